@@ -1,1 +1,52 @@
-fn main(){}
+//! `cargo xtask VERB`: everything one does with this repository. It drives cargo and knows no crate of the
+//! workspace, so it builds in seconds and works when nothing else compiles.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool speaks through its output"
+)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod build;
+mod cargo;
+mod progress;
+mod run;
+mod setup;
+
+/// Builds, tests and demonstrates Portreeve.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Setup(setup::Setup),
+    Build(build::Build),
+    Run(run::Run),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Setup(verb) => verb.run(),
+        Verb::Build(verb) => verb.run(),
+        Verb::Run(verb) => verb.run(),
+    }
+}

@@ -1,0 +1,136 @@
+//! Progress of steps that take long: a spinner on a terminal, a line per step elsewhere.
+
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead, BufReader, IsTerminal as _},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How many of a failed command's last lines are shown.
+const TAIL: usize = 25;
+
+/// One step under way. Dropping it without `done` clears the spinner and leaves the word to the error.
+pub struct Step {
+    what: String,
+    started: Instant,
+    spinner: Option<ProgressBar>,
+}
+
+impl Step {
+    pub fn start(what: impl Into<String>) -> Step {
+        let what = what.into();
+        let spinner = io::stderr().is_terminal().then(|| spinner(&what));
+        if spinner.is_none() {
+            eprintln!("{what} ...");
+        }
+        Step { what, started: Instant::now(), spinner }
+    }
+
+    pub fn done(self) {
+        self.clear();
+        eprintln!("{}: done in {}", self.what, seconds(self.started.elapsed()));
+    }
+
+    /// Runs a command to its end, its latest line beside the spinner; on failure the last lines are in the error.
+    pub fn run(&self, mut command: Command) -> Result<()> {
+        let name = command_line(&command);
+        let (reader, writer) = io::pipe().context("making a pipe")?;
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let mut child = command.spawn().with_context(|| format!("starting `{name}`"))?;
+        // The command still holds the pipe's writing end: the reader would wait for ever.
+        drop(command);
+        let tail = self.follow(BufReader::new(reader))?;
+        let status = child.wait().with_context(|| format!("waiting for `{name}`"))?;
+        if !status.success() {
+            bail!("`{name}` failed ({status}). It said:\n{tail}");
+        }
+        Ok(())
+    }
+
+    fn follow(&self, mut output: impl BufRead) -> Result<String> {
+        let mut tail = VecDeque::new();
+        let mut line = Vec::new();
+        while output.read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if let Some(spinner) = &self.spinner {
+                spinner.set_message(text.trim().to_owned());
+            }
+            tail.push_back(text);
+            if tail.len() > TAIL {
+                tail.pop_front();
+            }
+        }
+        Ok(tail.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn clear(&self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn spinner(what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}")
+        .expect("the template is well-formed");
+    let spinner = ProgressBar::new_spinner().with_style(style).with_prefix(what.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+/// A command as one would type it, variables in front.
+pub fn command_line(command: &Command) -> String {
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| value.map(|value| format!("{}={}", name.display(), value.display())));
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    variables.chain(words.map(|word| word.display().to_string())).collect::<Vec<_>>().join(" ")
+}
+
+pub fn seconds(duration: Duration) -> String {
+    match duration.as_secs() {
+        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        whole => format!("{} min {} s", whole / 60, whole % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_command_is_named_with_its_last_words() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo to stdout; echo to stderr >&2; exit 3"]);
+        let error = Step::start("a test step").run(command).unwrap_err().to_string();
+        for want in ["exit status: 3", "    to stdout", "    to stderr"] {
+            assert!(error.contains(want), "{want:?} is missing in: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_are_short_words() {
+        let cases = [(0.04, "0.0 s"), (59.94, "59.9 s"), (61.0, "1 min 1 s"), (3600.0, "60 min 0 s")];
+        for (duration, want) in cases {
+            assert_eq!(seconds(Duration::from_secs_f64(duration)), want);
+        }
+    }
+
+    #[test]
+    fn commands_are_shown_as_typed() {
+        let mut command = Command::new("cargo");
+        command.arg("install").env("LLVM_PREFIX", "/usr/lib/llvm-22");
+        assert_eq!(command_line(&command), "LLVM_PREFIX=/usr/lib/llvm-22 cargo install");
+    }
+}

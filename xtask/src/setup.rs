@@ -1,0 +1,48 @@
+//! `cargo xtask setup`: makes a machine able to build the eBPF programs, once.
+//!
+//! Two things are not in a plain Rust installation: the standard library's source, from which `core` is built for
+//! the kernel, and `bpf-linker`, which reads what the compiler writes and so must have the compiler's LLVM inside.
+//! What was found is noted in `.ebpf-toolchain`, which the build script of `proxy` reads.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+mod apt;
+mod linker;
+mod lint_tools;
+mod machine;
+mod note;
+mod toolchain;
+
+use note::Note;
+
+/// Makes this machine able to build the eBPF programs and run the tests.
+///
+/// Finds a Rust toolchain with the standard library's source and a bpf-linker with the same LLVM, and gets what is
+/// missing through rustup, apt-get and `cargo install`. Run again, it only looks. The other verbs call it.
+#[derive(Args)]
+pub struct Setup {}
+
+impl Setup {
+    pub fn run(self) -> Result<ExitCode> {
+        let note = set_up()?;
+        lint_tools::ensure()?;
+        println!("ready: {}", note.describe());
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// For the other verbs: as `cargo xtask setup`, but silent when nothing is missing.
+pub fn ensure() -> Result<()> {
+    set_up().map(drop)
+}
+
+fn set_up() -> Result<Note> {
+    let toolchain = toolchain::find_or_get()?;
+    let linker = linker::find_or_get(toolchain.compiler.llvm)?;
+    let note = Note { toolchain: toolchain.name, path: linker };
+    note.write()?;
+    Ok(note)
+}

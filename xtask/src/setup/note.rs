@@ -1,0 +1,36 @@
+//! `.ebpf-toolchain`: what setup found, for the build script of `proxy`.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::cargo::workspace_root;
+
+const FILE: &str = ".ebpf-toolchain";
+
+pub struct Note {
+    /// The name for `rustup run`; without rustup, cargo's own of PATH is used and the name says so.
+    pub toolchain: String,
+    /// The directory that holds `bpf-linker`.
+    pub path: PathBuf,
+}
+
+impl Note {
+    /// Leaves an equal file alone: cargo builds the eBPF programs anew when it is touched.
+    pub fn write(&self) -> Result<()> {
+        let file = workspace_root().join(FILE);
+        let text = self.text();
+        if fs::read_to_string(&file).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
+    }
+
+    pub fn describe(&self) -> String {
+        format!("toolchain {}, bpf-linker in {}", self.toolchain, self.path.display())
+    }
+
+    fn text(&self) -> String {
+        format!("toolchain={}\npath={}\n", self.toolchain, self.path.display())
+    }
+}
