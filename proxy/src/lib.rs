@@ -1,1 +1,7 @@
+//! Portreeve's node agent: Kubernetes objects in, eBPF load balancing out.
+//!
+//! k8s → index → reconcile → datapath; `model` is what they all speak.
 
+pub mod index;
+pub mod k8s;
+pub mod model;

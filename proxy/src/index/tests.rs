@@ -1,0 +1,66 @@
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    k8s,
+    model::{address::Protocol, frontend::FrontendAddress, frontend::WhenEmpty},
+};
+
+fn service(value: Value) -> Change {
+    let service: Service = serde_json::from_value(value).unwrap();
+    let info = k8s::service::read(&service).unwrap().value;
+    Change::Service(info.key.clone(), Some(Arc::new(info)))
+}
+
+fn slice(value: Value) -> Change {
+    let slice: EndpointSlice = serde_json::from_value(value).unwrap();
+    let info = k8s::endpoint_slice::read(&slice).unwrap().map(|read| Arc::new(read.value));
+    Change::Slice(k8s::endpoint_slice::slice_key(&slice).unwrap(), info)
+}
+
+fn web() -> Change {
+    service(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"clusterIP": "10.96.0.10",
+        "ports": [{"name": "http", "port": 80}]}}))
+}
+
+fn web_slice(name: &str, owner: &str, addresses: &[&str]) -> Change {
+    let endpoints: Vec<_> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    slice(
+        json!({"metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": owner}},
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}]}),
+    )
+}
+
+fn web_key() -> FrontendKey {
+    let address = FrontendAddress::Ip("10.96.0.10".parse().unwrap());
+    FrontendKey { address, port: 80, protocol: Protocol::Tcp }
+}
+
+fn backends(index: &Index) -> Vec<String> {
+    let frontend = index.frontend(&web_key()).unwrap();
+    frontend.internal.backends.iter().map(|backend| backend.address.to_string()).collect()
+}
+
+#[test]
+fn a_service_joins_its_slices_in_any_order_and_lets_them_go() {
+    let mut index = Index::new(Policy::default());
+    assert_eq!(index.apply(web_slice("a", "web", &["10.1.0.1"])), BTreeSet::new(), "no Service yet");
+    assert_eq!(index.apply(web()), BTreeSet::from([web_key()]));
+    assert_eq!(backends(&index), ["10.1.0.1:8080"]);
+
+    assert_eq!(index.apply(web_slice("b", "web", &["10.1.0.2"])), BTreeSet::from([web_key()]));
+    assert_eq!(index.apply(web_slice("b", "web", &["10.1.0.2"])), BTreeSet::new(), "nothing changed");
+    assert_eq!(backends(&index), ["10.1.0.1:8080", "10.1.0.2:8080"]);
+
+    index.apply(web_slice("a", "other", &["10.1.0.1"]));
+    assert_eq!(backends(&index), ["10.1.0.2:8080"], "a relabelled slice leaves");
+
+    index.apply(web_slice("b", "web", &[]));
+    let frontend = index.frontend(&web_key()).unwrap();
+    assert_eq!((frontend.internal.backends.len(), frontend.internal.when_empty), (0, WhenEmpty::Reject));
+
+    let key = ServiceKey::new("shop", "web");
+    assert_eq!(index.apply(Change::Service(key, None)), BTreeSet::from([web_key()]));
+    assert_eq!(index.frontend(&web_key()), None);
+}

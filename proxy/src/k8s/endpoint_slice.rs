@@ -1,0 +1,92 @@
+//! EndpointSlices: which endpoints stand behind which service port, and in what state.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
+
+use super::{HEADLESS, ObjectError, Read, address, has_label, key, label, port, protocol};
+use crate::model::{
+    address::IpFamily,
+    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
+    service::ServiceKey,
+};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+pub fn slice_key(slice: &EndpointSlice) -> Result<SliceKey, ObjectError> {
+    let ServiceKey { namespace, name } = key(&slice.metadata)?;
+    Ok(SliceKey { namespace, name, source: SliceSource::Slice })
+}
+
+/// `None`: a slice that is not for the load balancer. The `service-proxy-name` label is not looked at: slices inherit
+/// it from their Service, which decides.
+pub fn read(slice: &EndpointSlice) -> Result<Option<Read<SliceInfo>>, ObjectError> {
+    let SliceKey { namespace, .. } = slice_key(slice)?;
+    let service = label(&slice.metadata, SERVICE_NAME).filter(|name| !name.is_empty());
+    let Some(service) = service.filter(|_| !has_label(&slice.metadata, HEADLESS)) else { return Ok(None) };
+    let family = match slice.address_type.as_str() {
+        "IPv4" => IpFamily::V4,
+        "IPv6" => IpFamily::V6,
+        "FQDN" => return Ok(None),
+        other => return Err(ObjectError::AddressType(other.to_owned())),
+    };
+    let mut left_out = Vec::new();
+    let value = SliceInfo {
+        service: ServiceKey { namespace, name: service.into() },
+        family,
+        ports: ports(slice.ports.as_deref().unwrap_or_default())?,
+        candidates: candidates(slice, family, &mut left_out),
+    };
+    Ok(Some(Read { value, left_out }))
+}
+
+fn ports(stated: &[EndpointPort]) -> Result<Box<[SlicePort]>, ObjectError> {
+    let mut ports = Vec::with_capacity(stated.len());
+    for (n, stated) in stated.iter().enumerate() {
+        // A port without a name matches nothing (an empty name is a name), one without a number leads nowhere.
+        let Some(name) = stated.name.as_deref() else { continue };
+        let Some(number) = stated.port.filter(|number| *number != 0) else { continue };
+        ports.push(SlicePort {
+            name: name.into(),
+            protocol: protocol(|| format!("ports[{n}].protocol"), stated.protocol.as_deref())?,
+            port: port(|| format!("ports[{n}].port"), number)?,
+        });
+    }
+    Ok(ports.into())
+}
+
+fn candidates(slice: &EndpointSlice, family: IpFamily, left_out: &mut Vec<ObjectError>) -> Box<[Candidate]> {
+    let mut candidates = Vec::new();
+    for (n, endpoint) in slice.endpoints.iter().flatten().enumerate() {
+        // Only the first address counts: no other reader of slices ever used more.
+        let Some(text) = endpoint.addresses.first() else { continue };
+        match address(|| format!("endpoints[{n}].addresses[0]"), text, family) {
+            Ok(ip) => candidates.push(candidate(endpoint, ip)),
+            Err(error) => left_out.push(error),
+        }
+    }
+    candidates.into()
+}
+
+fn candidate(endpoint: &Endpoint, ip: std::net::IpAddr) -> Candidate {
+    let conditions = endpoint.conditions.as_ref();
+    Candidate {
+        ip,
+        is_ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+        is_serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
+        is_terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        node: endpoint.node_name.as_deref().map(Arc::from),
+        zone_hints: zone_hints(endpoint.hints.as_ref()),
+        node_hints: node_hints(endpoint.hints.as_ref()),
+    }
+}
+
+fn zone_hints(hints: Option<&EndpointHints>) -> Box<[Arc<str>]> {
+    let zones = hints.and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+    zones.iter().map(|zone| zone.name.as_str().into()).collect()
+}
+
+fn node_hints(hints: Option<&EndpointHints>) -> Box<[Arc<str>]> {
+    let nodes = hints.and_then(|hints| hints.for_nodes.as_deref()).unwrap_or_default();
+    nodes.iter().map(|node| node.name.as_str().into()).collect()
+}

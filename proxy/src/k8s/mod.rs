@@ -1,0 +1,93 @@
+//! From Kubernetes objects to the narrow values of the model. Nothing else names Kubernetes types.
+//!
+//! A value that makes an object meaningless rejects that object alone; one that kube-proxy tolerates is left out and
+//! reported.
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::model::{
+    address::{IpFamily, Protocol, UnknownProtocol, parse_ip},
+    service::ServiceKey,
+};
+
+pub mod endpoint_slice;
+pub mod endpoints;
+pub mod node;
+pub mod service;
+pub mod service_cidr;
+
+/// Its presence, with whatever value, gives a Service to another proxy.
+const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Its presence hides slices and Endpoints of headless Services, which only DNS needs.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Why an object, or a part of one, cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    #[error("metadata.name is missing")]
+    Nameless,
+    #[error("{field}: {value} is not a port (1 to 65535)")]
+    Port { field: String, value: i32 },
+    #[error("{field}: `{value}` is not an IP address")]
+    Address { field: String, value: String },
+    #[error("{field}: {value} is not an {family} address")]
+    Family { field: String, value: IpAddr, family: IpFamily },
+    #[error("{field}: `{value}` is not a network in CIDR notation")]
+    Network { field: String, value: String },
+    #[error("{field}: {source}")]
+    Protocol {
+        field: String,
+        #[source]
+        source: UnknownProtocol,
+    },
+    #[error("addressType `{0}` is none of IPv4, IPv6, FQDN")]
+    AddressType(String),
+}
+
+/// The value of an object, and what of it had to be left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read<T> {
+    pub value: T,
+    pub left_out: Vec<ObjectError>,
+}
+
+/// Namespace and name. Files need not say `default`, so we do.
+pub fn key(metadata: &ObjectMeta) -> Result<ServiceKey, ObjectError> {
+    let name = metadata.name.as_deref().filter(|name| !name.is_empty()).ok_or(ObjectError::Nameless)?;
+    let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    Ok(ServiceKey::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name))
+}
+
+fn has_label(metadata: &ObjectMeta, label: &str) -> bool {
+    metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label))
+}
+
+fn label<'a>(metadata: &'a ObjectMeta, label: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(label).map(String::as_str)
+}
+
+fn port(field: impl FnOnce() -> String, value: i32) -> Result<u16, ObjectError> {
+    match u16::try_from(value) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(ObjectError::Port { field: field(), value }),
+    }
+}
+
+/// Absent means TCP, as the API server would have filled in.
+fn protocol(field: impl FnOnce() -> String, value: Option<&str>) -> Result<Protocol, ObjectError> {
+    let parsed = value.unwrap_or("TCP").parse();
+    parsed.map_err(|source| ObjectError::Protocol { field: field(), source })
+}
+
+/// An address that has to belong to a family: nothing is ever translated across.
+fn address(field: impl Fn() -> String, text: &str, family: IpFamily) -> Result<IpAddr, ObjectError> {
+    let value =
+        parse_ip(text).ok_or_else(|| ObjectError::Address { field: field(), value: text.to_owned() })?;
+    if IpFamily::of(value) != family {
+        return Err(ObjectError::Family { field: field(), value, family });
+    }
+    Ok(value)
+}

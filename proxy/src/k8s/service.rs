@@ -1,0 +1,193 @@
+//! Services. What the API server would have filled in is filled in; what it would have refused and kube-proxy bears
+//! is borne.
+
+use std::{net::IpAddr, num::NonZeroU32};
+
+use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
+
+use super::{ObjectError, Read, SERVICE_PROXY_NAME, address, has_label, key, port, protocol};
+use crate::model::{
+    address::{IpFamily, PerFamily, parse_ip, parse_network},
+    policy::TrafficPolicy,
+    service::{Exclusion, PortInfo, ServiceInfo},
+};
+
+const DEFAULT_AFFINITY_SECONDS: NonZeroU32 =
+    NonZeroU32::new(10_800).expect("three hours are more than nothing");
+
+pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
+    let no_spec = ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&no_spec);
+    let mut info = ServiceInfo {
+        key: key(&service.metadata)?,
+        exclusion: exclusion(service, spec),
+        has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
+        cluster_ips: PerFamily::default(),
+        ports: Vec::new(),
+        external_ips: Vec::new(),
+        vips: Vec::new(),
+        source_ranges: PerFamily::default(),
+        internal_policy: policy(spec.internal_traffic_policy.as_deref()),
+        external_policy: external_policy(spec),
+        affinity: affinity(spec),
+        health_check_node_port: health_check_node_port(spec),
+    };
+    let mut left_out = Vec::new();
+    if info.is_served() {
+        info.cluster_ips = cluster_ips(spec)?;
+        info.ports = ports(spec)?;
+        info.external_ips = external_ips(spec, &mut left_out);
+        info.vips = vips(service);
+        info.source_ranges = source_ranges(spec, &mut left_out);
+    }
+    Ok(Read { value: info, left_out })
+}
+
+fn exclusion(service: &Service, spec: &ServiceSpec) -> Option<Exclusion> {
+    if has_label(&service.metadata, SERVICE_PROXY_NAME) {
+        return Some(Exclusion::ForeignProxy);
+    }
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Some(Exclusion::ExternalName);
+    }
+    match spec.cluster_ip.as_deref() {
+        None | Some("") => Some(Exclusion::NoClusterIp),
+        Some("None") => Some(Exclusion::Headless),
+        Some(_) => None,
+    }
+}
+
+/// Objects from before dual-stack have no families: their one address tells its own.
+fn cluster_ips(spec: &ServiceSpec) -> Result<PerFamily<Option<IpAddr>>, ObjectError> {
+    let mut addresses = PerFamily::default();
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    if families.is_empty() {
+        let text = spec.cluster_ip.as_deref().unwrap_or_default();
+        let field = || "spec.clusterIP".to_owned();
+        let ip =
+            parse_ip(text).ok_or_else(|| ObjectError::Address { field: field(), value: text.to_owned() })?;
+        *addresses.get_mut(IpFamily::of(ip)) = Some(ip);
+        return Ok(addresses);
+    }
+    let texts = spec.cluster_ips.as_deref().unwrap_or_default();
+    for (n, (family, text)) in families.iter().zip(texts).enumerate() {
+        let Some(family) = ip_family(family) else { continue };
+        let ip = address(|| format!("spec.clusterIPs[{n}]"), text, family)?;
+        addresses.get_mut(family).get_or_insert(ip);
+    }
+    Ok(addresses)
+}
+
+fn ip_family(name: &str) -> Option<IpFamily> {
+    match name {
+        "IPv4" => Some(IpFamily::V4),
+        "IPv6" => Some(IpFamily::V6),
+        _ => None,
+    }
+}
+
+/// One per name and protocol; of two with the same the later counts.
+fn ports(spec: &ServiceSpec) -> Result<Vec<PortInfo>, ObjectError> {
+    let mut ports: Vec<PortInfo> = Vec::new();
+    for (n, stated) in spec.ports.iter().flatten().enumerate() {
+        let info = port_info(n, stated)?;
+        let twin = ports.iter_mut().find(|other| other.name == info.name && other.protocol == info.protocol);
+        match twin {
+            Some(twin) => *twin = info,
+            None => ports.push(info),
+        }
+    }
+    Ok(ports)
+}
+
+fn port_info(n: usize, stated: &ServicePort) -> Result<PortInfo, ObjectError> {
+    let field = |name: &str| format!("spec.ports[{n}].{name}");
+    let node_port = stated.node_port.filter(|number| *number != 0);
+    Ok(PortInfo {
+        name: stated.name.as_deref().unwrap_or_default().into(),
+        protocol: protocol(|| field("protocol"), stated.protocol.as_deref())?,
+        port: port(|| field("port"), stated.port)?,
+        node_port: node_port.map(|number| port(|| field("nodePort"), number)).transpose()?,
+    })
+}
+
+fn external_ips(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for (n, text) in spec.external_ips.iter().flatten().enumerate() {
+        match parse_ip(text) {
+            Some(address) => addresses.push(address),
+            None if text.trim().is_empty() => {}
+            None => {
+                let field = format!("spec.externalIPs[{n}]");
+                left_out.push(ObjectError::Address { field, value: text.clone() });
+            }
+        }
+    }
+    addresses
+}
+
+fn vips(service: &Service) -> Vec<IpAddr> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    ingress.iter().filter(|entry| is_ours(entry)).filter_map(|entry| parse_ip(entry.ip.as_deref()?)).collect()
+}
+
+/// In mode `Proxy` the load balancer wants to see the traffic itself, even from inside the cluster.
+fn is_ours(entry: &LoadBalancerIngress) -> bool {
+    matches!(entry.ip_mode.as_deref(), None | Some("VIP"))
+}
+
+/// A zero-length prefix admits everybody: then there is nothing to filter, whatever else is listed.
+fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFamily<Vec<IpNetwork>> {
+    let mut ranges = PerFamily::<Vec<IpNetwork>>::default();
+    for (n, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        let text = text.trim();
+        match parse_network(text) {
+            Some(network) => ranges.get_mut(IpFamily::of(network.ip())).push(network),
+            None if text.is_empty() => {}
+            None => {
+                let field = format!("spec.loadBalancerSourceRanges[{n}]");
+                left_out.push(ObjectError::Network { field, value: text.to_owned() });
+            }
+        }
+    }
+    for family in IpFamily::BOTH {
+        let ranges = ranges.get_mut(family);
+        if ranges.iter().any(|range| range.prefix() == 0) {
+            ranges.clear();
+        }
+    }
+    ranges
+}
+
+fn policy(text: Option<&str>) -> TrafficPolicy {
+    if text == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+}
+
+/// `Local` means something only for Services that are meant to be reached from outside.
+fn external_policy(spec: &ServiceSpec) -> TrafficPolicy {
+    let is_external = match spec.type_.as_deref() {
+        Some("LoadBalancer" | "NodePort") => true,
+        None | Some("" | "ClusterIP") => spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()),
+        Some(_) => false,
+    };
+    if is_external { policy(spec.external_traffic_policy.as_deref()) } else { TrafficPolicy::Cluster }
+}
+
+fn affinity(spec: &ServiceSpec) -> Option<NonZeroU32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    let seconds = seconds.and_then(|seconds| NonZeroU32::new(u32::try_from(seconds).ok()?));
+    Some(seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS))
+}
+
+fn health_check_node_port(spec: &ServiceSpec) -> Option<u16> {
+    let is_wanted =
+        spec.type_.as_deref() == Some("LoadBalancer") && external_policy(spec) == TrafficPolicy::Local;
+    let number = spec.health_check_node_port.filter(|_| is_wanted)?;
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}

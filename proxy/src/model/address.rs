@@ -1,0 +1,224 @@
+//! Addresses as Kubernetes objects spell them: read leniently, kept canonically.
+//!
+//! Old objects carry spellings that strict parsers refuse and that kube-proxy accepts: leading zeros (decimal, not
+//! octal), IPv4 mapped into IPv6 (which counts as IPv4), and CIDRs with host bits.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+impl IpFamily {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not TCP, UDP or SCTP")]
+pub struct UnknownProtocol(pub String);
+
+/// Exactly the spelling of the API; the command line lets `tcp` pass too, by its own hand.
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "TCP" => Ok(Self::Tcp),
+            "UDP" => Ok(Self::Udp),
+            "SCTP" => Ok(Self::Sctp),
+            other => Err(UnknownProtocol(other.to_owned())),
+        }
+    }
+}
+
+/// One value per address family: the families are two worlds that share nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PerFamily<T> {
+    pub v4: T,
+    pub v6: T,
+}
+
+impl<T> PerFamily<T> {
+    pub fn get(&self, family: IpFamily) -> &T {
+        match family {
+            IpFamily::V4 => &self.v4,
+            IpFamily::V6 => &self.v6,
+        }
+    }
+
+    pub fn get_mut(&mut self, family: IpFamily) -> &mut T {
+        match family {
+            IpFamily::V4 => &mut self.v4,
+            IpFamily::V6 => &mut self.v6,
+        }
+    }
+}
+
+impl PerFamily<Option<IpNetwork>> {
+    /// The first network of each family, which is all that kube-proxy looks at.
+    pub fn first_of(networks: impl IntoIterator<Item = IpNetwork>) -> Self {
+        let mut firsts = Self::default();
+        for network in networks {
+            firsts.get_mut(IpFamily::of(network.ip())).get_or_insert(network);
+        }
+        firsts
+    }
+}
+
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
+    if text.contains(':') { parse_v6(text) } else { parse_v4(text).map(IpAddr::V4) }
+}
+
+/// An address and a prefix length, host bits masked off.
+pub fn parse_network(text: &str) -> Option<IpNetwork> {
+    let (address, length) = text.split_once('/')?;
+    let length = decimal(length)?;
+    match parse_ip(address)? {
+        IpAddr::V4(v4) => {
+            // A length that was written for the mapped form counts the 96 bits in front of the IPv4 address too.
+            let length = if address.contains(':') { length.checked_sub(96)? } else { length };
+            let network = Ipv4Network::new(v4, u8::try_from(length).ok()?).ok()?;
+            Some(IpNetwork::V4(Ipv4Network::new(network.network(), network.prefix()).ok()?))
+        }
+        IpAddr::V6(v6) => {
+            let network = Ipv6Network::new(v6, u8::try_from(length).ok()?).ok()?;
+            Some(IpNetwork::V6(Ipv6Network::new(network.network(), network.prefix()).ok()?))
+        }
+    }
+}
+
+fn parse_v4(text: &str) -> Option<Ipv4Addr> {
+    let mut parts = text.split('.');
+    let mut octets = [0; 4];
+    for octet in &mut octets {
+        *octet = u8::try_from(decimal(parts.next()?)?).ok()?;
+    }
+    parts.next().is_none().then(|| octets.into())
+}
+
+fn parse_v6(text: &str) -> Option<IpAddr> {
+    let groups: Option<Vec<Cow<'_, str>>> = text.split(':').map(plain_group).collect();
+    let address: Ipv6Addr = groups?.join(":").parse().ok()?;
+    Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
+}
+
+/// A group as the standard parser takes it: at most four digits, or a dotted tail without leading zeros.
+fn plain_group(group: &str) -> Option<Cow<'_, str>> {
+    if group.contains('.') {
+        return Some(parse_v4(group)?.to_string().into());
+    }
+    let excess = group.bytes().take_while(|digit| *digit == b'0').count().min(group.len().saturating_sub(4));
+    Some(group[excess..].into())
+}
+
+/// Digits and nothing else: the standard parser would also take a sign.
+fn decimal(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_leniently_and_printed_canonically() {
+        for (text, want) in [
+            ("172.30.0.41", Some("172.30.0.41")),
+            ("172.30.0.041", Some("172.30.0.41")),
+            ("010.0.0.0008", Some("10.0.0.8")),
+            ("::ffff:10.1.2.3", Some("10.1.2.3")),
+            ("::ffff:010.1.2.003", Some("10.1.2.3")),
+            ("::ffff:a01:203", Some("10.1.2.3")),
+            ("2001:DB8::0:1", Some("2001:db8::1")),
+            ("2001:0db8:00000::1", Some("2001:db8::1")),
+            ("fd00::", Some("fd00::")),
+            ("::", Some("::")),
+            ("64:ff9b::1.2.3.4", Some("64:ff9b::102:304")),
+            ("", None),
+            (" 10.0.0.1", None),
+            ("10.0.0.1 ", None),
+            ("10.0.0", None),
+            ("10.0.0.1.2", None),
+            ("10.0.0.256", None),
+            ("10.0.0.+1", None),
+            ("10.0.0.0x1", None),
+            ("1.2.3.99999999999999999999", None),
+            ("fe80::1%eth0", None),
+            ("12345::1", None),
+            ("1:2:3:4:5:6:7:8:9", None),
+            (":::", None),
+            ("10.0.0.1:80", None),
+            ("example.org", None),
+            ("\u{0661}0.0.0.1", None),
+        ] {
+            let got = parse_ip(text).map(|address| address.to_string());
+            assert_eq!(got.as_deref(), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn networks_lose_their_host_bits() {
+        for (text, want) in [
+            ("203.0.113.0/24", Some("203.0.113.0/24")),
+            ("203.0.113.77/24", Some("203.0.113.0/24")),
+            ("203.0.113.000/025", Some("203.0.113.0/25")),
+            ("0.0.0.0/0", Some("0.0.0.0/0")),
+            ("10.1.2.3/32", Some("10.1.2.3/32")),
+            ("::ffff:10.1.2.3/120", Some("10.1.2.0/24")),
+            ("::ffff:10.1.2.3/64", None),
+            ("2001:db8::1/64", Some("2001:db8::/64")),
+            ("::/0", Some("::/0")),
+            ("10.0.0.0/33", None),
+            ("2001:db8::/129", None),
+            ("10.0.0.1", None),
+            ("10.0.0.0/", None),
+            ("10.0.0.0/-1", None),
+            ("10.0.0.0/8/8", None),
+            (" 10.0.0.0/8", None),
+            ("/8", None),
+        ] {
+            let got = parse_network(text).map(|network| network.to_string());
+            assert_eq!(got.as_deref(), want, "{text:?}");
+        }
+    }
+}

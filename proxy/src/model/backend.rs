@@ -1,0 +1,94 @@
+//! Who can serve: an endpoint as the slices state it (`Candidate`), and as a frontend uses it (`Backend`).
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{
+    address::{IpFamily, Protocol},
+    service::ServiceKey,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BackendState {
+    Ready,
+    /// Used only while nothing ready can be: it finishes what it has and still answers.
+    ServingTerminating,
+}
+
+/// One address that a flow may be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Backend {
+    pub address: SocketAddr,
+    pub is_local: bool,
+    pub state: BackendState,
+}
+
+/// One endpoint of a slice, whatever its state: whether it may serve depends on its siblings too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub ip: IpAddr,
+    pub is_ready: bool,
+    pub is_serving: bool,
+    pub is_terminating: bool,
+    pub node: Option<Arc<str>>,
+    pub zone_hints: Box<[Arc<str>]>,
+    pub node_hints: Box<[Arc<str>]>,
+}
+
+impl Candidate {
+    pub fn has_hints(&self) -> bool {
+        !self.zone_hints.is_empty() || !self.node_hints.is_empty()
+    }
+
+    /// Good enough when nothing is ready.
+    pub fn is_last_resort(&self) -> bool {
+        self.is_serving && self.is_terminating
+    }
+}
+
+/// Slices and mirrored Endpoints share a namespace of names without meeting: a dump of a cluster holds both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SliceSource {
+    Slice,
+    /// The nth slice that mirroring makes of one Endpoints object.
+    Endpoints(u32),
+}
+
+/// The identity of a slice, which stays when its label moves it to another Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SliceKey {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub source: SliceSource,
+}
+
+impl fmt::Display for SliceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+/// What an EndpointSlice says about the backends of one Service in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceInfo {
+    pub service: ServiceKey,
+    pub family: IpFamily,
+    pub ports: Box<[SlicePort]>,
+    pub candidates: Box<[Candidate]>,
+}
+
+impl SliceInfo {
+    pub fn has_hints(&self) -> bool {
+        self.candidates.iter().any(Candidate::has_hints)
+    }
+}

@@ -1,0 +1,146 @@
+//! The node we run on: which addresses are its own, which traffic comes from pods, where NodePorts are served.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    address::{IpFamily, PerFamily},
+    policy::{DetectLocal, NodePortAddresses, Policy},
+    topology::Place,
+};
+
+/// What the Node object of this node says, as far as Services care.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeInfo {
+    pub name: String,
+    /// Internal addresses first, then external ones.
+    pub addresses: Vec<IpAddr>,
+    pub zone: String,
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Not being deleted, neither by its owner nor by the cluster autoscaler: new load-balancer traffic may come.
+    pub is_eligible: bool,
+}
+
+/// Who a flow comes from. A pod's address that is also the node's counts as a pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    Pod,
+    Node,
+    Outside,
+}
+
+/// Flags and Node object put together. Whoever changes either builds it anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalNode {
+    pub name: String,
+    pub zone: String,
+    pub addresses: Vec<IpAddr>,
+    /// The addresses that count as a pod's; none: nothing tells pods from others in this family.
+    pub pod_range: PerFamily<Option<IpNetwork>>,
+    pub detect_local: DetectLocal,
+    /// An empty list restricts nothing.
+    nodeports: PerFamily<Vec<IpNetwork>>,
+    localhost_nodeports: bool,
+}
+
+impl LocalNode {
+    pub fn new(policy: &Policy, node: Option<&NodeInfo>) -> Self {
+        let addresses = match node {
+            Some(node) if policy.node_addresses.is_empty() => node.addresses.clone(),
+            _ => policy.node_addresses.clone(),
+        };
+        Self {
+            name: policy.node_name.clone(),
+            zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
+            pod_range: pod_range(policy, node),
+            detect_local: policy.detect_local,
+            nodeports: nodeport_ranges(policy, &addresses),
+            localhost_nodeports: serves_localhost(policy),
+            addresses,
+        }
+    }
+
+    pub fn place(&self) -> Place<'_> {
+        Place { node: &self.name, zone: &self.zone }
+    }
+
+    pub fn has_detector(&self, family: IpFamily) -> bool {
+        self.detect_local.is_by_interface() || self.pod_range.get(family).is_some()
+    }
+
+    /// The address that stands for the node in its family; loopback while none is known.
+    pub fn primary(&self, family: IpFamily) -> IpAddr {
+        primary(&self.addresses, family).unwrap_or(match family {
+            IpFamily::V4 => Ipv4Addr::LOCALHOST.into(),
+            IpFamily::V6 => Ipv6Addr::LOCALHOST.into(),
+        })
+    }
+
+    pub fn source(&self, address: IpAddr) -> Source {
+        let family = IpFamily::of(address);
+        if self.pod_range.get(family).is_some_and(|range| range.contains(address)) {
+            Source::Pod
+        } else if self.owns(address) {
+            Source::Node
+        } else {
+            Source::Outside
+        }
+    }
+
+    pub fn owns(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+
+    /// Whether this local address serves NodePorts. Loopback obeys its switch alone, and never on IPv6: there is no
+    /// way to masquerade ::1 away.
+    pub fn serves_nodeports(&self, address: IpAddr) -> bool {
+        if address.is_loopback() {
+            return address.is_ipv4() && self.localhost_nodeports;
+        }
+        let ranges = self.nodeports.get(IpFamily::of(address));
+        self.addresses.contains(&address)
+            && (ranges.is_empty() || ranges.iter().any(|range| range.contains(address)))
+    }
+}
+
+fn primary(addresses: &[IpAddr], family: IpFamily) -> Option<IpAddr> {
+    addresses.iter().copied().find(|address| IpFamily::of(*address) == family && !address.is_loopback())
+}
+
+fn pod_range(policy: &Policy, node: Option<&NodeInfo>) -> PerFamily<Option<IpNetwork>> {
+    let of_node = PerFamily::first_of(node.iter().flat_map(|node| node.pod_cidrs.iter().copied()));
+    let of_cluster = policy.cluster_cidrs;
+    match policy.detect_local {
+        DetectLocal::ClusterCidr => of_cluster,
+        DetectLocal::NodeCidr => of_node,
+        // An address cannot tell its interface: the ranges of pods are the closest guess there is.
+        DetectLocal::BridgeInterface | DetectLocal::InterfaceNamePrefix => {
+            PerFamily { v4: of_node.v4.or(of_cluster.v4), v6: of_node.v6.or(of_cluster.v6) }
+        }
+    }
+}
+
+/// The ranges per family; none means every local address.
+fn nodeport_ranges(policy: &Policy, addresses: &[IpAddr]) -> PerFamily<Vec<IpNetwork>> {
+    let ranges = match &policy.nodeport_addresses {
+        NodePortAddresses::Cidrs(cidrs) => cidrs.clone(),
+        NodePortAddresses::Primary => IpFamily::BOTH
+            .iter()
+            .filter_map(|family| primary(addresses, *family))
+            .map(IpNetwork::from)
+            .collect(),
+    };
+    let (v4, v6) = ranges.into_iter().partition(IpNetwork::is_ipv4);
+    PerFamily { v4, v6 }
+}
+
+/// A list of ranges that leaves loopback out shuts it, as it does in kube-proxy; `primary` says nothing about it.
+fn serves_localhost(policy: &Policy) -> bool {
+    let mut v4 = match &policy.nodeport_addresses {
+        NodePortAddresses::Primary => return policy.localhost_nodeports,
+        NodePortAddresses::Cidrs(cidrs) => cidrs.iter().filter(|cidr| cidr.is_ipv4()).peekable(),
+    };
+    policy.localhost_nodeports
+        && (v4.peek().is_none() || v4.any(|cidr| cidr.contains(Ipv4Addr::LOCALHOST.into())))
+}

@@ -1,0 +1,65 @@
+//! The policies: what a Service asks for, and what this node was told on its command line.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::address::PerFamily;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+/// On which local addresses NodePorts are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    Primary,
+    /// A family without an entry is unrestricted, even when the other one has entries.
+    Cidrs(Vec<IpNetwork>),
+}
+
+/// How the traffic of pods is told from other traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetectLocal {
+    ClusterCidr,
+    NodeCidr,
+    BridgeInterface,
+    InterfaceNamePrefix,
+}
+
+impl DetectLocal {
+    /// Modes that look at where a packet enters, which no address can tell.
+    pub fn is_by_interface(self) -> bool {
+        matches!(self, Self::BridgeInterface | Self::InterfaceNamePrefix)
+    }
+}
+
+/// The flags that change what Services mean on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub node_name: String,
+    /// Primary ones first; empty: take the Node object's.
+    pub node_addresses: Vec<IpAddr>,
+    pub nodeport_addresses: NodePortAddresses,
+    pub localhost_nodeports: bool,
+    pub cluster_cidrs: PerFamily<Option<IpNetwork>>,
+    pub detect_local: DetectLocal,
+    pub masquerade_all: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            node_name: String::new(),
+            node_addresses: Vec::new(),
+            nodeport_addresses: NodePortAddresses::Primary,
+            localhost_nodeports: true,
+            cluster_cidrs: PerFamily::default(),
+            detect_local: DetectLocal::ClusterCidr,
+            masquerade_all: false,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Which endpoints of a service port may be used from this node: readiness, topology hints, the terminating fallback.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use super::{
+    backend::{Backend, BackendState, Candidate},
+    policy::TrafficPolicy,
+};
+
+/// Where we are, as far as endpoints care.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    pub node: &'a str,
+    pub zone: &'a str,
+}
+
+impl Place<'_> {
+    pub fn is_local(&self, candidate: &Candidate) -> bool {
+        !self.node.is_empty() && candidate.node.as_deref() == Some(self.node)
+    }
+}
+
+/// Which of the two sets the policies of a service port ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uses {
+    pub cluster: bool,
+    pub local: bool,
+}
+
+impl Uses {
+    pub fn of(internal: TrafficPolicy, external: TrafficPolicy, is_externally_accessible: bool) -> Self {
+        let internal_local = internal == TrafficPolicy::Local;
+        Self {
+            cluster: !internal_local || is_externally_accessible,
+            local: internal_local || (external == TrafficPolicy::Local && is_externally_accessible),
+        }
+    }
+}
+
+/// The endpoints of one service port in one family, sorted by what they may be used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSets {
+    pub cluster: Vec<Backend>,
+    pub local: Vec<Backend>,
+    /// Whether anybody anywhere can serve: tells "refuse" from "not from here".
+    pub has_any: bool,
+}
+
+impl EndpointSets {
+    pub fn new(candidates: &BTreeMap<SocketAddr, &Candidate>, uses: Uses, place: Place<'_>) -> Self {
+        let cluster = if uses.cluster { cluster_set(candidates, place) } else { Vec::new() };
+        let local = if uses.local { local_set(candidates, place) } else { Vec::new() };
+        let has_any = !cluster.is_empty() || (uses.local && candidates.values().any(|c| can_serve(c)));
+        Self { cluster, local, has_any }
+    }
+}
+
+fn can_serve(candidate: &Candidate) -> bool {
+    candidate.is_ready || candidate.is_last_resort()
+}
+
+fn cluster_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) -> Vec<Backend> {
+    let hints = Hints::in_force(candidates.values().copied().filter(|c| c.is_ready), place);
+    ready_or_last_resort(candidates, place, |c| hints.allow(c, place), |_| true)
+}
+
+fn local_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) -> Vec<Backend> {
+    ready_or_last_resort(candidates, place, |c| place.is_local(c), |c| place.is_local(c))
+}
+
+fn ready_or_last_resort(
+    candidates: &BTreeMap<SocketAddr, &Candidate>,
+    place: Place<'_>,
+    may_use_ready: impl Fn(&Candidate) -> bool,
+    may_use_terminating: impl Fn(&Candidate) -> bool,
+) -> Vec<Backend> {
+    let ready = select(candidates, place, BackendState::Ready, |c| c.is_ready && may_use_ready(c));
+    if !ready.is_empty() {
+        return ready;
+    }
+    select(candidates, place, BackendState::ServingTerminating, |c| {
+        c.is_last_resort() && may_use_terminating(c)
+    })
+}
+
+fn select(
+    candidates: &BTreeMap<SocketAddr, &Candidate>,
+    place: Place<'_>,
+    state: BackendState,
+    permitted: impl Fn(&Candidate) -> bool,
+) -> Vec<Backend> {
+    candidates
+        .iter()
+        .filter(|(_, candidate)| permitted(candidate))
+        .map(|(address, candidate)| Backend { address: *address, is_local: place.is_local(candidate), state })
+        .collect()
+}
+
+/// Which kind of topology hint narrows the cluster set. One ready endpoint without a hint disables its kind, for a
+/// half-hinted Service would overload the hinted endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hints {
+    None,
+    SameNode,
+    SameZone,
+}
+
+impl Hints {
+    fn in_force<'a>(ready: impl Iterator<Item = &'a Candidate> + Clone, place: Place<'_>) -> Self {
+        let all_and_one = |hints: fn(&Candidate) -> &[std::sync::Arc<str>], name: &str| {
+            !name.is_empty()
+                && ready.clone().all(|c| !hints(c).is_empty())
+                && ready.clone().any(|c| hints(c).iter().any(|hint| **hint == *name))
+        };
+        if all_and_one(|c| &c.node_hints, place.node) {
+            Self::SameNode
+        } else if all_and_one(|c| &c.zone_hints, place.zone) {
+            Self::SameZone
+        } else {
+            Self::None
+        }
+    }
+
+    fn allow(self, candidate: &Candidate, place: Place<'_>) -> bool {
+        match self {
+            Self::None => true,
+            Self::SameNode => candidate.node_hints.iter().any(|hint| **hint == *place.node),
+            Self::SameZone => candidate.zone_hints.iter().any(|hint| **hint == *place.zone),
+        }
+    }
+}
