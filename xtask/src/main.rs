@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod cargo;
+mod lint;
 mod progress;
 mod run;
 mod setup;
@@ -31,6 +32,7 @@ enum Verb {
     Setup(setup::Setup),
     Build(build::Build),
     Run(run::Run),
+    Lint(lint::Lint),
 }
 
 fn main() -> ExitCode {
@@ -48,5 +50,6 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(verb) => verb.run(),
         Verb::Build(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
+        Verb::Lint(verb) => verb.run(),
     }
 }

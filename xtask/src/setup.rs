@@ -39,6 +39,11 @@ pub fn ensure() -> Result<()> {
     set_up().map(drop)
 }
 
+/// What `cargo xtask lint` needs on top.
+pub fn ensure_lint_tools() -> Result<()> {
+    lint_tools::ensure()
+}
+
 fn set_up() -> Result<Note> {
     let toolchain = toolchain::find_or_get()?;
     let linker = linker::find_or_get(toolchain.compiler.llvm)?;

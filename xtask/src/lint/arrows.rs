@@ -1,0 +1,213 @@
+//! Who may know whom: the arrows between the modules of `proxy`, by the paths a file names.
+
+use proc_macro2::{Delimiter, TokenTree};
+
+use super::{
+    Finding,
+    source::{Source, is_group, is_ident, is_punct},
+};
+
+/// A path that only some modules of `proxy/src` may name.
+struct Arrow {
+    /// The path and everything below it.
+    path: &'static [&'static str],
+    /// Files that this rule is about: modules of `proxy/src`.
+    scope: Scope,
+    reason: &'static str,
+}
+
+enum Scope {
+    AllBut(&'static [&'static str]),
+    Only(&'static [&'static str]),
+}
+
+const PURE: Scope = Scope::Only(&["model", "index"]);
+const NO_IO: &str = "model and index are pure and synchronous: no I/O, no clock";
+const ARROWS: &[Arrow] = &[
+    Arrow { path: &["aya"], scope: Scope::AllBut(&["datapath"]), reason: "only datapath knows aya" },
+    Arrow { path: &["aya_log"], scope: Scope::AllBut(&["datapath"]), reason: "only datapath knows aya" },
+    Arrow { path: &["kube"], scope: Scope::AllBut(&["k8s"]), reason: "only k8s knows kube types" },
+    Arrow { path: &["k8s_openapi"], scope: Scope::AllBut(&["k8s"]), reason: "only k8s knows kube types" },
+    Arrow { path: &["tokio"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["nix"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["libc"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "fs"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "env"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "io"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "process"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "thread"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "net", "TcpListener"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "net", "TcpStream"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["std", "net", "UdpSocket"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["Instant", "now"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["SystemTime", "now"], scope: PURE, reason: NO_IO },
+    Arrow { path: &["crate", "k8s"], scope: Scope::Only(&["model"]), reason: "model knows no other module" },
+    Arrow {
+        path: &["crate", "datapath"],
+        scope: PURE,
+        reason: "model and index do not know how it is programmed",
+    },
+];
+
+pub fn check(source: &Source) -> Vec<Finding> {
+    let Some(module) = module_of(&source.file) else { return Vec::new() };
+    let arrows: Vec<&Arrow> = ARROWS.iter().filter(|arrow| arrow.scope.covers(module)).collect();
+    let mut findings = Vec::new();
+    source.each_run(&mut |run| {
+        for path in paths_in(run) {
+            let broken = arrows.iter().filter(|arrow| path.words.starts_with_words(arrow.path));
+            findings.extend(broken.map(|arrow| {
+                source
+                    .finding(path.line, format!("{module} names {}: {}", arrow.path.join("::"), arrow.reason))
+            }));
+        }
+    });
+    findings
+}
+
+/// The module of `proxy/src` that a file belongs to: `datapath/maps.rs` and `datapath.rs` are `datapath`.
+fn module_of(file: &str) -> Option<&str> {
+    let inside = file.strip_prefix("proxy/src/")?;
+    Some(inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs"))
+}
+
+impl Scope {
+    fn covers(&self, module: &str) -> bool {
+        match self {
+            Scope::AllBut(modules) => !modules.contains(&module),
+            Scope::Only(modules) => modules.contains(&module),
+        }
+    }
+}
+
+/// Words before which or after which a path may stand, and which are never part of one.
+const KEYWORDS: &[&str] = &[
+    "as", "dyn", "else", "extern", "for", "if", "impl", "in", "match", "mut", "pub", "return", "use", "while",
+];
+
+struct Path {
+    line: usize,
+    words: Vec<String>,
+}
+
+trait StartsWithWords {
+    fn starts_with_words(&self, words: &[&str]) -> bool;
+}
+
+impl StartsWithWords for Vec<String> {
+    fn starts_with_words(&self, words: &[&str]) -> bool {
+        self.len() >= words.len() && self.iter().zip(words).all(|(mine, word)| mine == word)
+    }
+}
+
+/// The paths among sibling tokens: `a::b` anywhere, and each leaf of a `use` tree. A lone word is a path only
+/// where it starts a `use` or `extern crate`, so that a variable may have any name.
+fn paths_in(run: &[TokenTree]) -> Vec<Path> {
+    let mut paths = Vec::new();
+    let mut at = 0;
+    while at < run.len() {
+        let declares = at > 0 && ["use", "crate"].iter().any(|word| is_ident(run.get(at - 1), word));
+        let (mut found, next) = path_at(run, at, &[]);
+        found.retain(|path| declares || path.words.len() > 1);
+        paths.append(&mut found);
+        at = next.max(at + 1);
+    }
+    paths
+}
+
+/// The paths that start with the token at `at`, below `prefix`, and where the next one may start.
+fn path_at(run: &[TokenTree], mut at: usize, prefix: &[String]) -> (Vec<Path>, usize) {
+    let mut words = prefix.to_vec();
+    let mut line = None;
+    if matches!(run.get(at), Some(TokenTree::Ident(word)) if KEYWORDS.iter().any(|keyword| word == keyword)) {
+        return (Vec::new(), at + 1);
+    }
+    if is_separator(run, at) {
+        at += 2;
+    }
+    while let Some(TokenTree::Ident(word)) = run.get(at) {
+        words.push(word.to_string());
+        line = line.or(Some(word.span().start().line));
+        at += 1;
+        if !is_separator(run, at) {
+            break;
+        }
+        at += 2;
+        if is_group(run.get(at), Delimiter::Brace) {
+            return (leaves(&run[at], &words), at + 1);
+        }
+    }
+    (line.map(|line| Path { line, words }).into_iter().collect(), at)
+}
+
+fn is_separator(run: &[TokenTree], at: usize) -> bool {
+    is_punct(run.get(at), ':') && is_punct(run.get(at + 1), ':')
+}
+
+/// The paths in the braces of a `use` tree.
+fn leaves(group: &TokenTree, prefix: &[String]) -> Vec<Path> {
+    let TokenTree::Group(group) = group else { return Vec::new() };
+    let run: Vec<TokenTree> = group.stream().into_iter().collect();
+    let branches = run.split(|token| is_punct(Some(token), ','));
+    branches.flat_map(|branch| path_at(branch, 0, prefix).0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrows_hold_by_module_and_path() {
+        let cases: &[(&str, &str, &[&str])] = &[
+            ("proxy/src/datapath/load.rs", "use aya::Ebpf;", &[]),
+            ("proxy/src/datapath.rs", "use aya::Ebpf;", &[]),
+            ("proxy/src/run.rs", "\nuse aya::Ebpf;", &["2: run names aya: only datapath knows aya"]),
+            (
+                "proxy/src/run.rs",
+                "use {std::fs, aya::maps::Array};",
+                &["1: run names aya: only datapath knows aya"],
+            ),
+            ("proxy/src/run.rs", "extern crate aya;", &["1: run names aya: only datapath knows aya"]),
+            ("proxy/src/run.rs", "use aya;", &["1: run names aya: only datapath knows aya"]),
+            (
+                "proxy/src/run.rs",
+                "fn f(e: &mut ::aya::Ebpf) {}",
+                &["1: run names aya: only datapath knows aya"],
+            ),
+            (
+                "proxy/src/run.rs",
+                "fn f() { g(\"aya::x\"); /* aya::x */ let aya = 1; let papaya = aya; }",
+                &[],
+            ),
+            ("proxy/src/run.rs", "use crate::datapath::aya_twin;", &[]),
+            ("proxy/src/k8s/service.rs", "use k8s_openapi::api::core::v1::Service;", &[]),
+            (
+                "proxy/src/manifests/read.rs",
+                "fn f() -> kube::Error { g() }",
+                &["1: manifests names kube: only k8s knows kube types"],
+            ),
+            ("proxy/src/cli/cleanup.rs", "struct C { kube: bool, kube_proxy: bool }", &[]),
+            (
+                "proxy/src/model/policy.rs",
+                "use std::{\n  fmt,\n  net::{IpAddr, TcpStream},\n};",
+                &[
+                    "3: model names std::net::TcpStream: model and index are pure and synchronous: no I/O, no clock",
+                ],
+            ),
+            ("proxy/src/model/address.rs", "use std::net::IpAddr; fn f(now: std::time::Instant) {}", &[]),
+            (
+                "proxy/src/index/joined.rs",
+                "fn f() { let now = Instant::now(); }",
+                &["1: index names Instant::now: model and index are pure and synchronous: no I/O, no clock"],
+            ),
+            ("proxy/src/run.rs", "fn f() { let now = Instant::now(); std::fs::read(\"x\"); }", &[]),
+            ("tests/src/node.rs", "use aya::Ebpf; use kube::Client;", &[]),
+        ];
+        for (file, text, want) in cases {
+            let source = Source::parse(file, text).unwrap();
+            let found: Vec<String> =
+                check(&source).iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect();
+            assert_eq!(found, *want, "{file}: {text}");
+        }
+    }
+}
