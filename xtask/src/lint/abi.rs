@@ -10,7 +10,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use super::{
     Finding,
-    source::{self, Source, is_group, is_ident, is_punct, line},
+    source::{self, Source, is_ident, is_punct, line},
 };
 
 const FILES: [&str; 2] = ["proxy-ebpf/src/abi/", "proxy-ebpf/src/abi.rs"];
@@ -89,7 +89,7 @@ impl Abi {
             .iter()
             .find_map(|source| version_in(source).map(|(line, version)| (source.file.clone(), line, version)))
             .context("no file under proxy-ebpf/src/abi declares `const ABI_VERSION: .. = <number>`")?;
-        let hash = ours.iter().fold(FNV_START, |hash, source| fnv(hash, &essence(source.tokens.clone())));
+        let hash = ours.iter().fold(FNV_START, |hash, source| fnv(hash, &essence(source.shipped().tokens)));
         Ok(Some(Abi { now: Fingerprint { version, hash }, file, line }))
     }
 }
@@ -128,13 +128,13 @@ fn version_in(source: &Source) -> Option<(usize, u64)> {
     Some((line(&run[at]), digits.parse().ok()?))
 }
 
-/// The tokens that matter: no documentation, no tests.
+/// The tokens that matter: no documentation.
 fn essence(tokens: TokenStream) -> String {
     let run: Vec<TokenTree> = tokens.into_iter().collect();
     let mut words = String::new();
     let mut at = 0;
     while at < run.len() {
-        if let Some(length) = length_of_doc(&run[at..]).or_else(|| length_of_test_module(&run[at..])) {
+        if let Some(length) = length_of_doc(&run[at..]) {
             at += length;
             continue;
         }
@@ -160,12 +160,6 @@ fn length_of_doc(run: &[TokenTree]) -> Option<usize> {
     let inner = usize::from(is_punct(run.get(1), '!'));
     let attribute = is_punct(run.first(), '#').then(|| run.get(1 + inner))??;
     attribute_starts_with(attribute, "doc").then_some(2 + inner)
-}
-
-/// `#[cfg(test)] mod name { .. }`
-fn length_of_test_module(run: &[TokenTree]) -> Option<usize> {
-    let is_cfg_test = is_punct(run.first(), '#') && run.get(1)?.to_string().replace(' ', "") == "[cfg(test)]";
-    (is_cfg_test && is_ident(run.get(2), "mod") && is_group(run.get(4), Delimiter::Brace)).then_some(5)
 }
 
 fn attribute_starts_with(token: &TokenTree, word: &str) -> bool {

@@ -53,7 +53,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
     let Some(module) = module_of(&source.file) else { return Vec::new() };
     let arrows: Vec<&Arrow> = ARROWS.iter().filter(|arrow| arrow.scope.covers(module)).collect();
     let mut findings = Vec::new();
-    source.each_run(&mut |run| {
+    source.shipped().each_run(&mut |run| {
         for path in paths_in(run) {
             let broken = arrows.iter().filter(|arrow| path.words.starts_with_words(arrow.path));
             findings.extend(broken.map(|arrow| {
@@ -62,6 +62,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
             }));
         }
     });
+    findings.dedup();
     findings
 }
 
@@ -201,6 +202,13 @@ mod tests {
                 &["1: index names Instant::now: model and index are pure and synchronous: no I/O, no clock"],
             ),
             ("proxy/src/run.rs", "fn f() { let now = Instant::now(); std::fs::read(\"x\"); }", &[]),
+            ("proxy/src/index/mod.rs", "#[cfg(test)]\nmod tests { use k8s_openapi::Resource; }", &[]),
+            ("proxy/src/index/tests.rs", "use k8s_openapi::Resource;", &[]),
+            (
+                "proxy/src/index/mod.rs",
+                "#[cfg(test)]\nmod tests {}\nuse kube::{Api, Client};",
+                &["3: index names kube: only k8s knows kube types"],
+            ),
             ("tests/src/node.rs", "use aya::Ebpf; use kube::Client;", &[]),
         ];
         for (file, text, want) in cases {

@@ -29,6 +29,13 @@ impl Source {
         Finding { file: self.file.clone(), line, what: what.into() }
     }
 
+    /// Without test modules, which may know whom they like.
+    pub fn shipped(&self) -> Source {
+        let is_tests = self.file.ends_with("/tests.rs") || self.file.contains("/tests/");
+        let tokens = if is_tests { TokenStream::new() } else { without_tests(self.tokens.clone()) };
+        Source { file: self.file.clone(), text: self.text.clone(), tokens }
+    }
+
     /// Calls `visit` with every run of sibling tokens: the file itself, then the inside of every bracket.
     pub fn each_run(&self, visit: &mut impl FnMut(&[TokenTree])) {
         each_run(self.tokens.clone(), visit);
@@ -43,6 +50,30 @@ fn each_run(tokens: TokenStream, visit: &mut impl FnMut(&[TokenTree])) {
             each_run(group.stream(), visit);
         }
     }
+}
+
+/// Leaves out each `#[cfg(test)] mod name { .. }`.
+pub fn without_tests(tokens: TokenStream) -> TokenStream {
+    let run: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while at < run.len() {
+        if starts_test_module(&run[at..]) {
+            at += 5;
+        } else {
+            kept.push(run[at].clone());
+            at += 1;
+        }
+    }
+    kept.into_iter().collect()
+}
+
+fn starts_test_module(run: &[TokenTree]) -> bool {
+    let is_cfg_test = || run.get(1).is_some_and(|group| group.to_string().replace(' ', "") == "[cfg(test)]");
+    is_punct(run.first(), '#')
+        && is_ident(run.get(2), "mod")
+        && is_group(run.get(4), Delimiter::Brace)
+        && is_cfg_test()
 }
 
 pub fn line(token: &TokenTree) -> usize {
