@@ -2,6 +2,8 @@
 //!
 //! k8s → index → reconcile → datapath; `model` is what they all speak.
 
+pub mod datapath;
 pub mod index;
 pub mod k8s;
 pub mod model;
+pub mod reconcile;

@@ -34,6 +34,7 @@ pub fn frontend(inputs: &Inputs<'_>) -> Frontend {
         policy,
         internal,
         external,
+        serving: inputs.sets.serving.clone(),
         masquerade: masquerade(inputs, policy),
         affinity: inputs.service.affinity,
         source_ranges: Vec::new(),

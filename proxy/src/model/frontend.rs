@@ -133,6 +133,8 @@ pub struct Frontend {
     pub internal: View,
     /// For everybody else.
     pub external: View,
+    /// Every serving endpoint, offered or not: flows that have one may keep it.
+    pub serving: Vec<Backend>,
     pub masquerade: Masquerade,
     pub affinity: Option<NonZeroU32>,
     /// Not empty: sources outside of these networks are dropped before anything else is looked at.

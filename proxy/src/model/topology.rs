@@ -42,6 +42,8 @@ impl Uses {
 pub struct EndpointSets {
     pub cluster: Vec<Backend>,
     pub local: Vec<Backend>,
+    /// Every serving endpoint, offered or not: flows that have one may keep it (kube-proxy's rule L3).
+    pub serving: Vec<Backend>,
     /// Whether anybody anywhere can serve: tells "refuse" from "not from here".
     pub has_any: bool,
 }
@@ -51,7 +53,7 @@ impl EndpointSets {
         let cluster = if uses.cluster { cluster_set(candidates, place) } else { Vec::new() };
         let local = if uses.local { local_set(candidates, place) } else { Vec::new() };
         let has_any = !cluster.is_empty() || (uses.local && candidates.values().any(|c| can_serve(c)));
-        Self { cluster, local, has_any }
+        Self { cluster, local, serving: serving_set(candidates, place), has_any }
     }
 }
 
@@ -66,6 +68,13 @@ fn cluster_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) 
 
 fn local_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) -> Vec<Backend> {
     ready_or_last_resort(candidates, place, |c| place.is_local(c), |c| place.is_local(c))
+}
+
+fn serving_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) -> Vec<Backend> {
+    let (terminating, others) = (BackendState::ServingTerminating, BackendState::Ready);
+    let mut serving = select(candidates, place, others, |c| c.is_serving && !c.is_terminating);
+    serving.extend(select(candidates, place, terminating, |c| c.is_serving && c.is_terminating));
+    serving
 }
 
 fn ready_or_last_resort(

@@ -1,0 +1,112 @@
+//! A frontend is what a client dials. Its key leads to an index, the index to the current descriptor, and the
+//! descriptor to the blocks of backends; a change writes new ones and flips the one word in between.
+
+use core::mem::offset_of;
+
+use super::map_type;
+
+/// Key of `FRONTENDS_V4`. A NodePort is one frontend with the unspecified address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendKeyV4 {
+    pub address: [u8; 4],
+    pub port: [u8; 2],
+    /// IANA protocol number.
+    pub protocol: u8,
+    pub zero: u8,
+}
+map_type!(FrontendKeyV4, 4 + 2 + 1 + 1);
+
+/// Key of `FRONTENDS_V6`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendKeyV6 {
+    pub address: [u8; 16],
+    pub port: [u8; 2],
+    /// IANA protocol number.
+    pub protocol: u8,
+    pub zero: u8,
+}
+map_type!(FrontendKeyV6, 16 + 2 + 1 + 1);
+
+impl FrontendKeyV4 {
+    pub const fn new(address: [u8; 4], port: [u8; 2], protocol: u8) -> Self {
+        Self { address, port, protocol, zero: 0 }
+    }
+}
+
+impl FrontendKeyV6 {
+    pub const fn new(address: [u8; 16], port: [u8; 2], protocol: u8) -> Self {
+        Self { address, port, protocol, zero: 0 }
+    }
+}
+
+/// A run of slots that is never edited while a descriptor points to it. Local backends come first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    /// Index of the first slot.
+    pub offset: u32,
+    /// Backends in the block.
+    pub count: u32,
+    /// How many of them, from the start, are on this node.
+    pub local: u32,
+}
+map_type!(Block, 3 * 4);
+
+/// The state of one frontend; immutable while `FRONTEND_STATE` leads to it and until a grace period after.
+///
+/// It carries its own key: the element of a hash map is recycled under its readers, so a reader that came here
+/// through one compares the key and looks up again when it differs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// IPv4 as IPv4-mapped.
+    pub address: [u8; 16],
+    pub port: [u8; 2],
+    /// IANA protocol number.
+    pub protocol: u8,
+    pub zero: u8,
+    /// The index under which this frontend is published.
+    pub frontend: u32,
+    pub flags: DescriptorFlags,
+    /// Index into `SERVICES` and `SERVICE_STATS`.
+    pub service: u32,
+    /// Timeout of `ClientIP` affinity; 0 is none.
+    pub affinity_seconds: u32,
+    /// For clients in pods and on the node.
+    pub internal: Block,
+    /// For all other clients.
+    pub external: Block,
+    pub reserved: u32,
+}
+map_type!(Descriptor, 16 + 2 + 1 + 1 + 4 + 4 + 4 + 4 + 12 + 12 + 4);
+/// One cache line, so that a connection reads its frontend with one miss.
+const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, internal) == 36);
+
+/// What a descriptor says besides its numbers.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DescriptorFlags(pub u32);
+map_type!(DescriptorFlags, 4);
+
+impl DescriptorFlags {
+    /// The internal block is the local set (internalTrafficPolicy: Local on a ClusterIP).
+    pub const INTERNAL_LOCAL: Self = Self(1 << 0);
+    /// The external block is the local set (externalTrafficPolicy: Local).
+    pub const EXTERNAL_LOCAL: Self = Self(1 << 1);
+    /// An empty internal block means DROP; without this flag it means REJECT.
+    pub const INTERNAL_DROPS: Self = Self(1 << 2);
+    /// An empty external block means DROP; without this flag it means REJECT.
+    pub const EXTERNAL_DROPS: Self = Self(1 << 3);
+    /// loadBalancerSourceRanges apply: only something that knows the client's address may decide.
+    pub const SOURCE_RANGES: Self = Self(1 << 4);
+
+    pub const fn with(self, other: Self, on: bool) -> Self {
+        if on { Self(self.0 | other.0) } else { self }
+    }
+
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}

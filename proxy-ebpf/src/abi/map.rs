@@ -1,0 +1,74 @@
+//! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
+
+use super::{
+    BackendRef, BackendV4, BackendV6, Descriptor, DropReason, FrontendKeyV4, FrontendKeyV6, ServiceName,
+    ServiceStats, SocketPair,
+};
+
+/// The kinds of map in use, by their kernel names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// An array that user space maps into its memory: a change is a store, not a system call.
+    MmapArray,
+    Hash,
+    PerCpuArray,
+    SocketStorage,
+}
+
+/// A map as both sides see it.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSpec {
+    pub name: &'static str,
+    pub kind: MapKind,
+    /// Bytes.
+    pub key: usize,
+    /// Bytes.
+    pub value: usize,
+    /// Entries, unless the agent was told otherwise; 0 for socket storage, which has no limit of its own.
+    pub capacity: u32,
+}
+
+const fn spec<K, V>(name: &'static str, kind: MapKind, capacity: u32) -> MapSpec {
+    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), capacity }
+}
+
+/// Frontends (address, port, protocol) of both families together.
+pub const MAX_FRONTENDS: u32 = 1 << 17;
+/// Every frontend has one descriptor; the rest are for those that wait for their grace period.
+pub const MAX_DESCRIPTORS: u32 = MAX_FRONTENDS + (1 << 14);
+/// Backends of all blocks together.
+pub const MAX_SLOTS: u32 = 1 << 19;
+/// Backends of one family.
+pub const MAX_BACKENDS: u32 = 1 << 18;
+/// Service ports.
+pub const MAX_SERVICES: u32 = 1 << 16;
+
+pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
+pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
+pub const FRONTEND_STATE: &str = "FRONTEND_STATE";
+pub const DESCRIPTORS: &str = "DESCRIPTORS";
+pub const SLOTS: &str = "SLOTS";
+pub const BACKENDS_V4: &str = "BACKENDS_V4";
+pub const BACKENDS_V6: &str = "BACKENDS_V6";
+pub const SERVICES: &str = "SERVICES";
+pub const SERVICE_STATS: &str = "SERVICE_STATS";
+pub const DROPS: &str = "DROPS";
+pub const SOCKETS: &str = "SOCKETS";
+
+/// Every map that is pinned.
+pub const MAPS: [MapSpec; 11] = [
+    spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
+    spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
+    spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
+    spec::<u32, Descriptor>(DESCRIPTORS, MapKind::MmapArray, MAX_DESCRIPTORS),
+    spec::<u32, BackendRef>(SLOTS, MapKind::MmapArray, MAX_SLOTS),
+    spec::<u32, BackendV4>(BACKENDS_V4, MapKind::MmapArray, MAX_BACKENDS),
+    spec::<u32, BackendV6>(BACKENDS_V6, MapKind::MmapArray, MAX_BACKENDS),
+    spec::<u32, ServiceName>(SERVICES, MapKind::Hash, MAX_SERVICES),
+    spec::<u32, ServiceStats>(SERVICE_STATS, MapKind::PerCpuArray, MAX_SERVICES),
+    spec::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32),
+    spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
+];
+
+/// Every program of the socket plane, by the name of its function and of its hook.
+pub const PROGRAMS: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];

@@ -1,0 +1,63 @@
+//! The binary interface between user space and the programs.
+//!
+//! Fields in wire order (addresses, ports) are byte arrays, so nobody wonders about endianness. There is no
+//! `bool`, `Option`, `usize` or reference in any of these types, and padding is a named zeroed field.
+
+mod backend;
+mod drop_reason;
+mod frontend;
+pub mod map;
+mod service;
+mod socket;
+
+pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
+pub use drop_reason::DropReason;
+pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
+pub use map::{MAPS, MapKind, MapSpec, PROGRAMS};
+pub use service::{ServiceName, ServiceStats};
+pub use socket::{Endpoint, SocketPair};
+
+/// Changes whenever a map's layout or meaning changes; part of the path below which everything is pinned, so
+/// that programs of one version never read maps of another.
+pub const ABI_VERSION: u32 = 1;
+
+/// IPv4 addresses travel as IPv4-mapped IPv6 addresses wherever one field serves both families (RFC 4291, 2.5.5.2).
+pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// The IPv4 address in an IPv4-mapped one.
+pub const fn unmapped(address: [u8; 16]) -> Option<[u8; 4]> {
+    match address {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
+        _ => None,
+    }
+}
+
+/// Marks types that may cross into the kernel, and fixes their size beside their definition.
+macro_rules! map_type {
+    ($name:ty, $size:expr) => {
+        const _: () = assert!(size_of::<$name>() == $size);
+        #[cfg(feature = "user")]
+        // SAFETY: `repr(C)`, `Copy`, no padding (the size asserted above is the sum of the fields), and every
+        // bit pattern is a valid value, as all fields are integers or arrays of bytes.
+        unsafe impl aya::Pod for $name {}
+    };
+}
+pub(crate) use map_type;
+
+#[cfg(test)]
+mod tests {
+    use super::{mapped, unmapped};
+
+    #[test]
+    fn mapped_addresses_go_there_and_back() {
+        for address in [[0, 0, 0, 0], [10, 0, 0, 1], [255, 255, 255, 255]] {
+            assert_eq!(unmapped(mapped(address)), Some(address));
+        }
+        for other in [[0; 16], [0xfd; 16], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 10, 0, 0, 1]] {
+            assert_eq!(unmapped(other), None, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The table of backends, and the check that a reference still means the backend it was made for.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY_PROG},
+    btf_maps::Array,
+    macros::btf_map,
+};
+use proxy_ebpf::abi::{BackendRef, BackendV4, BackendV6, map};
+
+use crate::family::Backend;
+
+const MAPPED: usize = (BPF_F_MMAPABLE | BPF_F_RDONLY_PROG) as usize;
+
+#[btf_map]
+static BACKENDS_V4: Array<BackendV4, { map::MAX_BACKENDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+static BACKENDS_V6: Array<BackendV6, { map::MAX_BACKENDS as usize }, MAPPED> = Array::new();
+
+macro_rules! lookup {
+    ($name:ident, $table:ident, $address:ty) => {
+        /// The backend that is meant, unless it has gone.
+        #[inline(always)]
+        pub fn $name(reference: BackendRef) -> Option<Backend<$address>> {
+            let entry = $table.get_ptr(reference.index)?;
+            // SAFETY: `entry` points into an array map, whose memory lives as long as the program. An entry is
+            // rewritten only after its generation was raised and a grace period passed, so a reader that sees its
+            // own generation reads a whole entry; volatile because user space raises it through its own mapping.
+            let entry = unsafe { entry.read_volatile() };
+            (entry.generation == reference.generation).then_some(Backend {
+                address: entry.address,
+                port: entry.port,
+                flags: entry.flags,
+                service: entry.service,
+            })
+        }
+    };
+}
+
+lookup!(v4, BACKENDS_V4, [u8; 4]);
+lookup!(v6, BACKENDS_V6, [u8; 16]);

@@ -1,0 +1,85 @@
+//! From the address a client dials to the current descriptor, and from a block to the reference in a slot.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG},
+    btf_maps::{Array, HashMap},
+    macros::btf_map,
+};
+use proxy_ebpf::abi::{BackendRef, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, map};
+
+use crate::family::Family;
+
+const LAZY: usize = (BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG) as usize;
+const MAPPED: usize = (BPF_F_MMAPABLE | BPF_F_RDONLY_PROG) as usize;
+
+#[btf_map]
+static FRONTENDS_V4: HashMap<FrontendKeyV4, u32, { map::MAX_FRONTENDS as usize }, LAZY> = HashMap::new();
+#[btf_map]
+static FRONTENDS_V6: HashMap<FrontendKeyV6, u32, { map::MAX_FRONTENDS as usize }, LAZY> = HashMap::new();
+#[btf_map]
+static FRONTEND_STATE: Array<u64, { map::MAX_FRONTENDS as usize }, MAPPED> = Array::new();
+#[btf_map]
+static DESCRIPTORS: Array<Descriptor, { map::MAX_DESCRIPTORS as usize }, MAPPED> = Array::new();
+#[btf_map]
+static SLOTS: Array<BackendRef, { map::MAX_SLOTS as usize }, MAPPED> = Array::new();
+
+/// How often a look-up is repeated when the frontend is replaced under it. Each repetition needs another change
+/// of the same element in the few nanoseconds between two reads.
+const ATTEMPTS: u32 = 4;
+
+/// What a look-up found.
+pub enum Found {
+    Descriptor(&'static Descriptor),
+    /// No such frontend.
+    Nothing,
+    /// It changed at every attempt.
+    Unsettled,
+}
+
+/// The current descriptor of a frontend.
+#[inline(always)]
+pub fn current<F: Family>(address: F::Address, port: [u8; 2], protocol: u8) -> Found {
+    for _ in 0..ATTEMPTS {
+        let Some(index) = F::frontend(address, port, protocol) else { return Found::Nothing };
+        let Some(descriptor) = published(index) else { continue };
+        if descriptor.port == port
+            && descriptor.protocol == protocol
+            && descriptor.address == F::mapped(address)
+        {
+            return Found::Descriptor(descriptor);
+        }
+    }
+    Found::Unsettled
+}
+
+/// The reference in the `at`th slot of a block.
+#[inline(always)]
+pub fn slot(block: &Block, at: u32) -> Option<BackendRef> {
+    SLOTS.get(block.offset.wrapping_add(at)).copied()
+}
+
+#[inline(always)]
+pub fn index_v4(address: [u8; 4], port: [u8; 2], protocol: u8) -> Option<u32> {
+    // SAFETY: the value is one aligned word, read at once. Its element may be recycled for another key under us;
+    // then the index is another frontend's, which the key in the descriptor shows.
+    unsafe { FRONTENDS_V4.get(FrontendKeyV4::new(address, port, protocol)).copied() }
+}
+
+#[inline(always)]
+pub fn index_v6(address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<u32> {
+    // SAFETY: as in `index_v4`.
+    unsafe { FRONTENDS_V6.get(FrontendKeyV6::new(address, port, protocol)).copied() }
+}
+
+/// The descriptor published for an index; none while the frontend is being taken away.
+#[inline(always)]
+fn published(index: u32) -> Option<&'static Descriptor> {
+    let state = FRONTEND_STATE.get_ptr(index)?;
+    // SAFETY: `state` points into an array map, whose memory lives as long as the program; volatile because user
+    // space stores to it through its own mapping.
+    let state = unsafe { state.read_volatile() };
+    match state {
+        0 => None,
+        at => DESCRIPTORS.get(at as u32),
+    }
+}

@@ -1,0 +1,32 @@
+//! Counters that are always on: per service port, and per reason of refusal.
+
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use proxy_ebpf::abi::{DropReason, ServiceStats, map};
+
+#[btf_map]
+static SERVICE_STATS: PerCpuArray<ServiceStats, { map::MAX_SERVICES as usize }> = PerCpuArray::new();
+#[btf_map]
+static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
+
+/// Counts a connection that got a backend.
+#[inline(always)]
+pub fn translated(service: u32) {
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: the element is this CPU's own and the programs do not migrate. A program that preempts this one
+        // on the same CPU may lose one count, which is the worst that can happen.
+        unsafe { (*stats).translated = (*stats).translated.wrapping_add(1) };
+    }
+}
+
+/// Counts a refusal under its reason and, where it is known, its service port.
+#[inline(always)]
+pub fn refused(reason: DropReason, service: Option<u32>) {
+    if let Some(stats) = service.and_then(|service| SERVICE_STATS.get_ptr_mut(service)) {
+        // SAFETY: as in `translated`.
+        unsafe { (*stats).refused = (*stats).refused.wrapping_add(1) };
+    }
+    if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: as in `translated`.
+        unsafe { *count = (*count).wrapping_add(1) };
+    }
+}

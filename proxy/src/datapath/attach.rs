@@ -1,0 +1,93 @@
+//! Puts the programs behind the hooks of a cgroup. Links outlive the agent, and a new program takes the place of the
+//! old one behind the same link, so there is no moment without one.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya::programs::{CgroupAttachMode, links::FdLink};
+use proxy_ebpf::abi::PROGRAMS;
+
+use super::{
+    load::{LoadError, Programs},
+    pins::Pins,
+    sys,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error(transparent)]
+    Program(#[from] LoadError),
+    #[error("cannot open the cgroup {path}")]
+    Cgroup {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot attach {name} to {cgroup}")]
+    Attach {
+        name: &'static str,
+        cgroup: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Attaches every program to the cgroup, or replaces what an earlier agent attached there.
+pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(), AttachError> {
+    let cgroup_error = |source| AttachError::Cgroup { path: cgroup.to_owned(), source };
+    let dir = File::open(cgroup).map_err(cgroup_error)?;
+    let id = dir.metadata().map_err(cgroup_error)?.ino();
+    for name in PROGRAMS {
+        let pin = pins.links().join(name);
+        if !replace(programs, name, &pin, id)? {
+            attach_anew(programs, name, &dir, &pin).map_err(|source| AttachError::Attach {
+                name,
+                cgroup: cgroup.to_owned(),
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the program behind the pinned link; `false` where there is none, or one to another cgroup.
+fn replace(programs: &mut Programs, name: &'static str, pin: &Path, cgroup: u64) -> Result<bool, AttachError> {
+    let Ok(link) = sys::object_get(pin) else { return Ok(false) };
+    let leads_there = sys::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup);
+    if !leads_there {
+        return Ok(false);
+    }
+    let program = programs.get(name)?;
+    let fd = program.fd().map_err(|source| LoadError::Refused { name, source })?;
+    // A link whose cgroup is gone answers ENOLINK: then a new one takes its place.
+    Ok(sys::link_update(link.as_fd(), fd.as_fd()).is_ok())
+}
+
+/// Links under a name of its own first: a rename drops the old pin, if any, only once the new link works.
+fn attach_anew(
+    programs: &mut Programs,
+    name: &'static str,
+    cgroup: &File,
+    pin: &Path,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let program = programs.get(name)?;
+    // Links are always of the multi kind; the kernel refuses the flag for it.
+    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+    let link = FdLink::try_from(program.take_link(id)?)?;
+    let fresh = pin.with_file_name(format!("{name}-new"));
+    remove_leftover(&fresh)?;
+    link.pin(&fresh)?;
+    fs::rename(&fresh, pin)?;
+    Ok(())
+}
+
+fn remove_leftover(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,301 @@
+//! The pinned maps, as the reconciler and the inspecting verbs use them.
+
+use std::{
+    io,
+    mem::offset_of,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use proxy_ebpf::abi::{
+    BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, MAPS, MapSpec,
+    ServiceName, ServiceStats, map, unmapped,
+};
+
+use super::mapped::{Access, MappedArray};
+use crate::{
+    model::{address::IpFamily, frontend::FrontendKey},
+    reconcile::{BackendEntry, Capacity, LbMaps, MapError, frontend_key, protocol_number, wire_address},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot open the pinned map {path}")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: aya::maps::MapError,
+    },
+    #[error("the pinned map {name} has keys of {key} and values of {value} bytes, expected {want_key} and {want_value}")]
+    Layout { name: &'static str, key: u32, value: u32, want_key: usize, want_value: usize },
+    #[error("cannot map {name} into memory")]
+    Map {
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot tell the number of CPUs")]
+    Cpus(#[source] io::Error),
+}
+
+/// The maps of one pin directory.
+pub struct KernelMaps {
+    frontends_v4: HashMap<MapData, FrontendKeyV4, u32>,
+    frontends_v6: HashMap<MapData, FrontendKeyV6, u32>,
+    services: HashMap<MapData, u32, ServiceName>,
+    service_stats: PerCpuArray<MapData, ServiceStats>,
+    drops: PerCpuArray<MapData, u64>,
+    state: MappedArray<u64>,
+    descriptors: MappedArray<Descriptor>,
+    slots: MappedArray<BackendRef>,
+    backends_v4: MappedArray<BackendV4>,
+    backends_v6: MappedArray<BackendV6>,
+    capacity: Capacity,
+    cpus: usize,
+}
+
+impl KernelMaps {
+    /// Opens the maps pinned in a directory, for writing by the one who holds its lock.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        Self::with_access(dir, Access::Write)
+    }
+
+    /// Opens them for looking only.
+    pub fn inspect(dir: &Path) -> Result<Self, OpenError> {
+        Self::with_access(dir, Access::Read)
+    }
+
+    fn with_access(dir: &Path, access: Access) -> Result<Self, OpenError> {
+        let state = mapped(dir, map::FRONTEND_STATE, access)?;
+        let descriptors = mapped(dir, map::DESCRIPTORS, access)?;
+        let slots = mapped(dir, map::SLOTS, access)?;
+        let backends_v4 = mapped::<BackendV4>(dir, map::BACKENDS_V4, access)?;
+        let backends_v6 = mapped::<BackendV6>(dir, map::BACKENDS_V6, access)?;
+        let services = hash(dir, map::SERVICES)?;
+        let service_stats = per_cpu(dir, map::SERVICE_STATS)?;
+        let capacity = Capacity {
+            frontends: state.len(),
+            descriptors: descriptors.len(),
+            slots: slots.len(),
+            backends: backends_v4.len().min(backends_v6.len()),
+            services: service_stats.len(),
+        };
+        Ok(Self {
+            frontends_v4: hash(dir, map::FRONTENDS_V4)?,
+            frontends_v6: hash(dir, map::FRONTENDS_V6)?,
+            services,
+            service_stats,
+            drops: per_cpu(dir, map::DROPS)?,
+            state,
+            descriptors,
+            slots,
+            backends_v4,
+            backends_v6,
+            capacity,
+            cpus: nr_cpus().map_err(|(_, error)| OpenError::Cpus(error))?,
+        })
+    }
+
+    /// The counters of a service port, summed over the CPUs.
+    pub fn service_stats(&self, service: u32) -> Result<ServiceStats, MapError> {
+        let values = self.service_stats.get(&service, 0).map_err(refused("read", map::SERVICE_STATS))?;
+        Ok(values.iter().fold(ServiceStats::default(), |sum, cpu| ServiceStats {
+            translated: sum.translated.wrapping_add(cpu.translated),
+            refused: sum.refused.wrapping_add(cpu.refused),
+        }))
+    }
+
+    /// How often something was refused for a reason, by its number.
+    pub fn drops(&self, reason: u32) -> Result<u64, MapError> {
+        let values = self.drops.get(&reason, 0).map_err(refused("read", map::DROPS))?;
+        Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
+    }
+}
+
+impl LbMaps for KernelMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
+        let mut found = Vec::new();
+        for entry in self.frontends_v4.iter() {
+            let (key, index) = entry.map_err(refused("read", map::FRONTENDS_V4))?;
+            let address = proxy_ebpf::abi::mapped(key.address);
+            found.extend(frontend_key(address, key.port, key.protocol).map(|key| (key, index)));
+        }
+        for entry in self.frontends_v6.iter() {
+            let (key, index) = entry.map_err(refused("read", map::FRONTENDS_V6))?;
+            found.extend(frontend_key(key.address, key.port, key.protocol).map(|key| (key, index)));
+        }
+        Ok(found)
+    }
+
+    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError> {
+        match wire_key(key) {
+            WireKey::V4(key) => self.frontends_v4.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V4)),
+            WireKey::V6(key) => self.frontends_v6.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V6)),
+        }
+    }
+
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError> {
+        match wire_key(key) {
+            WireKey::V4(key) => absent_is_fine(self.frontends_v4.remove(&key), map::FRONTENDS_V4),
+            WireKey::V6(key) => absent_is_fine(self.frontends_v6.remove(&key), map::FRONTENDS_V6),
+        }
+    }
+
+    fn services(&self) -> Result<Vec<(u32, ServiceName)>, MapError> {
+        self.services.iter().map(|entry| entry.map_err(refused("read", map::SERVICES))).collect()
+    }
+
+    fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError> {
+        // The counters of whoever had this number before are not this one's.
+        let zeroes = PerCpuValues::try_from(vec![ServiceStats::default(); self.cpus])
+            .map_err(|error| refused("write", map::SERVICE_STATS)(error.into()))?;
+        self.service_stats.set(index, zeroes, 0).map_err(refused("write", map::SERVICE_STATS))?;
+        self.services.insert(index, name, 0).map_err(refused("write", map::SERVICES))
+    }
+
+    fn remove_service(&mut self, index: u32) -> Result<(), MapError> {
+        absent_is_fine(self.services.remove(&index), map::SERVICES)
+    }
+
+    fn published(&self, frontend: u32) -> u32 {
+        self.state.read(frontend).unwrap_or_default() as u32
+    }
+
+    fn publish(&mut self, frontend: u32, descriptor: u32) {
+        self.state.publish(frontend, descriptor.into());
+    }
+
+    fn descriptor(&self, index: u32) -> Descriptor {
+        self.descriptors.read(index).unwrap_or_default()
+    }
+
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) {
+        self.descriptors.write(index, *descriptor);
+    }
+
+    fn slots(&self, block: Block) -> Vec<BackendRef> {
+        (block.offset..block.offset.saturating_add(block.count)).map_while(|at| self.slots.read(at)).collect()
+    }
+
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
+        for (at, slot) in (offset..).zip(slots) {
+            self.slots.write(at, *slot);
+        }
+    }
+
+    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
+        match family {
+            IpFamily::V4 => entry_v4(self.backends_v4.read(index).unwrap_or_default()),
+            IpFamily::V6 => entry_v6(self.backends_v6.read(index).unwrap_or_default()),
+        }
+    }
+
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) {
+        let BackendEntry { address, protocol, flags, service, generation } = *entry;
+        let port = address.port().to_be_bytes();
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                let address = ip.octets();
+                self.backends_v4.write(index, BackendV4 { address, port, protocol, flags, service, generation });
+            }
+            IpAddr::V6(ip) => {
+                let address = ip.octets();
+                self.backends_v6.write(index, BackendV6 { address, port, protocol, flags, service, generation });
+            }
+        }
+    }
+
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) {
+        match family {
+            IpFamily::V4 => self.backends_v4.store_u32(index, offset_of!(BackendV4, generation), generation),
+            IpFamily::V6 => self.backends_v6.store_u32(index, offset_of!(BackendV6, generation), generation),
+        }
+    }
+
+    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags) {
+        match family {
+            IpFamily::V4 => self.backends_v4.store_u8(index, offset_of!(BackendV4, flags), flags.0),
+            IpFamily::V6 => self.backends_v6.store_u8(index, offset_of!(BackendV6, flags), flags.0),
+        }
+    }
+}
+
+enum WireKey {
+    V4(FrontendKeyV4),
+    V6(FrontendKeyV6),
+}
+
+fn wire_key(key: FrontendKey) -> WireKey {
+    let (address, port) = (wire_address(key.address), key.port.to_be_bytes());
+    let protocol = protocol_number(key.protocol);
+    match unmapped(address) {
+        Some(v4) => WireKey::V4(FrontendKeyV4::new(v4, port, protocol)),
+        None => WireKey::V6(FrontendKeyV6::new(address, port, protocol)),
+    }
+}
+
+fn entry_v4(entry: BackendV4) -> BackendEntry {
+    let BackendV4 { address, port, protocol, flags, service, generation } = entry;
+    let address = SocketAddr::new(address.into(), u16::from_be_bytes(port));
+    BackendEntry { address, protocol, flags, service, generation }
+}
+
+fn entry_v6(entry: BackendV6) -> BackendEntry {
+    let BackendV6 { address, port, protocol, flags, service, generation } = entry;
+    let address = SocketAddr::new(address.into(), u16::from_be_bytes(port));
+    BackendEntry { address, protocol, flags, service, generation }
+}
+
+fn refused(action: &'static str, map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
+    move |error| MapError::Refused { action, map, source: error.into() }
+}
+
+fn absent_is_fine(result: Result<(), aya::maps::MapError>, map: &'static str) -> Result<(), MapError> {
+    match result {
+        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        Err(error) => Err(refused("remove from", map)(error)),
+    }
+}
+
+fn mapped<T: Pod>(dir: &Path, name: &'static str, access: Access) -> Result<MappedArray<T>, OpenError> {
+    let (data, length) = pinned(dir, name)?;
+    MappedArray::new(data.fd().as_fd(), length, access).map_err(|source| OpenError::Map { name, source })
+}
+
+fn hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, OpenError> {
+    let (data, _) = pinned(dir, name)?;
+    HashMap::try_from(Map::HashMap(data)).map_err(open_error(dir, name))
+}
+
+fn per_cpu<V: Pod>(dir: &Path, name: &'static str) -> Result<PerCpuArray<MapData, V>, OpenError> {
+    let (data, _) = pinned(dir, name)?;
+    PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(open_error(dir, name))
+}
+
+/// Opens a pinned map, compares its layout with ours, and tells its capacity.
+fn pinned(dir: &Path, name: &'static str) -> Result<(MapData, u32), OpenError> {
+    let data = MapData::from_pin(dir.join(name)).map_err(open_error(dir, name))?;
+    let info = data.info().map_err(open_error(dir, name))?;
+    let spec: Option<&MapSpec> = MAPS.iter().find(|spec| spec.name == name);
+    let (want_key, want_value) = spec.map_or((0, 0), |spec| (spec.key, spec.value));
+    let (key, value) = (info.key_size(), info.value_size());
+    if key as usize != want_key || value as usize != want_value {
+        return Err(OpenError::Layout { name, key, value, want_key, want_value });
+    }
+    Ok((data, info.max_entries()))
+}
+
+fn open_error(dir: &Path, name: &'static str) -> impl FnOnce(aya::maps::MapError) -> OpenError {
+    let path = dir.join(name);
+    move |source| OpenError::Open { path, source }
+}

@@ -1,0 +1,18 @@
+//! The kernel side: loading the programs, pinning and adopting maps and links, and the maps as the reconciler
+//! wants them. The only module that names aya.
+//!
+//! Invariant: everything lives under one pin directory with the ABI version in its path, which one agent at a time
+//! holds by a lock. Programs and maps outlive the agent.
+
+mod attach;
+mod load;
+mod mapped;
+mod maps;
+mod pins;
+mod sys;
+
+pub use attach::{AttachError, attach};
+pub use load::{LoadError, Programs, load};
+pub use maps::{KernelMaps, OpenError};
+pub use pins::{PinError, Pins};
+pub use sys::grace_period;

@@ -1,0 +1,172 @@
+//! The few system calls that aya lacks.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+/// Commands of bpf(2), from `enum bpf_cmd`.
+#[derive(Clone, Copy)]
+enum Command {
+    MapCreate = 0,
+    MapUpdate = 2,
+    ObjectGet = 7,
+    InfoByFd = 15,
+    LinkUpdate = 29,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapUpdate {
+    map_fd: u32,
+    zero: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjectGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// The head of `struct bpf_link_info`, as far as links to cgroups fill it.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program_id: u32,
+    zero: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    tail: u32,
+}
+
+/// What a link to a cgroup leads from and to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupLink {
+    pub program_id: u32,
+    /// The inode number of the cgroup's directory; 0 once the cgroup is gone.
+    pub cgroup_id: u64,
+}
+
+/// Opens what is pinned at a path.
+pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjectGet { pathname: path.as_ptr() as u64, ..ObjectGet::default() };
+    let fd = bpf(Command::ObjectGet, &mut attr)?;
+    // SAFETY: on success BPF_OBJ_GET returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts another program behind a link; no packet or connect meets a moment without one.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate { link_fd: raw(link), new_prog_fd: raw(program), ..LinkUpdate::default() };
+    bpf(Command::LinkUpdate, &mut attr).map(drop)
+}
+
+pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    let mut info = LinkInfo::default();
+    let mut attr = InfoByFd {
+        bpf_fd: raw(link),
+        info_len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info).expose_provenance() as u64,
+    };
+    bpf(Command::InfoByFd, &mut attr)?;
+    Ok(CgroupLink { program_id: info.program_id, cgroup_id: info.cgroup_id })
+}
+
+/// Waits until every program that runs now has ended. Takes milliseconds: call it from a thread that may block.
+///
+/// membarrier's global command is `synchronize_rcu`; kernels with `nohz_full` refuse it. There an update of a map of
+/// maps does the same: the kernel waits for running programs before it returns (`maybe_wait_bpf_programs`).
+pub fn grace_period() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: membarrier takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == 0 { Ok(()) } else { grace_period_by_map() }
+}
+
+fn grace_period_by_map() -> io::Result<()> {
+    const ARRAY: u32 = 2;
+    const ARRAY_OF_MAPS: u32 = 12;
+    let array = MapCreate { map_type: ARRAY, key_size: 4, value_size: 4, max_entries: 1, ..MapCreate::default() };
+    let inner = map_create(array)?;
+    let outer = map_create(MapCreate {
+        map_type: ARRAY_OF_MAPS,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        inner_map_fd: raw_owned(&inner),
+        ..MapCreate::default()
+    })?;
+    let (key, value) = (0_u32, raw_owned(&inner));
+    let mut attr = MapUpdate {
+        map_fd: raw_owned(&outer),
+        key: (&raw const key).expose_provenance() as u64,
+        value: (&raw const value).expose_provenance() as u64,
+        ..MapUpdate::default()
+    };
+    bpf(Command::MapUpdate, &mut attr).map(drop)
+}
+
+fn map_create(mut attr: MapCreate) -> io::Result<OwnedFd> {
+    let fd = bpf(Command::MapCreate, &mut attr)?;
+    // SAFETY: on success BPF_MAP_CREATE returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// bpf(2). The attributes are one of the structs above, which mirror the head of `union bpf_attr` for the command;
+/// the kernel takes the rest as zeroes.
+fn bpf<A>(command: Command, attr: &mut A) -> io::Result<i32> {
+    // SAFETY: `attr` is valid for its size, and the addresses inside it are of values that live across the call in
+    // the functions above.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attr, size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+fn raw_owned(fd: &OwnedFd) -> u32 {
+    fd.as_raw_fd() as u32
+}

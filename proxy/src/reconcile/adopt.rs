@@ -1,0 +1,111 @@
+//! Taking over maps that an earlier agent left, at whatever instant it died.
+//!
+//! What programs can reach stays as it is and in use; everything else is free. Nothing is written but the removal of
+//! what cannot be understood, and of what leads nowhere.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proxy_ebpf::abi::{BackendFlags, Descriptor};
+
+use super::{
+    Epoch, Reconciler, Retired,
+    ids::{Ids, Runs},
+    maps::{LbMaps, MapError},
+    owned_runs, plan,
+    services::{Services, parse_label, retire},
+};
+use crate::model::{
+    address::{IpFamily, PerFamily},
+    frontend::FrontendKey,
+};
+
+impl<M: LbMaps> Reconciler<M> {
+    /// Reads back everything the maps hold. Call it after a grace period: what is unreachable here may still be in
+    /// the hands of a program that began under the previous agent.
+    pub fn adopt(mut maps: M) -> Result<Self, MapError> {
+        let capacity = maps.capacity();
+        let frontends = adopt_frontends(&mut maps)?;
+        let published: Vec<u32> = frontends.values().map(|index| maps.published(*index)).collect();
+        let descriptors: Vec<Descriptor> = published.iter().map(|index| maps.descriptor(*index)).collect();
+        let (services, orphans) = adopt_services(&mut maps)?;
+        let mut reconciler = Self {
+            services,
+            frontend_ids: Ids::new(0, capacity.frontends, frontends.values().copied()),
+            // Descriptor 0 means none.
+            descriptor_ids: Ids::new(1, capacity.descriptors, published.iter().copied()),
+            slots: Runs::new(capacity.slots, descriptors.iter().flat_map(owned_runs)),
+            frontends,
+            maps,
+            retired: orphans,
+            waiting: BTreeMap::new(),
+            epoch: Epoch::default(),
+        };
+        for descriptor in published {
+            reconciler.count(descriptor, 1);
+        }
+        Ok(reconciler)
+    }
+}
+
+/// Every frontend whose descriptor is its own; the others are taken away.
+fn adopt_frontends(maps: &mut impl LbMaps) -> Result<HashMap<FrontendKey, u32>, MapError> {
+    let capacity = maps.capacity();
+    let mut frontends = HashMap::new();
+    for (key, index) in maps.frontends()? {
+        let published = maps.published(index);
+        let descriptor = maps.descriptor(published);
+        let is_own = descriptor.frontend == index
+            && plan::frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
+        let is_sound = published < capacity.descriptors
+            && owned_runs(&descriptor).all(|(offset, length)| offset.saturating_add(length) <= capacity.slots);
+        if is_own && is_sound {
+            frontends.insert(key, index);
+        } else {
+            tracing::warn!(frontend = %key, id = index, "frontend with a broken state removed");
+            maps.remove_frontend(key)?;
+        }
+    }
+    clear_unreachable(maps, &frontends);
+    Ok(frontends)
+}
+
+/// Indices that no key leads to, left by a death between the flip and the insertion, or after a removal.
+fn clear_unreachable(maps: &mut impl LbMaps, frontends: &HashMap<FrontendKey, u32>) {
+    let reachable: std::collections::HashSet<u32> = frontends.values().copied().collect();
+    for index in 0..maps.capacity().frontends {
+        if maps.published(index) != 0 && !reachable.contains(&index) {
+            maps.publish(index, 0);
+        }
+    }
+}
+
+/// The service ports that have a readable label, and their backends; the backends nobody owns are on their way out.
+fn adopt_services(maps: &mut impl LbMaps) -> Result<(Services, Vec<Retired>), MapError> {
+    let capacity = maps.capacity();
+    let mut keys = HashMap::new();
+    for (id, name) in maps.services()? {
+        let is_new = parse_label(&name).filter(|key| !keys.values().any(|known| known == key));
+        match is_new {
+            Some(key) => drop(keys.insert(id, key)),
+            None => maps.remove_service(id)?,
+        }
+    }
+    let mut alive = PerFamily { v4: Vec::new(), v6: Vec::new() };
+    for family in IpFamily::BOTH {
+        let is_alive = |index: &u32| maps.backend(family, *index).flags.contains(BackendFlags::ALIVE);
+        *alive.get_mut(family) = (0..capacity.backends).filter(is_alive).collect();
+    }
+    let ids = |family| Ids::new(0, capacity.backends, alive.get(family).iter().copied());
+    let backend_ids = PerFamily { v4: ids(IpFamily::V4), v6: ids(IpFamily::V6) };
+    let mut services = Services::new(keys, capacity.services, backend_ids);
+    let mut orphans = Vec::new();
+    for family in IpFamily::BOTH {
+        for index in alive.get(family).iter().copied() {
+            let entry = maps.backend(family, index);
+            if !services.adopt_backend(family, index, &entry) {
+                orphans.push(retire(maps, family, index));
+            }
+        }
+    }
+    Ok((services, orphans))
+}

@@ -1,0 +1,55 @@
+//! What the maps hold, as sorted text without ids: two sets of maps that serve alike read alike.
+//!
+//! `FE key service=… flags=… affinity=… internal=… external=…` is a frontend, `BE service address flags=…` a backend.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block};
+
+use super::maps::{LbMaps, MapError};
+use crate::model::address::IpFamily;
+
+/// Reads everything that is reachable.
+pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
+    let names: HashMap<u32, String> =
+        maps.services()?.into_iter().map(|(id, name)| (id, name.as_str().to_owned())).collect();
+    let name = |id: u32| names.get(&id).map_or("?", String::as_str);
+    let mut lines = Vec::new();
+    for (key, index) in maps.frontends()? {
+        let descriptor = maps.descriptor(maps.published(index));
+        let family = key.address.family();
+        lines.push(format!(
+            "FE {key} service={} flags={:#x} affinity={} internal={} external={}",
+            name(descriptor.service),
+            descriptor.flags.0,
+            descriptor.affinity_seconds,
+            addresses(maps, family, descriptor.internal),
+            addresses(maps, family, descriptor.external),
+        ));
+    }
+    for family in IpFamily::BOTH {
+        for index in 0..maps.capacity().backends {
+            let entry = maps.backend(family, index);
+            if entry.flags.contains(BackendFlags::ALIVE) {
+                lines.push(format!("BE {} {} flags={:#x}", name(entry.service), entry.address, entry.flags.0));
+            }
+        }
+    }
+    lines.sort_unstable();
+    Ok(lines.into_iter().fold(String::new(), |mut text, line| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{line}");
+        text
+    }))
+}
+
+/// The backends of a block in their order; a reference to one that has gone is `!`.
+fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> String {
+    let address = |reference: BackendRef| {
+        let entry = maps.backend(family, reference.index);
+        let is_alive = entry.generation == reference.generation && entry.flags.contains(BackendFlags::ALIVE);
+        if is_alive { entry.address.to_string() } else { "!".to_owned() }
+    };
+    let addresses: Vec<_> = maps.slots(block).into_iter().map(address).collect();
+    format!("[{}]", addresses.join(","))
+}

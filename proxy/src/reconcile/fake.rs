@@ -1,0 +1,148 @@
+//! The maps without a kernel: the same contract in plain vectors, with failures on demand.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName};
+
+use super::maps::{BackendEntry, Capacity, LbMaps, MapError};
+use crate::model::{address::IpFamily, frontend::FrontendKey};
+
+/// In-memory twin of the kernel's maps.
+#[derive(Clone, Debug)]
+pub struct FakeMaps {
+    capacity: Capacity,
+    frontends: BTreeMap<FrontendKey, u32>,
+    services: BTreeMap<u32, ServiceName>,
+    state: HashMap<u32, u32>,
+    descriptors: HashMap<u32, Descriptor>,
+    slots: HashMap<u32, BackendRef>,
+    backends: HashMap<(IpFamily, u32), BackendEntry>,
+    /// How many system calls succeed before all of them fail.
+    pub calls_left: Option<u32>,
+}
+
+impl FakeMaps {
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            frontends: BTreeMap::new(),
+            services: BTreeMap::new(),
+            state: HashMap::new(),
+            descriptors: HashMap::new(),
+            slots: HashMap::new(),
+            backends: HashMap::new(),
+            calls_left: None,
+        }
+    }
+
+    fn call(&mut self, map: &'static str) -> Result<(), MapError> {
+        match &mut self.calls_left {
+            Some(0) => {
+                Err(MapError::Refused { action: "write to", map, source: "injected failure".into() })
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// An entry nobody has written yet.
+fn blank(family: IpFamily) -> BackendEntry {
+    let address = match family {
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    BackendEntry {
+        address: SocketAddr::new(address, 0),
+        protocol: 0,
+        flags: BackendFlags::default(),
+        service: 0,
+        generation: 0,
+    }
+}
+
+impl LbMaps for FakeMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
+        Ok(self.frontends.iter().map(|(key, index)| (*key, *index)).collect())
+    }
+
+    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError> {
+        self.call("FRONTENDS")?;
+        self.frontends.insert(key, index);
+        Ok(())
+    }
+
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError> {
+        self.call("FRONTENDS")?;
+        self.frontends.remove(&key);
+        Ok(())
+    }
+
+    fn services(&self) -> Result<Vec<(u32, ServiceName)>, MapError> {
+        Ok(self.services.iter().map(|(index, name)| (*index, *name)).collect())
+    }
+
+    fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError> {
+        self.call("SERVICES")?;
+        self.services.insert(index, name);
+        Ok(())
+    }
+
+    fn remove_service(&mut self, index: u32) -> Result<(), MapError> {
+        self.call("SERVICES")?;
+        self.services.remove(&index);
+        Ok(())
+    }
+
+    fn published(&self, frontend: u32) -> u32 {
+        self.state.get(&frontend).copied().unwrap_or_default()
+    }
+
+    fn publish(&mut self, frontend: u32, descriptor: u32) {
+        self.state.insert(frontend, descriptor);
+    }
+
+    fn descriptor(&self, index: u32) -> Descriptor {
+        self.descriptors.get(&index).copied().unwrap_or_default()
+    }
+
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) {
+        self.descriptors.insert(index, *descriptor);
+    }
+
+    fn slots(&self, block: Block) -> Vec<BackendRef> {
+        (block.offset..block.offset + block.count)
+            .map(|at| self.slots.get(&at).copied().unwrap_or_default())
+            .collect()
+    }
+
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
+        self.slots.extend((offset..).zip(slots.iter().copied()));
+    }
+
+    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
+        self.backends.get(&(family, index)).copied().unwrap_or_else(|| blank(family))
+    }
+
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) {
+        self.backends.insert((IpFamily::of(entry.address.ip()), index), *entry);
+    }
+
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) {
+        self.backends.entry((family, index)).or_insert_with(|| blank(family)).generation = generation;
+    }
+
+    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags) {
+        self.backends.entry((family, index)).or_insert_with(|| blank(family)).flags = flags;
+    }
+}

@@ -1,0 +1,176 @@
+//! Which indices of a map are in use: single ones, and runs of slots.
+//!
+//! Invariant: nothing is handed out twice before it was given back. Owner: the reconciler, which gives back only
+//! what no program can reach any more.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Single indices below a capacity. Freed ones are reused first, so that used ones stay dense.
+#[derive(Debug)]
+pub struct Ids {
+    /// The lowest index never handed out.
+    next: u32,
+    free: Vec<u32>,
+    capacity: u32,
+}
+
+impl Ids {
+    /// All of `first..capacity` are free but those in `used`.
+    pub fn new(first: u32, capacity: u32, used: impl IntoIterator<Item = u32>) -> Self {
+        let used: HashSet<u32> = used.into_iter().collect();
+        let next = used.iter().max().map_or(first, |last| last.saturating_add(1)).max(first);
+        let free = (first..next).rev().filter(|id| !used.contains(id)).collect();
+        Self { next, free, capacity }
+    }
+
+    pub fn allocate(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| {
+            let id = self.next;
+            (id < self.capacity).then(|| self.next += 1)?;
+            Some(id)
+        })
+    }
+
+    pub fn free(&mut self, id: u32) {
+        self.free.push(id);
+    }
+
+    /// How many are handed out, counted from index 0.
+    pub fn used(&self) -> u32 {
+        self.next.saturating_sub(u32::try_from(self.free.len()).unwrap_or(u32::MAX))
+    }
+
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+}
+
+/// Runs of slots: the smallest free run that fits, neighbours joined again when they are given back.
+#[derive(Debug)]
+pub struct Runs {
+    /// Free runs: offset to length.
+    by_offset: BTreeMap<u32, u32>,
+    /// The same runs as (length, offset).
+    by_length: BTreeSet<(u32, u32)>,
+    free: u32,
+    capacity: u32,
+}
+
+impl Runs {
+    /// All of `0..capacity` is free but the runs (offset, length) in `used`. Runs may be named more than once, or
+    /// overlap: what one of them covers is used.
+    pub fn new(capacity: u32, used: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        let mut runs = Self { by_offset: BTreeMap::new(), by_length: BTreeSet::new(), free: 0, capacity };
+        let mut used: Vec<_> = used.into_iter().collect();
+        used.sort_unstable();
+        let mut end = 0;
+        for (offset, length) in used {
+            runs.insert(end, offset.min(capacity).saturating_sub(end));
+            end = end.max(offset.saturating_add(length));
+        }
+        runs.insert(end, capacity.saturating_sub(end));
+        runs
+    }
+
+    /// A run of `length` slots; its offset.
+    pub fn allocate(&mut self, length: u32) -> Option<u32> {
+        let &(found, offset) = self.by_length.range((length, 0)..).next()?;
+        self.remove(offset, found);
+        self.insert(offset + length, found - length);
+        Some(offset)
+    }
+
+    pub fn free(&mut self, offset: u32, length: u32) {
+        let (mut offset, mut length) = (offset, length);
+        if let Some((&before, &size)) = self.by_offset.range(..offset).next_back()
+            && before + size == offset
+        {
+            self.remove(before, size);
+            (offset, length) = (before, length + size);
+        }
+        if let Some(&size) = self.by_offset.get(&(offset + length)) {
+            self.remove(offset + length, size);
+            length += size;
+        }
+        self.insert(offset, length);
+    }
+
+    pub fn used(&self) -> u32 {
+        self.capacity - self.free
+    }
+
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    fn insert(&mut self, offset: u32, length: u32) {
+        if length > 0 {
+            self.by_offset.insert(offset, length);
+            self.by_length.insert((length, offset));
+            self.free += length;
+        }
+    }
+
+    fn remove(&mut self, offset: u32, length: u32) {
+        self.by_offset.remove(&offset);
+        self.by_length.remove(&(length, offset));
+        self.free -= length;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ids_skip_what_is_used_and_stop_at_the_capacity() {
+        let mut ids = Ids::new(1, 5, [2, 3]);
+        assert_eq!(ids.allocate(), Some(1));
+        assert_eq!(ids.allocate(), Some(4));
+        assert_eq!(ids.allocate(), None);
+        ids.free(3);
+        assert_eq!(ids.allocate(), Some(3));
+    }
+
+    #[test]
+    fn runs_are_joined_when_given_back() {
+        let mut runs = Runs::new(10, []);
+        let offsets: Vec<_> = [3, 3, 4].into_iter().map(|length| runs.allocate(length)).collect();
+        assert_eq!(offsets, [Some(0), Some(3), Some(6)]);
+        assert_eq!(runs.allocate(1), None);
+        runs.free(0, 3);
+        runs.free(6, 4);
+        runs.free(3, 3);
+        assert_eq!(runs.allocate(10), Some(0));
+    }
+
+    #[test]
+    fn adopted_runs_may_overlap() {
+        let mut runs = Runs::new(8, [(2, 2), (3, 2), (2, 2)]);
+        assert_eq!(runs.used(), 3);
+        assert_eq!(runs.allocate(3), Some(5));
+        assert_eq!(runs.allocate(2), Some(0));
+        assert_eq!(runs.allocate(1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_never_overlap_and_nothing_is_lost(steps in prop::collection::vec((1u32..9, any::<bool>()), 1..200)) {
+            let mut runs = Runs::new(64, []);
+            let mut held: Vec<(u32, u32)> = Vec::new();
+            for (length, take) in steps {
+                if take {
+                    if let Some(offset) = runs.allocate(length) {
+                        prop_assert!(offset + length <= 64);
+                        prop_assert!(held.iter().all(|(o, l)| offset >= o + l || offset + length <= *o));
+                        held.push((offset, length));
+                    }
+                } else if let Some((offset, length)) = held.pop() {
+                    runs.free(offset, length);
+                }
+                prop_assert_eq!(runs.used(), held.iter().map(|(_, length)| length).sum::<u32>());
+            }
+        }
+    }
+}

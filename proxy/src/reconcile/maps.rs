@@ -1,0 +1,82 @@
+//! What the reconciler needs of the maps, whoever holds them: the kernel, or a test.
+
+use std::net::SocketAddr;
+
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName};
+
+use crate::model::{address::IpFamily, frontend::FrontendKey};
+
+/// How many entries each map has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub frontends: u32,
+    pub descriptors: u32,
+    pub slots: u32,
+    /// Of each family.
+    pub backends: u32,
+    pub services: u32,
+}
+
+/// An entry of `BACKENDS_V4` or `BACKENDS_V6`; the family is the address's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendEntry {
+    pub address: SocketAddr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    pub flags: BackendFlags,
+    /// The service port it serves.
+    pub service: u32,
+    pub generation: u32,
+}
+
+/// A write that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    #[error("{map} is full ({capacity} entries)")]
+    Full { map: &'static str, capacity: u32 },
+    #[error("cannot {action} {map}")]
+    Refused {
+        action: &'static str,
+        map: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The maps of services, frontends and backends.
+///
+/// What can fail is a system call (hash maps); the arrays are memory, and an index outside of them is ignored on
+/// writing and reads as zeroes, which the callers never ask for, as they stay below `capacity`.
+pub trait LbMaps {
+    fn capacity(&self) -> Capacity;
+
+    /// Every published frontend and its index.
+    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError>;
+    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError>;
+    /// Removing what is not there is no error.
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError>;
+
+    /// Every named service port and its index.
+    fn services(&self) -> Result<Vec<(u32, ServiceName)>, MapError>;
+    fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError>;
+    fn remove_service(&mut self, index: u32) -> Result<(), MapError>;
+
+    /// The descriptor index published for a frontend; 0 is none.
+    fn published(&self, frontend: u32) -> u32;
+    /// The flip: one aligned 64-bit store, ordered after every write before it.
+    fn publish(&mut self, frontend: u32, descriptor: u32);
+
+    fn descriptor(&self, index: u32) -> Descriptor;
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor);
+
+    fn slots(&self, block: Block) -> Vec<BackendRef>;
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]);
+
+    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry;
+    /// Writes a whole entry, of an index that no program can reach.
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry);
+    /// Changes the generation of an entry in use, so that every reference to it is stale from now on.
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32);
+    /// Changes the flags of an entry in use.
+    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags);
+}

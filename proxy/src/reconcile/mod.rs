@@ -1,0 +1,434 @@
+//! Brings the maps to what the index says, one service port at a time, so that traffic never meets a gap.
+//!
+//! Order within a service port: backends, a new block, a new descriptor, the flip; then what nothing points to any
+//! more is retired. What is retired may be reused only after a grace period, which the caller waits for and reports
+//! with [`Reconciler::reclaim`]. An agent that dies between any two writes leaves maps that serve, and its successor
+//! adopts them: what is reachable is in use, all else is free.
+//!
+//! Owner of the maps' services, frontends and backends: one reconciler, guarded by the lock on the pin directory.
+
+mod adopt;
+mod dump;
+mod fake;
+mod ids;
+mod maps;
+mod plan;
+mod services;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor};
+
+pub use dump::dump;
+pub use fake::FakeMaps;
+pub use maps::{BackendEntry, Capacity, LbMaps, MapError};
+pub use plan::{frontend_key, protocol_number, protocol_of, wire_address};
+
+use self::{
+    ids::{Ids, Runs},
+    services::{Services, Wanted},
+};
+use crate::model::{
+    address::IpFamily,
+    frontend::{Frontend, FrontendKey},
+    service::ServicePortKey,
+};
+
+/// The frontends of the kernel, kept equal to those of the index.
+#[derive(Debug)]
+pub struct Reconciler<M> {
+    maps: M,
+    /// Published frontends and their indices. All else is read back from the maps, so it cannot differ from them.
+    frontends: HashMap<FrontendKey, u32>,
+    services: Services,
+    frontend_ids: Ids,
+    descriptor_ids: Ids,
+    slots: Runs,
+    /// Unreachable for new look-ups, but perhaps in the hands of a program that runs right now.
+    retired: Vec<Retired>,
+    /// What waits for its grace period, by the pass that retired it.
+    waiting: BTreeMap<Epoch, Vec<Retired>>,
+    epoch: Epoch,
+}
+
+/// A pass after which something waits for its grace period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(u64);
+
+/// What may be used again after a grace period.
+#[derive(Clone, Copy, Debug)]
+enum Retired {
+    Frontend(u32),
+    Descriptor(u32),
+    Slots { offset: u32, length: u32 },
+    Backend(IpFamily, u32),
+}
+
+/// What one pass did.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// Frontends that were written, created or taken away.
+    pub changed: usize,
+    /// Frontends that could not be brought to their state; they are as they were.
+    pub failed: Vec<(FrontendKey, Arc<MapError>)>,
+    /// Something waits: call `reclaim` after a grace period that begins now.
+    pub grace: Option<Epoch>,
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    pub map: &'static str,
+    pub used: u32,
+    pub capacity: u32,
+}
+
+/// The changes of one service port in one family. Its frontends share their backends, so they go together.
+#[derive(Debug, Default)]
+struct Group {
+    puts: Vec<Frontend>,
+    removals: Vec<FrontendKey>,
+}
+
+/// A descriptor to be published, and what its blocks hold. Offsets are not chosen yet.
+struct Target {
+    descriptor: Descriptor,
+    internal: Vec<BackendRef>,
+    external: Vec<BackendRef>,
+}
+
+impl<M: LbMaps> Reconciler<M> {
+    /// Brings each frontend to its state; `None` takes it away. What cannot be written is reported, and the others
+    /// are written all the same.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
+        let mut groups: BTreeMap<(ServicePortKey, IpFamily), Group> = BTreeMap::new();
+        for (key, wanted) in changes {
+            let Some(service) = wanted.as_ref().map(|frontend| frontend.service.clone()).or_else(|| self.owner(key))
+            else {
+                continue;
+            };
+            let group = groups.entry((service, key.address.family())).or_default();
+            match wanted {
+                Some(frontend) => group.puts.push(frontend),
+                None => group.removals.push(key),
+            }
+        }
+        let mut pass = Pass::default();
+        for ((service, family), group) in groups {
+            self.apply_group(&service, family, group, &mut pass);
+        }
+        pass.grace = self.close_epoch();
+        pass
+    }
+
+    /// Like `apply`, and takes away every frontend that is not among the wanted ones.
+    pub fn apply_all(&mut self, wanted: impl IntoIterator<Item = Frontend>) -> Pass {
+        let wanted: Vec<_> = wanted.into_iter().map(|frontend| (frontend.key, Some(frontend))).collect();
+        let kept: HashSet<FrontendKey> = wanted.iter().map(|(key, _)| *key).collect();
+        let gone: Vec<_> = self.frontends.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)).collect();
+        // Additions first: a full map is better met with a frontend too many than with one too few.
+        let mut pass = self.apply(wanted.into_iter().chain(gone));
+        self.forget_unused();
+        pass.grace = self.close_epoch().or(pass.grace);
+        pass
+    }
+
+    /// A grace period that began after this pass is over: what it retired may be used again.
+    pub fn reclaim(&mut self, epoch: Epoch) {
+        let later = self.waiting.split_off(&Epoch(epoch.0 + 1));
+        for retired in std::mem::replace(&mut self.waiting, later).into_values().flatten() {
+            match retired {
+                Retired::Frontend(index) => self.frontend_ids.free(index),
+                Retired::Descriptor(index) => self.descriptor_ids.free(index),
+                Retired::Slots { offset, length } => self.slots.free(offset, length),
+                Retired::Backend(family, index) => self.services.free_backend(family, index),
+            }
+        }
+    }
+
+    /// How full each map is.
+    pub fn fill(&self) -> Vec<Fill> {
+        let ids = |map, ids: &Ids| Fill { map, used: ids.used(), capacity: ids.capacity() };
+        let mut fill = vec![
+            ids("FRONTENDS", &self.frontend_ids),
+            ids("DESCRIPTORS", &self.descriptor_ids),
+            Fill { map: "SLOTS", used: self.slots.used(), capacity: self.slots.capacity() },
+        ];
+        fill.extend(self.services.fill());
+        fill
+    }
+
+    pub fn maps(&self) -> &M {
+        &self.maps
+    }
+
+    pub fn maps_mut(&mut self) -> &mut M {
+        &mut self.maps
+    }
+
+    /// The service port under which a frontend is published.
+    fn owner(&self, key: FrontendKey) -> Option<ServicePortKey> {
+        let index = self.frontends.get(&key)?;
+        self.services.name(self.current(*index).service).cloned()
+    }
+
+    fn current(&self, index: u32) -> Descriptor {
+        self.maps.descriptor(self.maps.published(index))
+    }
+
+    fn apply_group(&mut self, service: &ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
+        let Group { puts, removals } = group;
+        let wanted = wishes(&puts);
+        let is_complete = self.covers(service, family, &puts, &removals);
+        let mut failures = Vec::new();
+        match self.prepare(service, family, &wanted, is_complete) {
+            Ok(id) => {
+                for frontend in &puts {
+                    self.note(frontend.key, |reconciler| reconciler.put(frontend, id), pass, &mut failures);
+                }
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                failures.extend(puts.iter().map(|frontend| (frontend.key, Arc::clone(&error))));
+            }
+        }
+        for key in removals {
+            self.note(key, |reconciler| reconciler.take_away(key), pass, &mut failures);
+        }
+        let may_retire = is_complete && failures.is_empty();
+        let retired = self.services.settle(&mut self.maps, service, family, &wanted, may_retire);
+        self.retired.extend(retired);
+        if let Err(error) = self.services.forget_if_unused(&mut self.maps, service) {
+            // The label stays until the next full pass: a leftover name does nobody harm.
+            tracing::debug!(service = %service, error = %error, "label kept");
+        }
+        pass.failed.append(&mut failures);
+    }
+
+    fn note(
+        &mut self,
+        key: FrontendKey,
+        write: impl FnOnce(&mut Self) -> Result<bool, MapError>,
+        pass: &mut Pass,
+        failures: &mut Vec<(FrontendKey, Arc<MapError>)>,
+    ) {
+        match write(self) {
+            Ok(changed) => pass.changed += usize::from(changed),
+            Err(error) => failures.push((key, Arc::new(error))),
+        }
+    }
+
+    /// Whether these changes speak for every frontend the service port has or will have.
+    fn covers(&self, service: &ServicePortKey, family: IpFamily, puts: &[Frontend], removals: &[FrontendKey]) -> bool {
+        let owned = |key: &FrontendKey| self.owner(*key).as_ref() == Some(service);
+        let named = puts.iter().map(|frontend| &frontend.key).chain(removals).filter(|key| owned(key)).count();
+        named == self.services.frontends(service, family)
+    }
+
+    fn prepare(
+        &mut self,
+        service: &ServicePortKey,
+        family: IpFamily,
+        wanted: &Wanted,
+        is_complete: bool,
+    ) -> Result<u32, MapError> {
+        let id = self.services.ensure(&mut self.maps, service)?;
+        self.services.prepare(&mut self.maps, service, family, wanted, is_complete)?;
+        Ok(id)
+    }
+
+    fn put(&mut self, frontend: &Frontend, service: u32) -> Result<bool, MapError> {
+        let target = self.target(frontend, service);
+        match self.frontends.get(&frontend.key).copied() {
+            Some(index) if self.is_current(index, &target) => Ok(false),
+            Some(index) => self.replace(index, target).map(|()| true),
+            None => self.create(frontend.key, target).map(|()| true),
+        }
+    }
+
+    fn target(&self, frontend: &Frontend, service: u32) -> Target {
+        let references =
+            |backends| self.services.references(&self.maps, &frontend.service, backends);
+        let (internal, external) =
+            (references(&frontend.internal.backends), references(&frontend.external.backends));
+        let descriptor = Descriptor {
+            service,
+            internal: block(internal.len(), frontend.internal.local),
+            external: block(external.len(), frontend.external.local),
+            ..plan::descriptor(frontend)
+        };
+        Target { descriptor, internal, external }
+    }
+
+    /// Whether the kernel already holds exactly this, so that a pass over unchanged objects writes nothing.
+    fn is_current(&self, index: u32, target: &Target) -> bool {
+        let current = self.current(index);
+        let wanted = Descriptor {
+            frontend: index,
+            internal: Block { offset: current.internal.offset, ..target.descriptor.internal },
+            external: Block { offset: current.external.offset, ..target.descriptor.external },
+            ..target.descriptor
+        };
+        current == wanted
+            && self.maps.slots(current.internal) == target.internal
+            && self.maps.slots(current.external) == target.external
+    }
+
+    fn replace(&mut self, index: u32, target: Target) -> Result<(), MapError> {
+        let old = self.maps.published(index);
+        let new = self.write(index, target)?;
+        self.count(old, -1);
+        self.maps.publish(index, new);
+        self.count(new, 1);
+        self.retire_descriptor(old);
+        Ok(())
+    }
+
+    fn create(&mut self, key: FrontendKey, target: Target) -> Result<(), MapError> {
+        let full = MapError::Full { map: "FRONTENDS", capacity: self.frontend_ids.capacity() };
+        let index = self.frontend_ids.allocate().ok_or(full)?;
+        let descriptor = match self.write(index, target) {
+            Ok(descriptor) => descriptor,
+            Err(error) => {
+                self.frontend_ids.free(index);
+                return Err(error);
+            }
+        };
+        self.maps.publish(index, descriptor);
+        if let Err(error) = self.maps.insert_frontend(key, index) {
+            self.maps.publish(index, 0);
+            self.retired.push(Retired::Frontend(index));
+            self.retire_descriptor(descriptor);
+            return Err(error);
+        }
+        self.frontends.insert(key, index);
+        self.count(descriptor, 1);
+        Ok(())
+    }
+
+    fn take_away(&mut self, key: FrontendKey) -> Result<bool, MapError> {
+        let Some(index) = self.frontends.get(&key).copied() else { return Ok(false) };
+        self.maps.remove_frontend(key)?;
+        self.frontends.remove(&key);
+        let descriptor = self.maps.published(index);
+        self.count(descriptor, -1);
+        self.maps.publish(index, 0);
+        self.retired.push(Retired::Frontend(index));
+        self.retire_descriptor(descriptor);
+        Ok(true)
+    }
+
+    /// Writes the blocks and the descriptor, which nothing points to yet; the descriptor's index.
+    fn write(&mut self, frontend: u32, target: Target) -> Result<u32, MapError> {
+        let full = MapError::Full { map: "DESCRIPTORS", capacity: self.descriptor_ids.capacity() };
+        let index = self.descriptor_ids.allocate().ok_or(full)?;
+        match self.write_blocks(&target) {
+            Ok((internal, external)) => {
+                let descriptor = Descriptor { frontend, internal, external, ..target.descriptor };
+                self.maps.write_descriptor(index, &descriptor);
+                Ok(index)
+            }
+            Err(error) => {
+                self.descriptor_ids.free(index);
+                Err(error)
+            }
+        }
+    }
+
+    /// An external view that begins like the internal one, as the local ones of the same backends do, shares its slots.
+    fn write_blocks(&mut self, target: &Target) -> Result<(Block, Block), MapError> {
+        let internal = self.write_block(&target.internal, target.descriptor.internal)?;
+        if target.internal.starts_with(&target.external) {
+            return Ok((internal, Block { offset: internal.offset, ..target.descriptor.external }));
+        }
+        match self.write_block(&target.external, target.descriptor.external) {
+            Ok(external) => Ok((internal, external)),
+            Err(error) => {
+                self.slots.free(internal.offset, internal.count);
+                Err(error)
+            }
+        }
+    }
+
+    fn write_block(&mut self, slots: &[BackendRef], block: Block) -> Result<Block, MapError> {
+        if slots.is_empty() {
+            return Ok(block);
+        }
+        let full = MapError::Full { map: "SLOTS", capacity: self.slots.capacity() };
+        let offset = self.slots.allocate(block.count).ok_or(full)?;
+        self.maps.write_slots(offset, slots);
+        Ok(Block { offset, ..block })
+    }
+
+    fn retire_descriptor(&mut self, index: u32) {
+        if index == 0 {
+            return;
+        }
+        let descriptor = self.maps.descriptor(index);
+        self.retired.push(Retired::Descriptor(index));
+        self.retired.extend(
+            owned_runs(&descriptor).map(|(offset, length)| Retired::Slots { offset, length }),
+        );
+    }
+
+    fn count(&mut self, descriptor: u32, by: isize) {
+        let Descriptor { address, port, protocol, service, .. } = self.maps.descriptor(descriptor);
+        if let Some(key) = plan::frontend_key(address, port, protocol) {
+            self.services.count_frontend(service, key.address.family(), by);
+        }
+    }
+
+    /// What a predecessor left half done, or a conflict between Services left without frontends.
+    fn forget_unused(&mut self) {
+        for key in self.services.keys() {
+            for family in IpFamily::BOTH {
+                if self.services.frontends(&key, family) > 0 {
+                    continue;
+                }
+                let retired = self.services.settle(&mut self.maps, &key, family, &Wanted::new(), true);
+                self.retired.extend(retired);
+            }
+            if let Err(error) = self.services.forget_if_unused(&mut self.maps, &key) {
+                tracing::debug!(service = %key, error = %error, "label kept");
+            }
+        }
+    }
+
+    fn close_epoch(&mut self) -> Option<Epoch> {
+        if self.retired.is_empty() {
+            return None;
+        }
+        let epoch = self.epoch;
+        self.epoch = Epoch(epoch.0 + 1);
+        self.waiting.insert(epoch, std::mem::take(&mut self.retired));
+        Some(epoch)
+    }
+}
+
+/// What a group of frontends asks of the backends they share.
+fn wishes(frontends: &[Frontend]) -> Wanted {
+    let mut wanted = Wanted::new();
+    for (address, flags) in frontends.iter().flat_map(plan::backends) {
+        let entry: &mut BackendFlags = wanted.entry(address).or_default();
+        *entry = entry.with(flags, true);
+    }
+    wanted
+}
+
+fn block(count: usize, local: usize) -> Block {
+    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    Block { offset: 0, count: number(count), local: number(local) }
+}
+
+/// The runs of slots that go with a descriptor: two, or one that its views share.
+fn owned_runs(descriptor: &Descriptor) -> impl Iterator<Item = (u32, u32)> + use<> {
+    let (internal, external) = (descriptor.internal, descriptor.external);
+    let is_shared = external.offset == internal.offset;
+    let longest = if is_shared { internal.count.max(external.count) } else { internal.count };
+    [(internal.offset, longest), (external.offset, if is_shared { 0 } else { external.count })]
+        .into_iter()
+        .filter(|(_, length)| *length > 0)
+}

@@ -1,0 +1,93 @@
+//! From a frontend of the model to what its descriptor says. Pure: ids come from the reconciler.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use proxy_ebpf::abi::{BackendFlags, Descriptor, DescriptorFlags, mapped, unmapped};
+
+use crate::model::{
+    address::{IpFamily, Protocol},
+    backend::{Backend, BackendState},
+    frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind, WhenEmpty},
+    policy::TrafficPolicy,
+};
+
+/// IANA protocol numbers.
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+pub fn protocol_of(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol_number(*protocol) == number)
+}
+
+/// The address as programs see it; a NodePort is the unspecified one of its family.
+pub fn wire_address(address: FrontendAddress) -> [u8; 16] {
+    match address {
+        FrontendAddress::Ip(IpAddr::V4(ip)) => mapped(ip.octets()),
+        FrontendAddress::Ip(IpAddr::V6(ip)) => ip.octets(),
+        FrontendAddress::NodePort(IpFamily::V4) => mapped([0; 4]),
+        FrontendAddress::NodePort(IpFamily::V6) => [0; 16],
+    }
+}
+
+/// The frontend that a key in the maps means; none where no agent could have written it.
+pub fn frontend_key(address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<FrontendKey> {
+    let address = match unmapped(address) {
+        Some([0, 0, 0, 0]) => FrontendAddress::NodePort(IpFamily::V4),
+        Some(v4) => FrontendAddress::Ip(Ipv4Addr::from(v4).into()),
+        None if address == [0; 16] => FrontendAddress::NodePort(IpFamily::V6),
+        None => FrontendAddress::Ip(Ipv6Addr::from(address).into()),
+    };
+    Some(FrontendKey { address, port: u16::from_be_bytes(port), protocol: protocol_of(protocol)? })
+}
+
+/// Everything of a descriptor but its ids and blocks.
+pub fn descriptor(frontend: &Frontend) -> Descriptor {
+    Descriptor {
+        address: wire_address(frontend.key.address),
+        port: frontend.key.port.to_be_bytes(),
+        protocol: protocol_number(frontend.key.protocol),
+        flags: flags(frontend),
+        affinity_seconds: frontend.affinity.map_or(0, u32::from),
+        ..Descriptor::default()
+    }
+}
+
+fn flags(frontend: &Frontend) -> DescriptorFlags {
+    let drops = |when_empty| when_empty == WhenEmpty::Drop;
+    DescriptorFlags::default()
+        .with(DescriptorFlags::INTERNAL_LOCAL, internal_is_local(frontend))
+        .with(DescriptorFlags::EXTERNAL_LOCAL, frontend.policy == TrafficPolicy::Local)
+        .with(DescriptorFlags::INTERNAL_DROPS, drops(frontend.internal.when_empty))
+        .with(DescriptorFlags::EXTERNAL_DROPS, drops(frontend.external.when_empty))
+        .with(DescriptorFlags::SOURCE_RANGES, !frontend.source_ranges.is_empty())
+}
+
+/// Only a ClusterIP offers its local set to clients inside; an external destination short-circuits for them.
+fn internal_is_local(frontend: &Frontend) -> bool {
+    frontend.policy == TrafficPolicy::Local && frontend.kind == FrontendKind::ClusterIp
+}
+
+/// Every backend of a frontend, each with what it is to this frontend. One that two views share comes twice.
+pub fn backends(frontend: &Frontend) -> impl Iterator<Item = (SocketAddr, BackendFlags)> {
+    let internal = set(internal_is_local(frontend));
+    let external = set(frontend.policy == TrafficPolicy::Local);
+    let offered = (frontend.internal.backends.iter().map(move |backend| (backend, internal)))
+        .chain(frontend.external.backends.iter().map(move |backend| (backend, external)));
+    offered
+        .map(|(backend, set)| (backend.address, state(backend).with(set, true)))
+        .chain(frontend.serving.iter().map(|backend| (backend.address, state(backend))))
+}
+
+fn set(is_local: bool) -> BackendFlags {
+    if is_local { BackendFlags::IN_LOCAL_SET } else { BackendFlags::IN_CLUSTER_SET }
+}
+
+fn state(backend: &Backend) -> BackendFlags {
+    BackendFlags::ALIVE
+        .with(BackendFlags::TERMINATING, backend.state == BackendState::ServingTerminating)
+}
