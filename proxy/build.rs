@@ -25,6 +25,8 @@ fn main() -> Result<()> {
         env::set_var("PATH", env::join_paths(path)?);
         // `-Z build-std` and the BPF intrinsics need the unstable features of a stable compiler.
         env::set_var("RUSTC_BOOTSTRAP", "1");
+        // aya-build passes each line of the inner cargo on as a warning: leave it the real ones.
+        env::set_var("CARGO_TERM_QUIET", "true");
     }
     let programs = root.join("proxy-ebpf");
     let root_dir = programs.to_str().context("the path of proxy-ebpf is not UTF-8")?;

@@ -14,10 +14,13 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod cargo;
+mod demo;
 mod lint;
+mod needs;
 mod progress;
 mod run;
 mod setup;
+mod test;
 
 /// Builds, tests and demonstrates Portreeve.
 #[derive(Parser)]
@@ -32,7 +35,9 @@ enum Verb {
     Setup(setup::Setup),
     Build(build::Build),
     Run(run::Run),
+    Test(test::Test),
     Lint(lint::Lint),
+    Demo(demo::Demo),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +55,8 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(verb) => verb.run(),
         Verb::Build(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
+        Verb::Test(verb) => verb.run(),
         Verb::Lint(verb) => verb.run(),
+        Verb::Demo(verb) => verb.run(),
     }
 }

@@ -1,0 +1,33 @@
+//! `cargo xtask demo`: builds everything and becomes the demo of `tests`.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::{cargo, needs, setup};
+
+/// Shows connections being balanced between pods in network namespaces, in this terminal.
+///
+/// Lays out nodes and pods with the objects of examples/, starts an agent per node, and tells what to try next.
+/// Needs root. Ctrl-C ends it and cleans up everything.
+#[derive(Args)]
+pub struct Demo {
+    /// What to pass to the demo itself.
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<OsString>,
+}
+
+impl Demo {
+    pub fn run(self) -> Result<ExitCode> {
+        let missing = needs::missing();
+        if !missing.is_empty() {
+            bail!("the demo cannot run here; it needs {}", missing.join(", and "));
+        }
+        setup::ensure()?;
+        let binary = cargo::build_portreeve(false)?;
+        let mut command = cargo::cargo();
+        command.args(["run", "--quiet", "--package", "tests", "--bin", "demo", "--"]).args(self.arguments);
+        match cargo::become_command(command.env("PORTREEVE_BIN", binary))? {}
+    }
+}

@@ -1,0 +1,214 @@
+//! `cargo xtask test`: every ring of tests, and one line at the end that says how it went.
+
+use std::{
+    io::{BufRead, BufReader, Write as _},
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    cargo, lint, needs,
+    progress::{command_line, seconds},
+    setup,
+};
+
+/// Sets up, lints, builds and runs every ring of tests.
+///
+/// The stories lay out network namespaces, cgroups and eBPF programs, and need root; without it nothing is run and
+/// the exit code is 1, unless --no-root leaves them out. The last line is `N passed, N failed`.
+#[derive(Args)]
+pub struct Test {
+    /// Run what needs no privileges, and say what was left out.
+    #[arg(long)]
+    no_root: bool,
+}
+
+impl Test {
+    pub fn run(self) -> Result<ExitCode> {
+        if !self.no_root {
+            let missing = needs::missing();
+            if !missing.is_empty() {
+                bail!(
+                    "the stories (`cargo test -p tests`) cannot run here; they need\n  {}\nRun again with that, or \
+                     with --no-root to leave them out.",
+                    missing.join("\n  ")
+                );
+            }
+        }
+        let mut report = Report::default();
+        self.stages(&mut report)?;
+        report.print(self.no_root);
+        Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// A failed stage does not keep later ones from running, unless they stand on it.
+    fn stages(&self, report: &mut Report) -> Result<()> {
+        report.stage("setup", |_| setup::ensure().map(|()| true))?;
+        report.stage("lint", |_| lint::check())?;
+        let mut binary = None;
+        report.stage("build", |_| {
+            binary = cargo::build_portreeve(false).inspect_err(|error| eprintln!("error: {error:#}")).ok();
+            Ok(binary.is_some())
+        })?;
+        report.stage("tests without privileges", |counts| {
+            cargo_test(
+                cargo::cargo().args(["test", "--workspace", "--exclude", "tests", "--no-fail-fast"]),
+                counts,
+            )
+        })?;
+        if let Some(binary) = binary.filter(|_| !self.no_root) {
+            report.stage("stories, as root", |counts| stories(&binary, counts))?;
+        }
+        Ok(())
+    }
+}
+
+fn stories(binary: &Path, counts: &mut Counts) -> Result<bool> {
+    let mut command = cargo::cargo();
+    command.args(["test", "--package", "tests", "--no-fail-fast"]).env("PORTREEVE_BIN", binary);
+    cargo_test(&mut command, counts)
+}
+
+/// Runs cargo's tests, their output passing through, and adds up what the result lines say.
+fn cargo_test(command: &mut Command, counts: &mut Counts) -> Result<bool> {
+    println!("$ {}", command_line(command));
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let mut output = BufReader::new(child.stdout.take().expect("stdout was asked for"));
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line).context("reading the tests' output")? > 0 {
+        std::io::stdout().write_all(&line)?;
+        if let Some(more) = Counts::parse(&String::from_utf8_lossy(&line)) {
+            counts.passed += more.passed;
+            counts.failed += more.failed;
+        }
+        line.clear();
+    }
+    Ok(child.wait().context("waiting for cargo")?.success())
+}
+
+/// What the `test result:` lines of a stage add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+impl Counts {
+    /// `test result: ok. 10 passed; 0 failed; 0 ignored; ..`
+    fn parse(line: &str) -> Option<Counts> {
+        let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let number = |word: &str| {
+            let field = numbers.split("; ").find_map(|field| field.strip_suffix(word))?;
+            field.trim().parse().ok()
+        };
+        Some(Counts { passed: number("passed")?, failed: number("failed")? })
+    }
+}
+
+struct Stage {
+    name: &'static str,
+    took: String,
+    holds: bool,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Report {
+    stages: Vec<Stage>,
+}
+
+impl Report {
+    fn stage(&mut self, name: &'static str, work: impl FnOnce(&mut Counts) -> Result<bool>) -> Result<()> {
+        println!("\n=== {name}");
+        let started = Instant::now();
+        let mut counts = Counts::default();
+        let holds = work(&mut counts)?;
+        let took = seconds(started.elapsed());
+        println!("=== {name}: {} after {took}", verdict(holds));
+        self.stages.push(Stage { name, took, holds, counts });
+        Ok(())
+    }
+
+    fn holds(&self) -> bool {
+        self.stages.iter().all(|stage| stage.holds)
+    }
+
+    /// A stage that failed without a failed test (lint, a compiler error, a crash) counts as one.
+    fn total(&self) -> Counts {
+        self.stages.iter().fold(Counts::default(), |sum, stage| Counts {
+            passed: sum.passed + stage.counts.passed,
+            failed: sum.failed + stage.counts.failed.max(u64::from(!stage.holds)),
+        })
+    }
+
+    fn print(&self, no_root: bool) {
+        println!();
+        for Stage { name, took, holds, counts } in &self.stages {
+            let tests = match counts.passed + counts.failed {
+                0 => String::new(),
+                _ => format!("{} passed, {} failed", counts.passed, counts.failed),
+            };
+            println!("{name:<26}{:<8}{took:>12}   {tests}", verdict(*holds));
+        }
+        if no_root {
+            println!("left out by --no-root: the stories (`cargo test -p tests`), which need root");
+        }
+        let Counts { passed, failed } = self.total();
+        println!("{passed} passed, {failed} failed");
+    }
+}
+
+fn verdict(holds: bool) -> &'static str {
+    if holds { "ok" } else { "FAILED" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_counted_and_nothing_else() {
+        let cases = [
+            (
+                "test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+                Some((10, 0)),
+            ),
+            (
+                "test result: FAILED. 15 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out\n",
+                Some((15, 2)),
+            ),
+            ("test frontend::result ... ok", None),
+            ("    test result: ok. 1 passed; 0 failed", None),
+            ("test result: ok", None),
+        ];
+        for (line, want) in cases {
+            let want = want.map(|(passed, failed)| Counts { passed, failed });
+            assert_eq!(Counts::parse(line), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_stage_that_breaks_without_a_test_counts_as_one_failure() {
+        let stage = |holds, passed, failed| Stage {
+            name: "one",
+            took: String::new(),
+            holds,
+            counts: Counts { passed, failed },
+        };
+        let cases = [
+            ("all well", vec![stage(true, 0, 0), stage(true, 7, 0)], (7, 0)),
+            ("lint fails", vec![stage(false, 0, 0), stage(true, 7, 0)], (7, 1)),
+            ("tests fail", vec![stage(true, 0, 0), stage(false, 5, 2)], (5, 2)),
+            ("a test program crashes", vec![stage(false, 5, 0)], (5, 1)),
+        ];
+        for (name, stages, (passed, failed)) in cases {
+            let report = Report { stages };
+            assert_eq!(report.total(), Counts { passed, failed }, "{name}");
+            assert_eq!(report.holds(), failed == 0, "{name}");
+        }
+    }
+}
