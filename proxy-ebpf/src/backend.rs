@@ -1,15 +1,12 @@
 //! The table of backends, and the check that a reference still means the backend it was made for.
 
-use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY_PROG},
-    btf_maps::Array,
-    macros::btf_map,
-};
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
 use proxy_ebpf::abi::{BackendRef, BackendV4, BackendV6, map};
 
 use crate::family::Backend;
 
-const MAPPED: usize = (BPF_F_MMAPABLE | BPF_F_RDONLY_PROG) as usize;
+// No BPF_F_RDONLY_PROG: the kernel then refuses to map the array writable.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 static BACKENDS_V4: Array<BackendV4, { map::MAX_BACKENDS as usize }, MAPPED> = Array::new();

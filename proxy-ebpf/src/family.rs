@@ -1,6 +1,6 @@
 //! What differs between IPv4 and IPv6 for the decision: the maps and the width of an address.
 
-use proxy_ebpf::abi::{BackendRef, BackendFlags, mapped};
+use proxy_ebpf::abi::{BackendFlags, BackendRef, mapped};
 
 use crate::{backend, frontend};
 

@@ -10,7 +10,8 @@ use proxy_ebpf::abi::{BackendRef, Block, Descriptor, FrontendKeyV4, FrontendKeyV
 use crate::family::Family;
 
 const LAZY: usize = (BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG) as usize;
-const MAPPED: usize = (BPF_F_MMAPABLE | BPF_F_RDONLY_PROG) as usize;
+// No BPF_F_RDONLY_PROG: the kernel then refuses to map the array writable.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 static FRONTENDS_V4: HashMap<FrontendKeyV4, u32, { map::MAX_FRONTENDS as usize }, LAZY> = HashMap::new();

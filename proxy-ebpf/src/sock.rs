@@ -176,7 +176,8 @@ fn destination4(ctx: &SockAddrContext) -> ([u8; 4], [u8; 2]) {
 fn destination6(ctx: &SockAddrContext) -> ([u8; 16], [u8; 2]) {
     let mut address = [0; 16];
     for (at, word) in address.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *word = read(ctx, |addr| unsafe { (&raw const (*addr).user_ip6).cast::<u32>().add(at) }).to_ne_bytes();
+        *word =
+            read(ctx, |addr| unsafe { (&raw const (*addr).user_ip6).cast::<u32>().add(at) }).to_ne_bytes();
     }
     (address, destination_port(ctx))
 }

@@ -11,6 +11,8 @@ pub enum MapKind {
     /// An array that user space maps into its memory: a change is a store, not a system call.
     MmapArray,
     Hash,
+    /// A hash that no program reads, so the object has none: the agent creates it.
+    UserHash,
     PerCpuArray,
     SocketStorage,
 }
@@ -64,7 +66,7 @@ pub const MAPS: [MapSpec; 11] = [
     spec::<u32, BackendRef>(SLOTS, MapKind::MmapArray, MAX_SLOTS),
     spec::<u32, BackendV4>(BACKENDS_V4, MapKind::MmapArray, MAX_BACKENDS),
     spec::<u32, BackendV6>(BACKENDS_V6, MapKind::MmapArray, MAX_BACKENDS),
-    spec::<u32, ServiceName>(SERVICES, MapKind::Hash, MAX_SERVICES),
+    spec::<u32, ServiceName>(SERVICES, MapKind::UserHash, MAX_SERVICES),
     spec::<u32, ServiceStats>(SERVICE_STATS, MapKind::PerCpuArray, MAX_SERVICES),
     spec::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),

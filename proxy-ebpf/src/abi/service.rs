@@ -55,7 +55,9 @@ mod tests {
     #[test]
     fn names_are_kept_and_never_cut_inside_a_character() {
         let longest = String::from_utf8(std::vec![b'a'; 159]).unwrap();
-        for (name, want) in [("", ""), ("shop/web:http", "shop/web:http"), (longest.as_str(), longest.as_str())] {
+        for (name, want) in
+            [("", ""), ("shop/web:http", "shop/web:http"), (longest.as_str(), longest.as_str())]
+        {
             assert_eq!(ServiceName::new(name).as_str(), want);
         }
         let odd = String::from("a") + &"ä".repeat(100);

@@ -55,7 +55,12 @@ pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(),
 }
 
 /// Puts the program behind the pinned link; `false` where there is none, or one to another cgroup.
-fn replace(programs: &mut Programs, name: &'static str, pin: &Path, cgroup: u64) -> Result<bool, AttachError> {
+fn replace(
+    programs: &mut Programs,
+    name: &'static str,
+    pin: &Path,
+    cgroup: u64,
+) -> Result<bool, AttachError> {
     let Ok(link) = sys::object_get(pin) else { return Ok(false) };
     let leads_there = sys::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup);
     if !leads_there {

@@ -2,10 +2,17 @@
 
 use std::path::PathBuf;
 
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned, programs::CgroupSockAddr};
-use proxy_ebpf::abi::{MAPS, PROGRAMS};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{HashMap, MapData, MapError},
+    programs::CgroupSockAddr,
+};
+use proxy_ebpf::abi::{MAPS, MapKind, PROGRAMS, ServiceName, map};
 
 use super::pins::Pins;
+
+/// From linux/bpf.h: memory for entries is taken when they come.
+const BPF_F_NO_PREALLOC: u32 = 1;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf"));
 
@@ -16,6 +23,12 @@ pub enum LoadError {
         dir: PathBuf,
         #[source]
         source: Box<aya::EbpfError>,
+    },
+    #[error("cannot create the map {name}")]
+    Create {
+        name: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
@@ -50,13 +63,26 @@ impl Programs {
 pub fn load(pins: &Pins) -> Result<Programs, LoadError> {
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
-    for spec in &MAPS {
+    for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {
         loader.map_pin_path(spec.name, dir.join(spec.name));
     }
     let ebpf = loader.load(OBJECT).map_err(|source| LoadError::Object { dir, source: source.into() })?;
+    create_services(pins)?;
     let mut programs = Programs { ebpf };
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|source| LoadError::Refused { name, source })?;
     }
     Ok(programs)
+}
+
+/// The labels of service ports, unless an earlier agent left them.
+fn create_services(pins: &Pins) -> Result<(), LoadError> {
+    let path = pins.maps().join(map::SERVICES);
+    if path.exists() {
+        return Ok(());
+    }
+    let failed = |source| LoadError::Create { name: map::SERVICES, source };
+    let created: Result<HashMap<MapData, u32, ServiceName>, MapError> =
+        HashMap::create(map::MAX_SERVICES, BPF_F_NO_PREALLOC);
+    created.map_err(|error| failed(error.into()))?.pin(&path).map_err(|error| failed(error.into()))
 }

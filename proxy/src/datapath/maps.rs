@@ -14,8 +14,8 @@ use aya::{
     util::nr_cpus,
 };
 use proxy_ebpf::abi::{
-    BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, MAPS, MapSpec,
-    ServiceName, ServiceStats, map, unmapped,
+    BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, MAPS,
+    MapSpec, ServiceName, ServiceStats, map, unmapped,
 };
 
 use super::mapped::{Access, MappedArray};
@@ -32,7 +32,9 @@ pub enum OpenError {
         #[source]
         source: aya::maps::MapError,
     },
-    #[error("the pinned map {name} has keys of {key} and values of {value} bytes, expected {want_key} and {want_value}")]
+    #[error(
+        "the pinned map {name} has keys of {key} and values of {value} bytes, expected {want_key} and {want_value}"
+    )]
     Layout { name: &'static str, key: u32, value: u32, want_key: usize, want_value: usize },
     #[error("cannot map {name} into memory")]
     Map {
@@ -139,8 +141,12 @@ impl LbMaps for KernelMaps {
 
     fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError> {
         match wire_key(key) {
-            WireKey::V4(key) => self.frontends_v4.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V4)),
-            WireKey::V6(key) => self.frontends_v6.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V6)),
+            WireKey::V4(key) => {
+                self.frontends_v4.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V4))
+            }
+            WireKey::V6(key) => {
+                self.frontends_v6.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V6))
+            }
         }
     }
 
@@ -206,11 +212,13 @@ impl LbMaps for KernelMaps {
         match address.ip() {
             IpAddr::V4(ip) => {
                 let address = ip.octets();
-                self.backends_v4.write(index, BackendV4 { address, port, protocol, flags, service, generation });
+                self.backends_v4
+                    .write(index, BackendV4 { address, port, protocol, flags, service, generation });
             }
             IpAddr::V6(ip) => {
                 let address = ip.octets();
-                self.backends_v6.write(index, BackendV6 { address, port, protocol, flags, service, generation });
+                self.backends_v6
+                    .write(index, BackendV6 { address, port, protocol, flags, service, generation });
             }
         }
     }

@@ -127,7 +127,8 @@ pub fn grace_period() -> io::Result<()> {
 fn grace_period_by_map() -> io::Result<()> {
     const ARRAY: u32 = 2;
     const ARRAY_OF_MAPS: u32 = 12;
-    let array = MapCreate { map_type: ARRAY, key_size: 4, value_size: 4, max_entries: 1, ..MapCreate::default() };
+    let array =
+        MapCreate { map_type: ARRAY, key_size: 4, value_size: 4, max_entries: 1, ..MapCreate::default() };
     let inner = map_create(array)?;
     let outer = map_create(MapCreate {
         map_type: ARRAY_OF_MAPS,

@@ -57,7 +57,8 @@ fn adopt_frontends(maps: &mut impl LbMaps) -> Result<HashMap<FrontendKey, u32>, 
         let is_own = descriptor.frontend == index
             && plan::frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
         let is_sound = published < capacity.descriptors
-            && owned_runs(&descriptor).all(|(offset, length)| offset.saturating_add(length) <= capacity.slots);
+            && owned_runs(&descriptor)
+                .all(|(offset, length)| offset.saturating_add(length) <= capacity.slots);
         if is_own && is_sound {
             frontends.insert(key, index);
         } else {

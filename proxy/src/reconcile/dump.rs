@@ -31,7 +31,12 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
         for index in 0..maps.capacity().backends {
             let entry = maps.backend(family, index);
             if entry.flags.contains(BackendFlags::ALIVE) {
-                lines.push(format!("BE {} {} flags={:#x}", name(entry.service), entry.address, entry.flags.0));
+                lines.push(format!(
+                    "BE {} {} flags={:#x}",
+                    name(entry.service),
+                    entry.address,
+                    entry.flags.0
+                ));
             }
         }
     }

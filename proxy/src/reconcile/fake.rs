@@ -40,9 +40,7 @@ impl FakeMaps {
 
     fn call(&mut self, map: &'static str) -> Result<(), MapError> {
         match &mut self.calls_left {
-            Some(0) => {
-                Err(MapError::Refused { action: "write to", map, source: "injected failure".into() })
-            }
+            Some(0) => Err(MapError::Refused { action: "write to", map, source: "injected failure".into() }),
             Some(left) => {
                 *left -= 1;
                 Ok(())

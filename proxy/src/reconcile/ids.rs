@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 /// Single indices below a capacity. Freed ones are reused first, so that used ones stay dense.
 #[derive(Debug)]
 pub struct Ids {
+    /// The lowest index that may be handed out at all.
+    first: u32,
     /// The lowest index never handed out.
     next: u32,
     free: Vec<u32>,
@@ -20,7 +22,7 @@ impl Ids {
         let used: HashSet<u32> = used.into_iter().collect();
         let next = used.iter().max().map_or(first, |last| last.saturating_add(1)).max(first);
         let free = (first..next).rev().filter(|id| !used.contains(id)).collect();
-        Self { next, free, capacity }
+        Self { first, next, free, capacity }
     }
 
     pub fn allocate(&mut self) -> Option<u32> {
@@ -35,13 +37,13 @@ impl Ids {
         self.free.push(id);
     }
 
-    /// How many are handed out, counted from index 0.
     pub fn used(&self) -> u32 {
-        self.next.saturating_sub(u32::try_from(self.free.len()).unwrap_or(u32::MAX))
+        (self.next - self.first).saturating_sub(u32::try_from(self.free.len()).unwrap_or(u32::MAX))
     }
 
+    /// How many can be handed out in all.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        self.capacity - self.first
     }
 }
 

@@ -106,7 +106,8 @@ impl<M: LbMaps> Reconciler<M> {
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut groups: BTreeMap<(ServicePortKey, IpFamily), Group> = BTreeMap::new();
         for (key, wanted) in changes {
-            let Some(service) = wanted.as_ref().map(|frontend| frontend.service.clone()).or_else(|| self.owner(key))
+            let Some(service) =
+                wanted.as_ref().map(|frontend| frontend.service.clone()).or_else(|| self.owner(key))
             else {
                 continue;
             };
@@ -128,7 +129,8 @@ impl<M: LbMaps> Reconciler<M> {
     pub fn apply_all(&mut self, wanted: impl IntoIterator<Item = Frontend>) -> Pass {
         let wanted: Vec<_> = wanted.into_iter().map(|frontend| (frontend.key, Some(frontend))).collect();
         let kept: HashSet<FrontendKey> = wanted.iter().map(|(key, _)| *key).collect();
-        let gone: Vec<_> = self.frontends.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)).collect();
+        let gone: Vec<_> =
+            self.frontends.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)).collect();
         // Additions first: a full map is better met with a frontend too many than with one too few.
         let mut pass = self.apply(wanted.into_iter().chain(gone));
         self.forget_unused();
@@ -222,9 +224,16 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// Whether these changes speak for every frontend the service port has or will have.
-    fn covers(&self, service: &ServicePortKey, family: IpFamily, puts: &[Frontend], removals: &[FrontendKey]) -> bool {
+    fn covers(
+        &self,
+        service: &ServicePortKey,
+        family: IpFamily,
+        puts: &[Frontend],
+        removals: &[FrontendKey],
+    ) -> bool {
         let owned = |key: &FrontendKey| self.owner(*key).as_ref() == Some(service);
-        let named = puts.iter().map(|frontend| &frontend.key).chain(removals).filter(|key| owned(key)).count();
+        let named =
+            puts.iter().map(|frontend| &frontend.key).chain(removals).filter(|key| owned(key)).count();
         named == self.services.frontends(service, family)
     }
 
@@ -250,8 +259,7 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     fn target(&self, frontend: &Frontend, service: u32) -> Target {
-        let references =
-            |backends| self.services.references(&self.maps, &frontend.service, backends);
+        let references = |backends| self.services.references(&self.maps, &frontend.service, backends);
         let (internal, external) =
             (references(&frontend.internal.backends), references(&frontend.external.backends));
         let descriptor = Descriptor {
@@ -369,9 +377,8 @@ impl<M: LbMaps> Reconciler<M> {
         }
         let descriptor = self.maps.descriptor(index);
         self.retired.push(Retired::Descriptor(index));
-        self.retired.extend(
-            owned_runs(&descriptor).map(|(offset, length)| Retired::Slots { offset, length }),
-        );
+        self.retired
+            .extend(owned_runs(&descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
     }
 
     fn count(&mut self, descriptor: u32, by: isize) {

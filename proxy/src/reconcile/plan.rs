@@ -21,7 +21,9 @@ pub fn protocol_number(protocol: Protocol) -> u8 {
 }
 
 pub fn protocol_of(number: u8) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol_number(*protocol) == number)
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|protocol| protocol_number(*protocol) == number)
 }
 
 /// The address as programs see it; a NodePort is the unspecified one of its family.
@@ -88,6 +90,5 @@ fn set(is_local: bool) -> BackendFlags {
 }
 
 fn state(backend: &Backend) -> BackendFlags {
-    BackendFlags::ALIVE
-        .with(BackendFlags::TERMINATING, backend.state == BackendState::ServingTerminating)
+    BackendFlags::ALIVE.with(BackendFlags::TERMINATING, backend.state == BackendState::ServingTerminating)
 }

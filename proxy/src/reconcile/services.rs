@@ -129,7 +129,13 @@ impl Services {
                 let protocol = plan::protocol_number(key.protocol);
                 maps.write_backend(
                     index,
-                    &BackendEntry { address: *address, protocol, flags: *flags, service: port.id, generation },
+                    &BackendEntry {
+                        address: *address,
+                        protocol,
+                        flags: *flags,
+                        service: port.id,
+                        generation,
+                    },
                 );
                 backends.insert(*address, index);
             }
@@ -138,7 +144,12 @@ impl Services {
     }
 
     /// The references a block holds for these backends.
-    pub fn references(&self, maps: &impl LbMaps, key: &ServicePortKey, backends: &[Backend]) -> Vec<BackendRef> {
+    pub fn references(
+        &self,
+        maps: &impl LbMaps,
+        key: &ServicePortKey,
+        backends: &[Backend],
+    ) -> Vec<BackendRef> {
         let Some(port) = self.ports.get(key) else { return Vec::new() };
         let reference = |backend: &Backend| {
             let family = IpFamily::of(backend.address.ip());
@@ -229,11 +240,16 @@ mod tests {
 
     #[test]
     fn labels_name_the_service_port_they_were_made_from() {
-        for (namespace, name, port_name, protocol) in
-            [("shop", "web", "http", Protocol::Tcp), ("a", "b", "", Protocol::Udp), ("a", "b", "c-d", Protocol::Sctp)]
-        {
-            let key =
-                ServicePortKey { service: ServiceKey::new(namespace, name), port_name: port_name.into(), protocol };
+        for (namespace, name, port_name, protocol) in [
+            ("shop", "web", "http", Protocol::Tcp),
+            ("a", "b", "", Protocol::Udp),
+            ("a", "b", "c-d", Protocol::Sctp),
+        ] {
+            let key = ServicePortKey {
+                service: ServiceKey::new(namespace, name),
+                port_name: port_name.into(),
+                protocol,
+            };
             assert_eq!(parse_label(&label(&key)), Some(key));
         }
         for text in ["", "a/b", "a/b:c/ICMP", "b:c/TCP"] {
