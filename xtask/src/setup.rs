@@ -16,7 +16,7 @@ mod machine;
 mod note;
 mod toolchain;
 
-use note::Note;
+pub use note::Note;
 
 /// Makes this machine able to build the eBPF programs and run the tests.
 ///
@@ -27,27 +27,25 @@ pub struct Setup {}
 
 impl Setup {
     pub fn run(self) -> Result<ExitCode> {
-        let note = set_up()?;
-        lint_tools::ensure()?;
+        let note = ensure()?;
+        lint_tools::ensure(&note)?;
         println!("ready: {}", note.describe());
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// For the other verbs: as `cargo xtask setup`, but silent when nothing is missing.
-pub fn ensure() -> Result<()> {
-    set_up().map(drop)
-}
-
-/// What `cargo xtask lint` needs on top.
-pub fn ensure_lint_tools() -> Result<()> {
-    lint_tools::ensure()
-}
-
-fn set_up() -> Result<Note> {
+pub fn ensure() -> Result<Note> {
     let toolchain = toolchain::find_or_get()?;
     let linker = linker::find_or_get(toolchain.compiler.llvm)?;
     let note = Note { toolchain: toolchain.name, path: linker };
     note.write()?;
+    Ok(note)
+}
+
+/// What `cargo xtask lint` needs on top.
+pub fn ensure_for_lint() -> Result<Note> {
+    let note = ensure()?;
+    lint_tools::ensure(&note)?;
     Ok(note)
 }

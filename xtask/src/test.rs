@@ -47,7 +47,7 @@ impl Test {
 
     /// A failed stage does not keep later ones from running, unless they stand on it.
     fn stages(&self, report: &mut Report) -> Result<()> {
-        report.stage("setup", |_| setup::ensure().map(|()| true))?;
+        report.stage("setup", |_| setup::ensure_for_lint().map(|_| true))?;
         report.stage("lint", |_| lint::check())?;
         let mut binary = None;
         report.stage("build", |_| {

@@ -1,9 +1,10 @@
 //! `.ebpf-toolchain`: what setup found, for the build script of `proxy`.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
+use super::machine::which;
 use crate::cargo::workspace_root;
 
 const FILE: &str = ".ebpf-toolchain";
@@ -24,6 +25,17 @@ impl Note {
             return Ok(());
         }
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// The cargo that compiles the eBPF programs, as aya-build would start it, in the workspace's root.
+    pub fn cargo(&self) -> Command {
+        let mut words = vec!["cargo"];
+        if which("rustup").is_some() {
+            words.splice(..0, ["rustup", "run", &self.toolchain]);
+        }
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(workspace_root());
+        command
     }
 
     pub fn describe(&self) -> String {

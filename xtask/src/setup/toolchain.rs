@@ -15,7 +15,7 @@ use super::{
 use crate::{cargo::workspace_root, progress::Step};
 
 /// The name under which rustup learns of Debian's toolchain.
-const LINKED: &str = "portreeve-debian";
+pub const LINKED: &str = "portreeve-debian";
 /// What the note says where there is no rustup: nobody reads it.
 const WITHOUT_RUSTUP: &str = "cargo-of-path";
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
