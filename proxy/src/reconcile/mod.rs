@@ -14,6 +14,8 @@ mod ids;
 mod maps;
 mod plan;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

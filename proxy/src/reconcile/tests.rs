@@ -1,0 +1,386 @@
+//! The reconciler on watched maps: every write is checked against what a program could be reading at that instant.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    num::NonZeroU32,
+};
+
+use proptest::prelude::*;
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName};
+
+use super::*;
+use crate::model::{
+    address::Protocol,
+    backend::{Backend, BackendState},
+    frontend::{FrontendAddress, FrontendKind, Masquerade, View, WhenEmpty},
+    policy::TrafficPolicy,
+    service::ServiceKey,
+};
+
+const CAPACITY: Capacity = Capacity { frontends: 16, descriptors: 40, slots: 200, backends: 120, services: 16 };
+
+/// Maps that know what programs may hold: all that was reachable at any time since the last grace period.
+#[derive(Clone)]
+struct Watched {
+    maps: FakeMaps,
+    descriptors: HashSet<u32>,
+    slots: HashSet<u32>,
+    backends: HashSet<(IpFamily, u32)>,
+}
+
+impl Watched {
+    fn new(maps: FakeMaps) -> Self {
+        let mut watched =
+            Self { maps, descriptors: HashSet::new(), slots: HashSet::new(), backends: HashSet::new() };
+        watched.grace_period();
+        watched
+    }
+
+    /// Programs that ran before have ended; from now on only what is reachable may be held.
+    fn grace_period(&mut self) {
+        (self.descriptors, self.slots, self.backends) = Default::default();
+        for index in 0..CAPACITY.frontends {
+            self.hold(self.maps.published(index));
+        }
+    }
+
+    fn hold(&mut self, index: u32) {
+        let descriptor = self.maps.descriptor(index);
+        self.descriptors.insert(index);
+        for block in [descriptor.internal, descriptor.external] {
+            self.slots.extend(block.offset..block.offset + block.count);
+            let family = family_of(&descriptor);
+            self.backends.extend(self.maps.slots(block).iter().map(|slot| (family, slot.index)));
+        }
+    }
+
+    /// No frontend may lead to a backend that has gone: its connections would have to choose again.
+    fn assert_sound(&self) {
+        for (key, index) in self.maps.frontends().unwrap() {
+            let descriptor = self.maps.descriptor(self.maps.published(index));
+            for slot in [descriptor.internal, descriptor.external].iter().flat_map(|block| self.maps.slots(*block)) {
+                let backend = self.maps.backend(key.address.family(), slot.index);
+                assert_eq!(backend.generation, slot.generation, "{key} leads to a backend that has gone");
+                assert_eq!(backend.service, descriptor.service, "{key} leads to another service port's backend");
+            }
+        }
+    }
+}
+
+fn family_of(descriptor: &Descriptor) -> IpFamily {
+    frontend_key(descriptor.address, descriptor.port, descriptor.protocol)
+        .map_or(IpFamily::V4, |key| key.address.family())
+}
+
+impl LbMaps for Watched {
+    fn capacity(&self) -> Capacity {
+        self.maps.capacity()
+    }
+
+    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
+        self.maps.frontends()
+    }
+
+    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError> {
+        assert_ne!(self.maps.published(index), 0, "{key} inserted before it leads anywhere");
+        self.maps.insert_frontend(key, index)?;
+        self.assert_sound();
+        Ok(())
+    }
+
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError> {
+        self.maps.remove_frontend(key)
+    }
+
+    fn services(&self) -> Result<Vec<(u32, ServiceName)>, MapError> {
+        self.maps.services()
+    }
+
+    fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError> {
+        self.maps.insert_service(index, name)
+    }
+
+    fn remove_service(&mut self, index: u32) -> Result<(), MapError> {
+        self.maps.remove_service(index)
+    }
+
+    fn published(&self, frontend: u32) -> u32 {
+        self.maps.published(frontend)
+    }
+
+    fn publish(&mut self, frontend: u32, descriptor: u32) {
+        let is_served = self.maps.frontends().unwrap().iter().any(|(_, index)| *index == frontend);
+        assert!(!is_served || descriptor != 0, "a frontend that can be looked up leads nowhere");
+        self.maps.publish(frontend, descriptor);
+        self.hold(descriptor);
+        self.assert_sound();
+    }
+
+    fn descriptor(&self, index: u32) -> Descriptor {
+        self.maps.descriptor(index)
+    }
+
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) {
+        assert!(!self.descriptors.contains(&index), "descriptor {index} rewritten under its readers");
+        self.maps.write_descriptor(index, descriptor);
+    }
+
+    fn slots(&self, block: Block) -> Vec<BackendRef> {
+        self.maps.slots(block)
+    }
+
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
+        for at in (offset..).take(slots.len()) {
+            assert!(!self.slots.contains(&at), "slot {at} rewritten under its readers");
+        }
+        self.maps.write_slots(offset, slots);
+    }
+
+    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
+        self.maps.backend(family, index)
+    }
+
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) {
+        let family = IpFamily::of(entry.address.ip());
+        assert!(!self.backends.contains(&(family, index)), "backend {index} rewritten under its readers");
+        self.maps.write_backend(index, entry);
+    }
+
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) {
+        self.maps.raise_generation(family, index, generation);
+        self.assert_sound();
+    }
+
+    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags) {
+        self.maps.set_backend_flags(family, index, flags);
+    }
+}
+
+fn backends(family: IpFamily, numbers: &[u8]) -> Vec<Backend> {
+    let address = |number: u8| match family {
+        IpFamily::V4 => SocketAddr::from(([10, 0, 0, number], 80)),
+        IpFamily::V6 => SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, number.into()], 80)),
+    };
+    let unique: std::collections::BTreeSet<u8> = numbers.iter().copied().collect();
+    let backend = |number: u8| Backend {
+        address: address(number),
+        is_local: number.is_multiple_of(2),
+        state: BackendState::Ready,
+    };
+    unique.into_iter().map(backend).collect()
+}
+
+/// A frontend of the service port named by a number, with these backends.
+fn frontend(key: FrontendKey, service: u8, policy: TrafficPolicy, numbers: &[u8]) -> Frontend {
+    let all = backends(key.address.family(), numbers);
+    let local: Vec<_> = all.iter().filter(|backend| backend.is_local).copied().collect();
+    let external = if policy == TrafficPolicy::Local { local } else { all.clone() };
+    Frontend {
+        key,
+        kind: FrontendKind::ExternalIp,
+        service: ServicePortKey {
+            service: ServiceKey::new("shop", &format!("s{service}")),
+            port_name: "http".into(),
+            protocol: key.protocol,
+        },
+        policy,
+        internal: View::new(all.clone(), WhenEmpty::Reject),
+        external: View::new(external, WhenEmpty::Drop),
+        serving: all,
+        masquerade: Masquerade::Always,
+        affinity: NonZeroU32::new(service.into()),
+        source_ranges: Vec::new(),
+        extra_sources: Vec::new(),
+    }
+}
+
+fn key(number: u8) -> FrontendKey {
+    let address = match number % 3 {
+        0 => FrontendAddress::Ip([10, 96, 0, number].into()),
+        1 => FrontendAddress::Ip([0xfd96, 0, 0, 0, 0, 0, 0, number.into()].into()),
+        _ => FrontendAddress::NodePort(IpFamily::V4),
+    };
+    FrontendKey { address, port: 8000 + u16::from(number), protocol: Protocol::Tcp }
+}
+
+fn adopt(maps: FakeMaps) -> Reconciler<Watched> {
+    Reconciler::adopt(Watched::new(maps)).unwrap()
+}
+
+/// What maps look like that were written once, from nothing.
+fn fresh(wanted: impl IntoIterator<Item = Frontend>) -> String {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    let pass = reconciler.apply_all(wanted);
+    assert!(pass.failed.is_empty(), "{:?}", pass.failed);
+    dump(reconciler.maps()).unwrap()
+}
+
+fn settle(reconciler: &mut Reconciler<Watched>, pass: &Pass) {
+    if let Some(epoch) = pass.grace {
+        reconciler.maps.grace_period();
+        reconciler.reclaim(epoch);
+    }
+}
+
+#[test]
+fn an_unchanged_frontend_is_not_written_again() {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    let wanted = frontend(key(0), 1, TrafficPolicy::Local, &[1, 2, 3]);
+    assert_eq!(reconciler.apply([(wanted.key, Some(wanted.clone()))]).changed, 1);
+    let again = reconciler.apply([(wanted.key, Some(wanted))]);
+    assert_eq!((again.changed, again.grace), (0, None));
+}
+
+#[test]
+fn local_views_share_the_slots_of_the_whole() {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    reconciler.apply_all([frontend(key(0), 1, TrafficPolicy::Local, &[1, 2, 3, 4])]);
+    assert_eq!(reconciler.slots.used(), 4);
+    expect_test::expect![[r"
+        BE shop/s1:http/TCP 10.0.0.1:80 flags=0x3
+        BE shop/s1:http/TCP 10.0.0.2:80 flags=0x7
+        BE shop/s1:http/TCP 10.0.0.3:80 flags=0x3
+        BE shop/s1:http/TCP 10.0.0.4:80 flags=0x7
+        FE 10.96.0.0:8000/TCP service=shop/s1:http/TCP flags=0xa affinity=1 internal=[10.0.0.2:80,10.0.0.4:80,10.0.0.1:80,10.0.0.3:80] external=[10.0.0.2:80,10.0.0.4:80]
+    "]]
+    .assert_eq(&dump(reconciler.maps()).unwrap());
+}
+
+#[test]
+fn a_backend_that_comes_back_is_another_one() {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    let with = |numbers: &[u8]| frontend(key(0), 1, TrafficPolicy::Cluster, numbers);
+    reconciler.apply_all([with(&[1, 2])]);
+    let before = reconciler.maps.backend(IpFamily::V4, 0);
+    let pass = reconciler.apply_all([with(&[2])]);
+    settle(&mut reconciler, &pass);
+    reconciler.apply_all([with(&[1, 2])]);
+    let after = reconciler.maps.backend(IpFamily::V4, 0);
+    assert_eq!(before.address, after.address);
+    assert_ne!(before.generation, after.generation);
+}
+
+#[test]
+fn a_serving_backend_that_is_no_longer_offered_stays_alive() {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    let mut wanted = frontend(key(0), 1, TrafficPolicy::Cluster, &[1, 2]);
+    reconciler.apply_all([wanted.clone()]);
+    wanted.internal = View::new(backends(IpFamily::V4, &[2]), WhenEmpty::Reject);
+    wanted.external = wanted.internal.clone();
+    reconciler.apply_all([wanted]);
+    let entry = reconciler.maps.backend(IpFamily::V4, 0);
+    assert_eq!(entry.flags, BackendFlags::ALIVE, "alive, and in no set");
+}
+
+#[test]
+fn a_full_map_is_named_and_the_rest_goes_on() {
+    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 3, ..CAPACITY }));
+    let (big, small) = (key(0), key(3));
+    let wanted = [
+        frontend(big, 1, TrafficPolicy::Cluster, &[1, 2, 3, 4]),
+        frontend(small, 2, TrafficPolicy::Cluster, &[1, 2]),
+    ];
+    let pass = reconciler.apply_all(wanted);
+    let failed: Vec<_> = pass.failed.iter().map(|(key, error)| (*key, error.to_string())).collect();
+    assert_eq!(failed, [(big, "SLOTS is full (3 entries)".to_owned())]);
+    assert_eq!(pass.changed, 1);
+}
+
+/// One step in the life of a cluster, as the index would tell it.
+#[derive(Clone, Debug)]
+enum Step {
+    Put { key: u8, service: u8, is_local: bool, backends: Vec<u8> },
+    Remove { key: u8 },
+    /// The agent dies after this many system calls of the next steps.
+    Die { calls: u8 },
+    GracePeriod,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let put = (0..12_u8, 1..5_u8, any::<bool>(), prop::collection::vec(1..9_u8, 0..6))
+        .prop_map(|(key, service, is_local, backends)| Step::Put { key, service, is_local, backends });
+    prop_oneof![
+        6 => put,
+        2 => (0..12_u8).prop_map(|key| Step::Remove { key }),
+        1 => (0..4_u8).prop_map(|calls| Step::Die { calls }),
+        2 => Just(Step::GracePeriod),
+    ]
+}
+
+/// All backends of a service port are known to each of its frontends, as in the index.
+fn consistent(wanted: &BTreeMap<FrontendKey, Frontend>, changed: &Frontend) -> Vec<Frontend> {
+    let same = |other: &&Frontend| {
+        other.service == changed.service && other.key.address.family() == changed.key.address.family()
+    };
+    let numbers: Vec<u8> =
+        changed.serving.iter().map(|backend| backend.address.to_string()).map(|text| last_number(&text)).collect();
+    let service: u8 = changed.service.service.name.trim_start_matches('s').parse().unwrap();
+    wanted.values().filter(same).map(|other| frontend(other.key, service, other.policy, &numbers)).collect()
+}
+
+fn last_number(address: &str) -> u8 {
+    let host = address.trim_end_matches(":80").trim_end_matches(']');
+    host.rsplit(['.', ':']).next().unwrap().parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_history_ends_like_a_fresh_start(steps in prop::collection::vec(step(), 1..60)) {
+        let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+        let mut wanted: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
+        let mut waiting = None;
+        for step in steps {
+            let mut changes = Vec::new();
+            match step {
+                Step::Put { key: number, service, is_local, backends } => {
+                    let policy = if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+                    let put = frontend(key(number), service, policy, &backends);
+                    wanted.insert(put.key, put.clone());
+                    for sibling in consistent(&wanted, &put) {
+                        wanted.insert(sibling.key, sibling.clone());
+                        changes.push((sibling.key, Some(sibling)));
+                    }
+                }
+                Step::Remove { key: number } => {
+                    wanted.remove(&key(number));
+                    changes.push((key(number), None));
+                }
+                Step::Die { calls } => reconciler.maps.maps.calls_left = Some(calls.into()),
+                Step::GracePeriod => {
+                    if let Some(epoch) = waiting.take() {
+                        reconciler.maps.grace_period();
+                        reconciler.reclaim(epoch);
+                    }
+                }
+            }
+            let pass = reconciler.apply(changes);
+            waiting = pass.grace.or(waiting);
+            if !pass.failed.is_empty() {
+                // The agent is dead; another one finds what it left.
+                let mut maps = reconciler.maps.maps.clone();
+                maps.calls_left = None;
+                reconciler = adopt(maps);
+                let pass = reconciler.apply_all(wanted.values().cloned());
+                waiting = pass.grace;
+                // With retired entries waiting, a tiny map may be full for a moment.
+                prop_assert!(pass.failed.is_empty(), "{:?}", pass.failed);
+            }
+        }
+        reconciler.maps.maps.calls_left = None;
+        if let Some(epoch) = waiting {
+            reconciler.maps.grace_period();
+            reconciler.reclaim(epoch);
+        }
+        let pass = reconciler.apply_all(wanted.values().cloned());
+        prop_assert!(pass.failed.is_empty(), "{:?}", pass.failed);
+        settle(&mut reconciler, &pass);
+        prop_assert_eq!(dump(reconciler.maps()).unwrap(), fresh(wanted.values().cloned()));
+        // Nothing leaks: what is in use is what a fresh start uses.
+        let mut fresh = adopt(FakeMaps::new(CAPACITY));
+        fresh.apply_all(wanted.values().cloned());
+        prop_assert_eq!(reconciler.fill(), fresh.fill());
+    }
+}
