@@ -1,1 +1,26 @@
+//! A cluster of network namespaces, and what can be told in it.
+//!
+//! A node is a network namespace with a bridge for its pods, a cgroup subtree and an agent of its own; a pod is a
+//! network namespace, a cgroup and a small process that serves and dials on request. Everything a cluster made is gone
+//! when the cluster is dropped, also when a story panics, and nothing outlives a killed test but empty cgroups and
+//! pins, which the next start removes.
 
+#![expect(clippy::print_stderr, reason = "a harness speaks to whoever runs the stories")]
+
+pub mod agent;
+pub mod cgroup;
+pub mod cluster;
+pub mod dials;
+pub mod dump;
+pub mod eventually;
+pub mod mounts;
+pub mod netns;
+pub mod node;
+pub mod objects;
+pub mod pod;
+pub mod process;
+pub mod service;
+pub mod traffic;
+
+pub use cluster::Cluster;
+pub use eventually::eventually;

@@ -1,0 +1,5 @@
+//! The process of a pod: see `tests::traffic`.
+
+fn main() -> anyhow::Result<()> {
+    tests::traffic::run()
+}

@@ -1,0 +1,379 @@
+//! Nodes on a common fabric, pods on the nodes, clients outside.
+//!
+//! ```text
+//! pod ─ bridge `pods` ─ node-1 ─┐
+//! pod ─ bridge `pods` ─ node-2 ─┴─ fabric (a bridge, and the router to everywhere else) ─ client outside
+//! ```
+//!
+//! Nodes and the router know the way to every pod. Nobody knows of a Service: what is not translated is refused by the
+//! router at once, as a story would otherwise wait for it.
+
+use std::{
+    collections::BTreeMap,
+    future::{Future, IntoFuture},
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use ipnetwork::IpNetwork;
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::{
+    agent::AgentSetting,
+    cgroup::{Cgroup, unique_name},
+    dials::Dials,
+    dump,
+    mounts::PinDir,
+    netns::{Netlink, Netns},
+    node::{Addresses, Node, NodeParts, POD_BRIDGE, Subnet},
+    objects::{self, Manifests},
+    pod::Pod,
+    service::ServiceBuilder,
+};
+
+const FABRIC: &str = "fabric";
+const OUTSIDE: &str = "outside";
+/// Nodes and the router are numbered from these on the fabric.
+const ROUTER: u16 = 1;
+const FIRST_NODE: u16 = 11;
+/// Clusters of one test program that exist at a time, however many threads it has.
+static ROOM: Semaphore = Semaphore::const_new(4);
+
+/// The networks of every cluster; clusters do not see each other.
+pub fn node_network() -> Subnet {
+    Subnet::new([172, 18, 0, 0], 24, [0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0], 64)
+}
+
+/// The pods of the node with this number, counted from 1 as node names are.
+pub fn pod_network(node: u8) -> Subnet {
+    Subnet::new([10, 244, node, 0], 24, [0xfd00, 0x10, 0x244, u16::from(node), 0, 0, 0, 0], 64)
+}
+
+pub fn service_network() -> Subnet {
+    Subnet::new([10, 96, 0, 0], 16, [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0], 112)
+}
+
+pub fn outside_network() -> Subnet {
+    Subnet::new([198, 51, 100, 0], 24, [0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 0], 64)
+}
+
+pub struct Cluster {
+    // Pods before the nodes they run on.
+    pods: Mutex<BTreeMap<String, Arc<Pod>>>,
+    nodes: Vec<Node>,
+    fabric: Netns,
+    outside: Cgroup,
+    manifests: Manifests,
+    next_vip: AtomicU16,
+    next_client: AtomicU16,
+    has_agents: bool,
+    // After everything below it in the tree.
+    cgroup: Cgroup,
+    directory: TempDir,
+    _room: SemaphorePermit<'static>,
+}
+
+/// A cluster that is about to be: `Cluster::start("name").nodes(2).await`.
+pub struct Builder {
+    name: String,
+    nodes: u8,
+    agents: bool,
+    flags: Vec<String>,
+}
+
+/// Where a pod runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On the node with this index, in a namespace of its own.
+    Node(usize),
+    /// On the node with this index, in the node's own namespace.
+    Host(usize),
+    /// Behind the router.
+    Outside,
+}
+
+impl Cluster {
+    pub fn start(name: &str) -> Builder {
+        Builder { name: name.to_owned(), nodes: 1, agents: true, flags: Vec::new() }
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node with this index, counted from 0.
+    pub fn node(&self, index: usize) -> &Node {
+        self.nodes.get(index).unwrap_or_else(|| panic!("there is no node with index {index}"))
+    }
+
+    pub fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    pub fn has_agents(&self) -> bool {
+        self.has_agents
+    }
+
+    pub fn all_pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// A pod by name; it comes into being when it is first used, on the first node unless told otherwise.
+    pub fn pod<'a>(&'a self, name: &str) -> PodRef<'a> {
+        PodRef { cluster: self, name: name.to_owned(), place: Place::Node(0) }
+    }
+
+    /// A client that is no part of the cluster.
+    pub fn client<'a>(&'a self, name: &str) -> PodRef<'a> {
+        PodRef { cluster: self, name: name.to_owned(), place: Place::Outside }
+    }
+
+    pub fn service<'a>(&'a self, name: &str) -> ServiceBuilder<'a> {
+        ServiceBuilder::new(self, name)
+    }
+
+    /// A ClusterIP of each family that no other Service of this cluster got here.
+    pub fn next_vip(&self) -> Addresses {
+        service_network().host(self.next_vip.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The pod of that name, started at `place` if there is none; with addresses of its own choice if it names them.
+    pub async fn place(&self, name: &str, place: Place, addresses: Option<Addresses>) -> Result<Arc<Pod>> {
+        if let Some(pod) = self.existing(name) {
+            return Ok(pod);
+        }
+        let pod = match place {
+            Place::Node(index) => self.start_pod(name, index, addresses).await,
+            Place::Host(index) => self.start_host_pod(name, index),
+            Place::Outside => self.start_client(name).await,
+        };
+        let pod = Arc::new(pod.with_context(|| format!("cannot start {name}"))?);
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&pod));
+        Ok(pod)
+    }
+
+    fn existing(&self, name: &str) -> Option<Arc<Pod>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    async fn start_pod(&self, name: &str, index: usize, addresses: Option<Addresses>) -> Result<Pod> {
+        let node = self.nodes.get(index).with_context(|| format!("there is no node with index {index}"))?;
+        let addresses = addresses.unwrap_or_else(|| node.next_pod());
+        let netns = Netns::create().await?;
+        let device = format!("pod{}", addresses.v4.octets()[3]);
+        let ends = (netns.netlink()?, node.netns().netlink()?);
+        plug((&ends.0, &ends.1), "eth0", &device, POD_BRIDGE).await?;
+        furnish(&ends.0, &node.pods, addresses, node.pods.host(1)).await?;
+        drop(ends);
+        let cgroup = node.cgroup().child(name)?;
+        Pod::start(name, Some(node.name.clone()), addresses, Arc::new(netns), cgroup)
+    }
+
+    fn start_host_pod(&self, name: &str, index: usize) -> Result<Pod> {
+        let node = self.nodes.get(index).with_context(|| format!("there is no node with index {index}"))?;
+        let (netns, cgroup) = (Arc::clone(node.netns()), node.cgroup().child(name)?);
+        Pod::start(name, Some(node.name.clone()), node.addresses, netns, cgroup)
+    }
+
+    async fn start_client(&self, name: &str) -> Result<Pod> {
+        let network = outside_network();
+        let number = self.next_client.fetch_add(1, Ordering::Relaxed);
+        let (addresses, netns) = (network.host(number), Netns::create().await?);
+        let ends = (netns.netlink()?, self.fabric.netlink()?);
+        plug((&ends.0, &ends.1), "eth0", &format!("client{number}"), OUTSIDE).await?;
+        furnish(&ends.0, &network, addresses, network.host(ROUTER)).await?;
+        drop(ends);
+        Pod::start(name, None, addresses, Arc::new(netns), self.outside.child(name)?)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", dump::cluster(self));
+        }
+        // A story's own references to pods are gone by now: they were made after the cluster.
+        self.pods.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Builder {
+    pub fn nodes(self, count: u8) -> Self {
+        Self { nodes: count, ..self }
+    }
+
+    /// Nodes without an agent, until a story starts one.
+    pub fn without_agents(self) -> Self {
+        Self { agents: false, ..self }
+    }
+
+    /// One more argument for every agent.
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
+    pub async fn build(self) -> Result<Cluster> {
+        let room = ROOM.acquire().await.context("the room for clusters is closed")?;
+        let directory = tempfile::Builder::new().prefix("portreeve-").tempdir().context("no directory")?;
+        let manifests = Manifests::create(directory.path())?;
+        let name = unique_name(&self.name);
+        let cgroup = Cgroup::at_the_root(&name)?;
+        let mut cluster = Cluster {
+            pods: Mutex::default(),
+            nodes: Vec::new(),
+            fabric: start_fabric().await.context("cannot set up the fabric")?,
+            outside: cgroup.child(OUTSIDE)?,
+            manifests,
+            next_vip: AtomicU16::new(1000),
+            next_client: AtomicU16::new(10),
+            has_agents: self.agents,
+            cgroup,
+            directory,
+            _room: room,
+        };
+        for number in 1..=self.nodes {
+            let node = cluster.start_node(number, &format!("{name}-{number}"), &self.flags).await;
+            cluster.nodes.push(node.with_context(|| format!("cannot start node-{number}"))?);
+        }
+        cluster.connect_nodes().await.context("cannot connect the nodes")?;
+        if self.agents {
+            for node in &cluster.nodes {
+                node.start_agent().await?;
+            }
+        }
+        Ok(cluster)
+    }
+}
+
+impl IntoFuture for Builder {
+    type Output = Cluster;
+    type IntoFuture = Pin<Box<dyn Future<Output = Cluster>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async { self.build().await.unwrap_or_else(|error| panic!("{error:#}")) })
+    }
+}
+
+impl Cluster {
+    async fn start_node(&self, number: u8, pins: &str, flags: &[String]) -> Result<Node> {
+        let name = format!("node-{number}");
+        let network = node_network();
+        let (addresses, pods) = (network.host(FIRST_NODE - 1 + u16::from(number)), pod_network(number));
+        let netns = Netns::create().await?;
+        let ends = (netns.netlink()?, self.fabric.netlink()?);
+        plug((&ends.0, &ends.1), "eth0", &name, FABRIC).await?;
+        furnish(&ends.0, &network, addresses, network.host(ROUTER)).await?;
+        drop(ends);
+        self.manifests.write(&format!("{name}.yaml"), &objects::node(&name, addresses, &pods))?;
+        let (pins, cgroup) = (PinDir::create(pins)?, self.cgroup.child(&name)?);
+        let directory = self.directory.path();
+        let setting = AgentSetting {
+            manifests: self.manifests.directory().to_owned(),
+            cgroup: cgroup.path().to_owned(),
+            bpffs: pins.path().to_owned(),
+            log: directory.join(format!("{name}.log")),
+            notify: directory.join(format!("{name}.notify")),
+            more: flags.to_vec(),
+            node: name,
+        };
+        Node::start(NodeParts { addresses, pods, setting, netns, pins, cgroup }).await
+    }
+
+    /// Tells every node and the router the way to the pods of the other nodes.
+    async fn connect_nodes(&self) -> Result<()> {
+        show_the_way(&self.fabric, &self.nodes.iter().collect::<Vec<_>>()).await?;
+        for node in &self.nodes {
+            let others: Vec<_> = self.nodes.iter().filter(|other| other.name != node.name).collect();
+            show_the_way(node.netns(), &others).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn show_the_way(from: &Netns, to: &[&Node]) -> Result<()> {
+    let netlink = from.netlink()?;
+    for node in to {
+        for (pods, via) in node.pods.networks().into_iter().zip(node.addresses.both()) {
+            netlink.route(pods, via).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn start_fabric() -> Result<Netns> {
+    let fabric = Netns::create().await?;
+    fabric.forward()?;
+    let netlink = fabric.netlink()?;
+    for (bridge, network) in [(FABRIC, node_network()), (OUTSIDE, outside_network())] {
+        netlink.bridge(bridge).await?;
+        for address in network.interface(network.host(ROUTER))? {
+            netlink.address(bridge, address).await?;
+        }
+    }
+    for network in service_network().networks() {
+        netlink.unreachable(network).await?;
+    }
+    drop(netlink);
+    Ok(fabric)
+}
+
+/// Connects two namespaces: `device` here, `port` as a port of `bridge` there.
+async fn plug(ends: (&Netlink<'_>, &Netlink<'_>), device: &str, port: &str, bridge: &str) -> Result<()> {
+    let (here, there) = ends;
+    here.veth(device, port, there).await?;
+    there.attach(port, bridge).await
+}
+
+/// Gives `eth0` its addresses and the way to everywhere.
+async fn furnish(netlink: &Netlink<'_>, network: &Subnet, own: Addresses, gateway: Addresses) -> Result<()> {
+    let everywhere = [(IpAddr::from([0; 4]), gateway.v4.into()), (IpAddr::from([0; 16]), gateway.v6.into())];
+    for address in network.interface(own)? {
+        netlink.address("eth0", address).await?;
+    }
+    for (destination, via) in everywhere {
+        let everywhere = IpNetwork::new(destination, 0).context("a prefix out of range")?;
+        netlink.route(everywhere, via).await?;
+    }
+    Ok(())
+}
+
+/// A pod that may not exist yet.
+#[derive(Clone)]
+pub struct PodRef<'a> {
+    cluster: &'a Cluster,
+    name: String,
+    place: Place,
+}
+
+impl<'a> PodRef<'a> {
+    /// On the node with this index.
+    pub fn on(self, node: usize) -> Self {
+        Self { place: Place::Node(node), ..self }
+    }
+
+    /// In the namespace of the node with this index, as pods with `hostNetwork` are.
+    pub fn on_host(self, node: usize) -> Self {
+        Self { place: Place::Host(node), ..self }
+    }
+
+    pub async fn start(&self) -> Arc<Pod> {
+        let pod = self.cluster.place(&self.name, self.place, None).await;
+        pod.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    pub fn dials(self, to: impl crate::dials::Targets) -> Dials<'a> {
+        Dials::new(self, to.addresses())
+    }
+}

@@ -1,0 +1,167 @@
+//! A node: a namespace with a bridge for its pods, a cgroup subtree, a pin directory and an agent.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    process::ExitStatus,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+};
+
+use anyhow::{Context as _, Result};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use tokio::sync::Mutex;
+
+use crate::{
+    agent::{Agent, AgentSetting},
+    cgroup::Cgroup,
+    mounts::PinDir,
+    netns::Netns,
+};
+
+/// The bridge that a node's pods hang on.
+pub const POD_BRIDGE: &str = "pods";
+/// Pods are numbered from here, so that examples may use the addresses below.
+const FIRST_POD: u16 = 100;
+
+/// One address of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+impl Addresses {
+    pub fn both(self) -> [IpAddr; 2] {
+        [self.v4.into(), self.v6.into()]
+    }
+}
+
+/// A network of each family with the host numbers of both families alike.
+#[derive(Debug, Clone, Copy)]
+pub struct Subnet {
+    pub v4: Ipv4Network,
+    pub v6: Ipv6Network,
+}
+
+impl Subnet {
+    /// Panics on prefixes that are none: they are constants.
+    pub fn new(v4: [u8; 4], v4_prefix: u8, v6: [u16; 8], v6_prefix: u8) -> Self {
+        Self {
+            v4: Ipv4Network::new(v4.into(), v4_prefix).expect("an IPv4 prefix has at most 32 bits"),
+            v6: Ipv6Network::new(v6.into(), v6_prefix).expect("an IPv6 prefix has at most 128 bits"),
+        }
+    }
+
+    pub fn host(&self, number: u16) -> Addresses {
+        Addresses {
+            v4: Ipv4Addr::from_bits(self.v4.ip().to_bits() + u32::from(number)),
+            v6: Ipv6Addr::from_bits(self.v6.ip().to_bits() + u128::from(number)),
+        }
+    }
+
+    /// The addresses of a host with their prefixes, as an interface has them.
+    pub fn interface(&self, host: Addresses) -> Result<[IpNetwork; 2]> {
+        let v4 = IpNetwork::new(host.v4.into(), self.v4.prefix()).context("a prefix out of range")?;
+        let v6 = IpNetwork::new(host.v6.into(), self.v6.prefix()).context("a prefix out of range")?;
+        Ok([v4, v6])
+    }
+
+    pub fn networks(&self) -> [IpNetwork; 2] {
+        [self.v4.into(), self.v6.into()]
+    }
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub name: String,
+    pub addresses: Addresses,
+    pub pods: Subnet,
+    agent: Mutex<Option<Agent>>,
+    setting: AgentSetting,
+    next_pod: AtomicU16,
+    netns: Arc<Netns>,
+    // Last, in this order: what is pinned was attached to the cgroup, and the agent above used both.
+    _pins: PinDir,
+    cgroup: Cgroup,
+}
+
+/// What a node is made of; the cluster knows how they hang together.
+pub struct NodeParts {
+    pub addresses: Addresses,
+    pub pods: Subnet,
+    pub setting: AgentSetting,
+    pub netns: Netns,
+    pub pins: PinDir,
+    pub cgroup: Cgroup,
+}
+
+impl Node {
+    pub async fn start(parts: NodeParts) -> Result<Self> {
+        let NodeParts { addresses, pods, setting, netns, pins, cgroup } = parts;
+        netns.forward()?;
+        let netlink = netns.netlink()?;
+        netlink.bridge(POD_BRIDGE).await?;
+        for address in pods.interface(pods.host(1))? {
+            netlink.address(POD_BRIDGE, address).await?;
+        }
+        drop(netlink);
+        Ok(Self {
+            name: setting.node.clone(),
+            addresses,
+            pods,
+            agent: Mutex::new(None),
+            setting,
+            next_pod: AtomicU16::new(FIRST_POD),
+            netns: Arc::new(netns),
+            _pins: pins,
+            cgroup,
+        })
+    }
+
+    pub fn netns(&self) -> &Arc<Netns> {
+        &self.netns
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    pub fn bpffs(&self) -> &Path {
+        &self.setting.bpffs
+    }
+
+    pub fn setting(&self) -> &AgentSetting {
+        &self.setting
+    }
+
+    pub fn next_pod(&self) -> Addresses {
+        self.pods.host(self.next_pod.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Starts the agent and waits until it is ready.
+    pub async fn start_agent(&self) -> Result<()> {
+        let mut agent = self.agent.lock().await;
+        *agent = Some(Agent::start(&self.setting, &self.netns).await?);
+        Ok(())
+    }
+
+    pub async fn kill_agent(&self) -> Result<()> {
+        self.take_agent().await?.kill()
+    }
+
+    pub async fn terminate_agent(&self) -> Result<ExitStatus> {
+        self.take_agent().await?.terminate().await
+    }
+
+    /// The process id of the running agent.
+    pub async fn agent_id(&self) -> Option<u32> {
+        self.agent.lock().await.as_ref().map(Agent::id)
+    }
+
+    async fn take_agent(&self) -> Result<Agent> {
+        self.agent.lock().await.take().with_context(|| format!("no agent runs on {}", self.name))
+    }
+}

@@ -1,0 +1,165 @@
+//! What a pod can be told to do, and the process that does it.
+//!
+//! The harness writes one `Request` as a JSON line to the standard input of the pod's process and reads one `Response`
+//! with the same id from its output. Requests run side by side; the process ends when its input does.
+
+mod datagram;
+mod dial;
+mod hold;
+mod process;
+mod report;
+mod serve;
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+pub use process::run;
+pub use report::{Answers, Latency, Report, now_us};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    pub id: u64,
+    pub order: Order,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Response {
+    pub id: u64,
+    pub answer: Result<Answer, String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    Serve(Serve),
+    /// Stops serving and closes the connections served there, as a process that ends does.
+    Stop {
+        protocol: Protocol,
+        port: u16,
+    },
+    /// Changes the generation that every server of this pod puts into its answers.
+    Retag {
+        generation: u64,
+    },
+    /// Answered when the dialling is over.
+    Dial(Dial),
+    /// How the dialling that request `of` started stands.
+    Progress {
+        of: u64,
+    },
+    /// Lets the dialling that request `of` started end; that request is then answered.
+    Halt {
+        of: u64,
+    },
+    Hold {
+        to: Vec<SocketAddr>,
+        connections: usize,
+    },
+    /// Sends a word over each connection that request `of` holds and reads the answer.
+    Echo {
+        of: u64,
+    },
+    Release {
+        of: u64,
+    },
+    Datagram(SocketOrder),
+}
+
+/// One call on a UDP socket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocketOrder {
+    /// Opens a UDP socket; the answer's number names it from then on.
+    Open {
+        family: Family,
+        bind: Option<SocketAddr>,
+    },
+    Connect {
+        socket: u64,
+        to: SocketAddr,
+    },
+    Send {
+        socket: u64,
+        to: Option<SocketAddr>,
+        text: String,
+    },
+    Receive {
+        socket: u64,
+        within_ms: u64,
+    },
+    PeerName {
+        socket: u64,
+    },
+    Close {
+        socket: u64,
+    },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Done,
+    Report(Box<Report>),
+    Socket(u64),
+    Datagram { from: SocketAddr, text: String },
+    Peer(SocketAddr),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// A server on every address of the pod, or on one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Serve {
+    /// Who it says it is.
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub address: Option<IpAddr>,
+}
+
+/// Connections (or datagrams) made one after the other by each of `workers`, each of which asks who answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Dial {
+    /// Taken in turn.
+    pub to: Vec<SocketAddr>,
+    /// Without it, until halted.
+    pub times: Option<u64>,
+    pub workers: usize,
+    pub how: How,
+    /// Rest of each worker between two attempts.
+    pub pause_us: u64,
+    /// After this an attempt counts as failed.
+    pub timeout_ms: u64,
+}
+
+impl Default for Dial {
+    fn default() -> Self {
+        Self { to: Vec::new(), times: None, workers: 1, how: How::Tcp, pause_us: 0, timeout_ms: 5_000 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    Tcp,
+    /// IPv4 addresses through IPv6 sockets, as `::ffff:a.b.c.d`.
+    MappedTcp,
+    Http,
+    /// One new connected socket per attempt.
+    ConnectedUdp,
+    /// One unconnected socket per worker for all attempts.
+    UnconnectedUdp,
+}

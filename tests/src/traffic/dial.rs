@@ -1,0 +1,205 @@
+//! Dialling: each attempt is a new flow that asks who answers.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpSocket, TcpStream, UdpSocket},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Dial, Family, How, Report, datagram, now_us,
+    report::{Answered, Failure, Tally},
+};
+
+/// Dialling that goes on; shared by its workers and by whoever asks how it stands.
+#[derive(Debug)]
+pub(super) struct Dialling {
+    order: Dial,
+    begun: AtomicU64,
+    halted: AtomicBool,
+    tally: Mutex<Tally>,
+}
+
+impl Dialling {
+    pub fn new(order: Dial) -> Arc<Self> {
+        Arc::new(Self {
+            order,
+            begun: AtomicU64::new(0),
+            halted: AtomicBool::new(false),
+            tally: Mutex::default(),
+        })
+    }
+
+    /// Until every attempt is made, or it is halted.
+    pub async fn run(self: Arc<Self>) -> Report {
+        let mut workers = JoinSet::new();
+        for _ in 0..self.order.workers.max(1) {
+            workers.spawn(Arc::clone(&self).work());
+        }
+        while workers.join_next().await.is_some() {}
+        self.report()
+    }
+
+    pub fn halt(&self) {
+        self.halted.store(true, Ordering::Relaxed);
+    }
+
+    pub fn report(&self) -> Report {
+        self.tally().report()
+    }
+
+    async fn work(self: Arc<Self>) {
+        // Kept over all attempts of an unconnected client, one of each family.
+        let mut sockets = Sockets::default();
+        while let Some(to) = self.next() {
+            let began = now_us();
+            let attempt = self.attempt(to, &mut sockets);
+            let outcome = timeout(Duration::from_millis(self.order.timeout_ms), attempt)
+                .await
+                .unwrap_or_else(|_| Err(Failure("timed out".to_owned())));
+            self.tally().record(began, outcome);
+            if self.order.pause_us > 0 {
+                sleep(Duration::from_micros(self.order.pause_us)).await;
+            }
+        }
+    }
+
+    fn next(&self) -> Option<SocketAddr> {
+        if self.halted.load(Ordering::Relaxed) {
+            return None;
+        }
+        let turn = self.begun.fetch_add(1, Ordering::Relaxed);
+        if self.order.times.is_some_and(|times| turn >= times) {
+            return None;
+        }
+        let count = u64::try_from(self.order.to.len()).unwrap_or(u64::MAX);
+        let turn = turn.checked_rem(count)?;
+        usize::try_from(turn).ok().and_then(|turn| self.order.to.get(turn)).copied()
+    }
+
+    async fn attempt(&self, to: SocketAddr, sockets: &mut Sockets) -> Result<Answered, Failure> {
+        match self.order.how {
+            How::Tcp => tcp(to).await,
+            How::MappedTcp => tcp(mapped(to)).await,
+            How::Http => http(to).await,
+            How::ConnectedUdp => connected_udp(to).await,
+            How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to).await,
+        }
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Sockets {
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+}
+
+impl Sockets {
+    fn of(&mut self, to: SocketAddr) -> Result<&UdpSocket, Failure> {
+        let (place, family) = match to {
+            SocketAddr::V4(_) => (&mut self.v4, Family::V4),
+            SocketAddr::V6(_) => (&mut self.v6, Family::V6),
+        };
+        match place {
+            Some(socket) => Ok(socket),
+            None => Ok(place.insert(datagram::open(family, None).map_err(Failure::at("socket"))?)),
+        }
+    }
+}
+
+pub(super) fn mapped(to: SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        SocketAddr::V6(_) => to,
+    }
+}
+
+async fn tcp(to: SocketAddr) -> Result<Answered, Failure> {
+    let mut stream = BufReader::new(connect(to).await.map_err(Failure::at("connect"))?);
+    let peer = stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
+    let answer = ask(&mut stream, "who").await.map_err(Failure::at("exchange"))?;
+    answered(&answer, Some(peer))
+}
+
+async fn http(to: SocketAddr) -> Result<Answered, Failure> {
+    let mut stream = connect(to).await.map_err(Failure::at("connect"))?;
+    let peer = stream.peer_addr().map_err(Failure::at("getpeername"))?;
+    let request = format!("GET / HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n");
+    let mut text = String::new();
+    stream.write_all(request.as_bytes()).await.map_err(Failure::at("exchange"))?;
+    stream.read_to_string(&mut text).await.map_err(Failure::at("exchange"))?;
+    match text.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => answered(body.trim_end(), Some(peer)),
+        Some(_) | None => Err(Failure("exchange: not a page".to_owned())),
+    }
+}
+
+/// A connection that leaves no TIME_WAIT behind: ten thousand of them would use up a pod's ports.
+pub(super) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_zero_linger()?;
+    socket.set_nodelay(true)?;
+    socket.connect(to).await
+}
+
+pub(super) async fn ask(stream: &mut BufReader<TcpStream>, word: &str) -> io::Result<String> {
+    stream.get_mut().write_all(format!("{word}\n").as_bytes()).await?;
+    let mut answer = String::new();
+    if stream.read_line(&mut answer).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(answer.trim_end().to_owned())
+}
+
+async fn connected_udp(to: SocketAddr) -> Result<Answered, Failure> {
+    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let socket = datagram::open(family, None).map_err(Failure::at("socket"))?;
+    socket.connect(to).await.map_err(Failure::at("connect"))?;
+    let peer = socket.peer_addr().map_err(Failure::at("getpeername"))?;
+    socket.send(b"?").await.map_err(Failure::at("send"))?;
+    let mut buffer = [0; 256];
+    let length = socket.recv(&mut buffer).await.map_err(Failure::at("receive"))?;
+    answered(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()), Some(peer))
+}
+
+async fn unconnected_udp(socket: &UdpSocket, to: SocketAddr) -> Result<Answered, Failure> {
+    // A number of its own tells an answer from a late one to an earlier attempt that timed out.
+    let token = now_us().to_string();
+    socket.send_to(token.as_bytes(), to).await.map_err(Failure::at("send"))?;
+    let mut buffer = [0; 256];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer).await.map_err(Failure::at("receive"))?;
+        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        if !text.ends_with(&token) {
+            continue;
+        }
+        if from != to {
+            return Err(Failure(format!("receive: the answer came from {from}, not from {to}")));
+        }
+        return answered(&text, None);
+    }
+}
+
+/// Reads `name generation` and ignores what follows.
+fn answered(text: &str, peer: Option<SocketAddr>) -> Result<Answered, Failure> {
+    let mut words = text.split_whitespace();
+    match (words.next(), words.next().map(str::parse)) {
+        (Some(name), Some(Ok(generation))) => Ok(Answered { name: name.to_owned(), generation, peer }),
+        _ => Err(Failure(format!("exchange: `{text}` is no answer"))),
+    }
+}

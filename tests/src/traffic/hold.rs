@@ -1,0 +1,105 @@
+//! Connections that stay open while the world changes around them.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{io::BufReader, net::TcpStream, task::JoinSet, time::timeout};
+
+use super::{
+    Report,
+    dial::{ask, connect},
+    now_us,
+    report::{Answered, Failure, Tally},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections opened at the same time.
+const WIDTH: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    connections: Vec<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: BufReader<TcpStream>,
+    /// Who answered first; nobody else may ever answer.
+    name: String,
+    peer: SocketAddr,
+}
+
+impl Held {
+    pub async fn open(to: &[SocketAddr], count: usize) -> (Self, Report) {
+        let (mut held, mut tally, mut opening) = (Self::default(), Tally::default(), JoinSet::new());
+        let mut targets = to.iter().cycle().take(count).copied();
+        loop {
+            opening_more(&mut opening, &mut targets);
+            let Some(joined) = opening.join_next().await else { break };
+            let Ok((began, outcome)) = joined else { continue };
+            tally.record(began, held.keep(outcome));
+        }
+        (held, tally.report())
+    }
+
+    /// Asks over every connection and counts those that no longer answer as before.
+    pub async fn echo(&mut self) -> Report {
+        let mut tally = Tally::default();
+        for connection in &mut self.connections {
+            let began = now_us();
+            tally.record(began, connection.echo().await);
+        }
+        tally.report()
+    }
+
+    fn keep(&mut self, outcome: Result<Connection, Failure>) -> Result<Answered, Failure> {
+        let connection = outcome?;
+        let answered = connection.answered();
+        self.connections.push(connection);
+        Ok(answered)
+    }
+}
+
+fn opening_more(
+    opening: &mut JoinSet<(u64, Result<Connection, Failure>)>,
+    targets: &mut impl Iterator<Item = SocketAddr>,
+) {
+    while opening.len() < WIDTH {
+        let Some(to) = targets.next() else { return };
+        opening.spawn(async move { (now_us(), Connection::open(to).await) });
+    }
+}
+
+impl Connection {
+    async fn open(to: SocketAddr) -> Result<Self, Failure> {
+        let stream = in_time(connect(to)).await.map_err(Failure::at("connect"))?;
+        let peer = stream.peer_addr().map_err(Failure::at("getpeername"))?;
+        let mut connection = Self { stream: BufReader::new(stream), name: String::new(), peer };
+        connection.name = connection.word("hello").await?;
+        Ok(connection)
+    }
+
+    async fn echo(&mut self) -> Result<Answered, Failure> {
+        let name = self.word("still there").await?;
+        if name != self.name {
+            return Err(Failure(format!("echo: {name} answers in place of {}", self.name)));
+        }
+        Ok(self.answered())
+    }
+
+    /// Sends a word and returns who sent it back.
+    async fn word(&mut self, word: &str) -> Result<String, Failure> {
+        let answer = in_time(ask(&mut self.stream, word)).await.map_err(Failure::at("echo"))?;
+        answer
+            .strip_suffix(word)
+            .map(|name| name.trim_end().to_owned())
+            .ok_or_else(|| Failure(format!("echo: `{answer}` is no answer to `{word}`")))
+    }
+
+    fn answered(&self) -> Answered {
+        Answered { name: self.name.clone(), generation: 0, peer: Some(self.peer) }
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,171 @@
+//! The process of a pod: reads orders, runs them side by side, writes answers.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UdpSocket, unix::pipe},
+    sync::{Mutex, mpsc},
+};
+
+use super::{
+    Answer, Dial, Order, Protocol, Request, Response, Serve, SocketOrder, datagram, dial::Dialling,
+    hold::Held, report::error_name, serve::Server,
+};
+
+type Outcome = Result<Answer, String>;
+
+/// Everything the process keeps between orders.
+#[derive(Debug, Default)]
+struct State {
+    servers: Mutex<HashMap<(Protocol, u16), Server>>,
+    /// Put into every answer of every server.
+    generation: Arc<AtomicU64>,
+    /// By the id of the request that began it.
+    dialling: Mutex<HashMap<u64, Arc<Dialling>>>,
+    held: Mutex<HashMap<u64, Held>>,
+    sockets: Mutex<HashMap<u64, Arc<UdpSocket>>>,
+}
+
+/// Serves orders from the standard input until it ends.
+pub fn run() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime of a pod")?;
+    runtime.block_on(obey())
+}
+
+async fn obey() -> Result<()> {
+    let input = pipe::Receiver::from_file(duplicate(io::stdin())?).context("the input is no pipe")?;
+    let output = pipe::Sender::from_file(duplicate(io::stdout())?).context("the output is no pipe")?;
+    let (answers, queue) = mpsc::unbounded_channel();
+    tokio::spawn(write(output, queue));
+    let state = Arc::new(State::default());
+    let mut lines = BufReader::new(input).lines();
+    while let Some(line) = lines.next_line().await.context("cannot read orders")? {
+        let Request { id, order } = serde_json::from_str(&line).context("cannot understand an order")?;
+        let (state, answers) = (Arc::clone(&state), answers.clone());
+        tokio::spawn(async move {
+            let answer = state.carry_out(id, order).await;
+            // Nobody listens any more: the process is about to end.
+            let _ = answers.send(Response { id, answer });
+        });
+    }
+    Ok(())
+}
+
+fn duplicate(stream: impl std::os::fd::AsFd) -> Result<std::fs::File> {
+    Ok(stream.as_fd().try_clone_to_owned().context("cannot duplicate a standard stream")?.into())
+}
+
+async fn write(mut output: pipe::Sender, mut queue: mpsc::UnboundedReceiver<Response>) -> io::Result<()> {
+    while let Some(response) = queue.recv().await {
+        let mut line = serde_json::to_vec(&response)?;
+        line.push(b'\n');
+        output.write_all(&line).await?;
+    }
+    Ok(())
+}
+
+impl State {
+    async fn carry_out(&self, id: u64, order: Order) -> Outcome {
+        match order {
+            Order::Serve(serve) => self.serve(serve).await,
+            Order::Stop { protocol, port } => self.stop(protocol, port).await,
+            Order::Retag { generation } => {
+                self.generation.store(generation, Ordering::Relaxed);
+                Ok(Answer::Done)
+            }
+            Order::Dial(dial) => self.dial(id, dial).await,
+            Order::Progress { of } => Ok(Answer::Report(Box::new(self.dialling(of).await?.report()))),
+            Order::Halt { of } => {
+                self.dialling(of).await?.halt();
+                Ok(Answer::Done)
+            }
+            Order::Hold { to, connections } => {
+                let (held, report) = Held::open(&to, connections).await;
+                self.held.lock().await.insert(id, held);
+                Ok(Answer::Report(Box::new(report)))
+            }
+            Order::Echo { of } => self.echo(of).await,
+            Order::Release { of } => {
+                let released = self.held.lock().await.remove(&of);
+                released.map(|_| Answer::Done).ok_or_else(|| format!("nothing is held for request {of}"))
+            }
+            Order::Datagram(order) => self.datagram(id, order).await,
+        }
+    }
+
+    async fn serve(&self, serve: Serve) -> Outcome {
+        let server = Server::start(&serve, Arc::clone(&self.generation))
+            .map_err(|error| format!("cannot serve on port {}: {}", serve.port, error_name(&error)))?;
+        self.servers.lock().await.insert((serve.protocol, serve.port), server);
+        Ok(Answer::Done)
+    }
+
+    async fn stop(&self, protocol: Protocol, port: u16) -> Outcome {
+        let server = self.servers.lock().await.remove(&(protocol, port));
+        server.ok_or_else(|| format!("nothing is served on port {port}"))?.stop().await;
+        Ok(Answer::Done)
+    }
+
+    async fn dial(&self, id: u64, dial: Dial) -> Outcome {
+        let dialling = Dialling::new(dial);
+        self.dialling.lock().await.insert(id, Arc::clone(&dialling));
+        let report = dialling.run().await;
+        self.dialling.lock().await.remove(&id);
+        Ok(Answer::Report(Box::new(report)))
+    }
+
+    async fn dialling(&self, of: u64) -> Result<Arc<Dialling>, String> {
+        let dialling = self.dialling.lock().await.get(&of).cloned();
+        dialling.ok_or_else(|| format!("request {of} dials no more"))
+    }
+
+    async fn echo(&self, of: u64) -> Outcome {
+        let mut held = self.held.lock().await;
+        let held = held.get_mut(&of).ok_or_else(|| format!("nothing is held for request {of}"))?;
+        Ok(Answer::Report(Box::new(held.echo().await)))
+    }
+
+    async fn datagram(&self, id: u64, order: SocketOrder) -> Outcome {
+        let named = |step: &'static str| move |error: io::Error| format!("{step}: {}", error_name(&error));
+        match order {
+            SocketOrder::Open { family, bind } => {
+                let socket = datagram::open(family, bind).map_err(named("bind"))?;
+                self.sockets.lock().await.insert(id, Arc::new(socket));
+                Ok(Answer::Socket(id))
+            }
+            SocketOrder::Connect { socket, to } => {
+                let socket = self.socket(socket).await?;
+                socket.connect(to).await.map_err(named("connect")).map(|()| Answer::Done)
+            }
+            SocketOrder::Send { socket, to, text } => {
+                datagram::send(&*self.socket(socket).await?, to, &text).await
+            }
+            SocketOrder::Receive { socket, within_ms } => {
+                datagram::receive(&*self.socket(socket).await?, within_ms).await
+            }
+            SocketOrder::PeerName { socket } => {
+                self.socket(socket).await?.peer_addr().map(Answer::Peer).map_err(named("getpeername"))
+            }
+            SocketOrder::Close { socket } => {
+                self.sockets.lock().await.remove(&socket);
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    async fn socket(&self, id: u64) -> Result<Arc<UdpSocket>, String> {
+        self.sockets.lock().await.get(&id).cloned().ok_or_else(|| format!("there is no socket {id}"))
+    }
+}

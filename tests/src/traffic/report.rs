@@ -1,0 +1,128 @@
+//! What came of dialling, counted while it goes on.
+
+use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
+
+use nix::{
+    errno::Errno,
+    time::{ClockId, clock_gettime},
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    pub attempts: u64,
+    /// By the name that answered.
+    pub answers: BTreeMap<String, Answers>,
+    /// By step and error, as in `connect: ECONNREFUSED`.
+    pub failures: BTreeMap<String, u64>,
+    /// What `getpeername` said, and how often.
+    pub peers: BTreeMap<SocketAddr, u64>,
+    pub latency: Latency,
+}
+
+/// The answers of one server. Instants are those of `now_us`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    pub count: u64,
+    /// When the last attempt that it answered began.
+    pub last_began_us: u64,
+    /// The smallest and the largest generation it answered with.
+    pub generations: (u64, u64),
+}
+
+/// From the first packet to the whole answer, of the attempts that succeeded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50_us: u32,
+    pub p99_us: u32,
+    pub max_us: u32,
+}
+
+impl Report {
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.answers.values().map(|answers| answers.count).sum()
+    }
+
+    pub fn answered_by(&self, name: &str) -> u64 {
+        self.answers.get(name).map_or(0, |answers| answers.count)
+    }
+}
+
+/// A report in the making.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    report: Report,
+    latencies_us: Vec<u32>,
+}
+
+/// What one attempt learned.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub name: String,
+    pub generation: u64,
+    pub peer: Option<SocketAddr>,
+}
+
+/// Why one attempt failed: the step and the error's name.
+#[derive(Debug)]
+pub(super) struct Failure(pub String);
+
+impl Failure {
+    pub fn at(step: &str) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |error| Self(format!("{step}: {}", error_name(&error)))
+    }
+}
+
+impl Tally {
+    pub fn record(&mut self, began_us: u64, outcome: Result<Answered, Failure>) {
+        self.report.attempts += 1;
+        match outcome {
+            Ok(answered) => self.succeeded(began_us, answered),
+            Err(Failure(what)) => *self.report.failures.entry(what).or_default() += 1,
+        }
+    }
+
+    pub fn report(&mut self) -> Report {
+        self.latencies_us.sort_unstable();
+        let at = |percent: usize| {
+            let index = self.latencies_us.len().saturating_sub(1) * percent / 100;
+            self.latencies_us.get(index).copied().unwrap_or_default()
+        };
+        let latency = Latency { p50_us: at(50), p99_us: at(99), max_us: at(100) };
+        Report { latency, ..self.report.clone() }
+    }
+
+    fn succeeded(&mut self, began_us: u64, answered: Answered) {
+        let answers = self.report.answers.entry(answered.name).or_insert_with(|| Answers {
+            generations: (answered.generation, answered.generation),
+            ..Answers::default()
+        });
+        answers.count += 1;
+        answers.last_began_us = answers.last_began_us.max(began_us);
+        answers.generations.0 = answers.generations.0.min(answered.generation);
+        answers.generations.1 = answers.generations.1.max(answered.generation);
+        if let Some(peer) = answered.peer {
+            *self.report.peers.entry(peer).or_default() += 1;
+        }
+        let took = now_us().saturating_sub(began_us);
+        self.latencies_us.push(u32::try_from(took).unwrap_or(u32::MAX));
+    }
+}
+
+/// Microseconds of the machine's monotonic clock: the same in every process.
+pub fn now_us() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// `ECONNREFUSED` rather than a sentence that differs between libraries.
+pub(super) fn error_name(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => format!("{:?}", Errno::from_raw(code)),
+        None => format!("{:?}", error.kind()),
+    }
+}

@@ -1,0 +1,162 @@
+//! Servers that say who they are.
+//!
+//! Over TCP they answer line by line: `who` with `name generation`, `GET ..` with the same as an HTTP page (and the end
+//! of the connection), anything else with `name` and that line. Over UDP every datagram is answered with
+//! `name generation` and its own text.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{Protocol, Serve};
+
+const BACKLOG: u32 = 4096;
+
+/// The running servers of one order; they end with it.
+#[derive(Debug)]
+pub(super) struct Server {
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Who a server says it is.
+#[derive(Debug, Clone)]
+struct Identity {
+    name: Arc<str>,
+    generation: Arc<AtomicU64>,
+}
+
+impl Server {
+    /// When this returns, connections are accepted.
+    pub fn start(order: &Serve, generation: Arc<AtomicU64>) -> io::Result<Self> {
+        let identity = Identity { name: order.name.as_str().into(), generation };
+        let tasks = addresses(order)
+            .into_iter()
+            .map(|address| match order.protocol {
+                Protocol::Tcp => Ok(tokio::spawn(accept(listen(address)?, identity.clone()))),
+                Protocol::Udp => Ok(tokio::spawn(reply(bind(address)?, identity.clone()))),
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { tasks })
+    }
+
+    /// When this returns, the sockets are closed.
+    pub async fn stop(mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+            // It was cancelled: that is the answer we want.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// One socket per family rather than one for both: what most servers do, and what a wildcard reply address needs.
+fn addresses(order: &Serve) -> Vec<SocketAddr> {
+    let of = |address: IpAddr| SocketAddr::new(address, order.port);
+    match order.address {
+        Some(address) => vec![of(address)],
+        None => vec![of(Ipv4Addr::UNSPECIFIED.into()), of(Ipv6Addr::UNSPECIFIED.into())],
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = super::datagram::unbound(address.is_ipv6())?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    super::datagram::bound(socket, address)
+}
+
+async fn accept(listener: TcpListener, identity: Identity) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                // A connection that was reset while it waited is no reason to stop serving.
+                let Ok((stream, _)) = accepted else { continue };
+                connections.spawn(serve(stream, identity.clone()));
+            }
+            Some(_ended) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, identity: Identity) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while {
+        line.clear();
+        stream.read_line(&mut line).await?
+    } > 0
+    {
+        if line.starts_with("GET ") {
+            return page(stream, &identity).await;
+        }
+        let answer = match line.trim_end() {
+            "who" => identity.to_string(),
+            other => format!("{} {other}", identity.name),
+        };
+        stream.get_mut().write_all(format!("{answer}\n").as_bytes()).await?;
+    }
+    Ok(())
+}
+
+async fn page(mut stream: BufReader<TcpStream>, identity: &Identity) -> io::Result<()> {
+    // The request's other lines are read so that closing sends no reset.
+    let mut line = String::new();
+    while {
+        line.clear();
+        stream.read_line(&mut line).await?
+    } > 0
+        && !line.trim_end().is_empty()
+    {}
+    let body = format!("{identity}\n");
+    let length = body.len();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n");
+    stream.get_mut().write_all(format!("{head}connection: close\r\n\r\n{body}").as_bytes()).await?;
+    stream.get_mut().shutdown().await
+}
+
+async fn reply(socket: UdpSocket, identity: Identity) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        // An ICMP error about an earlier reply shows up here; the next client is served all the same.
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        let _ = socket.send_to(format!("{identity} {text}").as_bytes(), from).await;
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.generation.load(Ordering::Relaxed))
+    }
+}

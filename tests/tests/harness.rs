@@ -1,0 +1,134 @@
+//! The harness itself: its clusters carry traffic, and nothing of them is left.
+
+#![expect(clippy::unwrap_used, reason = "a story that cannot go on shall panic")]
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use tests::{
+    Cluster,
+    cluster::PodRef,
+    mounts,
+    traffic::{How, Protocol},
+};
+
+const PORT: u16 = 8080;
+
+/// Both addresses of a pod that serves TCP and UDP.
+async fn serving(pod: PodRef<'_>) -> [SocketAddr; 2] {
+    let pod = pod.start().await;
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        pod.serve(protocol, PORT).await.unwrap();
+    }
+    pod.addresses.both().map(|address| SocketAddr::new(address, PORT))
+}
+
+#[tokio::test]
+async fn pods_reach_each_other_across_nodes_over_both_families() {
+    let cluster = Cluster::start("reach").nodes(2).without_agents().await;
+    let near = serving(cluster.pod("near")).await;
+    let far = serving(cluster.pod("far").on(1)).await;
+    for how in [How::Tcp, How::MappedTcp, How::Http, How::ConnectedUdp, How::UnconnectedUdp] {
+        cluster.pod("client").dials(near).how(how).times(4).always_reaches_one_of(["near"]).await;
+        let report = cluster.pod("client").dials(far).how(how).times(4).always_reaches_one_of(["far"]).await;
+        assert_eq!(report.answered_by("far"), 4, "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn hosts_and_clients_outside_reach_the_nodes() {
+    let cluster = Cluster::start("outside").nodes(2).without_agents().await;
+    let host = serving(cluster.pod("host").on_host(1)).await;
+    cluster.client("client").dials(host).times(4).always_reaches_one_of(["host"]).await;
+    cluster.pod("neighbour").on_host(0).dials(host).times(4).always_reaches_one_of(["host"]).await;
+}
+
+#[tokio::test]
+async fn a_service_nobody_translates_fails_at_once() {
+    let cluster = Cluster::start("untranslated").without_agents().await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let report = cluster.pod("client").dials(web.vips()).times(8).report().await;
+    assert_eq!(
+        report.failures.keys().collect::<Vec<_>>(),
+        ["connect: EHOSTUNREACH", "connect: ENETUNREACH"],
+        "{report:?}"
+    );
+    assert_eq!(report.failed(), 8);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_refuses_and_comes_back() {
+    let cluster = Cluster::start("stop").without_agents().await;
+    let a = serving(cluster.pod("a")).await;
+    let client = cluster.pod("client");
+    let (held, opened) = client.start().await.hold(a.into(), 10).await.unwrap();
+    assert_eq!((opened.answered_by("a"), opened.failed()), (10, 0), "{opened:?}");
+    assert_eq!(client.start().await.echo(held).await.unwrap().answered_by("a"), 10);
+
+    let pod = cluster.pod("a").start().await;
+    pod.stop(Protocol::Tcp, PORT).await.unwrap();
+    client.clone().dials(a).times(4).is_refused().await;
+    assert_eq!(client.start().await.echo(held).await.unwrap().failed(), 10);
+    pod.serve(Protocol::Tcp, PORT).await.unwrap();
+    client.dials(a).times(4).always_reaches_one_of(["a"]).await;
+}
+
+#[tokio::test]
+async fn dialling_in_the_background_counts_what_it_meets() {
+    let cluster = Cluster::start("background").without_agents().await;
+    let a = serving(cluster.pod("a")).await;
+    let dialling = cluster.pod("client").dials(a).at_once(4).in_background().await;
+    tests::eventually("a hundred connections", async || {
+        let report = dialling.progress().await?;
+        anyhow::ensure!(report.answered() >= 100, "{report:?}");
+        Ok(())
+    })
+    .await;
+    cluster.pod("a").start().await.stop(Protocol::Tcp, PORT).await.unwrap();
+    tests::eventually("a refusal", async || {
+        let report = dialling.progress().await?;
+        anyhow::ensure!(report.failures.contains_key("connect: ECONNREFUSED"), "{report:?}");
+        Ok(())
+    })
+    .await;
+    let report = dialling.stop().await.unwrap();
+    assert_eq!(report.attempts, report.answered() + report.failed());
+}
+
+#[tokio::test]
+async fn nothing_is_left() {
+    let cluster = Cluster::start("left").nodes(2).without_agents().await;
+    serving(cluster.pod("a")).await;
+    serving(cluster.pod("host").on_host(1)).await;
+    let processes: Vec<_> = cluster.all_pods().iter().map(|pod| pod.id()).collect();
+    let group = cluster.cgroup().path().to_owned();
+    let pins: Vec<_> = cluster.nodes().iter().map(|node| node.bpffs().to_owned()).collect();
+    let manifests = cluster.manifests().directory().to_owned();
+    assert!(group.starts_with(mounts::cgroup2().unwrap()) && group.exists());
+    assert!(pins.iter().chain([&manifests]).all(|path| path.exists()));
+
+    drop(cluster);
+    for process in processes {
+        assert!(!Path::new("/proc").join(process.to_string()).exists(), "process {process} lives on");
+    }
+    for path in pins.iter().chain([&manifests, &group]) {
+        assert!(!path.exists(), "{} is left", path.display());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_when_a_story_panics() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let story = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let cluster = Cluster::start("panic").without_agents().await;
+            serving(cluster.pod("a")).await;
+            tell.send((cluster.cgroup().path().to_owned(), cluster.all_pods()[0].id())).unwrap();
+            panic!("the story fails, as this one shall");
+        });
+    });
+    let (group, process) = told.await.unwrap();
+    assert!(story.join().is_err());
+    assert!(!group.exists(), "{} is left", group.display());
+    assert!(fs::metadata(format!("/proc/{process}")).is_err(), "process {process} lives on");
+}
