@@ -12,7 +12,7 @@ use crate::{cargo, setup};
 
 /// Builds the agent and runs it with the arguments after `--`.
 #[derive(Args)]
-#[command(after_help = "Example: cargo xtask run -- plan --manifests examples/voting-app --node-name one")]
+#[command(after_help = "Example: cargo xtask run -- plan --manifests DIR --node-name NAME")]
 pub struct Run {
     /// Optimise the build.
     #[arg(long)]
