@@ -1,1 +1,3 @@
+//! Cluster DNS from Services and their endpoints.
 
+pub mod zone;

@@ -2,8 +2,10 @@
 //!
 //! k8s → index → reconcile → datapath; `model` is what they all speak.
 
+pub mod cli;
 pub mod datapath;
 pub mod index;
 pub mod k8s;
+pub mod manifests;
 pub mod model;
 pub mod reconcile;

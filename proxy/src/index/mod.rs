@@ -14,6 +14,7 @@ use ipnetwork::IpNetwork;
 use crate::model::{
     address::IpFamily,
     backend::{Candidate, SliceInfo, SliceKey, SliceSource},
+    flow::{Flow, Verdict},
     frontend::{Frontend, FrontendKey, FrontendKind},
     node::{LocalNode, NodeInfo},
     policy::Policy,
@@ -22,7 +23,9 @@ use crate::model::{
 };
 
 mod claims;
+mod reason;
 mod resolve;
+mod verdict;
 
 use claims::{Claim, Claims};
 
@@ -104,6 +107,11 @@ impl Index {
 
     pub fn services(&self) -> impl Iterator<Item = &ServiceInfo> {
         self.services.values().map(|service| &**service)
+    }
+
+    /// What becomes of a flow.
+    pub fn explain(&self, flow: &Flow) -> Verdict {
+        verdict::decide(self, flow)
     }
 
     /// The Service whose ClusterIP this is: ports it does not define refuse at once.

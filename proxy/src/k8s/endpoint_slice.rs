@@ -11,7 +11,7 @@ use crate::model::{
     service::ServiceKey,
 };
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 pub fn slice_key(slice: &EndpointSlice) -> Result<SliceKey, ObjectError> {
     let ServiceKey { namespace, name } = key(&slice.metadata)?;

@@ -1,16 +1,15 @@
 //! core/v1 Endpoints, turned into the slices that the control plane's mirroring would make of them. Whether they are
 //! mirrored at all hangs on the Service of the same name too, which the index knows.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
-
-use super::{HEADLESS, ObjectError, Read, has_label, key, label, port, protocol};
-use crate::model::{
-    address::{IpFamily, parse_ip},
-    backend::{Candidate, SliceInfo, SlicePort},
-    service::ServiceKey,
+use k8s_openapi::api::{
+    core::v1::{EndpointAddress, EndpointSubset, Endpoints},
+    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
+
+use super::{ObjectError, Read, endpoint_slice, key, label};
+use crate::model::{address::parse_ip, backend::SliceInfo};
 
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Before Leases, leaders were elected by writing into Endpoints objects that nobody connects to.
@@ -20,80 +19,86 @@ const MAX_PER_SUBSET: usize = 1000;
 
 /// `None`: an object that is not mirrored.
 pub fn read(endpoints: &Endpoints) -> Result<Option<Read<Arc<[SliceInfo]>>>, ObjectError> {
-    let service = key(&endpoints.metadata)?;
-    if !is_mirrored(endpoints) {
-        return Ok(None);
-    }
     let mut slices = Vec::new();
-    let mut left_out = Vec::new();
-    for (n, subset) in endpoints.subsets.iter().flatten().enumerate() {
-        let ports = ports(n, subset.ports.as_deref().unwrap_or_default())?;
-        let candidates = candidates(n, subset, &mut left_out);
-        slices.extend(per_family(&service, &ports, candidates));
+    let Read { value: mirrored, mut left_out } = mirror(endpoints)?;
+    for slice in &mirrored {
+        if let Some(read) = endpoint_slice::read(slice)? {
+            slices.push(read.value);
+            left_out.extend(read.left_out);
+        }
     }
-    Ok(Some(Read { value: slices.into(), left_out }))
+    Ok(is_mirrored(endpoints).then(|| Read { value: slices.into(), left_out }))
+}
+
+/// One slice per subset and family, with the labels of the Endpoints object and its name as the Service's.
+pub fn mirror(endpoints: &Endpoints) -> Result<Read<Vec<EndpointSlice>>, ObjectError> {
+    let service = key(&endpoints.metadata)?;
+    let mut left_out = Vec::new();
+    let mut slices = Vec::new();
+    if is_mirrored(endpoints) {
+        let mut metadata = endpoints.metadata.clone();
+        let labels = metadata.labels.get_or_insert_default();
+        labels.insert(endpoint_slice::SERVICE_NAME.to_owned(), service.name.to_string());
+        for (n, subset) in endpoints.subsets.iter().flatten().enumerate() {
+            for (address_type, endpoints) in per_family(n, subset, &mut left_out) {
+                slices.push(EndpointSlice {
+                    address_type: address_type.to_owned(),
+                    endpoints: Some(endpoints),
+                    metadata: metadata.clone(),
+                    ports: Some(ports(subset)),
+                });
+            }
+        }
+    }
+    Ok(Read { value: slices, left_out })
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
     let metadata = &endpoints.metadata;
     let elects_leader = metadata.annotations.as_ref().is_some_and(|map| map.contains_key(LEADER));
-    // The headless label would be copied to the slices, where it hides them.
-    label(metadata, SKIP_MIRROR) != Some("true") && !elects_leader && !has_label(metadata, HEADLESS)
+    label(metadata, SKIP_MIRROR) != Some("true") && !elects_leader
 }
 
-fn ports(subset: usize, stated: &[EndpointPort]) -> Result<Box<[SlicePort]>, ObjectError> {
-    let mut ports = Vec::with_capacity(stated.len());
-    for (n, stated) in stated.iter().enumerate() {
-        let field = |name: &str| format!("subsets[{subset}].ports[{n}].{name}");
-        ports.push(SlicePort {
-            name: stated.name.as_deref().unwrap_or_default().into(),
-            protocol: protocol(|| field("protocol"), stated.protocol.as_deref())?,
-            port: port(|| field("port"), stated.port)?,
-        });
-    }
-    Ok(ports.into())
+fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
+    let stated = subset.ports.iter().flatten();
+    let port = |port: &k8s_openapi::api::core::v1::EndpointPort| EndpointPort {
+        app_protocol: port.app_protocol.clone(),
+        name: Some(port.name.clone().unwrap_or_default()),
+        port: Some(port.port),
+        protocol: port.protocol.clone(),
+    };
+    stated.map(port).collect()
 }
 
-fn candidates(n: usize, subset: &EndpointSubset, left_out: &mut Vec<ObjectError>) -> Vec<Candidate> {
+/// The ready addresses first: they are the ones that must not fall victim to the limit.
+fn per_family(
+    n: usize,
+    subset: &EndpointSubset,
+    left_out: &mut Vec<ObjectError>,
+) -> impl Iterator<Item = (&'static str, Vec<Endpoint>)> {
     let ready = subset.addresses.iter().flatten().map(|address| (address, true));
     let unready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
-    let mut candidates = Vec::new();
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (address, is_ready) in ready.chain(unready).take(MAX_PER_SUBSET) {
         match parse_ip(&address.ip) {
-            Some(ip) => candidates.push(candidate(address, ip, is_ready)),
+            Some(IpAddr::V4(_)) => v4.push(endpoint(address, is_ready)),
+            Some(IpAddr::V6(_)) => v6.push(endpoint(address, is_ready)),
             None => left_out.push(ObjectError::Address {
                 field: format!("subsets[{n}].addresses"),
                 value: address.ip.clone(),
             }),
         }
     }
-    candidates
+    [("IPv4", v4), ("IPv6", v6)].into_iter().filter(|(_, endpoints)| !endpoints.is_empty())
 }
 
-fn candidate(address: &EndpointAddress, ip: std::net::IpAddr, is_ready: bool) -> Candidate {
-    Candidate {
-        ip,
-        is_ready,
-        is_serving: true,
-        is_terminating: false,
-        node: address.node_name.as_deref().map(Arc::from),
-        zone_hints: Box::default(),
-        node_hints: Box::default(),
+fn endpoint(address: &EndpointAddress, is_ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: Some(EndpointConditions { ready: Some(is_ready), ..Default::default() }),
+        hostname: address.hostname.clone(),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Default::default()
     }
-}
-
-fn per_family<'a>(
-    service: &'a ServiceKey,
-    ports: &'a [SlicePort],
-    candidates: Vec<Candidate>,
-) -> impl Iterator<Item = SliceInfo> + 'a {
-    let (v4, v6): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| candidate.ip.is_ipv4());
-    [(IpFamily::V4, v4), (IpFamily::V6, v6)].into_iter().filter(|(_, candidates)| !candidates.is_empty()).map(
-        |(family, candidates)| SliceInfo {
-            service: service.clone(),
-            family,
-            ports: ports.into(),
-            candidates: candidates.into(),
-        },
-    )
 }

@@ -15,12 +15,13 @@ use crate::model::{
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod node;
+pub mod object;
 pub mod service;
 pub mod service_cidr;
 
 /// Its presence, with whatever value, gives a Service to another proxy.
 const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-/// Its presence hides slices and Endpoints of headless Services, which only DNS needs.
+/// Its presence hides the slices of headless Services, which only DNS needs.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -43,6 +44,10 @@ pub enum ObjectError {
         #[source]
         source: UnknownProtocol,
     },
+    #[error("spec.clusterIP is empty: an API server would assign an address, a file has to state it")]
+    NoClusterIp,
+    #[error("spec.clusterIPs has no address for any of spec.ipFamilies")]
+    NoClusterIps,
     #[error("addressType `{0}` is none of IPv4, IPv6, FQDN")]
     AddressType(String),
 }
@@ -52,6 +57,16 @@ pub enum ObjectError {
 pub struct Read<T> {
     pub value: T,
     pub left_out: Vec<ObjectError>,
+}
+
+impl<T> Read<T> {
+    fn whole(value: T) -> Self {
+        Self { value, left_out: Vec::new() }
+    }
+
+    fn map<U>(self, convert: impl FnOnce(T) -> U) -> Read<U> {
+        Read { value: convert(self.value), left_out: self.left_out }
+    }
 }
 
 /// Namespace and name. Files need not say `default`, so we do.

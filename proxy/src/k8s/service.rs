@@ -41,6 +41,7 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
         info.vips = vips(service);
         info.source_ranges = source_ranges(spec, &mut left_out);
     }
+    left_out.extend(without_address(&info));
     Ok(Read { value: info, left_out })
 }
 
@@ -56,6 +57,15 @@ fn exclusion(service: &Service, spec: &ServiceSpec) -> Option<Exclusion> {
         Some("None") => Some(Exclusion::Headless),
         Some(_) => None,
     }
+}
+
+/// A Service that would be served if only it had an address.
+fn without_address(info: &ServiceInfo) -> Option<ObjectError> {
+    if info.exclusion == Some(Exclusion::NoClusterIp) {
+        return Some(ObjectError::NoClusterIp);
+    }
+    let has_none = info.cluster_ips == PerFamily::default();
+    (info.is_served() && has_none).then_some(ObjectError::NoClusterIps)
 }
 
 /// Objects from before dual-stack have no families: their one address tells its own.

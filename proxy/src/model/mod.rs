@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod flow;
 pub mod frontend;
 pub mod node;
 pub mod policy;

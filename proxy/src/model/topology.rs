@@ -1,6 +1,6 @@
 //! Which endpoints of a service port may be used from this node: readiness, topology hints, the terminating fallback.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use super::{
     backend::{Backend, BackendState, Candidate},
@@ -46,14 +46,22 @@ pub struct EndpointSets {
     pub serving: Vec<Backend>,
     /// Whether anybody anywhere can serve: tells "refuse" from "not from here".
     pub has_any: bool,
+    /// What narrowed the cluster set down.
+    pub hints: Hints,
+    /// How many endpoints there are in any state, and how many of them could serve somebody.
+    pub known: usize,
+    pub able: usize,
 }
 
 impl EndpointSets {
     pub fn new(candidates: &BTreeMap<SocketAddr, &Candidate>, uses: Uses, place: Place<'_>) -> Self {
-        let cluster = if uses.cluster { cluster_set(candidates, place) } else { Vec::new() };
+        let hints = Hints::in_force(candidates.values().copied().filter(|c| c.is_ready), place);
+        let cluster = if uses.cluster { cluster_set(candidates, hints, place) } else { Vec::new() };
         let local = if uses.local { local_set(candidates, place) } else { Vec::new() };
-        let has_any = !cluster.is_empty() || (uses.local && candidates.values().any(|c| can_serve(c)));
-        Self { cluster, local, serving: serving_set(candidates, place), has_any }
+        let able = candidates.values().filter(|candidate| can_serve(candidate)).count();
+        let has_any = !cluster.is_empty() || (uses.local && able > 0);
+        let serving = serving_set(candidates, place);
+        Self { cluster, local, serving, has_any, hints, known: candidates.len(), able }
     }
 }
 
@@ -61,8 +69,11 @@ fn can_serve(candidate: &Candidate) -> bool {
     candidate.is_ready || candidate.is_last_resort()
 }
 
-fn cluster_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) -> Vec<Backend> {
-    let hints = Hints::in_force(candidates.values().copied().filter(|c| c.is_ready), place);
+fn cluster_set(
+    candidates: &BTreeMap<SocketAddr, &Candidate>,
+    hints: Hints,
+    place: Place<'_>,
+) -> Vec<Backend> {
     ready_or_last_resort(candidates, place, |c| hints.allow(c, place), |_| true)
 }
 
@@ -108,7 +119,7 @@ fn select(
 /// Which kind of topology hint narrows the cluster set. One ready endpoint without a hint disables its kind, for a
 /// half-hinted Service would overload the hinted endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hints {
+pub enum Hints {
     None,
     SameNode,
     SameZone,
@@ -116,7 +127,7 @@ enum Hints {
 
 impl Hints {
     fn in_force<'a>(ready: impl Iterator<Item = &'a Candidate> + Clone, place: Place<'_>) -> Self {
-        let all_and_one = |hints: fn(&Candidate) -> &[std::sync::Arc<str>], name: &str| {
+        let all_and_one = |hints: fn(&Candidate) -> &[Arc<str>], name: &str| {
             !name.is_empty()
                 && ready.clone().all(|c| !hints(c).is_empty())
                 && ready.clone().any(|c| hints(c).iter().any(|hint| **hint == *name))

@@ -18,7 +18,8 @@ use crate::model::{
     service::ServiceKey,
 };
 
-const CAPACITY: Capacity = Capacity { frontends: 16, descriptors: 40, slots: 200, backends: 120, services: 16 };
+const CAPACITY: Capacity =
+    Capacity { frontends: 16, descriptors: 40, slots: 200, backends: 120, services: 16 };
 
 /// Maps that know what programs may hold: all that was reachable at any time since the last grace period.
 #[derive(Clone)]
@@ -59,10 +60,15 @@ impl Watched {
     fn assert_sound(&self) {
         for (key, index) in self.maps.frontends().unwrap() {
             let descriptor = self.maps.descriptor(self.maps.published(index));
-            for slot in [descriptor.internal, descriptor.external].iter().flat_map(|block| self.maps.slots(*block)) {
+            for slot in
+                [descriptor.internal, descriptor.external].iter().flat_map(|block| self.maps.slots(*block))
+            {
                 let backend = self.maps.backend(key.address.family(), slot.index);
                 assert_eq!(backend.generation, slot.generation, "{key} leads to a backend that has gone");
-                assert_eq!(backend.service, descriptor.service, "{key} leads to another service port's backend");
+                assert_eq!(
+                    backend.service, descriptor.service,
+                    "{key} leads to another service port's backend"
+                );
             }
         }
     }
@@ -290,10 +296,19 @@ fn a_full_map_is_named_and_the_rest_goes_on() {
 /// One step in the life of a cluster, as the index would tell it.
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u8, service: u8, is_local: bool, backends: Vec<u8> },
-    Remove { key: u8 },
+    Put {
+        key: u8,
+        service: u8,
+        is_local: bool,
+        backends: Vec<u8>,
+    },
+    Remove {
+        key: u8,
+    },
     /// The agent dies after this many system calls of the next steps.
-    Die { calls: u8 },
+    Die {
+        calls: u8,
+    },
     GracePeriod,
 }
 
@@ -313,8 +328,12 @@ fn consistent(wanted: &BTreeMap<FrontendKey, Frontend>, changed: &Frontend) -> V
     let same = |other: &&Frontend| {
         other.service == changed.service && other.key.address.family() == changed.key.address.family()
     };
-    let numbers: Vec<u8> =
-        changed.serving.iter().map(|backend| backend.address.to_string()).map(|text| last_number(&text)).collect();
+    let numbers: Vec<u8> = changed
+        .serving
+        .iter()
+        .map(|backend| backend.address.to_string())
+        .map(|text| last_number(&text))
+        .collect();
     let service: u8 = changed.service.service.name.trim_start_matches('s').parse().unwrap();
     wanted.values().filter(same).map(|other| frontend(other.key, service, other.policy, &numbers)).collect()
 }

@@ -1,0 +1,181 @@
+//! `explain`: what becomes of one flow, and why.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{
+    frontend_name::FrontendName,
+    output::{self, Format, OutputArgs},
+    policy_args::{PolicyArgs, address},
+};
+use crate::{
+    manifests,
+    model::{
+        address::{Protocol, parse_ip},
+        flow::{Choice, Flow, Verdict},
+        node::Source,
+    },
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A directory of YAML files, or one file
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// Who starts the flow
+    #[arg(long, value_name = "IP", value_parser = address)]
+    from: IpAddr,
+    /// What it dials; TCP unless it says otherwise
+    #[arg(long, value_name = "IP:PORT[/tcp|udp|sctp]", value_parser = destination)]
+    to: Destination,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Destination {
+    address: SocketAddr,
+    protocol: Protocol,
+}
+
+#[derive(Debug, Serialize)]
+struct Explanation {
+    result: String,
+    frontend: Option<FrontendName>,
+    backends: BTreeSet<String>,
+    masquerade: bool,
+    /// Only when not all backends are alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masquerade_by_backend: Option<BTreeMap<String, bool>>,
+    plane: String,
+    reason: String,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let (index, _) = manifests::load(&args.manifests)?.into_index(args.policy.policy()?);
+    let Destination { address: destination, protocol } = args.to;
+    let verdict = index.explain(&Flow { source: args.from, destination, protocol });
+    match args.output.output {
+        Format::Json => output::print_json(&Explanation::from(&verdict)),
+        Format::Table => output::print(&table(&verdict)),
+    }
+}
+
+impl From<&Verdict> for Explanation {
+    fn from(verdict: &Verdict) -> Self {
+        let all = !verdict.choices.is_empty() && verdict.choices.iter().all(|choice| choice.masquerade);
+        let some = verdict.choices.iter().any(|choice| choice.masquerade);
+        Self {
+            result: verdict.outcome.to_string(),
+            frontend: verdict.frontend.as_ref().map(FrontendName::from),
+            backends: verdict.choices.iter().map(|choice| choice.backend.address.to_string()).collect(),
+            masquerade: all,
+            masquerade_by_backend: (some && !all).then(|| by_backend(&verdict.choices)),
+            plane: verdict.plane.to_string(),
+            reason: verdict.reason.clone(),
+        }
+    }
+}
+
+fn by_backend(choices: &[Choice]) -> BTreeMap<String, bool> {
+    choices.iter().map(|choice| (choice.backend.address.to_string(), choice.masquerade)).collect()
+}
+
+fn table(verdict: &Verdict) -> String {
+    let mut table = output::table();
+    table.add_row(["RESULT", &verdict.outcome.to_string()]);
+    let frontend = verdict.frontend.as_ref().map_or_else(
+        || "none".to_owned(),
+        |frontend| format!("{} {} of {}", frontend.kind.name(), frontend.key, frontend.service),
+    );
+    table.add_row(["FRONTEND", &frontend]);
+    table.add_row(["SOURCE", source(verdict.source)]);
+    let choices: BTreeMap<String, &Choice> =
+        verdict.choices.iter().map(|choice| (choice.backend.address.to_string(), choice)).collect();
+    for (n, (address, choice)) in choices.iter().enumerate() {
+        table.add_row([if n == 0 { "BACKENDS" } else { "" }, &format!("{address}{}", remarks(choice))]);
+    }
+    table.add_row(["PLANE", &verdict.plane.to_string()]);
+    table.add_row(["REASON", &verdict.reason]);
+    format!("{}\n", table.trim_fmt())
+}
+
+fn remarks(choice: &Choice) -> String {
+    let mut remarks = String::new();
+    if choice.backend.is_local {
+        remarks += "  local";
+    }
+    if choice.masquerade {
+        remarks += "  masqueraded";
+    }
+    remarks
+}
+
+fn source(source: Source) -> &'static str {
+    match source {
+        Source::Pod => "pod",
+        Source::Node => "node",
+        Source::Outside => "outside",
+    }
+}
+
+fn destination(text: &str) -> Result<Destination, String> {
+    let (endpoint, protocol) = match text.split_once('/') {
+        Some((endpoint, protocol)) => {
+            (endpoint, protocol.to_uppercase().parse().map_err(|e| format!("{e}"))?)
+        }
+        None => (text, Protocol::Tcp),
+    };
+    let wanted = || format!("`{endpoint}` is not IP:PORT (an IPv6 address goes in brackets)");
+    let (host, port) = endpoint.rsplit_once(':').ok_or_else(wanted)?;
+    let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(inner) if inner.contains(':') => parse_ip(inner),
+        Some(_) => None,
+        None if host.contains(':') => None,
+        None => parse_ip(host),
+    };
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| digits).ok_or_else(wanted)?;
+    Ok(Destination { address: SocketAddr::new(ip.ok_or_else(wanted)?, port), protocol })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_taken_in_every_spelling_that_means_one() {
+        for (text, want) in [
+            ("10.0.0.1:80", Some("10.0.0.1:80 TCP")),
+            ("10.0.0.1:53/udp", Some("10.0.0.1:53 UDP")),
+            ("10.0.0.1:53/SCTP", Some("10.0.0.1:53 SCTP")),
+            ("010.0.0.01:80", Some("10.0.0.1:80 TCP")),
+            ("[fd00::1]:80/udp", Some("[fd00::1]:80 UDP")),
+            ("[::ffff:10.0.0.1]:80", Some("10.0.0.1:80 TCP")),
+            ("10.0.0.1:0", Some("10.0.0.1:0 TCP")),
+            ("10.0.0.1", None),
+            ("10.0.0.1:", None),
+            ("10.0.0.1:+80", None),
+            ("10.0.0.1:65536", None),
+            ("10.0.0.1:80/", None),
+            ("10.0.0.1:80/icmp", None),
+            ("10.0.0.1:80/tcp/udp", None),
+            ("fd00::1:80", None),
+            ("[10.0.0.1]:80", None),
+            ("[fd00::1:80", None),
+            ("web:80", None),
+            ("", None),
+        ] {
+            let got = destination(text).ok().map(|to| format!("{} {}", to.address, to.protocol));
+            assert_eq!(got.as_deref(), want, "{text:?}");
+        }
+    }
+}

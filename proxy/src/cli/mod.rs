@@ -1,0 +1,77 @@
+//! The command line: one file per verb. Exit codes: 0 done, 1 failed with one sentence on stderr, 2 wrong usage.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+mod explain;
+mod frontend_name;
+pub mod logging;
+mod output;
+mod plan;
+pub mod policy_args;
+
+use logging::LoggingArgs;
+
+/// The service proxy of a Kubernetes node: eBPF load balancing and cluster DNS, one agent per node.
+#[derive(Debug, Parser)]
+#[command(name = "portreeve", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    logging: LoggingArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show what would be programmed on a node; needs no privileges
+    Plan(plan::Args),
+    /// Tell what becomes of one flow, and why
+    Explain(explain::Args),
+    /// Print the version
+    Version,
+    /// Print a completion script
+    Completion {
+        /// The shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Cli {
+    pub fn run(self) -> ExitCode {
+        logging::start(&self.logging, self.verb.default_level());
+        match self.verb.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output::complain(&error);
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Verb {
+    /// The agent tells its life; a question is answered and nothing else is said.
+    fn default_level(&self) -> tracing::Level {
+        match self {
+            Self::Plan(_) | Self::Explain(_) | Self::Version | Self::Completion { .. } => {
+                tracing::Level::WARN
+            }
+        }
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Plan(args) => plan::run(args),
+            Self::Explain(args) => explain::run(args),
+            Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),
+            Self::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "portreeve", &mut script);
+                output::print(&String::from_utf8(script)?)
+            }
+        }
+    }
+}

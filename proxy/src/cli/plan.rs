@@ -1,0 +1,130 @@
+//! `plan`: what would be programmed on a node.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{
+    frontend_name::{FrontendName, backends},
+    output::{self, Format, OutputArgs},
+    policy_args::PolicyArgs,
+};
+use crate::{
+    index::Index,
+    manifests::{self, Skipped},
+    model::frontend::{Frontend, FrontendKind, View, WhenEmpty},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A directory of YAML files, or one file
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Plan {
+    frontends: Vec<PlannedFrontend>,
+    dns: PlannedDns,
+    skipped: Vec<Skipped>,
+}
+
+#[derive(Debug, Serialize)]
+struct PlannedFrontend {
+    #[serde(flatten)]
+    name: FrontendName,
+    internal: BTreeSet<String>,
+    external: BTreeSet<String>,
+    affinity_seconds: Option<u32>,
+    source_ranges: Vec<String>,
+    when_empty: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct PlannedDns {
+    records: usize,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let loaded = manifests::load(&args.manifests)?;
+    let records = loaded.dns_records();
+    let (index, skipped) = loaded.into_index(args.policy.policy()?);
+    let frontends = sorted(&index);
+    match args.output.output {
+        Format::Json => {
+            let frontends = frontends.iter().map(PlannedFrontend::from).collect();
+            output::print_json(&Plan { frontends, dns: PlannedDns { records }, skipped })
+        }
+        Format::Table => output::print(&table(&frontends, records, &skipped)),
+    }
+}
+
+fn sorted(index: &Index) -> Vec<Frontend> {
+    let mut frontends: Vec<_> = index.frontends().collect();
+    frontends.sort_by(|a, b| (&a.service, a.kind, a.key).cmp(&(&b.service, b.kind, b.key)));
+    frontends
+}
+
+impl From<&Frontend> for PlannedFrontend {
+    fn from(frontend: &Frontend) -> Self {
+        Self {
+            name: frontend.into(),
+            internal: backends(&frontend.internal),
+            external: backends(&frontend.external),
+            affinity_seconds: frontend.affinity.map(Into::into),
+            source_ranges: frontend.source_ranges.iter().map(ToString::to_string).collect(),
+            when_empty: when_empty(frontend),
+        }
+    }
+}
+
+/// The view that the policy of the frontend governs is the one that can be empty while somebody could serve.
+fn when_empty(frontend: &Frontend) -> &'static str {
+    let view = match frontend.kind {
+        FrontendKind::ClusterIp => &frontend.internal,
+        FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => &frontend.external,
+    };
+    name(view.when_empty)
+}
+
+fn name(when_empty: WhenEmpty) -> &'static str {
+    match when_empty {
+        WhenEmpty::Reject => "reject",
+        WhenEmpty::Drop => "drop",
+    }
+}
+
+fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped]) -> String {
+    let mut table = output::table();
+    table.set_header(["SERVICE", "KIND", "FRONTEND", "INTERNAL", "EXTERNAL"]);
+    for frontend in frontends {
+        table.add_row([
+            frontend.service.to_string(),
+            frontend.kind.name().to_owned(),
+            frontend.key.to_string(),
+            summary(&frontend.internal),
+            summary(&frontend.external),
+        ]);
+    }
+    let mut text = format!("{}\n\n{} frontends, {records} DNS records\n", table.trim_fmt(), frontends.len());
+    if !skipped.is_empty() {
+        let mut table = output::table();
+        table.set_header(["SKIPPED", "REASON"]);
+        table.add_rows(skipped.iter().map(|skipped| [&skipped.object, &skipped.reason]));
+        text += &format!("\n{}\n", table.trim_fmt());
+    }
+    text
+}
+
+/// How many backends a view has, or what happens without any.
+fn summary(view: &View) -> String {
+    match view.backends.len() {
+        0 => name(view.when_empty).to_owned(),
+        all => format!("{all} ({} local)", view.local),
+    }
+}

@@ -1,0 +1,175 @@
+//! One object of any kind we read, and the change it means to the index.
+
+use std::{fmt, sync::Arc};
+
+use k8s_openapi::api::{
+    core::v1::{Endpoints, Namespace, Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
+};
+
+use super::{ObjectError, Read, endpoint_slice, endpoints, key, node, service, service_cidr};
+use crate::{
+    index::Change,
+    model::{
+        backend::{SliceKey, SliceSource},
+        service::ServiceKey,
+    },
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Service,
+    EndpointSlice,
+    Endpoints,
+    Node,
+    ServiceCidr,
+    Namespace,
+    Pod,
+}
+
+impl Kind {
+    pub const ALL: [Self; 7] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Endpoints,
+        Self::Node,
+        Self::ServiceCidr,
+        Self::Namespace,
+        Self::Pod,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Endpoints => "Endpoints",
+            Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+        }
+    }
+
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Service | Self::Endpoints | Self::Node | Self::Namespace | Self::Pod => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::ServiceCidr => "networking.k8s.io/v1",
+        }
+    }
+
+    pub fn is_namespaced(self) -> bool {
+        match self {
+            Self::Service | Self::EndpointSlice | Self::Endpoints | Self::Pod => true,
+            Self::Node | Self::ServiceCidr | Self::Namespace => false,
+        }
+    }
+}
+
+/// What an object is called. The namespace is empty where its kind has none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    pub kind: Kind,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl ObjectId {
+    fn key(&self) -> ServiceKey {
+        ServiceKey { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// What the index must hear when the object is gone.
+    pub fn removal(&self, node_name: &str) -> Option<Change> {
+        match self.kind {
+            Kind::Service => Some(Change::Service(self.key(), None)),
+            Kind::EndpointSlice => Some(Change::Slice(slice_key(self.key()), None)),
+            Kind::Endpoints => Some(Change::Endpoints(self.key(), None)),
+            Kind::Node => (*self.name == *node_name).then_some(Change::Node(None)),
+            Kind::ServiceCidr => Some(Change::ServiceCidr(self.name.clone(), None)),
+            Kind::Namespace | Kind::Pod => None,
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind.name();
+        if self.kind.is_namespaced() {
+            write!(f, "{kind} {}/{}", self.namespace, self.name)
+        } else {
+            write!(f, "{kind} {}", self.name)
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    Service(Box<Service>),
+    EndpointSlice(Box<EndpointSlice>),
+    Endpoints(Box<Endpoints>),
+    Node(Box<Node>),
+    ServiceCidr(Box<ServiceCIDR>),
+    Namespace(Box<Namespace>),
+    Pod(Box<Pod>),
+}
+
+impl Object {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Endpoints(_) => Kind::Endpoints,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Pod(_) => Kind::Pod,
+        }
+    }
+
+    pub fn id(&self) -> Result<ObjectId, ObjectError> {
+        let metadata = match self {
+            Self::Service(object) => &object.metadata,
+            Self::EndpointSlice(object) => &object.metadata,
+            Self::Endpoints(object) => &object.metadata,
+            Self::Node(object) => &object.metadata,
+            Self::ServiceCidr(object) => &object.metadata,
+            Self::Namespace(object) => &object.metadata,
+            Self::Pod(object) => &object.metadata,
+        };
+        let ServiceKey { namespace, name } = key(metadata)?;
+        let kind = self.kind();
+        Ok(ObjectId { kind, namespace: if kind.is_namespaced() { namespace } else { "".into() }, name })
+    }
+
+    /// What the index must hear, and what of the object had to be left out. `None`: nothing.
+    pub fn change(&self, node_name: &str) -> Result<Option<Read<Change>>, ObjectError> {
+        let key = self.id()?.key();
+        let name = key.name.clone();
+        Ok(match self {
+            Self::Service(object) => {
+                Some(service::read(object)?.map(|info| Change::Service(key, Some(Arc::new(info)))))
+            }
+            Self::EndpointSlice(object) => Some(endpoint_slice::read(object)?.map_or_else(
+                || Read::whole(Change::Slice(slice_key(key.clone()), None)),
+                |read| read.map(|info| Change::Slice(slice_key(key.clone()), Some(Arc::new(info)))),
+            )),
+            Self::Endpoints(object) => Some(endpoints::read(object)?.map_or_else(
+                || Read::whole(Change::Endpoints(key.clone(), None)),
+                |read| read.map(|slices| Change::Endpoints(key.clone(), Some(slices))),
+            )),
+            Self::Node(object) if *name == *node_name => {
+                Some(Read::whole(Change::Node(Some(node::read(object)?))))
+            }
+            Self::ServiceCidr(object) => {
+                Some(service_cidr::read(object).map(|networks| Change::ServiceCidr(name, Some(networks))))
+            }
+            Self::Node(_) | Self::Namespace(_) | Self::Pod(_) => None,
+        })
+    }
+}
+
+fn slice_key(ServiceKey { namespace, name }: ServiceKey) -> SliceKey {
+    SliceKey { namespace, name, source: SliceSource::Slice }
+}

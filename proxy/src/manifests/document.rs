@@ -1,0 +1,182 @@
+//! One YAML document of a file: where it starts, which objects it holds.
+
+use serde::Deserialize;
+
+use super::{Found, Manifests, tree::Tree};
+use crate::k8s::object::{Kind, Object};
+
+/// Lists hold objects, not lists of lists of lists.
+const MAX_DEPTH: u32 = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Document<'a> {
+    pub text: &'a str,
+    /// The number of its first line in the file.
+    pub line: usize,
+}
+
+/// Cuts a file into documents. Doing so before parsing keeps a broken document from taking the rest of its file along,
+/// and is exact: YAML allows `---` at the start of a line nowhere but between documents.
+pub fn split(text: &str) -> impl Iterator<Item = Document<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut rest = Some(Document { text, line: 1 });
+    std::iter::from_fn(move || {
+        let current = rest?;
+        let (document, following) = cut(current);
+        rest = following;
+        Some(document)
+    })
+    .filter(|document| !is_blank(document.text))
+}
+
+/// Up to the next marker, and what follows it. What stands on the marker's own line belongs to the following document.
+fn cut(from: Document<'_>) -> (Document<'_>, Option<Document<'_>>) {
+    let mut line = from.line;
+    let mut start = 0;
+    for text in from.text.split_inclusive('\n') {
+        let end = start + text.len();
+        if let Some(behind) = behind_marker(text) {
+            let following = &from.text[end - behind..];
+            let document = Document { text: &from.text[..start], ..from };
+            return (document, Some(Document { text: following, line }));
+        }
+        line += 1;
+        start = end;
+    }
+    (from, None)
+}
+
+/// How many bytes of the line stand behind `---` or `...`.
+fn behind_marker(line: &str) -> Option<usize> {
+    let behind = line.strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
+    let is_marker = behind.is_empty() || behind.starts_with([' ', '\t', '\r', '\n']);
+    is_marker.then_some(behind.len())
+}
+
+/// Nothing but comments and directives.
+fn is_blank(text: &str) -> bool {
+    text.lines().all(|line| {
+        let trimmed = line.trim();
+        trimmed.is_empty() || trimmed.starts_with('#') || line.starts_with('%')
+    })
+}
+
+/// Reads the objects of a document into `manifests`, and names what it cannot read.
+pub fn read(document: &Document<'_>, file: &str, manifests: &mut Manifests) {
+    let place = format!("{file}:{}", first_line(document));
+    match parse(document) {
+        Ok(tree) => objects(tree, &place, None, 0, manifests),
+        Err(Broken { line, problem }) => manifests.skip(format!("{file}:{line}"), problem),
+    }
+}
+
+struct Broken {
+    line: usize,
+    problem: String,
+}
+
+fn parse<'a>(document: &Document<'a>) -> Result<Tree<'a>, Broken> {
+    if document.text.trim_start().starts_with('{')
+        && let Ok(tree) = serde_json::from_str(document.text)
+    {
+        return Ok(tree);
+    }
+    serde_saphyr::from_str(document.text).map_err(|error| broken(document, &error))
+}
+
+fn broken(document: &Document<'_>, error: &serde_saphyr::Error) -> Broken {
+    let within = error.location().map_or(1, |location| location.line());
+    let line = document.line + usize::try_from(within).unwrap_or(1).saturating_sub(1);
+    let problem = error.without_snippet().to_string();
+    let problem = problem.lines().next().unwrap_or_default();
+    Broken { line, problem: format!("it is not valid YAML: {problem}") }
+}
+
+fn first_line(document: &Document<'_>) -> usize {
+    let is_content = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    document.line + document.text.lines().take_while(|line| !is_content(line)).count()
+}
+
+/// `list_kind` is what the elements of a typed list are, which need not say it themselves.
+fn objects(
+    mut tree: Tree<'_>,
+    place: &str,
+    list_kind: Option<(&str, &str)>,
+    depth: u32,
+    manifests: &mut Manifests,
+) {
+    let stated = tree.text("kind").zip(tree.text("apiVersion")).or(list_kind);
+    let Some((kind, api_version)) = stated.map(|(kind, version)| (kind.to_owned(), version.to_owned()))
+    else {
+        return manifests.skip(place, "it is not a Kubernetes object: kind or apiVersion is missing");
+    };
+    if let Some(of) = kind.strip_suffix("List").filter(|of| of.is_empty() || known(of).is_some()) {
+        let Some(items) = tree.take_list("items") else {
+            return manifests.skip(place, format!("a {kind} without items"));
+        };
+        if depth == MAX_DEPTH {
+            return manifests.skip(place, "lists within lists, too deep");
+        }
+        let list_kind = (!of.is_empty()).then_some((of, api_version.as_str()));
+        for (n, item) in items.into_iter().enumerate() {
+            objects(item, &format!("{place} items[{n}]"), list_kind, depth + 1, manifests);
+        }
+        return;
+    }
+    // Real directories hold Deployments and ConfigMaps too: they are somebody else's.
+    if let Some(kind) = known(&kind) {
+        object(kind, &api_version, tree, place, manifests);
+    }
+}
+
+fn known(name: &str) -> Option<Kind> {
+    Kind::ALL.into_iter().find(|kind| kind.name() == name)
+}
+
+fn object(kind: Kind, api_version: &str, tree: Tree<'_>, place: &str, manifests: &mut Manifests) {
+    if api_version != kind.api_version() {
+        // Same name, another group: Knative has a Service too.
+        let is_old = kind.api_version().rsplit_once('/').is_some_and(|(group, _)| {
+            api_version.strip_prefix(group).is_some_and(|version| version.starts_with('/'))
+        });
+        if is_old {
+            let (name, wanted) = (kind.name(), kind.api_version());
+            manifests.skip(
+                describe(kind, &tree, place),
+                format!("{name} is read as {wanted}, not as {api_version}"),
+            );
+        }
+        return;
+    }
+    let name = describe(kind, &tree, place);
+    match typed(kind, tree) {
+        Ok(object) => manifests.objects.push(Found { place: place.to_owned(), object }),
+        Err(error) => manifests.skip(name, error),
+    }
+}
+
+fn describe(kind: Kind, tree: &Tree<'_>, place: &str) -> String {
+    let metadata = tree.get("metadata");
+    let name = metadata.and_then(|metadata| metadata.text("name"));
+    let namespace = metadata.and_then(|metadata| metadata.text("namespace")).unwrap_or("default");
+    match name {
+        Some(name) if kind.is_namespaced() => format!("{place}: {} {namespace}/{name}", kind.name()),
+        Some(name) => format!("{place}: {} {name}", kind.name()),
+        None => format!("{place}: {}", kind.name()),
+    }
+}
+
+fn typed(kind: Kind, tree: Tree<'_>) -> Result<Object, super::tree::TypeError> {
+    fn boxed<'a, T: Deserialize<'a>>(tree: Tree<'a>) -> Result<Box<T>, super::tree::TypeError> {
+        tree.typed().map(Box::new)
+    }
+    Ok(match kind {
+        Kind::Service => Object::Service(boxed(tree)?),
+        Kind::EndpointSlice => Object::EndpointSlice(boxed(tree)?),
+        Kind::Endpoints => Object::Endpoints(boxed(tree)?),
+        Kind::Node => Object::Node(boxed(tree)?),
+        Kind::ServiceCidr => Object::ServiceCidr(boxed(tree)?),
+        Kind::Namespace => Object::Namespace(boxed(tree)?),
+        Kind::Pod => Object::Pod(boxed(tree)?),
+    })
+}

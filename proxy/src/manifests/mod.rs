@@ -1,0 +1,222 @@
+//! A directory of ordinary YAML as the source of objects: what an API server would hold, without one.
+//!
+//! Each document stands alone: a broken one is named with its file and place, and everything else is read.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use serde::Serialize;
+
+use crate::{
+    index::Index,
+    k8s::object::{Object, ObjectId},
+    model::policy::Policy,
+};
+
+mod document;
+mod tree;
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read manifests from {path}", path = path.display())]
+pub struct ManifestError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// What could not be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    pub object: String,
+    pub reason: String,
+}
+
+/// An object and where it was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pub place: String,
+    pub object: Object,
+}
+
+impl Found {
+    /// How to call it in a message.
+    pub fn describe(&self) -> String {
+        match self.object.id() {
+            Ok(id) => format!("{}: {id}", self.place),
+            Err(_) => format!("{}: {}", self.place, self.object.kind().name()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifests {
+    pub objects: Vec<Found>,
+    pub skipped: Vec<Skipped>,
+}
+
+/// Reads a directory, or one file.
+pub fn load(path: &Path) -> Result<Manifests, ManifestError> {
+    let files = files(path).map_err(|source| ManifestError { path: path.to_owned(), source })?;
+    let mut manifests = Manifests::default();
+    for read in in_parallel(&files, |file| read_file(file)) {
+        manifests.objects.extend(read.objects);
+        manifests.skipped.extend(read.skipped);
+    }
+    manifests.drop_duplicates();
+    Ok(manifests)
+}
+
+impl Manifests {
+    fn skip(&mut self, object: impl Into<String>, reason: impl ToString) {
+        self.skipped.push(Skipped { object: object.into(), reason: reason.to_string() });
+    }
+
+    /// Everything that can be used, joined; and what could not be used.
+    pub fn into_index(mut self, policy: Policy) -> (Index, Vec<Skipped>) {
+        let node_name = policy.node_name.clone();
+        let mut index = Index::new(policy);
+        for found in std::mem::take(&mut self.objects) {
+            match found.object.change(&node_name) {
+                Ok(Some(read)) => {
+                    for error in read.left_out {
+                        self.skip(found.describe(), error);
+                    }
+                    index.apply(read.value);
+                }
+                Ok(None) => {}
+                Err(error) => self.skip(found.describe(), error),
+            }
+        }
+        for Skipped { object, reason } in &self.skipped {
+            tracing::warn!(object, reason, "skipped");
+        }
+        (index, self.skipped)
+    }
+
+    /// How many DNS records these objects make.
+    pub fn dns_records(&self) -> usize {
+        let mut services = Vec::new();
+        let mut slices = Vec::new();
+        for found in &self.objects {
+            match &found.object {
+                Object::Service(service) => services.push(&**service),
+                Object::EndpointSlice(slice) => slices.push(&**slice),
+                Object::Endpoints(_)
+                | Object::Node(_)
+                | Object::ServiceCidr(_)
+                | Object::Namespace(_)
+                | Object::Pod(_) => {}
+            }
+        }
+        dns::zone::records(services, slices).len()
+    }
+
+    /// One object, one definition: the first counts, in the order of file names.
+    fn drop_duplicates(&mut self) {
+        let mut places: BTreeMap<ObjectId, String> = BTreeMap::new();
+        for found in std::mem::take(&mut self.objects) {
+            match found.object.id() {
+                Ok(id) => match places.get(&id) {
+                    Some(first) => {
+                        let reason = format!("it is defined in {first} already");
+                        self.skip(found.describe(), reason);
+                        continue;
+                    }
+                    None => drop(places.insert(id, found.place.clone())),
+                },
+                Err(error) => {
+                    self.skip(found.describe(), error);
+                    continue;
+                }
+            }
+            self.objects.push(found);
+        }
+    }
+}
+
+/// The manifest files of a directory, by name. Hidden entries stay out: the mounts of ConfigMaps keep old versions there.
+fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if is_manifest(&path) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json")) && !path.is_dir()
+}
+
+fn read_file(path: &Path) -> Manifests {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let mut manifests = Manifests::default();
+    match text(path) {
+        Ok(text) => manifests.read_documents(&name, &text),
+        Err(error) => manifests.skip(&name, error),
+    }
+    manifests
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    // Opening a pipe or a device would wait for somebody to write into it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let bytes = fs::read(path)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+}
+
+impl Manifests {
+    fn read_documents(&mut self, file: &str, text: &str) {
+        let documents: Vec<_> = document::split(text).collect();
+        let chunks: Vec<_> = documents.chunks(256).collect();
+        for read in in_parallel(&chunks, |chunk| read_chunk(file, chunk)) {
+            self.objects.extend(read.objects);
+            self.skipped.extend(read.skipped);
+        }
+    }
+}
+
+fn read_chunk(file: &str, documents: &[document::Document<'_>]) -> Manifests {
+    let mut manifests = Manifests::default();
+    for document in documents {
+        document::read(document, file, &mut manifests);
+    }
+    manifests
+}
+
+/// Maps in order, on as many threads as there are processors.
+fn in_parallel<T: Sync, U: Send>(items: &[T], read: impl Fn(&T) -> U + Sync) -> Vec<U> {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let share = items.len().div_ceil(threads).max(1);
+    if items.len() < 2 || threads == 1 {
+        return items.iter().map(read).collect();
+    }
+    thread::scope(|scope| {
+        let workers: Vec<_> = items
+            .chunks(share)
+            .map(|share| scope.spawn(|| share.iter().map(&read).collect::<Vec<_>>()))
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| match worker.join() {
+                Ok(read) => read,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
