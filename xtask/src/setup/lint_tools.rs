@@ -16,29 +16,49 @@ use crate::{
 };
 
 pub fn ensure(note: &Note) -> Result<()> {
-    if is_missing(note) {
-        install(note).context("lint needs rustfmt and clippy")?;
-        ensure!(!is_missing(note), "rustfmt and clippy were installed, but cargo does not find them");
+    let missing = Missing::look(note);
+    if missing.any() {
+        missing.install(note).context("lint needs rustfmt and clippy")?;
+        ensure!(
+            !Missing::look(note).any(),
+            "rustfmt and clippy were installed, but cargo does not find them"
+        );
     }
     Ok(())
 }
 
-fn is_missing(note: &Note) -> bool {
-    let lacks = |mut cargo: Command, tool: &str| output(cargo.args([tool, "--version"])).is_none();
-    lacks(cargo(), "fmt") || lacks(cargo(), "clippy") || lacks(note.cargo(), "clippy")
+struct Missing {
+    in_workspace: bool,
+    for_programs: bool,
 }
 
-fn install(note: &Note) -> Result<()> {
-    if which("rustup").is_none() || note.toolchain == toolchain::LINKED {
-        apt::install(&["rustfmt-web", "rust-web-clippy"].map(String::from))?;
+impl Missing {
+    fn look(note: &Note) -> Missing {
+        let lacks = |mut cargo: Command, tool: &str| output(cargo.args([tool, "--version"])).is_none();
+        Missing {
+            in_workspace: lacks(cargo(), "fmt") || lacks(cargo(), "clippy"),
+            for_programs: lacks(note.cargo(), "clippy"),
+        }
     }
-    if which("rustup").is_some() {
-        let step = Step::start("adding rustfmt and clippy");
-        let mut command = Command::new("rustup");
-        // Of the toolchain in force in the workspace, whichever that is.
-        command.args(["component", "add", "rustfmt", "clippy"]).current_dir(workspace_root());
-        step.run(command)?;
-        step.done();
+
+    fn any(&self) -> bool {
+        self.in_workspace || self.for_programs
     }
-    Ok(())
+
+    fn install(&self, note: &Note) -> Result<()> {
+        let has_rustup = which("rustup").is_some();
+        let is_debian = note.toolchain == toolchain::LINKED;
+        if !has_rustup || (self.for_programs && is_debian) {
+            apt::install(&["rustfmt-web", "rust-web-clippy"].map(String::from))?;
+        }
+        if has_rustup && (self.in_workspace || !is_debian) {
+            let step = Step::start("adding rustfmt and clippy");
+            let mut command = Command::new("rustup");
+            // Of the toolchain in force in the workspace, whichever that is.
+            command.args(["component", "add", "rustfmt", "clippy"]).current_dir(workspace_root());
+            step.run(command)?;
+            step.done();
+        }
+        Ok(())
+    }
 }

@@ -74,8 +74,15 @@ pub fn find_or_get() -> Result<Toolchain> {
         match next(&survey, &pinned, &remedies) {
             Next::Use(toolchain) => return Ok(toolchain),
             Next::Do(remedy) => {
-                let outcome = remedy.apply(&pinned);
-                tried.push((remedy, outcome.map_or_else(|error| format!("{error:#}"), |()| "done".into())));
+                let outcome = match remedy.apply(&pinned) {
+                    Ok(()) => "done".to_owned(),
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        eprintln!("  that did not work: {}", error.lines().next().unwrap_or_default());
+                        error
+                    }
+                };
+                tried.push((remedy, outcome));
             }
             Next::GiveUp => bail!(give_up(&survey, &pinned, &tried)),
         }
