@@ -5,6 +5,8 @@ use serde::Deserialize;
 use super::{Found, Manifests, tree::Tree};
 use crate::k8s::object::{Kind, Object};
 
+mod plain;
+
 /// Lists hold objects, not lists of lists of lists.
 const MAX_DEPTH: u32 = 8;
 
@@ -79,6 +81,9 @@ fn parse<'a>(document: &Document<'a>) -> Result<Tree<'a>, Broken> {
     if document.text.trim_start().starts_with('{')
         && let Ok(tree) = serde_json::from_str(document.text)
     {
+        return Ok(tree);
+    }
+    if let Some(tree) = plain::read(document.text) {
         return Ok(tree);
     }
     serde_saphyr::from_str(document.text).map_err(|error| broken(document, &error))
