@@ -17,6 +17,7 @@ mod note;
 mod toolchain;
 
 pub use note::Note;
+pub use toolchain::pinned_name;
 
 /// Makes this machine able to build the eBPF programs and run the tests.
 ///

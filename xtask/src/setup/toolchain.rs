@@ -67,25 +67,36 @@ enum Next {
 
 pub fn find_or_get() -> Result<Toolchain> {
     let pinned = pinned_name()?;
-    let mut tried: Vec<(Remedy, String)> = Vec::new();
+    let mut tried: Vec<Attempt> = Vec::new();
     loop {
         let survey = Survey::take(&pinned);
-        let remedies: Vec<Remedy> = tried.iter().map(|(remedy, _)| *remedy).collect();
+        let remedies: Vec<Remedy> = tried.iter().map(|attempt| attempt.remedy).collect();
         match next(&survey, &pinned, &remedies) {
             Next::Use(toolchain) => return Ok(toolchain),
             Next::Do(remedy) => {
-                let outcome = match remedy.apply(&pinned) {
-                    Ok(()) => "done".to_owned(),
-                    Err(error) => {
-                        let error = format!("{error:#}");
-                        eprintln!("  that did not work: {}", error.lines().next().unwrap_or_default());
-                        error
-                    }
-                };
-                tried.push((remedy, outcome));
+                if let Some(error) = tried.last().and_then(|attempt| attempt.error.as_ref()) {
+                    eprintln!("  that did not work: {}", error.lines().next().unwrap_or_default());
+                }
+                tried.push(Attempt {
+                    remedy,
+                    error: remedy.apply(&pinned).err().map(|error| format!("{error:#}")),
+                });
             }
             Next::GiveUp => bail!(give_up(&survey, &pinned, &tried)),
         }
+    }
+}
+
+/// A remedy that was applied, and why it failed.
+struct Attempt {
+    remedy: Remedy,
+    error: Option<String>,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.error.as_deref().unwrap_or("it was done, and did not help");
+        write!(f, "tried {}: {error}", self.remedy.describe())
     }
 }
 
@@ -209,14 +220,15 @@ fn rustup(what: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn pinned_name() -> Result<String> {
+/// The toolchain that `rust-toolchain.toml` names.
+pub fn pinned_name() -> Result<String> {
     let file = workspace_root().join("rust-toolchain.toml");
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     let channel = text.lines().find_map(|line| line.strip_prefix("channel = \"")?.strip_suffix('"'));
     Ok(channel.with_context(|| format!("{} pins no channel", file.display()))?.to_owned())
 }
 
-fn give_up(survey: &Survey, pinned: &str, tried: &[(Remedy, String)]) -> String {
+fn give_up(survey: &Survey, pinned: &str, tried: &[Attempt]) -> String {
     let (major, minor) = OLDEST;
     let mut lines = vec![format!(
         "the eBPF programs need Rust {major}.{minor} or newer with the standard library's source, and none was found."
@@ -230,9 +242,13 @@ fn give_up(survey: &Survey, pinned: &str, tried: &[(Remedy, String)]) -> String 
     for (place, compiler) in places {
         lines.extend(compiler.as_ref().map(|compiler| format!("  {place} is {compiler}")));
     }
-    lines.extend(tried.iter().map(|(remedy, outcome)| format!("  tried {}: {outcome}", remedy.describe())));
+    lines.extend(tried.iter().map(|attempt| format!("  {attempt}")));
     lines.push("One of these will do:".to_owned());
-    lines.push(format!("  rustup component add rust-src --toolchain {pinned}"));
+    if survey.has_rustup {
+        lines.push(format!("  rustup component add rust-src --toolchain {pinned}"));
+    } else {
+        lines.push("  install Rust with rustup, then run this again".to_owned());
+    }
     lines.push(format!("  {}", apt::command_by_hand(&DEBIAN_PACKAGES.map(String::from))));
     if !survey.has_rustup && survey.debian.as_ref().is_some_and(Compiler::is_usable) {
         lines.push(format!("  put the directory of {DEBIAN_RUSTC} first in PATH"));
@@ -358,7 +374,8 @@ mod tests {
     #[test]
     fn giving_up_names_what_is_there_what_was_tried_and_the_way_out() {
         let survey = Survey { on_path: compiler(90, true), debian: compiler(96, true), ..Survey::default() };
-        let text = give_up(&survey, PINNED, &[(Remedy::InstallDebian, "no network".into())]);
+        let attempt = Attempt { remedy: Remedy::InstallDebian, error: Some("no network".into()) };
+        let text = give_up(&survey, PINNED, &[attempt]);
         for want in ["Rust 1.90 with", "tried Debian's packages: no network", "rust-web-src", "first in PATH"]
         {
             assert!(text.contains(want), "{want:?} is missing in:\n{text}");
