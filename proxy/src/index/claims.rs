@@ -91,3 +91,10 @@ impl Claims {
 fn cluster_ips(service: &ServiceInfo) -> impl Iterator<Item = IpAddr> {
     IpFamily::BOTH.into_iter().filter_map(|family| *service.cluster_ips.get(family))
 }
+
+#[cfg(test)]
+impl Claims {
+    pub fn is_bare(&self) -> bool {
+        self.by_frontend.is_empty() && self.by_cluster_ip.is_empty()
+    }
+}

@@ -1,3 +1,5 @@
+mod properties;
+
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
 
