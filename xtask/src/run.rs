@@ -12,7 +12,7 @@ use crate::{cargo, setup};
 
 /// Builds the agent and runs it with the arguments after `--`.
 #[derive(Args)]
-#[command(after_help = "Example: cargo xtask run -- plan --manifests DIR --node-name NAME")]
+#[command(after_help = "Example: cargo xtask run -- plan --manifests examples/voting --node-name node-1")]
 pub struct Run {
     /// Optimise the build.
     #[arg(long)]

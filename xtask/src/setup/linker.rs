@@ -45,10 +45,11 @@ pub fn find_or_get(llvm: u32) -> Result<PathBuf> {
 }
 
 fn cache() -> Result<PathBuf> {
-    let xdg = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let base =
-        xdg.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set: nowhere to keep bpf-linker")?;
+    // A relative directory would be another one wherever cargo is started.
+    let directory = |variable| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = directory("XDG_CACHE_HOME")
+        .or_else(|| Some(directory("HOME")?.join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME names a directory: nowhere to keep bpf-linker")?;
     Ok(base.join("portreeve"))
 }
 
