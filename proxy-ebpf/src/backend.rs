@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, btf_maps::Array, macros::btf_map};
 use proxy_ebpf::abi::{BackendRef, BackendV4, BackendV6, map};
 
-use crate::family::Backend;
+use crate::family::{Backend, Words, words};
 
 // No BPF_F_RDONLY_PROG: the kernel then refuses to map the array writable.
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -14,7 +14,7 @@ static BACKENDS_V4: Array<BackendV4, { map::MAX_BACKENDS as usize }, MAPPED> = A
 static BACKENDS_V6: Array<BackendV6, { map::MAX_BACKENDS as usize }, MAPPED> = Array::new();
 
 macro_rules! lookup {
-    ($name:ident, $table:ident, $address:ty) => {
+    ($name:ident, $table:ident, $address:ty, $words:expr) => {
         /// The backend that is meant, unless it has gone.
         #[inline(always)]
         pub fn $name(reference: BackendRef) -> Option<Backend<$address>> {
@@ -24,7 +24,7 @@ macro_rules! lookup {
             // own generation reads a whole entry; volatile because user space raises it through its own mapping.
             let entry = unsafe { entry.read_volatile() };
             (entry.generation == reference.generation).then_some(Backend {
-                address: entry.address,
+                address: $words(entry.address),
                 port: entry.port,
                 flags: entry.flags,
                 service: entry.service,
@@ -33,5 +33,5 @@ macro_rules! lookup {
     };
 }
 
-lookup!(v4, BACKENDS_V4, [u8; 4]);
-lookup!(v6, BACKENDS_V6, [u8; 16]);
+lookup!(v4, BACKENDS_V4, u32, u32::from_ne_bytes);
+lookup!(v6, BACKENDS_V6, Words, words);

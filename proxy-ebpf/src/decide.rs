@@ -1,24 +1,49 @@
-//! The decision: frontend, policy, backend. Written once for both families and every plane.
+//! The decision: frontend, policy, affinity, backend. Written once for both families and every plane.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use proxy_ebpf::abi::{Block, Descriptor, DescriptorFlags, DropReason};
+use proxy_ebpf::abi::{
+    AffinityKey, BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint,
+};
 
 use crate::{
-    family::{Backend, Family},
+    affinity,
+    config::config,
+    family::{Backend, Family, bytes},
     frontend::{self, Found},
 };
 
-/// What is to be done with a new connection.
+/// What is to be done with a new flow.
 #[must_use]
 pub enum Verdict<A> {
     /// Not Service traffic.
     NotOurs,
-    /// Goes to this backend of this service port.
-    Backend(Backend<A>),
-    /// Refused; the service port is known.
-    Refuse(DropReason, u32),
-    /// Refused before a service port was found.
-    RefuseUnknown(DropReason),
+    Backend(Choice<A>),
+    /// Refused, on behalf of a service port where one was found.
+    Refuse(DropReason, Option<u32>),
+}
+
+/// A backend, and how to recognise it later.
+#[derive(Clone, Copy)]
+pub struct Choice<A> {
+    pub backend: Backend<A>,
+    pub reference: BackendRef,
+}
+
+impl<A: Copy> Choice<A> {
+    /// The backend as sockets remember it.
+    #[inline(always)]
+    pub fn end<F: Family<Address = A>>(&self) -> Endpoint {
+        Endpoint::new(bytes(F::mapped(self.backend.address)), self.backend.port)
+    }
+}
+
+/// Who asks, as far as it is known before a packet exists. The cookie of its network namespace is fetched only where
+/// it matters.
+pub trait Client {
+    fn netns(&self) -> u64;
+
+    /// Whether another backend would be better; heard for all but the last attempt.
+    fn would_rather_not(&self, backend: &Endpoint) -> bool;
 }
 
 /// Which of a frontend's two views a client gets.
@@ -26,47 +51,98 @@ pub enum Verdict<A> {
 pub enum Scope {
     /// Pods and the node itself.
     Internal,
+    /// Everybody else.
+    External,
 }
 
-/// How many slots are tried when the chosen backend has just gone. A slot of the current descriptor goes stale
-/// only between the flip away from it and this read.
+/// How often the decision is repeated when it fell on something that was replaced meanwhile: a frontend, which takes
+/// another change of the same element in the few nanoseconds between two reads, or a backend, whose slot goes stale
+/// only between the flip away from it and its reading. Loops are the verifier's cost, so there is one for all.
 const ATTEMPTS: u32 = 4;
 
-/// Decides for a connection whose source address is not known yet.
+/// Decides for a client whose source address is not known yet.
 #[inline(always)]
 pub fn decide<F: Family>(
     address: F::Address,
     port: [u8; 2],
     protocol: u8,
-    scope: Scope,
+    client: &impl Client,
 ) -> Verdict<F::Address> {
-    for _ in 0..ATTEMPTS {
-        let descriptor = match frontend::current::<F>(address, port, protocol) {
+    let mut unsettled = DropReason::FrontendUnsettled;
+    for attempt in 1..=ATTEMPTS {
+        let descriptor = match frontend::current::<F>(address, port, protocol, client) {
             Found::Descriptor(descriptor) => descriptor,
             Found::Nothing => return Verdict::NotOurs,
-            Found::Unsettled => return Verdict::RefuseUnknown(DropReason::FrontendUnsettled),
+            Found::Unsettled => continue,
         };
+        let scope = Scope::of::<F>(client);
         if let Some(reason) = forbidden(descriptor, scope) {
-            return Verdict::Refuse(reason, descriptor.service);
+            return Verdict::Refuse(reason, Some(descriptor.service));
         }
-        if let Some(backend) = choose::<F>(block(descriptor, scope)) {
-            return Verdict::Backend(backend);
+        match choose::<F>(descriptor, scope, client) {
+            Some(choice) if attempt < ATTEMPTS && client.would_rather_not(&choice.end::<F>()) => {}
+            Some(choice) => return Verdict::Backend(choice),
+            None => unsettled = DropReason::BackendUnsettled,
         }
     }
-    Verdict::RefuseUnknown(DropReason::BackendUnsettled)
+    Verdict::Refuse(unsettled, None)
+}
+
+/// Whether the client is in the node's own network namespace.
+#[inline(always)]
+pub fn is_host(client: &impl Client) -> bool {
+    client.netns() == config().host_netns
+}
+
+impl Scope {
+    #[inline(always)]
+    fn of<F: Family>(client: &impl Client) -> Self {
+        if config().flags.contains(F::PODS_ARE_EXTERNAL) && !is_host(client) {
+            Self::External
+        } else {
+            Self::Internal
+        }
+    }
+
+    #[inline(always)]
+    fn block(self, descriptor: &Descriptor) -> &Block {
+        match self {
+            Self::Internal => &descriptor.internal,
+            Self::External => &descriptor.external,
+        }
+    }
+
+    /// The set of backends that this view of the frontend offers.
+    #[inline(always)]
+    pub fn set(self, descriptor: &Descriptor) -> BackendFlags {
+        let is_local = match self {
+            Self::Internal => DescriptorFlags::INTERNAL_LOCAL,
+            Self::External => DescriptorFlags::EXTERNAL_LOCAL,
+        };
+        if descriptor.flags.contains(is_local) {
+            BackendFlags::IN_LOCAL_SET
+        } else {
+            BackendFlags::IN_CLUSTER_SET
+        }
+    }
+
+    #[inline(always)]
+    fn drops(self) -> DescriptorFlags {
+        match self {
+            Self::Internal => DescriptorFlags::INTERNAL_DROPS,
+            Self::External => DescriptorFlags::EXTERNAL_DROPS,
+        }
+    }
 }
 
 /// Why nothing may be chosen, if so.
 #[inline(always)]
 fn forbidden(descriptor: &Descriptor, scope: Scope) -> Option<DropReason> {
-    let drops = match scope {
-        Scope::Internal => DescriptorFlags::INTERNAL_DROPS,
-    };
     if descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES) {
         Some(DropReason::NeedsSourceAddress)
-    } else if block(descriptor, scope).count != 0 {
+    } else if scope.block(descriptor).count != 0 {
         None
-    } else if descriptor.flags.contains(drops) {
+    } else if descriptor.flags.contains(scope.drops()) {
         Some(DropReason::PolicyHasNoLocalEndpoint)
     } else {
         Some(DropReason::NoEndpoint)
@@ -74,18 +150,30 @@ fn forbidden(descriptor: &Descriptor, scope: Scope) -> Option<DropReason> {
 }
 
 #[inline(always)]
-fn block(descriptor: &Descriptor, scope: Scope) -> &Block {
-    match scope {
-        Scope::Internal => &descriptor.internal,
+fn choose<F: Family>(
+    descriptor: &Descriptor,
+    scope: Scope,
+    client: &impl Client,
+) -> Option<Choice<F::Address>> {
+    if descriptor.affinity_seconds == 0 {
+        return random::<F>(scope.block(descriptor));
     }
+    let key = AffinityKey::from_netns(client.netns(), descriptor.service);
+    if let Some(choice) = affinity::remembered::<F>(&key, descriptor, scope) {
+        return Some(choice);
+    }
+    let choice = random::<F>(scope.block(descriptor))?;
+    affinity::remember::<F>(&key, choice.reference);
+    Some(choice)
 }
 
-/// Uniformly at random over the block (spec of kube-proxy, K1).
+/// Uniformly at random over the block (kube-proxy's rule K1).
 #[inline(always)]
-fn choose<F: Family>(block: &Block) -> Option<Backend<F::Address>> {
+fn random<F: Family>(block: &Block) -> Option<Choice<F::Address>> {
     // SAFETY: takes no argument and has no precondition.
     let random = unsafe { bpf_get_prandom_u32() };
     // Multiplying instead of dividing: no zero test, and as uniform as a remainder.
     let at = ((u64::from(random) * u64::from(block.count)) >> 32) as u32;
-    F::backend(frontend::slot(block, at)?)
+    let reference = frontend::slot(block, at)?;
+    Some(Choice { backend: F::backend(reference)?, reference })
 }

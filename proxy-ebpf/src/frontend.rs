@@ -5,9 +5,12 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap},
     macros::btf_map,
 };
-use proxy_ebpf::abi::{BackendRef, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, map};
+use proxy_ebpf::abi::{BackendRef, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, map};
 
-use crate::family::Family;
+use crate::{
+    decide::{Client, is_host},
+    family::{Family, Words, bytes, words},
+};
 
 const LAZY: usize = (BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG) as usize;
 // No BPF_F_RDONLY_PROG: the kernel then refuses to map the array writable.
@@ -24,33 +27,48 @@ static DESCRIPTORS: Array<Descriptor, { map::MAX_DESCRIPTORS as usize }, MAPPED>
 #[btf_map]
 static SLOTS: Array<BackendRef, { map::MAX_SLOTS as usize }, MAPPED> = Array::new();
 
-/// How often a look-up is repeated when the frontend is replaced under it. Each repetition needs another change
-/// of the same element in the few nanoseconds between two reads.
-const ATTEMPTS: u32 = 4;
-
 /// What a look-up found.
 pub enum Found {
     Descriptor(&'static Descriptor),
     /// No such frontend.
     Nothing,
-    /// It changed at every attempt.
+    /// It was replaced between two reads: look again.
     Unsettled,
 }
 
-/// The current descriptor of a frontend.
+/// The current descriptor of what a client dials: the frontend with that very address, or the NodePort where the
+/// address is one of the node's that serves them (kube-proxy's rule E1).
 #[inline(always)]
-pub fn current<F: Family>(address: F::Address, port: [u8; 2], protocol: u8) -> Found {
-    for _ in 0..ATTEMPTS {
-        let Some(index) = F::frontend(address, port, protocol) else { return Found::Nothing };
-        let Some(descriptor) = published(index) else { continue };
-        if descriptor.port == port
-            && descriptor.protocol == protocol
-            && descriptor.address == F::mapped(address)
-        {
-            return Found::Descriptor(descriptor);
+pub fn current<F: Family>(address: F::Address, port: [u8; 2], protocol: u8, client: &impl Client) -> Found {
+    let address = F::effective(address);
+    match exact::<F>(address, port, protocol) {
+        Found::Nothing if serves_node_ports::<F>(address, client) => {
+            exact::<F>(F::UNSPECIFIED, port, protocol)
         }
+        found => found,
     }
-    Found::Unsettled
+}
+
+#[inline(always)]
+fn serves_node_ports<F: Family>(address: F::Address, client: &impl Client) -> bool {
+    let Some(flags) = F::node_address(address) else { return false };
+    flags.contains(NodeAddressFlags::NODE_PORTS)
+        && (!flags.contains(NodeAddressFlags::HOST_NETNS_ONLY) || is_host(client))
+}
+
+#[inline(always)]
+fn exact<F: Family>(address: F::Address, port: [u8; 2], protocol: u8) -> Found {
+    let Some(index) = F::frontend(address, port, protocol) else { return Found::Nothing };
+    match published(index) {
+        Some(descriptor)
+            if descriptor.port == port
+                && descriptor.protocol == protocol
+                && words(descriptor.address) == F::mapped(address) =>
+        {
+            Found::Descriptor(descriptor)
+        }
+        Some(_) | None => Found::Unsettled,
+    }
 }
 
 /// The reference in the `at`th slot of a block.
@@ -60,16 +78,16 @@ pub fn slot(block: &Block, at: u32) -> Option<BackendRef> {
 }
 
 #[inline(always)]
-pub fn index_v4(address: [u8; 4], port: [u8; 2], protocol: u8) -> Option<u32> {
+pub fn v4(address: u32, port: [u8; 2], protocol: u8) -> Option<u32> {
     // SAFETY: the value is one aligned word, read at once. Its element may be recycled for another key under us;
     // then the index is another frontend's, which the key in the descriptor shows.
-    unsafe { FRONTENDS_V4.get(FrontendKeyV4::new(address, port, protocol)).copied() }
+    unsafe { FRONTENDS_V4.get(FrontendKeyV4::new(address.to_ne_bytes(), port, protocol)).copied() }
 }
 
 #[inline(always)]
-pub fn index_v6(address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<u32> {
-    // SAFETY: as in `index_v4`.
-    unsafe { FRONTENDS_V6.get(FrontendKeyV6::new(address, port, protocol)).copied() }
+pub fn v6(address: Words, port: [u8; 2], protocol: u8) -> Option<u32> {
+    // SAFETY: as in `v4`.
+    unsafe { FRONTENDS_V6.get(FrontendKeyV6::new(bytes(address), port, protocol)).copied() }
 }
 
 /// The descriptor published for an index; none while the frontend is being taken away.

@@ -23,6 +23,28 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     verdict(sock::connect6(&ctx))
 }
 
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    verdict(sock::sendmsg4(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    verdict(sock::sendmsg6(&ctx))
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::recvmsg4(&ctx);
+    GO_ON
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::recvmsg6(&ctx);
+    GO_ON
+}
+
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
     sock::getpeername4(&ctx);

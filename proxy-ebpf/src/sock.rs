@@ -1,96 +1,174 @@
-//! The socket plane: translation once per connection, before the first packet exists.
+//! The socket plane: translation once per connection, before the first packet exists; for unconnected UDP once per
+//! datagram, always to the same backend.
 //!
-//! Invariant: what `SOCKETS` holds for a socket describes its latest connect, or nothing. The application sees
-//! the address it dialled; the wire carries the backend's.
+//! Invariant: what `SOCKETS` holds for a socket describes its latest connect, or nothing. The application sees the
+//! address it dialled; the wire carries the backend's.
 
-use core::ptr;
-
-use aya_ebpf::{
-    bindings::bpf_sock_addr, btf_maps::SkStorage, helpers::bpf_set_retval, macros::btf_map,
-    programs::SockAddrContext,
-};
-use proxy_ebpf::abi::{Endpoint, SocketPair, mapped, unmapped};
+use aya_ebpf::{btf_maps::SkStorage, macros::btf_map, programs::SockAddrContext};
+use proxy_ebpf::abi::{BackendRef, ConfigFlags, Endpoint, SocketPair};
 
 use crate::{
-    decide::{Scope, Verdict, decide},
-    family::{Backend, Family, V4, V6},
-    metrics,
+    config::config,
+    context,
+    decide::{Choice, Client, Verdict, decide, is_host},
+    family::{Family, V4, V6, bytes, mapped, unmapped, words},
+    metrics, unconnected,
 };
 
 #[btf_map]
 static SOCKETS: SkStorage<SocketPair> = SkStorage::new();
 
 const TCP: u8 = 6;
-const IPPROTO_TCP: u32 = 6;
+const UDP: u8 = 17;
 /// Linux's own number for MPTCP sockets, whose subflows are TCP on the wire.
-const IPPROTO_MPTCP: u32 = 262;
-const ECONNREFUSED: i32 = 111;
+const MPTCP: u32 = 262;
 
-/// What became of a connect.
+/// What became of a system call.
 #[must_use]
 pub enum Outcome {
     /// Not Service traffic; goes where it was going.
     Untouched,
     /// Goes to a backend.
     Translated,
-    /// Refused with ECONNREFUSED: an application that gets EPERM from connect may loop for ever (kernel NFS
-    /// clients did).
+    /// Refused, with ECONNREFUSED set.
     Refused,
+}
+
+/// A socket that connects.
+struct Connecting<'a>(&'a SockAddrContext);
+
+impl Client for Connecting<'_> {
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        context::netns_cookie(self.0)
+    }
+
+    #[inline(always)]
+    fn would_rather_not(&self, _: &Endpoint) -> bool {
+        false
+    }
+}
+
+/// An unconnected socket that sends to a frontend for the first time.
+struct Sending<'a> {
+    ctx: &'a SockAddrContext,
+    frontend: &'a Endpoint,
+}
+
+impl Client for Sending<'_> {
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        context::netns_cookie(self.ctx)
+    }
+
+    /// Answers of a backend that stands for two frontends cannot be told apart.
+    #[inline(always)]
+    fn would_rather_not(&self, backend: &Endpoint) -> bool {
+        unconnected::is_taken(self.ctx, backend, self.frontend)
+    }
 }
 
 #[inline(always)]
 pub fn connect4(ctx: &SockAddrContext) -> Outcome {
-    let dialled = destination4(ctx);
-    let outcome = connect::<V4>(ctx, dialled);
-    settle(ctx, outcome, set_destination4)
+    let (address, port) = context::address4(ctx);
+    settle(ctx, connect::<V4>(ctx, address, port), context::set_address4)
 }
 
 #[inline(always)]
 pub fn connect6(ctx: &SockAddrContext) -> Outcome {
-    let (address, port) = destination6(ctx);
+    let (address, port) = context::address6(ctx);
     match unmapped(address) {
-        Some(v4) => settle(ctx, connect::<V4>(ctx, (v4, port)), |ctx, address, port| {
-            set_destination6(ctx, mapped(address), port);
-        }),
-        None => settle(ctx, connect::<V6>(ctx, (address, port)), set_destination6),
+        Some(v4) => settle(ctx, connect::<V4>(ctx, v4, port), set_mapped),
+        None => settle(ctx, connect::<V6>(ctx, address, port), context::set_address6),
+    }
+}
+
+#[inline(always)]
+pub fn sendmsg4(ctx: &SockAddrContext) -> Outcome {
+    let (address, port) = context::address4(ctx);
+    settle(ctx, send::<V4>(ctx, address, port), context::set_address4)
+}
+
+/// IPv4-mapped destinations never come here: the kernel takes them to the IPv4 side first (`udpv6_sendmsg`).
+#[inline(always)]
+pub fn sendmsg6(ctx: &SockAddrContext) -> Outcome {
+    let (address, port) = context::address6(ctx);
+    settle(ctx, send::<V6>(ctx, address, port), context::set_address6)
+}
+
+#[inline(always)]
+pub fn recvmsg4(ctx: &SockAddrContext) {
+    let (address, port) = context::address4(ctx);
+    let mut peer = Endpoint::new(bytes(mapped(address)), port);
+    if rename(ctx, &mut peer) {
+        show4(ctx, &peer);
+    }
+}
+
+#[inline(always)]
+pub fn recvmsg6(ctx: &SockAddrContext) {
+    let (address, port) = context::address6(ctx);
+    let mut peer = Endpoint::new(bytes(address), port);
+    if rename(ctx, &mut peer) {
+        context::set_address6(ctx, words(peer.address), peer.port);
     }
 }
 
 #[inline(always)]
 pub fn getpeername4(ctx: &SockAddrContext) {
-    let (address, port) = destination4(ctx);
-    if let Some(frontend) = dialled(ctx, Endpoint::new(mapped(address), port))
-        && let Some(v4) = unmapped(frontend.address)
-    {
-        set_destination4(ctx, v4, frontend.port);
+    let (address, port) = context::address4(ctx);
+    if let Some(frontend) = dialled(ctx, &Endpoint::new(bytes(mapped(address)), port)) {
+        show4(ctx, &frontend);
     }
 }
 
 #[inline(always)]
 pub fn getpeername6(ctx: &SockAddrContext) {
-    let (address, port) = destination6(ctx);
-    if let Some(frontend) = dialled(ctx, Endpoint::new(address, port)) {
-        set_destination6(ctx, frontend.address, frontend.port);
+    let (address, port) = context::address6(ctx);
+    if let Some(frontend) = dialled(ctx, &Endpoint::new(bytes(address), port)) {
+        context::set_address6(ctx, words(frontend.address), frontend.port);
     }
 }
 
-/// Decides, and remembers what was decided.
+/// Decides for a connect, and remembers what was decided.
 #[inline(always)]
-fn connect<F: Family>(ctx: &SockAddrContext, dialled: (F::Address, [u8; 2])) -> Verdict<F::Address> {
-    let (address, port) = dialled;
+fn connect<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2]) -> Verdict<F::Address> {
     let verdict = match transport(ctx) {
-        Some(protocol) => decide::<F>(address, port, protocol, Scope::Internal),
-        None => Verdict::NotOurs,
+        Some(protocol) if is_covered(ctx) => decide::<F>(address, port, protocol, &Connecting(ctx)),
+        Some(_) | None => Verdict::NotOurs,
     };
     match &verdict {
-        Verdict::Backend(backend) => remember(
+        Verdict::Backend(choice) => remember(
             ctx,
             SocketPair {
-                frontend: Endpoint::new(F::mapped(address), port),
-                backend: Endpoint::new(F::mapped(backend.address), backend.port),
+                frontend: Endpoint::new(bytes(F::mapped(F::effective(address))), port),
+                backend: choice.end::<F>(),
             },
         ),
-        Verdict::NotOurs | Verdict::Refuse(..) | Verdict::RefuseUnknown(_) => forget(ctx),
+        Verdict::NotOurs | Verdict::Refuse(..) => forget(ctx),
+    }
+    verdict
+}
+
+/// Decides for a datagram of an unconnected socket. The backend stays the same until it goes.
+#[inline(always)]
+fn send<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2]) -> Verdict<F::Address> {
+    if transport(ctx) != Some(UDP) || !is_covered(ctx) {
+        return Verdict::NotOurs;
+    }
+    let frontend = Endpoint::new(bytes(F::mapped(F::effective(address))), port);
+    let reference = unconnected::partner(ctx, &frontend);
+    let is_known = reference.generation != 0;
+    if is_known && let Some(backend) = F::backend(reference) {
+        return Verdict::Backend(Choice { backend, reference });
+    }
+    let verdict = decide::<F>(address, port, UDP, &Sending { ctx, frontend: &frontend });
+    match &verdict {
+        Verdict::Backend(choice) => {
+            unconnected::remember(ctx, &frontend, &choice.end::<F>(), choice.reference)
+        }
+        Verdict::NotOurs | Verdict::Refuse(..) if is_known => unconnected::forget(ctx, &frontend),
+        Verdict::NotOurs | Verdict::Refuse(..) => {}
     }
     verdict
 }
@@ -100,39 +178,62 @@ fn connect<F: Family>(ctx: &SockAddrContext, dialled: (F::Address, [u8; 2])) -> 
 fn settle<A: Copy>(
     ctx: &SockAddrContext,
     verdict: Verdict<A>,
-    set_destination: impl Fn(&SockAddrContext, A, [u8; 2]),
+    set_address: impl Fn(&SockAddrContext, A, [u8; 2]),
 ) -> Outcome {
     match verdict {
         Verdict::NotOurs => Outcome::Untouched,
-        Verdict::Backend(Backend { address, port, service, .. }) => {
-            set_destination(ctx, address, port);
-            metrics::translated(service);
+        Verdict::Backend(Choice { backend, reference: BackendRef { .. } }) => {
+            set_address(ctx, backend.address, backend.port);
+            metrics::translated(backend.service);
             Outcome::Translated
         }
         Verdict::Refuse(reason, service) => {
-            metrics::refused(reason, Some(service));
-            refuse()
-        }
-        Verdict::RefuseUnknown(reason) => {
-            metrics::refused(reason, None);
-            refuse()
+            metrics::refused(reason, service);
+            context::set_refused(ctx);
+            Outcome::Refused
         }
     }
 }
 
+/// Whether this plane takes care of the socket at all.
 #[inline(always)]
-fn refuse() -> Outcome {
-    // SAFETY: available to connect hooks since Linux 5.18; the kernel keeps the value for this call only.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
-    Outcome::Refused
+fn is_covered(ctx: &SockAddrContext) -> bool {
+    !config().flags.contains(ConfigFlags::HOST_ONLY) || is_host(&Connecting(ctx))
 }
 
 /// The protocol Services know for this socket; none where the socket plane leaves it alone.
 #[inline(always)]
 fn transport(ctx: &SockAddrContext) -> Option<u8> {
-    match read(ctx, |addr| unsafe { &raw const (*addr).protocol }) {
-        IPPROTO_TCP | IPPROTO_MPTCP => Some(TCP),
+    const TCP_SOCKET: u32 = TCP as u32;
+    const UDP_SOCKET: u32 = UDP as u32;
+    match context::protocol(ctx) {
+        TCP_SOCKET | MPTCP => Some(TCP),
+        UDP_SOCKET => Some(UDP),
         _ => None,
+    }
+}
+
+#[inline(always)]
+fn set_mapped(ctx: &SockAddrContext, address: u32, port: [u8; 2]) {
+    context::set_address6(ctx, mapped(address), port);
+}
+
+#[inline(always)]
+fn show4(ctx: &SockAddrContext, frontend: &Endpoint) {
+    if let Some(v4) = unmapped(words(frontend.address)) {
+        context::set_address4(ctx, v4, frontend.port);
+    }
+}
+
+/// Replaces the sender of a datagram by the frontend it stands for; `false` when it stands for itself.
+#[inline(always)]
+fn rename(ctx: &SockAddrContext, peer: &mut Endpoint) -> bool {
+    match dialled(ctx, peer) {
+        Some(frontend) => {
+            *peer = frontend;
+            true
+        }
+        None => unconnected::rename(ctx, peer),
     }
 }
 
@@ -158,71 +259,10 @@ fn forget(ctx: &SockAddrContext) {
     }
 }
 
-/// The frontend to show instead of a peer, when that peer is the backend this socket was translated to.
+/// The frontend to show instead of a peer, when that peer is the backend this socket is connected to.
 #[inline(always)]
-fn dialled(ctx: &SockAddrContext, peer: Endpoint) -> Option<Endpoint> {
+fn dialled(ctx: &SockAddrContext, peer: &Endpoint) -> Option<Endpoint> {
     // SAFETY: the hook always has a socket; the storage lives as long as it does.
     let pair = unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() }?;
-    (pair.backend == peer).then_some(pair.frontend)
-}
-
-#[inline(always)]
-fn destination4(ctx: &SockAddrContext) -> ([u8; 4], [u8; 2]) {
-    let address = read(ctx, |addr| unsafe { &raw const (*addr).user_ip4 });
-    (address.to_ne_bytes(), destination_port(ctx))
-}
-
-#[inline(always)]
-fn destination6(ctx: &SockAddrContext) -> ([u8; 16], [u8; 2]) {
-    let mut address = [0; 16];
-    for (at, word) in address.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *word =
-            read(ctx, |addr| unsafe { (&raw const (*addr).user_ip6).cast::<u32>().add(at) }).to_ne_bytes();
-    }
-    (address, destination_port(ctx))
-}
-
-/// The port is in network order in the first half of the word.
-#[inline(always)]
-fn destination_port(ctx: &SockAddrContext) -> [u8; 2] {
-    let [high, low, _, _] = read(ctx, |addr| unsafe { &raw const (*addr).user_port }).to_ne_bytes();
-    [high, low]
-}
-
-#[inline(always)]
-fn set_destination4(ctx: &SockAddrContext, address: [u8; 4], port: [u8; 2]) {
-    write(ctx, |addr| unsafe { &raw mut (*addr).user_ip4 }, u32::from_ne_bytes(address));
-    set_destination_port(ctx, port);
-}
-
-#[inline(always)]
-fn set_destination6(ctx: &SockAddrContext, address: [u8; 16], port: [u8; 2]) {
-    for (at, word) in address.as_chunks::<4>().0.iter().enumerate() {
-        write(
-            ctx,
-            |addr| unsafe { (&raw mut (*addr).user_ip6).cast::<u32>().add(at) },
-            u32::from_ne_bytes(*word),
-        );
-    }
-    set_destination_port(ctx, port);
-}
-
-#[inline(always)]
-fn set_destination_port(ctx: &SockAddrContext, [high, low]: [u8; 2]) {
-    write(ctx, |addr| unsafe { &raw mut (*addr).user_port }, u32::from_ne_bytes([high, low, 0, 0]));
-}
-
-/// Reads a word of the context. Volatile, because the verifier allows only accesses of the declared width and
-/// the compiler would merge them.
-#[inline(always)]
-fn read(ctx: &SockAddrContext, field: impl Fn(*mut bpf_sock_addr) -> *const u32) -> u32 {
-    // SAFETY: the kernel passes a valid context, and `field` stays within it.
-    unsafe { ptr::read_volatile(field(ctx.sock_addr)) }
-}
-
-/// Writes a word of the context; volatile as in `read`.
-#[inline(always)]
-fn write(ctx: &SockAddrContext, field: impl Fn(*mut bpf_sock_addr) -> *mut u32, value: u32) {
-    // SAFETY: the kernel passes a valid context, and `field` stays within it.
-    unsafe { ptr::write_volatile(field(ctx.sock_addr), value) }
+    (pair.backend == *peer).then_some(pair.frontend)
 }

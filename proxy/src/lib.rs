@@ -3,9 +3,12 @@
 //! k8s → index → reconcile → datapath; `model` is what they all speak.
 
 pub mod cli;
+mod config;
 pub mod datapath;
+pub mod error;
 pub mod index;
 pub mod k8s;
 pub mod manifests;
 pub mod model;
 pub mod reconcile;
+mod run;

@@ -6,7 +6,7 @@ use core::mem::offset_of;
 use super::map_type;
 
 /// Key of `FRONTENDS_V4`. A NodePort is one frontend with the unspecified address.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKeyV4 {
     pub address: [u8; 4],
@@ -18,7 +18,7 @@ pub struct FrontendKeyV4 {
 map_type!(FrontendKeyV4, 4 + 2 + 1 + 1);
 
 /// Key of `FRONTENDS_V6`.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FrontendKeyV6 {
     pub address: [u8; 16],

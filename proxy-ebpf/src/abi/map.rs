@@ -1,8 +1,9 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    BackendRef, BackendV4, BackendV6, Descriptor, DropReason, FrontendKeyV4, FrontendKeyV6, ServiceName,
-    ServiceStats, SocketPair,
+    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, DropReason, FrontendKeyV4,
+    FrontendKeyV6, NodeAddressFlags, OverflowEntry, OverflowKey, ServiceName, ServiceStats, SocketPair,
+    UnconnectedPairs,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -13,6 +14,8 @@ pub enum MapKind {
     Hash,
     /// A hash that no program reads, so the object has none: the agent creates it.
     UserHash,
+    /// A hash that forgets its least recently used entries when it is full.
+    LruHash,
     PerCpuArray,
     SocketStorage,
 }
@@ -44,6 +47,12 @@ pub const MAX_SLOTS: u32 = 1 << 19;
 pub const MAX_BACKENDS: u32 = 1 << 18;
 /// Service ports.
 pub const MAX_SERVICES: u32 = 1 << 16;
+/// Clients that affinity remembers, of one family.
+pub const MAX_AFFINITY: u32 = 1 << 17;
+/// Addresses of the node, of one family.
+pub const MAX_NODE_ADDRESSES: u32 = 1 << 12;
+/// Ends of pairs that sockets have no room for.
+pub const MAX_OVERFLOW: u32 = 1 << 16;
 
 pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
 pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
@@ -56,9 +65,18 @@ pub const SERVICES: &str = "SERVICES";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const DROPS: &str = "DROPS";
 pub const SOCKETS: &str = "SOCKETS";
+pub const UNCONNECTED_SOCKETS: &str = "UNCONNECTED_SOCKETS";
+pub const SOCKET_OVERFLOW: &str = "SOCKET_OVERFLOW";
+pub const AFFINITY_V4: &str = "AFFINITY_V4";
+pub const AFFINITY_V6: &str = "AFFINITY_V6";
+pub const NODE_ADDRESSES_V4: &str = "NODE_ADDRESSES_V4";
+pub const NODE_ADDRESSES_V6: &str = "NODE_ADDRESSES_V6";
+
+/// The read-only global that holds a `Config`.
+pub const CONFIG: &str = "CONFIG";
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 11] = [
+pub const MAPS: [MapSpec; 17] = [
     spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
     spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
     spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
@@ -70,7 +88,14 @@ pub const MAPS: [MapSpec; 11] = [
     spec::<u32, ServiceStats>(SERVICE_STATS, MapKind::PerCpuArray, MAX_SERVICES),
     spec::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
+    spec::<u32, UnconnectedPairs>(UNCONNECTED_SOCKETS, MapKind::SocketStorage, 0),
+    spec::<OverflowKey, OverflowEntry>(SOCKET_OVERFLOW, MapKind::LruHash, MAX_OVERFLOW),
+    spec::<AffinityKey, AffinityEntry>(AFFINITY_V4, MapKind::LruHash, MAX_AFFINITY),
+    spec::<AffinityKey, AffinityEntry>(AFFINITY_V6, MapKind::LruHash, MAX_AFFINITY),
+    spec::<[u8; 4], NodeAddressFlags>(NODE_ADDRESSES_V4, MapKind::Hash, MAX_NODE_ADDRESSES),
+    spec::<[u8; 16], NodeAddressFlags>(NODE_ADDRESSES_V6, MapKind::Hash, MAX_NODE_ADDRESSES),
 ];
 
 /// Every program of the socket plane, by the name of its function and of its hook.
-pub const PROGRAMS: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
+pub const PROGRAMS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];

@@ -3,19 +3,27 @@
 //! Fields in wire order (addresses, ports) are byte arrays, so nobody wonders about endianness. There is no
 //! `bool`, `Option`, `usize` or reference in any of these types, and padding is a named zeroed field.
 
+mod affinity;
 mod backend;
+mod config;
 mod drop_reason;
 mod frontend;
 pub mod map;
+mod node;
 mod service;
 mod socket;
 
+pub use affinity::{AffinityEntry, AffinityKey};
 pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
+pub use config::{Config, ConfigFlags};
 pub use drop_reason::DropReason;
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
 pub use map::{MAPS, MapKind, MapSpec, PROGRAMS};
+pub use node::NodeAddressFlags;
 pub use service::{ServiceName, ServiceStats};
-pub use socket::{Endpoint, SocketPair};
+pub use socket::{
+    Endpoint, OverflowEntry, OverflowKey, SocketPair, UNCONNECTED_PAIRS, UnconnectedPair, UnconnectedPairs,
+};
 
 /// Changes whenever a map's layout or meaning changes; part of the path below which everything is pinned, so
 /// that programs of one version never read maps of another.
@@ -33,6 +41,14 @@ pub const fn unmapped(address: [u8; 16]) -> Option<[u8; 4]> {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
         _ => None,
     }
+}
+
+/// Not 0 where two addresses differ. Without a branch: the comparison of byte arrays is a loop in BPF, and loops are
+/// the verifier's cost.
+#[inline(always)]
+pub(crate) const fn difference(a: &[u8; 16], b: &[u8; 16]) -> u64 {
+    let differ = u128::from_ne_bytes(*a) ^ u128::from_ne_bytes(*b);
+    differ as u64 | (differ >> 64) as u64
 }
 
 /// Marks types that may cross into the kernel, and fixes their size beside their definition.

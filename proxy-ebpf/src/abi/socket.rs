@@ -1,16 +1,28 @@
 //! What a socket remembers of its translation, so that the application sees the address it dialled.
 
-use super::map_type;
+use super::{BackendRef, difference, map_type};
 
 /// An address and a port, IPv4 as IPv4-mapped.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// Aligned so that programs read whole words: BPF has no unaligned loads, and would go byte by byte.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, Eq)]
 pub struct Endpoint {
     pub address: [u8; 16],
     pub port: [u8; 2],
     pub zero: [u8; 2],
 }
 map_type!(Endpoint, 16 + 2 + 2);
+
+impl PartialEq for Endpoint {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let differ = difference(&self.address, &other.address);
+        let ports = u16::from_ne_bytes(self.port) ^ u16::from_ne_bytes(other.port);
+        // One branch instead of three: the verifier follows each of them.
+        differ | u64::from(ports) == 0
+    }
+}
 
 impl Endpoint {
     pub const fn new(address: [u8; 16], port: [u8; 2]) -> Self {
@@ -28,3 +40,66 @@ pub struct SocketPair {
     pub backend: Endpoint,
 }
 map_type!(SocketPair, 20 + 20);
+
+/// A frontend that an unconnected socket sends to, and the backend that stands for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnconnectedPair {
+    pub frontend: Endpoint,
+    pub backend: Endpoint,
+    pub reference: BackendRef,
+    /// The socket's clock when this frontend came to wait for its next answer; 0 where the pair is unused.
+    pub since: u64,
+    /// Datagrams sent to this frontend that nothing came back for. Tells apart two frontends with one backend.
+    pub awaited: u32,
+    pub zero: u32,
+}
+map_type!(UnconnectedPair, 20 + 20 + 8 + 8 + 4 + 4);
+
+/// How many frontends an unconnected socket remembers by itself; more are in `SOCKET_OVERFLOW`.
+pub const UNCONNECTED_PAIRS: usize = 8;
+
+/// Value of `UNCONNECTED_SOCKETS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnconnectedPairs {
+    pub pairs: [UnconnectedPair; UNCONNECTED_PAIRS],
+    /// Counts what is sent and answered; orders the pairs.
+    pub clock: u64,
+    /// How many pairs were ever put in; the place of the next one, modulo `UNCONNECTED_PAIRS`.
+    pub placed: u64,
+}
+map_type!(UnconnectedPairs, UNCONNECTED_PAIRS * 64 + 8 + 8);
+
+/// Key of `SOCKET_OVERFLOW`: one end of a pair that its socket has no room for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverflowKey {
+    pub socket: u64,
+    pub end: Endpoint,
+    /// Whether `end` is the frontend (0) or the backend (1).
+    pub kind: u32,
+}
+map_type!(OverflowKey, 8 + 20 + 4);
+
+impl OverflowKey {
+    /// By what the application dials.
+    pub const fn frontend(socket: u64, end: Endpoint) -> Self {
+        Self { socket, end, kind: 0 }
+    }
+
+    /// By what answers.
+    pub const fn backend(socket: u64, end: Endpoint) -> Self {
+        Self { socket, end, kind: 1 }
+    }
+}
+
+/// Value of `SOCKET_OVERFLOW`: the other end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverflowEntry {
+    pub end: Endpoint,
+    pub zero: u32,
+    pub reference: BackendRef,
+}
+map_type!(OverflowEntry, 20 + 4 + 8);

@@ -4,6 +4,7 @@ use std::io;
 
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::Level;
+use tracing_subscriber::EnvFilter;
 
 #[derive(Debug, Args)]
 pub struct LoggingArgs {
@@ -28,7 +29,9 @@ pub fn start(args: &LoggingArgs, default: Level) {
         1 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    // The libraries speak up when something is wrong; how they relocate and poll is their own business.
+    let filter = EnvFilter::new(format!("warn,portreeve={level},proxy={level},dns={level}"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     match args.log_format {
         LogFormat::Text => lines.with_ansi(false).init(),
         LogFormat::Json => lines.json().init(),

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod cleanup;
 mod explain;
 mod frontend_name;
 pub mod logging;
 mod output;
 mod plan;
 pub mod policy_args;
+mod run;
 
 use logging::LoggingArgs;
 
@@ -26,6 +28,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the agent of this node; SIGTERM ends it and leaves the data plane in place
+    Run(run::Args),
+    /// Remove everything the agent made: pins, links and maps; refuses beside a live agent
+    Cleanup(cleanup::Args),
     /// Show what would be programmed on a node; needs no privileges
     Plan(plan::Args),
     /// Tell what becomes of one flow, and why
@@ -56,7 +62,8 @@ impl Verb {
     /// The agent tells its life; a question is answered and nothing else is said.
     fn default_level(&self) -> tracing::Level {
         match self {
-            Self::Plan(_) | Self::Explain(_) | Self::Version | Self::Completion { .. } => {
+            Self::Run(_) => tracing::Level::INFO,
+            Self::Cleanup(_) | Self::Plan(_) | Self::Explain(_) | Self::Version | Self::Completion { .. } => {
                 tracing::Level::WARN
             }
         }
@@ -64,6 +71,8 @@ impl Verb {
 
     fn run(self) -> Result<()> {
         match self {
+            Self::Run(args) => run::run(args),
+            Self::Cleanup(args) => cleanup::run(args),
             Self::Plan(args) => plan::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),

@@ -27,6 +27,12 @@ pub enum AttachError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot detach {name}")]
+    Detach {
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot attach {name} to {cgroup}")]
     Attach {
         name: &'static str,
@@ -50,6 +56,15 @@ pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(),
                 source,
             })?;
         }
+    }
+    Ok(())
+}
+
+/// Takes every program from its hook, as an earlier agent may have attached them.
+pub fn detach(pins: &Pins) -> Result<(), AttachError> {
+    for name in PROGRAMS {
+        let pin = pins.links().join(name);
+        remove_leftover(&pin).map_err(|source| AttachError::Detach { name, source })?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use aya::{
     maps::{HashMap, MapData, MapError},
     programs::CgroupSockAddr,
 };
-use proxy_ebpf::abi::{MAPS, MapKind, PROGRAMS, ServiceName, map};
+use proxy_ebpf::abi::{Config, MAPS, MapKind, PROGRAMS, ServiceName, map};
 
 use super::pins::Pins;
 
@@ -60,9 +60,10 @@ impl Programs {
 }
 
 /// Maps that are pinned already are used as they are, contents and all.
-pub fn load(pins: &Pins) -> Result<Programs, LoadError> {
+pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
+    loader.override_global(map::CONFIG, &config, true);
     for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {
         loader.map_pin_path(spec.name, dir.join(spec.name));
     }

@@ -1,6 +1,7 @@
 //! The pinned maps, as the reconciler and the inspecting verbs use them.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     mem::offset_of,
     net::{IpAddr, SocketAddr},
@@ -15,7 +16,7 @@ use aya::{
 };
 use proxy_ebpf::abi::{
     BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, MAPS,
-    MapSpec, ServiceName, ServiceStats, map, unmapped,
+    MapSpec, NodeAddressFlags, ServiceName, ServiceStats, map, unmapped,
 };
 
 use super::mapped::{Access, MappedArray};
@@ -53,6 +54,8 @@ pub struct KernelMaps {
     services: HashMap<MapData, u32, ServiceName>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
     drops: PerCpuArray<MapData, u64>,
+    node_addresses_v4: HashMap<MapData, [u8; 4], NodeAddressFlags>,
+    node_addresses_v6: HashMap<MapData, [u8; 16], NodeAddressFlags>,
     state: MappedArray<u64>,
     descriptors: MappedArray<Descriptor>,
     slots: MappedArray<BackendRef>,
@@ -94,6 +97,8 @@ impl KernelMaps {
             services,
             service_stats,
             drops: per_cpu(dir, map::DROPS)?,
+            node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
+            node_addresses_v6: hash(dir, map::NODE_ADDRESSES_V6)?,
             state,
             descriptors,
             slots,
@@ -102,6 +107,22 @@ impl KernelMaps {
             capacity,
             cpus: nr_cpus().map_err(|(_, error)| OpenError::Cpus(error))?,
         })
+    }
+
+    /// Makes exactly these addresses serve NodePorts.
+    pub fn set_node_port_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), MapError> {
+        let v4 = addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(ip) => Some(ip.octets()),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = addresses.iter().filter_map(|address| match address {
+            IpAddr::V6(ip) => Some(ip.octets()),
+            IpAddr::V4(_) => None,
+        });
+        set_node_addresses(&mut self.node_addresses_v4, map::NODE_ADDRESSES_V4, v4.collect(), |ip| {
+            ip[0] == 127
+        })?;
+        set_node_addresses(&mut self.node_addresses_v6, map::NODE_ADDRESSES_V6, v6.collect(), |_| false)
     }
 
     /// The counters of a service port, summed over the CPUs.
@@ -262,6 +283,28 @@ fn entry_v6(entry: BackendV6) -> BackendEntry {
     let BackendV6 { address, port, protocol, flags, service, generation } = entry;
     let address = SocketAddr::new(address.into(), u16::from_be_bytes(port));
     BackendEntry { address, protocol, flags, service, generation }
+}
+
+/// Additions first: an address that stays serves all the while.
+fn set_node_addresses<A: Pod + Ord>(
+    table: &mut HashMap<MapData, A, NodeAddressFlags>,
+    name: &'static str,
+    wanted: BTreeSet<A>,
+    is_loopback: impl Fn(&A) -> bool,
+) -> Result<(), MapError> {
+    let known: Result<BTreeMap<A, NodeAddressFlags>, _> = table.iter().collect();
+    let known = known.map_err(refused("read", name))?;
+    for address in &wanted {
+        let flags =
+            NodeAddressFlags::NODE_PORTS.with(NodeAddressFlags::HOST_NETNS_ONLY, is_loopback(address));
+        if known.get(address) != Some(&flags) {
+            table.insert(address, flags, 0).map_err(refused("write", name))?;
+        }
+    }
+    for address in known.keys().filter(|address| !wanted.contains(*address)) {
+        absent_is_fine(table.remove(address), name)?;
+    }
+    Ok(())
 }
 
 fn refused(action: &'static str, map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {

@@ -4,15 +4,19 @@
 //! Invariant: everything lives under one pin directory with the ABI version in its path, which one agent at a time
 //! holds by a lock. Programs and maps outlive the agent.
 
+mod addresses;
 mod attach;
+mod environment;
 mod load;
 mod mapped;
 mod maps;
 mod pins;
 mod sys;
 
-pub use attach::{AttachError, attach};
+pub use addresses::{AddressError, local_addresses};
+pub use attach::{AttachError, attach, detach};
+pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
 pub use load::{LoadError, Programs, load};
 pub use maps::{KernelMaps, OpenError};
 pub use pins::{PinError, Pins};
-pub use sys::grace_period;
+pub use sys::{grace_period, netns_cookie};

@@ -3,6 +3,7 @@
 use std::{
     ffi::CString,
     io,
+    net::{Ipv4Addr, UdpSocket},
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -112,6 +113,27 @@ pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
     bpf(Command::InfoByFd, &mut attr)?;
     Ok(CgroupLink { program_id: info.program_id, cgroup_id: info.cgroup_id })
 }
+
+/// Identifies the network namespace of this thread, as the programs know it.
+pub fn netns_cookie() -> io::Result<u64> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the socket is open, and `cookie` and `length` are valid for what the kernel writes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// From asm-generic/socket.h, since Linux 5.14; libc has it for some targets only.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Waits until every program that runs now has ended. Takes milliseconds: call it from a thread that may block.
 ///

@@ -30,7 +30,7 @@ mod verdict;
 use claims::{Claim, Claims};
 
 /// One object appeared, changed (`Some`) or went (`None`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     Service(ServiceKey, Option<Arc<ServiceInfo>>),
     Slice(SliceKey, Option<Arc<SliceInfo>>),

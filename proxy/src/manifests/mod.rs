@@ -20,6 +20,7 @@ use crate::{
 
 mod document;
 mod tree;
+pub mod watch;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read manifests from {path}", path = path.display())]

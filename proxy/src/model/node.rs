@@ -95,12 +95,16 @@ impl LocalNode {
     /// Whether this local address serves NodePorts. Loopback obeys its switch alone, and never on IPv6: there is no
     /// way to masquerade ::1 away.
     pub fn serves_nodeports(&self, address: IpAddr) -> bool {
+        (address.is_loopback() || self.addresses.contains(&address)) && self.would_serve_nodeports(address)
+    }
+
+    /// The same for an address that is local whatever the Node object says, because an interface has it.
+    pub fn would_serve_nodeports(&self, address: IpAddr) -> bool {
         if address.is_loopback() {
             return address.is_ipv4() && self.localhost_nodeports;
         }
         let ranges = self.nodeports.get(IpFamily::of(address));
-        self.addresses.contains(&address)
-            && (ranges.is_empty() || ranges.iter().any(|range| range.contains(address)))
+        ranges.is_empty() || ranges.iter().any(|range| range.contains(address))
     }
 }
 

@@ -153,6 +153,15 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
+    /// How many frontends are published.
+    pub fn len(&self) -> usize {
+        self.frontends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.frontends.is_empty()
+    }
+
     /// How full each map is.
     pub fn fill(&self) -> Vec<Fill> {
         let ids = |map, ids: &Ids| Fill { map, used: ids.used(), capacity: ids.capacity() };

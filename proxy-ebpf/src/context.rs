@@ -1,0 +1,91 @@
+//! Reading and writing the context of socket hooks. The verifier allows only whole words there.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    programs::SockAddrContext,
+};
+
+use crate::family::Words;
+
+const ECONNREFUSED: i32 = 111;
+
+#[inline(always)]
+pub fn protocol(ctx: &SockAddrContext) -> u32 {
+    read(ctx, |addr| unsafe { &raw const (*addr).protocol })
+}
+
+/// Identifies the network namespace of the socket, for as long as the machine runs.
+#[inline(always)]
+pub fn netns_cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the hook's own context is what the helper takes.
+    unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) }
+}
+
+/// Identifies the socket, for as long as the machine runs.
+#[inline(always)]
+pub fn socket_cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: as in `netns_cookie`.
+    unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) }
+}
+
+/// What the system call returns when the program refuses it. An application that gets EPERM from connect may loop for
+/// ever (kernel NFS clients did), so it gets the errno it knows.
+#[inline(always)]
+pub fn set_refused(_: &SockAddrContext) {
+    // SAFETY: available to connect and sendmsg hooks since Linux 5.18; the kernel keeps the value for this call only.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+}
+
+#[inline(always)]
+pub fn address4(ctx: &SockAddrContext) -> (u32, [u8; 2]) {
+    (read(ctx, |addr| unsafe { &raw const (*addr).user_ip4 }), port(ctx))
+}
+
+#[inline(always)]
+pub fn address6(ctx: &SockAddrContext) -> (Words, [u8; 2]) {
+    let word = |at| read(ctx, |addr| unsafe { (&raw const (*addr).user_ip6).cast::<u32>().add(at) });
+    ([word(0), word(1), word(2), word(3)], port(ctx))
+}
+
+#[inline(always)]
+pub fn set_address4(ctx: &SockAddrContext, address: u32, port: [u8; 2]) {
+    write(ctx, |addr| unsafe { &raw mut (*addr).user_ip4 }, address);
+    set_port(ctx, port);
+}
+
+#[inline(always)]
+pub fn set_address6(ctx: &SockAddrContext, address: Words, port: [u8; 2]) {
+    for (at, word) in address.into_iter().enumerate() {
+        write(ctx, |addr| unsafe { (&raw mut (*addr).user_ip6).cast::<u32>().add(at) }, word);
+    }
+    set_port(ctx, port);
+}
+
+/// The port is in network order in the first half of its word.
+#[inline(always)]
+fn port(ctx: &SockAddrContext) -> [u8; 2] {
+    let [high, low, _, _] = read(ctx, |addr| unsafe { &raw const (*addr).user_port }).to_ne_bytes();
+    [high, low]
+}
+
+#[inline(always)]
+fn set_port(ctx: &SockAddrContext, [high, low]: [u8; 2]) {
+    write(ctx, |addr| unsafe { &raw mut (*addr).user_port }, u32::from_ne_bytes([high, low, 0, 0]));
+}
+
+/// Volatile, because the compiler would merge accesses into widths that the verifier refuses.
+#[inline(always)]
+fn read(ctx: &SockAddrContext, field: impl Fn(*mut bpf_sock_addr) -> *const u32) -> u32 {
+    // SAFETY: the kernel passes a valid context, and `field` stays within it.
+    unsafe { ptr::read_volatile(field(ctx.sock_addr)) }
+}
+
+/// Volatile as in `read`.
+#[inline(always)]
+fn write(ctx: &SockAddrContext, field: impl Fn(*mut bpf_sock_addr) -> *mut u32, value: u32) {
+    // SAFETY: the kernel passes a valid context, and `field` stays within it.
+    unsafe { ptr::write_volatile(field(ctx.sock_addr), value) }
+}
