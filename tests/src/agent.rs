@@ -33,7 +33,9 @@ pub struct AgentSetting {
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
+    node: String,
     log: PathBuf,
+    readiness: UnixDatagram,
 }
 
 impl AgentSetting {
@@ -48,23 +50,26 @@ impl AgentSetting {
 }
 
 impl Agent {
-    /// Starts an agent and waits until it has programmed what the manifests say.
-    pub async fn start(setting: &AgentSetting, netns: &Netns) -> Result<Self> {
+    /// Starts an agent; it may still be reading when this returns.
+    pub fn spawn(setting: &AgentSetting, netns: &Netns) -> Result<Self> {
         // A predecessor's socket is in the way.
         let _ = fs::remove_file(&setting.notify);
-        let socket =
+        let readiness =
             UnixDatagram::bind(&setting.notify).context("cannot listen for the agent's readiness")?;
         let log = OpenOptions::new().create(true).append(true).open(&setting.log).context("cannot log")?;
         let mut command = setting.command()?;
         command.env("NOTIFY_SOCKET", &setting.notify).stdout(log.try_clone()?).stderr(log);
         let process = Process::start(&format!("the agent of {}", setting.node), command, netns, None)?;
-        let mut agent = Self { process, log: setting.log.clone() };
-        timeout(PATIENCE, agent.ready(&socket))
+        Ok(Self { process, node: setting.node.clone(), log: setting.log.clone(), readiness })
+    }
+
+    /// Waits until it has programmed what the manifests say.
+    pub async fn ready(&mut self) -> Result<()> {
+        timeout(PATIENCE, self.until_ready())
             .await
-            .with_context(|| format!("the agent of {} is not ready within {PATIENCE:?}", setting.node))
+            .with_context(|| format!("the agent of {} is not ready within {PATIENCE:?}", self.node))
             .flatten()
-            .with_context(|| agent.last_words())?;
-        Ok(agent)
+            .with_context(|| format!("its log ends with\n{}", tail(&self.log, 20)))
     }
 
     pub fn id(&self) -> u32 {
@@ -82,11 +87,11 @@ impl Agent {
         timeout(PATIENCE, self.process.ended()).await.context("the agent does not end after SIGTERM")?
     }
 
-    async fn ready(&mut self, socket: &UnixDatagram) -> Result<()> {
+    async fn until_ready(&mut self) -> Result<()> {
         let mut message = [0; 256];
         loop {
             tokio::select! {
-                received = socket.recv(&mut message) => {
+                received = self.readiness.recv(&mut message) => {
                     let length = received.context("cannot hear the agent")?;
                     let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned();
                     if text.lines().any(|line| line == "READY=1") {
@@ -96,10 +101,6 @@ impl Agent {
                 status = self.process.ended() => bail!("the agent ended before it was ready: {}", status?),
             }
         }
-    }
-
-    fn last_words(&self) -> String {
-        format!("its log says:\n{}", tail(&self.log, 20))
     }
 }
 

@@ -6,29 +6,11 @@
 use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context as _, Result};
 
-use crate::mounts;
-
-const PREFIX: &str = "portreeve-test-";
-static MADE: AtomicU32 = AtomicU32::new(0);
-
-/// A name no other cluster on this machine has, and that tells whose it is.
-pub fn unique_name(what: &str) -> String {
-    format!("{PREFIX}{}-{}-{what}", process::id(), MADE.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Whether `name` was made by `unique_name` in a process that is gone.
-pub fn is_orphan(name: &str) -> bool {
-    name.strip_prefix(PREFIX)
-        .and_then(|rest| rest.split_once('-'))
-        .and_then(|(pid, _)| pid.parse::<u32>().ok())
-        .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
-}
+use crate::{leftovers, mounts};
 
 #[derive(Debug)]
 pub struct Cgroup {
@@ -39,7 +21,7 @@ impl Cgroup {
     /// A group directly below the cgroup2 mount, wherever that is on this machine.
     pub fn at_the_root(name: &str) -> Result<Self> {
         let root = mounts::cgroup2()?;
-        remove_orphans(&root);
+        leftovers::sweep(&root, remove_tree);
         Self::create(root.join(name))
     }
 
@@ -68,16 +50,6 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir(&self.path) {
             eprintln!("the cgroup {} is left behind: {error}", self.path.display());
-        }
-    }
-}
-
-/// Groups of clusters whose process was killed; their own processes died with it.
-fn remove_orphans(root: &Path) {
-    let Ok(entries) = fs::read_dir(root) else { return };
-    for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(is_orphan) {
-            remove_tree(&entry.path());
         }
     }
 }

@@ -10,8 +10,10 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     future::{Future, IntoFuture},
     net::IpAddr,
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,9 +29,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     agent::AgentSetting,
-    cgroup::{Cgroup, unique_name},
+    cgroup::Cgroup,
     dials::Dials,
-    dump,
+    dump, leftovers,
     mounts::PinDir,
     netns::{Netlink, Netns},
     node::{Addresses, Node, NodeParts, POD_BRIDGE, Subnet},
@@ -119,6 +121,11 @@ impl Cluster {
 
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// Where the manifests and the logs are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub fn has_agents(&self) -> bool {
@@ -226,9 +233,11 @@ impl Builder {
 
     pub async fn build(self) -> Result<Cluster> {
         let room = ROOM.acquire().await.context("the room for clusters is closed")?;
-        let directory = tempfile::Builder::new().prefix("portreeve-").tempdir().context("no directory")?;
+        let name = leftovers::unique_name(&self.name);
+        leftovers::sweep(&env::temp_dir(), leftovers::remove_directory);
+        let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir();
+        let directory = directory.context("cannot make a temporary directory")?;
         let manifests = Manifests::create(directory.path())?;
-        let name = unique_name(&self.name);
         let cgroup = Cgroup::at_the_root(&name)?;
         let mut cluster = Cluster {
             pods: Mutex::default(),

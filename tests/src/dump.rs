@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -33,11 +34,11 @@ pub fn cluster(cluster: &Cluster) -> String {
     text
 }
 
-/// What the maps pinned by the agent of `node` hold, whether or not it runs: one sorted line per frontend and backend.
-pub fn pinned_state(node: &Node) -> Result<String> {
+/// What the maps pinned below `bpffs` hold, whether or not an agent runs: one sorted line per frontend and backend.
+pub fn pinned_state(bpffs: &Path) -> Result<String> {
     let output = Command::new(portreeve()?)
         .args(["get", "services", "--output", "wide", "--bpffs"])
-        .arg(node.bpffs())
+        .arg(bpffs)
         .stdin(Stdio::null())
         .output()
         .context("cannot run `portreeve get`")?;
@@ -63,7 +64,7 @@ fn describe(text: &mut String, node: &Node) {
             let _ = writeln!(text, "---- {}: ip {} ----\n{answer}", node.name, question.join(" "));
         }
     }
-    match pinned_state(node) {
+    match node.state() {
         Ok(state) => {
             let _ = writeln!(text, "---- {}: pinned maps ----\n{state}", node.name);
         }

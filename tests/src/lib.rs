@@ -13,6 +13,8 @@ pub mod cluster;
 pub mod dials;
 pub mod dump;
 pub mod eventually;
+pub mod examples;
+pub mod leftovers;
 pub mod mounts;
 pub mod netns;
 pub mod node;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
-use crate::cgroup;
+use crate::leftovers;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -49,7 +49,7 @@ pub struct PinDir {
 impl PinDir {
     pub fn create(name: &str) -> Result<Self> {
         let root = bpffs()?;
-        remove_orphans(&root);
+        leftovers::sweep(&root, leftovers::remove_directory);
         let path = root.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot make the pin directory {}", path.display()))?;
         Ok(Self { path })
@@ -64,16 +64,6 @@ impl Drop for PinDir {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("the pins in {} are left behind: {error}", self.path.display());
-        }
-    }
-}
-
-fn remove_orphans(root: &Path) {
-    let Ok(entries) = fs::read_dir(root) else { return };
-    for entry in entries.flatten() {
-        if entry.file_name().to_str().is_some_and(cgroup::is_orphan) {
-            // Somebody else may be removing the same one.
-            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -10,13 +10,15 @@ use std::{
     },
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use tokio::sync::Mutex;
 
 use crate::{
     agent::{Agent, AgentSetting},
     cgroup::Cgroup,
+    dump::pinned_state,
+    leftovers::unique_name,
     mounts::PinDir,
     netns::Netns,
 };
@@ -143,9 +145,45 @@ impl Node {
 
     /// Starts the agent and waits until it is ready.
     pub async fn start_agent(&self) -> Result<()> {
+        self.spawn_agent().await?;
+        self.agent_is_ready().await
+    }
+
+    /// Starts the agent and leaves it to itself.
+    pub async fn spawn_agent(&self) -> Result<()> {
         let mut agent = self.agent.lock().await;
-        *agent = Some(Agent::start(&self.setting, &self.netns).await?);
+        ensure!(agent.is_none(), "an agent runs on {} already", self.name);
+        *agent = Some(Agent::spawn(&self.setting, &self.netns)?);
         Ok(())
+    }
+
+    pub async fn agent_is_ready(&self) -> Result<()> {
+        let mut agent = self.agent.lock().await;
+        agent.as_mut().with_context(|| format!("no agent runs on {}", self.name))?.ready().await
+    }
+
+    /// What an agent of this node programs that starts from nothing, beside the one that may be running.
+    pub async fn fresh_state(&self) -> Result<String> {
+        let name = unique_name(&self.name);
+        // The agent is ended first, then what it used goes.
+        let (pins, cgroup, netns) =
+            (PinDir::create(&name)?, self.cgroup.child(&name)?, Netns::create().await?);
+        let setting = AgentSetting {
+            cgroup: cgroup.path().to_owned(),
+            bpffs: pins.path().to_owned(),
+            notify: self.setting.notify.with_extension("fresh"),
+            ..self.setting.clone()
+        };
+        let mut agent = Agent::spawn(&setting, &netns)?;
+        agent.ready().await?;
+        let state = pinned_state(pins.path())?;
+        agent.kill()?;
+        Ok(state)
+    }
+
+    /// What the pinned maps of this node hold, whether or not an agent runs.
+    pub fn state(&self) -> Result<String> {
+        pinned_state(self.bpffs())
     }
 
     pub async fn kill_agent(&self) -> Result<()> {

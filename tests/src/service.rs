@@ -195,6 +195,16 @@ impl Service<'_> {
         Ok(())
     }
 
+    /// `pod` as a ready endpoint.
+    pub fn endpoint_object(&self, pod: &Pod) -> EndpointObject {
+        EndpointObject {
+            pod: pod.name.clone(),
+            addresses: pod.addresses,
+            node: pod.node.clone(),
+            condition: Condition::Ready,
+        }
+    }
+
     fn probes(&self) -> Vec<Dial> {
         let objects = self.objects();
         let addresses = objects.cluster_ips.iter();
@@ -225,12 +235,7 @@ impl Service<'_> {
         for port in ports {
             pod.serve(port.protocol, port.target).await?;
         }
-        let endpoint = EndpointObject {
-            pod: name.to_owned(),
-            addresses: pod.addresses,
-            node: pod.node.clone(),
-            condition,
-        };
+        let endpoint = EndpointObject { condition, ..self.endpoint_object(&pod) };
         let mut objects = self.objects();
         objects.endpoints.retain(|endpoint| endpoint.pod != name);
         objects.endpoints.push(endpoint);

@@ -1,0 +1,59 @@
+//! What has a path outlives a killed process: it has a name that tells whose it is, and the next cluster removes it.
+
+use std::{
+    fs,
+    path::Path,
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+const PREFIX: &str = "portreeve-test-";
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// A name no other cluster on this machine has.
+pub fn unique_name(what: &str) -> String {
+    format!("{PREFIX}{}-{}-{what}", process::id(), MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Hands every entry of `root` to `remove` that was named by a process which is gone.
+pub fn sweep(root: &Path, remove: impl Fn(&Path)) {
+    let Ok(entries) = fs::read_dir(root) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_str().is_some_and(is_orphan) {
+            remove(&entry.path());
+        }
+    }
+}
+
+pub fn remove_directory(path: &Path) {
+    // Somebody else may be removing the same one.
+    let _ = fs::remove_dir_all(path);
+}
+
+fn is_orphan(name: &str) -> bool {
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('-'))
+        .and_then(|(pid, _)| pid.parse::<u32>().ok())
+        .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_dead_process_named_is_an_orphan() {
+        let own = unique_name("mine");
+        let cases = [
+            (own.as_str(), false),
+            // Process ids end at 2^22.
+            ("portreeve-test-99999999-0-demo", true),
+            ("portreeve-test-99999999-0-demo-x1y2z3", true),
+            ("portreeve-test-x-0-demo", false),
+            ("portreeve", false),
+        ];
+        for (name, want) in cases {
+            assert_eq!(is_orphan(name), want, "{name}");
+        }
+    }
+}
