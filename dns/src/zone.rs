@@ -2,10 +2,7 @@
 //!
 //! Names are relative to the cluster domain, except the reverse ones, which end in `arpa`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::{
     api::{
@@ -31,33 +28,38 @@ pub enum Data {
     Cname(String),
 }
 
-/// Every record, each once: an address may stand in two slices while endpoints move.
+/// Every record, each once: an address may stand in two slices while endpoints move. Sorted within a Service.
 pub fn records<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-) -> BTreeSet<Record> {
+) -> Vec<Record> {
     let mut by_service: BTreeMap<(String, String), Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in slices {
         if let Some(owner) = owner(slice) {
             by_service.entry(owner).or_default().push(slice);
         }
     }
-    let mut zone = Zone { records: BTreeSet::new() };
+    let mut records = Vec::new();
     for service in services {
         let Some(key) = key(&service.metadata) else { continue };
         let slices = by_service.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let mut zone = Zone { records: Vec::new() };
         zone.service(&format!("{}.{}.svc", key.1, key.0), service, slices);
+        zone.records.sort_unstable();
+        zone.records.dedup();
+        records.append(&mut zone.records);
     }
-    zone.records
+    records
 }
 
+/// The part of the zone that one Service makes.
 struct Zone {
-    records: BTreeSet<Record>,
+    records: Vec<Record>,
 }
 
 impl Zone {
     fn add(&mut self, name: impl Into<String>, data: Data) {
-        self.records.insert(Record { name: name.into(), data });
+        self.records.push(Record { name: name.into(), data });
     }
 
     fn service(&mut self, name: &str, service: &Service, slices: &[&EndpointSlice]) {

@@ -23,6 +23,7 @@ use crate::model::{
 };
 
 mod claims;
+mod health;
 mod reason;
 mod resolve;
 mod verdict;

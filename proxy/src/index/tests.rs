@@ -1,3 +1,4 @@
+mod cases;
 mod properties;
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};

@@ -3,6 +3,7 @@
 //! objects → `ServiceInfo`, `SliceInfo` → `index` → `Frontend` (what the kernel gets and what `explain` says)
 
 pub mod address;
+pub mod affinity;
 pub mod backend;
 pub mod flow;
 pub mod frontend;
