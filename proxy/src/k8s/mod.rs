@@ -106,3 +106,6 @@ fn address(field: impl Fn() -> String, text: &str, family: IpFamily) -> Result<I
     }
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests;
