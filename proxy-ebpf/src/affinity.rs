@@ -1,12 +1,11 @@
 //! ClientIP affinity: the backend a client had last, while it may still have it.
+//!
+//! Functions with keys and entries are not inlined, so that these are not on the stack of those who need no affinity.
 
 use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_ktime_get_ns, macros::btf_map};
-use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendRef, Descriptor, map};
+use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, Descriptor, map};
 
-use crate::{
-    decide::{Choice, Scope},
-    family::Family,
-};
+use crate::family::Family;
 
 #[btf_map]
 static AFFINITY_V4: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_AFFINITY as usize }> =
@@ -17,33 +16,32 @@ static AFFINITY_V6: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_AFFINITY a
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// The remembered choice, if it has not expired and the scope offers it still. Using it restarts its time.
-#[inline(always)]
-pub fn remembered<F: Family>(
-    key: &AffinityKey,
-    descriptor: &Descriptor,
-    scope: Scope,
-) -> Option<Choice<F::Address>> {
-    let entry = F::affinity(key)?;
+/// The remembered choice, if it has not expired and `offered`, the set of the client's scope, holds it still; else
+/// generation 0. Using it restarts its time.
+#[inline(never)]
+pub fn remembered<F: Family>(client: u64, descriptor: &Descriptor, offered: BackendFlags) -> BackendRef {
+    let key = AffinityKey::from_netns(client, descriptor.service);
+    let Some(entry) = F::affinity(&key) else { return BackendRef::default() };
     let age = now().wrapping_sub(entry.last_used);
     if age > u64::from(descriptor.affinity_seconds) * NANOSECONDS {
-        return None;
+        return BackendRef::default();
     }
-    let backend = F::backend(entry.backend)?;
     // The service also unmasks an element that was recycled for another client under us; for a client of the same
     // service port the worst is one flow that follows that client's choice, which the scope permits.
-    let is_offered = backend.service == descriptor.service && backend.flags.contains(scope.set(descriptor));
+    let is_offered = F::backend(entry.backend)
+        .is_some_and(|backend| backend.service == descriptor.service && backend.flags.contains(offered));
     if !is_offered {
-        return None;
+        return BackendRef::default();
     }
-    remember::<F>(key, entry.backend);
-    Some(Choice { backend, reference: entry.backend })
+    F::set_affinity(&key, &AffinityEntry { backend: entry.backend, last_used: now() });
+    entry.backend
 }
 
 /// Remembers a choice from now on.
-#[inline(always)]
-pub fn remember<F: Family>(key: &AffinityKey, backend: BackendRef) {
-    F::set_affinity(key, &AffinityEntry { backend, last_used: now() });
+#[inline(never)]
+pub fn remember<F: Family>(client: u64, service: u32, backend: BackendRef) {
+    let key = AffinityKey::from_netns(client, service);
+    F::set_affinity(&key, &AffinityEntry { backend, last_used: now() });
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Reading and writing the context of socket hooks. The verifier allows only whole words there.
 
-use core::ptr;
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
@@ -14,7 +14,7 @@ const ECONNREFUSED: i32 = 111;
 
 #[inline(always)]
 pub fn protocol(ctx: &SockAddrContext) -> u32 {
-    read(ctx, |addr| unsafe { &raw const (*addr).protocol })
+    read(ctx, offset_of!(bpf_sock_addr, protocol))
 }
 
 /// Identifies the network namespace of the socket, for as long as the machine runs.
@@ -41,25 +41,25 @@ pub fn set_refused(_: &SockAddrContext) {
 
 #[inline(always)]
 pub fn address4(ctx: &SockAddrContext) -> (u32, [u8; 2]) {
-    (read(ctx, |addr| unsafe { &raw const (*addr).user_ip4 }), port(ctx))
+    (read(ctx, offset_of!(bpf_sock_addr, user_ip4)), port(ctx))
 }
 
 #[inline(always)]
 pub fn address6(ctx: &SockAddrContext) -> (Words, [u8; 2]) {
-    let word = |at| read(ctx, |addr| unsafe { (&raw const (*addr).user_ip6).cast::<u32>().add(at) });
+    let word = |at| read(ctx, offset_of!(bpf_sock_addr, user_ip6) + at * size_of::<u32>());
     ([word(0), word(1), word(2), word(3)], port(ctx))
 }
 
 #[inline(always)]
 pub fn set_address4(ctx: &SockAddrContext, address: u32, port: [u8; 2]) {
-    write(ctx, |addr| unsafe { &raw mut (*addr).user_ip4 }, address);
+    write(ctx, offset_of!(bpf_sock_addr, user_ip4), address);
     set_port(ctx, port);
 }
 
 #[inline(always)]
 pub fn set_address6(ctx: &SockAddrContext, address: Words, port: [u8; 2]) {
     for (at, word) in address.into_iter().enumerate() {
-        write(ctx, |addr| unsafe { (&raw mut (*addr).user_ip6).cast::<u32>().add(at) }, word);
+        write(ctx, offset_of!(bpf_sock_addr, user_ip6) + at * size_of::<u32>(), word);
     }
     set_port(ctx, port);
 }
@@ -67,25 +67,25 @@ pub fn set_address6(ctx: &SockAddrContext, address: Words, port: [u8; 2]) {
 /// The port is in network order in the first half of its word.
 #[inline(always)]
 fn port(ctx: &SockAddrContext) -> [u8; 2] {
-    let [high, low, _, _] = read(ctx, |addr| unsafe { &raw const (*addr).user_port }).to_ne_bytes();
+    let [high, low, _, _] = read(ctx, offset_of!(bpf_sock_addr, user_port)).to_ne_bytes();
     [high, low]
 }
 
 #[inline(always)]
 fn set_port(ctx: &SockAddrContext, [high, low]: [u8; 2]) {
-    write(ctx, |addr| unsafe { &raw mut (*addr).user_port }, u32::from_ne_bytes([high, low, 0, 0]));
+    write(ctx, offset_of!(bpf_sock_addr, user_port), u32::from_ne_bytes([high, low, 0, 0]));
 }
 
 /// Volatile, because the compiler would merge accesses into widths that the verifier refuses.
 #[inline(always)]
-fn read(ctx: &SockAddrContext, field: impl Fn(*mut bpf_sock_addr) -> *const u32) -> u32 {
-    // SAFETY: the kernel passes a valid context, and `field` stays within it.
-    unsafe { ptr::read_volatile(field(ctx.sock_addr)) }
+fn read(ctx: &SockAddrContext, offset: usize) -> u32 {
+    // SAFETY: the kernel passes a valid context, and the offset is that of a word in it.
+    unsafe { ptr::read_volatile(ctx.sock_addr.byte_add(offset).cast()) }
 }
 
 /// Volatile as in `read`.
 #[inline(always)]
-fn write(ctx: &SockAddrContext, field: impl Fn(*mut bpf_sock_addr) -> *mut u32, value: u32) {
-    // SAFETY: the kernel passes a valid context, and `field` stays within it.
-    unsafe { ptr::write_volatile(field(ctx.sock_addr), value) }
+fn write(ctx: &SockAddrContext, offset: usize, value: u32) {
+    // SAFETY: the kernel passes a valid context, and the offset is that of a word in it.
+    unsafe { ptr::write_volatile(ctx.sock_addr.byte_add(offset).cast(), value) }
 }

@@ -1,9 +1,7 @@
 //! The decision: frontend, policy, affinity, backend. Written once for both families and every plane.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use proxy_ebpf::abi::{
-    AffinityKey, BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint,
-};
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint};
 
 use crate::{
     affinity,
@@ -114,7 +112,7 @@ impl Scope {
 
     /// The set of backends that this view of the frontend offers.
     #[inline(always)]
-    pub fn set(self, descriptor: &Descriptor) -> BackendFlags {
+    fn set(self, descriptor: &Descriptor) -> BackendFlags {
         let is_local = match self {
             Self::Internal => DescriptorFlags::INTERNAL_LOCAL,
             Self::External => DescriptorFlags::EXTERNAL_LOCAL,
@@ -158,12 +156,15 @@ fn choose<F: Family>(
     if descriptor.affinity_seconds == 0 {
         return random::<F>(scope.block(descriptor));
     }
-    let key = AffinityKey::from_netns(client.netns(), descriptor.service);
-    if let Some(choice) = affinity::remembered::<F>(&key, descriptor, scope) {
-        return Some(choice);
+    let netns = client.netns();
+    let reference = affinity::remembered::<F>(netns, descriptor, scope.set(descriptor));
+    if reference.generation != 0
+        && let Some(backend) = F::backend(reference)
+    {
+        return Some(Choice { backend, reference });
     }
     let choice = random::<F>(scope.block(descriptor))?;
-    affinity::remember::<F>(&key, choice.reference);
+    affinity::remember::<F>(netns, descriptor.service, choice.reference);
     Some(choice)
 }
 

@@ -14,7 +14,7 @@ pub type Words = [u32; 4];
 /// One of the two address families.
 pub trait Family {
     /// An address in wire order.
-    type Address: Copy + PartialEq;
+    type Address: Copy;
 
     /// The address of every NodePort frontend.
     const UNSPECIFIED: Self::Address;
@@ -69,7 +69,7 @@ macro_rules! family {
 
             #[inline(always)]
             fn effective(address: $address) -> $address {
-                if address == Self::UNSPECIFIED { $loopback } else { address }
+                if same($mapped(address), $mapped(Self::UNSPECIFIED)) { $loopback } else { address }
             }
 
             #[inline(always)]
@@ -115,8 +115,15 @@ pub fn mapped(address: u32) -> Words {
 
 /// The IPv4 address in an IPv4-mapped one.
 #[inline(always)]
-pub fn unmapped([a, b, c, address]: Words) -> Option<u32> {
-    (a == 0 && b == 0 && c == MAPPED_PREFIX).then_some(address)
+pub fn unmapped(words: Words) -> Option<u32> {
+    let [a, b, c, address] = words;
+    (a | b | (c ^ MAPPED_PREFIX) == 0).then_some(address)
+}
+
+/// Whether two addresses are the same, in one branch: the verifier follows each.
+#[inline(always)]
+pub fn same([a, b, c, d]: Words, [e, f, g, h]: Words) -> bool {
+    (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
 }
 
 /// The address as maps hold it.

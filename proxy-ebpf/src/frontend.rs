@@ -9,7 +9,7 @@ use proxy_ebpf::abi::{BackendRef, Block, Descriptor, FrontendKeyV4, FrontendKeyV
 
 use crate::{
     decide::{Client, is_host},
-    family::{Family, Words, bytes, words},
+    family::{Family, Words, bytes, same, words},
 };
 
 const LAZY: usize = (BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG) as usize;
@@ -45,7 +45,7 @@ pub fn current<F: Family>(address: F::Address, port: [u8; 2], protocol: u8, clie
         Found::Nothing if serves_node_ports::<F>(address, client) => {
             exact::<F>(F::UNSPECIFIED, port, protocol)
         }
-        found => found,
+        found @ (Found::Descriptor(_) | Found::Nothing | Found::Unsettled) => found,
     }
 }
 
@@ -63,7 +63,7 @@ fn exact<F: Family>(address: F::Address, port: [u8; 2], protocol: u8) -> Found {
         Some(descriptor)
             if descriptor.port == port
                 && descriptor.protocol == protocol
-                && words(descriptor.address) == F::mapped(address) =>
+                && same(words(descriptor.address), F::mapped(address)) =>
         {
             Found::Descriptor(descriptor)
         }

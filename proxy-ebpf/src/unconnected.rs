@@ -139,11 +139,11 @@ fn evict(ctx: &SockAddrContext, pair: &UnconnectedPair) {
     let mut entry = OverflowEntry { end: pair.backend, zero: 0, reference: pair.reference };
     // An LRU table refuses only when its memory is in use on other CPUs: then the pair is forgotten, as if the socket
     // had never sent to it.
-    let _ = SOCKET_OVERFLOW.insert(&key, &entry, 0);
+    let _ = SOCKET_OVERFLOW.insert(key, entry, 0);
     // The same places again: two of each would not fit onto the stack.
     key = OverflowKey::backend(key.socket, pair.backend);
     entry.end = pair.frontend;
-    let _ = SOCKET_OVERFLOW.insert(&key, &entry, 0);
+    let _ = SOCKET_OVERFLOW.insert(key, entry, 0);
 }
 
 #[inline(always)]
@@ -154,12 +154,14 @@ fn overflow(key: &OverflowKey) -> Option<OverflowEntry> {
 }
 
 #[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "the storage is the socket's, the context only leads to it")]
 fn stored(ctx: &SockAddrContext) -> Option<&mut UnconnectedPairs> {
     // SAFETY: the hook always has a socket; its storage lives as long as it does, longer than this program runs.
     unsafe { UNCONNECTED_SOCKETS.get_ptr_mut(ctx).as_mut() }
 }
 
 #[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "as in `stored`")]
 fn stored_or_new(ctx: &SockAddrContext) -> Option<&mut UnconnectedPairs> {
     // SAFETY: as in `stored`; a new one is zeroed by the kernel.
     unsafe { UNCONNECTED_SOCKETS.get_or_insert_ptr_mut(ctx, None).as_mut() }

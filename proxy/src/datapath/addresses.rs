@@ -46,14 +46,14 @@ async fn list(handle: &Handle) -> Result<BTreeSet<IpAddr>, AddressError> {
     let mut addresses = BTreeSet::new();
     while let Some(message) = messages.try_next().await.map_err(AddressError::List)? {
         // Point-to-point interfaces have their peer's address in `Address` and their own in `Local`.
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) => Some(*address),
-            _ => None,
-        });
-        let address = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        });
+        let (mut local, mut address) = (None, None);
+        for attribute in message.attributes {
+            if let AddressAttribute::Local(ip) = attribute {
+                local = Some(ip);
+            } else if let AddressAttribute::Address(ip) = attribute {
+                address = Some(ip);
+            }
+        }
         addresses.extend(local.or(address));
     }
     Ok(addresses)

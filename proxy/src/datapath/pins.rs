@@ -110,9 +110,12 @@ fn create(dir: &Path) -> Result<(), PinError> {
 
 fn lock(dir: &Path) -> Result<Flock<File>, PinError> {
     let file = File::open(dir).map_err(io_error("open", dir))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| match errno {
-        Errno::EWOULDBLOCK => PinError::Held { dir: dir.to_owned(), holder: holder(&file) },
-        errno => io_error("lock", dir)(errno.into()),
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
+        if errno == Errno::EWOULDBLOCK {
+            PinError::Held { dir: dir.to_owned(), holder: holder(&file) }
+        } else {
+            io_error("lock", dir)(errno.into())
+        }
     })
 }
 

@@ -196,8 +196,8 @@ impl Directory {
         let mut update = Update::default();
         for path in paths {
             let old = self.files.get(&path);
-            let new =
-                (path.exists() && is_manifest(&path)).then(|| self.read(&path, old)).unwrap_or_default();
+            let is_there = path.exists() && is_manifest(&path);
+            let new = if is_there { self.read(&path, old) } else { FileState::default() };
             let old_ids = old.into_iter().flat_map(|old| old.changes.keys());
             let ids: BTreeSet<ObjectId> = old_ids.chain(new.changes.keys()).cloned().collect();
             for id in ids {
