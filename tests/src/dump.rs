@@ -8,13 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use proxy::{datapath::KernelMaps, reconcile::dump};
+use proxy_ebpf::abi::ABI_VERSION;
 
-use crate::{
-    agent::{portreeve, tail},
-    cluster::Cluster,
-    netns::Netns,
-    node::Node,
-};
+use crate::{agent::tail, cluster::Cluster, netns::Netns, node::Node};
 
 const LOG_LINES: usize = 60;
 /// What `iproute2` can tell, where it is installed.
@@ -36,20 +33,11 @@ pub fn cluster(cluster: &Cluster) -> String {
 
 /// What the maps pinned below `bpffs` hold, whether or not an agent runs: one sorted line per frontend and backend.
 pub fn pinned_state(bpffs: &Path) -> Result<String> {
-    let output = Command::new(portreeve()?)
-        .args(["get", "services", "--output", "wide", "--bpffs"])
-        .arg(bpffs)
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot run `portreeve get`")?;
-    anyhow::ensure!(
-        output.status.success(),
-        "`portreeve get` failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let mut lines: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-    lines.sort();
-    Ok(lines.join("\n"))
+    let directory = bpffs.join(format!("abi-{ABI_VERSION}"));
+    let within = directory.join("maps");
+    let directory = if within.is_dir() { within } else { directory };
+    let maps = KernelMaps::inspect(&directory).context("cannot open the pinned maps")?;
+    dump(&maps).context("cannot read the pinned maps")
 }
 
 fn describe(text: &mut String, node: &Node) {

@@ -23,6 +23,7 @@ pub mod pod;
 pub mod process;
 pub mod service;
 pub mod traffic;
+pub mod udp;
 
 pub use cluster::Cluster;
 pub use eventually::eventually;

@@ -45,6 +45,10 @@ const SETTINGS: &[(&str, &str)] = &[
 
 const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
 
+/// Without an address of its own a bridge takes the lowest among its ports: a pod that comes would change it, and the
+/// others would send to the old one until their neighbour entry is probed, seconds later.
+const BRIDGE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+
 /// A network namespace, held by a descriptor.
 #[derive(Debug)]
 pub struct Netns {
@@ -123,7 +127,7 @@ pub struct Netlink<'a> {
 
 impl Netlink<'_> {
     pub async fn bridge(&self, name: &str) -> Result<()> {
-        let link = LinkBridge::new(name).build();
+        let link = LinkBridge::new(name).address(BRIDGE_MAC.into()).build();
         self.handle.link().add(link).execute().await.with_context(|| format!("cannot make bridge {name}"))?;
         self.up(name).await
     }

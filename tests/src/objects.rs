@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::{
     api::{
         core::v1::{
-            ClientIPConfig, Node, NodeAddress, NodeSpec, NodeStatus, Service, ServicePort, ServiceSpec,
-            SessionAffinityConfig,
+            ClientIPConfig, LoadBalancerIngress, LoadBalancerStatus, Node, NodeAddress, NodeSpec, NodeStatus,
+            Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
         },
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
@@ -78,6 +78,8 @@ pub struct ServiceObjects {
     pub endpoints: Vec<EndpointObject>,
     /// What a story changes about the Service beyond the fields above.
     pub change: Vec<ServiceChange>,
+    /// Addresses that a load balancer outside sends here.
+    pub load_balancer_ips: Vec<IpAddr>,
 }
 
 pub struct ServiceChange(pub Box<dyn Fn(&mut ServiceSpec) + Send + Sync>);
@@ -180,7 +182,17 @@ impl ServiceObjects {
             change(&mut spec);
         }
         let metadata = metadata(&self.name, BTreeMap::new());
-        Service { metadata, spec: Some(spec), status: None }
+        Service { metadata, spec: Some(spec), status: Some(self.status()) }
+    }
+
+    fn status(&self) -> ServiceStatus {
+        let ingress = self.load_balancer_ips.iter().map(|ip| LoadBalancerIngress {
+            ip: Some(ip.to_string()),
+            ip_mode: Some("VIP".to_owned()),
+            ..LoadBalancerIngress::default()
+        });
+        let ingress = Some(ingress.collect()).filter(|ingress: &Vec<_>| !ingress.is_empty());
+        ServiceStatus { load_balancer: Some(LoadBalancerStatus { ingress }), ..ServiceStatus::default() }
     }
 
     pub fn slices(&self) -> Vec<(&'static str, EndpointSlice)> {

@@ -178,12 +178,8 @@ impl Dialling {
 }
 
 fn report(answer: Answer) -> Result<Report> {
-    match answer {
-        Answer::Report(report) => Ok(*report),
-        other @ (Answer::Done | Answer::Socket(_) | Answer::Datagram { .. } | Answer::Peer(_)) => {
-            bail!("expected a report, not {other:?}")
-        }
-    }
+    let Answer::Report(report) = answer else { bail!("expected a report, not {answer:?}") };
+    Ok(*report)
 }
 
 async fn listen(answers: pipe::Receiver, waiting: Waiting) {

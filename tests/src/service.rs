@@ -48,6 +48,7 @@ impl<'a> ServiceBuilder<'a> {
             affinity: None,
             endpoints: Vec::new(),
             change: Vec::new(),
+            load_balancer_ips: Vec::new(),
         };
         Self { cluster, vip, objects, backends: Vec::new(), awaited: cluster.has_agents() }
     }
@@ -67,6 +68,27 @@ impl<'a> ServiceBuilder<'a> {
         let port = self.objects.ports.last_mut().expect("a NodePort belongs to the port named before it");
         port.node_port = Some(number);
         self.change(|spec| spec.type_ = Some("NodePort".to_owned()))
+    }
+
+    /// Addresses that routers send to any node.
+    pub fn external_ips<const N: usize>(self, ips: [&'static str; N]) -> Self {
+        self.change(move |spec| spec.external_ips = Some(ips.map(str::to_owned).into()))
+    }
+
+    /// Addresses of a load balancer outside.
+    pub fn load_balancer_ips<const N: usize>(mut self, ips: [IpAddr; N]) -> Self {
+        self.objects.load_balancer_ips = ips.into();
+        self.change(|spec| spec.type_ = Some("LoadBalancer".to_owned()))
+    }
+
+    /// `internalTrafficPolicy: Local`.
+    pub fn internal_traffic_is_local(self) -> Self {
+        self.change(|spec| spec.internal_traffic_policy = Some("Local".to_owned()))
+    }
+
+    /// `externalTrafficPolicy: Local`.
+    pub fn external_traffic_is_local(self) -> Self {
+        self.change(|spec| spec.external_traffic_policy = Some("Local".to_owned()))
     }
 
     pub fn affinity(mut self, timeout: Duration) -> Self {

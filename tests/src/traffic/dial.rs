@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpSocket, TcpStream, UdpSocket},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -64,11 +64,9 @@ impl Dialling {
         let mut sockets = Sockets::default();
         while let Some(to) = self.next() {
             let began = now_us();
-            let attempt = self.attempt(to, &mut sockets);
-            let outcome = timeout(Duration::from_millis(self.order.timeout_ms), attempt)
-                .await
-                .unwrap_or_else(|_| Err(Failure("timed out".to_owned())));
-            self.tally().record(began, outcome);
+            let patience = Patience::new(self.order.timeout_ms);
+            let outcome = self.attempt(to, patience, &mut sockets).await;
+            self.tally().record(to, began, outcome);
             if self.order.pause_us > 0 {
                 sleep(Duration::from_micros(self.order.pause_us)).await;
             }
@@ -88,13 +86,18 @@ impl Dialling {
         usize::try_from(turn).ok().and_then(|turn| self.order.to.get(turn)).copied()
     }
 
-    async fn attempt(&self, to: SocketAddr, sockets: &mut Sockets) -> Result<Answered, Failure> {
+    async fn attempt(
+        &self,
+        to: SocketAddr,
+        patience: Patience,
+        sockets: &mut Sockets,
+    ) -> Result<Answered, Failure> {
         match self.order.how {
-            How::Tcp => tcp(to).await,
-            How::MappedTcp => tcp(mapped(to)).await,
-            How::Http => http(to).await,
-            How::ConnectedUdp => connected_udp(to).await,
-            How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to).await,
+            How::Tcp => tcp(to, patience).await,
+            How::MappedTcp => tcp(mapped(to), patience).await,
+            How::Http => http(to, patience).await,
+            How::ConnectedUdp => connected_udp(to, patience).await,
+            How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, patience).await,
         }
     }
 
@@ -129,20 +132,40 @@ pub(super) fn mapped(to: SocketAddr) -> SocketAddr {
     }
 }
 
-async fn tcp(to: SocketAddr) -> Result<Answered, Failure> {
-    let mut stream = BufReader::new(connect(to).await.map_err(Failure::at("connect"))?);
+/// How long one attempt may take, all steps together.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    deadline: Instant,
+}
+
+impl Patience {
+    fn new(milliseconds: u64) -> Self {
+        Self { deadline: Instant::now() + Duration::from_millis(milliseconds) }
+    }
+
+    /// One step, and by what name it fails.
+    async fn with<T>(self, step: &str, work: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+        match timeout_at(self.deadline, work).await {
+            Ok(done) => done.map_err(Failure::at(step)),
+            Err(_) => Err(Failure(format!("{step}: timed out"))),
+        }
+    }
+}
+
+async fn tcp(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
+    let mut stream = BufReader::new(patience.with("connect", connect(to)).await?);
     let peer = stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
-    let answer = ask(&mut stream, "who").await.map_err(Failure::at("exchange"))?;
+    let answer = patience.with("exchange", ask(&mut stream, "who")).await?;
     answered(&answer, Some(peer))
 }
 
-async fn http(to: SocketAddr) -> Result<Answered, Failure> {
-    let mut stream = connect(to).await.map_err(Failure::at("connect"))?;
+async fn http(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
+    let mut stream = patience.with("connect", connect(to)).await?;
     let peer = stream.peer_addr().map_err(Failure::at("getpeername"))?;
     let request = format!("GET / HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n");
     let mut text = String::new();
-    stream.write_all(request.as_bytes()).await.map_err(Failure::at("exchange"))?;
-    stream.read_to_string(&mut text).await.map_err(Failure::at("exchange"))?;
+    patience.with("exchange", stream.write_all(request.as_bytes())).await?;
+    patience.with("exchange", stream.read_to_string(&mut text)).await?;
     match text.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => answered(body.trim_end(), Some(peer)),
         Some(_) | None => Err(Failure("exchange: not a page".to_owned())),
@@ -166,24 +189,28 @@ pub(super) async fn ask(stream: &mut BufReader<TcpStream>, word: &str) -> io::Re
     Ok(answer.trim_end().to_owned())
 }
 
-async fn connected_udp(to: SocketAddr) -> Result<Answered, Failure> {
+async fn connected_udp(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let socket = datagram::open(family, None).map_err(Failure::at("socket"))?;
-    socket.connect(to).await.map_err(Failure::at("connect"))?;
+    patience.with("connect", socket.connect(to)).await?;
     let peer = socket.peer_addr().map_err(Failure::at("getpeername"))?;
     socket.send(b"?").await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];
-    let length = socket.recv(&mut buffer).await.map_err(Failure::at("receive"))?;
+    let length = patience.with("receive", socket.recv(&mut buffer)).await?;
     answered(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()), Some(peer))
 }
 
-async fn unconnected_udp(socket: &UdpSocket, to: SocketAddr) -> Result<Answered, Failure> {
+async fn unconnected_udp(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    patience: Patience,
+) -> Result<Answered, Failure> {
     // A number of its own tells an answer from a late one to an earlier attempt that timed out.
     let token = now_us().to_string();
     socket.send_to(token.as_bytes(), to).await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];
     loop {
-        let (length, from) = socket.recv_from(&mut buffer).await.map_err(Failure::at("receive"))?;
+        let (length, from) = patience.with("receive", socket.recv_from(&mut buffer)).await?;
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
         if !text.ends_with(&token) {
             continue;

@@ -35,8 +35,8 @@ impl Held {
         loop {
             opening_more(&mut opening, &mut targets);
             let Some(joined) = opening.join_next().await else { break };
-            let Ok((began, outcome)) = joined else { continue };
-            tally.record(began, held.keep(outcome));
+            let Ok((to, began, outcome)) = joined else { continue };
+            tally.record(to, began, held.keep(outcome));
         }
         (held, tally.report())
     }
@@ -46,7 +46,8 @@ impl Held {
         let mut tally = Tally::default();
         for connection in &mut self.connections {
             let began = now_us();
-            tally.record(began, connection.echo().await);
+            let outcome = connection.echo().await;
+            tally.record(connection.peer, began, outcome);
         }
         tally.report()
     }
@@ -60,12 +61,12 @@ impl Held {
 }
 
 fn opening_more(
-    opening: &mut JoinSet<(u64, Result<Connection, Failure>)>,
+    opening: &mut JoinSet<(SocketAddr, u64, Result<Connection, Failure>)>,
     targets: &mut impl Iterator<Item = SocketAddr>,
 ) {
     while opening.len() < WIDTH {
         let Some(to) = targets.next() else { return };
-        opening.spawn(async move { (now_us(), Connection::open(to).await) });
+        opening.spawn(async move { (to, now_us(), Connection::open(to).await) });
     }
 }
 

@@ -8,6 +8,9 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Failures that are kept in full.
+const FIRST_FAILURES: usize = 8;
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     pub attempts: u64,
@@ -15,6 +18,8 @@ pub struct Report {
     pub answers: BTreeMap<String, Answers>,
     /// By step and error, as in `connect: ECONNREFUSED`.
     pub failures: BTreeMap<String, u64>,
+    /// The first failures in full: what was dialled, when, and for how long.
+    pub first_failures: Vec<String>,
     /// What `getpeername` said, and how often.
     pub peers: BTreeMap<SocketAddr, u64>,
     pub latency: Latency,
@@ -78,11 +83,11 @@ impl Failure {
 }
 
 impl Tally {
-    pub fn record(&mut self, began_us: u64, outcome: Result<Answered, Failure>) {
+    pub fn record(&mut self, to: SocketAddr, began_us: u64, outcome: Result<Answered, Failure>) {
         self.report.attempts += 1;
         match outcome {
             Ok(answered) => self.succeeded(began_us, answered),
-            Err(Failure(what)) => *self.report.failures.entry(what).or_default() += 1,
+            Err(failure) => self.failed(to, began_us, failure),
         }
     }
 
@@ -94,6 +99,14 @@ impl Tally {
         };
         let latency = Latency { p50_us: at(50), p99_us: at(99), max_us: at(100) };
         Report { latency, ..self.report.clone() }
+    }
+
+    fn failed(&mut self, to: SocketAddr, began_us: u64, Failure(what): Failure) {
+        if self.report.first_failures.len() < FIRST_FAILURES {
+            let took = now_us().saturating_sub(began_us);
+            self.report.first_failures.push(format!("{to} at {began_us} us for {took} us: {what}"));
+        }
+        *self.report.failures.entry(what).or_default() += 1;
     }
 
     fn succeeded(&mut self, began_us: u64, answered: Answered) {

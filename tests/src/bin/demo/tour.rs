@@ -29,11 +29,13 @@ struct Window(VecDeque<(Instant, Counts)>);
 pub async fn run(screen: &Screen, stage: &mut Stage) -> Result<()> {
     let mut window = Window(VecDeque::new());
     let all: Vec<_> = stage.backends.keys().cloned().collect();
-    let leaving = all.last().cloned().unwrap_or_default();
+    // One that the client of the last chapter does not need.
+    let leaving = stage.backends.iter().max_by_key(|(_, pod)| &pod.node);
+    let leaving = leaving.map(|(name, _)| name.clone()).unwrap_or_default();
 
-    let told = format!("{} pods on two nodes serve, dialled over IPv4 and IPv6", all.len());
+    let told = format!("{} pods on 2 nodes serve, dialled over IPv4 and IPv6", all.len());
     chapter(screen, stage, &mut window, &told, |now| all.iter().all(|name| now.share(name) > 0.0)).await?;
-    report_chapter(screen, &window, "balanced over three pods, IPv4 and IPv6");
+    report_chapter(screen, &window, &format!("balanced over {} pods, IPv4 and IPv6", all.len()));
 
     stage.publish(|name| name != leaving)?;
     let told = format!("{leaving} goes away");
