@@ -1,0 +1,42 @@
+//! `portreeve cleanup` takes back what the agent made.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use tests::{Cluster, agent::portreeve, node::Node};
+
+fn cleanup(node: &Node) -> Output {
+    let mut command = Command::new(portreeve().expect("portreeve is built"));
+    command.arg("cleanup").arg("--bpffs").arg(node.bpffs()).output().expect("it starts")
+}
+
+fn pins(directory: &Path) -> usize {
+    fs::read_dir(directory).map_or(0, Iterator::count)
+}
+
+#[tokio::test]
+async fn cleanup_removes_every_pin_and_program_but_not_beside_a_live_agent() {
+    let cluster = Cluster::start("cleanup").await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let node = cluster.node(0);
+    let dials = || cluster.pod("client").dials(web.vips()).times(2);
+
+    let refused = cleanup(node);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    dials().always_reaches_one_of(["a"]).await;
+    assert!(pins(node.bpffs()) > 0);
+
+    node.terminate_agent().await.expect("it ends");
+    let done = cleanup(node);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert_eq!(pins(node.bpffs()), 0);
+    let report = dials().report().await;
+    assert!(report.failures.keys().all(|failure| failure.ends_with("UNREACH")), "{report:?}");
+    assert_eq!(report.failed(), 2, "{report:?}");
+
+    let again = cleanup(node);
+    assert_eq!(again.status.code(), Some(0), "nothing to clean up is no error: {again:?}");
+}

@@ -1,0 +1,123 @@
+//! The agent dies in every way, and traffic does not notice.
+
+use std::{env, time::Duration};
+
+use tests::{Cluster, node::Node, service::Service};
+
+const KILLS: u32 = 20;
+const CONNECTS: u64 = 10_000;
+
+/// Random numbers that a printed seed brings back (xorshift, which is random enough to choose instants).
+struct Chance(u64);
+
+impl Chance {
+    fn new() -> Self {
+        let seed = match env::var("PORTREEVE_SEED") {
+            Ok(seed) => seed.parse().expect("PORTREEVE_SEED is a number"),
+            Err(_) => tests::traffic::now_us() | 1,
+        };
+
+        Self(seed)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+
+    /// An instant is what the story is about here, not a condition.
+    async fn instant(&mut self, within: Duration) {
+        let micros = u64::try_from(within.as_micros()).expect("a short time");
+        tokio::time::sleep(Duration::from_micros(self.below(micros))).await;
+    }
+}
+
+#[tokio::test]
+async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
+    let mut chance = Chance::new();
+    println!("PORTREEVE_SEED={}", chance.0);
+    let cluster = Cluster::start("kill").nodes(2).await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let node = cluster.node(0);
+    let runner = cluster.pod("runner").dials(web.vips()).at_once(2).every(Duration::from_micros(500));
+    let traffic = runner.in_background().await;
+
+    for kill in 0..KILLS {
+        // Alive and at work on a change, or starting and adopting.
+        churn(&web, &mut chance).await;
+        chance.instant(Duration::from_millis(30)).await;
+        node.kill_agent().await.expect("it was running");
+        churn(&web, &mut chance).await;
+        if kill % 2 == 1 {
+            node.spawn_agent().await.expect("it starts");
+            chance.instant(Duration::from_millis(150)).await;
+            node.kill_agent().await.expect("it was running");
+            churn(&web, &mut chance).await;
+        }
+        node.start_agent().await.expect("it adopts what it finds");
+        equals_a_fresh_start(node, &format!("after kill {kill}")).await;
+        let progress = traffic.progress().await.expect("the runner answers");
+        assert!(progress.failures.is_empty(), "after kill {kill}: {progress:?}");
+    }
+    tests::eventually("every connect was made", async || {
+        let progress = traffic.progress().await?;
+        anyhow::ensure!(progress.attempts >= CONNECTS, "{} connects", progress.attempts);
+        Ok(())
+    })
+    .await;
+    let report = traffic.stop().await.expect("the runner answers");
+    assert!(report.failures.is_empty(), "{report:?}");
+    println!("{} connects, none failed", report.attempts);
+}
+
+/// Changes who serves; every pod goes on serving, and `a` always takes part.
+async fn churn(web: &Service<'_>, chance: &mut Chance) {
+    for name in ["b", "c", "d"] {
+        if chance.below(2) == 0 { web.add(name).await } else { web.remove(name) }
+    }
+}
+
+async fn equals_a_fresh_start(node: &Node, when: &str) {
+    let fresh = node.fresh_state().await.expect("an agent starts beside");
+    assert!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
+    let state = node.state().expect("the maps are pinned");
+    assert_eq!(state, fresh, "{when}, the state differs from a fresh start's");
+}
+
+#[tokio::test]
+async fn sigterm_leaves_the_data_plane_in_place() {
+    let cluster = Cluster::start("sigterm").await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    let client = cluster.pod("client");
+    let (held, _) = client.start().await.hold(web.vips().into(), 20).await.expect("it opens");
+
+    let status = cluster.node(0).terminate_agent().await.expect("it ends");
+    assert_eq!(status.code(), Some(0), "{status}");
+    client.clone().dials(web.vips()).times(40).reaches_each_of(["a", "b"]).await;
+    assert_eq!(client.start().await.echo(held).await.expect("it answers").failed(), 0);
+
+    web.remove("a");
+    cluster.node(0).start_agent().await.expect("it adopts what it finds");
+    client.clone().dials(web.vips()).times(40).comes_to_reach_each_of(["b"]).await;
+    assert_eq!(client.start().await.echo(held).await.expect("it answers").failed(), 0);
+}
+
+#[tokio::test]
+async fn a_second_agent_on_the_same_pins_names_the_first() {
+    let cluster = Cluster::start("second").await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let node = cluster.node(0);
+    let holder = node.agent_id().await.expect("it runs").to_string();
+
+    let second = node.setting().command().expect("portreeve is built").output().expect("it starts");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(
+        said.lines().last().is_some_and(|line| line.contains(&holder)),
+        "it does not name {holder}: {said}"
+    );
+    assert_eq!(node.agent_id().await.map(|id| id.to_string()), Some(holder));
+    cluster.pod("client").dials(web.vips()).times(10).always_reaches_one_of(["a"]).await;
+}
