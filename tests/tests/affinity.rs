@@ -1,0 +1,98 @@
+//! `sessionAffinity: ClientIP`: a client stays with the backend it met first, as long as that serves.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tests::{Cluster, cluster::PodRef};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The only backend that answers, however often it is asked.
+async fn chosen(client: &PodRef<'_>, to: SocketAddr) -> String {
+    let report = client.clone().dials(to).times(20).always_reaches_one_of(["a", "b", "c"]).await;
+    assert_eq!(report.answers.len(), 1, "more than one backend answers: {report:?}");
+    report.answers.into_keys().next().expect("somebody answers")
+}
+
+#[tokio::test]
+async fn a_client_stays_with_one_backend_and_clients_differ() {
+    let cluster = Cluster::start("affinity").nodes(2).await;
+    let web = cluster.service("web").tcp(80).affinity(HOUR).backends(["a", "b", "c"]).await;
+    let mut seen = BTreeSet::new();
+    for index in 0..8 {
+        let client = cluster.pod(&format!("client-{index}")).on(index % 2);
+        let name = chosen(&client, web.vip()).await;
+        assert_eq!(chosen(&client, web.vip()).await, name);
+        chosen(&client, web.vip6()).await;
+        seen.insert(name);
+    }
+    // All eight at one of three by chance: once in 2,187.
+    assert!(seen.len() > 1, "everybody is at {seen:?}");
+}
+
+#[tokio::test]
+async fn affinity_outlives_the_agent_and_never_names_who_is_gone() {
+    let cluster = Cluster::start("affinity-restart").await;
+    let web = cluster.service("web").tcp(80).affinity(HOUR).backends(["a", "b", "c"]).await;
+    let client = cluster.pod("client");
+    let first = chosen(&client, web.vip()).await;
+    cluster.node(0).kill_agent().await.expect("it was running");
+    assert_eq!(chosen(&client, web.vip()).await, first, "while the agent is dead");
+    cluster.node(0).start_agent().await.expect("it starts");
+    assert_eq!(chosen(&client, web.vip()).await, first, "after a restart");
+
+    web.remove(&first);
+    tests::eventually("the client moves on", async || {
+        let report = client.clone().dials(web.vip()).times(1).report().await;
+        anyhow::ensure!(report.failures.is_empty() && report.answered_by(&first) == 0, "{report:?}");
+        Ok(())
+    })
+    .await;
+    let second = chosen(&client, web.vip()).await;
+    assert_ne!(second, first);
+    // The first one is back, and the client has moved on for good.
+    web.add(&first).await;
+    let others = cluster.pod("other");
+    tests::eventually("the backend is back", async || {
+        let report = others.clone().dials(web.vip6()).times(1).report().await;
+        anyhow::ensure!(report.failures.is_empty(), "{report:?}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(chosen(&client, web.vip()).await, second);
+}
+
+#[tokio::test]
+async fn affinity_ends_with_its_timeout_and_not_before() {
+    let cluster = Cluster::start("affinity-timeout").await;
+    let timeout = Duration::from_secs(2);
+    let web = cluster.service("web").tcp(80).affinity(timeout).backends(["a", "b", "c"]).await;
+    let client = cluster.pod("client");
+    let first = chosen(&client, web.vip()).await;
+    // Every use renews it: three timeouts later it still holds.
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * timeout {
+        assert_eq!(chosen(&client, web.vip()).await, first, "after {:?}", begun.elapsed());
+    }
+    // Unused, it ends: within ten pauses another backend is met (all the same by chance: once in 59,049).
+    for _ in 0..10 {
+        tokio::time::sleep(timeout + Duration::from_millis(1_500)).await;
+        if chosen(&client, web.vip()).await != first {
+            return;
+        }
+    }
+    panic!("{first} is never left, though unused for longer than {timeout:?}");
+}
+
+#[tokio::test]
+async fn all_addresses_of_a_service_port_share_it() {
+    let cluster = Cluster::start("affinity-shared").await;
+    let web = cluster.service("web").tcp(80).node_port(30080).affinity(HOUR).backends(["a", "b", "c"]).await;
+    let client = cluster.pod("client");
+    let first = chosen(&client, web.vip()).await;
+    let node_port = SocketAddr::new(cluster.node(0).addresses.v4.into(), 30080);
+    assert_eq!(chosen(&client, node_port).await, first);
+}

@@ -1,0 +1,161 @@
+//! Datagrams to ClusterIPs, from connected and unconnected sockets.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use tests::{
+    Cluster,
+    traffic::{Family, How},
+};
+
+fn mapped(to: SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        SocketAddr::V6(_) => to,
+    }
+}
+
+#[tokio::test]
+async fn connected_and_unconnected_sockets_reach_the_backends_over_both_families() {
+    let cluster = Cluster::start("udp").nodes(2).await;
+    let dns = cluster.service("dns").udp(53).backends(["a", "b"]).await;
+    let client = cluster.pod("client");
+    for to in dns.vips() {
+        let dials = client.clone().dials(to).how(How::ConnectedUdp).times(40);
+        let report = dials.reaches_each_of(["a", "b"]).await;
+        assert_eq!(report.peers.into_keys().collect::<Vec<_>>(), [to], "getpeername");
+        // Answers that do not come from the address that was asked count as failures.
+        client.clone().dials(to).how(How::UnconnectedUdp).times(20).always_reaches_one_of(["a", "b"]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_ipv6_socket_reaches_ipv4_frontends() {
+    let cluster = Cluster::start("udp-mapped").await;
+    let dns = cluster.service("dns").udp(53).backends(["a"]).await;
+    let client = cluster.pod("client").start().await;
+    let socket = client.udp(Family::V6).await.expect("it opens");
+    for to in [mapped(dns.vip()), dns.vip6()] {
+        socket.send_to(to, "hello").await.expect("it is sent");
+        let (from, text) = socket.receive().await.expect("an answer");
+        assert_eq!((from, text.as_str()), (to, "a 0 hello"));
+    }
+}
+
+#[tokio::test]
+async fn an_unconnected_socket_stays_with_a_backend_until_that_goes() {
+    let cluster = Cluster::start("udp-stays").await;
+    let dns = cluster.service("dns").udp(53).backends(["a", "b"]).await;
+    let client = cluster.pod("client").start().await;
+    let socket = client.udp(Family::V4).await.expect("it opens");
+    let ask = async || {
+        socket.send_to(dns.vip(), "who").await?;
+        let (from, text) = socket.receive().await?;
+        anyhow::ensure!(from == dns.vip(), "the answer came from {from}");
+        Ok(text.split(' ').next().unwrap_or_default().to_owned())
+    };
+    let first = ask().await.expect("an answer");
+    for _ in 0..20 {
+        assert_eq!(ask().await.expect("an answer"), first);
+    }
+    dns.remove(&first);
+    let other = if first == "a" { "b" } else { "a" };
+    // No answer is lost on the way: the old backend still serves.
+    tests::eventually("the other backend answers", async || {
+        let name = ask().await?;
+        anyhow::ensure!(name == other, "{name} answers");
+        Ok(())
+    })
+    .await;
+}
+
+/// As musl's resolver does: every server is asked from one socket, and answers come in any order.
+#[tokio::test]
+async fn one_unconnected_socket_speaks_to_eight_services() {
+    let cluster = Cluster::start("udp-eight").nodes(2).await;
+    let mut services = Vec::new();
+    for index in 0..8 {
+        let (service, pod) = (format!("dns-{index}"), format!("pod-{index}"));
+        services.push((pod.clone(), cluster.service(&service).udp(53).backends([pod.as_str()]).await));
+    }
+    let client = cluster.pod("client").start().await;
+    for family in [Family::V4, Family::V6] {
+        let socket = client.udp(family).await.expect("it opens");
+        let vip = |index: usize| {
+            if family == Family::V4 { services[index].1.vip() } else { services[index].1.vip6() }
+        };
+        for round in 0..3 {
+            for index in 0..services.len() {
+                socket.send_to(vip(index), &format!("question-{round}")).await.expect("it is sent");
+            }
+            let mut answers = BTreeSet::new();
+            for _ in 0..services.len() {
+                answers.insert(socket.receive().await.expect("an answer"));
+            }
+            let want = (0..services.len())
+                .map(|index| (vip(index), format!("{} 0 question-{round}", services[index].0)))
+                .collect::<BTreeSet<_>>();
+            assert_eq!(answers, want, "{family:?}, round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_services_with_one_backend_answer_from_an_address_that_was_asked() {
+    let cluster = Cluster::start("udp-shared").await;
+    let first = cluster.service("first").udp(53).backends(["a"]).await;
+    let second = cluster.service("second").udp(53).backends(["a"]).await;
+    let client = cluster.pod("client").start().await;
+    let socket = client.udp(Family::V4).await.expect("it opens");
+    for to in [first.vip(), second.vip(), first.vip(), second.vip()] {
+        socket.send_to(to, "?").await.expect("it is sent");
+    }
+    for _ in 0..4 {
+        let (from, _) = socket.receive().await.expect("an answer");
+        assert!([first.vip(), second.vip()].contains(&from), "an answer came from {from}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_connects_elsewhere_forgets_the_frontend() {
+    let cluster = Cluster::start("udp-reconnect").await;
+    let dns = cluster.service("dns").udp(53).backends(["a"]).await;
+    let b = cluster.pod("b").start().await;
+    let port = dns.port(0);
+    b.serve(port.protocol, port.target).await.expect("b serves");
+    let client = cluster.pod("client").start().await;
+    for (family, vip, pod) in [
+        (Family::V4, dns.vip(), SocketAddr::new(b.addresses.v4.into(), port.target)),
+        (Family::V6, dns.vip6(), SocketAddr::new(b.addresses.v6.into(), port.target)),
+    ] {
+        let socket = client.udp(family).await.expect("it opens");
+        for (to, name) in [(vip, "a"), (pod, "b"), (vip, "a")] {
+            socket.connect(to).await.expect("it connects");
+            assert_eq!(socket.peer_name().await.expect("a name"), to, "getpeername");
+            socket.send("?").await.expect("it is sent");
+            let (from, text) = socket.receive().await.expect("an answer");
+            assert_eq!((from, text), (to, format!("{name} 0 ?")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_endpoints_datagrams_are_refused_at_once() {
+    let cluster = Cluster::start("udp-empty").await;
+    let dns = cluster.service("dns").udp(53).await;
+    for (how, want) in
+        [(How::ConnectedUdp, "connect: ECONNREFUSED"), (How::UnconnectedUdp, "send: ECONNREFUSED")]
+    {
+        let report = cluster.pod("client").dials(dns.vips()).how(how).times(4).report().await;
+        assert_eq!(report.failures.into_iter().collect::<Vec<_>>(), [(want.to_owned(), 4)], "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn tcp_and_udp_share_a_port_and_not_their_backends() {
+    let cluster = Cluster::start("udp-tcp").await;
+    let dns = cluster.service("dns").tcp(53).udp(53).backends(["a"]).await;
+    let client = cluster.pod("client");
+    for how in [How::Tcp, How::ConnectedUdp, How::UnconnectedUdp] {
+        client.clone().dials(dns.vips()).how(how).times(4).always_reaches_one_of(["a"]).await;
+    }
+}
