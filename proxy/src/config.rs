@@ -14,6 +14,10 @@ pub struct Config {
     /// Where maps and links are pinned.
     pub bpffs: PathBuf,
     pub socket_lb: SocketLb,
+    /// Prepare beside a running agent, and continue when it ends.
+    pub takeover: bool,
+    /// Under which ABI version the maps are pinned; another than our own only in tests of upgrades.
+    pub abi_version: u32,
     pub policy: Policy,
 }
 

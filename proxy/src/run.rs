@@ -13,15 +13,15 @@ use anyhow::{Context as _, Result};
 use proxy_ebpf::abi::{self, ConfigFlags};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
-    time::sleep,
+    time::{interval, sleep},
 };
 use tracing::{debug, info, warn};
 
 use crate::{
     config::{Config, SocketLb},
-    datapath::{self, KernelMaps, Pins},
+    datapath::{self, Busy, KernelMaps, PinError, Pins, Programs},
     error::chain,
     index::Index,
     manifests::watch::{Update, watch as watch_manifests},
@@ -34,31 +34,55 @@ use crate::{
 
 /// What could not be written is tried again after this time, or as soon as something was freed.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the kernel is asked whether the programs are where they should be.
+const VERIFICATION: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT, and leaves the data plane in place.
 pub async fn run(config: Config) -> Result<()> {
-    let Config { manifests, cgroup, bpffs, socket_lb, policy } = config;
+    let Config { manifests, cgroup, bpffs, socket_lb, takeover, abi_version, policy } = config;
     let mut stop = Stop::new()?;
     datapath::require_capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
-    let pins = Pins::acquire(&bpffs)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
-
+    let program_config = program_config(&policy, socket_lb)?;
     let mut updates = follow_manifests(&manifests, &policy)?;
     let addresses = datapath::local_addresses().await?;
-    let mut programs = datapath::load(&pins, program_config(&policy, socket_lb)?)?;
-    let mut agent = Agent::adopt(&pins, policy, addresses)?;
 
+    let pins = tokio::select! {
+        pins = acquire(bpffs, abi_version, takeover) => pins?,
+        () = stop.requested() => return Ok(()),
+    };
+    let mut programs = datapath::load(&pins, program_config)?;
+    let mut agent = Agent::adopt(&pins, policy, addresses)?;
     let first = updates.recv().await.context("the directory of manifests ended before it was read")?;
-    agent.start(first);
+    agent.start(first, &mut updates);
     match socket_lb {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,
     }
-    announce_ready(&agent);
-    agent.follow(&mut updates, &mut stop).await;
-    info!("stopping; the data plane stays in place");
+    pins.drop_other_versions()?;
+    info!(frontends = agent.reconciler.len(), "ready");
+    notify_ready();
+    let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off };
+    agent.follow(&mut updates, &mut stop, attachment).await;
+    info!(repairs = agent.repairs, "stopping; the data plane stays in place");
     Ok(())
+}
+
+/// Takes the pin directory, at once or when the agent that holds it ends.
+async fn acquire(dir: PathBuf, version: u32, takeover: bool) -> Result<Pins> {
+    match Pins::acquire(&dir, version, Busy::Fail) {
+        Err(PinError::Held { holder, .. }) if takeover => {
+            info!(holder, "ready to take over, waiting");
+            // Whoever replaces agents ends the old one only when the new one is ready.
+            notify_ready();
+            let (sender, pins) = oneshot::channel();
+            // A thread of its own: the runtime would wait for it at the end, and it may wait for ever.
+            std::thread::spawn(move || sender.send(Pins::acquire(&dir, version, Busy::Wait)));
+            Ok(pins.await.context("the wait for the other agent was broken off")??)
+        }
+        acquired => Ok(acquired?),
+    }
 }
 
 fn find_cgroup(named: Option<PathBuf>) -> Result<PathBuf> {
@@ -87,10 +111,38 @@ fn program_config(policy: &Policy, socket_lb: SocketLb) -> Result<abi::Config> {
     Ok(abi::Config { host_netns, flags, zero: 0 })
 }
 
-fn announce_ready(agent: &Agent) {
-    info!(frontends = agent.reconciler.len(), "ready");
+fn notify_ready() {
     // Nobody listens unless a service manager started us.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// What holds the programs at their hooks.
+struct Attachment {
+    programs: Programs,
+    cgroup: PathBuf,
+    pins: Pins,
+    is_wanted: bool,
+}
+
+impl Attachment {
+    /// Somebody may have detached a program, or put another in its place: how many hooks were repaired.
+    fn verify(&mut self) -> usize {
+        if !self.is_wanted {
+            return 0;
+        }
+        match datapath::repair(&mut self.programs, &self.cgroup, &self.pins) {
+            Ok(repaired) => {
+                for hook in &repaired {
+                    warn!(hook, "program was not attached any more, attached again");
+                }
+                repaired.len()
+            }
+            Err(error) => {
+                warn!(error = %chain(&error), "programs not attached, will retry");
+                0
+            }
+        }
+    }
 }
 
 /// The signals that end the agent.
@@ -122,6 +174,8 @@ struct Agent {
     refused: HashSet<FrontendKey>,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
     graces: Graces,
+    /// Hooks that were found without our program since the start.
+    repairs: usize,
 }
 
 /// Grace periods take milliseconds, so they pass on another thread.
@@ -144,15 +198,14 @@ impl Agent {
             refused: HashSet::new(),
             addresses,
             graces: Graces { sender, over },
+            repairs: 0,
         })
     }
 
-    /// The first update is everything there is, so what it does not name goes.
-    fn start(&mut self, update: Update) {
-        self.report(&update);
-        for change in update.changes {
-            self.index.apply(change);
-        }
+    /// The first update is everything there was, so what it does not name goes, unless it has come since: an agent
+    /// that waited for another one begins with the present.
+    fn start(&mut self, first: Update, updates: &mut mpsc::UnboundedReceiver<Update>) {
+        self.take_in(first, updates);
         self.write_node_addresses();
         let wanted: Vec<Frontend> = self.index.frontends().collect();
         wanted.iter().for_each(|frontend| self.warn_if_refused(frontend));
@@ -160,13 +213,20 @@ impl Agent {
         self.finish(pass);
     }
 
-    async fn follow(&mut self, updates: &mut mpsc::UnboundedReceiver<Update>, stop: &mut Stop) {
+    async fn follow(
+        &mut self,
+        updates: &mut mpsc::UnboundedReceiver<Update>,
+        stop: &mut Stop,
+        mut attachment: Attachment,
+    ) {
+        let mut verification = interval(VERIFICATION);
         loop {
             tokio::select! {
                 () = stop.requested() => return,
                 Some(update) = updates.recv() => self.absorb(update, updates),
                 Some(epoch) = self.graces.over.recv() => self.reclaim(epoch),
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
+                _ = verification.tick() => self.repairs += attachment.verify(),
                 () = sleep(RETRY), if !self.unwritten.is_empty() => self.retry(),
             }
         }
@@ -175,6 +235,18 @@ impl Agent {
     /// One pass for everything that has arrived.
     fn absorb(&mut self, first: Update, updates: &mut mpsc::UnboundedReceiver<Update>) {
         let mut touched = std::mem::take(&mut self.unwritten);
+        touched.extend(self.take_in(first, updates));
+        self.write_node_addresses();
+        self.write(touched);
+    }
+
+    /// Everything that has arrived goes into the index; the frontends that may look different now.
+    fn take_in(
+        &mut self,
+        first: Update,
+        updates: &mut mpsc::UnboundedReceiver<Update>,
+    ) -> BTreeSet<FrontendKey> {
+        let mut touched = BTreeSet::new();
         let mut next = Some(first);
         while let Some(update) = next {
             self.report(&update);
@@ -183,8 +255,7 @@ impl Agent {
             }
             next = updates.try_recv().ok();
         }
-        self.write_node_addresses();
-        self.write(touched);
+        touched
     }
 
     fn write(&mut self, touched: BTreeSet<FrontendKey>) {

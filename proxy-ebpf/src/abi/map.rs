@@ -31,10 +31,13 @@ pub struct MapSpec {
     pub value: usize,
     /// Entries, unless the agent was told otherwise; 0 for socket storage, which has no limit of its own.
     pub capacity: u32,
+    /// The ABI version that last changed what keys and values mean, or what they refer to in other maps. Part of the name of the pin: versions share the
+    /// maps on whose layout they agree, so that flows outlive an upgrade.
+    pub layout: u32,
 }
 
 const fn spec<K, V>(name: &'static str, kind: MapKind, capacity: u32) -> MapSpec {
-    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), capacity }
+    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, layout: 1 }
 }
 
 /// Frontends (address, port, protocol) of both families together.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use proxy_ebpf::abi::ABI_VERSION;
 
 use super::policy_args::PolicyArgs;
 use crate::{
@@ -23,6 +24,12 @@ pub struct Args {
     /// Whose connections are translated when they are made
     #[arg(long, value_enum, default_value = "all", value_name = "WHO")]
     socket_lb: SocketLb,
+    /// Start beside a running agent: prepare, report ready, and continue where it ends
+    #[arg(long)]
+    takeover: bool,
+    /// Pin the maps under another ABI version, to try an upgrade
+    #[arg(long, hide = true, default_value_t = ABI_VERSION)]
+    abi_version: u32,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -36,7 +43,8 @@ pub struct PinArgs {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Args { manifests, cgroup, pins, socket_lb, policy } = args;
-    let config = Config { manifests, cgroup, bpffs: pins.bpffs, socket_lb, policy: policy.policy()? };
+    let Args { manifests, cgroup, pins, socket_lb, takeover, abi_version, policy } = args;
+    let policy = policy.policy()?;
+    let config = Config { manifests, cgroup, bpffs: pins.bpffs, socket_lb, takeover, abi_version, policy };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(config))
 }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::{CgroupAttachMode, links::FdLink};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink};
 use proxy_ebpf::abi::PROGRAMS;
 
 use super::{
@@ -44,20 +44,59 @@ pub enum AttachError {
 
 /// Attaches every program to the cgroup, or replaces what an earlier agent attached there.
 pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(), AttachError> {
-    let cgroup_error = |source| AttachError::Cgroup { path: cgroup.to_owned(), source };
-    let dir = File::open(cgroup).map_err(cgroup_error)?;
-    let id = dir.metadata().map_err(cgroup_error)?.ino();
+    let cgroup = Cgroup::open(cgroup)?;
     for name in PROGRAMS {
         let pin = pins.links().join(name);
-        if !replace(programs, name, &pin, id)? {
-            attach_anew(programs, name, &dir, &pin).map_err(|source| AttachError::Attach {
-                name,
-                cgroup: cgroup.to_owned(),
-                source,
-            })?;
+        if !replace(programs, name, &pin, &cgroup)? {
+            attach_anew(programs, name, &cgroup, &pin)?;
         }
     }
     Ok(())
+}
+
+/// Attaches again what is no longer as `attach` left it: a link that was detached or whose pin is gone, or a program
+/// that somebody put in our place. The names of the hooks that were repaired.
+pub fn repair(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<Vec<&'static str>, AttachError> {
+    let cgroup = Cgroup::open(cgroup)?;
+    let mut repaired = Vec::new();
+    for name in PROGRAMS {
+        let pin = pins.links().join(name);
+        if is_in_place(programs, name, &pin, &cgroup)? {
+            continue;
+        }
+        if !replace(programs, name, &pin, &cgroup)? {
+            attach_anew(programs, name, &cgroup, &pin)?;
+        }
+        repaired.push(name);
+    }
+    Ok(repaired)
+}
+
+/// A cgroup by its directory, and by the number under which links know it.
+struct Cgroup {
+    path: PathBuf,
+    dir: File,
+    id: u64,
+}
+
+impl Cgroup {
+    fn open(path: &Path) -> Result<Self, AttachError> {
+        let failed = |source| AttachError::Cgroup { path: path.to_owned(), source };
+        let dir = File::open(path).map_err(failed)?;
+        let id = dir.metadata().map_err(failed)?.ino();
+        Ok(Self { path: path.to_owned(), dir, id })
+    }
+}
+
+fn is_in_place(
+    programs: &mut Programs,
+    name: &'static str,
+    pin: &Path,
+    cgroup: &Cgroup,
+) -> Result<bool, AttachError> {
+    let info = programs.get(name)?.info().map_err(|source| LoadError::Refused { name, source })?;
+    let link = sys::object_get(pin).and_then(|link| sys::cgroup_link(link.as_fd()));
+    Ok(link.is_ok_and(|link| link.cgroup_id == cgroup.id && link.program_id == info.id()))
 }
 
 /// Takes every program from its hook, as an earlier agent may have attached them.
@@ -74,10 +113,10 @@ fn replace(
     programs: &mut Programs,
     name: &'static str,
     pin: &Path,
-    cgroup: u64,
+    cgroup: &Cgroup,
 ) -> Result<bool, AttachError> {
     let Ok(link) = sys::object_get(pin) else { return Ok(false) };
-    let leads_there = sys::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup);
+    let leads_there = sys::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup.id);
     if !leads_there {
         return Ok(false);
     }
@@ -91,14 +130,26 @@ fn replace(
 fn attach_anew(
     programs: &mut Programs,
     name: &'static str,
+    cgroup: &Cgroup,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    let program = programs.get(name)?;
+    link_and_pin(program, &cgroup.dir, pin).map_err(|source| AttachError::Attach {
+        name,
+        cgroup: cgroup.path.clone(),
+        source,
+    })
+}
+
+fn link_and_pin(
+    program: &mut CgroupSockAddr,
     cgroup: &File,
     pin: &Path,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let program = programs.get(name)?;
     // Links are always of the multi kind; the kernel refuses the flag for it.
     let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
-    let fresh = pin.with_file_name(format!("{name}-new"));
+    let fresh = pin.with_file_name(format!("{}-new", pin.file_name().unwrap_or_default().display()));
     remove_leftover(&fresh)?;
     link.pin(&fresh)?;
     fs::rename(&fresh, pin)?;

@@ -1,15 +1,15 @@
 //! Loads the embedded programs onto the pinned maps, creating those that are missing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, MapData},
     programs::CgroupSockAddr,
 };
-use proxy_ebpf::abi::{Config, MAPS, MapKind, PROGRAMS, ServiceName, map};
+use proxy_ebpf::abi::{Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, map};
 
-use super::pins::Pins;
+use super::pins::{Pins, pin_name};
 
 /// From linux/bpf.h: memory for entries is taken when they come.
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -65,10 +65,10 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     let mut loader = EbpfLoader::new();
     loader.override_global(map::CONFIG, &config, true);
     for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {
-        loader.map_pin_path(spec.name, dir.join(spec.name));
+        loader.map_pin_path(spec.name, dir.join(pin_name(spec)));
     }
     let ebpf = loader.load(OBJECT).map_err(|source| LoadError::Object { dir, source: source.into() })?;
-    create_services(pins)?;
+    create_user_maps(pins)?;
     let mut programs = Programs { ebpf };
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|source| LoadError::Refused { name, source })?;
@@ -76,14 +76,18 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     Ok(programs)
 }
 
-/// The labels of service ports, unless an earlier agent left them.
-fn create_services(pins: &Pins) -> Result<(), LoadError> {
-    let path = pins.maps().join(map::SERVICES);
-    if path.exists() {
-        return Ok(());
+/// The maps that no program reads, unless an earlier agent left them.
+fn create_user_maps(pins: &Pins) -> Result<(), LoadError> {
+    for spec in MAPS.iter().filter(|spec| spec.kind == MapKind::UserHash) {
+        let path = pins.maps().join(pin_name(spec));
+        if !path.exists() {
+            create_services(spec, &path).map_err(|source| LoadError::Create { name: spec.name, source })?;
+        }
     }
-    let failed = |source| LoadError::Create { name: map::SERVICES, source };
-    let created: Result<HashMap<MapData, u32, ServiceName>, MapError> =
-        HashMap::create(map::MAX_SERVICES, BPF_F_NO_PREALLOC);
-    created.map_err(|error| failed(error.into()))?.pin(&path).map_err(|error| failed(error.into()))
+    Ok(())
+}
+
+fn create_services(spec: &MapSpec, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let created: HashMap<MapData, u32, ServiceName> = HashMap::create(spec.capacity, BPF_F_NO_PREALLOC)?;
+    Ok(created.pin(path)?)
 }

@@ -16,10 +16,13 @@ use aya::{
 };
 use proxy_ebpf::abi::{
     BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, MAPS,
-    MapSpec, NodeAddressFlags, ServiceName, ServiceStats, map, unmapped,
+    NodeAddressFlags, ServiceName, ServiceStats, map, unmapped,
 };
 
-use super::mapped::{Access, MappedArray};
+use super::{
+    mapped::{Access, MappedArray},
+    pins::pin_name,
+};
 use crate::{
     model::{address::IpFamily, frontend::FrontendKey},
     reconcile::{BackendEntry, Capacity, LbMaps, MapError, frontend_key, protocol_number, wire_address},
@@ -325,28 +328,28 @@ fn mapped<T: Pod>(dir: &Path, name: &'static str, access: Access) -> Result<Mapp
 
 fn hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, OpenError> {
     let (data, _) = pinned(dir, name)?;
-    HashMap::try_from(Map::HashMap(data)).map_err(open_error(dir, name))
+    HashMap::try_from(Map::HashMap(data)).map_err(open_error(&dir.join(name)))
 }
 
 fn per_cpu<V: Pod>(dir: &Path, name: &'static str) -> Result<PerCpuArray<MapData, V>, OpenError> {
     let (data, _) = pinned(dir, name)?;
-    PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(open_error(dir, name))
+    PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(open_error(&dir.join(name)))
 }
 
 /// Opens a pinned map, compares its layout with ours, and tells its capacity.
 fn pinned(dir: &Path, name: &'static str) -> Result<(MapData, u32), OpenError> {
-    let data = MapData::from_pin(dir.join(name)).map_err(open_error(dir, name))?;
-    let info = data.info().map_err(open_error(dir, name))?;
-    let spec: Option<&MapSpec> = MAPS.iter().find(|spec| spec.name == name);
-    let (want_key, want_value) = spec.map_or((0, 0), |spec| (spec.key, spec.value));
+    let spec = MAPS.iter().find(|spec| spec.name == name).expect("every map is in the table");
+    let path = dir.join(pin_name(spec));
+    let data = MapData::from_pin(&path).map_err(open_error(&path))?;
+    let info = data.info().map_err(open_error(&path))?;
     let (key, value) = (info.key_size(), info.value_size());
-    if key as usize != want_key || value as usize != want_value {
-        return Err(OpenError::Layout { name, key, value, want_key, want_value });
+    if key as usize != spec.key || value as usize != spec.value {
+        return Err(OpenError::Layout { name, key, value, want_key: spec.key, want_value: spec.value });
     }
     Ok((data, info.max_entries()))
 }
 
-fn open_error(dir: &Path, name: &'static str) -> impl FnOnce(aya::maps::MapError) -> OpenError {
-    let path = dir.join(name);
+fn open_error(path: &Path) -> impl FnOnce(aya::maps::MapError) -> OpenError {
+    let path = path.to_owned();
     move |source| OpenError::Open { path, source }
 }

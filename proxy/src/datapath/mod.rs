@@ -14,9 +14,9 @@ mod pins;
 mod sys;
 
 pub use addresses::{AddressError, local_addresses};
-pub use attach::{AttachError, attach, detach};
+pub use attach::{AttachError, attach, detach, repair};
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
 pub use load::{LoadError, Programs, load};
 pub use maps::{KernelMaps, OpenError};
-pub use pins::{PinError, Pins};
+pub use pins::{Busy, PinError, Pins, maps_of};
 pub use sys::{grace_period, netns_cookie};

@@ -1,12 +1,18 @@
 //! Where maps and links are pinned, and who may write them.
 //!
-//! Layout: `<dir>/abi-<version>/maps/<MAP>` and `<dir>/abi-<version>/links/<hook>`. One agent at a time holds the
-//! lock on `<dir>`; the kernel releases it when the agent dies, however it dies.
+//! Layout: `<dir>/links/<hook>` and `<dir>/abi-<version>/<MAP>-<layout>`. A link belongs to no version: its program is
+//! replaced in place. A map whose layout two versions agree on is pinned under both, so that flows and remembered
+//! choices outlive an upgrade, and the way back.
+//!
+//! One agent at a time holds the lock on `<dir>`; the kernel releases it when the agent dies, however it dies.
 
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,7 +21,9 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{FsType, statfs},
 };
-use proxy_ebpf::abi::ABI_VERSION;
+use proxy_ebpf::abi::{ABI_VERSION, MAPS, MapSpec};
+
+use super::sys;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPFFS: FsType = FsType(0xcafe_4a11);
@@ -39,18 +47,28 @@ pub enum PinError {
 #[derive(Debug)]
 pub struct Pins {
     dir: PathBuf,
+    version: u32,
     /// Released with the process.
     _lock: Flock<File>,
 }
 
+/// What to do while another agent holds the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    Fail,
+    /// Blocks until the other agent is gone.
+    Wait,
+}
+
 impl Pins {
-    /// Creates the directory where it is missing and takes its lock.
-    pub fn acquire(dir: &Path) -> Result<Self, PinError> {
+    /// Creates the directory where it is missing and takes its lock. `version` is `ABI_VERSION` but in tests.
+    pub fn acquire(dir: &Path, version: u32, busy: Busy) -> Result<Self, PinError> {
         require_bpffs(dir)?;
         create(dir)?;
-        let pins = Self { dir: dir.to_owned(), _lock: lock(dir)? };
+        let pins = Self { dir: dir.to_owned(), version, _lock: lock(dir, busy)? };
         create(&pins.maps())?;
         create(&pins.links())?;
+        pins.carry_over()?;
         Ok(pins)
     }
 
@@ -60,41 +78,71 @@ impl Pins {
             return Ok(None);
         }
         require_bpffs(dir)?;
-        Ok(Some(Self { dir: dir.to_owned(), _lock: lock(dir)? }))
+        Ok(Some(Self { dir: dir.to_owned(), version: ABI_VERSION, _lock: lock(dir, Busy::Fail)? }))
     }
 
     pub fn maps(&self) -> PathBuf {
-        maps_of(&self.dir)
+        maps_of(&self.dir, self.version)
     }
 
     pub fn links(&self) -> PathBuf {
-        version_of(&self.dir).join("links")
+        self.dir.join("links")
+    }
+
+    /// Pins what other versions left and this one understands, until `drop_other_versions` under both.
+    fn carry_over(&self) -> Result<(), PinError> {
+        let names: Vec<_> = MAPS.iter().map(pin_name).collect();
+        for other in self.other_versions()? {
+            for name in &names {
+                let (from, to) = (other.join(name), self.maps().join(name));
+                if from.exists() && !to.exists() {
+                    let map = sys::object_get(&from).map_err(io_error("open", &from))?;
+                    sys::object_pin(map.as_fd(), &to).map_err(io_error("pin", &to))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Once no program of another version runs, its maps can go.
+    pub fn drop_other_versions(&self) -> Result<(), PinError> {
+        for other in self.other_versions()? {
+            remove_files(&other)?;
+        }
+        Ok(())
+    }
+
+    fn other_versions(&self) -> Result<Vec<PathBuf>, PinError> {
+        let mut found = entries(&self.dir)?;
+        found.retain(|path| is_version(path) && *path != self.maps());
+        Ok(found)
     }
 
     /// Removes every pin of every version, links first, so that no program is left without its maps.
     pub fn remove(self) -> Result<usize, PinError> {
-        let mut removed = 0;
-        let versions = entries(&self.dir)?;
-        for kind in ["links", "maps"] {
-            for version in &versions {
-                removed += remove_files(&version.join(kind))?;
-            }
+        let mut removed = remove_files(&self.links())?;
+        for version in entries(&self.dir)? {
+            removed += remove_files(&version)?;
         }
-        for dir in versions.iter().chain([&self.dir]) {
-            fs::remove_dir(dir).map_err(io_error("remove", dir))?;
-        }
+        fs::remove_dir(&self.dir).map_err(io_error("remove", &self.dir))?;
         Ok(removed)
     }
 }
 
-/// Where the maps of this ABI version are pinned below a pin directory.
-pub fn maps_of(dir: &Path) -> PathBuf {
-    version_of(dir).join("maps")
+/// Where the maps of an ABI version are pinned below a pin directory.
+pub fn maps_of(dir: &Path, version: u32) -> PathBuf {
+    dir.join(format!("{VERSION_PREFIX}{version}"))
 }
 
-fn version_of(dir: &Path) -> PathBuf {
-    // bpffs reserves names with dots.
-    dir.join(format!("abi-{ABI_VERSION}"))
+/// The file under which a map is pinned. bpffs reserves names with dots.
+pub fn pin_name(spec: &MapSpec) -> String {
+    format!("{}-{}", spec.name, spec.layout)
+}
+
+const VERSION_PREFIX: &str = "abi-";
+
+fn is_version(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(VERSION_PREFIX))
 }
 
 /// The nearest ancestor that exists must be on a bpffs.
@@ -108,9 +156,13 @@ fn create(dir: &Path) -> Result<(), PinError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))
 }
 
-fn lock(dir: &Path) -> Result<Flock<File>, PinError> {
+fn lock(dir: &Path, busy: Busy) -> Result<Flock<File>, PinError> {
     let file = File::open(dir).map_err(io_error("open", dir))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
+    let how = match busy {
+        Busy::Fail => FlockArg::LockExclusiveNonblock,
+        Busy::Wait => FlockArg::LockExclusive,
+    };
+    Flock::lock(file, how).map_err(|(file, errno)| {
         if errno == Errno::EWOULDBLOCK {
             PinError::Held { dir: dir.to_owned(), holder: holder(&file) }
         } else {

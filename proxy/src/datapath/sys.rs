@@ -16,6 +16,7 @@ use std::{
 enum Command {
     MapCreate = 0,
     MapUpdate = 2,
+    ObjectPin = 6,
     ObjectGet = 7,
     InfoByFd = 15,
     LinkUpdate = 29,
@@ -44,7 +45,7 @@ struct MapUpdate {
 
 #[repr(C)]
 #[derive(Default)]
-struct ObjectGet {
+struct ObjectAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
@@ -91,10 +92,18 @@ pub struct CgroupLink {
 /// Opens what is pinned at a path.
 pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjectGet { pathname: path.as_ptr() as u64, ..ObjectGet::default() };
+    let mut attr = ObjectAttr { pathname: path.as_ptr() as u64, ..ObjectAttr::default() };
     let fd = bpf(Command::ObjectGet, &mut attr)?;
     // SAFETY: on success BPF_OBJ_GET returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a map, a program or a link under a path; it may be pinned under others already.
+pub fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr =
+        ObjectAttr { pathname: path.as_ptr() as u64, bpf_fd: raw(object), ..ObjectAttr::default() };
+    bpf(Command::ObjectPin, &mut attr).map(drop)
 }
 
 /// Puts another program behind a link; no packet or connect meets a moment without one.
