@@ -258,9 +258,7 @@ impl Builder {
         }
         cluster.connect_nodes().await.context("cannot connect the nodes")?;
         if self.agents {
-            for node in &cluster.nodes {
-                node.start_agent().await?;
-            }
+            cluster.start_agents().await?;
         }
         Ok(cluster)
     }
@@ -276,6 +274,17 @@ impl IntoFuture for Builder {
 }
 
 impl Cluster {
+    /// Starts an agent on every node, all at the same time.
+    pub async fn start_agents(&self) -> Result<()> {
+        for node in &self.nodes {
+            node.spawn_agent().await?;
+        }
+        for node in &self.nodes {
+            node.agent_is_ready().await?;
+        }
+        Ok(())
+    }
+
     async fn start_node(&self, number: u8, pins: &str, flags: &[String]) -> Result<Node> {
         let name = format!("node-{number}");
         let network = node_network();

@@ -167,11 +167,13 @@ impl Stage {
 
     async fn start_agents(&self, screen: &Screen) -> Result<()> {
         let begun = Instant::now();
-        for node in self.cluster.nodes() {
-            node.start_agent().await?;
-        }
+        self.cluster.start_agents().await?;
         let took = begun.elapsed();
         screen.done(&format!("examples/{EXAMPLE} is programmed by an agent on each node in {took:.1?}"));
+        let [v4, v6] = self.page.map(|page| page.ip());
+        screen.say("");
+        screen.say(&format!("   {}  http://{v4}  http://[{v6}]", screen.bold(PAGE)));
+        screen.say("");
         Ok(())
     }
 

@@ -108,12 +108,7 @@ fn report_chapter(screen: &Screen, window: &Window, text: &str) {
 
 fn picture(screen: &Screen, stage: &Stage, window: &Window, told: &str) -> Vec<String> {
     let Some((_, counts)) = window.0.back() else { return Vec::new() };
-    let [v4, v6] = stage.page.map(|page| page.ip());
-    let mut lines = vec![
-        String::new(),
-        format!("   {} {}", screen.bold("vote"), screen.dim(&format!("http://{v4}  http://[{v6}]"))),
-        String::new(),
-    ];
+    let mut lines = vec![String::new(), format!(" {} {told}", screen.bold("▸")), String::new()];
     for (name, pod) in &stage.backends {
         let (share, count) = (window.share(name), counts.by_pod.get(name).copied().unwrap_or_default());
         let bar = screen.bar(share);
@@ -123,7 +118,6 @@ fn picture(screen: &Screen, stage: &Stage, window: &Window, told: &str) -> Vec<S
     lines.push(String::new());
     lines.push(totals(screen, window, counts));
     lines.push(String::new());
-    lines.push(format!(" {} {told}", screen.bold("▸")));
     lines
 }
 
