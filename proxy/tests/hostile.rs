@@ -164,7 +164,7 @@ fn alone(path: &Path, bytes: &[u8]) -> (bool, bool) {
     let text = String::from_utf8_lossy(bytes);
     let loaded = manifests::load(path).unwrap_or_else(|error| panic!("{error}: {text}"));
     let (objects, complaints) = (loaded.objects.len(), loaded.skipped.len());
-    let (_, skipped) = loaded.into_index(policy());
+    let (_, skipped) = loaded.to_index(policy());
     assert!(skipped.len() >= complaints, "complaints do not get lost: {text}");
     for skip in &skipped {
         assert!(!skip.reason.is_empty() && skip.object.contains(".yaml"), "{skip:?}: {text}");
@@ -173,7 +173,7 @@ fn alone(path: &Path, bytes: &[u8]) -> (bool, bool) {
 }
 
 fn together(dir: &Path) {
-    let (index, _) = manifests::load(dir).unwrap().into_index(policy());
+    let (index, _) = manifests::load(dir).unwrap().to_index(policy());
     let keys: Vec<_> = index.frontends().map(|frontend| frontend.key).collect();
     for key in keys {
         let port = key.port;

@@ -60,7 +60,7 @@ struct Explanation {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let (index, _) = manifests::load(&args.manifests)?.into_index(args.policy.policy()?);
+    let (index, _) = manifests::load(&args.manifests)?.to_index(args.policy.policy()?);
     let Destination { address: destination, protocol } = args.to;
     let verdict = index.explain(&Flow { source: args.from, destination, protocol });
     match args.output.output {

@@ -1,7 +1,5 @@
 //! How a frontend is named in the output of every verb.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
 use crate::model::frontend::{Frontend, View};
@@ -30,6 +28,8 @@ impl From<&Frontend> for FrontendName {
 }
 
 /// In the order of their text, as every dump of a reference proxy has them.
-pub fn backends(view: &View) -> BTreeSet<String> {
-    view.backends.iter().map(|backend| backend.address.to_string()).collect()
+pub fn backends(view: &View) -> Vec<String> {
+    let mut backends: Vec<_> = view.backends.iter().map(|backend| backend.address.to_string()).collect();
+    backends.sort_unstable();
+    backends
 }

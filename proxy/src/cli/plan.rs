@@ -1,6 +1,6 @@
 //! `plan`: what would be programmed on a node.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{path::PathBuf, thread};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -38,8 +38,8 @@ struct Plan {
 struct PlannedFrontend {
     #[serde(flatten)]
     name: FrontendName,
-    internal: BTreeSet<String>,
-    external: BTreeSet<String>,
+    internal: Vec<String>,
+    external: Vec<String>,
     affinity_seconds: Option<u32>,
     source_ranges: Vec<String>,
     when_empty: &'static str,
@@ -52,8 +52,13 @@ struct PlannedDns {
 
 pub fn run(args: Args) -> Result<()> {
     let loaded = manifests::load(&args.manifests)?;
-    let records = loaded.dns_records();
-    let (index, skipped) = loaded.into_index(args.policy.policy()?);
+    let policy = args.policy.policy()?;
+    let (records, (index, skipped)) = thread::scope(|scope| {
+        let records = scope.spawn(|| loaded.dns_records());
+        let joined = loaded.to_index(policy);
+        (records.join(), joined)
+    });
+    let records = records.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let frontends = sorted(&index);
     match args.output.output {
         Format::Json => {

@@ -12,6 +12,7 @@ use crate::model::{
     service::ServiceKey,
 };
 
+pub mod dns;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod node;

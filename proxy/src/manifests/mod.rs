@@ -3,7 +3,7 @@
 //! Each document stands alone: a broken one is named with its file and place, and everything else is read.
 
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     fs, io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -14,7 +14,10 @@ use serde::Serialize;
 
 use crate::{
     index::Index,
-    k8s::object::{Object, ObjectId},
+    k8s::{
+        self, ObjectError,
+        object::{Object, ObjectId},
+    },
     model::policy::Policy,
 };
 
@@ -78,48 +81,35 @@ impl Manifests {
     }
 
     /// Everything that can be used, joined; and what could not be used.
-    pub fn into_index(mut self, policy: Policy) -> (Index, Vec<Skipped>) {
-        let node_name = policy.node_name.clone();
+    pub fn to_index(&self, policy: Policy) -> (Index, Vec<Skipped>) {
+        let changes = in_parallel(&self.objects, |found| found.object.change(&policy.node_name));
         let mut index = Index::new(policy);
-        for found in std::mem::take(&mut self.objects) {
-            match found.object.change(&node_name) {
+        let mut skipped = self.skipped.clone();
+        for (found, change) in self.objects.iter().zip(changes) {
+            let skip = |error: ObjectError| Skipped { object: found.describe(), reason: error.to_string() };
+            match change {
                 Ok(Some(read)) => {
-                    for error in read.left_out {
-                        self.skip(found.describe(), error);
-                    }
+                    skipped.extend(read.left_out.into_iter().map(skip));
                     index.apply(read.value);
                 }
                 Ok(None) => {}
-                Err(error) => self.skip(found.describe(), error),
+                Err(error) => skipped.push(skip(error)),
             }
         }
-        for Skipped { object, reason } in &self.skipped {
+        for Skipped { object, reason } in &skipped {
             tracing::warn!(object, reason, "skipped");
         }
-        (index, self.skipped)
+        (index, skipped)
     }
 
     /// How many DNS records these objects make.
     pub fn dns_records(&self) -> usize {
-        let mut services = Vec::new();
-        let mut slices = Vec::new();
-        for found in &self.objects {
-            match &found.object {
-                Object::Service(service) => services.push(&**service),
-                Object::EndpointSlice(slice) => slices.push(&**slice),
-                Object::Endpoints(_)
-                | Object::Node(_)
-                | Object::ServiceCidr(_)
-                | Object::Namespace(_)
-                | Object::Pod(_) => {}
-            }
-        }
-        dns::zone::records(services, slices).len()
+        k8s::dns::records(self.objects.iter().map(|found| &found.object)).len()
     }
 
     /// One object, one definition: the first counts, in the order of file names.
     fn drop_duplicates(&mut self) {
-        let mut places: BTreeMap<ObjectId, String> = BTreeMap::new();
+        let mut places: HashMap<ObjectId, String> = HashMap::new();
         for found in std::mem::take(&mut self.objects) {
             match found.object.id() {
                 Ok(id) => match places.get(&id) {

@@ -1,0 +1,99 @@
+//! The cost of one change must not grow with the number of Services: one endpoint of one slice comes and goes, and the
+//! frontends it touches are resolved anew, as the reconciler does.
+
+use std::{hint::black_box, net::Ipv4Addr, sync::Arc};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use proxy::{
+    index::{Change, Index},
+    model::{
+        address::{IpFamily, PerFamily, Protocol},
+        backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
+        policy::{Policy, TrafficPolicy},
+        service::{PortInfo, ServiceInfo, ServiceKey},
+    },
+};
+
+const ENDPOINTS: u32 = 10;
+
+fn key(n: u32) -> ServiceKey {
+    ServiceKey::new(&format!("ns-{}", n % 100), &format!("service-{n}"))
+}
+
+fn address(base: Ipv4Addr, n: u32) -> std::net::IpAddr {
+    Ipv4Addr::from(u32::from(base) + n).into()
+}
+
+fn service(n: u32) -> Change {
+    let key = key(n);
+    let info = ServiceInfo {
+        key: key.clone(),
+        exclusion: None,
+        has_selector: true,
+        cluster_ips: PerFamily { v4: Some(address(Ipv4Addr::new(10, 96, 0, 1), n)), v6: None },
+        ports: vec![PortInfo { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
+        external_ips: Vec::new(),
+        vips: Vec::new(),
+        source_ranges: PerFamily::default(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        health_check_node_port: None,
+    };
+    Change::Service(key, Some(Arc::new(info)))
+}
+
+fn slice(n: u32, endpoints: u32) -> Change {
+    let service = key(n);
+    let candidate = |endpoint| Candidate {
+        ip: address(Ipv4Addr::new(10, 128, 0, 1), n * ENDPOINTS + endpoint),
+        is_ready: true,
+        is_serving: true,
+        is_terminating: false,
+        node: Some(format!("node-{}", endpoint % 3).into()),
+        zone_hints: Box::default(),
+        node_hints: Box::default(),
+    };
+    let key = SliceKey {
+        namespace: service.namespace.clone(),
+        name: format!("{}-1", service.name).into(),
+        source: SliceSource::Slice,
+    };
+    let info = SliceInfo {
+        service,
+        family: IpFamily::V4,
+        ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
+        candidates: (0..endpoints).map(candidate).collect(),
+    };
+    Change::Slice(key, Some(Arc::new(info)))
+}
+
+fn filled(services: u32) -> Index {
+    let mut index = Index::new(Policy { node_name: "node-0".to_owned(), ..Policy::default() });
+    for n in 0..services {
+        index.apply(service(n));
+        index.apply(slice(n, ENDPOINTS));
+    }
+    index
+}
+
+fn one_endpoint(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one endpoint of one slice");
+    for services in [10, 1_000, 10_000, 50_000] {
+        let mut index = filled(services);
+        let changes = [slice(services / 2, ENDPOINTS - 1), slice(services / 2, ENDPOINTS)];
+        let mut changes = changes.iter().cycle();
+        group.bench_function(BenchmarkId::from_parameter(services), |bencher| {
+            bencher.iter(|| {
+                let change = changes.next().expect("a cycle does not end");
+                let touched = index.apply(change.clone());
+                assert_eq!(touched.len(), 1, "one frontend, whatever the number of Services");
+                touched.iter().map(|key| black_box(index.frontend(key))).count()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, one_endpoint);
+criterion_main!(benches);
