@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use proxy::{datapath::KernelMaps, reconcile::dump};
+use proxy::{
+    datapath::{KernelMaps, maps_of},
+    reconcile::dump,
+};
 use proxy_ebpf::abi::ABI_VERSION;
 
 use crate::{agent::tail, cluster::Cluster, netns::Netns, node::Node};
@@ -33,10 +36,7 @@ pub fn cluster(cluster: &Cluster) -> String {
 
 /// What the maps pinned below `bpffs` hold, whether or not an agent runs: one sorted line per frontend and backend.
 pub fn pinned_state(bpffs: &Path) -> Result<String> {
-    let directory = bpffs.join(format!("abi-{ABI_VERSION}"));
-    let within = directory.join("maps");
-    let directory = if within.is_dir() { within } else { directory };
-    let maps = KernelMaps::inspect(&directory).context("cannot open the pinned maps")?;
+    let maps = KernelMaps::inspect(&maps_of(bpffs, ABI_VERSION)).context("cannot open the pinned maps")?;
     dump(&maps).context("cannot read the pinned maps")
 }
 

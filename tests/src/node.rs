@@ -194,6 +194,21 @@ impl Node {
         self.take_agent().await?.terminate().await
     }
 
+    /// Starts another agent beside the running one, which is ended as soon as the other says that it is ready: a
+    /// rolling update. Returns when the new one has taken over.
+    pub async fn replace_agent(&self, more: &[&str]) -> Result<()> {
+        let mut setting = self.setting.clone();
+        setting.notify = self.setting.notify.with_extension("next");
+        setting.more.extend(["--takeover"].iter().chain(more).map(|flag| (*flag).to_owned()));
+        let mut next = Agent::spawn(&setting, &self.netns)?;
+        next.ready().await.context("waiting beside the old one")?;
+        let status = self.terminate_agent().await?;
+        ensure!(status.success(), "the old agent ended with {status}");
+        next.ready().await.context("after the old one ended")?;
+        *self.agent.lock().await = Some(next);
+        Ok(())
+    }
+
     /// The process id of the running agent.
     pub async fn agent_id(&self) -> Option<u32> {
         self.agent.lock().await.as_ref().map(Agent::id)

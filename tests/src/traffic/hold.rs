@@ -81,6 +81,10 @@ impl Connection {
 
     async fn echo(&mut self) -> Result<Answered, Failure> {
         let name = self.word("still there").await?;
+        let peer = self.stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
+        if peer != self.peer {
+            return Err(Failure(format!("getpeername: {peer} in place of {}", self.peer)));
+        }
         if name != self.name {
             return Err(Failure(format!("echo: {name} answers in place of {}", self.name)));
         }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UdpSocket, unix::pipe},
@@ -37,11 +38,18 @@ struct State {
 
 /// Serves orders from the standard input until it ends.
 pub fn run() -> Result<()> {
+    allow_many_connections()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime of a pod")?;
     runtime.block_on(obey())
+}
+
+/// Shells hand down a limit that is meant for people.
+fn allow_many_connections() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")
 }
 
 async fn obey() -> Result<()> {

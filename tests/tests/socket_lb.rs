@@ -1,0 +1,42 @@
+//! Whose sockets are translated, and what happens when somebody takes the programs away.
+
+use std::fs;
+
+use tests::Cluster;
+
+#[tokio::test]
+async fn host_only_leaves_pods_to_themselves() {
+    let cluster = Cluster::start("host-only").flag("--socket-lb=host-only").await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b"]).unawaited().await;
+    cluster.pod("agent").on_host(0).dials(web.vips()).times(40).comes_to_reach_each_of(["a", "b"]).await;
+    let report = cluster.pod("client").dials(web.vips()).times(4).report().await;
+    assert_eq!(report.answered(), 0, "{report:?}");
+}
+
+#[tokio::test]
+async fn off_translates_nobody() {
+    let cluster = Cluster::start("off").flag("--socket-lb=off").await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).unawaited().await;
+    for client in [cluster.pod("client"), cluster.pod("host").on_host(0)] {
+        let report = client.dials(web.vips()).times(4).report().await;
+        assert_eq!(report.answered(), 0, "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_was_taken_away_is_attached_again() {
+    let cluster = Cluster::start("repair").await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let node = cluster.node(0);
+    for hook in ["connect4", "connect6"] {
+        fs::remove_file(node.bpffs().join("links").join(hook)).expect("it is pinned");
+    }
+    let report = cluster.pod("client").dials(web.vips()).times(4).report().await;
+    assert_eq!(report.answered(), 0, "nothing is attached: {report:?}");
+    cluster.pod("client").dials(web.vips()).times(10).comes_to_reach_each_of(["a"]).await;
+    let log = fs::read_to_string(&node.setting().log).expect("it logs");
+    for hook in ["connect4", "connect6"] {
+        let said = |line: &str| line.contains("attached again") && line.contains(hook);
+        assert!(log.lines().any(said), "{hook} is not named: {log}");
+    }
+}

@@ -1,0 +1,62 @@
+//! Agents replace each other while everything goes on, also across versions of the ABI.
+
+use std::time::Duration;
+
+use tests::Cluster;
+
+/// Held open for the whole story, over both families.
+const CONNECTIONS: usize = 10_000;
+
+#[tokio::test]
+async fn long_lived_connections_outlive_an_upgrade_and_the_way_back() {
+    let cluster = Cluster::start("upgrade").await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let node = cluster.node(0);
+    let client = cluster.pod("client").start().await;
+    let (held, opened) = client.hold(web.vips().into(), CONNECTIONS).await.expect("it opens");
+    assert_eq!((opened.answered(), opened.failed()), (CONNECTIONS as u64, 0), "{:?}", opened.failures);
+    let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));
+    let traffic = dials.in_background().await;
+
+    let before = node.state().expect("the maps are pinned");
+    for version in ["2", "1"] {
+        node.replace_agent(&["--abi-version", version]).await.expect("it takes over");
+        let echoes = client.echo(held).await.expect("it answers");
+        assert_eq!(echoes.failed(), 0, "after the change to version {version}: {:?}", echoes.failures);
+    }
+    assert_eq!(node.state().expect("the maps are pinned"), before, "there and back nothing changed");
+    let report = traffic.stop().await.expect("it answers");
+    assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
+    // What the new agent serves is alive, not a leftover.
+    web.remove("a");
+    cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
+}
+
+#[tokio::test]
+async fn affinity_outlives_an_upgrade() {
+    let cluster = Cluster::start("upgrade-affinity").await;
+    let builder = cluster.service("web").tcp(80).affinity(Duration::from_secs(600));
+    let web = builder.backends(["a", "b", "c", "d", "e", "f"]).await;
+    let client = cluster.pod("client");
+    let first = client.clone().dials(web.vip()).times(5).report().await;
+    let chosen: Vec<_> = first.answers.keys().cloned().collect();
+    assert_eq!(chosen.len(), 1, "{first:?}");
+    cluster.node(0).replace_agent(&["--abi-version", "2"]).await.expect("it takes over");
+    let again = client.clone().dials(web.vip()).times(20).report().await;
+    assert_eq!(again.answers.keys().cloned().collect::<Vec<_>>(), chosen);
+}
+
+#[tokio::test]
+async fn an_agent_that_waited_begins_with_the_present() {
+    let cluster = Cluster::start("takeover").await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));
+    let traffic = dials.in_background().await;
+    for name in ["b", "c"] {
+        cluster.node(0).replace_agent(&[]).await.expect("it takes over");
+        web.add(name).await;
+    }
+    cluster.pod("client").dials(web.vips()).times(90).comes_to_reach_each_of(["a", "b", "c"]).await;
+    let report = traffic.stop().await.expect("it answers");
+    assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
+}
