@@ -94,6 +94,8 @@ fn broken(document: &Document<'_>, error: &serde_saphyr::Error) -> Broken {
     let line = document.line + usize::try_from(within).unwrap_or(1).saturating_sub(1);
     let problem = error.without_snippet().to_string();
     let problem = problem.lines().next().unwrap_or_default();
+    // The parser counts from the start of the document, which nobody can see.
+    let problem = problem.split(" at line ").next().unwrap_or_default();
     Broken { line, problem: format!("it is not valid YAML: {problem}") }
 }
 
@@ -184,4 +186,65 @@ fn typed(kind: Kind, tree: Tree<'_>) -> Result<Object, super::tree::TypeError> {
         Kind::Namespace => Object::Namespace(boxed(tree)?),
         Kind::Pod => Object::Pod(boxed(tree)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n";
+
+    #[test]
+    fn files_are_cut_into_documents() {
+        for (text, want) in [
+            ("", vec![]),
+            ("a: b", vec![(1, "a: b")]),
+            ("---\na: b\n---\nc: d\n", vec![(1, "\na: b\n"), (3, "\nc: d\n")]),
+            ("# one\n---\n---\n\n--- # two\na: b", vec![(5, " # two\na: b")]),
+            ("%YAML 1.2\n---\r\na: b\r\n...\r\n", vec![(2, "\r\na: b\r\n")]),
+            ("a: ---\nb: |\n  ---\n---c: d\n", vec![(1, "a: ---\nb: |\n  ---\n---c: d\n")]),
+            ("\u{feff}a: b\n---", vec![(1, "a: b\n")]),
+        ] {
+            let got: Vec<_> = split(text).map(|document| (document.line, document.text)).collect();
+            assert_eq!(got, want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn complaints_name_the_place() {
+        let list = "{\"kind\": \"List\", \"apiVersion\": \"v1\", \"items\": [{\"kind\": \"Service\"}]}";
+        for (text, want) in [
+            (WEB.to_owned(), vec![]),
+            (format!("{WEB}---\n\nkind: [\n"), vec!["f.yaml:6: it is not valid YAML: unclosed bracket '['"]),
+            (
+                format!("{WEB}spec: {{ports: [{{port: x}}]}}"),
+                vec![
+                    "f.yaml:1: Service default/web: spec.ports[0].port: invalid type: string \"x\", expected i32",
+                ],
+            ),
+            (
+                "\n# words\nhello".to_owned(),
+                vec!["f.yaml:3: it is not a Kubernetes object: kind or apiVersion is missing"],
+            ),
+            ("apiVersion: apps/v1\nkind: Deployment\n".to_owned(), vec![]),
+            ("apiVersion: serving.knative.dev/v1\nkind: Service\n".to_owned(), vec![]),
+            (
+                "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: a}".to_owned(),
+                vec![
+                    "f.yaml:1: EndpointSlice default/a: EndpointSlice is read as discovery.k8s.io/v1, not as \
+                 discovery.k8s.io/v1beta1",
+                ],
+            ),
+            (
+                list.to_owned(),
+                vec!["f.yaml:1 items[0]: it is not a Kubernetes object: kind or apiVersion is missing"],
+            ),
+        ] {
+            let mut manifests = Manifests::default();
+            split(&text).for_each(|document| read(&document, "f.yaml", &mut manifests));
+            let got: Vec<_> =
+                manifests.skipped.iter().map(|skip| format!("{}: {}", skip.object, skip.reason)).collect();
+            assert_eq!(got, want, "{text:?}");
+        }
+    }
 }
