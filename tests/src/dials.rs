@@ -68,6 +68,11 @@ impl<'a> Dials<'a> {
         self.with(|dial| dial.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Keeps when each attempt began.
+    pub fn recorded(self) -> Self {
+        self.with(|dial| dial.recorded = true)
+    }
+
     pub async fn report(&self) -> Report {
         let report = self.from.start().await.dial(self.dial.clone()).await;
         report.unwrap_or_else(|error| panic!("{error:#}"))

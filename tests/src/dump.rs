@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
 };
@@ -10,7 +11,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use proxy::{
     datapath::{KernelMaps, maps_of},
-    reconcile::dump,
+    model::address::IpFamily,
+    reconcile::{LbMaps as _, dump},
 };
 use proxy_ebpf::abi::ABI_VERSION;
 
@@ -34,10 +36,38 @@ pub fn cluster(cluster: &Cluster) -> String {
     text
 }
 
-/// What the maps pinned below `bpffs` hold, whether or not an agent runs: one sorted line per frontend and backend.
+/// The maps pinned by the agents of a node, open for reading whether or not an agent runs.
+pub struct PinnedMaps(KernelMaps);
+
+impl PinnedMaps {
+    pub fn open(bpffs: &Path) -> Result<Self> {
+        let maps = KernelMaps::inspect(&maps_of(bpffs, ABI_VERSION));
+        maps.context("cannot open the pinned maps").map(Self)
+    }
+
+    /// One sorted line per frontend and backend.
+    pub fn text(&self) -> Result<String> {
+        dump(&self.0).context("cannot read the pinned maps")
+    }
+
+    /// The index of the TCP frontend at this address.
+    pub fn frontend(&self, address: SocketAddr) -> Result<u32> {
+        let wanted = format!("{address}/TCP");
+        let frontends = self.0.frontends().context("cannot read the frontends")?;
+        let found = frontends.into_iter().find(|(key, _)| key.to_string() == wanted);
+        found.map(|(_, index)| index).with_context(|| format!("there is no frontend {wanted}"))
+    }
+
+    /// Who serves a frontend at this instant.
+    pub fn serving(&self, frontend: u32, family: IpFamily) -> Vec<SocketAddr> {
+        let descriptor = self.0.descriptor(self.0.published(frontend));
+        let slots = self.0.slots(descriptor.internal).into_iter();
+        slots.map(|slot| self.0.backend(family, slot.index).address).collect()
+    }
+}
+
 pub fn pinned_state(bpffs: &Path) -> Result<String> {
-    let maps = KernelMaps::inspect(&maps_of(bpffs, ABI_VERSION)).context("cannot open the pinned maps")?;
-    dump(&maps).context("cannot read the pinned maps")
+    PinnedMaps::open(bpffs)?.text()
 }
 
 fn describe(text: &mut String, node: &Node) {

@@ -143,11 +143,21 @@ pub struct Dial {
     pub pause_us: u64,
     /// After this an attempt counts as failed.
     pub timeout_ms: u64,
+    /// Keep when each attempt that succeeded began.
+    pub recorded: bool,
 }
 
 impl Default for Dial {
     fn default() -> Self {
-        Self { to: Vec::new(), times: None, workers: 1, how: How::Tcp, pause_us: 0, timeout_ms: 5_000 }
+        Self {
+            to: Vec::new(),
+            times: None,
+            workers: 1,
+            how: How::Tcp,
+            pause_us: 0,
+            timeout_ms: 5_000,
+            recorded: false,
+        }
     }
 }
 

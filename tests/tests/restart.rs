@@ -121,3 +121,29 @@ async fn a_second_agent_on_the_same_pins_names_the_first() {
     assert_eq!(node.agent_id().await.map(|id| id.to_string()), Some(holder));
     cluster.pod("client").dials(web.vips()).times(10).always_reaches_one_of(["a"]).await;
 }
+
+#[tokio::test]
+async fn thousands_of_long_lived_connections_outlive_agents() {
+    const CONNECTIONS: usize = 4_000;
+    let cluster = Cluster::start("long").nodes(2).await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    let client = cluster.pod("client").start().await;
+    let (held, opened) = client.hold(web.vips().into(), CONNECTIONS).await.expect("it opens");
+    let all = u64::try_from(CONNECTIONS).expect("a small number");
+    assert_eq!((opened.answered(), opened.failed()), (all, 0), "{opened:?}");
+
+    let whole = async |when: &str| {
+        let echo = client.echo(held).await.expect("it answers");
+        assert_eq!((echo.answered(), echo.failed()), (all, 0), "{when}: {:?}", echo.first_failures);
+    };
+    cluster.node(0).kill_agent().await.expect("it was running");
+    whole("while the agent is dead").await;
+    cluster.node(0).start_agent().await.expect("it starts");
+    whole("after a restart").await;
+    web.remove("a");
+    cluster.pod("other").dials(web.vips()).times(40).comes_to_reach_each_of(["b"]).await;
+    whole("after their backend has left").await;
+    web.delete();
+    cluster.node(0).terminate_agent().await.expect("it ends");
+    whole("after their Service has gone").await;
+}

@@ -34,10 +34,10 @@ pub(super) struct Dialling {
 impl Dialling {
     pub fn new(order: Dial) -> Arc<Self> {
         Arc::new(Self {
+            tally: Mutex::new(Tally::recording(order.recorded)),
             order,
             begun: AtomicU64::new(0),
             halted: AtomicBool::new(false),
-            tally: Mutex::default(),
         })
     }
 

@@ -33,6 +33,9 @@ pub struct Answers {
     pub last_began_us: u64,
     /// The smallest and the largest generation it answered with.
     pub generations: (u64, u64),
+    /// When each attempt that it answered began, if that was to be recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub began_us: Vec<u64>,
 }
 
 /// From the first packet to the whole answer, of the attempts that succeeded.
@@ -62,6 +65,7 @@ impl Report {
 pub(super) struct Tally {
     report: Report,
     latencies_us: Vec<u32>,
+    recorded: bool,
 }
 
 /// What one attempt learned.
@@ -83,6 +87,10 @@ impl Failure {
 }
 
 impl Tally {
+    pub fn recording(recorded: bool) -> Self {
+        Self { recorded, ..Self::default() }
+    }
+
     pub fn record(&mut self, to: SocketAddr, began_us: u64, outcome: Result<Answered, Failure>) {
         self.report.attempts += 1;
         match outcome {
@@ -115,6 +123,9 @@ impl Tally {
             ..Answers::default()
         });
         answers.count += 1;
+        if self.recorded {
+            answers.began_us.push(began_us);
+        }
         answers.last_began_us = answers.last_began_us.max(began_us);
         answers.generations.0 = answers.generations.0.min(answered.generation);
         answers.generations.1 = answers.generations.1.max(answered.generation);
