@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod chance;
 pub mod cluster;
 pub mod dials;
 pub mod dump;

@@ -76,6 +76,8 @@ pub struct ServiceObjects {
     pub ports: Vec<Port>,
     pub affinity: Option<Duration>,
     pub endpoints: Vec<EndpointObject>,
+    /// Endpoints that are in no slice now.
+    pub unlisted: Vec<EndpointObject>,
     /// What a story changes about the Service beyond the fields above.
     pub change: Vec<ServiceChange>,
     /// Addresses that a load balancer outside sends here.

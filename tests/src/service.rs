@@ -47,6 +47,7 @@ impl<'a> ServiceBuilder<'a> {
             ports: Vec::new(),
             affinity: None,
             endpoints: Vec::new(),
+            unlisted: Vec::new(),
             change: Vec::new(),
             load_balancer_ips: Vec::new(),
         };
@@ -109,8 +110,8 @@ impl<'a> ServiceBuilder<'a> {
     }
 
     /// Pods that serve it; those that do not exist are spread over the nodes.
-    pub fn backends<const N: usize>(mut self, names: [&str; N]) -> Self {
-        self.backends = names.map(str::to_owned).into();
+    pub fn backends<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
+        self.backends = names.into_iter().map(str::to_owned).collect();
         self
     }
 
@@ -167,6 +168,17 @@ impl Service<'_> {
     pub async fn add(&self, name: &str) {
         let index = self.objects().endpoints.len();
         self.endpoint(name, index, Condition::Ready).await.unwrap_or_else(|error| panic!("{error:#}"));
+        self.publish();
+    }
+
+    /// Lists exactly these of the endpoints that were ever added, in one write of each slice.
+    pub fn list_only(&self, is_listed: impl Fn(&str) -> bool) {
+        let mut objects = self.objects();
+        let mut known = std::mem::take(&mut objects.endpoints);
+        known.append(&mut objects.unlisted);
+        (objects.endpoints, objects.unlisted) =
+            known.into_iter().partition(|endpoint| is_listed(&endpoint.pod));
+        drop(objects);
         self.publish();
     }
 

@@ -5,20 +5,25 @@
 //! the backend, until it is about to be added again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use proxy::model::address::IpFamily;
 use tests::{
     Cluster,
+    chance::Chance,
     dump::PinnedMaps,
     traffic::{Report, now_us},
 };
 
 const CONNECTS: u64 = 20_000;
+const BACKENDS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Asking how far the client is costs it time: not after every round.
+const ROUNDS_BETWEEN: u64 = 10;
 
 /// From when a backend was seen to be out until it was about to come back.
 type Absences = BTreeMap<String, Vec<(u64, u64)>>;
@@ -26,57 +31,63 @@ type Absences = BTreeMap<String, Vec<(u64, u64)>>;
 #[tokio::test]
 async fn nobody_reaches_a_backend_after_the_switch_away_from_it() {
     let connects = env::var("PORTREEVE_CONNECTS").map_or(CONNECTS, |text| text.parse().expect("a number"));
+    let mut chance = Chance::new();
+    println!("PORTREEVE_SEED={}", chance.seed);
     let cluster = Cluster::start("atomicity").await;
-    let web =
-        cluster.service("web").tcp(80).only(std::net::IpAddr::is_ipv4).backends(["a", "b", "c", "d"]).await;
+    let names: Vec<_> = (0..BACKENDS).map(|index| format!("b{index}")).collect();
+    let backends = names.iter().map(String::as_str);
+    let web = cluster.service("web").tcp(80).only(IpAddr::is_ipv4).backends(backends).await;
     let maps = PinnedMaps::open(cluster.node(0).bpffs()).expect("the maps are pinned");
     let frontend = maps.frontend(web.vip()).expect("it is programmed");
-    let serving = |count| {
-        let begun = Instant::now();
-        while maps.serving(frontend, IpFamily::V4).len() != count {
-            assert!(begun.elapsed() < PATIENCE, "{count} backends do not come to serve");
-            // The switch is to be seen as soon as it happens; the agent has another processor.
-            std::thread::yield_now();
-        }
-    };
+    let switched_to = |count| await_switch(&maps, frontend, count);
 
     let traffic = cluster.pod("client").dials(web.vip()).at_once(4).recorded().in_background().await;
-    let (mut absences, mut changes) = (Absences::new(), 0_u64);
+    let (mut absences, mut changes) = (Absences::new(), 0);
     let begun = Instant::now();
-    loop {
-        for name in ["b", "c", "d"] {
-            web.remove(name);
-            serving(3);
-            let gone = now_us();
-            // Time to be caught: a few connections begin while it is out.
-            tokio::time::sleep(Duration::from_micros(500)).await;
-            let back = now_us();
-            web.add(name).await;
-            serving(4);
-            absences.entry(name.to_owned()).or_default().push((gone, back));
-            changes += 2;
-        }
-        // Asking costs the client time: not after every change.
-        if changes.is_multiple_of(60)
-            && traffic.progress().await.expect("the client answers").attempts >= connects
-        {
-            break;
+    for round in 1_u64.. {
+        // The first one always stays.
+        let out: BTreeSet<_> = names.iter().skip(1).filter(|_| chance.coin()).cloned().collect();
+        web.list_only(|name| !out.contains(name));
+        switched_to(BACKENDS - out.len());
+        let gone = now_us();
+        // Time for a few connections to begin while they are out.
+        tokio::time::sleep(Duration::from_micros(500)).await;
+        let back = now_us();
+        web.list_only(|_| true);
+        switched_to(BACKENDS);
+        changes += 2 * out.len();
+        out.into_iter().for_each(|name| absences.entry(name).or_default().push((gone, back)));
+        if round.is_multiple_of(ROUNDS_BETWEEN) {
+            let progress = traffic.progress().await.expect("the client answers");
+            if progress.attempts >= connects {
+                break;
+            }
         }
     }
     let rate = changes as f64 / begun.elapsed().as_secs_f64();
     let report = traffic.stop().await.expect("the client answers");
     println!("{} connects, {changes} changes at {rate:.0} a second", report.attempts);
     assert!(report.failures.is_empty(), "{:?} {:?}", report.failures, report.first_failures);
-    for (name, absences) in absences {
-        check(&report, &name, &absences);
+    absences.iter().for_each(|(name, absences)| check(&report, name, absences));
+}
+
+/// Returns as soon as so many backends serve.
+fn await_switch(maps: &PinnedMaps, frontend: u32, count: usize) {
+    let begun = Instant::now();
+    while maps.serving(frontend, IpFamily::V4).len() != count {
+        assert!(begun.elapsed() < PATIENCE, "{count} backends do not come to serve");
+        // The agent has another processor.
+        std::thread::yield_now();
     }
 }
 
 fn check(report: &Report, name: &str, absences: &[(u64, u64)]) {
     let began = &report.answers[name].began_us;
     assert!(began.len() > 100, "{name} was hardly reached");
-    let late =
-        began.iter().filter(|began| absences.iter().any(|(gone, back)| gone <= began && *began < back));
-    let late = late.collect::<Vec<_>>();
-    assert!(late.is_empty(), "{name} was reached {} times after the switch away from it", late.len());
+    let late = began.iter().filter(|began| {
+        // Absences do not overlap and are in order: the last one that began before it is the only one to look at.
+        let before = absences.partition_point(|(gone, _)| gone <= began);
+        before.checked_sub(1).and_then(|index| absences.get(index)).is_some_and(|(_, back)| *began < back)
+    });
+    assert_eq!(late.count(), 0, "{name} was reached after the switch away from it");
 }

@@ -1,43 +1,16 @@
 //! The agent dies in every way, and traffic does not notice.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
-use tests::{Cluster, node::Node, service::Service};
+use tests::{Cluster, chance::Chance, node::Node, service::Service};
 
 const KILLS: u32 = 20;
 const CONNECTS: u64 = 10_000;
 
-/// Random numbers that a printed seed brings back (xorshift, which is random enough to choose instants).
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let seed = match env::var("PORTREEVE_SEED") {
-            Ok(seed) => seed.parse().expect("PORTREEVE_SEED is a number"),
-            Err(_) => tests::traffic::now_us() | 1,
-        };
-
-        Self(seed)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-
-    /// An instant is what the story is about here, not a condition.
-    async fn instant(&mut self, within: Duration) {
-        let micros = u64::try_from(within.as_micros()).expect("a short time");
-        tokio::time::sleep(Duration::from_micros(self.below(micros))).await;
-    }
-}
-
 #[tokio::test]
 async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
     let mut chance = Chance::new();
-    println!("PORTREEVE_SEED={}", chance.0);
+    println!("PORTREEVE_SEED={}", chance.seed);
     let cluster = Cluster::start("kill").nodes(2).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
     let node = cluster.node(0);
@@ -75,7 +48,7 @@ async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
 /// Changes who serves; every pod goes on serving, and `a` always takes part.
 async fn churn(web: &Service<'_>, chance: &mut Chance) {
     for name in ["b", "c", "d"] {
-        if chance.below(2) == 0 { web.add(name).await } else { web.remove(name) }
+        if chance.coin() { web.add(name).await } else { web.remove(name) }
     }
 }
 
