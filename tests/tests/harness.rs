@@ -94,6 +94,19 @@ async fn dialling_in_the_background_counts_what_it_meets() {
     assert_eq!(report.attempts, report.answered() + report.failed());
 }
 
+/// A bridge once took the address of a new pod's port, and traffic between nodes stalled for seconds.
+#[tokio::test]
+async fn pods_that_come_disturb_nobody() {
+    let cluster = Cluster::start("disturb").nodes(2).without_agents().await;
+    let far = serving(cluster.pod("far").on(1)).await;
+    let dialling = cluster.pod("client").dials(far).in_background().await;
+    for index in 0..12 {
+        cluster.pod(&format!("new-{index}")).on(index % 2).start().await;
+    }
+    let report = dialling.stop().await.unwrap();
+    assert!(report.failures.is_empty() && report.latency.max_us < 900_000, "{report:?}");
+}
+
 #[tokio::test]
 async fn nothing_is_left() {
     let cluster = Cluster::start("left").nodes(2).without_agents().await;
