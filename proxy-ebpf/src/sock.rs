@@ -5,6 +5,7 @@
 //! address it dialled; the wire carries the backend's.
 
 use aya_ebpf::{btf_maps::SkStorage, macros::btf_map, programs::SockAddrContext};
+use aya_log_ebpf::debug;
 use proxy_ebpf::abi::{BackendRef, ConfigFlags, Endpoint, SocketPair};
 
 use crate::{
@@ -189,10 +190,17 @@ fn settle<A: Copy>(
         }
         Verdict::Refuse(reason, service) => {
             metrics::refused(reason, service);
+            log_refusal(ctx, reason as u32, service.unwrap_or_default());
             context::set_refused(ctx);
             Outcome::Refused
         }
     }
+}
+
+/// Not inlined: what the macro builds would be on the stack of every connect.
+#[inline(never)]
+fn log_refusal(ctx: &SockAddrContext, reason: u32, service: u32) {
+    debug!(ctx, "refused: reason {}, service {}", reason, service);
 }
 
 /// Whether this plane takes care of the socket at all.
@@ -248,14 +256,14 @@ fn remember(ctx: &SockAddrContext, mut pair: SocketPair) {
     // Out of memory: the connection works, getpeername shows the backend.
 }
 
-/// Without this a socket that dials a frontend and then a pod would show the frontend for the pod.
+/// Without this a socket that dials a frontend and then a pod would show the frontend for the pod. No peer has port 0.
 #[inline(always)]
 fn forget(ctx: &SockAddrContext) {
     // SAFETY: as in `remember`.
     let stored = unsafe { SOCKETS.get_ptr_mut(ctx) };
     if !stored.is_null() {
         // SAFETY: not null, and the socket lock keeps other writers away.
-        unsafe { *stored = SocketPair::default() };
+        unsafe { (*stored).backend.port = [0; 2] };
     }
 }
 

@@ -53,6 +53,7 @@ pub async fn run(config: Config) -> Result<()> {
         () = stop.requested() => return Ok(()),
     };
     let mut programs = datapath::load(&pins, program_config)?;
+    datapath::follow_logs(&mut programs);
     let mut agent = Agent::adopt(&pins, policy, addresses)?;
     let first = updates.recv().await.context("the directory of manifests ended before it was read")?;
     agent.start(first, &mut updates);

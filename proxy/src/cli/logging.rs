@@ -30,7 +30,8 @@ pub fn start(args: &LoggingArgs, default: Level) {
         _ => Level::TRACE,
     };
     // The libraries speak up when something is wrong; how they relocate and poll is their own business.
-    let filter = EnvFilter::new(format!("warn,portreeve={level},proxy={level},dns={level}"));
+    let filter =
+        EnvFilter::new(format!("warn,portreeve={level},proxy={level},proxy_ebpf={level},dns={level}"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     match args.log_format {
         LogFormat::Text => lines.with_ansi(false).init(),

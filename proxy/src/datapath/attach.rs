@@ -12,7 +12,7 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink};
 use proxy_ebpf::abi::PROGRAMS;
 
 use super::{
-    load::{LoadError, Programs},
+    load::{LoadError, Programs, refused},
     pins::Pins,
     sys,
 };
@@ -94,7 +94,7 @@ fn is_in_place(
     pin: &Path,
     cgroup: &Cgroup,
 ) -> Result<bool, AttachError> {
-    let info = programs.get(name)?.info().map_err(|source| LoadError::Refused { name, source })?;
+    let info = programs.get(name)?.info().map_err(|error| refused(name, &error))?;
     let link = sys::object_get(pin).and_then(|link| sys::cgroup_link(link.as_fd()));
     Ok(link.is_ok_and(|link| link.cgroup_id == cgroup.id && link.program_id == info.id()))
 }
@@ -121,7 +121,7 @@ fn replace(
         return Ok(false);
     }
     let program = programs.get(name)?;
-    let fd = program.fd().map_err(|source| LoadError::Refused { name, source })?;
+    let fd = program.fd().map_err(|error| refused(name, &error))?;
     // A link whose cgroup is gone answers ENOLINK: then a new one takes its place.
     Ok(sys::link_update(link.as_fd(), fd.as_fd()).is_ok())
 }

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData},
-    programs::CgroupSockAddr,
+    programs::{CgroupSockAddr, ProgramError},
 };
 use proxy_ebpf::abi::{Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, map};
+use tracing::debug;
 
-use super::pins::{Pins, pin_name};
+use super::{
+    logs,
+    pins::{Pins, pin_name},
+};
 
 /// From linux/bpf.h: memory for entries is taken when they come.
 const BPF_F_NO_PREALLOC: u32 = 1;
@@ -38,12 +42,8 @@ pub enum LoadError {
         #[source]
         source: aya::programs::ProgramError,
     },
-    #[error("the kernel refuses the program {name}")]
-    Refused {
-        name: &'static str,
-        #[source]
-        source: aya::programs::ProgramError,
-    },
+    #[error("the kernel refuses the program {name}: {verdict}")]
+    Refused { name: &'static str, verdict: String },
 }
 
 /// The programs, loaded and verified, attached to nothing yet.
@@ -53,6 +53,10 @@ pub struct Programs {
 }
 
 impl Programs {
+    pub(super) fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     pub(super) fn get(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, LoadError> {
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
         program.try_into().map_err(|source| LoadError::WrongKind { name, source })
@@ -63,7 +67,8 @@ impl Programs {
 pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
-    loader.override_global(map::CONFIG, &config, true);
+    let log_level = logs::level();
+    loader.override_global(map::CONFIG, &config, true).override_global(logs::LEVEL, &log_level, true);
     for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {
         loader.map_pin_path(spec.name, dir.join(pin_name(spec)));
     }
@@ -71,9 +76,30 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     create_user_maps(pins)?;
     let mut programs = Programs { ebpf };
     for name in PROGRAMS {
-        programs.get(name)?.load().map_err(|source| LoadError::Refused { name, source })?;
+        programs.get(name)?.load().map_err(|error| refused(name, &error))?;
     }
     Ok(programs)
+}
+
+/// One sentence: the verifier's log, which runs to thousands of lines, ends with its verdict and some statistics.
+pub(super) fn refused(name: &'static str, error: &ProgramError) -> LoadError {
+    let verdict = if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        debug!(name, log, "refused");
+        format!("{io_error}: {}", last_words(&log))
+    } else {
+        crate::error::chain(error)
+    };
+    LoadError::Refused { name, verdict }
+}
+
+fn last_words(log: &str) -> &str {
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+    let is_statistic = |line: &&str| STATISTICS.iter().any(|start| line.starts_with(start));
+    log.lines()
+        .rev()
+        .find(|line| !line.is_empty() && !is_statistic(line))
+        .unwrap_or("the verifier says nothing")
 }
 
 /// The maps that no program reads, unless an earlier agent left them.
