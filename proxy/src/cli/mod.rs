@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod cleanup;
 mod explain;
 mod frontend_name;
+mod get;
 pub mod logging;
 mod output;
 mod plan;
@@ -32,6 +33,8 @@ enum Verb {
     Run(run::Args),
     /// Remove everything the agent made: pins, links and maps; refuses beside a live agent
     Cleanup(cleanup::Args),
+    /// Show what the kernel holds, by Service name, whether or not an agent runs
+    Get(get::Args),
     /// Show what would be programmed on a node; needs no privileges
     Plan(plan::Args),
     /// Tell what becomes of one flow, and why
@@ -63,9 +66,12 @@ impl Verb {
     fn default_level(&self) -> tracing::Level {
         match self {
             Self::Run(_) => tracing::Level::INFO,
-            Self::Cleanup(_) | Self::Plan(_) | Self::Explain(_) | Self::Version | Self::Completion { .. } => {
-                tracing::Level::WARN
-            }
+            Self::Cleanup(_)
+            | Self::Get(_)
+            | Self::Plan(_)
+            | Self::Explain(_)
+            | Self::Version
+            | Self::Completion { .. } => tracing::Level::WARN,
         }
     }
 
@@ -73,6 +79,7 @@ impl Verb {
         match self {
             Self::Run(args) => run::run(args),
             Self::Cleanup(args) => cleanup::run(args),
+            Self::Get(args) => get::run(args),
             Self::Plan(args) => plan::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),

@@ -1,6 +1,9 @@
 //! What is said on stdout.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    ops::ControlFlow,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -25,10 +28,15 @@ pub struct OutputArgs {
 
 /// A reader that has seen enough is no failure.
 pub fn print(text: &str) -> Result<()> {
+    print_more(text).map(drop)
+}
+
+/// Tells whether anybody still reads.
+pub fn print_more(text: &str) -> Result<ControlFlow<()>> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        written => written.context("cannot write to standard output").map(ControlFlow::Continue),
     }
 }
 
@@ -47,7 +55,8 @@ pub fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !io::stdout().is_terminal() {
-        table.set_width(WIDTH);
+        // The last two are blank and are cut off when it is printed.
+        table.set_width(WIDTH + 2);
     }
     table
 }

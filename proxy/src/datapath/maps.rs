@@ -15,8 +15,8 @@ use aya::{
     util::nr_cpus,
 };
 use proxy_ebpf::abi::{
-    BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, MAPS,
-    NodeAddressFlags, ServiceName, ServiceStats, map, unmapped,
+    AffinityEntry, AffinityKey, BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor,
+    FrontendKeyV4, FrontendKeyV6, MAPS, NodeAddressFlags, ServiceName, ServiceStats, map, unmapped,
 };
 
 use super::{
@@ -57,6 +57,8 @@ pub struct KernelMaps {
     services: HashMap<MapData, u32, ServiceName>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
     drops: PerCpuArray<MapData, u64>,
+    affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
+    affinity_v6: HashMap<MapData, AffinityKey, AffinityEntry>,
     node_addresses_v4: HashMap<MapData, [u8; 4], NodeAddressFlags>,
     node_addresses_v6: HashMap<MapData, [u8; 16], NodeAddressFlags>,
     state: MappedArray<u64>,
@@ -100,6 +102,8 @@ impl KernelMaps {
             services,
             service_stats,
             drops: per_cpu(dir, map::DROPS)?,
+            affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
+            affinity_v6: lru_hash(dir, map::AFFINITY_V6)?,
             node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
             node_addresses_v6: hash(dir, map::NODE_ADDRESSES_V6)?,
             state,
@@ -141,6 +145,19 @@ impl KernelMaps {
     pub fn drops(&self, reason: u32) -> Result<u64, MapError> {
         let values = self.drops.get(&reason, 0).map_err(refused("read", map::DROPS))?;
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
+    }
+
+    /// Every remembered choice of one family, stale ones too.
+    pub fn affinity(&self, family: IpFamily) -> Result<Vec<(AffinityKey, AffinityEntry)>, MapError> {
+        let (table, name) = match family {
+            IpFamily::V4 => (&self.affinity_v4, map::AFFINITY_V4),
+            IpFamily::V6 => (&self.affinity_v6, map::AFFINITY_V6),
+        };
+        // The walk starts anew where its place was evicted, so it may meet an entry twice, and would not end while
+        // programs evict faster than it reads.
+        let most = 2 * map::MAX_AFFINITY as usize;
+        let entries: Result<std::collections::HashMap<_, _>, _> = table.iter().take(most).collect();
+        Ok(entries.map_err(refused("read", name))?.into_iter().collect())
     }
 }
 
@@ -329,6 +346,11 @@ fn mapped<T: Pod>(dir: &Path, name: &'static str, access: Access) -> Result<Mapp
 fn hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, OpenError> {
     let (data, _) = pinned(dir, name)?;
     HashMap::try_from(Map::HashMap(data)).map_err(open_error(&dir.join(name)))
+}
+
+fn lru_hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, OpenError> {
+    let (data, _) = pinned(dir, name)?;
+    HashMap::try_from(Map::LruHashMap(data)).map_err(open_error(&dir.join(name)))
 }
 
 fn per_cpu<V: Pod>(dir: &Path, name: &'static str) -> Result<PerCpuArray<MapData, V>, OpenError> {

@@ -7,6 +7,7 @@
 mod addresses;
 mod attach;
 mod environment;
+mod inspect;
 mod load;
 mod logs;
 mod mapped;
@@ -17,6 +18,7 @@ mod sys;
 pub use addresses::{AddressError, local_addresses};
 pub use attach::{AttachError, attach, detach, repair};
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
+pub use inspect::{InspectError, inspect, now};
 pub use load::{LoadError, Programs, load};
 pub use logs::follow_logs;
 pub use maps::{KernelMaps, OpenError};

@@ -145,6 +145,14 @@ fn is_version(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(VERSION_PREFIX))
 }
 
+/// The ABI versions that have something pinned below a pin directory.
+pub fn versions(dir: &Path) -> Result<Vec<u32>, PinError> {
+    let number = |path: PathBuf| path.file_name()?.to_str()?.strip_prefix(VERSION_PREFIX)?.parse().ok();
+    let mut versions: Vec<u32> = entries(dir)?.into_iter().filter_map(number).collect();
+    versions.sort_unstable();
+    Ok(versions)
+}
+
 /// The nearest ancestor that exists must be on a bpffs.
 fn require_bpffs(dir: &Path) -> Result<(), PinError> {
     let existing = dir.ancestors().find(|ancestor| ancestor.exists());

@@ -28,6 +28,7 @@ pub use dump::dump;
 pub use fake::FakeMaps;
 pub use maps::{BackendEntry, Capacity, LbMaps, MapError};
 pub use plan::{frontend_key, protocol_number, protocol_of, wire_address};
+pub use services::parse_label;
 
 use self::{
     ids::{Ids, Runs},

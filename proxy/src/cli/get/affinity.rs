@@ -1,0 +1,200 @@
+//! `get affinity`: one row per client of a service port with ClientIP affinity.
+//!
+//! ```text
+//! {"affinity": [{"client": "10.244.1.9", "service": "shop/web", "port_name": "http", "protocol": "TCP",
+//!                "family": "IPv4", "backend": "10.244.1.4:8080", "state": "followed|expired|gone|off",
+//!                "age_seconds": 12, "expires_in_seconds": 10788}]}
+//! ```
+//!
+//! `client` is an address, or `netns:COOKIE` where the choice was made at the socket, which has no address yet: then
+//! all of a pod is one client. Only `followed` entries decide anything. The others are shown on request and forgotten
+//! by the kernel when it needs their room: `expired`, `gone` (the backend is, and `backend` is null, or no frontend
+//! offers it any more), and `off` (the service port has no affinity any more). `expires_in_seconds` is null for all but
+//! `followed`.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Result;
+use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags};
+use serde::Serialize;
+
+use super::{
+    Row,
+    labels::{Labels, ServicePort},
+    selection::Selection,
+};
+use crate::{
+    model::address::IpFamily,
+    reconcile::{LbMaps, MapError},
+};
+
+/// A backend in neither is for flows that have it, and for no new one.
+const SETS: u8 = BackendFlags::IN_CLUSTER_SET.0 | BackendFlags::IN_LOCAL_SET.0;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AffinityRow {
+    client: String,
+    #[serde(flatten)]
+    service: ServicePort,
+    protocol: Option<String>,
+    family: String,
+    backend: Option<SocketAddr>,
+    state: State,
+    age_seconds: u64,
+    expires_in_seconds: Option<u64>,
+    /// On the clock of the programs.
+    #[serde(skip)]
+    last_used: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Followed,
+    Expired,
+    Gone,
+    Off,
+}
+
+/// Sorted by service port, then by client; `now` is on the clock of the programs.
+pub fn read(
+    maps: &impl LbMaps,
+    labels: &Labels,
+    selection: &Selection,
+    entries: impl Fn(IpFamily) -> Result<Vec<(AffinityKey, AffinityEntry)>, MapError>,
+    now: Duration,
+) -> Result<Vec<AffinityRow>> {
+    let timeouts = timeouts(maps)?;
+    let mut rows = Vec::new();
+    for family in IpFamily::BOTH {
+        for (key, entry) in entries(family)? {
+            let service = labels.get(key.service);
+            if !selection.takes(service) {
+                continue;
+            }
+            let row = AffinityRow {
+                service: service.into(),
+                protocol: service.map(|service| service.protocol.to_string()),
+                ..AffinityRow::new(maps, family, &key, &entry, timeouts.get(&key.service).copied(), now)
+            };
+            rows.push(row);
+        }
+    }
+    rows.sort_by(|a, b| (&a.service, &a.client, &a.family).cmp(&(&b.service, &b.client, &b.family)));
+    Ok(rows)
+}
+
+/// The timeouts of the service ports that have affinity; all frontends of one have the same.
+fn timeouts(maps: &impl LbMaps) -> Result<HashMap<u32, Duration>, MapError> {
+    let descriptors = maps.frontends()?.into_iter().map(|(_, index)| maps.descriptor(maps.published(index)));
+    let sticky = descriptors.filter(|descriptor| descriptor.affinity_seconds != 0);
+    Ok(sticky
+        .map(|descriptor| (descriptor.service, Duration::from_secs(descriptor.affinity_seconds.into())))
+        .collect())
+}
+
+impl AffinityRow {
+    fn new(
+        maps: &impl LbMaps,
+        family: IpFamily,
+        key: &AffinityKey,
+        entry: &AffinityEntry,
+        timeout: Option<Duration>,
+        now: Duration,
+    ) -> Self {
+        let last_used = Duration::from_nanos(entry.last_used);
+        let age = now.saturating_sub(last_used);
+        let backend = maps.backend(family, entry.backend.index);
+        let is_alive = backend.generation == entry.backend.generation
+            && backend.flags.contains(BackendFlags::ALIVE)
+            && backend.service == key.service;
+        let is_offered = is_alive && backend.flags.0 & SETS != 0;
+        let state = match timeout {
+            None => State::Off,
+            Some(_) if !is_offered => State::Gone,
+            Some(timeout) if age > timeout => State::Expired,
+            Some(_) => State::Followed,
+        };
+        let left = timeout.filter(|_| state == State::Followed).map(|timeout| (timeout - age).as_secs());
+        Self {
+            client: client(key),
+            service: None.into(),
+            protocol: None,
+            family: family.to_string(),
+            backend: is_alive.then_some(backend.address),
+            state,
+            age_seconds: age.as_secs(),
+            expires_in_seconds: left,
+            last_used,
+        }
+    }
+
+    /// Whether the client's next connection goes there.
+    pub fn is_followed(&self) -> bool {
+        self.state == State::Followed
+    }
+}
+
+fn client(key: &AffinityKey) -> String {
+    match key.netns() {
+        Some(cookie) => format!("netns:{cookie}"),
+        None => IpAddr::from(Ipv6Addr::from(key.client)).to_canonical().to_string(),
+    }
+}
+
+impl Row for AffinityRow {
+    const LIST: &'static str = "affinity";
+
+    fn id(&self) -> String {
+        format!("{} ({}) of {}", self.client, self.family, self.service.text())
+    }
+
+    fn name(&self) -> String {
+        self.client.clone()
+    }
+
+    fn header(is_wide: bool) -> Vec<&'static str> {
+        let mut header = vec!["CLIENT", "SERVICE", "BACKEND", "AGE", "EXPIRES IN"];
+        header.extend(is_wide.then_some(["PROTOCOL", "STATE"]).into_iter().flatten());
+        header
+    }
+
+    fn cells(&self, is_wide: bool) -> Vec<String> {
+        let backend = self.backend.map_or_else(|| "-".to_owned(), |backend| backend.to_string());
+        let left = self.expires_in_seconds.map_or_else(|| self.state.text().to_owned(), time);
+        let mut cells = vec![self.client.clone(), self.service.text(), backend, time(self.age_seconds), left];
+        if is_wide {
+            let protocol = self.protocol.clone().unwrap_or_else(|| "?".to_owned());
+            cells.extend([protocol, self.state.text().to_owned()]);
+        }
+        cells
+    }
+
+    fn is_like(&self, earlier: &Self) -> bool {
+        (self.backend, self.state, self.last_used) == (earlier.backend, earlier.state, earlier.last_used)
+    }
+}
+
+impl State {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Followed => "followed",
+            Self::Expired => "expired",
+            Self::Gone => "gone",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Two units at most, the second one only while it matters.
+fn time(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m{}s", seconds / 60, seconds % 60),
+        7200.. => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}

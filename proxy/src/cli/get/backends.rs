@@ -1,0 +1,124 @@
+//! `get backends`: one row per backend of a service port.
+//!
+//! ```text
+//! {"backends": [{"service": "shop/web", "port_name": "http", "address": "10.244.1.4:8080", "protocol": "TCP",
+//!                "state": "ready|terminating|unused", "sets": ["cluster", "local"], "index": 17, "generation": 3}]}
+//! ```
+//!
+//! `unused` serves, but no frontend offers it: flows that have it may keep it, and nobody else gets it. A terminating
+//! backend is in a set while there is nothing better. `index` and `generation` are how slots and affinity refer to it.
+
+use std::net::SocketAddr;
+
+use proxy_ebpf::abi::BackendFlags;
+use serde::Serialize;
+
+use super::{
+    Row,
+    labels::{Labels, ServicePort},
+    selection::Selection,
+};
+use crate::{
+    model::address::IpFamily,
+    reconcile::{BackendEntry, LbMaps, protocol_of},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BackendRow {
+    #[serde(flatten)]
+    service: ServicePort,
+    address: SocketAddr,
+    protocol: String,
+    state: State,
+    sets: Vec<&'static str>,
+    index: u32,
+    generation: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ready,
+    Terminating,
+    Unused,
+}
+
+/// Sorted by service port, then by address.
+pub fn read(maps: &impl LbMaps, labels: &Labels, selection: &Selection) -> Vec<BackendRow> {
+    let mut rows = Vec::new();
+    for family in IpFamily::BOTH {
+        for index in 0..maps.capacity().backends {
+            let entry = maps.backend(family, index);
+            if entry.flags.contains(BackendFlags::ALIVE) {
+                let service = labels.get(entry.service);
+                rows.extend(selection.takes(service).then(|| BackendRow::new(service.into(), index, &entry)));
+            }
+        }
+    }
+    rows.sort_by(|a, b| (&a.service, a.address, &a.protocol).cmp(&(&b.service, b.address, &b.protocol)));
+    rows
+}
+
+impl BackendRow {
+    fn new(service: ServicePort, index: u32, entry: &BackendEntry) -> Self {
+        let BackendEntry { address, protocol, flags, service: _, generation } = *entry;
+        let sets = sets(flags);
+        let state = if flags.contains(BackendFlags::TERMINATING) {
+            State::Terminating
+        } else if sets.is_empty() {
+            State::Unused
+        } else {
+            State::Ready
+        };
+        let protocol =
+            protocol_of(protocol).map_or_else(|| protocol.to_string(), |protocol| protocol.to_string());
+        Self { service, address, protocol, state, sets, index, generation }
+    }
+}
+
+fn sets(flags: BackendFlags) -> Vec<&'static str> {
+    let all = [(BackendFlags::IN_CLUSTER_SET, "cluster"), (BackendFlags::IN_LOCAL_SET, "local")];
+    all.into_iter().filter(|(set, _)| flags.contains(*set)).map(|(_, name)| name).collect()
+}
+
+impl State {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Terminating => "terminating",
+            Self::Unused => "unused",
+        }
+    }
+}
+
+impl Row for BackendRow {
+    const LIST: &'static str = "backends";
+
+    fn id(&self) -> String {
+        format!("{}/{} of {}", self.address, self.protocol, self.service.text())
+    }
+
+    fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn header(is_wide: bool) -> Vec<&'static str> {
+        let mut header = vec!["SERVICE", "ADDRESS", "PROTOCOL", "STATE", "SETS"];
+        header.extend(is_wide.then_some(["INDEX", "GENERATION"]).into_iter().flatten());
+        header
+    }
+
+    fn cells(&self, is_wide: bool) -> Vec<String> {
+        let sets = if self.sets.is_empty() { "-".to_owned() } else { self.sets.join(",") };
+        let mut cells = vec![self.service.text(), self.address.to_string(), self.protocol.clone()];
+        cells.extend([self.state.text().to_owned(), sets]);
+        if is_wide {
+            cells.extend([self.index.to_string(), self.generation.to_string()]);
+        }
+        cells
+    }
+
+    fn is_like(&self, earlier: &Self) -> bool {
+        self == earlier
+    }
+}

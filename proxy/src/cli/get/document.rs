@@ -1,0 +1,99 @@
+//! What is printed at a time: everything at first, then what changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
+
+use anyhow::Result;
+use comfy_table::ContentArrangement;
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+
+use super::{Format, Held, Refusals, Row};
+use crate::cli::output;
+
+pub struct Document<'a, R> {
+    rows: Vec<&'a R>,
+    refusals: Option<&'a Refusals>,
+    /// The names of rows that the look before had found.
+    gone: Vec<String>,
+}
+
+impl<'a, R: Row> Document<'a, R> {
+    pub fn whole(held: &'a Held<R>) -> Self {
+        Self { rows: held.rows.iter().collect(), refusals: held.refusals.as_ref(), gone: Vec::new() }
+    }
+
+    /// `None`: nothing but time has passed.
+    pub fn changes(before: &Held<R>, now: &'a Held<R>) -> Option<Self> {
+        let mut gone: BTreeMap<String, &R> = before.rows.iter().map(|row| (row.id(), row)).collect();
+        let mut rows = Vec::new();
+        for row in &now.rows {
+            if gone.remove(&row.id()).is_none_or(|earlier| !row.is_like(earlier)) {
+                rows.push(row);
+            }
+        }
+        let is_silent = rows.is_empty() && gone.is_empty() && before.refusals == now.refusals;
+        let gone = gone.into_keys().collect();
+        (!is_silent).then_some(Self { rows, refusals: now.refusals.as_ref(), gone })
+    }
+}
+
+impl<R: Row> Serialize for Document<'_, R> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(R::LIST, &self.rows)?;
+        if let Some(refusals) = self.refusals {
+            map.serialize_entry("refusals", refusals)?;
+        }
+        if !self.gone.is_empty() {
+            map.serialize_entry("gone", &self.gone)?;
+        }
+        map.end()
+    }
+}
+
+impl<R: Row> Document<'_, R> {
+    pub fn print(&self, format: Format) -> Result<ControlFlow<()>> {
+        output::print_more(&self.text(format)?)
+    }
+
+    pub fn text(&self, format: Format) -> Result<String> {
+        Ok(match format {
+            Format::Table => self.table(false),
+            Format::Wide => self.table(true),
+            Format::Json => serde_json::to_string_pretty(self)? + "\n",
+            // One document of the stream for each time.
+            Format::Yaml => format!("---\n{}", serde_saphyr::to_string(self)?),
+            Format::Name => {
+                let names: BTreeSet<String> = self.rows.iter().map(|row| row.name()).collect();
+                names.into_iter().map(|name| name + "\n").collect()
+            }
+        })
+    }
+
+    fn table(&self, is_wide: bool) -> String {
+        let mut table = output::table();
+        if is_wide {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+        table.set_header(R::header(is_wide));
+        table.add_rows(self.rows.iter().map(|row| row.cells(is_wide)));
+        // Nothing of the 80 columns goes to the margins.
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let mut text = if self.rows.is_empty() { String::new() } else { format!("{}\n", table.trim_fmt()) };
+        text.extend(self.gone.iter().map(|id| format!("gone: {id}\n")));
+        text += &self.refusals.map(tally).unwrap_or_default();
+        if text.is_empty() { format!("no {}\n", R::LIST) } else { text }
+    }
+}
+
+/// What was refused at all, most frequent first.
+fn tally(refusals: &Refusals) -> String {
+    let mut counts: Vec<_> = refusals.iter().filter(|(_, count)| **count != 0).collect();
+    counts.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), **reason));
+    let counts: Vec<_> = counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    if counts.is_empty() { String::new() } else { format!("\nrefused: {}\n", counts.join(", ")) }
+}

@@ -1,0 +1,258 @@
+//! `get services`: one row per frontend.
+//!
+//! ```text
+//! {"frontends": [{"service": "shop/web", "port_name": "http", "family": "IPv4", "address": "10.96.0.10", "port": 80,
+//!                 "protocol": "TCP", "internal": VIEW, "external": VIEW, "affinity_seconds": 10800, "needs_source_address": false,
+//!                 "translated": 12, "refused": 0}],
+//!  "refusals": {"no_endpoint": 0, ..}}
+//! VIEW: {"backends": ["10.244.1.4:8080"], "local": 1, "policy": "Cluster|Local", "when_empty": "reject|drop"}
+//! ```
+//!
+//! `internal` is what pods and the node get, `external` what others do. `address` is `*` for a NodePort, which is one
+//! frontend in each family (in tables `*:30080` and `[*]:30080`); of the other kinds the kernel makes no difference. `affinity_seconds` is null without ClientIP affinity, and
+//! `needs_source_address` says that source ranges apply. `translated` and `refused` count the connections to the
+//! service port, over all of its addresses. `refusals` counts every reason over all Services.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use anyhow::Result;
+use proxy_ebpf::abi::{BackendFlags, Block, Descriptor, DescriptorFlags, ServiceStats};
+use serde::{Serialize, Serializer};
+
+use super::{
+    Row,
+    labels::{Labels, ServicePort},
+    selection::Selection,
+};
+use crate::{
+    model::{
+        address::IpFamily,
+        frontend::{FrontendAddress, FrontendKey},
+    },
+    reconcile::{LbMaps, MapError, frontend_key},
+};
+
+/// How often a frontend is read that changes while it is read.
+const ATTEMPTS: usize = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FrontendRow {
+    #[serde(flatten)]
+    service: ServicePort,
+    #[serde(flatten, serialize_with = "key_fields")]
+    key: FrontendKey,
+    internal: View,
+    external: View,
+    affinity_seconds: Option<u32>,
+    needs_source_address: bool,
+    translated: u64,
+    refused: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct View {
+    #[serde(serialize_with = "texts")]
+    backends: Vec<SocketAddr>,
+    local: u32,
+    policy: &'static str,
+    when_empty: &'static str,
+}
+
+#[derive(Serialize)]
+struct KeyFields {
+    family: String,
+    address: String,
+    port: u16,
+    protocol: String,
+}
+
+fn key_fields<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, S::Error> {
+    let FrontendKey { address, port, protocol } = key;
+    KeyFields {
+        family: address.family().to_string(),
+        address: address.to_string(),
+        port: *port,
+        protocol: protocol.to_string(),
+    }
+    .serialize(serializer)
+}
+
+/// For people; the families are told apart also where there is no address.
+fn dialled(key: FrontendKey) -> String {
+    match key.address {
+        FrontendAddress::NodePort(IpFamily::V6) => format!("[*]:{}/{}", key.port, key.protocol),
+        FrontendAddress::NodePort(IpFamily::V4) | FrontendAddress::Ip(_) => key.to_string(),
+    }
+}
+
+/// In the order of their text, as `plan` has them.
+fn texts<S: Serializer>(addresses: &[SocketAddr], serializer: S) -> Result<S::Ok, S::Error> {
+    addresses.iter().map(ToString::to_string).collect::<BTreeSet<_>>().serialize(serializer)
+}
+
+/// Sorted by service port, then by what is dialled.
+pub fn read(
+    maps: &impl LbMaps,
+    labels: &Labels,
+    selection: &Selection,
+    stats: impl Fn(u32) -> Result<ServiceStats, MapError>,
+) -> Result<Vec<FrontendRow>> {
+    // A walk over a table that changes may meet a key twice.
+    let frontends: BTreeMap<FrontendKey, u32> = maps.frontends()?.into_iter().collect();
+    let mut counted: BTreeMap<u32, ServiceStats> = BTreeMap::new();
+    let mut rows = Vec::with_capacity(frontends.len());
+    for (key, index) in frontends {
+        let Some((descriptor, [internal, external])) = current(maps, key, index) else { continue };
+        let service = labels.get(descriptor.service);
+        if !selection.takes(service) {
+            continue;
+        }
+        let ServiceStats { translated, refused } = match counted.get(&descriptor.service) {
+            Some(known) => *known,
+            None => *counted.entry(descriptor.service).or_insert(stats(descriptor.service)?),
+        };
+        rows.push(FrontendRow {
+            service: service.into(),
+            key,
+            internal,
+            external,
+            affinity_seconds: Some(descriptor.affinity_seconds).filter(|seconds| *seconds != 0),
+            needs_source_address: descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES),
+            translated,
+            refused,
+        });
+    }
+    rows.sort_by(|a, b| (&a.service, a.key).cmp(&(&b.service, b.key)));
+    Ok(rows)
+}
+
+/// The state of a frontend, all of one instant. No grace period waits for readers out here: what is still published
+/// after it was read has not been written over meanwhile.
+fn current(maps: &impl LbMaps, key: FrontendKey, index: u32) -> Option<(Descriptor, [View; 2])> {
+    (0..ATTEMPTS).find_map(|_| {
+        let published = maps.published(index);
+        let descriptor = maps.descriptor(published);
+        let is_own = descriptor.frontend == index
+            && frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
+        let views = views(maps, key.address.family(), &descriptor);
+        (is_own && maps.published(index) == published).then_some((descriptor, views))
+    })
+}
+
+fn views(maps: &impl LbMaps, family: IpFamily, descriptor: &Descriptor) -> [View; 2] {
+    let Descriptor { internal, external, flags, .. } = *descriptor;
+    let internal_backends = addresses(maps, family, internal);
+    let external_backends = if (internal.offset, internal.count) == (external.offset, external.count) {
+        internal_backends.clone()
+    } else {
+        addresses(maps, family, external)
+    };
+    let view = |backends, local, is_local, drops| View {
+        backends,
+        local,
+        policy: if flags.contains(is_local) { "Local" } else { "Cluster" },
+        when_empty: if flags.contains(drops) { "drop" } else { "reject" },
+    };
+    [
+        view(
+            internal_backends,
+            internal.local,
+            DescriptorFlags::INTERNAL_LOCAL,
+            DescriptorFlags::INTERNAL_DROPS,
+        ),
+        view(
+            external_backends,
+            external.local,
+            DescriptorFlags::EXTERNAL_LOCAL,
+            DescriptorFlags::EXTERNAL_DROPS,
+        ),
+    ]
+}
+
+fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> Vec<SocketAddr> {
+    let slots = maps.slots(block).into_iter();
+    let entries = slots.map(|slot| (slot, maps.backend(family, slot.index)));
+    entries
+        .filter(|(slot, entry)| {
+            entry.generation == slot.generation && entry.flags.contains(BackendFlags::ALIVE)
+        })
+        .map(|(_, entry)| entry.address)
+        .collect()
+}
+
+impl Row for FrontendRow {
+    const LIST: &'static str = "frontends";
+
+    fn id(&self) -> String {
+        format!("{} of {}", dialled(self.key), self.service.text())
+    }
+
+    fn name(&self) -> String {
+        self.service.service.clone()
+    }
+
+    fn header(is_wide: bool) -> Vec<&'static str> {
+        match is_wide {
+            false => vec!["SERVICE", "FRONTEND", "BACKENDS", "POLICY", "TRANSLATED", "REFUSED"],
+            true => vec!["SERVICE", "FRONTEND", "INTERNAL", "EXTERNAL", "POLICY", "TRANSLATED", "REFUSED"],
+        }
+    }
+
+    fn cells(&self, is_wide: bool) -> Vec<String> {
+        let mut cells = vec![self.service.text(), dialled(self.key)];
+        if is_wide {
+            cells.extend([self.internal.list(), self.external.list()]);
+        } else {
+            cells.push(self.summary());
+        }
+        cells.push(self.policy(is_wide));
+        cells.extend([self.translated.to_string(), self.refused.to_string()]);
+        cells
+    }
+
+    fn is_like(&self, earlier: &Self) -> bool {
+        self == earlier
+    }
+}
+
+impl FrontendRow {
+    fn summary(&self) -> String {
+        let (internal, external) = (self.internal.summary(), self.external.summary());
+        if internal == external { internal } else { format!("{internal}\nout: {external}") }
+    }
+
+    /// What is not as most Services have it.
+    fn policy(&self, is_wide: bool) -> String {
+        let affinity = self.affinity_seconds.map(|seconds| match is_wide {
+            true => format!("ClientIP {seconds}s"),
+            false => "ClientIP".to_owned(),
+        });
+        let local = |view: &View, word: &str| (view.policy == "Local").then(|| word.to_owned());
+        let ranges = self.needs_source_address.then(|| "source ranges".to_owned());
+        let words =
+            [local(&self.internal, "in: Local"), local(&self.external, "out: Local"), affinity, ranges];
+        let words: Vec<_> = words.into_iter().flatten().collect();
+        if words.is_empty() { "-".to_owned() } else { words.join(if is_wide { ", " } else { "\n" }) }
+    }
+}
+
+impl View {
+    /// How many backends there are, or what happens without any.
+    fn summary(&self) -> String {
+        match self.backends.len() {
+            0 => self.when_empty.to_owned(),
+            all if self.policy == "Local" => format!("{all} local"),
+            all => format!("{all} ({} local)", self.local),
+        }
+    }
+
+    fn list(&self) -> String {
+        if self.backends.is_empty() {
+            return self.when_empty.to_owned();
+        }
+        self.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+}

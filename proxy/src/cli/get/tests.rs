@@ -1,0 +1,385 @@
+//! What is printed of maps that the reconciler filled from ordinary objects.
+
+use std::{fs, time::Duration};
+
+use expect_test::expect;
+use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, ServiceStats, mapped};
+
+use super::{
+    Format, Held, affinity, backends, document::Document, frontends, labels::Labels, selection::Selection,
+};
+use crate::{
+    manifests,
+    model::{address::IpFamily, policy::Policy},
+    reconcile::{Capacity, FakeMaps, LbMaps as _, Reconciler},
+};
+
+const OBJECTS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: web}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, "fd96::10"]
+  ipFamilies: [IPv4, IPv6]
+  externalTrafficPolicy: Local
+  sessionAffinity: ClientIP
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: shop, name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [10.244.1.4], nodeName: node-1, conditions: {ready: true}}
+- {addresses: [10.244.2.4], nodeName: node-2, conditions: {ready: true}}
+- {addresses: [10.244.2.5], nodeName: node-2, conditions: {ready: false, serving: true, terminating: true}}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: blog, name: empty}
+spec: {clusterIP: "fd96::1", clusterIPs: ["fd96::1"], ipFamilies: [IPv6], ports: [{port: 80}]}
+"#;
+
+fn held() -> Reconciler<FakeMaps> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("objects.yaml"), OBJECTS).unwrap();
+    let policy = Policy { node_name: "node-1".into(), ..Policy::default() };
+    let (index, skipped) = manifests::load(dir.path()).unwrap().to_index(policy);
+    assert!(skipped.is_empty(), "{skipped:?}");
+    let capacity = Capacity { frontends: 16, descriptors: 16, slots: 64, backends: 16, services: 16 };
+    let mut reconciler = Reconciler::adopt(FakeMaps::new(capacity)).unwrap();
+    assert!(reconciler.apply_all(index.frontends()).failed.is_empty());
+    reconciler
+}
+
+fn text<R: super::Row>(format: Format, rows: Vec<R>) -> String {
+    Document::whole(&Held { rows, refusals: None }).text(format).unwrap()
+}
+
+fn frontend_rows(maps: &FakeMaps, translated: u64) -> Vec<frontends::FrontendRow> {
+    let labels = Labels::read(maps).unwrap();
+    let stats = |_| Ok(ServiceStats { translated, refused: 2 });
+    frontends::read(maps, &labels, &Selection::default(), stats).unwrap()
+}
+
+#[test]
+fn frontends_in_every_format() {
+    let reconciler = held();
+    let rows = || frontend_rows(reconciler.maps(), 40);
+    expect![[r#"
+        SERVICE        FRONTEND           BACKENDS      POLICY      TRANSLATED  REFUSED
+        blog/empty     [fd96::1]:80/TCP   reject        -           40          2
+        shop/web:http  10.96.0.10:80/TCP  2 (1 local)   ClientIP    40          2
+        shop/web:http  [fd96::10]:80/TCP  reject        ClientIP    40          2
+        shop/web:http  *:30080/TCP        2 (1 local)   out: Local  40          2
+                                          out: 1 local  ClientIP
+        shop/web:http  [*]:30080/TCP      reject        out: Local  40          2
+                                                        ClientIP
+    "#]]
+    .assert_eq(&text(Format::Table, rows()));
+    expect![[r#"
+        SERVICE        FRONTEND           INTERNAL                         EXTERNAL                         POLICY                       TRANSLATED  REFUSED
+        blog/empty     [fd96::1]:80/TCP   reject                           reject                           -                            40          2
+        shop/web:http  10.96.0.10:80/TCP  10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080,10.244.2.4:8080  ClientIP 10800s              40          2
+        shop/web:http  [fd96::10]:80/TCP  reject                           reject                           ClientIP 10800s              40          2
+        shop/web:http  *:30080/TCP        10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080                  out: Local, ClientIP 10800s  40          2
+        shop/web:http  [*]:30080/TCP      reject                           reject                           out: Local, ClientIP 10800s  40          2
+    "#]].assert_eq(&text(Format::Wide, rows()));
+    expect![[r#"
+        {
+          "frontends": [
+            {
+              "service": "blog/empty",
+              "port_name": "",
+              "family": "IPv6",
+              "address": "fd96::1",
+              "port": 80,
+              "protocol": "TCP",
+              "internal": {
+                "backends": [],
+                "local": 0,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "external": {
+                "backends": [],
+                "local": 0,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "affinity_seconds": null,
+              "needs_source_address": false,
+              "translated": 40,
+              "refused": 2
+            },
+            {
+              "service": "shop/web",
+              "port_name": "http",
+              "family": "IPv4",
+              "address": "10.96.0.10",
+              "port": 80,
+              "protocol": "TCP",
+              "internal": {
+                "backends": [
+                  "10.244.1.4:8080",
+                  "10.244.2.4:8080"
+                ],
+                "local": 1,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "external": {
+                "backends": [
+                  "10.244.1.4:8080",
+                  "10.244.2.4:8080"
+                ],
+                "local": 1,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "affinity_seconds": 10800,
+              "needs_source_address": false,
+              "translated": 40,
+              "refused": 2
+            },
+            {
+              "service": "shop/web",
+              "port_name": "http",
+              "family": "IPv6",
+              "address": "fd96::10",
+              "port": 80,
+              "protocol": "TCP",
+              "internal": {
+                "backends": [],
+                "local": 0,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "external": {
+                "backends": [],
+                "local": 0,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "affinity_seconds": 10800,
+              "needs_source_address": false,
+              "translated": 40,
+              "refused": 2
+            },
+            {
+              "service": "shop/web",
+              "port_name": "http",
+              "family": "IPv4",
+              "address": "*",
+              "port": 30080,
+              "protocol": "TCP",
+              "internal": {
+                "backends": [
+                  "10.244.1.4:8080",
+                  "10.244.2.4:8080"
+                ],
+                "local": 1,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "external": {
+                "backends": [
+                  "10.244.1.4:8080"
+                ],
+                "local": 1,
+                "policy": "Local",
+                "when_empty": "drop"
+              },
+              "affinity_seconds": 10800,
+              "needs_source_address": false,
+              "translated": 40,
+              "refused": 2
+            },
+            {
+              "service": "shop/web",
+              "port_name": "http",
+              "family": "IPv6",
+              "address": "*",
+              "port": 30080,
+              "protocol": "TCP",
+              "internal": {
+                "backends": [],
+                "local": 0,
+                "policy": "Cluster",
+                "when_empty": "reject"
+              },
+              "external": {
+                "backends": [],
+                "local": 0,
+                "policy": "Local",
+                "when_empty": "reject"
+              },
+              "affinity_seconds": 10800,
+              "needs_source_address": false,
+              "translated": 40,
+              "refused": 2
+            }
+          ]
+        }
+    "#]]
+    .assert_eq(&text(Format::Json, rows()));
+    expect![[r#"
+        ---
+        frontends:
+        - service: shop/web
+          port_name: http
+          family: IPv6
+          address: "*"
+          port: 30080
+          protocol: TCP
+          internal:
+            backends: []
+            local: 0
+            policy: Cluster
+            when_empty: reject
+          external:
+            backends: []
+            local: 0
+            policy: Local
+            when_empty: reject
+          affinity_seconds: 10800
+          needs_source_address: false
+          translated: 40
+          refused: 2
+    "#]]
+    .assert_eq(&text(Format::Yaml, rows().split_off(4)));
+    expect![[r#"
+        blog/empty
+        shop/web
+    "#]]
+    .assert_eq(&text(Format::Name, rows()));
+}
+
+#[test]
+fn no_two_rows_are_taken_for_one() {
+    let rows = frontend_rows(held().maps(), 0);
+    let ids: std::collections::BTreeSet<_> = rows.iter().map(super::Row::id).collect();
+    assert_eq!(ids.len(), rows.len(), "{ids:?}");
+}
+
+#[test]
+fn backends_with_what_they_are_to_their_service() {
+    let reconciler = held();
+    let labels = Labels::read(reconciler.maps()).unwrap();
+    let rows = || backends::read(reconciler.maps(), &labels, &Selection::default());
+    expect![[r#"
+        SERVICE        ADDRESS          PROTOCOL  STATE        SETS           INDEX  GENERATION
+        shop/web:http  10.244.1.4:8080  TCP       ready        cluster,local  0      1
+        shop/web:http  10.244.2.4:8080  TCP       ready        cluster        1      1
+        shop/web:http  10.244.2.5:8080  TCP       terminating  -              2      1
+    "#]]
+    .assert_eq(&text(Format::Wide, rows()));
+    expect![[r#"
+        {
+          "backends": [
+            {
+              "service": "shop/web",
+              "port_name": "http",
+              "address": "10.244.2.5:8080",
+              "protocol": "TCP",
+              "state": "terminating",
+              "sets": [],
+              "index": 2,
+              "generation": 1
+            }
+          ]
+        }
+    "#]]
+    .assert_eq(&text(Format::Json, rows().split_off(2)));
+}
+
+#[test]
+fn affinity_tells_what_is_followed_from_what_is_not() {
+    let reconciler = held();
+    let maps = reconciler.maps();
+    let labels = Labels::read(maps).unwrap();
+    let index = |address: &str| {
+        let find = |index: &u32| maps.backend(IpFamily::V4, *index).address.to_string() == address;
+        (0..16).find(find).unwrap()
+    };
+    let service = |name: &str| {
+        maps.services().unwrap().into_iter().find(|(_, label)| label.as_str().starts_with(name)).unwrap().0
+    };
+    let (web, empty) = (service("shop/web"), service("blog/empty"));
+    let first = BackendRef { index: index("10.244.1.4:8080"), generation: 1 };
+    let unused = BackendRef { index: index("10.244.2.5:8080"), generation: 1 };
+    assert!(!maps.backend(IpFamily::V4, unused.index).flags.contains(BackendFlags::IN_CLUSTER_SET));
+    let gone = BackendRef { generation: 7, ..first };
+    let client = |number| AffinityKey::new(mapped([10, 244, 1, number]), web);
+    let entries = [
+        (AffinityKey::from_netns(4711, web), first, 20_000),
+        (client(9), first, 9_000),
+        (client(10), gone, 20_000),
+        (client(11), unused, 20_000),
+        (AffinityKey::from_netns(4711, empty), first, 20_000),
+    ];
+    let read = |family| {
+        let at = |(key, backend, seconds): (_, _, u64)| {
+            (key, AffinityEntry { backend, last_used: seconds * 1_000_000_000 })
+        };
+        Ok(if family == IpFamily::V4 { entries.iter().copied().map(at).collect() } else { Vec::new() })
+    };
+    let now = Duration::from_secs(20_000 + 90);
+    let rows = || affinity::read(maps, &labels, &Selection::default(), read, now).unwrap();
+    expect![[r#"
+        CLIENT       SERVICE        BACKEND          AGE   EXPIRES IN  PROTOCOL  STATE
+        netns:4711   blog/empty     -                90s   off         TCP       off
+        10.244.1.10  shop/web:http  -                90s   gone        TCP       gone
+        10.244.1.11  shop/web:http  10.244.2.5:8080  90s   gone        TCP       gone
+        10.244.1.9   shop/web:http  10.244.1.4:8080  3h4m  expired     TCP       expired
+        netns:4711   shop/web:http  10.244.1.4:8080  90s   2h58m       TCP       followed
+    "#]]
+    .assert_eq(&text(Format::Wide, rows()));
+    let followed = rows().into_iter().filter(affinity::AffinityRow::is_followed).collect();
+    expect![[r#"
+        {
+          "affinity": [
+            {
+              "client": "netns:4711",
+              "service": "shop/web",
+              "port_name": "http",
+              "protocol": "TCP",
+              "family": "IPv4",
+              "backend": "10.244.1.4:8080",
+              "state": "followed",
+              "age_seconds": 90,
+              "expires_in_seconds": 10710
+            }
+          ]
+        }
+    "#]]
+    .assert_eq(&text(Format::Json, followed));
+}
+
+#[test]
+fn watching_prints_what_changed_and_what_went() {
+    let before = frontend_rows(held().maps(), 40);
+    let mut now = frontend_rows(held().maps(), 41);
+    let rest = now.split_off(1);
+    let (before, same) = (Held { rows: before, refusals: None }, frontend_rows(held().maps(), 40));
+    assert!(Document::changes(&before, &Held { rows: same, refusals: None }).is_none());
+    let now = Held { rows: rest, refusals: Some([("no_endpoint", 3), ("needs_source_address", 0)].into()) };
+    let text = Document::changes(&before, &now).unwrap().text(Format::Table).unwrap();
+    expect![[r#"
+        SERVICE        FRONTEND           BACKENDS      POLICY      TRANSLATED  REFUSED
+        shop/web:http  10.96.0.10:80/TCP  2 (1 local)   ClientIP    41          2
+        shop/web:http  [fd96::10]:80/TCP  reject        ClientIP    41          2
+        shop/web:http  *:30080/TCP        2 (1 local)   out: Local  41          2
+                                          out: 1 local  ClientIP
+        shop/web:http  [*]:30080/TCP      reject        out: Local  41          2
+                                                        ClientIP
+        gone: [fd96::1]:80/TCP of blog/empty
+
+        refused: 3 no_endpoint
+    "#]]
+    .assert_eq(&text);
+    assert_eq!(self::text(Format::Table, Vec::<backends::BackendRow>::new()), "no backends\n");
+}

@@ -1,0 +1,96 @@
+//! Looking at what is pinned, whether or not an agent runs: nothing is written, and no lock is taken.
+
+use std::{
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::time::{ClockId, clock_gettime};
+use proxy_ebpf::abi::ABI_VERSION;
+
+use super::{
+    maps::{KernelMaps, OpenError},
+    pins::{maps_of, versions},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    #[error(
+        "no data plane at {dir}: is the agent running? `portreeve run` makes one, --bpffs names another place",
+        dir = .0.display()
+    )]
+    NoDataPlane(PathBuf),
+    #[error(
+        "the data plane at {dir} has ABI version {found}, this portreeve reads {ABI_VERSION}: ask the portreeve that runs there",
+        dir = dir.display()
+    )]
+    OtherVersion { dir: PathBuf, found: u32 },
+    #[error("may not look into {dir}: run as root", dir = .0.display())]
+    Denied(PathBuf),
+    #[error("cannot look into {dir}", dir = dir.display())]
+    Io {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot read the data plane")]
+    Open(#[from] OpenError),
+}
+
+/// Opens the maps pinned below a pin directory for looking only.
+pub fn inspect(dir: &Path) -> Result<KernelMaps, InspectError> {
+    let maps = maps_of(dir, ABI_VERSION);
+    if let Err(source) = fs::metadata(&maps) {
+        return Err(absent(dir, source));
+    }
+    KernelMaps::inspect(&maps).map_err(|error| match kind(&error) {
+        Some(io::ErrorKind::PermissionDenied) => InspectError::Denied(dir.to_owned()),
+        // An agent was there that could not load its programs.
+        Some(io::ErrorKind::NotFound) => InspectError::NoDataPlane(dir.to_owned()),
+        Some(_) | None => error.into(),
+    })
+}
+
+/// Why there are no maps to look at.
+fn absent(dir: &Path, source: io::Error) -> InspectError {
+    let dir = dir.to_owned();
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return InspectError::Denied(dir);
+    }
+    if source.kind() != io::ErrorKind::NotFound {
+        return InspectError::Io { dir, source };
+    }
+    match versions(&dir).ok().and_then(|versions| versions.last().copied()) {
+        Some(found) => InspectError::OtherVersion { dir, found },
+        None => InspectError::NoDataPlane(dir),
+    }
+}
+
+/// What the kernel said.
+fn kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    std::iter::successors(Some(error), |&error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
+}
+
+/// The clock of the programs: monotonic, since the machine started.
+pub fn now() -> Duration {
+    // It fails for unknown clocks only, and this one is older than eBPF.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_data_plane_is_told_from_another_version_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let sentence = || inspect(dir.path()).err().unwrap().to_string();
+        assert!(sentence().starts_with("no data plane at "), "{}", sentence());
+        fs::create_dir_all(dir.path().join("abi-4294967295")).unwrap();
+        assert!(sentence().contains(" has ABI version 4294967295, "), "{}", sentence());
+    }
+}
