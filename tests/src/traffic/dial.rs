@@ -48,7 +48,7 @@ impl Dialling {
             workers.spawn(Arc::clone(&self).work());
         }
         while workers.join_next().await.is_some() {}
-        self.report()
+        self.tally().whole_report()
     }
 
     pub fn halt(&self) {

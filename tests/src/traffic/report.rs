@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Failures that are kept in full.
 const FIRST_FAILURES: usize = 8;
+/// Attempts whose latency is remembered.
+const LATENCIES: usize = 16_384;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -38,7 +40,7 @@ pub struct Answers {
     pub began_us: Vec<u64>,
 }
 
-/// From the first packet to the whole answer, of the attempts that succeeded.
+/// From the first packet to the whole answer, of the last attempts that succeeded; the longest, of all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     pub p50_us: u32,
@@ -64,7 +66,11 @@ impl Report {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     report: Report,
+    /// Of the last attempts that succeeded, in a ring.
     latencies_us: Vec<u32>,
+    longest_us: u32,
+    /// Kept out of the report until the end: a story that asks for progress does not want a million numbers.
+    began_us: BTreeMap<String, Vec<u64>>,
     recorded: bool,
 }
 
@@ -99,14 +105,36 @@ impl Tally {
         }
     }
 
-    pub fn report(&mut self) -> Report {
-        self.latencies_us.sort_unstable();
+    pub fn report(&self) -> Report {
+        Report { latency: self.latency(), ..self.report.clone() }
+    }
+
+    /// With what was recorded.
+    pub fn whole_report(&mut self) -> Report {
+        let mut report = self.report();
+        for (name, began_us) in std::mem::take(&mut self.began_us) {
+            report.answers.entry(name).or_default().began_us = began_us;
+        }
+        report
+    }
+
+    fn latency(&self) -> Latency {
+        let mut sorted = self.latencies_us.clone();
+        sorted.sort_unstable();
         let at = |percent: usize| {
-            let index = self.latencies_us.len().saturating_sub(1) * percent / 100;
-            self.latencies_us.get(index).copied().unwrap_or_default()
+            let index = sorted.len().saturating_sub(1) * percent / 100;
+            sorted.get(index).copied().unwrap_or_default()
         };
-        let latency = Latency { p50_us: at(50), p99_us: at(99), max_us: at(100) };
-        Report { latency, ..self.report.clone() }
+        Latency { p50_us: at(50), p99_us: at(99), max_us: self.longest_us }
+    }
+
+    fn took(&mut self, latency_us: u32) {
+        self.longest_us = self.longest_us.max(latency_us);
+        let place = usize::try_from(self.report.attempts).unwrap_or_default() % LATENCIES;
+        match self.latencies_us.get_mut(place) {
+            Some(oldest) => *oldest = latency_us,
+            None => self.latencies_us.push(latency_us),
+        }
     }
 
     fn failed(&mut self, to: SocketAddr, began_us: u64, Failure(what): Failure) {
@@ -118,22 +146,21 @@ impl Tally {
     }
 
     fn succeeded(&mut self, began_us: u64, answered: Answered) {
+        if self.recorded {
+            self.began_us.entry(answered.name.clone()).or_default().push(began_us);
+        }
         let answers = self.report.answers.entry(answered.name).or_insert_with(|| Answers {
             generations: (answered.generation, answered.generation),
             ..Answers::default()
         });
         answers.count += 1;
-        if self.recorded {
-            answers.began_us.push(began_us);
-        }
         answers.last_began_us = answers.last_began_us.max(began_us);
         answers.generations.0 = answers.generations.0.min(answered.generation);
         answers.generations.1 = answers.generations.1.max(answered.generation);
         if let Some(peer) = answered.peer {
             *self.report.peers.entry(peer).or_default() += 1;
         }
-        let took = now_us().saturating_sub(began_us);
-        self.latencies_us.push(u32::try_from(took).unwrap_or(u32::MAX));
+        self.took(u32::try_from(now_us().saturating_sub(began_us)).unwrap_or(u32::MAX));
     }
 }
 
