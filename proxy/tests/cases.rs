@@ -1,6 +1,8 @@
 //! What kube-proxy does, asked of the built binary: every flow of `testdata/cases/services.json` through `explain`, and
 //! every case through `plan`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use serde::Deserialize;

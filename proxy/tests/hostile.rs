@@ -1,6 +1,8 @@
 //! A thousand files that somebody might have meant well, or not: each gives objects or a named complaint, none a panic,
 //! and a good Service beside them is served all the same.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::Path, process::Command};
 
 use proptest::{

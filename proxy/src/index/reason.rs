@@ -72,7 +72,7 @@ fn why_not_served(address: IpAddr) -> String {
             )
         }
         IpAddr::V6(v6) if v6.is_loopback() => "::1 never serves NodePorts".to_owned(),
-        _ => format!("--nodeport-addresses does not include {address}"),
+        IpAddr::V4(_) | IpAddr::V6(_) => format!("--nodeport-addresses does not include {address}"),
     }
 }
 

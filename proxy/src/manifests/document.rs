@@ -33,16 +33,14 @@ pub fn split(text: &str) -> impl Iterator<Item = Document<'_>> {
 
 /// Up to the next marker, and what follows it. What stands on the marker's own line belongs to the following document.
 fn cut(from: Document<'_>) -> (Document<'_>, Option<Document<'_>>) {
-    let mut line = from.line;
     let mut start = 0;
-    for text in from.text.split_inclusive('\n') {
+    for (line, text) in (from.line..).zip(from.text.split_inclusive('\n')) {
         let end = start + text.len();
         if let Some(behind) = behind_marker(text) {
             let following = &from.text[end - behind..];
             let document = Document { text: &from.text[..start], ..from };
             return (document, Some(Document { text: following, line }));
         }
-        line += 1;
         start = end;
     }
     (from, None)

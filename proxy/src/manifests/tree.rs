@@ -32,10 +32,7 @@ impl<'a> Tree<'a> {
     }
 
     pub fn text(&self, name: &str) -> Option<&str> {
-        match self.get(name)? {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
+        if let Self::Text(text) = self.get(name)? { Some(text) } else { None }
     }
 
     /// Takes the elements of a list field out.
@@ -45,7 +42,7 @@ impl<'a> Tree<'a> {
         match std::mem::replace(value, Self::Null) {
             Self::List(elements) => Some(elements),
             Self::Null => Some(Vec::new()),
-            _ => None,
+            Self::Bool(_) | Self::Int(_) | Self::Float(_) | Self::Text(_) | Self::Map(_) => None,
         }
     }
 
@@ -104,10 +101,7 @@ impl<'de> Deserializer<'de> for Tree<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeError> {
-        match self {
-            Self::Null => visitor.visit_none(),
-            value => visitor.visit_some(value),
-        }
+        if self == Self::Null { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(

@@ -46,9 +46,12 @@ pub struct FrontendKey {
 
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.address {
-            FrontendAddress::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}/{}", self.port, self.protocol),
-            address => write!(f, "{address}:{}/{}", self.port, self.protocol),
+        let Self { address, port, protocol } = self;
+        match address {
+            FrontendAddress::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{port}/{protocol}"),
+            FrontendAddress::Ip(IpAddr::V4(_)) | FrontendAddress::NodePort(_) => {
+                write!(f, "{address}:{port}/{protocol}")
+            }
         }
     }
 }

@@ -403,7 +403,7 @@ mod oracle {
     fn services(world: &World) -> impl Iterator<Item = &ServiceSpec> {
         world.values().filter_map(|spec| match spec {
             Spec::Service(service) => Some(service),
-            _ => None,
+            Spec::Slice(_) | Spec::Endpoints(_) | Spec::Node(_) | Spec::Cidr => None,
         })
     }
 
@@ -485,12 +485,11 @@ mod oracle {
             return nothing(Outcome::Drop);
         }
         let endpoints = endpoints(world, service, v6);
-        let zone = world.get(&(3, 0)).map_or("", |spec| match spec {
-            Spec::Node(zone) => zone,
-            _ => unreachable!(),
-        });
-        let usable = |endpoint: &&EndpointSpec| ready(endpoint) || dying(endpoint);
-        let anybody = endpoints.values().any(|endpoint| usable(&endpoint));
+        let zone = match world.get(&(3, 0)) {
+            Some(Spec::Node(zone)) => zone,
+            _ => "",
+        };
+        let anybody = endpoints.values().any(|endpoint| ready(endpoint) || dying(endpoint));
         let external = kind != "ClusterIP";
         let local_only = if external {
             let lists_ips = service.kind == "ClusterIP" && !service.external_ips.is_empty();
