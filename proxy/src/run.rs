@@ -169,11 +169,15 @@ impl Stop {
 struct Agent {
     index: Index,
     reconciler: Reconciler<KernelMaps>,
-    /// Frontends whose last write failed.
+    /// Frontends to be written again: those that failed, and their siblings.
     unwritten: BTreeSet<FrontendKey>,
+    /// Frontends whose last failure was logged.
+    complained: HashSet<FrontendKey>,
     /// Frontends whose verdict the socket plane cannot give; each is warned about once.
     refused: HashSet<FrontendKey>,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    /// The addresses that serve NodePorts, as they were last written.
+    serving: Option<BTreeSet<IpAddr>>,
     graces: Graces,
     /// Hooks that were found without our program since the start.
     repairs: usize,
@@ -196,6 +200,8 @@ impl Agent {
             index: Index::new(policy),
             reconciler,
             unwritten: BTreeSet::new(),
+            complained: HashSet::new(),
+            serving: None,
             refused: HashSet::new(),
             addresses,
             graces: Graces { sender, over },
@@ -273,11 +279,11 @@ impl Agent {
 
     fn finish(&mut self, pass: Pass) {
         debug!(changed = pass.changed, failed = pass.failed.len(), "pass");
-        for (key, error) in pass.failed {
-            if self.unwritten.insert(key) {
-                warn!(frontend = %key, error = %chain(&*error), "frontend not written, will retry");
-            }
+        for (key, error) in pass.failed.iter().filter(|(key, _)| !self.complained.contains(key)) {
+            warn!(frontend = %key, error = %chain(&**error), "frontend not written, will retry");
         }
+        self.complained = pass.failed.into_iter().map(|(key, _)| key).collect();
+        self.unwritten.extend(pass.retry);
         if let Some(epoch) = pass.grace {
             let over = self.graces.sender.clone();
             spawn_blocking(move || match datapath::grace_period() {
@@ -312,8 +318,12 @@ impl Agent {
         let local = self.addresses.borrow_and_update().clone();
         let serving = local.into_iter().filter(|address| node.would_serve_nodeports(*address));
         let serving: BTreeSet<IpAddr> = serving.filter(|address| is_dialled(*address)).collect();
-        if let Err(error) = self.reconciler.maps_mut().set_node_port_addresses(&serving) {
-            warn!(error = %chain(&error), "addresses that serve NodePorts not written");
+        if self.serving.as_ref() == Some(&serving) {
+            return;
+        }
+        match self.reconciler.maps_mut().set_node_port_addresses(&serving) {
+            Ok(()) => self.serving = Some(serving),
+            Err(error) => warn!(error = %chain(&error), "addresses that serve NodePorts not written"),
         }
     }
 

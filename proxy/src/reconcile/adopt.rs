@@ -3,7 +3,7 @@
 //! What programs can reach stays as it is and in use; everything else is free. Nothing is written but the removal of
 //! what cannot be understood, and of what leads nowhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proxy_ebpf::abi::{BackendFlags, Descriptor};
 
@@ -72,7 +72,7 @@ fn adopt_frontends(maps: &mut impl LbMaps) -> Result<HashMap<FrontendKey, u32>, 
 
 /// Indices that no key leads to, left by a death between the flip and the insertion, or after a removal.
 fn clear_unreachable(maps: &mut impl LbMaps, frontends: &HashMap<FrontendKey, u32>) {
-    let reachable: std::collections::HashSet<u32> = frontends.values().copied().collect();
+    let reachable: HashSet<u32> = frontends.values().copied().collect();
     for index in 0..maps.capacity().frontends {
         if maps.published(index) != 0 && !reachable.contains(&index) {
             maps.publish(index, 0);
@@ -83,10 +83,9 @@ fn clear_unreachable(maps: &mut impl LbMaps, frontends: &HashMap<FrontendKey, u3
 /// The service ports that have a readable label, and their backends; the backends nobody owns are on their way out.
 fn adopt_services(maps: &mut impl LbMaps) -> Result<(Services, Vec<Retired>), MapError> {
     let capacity = maps.capacity();
-    let mut keys = HashMap::new();
+    let (mut keys, mut known) = (HashMap::new(), HashSet::new());
     for (id, name) in maps.services()? {
-        let is_new = parse_label(&name).filter(|key| !keys.values().any(|known| known == key));
-        match is_new {
+        match parse_label(&name).filter(|key| known.insert(key.clone())) {
             Some(key) => drop(keys.insert(id, key)),
             None => maps.remove_service(id)?,
         }

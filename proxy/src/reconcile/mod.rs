@@ -77,6 +77,9 @@ pub struct Pass {
     pub changed: usize,
     /// Frontends that could not be brought to their state; they are as they were.
     pub failed: Vec<(FrontendKey, Arc<MapError>)>,
+    /// What must be applied again: the failed frontends and their siblings, because backends that are no longer wanted
+    /// go only when all frontends of their service port have said so.
+    pub retry: Vec<FrontendKey>,
     /// Something waits: call `reclaim` after a grace period that begins now.
     pub grace: Option<Epoch>,
 }
@@ -195,6 +198,7 @@ impl<M: LbMaps> Reconciler<M> {
 
     fn apply_group(&mut self, service: &ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
         let Group { puts, removals } = group;
+        let keys: Vec<_> = puts.iter().map(|frontend| frontend.key).chain(removals.iter().copied()).collect();
         let wanted = wishes(&puts);
         let is_complete = self.covers(service, family, &puts, &removals);
         let mut failures = Vec::new();
@@ -218,6 +222,9 @@ impl<M: LbMaps> Reconciler<M> {
         if let Err(error) = self.services.forget_if_unused(&mut self.maps, service) {
             // The label stays until the next full pass: a leftover name does nobody harm.
             tracing::debug!(service = %service, error = %error, "label kept");
+        }
+        if !failures.is_empty() {
+            pass.retry.extend(keys);
         }
         pass.failed.append(&mut failures);
     }

@@ -293,6 +293,26 @@ fn a_full_map_is_named_and_the_rest_goes_on() {
     assert_eq!(pass.changed, 1);
 }
 
+#[test]
+fn a_backend_goes_once_every_frontend_of_its_service_has_switched() {
+    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
+    let keys = [key(0), key(3)];
+    let both =
+        |numbers: &[u8]| keys.map(|key| (key, Some(frontend(key, 1, TrafficPolicy::Cluster, numbers))));
+    assert!(reconciler.apply(both(&[1, 2])).failed.is_empty());
+    let pass = reconciler.apply(both(&[2]));
+    assert_eq!((pass.failed.len(), pass.retry.as_slice()), (1, keys.as_slice()), "one slot was free");
+    let gone = |reconciler: &Reconciler<Watched>| reconciler.maps.backend(IpFamily::V4, 0).flags;
+    assert_eq!(
+        gone(&reconciler),
+        BackendFlags::ALIVE,
+        "in no set, and alive for the frontend that still has it"
+    );
+    settle(&mut reconciler, &pass);
+    assert!(reconciler.apply(both(&[2])).retry.is_empty());
+    assert_eq!(gone(&reconciler), BackendFlags::default());
+}
+
 /// One step in the life of a cluster, as the index would tell it.
 #[derive(Clone, Debug)]
 enum Step {
