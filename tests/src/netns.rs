@@ -19,7 +19,10 @@ use nix::{
 };
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::{address::AddressHeaderFlags, route::RouteType},
+    packet_route::{
+        address::AddressHeaderFlags,
+        route::{RouteScope, RouteType},
+    },
 };
 use tokio::task::JoinHandle;
 
@@ -178,6 +181,19 @@ impl Netlink<'_> {
             .destination_prefix(to.network(), to.prefix())
             .with_context(what)?
             .kind(RouteType::Unreachable);
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// Makes every address of a network one of this namespace's own.
+    pub async fn own(&self, network: IpNetwork) -> Result<()> {
+        let what = || format!("cannot make {network} local");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(network.network(), network.prefix())
+            .with_context(what)?
+            .output_interface(self.index("lo")?)
+            .table_id(libc::RT_TABLE_LOCAL.into())
+            .scope(RouteScope::Host)
+            .kind(RouteType::Local);
         self.handle.route().add(route.build()).execute().await.with_context(what)
     }
 

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod cargo;
 mod demo;
@@ -38,6 +39,7 @@ enum Verb {
     Test(test::Test),
     Lint(lint::Lint),
     Demo(demo::Demo),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -58,5 +60,6 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Test(verb) => verb.run(),
         Verb::Lint(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
+        Verb::Bench(verb) => verb.run(),
     }
 }

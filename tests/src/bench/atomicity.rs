@@ -1,0 +1,49 @@
+//! Clients connect to one ClusterIP while its backends change: none fails, none reaches a backend after the switch
+//! away from it.
+//!
+//! Every backend exists once: a generation is an address of its own, ready from one switch until another. Whoever
+//! answers tells the address it was reached at, so an answer names the generation. The reconciler is driven directly,
+//! and the clock read when `apply` has returned is the instant after which nobody may start a connect and reach what
+//! was taken away; the clock read before `apply` is the instant before which nobody may have reached what was added.
+
+mod changer;
+pub mod dialler;
+mod ground;
+mod judge;
+
+use std::{num::NonZeroU32, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use self::{changer::Changer, ground::Ground};
+use super::{Worker, worker::finish};
+
+pub use judge::Outcome;
+
+/// How long and how hard.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    pub connects: u64,
+    pub changes_per_second: u32,
+    /// The timeout of `ClientIP` affinity, if the Service has it.
+    pub affinity: Option<NonZeroU32>,
+    /// Of the choice of backends.
+    pub seed: u64,
+}
+
+/// Clients of each family.
+const CLIENTS: u8 = 2;
+
+pub async fn run(setting: &Setting) -> Result<Outcome> {
+    let ground = Ground::lay().await?;
+    let mut changer = Changer::new(&ground, setting)?;
+    changer.change()?;
+    ground.attach()?;
+    let task = dialler::Task { vips: ground::vips(), connects: setting.connects, clients: CLIENTS };
+    let (process, output) = Worker::Dial(task).start(&ground.netns, &ground.cgroup)?;
+    let records = std::thread::spawn(move || dialler::read(output));
+    changer.change_until(Duration::from_secs(1) / setting.changes_per_second, || records.is_finished())?;
+    let records = records.join().ok().context("the thread that reads the records panicked")??;
+    finish(process).await?;
+    Ok(judge::judge(changer.history(), &records))
+}

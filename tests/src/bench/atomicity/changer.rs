@@ -1,0 +1,220 @@
+//! Changes the backends of the frontends, and notes when each came and went.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        atomic::{Ordering, fence},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy::{
+    datapath::{self, KernelMaps},
+    model::{
+        address::Protocol,
+        backend::{Backend, BackendState},
+        frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade, View, WhenEmpty},
+        policy::TrafficPolicy,
+        service::{ServiceKey, ServicePortKey},
+    },
+    reconcile::{Epoch, Reconciler},
+};
+
+use super::{
+    Setting,
+    ground::{self, BACKEND_PORT, GENERATIONS, Ground},
+};
+use crate::bench::now;
+
+/// Ready backends at a time.
+const MOST: u64 = 4;
+
+/// A span of time in which something may have happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub from: u64,
+    pub until: u64,
+}
+
+/// What was true when.
+#[derive(Debug, Default)]
+pub struct History {
+    /// When each generation may have been reached: from just before the switch to it until just after the one away.
+    pub lives: Vec<Span>,
+    /// In order of time.
+    pub switches: Vec<Span>,
+}
+
+pub struct Changer {
+    reconciler: Reconciler<KernelMaps>,
+    service: ServicePortKey,
+    setting: Setting,
+    random: Random,
+    /// The generations that serve now.
+    ready: Vec<u32>,
+    history: History,
+    graces: Graces,
+}
+
+/// A grace period takes longer than a change, so they pass on a thread of their own: one for all that wait.
+struct Graces {
+    begin: mpsc::Sender<Epoch>,
+    over: mpsc::Receiver<Result<Epoch, std::io::Error>>,
+}
+
+impl Changer {
+    pub fn new(ground: &Ground, setting: &Setting) -> Result<Self> {
+        let service = ServicePortKey {
+            service: ServiceKey::new("default", "web"),
+            port_name: "http".into(),
+            protocol: Protocol::Tcp,
+        };
+        Ok(Self {
+            reconciler: ground.reconciler()?,
+            service,
+            setting: *setting,
+            random: Random(setting.seed | 1),
+            ready: Vec::new(),
+            history: History::default(),
+            graces: Graces::start(),
+        })
+    }
+
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Changes at a steady pace; a change that came late is not a reason to let others go.
+    pub fn change_until(&mut self, pace: Duration, is_over: impl Fn() -> bool) -> Result<()> {
+        let mut next = Instant::now();
+        while !is_over() {
+            self.change()?;
+            next += pace;
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// One switch of both families: some backends stay, some go, some come.
+    pub fn change(&mut self) -> Result<()> {
+        self.reclaim()?;
+        let (gone, come) = self.choose();
+        ensure!(self.history.lives.len() < GENERATIONS as usize, "there are no addresses left");
+        let changes = self.frontends();
+        let switch = self.apply(changes)?;
+        for generation in gone {
+            self.history.lives[generation as usize].until = switch.until;
+        }
+        self.history.lives.extend((0..come).map(|_| Span { from: switch.from, until: u64::MAX }));
+        self.history.switches.push(switch);
+        Ok(())
+    }
+
+    /// Chooses who serves from now on; who goes, and how many come.
+    fn choose(&mut self) -> (Vec<u32>, u32) {
+        let before = self.ready.len() as u64;
+        let staying = self.random.below(before.min(MOST - 1) + 1);
+        let room = MOST - staying;
+        let changes_nothing = staying == before;
+        let coming = if staying == 0 || changes_nothing {
+            1 + self.random.below(room)
+        } else {
+            self.random.below(room + 1)
+        };
+        let mut gone = Vec::new();
+        while self.ready.len() as u64 > staying {
+            let at = self.random.below(self.ready.len() as u64);
+            gone.push(self.ready.swap_remove(at as usize));
+        }
+        let (first, coming) = (self.history.lives.len() as u32, coming as u32);
+        self.ready.extend(first..first + coming);
+        (gone, coming)
+    }
+
+    fn apply(&mut self, changes: [(FrontendKey, Option<Frontend>); 2]) -> Result<Span> {
+        let from = now();
+        let pass = self.reconciler.apply(changes);
+        // The switch is a store; here it has left this CPU, whatever the clock is read with.
+        fence(Ordering::SeqCst);
+        let until = now();
+        if let Some((key, error)) = pass.failed.into_iter().next() {
+            return Err(error).with_context(|| format!("cannot change {key}"));
+        }
+        if let Some(epoch) = pass.grace {
+            self.graces.begin.send(epoch).context("nobody waits for grace periods")?;
+        }
+        Ok(Span { from, until })
+    }
+
+    fn reclaim(&mut self) -> Result<()> {
+        while let Ok(over) = self.graces.over.try_recv() {
+            self.reconciler.reclaim(over.context("no grace period")?);
+        }
+        Ok(())
+    }
+
+    fn frontends(&self) -> [(FrontendKey, Option<Frontend>); 2] {
+        let addresses = self.ready.iter().map(|generation| ground::backends(*generation));
+        let (v4, v6): (Vec<_>, Vec<_>) = addresses.map(|[v4, v6]| (v4, v6)).unzip();
+        let [vip4, vip6] = ground::vips();
+        [self.frontend(vip4, &v4), self.frontend(vip6, &v6)]
+    }
+
+    fn frontend(&self, vip: SocketAddr, backends: &[IpAddr]) -> (FrontendKey, Option<Frontend>) {
+        let key =
+            FrontendKey { address: FrontendAddress::Ip(vip.ip()), port: vip.port(), protocol: Protocol::Tcp };
+        let backends: Vec<_> =
+            backends.iter().map(|ip| backend(SocketAddr::new(*ip, BACKEND_PORT))).collect();
+        let view = View::new(backends.clone(), WhenEmpty::Reject);
+        let frontend = Frontend {
+            key,
+            kind: FrontendKind::ClusterIp,
+            service: self.service.clone(),
+            policy: TrafficPolicy::Cluster,
+            internal: view.clone(),
+            external: view,
+            serving: backends,
+            masquerade: Masquerade::Never,
+            affinity: self.setting.affinity,
+            source_ranges: Vec::new(),
+            extra_sources: Vec::new(),
+        };
+        (key, Some(frontend))
+    }
+}
+
+fn backend(address: SocketAddr) -> Backend {
+    Backend { address, is_local: true, state: BackendState::Ready }
+}
+
+impl Graces {
+    fn start() -> Self {
+        let (begin, epochs) = mpsc::channel::<Epoch>();
+        let (end, over) = mpsc::channel();
+        // It ends when the changer, which holds both other ends, does.
+        thread::spawn(move || {
+            while let Ok(epoch) = epochs.recv() {
+                let latest = epochs.try_iter().last().unwrap_or(epoch);
+                if end.send(datapath::grace_period().map(|()| latest)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { begin, over }
+    }
+}
+
+/// Xorshift, so that a seed repeats a run's choices.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}

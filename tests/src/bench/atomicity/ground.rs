@@ -1,0 +1,102 @@
+//! One network namespace whose loopback owns every address a backend will ever have, and a cgroup with the programs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use ipnetwork::IpNetwork;
+use proxy::{
+    datapath::{self, Busy, KernelMaps, Pins},
+    reconcile::Reconciler,
+};
+use proxy_ebpf::abi::{ABI_VERSION, Config};
+
+use crate::{cgroup::Cgroup, leftovers::unique_name, mounts::PinDir, netns::Netns};
+
+/// Where every backend serves.
+pub const BACKEND_PORT: u16 = 8080;
+const VIP_PORT: u16 = 80;
+/// Backends are numbered from the first address of these.
+const BACKENDS_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 128, 0, 0), 9);
+const BACKENDS_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x128, 0, 0, 0, 0, 0, 0), 96);
+/// What IPv6 clients call themselves.
+const CLIENT: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x127, 0, 0, 0, 0, 0, 1), 128);
+/// As many as the smaller network has.
+pub const GENERATIONS: u32 = 1 << 23;
+
+pub struct Ground {
+    pub netns: Netns,
+    pins: Pins,
+    _directory: PinDir,
+    // Last: what is pinned is attached to it.
+    pub cgroup: Cgroup,
+}
+
+impl Ground {
+    pub async fn lay() -> Result<Self> {
+        let name = unique_name("atomicity");
+        let netns = Netns::create().await?;
+        let netlink = netns.netlink()?;
+        netlink.address("lo", IpNetwork::new(CLIENT.0.into(), CLIENT.1)?).await?;
+        netlink.own(IpNetwork::new(BACKENDS_V4.0.into(), BACKENDS_V4.1)?).await?;
+        netlink.own(IpNetwork::new(BACKENDS_V6.0.into(), BACKENDS_V6.1)?).await?;
+        drop(netlink);
+        let directory = PinDir::create(&name)?;
+        let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail)?;
+        Ok(Self { netns, pins, _directory: directory, cgroup: Cgroup::at_the_root(&name)? })
+    }
+
+    /// Loads the programs, which makes the maps, and opens those.
+    pub fn reconciler(&self) -> Result<Reconciler<KernelMaps>> {
+        datapath::load(&self.pins, config()?)?;
+        Ok(Reconciler::adopt(KernelMaps::open(&self.pins.maps())?)?)
+    }
+
+    /// From here on whatever connects in the cgroup is translated.
+    pub fn attach(&self) -> Result<()> {
+        let mut programs = datapath::load(&self.pins, config()?)?;
+        datapath::attach(&mut programs, self.cgroup.path(), &self.pins).context("cannot attach the programs")
+    }
+}
+
+fn config() -> Result<Config> {
+    let host_netns = datapath::netns_cookie().context("cannot tell the network namespace of the node")?;
+    Ok(Config { host_netns, ..Config::default() })
+}
+
+/// The ClusterIP of each family.
+pub fn vips() -> [SocketAddr; 2] {
+    [
+        (Ipv4Addr::new(10, 96, 0, 10), VIP_PORT).into(),
+        (Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10), VIP_PORT).into(),
+    ]
+}
+
+/// The address of a generation of backends, in each family.
+pub fn backends(generation: u32) -> [IpAddr; 2] {
+    let number = generation + 1;
+    [
+        Ipv4Addr::from_bits(BACKENDS_V4.0.to_bits() + number).into(),
+        Ipv6Addr::from_bits(BACKENDS_V6.0.to_bits() + u128::from(number)).into(),
+    ]
+}
+
+/// Which generation an address belongs to.
+pub fn generation(address: IpAddr) -> u32 {
+    let number = match address {
+        IpAddr::V4(v4) => v4.to_bits() - BACKENDS_V4.0.to_bits(),
+        IpAddr::V6(v6) => (v6.to_bits() - BACKENDS_V6.0.to_bits()) as u32,
+    };
+    number.wrapping_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_generation_has_an_address_that_leads_back_to_it() {
+        for number in [0, 1, 254, 255, 65_535, 1_000_000, GENERATIONS - 2] {
+            assert_eq!(backends(number).map(generation), [number; 2]);
+        }
+    }
+}

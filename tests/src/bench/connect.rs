@@ -1,0 +1,190 @@
+//! What a connect to a ClusterIP costs beside a connect to the pod itself.
+//!
+//! One client process connects by turns to one server, directly and through the ClusterIP, with many other Services
+//! loaded. The machine's noise meets both alike, so their ratio says more than any absolute time. For comparison it
+//! also connects from a cgroup that the programs are not attached to.
+
+mod client;
+mod report;
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    process::ChildStdout,
+    thread,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{Worker, worker};
+use crate::{
+    cluster::{Cluster, Place, pod_network, service_network},
+    objects::{Condition, EndpointObject, Port, ServiceObjects},
+    pod::Pod,
+    traffic::Protocol,
+};
+
+pub use client::{Task, take_turns};
+pub use report::{Comparison, Report};
+
+/// How long and how hard.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Loaded besides the one that is dialled.
+    pub services: u16,
+    pub rounds: u32,
+    /// Connects over each path in each round.
+    pub connects: u32,
+}
+
+/// The port of the Service; its pod serves another, so that nothing is reached by accident.
+const PORTS: [(Protocol, u16); 2] = [(Protocol::Tcp, 80), (Protocol::Udp, 53)];
+/// Services that are only there are numbered from here, above those that the cluster hands out.
+const FIRST_SERVICE: u16 = 2000;
+const ENDPOINTS: u16 = 10;
+
+pub async fn run(setting: &Setting) -> Result<Report> {
+    let cluster = Cluster::start("connect").without_agents().build().await?;
+    let server = cluster.place("server", Place::Node(0), None).await?;
+    let client = cluster.place("client", Place::Node(0), None).await?;
+    let bare = cluster.cgroup().child("bare")?;
+    load_services(&cluster, setting.services)?;
+    let vip = dialled_service(&cluster, &server)?;
+    cluster.node(0).start_agent().await?;
+
+    let ports = PORTS.map(|(protocol, port)| Port::new(protocol, port));
+    let serving = Serving { tcp: ports[0].target, udp: ports[1].target };
+    let (_serving, _output) = started(Worker::Serve(serving).start(server.netns(), server.cgroup())?)?;
+    let mut report = Report::default();
+    for port in ports {
+        for (direct, vip) in server.addresses.both().into_iter().zip(vip.cluster_ips.iter()) {
+            let task = Task {
+                protocol: port.protocol,
+                direct: SocketAddr::new(direct, port.target),
+                vip: SocketAddr::new(*vip, port.port),
+                rounds: setting.rounds,
+                connects: setting.connects,
+                bare: bare.path().to_owned(),
+                covered: client.cgroup().path().to_owned(),
+            };
+            report.comparisons.push(compare(task, &client).await?);
+        }
+    }
+    Ok(report)
+}
+
+async fn compare(task: Task, client: &Pod) -> Result<Comparison> {
+    let (protocol, is_v4) = (task.protocol, task.vip.is_ipv4());
+    let (process, mut output) = Worker::Connect(task).start(client.netns(), client.cgroup())?;
+    let mut text = String::new();
+    output.read_to_string(&mut text).context("cannot read what the client measured")?;
+    worker::finish(process).await?;
+    let rounds = serde_json::from_str(&text).context("cannot understand what the client measured")?;
+    Ok(Comparison::new(protocol, is_v4, rounds))
+}
+
+/// The Service whose only backend is the server.
+fn dialled_service(cluster: &Cluster, server: &Pod) -> Result<ServiceObjects> {
+    let endpoint = EndpointObject {
+        pod: server.name.clone(),
+        addresses: server.addresses,
+        node: server.node.clone(),
+        condition: Condition::Ready,
+    };
+    let objects = ServiceObjects {
+        name: "dialled".to_owned(),
+        cluster_ips: cluster.next_vip().both().into(),
+        ports: PORTS.map(|(protocol, port)| Port::new(protocol, port)).into(),
+        affinity: None,
+        load_balancer_ips: Vec::new(),
+        unlisted: Vec::new(),
+        endpoints: vec![endpoint],
+        change: Vec::new(),
+    };
+    objects.write(cluster.manifests())?;
+    Ok(objects)
+}
+
+/// Services nobody dials, in one file.
+fn load_services(cluster: &Cluster, count: u16) -> Result<()> {
+    ensure!(count < u16::MAX - FIRST_SERVICE, "the Service network has no room for {count} Services");
+    let mut text = String::new();
+    let mut add = |object: serde_json::Result<String>| -> Result<()> {
+        text.push_str(&object.context("cannot write an object")?);
+        text.push_str("\n---\n");
+        Ok(())
+    };
+    for number in 0..count {
+        let objects = other_service(number);
+        add(serde_json::to_string(&objects.service()))?;
+        objects.slices().iter().try_for_each(|(_, slice)| add(serde_json::to_string(slice)))?;
+    }
+    cluster.manifests().write_text("others.yaml", &text)
+}
+
+fn other_service(number: u16) -> ServiceObjects {
+    let endpoint = |at: u16| EndpointObject {
+        pod: format!("other-{number}-{at}"),
+        addresses: pod_network(2 + (number % 200) as u8).host(1 + at),
+        node: Some("elsewhere".to_owned()),
+        condition: Condition::Ready,
+    };
+    let vips: [IpAddr; 2] = service_network().host(FIRST_SERVICE + number).both();
+    ServiceObjects {
+        name: format!("other-{number}"),
+        cluster_ips: vips.into(),
+        ports: vec![Port::new(Protocol::Tcp, 80)],
+        affinity: None,
+        load_balancer_ips: Vec::new(),
+        unlisted: Vec::new(),
+        endpoints: (0..ENDPOINTS).map(endpoint).collect(),
+        change: Vec::new(),
+    }
+}
+
+/// What the server serves.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Serving {
+    tcp: u16,
+    udp: u16,
+}
+
+const READY: &str = "ready";
+
+fn started<P>((process, output): (P, ChildStdout)) -> Result<(P, BufReader<ChildStdout>)> {
+    let mut output = BufReader::new(output);
+    let mut line = String::new();
+    output.read_line(&mut line).context("cannot hear the server")?;
+    ensure!(line.trim_end() == READY, "the server does not serve");
+    Ok((process, output))
+}
+
+/// Accepts until it is ended.
+pub fn serve(serving: &Serving) -> Result<()> {
+    let mut threads = Vec::new();
+    for listener in worker::listeners(serving.tcp)? {
+        threads.push(thread::spawn(move || accept(&listener)));
+    }
+    for socket in worker::datagram_sockets(serving.udp)? {
+        threads.push(thread::spawn(move || echo(&socket)));
+    }
+    writeln!(std::io::stdout(), "{READY}").context("nobody listens")?;
+    threads.into_iter().try_for_each(|thread| thread.join()).ok().context("a server panicked")
+}
+
+/// The client resets what it opened, so that nothing lingers on either side.
+fn accept(listener: &TcpListener) {
+    loop {
+        drop(listener.accept().map(|(mut stream, _)| stream.read(&mut [0])));
+    }
+}
+
+fn echo(socket: &UdpSocket) {
+    let mut buffer = [0; 64];
+    loop {
+        // An error of an earlier answer shows up here; the next question is answered all the same.
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let _ = socket.send_to(&buffer[..length], from);
+    }
+}

@@ -1,0 +1,130 @@
+//! The client: one thread and one loop.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    libc,
+    sys::socket::{SockType, SockaddrStorage, connect, setsockopt, sockopt},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bench::{now, worker},
+    traffic::Protocol,
+};
+
+/// Rounds at the start that are not counted: caches, neighbours and the server's threads get warm.
+const WARMUP: u32 = 3;
+/// An answer that takes longer fails the measurement.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    pub protocol: Protocol,
+    pub direct: SocketAddr,
+    pub vip: SocketAddr,
+    pub rounds: u32,
+    pub connects: u32,
+    /// A cgroup without programs, and the one with them.
+    pub bare: PathBuf,
+    pub covered: PathBuf,
+}
+
+/// Medians of one way in one round, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Medians {
+    /// The system call `connect` alone.
+    pub connect: f64,
+    /// From making the socket to closing it; for UDP with one question and its answer.
+    pub whole: f64,
+}
+
+/// Every way once: without the programs by itself, as it takes a change of cgroups; the other two connect by connect.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Round {
+    pub bare: Medians,
+    pub direct: Medians,
+    pub vip: Medians,
+}
+
+/// Measures, and prints every round.
+pub fn take_turns(task: &Task) -> Result<()> {
+    let mut rounds = Vec::new();
+    for number in 0..WARMUP + task.rounds {
+        let round = round(task)?;
+        if number >= WARMUP {
+            rounds.push(round);
+        }
+    }
+    worker::say(&serde_json::to_string(&rounds).context("cannot write what was measured")?)
+}
+
+fn round(task: &Task) -> Result<Round> {
+    enter(&task.bare)?;
+    let [bare] = by_turns(task, [task.direct])?;
+    enter(&task.covered)?;
+    let [direct, vip] = by_turns(task, [task.direct, task.vip])?;
+    Ok(Round { bare, direct, vip })
+}
+
+/// Sockets belong to the cgroup their process is in when it makes them.
+fn enter(cgroup: &Path) -> Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("cannot enter {}", cgroup.display()))
+}
+
+/// So that whatever else the machine does meets each alike.
+fn by_turns<const N: usize>(task: &Task, to: [SocketAddr; N]) -> Result<[Medians; N]> {
+    let once = match task.protocol {
+        Protocol::Tcp => tcp,
+        Protocol::Udp => udp,
+    };
+    let mut times = to.map(|_| (Vec::new(), Vec::new()));
+    for _ in 0..task.connects {
+        for (to, (connects, wholes)) in to.into_iter().zip(&mut times) {
+            let (connect, whole) = once(to).with_context(|| format!("cannot connect to {to}"))?;
+            connects.push(connect);
+            wholes.push(whole);
+        }
+    }
+    Ok(times.map(|(connects, wholes)| Medians { connect: median(connects), whole: median(wholes) }))
+}
+
+/// The time of `connect` alone, and of everything.
+fn tcp(to: SocketAddr) -> Result<(u64, u64)> {
+    let address = SockaddrStorage::from(to);
+    let opened = now();
+    let socket = worker::open(to, SockType::Stream)?;
+    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    let began = now();
+    connect(socket.as_raw_fd(), &address)?;
+    let connected = now();
+    drop(TcpStream::from(socket));
+    Ok((connected - began, now() - opened))
+}
+
+fn udp(to: SocketAddr) -> Result<(u64, u64)> {
+    let address = SockaddrStorage::from(to);
+    let opened = now();
+    let socket = worker::open(to, SockType::Datagram)?;
+    let began = now();
+    connect(socket.as_raw_fd(), &address)?;
+    let connected = now();
+    let socket = UdpSocket::from(socket);
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(b"?")?;
+    socket.recv(&mut [0])?;
+    drop(socket);
+    Ok((connected - began, now() - opened))
+}
+
+fn median(mut values: Vec<u64>) -> f64 {
+    values.sort_unstable();
+    values.get(values.len() / 2).map_or(f64::NAN, |middle| *middle as f64)
+}

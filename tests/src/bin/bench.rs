@@ -1,0 +1,104 @@
+//! The measurements of `tests::bench`, by hand.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a measurement is for whoever reads it")]
+
+use std::{env, num::NonZeroU32, process::ExitCode};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use tests::{
+    bench::{Worker, atomicity, connect},
+    pod::POD,
+    traffic,
+};
+
+/// Measures what Portreeve promises in numbers. Needs root: it makes network namespaces, cgroups and eBPF programs.
+#[derive(Parser)]
+#[command(name = "bench", bin_name = "cargo xtask bench", max_term_width = 100)]
+enum Bench {
+    Connect(Connect),
+    Atomicity(Atomicity),
+}
+
+/// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
+///
+/// One process connects by turns to the pod and to the ClusterIP, many other Services being loaded. Exits with 1 when
+/// a TCP connect to the ClusterIP costs more than the limit.
+#[derive(clap::Args)]
+struct Connect {
+    /// Services loaded besides the one that is dialled
+    #[arg(long, default_value_t = 10_000)]
+    services: u16,
+    /// Rounds, each of which gives one ratio
+    #[arg(long, default_value_t = 200)]
+    rounds: u32,
+    /// Connects on each way in each round
+    #[arg(long, default_value_t = 200)]
+    connects: u32,
+    /// The greatest ratio of ClusterIP to direct that is good enough
+    #[arg(long, default_value_t = 1.05)]
+    limit: f64,
+}
+
+/// Connects to one ClusterIP while its backends change, and tells failures and answers of the wrong backend.
+///
+/// Exits with 1 when a connect failed, or reached a backend after the switch away from it.
+#[derive(clap::Args)]
+struct Atomicity {
+    /// Connects of all clients together
+    #[arg(long, default_value_t = 1_000_000)]
+    connects: u64,
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    changes_per_second: u32,
+    /// Give the Service ClientIP affinity with this timeout
+    #[arg(long, value_name = "SECONDS")]
+    affinity: Option<NonZeroU32>,
+    /// Repeats the choice of backends of another run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().collect();
+    // The harness starts this very program for its pods and its workers.
+    let ended = match arguments.get(1).map(String::as_str) {
+        Some(POD) => traffic::run(),
+        Some(tests::bench::WORKER) => Worker::run(arguments.get(2).map_or("", String::as_str)),
+        Some(_) | None => bench(Bench::parse()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(bench: Bench) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match bench {
+        Bench::Connect(arguments) => runtime.block_on(connect(&arguments)),
+        Bench::Atomicity(arguments) => runtime.block_on(atomicity(&arguments)),
+    }
+}
+
+async fn connect(arguments: &Connect) -> Result<()> {
+    let Connect { services, rounds, connects, limit } = *arguments;
+    println!("{services} Services, {rounds} rounds of {connects} connects on each way");
+    let report = connect::run(&connect::Setting { services, rounds, connects }).await?;
+    println!("{report}");
+    let beyond = report.beyond(limit);
+    ensure!(beyond.is_empty(), "connecting to a ClusterIP costs more than {limit}: {}", beyond.join(", "));
+    Ok(())
+}
+
+async fn atomicity(arguments: &Atomicity) -> Result<()> {
+    let Atomicity { connects, changes_per_second, affinity, seed } = *arguments;
+    println!("{connects} connects while backends change {changes_per_second} times a second");
+    let setting = atomicity::Setting { connects, changes_per_second, affinity, seed };
+    let outcome = atomicity::run(&setting).await?;
+    println!("{outcome}");
+    ensure!(outcome.holds(), "a switch of backends was not atomic");
+    Ok(())
+}
