@@ -111,12 +111,14 @@ impl<M: LbMaps> Reconciler<M> {
     /// are written all the same.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut groups: BTreeMap<(ServicePortKey, IpFamily), Group> = BTreeMap::new();
+        let mut left = HashSet::new();
         for (key, wanted) in changes {
-            let Some(service) =
-                wanted.as_ref().map(|frontend| frontend.service.clone()).or_else(|| self.owner(key))
-            else {
-                continue;
-            };
+            let owner = self.owner(key);
+            let new_owner = wanted.as_ref().map(|frontend| frontend.service.clone());
+            if new_owner.is_some() && owner != new_owner {
+                left.extend(owner.clone());
+            }
+            let Some(service) = new_owner.or(owner) else { continue };
             let group = groups.entry((service, key.address.family())).or_default();
             match wanted {
                 Some(frontend) => group.puts.push(frontend),
@@ -127,6 +129,8 @@ impl<M: LbMaps> Reconciler<M> {
         for ((service, family), group) in groups {
             self.apply_group(&service, family, group, &mut pass);
         }
+        // Nothing else may ever be said of a service port whose last frontend another one took over.
+        self.forget_unused(left);
         pass.grace = self.close_epoch();
         pass
     }
@@ -139,7 +143,7 @@ impl<M: LbMaps> Reconciler<M> {
             self.frontends.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)).collect();
         // Additions first: a full map is better met with a frontend too many than with one too few.
         let mut pass = self.apply(wanted.into_iter().chain(gone));
-        self.forget_unused();
+        self.forget_unused(self.services.keys());
         pass.grace = self.close_epoch().or(pass.grace);
         pass
     }
@@ -408,8 +412,8 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// What a predecessor left half done, or a conflict between Services left without frontends.
-    fn forget_unused(&mut self) {
-        for key in self.services.keys() {
+    fn forget_unused(&mut self, keys: impl IntoIterator<Item = ServicePortKey>) {
+        for key in keys {
             for family in IpFamily::BOTH {
                 if self.services.frontends(&key, family) > 0 {
                     continue;
