@@ -7,13 +7,17 @@ use std::{
     time::Duration,
 };
 
+use aya::maps::{MapInfo, MapType};
 use nix::time::{ClockId, clock_gettime};
-use proxy_ebpf::abi::ABI_VERSION;
+use proxy_ebpf::abi::{ABI_VERSION, MapKind};
 
 use super::{
     maps::{KernelMaps, OpenError},
     pins::{maps_of, versions},
 };
+
+/// From linux/bpf.h: user space may map the array into its memory.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
@@ -51,6 +55,33 @@ pub fn inspect(dir: &Path) -> Result<KernelMaps, InspectError> {
         Some(io::ErrorKind::NotFound) => InspectError::NoDataPlane(dir.to_owned()),
         Some(_) | None => error.into(),
     })
+}
+
+/// A pinned map as the kernel describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinnedMap {
+    /// `None`: of a kind that we do not use. Who reads a hash is not the kernel's to tell: it is always `Hash`.
+    pub kind: Option<MapKind>,
+    pub key: u32,
+    pub value: u32,
+    pub capacity: u32,
+}
+
+/// Describes the map pinned at a path.
+#[expect(clippy::wildcard_enum_match_arm, reason = "there are thirty more kinds, and none of them is ours")]
+pub fn pinned_map(path: &Path) -> Result<PinnedMap, OpenError> {
+    let failed = |source| OpenError::Open { path: path.to_owned(), source };
+    let info = MapInfo::from_pin(path).map_err(failed)?;
+    let is_mmapped = info.map_flags() & BPF_F_MMAPABLE != 0;
+    let kind = match info.map_type().map_err(failed)? {
+        MapType::Array if is_mmapped => Some(MapKind::MmapArray),
+        MapType::Hash => Some(MapKind::Hash),
+        MapType::LruHash => Some(MapKind::LruHash),
+        MapType::PerCpuArray => Some(MapKind::PerCpuArray),
+        MapType::SkStorage => Some(MapKind::SocketStorage),
+        _ => None,
+    };
+    Ok(PinnedMap { kind, key: info.key_size(), value: info.value_size(), capacity: info.max_entries() })
 }
 
 /// Why there are no maps to look at.

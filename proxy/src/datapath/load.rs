@@ -1,6 +1,9 @@
 //! Loads the embedded programs onto the pinned maps, creating those that are missing.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -60,6 +63,24 @@ impl Programs {
     pub(super) fn get(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, LoadError> {
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
         program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
+    /// How many instructions the verifier followed, which the kernel limits to a million; 0 where it does not tell.
+    pub fn verified_instructions(&mut self, name: &'static str) -> Result<u32, LoadError> {
+        let info = self.get(name)?.info().map_err(|error| refused(name, &error))?;
+        Ok(info.verified_instruction_count().unwrap_or_default())
+    }
+
+    /// The names of all programs and of all maps of the object, but for the sections of global data and the ring of
+    /// aya-log.
+    pub fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let programs = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let maps = self
+            .ebpf
+            .maps()
+            .map(|(name, _)| name)
+            .filter(|name| !name.starts_with('.') && *name != logs::RING);
+        (programs, maps.map(ToOwned::to_owned).collect())
     }
 }
 

@@ -11,6 +11,8 @@ use super::load::Programs;
 
 /// The global of aya-log that switches lines off in the programs, and its values.
 pub(super) const LEVEL: &str = "AYA_LOG_LEVEL";
+/// The map that the lines travel in; unlike ours it dies with the agent.
+pub(super) const RING: &str = "AYA_LOGS";
 const OFF: u8 = 0;
 const DEBUG: u8 = 4;
 
