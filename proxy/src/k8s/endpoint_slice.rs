@@ -34,25 +34,34 @@ pub fn read(slice: &EndpointSlice) -> Result<Option<Read<SliceInfo>>, ObjectErro
     let value = SliceInfo {
         service: ServiceKey { namespace, name: service.into() },
         family,
-        ports: ports(slice.ports.as_deref().unwrap_or_default())?,
+        ports: ports(slice, &mut left_out),
         candidates: candidates(slice, family, &mut left_out),
     };
     Ok(Some(Read { value, left_out }))
 }
 
-fn ports(stated: &[EndpointPort]) -> Result<Box<[SlicePort]>, ObjectError> {
+fn ports(slice: &EndpointSlice, left_out: &mut Vec<ObjectError>) -> Box<[SlicePort]> {
+    let stated = slice.ports.as_deref().unwrap_or_default();
     let mut ports = Vec::with_capacity(stated.len());
     for (n, stated) in stated.iter().enumerate() {
-        // A port without a name matches nothing (an empty name is a name), one without a number leads nowhere.
-        let Some(name) = stated.name.as_deref() else { continue };
-        let Some(number) = stated.port.filter(|number| *number != 0) else { continue };
-        ports.push(SlicePort {
-            name: name.into(),
-            protocol: protocol(|| format!("ports[{n}].protocol"), stated.protocol.as_deref())?,
-            port: port(|| format!("ports[{n}].port"), number)?,
-        });
+        match slice_port(n, stated) {
+            Ok(port) => ports.extend(port),
+            // It matches no port of any Service, and its siblings may.
+            Err(error) => left_out.push(error),
+        }
     }
-    Ok(ports.into())
+    ports.into()
+}
+
+/// A port without a name matches nothing (an empty name is a name), one without a number leads nowhere.
+fn slice_port(n: usize, stated: &EndpointPort) -> Result<Option<SlicePort>, ObjectError> {
+    let number = stated.port.filter(|number| *number != 0);
+    let Some((name, number)) = stated.name.as_deref().zip(number) else { return Ok(None) };
+    Ok(Some(SlicePort {
+        name: name.into(),
+        protocol: protocol(|| format!("ports[{n}].protocol"), stated.protocol.as_deref())?,
+        port: port(|| format!("ports[{n}].port"), number)?,
+    }))
 }
 
 fn candidates(slice: &EndpointSlice, family: IpFamily, left_out: &mut Vec<ObjectError>) -> Box<[Candidate]> {

@@ -92,9 +92,9 @@ fn port(field: impl FnOnce() -> String, value: i32) -> Result<u16, ObjectError> 
     }
 }
 
-/// Absent means TCP, as the API server would have filled in.
+/// Absent means TCP, as the API server would have filled in; empty is how Go spells absent.
 fn protocol(field: impl FnOnce() -> String, value: Option<&str>) -> Result<Protocol, ObjectError> {
-    let parsed = value.unwrap_or("TCP").parse();
+    let parsed = value.filter(|text| !text.is_empty()).unwrap_or("TCP").parse();
     parsed.map_err(|source| ObjectError::Protocol { field: field(), source })
 }
 

@@ -35,7 +35,7 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
     };
     let mut left_out = Vec::new();
     if info.is_served() {
-        info.cluster_ips = cluster_ips(spec)?;
+        info.cluster_ips = cluster_ips(spec, &mut left_out)?;
         info.ports = ports(spec)?;
         info.external_ips = external_ips(spec, &mut left_out);
         info.vips = vips(service);
@@ -68,8 +68,12 @@ fn without_address(info: &ServiceInfo) -> Option<ObjectError> {
     (info.is_served() && has_none).then_some(ObjectError::NoClusterIps)
 }
 
-/// Objects from before dual-stack have no families: their one address tells its own.
-fn cluster_ips(spec: &ServiceSpec) -> Result<PerFamily<Option<IpAddr>>, ObjectError> {
+/// Objects from before dual-stack have no families: their one address tells its own. An address that is none costs its
+/// own family only, unless it was the last one.
+fn cluster_ips(
+    spec: &ServiceSpec,
+    left_out: &mut Vec<ObjectError>,
+) -> Result<PerFamily<Option<IpAddr>>, ObjectError> {
     let mut addresses = PerFamily::default();
     let families = spec.ip_families.as_deref().unwrap_or_default();
     if families.is_empty() {
@@ -81,11 +85,18 @@ fn cluster_ips(spec: &ServiceSpec) -> Result<PerFamily<Option<IpAddr>>, ObjectEr
         return Ok(addresses);
     }
     let texts = spec.cluster_ips.as_deref().unwrap_or_default();
+    let mut errors = Vec::new();
     for (n, (family, text)) in families.iter().zip(texts).enumerate() {
         let Some(family) = ip_family(family) else { continue };
-        let ip = address(|| format!("spec.clusterIPs[{n}]"), text, family)?;
-        addresses.get_mut(family).get_or_insert(ip);
+        match address(|| format!("spec.clusterIPs[{n}]"), text, family) {
+            Ok(ip) => drop(addresses.get_mut(family).get_or_insert(ip)),
+            Err(error) => errors.push(error),
+        }
     }
+    if addresses == PerFamily::default() && !errors.is_empty() {
+        return Err(errors.swap_remove(0));
+    }
+    left_out.extend(errors);
     Ok(addresses)
 }
 

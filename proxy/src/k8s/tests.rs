@@ -67,6 +67,11 @@ fn b2_one_cluster_ip_per_family() {
         ("leading zeros", json!({"clusterIPs": ["10.96.0.041"]}), ["10.96.0.41", ""]),
         ("a mapped address is IPv4", json!({"clusterIPs": ["::ffff:10.96.0.4"]}), ["10.96.0.4", ""]),
         (
+            "what is no address costs its family only",
+            json!({"clusterIPs": ["10.96.0.1", "fd00::zz"], "ipFamilies": ["IPv4", "IPv6"]}),
+            ["10.96.0.1", ""],
+        ),
+        (
             "an unknown family",
             json!({"ipFamilies": ["IPv5", "IPv4"], "clusterIPs": ["?", "10.96.0.1"]}),
             ["10.96.0.1", ""],
@@ -100,6 +105,7 @@ fn b3_b4_ports() {
     for (name, spec, want) in [
         ("protocol absent is TCP", json!({}), vec!["http/TCP/80/0"]),
         ("null protocol too", json!({"ports": [{"port": 80, "protocol": null}]}), vec!["/TCP/80/0"]),
+        ("and an empty one", json!({"ports": [{"port": 80, "protocol": ""}]}), vec!["/TCP/80/0"]),
         (
             "a node port on any type",
             json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30000}]}),
@@ -301,8 +307,14 @@ fn c2_slice_ports() {
         let got = texts(ports.iter().map(|port| format!("{}/{}/{}", port.name, port.protocol, port.port)));
         assert_eq!(got, want, "{name}");
     }
-    let error = slice(json!({"ports": [{"name": "a", "port": 70000}]})).unwrap_err();
-    assert_eq!(error.to_string(), "ports[0].port: 70000 is not a port (1 to 65535)");
+    let odd = json!([{"name": "a", "port": 70000}, {"name": "b", "port": 80}, {"name": "c", "port": 1, "protocol": "ICMP"}]);
+    let read = slice(json!({"ports": odd})).unwrap().unwrap();
+    assert_eq!(texts(read.value.ports.iter().map(|port| &port.name)), ["b"], "its siblings stay");
+    let complaints = [
+        "ports[0].port: 70000 is not a port (1 to 65535)",
+        "ports[2].protocol: `ICMP` is not TCP, UDP or SCTP",
+    ];
+    assert_eq!(texts(read.left_out), complaints);
 }
 
 #[test]
