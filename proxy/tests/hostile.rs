@@ -3,7 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use proptest::{
     prelude::*,
@@ -161,10 +166,13 @@ fn whatever_files_hold_there_is_a_plan_or_a_complaint() {
     through_the_binary(dir.path());
 }
 
-/// By itself a file never fails to load. Tells whether it gave objects, and complaints.
+/// By itself a file never fails to load, unless it is no text at all. Tells whether it gave objects, and complaints.
 fn alone(path: &Path, bytes: &[u8]) -> (bool, bool) {
     let text = String::from_utf8_lossy(bytes);
-    let loaded = manifests::load(path).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let Ok(loaded) = manifests::load(path) else {
+        assert!(std::str::from_utf8(bytes).is_err(), "{text}");
+        return (false, true);
+    };
     let (objects, complaints) = (loaded.objects.len(), loaded.skipped.len());
     let (_, skipped) = loaded.to_index(policy());
     assert!(skipped.len() >= complaints, "complaints do not get lost: {text}");
@@ -214,4 +222,35 @@ fn flow(source: &str, destination: &str) -> Flow {
         destination: destination.parse().unwrap(),
         protocol: Protocol::Tcp,
     }
+}
+
+/// In a directory a file that cannot be read is one of many; alone it is the question.
+#[test]
+fn a_file_asked_for_by_name_is_read_or_the_answer_is_no() {
+    let dir = tempfile::tempdir().unwrap();
+    let binary = dir.path().join("binary.yaml");
+    fs::write(&binary, [0xff, 0xfe]).unwrap();
+    for (path, want) in [
+        (binary.as_path(), "it is not UTF-8 text"),
+        (&dir.path().join("absent.yaml"), "No such file or directory"),
+        (Path::new("/dev/null"), "it is not a regular file"),
+    ] {
+        let error = manifests::load(path).unwrap_err();
+        let reason = std::error::Error::source(&error).unwrap().to_string();
+        assert!(reason.contains(want), "{}: {reason}", path.display());
+    }
+    let of_directory = manifests::load(dir.path()).unwrap();
+    assert_eq!(of_directory.skipped.len(), 1);
+}
+
+#[test]
+fn a_pipe_is_read_to_its_end() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portreeve"));
+    command.args(["plan", "--manifests", "/dev/stdin", "-o", "json"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(GOOD.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["frontends"][0]["service"], "good/web");
+    assert_eq!(plan["skipped"], Value::Array(Vec::new()));
 }

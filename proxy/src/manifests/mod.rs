@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     fs, io,
     num::NonZeroUsize,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     thread,
 };
@@ -65,13 +66,31 @@ pub struct Manifests {
 
 /// Reads a directory, or one file.
 pub fn load(path: &Path) -> Result<Manifests, ManifestError> {
-    let files = files(path).map_err(|source| ManifestError { path: path.to_owned(), source })?;
+    let read = if path.is_dir() { read_directory(path) } else { read_named(path) };
+    let mut manifests = read.map_err(|source| ManifestError { path: path.to_owned(), source })?;
+    manifests.drop_duplicates();
+    Ok(manifests)
+}
+
+fn read_directory(path: &Path) -> io::Result<Manifests> {
+    let files = files(path)?;
     let mut manifests = Manifests::default();
     for read in in_parallel(&files, |file| read_file(file)) {
         manifests.objects.extend(read.objects);
         manifests.skipped.extend(read.skipped);
     }
-    manifests.drop_duplicates();
+    Ok(manifests)
+}
+
+/// The one file that was asked for: an answer without it would answer another question. It may be a pipe, so that
+/// `kubectl get -o yaml` can be asked about too.
+fn read_named(path: &Path) -> io::Result<Manifests> {
+    let kind = fs::metadata(path)?.file_type();
+    if !kind.is_file() && !kind.is_fifo() {
+        return Err(not_regular());
+    }
+    let mut manifests = Manifests::default();
+    manifests.read_documents(&file_name(path), &utf8(fs::read(path)?)?);
     Ok(manifests)
 }
 
@@ -153,7 +172,7 @@ fn is_manifest(path: &Path) -> bool {
 }
 
 fn read_file(path: &Path) -> Manifests {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = file_name(path);
     let mut manifests = Manifests::default();
     match text(path) {
         Ok(text) => manifests.read_documents(&name, &text),
@@ -165,10 +184,21 @@ fn read_file(path: &Path) -> Manifests {
 fn text(path: &Path) -> io::Result<String> {
     // Opening a pipe or a device would wait for somebody to write into it.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(not_regular());
     }
-    let bytes = fs::read(path)?;
+    utf8(fs::read(path)?)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn utf8(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+}
+
+fn not_regular() -> io::Error {
+    io::Error::other("it is not a regular file")
 }
 
 impl Manifests {
