@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Endpoints, Node, Service},
     discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
@@ -23,7 +23,9 @@ use crate::{
 };
 
 fn cases() -> Vec<Value> {
-    serde_json::from_str(include_str!("../../../testdata/cases/services.json")).unwrap()
+    let services = include_str!("../../../testdata/cases/services.json");
+    let more = include_str!("../../../testdata/cases/more.json");
+    [services, more].into_iter().flat_map(|text| serde_json::from_str::<Vec<Value>>(text).unwrap()).collect()
 }
 
 fn texts(list: &Value) -> Vec<&str> {
@@ -39,11 +41,11 @@ fn policy(case: &Value) -> Policy {
     Policy {
         node_name: case["node"]["name"].as_str().unwrap().to_owned(),
         node_addresses: texts(&case["node"]["ips"]).into_iter().filter_map(parse_ip).collect(),
-        nodeport_addresses: NodePortAddresses::Cidrs(cidrs(if nodeports.is_empty() {
-            every.to_vec()
-        } else {
-            nodeports
-        })),
+        nodeport_addresses: match nodeports.as_slice() {
+            ["primary"] => NodePortAddresses::Primary,
+            [] => NodePortAddresses::Cidrs(cidrs(every.to_vec())),
+            _ => NodePortAddresses::Cidrs(cidrs(nodeports)),
+        },
         localhost_nodeports: config["localhost_nodeports"].as_bool().unwrap(),
         cluster_cidrs: PerFamily::first_of(cidrs(pods)),
         masquerade_all: config["masquerade_all"].as_bool().unwrap(),
@@ -58,6 +60,7 @@ fn object(value: &Value) -> Object {
     match value["kind"].as_str().unwrap() {
         "Service" => Object::Service(typed::<Service>(value)),
         "EndpointSlice" => Object::EndpointSlice(typed::<EndpointSlice>(value)),
+        "Endpoints" => Object::Endpoints(typed::<Endpoints>(value)),
         "Node" => Object::Node(typed::<Node>(value)),
         "ServiceCIDR" => Object::ServiceCidr(typed::<ServiceCIDR>(value)),
         other => panic!("no case has a {other}"),
@@ -95,8 +98,13 @@ fn every_flow_gets_its_verdict() {
             let mut backends: Vec<_> =
                 verdict.choices.iter().map(|choice| choice.backend.address.to_string()).collect();
             backends.sort();
-            let masquerade = verdict.choices.iter().any(|choice| choice.masquerade);
-            let got = json!({"result": verdict.outcome.to_string(), "backends": backends, "masquerade": masquerade});
+            let masqueraded = verdict.choices.iter().filter(|choice| choice.masquerade).count();
+            let (some, all) = (masqueraded > 0, masqueraded == verdict.choices.len());
+            let mut got = json!({"result": verdict.outcome.to_string(), "backends": backends, "masquerade": some && all});
+            if some && !all {
+                let each = verdict.choices.iter().map(|choice| (choice.backend.address, choice.masquerade));
+                got["masquerade_by_backend"] = json!(each.collect::<HashMap<_, _>>());
+            }
             assert_eq!(got, asked["expect"], "{} / {}: {}", case["id"], asked["name"], verdict.reason);
         }
     }
