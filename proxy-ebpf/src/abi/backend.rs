@@ -1,7 +1,7 @@
 //! A backend is one serving address of one service port. Its index is reused only under a new generation, so a
 //! remembered choice never comes to mean another backend.
 
-use super::map_type;
+use super::{flags, map_type};
 
 /// One slot: which backend, and which life of that index.
 #[repr(C)]
@@ -45,27 +45,16 @@ pub struct BackendV6 {
 }
 map_type!(BackendV6, 16 + 2 + 1 + 1 + 4 + 4);
 
-/// What is true of a backend at this instant.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackendFlags(pub u8);
-map_type!(BackendFlags, 1);
-
-impl BackendFlags {
-    /// The index is in use; without this flag it is free.
-    pub const ALIVE: Self = Self(1 << 0);
-    /// In the cluster set of its service port: remembered choices of scopes that offer it may go on.
-    pub const IN_CLUSTER_SET: Self = Self(1 << 1);
-    /// In the local set of its service port.
-    pub const IN_LOCAL_SET: Self = Self(1 << 2);
-    /// Terminating but serving.
-    pub const TERMINATING: Self = Self(1 << 3);
-
-    pub const fn with(self, other: Self, on: bool) -> Self {
-        if on { Self(self.0 | other.0) } else { self }
-    }
-
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+flags! {
+    /// What is true of a backend at this instant.
+    BackendFlags(u8) {
+        /// The index is in use; without this flag it is free.
+        ALIVE = 0;
+        /// In the cluster set of its service port: remembered choices of scopes that offer it may go on.
+        IN_CLUSTER_SET = 1;
+        /// In the local set of its service port.
+        IN_LOCAL_SET = 2;
+        /// Terminating but serving.
+        TERMINATING = 3;
     }
 }

@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use super::map_type;
+use super::{flags, map_type};
 
 /// Key of `FRONTENDS_V4`. A NodePort is one frontend with the unspecified address.
 #[repr(C, align(4))]
@@ -84,29 +84,18 @@ map_type!(Descriptor, 16 + 2 + 1 + 1 + 4 + 4 + 4 + 4 + 12 + 12 + 4);
 /// One cache line, so that a connection reads its frontend with one miss.
 const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, internal) == 36);
 
-/// What a descriptor says besides its numbers.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DescriptorFlags(pub u32);
-map_type!(DescriptorFlags, 4);
-
-impl DescriptorFlags {
-    /// The internal block is the local set (internalTrafficPolicy: Local on a ClusterIP).
-    pub const INTERNAL_LOCAL: Self = Self(1 << 0);
-    /// The external block is the local set (externalTrafficPolicy: Local).
-    pub const EXTERNAL_LOCAL: Self = Self(1 << 1);
-    /// An empty internal block means DROP; without this flag it means REJECT.
-    pub const INTERNAL_DROPS: Self = Self(1 << 2);
-    /// An empty external block means DROP; without this flag it means REJECT.
-    pub const EXTERNAL_DROPS: Self = Self(1 << 3);
-    /// loadBalancerSourceRanges apply: only something that knows the client's address may decide.
-    pub const SOURCE_RANGES: Self = Self(1 << 4);
-
-    pub const fn with(self, other: Self, on: bool) -> Self {
-        if on { Self(self.0 | other.0) } else { self }
-    }
-
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+flags! {
+    /// What a descriptor says besides its numbers.
+    DescriptorFlags(u32) {
+        /// The internal block is the local set (internalTrafficPolicy: Local on a ClusterIP).
+        INTERNAL_LOCAL = 0;
+        /// The external block is the local set (externalTrafficPolicy: Local).
+        EXTERNAL_LOCAL = 1;
+        /// An empty internal block means DROP; without this flag it means REJECT.
+        INTERNAL_DROPS = 2;
+        /// An empty external block means DROP; without this flag it means REJECT.
+        EXTERNAL_DROPS = 3;
+        /// loadBalancerSourceRanges apply: only something that knows the client's address may decide.
+        SOURCE_RANGES = 4;
     }
 }

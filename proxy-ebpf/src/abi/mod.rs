@@ -63,6 +63,32 @@ macro_rules! map_type {
 }
 pub(crate) use map_type;
 
+/// Declares a word of flags that both sides use through the same two questions.
+macro_rules! flags {
+    ($(#[$about:meta])* $name:ident($word:ty) { $($(#[$meaning:meta])* $flag:ident = $bit:expr;)+ }) => {
+        $(#[$about])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name(pub $word);
+
+        $crate::abi::map_type!($name, size_of::<$word>());
+
+        impl $name {
+            $($(#[$meaning])* pub const $flag: Self = Self(1 << $bit);)+
+
+            /// These flags, and those of `other` if `on`.
+            pub const fn with(self, other: Self, on: bool) -> Self {
+                if on { Self(self.0 | other.0) } else { self }
+            }
+
+            pub const fn contains(self, other: Self) -> bool {
+                self.0 & other.0 == other.0
+            }
+        }
+    };
+}
+pub(crate) use flags;
+
 #[cfg(test)]
 mod tests {
     use super::{mapped, unmapped};
