@@ -2,17 +2,18 @@
 //! datagram, always to the same backend.
 //!
 //! Invariant: what `SOCKETS` holds for a socket describes its latest connect, or nothing. The application sees the
-//! address it dialled; the wire carries the backend's.
+//! address it dialled; the wire carries the backend's. The kernel runs these hooks with the socket locked.
 
 use aya_ebpf::{btf_maps::SkStorage, macros::btf_map, programs::SockAddrContext};
 use aya_log_ebpf::debug;
-use proxy_ebpf::abi::{BackendRef, ConfigFlags, Endpoint, SocketPair};
+use proxy_ebpf::abi::{BackendRef, ConfigFlags, DescriptorFlags, Endpoint, SocketPair};
 
 use crate::{
     config::config,
     context,
     decide::{Choice, Client, Verdict, decide, is_host},
     family::{Family, V4, V6, bytes, mapped, unmapped, words},
+    frontend::{self, Found},
     metrics, unconnected,
 };
 
@@ -144,6 +145,7 @@ fn connect<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2])
             SocketPair {
                 frontend: Endpoint::new(bytes(F::mapped(F::effective(address))), port),
                 backend: choice.end::<F>(),
+                reference: choice.reference,
             },
         ),
         Verdict::NotOurs | Verdict::Refuse(..) => forget(ctx),
@@ -158,9 +160,13 @@ fn send<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2]) ->
         return Verdict::NotOurs;
     }
     let frontend = Endpoint::new(bytes(F::mapped(F::effective(address))), port);
-    let reference = unconnected::partner(ctx, &frontend);
+    let partner = connected(ctx, &frontend);
+    let reference = if partner.generation != 0 { partner } else { unconnected::partner(ctx, &frontend) };
     let is_known = reference.generation != 0;
-    if is_known && let Some(backend) = F::backend(reference) {
+    if is_known
+        && let Some(backend) = F::backend(reference)
+        && still_leads::<F>(ctx, address, port, backend.service)
+    {
         return Verdict::Backend(Choice { backend, reference });
     }
     let verdict = decide::<F>(address, port, UDP, &Sending { ctx, frontend: &frontend });
@@ -172,6 +178,18 @@ fn send<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2]) ->
         Verdict::NotOurs | Verdict::Refuse(..) => {}
     }
     verdict
+}
+
+/// Whether what is dialled still belongs to the service port of a remembered backend, and may be decided without a
+/// source address: an address can pass from one Service to another while both live on.
+#[inline(always)]
+fn still_leads<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2], service: u32) -> bool {
+    match frontend::current::<F>(address, port, UDP, &Connecting(ctx)) {
+        Found::Descriptor(descriptor) => {
+            descriptor.service == service && !descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES)
+        }
+        Found::Nothing | Found::Unsettled => false,
+    }
 }
 
 /// Acts on a verdict and counts it.
@@ -264,6 +282,17 @@ fn forget(ctx: &SockAddrContext) {
     if !stored.is_null() {
         // SAFETY: not null, and the socket lock keeps other writers away.
         unsafe { (*stored).backend.port = [0; 2] };
+    }
+}
+
+/// The backend a socket is connected to under the name of a frontend: what it sends there by name goes there too, for it
+/// hears nobody else. Generation 0 is none.
+#[inline(always)]
+fn connected(ctx: &SockAddrContext, frontend: &Endpoint) -> BackendRef {
+    // SAFETY: the hook always has a socket; the storage lives as long as it does.
+    match unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() } {
+        Some(pair) if pair.backend.port != [0; 2] && pair.frontend == *frontend => pair.reference,
+        Some(_) | None => BackendRef::default(),
     }
 }
 

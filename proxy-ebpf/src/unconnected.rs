@@ -1,9 +1,9 @@
 //! What an unconnected UDP socket remembers: which backend stands for each frontend it sends to, so that the same
 //! backend gets the next datagram too and its answers come from the frontend.
 //!
-//! Eight pairs live in the socket's own storage; a ninth drives the oldest into a table that all sockets share. Several
-//! threads may send through one socket at once, and nothing locks the storage between them: the worst outcome is that
-//! two first datagrams to two frontends claim the same place and one answer keeps its backend's address.
+//! Eight pairs live in the socket's own storage, under the lock that the kernel holds around these hooks; a ninth drives
+//! the oldest into a table that all sockets share. Who only peeks at an answer takes its turn as well: where two
+//! frontends share a backend, reading the same datagram again may show the other one.
 //!
 //! Most functions here are not inlined: each has a stack frame of its own, and together they would not fit into one.
 //! They return what fits into a register, as the verifier refuses a result that the compiler builds on the stack.

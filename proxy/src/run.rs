@@ -29,7 +29,7 @@ use crate::{
         frontend::{Frontend, FrontendKey, WhenEmpty},
         policy::{DetectLocal, Policy},
     },
-    reconcile::{Epoch, Pass, Reconciler},
+    reconcile::{Epoch, MapError, Pass, Reconciler},
 };
 
 /// What could not be written is tried again after this time, or as soon as something was freed.
@@ -61,7 +61,9 @@ pub async fn run(config: Config) -> Result<()> {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,
     }
-    pins.drop_other_versions()?;
+    if let Err(error) = pins.drop_other_versions() {
+        warn!(error = %chain(&error), "maps of another version kept");
+    }
     info!(frontends = agent.reconciler.len(), "ready");
     notify_ready();
     let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off };
@@ -171,6 +173,8 @@ struct Agent {
     reconciler: Reconciler<KernelMaps>,
     /// Frontends to be written again: those that failed, and their siblings.
     unwritten: BTreeSet<FrontendKey>,
+    /// Something of the last pass found a map full.
+    is_full: bool,
     /// Frontends whose last failure was logged.
     complained: HashSet<FrontendKey>,
     /// Frontends whose verdict the socket plane cannot give; each is warned about once.
@@ -200,6 +204,7 @@ impl Agent {
             index: Index::new(policy),
             reconciler,
             unwritten: BTreeSet::new(),
+            is_full: false,
             complained: HashSet::new(),
             serving: None,
             refused: HashSet::new(),
@@ -234,7 +239,7 @@ impl Agent {
                 Some(epoch) = self.graces.over.recv() => self.reclaim(epoch),
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
                 _ = verification.tick() => self.repairs += attachment.verify(),
-                () = sleep(RETRY), if !self.unwritten.is_empty() => self.retry(),
+                () = sleep(RETRY), if !self.unwritten.is_empty() || self.serving.is_none() => self.retry(),
             }
         }
     }
@@ -282,6 +287,7 @@ impl Agent {
         for (key, error) in pass.failed.iter().filter(|(key, _)| !self.complained.contains(key)) {
             warn!(frontend = %key, error = %chain(&**error), "frontend not written, will retry");
         }
+        self.is_full = pass.failed.iter().any(|(_, error)| matches!(**error, MapError::Full { .. }));
         self.complained = pass.failed.into_iter().map(|(key, _)| key).collect();
         self.unwritten.extend(pass.retry);
         if let Some(epoch) = pass.grace {
@@ -294,12 +300,16 @@ impl Agent {
         }
     }
 
+    /// What found no room may find some now; what failed otherwise waits for its time.
     fn reclaim(&mut self, epoch: Epoch) {
         self.reconciler.reclaim(epoch);
-        self.retry();
+        if self.is_full {
+            self.retry();
+        }
     }
 
     fn retry(&mut self) {
+        self.write_node_addresses();
         if !self.unwritten.is_empty() {
             let touched = std::mem::take(&mut self.unwritten);
             self.write(touched);

@@ -159,3 +159,47 @@ async fn tcp_and_udp_share_a_port_and_not_their_backends() {
         client.clone().dials(dns.vips()).how(how).times(4).always_reaches_one_of(["a"]).await;
     }
 }
+
+/// The kernel gives a connected socket only what its peer sends, so a datagram to the same frontend by name must go to
+/// the same backend.
+#[tokio::test]
+async fn a_connected_socket_that_names_its_frontend_again_gets_its_answers() {
+    let cluster = Cluster::start("udp-again").await;
+    let dns = cluster.service("dns").udp(53).backends(["a", "b", "c", "d"]).await;
+    let client = cluster.pod("client").start().await;
+    for (family, to) in [(Family::V4, dns.vip()), (Family::V6, dns.vip6())] {
+        let socket = client.udp(family).await.expect("it opens");
+        socket.connect(to).await.expect("it connects");
+        for _ in 0..10 {
+            socket.send_to(to, "by name").await.expect("it is sent");
+            let (from, _) = socket.receive().await.expect("an answer");
+            assert_eq!(from, to);
+        }
+    }
+}
+
+/// An address that passes to another Service takes its clients along, though the backend they had serves on.
+#[tokio::test]
+async fn an_unconnected_socket_follows_an_address_to_another_service() {
+    let cluster = Cluster::start("udp-moves").await;
+    let old = cluster.service("a-old").udp(53).backends(["a"]).await;
+    let new = cluster.service("b-new").udp(53).backends(["b"]).external_ips(["192.0.2.53"]).await;
+    let to: SocketAddr = "192.0.2.53:53".parse().expect("an address");
+    let client = cluster.pod("client").start().await;
+    let socket = client.udp(Family::V4).await.expect("it opens");
+    let ask = async || {
+        socket.send_to(to, "who").await?;
+        let (_, text) = socket.receive().await?;
+        Ok::<_, anyhow::Error>(text.split(' ').next().unwrap_or_default().to_owned())
+    };
+    assert_eq!(ask().await.expect("an answer"), "b");
+    // The first Service by name wins the address as soon as it claims it.
+    let claimant = cluster.service("a-claims").udp(53).backends(["c"]).external_ips(["192.0.2.53"]).await;
+    tests::eventually("the new owner answers", async || {
+        let name = ask().await?;
+        anyhow::ensure!(name == "c", "{name} answers");
+        Ok(())
+    })
+    .await;
+    drop((old, new, claimant));
+}

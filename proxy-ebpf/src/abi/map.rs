@@ -99,6 +99,7 @@ pub const MAPS: [MapSpec; 17] = [
     spec::<[u8; 16], NodeAddressFlags>(NODE_ADDRESSES_V6, MapKind::Hash, MAX_NODE_ADDRESSES),
 ];
 
-/// Every program of the socket plane, by the name of its function and of its hook.
+/// Every program of the socket plane, by the name of its function and of its hook. Attached in this order: what gives
+/// answers their names stands before what asks under another one.
 pub const PROGRAMS: [&str; 8] =
-    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+    ["getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "sendmsg4", "sendmsg6", "connect4", "connect6"];

@@ -32,14 +32,16 @@ impl Endpoint {
 
 /// Value of `SOCKETS`: the frontend a socket is connected to, and the backend that stands for it.
 ///
-/// Every connect overwrites it, or clears it when it goes to something that is no frontend.
+/// Every connect overwrites it, or clears it when it goes to something that is no frontend. Only a disconnect (connect to
+/// AF_UNSPEC) runs no program: until the next connect the socket shows the frontend for datagrams of that backend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketPair {
     pub frontend: Endpoint,
     pub backend: Endpoint,
+    pub reference: BackendRef,
 }
-map_type!(SocketPair, 20 + 20);
+map_type!(SocketPair, 20 + 20 + 8);
 
 /// A frontend that an unconnected socket sends to, and the backend that stands for it.
 #[repr(C)]

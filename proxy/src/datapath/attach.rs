@@ -42,16 +42,51 @@ pub enum AttachError {
     },
 }
 
-/// Attaches every program to the cgroup, or replaces what an earlier agent attached there.
+/// Attaches every program to the cgroup, or replaces what an earlier agent attached there. What it attached before an
+/// error it takes away again: half of the hooks are worse than none.
 pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(), AttachError> {
+    sweep(pins)?;
     let cgroup = Cgroup::open(cgroup)?;
+    let mut fresh = Vec::new();
     for name in PROGRAMS {
         let pin = pins.links().join(name);
-        if !replace(programs, name, &pin, &cgroup)? {
-            attach_anew(programs, name, &cgroup, &pin)?;
+        if let Err(error) = put_in_place(programs, name, &cgroup, &pin, &mut fresh) {
+            for pin in &fresh {
+                // The error that is told is the first one.
+                let _ = fs::remove_file(pin);
+            }
+            return Err(error);
         }
     }
     Ok(())
+}
+
+fn put_in_place(
+    programs: &mut Programs,
+    name: &'static str,
+    cgroup: &Cgroup,
+    pin: &Path,
+    fresh: &mut Vec<PathBuf>,
+) -> Result<(), AttachError> {
+    if !replace(programs, name, pin, cgroup)? {
+        attach_anew(programs, name, cgroup, pin)?;
+        fresh.push(pin.to_owned());
+    }
+    Ok(())
+}
+
+/// An agent that died between the pinning of a link and its renaming left a program attached under the first name.
+fn sweep(pins: &Pins) -> Result<(), AttachError> {
+    for name in PROGRAMS {
+        let pin = unfinished(&pins.links().join(name));
+        remove_leftover(&pin).map_err(|source| AttachError::Detach { name, source })?;
+    }
+    Ok(())
+}
+
+/// Where a link is pinned until it works.
+fn unfinished(pin: &Path) -> PathBuf {
+    pin.with_file_name(format!("{}-new", pin.file_name().unwrap_or_default().display()))
 }
 
 /// Attaches again what is no longer as `attach` left it: a link that was detached or whose pin is gone, or a program
@@ -101,6 +136,7 @@ fn is_in_place(
 
 /// Takes every program from its hook, as an earlier agent may have attached them.
 pub fn detach(pins: &Pins) -> Result<(), AttachError> {
+    sweep(pins)?;
     for name in PROGRAMS {
         let pin = pins.links().join(name);
         remove_leftover(&pin).map_err(|source| AttachError::Detach { name, source })?;
@@ -149,7 +185,7 @@ fn link_and_pin(
     // Links are always of the multi kind; the kernel refuses the flag for it.
     let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
-    let fresh = pin.with_file_name(format!("{}-new", pin.file_name().unwrap_or_default().display()));
+    let fresh = unfinished(pin);
     remove_leftover(&fresh)?;
     link.pin(&fresh)?;
     fs::rename(&fresh, pin)?;

@@ -64,8 +64,17 @@ impl Pins {
     /// Creates the directory where it is missing and takes its lock. `version` is `ABI_VERSION` but in tests.
     pub fn acquire(dir: &Path, version: u32, busy: Busy) -> Result<Self, PinError> {
         require_bpffs(dir)?;
-        create(dir)?;
-        let pins = Self { dir: dir.to_owned(), version, _lock: lock(dir, busy)? };
+        let lock = loop {
+            create(dir)?;
+            let lock = lock(dir, busy)?;
+            if is_still(dir, &lock) {
+                break lock;
+            }
+        };
+        let pins = Self { dir: dir.to_owned(), version, _lock: lock };
+        for doomed in pins.entries_with(DOOMED_PREFIX)? {
+            remove_files(&doomed)?;
+        }
         create(&pins.maps())?;
         create(&pins.links())?;
         pins.carry_over()?;
@@ -107,22 +116,31 @@ impl Pins {
     /// Once no program of another version runs, its maps can go.
     pub fn drop_other_versions(&self) -> Result<(), PinError> {
         for other in self.other_versions()? {
-            remove_files(&other)?;
+            remove_version(&other)?;
         }
         Ok(())
     }
 
     fn other_versions(&self) -> Result<Vec<PathBuf>, PinError> {
+        let mut found = self.entries_with(VERSION_PREFIX)?;
+        found.retain(|path| *path != self.maps());
+        Ok(found)
+    }
+
+    fn entries_with(&self, prefix: &str) -> Result<Vec<PathBuf>, PinError> {
         let mut found = entries(&self.dir)?;
-        found.retain(|path| is_version(path) && *path != self.maps());
+        found.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)));
         Ok(found)
     }
 
     /// Removes every pin of every version, links first, so that no program is left without its maps.
     pub fn remove(self) -> Result<usize, PinError> {
         let mut removed = remove_files(&self.links())?;
-        for version in entries(&self.dir)? {
-            removed += remove_files(&version)?;
+        for version in self.entries_with(VERSION_PREFIX)? {
+            removed += remove_version(&version)?;
+        }
+        for doomed in self.entries_with(DOOMED_PREFIX)? {
+            removed += remove_files(&doomed)?;
         }
         fs::remove_dir(&self.dir).map_err(io_error("remove", &self.dir))?;
         Ok(removed)
@@ -140,9 +158,26 @@ pub fn pin_name(spec: &MapSpec) -> String {
 }
 
 const VERSION_PREFIX: &str = "abi-";
+/// Where a version's maps are removed from: half of a set must never be taken for a whole one.
+const DOOMED_PREFIX: &str = "doomed-";
 
-fn is_version(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(VERSION_PREFIX))
+fn remove_version(dir: &Path) -> Result<usize, PinError> {
+    let name = dir.file_name().unwrap_or_default().display();
+    let doomed = dir.with_file_name(format!("{DOOMED_PREFIX}{name}"));
+    if doomed.exists() {
+        remove_files(&doomed)?;
+    }
+    fs::rename(dir, &doomed).map_err(io_error("rename", dir))?;
+    remove_files(&doomed)
+}
+
+/// Whether a path still leads to the directory that was locked: `cleanup` may have removed that meanwhile.
+fn is_still(dir: &Path, lock: &File) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (fs::metadata(dir), lock.metadata()) {
+        (Ok(there), Ok(held)) => identity(there) == identity(held),
+        _ => false,
+    }
 }
 
 /// The ABI versions that have something pinned below a pin directory.

@@ -146,13 +146,18 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Waits until every program that runs now has ended. Takes milliseconds: call it from a thread that may block.
 ///
-/// membarrier's global command is `synchronize_rcu`; kernels with `nohz_full` refuse it. There an update of a map of
-/// maps does the same: the kernel waits for running programs before it returns (`maybe_wait_bpf_programs`).
+/// membarrier's global command is `synchronize_rcu`, but returns at once on a machine with one CPU, where a program may
+/// be preempted all the same; and kernels with `nohz_full` refuse it. There an update of a map of maps does it: the
+/// kernel waits for running programs before it returns (`maybe_wait_bpf_programs`).
 pub fn grace_period() -> io::Result<()> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: sysconf takes no pointers.
+    let has_many_cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) } > 1;
     // SAFETY: membarrier takes no pointers.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result == 0 { Ok(()) } else { grace_period_by_map() }
+    if has_many_cpus && unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
+        return Ok(());
+    }
+    grace_period_by_map()
 }
 
 fn grace_period_by_map() -> io::Result<()> {

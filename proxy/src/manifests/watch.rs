@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use notify::{
@@ -46,37 +47,91 @@ pub fn watch(
     node_name: &str,
     mut pass_on: impl FnMut(Update) -> bool + Send + 'static,
 ) -> Result<(), WatchError> {
-    let (sender, events) = mpsc::channel();
-    let watch_error = |source| WatchError::Watch { path: path.to_owned(), source };
-    let mut watcher = notify::recommended_watcher(move |event| {
-        // The receiver ends with the agent.
-        let _ = sender.send(event);
-    })
-    .map_err(watch_error)?;
+    // Events name files by absolute paths, so that is how they are known here too.
+    let path = std::path::absolute(path).map_err(|source| ManifestError { path: path.to_owned(), source })?;
+    let mut watch = Watch::new(&path)?;
     // The watch comes first: what changes while the directory is read is read again.
-    watcher.watch(directory_of(path), RecursiveMode::NonRecursive).map_err(watch_error)?;
-    let mut directory = Directory::new(path, node_name);
+    let mut directory = Directory::new(&path, node_name);
     let first = directory.rescan()?;
     thread::spawn(move || {
         if pass_on(first) {
-            follow(&mut directory, watcher, &events, pass_on);
+            follow(&mut directory, &mut watch, pass_on);
         }
     });
     Ok(())
 }
 
-fn follow(
-    directory: &mut Directory,
-    _watcher: RecommendedWatcher,
-    events: &mpsc::Receiver<notify::Result<Event>>,
-    mut pass_on: impl FnMut(Update) -> bool,
-) {
-    while let Ok(event) = events.recv() {
-        // Whatever has come meanwhile belongs to the same update.
+/// How often it is looked whether the directory is still the one that is watched.
+const STILL_THERE: Duration = Duration::from_secs(1);
+
+/// The kernel watches a directory, not a path: one that was put in its place is another.
+struct Watch {
+    path: PathBuf,
+    watcher: RecommendedWatcher,
+    events: mpsc::Receiver<notify::Result<Event>>,
+    identity: Option<(u64, u64)>,
+}
+
+impl Watch {
+    fn new(path: &Path) -> Result<Self, WatchError> {
+        let watch_error = |source| WatchError::Watch { path: path.to_owned(), source };
+        let (sender, events) = mpsc::channel();
+        let mut watcher = notify::recommended_watcher(move |event| {
+            // The receiver ends with the agent.
+            let _ = sender.send(event);
+        })
+        .map_err(watch_error)?;
+        watcher.watch(directory_of(path), RecursiveMode::NonRecursive).map_err(watch_error)?;
+        Ok(Self { path: path.to_owned(), watcher, events, identity: identity(path) })
+    }
+
+    /// The next events, or nothing for a while; `None` when there will be no more.
+    fn next(&self) -> Option<Touched> {
         let mut touched = Touched::default();
-        for event in std::iter::once(event).chain(events.try_iter()) {
-            touched.add(event, &directory.root);
+        match self.events.recv_timeout(STILL_THERE) {
+            Ok(event) => {
+                // Whatever has come meanwhile belongs to the same update.
+                for event in std::iter::once(event).chain(self.events.try_iter()) {
+                    touched.add(event, &self.path);
+                }
+                Some(touched)
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => Some(touched),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
         }
+    }
+
+    /// Watches what is in the place of the directory now; `false` while nothing is, or nothing else.
+    fn move_on(&mut self) -> bool {
+        let now = identity(&self.path);
+        if now.is_none() || now == self.identity {
+            return false;
+        }
+        let directory = directory_of(&self.path);
+        // The watch on the old one ended with it, or goes here.
+        let _ = self.watcher.unwatch(directory);
+        match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                tracing::info!(path = %self.path.display(), "manifests were replaced, reading what is there now");
+                self.identity = now;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = %crate::error::chain(&error), "manifests not watched, will retry");
+                false
+            }
+        }
+    }
+}
+
+/// Which directory a path leads to.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(directory_of(path)).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn follow(directory: &mut Directory, watch: &mut Watch, mut pass_on: impl FnMut(Update) -> bool) {
+    while let Some(mut touched) = watch.next() {
+        touched.all |= watch.move_on();
         match directory.apply(touched) {
             Ok(update) if update.changes.is_empty() && update.skipped.is_empty() => {}
             Ok(update) => {
@@ -85,7 +140,7 @@ fn follow(
                 }
             }
             Err(error) => {
-                tracing::warn!(error = %crate::error::chain(&error), "manifests unreadable, keeping what is known")
+                tracing::warn!(error = %crate::error::chain(&error), "manifests unreadable, keeping what is known");
             }
         }
     }
@@ -367,6 +422,37 @@ mod tests {
         assert_eq!(fixture.directory.rescan().unwrap().changes.len(), 0);
         fs::remove_file(fixture.dir.path().join("other.yaml")).unwrap();
         assert_eq!(fixture.directory.rescan().unwrap().changes.len(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_was_replaced_is_read_and_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("manifests");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("web.yaml"), WEB).unwrap();
+        let (sender, updates) = mpsc::channel();
+        watch(&root, "node-1", move |update| sender.send(update.changes.len()).is_ok()).unwrap();
+        assert_eq!(updates.recv().unwrap(), 1);
+        let other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("web.yaml"), WEB.replace("80", "81")).unwrap();
+        fs::rename(&root, dir.path().join("old")).unwrap();
+        fs::rename(&other, &root).unwrap();
+        assert_eq!(updates.recv().unwrap(), 1, "what is there now");
+        fs::remove_file(root.join("web.yaml")).unwrap();
+        assert_eq!(updates.recv().unwrap(), 1, "and what becomes of it");
+    }
+
+    #[test]
+    fn relative_paths_are_followed_too() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let relative = Path::new(dir.path().file_name().unwrap());
+        fs::write(relative.join("web.yaml"), WEB).unwrap();
+        let (sender, updates) = mpsc::channel();
+        watch(relative, "node-1", move |update| sender.send(update.changes.len()).is_ok()).unwrap();
+        assert_eq!(updates.recv().unwrap(), 1);
+        fs::remove_file(relative.join("web.yaml")).unwrap();
+        assert_eq!(updates.recv().unwrap(), 1, "the Service goes with its file");
     }
 
     #[test]

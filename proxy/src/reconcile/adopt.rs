@@ -1,7 +1,7 @@
 //! Taking over maps that an earlier agent left, at whatever instant it died.
 //!
 //! What programs can reach stays as it is and in use; everything else is free. Nothing is written but the removal of
-//! what cannot be understood, and of what leads nowhere.
+//! what cannot be understood, of what leads nowhere, and of backends that no service port owns.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

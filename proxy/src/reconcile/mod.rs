@@ -68,6 +68,7 @@ enum Retired {
     Descriptor(u32),
     Slots { offset: u32, length: u32 },
     Backend(IpFamily, u32),
+    Service(u32),
 }
 
 /// What one pass did.
@@ -97,6 +98,11 @@ pub struct Fill {
 struct Group {
     puts: Vec<Frontend>,
     removals: Vec<FrontendKey>,
+    /// Frontends that go to another service port in the same pass.
+    leaving: usize,
+    /// What the frontends ask of the backends they share.
+    wanted: Wanted,
+    has_failed: bool,
 }
 
 /// A descriptor to be published, and what its blocks hold. Offsets are not chosen yet.
@@ -110,29 +116,43 @@ impl<M: LbMaps> Reconciler<M> {
     /// Brings each frontend to its state; `None` takes it away. What cannot be written is reported, and the others
     /// are written all the same.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
-        let mut groups: BTreeMap<(ServicePortKey, IpFamily), Group> = BTreeMap::new();
-        let mut left = HashSet::new();
-        for (key, wanted) in changes {
-            let owner = self.owner(key);
-            let new_owner = wanted.as_ref().map(|frontend| frontend.service.clone());
-            if new_owner.is_some() && owner != new_owner {
-                left.extend(owner.clone());
-            }
-            let Some(service) = new_owner.or(owner) else { continue };
-            let group = groups.entry((service, key.address.family())).or_default();
-            match wanted {
-                Some(frontend) => group.puts.push(frontend),
-                None => group.removals.push(key),
-            }
-        }
         let mut pass = Pass::default();
-        for ((service, family), group) in groups {
-            self.apply_group(&service, family, group, &mut pass);
+        let mut groups = self.groups(changes);
+        for ((service, family), group) in &mut groups {
+            self.switch(service, *family, group, &mut pass);
         }
-        // Nothing else may ever be said of a service port whose last frontend another one took over.
-        self.forget_unused(left);
+        // Only now: a frontend may have left one of these service ports for another.
+        for ((service, family), group) in groups {
+            self.settle(&service, family, &group, &mut pass);
+        }
         pass.grace = self.close_epoch();
         pass
+    }
+
+    /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves.
+    fn groups(
+        &self,
+        changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
+    ) -> BTreeMap<(ServicePortKey, IpFamily), Group> {
+        let mut groups: BTreeMap<(ServicePortKey, IpFamily), Group> = BTreeMap::new();
+        for (key, wanted) in changes {
+            let family = key.address.family();
+            let owner = self.owner(key);
+            match wanted {
+                Some(frontend) => {
+                    if let Some(old) = owner.filter(|owner| *owner != frontend.service) {
+                        groups.entry((old, family)).or_default().leaving += 1;
+                    }
+                    groups.entry((frontend.service.clone(), family)).or_default().puts.push(frontend);
+                }
+                None => {
+                    if let Some(owner) = owner {
+                        groups.entry((owner, family)).or_default().removals.push(key);
+                    }
+                }
+            }
+        }
+        groups
     }
 
     /// Like `apply`, and takes away every frontend that is not among the wanted ones.
@@ -143,7 +163,7 @@ impl<M: LbMaps> Reconciler<M> {
             self.frontends.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)).collect();
         // Additions first: a full map is better met with a frontend too many than with one too few.
         let mut pass = self.apply(wanted.into_iter().chain(gone));
-        self.forget_unused(self.services.keys());
+        self.forget_unused();
         pass.grace = self.close_epoch().or(pass.grace);
         pass
     }
@@ -157,6 +177,7 @@ impl<M: LbMaps> Reconciler<M> {
                 Retired::Descriptor(index) => self.descriptor_ids.free(index),
                 Retired::Slots { offset, length } => self.slots.free(offset, length),
                 Retired::Backend(family, index) => self.services.free_backend(family, index),
+                Retired::Service(id) => self.services.free_service(id),
             }
         }
     }
@@ -200,37 +221,47 @@ impl<M: LbMaps> Reconciler<M> {
         self.maps.descriptor(self.maps.published(index))
     }
 
-    fn apply_group(&mut self, service: &ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
-        let Group { puts, removals } = group;
-        let keys: Vec<_> = puts.iter().map(|frontend| frontend.key).chain(removals.iter().copied()).collect();
-        let wanted = wishes(&puts);
-        let is_complete = self.covers(service, family, &puts, &removals);
+    /// Everything of a service port up to the flips.
+    fn switch(&mut self, service: &ServicePortKey, family: IpFamily, group: &mut Group, pass: &mut Pass) {
+        group.wanted = wishes(&group.puts);
+        let is_complete = self.covers(service, family, group);
         let mut failures = Vec::new();
-        match self.prepare(service, family, &wanted, is_complete) {
+        match self.prepare(service, family, &group.wanted, is_complete) {
             Ok(id) => {
-                for frontend in &puts {
+                for frontend in &group.puts {
                     self.note(frontend.key, |reconciler| reconciler.put(frontend, id), pass, &mut failures);
                 }
             }
             Err(error) => {
                 let error = Arc::new(error);
-                failures.extend(puts.iter().map(|frontend| (frontend.key, Arc::clone(&error))));
+                failures.extend(group.puts.iter().map(|frontend| (frontend.key, Arc::clone(&error))));
             }
         }
-        for key in removals {
-            self.note(key, |reconciler| reconciler.take_away(key), pass, &mut failures);
+        for key in &group.removals {
+            self.note(*key, |reconciler| reconciler.take_away(*key), pass, &mut failures);
         }
-        let may_retire = is_complete && failures.is_empty();
-        let retired = self.services.settle(&mut self.maps, service, family, &wanted, may_retire);
-        self.retired.extend(retired);
-        if let Err(error) = self.services.forget_if_unused(&mut self.maps, service) {
-            // The label stays until the next full pass: a leftover name does nobody harm.
-            tracing::debug!(service = %service, error = %error, "label kept");
-        }
-        if !failures.is_empty() {
-            pass.retry.extend(keys);
-        }
+        group.has_failed = !failures.is_empty();
         pass.failed.append(&mut failures);
+    }
+
+    /// What follows the flips. Backends go only when every frontend the service port has left was among the changes.
+    fn settle(&mut self, service: &ServicePortKey, family: IpFamily, group: &Group, pass: &mut Pass) {
+        let is_complete = !group.has_failed && self.services.frontends(service, family) == group.puts.len();
+        let retired = self.services.settle(&mut self.maps, service, family, &group.wanted, is_complete);
+        self.retired.extend(retired);
+        self.forget(service);
+        if group.has_failed {
+            let puts = group.puts.iter().map(|frontend| frontend.key);
+            pass.retry.extend(puts.chain(group.removals.iter().copied()));
+        }
+    }
+
+    fn forget(&mut self, service: &ServicePortKey) {
+        match self.services.forget_if_unused(&mut self.maps, service) {
+            Ok(retired) => self.retired.extend(retired),
+            // The label stays until the next full pass: a leftover name does nobody harm.
+            Err(error) => tracing::debug!(service = %service, error = %error, "label kept"),
+        }
     }
 
     fn note(
@@ -246,18 +277,12 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// Whether these changes speak for every frontend the service port has or will have.
-    fn covers(
-        &self,
-        service: &ServicePortKey,
-        family: IpFamily,
-        puts: &[Frontend],
-        removals: &[FrontendKey],
-    ) -> bool {
+    /// Whether these changes speak for every frontend the service port has.
+    fn covers(&self, service: &ServicePortKey, family: IpFamily, group: &Group) -> bool {
         let owned = |key: &FrontendKey| self.owner(*key).as_ref() == Some(service);
-        let named =
-            puts.iter().map(|frontend| &frontend.key).chain(removals).filter(|key| owned(key)).count();
-        named == self.services.frontends(service, family)
+        let puts = group.puts.iter().map(|frontend| &frontend.key);
+        let named = puts.chain(&group.removals).filter(|key| owned(key)).count();
+        named + group.leaving == self.services.frontends(service, family)
     }
 
     fn prepare(
@@ -412,8 +437,8 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// What a predecessor left half done, or a conflict between Services left without frontends.
-    fn forget_unused(&mut self, keys: impl IntoIterator<Item = ServicePortKey>) {
-        for key in keys {
+    fn forget_unused(&mut self) {
+        for key in self.services.keys() {
             for family in IpFamily::BOTH {
                 if self.services.frontends(&key, family) > 0 {
                     continue;
@@ -421,9 +446,7 @@ impl<M: LbMaps> Reconciler<M> {
                 let retired = self.services.settle(&mut self.maps, &key, family, &Wanted::new(), true);
                 self.retired.extend(retired);
             }
-            if let Err(error) = self.services.forget_if_unused(&mut self.maps, &key) {
-                tracing::debug!(service = %key, error = %error, "label kept");
-            }
+            self.forget(&key);
         }
     }
 

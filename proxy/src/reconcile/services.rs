@@ -185,20 +185,29 @@ impl Services {
     }
 
     /// Forgets a service port that has neither frontends nor backends.
-    pub fn forget_if_unused(&mut self, maps: &mut impl LbMaps, key: &ServicePortKey) -> Result<(), MapError> {
+    pub fn forget_if_unused(
+        &mut self,
+        maps: &mut impl LbMaps,
+        key: &ServicePortKey,
+    ) -> Result<Option<Retired>, MapError> {
         let is_unused = |family: &Family| family.frontends == 0 && family.backends.is_empty();
-        let Some(port) = self.ports.get(key) else { return Ok(()) };
-        if is_unused(&port.families.v4) && is_unused(&port.families.v6) {
-            maps.remove_service(port.id)?;
-            self.ids.free(port.id);
-            self.names.remove(&port.id);
-            self.ports.remove(key);
+        let Some(port) = self.ports.get(key) else { return Ok(None) };
+        if !is_unused(&port.families.v4) || !is_unused(&port.families.v6) {
+            return Ok(None);
         }
-        Ok(())
+        let id = port.id;
+        maps.remove_service(id)?;
+        self.names.remove(&id);
+        self.ports.remove(key);
+        Ok(Some(Retired::Service(id)))
     }
 
     pub fn free_backend(&mut self, family: IpFamily, index: u32) {
         self.backend_ids.get_mut(family).free(index);
+    }
+
+    pub fn free_service(&mut self, id: u32) {
+        self.ids.free(id);
     }
 
     pub fn fill(&self) -> [Fill; 3] {

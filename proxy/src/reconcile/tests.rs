@@ -313,6 +313,26 @@ fn a_backend_goes_once_every_frontend_of_its_service_has_switched() {
     assert_eq!(gone(&reconciler), BackendFlags::default());
 }
 
+#[test]
+fn a_backend_goes_with_the_frontend_that_another_service_takes_over() {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    let [stays, moves] = [key(0), key(3)];
+    let put =
+        |key, service, numbers: &[u8]| (key, Some(frontend(key, service, TrafficPolicy::Cluster, numbers)));
+    reconciler.apply([put(stays, 1, &[1, 2]), put(moves, 1, &[1, 2])]);
+    reconciler.apply([put(stays, 1, &[2]), put(moves, 2, &[5])]);
+    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).flags, BackendFlags::default());
+    assert_eq!(
+        dump(reconciler.maps()).unwrap(),
+        fresh(
+            [stays, moves]
+                .into_iter()
+                .zip([(1, [2]), (2, [5])])
+                .filter_map(|(key, (service, numbers))| { put(key, service, &numbers).1 })
+        )
+    );
+}
+
 /// One step in the life of a cluster, as the index would tell it.
 #[derive(Clone, Debug)]
 enum Step {
