@@ -100,6 +100,8 @@ struct Group {
     removals: Vec<FrontendKey>,
     /// Frontends that go to another service port in the same pass.
     leaving: usize,
+    /// The changes speak for every frontend the service port has.
+    is_complete: bool,
     /// What the frontends ask of the backends they share.
     wanted: Wanted,
     has_failed: bool,
@@ -151,6 +153,10 @@ impl<M: LbMaps> Reconciler<M> {
                     }
                 }
             }
+        }
+        // Before the first switch, which moves frontends from one service port to another.
+        for ((service, family), group) in &mut groups {
+            group.is_complete = self.covers(service, *family, group);
         }
         groups
     }
@@ -224,9 +230,8 @@ impl<M: LbMaps> Reconciler<M> {
     /// Everything of a service port up to the flips.
     fn switch(&mut self, service: &ServicePortKey, family: IpFamily, group: &mut Group, pass: &mut Pass) {
         group.wanted = wishes(&group.puts);
-        let is_complete = self.covers(service, family, group);
         let mut failures = Vec::new();
-        match self.prepare(service, family, &group.wanted, is_complete) {
+        match self.prepare(service, family, &group.wanted, group.is_complete) {
             Ok(id) => {
                 for frontend in &group.puts {
                     self.note(frontend.key, |reconciler| reconciler.put(frontend, id), pass, &mut failures);

@@ -333,6 +333,19 @@ fn a_backend_goes_with_the_frontend_that_another_service_takes_over() {
     );
 }
 
+#[test]
+fn who_loses_a_frontend_keeps_the_backends_of_the_others() {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    let [stays, moves] = [key(0), key(3)];
+    let put =
+        |key, service, numbers: &[u8]| (key, Some(frontend(key, service, TrafficPolicy::Cluster, numbers)));
+    reconciler.apply([put(stays, 2, &[1]), put(moves, 2, &[1])]);
+    let before = reconciler.maps.backend(IpFamily::V4, 0);
+    // The one that takes over comes first in the order of names.
+    reconciler.apply([put(moves, 1, &[5])]);
+    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0), before);
+}
+
 /// One step in the life of a cluster, as the index would tell it.
 #[derive(Clone, Debug)]
 enum Step {
