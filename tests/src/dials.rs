@@ -68,7 +68,7 @@ impl<'a> Dials<'a> {
         self.with(|dial| dial.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Keeps when each attempt began.
+    /// Keeps when each attempt began and ended.
     pub fn recorded(self) -> Self {
         self.with(|dial| dial.recorded = true)
     }

@@ -143,7 +143,7 @@ pub struct Dial {
     pub pause_us: u64,
     /// After this an attempt counts as failed.
     pub timeout_ms: u64,
-    /// Keep when each attempt that succeeded began.
+    /// Keep when each attempt that succeeded began and ended.
     pub recorded: bool,
 }
 

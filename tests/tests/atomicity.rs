@@ -1,8 +1,8 @@
 //! A Service switches atomically: no connection is ever made to a backend after the switch away from it, and none
 //! fails while one backend is ready.
 //!
-//! The story sees a switch in the pinned maps, as a program would. Whoever begins to connect after that must not reach
-//! the backend, until it is about to be added again.
+//! The story sees a switch in the pinned maps, as a program would. Who begins to connect after that and has an answer
+//! before the backend is added again must have it from another one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,20 +42,22 @@ async fn nobody_reaches_a_backend_after_the_switch_away_from_it() {
     let switched_to = |count| await_switch(&maps, frontend, count);
 
     let traffic = cluster.pod("client").dials(web.vip()).at_once(4).recorded().in_background().await;
-    let (mut absences, mut changes) = (Absences::new(), 0);
+    let (mut absences, mut periods, mut changes) = (Absences::new(), Vec::new(), 0);
     let begun = Instant::now();
     for round in 1_u64.. {
         // The first one always stays.
         let out: BTreeSet<_> = names.iter().skip(1).filter(|_| chance.coin()).cloned().collect();
         web.list_only(|name| !out.contains(name));
         switched_to(BACKENDS - out.len());
-        let gone = now_us();
-        // Time for a few connections to begin while they are out.
-        tokio::time::sleep(Duration::from_micros(500)).await;
+        // Instants are whole microseconds, cut off: only from the next one on did everybody begin after the switch.
+        let gone = now_us() + 1;
+        // Time for a few connections to begin and end while they are out.
+        tokio::time::sleep(Duration::from_millis(1)).await;
         let back = now_us();
         web.list_only(|_| true);
         switched_to(BACKENDS);
         changes += 2 * out.len();
+        periods.push((gone, back));
         out.into_iter().for_each(|name| absences.entry(name).or_default().push((gone, back)));
         if round.is_multiple_of(ROUNDS_BETWEEN) {
             let progress = traffic.progress().await.expect("the client answers");
@@ -69,6 +71,11 @@ async fn nobody_reaches_a_backend_after_the_switch_away_from_it() {
     println!("{} connects, {changes} changes at {rate:.0} a second", report.attempts);
     assert!(report.failures.is_empty(), "{:?} {:?}", report.failures, report.first_failures);
     absences.iter().for_each(|(name, absences)| check(&report, name, absences));
+    // What makes it a test at all: enough connects lie wholly between two switches.
+    let spans = report.answers.values().flat_map(|answers| &answers.spans_us);
+    let met = spans.filter(|span| too_late(**span, &periods).is_some()).count();
+    assert!(met > 100, "only {met} connects lie between two switches");
+    println!("{met} of them between two switches");
 }
 
 /// Returns as soon as so many backends serve.
@@ -82,12 +89,16 @@ fn await_switch(maps: &PinnedMaps, frontend: u32, count: usize) {
 }
 
 fn check(report: &Report, name: &str, absences: &[(u64, u64)]) {
-    let began = &report.answers[name].began_us;
-    assert!(began.len() > 100, "{name} was hardly reached");
-    let late = began.iter().filter(|began| {
-        // Absences do not overlap and are in order: the last one that began before it is the only one to look at.
-        let before = absences.partition_point(|(gone, _)| gone <= began);
-        before.checked_sub(1).and_then(|index| absences.get(index)).is_some_and(|(_, back)| *began < back)
-    });
-    assert_eq!(late.count(), 0, "{name} was reached after the switch away from it");
+    let spans = &report.answers[name].spans_us;
+    assert!(spans.len() > 100, "{name} was hardly reached");
+    let late: Vec<String> = spans.iter().filter_map(|span| too_late(*span, absences)).collect();
+    assert_eq!(late, [""; 0], "{name} was reached after the switch away from it");
+}
+
+/// How long after the switch away from a backend a connect to it began whose answer was there before it came back.
+fn too_late((began, ended): (u64, u64), absences: &[(u64, u64)]) -> Option<String> {
+    // Absences do not overlap and are in order: the last one that began before it is the only one to look at.
+    let before = absences.partition_point(|(gone, _)| *gone <= began);
+    let (gone, back) = before.checked_sub(1).and_then(|index| absences.get(index))?;
+    (ended < *back).then(|| format!("{} us after, {} us before it came back", began - gone, back - ended))
 }

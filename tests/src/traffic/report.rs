@@ -35,9 +35,9 @@ pub struct Answers {
     pub last_began_us: u64,
     /// The smallest and the largest generation it answered with.
     pub generations: (u64, u64),
-    /// When each attempt that it answered began, if that was to be recorded.
+    /// When each attempt that it answered began and when its answer was there, if that was to be recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub began_us: Vec<u64>,
+    pub spans_us: Vec<(u64, u64)>,
 }
 
 /// From the first packet to the whole answer, of the last attempts that succeeded; the longest, of all of them.
@@ -70,7 +70,7 @@ pub(super) struct Tally {
     latencies_us: Vec<u32>,
     longest_us: u32,
     /// Kept out of the report until the end: a story that asks for progress does not want a million numbers.
-    began_us: BTreeMap<String, Vec<u64>>,
+    spans_us: BTreeMap<String, Vec<(u64, u64)>>,
     recorded: bool,
 }
 
@@ -112,8 +112,8 @@ impl Tally {
     /// With what was recorded.
     pub fn whole_report(&mut self) -> Report {
         let mut report = self.report();
-        for (name, began_us) in std::mem::take(&mut self.began_us) {
-            report.answers.entry(name).or_default().began_us = began_us;
+        for (name, spans_us) in std::mem::take(&mut self.spans_us) {
+            report.answers.entry(name).or_default().spans_us = spans_us;
         }
         report
     }
@@ -147,7 +147,8 @@ impl Tally {
 
     fn succeeded(&mut self, began_us: u64, answered: Answered) {
         if self.recorded {
-            self.began_us.entry(answered.name.clone()).or_default().push(began_us);
+            let span = (began_us, now_us());
+            self.spans_us.entry(answered.name.clone()).or_default().push(span);
         }
         let answers = self.report.answers.entry(answered.name).or_insert_with(|| Answers {
             generations: (answered.generation, answered.generation),
