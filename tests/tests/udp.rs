@@ -71,9 +71,19 @@ async fn an_unconnected_socket_stays_with_a_backend_until_that_goes() {
 /// As musl's resolver does: every server is asked from one socket, and answers come in any order.
 #[tokio::test]
 async fn one_unconnected_socket_speaks_to_eight_services() {
-    let cluster = Cluster::start("udp-eight").nodes(2).await;
+    speaks_to_all_at_once("udp-eight", 8).await;
+}
+
+/// More than a socket remembers by itself.
+#[tokio::test]
+async fn one_unconnected_socket_speaks_to_twelve_services() {
+    speaks_to_all_at_once("udp-twelve", 12).await;
+}
+
+async fn speaks_to_all_at_once(story: &str, count: usize) {
+    let cluster = Cluster::start(story).nodes(2).await;
     let mut services = Vec::new();
-    for index in 0..8 {
+    for index in 0..count {
         let (service, pod) = (format!("dns-{index}"), format!("pod-{index}"));
         services.push((pod.clone(), cluster.service(&service).udp(53).backends([pod.as_str()]).await));
     }
