@@ -201,7 +201,7 @@ fn settle<A: Copy>(
 ) -> Outcome {
     match verdict {
         Verdict::NotOurs => Outcome::Untouched,
-        Verdict::Backend(Choice { backend, reference: BackendRef { .. } }) => {
+        Verdict::Backend(Choice { backend, .. }) => {
             set_address(ctx, backend.address, backend.port);
             metrics::translated(backend.service);
             Outcome::Translated
