@@ -12,3 +12,4 @@ pub mod manifests;
 pub mod model;
 pub mod reconcile;
 mod run;
+pub mod update;

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     index::Index,
-    manifests::{self, Skipped},
+    manifests,
     model::frontend::{Frontend, FrontendKind, View, WhenEmpty},
+    update::Skipped,
 };
 
 #[derive(Debug, clap::Args)]

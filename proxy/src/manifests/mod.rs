@@ -11,8 +11,6 @@ use std::{
     thread,
 };
 
-use serde::Serialize;
-
 use crate::{
     index::Index,
     k8s::{
@@ -20,6 +18,7 @@ use crate::{
         object::{Object, ObjectId},
     },
     model::policy::Policy,
+    update::Skipped,
 };
 
 mod document;
@@ -32,13 +31,6 @@ pub struct ManifestError {
     path: PathBuf,
     #[source]
     source: io::Error,
-}
-
-/// What could not be used, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Skipped {
-    pub object: String,
-    pub reason: String,
 }
 
 /// An object and where it was found.

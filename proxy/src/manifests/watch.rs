@@ -18,16 +18,12 @@ use notify::{
     event::{AccessKind, AccessMode, CreateKind, ModifyKind},
 };
 
-use super::{ManifestError, Skipped, files, is_manifest, read_file};
-use crate::{index::Change, k8s::object::ObjectId};
-
-/// What is new since the update before.
-#[derive(Debug, Default)]
-pub struct Update {
-    pub changes: Vec<Change>,
-    /// What could not be used of the files that were read.
-    pub skipped: Vec<Skipped>,
-}
+use super::{ManifestError, files, is_manifest, read_file};
+use crate::{
+    index::Change,
+    k8s::object::ObjectId,
+    update::{Skipped, Update},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
