@@ -1,3 +1,5 @@
 //! Cluster DNS from Services and their endpoints.
 
+pub mod config;
+pub mod forward;
 pub mod zone;

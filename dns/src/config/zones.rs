@@ -1,0 +1,26 @@
+//! A set of zones, and whether a name is in one.
+
+use hickory_server::proto::rr::LowerName;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Zones(pub Vec<LowerName>);
+
+impl Zones {
+    /// Every name there is.
+    pub fn all() -> Self {
+        Self(vec![root()])
+    }
+
+    pub fn contains(&self, name: &LowerName) -> bool {
+        self.0.iter().any(|zone| zone.zone_of(name))
+    }
+
+    /// The most specific zone that a name is in.
+    pub fn longest(&self, name: &LowerName) -> Option<&LowerName> {
+        self.0.iter().filter(|zone| zone.zone_of(name)).max_by_key(|zone| zone.num_labels())
+    }
+}
+
+pub(crate) fn root() -> LowerName {
+    hickory_server::proto::rr::Name::root().into()
+}
