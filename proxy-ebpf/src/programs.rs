@@ -1,6 +1,11 @@
-//! Entry points. A return value of 1 lets the system call go on, 0 refuses it with the errno set before.
+//! Entry points. Sockets: a return value of 1 lets the system call go on, 0 refuses it with the errno set before.
+//! Packets: `TC_ACT_UNSPEC` hands the packet to whoever is next at the hook.
 
-use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC,
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
 
 use crate::sock::{self, Outcome};
 
@@ -55,6 +60,26 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     sock::getpeername6(&ctx);
     GO_ON
+}
+
+#[classifier]
+pub fn tc_external_ingress(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+#[classifier]
+pub fn tc_external_egress(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+#[classifier]
+pub fn tc_pod_ingress(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+#[classifier]
+pub fn tc_pod_egress(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
 }
 
 const REFUSE: i32 = 0;

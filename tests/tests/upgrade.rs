@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proxy_ebpf::abi::ABI_VERSION;
 use tests::Cluster;
 
 /// Held open for the whole story, over both families.
@@ -19,8 +20,8 @@ async fn long_lived_connections_outlive_an_upgrade_and_the_way_back() {
     let traffic = dials.in_background().await;
 
     let before = node.state().expect("the maps are pinned");
-    for version in ["2", "1"] {
-        node.replace_agent(&["--abi-version", version]).await.expect("it takes over");
+    for version in [ABI_VERSION + 1, ABI_VERSION] {
+        node.replace_agent(&["--abi-version", &version.to_string()]).await.expect("it takes over");
         let echoes = client.echo(held).await.expect("it answers");
         assert_eq!(echoes.failed(), 0, "after the change to version {version}: {:?}", echoes.failures);
     }
@@ -41,7 +42,8 @@ async fn affinity_outlives_an_upgrade() {
     let first = client.clone().dials(web.vip()).times(5).report().await;
     let chosen: Vec<_> = first.answers.keys().cloned().collect();
     assert_eq!(chosen.len(), 1, "{first:?}");
-    cluster.node(0).replace_agent(&["--abi-version", "2"]).await.expect("it takes over");
+    let next = (ABI_VERSION + 1).to_string();
+    cluster.node(0).replace_agent(&["--abi-version", &next]).await.expect("it takes over");
     let again = client.clone().dials(web.vip()).times(20).report().await;
     assert_eq!(again.answers.keys().cloned().collect::<Vec<_>>(), chosen);
 }

@@ -103,3 +103,40 @@ pub const MAPS: [MapSpec; 17] = [
 /// answers their names stands before what asks under another one.
 pub const PROGRAMS: [&str; 8] =
     ["getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "sendmsg4", "sendmsg6", "connect4", "connect6"];
+
+/// What a device is to the packet plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceRole {
+    /// Leads to other machines.
+    External,
+    /// Leads to a pod of this node.
+    Pod,
+}
+
+/// As the kernel has it: ingress is what comes out of the device into the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// A program of the packet plane, and the hooks that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcProgram {
+    /// The name of its function.
+    pub name: &'static str,
+    pub role: DeviceRole,
+    pub direction: Direction,
+}
+
+/// Every program of the packet plane. Attached in this order: what undoes a translation is there before what makes one.
+pub const TC_PROGRAMS: [TcProgram; 4] = [
+    tc("tc_external_egress", DeviceRole::External, Direction::Egress),
+    tc("tc_pod_egress", DeviceRole::Pod, Direction::Egress),
+    tc("tc_external_ingress", DeviceRole::External, Direction::Ingress),
+    tc("tc_pod_ingress", DeviceRole::Pod, Direction::Ingress),
+];
+
+const fn tc(name: &'static str, role: DeviceRole, direction: Direction) -> TcProgram {
+    TcProgram { name, role, direction }
+}

@@ -18,7 +18,7 @@ pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
 pub use drop_reason::DropReason;
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
-pub use map::{MAPS, MapKind, MapSpec, PROGRAMS};
+pub use map::{DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram};
 pub use node::NodeAddressFlags;
 pub use service::{ServiceName, ServiceStats};
 pub use socket::{
@@ -27,7 +27,7 @@ pub use socket::{
 
 /// Changes whenever a map's layout or meaning changes; part of the path below which everything is pinned, so
 /// that programs of one version never read maps of another.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// IPv4 addresses travel as IPv4-mapped IPv6 addresses wherever one field serves both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {

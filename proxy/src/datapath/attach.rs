@@ -124,12 +124,12 @@ impl Cgroup {
 }
 
 fn is_in_place(
-    programs: &mut Programs,
+    programs: &Programs,
     name: &'static str,
     pin: &Path,
     cgroup: &Cgroup,
 ) -> Result<bool, AttachError> {
-    let info = programs.get(name)?.info().map_err(|error| refused(name, &error))?;
+    let info = programs.info(name)?;
     let link = sys::object_get(pin).and_then(|link| sys::cgroup_link(link.as_fd()));
     Ok(link.is_ok_and(|link| link.cgroup_id == cgroup.id && link.program_id == info.id()))
 }

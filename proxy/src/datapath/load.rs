@@ -8,9 +8,9 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData},
-    programs::{CgroupSockAddr, ProgramError},
+    programs::{CgroupSockAddr, Program, ProgramError, ProgramInfo, SchedClassifier},
 };
-use proxy_ebpf::abi::{Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, map};
+use proxy_ebpf::abi::{Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, map};
 use tracing::debug;
 
 use super::{
@@ -39,7 +39,7 @@ pub enum LoadError {
     },
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
-    #[error("{name} is not a program for sockets of a cgroup")]
+    #[error("{name} is a program of another kind")]
     WrongKind {
         name: &'static str,
         #[source]
@@ -65,10 +65,19 @@ impl Programs {
         program.try_into().map_err(|source| LoadError::WrongKind { name, source })
     }
 
+    pub(super) fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
     /// How many instructions the verifier followed, which the kernel limits to a million; 0 where it does not tell.
-    pub fn verified_instructions(&mut self, name: &'static str) -> Result<u32, LoadError> {
-        let info = self.get(name)?.info().map_err(|error| refused(name, &error))?;
-        Ok(info.verified_instruction_count().unwrap_or_default())
+    pub fn verified_instructions(&self, name: &'static str) -> Result<u32, LoadError> {
+        Ok(self.info(name)?.verified_instruction_count().unwrap_or_default())
+    }
+
+    pub(super) fn info(&self, name: &'static str) -> Result<ProgramInfo, LoadError> {
+        let program = self.ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
+        Program::info(program).map_err(|error| refused(name, &error))
     }
 
     /// The names of all programs and of all maps of the object, but for the sections of global data and the ring of
@@ -98,6 +107,9 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     let mut programs = Programs { ebpf };
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|error| refused(name, &error))?;
+    }
+    for program in TC_PROGRAMS {
+        programs.tc(program.name)?.load().map_err(|error| refused(program.name, &error))?;
     }
     Ok(programs)
 }
