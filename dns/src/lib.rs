@@ -2,4 +2,6 @@
 
 pub mod config;
 pub mod forward;
+pub mod name;
+pub mod snapshot;
 pub mod zone;

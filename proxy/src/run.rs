@@ -13,6 +13,7 @@ use crate::{
     config::{Config, SocketLb},
     datapath::{self, Busy, PinError, Pins},
     error::chain,
+    k8s::reader::Reader,
     model::policy::{DetectLocal, Policy},
 };
 
@@ -34,7 +35,8 @@ pub async fn run(config: Config) -> Result<()> {
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     let program_config = program_config(&policy, socket_lb)?;
-    let mut source = Source::manifests(&manifests, &policy.node_name)?;
+    let reader = Reader { node_name: policy.node_name.clone(), dns: None };
+    let mut source = Source::manifests(&manifests, reader)?;
     let addresses = datapath::local_addresses().await?;
 
     let pins = tokio::select! {

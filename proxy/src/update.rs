@@ -8,8 +8,16 @@ use crate::index::Change;
 #[derive(Debug, Default)]
 pub struct Update {
     pub changes: Vec<Change>,
+    /// The same, for those who answer names.
+    pub names: Vec<dns::zone::Change>,
     /// What could not be used of the objects that were read.
     pub skipped: Vec<Skipped>,
+}
+
+impl Update {
+    pub fn is_nothing(&self) -> bool {
+        self.changes.is_empty() && self.names.is_empty() && self.skipped.is_empty()
+    }
 }
 
 /// An object, or a part of one, that could not be used, and why.

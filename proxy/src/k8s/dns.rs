@@ -1,44 +1,70 @@
-//! What cluster DNS is fed with: Services, and everything that tells their endpoints.
+//! What objects mean to DNS: Services and everything that tells their endpoints, Namespaces, pods.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
-use dns::zone::Record;
-use k8s_openapi::api::{
-    core::v1::{Endpoints, Service},
-    discovery::v1::EndpointSlice,
+use dns::{
+    snapshot::Index,
+    zone::{self, Change, Key, ObjectName, ReadOptions},
 };
 
-use super::{endpoints, key, object::Object};
-use crate::model::service::ServiceKey;
+use super::{
+    endpoints,
+    object::{Kind, Object, ObjectId},
+};
 
-/// The records that these objects make.
-pub fn records<'a>(objects: impl Iterator<Item = &'a Object>) -> Vec<Record> {
-    let (mut services, mut slices, mut unmirrored) = (Vec::new(), Vec::new(), Vec::new());
-    for object in objects {
-        match object {
-            Object::Service(service) => services.push(&**service),
-            Object::EndpointSlice(slice) => slices.push(&**slice),
-            Object::Endpoints(endpoints) => unmirrored.push(&**endpoints),
-            Object::Node(_) | Object::ServiceCidr(_) | Object::Namespace(_) | Object::Pod(_) => {}
+/// What DNS must hear of an object. `None`: nothing.
+pub fn change(object: &Object, options: ReadOptions) -> Option<Change> {
+    let id = object.id().ok()?;
+    Some(match object {
+        Object::Service(service) => Change::Service(key(&id)?, Some(Arc::new(zone::service(service)))),
+        Object::EndpointSlice(slice) => {
+            let name = object_name(&id);
+            let slice = zone::slice(&name, slice, options).map(Arc::new);
+            Change::Slice(name, slice)
         }
-    }
-    let mirrored = mirrored(&services, &unmirrored);
-    slices.extend(&mirrored);
-    dns::zone::records(services, slices)
+        Object::Endpoints(endpoints) => {
+            // What cannot be used of it was reported when the load balancer read it.
+            let slices = endpoints::mirror(endpoints).ok()?.value;
+            let name = object_name(&id);
+            let slices = slices.iter().filter_map(|slice| zone::slice(&name, slice, options));
+            Change::Endpoints(key(&id)?, Some(slices.map(Arc::new).collect()))
+        }
+        Object::Namespace(_) => Change::Namespace(id.name, true),
+        Object::Pod(pod) => {
+            let pod = zone::pod(pod).filter(|_| options.pods);
+            Change::Pod(object_name(&id), pod.map(Arc::new))
+        }
+        Object::Node(_) | Object::ServiceCidr(_) => return None,
+    })
 }
 
-/// The control plane mirrors the Endpoints of Services that exist and select no pods.
-fn mirrored(services: &[&Service], unmirrored: &[&Endpoints]) -> Vec<EndpointSlice> {
-    let selects = |service: &Service| {
-        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        selector.is_some_and(|selector| !selector.is_empty())
-    };
-    let without_selector = services.iter().filter(|service| !selects(service));
-    let owners: HashSet<ServiceKey> =
-        without_selector.filter_map(|service| key(&service.metadata).ok()).collect();
-    let has_owner = |object: &Endpoints| key(&object.metadata).is_ok_and(|key| owners.contains(&key));
-    let wanted = unmirrored.iter().filter(|object| has_owner(object));
-    wanted.filter_map(|object| endpoints::mirror(object).ok()).flat_map(|read| read.value).collect()
+/// What DNS must hear when an object is gone.
+pub fn removal(id: &ObjectId) -> Option<Change> {
+    Some(match id.kind {
+        Kind::Service => Change::Service(key(id)?, None),
+        Kind::EndpointSlice => Change::Slice(object_name(id), None),
+        Kind::Endpoints => Change::Endpoints(key(id)?, None),
+        Kind::Namespace => Change::Namespace(id.name.clone(), false),
+        Kind::Pod => Change::Pod(object_name(id), None),
+        Kind::Node | Kind::ServiceCidr => return None,
+    })
+}
+
+/// How many records these objects make.
+pub fn records<'a>(objects: impl Iterator<Item = &'a Object>) -> usize {
+    let mut index = Index::default();
+    objects
+        .filter_map(|object| change(object, ReadOptions::default()))
+        .for_each(|change| index.apply(change));
+    index.snapshot(0).records().count()
+}
+
+fn key(id: &ObjectId) -> Option<Key> {
+    Key::new(&id.namespace, &id.name)
+}
+
+fn object_name(id: &ObjectId) -> ObjectName {
+    ObjectName { namespace: id.namespace.clone(), name: id.name.clone() }
 }
 
 #[cfg(test)]
@@ -62,7 +88,7 @@ mod tests {
                 Object::Endpoints(serde_json::from_value(endpoints.clone()).unwrap()),
             ];
             // The Service, its one endpoint, and the way back.
-            assert_eq!(records(objects.iter()).len(), want, "{name}");
+            assert_eq!(records(objects.iter()), want, "{name}");
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod node;
 pub mod object;
+pub mod reader;
 pub mod service;
 pub mod service_cidr;
 

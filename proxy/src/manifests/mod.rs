@@ -115,7 +115,7 @@ impl Manifests {
 
     /// How many DNS records these objects make.
     pub fn dns_records(&self) -> usize {
-        k8s::dns::records(self.objects.iter().map(|found| &found.object)).len()
+        k8s::dns::records(self.objects.iter().map(|found| &found.object))
     }
 
     /// One object, one definition: the first counts, in the order of file names.

@@ -20,8 +20,10 @@ use notify::{
 
 use super::{ManifestError, files, is_manifest, read_file};
 use crate::{
-    index::Change,
-    k8s::object::ObjectId,
+    k8s::{
+        object::ObjectId,
+        reader::{Meaning, Reader},
+    },
     update::{Skipped, Update},
 };
 
@@ -40,14 +42,14 @@ pub enum WatchError {
 /// Reads the directory, and passes on its objects and every later change to them. The first update holds everything.
 pub fn watch(
     path: &Path,
-    node_name: &str,
+    reader: Reader,
     mut pass_on: impl FnMut(Update) -> bool + Send + 'static,
 ) -> Result<(), WatchError> {
     // Events name files by absolute paths, so that is how they are known here too.
     let path = std::path::absolute(path).map_err(|source| ManifestError { path: path.to_owned(), source })?;
     let mut watch = Watch::new(&path)?;
     // The watch comes first: what changes while the directory is read is read again.
-    let mut directory = Directory::new(&path, node_name);
+    let mut directory = Directory::new(&path, reader);
     let first = directory.rescan()?;
     thread::spawn(move || {
         if pass_on(first) {
@@ -129,7 +131,7 @@ fn follow(directory: &mut Directory, watch: &mut Watch, mut pass_on: impl FnMut(
     while let Some(mut touched) = watch.next() {
         touched.all |= watch.move_on();
         match directory.apply(touched) {
-            Ok(update) if update.changes.is_empty() && update.skipped.is_empty() => {}
+            Ok(update) if update.is_nothing() => {}
             Ok(update) => {
                 if !pass_on(update) {
                     return;
@@ -202,7 +204,7 @@ fn is_link(path: &Path) -> bool {
 #[derive(Debug)]
 struct Directory {
     root: PathBuf,
-    node_name: String,
+    reader: Reader,
     files: BTreeMap<PathBuf, FileState>,
     /// Which files define an object. The first by name counts.
     holders: HashMap<ObjectId, BTreeSet<PathBuf>>,
@@ -210,18 +212,13 @@ struct Directory {
 
 #[derive(Debug, Default)]
 struct FileState {
-    changes: BTreeMap<ObjectId, Change>,
+    meanings: BTreeMap<ObjectId, Meaning>,
     skipped: Vec<Skipped>,
 }
 
 impl Directory {
-    fn new(path: &Path, node_name: &str) -> Self {
-        Self {
-            root: path.to_owned(),
-            node_name: node_name.to_owned(),
-            files: BTreeMap::new(),
-            holders: HashMap::new(),
-        }
+    fn new(path: &Path, reader: Reader) -> Self {
+        Self { root: path.to_owned(), reader, files: BTreeMap::new(), holders: HashMap::new() }
     }
 
     fn apply(&mut self, touched: Touched) -> Result<Update, ManifestError> {
@@ -243,49 +240,62 @@ impl Directory {
     }
 
     fn reread(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Update {
-        let mut before: BTreeMap<ObjectId, Option<Change>> = BTreeMap::new();
+        let mut before: BTreeMap<ObjectId, Meaning> = BTreeMap::new();
         let mut update = Update::default();
         for path in paths {
             let old = self.files.get(&path);
             let is_there = path.exists() && is_manifest(&path);
             let new = if is_there { self.read(&path, old) } else { FileState::default() };
-            let old_ids = old.into_iter().flat_map(|old| old.changes.keys());
-            let ids: BTreeSet<ObjectId> = old_ids.chain(new.changes.keys()).cloned().collect();
+            let old_ids = old.into_iter().flat_map(|old| old.meanings.keys());
+            let ids: BTreeSet<ObjectId> = old_ids.chain(new.meanings.keys()).cloned().collect();
             for id in ids {
                 let current = self.current(&id).cloned();
-                before.entry(id).or_insert(current);
+                before.entry(id).or_insert(current.unwrap_or_default());
             }
             update.skipped.extend(new_skips(old, &new));
             self.replace(path, new);
         }
         update.skipped.extend(self.duplicates(before.keys()));
-        update.changes = before.into_iter().filter_map(|(id, before)| self.difference(&id, before)).collect();
+        for (id, before) in before {
+            let Meaning { change, names } = self.difference(&id, before);
+            update.changes.extend(change);
+            update.names.extend(names);
+        }
         update
     }
 
     fn read(&self, path: &Path, old: Option<&FileState>) -> FileState {
         let manifests = read_file(path);
         let was_unreadable = !manifests.skipped.is_empty();
-        let mut state = FileState { changes: BTreeMap::new(), skipped: manifests.skipped };
-        let earlier = |id: &ObjectId| old.and_then(|old| old.changes.get(id)).cloned();
+        let mut state = FileState { meanings: BTreeMap::new(), skipped: manifests.skipped };
+        let earlier = |id: &ObjectId| old.and_then(|old| old.meanings.get(id)).cloned();
         for found in manifests.objects {
             let skip = |reason: String| Skipped { object: found.describe(), reason };
-            match (found.object.id(), found.object.change(&self.node_name)) {
-                (Ok(id), Ok(Some(read))) => {
-                    state.skipped.extend(read.left_out.iter().map(|error| skip(error.to_string())));
-                    state.changes.entry(id).or_insert(read.value);
-                }
-                (Ok(_), Ok(None)) => {}
-                (Ok(id), Err(error)) => {
+            let id = match found.object.id() {
+                Ok(id) => id,
+                Err(error) => {
                     state.skipped.push(skip(error.to_string()));
-                    state.changes.extend(earlier(&id).map(|change| (id, change)));
+                    continue;
                 }
-                (Err(error), _) => state.skipped.push(skip(error.to_string())),
+            };
+            let change = match self.reader.change(&found.object) {
+                Ok(read) => read.map(|read| {
+                    state.skipped.extend(read.left_out.iter().map(|error| skip(error.to_string())));
+                    read.value
+                }),
+                Err(error) => {
+                    state.skipped.push(skip(error.to_string()));
+                    earlier(&id).and_then(|earlier| earlier.change)
+                }
+            };
+            let meaning = Meaning { change, names: self.reader.names(&found.object) };
+            if !meaning.is_nothing() {
+                state.meanings.entry(id).or_insert(meaning);
             }
         }
         if was_unreadable {
-            for (id, change) in old.into_iter().flat_map(|old| &old.changes) {
-                state.changes.entry(id.clone()).or_insert_with(|| change.clone());
+            for (id, meaning) in old.into_iter().flat_map(|old| &old.meanings) {
+                state.meanings.entry(id.clone()).or_insert_with(|| meaning.clone());
             }
         }
         state
@@ -293,12 +303,12 @@ impl Directory {
 
     fn replace(&mut self, path: PathBuf, new: FileState) {
         let old = self.files.remove(&path).unwrap_or_default();
-        for id in old.changes.keys().filter(|id| !new.changes.contains_key(id)) {
+        for id in old.meanings.keys().filter(|id| !new.meanings.contains_key(id)) {
             if let Some(holders) = self.holders.get_mut(id) {
                 holders.remove(&path);
             }
         }
-        for id in new.changes.keys() {
+        for id in new.meanings.keys() {
             self.holders.entry(id.clone()).or_default().insert(path.clone());
         }
         if path.exists() {
@@ -306,20 +316,22 @@ impl Directory {
         }
     }
 
-    fn current(&self, id: &ObjectId) -> Option<&Change> {
+    fn current(&self, id: &ObjectId) -> Option<&Meaning> {
         let path = self.holders.get(id)?.first()?;
-        self.files.get(path)?.changes.get(id)
+        self.files.get(path)?.meanings.get(id)
     }
 
-    fn difference(&mut self, id: &ObjectId, before: Option<Change>) -> Option<Change> {
+    fn difference(&mut self, id: &ObjectId, before: Meaning) -> Meaning {
         let now = self.current(id).cloned();
         if now.is_none() {
             self.holders.remove(id);
         }
-        if now == before {
-            return None;
+        let now = now.unwrap_or_default();
+        let gone = self.reader.removal(id);
+        Meaning {
+            change: news(now.change, before.change, gone.change),
+            names: news(now.names, before.names, gone.names),
         }
-        now.or_else(|| id.removal(&self.node_name))
     }
 
     fn duplicates<'a>(&self, ids: impl IntoIterator<Item = &'a ObjectId>) -> Vec<Skipped> {
@@ -335,6 +347,11 @@ impl Directory {
         }
         skipped
     }
+}
+
+/// What must be heard of `now`, or that it is `gone`, by who heard `before`.
+fn news<T: PartialEq>(now: Option<T>, before: Option<T>, gone: Option<T>) -> Option<T> {
+    if now == before { None } else { now.or(gone) }
 }
 
 /// A file that is gone is no file, but its name tells that it was a manifest.
@@ -355,6 +372,10 @@ mod tests {
 
     const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n";
 
+    fn reader() -> Reader {
+        Reader { node_name: "node-1".to_owned(), dns: None }
+    }
+
     struct Fixture {
         dir: tempfile::TempDir,
         directory: Directory,
@@ -363,7 +384,7 @@ mod tests {
     impl Fixture {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let directory = Directory::new(dir.path(), "node-1");
+            let directory = Directory::new(dir.path(), reader());
             Self { dir, directory }
         }
 
@@ -427,7 +448,7 @@ mod tests {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("web.yaml"), WEB).unwrap();
         let (sender, updates) = mpsc::channel();
-        watch(&root, "node-1", move |update| sender.send(update.changes.len()).is_ok()).unwrap();
+        watch(&root, reader(), move |update| sender.send(update.changes.len()).is_ok()).unwrap();
         assert_eq!(updates.recv().unwrap(), 1);
         let other = dir.path().join("other");
         fs::create_dir(&other).unwrap();
@@ -445,7 +466,7 @@ mod tests {
         let relative = Path::new(dir.path().file_name().unwrap());
         fs::write(relative.join("web.yaml"), WEB).unwrap();
         let (sender, updates) = mpsc::channel();
-        watch(relative, "node-1", move |update| sender.send(update.changes.len()).is_ok()).unwrap();
+        watch(relative, reader(), move |update| sender.send(update.changes.len()).is_ok()).unwrap();
         assert_eq!(updates.recv().unwrap(), 1);
         fs::remove_file(relative.join("web.yaml")).unwrap();
         assert_eq!(updates.recv().unwrap(), 1, "the Service goes with its file");
@@ -455,7 +476,7 @@ mod tests {
     fn changes_arrive_while_watching() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, updates) = mpsc::channel();
-        watch(dir.path(), "node-1", move |update| sender.send(update.changes.len()).is_ok()).unwrap();
+        watch(dir.path(), reader(), move |update| sender.send(update.changes.len()).is_ok()).unwrap();
         assert_eq!(updates.recv().unwrap(), 0);
         fs::write(dir.path().join("web.yaml"), WEB).unwrap();
         assert_eq!(updates.recv().unwrap(), 1);

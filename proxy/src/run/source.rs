@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use tokio::sync::mpsc;
 
-use crate::{manifests, update::Update};
+use crate::{k8s::reader::Reader, manifests, update::Update};
 
 /// The first update holds everything that exists; each later one what changed since.
 pub struct Source {
@@ -14,10 +14,10 @@ pub struct Source {
 
 impl Source {
     /// A directory of manifests, or one file, watched.
-    pub fn manifests(path: &Path, node_name: &str) -> Result<Self> {
+    pub fn manifests(path: &Path, reader: Reader) -> Result<Self> {
         // Unbounded: a watch thread that waits would only read later what it reads now, and it reads whole states.
         let (sender, updates) = mpsc::unbounded_channel();
-        manifests::watch::watch(path, node_name, move |update| sender.send(update).is_ok())?;
+        manifests::watch::watch(path, reader, move |update| sender.send(update).is_ok())?;
         Ok(Self { updates })
     }
 

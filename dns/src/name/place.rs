@@ -1,0 +1,195 @@
+//! What a name asks for, by its labels alone: nobody has looked yet whether it exists.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Name, QueryName};
+
+/// The place of a name below the cluster domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'q> {
+    Apex,
+    DnsVersion,
+    /// `dns`, which holds nothing but the name of the name server.
+    Dns,
+    NameServer,
+    Services,
+    Pods,
+    ServiceNamespace(&'q [u8]),
+    PodNamespace(&'q [u8]),
+    Service(ServiceName<'q>),
+    /// One label below a Service: an endpoint, or the protocol of a named port.
+    BelowService {
+        service: ServiceName<'q>,
+        label: &'q [u8],
+    },
+    /// `_port._protocol`, underscores included.
+    Port {
+        service: ServiceName<'q>,
+        port: &'q [u8],
+        protocol: &'q [u8],
+    },
+    Pod {
+        namespace: &'q [u8],
+        address: &'q [u8],
+    },
+    /// Nothing can ever be there.
+    Nowhere,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceName<'q> {
+    pub namespace: &'q [u8],
+    pub name: &'q [u8],
+}
+
+/// `zone_labels`: how many labels at the end are the cluster domain's.
+pub fn place(name: &QueryName, zone_labels: usize) -> Place<'_> {
+    let own = name.label_count().saturating_sub(zone_labels);
+    // Counted from the cluster domain downwards.
+    let label = |n: usize| name.label(own - 1 - n);
+    if own == 0 {
+        return Place::Apex;
+    }
+    let service = (own >= 3).then(|| ServiceName { namespace: label(1), name: label(2) });
+    match (label(0), own, service) {
+        (b"dns-version", 1, _) => Place::DnsVersion,
+        (b"dns", 1, _) => Place::Dns,
+        (b"dns", 2, _) if label(1) == b"ns" => Place::NameServer,
+        (b"svc", 1, _) => Place::Services,
+        (b"pod", 1, _) => Place::Pods,
+        (b"svc", 2, _) => Place::ServiceNamespace(label(1)),
+        (b"pod", 2, _) => Place::PodNamespace(label(1)),
+        (b"svc", 3, Some(service)) => Place::Service(service),
+        (b"svc", 4, Some(service)) => Place::BelowService { service, label: label(3) },
+        (b"svc", 5, Some(service)) => Place::Port { service, protocol: label(3), port: label(4) },
+        (b"pod", 3, _) => Place::Pod { namespace: label(1), address: label(2) },
+        _ => Place::Nowhere,
+    }
+}
+
+/// What a name in a reverse zone asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reverse {
+    Address(IpAddr),
+    /// All addresses from one to the other: the name is a parent of theirs.
+    Network(IpAddr, IpAddr),
+    /// No address can be below it.
+    Malformed,
+}
+
+pub fn is_reverse(zone: &Name) -> bool {
+    let zone = zone.to_query();
+    let parents = [["in-addr", "arpa"], ["ip6", "arpa"]];
+    parents
+        .into_iter()
+        .any(|labels| Name::from_labels(labels.map(str::as_bytes)).is_some_and(|parent| zone.is_in(&parent)))
+}
+
+pub fn reverse(name: &QueryName) -> Reverse {
+    let count = name.label_count();
+    if count < 2 || name.label(count - 1) != b"arpa" {
+        return Reverse::Malformed;
+    }
+    // From the least specific label to the most specific.
+    let labels = (0..count - 2).rev().map(|n| name.label(n));
+    match name.label(count - 2) {
+        b"in-addr" if count - 2 <= 4 => v4(labels, count - 2),
+        b"ip6" if count - 2 <= 32 => v6(labels, count - 2),
+        _ => Reverse::Malformed,
+    }
+}
+
+fn v4<'q>(labels: impl Iterator<Item = &'q [u8]>, count: usize) -> Reverse {
+    let (mut first, mut last) = ([0; 4], [255; 4]);
+    for (n, label) in labels.enumerate() {
+        let Some(octet) = decimal(label) else { return Reverse::Malformed };
+        (first[n], last[n]) = (octet, octet);
+    }
+    range(Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into(), count == 4)
+}
+
+fn v6<'q>(labels: impl Iterator<Item = &'q [u8]>, count: usize) -> Reverse {
+    let (mut first, mut last) = (0_u128, u128::MAX);
+    for (n, label) in labels.enumerate() {
+        let Some(nibble) = hexadecimal(label) else { return Reverse::Malformed };
+        let shift = 124 - 4 * n;
+        first |= u128::from(nibble) << shift;
+        last &= !(0xf << shift) | (u128::from(nibble) << shift);
+    }
+    range(Ipv6Addr::from(first).into(), Ipv6Addr::from(last).into(), count == 32)
+}
+
+fn range(first: IpAddr, last: IpAddr, is_whole: bool) -> Reverse {
+    if is_whole { Reverse::Address(first) } else { Reverse::Network(first, last) }
+}
+
+/// As an address would be written: `01` is another label than `1`.
+fn decimal(label: &[u8]) -> Option<u8> {
+    let is_plain = matches!(label, [b'0'] | [b'1'..=b'9', ..]) && label.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(label).ok().filter(|_| is_plain)?.parse().ok()
+}
+
+fn hexadecimal(label: &[u8]) -> Option<u8> {
+    let [digit] = label else { return None };
+    char::from(*digit).to_digit(16).and_then(|nibble| u8::try_from(nibble).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(text: &str) -> QueryName {
+        Name::from_text(text).unwrap().to_query()
+    }
+
+    #[test]
+    fn places_follow_from_labels() {
+        let service = ServiceName { namespace: b"shop", name: b"web" };
+        for (text, want) in [
+            ("", Place::Apex),
+            ("dns-version.", Place::DnsVersion),
+            ("dns.", Place::Dns),
+            ("ns.dns.", Place::NameServer),
+            ("a.ns.dns.", Place::Nowhere),
+            ("svc.", Place::Services),
+            ("pod.", Place::Pods),
+            ("other.", Place::Nowhere),
+            ("shop.other.", Place::Nowhere),
+            ("Shop.svc.", Place::ServiceNamespace(b"shop")),
+            ("shop.pod.", Place::PodNamespace(b"shop")),
+            ("web.shop.svc.", Place::Service(service)),
+            ("web-0.web.shop.svc.", Place::BelowService { service, label: b"web-0" }),
+            ("_http._tcp.web.shop.svc.", Place::Port { service, port: b"_http", protocol: b"_tcp" }),
+            ("a._http._tcp.web.shop.svc.", Place::Nowhere),
+            ("10-0-0-1.shop.pod.", Place::Pod { namespace: b"shop", address: b"10-0-0-1" }),
+            ("a.10-0-0-1.shop.pod.", Place::Nowhere),
+        ] {
+            assert_eq!(place(&query(&format!("{text}cluster.local")), 2), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn reverse_names_are_addresses_or_networks() {
+        let network =
+            |first: &str, last: &str| Reverse::Network(first.parse().unwrap(), last.parse().unwrap());
+        for (text, want) in [
+            ("1.0.96.10.in-addr.arpa", Reverse::Address("10.96.0.1".parse().unwrap())),
+            ("96.10.in-addr.arpa", network("10.96.0.0", "10.96.255.255")),
+            ("in-addr.arpa", network("0.0.0.0", "255.255.255.255")),
+            ("01.0.96.10.in-addr.arpa", Reverse::Malformed),
+            ("256.in-addr.arpa", Reverse::Malformed),
+            ("x.in-addr.arpa", Reverse::Malformed),
+            ("1.1.0.96.10.in-addr.arpa", Reverse::Malformed),
+            ("8.b.d.0.1.0.0.2.ip6.arpa", network("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")),
+            ("10.ip6.arpa", Reverse::Malformed),
+            ("arpa", Reverse::Malformed),
+            ("example.org", Reverse::Malformed),
+            (
+                "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.B.d.0.1.0.0.2.ip6.arpa",
+                Reverse::Address("2001:db8::1".parse().unwrap()),
+            ),
+        ] {
+            assert_eq!(reverse(&query(text)), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The first label of an endpoint's name: its hostname, or its address with dashes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What an endpoint is called below its Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Label<'s> {
+    Named(&'s str),
+    Dashed(IpAddr),
+}
+
+impl Label<'_> {
+    pub fn write_to(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Named(name) => out.extend_from_slice(name.as_bytes()),
+            Self::Dashed(address) => out.extend_from_slice(dashed(address).as_bytes()),
+        }
+    }
+}
+
+/// An address as a label, without a place on the heap.
+#[derive(Clone, Copy, Debug)]
+pub struct Dashed {
+    octets: [u8; 48],
+    len: u8,
+}
+
+impl Dashed {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.octets[..usize::from(self.len)]
+    }
+}
+
+impl std::io::Write for Dashed {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        for octet in text {
+            let Some(place) = self.octets.get_mut(usize::from(self.len)) else { break };
+            *place = if matches!(octet, b'.' | b':') { b'-' } else { *octet };
+            self.len += 1;
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A label must not end in a dash, so an address that ends in `::` gets its last zero back.
+pub fn dashed(address: IpAddr) -> Dashed {
+    let mut label = Dashed { octets: [0; 48], len: 0 };
+    // The longest address has 45 characters, and writing into memory does not fail.
+    let _ = std::io::Write::write_fmt(&mut label, format_args!("{address}"));
+    if label.as_bytes().last() == Some(&b'-') {
+        let _ = std::io::Write::write_all(&mut label, b"0");
+    }
+    label
+}
+
+/// The address that such a label names, however it is spelt. Exactly three single dashes mean IPv4.
+pub fn parse_dashed(label: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(label).ok().filter(|text| text.len() < 48)?;
+    if text.matches('-').count() == 3 && !text.contains("--") {
+        text.replace('-', ".").parse::<Ipv4Addr>().ok().map(Into::into)
+    } else {
+        text.replace('-', ":").parse::<Ipv6Addr>().ok().map(Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_become_labels() {
+        for (text, want) in [
+            ("10.1.0.5", "10-1-0-5"),
+            ("fd00:1::a", "fd00-1--a"),
+            ("fd00:1::", "fd00-1--0"),
+            ("::", "--0"),
+            ("1111:2222:3333:4444:5555:6666:7777:8888", "1111-2222-3333-4444-5555-6666-7777-8888"),
+        ] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(dashed(address).as_bytes(), want.as_bytes(), "{text}");
+            assert_eq!(parse_dashed(want.as_bytes()), Some(address), "{want}");
+        }
+    }
+
+    #[test]
+    fn labels_that_are_no_address() {
+        for text in ["blah", "300-1-1-1", "10-0-0-01", "10-0-0", "10-0-0-1-1", "", "-", "x--1"] {
+            assert_eq!(parse_dashed(text.as_bytes()), None, "{text}");
+        }
+    }
+}

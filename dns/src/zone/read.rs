@@ -1,0 +1,165 @@
+//! From Kubernetes' types to the values of [`super`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use k8s_openapi::api::{
+    core::v1::{self as core, ServiceSpec},
+    discovery::v1::{Endpoint, EndpointSlice},
+};
+
+use super::{Endpoints, Key, ObjectName, Pod, Port, Protocol, Service, ServiceKind, Slice, dashed, is_label};
+use crate::name::Name;
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// What is worth keeping depends on how it will be answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Endpoints without a hostname are called after their pod.
+    pub endpoint_pod_names: bool,
+    /// Pods are answered for, so they are kept.
+    pub pods: bool,
+}
+
+pub fn service(service: &core::Service) -> Service {
+    let no_spec = ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&no_spec);
+    Service {
+        kind: kind(spec),
+        has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
+    }
+}
+
+fn kind(spec: &ServiceSpec) -> ServiceKind {
+    if spec.type_.as_deref() == Some("ExternalName") {
+        let target = spec.external_name.as_deref().and_then(external_name);
+        return target.map_or(ServiceKind::Nothing, ServiceKind::ExternalName);
+    }
+    let stated = || spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
+    if stated().any(|text| text == "None") {
+        return ServiceKind::Headless;
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in stated().filter_map(|text| address(text)) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return ServiceKind::Nothing;
+    }
+    let ports = spec.ports.iter().flatten();
+    let ports = ports
+        .filter_map(|stated| port(stated.name.as_deref(), stated.protocol.as_deref(), Some(stated.port)));
+    ServiceKind::ClusterIp { addresses: addresses.into(), ports: ports.collect() }
+}
+
+/// A name that is an address by itself stands for nothing: nobody can resolve it.
+fn external_name(text: &str) -> Option<Name> {
+    let text = text.trim_end_matches('.');
+    if text.parse::<IpAddr>().is_ok() { None } else { Name::from_text(text) }
+}
+
+fn port(name: Option<&str>, protocol: Option<&str>, number: Option<i32>) -> Option<Port> {
+    let name = name.filter(|name| is_label(name))?;
+    let number = u16::try_from(number?).ok().filter(|number| *number != 0)?;
+    let protocol = match protocol.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "" | "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => return None,
+    };
+    Some(Port { name: name.to_ascii_lowercase().into(), protocol, number })
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
+
+/// `None`: it belongs to no Service, or holds no addresses.
+pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: ReadOptions) -> Option<Slice> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let namespace = slice.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    let service = Key::new(namespace.unwrap_or(DEFAULT_NAMESPACE), labels.get(SERVICE_NAME)?)?;
+    if slice.address_type == "FQDN" {
+        return None;
+    }
+    let mut endpoints = Ready::default();
+    for endpoint in slice.endpoints.iter().flatten() {
+        endpoints.add(endpoint, options);
+    }
+    let ports = slice.ports.iter().flatten();
+    let ports =
+        ports.filter_map(|stated| port(stated.name.as_deref(), stated.protocol.as_deref(), stated.port));
+    Some(Slice {
+        id: id.clone(),
+        service,
+        ports: ports.collect(),
+        v4: sorted(endpoints.v4),
+        v6: sorted(endpoints.v6),
+    })
+}
+
+#[derive(Default)]
+struct Ready {
+    v4: Vec<(Option<Box<str>>, Ipv4Addr)>,
+    v6: Vec<(Option<Box<str>>, Ipv6Addr)>,
+}
+
+impl Ready {
+    /// Ready is what does not say it is not; serving and terminating do not count here. Only the first address counts:
+    /// no reader of slices ever used more.
+    fn add(&mut self, endpoint: &Endpoint, options: ReadOptions) {
+        let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+        let Some(address) = endpoint.addresses.first().and_then(|text| address(text)).filter(|_| is_ready)
+        else {
+            return;
+        };
+        let name = own_name(endpoint, options);
+        // A name that says what the address says anyway must not make a second one.
+        let name = name.filter(|name| name.as_bytes() != dashed(address).as_bytes());
+        match address {
+            IpAddr::V4(address) => self.v4.push((name, address)),
+            IpAddr::V6(address) => self.v6.push((name, address)),
+        }
+    }
+}
+
+fn own_name(endpoint: &Endpoint, options: ReadOptions) -> Option<Box<str>> {
+    let hostname = endpoint.hostname.as_deref().filter(|hostname| is_label(hostname));
+    let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
+    let pod = pod.filter(|name| options.endpoint_pod_names && is_label(name));
+    hostname.or(pod).map(|name| name.to_ascii_lowercase().into())
+}
+
+fn sorted<A: Ord + Copy>(endpoints: Vec<(Option<Box<str>>, A)>) -> Endpoints<A> {
+    let (mut named, mut unnamed) = (Vec::new(), Vec::new());
+    for (name, address) in endpoints {
+        match name {
+            Some(name) => named.push((name, address)),
+            None => unnamed.push(address),
+        }
+    }
+    named.sort_unstable();
+    named.dedup();
+    unnamed.sort_unstable();
+    unnamed.dedup();
+    Endpoints { unnamed: unnamed.into(), named: named.into() }
+}
+
+/// `None`: a pod that is not to be reached any more. Addresses are handed to others as soon as a pod has ended.
+pub fn pod(pod: &core::Pod) -> Option<Pod> {
+    let status = pod.status.as_ref()?;
+    let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed" | "Unknown"));
+    if has_ended || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
+    let mut addresses: Vec<_> = all.filter_map(address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let namespace = pod.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE).to_ascii_lowercase().into();
+    Some(Pod { namespace, addresses: addresses.into() })
+}

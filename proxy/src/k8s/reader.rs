@@ -1,0 +1,46 @@
+//! How a source of objects reads them: for which node, and for whom.
+
+use ::dns::zone::ReadOptions;
+
+use super::{
+    ObjectError, Read, dns,
+    object::{Object, ObjectId},
+};
+use crate::index;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reader {
+    pub node_name: String,
+    /// What of the objects is kept for DNS. `None`: nobody answers names.
+    pub dns: Option<ReadOptions>,
+}
+
+/// What an object means to the load balancer and to DNS.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meaning {
+    pub change: Option<index::Change>,
+    pub names: Option<::dns::zone::Change>,
+}
+
+impl Meaning {
+    pub fn is_nothing(&self) -> bool {
+        self.change.is_none() && self.names.is_none()
+    }
+}
+
+impl Reader {
+    /// What the load balancer makes of an object, and what of it had to be left out.
+    pub fn change(&self, object: &Object) -> Result<Option<Read<index::Change>>, ObjectError> {
+        object.change(&self.node_name)
+    }
+
+    /// What DNS makes of it: whatever can be used, as what it cannot use has no name.
+    pub fn names(&self, object: &Object) -> Option<::dns::zone::Change> {
+        dns::change(object, self.dns?)
+    }
+
+    pub fn removal(&self, id: &ObjectId) -> Meaning {
+        let names = self.dns.and_then(|_| dns::removal(id));
+        Meaning { change: id.removal(&self.node_name), names }
+    }
+}
