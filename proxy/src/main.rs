@@ -1,8 +1,7 @@
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::Parser as _;
 use proxy::cli::Cli;
 
 fn main() -> ExitCode {
-    Cli::parse().run()
+    Cli::read(env::args_os()).run()
 }

@@ -13,12 +13,14 @@ use crate::{
     config::{Config, SocketLb},
     datapath::{self, Busy, PinError, Pins},
     error::chain,
+    host,
     k8s::reader::Reader,
     model::policy::{DetectLocal, Policy},
 };
 
 mod agent;
 mod attachment;
+mod config_file;
 mod source;
 mod stop;
 
@@ -29,8 +31,10 @@ use stop::Stop;
 
 /// Runs until SIGTERM or SIGINT, and leaves the data plane in place.
 pub async fn run(config: Config) -> Result<()> {
-    let Config { manifests, cgroup, bpffs, socket_lb, takeover, abi_version, policy } = config;
-    let mut stop = Stop::new()?;
+    let Config { manifests, cgroup, bpffs, socket_lb, takeover, abi_version, policy, host, config_file } =
+        config;
+    let mut stop = Stop::new(config_file)?;
+    host::apply(&host);
     datapath::require_capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
@@ -41,7 +45,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let pins = tokio::select! {
         pins = acquire(bpffs, abi_version, takeover) => pins?,
-        () = stop.requested() => return Ok(()),
+        () = stop.requested() => return stop.outcome(),
     };
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::follow_logs(&mut programs);
@@ -60,7 +64,7 @@ pub async fn run(config: Config) -> Result<()> {
     let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off };
     agent.follow(&mut source, &mut stop, attachment).await;
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
-    Ok(())
+    stop.outcome()
 }
 
 /// Takes the pin directory, at once or when the agent that holds it ends.

@@ -15,6 +15,7 @@ use super::{
     policy_args::{PolicyArgs, address},
 };
 use crate::{
+    kube_proxy_config::ConfigFile,
     manifests,
     model::{
         address::{Protocol, parse_ip},
@@ -35,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "IP:PORT[/tcp|udp|sctp]", value_parser = destination)]
     to: Destination,
     #[command(flatten)]
-    policy: PolicyArgs,
+    pub policy: PolicyArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -59,8 +60,9 @@ struct Explanation {
     reason: String,
 }
 
-pub fn run(args: Args) -> Result<()> {
-    let (index, _) = manifests::load(&args.manifests)?.to_index(args.policy.policy()?);
+pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
+    let (index, _) =
+        manifests::load(&args.manifests)?.to_index(args.policy.policy(file.map(|file| &file.settings))?);
     let Destination { address: destination, protocol } = args.to;
     let verdict = index.explain(&Flow { source: args.from, destination, protocol });
     match args.output.output {

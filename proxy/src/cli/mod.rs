@@ -1,6 +1,6 @@
 //! The command line: one file per verb. Exit codes: 0 done, 1 failed with one sentence on stderr, 2 wrong usage.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -9,13 +9,19 @@ mod cleanup;
 mod explain;
 mod frontend_name;
 mod get;
+mod go_flags;
+mod kube_proxy_args;
 pub mod logging;
 mod output;
 mod plan;
 pub mod policy_args;
 mod run;
+mod told;
 
 use logging::LoggingArgs;
+use policy_args::PolicyArgs;
+
+use crate::kube_proxy_config::ConfigFile;
 
 /// The service proxy of a Kubernetes node: eBPF load balancing and cluster DNS, one agent per node.
 #[derive(Debug, Parser)]
@@ -30,7 +36,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the agent of this node; SIGTERM ends it and leaves the data plane in place
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Remove everything the agent made: pins, links and maps; refuses beside a live agent
     Cleanup(cleanup::Args),
     /// Show what the kernel holds, by Service name, whether or not an agent runs
@@ -49,15 +55,31 @@ enum Verb {
 }
 
 impl Cli {
+    /// Arguments as people and manifests write them, those of kube-proxy included.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Self {
+        Self::parse_from(go_flags::normalize(args))
+    }
+
     pub fn run(self) -> ExitCode {
-        logging::start(&self.logging, self.verb.default_level());
-        match self.verb.run() {
+        match self.try_run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 output::complain(&error);
                 ExitCode::FAILURE
             }
         }
+    }
+
+    fn try_run(self) -> Result<()> {
+        // What is logged, and how, may stand in the file.
+        let policy = self.verb.policy();
+        let file = policy.and_then(PolicyArgs::config_file).map(ConfigFile::read).transpose()?;
+        let of_file = file.as_ref().map(|file| file.settings.logging);
+        logging::start(&self.logging, self.verb.default_level(), of_file);
+        if let (Some(policy), Some(file)) = (policy, &file) {
+            told::remark_on(file, policy);
+        }
+        self.verb.run(file)
     }
 }
 
@@ -75,13 +97,23 @@ impl Verb {
         }
     }
 
-    fn run(self) -> Result<()> {
+    /// The verbs that take kube-proxy's file in the place of flags.
+    fn policy(&self) -> Option<&PolicyArgs> {
         match self {
-            Self::Run(args) => run::run(args),
+            Self::Run(args) => Some(&args.policy),
+            Self::Plan(args) => Some(&args.policy),
+            Self::Explain(args) => Some(&args.policy),
+            Self::Cleanup(_) | Self::Get(_) | Self::Version | Self::Completion { .. } => None,
+        }
+    }
+
+    fn run(self, file: Option<ConfigFile>) -> Result<()> {
+        match self {
+            Self::Run(args) => run::run(*args, file),
             Self::Cleanup(args) => cleanup::run(args),
             Self::Get(args) => get::run(args),
-            Self::Plan(args) => plan::run(args),
-            Self::Explain(args) => explain::run(args),
+            Self::Plan(args) => plan::run(args, file.as_ref()),
+            Self::Explain(args) => explain::run(args, file.as_ref()),
             Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),
             Self::Completion { shell } => {
                 let mut script = Vec::new();

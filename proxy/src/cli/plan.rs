@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     index::Index,
+    kube_proxy_config::ConfigFile,
     manifests,
     model::frontend::{Frontend, FrontendKind, View, WhenEmpty},
     update::Skipped,
@@ -23,7 +24,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
     #[command(flatten)]
-    policy: PolicyArgs,
+    pub policy: PolicyArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -51,9 +52,9 @@ struct PlannedDns {
     records: usize,
 }
 
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     let loaded = manifests::load(&args.manifests)?;
-    let policy = args.policy.policy()?;
+    let policy = args.policy.policy(file.map(|file| &file.settings))?;
     let (records, (index, skipped)) = thread::scope(|scope| {
         let records = scope.spawn(|| loaded.dns_records());
         let joined = loaded.to_index(policy);

@@ -1,45 +1,66 @@
 //! The flags that change what Services mean on a node. `run`, `plan` and `explain` share them, so that a question is
 //! answered as the agent would act.
 
-use std::{fs, net::IpAddr};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use ipnetwork::IpNetwork;
 
-use crate::model::{
-    address::{IpFamily, PerFamily, parse_ip, parse_network},
-    policy::{DetectLocal, NodePortAddresses, Policy},
+use crate::{
+    kube_proxy_config::{KubeProxyConfiguration, Mode, Settings},
+    model::{
+        address::{IpFamily, PerFamily, parse_ip, parse_network},
+        policy::{DetectLocal, NodePortAddresses, Policy},
+    },
 };
 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Policy")]
 pub struct PolicyArgs {
+    /// kube-proxy's own configuration file; the flags that kube-proxy has too are ignored beside it. `run` ends when
+    /// the file changes, to be started anew
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The node whose view is taken: its endpoints are local, its Node object tells zone and addresses
     /// [default: the host name]
-    #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
+    #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
+    node_name: Option<String>,
     /// An address local to the node, repeatable; the first of a family is the primary [default: the Node object's]
     #[arg(long = "node-address", value_name = "IP", value_delimiter = ',', value_parser = address)]
-    pub node_addresses: Vec<IpAddr>,
+    node_addresses: Vec<IpAddr>,
+    /// The node's primary address of its family; 0.0.0.0 and :: name none
+    #[arg(long, value_name = "IP", value_parser = address)]
+    bind_address: Option<IpAddr>,
     /// The networks of all pods, one per family; traffic from elsewhere to a ClusterIP is masqueraded. Without it
     /// nothing is, and pods get no special way past externalTrafficPolicy Local
-    #[arg(long, value_name = "CIDRS", default_value = "", value_parser = cluster_cidrs)]
-    pub cluster_cidr: PerFamily<Option<IpNetwork>>,
-    /// How traffic of pods is told from other traffic
-    #[arg(long, value_enum, value_name = "MODE", default_value = "ClusterCIDR")]
-    pub detect_local_mode: DetectLocalMode,
+    #[arg(long, value_name = "CIDRS", value_parser = cluster_cidrs)]
+    cluster_cidr: Option<PerFamily<Option<IpNetwork>>>,
+    /// How traffic of pods is told from other traffic [default: ClusterCIDR]
+    #[arg(long, value_enum, value_name = "MODE")]
+    detect_local_mode: Option<DetectLocalMode>,
     /// Local addresses that serve NodePorts: networks, or `primary` for the node's own address in each family
-    #[arg(long, value_name = "CIDRS|primary", default_value = "primary", value_parser = nodeport_addresses)]
-    pub nodeport_addresses: NodePortAddresses,
-    /// Serve NodePorts on 127.0.0.1 too; ::1 never serves them
-    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true",
-          action = clap::ArgAction::Set)]
-    pub localhost_nodeports: bool,
+    /// [default: primary]
+    #[arg(long, value_name = "CIDRS|primary", value_parser = nodeport_addresses)]
+    nodeport_addresses: Option<NodePortAddresses>,
+    /// Serve NodePorts on 127.0.0.1 too; ::1 never serves them [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    localhost_nodeports: Option<bool>,
     /// Masquerade everything that goes to a ClusterIP, also from pods
-    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true",
-          require_equals = true, action = clap::ArgAction::Set)]
-    pub masquerade_all: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    masquerade_all: Option<bool>,
+    /// kube-proxy's mode, which chooses only a default: without --nodeport-addresses, NodePorts are served on all
+    /// addresses in modes iptables and ipvs
+    #[arg(long, value_name = "MODE", value_parser = Mode::parse)]
+    proxy_mode: Option<Mode>,
+    /// kube-proxy's name of --localhost-nodeports
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true,
+          hide = true)]
+    iptables_localhost_nodeports: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -59,22 +80,80 @@ pub enum DetectLocalMode {
 }
 
 impl PolicyArgs {
-    pub fn policy(&self) -> Result<Policy> {
+    pub fn config_file(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// What the flags say, or the file in the place of those that kube-proxy has too.
+    pub fn policy(&self, file: Option<&Settings>) -> Result<Policy> {
+        match file {
+            Some(file) => self.policy_of_file(file),
+            None => self.policy_of_flags(),
+        }
+    }
+
+    fn policy_of_flags(&self) -> Result<Policy> {
+        let mode = self.proxy_mode.map(Mode::default_nodeport_addresses);
+        let nodeport_addresses = self.nodeport_addresses.clone().or(mode);
+        let localhost_nodeports = self.localhost_nodeports.or(self.iptables_localhost_nodeports);
         Ok(Policy {
-            node_name: self.node_name()?,
+            node_name: self.node_name(None)?,
             node_addresses: self.node_addresses.clone(),
-            nodeport_addresses: self.nodeport_addresses.clone(),
-            localhost_nodeports: self.localhost_nodeports,
-            cluster_cidrs: self.cluster_cidr,
-            detect_local: self.detect_local_mode.into(),
-            masquerade_all: self.masquerade_all,
+            bind_address: self.bind_address.filter(|address| !address.is_unspecified()),
+            nodeport_addresses: nodeport_addresses.unwrap_or(NodePortAddresses::Primary),
+            localhost_nodeports: localhost_nodeports.unwrap_or(true),
+            cluster_cidrs: self.cluster_cidr.unwrap_or_default(),
+            detect_local: self.detect_local_mode.map_or(DetectLocal::ClusterCidr, DetectLocal::from),
+            masquerade_all: self.masquerade_all.unwrap_or_default(),
+            external_ips: true,
         })
     }
 
+    fn policy_of_file(&self, file: &Settings) -> Result<Policy> {
+        Ok(Policy {
+            node_name: self.node_name(file.node_name.as_deref())?,
+            node_addresses: self.node_addresses.clone(),
+            bind_address: file.bind_address,
+            nodeport_addresses: file.nodeport_addresses.clone(),
+            localhost_nodeports: self.localhost_nodeports.or(file.localhost_nodeports).unwrap_or(true),
+            cluster_cidrs: file.cluster_cidrs,
+            detect_local: file.detect_local,
+            masquerade_all: file.masquerade_all,
+            external_ips: file.external_ips,
+        })
+    }
+
+    /// What of it kube-proxy's file would say, as far as more than the policy hangs on it.
+    pub fn overlay(&self, config: &mut KubeProxyConfiguration) {
+        if let Some(address) = self.bind_address {
+            config.bind_address = address.to_string();
+        }
+        if let Some(mode) = self.proxy_mode {
+            mode.name().clone_into(&mut config.mode);
+        }
+        if let Some(mode) = self.detect_local_mode.as_ref().and_then(ValueEnum::to_possible_value) {
+            mode.get_name().clone_into(&mut config.detect_local_mode);
+        }
+    }
+
+    /// The flags that were given and that do not count beside a file.
+    pub fn overridden(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--bind-address", self.bind_address.is_some()),
+            ("--cluster-cidr", self.cluster_cidr.is_some()),
+            ("--detect-local-mode", self.detect_local_mode.is_some()),
+            ("--nodeport-addresses", self.nodeport_addresses.is_some()),
+            ("--masquerade-all", self.masquerade_all.is_some()),
+            ("--proxy-mode", self.proxy_mode.is_some()),
+            ("--iptables-localhost-nodeports", self.iptables_localhost_nodeports.is_some()),
+        ];
+        flags.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect()
+    }
+
     /// Nodes are named in lower case, whatever the host calls itself.
-    fn node_name(&self) -> Result<String> {
-        let name = match &self.node_name {
-            Some(name) => name.clone(),
+    fn node_name(&self, of_file: Option<&str>) -> Result<String> {
+        let name = match self.node_name.as_deref().or(of_file) {
+            Some(name) => name.to_owned(),
             None => fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?,
         };
         let name = name.trim().to_lowercase();

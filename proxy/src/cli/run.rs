@@ -1,21 +1,27 @@
 //! `run`: the agent.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use proxy_ebpf::abi::ABI_VERSION;
 
-use super::policy_args::PolicyArgs;
+use super::{
+    kube_proxy_args::KubeProxyArgs,
+    policy_args::PolicyArgs,
+    told::{Told, told},
+};
 use crate::{
     config::{Config, SocketLb},
+    host,
+    kube_proxy_config::{ConfigFile, default_file},
     run,
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory of YAML files to serve, watched
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["init_only", "write_config_to"])]
+    manifests: Option<PathBuf>,
     /// The cgroup v2 directory whose sockets are translated [default: the cgroup2 mount]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
@@ -31,7 +37,9 @@ pub struct Args {
     #[arg(long, hide = true, default_value_t = ABI_VERSION)]
     abi_version: u32,
     #[command(flatten)]
-    policy: PolicyArgs,
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    kube_proxy: KubeProxyArgs,
 }
 
 /// Where the data plane is kept.
@@ -42,9 +50,28 @@ pub struct PinArgs {
     pub bpffs: PathBuf,
 }
 
-pub fn run(args: Args) -> Result<()> {
-    let Args { manifests, cgroup, pins, socket_lb, takeover, abi_version, policy } = args;
-    let policy = policy.policy()?;
-    let config = Config { manifests, cgroup, bpffs: pins.bpffs, socket_lb, takeover, abi_version, policy };
+pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
+    if let Some(path) = &args.kube_proxy.write_config_to {
+        return fs::write(path, default_file()?).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let Args { manifests, cgroup, pins, socket_lb, takeover, abi_version, policy: policy_args, kube_proxy } =
+        args;
+    let Told { settings, host, file, .. } = told(&kube_proxy, &policy_args, file)?;
+    if kube_proxy.init_only {
+        ensure!(host::apply(&host), "not everything could be set, see above");
+        return Ok(());
+    }
+    let policy = policy_args.policy(file.is_some().then_some(&settings))?;
+    let config = Config {
+        manifests: manifests.context("no source of objects: name one with --manifests")?,
+        cgroup,
+        bpffs: pins.bpffs,
+        socket_lb,
+        takeover,
+        abi_version,
+        policy,
+        host,
+        config_file: file,
+    };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(config))
 }

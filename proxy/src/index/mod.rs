@@ -133,6 +133,7 @@ impl Index {
         key: &ServiceKey,
         service: Option<Arc<ServiceInfo>>,
     ) -> BTreeSet<FrontendKey> {
+        let service = service.map(|service| self.admitted(service));
         let old = self.services.get(key).cloned();
         if old == service {
             return BTreeSet::new();
@@ -149,6 +150,14 @@ impl Index {
         // Whether Endpoints are mirrored hangs on the Service, all of whose frontends are touched already.
         self.mirror(key);
         touched
+    }
+
+    /// External IPs do not exist where the flags say so.
+    fn admitted(&self, mut service: Arc<ServiceInfo>) -> Arc<ServiceInfo> {
+        if !self.policy.external_ips && !service.external_ips.is_empty() {
+            Arc::make_mut(&mut service).external_ips.clear();
+        }
+        service
     }
 
     fn apply_slice(&mut self, key: SliceKey, slice: Option<Arc<SliceInfo>>) -> BTreeSet<FrontendKey> {

@@ -46,10 +46,7 @@ pub struct LocalNode {
 
 impl LocalNode {
     pub fn new(policy: &Policy, node: Option<&NodeInfo>) -> Self {
-        let addresses = match node {
-            Some(node) if policy.node_addresses.is_empty() => node.addresses.clone(),
-            _ => policy.node_addresses.clone(),
-        };
+        let addresses = node_addresses(policy, node);
         Self {
             name: policy.node_name.clone(),
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
@@ -108,6 +105,19 @@ impl LocalNode {
     }
 }
 
+/// Those of the flags, else the Node object's; the bind address first of all.
+fn node_addresses(policy: &Policy, node: Option<&NodeInfo>) -> Vec<IpAddr> {
+    let mut addresses = match node {
+        Some(node) if policy.node_addresses.is_empty() => node.addresses.clone(),
+        _ => policy.node_addresses.clone(),
+    };
+    if let Some(bind) = policy.bind_address {
+        addresses.retain(|address| *address != bind);
+        addresses.insert(0, bind);
+    }
+    addresses
+}
+
 fn primary(addresses: &[IpAddr], family: IpFamily) -> Option<IpAddr> {
     addresses.iter().copied().find(|address| IpFamily::of(*address) == family && !address.is_loopback())
 }
@@ -147,4 +157,27 @@ fn serves_localhost(policy: &Policy) -> bool {
     };
     policy.localhost_nodeports
         && (v4.peek().is_none() || v4.any(|cidr| cidr.contains(Ipv4Addr::LOCALHOST.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bind_address_is_the_primary_one_and_the_others_stay() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let info = NodeInfo { addresses: ["10.0.0.1", "fd00::1"].map(ip).into(), ..NodeInfo::default() };
+        for (bind, v4, v6, first) in [
+            (None, "10.0.0.1", "fd00::1", "10.0.0.1"),
+            (Some("10.0.0.9"), "10.0.0.9", "fd00::1", "10.0.0.9"),
+            (Some("fd00::1"), "10.0.0.1", "fd00::1", "fd00::1"),
+        ] {
+            let policy = Policy { bind_address: bind.map(ip), ..Policy::default() };
+            let node = LocalNode::new(&policy, Some(&info));
+            assert_eq!(node.primary(IpFamily::V4), ip(v4), "{bind:?}");
+            assert_eq!(node.primary(IpFamily::V6), ip(v6), "{bind:?}");
+            assert_eq!(node.addresses[0], ip(first), "{bind:?}");
+            assert!(node.owns(ip("10.0.0.1")), "{bind:?}");
+        }
+    }
 }

@@ -43,11 +43,15 @@ pub struct Policy {
     pub node_name: String,
     /// Primary ones first; empty: take the Node object's.
     pub node_addresses: Vec<IpAddr>,
+    /// Stands before all of them, whoever names them.
+    pub bind_address: Option<IpAddr>,
     pub nodeport_addresses: NodePortAddresses,
     pub localhost_nodeports: bool,
     pub cluster_cidrs: PerFamily<Option<IpNetwork>>,
     pub detect_local: DetectLocal,
     pub masquerade_all: bool,
+    /// Whether externalIPs count at all.
+    pub external_ips: bool,
 }
 
 impl Default for Policy {
@@ -55,11 +59,13 @@ impl Default for Policy {
         Self {
             node_name: String::new(),
             node_addresses: Vec::new(),
+            bind_address: None,
             nodeport_addresses: NodePortAddresses::Primary,
             localhost_nodeports: true,
             cluster_cidrs: PerFamily::default(),
             detect_local: DetectLocal::ClusterCidr,
             masquerade_all: false,
+            external_ips: true,
         }
     }
 }

@@ -1,23 +1,53 @@
 //! What ends the agent.
 
-use anyhow::Result;
+use std::future::pending;
+
+use anyhow::{Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that end the agent.
+use super::config_file::ConfigFileWatch;
+use crate::config::WatchedFile;
+
+/// The signals that end the agent, and the file it was started with.
 pub struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    config_file: Option<ConfigFileWatch>,
+    has_new_config: bool,
 }
 
 impl Stop {
-    pub fn new() -> Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    pub fn new(config_file: Option<WatchedFile>) -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            config_file: config_file.map(ConfigFileWatch::new).transpose()?,
+            has_new_config: false,
+        })
     }
 
     pub async fn requested(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            () = changed(self.config_file.as_mut()) => self.has_new_config = true,
         }
+    }
+
+    /// Whether the agent ends as it was told to. Another configuration is an error, so that it is started again.
+    pub fn outcome(&self) -> Result<()> {
+        match &self.config_file {
+            Some(file) if self.has_new_config => {
+                bail!("{} has changed: ending, to be started with what it says now", file.path().display())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn changed(file: Option<&mut ConfigFileWatch>) {
+    match file {
+        Some(file) => file.changed().await,
+        None => pending().await,
     }
 }

@@ -274,6 +274,7 @@ fn policy() -> Policy {
     Policy {
         node_name: NODE.to_owned(),
         node_addresses: NODE_IPS.iter().map(|ip| ip.parse().unwrap()).collect(),
+        bind_address: None,
         nodeport_addresses: NodePortAddresses::Primary,
         localhost_nodeports: true,
         cluster_cidrs: PerFamily {
@@ -282,6 +283,7 @@ fn policy() -> Policy {
         },
         detect_local: DetectLocal::ClusterCidr,
         masquerade_all: false,
+        external_ips: true,
     }
 }
 

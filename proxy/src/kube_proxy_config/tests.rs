@@ -1,0 +1,235 @@
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use super::*;
+use crate::model::policy::{DetectLocal, NodePortAddresses};
+
+/// The value of `config.conf` in the ConfigMap that kubeadm makes.
+const KUBEADM: &str = include_str!("../../testdata/kube-proxy/kubeadm.conf");
+
+fn parse(text: &str) -> Result<ConfigFile, String> {
+    ConfigFile::parse(Path::new("config.conf"), text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn with(fields: &str) -> Result<ConfigFile, String> {
+    parse(&format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{fields}"))
+}
+
+#[test]
+fn kubeadms_file_is_taken_as_it_is() {
+    let file = parse(KUBEADM).unwrap();
+    assert_eq!(file.remarks, Vec::<String>::new());
+    assert_eq!(without_effect(&file.config), Vec::new());
+    let settings = file.settings;
+    assert_eq!(settings.kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
+    assert_eq!(settings.cluster_cidrs.v4.map(|cidr| cidr.to_string()).as_deref(), Some("10.244.0.0/16"));
+    assert_eq!(settings.nodeport_addresses, NodePortAddresses::Cidrs(vec![]));
+    assert_eq!(settings.localhost_nodeports, Some(true));
+    assert_eq!(settings.detect_local, DetectLocal::ClusterCidr);
+    assert_eq!(settings.node_name, None);
+    assert_eq!(settings.bind_address, None);
+    assert_eq!(settings.serving.healthz, Some("0.0.0.0:10256".parse().unwrap()));
+    assert_eq!(settings.serving.metrics, Some("127.0.0.1:10249".parse().unwrap()));
+    assert_eq!(settings.serving.health_timeout, Duration::from_secs(60));
+    assert_eq!(settings.conntrack.max_per_core, 32768);
+    assert_eq!(settings.conntrack.tcp_established, Some(Duration::from_secs(86400)));
+    assert_eq!(settings.conntrack.tcp_close_wait, Some(Duration::from_secs(3600)));
+    assert_eq!(settings.conntrack.udp, None);
+    assert_eq!(settings.oom_score_adj, -999);
+}
+
+#[test]
+fn json_is_taken_too_and_what_is_written_is_read_back() {
+    let json = serde_json::to_string(&KubeProxyConfiguration::upstream_default()).unwrap();
+    let yaml = default_file().unwrap();
+    for text in [&json, &yaml] {
+        let file = parse(text).unwrap();
+        assert_eq!(file.config, KubeProxyConfiguration::upstream_default(), "{text}");
+        assert_eq!(file.remarks, Vec::<String>::new(), "{text}");
+    }
+}
+
+#[test]
+fn a_file_that_is_something_else_is_refused() {
+    let cases = [
+        ("", "apiVersion is missing"),
+        ("kind: KubeProxyConfiguration", "apiVersion is missing"),
+        ("apiVersion: kubeproxy.config.k8s.io/v1alpha1", "kind is missing"),
+        ("apiVersion: v1\nkind: ConfigMap", "it is a ConfigMap of v1, not a KubeProxyConfiguration of "),
+        (
+            "apiVersion: kubeproxy.config.k8s.io/v1beta1\nkind: KubeProxyConfiguration",
+            "of kubeproxy.config.k8s.io/v1beta1",
+        ),
+        ("just words", "apiVersion is missing"),
+        ("apiVersion: [", "config.conf is no configuration of kube-proxy: "),
+    ];
+    for (text, want) in cases {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(want), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn unknown_and_repeated_fields_are_named_and_the_rest_counts() {
+    let file = with("bindAdress: 10.0.0.1\niptables:\n  masqueradeAll: true\n  sync: 5s\n").unwrap();
+    assert_eq!(
+        file.remarks,
+        ["unknown field `bindAdress` is ignored", "unknown field `iptables.sync` is ignored"]
+    );
+    assert!(file.settings.masquerade_all);
+
+    let file = with("clusterCIDR: 10.0.0.0/8\nclusterCIDR: 10.244.0.0/16\n").unwrap();
+    assert_eq!(file.remarks.len(), 1, "{:?}", file.remarks);
+    assert!(file.remarks[0].contains("clusterCIDR"), "{:?}", file.remarks);
+    assert_eq!(file.settings.cluster_cidrs.v4.map(|cidr| cidr.prefix()), Some(16));
+}
+
+#[test]
+fn what_makes_no_sense_is_named_by_its_field() {
+    let cases: &[(&str, &[&str])] = &[
+        ("mode: userspace", &["mode"]),
+        ("mode: nftables", &[]),
+        ("bindAddress: eth0", &["bindAddress"]),
+        ("healthzBindAddress: 0.0.0.0:0", &["healthzBindAddress"]),
+        ("healthzBindAddress: 0.0.0.0:65536", &["healthzBindAddress"]),
+        ("healthzBindAddress: ':10256'", &["healthzBindAddress"]),
+        ("healthzBindAddress: '::1:10256'", &["healthzBindAddress"]),
+        ("healthzBindAddress: '::1'", &[]),
+        ("metricsBindAddress: localhost:10249", &["metricsBindAddress"]),
+        ("metricsBindAddress: '[::]:10249'", &[]),
+        ("clusterCIDR: 10.0.0.0", &["clusterCIDR"]),
+        ("clusterCIDR: 10.0.0.0/8,11.0.0.0/8", &["clusterCIDR"]),
+        ("clusterCIDR: 10.0.0.0/8,fd00::/48", &[]),
+        ("clusterCIDR: 10.0.0.0/8,fd00::/48,fd01::/48", &["clusterCIDR"]),
+        ("nodePortAddresses: [primary, 10.0.0.0/8]", &["nodePortAddresses"]),
+        ("nodePortAddresses: [10.0.0.1]", &["nodePortAddresses"]),
+        ("nodePortAddresses: [primary]", &[]),
+        ("detectLocalMode: Guess", &["detectLocalMode"]),
+        ("detectLocalMode: BridgeInterface", &["detectLocal.bridgeInterface"]),
+        ("detectLocalMode: InterfaceNamePrefix", &["detectLocal.interfaceNamePrefix"]),
+        ("detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}", &[]),
+        ("oomScoreAdj: -1001", &["oomScoreAdj"]),
+        ("iptables: {masqueradeBit: 32}", &["iptables.masqueradeBit"]),
+        ("iptables: {syncPeriod: 1s, minSyncPeriod: 2s}", &["iptables.minSyncPeriod"]),
+        ("iptables: {syncPeriod: -1s}", &["iptables.syncPeriod", "iptables.minSyncPeriod"]),
+        ("mode: nftables\niptables: {syncPeriod: 1s, minSyncPeriod: 2s}", &[]),
+        ("mode: nftables\nnftables: {minSyncPeriod: -1s}", &["nftables.minSyncPeriod"]),
+        ("configSyncPeriod: -1s", &["configSyncPeriod"]),
+        ("conntrack: {maxPerCore: -1}", &["conntrack.maxPerCore"]),
+        ("conntrack: {tcpEstablishedTimeout: -1s}", &["conntrack.tcpEstablishedTimeout"]),
+        ("conntrack: {udpTimeout: -1s}", &["conntrack.udpTimeout"]),
+        ("logging: {format: xml}", &["logging.format"]),
+        ("mode: x\noomScoreAdj: 2000", &["mode", "oomScoreAdj"]),
+    ];
+    for (fields, want) in cases {
+        let named: Vec<&str> = match ConfigFile::parse(
+            Path::new("x"),
+            format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{fields}"),
+        ) {
+            Ok(_) => vec![],
+            Err(ConfigFileError::Invalid { problems, .. }) => {
+                problems.iter().map(|problem| problem.field).collect()
+            }
+            Err(other) => panic!("{fields}: {other}"),
+        };
+        assert_eq!(named, *want, "{fields}");
+    }
+}
+
+#[test]
+fn values_of_the_wrong_type_are_refused() {
+    for fields in
+        ["oomScoreAdj: high", "bindAddressHardFail: 3", "configSyncPeriod: 30", "nodePortAddresses: primary"]
+    {
+        let error = with(fields).unwrap_err();
+        assert!(error.contains("is no configuration of kube-proxy"), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn the_mode_chooses_the_section_and_the_defaults() {
+    struct Case {
+        fields: &'static str,
+        masquerade_all: bool,
+        nodeports: NodePortAddresses,
+        localhost: Option<bool>,
+        timeout: u64,
+    }
+    let all = NodePortAddresses::Cidrs(vec![]);
+    for case in [
+        Case {
+            fields: "",
+            masquerade_all: false,
+            nodeports: all.clone(),
+            localhost: Some(true),
+            timeout: 60,
+        },
+        Case {
+            fields: "iptables: {masqueradeAll: true, localhostNodePorts: false, syncPeriod: 10s}",
+            masquerade_all: true,
+            nodeports: all.clone(),
+            localhost: Some(false),
+            timeout: 20,
+        },
+        Case {
+            fields: "mode: nftables\niptables: {masqueradeAll: true, localhostNodePorts: false, syncPeriod: 10s}",
+            masquerade_all: false,
+            nodeports: NodePortAddresses::Primary,
+            localhost: None,
+            timeout: 60,
+        },
+        Case {
+            fields: "mode: nftables\nnftables: {masqueradeAll: true, syncPeriod: 5s}",
+            masquerade_all: true,
+            nodeports: NodePortAddresses::Primary,
+            localhost: None,
+            timeout: 10,
+        },
+        Case {
+            fields: "mode: ipvs\niptables: {masqueradeAll: true}\nipvs: {syncPeriod: 15s}",
+            masquerade_all: true,
+            nodeports: all,
+            localhost: None,
+            timeout: 30,
+        },
+    ] {
+        let settings = with(case.fields).unwrap().settings;
+        assert_eq!(settings.masquerade_all, case.masquerade_all, "{}", case.fields);
+        assert_eq!(settings.nodeport_addresses, case.nodeports, "{}", case.fields);
+        assert_eq!(settings.localhost_nodeports, case.localhost, "{}", case.fields);
+        assert_eq!(settings.serving.health_timeout, Duration::from_secs(case.timeout), "{}", case.fields);
+    }
+}
+
+#[test]
+fn an_ipv6_bind_address_moves_the_servers_too() {
+    let settings = with("bindAddress: fd00::7").unwrap().settings;
+    assert_eq!(settings.bind_address, Some("fd00::7".parse::<IpAddr>().unwrap()));
+    assert_eq!(settings.serving.healthz, Some("[::]:10256".parse().unwrap()));
+    assert_eq!(settings.serving.metrics, Some("[::1]:10249".parse().unwrap()));
+    let settings = with("healthzBindAddress: 127.0.0.1\nmetricsBindAddress: '::'").unwrap().settings;
+    assert_eq!(settings.serving.healthz, Some("127.0.0.1:10256".parse().unwrap()));
+    assert_eq!(settings.serving.metrics, Some("[::]:10249".parse().unwrap()));
+}
+
+#[test]
+fn what_has_no_effect_is_named_with_its_reason() {
+    let file = with(
+        "mode: nftables\niptables: {masqueradeAll: true}\nipvs: {scheduler: lc}\nenableProfiling: true\n\
+         featureGates: {SomeGate: true, AllowServiceExternalIPs: false}\nwinkernel: {networkName: x}\n\
+         logging: {vmodule: [{filePattern: x, verbosity: 3}]}\nnftables: {masqueradeAll: true}",
+    )
+    .unwrap();
+    let named: Vec<String> = without_effect(&file.config).into_iter().map(|(field, _)| field).collect();
+    assert_eq!(
+        named,
+        [
+            "enableProfiling",
+            "featureGates.SomeGate",
+            "iptables.masqueradeAll",
+            "ipvs.scheduler",
+            "logging.vmodule",
+            "winkernel.networkName",
+        ]
+    );
+    assert!(!file.settings.external_ips);
+}
