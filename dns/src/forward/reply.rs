@@ -1,11 +1,14 @@
 //! What an upstream said.
 
 use hickory_server::proto::{
-    op::ResponseCode,
-    rr::{Record, rdata::opt::EdnsOption},
+    op::{Message, Query, ResponseCode},
+    rr::{
+        Record,
+        rdata::opt::{EdnsCode, EdnsOption},
+    },
 };
 
-/// What a client wants besides the records: it changes what an upstream answers, so it is part of the cache's key.
+/// What a client wants besides the records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Wants {
     /// DO: signatures, too.
@@ -14,8 +17,6 @@ pub struct Wants {
     pub checking_disabled: bool,
     /// AD in the question: say whether it validated.
     pub authentic_data: bool,
-    /// RD.
-    pub recursion: bool,
 }
 
 /// A whole reply without what belongs to one exchange: id, question and OPT are the server's matter.
@@ -46,13 +47,26 @@ pub enum Origin {
     Here,
 }
 
+/// RFC 8914, section 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorInfo {
+    StaleAnswer = 3,
+    Prohibited = 18,
+    NoReachableAuthority = 22,
+}
+
+/// The number of the option that carries extended errors.
+const EXTENDED_ERROR: u16 = 15;
+
 impl Reply {
+    /// Not done here, or not now.
     pub fn refused() -> Self {
-        Self::failed(ResponseCode::Refused)
+        Self::failed(ResponseCode::Refused).because(ErrorInfo::Prohibited)
     }
 
+    /// Nobody could be asked.
     pub fn servfail() -> Self {
-        Self::failed(ResponseCode::ServFail)
+        Self::failed(ResponseCode::ServFail).because(ErrorInfo::NoReachableAuthority)
     }
 
     fn failed(rcode: ResponseCode) -> Self {
@@ -67,5 +81,52 @@ impl Reply {
             errors: Vec::new(),
             origin: Origin::Here,
         }
+    }
+
+    pub(crate) fn because(mut self, info: ErrorInfo) -> Self {
+        let code = (info as u16).to_be_bytes().to_vec();
+        self.errors.push(EdnsOption::Unknown(EXTENDED_ERROR, code));
+        self
+    }
+
+    /// What an upstream sent in reply to a question.
+    pub(crate) fn from_upstream(message: Message, question: &Query) -> Self {
+        let edns = message.edns.as_ref();
+        let errors = edns.and_then(|edns| edns.option(EdnsCode::Unknown(EXTENDED_ERROR))).cloned();
+        let mut reply = Self {
+            rcode: message.metadata.response_code,
+            authoritative: message.metadata.authoritative,
+            authentic_data: message.metadata.authentic_data,
+            truncated: message.metadata.truncation,
+            answers: message.answers,
+            authorities: message.authorities,
+            additionals: message.additionals,
+            errors: errors.into_iter().collect(),
+            origin: Origin::Upstream,
+        };
+        reply.name_after(question);
+        reply
+    }
+
+    /// Owners that are the name in the question are spelt as they are there.
+    pub(crate) fn name_after(&mut self, question: &Query) {
+        for record in self.answers.iter_mut().filter(|record| record.name == *question.name()) {
+            record.name.clone_from(question.name());
+        }
+    }
+
+    /// Without what this client did not ask to be told.
+    pub(crate) fn masked(mut self, wants: Wants) -> Self {
+        self.authentic_data &= wants.authentic_data || wants.dnssec_ok;
+        self
+    }
+
+    /// The name exists and what was asked for does not, or it is at the end of the chain that is told.
+    pub(crate) fn is_nodata(&self, question: &Query) -> bool {
+        let answers = |record: &Record| {
+            let kind = question.query_type();
+            record.record_type() == kind || kind.is_any()
+        };
+        self.rcode == ResponseCode::NoError && !self.answers.iter().any(answers)
     }
 }

@@ -1,0 +1,162 @@
+//! An upstream of the tests: it answers over UDP and TCP as it is told to.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use hickory_server::proto::{
+    op::{Edns, Message, OpCode},
+    rr::{Name, RData, Record, rdata::A},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, UdpSocket},
+    task::JoinHandle,
+};
+use tokio_rustls::TlsAcceptor;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    Udp,
+    Tcp,
+}
+
+/// Messages to send for one question, in order. None at all is silence.
+pub(crate) type Answer = Vec<Vec<u8>>;
+
+pub(crate) struct Fake {
+    pub address: SocketAddr,
+    counts: Arc<Counts>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    questions: AtomicU32,
+    connections: AtomicU32,
+}
+
+type Script = Arc<dyn Fn(&Message, Via) -> Answer + Send + Sync>;
+
+impl Fake {
+    pub(crate) async fn start(script: impl Fn(&Message, Via) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with_tls(None, script).await
+    }
+
+    pub(crate) async fn with_tls(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Message, Via) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        // A port that is free for TCP may be taken for UDP by a question of another test.
+        let (listener, socket) = loop {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            if let Ok(socket) = UdpSocket::bind(address).await {
+                break (listener, socket);
+            }
+        };
+        let (script, counts): (Script, _) = (Arc::new(script), Arc::<Counts>::default());
+        let address = listener.local_addr().unwrap();
+        let datagrams = tokio::spawn(datagrams(socket, Arc::clone(&script), Arc::clone(&counts)));
+        let streams = tokio::spawn(streams(listener, tls, script, Arc::clone(&counts)));
+        Self { address, counts, tasks: vec![datagrams, streams] }
+    }
+
+    /// Answers every question with an address.
+    pub(crate) async fn plain() -> Self {
+        Self::start(|asked, _| vec![wire(&address_for(asked))]).await
+    }
+
+    /// Hears everything and says nothing.
+    pub(crate) async fn silent() -> Self {
+        Self::start(|_, _| Vec::new()).await
+    }
+
+    pub(crate) fn questions(&self) -> u32 {
+        self.counts.questions.load(Relaxed)
+    }
+
+    pub(crate) fn connections(&self) -> u32 {
+        self.counts.connections.load(Relaxed)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn datagrams(socket: UdpSocket, script: Script, counts: Arc<Counts>) {
+    let mut buffer = [0; 4096];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
+        counts.questions.fetch_add(1, Relaxed);
+        for answer in script(&Message::from_vec(&buffer[..length]).unwrap(), Via::Udp) {
+            let _ = socket.send_to(&answer, from).await;
+        }
+    }
+}
+
+async fn streams(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script, counts: Arc<Counts>) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        counts.connections.fetch_add(1, Relaxed);
+        let (tls, script, counts) = (tls.clone(), Arc::clone(&script), Arc::clone(&counts));
+        tokio::spawn(async move {
+            match tls {
+                None => serve(stream, script, counts).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, script, counts).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Until either side has had enough; an answer of no octets closes the connection.
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, counts: Arc<Counts>) {
+    while let Ok(length) = stream.read_u16().await {
+        let mut question = vec![0; length.into()];
+        stream.read_exact(&mut question).await.unwrap();
+        counts.questions.fetch_add(1, Relaxed);
+        for answer in script(&Message::from_vec(&question).unwrap(), Via::Tcp) {
+            if answer.is_empty() {
+                return;
+            }
+            let framed = [&u16::try_from(answer.len()).unwrap().to_be_bytes(), answer.as_slice()].concat();
+            stream.write_all(&framed).await.unwrap();
+        }
+    }
+}
+
+/// A reply that says nothing yet, in the manner of a server that understands the question.
+pub(crate) fn reply_to(asked: &Message) -> Message {
+    let mut reply = Message::response(asked.metadata.id, OpCode::Query);
+    reply.metadata.recursion_available = true;
+    reply.add_queries(asked.queries.clone());
+    if asked.edns.is_some() {
+        reply.set_edns(Edns::new());
+    }
+    reply
+}
+
+pub(crate) fn address_for(asked: &Message) -> Message {
+    let mut reply = reply_to(asked);
+    reply.add_answer(a(asked.queries[0].name().clone(), 60, [192, 0, 2, 1]));
+    reply
+}
+
+pub(crate) fn a(name: Name, ttl: u32, address: [u8; 4]) -> Record {
+    Record::from_rdata(name, ttl, RData::A(A(address.into())))
+}
+
+pub(crate) fn wire(message: &Message) -> Vec<u8> {
+    message.to_vec().unwrap()
+}

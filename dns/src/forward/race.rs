@@ -1,0 +1,130 @@
+//! Asking one after another: the next as soon as the last has failed, or has taken longer than it should.
+
+use std::{future::Future, time::Duration};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// One try, and how long to wait for it before another is made beside it.
+pub(super) struct Attempt<A> {
+    pub answer: A,
+    pub patience: Duration,
+}
+
+/// What the first try that succeeds gives, or the failures in the order in which they came. No try is given up for
+/// having taken long; all of them are when the time is over.
+pub(super) async fn race<A, T, E>(
+    mut attempts: impl Iterator<Item = Attempt<A>>,
+    time: Duration,
+) -> Result<T, Vec<E>>
+where
+    A: Future<Output = Result<T, E>>,
+{
+    let end = Instant::now() + time;
+    let mut running = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    while Instant::now() < end {
+        let mut patience = end;
+        if let Some(attempt) = attempts.next() {
+            patience = end.min(Instant::now() + attempt.patience);
+            running.push(attempt.answer);
+        } else if running.is_empty() {
+            break;
+        }
+        match timeout_at(patience, running.next()).await {
+            Ok(Some(Ok(answer))) => return Ok(answer),
+            Ok(Some(Err(failure))) => failures.push(failure),
+            // Nothing runs any more, or patience is over: the next one.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    Err(failures)
+}
+
+/// A promise that is broken once the time is over.
+pub(super) async fn within<T, E>(
+    time: Duration,
+    late: E,
+    promise: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let end = Instant::now() + time;
+    tokio::select! {
+        kept = promise => kept,
+        () = sleep_until(end) => Err(late),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Milliseconds until a try ends, and how.
+    struct Case {
+        name: &'static str,
+        tries: &'static [(u64, Result<&'static str, &'static str>)],
+        want: Result<&'static str, &'static [&'static str]>,
+        after: u64,
+    }
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+    const TIME: Duration = Duration::from_millis(1000);
+    const NEVER: u64 = 60_000;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_success_wins() {
+        let cases = [
+            Case { name: "at once", tries: &[(5, Ok("a")), (0, Ok("b"))], want: Ok("a"), after: 5 },
+            Case {
+                name: "the second beside it",
+                tries: &[(500, Ok("a")), (5, Ok("b"))],
+                want: Ok("b"),
+                after: 105,
+            },
+            Case {
+                name: "the first after all",
+                tries: &[(110, Ok("a")), (50, Ok("b"))],
+                want: Ok("a"),
+                after: 110,
+            },
+            Case { name: "after a failure", tries: &[(5, Err("x")), (5, Ok("b"))], want: Ok("b"), after: 10 },
+            Case {
+                name: "the third",
+                tries: &[(NEVER, Ok("a")), (5, Err("x")), (1, Ok("c"))],
+                want: Ok("c"),
+                after: 106,
+            },
+            Case {
+                name: "all fail",
+                tries: &[(5, Err("x")), (6, Err("y"))],
+                want: Err(&["x", "y"]),
+                after: 11,
+            },
+            Case { name: "nobody to ask", tries: &[], want: Err(&[]), after: 0 },
+            Case {
+                name: "time is over",
+                tries: &[(NEVER, Ok("a")), (5, Err("x"))],
+                want: Err(&["x"]),
+                after: 1000,
+            },
+        ];
+        for Case { name, tries, want, after } in cases {
+            let start = Instant::now();
+            let attempts = tries.iter().map(|(takes, end)| Attempt {
+                answer: async move {
+                    sleep(Duration::from_millis(*takes)).await;
+                    *end
+                },
+                patience: PATIENCE,
+            });
+            let got = race(attempts, TIME).await;
+            assert_eq!(
+                got.as_ref().map_err(Vec::as_slice),
+                want.as_ref().map_err(|failures| *failures),
+                "{name}"
+            );
+            assert_eq!(start.elapsed().as_millis(), u128::from(after), "{name}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Whom DNS over TLS trusts.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::WantsClientCert,
+    pki_types::{
+        CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName,
+        pem::{self, PemObject as _},
+    },
+};
+use thiserror::Error;
+
+use crate::config::Tls;
+
+#[derive(Debug, Error)]
+pub enum TlsError {
+    #[error("cannot read certificates or keys from {0}")]
+    Pem(PathBuf, #[source] pem::Error),
+    #[error("the certificate in {0} is of no use")]
+    Certificate(PathBuf, #[source] rustls::Error),
+    #[error("the system trusts no certificate that could be read")]
+    NoRoots,
+    #[error("{0:?} is no name that a certificate could carry")]
+    Name(String, #[source] InvalidDnsNameError),
+    #[error("cannot set up TLS")]
+    Setup(#[source] rustls::Error),
+}
+
+pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?;
+    let roots = match &tls.authority {
+        Some(path) => roots_of(path)?,
+        None => roots_of_the_system()?,
+    };
+    let trusting = builder.with_root_certificates(roots);
+    let config = match &tls.client {
+        Some((certificate, key)) => with_client(trusting, certificate, key)?,
+        None => trusting.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
+
+/// The name to insist on: what was written down, or else the address.
+pub(super) fn server_name(name: Option<&str>, address: IpAddr) -> Result<ServerName<'static>, TlsError> {
+    match name {
+        None => Ok(ServerName::IpAddress(address.into())),
+        Some(name) => {
+            ServerName::try_from(name.to_owned()).map_err(|error| TlsError::Name(name.to_owned(), error))
+        }
+    }
+}
+
+fn with_client(
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    certificate: &Path,
+    key: &Path,
+) -> Result<ClientConfig, TlsError> {
+    let unreadable = |error| TlsError::Pem(key.to_owned(), error);
+    let key = PrivateKeyDer::from_pem_file(key).map_err(unreadable)?;
+    builder
+        .with_client_auth_cert(certificates(certificate)?, key)
+        .map_err(|error| TlsError::Certificate(certificate.to_owned(), error))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unreadable = |error| TlsError::Pem(path.to_owned(), error);
+    CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)
+}
+
+fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| TlsError::Certificate(path.to_owned(), error))?;
+    }
+    Ok(roots)
+}
+
+fn roots_of_the_system() -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    // Single certificates that cannot be read are no reason not to trust the others.
+    let (added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if added == 0 { Err(TlsError::NoRoots) } else { Ok(roots) }
+}

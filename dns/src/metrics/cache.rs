@@ -1,0 +1,97 @@
+//! What the cache holds and spares.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::Register;
+
+#[derive(Debug, Clone)]
+pub(super) struct Families {
+    entries: IntGaugeVec,
+    bytes: IntGaugeVec,
+    hits: IntCounterVec,
+    misses: IntCounterVec,
+    requests: IntCounterVec,
+    prefetched: IntCounterVec,
+    served_stale: IntCounterVec,
+    evictions: IntCounterVec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Success,
+    Denial,
+}
+
+/// The counters of one cache.
+#[derive(Debug, Clone)]
+pub struct CacheMetrics {
+    success: StoreMetrics,
+    denial: StoreMetrics,
+    pub misses: IntCounter,
+    pub requests: IntCounter,
+    pub prefetched: IntCounter,
+    pub served_stale: IntCounter,
+}
+
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    pub entries: IntGauge,
+    pub bytes: IntGauge,
+    pub hits: IntCounter,
+    pub evictions: IntCounter,
+}
+
+impl Families {
+    pub(super) fn new(new: &Register<'_>) -> Self {
+        const CACHE: [&str; 3] = ["server", "zones", "view"];
+        const STORE: [&str; 4] = ["server", "type", "zones", "view"];
+        Self {
+            entries: new.gauges("cache_entries", "Answers that are remembered.", &STORE),
+            bytes: new.gauges("cache_bytes", "Memory that they take.", &STORE),
+            hits: new.counters("cache_hits_total", "Queries answered from memory.", &STORE),
+            misses: new.counters("cache_misses_total", "Queries that were not.", &CACHE),
+            requests: new.counters("cache_requests_total", "Queries that were looked for.", &CACHE),
+            prefetched: new.counters(
+                "cache_prefetch_total",
+                "Answers that were fetched again before they expired.",
+                &CACHE,
+            ),
+            served_stale: new.counters(
+                "cache_served_stale_total",
+                "Queries answered with what had expired.",
+                &CACHE,
+            ),
+            evictions: new.counters("cache_evictions_total", "Answers that made room for others.", &STORE),
+        }
+    }
+
+    pub(super) fn of(&self, server: &str, zones: &str) -> CacheMetrics {
+        let cache = [server, zones, ""];
+        let store = |kind| {
+            let labels = [server, kind, zones, ""];
+            StoreMetrics {
+                entries: self.entries.with_label_values(&labels),
+                bytes: self.bytes.with_label_values(&labels),
+                hits: self.hits.with_label_values(&labels),
+                evictions: self.evictions.with_label_values(&labels),
+            }
+        };
+        CacheMetrics {
+            success: store("success"),
+            denial: store("denial"),
+            misses: self.misses.with_label_values(&cache),
+            requests: self.requests.with_label_values(&cache),
+            prefetched: self.prefetched.with_label_values(&cache),
+            served_stale: self.served_stale.with_label_values(&cache),
+        }
+    }
+}
+
+impl CacheMetrics {
+    pub fn store(&self, store: Store) -> &StoreMetrics {
+        match store {
+            Store::Success => &self.success,
+            Store::Denial => &self.denial,
+        }
+    }
+}

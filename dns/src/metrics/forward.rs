@@ -1,0 +1,145 @@
+//! What is asked of others.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use hickory_server::proto::op::ResponseCode;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+
+use super::{
+    Register,
+    labels::{RCODE_COUNT, rcode_index, rcode_name},
+    latencies,
+};
+
+#[derive(Debug, Clone)]
+pub(super) struct Families {
+    rejects: IntCounter,
+    all_down: IntCounter,
+    coalesced: IntCounter,
+    duration: HistogramVec,
+    failed_probes: IntCounterVec,
+    failures: IntCounterVec,
+    reused: IntCounterVec,
+    dialled: IntCounterVec,
+    looping: IntCounterVec,
+}
+
+/// The counters of all rules together.
+#[derive(Debug, Clone)]
+pub struct ForwardMetrics {
+    /// Refused because too many were in flight.
+    pub rejects: IntCounter,
+    /// Asked somebody although everybody was down.
+    pub all_down: IntCounter,
+    /// Waited for the answer to the same question of somebody else.
+    pub coalesced: IntCounter,
+}
+
+/// The counters of one upstream.
+#[derive(Debug, Clone)]
+pub struct UpstreamMetrics(Arc<Upstream>);
+
+#[derive(Debug)]
+struct Upstream {
+    families: Families,
+    to: String,
+    durations: [OnceLock<Histogram>; RCODE_COUNT],
+}
+
+const FORWARD: &str = "forward";
+
+impl Families {
+    pub(super) fn new(new: &Register<'_>) -> Self {
+        const CONNECTION: [&str; 3] = ["proxy_name", "to", "proto"];
+        Self {
+            rejects: new.counter(
+                "forward_max_concurrent_rejects_total",
+                "Queries refused because as many as allowed were in flight.",
+            ),
+            all_down: new
+                .counter("forward_healthcheck_broken_total", "Queries that found every upstream down."),
+            coalesced: new.counter(
+                "forward_coalesced_total",
+                "Queries that waited for the answer to the same question of another client.",
+            ),
+            duration: new.histograms(
+                "proxy_request_duration_seconds",
+                "Time from question to answer of an upstream.",
+                &["proxy_name", "to", "rcode"],
+                latencies(),
+            ),
+            failed_probes: new.counters(
+                "proxy_healthcheck_failures_total",
+                "Probes that an upstream did not answer.",
+                &["proxy_name", "to"],
+            ),
+            failures: new.counters(
+                "proxy_failures_total",
+                "Questions that an upstream did not answer.",
+                &["proxy_name", "to"],
+            ),
+            reused: new.counters(
+                "proxy_conn_cache_hits_total",
+                "Questions that went over a kept connection.",
+                &CONNECTION,
+            ),
+            dialled: new.counters(
+                "proxy_conn_cache_misses_total",
+                "Questions that needed a new connection.",
+                &CONNECTION,
+            ),
+            looping: new.counters(
+                "forward_loops_total",
+                "Times that an upstream was found to lead back here.",
+                &["to"],
+            ),
+        }
+    }
+
+    pub(super) fn of_rules(&self) -> ForwardMetrics {
+        ForwardMetrics {
+            rejects: self.rejects.clone(),
+            all_down: self.all_down.clone(),
+            coalesced: self.coalesced.clone(),
+        }
+    }
+
+    pub(super) fn of_upstream(&self, to: &str) -> UpstreamMetrics {
+        let durations = [const { OnceLock::new() }; _];
+        UpstreamMetrics(Arc::new(Upstream { families: self.clone(), to: to.to_owned(), durations }))
+    }
+}
+
+impl UpstreamMetrics {
+    pub(crate) fn answered(&self, rcode: ResponseCode, took: Duration) {
+        let Upstream { families, to, durations } = &*self.0;
+        let index = rcode_index(rcode);
+        let labels = [FORWARD, to, rcode_name(index)];
+        durations[index]
+            .get_or_init(|| families.duration.with_label_values(&labels))
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn failed(&self) {
+        self.0.families.failures.with_label_values(&[FORWARD, &self.0.to]).inc();
+    }
+
+    pub(crate) fn failed_probe(&self) {
+        self.0.families.failed_probes.with_label_values(&[FORWARD, &self.0.to]).inc();
+    }
+
+    pub(crate) fn reused(&self, protocol: &str) {
+        self.0.families.reused.with_label_values(&[FORWARD, &self.0.to, protocol]).inc();
+    }
+
+    pub(crate) fn dialled(&self, protocol: &str) {
+        self.0.families.dialled.with_label_values(&[FORWARD, &self.0.to, protocol]).inc();
+    }
+
+    pub(crate) fn loops(&self) {
+        self.0.families.looping.with_label_values(&[&self.0.to]).inc();
+    }
+}

@@ -1,0 +1,72 @@
+//! The words that CoreDNS uses for types and response codes.
+
+use hickory_server::proto::{op::ResponseCode, rr::RecordType};
+
+/// Types that have a label of their own; the rest is `other`.
+pub(super) const TYPES: [&str; 19] = [
+    "A", "AAAA", "CNAME", "DNSKEY", "DS", "MX", "NS", "NSEC", "NSEC3", "PTR", "RRSIG", "SOA", "SRV", "TXT",
+    "HTTPS", "SVCB", "AXFR", "IXFR", "ANY",
+];
+
+/// Where a type stands in [`TYPES`]; behind its end for the rest.
+pub(super) fn type_index(kind: RecordType) -> usize {
+    let number = u16::from(kind);
+    const NUMBERS: [u16; TYPES.len()] =
+        [1, 28, 5, 48, 43, 15, 2, 47, 50, 12, 46, 6, 33, 16, 65, 64, 252, 251, 255];
+    NUMBERS.iter().position(|known| *known == number).unwrap_or(TYPES.len())
+}
+
+pub(super) fn type_name(index: usize) -> &'static str {
+    TYPES.get(index).copied().unwrap_or("other")
+}
+
+const RCODES: [&str; 11] = [
+    "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET",
+    "NOTAUTH", "NOTZONE",
+];
+const BADVERS: u16 = 16;
+
+/// Numbers without a word of their own share one.
+pub(super) const RCODE_COUNT: usize = RCODES.len() + 2;
+
+pub(super) fn rcode_index(rcode: ResponseCode) -> usize {
+    match u16::from(rcode) {
+        BADVERS => RCODES.len(),
+        number => {
+            usize::from(number).min(RCODES.len() + 1) + usize::from(usize::from(number) == RCODES.len())
+        }
+    }
+}
+
+pub(super) fn rcode_name(index: usize) -> &'static str {
+    RCODES.get(index).copied().unwrap_or(if index == RCODES.len() { "BADVERS" } else { "other" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_those_of_coredns() {
+        for (kind, want) in [
+            (RecordType::A, "A"),
+            (RecordType::HTTPS, "HTTPS"),
+            (RecordType::ANY, "ANY"),
+            (RecordType::IXFR, "IXFR"),
+            (RecordType::CAA, "other"),
+            (RecordType::Unknown(4711), "other"),
+        ] {
+            assert_eq!(type_name(type_index(kind)), want);
+        }
+        for (rcode, want) in [
+            (ResponseCode::NoError, "NOERROR"),
+            (ResponseCode::Refused, "REFUSED"),
+            (ResponseCode::NotZone, "NOTZONE"),
+            (ResponseCode::BADVERS, "BADVERS"),
+            (ResponseCode::Unknown(11), "other"),
+            (ResponseCode::Unknown(4095), "other"),
+        ] {
+            assert_eq!(rcode_name(rcode_index(rcode)), want);
+        }
+    }
+}
