@@ -4,6 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::model::policy::Policy;
 
+mod devices;
+
+pub use devices::{DeviceConfig, DeviceSelection, TcHooks};
+
 /// Where the agent looks and what it may do. Whoever wires it takes it apart in full, so that nothing goes unused.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -14,6 +18,7 @@ pub struct Config {
     /// Where maps and links are pinned.
     pub bpffs: PathBuf,
     pub socket_lb: SocketLb,
+    pub devices: DeviceConfig,
     /// Prepare beside a running agent, and continue when it ends.
     pub takeover: bool,
     /// Under which ABI version the maps are pinned; another than our own only in tests of upgrades.

@@ -21,18 +21,30 @@ use crate::{
 mod agent;
 mod attachment;
 mod config_file;
+mod devices;
 mod source;
 mod stop;
 
 use agent::Agent;
 use attachment::Attachment;
+use devices::Devices;
 use source::Source;
 use stop::Stop;
 
 /// Runs until SIGTERM or SIGINT, and leaves the data plane in place.
 pub async fn run(config: Config) -> Result<()> {
-    let Config { manifests, cgroup, bpffs, socket_lb, takeover, abi_version, policy, host, config_file } =
-        config;
+    let Config {
+        manifests,
+        cgroup,
+        bpffs,
+        socket_lb,
+        devices,
+        takeover,
+        abi_version,
+        policy,
+        host,
+        config_file,
+    } = config;
     let mut stop = Stop::new(config_file)?;
     host::apply(&host);
     datapath::require_capabilities()?;
@@ -42,6 +54,7 @@ pub async fn run(config: Config) -> Result<()> {
     let reader = Reader { node_name: policy.node_name.clone(), dns: None };
     let mut source = Source::manifests(&manifests, reader)?;
     let addresses = datapath::local_addresses().await?;
+    let network = datapath::follow_network().await?;
 
     let pins = tokio::select! {
         pins = acquire(bpffs, abi_version, takeover) => pins?,
@@ -56,12 +69,14 @@ pub async fn run(config: Config) -> Result<()> {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,
     }
+    let mut devices = Devices::new(network, devices, &pins)?;
+    devices.keep(&programs);
     if let Err(error) = pins.drop_other_versions() {
         warn!(error = %chain(&error), "maps of another version kept");
     }
     info!(frontends = agent.frontends(), "ready");
     notify_ready();
-    let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off };
+    let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off, devices };
     agent.follow(&mut source, &mut stop, attachment).await;
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
     stop.outcome()

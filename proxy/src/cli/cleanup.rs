@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{output, run::PinArgs};
-use crate::datapath::Pins;
+use crate::datapath::{Pins, detach_devices};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -16,6 +16,7 @@ pub fn run(args: Args) -> Result<()> {
     let dir = args.pins.bpffs;
     match Pins::acquire_existing(&dir)? {
         Some(pins) => {
+            detach_devices(&pins)?;
             let removed = pins.remove()?;
             output::print(&format!("removed {removed} pins from {}\n", dir.display()))
         }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cleanup;
+mod device_args;
 mod explain;
 mod frontend_name;
 mod get;

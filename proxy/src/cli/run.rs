@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use proxy_ebpf::abi::ABI_VERSION;
 
 use super::{
+    device_args::DeviceArgs,
     kube_proxy_args::KubeProxyArgs,
     policy_args::PolicyArgs,
     told::{Told, told},
@@ -30,6 +31,8 @@ pub struct Args {
     /// Whose connections are translated when they are made
     #[arg(long, value_enum, default_value = "all", value_name = "WHO")]
     socket_lb: SocketLb,
+    #[command(flatten)]
+    devices: DeviceArgs,
     /// Start beside a running agent: prepare, report ready, and continue where it ends
     #[arg(long)]
     takeover: bool,
@@ -54,8 +57,17 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
     if let Some(path) = &args.kube_proxy.write_config_to {
         return fs::write(path, default_file()?).with_context(|| format!("cannot write {}", path.display()));
     }
-    let Args { manifests, cgroup, pins, socket_lb, takeover, abi_version, policy: policy_args, kube_proxy } =
-        args;
+    let Args {
+        manifests,
+        cgroup,
+        pins,
+        socket_lb,
+        devices,
+        takeover,
+        abi_version,
+        policy: policy_args,
+        kube_proxy,
+    } = args;
     let Told { settings, host, file, .. } = told(&kube_proxy, &policy_args, file)?;
     if kube_proxy.init_only {
         ensure!(host::apply(&host), "not everything could be set, see above");
@@ -67,6 +79,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         cgroup,
         bpffs: pins.bpffs,
         socket_lb,
+        devices: devices.config(),
         takeover,
         abi_version,
         policy,

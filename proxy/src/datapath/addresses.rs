@@ -1,60 +1,48 @@
 //! The addresses of the node's interfaces, now and after every change.
 
-use std::{collections::BTreeSet, io, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use rtnetlink::{Handle, MulticastGroup, new_multicast_connection, packet_route::address::AddressAttribute};
+use futures_util::TryStreamExt as _;
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_route::{
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+    },
+};
 use tokio::sync::watch;
 
-#[derive(Debug, thiserror::Error)]
-pub enum AddressError {
-    #[error("cannot open a netlink socket")]
-    Socket(#[source] io::Error),
-    #[error("cannot list the addresses of the interfaces")]
-    List(#[source] rtnetlink::Error),
-}
+use super::netlink::{NetlinkError, Reading, follow};
 
 /// The addresses of this network namespace. The receiver sees every later set; it may skip one that was replaced at
 /// once.
-pub async fn local_addresses() -> Result<watch::Receiver<BTreeSet<IpAddr>>, AddressError> {
-    let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (connection, handle, mut messages) =
-        new_multicast_connection(&groups).map_err(AddressError::Socket)?;
-    tokio::spawn(connection);
-    let (sender, receiver) = watch::channel(list(&handle).await?);
-    tokio::spawn(async move {
-        while messages.next().await.is_some() {
-            match list(&handle).await {
-                Ok(addresses) => drop(sender.send_if_modified(|known| replace(known, addresses))),
-                Err(error) => {
-                    tracing::warn!(error = %crate::error::chain(&error), "addresses unknown for now")
-                }
-            }
-        }
-    });
-    Ok(receiver)
+pub async fn local_addresses() -> Result<watch::Receiver<BTreeSet<IpAddr>>, NetlinkError> {
+    follow().await
 }
 
-fn replace(known: &mut BTreeSet<IpAddr>, addresses: BTreeSet<IpAddr>) -> bool {
-    let is_new = *known != addresses;
-    *known = addresses;
-    is_new
-}
+impl Reading for BTreeSet<IpAddr> {
+    const GROUPS: &'static [MulticastGroup] = &[MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
 
-async fn list(handle: &Handle) -> Result<BTreeSet<IpAddr>, AddressError> {
-    let mut messages = handle.address().get().execute();
-    let mut addresses = BTreeSet::new();
-    while let Some(message) = messages.try_next().await.map_err(AddressError::List)? {
-        // Point-to-point interfaces have their peer's address in `Address` and their own in `Local`.
-        let (mut local, mut address) = (None, None);
-        for attribute in message.attributes {
-            if let AddressAttribute::Local(ip) = attribute {
-                local = Some(ip);
-            } else if let AddressAttribute::Address(ip) = attribute {
-                address = Some(ip);
-            }
-        }
-        addresses.extend(local.or(address));
+    async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
+        let messages = handle.address().get().execute();
+        let addresses = messages.try_filter_map(async |message| Ok(own_address(&message)));
+        addresses.try_collect().await.map_err(|source| NetlinkError::List { what: "addresses", source })
     }
-    Ok(addresses)
+
+    fn is_touched_by(_: &RouteNetlinkMessage) -> bool {
+        true
+    }
+}
+
+/// Point-to-point interfaces have their peer's address in `Address` and their own in `Local`.
+pub(super) fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(ip) = attribute {
+            local = Some(*ip);
+        } else if let AddressAttribute::Address(ip) = attribute {
+            address = Some(*ip);
+        }
+    }
+    local.or(address)
 }

@@ -13,7 +13,7 @@ use proxy_ebpf::abi::PROGRAMS;
 
 use super::{
     load::{LoadError, Programs, refused},
-    pins::Pins,
+    pins::{Pins, drop_link},
     sys,
 };
 
@@ -79,7 +79,7 @@ fn put_in_place(
 fn sweep(pins: &Pins) -> Result<(), AttachError> {
     for name in PROGRAMS {
         let pin = unfinished(&pins.links().join(name));
-        remove_leftover(&pin).map_err(|source| AttachError::Detach { name, source })?;
+        drop_link(&pin).map_err(|source| AttachError::Detach { name, source })?;
     }
     Ok(())
 }
@@ -139,7 +139,7 @@ pub fn detach(pins: &Pins) -> Result<(), AttachError> {
     sweep(pins)?;
     for name in PROGRAMS {
         let pin = pins.links().join(name);
-        remove_leftover(&pin).map_err(|source| AttachError::Detach { name, source })?;
+        drop_link(&pin).map_err(|source| AttachError::Detach { name, source })?;
     }
     Ok(())
 }
@@ -186,15 +186,8 @@ fn link_and_pin(
     let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
     let fresh = unfinished(pin);
-    remove_leftover(&fresh)?;
+    drop_link(&fresh)?;
     link.pin(&fresh)?;
     fs::rename(&fresh, pin)?;
     Ok(())
-}
-
-fn remove_leftover(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }

@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeSet,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData},
-    programs::{CgroupSockAddr, Program, ProgramError, ProgramInfo, SchedClassifier},
+    programs::{CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier},
 };
 use proxy_ebpf::abi::{Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, map};
 use tracing::debug;
@@ -75,9 +76,14 @@ impl Programs {
         Ok(self.info(name)?.verified_instruction_count().unwrap_or_default())
     }
 
+    pub(super) fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
+        let program = self.ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
+        Ok(program.fd().map_err(|error| refused(name, &error))?.as_fd())
+    }
+
     pub(super) fn info(&self, name: &'static str) -> Result<ProgramInfo, LoadError> {
         let program = self.ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
-        Program::info(program).map_err(|error| refused(name, &error))
+        program.info().map_err(|error| refused(name, &error))
     }
 
     /// The names of all programs and of all maps of the object, but for the sections of global data and the ring of

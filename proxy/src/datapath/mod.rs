@@ -6,21 +6,27 @@
 
 mod addresses;
 mod attach;
+mod devices;
 mod environment;
 mod inspect;
 mod load;
 mod logs;
 mod mapped;
 mod maps;
+mod netlink;
 mod pins;
 mod sys;
+mod tc;
 
-pub use addresses::{AddressError, local_addresses};
+pub use addresses::local_addresses;
 pub use attach::{AttachError, attach, detach, repair};
+pub use devices::{Device, Network, choose, follow_network};
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
 pub use inspect::{InspectError, PinnedMap, inspect, now, pinned_map};
 pub use load::{LoadError, Programs, load};
 pub use logs::follow_logs;
 pub use maps::{KernelMaps, OpenError};
+pub use netlink::NetlinkError;
 pub use pins::{Busy, PinError, Pins, maps_of, pin_name};
 pub use sys::{grace_period, netns_cookie};
+pub use tc::{DeviceHooks, TcError, TcPass, detach_devices, standing_at};

@@ -1,12 +1,14 @@
 //! Where maps and links are pinned, and who may write them.
 //!
-//! Layout: `<dir>/links/<hook>` and `<dir>/abi-<version>/<MAP>-<layout>`. A link belongs to no version: its program is
+//! Layout: `<dir>/links/<hook>` (of devices: `<dir>/links/<program>-<index>`, see `tc`) and
+//! `<dir>/abi-<version>/<MAP>-<layout>`. A link belongs to no version: its program is
 //! replaced in place. A map whose layout two versions agree on is pinned under both, so that flows and remembered
 //! choices outlive an upgrade, and the way back.
 //!
 //! One agent at a time holds the lock on `<dir>`; the kernel releases it when the agent dies, however it dies.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::{
@@ -135,7 +137,12 @@ impl Pins {
 
     /// Removes every pin of every version, links first, so that no program is left without its maps.
     pub fn remove(self) -> Result<usize, PinError> {
-        let mut removed = remove_files(&self.links())?;
+        let mut removed = 0;
+        for link in entries(&self.links())? {
+            drop_link(&link).map_err(io_error("detach", &link))?;
+            removed += 1;
+        }
+        remove_files(&self.links())?;
         for version in self.entries_with(VERSION_PREFIX)? {
             removed += remove_version(&version)?;
         }
@@ -230,6 +237,33 @@ fn holder(file: &File) -> String {
             Err(_) => format!("process {pid}"),
         },
         None => "a process outside of this container".to_owned(),
+    }
+}
+
+/// The names of the pins in a directory.
+pub(super) fn names_in(dir: &Path) -> io::Result<BTreeSet<String>> {
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    match fs::read_dir(dir) {
+        Ok(found) => found.map(name).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Detaches a link that may not be there, and removes its pin. Whoever else holds it open loses it too.
+pub(super) fn drop_link(pin: &Path) -> io::Result<()> {
+    if let Ok(link) = sys::object_get(pin) {
+        // What is no link, or whose device or cgroup is gone, has nothing to detach.
+        let _ = sys::link_detach(link.as_fd());
+    }
+    remove_if_there(pin)
+}
+
+/// Removes a pin that may not be there.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

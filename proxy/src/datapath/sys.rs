@@ -19,7 +19,10 @@ enum Command {
     ObjectPin = 6,
     ObjectGet = 7,
     InfoByFd = 15,
+    ProgramQuery = 16,
+    LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 #[repr(C)]
@@ -68,7 +71,37 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-/// The head of `struct bpf_link_info`, as far as links to cgroups fill it.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    /// A program or a link to stand before or after; none: the first or the last place.
+    relative: u32,
+    zero: u32,
+    expected_revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgramQuery {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    count: u32,
+    zero: u32,
+    /// Not asked for, but the kernel writes the last of these whatever the size it is told.
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// The head of `struct bpf_link_info`. What follows the ids depends on the kind of link.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -76,9 +109,8 @@ struct LinkInfo {
     id: u32,
     program_id: u32,
     zero: u32,
-    cgroup_id: u64,
-    attach_type: u32,
-    tail: u32,
+    /// A cgroup: the two halves of its id, as they lie in memory. A device: its index, and the attach type.
+    target: [u32; 4],
 }
 
 /// What a link to a cgroup leads from and to.
@@ -88,6 +120,26 @@ pub struct CgroupLink {
     /// The inode number of the cgroup's directory; 0 once the cgroup is gone.
     pub cgroup_id: u64,
 }
+
+/// What a tcx link leads from and to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcxLink {
+    pub program_id: u32,
+    /// 0 once the device is gone.
+    pub device: u32,
+}
+
+/// The values of `enum bpf_attach_type` for the two hooks of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcxHook {
+    Ingress = 46,
+    Egress = 47,
+}
+
+/// From `enum bpf_link_type`.
+const LINK_TYPE_TCX: u32 = 11;
+/// Before the program that is named, or before all others.
+const BPF_F_BEFORE: u32 = 1 << 3;
 
 /// Opens what is pinned at a path.
 pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
@@ -112,7 +164,28 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(Command::LinkUpdate, &mut attr).map(drop)
 }
 
+/// Takes the program from its hook, now: the kernel detaches a link that is merely closed or unpinned some time later.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(Command::LinkDetach, &mut raw(link)).map(drop)
+}
+
 pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    let LinkInfo { program_id, target: [first, second, ..], .. } = link_info(link)?;
+    let (low, high) = if cfg!(target_endian = "little") { (first, second) } else { (second, first) };
+    Ok(CgroupLink { program_id, cgroup_id: u64::from(high) << 32 | u64::from(low) })
+}
+
+/// Fails for links of another kind.
+pub fn tcx_link(link: BorrowedFd<'_>) -> io::Result<TcxLink> {
+    let LinkInfo { kind, program_id, target: [device, ..], .. } = link_info(link)?;
+    if kind == LINK_TYPE_TCX {
+        Ok(TcxLink { program_id, device })
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attr = InfoByFd {
         bpf_fd: raw(link),
@@ -120,7 +193,45 @@ pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
         info: (&raw mut info).expose_provenance() as u64,
     };
     bpf(Command::InfoByFd, &mut attr)?;
-    Ok(CgroupLink { program_id: info.program_id, cgroup_id: info.cgroup_id })
+    Ok(info)
+}
+
+/// Whether the kernel has tcx: one that does not know the hook refuses the question.
+pub fn has_tcx() -> bool {
+    /// Every network namespace has its loopback device under this index.
+    const LOOPBACK: u32 = 1;
+    let attach_type = TcxHook::Ingress as u32;
+    let mut attr = ProgramQuery { target: LOOPBACK, attach_type, ..ProgramQuery::default() };
+    match bpf(Command::ProgramQuery, &mut attr) {
+        Ok(_) => true,
+        // Nothing is attached there; or there is no such device.
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)),
+    }
+}
+
+/// Puts a program before all others at a hook of a device, for as long as the link lives.
+pub fn link_tcx(program: BorrowedFd<'_>, device: u32, hook: TcxHook) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        program_fd: raw(program),
+        target: device,
+        attach_type: hook as u32,
+        flags: BPF_F_BEFORE,
+        ..LinkCreate::default()
+    };
+    let fd = bpf(Command::LinkCreate, &mut attr)?;
+    // SAFETY: on success BPF_LINK_CREATE returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A map that holds nothing: something to pin where the name of the pin is the message.
+pub fn token() -> io::Result<OwnedFd> {
+    map_create(MapCreate {
+        map_type: ARRAY,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        ..MapCreate::default()
+    })
 }
 
 /// Identifies the network namespace of this thread, as the programs know it.
@@ -160,12 +271,12 @@ pub fn grace_period() -> io::Result<()> {
     grace_period_by_map()
 }
 
+/// Kinds of map, from `enum bpf_map_type`.
+const ARRAY: u32 = 2;
+const ARRAY_OF_MAPS: u32 = 12;
+
 fn grace_period_by_map() -> io::Result<()> {
-    const ARRAY: u32 = 2;
-    const ARRAY_OF_MAPS: u32 = 12;
-    let array =
-        MapCreate { map_type: ARRAY, key_size: 4, value_size: 4, max_entries: 1, ..MapCreate::default() };
-    let inner = map_create(array)?;
+    let inner = token()?;
     let outer = map_create(MapCreate {
         map_type: ARRAY_OF_MAPS,
         key_size: 4,

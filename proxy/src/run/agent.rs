@@ -109,6 +109,7 @@ impl Agent {
                 Some(update) = source.next() => self.absorb(update, source),
                 Some(epoch) = self.graces.over.recv() => self.reclaim(epoch),
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
+                repairs = attachment.devices_changed() => self.repairs += repairs,
                 _ = verification.tick() => self.repairs += attachment.verify(),
                 () = sleep(RETRY), if !self.unwritten.is_empty() || self.serving.is_none() => self.retry(),
             }

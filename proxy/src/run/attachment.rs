@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tracing::warn;
 
+use super::devices::Devices;
 use crate::{
     datapath::{self, Pins, Programs},
     error::chain,
@@ -15,11 +16,22 @@ pub struct Attachment {
     pub cgroup: PathBuf,
     pub pins: Pins,
     pub is_wanted: bool,
+    pub devices: Devices,
 }
 
 impl Attachment {
     /// Somebody may have detached a program, or put another in its place: how many hooks were repaired.
     pub fn verify(&mut self) -> usize {
+        self.verify_cgroup() + self.devices.keep(&self.programs)
+    }
+
+    /// Devices come and go. How many hooks were repaired.
+    pub async fn devices_changed(&mut self) -> usize {
+        self.devices.changed().await;
+        self.devices.keep(&self.programs)
+    }
+
+    fn verify_cgroup(&mut self) -> usize {
         if !self.is_wanted {
             return 0;
         }

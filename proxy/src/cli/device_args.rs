@@ -1,0 +1,24 @@
+//! The flags about network devices.
+
+use crate::config::{DeviceConfig, DeviceSelection, TcHooks};
+
+/// Whose packets are translated.
+#[derive(Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// Devices that lead to other machines: auto, none, or names, each of which may end in *
+    #[arg(long, default_value = "auto", value_name = "NAMES")]
+    devices: DeviceSelection,
+    /// Devices that lead to pods of this node: auto, none, or names, each of which may end in *
+    #[arg(long, default_value = "auto", value_name = "NAMES")]
+    pod_devices: DeviceSelection,
+    /// How programs are attached to devices
+    #[arg(long, hide = true, value_enum, default_value = "auto")]
+    tc: TcHooks,
+}
+
+impl DeviceArgs {
+    pub fn config(self) -> DeviceConfig {
+        let Self { devices, pod_devices, tc } = self;
+        DeviceConfig { external: devices, pod: pod_devices, tc }
+    }
+}

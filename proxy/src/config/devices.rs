@@ -1,0 +1,112 @@
+//! Which network devices the agent works on, as it is told on the command line.
+
+use std::{convert::Infallible, str::FromStr};
+
+/// The devices of the packet plane.
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    /// Those that lead to other machines.
+    pub external: DeviceSelection,
+    /// Those that lead to pods of this node.
+    pub pod: DeviceSelection,
+    pub tc: TcHooks,
+}
+
+/// `auto`, `none`, or names of which each may end in `*`: `eth0,ens*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceSelection {
+    /// Those that look like it.
+    Auto,
+    None,
+    Named(Vec<NamePattern>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamePattern {
+    Exact(String),
+    /// What stands before the `*`.
+    Prefix(String),
+}
+
+/// How programs are put at the hooks of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TcHooks {
+    /// tcx where the kernel has it, clsact elsewhere
+    Auto,
+    /// Links, since Linux 6.6
+    Tcx,
+    /// Filters of a clsact queueing discipline
+    Clsact,
+}
+
+impl DeviceSelection {
+    /// Whether the device is chosen by its name, whatever it is.
+    pub fn names(&self, device: &str) -> bool {
+        match self {
+            Self::Auto | Self::None => false,
+            Self::Named(patterns) => patterns.iter().any(|pattern| pattern.matches(device)),
+        }
+    }
+}
+
+impl FromStr for DeviceSelection {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            names => Self::Named(
+                names
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|name| !name.is_empty())
+                    .map(NamePattern::new)
+                    .collect(),
+            ),
+        })
+    }
+}
+
+impl NamePattern {
+    fn new(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.to_owned()),
+            None => Self::Exact(text.to_owned()),
+        }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => name == exact,
+            Self::Prefix(prefix) => name.starts_with(prefix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_select_devices() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            ("auto", &[], &["eth0", "auto"]),
+            ("none", &[], &["eth0", "none"]),
+            ("eth0", &["eth0"], &["eth", "eth01", "veth0"]),
+            ("eth*,wg0", &["eth0", "eth", "wg0"], &["wg1", "veth0"]),
+            (" bond0 , ", &["bond0"], &["", "bond"]),
+            ("*", &["lo", "anything"], &[]),
+            ("a*b", &["a*b"], &["ab", "axb"]),
+        ];
+        for (text, yes, no) in cases {
+            let selection: DeviceSelection = text.parse().unwrap();
+            for name in *yes {
+                assert!(selection.names(name), "{text:?} names {name}");
+            }
+            for name in *no {
+                assert!(!selection.names(name), "{text:?} does not name {name}");
+            }
+        }
+    }
+}
