@@ -5,14 +5,16 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use crate::model::policy::Policy;
 
 mod devices;
+mod objects;
 
 pub use devices::{DeviceConfig, DeviceSelection, TcHooks};
+pub use objects::{Environment, Objects};
 
 /// Where the agent looks and what it may do. Whoever wires it takes it apart in full, so that nothing goes unused.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Where objects come from.
+    pub objects: Objects,
     /// The cgroup whose sockets are translated; none: the root of the cgroup2 mount.
     pub cgroup: Option<PathBuf>,
     /// Where maps and links are pinned.

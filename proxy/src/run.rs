@@ -34,7 +34,7 @@ use stop::Stop;
 /// Runs until SIGTERM or SIGINT, and leaves the data plane in place.
 pub async fn run(config: Config) -> Result<()> {
     let Config {
-        manifests,
+        objects,
         cgroup,
         bpffs,
         socket_lb,
@@ -52,7 +52,7 @@ pub async fn run(config: Config) -> Result<()> {
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     let program_config = program_config(&policy, socket_lb)?;
     let reader = Reader { node_name: policy.node_name.clone(), dns: None };
-    let mut source = Source::manifests(&manifests, reader)?;
+    let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::follow_network().await?;
 
@@ -63,8 +63,10 @@ pub async fn run(config: Config) -> Result<()> {
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::follow_logs(&mut programs);
     let mut agent = Agent::adopt(&pins, policy, addresses)?;
-    let first = source.next().await.context("the source of objects ended before everything was read")?;
-    agent.start(first, &mut source);
+    tokio::select! {
+        started = agent.start(&mut source) => started?,
+        () = stop.requested() => return stop.outcome(),
+    }
     match socket_lb {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,

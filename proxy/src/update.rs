@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::index::Change;
 
-/// What is new since the update before. The first one of a source holds everything there is.
+/// What is new since the update before.
 #[derive(Debug, Default)]
 pub struct Update {
     pub changes: Vec<Change>,
@@ -12,11 +12,14 @@ pub struct Update {
     pub names: Vec<dns::zone::Change>,
     /// What could not be used of the objects that were read.
     pub skipped: Vec<Skipped>,
+    /// With this one everything has been passed on that there was when the source began. Said once; nothing that was
+    /// not named by then exists.
+    pub is_synced: bool,
 }
 
 impl Update {
     pub fn is_nothing(&self) -> bool {
-        self.changes.is_empty() && self.names.is_empty() && self.skipped.is_empty()
+        self.changes.is_empty() && self.names.is_empty() && self.skipped.is_empty() && !self.is_synced
     }
 }
 

@@ -35,9 +35,11 @@ pub fn start(args: &LoggingArgs, default: Level, file: Option<LoggingSettings>) 
         1 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    // The libraries speak up when something is wrong; how they relocate and poll is their own business.
-    let filter =
-        EnvFilter::new(format!("warn,portreeve={level},proxy={level},proxy_ebpf={level},dns={level}"));
+    // The libraries speak up when something is wrong; how they relocate and poll is their own business. What goes
+    // wrong with an API server is told once, by whoever asked it.
+    let filter = EnvFilter::new(format!(
+        "warn,kube_client=off,portreeve={level},proxy={level},proxy_ebpf={level},dns={level}"
+    ));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     let of_file = if file.is_json { LogFormat::Json } else { LogFormat::Text };
     match args.log_format.unwrap_or(of_file) {

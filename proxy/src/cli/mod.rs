@@ -17,6 +17,7 @@ mod output;
 mod plan;
 pub mod policy_args;
 mod run;
+mod source_args;
 mod told;
 
 use logging::LoggingArgs;

@@ -9,6 +9,7 @@ use super::{
     device_args::DeviceArgs,
     kube_proxy_args::KubeProxyArgs,
     policy_args::PolicyArgs,
+    source_args::SourceArgs,
     told::{Told, told},
 };
 use crate::{
@@ -20,9 +21,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A directory of YAML files to serve, watched
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["init_only", "write_config_to"])]
-    manifests: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// The cgroup v2 directory whose sockets are translated [default: the cgroup2 mount]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
@@ -58,7 +58,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         return fs::write(path, default_file()?).with_context(|| format!("cannot write {}", path.display()));
     }
     let Args {
-        manifests,
+        source,
         cgroup,
         pins,
         socket_lb,
@@ -75,7 +75,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
     }
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
     let config = Config {
-        manifests: manifests.context("no source of objects: name one with --manifests")?,
+        objects: source.objects(settings.kubeconfig.clone()),
         cgroup,
         bpffs: pins.bpffs,
         socket_lb,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 
-use super::{HEADLESS, ObjectError, Read, address, has_label, key, label, port, protocol};
+use super::{HEADLESS, ObjectError, Read, address, has_label, key, label, names::intern, port, protocol};
 use crate::model::{
     address::IpFamily,
     backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
@@ -32,7 +32,7 @@ pub fn read(slice: &EndpointSlice) -> Result<Option<Read<SliceInfo>>, ObjectErro
     };
     let mut left_out = Vec::new();
     let value = SliceInfo {
-        service: ServiceKey { namespace, name: service.into() },
+        service: ServiceKey { namespace, name: intern(service) },
         family,
         ports: ports(slice, &mut left_out),
         candidates: candidates(slice, family, &mut left_out),
@@ -58,7 +58,7 @@ fn slice_port(n: usize, stated: &EndpointPort) -> Result<Option<SlicePort>, Obje
     let number = stated.port.filter(|number| *number != 0);
     let Some((name, number)) = stated.name.as_deref().zip(number) else { return Ok(None) };
     Ok(Some(SlicePort {
-        name: name.into(),
+        name: intern(name),
         protocol: protocol(|| format!("ports[{n}].protocol"), stated.protocol.as_deref())?,
         port: port(|| format!("ports[{n}].port"), number)?,
     }))
@@ -84,7 +84,7 @@ fn candidate(endpoint: &Endpoint, ip: std::net::IpAddr) -> Candidate {
         is_ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         is_serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         is_terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
-        node: endpoint.node_name.as_deref().map(Arc::from),
+        node: endpoint.node_name.as_deref().map(intern),
         zone_hints: zone_hints(endpoint.hints.as_ref()),
         node_hints: node_hints(endpoint.hints.as_ref()),
     }
@@ -92,10 +92,10 @@ fn candidate(endpoint: &Endpoint, ip: std::net::IpAddr) -> Candidate {
 
 fn zone_hints(hints: Option<&EndpointHints>) -> Box<[Arc<str>]> {
     let zones = hints.and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
-    zones.iter().map(|zone| zone.name.as_str().into()).collect()
+    zones.iter().map(|zone| intern(&zone.name)).collect()
 }
 
 fn node_hints(hints: Option<&EndpointHints>) -> Box<[Arc<str>]> {
     let nodes = hints.and_then(|hints| hints.for_nodes.as_deref()).unwrap_or_default();
-    nodes.iter().map(|node| node.name.as_str().into()).collect()
+    nodes.iter().map(|node| intern(&node.name)).collect()
 }

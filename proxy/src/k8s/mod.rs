@@ -7,19 +7,23 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use self::names::intern;
 use crate::model::{
     address::{IpFamily, Protocol, UnknownProtocol, parse_ip},
     service::ServiceKey,
 };
 
+pub mod access;
 pub mod dns;
 pub mod endpoint_slice;
 pub mod endpoints;
+mod names;
 pub mod node;
 pub mod object;
 pub mod reader;
 pub mod service;
 pub mod service_cidr;
+pub mod watch;
 
 /// Its presence, with whatever value, gives a Service to another proxy.
 const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -75,7 +79,7 @@ impl<T> Read<T> {
 pub fn key(metadata: &ObjectMeta) -> Result<ServiceKey, ObjectError> {
     let name = metadata.name.as_deref().filter(|name| !name.is_empty()).ok_or(ObjectError::Nameless)?;
     let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
-    Ok(ServiceKey::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name))
+    Ok(ServiceKey { namespace: intern(namespace.unwrap_or(DEFAULT_NAMESPACE)), name: intern(name) })
 }
 
 fn has_label(metadata: &ObjectMeta, label: &str) -> bool {

@@ -51,6 +51,19 @@ impl Kind {
         }
     }
 
+    /// How the API calls many of them, for messages.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Service => "Services",
+            Self::EndpointSlice => "EndpointSlices",
+            Self::Endpoints => "Endpoints",
+            Self::Node => "Nodes",
+            Self::ServiceCidr => "ServiceCIDRs",
+            Self::Namespace => "Namespaces",
+            Self::Pod => "Pods",
+        }
+    }
+
     pub fn api_version(self) -> &'static str {
         match self {
             Self::Service | Self::Endpoints | Self::Node | Self::Namespace | Self::Pod => "v1",

@@ -6,7 +6,7 @@ use std::{net::IpAddr, num::NonZeroU32};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 
-use super::{ObjectError, Read, SERVICE_PROXY_NAME, address, has_label, key, port, protocol};
+use super::{ObjectError, Read, SERVICE_PROXY_NAME, address, has_label, key, names::intern, port, protocol};
 use crate::model::{
     address::{IpFamily, PerFamily, parse_ip, parse_network},
     policy::TrafficPolicy,
@@ -126,7 +126,7 @@ fn port_info(n: usize, stated: &ServicePort) -> Result<PortInfo, ObjectError> {
     let field = |name: &str| format!("spec.ports[{n}].{name}");
     let node_port = stated.node_port.filter(|number| *number != 0);
     Ok(PortInfo {
-        name: stated.name.as_deref().unwrap_or_default().into(),
+        name: intern(stated.name.as_deref().unwrap_or_default()),
         protocol: protocol(|| field("protocol"), stated.protocol.as_deref())?,
         port: port(|| field("port"), stated.port)?,
         node_port: node_port.map(|number| port(|| field("nodePort"), number)).transpose()?,

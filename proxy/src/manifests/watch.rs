@@ -50,7 +50,7 @@ pub fn watch(
     let mut watch = Watch::new(&path)?;
     // The watch comes first: what changes while the directory is read is read again.
     let mut directory = Directory::new(&path, reader);
-    let first = directory.rescan()?;
+    let first = Update { is_synced: true, ..directory.rescan()? };
     thread::spawn(move || {
         if pass_on(first) {
             follow(&mut directory, &mut watch, pass_on);

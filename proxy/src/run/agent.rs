@@ -90,15 +90,25 @@ impl Agent {
         self.repairs
     }
 
-    /// The first update is everything there was, so what it does not name goes, unless it has come since: an agent
-    /// that waited for another one begins with the present.
-    pub fn start(&mut self, first: Update, source: &mut Source) {
-        self.take_in(first, source);
+    /// Nothing is written before everything was read. What was not named by then goes, unless it has come since: an
+    /// agent that waited for another one begins with the present.
+    pub async fn start(&mut self, source: &mut Source) -> Result<()> {
+        let mut is_synced = false;
+        while !is_synced {
+            let update =
+                source.next().await.context("the source of objects ended before everything was read")?;
+            is_synced = update.is_synced;
+            self.take_in(update);
+        }
+        while let Some(update) = source.next_now() {
+            self.take_in(update);
+        }
         self.write_node_addresses();
         let wanted: Vec<Frontend> = self.index.frontends().collect();
         wanted.iter().for_each(|frontend| self.warn_if_refused(frontend));
         let pass = self.reconciler.apply_all(wanted);
         self.finish(pass);
+        Ok(())
     }
 
     pub async fn follow(&mut self, source: &mut Source, stop: &mut Stop, mut attachment: Attachment) {
@@ -119,21 +129,23 @@ impl Agent {
     /// One pass for everything that has arrived.
     fn absorb(&mut self, first: Update, source: &mut Source) {
         let mut touched = std::mem::take(&mut self.unwritten);
-        touched.extend(self.take_in(first, source));
+        let mut next = Some(first);
+        while let Some(update) = next {
+            touched.extend(self.take_in(update));
+            next = source.next_now();
+        }
         self.write_node_addresses();
         self.write(touched);
     }
 
-    /// Everything that has arrived goes into the index; the frontends that may look different now.
-    fn take_in(&mut self, first: Update, source: &mut Source) -> BTreeSet<FrontendKey> {
+    /// Puts an update into the index; the frontends that may look different now.
+    fn take_in(&mut self, update: Update) -> BTreeSet<FrontendKey> {
+        for skipped in &update.skipped {
+            warn!(object = skipped.object, reason = skipped.reason, "object skipped");
+        }
         let mut touched = BTreeSet::new();
-        let mut next = Some(first);
-        while let Some(update) = next {
-            self.report(&update);
-            for change in update.changes {
-                touched.extend(self.index.apply(change));
-            }
-            next = source.next_now();
+        for change in update.changes {
+            touched.extend(self.index.apply(change));
         }
         touched
     }
@@ -181,12 +193,6 @@ impl Agent {
         if !self.unwritten.is_empty() {
             let touched = std::mem::take(&mut self.unwritten);
             self.write(touched);
-        }
-    }
-
-    fn report(&self, update: &Update) {
-        for skipped in &update.skipped {
-            warn!(object = skipped.object, reason = skipped.reason, "object skipped");
         }
     }
 

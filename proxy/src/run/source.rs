@@ -4,20 +4,45 @@ use std::path::Path;
 
 use anyhow::Result;
 use tokio::sync::mpsc;
+use tracing::info;
 
-use crate::{k8s::reader::Reader, manifests, update::Update};
+use crate::{
+    config::Objects,
+    k8s::{
+        reader::Reader,
+        watch::{self, Settings, Timing},
+    },
+    manifests,
+    update::Update,
+};
 
-/// The first update holds everything that exists; each later one what changed since.
+/// Updates of a directory that wait for the agent; its watch waits beyond them, and reads later what it would read now.
+const WAITING_UPDATES: usize = 16;
+
+/// What changed, up to the update that says that this is everything, and from there on.
 pub struct Source {
-    updates: mpsc::UnboundedReceiver<Update>,
+    updates: mpsc::Receiver<Update>,
 }
 
 impl Source {
+    pub async fn new(objects: Objects, reader: Reader) -> Result<Self> {
+        match objects {
+            Objects::Manifests(path) => {
+                info!(manifests = %path.display(), "reading manifests");
+                Self::manifests(&path, reader)
+            }
+            Objects::ApiServer(access) => {
+                info!("reading from the API server");
+                let updates = watch::watch(Settings { access, reader, timing: Timing::default() }).await?;
+                Ok(Self { updates })
+            }
+        }
+    }
+
     /// A directory of manifests, or one file, watched.
-    pub fn manifests(path: &Path, reader: Reader) -> Result<Self> {
-        // Unbounded: a watch thread that waits would only read later what it reads now, and it reads whole states.
-        let (sender, updates) = mpsc::unbounded_channel();
-        manifests::watch::watch(path, reader, move |update| sender.send(update).is_ok())?;
+    fn manifests(path: &Path, reader: Reader) -> Result<Self> {
+        let (sender, updates) = mpsc::channel(WAITING_UPDATES);
+        manifests::watch::watch(path, reader, move |update| sender.blocking_send(update).is_ok())?;
         Ok(Self { updates })
     }
 
