@@ -4,7 +4,7 @@ use hickory_server::proto::rr;
 
 mod place;
 
-pub use place::{Place, Reverse, place, reverse};
+pub use place::{Place, Reverse, ServiceName, is_reverse, place, reverse};
 
 /// The longest name there is, with the length octets of its labels and the root's.
 const MAX_OCTETS: usize = 255;

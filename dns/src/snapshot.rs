@@ -11,6 +11,8 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
+
 use crate::zone::{Change, Key, ObjectName, Pod, Service, Slice};
 
 mod record;
@@ -108,6 +110,20 @@ impl Snapshot {
 
     fn hash_of(&self, key: &Key) -> u64 {
         self.hash(&[key.name().as_bytes(), b".", key.namespace().as_bytes()])
+    }
+}
+
+/// The snapshot that answers are made from now. Reading it locks nothing.
+#[derive(Debug, Default)]
+pub struct Published(ArcSwap<Snapshot>);
+
+impl Published {
+    pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.0.load()
+    }
+
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
     }
 }
 

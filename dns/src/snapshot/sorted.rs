@@ -28,6 +28,7 @@ impl<K, V> Default for Sorted<K, V> {
 }
 
 impl<K: Ord + Copy, V: Clone> Sorted<K, V> {
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
     }

@@ -44,6 +44,11 @@ impl View {
         }
     }
 
+    /// Whether the endpoints have names below that of the Service.
+    pub fn names_endpoints(&self) -> bool {
+        matches!(self.kind(), ServiceKind::ClusterIp { .. } | ServiceKind::Headless)
+    }
+
     pub fn has_endpoints(&self) -> bool {
         self.slices.iter().any(|slice| !slice.v4.is_empty() || !slice.v6.is_empty())
     }

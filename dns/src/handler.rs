@@ -1,0 +1,189 @@
+//! One request in, one reply out: the general path, over hickory's messages.
+//!
+//! What can be answered at once is answered at once; what has to be asked elsewhere is handed back as [`Pending`], so
+//! that whoever reads the socket decides how much of it may wait. Nothing here knows sockets.
+
+use std::sync::Arc;
+
+use hickory_server::proto::{
+    op::{Message, OpCode, Query, ResponseCode},
+    rr::{DNSClass, RecordType},
+};
+
+use crate::{
+    answer::{Answer, Outcome, answer},
+    authority::Authority,
+    config::{MAX_UDP_PAYLOAD, ServerBlock},
+    forward::{ClientTransport, Forwarder, Reply},
+    name::{Name, QueryName},
+    snapshot::{Published, Snapshot},
+};
+
+mod random;
+mod reply;
+mod wire;
+
+use random::below;
+use reply::Response;
+pub use wire::encode;
+
+/// What becomes of a request.
+pub enum Handled {
+    /// Not a question: whoever sent it does not wait for an answer, or must not get one.
+    Dropped,
+    Reply(Vec<u8>),
+    /// Somebody else has to be asked.
+    Pending(Box<Pending>),
+}
+
+/// A request whose answer is not ours alone.
+pub struct Pending {
+    response: Response,
+    question: Query,
+    block: Arc<Block>,
+}
+
+/// One server block, made ready.
+#[derive(Debug)]
+pub struct Block {
+    /// The names it answers for.
+    pub zones: Vec<Name>,
+    authority: Option<Authority>,
+    forwarder: Option<Forwarder>,
+    shuffle: bool,
+    minimal: bool,
+    max_udp_payload: u16,
+}
+
+impl Block {
+    /// Must be called within a runtime, as [`Forwarder::new`].
+    pub fn new(block: &ServerBlock, own_addresses: &[std::net::IpAddr]) -> Self {
+        let forwarder = Forwarder::new(&block.forwards, block.cache.as_ref());
+        Self {
+            zones: block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect(),
+            authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
+            forwarder: (!block.forwards.is_empty()).then_some(forwarder),
+            shuffle: block.shuffle,
+            minimal: block.minimal,
+            max_udp_payload: block.max_udp_payload.clamp(512, MAX_UDP_PAYLOAD.max(block.max_udp_payload)),
+        }
+    }
+}
+
+/// What answers at one address: the blocks that listen there, and what is known of the cluster.
+#[derive(Debug)]
+pub struct Handler {
+    blocks: Vec<Arc<Block>>,
+    published: Arc<Published>,
+}
+
+impl Handler {
+    pub fn new(blocks: Vec<Arc<Block>>, published: Arc<Published>) -> Self {
+        Self { blocks, published }
+    }
+
+    pub fn handle(&self, request: &[u8], client: ClientTransport) -> Handled {
+        let Some(header) = wire::Header::parse(request) else { return Handled::Dropped };
+        if header.is_response() {
+            return Handled::Dropped;
+        }
+        match self.question(request, header) {
+            Ok(message) => self.answer(&message, client),
+            Err(rcode) => Handled::Reply(wire::refusal(header, rcode)),
+        }
+    }
+
+    /// A request that can be answered at all.
+    fn question(&self, request: &[u8], header: wire::Header) -> Result<Message, ResponseCode> {
+        if header.opcode() != u8::from(OpCode::Query) {
+            return Err(ResponseCode::NotImp);
+        }
+        let message = Message::from_vec(request).map_err(|_| ResponseCode::FormErr)?;
+        if message.queries.len() == 1 && message.answers.is_empty() {
+            Ok(message)
+        } else {
+            Err(ResponseCode::FormErr)
+        }
+    }
+
+    fn answer(&self, request: &Message, client: ClientTransport) -> Handled {
+        let question = &request.queries[0];
+        let mut response = Response::to(request, client);
+        if response.speaks_unknown_edns() {
+            return response.refuse(ResponseCode::BADVERS);
+        }
+        let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
+        if question.query_class != DNSClass::IN || is_transfer {
+            return response.refuse(ResponseCode::Refused);
+        }
+        let name = QueryName::from(&question.name);
+        let Some(block) = self.block_of(&name) else { return response.refuse(ResponseCode::Refused) };
+        response.is_served_by(block);
+        let snapshot = self.published.load();
+        let outcome = match &block.authority {
+            Some(authority) => answer(&name, question.query_type, authority, &snapshot),
+            None => Outcome::Elsewhere,
+        };
+        match outcome {
+            Outcome::Elsewhere => self.elsewhere(response, question.clone(), block),
+            Outcome::Unready => response.refuse(ResponseCode::ServFail),
+            Outcome::Here(answer) => self.here(response, answer, block, &snapshot),
+        }
+    }
+
+    fn here(
+        &self,
+        mut response: Response,
+        mut answer: Answer<'_>,
+        block: &Arc<Block>,
+        snapshot: &Snapshot,
+    ) -> Handled {
+        let Some(authority) = &block.authority else { return response.refuse(ResponseCode::ServFail) };
+        if block.shuffle {
+            answer.shuffle(below);
+        }
+        response.add_answer(&answer, authority, snapshot);
+        let Some(target) = answer.target else { return Handled::Reply(response.finish()) };
+        let question = Query::query(target.to_hickory(), response.kind());
+        let name = target.to_query();
+        match self.block_of(&name) {
+            Some(block) => self.elsewhere(response, question, block),
+            None => response.refuse(ResponseCode::Refused),
+        }
+    }
+
+    /// Asks the upstreams of a block, unless what they would say is known.
+    fn elsewhere(&self, response: Response, question: Query, block: &Arc<Block>) -> Handled {
+        let Some(forwarder) = &block.forwarder else { return response.refuse(ResponseCode::Refused) };
+        match forwarder.cached(&question, response.wants()) {
+            Some(reply) => Handled::Reply(response.finish_with(reply)),
+            None => Handled::Pending(Box::new(Pending { response, question, block: block.clone() })),
+        }
+    }
+
+    /// The block with the longest zone that a name is in.
+    fn block_of(&self, name: &QueryName) -> Option<&Arc<Block>> {
+        let length = |block: &Block| {
+            let zones = block.zones.iter().filter(|zone| name.is_in(zone));
+            zones.map(|zone| zone.octets().len()).max()
+        };
+        let serving = self.blocks.iter().filter_map(|block| Some((length(block)?, block)));
+        // Of two with the same zone, the first counts.
+        serving.rev().max_by_key(|(length, _)| *length).map(|(_, block)| block)
+    }
+}
+
+impl Pending {
+    pub async fn finish(self) -> Vec<u8> {
+        let wants = self.response.wants();
+        let client = self.response.client();
+        let reply = match &self.block.forwarder {
+            Some(forwarder) => forwarder.resolve(&self.question, wants, client).await,
+            None => Reply::refused(),
+        };
+        self.response.finish_with(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! A reply while it is put together.
+
+use hickory_server::proto::{
+    op::{Edns, Message, Metadata, OpCode, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT},
+    },
+};
+
+use super::{Block, Handled, wire::encode};
+use crate::{
+    answer::{self, Answer, Data, Owner, Soa},
+    authority::Authority,
+    forward::{ClientTransport, Reply, Wants},
+    snapshot::Snapshot,
+};
+
+/// What a TCP message can hold.
+const MAX_TCP_PAYLOAD: usize = 65_535;
+/// What a client can take that does not say.
+const MIN_UDP_PAYLOAD: u16 = 512;
+const REFRESH: i32 = 7200;
+const RETRY: i32 = 1800;
+const EXPIRE: i32 = 86_400;
+
+pub struct Response {
+    message: Message,
+    client: ClientTransport,
+    /// What the client says it can take over UDP.
+    payload: Option<u16>,
+    edns_version: u8,
+    /// The largest UDP payload of the block.
+    cap: u16,
+    minimal: bool,
+    wants: Wants,
+}
+
+impl Response {
+    pub fn to(request: &Message, client: ClientTransport) -> Self {
+        let mut message = Message::response(request.metadata.id, OpCode::Query);
+        message.metadata = Metadata::response_from_request(&request.metadata);
+        message.metadata.authentic_data = false;
+        message.queries.clone_from(&request.queries);
+        let dnssec_ok = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        message.edns = request.edns.as_ref().map(|_| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(crate::config::MAX_UDP_PAYLOAD).set_version(0).set_dnssec_ok(dnssec_ok);
+            edns
+        });
+        Self {
+            message,
+            client,
+            payload: request.edns.as_ref().map(Edns::max_payload),
+            edns_version: request.edns.as_ref().map_or(0, Edns::version),
+            cap: crate::config::MAX_UDP_PAYLOAD,
+            minimal: false,
+            wants: Wants {
+                dnssec_ok,
+                checking_disabled: request.metadata.checking_disabled,
+                authentic_data: request.metadata.authentic_data,
+                recursion: request.metadata.recursion_desired,
+            },
+        }
+    }
+
+    pub fn speaks_unknown_edns(&self) -> bool {
+        self.edns_version > 0
+    }
+
+    pub fn is_served_by(&mut self, block: &Block) {
+        self.cap = block.max_udp_payload;
+        self.minimal = block.minimal;
+        // Also for our own names: some clients leave a server that says it cannot.
+        self.message.metadata.recursion_available = block.forwarder.is_some();
+    }
+
+    pub fn kind(&self) -> RecordType {
+        self.message.queries[0].query_type
+    }
+
+    pub fn wants(&self) -> Wants {
+        self.wants
+    }
+
+    pub fn client(&self) -> ClientTransport {
+        self.client
+    }
+
+    pub fn refuse(mut self, rcode: ResponseCode) -> Handled {
+        self.message.metadata.response_code = rcode;
+        Handled::Reply(self.finish())
+    }
+
+    pub fn add_answer(&mut self, answer: &Answer<'_>, authority: &Authority, snapshot: &Snapshot) {
+        self.message.metadata.authoritative = true;
+        if answer.is_missing {
+            self.message.metadata.response_code = ResponseCode::NXDomain;
+        }
+        let question = self.message.queries[0].name.clone();
+        let record = |from: &answer::Record<'_>| record(from, &question);
+        self.message.answers.extend(answer.records.iter().map(record));
+        if answer.has_soa {
+            self.message.authorities.push(record(&answer.soa(authority, snapshot)));
+        }
+        if !self.minimal {
+            self.message.additionals.extend(answer.additional.iter().map(record));
+        }
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        let limit = match self.client {
+            ClientTransport::Tcp => MAX_TCP_PAYLOAD,
+            ClientTransport::Udp => {
+                usize::from(self.payload.unwrap_or_default().min(self.cap).max(MIN_UDP_PAYLOAD))
+            }
+        };
+        encode(self.message, limit)
+    }
+
+    /// Behind the aliases that lead there, if there are any, comes what others said.
+    pub fn finish_with(mut self, reply: Reply) -> Vec<u8> {
+        let Reply {
+            rcode,
+            authoritative,
+            authentic_data,
+            truncated,
+            answers,
+            authorities,
+            additionals,
+            errors,
+            origin: _,
+        } = reply;
+        let metadata = &mut self.message.metadata;
+        let is_chain = metadata.authoritative;
+        metadata.response_code = rcode;
+        metadata.authoritative |= authoritative;
+        metadata.authentic_data = authentic_data && !is_chain;
+        metadata.truncation = truncated;
+        let asked = self.message.queries[0].name.clone();
+        self.message.answers.extend(answers.into_iter().map(|record| in_letters_of(&asked, record)));
+        if !self.minimal {
+            self.message.authorities.extend(authorities);
+            self.message.additionals.extend(additionals);
+        }
+        if let Some(edns) = &mut self.message.edns {
+            errors.into_iter().for_each(|error| edns.options_mut().insert(error));
+        }
+        self.finish()
+    }
+}
+
+/// A client that mixes letters as a token wants them back.
+fn in_letters_of(asked: &Name, mut record: Record) -> Record {
+    if record.name == *asked {
+        record.name = asked.clone();
+    }
+    record
+}
+
+fn record(from: &answer::Record<'_>, question: &Name) -> Record {
+    Record::from_rdata(name(from.owner, question), from.ttl, data(&from.data, question))
+}
+
+fn data(data: &Data<'_>, question: &Name) -> RData {
+    match data {
+        Data::A(address) => RData::A(A(*address)),
+        Data::Aaaa(address) => RData::AAAA(AAAA(*address)),
+        Data::Srv { weight, port, target } => {
+            RData::SRV(SRV::new(0, *weight, *port, name(*target, question)))
+        }
+        Data::Ptr(target) => RData::PTR(PTR(name(*target, question))),
+        Data::Cname(target) => RData::CNAME(CNAME(target.to_hickory())),
+        Data::Ns(target) => RData::NS(NS(name(*target, question))),
+        Data::Txt(text) => RData::TXT(TXT::new(vec![(*text).to_owned()])),
+        Data::Soa(soa) => RData::SOA(start_of_authority(*soa)),
+        Data::HostInfo => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
+    }
+}
+
+fn start_of_authority(Soa { zone, serial, minimum }: Soa<'_>) -> SOA {
+    let server = name(Owner::NameServer(zone), &Name::root());
+    let hostmaster = below(zone, &[b"hostmaster"]);
+    SOA::new(server, hostmaster, serial, REFRESH, RETRY, EXPIRE, minimum)
+}
+
+fn name(owner: Owner<'_>, question: &Name) -> Name {
+    match owner {
+        Owner::Question => question.clone(),
+        Owner::Whole(name) => name.to_hickory(),
+        Owner::NameServer(zone) => below(zone, &[b"ns", b"dns"]),
+        Owner::Service { key, endpoint, zone } => {
+            let service = [key.name().as_bytes(), key.namespace().as_bytes(), b"svc"];
+            match endpoint {
+                None => below(zone, &service),
+                Some(label) => {
+                    let mut first = Vec::new();
+                    label.write_to(&mut first);
+                    below(zone, &[&[first.as_slice()], service.as_slice()].concat())
+                }
+            }
+        }
+    }
+}
+
+fn below(zone: &crate::name::Name, labels: &[&[u8]]) -> Name {
+    // Too long together only where a zone of many labels meets long names; such a target has no name at all.
+    Name::from_labels(labels.iter().copied().chain(zone.labels())).unwrap_or_default()
+}
