@@ -3,7 +3,7 @@
 //! What can be answered at once is answered at once; what has to be asked elsewhere is handed back as [`Pending`], so
 //! that whoever reads the socket decides how much of it may wait. Nothing here knows sockets.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use hickory_server::proto::{
     op::{Message, OpCode, Query, ResponseCode},
@@ -13,8 +13,9 @@ use hickory_server::proto::{
 use crate::{
     answer::{Answer, Outcome, answer},
     authority::Authority,
-    config::{MAX_UDP_PAYLOAD, ServerBlock},
-    forward::{ClientTransport, Forwarder, Reply},
+    config::ServerBlock,
+    forward::{Forwarder, Reply, Surroundings, TlsError},
+    metrics::{Protocol, QueryMetrics},
     name::{Name, QueryName},
     snapshot::{Published, Snapshot},
 };
@@ -27,6 +28,9 @@ use random::below;
 use reply::Response;
 pub use wire::encode;
 
+/// How metrics call the part that answers from the objects of the cluster.
+const KUBERNETES: &str = "kubernetes";
+
 /// What becomes of a request.
 pub enum Handled {
     /// Not a question: whoever sent it does not wait for an answer, or must not get one.
@@ -34,6 +38,13 @@ pub enum Handled {
     Reply(Vec<u8>),
     /// Somebody else has to be asked.
     Pending(Box<Pending>),
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub protocol: Protocol,
+    pub address: IpAddr,
 }
 
 /// A request whose answer is not ours alone.
@@ -53,20 +64,31 @@ pub struct Block {
     shuffle: bool,
     minimal: bool,
     max_udp_payload: u16,
+    metrics: QueryMetrics,
 }
 
 impl Block {
-    /// Must be called within a runtime, as [`Forwarder::new`].
-    pub fn new(block: &ServerBlock, own_addresses: &[std::net::IpAddr]) -> Self {
-        let forwarder = Forwarder::new(&block.forwards, block.cache.as_ref());
-        Self {
-            zones: block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect(),
+    /// Must be called within a runtime, as [`Forwarder::start`]. `server` is what metrics call it: `dns://:53`.
+    pub fn start(
+        block: &ServerBlock,
+        server: &str,
+        own_addresses: &[IpAddr],
+        surroundings: &Surroundings,
+    ) -> Result<Self, TlsError> {
+        let zones: Vec<Name> = block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect();
+        let label = zones.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let surroundings = Surroundings { detect_loops: block.detect_loops, ..surroundings.clone() };
+        let cache = block.cache.as_ref().map(|cache| (cache, surroundings.metrics.cache(server, &label)));
+        let forwarder = Forwarder::start(&block.forwards, cache, &surroundings)?;
+        Ok(Self {
+            metrics: surroundings.metrics.queries(server, &label),
+            zones,
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shuffle: block.shuffle,
             minimal: block.minimal,
-            max_udp_payload: block.max_udp_payload.clamp(512, MAX_UDP_PAYLOAD.max(block.max_udp_payload)),
-        }
+            max_udp_payload: block.max_udp_payload,
+        })
     }
 }
 
@@ -75,20 +97,27 @@ impl Block {
 pub struct Handler {
     blocks: Vec<Arc<Block>>,
     published: Arc<Published>,
+    /// Of requests that no block takes.
+    dropped: QueryMetrics,
 }
 
 impl Handler {
-    pub fn new(blocks: Vec<Arc<Block>>, published: Arc<Published>) -> Self {
-        Self { blocks, published }
+    pub fn new(blocks: Vec<Arc<Block>>, published: Arc<Published>, dropped: QueryMetrics) -> Self {
+        Self { blocks, published, dropped }
     }
 
-    pub fn handle(&self, request: &[u8], client: ClientTransport) -> Handled {
+    pub fn handle(&self, request: &[u8], client: Client) -> Handled {
+        let started = Instant::now();
         let Some(header) = wire::Header::parse(request) else { return Handled::Dropped };
         if header.is_response() {
             return Handled::Dropped;
         }
         match self.question(request, header) {
-            Ok(message) => self.answer(&message, client),
+            Ok(message) => {
+                let mut response = Response::to(&message, client, started);
+                response.size = request.len();
+                self.answer(&message, response)
+            }
             Err(rcode) => Handled::Reply(wire::refusal(header, rcode)),
         }
     }
@@ -106,57 +135,60 @@ impl Handler {
         }
     }
 
-    fn answer(&self, request: &Message, client: ClientTransport) -> Handled {
+    fn answer(&self, request: &Message, mut response: Response) -> Handled {
         let question = &request.queries[0];
-        let mut response = Response::to(request, client);
         if response.speaks_unknown_edns() {
-            return response.refuse(ResponseCode::BADVERS);
+            return response.refuse(ResponseCode::BADVERS, &self.dropped);
         }
         let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
         if question.query_class != DNSClass::IN || is_transfer {
-            return response.refuse(ResponseCode::Refused);
+            return response.refuse(ResponseCode::Refused, &self.dropped);
         }
         let name = QueryName::from(&question.name);
-        let Some(block) = self.block_of(&name) else { return response.refuse(ResponseCode::Refused) };
+        let Some(block) = self.block_of(&name) else {
+            return response.refuse(ResponseCode::Refused, &self.dropped);
+        };
         response.is_served_by(block);
         let snapshot = self.published.load();
-        let outcome = match &block.authority {
-            Some(authority) => answer(&name, question.query_type, authority, &snapshot),
-            None => Outcome::Elsewhere,
+        let Some(authority) = &block.authority else {
+            return self.elsewhere(response, question.clone(), block);
         };
-        match outcome {
+        match answer(&name, question.query_type, authority, &snapshot) {
             Outcome::Elsewhere => self.elsewhere(response, question.clone(), block),
-            Outcome::Unready => response.refuse(ResponseCode::ServFail),
-            Outcome::Here(answer) => self.here(response, answer, block, &snapshot),
+            Outcome::Unready => response.refuse(ResponseCode::ServFail, &block.metrics),
+            Outcome::Here(answer) => self.here(response, (answer, authority), block, &snapshot),
         }
     }
 
     fn here(
         &self,
         mut response: Response,
-        mut answer: Answer<'_>,
-        block: &Arc<Block>,
+        (mut answer, authority): (Answer<'_>, &Authority),
+        block: &Block,
         snapshot: &Snapshot,
     ) -> Handled {
-        let Some(authority) = &block.authority else { return response.refuse(ResponseCode::ServFail) };
         if block.shuffle {
             answer.shuffle(below);
         }
         response.add_answer(&answer, authority, snapshot);
-        let Some(target) = answer.target else { return Handled::Reply(response.finish()) };
+        let Some(target) = answer.target else {
+            return Handled::Reply(response.finish(&block.metrics, KUBERNETES));
+        };
         let question = Query::query(target.to_hickory(), response.kind());
         let name = target.to_query();
         match self.block_of(&name) {
             Some(block) => self.elsewhere(response, question, block),
-            None => response.refuse(ResponseCode::Refused),
+            None => response.refuse(ResponseCode::Refused, &block.metrics),
         }
     }
 
     /// Asks the upstreams of a block, unless what they would say is known.
     fn elsewhere(&self, response: Response, question: Query, block: &Arc<Block>) -> Handled {
-        let Some(forwarder) = &block.forwarder else { return response.refuse(ResponseCode::Refused) };
+        let Some(forwarder) = &block.forwarder else {
+            return response.refuse(ResponseCode::Refused, &block.metrics);
+        };
         match forwarder.cached(&question, response.wants()) {
-            Some(reply) => Handled::Reply(response.finish_with(reply)),
+            Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),
             None => Handled::Pending(Box::new(Pending { response, question, block: block.clone() })),
         }
     }
@@ -176,12 +208,11 @@ impl Handler {
 impl Pending {
     pub async fn finish(self) -> Vec<u8> {
         let wants = self.response.wants();
-        let client = self.response.client();
         let reply = match &self.block.forwarder {
-            Some(forwarder) => forwarder.resolve(&self.question, wants, client).await,
+            Some(forwarder) => forwarder.resolve(&self.question, wants).await,
             None => Reply::refused(),
         };
-        self.response.finish_with(reply)
+        self.response.finish_with(reply, &self.block.metrics)
     }
 }
 

@@ -1,5 +1,7 @@
 //! A reply while it is put together.
 
+use std::time::Instant;
+
 use hickory_server::proto::{
     op::{Edns, Message, Metadata, OpCode, ResponseCode},
     rr::{
@@ -8,11 +10,12 @@ use hickory_server::proto::{
     },
 };
 
-use super::{Block, Handled, wire::encode};
+use super::{Block, Client, Handled, wire::encode};
 use crate::{
     answer::{self, Answer, Data, Owner, Soa},
     authority::Authority,
-    forward::{ClientTransport, Reply, Wants},
+    forward::{Origin, Reply, Wants},
+    metrics::{Protocol, QueryMetrics},
     snapshot::Snapshot,
 };
 
@@ -20,13 +23,18 @@ use crate::{
 const MAX_TCP_PAYLOAD: usize = 65_535;
 /// What a client can take that does not say.
 const MIN_UDP_PAYLOAD: u16 = 512;
+/// How metrics call it that no part answered.
+const NOBODY: &str = "";
 const REFRESH: i32 = 7200;
 const RETRY: i32 = 1800;
 const EXPIRE: i32 = 86_400;
 
 pub struct Response {
     message: Message,
-    client: ClientTransport,
+    client: Client,
+    started: Instant,
+    /// Of the request.
+    pub size: usize,
     /// What the client says it can take over UDP.
     payload: Option<u16>,
     edns_version: u8,
@@ -37,7 +45,7 @@ pub struct Response {
 }
 
 impl Response {
-    pub fn to(request: &Message, client: ClientTransport) -> Self {
+    pub fn to(request: &Message, client: Client, started: Instant) -> Self {
         let mut message = Message::response(request.metadata.id, OpCode::Query);
         message.metadata = Metadata::response_from_request(&request.metadata);
         message.metadata.authentic_data = false;
@@ -51,6 +59,8 @@ impl Response {
         Self {
             message,
             client,
+            started,
+            size: 0,
             payload: request.edns.as_ref().map(Edns::max_payload),
             edns_version: request.edns.as_ref().map_or(0, Edns::version),
             cap: crate::config::MAX_UDP_PAYLOAD,
@@ -59,7 +69,6 @@ impl Response {
                 dnssec_ok,
                 checking_disabled: request.metadata.checking_disabled,
                 authentic_data: request.metadata.authentic_data,
-                recursion: request.metadata.recursion_desired,
             },
         }
     }
@@ -83,13 +92,9 @@ impl Response {
         self.wants
     }
 
-    pub fn client(&self) -> ClientTransport {
-        self.client
-    }
-
-    pub fn refuse(mut self, rcode: ResponseCode) -> Handled {
+    pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Handled {
         self.message.metadata.response_code = rcode;
-        Handled::Reply(self.finish())
+        Handled::Reply(self.finish(metrics, NOBODY))
     }
 
     pub fn add_answer(&mut self, answer: &Answer<'_>, authority: &Authority, snapshot: &Snapshot) {
@@ -108,18 +113,22 @@ impl Response {
         }
     }
 
-    pub fn finish(self) -> Vec<u8> {
-        let limit = match self.client {
-            ClientTransport::Tcp => MAX_TCP_PAYLOAD,
-            ClientTransport::Udp => {
-                usize::from(self.payload.unwrap_or_default().min(self.cap).max(MIN_UDP_PAYLOAD))
-            }
+    /// `plugin`: how metrics call the part that answered.
+    pub fn finish(self, metrics: &QueryMetrics, plugin: &str) -> Vec<u8> {
+        let Client { protocol, address } = self.client;
+        metrics.asked(protocol, address.is_ipv6(), self.kind(), self.wants.dnssec_ok, self.size);
+        let rcode = self.message.metadata.response_code;
+        let limit = match protocol {
+            Protocol::Tcp => MAX_TCP_PAYLOAD,
+            Protocol::Udp => usize::from(self.payload.unwrap_or_default().min(self.cap).max(MIN_UDP_PAYLOAD)),
         };
-        encode(self.message, limit)
+        let encoded = encode(self.message, limit);
+        metrics.answered(protocol, rcode, plugin, encoded.len(), self.started.elapsed());
+        encoded
     }
 
     /// Behind the aliases that lead there, if there are any, comes what others said.
-    pub fn finish_with(mut self, reply: Reply) -> Vec<u8> {
+    pub fn finish_with(mut self, reply: Reply, metrics: &QueryMetrics) -> Vec<u8> {
         let Reply {
             rcode,
             authoritative,
@@ -129,7 +138,7 @@ impl Response {
             authorities,
             additionals,
             errors,
-            origin: _,
+            origin,
         } = reply;
         let metadata = &mut self.message.metadata;
         let is_chain = metadata.authoritative;
@@ -146,7 +155,12 @@ impl Response {
         if let Some(edns) = &mut self.message.edns {
             errors.into_iter().for_each(|error| edns.options_mut().insert(error));
         }
-        self.finish()
+        let plugin = match origin {
+            Origin::Upstream => "forward",
+            Origin::Cache => "cache",
+            Origin::Here => NOBODY,
+        };
+        self.finish(metrics, plugin)
     }
 }
 
