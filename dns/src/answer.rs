@@ -325,6 +325,3 @@ impl<'s> Lookup<'s> {
         Found::data(targets.into_iter().filter(|_| self.kind == RecordType::PTR).map(Data::Ptr))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -176,9 +176,10 @@ impl Handler {
         };
         let question = Query::query(target.to_hickory(), response.kind());
         let name = target.to_query();
-        match self.block_of(&name) {
+        match self.block_of(&name).filter(|block| block.forwarder.is_some()) {
             Some(block) => self.elsewhere(response, question, block),
-            None => response.refuse(ResponseCode::Refused, &block.metrics),
+            // Nobody to ask: as any server does that only knows its own zone.
+            None => Handled::Reply(response.finish(&block.metrics, KUBERNETES)),
         }
     }
 
@@ -206,6 +207,11 @@ impl Handler {
 }
 
 impl Pending {
+    /// When there is no room to wait.
+    pub fn refuse(self) -> Vec<u8> {
+        self.response.finish_with(Reply::refused(), &self.block.metrics)
+    }
+
     pub async fn finish(self) -> Vec<u8> {
         let wants = self.response.wants();
         let reply = match &self.block.forwarder {
@@ -215,6 +221,3 @@ impl Pending {
         self.response.finish_with(reply, &self.block.metrics)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,5 +9,7 @@ pub mod forward;
 pub mod handler;
 pub mod metrics;
 pub mod name;
+pub mod run;
+pub mod server;
 pub mod snapshot;
 pub mod zone;

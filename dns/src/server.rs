@@ -1,0 +1,141 @@
+//! Sockets: requests in, replies out, over UDP and TCP on the same address.
+//!
+//! Every address has one UDP socket and one TCP listener per worker, which the kernel spreads clients over. What can be
+//! answered at once is answered on the task that read it; what has to wait for others waits in a task of its own, and
+//! there is a limit to how many do. `hickory-server`'s own loop is not used: it answers from whatever address the kernel
+//! picks, takes one system call per packet, echoes any payload size, and loses the OPT of a truncated reply.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+use tracing::info;
+
+use crate::handler::Handler;
+
+mod local;
+mod socket;
+mod tcp;
+mod udp;
+
+pub use local::addresses as local_addresses;
+use socket::Datagrams;
+
+/// Answers that may be waited for at one time. Upstreams have limits of their own; this one is for memory.
+const MAX_WAITING: usize = 8192;
+/// How often a port that is free for one protocol is looked for that is free for both.
+const TRIES: usize = 16;
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {address} ({protocol})")]
+pub struct ListenError {
+    address: SocketAddr,
+    protocol: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// The sockets of one address.
+#[derive(Debug)]
+pub struct Listener {
+    pub address: SocketAddr,
+    udp: Vec<Datagrams>,
+    tcp: Vec<tokio::net::TcpListener>,
+}
+
+/// What all tasks of one listener share.
+#[derive(Clone)]
+struct Serving {
+    handler: Arc<Handler>,
+    waiting: Arc<Semaphore>,
+    connections: Arc<tcp::Connections>,
+    /// Turns true when no more requests are taken.
+    stop: watch::Receiver<bool>,
+}
+
+impl Listener {
+    /// Must be called within a runtime. With port 0, one is chosen that is free for both protocols.
+    pub fn bind(address: SocketAddr, workers: usize) -> Result<Self, ListenError> {
+        for _ in 1..TRIES {
+            match Self::try_bind(address, workers) {
+                Err(error) if address.port() == 0 && error.source.kind() == io::ErrorKind::AddrInUse => {}
+                bound => return bound,
+            }
+        }
+        Self::try_bind(address, workers)
+    }
+
+    fn try_bind(asked: SocketAddr, workers: usize) -> Result<Self, ListenError> {
+        let failed = |address, protocol| move |source| ListenError { address, protocol, source };
+        let first = Datagrams::bind(asked).map_err(failed(asked, "UDP"))?;
+        let address = first.address().map_err(failed(asked, "UDP"))?;
+        let mut listener = Self { address, udp: vec![first], tcp: Vec::new() };
+        for _ in 1..workers {
+            listener.udp.push(Datagrams::bind(address).map_err(failed(address, "UDP"))?);
+        }
+        for _ in 0..workers {
+            listener.tcp.push(socket::stream(address).map_err(failed(address, "TCP"))?);
+        }
+        Ok(listener)
+    }
+}
+
+/// Everything that serves, until it is stopped.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Must be called within a runtime.
+    pub fn start(listeners: Vec<(Listener, Handler)>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let mut addresses = Vec::new();
+        for (listener, handler) in listeners {
+            info!(address = %listener.address, "answering names");
+            addresses.push(listener.address);
+            let serving = Serving {
+                handler: Arc::new(handler),
+                waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+                connections: Arc::default(),
+                stop: stopped.clone(),
+            };
+            for socket in listener.udp {
+                tasks.spawn(udp::serve(socket, serving.clone()));
+            }
+            for socket in listener.tcp {
+                tasks.spawn(tcp::serve(socket, serving.clone()));
+            }
+        }
+        Self { addresses, tasks, stop }
+    }
+
+    /// Where it listens, with the ports that were chosen.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Takes no more requests, and ends when those that were taken are answered.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Nothing sensible comes from port 0, and an answer to it would go nowhere.
+fn is_answerable(client: SocketAddr) -> bool {
+    client.port() != 0
+}
+
+fn canonical(address: SocketAddr) -> IpAddr {
+    address.ip().to_canonical()
+}
