@@ -119,7 +119,7 @@ impl Config {
             detect_loops: true,
             reload: Some(Reload::default()),
             shuffle: true,
-            ..ServerBlock::new(vec![Listen::plain(LowerName::default())])
+            ..ServerBlock::new(vec![Listen::plain(zones::root())])
         };
         Self { servers: vec![block] }
     }

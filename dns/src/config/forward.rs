@@ -15,8 +15,6 @@ pub struct Forward {
     pub except: Zones,
     /// Ask over TCP even who came over UDP.
     pub force_tcp: bool,
-    /// Ask over UDP even who came over TCP.
-    pub prefer_udp: bool,
     pub policy: Policy,
     /// Failures in a row until an upstream counts as down; 0 never does.
     pub max_fails: u32,
@@ -96,7 +94,6 @@ impl Forward {
             to,
             except: Zones::default(),
             force_tcp: false,
-            prefer_udp: false,
             policy: Policy::default(),
             max_fails: 2,
             expire: Duration::from_secs(10),

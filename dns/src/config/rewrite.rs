@@ -10,10 +10,8 @@ pub struct Rewrite {
     /// The name to ask for. Of a regex, `{0}` is the whole and `{1}` the first group; of a prefix, suffix or
     /// substring, what to put in its place.
     pub to: String,
-    /// Rules for the names in the answer, first match wins.
+    /// How names in the answer are turned back, first match wins. Without any, the name that was asked for instead is.
     pub answers: Vec<AnswerName>,
-    /// Names in the answer are turned back by themselves.
-    pub answer_auto: bool,
     /// Rules below this one are tried on the new name.
     pub continues: bool,
 }
@@ -41,7 +39,6 @@ impl PartialEq for Rewrite {
         self.matches == other.matches
             && self.to == other.to
             && self.answers == other.answers
-            && self.answer_auto == other.answer_auto
             && self.continues == other.continues
     }
 }

@@ -14,7 +14,7 @@ pub struct Template {
     /// None: every type.
     pub kind: Option<RecordType>,
     pub zones: Zones,
-    /// Any of these; without any, every name of the zones.
+    /// The first of these that matches counts.
     pub matches: Vec<Regex>,
     /// Records in the presentation form, with `{{ .Name }}` and the like in them.
     pub answers: Vec<String>,

@@ -43,8 +43,22 @@ pub struct Reply {
 pub enum Origin {
     Upstream,
     Cache,
+    Hosts,
+    Template,
     /// Nobody was asked, or nobody answered.
     Here,
+}
+
+impl Origin {
+    pub fn plugin(self) -> &'static str {
+        match self {
+            Self::Upstream => "forward",
+            Self::Cache => "cache",
+            Self::Hosts => "hosts",
+            Self::Template => "template",
+            Self::Here => "",
+        }
+    }
 }
 
 /// RFC 8914, section 4.
@@ -81,6 +95,11 @@ impl Reply {
             errors: Vec::new(),
             origin: Origin::Here,
         }
+    }
+
+    /// Something that is known here.
+    pub(crate) fn known(rcode: ResponseCode, origin: Origin) -> Self {
+        Self { authoritative: true, origin, ..Self::failed(rcode) }
     }
 
     pub(crate) fn because(mut self, info: ErrorInfo) -> Self {

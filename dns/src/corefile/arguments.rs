@@ -1,0 +1,161 @@
+//! What the words of a directive mean.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use hickory_server::proto::{
+    op::ResponseCode,
+    rr::{LowerName, Name},
+};
+
+use super::{CorefileError, keys, lex::Word, tree::Directive};
+use crate::config::Zones;
+
+impl Directive {
+    pub(super) fn refuse(&self, what: impl Into<String>) -> CorefileError {
+        self.name.refuse(what)
+    }
+
+    /// Exactly so many words; `usage` shows how it is meant.
+    pub(super) fn exactly<const N: usize>(&self, usage: &str) -> Result<&[Word; N], CorefileError> {
+        <&[Word; N]>::try_from(self.words.as_slice()).map_err(|_| self.misused(usage))
+    }
+
+    pub(super) fn misused(&self, usage: &str) -> CorefileError {
+        self.refuse(format!("`{}` is to be written `{usage}`", self.name.text))
+    }
+
+    pub(super) fn no_words(&self) -> Result<(), CorefileError> {
+        match self.words.first() {
+            None => Ok(()),
+            Some(word) => {
+                Err(word.refuse(format!("`{}` takes nothing more; remove `{}`", self.name.text, word.text)))
+            }
+        }
+    }
+
+    pub(super) fn no_body(&self) -> Result<(), CorefileError> {
+        match self.body.first() {
+            None => Ok(()),
+            Some(option) => Err(self.unknown_option(option)),
+        }
+    }
+
+    pub(super) fn unknown_option(&self, option: &Directive) -> CorefileError {
+        let (option_name, name) = (&option.name.text, &self.name.text);
+        option.refuse(format!(
+            "`{option_name}` is no option of `{name}` that is supported; remove the line or correct it"
+        ))
+    }
+
+    /// Zones in which a miss is handed on: those that are named, or all.
+    pub(super) fn fallthrough(&self) -> Result<Zones, CorefileError> {
+        zones_or(&self.words, Zones::all())
+    }
+}
+
+impl Word {
+    pub(super) fn number<N: FromStr>(&self) -> Result<N, CorefileError> {
+        self.text.parse().map_err(|_| self.refuse(format!("`{}` is no number that fits here", self.text)))
+    }
+
+    /// As Go writes them: `500ms`, `1m30s`.
+    pub(super) fn duration(&self) -> Result<Duration, CorefileError> {
+        duration(&self.text).ok_or_else(|| {
+            self.refuse(format!("`{}` is no duration; write it like `500ms`, `5s` or `1m30s`", self.text))
+        })
+    }
+
+    pub(super) fn seconds(&self) -> Result<Duration, CorefileError> {
+        match self.text.parse() {
+            Ok(seconds) => Ok(Duration::from_secs(seconds)),
+            Err(_) => self.duration(),
+        }
+    }
+
+    pub(super) fn name(&self) -> Result<LowerName, CorefileError> {
+        let name = Name::from_ascii(&self.text).ok().map(|mut name| {
+            name.set_fqdn(true);
+            LowerName::from(name)
+        });
+        name.ok_or_else(|| self.refuse(format!("`{}` is no domain name", self.text)))
+    }
+
+    /// A zone, or the reverse zones of a network.
+    pub(super) fn zones(&self) -> Result<Vec<LowerName>, CorefileError> {
+        keys::zones(&self.text)
+            .ok_or_else(|| self.refuse(format!("`{}` is neither a zone nor a network", self.text)))
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(&self.text)
+    }
+
+    pub(super) fn rcode(&self) -> Result<ResponseCode, CorefileError> {
+        let code = match self.text.to_uppercase().as_str() {
+            "NOERROR" => ResponseCode::NoError,
+            "FORMERR" => ResponseCode::FormErr,
+            "SERVFAIL" => ResponseCode::ServFail,
+            "NXDOMAIN" => ResponseCode::NXDomain,
+            "NOTIMP" => ResponseCode::NotImp,
+            "REFUSED" => ResponseCode::Refused,
+            _ => {
+                return Err(self.refuse(format!(
+                    "`{}` is no response code; write one of NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED",
+                    self.text
+                )));
+            }
+        };
+        Ok(code)
+    }
+}
+
+pub(super) fn zones(words: &[Word]) -> Result<Zones, CorefileError> {
+    let zones: Result<Vec<_>, _> = words.iter().map(Word::zones).collect();
+    zones.map(|zones| Zones(zones.concat()))
+}
+
+/// What is meant where no zone is named.
+pub(super) fn zones_or(words: &[Word], otherwise: Zones) -> Result<Zones, CorefileError> {
+    if words.is_empty() { Ok(otherwise) } else { zones(words) }
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 6] =
+        [("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut seconds) = (text, None);
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let (unit, size) = UNITS.iter().find(|(unit, _)| after.starts_with(unit))?;
+        seconds = Some(seconds.unwrap_or_default() + number.parse::<f64>().ok()? * size);
+        rest = &after[unit.len()..];
+    }
+    Duration::try_from_secs_f64(seconds?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, want) in [
+            ("5s", Some(5000)),
+            ("1m30s", Some(90_000)),
+            ("500ms", Some(500)),
+            ("1.5h", Some(5_400_000)),
+            ("0", Some(0)),
+            ("5", None),
+            ("s", None),
+            ("5x", None),
+            ("", None),
+            ("-5s", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(duration(text), want.map(Duration::from_millis), "{text}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `cache [TTL] [ZONES...]`
+
+use std::time::Duration;
+
+use super::{CorefileError, arguments::zones_or, lex::Word, tree::Directive};
+use crate::config::{Cache, Prefetch, ServeStale, Stored, Verify, Zones};
+
+const LONGEST_FAILURE: Duration = Duration::from_secs(300);
+
+pub(super) fn read(directive: &Directive, zones: &Zones) -> Result<Cache, CorefileError> {
+    let (ttl, named) = match directive.words.split_first() {
+        Some((first, rest)) if first.text.parse::<u32>().is_ok() => (Some(first), rest),
+        _ => (None, directive.words.as_slice()),
+    };
+    let mut cache = match ttl {
+        Some(ttl) => Cache::capped_at(positive(ttl)?),
+        None => Cache::default(),
+    };
+    cache.zones = zones_or(named, zones.clone())?;
+    for option in &directive.body {
+        option.no_body()?;
+        read_option(&mut cache, directive, option)?;
+    }
+    Ok(cache)
+}
+
+fn read_option(cache: &mut Cache, directive: &Directive, option: &Directive) -> Result<(), CorefileError> {
+    match option.name.text.as_str() {
+        "success" => stored(&mut cache.success, option)?,
+        "denial" => stored(&mut cache.denial, option)?,
+        "prefetch" => cache.prefetch = Some(prefetch(option)?),
+        "serve_stale" => cache.serve_stale = Some(serve_stale(option)?),
+        "servfail" => cache.servfail = servfail(option)?,
+        "disable" => disable(cache, option)?,
+        "keepttl" => {
+            option.no_words()?;
+            cache.keep_ttl = true;
+        }
+        _ => return Err(directive.unknown_option(option)),
+    }
+    Ok(())
+}
+
+fn positive(word: &Word) -> Result<Duration, CorefileError> {
+    let ttl = word.seconds()?;
+    if ttl.is_zero() {
+        return Err(word.refuse("a TTL of 0 keeps nothing; remove the line to go without a cache"));
+    }
+    Ok(ttl)
+}
+
+fn stored(stored: &mut Stored, option: &Directive) -> Result<(), CorefileError> {
+    let (capacity, rest) = option.words.split_first().ok_or_else(|| stored_misused(option))?;
+    stored.capacity = capacity.number()?;
+    match rest {
+        [] => {}
+        [max] => stored.max_ttl = positive(max)?,
+        [max, min] => (stored.max_ttl, stored.min_ttl) = (positive(max)?, min.seconds()?),
+        [_, _, ..] => return Err(stored_misused(option)),
+    }
+    Ok(())
+}
+
+fn stored_misused(option: &Directive) -> CorefileError {
+    option.misused(&format!("{} CAPACITY [TTL] [MINTTL]", option.name.text))
+}
+
+fn prefetch(option: &Directive) -> Result<Prefetch, CorefileError> {
+    let usage = "prefetch AMOUNT [DURATION] [PERCENTAGE%]";
+    let mut prefetch = Prefetch { amount: 0, duration: Duration::from_secs(60), percentage: 10 };
+    let (amount, rest) = option.words.split_first().ok_or_else(|| option.misused(usage))?;
+    prefetch.amount = amount.number()?;
+    let (duration, percentage) = match rest {
+        [] => (None, None),
+        [duration] => (Some(duration), None),
+        [duration, percentage] => (Some(duration), Some(percentage)),
+        [_, _, ..] => return Err(option.misused(usage)),
+    };
+    if let Some(duration) = duration {
+        prefetch.duration = duration.duration()?;
+    }
+    if let Some(word) = percentage {
+        let number = word.text.strip_suffix('%').and_then(|number| number.parse().ok());
+        let valid = number.filter(|number| (10..=90).contains(number));
+        prefetch.percentage = valid.ok_or_else(|| word.refuse("write a percentage from 10% to 90%"))?;
+    }
+    Ok(prefetch)
+}
+
+fn serve_stale(option: &Directive) -> Result<ServeStale, CorefileError> {
+    let mut stale = ServeStale { duration: Duration::from_secs(3600), verify: Verify::Immediate };
+    let mut words = option.words.iter().peekable();
+    if let Some(duration) = words.next_if(|word| !word.is("immediate") && !word.is("verify")) {
+        stale.duration = duration.duration()?;
+    }
+    match words.next() {
+        None => {}
+        Some(word) if word.is("immediate") => {}
+        Some(word) if word.is("verify") => {
+            stale.verify = Verify::First(words.next().map(Word::duration).transpose()?);
+        }
+        Some(word) => return Err(word.refuse("a stale answer is served `immediate` or after `verify`")),
+    }
+    match words.next() {
+        None => Ok(stale),
+        Some(_) => Err(option.misused("serve_stale [DURATION] [immediate|verify [TIMEOUT]]")),
+    }
+}
+
+fn servfail(option: &Directive) -> Result<Duration, CorefileError> {
+    let [word] = option.exactly("servfail DURATION")?;
+    let duration = word.duration()?;
+    if duration > LONGEST_FAILURE {
+        return Err(word.refuse("failures are kept for 5m at the most"));
+    }
+    Ok(duration)
+}
+
+fn disable(cache: &mut Cache, option: &Directive) -> Result<(), CorefileError> {
+    let usage = "disable success|denial [ZONES...]";
+    let (which, zones) = option.words.split_first().ok_or_else(|| option.misused(usage))?;
+    let except = zones_or(zones, Zones::all())?;
+    match which.text.as_str() {
+        "success" => cache.success.except = except,
+        "denial" => cache.denial.except = except,
+        _ => return Err(option.misused(usage)),
+    }
+    Ok(())
+}

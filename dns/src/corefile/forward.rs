@@ -1,0 +1,147 @@
+//! `forward FROM TO...`
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{CorefileError, arguments::zones, lex::Word, tree::Directive};
+use crate::config::{DNS_PORT, Forward, HealthCheck, Policy, Protocol, Tls, Upstream};
+
+const USAGE: &str = "forward FROM TO...";
+const MOST_UPSTREAMS: usize = 15;
+const TLS_PORT: u16 = 853;
+
+pub(super) fn read(directive: &Directive) -> Result<Forward, CorefileError> {
+    let (from, to) = directive.words.split_first().ok_or_else(|| directive.misused(USAGE))?;
+    let [from] = <[_; 1]>::try_from(from.zones()?)
+        .map_err(|_| from.refuse("this network is several zones; write a `forward` for each of them"))?;
+    if to.is_empty() {
+        return Err(directive.misused(USAGE));
+    }
+    if to.len() > MOST_UPSTREAMS {
+        return Err(to[MOST_UPSTREAMS].refuse("15 upstreams are the most; remove the others"));
+    }
+    let to = to.iter().map(upstream).collect::<Result<_, _>>()?;
+    let mut forward = Forward { from, ..Forward::to(to) };
+    for option in &directive.body {
+        option.no_body()?;
+        if !read_switch(&mut forward, option)? && !read_value(&mut forward, option)? {
+            return Err(directive.unknown_option(option));
+        }
+    }
+    Ok(forward)
+}
+
+/// Options without words. False: it is none of these.
+fn read_switch(forward: &mut Forward, option: &Directive) -> Result<bool, CorefileError> {
+    match option.name.text.as_str() {
+        "force_tcp" => forward.force_tcp = true,
+        // Questions go out over UDP first in any case.
+        "prefer_udp" => {}
+        "next_on_nodata" => forward.next_on_nodata = true,
+        "failfast_all_unhealthy_upstreams" => forward.fail_fast = true,
+        _ => return Ok(false),
+    }
+    option.no_words()?;
+    Ok(true)
+}
+
+fn read_value(forward: &mut Forward, option: &Directive) -> Result<bool, CorefileError> {
+    match option.name.text.as_str() {
+        "except" => forward.except = zones(&option.words)?,
+        "expire" => forward.expire = option.exactly::<1>("expire DURATION")?[0].duration()?,
+        "max_fails" => forward.max_fails = option.exactly::<1>("max_fails NUMBER")?[0].number()?,
+        "max_concurrent" => {
+            let number: u32 = option.exactly::<1>("max_concurrent NUMBER")?[0].number()?;
+            forward.max_concurrent = (number > 0).then_some(number);
+        }
+        "policy" => forward.policy = policy(option)?,
+        "health_check" => forward.health_check = health_check(option)?,
+        "tls" => tls(&mut forward.tls, option)?,
+        "tls_servername" => {
+            let [name] = option.exactly("tls_servername NAME")?;
+            forward.tls.server_name = Some(name.text.clone());
+        }
+        "failover" => forward.failover = rcodes(option)?,
+        "next" => forward.next = rcodes(option)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn rcodes(option: &Directive) -> Result<Vec<hickory_server::proto::op::ResponseCode>, CorefileError> {
+    if option.words.is_empty() {
+        return Err(option.misused(&format!("{} RCODE...", option.name.text)));
+    }
+    option.words.iter().map(Word::rcode).collect()
+}
+
+fn policy(option: &Directive) -> Result<Policy, CorefileError> {
+    let [word] = option.exactly("policy random|round_robin|sequential")?;
+    match word.text.as_str() {
+        "random" => Ok(Policy::Random),
+        "round_robin" => Ok(Policy::RoundRobin),
+        "sequential" => Ok(Policy::Sequential),
+        _ => Err(word.refuse("a policy is `random`, `round_robin` or `sequential`")),
+    }
+}
+
+fn health_check(option: &Directive) -> Result<HealthCheck, CorefileError> {
+    let usage = "health_check DURATION [no_rec] [domain NAME]";
+    let mut words = option.words.iter();
+    let mut check = HealthCheck::default();
+    check.interval = words.next().ok_or_else(|| option.misused(usage))?.duration()?;
+    while let Some(word) = words.next() {
+        match word.text.as_str() {
+            "no_rec" => check.recursion_desired = false,
+            "domain" => check.domain = words.next().ok_or_else(|| option.misused(usage))?.name()?,
+            _ => return Err(option.misused(usage)),
+        }
+    }
+    Ok(check)
+}
+
+/// Nothing; an authority; certificate and key; or all three.
+fn tls(tls: &mut Tls, option: &Directive) -> Result<(), CorefileError> {
+    let (client, authority) = match option.words.as_slice() {
+        [] => (None, None),
+        [authority] => (None, Some(authority)),
+        [certificate, key] => (Some((certificate, key)), None),
+        [certificate, key, authority] => (Some((certificate, key)), Some(authority)),
+        [_, _, _, more, ..] => return Err(more.refuse("`tls` takes a certificate, a key and an authority")),
+    };
+    tls.authority = authority.map(Word::path);
+    tls.client = client.map(|(certificate, key)| (certificate.path(), key.path()));
+    Ok(())
+}
+
+fn upstream(word: &Word) -> Result<Upstream, CorefileError> {
+    let (protocol, rest) = match word.text.split_once("://") {
+        None => (Protocol::Dns, word.text.as_str()),
+        Some(("dns", rest)) => (Protocol::Dns, rest),
+        Some(("tls", rest)) => (Protocol::Tls, rest),
+        Some((other, _)) => {
+            return Err(word.refuse(format!(
+                "upstreams over `{other}://` are not supported; use the same server over `tls://` or plain"
+            )));
+        }
+    };
+    let (place, name) = match rest.split_once('%') {
+        Some((place, name)) if protocol == Protocol::Tls => (place, Some(name.to_owned())),
+        _ => (rest, None),
+    };
+    if let Some(address) = address(place, if protocol == Protocol::Tls { TLS_PORT } else { DNS_PORT }) {
+        return Ok(Upstream::Server { address, protocol, server_name: name });
+    }
+    if protocol == Protocol::Dns && place.starts_with('/') {
+        return Ok(Upstream::ResolvConf(place.into()));
+    }
+    Err(word.refuse(format!(
+        "`{}` is neither an address nor a file; names cannot be upstreams, as nobody could resolve them",
+        word.text
+    )))
+}
+
+fn address(text: &str, port: u16) -> Option<SocketAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_default = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+    with_default.or_else(|| text.parse().ok())
+}

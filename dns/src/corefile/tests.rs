@@ -1,0 +1,293 @@
+//! Corefiles as people write them, and what is refused about them.
+
+use std::{fs, time::Duration};
+
+use hickory_server::proto::{
+    op::ResponseCode,
+    rr::{LowerName, Name},
+};
+
+use super::*;
+use crate::config::{
+    BindAddress, Cache, Forward, Health, Kubernetes, Matches, PodsMode, Policy, Prefetch, Protocol, Reload,
+    ServeStale, ServerBlock, Upstream, Verify, Zones, any,
+};
+
+fn parsed(text: &str) -> Result<Config, CorefileError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    fs::write(&path, text).unwrap();
+    read(&path, &|name| (name == "DOMAIN").then(|| "cluster.local".to_owned()))
+}
+
+/// The only block.
+fn block(text: &str) -> ServerBlock {
+    let Config { mut servers } = parsed(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(servers.len(), 1, "{text}");
+    servers.remove(0)
+}
+
+fn zone(text: &str) -> LowerName {
+    let mut name = Name::from_ascii(text).unwrap();
+    name.set_fqdn(true);
+    name.into()
+}
+
+fn zones(text: &str) -> Zones {
+    Zones(text.split_whitespace().map(zone).collect())
+}
+
+const SHIPPED: &str = "\
+.:53 {
+    errors
+    health {
+       lameduck 5s
+    }
+    ready
+    kubernetes {$DOMAIN} in-addr.arpa ip6.arpa {
+       pods insecure
+       fallthrough in-addr.arpa ip6.arpa
+       ttl 30
+    }
+    prometheus :9153
+    forward . /etc/resolv.conf {
+       max_concurrent 1000
+    }
+    cache 30
+    loop
+    reload
+    loadbalance
+}
+";
+
+#[test]
+fn the_file_of_a_stock_cluster_is_the_default() {
+    assert_eq!(parsed(SHIPPED).unwrap(), Config::shipped(&zone("cluster.local")));
+}
+
+#[test]
+fn the_files_of_a_node_cache_are_read() {
+    let config = parsed(
+        "cluster.local:53 {\n errors\n cache {\n  success 9984 30\n  denial 9984 5\n }\n reload\n loop\n \
+         bind 169.254.20.10 10.96.0.10\n forward . 10.96.0.11 {\n  force_tcp\n }\n prometheus :9253\n \
+         health 169.254.20.10:8080\n }\nin-addr.arpa:53, ip6.arpa:53 {\n forward . 10.96.0.11\n}\n",
+    )
+    .unwrap();
+    let [first, second] = config.servers.as_slice() else { panic!("{config:?}") };
+    let mut cache = Cache { zones: zones("cluster.local"), ..Cache::default() };
+    cache.success.max_ttl = Duration::from_secs(30);
+    cache.denial.max_ttl = Duration::from_secs(5);
+    assert_eq!(first.cache, Some(cache));
+    assert!(first.forwards[0].force_tcp && first.detect_loops);
+    let address = |text: &str| BindAddress::Address(text.parse().unwrap());
+    assert_eq!(first.bind, [address("169.254.20.10"), address("10.96.0.10")]);
+    assert_eq!(first.metrics, Some(any(9253)));
+    let health = Health { address: "169.254.20.10:8080".parse().unwrap(), lameduck: Duration::ZERO };
+    assert_eq!(first.health, Some(health));
+    let served: Vec<String> = second.listens.iter().map(|listen| listen.zone.to_string()).collect();
+    assert_eq!(served, ["in-addr.arpa.", "ip6.arpa."]);
+}
+
+#[test]
+fn kubernetes_options_are_read() {
+    let block = block(
+        ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k ctx\n  \
+         tls a b c\n  namespaces one two\n  labels app in (a, b)\n  pods verified\n  endpoint_pod_names\n  ttl 7\n  \
+         noendpoints\n  fallthrough\n  ignore empty_service\n  multicluster clusterset.local\n  startup_timeout 9s\n  \
+         apiserver_qps 5\n  zonal\n }\n}",
+    );
+    let mut want = Kubernetes {
+        pods: PodsMode::Verified,
+        endpoint_pod_names: true,
+        ttl: 7,
+        fallthrough: Zones::all(),
+        namespaces: vec!["one".to_owned(), "two".to_owned()],
+        labels: Some("app in (a, b)".to_owned()),
+        no_endpoints: true,
+        ignore_empty_service: true,
+        multicluster: zones("clusterset.local"),
+        zonal: true,
+        startup_timeout: Duration::from_secs(9),
+        ..Kubernetes::new(zones("cluster.local 0.10.in-addr.arpa"))
+    };
+    want.api_server.endpoint = Some("https://10.0.0.1:6443".to_owned());
+    want.api_server.kubeconfig = Some("/k".into());
+    want.api_server.context = Some("ctx".to_owned());
+    want.api_server.tls = Some(["a".into(), "b".into(), "c".into()]);
+    assert_eq!(block.kubernetes, Some(want));
+}
+
+#[test]
+fn forward_and_cache_options_are_read() {
+    let block = block(
+        "example.org {\n forward acme.local 10.0.0.1 [fd00::1]:54 tls://9.9.9.9%dns.quad9.net dns://10.0.0.2:55 /r {\n  \
+         except a.acme.local b.acme.local\n  prefer_udp\n  expire 20s\n  max_fails 3\n  tls\n  \
+         tls_servername dns.example\n  policy sequential\n  health_check 1s no_rec domain example.org\n  \
+         failover SERVFAIL REFUSED\n  next NXDOMAIN\n  next_on_nodata\n  failfast_all_unhealthy_upstreams\n }\n \
+         cache 60 example.org {\n  prefetch 10 1m 20%\n  serve_stale 2h verify 500ms\n  servfail 0s\n  \
+         disable denial sub.example.org\n  keepttl\n }\n}",
+    );
+    let server = |address: &str, protocol, name: Option<&str>| Upstream::Server {
+        address: address.parse().unwrap(),
+        protocol,
+        server_name: name.map(str::to_owned),
+    };
+    let mut want = Forward {
+        from: zone("acme.local"),
+        except: zones("a.acme.local b.acme.local"),
+        expire: Duration::from_secs(20),
+        max_fails: 3,
+        policy: Policy::Sequential,
+        failover: vec![ResponseCode::ServFail, ResponseCode::Refused],
+        next: vec![ResponseCode::NXDomain],
+        next_on_nodata: true,
+        fail_fast: true,
+        ..Forward::to(vec![
+            server("10.0.0.1:53", Protocol::Dns, None),
+            server("[fd00::1]:54", Protocol::Dns, None),
+            server("9.9.9.9:853", Protocol::Tls, Some("dns.quad9.net")),
+            server("10.0.0.2:55", Protocol::Dns, None),
+            Upstream::ResolvConf("/r".into()),
+        ])
+    };
+    want.tls.server_name = Some("dns.example".to_owned());
+    want.health_check.interval = Duration::from_secs(1);
+    want.health_check.recursion_desired = false;
+    want.health_check.domain = zone("example.org");
+    assert_eq!(block.forwards, [want]);
+
+    let mut cache = Cache::capped_at(Duration::from_secs(60));
+    cache.zones = zones("example.org");
+    cache.prefetch = Some(Prefetch { amount: 10, duration: Duration::from_secs(60), percentage: 20 });
+    let verify = Verify::First(Some(Duration::from_millis(500)));
+    cache.serve_stale = Some(ServeStale { duration: Duration::from_secs(7200), verify });
+    cache.servfail = Duration::ZERO;
+    cache.denial.except = zones("sub.example.org");
+    cache.keep_ttl = true;
+    assert_eq!(block.cache, Some(cache));
+}
+
+#[test]
+fn hosts_rewrite_and_template_are_read() {
+    let block = block(
+        "example {\n hosts /h example {\n  10.0.0.1 a.example b.example\n  ttl 60\n  no_reverse\n  reload 0\n  \
+         fallthrough\n }\n rewrite name a.example b.example\n rewrite continue name suffix .x .y answer auto\n \
+         rewrite stop {\n  name regex (.*)\\.old\\.example {1}.new.example\n  \
+         answer name (.*)\\.new\\.example {1}.old.example\n }\n template IN AAAA {\n  rcode NXDOMAIN\n }\n \
+         template ANY ANY sub.example {\n  match ^a \"^b b\"\n  answer \"{{ .Name }} 60 IN A 10.0.0.1\"\n  fallthrough\n }\n}",
+    );
+    let hosts = block.hosts.unwrap();
+    assert_eq!((hosts.ttl, hosts.reverse, hosts.reload), (60, false, None));
+    assert_eq!(hosts.entries.len(), 2);
+    let [exact, suffix, regex] = block.rewrites.as_slice() else { panic!("{:?}", block.rewrites) };
+    assert_eq!((&exact.matches, exact.to.as_str()), (&Matches::Exact(zone("a.example")), "b.example."));
+    assert_eq!((&suffix.matches, suffix.to.as_str()), (&Matches::Suffix(".x.".to_owned()), ".y."));
+    assert!(suffix.continues && !regex.continues);
+    assert_eq!(regex.answers.len(), 1);
+    let [v6, all] = block.templates.as_slice() else { panic!("{:?}", block.templates) };
+    assert_eq!((v6.rcode, v6.matches.len(), v6.zones.clone()), (ResponseCode::NXDomain, 1, zones("example")));
+    assert_eq!((all.kind, all.matches.len(), all.answers.len()), (None, 2, 1));
+}
+
+#[test]
+fn small_directives_are_read() {
+    let mut block = block(
+        "dns://a.example:1053 b.example {\n bufsize 1400\n log . {combined}\n ready :8282\n prometheus\n \
+         reload 10s 2s\n local\n any\n minimal\n bind eth0\n errors {\n  consolidate 5m \".* timeout$\"\n }\n}",
+    );
+    let listens: Vec<_> = block.listens.iter().map(|listen| (listen.zone.to_string(), listen.port)).collect();
+    assert_eq!(listens, [("a.example.".to_owned(), 1053), ("b.example.".to_owned(), 53)]);
+    assert_eq!(block.bind, [BindAddress::Interface("eth0".to_owned())]);
+    assert_eq!(block.metrics, Some("127.0.0.1:9153".parse().unwrap()));
+    let reload = Reload { interval: Duration::from_secs(10), jitter: Duration::from_secs(2) };
+    assert_eq!(block.reload, Some(reload));
+    assert_eq!(block.ready, Some(any(8282)));
+    let mut want = ServerBlock::new(std::mem::take(&mut block.listens));
+    want.listens.clear();
+    (want.bind, want.metrics, want.reload) = (block.bind.clone(), block.metrics, block.reload.clone());
+    (want.ready, want.max_udp_payload) = (block.ready, 1400);
+    (want.log, want.local, want.minimal_any, want.minimal, want.errors) = (true, true, true, true, true);
+    assert_eq!(block, want);
+}
+
+#[test]
+fn blocks_may_be_written_in_many_ways() {
+    for text in [
+        "forwarded.example",
+        "(never) {\n bogus\n}\n. {\n any\n}",
+        "a.example,\nb.example {\n any\n}",
+        ".\nany\nlog",
+        "# a comment\n\n. { # another\n any # a third\n}",
+    ] {
+        block(text);
+    }
+    let snippet =
+        block("(one) {\n any\n forward . 10.0.0.1 {\n  force_tcp\n }\n}\n. {\n import one\n log\n}");
+    assert!(snippet.minimal_any && snippet.log && snippet.forwards[0].force_tcp);
+}
+
+#[test]
+fn files_are_imported() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+    fs::create_dir(directory.path().join("custom")).unwrap();
+    write("Corefile", ". {\n log\n import custom/*.override\n}\nimport custom/*.server\nimport missing/*\n");
+    write("custom/a.override", "any\n");
+    write("custom/b.override", "forward . 10.0.0.1\n");
+    write("custom/c.server", "acme.local {\n forward . 10.0.0.2\n}\n");
+    write("custom/ignored", "bogus\n");
+    let path = directory.path().join("Corefile");
+    let config = read(&path, &|_| None).unwrap();
+    assert_eq!(config.servers.len(), 2);
+    assert!(config.servers[0].minimal_any && config.servers[0].forwards.len() == 1);
+    write("custom/a.override", "any\nbogus\n");
+    let error = read(&path, &|_| None).unwrap_err().to_string();
+    assert!(error.contains("custom/a.override:2: there is no directive `bogus`"), "{error}");
+    write("custom/a.override", "import *.override\n");
+    let error = read(&path, &|_| None).unwrap_err().to_string();
+    assert!(error.contains("import each other"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_its_place() {
+    for (text, want) in [
+        ("", "has no server block"),
+        (". {\n forwrd . 10.0.0.1\n}", ":2: there is no directive `forwrd`; is `forward` meant?"),
+        (". {\n frobnicate\n}", ":2: there is no directive `frobnicate`; remove the line or correct it"),
+        (". {\n log\n route53 x\n}", ":3: the directive `route53` is not supported; forward the zone"),
+        (". {\n any", ":1: the { of this line is never closed"),
+        (". {\n any\n}\n}", "this } closes nothing"),
+        (". {\n any\n} {", "nothing may follow a }"),
+        (". {\n any\n}\nother\n", ":4: a server block needs a {"),
+        (". {\n any\n}\n.:53 {\n}", ":4: the zone . on port 53 has a block at"),
+        (". {\n any\n any\n}", ":3: `any` stands in line 2 already"),
+        (". {\n any more\n}", ":2: `any` takes nothing more; remove `more`"),
+        ("tls://. {\n}", ":1: serving over `tls://` is not supported"),
+        ("a..b {\n}", "`a..b` is neither a zone nor a network"),
+        (". {\n cache zero..\n}", ":2: `zero..` is neither a zone nor a network"),
+        (". {\n cache {\n  prefetch 1 1m 5%\n }\n}", ":3: write a percentage from 10% to 90%"),
+        (". {\n cache {\n  servfail 10m\n }\n}", ":3: failures are kept for 5m at the most"),
+        (". {\n forward .\n}", ":2: `forward` is to be written `forward FROM TO...`"),
+        (". {\n forward . dns.google\n}", "names cannot be upstreams"),
+        (". {\n forward . https://9.9.9.9\n}", "upstreams over `https://` are not supported"),
+        (
+            ". {\n forward . 10.0.0.1 {\n  max_cocurrent 5\n }\n}",
+            ":3: `max_cocurrent` is no option of `forward`",
+        ),
+        (". {\n kubernetes {\n  pods all\n }\n}", ":3: `pods` is `disabled`, `insecure` or `verified`"),
+        (". {\n kubernetes {\n  ttl 4000\n }\n}", ":3: write a TTL from 0 to 3600"),
+        (". {\n kubernetes {\n  namespaces a\n  namespace_labels b\n }\n}", "keep one of them"),
+        (". {\n rewrite type A AAAA\n}", "only names can be rewritten"),
+        (". {\n rewrite name regex ( a\n}", "`(` is no regular expression"),
+        (". {\n template IN A {\n  answer \"{{ .Remote }}\"\n }\n}", ":3: `.Remote` cannot be filled in"),
+        (". {\n hosts {\n  10.0.0.300 a\n }\n}", ":3: `10.0.0.300` is no option of `hosts`"),
+        (". {\n import nothing\n}", ":2: there is no such snippet"),
+        (". {\n loadbalance weighted\n}", "only the policy `round_robin`"),
+        (". {\n prometheus 9153\n}", "`9153` is no address to listen at"),
+        (". {\n bufsize 100\n}", "a size from 512 to 4096"),
+        (". {\n reload soon\n}", "`soon` is no duration"),
+    ] {
+        let error = parsed(text).map(|config| format!("{config:?}")).unwrap_err().to_string();
+        assert!(error.contains(want), "{text:?}\nwants {want}\ngot {error}");
+    }
+}

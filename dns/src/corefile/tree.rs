@@ -1,0 +1,229 @@
+//! Server blocks with their directives, everything that was imported in its place.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    CorefileError,
+    lex::{Word, lines},
+};
+
+#[derive(Debug)]
+pub(super) struct Block {
+    /// At least one.
+    pub keys: Vec<Word>,
+    pub directives: Vec<Directive>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Directive {
+    pub name: Word,
+    pub words: Vec<Word>,
+    pub body: Vec<Directive>,
+}
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Lines = std::vec::IntoIter<Vec<Word>>;
+
+/// Files that import each other are not read for ever.
+const DEEPEST: usize = 16;
+
+pub(super) fn read(path: &Path, env: Env<'_>) -> Result<Vec<Block>, CorefileError> {
+    let mut reader = Reader { env, snippets: HashMap::new(), blocks: Vec::new() };
+    reader.file(path, 0)?;
+    Ok(reader.blocks)
+}
+
+struct Reader<'a> {
+    env: Env<'a>,
+    snippets: HashMap<String, Vec<Directive>>,
+    blocks: Vec<Block>,
+}
+
+impl Reader<'_> {
+    fn file(&mut self, path: &Path, depth: usize) -> Result<(), CorefileError> {
+        let mut lines = self.lines(path)?;
+        while let Some(line) = lines.next() {
+            if line[0].is("import") {
+                self.import_blocks(&line, path, depth)?;
+            } else {
+                self.block(line, &mut lines, path, depth)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lines(&self, path: &Path) -> Result<Lines, CorefileError> {
+        let text =
+            fs::read_to_string(path).map_err(|error| CorefileError::Unreadable(path.to_owned(), error))?;
+        Ok(lines(&text, &Arc::from(path.display().to_string()), self.env)?.into_iter())
+    }
+
+    fn block(
+        &mut self,
+        line: Vec<Word>,
+        lines: &mut Lines,
+        path: &Path,
+        depth: usize,
+    ) -> Result<(), CorefileError> {
+        let mut keys = line;
+        while keys.last().is_some_and(|word| word.text.ends_with(',')) {
+            keys.extend(lines.next().unwrap_or_default().into_iter());
+        }
+        let opens = keys.pop_if(|word| word.is("{")).is_some();
+        let Some(first) = keys.first().cloned() else {
+            return Err(CorefileError::Refused {
+                file: path.display().to_string(),
+                line: 1,
+                what: "a block begins without saying for which zones; write them before the {".to_owned(),
+            });
+        };
+        if first.is("}") {
+            return closed(&keys, None);
+        }
+        if !opens && !self.blocks.is_empty() {
+            return Err(first.refuse("a server block needs a { at the end of its first line"));
+        }
+        let directives = self.directives(lines, opens.then_some(&first), path, depth)?;
+        match first.text.strip_prefix('(').and_then(|name| name.strip_suffix(')')) {
+            Some(name) => {
+                self.snippets.insert(name.to_owned(), directives);
+            }
+            None => self.blocks.push(Block { keys, directives }),
+        }
+        Ok(())
+    }
+
+    /// Up to the closing brace, or to the end of the file where none was opened.
+    fn directives(
+        &self,
+        lines: &mut Lines,
+        opened: Option<&Word>,
+        path: &Path,
+        depth: usize,
+    ) -> Result<Vec<Directive>, CorefileError> {
+        let mut directives = Vec::new();
+        while let Some(mut words) = lines.next() {
+            if words[0].is("}") {
+                return closed(&words, opened).map(|()| directives);
+            }
+            let opens = words.pop_if(|word| word.is("{")).is_some();
+            if words.is_empty() {
+                return Err(refuse_lone_brace(opened, path));
+            }
+            let name = words.remove(0);
+            if name.is("import") {
+                directives.extend(self.import(&name, &words, path, depth)?);
+                continue;
+            }
+            let body = if opens { self.directives(lines, Some(&name), path, depth)? } else { Vec::new() };
+            directives.push(Directive { name, words, body });
+        }
+        match opened {
+            Some(word) => {
+                Err(word.refuse("the { of this line is never closed; add a } on a line of its own"))
+            }
+            None => Ok(directives),
+        }
+    }
+
+    fn import(
+        &self,
+        at: &Word,
+        words: &[Word],
+        path: &Path,
+        depth: usize,
+    ) -> Result<Vec<Directive>, CorefileError> {
+        let [what] = words else { return Err(at.refuse("`import` takes one snippet, file or pattern")) };
+        if let Some(snippet) = self.snippets.get(&what.text) {
+            return Ok(snippet.clone());
+        }
+        let mut directives = Vec::new();
+        for file in imported(what, path, depth)? {
+            directives.extend(self.directives(&mut self.lines(&file)?, None, &file, depth + 1)?);
+        }
+        Ok(directives)
+    }
+
+    fn import_blocks(&mut self, line: &[Word], path: &Path, depth: usize) -> Result<(), CorefileError> {
+        let [_, what] = line else { return Err(line[0].refuse("`import` takes one file or pattern here")) };
+        for file in imported(what, path, depth)? {
+            self.file(&file, depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+fn closed(words: &[Word], opened: Option<&Word>) -> Result<(), CorefileError> {
+    match (words, opened) {
+        ([_, more, ..], _) => Err(more.refuse("nothing may follow a } on its line; begin a new one")),
+        (_, Some(_)) => Ok(()),
+        ([brace, ..], None) => Err(brace.refuse("this } closes nothing; remove it")),
+        ([], None) => Ok(()),
+    }
+}
+
+fn refuse_lone_brace(opened: Option<&Word>, path: &Path) -> CorefileError {
+    let what = "a { stands alone; it belongs at the end of the line that it opens";
+    match opened {
+        Some(word) => word.refuse(format!("in this block {what}")),
+        None => CorefileError::Refused { file: path.display().to_string(), line: 1, what: what.to_owned() },
+    }
+}
+
+/// The files that are meant, sorted. A pattern may mean none.
+fn imported(what: &Word, from: &Path, depth: usize) -> Result<Vec<PathBuf>, CorefileError> {
+    if depth >= DEEPEST {
+        return Err(what.refuse("files import each other without end; break the circle"));
+    }
+    let path = from.parent().unwrap_or(Path::new("")).join(&what.text);
+    let pattern = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if !pattern.contains(['*', '?']) {
+        let missing = "there is no such snippet before this line, and no such file; correct the name";
+        return if path.is_file() { Ok(vec![path]) } else { Err(what.refuse(missing)) };
+    }
+    let directory = path.parent().unwrap_or(Path::new(""));
+    // A ConfigMap that need not exist is mounted as an empty directory, or not at all.
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_meant = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        matches(pattern.as_bytes(), name.as_bytes()) && path.is_file()
+    };
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_meant).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// `*` is any run, `?` any octet.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern.split_first() {
+        None => name.is_empty(),
+        Some((b'*', rest)) => (0..=name.len()).any(|skipped| matches(rest, &name[skipped..])),
+        Some((wanted, rest)) => name
+            .split_first()
+            .is_some_and(|(octet, more)| (*wanted == b'?' || wanted == octet) && matches(rest, more)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_mean_files() {
+        for (pattern, name, want) in [
+            ("*", "a.conf", true),
+            ("*.conf", "a.conf", true),
+            ("*.conf", "a.conf~", false),
+            ("a?c*", "abcd", true),
+            ("a?c", "ac", false),
+            ("*a*b*", "xxaxxbxx", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), want, "{pattern} {name}");
+        }
+    }
+}
