@@ -14,7 +14,7 @@ use super::{Block, Client, Handled, wire::encode};
 use crate::{
     answer::{self, Answer, Data, Owner, Soa},
     authority::Authority,
-    forward::{Origin, Reply, Wants},
+    forward::{Reply, Wants},
     metrics::{Protocol, QueryMetrics},
     snapshot::Snapshot,
 };
@@ -155,12 +155,7 @@ impl Response {
         if let Some(edns) = &mut self.message.edns {
             errors.into_iter().for_each(|error| edns.options_mut().insert(error));
         }
-        let plugin = match origin {
-            Origin::Upstream => "forward",
-            Origin::Cache => "cache",
-            Origin::Here => NOBODY,
-        };
-        self.finish(metrics, plugin)
+        self.finish(metrics, origin.plugin())
     }
 }
 
