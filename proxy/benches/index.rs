@@ -64,6 +64,7 @@ fn slice(n: u32, endpoints: u32) -> Change {
         family: IpFamily::V4,
         ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
         candidates: (0..endpoints).map(candidate).collect(),
+        triggered: None,
     };
     Change::Slice(key, Some(Arc::new(info)))
 }

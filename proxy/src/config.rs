@@ -29,6 +29,18 @@ pub struct Config {
     pub host: HostConfig,
     /// The agent ends when it changes.
     pub config_file: Option<WatchedFile>,
+    pub serving: ServingConfig,
+    pub pages: Pages,
+    /// Where `portreeve status` finds the agent.
+    pub run_dir: PathBuf,
+}
+
+/// What pages for debugging show of how the agent was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// JSON.
+    pub configz: String,
+    pub arguments: Vec<String>,
 }
 
 /// A file as it was read.

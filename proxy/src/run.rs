@@ -2,7 +2,7 @@
 //!
 //! source → agent (index → reconciler → maps), and the attachment that keeps the programs at their hooks.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use proxy_ebpf::abi::{self, ConfigFlags};
@@ -16,20 +16,29 @@ use crate::{
     host,
     k8s::reader::Reader,
     model::policy::{DetectLocal, Policy},
+    status::{Phase, Status, socket_path},
 };
 
 mod agent;
 mod attachment;
 mod config_file;
 mod devices;
+mod health_ports;
+mod no_local;
+mod serve;
 mod source;
 mod stop;
+mod vitals;
+mod witness;
 
 use agent::Agent;
 use attachment::Attachment;
 use devices::Devices;
+use serve::Serve;
 use source::Source;
 use stop::Stop;
+use vitals::Vitals;
+use witness::Witness;
 
 /// Runs until SIGTERM or SIGINT, and leaves the data plane in place.
 pub async fn run(config: Config) -> Result<()> {
@@ -44,25 +53,38 @@ pub async fn run(config: Config) -> Result<()> {
         policy,
         host,
         config_file,
+        serving,
+        pages,
+        run_dir,
     } = config;
-    let mut stop = Stop::new(config_file)?;
+    let vitals = Arc::new(Vitals::new(serving.health_timeout, Status::new(&policy.node_name))?);
+    let witness = Witness::new(Arc::clone(&vitals));
+    let serve = Serve {
+        config: serving,
+        pages,
+        bpffs: bpffs.clone(),
+        status_socket: socket_path(&run_dir, &bpffs),
+        vitals: Arc::clone(&vitals),
+        health_ports: witness.health_ports(),
+    };
     host::apply(&host);
     datapath::require_capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     let program_config = program_config(&policy, socket_lb)?;
+    let mut stop = Stop::new(config_file, serve.start()?)?;
     let reader = Reader { node_name: policy.node_name.clone(), dns: None };
     let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::follow_network().await?;
 
     let pins = tokio::select! {
-        pins = acquire(bpffs, abi_version, takeover) => pins?,
+        pins = acquire(bpffs, abi_version, takeover, &vitals) => pins?,
         () = stop.requested() => return stop.outcome(),
     };
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::follow_logs(&mut programs);
-    let mut agent = Agent::adopt(&pins, policy, addresses)?;
+    let mut agent = Agent::adopt(&pins, policy, addresses, witness)?;
     tokio::select! {
         started = agent.start(&mut source) => started?,
         () = stop.requested() => return stop.outcome(),
@@ -77,6 +99,7 @@ pub async fn run(config: Config) -> Result<()> {
         warn!(error = %chain(&error), "maps of another version kept");
     }
     info!(frontends = agent.frontends(), "ready");
+    vitals.enter(Phase::Serving);
     notify_ready();
     let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off, devices };
     agent.follow(&mut source, &mut stop, attachment).await;
@@ -85,16 +108,19 @@ pub async fn run(config: Config) -> Result<()> {
 }
 
 /// Takes the pin directory, at once or when the agent that holds it ends.
-async fn acquire(dir: PathBuf, version: u32, takeover: bool) -> Result<Pins> {
+async fn acquire(dir: PathBuf, version: u32, takeover: bool, vitals: &Vitals) -> Result<Pins> {
     match Pins::acquire(&dir, version, Busy::Fail) {
         Err(PinError::Held { holder, .. }) if takeover => {
             info!(holder, "ready to take over, waiting");
+            vitals.enter(Phase::Waiting { holder });
             // Whoever replaces agents ends the old one only when the new one is ready.
             notify_ready();
             let (sender, pins) = oneshot::channel();
             // A thread of its own: the runtime would wait for it at the end, and it may wait for ever.
             std::thread::spawn(move || sender.send(Pins::acquire(&dir, version, Busy::Wait)));
-            Ok(pins.await.context("the wait for the other agent was broken off")??)
+            let pins = pins.await.context("the wait for the other agent was broken off")??;
+            vitals.enter(Phase::Starting);
+            Ok(pins)
         }
         acquired => Ok(acquired?),
     }

@@ -1,6 +1,6 @@
 //! `run`: the agent.
 
-use std::{fs, path::PathBuf};
+use std::{env, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_ebpf::abi::ABI_VERSION;
@@ -13,9 +13,9 @@ use super::{
     told::{Told, told},
 };
 use crate::{
-    config::{Config, SocketLb},
+    config::{Config, Pages, SocketLb},
     host,
-    kube_proxy_config::{ConfigFile, default_file},
+    kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
     run,
 };
 
@@ -28,6 +28,8 @@ pub struct Args {
     cgroup: Option<PathBuf>,
     #[command(flatten)]
     pins: PinArgs,
+    #[command(flatten)]
+    run_dir: RunDirArgs,
     /// Whose connections are translated when they are made
     #[arg(long, value_enum, default_value = "all", value_name = "WHO")]
     socket_lb: SocketLb,
@@ -53,6 +55,14 @@ pub struct PinArgs {
     pub bpffs: PathBuf,
 }
 
+/// Where the agent and who asks it meet.
+#[derive(Debug, clap::Args)]
+pub struct RunDirArgs {
+    /// Where the agent's socket lies, at which `portreeve status` asks
+    #[arg(long, value_name = "DIR", default_value = "/run/portreeve")]
+    pub run_dir: PathBuf,
+}
+
 pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
     if let Some(path) = &args.kube_proxy.write_config_to {
         return fs::write(path, default_file()?).with_context(|| format!("cannot write {}", path.display()));
@@ -61,6 +71,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         source,
         cgroup,
         pins,
+        run_dir,
         socket_lb,
         devices,
         takeover,
@@ -68,7 +79,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         policy: policy_args,
         kube_proxy,
     } = args;
-    let Told { settings, host, file, .. } = told(&kube_proxy, &policy_args, file)?;
+    let Told { settings, config: configz, host, file } = told(&kube_proxy, &policy_args, file)?;
     if kube_proxy.init_only {
         ensure!(host::apply(&host), "not everything could be set, see above");
         return Ok(());
@@ -85,6 +96,15 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         policy,
         host,
         config_file: file,
+        serving: settings.serving,
+        pages: pages(&configz),
+        run_dir: run_dir.run_dir,
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(config))
+}
+
+/// As upstream: the configuration below the name of its group.
+fn pages(config: &KubeProxyConfiguration) -> Pages {
+    let configz = serde_json::json!({ "kubeproxy.config.k8s.io": config }).to_string();
+    Pages { configz, arguments: env::args().skip(1).collect() }
 }

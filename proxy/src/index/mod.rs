@@ -110,6 +110,11 @@ impl Index {
         self.services.values().map(|service| &**service)
     }
 
+    /// The Service to which a slice contributes.
+    pub fn slice_owner(&self, key: &SliceKey) -> Option<&ServiceKey> {
+        self.slice_owners.get(key)
+    }
+
     /// What becomes of a flow.
     pub fn explain(&self, flow: &Flow) -> Verdict {
         verdict::decide(self, flow)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 
 use super::{HEADLESS, ObjectError, Read, address, has_label, key, label, names::intern, port, protocol};
@@ -12,6 +13,8 @@ use crate::model::{
 };
 
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+pub(super) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 pub fn slice_key(slice: &EndpointSlice) -> Result<SliceKey, ObjectError> {
     let ServiceKey { namespace, name } = key(&slice.metadata)?;
@@ -36,8 +39,14 @@ pub fn read(slice: &EndpointSlice) -> Result<Option<Read<SliceInfo>>, ObjectErro
         family,
         ports: ports(slice, &mut left_out),
         candidates: candidates(slice, family, &mut left_out),
+        triggered: triggered(slice),
     };
     Ok(Some(Read { value, left_out }))
+}
+
+/// The control plane notes when the pod or Service changed; a time that cannot be read is as good as none.
+fn triggered(slice: &EndpointSlice) -> Option<Timestamp> {
+    slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME)?.parse().ok()
 }
 
 fn ports(slice: &EndpointSlice, left_out: &mut Vec<ObjectError>) -> Box<[SlicePort]> {

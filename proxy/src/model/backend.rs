@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
+
 use super::{
     address::{IpFamily, Protocol},
     service::ServiceKey,
@@ -85,6 +87,8 @@ pub struct SliceInfo {
     pub family: IpFamily,
     pub ports: Box<[SlicePort]>,
     pub candidates: Box<[Candidate]>,
+    /// When what it tells happened, where it says so.
+    pub triggered: Option<Timestamp>,
 }
 
 impl SliceInfo {

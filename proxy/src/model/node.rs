@@ -89,6 +89,11 @@ impl LocalNode {
         address.is_loopback() || self.addresses.contains(&address)
     }
 
+    /// Nothing restricts them in this family.
+    pub fn nodeports_are_everywhere(&self, family: IpFamily) -> bool {
+        self.nodeports.get(family).is_empty()
+    }
+
     /// Whether this local address serves NodePorts. Loopback obeys its switch alone, and never on IPv6: there is no
     /// way to masquerade ::1 away.
     pub fn serves_nodeports(&self, address: IpAddr) -> bool {

@@ -16,7 +16,12 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{attachment::Attachment, source::Source, stop::Stop};
+use super::{
+    attachment::Attachment,
+    source::Source,
+    stop::Stop,
+    witness::{After, Witness},
+};
 use crate::{
     datapath::{self, KernelMaps, Pins},
     error::chain,
@@ -52,6 +57,7 @@ pub struct Agent {
     graces: Graces,
     /// Hooks that were found without our program since the start.
     repairs: usize,
+    witness: Witness,
 }
 
 /// Grace periods take milliseconds, so they pass on another thread.
@@ -61,7 +67,12 @@ struct Graces {
 }
 
 impl Agent {
-    pub fn adopt(pins: &Pins, policy: Policy, addresses: watch::Receiver<BTreeSet<IpAddr>>) -> Result<Self> {
+    pub fn adopt(
+        pins: &Pins,
+        policy: Policy,
+        addresses: watch::Receiver<BTreeSet<IpAddr>>,
+        witness: Witness,
+    ) -> Result<Self> {
         // Programs that began under a predecessor may still hold what looks free from here.
         datapath::grace_period().context("cannot wait for running programs")?;
         let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
@@ -78,6 +89,7 @@ impl Agent {
             addresses,
             graces: Graces { sender, over },
             repairs: 0,
+            witness,
         })
     }
 
@@ -105,9 +117,10 @@ impl Agent {
         }
         self.write_node_addresses();
         let wanted: Vec<Frontend> = self.index.frontends().collect();
-        wanted.iter().for_each(|frontend| self.warn_if_refused(frontend));
+        self.witness.queued(wanted.iter().map(|frontend| &frontend.key));
+        wanted.iter().for_each(|frontend| self.look_at(frontend.key, Some(frontend)));
         let pass = self.reconciler.apply_all(wanted);
-        self.finish(pass);
+        self.finish(pass, true);
         Ok(())
     }
 
@@ -119,11 +132,16 @@ impl Agent {
                 Some(update) = source.next() => self.absorb(update, source),
                 Some(epoch) = self.graces.over.recv() => self.reclaim(epoch),
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
-                repairs = attachment.devices_changed() => self.repairs += repairs,
-                _ = verification.tick() => self.repairs += attachment.verify(),
+                repairs = attachment.devices_changed() => self.note_repairs(repairs),
+                _ = verification.tick() => self.note_repairs(attachment.verify()),
                 () = sleep(RETRY), if !self.unwritten.is_empty() || self.serving.is_none() => self.retry(),
             }
         }
+    }
+
+    fn note_repairs(&mut self, repairs: usize) {
+        self.repairs += repairs;
+        self.witness.repaired(repairs);
     }
 
     /// One pass for everything that has arrived.
@@ -140,11 +158,13 @@ impl Agent {
 
     /// Puts an update into the index; the frontends that may look different now.
     fn take_in(&mut self, update: Update) -> BTreeSet<FrontendKey> {
+        self.witness.skipped(update.skipped.len());
         for skipped in &update.skipped {
             warn!(object = skipped.object, reason = skipped.reason, "object skipped");
         }
         let mut touched = BTreeSet::new();
         for change in update.changes {
+            self.witness.came(&change, &self.index);
             touched.extend(self.index.apply(change));
         }
         touched
@@ -152,17 +172,15 @@ impl Agent {
 
     fn write(&mut self, touched: BTreeSet<FrontendKey>) {
         let changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
+        self.witness.queued(changes.iter().map(|(key, _)| key));
         for (key, wanted) in &changes {
-            match wanted {
-                Some(frontend) => self.warn_if_refused(frontend),
-                None => drop(self.refused.remove(key)),
-            }
+            self.look_at(*key, wanted.as_ref());
         }
         let pass = self.reconciler.apply(changes);
-        self.finish(pass);
+        self.finish(pass, false);
     }
 
-    fn finish(&mut self, pass: Pass) {
+    fn finish(&mut self, pass: Pass, is_full: bool) {
         debug!(changed = pass.changed, failed = pass.failed.len(), "pass");
         for (key, error) in pass.failed.iter().filter(|(key, _)| !self.complained.contains(key)) {
             warn!(frontend = %key, error = %chain(&**error), "frontend not written, will retry");
@@ -170,6 +188,14 @@ impl Agent {
         self.is_full = pass.failed.iter().any(|(_, error)| matches!(**error, MapError::Full { .. }));
         self.complained = pass.failed.into_iter().map(|(key, _)| key).collect();
         self.unwritten.extend(pass.retry);
+        self.witness.passed(After {
+            is_full,
+            index: &self.index,
+            unwritten: &self.unwritten,
+            local_addresses: &self.addresses.borrow(),
+            frontends: self.reconciler.len(),
+            fill: self.reconciler.fill(),
+        });
         if let Some(epoch) = pass.grace {
             let over = self.graces.sender.clone();
             spawn_blocking(move || match datapath::grace_period() {
@@ -211,13 +237,14 @@ impl Agent {
         }
     }
 
-    fn warn_if_refused(&mut self, frontend: &Frontend) {
-        let Some(why) = refusal(frontend) else {
-            self.refused.remove(&frontend.key);
+    fn look_at(&mut self, key: FrontendKey, wanted: Option<&Frontend>) {
+        self.witness.looked_at(key, wanted);
+        let Some((frontend, why)) = wanted.and_then(|frontend| Some((frontend, refusal(frontend)?))) else {
+            self.refused.remove(&key);
             return;
         };
-        if self.refused.insert(frontend.key) {
-            warn!(frontend = %frontend.key, service = %frontend.service, why, "frontend refused at the socket");
+        if self.refused.insert(key) {
+            warn!(frontend = %key, service = %frontend.service, why, "frontend refused at the socket");
         }
     }
 }

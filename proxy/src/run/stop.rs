@@ -5,7 +5,7 @@ use std::future::pending;
 use anyhow::{Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::config_file::ConfigFileWatch;
+use super::{config_file::ConfigFileWatch, serve::Fatal};
 use crate::config::WatchedFile;
 
 /// The signals that end the agent, and the file it was started with.
@@ -14,15 +14,20 @@ pub struct Stop {
     interrupt: Signal,
     config_file: Option<ConfigFileWatch>,
     has_new_config: bool,
+    /// What those who answer for the agent cannot do without.
+    fatal: Fatal,
+    failure: Option<anyhow::Error>,
 }
 
 impl Stop {
-    pub fn new(config_file: Option<WatchedFile>) -> Result<Self> {
+    pub fn new(config_file: Option<WatchedFile>, fatal: Fatal) -> Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             config_file: config_file.map(ConfigFileWatch::new).transpose()?,
             has_new_config: false,
+            fatal,
+            failure: None,
         })
     }
 
@@ -31,11 +36,15 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
             () = changed(self.config_file.as_mut()) => self.has_new_config = true,
+            Some(failure) = self.fatal.recv() => self.failure = Some(failure),
         }
     }
 
     /// Whether the agent ends as it was told to. Another configuration is an error, so that it is started again.
-    pub fn outcome(&self) -> Result<()> {
+    pub fn outcome(self) -> Result<()> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
         match &self.config_file {
             Some(file) if self.has_new_config => {
                 bail!("{} has changed: ending, to be started with what it says now", file.path().display())

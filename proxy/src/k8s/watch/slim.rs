@@ -17,6 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::known::Name;
 use crate::k8s::{
+    endpoint_slice::TRIGGER_TIME,
     names::intern,
     object::{Kind, Object},
 };
@@ -30,6 +31,21 @@ pub struct Metadata {
     resource_version: String,
     labels: Option<BTreeMap<String, String>>,
     deletion_timestamp: Option<Time>,
+    annotations: Option<Annotations>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    triggered: Option<String>,
+}
+
+impl Annotations {
+    fn full(&self) -> Option<BTreeMap<String, String>> {
+        let triggered = self.triggered.clone()?;
+        Some(BTreeMap::from([(TRIGGER_TIME.to_owned(), triggered)]))
+    }
 }
 
 impl Metadata {
@@ -49,6 +65,7 @@ impl Metadata {
             namespace: filled(&self.namespace),
             labels: self.labels.clone(),
             deletion_timestamp: self.deletion_timestamp.clone(),
+            annotations: self.annotations.as_ref().and_then(Annotations::full),
             ..ObjectMeta::default()
         }
     }

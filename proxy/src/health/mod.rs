@@ -1,0 +1,208 @@
+//! What /healthz and /livez answer: whether changes become rules in time, and whether new load-balancer traffic should
+//! come to this node. Pure: time is passed in, sockets are elsewhere.
+
+mod service;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::model::address::{IpFamily, PerFamily};
+
+pub use service::{ServiceHealth, service_answer};
+
+/// What an HTTP client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub is_good: bool,
+    /// JSON.
+    pub body: String,
+}
+
+impl Answer {
+    pub fn status(&self) -> u16 {
+        if self.is_good { 200 } else { 503 }
+    }
+}
+
+/// The health of both families. A family is at fault when it has a change that is late; having none for hours is fine.
+#[derive(Clone, Debug)]
+pub struct ProxyHealth {
+    timeout: Duration,
+    families: PerFamily<FamilyHealth>,
+    /// None: the Node object was never seen.
+    is_node_eligible: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FamilyHealth {
+    updated: Option<Timestamp>,
+    /// When the oldest change came that is not programmed yet.
+    pending_since: Option<Timestamp>,
+}
+
+/// Field by field as upstream spells it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<String, FamilyBody>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyBody {
+    last_updated: String,
+    healthy: bool,
+}
+
+/// How Go prints a time that was never set.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+impl ProxyHealth {
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, families: PerFamily::default(), is_node_eligible: None }
+    }
+
+    /// A change came that is to be programmed. Later ones wait behind it.
+    pub fn queued(&mut self, family: IpFamily, now: Timestamp) {
+        self.families.get_mut(family).pending_since.get_or_insert(now);
+    }
+
+    /// Everything that had come is programmed.
+    pub fn updated(&mut self, family: IpFamily, now: Timestamp) {
+        *self.families.get_mut(family) = FamilyHealth { updated: Some(now), pending_since: None };
+    }
+
+    pub fn set_node_eligible(&mut self, is_eligible: Option<bool>) {
+        self.is_node_eligible = is_eligible;
+    }
+
+    pub fn is_healthy(&self, now: Timestamp) -> bool {
+        IpFamily::BOTH.into_iter().all(|family| self.is_family_healthy(family, now))
+    }
+
+    /// The newest time at which a family was in line with what had come.
+    pub fn last_updated(&self) -> Option<Timestamp> {
+        IpFamily::BOTH.into_iter().filter_map(|family| self.families.get(family).updated).max()
+    }
+
+    pub fn pending_since(&self) -> Option<Timestamp> {
+        IpFamily::BOTH.into_iter().filter_map(|family| self.families.get(family).pending_since).min()
+    }
+
+    pub fn livez(&self, now: Timestamp) -> Answer {
+        self.answer(self.is_healthy(now), None, now)
+    }
+
+    /// Also asks whether the node stays: load balancers take their new traffic elsewhere before it goes.
+    pub fn healthz(&self, now: Timestamp) -> Answer {
+        let is_eligible = self.is_node_eligible.unwrap_or_default();
+        self.answer(self.is_healthy(now) && is_eligible, Some(is_eligible), now)
+    }
+
+    fn is_family_healthy(&self, family: IpFamily, now: Timestamp) -> bool {
+        let since = self.families.get(family).pending_since;
+        since.is_none_or(|since| now.duration_since(since).unsigned_abs() < self.timeout)
+    }
+
+    fn answer(&self, is_good: bool, node_eligible: Option<bool>, now: Timestamp) -> Answer {
+        // Whoever is answered 200 is told of the present, as if rules were written all the time: clients rely on it.
+        let last_updated = if is_good { Some(now) } else { self.last_updated() };
+        let body = Body {
+            last_updated: text(last_updated),
+            current_time: now.to_string(),
+            node_eligible,
+            healthy: self.is_healthy(now),
+            status: self.status(now),
+        };
+        Answer { is_good, body: serde_json::to_string(&body).unwrap_or_default() }
+    }
+
+    fn status(&self, now: Timestamp) -> BTreeMap<String, FamilyBody> {
+        let started =
+            IpFamily::BOTH.into_iter().filter(|family| self.families.get(*family).updated.is_some());
+        started
+            .map(|family| {
+                let last_updated = text(self.families.get(family).updated);
+                let healthy = self.is_family_healthy(family, now);
+                (family.to_string(), FamilyBody { last_updated, healthy })
+            })
+            .collect()
+    }
+}
+
+fn text(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+    }
+
+    fn health() -> ProxyHealth {
+        ProxyHealth::new(Duration::from_secs(60))
+    }
+
+    #[test]
+    fn a_change_is_late_after_the_timeout_and_in_its_family_only() {
+        let mut health = health();
+        assert!(health.is_healthy(at(0)), "before anything happened");
+        health.updated(IpFamily::V4, at(0));
+        health.updated(IpFamily::V6, at(0));
+        assert!(health.is_healthy(at(100_000)), "nothing was asked for");
+        health.queued(IpFamily::V6, at(100));
+        health.queued(IpFamily::V6, at(150));
+        assert!(health.is_healthy(at(159)), "not late yet");
+        assert!(!health.is_healthy(at(160)), "the oldest change counts");
+        health.updated(IpFamily::V4, at(161));
+        assert!(!health.is_healthy(at(161)), "the other family does not help");
+        health.updated(IpFamily::V6, at(162));
+        assert!(health.is_healthy(at(1000)));
+    }
+
+    #[test]
+    fn a_node_that_goes_is_not_healthy_but_live() {
+        for (eligible, status) in [(None, 503), (Some(false), 503), (Some(true), 200)] {
+            let mut health = health();
+            health.updated(IpFamily::V4, at(0));
+            health.set_node_eligible(eligible);
+            assert_eq!(health.healthz(at(1)).status(), status, "{eligible:?}");
+            assert_eq!(health.livez(at(1)).status(), 200, "{eligible:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_upstreams() {
+        let mut health = health();
+        assert_eq!(
+            health.healthz(at(0)).body,
+            r#"{"lastUpdated":"0001-01-01T00:00:00Z","currentTime":"2023-11-14T22:13:20Z","nodeEligible":false,"healthy":true}"#
+        );
+        health.set_node_eligible(Some(true));
+        health.updated(IpFamily::V4, at(0));
+        health.updated(IpFamily::V6, at(5));
+        assert_eq!(
+            health.healthz(Timestamp::from_millisecond(1_700_000_010_250).unwrap()).body,
+            r#"{"lastUpdated":"2023-11-14T22:13:30.25Z","currentTime":"2023-11-14T22:13:30.25Z","nodeEligible":true,"healthy":true,"#.to_owned()
+                + r#""status":{"IPv4":{"lastUpdated":"2023-11-14T22:13:20Z","healthy":true},"IPv6":{"lastUpdated":"2023-11-14T22:13:25Z","healthy":true}}}"#
+        );
+        health.queued(IpFamily::V4, at(10));
+        assert_eq!(
+            health.livez(at(70)).body,
+            r#"{"lastUpdated":"2023-11-14T22:13:25Z","currentTime":"2023-11-14T22:14:30Z","healthy":false,"#
+                .to_owned()
+                + r#""status":{"IPv4":{"lastUpdated":"2023-11-14T22:13:20Z","healthy":false},"IPv6":{"lastUpdated":"2023-11-14T22:13:25Z","healthy":true}}}"#
+        );
+    }
+}

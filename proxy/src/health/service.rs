@@ -1,0 +1,68 @@
+//! What a healthCheckNodePort answers: whether a load balancer should send a Service's traffic to this node.
+
+use serde::Serialize;
+
+use super::Answer;
+use crate::model::{address::PerFamily, service::ServiceKey};
+
+/// One Service with such a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceHealth {
+    pub port: u16,
+    /// Pods of this node that are ready; nothing in a family that the Service does not have.
+    pub local_endpoints: PerFamily<Option<usize>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    service: ServiceBody<'a>,
+    local_endpoints: usize,
+    service_proxy_healthy: bool,
+}
+
+#[derive(Serialize)]
+struct ServiceBody<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+/// The state of the node does not count here: established flows of a draining node are the Service's own business.
+pub fn service_answer(service: &ServiceKey, local_endpoints: usize, is_proxy_healthy: bool) -> Answer {
+    let body = Body {
+        service: ServiceBody { namespace: &service.namespace, name: &service.name },
+        local_endpoints,
+        service_proxy_healthy: is_proxy_healthy,
+    };
+    Answer { is_good: local_endpoints > 0 && is_proxy_healthy, body: with_tabs(&body) }
+}
+
+/// Indented by tabs, as upstream's.
+fn with_tabs(body: &Body<'_>) -> String {
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    // Writing plain values into memory does not fail, and JSON is UTF-8.
+    let written = body.serialize(&mut serializer);
+    written.ok().and_then(|()| String::from_utf8(text).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_upstreams() {
+        let service = ServiceKey::new("shop", "web");
+        for (count, is_healthy, status) in [(0, true, 503), (2, true, 200), (2, false, 503), (0, false, 503)]
+        {
+            let answer = service_answer(&service, count, is_healthy);
+            assert_eq!(answer.status(), status, "{count} {is_healthy}");
+            let want = format!(
+                "{{\n\t\"service\": {{\n\t\t\"namespace\": \"shop\",\n\t\t\"name\": \"web\"\n\t}},\n\
+                 \t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {is_healthy}\n}}"
+            );
+            assert_eq!(answer.body, want);
+        }
+    }
+}

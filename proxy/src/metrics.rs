@@ -1,0 +1,308 @@
+//! The agent's metrics. Upstream's names (`kubeproxy_*`) mean what they mean there; what only we have is `portreeve_*`.
+//!
+//! Counters of the kernel are read when somebody asks, and never kept here.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector, proto::MetricFamily,
+};
+
+use proxy_ebpf::abi::ServiceStats;
+
+use crate::{
+    model::{address::IpFamily, service::ServicePortKey},
+    reconcile::Fill,
+};
+
+const FAMILY: &str = "ip_family";
+
+/// What the kernel counted since the data plane was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// By the name of the reason.
+    pub refusals: Vec<(&'static str, u64)>,
+    pub services: Vec<(ServicePortKey, ServiceStats)>,
+}
+
+pub struct Metrics {
+    registry: Registry,
+    pub sync_duration: HistogramVec,
+    pub full_sync_duration: HistogramVec,
+    pub partial_sync_duration: HistogramVec,
+    pub sync_last_timestamp: GaugeVec,
+    pub sync_last_queued: GaugeVec,
+    pub network_programming: HistogramVec,
+    pub endpoint_changes: IntCounter,
+    pub endpoint_changes_pending: IntGauge,
+    pub service_changes: IntCounter,
+    pub service_changes_pending: IntGauge,
+    pub no_local_endpoints: IntGaugeVec,
+    pub healthz: IntCounterVec,
+    pub livez: IntCounterVec,
+    pub sync_failures: IntCounter,
+    pub frontends: IntGauge,
+    pub unwritten_frontends: IntGauge,
+    pub skipped_objects: IntCounter,
+    pub reattachments: IntCounter,
+    table_used: IntGaugeVec,
+    table_capacity: IntGaugeVec,
+}
+
+impl Metrics {
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let of = Register { registry: &registry };
+        let metrics = Self {
+            sync_duration: of.histogram(
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "How long a pass took that brought the maps in line",
+                sync_buckets(),
+            )?,
+            full_sync_duration: of.histogram(
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                "The same, of passes over everything",
+                sync_buckets(),
+            )?,
+            partial_sync_duration: of.histogram(
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                "The same, of passes over what changed",
+                sync_buckets(),
+            )?,
+            sync_last_timestamp: of.gauge(
+                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+                "When the maps were last brought in line",
+            )?,
+            sync_last_queued: of.gauge(
+                "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+                "When a change last came",
+            )?,
+            network_programming: of.histogram(
+                "kubeproxy_network_programming_duration_seconds",
+                "From the change of a pod or Service to the maps, by the slice's own time",
+                network_programming_buckets(),
+            )?,
+            endpoint_changes: of.counter(
+                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+                "Changes of EndpointSlices that came",
+            )?,
+            endpoint_changes_pending: of.plain_gauge(
+                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+                "Changes of EndpointSlices that are not programmed yet",
+            )?,
+            service_changes: of.counter(
+                "kubeproxy_sync_proxy_rules_service_changes_total",
+                "Changes of Services that came",
+            )?,
+            service_changes_pending: of.plain_gauge(
+                "kubeproxy_sync_proxy_rules_service_changes_pending",
+                "Changes of Services that are not programmed yet",
+            )?,
+            no_local_endpoints: of.gauges(
+                "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+                "Service ports whose policy is Local and that have endpoints, but none here",
+                &["traffic_policy", FAMILY],
+            )?,
+            healthz: of.counters("kubeproxy_proxy_healthz_total", "Answers of /healthz", &["code"])?,
+            livez: of.counters("kubeproxy_proxy_livez_total", "Answers of /livez", &["code"])?,
+            sync_failures: of.counter(
+                "portreeve_sync_failures_total",
+                "Passes after which a frontend could not be written",
+            )?,
+            frontends: of.plain_gauge("portreeve_frontends", "Frontends that are published")?,
+            unwritten_frontends: of
+                .plain_gauge("portreeve_unwritten_frontends", "Frontends that wait to be written again")?,
+            skipped_objects: of.counter(
+                "portreeve_skipped_objects_total",
+                "Objects, or parts of them, that could not be used",
+            )?,
+            reattachments: of.counter(
+                "portreeve_reattachments_total",
+                "Hooks that were found without our program and got it again",
+            )?,
+            table_used: of.gauges("portreeve_table_entries", "Entries of a table in use", &["table"])?,
+            table_capacity: of.gauges(
+                "portreeve_table_capacity",
+                "Entries a table has room for",
+                &["table"],
+            )?,
+            registry: registry.clone(),
+        };
+        of.constant_one(
+            "portreeve_build_info",
+            "The version that runs",
+            "version",
+            env!("CARGO_PKG_VERSION"),
+        )?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    pub fn set_fill(&self, fill: &[Fill]) {
+        for Fill { map, used, capacity } in fill {
+            self.table_used.with_label_values(&[map]).set(i64::from(*used));
+            self.table_capacity.with_label_values(&[map]).set(i64::from(*capacity));
+        }
+    }
+
+    /// A pass writes both families at once, so both took as long.
+    pub fn observe_sync(&self, is_full: bool, took: Duration) {
+        let kind = if is_full { &self.full_sync_duration } else { &self.partial_sync_duration };
+        for histogram in [&self.sync_duration, kind] {
+            for family in IpFamily::BOTH {
+                histogram.with_label_values(&[family_label(family)]).observe(took.as_secs_f64());
+            }
+        }
+    }
+
+    /// Everything, in the text format of Prometheus; what the kernel counted is passed in.
+    pub fn render(&self, kernel: &Counters) -> Result<Vec<u8>, prometheus::Error> {
+        let mut families = self.registry.gather();
+        families.extend(kernel_families(kernel)?);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        Ok(text)
+    }
+}
+
+pub fn family_label(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "IPv4",
+        IpFamily::V6 => "IPv6",
+    }
+}
+
+/// Counters that live in the kernel, as families of their own that are made for one answer.
+fn kernel_families(kernel: &Counters) -> Result<Vec<MetricFamily>, prometheus::Error> {
+    let refusals = IntCounterVec::new(
+        Opts::new("portreeve_refusals_total", "Connections and datagrams refused, by reason"),
+        &["reason"],
+    )?;
+    for (reason, count) in &kernel.refusals {
+        refusals.with_label_values(&[reason]).inc_by(*count);
+    }
+    let labels = ["namespace", "service", "port"];
+    let connections = IntCounterVec::new(
+        Opts::new("portreeve_service_connections_total", "Connections and exchanges that got a backend"),
+        &labels,
+    )?;
+    let refused = IntCounterVec::new(
+        Opts::new("portreeve_service_refusals_total", "Those that were refused"),
+        &labels,
+    )?;
+    for (service, stats) in &kernel.services {
+        let key = &service.service;
+        let values = [&*key.namespace, &*key.name, &*service.port_name];
+        connections.with_label_values(&values).inc_by(stats.translated);
+        refused.with_label_values(&values).inc_by(stats.refused);
+    }
+    Ok([refusals.collect(), connections.collect(), refused.collect()].into_iter().flatten().collect())
+}
+
+/// From 1 ms on, doubling.
+fn sync_buckets() -> Vec<f64> {
+    (0..15).map(|exponent| 0.001 * f64::from(1 << exponent)).collect()
+}
+
+/// Fine where it should be, coarse where it is bad anyway.
+fn network_programming_buckets() -> Vec<f64> {
+    let seconds = (1..60).chain((60..120).step_by(5)).chain((120..=300).step_by(30));
+    [0.25, 0.5].into_iter().chain(seconds.map(f64::from)).collect()
+}
+
+/// Makes metrics that are in the registry.
+struct Register<'a> {
+    registry: &'a Registry,
+}
+
+impl Register<'_> {
+    fn keep<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: Vec<f64>,
+    ) -> Result<HistogramVec, prometheus::Error> {
+        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[FAMILY])?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
+        self.keep(GaugeVec::new(Opts::new(name, help), &[FAMILY])?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn plain_gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.keep(IntGauge::new(name, help)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.keep(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn constant_one(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        value: &str,
+    ) -> Result<(), prometheus::Error> {
+        self.gauges(name, help, &[label])?.with_label_values(&[value]).set(1);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{address::Protocol, service::ServiceKey};
+
+    #[test]
+    fn buckets_are_upstreams() {
+        let sync = sync_buckets();
+        assert_eq!((sync.len(), sync[0], sync[14]), (15, 0.001, 16.384));
+        let network = network_programming_buckets();
+        assert_eq!(&network[..4], [0.25, 0.5, 1.0, 2.0]);
+        assert_eq!(&network[60..64], [59.0, 60.0, 65.0, 70.0]);
+        assert_eq!(&network[72..], [115.0, 120.0, 150.0, 180.0, 210.0, 240.0, 270.0, 300.0]);
+    }
+
+    #[test]
+    fn what_the_kernel_counted_and_what_we_did_are_told_together() {
+        let metrics = Metrics::new().unwrap();
+        metrics.observe_sync(true, Duration::from_millis(3));
+        metrics.set_fill(&[Fill { map: "SLOTS", used: 7, capacity: 100 }]);
+        let service = ServicePortKey {
+            service: ServiceKey::new("shop", "web"),
+            port_name: "http".into(),
+            protocol: Protocol::Tcp,
+        };
+        let kernel = Counters {
+            refusals: vec![("no_endpoint", 5)],
+            services: vec![(service, ServiceStats { translated: 9, refused: 1 })],
+        };
+        let text = String::from_utf8(metrics.render(&kernel).unwrap()).unwrap();
+        for line in [
+            r#"kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.004"} 1"#,
+            r#"kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1"#,
+            r#"portreeve_table_entries{table="SLOTS"} 7"#,
+            r#"portreeve_refusals_total{reason="no_endpoint"} 5"#,
+            r#"portreeve_service_connections_total{namespace="shop",port="http",service="web"} 9"#,
+            r#"portreeve_service_refusals_total{namespace="shop",port="http",service="web"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
+        }
+        assert!(text.contains("process_resident_memory_bytes"));
+    }
+}

@@ -1,0 +1,67 @@
+//! Who answers for the agent: health, metrics, health check ports and `portreeve status`, on a thread of their own, so
+//! that an agent that hangs is found out.
+
+mod counters;
+mod endpoints;
+mod health_ports;
+mod listen;
+mod pages;
+mod status;
+
+use std::{path::PathBuf, sync::Arc, thread};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::{mpsc, watch};
+
+use super::{health_ports::Wanted, vitals::Vitals};
+use crate::{
+    config::{Pages, ServingConfig},
+    status::Phase,
+};
+
+pub struct Serve {
+    pub config: ServingConfig,
+    pub pages: Pages,
+    /// Whose counters are told.
+    pub bpffs: PathBuf,
+    /// Where `status` asks.
+    pub status_socket: PathBuf,
+    pub vitals: Arc<Vitals>,
+    pub health_ports: watch::Receiver<Wanted>,
+}
+
+/// What the agent must end for.
+pub type Fatal = mpsc::UnboundedReceiver<anyhow::Error>;
+
+impl Serve {
+    /// Answers until the process ends.
+    pub fn start(self) -> Result<Fatal> {
+        let (sender, fatal) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new()
+            .name("serve".to_owned())
+            .spawn(move || runtime.block_on(self.run(sender)))
+            .context("cannot start the thread that answers")?;
+        Ok(fatal)
+    }
+
+    async fn run(self, fatal: mpsc::UnboundedSender<anyhow::Error>) {
+        let Self { config, pages, bpffs, status_socket, vitals, health_ports } = self;
+        let mut phases = vitals.phases();
+        tokio::spawn(status::answer(status_socket, Arc::clone(&vitals)));
+        // While another agent holds the data plane, these addresses are its own.
+        if phases.wait_for(|phase| !matches!(phase, Phase::Waiting { .. })).await.is_err() {
+            return;
+        }
+        let place = |address| listen::Place { address, hard_fail: config.hard_fail, fatal: fatal.clone() };
+        if let Some(address) = config.healthz {
+            let app = endpoints::health(Arc::clone(&vitals));
+            tokio::spawn(listen::serve("health", place(address), app));
+        }
+        if let Some(address) = config.metrics {
+            let app = endpoints::metrics(Arc::clone(&vitals), bpffs, pages);
+            tokio::spawn(listen::serve("metrics", place(address), app));
+        }
+        health_ports::follow(health_ports, vitals).await;
+    }
+}

@@ -1,0 +1,127 @@
+//! One responder per Service that has a healthCheckNodePort, and address.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::HeaderName,
+    response::{IntoResponse as _, Response},
+};
+use jiff::Timestamp;
+use tokio::{sync::watch, task::AbortHandle, time::sleep};
+use tracing::{info, warn};
+
+use super::{endpoints::respond, listen::bind};
+use crate::{
+    health::service_answer,
+    model::{address::IpFamily, service::ServiceKey},
+    run::{health_ports::Wanted, vitals::Vitals},
+};
+
+/// A port that cannot be had is asked for again after this time, or with the next change.
+const RETRY: Duration = Duration::from_secs(5);
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
+type Place = (ServiceKey, SocketAddr);
+
+struct Responders {
+    wanted: watch::Receiver<Wanted>,
+    vitals: Arc<Vitals>,
+    open: BTreeMap<Place, AbortHandle>,
+    /// Places that could not be had, each of which was told once.
+    failed: BTreeSet<Place>,
+}
+
+/// What one responder answers from.
+#[derive(Clone)]
+struct Responder {
+    service: ServiceKey,
+    family: IpFamily,
+    wanted: watch::Receiver<Wanted>,
+    vitals: Arc<Vitals>,
+}
+
+pub async fn follow(mut wanted: watch::Receiver<Wanted>, vitals: Arc<Vitals>) {
+    let mut responders =
+        Responders { wanted: wanted.clone(), vitals, open: BTreeMap::new(), failed: BTreeSet::new() };
+    loop {
+        responders.bring_in_line(places(&wanted.borrow_and_update()));
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = sleep(RETRY), if !responders.failed.is_empty() => {}
+        }
+    }
+}
+
+/// Where something is to be answered.
+fn places(wanted: &Wanted) -> BTreeSet<Place> {
+    let mut places = BTreeSet::new();
+    for (service, health) in &wanted.services {
+        for family in IpFamily::BOTH {
+            let addresses =
+                wanted.addresses.get(family).iter().filter(|_| health.local_endpoints.get(family).is_some());
+            places.extend(addresses.map(|ip: &IpAddr| (service.clone(), SocketAddr::new(*ip, health.port))));
+        }
+    }
+    places
+}
+
+impl Responders {
+    /// What goes is closed first: its port may have gone to another Service.
+    fn bring_in_line(&mut self, places: BTreeSet<Place>) {
+        self.open.retain(|place, responder| {
+            let is_wanted = places.contains(place);
+            if !is_wanted {
+                responder.abort();
+            }
+            is_wanted
+        });
+        self.failed.retain(|place| places.contains(place));
+        for place in places {
+            if !self.open.contains_key(&place) {
+                self.open(place);
+            }
+        }
+    }
+
+    fn open(&mut self, place: Place) {
+        let (service, address) = &place;
+        match bind(*address) {
+            Ok(listener) => {
+                let responder = Responder {
+                    service: service.clone(),
+                    family: IpFamily::of(address.ip()),
+                    wanted: self.wanted.clone(),
+                    vitals: Arc::clone(&self.vitals),
+                };
+                info!(%service, %address, "health check is answered");
+                let app = Router::new().fallback(answer).with_state(responder);
+                // It ends when it is aborted.
+                let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
+                self.failed.remove(&place);
+                self.open.insert(place, task.abort_handle());
+            }
+            Err(error) => {
+                if !self.failed.contains(&place) {
+                    warn!(%service, %address, %error, "health check not answered, will retry");
+                    self.failed.insert(place);
+                }
+            }
+        }
+    }
+}
+
+/// Whatever is asked, by whatever method.
+async fn answer(State(responder): State<Responder>) -> Response {
+    let Responder { service, family, wanted, vitals } = responder;
+    let count = wanted.borrow().services.get(&service).and_then(|health| *health.local_endpoints.get(family));
+    let count = count.unwrap_or_default();
+    let is_healthy = vitals.health().is_healthy(Timestamp::now());
+    ([(WEIGHT, count.to_string())], respond(service_answer(&service, count, is_healthy))).into_response()
+}

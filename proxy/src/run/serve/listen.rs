@@ -1,0 +1,64 @@
+//! Listening, also where somebody else still does: kube-proxy, or the agent before us.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use axum::Router;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::TcpListener, sync::mpsc, time::sleep};
+use tracing::{debug, warn};
+
+/// An address that cannot be had is asked for again after this time, as upstream does.
+const RETRY: Duration = Duration::from_secs(5);
+const BACKLOG: i32 = 1024;
+
+pub struct Place {
+    pub address: SocketAddr,
+    /// An address that cannot be had ends the agent.
+    pub hard_fail: bool,
+    pub fatal: mpsc::UnboundedSender<anyhow::Error>,
+}
+
+/// Answers there for as long as the agent lives.
+pub async fn serve(what: &'static str, place: Place, app: Router) {
+    let Place { address, hard_fail, fatal } = place;
+    let mut complained = false;
+    loop {
+        match bind(address) {
+            Ok(listener) => {
+                debug!(what, %address, "answering");
+                complained = false;
+                // It ends with the process only; were it to end before, we would listen again.
+                let _ = axum::serve(listener, app.clone()).await;
+            }
+            Err(error) if hard_fail => {
+                // The agent may be ending already.
+                let _ = fatal.send(anyhow!(error).context(format!("cannot serve {what} on {address}")));
+                return;
+            }
+            Err(error) if !complained => {
+                complained = true;
+                warn!(what, %address, %error, "address not to be had, will retry");
+            }
+            Err(_) => {}
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// `::` stands for every IPv6 address, and leaves the IPv4 ones to whoever wants them.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(StdListener::from(socket))
+}

@@ -1,0 +1,46 @@
+//! The socket where `portreeve status` asks: whoever connects is told, and nothing is read.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{io::AsyncWriteExt as _, net::UnixListener};
+use tracing::warn;
+
+use crate::run::vitals::Vitals;
+
+pub async fn answer(path: PathBuf, vitals: Arc<Vitals>) {
+    let listener = match listen(&path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(path = %path.display(), %error, "`portreeve status` cannot ask this agent");
+            return;
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((mut stream, _)) => {
+                let text = serde_json::to_vec(&vitals.status()).unwrap_or_default();
+                // Who hangs up early did not want to know.
+                let _ = stream.write_all(&text).await;
+            }
+            Err(error) => warn!(%error, "`portreeve status` was not answered"),
+        }
+    }
+}
+
+/// Under a name of its own first: an agent that takes over takes the path over too, at once.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    }
+    let fresh = path.with_extension(format!("{}", std::process::id()));
+    let _ = fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, path)?;
+    Ok(listener)
+}

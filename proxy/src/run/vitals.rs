@@ -1,0 +1,175 @@
+//! What the agent tells about itself while it works, shared with the thread that answers for it. That thread answers
+//! also when the agent hangs, which is when somebody asks.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Result;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{
+    health::ProxyHealth,
+    index::Change,
+    metrics::{Metrics, family_label},
+    model::{
+        address::IpFamily,
+        frontend::{FrontendKey, FrontendKind},
+    },
+    reconcile::Fill,
+    status::{Phase, Status},
+};
+
+pub struct Vitals {
+    pub metrics: Metrics,
+    health: Mutex<ProxyHealth>,
+    status: Mutex<Status>,
+    phase: watch::Sender<Phase>,
+    /// Changes that are older belong to a predecessor.
+    started: Timestamp,
+    /// The slices' own times of changes that came and are not programmed yet.
+    triggered: Mutex<Vec<(IpFamily, Timestamp)>>,
+}
+
+/// What the agent knows after a pass.
+pub struct Passed<'a> {
+    /// Over everything, and not over what changed.
+    pub is_full: bool,
+    pub took: Duration,
+    pub unwritten: &'a BTreeSet<FrontendKey>,
+    pub frontends: usize,
+    pub fill: Vec<Fill>,
+    pub is_node_eligible: Option<bool>,
+}
+
+impl Vitals {
+    pub fn new(health_timeout: Duration, status: Status) -> Result<Self> {
+        let phase = watch::Sender::new(status.phase.clone());
+        Ok(Self {
+            metrics: Metrics::new()?,
+            health: Mutex::new(ProxyHealth::new(health_timeout)),
+            status: Mutex::new(status),
+            phase,
+            started: Timestamp::now(),
+            triggered: Mutex::default(),
+        })
+    }
+
+    pub fn health(&self) -> MutexGuard<'_, ProxyHealth> {
+        lock(&self.health)
+    }
+
+    pub fn status(&self) -> Status {
+        let mut status = lock(&self.status).clone();
+        let health = self.health();
+        status.last_sync = health.last_updated();
+        status.pending_since = health.pending_since();
+        status
+    }
+
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        lock(&self.status).phase = phase.clone();
+        self.phase.send_replace(phase);
+    }
+
+    /// A change was read. Only a slice says when what it tells about happened.
+    pub fn came(&self, change: &Change) {
+        match change {
+            Change::Service(..) => {
+                self.metrics.service_changes.inc();
+                self.metrics.service_changes_pending.inc();
+            }
+            Change::Slice(_, slice) => {
+                self.metrics.endpoint_changes.inc();
+                self.metrics.endpoint_changes_pending.inc();
+                let triggered = slice.as_ref().and_then(|slice| Some((slice.family, slice.triggered?)));
+                lock(&self.triggered).extend(triggered.filter(|(_, time)| *time > self.started));
+            }
+            Change::Endpoints(..) | Change::Node(_) | Change::ServiceCidr(..) => {}
+        }
+    }
+
+    /// Frontends are to be written.
+    pub fn queued<'a>(&self, touched: impl IntoIterator<Item = &'a FrontendKey>) {
+        let now = Timestamp::now();
+        let families: BTreeSet<IpFamily> = touched.into_iter().map(|key| key.address.family()).collect();
+        for family in families {
+            self.health().queued(family, now);
+            self.metrics.sync_last_queued.with_label_values(&[family_label(family)]).set(seconds(now));
+        }
+    }
+
+    pub fn skipped(&self, count: usize) {
+        self.metrics.skipped_objects.inc_by(count as u64);
+        lock(&self.status).skipped_objects += count;
+    }
+
+    pub fn reattached(&self, hooks: usize) {
+        self.metrics.reattachments.inc_by(hooks as u64);
+        lock(&self.status).reattachments += hooks;
+    }
+
+    /// A pass is over. A family with nothing left to write is in line.
+    pub fn passed(&self, passed: Passed<'_>) {
+        let now = Timestamp::now();
+        self.metrics.observe_sync(passed.is_full, passed.took);
+        let late: BTreeSet<IpFamily> = passed.unwritten.iter().map(|key| key.address.family()).collect();
+        for family in IpFamily::BOTH.into_iter().filter(|family| !late.contains(family)) {
+            self.in_line(family, now);
+        }
+        if late.is_empty() {
+            self.metrics.service_changes_pending.set(0);
+            self.metrics.endpoint_changes_pending.set(0);
+        } else {
+            self.metrics.sync_failures.inc();
+        }
+        self.health().set_node_eligible(passed.is_node_eligible);
+        self.note(passed);
+    }
+
+    fn note(&self, passed: Passed<'_>) {
+        self.metrics.frontends.set(passed.frontends as i64);
+        self.metrics.unwritten_frontends.set(passed.unwritten.len() as i64);
+        self.metrics.set_fill(&passed.fill);
+        let mut status = lock(&self.status);
+        status.frontends = passed.frontends;
+        status.unwritten_frontends = passed.unwritten.len();
+        status.tables = passed.fill.into_iter().map(Into::into).collect();
+    }
+
+    fn in_line(&self, family: IpFamily, now: Timestamp) {
+        let label = [family_label(family)];
+        self.health().updated(family, now);
+        self.metrics.sync_last_timestamp.with_label_values(&label).set(seconds(now));
+        lock(&self.triggered).retain(|(of, time)| {
+            if *of == family {
+                let took = now.duration_since(*time).as_secs_f64();
+                self.metrics.network_programming.with_label_values(&label).observe(took.max(0.0));
+            }
+            *of != family
+        });
+    }
+
+    /// How many service ports lack an endpoint here that others have.
+    pub fn set_no_local_endpoints(&self, kind: FrontendKind, family: IpFamily, count: usize) {
+        let policy = if kind == FrontendKind::ClusterIp { "internal" } else { "external" };
+        let labels = [policy, family_label(family)];
+        self.metrics.no_local_endpoints.with_label_values(&labels).set(count as i64);
+    }
+}
+
+fn seconds(time: Timestamp) -> f64 {
+    time.as_nanosecond() as f64 / 1e9
+}
+
+/// What is guarded is plain data, whole at every moment, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,134 @@
+//! What an agent says about itself when `portreeve status` asks, and where it can be asked.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::reconcile::Fill;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub process: u32,
+    pub node: String,
+    pub started: Timestamp,
+    pub phase: Phase,
+    /// When every change that had come was programmed.
+    pub last_sync: Option<Timestamp>,
+    /// The oldest change that is not programmed yet.
+    pub pending_since: Option<Timestamp>,
+    pub frontends: usize,
+    pub unwritten_frontends: usize,
+    /// Objects, or parts of them, that could not be used, since the start.
+    pub skipped_objects: usize,
+    /// Hooks that were found without our program, since the start.
+    pub reattachments: usize,
+    pub tables: Vec<Table>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Nothing is read yet.
+    Starting,
+    /// Another agent holds the data plane.
+    Waiting {
+        holder: String,
+    },
+    Serving,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    pub name: String,
+    pub used: u32,
+    pub capacity: u32,
+}
+
+impl From<Fill> for Table {
+    fn from(Fill { map, used, capacity }: Fill) -> Self {
+        Self { name: map.to_owned(), used, capacity }
+    }
+}
+
+impl Table {
+    pub fn percent(&self) -> u32 {
+        let percent = u64::from(self.used) * 100 / u64::from(self.capacity.max(1));
+        u32::try_from(percent).unwrap_or(u32::MAX)
+    }
+}
+
+/// A table that is this full wants somebody's attention before it refuses.
+const ALMOST_FULL: u32 = 90;
+
+impl Status {
+    pub fn new(node: &str) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: std::process::id(),
+            node: node.to_owned(),
+            started: Timestamp::now(),
+            phase: Phase::Starting,
+            last_sync: None,
+            pending_since: None,
+            frontends: 0,
+            unwritten_frontends: 0,
+            skipped_objects: 0,
+            reattachments: 0,
+            tables: Vec::new(),
+        }
+    }
+
+    /// What is wrong now, each in a sentence. Waiting for another agent is not wrong, it is what was asked for.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.phase == Phase::Starting {
+            faults.push("nothing was read yet: the source of objects has not said what there is".to_owned());
+        }
+        if self.unwritten_frontends > 0 {
+            faults.push(format!("{} frontends could not be written", self.unwritten_frontends));
+        }
+        for table in self.tables.iter().filter(|table| table.percent() >= ALMOST_FULL) {
+            faults.push(format!("table {} is {} % full", table.name, table.percent()));
+        }
+        faults
+    }
+}
+
+/// The socket of the agent whose pins are there. One directory serves several agents.
+pub fn socket_path(run_dir: &Path, bpffs: &Path) -> PathBuf {
+    let name = bpffs.to_string_lossy().trim_matches('/').replace('/', "-");
+    run_dir.join(format!("{name}.sock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_what_somebody_must_act_upon() {
+        let table = |used| vec![Table { name: "SLOTS".to_owned(), used, capacity: 1000 }];
+        let serving = Status { phase: Phase::Serving, ..Status::new("n") };
+        let waiting = Phase::Waiting { holder: "process 1".to_owned() };
+        for (status, want) in [
+            (Status::new("n"), 1),
+            (serving.clone(), 0),
+            (Status { phase: waiting, ..serving.clone() }, 0),
+            (Status { unwritten_frontends: 2, ..serving.clone() }, 1),
+            (Status { tables: table(899), ..serving.clone() }, 0),
+            (Status { tables: table(900), ..serving.clone() }, 1),
+            (Status { tables: table(1000), unwritten_frontends: 1, ..serving }, 2),
+        ] {
+            assert_eq!(status.faults().len(), want, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn agents_with_pins_of_their_own_have_sockets_of_their_own() {
+        let path =
+            |bpffs: &str| socket_path(Path::new("/run/portreeve"), Path::new(bpffs)).display().to_string();
+        assert_eq!(path("/sys/fs/bpf/portreeve"), "/run/portreeve/sys-fs-bpf-portreeve.sock");
+        assert_ne!(path("/sys/fs/bpf/a"), path("/sys/fs/bpf/b"));
+    }
+}
