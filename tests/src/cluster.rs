@@ -5,7 +5,7 @@
 //! pod ─ bridge `pods` ─ node-2 ─┴─ fabric (a bridge, and the router to everywhere else) ─ client outside
 //! ```
 //!
-//! Nodes and the router know the way to every pod. Nobody knows of a Service: what is not translated is refused by the
+//! Nodes and the router know the way to every pod, unless a story has another `PodNetwork`. Nobody knows of a Service: what is not translated is refused by the
 //! router at once, as a story would otherwise wait for it.
 
 use std::{
@@ -34,9 +34,10 @@ use crate::{
     dump, leftovers,
     mounts::PinDir,
     netns::{Netlink, Netns},
-    node::{Addresses, Node, NodeParts, POD_BRIDGE, Subnet},
+    node::{Addresses, Node, NodeParts, Subnet},
     objects::{self, Manifests},
     pod::Pod,
+    pod_network::{PodNetwork, go_everywhere},
     service::ServiceBuilder,
 };
 
@@ -72,6 +73,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     fabric: Netns,
     outside: Cgroup,
+    sandboxes: Cgroup,
     manifests: Manifests,
     next_vip: AtomicU16,
     next_client: AtomicU16,
@@ -87,6 +89,7 @@ pub struct Builder {
     name: String,
     nodes: u8,
     agents: bool,
+    network: PodNetwork,
     flags: Vec<String>,
 }
 
@@ -97,13 +100,22 @@ pub enum Place {
     Node(usize),
     /// On the node with this index, in the node's own namespace.
     Host(usize),
+    /// On the node with this index, and in a cgroup whose sockets no program of that node sees: what a pod in a virtual
+    /// machine or with a network stack of its own looks like.
+    Sandbox(usize),
     /// Behind the router.
     Outside,
 }
 
 impl Cluster {
     pub fn start(name: &str) -> Builder {
-        Builder { name: name.to_owned(), nodes: 1, agents: true, flags: Vec::new() }
+        Builder {
+            name: name.to_owned(),
+            nodes: 1,
+            agents: true,
+            network: PodNetwork::default(),
+            flags: Vec::new(),
+        }
     }
 
     pub fn nodes(&self) -> &[Node] {
@@ -161,7 +173,14 @@ impl Cluster {
             return Ok(pod);
         }
         let pod = match place {
-            Place::Node(index) => self.start_pod(name, index, addresses).await,
+            Place::Node(index) => {
+                let cgroup = self.node_at(index)?.cgroup().child(name)?;
+                self.start_pod(name, index, addresses, cgroup).await
+            }
+            Place::Sandbox(index) => {
+                let cgroup = self.sandboxes.child(name)?;
+                self.start_pod(name, index, addresses, cgroup).await
+            }
             Place::Host(index) => self.start_host_pod(name, index),
             Place::Outside => self.start_client(name).await,
         };
@@ -174,21 +193,26 @@ impl Cluster {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    async fn start_pod(&self, name: &str, index: usize, addresses: Option<Addresses>) -> Result<Pod> {
-        let node = self.nodes.get(index).with_context(|| format!("there is no node with index {index}"))?;
+    async fn start_pod(
+        &self,
+        name: &str,
+        index: usize,
+        addresses: Option<Addresses>,
+        cgroup: Cgroup,
+    ) -> Result<Pod> {
+        let node = self.node_at(index)?;
         let addresses = addresses.unwrap_or_else(|| node.next_pod());
         let netns = Netns::create().await?;
-        let device = format!("pod{}", addresses.v4.octets()[3]);
-        let ends = (netns.netlink()?, node.netns().netlink()?);
-        plug((&ends.0, &ends.1), "eth0", &device, POD_BRIDGE).await?;
-        furnish(&ends.0, &node.pods, addresses, node.pods.host(1)).await?;
-        drop(ends);
-        let cgroup = node.cgroup().child(name)?;
+        node.network.plug(&netns, node, addresses).await?;
         Pod::start(name, Some(node.name.clone()), addresses, Arc::new(netns), cgroup)
     }
 
+    fn node_at(&self, index: usize) -> Result<&Node> {
+        self.nodes.get(index).with_context(|| format!("there is no node with index {index}"))
+    }
+
     fn start_host_pod(&self, name: &str, index: usize) -> Result<Pod> {
-        let node = self.nodes.get(index).with_context(|| format!("there is no node with index {index}"))?;
+        let node = self.node_at(index)?;
         let (netns, cgroup) = (Arc::clone(node.netns()), node.cgroup().child(name)?);
         Pod::start(name, Some(node.name.clone()), node.addresses, netns, cgroup)
     }
@@ -225,6 +249,10 @@ impl Builder {
         Self { agents: false, ..self }
     }
 
+    pub fn pod_network(self, network: PodNetwork) -> Self {
+        Self { network, ..self }
+    }
+
     /// One more argument for every agent.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
@@ -244,6 +272,7 @@ impl Builder {
             nodes: Vec::new(),
             fabric: start_fabric().await.context("cannot set up the fabric")?,
             outside: cgroup.child(OUTSIDE)?,
+            sandboxes: cgroup.child("sandboxes")?,
             manifests,
             next_vip: AtomicU16::new(1000),
             next_client: AtomicU16::new(10),
@@ -253,7 +282,7 @@ impl Builder {
             _room: room,
         };
         for number in 1..=self.nodes {
-            let node = cluster.start_node(number, &format!("{name}-{number}"), &self.flags).await;
+            let node = cluster.start_node(number, &format!("{name}-{number}"), &self).await;
             cluster.nodes.push(node.with_context(|| format!("cannot start node-{number}"))?);
         }
         cluster.connect_nodes().await.context("cannot connect the nodes")?;
@@ -285,7 +314,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn start_node(&self, number: u8, pins: &str, flags: &[String]) -> Result<Node> {
+    async fn start_node(&self, number: u8, pins: &str, builder: &Builder) -> Result<Node> {
         let name = format!("node-{number}");
         let network = node_network();
         let (addresses, pods) = (network.host(FIRST_NODE - 1 + u16::from(number)), pod_network(number));
@@ -303,31 +332,41 @@ impl Cluster {
             bpffs: pins.path().to_owned(),
             log: directory.join(format!("{name}.log")),
             notify: directory.join(format!("{name}.notify")),
-            more: flags.to_vec(),
+            more: builder.flags.clone(),
             node: name,
         };
-        Node::start(NodeParts { addresses, pods, setting, netns, pins, cgroup }).await
+        Node::start(NodeParts { addresses, pods, network: builder.network, setting, netns, pins, cgroup })
+            .await
     }
 
-    /// Tells every node and the router the way to the pods of the other nodes.
+    /// Tells every node the way to the pods of the other nodes, and the router as far as it knows of pods.
     async fn connect_nodes(&self) -> Result<()> {
-        show_the_way(&self.fabric, &self.nodes.iter().collect::<Vec<_>>()).await?;
         for node in &self.nodes {
-            let others: Vec<_> = self.nodes.iter().filter(|other| other.name != node.name).collect();
-            show_the_way(node.netns(), &others).await?;
+            node.network.announce(&self.fabric, node).await?;
+            for other in self.nodes.iter().filter(|other| other.name != node.name) {
+                node.network.connect(node, other).await?;
+            }
         }
         Ok(())
     }
-}
 
-async fn show_the_way(from: &Netns, to: &[&Node]) -> Result<()> {
-    let netlink = from.netlink()?;
-    for node in to {
-        for (pods, via) in node.pods.networks().into_iter().zip(node.addresses.both()) {
-            netlink.route(pods, via).await?;
+    /// Lets the router send what is for these addresses to a node, as load balancers do.
+    pub async fn send_to_node(
+        &self,
+        addresses: impl IntoIterator<Item = IpAddr>,
+        index: usize,
+    ) -> Result<()> {
+        let (node, router) = (self.node_at(index)?, self.fabric.netlink()?);
+        for address in addresses {
+            let (bits, via): (u8, IpAddr) = if address.is_ipv4() {
+                (32, node.addresses.v4.into())
+            } else {
+                (128, node.addresses.v6.into())
+            };
+            router.route(IpNetwork::new(address, bits).context("a prefix out of range")?, via).await?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 async fn start_fabric() -> Result<Netns> {
@@ -356,15 +395,10 @@ async fn plug(ends: (&Netlink<'_>, &Netlink<'_>), device: &str, port: &str, brid
 
 /// Gives `eth0` its addresses and the way to everywhere.
 async fn furnish(netlink: &Netlink<'_>, network: &Subnet, own: Addresses, gateway: Addresses) -> Result<()> {
-    let everywhere = [(IpAddr::from([0; 4]), gateway.v4.into()), (IpAddr::from([0; 16]), gateway.v6.into())];
     for address in network.interface(own)? {
         netlink.address("eth0", address).await?;
     }
-    for (destination, via) in everywhere {
-        let everywhere = IpNetwork::new(destination, 0).context("a prefix out of range")?;
-        netlink.route(everywhere, via).await?;
-    }
-    Ok(())
+    go_everywhere(netlink, gateway).await
 }
 
 /// A pod that may not exist yet.
@@ -384,6 +418,11 @@ impl<'a> PodRef<'a> {
     /// In the namespace of the node with this index, as pods with `hostNetwork` are.
     pub fn on_host(self, node: usize) -> Self {
         Self { place: Place::Host(node), ..self }
+    }
+
+    /// On the node with this index, where no program sees its sockets.
+    pub fn sandboxed_on(self, node: usize) -> Self {
+        Self { place: Place::Sandbox(node), ..self }
     }
 
     pub async fn start(&self) -> Arc<Pod> {

@@ -37,13 +37,13 @@ impl Targets for Vec<SocketAddr> {
 /// Dialling that is about to happen.
 #[must_use = "nothing is dialled before the result is asked for"]
 pub struct Dials<'a> {
-    from: PodRef<'a>,
+    pod: PodRef<'a>,
     dial: Dial,
 }
 
 impl<'a> Dials<'a> {
-    pub(crate) fn new(from: PodRef<'a>, to: Vec<SocketAddr>) -> Self {
-        Self { from, dial: Dial { to, times: Some(1), ..Dial::default() } }
+    pub(crate) fn new(pod: PodRef<'a>, to: Vec<SocketAddr>) -> Self {
+        Self { pod, dial: Dial { to, times: Some(1), ..Dial::default() } }
     }
 
     pub fn times(self, times: u64) -> Self {
@@ -57,6 +57,11 @@ impl<'a> Dials<'a> {
 
     pub fn how(self, how: How) -> Self {
         self.with(|dial| dial.how = how)
+    }
+
+    /// TCP connections all come from this address and port.
+    pub fn from(self, from: SocketAddr) -> Self {
+        self.with(|dial| dial.from = Some(from))
     }
 
     /// A rest between two connections.
@@ -74,13 +79,13 @@ impl<'a> Dials<'a> {
     }
 
     pub async fn report(&self) -> Report {
-        let report = self.from.start().await.dial(self.dial.clone()).await;
+        let report = self.pod.start().await.dial(self.dial.clone()).await;
         report.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Goes on until it is stopped.
     pub async fn in_background(self) -> Dialling {
-        let pod: Arc<Pod> = self.from.start().await;
+        let pod: Arc<Pod> = self.pod.start().await;
         pod.dial_on(self.dial).await.unwrap_or_else(|error| panic!("{error:#}"))
     }
 

@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
 };
@@ -18,9 +18,10 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
 };
 use rtnetlink::{
-    Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkBridge, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
     packet_route::{
         address::AddressHeaderFlags,
+        neighbour::NeighbourFlags,
         route::{RouteScope, RouteType},
     },
 };
@@ -50,7 +51,13 @@ const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/
 
 /// Without an address of its own a bridge takes the lowest among its ports: a pod that comes would change it, and the
 /// others would send to the old one until their neighbour entry is probed, seconds later.
-const BRIDGE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+const BRIDGE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];
+
+/// The port of VXLAN, by its standard.
+const VXLAN_PORT: u16 = 4789;
+
+/// A link-layer address.
+pub type Mac = [u8; 6];
 
 /// A network namespace, held by a descriptor.
 #[derive(Debug)]
@@ -151,6 +158,36 @@ impl Netlink<'_> {
         request.execute().await.with_context(|| format!("cannot attach {port} to bridge {bridge}"))
     }
 
+    /// A tunnel that knows its other ends by forwarding entries alone.
+    pub async fn vxlan(&self, name: &str, local: Ipv4Addr, mac: Mac) -> Result<()> {
+        let link = LinkVxlan::new(name, 1).local(local).port(VXLAN_PORT).learning(false).address(mac.into());
+        let request = self.handle.link().add(link.build());
+        request.execute().await.with_context(|| format!("cannot make the tunnel {name}"))?;
+        self.up(name).await
+    }
+
+    /// Behind which machine of the underlay a link-layer address is.
+    pub async fn forwarding_entry(&self, tunnel: &str, mac: Mac, to: IpAddr) -> Result<()> {
+        let request = self.handle.neighbours().add_bridge(self.index(tunnel)?, &mac).destination(to);
+        let request = request.flags(NeighbourFlags::Own);
+        request.execute().await.with_context(|| format!("cannot add a forwarding entry to {tunnel}"))
+    }
+
+    pub async fn neighbour(&self, device: &str, address: IpAddr, mac: Mac) -> Result<()> {
+        let request = self.handle.neighbours().add(self.index(device)?, address).link_layer_address(&mac);
+        request.execute().await.with_context(|| format!("cannot add the neighbour {address} to {device}"))
+    }
+
+    pub async fn mtu(&self, name: &str, bytes: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_name(name).mtu(bytes).build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .with_context(|| format!("cannot set the MTU of {name}"))
+    }
+
     pub async fn up(&self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).up().build();
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot set {name} up"))
@@ -171,6 +208,29 @@ impl Netlink<'_> {
             .destination_prefix(to.network(), to.prefix())
             .and_then(|route| route.gateway(via))
             .with_context(what)?;
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// What is at the other end of a device.
+    pub async fn route_through(&self, to: IpNetwork, device: &str) -> Result<()> {
+        let what = || format!("cannot add the route to {to} through {device}");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix())
+            .with_context(what)?
+            .output_interface(self.index(device)?)
+            .scope(RouteScope::Link);
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// Via an address that is taken to be at the other end of a device.
+    pub async fn route_beyond(&self, to: IpNetwork, via: IpAddr, device: &str) -> Result<()> {
+        let what = || format!("cannot add the route to {to} via {via} through {device}");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix())
+            .and_then(|route| route.gateway(via))
+            .with_context(what)?
+            .output_interface(self.index(device)?)
+            .onlink();
         self.handle.route().add(route.build()).execute().await.with_context(what)
     }
 

@@ -1,4 +1,4 @@
-//! A node: a namespace with a bridge for its pods, a cgroup subtree, a pin directory and an agent.
+//! A node: a namespace with ways to its pods, a cgroup subtree, a pin directory and an agent.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -21,10 +21,9 @@ use crate::{
     leftovers::unique_name,
     mounts::PinDir,
     netns::Netns,
+    pod_network::PodNetwork,
 };
 
-/// The bridge that a node's pods hang on.
-pub const POD_BRIDGE: &str = "pods";
 /// Pods are numbered from here, so that examples may use the addresses below.
 const FIRST_POD: u16 = 100;
 
@@ -81,6 +80,7 @@ pub struct Node {
     pub name: String,
     pub addresses: Addresses,
     pub pods: Subnet,
+    pub network: PodNetwork,
     agent: Mutex<Option<Agent>>,
     setting: AgentSetting,
     next_pod: AtomicU16,
@@ -94,6 +94,7 @@ pub struct Node {
 pub struct NodeParts {
     pub addresses: Addresses,
     pub pods: Subnet,
+    pub network: PodNetwork,
     pub setting: AgentSetting,
     pub netns: Netns,
     pub pins: PinDir,
@@ -102,18 +103,14 @@ pub struct NodeParts {
 
 impl Node {
     pub async fn start(parts: NodeParts) -> Result<Self> {
-        let NodeParts { addresses, pods, setting, netns, pins, cgroup } = parts;
+        let NodeParts { addresses, pods, network, setting, netns, pins, cgroup } = parts;
         netns.forward()?;
-        let netlink = netns.netlink()?;
-        netlink.bridge(POD_BRIDGE).await?;
-        for address in pods.interface(pods.host(1))? {
-            netlink.address(POD_BRIDGE, address).await?;
-        }
-        drop(netlink);
+        network.prepare(&netns, &pods, addresses).await?;
         Ok(Self {
             name: setting.node.clone(),
             addresses,
             pods,
+            network,
             agent: Mutex::new(None),
             setting,
             next_pod: AtomicU16::new(FIRST_POD),

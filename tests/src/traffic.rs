@@ -135,6 +135,9 @@ pub struct Serve {
 pub struct Dial {
     /// Taken in turn.
     pub to: Vec<SocketAddr>,
+    /// Where TCP connections come from, if the kernel shall not choose.
+    #[serde(default)]
+    pub from: Option<SocketAddr>,
     /// Without it, until halted.
     pub times: Option<u64>,
     pub workers: usize,
@@ -151,6 +154,7 @@ impl Default for Dial {
     fn default() -> Self {
         Self {
             to: Vec::new(),
+            from: None,
             times: None,
             workers: 1,
             how: How::Tcp,

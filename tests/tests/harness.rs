@@ -2,12 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on shall panic")]
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use tests::{
     Cluster,
     cluster::PodRef,
-    mounts,
+    firewall, mounts,
+    pod_network::PodNetwork,
     traffic::{How, Protocol},
 };
 
@@ -32,6 +33,50 @@ async fn pods_reach_each_other_across_nodes_over_both_families() {
         let report = cluster.pod("client").dials(far).how(how).times(4).always_reaches_one_of(["far"]).await;
         assert_eq!(report.answered_by("far"), 4, "{how:?}");
     }
+}
+
+#[tokio::test]
+async fn every_form_of_pod_network_carries_traffic_and_keeps_its_source() {
+    for network in PodNetwork::ALL {
+        let cluster = Cluster::start("networks").nodes(2).pod_network(network).without_agents().await;
+        let near = serving(cluster.pod("near").sandboxed_on(0)).await;
+        let far = serving(cluster.pod("far").on(1)).await;
+        let client = cluster.pod("client");
+        let own = client.start().await.addresses;
+        for how in [How::Tcp, How::ConnectedUdp] {
+            for (name, to) in [("near", near), ("far", far)] {
+                let report = client.clone().dials(to).how(how).times(2).reaches_each_of([name]).await;
+                let sources: Vec<_> = report.answers[name].sources.keys().copied().collect();
+                assert_eq!(sources, own.both(), "{network:?} {how:?} {name}");
+            }
+            // What masquerading will take is an address of the node.
+            for (to, is_here) in [(near, true), (far, false)] {
+                let report = cluster.pod("host").on_host(0).dials(to).how(how).times(2).report().await;
+                let sources = report.answers.values().flat_map(|answers| answers.sources.keys().copied());
+                let want = network.masquerade(cluster.node(0), is_here).both();
+                assert_eq!(sources.collect::<Vec<_>>(), want, "{network:?} {how:?} from the host");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_firewall_denies_what_its_rules_say() {
+    let cluster = Cluster::start("firewall").without_agents().await;
+    let a = serving(cluster.pod("a")).await;
+    let rules = format!(
+        "table inet story {{
+            counter denied {{}}
+            chain forward {{ type filter hook forward priority 0; ip daddr {} counter name denied drop; }}
+        }}",
+        a[0].ip()
+    );
+    firewall::filter(cluster.node(0).netns(), &rules).unwrap();
+    let client = cluster.client("client");
+    client.clone().dials(a[1]).always_reaches_one_of(["a"]).await;
+    let report = client.dials(a[0]).giving_up_after(Duration::from_millis(100)).report().await;
+    assert_eq!(report.failures.keys().collect::<Vec<_>>(), ["connect: timed out"]);
+    assert_eq!(firewall::counted(cluster.node(0).netns(), "story", "denied").unwrap(), 1);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod linker;
 mod lint_tools;
 mod machine;
 mod note;
+mod story_tools;
 mod toolchain;
 
 pub use note::Note;
@@ -49,4 +50,9 @@ pub fn ensure_for_lint() -> Result<Note> {
     let note = ensure()?;
     lint_tools::ensure(&note)?;
     Ok(note)
+}
+
+/// What the stories need on top.
+pub fn ensure_for_stories() -> Result<()> {
+    story_tools::ensure()
 }

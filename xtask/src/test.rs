@@ -45,9 +45,14 @@ impl Test {
         Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
+    fn set_up(&self) -> Result<()> {
+        setup::ensure_for_lint()?;
+        if self.no_root { Ok(()) } else { setup::ensure_for_stories() }
+    }
+
     /// A failed stage does not keep later ones from running, unless they stand on it.
     fn stages(&self, report: &mut Report) -> Result<()> {
-        report.stage("setup", |_| setup::ensure_for_lint().map(|_| true))?;
+        report.stage("setup", |_| self.set_up().map(|()| true))?;
         report.stage("lint", |_| lint::check())?;
         let mut binary = None;
         report.stage("build", |_| {

@@ -93,8 +93,8 @@ impl Dialling {
         sockets: &mut Sockets,
     ) -> Result<Answered, Failure> {
         match self.order.how {
-            How::Tcp => tcp(to, patience).await,
-            How::MappedTcp => tcp(mapped(to), patience).await,
+            How::Tcp => tcp(self.order.from, to, patience).await,
+            How::MappedTcp => tcp(self.order.from, mapped(to), patience).await,
             How::Http => http(to, patience).await,
             How::ConnectedUdp => connected_udp(to, patience).await,
             How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, patience).await,
@@ -152,8 +152,8 @@ impl Patience {
     }
 }
 
-async fn tcp(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
-    let mut stream = BufReader::new(patience.with("connect", connect(to)).await?);
+async fn tcp(from: Option<SocketAddr>, to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
+    let mut stream = BufReader::new(patience.with("connect", connect_from(from, to)).await?);
     let peer = stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
     let answer = patience.with("exchange", ask(&mut stream, "who")).await?;
     answered(&answer, Some(peer))
@@ -174,7 +174,15 @@ async fn http(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
 
 /// A connection that leaves no TIME_WAIT behind: ten thousand of them would use up a pod's ports.
 pub(super) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    connect_from(None, to).await
+}
+
+async fn connect_from(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from {
+        socket.set_reuseaddr(true)?;
+        socket.bind(from)?;
+    }
     socket.set_zero_linger()?;
     socket.set_nodelay(true)?;
     socket.connect(to).await
@@ -194,7 +202,7 @@ async fn connected_udp(to: SocketAddr, patience: Patience) -> Result<Answered, F
     let socket = datagram::open(family, None).map_err(Failure::at("socket"))?;
     patience.with("connect", socket.connect(to)).await?;
     let peer = socket.peer_addr().map_err(Failure::at("getpeername"))?;
-    socket.send(b"?").await.map_err(Failure::at("send"))?;
+    socket.send(b"who ?").await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];
     let length = patience.with("receive", socket.recv(&mut buffer)).await?;
     answered(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()), Some(peer))
@@ -207,7 +215,7 @@ async fn unconnected_udp(
 ) -> Result<Answered, Failure> {
     // A number of its own tells an answer from a late one to an earlier attempt that timed out.
     let token = now_us().to_string();
-    socket.send_to(token.as_bytes(), to).await.map_err(Failure::at("send"))?;
+    socket.send_to(format!("who {token}").as_bytes(), to).await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];
     loop {
         let (length, from) = patience.with("receive", socket.recv_from(&mut buffer)).await?;
@@ -222,11 +230,14 @@ async fn unconnected_udp(
     }
 }
 
-/// Reads `name generation` and ignores what follows.
+/// Reads `name generation`, and a source if one follows.
 fn answered(text: &str, peer: Option<SocketAddr>) -> Result<Answered, Failure> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next().map(str::parse)) {
-        (Some(name), Some(Ok(generation))) => Ok(Answered { name: name.to_owned(), generation, peer }),
+        (Some(name), Some(Ok(generation))) => {
+            let source = words.next().and_then(|word| word.parse().ok());
+            Ok(Answered { name: name.to_owned(), generation, peer, source })
+        }
         _ => Err(Failure(format!("exchange: `{text}` is no answer"))),
     }
 }

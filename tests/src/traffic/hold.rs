@@ -101,7 +101,7 @@ impl Connection {
     }
 
     fn answered(&self) -> Answered {
-        Answered { name: self.name.clone(), generation: 0, peer: Some(self.peer) }
+        Answered { name: self.name.clone(), generation: 0, peer: Some(self.peer), source: None }
     }
 }
 

@@ -1,6 +1,11 @@
 //! What came of dialling, counted while it goes on.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
@@ -35,6 +40,9 @@ pub struct Answers {
     pub last_began_us: u64,
     /// The smallest and the largest generation it answered with.
     pub generations: (u64, u64),
+    /// The clients' addresses as this server saw them, and how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<IpAddr, u64>,
     /// When each attempt that it answered began and when its answer was there, if that was to be recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spans_us: Vec<(u64, u64)>,
@@ -80,6 +88,8 @@ pub(super) struct Answered {
     pub name: String,
     pub generation: u64,
     pub peer: Option<SocketAddr>,
+    /// Where the server saw it come from, if it told.
+    pub source: Option<SocketAddr>,
 }
 
 /// Why one attempt failed: the step and the error's name.
@@ -158,6 +168,9 @@ impl Tally {
         answers.last_began_us = answers.last_began_us.max(began_us);
         answers.generations.0 = answers.generations.0.min(answered.generation);
         answers.generations.1 = answers.generations.1.max(answered.generation);
+        if let Some(source) = answered.source {
+            *answers.sources.entry(source.ip()).or_default() += 1;
+        }
         if let Some(peer) = answered.peer {
             *self.report.peers.entry(peer).or_default() += 1;
         }

@@ -1,8 +1,9 @@
 //! Servers that say who they are.
 //!
-//! Over TCP they answer line by line: `who` with `name generation`, `GET ..` with the same as an HTTP page (and the end
-//! of the connection), anything else with `name` and that line. Over UDP every datagram is answered with
-//! `name generation` and its own text.
+//! Over TCP they answer line by line: `who` with `name generation source`, where the source is the client's address as
+//! it looks from here, `GET ..` with `name generation` as an HTTP page (and the end of the connection), anything else
+//! with `name` and that line. Over UDP every datagram is answered with `name generation` and its own text; one that
+//! begins with `who ` has the source put before the text.
 
 use std::{
     io,
@@ -100,15 +101,15 @@ async fn accept(listener: TcpListener, identity: Identity) {
         tokio::select! {
             accepted = listener.accept() => {
                 // A connection that was reset while it waited is no reason to stop serving.
-                let Ok((stream, _)) = accepted else { continue };
-                connections.spawn(serve(stream, identity.clone()));
+                let Ok((stream, source)) = accepted else { continue };
+                connections.spawn(serve(stream, source, identity.clone()));
             }
             Some(_ended) = connections.join_next() => {}
         }
     }
 }
 
-async fn serve(stream: TcpStream, identity: Identity) -> io::Result<()> {
+async fn serve(stream: TcpStream, source: SocketAddr, identity: Identity) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
@@ -121,7 +122,7 @@ async fn serve(stream: TcpStream, identity: Identity) -> io::Result<()> {
             return page(stream, &identity).await;
         }
         let answer = match line.trim_end() {
-            "who" => identity.to_string(),
+            "who" => format!("{identity} {source}"),
             other => format!("{} {other}", identity.name),
         };
         stream.get_mut().write_all(format!("{answer}\n").as_bytes()).await?;
@@ -151,7 +152,11 @@ async fn reply(socket: UdpSocket, identity: Identity) {
         // An ICMP error about an earlier reply shows up here; the next client is served all the same.
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
-        let _ = socket.send_to(format!("{identity} {text}").as_bytes(), from).await;
+        let answer = match text.strip_prefix("who ") {
+            Some(text) => format!("{identity} {from} {text}"),
+            None => format!("{identity} {text}"),
+        };
+        let _ = socket.send_to(answer.as_bytes(), from).await;
     }
 }
 
