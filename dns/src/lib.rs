@@ -8,6 +8,7 @@ pub mod corefile;
 mod followed;
 pub mod forward;
 pub mod handler;
+pub mod health;
 pub mod hosts;
 pub mod metrics;
 pub mod name;
