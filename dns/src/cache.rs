@@ -88,7 +88,6 @@ impl Cache {
 
     pub(crate) fn look(&self, question: &Query, wants: Wants) -> Found {
         let key = key::Buffer::new(question, wants);
-        self.metrics.requests.inc();
         let mut expired = None;
         for answers in [&self.success, &self.denial].into_iter().flatten() {
             let Some(entry) = answers.store.get(key.bytes()) else { continue };
@@ -174,6 +173,10 @@ impl Cache {
         let key = key::Buffer::new(question, wants);
         let stores = [&self.success, &self.denial].into_iter().flatten();
         stores.filter_map(|answers| answers.store.get(key.bytes())).for_each(|entry| act(&entry));
+    }
+
+    pub(crate) fn is_asked(&self) {
+        self.metrics.requests.inc();
     }
 
     pub(crate) fn misses(&self) {

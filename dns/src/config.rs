@@ -55,7 +55,7 @@ pub struct ServerBlock {
     pub shuffle: bool,
     /// The largest UDP answer that is sent, whatever the client can take.
     pub max_udp_payload: u16,
-    /// `localhost` and the zones of RFC 6303 are answered here.
+    /// `localhost` and its like are answered here.
     pub local: bool,
     /// ANY is answered with a HINFO (RFC 8482).
     pub minimal_any: bool,
@@ -151,7 +151,7 @@ impl ServerBlock {
             reload: None,
             shuffle: false,
             max_udp_payload: MAX_UDP_PAYLOAD,
-            local: false,
+            local: true,
             minimal_any: false,
             minimal: false,
         }

@@ -95,6 +95,7 @@ impl Forwarder {
     /// The answer, if it is remembered: neither waits nor asks anybody.
     pub fn cached(&self, question: &Query, wants: Wants) -> Option<Reply> {
         let cache = self.0.cache.as_ref()?;
+        cache.is_asked();
         match cache.look(question, wants) {
             Found::Fresh(reply) => Some(reply.masked(wants)),
             Found::Due(reply, popularity) => {
@@ -112,13 +113,11 @@ impl Forwarder {
         }
     }
 
-    /// The answer, or the refusal that stands for it. Names that no rule takes are REFUSED.
+    /// The answer that [`Self::cached`] did not have, or the refusal that stands for it. Names that no rule takes are
+    /// REFUSED.
     pub async fn resolve(&self, question: &Query, wants: Wants) -> Reply {
         if self.0.surroundings.loops.came_back(question) {
             return Reply::refused();
-        }
-        if let Some(reply) = self.cached(question, wants) {
-            return reply;
         }
         if let Some(cache) = &self.0.cache {
             cache.misses();

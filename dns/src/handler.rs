@@ -20,10 +20,12 @@ use crate::{
     snapshot::{Published, Snapshot},
 };
 
+mod known;
 mod random;
 mod reply;
 mod wire;
 
+use known::Known;
 use random::below;
 use reply::Response;
 pub use wire::encode;
@@ -59,10 +61,12 @@ pub struct Pending {
 pub struct Block {
     /// The names it answers for.
     pub zones: Vec<Name>,
+    known: Known,
     authority: Option<Authority>,
     forwarder: Option<Forwarder>,
     shuffle: bool,
     minimal: bool,
+    logs: bool,
     max_udp_payload: u16,
     metrics: QueryMetrics,
 }
@@ -83,10 +87,12 @@ impl Block {
         Ok(Self {
             metrics: surroundings.metrics.queries(server, &label),
             zones,
+            known: Known::start(block),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shuffle: block.shuffle,
             minimal: block.minimal,
+            logs: block.log,
             max_udp_payload: block.max_udp_payload,
         })
     }
@@ -149,11 +155,30 @@ impl Handler {
             return response.refuse(ResponseCode::Refused, &self.dropped);
         };
         response.is_served_by(block);
+        let Some(rewritten) = block.known.rewritten(question) else {
+            return self.answer_as(question, &name, response, block);
+        };
+        let question = rewritten.question.clone();
+        response.is_rewritten(rewritten);
+        self.answer_as(&question, &QueryName::from(&question.name), response, block)
+    }
+
+    /// The question may be another than the client's by now.
+    fn answer_as(
+        &self,
+        question: &Query,
+        name: &QueryName,
+        response: Response,
+        block: &Arc<Block>,
+    ) -> Handled {
+        if let Some(reply) = block.known.answer(question) {
+            return Handled::Reply(response.finish_with(reply, &block.metrics));
+        }
         let snapshot = self.published.load();
         let Some(authority) = &block.authority else {
             return self.elsewhere(response, question.clone(), block);
         };
-        match answer(&name, question.query_type, authority, &snapshot) {
+        match answer(name, question.query_type, authority, &snapshot) {
             Outcome::Elsewhere => self.elsewhere(response, question.clone(), block),
             Outcome::Unready => response.refuse(ResponseCode::ServFail, &block.metrics),
             Outcome::Here(answer) => self.here(response, (answer, authority), block, &snapshot),

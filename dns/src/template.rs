@@ -42,6 +42,9 @@ pub(crate) enum PatternError {
 
 /// The answer of the first template that is about the question. None: somebody else may know.
 pub fn answer(templates: &[Template], question: &Query) -> Option<Reply> {
+    if templates.is_empty() {
+        return None;
+    }
     let name = LowerName::new(question.name());
     let text = name.to_string();
     for template in templates.iter().filter(|template| is_about(template, question, &name)) {

@@ -112,6 +112,7 @@ fn apply(server: &mut ServerBlock, directive: &tree::Directive, zones: &Zones) -
         "reload" => server.reload = reload(directive)?,
         "loadbalance" => server.shuffle = loadbalance(directive)?,
         "loop" => server.detect_loops = flag(directive)?,
+        // As without it: such names never leave this machine.
         "local" => server.local = flag(directive)?,
         "any" => server.minimal_any = flag(directive)?,
         "minimal" => server.minimal = flag(directive)?,

@@ -45,6 +45,8 @@ pub enum Origin {
     Cache,
     Hosts,
     Template,
+    Local,
+    Any,
     /// Nobody was asked, or nobody answered.
     Here,
 }
@@ -56,6 +58,8 @@ impl Origin {
             Self::Cache => "cache",
             Self::Hosts => "hosts",
             Self::Template => "template",
+            Self::Local => "local",
+            Self::Any => "any",
             Self::Here => "",
         }
     }

@@ -52,7 +52,11 @@ fn caching(rule: Forward, cache: &config::Cache) -> Forwarder {
 }
 
 async fn ask(forwarder: &Forwarder, text: &str) -> Reply {
-    forwarder.resolve(&question(text), Wants::default()).await
+    let question = question(text);
+    match forwarder.cached(&question, Wants::default()) {
+        Some(reply) => reply,
+        None => forwarder.resolve(&question, Wants::default()).await,
+    }
 }
 
 fn addresses(reply: &Reply) -> Vec<String> {

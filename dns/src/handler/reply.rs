@@ -10,12 +10,15 @@ use hickory_server::proto::{
     },
 };
 
+use tracing::info;
+
 use super::{Block, Client, Handled, wire::encode};
 use crate::{
     answer::{self, Answer, Data, Owner, Soa},
     authority::Authority,
     forward::{Reply, Wants},
     metrics::{Protocol, QueryMetrics},
+    rewrite::Rewritten,
     snapshot::Snapshot,
 };
 
@@ -41,7 +44,10 @@ pub struct Response {
     /// The largest UDP payload of the block.
     cap: u16,
     minimal: bool,
+    logs: bool,
     wants: Wants,
+    /// The question that is answered, where it is not the client's.
+    rewritten: Option<Rewritten>,
 }
 
 impl Response {
@@ -65,6 +71,8 @@ impl Response {
             edns_version: request.edns.as_ref().map_or(0, Edns::version),
             cap: crate::config::MAX_UDP_PAYLOAD,
             minimal: false,
+            logs: false,
+            rewritten: None,
             wants: Wants {
                 dnssec_ok,
                 checking_disabled: request.metadata.checking_disabled,
@@ -80,8 +88,13 @@ impl Response {
     pub fn is_served_by(&mut self, block: &Block) {
         self.cap = block.max_udp_payload;
         self.minimal = block.minimal;
+        self.logs = block.logs;
         // Also for our own names: some clients leave a server that says it cannot.
         self.message.metadata.recursion_available = block.forwarder.is_some();
+    }
+
+    pub fn is_rewritten(&mut self, rewritten: Rewritten) {
+        self.rewritten = Some(rewritten);
     }
 
     pub fn kind(&self) -> RecordType {
@@ -114,7 +127,10 @@ impl Response {
     }
 
     /// `plugin`: how metrics call the part that answered.
-    pub fn finish(self, metrics: &QueryMetrics, plugin: &str) -> Vec<u8> {
+    pub fn finish(mut self, metrics: &QueryMetrics, plugin: &str) -> Vec<u8> {
+        if let Some(rewritten) = &self.rewritten {
+            rewritten.restore(&mut self.message.answers);
+        }
         let Client { protocol, address } = self.client;
         metrics.asked(protocol, address.is_ipv6(), self.kind(), self.wants.dnssec_ok, self.size);
         let rcode = self.message.metadata.response_code;
@@ -122,8 +138,13 @@ impl Response {
             Protocol::Tcp => MAX_TCP_PAYLOAD,
             Protocol::Udp => usize::from(self.payload.unwrap_or_default().min(self.cap).max(MIN_UDP_PAYLOAD)),
         };
+        let question = if self.logs { self.message.queries.first().cloned() } else { None };
         let encoded = encode(self.message, limit);
-        metrics.answered(protocol, rcode, plugin, encoded.len(), self.started.elapsed());
+        let took = self.started.elapsed();
+        metrics.answered(protocol, rcode, plugin, encoded.len(), took);
+        if let Some(question) = question {
+            info!(client = %address, %question, rcode = %rcode, plugin, size = encoded.len(), ?took, "answered");
+        }
         encoded
     }
 

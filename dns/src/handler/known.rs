@@ -1,0 +1,60 @@
+//! What a block answers by itself, before the cluster and the upstreams are asked: in the order of CoreDNS's plugins.
+
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::{RData, Record, RecordType, rdata::HINFO},
+};
+
+use crate::{
+    config::{Rewrite, ServerBlock, Template},
+    forward::{Origin, Reply},
+    hosts::Hosts,
+    local,
+    rewrite::{Rewritten, rewritten},
+    template,
+};
+
+#[derive(Debug)]
+pub struct Known {
+    local: bool,
+    minimal_any: bool,
+    rewrites: Vec<Rewrite>,
+    templates: Vec<Template>,
+    hosts: Option<Hosts>,
+}
+
+/// As RFC 8482 proposes, section 4.2.
+const ANY_TTL: u32 = 8482;
+
+impl Known {
+    /// Must be called within a runtime, as [`Hosts::start`].
+    pub fn start(block: &ServerBlock) -> Self {
+        Self {
+            local: block.local,
+            minimal_any: block.minimal_any,
+            rewrites: block.rewrites.clone(),
+            templates: block.templates.clone(),
+            hosts: block.hosts.as_ref().map(Hosts::start),
+        }
+    }
+
+    pub fn rewritten(&self, question: &Query) -> Option<Rewritten> {
+        if self.rewrites.is_empty() { None } else { rewritten(&self.rewrites, question) }
+    }
+
+    pub fn answer(&self, question: &Query) -> Option<Reply> {
+        if self.minimal_any && question.query_type() == RecordType::ANY {
+            return Some(obsolete(question));
+        }
+        let local = if self.local { local::answer(question) } else { None };
+        local
+            .or_else(|| template::answer(&self.templates, question))
+            .or_else(|| self.hosts.as_ref().and_then(|hosts| hosts.answer(question)))
+    }
+}
+
+fn obsolete(question: &Query) -> Reply {
+    let data = HINFO::new("ANY obsoleted".to_owned(), "See RFC 8482".to_owned());
+    let answers = vec![Record::from_rdata(question.name().clone(), ANY_TTL, RData::HINFO(data))];
+    Reply { answers, ..Reply::known(ResponseCode::NoError, Origin::Any) }
+}
