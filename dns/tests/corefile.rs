@@ -1,0 +1,110 @@
+//! A Corefile, and the answers that a server gives which was started with it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use dns::{corefile, forward::Surroundings, run, server::Server};
+use hickory_server::proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, CNAME},
+    },
+};
+use tokio::net::UdpSocket;
+
+const COREFILE: &str = "\
+. {
+    any
+    rewrite name suffix .outer.example .inner.example
+    hosts /nonexistent {
+        10.0.0.1 listed.inner.example listed.example
+        fallthrough
+    }
+    template IN AAAA {
+        rcode NOERROR
+    }
+    forward . UPSTREAM
+    cache 30
+}
+acme.local {
+    forward . UPSTREAM {
+        except not.acme.local
+    }
+}
+";
+
+/// Answers every question with an alias and an address.
+async fn upstream() -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let asked = Message::from_vec(&buffer[..length]).unwrap();
+            let mut reply = Message::response(asked.metadata.id, OpCode::Query);
+            let name = asked.queries[0].name().clone();
+            let alias = Name::from_ascii("alias.example.").unwrap();
+            reply.add_query(asked.queries[0].clone());
+            reply.add_answer(Record::from_rdata(name, 300, RData::CNAME(CNAME(alias.clone()))));
+            reply.add_answer(Record::from_rdata(alias, 300, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
+            socket.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    address
+}
+
+async fn start() -> Server {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    std::fs::write(&path, COREFILE.replace("UPSTREAM", &upstream().await.to_string())).unwrap();
+    let config = corefile::read(&path, &|_| None).unwrap();
+    let listen = [(Ipv4Addr::LOCALHOST, 0).into()];
+    run::start(&config, &listen, &Arc::default(), &Surroundings::default()).unwrap()
+}
+
+async fn ask(server: &Server, name: &str, kind: RecordType) -> String {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.connect(server.addresses()[0]).await.unwrap();
+    let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+    question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    socket.send(&question.to_vec().unwrap()).await.unwrap();
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    let reply = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(reply.queries, question.queries, "{name} {kind}");
+    let records = reply.answers.iter().map(|record| format!(" | {} {}", record.name, record.data));
+    format!("{}{}", reply.metadata.response_code, records.collect::<String>())
+}
+
+#[tokio::test]
+async fn blocks_answer_as_they_say() {
+    let server = start().await;
+    for (name, kind, want) in [
+        ("Listed.example.", RecordType::A, "No Error | Listed.example. 10.0.0.1"),
+        ("Listed.Outer.example.", RecordType::A, "No Error | Listed.Outer.example. 10.0.0.1"),
+        ("www.example.", RecordType::AAAA, "No Error"),
+        ("www.example.", RecordType::ANY, "No Error | www.example. ANY obsoleted See RFC 8482"),
+        ("localhost.", RecordType::A, "No Error | localhost. 127.0.0.1"),
+        ("www.example.", RecordType::A, "No Error | www.example. alias.example. | alias.example. 192.0.2.1"),
+        ("WWW.example.", RecordType::A, "No Error | WWW.example. alias.example. | alias.example. 192.0.2.1"),
+        (
+            "www.outer.example.",
+            RecordType::A,
+            "No Error | www.outer.example. alias.example. | alias.example. 192.0.2.1",
+        ),
+        (
+            "x.acme.local.",
+            RecordType::A,
+            "No Error | x.acme.local. alias.example. | alias.example. 192.0.2.1",
+        ),
+        ("x.not.acme.local.", RecordType::A, "Query Refused"),
+    ] {
+        assert_eq!(ask(&server, name, kind).await, want, "{name} {kind}");
+    }
+}
