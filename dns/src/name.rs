@@ -9,6 +9,13 @@ pub use place::{Place, Reverse, ServiceName, is_reverse, place, reverse};
 /// The longest name there is, with the length octets of its labels and the root's.
 const MAX_OCTETS: usize = 255;
 
+/// A domain as people write it, lower-case and absolute.
+pub fn domain(text: &str) -> Option<rr::LowerName> {
+    let mut name = Name::from_text(text)?.to_hickory();
+    name.set_fqdn(true);
+    Some(name.into())
+}
+
 /// A name we hold: labels with their lengths, and the root's zero at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(Box<[u8]>);

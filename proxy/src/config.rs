@@ -5,9 +5,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use crate::model::policy::Policy;
 
 mod devices;
+mod dns;
 mod objects;
 
 pub use devices::{DeviceConfig, DeviceSelection, TcHooks};
+pub use dns::DnsConfig;
 pub use objects::{Environment, Objects};
 
 /// Where the agent looks and what it may do. Whoever wires it takes it apart in full, so that nothing goes unused.
@@ -26,6 +28,8 @@ pub struct Config {
     /// Under which ABI version the maps are pinned; another than our own only in tests of upgrades.
     pub abi_version: u32,
     pub policy: Policy,
+    /// None: names are not answered.
+    pub dns: Option<DnsConfig>,
     pub host: HostConfig,
     /// The agent ends when it changes.
     pub config_file: Option<WatchedFile>,

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, SocketLb},
+    config::{Config, DnsConfig, SocketLb},
     datapath::{self, Busy, PinError, Pins},
     error::chain,
     host,
@@ -24,6 +24,7 @@ mod attachment;
 mod config_file;
 mod devices;
 mod health_ports;
+mod names;
 mod no_local;
 mod serve;
 mod source;
@@ -34,6 +35,8 @@ mod witness;
 use agent::Agent;
 use attachment::Attachment;
 use devices::Devices;
+use names::Names;
+pub use names::run as names;
 use serve::Serve;
 use source::Source;
 use stop::Stop;
@@ -51,6 +54,7 @@ pub async fn run(config: Config) -> Result<()> {
         takeover,
         abi_version,
         policy,
+        dns,
         host,
         config_file,
         serving,
@@ -73,7 +77,10 @@ pub async fn run(config: Config) -> Result<()> {
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     let program_config = program_config(&policy, socket_lb)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
-    let reader = Reader { node_name: policy.node_name.clone(), dns: None };
+    let reader = Reader {
+        node_name: policy.node_name.clone(),
+        dns: dns.as_ref().map(DnsConfig::read_options),
+    };
     let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::follow_network().await?;
@@ -84,11 +91,17 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::follow_logs(&mut programs);
-    let mut agent = Agent::adopt(&pins, policy, addresses, witness)?;
+    let mut names = dns.map(Names::new);
+    if !takeover {
+        names.as_mut().map(Names::serve).transpose()?;
+    }
+    let mut agent = Agent::adopt(&pins, policy, addresses, names, witness)?;
     tokio::select! {
         started = agent.start(&mut source) => started?,
         () = stop.requested() => return stop.outcome(),
     }
+    // Who takes over shares the port with nobody who knows less.
+    agent.serve_names()?;
     match socket_lb {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,
@@ -104,6 +117,7 @@ pub async fn run(config: Config) -> Result<()> {
     let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off, devices };
     agent.follow(&mut source, &mut stop, attachment).await;
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
+    agent.end().await;
     stop.outcome()
 }
 

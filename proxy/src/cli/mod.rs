@@ -7,6 +7,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cleanup;
 mod device_args;
+mod dns;
+mod dns_args;
 mod explain;
 mod frontend_name;
 mod get;
@@ -39,6 +41,8 @@ pub struct Cli {
 enum Verb {
     /// Run the agent of this node; SIGTERM ends it and leaves the data plane in place
     Run(Box<run::Args>),
+    /// Run only the DNS server; SIGTERM ends it
+    Dns(dns::Args),
     /// Remove everything the agent made: pins, links and maps; refuses beside a live agent
     Cleanup(cleanup::Args),
     /// Show what the kernel holds, by Service name, whether or not an agent runs
@@ -89,7 +93,7 @@ impl Verb {
     /// The agent tells its life; a question is answered and nothing else is said.
     fn default_level(&self) -> tracing::Level {
         match self {
-            Self::Run(_) => tracing::Level::INFO,
+            Self::Run(_) | Self::Dns(_) => tracing::Level::INFO,
             Self::Cleanup(_)
             | Self::Get(_)
             | Self::Plan(_)
@@ -105,13 +109,14 @@ impl Verb {
             Self::Run(args) => Some(&args.policy),
             Self::Plan(args) => Some(&args.policy),
             Self::Explain(args) => Some(&args.policy),
-            Self::Cleanup(_) | Self::Get(_) | Self::Version | Self::Completion { .. } => None,
+            Self::Dns(_) | Self::Cleanup(_) | Self::Get(_) | Self::Version | Self::Completion { .. } => None,
         }
     }
 
     fn run(self, file: Option<ConfigFile>) -> Result<()> {
         match self {
             Self::Run(args) => run::run(*args, file),
+            Self::Dns(args) => dns::run(args),
             Self::Cleanup(args) => cleanup::run(args),
             Self::Get(args) => get::run(args),
             Self::Plan(args) => plan::run(args, file.as_ref()),

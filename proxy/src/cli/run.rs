@@ -7,6 +7,7 @@ use proxy_ebpf::abi::ABI_VERSION;
 
 use super::{
     device_args::DeviceArgs,
+    dns_args::DnsArgs,
     kube_proxy_args::KubeProxyArgs,
     policy_args::PolicyArgs,
     source_args::SourceArgs,
@@ -35,6 +36,14 @@ pub struct Args {
     socket_lb: SocketLb,
     #[command(flatten)]
     devices: DeviceArgs,
+    /// Answer the names of the cluster [default: when another flag says how]
+    #[arg(long, overrides_with = "no_dns")]
+    dns: bool,
+    /// Do not answer names
+    #[arg(long, overrides_with = "dns")]
+    no_dns: bool,
+    #[command(flatten)]
+    names: DnsArgs,
     /// Start beside a running agent: prepare, report ready, and continue where it ends
     #[arg(long)]
     takeover: bool,
@@ -74,6 +83,9 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         run_dir,
         socket_lb,
         devices,
+        dns,
+        no_dns,
+        names,
         takeover,
         abi_version,
         policy: policy_args,
@@ -84,6 +96,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         ensure!(host::apply(&host), "not everything could be set, see above");
         return Ok(());
     }
+    let answers_names = dns || names.are_given() && !no_dns;
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
     let config = Config {
         objects: source.objects(settings.kubeconfig.clone()),
@@ -94,6 +107,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         takeover,
         abi_version,
         policy,
+        dns: answers_names.then(|| names.config()).transpose()?,
         host,
         config_file: file,
         serving: settings.serving,

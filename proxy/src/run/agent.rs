@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     attachment::Attachment,
+    names::Names,
     source::Source,
     stop::Stop,
     witness::{After, Witness},
@@ -54,6 +55,8 @@ pub struct Agent {
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
     /// The addresses that serve NodePorts, as they were last written.
     serving: Option<BTreeSet<IpAddr>>,
+    /// None: somebody else answers names.
+    names: Option<Names>,
     graces: Graces,
     /// Hooks that were found without our program since the start.
     repairs: usize,
@@ -71,6 +74,7 @@ impl Agent {
         pins: &Pins,
         policy: Policy,
         addresses: watch::Receiver<BTreeSet<IpAddr>>,
+        names: Option<Names>,
         witness: Witness,
     ) -> Result<Self> {
         // Programs that began under a predecessor may still hold what looks free from here.
@@ -87,6 +91,7 @@ impl Agent {
             serving: None,
             refused: HashSet::new(),
             addresses,
+            names,
             graces: Graces { sender, over },
             repairs: 0,
             witness,
@@ -100,6 +105,17 @@ impl Agent {
 
     pub fn repairs(&self) -> usize {
         self.repairs
+    }
+
+    pub fn serve_names(&mut self) -> Result<()> {
+        self.names.as_mut().map_or(Ok(()), Names::serve)
+    }
+
+    /// Answers what was asked, and leaves the maps as they are.
+    pub async fn end(self) {
+        if let Some(names) = self.names {
+            names.stop().await;
+        }
     }
 
     /// Nothing is written before everything was read. What was not named by then goes, unless it has come since: an
@@ -162,6 +178,9 @@ impl Agent {
         for skipped in &update.skipped {
             warn!(object = skipped.object, reason = skipped.reason, "object skipped");
         }
+        if let Some(names) = &mut self.names {
+            names.take_in(update.names);
+        }
         let mut touched = BTreeSet::new();
         for change in update.changes {
             self.witness.came(&change, &self.index);
@@ -196,6 +215,10 @@ impl Agent {
             frontends: self.reconciler.len(),
             fill: self.reconciler.fill(),
         });
+        // Not before: a name must not lead to an address that nothing serves yet.
+        if let Some(names) = &mut self.names {
+            names.publish();
+        }
         if let Some(epoch) = pass.grace {
             let over = self.graces.sender.clone();
             spawn_blocking(move || match datapath::grace_period() {

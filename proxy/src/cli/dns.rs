@@ -1,0 +1,19 @@
+//! `dns`: only the DNS server.
+
+use anyhow::Result;
+
+use super::{dns_args::DnsArgs, source_args::SourceArgs};
+use crate::run;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    dns: DnsArgs,
+}
+
+pub fn run(Args { source, dns }: Args) -> Result<()> {
+    let (objects, config) = (source.objects(None), dns.config()?);
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::names(objects, config))
+}

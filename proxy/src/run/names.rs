@@ -1,0 +1,127 @@
+//! Names that are answered: what objects mean to DNS, joined, and published when the data plane is as far.
+//!
+//! The server has threads of its own, so that the agent's loop and the queries do not wait for each other. Until the first
+//! snapshot is published it answers SERVFAIL for the cluster's names: what is not known yet may well exist.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use dns::{
+    forward::Surroundings,
+    server::Server,
+    snapshot::{Index, Published},
+    zone::Change,
+};
+use tokio::runtime::{Builder, Runtime};
+use tracing::{debug, info};
+
+use super::{source::Source, stop::Stop};
+use crate::{
+    config::{DnsConfig, Objects},
+    k8s::reader::Reader,
+};
+
+pub struct Names {
+    index: Index,
+    published: Arc<Published>,
+    /// Of what was published last.
+    serial: u32,
+    /// Something was taken in since.
+    is_behind: bool,
+    config: DnsConfig,
+    /// The server and its threads, once it serves.
+    serving: Option<(Server, Runtime)>,
+}
+
+impl Names {
+    pub fn new(config: DnsConfig) -> Self {
+        Self {
+            index: Index::default(),
+            published: Arc::default(),
+            serial: 0,
+            is_behind: true,
+            config,
+            serving: None,
+        }
+    }
+
+    /// Begins to answer, if it has not begun yet.
+    pub fn serve(&mut self) -> Result<()> {
+        if self.serving.is_some() {
+            return Ok(());
+        }
+        let runtime = Builder::new_multi_thread().thread_name("dns").enable_all().build()?;
+        let server = {
+            let _inside = runtime.enter();
+            let DnsConfig { server, listen } = &self.config;
+            dns::run::start(server, listen, &self.published, &Surroundings::default())?
+        };
+        self.serving = Some((server, runtime));
+        Ok(())
+    }
+
+    pub fn take_in(&mut self, changes: Vec<Change>) {
+        self.is_behind |= !changes.is_empty();
+        changes.into_iter().for_each(|change| self.index.apply(change));
+    }
+
+    /// From now on answers are made of everything that was taken in.
+    pub fn publish(&mut self) {
+        if !std::mem::take(&mut self.is_behind) {
+            return;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        // The time, so that it grows from one agent to the next; two changes in a second still differ.
+        self.serial = self.serial.saturating_add(1).max(u32::try_from(now).unwrap_or(u32::MAX));
+        self.published.publish(self.index.snapshot(self.serial));
+        debug!(serial = self.serial, "names published");
+    }
+
+    /// Answers what was asked, and no more.
+    pub async fn stop(self) {
+        if let Some((server, runtime)) = self.serving {
+            server.stop().await;
+            // A runtime must not wait for its threads inside another.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Only the DNS server, until SIGTERM or SIGINT.
+pub async fn run(objects: Objects, config: DnsConfig) -> Result<()> {
+    let mut stop = Stop::new(None)?;
+    let reader = Reader { node_name: String::new(), dns: Some(config.read_options()) };
+    let mut names = Names::new(config);
+    names.serve()?;
+    let followed = tokio::select! {
+        followed = follow(&mut names, objects, reader) => followed,
+        () = stop.requested() => Ok(()),
+    };
+    names.stop().await;
+    followed?;
+    stop.outcome()
+}
+
+async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<()> {
+    let mut source = Source::new(objects, reader).await?;
+    let mut is_synced = false;
+    loop {
+        let mut next = Some(source.next().await.context("the source of objects ended")?);
+        let was_synced = is_synced;
+        while let Some(update) = next {
+            is_synced |= update.is_synced;
+            names.take_in(update.names);
+            next = source.next_now();
+        }
+        if is_synced {
+            names.publish();
+        }
+        if is_synced && !was_synced {
+            info!("ready");
+            super::notify_ready();
+        }
+    }
+}
