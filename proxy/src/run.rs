@@ -77,10 +77,8 @@ pub async fn run(config: Config) -> Result<()> {
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     let program_config = program_config(&policy, socket_lb)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
-    let reader = Reader {
-        node_name: policy.node_name.clone(),
-        dns: dns.as_ref().map(DnsConfig::read_options),
-    };
+    let reader =
+        Reader { node_name: policy.node_name.clone(), dns: dns.as_ref().map(DnsConfig::read_options) };
     let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::follow_network().await?;

@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
 };
 
+use crate::config::DnsConfig;
 use anyhow::{Context as _, Result};
 use dns::{
     config::{Config, DNS_PORT},
@@ -13,7 +14,6 @@ use dns::{
     name::domain,
     server,
 };
-use crate::config::DnsConfig;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "DNS")]

@@ -15,7 +15,10 @@ use dns::{
     snapshot::{Index, Published},
     zone::Change,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::mpsc,
+};
 use tracing::{debug, info};
 
 use super::{source::Source, stop::Stop};
@@ -92,7 +95,9 @@ impl Names {
 
 /// Only the DNS server, until SIGTERM or SIGINT.
 pub async fn run(objects: Objects, config: DnsConfig) -> Result<()> {
-    let mut stop = Stop::new(None)?;
+    // Nothing beside the server answers for it, so nothing of that can fail.
+    let (_nobody, fatal) = mpsc::unbounded_channel();
+    let mut stop = Stop::new(None, fatal)?;
     let reader = Reader { node_name: String::new(), dns: Some(config.read_options()) };
     let mut names = Names::new(config);
     names.serve()?;
