@@ -16,6 +16,7 @@ mod bench;
 mod build;
 mod cargo;
 mod demo;
+mod fuzz;
 mod lint;
 mod needs;
 mod progress;
@@ -40,6 +41,7 @@ enum Verb {
     Lint(lint::Lint),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    FuzzDns(fuzz::FuzzDns),
 }
 
 fn main() -> ExitCode {
@@ -61,5 +63,6 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Lint(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
+        Verb::FuzzDns(verb) => verb.run(),
     }
 }

@@ -1,0 +1,143 @@
+//! Hostile packets: whatever arrives, the server answers within its limits or not at all, and soon.
+//!
+//! A short run is among the tests. `cargo xtask fuzz-dns` makes it as long as one likes; what fails names the packet and
+//! the seed, so that it can be had again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr},
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+use dns::{
+    handler::{Client, Handled},
+    metrics::Protocol,
+};
+use nix::time::{ClockId, clock_gettime};
+use rand::{SeedableRng as _, rngs::StdRng};
+
+mod ground;
+mod judge;
+mod packets;
+
+/// Of a run that is one test among others.
+const PACKETS: u64 = 20_000;
+/// Of the processor, for one packet, in a build without optimisation.
+const LONGEST: Duration = Duration::from_millis(500);
+const SECONDS: &str = "FUZZ_SECONDS";
+const SEED: &str = "FUZZ_SEED";
+
+#[tokio::test]
+async fn whatever_arrives_is_answered_within_limits() {
+    let seed = number(SEED).unwrap_or_else(rand::random);
+    let seconds = number(SECONDS);
+    println!("{SEED}={seed}");
+    let ground = ground::Ground::start().await;
+    let (mut random, mut tally) = (StdRng::seed_from_u64(seed), Tally::default());
+    let (began, mut told) = (Instant::now(), Instant::now());
+    while seconds.map_or(tally.packets < PACKETS, |seconds| began.elapsed().as_secs() < seconds) {
+        let packet = packets::next(&mut random);
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            one(&ground, &packet, protocol, &mut tally)
+                .unwrap_or_else(|why| panic!("{why}\nseed {seed}, {protocol:?}, packet {}", hex(&packet)));
+        }
+        if seconds.is_some() && told.elapsed() > Duration::from_secs(10) {
+            println!("{tally}");
+            told = Instant::now();
+            // Nothing else lets the tasks run that follow files and probe upstreams.
+            tokio::task::yield_now().await;
+        }
+    }
+    println!("{tally}");
+    tally.assert_everything_happened();
+}
+
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().unwrap())
+}
+
+fn one(ground: &ground::Ground, packet: &[u8], protocol: Protocol, tally: &mut Tally) -> Result<(), String> {
+    let client = Client { protocol, address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let before = processor_time();
+    let reply = catch_unwind(AssertUnwindSafe(|| match ground.handler.handle(packet, client) {
+        Handled::Dropped => (Outcome::Dropped, None),
+        Handled::Reply(reply) => (Outcome::Answered, Some(reply)),
+        Handled::Pending(pending) => (Outcome::Forwarded, Some(pending.refuse())),
+    }));
+    let took = processor_time().saturating_sub(before);
+    let (outcome, reply) = reply.map_err(|_| "a panic".to_owned())?;
+    tally.count(outcome, reply.as_deref().unwrap_or_default(), took);
+    if took > LONGEST {
+        return Err(format!("{took:?} of the processor"));
+    }
+    judge::judge(packet, protocol, reply.as_deref())
+}
+
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap()
+}
+
+fn hex(packet: &[u8]) -> String {
+    packet.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Dropped,
+    Answered,
+    Forwarded,
+}
+
+/// What was seen, so that a run that tried nothing does not pass.
+#[derive(Debug, Default)]
+struct Tally {
+    packets: u64,
+    dropped: u64,
+    refused: u64,
+    answered: u64,
+    forwarded: u64,
+    truncated: u64,
+    largest: usize,
+    longest: Duration,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: Outcome, reply: &[u8], took: Duration) {
+        self.packets += 1;
+        match outcome {
+            Outcome::Dropped => self.dropped += 1,
+            Outcome::Answered if reply.len() == 12 => self.refused += 1,
+            Outcome::Answered => self.answered += 1,
+            Outcome::Forwarded => self.forwarded += 1,
+        }
+        self.truncated += u64::from(reply.get(2).is_some_and(|flags| flags & 2 != 0));
+        self.largest = self.largest.max(reply.len());
+        self.longest = self.longest.max(took);
+    }
+
+    fn assert_everything_happened(&self) {
+        for (what, count) in [
+            ("dropped", self.dropped),
+            ("refused", self.refused),
+            ("answered", self.answered),
+            ("forwarded", self.forwarded),
+            ("truncated", self.truncated),
+        ] {
+            assert!(count > self.packets / 5000, "hardly any packet was {what}: {self}");
+        }
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { packets, dropped, refused, answered, forwarded, truncated, largest, longest } = self;
+        write!(
+            f,
+            "{packets} packets: {dropped} dropped, {refused} refused by their header, {answered} answered, \
+             {forwarded} to be forwarded; {truncated} truncated; largest {largest} octets, longest {longest:?}"
+        )
+    }
+}
