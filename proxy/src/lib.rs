@@ -11,6 +11,7 @@ mod host;
 pub mod index;
 pub mod k8s;
 mod kube_proxy_config;
+mod kube_proxy_state;
 pub mod manifests;
 mod metrics;
 pub mod model;

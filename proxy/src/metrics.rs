@@ -160,6 +160,8 @@ impl Metrics {
     pub fn render(&self, kernel: &Counters) -> Result<Vec<u8>, prometheus::Error> {
         let mut families = self.registry.gather();
         families.extend(kernel_families(kernel)?);
+        // The encoder refuses what has nothing to tell yet.
+        families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
@@ -304,5 +306,6 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }
         assert!(text.contains("process_resident_memory_bytes"));
+        metrics.render(&Counters::default()).unwrap();
     }
 }

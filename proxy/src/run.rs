@@ -26,6 +26,7 @@ mod devices;
 mod health_ports;
 mod names;
 mod no_local;
+mod predecessor;
 mod serve;
 mod source;
 mod stop;
@@ -87,6 +88,7 @@ pub async fn run(config: Config) -> Result<()> {
         pins = acquire(bpffs, abi_version, takeover, &vitals) => pins?,
         () = stop.requested() => return stop.outcome(),
     };
+    vitals.enter(Phase::Starting);
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::follow_logs(&mut programs);
     let mut names = dns.map(Names::new);
@@ -111,6 +113,7 @@ pub async fn run(config: Config) -> Result<()> {
     }
     info!(frontends = agent.frontends(), "ready");
     vitals.enter(Phase::Serving);
+    predecessor::watch();
     notify_ready();
     let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off, devices };
     agent.follow(&mut source, &mut stop, attachment).await;
@@ -130,9 +133,7 @@ async fn acquire(dir: PathBuf, version: u32, takeover: bool, vitals: &Vitals) ->
             let (sender, pins) = oneshot::channel();
             // A thread of its own: the runtime would wait for it at the end, and it may wait for ever.
             std::thread::spawn(move || sender.send(Pins::acquire(&dir, version, Busy::Wait)));
-            let pins = pins.await.context("the wait for the other agent was broken off")??;
-            vitals.enter(Phase::Starting);
-            Ok(pins)
+            Ok(pins.await.context("the wait for the other agent was broken off")??)
         }
         acquired => Ok(acquired?),
     }

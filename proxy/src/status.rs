@@ -30,7 +30,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Nothing is read yet.
+    /// Nothing is known of the data plane yet.
+    Preparing,
+    /// The data plane is ours, and objects are being read.
     Starting,
     /// Another agent holds the data plane.
     Waiting {
@@ -69,7 +71,7 @@ impl Status {
             process: std::process::id(),
             node: node.to_owned(),
             started: Timestamp::now(),
-            phase: Phase::Starting,
+            phase: Phase::Preparing,
             last_sync: None,
             pending_since: None,
             frontends: 0,
@@ -83,7 +85,7 @@ impl Status {
     /// What is wrong now, each in a sentence. Waiting for another agent is not wrong, it is what was asked for.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if self.phase == Phase::Starting {
+        if matches!(self.phase, Phase::Preparing | Phase::Starting) {
             faults.push("nothing was read yet: the source of objects has not said what there is".to_owned());
         }
         if self.unwritten_frontends > 0 {

@@ -5,6 +5,7 @@ use std::{ffi::OsString, process::ExitCode};
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+mod check;
 mod cleanup;
 mod device_args;
 mod dns;
@@ -20,6 +21,7 @@ mod plan;
 pub mod policy_args;
 mod run;
 mod source_args;
+mod status;
 mod told;
 
 use logging::LoggingArgs;
@@ -43,6 +45,10 @@ enum Verb {
     Run(Box<run::Args>),
     /// Run only the DNS server; SIGTERM ends it
     Dns(dns::Args),
+    /// Tell what runs, what is degraded and how full the tables are; exit code 1 when something is degraded
+    Status(status::Args),
+    /// Tell whether this node is fit for the agent, each line with its remedy; exit code 1 when it is not
+    Check(check::Args),
     /// Remove everything the agent made: pins, links and maps; refuses beside a live agent
     Cleanup(cleanup::Args),
     /// Show what the kernel holds, by Service name, whether or not an agent runs
@@ -95,6 +101,8 @@ impl Verb {
         match self {
             Self::Run(_) | Self::Dns(_) => tracing::Level::INFO,
             Self::Cleanup(_)
+            | Self::Status(_)
+            | Self::Check(_)
             | Self::Get(_)
             | Self::Plan(_)
             | Self::Explain(_)
@@ -109,7 +117,13 @@ impl Verb {
             Self::Run(args) => Some(&args.policy),
             Self::Plan(args) => Some(&args.policy),
             Self::Explain(args) => Some(&args.policy),
-            Self::Dns(_) | Self::Cleanup(_) | Self::Get(_) | Self::Version | Self::Completion { .. } => None,
+            Self::Dns(_)
+            | Self::Cleanup(_)
+            | Self::Status(_)
+            | Self::Check(_)
+            | Self::Get(_)
+            | Self::Version
+            | Self::Completion { .. } => None,
         }
     }
 
@@ -118,6 +132,8 @@ impl Verb {
             Self::Run(args) => run::run(*args, file),
             Self::Dns(args) => dns::run(args),
             Self::Cleanup(args) => cleanup::run(args),
+            Self::Status(args) => status::run(args),
+            Self::Check(args) => check::run(args),
             Self::Get(args) => get::run(args),
             Self::Plan(args) => plan::run(args, file.as_ref()),
             Self::Explain(args) => explain::run(args, file.as_ref()),

@@ -41,6 +41,8 @@ pub enum InspectError {
     },
     #[error("cannot read the data plane")]
     Open(#[from] OpenError),
+    #[error("cannot read the data plane")]
+    Unreadable(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Opens the maps pinned below a pin directory for looking only.

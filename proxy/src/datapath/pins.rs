@@ -83,6 +83,11 @@ impl Pins {
         Ok(pins)
     }
 
+    /// Whether pins can be made there.
+    pub fn require_bpffs(dir: &Path) -> Result<(), PinError> {
+        require_bpffs(dir)
+    }
+
     /// Takes the lock of a directory that exists; `None` when there is none.
     pub fn acquire_existing(dir: &Path) -> Result<Option<Self>, PinError> {
         if !dir.exists() {

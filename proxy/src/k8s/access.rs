@@ -86,6 +86,14 @@ impl Access {
         Ok(Connection { client, url, token })
     }
 
+    /// The host and port that are to be reached. Nothing is sent.
+    pub async fn address(&self) -> Result<(String, u16), AccessError> {
+        let url = self.config().await?.cluster_url;
+        let default_port = if url.scheme_str() == Some("http") { 80 } else { 443 };
+        let host = url.host().ok_or(AccessError::Nowhere)?.to_owned();
+        Ok((host, url.port_u16().unwrap_or(default_port)))
+    }
+
     async fn config(&self) -> Result<Config, AccessError> {
         let url = self.url.as_deref().map(parse_url).transpose()?;
         match &self.credentials {

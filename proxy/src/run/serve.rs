@@ -50,7 +50,7 @@ impl Serve {
         let mut phases = vitals.phases();
         tokio::spawn(status::answer(status_socket, Arc::clone(&vitals)));
         // While another agent holds the data plane, these addresses are its own.
-        if phases.wait_for(|phase| !matches!(phase, Phase::Waiting { .. })).await.is_err() {
+        if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;
         }
         let place = |address| listen::Place { address, hard_fail: config.hard_fail, fatal: fatal.clone() };

@@ -1,0 +1,116 @@
+//! `check`: whether this node is fit for the agent, each line with its remedy. Needs no privileges; with fewer it sees
+//! less, and says so.
+
+mod api_server;
+mod kernel;
+mod neighbours;
+mod predecessor;
+mod settings;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::{
+    output::{self, Format, OutputArgs},
+    run::PinArgs,
+    source_args::SourceArgs,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pins: PinArgs,
+    /// The cgroup v2 directory whose sockets are to be translated [default: the cgroup2 mount]
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl Verdict {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// One line of the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    verdict: Verdict,
+    name: &'static str,
+    what: String,
+    /// What to do about it; empty where nothing is to be done.
+    remedy: String,
+}
+
+impl Finding {
+    pub fn ok(name: &'static str, what: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Ok, name, what: what.into(), remedy: String::new() }
+    }
+
+    pub fn warn(name: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Warn, name, what: what.into(), remedy: remedy.into() }
+    }
+
+    pub fn fail(name: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Fail, name, what: what.into(), remedy: remedy.into() }
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let Args { pins, cgroup, source, output: OutputArgs { output } } = args;
+    let mut findings = kernel::check(&pins.bpffs, cgroup.as_deref());
+    findings.extend(settings::check());
+    findings.push(api_server::check(source));
+    findings.extend(predecessor::check());
+    findings.extend(neighbours::check());
+    match output {
+        Format::Json => output::print_json(&findings)?,
+        Format::Table => output::print(&table(&findings))?,
+    }
+    match findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count() {
+        0 => Ok(()),
+        1 => bail!("one thing must be mended before the agent can work here, see above"),
+        many => bail!("{many} things must be mended before the agent can work here, see above"),
+    }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let mut table = output::table();
+    for finding in findings {
+        table.add_row([finding.verdict.name(), finding.name, &finding.what]);
+        if !finding.remedy.is_empty() {
+            table.add_row(["", "", &format!("-> {}", finding.remedy)]);
+        }
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit_into_a_terminal_whatever_they_say() {
+        let long = "a sentence that goes on and on ".repeat(10);
+        let text = table(&[Finding::ok("kernel", "6.1"), Finding::fail("api-server", &long, &long)]);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("->"), "{text}");
+    }
+}

@@ -1,0 +1,243 @@
+//! `status`: what runs, what is degraded, how full the tables are. Exit code 1 when something is degraded.
+
+use std::{
+    io::{ErrorKind, Read as _},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    output::{self, Format, OutputArgs},
+    run::{PinArgs, RunDirArgs},
+};
+use crate::{
+    datapath::{self, InspectError},
+    reconcile::LbMaps as _,
+    status::{Phase, Status, socket_path},
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pins: PinArgs,
+    #[command(flatten)]
+    run_dir: RunDirArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// An agent that does not answer within this time hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Serialize)]
+struct Report {
+    state: &'static str,
+    /// What the agent says about itself; nothing: none runs.
+    agent: Option<Status>,
+    /// What is in the kernel without an agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_plane: Option<DataPlane>,
+    faults: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct DataPlane {
+    is_present: bool,
+    frontends: usize,
+    /// Why it cannot be told.
+    problem: Option<String>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let bpffs = &args.pins.bpffs;
+    let agent = ask(&socket_path(&args.run_dir.run_dir, bpffs))?;
+    // An agent knows what it holds; probes ask often, and reading it all takes its time.
+    let data_plane = agent.is_none().then(|| data_plane(bpffs));
+    let report = Report::new(agent, data_plane);
+    match args.output.output {
+        Format::Json => output::print_json(&report)?,
+        Format::Table => output::print(&table(&report, Timestamp::now()))?,
+    }
+    match report.faults.as_slice() {
+        [] => Ok(()),
+        [only] => bail!("degraded: {only}"),
+        [first, rest @ ..] => bail!("degraded: {first}, and {} more", rest.len()),
+    }
+}
+
+/// Nothing: no agent listens there.
+fn ask(socket: &Path) -> Result<Option<Status>> {
+    let asking = || format!("cannot ask the agent at {}", socket.display());
+    let mut stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).with_context(asking),
+    };
+    stream.set_read_timeout(Some(PATIENCE)).with_context(asking)?;
+    stream.shutdown(Shutdown::Write).with_context(asking)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).with_context(asking)?;
+    let status = serde_json::from_str(&text).context("the agent is of a version that speaks otherwise")?;
+    Ok(Some(status))
+}
+
+fn data_plane(bpffs: &Path) -> DataPlane {
+    let frontends = datapath::inspect(bpffs)
+        .and_then(|maps| maps.frontends().map_err(|error| InspectError::Unreadable(Box::new(error))));
+    match frontends {
+        Ok(frontends) => DataPlane { is_present: true, frontends: frontends.len(), problem: None },
+        Err(InspectError::NoDataPlane(_)) => DataPlane::default(),
+        Err(error) => DataPlane { problem: Some(crate::error::chain(&error)), ..DataPlane::default() },
+    }
+}
+
+impl Report {
+    fn new(agent: Option<Status>, data_plane: Option<DataPlane>) -> Self {
+        let is_present = data_plane.as_ref().is_some_and(|data_plane| data_plane.is_present);
+        let faults = match &agent {
+            Some(agent) => agent.faults(),
+            None if is_present => {
+                vec!["no agent runs: the data plane goes on as last programmed".to_owned()]
+            }
+            None => vec!["no agent runs, and nothing is programmed".to_owned()],
+        };
+        let state = match agent.as_ref().map(|agent| &agent.phase) {
+            Some(Phase::Serving) if faults.is_empty() => "serving",
+            Some(Phase::Serving) => "degraded",
+            Some(Phase::Waiting { .. }) => "waiting",
+            Some(Phase::Preparing | Phase::Starting) => "starting",
+            None => "down",
+        };
+        Self { state, agent, data_plane, faults }
+    }
+}
+
+fn table(report: &Report, now: Timestamp) -> String {
+    let mut table = output::table();
+    table.add_row(["STATE", &state(report)]);
+    if let Some(agent) = &report.agent {
+        add_agent(&mut table, agent, now);
+    }
+    if let Some(data_plane) = &report.data_plane {
+        table.add_row(["IN THE KERNEL", &programmed(data_plane)]);
+    }
+    for (n, used) in report.agent.iter().flat_map(|agent| &agent.tables).enumerate() {
+        let text = format!("{} {} of {} ({} %)", used.name, used.used, used.capacity, used.percent());
+        table.add_row([if n == 0 { "TABLES" } else { "" }, &text]);
+    }
+    for (n, fault) in report.faults.iter().enumerate() {
+        table.add_row([if n == 0 { "FAULTS" } else { "" }, fault]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+fn programmed(data_plane: &DataPlane) -> String {
+    let DataPlane { is_present, frontends, problem } = data_plane;
+    match problem {
+        Some(problem) => problem.clone(),
+        None if *is_present => format!("{frontends} frontends"),
+        None => "nothing".to_owned(),
+    }
+}
+
+fn state(report: &Report) -> String {
+    match report.agent.as_ref().map(|agent| &agent.phase) {
+        Some(Phase::Waiting { holder }) => format!("waiting to take over from {holder}"),
+        _ => report.state.to_owned(),
+    }
+}
+
+fn add_agent(table: &mut comfy_table::Table, agent: &Status, now: Timestamp) {
+    let age = |time: Timestamp| age(now.duration_since(time).as_secs());
+    let who = format!("process {}, version {}, for {}", agent.process, agent.version, age(agent.started));
+    table.add_row(["AGENT", &who]);
+    table.add_row(["NODE", &agent.node]);
+    let synced = agent.last_sync.map_or_else(|| "never".to_owned(), |time| format!("{} ago", age(time)));
+    let pending = agent.pending_since.map(|time| format!(", a change waits for {}", age(time)));
+    table.add_row(["LAST SYNC", &format!("{synced}{}", pending.unwrap_or_default())]);
+    let written = format!("{} published, {} not written", agent.frontends, agent.unwritten_frontends);
+    table.add_row(["FRONTENDS", &written]);
+    table.add_row([
+        "SINCE START",
+        &format!("{} objects skipped, {} hooks repaired", agent.skipped_objects, agent.reattachments),
+    ]);
+}
+
+/// The largest unit that says enough.
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{}s", seconds.max(0)),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Table;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn serving() -> Status {
+        Status {
+            process: 7,
+            started: at("2026-01-01T00:00:00Z"),
+            phase: Phase::Serving,
+            last_sync: Some(at("2026-01-01T01:59:00Z")),
+            frontends: 3,
+            tables: vec![Table { name: "SLOTS".to_owned(), used: 10, capacity: 1000 }],
+            ..Status::new("node-1")
+        }
+    }
+
+    fn report(agent: Option<Status>, frontends: usize) -> Report {
+        let data_plane = DataPlane { is_present: frontends > 0, frontends, problem: None };
+        let data_plane = agent.is_none().then_some(data_plane);
+        Report::new(agent, data_plane)
+    }
+
+    #[test]
+    fn what_runs_is_told_in_a_few_lines() {
+        let text = table(&report(Some(serving()), 3), at("2026-01-01T02:00:00Z"));
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            text.lines().map(words).collect::<Vec<_>>(),
+            [
+                "STATE serving",
+                concat!("AGENT process 7, version ", env!("CARGO_PKG_VERSION"), ", for 2h"),
+                "NODE node-1",
+                "LAST SYNC 1m ago",
+                "FRONTENDS 3 published, 0 not written",
+                "SINCE START 0 objects skipped, 0 hooks repaired",
+                "TABLES SLOTS 10 of 1000 (1 %)",
+            ]
+        );
+    }
+
+    #[test]
+    fn states_follow_from_agent_and_kernel() {
+        let waiting = Phase::Waiting { holder: "process 1".to_owned() };
+        for (report, state, faults) in [
+            (report(Some(serving()), 3), "serving", 0),
+            (report(Some(Status { unwritten_frontends: 1, ..serving() }), 3), "degraded", 1),
+            (report(Some(Status { phase: waiting, ..serving() }), 3), "waiting", 0),
+            (report(Some(Status { phase: Phase::Starting, ..serving() }), 0), "starting", 1),
+            (report(None, 3), "down", 1),
+            (report(None, 0), "down", 1),
+        ] {
+            assert_eq!((report.state, report.faults.len()), (state, faults), "{report:?}");
+        }
+    }
+}

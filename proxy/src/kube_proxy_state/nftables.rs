@@ -1,0 +1,244 @@
+//! nftables over netlink (`linux/netfilter/nf_tables.h`): which tables and chains there are, and tables taken away.
+//! A few messages of a few fields, written out by hand so that the node needs no `nft`.
+
+use std::io;
+
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+/// A protocol family of netfilter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Family(u8);
+
+impl Family {
+    pub const ANY: Self = Self(0);
+    pub const IPV4: Self = Self(2);
+    pub const IPV6: Self = Self(10);
+
+    /// As `nft` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IPV4 => "ip",
+            Self::IPV6 => "ip6",
+            Self(1) => "inet",
+            Self(3) => "arp",
+            Self(5) => "netdev",
+            Self(7) => "bridge",
+            _ => "?",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Table {
+    pub family: Family,
+    pub name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Chain {
+    pub table: Table,
+    pub name: String,
+}
+
+const SUBSYSTEM: u16 = 10;
+const NEW_TABLE: u16 = message_type(0);
+const GET_TABLE: u16 = message_type(1);
+const DELETE_TABLE: u16 = message_type(2);
+const NEW_CHAIN: u16 = message_type(3);
+const GET_CHAIN: u16 = message_type(4);
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+const TABLE_NAME: u16 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
+
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+
+/// Of netlink's own header, and of netfilter's behind it.
+const HEADER: usize = 16;
+const NETFILTER_HEADER: usize = 4;
+
+const fn message_type(number: u16) -> u16 {
+    SUBSYSTEM << 8 | number
+}
+
+pub fn tables() -> io::Result<Vec<Table>> {
+    let found = dump(GET_TABLE)?;
+    Ok(found.iter().filter(|message| message.kind == NEW_TABLE).filter_map(Message::table).collect())
+}
+
+pub fn chains() -> io::Result<Vec<Chain>> {
+    let found = dump(GET_CHAIN)?;
+    Ok(found.iter().filter(|message| message.kind == NEW_CHAIN).filter_map(Message::chain).collect())
+}
+
+/// Takes all of these tables away at once, with everything in them.
+pub fn delete(tables: &[Table]) -> io::Result<()> {
+    let mut batch = message(BATCH_BEGIN, REQUEST, Family::ANY, SUBSYSTEM, &[]);
+    for table in tables {
+        let name = attribute(TABLE_NAME, &terminated(&table.name));
+        batch.extend(message(DELETE_TABLE, REQUEST | ACK, table.family, 0, &name));
+    }
+    batch.extend(message(BATCH_END, REQUEST, Family::ANY, SUBSYSTEM, &[]));
+    let socket = connect()?;
+    socket.send(&batch, 0)?;
+    let mut confirmed = 0;
+    while confirmed < tables.len() {
+        for message in receive(&socket)? {
+            message.error()?;
+            confirmed += usize::from(message.kind == ERROR);
+        }
+    }
+    Ok(())
+}
+
+fn dump(kind: u16) -> io::Result<Vec<Message>> {
+    let socket = connect()?;
+    socket.send(&message(kind, REQUEST | DUMP, Family::ANY, 0, &[]), 0)?;
+    let mut found = Vec::new();
+    loop {
+        for message in receive(&socket)? {
+            message.error()?;
+            if message.kind == DONE {
+                return Ok(found);
+            }
+            found.push(message);
+        }
+    }
+}
+
+fn connect() -> io::Result<Socket> {
+    let socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+struct Message {
+    kind: u16,
+    payload: Vec<u8>,
+}
+
+fn receive(socket: &Socket) -> io::Result<Vec<Message>> {
+    let (bytes, _) = socket.recv_from_full()?;
+    let mut messages = Vec::new();
+    let mut rest = bytes.as_slice();
+    while let Some((message, behind)) = split(rest) {
+        messages.push(message);
+        rest = behind;
+    }
+    Ok(messages)
+}
+
+fn split(bytes: &[u8]) -> Option<(Message, &[u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let payload = bytes.get(HEADER..length)?.to_vec();
+    let behind = bytes.get(aligned(length)..).unwrap_or_default();
+    Some((Message { kind, payload }, behind))
+}
+
+impl Message {
+    /// What the kernel refused; 0 is its word for "done".
+    fn error(&self) -> io::Result<()> {
+        if self.kind != ERROR {
+            return Ok(());
+        }
+        let code = self.payload.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
+        if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
+    }
+
+    fn table(&self) -> Option<Table> {
+        Some(Table { family: self.family()?, name: self.text(TABLE_NAME)? })
+    }
+
+    fn chain(&self) -> Option<Chain> {
+        let table = Table { family: self.family()?, name: self.text(CHAIN_TABLE)? };
+        Some(Chain { table, name: self.text(CHAIN_NAME)? })
+    }
+
+    fn family(&self) -> Option<Family> {
+        self.payload.first().copied().map(Family)
+    }
+
+    fn text(&self, wanted: u16) -> Option<String> {
+        let mut rest = self.payload.get(NETFILTER_HEADER..)?;
+        loop {
+            let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+            let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
+            if kind == wanted {
+                let value = rest.get(4..length)?.strip_suffix(&[0])?;
+                return String::from_utf8(value.to_vec()).ok();
+            }
+            rest = rest.get(aligned(length.max(4))..)?;
+        }
+    }
+}
+
+fn message(kind: u16, flags: u16, family: Family, resource: u16, attributes: &[u8]) -> Vec<u8> {
+    let length = HEADER + NETFILTER_HEADER + attributes.len();
+    // Ours are a few hundred bytes long.
+    let mut bytes = u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([family.0, 0]);
+    bytes.extend(resource.to_be_bytes());
+    bytes.extend(attributes);
+    bytes
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = 4 + value.len();
+    let mut bytes = u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(aligned(length), 0);
+    bytes
+}
+
+fn terminated(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+fn aligned(length: usize) -> usize {
+    length.next_multiple_of(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let name = attribute(TABLE_NAME, &terminated("kube-proxy"));
+        let flags = attribute(2, &[0, 0, 0, 0]);
+        let mut bytes = message(NEW_TABLE, 0, Family::IPV6, 0, &[flags, name].concat());
+        let chain =
+            [attribute(CHAIN_TABLE, &terminated("nat")), attribute(CHAIN_NAME, &terminated("KUBE-SERVICES"))];
+        bytes.extend(message(NEW_CHAIN, 0, Family::IPV4, 0, &chain.concat()));
+        let (first, rest) = split(&bytes).unwrap();
+        assert_eq!(first.table(), Some(Table { family: Family::IPV6, name: "kube-proxy".to_owned() }));
+        let (second, rest) = split(rest).unwrap();
+        assert_eq!(second.chain().map(|chain| chain.name).as_deref(), Some("KUBE-SERVICES"));
+        assert!(split(rest).is_none());
+    }
+
+    #[test]
+    fn hostile_bytes_are_no_messages() {
+        for bytes in [&[][..], &[1, 0, 0, 0], &[255; 20], &[16, 0, 0, 0, 0, 0], &[0; 16]] {
+            assert!(
+                split(bytes).is_none() || split(bytes).is_some_and(|(message, _)| message.table().is_none())
+            );
+        }
+        let cut = Message { kind: NEW_TABLE, payload: vec![2, 0, 0, 0, 200, 0, 1, 0, b'x'] };
+        assert_eq!(cut.table(), None);
+        let endless = Message { kind: NEW_TABLE, payload: vec![2, 0, 0, 0, 0, 0, 9, 0] };
+        assert_eq!(endless.table(), None);
+    }
+}
