@@ -146,11 +146,23 @@ impl Node {
         self.agent_is_ready().await
     }
 
+    /// Starts the agent with more flags and waits until it is ready.
+    pub async fn start_agent_with(&self, more: &[&str]) -> Result<()> {
+        let mut setting = self.setting.clone();
+        setting.more.extend(more.iter().map(|flag| (*flag).to_owned()));
+        self.spawn(&setting).await?;
+        self.agent_is_ready().await
+    }
+
     /// Starts the agent and leaves it to itself.
     pub async fn spawn_agent(&self) -> Result<()> {
+        self.spawn(&self.setting).await
+    }
+
+    async fn spawn(&self, setting: &AgentSetting) -> Result<()> {
         let mut agent = self.agent.lock().await;
         ensure!(agent.is_none(), "an agent runs on {} already", self.name);
-        *agent = Some(Agent::spawn(&self.setting, &self.netns)?);
+        *agent = Some(Agent::spawn(setting, &self.netns)?);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ const CLSACT: &str = "clsact";
 /// Both as `linux/if_ether.h` has it, and in the byte order of the wire.
 const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
 
-/// A filter that runs a program.
+/// A filter; one that runs no program has no name, and is called by its kind.
 #[derive(Debug, Default)]
 pub struct Filter {
     pub name: String,
@@ -48,7 +48,6 @@ pub fn delete_qdisc(device: u32) -> io::Result<()> {
     ask(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), NLM_F_ACK).map(drop)
 }
 
-/// Those that run programs.
 pub fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filter>> {
     let question = RouteNetlinkMessage::GetTrafficFilter(message(device, parent(direction), 0, 0));
     let found = ask(question, NLM_F_DUMP)?;
@@ -122,6 +121,11 @@ fn parse(message: &TcMessage) -> Option<Filter> {
         handle: message.header.handle.into(),
         ..Filter::default()
     };
+    for attribute in &message.attributes {
+        if let TcAttribute::Kind(kind) = attribute {
+            filter.name.clone_from(kind);
+        }
+    }
     let options = message.attributes.iter().filter_map(|attribute| {
         if let TcAttribute::Options(options) = attribute { Some(options) } else { None }
     });
