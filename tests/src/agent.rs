@@ -16,11 +16,19 @@ use crate::{netns::Netns, process::Process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where an agent reads objects.
+#[derive(Debug, Clone)]
+pub enum Source {
+    Manifests(PathBuf),
+    /// As the kubeconfig says.
+    ApiServer(PathBuf),
+}
+
 /// What every agent of one node is started with.
 #[derive(Debug, Clone)]
 pub struct AgentSetting {
     pub node: String,
-    pub manifests: PathBuf,
+    pub source: Source,
     pub cgroup: PathBuf,
     pub bpffs: PathBuf,
     /// Both outputs of every agent this node had, one after the other.
@@ -42,7 +50,11 @@ impl AgentSetting {
     /// `portreeve run` as this node runs it.
     pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(portreeve()?);
-        command.arg("run").arg("--manifests").arg(&self.manifests).args(["--node-name", &self.node]);
+        let (flag, path) = match &self.source {
+            Source::Manifests(path) => ("--manifests", path),
+            Source::ApiServer(path) => ("--kubeconfig", path),
+        };
+        command.arg("run").arg(flag).arg(path).args(["--node-name", &self.node]);
         command.arg("--cgroup").arg(&self.cgroup).arg("--bpffs").arg(&self.bpffs).args(&self.more);
         command.stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("NOTIFY_SOCKET");
         Ok(command)

@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    agent::AgentSetting,
+    agent::{AgentSetting, Source},
     cgroup::Cgroup,
     dials::Dials,
     dump, leftovers,
@@ -327,7 +327,7 @@ impl Cluster {
         let (pins, cgroup) = (PinDir::create(pins)?, self.cgroup.child(&name)?);
         let directory = self.directory.path();
         let setting = AgentSetting {
-            manifests: self.manifests.directory().to_owned(),
+            source: Source::Manifests(self.manifests.directory().to_owned()),
             cgroup: cgroup.path().to_owned(),
             bpffs: pins.path().to_owned(),
             log: directory.join(format!("{name}.log")),

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stderr, reason = "a harness speaks to whoever runs the stories")]
 
 pub mod agent;
+pub mod api_server;
 pub mod bench;
 pub mod cgroup;
 pub mod chance;

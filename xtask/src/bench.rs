@@ -25,6 +25,9 @@ enum Measurement {
     /// Whether a connect fails, or reaches the wrong backend, while backends change 1,000 times a second.
     #[command(disable_help_flag = true)]
     Atomicity(Passed),
+    /// How long a change takes from the API server to the kernel, and what the agent weighs through a relist.
+    #[command(disable_help_flag = true)]
+    Sync(Passed),
 }
 
 /// The measurement knows its own options.
@@ -40,6 +43,7 @@ impl Bench {
         let (name, Passed { arguments }) = match self.measurement {
             Measurement::Connect(passed) => ("connect", passed),
             Measurement::Atomicity(passed) => ("atomicity", passed),
+            Measurement::Sync(passed) => ("sync", passed),
         };
         let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
         let missing = needs::missing();

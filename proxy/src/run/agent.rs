@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{interval, sleep},
+    time::{Instant, interval, sleep},
 };
 use tracing::{debug, info, warn};
 
@@ -131,11 +131,13 @@ impl Agent {
         while let Some(update) = source.next_now() {
             self.take_in(update);
         }
+        let began = Instant::now();
         self.write_node_addresses();
         let wanted: Vec<Frontend> = self.index.frontends().collect();
         self.witness.queued(wanted.iter().map(|frontend| &frontend.key));
         wanted.iter().for_each(|frontend| self.look_at(frontend.key, Some(frontend)));
         let pass = self.reconciler.apply_all(wanted);
+        info!(frontends = self.frontends(), programming_ms = began.elapsed().as_secs_f64() * 1e3, "programmed");
         self.finish(pass, true);
         Ok(())
     }

@@ -2,12 +2,12 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a measurement is for whoever reads it")]
 
-use std::{env, num::NonZeroU32, process::ExitCode};
+use std::{env, num::NonZeroU32, process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use tests::{
-    bench::{Worker, atomicity, connect},
+    bench::{Worker, atomicity, connect, sync},
     pod::POD,
     traffic,
 };
@@ -18,6 +18,7 @@ use tests::{
 enum Bench {
     Connect(Connect),
     Atomicity(Atomicity),
+    Sync(Sync),
 }
 
 /// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
@@ -58,6 +59,33 @@ struct Atomicity {
     seed: u64,
 }
 
+/// Follows one agent from an API server's objects to the maps: its start, single changes, and reading everything again.
+///
+/// Exits with 1 when the agent misses what is promised.
+#[derive(clap::Args)]
+struct Sync {
+    #[arg(long, default_value_t = 10_000)]
+    services: u32,
+    /// Endpoints of each Service
+    #[arg(long, default_value_t = 10)]
+    endpoints: u32,
+    /// Changes to measure
+    #[arg(long, default_value_t = 2000)]
+    changes: u32,
+    /// Changes of other Services in each second, for the second round
+    #[arg(long, default_value_t = 1000)]
+    others: u32,
+    /// Let the server page lists, as servers before streaming lists do
+    #[arg(long)]
+    pages: bool,
+    /// The longest time from synced to programmed that is good enough, in milliseconds
+    #[arg(long, default_value_t = 100)]
+    programmed_within: u64,
+    /// The longest time from a change to its use that is good enough for 99 of 100, in milliseconds
+    #[arg(long, default_value_t = 5)]
+    usable_within: u64,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().collect();
     // The harness starts this very program for its pods and its workers.
@@ -80,6 +108,7 @@ fn bench(bench: Bench) -> Result<()> {
     match bench {
         Bench::Connect(arguments) => runtime.block_on(connect(&arguments)),
         Bench::Atomicity(arguments) => runtime.block_on(atomicity(&arguments)),
+        Bench::Sync(arguments) => runtime.block_on(sync(&arguments)),
     }
 }
 
@@ -100,5 +129,18 @@ async fn atomicity(arguments: &Atomicity) -> Result<()> {
     let outcome = atomicity::run(&setting).await?;
     println!("{outcome}");
     ensure!(outcome.holds(), "a switch of backends was not atomic");
+    Ok(())
+}
+
+async fn sync(arguments: &Sync) -> Result<()> {
+    let Sync { services, endpoints, changes, others, pages, programmed_within, usable_within } = *arguments;
+    println!("{services} Services with {endpoints} endpoints each");
+    let setting =
+        sync::Setting { services, endpoints, changes, others_per_second: others, streams_lists: !pages };
+    let report = sync::run(&setting).await?;
+    println!("{report}");
+    let (programmed, usable) = (Duration::from_millis(programmed_within), Duration::from_millis(usable_within));
+    ensure!(report.synced_to_programmed <= programmed, "programming takes longer than {programmed:?}");
+    ensure!(report.alone.within(0.99) <= usable, "a change takes longer than {usable:?}");
     Ok(())
 }

@@ -51,6 +51,8 @@ pub struct Reflector<'a> {
     shared: &'a Shared<'a>,
     known: Known,
     progress: Progress,
+    /// The version after which the present watch began: the server has nothing to say of what was before.
+    began: u64,
     /// The server can send everything as events, one by one.
     has_streaming: bool,
     /// The server does not have the kind.
@@ -108,7 +110,15 @@ struct Batch {
 impl<'a> Reflector<'a> {
     pub fn new(selection: Selection, shared: &'a Shared<'a>) -> Self {
         let progress = Progress::Unread { floor: Some(0) };
-        Self { selection, shared, known: Known::default(), progress, has_streaming: true, is_missing: false }
+        Self {
+            selection,
+            shared,
+            known: Known::default(),
+            progress,
+            began: 0,
+            has_streaming: true,
+            is_missing: false,
+        }
     }
 
     /// Follows the kind until nobody takes updates any more.
@@ -199,12 +209,14 @@ impl<'a> Reflector<'a> {
             .with_some("resourceVersion", floor.filter(|floor| *floor != 0));
         let body = self.get(&query).await?;
         self.known.begin_round();
-        self.follow(body, 0).await
+        self.began = 0;
+        self.follow(body).await
     }
 
     async fn watch(&mut self, version: u64) -> Result<(), Ended> {
         let body = self.get(&self.watch_query().with("resourceVersion", version)).await?;
-        self.follow(body, version).await
+        self.began = version;
+        self.follow(body).await
     }
 
     fn watch_query(&self) -> Query {
@@ -223,12 +235,12 @@ impl<'a> Reflector<'a> {
         Ok(body)
     }
 
-    /// Passes on what a watch sends that began after a version, until it ends.
-    async fn follow(&mut self, mut body: Body, began: u64) -> Result<(), Ended> {
+    /// Passes on what a watch sends until it ends.
+    async fn follow(&mut self, mut body: Body) -> Result<(), Ended> {
         let mut lines = Lines::default();
         while body.read(self.shared.timing.silence, |bytes| lines.push(bytes)).await? {
             let mut batch = Batch::default();
-            let taken = lines.drain(|line| self.take(line, began, &mut batch));
+            let taken = lines.drain(|line| self.take(line, &mut batch));
             // What came before a problem counts.
             self.pass(batch).await?;
             taken?;
@@ -236,16 +248,17 @@ impl<'a> Reflector<'a> {
         Ok(())
     }
 
-    fn take(&mut self, line: &[u8], began: u64, batch: &mut Batch) -> Result<(), Problem> {
+    fn take(&mut self, line: &[u8], batch: &mut Batch) -> Result<(), Problem> {
         match event::read(line).map_err(|error| Problem::Nonsense(chain(&error)))? {
-            Event::Put(json) => self.put(json.as_bytes(), began, batch),
+            Event::Put(json) => self.put(json.as_bytes(), batch),
             Event::Gone(json) => self.remove(json.as_bytes(), batch),
-            Event::Bookmark { version, .. } if version < began => Err(Problem::LostHistory),
+            Event::Bookmark { version, .. } if version < self.began => Err(Problem::LostHistory),
             Event::Bookmark { version, ends_beginning } => {
                 self.known.settle(version);
                 if ends_beginning {
                     self.end_round(batch);
                     self.progress = Progress::Upto(version);
+                    self.began = version;
                 }
                 self.advance(version);
                 Ok(())
@@ -254,13 +267,13 @@ impl<'a> Reflector<'a> {
         }
     }
 
-    fn put(&mut self, json: &[u8], began: u64, batch: &mut Batch) -> Result<(), Problem> {
+    fn put(&mut self, json: &[u8], batch: &mut Batch) -> Result<(), Problem> {
         let Some(Sent { name, version, object }) = self.read(json, batch) else { return Ok(()) };
         if let Progress::Unread { .. } = self.progress {
             self.known.list(name, version);
         } else if !self.known.put(name, version) {
             return Ok(());
-        } else if version < began {
+        } else if version < self.began {
             return Err(Problem::LostHistory);
         }
         self.advance(version);

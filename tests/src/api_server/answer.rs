@@ -1,0 +1,138 @@
+//! Connections, and the answer to each request.
+
+use std::{net::TcpListener, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request as HttpRequest, State as Extract},
+    http::{Response, StatusCode, header},
+    serve::Listener,
+};
+use serde_json::json;
+use tokio::{
+    net::{TcpListener as AsyncListener, TcpStream},
+    sync::{oneshot, watch},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{Behaviour, Identity, Shared, request::Request, store::Store, stream};
+
+/// Where clients are met, and how connections with them begin.
+struct TlsListener {
+    listener: AsyncListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for TlsListener {
+    type Addr = std::net::SocketAddr;
+    type Io = TlsStream<TcpStream>;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            // A client that gives up, or does not trust us, is none.
+            let Ok((stream, address)) = self.listener.accept().await else { continue };
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+pub async fn serve(
+    listener: TcpListener,
+    identity: &Identity,
+    shared: Arc<Shared>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let listener = AsyncListener::from_std(listener).expect("the listener does not block");
+    let listener = TlsListener { listener, acceptor: identity.acceptor() };
+    let router = Router::new().fallback(handle).with_state(shared);
+    tokio::select! {
+        served = axum::serve(listener, router) => served.expect("serving has no end of its own"),
+        _ = stopped => {}
+    }
+}
+
+async fn handle(Extract(shared): Extract<Arc<Shared>>, request: HttpRequest) -> Response<Body> {
+    let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let asked = Request::parse(path, query);
+    let behaviour = {
+        let mut state = shared.lock();
+        state.requests.push(format!("{path}?{query}"));
+        state.behaviour.clone()
+    };
+    if let Some(refusal) = refusal(&asked, token.as_deref(), &behaviour) {
+        return refusal;
+    }
+    // Before the answer begins, so that it misses nothing that comes after.
+    let changes: watch::Receiver<u64> = shared.changes.subscribe();
+    if asked.is_watch {
+        return stream::watch(shared, changes, asked);
+    }
+    let list = list(&shared.lock().store, &asked, &behaviour);
+    list.map_or_else(|refusal| *refusal, |json| stream::whole(json.into_bytes(), &behaviour))
+}
+
+fn refusal(request: &Request, token: Option<&str>, behaviour: &Behaviour) -> Option<Response<Body>> {
+    let kind = &request.selector.kind;
+    if let Some(code) = behaviour.fails_with {
+        return Some(status(code, "InternalError", "it is told to fail"));
+    }
+    if behaviour.token.is_some() && behaviour.token.as_deref() != token {
+        return Some(status(401, "Unauthorized", "Unauthorized"));
+    }
+    if behaviour.missing.contains(kind) {
+        return Some(status(404, "NotFound", "the server could not find the requested resource"));
+    }
+    if behaviour.forbidden.contains(kind) {
+        let message =
+            format!("{kind} is forbidden: User \"system:kube-proxy\" cannot list resource \"{kind}\"");
+        return Some(status(403, "Forbidden", &message));
+    }
+    if request.wants_everything && !behaviour.streams_lists {
+        return Some(status(
+            422,
+            "Invalid",
+            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+        ));
+    }
+    None
+}
+
+/// The text of a list, or of its next page.
+fn list(store: &Store, request: &Request, behaviour: &Behaviour) -> Result<String, Box<Response<Body>>> {
+    if request.version.is_some_and(|version| version > store.version()) {
+        return Err(Box::new(status(504, "Timeout", "Too large resource version")));
+    }
+    let place = request.r#continue.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let limit = if behaviour.pages && request.limit > 0 { request.limit } else { usize::MAX };
+    let mut objects = store.list(&request.selector, place.as_ref());
+    let page: Vec<_> = objects.by_ref().take(limit).collect();
+    let has_more = objects.next().is_some();
+    let last = page.last().filter(|_| has_more).map(|stored| json!(stored.place).to_string());
+    let metadata =
+        json!({"resourceVersion": store.version().to_string(), "continue": last.unwrap_or_default()});
+    let items: Vec<&str> = page.iter().map(|stored| stored.json.as_str()).collect();
+    Ok(format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{metadata},"items":[{}]}}"#, items.join(",")))
+}
+
+pub fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(status_text(code, reason, message)));
+    *response.status_mut() = StatusCode::from_u16(code).expect("scripts name real status codes");
+    response
+}
+
+pub fn status_text(code: u16, reason: &str, message: &str) -> String {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": code,
+    })
+    .to_string()
+}

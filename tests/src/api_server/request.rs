@@ -1,0 +1,102 @@
+//! What a client asks for.
+
+use std::collections::BTreeMap;
+
+use super::store::Stored;
+
+/// A list or a watch.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub selector: Selector,
+    pub is_watch: bool,
+    pub wants_everything: bool,
+    pub wants_bookmarks: bool,
+    pub version: Option<u64>,
+    pub limit: usize,
+    pub r#continue: Option<String>,
+    pub timeout_seconds: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Selector {
+    /// The plural, as in paths.
+    pub kind: String,
+    /// A label that must be absent.
+    without_label: Option<String>,
+    name: Option<String>,
+    no_headless: bool,
+}
+
+impl Request {
+    pub fn parse(path: &str, query: &str) -> Self {
+        let parameters: BTreeMap<String, String> = query.split('&').filter_map(parameter).collect();
+        let get = |name: &str| parameters.get(name).filter(|value| !value.is_empty());
+        let is = |name: &str| get(name).is_some_and(|value| value == "true" || value == "1");
+        let fields = get("fieldSelector").map(String::as_str).unwrap_or_default();
+        Self {
+            selector: Selector {
+                kind: path.rsplit('/').next().unwrap_or_default().to_owned(),
+                without_label: get("labelSelector")
+                    .and_then(|text| text.strip_prefix('!'))
+                    .map(str::to_owned),
+                name: fields.strip_prefix("metadata.name=").map(str::to_owned),
+                no_headless: fields == "spec.clusterIP!=None",
+            },
+            is_watch: is("watch"),
+            wants_everything: is("sendInitialEvents"),
+            wants_bookmarks: is("allowWatchBookmarks"),
+            version: get("resourceVersion").and_then(|text| text.parse().ok()),
+            limit: get("limit").and_then(|text| text.parse().ok()).unwrap_or(0),
+            r#continue: get("continue").cloned(),
+            timeout_seconds: get("timeoutSeconds").and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+impl Selector {
+    pub fn selects(&self, stored: &Stored) -> bool {
+        stored.place.0 == self.kind
+            && self.name.as_ref().is_none_or(|name| stored.place.2 == *name)
+            && self.without_label.as_ref().is_none_or(|label| !stored.labels.contains(label))
+            && !(self.no_headless && stored.is_headless)
+    }
+}
+
+fn parameter(text: &str) -> Option<(String, String)> {
+    let (name, value) = text.split_once('=')?;
+    Some((name.to_owned(), decoded(value)))
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let escaped = || {
+            let digits = [rest.clone().next()?, rest.clone().nth(1)?];
+            u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()
+        };
+        match (byte, escaped()) {
+            (b'%', Some(escaped)) => {
+                bytes.push(escaped);
+                rest.nth(1);
+            }
+            _ => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded() {
+        let request =
+            Request::parse("/api/v1/nodes", "fieldSelector=metadata.name%3Dnode-1&watch=true&limit=5&x=%zz");
+        assert_eq!(request.selector.kind, "nodes");
+        assert_eq!(request.selector.name.as_deref(), Some("node-1"));
+        assert!(request.is_watch);
+        assert_eq!(request.limit, 5);
+    }
+}

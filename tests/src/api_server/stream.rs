@@ -1,0 +1,189 @@
+//! Answers that take their time: watches, and bodies that come in pieces or break off.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{body::Body, http::Response};
+use futures_util::stream;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, interval_at, sleep},
+};
+
+use super::{
+    Behaviour, Shared, State,
+    answer::status_text,
+    request::{Request, Selector},
+    store::{Stored, StoredEvent},
+};
+
+type Piece = Result<Vec<u8>, io::Error>;
+
+/// Pieces that wait to be sent; a client that does not read makes us wait.
+const WAITING: usize = 16;
+
+/// A body that is known as a whole.
+pub fn whole(bytes: Vec<u8>, behaviour: &Behaviour) -> Response<Body> {
+    let pieces = pieces(bytes, behaviour);
+    Response::new(Body::from_stream(stream::iter(pieces)))
+}
+
+/// The pieces that a text comes in, up to where it breaks off.
+fn pieces(bytes: Vec<u8>, behaviour: &Behaviour) -> Vec<Piece> {
+    let size = behaviour.piece.unwrap_or(bytes.len()).max(1);
+    let upto = behaviour.breaks_after.unwrap_or(bytes.len()).min(bytes.len());
+    let is_cut = upto < bytes.len();
+    let whole = bytes.get(..upto).unwrap_or_default().chunks(size).map(|piece| Ok(piece.to_vec()));
+    whole.chain(is_cut.then(|| Err(io::Error::other("it is told to break off")))).collect()
+}
+
+pub fn watch(shared: Arc<Shared>, changes: watch::Receiver<u64>, request: Request) -> Response<Body> {
+    let (sender, receiver) = mpsc::channel::<Piece>(WAITING);
+    tokio::spawn(async move {
+        let mut watch = Watch::new(&shared, request, sender);
+        // Who does not listen any more has no use for the rest.
+        let _ = watch.run(&shared, changes).await;
+    });
+    let body = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    Response::new(Body::from_stream(body))
+}
+
+/// The client is gone, or was sent away.
+struct Over;
+
+struct Watch {
+    selector: Selector,
+    /// Everything up to here was sent.
+    version: u64,
+    wants_everything: bool,
+    wants_bookmarks: bool,
+    ends: Option<Instant>,
+    /// How often watches had been cut, and told to begin anew, when this one began.
+    cuts: u64,
+    expirations: u64,
+    /// It fell silent once, and stays so.
+    is_stuck: bool,
+    sender: mpsc::Sender<Piece>,
+}
+
+impl Watch {
+    fn new(shared: &Shared, request: Request, sender: mpsc::Sender<Piece>) -> Self {
+        let state = shared.lock();
+        let timeout = request.timeout_seconds.map(Duration::from_secs);
+        Self {
+            selector: request.selector,
+            version: request.version.unwrap_or(0),
+            wants_everything: request.wants_everything,
+            wants_bookmarks: request.wants_bookmarks,
+            ends: timeout.map(|timeout| Instant::now() + timeout),
+            cuts: state.cuts,
+            expirations: state.store.expirations,
+            is_stuck: false,
+            sender,
+        }
+    }
+
+    async fn run(&mut self, shared: &Shared, mut changes: watch::Receiver<u64>) -> Result<(), Over> {
+        if self.wants_everything {
+            self.send_everything(shared).await?;
+        }
+        let every = Duration::from_millis(shared.lock().behaviour.bookmark_millis);
+        let mut bookmarks = interval_at(Instant::now() + every, every);
+        loop {
+            self.send_news(shared).await?;
+            let end = self.ends.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                changed = changes.changed() => changed.map_err(|_| Over)?,
+                _ = bookmarks.tick(), if self.wants_bookmarks => self.bookmark(shared, false).await?,
+                () = sleep(end.saturating_duration_since(Instant::now())) => return Err(Over),
+                () = self.sender.closed() => return Err(Over),
+            }
+        }
+    }
+
+    async fn send_everything(&mut self, shared: &Shared) -> Result<(), Over> {
+        let (text, behaviour) = {
+            let state = shared.lock();
+            self.version = state.store.version();
+            let lines = state.store.list(&self.selector, None).map(|stored| line("ADDED", stored));
+            (lines.collect::<String>(), state.behaviour.clone())
+        };
+        self.send(text, &behaviour).await?;
+        self.bookmark(shared, true).await
+    }
+
+    async fn send_news(&mut self, shared: &Shared) -> Result<(), Over> {
+        let (text, behaviour) = {
+            let state = shared.lock();
+            if state.cuts > self.cuts {
+                return Err(Over);
+            }
+            let text = self.news(&state);
+            (text, state.behaviour.clone())
+        };
+        match text {
+            Some(text) => self.send(text, &behaviour).await,
+            None => {
+                let gone = status_text(410, "Expired", "too old resource version");
+                self.send(format!("{{\"type\":\"ERROR\",\"object\":{gone}}}\n"), &behaviour).await?;
+                Err(Over)
+            }
+        }
+    }
+
+    /// The lines of what happened since the last ones; none when that is forgotten.
+    fn news(&mut self, state: &State) -> Option<String> {
+        if state.store.expirations > self.expirations {
+            return None;
+        }
+        let events = state.store.since(self.version).ok()?;
+        self.version = events.last().map_or(self.version, |event| event.version);
+        let mut lines: Vec<String> = events.iter().filter_map(|event| self.event(event)).collect();
+        if state.behaviour.reorders {
+            lines.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
+        }
+        let times = if state.behaviour.duplicates { 2 } else { 1 };
+        Some(lines.iter().map(|line| line.repeat(times)).collect())
+    }
+
+    /// To who selects, an object that begins to match has come, and one that no longer does has gone.
+    fn event(&self, event: &StoredEvent) -> Option<String> {
+        let selected = |stored: &&Arc<Stored>| self.selector.selects(stored);
+        match (event.before.as_ref().filter(selected), event.after.as_ref().filter(selected)) {
+            (None, None) => None,
+            (None, Some(after)) => Some(line("ADDED", after)),
+            (Some(_), Some(after)) => Some(line("MODIFIED", after)),
+            (Some(before), None) => Some(line("DELETED", event.after.as_ref().unwrap_or(before))),
+        }
+    }
+
+    async fn bookmark(&mut self, shared: &Shared, ends_beginning: bool) -> Result<(), Over> {
+        let (version, behaviour) = {
+            let state = shared.lock();
+            // A server that lost its history has nothing newer to tell of.
+            (self.version.min(state.store.version()), state.behaviour.clone())
+        };
+        let annotations =
+            if ends_beginning { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
+        let object = format!(r#"{{"kind":"X","metadata":{{"resourceVersion":"{version}"{annotations}}}}}"#);
+        self.send(format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n"), &behaviour).await
+    }
+
+    async fn send(&mut self, text: String, behaviour: &Behaviour) -> Result<(), Over> {
+        self.is_stuck |= behaviour.is_silent;
+        if self.is_stuck || text.is_empty() {
+            return Ok(());
+        }
+        for piece in pieces(text.into_bytes(), behaviour) {
+            let is_last = piece.is_err();
+            self.sender.send(piece).await.map_err(|_| Over)?;
+            if is_last {
+                return Err(Over);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(r#type: &str, stored: &Stored) -> String {
+    format!("{{\"type\":\"{type}\",\"object\":{}}}\n", stored.json)
+}

@@ -1,0 +1,207 @@
+//! How long it takes from what an API server says to what the kernel does, and what the agent weighs meanwhile.
+//!
+//! The API server and the one who looks are this very process. A change counts from when the server has it until the
+//! frontend's word in the pinned map is another: all of the server's own work, TLS and the loopback are in it.
+
+mod report;
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::unistd::Pid;
+use proxy::{
+    datapath::{KernelMaps, maps_of},
+    reconcile::LbMaps as _,
+};
+use proxy_ebpf::abi::ABI_VERSION;
+
+pub use report::{Distribution, Memory, Report};
+
+use crate::{
+    agent::{Agent, AgentSetting, Source},
+    api_server::{
+        ApiServer,
+        objects::{node, service, slice},
+    },
+    cluster::Cluster,
+    dump::PinnedMaps,
+};
+
+/// How much, and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    pub services: u32,
+    pub endpoints: u32,
+    /// Changes that are waited for, one by one.
+    pub changes: u32,
+    /// Changes of other Services in each second meanwhile.
+    pub others_per_second: u32,
+    pub streams_lists: bool,
+}
+
+/// A change that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The Service whose changes are measured; the others have higher numbers.
+const MEASURED: u32 = 1;
+/// A mark that is written after everything else.
+const MARK: u32 = 2;
+const FIRST_OTHER: u32 = 16;
+
+pub async fn run(setting: &Setting) -> Result<Report> {
+    let cluster = Cluster::start("sync").without_agents().build().await?;
+    let node = cluster.node(0);
+    let server = ApiServer::start_in(node.netns())?;
+    server.behave(|behaviour| {
+        behaviour.streams_lists = setting.streams_lists;
+        behaviour.bookmark_millis = 60_000;
+    });
+    server.put_all(objects(setting, &node.name));
+    let agent_setting = AgentSetting {
+        source: Source::ApiServer(server.kubeconfig(cluster.directory())?),
+        ..node.setting().clone()
+    };
+    let started = Instant::now();
+    let mut agent = Agent::spawn(&agent_setting, node.netns())?;
+    agent.ready().await?;
+    let start_to_ready = started.elapsed();
+    let mut report = Report {
+        start_to_ready,
+        synced_to_programmed: programming(&agent_setting)?,
+        after_start: Memory::of(agent.id())?,
+        ..Report::default()
+    };
+    let watched = Watched::open(&cluster)?;
+    report.alone = watched.changes(&server, setting.changes)?;
+    report.among_others = among_others(&watched, &server, setting)?;
+    report.after_changes = Memory::of(agent.id())?;
+    let relist = Instant::now();
+    server.expire_watches();
+    watched.mark(&server)?;
+    report.relist = relist.elapsed();
+    report.after_relist = Memory::of(agent.id())?;
+    let status = agent.terminate().await?;
+    ensure!(status.success(), "the agent ended with {status}");
+    Ok(report)
+}
+
+fn objects(setting: &Setting, node_name: &str) -> impl Iterator<Item = serde_json::Value> {
+    let (services, endpoints) = (setting.services, setting.endpoints);
+    let others = (FIRST_OTHER..FIRST_OTHER + services).flat_map(move |number| {
+        let name = other_name(number);
+        let first = number * endpoints;
+        [service(&name, number), slice(&name, first..first + endpoints)]
+    });
+    let few = [(MEASURED, "measured"), (MARK, "mark")];
+    let few = few.into_iter().flat_map(|(number, name)| [service(name, number), slice(name, [number])]);
+    others.chain(few).chain([node(node_name, "172.18.0.11")])
+}
+
+fn other_name(number: u32) -> String {
+    format!("service-{number}")
+}
+
+fn among_others(watched: &Watched, server: &ApiServer, setting: &Setting) -> Result<Distribution> {
+    if setting.others_per_second == 0 {
+        return Ok(Distribution::default());
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let pause = Duration::from_secs(1) / setting.others_per_second;
+            let began = Instant::now();
+            for count in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                let name = other_name(FIRST_OTHER + count % setting.services);
+                let first = 500_000 + count * setting.endpoints % 100_000;
+                server.put(&slice(&name, first..first + setting.endpoints));
+                thread::sleep((began + pause * (count + 1)).saturating_duration_since(Instant::now()));
+            }
+        });
+        let measured = watched.changes(server, setting.changes);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        measured
+    })
+}
+
+/// The frontends whose words are looked at.
+struct Watched {
+    maps: KernelMaps,
+    measured: u32,
+    mark: u32,
+}
+
+impl Watched {
+    fn open(cluster: &Cluster) -> Result<Self> {
+        let bpffs = cluster.node(0).bpffs();
+        let maps = KernelMaps::inspect(&maps_of(bpffs, ABI_VERSION)).context("cannot open the pinned maps")?;
+        let named = PinnedMaps::open(bpffs)?;
+        Ok(Self { maps, measured: named.frontend(address(MEASURED))?, mark: named.frontend(address(MARK))? })
+    }
+
+    /// Each change is made when the one before it has arrived, and a little later, at no regular time.
+    fn changes(&self, server: &ApiServer, count: u32) -> Result<Distribution> {
+        let mut times = Vec::with_capacity(count as usize);
+        for number in 0..count {
+            thread::sleep(Duration::from_micros(500 + u64::from(number * 7919 % 1500)));
+            let object = slice("measured", [400_000 + number, 450_000 + number]);
+            times.push(self.until_flip(self.measured, || server.put(&object))?);
+        }
+        Ok(Distribution::new(times))
+    }
+
+    /// A change that is heard after everything before it.
+    fn mark(&self, server: &ApiServer) -> Result<()> {
+        self.until_flip(self.mark, || server.put(&slice("mark", [480_000]))).map(drop)
+    }
+
+    fn until_flip(&self, frontend: u32, change: impl FnOnce()) -> Result<Duration> {
+        let before = self.maps.published(frontend);
+        let began = Instant::now();
+        change();
+        while self.maps.published(frontend) == before {
+            ensure!(began.elapsed() < PATIENCE, "a change did not arrive within {PATIENCE:?}");
+            thread::yield_now();
+        }
+        Ok(began.elapsed())
+    }
+}
+
+/// The ClusterIP of a Service with this number.
+fn address(number: u32) -> SocketAddr {
+    let [_, _, b, c] = number.to_be_bytes();
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, b, c)), 80)
+}
+
+/// What the agent says of its first pass.
+fn programming(setting: &AgentSetting) -> Result<Duration> {
+    let log = fs::read_to_string(&setting.log).context("cannot read the agent's log")?;
+    let field = log.split_whitespace().find_map(|word| word.strip_prefix("programming_ms="));
+    let text = field.context("the agent does not say how long its first pass took")?;
+    Ok(Duration::from_secs_f64(text.parse::<f64>().context("it says no number")? / 1e3))
+}
+
+impl Memory {
+    fn of(process: u32) -> Result<Self> {
+        let pid = Pid::from_raw(process.cast_signed());
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the agent is gone")?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            Ok(number.with_context(|| format!("no {name} in its status"))?.parse::<u64>()? * 1024)
+        };
+        Ok(Self {
+            peak: field("VmHWM:")?,
+            resident: field("VmRSS:")?,
+            anonymous: field("RssAnon:")?,
+            files: field("RssFile:")?,
+            maps: field("RssShmem:")?,
+        })
+    }
+}

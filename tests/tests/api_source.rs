@@ -1,0 +1,374 @@
+//! What the agent hears of an API server, whatever becomes of that server. Needs no privileges: nothing is programmed.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+use proxy::k8s::{
+    access::{Access, Credentials},
+    watch::Timing,
+};
+use tempfile::TempDir;
+use tests::{
+    api_server::{
+        ApiServer, Behaviour,
+        follower::{Follower, NODE, timing},
+        objects::{node, service, slice},
+    },
+    eventually,
+};
+
+/// A server with two Services, and its kubeconfig.
+fn shop() -> Result<(ApiServer, TempDir)> {
+    let server = ApiServer::start()?;
+    let directory = tempfile::tempdir()?;
+    server.kubeconfig(directory.path())?;
+    server.put_all(shop_objects());
+    Ok((server, directory))
+}
+
+fn shop_objects() -> Vec<serde_json::Value> {
+    vec![
+        service("web", 1),
+        slice("web", [1, 2]),
+        service("api", 2),
+        slice("api", [3]),
+        node(NODE, "192.0.2.7"),
+        node("node-2", "192.0.2.8"),
+    ]
+}
+
+fn kubeconfig(directory: &TempDir) -> std::path::PathBuf {
+    directory.path().join("kubeconfig")
+}
+
+fn has(follower: &Follower, service: &str, backends: usize) -> bool {
+    follower.backends(service).is_some_and(|found| found.len() == backends)
+}
+
+/// The server answers whoever follows as long as it is told to, whatever its manners.
+#[tokio::test]
+async fn objects_are_followed_whatever_the_manners_of_the_server() -> Result<()> {
+    let manners: [(&str, fn(&mut Behaviour)); 7] = [
+        ("it streams lists", |_| {}),
+        ("it does not", |behaviour| behaviour.streams_lists = false),
+        ("it knows no pages", |behaviour| (behaviour.streams_lists, behaviour.pages) = (false, false)),
+        ("in small pieces", |behaviour| behaviour.piece = Some(7)),
+        ("pages in small pieces", |behaviour| {
+            (behaviour.streams_lists, behaviour.piece) = (false, Some(5));
+        }),
+        ("everything twice", |behaviour| behaviour.duplicates = true),
+        ("out of order", |behaviour| behaviour.reorders = true),
+    ];
+    for (name, manner) in manners {
+        let (server, directory) = shop()?;
+        server.behave(manner);
+        let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+        follower.synced().await;
+        assert!(has(&follower, "web", 2) && has(&follower, "api", 1), "{name}");
+        assert_eq!(follower.node_addresses(), 1, "{name}: only our own Node");
+        server.put_all([slice("web", [1, 2, 3]), slice("web", [4]), service("new", 3), slice("new", [9])]);
+        server.delete("services", "default", "api");
+        let holds = |follower: &Follower| {
+            has(follower, "web", 1) && has(follower, "new", 1) && follower.backends("api").is_none()
+        };
+        follower.until(name, holds).await;
+        assert_eq!(follower.skipped, [""; 0], "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_list_of_many_pages_is_read_whole() -> Result<()> {
+    let (server, directory) = shop()?;
+    server.behave(|behaviour| behaviour.streams_lists = false);
+    server.put_all((10..1800).map(|n| service(&format!("s{n}"), n)));
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.synced().await;
+    assert_eq!(follower.frontends(), 1792);
+    assert_eq!(server.requests(&["/services?", "limit=500"]), 4);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_waited_for() -> Result<()> {
+    let (mut server, directory) = shop()?;
+    server.stop()?;
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.hears_no_news_for(Duration::from_millis(300)).await?;
+    assert!(!follower.is_synced);
+    server.start_again()?;
+    follower.synced().await;
+    assert!(has(&follower, "web", 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result<()> {
+    let (mut server, directory) = shop()?;
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.synced().await;
+    let before = follower.news;
+    server.stop()?;
+    server.put_all([slice("web", [1, 2, 5]), service("new", 3)]);
+    server.delete("services", "default", "api");
+    follower.hears_no_news_for(Duration::from_millis(300)).await?;
+    assert!(has(&follower, "web", 2) && has(&follower, "api", 1), "nothing goes while nobody answers");
+    server.start_again()?;
+    let holds = |follower: &Follower| {
+        has(follower, "web", 3) && follower.backends("api").is_none() && follower.backends("new").is_some()
+    };
+    follower.until("the difference was heard", holds).await;
+    assert_eq!(follower.news - before, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<()> {
+    for (name, streams_lists, in_stream) in [
+        ("on the next watch", true, false),
+        ("in the middle of one", true, true),
+        ("in the middle, with pages", false, true),
+    ] {
+        let (server, directory) = shop()?;
+        server.behave(|behaviour| behaviour.streams_lists = streams_lists);
+        let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+        follower.synced().await;
+        let before = follower.news;
+        server.change_unheard([slice("web", [1, 2, 5])], ("services", "default", "api"), in_stream);
+        let holds = |follower: &Follower| has(follower, "web", 3) && follower.backends("api").is_none();
+        follower.until(name, holds).await;
+        follower.hears_no_news_for(Duration::from_millis(200)).await?;
+        assert_eq!(follower.news - before, 2, "{name}");
+    }
+    Ok(())
+}
+
+/// Versions start over, so nothing that the server says is newer than what is known.
+#[tokio::test]
+async fn a_server_restored_from_a_backup_is_believed() -> Result<()> {
+    let (server, directory) = shop()?;
+    server.put_all((0..20).map(|n| slice("web", [1, 2, 100 + n])));
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.synced().await;
+    assert!(has(&follower, "web", 3));
+    server.restore([service("web", 1), slice("web", [1, 2]), node(NODE, "192.0.2.7")]);
+    let holds = |follower: &Follower| has(follower, "web", 2) && follower.backends("api").is_none();
+    follower.until("the backup is what counts", holds).await;
+    server.put(&slice("web", [8]));
+    follower.until("it is followed from there", |follower| has(follower, "web", 1)).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watch_that_falls_silent_is_replaced() -> Result<()> {
+    let (server, directory) = shop()?;
+    let timing = Timing { silence: Duration::from_millis(500), ..timing() };
+    let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
+    follower.synced().await;
+    let watches = server.requests(&["/services?", "watch=true"]);
+    server.behave(|behaviour| behaviour.is_silent = true);
+    server.put(&slice("web", [7]));
+    follower.hears_no_news_for(Duration::from_millis(200)).await?;
+    server.behave(|behaviour| behaviour.is_silent = false);
+    // What was swallowed comes with the next watch, which begins where the last one came to.
+    follower.until("the new watch was heard", |follower| has(follower, "web", 1)).await;
+    assert!(server.requests(&["/services?", "watch=true"]) > watches);
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_that_break_off_are_asked_for_again() -> Result<()> {
+    for (name, streams_lists) in [("streams", true), ("pages", false)] {
+        let (server, directory) = shop()?;
+        server.behave(|behaviour| {
+            (behaviour.streams_lists, behaviour.breaks_after) = (streams_lists, Some(300));
+        });
+        let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+        eventually(name, async || {
+            anyhow::ensure!(server.requests(&["/services?"]) > 3, "not asked again yet");
+            Ok(())
+        })
+        .await;
+        follower.hears_no_news_for(Duration::from_millis(50)).await.ok();
+        assert!(!follower.is_synced, "{name}");
+        server.behave(|behaviour| behaviour.breaks_after = None);
+        follower.synced().await;
+        assert!(has(&follower, "web", 2) && has(&follower, "api", 1), "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_renewed_on_disk_is_used() -> Result<()> {
+    let (server, directory) = shop()?;
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.synced().await;
+    server.set_token(directory.path(), "the-second-token")?;
+    server.cut_watches();
+    server.put(&slice("web", [7]));
+    follower.until("the new token was used", |follower| has(follower, "web", 1)).await;
+    // The other way round: the server wants the new one before it is on disk.
+    server.behave(|behaviour| behaviour.token = Some("the-third-token".to_owned()));
+    server.cut_watches();
+    follower.hears_no_news_for(Duration::from_millis(200)).await?;
+    server.set_token(directory.path(), "the-third-token")?;
+    server.put(&slice("web", [7, 8]));
+    follower.until("the third token was used", |follower| has(follower, "web", 2)).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_certificate_will_do() -> Result<()> {
+    let server = ApiServer::start()?;
+    let directory = tempfile::tempdir()?;
+    let kubeconfig = server.kubeconfig_with_certificate(directory.path())?;
+    server.put_all(shop_objects());
+    let mut follower = Follower::start(&kubeconfig).await?;
+    follower.synced().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_is_not_believed() -> Result<()> {
+    let (server, directory) = shop()?;
+    let other = tempfile::tempdir()?;
+    ApiServer::start()?.kubeconfig(other.path())?;
+    std::fs::copy(other.path().join("ca.crt"), directory.path().join("ca.crt"))?;
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.hears_no_news_for(Duration::from_millis(300)).await?;
+    assert!(!follower.is_synced);
+    assert_eq!(server.requests(&[""]), 0, "nothing was asked, no token was shown");
+    // The right authority comes to lie there, as when certificates are renewed.
+    server.kubeconfig(directory.path())?;
+    follower.synced().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_server_lacks_or_hides_keeps_nothing_else_waiting() -> Result<()> {
+    for (name, behave) in [
+        (
+            "no ServiceCIDRs",
+            (|behaviour| behaviour.missing.push("servicecidrs".to_owned())) as fn(&mut Behaviour),
+        ),
+        ("hidden ServiceCIDRs", |behaviour| behaviour.forbidden.push("servicecidrs".to_owned())),
+    ] {
+        let (server, directory) = shop()?;
+        server.behave(behave);
+        let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+        follower.until(name, |follower| follower.is_synced).await;
+    }
+    let (server, directory) = shop()?;
+    server.behave(|behaviour| behaviour.forbidden.push("endpointslices".to_owned()));
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.hears_no_news_for(Duration::ZERO).await.ok();
+    eventually("slices were asked for again and again", async || {
+        anyhow::ensure!(server.requests(&["/endpointslices?"]) > 2, "not yet");
+        Ok(())
+    })
+    .await;
+    assert!(!follower.is_synced, "without slices every Service would lose its backends");
+    server.behave(|behaviour| behaviour.forbidden.clear());
+    follower.synced().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_costs_nobody_else() -> Result<()> {
+    for streams_lists in [true, false] {
+        let (server, directory) = shop()?;
+        server.behave(|behaviour| behaviour.streams_lists = streams_lists);
+        let mut bad = service("bad", 9);
+        bad["spec"]["ports"] = serde_json::json!("none");
+        server.put(&bad);
+        let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+        follower.synced().await;
+        assert!(has(&follower, "web", 2) && follower.backends("bad").is_none());
+        assert!(follower.skipped.iter().any(|skip| skip.contains("default/bad")), "{:?}", follower.skipped);
+        // What was read before stays as it was.
+        let mut web = service("web", 1);
+        web["spec"]["ports"] = serde_json::json!("none");
+        server.put(&web);
+        server.expire_watches();
+        follower
+            .until("the bad Service was skipped", |follower| {
+                follower.skipped.iter().any(|skip| skip.contains("default/web"))
+            })
+            .await;
+        assert!(has(&follower, "web", 2));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn labels_that_come_and_go_make_services_go_and_come() -> Result<()> {
+    let (server, directory) = shop()?;
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.synced().await;
+    let mut foreign = service("web", 1);
+    foreign["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] = "".into();
+    server.put(&foreign);
+    follower.until("another proxy has it", |follower| follower.backends("web").is_none()).await;
+    server.put(&service("web", 1));
+    follower.until("we have it again", |follower| has(follower, "web", 2)).await;
+    let mut headless = slice("web", [1, 2]);
+    headless["metadata"]["labels"]["service.kubernetes.io/headless"] = "".into();
+    server.put(&headless);
+    follower.until("its slice is hidden", |follower| has(follower, "web", 0)).await;
+    Ok(())
+}
+
+/// One second of it, and nothing may be lost or come late.
+#[tokio::test]
+async fn a_thousand_changes_in_a_second_are_followed() -> Result<()> {
+    let (server, directory) = shop()?;
+    server.put_all((10..60).flat_map(|n| [service(&format!("s{n}"), n), slice(&format!("s{n}"), [n])]));
+    let mut follower = Follower::start(&kubeconfig(&directory)).await?;
+    follower.synced().await;
+    let changes = tokio::task::spawn_blocking(move || {
+        for n in 0..1000_u32 {
+            let name = format!("s{}", 10 + n % 50);
+            server.put(&slice(&name, [1000 + n, 3000 + n]));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        server
+    });
+    let last = |follower: &Follower| {
+        (950..1000_u32).all(|n| {
+            let [_, _, high, low] = (1000 + n).to_be_bytes();
+            let name = format!("s{}", 10 + n % 50);
+            follower.backends(&name).is_some_and(|found| found[0] == format!("10.128.{high}.{low}:8080"))
+        })
+    };
+    follower.until("the last change of each Service was heard", last).await;
+    changes.await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn credentials_that_cannot_be_used_are_said_at_once() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let missing = Follower::start(&directory.path().join("none")).await;
+    let text = format!("{:#}", missing.err().expect("there is no such file"));
+    assert!(text.contains("kubeconfig"), "{text}");
+    let nowhere = Access { credentials: Credentials::ServiceAccount { url: None }, url: None };
+    let nowhere = Follower::start_as(nowhere, timing()).await;
+    let text = format!("{:#}", nowhere.err().expect("no address is known"));
+    assert!(text.contains("--api-server"), "{text}");
+    Ok(())
+}
+
+/// `--api-server` with the credentials of a kubeconfig that names an address nobody serves.
+#[tokio::test]
+async fn another_address_goes_with_the_same_credentials() -> Result<()> {
+    let (server, directory) = shop()?;
+    let path = kubeconfig(&directory);
+    let text = std::fs::read_to_string(&path)?.replace(&server.url(), "https://127.0.0.1:1");
+    std::fs::write(&path, text)?;
+    let credentials = Credentials::Kubeconfig(vec![Path::new(&path).to_owned()]);
+    let access = Access { credentials, url: Some(server.url()) };
+    let mut follower = Follower::start_as(access, timing()).await?;
+    follower.synced().await;
+    assert!(has(&follower, "web", 2));
+    Ok(())
+}
