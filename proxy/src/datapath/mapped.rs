@@ -2,12 +2,18 @@
 //!
 //! Programs read the same memory at any time, so everything here is volatile or atomic, and nothing hands out
 //! references. Indices outside of the map are ignored on writing and read as zeroes.
+//!
+//! What is mapped counts as ours, used or not, and arrays are made for the largest clusters. So a window of one is
+//! mapped when something in it is first asked for.
 
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsRawFd as _, BorrowedFd},
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    },
 };
 
 use aya::Pod;
@@ -16,13 +22,19 @@ use memmap2::{MmapOptions, MmapRaw};
 /// A mapped array of `T`.
 #[derive(Debug)]
 pub struct MappedArray<T> {
-    memory: MmapRaw,
+    map: OwnedFd,
+    access: Access,
+    /// Parts of the array, each as long as `WINDOW` but for the last one.
+    windows: Box<[OnceLock<MmapRaw>]>,
     length: u32,
     kind: PhantomData<T>,
 }
 
+/// Bytes; a multiple of every page size and of every element's.
+const WINDOW: usize = 256 << 10;
+
 /// Whether the map is written to from here.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
     Write,
@@ -32,15 +44,47 @@ impl<T: Pod> MappedArray<T> {
     /// The kernel keeps elements of arrays at multiples of 8 bytes.
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
 
+    /// How many elements a window holds. Every element has its place in one of them.
+    const PER_WINDOW: u32 = (WINDOW / Self::STRIDE) as u32;
+
     /// Maps an array of `length` elements, created with BPF_F_MMAPABLE.
-    pub fn new(map: BorrowedFd<'_>, length: u32, access: Access) -> io::Result<Self> {
+    pub fn new(map: OwnedFd, length: u32, access: Access) -> io::Result<Self> {
+        const { assert!(WINDOW.is_multiple_of(Self::STRIDE)) };
+        let windows = (0..length.div_ceil(Self::PER_WINDOW)).map(|_| OnceLock::new()).collect();
+        let array = Self { map, access, windows, length, kind: PhantomData };
+        // If this can be mapped, so can the rest.
+        array.map_window(0)?;
+        Ok(array)
+    }
+
+    fn map_window(&self, window: u32) -> io::Result<MmapRaw> {
+        let first = window * Self::PER_WINDOW;
+        let elements = Self::PER_WINDOW.min(self.length - first);
         let mut options = MmapOptions::new();
-        options.len(Self::STRIDE * length as usize);
-        let memory = match access {
-            Access::Read => options.map_raw_read_only(map.as_raw_fd())?,
-            Access::Write => options.map_raw(map.as_raw_fd())?,
-        };
-        Ok(Self { memory, length, kind: PhantomData })
+        options.offset(Self::STRIDE as u64 * u64::from(first)).len(Self::STRIDE * elements as usize);
+        match self.access {
+            Access::Read => options.map_raw_read_only(self.map.as_raw_fd()),
+            Access::Write => options.map_raw(self.map.as_raw_fd()),
+        }
+    }
+
+    /// How many elements there are up to the last one in use. Windows in which nothing is are not kept.
+    pub fn extent(&self, is_used: impl Fn(&T) -> bool) -> io::Result<u32> {
+        for (window, kept) in (0..self.windows.len() as u32).zip(&self.windows).rev() {
+            let mapped;
+            let memory = match kept.get() {
+                Some(memory) => memory,
+                None => {
+                    mapped = self.map_window(window)?;
+                    &mapped
+                }
+            };
+            let elements = (memory.len() / Self::STRIDE) as u32;
+            if let Some(last) = (0..elements).rev().find(|at| is_used(&read(memory, Self::STRIDE, *at))) {
+                return Ok(window * Self::PER_WINDOW + last + 1);
+            }
+        }
+        Ok(0)
     }
 
     pub fn len(&self) -> u32 {
@@ -64,8 +108,13 @@ impl<T: Pod> MappedArray<T> {
     }
 
     fn element(&self, index: u32) -> Option<*mut T> {
-        let offset = Self::STRIDE * index as usize;
-        (index < self.length).then(|| self.memory.as_mut_ptr().wrapping_add(offset).cast())
+        let (window, at) = (index / Self::PER_WINDOW, index % Self::PER_WINDOW);
+        let kept = self.windows.get(window as usize).filter(|_| index < self.length)?;
+        let map = || {
+            self.map_window(window).unwrap_or_else(|error| panic!("no memory for a map's window: {error}"))
+        };
+        let memory = kept.get_or_init(map);
+        Some(memory.as_mut_ptr().wrapping_add(Self::STRIDE * at as usize).cast())
     }
 
     /// A field of an element.
@@ -87,6 +136,12 @@ impl<T: Pod> MappedArray<T> {
             unsafe { AtomicU8::from_ptr(field) }.store(value, Ordering::Release);
         }
     }
+}
+
+fn read<T: Pod>(memory: &MmapRaw, stride: usize, at: u32) -> T {
+    let element = memory.as_mut_ptr().wrapping_add(stride * at as usize).cast::<T>();
+    // SAFETY: callers stay within the mapping, where elements are at multiples of 8; `T` is plain data.
+    unsafe { element.read_volatile() }
 }
 
 impl MappedArray<u64> {

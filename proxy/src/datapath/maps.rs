@@ -20,12 +20,19 @@ use proxy_ebpf::abi::{
 };
 
 use super::{
+    batch::{BatchMap, Stopped},
     mapped::{Access, MappedArray},
     pins::pin_name,
 };
 use crate::{
-    model::{address::IpFamily, frontend::FrontendKey},
-    reconcile::{BackendEntry, Capacity, LbMaps, MapError, frontend_key, protocol_number, wire_address},
+    model::{
+        address::{IpFamily, PerFamily},
+        frontend::FrontendKey,
+    },
+    reconcile::{
+        BackendEntry, Capacity, Extent, Interrupted, LbMaps, MapError, frontend_key, one_by_one,
+        protocol_number, wire_address,
+    },
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +74,16 @@ pub struct KernelMaps {
     backends_v4: MappedArray<BackendV4>,
     backends_v6: MappedArray<BackendV6>,
     capacity: Capacity,
+    batches: Batches,
     cpus: usize,
+}
+
+/// The maps that are written in batches.
+struct Batches {
+    frontends_v4: BatchMap,
+    frontends_v6: BatchMap,
+    services: BatchMap,
+    service_stats: BatchMap,
 }
 
 impl KernelMaps {
@@ -112,6 +128,12 @@ impl KernelMaps {
             backends_v4,
             backends_v6,
             capacity,
+            batches: Batches {
+                frontends_v4: batch(dir, map::FRONTENDS_V4)?,
+                frontends_v6: batch(dir, map::FRONTENDS_V6)?,
+                services: batch(dir, map::SERVICES)?,
+                service_stats: batch(dir, map::SERVICE_STATS)?,
+            },
             cpus: nr_cpus().map_err(|(_, error)| OpenError::Cpus(error))?,
         })
     }
@@ -166,6 +188,21 @@ impl LbMaps for KernelMaps {
         self.capacity
     }
 
+    fn extent(&self) -> Result<Extent, MapError> {
+        let unmapped = |map| {
+            move |error: io::Error| MapError::Refused { action: "look into", map, source: error.into() }
+        };
+        let is_alive = |flags: BackendFlags| flags.contains(BackendFlags::ALIVE);
+        let (v4, v6) = (&self.backends_v4, &self.backends_v6);
+        Ok(Extent {
+            frontends: self.state.extent(|word| *word != 0).map_err(unmapped(map::FRONTEND_STATE))?,
+            backends: PerFamily {
+                v4: v4.extent(|entry| is_alive(entry.flags)).map_err(unmapped(map::BACKENDS_V4))?,
+                v6: v6.extent(|entry| is_alive(entry.flags)).map_err(unmapped(map::BACKENDS_V6))?,
+            },
+        })
+    }
+
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
         let mut found = Vec::new();
         for entry in self.frontends_v4.iter() {
@@ -191,6 +228,21 @@ impl LbMaps for KernelMaps {
         }
     }
 
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), Interrupted> {
+        let mut inserted = 0;
+        for run in entries.chunk_by(|(a, _), (b, _)| a.address.family() == b.address.family()) {
+            let result = match self.insert_run(run) {
+                Err((stopped, _)) if stopped.is_unsupported() => {
+                    one_by_one(run, |(key, index)| self.insert_frontend(*key, *index))
+                }
+                result => result.map_err(|(stopped, map)| interrupted(stopped, map)),
+            };
+            result.map_err(|failure| Interrupted { inserted: inserted + failure.inserted, ..failure })?;
+            inserted += run.len();
+        }
+        Ok(())
+    }
+
     fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError> {
         match wire_key(key) {
             WireKey::V4(key) => absent_is_fine(self.frontends_v4.remove(&key), map::FRONTENDS_V4),
@@ -208,6 +260,21 @@ impl LbMaps for KernelMaps {
             .map_err(|error| refused("write", map::SERVICE_STATS)(error.into()))?;
         self.service_stats.set(index, zeroes, 0).map_err(refused("write", map::SERVICE_STATS))?;
         self.services.insert(index, name, 0).map_err(refused("write", map::SERVICES))
+    }
+
+    fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), Interrupted> {
+        let (indices, names): (Vec<u32>, Vec<ServiceName>) = entries.iter().copied().unzip();
+        let zeroes = vec![ServiceStats::default(); indices.len() * self.cpus];
+        // The counters of whoever had a number before are not this one's.
+        let cleared = self.batches.service_stats.write(&indices, &zeroes);
+        let cleared = cleared.map_err(|stopped| Stopped { written: 0, ..stopped });
+        let written = cleared.and_then(|()| self.batches.services.write(&indices, &names));
+        match written {
+            Err(stopped) if stopped.is_unsupported() => {
+                one_by_one(entries, |(index, name)| self.insert_service(*index, *name))
+            }
+            written => written.map_err(|stopped| interrupted(stopped, map::SERVICES)),
+        }
     }
 
     fn remove_service(&mut self, index: u32) -> Result<(), MapError> {
@@ -279,6 +346,28 @@ impl LbMaps for KernelMaps {
     }
 }
 
+impl KernelMaps {
+    /// Frontends of one family.
+    fn insert_run(&self, run: &[(FrontendKey, u32)]) -> Result<(), (Stopped, &'static str)> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (key, _) in run {
+            match wire_key(*key) {
+                WireKey::V4(key) => v4.push(key),
+                WireKey::V6(key) => v6.push(key),
+            }
+        }
+        let indices: Vec<u32> = run.iter().map(|(_, index)| *index).collect();
+        let Batches { frontends_v4, frontends_v6, .. } = &self.batches;
+        frontends_v4.write(&v4, &indices).map_err(|stopped| (stopped, map::FRONTENDS_V4))?;
+        frontends_v6.write(&v6, &indices).map_err(|stopped| (stopped, map::FRONTENDS_V6))
+    }
+}
+
+fn interrupted(stopped: Stopped, map: &'static str) -> Interrupted {
+    let Stopped { written, error } = stopped;
+    Interrupted { inserted: written, error: MapError::Refused { action: "write", map, source: error.into() } }
+}
+
 enum WireKey {
     V4(FrontendKeyV4),
     V6(FrontendKeyV6),
@@ -340,7 +429,14 @@ fn absent_is_fine(result: Result<(), aya::maps::MapError>, map: &'static str) ->
 
 fn mapped<T: Pod>(dir: &Path, name: &'static str, access: Access) -> Result<MappedArray<T>, OpenError> {
     let (data, length) = pinned(dir, name)?;
-    MappedArray::new(data.fd().as_fd(), length, access).map_err(|source| OpenError::Map { name, source })
+    let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| OpenError::Map { name, source })?;
+    MappedArray::new(fd, length, access).map_err(|source| OpenError::Map { name, source })
+}
+
+fn batch(dir: &Path, name: &'static str) -> Result<BatchMap, OpenError> {
+    let (data, _) = pinned(dir, name)?;
+    let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| OpenError::Map { name, source })?;
+    Ok(BatchMap::new(fd))
 }
 
 fn hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, OpenError> {

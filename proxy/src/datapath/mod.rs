@@ -6,6 +6,7 @@
 
 mod addresses;
 mod attach;
+mod batch;
 mod devices;
 mod environment;
 mod inspect;

@@ -11,6 +11,8 @@ use std::{
     path::Path,
 };
 
+use aya::Pod;
+
 /// Commands of bpf(2), from `enum bpf_cmd`.
 #[derive(Clone, Copy)]
 enum Command {
@@ -20,6 +22,7 @@ enum Command {
     ObjectGet = 7,
     InfoByFd = 15,
     ProgramQuery = 16,
+    MapUpdateBatch = 26,
     LinkCreate = 28,
     LinkUpdate = 29,
     LinkDetach = 34,
@@ -43,6 +46,19 @@ struct MapUpdate {
     zero: u32,
     key: u64,
     value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
     flags: u64,
 }
 
@@ -293,6 +309,27 @@ fn grace_period_by_map() -> io::Result<()> {
         ..MapUpdate::default()
     };
     bpf(Command::MapUpdate, &mut attr).map(drop)
+}
+
+/// Writes elements in order; how many were written, and why not all. Maps with a copy for each CPU take as many values
+/// for each key.
+pub fn map_update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> (usize, io::Result<()>) {
+    debug_assert!(values.len() >= keys.len());
+    let mut attr = MapBatch {
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values: values.as_ptr().expose_provenance() as u64,
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map_fd: raw(map),
+        ..MapBatch::default()
+    };
+    let result = bpf(Command::MapUpdateBatch, &mut attr).map(drop);
+    // A kernel that does not know the command leaves the count as it was.
+    let is_refused = result.as_ref().is_err_and(|_| attr.count as usize == keys.len());
+    (if is_refused { 0 } else { attr.count as usize }, result)
 }
 
 fn map_create(mut attr: MapCreate) -> io::Result<OwnedFd> {

@@ -2,40 +2,78 @@
 //! takes over when it goes.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    cmp::Ordering,
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
+    sync::Arc,
 };
 
+use super::few::Few;
 use crate::model::{
     address::IpFamily,
     frontend::{FrontendKey, FrontendKind},
-    service::{ServiceInfo, ServiceKey, ServicePortKey},
+    service::{PortInfo, ServiceInfo, ServiceKey},
 };
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An address that a port of a Service claims.
+#[derive(Clone, Debug)]
 pub struct Claim {
-    pub service: ServicePortKey,
-    pub kind: FrontendKind,
+    service: Arc<ServiceInfo>,
+    /// Which of its ports.
+    port: u32,
+    kind: FrontendKind,
 }
 
 impl Claim {
+    pub fn kind(&self) -> FrontendKind {
+        self.kind
+    }
+
+    pub fn is_of(&self, service: &ServiceInfo) -> bool {
+        self.service.key == service.key
+    }
+
+    pub fn claimant(&self) -> Option<(&ServiceInfo, &PortInfo)> {
+        Some((&self.service, self.service.ports.get(self.port as usize)?))
+    }
+
     /// A ClusterIP was handed out by the cluster, the other addresses are merely asked for: nobody takes over the
     /// address of another Service by listing it as an external one. Then the lowest name wins.
     fn rank(&self) -> impl Ord + '_ {
-        (self.kind != FrontendKind::ClusterIp, &self.service, self.kind)
+        let port = self.claimant().map(|(_, port)| (&port.name, port.protocol));
+        (self.kind != FrontendKind::ClusterIp, &self.service.key, port, self.kind)
     }
 }
 
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Claim {}
+
 #[derive(Default)]
 pub struct Claims {
-    /// Sorted by rank, never empty; nearly all have one element.
-    by_frontend: HashMap<FrontendKey, Vec<Claim>>,
-    by_cluster_ip: HashMap<IpAddr, BTreeSet<ServiceKey>>,
+    by_frontend: HashMap<FrontendKey, Few<Claim>>,
+    by_cluster_ip: HashMap<IpAddr, Few<ServiceKey>>,
 }
 
 impl Claims {
     pub fn winner(&self, key: &FrontendKey) -> Option<&Claim> {
-        self.by_frontend.get(key)?.first()
+        self.by_frontend.get(key).map(Few::first)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &FrontendKey> {
@@ -43,26 +81,25 @@ impl Claims {
     }
 
     pub fn cluster_ip_owner(&self, address: IpAddr) -> Option<&ServiceKey> {
-        self.by_cluster_ip.get(&address)?.first()
+        self.by_cluster_ip.get(&address).map(Few::first)
     }
 
     pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
         self.by_cluster_ip.keys().copied()
     }
 
-    pub fn add(&mut self, service: &ServiceInfo, touched: &mut BTreeSet<FrontendKey>) {
+    pub fn add(&mut self, service: &Arc<ServiceInfo>, touched: &mut BTreeSet<FrontendKey>) {
         if !service.is_served() {
             return;
         }
         for (key, kind, port) in service.frontends() {
-            let claim = Claim { service: service.port_key(port), kind };
-            let claims = self.by_frontend.entry(key).or_default();
-            let place = claims.partition_point(|other| other.rank() < claim.rank());
-            claims.insert(place, claim);
+            let place = service.ports.iter().position(|other| std::ptr::eq(other, port)).unwrap_or_default();
+            let port = u32::try_from(place).unwrap_or(u32::MAX);
+            insert(&mut self.by_frontend, key, Claim { service: service.clone(), port, kind });
             touched.insert(key);
         }
         for address in cluster_ips(service) {
-            self.by_cluster_ip.entry(address).or_default().insert(service.key.clone());
+            insert(&mut self.by_cluster_ip, address, service.key.clone());
         }
     }
 
@@ -72,19 +109,29 @@ impl Claims {
         }
         for (key, ..) in service.frontends() {
             touched.insert(key);
-            let Some(claims) = self.by_frontend.get_mut(&key) else { continue };
-            claims.retain(|claim| claim.service.service != service.key);
-            if claims.is_empty() {
-                self.by_frontend.remove(&key);
-            }
+            remove(&mut self.by_frontend, key, |claim| claim.is_of(service));
         }
         for address in cluster_ips(service) {
-            let Some(owners) = self.by_cluster_ip.get_mut(&address) else { continue };
-            owners.remove(&service.key);
-            if owners.is_empty() {
-                self.by_cluster_ip.remove(&address);
-            }
+            remove(&mut self.by_cluster_ip, address, |owner| *owner == service.key);
         }
+    }
+}
+
+fn insert<K: std::hash::Hash + Eq, T: Ord>(map: &mut HashMap<K, Few<T>>, key: K, new: T) {
+    match map.entry(key) {
+        Entry::Occupied(mut entry) => entry.get_mut().insert(new),
+        Entry::Vacant(entry) => drop(entry.insert(Few::new(new))),
+    }
+}
+
+fn remove<K: std::hash::Hash + Eq, T: Ord>(
+    map: &mut HashMap<K, Few<T>>,
+    key: K,
+    is_unwanted: impl Fn(&T) -> bool,
+) {
+    let Some((key, few)) = map.remove_entry(&key) else { return };
+    if let Some(left) = few.without(is_unwanted) {
+        map.insert(key, left);
     }
 }
 

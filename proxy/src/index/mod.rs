@@ -23,12 +23,13 @@ use crate::model::{
 };
 
 mod claims;
+mod few;
 mod health;
 mod reason;
 mod resolve;
 mod verdict;
 
-use claims::{Claim, Claims};
+use claims::Claims;
 
 /// One object appeared, changed (`Some`) or went (`None`).
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,8 @@ pub enum Change {
     ServiceCidr(Arc<str>, Option<Vec<IpNetwork>>),
 }
 
+type OwnedSlice = (SliceKey, Arc<SliceInfo>);
+
 pub struct Index {
     policy: Policy,
     node_info: Option<NodeInfo>,
@@ -51,7 +54,8 @@ pub struct Index {
     services: HashMap<ServiceKey, Arc<ServiceInfo>>,
     /// To which Service a slice contributes now, so that a relabelled slice can be taken from there.
     slice_owners: HashMap<SliceKey, ServiceKey>,
-    slices: HashMap<ServiceKey, BTreeMap<SliceKey, Arc<SliceInfo>>>,
+    /// Of each Service, by name; nearly all have one.
+    slices: HashMap<ServiceKey, Box<[OwnedSlice]>>,
     endpoints: HashMap<ServiceKey, Arc<[SliceInfo]>>,
     claims: Claims,
     service_cidrs: BTreeMap<Arc<str>, Vec<IpNetwork>>,
@@ -86,12 +90,25 @@ impl Index {
     /// `None`: nobody claims this address any more.
     pub fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         let claim = self.claims.winner(key)?;
-        let (service, port) = self.claimant(claim)?;
-        Some(self.resolve(*key, claim.kind, service, port))
+        let (service, port) = claim.claimant()?;
+        Some(self.resolve(*key, claim.kind(), service, port))
     }
 
+    /// Those of one Service come one after the other.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend> {
-        self.claims.keys().filter_map(|key| self.frontend(key))
+        self.services.values().flat_map(|service| {
+            let claimed = if service.is_served() { service.frontends() } else { Vec::new() };
+            // An address that a Service claims twice is one frontend.
+            let keys: BTreeSet<FrontendKey> = claimed.into_iter().map(|(key, ..)| key).collect();
+            let won = keys
+                .into_iter()
+                .filter(|key| self.claims.winner(key).is_some_and(|claim| claim.is_of(service)));
+            won.filter_map(|key| self.frontend(&key))
+        })
+    }
+
+    pub fn frontend_keys(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.claims.keys()
     }
 
     pub fn node(&self) -> &LocalNode {
@@ -166,7 +183,7 @@ impl Index {
     }
 
     fn apply_slice(&mut self, key: SliceKey, slice: Option<Arc<SliceInfo>>) -> BTreeSet<FrontendKey> {
-        let old = self.slice_owners.get(&key).and_then(|owner| self.slices.get(owner)?.get(&key)).cloned();
+        let old = self.slice_owners.get(&key).and_then(|owner| self.slice(owner, &key)).cloned();
         if old == slice {
             return BTreeSet::new();
         }
@@ -219,13 +236,23 @@ impl Index {
 
     fn insert_slice(&mut self, key: SliceKey, slice: Arc<SliceInfo>) {
         self.slice_owners.insert(key.clone(), slice.service.clone());
-        self.slices.entry(slice.service.clone()).or_default().insert(key, slice);
+        let siblings = self.slices.entry(slice.service.clone()).or_default();
+        let mut all = std::mem::take(siblings).into_vec();
+        let place = all.partition_point(|(other, _)| *other < key);
+        all.insert(place, (key, slice));
+        *siblings = all.into();
+    }
+
+    fn slice(&self, owner: &ServiceKey, key: &SliceKey) -> Option<&Arc<SliceInfo>> {
+        let siblings = self.slices.get(owner)?;
+        let place = siblings.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+        siblings.get(place).map(|(_, slice)| slice)
     }
 
     fn remove_slice(&mut self, key: &SliceKey, owner: &ServiceKey) {
         self.slice_owners.remove(key);
         let Some(siblings) = self.slices.get_mut(owner) else { return };
-        siblings.remove(key);
+        *siblings = std::mem::take(siblings).into_iter().filter(|(other, _)| other != key).collect();
         if siblings.is_empty() {
             self.slices.remove(owner);
         }
@@ -266,14 +293,9 @@ impl Index {
         );
     }
 
-    fn claimant(&self, claim: &Claim) -> Option<(&ServiceInfo, &PortInfo)> {
-        let service = self.services.get(&claim.service.service)?;
-        Some((service, service.port(&claim.service)?))
-    }
-
     fn slices_of(&self, service: &ServiceKey, family: IpFamily) -> impl Iterator<Item = &SliceInfo> {
-        let slices = self.slices.get(service).into_iter().flat_map(BTreeMap::values);
-        slices.map(|slice| &**slice).filter(move |slice| slice.family == family)
+        let slices = self.slices.get(service).into_iter().flatten();
+        slices.map(|(_, slice)| &**slice).filter(move |slice| slice.family == family)
     }
 
     /// The endpoints of a service port, each address once. Of two entries for one address the later one counts, unless

@@ -3,14 +3,14 @@
 //! What programs can reach stays as it is and in use; everything else is free. Nothing is written but the removal of
 //! what cannot be understood, of what leads nowhere, and of backends that no service port owns.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use proxy_ebpf::abi::{BackendFlags, Descriptor};
 
 use super::{
     Epoch, Reconciler, Retired,
     ids::{Ids, Runs},
-    maps::{LbMaps, MapError},
+    maps::{Extent, LbMaps, MapError},
     owned_runs, plan,
     services::{Services, parse_label, retire},
 };
@@ -24,10 +24,11 @@ impl<M: LbMaps> Reconciler<M> {
     /// the hands of a program that began under the previous agent.
     pub fn adopt(mut maps: M) -> Result<Self, MapError> {
         let capacity = maps.capacity();
-        let frontends = adopt_frontends(&mut maps)?;
+        let extent = maps.extent()?;
+        let frontends = adopt_frontends(&mut maps, extent)?;
         let published: Vec<u32> = frontends.values().map(|index| maps.published(*index)).collect();
         let descriptors: Vec<Descriptor> = published.iter().map(|index| maps.descriptor(*index)).collect();
-        let (services, orphans) = adopt_services(&mut maps)?;
+        let (services, orphans) = adopt_services(&mut maps, extent)?;
         let mut reconciler = Self {
             services,
             frontend_ids: Ids::new(0, capacity.frontends, frontends.values().copied()),
@@ -37,6 +38,8 @@ impl<M: LbMaps> Reconciler<M> {
             frontends,
             maps,
             retired: orphans,
+            created: Vec::new(),
+            unsettled: BTreeSet::new(),
             waiting: BTreeMap::new(),
             epoch: Epoch::default(),
         };
@@ -48,7 +51,7 @@ impl<M: LbMaps> Reconciler<M> {
 }
 
 /// Every frontend whose descriptor is its own; the others are taken away.
-fn adopt_frontends(maps: &mut impl LbMaps) -> Result<HashMap<FrontendKey, u32>, MapError> {
+fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<FrontendKey, u32>, MapError> {
     let capacity = maps.capacity();
     let mut frontends = HashMap::new();
     for (key, index) in maps.frontends()? {
@@ -66,14 +69,14 @@ fn adopt_frontends(maps: &mut impl LbMaps) -> Result<HashMap<FrontendKey, u32>, 
             maps.remove_frontend(key)?;
         }
     }
-    clear_unreachable(maps, &frontends);
+    clear_unreachable(maps, extent, &frontends);
     Ok(frontends)
 }
 
 /// Indices that no key leads to, left by a death between the flip and the insertion, or after a removal.
-fn clear_unreachable(maps: &mut impl LbMaps, frontends: &HashMap<FrontendKey, u32>) {
+fn clear_unreachable(maps: &mut impl LbMaps, extent: Extent, frontends: &HashMap<FrontendKey, u32>) {
     let reachable: HashSet<u32> = frontends.values().copied().collect();
-    for index in 0..maps.capacity().frontends {
+    for index in 0..extent.frontends {
         if maps.published(index) != 0 && !reachable.contains(&index) {
             maps.publish(index, 0);
         }
@@ -81,7 +84,7 @@ fn clear_unreachable(maps: &mut impl LbMaps, frontends: &HashMap<FrontendKey, u3
 }
 
 /// The service ports that have a readable label, and their backends; the backends nobody owns are on their way out.
-fn adopt_services(maps: &mut impl LbMaps) -> Result<(Services, Vec<Retired>), MapError> {
+fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, Vec<Retired>), MapError> {
     let capacity = maps.capacity();
     let (mut keys, mut known) = (HashMap::new(), HashSet::new());
     for (id, name) in maps.services()? {
@@ -93,7 +96,7 @@ fn adopt_services(maps: &mut impl LbMaps) -> Result<(Services, Vec<Retired>), Ma
     let mut alive = PerFamily { v4: Vec::new(), v6: Vec::new() };
     for family in IpFamily::BOTH {
         let is_alive = |index: &u32| maps.backend(family, *index).flags.contains(BackendFlags::ALIVE);
-        *alive.get_mut(family) = (0..capacity.backends).filter(is_alive).collect();
+        *alive.get_mut(family) = (0..*extent.backends.get(family)).filter(is_alive).collect();
     }
     let ids = |family| Ids::new(0, capacity.backends, alive.get(family).iter().copied());
     let backend_ids = PerFamily { v4: ids(IpFamily::V4), v6: ids(IpFamily::V6) };
@@ -102,7 +105,7 @@ fn adopt_services(maps: &mut impl LbMaps) -> Result<(Services, Vec<Retired>), Ma
     for family in IpFamily::BOTH {
         for index in alive.get(family).iter().copied() {
             let entry = maps.backend(family, index);
-            if !services.adopt_backend(family, index, &entry) {
+            if !services.adopt_backend(maps, family, index, &entry) {
                 orphans.push(retire(maps, family, index));
             }
         }

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName};
 
-use crate::model::{address::IpFamily, frontend::FrontendKey};
+use crate::model::{
+    address::{IpFamily, PerFamily},
+    frontend::FrontendKey,
+};
 
 /// How many entries each map has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,22 @@ pub enum MapError {
     },
 }
 
+/// Of entries that are inserted in order, so many were, and then one could not be.
+#[derive(Debug)]
+pub struct Interrupted {
+    pub inserted: usize,
+    pub error: MapError,
+}
+
+/// How far into the arrays anything is in use: from these indices on nothing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Published frontends.
+    pub frontends: u32,
+    /// Backends alive.
+    pub backends: PerFamily<u32>,
+}
+
 /// The maps of services, frontends and backends.
 ///
 /// What can fail is a system call (hash maps); the arrays are memory, and an index outside of them is ignored on
@@ -50,15 +69,28 @@ pub enum MapError {
 pub trait LbMaps {
     fn capacity(&self) -> Capacity;
 
+    /// A bound that may be asked for once, as it takes a look at everything.
+    fn extent(&self) -> Result<Extent, MapError> {
+        let Capacity { frontends, backends, .. } = self.capacity();
+        Ok(Extent { frontends, backends: PerFamily { v4: backends, v6: backends } })
+    }
+
     /// Every published frontend and its index.
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError>;
     fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError>;
+    /// Many at a time, where the kernel can.
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), Interrupted> {
+        one_by_one(entries, |(key, index)| self.insert_frontend(*key, *index))
+    }
     /// Removing what is not there is no error.
     fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError>;
 
     /// Every named service port and its index.
     fn services(&self) -> Result<Vec<(u32, ServiceName)>, MapError>;
     fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError>;
+    fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), Interrupted> {
+        one_by_one(entries, |(index, name)| self.insert_service(*index, *name))
+    }
     fn remove_service(&mut self, index: u32) -> Result<(), MapError>;
 
     /// The descriptor index published for a frontend; 0 is none.
@@ -79,4 +111,15 @@ pub trait LbMaps {
     fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32);
     /// Changes the flags of an entry in use.
     fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags);
+}
+
+/// Inserts each entry by itself.
+pub fn one_by_one<T>(
+    entries: &[T],
+    mut insert: impl FnMut(&T) -> Result<(), MapError>,
+) -> Result<(), Interrupted> {
+    for (inserted, entry) in entries.iter().enumerate() {
+        insert(entry).map_err(|error| Interrupted { inserted, error })?;
+    }
+    Ok(())
 }

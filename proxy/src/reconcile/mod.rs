@@ -18,15 +18,15 @@ mod services;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor};
+use proxy_ebpf::abi::{BackendRef, Block, Descriptor};
 
 pub use dump::dump;
 pub use fake::FakeMaps;
-pub use maps::{BackendEntry, Capacity, LbMaps, MapError};
+pub use maps::{BackendEntry, Capacity, Extent, Interrupted, LbMaps, MapError, one_by_one};
 pub use plan::{frontend_key, protocol_number, protocol_of, wire_address};
 pub use services::parse_label;
 
@@ -50,6 +50,10 @@ pub struct Reconciler<M> {
     frontend_ids: Ids,
     descriptor_ids: Ids,
     slots: Runs,
+    /// Frontends of this pass that lead somewhere, and can be looked up once the pass has made its flips.
+    created: Vec<Created>,
+    /// Service ports that may keep backends nobody wants: not all of their frontends were in one pass.
+    unsettled: BTreeSet<(ServicePortKey, IpFamily)>,
     /// Unreachable for new look-ups, but perhaps in the hands of a program that runs right now.
     retired: Vec<Retired>,
     /// What waits for its grace period, by the pass that retired it.
@@ -60,6 +64,14 @@ pub struct Reconciler<M> {
 /// A pass after which something waits for its grace period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(u64);
+
+/// A frontend that waits to be inserted.
+#[derive(Clone, Copy, Debug)]
+struct Created {
+    key: FrontendKey,
+    index: u32,
+    descriptor: u32,
+}
 
 /// What may be used again after a grace period.
 #[derive(Clone, Copy, Debug)]
@@ -104,8 +116,14 @@ struct Group {
     is_complete: bool,
     /// What the frontends ask of the backends they share.
     wanted: Wanted,
-    has_failed: bool,
+    /// What could not be written, and why.
+    failures: Vec<(FrontendKey, Arc<MapError>)>,
 }
+
+type Groups = BTreeMap<(ServicePortKey, IpFamily), Group>;
+
+/// Frontends that are written at a time when all of them are.
+const BATCH: usize = 1024;
 
 /// A descriptor to be published, and what its blocks hold. Offsets are not chosen yet.
 struct Target {
@@ -119,24 +137,36 @@ impl<M: LbMaps> Reconciler<M> {
     /// are written all the same.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut pass = Pass::default();
-        let mut groups = self.groups(changes);
-        for ((service, family), group) in &mut groups {
-            self.switch(service, *family, group, &mut pass);
-        }
-        // Only now: a frontend may have left one of these service ports for another.
-        for ((service, family), group) in groups {
-            self.settle(&service, family, &group, &mut pass);
-        }
+        self.apply_some(changes, &mut pass);
+        self.unsettled.clear();
         pass.grace = self.close_epoch();
         pass
     }
 
-    /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves.
-    fn groups(
-        &self,
+    fn apply_some(
+        &mut self,
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
-    ) -> BTreeMap<(ServicePortKey, IpFamily), Group> {
-        let mut groups: BTreeMap<(ServicePortKey, IpFamily), Group> = BTreeMap::new();
+        pass: &mut Pass,
+    ) {
+        let mut groups = self.groups(changes);
+        let served = groups.iter().filter(|(_, group)| !group.puts.is_empty());
+        let mut unnumbered = self.services.ensure(&mut self.maps, served.map(|((service, _), _)| service));
+        for ((service, family), group) in &mut groups {
+            match unnumbered.remove(service) {
+                Some(error) => group.fail(error),
+                None => self.switch(service, *family, group, pass),
+            }
+        }
+        self.insert_created(&mut groups, pass);
+        // Only now: a frontend may have left one of these service ports for another.
+        for ((service, family), group) in groups {
+            self.settle(service, family, group, pass);
+        }
+    }
+
+    /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves.
+    fn groups(&self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Groups {
+        let mut groups = Groups::new();
         for (key, wanted) in changes {
             let family = key.address.family();
             let owner = self.owner(key);
@@ -161,17 +191,41 @@ impl<M: LbMaps> Reconciler<M> {
         groups
     }
 
-    /// Like `apply`, and takes away every frontend that is not among the wanted ones.
+    /// Like `apply`, and takes away every frontend that is not among the wanted ones. Those of one Service should come
+    /// one after the other: they are taken in batches, so that all of them together need not be in memory.
     pub fn apply_all(&mut self, wanted: impl IntoIterator<Item = Frontend>) -> Pass {
-        let wanted: Vec<_> = wanted.into_iter().map(|frontend| (frontend.key, Some(frontend))).collect();
-        let kept: HashSet<FrontendKey> = wanted.iter().map(|(key, _)| *key).collect();
+        let mut pass = Pass::default();
+        let (mut kept, mut batch) = (HashSet::new(), Vec::new());
+        for frontend in wanted {
+            let is_next =
+                batch.last().is_none_or(|last: &Frontend| last.service.service != frontend.service.service);
+            if is_next && batch.len() >= BATCH {
+                self.apply_some(batch.drain(..).map(|frontend| (frontend.key, Some(frontend))), &mut pass);
+            }
+            kept.insert(frontend.key);
+            batch.push(frontend);
+        }
         let gone: Vec<_> =
             self.frontends.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)).collect();
         // Additions first: a full map is better met with a frontend too many than with one too few.
-        let mut pass = self.apply(wanted.into_iter().chain(gone));
+        let last = batch.into_iter().map(|frontend| (frontend.key, Some(frontend)));
+        self.apply_some(last.chain(gone), &mut pass);
         self.forget_unused();
-        pass.grace = self.close_epoch().or(pass.grace);
+        pass.retry.extend(self.unsettled_frontends());
+        pass.grace = self.close_epoch();
         pass
+    }
+
+    /// The frontends of service ports that were not settled: together they can be.
+    fn unsettled_frontends(&mut self) -> Vec<FrontendKey> {
+        let unsettled = std::mem::take(&mut self.unsettled);
+        if unsettled.is_empty() {
+            return Vec::new();
+        }
+        let is_unsettled = |key: &FrontendKey| {
+            self.owner(*key).is_some_and(|owner| unsettled.contains(&(owner, key.address.family())))
+        };
+        self.frontends.keys().copied().filter(is_unsettled).collect()
     }
 
     /// A grace period that began after this pass is over: what it retired may be used again.
@@ -229,35 +283,79 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// Everything of a service port up to the flips.
     fn switch(&mut self, service: &ServicePortKey, family: IpFamily, group: &mut Group, pass: &mut Pass) {
-        group.wanted = wishes(&group.puts);
-        let mut failures = Vec::new();
-        match self.prepare(service, family, &group.wanted, group.is_complete) {
-            Ok(id) => {
+        group.wanted = group.puts.iter().flat_map(plan::backends).collect();
+        let (maps, is_complete) = (&mut self.maps, group.is_complete);
+        match self.services.prepare(maps, service, family, &group.wanted, is_complete) {
+            Ok(()) => {
+                let id = self.services.number(service).unwrap_or_default();
                 for frontend in &group.puts {
-                    self.note(frontend.key, |reconciler| reconciler.put(frontend, id), pass, &mut failures);
+                    let result = self.put(frontend, id);
+                    note(frontend.key, result, pass, &mut group.failures);
                 }
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                failures.extend(group.puts.iter().map(|frontend| (frontend.key, Arc::clone(&error))));
-            }
+            Err(error) => group.fail(error),
         }
         for key in &group.removals {
-            self.note(*key, |reconciler| reconciler.take_away(*key), pass, &mut failures);
+            let result = self.take_away(*key);
+            note(*key, result, pass, &mut group.failures);
         }
-        group.has_failed = !failures.is_empty();
-        pass.failed.append(&mut failures);
+    }
+
+    /// Makes the frontends of this pass that are new findable.
+    fn insert_created(&mut self, groups: &mut Groups, pass: &mut Pass) {
+        let mut created = std::mem::take(&mut self.created);
+        // One map after the other.
+        created.sort_by_key(|created| created.key.address.family());
+        let mut rest = created.as_slice();
+        while !rest.is_empty() {
+            let entries: Vec<_> = rest.iter().map(|created| (created.key, created.index)).collect();
+            let result = self.maps.insert_frontends(&entries);
+            let count = result.as_ref().map_or_else(|interrupted| interrupted.inserted, |()| rest.len());
+            let (inserted, left) = rest.split_at(count.min(rest.len()));
+            for Created { key, index, descriptor } in inserted {
+                self.frontends.insert(*key, *index);
+                self.count(*descriptor, 1);
+                pass.changed += 1;
+            }
+            rest = left;
+            if let Err(Interrupted { error, .. }) = result
+                && let Some((failed, left)) = rest.split_first()
+            {
+                self.give_up(*failed, error, groups);
+                rest = left;
+            }
+        }
+    }
+
+    /// A frontend that nobody can find leads nowhere again.
+    fn give_up(&mut self, created: Created, error: MapError, groups: &mut Groups) {
+        let Created { key, index, descriptor } = created;
+        self.maps.publish(index, 0);
+        self.retired.push(Retired::Frontend(index));
+        let owner = self.services.name(self.maps.descriptor(descriptor).service).cloned();
+        self.retire_descriptor(descriptor);
+        if let Some(group) = owner.and_then(|owner| groups.get_mut(&(owner, key.address.family()))) {
+            group.failures.push((key, Arc::new(error)));
+        }
     }
 
     /// What follows the flips. Backends go only when every frontend the service port has left was among the changes.
-    fn settle(&mut self, service: &ServicePortKey, family: IpFamily, group: &Group, pass: &mut Pass) {
-        let is_complete = !group.has_failed && self.services.frontends(service, family) == group.puts.len();
-        let retired = self.services.settle(&mut self.maps, service, family, &group.wanted, is_complete);
+    fn settle(&mut self, service: ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
+        let has_failed = !group.failures.is_empty();
+        let is_complete = !has_failed && self.services.frontends(&service, family) == group.puts.len();
+        let retired = self.services.settle(&mut self.maps, &service, family, &group.wanted, is_complete);
         self.retired.extend(retired);
-        self.forget(service);
-        if group.has_failed {
+        self.forget(&service);
+        if has_failed {
             let puts = group.puts.iter().map(|frontend| frontend.key);
             pass.retry.extend(puts.chain(group.removals.iter().copied()));
+            pass.failed.extend(group.failures);
+        }
+        let at = (service, family);
+        if is_complete || has_failed {
+            self.unsettled.remove(&at);
+        } else {
+            self.unsettled.insert(at);
         }
     }
 
@@ -269,19 +367,6 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    fn note(
-        &mut self,
-        key: FrontendKey,
-        write: impl FnOnce(&mut Self) -> Result<bool, MapError>,
-        pass: &mut Pass,
-        failures: &mut Vec<(FrontendKey, Arc<MapError>)>,
-    ) {
-        match write(self) {
-            Ok(changed) => pass.changed += usize::from(changed),
-            Err(error) => failures.push((key, Arc::new(error))),
-        }
-    }
-
     /// Whether these changes speak for every frontend the service port has.
     fn covers(&self, service: &ServicePortKey, family: IpFamily, group: &Group) -> bool {
         let owned = |key: &FrontendKey| self.owner(*key).as_ref() == Some(service);
@@ -290,24 +375,13 @@ impl<M: LbMaps> Reconciler<M> {
         named + group.leaving == self.services.frontends(service, family)
     }
 
-    fn prepare(
-        &mut self,
-        service: &ServicePortKey,
-        family: IpFamily,
-        wanted: &Wanted,
-        is_complete: bool,
-    ) -> Result<u32, MapError> {
-        let id = self.services.ensure(&mut self.maps, service)?;
-        self.services.prepare(&mut self.maps, service, family, wanted, is_complete)?;
-        Ok(id)
-    }
-
     fn put(&mut self, frontend: &Frontend, service: u32) -> Result<bool, MapError> {
         let target = self.target(frontend, service);
         match self.frontends.get(&frontend.key).copied() {
             Some(index) if self.is_current(index, &target) => Ok(false),
             Some(index) => self.replace(index, target).map(|()| true),
-            None => self.create(frontend.key, target).map(|()| true),
+            // Counted once it can be looked up.
+            None => self.create(frontend.key, target).map(|()| false),
         }
     }
 
@@ -359,14 +433,7 @@ impl<M: LbMaps> Reconciler<M> {
             }
         };
         self.maps.publish(index, descriptor);
-        if let Err(error) = self.maps.insert_frontend(key, index) {
-            self.maps.publish(index, 0);
-            self.retired.push(Retired::Frontend(index));
-            self.retire_descriptor(descriptor);
-            return Err(error);
-        }
-        self.frontends.insert(key, index);
-        self.count(descriptor, 1);
+        self.created.push(Created { key, index, descriptor });
         Ok(())
     }
 
@@ -434,7 +501,7 @@ impl<M: LbMaps> Reconciler<M> {
             .extend(owned_runs(&descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
     }
 
-    fn count(&mut self, descriptor: u32, by: isize) {
+    fn count(&mut self, descriptor: u32, by: i32) {
         let Descriptor { address, port, protocol, service, .. } = self.maps.descriptor(descriptor);
         if let Some(key) = plan::frontend_key(address, port, protocol) {
             self.services.count_frontend(service, key.address.family(), by);
@@ -443,12 +510,13 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// What a predecessor left half done, or a conflict between Services left without frontends.
     fn forget_unused(&mut self) {
-        for key in self.services.keys() {
+        for key in self.services.without_frontends() {
             for family in IpFamily::BOTH {
                 if self.services.frontends(&key, family) > 0 {
                     continue;
                 }
-                let retired = self.services.settle(&mut self.maps, &key, family, &Wanted::new(), true);
+                let wanted = Wanted::default();
+                let retired = self.services.settle(&mut self.maps, &key, family, &wanted, true);
                 self.retired.extend(retired);
             }
             self.forget(&key);
@@ -466,14 +534,25 @@ impl<M: LbMaps> Reconciler<M> {
     }
 }
 
-/// What a group of frontends asks of the backends they share.
-fn wishes(frontends: &[Frontend]) -> Wanted {
-    let mut wanted = Wanted::new();
-    for (address, flags) in frontends.iter().flat_map(plan::backends) {
-        let entry: &mut BackendFlags = wanted.entry(address).or_default();
-        *entry = entry.with(flags, true);
+impl Group {
+    /// None of its frontends can be written, all for the same reason.
+    fn fail(&mut self, error: MapError) {
+        let error = Arc::new(error);
+        let puts = self.puts.iter().map(|frontend| (frontend.key, Arc::clone(&error)));
+        self.failures.extend(puts);
     }
-    wanted
+}
+
+fn note(
+    key: FrontendKey,
+    result: Result<bool, MapError>,
+    pass: &mut Pass,
+    failures: &mut Vec<(FrontendKey, Arc<MapError>)>,
+) {
+    match result {
+        Ok(changed) => pass.changed += usize::from(changed),
+        Err(error) => failures.push((key, Arc::new(error))),
+    }
 }
 
 fn block(count: usize, local: usize) -> Block {

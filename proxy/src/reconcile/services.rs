@@ -4,8 +4,9 @@
 //! one and stay in the other. The families of a service port share its number and nothing else.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use proxy_ebpf::abi::{BackendFlags, BackendRef, ServiceName};
@@ -22,82 +23,179 @@ use crate::model::{
     service::{ServiceKey, ServicePortKey},
 };
 
-/// What the frontends of one service port in one family ask of its backends.
-pub type Wanted = BTreeMap<SocketAddr, BackendFlags>;
+/// What the frontends of one service port in one family ask of its backends, by address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted(Vec<(SocketAddr, BackendFlags)>);
+
+impl FromIterator<(SocketAddr, BackendFlags)> for Wanted {
+    /// Of a backend that is named more than once, everything that is asked counts.
+    fn from_iter<I: IntoIterator<Item = (SocketAddr, BackendFlags)>>(wishes: I) -> Self {
+        let mut wishes: Vec<_> = wishes.into_iter().collect();
+        wishes.sort_unstable_by_key(|(address, _)| *address);
+        wishes.dedup_by(|(address, flags), (kept, all)| {
+            let is_same = address == kept;
+            if is_same {
+                *all = all.with(*flags, true);
+            }
+            is_same
+        });
+        Self(wishes)
+    }
+}
+
+impl Wanted {
+    fn get(&self, address: SocketAddr) -> Option<BackendFlags> {
+        let at = self.0.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        self.0.get(at).map(|(_, flags)| *flags)
+    }
+}
 
 /// Every service port the kernel has a number for.
 #[derive(Debug)]
 pub struct Services {
-    ports: HashMap<ServicePortKey, Port>,
-    names: HashMap<u32, ServicePortKey>,
+    /// By number; none where a number is free.
+    ports: Vec<Option<Port>>,
+    numbers: HashMap<Arc<ServicePortKey>, u32>,
     ids: Ids,
     backend_ids: PerFamily<Ids>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Port {
-    id: u32,
+    key: Arc<ServicePortKey>,
     families: PerFamily<Family>,
 }
 
 #[derive(Debug, Default)]
 struct Family {
     /// Published frontends of this service port.
-    frontends: usize,
-    backends: BTreeMap<SocketAddr, u32>,
+    frontends: u32,
+    /// By their addresses, which only the maps hold.
+    backends: Box<[u32]>,
+}
+
+impl Family {
+    fn is_unused(&self) -> bool {
+        self.frontends == 0 && self.backends.is_empty()
+    }
 }
 
 impl Services {
     /// Nothing is in use but what `adopt` is told.
     pub fn new(ports: HashMap<u32, ServicePortKey>, services: u32, backend_ids: PerFamily<Ids>) -> Self {
         let ids = Ids::new(1, services, ports.keys().copied());
-        let by_key =
-            ports.iter().map(|(id, key)| (key.clone(), Port { id: *id, ..Port::default() })).collect();
-        Self { ports: by_key, names: ports, ids, backend_ids }
+        let mut new = Self { ports: Vec::new(), numbers: HashMap::new(), ids, backend_ids };
+        ports.into_iter().for_each(|(id, key)| new.place(id, key));
+        new
+    }
+
+    fn place(&mut self, id: u32, key: ServicePortKey) {
+        let at = id as usize;
+        if self.ports.len() <= at {
+            self.ports.resize_with(at + 1, || None);
+        }
+        let key = Arc::new(key);
+        self.numbers.insert(key.clone(), id);
+        if let Some(place) = self.ports.get_mut(at) {
+            *place = Some(Port { key, families: PerFamily::default() });
+        }
+    }
+
+    fn port(&self, key: &ServicePortKey) -> Option<&Port> {
+        self.by_number(*self.numbers.get(key)?)
+    }
+
+    fn port_mut(&mut self, key: &ServicePortKey) -> Option<(u32, &mut Port)> {
+        let id = *self.numbers.get(key)?;
+        let port = self.ports.get_mut(id as usize)?.as_mut()?;
+        Some((id, port))
+    }
+
+    fn by_number(&self, id: u32) -> Option<&Port> {
+        self.ports.get(id as usize)?.as_ref()
     }
 
     pub fn name(&self, id: u32) -> Option<&ServicePortKey> {
-        self.names.get(&id)
+        self.by_number(id).map(|port| &*port.key)
     }
 
-    pub fn keys(&self) -> Vec<ServicePortKey> {
-        self.ports.keys().cloned().collect()
+    /// The service ports that have no frontend in some family.
+    pub fn without_frontends(&self) -> Vec<Arc<ServicePortKey>> {
+        let lacks =
+            |port: &&Port| IpFamily::BOTH.iter().any(|family| port.families.get(*family).frontends == 0);
+        self.ports.iter().flatten().filter(lacks).map(|port| port.key.clone()).collect()
     }
 
-    /// The number of a service port, given now if it had none.
-    pub fn ensure(&mut self, maps: &mut impl LbMaps, key: &ServicePortKey) -> Result<u32, MapError> {
-        if let Some(port) = self.ports.get(key) {
-            return Ok(port.id);
+    /// The number of a service port that has one.
+    pub fn number(&self, key: &ServicePortKey) -> Option<u32> {
+        self.numbers.get(key).copied()
+    }
+
+    /// Gives numbers to the service ports that have none. Who has none afterwards can have none: why.
+    pub fn ensure<'a>(
+        &mut self,
+        maps: &mut impl LbMaps,
+        keys: impl Iterator<Item = &'a ServicePortKey>,
+    ) -> HashMap<ServicePortKey, MapError> {
+        let unnumbered: HashSet<&ServicePortKey> =
+            keys.filter(|key| !self.numbers.contains_key(*key)).collect();
+        let mut failures = HashMap::new();
+        let mut new = Vec::new();
+        for key in unnumbered {
+            match self.ids.allocate() {
+                Some(id) => new.push((id, key)),
+                None => {
+                    let full = MapError::Full { map: "SERVICES", capacity: self.ids.capacity() };
+                    failures.insert(key.clone(), full);
+                }
+            }
         }
-        let full = MapError::Full { map: "SERVICES", capacity: self.ids.capacity() };
-        let id = self.ids.allocate().ok_or(full)?;
-        if let Err(error) = maps.insert_service(id, label(key)) {
-            self.ids.free(id);
-            return Err(error);
+        let mut rest = new.as_slice();
+        while !rest.is_empty() {
+            let labels: Vec<_> = rest.iter().map(|(id, key)| (*id, label(key))).collect();
+            let inserted = maps.insert_services(&labels);
+            let count = inserted.as_ref().map_or_else(|failure| failure.inserted, |()| rest.len());
+            let (done, left) = rest.split_at(count.min(rest.len()));
+            done.iter().for_each(|(id, key)| self.place(*id, (*key).clone()));
+            rest = left;
+            if let Err(failure) = inserted
+                && let Some(((id, key), left)) = rest.split_first()
+            {
+                self.ids.free(*id);
+                failures.insert((*key).clone(), failure.error);
+                rest = left;
+            }
         }
-        self.ports.insert(key.clone(), Port { id, ..Port::default() });
-        self.names.insert(id, key.clone());
-        Ok(id)
+        failures
     }
 
     /// A frontend was published under this service port, or is no longer (`by` is 1 or -1).
-    pub fn count_frontend(&mut self, id: u32, family: IpFamily, by: isize) {
-        if let Some(port) = self.names.get(&id).and_then(|key| self.ports.get_mut(key)) {
+    pub fn count_frontend(&mut self, id: u32, family: IpFamily, by: i32) {
+        if let Some(Some(port)) = self.ports.get_mut(id as usize) {
             let frontends = &mut port.families.get_mut(family).frontends;
             *frontends = frontends.saturating_add_signed(by);
         }
     }
 
     pub fn frontends(&self, key: &ServicePortKey, family: IpFamily) -> usize {
-        self.ports.get(key).map_or(0, |port| port.families.get(family).frontends)
+        self.port(key).map_or(0, |port| port.families.get(family).frontends as usize)
     }
 
     /// Takes over a backend that a previous agent left, unless the service port has one with that address.
-    pub fn adopt_backend(&mut self, family: IpFamily, index: u32, entry: &BackendEntry) -> bool {
-        let Some(port) = self.names.get(&entry.service).and_then(|key| self.ports.get_mut(key)) else {
-            return false;
-        };
-        *port.families.get_mut(family).backends.entry(entry.address).or_insert(index) == index
+    pub fn adopt_backend(
+        &mut self,
+        maps: &impl LbMaps,
+        family: IpFamily,
+        index: u32,
+        entry: &BackendEntry,
+    ) -> bool {
+        let Some(Some(port)) = self.ports.get_mut(entry.service as usize) else { return false };
+        let backends = &mut port.families.get_mut(family).backends;
+        let Err(place) = place_of(maps, family, backends, entry.address) else { return false };
+        let mut longer = std::mem::take(backends).into_vec();
+        longer.insert(place, index);
+        *backends = longer.into();
+        true
     }
 
     /// Before the flips: every wanted backend exists, and none keeps a permission that it is about to lose.
@@ -109,38 +207,30 @@ impl Services {
         wanted: &Wanted,
         is_complete: bool,
     ) -> Result<(), MapError> {
-        let Some(port) = self.ports.get_mut(key) else { return Ok(()) };
+        let Some(id) = self.number(key) else { return Ok(()) };
+        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(()) };
         let ids = self.backend_ids.get_mut(family);
         let backends = &mut port.families.get_mut(family).backends;
-        for (address, index) in backends.iter() {
-            let flags = maps.backend(family, *index).flags;
-            let kept = wanted.get(address).copied().unwrap_or(BackendFlags::ALIVE);
-            let restricted = BackendFlags(flags.0 & kept.0);
-            if is_complete && restricted != flags {
-                maps.set_backend_flags(family, *index, restricted);
-            }
+        if is_complete {
+            withdraw(maps, family, backends, wanted);
         }
-        for (address, flags) in wanted {
-            if !backends.contains_key(address) {
-                let full = MapError::Full { map: "BACKENDS", capacity: ids.capacity() };
-                let index = ids.allocate().ok_or(full)?;
-                // References start at generation 1, so that a zeroed slot means no backend.
-                let generation = maps.backend(family, index).generation.max(1);
-                let protocol = plan::protocol_number(key.protocol);
-                maps.write_backend(
-                    index,
-                    &BackendEntry {
-                        address: *address,
-                        protocol,
-                        flags: *flags,
-                        service: port.id,
-                        generation,
-                    },
-                );
-                backends.insert(*address, index);
-            }
+        let mut all = std::mem::take(backends).into_vec();
+        let mut result = Ok(());
+        for (address, flags) in &wanted.0 {
+            let Err(place) = place_of(maps, family, &all, *address) else { continue };
+            let Some(index) = ids.allocate() else {
+                result = Err(MapError::Full { map: "BACKENDS", capacity: ids.capacity() });
+                break;
+            };
+            // References start at generation 1, so that a zeroed slot means no backend.
+            let generation = maps.backend(family, index).generation.max(1);
+            let protocol = plan::protocol_number(key.protocol);
+            let entry = BackendEntry { address: *address, protocol, flags: *flags, service: id, generation };
+            maps.write_backend(index, &entry);
+            all.insert(place, index);
         }
-        Ok(())
+        *backends = all.into();
+        result
     }
 
     /// The references a block holds for these backends.
@@ -150,10 +240,11 @@ impl Services {
         key: &ServicePortKey,
         backends: &[Backend],
     ) -> Vec<BackendRef> {
-        let Some(port) = self.ports.get(key) else { return Vec::new() };
+        let Some(port) = self.port(key) else { return Vec::new() };
         let reference = |backend: &Backend| {
             let family = IpFamily::of(backend.address.ip());
-            let index = *port.families.get(family).backends.get(&backend.address)?;
+            let known = &port.families.get(family).backends;
+            let index = *known.get(place_of(maps, family, known, backend.address).ok()?)?;
             Some(BackendRef { index, generation: maps.backend(family, index).generation })
         };
         backends.iter().filter_map(reference).collect()
@@ -169,19 +260,22 @@ impl Services {
         wanted: &Wanted,
         is_complete: bool,
     ) -> Vec<Retired> {
-        let Some(port) = self.ports.get_mut(key) else { return Vec::new() };
+        let Some((_, port)) = self.port_mut(key) else { return Vec::new() };
         let backends = &mut port.families.get_mut(family).backends;
-        for (address, flags) in wanted {
-            if let Some(index) = backends.get(address) {
-                let flags = BackendFlags(flags.0 | maps.backend(family, *index).flags.0);
-                maps.set_backend_flags(family, *index, flags);
+        let mut gone = Vec::new();
+        for index in backends.iter().copied() {
+            let entry = maps.backend(family, index);
+            match wanted.get(entry.address) {
+                Some(flags) if entry.flags.contains(flags) => {}
+                Some(flags) => maps.set_backend_flags(family, index, entry.flags.with(flags, true)),
+                None if is_complete => gone.push(index),
+                None => {}
             }
         }
-        if !is_complete {
-            return Vec::new();
+        if !gone.is_empty() {
+            *backends = backends.iter().copied().filter(|index| !gone.contains(index)).collect();
         }
-        let gone = backends.extract_if(.., |address, _| !wanted.contains_key(address));
-        gone.map(|(_, index)| retire(maps, family, index)).collect()
+        gone.into_iter().map(|index| retire(maps, family, index)).collect()
     }
 
     /// Forgets a service port that has neither frontends nor backends.
@@ -190,15 +284,15 @@ impl Services {
         maps: &mut impl LbMaps,
         key: &ServicePortKey,
     ) -> Result<Option<Retired>, MapError> {
-        let is_unused = |family: &Family| family.frontends == 0 && family.backends.is_empty();
-        let Some(port) = self.ports.get(key) else { return Ok(None) };
-        if !is_unused(&port.families.v4) || !is_unused(&port.families.v6) {
+        let Some((id, port)) = self.port_mut(key) else { return Ok(None) };
+        if !port.families.v4.is_unused() || !port.families.v6.is_unused() {
             return Ok(None);
         }
-        let id = port.id;
         maps.remove_service(id)?;
-        self.names.remove(&id);
-        self.ports.remove(key);
+        if let Some(place) = self.ports.get_mut(id as usize) {
+            *place = None;
+        }
+        self.numbers.remove(key);
         Ok(Some(Retired::Service(id)))
     }
 
@@ -218,6 +312,28 @@ impl Services {
             fill("BACKENDS_V6", &self.backend_ids.v6),
         ]
     }
+}
+
+/// Takes from backends the permissions that they are about to lose.
+fn withdraw(maps: &mut impl LbMaps, family: IpFamily, backends: &[u32], wanted: &Wanted) {
+    for index in backends.iter().copied() {
+        let entry = maps.backend(family, index);
+        let kept = wanted.get(entry.address).unwrap_or(BackendFlags::ALIVE);
+        let restricted = BackendFlags(entry.flags.0 & kept.0);
+        if restricted != entry.flags {
+            maps.set_backend_flags(family, index, restricted);
+        }
+    }
+}
+
+/// Where a backend with this address is among these, or where it would be.
+fn place_of(
+    maps: &impl LbMaps,
+    family: IpFamily,
+    backends: &[u32],
+    address: SocketAddr,
+) -> Result<usize, usize> {
+    backends.binary_search_by_key(&address, |index| maps.backend(family, *index).address)
 }
 
 /// From here on every reference to the backend is stale; its index is free after a grace period.

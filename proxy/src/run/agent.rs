@@ -133,11 +133,17 @@ impl Agent {
         }
         let began = Instant::now();
         self.write_node_addresses();
-        let wanted: Vec<Frontend> = self.index.frontends().collect();
-        self.witness.queued(wanted.iter().map(|frontend| &frontend.key));
-        wanted.iter().for_each(|frontend| self.look_at(frontend.key, Some(frontend)));
-        let pass = self.reconciler.apply_all(wanted);
-        info!(frontends = self.frontends(), programming_ms = began.elapsed().as_secs_f64() * 1e3, "programmed");
+        let Self { index, reconciler, witness, refused, .. } = self;
+        witness.queued(index.frontend_keys());
+        // One after the other: all of them together would weigh more than everything else.
+        let wanted =
+            index.frontends().inspect(|frontend| look_at(witness, refused, frontend.key, Some(frontend)));
+        let pass = reconciler.apply_all(wanted);
+        info!(
+            frontends = self.frontends(),
+            programming_ms = began.elapsed().as_secs_f64() * 1e3,
+            "programmed"
+        );
         self.finish(pass, true);
         Ok(())
     }
@@ -195,7 +201,7 @@ impl Agent {
         let changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
         self.witness.queued(changes.iter().map(|(key, _)| key));
         for (key, wanted) in &changes {
-            self.look_at(*key, wanted.as_ref());
+            look_at(&mut self.witness, &mut self.refused, *key, wanted.as_ref());
         }
         let pass = self.reconciler.apply(changes);
         self.finish(pass, false);
@@ -261,16 +267,21 @@ impl Agent {
             Err(error) => warn!(error = %chain(&error), "addresses that serve NodePorts not written"),
         }
     }
+}
 
-    fn look_at(&mut self, key: FrontendKey, wanted: Option<&Frontend>) {
-        self.witness.looked_at(key, wanted);
-        let Some((frontend, why)) = wanted.and_then(|frontend| Some((frontend, refusal(frontend)?))) else {
-            self.refused.remove(&key);
-            return;
-        };
-        if self.refused.insert(key) {
-            warn!(frontend = %key, service = %frontend.service, why, "frontend refused at the socket");
-        }
+fn look_at(
+    witness: &mut Witness,
+    refused: &mut HashSet<FrontendKey>,
+    key: FrontendKey,
+    wanted: Option<&Frontend>,
+) {
+    witness.looked_at(key, wanted);
+    let Some((frontend, why)) = wanted.and_then(|frontend| Some((frontend, refusal(frontend)?))) else {
+        refused.remove(&key);
+        return;
+    };
+    if refused.insert(key) {
+        warn!(frontend = %key, service = %frontend.service, why, "frontend refused at the socket");
     }
 }
 

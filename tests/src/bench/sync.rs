@@ -140,7 +140,8 @@ struct Watched {
 impl Watched {
     fn open(cluster: &Cluster) -> Result<Self> {
         let bpffs = cluster.node(0).bpffs();
-        let maps = KernelMaps::inspect(&maps_of(bpffs, ABI_VERSION)).context("cannot open the pinned maps")?;
+        let maps =
+            KernelMaps::inspect(&maps_of(bpffs, ABI_VERSION)).context("cannot open the pinned maps")?;
         let named = PinnedMaps::open(bpffs)?;
         Ok(Self { maps, measured: named.frontend(address(MEASURED))?, mark: named.frontend(address(MARK))? })
     }

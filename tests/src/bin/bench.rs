@@ -139,7 +139,8 @@ async fn sync(arguments: &Sync) -> Result<()> {
         sync::Setting { services, endpoints, changes, others_per_second: others, streams_lists: !pages };
     let report = sync::run(&setting).await?;
     println!("{report}");
-    let (programmed, usable) = (Duration::from_millis(programmed_within), Duration::from_millis(usable_within));
+    let (programmed, usable) =
+        (Duration::from_millis(programmed_within), Duration::from_millis(usable_within));
     ensure!(report.synced_to_programmed <= programmed, "programming takes longer than {programmed:?}");
     ensure!(report.alone.within(0.99) <= usable, "a change takes longer than {usable:?}");
     Ok(())
