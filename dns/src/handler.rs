@@ -20,6 +20,7 @@ use crate::{
     snapshot::{Published, Snapshot},
 };
 
+mod direct;
 mod known;
 mod random;
 mod reply;
@@ -98,6 +99,13 @@ impl Block {
     }
 }
 
+impl Block {
+    /// Whether nothing but the cluster is asked first, and nobody listens.
+    fn is_plain(&self, name: &QueryName, kind: RecordType) -> bool {
+        self.known.is_silent(name, kind) && !self.logs
+    }
+}
+
 /// What answers at one address: the blocks that listen there, and what is known of the cluster.
 #[derive(Debug)]
 pub struct Handler {
@@ -114,6 +122,13 @@ impl Handler {
 
     pub fn handle(&self, request: &[u8], client: Client) -> Handled {
         let started = Instant::now();
+        match self.direct(request, client, started) {
+            Some(reply) => Handled::Reply(reply),
+            None => self.general(request, client, started),
+        }
+    }
+
+    fn general(&self, request: &[u8], client: Client, started: Instant) -> Handled {
         let Some(header) = wire::Header::parse(request) else { return Handled::Dropped };
         if header.is_response() {
             return Handled::Dropped;
@@ -246,3 +261,6 @@ impl Pending {
         self.response.finish_with(reply, &self.block.metrics)
     }
 }
+
+#[cfg(test)]
+mod tests;

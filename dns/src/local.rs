@@ -10,7 +10,10 @@ use hickory_server::proto::{
     },
 };
 
-use crate::forward::{Origin, Reply};
+use crate::{
+    forward::{Origin, Reply},
+    name::QueryName,
+};
 
 const TTL: u32 = 86_400;
 const LOCALHOST: &[u8] = b"localhost";
@@ -45,6 +48,17 @@ pub fn answer(question: &Query) -> Option<Reply> {
     let is_loopback = *name == Name::from(Ipv4Addr::LOCALHOST);
     let data = if is_loopback { pointer(question) } else { Vec::new() };
     Some(below(question, apex, is_loopback || labels.len() == zone.len(), &data))
+}
+
+/// A cheap guess, wrong only where it says yes.
+pub fn may_answer(name: &QueryName) -> bool {
+    let from_top = |n: usize| name.label_count().checked_sub(n).map(|n| name.label(n)).unwrap_or_default();
+    match from_top(1) {
+        LOCALHOST => true,
+        // Of IPv6, ::1.
+        REVERSE_TOP => matches!(from_top(3), b"0" | b"127" | b"255"),
+        _ => false,
+    }
 }
 
 fn addresses(question: &Query) -> Vec<RData> {

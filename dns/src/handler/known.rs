@@ -10,6 +10,7 @@ use crate::{
     forward::{Origin, Reply},
     hosts::Hosts,
     local,
+    name::QueryName,
     rewrite::{Rewritten, rewritten},
     template,
 };
@@ -36,6 +37,13 @@ impl Known {
             templates: block.templates.clone(),
             hosts: block.hosts.as_ref().map(Hosts::start),
         }
+    }
+
+    /// Whether it surely has nothing to say.
+    pub fn is_silent(&self, name: &QueryName, kind: RecordType) -> bool {
+        let is_empty = self.rewrites.is_empty() && self.templates.is_empty() && self.hosts.is_none();
+        let may_be_local = self.local && local::may_answer(name);
+        is_empty && !may_be_local && !(self.minimal_any && kind == RecordType::ANY)
     }
 
     pub fn rewritten(&self, question: &Query) -> Option<Rewritten> {
