@@ -10,6 +10,7 @@ pub mod forward;
 pub mod handler;
 pub mod health;
 pub mod hosts;
+pub mod live;
 pub mod local;
 pub mod metrics;
 pub mod name;

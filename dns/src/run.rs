@@ -1,7 +1,7 @@
 //! From a configuration to a server that answers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     sync::Arc,
@@ -55,11 +55,20 @@ pub fn start(
     surroundings.own.store(Arc::new(own.iter().copied().collect()));
     let hosts: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
     let mut serving = Vec::new();
+    // A block is made ready once for a port: what it remembers serves every address.
+    let mut ready: HashMap<(*const ServerBlock, u16), Arc<Block>> = HashMap::new();
     for (listener, blocks) in listeners {
-        let server = format!("dns://:{}", listener.address.port());
-        let blocks =
-            blocks.into_iter().map(|block| Block::start(block, &server, &hosts, surroundings).map(Arc::new));
-        let blocks = blocks.collect::<Result<_, _>>()?;
+        let port = listener.address.port();
+        let server = format!("dns://:{port}");
+        let start = |block: &ServerBlock| {
+            Ok(match ready.entry((std::ptr::from_ref(block), port)) {
+                Entry::Occupied(started) => started.get().clone(),
+                Entry::Vacant(free) => {
+                    free.insert(Arc::new(Block::start(block, &server, &hosts, surroundings)?)).clone()
+                }
+            })
+        };
+        let blocks = blocks.into_iter().map(start).collect::<Result<_, TlsError>>()?;
         let dropped = surroundings.metrics.queries(&server, "dropped");
         serving.push((listener, Handler::new(blocks, published.clone(), dropped)));
     }

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 
-use super::{dns_args::DnsArgs, source_args::SourceArgs};
+use super::{
+    dns_args::{Answering, DnsArgs},
+    source_args::SourceArgs,
+};
 use crate::run;
 
 #[derive(Debug, clap::Args)]
@@ -14,6 +17,6 @@ pub struct Args {
 }
 
 pub fn run(Args { source, dns }: Args) -> Result<()> {
-    let (objects, config) = (source.objects(None), dns.config()?);
+    let (objects, config) = (source.objects(None), dns.config(Answering::Alone)?);
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::names(objects, config))
 }

@@ -1,19 +1,22 @@
 //! The flags that say how names are answered.
 
 use std::{
+    collections::BTreeSet,
     env,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use crate::config::DnsConfig;
 use anyhow::{Context as _, Result};
 use dns::{
     config::{Config, DNS_PORT},
     corefile,
-    name::domain,
-    server,
+    health::Endpoints,
+    live::{Corefile, Setup},
+    name, server,
 };
+
+use crate::config::DnsConfig;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "DNS")]
@@ -28,6 +31,24 @@ pub struct DnsArgs {
     /// The domain that Services are named in; a Corefile names its own
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", conflicts_with = "corefile")]
     cluster_domain: String,
+    /// Where /health is told, whatever the Corefile says
+    #[arg(long, value_name = "ADDR:PORT")]
+    dns_health_bind_address: Option<SocketAddr>,
+    /// Where /ready is told, whatever the Corefile says
+    #[arg(long, value_name = "ADDR:PORT")]
+    dns_ready_bind_address: Option<SocketAddr>,
+    /// Where /metrics is told, whatever the Corefile says
+    #[arg(long, value_name = "ADDR:PORT")]
+    dns_metrics_bind_address: Option<SocketAddr>,
+}
+
+/// Who answers names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answering {
+    /// A server that does nothing else.
+    Alone,
+    /// The agent, which tells its own health; of the usual ports on a node, some are another's.
+    InTheAgent,
 }
 
 impl DnsArgs {
@@ -36,18 +57,45 @@ impl DnsArgs {
         self.corefile.is_some() || !self.dns_listen.is_empty()
     }
 
-    pub fn config(self) -> Result<DnsConfig> {
-        let Self { corefile, dns_listen, cluster_domain } = self;
-        if let Some(path) = corefile {
-            let server = corefile::read(&path, &|name| env::var(name).ok())?;
-            return Ok(DnsConfig { server, listen: dns_listen });
+    pub fn config(self, answering: Answering) -> Result<DnsConfig> {
+        let Self {
+            corefile,
+            dns_listen,
+            cluster_domain,
+            dns_health_bind_address,
+            dns_ready_bind_address,
+            dns_metrics_bind_address,
+        } = self;
+        let is_told_elsewhere = corefile.is_none() && answering == Answering::InTheAgent;
+        let (config, corefile, listen) = match corefile {
+            Some(path) => {
+                let corefile = Corefile { path, env: |name| env::var(name).ok() };
+                (corefile::read(&corefile.path, &corefile.env)?, Some(corefile), dns_listen)
+            }
+            None => {
+                let listen = if dns_listen.is_empty() { node_addresses()? } else { dns_listen };
+                (shipped(&cluster_domain)?, None, listen)
+            }
+        };
+        let mut endpoints = if is_told_elsewhere { Endpoints::default() } else { Endpoints::of(&config) };
+        for (flag, addresses) in [
+            (dns_health_bind_address, &mut endpoints.health),
+            (dns_ready_bind_address, &mut endpoints.ready),
+            (dns_metrics_bind_address, &mut endpoints.metrics),
+        ] {
+            if let Some(address) = flag {
+                *addresses = BTreeSet::from([address]);
+            }
         }
-        let domain = domain(&cluster_domain).with_context(|| {
-            format!("--cluster-domain: `{cluster_domain}` is not a domain name, such as cluster.local")
-        })?;
-        let listen = if dns_listen.is_empty() { node_addresses()? } else { dns_listen };
-        Ok(DnsConfig { server: Config::shipped(&domain), listen })
+        Ok(DnsConfig(Setup { config, corefile, listen, endpoints }))
     }
+}
+
+fn shipped(cluster_domain: &str) -> Result<Config> {
+    let domain = name::domain(cluster_domain).with_context(|| {
+        format!("--cluster-domain: `{cluster_domain}` is not a domain name, such as cluster.local")
+    })?;
+    Ok(Config::shipped(&domain))
 }
 
 /// Not all addresses at once: others have a right to port 53 of 127.0.0.53 and the like.

@@ -7,7 +7,7 @@ use proxy_ebpf::abi::ABI_VERSION;
 
 use super::{
     device_args::DeviceArgs,
-    dns_args::DnsArgs,
+    dns_args::{Answering, DnsArgs},
     kube_proxy_args::KubeProxyArgs,
     policy_args::PolicyArgs,
     source_args::SourceArgs,
@@ -107,7 +107,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         takeover,
         abi_version,
         policy,
-        dns: answers_names.then(|| names.config()).transpose()?,
+        dns: answers_names.then(|| names.config(Answering::InTheAgent)).transpose()?,
         host,
         config_file: file,
         serving: settings.serving,

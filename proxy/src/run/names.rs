@@ -10,8 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dns::{
-    forward::Surroundings,
-    server::Server,
+    live::Live,
     snapshot::{Index, Published},
     zone::Change,
 };
@@ -36,7 +35,7 @@ pub struct Names {
     is_behind: bool,
     config: DnsConfig,
     /// The server and its threads, once it serves.
-    serving: Option<(Server, Runtime)>,
+    serving: Option<(Live, Runtime)>,
 }
 
 impl Names {
@@ -57,12 +56,12 @@ impl Names {
             return Ok(());
         }
         let runtime = Builder::new_multi_thread().thread_name("dns").enable_all().build()?;
-        let server = {
+        let live = {
             let _inside = runtime.enter();
-            let DnsConfig { server, listen } = &self.config;
-            dns::run::start(server, listen, &self.published, &Surroundings::default())?
+            let DnsConfig(setup) = &self.config;
+            Live::start(setup.clone(), self.published.clone())?
         };
-        self.serving = Some((server, runtime));
+        self.serving = Some((live, runtime));
         Ok(())
     }
 
@@ -83,10 +82,10 @@ impl Names {
         debug!(serial = self.serial, "names published");
     }
 
-    /// Answers what was asked, and no more.
+    /// Says so first, then answers what was asked, and no more.
     pub async fn stop(self) {
-        if let Some((server, runtime)) = self.serving {
-            server.stop().await;
+        if let Some((live, runtime)) = self.serving {
+            live.stop().await;
             // A runtime must not wait for its threads inside another.
             runtime.shutdown_background();
         }

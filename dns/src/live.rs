@@ -1,0 +1,248 @@
+//! A server that goes on: beside it the endpoints of [`Health`], behind it the file that it was configured with.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    sync::oneshot,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, Kubernetes, PodsMode, Reload},
+    corefile::{self, CorefileError},
+    forward::Surroundings,
+    health::{Endpoints, Health, HealthError},
+    metrics::Metrics,
+    run::{self, StartError},
+    server::Server,
+    snapshot::Published,
+};
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub config: Config,
+    /// Where the configuration came from; changes there are taken over.
+    pub corefile: Option<Corefile>,
+    /// Instead of where the server blocks listen.
+    pub listen: Vec<SocketAddr>,
+    pub endpoints: Endpoints,
+}
+
+#[derive(Clone)]
+pub struct Corefile {
+    pub path: PathBuf,
+    /// What `{$NAME}` stands for.
+    pub env: fn(&str) -> Option<String>,
+}
+
+#[derive(Debug, Error)]
+pub enum LiveError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Health(#[from] HealthError),
+}
+
+#[derive(Debug)]
+pub struct Live {
+    health: Health,
+    metrics: Arc<Metrics>,
+    addresses: Vec<SocketAddr>,
+    lameduck: Duration,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Live {
+    /// Must be called within a runtime; its threads are the workers.
+    pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, LiveError> {
+        let surroundings = Surroundings::default();
+        let server = run::start(&setup.config, &setup.listen, &published, &surroundings)?;
+        let answers_for_a_cluster = setup.config.servers.iter().any(|block| block.kubernetes.is_some());
+        let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
+        let health = Health::start(&setup.endpoints, Arc::clone(&surroundings.metrics), synced)?;
+        let lameduck = lameduck(&setup);
+        let metrics = Arc::clone(&surroundings.metrics);
+        let addresses = server.addresses().to_vec();
+        let (stop, stopped) = oneshot::channel();
+        let following = Following { setup, published, surroundings, server, complaint: String::new() };
+        let served = tokio::spawn(following.until(stopped));
+        Ok(Self { health, metrics, addresses, lameduck, stop, served })
+    }
+
+    /// Where names are answered, with the ports that were chosen.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Says that the end is near, serves on as long as the configuration says, and ends when everything that was asked is
+    /// answered.
+    pub async fn stop(self) {
+        self.health.stopping();
+        sleep(self.lameduck).await;
+        // Whoever follows the file ends by itself only in a panic, which was told already.
+        let _ = self.stop.send(());
+        let _ = self.served.await;
+    }
+}
+
+/// Where nobody is told that the end is near, nobody goes elsewhere in that time.
+fn lameduck(Setup { config, endpoints, .. }: &Setup) -> Duration {
+    if endpoints.ready.is_empty() && endpoints.health.is_empty() {
+        return Duration::ZERO;
+    }
+    let healths = config.servers.iter().filter_map(|block| block.health.as_ref());
+    healths.map(|health| health.lameduck).max().unwrap_or_default()
+}
+
+/// The server of the moment, and what the next one is made of.
+struct Following {
+    setup: Setup,
+    published: Arc<Published>,
+    surroundings: Surroundings,
+    server: Server,
+    /// Why the file as it is now is not in use; said once.
+    complaint: String,
+}
+
+impl Following {
+    async fn until(mut self, mut stopped: oneshot::Receiver<()>) {
+        while timeout(self.interval(), &mut stopped).await.is_err() {
+            self.follow();
+        }
+        self.server.stop().await;
+    }
+
+    /// Until the file is looked at again. Nodes that got it at the same time must not all start anew together.
+    fn interval(&self) -> Duration {
+        let reload = self.setup.config.servers.iter().find_map(|block| block.reload.as_ref());
+        match (reload, &self.setup.corefile) {
+            (Some(Reload { interval, jitter }), Some(_)) => {
+                interval.saturating_sub(*jitter) + jitter.mul_f64(2.0 * rand::random::<f64>())
+            }
+            _ => Duration::MAX,
+        }
+    }
+
+    /// A new server listens beside the old one before that ends, so no question is lost. What cannot be used changes
+    /// nothing.
+    fn follow(&mut self) {
+        let Some(file) = &self.setup.corefile else { return };
+        match corefile::read(&file.path, &file.env) {
+            Ok(config) if config == self.setup.config => self.complaint.clear(),
+            Ok(config) if needed(&config) != needed(&self.setup.config) => self.complain(&Unusable::Objects),
+            Ok(config) => {
+                match run::start(&config, &self.setup.listen, &self.published, &self.surroundings) {
+                    Ok(server) => self.switch(config, server),
+                    Err(error) => self.complain(&error.into()),
+                }
+            }
+            Err(error) => self.complain(&error.into()),
+        }
+    }
+
+    fn switch(&mut self, config: Config, server: Server) {
+        info!("the configuration has changed");
+        self.complaint.clear();
+        self.setup.config = config;
+        let old = std::mem::replace(&mut self.server, server);
+        tokio::spawn(old.stop());
+    }
+
+    fn complain(&mut self, error: &Unusable) {
+        let complaint = error.to_string();
+        if complaint != self.complaint {
+            self.surroundings.metrics.reload_failed();
+            warn!(error = complaint, "the changed configuration is not used; what was read before stays");
+            self.complaint = complaint;
+        }
+    }
+}
+
+/// What of the objects is read for a configuration; whoever reads them was told at the start.
+fn needed(config: &Config) -> (bool, bool) {
+    let any = |is_it: fn(&Kubernetes) -> bool| {
+        config.servers.iter().filter_map(|block| block.kubernetes.as_ref()).any(is_it)
+    };
+    (any(|options| options.endpoint_pod_names), any(|options| options.pods == PodsMode::Verified))
+}
+
+#[derive(Debug, Error)]
+enum Unusable {
+    #[error("`pods verified` and `endpoint_pod_names` come and go with a restart only")]
+    Objects,
+    #[error(transparent)]
+    Corefile(#[from] CorefileError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl fmt::Debug for Corefile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, net::Ipv4Addr, path::Path};
+
+    use hickory_server::proto::{
+        op::{Message, MessageType, OpCode, Query},
+        rr::{Name, RecordType},
+    };
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    fn write(path: &Path, address: &str) {
+        let text = format!(". {{\n hosts /nonexistent {{\n  {address} a.example\n }}\n reload 20ms\n}}");
+        fs::write(path, text).unwrap();
+    }
+
+    async fn answer(address: SocketAddr) -> String {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut question = Message::new(1, MessageType::Query, OpCode::Query);
+        question.add_query(Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A));
+        socket.send_to(&question.to_vec().unwrap(), address).await.unwrap();
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).await.unwrap();
+        Message::from_vec(&buffer[..length]).unwrap().answers[0].data.to_string()
+    }
+
+    #[tokio::test]
+    async fn a_changed_file_is_taken_over_and_a_bad_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Corefile");
+        write(&path, "10.0.0.1");
+        let config = corefile::read(&path, &|_| None).unwrap();
+        // Its successor listens at the same port.
+        let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+        let setup = Setup {
+            config,
+            corefile: Some(Corefile { path: path.clone(), env: |_| None }),
+            listen: vec![port],
+            endpoints: Endpoints::default(),
+        };
+        let live = Live::start(setup, Arc::default()).unwrap();
+        assert_eq!(answer(port).await, "10.0.0.1");
+        fs::write(&path, ". {\n bogus\n}").unwrap();
+        while !live.metrics().text().contains("coredns_reload_failed_total 1") {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(answer(port).await, "10.0.0.1", "what was read before stays");
+        write(&path, "10.0.0.2");
+        while answer(port).await != "10.0.0.2" {
+            sleep(Duration::from_millis(10)).await;
+        }
+        live.stop().await;
+    }
+}
