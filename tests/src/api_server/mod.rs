@@ -228,6 +228,13 @@ impl ApiServer {
         self.shared.change(|state| objects.into_iter().for_each(|object| state.store.put(object)));
     }
 
+    /// Holds what a directory of manifests does: what differs changes, what is not there goes.
+    pub fn mirror(&self, directory: &Path) -> Result<()> {
+        let objects = objects_in(directory)?;
+        self.shared.change(|state| state.store.mirror(objects));
+        Ok(())
+    }
+
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         self.shared.change(|state| state.store.delete(kind, namespace, name));
     }
@@ -279,6 +286,16 @@ impl ApiServer {
         let state = self.shared.lock();
         state.requests.iter().filter(|request| parts.iter().all(|part| request.contains(part))).count()
     }
+}
+
+/// The objects of a directory, of which the harness writes one into each file.
+pub fn objects_in(directory: &Path) -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for entry in fs::read_dir(directory).context("cannot read the manifests")? {
+        let text = fs::read_to_string(entry?.path()).context("cannot read a manifest")?;
+        objects.push(serde_json::from_str(&text).context("a manifest of the harness is JSON")?);
+    }
+    Ok(objects)
 }
 
 impl Drop for ApiServer {

@@ -1,6 +1,9 @@
 //! The objects, and what has happened to them, by version.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -62,6 +65,20 @@ impl Store {
         }
     }
 
+    pub fn mirror(&mut self, objects: Vec<Value>) {
+        let mut kept = BTreeSet::new();
+        for object in objects {
+            let place = place(&object);
+            let is_known = self.objects.get(&place).is_some_and(|stored| stored.is(&object));
+            kept.insert(place);
+            if !is_known {
+                self.put(object);
+            }
+        }
+        let gone: Vec<Place> = self.objects.keys().filter(|place| !kept.contains(*place)).cloned().collect();
+        gone.iter().for_each(|(kind, namespace, name)| self.delete(kind, namespace, name));
+    }
+
     fn note(&mut self, before: Option<Arc<Stored>>, after: Option<Arc<Stored>>) {
         self.events.push(Arc::new(StoredEvent { version: self.version, before, after }));
     }
@@ -100,16 +117,31 @@ impl Store {
 
 impl Stored {
     fn new(mut object: Value, version: u64) -> Self {
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-        let kind = format!("{}s", text(object.get("kind")).to_lowercase());
-        let metadata = object.get("metadata").cloned().unwrap_or_default();
-        let labels = metadata.get("labels").and_then(Value::as_object);
+        let place = place(&object);
+        let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
         let labels = labels.map(|labels| labels.keys().cloned().collect()).unwrap_or_default();
         let is_headless = object.pointer("/spec/clusterIP").and_then(Value::as_str) == Some("None");
-        if let Some(metadata) = object.get_mut("metadata") {
-            metadata["resourceVersion"] = json!(version.to_string());
-        }
-        let place = (kind, text(metadata.get("namespace")), text(metadata.get("name")));
+        set_version(&mut object, json!(version.to_string()));
         Self { place, json: object.to_string(), labels, is_headless }
     }
+
+    /// Whether this is the object, in whatever version.
+    fn is(&self, object: &Value) -> bool {
+        let mut own: Value = serde_json::from_str(&self.json).unwrap_or_default();
+        let mut other = object.clone();
+        set_version(&mut own, Value::Null);
+        set_version(&mut other, Value::Null);
+        own == other
+    }
+}
+
+fn set_version(object: &mut Value, version: Value) {
+    if let Some(metadata) = object.get_mut("metadata") {
+        metadata["resourceVersion"] = version;
+    }
+}
+
+fn place(object: &Value) -> Place {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    (format!("{}s", text("/kind").to_lowercase()), text("/metadata/namespace"), text("/metadata/name"))
 }

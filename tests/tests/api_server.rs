@@ -1,0 +1,131 @@
+//! The agent against an API server that fails in every way, and traffic that does not notice.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{
+    Cluster,
+    agent::{Agent, AgentSetting, Source},
+    api_server::{ApiServer, objects_in},
+    eventually,
+    node::Node,
+};
+
+/// A cluster whose objects come from an API server; its directory of manifests is what that server holds.
+struct Ground {
+    agent: Agent,
+    setting: AgentSetting,
+    server: ApiServer,
+    cluster: Cluster,
+}
+
+impl Ground {
+    /// The server is there when the agent starts, or comes later.
+    async fn new(name: &str, cluster: Cluster, is_up: bool) -> Result<Self> {
+        let node = cluster.node(0);
+        let mut server = ApiServer::start_in(node.netns())?;
+        server.mirror(cluster.manifests().directory())?;
+        let source = Source::ApiServer(server.kubeconfig(cluster.directory())?);
+        let setting = AgentSetting { source, ..node.setting().clone() };
+        if !is_up {
+            server.stop()?;
+        }
+        let mut agent = Agent::spawn(&setting, node.netns())?;
+        if is_up {
+            agent.ready().await.with_context(|| name.to_owned())?;
+        }
+        Ok(Self { agent, setting, server, cluster })
+    }
+
+    fn node(&self) -> &Node {
+        self.cluster.node(0)
+    }
+
+    fn mirror(&self) -> Result<()> {
+        self.server.mirror(self.cluster.manifests().directory())
+    }
+
+    fn start_server_again(&mut self) -> Result<()> {
+        let netns = self.cluster.node(0).netns();
+        netns.run(|| self.server.start_again())
+    }
+
+    fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.setting.log).context("the agent has a log")
+    }
+
+    /// The maps come to hold what an agent programs that starts from nothing.
+    async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
+        let fresh = self.node().fresh_state().await?;
+        ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
+        eventually(when, async || {
+            let state = self.node().state()?;
+            ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");
+            Ok(())
+        })
+        .await;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_agent_without_a_server_waits_and_says_so_once() -> Result<()> {
+    let cluster = Cluster::start("api-down").without_agents().await;
+    cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    let mut ground = Ground::new("down", cluster, false).await?;
+    eventually("the agent complains", async || {
+        ensure!(ground.log()?.contains("cannot reach the API server"), "not yet");
+        Ok(())
+    })
+    .await;
+    ground.start_server_again()?;
+    ground.agent.ready().await?;
+    let log = ground.log()?;
+    ensure!(log.matches("cannot reach the API server").count() == 1, "it complains again and again:\n{log}");
+    ensure!(log.contains("the API server answers again"), "it does not say that it is well:\n{log}");
+    ground.comes_to_equal_a_fresh_start("after the start").await
+}
+
+#[tokio::test]
+async fn no_connect_fails_while_the_server_dies_returns_and_forgets() -> Result<()> {
+    let cluster = Cluster::start("api-churn").without_agents().await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let vips = web.vips();
+    drop(web);
+    let mut ground = Ground::new("churn", cluster, true).await?;
+    let runner = ground.cluster.pod("runner").dials(vips).at_once(2).every(Duration::from_micros(500));
+    let traffic = runner.in_background().await;
+    for round in 0..6 {
+        let manifests = ground.cluster.manifests().directory();
+        let slice = manifests.join("web.slice-ipv4.yaml");
+        let mut object: serde_json::Value = serde_json::from_str(&fs::read_to_string(&slice)?)?;
+        // `a` always takes part, the others by turns.
+        if let Some(endpoints) = object["endpoints"].as_array_mut() {
+            endpoints.rotate_left(1);
+            endpoints.iter_mut().enumerate().for_each(|(n, endpoint)| {
+                endpoint["conditions"]["ready"] = (n == 0 || (round + n) % 2 == 0).into();
+            });
+        }
+        ground.cluster.manifests().write("web.slice-ipv4.yaml", &object)?;
+        match round % 3 {
+            0 => {
+                ground.server.stop()?;
+                ground.mirror()?;
+                ground.start_server_again()?;
+            }
+            1 => {
+                ground.mirror()?;
+                ground.server.expire_watches();
+            }
+            _ => ground.server.restore(objects_in(ground.cluster.manifests().directory())?),
+        }
+        ground.comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        let progress = traffic.progress().await?;
+        ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
+    }
+    let report = traffic.stop().await?;
+    ensure!(report.failures.is_empty() && report.attempts > 0, "{report:?}");
+    let status = ground.agent.terminate().await?;
+    ensure!(status.success(), "the agent ended with {status}");
+    Ok(())
+}
