@@ -6,15 +6,18 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use proxy_ebpf::abi::{self, ConfigFlags};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, DnsConfig, SocketLb},
+    config::{Config, DnsConfig, Objects, SocketLb},
     datapath::{self, Busy, PinError, Pins},
     error::chain,
     host,
-    k8s::reader::Reader,
+    k8s::{
+        events::{self, Report},
+        reader::Reader,
+    },
     model::policy::{DetectLocal, Policy},
     status::{Phase, Status, socket_path},
 };
@@ -64,7 +67,9 @@ pub async fn run(config: Config) -> Result<()> {
     } = config;
     let vitals = Arc::new(Vitals::new(serving.health_timeout, Status::new(&policy.node_name))?);
     let witness = Witness::new(Arc::clone(&vitals));
+    let reports = follow_reports(&objects, &policy.node_name);
     let serve = Serve {
+        reports: reports.clone(),
         config: serving,
         pages,
         bpffs: bpffs.clone(),
@@ -113,6 +118,8 @@ pub async fn run(config: Config) -> Result<()> {
     }
     info!(frontends = agent.frontends(), "ready");
     vitals.enter(Phase::Serving);
+    // Without an API server nobody takes it.
+    let _ = reports.send(Report::starting());
     predecessor::watch();
     notify_ready();
     let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off, devices };
@@ -120,6 +127,15 @@ pub async fn run(config: Config) -> Result<()> {
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
     agent.end().await;
     stop.outcome()
+}
+
+/// Events go to the API server that objects come from; files have no place for them.
+fn follow_reports(objects: &Objects, node: &str) -> mpsc::UnboundedSender<Report> {
+    let (sender, reports) = mpsc::unbounded_channel();
+    if let Objects::ApiServer(access) = objects {
+        tokio::spawn(events::send(access.clone(), node.to_owned(), reports));
+    }
+    sender
 }
 
 /// Takes the pin directory, at once or when the agent that holds it ends.

@@ -47,6 +47,11 @@ pub struct Agent {
 }
 
 impl AgentSetting {
+    /// Where the agent's socket lies; it goes with everything else of the cluster.
+    pub fn run_dir(&self) -> &Path {
+        self.notify.parent().unwrap_or(Path::new("/"))
+    }
+
     /// `portreeve run` as this node runs it.
     pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(portreeve()?);
@@ -55,7 +60,8 @@ impl AgentSetting {
             Source::ApiServer(path) => ("--kubeconfig", path),
         };
         command.arg("run").arg(flag).arg(path).args(["--node-name", &self.node]);
-        command.arg("--cgroup").arg(&self.cgroup).arg("--bpffs").arg(&self.bpffs).args(&self.more);
+        command.arg("--cgroup").arg(&self.cgroup).arg("--bpffs").arg(&self.bpffs);
+        command.arg("--run-dir").arg(self.run_dir()).args(&self.more);
         command.stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("NOTIFY_SOCKET");
         Ok(command)
     }

@@ -18,6 +18,7 @@ pub mod dump;
 pub mod eventually;
 pub mod examples;
 pub mod firewall;
+pub mod http;
 pub mod leftovers;
 pub mod mounts;
 pub mod netns;

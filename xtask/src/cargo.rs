@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::setup::StaticTarget;
+
 /// The root of the workspace, whatever directory the command was given in.
 pub fn workspace_root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace's root")
@@ -26,12 +28,33 @@ pub fn cargo() -> Command {
 
 /// Builds the agent and returns the path of its binary.
 pub fn build_portreeve(release: bool) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--package", "proxy", "--bin", "portreeve"]);
-    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let mut command = build();
     if release {
         command.arg("--release");
     }
+    binary_of(command)
+}
+
+/// Builds the agent for a target, optimised and linked into one file.
+pub fn build_static(target: &StaticTarget) -> Result<PathBuf> {
+    let mut command = build();
+    let (variable, compiler) = &target.c_compiler;
+    // Whoever has chosen a compiler keeps it.
+    if env::var_os(variable).is_none() {
+        command.env(variable, compiler);
+    }
+    command.args(["--release", "--target", &target.name]);
+    binary_of(command)
+}
+
+fn build() -> Command {
+    let mut command = cargo();
+    command.args(["build", "--package", "proxy", "--bin", "portreeve"]);
+    command
+}
+
+fn binary_of(mut command: Command) -> Result<PathBuf> {
+    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let mut child = command.spawn().context("starting cargo")?;
     let messages = BufReader::new(child.stdout.take().expect("stdout was asked for"));
     let mut binary = None;

@@ -17,6 +17,7 @@ mod build;
 mod cargo;
 mod demo;
 mod fuzz;
+mod image;
 mod lint;
 mod needs;
 mod progress;
@@ -41,6 +42,7 @@ enum Verb {
     Lint(lint::Lint),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Image(image::MakeImage),
     FuzzDns(fuzz::FuzzDns),
 }
 
@@ -63,6 +65,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Lint(verb) => verb.run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
+        Verb::Image(verb) => verb.run(),
         Verb::FuzzDns(verb) => verb.run(),
     }
 }

@@ -14,6 +14,7 @@ mod linker;
 mod lint_tools;
 mod machine;
 mod note;
+mod static_target;
 mod story_tools;
 mod toolchain;
 
@@ -55,4 +56,18 @@ pub fn ensure_for_lint() -> Result<Note> {
 /// What the stories need on top.
 pub fn ensure_for_stories() -> Result<()> {
     story_tools::ensure()
+}
+
+/// What `cargo xtask image` builds for.
+pub struct StaticTarget {
+    pub name: String,
+    /// The variable that names a C compiler for it, and the one to use.
+    pub c_compiler: (String, &'static str),
+}
+
+/// What `cargo xtask image` needs on top.
+pub fn ensure_for_image() -> Result<StaticTarget> {
+    ensure()?;
+    static_target::ensure()?;
+    Ok(StaticTarget { name: static_target::name(), c_compiler: static_target::c_compiler()? })
 }

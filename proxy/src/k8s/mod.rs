@@ -17,6 +17,7 @@ pub mod access;
 pub mod dns;
 pub mod endpoint_slice;
 pub mod endpoints;
+pub mod events;
 mod names;
 pub mod node;
 pub mod object;

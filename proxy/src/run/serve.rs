@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::{health_ports::Wanted, vitals::Vitals};
 use crate::{
     config::{Pages, ServingConfig},
+    k8s::events::Report,
     status::Phase,
 };
 
@@ -28,6 +29,8 @@ pub struct Serve {
     pub status_socket: PathBuf,
     pub vitals: Arc<Vitals>,
     pub health_ports: watch::Receiver<Wanted>,
+    /// What people who look at the cluster are told.
+    pub reports: mpsc::UnboundedSender<Report>,
 }
 
 /// What the agent must end for.
@@ -46,22 +49,28 @@ impl Serve {
     }
 
     async fn run(self, fatal: mpsc::UnboundedSender<anyhow::Error>) {
-        let Self { config, pages, bpffs, status_socket, vitals, health_ports } = self;
+        let Self { config, pages, bpffs, status_socket, vitals, health_ports, reports } = self;
         let mut phases = vitals.phases();
         tokio::spawn(status::answer(status_socket, Arc::clone(&vitals)));
         // While another agent holds the data plane, these addresses are its own.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;
         }
-        let place = |address| listen::Place { address, hard_fail: config.hard_fail, fatal: fatal.clone() };
+        let place = |address, reason| listen::Place {
+            address,
+            reason,
+            hard_fail: config.hard_fail,
+            fatal: fatal.clone(),
+            reports: reports.clone(),
+        };
         if let Some(address) = config.healthz {
             let app = endpoints::health(Arc::clone(&vitals));
-            tokio::spawn(listen::serve("health", place(address), app));
+            tokio::spawn(listen::serve("health", place(address, "FailedToStartProxierHealthcheck"), app));
         }
         if let Some(address) = config.metrics {
             let app = endpoints::metrics(Arc::clone(&vitals), bpffs, pages);
-            tokio::spawn(listen::serve("metrics", place(address), app));
+            tokio::spawn(listen::serve("metrics", place(address, "FailedToStartMetricServer"), app));
         }
-        health_ports::follow(health_ports, vitals).await;
+        health_ports::follow(health_ports, vitals, reports).await;
     }
 }

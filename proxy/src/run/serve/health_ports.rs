@@ -14,12 +14,17 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use jiff::Timestamp;
-use tokio::{sync::watch, task::AbortHandle, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::sleep,
+};
 use tracing::{info, warn};
 
 use super::{endpoints::respond, listen::bind};
 use crate::{
     health::service_answer,
+    k8s::events::Report,
     model::{address::IpFamily, service::ServiceKey},
     run::{health_ports::Wanted, vitals::Vitals},
 };
@@ -33,6 +38,7 @@ type Place = (ServiceKey, SocketAddr);
 struct Responders {
     wanted: watch::Receiver<Wanted>,
     vitals: Arc<Vitals>,
+    reports: mpsc::UnboundedSender<Report>,
     open: BTreeMap<Place, AbortHandle>,
     /// Places that could not be had, each of which was told once.
     failed: BTreeSet<Place>,
@@ -47,9 +53,13 @@ struct Responder {
     vitals: Arc<Vitals>,
 }
 
-pub async fn follow(mut wanted: watch::Receiver<Wanted>, vitals: Arc<Vitals>) {
-    let mut responders =
-        Responders { wanted: wanted.clone(), vitals, open: BTreeMap::new(), failed: BTreeSet::new() };
+pub async fn follow(
+    mut wanted: watch::Receiver<Wanted>,
+    vitals: Arc<Vitals>,
+    reports: mpsc::UnboundedSender<Report>,
+) {
+    let (open, failed) = (BTreeMap::new(), BTreeSet::new());
+    let mut responders = Responders { wanted: wanted.clone(), vitals, reports, open, failed };
     loop {
         responders.bring_in_line(places(&wanted.borrow_and_update()));
         tokio::select! {
@@ -110,6 +120,9 @@ impl Responders {
             Err(error) => {
                 if !self.failed.contains(&place) {
                     warn!(%service, %address, %error, "health check not answered, will retry");
+                    let note = format!("cannot answer health checks on {address}: {error}");
+                    // Without an API server nobody takes it.
+                    let _ = self.reports.send(Report::of_health_port(service.clone(), note));
                     self.failed.insert(place);
                 }
             }

@@ -12,20 +12,25 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tracing::{debug, warn};
 
+use crate::k8s::events::Report;
+
 /// An address that cannot be had is asked for again after this time, as upstream does.
 const RETRY: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 1024;
 
 pub struct Place {
     pub address: SocketAddr,
+    /// What an address that cannot be had is called in events.
+    pub reason: &'static str,
     /// An address that cannot be had ends the agent.
     pub hard_fail: bool,
     pub fatal: mpsc::UnboundedSender<anyhow::Error>,
+    pub reports: mpsc::UnboundedSender<Report>,
 }
 
 /// Answers there for as long as the agent lives.
 pub async fn serve(what: &'static str, place: Place, app: Router) {
-    let Place { address, hard_fail, fatal } = place;
+    let Place { address, reason, hard_fail, fatal, reports } = place;
     let mut complained = false;
     loop {
         match bind(address) {
@@ -36,18 +41,31 @@ pub async fn serve(what: &'static str, place: Place, app: Router) {
                 let _ = axum::serve(listener, app.clone()).await;
             }
             Err(error) if hard_fail => {
+                tell(&reports, reason, what, address, &error);
                 // The agent may be ending already.
                 let _ = fatal.send(anyhow!(error).context(format!("cannot serve {what} on {address}")));
                 return;
             }
             Err(error) if !complained => {
                 complained = true;
+                tell(&reports, reason, what, address, &error);
                 warn!(what, %address, %error, "address not to be had, will retry");
             }
             Err(_) => {}
         }
         sleep(RETRY).await;
     }
+}
+
+fn tell(
+    reports: &mpsc::UnboundedSender<Report>,
+    reason: &'static str,
+    what: &str,
+    address: SocketAddr,
+    error: &io::Error,
+) {
+    // Without an API server nobody takes it.
+    let _ = reports.send(Report::of_server(reason, format!("cannot serve {what} on {address}: {error}")));
 }
 
 /// `::` stands for every IPv6 address, and leaves the IPv4 ones to whoever wants them.

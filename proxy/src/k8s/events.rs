@@ -1,0 +1,156 @@
+//! Events about the node and its Services, as kube-proxy emits them. They are for people who look with `kubectl`: one
+//! that cannot be sent is no reason to wait or to try again.
+
+use std::time::Duration;
+
+use http::Request;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use tokio::{sync::mpsc, time::timeout};
+use tracing::debug;
+
+use super::access::{Access, Connection};
+use crate::{error::chain, model::service::ServiceKey};
+
+/// Who says so.
+const CONTROLLER: &str = "portreeve";
+/// Events about objects without a namespace lie in this one.
+const NAMESPACE: &str = "default";
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The most that the API takes.
+const NOTE_LENGTH: usize = 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub about: About,
+    pub is_warning: bool,
+    pub reason: &'static str,
+    pub action: &'static str,
+    pub note: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    ThisNode,
+    Service(ServiceKey),
+}
+
+impl Report {
+    /// The agent begins to work.
+    pub fn starting() -> Self {
+        Self::of_node(false, "Starting", String::new())
+    }
+
+    /// Health or metrics cannot be answered.
+    pub fn of_server(reason: &'static str, note: String) -> Self {
+        Self::of_node(true, reason, note)
+    }
+
+    pub fn of_health_port(service: ServiceKey, note: String) -> Self {
+        let about = About::Service(service);
+        Self { about, is_warning: true, reason: "FailedToStartServiceHealthcheck", action: "Listen", note }
+    }
+
+    fn of_node(is_warning: bool, reason: &'static str, note: String) -> Self {
+        Self { about: About::ThisNode, is_warning, reason, action: "StartKubeProxy", note }
+    }
+
+    fn event(&self, node: &str, now: Timestamp) -> Event {
+        let regarding = self.regarding(node);
+        let namespace = regarding.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
+        let name = format!("{}.{:x}", regarding.name.as_deref().unwrap_or_default(), now.as_nanosecond());
+        let note: String = self.note.chars().take(NOTE_LENGTH / 4).collect();
+        Event {
+            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() },
+            event_time: Some(MicroTime(now)),
+            reporting_controller: Some(CONTROLLER.to_owned()),
+            reporting_instance: Some(format!("{CONTROLLER}-{node}")),
+            type_: Some(if self.is_warning { "Warning" } else { "Normal" }.to_owned()),
+            reason: Some(self.reason.to_owned()),
+            action: Some(self.action.to_owned()),
+            note: Some(note).filter(|note| !note.is_empty()),
+            regarding: Some(regarding),
+            ..Event::default()
+        }
+    }
+
+    /// As upstream: the name stands for the identity, which is not known here.
+    fn regarding(&self, node: &str) -> ObjectReference {
+        let reference = |kind: &str, namespace: Option<&str>, name: &str, uid: String| ObjectReference {
+            kind: Some(kind.to_owned()),
+            namespace: namespace.map(str::to_owned),
+            name: Some(name.to_owned()),
+            uid: Some(uid),
+            ..ObjectReference::default()
+        };
+        match &self.about {
+            About::ThisNode => reference("Node", None, node, node.to_owned()),
+            About::Service(key) => reference("Service", Some(&key.namespace), &key.name, key.to_string()),
+        }
+    }
+}
+
+/// Sends reports for as long as somebody makes them.
+pub async fn send(access: Access, node: String, mut reports: mpsc::UnboundedReceiver<Report>) {
+    while let Some(report) = reports.recv().await {
+        let event = report.event(&node, Timestamp::now());
+        let sent = timeout(PATIENCE, async {
+            let connection = access.connect().await.map_err(|error| chain(&error))?;
+            create(&connection, &event).await
+        });
+        match sent.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(reason = report.reason, error, "event not sent"),
+            Err(_) => debug!(reason = report.reason, "event not sent: the API server does not answer"),
+        }
+    }
+}
+
+async fn create(connection: &Connection, event: &Event) -> Result<(), String> {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
+    let body = serde_json::to_vec(event).map_err(|error| error.to_string())?;
+    let mut request = Request::post(format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events"))
+        .header("content-type", "application/json")
+        .body(body)
+        .map_err(|error| error.to_string())?;
+    connection.authorize(&mut request);
+    let created = connection.client.request::<serde_json::Value>(request).await;
+    created.map(drop).map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_are_what_the_api_takes() {
+        let now: Timestamp = "2026-01-02T03:04:05.678901234Z".parse().unwrap();
+        let starting = serde_json::to_value(Report::starting().event("node-1", now)).unwrap();
+        assert_eq!(
+            starting,
+            json!({
+                "apiVersion": "events.k8s.io/v1",
+                "kind": "Event",
+                "metadata": { "name": format!("node-1.{:x}", now.as_nanosecond()), "namespace": "default" },
+                "eventTime": "2026-01-02T03:04:05.678901Z",
+                "reportingController": "portreeve",
+                "reportingInstance": "portreeve-node-1",
+                "type": "Normal",
+                "reason": "Starting",
+                "action": "StartKubeProxy",
+                "regarding": { "kind": "Node", "name": "node-1", "uid": "node-1" },
+            })
+        );
+        let service = ServiceKey::new("shop", "web");
+        let failed = Report::of_health_port(service, "x".repeat(5000)).event("node-1", now);
+        assert_eq!(failed.metadata.namespace.as_deref(), Some("shop"));
+        assert_eq!(failed.type_.as_deref(), Some("Warning"));
+        assert!(failed.note.is_some_and(|note| note.len() <= NOTE_LENGTH));
+        assert_eq!(failed.regarding.and_then(|about| about.uid).as_deref(), Some("shop/web"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Everything in `deploy/` is what the API takes, and asks for no more than it needs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{ConfigMap, Container, ServiceAccount},
+    rbac::v1::{ClusterRole, ClusterRoleBinding},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// The objects of a directory, by kind.
+fn objects(files: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, Value> {
+    let parsed = files.into_iter().map(|(name, text)| {
+        let object: Value = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let kind = object["kind"].as_str().unwrap_or_else(|| panic!("{name} has no kind")).to_owned();
+        (kind, object)
+    });
+    parsed.collect()
+}
+
+fn files(directory: &Path) -> Vec<(String, String)> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let manifests = entries.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    manifests.map(|path| (path.display().to_string(), fs::read_to_string(&path).unwrap())).collect()
+}
+
+fn base() -> BTreeMap<String, Value> {
+    let mut objects = objects(files(&deploy().join("kustomize/base")));
+    objects.remove("Kustomization");
+    objects
+}
+
+/// Read as the type and written again, nothing is missing: no field was misspelt.
+fn typed<T: DeserializeOwned + Serialize>(objects: &BTreeMap<String, Value>, kind: &str) -> T {
+    let object: T =
+        serde_json::from_value(objects[kind].clone()).unwrap_or_else(|error| panic!("{kind}: {error}"));
+    assert_eq!(serde_json::to_value(&object).unwrap(), objects[kind], "{kind}");
+    object
+}
+
+#[test]
+fn every_object_is_of_its_type_and_every_file_is_used() {
+    let objects = base();
+    typed::<ServiceAccount>(&objects, "ServiceAccount");
+    typed::<ClusterRole>(&objects, "ClusterRole");
+    typed::<ClusterRoleBinding>(&objects, "ClusterRoleBinding");
+    typed::<ConfigMap>(&objects, "ConfigMap");
+    typed::<DaemonSet>(&objects, "DaemonSet");
+    assert_eq!(objects.len(), 5);
+
+    let directory = deploy().join("kustomize/base");
+    let text = fs::read_to_string(directory.join("kustomization.yaml")).unwrap();
+    let kustomization: Value = serde_saphyr::from_str(&text).unwrap();
+    let listed: BTreeSet<&str> =
+        kustomization["resources"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let present: BTreeSet<String> = files(&directory)
+        .into_iter()
+        .filter_map(|(path, _)| Some(Path::new(&path).file_name()?.to_str()?.to_owned()))
+        .filter(|name| name != "kustomization.yaml")
+        .collect();
+    assert_eq!(listed, present.iter().map(String::as_str).collect());
+}
+
+#[test]
+fn only_what_is_read_and_written_is_permitted() {
+    let role: ClusterRole = typed(&base(), "ClusterRole");
+    let mut granted = BTreeSet::new();
+    for rule in role.rules.unwrap() {
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                granted.insert(format!("{group}/{resource} {}", rule.verbs.join(",")));
+            }
+        }
+    }
+    let want = [
+        "/namespaces list,watch",
+        "/nodes list,watch",
+        "/services list,watch",
+        "discovery.k8s.io/endpointslices list,watch",
+        "events.k8s.io/events create",
+        "networking.k8s.io/servicecidrs list,watch",
+    ];
+    assert_eq!(granted, want.map(str::to_owned).into());
+}
+
+fn containers(set: &DaemonSet) -> (Vec<Container>, Vec<Container>) {
+    let pod = set.spec.as_ref().unwrap().template.spec.clone().unwrap();
+    (pod.init_containers.unwrap(), pod.containers)
+}
+
+#[test]
+fn no_container_is_privileged_but_the_first_one() {
+    let set: DaemonSet = typed(&base(), "DaemonSet");
+    let (init, main) = containers(&set);
+    let is_privileged =
+        |container: &Container| container.security_context.as_ref().and_then(|it| it.privileged);
+    let names: Vec<_> = init.iter().filter(|it| is_privileged(it) == Some(true)).map(|it| &it.name).collect();
+    assert_eq!(names, ["sysctls"]);
+    let text = fs::read_to_string(deploy().join("kustomize/base/daemon-set.yaml")).unwrap();
+    let before = text.lines().take_while(|line| !line.contains("name: sysctls")).last().unwrap();
+    assert!(before.trim_start().starts_with('#'), "the reason stands above: {before}");
+    for container in &main {
+        let context = container.security_context.as_ref().unwrap();
+        assert_eq!(context.privileged, Some(false), "{}", container.name);
+        assert_eq!(context.allow_privilege_escalation, Some(false), "{}", container.name);
+        let capabilities = context.capabilities.as_ref().unwrap();
+        assert_eq!(capabilities.drop.as_deref().unwrap(), ["ALL"]);
+        let added: BTreeSet<&str> = capabilities.add.iter().flatten().map(String::as_str).collect();
+        assert_eq!(added, ["BPF", "NET_ADMIN", "NET_BIND_SERVICE", "PERFMON"].into());
+    }
+    for container in init.iter().chain(&main) {
+        assert_eq!(container.security_context.as_ref().unwrap().read_only_root_filesystem, Some(true));
+        assert!(container.ports.is_none(), "with the node's network, a port would keep a second agent out");
+    }
+}
+
+#[test]
+fn one_agent_starts_beside_the_other() {
+    let set: DaemonSet = typed(&base(), "DaemonSet");
+    let strategy = serde_json::to_value(set.spec.as_ref().unwrap().update_strategy.clone().unwrap()).unwrap();
+    assert_eq!(strategy["rollingUpdate"], serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 }));
+    let (_, main) = containers(&set);
+    assert!(main[0].args.as_ref().unwrap().contains(&"--takeover".to_owned()));
+    // Every place that is mounted is a volume of the pod.
+    let pod = set.spec.unwrap().template.spec.unwrap();
+    let volumes: BTreeSet<String> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();
+    let mounted: BTreeSet<String> =
+        main[0].volume_mounts.iter().flatten().map(|mount| mount.name.clone()).collect();
+    assert_eq!(volumes, mounted);
+}
+
+/// The program itself reads the file that the ConfigMap holds.
+#[test]
+fn the_configuration_is_one_that_the_agent_takes() {
+    let map: ConfigMap = typed(&base(), "ConfigMap");
+    let data = map.data.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.conf");
+    fs::write(&path, &data["config.conf"]).unwrap();
+    let plan = Command::new(env!("CARGO_BIN_EXE_portreeve"))
+        .args(["plan", "--node-name", "node-1", "--manifests"])
+        .arg(deploy().join("../examples/voting"))
+        .arg("--config")
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(plan.status.success(), "{plan:?}");
+    assert!(plan.stderr.is_empty(), "nothing is to be remarked: {}", String::from_utf8_lossy(&plan.stderr));
+    let kubeconfig: Value = serde_saphyr::from_str(&data["kubeconfig.conf"]).unwrap();
+    assert_eq!(kubeconfig["kind"], "Config");
+}
+
+/// The chart's templates use values and nothing else of the template language, so that a few lines render them.
+fn render(template: &str, values: &Value) -> String {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((before, behind)) = rest.split_once("{{") {
+        let (expression, after) = behind.split_once("}}").expect("an expression ends");
+        text += before;
+        text += &match expression.trim() {
+            ".Release.Namespace" => "kube-system".to_owned(),
+            value => {
+                let name = value.strip_prefix(".Values.").unwrap_or_else(|| panic!("{value} is no value"));
+                values[name].as_str().unwrap_or_else(|| panic!("{name} is not among the values")).to_owned()
+            }
+        };
+        rest = after;
+    }
+    text + rest
+}
+
+#[test]
+fn the_chart_says_what_the_kustomize_base_says() {
+    let chart = deploy().join("helm/portreeve");
+    let values: Value =
+        serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
+    let templates = files(&chart.join("templates"));
+    let all: String = templates.iter().map(|(_, text)| text.as_str()).collect();
+    let rendered = objects(templates.into_iter().map(|(name, text)| (name, render(&text, &values))));
+    assert_eq!(rendered, base());
+    for name in values.as_object().unwrap().keys() {
+        assert!(all.contains(&format!(".Values.{name} ")), "value {name} is used nowhere");
+    }
+    let meta: Value = serde_saphyr::from_str(&fs::read_to_string(chart.join("Chart.yaml")).unwrap()).unwrap();
+    assert_eq!(meta["appVersion"], env!("CARGO_PKG_VERSION"));
+}

@@ -1,0 +1,158 @@
+//! What load balancers, kubelets and people are told about a node.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::{Command, Output},
+};
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::ServiceSpec;
+use tests::{
+    Cluster,
+    agent::portreeve,
+    eventually,
+    http::{Answer, get},
+    node::Node,
+    objects::Condition,
+    process::Process,
+};
+
+const HEALTH_PORT: u16 = 32100;
+
+fn here(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn ask(node: &Node, port: u16, path: &str) -> Result<Answer> {
+    get(node.netns(), here(port), path)
+}
+
+fn checks_health(spec: &mut ServiceSpec) {
+    spec.type_ = Some("LoadBalancer".to_owned());
+    spec.external_traffic_policy = Some("Local".to_owned());
+    spec.health_check_node_port = Some(i32::from(HEALTH_PORT));
+}
+
+/// Waits until the node says that it has this many pods of the Service.
+async fn tells(node: &Node, pods: usize) {
+    let what = format!("{} tells of {pods} pods", node.name);
+    eventually(&what, async || {
+        let answer = ask(node, HEALTH_PORT, "/any/path")?;
+        ensure!(answer.status == if pods > 0 { 200 } else { 503 }, "{answer:?}");
+        ensure!(answer.has_header(&format!("x-load-balancing-endpoint-weight: {pods}")), "{answer:?}");
+        ensure!(answer.body.contains(&format!("\t\"localEndpoints\": {pods},\n")), "{answer:?}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_load_balancer_learns_which_node_serves() {
+    let everywhere = "--nodeport-addresses=0.0.0.0/0,::/0";
+    let cluster = Cluster::start("health-ports").nodes(2).flag(everywhere).await;
+    // In turn: `a` and `c` on the first node, `b` on the second.
+    let web =
+        cluster.service("web").tcp(80).node_port(30080).change(checks_health).backends(["a", "b", "c"]).await;
+    tells(cluster.node(0), 2).await;
+    tells(cluster.node(1), 1).await;
+
+    // One that serves what it has and takes nothing new does not count, whoever else is there.
+    web.set("a", Condition::Terminating);
+    tells(cluster.node(0), 1).await;
+    web.remove("b");
+    tells(cluster.node(1), 0).await;
+
+    web.delete();
+    eventually("nobody answers for a Service that is gone", async || {
+        ensure!(ask(cluster.node(0), HEALTH_PORT, "/").is_err(), "somebody does");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_agent_tells_how_it_is() {
+    let cluster = Cluster::start("health").await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let node = cluster.node(0);
+    cluster.pod("client").dials(web.vip()).times(5).always_reaches_one_of(["a"]).await;
+
+    for path in ["/healthz", "/livez"] {
+        let answer = ask(node, 10256, path).expect("it answers");
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        assert!(answer.has_header("content-type: application/json"), "{answer:?}");
+        assert!(answer.has_header("x-content-type-options: nosniff"), "{answer:?}");
+    }
+    let metrics = ask(node, 10249, "/metrics").expect("it answers").body;
+    for series in [
+        "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
+        "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+        "portreeve_table_capacity{table=\"SLOTS\"}",
+        "portreeve_refusals_total{reason=\"no_endpoint\"}",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(metrics.lines().any(|line| line.starts_with(series)), "{series} is missing in:\n{metrics}");
+    }
+    let connections = metrics.lines().find(|line| line.starts_with("portreeve_service_connections_total{"));
+    let (labels, count) =
+        connections.and_then(|line| line.rsplit_once(' ')).expect("connections are counted");
+    assert!(labels.contains("service=\"web\""), "{labels}");
+    assert!(count.parse::<u64>().is_ok_and(|count| count >= 5), "{count}");
+
+    let status = status(node);
+    assert_eq!(status.status.code(), Some(0), "{status:?}");
+    node.kill_agent().await.expect("it was running");
+    let status = self::status(node);
+    assert_eq!(status.status.code(), Some(1), "{status:?}");
+    assert!(String::from_utf8_lossy(&status.stderr).contains("no agent runs"), "{status:?}");
+}
+
+fn status(node: &Node) -> Output {
+    let mut command = Command::new(portreeve().expect("portreeve is built"));
+    command.arg("status").arg("--bpffs").arg(node.bpffs()).arg("--run-dir").arg(node.setting().run_dir());
+    command.output().expect("it starts")
+}
+
+#[tokio::test]
+async fn a_node_that_is_about_to_go_takes_no_new_traffic() {
+    let cluster = Cluster::start("health-node").await;
+    let _web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let node = cluster.node(0);
+    assert_eq!(ask(node, 10256, "/healthz").expect("it answers").status, 200);
+
+    let file = cluster.manifests().directory().join(format!("{}.yaml", node.name));
+    let object = fs::read_to_string(&file).expect("the Node object is there");
+    let mut object: serde_json::Value = serde_saphyr::from_str(&object).expect("it can be read");
+    object["spec"]["taints"] =
+        serde_json::json!([{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }]);
+    cluster.manifests().write(&format!("{}.yaml", node.name), &object).expect("it is written");
+    eventually("the node is not to be sent traffic any more", async || {
+        let answer = ask(node, 10256, "/healthz")?;
+        ensure!(answer.status == 503 && answer.body.contains("\"nodeEligible\":false"), "{answer:?}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(ask(node, 10256, "/livez").expect("it answers").status, 200);
+}
+
+#[tokio::test]
+async fn another_configuration_ends_the_agent_with_an_error() {
+    let cluster = Cluster::start("config-file").without_agents().await;
+    let node = cluster.node(0);
+    let file = cluster.directory().join("config.conf");
+    let text = include_str!("../../proxy/testdata/kube-proxy/kubeadm.conf");
+    fs::write(&file, text).expect("it is written");
+    let mut command = node.setting().command().expect("portreeve is built");
+    command.arg("--config").arg(&file);
+    let mut agent =
+        Process::start("the agent", command, node.netns(), Some(node.cgroup())).expect("it starts");
+    eventually("kubeadm's configuration starts the agent", async || {
+        ensure!(ask(node, 10256, "/livez")?.status == 200);
+        Ok(())
+    })
+    .await;
+    fs::write(&file, text.replace("masqueradeAll: false", "masqueradeAll: true")).expect("it is written");
+    let ended = agent.ended().await.expect("it can be waited for");
+    assert_eq!(ended.code(), Some(1));
+}

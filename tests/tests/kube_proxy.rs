@@ -1,0 +1,81 @@
+//! Taking over from kube-proxy, whose rules are written here by hand in the form it gives them.
+
+use std::{net::SocketAddr, process::Command};
+
+use tests::{Cluster, agent::portreeve, firewall::filter, node::Node, pod_network::PodNetwork};
+
+/// Held open for the whole story.
+const CONNECTIONS: usize = 1_000;
+
+/// The tables of nftables mode for one Service: a map from what is dialled to the chain of the Service, which draws a
+/// backend.
+fn tables(vip: SocketAddr, backends: &[SocketAddr]) -> String {
+    let chains = backends
+        .iter()
+        .enumerate()
+        .map(|(n, backend)| format!("  chain endpoint-{n} {{ meta l4proto tcp dnat to {backend}; }}\n"));
+    let draws: Vec<String> = (0..backends.len()).map(|n| format!("{n} : goto endpoint-{n}")).collect();
+    let (ip, port) = (vip.ip(), vip.port());
+    format!(
+        "table ip6 kube-proxy {{ comment \"rules for kube-proxy\"; }}
+table ip kube-proxy {{
+  comment \"rules for kube-proxy\"
+{}  chain service-web {{ numgen random mod {} vmap {{ {} }}; }}
+  map service-ips {{
+    type ipv4_addr . inet_proto . inet_service : verdict
+    elements = {{ {ip} . tcp . {port} : goto service-web }}
+  }}
+  chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}
+  chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
+  chain nat-output {{ type nat hook output priority -100; jump services; }}
+}}
+",
+        chains.collect::<String>(),
+        backends.len(),
+        draws.join(", ")
+    )
+}
+
+/// Runs a verb in the node's network namespace; what it prints.
+fn verb(node: &Node, words: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(portreeve().expect("portreeve is built"));
+    command.args(words);
+    let output = node.netns().run(|| Ok(command.output()?)).expect("it starts");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn connections_through_kube_proxys_rules_outlive_them() {
+    let cluster =
+        Cluster::start("kube-proxy").nodes(2).pod_network(PodNetwork::Routed).without_agents().await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    let node = cluster.node(0);
+    let backends: Vec<SocketAddr> = cluster
+        .all_pods()
+        .iter()
+        .map(|pod| SocketAddr::new(pod.addresses.v4.into(), web.port(0).target))
+        .collect();
+    filter(node.netns(), &tables(web.vip(), &backends)).expect("nft takes the rules");
+
+    let client = cluster.pod("client").start().await;
+    let (held, opened) = client.hold(vec![web.vip()], CONNECTIONS).await.expect("it opens");
+    assert_eq!((opened.answered(), opened.failed()), (CONNECTIONS as u64, 0), "{:?}", opened.failures);
+    let (_, check) = verb(node, &["check"]);
+    assert!(check.contains("table ip kube-proxy of nftables mode"), "{check}");
+
+    node.start_agent().await.expect("it starts beside kube-proxy's rules");
+    let (code, said) = verb(node, &["cleanup", "--kube-proxy-only"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("removed table ip kube-proxy") && said.contains("removed table ip6 kube-proxy"),
+        "{said}"
+    );
+    let (code, said) = verb(node, &["cleanup", "--kube-proxy-only"]);
+    assert_eq!((code, said.as_str()), (Some(0), "nothing of kube-proxy's is here\n"));
+
+    let echoes = client.echo(held).await.expect("it answers");
+    assert_eq!(echoes.failed(), 0, "{:?}", echoes.failures);
+    assert_eq!(echoes.answered(), CONNECTIONS as u64);
+    cluster.pod("client").dials(web.vip()).times(40).comes_to_reach_each_of(["a", "b"]).await;
+}
