@@ -18,6 +18,8 @@ pub mod dump;
 pub mod eventually;
 pub mod examples;
 pub mod firewall;
+pub mod flows;
+pub mod frontends;
 pub mod http;
 pub mod leftovers;
 pub mod mounts;

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::ServiceSpec;
 use crate::{
     cluster::{Cluster, Place},
     eventually::within,
+    frontends::{Frontends, PORT},
     node::Addresses,
     objects::{Condition, EndpointObject, Port, ServiceChange, ServiceObjects},
     pod::Pod,
@@ -74,6 +75,20 @@ impl<'a> ServiceBuilder<'a> {
     /// Addresses that routers send to any node.
     pub fn external_ips<const N: usize>(self, ips: [&'static str; N]) -> Self {
         self.change(move |spec| spec.external_ips = Some(ips.map(str::to_owned).into()))
+    }
+
+    /// TCP and UDP at one port and one NodePort, and at addresses of every other kind.
+    pub fn dialled_from_outside(mut self, frontends: Frontends) -> Self {
+        let Frontends { node_port, load_balancer, external } = frontends;
+        let external: Vec<_> = external.both().iter().map(IpAddr::to_string).collect();
+        self = self.tcp(PORT).node_port(node_port).udp(PORT).node_port(node_port);
+        self.change(move |spec| spec.external_ips = Some(external.clone()))
+            .load_balancer_ips(load_balancer.both())
+    }
+
+    /// Clients whose addresses may use the load balancer's.
+    pub fn source_ranges<const N: usize>(self, ranges: [&'static str; N]) -> Self {
+        self.change(move |spec| spec.load_balancer_source_ranges = Some(ranges.map(str::to_owned).into()))
     }
 
     /// Addresses of a load balancer outside.

@@ -176,4 +176,6 @@ pub enum How {
     ConnectedUdp,
     /// One unconnected socket per worker for all attempts.
     UnconnectedUdp,
+    /// One connected socket per worker for all attempts.
+    OneConnectedUdp,
 }

@@ -22,7 +22,16 @@ pub struct Udp<'a> {
 impl Pod {
     /// Opens an unconnected socket.
     pub async fn udp(&self, family: Family) -> Result<Udp<'_>> {
-        let answer = self.order(Order::Datagram(SocketOrder::Open { family, bind: None })).await?;
+        self.open(family, None).await
+    }
+
+    /// Opens an unconnected socket at an address of its own.
+    pub async fn udp_at(&self, own: SocketAddr) -> Result<Udp<'_>> {
+        self.open(if own.is_ipv4() { Family::V4 } else { Family::V6 }, Some(own)).await
+    }
+
+    async fn open(&self, family: Family, bind: Option<SocketAddr>) -> Result<Udp<'_>> {
+        let answer = self.order(Order::Datagram(SocketOrder::Open { family, bind })).await?;
         let Answer::Socket(socket) = answer else { return unexpected(&answer) };
         Ok(Udp { pod: self, socket })
     }

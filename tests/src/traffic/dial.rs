@@ -1,6 +1,7 @@
 //! Dialling: each attempt is a new flow that asks who answers.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     io,
     net::SocketAddr,
     sync::{
@@ -98,6 +99,7 @@ impl Dialling {
             How::Http => http(to, patience).await,
             How::ConnectedUdp => connected_udp(to, patience).await,
             How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, patience).await,
+            How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, patience).await,
         }
     }
 
@@ -110,6 +112,7 @@ impl Dialling {
 struct Sockets {
     v4: Option<UdpSocket>,
     v6: Option<UdpSocket>,
+    connected: HashMap<SocketAddr, UdpSocket>,
 }
 
 impl Sockets {
@@ -121,6 +124,20 @@ impl Sockets {
         match place {
             Some(socket) => Ok(socket),
             None => Ok(place.insert(datagram::open(family, None).map_err(Failure::at("socket"))?)),
+        }
+    }
+}
+
+impl Sockets {
+    async fn connected(&mut self, to: SocketAddr) -> Result<&UdpSocket, Failure> {
+        match self.connected.entry(to) {
+            Entry::Occupied(socket) => Ok(socket.into_mut()),
+            Entry::Vacant(place) => {
+                let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+                let socket = datagram::open(family, None).map_err(Failure::at("socket"))?;
+                socket.connect(to).await.map_err(Failure::at("connect"))?;
+                Ok(place.insert(socket))
+            }
         }
     }
 }
@@ -206,6 +223,20 @@ async fn connected_udp(to: SocketAddr, patience: Patience) -> Result<Answered, F
     let mut buffer = [0; 256];
     let length = patience.with("receive", socket.recv(&mut buffer)).await?;
     answered(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()), Some(peer))
+}
+
+async fn one_connected_udp(socket: &UdpSocket, patience: Patience) -> Result<Answered, Failure> {
+    let peer = socket.peer_addr().map_err(Failure::at("getpeername"))?;
+    let token = now_us().to_string();
+    socket.send(format!("who {token}").as_bytes()).await.map_err(Failure::at("send"))?;
+    let mut buffer = [0; 256];
+    loop {
+        let length = patience.with("receive", socket.recv(&mut buffer)).await?;
+        let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        if text.ends_with(&token) {
+            return answered(&text, Some(peer));
+        }
+    }
 }
 
 async fn unconnected_udp(
