@@ -5,6 +5,7 @@
 
 pub mod atomicity;
 pub mod connect;
+pub mod dns;
 pub mod sync;
 mod worker;
 

@@ -28,6 +28,9 @@ enum Measurement {
     /// How long a change takes from the API server to the kernel, and what the agent weighs through a relist.
     #[command(disable_help_flag = true)]
     Sync(Passed),
+    /// What answering names costs, with 10,000 Services; beside it what `$COREDNS` costs, if that names a binary.
+    #[command(disable_help_flag = true)]
+    Dns(Passed),
 }
 
 /// The measurement knows its own options.
@@ -44,6 +47,7 @@ impl Bench {
             Measurement::Connect(passed) => ("connect", passed),
             Measurement::Atomicity(passed) => ("atomicity", passed),
             Measurement::Sync(passed) => ("sync", passed),
+            Measurement::Dns(passed) => ("dns", passed),
         };
         let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
         let missing = needs::missing();

@@ -7,7 +7,7 @@ use std::{env, num::NonZeroU32, process::ExitCode, time::Duration};
 use anyhow::{Result, ensure};
 use clap::Parser;
 use tests::{
-    bench::{Worker, atomicity, connect, sync},
+    bench::{Worker, atomicity, connect, dns, sync},
     pod::POD,
     traffic,
 };
@@ -19,6 +19,7 @@ enum Bench {
     Connect(Connect),
     Atomicity(Atomicity),
     Sync(Sync),
+    Dns(Dns),
 }
 
 /// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
@@ -86,6 +87,22 @@ struct Sync {
     usable_within: u64,
 }
 
+/// Asks a DNS server for 10,000 names in random order, and tells queries per second, waiting times and memory.
+///
+/// With $COREDNS naming a binary, that is measured in the same way, and the ratios are told.
+#[derive(clap::Args)]
+struct Dns {
+    /// Services that the server knows, most of them with 10 endpoints
+    #[arg(long, default_value_t = 10_000)]
+    services: u16,
+    /// For each kind of name, at full speed and again with one query at a time
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Queries under way at full speed
+    #[arg(long, default_value_t = 128)]
+    window: u16,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().collect();
     // The harness starts this very program for its pods and its workers.
@@ -109,6 +126,7 @@ fn bench(bench: Bench) -> Result<()> {
         Bench::Connect(arguments) => runtime.block_on(connect(&arguments)),
         Bench::Atomicity(arguments) => runtime.block_on(atomicity(&arguments)),
         Bench::Sync(arguments) => runtime.block_on(sync(&arguments)),
+        Bench::Dns(arguments) => runtime.block_on(dns(&arguments)),
     }
 }
 
@@ -129,6 +147,14 @@ async fn atomicity(arguments: &Atomicity) -> Result<()> {
     let outcome = atomicity::run(&setting).await?;
     println!("{outcome}");
     ensure!(outcome.holds(), "a switch of backends was not atomic");
+    Ok(())
+}
+
+async fn dns(arguments: &Dns) -> Result<()> {
+    let Dns { services, seconds, window } = *arguments;
+    println!("{services} Services, {seconds} s for each kind of name, {window} queries under way");
+    let setting = dns::Setting { services, time: Duration::from_secs(seconds), window };
+    println!("{}", dns::run(&setting).await?);
     Ok(())
 }
 

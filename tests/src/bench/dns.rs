@@ -1,0 +1,58 @@
+//! What answering names costs: queries per second of processor time, how long a client waits, and the memory.
+//!
+//! A server on the loopback of a network namespace of its own learns of 10,000 Services from an API server and is asked
+//! for 10,000 names in random order. Client and server share the machine, so what counts is how much processor time the
+//! server took for its answers. `$COREDNS` is measured in the same way in the same run, if it names a binary.
+
+mod load;
+mod population;
+mod report;
+mod server;
+mod upstream;
+
+use std::{env, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use crate::{api_server::ApiServer, netns::Netns};
+use load::Load;
+use population::Population;
+pub use report::Report;
+use server::{Kind, Server};
+use upstream::Upstream;
+
+/// How much and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    pub services: u16,
+    /// For each kind of name, once at full speed and once with a single query at a time.
+    pub time: Duration,
+    /// Queries under way at full speed.
+    pub window: u16,
+}
+
+pub async fn run(setting: &Setting) -> Result<Report> {
+    let netns = Netns::create().await?;
+    let population = Population::new(setting.services);
+    let api_server = ApiServer::start_in(&netns)?;
+    api_server.put_all(population.objects());
+    let upstream = Upstream::start(&netns)?;
+    let directory = tempfile::tempdir().context("cannot make a directory")?;
+    let kubeconfig = api_server.kubeconfig(directory.path())?;
+    let mut kinds = vec![Kind::Portreeve];
+    kinds.extend(env::var_os("COREDNS").map(PathBuf::from).map(Kind::CoreDns));
+    let mut report = Report::default();
+    for kind in kinds {
+        let name = kind.name();
+        let mut server = Server::start(kind, &netns, directory.path(), &kubeconfig, upstream.address())?;
+        let load = Load::new(&netns, server.address(), setting)?;
+        let start = server.answers(&load, &population).await?;
+        let mut measured = Vec::new();
+        for group in population.groups() {
+            measured.push(load.measure(&group, &server)?);
+        }
+        report.servers.push(report::Measured { name, start, measured, memory: server.memory()? });
+        server.end()?;
+    }
+    Ok(report)
+}

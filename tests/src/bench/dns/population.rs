@@ -1,0 +1,139 @@
+//! The cluster that is asked about, and the names that are asked for.
+
+use serde_json::{Value, json};
+
+use crate::api_server::objects::{service, slice};
+
+/// Names of one kind, and what the answers to them are.
+pub struct Group {
+    pub name: &'static str,
+    /// With the type that is asked for.
+    pub names: Vec<(String, u16)>,
+    pub expect: Expect,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// At least so many records; all of them, unless the answer is truncated.
+    Records(u16),
+    Missing,
+    /// For a mixture.
+    Anything,
+}
+
+/// Of all Services, each tenth is headless: most with few endpoints, some with many.
+pub struct Population {
+    services: u32,
+}
+
+const A: u16 = 1;
+const SRV: u16 = 33;
+const ENDPOINTS: u32 = 10;
+const FEW: u32 = 3;
+const MANY: u32 = 100;
+/// Of the names that are asked for, 10,000 in all.
+const CLUSTER_IP_NAMES: u32 = 5000;
+const HEADLESS_NAMES: u32 = 500;
+const MANY_NAMES: u32 = 100;
+const SRV_NAMES: u32 = 2000;
+const MISSING_NAMES: u32 = 2000;
+const EXTERNAL_NAMES: u32 = 400;
+/// One Service in so many has many endpoints, and three others few.
+const HEADLESS_STRIDE: u32 = 10;
+const MANY_STRIDE: u32 = 100;
+
+impl Population {
+    pub fn new(services: u16) -> Self {
+        Self { services: services.into() }
+    }
+
+    pub fn objects(&self) -> impl Iterator<Item = Value> {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
+        let pairs = (0..self.services).flat_map(|number| {
+            let name = name(number);
+            let mut object = service(&name, number + 1);
+            if endpoints(number) != ENDPOINTS {
+                object["spec"]["clusterIP"] = json!("None");
+                object["spec"]["clusterIPs"] = json!(["None"]);
+            }
+            let first = number * MANY;
+            [object, slice(&name, first..first + endpoints(number))]
+        });
+        std::iter::once(namespace).chain(pairs)
+    }
+
+    /// A name that is there once everything is: the last one that was handed out.
+    pub fn last(&self) -> String {
+        let last = (0..self.services).rev().find(|number| endpoints(*number) == ENDPOINTS);
+        svc(last.unwrap_or_default())
+    }
+
+    /// Each kind alone, and all of them together.
+    pub fn groups(&self) -> Vec<Group> {
+        let pick = |wanted: u32, count: u32| -> Vec<String> {
+            let fitting = (0..self.services).filter(|number| endpoints(*number) == wanted).map(svc);
+            let fitting: Vec<String> = fitting.collect();
+            fitting
+                .iter()
+                .cycle()
+                .take(if fitting.is_empty() { 0 } else { count as usize })
+                .cloned()
+                .collect()
+        };
+        let srv = pick(ENDPOINTS, SRV_NAMES).into_iter().map(|name| format!("_http._tcp.{name}"));
+        let group = |name, names: Vec<String>, kind, expect| Group {
+            name,
+            names: names.into_iter().map(|name| (name, kind)).collect(),
+            expect,
+        };
+        let mut groups = vec![
+            group("ClusterIP", pick(ENDPOINTS, CLUSTER_IP_NAMES), A, Expect::Records(1)),
+            group("headless, 3", pick(FEW, HEADLESS_NAMES), A, Expect::Records(3)),
+            group("headless, 100", pick(MANY, MANY_NAMES), A, Expect::Records(1)),
+            group("SRV", srv.collect(), SRV, Expect::Records(1)),
+            group("NXDOMAIN", (0..MISSING_NAMES).map(missing).collect(), A, Expect::Missing),
+            group("external, cached", (0..EXTERNAL_NAMES).map(external).collect(), A, Expect::Records(1)),
+        ];
+        let all = groups.iter().flat_map(|group| group.names.clone()).collect();
+        groups.push(Group { name: "all together", names: all, expect: Expect::Anything });
+        groups
+    }
+}
+
+fn endpoints(number: u32) -> u32 {
+    match number {
+        _ if number % MANY_STRIDE == 0 => MANY,
+        _ if number % HEADLESS_STRIDE == 0 => FEW,
+        _ => ENDPOINTS,
+    }
+}
+
+fn name(number: u32) -> String {
+    format!("service-{number}")
+}
+
+fn svc(number: u32) -> String {
+    format!("{}.default.svc.cluster.local", name(number))
+}
+
+/// As a search list makes them.
+fn missing(number: u32) -> String {
+    format!("www-{number}.example.com.default.svc.cluster.local")
+}
+
+fn external(number: u32) -> String {
+    format!("www-{number}.example.com")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_names_are_asked_for() {
+        let population = Population::new(10_000);
+        assert_eq!(population.groups().last().unwrap().names.len(), 10_000);
+        assert_eq!(population.objects().count(), 20_001);
+        assert_eq!(population.last(), "service-9999.default.svc.cluster.local");
+    }
+}

@@ -1,0 +1,97 @@
+//! From figures to a table, and one server beside the other.
+
+use std::{fmt, time::Duration};
+
+use super::load::Figures;
+
+#[derive(Debug, Default)]
+pub struct Report {
+    pub servers: Vec<Measured>,
+}
+
+#[derive(Debug)]
+pub struct Measured {
+    pub name: &'static str,
+    /// Until it knew everything.
+    pub start: Duration,
+    pub measured: Vec<Figures>,
+    /// The most that was resident, in KiB.
+    pub memory: u64,
+}
+
+impl Report {
+    /// How many times more queries ours answers with the same processor time, by kind; and its share of the memory.
+    fn ratios(&self) -> Option<(Vec<(&'static str, f64)>, f64)> {
+        let [ours, theirs] = self.servers.as_slice() else { return None };
+        let pairs = ours.measured.iter().zip(&theirs.measured);
+        let ratios = pairs.map(|(mine, other)| (mine.name, mine.per_core / other.per_core)).collect();
+        Some((ratios, ours.memory as f64 / theirs.memory as f64))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for server in &self.servers {
+            writeln!(
+                f,
+                "{}: everything known after {:.2} s, {} KiB resident at most",
+                server.name,
+                server.start.as_secs_f64(),
+                server.memory
+            )?;
+            let head = ["queries/s", "per core", "lost", "p50 us", "p90", "p99", "p99.9"];
+            writeln!(f, "  {:<18}{}", "", head.map(|title| format!("{title:>11}")).concat())?;
+            server.measured.iter().try_for_each(|figures| write_line(f, figures))?;
+        }
+        if let Some((ratios, memory)) = self.ratios() {
+            writeln!(
+                f,
+                "for one of theirs, queries of ours per processor time; and our share of their memory:"
+            )?;
+            for (name, ratio) in ratios {
+                writeln!(f, "  {name:<18}{ratio:>11.2}")?;
+            }
+            writeln!(f, "  {:<18}{memory:>11.2}", "memory")?;
+        }
+        write!(
+            f,
+            "per core: for each second of the server's processor time; percentiles: one query at a time"
+        )
+    }
+}
+
+fn write_line(f: &mut fmt::Formatter<'_>, figures: &Figures) -> fmt::Result {
+    let [p50, p90, p99, p999] = figures.latency;
+    writeln!(
+        f,
+        "  {:<18}{:>11.0}{:>11.0}{:>11}{p50:>11.1}{p90:>11.1}{p99:>11.1}{p999:>11.1}",
+        figures.name, figures.per_second, figures.per_core, figures.lost
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_processor_time() {
+        let server = |name, per_core, memory| Measured {
+            name,
+            start: Duration::ZERO,
+            measured: vec![Figures {
+                name: "SRV",
+                answered: 1,
+                lost: 0,
+                per_second: 1.0,
+                per_core,
+                latency: [1.0; 4],
+            }],
+            memory,
+        };
+        let mut report = Report { servers: vec![server("ours", 500.0, 25)] };
+        assert!(report.ratios().is_none(), "nobody to compare with");
+        report.servers.push(server("theirs", 100.0, 100));
+        assert_eq!(report.ratios(), Some((vec![("SRV", 5.0)], 0.25)));
+        assert!(report.to_string().contains("SRV                      5.00"), "{report}");
+    }
+}
