@@ -153,14 +153,13 @@ pub fn answer<'s>(
         return Outcome::Unready;
     }
     let lookup = Lookup { authority, snapshot, kind };
-    match lookup.find(name, zone) {
-        Found::Missing if authority.falls_through(name) => Outcome::Elsewhere,
-        found => {
-            let mut answer = Answer::empty(zone);
-            lookup.complete(&mut answer, found);
-            Outcome::Here(answer)
-        }
+    let found = lookup.find(name, zone);
+    if matches!(found, Found::Missing) && authority.falls_through(name) {
+        return Outcome::Elsewhere;
     }
+    let mut answer = Answer::empty(zone);
+    lookup.complete(&mut answer, found);
+    Outcome::Here(answer)
 }
 
 impl<'s> Answer<'s> {

@@ -9,15 +9,12 @@ use crate::{authority::Zone, name::QueryName, snapshot::View};
 
 impl<'s> Lookup<'s> {
     pub(super) fn apex(self, zone: &'s Zone) -> Found<'s> {
-        match self.kind {
-            RecordType::SOA => Found::data([Data::Soa(Soa {
-                zone: &zone.name,
-                serial: self.snapshot.serial,
-                minimum: self.authority.negative_ttl,
-            })]),
-            RecordType::NS => self.name_servers(zone),
-            _ => Found::Records(Vec::new(), Vec::new()),
+        if self.kind == RecordType::NS {
+            return self.name_servers(zone);
         }
+        let soa =
+            Soa { zone: &zone.name, serial: self.snapshot.serial, minimum: self.authority.negative_ttl };
+        Found::data((self.kind == RecordType::SOA).then_some(Data::Soa(soa)))
     }
 
     /// A zone of which nothing is known but that it is ours.

@@ -65,10 +65,7 @@ impl<'s> Lookup<'s> {
         if !has_port(view, is_it) {
             return Found::Missing;
         }
-        match self.kind {
-            RecordType::SRV => self.targets(view, zone, is_it),
-            _ => Found::Records(Vec::new(), Vec::new()),
-        }
+        if self.kind == RecordType::SRV { self.targets(view, zone, is_it) } else { Found::data([]) }
     }
 
     /// SRV records for the ports that `is_it` takes: to the Service where it has an address, else to each endpoint.

@@ -100,15 +100,20 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
         Some(&mut control),
         MsgFlags::MSG_DONTWAIT,
     )?;
-    let to = message.cmsgs()?.find_map(|control| match control {
+    let to = message.cmsgs()?.find_map(|control| own_address(&control));
+    let client = message.address.as_ref().and_then(client).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Arrival { len: message.bytes, client, to })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "nothing else was asked for")]
+fn own_address(control: &ControlMessageOwned) -> Option<IpAddr> {
+    match control {
         ControlMessageOwned::Ipv4PacketInfo(info) => {
             Some(IpAddr::V4(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes())))
         }
         ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
         _ => None,
-    });
-    let client = message.address.as_ref().and_then(client).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Arrival { len: message.bytes, client, to })
+    }
 }
 
 fn client(address: &SockaddrStorage) -> Option<SocketAddr> {

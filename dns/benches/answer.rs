@@ -1,0 +1,136 @@
+//! What an answer costs without its socket, and what a change costs, with 10,000 Services of 10 endpoints each.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use dns::{
+    config::{Kubernetes, Listen, ServerBlock},
+    forward::Surroundings,
+    handler::{Block, Client, Handled, Handler},
+    metrics::Protocol,
+    name::domain,
+    snapshot::{Index, Published},
+    zone::{Change, Endpoints, Key, ObjectName, Port, Service, ServiceKind, Slice},
+};
+
+const SERVICES: u32 = 10_000;
+const ENDPOINTS: u32 = 10;
+
+fn port() -> Box<[Port]> {
+    [Port { name: "http".into(), protocol: dns::zone::Protocol::Tcp, number: 80 }].into()
+}
+
+fn service(n: u32) -> Change {
+    let addresses = [IpAddr::V4(Ipv4Addr::from(0x0a60_0000 + n))].into();
+    // Every hundredth is headless.
+    let kind = match n % 100 {
+        0 => ServiceKind::Headless,
+        _ => ServiceKind::ClusterIp { addresses, ports: port() },
+    };
+    Change::Service(key(n), Some(Arc::new(Service { kind, has_selector: true })))
+}
+
+fn key(n: u32) -> Key {
+    Key::new(&format!("namespace-{}", n % 100), &format!("service-{n}")).unwrap()
+}
+
+fn slice(n: u32, endpoints: u32) -> Change {
+    let namespace: Arc<str> = format!("namespace-{}", n % 100).into();
+    let id = ObjectName { namespace, name: format!("service-{n}-abcde").into() };
+    let address = |i: u32| Ipv4Addr::from(0x0b00_0000 + n * ENDPOINTS + i);
+    let v4 = Endpoints { unnamed: (0..endpoints).map(address).collect(), named: [].into() };
+    let v6 = Endpoints { unnamed: [].into(), named: [].into() };
+    let slice = Slice { id: id.clone(), service: key(n), ports: port(), v4, v6 };
+    Change::Slice(id, Some(Arc::new(slice)))
+}
+
+fn filled() -> Index {
+    let mut index = Index::default();
+    (0..SERVICES).for_each(|n| index.apply(service(n)));
+    (0..SERVICES).for_each(|n| index.apply(slice(n, ENDPOINTS)));
+    index
+}
+
+fn handler(index: &Index) -> Handler {
+    let block = ServerBlock {
+        kubernetes: Some(Kubernetes::shipped(&domain("cluster.local").unwrap())),
+        shuffle: true,
+        ..ServerBlock::new(vec![Listen::plain(domain(".").unwrap_or_default())])
+    };
+    let surroundings = Surroundings::default();
+    let block = Block::start(&block, "dns://:53", &[], &surroundings).unwrap();
+    let published = Published::default();
+    published.publish(index.snapshot(1));
+    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    Handler::new(vec![Arc::new(block)], Arc::new(published), dropped)
+}
+
+fn request(name: &str, kind: u16) -> Vec<u8> {
+    let mut request = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+    for label in name.split('.') {
+        request.push(u8::try_from(label.len()).unwrap());
+        request.extend(label.bytes());
+    }
+    request.push(0);
+    request.extend(kind.to_be_bytes());
+    request.extend([0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    request
+}
+
+fn answers(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    let handler = handler(&filled());
+    let client = Client { protocol: Protocol::Udp, address: Ipv4Addr::LOCALHOST.into() };
+    let every = |prefix: &'static str, step: usize, kind: u16| -> Vec<Vec<u8>> {
+        let numbers = (0..SERVICES).step_by(step).map(|n| (n + u32::from(step == 1), n));
+        let name = |n: u32| format!("{prefix}service-{n}.namespace-{}.svc.cluster.local", n % 100);
+        // In an order that no cache likes.
+        let mut requests: Vec<_> = numbers.map(|(n, _)| request(&name(n % SERVICES), kind)).collect();
+        let len = requests.len();
+        (0..len).for_each(|at| requests.swap(at, at * 7919 % len));
+        requests
+    };
+    for (name, requests) in [
+        ("A of a ClusterIP", every("", 1, 1)),
+        ("AAAA that it has not", every("", 1, 28)),
+        ("A of ten endpoints", every("", 100, 1)),
+        ("SRV of a ClusterIP", every("_http._tcp.", 1, 33)),
+        ("SRV of ten endpoints", every("_http._tcp.", 100, 33)),
+        ("NXDOMAIN", every("www.example.com.", 1, 1)),
+    ] {
+        let mut turn = requests.iter().cycle();
+        criterion.bench_function(name, |bench| {
+            bench.iter(|| match handler.handle(black_box(turn.next().unwrap()), client) {
+                Handled::Reply(reply) => reply.len(),
+                Handled::Dropped | Handled::Pending(_) => panic!("{name} was not answered"),
+            });
+        });
+    }
+}
+
+fn changes(criterion: &mut Criterion) {
+    let mut index = filled();
+    let mut turn = 0;
+    criterion.bench_function("an endpoint comes or goes, and is published", |bench| {
+        bench.iter(|| {
+            turn += 1;
+            index.apply(slice(turn * 7919 % SERVICES, ENDPOINTS - turn % 2));
+            black_box(index.snapshot(turn))
+        });
+    });
+    criterion.bench_function("100,000 endpoints of 10,000 Services", |bench| bench.iter(filled));
+}
+
+criterion_group! {
+    name = all;
+    config = Criterion::default().sample_size(20);
+    targets = answers, changes
+}
+criterion_main!(all);
