@@ -2,10 +2,10 @@
 //!
 //! Functions with keys and entries are not inlined, so that these are not on the stack of those who need no affinity.
 
-use aya_ebpf::{btf_maps::LruHashMap, helpers::bpf_ktime_get_ns, macros::btf_map};
+use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, Descriptor, map};
 
-use crate::family::Family;
+use crate::{clock::now, decide::Client, family::Family};
 
 #[btf_map]
 static AFFINITY_V4: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_AFFINITY as usize }> =
@@ -19,8 +19,12 @@ const NANOSECONDS: u64 = 1_000_000_000;
 /// The remembered choice, if it has not expired and `offered`, the set of the client's scope, holds it still; else
 /// generation 0. Using it restarts its time.
 #[inline(never)]
-pub fn remembered<F: Family>(client: u64, descriptor: &Descriptor, offered: BackendFlags) -> BackendRef {
-    let key = AffinityKey::from_netns(client, descriptor.service);
+pub fn remembered<F: Family, C: Client<F>>(
+    client: &C,
+    descriptor: &Descriptor,
+    offered: BackendFlags,
+) -> BackendRef {
+    let key = client.affinity_key(descriptor.service);
     let Some(entry) = F::affinity(&key) else { return BackendRef::default() };
     let age = now().wrapping_sub(entry.last_used);
     if age > u64::from(descriptor.affinity_seconds) * NANOSECONDS {
@@ -39,15 +43,9 @@ pub fn remembered<F: Family>(client: u64, descriptor: &Descriptor, offered: Back
 
 /// Remembers a choice from now on.
 #[inline(never)]
-pub fn remember<F: Family>(client: u64, service: u32, backend: BackendRef) {
-    let key = AffinityKey::from_netns(client, service);
+pub fn remember<F: Family, C: Client<F>>(client: &C, service: u32, backend: BackendRef) {
+    let key = client.affinity_key(service);
     F::set_affinity(&key, &AffinityEntry { backend, last_used: now() });
-}
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: takes no argument and has no precondition.
-    unsafe { bpf_ktime_get_ns() }
 }
 
 macro_rules! table {

@@ -1,13 +1,42 @@
 //! What the agent fixed when it loaded the programs.
 
-use proxy_ebpf::abi::{Config, ConfigFlags};
+use core::ptr::read_volatile;
 
-/// Set by the agent before loading; the verifier sees constants.
+use proxy_ebpf::abi::{Config, ConfigFlags, Timeouts};
+
+/// Set by the agent before loading; the verifier sees constants. Read field by field, and volatile, because the loader
+/// replaces the values the compiler sees.
 #[unsafe(no_mangle)]
-static CONFIG: Config = Config { host_netns: 0, flags: ConfigFlags(0), zero: 0 };
+static CONFIG: Config = Config::DEFAULT;
 
 #[inline(always)]
-pub fn config() -> Config {
-    // SAFETY: a reference to a static is valid; volatile because the loader replaces the value the compiler sees.
-    unsafe { core::ptr::read_volatile(&raw const CONFIG) }
+pub fn flags() -> ConfigFlags {
+    // SAFETY: a pointer to a field of a static is valid.
+    unsafe { read_volatile(&raw const CONFIG.flags) }
+}
+
+#[inline(always)]
+pub fn host_netns() -> u64 {
+    // SAFETY: as in `flags`.
+    unsafe { read_volatile(&raw const CONFIG.host_netns) }
+}
+
+/// How many records each of `FLOWS_*` has.
+#[inline(always)]
+pub fn flows() -> u32 {
+    // SAFETY: as in `flags`.
+    unsafe { read_volatile(&raw const CONFIG.flows) }
+}
+
+#[inline(always)]
+pub fn timeouts() -> Timeouts {
+    // SAFETY: as in `flags`.
+    unsafe { read_volatile(&raw const CONFIG.timeouts) }
+}
+
+/// The ports that masqueraded flows get, both included.
+#[inline(always)]
+pub fn masquerade_ports() -> (u16, u16) {
+    // SAFETY: as in `flags`.
+    unsafe { (read_volatile(&raw const CONFIG.first_port), read_volatile(&raw const CONFIG.last_port)) }
 }

@@ -1,11 +1,12 @@
 //! The decision: frontend, policy, affinity, backend. Written once for both families and every plane.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint};
+use proxy_ebpf::abi::{
+    AffinityKey, BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint,
+};
 
 use crate::{
     affinity,
-    config::config,
     family::{Backend, Family, bytes},
     frontend::{self, Found},
 };
@@ -25,9 +26,18 @@ pub enum Verdict<A> {
 pub struct Choice<A> {
     pub backend: Backend<A>,
     pub reference: BackendRef,
+    /// Index of the frontend that offers it.
+    pub frontend: u32,
+    /// What that frontend's descriptor says.
+    pub flags: DescriptorFlags,
 }
 
 impl<A: Copy> Choice<A> {
+    #[inline(always)]
+    pub fn of(backend: Backend<A>, reference: BackendRef, descriptor: &Descriptor) -> Self {
+        Self { backend, reference, frontend: descriptor.frontend, flags: descriptor.flags }
+    }
+
     /// The backend as sockets remember it.
     #[inline(always)]
     pub fn end<F: Family<Address = A>>(&self) -> Endpoint {
@@ -35,10 +45,18 @@ impl<A: Copy> Choice<A> {
     }
 }
 
-/// Who asks, as far as it is known before a packet exists. The cookie of its network namespace is fetched only where
-/// it matters.
-pub trait Client {
-    fn netns(&self) -> u64;
+/// Who asks, as far as it is known.
+pub trait Client<F: Family> {
+    /// Whether the client is in the node's own network namespace.
+    fn is_host(&self) -> bool;
+
+    fn scope(&self) -> Scope;
+
+    /// Under what the client's choices of a service port are remembered.
+    fn affinity_key(&self, service: u32) -> AffinityKey;
+
+    /// Why loadBalancerSourceRanges keep the client out, if so.
+    fn is_kept_out(&self, descriptor: &Descriptor) -> Option<DropReason>;
 
     /// Whether another backend would be better; heard for all but the last attempt.
     fn would_rather_not(&self, backend: &Endpoint) -> bool;
@@ -58,13 +76,13 @@ pub enum Scope {
 /// only between the flip away from it and its reading. Loops are the verifier's cost, so there is one for all.
 const ATTEMPTS: u32 = 4;
 
-/// Decides for a client whose source address is not known yet.
+/// Decides for a new flow.
 #[inline(always)]
 pub fn decide<F: Family>(
     address: F::Address,
     port: [u8; 2],
     protocol: u8,
-    client: &impl Client,
+    client: &impl Client<F>,
 ) -> Verdict<F::Address> {
     let mut unsettled = DropReason::FrontendUnsettled;
     for attempt in 1..=ATTEMPTS {
@@ -73,8 +91,8 @@ pub fn decide<F: Family>(
             Found::Nothing => return Verdict::NotOurs,
             Found::Unsettled => continue,
         };
-        let scope = Scope::of::<F>(client);
-        if let Some(reason) = forbidden(descriptor, scope) {
+        let scope = client.scope();
+        if let Some(reason) = forbidden::<F>(descriptor, scope, client) {
             return Verdict::Refuse(reason, Some(descriptor.service));
         }
         match choose::<F>(descriptor, scope, client) {
@@ -86,22 +104,7 @@ pub fn decide<F: Family>(
     Verdict::Refuse(unsettled, None)
 }
 
-/// Whether the client is in the node's own network namespace.
-#[inline(always)]
-pub fn is_host(client: &impl Client) -> bool {
-    client.netns() == config().host_netns
-}
-
 impl Scope {
-    #[inline(always)]
-    fn of<F: Family>(client: &impl Client) -> Self {
-        if config().flags.contains(F::PODS_ARE_EXTERNAL) && !is_host(client) {
-            Self::External
-        } else {
-            Self::Internal
-        }
-    }
-
     #[inline(always)]
     fn block(self, descriptor: &Descriptor) -> &Block {
         match self {
@@ -135,9 +138,15 @@ impl Scope {
 
 /// Why nothing may be chosen, if so.
 #[inline(always)]
-fn forbidden(descriptor: &Descriptor, scope: Scope) -> Option<DropReason> {
-    if descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES) {
-        Some(DropReason::NeedsSourceAddress)
+fn forbidden<F: Family>(
+    descriptor: &Descriptor,
+    scope: Scope,
+    client: &impl Client<F>,
+) -> Option<DropReason> {
+    if descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES)
+        && let Some(reason) = client.is_kept_out(descriptor)
+    {
+        Some(reason)
     } else if scope.block(descriptor).count != 0 {
         None
     } else if descriptor.flags.contains(scope.drops()) {
@@ -151,30 +160,30 @@ fn forbidden(descriptor: &Descriptor, scope: Scope) -> Option<DropReason> {
 fn choose<F: Family>(
     descriptor: &Descriptor,
     scope: Scope,
-    client: &impl Client,
+    client: &impl Client<F>,
 ) -> Option<Choice<F::Address>> {
     if descriptor.affinity_seconds == 0 {
-        return random::<F>(scope.block(descriptor));
+        return random::<F>(descriptor, scope);
     }
-    let netns = client.netns();
-    let reference = affinity::remembered::<F>(netns, descriptor, scope.set(descriptor));
+    let reference = affinity::remembered::<F, _>(client, descriptor, scope.set(descriptor));
     if reference.generation != 0
         && let Some(backend) = F::backend(reference)
     {
-        return Some(Choice { backend, reference });
+        return Some(Choice::of(backend, reference, descriptor));
     }
-    let choice = random::<F>(scope.block(descriptor))?;
-    affinity::remember::<F>(netns, descriptor.service, choice.reference);
+    let choice = random::<F>(descriptor, scope)?;
+    affinity::remember::<F, _>(client, descriptor.service, choice.reference);
     Some(choice)
 }
 
 /// Uniformly at random over the block (kube-proxy's rule K1).
 #[inline(always)]
-fn random<F: Family>(block: &Block) -> Option<Choice<F::Address>> {
+fn random<F: Family>(descriptor: &Descriptor, scope: Scope) -> Option<Choice<F::Address>> {
+    let block = scope.block(descriptor);
     // SAFETY: takes no argument and has no precondition.
     let random = unsafe { bpf_get_prandom_u32() };
     // Multiplying instead of dividing: no zero test, and as uniform as a remainder.
     let at = ((u64::from(random) * u64::from(block.count)) >> 32) as u32;
     let reference = frontend::slot(block, at)?;
-    Some(Choice { backend: F::backend(reference)?, reference })
+    Some(Choice::of(F::backend(reference)?, reference, descriptor))
 }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use proxy_ebpf::abi::{BackendRef, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, map};
 
 use crate::{
-    decide::{Client, is_host},
+    decide::Client,
     family::{Family, Words, bytes, same, words},
 };
 
@@ -39,7 +39,12 @@ pub enum Found {
 /// The current descriptor of what a client dials: the frontend with that very address, or the NodePort where the
 /// address is one of the node's that serves them (kube-proxy's rule E1).
 #[inline(always)]
-pub fn current<F: Family>(address: F::Address, port: [u8; 2], protocol: u8, client: &impl Client) -> Found {
+pub fn current<F: Family>(
+    address: F::Address,
+    port: [u8; 2],
+    protocol: u8,
+    client: &impl Client<F>,
+) -> Found {
     let address = F::effective(address);
     match exact::<F>(address, port, protocol) {
         Found::Nothing if serves_node_ports::<F>(address, client) => {
@@ -50,10 +55,10 @@ pub fn current<F: Family>(address: F::Address, port: [u8; 2], protocol: u8, clie
 }
 
 #[inline(always)]
-fn serves_node_ports<F: Family>(address: F::Address, client: &impl Client) -> bool {
+fn serves_node_ports<F: Family>(address: F::Address, client: &impl Client<F>) -> bool {
     let Some(flags) = F::node_address(address) else { return false };
     flags.contains(NodeAddressFlags::NODE_PORTS)
-        && (!flags.contains(NodeAddressFlags::HOST_NETNS_ONLY) || is_host(client))
+        && (!flags.contains(NodeAddressFlags::HOST_NETNS_ONLY) || client.is_host())
 }
 
 #[inline(always)]

@@ -2,12 +2,17 @@
 //! Packets: `TC_ACT_UNSPEC` hands the packet to whoever is next at the hook.
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::{cgroup_sock_addr, classifier},
     programs::{SockAddrContext, TcContext},
 };
 
-use crate::sock::{self, Outcome};
+use proxy_ebpf::abi::{DeviceRole, Direction};
+
+use crate::{
+    sock::{self, Outcome},
+    tc::{self, Action, Place},
+};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -63,23 +68,32 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 #[classifier]
-pub fn tc_external_ingress(_: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn tc_external_ingress(ctx: TcContext) -> i32 {
+    at_device(&ctx, DeviceRole::External, Direction::Ingress)
 }
 
 #[classifier]
-pub fn tc_external_egress(_: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn tc_external_egress(ctx: TcContext) -> i32 {
+    at_device(&ctx, DeviceRole::External, Direction::Egress)
 }
 
 #[classifier]
-pub fn tc_pod_ingress(_: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn tc_pod_ingress(ctx: TcContext) -> i32 {
+    at_device(&ctx, DeviceRole::Pod, Direction::Ingress)
 }
 
 #[classifier]
-pub fn tc_pod_egress(_: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn tc_pod_egress(ctx: TcContext) -> i32 {
+    at_device(&ctx, DeviceRole::Pod, Direction::Egress)
+}
+
+#[inline(always)]
+fn at_device(ctx: &TcContext, role: DeviceRole, direction: Direction) -> i32 {
+    match tc::handle(ctx, Place::new(role, direction)) {
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        Action::Redirect(code) => code,
+    }
 }
 
 const REFUSE: i32 = 0;

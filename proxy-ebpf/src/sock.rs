@@ -4,24 +4,32 @@
 //! Invariant: what `SOCKETS` holds for a socket describes its latest connect, or nothing. The application sees the
 //! address it dialled; the wire carries the backend's. The kernel runs these hooks with the socket locked.
 
-use aya_ebpf::{btf_maps::SkStorage, macros::btf_map, programs::SockAddrContext};
+use aya_ebpf::{
+    bindings::bpf_sock,
+    btf_maps::SkStorage,
+    helpers::generated::{bpf_sk_fullsock, bpf_sk_storage_get},
+    macros::btf_map,
+    programs::SockAddrContext,
+};
 use aya_log_ebpf::debug;
-use proxy_ebpf::abi::{BackendRef, ConfigFlags, DescriptorFlags, Endpoint, SocketPair};
+use proxy_ebpf::abi::{
+    AffinityKey, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, SocketPair,
+    Unclaimed,
+};
 
 use crate::{
-    config::config,
-    context,
-    decide::{Choice, Client, Verdict, decide, is_host},
+    config, context,
+    decide::{Choice, Client, Scope, Verdict, decide},
     family::{Family, V4, V6, bytes, mapped, unmapped, words},
     frontend::{self, Found},
-    metrics, unconnected,
+    metrics,
+    packet::{TCP, UDP},
+    unconnected,
 };
 
 #[btf_map]
 static SOCKETS: SkStorage<SocketPair> = SkStorage::new();
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// Linux's own number for MPTCP sockets, whose subflows are TCP on the wire.
 const MPTCP: u32 = 262;
 
@@ -39,34 +47,71 @@ pub enum Outcome {
 /// A socket that connects.
 struct Connecting<'a>(&'a SockAddrContext);
 
-impl Client for Connecting<'_> {
-    #[inline(always)]
-    fn netns(&self) -> u64 {
-        context::netns_cookie(self.0)
-    }
-
-    #[inline(always)]
-    fn would_rather_not(&self, _: &Endpoint) -> bool {
-        false
-    }
-}
-
 /// An unconnected socket that sends to a frontend for the first time.
 struct Sending<'a> {
     ctx: &'a SockAddrContext,
     frontend: &'a Endpoint,
 }
 
-impl Client for Sending<'_> {
+/// A socket in a system call.
+trait Socket {
+    fn ctx(&self) -> &SockAddrContext;
+
+    fn would_rather_not(&self, _backend: &Endpoint) -> bool {
+        false
+    }
+}
+
+impl Socket for Connecting<'_> {
     #[inline(always)]
-    fn netns(&self) -> u64 {
-        context::netns_cookie(self.ctx)
+    fn ctx(&self) -> &SockAddrContext {
+        self.0
+    }
+}
+
+impl Socket for Sending<'_> {
+    #[inline(always)]
+    fn ctx(&self) -> &SockAddrContext {
+        self.ctx
     }
 
     /// Answers of a backend that stands for two frontends cannot be told apart.
     #[inline(always)]
     fn would_rather_not(&self, backend: &Endpoint) -> bool {
         unconnected::is_taken(self.ctx, backend, self.frontend)
+    }
+}
+
+/// What is known of a client before a packet exists. The cookie of its network namespace is fetched only where it matters.
+impl<F: Family, S: Socket> Client<F> for S {
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        is_host(self.ctx())
+    }
+
+    #[inline(always)]
+    fn scope(&self) -> Scope {
+        if config::flags().contains(F::PODS_ARE_EXTERNAL) && !is_host(self.ctx()) {
+            Scope::External
+        } else {
+            Scope::Internal
+        }
+    }
+
+    #[inline(always)]
+    fn affinity_key(&self, service: u32) -> AffinityKey {
+        AffinityKey::from_netns(context::netns_cookie(self.ctx()), service)
+    }
+
+    /// There is no source address yet.
+    #[inline(always)]
+    fn is_kept_out(&self, _: &Descriptor) -> Option<DropReason> {
+        Some(DropReason::NeedsSourceAddress)
+    }
+
+    #[inline(always)]
+    fn would_rather_not(&self, backend: &Endpoint) -> bool {
+        Socket::would_rather_not(self, backend)
     }
 }
 
@@ -136,7 +181,12 @@ pub fn getpeername6(ctx: &SockAddrContext) {
 #[inline(always)]
 fn connect<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2]) -> Verdict<F::Address> {
     let verdict = match transport(ctx) {
-        Some(protocol) if is_covered(ctx) => decide::<F>(address, port, protocol, &Connecting(ctx)),
+        Some(protocol) if is_covered(ctx) => match decide::<F>(address, port, protocol, &Connecting(ctx)) {
+            Verdict::NotOurs if is_undefined_port::<F>(address) => {
+                Verdict::Refuse(DropReason::UndefinedPort, None)
+            }
+            verdict => verdict,
+        },
         Some(_) | None => Verdict::NotOurs,
     };
     match &verdict {
@@ -165,9 +215,9 @@ fn send<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2]) ->
     let is_known = reference.generation != 0;
     if is_known
         && let Some(backend) = F::backend(reference)
-        && still_leads::<F>(ctx, address, port, backend.service)
+        && let Some(descriptor) = still_leads::<F>(ctx, address, port, backend.service)
     {
-        return Verdict::Backend(Choice { backend, reference });
+        return Verdict::Backend(Choice::of(backend, reference, descriptor));
     }
     let verdict = decide::<F>(address, port, UDP, &Sending { ctx, frontend: &frontend });
     match &verdict {
@@ -180,15 +230,23 @@ fn send<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2]) ->
     verdict
 }
 
-/// Whether what is dialled still belongs to the service port of a remembered backend, and may be decided without a
-/// source address: an address can pass from one Service to another while both live on.
+/// What is dialled, if it still belongs to the service port of a remembered backend and may be decided without a source
+/// address: an address can pass from one Service to another while both live on.
 #[inline(always)]
-fn still_leads<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2], service: u32) -> bool {
+fn still_leads<F: Family>(
+    ctx: &SockAddrContext,
+    address: F::Address,
+    port: [u8; 2],
+    service: u32,
+) -> Option<&'static Descriptor> {
     match frontend::current::<F>(address, port, UDP, &Connecting(ctx)) {
-        Found::Descriptor(descriptor) => {
-            descriptor.service == service && !descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES)
+        Found::Descriptor(descriptor)
+            if descriptor.service == service
+                && !descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES) =>
+        {
+            Some(descriptor)
         }
-        Found::Nothing | Found::Unsettled => false,
+        Found::Descriptor(_) | Found::Nothing | Found::Unsettled => None,
     }
 }
 
@@ -206,6 +264,12 @@ fn settle<A: Copy>(
             metrics::translated(backend.service);
             Outcome::Translated
         }
+        // Only a packet has a source address, and only a packet can be lost in silence.
+        Verdict::Refuse(DropReason::NeedsSourceAddress | DropReason::PolicyHasNoLocalEndpoint, _)
+            if config::flags().contains(ConfigFlags::PACKET_PLANE) =>
+        {
+            Outcome::Untouched
+        }
         Verdict::Refuse(reason, service) => {
             metrics::refused(reason, service);
             log_refusal(ctx, reason as u32, service.unwrap_or_default());
@@ -221,10 +285,22 @@ fn log_refusal(ctx: &SockAddrContext, reason: u32, service: u32) {
     debug!(ctx, "refused: reason {}, service {}", reason, service);
 }
 
+/// Whether the address is a Service's, and nothing of it has this port. An address of the node is the node's all the same.
+#[inline(always)]
+fn is_undefined_port<F: Family>(address: F::Address) -> bool {
+    F::unclaimed(address) == Some(Unclaimed::UndefinedPort) && F::node_address(address).is_none()
+}
+
+/// Whether the socket is in the node's own network namespace.
+#[inline(always)]
+fn is_host(ctx: &SockAddrContext) -> bool {
+    context::netns_cookie(ctx) == config::host_netns()
+}
+
 /// Whether this plane takes care of the socket at all.
 #[inline(always)]
 fn is_covered(ctx: &SockAddrContext) -> bool {
-    !config().flags.contains(ConfigFlags::HOST_ONLY) || is_host(&Connecting(ctx))
+    !config::flags().contains(ConfigFlags::HOST_ONLY) || is_host(ctx)
 }
 
 /// The protocol Services know for this socket; none where the socket plane leaves it alone.
@@ -293,6 +369,24 @@ fn connected(ctx: &SockAddrContext, frontend: &Endpoint) -> BackendRef {
     match unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() } {
         Some(pair) if pair.backend.port != [0; 2] && pair.frontend == *frontend => pair.reference,
         Some(_) | None => BackendRef::default(),
+    }
+}
+
+/// What the socket that sends a packet remembers of its connect; `socket` is null or valid.
+#[inline(always)]
+pub fn remembered(socket: *mut bpf_sock) -> Option<&'static SocketPair> {
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and the kernel's own; a socket that is not whole has no storage. The storage lives as long as the
+    // socket, which lives as long as the packet.
+    unsafe {
+        let whole = bpf_sk_fullsock(socket);
+        if whole.is_null() {
+            return None;
+        }
+        let map = (&raw const SOCKETS).cast_mut().cast();
+        bpf_sk_storage_get(map, whole.cast(), core::ptr::null_mut(), 0).cast::<SocketPair>().as_ref()
     }
 }
 

@@ -56,5 +56,7 @@ flags! {
         IN_LOCAL_SET = 2;
         /// Terminating but serving.
         TERMINATING = 3;
+        /// On this node: what it dials through a frontend can lead back to itself.
+        LOCAL = 4;
     }
 }

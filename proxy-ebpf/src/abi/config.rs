@@ -1,17 +1,43 @@
 //! What is fixed when the programs are loaded. The verifier removes the branches that cannot be taken.
 
-use super::{flags, map_type};
+use super::{Timeouts, flags, map_type};
 
 /// The read-only global `CONFIG`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Cookie of the network namespace the agent runs in, the node's.
     pub host_netns: u64,
     pub flags: ConfigFlags,
+    /// Records in `FLOWS_V4` and in `FLOWS_V6`.
+    pub flows: u32,
+    pub timeouts: Timeouts,
+    /// The ports that masqueraded flows get, in host order, both included: outside of those the node's own sockets are
+    /// given.
+    pub first_port: u16,
+    pub last_port: u16,
     pub zero: u32,
 }
-map_type!(Config, 8 + 4 + 4);
+map_type!(Config, 8 + 4 + 4 + 32 + 2 + 2 + 4);
+
+impl Config {
+    /// What holds unless the agent knows better.
+    pub const DEFAULT: Self = Self {
+        host_netns: 0,
+        flags: ConfigFlags(0),
+        flows: super::map::MAX_FLOWS,
+        timeouts: Timeouts::DEFAULT,
+        first_port: 1024,
+        last_port: 32_767,
+        zero: 0,
+    };
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
 
 flags! {
     /// The switches of the configuration.
@@ -21,5 +47,9 @@ flags! {
         /// Nothing tells pods from other clients, so they get the external view (kube-proxy's rule E6).
         PODS_ARE_EXTERNAL_V4 = 1;
         PODS_ARE_EXTERNAL_V6 = 2;
+        /// Programs of the packet plane are attached: what the socket plane cannot decide is left to them.
+        PACKET_PLANE = 3;
+        /// Pods are told by the device their packets enter through.
+        PODS_BY_DEVICE = 4;
     }
 }

@@ -78,7 +78,8 @@ pub struct Descriptor {
     pub internal: Block,
     /// For all other clients.
     pub external: Block,
-    pub reserved: u32,
+    /// The set of `SOURCE_RANGES_*` that may come in; 0: everybody may.
+    pub source_ranges: u32,
 }
 map_type!(Descriptor, 16 + 2 + 1 + 1 + 4 + 4 + 4 + 4 + 12 + 12 + 4);
 /// One cache line, so that a connection reads its frontend with one miss.
@@ -97,5 +98,11 @@ flags! {
         EXTERNAL_DROPS = 3;
         /// loadBalancerSourceRanges apply: only something that knows the client's address may decide.
         SOURCE_RANGES = 4;
+        /// Every flow is masqueraded.
+        MASQUERADE_ALWAYS = 5;
+        /// Flows that do not come from pods are.
+        MASQUERADE_UNLESS_POD = 6;
+        /// Flows that come from the node itself are.
+        MASQUERADE_FROM_NODE = 7;
     }
 }

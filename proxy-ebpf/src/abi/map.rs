@@ -1,9 +1,9 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, DropReason, FrontendKeyV4,
-    FrontendKeyV6, NodeAddressFlags, OverflowEntry, OverflowKey, ServiceName, ServiceStats, SocketPair,
-    UnconnectedPairs,
+    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason, FlowRef,
+    FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry, OverflowKey, PodRange,
+    ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6, UnconnectedPairs,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -16,6 +16,8 @@ pub enum MapKind {
     UserHash,
     /// A hash that forgets its least recently used entries when it is full.
     LruHash,
+    /// Longest prefix first.
+    LpmTrie,
     PerCpuArray,
     SocketStorage,
 }
@@ -36,6 +38,9 @@ pub struct MapSpec {
     pub layout: u32,
 }
 
+/// A key of a trie as the kernel wants it: its length in bits stands before it.
+type Prefixed<K> = (u32, K);
+
 const fn spec<K, V>(name: &'static str, kind: MapKind, capacity: u32) -> MapSpec {
     MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, layout: 1 }
 }
@@ -54,6 +59,16 @@ pub const MAX_SERVICES: u32 = 1 << 16;
 pub const MAX_AFFINITY: u32 = 1 << 17;
 /// Addresses of the node, of one family.
 pub const MAX_NODE_ADDRESSES: u32 = 1 << 12;
+/// Flows of one family that the packet plane follows: kube-proxy's least limit of conntrack.
+pub const MAX_FLOWS: u32 = 1 << 17;
+/// Tuples of these flows; a masqueraded one has four.
+pub const MAX_CONNTRACK: u32 = 4 * MAX_FLOWS;
+/// Devices with programs of the packet plane.
+pub const MAX_DEVICES: u32 = 1 << 12;
+/// Prefixes in the source ranges of all Services, of one family.
+pub const MAX_SOURCE_RANGES: u32 = 1 << 16;
+/// ServiceCIDRs and ClusterIPs, of one family.
+pub const MAX_SERVICE_NETWORKS: u32 = 1 << 17;
 /// Ends of pairs that sockets have no room for.
 pub const MAX_OVERFLOW: u32 = 1 << 16;
 
@@ -74,12 +89,25 @@ pub const AFFINITY_V4: &str = "AFFINITY_V4";
 pub const AFFINITY_V6: &str = "AFFINITY_V6";
 pub const NODE_ADDRESSES_V4: &str = "NODE_ADDRESSES_V4";
 pub const NODE_ADDRESSES_V6: &str = "NODE_ADDRESSES_V6";
+pub const FLOWS_V4: &str = "FLOWS_V4";
+pub const FLOWS_V6: &str = "FLOWS_V6";
+pub const CONNTRACK_V4: &str = "CONNTRACK_V4";
+pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
+pub const DEVICES: &str = "DEVICES";
+pub const POD_RANGES: &str = "POD_RANGES";
+pub const SOURCE_RANGES_V4: &str = "SOURCE_RANGES_V4";
+pub const SOURCE_RANGES_V6: &str = "SOURCE_RANGES_V6";
+pub const SERVICE_NETWORKS_V4: &str = "SERVICE_NETWORKS_V4";
+pub const SERVICE_NETWORKS_V6: &str = "SERVICE_NETWORKS_V6";
 
 /// The read-only global that holds a `Config`.
 pub const CONFIG: &str = "CONFIG";
 
+/// What the stages of a program hand on to each other; nobody else's, so not pinned.
+pub const SCRATCH: [&str; 2] = ["WORK_V4", "WORK_V6"];
+
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 17] = [
+pub const MAPS: [MapSpec; 27] = [
     spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
     spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
     spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
@@ -97,6 +125,16 @@ pub const MAPS: [MapSpec; 17] = [
     spec::<AffinityKey, AffinityEntry>(AFFINITY_V6, MapKind::LruHash, MAX_AFFINITY),
     spec::<[u8; 4], NodeAddressFlags>(NODE_ADDRESSES_V4, MapKind::Hash, MAX_NODE_ADDRESSES),
     spec::<[u8; 16], NodeAddressFlags>(NODE_ADDRESSES_V6, MapKind::Hash, MAX_NODE_ADDRESSES),
+    spec::<u32, FlowV4>(FLOWS_V4, MapKind::MmapArray, MAX_FLOWS),
+    spec::<u32, FlowV6>(FLOWS_V6, MapKind::MmapArray, MAX_FLOWS),
+    spec::<TupleV4, FlowRef>(CONNTRACK_V4, MapKind::Hash, MAX_CONNTRACK),
+    spec::<TupleV6, FlowRef>(CONNTRACK_V6, MapKind::Hash, MAX_CONNTRACK),
+    spec::<u32, Device>(DEVICES, MapKind::Hash, MAX_DEVICES),
+    spec::<u32, PodRange>(POD_RANGES, MapKind::MmapArray, 2),
+    spec::<Prefixed<SourceRange<[u8; 4]>>, u32>(SOURCE_RANGES_V4, MapKind::LpmTrie, MAX_SOURCE_RANGES),
+    spec::<Prefixed<SourceRange<[u8; 16]>>, u32>(SOURCE_RANGES_V6, MapKind::LpmTrie, MAX_SOURCE_RANGES),
+    spec::<Prefixed<[u8; 4]>, u32>(SERVICE_NETWORKS_V4, MapKind::LpmTrie, MAX_SERVICE_NETWORKS),
+    spec::<Prefixed<[u8; 16]>, u32>(SERVICE_NETWORKS_V6, MapKind::LpmTrie, MAX_SERVICE_NETWORKS),
 ];
 
 /// Every program of the socket plane, by the name of its function and of its hook. Attached in this order: what gives
@@ -114,10 +152,11 @@ pub enum DeviceRole {
 }
 
 /// As the kernel has it: ingress is what comes out of the device into the node.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    Ingress,
-    Egress,
+    Ingress = 0,
+    Egress = 1,
 }
 
 /// A program of the packet plane, and the hooks that it belongs to.

@@ -6,8 +6,11 @@
 mod affinity;
 mod backend;
 mod config;
+mod device;
 mod drop_reason;
+mod flow;
 mod frontend;
+pub mod life;
 pub mod map;
 mod node;
 mod service;
@@ -16,8 +19,14 @@ mod socket;
 pub use affinity::{AffinityEntry, AffinityKey};
 pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
+pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
 pub use drop_reason::DropReason;
+pub use flow::{
+    CHOOSING, Flow, FlowFlags, FlowRef, FlowV4, FlowV6, Leg, MASQUERADED, NOT_MASQUERADED, Tuple, TupleV4,
+    TupleV6,
+};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
+pub use life::{Life, Timeouts, Way};
 pub use map::{DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram};
 pub use node::NodeAddressFlags;
 pub use service::{ServiceName, ServiceStats};

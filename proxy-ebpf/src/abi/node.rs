@@ -3,7 +3,7 @@
 use super::flags;
 
 flags! {
-    /// Value of `NODE_ADDRESSES_V4` and `NODE_ADDRESSES_V6`.
+    /// Value of `NODE_ADDRESSES_V4` and `NODE_ADDRESSES_V6`; an address that is not there is not the node's.
     NodeAddressFlags(u32) {
         /// NodePorts are served here.
         NODE_PORTS = 0;

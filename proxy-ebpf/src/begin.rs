@@ -1,0 +1,213 @@
+//! A packet that may begin a flow: who sends it, what is decided, and the flow's record.
+
+use aya_ebpf::programs::TcContext;
+use proxy_ebpf::abi::{
+    AffinityKey, BackendFlags, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, FlowFlags,
+    NOT_MASQUERADED, Unclaimed,
+};
+
+use crate::{
+    clock, config,
+    conntrack::{self, Claimed},
+    decide::{Choice, Client, Scope, Verdict, decide},
+    family::{Family, bytes},
+    metrics, network,
+    packet::{Packet, SCTP, UDP},
+    reject::ClientAt,
+    sock,
+    stage::{Step, Work},
+    tc::Place,
+};
+
+/// Who sends a packet, and what it really dials.
+#[inline(always)]
+pub fn ask<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) {
+    work.asker = Asker::new(ctx, &work.packet, place.client());
+    let resteered = frontend_of_socket::<F>(ctx, &work.packet, place);
+    work.asker.is_resteered = resteered.is_some().into();
+    (work.dialled, work.dialled_port) =
+        resteered.unwrap_or((work.packet.destination, work.packet.destination_port));
+}
+
+/// Decides about a packet. A flow that goes on as it was is refused nothing, so then nothing is counted.
+#[inline(always)]
+pub fn choose<F: Family>(work: &mut Work<F>, known: u32) -> Step {
+    let is_known = known != Step::NOBODY;
+    match decide::<F>(work.dialled, work.dialled_port, work.packet.protocol, &work.asker) {
+        Verdict::Backend(choice) => {
+            work.choice = choice;
+            Step::CHOSEN
+        }
+        Verdict::Refuse(reason, service) => refused(reason, service, is_known),
+        Verdict::NotOurs => match unclaimed(work) {
+            Some(reason) => refused(reason, None, is_known),
+            None => Step::PASS,
+        },
+    }
+}
+
+#[inline(always)]
+fn refused(reason: DropReason, service: Option<u32>, is_known: bool) -> Step {
+    if !is_known {
+        metrics::refused(reason, service);
+    }
+    Step::refuse(reason)
+}
+
+/// Begins the flow that was decided on, in the place of a known one.
+#[inline(always)]
+pub fn begin<F: Family>(work: &mut Work<F>, known: u32) -> Step {
+    let service = work.choice.backend.service;
+    if known != Step::NOBODY && !conntrack::at::<F>(known).is_some_and(|flow| flow.end()) {
+        return refused(DropReason::FlowEnding, Some(service), false);
+    }
+    match record(work) {
+        Ok(slot) => {
+            metrics::translated(service);
+            Step::flow(slot)
+        }
+        Err(reason) => refused(reason, Some(service), false),
+    }
+}
+
+#[inline(always)]
+fn record<F: Family>(work: &Work<F>) -> Result<u32, DropReason> {
+    let Work { packet, choice, asker, .. } = work;
+    if packet.protocol == SCTP && choice.backend.port != packet.destination_port {
+        return Err(DropReason::SctpPortDiffers);
+    }
+    let mut claimed = Claimed::<F>::new()?;
+    let record = claimed.record();
+    record.masquerading = NOT_MASQUERADED;
+    record.client = F::bytes(packet.source);
+    record.dialled = F::bytes(packet.destination);
+    record.backend = F::bytes(choice.backend.address);
+    record.client_port = packet.source_port;
+    record.dialled_port = packet.destination_port;
+    record.backend_port = choice.backend.port;
+    record.forwarded_port = packet.source_port;
+    record.protocol = packet.protocol;
+    record.flags = flags::<F>(choice, asker);
+    record.frontend = choice.frontend;
+    record.service = choice.backend.service;
+    record.reference = choice.reference;
+    record.begun = clock::ticks();
+    claimed.publish()
+}
+
+/// A connected UDP socket whose backend has gone still dials that one: what it dialled in the first place.
+#[inline(always)]
+fn frontend_of_socket<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F::Address>,
+    place: Place,
+) -> Option<(F::Address, [u8; 2])> {
+    if packet.protocol != UDP || !(place.is_pod() || place.is_egress()) {
+        return None;
+    }
+    // SAFETY: the kernel's own context; a pod's socket is still there at its device.
+    let pair = sock::remembered(unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk })?;
+    let dialled = Endpoint::new(bytes(F::mapped(packet.destination)), packet.destination_port);
+    let is_stale = pair.backend == dialled && F::backend(pair.reference).is_none();
+    is_stale.then_some((F::of_mapped(pair.frontend.address), pair.frontend.port))
+}
+
+#[inline(always)]
+fn flags<F: Family>(choice: &Choice<F::Address>, asker: &Asker<F>) -> FlowFlags {
+    let is_resteered = asker.is_resteered != 0;
+    let by_policy = !is_resteered && asker.is_masqueraded(choice.flags);
+    // A backend that dials itself would see its own address come in, and answer itself instead of the frontend.
+    let is_hairpin = choice.backend.flags.contains(BackendFlags::LOCAL)
+        && F::is_same(F::bytes(choice.backend.address), F::bytes(asker.address));
+    FlowFlags::default()
+        .with(FlowFlags::MASQUERADE, by_policy || is_hairpin)
+        .with(FlowFlags::HOST_CLIENT, asker.is_on_node != 0)
+        .with(FlowFlags::RESTEERED, is_resteered)
+}
+
+/// No frontend has this address and port. Addresses of Services must not leak out even so; an address of the node is the
+/// node's for everybody else.
+#[inline(always)]
+fn unclaimed<F: Family>(work: &Work<F>) -> Option<DropReason> {
+    let unclaimed = F::unclaimed(work.packet.destination)?;
+    if work.asker.origin != NODE && F::node_address(work.packet.destination).is_some() {
+        return None;
+    }
+    Some(match unclaimed {
+        Unclaimed::UndefinedPort => DropReason::UndefinedPort,
+        Unclaimed::Unallocated => DropReason::UnallocatedAddress,
+    })
+}
+
+/// The sender of a packet. Numbers, not enums: it is kept in a map between the stages.
+#[derive(Clone, Copy)]
+pub struct Asker<F: Family> {
+    address: F::Address,
+    /// `POD`, `NODE` or `OUTSIDE`.
+    origin: u32,
+    is_on_node: u32,
+    /// The packet is a socket's whose backend has gone.
+    is_resteered: u32,
+}
+
+/// A pod's address that is also the node's counts as a pod's.
+const POD: u32 = 1;
+const NODE: u32 = 2;
+const OUTSIDE: u32 = 3;
+
+impl<F: Family> Asker<F> {
+    #[inline(always)]
+    fn new(ctx: &TcContext, packet: &Packet<F::Address>, at: ClientAt) -> Self {
+        let address = packet.source;
+        let is_on_node = at == ClientAt::OnNode;
+        let is_pod = if config::flags().contains(ConfigFlags::PODS_BY_DEVICE) {
+            // SAFETY: the kernel's own context. What the node sends enters through no device.
+            !is_on_node && network::is_pod_device(unsafe { (*ctx.skb.skb).ifindex })
+        } else {
+            network::is_pod(F::POD_RANGE, F::mapped(address))
+        };
+        let origin = if is_pod {
+            POD
+        } else if is_on_node || F::node_address(address).is_some() {
+            NODE
+        } else {
+            OUTSIDE
+        };
+        Self { address, origin, is_on_node: is_on_node.into(), is_resteered: 0 }
+    }
+
+    /// Whether a flow gets the node's address by the frontend's policy.
+    #[inline(always)]
+    fn is_masqueraded(&self, flags: DescriptorFlags) -> bool {
+        flags.contains(DescriptorFlags::MASQUERADE_ALWAYS)
+            || (flags.contains(DescriptorFlags::MASQUERADE_UNLESS_POD) && self.origin != POD)
+            || (flags.contains(DescriptorFlags::MASQUERADE_FROM_NODE) && self.origin == NODE)
+    }
+}
+
+impl<F: Family> Client<F> for Asker<F> {
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        self.is_on_node != 0
+    }
+
+    #[inline(always)]
+    fn scope(&self) -> Scope {
+        if self.origin == OUTSIDE { Scope::External } else { Scope::Internal }
+    }
+
+    #[inline(always)]
+    fn affinity_key(&self, service: u32) -> AffinityKey {
+        AffinityKey::new(bytes(F::mapped(self.address)), service)
+    }
+
+    #[inline(always)]
+    fn is_kept_out(&self, descriptor: &Descriptor) -> Option<DropReason> {
+        (!F::admits(descriptor.source_ranges, self.address)).then_some(DropReason::SourceNotInRanges)
+    }
+
+    #[inline(always)]
+    fn would_rather_not(&self, _: &Endpoint) -> bool {
+        false
+    }
+}

@@ -1,0 +1,60 @@
+//! Checksum arithmetic of IP, TCP, UDP and ICMP (RFC 1071): sums in ones' complement, in whatever byte order the words are
+//! in.
+
+/// The sum of words, carries not yet added in. Room for four billion of them.
+#[inline(always)]
+pub const fn sum(words: &[u32]) -> u64 {
+    let (mut sum, mut at) = (0, 0);
+    while at < words.len() {
+        sum += words[at] as u64;
+        at += 1;
+    }
+    sum
+}
+
+/// What a word's change adds to a sum.
+#[inline(always)]
+pub const fn difference(old: u32, new: u32) -> u64 {
+    !old as u64 + new as u64
+}
+
+/// The sum as one word, carries added in.
+#[inline(always)]
+pub const fn fold(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+}
+
+/// The checksum that makes a sum come out right, in the words' byte order.
+#[inline(always)]
+pub const fn checksum(sum: u64) -> u16 {
+    let sum = fold(sum);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{checksum, difference, fold, sum};
+
+    /// The example of RFC 1071, section 3.
+    #[test]
+    fn sums_are_those_of_the_rfc() {
+        let words =
+            [u32::from_be_bytes([0x00, 0x01, 0xf2, 0x03]), u32::from_be_bytes([0xf4, 0xf5, 0xf6, 0xf7])];
+        assert_eq!(checksum(sum(&words)), !0xddf2);
+        assert_eq!(checksum(u64::MAX), 0, "all carries come in");
+    }
+
+    #[test]
+    fn a_difference_leads_from_one_checksum_to_the_other() {
+        for (old, new) in [(0, 1), (1, 0), (u32::MAX, 7), (0x0a00_0001, 0xc0a8_0001), (5, 5)] {
+            let words = [0x1234_5678, old];
+            let before = checksum(sum(&words));
+            let after = checksum(u64::from(fold(difference(old, new))) + u64::from(!before));
+            let want = checksum(sum(&[0x1234_5678, new]));
+            // 0 and 0xffff are the same number.
+            assert!(after == want || after ^ want == 0xffff && (after == 0 || want == 0), "{old:x} {new:x}");
+        }
+    }
+}

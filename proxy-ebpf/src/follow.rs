@@ -1,0 +1,148 @@
+//! A packet of a flow that is known: what its ends are to be.
+
+use aya_ebpf::programs::TcContext;
+use proxy_ebpf::abi::{DropReason, FlowFlags, Leg, Life, Way, life::tcp};
+
+use crate::{
+    clock,
+    conntrack::{self, Found, Tracked, find},
+    family::Family,
+    metrics,
+    nat::Ends,
+    packet::{Packet, TCP, UDP},
+    stage::{Step, Work},
+    tc::Place,
+};
+
+/// Finds the flow of a packet, and what is to be done with it.
+#[inline(always)]
+pub fn look_up<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) -> Step {
+    match find::<F>(&work.packet.tuple::<F>(place.direction())) {
+        Found::Flow(flow) => follow(work, &flow, place),
+        Found::Ending => lost(),
+        Found::Nothing if begins_elsewhere(ctx, place) || !may_begin(&work.packet) => Step::PASS,
+        Found::Nothing => Step::decide(Step::NOBODY),
+    }
+}
+
+/// Met in the instant in which its flow ended.
+#[inline(always)]
+fn lost() -> Step {
+    refused(DropReason::FlowEnding)
+}
+
+#[inline(always)]
+fn refused(reason: DropReason) -> Step {
+    metrics::refused(reason, None);
+    Step::refuse(reason)
+}
+
+#[inline(always)]
+fn follow<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> Step {
+    match flow.leg {
+        Leg::Dialled if is_to_be_decided(flow, &work.packet) => Step::decide(flow.slot),
+        Leg::Dialled => carry_on(work, flow, place),
+        Leg::Forwarded => Step::masquerade(flow.slot),
+        Leg::Answered => answered(work, flow),
+        Leg::Returned => returned(work, flow),
+    }
+}
+
+/// What leaves by a device begins a flow only if the node itself sends it, and to a pod not even then.
+#[inline(always)]
+fn begins_elsewhere(ctx: &TcContext, place: Place) -> bool {
+    // SAFETY: the kernel's own context. What came in by no device is the node's own.
+    let is_of_node = unsafe { (*ctx.skb.skb).ingress_ifindex == 0 };
+    place.is_egress() && (place.is_pod() || !is_of_node)
+}
+
+/// Packets from the middle of a TCP connection belong to one that we do not know.
+#[inline(always)]
+fn may_begin<A>(packet: &Packet<A>) -> bool {
+    packet.protocol != TCP || is_syn(packet.flags)
+}
+
+#[inline(always)]
+fn is_syn(flags: u8) -> bool {
+    flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
+}
+
+/// Whether a known flow may need another backend: a TCP connection that is over or never came about, and UDP whose backend
+/// has gone. UDP is asked about once a tick.
+#[inline(always)]
+fn is_to_be_decided<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
+    match packet.protocol {
+        TCP if is_syn(packet.flags) => {
+            flow.life.is_over() || (!flow.life.has(Life::ANSWERED) && has_lost_backend(flow))
+        }
+        UDP => flow.life.seen() != clock::ticks() && has_lost_backend(flow),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn has_lost_backend<F: Family>(flow: &Tracked<F>) -> bool {
+    F::backend(flow.record().reference).is_none()
+}
+
+/// From a client, in the flow of a slot.
+#[inline(always)]
+pub fn carry_on_in<F: Family>(work: &mut Work<F>, slot: u32, place: Place) -> Step {
+    match conntrack::at::<F>(slot) {
+        Some(flow) => carry_on(work, &flow, place),
+        None => lost(),
+    }
+}
+
+/// From a client to the backend.
+#[inline(always)]
+fn carry_on<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> Step {
+    let record = flow.record();
+    work.ends = Ends {
+        source: work.packet.source,
+        source_port: record.forwarded_port,
+        destination: F::address(record.backend),
+        destination_port: record.backend_port,
+    };
+    // A client on the node: the kernel chose the way to what it dialled.
+    let step = if place.is_egress() { Step::TRANSLATE_AND_ROUTE } else { Step::TRANSLATE };
+    seen(work, flow, Way::ToBackend, step)
+}
+
+/// From a backend to the address that stands for the client.
+#[inline(always)]
+fn answered<F: Family>(work: &mut Work<F>, flow: &Tracked<F>) -> Step {
+    let record = flow.record();
+    work.ends = Ends {
+        destination: F::address(record.client),
+        destination_port: record.forwarded_port,
+        ..Ends::of(&work.packet)
+    };
+    // A client behind another device gets its answer's proper name there, and the flow is seen to live there.
+    if !record.flags.contains(FlowFlags::HOST_CLIENT) {
+        return if flow.is_still_there() { Step::TRANSLATE } else { lost() };
+    }
+    work.ends.source = F::address(record.dialled);
+    work.ends.source_port = record.dialled_port;
+    work.ends.destination_port = record.client_port;
+    seen(work, flow, Way::ToClient, Step::TRANSLATE)
+}
+
+/// From a backend to the client: in the name of what it dialled.
+#[inline(always)]
+fn returned<F: Family>(work: &mut Work<F>, flow: &Tracked<F>) -> Step {
+    let record = flow.record();
+    work.ends = Ends {
+        source: F::address(record.dialled),
+        source_port: record.dialled_port,
+        destination: work.packet.destination,
+        destination_port: record.client_port,
+    };
+    seen(work, flow, Way::ToClient, Step::TRANSLATE)
+}
+
+/// The ends hold if the record was this flow's all the while.
+#[inline(always)]
+fn seen<F: Family>(work: &Work<F>, flow: &Tracked<F>, way: Way, step: Step) -> Step {
+    if flow.revive(way, work.packet.flags, clock::ticks()) { step } else { lost() }
+}

@@ -1,0 +1,38 @@
+//! Where a packet goes once its destination is another one.
+
+use aya_ebpf::{
+    bindings::bpf_fib_lookup as Route,
+    helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh},
+    programs::TcContext,
+};
+use proxy_ebpf::abi::DropReason;
+
+use crate::{family::Family, metrics, nat::Ends};
+
+/// From linux/bpf.h: the route is known, the neighbour is not yet.
+const NO_NEIGHBOUR: i64 = 7;
+
+/// Parameters of a look-up that ask for nothing yet.
+#[inline(always)]
+pub fn route(family: u8) -> Route {
+    // SAFETY: plain numbers and unions of such, of which every pattern is valid.
+    let mut route: Route = unsafe { core::mem::zeroed() };
+    route.family = family;
+    route
+}
+
+/// Sends a packet of the node's own to where its destination is now; the kernel's code.
+#[inline(always)]
+pub fn redirect<F: Family>(ctx: &TcContext, ends: &Ends<F::Address>) -> Option<i32> {
+    let mut route = F::route(ends);
+    // SAFETY: the kernel's own context; the parameters are whole, and what the kernel writes into them is a number.
+    unsafe {
+        route.ifindex = (*ctx.skb.skb).ifindex;
+        let found = bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut route, size_of::<Route>() as i32, 0);
+        if found != 0 && found != NO_NEIGHBOUR {
+            metrics::refused(DropReason::NoRouteToBackend, None);
+            return None;
+        }
+        Some(bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) as i32)
+    }
+}

@@ -1,0 +1,128 @@
+//! The packet plane: what becomes of a packet at a device.
+//!
+//! Parse → find the flow, or decide and begin one → translate → verdict. A flow is translated and translated back on its
+//! client's side of the node, so that the node's own firewall and NetworkPolicy engines see client and pod both ways; the
+//! masquerade, where there is one, happens at the device that leads to the backend.
+
+use aya_ebpf::programs::TcContext;
+use proxy_ebpf::abi::{DeviceRole, Direction, DropReason};
+
+use crate::{
+    family::{Family, V4, V6},
+    reject::ClientAt,
+    stage::{self, Parsed, Step},
+};
+
+/// What becomes of a packet.
+#[must_use]
+pub enum Action {
+    /// On its way, translated or not.
+    Pass,
+    /// Lost, and counted.
+    Drop,
+    /// To another device; the kernel's answer to the request.
+    Redirect(i32),
+}
+
+/// Where a packet is met.
+#[derive(Clone, Copy)]
+pub struct Place(pub u32);
+
+impl Place {
+    const POD: u32 = 1;
+    const EGRESS: u32 = 2;
+
+    #[inline(always)]
+    pub const fn new(role: DeviceRole, direction: Direction) -> Self {
+        let role = if matches!(role, DeviceRole::Pod) { Self::POD } else { 0 };
+        let direction = if matches!(direction, Direction::Egress) { Self::EGRESS } else { 0 };
+        Self(role | direction)
+    }
+
+    #[inline(always)]
+    pub fn is_pod(self) -> bool {
+        self.0 & Self::POD != 0
+    }
+
+    #[inline(always)]
+    pub fn is_egress(self) -> bool {
+        self.0 & Self::EGRESS != 0
+    }
+
+    #[inline(always)]
+    pub fn direction(self) -> Direction {
+        if self.is_egress() { Direction::Egress } else { Direction::Ingress }
+    }
+
+    /// A client whose packets begin a flow here.
+    #[inline(always)]
+    pub fn client(self) -> ClientAt {
+        if self.is_egress() { ClientAt::OnNode } else { ClientAt::BehindDevice }
+    }
+}
+
+#[inline(always)]
+pub fn handle(ctx: &TcContext, place: Place) -> Action {
+    match Parsed::of(stage::parse_packet(ctx.skb.skb)) {
+        Parsed::V4 => handle_of::<V4>(ctx, place),
+        Parsed::V6 => handle_of::<V6>(ctx, place),
+        Parsed::Other => Action::Pass,
+    }
+}
+
+#[inline(always)]
+fn handle_of<F: Family>(ctx: &TcContext, place: Place) -> Action {
+    let skb = ctx.skb.skb;
+    let mut step = F::look_up(skb, place);
+    if step.is_decide() {
+        step = decide::<F>(ctx, place, step.value());
+    } else if step.is_masquerade() {
+        step = F::masquerade(skb, step.value());
+    }
+    if step == Step::TRANSLATE || step == Step::TRANSLATE_AND_ROUTE {
+        translate::<F>(ctx, step == Step::TRANSLATE_AND_ROUTE)
+    } else if step.is_refuse() {
+        refuse::<F>(ctx, place, DropReason::of(step.value() as u8))
+    } else {
+        Action::Pass
+    }
+}
+
+/// A packet that may begin a flow, or one of a flow that may need another backend.
+#[inline(always)]
+fn decide<F: Family>(ctx: &TcContext, place: Place, known: u32) -> Step {
+    F::ask(ctx.skb.skb, place);
+    let mut step = F::choose(known);
+    if step == Step::CHOSEN {
+        step = F::begin(known);
+    }
+    if step.is_flow() {
+        F::carry_on(step.value(), place)
+    } else if known != Step::NOBODY {
+        // Nobody else can have it either (kube-proxy's rule L5).
+        F::carry_on(known, place)
+    } else {
+        step
+    }
+}
+
+#[inline(always)]
+fn translate<F: Family>(ctx: &TcContext, then_route: bool) -> Action {
+    if F::translate(ctx.skb.skb).is_refuse() {
+        Action::Drop
+    } else if then_route {
+        // The kernel chose the way to what was dialled; the backend is elsewhere.
+        F::redirect(ctx.skb.skb).map_or(Action::Drop, Action::Redirect)
+    } else {
+        Action::Pass
+    }
+}
+
+/// Tells the client where it is to be told; the refusal is counted already.
+#[inline(always)]
+fn refuse<F: Family>(ctx: &TcContext, place: Place, reason: DropReason) -> Action {
+    if !reason.is_told() {
+        return Action::Drop;
+    }
+    F::reject(ctx.skb.skb, place.client()).map_or(Action::Drop, Action::Redirect)
+}
