@@ -2,7 +2,7 @@
 //!
 //! source → agent (index → reconciler → maps), and the attachment that keeps the programs at their hooks.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use proxy_ebpf::abi::{self, ConfigFlags};
@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, DnsConfig, Objects, SocketLb},
+    config::{Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DnsConfig, Objects, SocketLb},
     datapath::{self, Busy, PinError, Pins},
     error::chain,
     host,
@@ -81,7 +81,7 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::require_capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
-    let program_config = program_config(&policy, socket_lb)?;
+    let program_config = program_config(&policy, socket_lb, &devices, host.conntrack)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
     let reader =
         Reader { node_name: policy.node_name.clone(), dns: dns.as_ref().map(DnsConfig::read_options) };
@@ -100,6 +100,7 @@ pub async fn run(config: Config) -> Result<()> {
     if !takeover {
         names.as_mut().map(Names::serve).transpose()?;
     }
+    let mut devices = Devices::new(network, devices, policy.clone(), &pins)?;
     let mut agent = Agent::adopt(&pins, policy, addresses, names, witness)?;
     tokio::select! {
         started = agent.start(&mut source) => started?,
@@ -111,7 +112,6 @@ pub async fn run(config: Config) -> Result<()> {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,
     }
-    let mut devices = Devices::new(network, devices, &pins)?;
     devices.keep(&programs);
     if let Err(error) = pins.drop_other_versions() {
         warn!(error = %chain(&error), "maps of another version kept");
@@ -164,14 +164,37 @@ fn find_cgroup(named: Option<PathBuf>) -> Result<PathBuf> {
     Ok(cgroup)
 }
 
-fn program_config(policy: &Policy, socket_lb: SocketLb) -> Result<abi::Config> {
+/// What is fixed for the programs while they are loaded.
+fn program_config(
+    policy: &Policy,
+    socket_lb: SocketLb,
+    devices: &DeviceConfig,
+    conntrack: Option<ConntrackConfig>,
+) -> Result<abi::Config> {
     let host_netns = datapath::netns_cookie().context("cannot tell the network namespace of the node")?;
     let no_detector = |cidr: Option<_>| policy.detect_local == DetectLocal::ClusterCidr && cidr.is_none();
     let flags = ConfigFlags::default()
         .with(ConfigFlags::HOST_ONLY, socket_lb == SocketLb::HostOnly)
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V4, no_detector(policy.cluster_cidrs.v4))
-        .with(ConfigFlags::PODS_ARE_EXTERNAL_V6, no_detector(policy.cluster_cidrs.v6));
-    Ok(abi::Config { host_netns, flags, zero: 0 })
+        .with(ConfigFlags::PODS_ARE_EXTERNAL_V6, no_detector(policy.cluster_cidrs.v6))
+        .with(ConfigFlags::PACKET_PLANE, devices.is_any())
+        .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface());
+    let (first_port, last_port) = host::ports_for_others();
+    let timeouts = timeouts(conntrack.unwrap_or_default().timeouts());
+    Ok(abi::Config { host_netns, flags, timeouts, first_port, last_port, ..abi::Config::DEFAULT })
+}
+
+/// The programs count in ticks.
+fn timeouts(configured: ConntrackTimeouts) -> abi::Timeouts {
+    let ConntrackTimeouts { tcp_established, tcp_close_wait, udp, udp_stream } = configured;
+    let ticks = |time: Duration| abi::life::ticks(u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+    abi::Timeouts {
+        tcp_established: ticks(tcp_established),
+        tcp_close_wait: ticks(tcp_close_wait),
+        udp: ticks(udp),
+        udp_stream: ticks(udp_stream),
+        ..abi::Timeouts::DEFAULT
+    }
 }
 
 fn notify_ready() {

@@ -104,6 +104,7 @@ impl PolicyArgs {
             localhost_nodeports: localhost_nodeports.unwrap_or(true),
             cluster_cidrs: self.cluster_cidr.unwrap_or_default(),
             detect_local: self.detect_local_mode.map_or(DetectLocal::ClusterCidr, DetectLocal::from),
+            pod_interface: None,
             masquerade_all: self.masquerade_all.unwrap_or_default(),
             external_ips: true,
         })
@@ -118,6 +119,7 @@ impl PolicyArgs {
             localhost_nodeports: self.localhost_nodeports.or(file.localhost_nodeports).unwrap_or(true),
             cluster_cidrs: file.cluster_cidrs,
             detect_local: file.detect_local,
+            pod_interface: file.pod_interface.clone(),
             masquerade_all: file.masquerade_all,
             external_ips: file.external_ips,
         })

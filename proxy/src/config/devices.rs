@@ -39,6 +39,13 @@ pub enum TcHooks {
     Clsact,
 }
 
+impl DeviceConfig {
+    /// Whether there is a packet plane at all.
+    pub fn is_any(&self) -> bool {
+        [&self.external, &self.pod].into_iter().any(|selection| *selection != DeviceSelection::None)
+    }
+}
+
 impl DeviceSelection {
     /// Whether the device is chosen by its name, whatever it is.
     pub fn names(&self, device: &str) -> bool {

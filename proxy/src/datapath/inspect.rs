@@ -79,6 +79,7 @@ pub fn pinned_map(path: &Path) -> Result<PinnedMap, OpenError> {
         MapType::Array if is_mmapped => Some(MapKind::MmapArray),
         MapType::Hash => Some(MapKind::Hash),
         MapType::LruHash => Some(MapKind::LruHash),
+        MapType::LpmTrie => Some(MapKind::LpmTrie),
         MapType::PerCpuArray => Some(MapKind::PerCpuArray),
         MapType::SkStorage => Some(MapKind::SocketStorage),
         _ => None,

@@ -94,7 +94,7 @@ impl Programs {
             .ebpf
             .maps()
             .map(|(name, _)| name)
-            .filter(|name| !name.starts_with('.') && *name != logs::RING);
+            .filter(|name| !name.starts_with('.') && *name != logs::RING && !map::SCRATCH.contains(name));
         (programs, maps.map(ToOwned::to_owned).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! The pinned maps, as the reconciler and the inspecting verbs use them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     mem::offset_of,
     net::{IpAddr, SocketAddr},
@@ -14,14 +14,17 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
+use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{
     AffinityEntry, AffinityKey, BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor,
-    FrontendKeyV4, FrontendKeyV6, MAPS, NodeAddressFlags, ServiceName, ServiceStats, map, unmapped,
+    FrontendKeyV4, FrontendKeyV6, MAPS, NodeAddressFlags, ServiceName, ServiceStats, Unclaimed, map,
+    unmapped,
 };
 
 use super::{
     batch::{BatchMap, Stopped},
     mapped::{Access, MappedArray},
+    networks::{PodRanges, ServiceNetworks, SourceRanges},
     pins::pin_name,
 };
 use crate::{
@@ -68,6 +71,9 @@ pub struct KernelMaps {
     affinity_v6: HashMap<MapData, AffinityKey, AffinityEntry>,
     node_addresses_v4: HashMap<MapData, [u8; 4], NodeAddressFlags>,
     node_addresses_v6: HashMap<MapData, [u8; 16], NodeAddressFlags>,
+    pod_ranges: PodRanges,
+    source_ranges: SourceRanges,
+    service_networks: ServiceNetworks,
     state: MappedArray<u64>,
     descriptors: MappedArray<Descriptor>,
     slots: MappedArray<BackendRef>,
@@ -122,6 +128,9 @@ impl KernelMaps {
             affinity_v6: lru_hash(dir, map::AFFINITY_V6)?,
             node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
             node_addresses_v6: hash(dir, map::NODE_ADDRESSES_V6)?,
+            pod_ranges: PodRanges::open(dir, access)?,
+            source_ranges: SourceRanges::open_ranges(dir)?,
+            service_networks: ServiceNetworks::open_networks(dir)?,
             state,
             descriptors,
             slots,
@@ -138,20 +147,25 @@ impl KernelMaps {
         })
     }
 
-    /// Makes exactly these addresses serve NodePorts.
-    pub fn set_node_port_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), MapError> {
-        let v4 = addresses.iter().filter_map(|address| match address {
-            IpAddr::V4(ip) => Some(ip.octets()),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = addresses.iter().filter_map(|address| match address {
-            IpAddr::V6(ip) => Some(ip.octets()),
-            IpAddr::V4(_) => None,
-        });
-        set_node_addresses(&mut self.node_addresses_v4, map::NODE_ADDRESSES_V4, v4.collect(), |ip| {
-            ip[0] == 127
-        })?;
-        set_node_addresses(&mut self.node_addresses_v6, map::NODE_ADDRESSES_V6, v6.collect(), |_| false)
+    /// Makes exactly these the node's addresses; each says whether it serves NodePorts.
+    pub fn set_node_addresses(&mut self, addresses: &BTreeMap<IpAddr, bool>) -> Result<(), MapError> {
+        let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
+        for (address, serves) in addresses {
+            let flags = NodeAddressFlags::default()
+                .with(NodeAddressFlags::NODE_PORTS, *serves)
+                .with(NodeAddressFlags::HOST_NETNS_ONLY, address.is_loopback());
+            match address {
+                IpAddr::V4(ip) => drop(v4.insert(ip.octets(), flags)),
+                IpAddr::V6(ip) => drop(v6.insert(ip.octets(), flags)),
+            }
+        }
+        set_addresses(&mut self.node_addresses_v4, map::NODE_ADDRESSES_V4, &v4)?;
+        set_addresses(&mut self.node_addresses_v6, map::NODE_ADDRESSES_V6, &v6)
+    }
+
+    /// Makes these the sources that count as pods.
+    pub fn set_pod_ranges(&mut self, ranges: &PerFamily<Option<IpNetwork>>) {
+        self.pod_ranges.set(ranges);
     }
 
     /// The counters of a service port, summed over the CPUs.
@@ -307,6 +321,30 @@ impl LbMaps for KernelMaps {
         }
     }
 
+    fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
+        self.source_ranges.all()
+    }
+
+    fn insert_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        self.source_ranges.insert(set, network)
+    }
+
+    fn remove_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        self.source_ranges.remove(set, network)
+    }
+
+    fn service_networks(&self) -> Result<Vec<(IpNetwork, Unclaimed)>, MapError> {
+        self.service_networks.all()
+    }
+
+    fn insert_service_network(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError> {
+        self.service_networks.insert(network, unclaimed)
+    }
+
+    fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError> {
+        self.service_networks.remove(network)
+    }
+
     fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
         match family {
             IpFamily::V4 => entry_v4(self.backends_v4.read(index).unwrap_or_default()),
@@ -395,39 +433,44 @@ fn entry_v6(entry: BackendV6) -> BackendEntry {
 }
 
 /// Additions first: an address that stays serves all the while.
-fn set_node_addresses<A: Pod + Ord>(
+fn set_addresses<A: Pod + Ord>(
     table: &mut HashMap<MapData, A, NodeAddressFlags>,
     name: &'static str,
-    wanted: BTreeSet<A>,
-    is_loopback: impl Fn(&A) -> bool,
+    wanted: &BTreeMap<A, NodeAddressFlags>,
 ) -> Result<(), MapError> {
     let known: Result<BTreeMap<A, NodeAddressFlags>, _> = table.iter().collect();
     let known = known.map_err(refused("read", name))?;
-    for address in &wanted {
-        let flags =
-            NodeAddressFlags::NODE_PORTS.with(NodeAddressFlags::HOST_NETNS_ONLY, is_loopback(address));
-        if known.get(address) != Some(&flags) {
-            table.insert(address, flags, 0).map_err(refused("write", name))?;
-        }
+    for (address, flags) in wanted.iter().filter(|(address, flags)| known.get(*address) != Some(*flags)) {
+        table.insert(address, flags, 0).map_err(refused("write", name))?;
     }
-    for address in known.keys().filter(|address| !wanted.contains(*address)) {
+    for address in known.keys().filter(|address| !wanted.contains_key(*address)) {
         absent_is_fine(table.remove(address), name)?;
     }
     Ok(())
 }
 
-fn refused(action: &'static str, map: &'static str) -> impl FnOnce(aya::maps::MapError) -> MapError {
+pub(super) fn refused(
+    action: &'static str,
+    map: &'static str,
+) -> impl FnOnce(aya::maps::MapError) -> MapError {
     move |error| MapError::Refused { action, map, source: error.into() }
 }
 
-fn absent_is_fine(result: Result<(), aya::maps::MapError>, map: &'static str) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(
+    result: Result<(), aya::maps::MapError>,
+    map: &'static str,
+) -> Result<(), MapError> {
     match result {
         Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
         Err(error) => Err(refused("remove from", map)(error)),
     }
 }
 
-fn mapped<T: Pod>(dir: &Path, name: &'static str, access: Access) -> Result<MappedArray<T>, OpenError> {
+pub(super) fn mapped<T: Pod>(
+    dir: &Path,
+    name: &'static str,
+    access: Access,
+) -> Result<MappedArray<T>, OpenError> {
     let (data, length) = pinned(dir, name)?;
     let fd = data.fd().as_fd().try_clone_to_owned().map_err(|source| OpenError::Map { name, source })?;
     MappedArray::new(fd, length, access).map_err(|source| OpenError::Map { name, source })
@@ -439,7 +482,10 @@ fn batch(dir: &Path, name: &'static str) -> Result<BatchMap, OpenError> {
     Ok(BatchMap::new(fd))
 }
 
-fn hash<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, OpenError> {
+pub(super) fn hash<K: Pod, V: Pod>(
+    dir: &Path,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, OpenError> {
     let (data, _) = pinned(dir, name)?;
     HashMap::try_from(Map::HashMap(data)).map_err(open_error(&dir.join(name)))
 }
@@ -455,7 +501,7 @@ fn per_cpu<V: Pod>(dir: &Path, name: &'static str) -> Result<PerCpuArray<MapData
 }
 
 /// Opens a pinned map, compares its layout with ours, and tells its capacity.
-fn pinned(dir: &Path, name: &'static str) -> Result<(MapData, u32), OpenError> {
+pub(super) fn pinned(dir: &Path, name: &'static str) -> Result<(MapData, u32), OpenError> {
     let spec = MAPS.iter().find(|spec| spec.name == name).expect("every map is in the table");
     let path = dir.join(pin_name(spec));
     let data = MapData::from_pin(&path).map_err(open_error(&path))?;
@@ -467,7 +513,7 @@ fn pinned(dir: &Path, name: &'static str) -> Result<(MapData, u32), OpenError> {
     Ok((data, info.max_entries()))
 }
 
-fn open_error(path: &Path) -> impl FnOnce(aya::maps::MapError) -> OpenError {
+pub(super) fn open_error(path: &Path) -> impl FnOnce(aya::maps::MapError) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Open { path, source }
 }

@@ -1,7 +1,10 @@
 //! What the agent sets on the node itself, outside of its own data plane: connection tracking and how reluctantly it is
 //! killed. Best effort: what may not be set is said, and the agent goes on.
 
+mod ports;
 mod sysctls;
+
+pub use ports::ports_for_others;
 
 use std::{fs, io, thread};
 

@@ -49,9 +49,25 @@ pub struct Policy {
     pub localhost_nodeports: bool,
     pub cluster_cidrs: PerFamily<Option<IpNetwork>>,
     pub detect_local: DetectLocal,
+    /// The bridge, or the prefix, by which a mode that goes by interfaces tells pods.
+    pub pod_interface: Option<String>,
     pub masquerade_all: bool,
     /// Whether externalIPs count at all.
     pub external_ips: bool,
+}
+
+impl Policy {
+    /// Whether what enters through an interface, perhaps a port of a bridge, counts as a pod's (kube-proxy's rule F8).
+    pub fn is_pod_interface(&self, name: &str, bridge: Option<&str>) -> bool {
+        let Some(wanted) = self.pod_interface.as_deref() else { return false };
+        match self.detect_local {
+            DetectLocal::BridgeInterface => name == wanted || bridge == Some(wanted),
+            DetectLocal::InterfaceNamePrefix => {
+                name.starts_with(wanted) || bridge.is_some_and(|bridge| bridge.starts_with(wanted))
+            }
+            DetectLocal::ClusterCidr | DetectLocal::NodeCidr => false,
+        }
+    }
 }
 
 impl Default for Policy {
@@ -64,6 +80,7 @@ impl Default for Policy {
             localhost_nodeports: true,
             cluster_cidrs: PerFamily::default(),
             detect_local: DetectLocal::ClusterCidr,
+            pod_interface: None,
             masquerade_all: false,
             external_ips: true,
         }

@@ -12,6 +12,7 @@ use super::{
     ids::{Ids, Runs},
     maps::{Extent, LbMaps, MapError},
     owned_runs, plan,
+    ranges::RangeSets,
     services::{Services, parse_label, retire},
 };
 use crate::model::{
@@ -36,6 +37,7 @@ impl<M: LbMaps> Reconciler<M> {
             descriptor_ids: Ids::new(1, capacity.descriptors, published.iter().copied()),
             slots: Runs::new(capacity.slots, descriptors.iter().flat_map(owned_runs)),
             frontends,
+            ranges: RangeSets::adopt(&maps)?,
             maps,
             retired: orphans,
             created: Vec::new(),

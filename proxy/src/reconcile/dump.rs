@@ -1,9 +1,10 @@
 //! What the maps hold, as sorted text without ids: two sets of maps that serve alike read alike.
 //!
-//! `FE key service=… flags=… affinity=… internal=… external=…` is a frontend, `BE service address flags=…` a backend.
+//! `FE key service=… flags=… affinity=… internal=… external=… sources=…` is a frontend, `BE service address flags=…` a backend.
 
 use std::{collections::HashMap, fmt::Write as _};
 
+use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{BackendFlags, BackendRef, Block};
 
 use super::maps::{LbMaps, MapError};
@@ -14,17 +15,19 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
     let names: HashMap<u32, String> =
         maps.services()?.into_iter().map(|(id, name)| (id, name.as_str().to_owned())).collect();
     let name = |id: u32| names.get(&id).map_or("?", String::as_str);
+    let ranges = maps.source_ranges()?;
     let mut lines = Vec::new();
     for (key, index) in maps.frontends()? {
         let descriptor = maps.descriptor(maps.published(index));
         let family = key.address.family();
         lines.push(format!(
-            "FE {key} service={} flags={:#x} affinity={} internal={} external={}",
+            "FE {key} service={} flags={:#x} affinity={} internal={} external={}{}",
             name(descriptor.service),
             descriptor.flags.0,
             descriptor.affinity_seconds,
             addresses(maps, family, descriptor.internal),
             addresses(maps, family, descriptor.external),
+            sources(&ranges, descriptor.source_ranges),
         ));
     }
     for family in IpFamily::BOTH {
@@ -46,6 +49,14 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
         let _ = writeln!(text, "{line}");
         text
     }))
+}
+
+/// The ranges that a frontend admits; nothing where it admits everybody.
+fn sources(ranges: &[(u32, IpNetwork)], set: u32) -> String {
+    let mut admitted: Vec<_> =
+        ranges.iter().filter(|(of, _)| *of == set).map(|(_, range)| range.to_string()).collect();
+    admitted.sort_unstable();
+    if set == 0 { String::new() } else { format!(" sources=[{}]", admitted.join(",")) }
 }
 
 /// The backends of a block in their order; a reference to one that has gone is `!`.

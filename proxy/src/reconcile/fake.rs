@@ -1,11 +1,12 @@
 //! The maps without a kernel: the same contract in plain vectors, with failures on demand.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName};
+use ipnetwork::IpNetwork;
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName, Unclaimed};
 
 use super::maps::{BackendEntry, Capacity, LbMaps, MapError};
 use crate::model::{address::IpFamily, frontend::FrontendKey};
@@ -20,6 +21,8 @@ pub struct FakeMaps {
     descriptors: HashMap<u32, Descriptor>,
     slots: HashMap<u32, BackendRef>,
     backends: HashMap<(IpFamily, u32), BackendEntry>,
+    source_ranges: BTreeSet<(u32, IpNetwork)>,
+    service_networks: BTreeMap<IpNetwork, Unclaimed>,
     /// How many system calls succeed before all of them fail.
     pub calls_left: Option<u32>,
 }
@@ -34,6 +37,8 @@ impl FakeMaps {
             descriptors: HashMap::new(),
             slots: HashMap::new(),
             backends: HashMap::new(),
+            source_ranges: BTreeSet::new(),
+            service_networks: BTreeMap::new(),
             calls_left: None,
         }
     }
@@ -126,6 +131,38 @@ impl LbMaps for FakeMaps {
 
     fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
         self.slots.extend((offset..).zip(slots.iter().copied()));
+    }
+
+    fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
+        Ok(self.source_ranges.iter().copied().collect())
+    }
+
+    fn insert_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        self.call("SOURCE_RANGES")?;
+        self.source_ranges.insert((set, network));
+        Ok(())
+    }
+
+    fn remove_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        self.call("SOURCE_RANGES")?;
+        self.source_ranges.remove(&(set, network));
+        Ok(())
+    }
+
+    fn service_networks(&self) -> Result<Vec<(IpNetwork, Unclaimed)>, MapError> {
+        Ok(self.service_networks.iter().map(|(network, unclaimed)| (*network, *unclaimed)).collect())
+    }
+
+    fn insert_service_network(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError> {
+        self.call("SERVICE_NETWORKS")?;
+        self.service_networks.insert(network, unclaimed);
+        Ok(())
+    }
+
+    fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError> {
+        self.call("SERVICE_NETWORKS")?;
+        self.service_networks.remove(&network);
+        Ok(())
     }
 
     fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {

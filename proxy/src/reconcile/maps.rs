@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName};
+use ipnetwork::IpNetwork;
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName, Unclaimed};
 
 use crate::model::{
     address::{IpFamily, PerFamily},
@@ -103,6 +104,18 @@ pub trait LbMaps {
 
     fn slots(&self, block: Block) -> Vec<BackendRef>;
     fn write_slots(&mut self, offset: u32, slots: &[BackendRef]);
+
+    /// Every entry of `SOURCE_RANGES_*`: its set and its network.
+    fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError>;
+    fn insert_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError>;
+    /// Removing what is not there is no error.
+    fn remove_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError>;
+
+    /// Every entry of `SERVICE_NETWORKS_*`.
+    fn service_networks(&self) -> Result<Vec<(IpNetwork, Unclaimed)>, MapError>;
+    fn insert_service_network(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError>;
+    /// Removing what is not there is no error.
+    fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError>;
 
     fn backend(&self, family: IpFamily, index: u32) -> BackendEntry;
     /// Writes a whole entry, of an index that no program can reach.

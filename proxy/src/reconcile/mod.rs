@@ -12,7 +12,9 @@ mod dump;
 mod fake;
 mod ids;
 mod maps;
+mod networks;
 mod plan;
+mod ranges;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -22,16 +24,19 @@ use std::{
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{BackendRef, Block, Descriptor};
 
 pub use dump::dump;
 pub use fake::FakeMaps;
 pub use maps::{BackendEntry, Capacity, Extent, Interrupted, LbMaps, MapError, one_by_one};
+pub use networks::Networks;
 pub use plan::{frontend_key, protocol_number, protocol_of, wire_address};
 pub use services::parse_label;
 
 use self::{
     ids::{Ids, Runs},
+    ranges::RangeSets,
     services::{Services, Wanted},
 };
 use crate::model::{
@@ -54,6 +59,7 @@ pub struct Reconciler<M> {
     created: Vec<Created>,
     /// Service ports that may keep backends nobody wants: not all of their frontends were in one pass.
     unsettled: BTreeSet<(ServicePortKey, IpFamily)>,
+    ranges: RangeSets,
     /// Unreachable for new look-ups, but perhaps in the hands of a program that runs right now.
     retired: Vec<Retired>,
     /// What waits for its grace period, by the pass that retired it.
@@ -74,13 +80,14 @@ struct Created {
 }
 
 /// What may be used again after a grace period.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Retired {
     Frontend(u32),
     Descriptor(u32),
     Slots { offset: u32, length: u32 },
     Backend(IpFamily, u32),
     Service(u32),
+    Ranges(u32, BTreeSet<IpNetwork>),
 }
 
 /// What one pass did.
@@ -238,6 +245,7 @@ impl<M: LbMaps> Reconciler<M> {
                 Retired::Slots { offset, length } => self.slots.free(offset, length),
                 Retired::Backend(family, index) => self.services.free_backend(family, index),
                 Retired::Service(id) => self.services.free_service(id),
+                Retired::Ranges(id, content) => self.ranges.free(&mut self.maps, id, content),
             }
         }
     }
@@ -260,6 +268,7 @@ impl<M: LbMaps> Reconciler<M> {
             Fill { map: "SLOTS", used: self.slots.used(), capacity: self.slots.capacity() },
         ];
         fill.extend(self.services.fill());
+        fill.push(self.ranges.fill());
         fill
     }
 
@@ -376,7 +385,8 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     fn put(&mut self, frontend: &Frontend, service: u32) -> Result<bool, MapError> {
-        let target = self.target(frontend, service);
+        let mut target = self.target(frontend, service);
+        target.descriptor.source_ranges = self.ranges.ensure(&mut self.maps, frontend)?;
         match self.frontends.get(&frontend.key).copied() {
             Some(index) if self.is_current(index, &target) => Ok(false),
             Some(index) => self.replace(index, target).map(|()| true),
@@ -502,7 +512,9 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     fn count(&mut self, descriptor: u32, by: i32) {
-        let Descriptor { address, port, protocol, service, .. } = self.maps.descriptor(descriptor);
+        let Descriptor { address, port, protocol, service, source_ranges, .. } =
+            self.maps.descriptor(descriptor);
+        self.ranges.count(source_ranges, by);
         if let Some(key) = plan::frontend_key(address, port, protocol) {
             self.services.count_frontend(service, key.address.family(), by);
         }
@@ -524,6 +536,7 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     fn close_epoch(&mut self) -> Option<Epoch> {
+        self.retired.extend(self.ranges.retire_unused());
         if self.retired.is_empty() {
             return None;
         }

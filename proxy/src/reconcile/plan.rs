@@ -7,7 +7,7 @@ use proxy_ebpf::abi::{BackendFlags, Descriptor, DescriptorFlags, mapped, unmappe
 use crate::model::{
     address::{IpFamily, Protocol},
     backend::{Backend, BackendState},
-    frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind, WhenEmpty},
+    frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade, WhenEmpty},
     policy::TrafficPolicy,
 };
 
@@ -67,6 +67,16 @@ fn flags(frontend: &Frontend) -> DescriptorFlags {
         .with(DescriptorFlags::INTERNAL_DROPS, drops(frontend.internal.when_empty))
         .with(DescriptorFlags::EXTERNAL_DROPS, drops(frontend.external.when_empty))
         .with(DescriptorFlags::SOURCE_RANGES, !frontend.source_ranges.is_empty())
+        .with(masquerade(frontend.masquerade), true)
+}
+
+fn masquerade(masquerade: Masquerade) -> DescriptorFlags {
+    match masquerade {
+        Masquerade::Never => DescriptorFlags::default(),
+        Masquerade::Always => DescriptorFlags::MASQUERADE_ALWAYS,
+        Masquerade::UnlessFromPod => DescriptorFlags::MASQUERADE_UNLESS_POD,
+        Masquerade::FromNode => DescriptorFlags::MASQUERADE_FROM_NODE,
+    }
 }
 
 /// Only a ClusterIP offers its local set to clients inside; an external destination short-circuits for them.
@@ -90,5 +100,7 @@ fn set(is_local: bool) -> BackendFlags {
 }
 
 fn state(backend: &Backend) -> BackendFlags {
-    BackendFlags::ALIVE.with(BackendFlags::TERMINATING, backend.state == BackendState::ServingTerminating)
+    BackendFlags::ALIVE
+        .with(BackendFlags::TERMINATING, backend.state == BackendState::ServingTerminating)
+        .with(BackendFlags::LOCAL, backend.is_local)
 }

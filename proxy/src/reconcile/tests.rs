@@ -6,8 +6,9 @@ use std::{
     num::NonZeroU32,
 };
 
+use ipnetwork::IpNetwork;
 use proptest::prelude::*;
-use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName};
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName, Unclaimed};
 
 use super::*;
 use crate::model::{
@@ -28,19 +29,25 @@ struct Watched {
     descriptors: HashSet<u32>,
     slots: HashSet<u32>,
     backends: HashSet<(IpFamily, u32)>,
+    ranges: HashSet<u32>,
 }
 
 impl Watched {
     fn new(maps: FakeMaps) -> Self {
-        let mut watched =
-            Self { maps, descriptors: HashSet::new(), slots: HashSet::new(), backends: HashSet::new() };
+        let mut watched = Self {
+            maps,
+            descriptors: HashSet::new(),
+            slots: HashSet::new(),
+            backends: HashSet::new(),
+            ranges: HashSet::new(),
+        };
         watched.grace_period();
         watched
     }
 
     /// Programs that ran before have ended; from now on only what is reachable may be held.
     fn grace_period(&mut self) {
-        (self.descriptors, self.slots, self.backends) = Default::default();
+        (self.descriptors, self.slots, self.backends, self.ranges) = Default::default();
         for index in 0..CAPACITY.frontends {
             self.hold(self.maps.published(index));
         }
@@ -49,6 +56,7 @@ impl Watched {
     fn hold(&mut self, index: u32) {
         let descriptor = self.maps.descriptor(index);
         self.descriptors.insert(index);
+        self.ranges.insert(descriptor.source_ranges);
         for block in [descriptor.internal, descriptor.external] {
             self.slots.extend(block.offset..block.offset + block.count);
             let family = family_of(&descriptor);
@@ -143,6 +151,32 @@ impl LbMaps for Watched {
         self.maps.write_slots(offset, slots);
     }
 
+    fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
+        self.maps.source_ranges()
+    }
+
+    fn insert_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        assert!(!self.ranges.contains(&set), "set {set} may be read by a program");
+        self.maps.insert_source_range(set, network)
+    }
+
+    fn remove_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        assert!(!self.ranges.contains(&set), "set {set} may be read by a program");
+        self.maps.remove_source_range(set, network)
+    }
+
+    fn service_networks(&self) -> Result<Vec<(IpNetwork, Unclaimed)>, MapError> {
+        self.maps.service_networks()
+    }
+
+    fn insert_service_network(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError> {
+        self.maps.insert_service_network(network, unclaimed)
+    }
+
+    fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError> {
+        self.maps.remove_service_network(network)
+    }
+
     fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
         self.maps.backend(family, index)
     }
@@ -196,7 +230,11 @@ fn frontend(key: FrontendKey, service: u8, policy: TrafficPolicy, numbers: &[u8]
         serving: all,
         masquerade: Masquerade::Always,
         affinity: NonZeroU32::new(service.into()),
-        source_ranges: Vec::new(),
+        // Two lists among all, so that sets are shared, switched and given back.
+        source_ranges: match numbers.len() % 3 {
+            0 => Vec::new(),
+            length => vec![IpNetwork::new([10, length as u8, 0, 0].into(), 16).unwrap()],
+        },
         extra_sources: Vec::new(),
     }
 }
@@ -243,13 +281,13 @@ fn local_views_share_the_slots_of_the_whole() {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     reconciler.apply_all([frontend(key(0), 1, TrafficPolicy::Local, &[1, 2, 3, 4])]);
     assert_eq!(reconciler.slots.used(), 4);
-    expect_test::expect![[r"
+    expect_test::expect![[r#"
         BE shop/s1:http/TCP 10.0.0.1:80 flags=0x3
-        BE shop/s1:http/TCP 10.0.0.2:80 flags=0x7
+        BE shop/s1:http/TCP 10.0.0.2:80 flags=0x17
         BE shop/s1:http/TCP 10.0.0.3:80 flags=0x3
-        BE shop/s1:http/TCP 10.0.0.4:80 flags=0x7
-        FE 10.96.0.0:8000/TCP service=shop/s1:http/TCP flags=0xa affinity=1 internal=[10.0.0.2:80,10.0.0.4:80,10.0.0.1:80,10.0.0.3:80] external=[10.0.0.2:80,10.0.0.4:80]
-    "]]
+        BE shop/s1:http/TCP 10.0.0.4:80 flags=0x17
+        FE 10.96.0.0:8000/TCP service=shop/s1:http/TCP flags=0x3a affinity=1 internal=[10.0.0.2:80,10.0.0.4:80,10.0.0.1:80,10.0.0.3:80] external=[10.0.0.2:80,10.0.0.4:80] sources=[10.1.0.0/16]
+    "#]]
     .assert_eq(&dump(reconciler.maps()).unwrap());
 }
 

@@ -3,12 +3,14 @@
 //! changes → index → touched frontends → reconciler → maps. Whatever has arrived while a pass ran is the next pass.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
+use ipnetwork::IpNetwork;
+use proxy_ebpf::abi::Unclaimed;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
@@ -28,10 +30,11 @@ use crate::{
     error::chain,
     index::Index,
     model::{
-        frontend::{Frontend, FrontendKey, WhenEmpty},
+        address::PerFamily,
+        frontend::{FrontendAddress, FrontendKey},
         policy::Policy,
     },
-    reconcile::{Epoch, MapError, Pass, Reconciler},
+    reconcile::{Epoch, MapError, Networks, Pass, Reconciler},
     update::Update,
 };
 
@@ -50,11 +53,10 @@ pub struct Agent {
     is_full: bool,
     /// Frontends whose last failure was logged.
     complained: HashSet<FrontendKey>,
-    /// Frontends whose verdict the socket plane cannot give; each is warned about once.
-    refused: HashSet<FrontendKey>,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    /// The addresses that serve NodePorts, as they were last written.
-    serving: Option<BTreeSet<IpAddr>>,
+    /// The node's addresses as they were last written, and which of them serve NodePorts.
+    node_addresses: Option<BTreeMap<IpAddr, bool>>,
+    networks: Networks,
     /// None: somebody else answers names.
     names: Option<Names>,
     graces: Graces,
@@ -80,6 +82,7 @@ impl Agent {
         // Programs that began under a predecessor may still hold what looks free from here.
         datapath::grace_period().context("cannot wait for running programs")?;
         let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
+        let networks = Networks::adopt(reconciler.maps())?;
         info!(frontends = reconciler.len(), "adopted what an earlier agent left");
         let (sender, over) = mpsc::unbounded_channel();
         Ok(Self {
@@ -88,8 +91,8 @@ impl Agent {
             unwritten: BTreeSet::new(),
             is_full: false,
             complained: HashSet::new(),
-            serving: None,
-            refused: HashSet::new(),
+            node_addresses: None,
+            networks,
             addresses,
             names,
             graces: Graces { sender, over },
@@ -133,11 +136,10 @@ impl Agent {
         }
         let began = Instant::now();
         self.write_node_addresses();
-        let Self { index, reconciler, witness, refused, .. } = self;
+        let Self { index, reconciler, witness, .. } = self;
         witness.queued(index.frontend_keys());
         // One after the other: all of them together would weigh more than everything else.
-        let wanted =
-            index.frontends().inspect(|frontend| look_at(witness, refused, frontend.key, Some(frontend)));
+        let wanted = index.frontends().inspect(|frontend| witness.looked_at(frontend.key, Some(frontend)));
         let pass = reconciler.apply_all(wanted);
         info!(
             frontends = self.frontends(),
@@ -145,6 +147,8 @@ impl Agent {
             "programmed"
         );
         self.finish(pass, true);
+        self.networks.want_only(service_networks(&self.index));
+        self.write_networks();
         Ok(())
     }
 
@@ -158,7 +162,7 @@ impl Agent {
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
                 repairs = attachment.devices_changed() => self.note_repairs(repairs),
                 _ = verification.tick() => self.note_repairs(attachment.verify()),
-                () = sleep(RETRY), if !self.unwritten.is_empty() || self.serving.is_none() => self.retry(),
+                () = sleep(RETRY), if !self.is_settled() => self.retry(),
             }
         }
     }
@@ -198,13 +202,15 @@ impl Agent {
     }
 
     fn write(&mut self, touched: BTreeSet<FrontendKey>) {
+        self.want_networks(&touched);
         let changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
         self.witness.queued(changes.iter().map(|(key, _)| key));
         for (key, wanted) in &changes {
-            look_at(&mut self.witness, &mut self.refused, *key, wanted.as_ref());
+            self.witness.looked_at(*key, wanted.as_ref());
         }
         let pass = self.reconciler.apply(changes);
         self.finish(pass, false);
+        self.write_networks();
     }
 
     fn finish(&mut self, pass: Pass, is_full: bool) {
@@ -247,41 +253,54 @@ impl Agent {
 
     fn retry(&mut self) {
         self.write_node_addresses();
+        self.write_networks();
         if !self.unwritten.is_empty() {
             let touched = std::mem::take(&mut self.unwritten);
             self.write(touched);
         }
     }
 
-    /// Which local addresses serve NodePorts depends on the interfaces, the Node object and the flags.
+    fn is_settled(&self) -> bool {
+        self.unwritten.is_empty() && self.node_addresses.is_some() && self.networks.is_written()
+    }
+
+    /// Which addresses are the node's depends on the interfaces; which of them serve NodePorts, and which sources are
+    /// pods, on the Node object and the flags as well.
     fn write_node_addresses(&mut self) {
         let node = self.index.node();
+        let pods = if node.detect_local.is_by_interface() { PerFamily::default() } else { node.pod_range };
+        self.reconciler.maps_mut().set_pod_ranges(&pods);
         let local = self.addresses.borrow_and_update().clone();
-        let serving = local.into_iter().filter(|address| node.would_serve_nodeports(*address));
-        let serving: BTreeSet<IpAddr> = serving.filter(|address| is_dialled(*address)).collect();
-        if self.serving.as_ref() == Some(&serving) {
+        let dialled = local.into_iter().filter(|address| is_dialled(*address));
+        let addresses: BTreeMap<IpAddr, bool> =
+            dialled.map(|address| (address, node.would_serve_nodeports(address))).collect();
+        if self.node_addresses.as_ref() == Some(&addresses) {
             return;
         }
-        match self.reconciler.maps_mut().set_node_port_addresses(&serving) {
-            Ok(()) => self.serving = Some(serving),
-            Err(error) => warn!(error = %chain(&error), "addresses that serve NodePorts not written"),
+        match self.reconciler.maps_mut().set_node_addresses(&addresses) {
+            Ok(()) => self.node_addresses = Some(addresses),
+            Err(error) => warn!(error = %chain(&error), "addresses of the node not written"),
         }
     }
-}
 
-fn look_at(
-    witness: &mut Witness,
-    refused: &mut HashSet<FrontendKey>,
-    key: FrontendKey,
-    wanted: Option<&Frontend>,
-) {
-    witness.looked_at(key, wanted);
-    let Some((frontend, why)) = wanted.and_then(|frontend| Some((frontend, refusal(frontend)?))) else {
-        refused.remove(&key);
-        return;
-    };
-    if refused.insert(key) {
-        warn!(frontend = %key, service = %frontend.service, why, "frontend refused at the socket");
+    /// A ClusterIP comes and goes with its frontends; ServiceCIDRs are few.
+    fn want_networks(&mut self, touched: &BTreeSet<FrontendKey>) {
+        for key in touched {
+            if let FrontendAddress::Ip(address) = key.address {
+                let unclaimed = self.index.cluster_ip_owner(address).map(|_| Unclaimed::UndefinedPort);
+                self.networks.want(address.into(), unclaimed);
+            }
+        }
+        let cidrs: BTreeSet<IpNetwork> = self.index.service_cidrs().collect();
+        let gone: Vec<_> = self.networks.unallocated().filter(|network| !cidrs.contains(network)).collect();
+        gone.into_iter().for_each(|network| self.networks.want(network, None));
+        cidrs.into_iter().for_each(|network| self.networks.want(network, Some(Unclaimed::Unallocated)));
+    }
+
+    fn write_networks(&mut self) {
+        if let Err(error) = self.networks.write(self.reconciler.maps_mut()) {
+            warn!(error = %chain(&error), "networks of Services not written, will retry");
+        }
     }
 }
 
@@ -290,13 +309,8 @@ fn is_dialled(address: IpAddr) -> bool {
     !address.is_loopback() || address == IpAddr::from([127, 0, 0, 1])
 }
 
-/// Why the socket plane refuses a frontend that the packet plane, which is not built yet, will decide.
-fn refusal(frontend: &Frontend) -> Option<&'static str> {
-    if !frontend.source_ranges.is_empty() {
-        Some("source ranges need a source address")
-    } else if frontend.internal.backends.is_empty() && frontend.internal.when_empty == WhenEmpty::Drop {
-        Some("the traffic policy is Local and this node has no endpoint")
-    } else {
-        None
-    }
+/// What becomes of packets to addresses of Services where no frontend has their port.
+fn service_networks(index: &Index) -> impl Iterator<Item = (IpNetwork, Unclaimed)> {
+    let allocated = index.cluster_ips().map(|address| (address.into(), Unclaimed::UndefinedPort));
+    index.service_cidrs().map(|network| (network, Unclaimed::Unallocated)).chain(allocated)
 }

@@ -8,14 +8,17 @@ use tracing::{debug, info, warn};
 
 use crate::{
     config::DeviceConfig,
-    datapath::{Device, DeviceHooks, Network, Pins, Programs, choose},
+    datapath::{Device, DeviceHooks, DeviceTable, Network, Pins, Programs, choose},
     error::chain,
+    model::policy::Policy,
 };
 
 pub struct Devices {
     network: watch::Receiver<Network>,
     config: DeviceConfig,
     hooks: DeviceHooks,
+    table: DeviceTable,
+    policy: Policy,
     /// As they were last told in the log.
     known: Vec<Device>,
     /// Failures of the last pass, each of which was told.
@@ -23,9 +26,15 @@ pub struct Devices {
 }
 
 impl Devices {
-    pub fn new(network: watch::Receiver<Network>, config: DeviceConfig, pins: &Pins) -> Result<Self> {
+    pub fn new(
+        network: watch::Receiver<Network>,
+        config: DeviceConfig,
+        policy: Policy,
+        pins: &Pins,
+    ) -> Result<Self> {
         let hooks = DeviceHooks::new(config.tc, pins)?;
-        Ok(Self { network, config, hooks, known: Vec::new(), complained: BTreeSet::new() })
+        let table = DeviceTable::open(&pins.maps())?;
+        Ok(Self { network, config, hooks, table, policy, known: Vec::new(), complained: BTreeSet::new() })
     }
 
     /// Waits until the network is another one.
@@ -38,12 +47,18 @@ impl Devices {
 
     /// Attaches what is missing; how many hooks were repaired.
     pub fn keep(&mut self, programs: &Programs) -> usize {
-        let devices = choose(&self.network.borrow_and_update(), &self.config);
+        let network = self.network.borrow_and_update().clone();
+        let devices = choose(&network, &self.config);
+        // Before the programs are there: without its address a device masquerades nothing.
+        let is_pod =
+            |device: &Device| self.policy.is_pod_interface(&device.name, network.bridge_of(device.index));
+        let table = self.table.set(&devices, is_pod);
         let pass = self.hooks.keep(programs, &devices);
         for (program, iface) in &pass.repaired {
             warn!(program, iface, "program was not attached any more, attached again");
         }
-        let failures: BTreeSet<String> = pass.failed.iter().map(|error| chain(error)).collect();
+        let mut failures: BTreeSet<String> = pass.failed.iter().map(|error| chain(error)).collect();
+        failures.extend(table.err().map(|error| chain(&error)));
         for error in failures.difference(&self.complained) {
             warn!(error, "device not served, will retry");
         }

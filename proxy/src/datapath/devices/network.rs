@@ -28,6 +28,14 @@ pub struct Network {
     pub default_routes: BTreeSet<u32>,
 }
 
+impl Network {
+    /// The name of the bridge, bond or the like that a device is a port of.
+    pub fn bridge_of(&self, index: u32) -> Option<&str> {
+        let controller = self.links.iter().find(|link| link.index == index)?.controller?;
+        self.links.iter().find(|link| link.index == controller).map(|link| link.name.as_str())
+    }
+}
+
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {

@@ -272,6 +272,7 @@ fn history() -> impl Strategy<Value = Vec<(Spec, bool)>> {
 
 fn policy() -> Policy {
     Policy {
+        pod_interface: None,
         node_name: NODE.to_owned(),
         node_addresses: NODE_IPS.iter().map(|ip| ip.parse().unwrap()).collect(),
         bind_address: None,
