@@ -3,7 +3,12 @@
 //! What can be answered at once is answered at once; what has to be asked elsewhere is handed back as [`Pending`], so
 //! that whoever reads the socket decides how much of it may wait. Nothing here knows sockets.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Instant,
+};
 
 use hickory_server::proto::{
     op::{Message, OpCode, Query, ResponseCode},
@@ -120,7 +125,26 @@ impl Handler {
         Self { blocks, published, dropped }
     }
 
+    /// A query that breaks something is answered SERVFAIL and counted; the next one finds everything as it was.
     pub fn handle(&self, request: &[u8], client: Client) -> Handled {
+        self.unbroken(request, || self.handle_one(request, client))
+    }
+
+    fn unbroken(&self, request: &[u8], handle: impl FnOnce() -> Handled) -> Handled {
+        // Everything behind `self` is immutable, atomic, or locked for whole operations.
+        match catch_unwind(AssertUnwindSafe(handle)) {
+            Ok(handled) => handled,
+            Err(_) => {
+                self.dropped.panicked();
+                let header = wire::Header::parse(request);
+                header.map_or(Handled::Dropped, |header| {
+                    Handled::Reply(wire::refusal(header, ResponseCode::ServFail))
+                })
+            }
+        }
+    }
+
+    fn handle_one(&self, request: &[u8], client: Client) -> Handled {
         let started = Instant::now();
         match self.direct(request, client, started) {
             Some(reply) => Handled::Reply(reply),

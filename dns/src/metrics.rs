@@ -27,7 +27,6 @@ pub struct Metrics {
     cache: cache::Families,
     forward: forward::Families,
     programming: HistogramVec,
-    panics: IntCounter,
     reload_failed: IntCounter,
 }
 
@@ -45,7 +44,6 @@ impl Default for Metrics {
                 &["service_kind"],
                 doubling(0.001, 20),
             ),
-            panics: new.counter("panics_total", "Queries that ended in a panic and were answered SERVFAIL."),
             reload_failed: new
                 .counter("reload_failed_total", "Changes of the configuration that were refused."),
             registry: registry.clone(),
@@ -79,8 +77,9 @@ impl Metrics {
         self.programming.with_label_values(&[kind]).observe(after.as_secs_f64());
     }
 
-    pub fn panicked(&self) {
-        self.panics.inc();
+    /// Queries that broke something.
+    pub fn panics(&self) -> u64 {
+        self.queries.panics()
     }
 
     pub fn reload_failed(&self) {

@@ -1,6 +1,6 @@
 //! What is answered from the objects of the cluster.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use hickory_server::proto::rr::{LowerName, Name};
 
@@ -19,20 +19,12 @@ pub struct Kubernetes {
     pub fallthrough: Zones,
     /// Only these Kubernetes namespaces are answered for. Empty: all.
     pub namespaces: Vec<String>,
-    /// Only objects that this label selector takes are answered for.
-    pub labels: Option<String>,
-    /// Only Kubernetes namespaces that this label selector takes are answered for.
-    pub namespace_labels: Option<String>,
     /// Endpoints are not looked at: headless Services have no names.
     pub no_endpoints: bool,
     /// A Service without ready endpoints is NXDOMAIN (headless and ExternalName are as ever).
     pub ignore_empty_service: bool,
     /// Of `zones`, those of multi-cluster Services.
     pub multicluster: Zones,
-    /// `ZONE.pin._zone.SERVICE` and `ZONE.prefer._zone.SERVICE`.
-    pub zonal: bool,
-    /// How long to wait for the first lists before answering SERVFAIL.
-    pub startup_timeout: Duration,
     pub api_server: ApiServer,
 }
 
@@ -52,9 +44,6 @@ pub enum PodsMode {
 pub struct ApiServer {
     pub endpoint: Option<String>,
     pub kubeconfig: Option<PathBuf>,
-    pub context: Option<String>,
-    /// Certificate, key and authority.
-    pub tls: Option<[PathBuf; 3]>,
 }
 
 const IPV4_REVERSE: &[&[u8]] = &[b"in-addr", b"arpa"];
@@ -70,13 +59,9 @@ impl Kubernetes {
             ttl: 5,
             fallthrough: Zones::default(),
             namespaces: Vec::new(),
-            labels: None,
-            namespace_labels: None,
             no_endpoints: false,
             ignore_empty_service: false,
             multicluster: Zones::default(),
-            zonal: false,
-            startup_timeout: Duration::from_secs(5),
             api_server: ApiServer::default(),
         }
     }

@@ -2,8 +2,7 @@
 
 use super::{
     CorefileError,
-    arguments::{zones, zones_or},
-    lex::Word,
+    arguments::zones_or,
     tree::Directive,
 };
 use crate::config::{Kubernetes, PodsMode, Zones};
@@ -21,11 +20,6 @@ pub(super) fn read(directive: &Directive, block: &Zones) -> Result<Kubernetes, C
             return Err(directive.unknown_option(option));
         }
     }
-    if let (false, Some(selector)) = (kubernetes.namespaces.is_empty(), &kubernetes.namespace_labels) {
-        return Err(directive.refuse(format!(
-            "`namespaces` and `namespace_labels {selector}` both choose namespaces; keep one of them"
-        )));
-    }
     Ok(kubernetes)
 }
 
@@ -35,16 +29,18 @@ fn read_selection(kubernetes: &mut Kubernetes, option: &Directive) -> Result<boo
         "namespaces" => {
             kubernetes.namespaces = some_words(option, "namespaces NAMESPACE...")?;
         }
-        "labels" => kubernetes.labels = Some(some_words(option, "labels SELECTOR")?.join(" ")),
+        "labels" => {
+            return Err(option.refuse("`labels` is not supported; remove it, and everything is answered for"));
+        }
         "namespace_labels" => {
-            kubernetes.namespace_labels = Some(some_words(option, "namespace_labels SELECTOR")?.join(" "));
+            return Err(option.refuse("`namespace_labels` is not supported; list the `namespaces` instead"));
         }
         "noendpoints" => kubernetes.no_endpoints = switch(option)?,
         "ignore" => match option.words.as_slice() {
             [what] if what.is("empty_service") => kubernetes.ignore_empty_service = true,
             _ => return Err(option.misused("ignore empty_service")),
         },
-        "multicluster" => kubernetes.multicluster = zones(&option.words)?,
+        "multicluster" => return Err(option.refuse("`multicluster` is not supported; remove it and its zone")),
         _ => return Ok(false),
     }
     Ok(true)
@@ -55,7 +51,7 @@ fn read_answers(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bool,
     match option.name.text.as_str() {
         "pods" => kubernetes.pods = pods(option)?,
         "endpoint_pod_names" => kubernetes.endpoint_pod_names = switch(option)?,
-        "zonal" => kubernetes.zonal = switch(option)?,
+        "zonal" => return Err(option.refuse("`zonal` is not supported; remove it")),
         "fallthrough" => kubernetes.fallthrough = option.fallthrough()?,
         "ttl" => {
             let [word] = option.exactly("ttl SECONDS")?;
@@ -78,19 +74,18 @@ fn read_api_server(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bo
         }
         "kubeconfig" => match option.words.as_slice() {
             [file] => api_server.kubeconfig = Some(file.path()),
-            [file, context] => {
-                api_server.kubeconfig = Some(file.path());
-                api_server.context = Some(context.text.clone());
+            [_, context] => {
+                return Err(
+                    context.refuse("a context cannot be chosen here; make it the current one of the file")
+                );
             }
-            _ => return Err(option.misused("kubeconfig FILE [CONTEXT]")),
+            _ => return Err(option.misused("kubeconfig FILE")),
         },
         "tls" => {
-            let files = option.exactly::<3>("tls CERTIFICATE KEY AUTHORITY")?;
-            api_server.tls = Some(files.each_ref().map(Word::path));
+            return Err(option.refuse("put the certificates into a kubeconfig, and write `kubeconfig FILE`"));
         }
-        "startup_timeout" => {
-            kubernetes.startup_timeout = option.exactly::<1>("startup_timeout DURATION")?[0].duration()?;
-        }
+        // Answers begin at once: SERVFAIL for the cluster until it is known, the rest as ever.
+        "startup_timeout" => drop(option.exactly::<1>("startup_timeout DURATION")?[0].duration()?),
         // One watch per kind needs no throttle; the numbers must be numbers all the same.
         "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
             let _: f32 = option.exactly::<1>(&format!("{} NUMBER", option.name.text))?[0].number()?;

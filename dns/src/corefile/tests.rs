@@ -91,10 +91,10 @@ fn the_files_of_a_node_cache_are_read() {
 #[test]
 fn kubernetes_options_are_read() {
     let block = block(
-        ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k ctx\n  \
-         tls a b c\n  namespaces one two\n  labels app in (a, b)\n  pods verified\n  endpoint_pod_names\n  ttl 7\n  \
-         noendpoints\n  fallthrough\n  ignore empty_service\n  multicluster clusterset.local\n  startup_timeout 9s\n  \
-         apiserver_qps 5\n  zonal\n }\n}",
+        ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k\n  \
+         namespaces one two\n  pods verified\n  endpoint_pod_names\n  ttl 7\n  \
+         noendpoints\n  fallthrough\n  ignore empty_service\n  startup_timeout 9s\n  \
+         apiserver_qps 5\n }\n}",
     );
     let mut want = Kubernetes {
         pods: PodsMode::Verified,
@@ -102,18 +102,12 @@ fn kubernetes_options_are_read() {
         ttl: 7,
         fallthrough: Zones::all(),
         namespaces: vec!["one".to_owned(), "two".to_owned()],
-        labels: Some("app in (a, b)".to_owned()),
         no_endpoints: true,
         ignore_empty_service: true,
-        multicluster: zones("clusterset.local"),
-        zonal: true,
-        startup_timeout: Duration::from_secs(9),
         ..Kubernetes::new(zones("cluster.local 0.10.in-addr.arpa"))
     };
     want.api_server.endpoint = Some("https://10.0.0.1:6443".to_owned());
     want.api_server.kubeconfig = Some("/k".into());
-    want.api_server.context = Some("ctx".to_owned());
-    want.api_server.tls = Some(["a".into(), "b".into(), "c".into()]);
     assert_eq!(block.kubernetes, Some(want));
 }
 
@@ -276,7 +270,8 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         ),
         (". {\n kubernetes {\n  pods all\n }\n}", ":3: `pods` is `disabled`, `insecure` or `verified`"),
         (". {\n kubernetes {\n  ttl 4000\n }\n}", ":3: write a TTL from 0 to 3600"),
-        (". {\n kubernetes {\n  namespaces a\n  namespace_labels b\n }\n}", "keep one of them"),
+        (". {\n kubernetes {\n  labels a=b\n }\n}", ":3: `labels` is not supported"),
+        (". {\n kubernetes {\n  kubeconfig f ctx\n }\n}", ":3: a context cannot be chosen here"),
         (". {\n rewrite type A AAAA\n}", "only names can be rewritten"),
         (". {\n rewrite name regex ( a\n}", "`(` is no regular expression"),
         (". {\n template IN A {\n  answer \"{{ .Remote }}\"\n }\n}", ":3: `.Remote` cannot be filled in"),

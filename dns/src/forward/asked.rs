@@ -126,8 +126,15 @@ fn mix_case(name: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use hickory_server::proto::rr::{Name, RecordType};
+    use proptest::{collection::vec, prelude::*, sample::Index};
 
     use super::*;
+    use crate::{
+        cache::{Cache, Found},
+        config,
+        forward::{Reply, fake::a},
+        metrics::Metrics,
+    };
 
     const MIXED: Manner = Manner { mix_case: true, edns: true };
 
@@ -176,5 +183,52 @@ mod tests {
         for (name, changed, want) in cases {
             assert_eq!(change(changed), *want, "{name}");
         }
+    }
+
+    proptest! {
+        /// Whatever an upstream sends is taken for the answer or it is not, and what is taken can be kept and given out.
+        #[test]
+        fn hostile_answers_do_no_harm(
+            changes in vec((any::<Index>(), any::<u8>()), 0..12),
+            cut in proptest::option::of(any::<Index>()),
+            tail in vec(any::<u8>(), 0..64),
+        ) {
+            let question = Query::query(name("www.example.org."), RecordType::A);
+            let asked = Asked::new(&question, Wants::default(), MIXED).unwrap();
+            let mut reply = answer_to(&asked);
+            // Mostly behind the question, as hardly anything else would be taken for the answer.
+            let (from, length) = (NAME + asked.name.len() + TYPE_AND_CLASS, reply.len());
+            changes.iter().for_each(|(at, octet)| reply[from + at.index(length - from)] = *octet);
+            if let Some(at) = cut {
+                reply.truncate(at.index(length + 1));
+            }
+            reply.extend(tail);
+            if asked.accept(&mut reply).is_err() {
+                return Ok(());
+            }
+            let Ok(message) = Message::from_vec(&reply) else { return Ok(()) };
+            let upstream = Reply::from_upstream(message, &question);
+            let cache = Cache::new(&config::Cache::default(), Metrics::default().cache("", ""));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _inside = runtime.enter();
+            let given = cache.store(&question, Wants::default(), upstream);
+            if let Found::Fresh(kept) = cache.look(&question, Wants::default()) {
+                prop_assert_eq!(kept.rcode, given.rcode);
+                prop_assert_eq!(kept.answers, given.answers);
+            }
+        }
+    }
+
+    fn answer_to(asked: &Asked) -> Vec<u8> {
+        let mut message = Message::from_vec(asked.wire()).unwrap();
+        message.metadata.message_type = MessageType::Response;
+        let owner = message.queries[0].name().clone();
+        message.add_answer(a(owner, 60, [192, 0, 2, 1]));
+        message.add_answer(a(name("ns.example.org."), 60, [192, 0, 2, 2]));
+        message.to_vec().unwrap()
+    }
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
     }
 }

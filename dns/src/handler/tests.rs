@@ -240,3 +240,17 @@ async fn whatever_comes_is_answered_or_dropped() {
     }
     assert!(answered > 500, "{answered}");
 }
+
+#[tokio::test]
+async fn what_breaks_is_answered_and_counted() {
+    let metrics = crate::metrics::Metrics::default();
+    let handler = Handler::new(Vec::new(), Arc::default(), metrics.queries("dns://:53", "dropped"));
+    let request = request("web.default.svc.cluster.local.", RecordType::A, None).unwrap();
+    let Handled::Reply(reply) = handler.unbroken(&request, || panic!("on purpose")) else {
+        panic!("no reply");
+    };
+    assert_eq!((&reply[..2], reply[3] & 0xf), (&request[..2], 2));
+    assert!(matches!(handler.unbroken(b"short", || panic!("on purpose")), Handled::Dropped));
+    assert_eq!(metrics.panics(), 2);
+    assert!(matches!(handler.handle(&request, client(Protocol::Udp)), Handled::Reply(_)), "it goes on");
+}

@@ -28,6 +28,7 @@ pub(super) struct Families {
     request_size: HistogramVec,
     response_size: HistogramVec,
     dnssec_ok: IntCounterVec,
+    panics: IntCounter,
 }
 
 /// The counters of one zone of one server. Those that count nothing yet do not exist.
@@ -87,7 +88,12 @@ impl Families {
             request_size: new.histograms("dns_request_size_bytes", "Size of queries.", &SIZED, sizes()),
             response_size: new.histograms("dns_response_size_bytes", "Size of answers.", &SIZED, sizes()),
             dnssec_ok: new.counters("dns_do_requests_total", "Queries that ask for signatures, too.", &ZONE),
+            panics: new.counter("panics_total", "Queries that broke something and were answered SERVFAIL."),
         }
+    }
+
+    pub(super) fn panics(&self) -> u64 {
+        self.panics.get()
     }
 
     pub(super) fn of(&self, server: &str, name: &str) -> QueryMetrics {
@@ -110,6 +116,11 @@ impl Families {
 }
 
 impl QueryMetrics {
+    /// Of all zones together.
+    pub fn panicked(&self) {
+        self.0.families.panics.inc();
+    }
+
     pub fn asked(&self, protocol: Protocol, is_v6: bool, kind: RecordType, dnssec_ok: bool, size: usize) {
         let zone = &self.0;
         let at = (protocol as usize, usize::from(is_v6), type_index(kind));

@@ -6,6 +6,7 @@ use dns::{
     corefile,
     forward::Surroundings,
     handler::{Block, Handler},
+    metrics::Metrics,
     snapshot::{Index, Published},
     zone::{self, Change, Key, ObjectName, ReadOptions},
 };
@@ -14,6 +15,7 @@ use tokio::net::UdpSocket;
 
 pub struct Ground {
     pub handler: Handler,
+    pub metrics: Arc<Metrics>,
     /// Where questions would be forwarded to.
     _upstream: UdpSocket,
 }
@@ -59,7 +61,8 @@ impl Ground {
         let published = Arc::new(Published::default());
         published.publish(cluster().snapshot(1));
         let dropped = surroundings.metrics.queries("dns://:53", "dropped");
-        Self { handler: Handler::new(blocks, published, dropped), _upstream: upstream }
+        let handler = Handler::new(blocks, published, dropped);
+        Self { handler, metrics: surroundings.metrics, _upstream: upstream }
     }
 }
 

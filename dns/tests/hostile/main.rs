@@ -70,6 +70,9 @@ fn one(ground: &ground::Ground, packet: &[u8], protocol: Protocol, tally: &mut T
     let took = processor_time().saturating_sub(before);
     let (outcome, reply) = reply.map_err(|_| "a panic".to_owned())?;
     tally.count(outcome, reply.as_deref().unwrap_or_default(), took);
+    if ground.metrics.panics() > 0 {
+        return Err("a panic, caught by the server".to_owned());
+    }
     if took > LONGEST {
         return Err(format!("{took:?} of the processor"));
     }

@@ -17,6 +17,7 @@ pub struct Args {
 }
 
 pub fn run(Args { source, dns }: Args) -> Result<()> {
-    let (objects, config) = (source.objects(None), dns.config(Answering::Alone)?);
+    let config = dns.config(Answering::Alone)?;
+    let objects = source.or(config.api_server()).objects(None);
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::names(objects, config))
 }

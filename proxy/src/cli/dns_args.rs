@@ -9,12 +9,14 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dns::{
-    config::{Config, DNS_PORT},
+    config::{ApiServer, Config, DNS_PORT},
     corefile,
     health::Endpoints,
     live::{Corefile, Setup},
     name, server,
 };
+
+use tracing::warn;
 
 use crate::config::DnsConfig;
 
@@ -87,7 +89,13 @@ impl DnsArgs {
                 *addresses = BTreeSet::from([address]);
             }
         }
-        Ok(DnsConfig(Setup { config, corefile, listen, endpoints }))
+        let config = DnsConfig(Setup { config, corefile, listen, endpoints });
+        if answering == Answering::InTheAgent && config.api_server() != ApiServer::default() {
+            warn!(
+                "the agent reads objects where its own flags say, not where `kubernetes` in the Corefile does"
+            );
+        }
+        Ok(config)
     }
 }
 

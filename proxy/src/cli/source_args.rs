@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use dns::config::ApiServer;
 
 use crate::config::{Environment, Objects};
 
@@ -22,6 +23,13 @@ pub struct SourceArgs {
 }
 
 impl SourceArgs {
+    /// What a Corefile says about the API server counts where no flag says anything.
+    pub fn or(self, corefile: ApiServer) -> Self {
+        let Self { manifests, kubeconfig, api_server } = self;
+        let ApiServer { endpoint, kubeconfig: file } = corefile;
+        Self { manifests, kubeconfig: kubeconfig.or(file), api_server: api_server.or(endpoint) }
+    }
+
     /// `configured` is the kubeconfig that a configuration file of kube-proxy names; there it counts more than the flag.
     pub fn objects(self, configured: Option<PathBuf>) -> Objects {
         let Self { manifests, kubeconfig, api_server } = self;
