@@ -1,10 +1,6 @@
 //! `kubernetes [ZONES...]`
 
-use super::{
-    CorefileError,
-    arguments::zones_or,
-    tree::Directive,
-};
+use super::{CorefileError, arguments::zones_or, tree::Directive};
 use crate::config::{Kubernetes, PodsMode, Zones};
 
 const LONGEST_TTL: u32 = 3600;
@@ -40,7 +36,9 @@ fn read_selection(kubernetes: &mut Kubernetes, option: &Directive) -> Result<boo
             [what] if what.is("empty_service") => kubernetes.ignore_empty_service = true,
             _ => return Err(option.misused("ignore empty_service")),
         },
-        "multicluster" => return Err(option.refuse("`multicluster` is not supported; remove it and its zone")),
+        "multicluster" => {
+            return Err(option.refuse("`multicluster` is not supported; remove it and its zone"));
+        }
         _ => return Ok(false),
     }
     Ok(true)
