@@ -2,16 +2,16 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_ebpf::abi::{
-    AffinityKey, BackendFlags, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, FlowFlags,
-    NOT_MASQUERADED, Unclaimed,
+    AffinityKey, BackendFlags, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint,
+    FlowFlags, NOT_MASQUERADED, Unclaimed,
 };
 
 use crate::{
     clock, config,
     conntrack::{self, Claimed},
     decide::{Choice, Client, Scope, Verdict, decide},
-    family::{Family, bytes},
-    metrics, network,
+    family::{Backend, Family, bytes},
+    frontend, metrics, network,
     packet::{Packet, SCTP, UDP},
     reject::ClientAt,
     sock,
@@ -41,9 +41,26 @@ pub fn choose<F: Family>(work: &mut Work<F>, known: u32) -> Step {
         Verdict::Refuse(reason, service) => refused(reason, service, is_known),
         Verdict::NotOurs => match unclaimed(work) {
             Some(reason) => refused(reason, None, is_known),
-            None => Step::PASS,
+            None => pass(work),
         },
     }
+}
+
+/// Nothing of a Service's. What the node itself sends from a port that is a NodePort is remembered all the same: the answers
+/// would look like the NodePort's clients. TCP's do not: they begin with no SYN.
+#[inline(always)]
+fn pass<F: Family>(work: &mut Work<F>) -> Step {
+    let Packet { source, source_port, destination, destination_port, protocol, .. } = work.packet;
+    let is_mistakable = work.asker.is_on_node != 0 && protocol == UDP;
+    if !is_mistakable || !frontend::is_node_port::<F>(source, source_port, protocol) {
+        return Step::PASS;
+    }
+    let backend =
+        Backend { address: destination, port: destination_port, flags: BackendFlags::default(), service: 0 };
+    work.choice =
+        Choice { backend, reference: BackendRef::default(), frontend: 0, flags: DescriptorFlags::default() };
+    work.asker.is_passing = 1;
+    Step::CHOSEN
 }
 
 #[inline(always)]
@@ -63,7 +80,9 @@ pub fn begin<F: Family>(work: &mut Work<F>, known: u32) -> Step {
     }
     match record(work) {
         Ok(slot) => {
-            metrics::translated(service);
+            if work.asker.is_passing == 0 {
+                metrics::translated(service);
+            }
             Step::flow(slot)
         }
         Err(reason) => refused(reason, Some(service), false),
@@ -123,6 +142,7 @@ fn flags<F: Family>(choice: &Choice<F::Address>, asker: &Asker<F>) -> FlowFlags 
         .with(FlowFlags::MASQUERADE, by_policy || is_hairpin)
         .with(FlowFlags::HOST_CLIENT, asker.is_on_node != 0)
         .with(FlowFlags::RESTEERED, is_resteered)
+        .with(FlowFlags::PASSING, asker.is_passing != 0)
 }
 
 /// No frontend has this address and port. Addresses of Services must not leak out even so; an address of the node is the
@@ -148,6 +168,8 @@ pub struct Asker<F: Family> {
     is_on_node: u32,
     /// The packet is a socket's whose backend has gone.
     is_resteered: u32,
+    /// Nothing is to be translated.
+    is_passing: u32,
 }
 
 /// A pod's address that is also the node's counts as a pod's.
@@ -173,7 +195,7 @@ impl<F: Family> Asker<F> {
         } else {
             OUTSIDE
         };
-        Self { address, origin, is_on_node: is_on_node.into(), is_resteered: 0 }
+        Self { address, origin, is_on_node: is_on_node.into(), is_resteered: 0, is_passing: 0 }
     }
 
     /// Whether a flow gets the node's address by the frontend's policy.

@@ -75,9 +75,14 @@ fn is_to_be_decided<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -
         TCP if is_syn(packet.flags) => {
             flow.life.is_over() || (!flow.life.has(Life::ANSWERED) && has_lost_backend(flow))
         }
-        UDP => flow.life.seen() != clock::ticks() && has_lost_backend(flow),
+        UDP => flow.life.seen() != clock::ticks() && !is_passing(flow) && has_lost_backend(flow),
         _ => false,
     }
+}
+
+#[inline(always)]
+fn is_passing<F: Family>(flow: &Tracked<F>) -> bool {
+    flow.record().flags.contains(FlowFlags::PASSING)
 }
 
 #[inline(always)]
@@ -104,8 +109,17 @@ fn carry_on<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> S
         destination: F::address(record.backend),
         destination_port: record.backend_port,
     };
-    // A client on the node: the kernel chose the way to what it dialled.
-    let step = if place.is_egress() { Step::TRANSLATE_AND_ROUTE } else { Step::TRANSLATE };
+    let step = if record.flags.contains(FlowFlags::PASSING) {
+        Step::PASS
+    } else if place.is_egress() {
+        // A client on the node: the kernel chose the way to what it dialled.
+        Step::TRANSLATE_AND_ROUTE
+    } else if record.flags.contains(FlowFlags::RESTEERED) {
+        // The client's neighbour may be what it dialled, and not a router.
+        Step::TRANSLATE_AND_TURN
+    } else {
+        Step::TRANSLATE
+    };
     seen(work, flow, Way::ToBackend, step)
 }
 
@@ -138,7 +152,8 @@ fn returned<F: Family>(work: &mut Work<F>, flow: &Tracked<F>) -> Step {
         destination: work.packet.destination,
         destination_port: record.client_port,
     };
-    seen(work, flow, Way::ToClient, Step::TRANSLATE)
+    let step = if is_passing(flow) { Step::PASS } else { Step::TRANSLATE };
+    seen(work, flow, Way::ToClient, step)
 }
 
 /// The ends hold if the record was this flow's all the while.

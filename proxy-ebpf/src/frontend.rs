@@ -54,6 +54,13 @@ pub fn current<F: Family>(
     }
 }
 
+/// Whether an address and a port of the node are a NodePort's.
+#[inline(always)]
+pub fn is_node_port<F: Family>(address: F::Address, port: [u8; 2], protocol: u8) -> bool {
+    F::node_address(address).is_some_and(|flags| flags.contains(NodeAddressFlags::NODE_PORTS))
+        && F::frontend(F::UNSPECIFIED, port, protocol).is_some()
+}
+
 #[inline(always)]
 fn serves_node_ports<F: Family>(address: F::Address, client: &impl Client<F>) -> bool {
     let Some(flags) = F::node_address(address) else { return false };

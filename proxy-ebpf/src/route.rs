@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::DropReason;
 
-use crate::{family::Family, metrics, nat::Ends};
+use crate::{family::Family, metrics, nat::Ends, network, stage::Step};
 
 /// From linux/bpf.h: the route is known, the neighbour is not yet.
 const NO_NEIGHBOUR: i64 = 7;
@@ -19,6 +19,26 @@ pub fn route(family: u8) -> Route {
     let mut route: Route = unsafe { core::mem::zeroed() };
     route.family = family;
     route
+}
+
+/// A bridge hands a frame to the port its address is known at; what is to be routed goes to the bridge itself.
+#[inline(always)]
+pub fn turn_to_router(ctx: &TcContext) -> Step {
+    // SAFETY: the kernel's own context.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    match network::device(device) {
+        Some(device) if device.router != [0; 6] => match ctx.store(0, &device.router, 0) {
+            Ok(()) => Step::PASS,
+            Err(_) => refused(),
+        },
+        Some(_) | None => Step::PASS,
+    }
+}
+
+#[inline(always)]
+fn refused() -> Step {
+    metrics::refused(DropReason::RewriteFailed, None);
+    Step::refuse(DropReason::RewriteFailed)
 }
 
 /// Sends a packet of the node's own to where its destination is now; the kernel's code.

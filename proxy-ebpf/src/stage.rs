@@ -88,6 +88,8 @@ impl Step {
     pub const TRANSLATE_AND_ROUTE: Self = Self::new(2, 0);
     /// The choice is made.
     pub const CHOSEN: Self = Self::new(3, 0);
+    /// The ends are known, and the frame is for the router.
+    pub const TRANSLATE_AND_TURN: Self = Self::new(8, 0);
 
     const DECIDE: u32 = 4;
     const FLOW: u32 = 5;
@@ -192,6 +194,13 @@ pub extern "C" fn parse_packet(skb: *mut __sk_buff) -> u32 {
     }
     .unwrap_or(Parsed::Other)
     .code()
+}
+
+/// Makes the frame one for the router behind the device it came from.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn turn_to_router(skb: *mut __sk_buff) -> u64 {
+    route::turn_to_router(&TcContext::new(skb)).0
 }
 
 /// The stages of one family.

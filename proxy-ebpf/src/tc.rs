@@ -79,8 +79,8 @@ fn handle_of<F: Family>(ctx: &TcContext, place: Place) -> Action {
     } else if step.is_masquerade() {
         step = F::masquerade(skb, step.value());
     }
-    if step == Step::TRANSLATE || step == Step::TRANSLATE_AND_ROUTE {
-        translate::<F>(ctx, step == Step::TRANSLATE_AND_ROUTE)
+    if step == Step::TRANSLATE || step == Step::TRANSLATE_AND_ROUTE || step == Step::TRANSLATE_AND_TURN {
+        translate::<F>(ctx, step)
     } else if step.is_refuse() {
         refuse::<F>(ctx, place, DropReason::of(step.value() as u8))
     } else {
@@ -107,12 +107,14 @@ fn decide<F: Family>(ctx: &TcContext, place: Place, known: u32) -> Step {
 }
 
 #[inline(always)]
-fn translate<F: Family>(ctx: &TcContext, then_route: bool) -> Action {
+fn translate<F: Family>(ctx: &TcContext, step: Step) -> Action {
     if F::translate(ctx.skb.skb).is_refuse() {
         Action::Drop
-    } else if then_route {
+    } else if step == Step::TRANSLATE_AND_ROUTE {
         // The kernel chose the way to what was dialled; the backend is elsewhere.
         F::redirect(ctx.skb.skb).map_or(Action::Drop, Action::Redirect)
+    } else if step == Step::TRANSLATE_AND_TURN && Step(stage::turn_to_router(ctx.skb.skb)).is_refuse() {
+        Action::Drop
     } else {
         Action::Pass
     }

@@ -10,8 +10,12 @@ pub struct Device {
     pub masquerade_v4: [u8; 4],
     pub masquerade_v6: [u8; 16],
     pub flags: DeviceFlags,
+    /// The link-layer address under which what enters here is routed: that of the bridge the device is a port of, or its own.
+    /// All zeroes: it has none.
+    pub router: [u8; 6],
+    pub zero: [u8; 2],
 }
-map_type!(Device, 4 + 16 + 4);
+map_type!(Device, 4 + 16 + 4 + 6 + 2);
 
 flags! {
     /// What is true of everything that enters here.

@@ -135,6 +135,8 @@ flags! {
         HOST_CLIENT = 1;
         /// A connected UDP socket whose backend went: the socket still dials that one.
         RESTEERED = 2;
+        /// Nothing is translated: the node's own datagrams from a port that is a NodePort, whose answers are not for it.
+        PASSING = 3;
     }
 }
 

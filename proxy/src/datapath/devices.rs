@@ -26,6 +26,8 @@ pub struct Device {
     pub role: DeviceRole,
     /// Packets begin with an Ethernet header; those of tunnels begin with the network's.
     pub has_link_header: bool,
+    /// The Ethernet address under which what enters here is routed.
+    pub router: Option<[u8; 6]>,
     /// Which address masquerading takes for packets that leave here.
     pub v4: Option<Ipv4Addr>,
     pub v6: Option<Ipv6Addr>,

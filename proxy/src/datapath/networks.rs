@@ -219,6 +219,8 @@ fn entry(device: &Device, is_pod: bool) -> abi::Device {
         masquerade_v4: device.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
         masquerade_v6: device.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
         flags: DeviceFlags::default().with(DeviceFlags::PODS, is_pod),
+        router: device.router.unwrap_or_default(),
+        zero: [0; 2],
     }
 }
 

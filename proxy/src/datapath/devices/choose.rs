@@ -32,9 +32,16 @@ fn device(network: &Network, link: &Link, role: DeviceRole) -> Device {
         name: link.name.clone(),
         role,
         has_link_header: link.has_link_header,
+        router: router(network, link),
         v4: sources().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),
         v6: sources().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(ip) } else { None }),
     }
+}
+
+/// A port hands on to its bridge what is to be routed.
+fn router(network: &Network, link: &Link) -> Option<[u8; 6]> {
+    let bridge = network.links.iter().find(|other| Some(other.index) == link.controller);
+    bridge.unwrap_or(link).address
 }
 
 /// A name on the command line says what a device is; what is left is judged by its looks.

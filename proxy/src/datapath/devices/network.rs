@@ -45,6 +45,8 @@ pub struct Link {
     /// The bridge, bond or the like that this is a port of.
     pub controller: Option<u32>,
     pub has_link_header: bool,
+    /// Its Ethernet address.
+    pub address: Option<[u8; 6]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,9 +157,11 @@ fn outputs(route: &RouteMessage) -> Vec<u32> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "a device has sixty other attributes")]
 fn link(message: &LinkMessage) -> Link {
     let (mut name, mut info, mut controller, mut peer) = (String::new(), None, None, Place::Here);
+    let mut address = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name.clone_from(text),
+            LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
             LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::LinkNetNsId(_) => peer = Place::Elsewhere,
             LinkAttribute::LinkInfo(infos) => info = infos.iter().find_map(kind_name),
@@ -171,6 +175,7 @@ fn link(message: &LinkMessage) -> Link {
         kind: if is_loopback { Kind::Loopback } else { kind(info, peer) },
         controller,
         has_link_header: message.header.link_layer_type == LinkLayerType::Ether || is_loopback,
+        address,
     }
 }
 

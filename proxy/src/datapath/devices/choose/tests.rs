@@ -24,6 +24,7 @@ fn network(text: &str) -> Network {
         }
         let has_link_header = *kind != "tunnel";
         network.links.push(Link {
+            address: None,
             index,
             name: (*name).to_owned(),
             kind: named(kind),
