@@ -268,6 +268,9 @@ impl<'s> Lookup<'s> {
                 let view = self.view(service);
                 view.map_or(Found::Missing, |view| self.port(view, port, protocol, zone))
             }
+            Place::Zonal { service, choice, zone } => {
+                self.view(service).map_or(Found::Missing, |view| self.zonal(view, choice, zone))
+            }
             Place::Pod { namespace, address } => self.pod(namespace, address),
             Place::Nowhere => Found::Missing,
         }

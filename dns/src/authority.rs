@@ -23,6 +23,8 @@ pub struct Authority {
     fallthrough: Box<[Name]>,
     pub no_endpoints: bool,
     pub ignore_empty_service: bool,
+    /// Endpoints are answered for by topology zone.
+    pub zonal: bool,
     /// Where clients reach this server, for the name of the name server.
     pub own_addresses: Box<[IpAddr]>,
 }
@@ -56,6 +58,7 @@ impl Authority {
             fallthrough: names(&options.fallthrough),
             no_endpoints: options.no_endpoints,
             ignore_empty_service: options.ignore_empty_service,
+            zonal: options.zonal,
             own_addresses: own_addresses.iter().copied().filter(|address| is_reachable(*address)).collect(),
         }
     }

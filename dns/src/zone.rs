@@ -16,7 +16,7 @@ mod label;
 mod read;
 
 pub use label::{Dashed, Label, dashed, parse_dashed};
-pub use read::{ReadOptions, pod, service, slice};
+pub use read::{ReadOptions, is_dead_alias, pod, service, slice};
 
 /// Namespace and name of a Service, lower-case, written as in a query: `web.shop`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +125,8 @@ pub struct Slice {
     pub ports: Box<[Port]>,
     pub v4: Endpoints<Ipv4Addr>,
     pub v6: Endpoints<Ipv6Addr>,
+    /// Which topology zone has which address, sorted; empty unless that is asked about.
+    pub zones: Box<[(Box<str>, IpAddr)]>,
 }
 
 /// Sorted, each once.

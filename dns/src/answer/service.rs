@@ -68,6 +68,26 @@ impl<'s> Lookup<'s> {
         if self.kind == RecordType::SRV { self.targets(view, zone, is_it) } else { Found::data([]) }
     }
 
+    /// `ZONE.pin._zone` and `ZONE.prefer._zone` below a headless Service: its endpoints in one topology zone, or all of
+    /// them where that has none.
+    pub(super) fn zonal(self, view: &'s View, choice: Option<&[u8]>, zone: Option<&[u8]>) -> Found<'s> {
+        let is_served = self.authority.zonal && matches!(view.kind(), ServiceKind::Headless);
+        let prefers = choice == Some(b"prefer");
+        if !is_served || choice.is_some_and(|choice| choice != b"pin" && !prefers) {
+            return Found::Missing;
+        }
+        let Some(zone) = zone else { return Found::Empty };
+        let near = view.in_zone(zone);
+        if near.is_empty() && prefers {
+            let (v4, v6) = (view.v4(), view.v6());
+            return Found::addresses(
+                v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)),
+                self.kind,
+            );
+        }
+        Found::addresses(near, self.kind)
+    }
+
     /// SRV records for the ports that `is_it` takes: to the Service where it has an address, else to each endpoint.
     fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Found<'s> {
         let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };

@@ -28,6 +28,12 @@ pub enum Place<'q> {
         port: &'q [u8],
         protocol: &'q [u8],
     },
+    /// `_zone`, and below it how to choose by zone, and below that the zone.
+    Zonal {
+        service: ServiceName<'q>,
+        choice: Option<&'q [u8]>,
+        zone: Option<&'q [u8]>,
+    },
     Pod {
         namespace: &'q [u8],
         address: &'q [u8],
@@ -60,6 +66,10 @@ pub fn place(name: &QueryName, zone_labels: usize) -> Place<'_> {
         (b"svc", 2, _) => Place::ServiceNamespace(label(1)),
         (b"pod", 2, _) => Place::PodNamespace(label(1)),
         (b"svc", 3, Some(service)) => Place::Service(service),
+        (b"svc", 4..=6, Some(service)) if label(3) == b"_zone" => {
+            let below = |n: usize| (own > n).then(|| label(n));
+            Place::Zonal { service, choice: below(4), zone: below(5) }
+        }
         (b"svc", 4, Some(service)) => Place::BelowService { service, label: label(3) },
         (b"svc", 5, Some(service)) => Place::Port { service, protocol: label(3), port: label(4) },
         (b"pod", 3, _) => Place::Pod { namespace: label(1), address: label(2) },
@@ -161,6 +171,9 @@ mod tests {
             ("web-0.web.shop.svc.", Place::BelowService { service, label: b"web-0" }),
             ("_http._tcp.web.shop.svc.", Place::Port { service, port: b"_http", protocol: b"_tcp" }),
             ("a._http._tcp.web.shop.svc.", Place::Nowhere),
+            ("_zone.web.shop.svc.", Place::Zonal { service, choice: None, zone: None }),
+            ("a.pin._zone.web.shop.svc.", Place::Zonal { service, choice: Some(b"pin"), zone: Some(b"a") }),
+            ("b.a.pin._zone.web.shop.svc.", Place::Nowhere),
             ("10-0-0-1.shop.pod.", Place::Pod { namespace: b"shop", address: b"10-0-0-1" }),
             ("a.10-0-0-1.shop.pod.", Place::Nowhere),
         ] {

@@ -90,6 +90,16 @@ impl View {
         addresses
     }
 
+    /// The addresses of the endpoints in a topology zone, each once.
+    pub fn in_zone(&self, zone: &[u8]) -> Vec<IpAddr> {
+        let zones = self.slices.iter().flat_map(|slice| &slice.zones);
+        let mut addresses: Vec<_> =
+            zones.filter(|(name, _)| name.as_bytes() == zone).map(|(_, address)| *address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
     /// What the endpoints of a slice are called.
     pub fn labels(slice: &Slice) -> impl Iterator<Item = Label<'_>> {
         let v4 = slice.v4.named.iter().map(|(name, _)| &**name);

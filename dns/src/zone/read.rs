@@ -20,6 +20,8 @@ pub struct ReadOptions {
     pub endpoint_pod_names: bool,
     /// Pods are answered for, so they are kept.
     pub pods: bool,
+    /// Endpoints are answered for by zone, so theirs are kept.
+    pub zones: bool,
 }
 
 pub fn service(service: &core::Service) -> Service {
@@ -53,6 +55,12 @@ fn kind(spec: &ServiceSpec) -> ServiceKind {
     let ports = ports
         .filter_map(|stated| port(stated.name.as_deref(), stated.protocol.as_deref(), Some(stated.port)));
     ServiceKind::ClusterIp { addresses: addresses.into(), ports: ports.collect() }
+}
+
+/// An ExternalName that leads nowhere, which its owner should hear of.
+pub fn is_dead_alias(service: &core::Service, read: &Service) -> bool {
+    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    kind == Some("ExternalName") && read.kind == ServiceKind::Nothing
 }
 
 /// A name that is an address by itself stands for nothing: nobody can resolve it.
@@ -89,6 +97,8 @@ pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: ReadOptions) -> Op
     for endpoint in slice.endpoints.iter().flatten() {
         endpoints.add(endpoint, options);
     }
+    endpoints.zones.sort_unstable();
+    endpoints.zones.dedup();
     let ports = slice.ports.iter().flatten();
     let ports =
         ports.filter_map(|stated| port(stated.name.as_deref(), stated.protocol.as_deref(), stated.port));
@@ -98,6 +108,7 @@ pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: ReadOptions) -> Op
         ports: ports.collect(),
         v4: sorted(endpoints.v4),
         v6: sorted(endpoints.v6),
+        zones: endpoints.zones.into(),
     })
 }
 
@@ -105,6 +116,7 @@ pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: ReadOptions) -> Op
 struct Ready {
     v4: Vec<(Option<Box<str>>, Ipv4Addr)>,
     v6: Vec<(Option<Box<str>>, Ipv6Addr)>,
+    zones: Vec<(Box<str>, IpAddr)>,
 }
 
 impl Ready {
@@ -119,6 +131,8 @@ impl Ready {
         let name = own_name(endpoint, options);
         // A name that says what the address says anyway must not make a second one.
         let name = name.filter(|name| name.as_bytes() != dashed(address).as_bytes());
+        let zone = endpoint.zone.as_deref().filter(|zone| options.zones && is_label(zone));
+        self.zones.extend(zone.map(|zone| (zone.to_ascii_lowercase().into(), address)));
         match address {
             IpAddr::V4(address) => self.v4.push((name, address)),
             IpAddr::V6(address) => self.v6.push((name, address)),

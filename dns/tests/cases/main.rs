@@ -122,7 +122,11 @@ fn lower(name: &str) -> LowerName {
 }
 
 fn read_options(settings: &Settings) -> ReadOptions {
-    ReadOptions { endpoint_pod_names: settings.endpoint_pod_names, pods: settings.pods == "verified" }
+    ReadOptions {
+        endpoint_pod_names: settings.endpoint_pod_names,
+        pods: settings.pods == "verified",
+        zones: settings.zonal,
+    }
 }
 
 /// As the agent reads objects.

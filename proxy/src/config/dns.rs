@@ -24,6 +24,7 @@ impl DnsConfig {
         ReadOptions {
             endpoint_pod_names: any(|options| options.endpoint_pod_names),
             pods: any(|options| options.pods == PodsMode::Verified),
+            zones: any(|options| options.zonal),
         }
     }
 }

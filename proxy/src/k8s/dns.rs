@@ -16,7 +16,14 @@ use super::{
 pub fn change(object: &Object, options: ReadOptions) -> Option<Change> {
     let id = object.id().ok()?;
     Some(match object {
-        Object::Service(service) => Change::Service(key(&id)?, Some(Arc::new(zone::service(service)))),
+        Object::Service(service) => {
+            let read = zone::service(service);
+            if zone::is_dead_alias(service, &read) {
+                let reason = "spec.externalName is an address, or no name: it is not answered";
+                tracing::warn!(object = %id, reason, "alias left out");
+            }
+            Change::Service(key(&id)?, Some(Arc::new(read)))
+        }
         Object::EndpointSlice(slice) => {
             let name = object_name(&id);
             let slice = zone::slice(&name, slice, options).map(Arc::new);

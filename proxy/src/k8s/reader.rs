@@ -10,6 +10,7 @@ use crate::index;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reader {
+    /// Empty: no load is balanced, so nothing is kept for that.
     pub node_name: String,
     /// What of the objects is kept for DNS. `None`: nobody answers names.
     pub dns: Option<ReadOptions>,
@@ -31,7 +32,7 @@ impl Meaning {
 impl Reader {
     /// What the load balancer makes of an object, and what of it had to be left out.
     pub fn change(&self, object: &Object) -> Result<Option<Read<index::Change>>, ObjectError> {
-        object.change(&self.node_name)
+        if self.node_name.is_empty() { Ok(None) } else { object.change(&self.node_name) }
     }
 
     /// What DNS makes of it: whatever can be used, as what it cannot use has no name.
@@ -40,7 +41,7 @@ impl Reader {
     }
 
     pub fn removal(&self, id: &ObjectId) -> Meaning {
-        let names = self.dns.and_then(|_| dns::removal(id));
-        Meaning { change: id.removal(&self.node_name), names }
+        let change = if self.node_name.is_empty() { None } else { id.removal(&self.node_name) };
+        Meaning { change, names: self.dns.and_then(|_| dns::removal(id)) }
     }
 }

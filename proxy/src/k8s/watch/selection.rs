@@ -23,9 +23,11 @@ pub fn selections(reader: &Reader) -> Vec<Selection> {
             ..all(Kind::Service)
         },
         Selection { labels: for_lb(format!("!{HEADLESS}")), ..all(Kind::EndpointSlice) },
-        Selection { fields: Some(format!("metadata.name={}", reader.node_name)), ..all(Kind::Node) },
-        all(Kind::ServiceCidr),
     ];
+    if !reader.node_name.is_empty() {
+        let own = format!("metadata.name={}", reader.node_name);
+        selections.extend([Selection { fields: Some(own), ..all(Kind::Node) }, all(Kind::ServiceCidr)]);
+    }
     if let Some(dns) = reader.dns {
         selections.push(all(Kind::Namespace));
         // A pod that has come to its end has no address of its own any more.
