@@ -25,6 +25,8 @@ pub struct Kubernetes {
     pub ignore_empty_service: bool,
     /// Of `zones`, those of multi-cluster Services.
     pub multicluster: Zones,
+    /// `ZONE.pin._zone.SERVICE` and `ZONE.prefer._zone.SERVICE`.
+    pub zonal: bool,
     pub api_server: ApiServer,
 }
 
@@ -62,6 +64,7 @@ impl Kubernetes {
             no_endpoints: false,
             ignore_empty_service: false,
             multicluster: Zones::default(),
+            zonal: false,
             api_server: ApiServer::default(),
         }
     }

@@ -49,7 +49,7 @@ fn read_answers(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bool,
     match option.name.text.as_str() {
         "pods" => kubernetes.pods = pods(option)?,
         "endpoint_pod_names" => kubernetes.endpoint_pod_names = switch(option)?,
-        "zonal" => return Err(option.refuse("`zonal` is not supported; remove it")),
+        "zonal" => kubernetes.zonal = switch(option)?,
         "fallthrough" => kubernetes.fallthrough = option.fallthrough()?,
         "ttl" => {
             let [word] = option.exactly("ttl SECONDS")?;

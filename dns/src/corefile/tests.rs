@@ -94,7 +94,7 @@ fn kubernetes_options_are_read() {
         ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k\n  \
          namespaces one two\n  pods verified\n  endpoint_pod_names\n  ttl 7\n  \
          noendpoints\n  fallthrough\n  ignore empty_service\n  startup_timeout 9s\n  \
-         apiserver_qps 5\n }\n}",
+         apiserver_qps 5\n  zonal\n }\n}",
     );
     let mut want = Kubernetes {
         pods: PodsMode::Verified,
@@ -104,6 +104,7 @@ fn kubernetes_options_are_read() {
         namespaces: vec!["one".to_owned(), "two".to_owned()],
         no_endpoints: true,
         ignore_empty_service: true,
+        zonal: true,
         ..Kubernetes::new(zones("cluster.local 0.10.in-addr.arpa"))
     };
     want.api_server.endpoint = Some("https://10.0.0.1:6443".to_owned());

@@ -112,6 +112,7 @@ fn kubernetes(settings: &Settings) -> Kubernetes {
     kubernetes.ignore_empty_service = settings.ignore_empty_service;
     kubernetes.endpoint_pod_names = settings.endpoint_pod_names;
     kubernetes.multicluster = zones(&settings.multicluster_zones);
+    kubernetes.zonal = settings.zonal;
     kubernetes
 }
 
