@@ -467,6 +467,19 @@ fn dispensability(life: Life, now: u32) -> u32 {
     }
 }
 
+/// Ends the flow in a slot if it has expired.
+#[inline(always)]
+pub fn sweep<F: Family>(slot: u32, now: u32) {
+    let Some(record) = F::flow(slot) else { return };
+    let life = load::<F>(record);
+    if life.is_alive() && is_expired::<F>(record, life, now) {
+        let dying = life.dying();
+        if compare_exchange::<F>(record, life, dying) {
+            bury::<F>(record, slot, dying.0);
+        }
+    }
+}
+
 /// Tries to become the owner of a record; ends the flow that has it. 1: done.
 #[inline(never)]
 fn take<F: Family>(slot: u32, now: u32) -> u32 {

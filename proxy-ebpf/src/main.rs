@@ -54,6 +54,8 @@ mod socket;
 #[cfg(target_arch = "bpf")]
 mod stage;
 #[cfg(target_arch = "bpf")]
+mod sweep;
+#[cfg(target_arch = "bpf")]
 mod tc;
 #[cfg(target_arch = "bpf")]
 mod unconnected;

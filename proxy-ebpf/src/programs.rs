@@ -11,6 +11,7 @@ use proxy_ebpf::abi::{DeviceRole, Direction};
 
 use crate::{
     sock::{self, Outcome},
+    sweep,
     tc::{self, Action, Place},
 };
 
@@ -94,6 +95,12 @@ fn at_device(ctx: &TcContext, role: DeviceRole, direction: Direction) -> i32 {
         Action::Drop => TC_ACT_SHOT,
         Action::Redirect(code) => code,
     }
+}
+
+/// Run once by the agent; the timer goes on by itself.
+#[classifier]
+pub fn start_sweeper(_: TcContext) -> i32 {
+    sweep::start()
 }
 
 const REFUSE: i32 = 0;

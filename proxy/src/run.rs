@@ -95,6 +95,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     vitals.enter(Phase::Starting);
     let mut programs = datapath::load(&pins, program_config)?;
+    datapath::start_sweeper(&mut programs)?;
     datapath::follow_logs(&mut programs);
     let mut names = dns.map(Names::new);
     if !takeover {

@@ -11,6 +11,7 @@ use super::{
 pub enum MapKind {
     /// An array that user space maps into its memory: a change is a store, not a system call.
     MmapArray,
+    Array,
     Hash,
     /// A hash that no program reads, so the object has none: the agent creates it.
     UserHash,
@@ -93,6 +94,8 @@ pub const FLOWS_V4: &str = "FLOWS_V4";
 pub const FLOWS_V6: &str = "FLOWS_V6";
 pub const CONNTRACK_V4: &str = "CONNTRACK_V4";
 pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
+/// The timer of the flow tables, which only the kernel understands, and how far it has come.
+pub const SWEEPER: &str = "SWEEPER";
 pub const DEVICES: &str = "DEVICES";
 pub const POD_RANGES: &str = "POD_RANGES";
 pub const SOURCE_RANGES_V4: &str = "SOURCE_RANGES_V4";
@@ -103,11 +106,14 @@ pub const SERVICE_NETWORKS_V6: &str = "SERVICE_NETWORKS_V6";
 /// The read-only global that holds a `Config`.
 pub const CONFIG: &str = "CONFIG";
 
+/// The program that starts the timer; run once, attached to nothing.
+pub const START_SWEEPER: &str = "start_sweeper";
+
 /// What the stages of a program hand on to each other; nobody else's, so not pinned.
 pub const SCRATCH: [&str; 2] = ["WORK_V4", "WORK_V6"];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 27] = [
+pub const MAPS: [MapSpec; 28] = [
     spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
     spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
     spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
@@ -129,6 +135,7 @@ pub const MAPS: [MapSpec; 27] = [
     spec::<u32, FlowV6>(FLOWS_V6, MapKind::MmapArray, MAX_FLOWS),
     spec::<TupleV4, FlowRef>(CONNTRACK_V4, MapKind::Hash, MAX_CONNTRACK),
     spec::<TupleV6, FlowRef>(CONNTRACK_V6, MapKind::Hash, MAX_CONNTRACK),
+    spec::<u32, [u64; 3]>(SWEEPER, MapKind::Array, 1),
     spec::<u32, Device>(DEVICES, MapKind::Hash, MAX_DEVICES),
     spec::<u32, PodRange>(POD_RANGES, MapKind::MmapArray, 2),
     spec::<Prefixed<SourceRange<[u8; 4]>>, u32>(SOURCE_RANGES_V4, MapKind::LpmTrie, MAX_SOURCE_RANGES),

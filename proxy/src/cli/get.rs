@@ -16,6 +16,7 @@ use crate::datapath::{self, KernelMaps};
 
 mod affinity;
 mod backends;
+mod connections;
 mod document;
 mod frontends;
 mod labels;
@@ -44,6 +45,9 @@ enum Kind {
     /// Who serves: one row per address and port of a service port
     #[command(alias = "backend")]
     Backends(GetArgs),
+    /// Flows that are translated per packet: one row per connection, or exchange over UDP
+    #[command(aliases = ["connection", "conn"])]
+    Connections(GetArgs),
     /// Which backend each client of a Service with ClientIP affinity comes back to
     Affinity {
         #[command(flatten)]
@@ -114,6 +118,14 @@ pub fn run(args: Args) -> Result<()> {
         Kind::Backends(get) => get.run(|maps, labels, selection| {
             Ok(Held { rows: backends::read(maps, labels, selection), refusals: None })
         }),
+        Kind::Connections(get) => {
+            let bpffs = get.pins.bpffs.clone();
+            get.run(|_, labels, selection| {
+                let flows = datapath::inspect_flows(&bpffs)?;
+                let rows = connections::read(flows.alive(), labels, selection, datapath::now());
+                Ok(Held { rows, refusals: None })
+            })
+        }
         Kind::Affinity { get, stale } => get.run(|maps, labels, selection| {
             let entries = |family| maps.affinity(family);
             let mut rows = affinity::read(maps, labels, selection, entries, datapath::now())?;

@@ -12,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use proxy_ebpf::abi::{ABI_VERSION, MapKind};
 
 use super::{
+    flows::Flows,
     maps::{KernelMaps, OpenError},
     pins::{maps_of, versions},
 };
@@ -47,11 +48,20 @@ pub enum InspectError {
 
 /// Opens the maps pinned below a pin directory for looking only.
 pub fn inspect(dir: &Path) -> Result<KernelMaps, InspectError> {
+    look(dir, KernelMaps::inspect)
+}
+
+/// Opens the tables of flows, likewise.
+pub fn inspect_flows(dir: &Path) -> Result<Flows, InspectError> {
+    look(dir, Flows::inspect)
+}
+
+fn look<T>(dir: &Path, open: impl FnOnce(&Path) -> Result<T, OpenError>) -> Result<T, InspectError> {
     let maps = maps_of(dir, ABI_VERSION);
     if let Err(source) = fs::metadata(&maps) {
         return Err(absent(dir, source));
     }
-    KernelMaps::inspect(&maps).map_err(|error| match kind(&error) {
+    open(&maps).map_err(|error| match kind(&error) {
         Some(io::ErrorKind::PermissionDenied) => InspectError::Denied(dir.to_owned()),
         // An agent was there that could not load its programs.
         Some(io::ErrorKind::NotFound) => InspectError::NoDataPlane(dir.to_owned()),
@@ -77,6 +87,7 @@ pub fn pinned_map(path: &Path) -> Result<PinnedMap, OpenError> {
     let is_mmapped = info.map_flags() & BPF_F_MMAPABLE != 0;
     let kind = match info.map_type().map_err(failed)? {
         MapType::Array if is_mmapped => Some(MapKind::MmapArray),
+        MapType::Array => Some(MapKind::Array),
         MapType::Hash => Some(MapKind::Hash),
         MapType::LruHash => Some(MapKind::LruHash),
         MapType::LpmTrie => Some(MapKind::LpmTrie),

@@ -117,6 +117,7 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     for program in TC_PROGRAMS {
         programs.tc(program.name)?.load().map_err(|error| refused(program.name, &error))?;
     }
+    programs.tc(map::START_SWEEPER)?.load().map_err(|error| refused(map::START_SWEEPER, &error))?;
     Ok(programs)
 }
 

@@ -24,14 +24,15 @@ use memmap2::{MmapOptions, MmapRaw};
 pub struct MappedArray<T> {
     map: OwnedFd,
     access: Access,
-    /// Parts of the array, each as long as `WINDOW` but for the last one.
+    /// Parts of the array, all of one length but for the last one.
     windows: Box<[OnceLock<MmapRaw>]>,
     length: u32,
     kind: PhantomData<T>,
 }
 
-/// Bytes; a multiple of every page size and of every element's.
+/// Bytes; a multiple of every page size.
 const WINDOW: usize = 256 << 10;
+const LARGEST_PAGE: usize = 64 << 10;
 
 /// Whether the map is written to from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +45,12 @@ impl<T: Pod> MappedArray<T> {
     /// The kernel keeps elements of arrays at multiples of 8 bytes.
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
 
-    /// How many elements a window holds. Every element has its place in one of them.
-    const PER_WINDOW: u32 = (WINDOW / Self::STRIDE) as u32;
+    /// How many elements a window holds. Every element has its place in one of them, and each begins with a page.
+    const PER_WINDOW: u32 =
+        (if WINDOW.is_multiple_of(Self::STRIDE) { WINDOW / Self::STRIDE } else { LARGEST_PAGE }) as u32;
 
     /// Maps an array of `length` elements, created with BPF_F_MMAPABLE.
     pub fn new(map: OwnedFd, length: u32, access: Access) -> io::Result<Self> {
-        const { assert!(WINDOW.is_multiple_of(Self::STRIDE)) };
         let windows = (0..length.div_ceil(Self::PER_WINDOW)).map(|_| OnceLock::new()).collect();
         let array = Self { map, access, windows, length, kind: PhantomData };
         // If this can be mapped, so can the rest.

@@ -1,0 +1,139 @@
+//! `get connections`: one row per flow that the packet plane follows.
+//!
+//! ```text
+//! {"connections": [{"service": "shop/web", "port_name": "http", "protocol": "TCP", "client": "198.51.100.7:40000",
+//!                   "dialled": "203.0.113.10:80", "backend": "10.244.1.4:8080", "masquerade": "172.18.0.11:2044"|null,
+//!                   "state": "new|established|closing|closed", "idle_seconds": 3}]}
+//! ```
+//!
+//! Flows that were translated at the socket are not here: the kernel has them as they are, from client to backend.
+
+use std::{net::SocketAddr, time::Duration};
+
+use proxy_ebpf::abi::{Life, life::TICK_SHIFT};
+use serde::Serialize;
+
+use super::{
+    Row,
+    labels::{Labels, ServicePort},
+    selection::Selection,
+};
+use crate::{datapath::TrackedFlow, reconcile::protocol_of};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConnectionRow {
+    #[serde(flatten)]
+    service: ServicePort,
+    protocol: String,
+    client: SocketAddr,
+    dialled: SocketAddr,
+    backend: SocketAddr,
+    masquerade: Option<SocketAddr>,
+    state: State,
+    idle_seconds: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// The backend has not answered yet.
+    New,
+    Established,
+    /// One side has finished.
+    Closing,
+    /// Both have, or it was reset.
+    Closed,
+}
+
+/// Sorted by service port, then by client. `now` is the monotonic clock's.
+pub fn read(
+    flows: impl IntoIterator<Item = TrackedFlow>,
+    labels: &Labels,
+    selection: &Selection,
+    now: Duration,
+) -> Vec<ConnectionRow> {
+    let is_selected = |flow: &TrackedFlow| selection.takes(labels.get(flow.service));
+    let row = |flow: TrackedFlow| ConnectionRow::new(labels.get(flow.service).into(), &flow, now);
+    let mut rows: Vec<_> = flows.into_iter().filter(is_selected).map(row).collect();
+    rows.sort_by(|a, b| {
+        (&a.service, a.client, a.dialled, &a.protocol).cmp(&(&b.service, b.client, b.dialled, &b.protocol))
+    });
+    rows
+}
+
+impl ConnectionRow {
+    fn new(service: ServicePort, flow: &TrackedFlow, now: Duration) -> Self {
+        let TrackedFlow { life, protocol, client, dialled, backend, masquerade, .. } = *flow;
+        // The clock of flows turns over as the programs' does.
+        let idle = u64::from(life.idle((now.as_nanos() >> TICK_SHIFT) as u32));
+        Self {
+            service,
+            protocol: protocol_of(protocol)
+                .map_or_else(|| protocol.to_string(), |protocol| protocol.to_string()),
+            client,
+            dialled,
+            backend,
+            masquerade,
+            state: State::of(life),
+            idle_seconds: (idle << TICK_SHIFT) / 1_000_000_000,
+        }
+    }
+}
+
+impl State {
+    fn of(life: Life) -> Self {
+        if life.is_over() {
+            Self::Closed
+        } else if life.has(Life::CLIENT_FINISHED | Life::BACKEND_FINISHED) {
+            Self::Closing
+        } else if life.has(Life::ANSWERED) {
+            Self::Established
+        } else {
+            Self::New
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl Row for ConnectionRow {
+    const LIST: &'static str = "connections";
+
+    fn id(&self) -> String {
+        format!("{} {} {}", self.client, self.dialled, self.protocol)
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.client, self.protocol)
+    }
+
+    fn header(is_wide: bool) -> Vec<&'static str> {
+        let narrow = ["SERVICE", "CLIENT", "DIALLED", "BACKEND", "STATE"];
+        let wide = ["PROTOCOL", "MASQUERADE", "IDLE"];
+        narrow.into_iter().chain(wide.into_iter().filter(|_| is_wide)).collect()
+    }
+
+    fn cells(&self, is_wide: bool) -> Vec<String> {
+        let masquerade = self.masquerade.map_or_else(|| "-".to_owned(), |address| address.to_string());
+        let narrow = [
+            self.service.text(),
+            self.client.to_string(),
+            self.dialled.to_string(),
+            self.backend.to_string(),
+            self.state.text().to_owned(),
+        ];
+        let wide = [self.protocol.clone(), masquerade, format!("{}s", self.idle_seconds)];
+        narrow.into_iter().chain(wide.into_iter().filter(|_| is_wide)).collect()
+    }
+
+    fn is_like(&self, earlier: &Self) -> bool {
+        Self { idle_seconds: 0, ..self.clone() } == Self { idle_seconds: 0, ..earlier.clone() }
+    }
+}
