@@ -35,6 +35,10 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Links go first; what was translated at the socket keeps its connection, new connections are on their own.
 fn remove_ours(dir: &Path) -> Result<()> {
+    // Where nftables cannot be asked, there is none of ours.
+    if let Ok(1..) = kube_proxy_state::end_handover() {
+        output::print("removed the tables that kept connections of kube-proxy's\n")?;
+    }
     match Pins::acquire_existing(dir)? {
         Some(pins) => {
             detach_devices(&pins)?;

@@ -23,9 +23,9 @@ pub fn apply(config: &HostConfig) -> bool {
 fn apply_conntrack(config: &ConntrackConfig) -> bool {
     let cpus =
         thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
-    let outcomes = sysctls::wanted(config, cpus).into_iter().map(|setting| report(&setting));
-    // All of them are tried.
-    outcomes.fold(true, |all, holds| all && holds)
+    // All of them are tried, whatever becomes of the first.
+    let held: Vec<bool> = sysctls::wanted(config, cpus).iter().map(report).collect();
+    held.into_iter().all(|holds| holds)
 }
 
 fn report(setting: &Setting) -> bool {

@@ -10,14 +10,16 @@ mod xtables;
 use std::{
     fs,
     io::{self, Write as _},
-    path::Path,
     process::{Command, Stdio},
 };
 
 use nftables::{Family, Table};
+use nix::net::if_::if_nametoindex;
 
 /// The table of kube-proxy's nftables mode.
 const TABLE: &str = "kube-proxy";
+/// Ours: it keeps the connections at work that kube-proxy's rules translated, and does nothing else.
+const KEEPER: &str = "portreeve-handover";
 /// The interface of its IPVS mode.
 const IPVS_INTERFACE: &str = "kube-ipvs0";
 
@@ -107,7 +109,7 @@ pub fn survey() -> Survey {
         Err(error) => survey.problems.push(error),
     }
     survey.look_at_chains();
-    if Path::new("/sys/class/net").join(IPVS_INTERFACE).exists() {
+    if if_nametoindex(IPVS_INTERFACE).is_ok() {
         survey.found.push(Leftover::Ipvs);
     }
     survey
@@ -165,16 +167,28 @@ pub fn remove() -> (Vec<String>, Vec<StateError>) {
 }
 
 fn tables() -> Result<Vec<Table>, StateError> {
+    tables_named(TABLE)
+}
+
+fn tables_named(name: &str) -> Result<Vec<Table>, StateError> {
     let mut tables = nftables::tables().map_err(StateError::List)?;
-    tables.retain(|table| table.name == TABLE && [Family::IPV4, Family::IPV6].contains(&table.family));
+    tables.retain(|table| table.name == name && [Family::IPV4, Family::IPV6].contains(&table.family));
     Ok(tables)
+}
+
+/// Ends the connections that kube-proxy's rules translated, where nothing else on the node keeps them; how many tables
+/// went.
+pub fn end_handover() -> Result<usize, StateError> {
+    let tables = tables_named(KEEPER)?;
+    nftables::delete(&tables).map_err(|source| StateError::Delete(KEEPER.to_owned(), source))?;
+    Ok(tables.len())
 }
 
 fn remove_tables() -> Result<Vec<String>, StateError> {
     let tables = tables()?;
     let named: Vec<String> =
         tables.iter().map(|table| format!("table {} {}", table.family.name(), table.name)).collect();
-    nftables::delete(&tables).map_err(|source| StateError::Delete(named.join(", "), source))?;
+    nftables::replace(&tables, KEEPER).map_err(|source| StateError::Delete(named.join(", "), source))?;
     Ok(named)
 }
 

@@ -46,16 +46,35 @@ const GET_TABLE: u16 = message_type(1);
 const DELETE_TABLE: u16 = message_type(2);
 const NEW_CHAIN: u16 = message_type(3);
 const GET_CHAIN: u16 = message_type(4);
+const NEW_RULE: u16 = message_type(6);
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 
 const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const PREROUTING: u32 = 0;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const LIST_ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const CT_REGISTER: u16 = 1;
+const CT_KEY: u16 = 2;
+const CT_STATE: u32 = 0;
+/// Of an attribute that holds others.
+const NESTED: u16 = 0x8000;
 
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
 
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -80,16 +99,65 @@ pub fn chains() -> io::Result<Vec<Chain>> {
 
 /// Takes all of these tables away at once, with everything in them.
 pub fn delete(tables: &[Table]) -> io::Result<()> {
-    let mut batch = message(BATCH_BEGIN, REQUEST, Family::ANY, SUBSYSTEM, &[]);
+    commit(tables.iter().map(deletion).collect())
+}
+
+/// The same, and established connections stay translated: the kernel translates and tracks only while some rule of the
+/// family asks for it, so in the same instant a table comes that asks for it and does nothing.
+pub fn replace(tables: &[Table], keeper: &str) -> io::Result<()> {
+    let mut requests = Vec::new();
     for table in tables {
-        let name = attribute(TABLE_NAME, &terminated(&table.name));
-        batch.extend(message(DELETE_TABLE, REQUEST | ACK, table.family, 0, &name));
+        requests.extend(keeping(&Table { family: table.family, name: keeper.to_owned() }));
     }
+    requests.extend(tables.iter().map(deletion));
+    commit(requests)
+}
+
+fn deletion(table: &Table) -> Vec<u8> {
+    let name = attribute(TABLE_NAME, &terminated(&table.name));
+    message(DELETE_TABLE, REQUEST | ACK, table.family, 0, &name)
+}
+
+/// A table with a chain that keeps the translation at work, and a rule that looks at the state of connections, which
+/// keeps their tracking at work. No packet is treated otherwise because of it.
+fn keeping(table: &Table) -> [Vec<u8>; 3] {
+    const CHAIN: &str = "established";
+    let flags = REQUEST | ACK | CREATE;
+    let table_name = attribute(TABLE_NAME, &terminated(&table.name));
+    let hook = [number(HOOK_NUMBER, PREROUTING), number(HOOK_PRIORITY, 0)].concat();
+    let chain = [
+        attribute(CHAIN_TABLE, &terminated(&table.name)),
+        attribute(CHAIN_NAME, &terminated(CHAIN)),
+        attribute(CHAIN_HOOK | NESTED, &hook),
+        attribute(CHAIN_TYPE, &terminated("nat")),
+    ];
+    let state = [number(CT_REGISTER, 1), number(CT_KEY, CT_STATE)].concat();
+    let look = [attribute(EXPRESSION_NAME, &terminated("ct")), attribute(EXPRESSION_DATA | NESTED, &state)];
+    let looks = attribute(LIST_ELEMENT | NESTED, &look.concat());
+    let rule = [
+        attribute(RULE_TABLE, &terminated(&table.name)),
+        attribute(RULE_CHAIN, &terminated(CHAIN)),
+        attribute(RULE_EXPRESSIONS | NESTED, &looks),
+    ];
+    [
+        message(NEW_TABLE, flags, table.family, 0, &table_name),
+        message(NEW_CHAIN, flags, table.family, 0, &chain.concat()),
+        message(NEW_RULE, flags | APPEND, table.family, 0, &rule.concat()),
+    ]
+}
+
+/// All of it takes place, or nothing.
+fn commit(requests: Vec<Vec<u8>>) -> io::Result<()> {
+    if requests.is_empty() {
+        return Ok(());
+    }
+    let mut batch = message(BATCH_BEGIN, REQUEST, Family::ANY, SUBSYSTEM, &[]);
+    batch.extend(requests.iter().flatten());
     batch.extend(message(BATCH_END, REQUEST, Family::ANY, SUBSYSTEM, &[]));
     let socket = connect()?;
     socket.send(&batch, 0)?;
     let mut confirmed = 0;
-    while confirmed < tables.len() {
+    while confirmed < requests.len() {
         for message in receive(&socket)? {
             message.error()?;
             confirmed += usize::from(message.kind == ERROR);
@@ -200,6 +268,11 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes.extend(value);
     bytes.resize(aligned(length), 0);
     bytes
+}
+
+/// In the byte order of the wire, as netfilter has all of its numbers.
+fn number(kind: u16, value: u32) -> Vec<u8> {
+    attribute(kind, &value.to_be_bytes())
 }
 
 fn terminated(text: &str) -> Vec<u8> {

@@ -91,7 +91,8 @@ impl LocalNode {
 
     /// Nothing restricts them in this family.
     pub fn nodeports_are_everywhere(&self, family: IpFamily) -> bool {
-        self.nodeports.get(family).is_empty()
+        let ranges = self.nodeports.get(family);
+        ranges.is_empty() || ranges.iter().any(|range| range.prefix() == 0)
     }
 
     /// Whether this local address serves NodePorts. Loopback obeys its switch alone, and never on IPv6: there is no

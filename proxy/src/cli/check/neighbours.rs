@@ -1,7 +1,8 @@
 //! Whose programs stand at the hooks where ours do, or will.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
+use nix::net::if_::if_nameindex;
 use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 
 use super::Finding;
@@ -13,10 +14,10 @@ pub fn check() -> Vec<Finding> {
     if datapath::require_capabilities().is_err() {
         return vec![unseen()];
     }
-    let devices = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    let devices = devices.filter_map(|device| device.file_name().into_string().ok());
+    // Not from /sys: it may show another network namespace than the one we are in.
+    let Ok(devices) = if_nameindex() else { return vec![unseen()] };
     let mut standing: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for device in devices {
+    for device in devices.iter().map(|device| device.name().to_string_lossy().into_owned()) {
         match foreign(&device) {
             Ok(programs) if programs.is_empty() => {}
             Ok(programs) => drop(standing.insert(device, programs)),
