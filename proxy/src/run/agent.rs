@@ -175,10 +175,11 @@ impl Agent {
     /// One pass for everything that has arrived.
     fn absorb(&mut self, first: Update, source: &mut Source) {
         let mut touched = std::mem::take(&mut self.unwritten);
-        let mut next = Some(first);
-        while let Some(update) = next {
+        // What comes while these are taken in waits for the next pass, however much it is.
+        let waiting = source.waiting();
+        touched.extend(self.take_in(first));
+        for update in (0..waiting).map_while(|_| source.next_now()) {
             touched.extend(self.take_in(update));
-            next = source.next_now();
         }
         self.write_node_addresses();
         self.write(touched);

@@ -51,6 +51,11 @@ impl Source {
         self.updates.recv().await
     }
 
+    /// How many updates are here already.
+    pub fn waiting(&self) -> usize {
+        self.updates.len()
+    }
+
     /// An update that is here already.
     pub fn next_now(&mut self) -> Option<Update> {
         self.updates.try_recv().ok()

@@ -18,6 +18,10 @@ pub struct Identity {
     /// PEM.
     pub authority: String,
     /// PEM.
+    pub server_certificate: String,
+    /// PEM.
+    pub server_key: String,
+    /// PEM.
     pub client_certificate: String,
     /// PEM.
     pub client_key: String,
@@ -41,6 +45,8 @@ impl Identity {
         Ok(Self {
             config: config(authority.der().clone(), server.der().clone(), &server_key)?,
             authority: authority.pem(),
+            server_certificate: server.pem(),
+            server_key: server_key.serialize_pem(),
             client_certificate: client.pem(),
             client_key: client_key.serialize_pem(),
         })

@@ -20,6 +20,7 @@ mod answer;
 pub mod follower;
 mod identity;
 pub mod objects;
+pub mod real;
 mod request;
 mod store;
 mod stream;
