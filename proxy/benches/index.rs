@@ -51,8 +51,7 @@ fn slice(n: u32, endpoints: u32) -> Change {
         is_serving: true,
         is_terminating: false,
         node: Some(format!("node-{}", endpoint % 3).into()),
-        zone_hints: Box::default(),
-        node_hints: Box::default(),
+        hints: None,
     };
     let key = SliceKey {
         namespace: service.namespace.clone(),

@@ -4,15 +4,13 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeSet, HashMap, hash_map::Entry},
-    net::IpAddr,
     sync::Arc,
 };
 
 use super::few::Few;
 use crate::model::{
-    address::IpFamily,
     frontend::{FrontendKey, FrontendKind},
-    service::{PortInfo, ServiceInfo, ServiceKey},
+    service::{PortInfo, ServiceInfo},
 };
 
 /// An address that a port of a Service claims.
@@ -68,7 +66,6 @@ impl Eq for Claim {}
 #[derive(Default)]
 pub struct Claims {
     by_frontend: HashMap<FrontendKey, Few<Claim>>,
-    by_cluster_ip: HashMap<IpAddr, Few<ServiceKey>>,
 }
 
 impl Claims {
@@ -78,14 +75,6 @@ impl Claims {
 
     pub fn keys(&self) -> impl Iterator<Item = &FrontendKey> {
         self.by_frontend.keys()
-    }
-
-    pub fn cluster_ip_owner(&self, address: IpAddr) -> Option<&ServiceKey> {
-        self.by_cluster_ip.get(&address).map(Few::first)
-    }
-
-    pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
-        self.by_cluster_ip.keys().copied()
     }
 
     pub fn add(&mut self, service: &Arc<ServiceInfo>, touched: &mut BTreeSet<FrontendKey>) {
@@ -98,9 +87,6 @@ impl Claims {
             insert(&mut self.by_frontend, key, Claim { service: service.clone(), port, kind });
             touched.insert(key);
         }
-        for address in cluster_ips(service) {
-            insert(&mut self.by_cluster_ip, address, service.key.clone());
-        }
     }
 
     pub fn remove(&mut self, service: &ServiceInfo, touched: &mut BTreeSet<FrontendKey>) {
@@ -110,9 +96,6 @@ impl Claims {
         for (key, ..) in service.frontends() {
             touched.insert(key);
             remove(&mut self.by_frontend, key, |claim| claim.is_of(service));
-        }
-        for address in cluster_ips(service) {
-            remove(&mut self.by_cluster_ip, address, |owner| *owner == service.key);
         }
     }
 }
@@ -135,13 +118,9 @@ fn remove<K: std::hash::Hash + Eq, T: Ord>(
     }
 }
 
-fn cluster_ips(service: &ServiceInfo) -> impl Iterator<Item = IpAddr> {
-    IpFamily::BOTH.into_iter().filter_map(|family| *service.cluster_ips.get(family))
-}
-
 #[cfg(test)]
 impl Claims {
     pub fn is_bare(&self) -> bool {
-        self.by_frontend.is_empty() && self.by_cluster_ip.is_empty()
+        self.by_frontend.is_empty()
     }
 }

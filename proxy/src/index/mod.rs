@@ -137,13 +137,17 @@ impl Index {
         verdict::decide(self, flow)
     }
 
-    /// The Service whose ClusterIP this is: ports it does not define refuse at once.
+    /// The Service whose ClusterIP this is: ports it does not define refuse at once. Asked by who explains, so that it
+    /// may take a look at all of them.
     pub fn cluster_ip_owner(&self, address: IpAddr) -> Option<&ServiceKey> {
-        self.claims.cluster_ip_owner(address)
+        let has = |service: &&Arc<ServiceInfo>| service.served_cluster_ips().any(|own| own == address);
+        self.services.values().filter(has).map(|service| &service.key).min()
     }
 
     pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
-        self.claims.cluster_ips()
+        let all: BTreeSet<IpAddr> =
+            self.services.values().flat_map(|service| service.served_cluster_ips()).collect();
+        all.into_iter()
     }
 
     pub fn service_cidrs(&self) -> impl Iterator<Item = IpNetwork> {

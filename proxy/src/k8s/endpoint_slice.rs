@@ -1,14 +1,12 @@
 //! EndpointSlices: which endpoints stand behind which service port, and in what state.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 
 use super::{HEADLESS, ObjectError, Read, address, has_label, key, label, names::intern, port, protocol};
 use crate::model::{
     address::IpFamily,
-    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
+    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource, TopologyHints},
     service::ServiceKey,
 };
 
@@ -94,17 +92,16 @@ fn candidate(endpoint: &Endpoint, ip: std::net::IpAddr) -> Candidate {
         is_serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         is_terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
         node: endpoint.node_name.as_deref().map(intern),
-        zone_hints: zone_hints(endpoint.hints.as_ref()),
-        node_hints: node_hints(endpoint.hints.as_ref()),
+        hints: endpoint.hints.as_ref().and_then(hints),
     }
 }
 
-fn zone_hints(hints: Option<&EndpointHints>) -> Box<[Arc<str>]> {
-    let zones = hints.and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
-    zones.iter().map(|zone| intern(&zone.name)).collect()
-}
-
-fn node_hints(hints: Option<&EndpointHints>) -> Box<[Arc<str>]> {
-    let nodes = hints.and_then(|hints| hints.for_nodes.as_deref()).unwrap_or_default();
-    nodes.iter().map(|node| intern(&node.name)).collect()
+fn hints(stated: &EndpointHints) -> Option<Box<TopologyHints>> {
+    let zones = stated.for_zones.as_deref().unwrap_or_default();
+    let nodes = stated.for_nodes.as_deref().unwrap_or_default();
+    let hints = TopologyHints {
+        zones: zones.iter().map(|zone| intern(&zone.name)).collect(),
+        nodes: nodes.iter().map(|node| intern(&node.name)).collect(),
+    };
+    (hints != TopologyHints::default()).then(|| Box::new(hints))
 }

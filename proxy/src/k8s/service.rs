@@ -119,6 +119,8 @@ fn ports(spec: &ServiceSpec) -> Result<Vec<PortInfo>, ObjectError> {
             None => ports.push(info),
         }
     }
+    // Kept for as long as the Service is.
+    ports.shrink_to_fit();
     Ok(ports)
 }
 

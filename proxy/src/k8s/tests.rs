@@ -354,7 +354,7 @@ fn c4_c5_c7_endpoints() {
     let read = slice(json!({"endpoints": [{"addresses": ["10.1.0.1"], "nodeName": "n", "hints": hints}]}));
     let candidate = &read.unwrap().unwrap().value.candidates[0];
     assert_eq!(
-        (texts(&candidate.zone_hints), texts(&candidate.node_hints)),
+        (texts(candidate.zone_hints()), texts(candidate.node_hints())),
         (texts(["a", "b"]), texts(["n"]))
     );
     assert_eq!(candidate.node.as_deref(), Some("n"));

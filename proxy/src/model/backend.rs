@@ -36,13 +36,28 @@ pub struct Candidate {
     pub is_serving: bool,
     pub is_terminating: bool,
     pub node: Option<Arc<str>>,
-    pub zone_hints: Box<[Arc<str>]>,
-    pub node_hints: Box<[Arc<str>]>,
+    /// Few clusters have any, and there are as many candidates as pods.
+    pub hints: Option<Box<TopologyHints>>,
+}
+
+/// For whom an endpoint is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopologyHints {
+    pub zones: Box<[Arc<str>]>,
+    pub nodes: Box<[Arc<str>]>,
 }
 
 impl Candidate {
     pub fn has_hints(&self) -> bool {
-        !self.zone_hints.is_empty() || !self.node_hints.is_empty()
+        !self.zone_hints().is_empty() || !self.node_hints().is_empty()
+    }
+
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
     }
 
     /// Good enough when nothing is ready.

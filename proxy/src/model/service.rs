@@ -87,6 +87,12 @@ impl ServiceInfo {
         self.exclusion.is_none()
     }
 
+    /// Where clients inside of the cluster find it; nowhere if it is none of ours.
+    pub fn served_cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let families = IpFamily::BOTH.into_iter().filter(|_| self.is_served());
+        families.filter_map(|family| *self.cluster_ips.get(family))
+    }
+
     pub fn port_key(&self, port: &PortInfo) -> ServicePortKey {
         ServicePortKey { service: self.key.clone(), port_name: port.name.clone(), protocol: port.protocol }
     }

@@ -132,9 +132,9 @@ impl Hints {
                 && ready.clone().all(|c| !hints(c).is_empty())
                 && ready.clone().any(|c| hints(c).iter().any(|hint| **hint == *name))
         };
-        if all_and_one(|c| &c.node_hints, place.node) {
+        if all_and_one(Candidate::node_hints, place.node) {
             Self::SameNode
-        } else if all_and_one(|c| &c.zone_hints, place.zone) {
+        } else if all_and_one(Candidate::zone_hints, place.zone) {
             Self::SameZone
         } else {
             Self::None
@@ -144,8 +144,8 @@ impl Hints {
     fn allow(self, candidate: &Candidate, place: Place<'_>) -> bool {
         match self {
             Self::None => true,
-            Self::SameNode => candidate.node_hints.iter().any(|hint| **hint == *place.node),
-            Self::SameZone => candidate.zone_hints.iter().any(|hint| **hint == *place.zone),
+            Self::SameNode => candidate.node_hints().iter().any(|hint| **hint == *place.node),
+            Self::SameZone => candidate.zone_hints().iter().any(|hint| **hint == *place.zone),
         }
     }
 }

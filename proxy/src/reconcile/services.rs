@@ -50,6 +50,9 @@ impl Wanted {
     }
 }
 
+/// The table of service ports grows by so many.
+const ROOM: usize = 4096;
+
 /// Every service port the kernel has a number for.
 #[derive(Debug)]
 pub struct Services {
@@ -92,6 +95,9 @@ impl Services {
     fn place(&mut self, id: u32, key: ServicePortKey) {
         let at = id as usize;
         if self.ports.len() <= at {
+            // Not twice as much each time: it is never moved often enough for that to pay.
+            let room = (at + 1).next_multiple_of(ROOM) - self.ports.len();
+            self.ports.reserve_exact(room);
             self.ports.resize_with(at + 1, || None);
         }
         let key = Arc::new(key);

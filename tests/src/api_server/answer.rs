@@ -32,6 +32,10 @@ impl Listener for TlsListener {
         loop {
             // A client that gives up, or does not trust us, is none.
             let Ok((stream, address)) = self.listener.accept().await else { continue };
+            // As the real one: small events do not wait for the receipt of earlier ones.
+            if stream.set_nodelay(true).is_err() {
+                continue;
+            }
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }

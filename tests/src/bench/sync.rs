@@ -50,6 +50,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MEASURED: u32 = 1;
 /// A mark that is written after everything else.
 const MARK: u32 = 2;
+/// Its name comes after all others, as does its place in a list.
+const LAST: &str = "zz-last";
 const FIRST_OTHER: u32 = 16;
 
 pub async fn run(setting: &Setting) -> Result<Report> {
@@ -96,7 +98,7 @@ fn objects(setting: &Setting, node_name: &str) -> impl Iterator<Item = serde_jso
         let first = number * endpoints;
         [service(&name, number), slice(&name, first..first + endpoints)]
     });
-    let few = [(MEASURED, "measured"), (MARK, "mark")];
+    let few = [(MEASURED, "measured"), (MARK, LAST)];
     let few = few.into_iter().flat_map(|(number, name)| [service(name, number), slice(name, [number])]);
     others.chain(few).chain([node(node_name, "172.18.0.11")])
 }
@@ -159,7 +161,7 @@ impl Watched {
 
     /// A change that is heard after everything before it.
     fn mark(&self, server: &ApiServer) -> Result<()> {
-        self.until_flip(self.mark, || server.put(&slice("mark", [480_000]))).map(drop)
+        self.until_flip(self.mark, || server.put(&slice(LAST, [480_000]))).map(drop)
     }
 
     fn until_flip(&self, frontend: u32, change: impl FnOnce()) -> Result<Duration> {

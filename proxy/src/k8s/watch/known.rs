@@ -9,64 +9,86 @@ pub type Name = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
 pub struct Known {
-    objects: HashMap<Name, Seen>,
+    /// By namespace, then by name: there are few of the one and many of the other.
+    objects: HashMap<Arc<str>, HashMap<Arc<str>, Seen>>,
     /// What went since the last bookmark: a late event must not bring it back.
     gone: HashMap<Name, u64>,
-    /// Counts the times that everything was read.
-    round: u32,
+    /// Changes whenever everything is read.
+    round: bool,
 }
 
+/// A version, and in the lowest bit the round in which it was seen. Versions use a part of their bits only.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
-    version: u64,
-    round: u32,
+struct Seen(u64);
+
+impl Seen {
+    fn new(version: u64, round: bool) -> Self {
+        Self(version << 1 | u64::from(round))
+    }
+
+    fn version(self) -> u64 {
+        self.0 >> 1
+    }
+
+    fn round(self) -> bool {
+        self.0 & 1 == 1
+    }
 }
 
 impl Known {
     /// Everything is about to be read.
     pub fn begin_round(&mut self) {
-        self.round = self.round.wrapping_add(1);
+        let round = self.round;
+        // A reading that broke off left some in the round that begins now.
+        self.objects
+            .values_mut()
+            .flat_map(HashMap::values_mut)
+            .for_each(|seen| *seen = Seen::new(seen.version(), round));
+        self.round = !round;
         self.gone.clear();
     }
 
     /// An object was among everything that was read. Whatever was known of it before, this is how it is.
-    pub fn list(&mut self, name: Name, version: u64) {
-        self.objects.insert(name, Seen { version, round: self.round });
+    pub fn list(&mut self, (namespace, name): Name, version: u64) {
+        self.objects.entry(namespace).or_default().insert(name, Seen::new(version, self.round));
     }
 
     /// An object came or changed: whether that is news.
     pub fn put(&mut self, name: Name, version: u64) -> bool {
-        let before = self.objects.get(&name).map(|seen| seen.version);
-        let newest = before.max(self.gone.get(&name).copied());
+        let newest = self.version(&name).max(self.gone.get(&name).copied());
         if newest.is_some_and(|newest| newest >= version && version != 0) {
             return false;
         }
         self.gone.remove(&name);
-        self.objects.insert(name, Seen { version, round: self.round });
+        self.list(name, version);
         true
     }
 
     /// An object went: whether that is news.
     pub fn remove(&mut self, name: Name, version: u64) -> bool {
-        if self.objects.get(&name).is_none_or(|seen| seen.version > version && version != 0) {
+        if self.version(&name).is_none_or(|known| known > version && version != 0) {
             return false;
         }
-        self.objects.remove(&name);
+        if let Some(objects) = self.objects.get_mut(&name.0) {
+            objects.remove(&name.1);
+        }
         self.gone.insert(name, version);
         true
     }
 
     /// Everything was read: what was not among it has gone meanwhile.
     pub fn end_round(&mut self) -> Vec<Name> {
-        let mut gone = Vec::new();
-        self.objects.retain(|name, seen| {
-            let is_there = seen.round == self.round;
-            if !is_there {
-                gone.push(name.clone());
-            }
-            is_there
-        });
-        gone
+        let mut all_gone = Vec::new();
+        for (namespace, objects) in &mut self.objects {
+            let gone = objects.extract_if(|_, seen| seen.round() != self.round);
+            all_gone.extend(gone.map(|(name, _)| (namespace.clone(), name)));
+        }
+        self.objects.retain(|_, objects| !objects.is_empty());
+        all_gone
+    }
+
+    fn version(&self, (namespace, name): &Name) -> Option<u64> {
+        self.objects.get(namespace)?.get(name).map(|seen| seen.version())
     }
 
     /// Nothing older than this comes any more.
