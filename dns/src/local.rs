@@ -62,11 +62,8 @@ pub fn may_answer(name: &QueryName) -> bool {
 }
 
 fn addresses(question: &Query) -> Vec<RData> {
-    match question.query_type() {
-        RecordType::A => vec![RData::A(A(Ipv4Addr::LOCALHOST))],
-        RecordType::AAAA => vec![RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))],
-        _ => Vec::new(),
-    }
+    let known = [RData::A(A(Ipv4Addr::LOCALHOST)), RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))];
+    known.into_iter().filter(|data| data.record_type() == question.query_type()).collect()
 }
 
 fn pointer(question: &Query) -> Vec<RData> {
@@ -82,11 +79,8 @@ fn localhost() -> Name {
 fn below(question: &Query, zone: Name, exists: bool, data: &[RData]) -> Reply {
     let is_apex = *question.name() == zone;
     let mut data = data.to_vec();
-    data.extend(match question.query_type() {
-        RecordType::SOA if is_apex => Some(soa(&zone)),
-        RecordType::NS if is_apex => Some(RData::NS(NS(localhost()))),
-        _ => None,
-    });
+    let apex = [soa(&zone), RData::NS(NS(localhost()))].into_iter().filter(|_| is_apex);
+    data.extend(apex.filter(|data| data.record_type() == question.query_type()));
     let answers: Vec<Record> =
         data.into_iter().map(|data| Record::from_rdata(question.name().clone(), TTL, data)).collect();
     let is_found = exists || !answers.is_empty() || zone == localhost();

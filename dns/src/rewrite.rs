@@ -53,9 +53,9 @@ impl Rewritten {
     }
 
     fn restore_data(&self, data: &mut RData) {
-        let target = match data {
-            RData::CNAME(CNAME(target)) | RData::PTR(PTR(target)) | RData::SRV(SRV { target, .. }) => target,
-            _ => return,
+        let (RData::CNAME(CNAME(target)) | RData::PTR(PTR(target)) | RData::SRV(SRV { target, .. })) = data
+        else {
+            return;
         };
         if let Some(name) = self.turned_back(target, true) {
             *target = name;

@@ -206,7 +206,8 @@ mod tests {
         let first = Template { fallthrough: elsewhere, ..by_number.clone() };
         let no_ipv6 = Template { kind: Some(RecordType::AAAA), answers: vec![], ..template(".*", "") };
         let found = |text: &str| Some((ResponseCode::NoError, vec![text.to_owned()]));
-        let cases: &[(&str, RecordType, &[&Template], Option<(ResponseCode, Vec<String>)>)] = &[
+        type Want = Option<(ResponseCode, Vec<String>)>;
+        let cases: &[(&str, RecordType, &[&Template], Want)] = &[
             ("ip-10-0-0-1.example.", RecordType::A, &[&by_number], found("ip-10-0-0-1.example. 60 10.0.0.1")),
             ("other.example.", RecordType::A, &[&by_number], Some((ResponseCode::NXDomain, vec![]))),
             ("other.example.", RecordType::A, &[&first], None),

@@ -55,22 +55,23 @@ pub(super) fn kept(reply: &mut Reply, question: &Query, limits: &Limits) -> Opti
 
 /// None: of a kind that is not kept.
 fn kind(reply: &Reply, question: &Query) -> Option<Kind> {
-    match reply.rcode {
-        ResponseCode::NoError if reply.is_nodata(question) => Some(Kind::Denial),
-        ResponseCode::NoError => Some(Kind::Success),
-        // With records of a chain, it is not clear which name of the chain does not exist.
-        ResponseCode::NXDomain if reply.answers.is_empty() => Some(Kind::Denial),
-        // What this server says for itself is no answer of the upstream.
-        ResponseCode::ServFail | ResponseCode::NotImp => Some(Kind::Failure),
-        _ => None,
+    let rcode = reply.rcode;
+    if rcode == ResponseCode::NoError {
+        return Some(if reply.is_nodata(question) { Kind::Denial } else { Kind::Success });
     }
+    if rcode == ResponseCode::NXDomain {
+        // With records of a chain, it is not clear which name of the chain does not exist.
+        return reply.answers.is_empty().then_some(Kind::Denial);
+    }
+    let has_failed = [ResponseCode::ServFail, ResponseCode::NotImp].contains(&rcode);
+    has_failed.then_some(Kind::Failure)
 }
 
 /// RFC 2308, section 5. Without a SOA a denial is not kept.
 fn denial_ttl(authorities: &[Record]) -> Option<u32> {
-    authorities.iter().find_map(|record| match &record.data {
-        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
-        _ => None,
+    authorities.iter().find_map(|record| {
+        let RData::SOA(soa) = &record.data else { return None };
+        Some(record.ttl.min(soa.minimum))
     })
 }
 

@@ -87,8 +87,8 @@ fn policy(option: &Directive) -> Result<Policy, CorefileError> {
 fn health_check(option: &Directive) -> Result<HealthCheck, CorefileError> {
     let usage = "health_check DURATION [no_rec] [domain NAME]";
     let mut words = option.words.iter();
-    let mut check = HealthCheck::default();
-    check.interval = words.next().ok_or_else(|| option.misused(usage))?.duration()?;
+    let interval = words.next().ok_or_else(|| option.misused(usage))?.duration()?;
+    let mut check = HealthCheck { interval, ..HealthCheck::default() };
     while let Some(word) = words.next() {
         match word.text.as_str() {
             "no_rec" => check.recursion_desired = false,

@@ -97,7 +97,7 @@ mod tests {
         ] {
             let got = zones(text).map(|zones| {
                 let zones: Vec<String> = zones.iter().map(ToString::to_string).collect();
-                zones.join(" ").replace("8.b.d.0", "8.b.d.0")
+                zones.join(" ")
             });
             assert_eq!(got.as_deref(), want, "{text}");
         }

@@ -72,7 +72,7 @@ impl Reader<'_> {
     ) -> Result<(), CorefileError> {
         let mut keys = line;
         while keys.last().is_some_and(|word| word.text.ends_with(',')) {
-            keys.extend(lines.next().unwrap_or_default().into_iter());
+            keys.extend(lines.next().unwrap_or_default());
         }
         let opens = keys.pop_if(|word| word.is("{")).is_some();
         let Some(first) = keys.first().cloned() else {

@@ -302,7 +302,7 @@ async fn truncated_answers_are_fetched_whole_where_that_is_possible() {
 async fn connections_are_kept_and_made_anew_when_they_were_closed() {
     let upstream = Fake::plain().await;
     let tcp = Forward { force_tcp: true, ..rule(&[&upstream]) };
-    let forwarder = start(&[tcp.clone()]);
+    let forwarder = start(std::slice::from_ref(&tcp));
     for _ in 0..3 {
         assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
     }
