@@ -15,6 +15,9 @@ use crate::{
 /// What the weights of all targets of one name add up to, or near it.
 const WEIGHT: usize = 100;
 
+/// Of how many targets the addresses are looked up, too: with more, they would hardly fit beside the targets.
+const MAX_RESOLVED: usize = 512;
+
 impl<'s> Lookup<'s> {
     /// A Service that has a name.
     pub(super) fn view(self, service: ServiceName<'_>) -> Option<&'s View> {
@@ -111,6 +114,9 @@ impl<'s> Lookup<'s> {
         zone: &'s Zone,
         targets: &[(Label<'s>, u16)],
     ) -> Vec<Record<'s>> {
+        if targets.len() > MAX_RESOLVED {
+            return Vec::new();
+        }
         let mut labels: Vec<_> = targets.iter().map(|(label, _)| *label).collect();
         // Of several ports in one answer, each endpoint comes more than once.
         labels.sort_unstable();
