@@ -34,10 +34,7 @@ pub struct Metrics {
     pub sync_last_timestamp: GaugeVec,
     pub sync_last_queued: GaugeVec,
     pub network_programming: HistogramVec,
-    pub endpoint_changes: IntCounter,
-    pub endpoint_changes_pending: IntGauge,
-    pub service_changes: IntCounter,
-    pub service_changes_pending: IntGauge,
+    pub changes: Changes,
     pub no_local_endpoints: IntGaugeVec,
     pub healthz: IntCounterVec,
     pub livez: IntCounterVec,
@@ -48,6 +45,37 @@ pub struct Metrics {
     pub reattachments: IntCounter,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
+}
+
+/// What came, and what of it is not programmed yet.
+pub struct Changes {
+    pub endpoints: IntCounter,
+    pub endpoints_pending: IntGauge,
+    pub services: IntCounter,
+    pub services_pending: IntGauge,
+}
+
+impl Changes {
+    fn new(of: &Register<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            endpoints: of.counter(
+                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+                "Changes of EndpointSlices that came",
+            )?,
+            endpoints_pending: of.plain_gauge(
+                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+                "Changes of EndpointSlices that are not programmed yet",
+            )?,
+            services: of.counter(
+                "kubeproxy_sync_proxy_rules_service_changes_total",
+                "Changes of Services that came",
+            )?,
+            services_pending: of.plain_gauge(
+                "kubeproxy_sync_proxy_rules_service_changes_pending",
+                "Changes of Services that are not programmed yet",
+            )?,
+        })
+    }
 }
 
 impl Metrics {
@@ -83,22 +111,7 @@ impl Metrics {
                 "From the change of a pod or Service to the maps, by the slice's own time",
                 network_programming_buckets(),
             )?,
-            endpoint_changes: of.counter(
-                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "Changes of EndpointSlices that came",
-            )?,
-            endpoint_changes_pending: of.plain_gauge(
-                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "Changes of EndpointSlices that are not programmed yet",
-            )?,
-            service_changes: of.counter(
-                "kubeproxy_sync_proxy_rules_service_changes_total",
-                "Changes of Services that came",
-            )?,
-            service_changes_pending: of.plain_gauge(
-                "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "Changes of Services that are not programmed yet",
-            )?,
+            changes: Changes::new(&of)?,
             no_local_endpoints: of.gauges(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
                 "Service ports whose policy is Local and that have endpoints, but none here",

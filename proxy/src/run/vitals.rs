@@ -83,12 +83,12 @@ impl Vitals {
     pub fn came(&self, change: &Change) {
         match change {
             Change::Service(..) => {
-                self.metrics.service_changes.inc();
-                self.metrics.service_changes_pending.inc();
+                self.metrics.changes.services.inc();
+                self.metrics.changes.services_pending.inc();
             }
             Change::Slice(_, slice) => {
-                self.metrics.endpoint_changes.inc();
-                self.metrics.endpoint_changes_pending.inc();
+                self.metrics.changes.endpoints.inc();
+                self.metrics.changes.endpoints_pending.inc();
                 let triggered = slice.as_ref().and_then(|slice| Some((slice.family, slice.triggered?)));
                 lock(&self.triggered).extend(triggered.filter(|(_, time)| *time > self.started));
             }
@@ -125,8 +125,8 @@ impl Vitals {
             self.in_line(family, now);
         }
         if late.is_empty() {
-            self.metrics.service_changes_pending.set(0);
-            self.metrics.endpoint_changes_pending.set(0);
+            self.metrics.changes.services_pending.set(0);
+            self.metrics.changes.endpoints_pending.set(0);
         } else {
             self.metrics.sync_failures.inc();
         }
