@@ -1,0 +1,165 @@
+//! A pod whose sockets no program sees does everything that an ordinary pod does: it is served packet by packet.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tests::{
+    Cluster,
+    flows::{self, Flow, Want},
+    frontends::{Frontends, Kind},
+    node::Addresses,
+    pod::Pod,
+    pod_network::PodNetwork,
+    service::Service,
+    traffic::How,
+};
+
+const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
+const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
+/// The port of Services that are dialled at their ClusterIPs.
+const PORT: u16 = 80;
+
+/// The sandboxed pod is on the first node with `a`; `b` is on the second.
+struct Ground {
+    cluster: Cluster,
+    network: PodNetwork,
+    vm: Arc<Pod>,
+}
+
+/// Who answers, and as whom they see the pod.
+type Seen = Vec<(&'static str, Addresses)>;
+
+impl Ground {
+    async fn new(network: PodNetwork) -> Self {
+        let name = format!("sandboxed-{network:?}").to_lowercase();
+        let cluster = Cluster::start(&name).nodes(2).pod_network(network).flag(PODS).await;
+        cluster.pod("a").on(0).start().await;
+        cluster.pod("b").on(1).start().await;
+        let vm = cluster.pod("vm").sandboxed_on(0).start().await;
+        Self { cluster, network, vm }
+    }
+
+    /// As whom pods of the first and of the second node see what this node masquerades.
+    fn masqueraded_by(&self, node: usize) -> Seen {
+        let as_seen = |is_here| self.network.masquerade(self.cluster.node(node), is_here);
+        vec![("a", as_seen(node == 0)), ("b", as_seen(node == 1))]
+    }
+
+    /// Under its own address.
+    fn plainly(&self, names: &[&'static str]) -> Seen {
+        names.iter().map(|name| (*name, self.vm.addresses)).collect()
+    }
+}
+
+fn reaches(seen: &Seen, family: IpAddr) -> Want {
+    let source = |addresses: &Addresses| addresses.both()[usize::from(family.is_ipv6())];
+    let seen: BTreeMap<_, _> = seen.iter().map(|(name, seen)| ((*name).to_owned(), source(seen))).collect();
+    Want::Reaches(seen)
+}
+
+fn lines(name: &str, to: impl IntoIterator<Item = SocketAddr>, want: impl Fn(IpAddr) -> Want) -> Vec<Flow> {
+    let flow = |to: SocketAddr, how| Flow { name: name.to_owned(), to, how, want: want(to.ip()) };
+    to.into_iter().flat_map(|to| HOWS.map(|how| flow(to, how))).collect()
+}
+
+async fn cluster_ip<'a>(ground: &'a Ground, name: &str, backends: &[&'static str]) -> Service<'a> {
+    let service = ground.cluster.service(name).tcp(PORT).udp(PORT);
+    service.backends(backends.iter().copied()).await
+}
+
+fn other_port(vips: [SocketAddr; 2]) -> [SocketAddr; 2] {
+    vips.map(|vip| SocketAddr::new(vip.ip(), vip.port() + 1))
+}
+
+async fn a_sandboxed_pod_is_served(network: PodNetwork) {
+    let ground = Ground::new(network).await;
+    let cluster = &ground.cluster;
+    let (masqueraded, plain) = (ground.masqueraded_by(0), ground.plainly(&["a", "b"]));
+
+    let web = cluster_ip(&ground, "web", &["a", "b"]).await;
+    let near = cluster_ip(&ground, "near", &["a"]).await;
+    let itself = cluster_ip(&ground, "itself", &["vm"]).await;
+    let nobody = cluster_ip(&ground, "nobody", &[]).await;
+    let elsewhere = cluster.service("elsewhere").tcp(PORT).udp(PORT).internal_traffic_is_local();
+    let elsewhere = elsewhere.unawaited().backends(["b"]).await;
+    let hairpin = vec![("vm", ground.network.masquerade(cluster.node(0), true))];
+    let frontends = Frontends::new(0);
+    let _outer = cluster.service("outer").dialled_from_outside(frontends).backends(["a", "b"]).await;
+    let local = Frontends::new(1);
+    let local_service = cluster.service("local").dialled_from_outside(local).external_traffic_is_local();
+    let _local = local_service.backends(["b"]).await;
+    // An address that nothing was ever allocated.
+    let unknown = cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
+
+    let mut flows = Vec::new();
+    flows.extend(lines("ClusterIP", web.vips(), |ip| reaches(&plain, ip)));
+    flows.extend(lines("ClusterIP, same node", near.vips(), |ip| reaches(&ground.plainly(&["a"]), ip)));
+    flows.extend(lines("hairpin", itself.vips(), |ip| reaches(&hairpin, ip)));
+    flows.extend(lines("nobody serves it", nobody.vips(), |_| Want::Refused));
+    flows.extend(lines("no such port", other_port(web.vips()), |_| Want::Refused));
+    flows.extend(lines("policy forbids it", elsewhere.vips(), |_| Want::Silence));
+    let first = cluster.node(0).addresses;
+    for kind in Kind::ALL {
+        let to = frontends.dialled(kind, first);
+        flows.extend(lines(&format!("{kind:?}"), to, |ip| reaches(&masqueraded, ip)));
+        // From a pod, a policy for clients outside does not count, and its address is kept.
+        let to = local.dialled(kind, first);
+        flows.extend(lines(&format!("{kind:?}, Local"), to, |ip| reaches(&ground.plainly(&["b"]), ip)));
+    }
+    let to = frontends.dialled(Kind::NodePort, cluster.node(1).addresses);
+    flows.extend(lines("NodePort of another node", to, |ip| reaches(&ground.masqueraded_by(1), ip)));
+    flows::hold(&ground.vm, flows).await;
+
+    // Not refused by us: nobody said that these addresses are for Services.
+    let dials = cluster.pod("vm").dials(unknown).times(2).giving_up_after(Duration::from_millis(300));
+    let report = dials.report().await;
+    let is_left_alone = |failure: &String| !failure.ends_with("ECONNREFUSED");
+    assert!(report.answered() == 0 && report.failures.keys().all(is_left_alone), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_sandboxed_pod_is_served_on_a_bridge() {
+    a_sandboxed_pod_is_served(PodNetwork::Bridged).await;
+}
+
+#[tokio::test]
+async fn a_sandboxed_pod_is_served_at_a_device_of_its_own() {
+    a_sandboxed_pod_is_served(PodNetwork::Routed).await;
+}
+
+#[tokio::test]
+async fn a_sandboxed_pod_is_served_through_a_tunnel() {
+    a_sandboxed_pod_is_served(PodNetwork::Tunnelled).await;
+}
+
+#[tokio::test]
+async fn a_sandboxed_pod_stays_with_its_backend() {
+    let ground = Ground::new(PodNetwork::Bridged).await;
+    let service = ground.cluster.service("web").tcp(PORT).udp(PORT).affinity(Duration::from_secs(600));
+    let web = service.backends(["a", "b", "c", "d"]).await;
+    for how in HOWS {
+        for vip in web.vips() {
+            let report = ground.cluster.pod("vm").dials(vip).how(how).times(16).report().await;
+            assert_eq!((report.answered(), report.answers.len()), (16, 1), "{how:?} {report:?}");
+        }
+    }
+}
+
+/// Addresses of a range that is declared to be for Services belong to nobody else: packets to them are dropped.
+#[tokio::test]
+async fn addresses_that_no_service_has_are_silent_where_the_range_is_known() {
+    let ground = Ground::new(PodNetwork::Bridged).await;
+    let range = r#"{"apiVersion":"networking.k8s.io/v1","kind":"ServiceCIDR","metadata":{"name":"kubernetes"},
+        "spec":{"cidrs":["10.96.0.0/16","fd00:10:96::/112"]}}"#;
+    ground.cluster.manifests().write_text("range.yaml", range).expect("it is written");
+    // Once this one is served, the range is known.
+    let web = cluster_ip(&ground, "web", &["a"]).await;
+    let unknown = ground.cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
+    let mut flows = lines("ClusterIP", web.vips(), |ip| reaches(&ground.plainly(&["a"]), ip));
+    flows.extend(lines("nobody's address", unknown, |_| Want::Silence));
+    flows::hold(&ground.vm, flows).await;
+}
