@@ -37,7 +37,7 @@ fn foreign(device: &str) -> Result<Vec<String>, TcError> {
     let mut names = standing_at(device, Direction::Ingress)?;
     names.extend(standing_at(device, Direction::Egress)?);
     names.retain(|name| {
-        !TC_PROGRAMS.iter().any(|ours| ours.name.starts_with(name.trim_start_matches("portreeve_")))
+        !TC_PROGRAMS.iter().any(|ours| ours.name.starts_with(name.trim_start_matches("portreeve:")))
     });
     Ok(names)
 }
@@ -46,7 +46,7 @@ fn judge(standing: &BTreeMap<String, Vec<String>>) -> Vec<Finding> {
     if standing.is_empty() {
         return vec![Finding::ok(NAME, "none at the hooks of devices")];
     }
-    let remedy = "nothing, if they are meant to be there: they run before or after ours, and are left alone";
+    let remedy = "nothing, if they are meant to be there: they run after ours, and are left alone";
     let found = standing.iter().map(|(device, programs)| format!("{device}: {}", programs.join(", ")));
     found.map(|what| Finding::warn(NAME, what, remedy)).collect()
 }
