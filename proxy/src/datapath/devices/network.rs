@@ -184,7 +184,6 @@ fn kind_name(info: &LinkInfo) -> Option<&InfoKind> {
 }
 
 /// `peer`: where the device below, or the other end, is.
-#[expect(clippy::wildcard_enum_match_arm, reason = "what carries traffic of its own is treated as a card")]
 fn kind(info: Option<&InfoKind>, peer: Place) -> Kind {
     use InfoKind as I;
     match info {
