@@ -211,7 +211,7 @@ fn register<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u64 
     if unsafe { (*record).flags.contains(FlowFlags::MASQUERADE) } {
         match add::<F>(record, slot, tag, Leg::Forwarded) {
             Added::Done => {}
-            other => return other.code(),
+            other @ (Added::Taken(_) | Added::Refused(_)) => return other.code(),
         }
     }
     add::<F>(record, slot, tag, Leg::Dialled).code()

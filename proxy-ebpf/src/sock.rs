@@ -185,7 +185,7 @@ fn connect<F: Family>(ctx: &SockAddrContext, address: F::Address, port: [u8; 2])
             Verdict::NotOurs if is_undefined_port::<F>(address) => {
                 Verdict::Refuse(DropReason::UndefinedPort, None)
             }
-            verdict => verdict,
+            verdict @ (Verdict::NotOurs | Verdict::Backend(_) | Verdict::Refuse(..)) => verdict,
         },
         Some(_) | None => Verdict::NotOurs,
     };

@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod chance;
 pub mod cluster;
 pub mod dials;
+pub mod differential;
 pub mod dump;
 pub mod eventually;
 pub mod examples;

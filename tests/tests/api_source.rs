@@ -45,10 +45,12 @@ fn has(follower: &Follower, service: &str, backends: usize) -> bool {
     follower.backends(service).is_some_and(|found| found.len() == backends)
 }
 
+type Manner = (&'static str, fn(&mut Behaviour));
+
 /// The server answers whoever follows as long as it is told to, whatever its manners.
 #[tokio::test]
 async fn objects_are_followed_whatever_the_manners_of_the_server() -> Result<()> {
-    let manners: [(&str, fn(&mut Behaviour)); 7] = [
+    let manners: [Manner; 7] = [
         ("it streams lists", |_| {}),
         ("it does not", |behaviour| behaviour.streams_lists = false),
         ("it knows no pages", |behaviour| (behaviour.streams_lists, behaviour.pages) = (false, false)),

@@ -17,6 +17,7 @@ mod build;
 mod cargo;
 mod demo;
 mod fuzz;
+mod fuzz_dataplane;
 mod image;
 mod lint;
 mod needs;
@@ -44,6 +45,7 @@ enum Verb {
     Bench(bench::Bench),
     Image(image::MakeImage),
     FuzzDns(fuzz::FuzzDns),
+    FuzzDataplane(fuzz_dataplane::FuzzDataplane),
 }
 
 fn main() -> ExitCode {
@@ -67,5 +69,6 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Bench(verb) => verb.run(),
         Verb::Image(verb) => verb.run(),
         Verb::FuzzDns(verb) => verb.run(),
+        Verb::FuzzDataplane(verb) => verb.run(),
     }
 }

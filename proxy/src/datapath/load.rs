@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData},
-    programs::{CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier},
+    programs::{CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use proxy_ebpf::abi::{Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, map};
 use tracing::debug;
@@ -19,6 +19,8 @@ use super::{
     pins::{Pins, pin_name},
 };
 
+/// Bytes by which a program may make a packet longer: it quotes its headers in an answer.
+const LONGEST_ANSWER: usize = 128;
 /// From linux/bpf.h: memory for entries is taken when they come.
 const BPF_F_NO_PREALLOC: u32 = 1;
 
@@ -84,6 +86,16 @@ impl Programs {
     pub(super) fn info(&self, name: &'static str) -> Result<ProgramInfo, LoadError> {
         let program = self.ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
         program.info().map_err(|error| refused(name, &error))
+    }
+
+    /// Runs a program of the packet plane on a packet, at no device: what it says, and the packet as it is then.
+    pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(i32, Vec<u8>), LoadError> {
+        let mut out = vec![0; packet.len() + LONGEST_ANSWER];
+        let options =
+            TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let outcome = self.tc(name)?.test_run(options).map_err(|error| refused(name, &error))?;
+        out.truncate(outcome.data_size_out as usize);
+        Ok((outcome.return_value.cast_signed(), out))
     }
 
     /// The names of all programs and of all maps of the object, but for the sections of global data and the ring of

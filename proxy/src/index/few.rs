@@ -3,6 +3,7 @@
 use std::iter::once;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::box_collection, reason = "one word instead of three, for what is nearly always absent")]
 pub struct Few<T> {
     first: T,
     /// The rest, in order; nearly always empty.

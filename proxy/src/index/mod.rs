@@ -10,6 +10,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
+use proxy_ebpf::abi::Unclaimed;
 
 use crate::model::{
     address::IpFamily,
@@ -148,6 +149,12 @@ impl Index {
         let all: BTreeSet<IpAddr> =
             self.services.values().flat_map(|service| service.served_cluster_ips()).collect();
         all.into_iter()
+    }
+
+    /// What becomes of packets to addresses of Services where no frontend has their port.
+    pub fn unclaimed_networks(&self) -> impl Iterator<Item = (IpNetwork, Unclaimed)> {
+        let allocated = self.cluster_ips().map(|address| (address.into(), Unclaimed::UndefinedPort));
+        self.service_cidrs().map(|network| (network, Unclaimed::Unallocated)).chain(allocated)
     }
 
     pub fn service_cidrs(&self) -> impl Iterator<Item = IpNetwork> {

@@ -11,13 +11,18 @@ use super::maps::{LbMaps, MapError};
 #[derive(Debug, Default)]
 pub struct Networks {
     written: HashMap<IpNetwork, Unclaimed>,
+    /// Those of them that are ServiceCIDRs: few, and asked for often.
+    unallocated: HashSet<IpNetwork>,
     unwritten: BTreeMap<IpNetwork, Option<Unclaimed>>,
 }
 
 impl Networks {
     /// What an earlier agent left.
     pub fn adopt(maps: &impl LbMaps) -> Result<Self, MapError> {
-        Ok(Self { written: maps.service_networks()?.into_iter().collect(), unwritten: BTreeMap::new() })
+        let written: HashMap<_, _> = maps.service_networks()?.into_iter().collect();
+        let is_unallocated = |entry: &(&IpNetwork, &Unclaimed)| *entry.1 == Unclaimed::Unallocated;
+        let unallocated = written.iter().filter(is_unallocated).map(|(network, _)| *network).collect();
+        Ok(Self { written, unallocated, unwritten: BTreeMap::new() })
     }
 
     /// Makes these the only entries, once `write` is called.
@@ -37,10 +42,14 @@ impl Networks {
         }
     }
 
-    /// The networks that count as wholly a Service's, as they are wanted.
+    /// Whether there is an entry for the network.
+    pub fn has(&self, network: IpNetwork) -> bool {
+        self.written.contains_key(&network) || self.unwritten.contains_key(&network)
+    }
+
+    /// The networks that are wholly a Service's.
     pub fn unallocated(&self) -> impl Iterator<Item = IpNetwork> {
-        let is_unallocated = |entry: &(&IpNetwork, &Unclaimed)| *entry.1 == Unclaimed::Unallocated;
-        self.written.iter().filter(is_unallocated).map(|(network, _)| *network)
+        self.unallocated.iter().copied()
     }
 
     pub fn is_written(&self) -> bool {
@@ -55,10 +64,16 @@ impl Networks {
                 Some(unclaimed) => {
                     maps.insert_service_network(network, unclaimed)?;
                     self.written.insert(network, unclaimed);
+                    if unclaimed == Unclaimed::Unallocated {
+                        self.unallocated.insert(network);
+                    } else {
+                        self.unallocated.remove(&network);
+                    }
                 }
                 None => {
                     maps.remove_service_network(network)?;
                     self.written.remove(&network);
+                    self.unallocated.remove(&network);
                 }
             }
             self.unwritten.remove(&network);

@@ -31,7 +31,7 @@ use crate::{
     index::Index,
     model::{
         address::PerFamily,
-        frontend::{FrontendAddress, FrontendKey},
+        frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind},
         policy::Policy,
     },
     reconcile::{Epoch, MapError, Networks, Pass, Reconciler},
@@ -147,7 +147,7 @@ impl Agent {
             "programmed"
         );
         self.finish(pass, true);
-        self.networks.want_only(service_networks(&self.index));
+        self.networks.want_only(self.index.unclaimed_networks());
         self.write_networks();
         Ok(())
     }
@@ -203,8 +203,8 @@ impl Agent {
     }
 
     fn write(&mut self, touched: BTreeSet<FrontendKey>) {
-        self.want_networks(&touched);
         let changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
+        self.want_networks(&changes);
         self.witness.queued(changes.iter().map(|(key, _)| key));
         for (key, wanted) in &changes {
             self.witness.looked_at(*key, wanted.as_ref());
@@ -285,12 +285,24 @@ impl Agent {
     }
 
     /// A ClusterIP comes and goes with its frontends; ServiceCIDRs are few.
-    fn want_networks(&mut self, touched: &BTreeSet<FrontendKey>) {
-        for key in touched {
-            if let FrontendAddress::Ip(address) = key.address {
-                let unclaimed = self.index.cluster_ip_owner(address).map(|_| Unclaimed::UndefinedPort);
-                self.networks.want(address.into(), unclaimed);
+    fn want_networks(&mut self, changes: &[(FrontendKey, Option<Frontend>)]) {
+        let mut gone = Vec::new();
+        for (key, wanted) in changes {
+            match (key.address, wanted) {
+                (FrontendAddress::Ip(address), Some(frontend))
+                    if frontend.kind == FrontendKind::ClusterIp =>
+                {
+                    self.networks.want(address.into(), Some(Unclaimed::UndefinedPort));
+                }
+                (FrontendAddress::Ip(address), _) if self.networks.has(address.into()) => gone.push(address),
+                (FrontendAddress::Ip(_) | FrontendAddress::NodePort(_), _) => {}
             }
+        }
+        // Another port of the Service, or another Service, may have the address still.
+        if !gone.is_empty() {
+            let kept: HashSet<IpAddr> = self.index.cluster_ips().collect();
+            gone.retain(|address| !kept.contains(address));
+            gone.into_iter().for_each(|address| self.networks.want(address.into(), None));
         }
         let cidrs: BTreeSet<IpNetwork> = self.index.service_cidrs().collect();
         let gone: Vec<_> = self.networks.unallocated().filter(|network| !cidrs.contains(network)).collect();
@@ -308,10 +320,4 @@ impl Agent {
 /// Of all loopback addresses only 127.0.0.1 serves: the others are for the node's own purposes.
 fn is_dialled(address: IpAddr) -> bool {
     !address.is_loopback() || address == IpAddr::from([127, 0, 0, 1])
-}
-
-/// What becomes of packets to addresses of Services where no frontend has their port.
-fn service_networks(index: &Index) -> impl Iterator<Item = (IpNetwork, Unclaimed)> {
-    let allocated = index.cluster_ips().map(|address| (address.into(), Unclaimed::UndefinedPort));
-    index.service_cidrs().map(|network| (network, Unclaimed::Unallocated)).chain(allocated)
 }

@@ -123,7 +123,12 @@ mod tests {
             let (mut lines, mut found) = (Lines::default(), Vec::new());
             for bytes in text.chunks(chunk) {
                 lines.push(bytes);
-                lines.drain(|line| Ok::<_, ()>(found.push(line.to_vec()))).unwrap();
+                lines
+                    .drain(|line| {
+                        found.push(line.to_vec());
+                        Ok::<_, ()>(())
+                    })
+                    .unwrap();
             }
             assert_eq!(found, [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()], "chunks of {chunk}");
         }

@@ -53,9 +53,10 @@ pub enum Problem {
 
 impl Problem {
     pub fn new(error: &kube::Error, kind: Kind, url: &str) -> Self {
-        match error {
-            kube::Error::Api(status) => Self::of_status(status, kind),
-            error => Self::of_transport(error, url),
+        if let kube::Error::Api(status) = error {
+            Self::of_status(status, kind)
+        } else {
+            Self::of_transport(error, url)
         }
     }
 
@@ -134,6 +135,7 @@ fn last_cause(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map_or_else(|| chain(error), ToString::to_string)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "what else can go wrong says so itself")]
 fn tls_cause(error: &(dyn Error + 'static)) -> Option<String> {
     let error = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>())?;
     Some(match error {

@@ -102,8 +102,8 @@ impl Population {
 
 fn endpoints(number: u32) -> u32 {
     match number {
-        _ if number % MANY_STRIDE == 0 => MANY,
-        _ if number % HEADLESS_STRIDE == 0 => FEW,
+        _ if number.is_multiple_of(MANY_STRIDE) => MANY,
+        _ if number.is_multiple_of(HEADLESS_STRIDE) => FEW,
         _ => ENDPOINTS,
     }
 }

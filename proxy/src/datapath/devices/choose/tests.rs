@@ -79,132 +79,133 @@ struct Case {
     want: &'static str,
 }
 
-#[test]
-fn devices_are_judged_by_their_looks() {
-    let cases = [
-        Case {
-            name: "one card, pods on a bridge",
-            devices: "lo lo 127.0.0.1/8
+const LOOKS: &[Case] = &[
+    Case {
+        name: "one card, pods on a bridge",
+        devices: "lo lo 127.0.0.1/8
                       eth0 card default 192.0.2.1/24
                       cni0 bridge 10.244.1.1/24
                       veth1 pod in=cni0
                       veth2 pod in=cni0",
-            want: "eth0=external cni0=pod veth1=pod veth2=pod",
-        },
-        Case {
-            name: "pods routed one by one, without and with an address at the host's end",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external cni0=pod veth1=pod veth2=pod",
+    },
+    Case {
+        name: "pods routed one by one, without and with an address at the host's end",
+        devices: "eth0 card default 192.0.2.1/24
                       cali1 pod
                       ptp1 pod 10.244.1.1/32 fd00::1/128",
-            want: "eth0=external cali1=pod ptp1=pod",
-        },
-        Case {
-            name: "a node that is a container: its uplinks look like pods' ends",
-            devices: "eth0 pod default 172.18.0.2/16
+        want: "eth0=external cali1=pod ptp1=pod",
+    },
+    Case {
+        name: "a node that is a container: its uplinks look like pods' ends",
+        devices: "eth0 pod default 172.18.0.2/16
                       eth1 pod 172.19.0.2/16
                       veth1 pod 10.244.1.1/32",
-            want: "eth0=external eth1=external veth1=pod",
-        },
-        Case {
-            name: "a card without an address serves nobody, one for storage does",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external eth1=external veth1=pod",
+    },
+    Case {
+        name: "a card without an address serves nobody, one for storage does",
+        devices: "eth0 card default 192.0.2.1/24
                       eth1 card
                       ib0 card 10.9.0.1/24",
-            want: "eth0=external ib0=external",
-        },
-        Case {
-            name: "a bond and its ports",
-            devices: "eth0 card in=bond0
+        want: "eth0=external ib0=external",
+    },
+    Case {
+        name: "a bond and its ports",
+        devices: "eth0 card in=bond0
                       eth1 card in=bond0
                       bond0 card default 192.0.2.1/24",
-            want: "bond0=external",
-        },
-        Case {
-            name: "a bond that is the port of a bridge",
-            devices: "eth0 card in=bond0
+        want: "bond0=external",
+    },
+    Case {
+        name: "a bond that is the port of a bridge",
+        devices: "eth0 card in=bond0
                       bond0 card in=br0
                       br0 bridge default 192.0.2.1/24
                       vnet0 tunnel in=br0",
-            want: "br0=external",
-        },
-        Case {
-            name: "a VLAN beside the card below it",
-            devices: "eth0 card 192.0.2.1/24
+        want: "br0=external",
+    },
+    Case {
+        name: "a VLAN beside the card below it",
+        devices: "eth0 card 192.0.2.1/24
                       vlan10 card default 198.51.100.1/24",
-            want: "eth0=external vlan10=external",
-        },
-        Case {
-            name: "tunnels between nodes are ways to other machines",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external vlan10=external",
+    },
+    Case {
+        name: "tunnels between nodes are ways to other machines",
+        devices: "eth0 card default 192.0.2.1/24
                       flannel1 tunnel 10.244.1.0/32
                       tunl0 tunnel 10.244.1.0/32
                       wg0 tunnel 100.64.0.1/10
                       wg1 tunnel",
-            want: "eth0=external flannel1=external tunl0=external wg0=external",
-        },
-        Case {
-            name: "VXLAN as the port of a bridge",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external flannel1=external tunl0=external wg0=external",
+    },
+    Case {
+        name: "VXLAN as the port of a bridge",
+        devices: "eth0 card default 192.0.2.1/24
                       br1 bridge 10.1.0.1/16
                       vx1 tunnel in=br1
                       veth1 pod in=br1",
-            want: "eth0=external br1=pod veth1=pod",
-        },
-        Case {
-            name: "pods on the bridge that has the uplink",
-            devices: "eth0 card in=br0
+        want: "eth0=external br1=pod veth1=pod",
+    },
+    Case {
+        name: "pods on the bridge that has the uplink",
+        devices: "eth0 card in=br0
                       br0 bridge default 192.0.2.1/24
                       veth1 pod in=br0",
-            want: "br0=external veth1=pod",
-        },
-        Case {
-            name: "a second bridge with an uplink and no default route",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "br0=external veth1=pod",
+    },
+    Case {
+        name: "a second bridge with an uplink and no default route",
+        devices: "eth0 card default 192.0.2.1/24
                       eth1 card in=br1
                       br1 bridge 198.51.100.1/24",
-            want: "eth0=external br1=external",
-        },
-        Case {
-            name: "bridges of nobody: docker without containers, libvirt",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external br1=external",
+    },
+    Case {
+        name: "bridges of nobody: docker without containers, libvirt",
+        devices: "eth0 card default 192.0.2.1/24
                       docker0 bridge 172.17.0.1/16
                       virbr0 bridge 192.168.122.1/24
                       vnet0 tunnel in=virbr0",
-            want: "eth0=external",
-        },
-        Case {
-            name: "what only holds addresses",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external",
+    },
+    Case {
+        name: "what only holds addresses",
+        devices: "eth0 card default 192.0.2.1/24
                       kubeipvs0 dummy 10.96.0.1/32
                       nodelocaldns dummy 169.254.20.10/32",
-            want: "eth0=external",
-        },
-        Case {
-            name: "Cilium's own pair",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external",
+    },
+    Case {
+        name: "Cilium's own pair",
+        devices: "eth0 card default 192.0.2.1/24
                       cilium_net pair
                       cilium_host pair 10.0.0.1/32
                       cilium_vxlan tunnel
                       lxc1 pod",
-            want: "eth0=external lxc1=pod",
-        },
-        Case {
-            name: "devices of a routing domain",
-            devices: "eth0 card default 192.0.2.1/24
+        want: "eth0=external lxc1=pod",
+    },
+    Case {
+        name: "devices of a routing domain",
+        devices: "eth0 card default 192.0.2.1/24
                       blue vrf 127.0.0.1/8
                       eth1 card in=blue 198.51.100.1/24",
-            want: "eth0=external eth1=external",
-        },
-        Case {
-            name: "IPv6 alone",
-            devices: "eth0 card default 2001:db8::1/64
+        want: "eth0=external eth1=external",
+    },
+    Case {
+        name: "IPv6 alone",
+        devices: "eth0 card default 2001:db8::1/64
                       veth1 pod fd00::1/128",
-            want: "eth0=external veth1=pod",
-        },
-        Case { name: "nothing", devices: "lo lo 127.0.0.1/8", want: "" },
-    ];
-    for Case { name, devices, want } in cases {
-        assert_eq!(roles(&network(devices), &auto()), want, "{name}");
+        want: "eth0=external veth1=pod",
+    },
+    Case { name: "nothing", devices: "lo lo 127.0.0.1/8", want: "" },
+];
+
+#[test]
+fn devices_are_judged_by_their_looks() {
+    for Case { name, devices, want } in LOOKS {
+        assert_eq!(roles(&network(devices), &auto()), *want, "{name}");
     }
 }
 

@@ -1,0 +1,176 @@
+//! Random Services and endpoints, and flows that have to do with them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use proxy::{
+    index::Change,
+    k8s::object::Object,
+    model::{
+        address::{PerFamily, Protocol},
+        flow::Flow,
+        policy::{NodePortAddresses, Policy},
+    },
+};
+use serde_json::{Value, json};
+
+use crate::chance::Chance;
+
+const NODE_NAME: &str = "node-1";
+const SERVICES: u64 = 6;
+const PORTS: [(u16, Protocol); 4] =
+    [(80, Protocol::Tcp), (80, Protocol::Udp), (81, Protocol::Sctp), (8080, Protocol::Sctp)];
+const TARGET: u16 = 8080;
+
+pub const NODE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(172, 18, 0, 11)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0xb)),
+];
+
+pub fn policy() -> Policy {
+    Policy {
+        node_name: NODE_NAME.to_owned(),
+        node_addresses: NODE.to_vec(),
+        nodeport_addresses: NodePortAddresses::Cidrs(Vec::new()),
+        cluster_cidrs: PerFamily { v4: "10.1.0.0/16".parse().ok(), v6: "fd00:1::/48".parse().ok() },
+        ..Policy::default()
+    }
+}
+
+/// What the API server holds.
+#[derive(Debug, Default)]
+pub struct World {
+    objects: Vec<Object>,
+}
+
+impl World {
+    pub fn random(chance: &mut Chance) -> Self {
+        let mut objects = vec![Object::ServiceCidr(read(json!({"metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}})))];
+        for n in 1..=SERVICES {
+            objects.push(Object::Service(read(service(chance, n))));
+            for v6 in [false, true] {
+                objects.push(Object::EndpointSlice(read(slice(chance, n, v6))));
+            }
+        }
+        Self { objects }
+    }
+
+    pub fn changes(&self) -> impl Iterator<Item = Change> {
+        self.objects.iter().filter_map(|object| object.change(NODE_NAME).ok()?).map(|read| read.value)
+    }
+
+    pub fn removals(&self) -> impl Iterator<Item = Change> {
+        self.objects.iter().filter_map(|object| object.id().ok()?.removal(NODE_NAME))
+    }
+
+    /// Mostly to what Services claim, sometimes just beside it.
+    pub fn flow(&self, chance: &mut Chance) -> Flow {
+        let v6 = chance.coin();
+        let (port, protocol) = PORTS[chance.below(4) as usize];
+        let n = 1 + chance.below(SERVICES + 1);
+        let (address, port) = match chance.below(6) {
+            0 => (address(v6, [0, 0x99], n), port),
+            1 => (NODE[usize::from(v6)], node_port(n, port, protocol)),
+            kind => (address(v6, [[0, 0x96], [0, 0x2], [0, 0x113], [0, 0x96]][kind as usize - 2], n), port),
+        };
+        let port = if chance.below(12) == 0 { port + 1 } else { port };
+        Flow { source: source(chance, v6), destination: SocketAddr::new(address, port), protocol }
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> Box<T> {
+    Box::new(serde_json::from_value(value).expect("an object of its kind"))
+}
+
+/// `kind`: 0x96 is a ClusterIP, 0x2 an external IP, 0x113 a load balancer's, 0x99 nobody's.
+fn address(v6: bool, [_, kind]: [u16; 2], n: u64) -> IpAddr {
+    let n = u8::try_from(n).expect("few Services");
+    match (v6, kind) {
+        (true, kind) => Ipv6Addr::new(0xfd00, kind, 0, 0, 0, 0, 0, n.into()).into(),
+        (false, 0x96) => Ipv4Addr::new(10, 96, 0, n).into(),
+        (false, 0x2) => Ipv4Addr::new(192, 0, 2, n).into(),
+        (false, 0x113) => Ipv4Addr::new(203, 0, 113, n).into(),
+        (false, _) => Ipv4Addr::new(198, 18, 0, n).into(),
+    }
+}
+
+fn node_port(n: u64, port: u16, protocol: Protocol) -> u16 {
+    let at = PORTS.iter().position(|known| *known == (port, protocol)).unwrap_or_default();
+    30_000 + 10 * u16::try_from(n).expect("few Services") + u16::try_from(at).expect("few ports")
+}
+
+/// Pods here and elsewhere, among them endpoints; the node; clients outside.
+fn source(chance: &mut Chance, v6: bool) -> IpAddr {
+    let n = 1 + chance.below(250);
+    match chance.below(5) {
+        0 => endpoint(v6, true, 1 + chance.below(4)),
+        1 => endpoint(v6, true, n),
+        2 => endpoint(v6, false, n),
+        3 => NODE[usize::from(v6)],
+        _ if v6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, chance.below(4) as u16, n as u16).into(),
+        _ => Ipv4Addr::new(198, 51, 100 + chance.below(4) as u8, n as u8).into(),
+    }
+}
+
+fn endpoint(v6: bool, is_local: bool, n: u64) -> IpAddr {
+    let node = if is_local { 1 } else { 2 };
+    if v6 {
+        Ipv6Addr::new(0xfd00, 1, 0, node, 0, 0, 0, n as u16).into()
+    } else {
+        Ipv4Addr::new(10, 1, node as u8, n as u8).into()
+    }
+}
+
+fn service(chance: &mut Chance, n: u64) -> Value {
+    let both = |kind| [address(false, [0, kind], n), address(true, [0, kind], n)];
+    let ports: Vec<_> = PORTS
+        .iter()
+        .map(|(port, protocol)| {
+            json!({"name": format!("p{port}-{protocol}").to_lowercase(), "port": port, "protocol": protocol.to_string(),
+                "nodePort": node_port(n, *port, *protocol)})
+        })
+        .collect();
+    let policy = |chance: &mut Chance| if chance.coin() { "Local" } else { "Cluster" };
+    let ranges: &[&str] = match chance.below(4) {
+        0 => &["198.51.100.0/24", "2001:db8::/120"],
+        1 => &["10.1.0.0/16", "198.51.101.0/24", "fd00:1::/48"],
+        _ => &[],
+    };
+    let affinity = if chance.below(4) == 0 { "ClientIP" } else { "None" };
+    let ingress: Vec<_> = both(0x113).iter().map(|ip| json!({"ip": ip})).collect();
+    json!({"metadata": {"name": format!("s{n}"), "namespace": "shop"},
+        "spec": {"type": "LoadBalancer", "clusterIP": both(0x96)[0], "clusterIPs": both(0x96),
+            "ipFamilies": ["IPv4", "IPv6"], "externalIPs": both(0x2), "ports": ports, "sessionAffinity": affinity,
+            "internalTrafficPolicy": policy(chance), "externalTrafficPolicy": policy(chance),
+            "loadBalancerSourceRanges": ranges},
+        "status": {"loadBalancer": {"ingress": ingress}}})
+}
+
+fn slice(chance: &mut Chance, n: u64, v6: bool) -> Value {
+    let endpoints: Vec<_> = (0..chance.below(5))
+        .map(|_| {
+            let is_local = chance.below(3) == 0;
+            let (ready, serving, terminating) = [
+                (true, true, false),
+                (true, true, false),
+                (false, true, true),
+                (false, false, true),
+                (false, true, false),
+            ][chance.below(5) as usize];
+            json!({"addresses": [endpoint(v6, is_local, 1 + chance.below(4))],
+                "nodeName": if is_local { NODE_NAME } else { "node-2" },
+                "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+        })
+        .collect();
+    let ports: Vec<_> = PORTS
+        .iter()
+        .map(|(port, protocol)| {
+            json!({"name": format!("p{port}-{protocol}").to_lowercase(), "port": TARGET,
+            "protocol": protocol.to_string()})
+        })
+        .collect();
+    let family = if v6 { "IPv6" } else { "IPv4" };
+    json!({"metadata": {"name": format!("s{n}-{family}").to_lowercase(), "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": format!("s{n}")}},
+        "addressType": family, "endpoints": endpoints, "ports": ports})
+}
