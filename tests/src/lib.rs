@@ -30,6 +30,7 @@ pub mod objects;
 pub mod pod;
 pub mod pod_network;
 pub mod process;
+pub mod resolver;
 pub mod service;
 pub mod traffic;
 pub mod udp;

@@ -118,6 +118,15 @@ impl<'a> ServiceBuilder<'a> {
         self
     }
 
+    /// Without ClusterIPs: nobody can dial it, only its pods have names.
+    pub fn headless(mut self) -> Self {
+        self.awaited = false;
+        self.change(|spec| {
+            spec.cluster_ip = Some("None".to_owned());
+            spec.cluster_ips = Some(vec!["None".to_owned()]);
+        })
+    }
+
     /// Only IPv4 or only IPv6.
     pub fn only(mut self, is_wanted: fn(&IpAddr) -> bool) -> Self {
         self.objects.cluster_ips.retain(is_wanted);

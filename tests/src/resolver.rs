@@ -1,0 +1,106 @@
+//! How a pod finds names: the C library's resolver with the pod's own resolv.conf, and single questions.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Read as _,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    str::FromStr as _,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hickory_server::proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RecordType},
+};
+use tokio::time::timeout;
+
+use crate::{pod::Pod, process::Process};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const DNS_PORT: u16 = 53;
+/// What getent ends with when there is no such name.
+const NOT_FOUND: i32 = 2;
+/// Puts a file over /etc/resolv.conf, for itself and whatever it becomes.
+const WITH_RESOLV_CONF: &str = r#"mount --bind "$1" /etc/resolv.conf && shift && exec "$@""#;
+
+/// The names of a pod, as the kubelet would have it: `dnsPolicy: ClusterFirst`.
+#[derive(Debug)]
+pub struct Resolver<'a> {
+    pod: &'a Pod,
+    server: IpAddr,
+    resolv_conf: PathBuf,
+}
+
+impl<'a> Resolver<'a> {
+    /// Of a pod in a namespace; its resolv.conf is kept in a directory.
+    pub fn new(pod: &'a Pod, namespace: &str, server: IpAddr, directory: &Path) -> Result<Self> {
+        let resolv_conf = directory.join(format!("{}.resolv.conf", pod.name));
+        let text = format!(
+            "nameserver {server}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\n\
+             options ndots:5\n"
+        );
+        fs::write(&resolv_conf, text).with_context(|| format!("cannot write {}", resolv_conf.display()))?;
+        Ok(Self { pod, server, resolv_conf })
+    }
+
+    /// The addresses that programs in the pod get for a name; none if there is no such name.
+    pub async fn addresses(&self, name: &str) -> Result<BTreeSet<IpAddr>> {
+        let mut addresses = BTreeSet::new();
+        for database in ["ahostsv4", "ahostsv6"] {
+            let printed = self.getent(database, name).await?;
+            for line in printed.lines() {
+                addresses.insert(first_word(line)?.parse().with_context(|| format!("no address: {line}"))?);
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// The names of an address, the first one first; none if nobody has it.
+    pub async fn names(&self, address: IpAddr) -> Result<Vec<String>> {
+        let printed = self.getent("hosts", &address.to_string()).await?;
+        Ok(printed.split_whitespace().skip(1).map(str::to_owned).collect())
+    }
+
+    /// The server's answer to one question.
+    pub fn ask(&self, name: &str, kind: RecordType) -> Result<Message> {
+        let name = Name::from_str(name).with_context(|| format!("{name} is no name"))?;
+        let mut query = Message::new(1, MessageType::Query, OpCode::Query);
+        query.add_query(Query::query(name, kind));
+        let socket = self.pod.netns().run(|| {
+            let any: IpAddr = if self.server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            UdpSocket::bind(SocketAddr::new(any, 0)).context("cannot bind")
+        })?;
+        socket.set_read_timeout(Some(PATIENCE)).context("cannot set a time limit")?;
+        socket.connect((self.server, DNS_PORT)).context("cannot connect")?;
+        socket.send(&query.to_vec().context("cannot write the question")?).context("cannot ask")?;
+        let mut answer = [0; 4096];
+        let length = socket.recv(&mut answer).with_context(|| format!("{} does not answer", self.server))?;
+        Message::from_vec(answer.get(..length).unwrap_or_default()).context("cannot read the answer")
+    }
+
+    async fn getent(&self, database: &str, key: &str) -> Result<String> {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "sh", "-c", WITH_RESOLV_CONF, "sh"]).arg(&self.resolv_conf);
+        command.args(["getent", database, key]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let what = format!("getent {database} {key} in {}", self.pod.name);
+        let mut process = Process::start(&what, command, self.pod.netns(), Some(self.pod.cgroup()))?;
+        let status = timeout(PATIENCE, process.ended()).await.with_context(|| format!("{what} hangs"))??;
+        ensure!(status.success() || status.code() == Some(NOT_FOUND), "{what}: {status}");
+        let mut printed = String::new();
+        let output = process.child().stdout.as_mut().context("its output is missing")?;
+        output.read_to_string(&mut printed).with_context(|| format!("cannot read what {what} says"))?;
+        Ok(printed)
+    }
+}
+
+fn first_word(line: &str) -> Result<&str> {
+    match line.split_whitespace().next() {
+        Some(word) => Ok(word),
+        None => bail!("an empty line"),
+    }
+}

@@ -1,0 +1,218 @@
+//! Names, as programs in pods find them: with the C library's resolver, which asks the agent.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::ensure;
+use hickory_server::proto::{op::ResponseCode, rr::RecordType};
+use tests::{
+    Cluster,
+    cluster::{Place, node_network},
+    eventually::within,
+    examples::{self, Example, PromisedPod},
+    node::Addresses,
+    objects::{Condition, NAMESPACE},
+    pod::Pod,
+    resolver::Resolver,
+    traffic::Protocol,
+};
+
+/// How soon a change is seen.
+const SOON: Duration = Duration::from_secs(1);
+
+type Found = BTreeSet<IpAddr>;
+
+fn resolver<'a>(cluster: &Cluster, pod: &'a Pod, namespace: &str, server: IpAddr) -> Resolver<'a> {
+    Resolver::new(pod, namespace, server, cluster.directory()).expect("a resolv.conf is written")
+}
+
+fn found(addresses: impl IntoIterator<Item = Addresses>) -> Found {
+    addresses.into_iter().flat_map(Addresses::both).collect()
+}
+
+async fn pods(cluster: &Cluster, names: &[&str]) -> Found {
+    let mut pods = Vec::new();
+    for name in names {
+        pods.push(cluster.pod(name).start().await.addresses);
+    }
+    found(pods)
+}
+
+async fn comes_to_find(resolver: &Resolver<'_>, name: &str, want: &Found) {
+    let attempt = async || {
+        let addresses = resolver.addresses(name).await?;
+        ensure!(addresses == *want, "found {addresses:?}, not {want:?}");
+        Ok(())
+    };
+    within(SOON, name, attempt).await.unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// The answer's code and its records, sorted.
+fn told(resolver: &Resolver<'_>, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
+    let answer = resolver.ask(name, kind).unwrap_or_else(|error| panic!("{name} {kind}: {error:#}"));
+    let mut records: Vec<_> = answer.answers.iter().map(|record| record.data.to_string()).collect();
+    records.sort();
+    (answer.metadata.response_code, records)
+}
+
+#[tokio::test]
+async fn a_service_is_found_by_its_short_and_its_full_name() {
+    let node = node_network().host(11);
+    let mut start = Cluster::start("names").flag("--dns");
+    for server in node.both() {
+        start = start.flag(&format!("--dns-listen={}", SocketAddr::new(server, 53)));
+    }
+    let cluster = start.await;
+    assert_eq!(cluster.node(0).addresses, node);
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let want: Found = web.vips().iter().map(|vip| vip.ip()).collect();
+    let (inside, other) = (cluster.pod("inside").start().await, cluster.pod("other").start().await);
+
+    let (short, full) = ("web", "web.default.svc.cluster.local");
+    for server in node.both() {
+        let inside = resolver(&cluster, &inside, NAMESPACE, server);
+        let dotted = format!("{full}.");
+        for name in [short, "web.default", "web.default.svc", full, &dotted, "WEB.Default"] {
+            comes_to_find(&inside, name, &want).await;
+        }
+        let other = resolver(&cluster, &other, "other", server);
+        for name in ["web.default", "web.default.svc", full] {
+            comes_to_find(&other, name, &want).await;
+        }
+        comes_to_find(&other, "web.other.svc.cluster.local.", &Found::new()).await;
+        for vip in web.vips() {
+            assert_eq!(inside.names(vip.ip()).await.expect("getent answers"), [full], "{server}: {vip}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_headless_service_names_its_pods() {
+    let cluster = Cluster::start("headless").nodes(2).flag("--dns").await;
+    let names = ["db-0", "db-1", "db-2"];
+    let _db = cluster.service("db").tcp(5432).headless().backends(names).await;
+    let _web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let pod = cluster.pod("client").start().await;
+    // The agent of the other node knows the same.
+    for node in cluster.nodes() {
+        let client = resolver(&cluster, &pod, NAMESPACE, node.addresses.v4.into());
+        for (name, want) in [
+            ("db", &names[..]),
+            ("db.default.svc.cluster.local", &names[..]),
+            ("db-0.db", &["db-0"]),
+            ("db-1.db.default", &["db-1"]),
+            ("db-2.db.default.svc.cluster.local", &["db-2"]),
+            ("db-3.db.default.svc.cluster.local.", &[]),
+        ] {
+            comes_to_find(&client, name, &pods(&cluster, want).await).await;
+        }
+        let first = cluster.pod("db-0").start().await.addresses;
+        for address in first.both() {
+            let names = client.names(address).await.expect("getent answers");
+            assert_eq!(names, ["db-0.db.default.svc.cluster.local"], "{address}");
+        }
+        questions_are_answered(&client);
+    }
+}
+
+/// What the C library's resolver does not ask, or does not tell apart.
+fn questions_are_answered(client: &Resolver<'_>) {
+    // The pods serve it at 8000 more than the Service's port.
+    let members = ["0", "1", "2"].map(|n| format!("13432 db-{n}.db.default.svc.cluster.local."));
+    for (name, kind, code, want) in [
+        ("_tcp-5432._tcp.db", RecordType::SRV, ResponseCode::NoError, &members[..]),
+        (
+            "_tcp-80._tcp.web",
+            RecordType::SRV,
+            ResponseCode::NoError,
+            &["80 web.default.svc.cluster.local.".to_owned()],
+        ),
+        ("_udp-80._udp.web", RecordType::SRV, ResponseCode::NXDomain, &[]),
+        ("web", RecordType::TXT, ResponseCode::NoError, &[]),
+        ("nobody", RecordType::A, ResponseCode::NXDomain, &[]),
+        ("db-3.db", RecordType::A, ResponseCode::NXDomain, &[]),
+    ] {
+        let (answered, records) = told(client, &format!("{name}.default.svc.cluster.local."), kind);
+        // Of SRV, priority and weight come first.
+        let records: Vec<_> = records.iter().map(|record| record.splitn(3, ' ').skip(2).collect()).collect();
+        assert_eq!((answered, records), (code, want.to_vec()), "{name} {kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_seen_within_a_second() {
+    let cluster = Cluster::start("renamed").flag("--dns").await;
+    let db = cluster.service("db").tcp(5432).headless().backends(["db-0", "db-1"]).await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let pod = cluster.pod("client").start().await;
+    let client = resolver(&cluster, &pod, NAMESPACE, cluster.node(0).addresses.v4.into());
+    let (service, members) = ("web.default.svc.cluster.local.", "db.default.svc.cluster.local.");
+    let member = "db-2.db.default.svc.cluster.local.";
+    let vips: Found = web.vips().iter().map(|vip| vip.ip()).collect();
+    comes_to_find(&client, service, &vips).await;
+    comes_to_find(&client, members, &pods(&cluster, &["db-0", "db-1"]).await).await;
+    comes_to_find(&client, member, &Found::new()).await;
+
+    // Its pod is started first, which is not what is timed.
+    let third = pods(&cluster, &["db-2"]).await;
+    db.add("db-2").await;
+    comes_to_find(&client, member, &third).await;
+    comes_to_find(&client, members, &pods(&cluster, &["db-0", "db-1", "db-2"]).await).await;
+    db.set("db-0", Condition::Unready);
+    comes_to_find(&client, members, &pods(&cluster, &["db-1", "db-2"]).await).await;
+    db.remove("db-2");
+    comes_to_find(&client, member, &Found::new()).await;
+    db.scale_to_zero();
+    comes_to_find(&client, members, &Found::new()).await;
+
+    web.delete();
+    comes_to_find(&client, service, &Found::new()).await;
+    web.write();
+    comes_to_find(&client, service, &vips).await;
+}
+
+/// Starts the pods that an example promises and writes its objects for the agents.
+async fn perform(cluster: &Cluster, name: &str) -> Vec<(String, PromisedPod)> {
+    let directory = examples::directory().join(name);
+    let promised = Example::load(&directory).and_then(|example| example.pods()).expect("the example loads");
+    for (name, pod) in &promised {
+        let (v4, v6) = (pod.v4.expect("an IPv4 address"), pod.v6.expect("an IPv6 address"));
+        let node = cluster.nodes().iter().position(|node| node.name == pod.node).expect("it has a node");
+        let placed = cluster.place(name, Place::Node(node), Some(Addresses { v4, v6 })).await;
+        let placed = placed.expect("the pod starts");
+        for port in &pod.ports {
+            placed.serve(Protocol::Tcp, *port).await.expect("it serves");
+        }
+    }
+    for file in ["services.yaml", "endpointslices.yaml"] {
+        let text = fs::read_to_string(directory.join(file)).expect("the example has it");
+        cluster.manifests().write_text(file, &text).expect("it is written");
+    }
+    promised.into_iter().collect()
+}
+
+#[tokio::test]
+async fn the_members_of_the_examples_find_each_other() {
+    for (example, service, port) in [("mongodb", "mongo", 27017), ("redis-sentinel", "redis", 6379)] {
+        let cluster = Cluster::start(example).nodes(2).flag("--dns").await;
+        let promised = perform(&cluster, example).await;
+        assert_eq!(promised.len(), 3, "{example}: {promised:?}");
+        for pod in cluster.all_pods() {
+            // As the kubelet has it: the server of its own node.
+            let node = cluster.nodes().iter().find(|node| Some(&node.name) == pod.node.as_ref());
+            let server = node.expect("it has a node").addresses.v4.into();
+            let resolver = resolver(&cluster, &pod, NAMESPACE, server);
+            for (peer, _) in &promised {
+                let addresses = pods(&cluster, &[peer]).await;
+                let name = format!("{peer}.{service}");
+                comes_to_find(&resolver, &name, &addresses).await;
+                let to: Vec<_> = addresses.into_iter().map(|ip| (ip, port).into()).collect();
+                cluster.pod(&pod.name).dials(to).times(4).always_reaches_one_of([peer.as_str()]).await;
+            }
+        }
+    }
+}
