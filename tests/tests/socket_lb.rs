@@ -1,12 +1,17 @@
-//! Whose sockets are translated, and what happens when somebody takes the programs away.
+//! Whose sockets are translated, and what happens when somebody takes the programs away. Where devices are served too,
+//! packets get there all the same.
 
 use std::fs;
 
 use tests::Cluster;
 
+/// No packet plane: what sockets are not translated, nothing translates.
+const NO_DEVICES: [&str; 2] = ["--devices=none", "--pod-devices=none"];
+
 #[tokio::test]
 async fn host_only_leaves_pods_to_themselves() {
-    let cluster = Cluster::start("host-only").flag("--socket-lb=host-only").await;
+    let [external, pod] = NO_DEVICES;
+    let cluster = Cluster::start("host-only").flag("--socket-lb=host-only").flag(external).flag(pod).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b"]).unawaited().await;
     cluster.pod("agent").on_host(0).dials(web.vips()).times(40).comes_to_reach_each_of(["a", "b"]).await;
     let report = cluster.pod("client").dials(web.vips()).times(4).report().await;
@@ -14,8 +19,18 @@ async fn host_only_leaves_pods_to_themselves() {
 }
 
 #[tokio::test]
+async fn pods_whose_sockets_are_left_alone_are_served_by_packets() {
+    for how in ["--socket-lb=host-only", "--socket-lb=off"] {
+        let cluster = Cluster::start("by-packets").flag(how).await;
+        let web = cluster.service("web").tcp(80).backends(["a", "b"]).unawaited().await;
+        cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["a", "b"]).await;
+    }
+}
+
+#[tokio::test]
 async fn off_translates_nobody() {
-    let cluster = Cluster::start("off").flag("--socket-lb=off").await;
+    let [external, pod] = NO_DEVICES;
+    let cluster = Cluster::start("off").flag("--socket-lb=off").flag(external).flag(pod).await;
     let web = cluster.service("web").tcp(80).backends(["a"]).unawaited().await;
     for client in [cluster.pod("client"), cluster.pod("host").on_host(0)] {
         let report = client.dials(web.vips()).times(4).report().await;
@@ -25,7 +40,8 @@ async fn off_translates_nobody() {
 
 #[tokio::test]
 async fn a_hook_that_was_taken_away_is_attached_again() {
-    let cluster = Cluster::start("repair").await;
+    let [external, pod] = NO_DEVICES;
+    let cluster = Cluster::start("repair").flag(external).flag(pod).await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let node = cluster.node(0);
     for hook in ["connect4", "connect6"] {
