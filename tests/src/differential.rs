@@ -156,11 +156,11 @@ impl Ground {
         ensure!(action == PASS, "held up at the egress: {action}");
         let left = Packet::parse(&out)?;
         ensure!(left.to == there.to, "another backend: {}", left.to);
-        // SCTP keeps its port, for its checksum covers it.
-        let has_other_port = choice.masquerade && !packet.is_sctp();
+        // SCTP keeps its port, for its checksum covers it; others get one at random, which may be the one they had.
+        let keeps_port = packet.is_sctp() || !choice.masquerade;
         let source = if choice.masquerade { masquerade(there.from.ip()) } else { there.from.ip() };
         ensure!(left.from.ip() == source, "sent as {}, should be as {source}", left.from);
-        ensure!(has_other_port == (left.from.port() != there.from.port()), "sent as {}", left.from);
+        ensure!(!keeps_port || left.from.port() == there.from.port(), "sent as {}", left.from);
         self.answered(packet, &there, &left)?;
 
         let again = packet.next();
