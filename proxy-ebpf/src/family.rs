@@ -424,7 +424,7 @@ impl Family for V6 {
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const LOOPBACK_V4: u32 = u32::from_be(0x7f00_0001);
+pub const LOOPBACK_V4: u32 = u32::from_be(0x7f00_0001);
 const LOOPBACK_V6: Words = [0, 0, 0, u32::from_be(1)];
 const MAPPED_PREFIX: u32 = u32::from_be(0xffff);
 

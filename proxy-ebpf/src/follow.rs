@@ -40,7 +40,8 @@ fn refused(reason: DropReason) -> Step {
 #[inline(always)]
 fn follow<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> Step {
     match flow.leg {
-        Leg::Dialled if is_to_be_decided(flow, &work.packet) => Step::decide(flow.slot),
+        Leg::Dialled if begins_anew(flow, &work.packet) => end_and_decide(flow),
+        Leg::Dialled if may_move(flow, &work.packet) => Step::decide(flow.slot),
         Leg::Dialled => carry_on(work, flow, place),
         Leg::Forwarded => Step::masquerade(flow.slot),
         Leg::Answered => answered(work, flow),
@@ -67,17 +68,27 @@ fn is_syn(flags: u8) -> bool {
     flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
-/// Whether a known flow may need another backend: a TCP connection that is over or never came about, and UDP whose backend
-/// has gone. UDP is asked about once a tick.
+/// Whether a SYN begins another TCP connection between the same ends: the one that is known is over, or never came about and
+/// its backend has gone.
 #[inline(always)]
-fn is_to_be_decided<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
-    match packet.protocol {
-        TCP if is_syn(packet.flags) => {
-            flow.life.is_over() || (!flow.life.has(Life::ANSWERED) && has_lost_backend(flow))
-        }
-        UDP => flow.life.seen() != clock::ticks() && !is_passing(flow) && has_lost_backend(flow),
-        _ => false,
-    }
+fn begins_anew<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
+    packet.protocol == TCP
+        && is_syn(packet.flags)
+        && (flow.life.is_over() || (!flow.life.has(Life::ANSWERED) && has_lost_backend(flow)))
+}
+
+#[inline(always)]
+fn end_and_decide<F: Family>(flow: &Tracked<F>) -> Step {
+    if flow.end() { Step::decide(Step::NOBODY) } else { lost() }
+}
+
+/// Whether a UDP flow may need another backend, its own having gone. Asked once a tick.
+#[inline(always)]
+fn may_move<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
+    packet.protocol == UDP
+        && flow.life.seen() != clock::ticks()
+        && !is_passing(flow)
+        && has_lost_backend(flow)
 }
 
 #[inline(always)]
@@ -90,13 +101,24 @@ fn has_lost_backend<F: Family>(flow: &Tracked<F>) -> bool {
     F::backend(flow.record().reference).is_none()
 }
 
-/// From a client, in the flow of a slot.
+/// From a client, in the flow of a slot, if it is this packet's: since it was found it may have ended, and the slot have
+/// become another's.
 #[inline(always)]
 pub fn carry_on_in<F: Family>(work: &mut Work<F>, slot: u32, place: Place) -> Step {
     match conntrack::at::<F>(slot) {
-        Some(flow) => carry_on(work, &flow, place),
-        None => lost(),
+        Some(flow) if is_dialling(&flow, &work.packet) => carry_on(work, &flow, place),
+        Some(_) | None => lost(),
     }
+}
+
+#[inline(always)]
+fn is_dialling<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
+    let record = flow.record();
+    F::is_same(record.client, F::bytes(packet.source))
+        && F::is_same(record.dialled, F::bytes(packet.destination))
+        && record.client_port == packet.source_port
+        && record.dialled_port == packet.destination_port
+        && record.protocol == packet.protocol
 }
 
 /// From a client to the backend.

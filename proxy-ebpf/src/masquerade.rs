@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, generated::bpf_loop},
     programs::TcContext,
 };
-use proxy_ebpf::abi::{CHOOSING, DropReason, MASQUERADED, NOT_MASQUERADED};
+use proxy_ebpf::abi::{CHOOSING, DropReason, FlowFlags, MASQUERADED, NOT_MASQUERADED};
 
 use crate::{
     atomic,
@@ -79,7 +79,7 @@ fn settle<F: Family>(ctx: &TcContext, flow: &Tracked<F>) -> Result<(), DropReaso
     };
     // SAFETY: whoever set `CHOOSING` owns the masquerade fields.
     unsafe { (*flow.record).masquerade = F::bytes(address) };
-    if !choose_port::<F>(ctx, flow) {
+    if !keep_port::<F>(flow, address) && !choose_port::<F>(ctx, flow) {
         set_state(flow, NOT_MASQUERADED);
         return Err(DropReason::NoMasqueradePort);
     }
@@ -91,6 +91,18 @@ fn settle<F: Family>(ctx: &TcContext, flow: &Tracked<F>) -> Result<(), DropReaso
 fn set_state<F: Family>(flow: &Tracked<F>, state: u64) {
     // SAFETY: as in `settle`; one aligned word, which only the owner of `CHOOSING` writes.
     unsafe { (&raw mut (*flow.record).masquerading).write_volatile(state) }
+}
+
+/// A client on the node that has the address already stands for itself: its answers find it as they are.
+#[inline(always)]
+fn keep_port<F: Family>(flow: &Tracked<F>, address: F::Address) -> bool {
+    let record = flow.record();
+    if !record.flags.contains(FlowFlags::HOST_CLIENT) || !F::is_same(record.client, F::bytes(address)) {
+        return false;
+    }
+    // SAFETY: whoever set `CHOOSING` owns the masquerade fields.
+    unsafe { (*flow.record).masquerade_port = record.forwarded_port };
+    true
 }
 
 /// A search for a port.

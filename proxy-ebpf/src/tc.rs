@@ -92,12 +92,11 @@ fn handle_of<F: Family>(ctx: &TcContext, place: Place) -> Action {
 #[inline(always)]
 fn decide<F: Family>(ctx: &TcContext, place: Place, known: u32) -> Step {
     F::ask(ctx.skb.skb, place);
-    let mut step = F::choose(known);
+    let step = F::choose(known);
     if step == Step::CHOSEN {
-        step = F::begin(known);
-    }
-    if step.is_flow() {
-        F::carry_on(step.value(), place)
+        // Whatever comes of it, what was known has ended.
+        let begun = F::begin(known);
+        if begun.is_flow() { F::carry_on(begun.value(), place) } else { begun }
     } else if known != Step::NOBODY {
         // Nobody else can have it either (kube-proxy's rule L5).
         F::carry_on(known, place)

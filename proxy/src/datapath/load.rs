@@ -113,6 +113,11 @@ impl Programs {
 
 /// Maps that are pinned already are used as they are, contents and all.
 pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
+    load_object(OBJECT, pins, config)
+}
+
+/// Loads another object in the place of the embedded one: for tests of programs that are wrong on purpose.
+pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
     let log_level = logs::level();
@@ -120,7 +125,7 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {
         loader.map_pin_path(spec.name, dir.join(pin_name(spec)));
     }
-    let ebpf = loader.load(OBJECT).map_err(|source| LoadError::Object { dir, source: source.into() })?;
+    let ebpf = loader.load(object).map_err(|source| LoadError::Object { dir, source: source.into() })?;
     create_user_maps(pins)?;
     let mut programs = Programs { ebpf };
     for name in PROGRAMS {

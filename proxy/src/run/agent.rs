@@ -317,7 +317,7 @@ impl Agent {
     }
 }
 
-/// Of all loopback addresses only 127.0.0.1 serves: the others are for the node's own purposes.
+/// To the programs 127.0.0.1 is all of 127.0.0.0/8; ::1 never serves (kube-proxy's rule J6).
 fn is_dialled(address: IpAddr) -> bool {
     !address.is_loopback() || address == IpAddr::from([127, 0, 0, 1])
 }

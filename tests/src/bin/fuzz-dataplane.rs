@@ -2,29 +2,32 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "whoever runs it wants to see how it goes")]
 
-use std::{process::ExitCode, time::Instant};
+use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::{
     chance::Chance,
-    differential::{Row, Tally, run},
+    differential::{Tally, run},
 };
 
 /// Sends random packets through the programs and holds what comes of them against the model. Needs root.
 ///
 /// The seed it prints brings a run back: set $PORTREEVE_SEED to it. Exits with 1 at the first difference, or when a row
-/// of the table of verdicts came up too seldom.
+/// of the table of verdicts or a reason of refusal came up too seldom.
 #[derive(Parser)]
 #[command(name = "fuzz-dataplane", bin_name = "cargo xtask fuzz-dataplane", max_term_width = 100)]
 struct Arguments {
     /// Flows to be tried, each with its answer and its next packet
     #[arg(long, default_value_t = 1_000_000)]
     cases: u64,
-    /// How often each row must come up
+    /// How often each row and each reason must come up
     #[arg(long, default_value_t = 1000)]
-    of_each_row: u64,
+    of_each: u64,
+    /// An object with other programs, to be tried in the place of the agent's
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -44,7 +47,12 @@ fn compare(arguments: &Arguments) -> Result<bool> {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases, {per_sec}, {eta} left")?;
     let bar = ProgressBar::new(arguments.cases).with_style(style);
     let began = Instant::now();
-    let tally = run(arguments.cases, &mut chance, |done| bar.set_position(done))?;
+    let object = arguments
+        .object
+        .as_ref()
+        .map(|file| fs::read(file).with_context(|| format!("cannot read the object {}", file.display())));
+    let object = object.transpose()?;
+    let tally = run(arguments.cases, object.as_deref(), &mut chance, |done| bar.set_position(done))?;
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
     println!(
@@ -52,17 +60,16 @@ fn compare(arguments: &Arguments) -> Result<bool> {
         arguments.cases,
         arguments.cases as f64 / seconds
     );
-    Ok(told(&tally, arguments.of_each_row))
+    Ok(told(&tally, arguments.of_each))
 }
 
-/// Prints how often each row came up; whether that was often enough.
+/// Prints how often everything came up that must; whether that was often enough.
 fn told(tally: &Tally, enough: u64) -> bool {
     let mut is_enough = true;
-    for row in Row::ALL {
-        let came_up = tally.get(&row).copied().unwrap_or_default();
+    for (name, came_up) in tally.counts() {
         let remark = if came_up < enough { "  too seldom" } else { "" };
         is_enough &= came_up >= enough;
-        println!("{came_up:>12} {row}{remark}");
+        println!("{came_up:>12} {name}{remark}");
     }
     is_enough
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::chance::Chance;
 
-const NODE_NAME: &str = "node-1";
+pub const NODE_NAME: &str = "node-1";
 const SERVICES: u64 = 6;
 const PORTS: [(u16, Protocol); 4] =
     [(80, Protocol::Tcp), (80, Protocol::Udp), (81, Protocol::Sctp), (8080, Protocol::Sctp)];
@@ -57,10 +57,6 @@ impl World {
 
     pub fn changes(&self) -> impl Iterator<Item = Change> {
         self.objects.iter().filter_map(|object| object.change(NODE_NAME).ok()?).map(|read| read.value)
-    }
-
-    pub fn removals(&self) -> impl Iterator<Item = Change> {
-        self.objects.iter().filter_map(|object| object.id().ok()?.removal(NODE_NAME))
     }
 
     /// Mostly to what Services claim, sometimes just beside it.
@@ -109,6 +105,14 @@ fn source(chance: &mut Chance, v6: bool) -> IpAddr {
         3 => NODE[usize::from(v6)],
         _ if v6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, chance.below(4) as u16, n as u16).into(),
         _ => Ipv4Addr::new(198, 51, 100 + chance.below(4) as u8, n as u8).into(),
+    }
+}
+
+/// Whether a source is a pod of this node.
+pub fn is_here(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(ip) => ip.octets().starts_with(&[10, 1, 1]),
+        IpAddr::V6(ip) => ip.segments().starts_with(&[0xfd00, 1, 0, 1]),
     }
 }
 

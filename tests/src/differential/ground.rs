@@ -1,0 +1,144 @@
+//! A node without devices: the programs on maps of their own, objects laid out in them, packets sent through by
+//! BPF_PROG_TEST_RUN.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+};
+use proxy::{
+    datapath::{self, Busy, Device, DeviceTable, KernelMaps, Pins, Programs, pin_name},
+    index::{Change, Index},
+    model::policy::Policy,
+    reconcile::{Networks, Reconciler},
+};
+use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, MAPS};
+
+use super::wire::Packet;
+use crate::{leftovers::unique_name, mounts::PinDir, netns::Netns};
+
+pub const PASS: i32 = -1;
+pub const DROP: i32 = 2;
+pub const REDIRECT: i32 = 7;
+
+pub const EXTERNAL_INGRESS: &str = "tc_external_ingress";
+pub const EXTERNAL_EGRESS: &str = "tc_external_egress";
+pub const POD_INGRESS: &str = "tc_pod_ingress";
+pub const POD_EGRESS: &str = "tc_pod_egress";
+
+/// Addresses that no route leads to, one family each.
+pub const UNREACHABLE: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
+
+/// One set of maps, with the programs on it.
+pub struct Ground {
+    programs: Programs,
+    pub reconciler: Reconciler<KernelMaps>,
+    networks: Networks,
+    pub index: Index,
+    devices: DeviceTable,
+    pins: Pins,
+    _directory: PinDir,
+}
+
+impl Ground {
+    /// `object`: programs in the place of those that the agent has.
+    pub fn new(object: Option<&[u8]>, config: Config) -> Result<Self> {
+        let directory = PinDir::create(&unique_name("differential"))?;
+        let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail)?;
+        let config = Config { flags: config.flags.with(ConfigFlags::PACKET_PLANE, true), ..config };
+        let programs = match object {
+            Some(object) => datapath::load_object(object, &pins, config)?,
+            None => datapath::load(&pins, config)?,
+        };
+        let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
+        let networks = Networks::adopt(reconciler.maps())?;
+        let devices = DeviceTable::open(&pins.maps())?;
+        let index = Index::new(Policy::default());
+        Ok(Self { programs, reconciler, networks, index, devices, pins, _directory: directory })
+    }
+
+    /// Makes these the node and the objects, in the place of what was there.
+    pub fn lay(&mut self, policy: Policy, objects: impl IntoIterator<Item = Change>) -> Result<()> {
+        let addresses = policy.node_addresses.clone();
+        self.index = Index::new(policy);
+        for change in objects {
+            self.index.apply(change);
+        }
+        let pass = self.reconciler.apply_all(self.index.frontends().collect::<Vec<_>>());
+        ensure!(pass.failed.is_empty(), "{:?}", pass.failed);
+        self.networks.want_only(self.index.unclaimed_networks());
+        self.networks.write(self.reconciler.maps_mut())?;
+        if let Some(epoch) = pass.grace {
+            datapath::grace_period()?;
+            self.reconciler.reclaim(epoch);
+        }
+        self.be(&addresses)
+    }
+
+    /// A program that is run without a device is run at the loopback's, which is given the node's first addresses.
+    fn be(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        let node = self.index.node();
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let serving =
+            addresses.iter().chain(&loopback).map(|ip| (*ip, node.would_serve_nodeports(*ip))).collect();
+        self.reconciler.maps_mut().set_pod_ranges(&node.pod_range);
+        self.reconciler.maps_mut().set_node_addresses(&serving)?;
+        self.set_masquerade(addresses)
+    }
+
+    /// Which addresses stand for others on what leaves.
+    pub fn set_masquerade(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        let v4 = addresses.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        let v6 = addresses.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+        Ok(self.devices.set(&[lo(v4, v6)], |_| false)?)
+    }
+
+    /// What a program says of a packet, and the packet as it is then.
+    pub fn run(&mut self, program: &'static str, packet: &Packet) -> Result<(i32, Vec<u8>)> {
+        Ok(self.programs.run(program, packet.bytes())?)
+    }
+
+    /// How often each reason was counted.
+    pub fn refusals(&self) -> Result<BTreeMap<&'static str, u64>> {
+        let count = |reason: DropReason| Ok((reason.name(), self.reconciler.maps().drops(reason as u32)?));
+        DropReason::ALL.into_iter().map(count).collect()
+    }
+
+    /// An array of the maps, for writing into it what no agent would.
+    pub fn array<T: Pod>(&self, name: &str) -> Result<Array<MapData, T>> {
+        Ok(Map::Array(self.map(name)?).try_into()?)
+    }
+
+    pub fn map(&self, name: &str) -> Result<MapData> {
+        let spec = MAPS.iter().find(|spec| spec.name == name).with_context(|| format!("no map {name}"))?;
+        Ok(MapData::from_pin(self.pins.maps().join(pin_name(spec)))?)
+    }
+}
+
+fn lo(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Device {
+    let (index, name, role) = (1, "lo".to_owned(), DeviceRole::External);
+    Device { index, name, role, has_link_header: true, router: None, v4, v6 }
+}
+
+/// A network whose only device leads everywhere but to `UNREACHABLE`.
+pub fn network() -> Result<Netns> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let netns = Netns::create().await?;
+        netns.forward()?;
+        let netlink = netns.netlink()?;
+        for network in ["0.0.0.0/0", "::/0"] {
+            netlink.route_through(network.parse()?, "lo").await?;
+        }
+        for network in UNREACHABLE {
+            netlink.unreachable(network.parse()?).await?;
+        }
+        drop(netlink);
+        Ok(netns)
+    })
+}

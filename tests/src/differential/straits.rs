@@ -1,0 +1,303 @@
+//! Straits: each a condition under which a packet must be refused, and counted under its name. The agent never makes most
+//! of them; they are written into the maps.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Pod,
+    maps::{HashMap, Map},
+};
+use proxy::{
+    index::Change,
+    k8s::object::Object,
+    model::{
+        address::{IpFamily, Protocol},
+        flow::Flow,
+        frontend::{FrontendAddress, FrontendKey},
+    },
+    reconcile::LbMaps as _,
+};
+use proxy_ebpf::abi::{Config, DropReason, Flow as Record, FlowRef, Life, TupleV4, map};
+use serde_json::json;
+
+use super::{
+    ground::{DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
+    wire::Packet,
+    world::{self, NODE},
+};
+
+/// The reasons that come up among random flows or here. The other two do not in program runs: `NeedsSourceAddress` is the
+/// socket plane's, and `RewriteFailed` the kernel's answer to a packet that it should not have let in.
+pub const PROVOKED: [DropReason; 14] = [
+    DropReason::NoEndpoint,
+    DropReason::PolicyHasNoLocalEndpoint,
+    DropReason::FrontendUnsettled,
+    DropReason::BackendUnsettled,
+    DropReason::SourceNotInRanges,
+    DropReason::UndefinedPort,
+    DropReason::UnallocatedAddress,
+    DropReason::ConntrackFull,
+    DropReason::ConntrackNoMemory,
+    DropReason::NoMasqueradePort,
+    DropReason::NoMasqueradeAddress,
+    DropReason::FlowEnding,
+    DropReason::NoRouteToBackend,
+    DropReason::SctpPortDiffers,
+];
+
+/// A Service whose only backend is elsewhere, where no route of the node's own leads.
+const CLUSTER_IP: [&str; 2] = ["10.96.9.1", "fd00:96::9:1"];
+const EXTERNAL_IP: [&str; 2] = ["192.0.2.9", "2001:db8:2::9"];
+const ENDPOINT: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
+/// Nobody's address.
+const VACANT: [&str; 2] = ["192.0.2.10", "2001:db8:2::a"];
+const PORT: u16 = 80;
+
+const FLOWS: u32 = 64;
+
+/// Two nodes that are too small: one has few records of flows and one port for masquerades, the other no memory for the
+/// entries that lead to flows.
+pub struct Straits {
+    narrow: Ground,
+    packed: Ground,
+    clients: u32,
+}
+
+impl Straits {
+    pub fn new(object: Option<&[u8]>) -> Result<Self> {
+        let config = Config { flows: FLOWS, first_port: 2000, last_port: 2000, ..Config::DEFAULT };
+        let mut narrow = Ground::new(object, config)?;
+        narrow.lay(world::policy(), objects()?)?;
+        let mut packed = Ground::new(object, Config::DEFAULT)?;
+        packed.lay(world::policy(), objects()?)?;
+        fill(&packed)?;
+        Ok(Self { narrow, packed, clients: 0 })
+    }
+
+    /// Goes through each once.
+    pub fn pass(&mut self) -> Result<()> {
+        for v6 in [false, true] {
+            self.no_route(v6).context("no route")?;
+            self.no_masquerade_address(v6).context("no address for masquerades")?;
+            self.no_masquerade_port(v6).context("no port for masquerades")?;
+            self.flow_ending(v6).context("a flow that is ending")?;
+            self.frontend_unsettled(v6).context("a frontend that changes hands")?;
+            self.backend_unsettled(v6).context("a backend that has gone")?;
+            self.full_table(v6).context("a full table")?;
+        }
+        self.no_memory().context("no memory for entries")
+    }
+
+    pub fn refusals(&self) -> Result<BTreeMap<&'static str, u64>> {
+        let mut sum = self.narrow.refusals()?;
+        for (reason, count) in self.packed.refusals()? {
+            *sum.entry(reason).or_default() += count;
+        }
+        Ok(sum)
+    }
+
+    fn no_route(&mut self, v6: bool) -> Result<()> {
+        self.clients += 1;
+        let packet = self.packet(NODE[usize::from(v6)], CLUSTER_IP[usize::from(v6)])?;
+        refused(&mut self.narrow, EXTERNAL_EGRESS, &packet, DropReason::NoRouteToBackend)?;
+        self.clear()
+    }
+
+    fn no_masquerade_address(&mut self, v6: bool) -> Result<()> {
+        self.narrow.set_masquerade(&[])?;
+        let there = self.begin(v6)?;
+        refused(&mut self.narrow, EXTERNAL_EGRESS, &there, DropReason::NoMasqueradeAddress)?;
+        self.narrow.set_masquerade(&NODE)?;
+        // The next packet finds an address.
+        ensure!(self.narrow.run(EXTERNAL_EGRESS, &there)?.0 == PASS, "still refused");
+        self.clear()
+    }
+
+    fn no_masquerade_port(&mut self, v6: bool) -> Result<()> {
+        let first = self.begin(v6)?;
+        ensure!(self.narrow.run(EXTERNAL_EGRESS, &first)?.0 == PASS, "the only port is refused");
+        let second = self.begin(v6)?;
+        refused(&mut self.narrow, EXTERNAL_EGRESS, &second, DropReason::NoMasqueradePort)?;
+        self.clear()
+    }
+
+    fn flow_ending(&mut self, v6: bool) -> Result<()> {
+        let packet = self.from_outside(v6)?;
+        ensure!(self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "not begun");
+        self.change_lives(|life| if life.is_alive() { life.dying() } else { life })?;
+        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet.next(), DropReason::FlowEnding)?;
+        self.clear()
+    }
+
+    fn frontend_unsettled(&mut self, v6: bool) -> Result<()> {
+        let [vacant, taken] = [VACANT, EXTERNAL_IP].map(|addresses| key(addresses[usize::from(v6)]));
+        let maps = self.narrow.reconciler.maps_mut();
+        let (vacant, taken) = (vacant?, taken?);
+        let published = maps.frontends()?.into_iter().find(|(key, _)| *key == taken);
+        let (_, index) = published.context("the frontend is not there")?;
+        maps.insert_frontend(vacant, index)?;
+        self.clients += 1;
+        let packet = self.packet(client(v6), VACANT[usize::from(v6)])?;
+        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::FrontendUnsettled)?;
+        Ok(self.narrow.reconciler.maps_mut().remove_frontend(vacant)?)
+    }
+
+    fn backend_unsettled(&mut self, v6: bool) -> Result<()> {
+        let family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
+        let packet = self.from_outside(v6)?;
+        let maps = self.narrow.reconciler.maps_mut();
+        let backends = 0..=*maps.extent()?.backends.get(family);
+        let generations: Vec<_> = backends.map(|at| (at, maps.backend(family, at).generation)).collect();
+        for (at, generation) in &generations {
+            maps.raise_generation(family, *at, generation + 1);
+        }
+        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::BackendUnsettled)?;
+        let maps = self.narrow.reconciler.maps_mut();
+        for (at, generation) in generations {
+            maps.raise_generation(family, at, generation);
+        }
+        Ok(())
+    }
+
+    /// New flows begin until one is refused, and none of those that were heard of just now is lost.
+    fn full_table(&mut self, v6: bool) -> Result<()> {
+        let mut flows = Vec::new();
+        let kept_out = loop {
+            let packet = self.from_outside(v6)?;
+            if self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 != PASS {
+                break packet;
+            }
+            flows.push(packet);
+            ensure!(flows.len() <= FLOWS as usize, "more flows than records");
+        };
+        ensure!(flows.len() > FLOWS as usize / 2, "refused after {} flows", flows.len());
+        // The first refusal may have overlooked a record; half as many again as there are records find them all in use.
+        for _ in 0..FLOWS / 2 {
+            let packet = self.from_outside(v6)?;
+            if self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 == PASS {
+                flows.push(packet);
+            }
+        }
+        refused(&mut self.narrow, EXTERNAL_INGRESS, &kept_out, DropReason::ConntrackFull)?;
+        for packet in &flows {
+            let (action, out) = self.narrow.run(EXTERNAL_INGRESS, &packet.next())?;
+            let is_translated = Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[usize::from(v6)];
+            ensure!(action == PASS && is_translated, "a flow in use was lost");
+        }
+        // Once they have been silent for long, they go rather than that a new one is refused.
+        self.change_lives(|life| Life::new(life.tag(), life.state(), life.seen().wrapping_sub(1_000)))?;
+        ensure!(self.narrow.run(EXTERNAL_INGRESS, &kept_out)?.0 == PASS, "silent flows keep a new one out");
+        self.clear()
+    }
+
+    fn no_memory(&mut self) -> Result<()> {
+        let packet = self.from_outside(false)?;
+        refused(&mut self.packed, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)
+    }
+
+    /// Begins a flow from outside: its first packet as it is on its way to the backend.
+    fn begin(&mut self, v6: bool) -> Result<Packet> {
+        let packet = self.from_outside(v6)?;
+        let (action, out) = self.narrow.run(EXTERNAL_INGRESS, &packet)?;
+        ensure!(action == PASS, "not begun: {action}");
+        Packet::parse(&out)
+    }
+
+    /// The first packet of another client.
+    fn from_outside(&mut self, v6: bool) -> Result<Packet> {
+        self.clients += 1;
+        self.packet(client(v6), EXTERNAL_IP[usize::from(v6)])
+    }
+
+    fn packet(&self, source: IpAddr, to: &str) -> Result<Packet> {
+        let destination = SocketAddr::new(to.parse()?, PORT);
+        let port = u16::try_from(1024 + self.clients % 60_000)?;
+        Ok(Packet::first(&Flow { source, destination, protocol: Protocol::Tcp }, port))
+    }
+
+    /// Ends all flows, whose entries then lead nowhere.
+    fn clear(&self) -> Result<()> {
+        self.change_lives(|life| Life::new(life.tag(), 0, life.seen()))
+    }
+
+    fn change_lives(&self, change: impl Fn(Life) -> Life + Copy) -> Result<()> {
+        change_lives::<[u8; 4]>(&self.narrow, map::FLOWS_V4, change)?;
+        change_lives::<[u8; 16]>(&self.narrow, map::FLOWS_V6, change)
+    }
+}
+
+fn change_lives<A>(ground: &Ground, table: &str, change: impl Fn(Life) -> Life) -> Result<()>
+where
+    Record<A>: Pod,
+{
+    let mut records = ground.array::<Record<A>>(table)?;
+    for slot in 0..FLOWS {
+        let mut record = records.get(&slot, 0)?;
+        record.life = change(record.life);
+        records.set(slot, record, 0)?;
+    }
+    Ok(())
+}
+
+/// Silence, and one more under its name.
+fn refused(ground: &mut Ground, program: &'static str, packet: &Packet, reason: DropReason) -> Result<()> {
+    let count = |ground: &Ground| ground.reconciler.maps().drops(reason as u32);
+    let before = count(ground)?;
+    let (action, out) = ground.run(program, packet)?;
+    ensure!(action == DROP, "not dropped: {action}, {:?}", Packet::parse(&out));
+    let counted = count(ground)? - before;
+    ensure!(counted == 1, "counted {counted} times as {}", reason.name());
+    Ok(())
+}
+
+fn client(v6: bool) -> IpAddr {
+    if v6 { [0x2001, 0xdb8, 0, 0, 0, 0, 0, 7].into() } else { [198, 51, 100, 7].into() }
+}
+
+fn key(address: &str) -> Result<FrontendKey> {
+    let address = FrontendAddress::Ip(address.parse()?);
+    Ok(FrontendKey { address, port: PORT, protocol: Protocol::Tcp })
+}
+
+/// Takes the place of every entry of the index of flows.
+fn fill(ground: &Ground) -> Result<()> {
+    let mut entries: HashMap<_, TupleV4, FlowRef> =
+        Map::HashMap(ground.map(map::CONNTRACK_V4)?).try_into()?;
+    for n in 0..map::MAX_CONNTRACK {
+        let [a, b, c, d] = n.to_be_bytes();
+        let tuple = TupleV4 {
+            source: [0, a, b, c],
+            destination: [0; 4],
+            source_port: [0, d],
+            destination_port: [0; 2],
+            protocol: 0,
+            direction: 0,
+            zero: [0; 2],
+        };
+        entries.insert(tuple, FlowRef::default(), 0)?;
+    }
+    Ok(())
+}
+
+fn objects() -> Result<Vec<Change>> {
+    let service = json!({"metadata": {"name": "narrow", "namespace": "shop"},
+        "spec": {"clusterIP": CLUSTER_IP[0], "clusterIPs": CLUSTER_IP, "ipFamilies": ["IPv4", "IPv6"],
+            "externalIPs": EXTERNAL_IP, "ports": [{"port": PORT, "protocol": "TCP"}]}});
+    let mut objects = vec![Object::Service(serde_json::from_value(service)?)];
+    for (v6, family) in [(0, "IPv4"), (1, "IPv6")] {
+        let slice = json!({"metadata": {"name": format!("narrow-{v6}"), "namespace": "shop",
+                "labels": {"kubernetes.io/service-name": "narrow"}},
+            "addressType": family, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [ENDPOINT[v6]], "nodeName": "node-2", "conditions": {"ready": true}}]});
+        objects.push(Object::EndpointSlice(serde_json::from_value(slice)?));
+    }
+    let mut changes = Vec::new();
+    for object in objects {
+        changes.extend(object.change(world::NODE_NAME)?.map(|read| read.value));
+    }
+    Ok(changes)
+}

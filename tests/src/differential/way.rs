@@ -1,0 +1,191 @@
+//! A flow's way through the programs: its first packet, the masquerade at the egress, the answer's way back, and the packet
+//! after it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use proxy::model::flow::{Outcome, Verdict};
+
+use super::{
+    ground::{DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT},
+    wire::{Packet, Segment},
+};
+
+/// Where a client's packets are met first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// Behind a device that leads out of the node.
+    Outside,
+    /// In a pod whose sockets are left alone.
+    Pod,
+    /// On the node itself.
+    Node,
+}
+
+/// Behind which device the backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Outside,
+    Pod,
+}
+
+/// What is to come of a flow.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    pub outcome: Outcome,
+    /// Each that it may reach, and whether it then gets the node's address as its source.
+    pub backends: Vec<(SocketAddr, bool)>,
+    /// The node's addresses on the device, IPv4 first.
+    pub masquerade: [IpAddr; 2],
+}
+
+/// A flow's first packet, and where its ends are.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub packet: Packet,
+    pub client: Client,
+    pub backend: Backend,
+}
+
+impl Client {
+    fn begins_at(self) -> &'static str {
+        match self {
+            Self::Outside => EXTERNAL_INGRESS,
+            Self::Pod => POD_INGRESS,
+            Self::Node => EXTERNAL_EGRESS,
+        }
+    }
+
+    /// Where its answers leave the node; a client on the node gets them where they come in.
+    fn ends_at(self) -> Option<&'static str> {
+        match self {
+            Self::Outside => Some(EXTERNAL_EGRESS),
+            Self::Pod => Some(POD_EGRESS),
+            Self::Node => None,
+        }
+    }
+
+    /// What the program says of a packet that is to go on: the node's own is on the way to another place already.
+    fn goes_on(self) -> i32 {
+        if self == Self::Node { REDIRECT } else { PASS }
+    }
+}
+
+impl Backend {
+    fn egress(self) -> &'static str {
+        if self == Self::Pod { POD_EGRESS } else { EXTERNAL_EGRESS }
+    }
+
+    fn ingress(self) -> &'static str {
+        if self == Self::Pod { POD_INGRESS } else { EXTERNAL_INGRESS }
+    }
+}
+
+impl Expected {
+    pub fn of(verdict: &Verdict, masquerade: [IpAddr; 2]) -> Self {
+        let backend = |choice: &proxy::model::flow::Choice| (choice.backend.address, choice.masquerade);
+        Self { outcome: verdict.outcome, backends: verdict.choices.iter().map(backend).collect(), masquerade }
+    }
+}
+
+impl Way {
+    /// Sends the flow through, and holds what comes of it against what is to come of it: the backend it got, if any.
+    pub fn go(&self, ground: &mut Ground, expected: &Expected) -> Result<Option<SocketAddr>> {
+        let (action, out) = ground.run(self.client.begins_at(), &self.packet)?;
+        match expected.outcome {
+            Outcome::None => ensure!(action == PASS && out == self.packet.bytes(), "touched: {action}"),
+            Outcome::Drop => ensure!(action == DROP, "not dropped: {action}"),
+            Outcome::Reject => rejected(&self.packet, action, &out)?,
+            Outcome::Dnat if self.is_refused_to_sctp(expected) => rejected(&self.packet, action, &out)?,
+            Outcome::Dnat => return self.translated(ground, expected, action, &out).map(Some),
+        }
+        Ok(None)
+    }
+
+    /// Another port would need another checksum.
+    fn is_refused_to_sctp(&self, expected: &Expected) -> bool {
+        let port = self.packet.to.port();
+        self.packet.is_sctp() && expected.backends.iter().all(|(backend, _)| backend.port() != port)
+    }
+
+    /// There, back, and once more.
+    fn translated(
+        &self,
+        ground: &mut Ground,
+        expected: &Expected,
+        action: i32,
+        out: &[u8],
+    ) -> Result<SocketAddr> {
+        ensure!(action == self.client.goes_on(), "not passed on: {action}");
+        let there = Packet::parse(out)?;
+        let choice = expected.backends.iter().find(|(backend, _)| *backend == there.to);
+        let (_, is_masqueraded) =
+            choice.with_context(|| format!("{} is not among {:?}", there.to, expected.backends))?;
+        ensure!(self.is_of_client(there.from), "another client: {}", there.from);
+        ensure!(there.is_like(&self.packet), "more than the ends has changed");
+
+        let (action, out) = ground.run(self.backend.egress(), &there)?;
+        ensure!(action == PASS, "held up at the egress: {action}");
+        let left = Packet::parse(&out)?;
+        ensure!(left.to == there.to, "another backend: {}", left.to);
+        let stands_for = expected.masquerade[usize::from(there.from.is_ipv6())];
+        let source = if *is_masqueraded { stands_for } else { there.from.ip() };
+        ensure!(left.from.ip() == source, "sent as {}, should be as {source}", left.from);
+        // SCTP keeps its port, for its checksum covers it; others get one at random, which may be the one they had.
+        let keeps_port = self.packet.is_sctp() || !is_masqueraded;
+        ensure!(!keeps_port || left.from.port() == there.from.port(), "sent as {}", left.from);
+        self.answered(ground, &there, &left)?;
+        self.goes_on(ground, &there)?;
+        Ok(there.to)
+    }
+
+    /// Where a masqueraded flow has the ends that a client on the node would have, that one gets another port.
+    fn is_of_client(&self, from: SocketAddr) -> bool {
+        from == self.packet.from || self.client == Client::Node && from.ip() == self.packet.from.ip()
+    }
+
+    fn answered(&self, ground: &mut Ground, there: &Packet, left: &Packet) -> Result<()> {
+        let answer = left.answer();
+        let (action, out) = ground.run(self.backend.ingress(), &answer)?;
+        ensure!(action == PASS, "the answer is held up: {action}");
+        let mut back = Packet::parse(&out)?;
+        if let Some(egress) = self.client.ends_at() {
+            let (from, to) = (back.from, back.to);
+            ensure!((from, to) == (there.to, there.from), "the answer goes from {from} to {to}");
+            let (action, out) = ground.run(egress, &back)?;
+            ensure!(action == PASS, "the answer is held up at the egress: {action}");
+            back = Packet::parse(&out)?;
+        }
+        let (from, to) = (back.from, back.to);
+        ensure!((from, to) == (self.packet.to, self.packet.from), "the client sees {from} to {to}");
+        ensure!(back.is_like(&answer), "more than the ends of the answer has changed");
+        Ok(())
+    }
+
+    fn goes_on(&self, ground: &mut Ground, there: &Packet) -> Result<()> {
+        let (action, out) = ground.run(self.client.begins_at(), &self.packet.next())?;
+        let is_passed_on = action == self.client.goes_on();
+        ensure!(is_passed_on && Packet::parse(&out)?.to == there.to, "the next one goes elsewhere: {action}");
+        Ok(())
+    }
+}
+
+/// The client hears of it at once, from whom it dialled.
+fn rejected(packet: &Packet, action: i32, out: &[u8]) -> Result<()> {
+    ensure!(action == REDIRECT, "not answered: {action}");
+    match Segment::parse(out)? {
+        Segment::Reset { from, to, acknowledged } => {
+            ensure!((from, to) == (packet.to, packet.from), "a reset from {from} to {to}");
+            ensure!(acknowledged == Packet::SEQUENCE + 1, "the reset acknowledges {acknowledged}");
+        }
+        Segment::PortUnreachable { from, to, quoted } => {
+            ensure!((from, to) == (packet.to.ip(), packet.from.ip()), "unreachable from {from} to {to}");
+            ensure!(
+                packet.bytes().get(14..).is_some_and(|sent| sent.starts_with(&quoted)),
+                "another packet is quoted"
+            );
+        }
+        Segment::Other => bail!("answered with something else"),
+    }
+    Ok(())
+}
