@@ -22,25 +22,33 @@ use crate::{
 /// Who sends a packet, and what it really dials.
 #[inline(always)]
 pub fn ask<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) {
-    work.asker = Asker::new(ctx, &work.packet, place.client());
+    // SAFETY: the kernel's own context.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    work.asker = Asker::new(&work.packet, place.client(), device);
     let resteered = frontend_of_socket::<F>(ctx, &work.packet, place);
     work.asker.is_resteered = resteered.is_some().into();
     (work.dialled, work.dialled_port) =
         resteered.unwrap_or((work.packet.destination, work.packet.destination_port));
 }
 
-/// Decides about a packet. A flow that goes on as it was is refused nothing, so then nothing is counted.
+/// Who sends a packet that the early plane looks at.
 #[inline(always)]
-pub fn choose<F: Family>(work: &mut Work<F>, known: u32) -> Step {
-    let is_known = known != Step::NOBODY;
+pub fn ask_early<F: Family>(work: &mut Work<F>, device: u32) {
+    work.asker = Asker::new(&work.packet, ClientAt::BehindDevice, device);
+    (work.dialled, work.dialled_port) = (work.packet.destination, work.packet.destination_port);
+}
+
+/// Decides about a packet.
+#[inline(always)]
+pub fn choose<F: Family>(work: &mut Work<F>) -> Step {
     match decide::<F>(work.dialled, work.dialled_port, work.packet.protocol, &work.asker) {
         Verdict::Backend(choice) => {
             work.choice = choice;
             Step::CHOSEN
         }
-        Verdict::Refuse(reason, service) => refused(reason, service, is_known),
+        Verdict::Refuse(reason, service) => Step::refuse(reason, service),
         Verdict::NotOurs => match unclaimed(work) {
-            Some(reason) => refused(reason, None, is_known),
+            Some(reason) => Step::refuse(reason, None),
             None => pass(work),
         },
     }
@@ -63,20 +71,12 @@ fn pass<F: Family>(work: &mut Work<F>) -> Step {
     Step::CHOSEN
 }
 
-#[inline(always)]
-fn refused(reason: DropReason, service: Option<u32>, is_known: bool) -> Step {
-    if !is_known {
-        metrics::refused(reason, service);
-    }
-    Step::refuse(reason)
-}
-
 /// Begins the flow that was decided on, in the place of a known one.
 #[inline(always)]
 pub fn begin<F: Family>(work: &mut Work<F>, known: u32) -> Step {
     let service = work.choice.backend.service;
     if known != Step::NOBODY && !conntrack::at::<F>(known).is_some_and(|flow| flow.end()) {
-        return refused(DropReason::FlowEnding, Some(service), false);
+        return Step::refuse(DropReason::FlowEnding, Some(service));
     }
     match record(work) {
         Ok(slot) => {
@@ -85,7 +85,7 @@ pub fn begin<F: Family>(work: &mut Work<F>, known: u32) -> Step {
             }
             Step::flow(slot)
         }
-        Err(reason) => refused(reason, Some(service), false),
+        Err(reason) => Step::refuse(reason, Some(service)),
     }
 }
 
@@ -136,13 +136,14 @@ fn flags<F: Family>(choice: &Choice<F::Address>, asker: &Asker<F>) -> FlowFlags 
     let is_resteered = asker.is_resteered != 0;
     let by_policy = !is_resteered && asker.is_masqueraded(choice.flags);
     // A backend that dials itself would see its own address come in, and answer itself instead of the frontend.
-    let is_hairpin = choice.backend.flags.contains(BackendFlags::LOCAL)
-        && F::is_same(F::bytes(choice.backend.address), F::bytes(asker.address));
+    let is_local = choice.backend.flags.contains(BackendFlags::LOCAL);
+    let is_hairpin = is_local && F::is_same(F::bytes(choice.backend.address), F::bytes(asker.address));
     FlowFlags::default()
         .with(FlowFlags::MASQUERADE, by_policy || is_hairpin)
         .with(FlowFlags::HOST_CLIENT, asker.is_on_node != 0)
         .with(FlowFlags::RESTEERED, is_resteered)
         .with(FlowFlags::PASSING, asker.is_passing != 0)
+        .with(FlowFlags::ON_NODE, is_local || asker.origin == NODE)
 }
 
 /// No frontend has this address and port. Addresses of Services must not leak out even so; an address of the node is the
@@ -179,12 +180,12 @@ const OUTSIDE: u32 = 3;
 
 impl<F: Family> Asker<F> {
     #[inline(always)]
-    fn new(ctx: &TcContext, packet: &Packet<F::Address>, at: ClientAt) -> Self {
+    fn new(packet: &Packet<F::Address>, at: ClientAt, device: u32) -> Self {
         let address = packet.source;
         let is_on_node = at == ClientAt::OnNode;
         let is_pod = if config::flags().contains(ConfigFlags::PODS_BY_DEVICE) {
-            // SAFETY: the kernel's own context. What the node sends enters through no device.
-            !is_on_node && network::is_pod_device(unsafe { (*ctx.skb.skb).ifindex })
+            // What the node sends enters through no device.
+            !is_on_node && network::is_pod_device(device)
         } else {
             network::is_pod(F::POD_RANGE, F::mapped(address))
         };

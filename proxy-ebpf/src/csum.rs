@@ -33,9 +33,15 @@ pub const fn checksum(sum: u64) -> u16 {
     !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
+/// The checksum that still comes out right once what it covers has changed by a sum of differences (RFC 1624).
+#[inline(always)]
+pub const fn adjusted(old: u16, differences: u64) -> u16 {
+    checksum(!old as u64 + fold(differences) as u64)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{checksum, difference, fold, sum};
+    use super::{adjusted, checksum, difference, sum};
 
     /// The example of RFC 1071, section 3.
     #[test]
@@ -51,7 +57,7 @@ mod tests {
         for (old, new) in [(0, 1), (1, 0), (u32::MAX, 7), (0x0a00_0001, 0xc0a8_0001), (5, 5)] {
             let words = [0x1234_5678, old];
             let before = checksum(sum(&words));
-            let after = checksum(u64::from(fold(difference(old, new))) + u64::from(!before));
+            let after = adjusted(before, difference(old, new));
             let want = checksum(sum(&[0x1234_5678, new]));
             // 0 and 0xffff are the same number.
             assert!(after == want || after ^ want == 0xffff && (after == 0 || want == 0), "{old:x} {new:x}");

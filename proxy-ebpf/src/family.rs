@@ -90,7 +90,7 @@ pub trait Family {
     // The stages of a packet's way, see `stage`.
     fn look_up(skb: *mut __sk_buff, place: Place) -> Step;
     fn ask(skb: *mut __sk_buff, place: Place);
-    fn choose(known: u32) -> Step;
+    fn choose() -> Step;
     fn begin(known: u32) -> Step;
     fn carry_on(slot: u32, place: Place) -> Step;
     fn masquerade(skb: *mut __sk_buff, slot: u32) -> Step;
@@ -235,8 +235,8 @@ macro_rules! stages {
         }
 
         #[inline(always)]
-        fn choose(known: u32) -> Step {
-            Step(stage::$choose(known))
+        fn choose() -> Step {
+            Step(stage::$choose())
         }
 
         #[inline(always)]

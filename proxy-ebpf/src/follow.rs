@@ -7,7 +7,6 @@ use crate::{
     clock,
     conntrack::{self, Found, Tracked, find},
     family::Family,
-    metrics,
     nat::Ends,
     packet::{Packet, TCP, UDP},
     stage::{Step, Work},
@@ -28,13 +27,7 @@ pub fn look_up<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) -> 
 /// Met in the instant in which its flow ended.
 #[inline(always)]
 fn lost() -> Step {
-    refused(DropReason::FlowEnding)
-}
-
-#[inline(always)]
-fn refused(reason: DropReason) -> Step {
-    metrics::refused(reason, None);
-    Step::refuse(reason)
+    Step::refuse(DropReason::FlowEnding, None)
 }
 
 #[inline(always)]
@@ -59,7 +52,7 @@ fn begins_elsewhere(ctx: &TcContext, place: Place) -> bool {
 
 /// Packets from the middle of a TCP connection belong to one that we do not know.
 #[inline(always)]
-fn may_begin<A>(packet: &Packet<A>) -> bool {
+pub fn may_begin<A>(packet: &Packet<A>) -> bool {
     packet.protocol != TCP || is_syn(packet.flags)
 }
 
@@ -71,7 +64,7 @@ fn is_syn(flags: u8) -> bool {
 /// Whether a SYN begins another TCP connection between the same ends: the one that is known is over, or never came about and
 /// its backend has gone.
 #[inline(always)]
-fn begins_anew<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
+pub fn begins_anew<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
     packet.protocol == TCP
         && is_syn(packet.flags)
         && (flow.life.is_over() || (!flow.life.has(Life::ANSWERED) && has_lost_backend(flow)))
@@ -84,7 +77,7 @@ fn end_and_decide<F: Family>(flow: &Tracked<F>) -> Step {
 
 /// Whether a UDP flow may need another backend, its own having gone. Asked once a tick.
 #[inline(always)]
-fn may_move<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
+pub fn may_move<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
     packet.protocol == UDP
         && flow.life.seen() != clock::ticks()
         && !is_passing(flow)

@@ -7,7 +7,6 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
     helpers::{bpf_get_prandom_u32, generated::bpf_loop},
     programs::TcContext,
 };
@@ -18,7 +17,6 @@ use crate::{
     config::masquerade_ports,
     conntrack::{self, Tracked},
     family::Family,
-    metrics,
     nat::Ends,
     network,
     packet::SCTP,
@@ -31,11 +29,11 @@ const PORTS: u32 = 32;
 /// What the ends of a packet are to be that leaves for its backend in a masqueraded flow.
 #[inline(always)]
 pub fn masquerade<F: Family>(ctx: &TcContext, work: &mut Work<F>, slot: u32) -> Step {
-    let Some(flow) = conntrack::at::<F>(slot) else { return refused(DropReason::FlowEnding) };
-    if state(&flow) != MASQUERADED
-        && let Err(reason) = settle(ctx, &flow)
-    {
-        return refused(reason);
+    let Some(flow) = conntrack::at::<F>(slot) else { return ending() };
+    // SAFETY: the kernel's own context.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    if let Err(reason) = settle(ctx.skb.skb.cast(), device, &flow) {
+        return Step::refuse(reason, None);
     }
     let record = flow.record();
     work.ends = Ends {
@@ -45,13 +43,12 @@ pub fn masquerade<F: Family>(ctx: &TcContext, work: &mut Work<F>, slot: u32) -> 
     };
     // The flow was found by this packet's ends; that the record is still the same flow's is asked last.
     let is_this_packets = F::is_same(record.client, F::bytes(work.packet.source)) && flow.is_still_there();
-    if is_this_packets { Step::TRANSLATE } else { refused(DropReason::FlowEnding) }
+    if is_this_packets { Step::TRANSLATE } else { ending() }
 }
 
 #[inline(always)]
-fn refused(reason: DropReason) -> Step {
-    metrics::refused(reason, None);
-    Step::refuse(reason)
+fn ending() -> Step {
+    Step::refuse(DropReason::FlowEnding, None)
 }
 
 #[inline(always)]
@@ -61,8 +58,13 @@ fn state<F: Family>(flow: &Tracked<F>) -> u64 {
     unsafe { (&raw const (*flow.record).masquerading).read_volatile() }
 }
 
+/// Sees to it that an address and a port stand for the client of a flow that leaves by a device. `ctx` is the program's own
+/// context.
 #[inline(always)]
-fn settle<F: Family>(ctx: &TcContext, flow: &Tracked<F>) -> Result<(), DropReason> {
+pub fn settle<F: Family>(ctx: *mut c_void, device: u32, flow: &Tracked<F>) -> Result<(), DropReason> {
+    if state(flow) == MASQUERADED {
+        return Ok(());
+    }
     // SAFETY: `record` points into an array map, whose memory lives as long as the program.
     let word = unsafe { &raw mut (*flow.record).masquerading };
     match atomic::compare_exchange(word, NOT_MASQUERADED, CHOOSING) {
@@ -71,8 +73,6 @@ fn settle<F: Family>(ctx: &TcContext, flow: &Tracked<F>) -> Result<(), DropReaso
         // Another CPU is at it with an earlier packet: the sender's next attempt finds it done.
         _ => return Err(DropReason::FlowEnding),
     }
-    // SAFETY: the kernel's own context.
-    let device = unsafe { (*ctx.skb.skb).ifindex };
     let Some(address) = F::masquerade_address(device) else {
         set_state(flow, NOT_MASQUERADED);
         return Err(DropReason::NoMasqueradeAddress);
@@ -108,7 +108,8 @@ fn keep_port<F: Family>(flow: &Tracked<F>, address: F::Address) -> bool {
 /// A search for a port.
 #[repr(C)]
 struct Search {
-    skb: *mut __sk_buff,
+    /// The program's own context.
+    ctx: *mut c_void,
     slot: u32,
     tag: u32,
     is_found: u64,
@@ -116,8 +117,8 @@ struct Search {
 
 /// Takes a port. `false`: every one that was tried is in use.
 #[inline(always)]
-fn choose_port<F: Family>(ctx: &TcContext, flow: &Tracked<F>) -> bool {
-    let mut search = Search { skb: ctx.skb.skb, slot: flow.slot, tag: flow.life.tag(), is_found: 0 };
+fn choose_port<F: Family>(ctx: *mut c_void, flow: &Tracked<F>) -> bool {
+    let mut search = Search { ctx, slot: flow.slot, tag: flow.life.tag(), is_found: 0 };
     let callback: extern "C" fn(u64, *mut c_void) -> i64 = try_port::<F>;
     // SAFETY: the callback has the signature the kernel expects, and `search` outlives the loop.
     unsafe { bpf_loop(PORTS, callback as *mut c_void, (&raw mut search).cast(), 0) };
@@ -135,9 +136,7 @@ extern "C" fn try_port<F: Family>(_: u64, search: *mut c_void) -> i64 {
         let port = if (*record).protocol == SCTP { (*record).forwarded_port } else { random_port() };
         (*record).masquerade_port = port;
     }
-    if F::has_socket(search.skb.cast(), record)
-        || !conntrack::add_masquerade::<F>(record, search.slot, search.tag)
-    {
+    if F::has_socket(search.ctx, record) || !conntrack::add_masquerade::<F>(record, search.slot, search.tag) {
         return 0;
     }
     search.is_found = 1;

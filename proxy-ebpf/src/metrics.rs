@@ -1,12 +1,14 @@
-//! Counters that are always on: per service port, and per reason of refusal.
+//! Counters that are always on: per service port, per reason of refusal, and per outcome of the early plane.
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
-use proxy_ebpf::abi::{DropReason, ServiceStats, map};
+use proxy_ebpf::abi::{DropReason, EarlyOutcome, ServiceStats, map};
 
 #[btf_map]
 static SERVICE_STATS: PerCpuArray<ServiceStats, { map::MAX_SERVICES as usize }> = PerCpuArray::new();
 #[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+static EARLY: PerCpuArray<u64, { EarlyOutcome::ALL.len() }> = PerCpuArray::new();
 
 /// Counts a connection that got a backend.
 #[inline(always)]
@@ -26,6 +28,15 @@ pub fn refused(reason: DropReason, service: Option<u32>) {
         unsafe { (*stats).refused = (*stats).refused.wrapping_add(1) };
     }
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: as in `translated`.
+        unsafe { *count = (*count).wrapping_add(1) };
+    }
+}
+
+/// Counts what the early plane made of a packet.
+#[inline(always)]
+pub fn early(outcome: EarlyOutcome) {
+    if let Some(count) = EARLY.get_ptr_mut(outcome as u32) {
         // SAFETY: as in `translated`.
         unsafe { *count = (*count).wrapping_add(1) };
     }

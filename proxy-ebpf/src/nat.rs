@@ -14,7 +14,6 @@ use proxy_ebpf::{
 
 use crate::{
     family::Family,
-    metrics,
     packet::{Packet, SCTP, UDP},
     stage::Step,
 };
@@ -48,10 +47,7 @@ impl<A: Copy> Ends<A> {
 pub fn translate<F: Family>(ctx: &TcContext, packet: &Packet<F::Address>, ends: &Ends<F::Address>) -> Step {
     match rewrite::<F>(ctx, packet, ends) {
         Ok(()) => Step::PASS,
-        Err(reason) => {
-            metrics::refused(reason, None);
-            Step::refuse(reason)
-        }
+        Err(reason) => Step::refuse(reason, None),
     }
 }
 
@@ -62,13 +58,8 @@ fn rewrite<F: Family>(
     packet: &Packet<F::Address>,
     ends: &Ends<F::Address>,
 ) -> Result<(), DropReason> {
-    let by_addresses =
-        F::difference(packet.source, ends.source) + F::difference(packet.destination, ends.destination);
-    let by_addresses = u64::from(fold(by_addresses));
-    let by_ports = u64::from(fold(
-        port_difference(packet.source_port, ends.source_port)
-            + port_difference(packet.destination_port, ends.destination_port),
-    ));
+    let by_addresses = address_difference::<F>(packet, ends);
+    let by_ports = ports_difference(packet, ends);
     if let Some(checksum) = F::NETWORK_CHECKSUM {
         ctx.l3_csum_replace(packet.network() + checksum, 0, by_addresses, 0).map_err(failed)?;
     }
@@ -98,6 +89,21 @@ fn over_addresses<F: Family>(
         return Ok(());
     }
     ctx.l4_csum_replace(checksum, 0, difference, flags).map_err(failed)
+}
+
+/// What the change of both addresses adds to a checksum.
+#[inline(always)]
+pub fn address_difference<F: Family>(packet: &Packet<F::Address>, ends: &Ends<F::Address>) -> u64 {
+    let sum = F::difference(packet.source, ends.source) + F::difference(packet.destination, ends.destination);
+    fold(sum).into()
+}
+
+/// What the change of both ports adds to a checksum.
+#[inline(always)]
+pub fn ports_difference<A>(packet: &Packet<A>, ends: &Ends<A>) -> u64 {
+    let sum = port_difference(packet.source_port, ends.source_port)
+        + port_difference(packet.destination_port, ends.destination_port);
+    fold(sum).into()
 }
 
 #[inline(always)]

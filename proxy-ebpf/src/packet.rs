@@ -5,14 +5,17 @@
 
 use core::{mem::offset_of, ptr};
 
-use proxy_ebpf::abi::{Direction, Tuple};
+use proxy_ebpf::{
+    abi::{Direction, Tuple},
+    csum::{checksum, sum},
+};
 
 use crate::family::{Family, Words, words};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const SCTP: u8 = 132;
-const ETHERNET: usize = 14;
+pub const ETHERNET: usize = 14;
 pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
 /// More than all headers we look at take.
@@ -71,6 +74,11 @@ struct Ipv6 {
 pub const IPV4_CHECKSUM: usize = offset_of!(Ipv4, checksum);
 pub const IPV4_ADDRESSES: usize = offset_of!(Ipv4, source);
 pub const IPV6_ADDRESSES: usize = offset_of!(Ipv6, source);
+pub const IPV4_HOPS: usize = offset_of!(Ipv4, ttl);
+pub const IPV6_HOPS: usize = offset_of!(Ipv6, hops);
+/// The length of headers without options.
+pub const IPV4_HEADER: usize = size_of::<Ipv4>();
+pub const IPV6_HEADER: usize = size_of::<Ipv6>();
 
 impl<A: Copy> Packet<A> {
     /// Offset of the IP header.
@@ -134,6 +142,41 @@ pub fn parse_v6(packet: &impl Window, into: &mut Packet<Words>) -> bool {
     into.source = words(header.source);
     into.destination = words(header.destination);
     parse_transport(packet, into, header.next, network, network + size_of::<Ipv6>())
+}
+
+/// What routing asks of a packet.
+pub struct Transit {
+    /// Its length, link-layer header not included.
+    pub total: u16,
+    /// Its class of service, as the kernel's look-up of routes wants it.
+    pub service: u32,
+}
+
+/// `None`: only the node's stack may forward it, as it has options, came to its last hop, is damaged or not in one piece.
+#[inline(always)]
+pub fn transit_v4(frame: &impl Window) -> Option<Transit> {
+    const WITHOUT_OPTIONS: u8 = 0x45;
+    let words = at::<[u32; IPV4_HEADER / 4]>(frame, ETHERNET)?;
+    let header = at::<Ipv4>(frame, ETHERNET)?;
+    let total = u16::from_be_bytes(header.total);
+    let is_fit = header.version_and_length == WITHOUT_OPTIONS && header.ttl > 1 && checksum(sum(&words)) == 0;
+    (is_fit && is_there(frame, total)).then_some(Transit { total, service: header.service.into() })
+}
+
+#[inline(always)]
+pub fn transit_v6(frame: &impl Window) -> Option<Transit> {
+    /// The class and the flow label.
+    const FLOW: u32 = u32::from_be(0x0fff_ffff);
+    let header = at::<Ipv6>(frame, ETHERNET)?;
+    let total = u16::from_be_bytes(header.payload).checked_add(IPV6_HEADER as u16)?;
+    let service = u32::from_ne_bytes(header.version) & FLOW;
+    (header.hops > 1 && is_there(frame, total)).then_some(Transit { total, service })
+}
+
+/// Whether all of a packet is to be seen.
+#[inline(always)]
+fn is_there(frame: &impl Window, total: u16) -> bool {
+    frame.start() + ETHERNET + usize::from(total) <= frame.end()
 }
 
 #[inline(always)]

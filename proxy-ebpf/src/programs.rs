@@ -2,14 +2,15 @@
 //! Packets: `TC_ACT_UNSPEC` hands the packet to whoever is next at the hook.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 
-use proxy_ebpf::abi::{DeviceRole, Direction};
+use proxy_ebpf::abi::{DeviceRole, Direction, EarlyOutcome};
 
 use crate::{
+    early,
     sock::{self, Outcome},
     sweep,
     tc::{self, Action, Place},
@@ -94,6 +95,26 @@ fn at_device(ctx: &TcContext, role: DeviceRole, direction: Direction) -> i32 {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         Action::Redirect(code) => code,
+    }
+}
+
+/// In pieces where a frame does not fit into one: only the first is looked at.
+#[xdp(frags)]
+pub fn xdp_external(ctx: XdpContext) -> u32 {
+    match early::handle(&ctx) {
+        EarlyOutcome::SentToBackend | EarlyOutcome::SentToClient => xdp_action::XDP_TX,
+        EarlyOutcome::RedirectedToBackend | EarlyOutcome::RedirectedToClient => xdp_action::XDP_REDIRECT,
+        EarlyOutcome::NotOurs
+        | EarlyOutcome::OnNode
+        | EarlyOutcome::Refused
+        | EarlyOutcome::Unsettled
+        | EarlyOutcome::Unfit
+        | EarlyOutcome::NotForNode
+        | EarlyOutcome::NoRoute
+        | EarlyOutcome::NoNeighbour
+        | EarlyOutcome::TooLarge
+        | EarlyOutcome::OtherDevice
+        | EarlyOutcome::NotMasqueraded => xdp_action::XDP_PASS,
     }
 }
 

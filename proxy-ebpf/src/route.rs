@@ -29,16 +29,10 @@ pub fn turn_to_router(ctx: &TcContext) -> Step {
     match network::device(device) {
         Some(device) if device.router != [0; 6] => match ctx.store(0, &device.router, 0) {
             Ok(()) => Step::PASS,
-            Err(_) => refused(),
+            Err(_) => Step::refuse(DropReason::RewriteFailed, None),
         },
         Some(_) | None => Step::PASS,
     }
-}
-
-#[inline(always)]
-fn refused() -> Step {
-    metrics::refused(DropReason::RewriteFailed, None);
-    Step::refuse(DropReason::RewriteFailed)
 }
 
 /// Sends a packet of the node's own to where its destination is now; the kernel's code.

@@ -4,7 +4,7 @@
 //! own. What the stages hand on lies in `WORK_*`, and what they say fits in a register.
 
 use aya_ebpf::{bindings::__sk_buff, btf_maps::PerCpuArray, macros::btf_map, programs::TcContext};
-use proxy_ebpf::abi::DropReason;
+use proxy_ebpf::abi::{DropReason, EarlyOutcome};
 
 use crate::{
     begin::{self, Asker},
@@ -67,7 +67,7 @@ impl Parsed {
     }
 
     #[inline(always)]
-    fn code(self) -> u32 {
+    pub fn code(self) -> u32 {
         match self {
             Self::V4 => 4,
             Self::V6 => 6,
@@ -95,6 +95,7 @@ impl Step {
     const FLOW: u32 = 5;
     const MASQUERADE: u32 = 6;
     const REFUSE: u32 = 7;
+    const EARLY: u32 = 9;
     /// No flow's slot.
     pub const NOBODY: u32 = u32::MAX;
 
@@ -121,10 +122,26 @@ impl Step {
         Self::new(Self::MASQUERADE, slot)
     }
 
-    /// Counted already.
+    /// Not counted yet. The service port whose it is, where it is known, stands above the reason's eight bits.
     #[inline(always)]
-    pub const fn refuse(reason: DropReason) -> Self {
-        Self::new(Self::REFUSE, reason as u32)
+    pub const fn refuse(reason: DropReason, service: Option<u32>) -> Self {
+        let service = match service {
+            Some(service) => service.wrapping_add(1) << 8,
+            None => 0,
+        };
+        Self::new(Self::REFUSE, service | reason as u32)
+    }
+
+    /// Why something is refused, and of which service port.
+    #[inline(always)]
+    pub const fn refusal(self) -> (DropReason, Option<u32>) {
+        (DropReason::of(self.value() as u8), (self.value() >> 8).checked_sub(1))
+    }
+
+    /// The early plane is done with the packet.
+    #[inline(always)]
+    pub const fn early(outcome: EarlyOutcome) -> Self {
+        Self::new(Self::EARLY, outcome as u32)
     }
 
     #[inline(always)]
@@ -132,7 +149,7 @@ impl Step {
         (self.0 >> 32) as u32
     }
 
-    /// The slot, or the number of a reason.
+    /// The slot, or the number of an outcome.
     #[inline(always)]
     pub const fn value(self) -> u32 {
         self.0 as u32
@@ -151,6 +168,11 @@ impl Step {
     #[inline(always)]
     pub const fn is_masquerade(self) -> bool {
         self.kind() == Self::MASQUERADE
+    }
+
+    #[inline(always)]
+    pub const fn is_early(self) -> bool {
+        self.kind() == Self::EARLY
     }
 
     #[inline(always)]
@@ -227,8 +249,8 @@ macro_rules! stages {
         /// Decides about a packet whose sender is known.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $choose(known: u32) -> u64 {
-            $work().map_or(Step::PASS, |work| begin::choose(work, known)).0
+        pub extern "C" fn $choose() -> u64 {
+            $work().map_or(Step::PASS, begin::choose).0
         }
 
         /// Begins the flow that was decided on, in the place of the one in a slot.

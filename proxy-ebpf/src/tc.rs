@@ -5,10 +5,11 @@
 //! masquerade, where there is one, happens at the device that leads to the backend.
 
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{DeviceRole, Direction, DropReason};
+use proxy_ebpf::abi::{DeviceRole, Direction};
 
 use crate::{
     family::{Family, V4, V6},
+    metrics,
     reject::ClientAt,
     stage::{self, Parsed, Step},
 };
@@ -80,9 +81,9 @@ fn handle_of<F: Family>(ctx: &TcContext, place: Place) -> Action {
         step = F::masquerade(skb, step.value());
     }
     if step == Step::TRANSLATE || step == Step::TRANSLATE_AND_ROUTE || step == Step::TRANSLATE_AND_TURN {
-        translate::<F>(ctx, step)
+        translate::<F>(ctx, place, step)
     } else if step.is_refuse() {
-        refuse::<F>(ctx, place, DropReason::of(step.value() as u8))
+        refuse::<F>(ctx, place, step)
     } else {
         Action::Pass
     }
@@ -92,7 +93,7 @@ fn handle_of<F: Family>(ctx: &TcContext, place: Place) -> Action {
 #[inline(always)]
 fn decide<F: Family>(ctx: &TcContext, place: Place, known: u32) -> Step {
     F::ask(ctx.skb.skb, place);
-    let step = F::choose(known);
+    let step = F::choose();
     if step == Step::CHOSEN {
         // Whatever comes of it, what was known has ended.
         let begun = F::begin(known);
@@ -106,22 +107,26 @@ fn decide<F: Family>(ctx: &TcContext, place: Place, known: u32) -> Step {
 }
 
 #[inline(always)]
-fn translate<F: Family>(ctx: &TcContext, step: Step) -> Action {
-    if F::translate(ctx.skb.skb).is_refuse() {
-        Action::Drop
+fn translate<F: Family>(ctx: &TcContext, place: Place, step: Step) -> Action {
+    let mut translated = F::translate(ctx.skb.skb);
+    if step == Step::TRANSLATE_AND_TURN && translated == Step::PASS {
+        translated = Step(stage::turn_to_router(ctx.skb.skb));
+    }
+    if translated.is_refuse() {
+        refuse::<F>(ctx, place, translated)
     } else if step == Step::TRANSLATE_AND_ROUTE {
         // The kernel chose the way to what was dialled; the backend is elsewhere.
         F::redirect(ctx.skb.skb).map_or(Action::Drop, Action::Redirect)
-    } else if step == Step::TRANSLATE_AND_TURN && Step(stage::turn_to_router(ctx.skb.skb)).is_refuse() {
-        Action::Drop
     } else {
         Action::Pass
     }
 }
 
-/// Tells the client where it is to be told; the refusal is counted already.
+/// Counts a refusal, and tells the client where it is to be told.
 #[inline(always)]
-fn refuse<F: Family>(ctx: &TcContext, place: Place, reason: DropReason) -> Action {
+fn refuse<F: Family>(ctx: &TcContext, place: Place, step: Step) -> Action {
+    let (reason, service) = step.refusal();
+    metrics::refused(reason, service);
     if !reason.is_told() {
         return Action::Drop;
     }

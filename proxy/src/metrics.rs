@@ -23,6 +23,8 @@ const FAMILY: &str = "ip_family";
 pub struct Counters {
     /// By the name of the reason.
     pub refusals: Vec<(&'static str, u64)>,
+    /// What the early plane made of packets, by the name of the outcome.
+    pub early: Vec<(&'static str, u64)>,
     pub services: Vec<(ServicePortKey, ServiceStats)>,
 }
 
@@ -197,6 +199,13 @@ fn kernel_families(kernel: &Counters) -> Result<Vec<MetricFamily>, prometheus::E
     for (reason, count) in &kernel.refusals {
         refusals.with_label_values(&[reason]).inc_by(*count);
     }
+    let early = IntCounterVec::new(
+        Opts::new("portreeve_xdp_packets_total", "Packets the early plane saw, by what it made of them"),
+        &["outcome"],
+    )?;
+    for (outcome, count) in &kernel.early {
+        early.with_label_values(&[outcome]).inc_by(*count);
+    }
     let labels = ["namespace", "service", "port"];
     let connections = IntCounterVec::new(
         Opts::new("portreeve_service_connections_total", "Connections and exchanges that got a backend"),
@@ -212,7 +221,10 @@ fn kernel_families(kernel: &Counters) -> Result<Vec<MetricFamily>, prometheus::E
         connections.with_label_values(&values).inc_by(stats.translated);
         refused.with_label_values(&values).inc_by(stats.refused);
     }
-    Ok([refusals.collect(), connections.collect(), refused.collect()].into_iter().flatten().collect())
+    Ok([refusals.collect(), early.collect(), connections.collect(), refused.collect()]
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 /// From 1 ms on, doubling.
@@ -305,6 +317,7 @@ mod tests {
         };
         let kernel = Counters {
             refusals: vec![("no_endpoint", 5)],
+            early: vec![("sent_to_backend", 4)],
             services: vec![(service, ServiceStats { translated: 9, refused: 1 })],
         };
         let text = String::from_utf8(metrics.render(&kernel).unwrap()).unwrap();
@@ -313,6 +326,7 @@ mod tests {
             r#"kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1"#,
             r#"portreeve_table_entries{table="SLOTS"} 7"#,
             r#"portreeve_refusals_total{reason="no_endpoint"} 5"#,
+            r#"portreeve_xdp_packets_total{outcome="sent_to_backend"} 4"#,
             r#"portreeve_service_connections_total{namespace="shop",port="http",service="web"} 9"#,
             r#"portreeve_service_refusals_total{namespace="shop",port="http",service="web"} 1"#,
         ] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proxy::datapath::{Busy, Pins, Programs, load, pin_name, pinned_map};
-use proxy_ebpf::abi::{ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, TC_PROGRAMS, map};
+use proxy_ebpf::abi::{ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, TC_PROGRAMS, XDP_EXTERNAL, map};
 use tests::{leftovers::unique_name, mounts::PinDir};
 
 /// A fifth of what the kernel allows: room to grow, and programs that load fast.
@@ -43,7 +43,8 @@ fn every_map_is_what_the_table_says() {
 fn every_program_loads_and_is_small_enough() {
     let (programs, _pins, _directory) = loaded();
     let at_devices = TC_PROGRAMS.map(|program| program.name);
-    let in_table: Vec<_> = PROGRAMS.into_iter().chain(at_devices).chain([map::START_SWEEPER]).collect();
+    let in_table: Vec<_> =
+        PROGRAMS.into_iter().chain(at_devices).chain([XDP_EXTERNAL, map::START_SWEEPER]).collect();
     let named: BTreeSet<_> = in_table.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(programs.names().0, named, "the object's programs and the table's");
     let mut too_big = Vec::new();

@@ -18,11 +18,13 @@ pub struct Device {
 map_type!(Device, 4 + 16 + 4 + 6 + 2);
 
 flags! {
-    /// What is true of everything that enters here.
+    /// What is true of a device.
     DeviceFlags(u32) {
-        /// Pods are told by their interface, and this is one (kube-proxy's detectors BridgeInterface and
+        /// Pods are told by their interface, and everything that enters here is one's (kube-proxy's detectors BridgeInterface and
         /// InterfaceNamePrefix).
         PODS = 0;
+        /// It takes frames that programs at other devices send out by it.
+        TAKES_FRAMES = 1;
     }
 }
 

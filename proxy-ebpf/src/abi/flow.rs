@@ -137,6 +137,8 @@ flags! {
         RESTEERED = 2;
         /// Nothing is translated: the node's own datagrams from a port that is a NodePort, whose answers are not for it.
         PASSING = 3;
+        /// One of its ends is on this node, or claims to be: its packets go through the node's stack.
+        ON_NODE = 4;
     }
 }
 

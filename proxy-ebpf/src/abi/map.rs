@@ -1,9 +1,10 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason, FlowRef,
-    FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry, OverflowKey, PodRange,
-    ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6, UnconnectedPairs,
+    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason,
+    EarlyOutcome, FlowRef, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry,
+    OverflowKey, PodRange, ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6,
+    UnconnectedPairs,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -83,6 +84,8 @@ pub const BACKENDS_V6: &str = "BACKENDS_V6";
 pub const SERVICES: &str = "SERVICES";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const DROPS: &str = "DROPS";
+/// How often the early plane came to each outcome.
+pub const EARLY: &str = "EARLY";
 pub const SOCKETS: &str = "SOCKETS";
 pub const UNCONNECTED_SOCKETS: &str = "UNCONNECTED_SOCKETS";
 pub const SOCKET_OVERFLOW: &str = "SOCKET_OVERFLOW";
@@ -113,7 +116,7 @@ pub const START_SWEEPER: &str = "start_sweeper";
 pub const SCRATCH: [&str; 2] = ["WORK_V4", "WORK_V6"];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 28] = [
+pub const MAPS: [MapSpec; 29] = [
     spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
     spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
     spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
@@ -124,6 +127,7 @@ pub const MAPS: [MapSpec; 28] = [
     spec::<u32, ServiceName>(SERVICES, MapKind::UserHash, MAX_SERVICES),
     spec::<u32, ServiceStats>(SERVICE_STATS, MapKind::PerCpuArray, MAX_SERVICES),
     spec::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32),
+    spec::<u32, u64>(EARLY, MapKind::PerCpuArray, EarlyOutcome::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
     spec::<u32, UnconnectedPairs>(UNCONNECTED_SOCKETS, MapKind::SocketStorage, 0),
     spec::<OverflowKey, OverflowEntry>(SOCKET_OVERFLOW, MapKind::LruHash, MAX_OVERFLOW),
@@ -182,6 +186,9 @@ pub const TC_PROGRAMS: [TcProgram; 4] = [
     tc("tc_external_ingress", DeviceRole::External, Direction::Ingress),
     tc("tc_pod_ingress", DeviceRole::Pod, Direction::Ingress),
 ];
+
+/// The program of the early plane, at external devices.
+pub const XDP_EXTERNAL: &str = "xdp_external";
 
 const fn tc(name: &'static str, role: DeviceRole, direction: Direction) -> TcProgram {
     TcProgram { name, role, direction }

@@ -8,6 +8,7 @@ mod backend;
 mod config;
 mod device;
 mod drop_reason;
+mod early;
 mod flow;
 mod frontend;
 pub mod life;
@@ -21,13 +22,16 @@ pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
 pub use drop_reason::DropReason;
+pub use early::EarlyOutcome;
 pub use flow::{
     CHOOSING, Flow, FlowFlags, FlowRef, FlowV4, FlowV6, Leg, MASQUERADED, NOT_MASQUERADED, Tuple, TupleV4,
     TupleV6,
 };
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
 pub use life::{Life, Timeouts, Way};
-pub use map::{DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram};
+pub use map::{
+    DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL,
+};
 pub use node::NodeAddressFlags;
 pub use service::{ServiceName, ServiceStats};
 pub use socket::{
@@ -36,7 +40,7 @@ pub use socket::{
 
 /// Changes whenever a map's layout or meaning changes; part of the path below which everything is pinned, so
 /// that programs of one version never read maps of another.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// IPv4 addresses travel as IPv4-mapped IPv6 addresses wherever one field serves both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {

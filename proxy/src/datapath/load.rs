@@ -9,9 +9,13 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData},
-    programs::{CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{
+        CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
+    },
 };
-use proxy_ebpf::abi::{Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, map};
+use proxy_ebpf::abi::{
+    Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
+};
 use tracing::debug;
 
 use super::{
@@ -69,6 +73,11 @@ impl Programs {
     }
 
     pub(super) fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
+    fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
         program.try_into().map_err(|source| LoadError::WrongKind { name, source })
     }
@@ -134,6 +143,7 @@ pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Program
     for program in TC_PROGRAMS {
         programs.tc(program.name)?.load().map_err(|error| refused(program.name, &error))?;
     }
+    programs.xdp(XDP_EXTERNAL)?.load().map_err(|error| refused(XDP_EXTERNAL, &error))?;
     programs.tc(map::START_SWEEPER)?.load().map_err(|error| refused(map::START_SWEEPER, &error))?;
     Ok(programs)
 }

@@ -17,8 +17,8 @@ use aya::{
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{
     AffinityEntry, AffinityKey, BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor,
-    FrontendKeyV4, FrontendKeyV6, MAPS, NodeAddressFlags, ServiceName, ServiceStats, Unclaimed, map,
-    unmapped,
+    EarlyOutcome, FrontendKeyV4, FrontendKeyV6, MAPS, NodeAddressFlags, ServiceName, ServiceStats, Unclaimed,
+    map, unmapped,
 };
 
 use super::{
@@ -67,6 +67,7 @@ pub struct KernelMaps {
     services: HashMap<MapData, u32, ServiceName>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
     drops: PerCpuArray<MapData, u64>,
+    early: PerCpuArray<MapData, u64>,
     affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
     affinity_v6: HashMap<MapData, AffinityKey, AffinityEntry>,
     node_addresses_v4: HashMap<MapData, [u8; 4], NodeAddressFlags>,
@@ -124,6 +125,7 @@ impl KernelMaps {
             services,
             service_stats,
             drops: per_cpu(dir, map::DROPS)?,
+            early: per_cpu(dir, map::EARLY)?,
             affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
             affinity_v6: lru_hash(dir, map::AFFINITY_V6)?,
             node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
@@ -180,6 +182,12 @@ impl KernelMaps {
     /// How often something was refused for a reason, by its number.
     pub fn drops(&self, reason: u32) -> Result<u64, MapError> {
         let values = self.drops.get(&reason, 0).map_err(refused("read", map::DROPS))?;
+        Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
+    }
+
+    /// How many packets the early plane came to an outcome with.
+    pub fn early(&self, outcome: EarlyOutcome) -> Result<u64, MapError> {
+        let values = self.early.get(&(outcome as u32), 0).map_err(refused("read", map::EARLY))?;
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use proxy_ebpf::abi::{DropReason, ServiceStats};
+use proxy_ebpf::abi::{DropReason, EarlyOutcome, ServiceStats};
 
 use crate::{
     datapath,
@@ -15,6 +15,7 @@ use crate::{
 pub fn counters(bpffs: &Path) -> Result<Counters> {
     let maps = datapath::inspect(bpffs)?;
     let refusals = DropReason::ALL.into_iter().map(|reason| Ok((reason.name(), maps.drops(reason as u32)?)));
+    let early = EarlyOutcome::ALL.into_iter().map(|outcome| Ok((outcome.name(), maps.early(outcome)?)));
     let mut services = Vec::new();
     for (id, label) in maps.services()? {
         let stats = maps.service_stats(id)?;
@@ -22,5 +23,9 @@ pub fn counters(bpffs: &Path) -> Result<Counters> {
             services.extend(parse_label(&label).map(|service| (service, stats)));
         }
     }
-    Ok(Counters { refusals: refusals.collect::<Result<_>>()?, services })
+    Ok(Counters {
+        refusals: refusals.collect::<Result<_>>()?,
+        early: early.collect::<Result<_>>()?,
+        services,
+    })
 }

@@ -1,0 +1,259 @@
+//! The early plane: what goes on to another machine leaves before the kernel has made anything of it.
+//!
+//! Parse → find the flow, or decide and begin one → the way to the other end → translate both ends at once → send. Flows
+//! and decisions are the packet plane's: what is not sent here is left to it untouched and uncounted, so a flow may go one
+//! way or the other with any of its packets.
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup as Route, xdp_md},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect},
+    programs::XdpContext,
+};
+use proxy_ebpf::abi::{DeviceFlags, Direction, EarlyOutcome, FlowFlags, Leg, Way};
+
+use crate::{
+    begin, clock,
+    conntrack::{Found, Tracked, find},
+    family::{V4, V6},
+    follow::{begins_anew, may_begin, may_move},
+    frame::{Header, Link, rewrite},
+    masquerade, metrics,
+    nat::Ends,
+    network,
+    packet::{self, ETHERNET, Packet, Transit, at},
+    stage::{Parsed, Step, work_v4, work_v6},
+};
+
+/// From linux/bpf.h: what a look-up of a route says.
+const FOUND: i64 = 0;
+const NO_NEIGHBOUR: i64 = 7;
+const FRAGMENTATION_NEEDED: i64 = 8;
+
+#[inline(always)]
+pub fn handle(ctx: &XdpContext) -> EarlyOutcome {
+    let outcome = match Parsed::of(parse_frame(ctx.ctx)) {
+        Parsed::V4 => handle_of::<V4>(ctx),
+        Parsed::V6 => handle_of::<V6>(ctx),
+        Parsed::Other => EarlyOutcome::NotOurs,
+    };
+    metrics::early(outcome);
+    outcome
+}
+
+#[inline(always)]
+fn handle_of<F: Early>(ctx: &XdpContext) -> EarlyOutcome {
+    let step = F::send_on(ctx.ctx);
+    if step.is_early() {
+        return EarlyOutcome::of(step.value());
+    }
+    let known = step.value();
+    F::ask_early(device(ctx));
+    let mut step = F::choose();
+    if step == Step::CHOSEN {
+        step = F::begin(known);
+    }
+    if step.is_refuse() {
+        return EarlyOutcome::Refused;
+    } else if !step.is_flow() {
+        return EarlyOutcome::NotOurs;
+    }
+    // Now it is one of a flow.
+    let step = F::send_on(ctx.ctx);
+    if step.is_early() { EarlyOutcome::of(step.value()) } else { EarlyOutcome::Unsettled }
+}
+
+/// The index of the device that the frame came in by.
+#[inline(always)]
+fn device(ctx: &XdpContext) -> u32 {
+    // SAFETY: the kernel's own context.
+    unsafe { (*ctx.ctx).ingress_ifindex }
+}
+
+/// Sends on a packet of a known flow; `Step::decide` if there is none, or one that may need another backend.
+#[inline(always)]
+fn send_on<F: Early>(ctx: &XdpContext, packet: &Packet<F::Address>) -> Step {
+    match find::<F>(&packet.tuple::<F>(Direction::Ingress)) {
+        Found::Flow(flow) if flow.leg == Leg::Dialled && begins_anew(&flow, packet) => {
+            if flow.end() {
+                Step::decide(Step::NOBODY)
+            } else {
+                Step::early(EarlyOutcome::Unsettled)
+            }
+        }
+        Found::Flow(flow) if flow.leg == Leg::Dialled && may_move(&flow, packet) => Step::decide(flow.slot),
+        Found::Flow(flow) => Step::early(send::<F>(ctx, packet, &flow).unwrap_or_else(|passed| passed)),
+        Found::Ending => Step::early(EarlyOutcome::Unsettled),
+        Found::Nothing if may_begin(packet) => Step::decide(Step::NOBODY),
+        Found::Nothing => Step::early(EarlyOutcome::NotOurs),
+    }
+}
+
+/// Nothing is changed before all is known; `Err` says why the packet is left to the packet plane.
+#[inline(always)]
+fn send<F: Early>(
+    ctx: &XdpContext,
+    packet: &Packet<F::Address>,
+    flow: &Tracked<F>,
+) -> Result<EarlyOutcome, EarlyOutcome> {
+    const THROUGH_STACK: [FlowFlags; 4] =
+        [FlowFlags::ON_NODE, FlowFlags::HOST_CLIENT, FlowFlags::RESTEERED, FlowFlags::PASSING];
+    let record = flow.record();
+    if THROUGH_STACK.into_iter().any(|flag| record.flags.contains(flag)) {
+        return Err(EarlyOutcome::OnNode);
+    }
+    let (way, to) = match flow.leg {
+        Leg::Dialled => (Way::ToBackend, F::address(record.backend)),
+        Leg::Answered => (Way::ToClient, F::address(record.client)),
+        // Nothing like that comes in.
+        Leg::Forwarded | Leg::Returned => return Err(EarlyOutcome::NotOurs),
+    };
+    let route = route::<F>(ctx, packet, to)?;
+    let is_redirected = leaves_elsewhere(ctx, &route)?;
+    let ends = ends(ctx, packet, flow, route.ifindex)?;
+    if !flow.is_still_there() || !flow.revive(way, packet.flags, clock::ticks()) {
+        return Err(EarlyOutcome::Unsettled);
+    }
+    let link = Link { destination: route.dmac, source: route.smac };
+    rewrite::<F>(ctx, packet, &ends, link).ok_or(EarlyOutcome::Unfit)?;
+    if is_redirected {
+        // SAFETY: plain numbers. Without flags it does not fail here.
+        unsafe { bpf_redirect(route.ifindex, 0) };
+    }
+    Ok(match (way, is_redirected) {
+        (Way::ToBackend, false) => EarlyOutcome::SentToBackend,
+        (Way::ToClient, false) => EarlyOutcome::SentToClient,
+        (Way::ToBackend, true) => EarlyOutcome::RedirectedToBackend,
+        (Way::ToClient, true) => EarlyOutcome::RedirectedToClient,
+    })
+}
+
+/// The way the kernel would send the packet between the two translations.
+#[inline(always)]
+fn route<F: Early>(
+    ctx: &XdpContext,
+    packet: &Packet<F::Address>,
+    to: F::Address,
+) -> Result<Route, EarlyOutcome> {
+    let Transit { total, service } = F::transit(ctx).ok_or(EarlyOutcome::Unfit)?;
+    let mut route = F::route(&Ends { destination: to, ..Ends::of(packet) });
+    route.ifindex = device(ctx);
+    route.l4_protocol = packet.protocol;
+    route.__bindgen_anon_1.tot_len = total;
+    route.__bindgen_anon_2.flowinfo = service;
+    // SAFETY: the kernel's own context; the parameters are whole, and what the kernel writes into them are numbers.
+    let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), &raw mut route, size_of::<Route>() as i32, 0) };
+    match found {
+        FOUND => Ok(route),
+        NO_NEIGHBOUR => Err(EarlyOutcome::NoNeighbour),
+        FRAGMENTATION_NEEDED => Err(EarlyOutcome::TooLarge),
+        _ => Err(EarlyOutcome::NoRoute),
+    }
+}
+
+/// Whether the frame, which must be for this node, leaves by another device than it came in by.
+#[inline(always)]
+fn leaves_elsewhere(ctx: &XdpContext, route: &Route) -> Result<bool, EarlyOutcome> {
+    let frame = Link::of(ctx)?;
+    let came_in_by = device(ctx);
+    if route.ifindex == came_in_by {
+        // What leaves is sent as this device.
+        return if frame.destination == route.smac { Ok(false) } else { Err(EarlyOutcome::NotForNode) };
+    }
+    let takes_frames = |device: &proxy_ebpf::abi::Device| device.flags.contains(DeviceFlags::TAKES_FRAMES);
+    if !network::device(route.ifindex).is_some_and(|device| takes_frames(&device)) {
+        return Err(EarlyOutcome::OtherDevice);
+    }
+    let is_for_node = network::device(came_in_by).is_some_and(|device| device.router == frame.destination);
+    if is_for_node { Ok(true) } else { Err(EarlyOutcome::NotForNode) }
+}
+
+/// Both ends as the other side is to see them.
+#[inline(always)]
+fn ends<F: Early>(
+    ctx: &XdpContext,
+    packet: &Packet<F::Address>,
+    flow: &Tracked<F>,
+    device: u32,
+) -> Result<Ends<F::Address>, EarlyOutcome> {
+    let record = flow.record();
+    if flow.leg == Leg::Answered {
+        return Ok(Ends {
+            source: F::address(record.dialled),
+            source_port: record.dialled_port,
+            destination: F::address(record.client),
+            destination_port: record.client_port,
+        });
+    }
+    let mut ends = Ends {
+        source: packet.source,
+        source_port: record.forwarded_port,
+        destination: F::address(record.backend),
+        destination_port: record.backend_port,
+    };
+    if record.flags.contains(FlowFlags::MASQUERADE) {
+        masquerade::settle(ctx.ctx.cast(), device, flow).map_err(|_| EarlyOutcome::NotMasqueraded)?;
+        ends.source = F::address(record.masquerade);
+        ends.source_port = record.masquerade_port;
+    }
+    Ok(ends)
+}
+
+/// What comes in without a tag, and with an Ethernet header, for the family it says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn parse_frame(xdp: *mut xdp_md) -> u32 {
+    let ctx = XdpContext::new(xdp);
+    let ethertype = at::<[u8; 2]>(&ctx, ETHERNET - 2).map(u16::from_be_bytes);
+    match ethertype {
+        Some(packet::IPV4) => {
+            work_v4().is_some_and(|work| packet::parse_v4(&ctx, &mut work.packet)).then_some(Parsed::V4)
+        }
+        Some(packet::IPV6) => {
+            work_v6().is_some_and(|work| packet::parse_v6(&ctx, &mut work.packet)).then_some(Parsed::V6)
+        }
+        Some(_) | None => None,
+    }
+    .unwrap_or(Parsed::Other)
+    .code()
+}
+
+/// The stages that differ from the packet plane's, see `stage`.
+trait Early: Header {
+    fn send_on(xdp: *mut xdp_md) -> Step;
+    fn ask_early(device: u32);
+}
+
+macro_rules! stages {
+    ($family:ident, $work:ident, $send_on:ident, $ask_early:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $send_on(xdp: *mut xdp_md) -> u64 {
+            let unsettled = Step::early(EarlyOutcome::Unsettled);
+            $work().map_or(unsettled, |work| send_on::<$family>(&XdpContext::new(xdp), &work.packet)).0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $ask_early(device: u32) -> u64 {
+            if let Some(work) = $work() {
+                begin::ask_early(work, device);
+            }
+            0
+        }
+
+        impl Early for $family {
+            #[inline(always)]
+            fn send_on(xdp: *mut xdp_md) -> Step {
+                Step($send_on(xdp))
+            }
+
+            #[inline(always)]
+            fn ask_early(device: u32) {
+                $ask_early(device);
+            }
+        }
+    };
+}
+
+stages!(V4, work_v4, send_on_v4, ask_early_v4);
+stages!(V6, work_v6, send_on_v6, ask_early_v6);
