@@ -26,6 +26,7 @@ mod agent;
 mod attachment;
 mod config_file;
 mod devices;
+mod early;
 mod health_ports;
 mod names;
 mod no_local;
@@ -101,7 +102,7 @@ pub async fn run(config: Config) -> Result<()> {
     if !takeover {
         names.as_mut().map(Names::serve).transpose()?;
     }
-    let mut devices = Devices::new(network, devices, policy.clone(), &pins)?;
+    let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&vitals))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, names, witness)?;
     tokio::select! {
         started = agent.start(&mut source) => started?,

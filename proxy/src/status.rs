@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::reconcile::Fill;
+use crate::{datapath::EarlyDevice, reconcile::Fill};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -24,6 +24,9 @@ pub struct Status {
     pub skipped_objects: usize,
     /// Hooks that were found without our program, since the start.
     pub reattachments: usize,
+    /// The devices that lead to other machines, and where on each the early plane is.
+    #[serde(default)]
+    pub xdp: Vec<XdpDevice>,
     pub tables: Vec<Table>,
 }
 
@@ -46,6 +49,27 @@ pub struct Table {
     pub name: String,
     pub used: u32,
     pub capacity: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpDevice {
+    pub device: String,
+    /// `native`, `generic` or `none`.
+    pub place: String,
+    /// Why it is nowhere.
+    pub reason: Option<String>,
+    /// It is not where it was asked for.
+    pub is_fault: bool,
+}
+
+impl From<&EarlyDevice> for XdpDevice {
+    fn from(device: &EarlyDevice) -> Self {
+        let (place, reason) = match &device.found {
+            Ok(place) => (place.name(), None),
+            Err(excuse) => ("none", Some(excuse.to_string())),
+        };
+        Self { device: device.name.clone(), place: place.to_owned(), reason, is_fault: device.is_fault }
+    }
 }
 
 impl From<Fill> for Table {
@@ -78,6 +102,7 @@ impl Status {
             unwritten_frontends: 0,
             skipped_objects: 0,
             reattachments: 0,
+            xdp: Vec::new(),
             tables: Vec::new(),
         }
     }
@@ -90,6 +115,10 @@ impl Status {
         }
         if self.unwritten_frontends > 0 {
             faults.push(format!("{} frontends could not be written", self.unwritten_frontends));
+        }
+        for xdp in self.xdp.iter().filter(|xdp| xdp.is_fault) {
+            let reason = xdp.reason.as_deref().unwrap_or("the reason is unknown");
+            faults.push(format!("XDP is not attached to {}, which is served without: {reason}", xdp.device));
         }
         for table in self.tables.iter().filter(|table| table.percent() >= ALMOST_FULL) {
             faults.push(format!("table {} is {} % full", table.name, table.percent()));
@@ -111,6 +140,10 @@ mod tests {
     #[test]
     fn faults_are_what_somebody_must_act_upon() {
         let table = |used| vec![Table { name: "SLOTS".to_owned(), used, capacity: 1000 }];
+        let xdp = |is_fault| {
+            let reason = Some("its driver takes no XDP programs".to_owned());
+            vec![XdpDevice { device: "eth0".to_owned(), place: "none".to_owned(), reason, is_fault }]
+        };
         let serving = Status { phase: Phase::Serving, ..Status::new("n") };
         let waiting = Phase::Waiting { holder: "process 1".to_owned() };
         for (status, want) in [
@@ -118,6 +151,8 @@ mod tests {
             (serving.clone(), 0),
             (Status { phase: waiting, ..serving.clone() }, 0),
             (Status { unwritten_frontends: 2, ..serving.clone() }, 1),
+            (Status { xdp: xdp(true), ..serving.clone() }, 1),
+            (Status { xdp: xdp(false), ..serving.clone() }, 0),
             (Status { tables: table(899), ..serving.clone() }, 0),
             (Status { tables: table(900), ..serving.clone() }, 1),
             (Status { tables: table(1000), unwritten_frontends: 1, ..serving }, 2),

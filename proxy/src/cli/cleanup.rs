@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{output, run::PinArgs};
 use crate::{
-    datapath::{Pins, detach_devices},
+    datapath::{Pins, detach_devices, detach_early},
     error::chain,
     kube_proxy_state::{self, Leftover},
 };
@@ -41,6 +41,7 @@ fn remove_ours(dir: &Path) -> Result<()> {
     }
     match Pins::acquire_existing(dir)? {
         Some(pins) => {
+            detach_early(&pins)?;
             detach_devices(&pins)?;
             let removed = pins.remove()?;
             output::print(&format!("removed {removed} pins from {}\n", dir.display()))

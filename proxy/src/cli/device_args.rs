@@ -1,6 +1,6 @@
 //! The flags about network devices.
 
-use crate::config::{DeviceConfig, DeviceSelection, TcHooks};
+use crate::config::{DeviceConfig, DeviceSelection, TcHooks, XdpMode};
 
 /// Whose packets are translated.
 #[derive(Debug, clap::Args)]
@@ -11,6 +11,10 @@ pub struct DeviceArgs {
     /// Devices that lead to pods of this node: auto, none, or names, each of which may end in *
     #[arg(long, default_value = "auto", value_name = "NAMES")]
     pod_devices: DeviceSelection,
+    /// Where packets whose backend is on another node are sent on before the kernel handles them. They pass no firewall
+    /// rules of this node
+    #[arg(long, value_enum, value_name = "WHERE", default_value = "auto")]
+    xdp: XdpMode,
     /// How programs are attached to devices
     #[arg(long, hide = true, value_enum, default_value = "auto")]
     tc: TcHooks,
@@ -18,7 +22,7 @@ pub struct DeviceArgs {
 
 impl DeviceArgs {
     pub fn config(self) -> DeviceConfig {
-        let Self { devices, pod_devices, tc } = self;
-        DeviceConfig { external: devices, pod: pod_devices, tc }
+        let Self { devices, pod_devices, xdp, tc } = self;
+        DeviceConfig { external: devices, pod: pod_devices, tc, xdp }
     }
 }

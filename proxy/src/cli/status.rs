@@ -19,7 +19,7 @@ use super::{
 use crate::{
     datapath::{self, InspectError},
     reconcile::LbMaps as _,
-    status::{Phase, Status, socket_path},
+    status::{Phase, Status, XdpDevice, socket_path},
 };
 
 #[derive(Debug, clap::Args)]
@@ -129,6 +129,9 @@ fn table(report: &Report, now: Timestamp) -> String {
     if let Some(data_plane) = &report.data_plane {
         table.add_row(["IN THE KERNEL", &programmed(data_plane)]);
     }
+    for (n, xdp) in report.agent.iter().flat_map(|agent| &agent.xdp).enumerate() {
+        table.add_row([if n == 0 { "XDP" } else { "" }, &early(xdp)]);
+    }
     for (n, used) in report.agent.iter().flat_map(|agent| &agent.tables).enumerate() {
         let text = format!("{} {} of {} ({} %)", used.name, used.used, used.capacity, used.percent());
         table.add_row([if n == 0 { "TABLES" } else { "" }, &text]);
@@ -137,6 +140,11 @@ fn table(report: &Report, now: Timestamp) -> String {
         table.add_row([if n == 0 { "FAULTS" } else { "" }, fault]);
     }
     format!("{}\n", table.trim_fmt())
+}
+
+fn early(xdp: &XdpDevice) -> String {
+    let reason = xdp.reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
+    format!("{}: {}{reason}", xdp.device, xdp.place)
 }
 
 fn programmed(data_plane: &DataPlane) -> String {
@@ -197,6 +205,12 @@ mod tests {
             phase: Phase::Serving,
             last_sync: Some(at("2026-01-01T01:59:00Z")),
             frontends: 3,
+            xdp: vec![XdpDevice {
+                device: "eth0".to_owned(),
+                place: "native".to_owned(),
+                reason: None,
+                is_fault: false,
+            }],
             tables: vec![Table { name: "SLOTS".to_owned(), used: 10, capacity: 1000 }],
             ..Status::new("node-1")
         }
@@ -221,6 +235,7 @@ mod tests {
                 "LAST SYNC 1m ago",
                 "FRONTENDS 3 published, 0 not written",
                 "SINCE START 0 objects skipped, 0 hooks repaired",
+                "XDP eth0: native",
                 "TABLES SLOTS 10 of 1000 (1 %)",
             ]
         );

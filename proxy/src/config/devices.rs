@@ -10,6 +10,7 @@ pub struct DeviceConfig {
     /// Those that lead to pods of this node.
     pub pod: DeviceSelection,
     pub tc: TcHooks,
+    pub xdp: XdpMode,
 }
 
 /// `auto`, `none`, or names of which each may end in `*`: `eth0,ens*`.
@@ -37,6 +38,19 @@ pub enum TcHooks {
     Tcx,
     /// Filters of a clsact queueing discipline
     Clsact,
+}
+
+/// Whether packets for other nodes leave before the kernel has made anything of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum XdpMode {
+    /// At network cards whose drivers take XDP programs
+    Auto,
+    /// At every device that leads to other machines, and a fault where the driver does not take it
+    Native,
+    /// Behind the driver, at every device that leads to other machines: slower, for trying out
+    Generic,
+    /// Nowhere
+    Off,
 }
 
 impl DeviceConfig {

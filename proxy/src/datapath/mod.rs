@@ -7,6 +7,7 @@
 mod addresses;
 mod attach;
 mod batch;
+mod device_link;
 mod devices;
 mod environment;
 mod flows;
@@ -21,6 +22,7 @@ mod pins;
 mod sweeper;
 mod sys;
 mod tc;
+mod xdp;
 
 pub use addresses::local_addresses;
 pub use attach::{AttachError, attach, detach, repair};
@@ -37,3 +39,4 @@ pub use pins::{Busy, PinError, Pins, maps_of, pin_name};
 pub use sweeper::{SweeperError, start_sweeper};
 pub use sys::{grace_period, netns_cookie};
 pub use tc::{DeviceHooks, TcError, TcPass, detach_devices, standing_at};
+pub use xdp::{Early, EarlyDevice, EarlyHooks, EarlyPass, XdpError, detach_early};

@@ -197,13 +197,21 @@ impl DeviceTable {
         hash(dir, map::DEVICES).map(Self)
     }
 
-    /// Makes these the only devices; `is_pod` says through which ones only pods' packets enter. Additions first: what stays
-    /// is known all the while.
+    /// Makes these the only devices; `is_pod` says through which ones only pods' packets enter.
     pub fn set(&mut self, devices: &[Device], is_pod: impl Fn(&Device) -> bool) -> Result<(), MapError> {
+        self.set_flags(devices, |device| DeviceFlags::default().with(DeviceFlags::PODS, is_pod(device)))
+    }
+
+    /// Makes these the only devices; `flags` says what is true of each. Additions first: what stays is known all the while.
+    pub fn set_flags(
+        &mut self,
+        devices: &[Device],
+        flags: impl Fn(&Device) -> DeviceFlags,
+    ) -> Result<(), MapError> {
         let known: Result<Table<u32, abi::Device>, _> = self.0.iter().collect();
         let known = known.map_err(refused("read", map::DEVICES))?;
         let wanted: BTreeMap<u32, abi::Device> =
-            devices.iter().map(|device| (device.index, entry(device, is_pod(device)))).collect();
+            devices.iter().map(|device| (device.index, entry(device, flags(device)))).collect();
         for (index, device) in wanted.iter().filter(|(index, device)| known.get(*index) != Some(*device)) {
             self.0.insert(index, device, 0).map_err(refused("write", map::DEVICES))?;
         }
@@ -214,11 +222,11 @@ impl DeviceTable {
     }
 }
 
-fn entry(device: &Device, is_pod: bool) -> abi::Device {
+fn entry(device: &Device, flags: DeviceFlags) -> abi::Device {
     abi::Device {
         masquerade_v4: device.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
         masquerade_v6: device.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
-        flags: DeviceFlags::default().with(DeviceFlags::PODS, is_pod),
+        flags,
         router: device.router.unwrap_or_default(),
         zero: [0; 2],
     }

@@ -137,9 +137,9 @@ pub struct CgroupLink {
     pub cgroup_id: u64,
 }
 
-/// What a tcx link leads from and to.
+/// What a link to a device leads from and to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcxLink {
+pub struct ToDevice {
     pub program_id: u32,
     /// 0 once the device is gone.
     pub device: u32,
@@ -152,7 +152,18 @@ pub enum TcxHook {
     Egress = 47,
 }
 
+/// From `enum bpf_attach_type`.
+const XDP: u32 = 37;
+
+/// Where a device runs an XDP program: `XDP_FLAGS_DRV_MODE` and `XDP_FLAGS_SKB_MODE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpPlace {
+    Stack = 1 << 1,
+    Driver = 1 << 2,
+}
+
 /// From `enum bpf_link_type`.
+const LINK_TYPE_XDP: u32 = 6;
 const LINK_TYPE_TCX: u32 = 11;
 /// Before the program that is named, or before all others.
 const BPF_F_BEFORE: u32 = 1 << 3;
@@ -192,10 +203,10 @@ pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
 }
 
 /// Fails for links of another kind.
-pub fn tcx_link(link: BorrowedFd<'_>) -> io::Result<TcxLink> {
+pub fn device_link(link: BorrowedFd<'_>) -> io::Result<ToDevice> {
     let LinkInfo { kind, program_id, target: [device, ..], .. } = link_info(link)?;
-    if kind == LINK_TYPE_TCX {
-        Ok(TcxLink { program_id, device })
+    if kind == LINK_TYPE_TCX || kind == LINK_TYPE_XDP {
+        Ok(ToDevice { program_id, device })
     } else {
         Err(io::ErrorKind::InvalidInput.into())
     }
@@ -227,13 +238,27 @@ pub fn has_tcx() -> bool {
 
 /// Puts a program before all others at a hook of a device, for as long as the link lives.
 pub fn link_tcx(program: BorrowedFd<'_>, device: u32, hook: TcxHook) -> io::Result<OwnedFd> {
-    let mut attr = LinkCreate {
+    link_create(LinkCreate {
         program_fd: raw(program),
         target: device,
         attach_type: hook as u32,
         flags: BPF_F_BEFORE,
         ..LinkCreate::default()
-    };
+    })
+}
+
+/// Gives a device an XDP program, for as long as the link lives; fails where one stands already.
+pub fn link_xdp(program: BorrowedFd<'_>, device: u32, place: XdpPlace) -> io::Result<OwnedFd> {
+    link_create(LinkCreate {
+        program_fd: raw(program),
+        target: device,
+        attach_type: XDP,
+        flags: place as u32,
+        ..LinkCreate::default()
+    })
+}
+
+fn link_create(mut attr: LinkCreate) -> io::Result<OwnedFd> {
     let fd = bpf(Command::LinkCreate, &mut attr)?;
     // SAFETY: on success BPF_LINK_CREATE returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

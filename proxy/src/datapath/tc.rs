@@ -205,13 +205,3 @@ pub fn standing_at(device: &str, direction: Direction) -> Result<Vec<String>, Tc
     names.extend(clsact::standing_at(index, direction).map_err(TcError::Held)?);
     Ok(names)
 }
-
-/// The name of a pin: a word and the index of a device.
-fn pin_of(word: &str, device: u32) -> String {
-    format!("{word}-{device}")
-}
-
-/// The devices that have a pin of this word, by the names of all pins.
-fn devices_of<'a>(pins: &'a BTreeSet<String>, word: &'a str) -> impl Iterator<Item = u32> + 'a {
-    pins.iter().filter_map(move |pin| pin.strip_prefix(word)?.strip_prefix('-')?.parse().ok())
-}

@@ -1,22 +1,26 @@
 //! The devices of the packet plane, and the programs at their hooks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Result;
+use proxy_ebpf::abi::DeviceFlags;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::{early::EarlyPlane, vitals::Vitals};
 use crate::{
     config::DeviceConfig,
     datapath::{Device, DeviceHooks, DeviceTable, Network, Pins, Programs, choose},
     error::chain,
     model::policy::Policy,
+    reconcile::MapError,
 };
 
 pub struct Devices {
     network: watch::Receiver<Network>,
     config: DeviceConfig,
     hooks: DeviceHooks,
+    early: EarlyPlane,
     table: DeviceTable,
     policy: Policy,
     /// As they were last told in the log.
@@ -31,10 +35,13 @@ impl Devices {
         config: DeviceConfig,
         policy: Policy,
         pins: &Pins,
+        vitals: Arc<Vitals>,
     ) -> Result<Self> {
         let hooks = DeviceHooks::new(config.tc, pins)?;
+        let early = EarlyPlane::new(config.xdp, pins, vitals);
         let table = DeviceTable::open(&pins.maps())?;
-        Ok(Self { network, config, hooks, table, policy, known: Vec::new(), complained: BTreeSet::new() })
+        let (known, complained) = (Vec::new(), BTreeSet::new());
+        Ok(Self { network, config, hooks, early, table, policy, known, complained })
     }
 
     /// Waits until the network is another one.
@@ -50,21 +57,34 @@ impl Devices {
         let network = self.network.borrow_and_update().clone();
         let devices = choose(&network, &self.config);
         // Before the programs are there: without its address a device masquerades nothing.
-        let is_pod =
-            |device: &Device| self.policy.is_pod_interface(&device.name, network.bridge_of(device.index));
-        let table = self.table.set(&devices, is_pod);
+        let table = self.write_table(&network, &devices);
         let pass = self.hooks.keep(programs, &devices);
         for (program, iface) in &pass.repaired {
             warn!(program, iface, "program was not attached any more, attached again");
         }
         let mut failures: BTreeSet<String> = pass.failed.iter().map(|error| chain(error)).collect();
         failures.extend(table.err().map(|error| chain(&error)));
+        // What the packet plane does not serve is not for the early plane either, so that one comes last.
+        let early = self.early.keep(programs, &network, &devices);
+        // Frames are sent to a device once it takes them.
+        let table = self.write_table(&network, &devices);
+        failures.extend(table.err().map(|error| chain(&error)));
         for error in failures.difference(&self.complained) {
             warn!(error, "device not served, will retry");
         }
         self.complained = failures;
         self.tell(devices, pass.in_place);
-        pass.repaired.len()
+        pass.repaired.len() + early
+    }
+
+    fn write_table(&mut self, network: &Network, devices: &[Device]) -> Result<(), MapError> {
+        let Self { table, policy, early, .. } = self;
+        table.set_flags(devices, |device| {
+            let is_pod = policy.is_pod_interface(&device.name, network.bridge_of(device.index));
+            DeviceFlags::default()
+                .with(DeviceFlags::PODS, is_pod)
+                .with(DeviceFlags::TAKES_FRAMES, early.takes_frames(device))
+        })
     }
 
     fn tell(&mut self, devices: Vec<Device>, hooks: usize) {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
+    datapath::EarlyDevice,
     health::ProxyHealth,
     index::Change,
     metrics::{Metrics, family_label},
@@ -114,6 +115,10 @@ impl Vitals {
     pub fn reattached(&self, hooks: usize) {
         self.metrics.reattachments.inc_by(hooks as u64);
         lock(&self.status).reattachments += hooks;
+    }
+
+    pub fn set_early(&self, devices: &[EarlyDevice]) {
+        lock(&self.status).xdp = devices.iter().map(Into::into).collect();
     }
 
     /// A pass is over. A family with nothing left to write is in line.

@@ -47,6 +47,8 @@ pub struct Link {
     pub has_link_header: bool,
     /// Its Ethernet address.
     pub address: Option<[u8; 6]>,
+    /// The device whose frames with a certain tag are this one's.
+    pub vlan_on: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,11 +159,12 @@ fn outputs(route: &RouteMessage) -> Vec<u32> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "a device has sixty other attributes")]
 fn link(message: &LinkMessage) -> Link {
     let (mut name, mut info, mut controller, mut peer) = (String::new(), None, None, Place::Here);
-    let mut address = None;
+    let (mut address, mut below) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name.clone_from(text),
             LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::LinkNetNsId(_) => peer = Place::Elsewhere,
             LinkAttribute::LinkInfo(infos) => info = infos.iter().find_map(kind_name),
@@ -176,6 +179,7 @@ fn link(message: &LinkMessage) -> Link {
         controller,
         has_link_header: message.header.link_layer_type == LinkLayerType::Ether || is_loopback,
         address,
+        vlan_on: below.filter(|_| info == Some(&InfoKind::Vlan)),
     }
 }
 

@@ -12,8 +12,9 @@ use std::{
 
 use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 
-use super::{Hook, Hooks, devices_of, pin_of};
+use super::{Hook, Hooks};
 use crate::datapath::{
+    device_link::{devices_of, pin_of},
     pins::{names_in, remove_if_there},
     sys,
 };

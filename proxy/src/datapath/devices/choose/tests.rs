@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::TcHooks;
+use crate::config::{TcHooks, XdpMode};
 
 /// `name kind [in controller] [address]*`, one device a line; its index is its line, and `default` is a default route.
 fn network(text: &str) -> Network {
@@ -25,6 +25,7 @@ fn network(text: &str) -> Network {
         let has_link_header = *kind != "tunnel";
         network.links.push(Link {
             address: None,
+            vlan_on: None,
             index,
             name: (*name).to_owned(),
             kind: named(kind),
@@ -57,7 +58,12 @@ fn address(device: u32, text: &str) -> Address {
 }
 
 fn config(external: &str, pod: &str) -> DeviceConfig {
-    DeviceConfig { external: external.parse().unwrap(), pod: pod.parse().unwrap(), tc: TcHooks::Auto }
+    DeviceConfig {
+        external: external.parse().unwrap(),
+        pod: pod.parse().unwrap(),
+        tc: TcHooks::Auto,
+        xdp: XdpMode::Auto,
+    }
 }
 
 fn auto() -> DeviceConfig {

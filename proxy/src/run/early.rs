@@ -1,0 +1,59 @@
+//! The early plane at the devices that lead to other machines, and what is told of it.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::vitals::Vitals;
+use crate::{
+    config::XdpMode,
+    datapath::{Device, EarlyDevice, EarlyHooks, Network, Pins, Programs},
+    error::chain,
+};
+
+pub struct EarlyPlane {
+    hooks: EarlyHooks,
+    vitals: Arc<Vitals>,
+    /// As they were last told in the log.
+    known: Vec<EarlyDevice>,
+}
+
+impl EarlyPlane {
+    pub fn new(mode: XdpMode, pins: &Pins, vitals: Arc<Vitals>) -> Self {
+        Self { hooks: EarlyHooks::new(mode, pins), vitals, known: Vec::new() }
+    }
+
+    pub fn takes_frames(&self, device: &Device) -> bool {
+        self.hooks.takes_frames(device.index)
+    }
+
+    /// Attaches what is missing; how many devices were repaired.
+    pub fn keep(&mut self, programs: &Programs, network: &Network, devices: &[Device]) -> usize {
+        let pass = self.hooks.keep(programs, network, devices);
+        for iface in &pass.repaired {
+            warn!(iface, "XDP program was not attached any more, attached again");
+        }
+        if let Some(error) = &pass.failed {
+            warn!(error = %chain(error), "XDP program not detached, will retry");
+        }
+        for device in pass.devices.iter().filter(|device| !self.known.contains(device)) {
+            tell(device);
+        }
+        if self.known != pass.devices {
+            self.vitals.set_early(&pass.devices);
+            self.known = pass.devices;
+        }
+        pass.repaired.len()
+    }
+}
+
+fn tell(device: &EarlyDevice) {
+    let iface = &device.name;
+    match &device.found {
+        Ok(place) => info!(iface, place = place.name(), "packets for other nodes leave by XDP"),
+        Err(excuse) if device.is_fault => {
+            warn!(iface, reason = %excuse, "no XDP here, the packet plane serves alone")
+        }
+        Err(excuse) => info!(iface, reason = %excuse, "no XDP here, the packet plane serves alone"),
+    }
+}
