@@ -20,6 +20,7 @@ mod fuzz;
 mod fuzz_dataplane;
 mod image;
 mod lint;
+mod mutants;
 mod needs;
 mod progress;
 mod run;
@@ -46,6 +47,7 @@ enum Verb {
     Image(image::MakeImage),
     FuzzDns(fuzz::FuzzDns),
     FuzzDataplane(fuzz_dataplane::FuzzDataplane),
+    Mutants(mutants::Mutants),
 }
 
 fn main() -> ExitCode {
@@ -70,5 +72,6 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Image(verb) => verb.run(),
         Verb::FuzzDns(verb) => verb.run(),
         Verb::FuzzDataplane(verb) => verb.run(),
+        Verb::Mutants(verb) => verb.run(),
     }
 }

@@ -11,10 +11,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    cargo, lint, needs,
+    cargo, lint, mutants, needs,
     progress::{command_line, seconds},
     setup,
 };
+
+/// Flows by which a program that is wrong on purpose must be told from the right one.
+const MUTANT_CASES: u64 = 20_000;
 
 /// Sets up, lints, builds and runs every ring of tests.
 ///
@@ -67,6 +70,7 @@ impl Test {
         })?;
         if let Some(binary) = binary.filter(|_| !self.no_root) {
             report.stage("stories, as root", |counts| stories(&binary, counts))?;
+            report.stage("mutants, as root", |_| mutants::check(MUTANT_CASES))?;
         }
         Ok(())
     }

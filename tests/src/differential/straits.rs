@@ -248,7 +248,7 @@ fn refused(ground: &mut Ground, program: &'static str, packet: &Packet, reason: 
     let count = |ground: &Ground| ground.reconciler.maps().drops(reason as u32);
     let before = count(ground)?;
     let (action, out) = ground.run(program, packet)?;
-    ensure!(action == DROP, "not dropped: {action}, {:?}", Packet::parse(&out));
+    ensure!(action == DROP, "not dropped, but sent to {}", Packet::parse(&out)?.to);
     let counted = count(ground)? - before;
     ensure!(counted == 1, "counted {counted} times as {}", reason.name());
     Ok(())

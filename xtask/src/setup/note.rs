@@ -17,6 +17,15 @@ pub struct Note {
 }
 
 impl Note {
+    /// What an earlier setup found.
+    pub fn read() -> Result<Self> {
+        let file = workspace_root().join(FILE);
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let toolchain = value("toolchain").context("the note names no toolchain")?.to_owned();
+        Ok(Self { toolchain, path: value("path").context("the note names no path")?.into() })
+    }
+
     /// Leaves an equal file alone: cargo builds the eBPF programs anew when it is touched.
     pub fn write(&self) -> Result<()> {
         let file = workspace_root().join(FILE);

@@ -1,0 +1,233 @@
+//! `cargo xtask mutants`: programs that are wrong on purpose, each of which the comparison with the model must catch.
+//!
+//! A mutant is one change of the text of `proxy-ebpf`, made in a copy of the workspace, so that nothing of it is in the
+//! programs that anybody runs.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Output},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+
+use crate::{
+    cargo::{self, workspace_root},
+    needs,
+    setup::{self, Note},
+};
+
+/// Tries whether the comparison of the programs with the model catches programs that are wrong on purpose. Needs root.
+///
+/// Exits with 1 when one of them passes for right.
+#[derive(Args)]
+pub struct Mutants {
+    /// Flows sent through each, unless it is caught before
+    #[arg(long, default_value_t = 20_000)]
+    cases: u64,
+    /// Only the mutants whose names contain this
+    #[arg(value_name = "NAME")]
+    only: Option<String>,
+}
+
+struct Mutant {
+    name: &'static str,
+    file: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+}
+
+const MUTANTS: [Mutant; 9] = [
+    Mutant {
+        name: "wrong-scope",
+        file: "begin.rs",
+        right: "if self.origin == OUTSIDE { Scope::External } else { Scope::Internal }",
+        wrong: "if self.origin == POD { Scope::External } else { Scope::Internal }",
+    },
+    Mutant {
+        name: "missing-masquerade",
+        file: "begin.rs",
+        right: ".with(FlowFlags::MASQUERADE, by_policy || is_hairpin)",
+        wrong: ".with(FlowFlags::MASQUERADE, is_hairpin)",
+    },
+    Mutant {
+        name: "missing-hairpin",
+        file: "begin.rs",
+        right: ".with(FlowFlags::MASQUERADE, by_policy || is_hairpin)",
+        wrong: ".with(FlowFlags::MASQUERADE, by_policy)",
+    },
+    Mutant {
+        name: "source-ranges-ignored",
+        file: "begin.rs",
+        right: "(!F::admits(descriptor.source_ranges, self.address)).then_some(DropReason::SourceNotInRanges)",
+        wrong: "(descriptor.source_ranges == u32::MAX).then_some(DropReason::SourceNotInRanges)",
+    },
+    Mutant {
+        name: "stale-generation-accepted",
+        file: "backend.rs",
+        right: "(entry.generation == reference.generation)",
+        wrong: "(entry.generation >= reference.generation)",
+    },
+    Mutant {
+        name: "one-byte-of-the-checksum",
+        file: "nat.rs",
+        right: "ctx.l4_csum_replace(checksum, 0, by_ports, mangled)",
+        wrong: "ctx.l4_csum_replace(checksum, 0, by_ports ^ 0x100, mangled)",
+    },
+    Mutant {
+        name: "last-word-of-ipv6-unsummed",
+        file: "family.rs",
+        right: "difference(c, g) + difference(d, h)",
+        wrong: "difference(c, g) + difference(d, d | h & 0)",
+    },
+    Mutant {
+        name: "dying-flows-followed",
+        file: "abi/life.rs",
+        right: "self.state() & (Self::ALIVE | Self::DYING) == Self::ALIVE",
+        wrong: "self.state() & Self::ALIVE == Self::ALIVE",
+    },
+    Mutant {
+        name: "port-taken-twice",
+        file: "conntrack.rs",
+        right: "Added::Taken(_) | Added::Refused(_) => false,",
+        wrong: "Added::Taken(_) | Added::Refused(_) => true,",
+    },
+];
+
+impl Mutants {
+    pub fn run(self) -> Result<ExitCode> {
+        let missing = needs::missing();
+        if !missing.is_empty() {
+            bail!("nothing can be compared here; it needs {}", missing.join(", and "));
+        }
+        setup::ensure()?;
+        let only = self.only.unwrap_or_default();
+        let survivors = survivors(self.cases, |mutant| mutant.name.contains(&only))?;
+        Ok(if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Whether every mutant is caught.
+pub fn check(cases: u64) -> Result<bool> {
+    Ok(survivors(cases, |_| true)? == 0)
+}
+
+/// How many of them pass for right.
+fn survivors(cases: u64, is_wanted: impl Fn(&Mutant) -> bool) -> Result<usize> {
+    let comparison = comparison()?;
+    let copy = Copy::make()?;
+    let mut survivors = 0;
+    for mutant in MUTANTS.iter().filter(|mutant| is_wanted(mutant)) {
+        let object = copy.build(mutant)?;
+        let outcome = compare(&comparison, &object, cases)?;
+        println!("{:<28}{outcome}", mutant.name);
+        survivors += usize::from(outcome == SURVIVED);
+    }
+    Ok(survivors)
+}
+
+const SURVIVED: &str = "NOT CAUGHT";
+
+/// What told a mutant from the right programs, or that nothing did.
+fn compare(comparison: &Path, object: &Path, cases: u64) -> Result<String> {
+    let run = |cases: u64| -> Result<Output> {
+        let mut command = Command::new(comparison);
+        command.arg("--object").arg(object).args(["--of-each", "0", "--cases", &cases.to_string()]);
+        command.output().context("starting the comparison")
+    };
+    let loads = run(0)?;
+    ensure!(
+        loads.status.success(),
+        "the mutant does not even load: {}",
+        String::from_utf8_lossy(&loads.stderr).trim()
+    );
+    let compared = run(cases)?;
+    if compared.status.success() {
+        return Ok(SURVIVED.to_owned());
+    }
+    let told = String::from_utf8_lossy(&compared.stderr);
+    let difference: Vec<_> = told.trim().rsplit(": ").take(2).collect();
+    Ok(format!("caught: {}", difference.into_iter().rev().collect::<Vec<_>>().join(": ")))
+}
+
+fn comparison() -> Result<PathBuf> {
+    let mut command = cargo::cargo();
+    command.args(["build", "--quiet", "--package", "tests", "--bins"]);
+    ensure!(command.status().context("starting cargo")?.success(), "the comparison does not compile");
+    Ok(target().join("debug/fuzz-dataplane"))
+}
+
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from)
+}
+
+/// The workspace once more, to be spoilt.
+struct Copy {
+    root: PathBuf,
+}
+
+impl Copy {
+    fn make() -> Result<Self> {
+        let root = target().join("mutants");
+        fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+        for part in ["Cargo.toml", "Cargo.lock", "proxy", "proxy-ebpf", "dns", "tests", "xtask"] {
+            copy(&workspace_root().join(part), &root.join(part))?;
+        }
+        Ok(Self { root })
+    }
+
+    /// The object with a mutant, whose text is right again afterwards.
+    fn build(&self, mutant: &Mutant) -> Result<PathBuf> {
+        let file = self.root.join("proxy-ebpf/src").join(mutant.file);
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let times = text.matches(mutant.right).count();
+        ensure!(times == 1, "{}: {} has {times} places for it", mutant.name, mutant.file);
+        fs::write(&file, text.replace(mutant.right, mutant.wrong))?;
+        let built = self.compile();
+        fs::write(&file, text)?;
+        built.with_context(|| format!("the mutant {} does not compile", mutant.name))
+    }
+
+    /// As aya-build does it for the agent.
+    fn compile(&self) -> Result<PathBuf> {
+        const TARGET: &str = "bpfel-unknown-none";
+        let note = Note::read()?;
+        let mut path = vec![note.path.clone()];
+        path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+        let flags = [
+            format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+            "-Cdebuginfo=2".to_owned(),
+            "-Clink-arg=--btf".to_owned(),
+        ];
+        let mut command = note.cargo();
+        command.args(["build", "--quiet", "--package", "proxy-ebpf", "--bins", "--release"]);
+        command.args(["-Z", "build-std=core", "--target", TARGET]);
+        command.current_dir(self.root.join("proxy-ebpf"));
+        command.env("PATH", env::join_paths(path)?);
+        command.env("RUSTC_BOOTSTRAP", "1");
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        let directory = self.root.join("target");
+        command.env("CARGO_TARGET_DIR", &directory).env_remove("RUSTC").env_remove("RUSTC_WORKSPACE_WRAPPER");
+        let output = command.output().context("starting cargo")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(directory.join(TARGET).join("release/proxy-ebpf"))
+    }
+}
+
+/// Copies what differs, so that cargo builds only that.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    let new = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    fs::write(to, new).with_context(|| format!("writing {}", to.display()))
+}
