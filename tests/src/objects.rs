@@ -174,6 +174,7 @@ impl ServiceObjects {
             cluster_ip: self.cluster_ips.first().map(IpAddr::to_string),
             cluster_ips: Some(self.cluster_ips.iter().map(IpAddr::to_string).collect()),
             ip_families: Some(self.cluster_ips.iter().map(|ip| family(*ip).to_owned()).collect()),
+            ip_family_policy: Some(ip_family_policy(&self.cluster_ips).to_owned()),
             ports: Some(self.ports.iter().map(service_port).collect()),
             selector: Some(BTreeMap::from([("app".to_owned(), self.name.clone())])),
             session_affinity: self.affinity.map(|_| "ClientIP".to_owned()),
@@ -272,6 +273,10 @@ fn metadata(name: &str, labels: BTreeMap<String, String>) -> ObjectMeta {
 
 fn family(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn ip_family_policy(cluster_ips: &[IpAddr]) -> &'static str {
+    if cluster_ips.len() > 1 { "RequireDualStack" } else { "SingleStack" }
 }
 
 fn service_port(port: &Port) -> ServicePort {

@@ -37,13 +37,27 @@ impl Process {
     ///
     /// The child dies with the thread that calls this, so that nothing outlives a killed test; it hears no Ctrl-C of
     /// the terminal, because whoever holds this value ends it.
-    pub fn start(name: &str, mut command: Command, netns: &Netns, cgroup: Option<&Cgroup>) -> Result<Self> {
+    pub fn start(name: &str, command: Command, netns: &Netns, cgroup: Option<&Cgroup>) -> Result<Self> {
         let netns = netns.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
         let entrance = cgroup.map(Cgroup::entrance).transpose()?;
+        Self::spawn(name, command, Some(netns), entrance)
+    }
+
+    /// The same where this program is, which needs no privileges.
+    pub fn start_here(name: &str, command: Command) -> Result<Self> {
+        Self::spawn(name, command, None, None)
+    }
+
+    fn spawn(
+        name: &str,
+        mut command: Command,
+        netns: Option<OwnedFd>,
+        entrance: Option<File>,
+    ) -> Result<Self> {
         command.process_group(0);
         // SAFETY: the closure runs between fork and exec and makes only system calls on descriptors opened before; it
         // takes no lock and allocates nothing.
-        unsafe { command.pre_exec(move || enter(&netns, entrance.as_ref())) };
+        unsafe { command.pre_exec(move || enter(netns.as_ref(), entrance.as_ref())) };
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().with_context(|| format!("cannot start {name} ({program})"))?;
         // From here on `child` has an owner that ends it.
@@ -107,9 +121,11 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-fn enter(netns: &OwnedFd, entrance: Option<&File>) -> io::Result<()> {
+fn enter(netns: Option<&OwnedFd>, entrance: Option<&File>) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    setns(netns, CloneFlags::CLONE_NEWNET)?;
+    if let Some(netns) = netns {
+        setns(netns, CloneFlags::CLONE_NEWNET)?;
+    }
     if let Some(entrance) = entrance {
         write(entrance, b"0")?;
     }

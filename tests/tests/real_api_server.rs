@@ -1,27 +1,28 @@
 //! What is told of the scripted API server, told of a real one. It needs the binaries that `$KUBE_APISERVER` and `$ETCD`
 //! name; without them each story says that it was not told.
 
-#![expect(clippy::print_stderr, reason = "what is left out is said")]
+#![expect(clippy::print_stderr, reason = "what is left out is said, and what was measured")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tests::api_server::{
     follower::{Follower, NODE},
     objects::{node, service, slice},
     real::{Binaries, RealApiServer},
 };
 
+/// Requests that are under way at the same time.
+const AT_ONCE: usize = 32;
+
 /// A server with a Service and our Node; none where there are no binaries.
-async fn shop(story: &str) -> Result<Option<RealApiServer>> {
+async fn shop(story: &str, flags: &[&str]) -> Result<Option<RealApiServer>> {
     let Some(binaries) = Binaries::named() else {
         eprintln!("{story}: not told, as $KUBE_APISERVER and $ETCD name no binaries");
         return Ok(None);
     };
-    let server = RealApiServer::start(binaries).await?;
-    for object in [service("web", 1), slice("web", [1, 2]), node(NODE, "192.0.2.7")] {
-        server.put(&object).await?;
-    }
+    let server = RealApiServer::start_with(binaries, flags).await?;
+    server.put_all([service("web", 1000), slice("web", [1, 2]), node(NODE, "192.0.2.7")], 1).await?;
     Ok(Some(server))
 }
 
@@ -29,25 +30,29 @@ fn has(follower: &Follower, service: &str, backends: usize) -> bool {
     follower.backends(service).is_some_and(|found| found.len() == backends)
 }
 
+/// It is followed however it is set up: with streaming lists, with pages, and with every watch a question to etcd.
 #[tokio::test]
 async fn a_real_server_is_followed() -> Result<()> {
-    let Some(server) = shop("a_real_server_is_followed").await? else { return Ok(()) };
-    let mut follower = Follower::start(&server.kubeconfig()).await?;
-    follower.synced().await;
-    assert!(has(&follower, "web", 2));
-    assert_eq!(follower.node_addresses(), 1);
-    server.put(&slice("web", [1, 2, 3])).await?;
-    server.put(&service("new", 3)).await?;
-    server.put(&slice("new", [9])).await?;
-    follower.until("news came", |follower| has(follower, "web", 3) && has(follower, "new", 1)).await;
-    server.delete(&service("new", 3)).await?;
-    follower.until("it went", |follower| follower.backends("new").is_none()).await;
+    for flags in [&[][..], &["--feature-gates=WatchList=false"], &["--watch-cache=false"]] {
+        let Some(server) = shop("a_real_server_is_followed", flags).await? else { return Ok(()) };
+        let mut follower = Follower::start(&server.kubeconfig()).await?;
+        follower.synced().await;
+        assert!(has(&follower, "web", 2), "{flags:?}");
+        assert_eq!(follower.node_addresses(), 1, "{flags:?}");
+        server.put(&slice("web", [1, 2, 3])).await?;
+        server.put(&service("new", 3000)).await?;
+        server.put(&slice("new", [9])).await?;
+        follower.until("news came", |follower| has(follower, "web", 3) && has(follower, "new", 1)).await;
+        server.delete(&service("new", 3000)).await?;
+        follower.until("it went", |follower| follower.backends("new").is_none()).await;
+        assert_eq!(follower.skipped, [""; 0], "{flags:?}");
+    }
     Ok(())
 }
 
 #[tokio::test]
 async fn a_real_server_that_dies_and_returns_costs_exactly_the_difference() -> Result<()> {
-    let Some(mut server) = shop("a_real_server_that_dies_and_returns").await? else { return Ok(()) };
+    let Some(mut server) = shop("a_real_server_that_dies_and_returns", &[]).await? else { return Ok(()) };
     let mut follower = Follower::start(&server.kubeconfig()).await?;
     follower.synced().await;
     server.stop();
@@ -61,9 +66,34 @@ async fn a_real_server_that_dies_and_returns_costs_exactly_the_difference() -> R
     Ok(())
 }
 
+/// What changes while it is away is compacted before it returns: `410 Gone`.
+#[tokio::test]
+async fn a_real_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<()> {
+    for flags in [&[][..], &["--feature-gates=WatchList=false"], &["--watch-cache=false"]] {
+        let Some(mut server) = shop("a_real_server_that_forgot", flags).await? else { return Ok(()) };
+        server.put_all([service("api", 2000), slice("api", [3])], 1).await?;
+        let mut follower = Follower::start(&server.kubeconfig()).await?;
+        follower.synced().await;
+        let before = follower.news;
+        server.stop();
+        server.start_unseen().await?;
+        server.put(&slice("web", [1, 2, 5])).await?;
+        server.delete(&service("api", 2000)).await?;
+        server.compact().await?;
+        server.stop();
+        follower.hears_no_news_for(Duration::from_millis(300)).await?;
+        server.start_again().await?;
+        let holds = |follower: &Follower| has(follower, "web", 3) && follower.backends("api").is_none();
+        follower.until(&format!("the difference was heard with {flags:?}"), holds).await;
+        follower.hears_no_news_for(Duration::from_millis(500)).await?;
+        assert_eq!(follower.news - before, 2, "{flags:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_follower_waits_for_a_real_server() -> Result<()> {
-    let Some(mut server) = shop("a_follower_waits_for_a_real_server").await? else { return Ok(()) };
+    let Some(mut server) = shop("a_follower_waits_for_a_real_server", &[]).await? else { return Ok(()) };
     server.stop();
     let mut follower = Follower::start(&server.kubeconfig()).await?;
     follower.hears_no_news_for(Duration::from_millis(500)).await?;
@@ -72,4 +102,37 @@ async fn a_follower_waits_for_a_real_server() -> Result<()> {
     follower.synced().await;
     assert!(has(&follower, "web", 2));
     Ok(())
+}
+
+/// As fast as the server takes them; says how fast that was.
+#[tokio::test]
+async fn changes_of_slices_are_heard_as_fast_as_a_real_server_takes_them() -> Result<()> {
+    const SERVICES: u32 = 50;
+    const CHANGES: u32 = 5_000;
+    let Some(server) = shop("changes_of_slices", &[]).await? else { return Ok(()) };
+    let names: Vec<String> = (0..SERVICES).map(|n| format!("s{n}")).collect();
+    let services = names.iter().zip(10_000..).map(|(name, n)| service(name, n));
+    server.put_all(services, AT_ONCE).await?;
+    let mut follower = Follower::start(&server.kubeconfig()).await?;
+    follower.synced().await;
+    let changes = (0..CHANGES).map(|n| slice(&names[(n % SERVICES) as usize], [1000 + n, 30_000 + n]));
+    let began = Instant::now();
+    let writing = server.put_all(changes, AT_ONCE);
+    let heard = follower.until("the last change of each Service was heard", |follower| {
+        (CHANGES - SERVICES..CHANGES).all(|n| {
+            let found = follower.backends(&names[(n % SERVICES) as usize]);
+            found.is_some_and(|found| found.first() == Some(&address(n)))
+        })
+    });
+    let (written, ()) = tokio::join!(async { writing.await.map(|()| began.elapsed()) }, heard);
+    let (written, heard) = (written?, began.elapsed());
+    let rate = f64::from(CHANGES) / written.as_secs_f64();
+    eprintln!("{CHANGES} changes written in {written:.2?} ({rate:.0}/s), all heard after {heard:.2?}");
+    ensure!(heard < written + Duration::from_secs(5), "the last were heard {:?} late", heard - written);
+    Ok(())
+}
+
+fn address(n: u32) -> String {
+    let [_, _, high, low] = (1000 + n).to_be_bytes();
+    format!("10.128.{high}.{low}:8080")
 }

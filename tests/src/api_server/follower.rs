@@ -19,7 +19,7 @@ use tokio::{
 };
 
 pub const NODE: &str = "node-1";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Follower {
     updates: mpsc::Receiver<Update>,

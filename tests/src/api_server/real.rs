@@ -1,28 +1,43 @@
 //! A real API server and its etcd, where the environment names their binaries. It starts from nothing in a directory of
-//! its own, on the loopback address.
+//! its own, on a loopback address.
+
+mod account;
+mod place;
+mod requests;
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     env, fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use kube::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::place::Place;
 use super::Identity;
-use crate::eventually::within;
+use crate::{agent::tail, eventually::within, netns::Netns, process::Process};
 
+/// Of somebody who may do everything.
 const TOKEN: &str = "the-token";
 /// An API server takes its time with the first start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What ClusterIPs come from. A story about many Services needs more than a cluster has by default.
+const SERVICE_NETWORKS: &str = "10.96.0.0/12,fd00:10:96::/112";
+
+/// What is there as soon as a server is ready, and what a story may rely on.
+const EVERYWHERE: [&str; 3] = [
+    "/api/v1/namespaces/default",
+    "/api/v1/namespaces/kube-system",
+    "/api/v1/namespaces/default/services/kubernetes",
+];
 
 /// The binaries that `$KUBE_APISERVER` and `$ETCD` name.
 pub struct Binaries {
@@ -39,42 +54,58 @@ impl Binaries {
 
 pub struct RealApiServer {
     binaries: Binaries,
-    running: Option<Ended>,
-    _etcd: Ended,
+    running: Option<Running>,
+    _etcd: Process,
     etcd_port: u16,
+    /// Where whoever follows it looks for it.
     port: u16,
+    /// Flags beside those that every story needs.
+    flags: Vec<String>,
+    place: Place,
+    /// What a directory of manifests held when it was mirrored last, by path.
+    mirrored: RefCell<BTreeMap<String, Value>>,
     directory: TempDir,
 }
 
-/// A process that ends with its owner.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+struct Running {
+    process: Process,
+    /// As somebody who may do everything.
+    client: Client,
 }
 
 impl RealApiServer {
+    /// On the loopback address of this network namespace.
     pub async fn start(binaries: Binaries) -> Result<Self> {
+        Self::start_with(binaries, &[]).await
+    }
+
+    /// The same, with more flags.
+    pub async fn start_with(binaries: Binaries, flags: &[&str]) -> Result<Self> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::start_at(binaries, Place::here()?, flags).await
+    }
+
+    /// On the loopback address of another network namespace.
+    pub async fn start_in(binaries: Binaries, netns: &Arc<Netns>) -> Result<Self> {
+        Self::start_at(binaries, Place::inside(netns)?, Vec::new()).await
+    }
+
+    async fn start_at(binaries: Binaries, place: Place, flags: Vec<String>) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
-        write_credentials(directory.path(), port)?;
-        let client = format!("http://127.0.0.1:{etcd_port}");
-        let peer = format!("http://127.0.0.1:{peer_port}");
-        let mut etcd = Command::new(&binaries.etcd);
-        etcd.arg("--data-dir").arg(directory.path().join("etcd"));
-        etcd.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        etcd.args(["--initial-cluster", &format!("default={peer}")]);
-        let etcd = spawn(etcd, &directory.path().join("etcd.log"))?;
-        let mut server = Self { binaries, running: None, _etcd: etcd, etcd_port, port, directory };
+        let (etcd_port, peer_port) = (place.free_port()?, place.free_port()?);
+        let port = place.free_port()?;
+        write_credentials(directory.path())?;
+        let etcd = etcd_command(&binaries.etcd, directory.path(), etcd_port, peer_port);
+        let etcd = place.spawn("etcd", etcd, &directory.path().join("etcd.log"))?;
+        let mirrored = RefCell::default();
+        let mut server =
+            Self { binaries, running: None, _etcd: etcd, etcd_port, port, flags, place, mirrored, directory };
+        server.write_kubeconfig("kubeconfig", &json!({"token": TOKEN}))?;
         server.start_again().await?;
         Ok(server)
     }
 
+    /// The kubeconfig of somebody who may do everything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("kubeconfig")
     }
@@ -84,122 +115,115 @@ impl RealApiServer {
     }
 
     pub async fn start_again(&mut self) -> Result<()> {
+        self.start_on(self.port).await
+    }
+
+    /// Starts again where nobody who follows it finds it.
+    pub async fn start_unseen(&mut self) -> Result<()> {
+        let port = self.place.free_port()?;
+        self.start_on(port).await
+    }
+
+    async fn start_on(&mut self, port: u16) -> Result<()> {
+        let log = self.directory.path().join("api-server.log");
+        let process = self.place.spawn("the API server", self.command(port), &log)?;
+        let client = self.place.client(&self.kubeconfig(), &format!("https://127.0.0.1:{port}")).await?;
+        let mut running = Running { process, client };
+        let ready = tokio::select! {
+            ready = is_ready(&self.place, &running.client) => ready,
+            status = running.process.ended() => Err(anyhow!("it ended: {}", status?)),
+        };
+        ready.with_context(|| {
+            format!("the API server does not start; its log ends with\n{}", tail(&log, 20))
+        })?;
+        self.running = Some(running);
+        Ok(())
+    }
+
+    fn command(&self, port: u16) -> Command {
         let file = |name: &str| self.directory.path().join(name).display().to_string();
         let mut command = Command::new(&self.binaries.api_server);
         for (flag, value) in [
             ("etcd-servers", format!("http://127.0.0.1:{}", self.etcd_port)),
             ("bind-address", Ipv4Addr::LOCALHOST.to_string()),
-            ("secure-port", self.port.to_string()),
+            // It has to be no loopback address, and nobody is told of it.
+            ("advertise-address", "192.0.2.1".to_owned()),
+            ("secure-port", port.to_string()),
             ("cert-dir", file("certificates")),
             ("tls-cert-file", file("server.crt")),
             ("tls-private-key-file", file("server.key")),
             ("client-ca-file", file("ca.crt")),
             ("token-auth-file", file("tokens.csv")),
-            ("authorization-mode", "AlwaysAllow".to_owned()),
+            ("authorization-mode", "RBAC".to_owned()),
             ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
-            ("service-account-key-file", file("server.key")),
+            ("service-account-key-file", file("server.crt")),
             ("service-account-signing-key-file", file("server.key")),
-            ("service-cluster-ip-range", "10.96.0.0/12".to_owned()),
+            ("service-cluster-ip-range", SERVICE_NETWORKS.to_owned()),
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
+            // Its own address is no part of any story, and differs from one start to the next.
+            ("endpoint-reconciler-type", "none".to_owned()),
         ] {
             command.arg(format!("--{flag}={value}"));
         }
-        self.running = Some(spawn(command, &self.directory.path().join("api-server.log"))?);
-        within(PATIENCE, "the API server is ready", async || {
-            let ready = self.request("GET", "/readyz", &Value::Null).await?;
+        command.args(&self.flags);
+        command
+    }
+
+    /// Writes a kubeconfig that proves who asks in this way.
+    fn write_kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{"name": "c", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port),
+                "certificate-authority": self.directory.path().join("ca.crt"),
+            }}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        });
+        let path = self.directory.path().join(name);
+        fs::write(&path, kubeconfig.to_string()).with_context(|| format!("cannot write {name}"))?;
+        Ok(path)
+    }
+}
+
+async fn is_ready(place: &Place, client: &Client) -> Result<()> {
+    within(PATIENCE, "the API server is ready", || {
+        let client = client.clone();
+        place.run(async move {
+            let ready = requests::request(&client, "GET", "/readyz", &Value::Null).await?;
             ensure!(ready.1 == "ok", "{ready:?}");
-            self.request("GET", "/api/v1/namespaces/default", &Value::Null).await.and_then(succeeded)
+            // It makes what every cluster has after that.
+            for path in EVERYWHERE {
+                requests::ask(&client, "GET", path, &Value::Null).await?;
+            }
+            Ok(())
         })
-        .await
-    }
-
-    /// Creates an object, or replaces it.
-    pub async fn put(&self, object: &Value) -> Result<()> {
-        let mut object = object.clone();
-        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            // What only a server may say.
-            metadata.retain(|field, _| ["name", "namespace", "labels"].contains(&field.as_str()));
-        }
-        let (all, own) = paths(&object);
-        let replaced = self.request("PUT", &own, &object).await?;
-        if replaced.0 != 404 {
-            return succeeded(replaced);
-        }
-        self.request("POST", &all, &object).await.and_then(succeeded)
-    }
-
-    pub async fn delete(&self, object: &Value) -> Result<()> {
-        let (_, own) = paths(object);
-        self.request("DELETE", &own, &Value::Null).await.and_then(succeeded)
-    }
-
-    async fn request(&self, method: &str, path: &str, body: &Value) -> Result<(u16, String)> {
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        config.default_retry = false;
-        let client = Client::try_from(config)?;
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        let request = axum::http::Request::builder().method(method).uri(path);
-        let request = request.header("content-type", "application/json").body(body)?;
-        match client.request_text(request).await {
-            Ok(text) => Ok((200, text)),
-            Err(kube::Error::Api(status)) => Ok((status.code, status.message.clone())),
-            Err(error) => Err(error.into()),
-        }
-    }
+    })
+    .await
 }
 
-fn succeeded((code, text): (u16, String)) -> Result<()> {
-    ensure!((200..300).contains(&code), "{code}: {text}");
-    Ok(())
+fn etcd_command(binary: &Path, directory: &Path, port: u16, peer_port: u16) -> Command {
+    let client = format!("http://127.0.0.1:{port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let mut command = Command::new(binary);
+    command.arg("--data-dir").arg(directory.join("etcd"));
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}")]);
+    // What it holds ends with the story.
+    command.arg("--unsafe-no-fsync");
+    command
 }
 
-/// Where objects of this kind are, and where this one is.
-fn paths(object: &Value) -> (String, String) {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let prefix = match text("/apiVersion") {
-        "v1" => "/api/v1".to_owned(),
-        other => format!("/apis/{other}"),
-    };
-    let kind = format!("{}s", text("/kind").to_lowercase());
-    let all = match text("/metadata/namespace") {
-        "" => format!("{prefix}/{kind}"),
-        namespace => format!("{prefix}/namespaces/{namespace}/{kind}"),
-    };
-    let own = format!("{all}/{}", text("/metadata/name"));
-    (all, own)
-}
-
-fn write_credentials(directory: &Path, port: u16) -> Result<()> {
+fn write_credentials(directory: &Path) -> Result<()> {
     let identity = Identity::new()?;
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "x",
-        "clusters": [{"name": "c", "cluster": {
-            "server": format!("https://127.0.0.1:{port}"),
-            "certificate-authority": directory.join("ca.crt"),
-        }}],
-        "users": [{"name": "u", "user": {"token": TOKEN}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-    });
     for (name, text) in [
         ("ca.crt", identity.authority.clone()),
         ("server.crt", identity.server_certificate.clone()),
         ("server.key", identity.server_key.clone()),
         ("tokens.csv", format!("{TOKEN},tester,1,system:masters\n")),
-        ("kubeconfig", kubeconfig.to_string()),
     ] {
         fs::write(directory.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }
     Ok(())
-}
-
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port is free")?;
-    Ok(listener.local_addr()?.port())
-}
-
-fn spawn(mut command: Command, log: &Path) -> Result<Ended> {
-    let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
-    let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-    child.map(Ended).with_context(|| format!("cannot start {}", command.get_program().display()))
 }

@@ -1,0 +1,253 @@
+//! The agent against a real API server, with nothing but a kubeconfig and the rights that `deploy/` gives. It needs the
+//! binaries that `$KUBE_APISERVER` and `$ETCD` name; without them each story says that it was not told.
+
+#![expect(clippy::print_stderr, reason = "what is left out is said")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, Ipv4Addr, TcpListener},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::ServiceSpec;
+use serde_json::Value;
+use tests::{
+    Cluster,
+    agent::{Agent, AgentSetting, Source, portreeve},
+    api_server::real::{Binaries, RealApiServer},
+    eventually,
+    node::Node,
+    objects::NAMESPACE,
+    process::Process,
+    resolver::Resolver,
+};
+
+const HEALTH_PORT: u16 = 32100;
+
+/// A cluster whose objects a real API server holds; its directory of manifests is what that server holds.
+struct Ground {
+    server: RealApiServer,
+    /// Of a service account with the rights that `deploy/` gives.
+    kubeconfig: PathBuf,
+    cluster: Cluster,
+}
+
+impl Ground {
+    /// None where there are no binaries.
+    async fn new(story: &str) -> Result<Option<Self>> {
+        let Some(binaries) = Binaries::named() else {
+            eprintln!("{story}: not told, as $KUBE_APISERVER and $ETCD name no binaries");
+            return Ok(None);
+        };
+        let cluster = Cluster::start(story).without_agents().await;
+        let server = RealApiServer::start_in(binaries, cluster.node(0).netns()).await?;
+        server.write_own(cluster.manifests()).await?;
+        let kubeconfig = server.deploy_account().await?;
+        Ok(Some(Self { server, kubeconfig, cluster }))
+    }
+
+    fn node(&self) -> &Node {
+        self.cluster.node(0)
+    }
+
+    async fn mirror(&self) -> Result<()> {
+        self.server.mirror(self.cluster.manifests().directory()).await
+    }
+
+    async fn start_agent(&self, more: &[&str]) -> Result<Agent> {
+        let mut setting = AgentSetting {
+            source: Source::ApiServer(self.kubeconfig.clone()),
+            ..self.node().setting().clone()
+        };
+        setting.more.extend(more.iter().map(|flag| (*flag).to_owned()));
+        let mut agent = Agent::spawn(&setting, self.node().netns())?;
+        agent.ready().await?;
+        Ok(agent)
+    }
+
+    fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.node().setting().log).context("the agent has a log")
+    }
+
+    /// Of events about this kind of object: their reasons and what they are about.
+    async fn events(&self, kind: &str) -> Result<Vec<(String, String)>> {
+        let answer = self.server.get("/apis/events.k8s.io/v1/namespaces/default/events").await?;
+        let items = answer["items"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let about = items.iter().filter(|event| event["regarding"]["kind"] == kind);
+        Ok(about.map(|event| (text(&event["reason"]), text(&event["regarding"]["name"]))).collect())
+    }
+
+    async fn is_told(&self, kind: &str, reason: &str, name: &str) {
+        eventually(&format!("{reason} of {name} is told"), async || {
+            let events = self.events(kind).await?;
+            ensure!(events.contains(&(reason.to_owned(), name.to_owned())), "{events:?}");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// The maps come to hold what an agent programs that starts from nothing.
+    async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
+        let fresh = self.node().fresh_state().await?;
+        ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
+        eventually(when, async || {
+            let state = self.node().state()?;
+            ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");
+            Ok(())
+        })
+        .await;
+        Ok(())
+    }
+}
+
+fn checks_health(spec: &mut ServiceSpec) {
+    spec.type_ = Some("LoadBalancer".to_owned());
+    spec.external_traffic_policy = Some("Local".to_owned());
+    spec.health_check_node_port = Some(i32::from(HEALTH_PORT));
+}
+
+#[tokio::test]
+async fn what_deploy_allows_is_enough() -> Result<()> {
+    let Some(ground) = Ground::new("real-rights").await? else { return Ok(()) };
+    let web = ground.cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    let public =
+        ground.cluster.service("public").tcp(80).node_port(30080).change(checks_health).backends(["c"]).await;
+    let headless = ground.cluster.service("db").tcp(5432).headless().backends(["db-0"]).await;
+    ground.mirror().await?;
+    // Somebody has the port, so that there is something to complain of.
+    let taken = ground
+        .node()
+        .netns()
+        .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, HEALTH_PORT)).context("cannot listen"))?;
+    let agent = ground.start_agent(&["--dns"]).await?;
+
+    let client = ground.cluster.pod("client").start().await;
+    let dials = |vips| ground.cluster.pod("client").dials(vips);
+    dials(web.vips()).times(40).comes_to_reach_each_of(["a", "b"]).await;
+    dials(public.vips()).times(10).always_reaches_one_of(["c"]).await;
+    let server = ground.node().addresses.v4.into();
+    let resolver = Resolver::new(&client, NAMESPACE, server, ground.cluster.directory())?;
+    finds(&resolver, "web", web.vips().map(|vip| vip.ip()).into()).await;
+    finds(&resolver, "db-0.db", ground.cluster.pod("db-0").start().await.addresses.both().into()).await;
+
+    ground.is_told("Node", "Starting", &ground.node().name).await;
+    ground.is_told("Service", "FailedToStartServiceHealthcheck", "public").await;
+    ground.comes_to_equal_a_fresh_start("at the start").await?;
+    let log = ground.log()?;
+    for trouble in ["403", "401", "going on without", "cannot follow"] {
+        ensure!(!log.contains(trouble), "the agent speaks of `{trouble}`:\n{log}");
+    }
+    drop((taken, headless));
+    let status = agent.terminate().await?;
+    ensure!(status.success(), "the agent ended with {status}");
+    Ok(())
+}
+
+async fn finds(resolver: &Resolver<'_>, name: &str, want: BTreeSet<IpAddr>) {
+    eventually(&format!("{name} is found"), async || {
+        let found = resolver.addresses(name).await?;
+        ensure!(found == want, "found {found:?}, not {want:?}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_connect_fails_while_a_real_server_dies_returns_and_forgets() -> Result<()> {
+    let Some(mut ground) = Ground::new("real-churn").await? else { return Ok(()) };
+    let web = ground.cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let vips = web.vips();
+    drop(web);
+    ground.mirror().await?;
+    let agent = ground.start_agent(&[]).await?;
+    let runner = ground.cluster.pod("runner").dials(vips).at_once(2).every(Duration::from_micros(500));
+    let traffic = runner.in_background().await;
+    for round in 0..6 {
+        let slice = "web.slice-ipv4.yaml";
+        let text = fs::read_to_string(ground.cluster.manifests().directory().join(slice))?;
+        ground.cluster.manifests().write(slice, &rotated(serde_json::from_str(&text)?, round))?;
+        match round % 3 {
+            0 => die_and_return(&mut ground).await,
+            1 => forget(&mut ground).await,
+            _ => take_the_token_away(&mut ground).await,
+        }
+        .with_context(|| format!("in round {round}"))?;
+        ground.comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        let progress = traffic.progress().await?;
+        ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
+    }
+    let report = traffic.stop().await?;
+    ensure!(report.failures.is_empty() && report.attempts > 0, "{report:?}");
+    let status = agent.terminate().await?;
+    ensure!(status.success(), "the agent ended with {status}");
+    Ok(())
+}
+
+/// The first endpoint always takes part, the others by turns.
+fn rotated(mut slice: Value, round: usize) -> Value {
+    if let Some(endpoints) = slice["endpoints"].as_array_mut() {
+        endpoints.rotate_left(1);
+        endpoints.iter_mut().enumerate().for_each(|(n, endpoint)| {
+            endpoint["conditions"]["ready"] = (n == 0 || (round + n).is_multiple_of(2)).into();
+        });
+    }
+    slice
+}
+
+async fn die_and_return(ground: &mut Ground) -> Result<()> {
+    ground.server.stop();
+    ground.server.start_again().await?;
+    ground.mirror().await
+}
+
+/// What changed is nowhere to be read any more when the agent asks for it.
+async fn forget(ground: &mut Ground) -> Result<()> {
+    ground.server.stop();
+    ground.server.start_unseen().await?;
+    ground.mirror().await?;
+    ground.server.compact().await?;
+    ground.server.stop();
+    ground.server.start_again().await
+}
+
+/// The token on disk counts no more, and later there is another one.
+async fn take_the_token_away(ground: &mut Ground) -> Result<()> {
+    ground.server.replace_account().await?;
+    ground.server.stop();
+    ground.server.start_again().await?;
+    ground.mirror().await?;
+    eventually("the agent complains", async || {
+        ensure!(ground.log()?.contains("401 Unauthorized"), "not yet");
+        Ok(())
+    })
+    .await;
+    ground.server.renew_token().await
+}
+
+#[tokio::test]
+async fn the_name_server_alone_needs_no_more() -> Result<()> {
+    let Some(ground) = Ground::new("real-names").await? else { return Ok(()) };
+    let web = ground.cluster.service("web").tcp(80).backends(["a"]).await;
+    ground.mirror().await?;
+    let client = ground.cluster.pod("client").start().await;
+    let node = ground.node();
+    let mut command = Command::new(portreeve()?);
+    command.arg("dns").arg("--kubeconfig").arg(&ground.kubeconfig);
+    command.arg(format!("--dns-listen={}:53", node.addresses.v4)).stdin(Stdio::null());
+    let log = fs::File::create(ground.cluster.directory().join("names.log"))?;
+    command.stdout(log.try_clone()?).stderr(log);
+    let names = Process::start("the name server", command, node.netns(), None)?;
+    let server = node.addresses.v4.into();
+    let resolver = Resolver::new(&client, NAMESPACE, server, ground.cluster.directory())?;
+    finds(&resolver, "web", web.vips().map(|vip| vip.ip()).into()).await;
+    let more = ground.cluster.service("more").tcp(80).backends(["a"]).await;
+    ground.mirror().await?;
+    finds(&resolver, "more.default", more.vips().map(|vip| vip.ip()).into()).await;
+    drop(names);
+    Ok(())
+}
