@@ -1,6 +1,7 @@
 //! How xtask starts cargo, and where the workspace is.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     env,
     ffi::OsString,
@@ -23,8 +24,21 @@ pub fn workspace_root() -> &'static Path {
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(workspace_root());
+    // What cargo told us of xtask: build scripts that watch these (ring's) would run anew each time that xtask and a plain
+    // cargo take turns, and everything above them would be compiled again.
+    for (name, _) in env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
     command
 }
+
+/// The agent's program.
+const PORTREEVE: &str = "portreeve";
 
 /// Builds the agent and returns the path of its binary.
 pub fn build_portreeve(release: bool) -> Result<PathBuf> {
@@ -32,7 +46,7 @@ pub fn build_portreeve(release: bool) -> Result<PathBuf> {
     if release {
         command.arg("--release");
     }
-    binary_of(command)
+    Built::by(command)?.get(PORTREEVE)
 }
 
 /// Builds the agent for a target, optimised and linked into one file.
@@ -44,34 +58,58 @@ pub fn build_static(target: &StaticTarget) -> Result<PathBuf> {
         command.env(variable, compiler);
     }
     command.args(["--release", "--target", &target.name]);
-    binary_of(command)
+    Built::by(command)?.get(PORTREEVE)
+}
+
+/// The agent, these stories, and the program of their pods.
+pub fn build_stories(stories: &[String]) -> Result<Built> {
+    let mut built = Built::by(build())?;
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--package", "tests"]);
+    command.args(stories.iter().flat_map(|story| ["--test", story]));
+    built.0.extend(Built::by(command)?.0);
+    Ok(built)
 }
 
 fn build() -> Command {
     let mut command = cargo();
-    command.args(["build", "--package", "proxy", "--bin", "portreeve"]);
+    command.args(["build", "--package", "proxy", "--bin", PORTREEVE]);
     command
 }
 
-fn binary_of(mut command: Command) -> Result<PathBuf> {
-    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
-    let mut child = command.spawn().context("starting cargo")?;
-    let messages = BufReader::new(child.stdout.take().expect("stdout was asked for"));
-    let mut binary = None;
-    for line in messages.lines() {
-        binary = executable(&line.context("reading cargo's messages")?).or(binary);
+/// Paths of programs, by their names.
+#[derive(Debug, Default)]
+pub struct Built(BTreeMap<String, PathBuf>);
+
+impl Built {
+    pub fn get(&self, name: &str) -> Result<PathBuf> {
+        self.0.get(name).cloned().with_context(|| format!("cargo built no program called {name}"))
     }
-    if !child.wait().context("waiting for cargo")?.success() {
-        bail!("the build failed; the compiler's messages are above");
+
+    fn by(mut command: Command) -> Result<Built> {
+        command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+        let mut child = command.spawn().context("starting cargo")?;
+        let messages = BufReader::new(child.stdout.take().expect("stdout was asked for"));
+        let mut built = Built::default();
+        for line in messages.lines() {
+            built.0.extend(executable(&line.context("reading cargo's messages")?));
+        }
+        if !child.wait().context("waiting for cargo")?.success() {
+            bail!("the build failed; the compiler's messages are above");
+        }
+        Ok(built)
     }
-    binary.context("cargo built no binary called portreeve")
 }
 
-/// The path of `portreeve`, if this message of cargo's announces it.
-fn executable(message: &str) -> Option<PathBuf> {
+/// Name and path of the program that this message of cargo's announces. The tests inside of a program have its name, too,
+/// and are none.
+fn executable(message: &str) -> Option<(String, PathBuf)> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
-    let is_ours = message.get("target")?.get("name")? == "portreeve";
-    is_ours.then(|| message.get("executable")?.as_str().map(PathBuf::from))?
+    let target = message.get("target")?;
+    let is_test_of_itself =
+        message["profile"]["test"] == true && target["kind"] != serde_json::json!(["test"]);
+    let path = message.get("executable")?.as_str()?;
+    (!is_test_of_itself).then(|| Some((target.get("name")?.as_str()?.to_owned(), path.into())))?
 }
 
 /// Becomes `command`: same pid and terminal, so that signals reach it and nothing of us is left behind.
@@ -85,19 +123,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_agents_artifact_names_the_binary() {
+    fn programs_and_stories_are_told_from_tests_inside_of_programs() {
+        let artifact = |kind: &str, is_test: bool, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"x"}},
+                "profile":{{"test":{is_test}}},"executable":{executable}}}"#
+            )
+        };
         let cases = [
-            (
-                r#"{"reason":"compiler-artifact","target":{"name":"portreeve"},"executable":"/t/portreeve"}"#,
-                Some("/t/portreeve"),
-            ),
-            (r#"{"reason":"compiler-artifact","target":{"name":"portreeve"},"executable":null}"#, None),
-            (r#"{"reason":"compiler-artifact","target":{"name":"xtask"},"executable":"/t/xtask"}"#, None),
-            (r#"{"reason":"build-finished","success":true}"#, None),
-            ("a line that is not JSON", None),
+            (artifact("bin", false, r#""/t/x""#), true),
+            (artifact("test", true, r#""/t/deps/x-1""#), true),
+            (artifact("bin", true, r#""/t/deps/x-2""#), false),
+            (artifact("bin", false, "null"), false),
+            (r#"{"reason":"build-finished","success":true}"#.to_owned(), false),
+            ("a line that is not JSON".to_owned(), false),
         ];
         for (message, want) in cases {
-            assert_eq!(executable(message), want.map(PathBuf::from), "{message}");
+            let name = executable(&message).map(|(name, _)| name);
+            assert_eq!(name.as_deref(), want.then_some("x"), "{message}");
         }
     }
 }
