@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tokio::{net::UnixDatagram, time::timeout};
 
-use crate::{netns::Netns, process::Process};
+use crate::{eventually::here, netns::Netns, process::Process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -83,9 +83,10 @@ impl Agent {
 
     /// Waits until it has programmed what the manifests say.
     pub async fn ready(&mut self) -> Result<()> {
-        timeout(PATIENCE, self.until_ready())
+        let patience = here(PATIENCE);
+        timeout(patience, self.until_ready())
             .await
-            .with_context(|| format!("the agent of {} is not ready within {PATIENCE:?}", self.node))
+            .with_context(|| format!("the agent of {} is not ready within {patience:?}", self.node))
             .flatten()
             .with_context(|| format!("its log ends with\n{}", tail(&self.log, 20)))
     }
@@ -102,7 +103,7 @@ impl Agent {
     /// SIGTERM, and how it ended.
     pub async fn terminate(mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;
-        timeout(PATIENCE, self.process.ended()).await.context("the agent does not end after SIGTERM")?
+        timeout(here(PATIENCE), self.process.ended()).await.context("the agent does not end after SIGTERM")?
     }
 
     async fn until_ready(&mut self) -> Result<()> {

@@ -1,7 +1,9 @@
 //! Waiting for a condition. Stories never sleep: they say what they wait for.
 
 use std::{
+    env,
     future::Future,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -26,6 +28,7 @@ pub async fn within<T, F>(patience: Duration, what: &str, mut attempt: impl FnMu
 where
     F: Future<Output = Result<T>>,
 {
+    let patience = here(patience);
     let deadline = Instant::now() + patience;
     loop {
         match attempt().await {
@@ -36,4 +39,12 @@ where
             Err(_) => sleep(PAUSE).await,
         }
     }
+}
+
+/// What so long takes on an ordinary machine takes $PORTREEVE_PATIENCE times as long on one that is emulated.
+pub fn here(ordinary: Duration) -> Duration {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        env::var("PORTREEVE_PATIENCE").map_or(1, |text| text.parse().expect("PORTREEVE_PATIENCE is a number"))
+    });
+    ordinary * *FACTOR
 }

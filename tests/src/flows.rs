@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     dials::{each, only},
+    eventually::here,
     pod::Pod,
     traffic::{Dial, How, Report},
 };
@@ -50,7 +51,7 @@ impl Flow {
             Want::Refused => (2, SILENCE),
             Want::Silence => (1, SILENCE),
         };
-        let timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = u64::try_from(here(patience).as_millis()).unwrap_or(u64::MAX);
         Dial { to: vec![self.to], times: Some(times), how: self.how, timeout_ms, ..Dial::default() }
     }
 

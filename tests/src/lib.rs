@@ -22,6 +22,7 @@ pub mod firewall;
 pub mod flows;
 pub mod frontends;
 pub mod http;
+pub mod ledger;
 pub mod leftovers;
 pub mod mounts;
 pub mod netns;

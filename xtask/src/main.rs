@@ -19,6 +19,7 @@ mod demo;
 mod fuzz;
 mod fuzz_dataplane;
 mod image;
+mod kernels;
 mod lint;
 mod mutants;
 mod needs;
@@ -45,6 +46,7 @@ enum Verb {
     Demo(demo::Demo),
     Bench(bench::Bench),
     Image(image::MakeImage),
+    Kernels(kernels::Kernels),
     FuzzDns(fuzz::FuzzDns),
     FuzzDataplane(fuzz_dataplane::FuzzDataplane),
     Mutants(mutants::Mutants),
@@ -70,6 +72,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(verb) => verb.run(),
         Verb::Bench(verb) => verb.run(),
         Verb::Image(verb) => verb.run(),
+        Verb::Kernels(verb) => verb.run(),
         Verb::FuzzDns(verb) => verb.run(),
         Verb::FuzzDataplane(verb) => verb.run(),
         Verb::Mutants(verb) => verb.run(),

@@ -2,8 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, BufRead, BufReader, IsTerminal as _},
+    io::{self, BufRead as _, BufReader, IsTerminal as _, PipeReader},
     process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -36,36 +38,57 @@ impl Step {
     }
 
     /// Runs a command to its end, its latest line beside the spinner; on failure the last lines are in the error.
-    pub fn run(&self, mut command: Command) -> Result<()> {
+    pub fn run(&self, command: Command) -> Result<()> {
+        self.run_for(command, None)
+    }
+
+    /// As `run`, but a command that has not ended in time is ended.
+    pub fn run_within(&self, command: Command, limit: Duration) -> Result<()> {
+        self.run_for(command, Some(limit))
+    }
+
+    fn run_for(&self, mut command: Command, limit: Option<Duration>) -> Result<()> {
         let name = command_line(&command);
         let (reader, writer) = io::pipe().context("making a pipe")?;
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         let mut child = command.spawn().with_context(|| format!("starting `{name}`"))?;
         // The command still holds the pipe's writing end: the reader would wait for ever.
         drop(command);
-        let tail = self.follow(BufReader::new(reader))?;
+        let tail = self.follow(reader, limit);
+        if tail.is_none() {
+            // One that ended just now cannot be killed any more, and is waited for all the same.
+            let _ = child.kill();
+        }
         let status = child.wait().with_context(|| format!("waiting for `{name}`"))?;
+        let tail = tail.with_context(|| format!("`{name}` did not end in time"))?;
         if !status.success() {
             bail!("`{name}` failed ({status}). It said:\n{tail}");
         }
         Ok(())
     }
 
-    fn follow(&self, mut output: impl BufRead) -> Result<String> {
-        let mut tail = VecDeque::new();
-        let mut line = Vec::new();
-        while output.read_until(b'\n', &mut line)? > 0 {
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            line.clear();
-            if let Some(spinner) = &self.spinner {
-                spinner.set_message(text.trim().to_owned());
-            }
-            tail.push_back(text);
-            if tail.len() > TAIL {
-                tail.pop_front();
+    /// The last words, once the output has ended; none if that takes too long.
+    fn follow(&self, output: PipeReader, limit: Option<Duration>) -> Option<String> {
+        let started = Instant::now();
+        let (lines, mut tail) = (lines_of(output), VecDeque::new());
+        loop {
+            let left = limit.map_or(Duration::MAX, |limit| limit.saturating_sub(started.elapsed()));
+            match lines.recv_timeout(left) {
+                Ok(line) => self.show(&mut tail, line),
+                Err(RecvTimeoutError::Disconnected) => return Some(indented(&tail)),
+                Err(RecvTimeoutError::Timeout) => return None,
             }
         }
-        Ok(tail.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn show(&self, tail: &mut VecDeque<String>, line: String) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(line.trim().to_owned());
+        }
+        tail.push_back(line);
+        if tail.len() > TAIL {
+            tail.pop_front();
+        }
     }
 
     fn clear(&self) {
@@ -79,6 +102,22 @@ impl Drop for Step {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// Read on a thread of their own, so that waiting for one can end.
+fn lines_of(output: PipeReader) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
+        let texts = lines.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
+        // Where nobody listens any more, the command is to hear of it.
+        texts.map_while(|text| sender.send(text).ok()).for_each(drop);
+    });
+    lines
+}
+
+fn indented(lines: &VecDeque<String>) -> String {
+    lines.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
 fn spinner(what: &str) -> ProgressBar {
@@ -117,6 +156,23 @@ mod tests {
         for want in ["exit status: 3", "    to stdout", "    to stderr"] {
             assert!(error.contains(want), "{want:?} is missing in: {error}");
         }
+    }
+
+    #[test]
+    fn a_command_ends_in_time_or_is_ended() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let step = Step::start("a test step");
+        step.run_within(shell("echo fine"), Duration::from_secs(60)).unwrap();
+        let error =
+            step.run_within(shell("echo why >&2; exit 3"), Duration::from_secs(60)).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("    why"), "{error}");
+        let error =
+            step.run_within(shell("exec sleep 60"), Duration::from_millis(50)).unwrap_err().to_string();
+        assert_eq!(error, "`sh -c exec sleep 60` did not end in time");
     }
 
     #[test]

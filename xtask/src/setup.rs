@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::Args;
 
 mod apt;
+mod kernel_tools;
 mod linker;
 mod lint_tools;
 mod machine;
@@ -18,6 +19,8 @@ mod static_target;
 mod story_tools;
 mod toolchain;
 
+pub use apt::{download as download_package, named as packages_named};
+pub use kernel_tools::{BUSYBOX, QEMU};
 pub use note::Note;
 pub use toolchain::pinned_name;
 
@@ -26,12 +29,19 @@ pub use toolchain::pinned_name;
 /// Finds a Rust toolchain with the standard library's source and a bpf-linker with the same LLVM, and gets what is
 /// missing through rustup, apt-get and `cargo install`. Run again, it only looks. The other verbs call it.
 #[derive(Args)]
-pub struct Setup {}
+pub struct Setup {
+    /// Also get what `cargo xtask kernels` boots other kernels with: QEMU and busybox.
+    #[arg(long)]
+    kernels: bool,
+}
 
 impl Setup {
     pub fn run(self) -> Result<ExitCode> {
         let note = ensure()?;
         lint_tools::ensure(&note)?;
+        if self.kernels {
+            ensure_for_kernels()?;
+        }
         println!("ready: {}", note.describe());
         Ok(ExitCode::SUCCESS)
     }
@@ -70,4 +80,10 @@ pub fn ensure_for_image() -> Result<StaticTarget> {
     ensure()?;
     static_target::ensure()?;
     Ok(StaticTarget { name: static_target::name(), c_compiler: static_target::c_compiler()? })
+}
+
+/// What `cargo xtask kernels` needs on top.
+pub fn ensure_for_kernels() -> Result<()> {
+    ensure()?;
+    kernel_tools::ensure()
 }

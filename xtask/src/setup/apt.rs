@@ -1,8 +1,12 @@
 //! Packages of Debian and its children.
 
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::machine::{is_root, output, which};
 use crate::progress::Step;
@@ -45,6 +49,46 @@ pub fn install(packages: &[String]) -> Result<()> {
     }
     step.done();
     Ok(())
+}
+
+/// The names of packages that begin and end so; the lists are fetched anew where the old ones have none.
+pub fn named(beginning: &str, ending: &str) -> Result<Vec<String>> {
+    let known = search(beginning, ending);
+    if !known.is_empty() || !is_root() {
+        return Ok(known);
+    }
+    let step = Step::start("asking which packages there are");
+    step.run(apt_get(&["update"]))?;
+    step.done();
+    Ok(search(beginning, ending))
+}
+
+fn search(beginning: &str, ending: &str) -> Vec<String> {
+    let found = output(Command::new("apt-cache").args(["search", "--names-only", &format!("^{beginning}")]));
+    let found = found.unwrap_or_default();
+    let names = found.lines().filter_map(|line| line.split(' ').next());
+    names.filter(|name| name.ends_with(ending)).map(ToOwned::to_owned).collect()
+}
+
+/// Downloads a package into a directory, and installs nothing.
+pub fn download(package: &str, directory: &Path) -> Result<PathBuf> {
+    let step = Step::start(format!("downloading {package}"));
+    let mut command = apt_get(&["-o", "APT::Sandbox::User=root", "download", package]);
+    command.current_dir(directory);
+    if let Err(error) = step.run(command) {
+        bail!("{error:#}\nOld lists name versions that the archive has replaced: apt-get update");
+    }
+    let archives = fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
+    let archives = archives.flatten().map(|entry| entry.path());
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_prefix(package).is_some_and(|rest| rest.starts_with('_') && rest.ends_with(".deb"))
+    };
+    let archive = archives.filter(is_it).max();
+    let archive =
+        archive.with_context(|| format!("apt-get left no {package}_*.deb in {}", directory.display()))?;
+    step.done();
+    Ok(archive)
 }
 
 pub fn command_by_hand(packages: &[String]) -> String {

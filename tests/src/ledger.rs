@@ -1,0 +1,151 @@
+//! How many instructions the verifier follows in each program, noted for each series of kernels.
+//!
+//! The kernel tells it as `verified_insns` of a loaded program, which is what the verifier's log calls "processed". It is
+//! what loading costs, and what a kernel limits to a million; verifiers differ, and so each series has its own file.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fmt, fs,
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// No program comes above this, whatever was noted: a fifth of what the kernel allows.
+pub const MOST: u32 = 200_000;
+/// Growth that goes unnoticed, in percent.
+const SLACK: u64 = 5;
+
+/// Counts by the names of programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger(pub BTreeMap<String, u32>);
+
+impl Ledger {
+    /// What is wrong with these counts, beside what was noted; nothing may have been noted for this kernel.
+    pub fn complaints(&self, noted: Option<&Ledger>) -> Vec<String> {
+        let above = self.0.iter().filter(|(_, count)| !(1..=MOST).contains(*count));
+        let mut complaints: Vec<String> =
+            above.map(|(name, count)| format!("{name}: {count} instructions, of at most {MOST}")).collect();
+        if let Some(Ledger(noted)) = noted {
+            let names: BTreeSet<&String> = self.0.keys().chain(noted.keys()).collect();
+            let compared =
+                names.into_iter().filter_map(|name| change(name, self.0.get(name), noted.get(name)));
+            complaints.extend(compared);
+        }
+        complaints
+    }
+
+    /// What was noted for this kernel.
+    pub fn noted() -> Result<Option<Ledger>> {
+        let file = file()?;
+        if !file.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ledger::parse(&text).map(Some).with_context(|| format!("in {}", file.display()))
+    }
+
+    /// Notes these counts for this kernel.
+    pub fn note(&self) -> Result<()> {
+        let file = file()?;
+        fs::write(&file, self.to_string()).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    fn parse(text: &str) -> Result<Ledger> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let entry = |line: &str| {
+            let (name, count) = line.split_once(' ')?;
+            Some((name.to_owned(), count.trim().parse().ok()?))
+        };
+        let entries = lines.map(|line| entry(line).with_context(|| format!("`{line}` is no name and count")));
+        entries.collect::<Result<_>>().map(Ledger)
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# Instructions that the verifier follows in each program.")?;
+        self.0.iter().try_for_each(|(name, count)| writeln!(f, "{name:<20}{count:>8}"))
+    }
+}
+
+/// The sentence about a program whose count is not as it was noted; a smaller one is welcome.
+fn change(name: &str, now: Option<&u32>, noted: Option<&u32>) -> Option<String> {
+    match (now, noted) {
+        (Some(now), Some(noted)) if u64::from(*now) * 100 > u64::from(*noted) * (100 + SLACK) => {
+            Some(format!("{name}: {now} instructions, and the ledger says {noted}"))
+        }
+        (Some(_), Some(_)) | (None, None) => None,
+        (Some(now), None) => Some(format!("{name}: {now} instructions, and it is not in the ledger")),
+        (None, Some(_)) => Some(format!("{name}: there is no such program, but it is in the ledger")),
+    }
+}
+
+/// Two numbers are enough: the verifier of a series changes seldom.
+pub fn series() -> Result<String> {
+    const RELEASE: &str = "/proc/sys/kernel/osrelease";
+    let release = fs::read_to_string(RELEASE).with_context(|| format!("cannot read {RELEASE}"))?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    ensure!(!major.is_empty() && !minor.is_empty(), "`{release}` is no version of a kernel");
+    Ok(format!("{major}.{minor}"))
+}
+
+/// In the sources, unless $PORTREEVE_LEDGER names a directory.
+pub fn file() -> Result<PathBuf> {
+    let directory = env::var_os("PORTREEVE_LEDGER").map(PathBuf::from);
+    let directory =
+        directory.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../proxy-ebpf/ledger").into());
+    Ok(directory.join(format!("{}.txt", series()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(entries: &[(&str, u32)]) -> Ledger {
+        Ledger(entries.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect())
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let counts = ledger(&[("connect4", 356), ("tc_external_ingress", 60_123)]);
+        assert_eq!(Ledger::parse(&counts.to_string()).expect("it is a ledger"), counts);
+        for text in ["connect4", "connect4 many", "connect4 1 2"] {
+            assert!(Ledger::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn growth_is_noticed() {
+        let noted = ledger(&[("a", 1000)]);
+        let cases: [(&str, &[(&str, u32)], Option<&Ledger>, &[&str]); 9] = [
+            ("as it was", &[("a", 1000)], Some(&noted), &[]),
+            ("five percent", &[("a", 1050)], Some(&noted), &[]),
+            (
+                "more than that",
+                &[("a", 1051)],
+                Some(&noted),
+                &["a: 1051 instructions, and the ledger says 1000"],
+            ),
+            ("smaller", &[("a", 10)], Some(&noted), &[]),
+            (
+                "a new program",
+                &[("a", 1000), ("b", 5)],
+                Some(&noted),
+                &["b: 5 instructions, and it is not in"],
+            ),
+            ("one that is gone", &[], Some(&noted), &["a: there is no such program"]),
+            ("a kernel without a ledger", &[("a", 199_999)], None, &[]),
+            ("too many", &[("a", 200_001)], None, &["a: 200001 instructions, of at most"]),
+            ("the kernel does not tell", &[("a", 0)], None, &["a: 0 instructions, of at most"]),
+        ];
+        for (name, now, noted, want) in cases {
+            let complaints = ledger(now).complaints(noted);
+            assert_eq!(complaints.len(), want.len(), "{name}: {complaints:?}");
+            for (complaint, want) in complaints.iter().zip(want) {
+                assert!(complaint.starts_with(want), "{name}: {complaint}");
+            }
+        }
+    }
+}

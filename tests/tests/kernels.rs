@@ -1,0 +1,108 @@
+//! What has to hold on every kernel, told in short: both planes, both families, TCP and UDP, with filters at devices, as
+//! kernels without tcx have them. `cargo xtask kernels` runs it on other kernels.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tests::{
+    Cluster,
+    flows::{self, Flow, Want},
+    frontends::{Frontends, Kind},
+    node::Addresses,
+    pod::Pod,
+    pod_network::PodNetwork,
+    service::Service,
+    traffic::How,
+};
+
+const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
+const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
+const NEAR: &str = "near";
+const FAR: &str = "far";
+
+struct Ground {
+    cluster: Cluster,
+    frontends: Frontends,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let cluster = Cluster::start("kernels").nodes(2).flag("--tc=clsact").flag(PODS).await;
+        cluster.pod(NEAR).on(0).start().await;
+        cluster.pod(FAR).on(1).start().await;
+        Self { cluster, frontends: Frontends::new(0) }
+    }
+
+    async fn web(&self) -> Service<'_> {
+        let service = self.cluster.service("web").dialled_from_outside(self.frontends);
+        service.backends([NEAR, FAR]).await
+    }
+
+    /// As the first node masquerades whom both backends answer.
+    fn masqueraded(&self, to: IpAddr) -> Want {
+        let network = PodNetwork::default();
+        let as_seen = |is_near| network.masquerade(self.cluster.node(0), is_near);
+        reaches([(NEAR, as_seen(true)), (FAR, as_seen(false))], to)
+    }
+
+    fn node_ports(&self) -> [SocketAddr; 2] {
+        self.frontends.dialled(Kind::NodePort, self.cluster.node(0).addresses)
+    }
+
+    async fn hold(&self, client: &Arc<Pod>, service: &Service<'_>) {
+        let plain = |to| reaches([NEAR, FAR].map(|name| (name, client.addresses)), to);
+        let mut flows = lines("ClusterIP", service.vips(), plain);
+        flows.extend(lines("NodePort", self.node_ports(), |to| self.masqueraded(to)));
+        flows::hold(client, flows).await;
+    }
+}
+
+fn reaches(seen: [(&str, Addresses); 2], to: IpAddr) -> Want {
+    let source = |addresses: Addresses| addresses.both()[usize::from(to.is_ipv6())];
+    Want::Reaches(seen.map(|(name, addresses)| (name.to_owned(), source(addresses))).into())
+}
+
+fn lines(name: &str, to: [SocketAddr; 2], want: impl Fn(IpAddr) -> Want) -> Vec<Flow> {
+    let flow = |to: SocketAddr, how| Flow { name: name.to_owned(), to, how, want: want(to.ip()) };
+    to.into_iter().flat_map(|to| HOWS.map(|how| flow(to, how))).collect()
+}
+
+#[tokio::test]
+async fn both_planes_serve_both_families() {
+    let ground = Ground::new().await;
+    let web = ground.web().await;
+    let nobody = ground.cluster.service("nobody").tcp(80).udp(80).await;
+
+    let sandboxed = ground.cluster.pod("vm").sandboxed_on(0).start().await;
+    ground.hold(&sandboxed, &web).await;
+    let outside = ground.cluster.client("outside").start().await;
+    flows::hold(&outside, lines("NodePort", ground.node_ports(), |to| ground.masqueraded(to))).await;
+    // Translated at the socket: nobody is masqueraded.
+    let pod = ground.cluster.pod("client").start().await;
+    let plain = |to| reaches([NEAR, FAR].map(|name| (name, pod.addresses)), to);
+    let mut of_sockets = lines("ClusterIP", web.vips(), plain);
+    of_sockets.extend(lines("NodePort", ground.node_ports(), plain));
+    of_sockets.extend(lines("nobody serves it", nobody.vips(), |_| Want::Refused));
+    flows::hold(&pod, of_sockets).await;
+    let dials = || ground.cluster.pod("client").dials(web.vips()).times(24);
+    dials().how(How::MappedTcp).reaches_each_of([NEAR, FAR]).await;
+    // One socket, one backend.
+    dials().how(How::UnconnectedUdp).always_reaches_one_of([NEAR, FAR]).await;
+}
+
+/// A new agent puts its programs in the place of the old one's, at every hook, and flows go on.
+#[tokio::test]
+async fn a_new_agent_takes_over() {
+    let ground = Ground::new().await;
+    let web = ground.web().await;
+    let sandboxed = ground.cluster.pod("vm").sandboxed_on(0).start().await;
+    let (held, opened) = sandboxed.hold(web.vips().into(), 4).await.expect("they are opened");
+    assert_eq!(opened.failed(), 0, "{opened:?}");
+
+    ground.cluster.node(0).replace_agent(&[]).await.expect("it takes over");
+    let echoed = sandboxed.echo(held).await.expect("they are still there");
+    assert_eq!((echoed.answered(), echoed.failed()), (4, 0), "{echoed:?}");
+    ground.hold(&sandboxed, &web).await;
+}
