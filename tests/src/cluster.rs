@@ -13,6 +13,7 @@ use std::{
     env,
     future::{Future, IntoFuture},
     net::IpAddr,
+    os::fd::OwnedFd,
     path::Path,
     pin::Pin,
     sync::{
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     agent::{AgentSetting, Source},
+    card,
     cgroup::Cgroup,
     dials::Dials,
     dump, leftovers,
@@ -78,6 +80,9 @@ pub struct Cluster {
     next_vip: AtomicU16,
     next_client: AtomicU16,
     has_agents: bool,
+    has_cards: bool,
+    /// What makes the fabric take what programs at nodes send back.
+    listening: Vec<OwnedFd>,
     // After everything below it in the tree.
     cgroup: Cgroup,
     directory: TempDir,
@@ -90,6 +95,7 @@ pub struct Builder {
     nodes: u8,
     agents: bool,
     network: PodNetwork,
+    cards: bool,
     flags: Vec<String>,
 }
 
@@ -114,6 +120,7 @@ impl Cluster {
             nodes: 1,
             agents: true,
             network: PodNetwork::default(),
+            cards: false,
             flags: Vec::new(),
         }
     }
@@ -204,7 +211,15 @@ impl Cluster {
         let addresses = addresses.unwrap_or_else(|| node.next_pod());
         let netns = Netns::create().await?;
         node.network.plug(&netns, node, addresses).await?;
+        self.sum_up([(&netns, "eth0")])?;
         Pod::start(name, Some(node.name.clone()), addresses, Arc::new(netns), cgroup)
+    }
+
+    fn sum_up<const N: usize>(&self, devices: [(&Netns, &str); N]) -> Result<()> {
+        if !self.has_cards {
+            return Ok(());
+        }
+        devices.into_iter().try_for_each(|(netns, device)| card::sum_up(netns, device))
     }
 
     fn node_at(&self, index: usize) -> Result<&Node> {
@@ -222,7 +237,9 @@ impl Cluster {
         let number = self.next_client.fetch_add(1, Ordering::Relaxed);
         let (addresses, netns) = (network.host(number), Netns::create().await?);
         let ends = (netns.netlink()?, self.fabric.netlink()?);
-        plug((&ends.0, &ends.1), "eth0", &format!("client{number}"), OUTSIDE).await?;
+        let port = format!("client{number}");
+        plug((&ends.0, &ends.1), "eth0", &port, OUTSIDE).await?;
+        self.sum_up([(&netns, "eth0"), (&self.fabric, &port)])?;
         furnish(&ends.0, &network, addresses, network.host(ROUTER)).await?;
         drop(ends);
         Pod::start(name, None, addresses, Arc::new(netns), self.outside.child(name)?)
@@ -253,6 +270,11 @@ impl Builder {
         Self { network, ..self }
     }
 
+    /// Everybody's devices behave as network cards do, as XDP programs expect it.
+    pub fn network_cards(self) -> Self {
+        Self { cards: true, ..self }
+    }
+
     /// One more argument for every agent.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
@@ -277,6 +299,8 @@ impl Builder {
             next_vip: AtomicU16::new(1000),
             next_client: AtomicU16::new(10),
             has_agents: self.agents,
+            has_cards: self.cards,
+            listening: Vec::new(),
             cgroup,
             directory,
             _room: room,
@@ -284,6 +308,9 @@ impl Builder {
         for number in 1..=self.nodes {
             let node = cluster.start_node(number, &format!("{name}-{number}"), &self).await;
             cluster.nodes.push(node.with_context(|| format!("cannot start node-{number}"))?);
+            if self.cards {
+                cluster.listening.push(card::listen(&cluster.fabric, &format!("node-{number}"))?);
+            }
         }
         cluster.connect_nodes().await.context("cannot connect the nodes")?;
         if self.agents {
@@ -321,6 +348,7 @@ impl Cluster {
         let netns = Netns::create().await?;
         let ends = (netns.netlink()?, self.fabric.netlink()?);
         plug((&ends.0, &ends.1), "eth0", &name, FABRIC).await?;
+        self.sum_up([(&netns, "eth0"), (&self.fabric, &name)])?;
         furnish(&ends.0, &network, addresses, network.host(ROUTER)).await?;
         drop(ends);
         self.manifests.write(&format!("{name}.yaml"), &objects::node(&name, addresses, &pods))?;

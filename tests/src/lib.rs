@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod api_server;
 pub mod bench;
+pub mod card;
 pub mod cgroup;
 pub mod chance;
 pub mod cluster;
@@ -28,6 +29,7 @@ pub mod mounts;
 pub mod netns;
 pub mod node;
 pub mod objects;
+pub mod outside;
 pub mod pod;
 pub mod pod_network;
 pub mod process;
@@ -35,6 +37,7 @@ pub mod resolver;
 pub mod service;
 pub mod traffic;
 pub mod udp;
+pub mod xdp;
 
 pub use cluster::Cluster;
 pub use eventually::eventually;

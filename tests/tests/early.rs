@@ -1,0 +1,206 @@
+//! The early plane: what goes to another node leaves before the kernel has made anything of it, and nobody can tell the
+//! difference but by a counter.
+
+use std::{collections::BTreeMap, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy::datapath::inspect;
+use proxy_ebpf::abi::EarlyOutcome;
+use serde_json::Value;
+use tests::{
+    Cluster,
+    agent::portreeve,
+    eventually::{eventually, within},
+    flows::{self, Flow},
+    frontends::Frontends,
+    node::Node,
+    outside::{ENTRY, FAR, Ground, NEAR, Policy, Row, everything_is_reached},
+    pod_network::PodNetwork,
+    xdp::pass_all,
+};
+
+/// How many packets came to each outcome.
+type Counts = BTreeMap<&'static str, u64>;
+
+fn counts(node: &Node) -> Counts {
+    let maps = inspect(node.bpffs()).unwrap_or_else(|error| panic!("{error:?}"));
+    let count = |outcome: EarlyOutcome| (outcome.name(), maps.early(outcome).expect("it is readable"));
+    EarlyOutcome::ALL.into_iter().map(count).collect()
+}
+
+/// What `work` adds to the counters of the entry node.
+async fn counted(ground: &Ground, work: impl Future<Output = ()>) -> Counts {
+    let node = ground.cluster.node(ENTRY);
+    let before = counts(node);
+    work.await;
+    counts(node).into_iter().map(|(name, count)| (name, count - before[name])).collect()
+}
+
+fn left(counts: &Counts) -> u64 {
+    let left = EarlyOutcome::ALL.into_iter().filter(|outcome| outcome.has_left());
+    left.map(|outcome| counts[outcome.name()]).sum()
+}
+
+async fn ground(name: &str, mode: &str, network: PodNetwork) -> Ground {
+    let name = format!("early-{name}-{mode}-{network:?}").to_lowercase();
+    Ground::on(Cluster::start(&name).network_cards().flag(&format!("--xdp={mode}")), network).await
+}
+
+/// All flows to a Service with these backends.
+async fn flows(ground: &Ground, number: u8, backends: &'static [&'static str]) -> Vec<Flow> {
+    let row = Row { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
+    // It goes with its manifest, which stays.
+    let _service = ground.service(&format!("web-{number}"), &row).await;
+    ground.flows(&backends.join("-"), &row)
+}
+
+/// Who is far away is served by the early plane alone, once the neighbours are known; who is near never.
+async fn what_is_far_leaves_early(mode: &str, network: PodNetwork) {
+    let ground = ground("far", mode, network).await;
+    let (far, near) = (flows(&ground, 0, &[FAR]).await, flows(&ground, 1, &[NEAR]).await);
+    flows::hold(&ground.client, far.clone()).await;
+    let count = far.len() as u64;
+    let counted_far = counted(&ground, flows::hold(&ground.client, far)).await;
+    for outcome in EarlyOutcome::ALL {
+        let packets = counted_far[outcome.name()];
+        match outcome {
+            // Four dials of each flow, a packet at least each way.
+            EarlyOutcome::SentToBackend | EarlyOutcome::SentToClient => {
+                assert!(packets >= 4 * count, "{counted_far:?}");
+            }
+            // The neighbours' own.
+            EarlyOutcome::NotOurs => {}
+            EarlyOutcome::RedirectedToBackend
+            | EarlyOutcome::RedirectedToClient
+            | EarlyOutcome::OnNode
+            | EarlyOutcome::Refused
+            | EarlyOutcome::Unsettled
+            | EarlyOutcome::Unfit
+            | EarlyOutcome::NotForNode
+            | EarlyOutcome::NoRoute
+            | EarlyOutcome::NoNeighbour
+            | EarlyOutcome::TooLarge
+            | EarlyOutcome::OtherDevice
+            | EarlyOutcome::NotMasqueraded => assert_eq!(packets, 0, "{}: {counted_far:?}", outcome.name()),
+        }
+    }
+    let counted_near = counted(&ground, flows::hold(&ground.client, near)).await;
+    assert_eq!(left(&counted_near), 0, "{counted_near:?}");
+    assert!(counted_near[EarlyOutcome::OnNode.name()] >= 4 * count, "{counted_near:?}");
+}
+
+#[tokio::test]
+async fn what_is_far_leaves_early_where_pods_are_bridged() {
+    what_is_far_leaves_early("native", PodNetwork::Bridged).await;
+}
+
+#[tokio::test]
+async fn what_is_far_leaves_early_where_pods_are_routed() {
+    what_is_far_leaves_early("native", PodNetwork::Routed).await;
+}
+
+#[tokio::test]
+async fn what_is_far_leaves_early_behind_the_driver_too() {
+    what_is_far_leaves_early("generic", PodNetwork::Bridged).await;
+}
+
+async fn everything_is_reached_with(network: PodNetwork, leaves: bool) {
+    let ground = ground("all", "native", network).await;
+    let counted = counted(&ground, everything_is_reached(&ground)).await;
+    assert_eq!(left(&counted) > 0, leaves, "{counted:?}");
+}
+
+#[tokio::test]
+async fn everything_is_reached_where_pods_are_bridged() {
+    everything_is_reached_with(PodNetwork::Bridged, true).await;
+}
+
+#[tokio::test]
+async fn everything_is_reached_where_pods_are_routed() {
+    everything_is_reached_with(PodNetwork::Routed, true).await;
+}
+
+/// The way into a tunnel is the stack's.
+#[tokio::test]
+async fn everything_is_reached_where_pods_are_tunnelled() {
+    everything_is_reached_with(PodNetwork::Tunnelled, false).await;
+}
+
+/// What `status` says of a device.
+fn status(node: &Node) -> Result<(Vec<Value>, Vec<String>)> {
+    let setting = node.setting();
+    let mut command = Command::new(portreeve()?);
+    command
+        .args(["status", "-o", "json", "--bpffs"])
+        .arg(&setting.bpffs)
+        .arg("--run-dir")
+        .arg(setting.run_dir());
+    let output = command.output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let faults = serde_json::from_value(report["faults"].clone())?;
+    Ok((serde_json::from_value(report["agent"]["xdp"].clone())?, faults))
+}
+
+/// Another program keeps its place, everything works all the same, and somebody is told. Once it goes, ours comes.
+#[tokio::test]
+async fn another_program_keeps_its_place() {
+    let ground = Ground::on(Cluster::start("early-other").network_cards(), PodNetwork::Bridged).await;
+    let node = ground.cluster.node(ENTRY);
+    let other = pass_all(node.netns(), "eth0").unwrap_or_else(|error| panic!("{error:#}"));
+    node.replace_agent(&["--xdp=native"]).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let far = flows(&ground, 0, &[FAR]).await;
+    let beside = counted(&ground, flows::hold(&ground.client, far.clone())).await;
+    assert_eq!(beside.values().sum::<u64>(), 0, "{beside:?}");
+    eventually("the status tells of it", async || {
+        let (devices, faults) = status(node)?;
+        ensure!(devices[0]["place"] == "none" && devices[0]["device"] == "eth0", "{devices:?}");
+        ensure!(faults.iter().any(|fault| fault.contains("another XDP program")), "{faults:?}");
+        Ok(())
+    })
+    .await;
+    drop(other);
+    within(VERIFICATION, "ours stands there", async || {
+        let (devices, faults) = status(node)?;
+        ensure!(devices[0]["place"] == "native" && faults.is_empty(), "{devices:?} {faults:?}");
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}"));
+    let alone = counted(&ground, flows::hold(&ground.client, far)).await;
+    assert!(left(&alone) > 0, "{alone:?}");
+}
+
+/// The agent looks after its hooks every ten seconds.
+const VERIFICATION: std::time::Duration = std::time::Duration::from_secs(15);
+
+fn pins(node: &Node) -> Vec<String> {
+    let entries = std::fs::read_dir(node.bpffs().join("links")).expect("it is there");
+    let names =
+        entries.map(|entry| entry.expect("it is readable").file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| name.starts_with("xdp_"))
+        .map(|name| name.trim_end_matches(char::is_numeric).to_owned())
+        .collect()
+}
+
+/// A flow goes on while agents come and go, and whichever plane its packets meet.
+#[tokio::test]
+async fn a_flow_changes_planes_without_a_loss() {
+    let ground = Ground::on(Cluster::start("early-change").network_cards(), PodNetwork::Bridged).await;
+    let node = ground.cluster.node(ENTRY);
+    let far: Vec<_> = flows(&ground, 0, &[FAR]).await.into_iter().map(|flow| flow.to).collect();
+    let (held, report) = ground.client.hold(far, 24).await.expect("they open");
+    assert_eq!(report.answered(), 24, "{report:?}");
+    for (mode, want) in [
+        ("off", &[][..]),
+        ("generic", &["xdp_external_generic-"]),
+        ("native", &["xdp_external_native-"]),
+        ("off", &[]),
+    ] {
+        node.replace_agent(&[&format!("--xdp={mode}")]).await.unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!(pins(node), want, "{mode}");
+        let echoed = ground.client.echo(held).await.expect("they are open");
+        assert_eq!((echoed.answered(), echoed.failed()), (24, 0), "{mode}: {echoed:?}");
+    }
+}
