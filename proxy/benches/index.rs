@@ -31,9 +31,14 @@ fn service(n: u32) -> Change {
         exclusion: None,
         has_selector: true,
         cluster_ips: PerFamily { v4: Some(address(Ipv4Addr::new(10, 96, 0, 1), n)), v6: None },
-        ports: vec![PortInfo { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
-        external_ips: Vec::new(),
-        vips: Vec::new(),
+        ports: Box::new([PortInfo {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }]),
+        external_ips: Box::default(),
+        vips: Box::default(),
         source_ranges: PerFamily::default(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
@@ -50,7 +55,7 @@ fn slice(n: u32, endpoints: u32) -> Change {
         is_ready: true,
         is_serving: true,
         is_terminating: false,
-        node: Some(format!("node-{}", endpoint % 3).into()),
+        is_local: endpoint % 3 == 0,
         hints: None,
     };
     let key = SliceKey {
@@ -59,6 +64,7 @@ fn slice(n: u32, endpoints: u32) -> Change {
         source: SliceSource::Slice,
     };
     let info = SliceInfo {
+        key: key.clone(),
         service,
         family: IpFamily::V4,
         ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),

@@ -13,6 +13,7 @@ pub mod k8s;
 mod kube_proxy_config;
 mod kube_proxy_state;
 pub mod manifests;
+mod memory;
 mod metrics;
 pub mod model;
 pub mod reconcile;

@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Pages, SocketLb},
     host,
     kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
-    run,
+    memory, run,
 };
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +97,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         return Ok(());
     }
     let answers_names = dns || names.are_given() && !no_dns;
+    memory::be_frugal(!answers_names);
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
     let config = Config {
         objects: source.objects(settings.kubeconfig.clone()),

@@ -129,6 +129,8 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
 pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
+    // What it has read of the kernel's own types is much, and the programs are compiled against none of them.
+    loader.btf(None);
     let log_level = logs::level();
     loader.override_global(map::CONFIG, &config, true).override_global(logs::LEVEL, &log_level, true);
     for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {

@@ -24,7 +24,7 @@ use proxy_ebpf::abi::{
 use super::{
     batch::{BatchMap, Stopped},
     mapped::{Access, MappedArray},
-    networks::{PodRanges, ServiceNetworks, SourceRanges},
+    networks::{NetworkKey, PodRanges, ServiceNetworks, SourceRanges, network_key},
     pins::pin_name,
 };
 use crate::{
@@ -91,6 +91,8 @@ struct Batches {
     frontends_v6: BatchMap,
     services: BatchMap,
     service_stats: BatchMap,
+    service_networks_v4: BatchMap,
+    service_networks_v6: BatchMap,
 }
 
 impl KernelMaps {
@@ -144,6 +146,8 @@ impl KernelMaps {
                 frontends_v6: batch(dir, map::FRONTENDS_V6)?,
                 services: batch(dir, map::SERVICES)?,
                 service_stats: batch(dir, map::SERVICE_STATS)?,
+                service_networks_v4: batch(dir, map::SERVICE_NETWORKS_V4)?,
+                service_networks_v6: batch(dir, map::SERVICE_NETWORKS_V6)?,
             },
             cpus: nr_cpus().map_err(|(_, error)| OpenError::Cpus(error))?,
         })
@@ -349,6 +353,21 @@ impl LbMaps for KernelMaps {
         self.service_networks.insert(network, unclaimed)
     }
 
+    fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), Interrupted> {
+        let mut inserted = 0;
+        for run in entries.chunk_by(|(a, _), (b, _)| a.is_ipv4() == b.is_ipv4()) {
+            let result = match self.insert_networks_run(run) {
+                Err((stopped, _)) if stopped.is_unsupported() => {
+                    one_by_one(run, |(network, unclaimed)| self.insert_service_network(*network, *unclaimed))
+                }
+                result => result.map_err(|(stopped, map)| interrupted(stopped, map)),
+            };
+            result.map_err(|failure| Interrupted { inserted: inserted + failure.inserted, ..failure })?;
+            inserted += run.len();
+        }
+        Ok(())
+    }
+
     fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError> {
         self.service_networks.remove(network)
     }
@@ -406,6 +425,21 @@ impl KernelMaps {
         let Batches { frontends_v4, frontends_v6, .. } = &self.batches;
         frontends_v4.write(&v4, &indices).map_err(|stopped| (stopped, map::FRONTENDS_V4))?;
         frontends_v6.write(&v6, &indices).map_err(|stopped| (stopped, map::FRONTENDS_V6))
+    }
+
+    /// Networks of one family.
+    fn insert_networks_run(&self, run: &[(IpNetwork, Unclaimed)]) -> Result<(), (Stopped, &'static str)> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (network, _) in run {
+            match network_key(*network) {
+                NetworkKey::V4(key) => v4.push(key),
+                NetworkKey::V6(key) => v6.push(key),
+            }
+        }
+        let values: Vec<u32> = run.iter().map(|(_, unclaimed)| *unclaimed as u32).collect();
+        let Batches { service_networks_v4, service_networks_v6, .. } = &self.batches;
+        service_networks_v4.write(&v4, &values).map_err(|stopped| (stopped, map::SERVICE_NETWORKS_V4))?;
+        service_networks_v6.write(&v6, &values).map_err(|stopped| (stopped, map::SERVICE_NETWORKS_V6))
     }
 }
 

@@ -98,6 +98,20 @@ impl SourceRanges {
     }
 }
 
+/// The key of a network's entry, in the trie of its family.
+pub enum NetworkKey {
+    V4(Key<[u8; 4]>),
+    V6(Key<[u8; 16]>),
+}
+
+pub fn network_key(network: IpNetwork) -> NetworkKey {
+    let prefix = network.prefix().into();
+    match network.network() {
+        IpAddr::V4(ip) => NetworkKey::V4(Key::new(prefix, ip.octets())),
+        IpAddr::V6(ip) => NetworkKey::V6(Key::new(prefix, ip.octets())),
+    }
+}
+
 impl ServiceNetworks {
     pub fn open_networks(dir: &Path) -> Result<Self, OpenError> {
         Self::open(dir, map::SERVICE_NETWORKS_V4, map::SERVICE_NETWORKS_V6)
@@ -117,28 +131,21 @@ impl ServiceNetworks {
     }
 
     pub fn insert(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError> {
-        let (prefix, value) = (network.prefix().into(), unclaimed as u32);
-        match network.network() {
-            IpAddr::V4(ip) => {
-                let key = Key::new(prefix, ip.octets());
+        let value = unclaimed as u32;
+        match network_key(network) {
+            NetworkKey::V4(key) => {
                 self.v4.insert(&key, value, 0).map_err(refused("write", map::SERVICE_NETWORKS_V4))
             }
-            IpAddr::V6(ip) => {
-                let key = Key::new(prefix, ip.octets());
+            NetworkKey::V6(key) => {
                 self.v6.insert(&key, value, 0).map_err(refused("write", map::SERVICE_NETWORKS_V6))
             }
         }
     }
 
     pub fn remove(&mut self, network: IpNetwork) -> Result<(), MapError> {
-        let prefix = network.prefix().into();
-        match network.network() {
-            IpAddr::V4(ip) => {
-                absent_is_fine(self.v4.remove(&Key::new(prefix, ip.octets())), map::SERVICE_NETWORKS_V4)
-            }
-            IpAddr::V6(ip) => {
-                absent_is_fine(self.v6.remove(&Key::new(prefix, ip.octets())), map::SERVICE_NETWORKS_V6)
-            }
+        match network_key(network) {
+            NetworkKey::V4(key) => absent_is_fine(self.v4.remove(&key), map::SERVICE_NETWORKS_V4),
+            NetworkKey::V6(key) => absent_is_fine(self.v6.remove(&key), map::SERVICE_NETWORKS_V6),
         }
     }
 }

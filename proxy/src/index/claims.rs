@@ -3,13 +3,15 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
     sync::Arc,
 };
 
 use super::few::Few;
 use crate::model::{
-    frontend::{FrontendKey, FrontendKind},
+    address::Protocol,
+    frontend::{FrontendAddress, FrontendKey, FrontendKind},
     service::{PortInfo, ServiceInfo},
 };
 
@@ -65,7 +67,8 @@ impl Eq for Claim {}
 
 #[derive(Default)]
 pub struct Claims {
-    by_frontend: HashMap<FrontendKey, Few<Claim>>,
+    /// Ordered, as those of one address are asked for, too.
+    by_frontend: BTreeMap<FrontendKey, Few<Claim>>,
 }
 
 impl Claims {
@@ -77,6 +80,13 @@ impl Claims {
         self.by_frontend.keys()
     }
 
+    /// Whether a Service claims a port of this address as its ClusterIP.
+    pub fn has_cluster_ip(&self, address: IpAddr) -> bool {
+        let key = |port, protocol| FrontendKey { address: FrontendAddress::Ip(address), port, protocol };
+        let of_address = self.by_frontend.range(key(0, Protocol::Tcp)..=key(u16::MAX, Protocol::Sctp));
+        of_address.flat_map(|(_, claims)| claims.iter()).any(|claim| claim.kind == FrontendKind::ClusterIp)
+    }
+
     pub fn add(&mut self, service: &Arc<ServiceInfo>, touched: &mut BTreeSet<FrontendKey>) {
         if !service.is_served() {
             return;
@@ -84,7 +94,11 @@ impl Claims {
         for (key, kind, port) in service.frontends() {
             let place = service.ports.iter().position(|other| std::ptr::eq(other, port)).unwrap_or_default();
             let port = u32::try_from(place).unwrap_or(u32::MAX);
-            insert(&mut self.by_frontend, key, Claim { service: service.clone(), port, kind });
+            let new = Claim { service: service.clone(), port, kind };
+            match self.by_frontend.entry(key) {
+                Entry::Occupied(mut claims) => claims.get_mut().insert(new),
+                Entry::Vacant(nobody) => drop(nobody.insert(Few::new(new))),
+            }
             touched.insert(key);
         }
     }
@@ -95,26 +109,10 @@ impl Claims {
         }
         for (key, ..) in service.frontends() {
             touched.insert(key);
-            remove(&mut self.by_frontend, key, |claim| claim.is_of(service));
+            let claims = self.by_frontend.remove(&key);
+            let left = claims.and_then(|claims| claims.without(|claim| claim.is_of(service)));
+            self.by_frontend.extend(left.map(|left| (key, left)));
         }
-    }
-}
-
-fn insert<K: std::hash::Hash + Eq, T: Ord>(map: &mut HashMap<K, Few<T>>, key: K, new: T) {
-    match map.entry(key) {
-        Entry::Occupied(mut entry) => entry.get_mut().insert(new),
-        Entry::Vacant(entry) => drop(entry.insert(Few::new(new))),
-    }
-}
-
-fn remove<K: std::hash::Hash + Eq, T: Ord>(
-    map: &mut HashMap<K, Few<T>>,
-    key: K,
-    is_unwanted: impl Fn(&T) -> bool,
-) {
-    let Some((key, few)) = map.remove_entry(&key) else { return };
-    if let Some(left) = few.without(is_unwanted) {
-        map.insert(key, left);
     }
 }
 

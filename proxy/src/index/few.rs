@@ -1,45 +1,66 @@
 //! A sorted set that nearly always has one element, and then costs no more than that.
 
-use std::iter::once;
+use std::{mem, slice};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::box_collection, reason = "one word instead of three, for what is nearly always absent")]
-pub struct Few<T> {
-    first: T,
-    /// The rest, in order; nearly always empty.
-    rest: Option<Box<Vec<T>>>,
+#[expect(
+    clippy::box_collection,
+    reason = "one word instead of three, so that the rare case costs the other nothing"
+)]
+pub enum Few<T> {
+    One(T),
+    /// At least two, in order.
+    More(Box<Vec<T>>),
 }
 
 impl<T: Ord> Few<T> {
-    pub fn new(first: T) -> Self {
-        Self { first, rest: None }
+    pub fn new(only: T) -> Self {
+        Self::One(only)
     }
 
     pub fn first(&self) -> &T {
-        &self.first
+        match self {
+            Self::One(only) => only,
+            Self::More(all) => all.first().expect("there are at least two"),
+        }
     }
 
-    pub fn insert(&mut self, new: T) {
-        if self.iter().any(|known| *known == new) {
-            return;
+    pub fn iter(&self) -> slice::Iter<'_, T> {
+        match self {
+            Self::One(only) => slice::from_ref(only).iter(),
+            Self::More(all) => all.iter(),
         }
-        let later = if new < self.first { std::mem::replace(&mut self.first, new) } else { new };
-        let rest = self.rest.get_or_insert_default();
-        let place = rest.partition_point(|known| *known < later);
-        rest.insert(place, later);
+    }
+
+    /// Adds an element, unless it is there.
+    pub fn insert(&mut self, new: T) {
+        let nothing = Self::More(Box::default());
+        let mut all = mem::replace(self, nothing).into_vec();
+        if let Err(place) = all.binary_search(&new) {
+            all.insert(place, new);
+        }
+        *self = Self::from_vec(all).expect("an element was added to it");
     }
 
     /// What is left of it.
     pub fn without(self, is_unwanted: impl Fn(&T) -> bool) -> Option<Self> {
-        let all = once(self.first).chain(self.rest.map(|rest| *rest).unwrap_or_default());
-        let mut kept = all.filter(|element| !is_unwanted(element));
-        let first = kept.next()?;
-        let rest: Vec<T> = kept.collect();
-        Some(Self { first, rest: (!rest.is_empty()).then(|| Box::new(rest)) })
+        let mut all = self.into_vec();
+        all.retain(|element| !is_unwanted(element));
+        Self::from_vec(all)
     }
 
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        once(&self.first).chain(self.rest.iter().flat_map(|rest| rest.iter()))
+    fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::One(only) => vec![only],
+            Self::More(all) => *all,
+        }
+    }
+
+    fn from_vec(mut all: Vec<T>) -> Option<Self> {
+        match all.len() {
+            0 | 1 => all.pop().map(Self::One),
+            _ => Some(Self::More(Box::new(all))),
+        }
     }
 }
 

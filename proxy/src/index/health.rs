@@ -13,8 +13,8 @@ impl Index {
         let mut local: BTreeSet<IpAddr> = BTreeSet::new();
         for port in &info.ports {
             let candidates = self.candidates(&info.port_key(port), family);
-            let counts = candidates.values().filter(|c| c.is_ready && self.node.place().is_local(c));
-            local.extend(counts.map(|candidate| candidate.ip));
+            let counts = candidates.iter().filter(|(_, candidate)| candidate.is_ready && candidate.is_local);
+            local.extend(counts.map(|(address, _)| address.ip()));
         }
         local.len()
     }

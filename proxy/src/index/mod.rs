@@ -4,7 +4,7 @@
 //! it holds now. It reads no clock and does no I/O, and the order in which objects arrive never matters.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -14,7 +14,7 @@ use proxy_ebpf::abi::Unclaimed;
 
 use crate::model::{
     address::IpFamily,
-    backend::{Candidate, SliceInfo, SliceKey, SliceSource},
+    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
     flow::{Flow, Verdict},
     frontend::{Frontend, FrontendKey, FrontendKind},
     node::{LocalNode, NodeInfo},
@@ -26,11 +26,13 @@ use crate::model::{
 mod claims;
 mod few;
 mod health;
+mod joined;
 mod reason;
 mod resolve;
 mod verdict;
 
 use claims::Claims;
+use joined::Joined;
 
 /// One object appeared, changed (`Some`) or went (`None`).
 #[derive(Clone, Debug, PartialEq)]
@@ -38,13 +40,11 @@ pub enum Change {
     Service(ServiceKey, Option<Arc<ServiceInfo>>),
     Slice(SliceKey, Option<Arc<SliceInfo>>),
     /// The slices that mirroring would make of the Endpoints object of this name.
-    Endpoints(ServiceKey, Option<Arc<[SliceInfo]>>),
+    Endpoints(ServiceKey, Option<Arc<[Arc<SliceInfo>]>>),
     /// The Node object of this node; others do not concern us.
     Node(Option<NodeInfo>),
     ServiceCidr(Arc<str>, Option<Vec<IpNetwork>>),
 }
-
-type OwnedSlice = (SliceKey, Arc<SliceInfo>);
 
 pub struct Index {
     policy: Policy,
@@ -52,12 +52,8 @@ pub struct Index {
     /// Policy and Node object put together; rebuilt when the Node object changes.
     node: LocalNode,
     /// Every Service, also those that are not served: they still govern the mirroring of Endpoints.
-    services: HashMap<ServiceKey, Arc<ServiceInfo>>,
-    /// To which Service a slice contributes now, so that a relabelled slice can be taken from there.
-    slice_owners: HashMap<SliceKey, ServiceKey>,
-    /// Of each Service, by name; nearly all have one.
-    slices: HashMap<ServiceKey, Box<[OwnedSlice]>>,
-    endpoints: HashMap<ServiceKey, Arc<[SliceInfo]>>,
+    joined: Joined,
+    endpoints: HashMap<ServiceKey, Arc<[Arc<SliceInfo>]>>,
     claims: Claims,
     service_cidrs: BTreeMap<Arc<str>, Vec<IpNetwork>>,
 }
@@ -68,9 +64,7 @@ impl Index {
             node: LocalNode::new(&policy, None),
             policy,
             node_info: None,
-            services: HashMap::new(),
-            slice_owners: HashMap::new(),
-            slices: HashMap::new(),
+            joined: Joined::default(),
             endpoints: HashMap::new(),
             claims: Claims::default(),
             service_cidrs: BTreeMap::new(),
@@ -81,7 +75,7 @@ impl Index {
     pub fn apply(&mut self, change: Change) -> BTreeSet<FrontendKey> {
         match change {
             Change::Service(key, service) => self.apply_service(&key, service),
-            Change::Slice(key, slice) => self.apply_slice(key, slice),
+            Change::Slice(key, slice) => self.apply_slice(&key, slice),
             Change::Endpoints(key, slices) => self.apply_endpoints(key, slices),
             Change::Node(node) => self.apply_node(node),
             Change::ServiceCidr(name, networks) => self.apply_service_cidr(name, networks),
@@ -97,15 +91,20 @@ impl Index {
 
     /// Those of one Service come one after the other.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend> {
-        self.services.values().flat_map(|service| {
-            let claimed = if service.is_served() { service.frontends() } else { Vec::new() };
+        self.joined.services().filter(|service| service.is_served()).flat_map(|service| {
+            let mut keys: Vec<FrontendKey> = service.frontends().into_iter().map(|(key, ..)| key).collect();
             // An address that a Service claims twice is one frontend.
-            let keys: BTreeSet<FrontendKey> = claimed.into_iter().map(|(key, ..)| key).collect();
-            let won = keys
-                .into_iter()
-                .filter(|key| self.claims.winner(key).is_some_and(|claim| claim.is_of(service)));
-            won.filter_map(|key| self.frontend(&key))
+            keys.sort_unstable();
+            keys.dedup();
+            keys.into_iter().filter_map(|key| self.frontend_of(service, &key))
         })
+    }
+
+    /// A frontend, if this Service has it.
+    fn frontend_of(&self, service: &ServiceInfo, key: &FrontendKey) -> Option<Frontend> {
+        let claim = self.claims.winner(key).filter(|claim| claim.is_of(service))?;
+        let (service, port) = claim.claimant()?;
+        Some(self.resolve(*key, claim.kind(), service, port))
     }
 
     pub fn frontend_keys(&self) -> impl Iterator<Item = &FrontendKey> {
@@ -121,16 +120,16 @@ impl Index {
     }
 
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceInfo> {
-        self.services.get(key).map(|service| &**service)
+        self.joined.service(key).map(|service| &**service)
     }
 
     pub fn services(&self) -> impl Iterator<Item = &ServiceInfo> {
-        self.services.values().map(|service| &**service)
+        self.joined.services()
     }
 
     /// The Service to which a slice contributes.
     pub fn slice_owner(&self, key: &SliceKey) -> Option<&ServiceKey> {
-        self.slice_owners.get(key)
+        self.joined.slice(key).map(|slice| &slice.service)
     }
 
     /// What becomes of a flow.
@@ -141,19 +140,19 @@ impl Index {
     /// The Service whose ClusterIP this is: ports it does not define refuse at once. Asked by who explains, so that it
     /// may take a look at all of them.
     pub fn cluster_ip_owner(&self, address: IpAddr) -> Option<&ServiceKey> {
-        let has = |service: &&Arc<ServiceInfo>| service.served_cluster_ips().any(|own| own == address);
-        self.services.values().filter(has).map(|service| &service.key).min()
+        let has = |service: &&ServiceInfo| service.served_cluster_ips().any(|own| own == address);
+        self.joined.services().filter(has).map(|service| &service.key).min()
     }
 
-    pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
-        let all: BTreeSet<IpAddr> =
-            self.services.values().flat_map(|service| service.served_cluster_ips()).collect();
-        all.into_iter()
+    /// Whether it is the ClusterIP of a Service that defines ports.
+    pub fn has_cluster_ip(&self, address: IpAddr) -> bool {
+        self.claims.has_cluster_ip(address)
     }
 
-    /// What becomes of packets to addresses of Services where no frontend has their port.
+    /// What becomes of packets to addresses of Services where no frontend has their port. An address may come twice.
     pub fn unclaimed_networks(&self) -> impl Iterator<Item = (IpNetwork, Unclaimed)> {
-        let allocated = self.cluster_ips().map(|address| (address.into(), Unclaimed::UndefinedPort));
+        let cluster_ips = self.joined.services().flat_map(ServiceInfo::served_cluster_ips);
+        let allocated = cluster_ips.map(|address| (address.into(), Unclaimed::UndefinedPort));
         self.service_cidrs().map(|network| (network, Unclaimed::Unallocated)).chain(allocated)
     }
 
@@ -167,18 +166,16 @@ impl Index {
         service: Option<Arc<ServiceInfo>>,
     ) -> BTreeSet<FrontendKey> {
         let service = service.map(|service| self.admitted(service));
-        let old = self.services.get(key).cloned();
-        if old == service {
+        if self.joined.service(key) == service.as_ref() {
             return BTreeSet::new();
         }
         let mut touched = BTreeSet::new();
-        if let Some(old) = old {
+        if let Some(old) = self.joined.remove_service(key) {
             self.claims.remove(&old, &mut touched);
-            self.services.remove(key);
         }
         if let Some(new) = service {
             self.claims.add(&new, &mut touched);
-            self.services.insert(key.clone(), new);
+            self.joined.put_service(new);
         }
         // Whether Endpoints are mirrored hangs on the Service, all of whose frontends are touched already.
         self.mirror(key);
@@ -188,24 +185,22 @@ impl Index {
     /// External IPs do not exist where the flags say so.
     fn admitted(&self, mut service: Arc<ServiceInfo>) -> Arc<ServiceInfo> {
         if !self.policy.external_ips && !service.external_ips.is_empty() {
-            Arc::make_mut(&mut service).external_ips.clear();
+            Arc::make_mut(&mut service).external_ips = Box::default();
         }
         service
     }
 
-    fn apply_slice(&mut self, key: SliceKey, slice: Option<Arc<SliceInfo>>) -> BTreeSet<FrontendKey> {
-        let old = self.slice_owners.get(&key).and_then(|owner| self.slice(owner, &key)).cloned();
-        if old == slice {
+    fn apply_slice(&mut self, key: &SliceKey, slice: Option<Arc<SliceInfo>>) -> BTreeSet<FrontendKey> {
+        if self.joined.slice(key) == slice.as_ref() {
             return BTreeSet::new();
         }
         let mut touched = BTreeSet::new();
-        if let Some(old) = old {
+        if let Some(old) = self.joined.remove_slice(key) {
             self.frontends_fed_by(&old, &mut touched);
-            self.remove_slice(&key, &old.service);
         }
         if let Some(new) = slice {
             self.frontends_fed_by(&new, &mut touched);
-            self.insert_slice(key, new);
+            self.joined.insert_slice(new);
         }
         touched
     }
@@ -213,7 +208,7 @@ impl Index {
     fn apply_endpoints(
         &mut self,
         key: ServiceKey,
-        slices: Option<Arc<[SliceInfo]>>,
+        slices: Option<Arc<[Arc<SliceInfo>]>>,
     ) -> BTreeSet<FrontendKey> {
         match slices {
             Some(slices) => self.endpoints.insert(key.clone(), slices),
@@ -245,52 +240,28 @@ impl Index {
         BTreeSet::new()
     }
 
-    fn insert_slice(&mut self, key: SliceKey, slice: Arc<SliceInfo>) {
-        self.slice_owners.insert(key.clone(), slice.service.clone());
-        let siblings = self.slices.entry(slice.service.clone()).or_default();
-        let mut all = std::mem::take(siblings).into_vec();
-        let place = all.partition_point(|(other, _)| *other < key);
-        all.insert(place, (key, slice));
-        *siblings = all.into();
-    }
-
-    fn slice(&self, owner: &ServiceKey, key: &SliceKey) -> Option<&Arc<SliceInfo>> {
-        let siblings = self.slices.get(owner)?;
-        let place = siblings.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
-        siblings.get(place).map(|(_, slice)| slice)
-    }
-
-    fn remove_slice(&mut self, key: &SliceKey, owner: &ServiceKey) {
-        self.slice_owners.remove(key);
-        let Some(siblings) = self.slices.get_mut(owner) else { return };
-        *siblings = std::mem::take(siblings).into_iter().filter(|(other, _)| other != key).collect();
-        if siblings.is_empty() {
-            self.slices.remove(owner);
-        }
-    }
-
     /// Brings the mirrored slices of a Service in line with its Endpoints object. The control plane mirrors only for
     /// Services that exist and select no pods.
     fn mirror(&mut self, key: &ServiceKey) -> BTreeSet<FrontendKey> {
-        let wanted = self.services.get(key).filter(|service| !service.has_selector);
+        let wanted = self.joined.service(key).filter(|service| !service.has_selector);
         let wanted = wanted.and_then(|_| self.endpoints.get(key)).cloned().unwrap_or_default();
         let mut touched = BTreeSet::new();
-        for (n, slice) in (0..).zip(wanted.iter()) {
-            touched.extend(self.apply_slice(mirrored_key(key, n), Some(Arc::new(slice.clone()))));
+        for slice in wanted.iter() {
+            touched.extend(self.apply_slice(&slice.key, Some(Arc::clone(slice))));
         }
         for n in u32::try_from(wanted.len()).unwrap_or(u32::MAX).. {
             let surplus = mirrored_key(key, n);
-            if !self.slice_owners.contains_key(&surplus) {
+            if self.joined.slice(&surplus).is_none() {
                 break;
             }
-            touched.extend(self.apply_slice(surplus, None));
+            touched.extend(self.apply_slice(&surplus, None));
         }
         touched
     }
 
     /// The frontends of the service ports that a slice has something to say about.
     fn frontends_fed_by(&self, slice: &SliceInfo, touched: &mut BTreeSet<FrontendKey>) {
-        let Some(service) = self.services.get(&slice.service).filter(|service| service.is_served()) else {
+        let Some(service) = self.joined.service(&slice.service).filter(|service| service.is_served()) else {
             return;
         };
         let feeds = |port: &PortInfo| {
@@ -305,28 +276,29 @@ impl Index {
     }
 
     fn slices_of(&self, service: &ServiceKey, family: IpFamily) -> impl Iterator<Item = &SliceInfo> {
-        let slices = self.slices.get(service).into_iter().flatten();
-        slices.map(|(_, slice)| &**slice).filter(move |slice| slice.family == family)
+        self.joined.slices_of(service).filter(move |slice| slice.family == family)
     }
 
-    /// The endpoints of a service port, each address once. Of two entries for one address the later one counts, unless
-    /// it is terminating: a pod that took over the address of a dying one must not be taken for it.
-    fn candidates(&self, key: &ServicePortKey, family: IpFamily) -> BTreeMap<SocketAddr, &Candidate> {
-        let mut candidates = BTreeMap::new();
+    /// The endpoints of a service port by address. Of two entries for one address the later one counts, unless it is
+    /// terminating: a pod that took over the address of a dying one must not be taken for it.
+    fn candidates(&self, key: &ServicePortKey, family: IpFamily) -> Vec<(SocketAddr, &Candidate)> {
+        let mut candidates = Vec::new();
         for slice in self.slices_of(&key.service, family) {
-            let fed = |name: &str, protocol| *name == *key.port_name && protocol == key.protocol;
-            for port in slice.ports.iter().filter(|port| fed(&port.name, port.protocol)) {
-                for candidate in &slice.candidates {
-                    match candidates.entry(SocketAddr::new(candidate.ip, port.port)) {
-                        Entry::Vacant(entry) => drop(entry.insert(candidate)),
-                        Entry::Occupied(mut entry) if !candidate.is_terminating => {
-                            entry.insert(candidate);
-                        }
-                        Entry::Occupied(_) => {}
-                    }
-                }
+            let feeds = |port: &&SlicePort| port.name == key.port_name && port.protocol == key.protocol;
+            for port in slice.ports.iter().filter(feeds) {
+                candidates
+                    .extend(slice.candidates.iter().map(|one| (SocketAddr::new(one.ip, port.port), one)));
             }
         }
+        // Stable: what was stated later stays behind.
+        candidates.sort_by_key(|(address, _)| *address);
+        candidates.dedup_by(|later, earlier| {
+            let is_same = later.0 == earlier.0;
+            if is_same && !later.1.is_terminating {
+                earlier.1 = later.1;
+            }
+            is_same
+        });
         candidates
     }
 
@@ -347,15 +319,8 @@ impl Index {
     ) -> Frontend {
         let family = key.address.family();
         let sets = self.endpoint_sets(service, port, family);
-        resolve::frontend(&resolve::Inputs {
-            key,
-            kind,
-            service,
-            port,
-            sets,
-            policy: &self.policy,
-            node: &self.node,
-        })
+        let (policy, node) = (&self.policy, &self.node);
+        resolve::frontend(&resolve::Inputs { key, kind, service, port, policy, node }, sets)
     }
 }
 

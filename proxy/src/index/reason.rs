@@ -29,7 +29,7 @@ pub fn through(index: &Index, flow: &Flow, source: Source, outcome: Outcome, fro
 pub fn undefined_port(index: &Index, flow: &Flow, owner: &ServiceKey) -> String {
     let ports: Vec<_> = index
         .service(owner)
-        .map(|service| service.ports.as_slice())
+        .map(|service| &*service.ports)
         .unwrap_or_default()
         .iter()
         .map(|port| format!("{}/{}", port.port, port.protocol))

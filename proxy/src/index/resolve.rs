@@ -2,6 +2,7 @@
 
 use crate::model::{
     address::IpFamily,
+    backend::Backend,
     frontend::{Frontend, FrontendKey, FrontendKind, Masquerade, View, WhenEmpty},
     node::LocalNode,
     policy::{Policy, TrafficPolicy},
@@ -14,19 +15,19 @@ pub struct Inputs<'a> {
     pub kind: FrontendKind,
     pub service: &'a ServiceInfo,
     pub port: &'a PortInfo,
-    pub sets: EndpointSets,
     pub policy: &'a Policy,
     pub node: &'a LocalNode,
 }
 
-pub fn frontend(inputs: &Inputs<'_>) -> Frontend {
+pub fn frontend(inputs: &Inputs<'_>, sets: EndpointSets) -> Frontend {
     let policy = match inputs.kind {
         FrontendKind::ClusterIp => inputs.service.internal_policy,
         FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => {
             inputs.service.external_policy
         }
     };
-    let (internal, external) = views(inputs.kind, policy, &inputs.sets);
+    let EndpointSets { cluster, local, serving, has_any, .. } = sets;
+    let (internal, external) = views(inputs.kind, policy, cluster, local_view(local, has_any));
     let mut frontend = Frontend {
         key: inputs.key,
         kind: inputs.kind,
@@ -34,7 +35,7 @@ pub fn frontend(inputs: &Inputs<'_>) -> Frontend {
         policy,
         internal,
         external,
-        serving: inputs.sets.serving.clone(),
+        serving,
         masquerade: masquerade(inputs, policy),
         affinity: inputs.service.affinity,
         source_ranges: Vec::new(),
@@ -48,24 +49,24 @@ pub fn frontend(inputs: &Inputs<'_>) -> Frontend {
 
 /// Traffic to an external address that starts inside the cluster is not external: with `Local` it may use every
 /// endpoint, for it would never have been sent to another node by the load balancer outside.
-fn views(kind: FrontendKind, policy: TrafficPolicy, sets: &EndpointSets) -> (View, View) {
+fn views(kind: FrontendKind, policy: TrafficPolicy, cluster: Vec<Backend>, local: View) -> (View, View) {
+    let cluster = || View::new(cluster, WhenEmpty::Reject);
     match (policy, kind) {
-        (TrafficPolicy::Cluster, _) => (cluster_view(sets), cluster_view(sets)),
-        (TrafficPolicy::Local, FrontendKind::ClusterIp) => (local_view(sets), local_view(sets)),
+        (TrafficPolicy::Cluster, _) => twice(cluster()),
+        (TrafficPolicy::Local, FrontendKind::ClusterIp) => twice(local),
         (
             TrafficPolicy::Local,
             FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort,
-        ) => (cluster_view(sets), local_view(sets)),
+        ) => (cluster(), local),
     }
 }
 
-fn cluster_view(sets: &EndpointSets) -> View {
-    View::new(sets.cluster.clone(), WhenEmpty::Reject)
+fn twice(view: View) -> (View, View) {
+    (view.clone(), view)
 }
 
-fn local_view(sets: &EndpointSets) -> View {
-    let when_empty = if sets.has_any { WhenEmpty::Drop } else { WhenEmpty::Reject };
-    View::new(sets.local.clone(), when_empty)
+fn local_view(local: Vec<Backend>, has_any: bool) -> View {
+    View::new(local, if has_any { WhenEmpty::Drop } else { WhenEmpty::Reject })
 }
 
 fn masquerade(inputs: &Inputs<'_>, policy: TrafficPolicy) -> Masquerade {
@@ -89,5 +90,5 @@ fn guard(frontend: &mut Frontend, inputs: &Inputs<'_>) {
     if ranges.iter().any(|range| range.contains(node)) {
         frontend.extra_sources = inputs.service.vips_of(family).collect();
     }
-    frontend.source_ranges.clone_from(ranges);
+    frontend.source_ranges = ranges.to_vec();
 }

@@ -10,6 +10,8 @@ use crate::{
     model::{address::Protocol, frontend::FrontendAddress, frontend::WhenEmpty},
 };
 
+const NODE: &str = "node-1";
+
 fn service(value: Value) -> Change {
     let service: Service = serde_json::from_value(value).unwrap();
     let info = k8s::service::read(&service).unwrap().value;
@@ -18,7 +20,7 @@ fn service(value: Value) -> Change {
 
 fn slice(value: Value) -> Change {
     let slice: EndpointSlice = serde_json::from_value(value).unwrap();
-    let info = k8s::endpoint_slice::read(&slice).unwrap().map(|read| Arc::new(read.value));
+    let info = k8s::endpoint_slice::read(&slice, NODE).unwrap().map(|read| Arc::new(read.value));
     Change::Slice(k8s::endpoint_slice::slice_key(&slice).unwrap(), info)
 }
 

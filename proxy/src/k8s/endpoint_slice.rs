@@ -1,5 +1,7 @@
 //! EndpointSlices: which endpoints stand behind which service port, and in what state.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 
@@ -21,8 +23,10 @@ pub fn slice_key(slice: &EndpointSlice) -> Result<SliceKey, ObjectError> {
 
 /// `None`: a slice that is not for the load balancer. The `service-proxy-name` label is not looked at: slices inherit
 /// it from their Service, which decides.
-pub fn read(slice: &EndpointSlice) -> Result<Option<Read<SliceInfo>>, ObjectError> {
-    let SliceKey { namespace, .. } = slice_key(slice)?;
+///
+/// `node_name` is the node whose endpoints are local ones.
+pub fn read(slice: &EndpointSlice, node_name: &str) -> Result<Option<Read<SliceInfo>>, ObjectError> {
+    let key = slice_key(slice)?;
     let service = label(&slice.metadata, SERVICE_NAME).filter(|name| !name.is_empty());
     let Some(service) = service.filter(|_| !has_label(&slice.metadata, HEADLESS)) else { return Ok(None) };
     let family = match slice.address_type.as_str() {
@@ -33,10 +37,11 @@ pub fn read(slice: &EndpointSlice) -> Result<Option<Read<SliceInfo>>, ObjectErro
     };
     let mut left_out = Vec::new();
     let value = SliceInfo {
-        service: ServiceKey { namespace, name: intern(service) },
+        service: ServiceKey { namespace: key.namespace.clone(), name: intern(service) },
+        key,
         family,
         ports: ports(slice, &mut left_out),
-        candidates: candidates(slice, family, &mut left_out),
+        candidates: candidates(slice, family, node_name, &mut left_out),
         triggered: triggered(slice),
     };
     Ok(Some(Read { value, left_out }))
@@ -71,27 +76,32 @@ fn slice_port(n: usize, stated: &EndpointPort) -> Result<Option<SlicePort>, Obje
     }))
 }
 
-fn candidates(slice: &EndpointSlice, family: IpFamily, left_out: &mut Vec<ObjectError>) -> Box<[Candidate]> {
-    let mut candidates = Vec::new();
+fn candidates(
+    slice: &EndpointSlice,
+    family: IpFamily,
+    node_name: &str,
+    left_out: &mut Vec<ObjectError>,
+) -> Box<[Candidate]> {
+    let mut candidates = Vec::with_capacity(slice.endpoints.as_ref().map_or(0, Vec::len));
     for (n, endpoint) in slice.endpoints.iter().flatten().enumerate() {
         // Only the first address counts: no other reader of slices ever used more.
         let Some(text) = endpoint.addresses.first() else { continue };
         match address(|| format!("endpoints[{n}].addresses[0]"), text, family) {
-            Ok(ip) => candidates.push(candidate(endpoint, ip)),
+            Ok(ip) => candidates.push(candidate(endpoint, ip, node_name)),
             Err(error) => left_out.push(error),
         }
     }
     candidates.into()
 }
 
-fn candidate(endpoint: &Endpoint, ip: std::net::IpAddr) -> Candidate {
+fn candidate(endpoint: &Endpoint, ip: IpAddr, node_name: &str) -> Candidate {
     let conditions = endpoint.conditions.as_ref();
     Candidate {
         ip,
         is_ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         is_serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         is_terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
-        node: endpoint.node_name.as_deref().map(intern),
+        is_local: !node_name.is_empty() && endpoint.node_name.as_deref() == Some(node_name),
         hints: endpoint.hints.as_ref().and_then(hints),
     }
 }

@@ -9,7 +9,10 @@ use k8s_openapi::api::{
 };
 
 use super::{ObjectError, Read, endpoint_slice, key, label};
-use crate::model::{address::parse_ip, backend::SliceInfo};
+use crate::model::{
+    address::parse_ip,
+    backend::{SliceInfo, SliceSource},
+};
 
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Before Leases, leaders were elected by writing into Endpoints objects that nobody connects to.
@@ -18,12 +21,17 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const MAX_PER_SUBSET: usize = 1000;
 
 /// `None`: an object that is not mirrored.
-pub fn read(endpoints: &Endpoints) -> Result<Option<Read<Arc<[SliceInfo]>>>, ObjectError> {
+pub fn read(
+    endpoints: &Endpoints,
+    node_name: &str,
+) -> Result<Option<Read<Arc<[Arc<SliceInfo>]>>>, ObjectError> {
     let mut slices = Vec::new();
     let Read { value: mirrored, mut left_out } = mirror(endpoints)?;
     for slice in &mirrored {
-        if let Some(read) = endpoint_slice::read(slice)? {
-            slices.push(read.value);
+        if let Some(mut read) = endpoint_slice::read(slice, node_name)? {
+            let n = u32::try_from(slices.len()).unwrap_or(u32::MAX);
+            read.value.key.source = SliceSource::Endpoints(n);
+            slices.push(Arc::new(read.value));
             left_out.extend(read.left_out);
         }
     }

@@ -164,11 +164,11 @@ impl Object {
             Self::Service(object) => {
                 Some(service::read(object)?.map(|info| Change::Service(key, Some(Arc::new(info)))))
             }
-            Self::EndpointSlice(object) => Some(endpoint_slice::read(object)?.map_or_else(
+            Self::EndpointSlice(object) => Some(endpoint_slice::read(object, node_name)?.map_or_else(
                 || Read::whole(Change::Slice(slice_key(key.clone()), None)),
                 |read| read.map(|info| Change::Slice(slice_key(key.clone()), Some(Arc::new(info)))),
             )),
-            Self::Endpoints(object) => Some(endpoints::read(object)?.map_or_else(
+            Self::Endpoints(object) => Some(endpoints::read(object, node_name)?.map_or_else(
                 || Read::whole(Change::Endpoints(key.clone(), None)),
                 |read| read.map(|slices| Change::Endpoints(key.clone(), Some(slices))),
             )),

@@ -24,9 +24,9 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
         exclusion: exclusion(service, spec),
         has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
         cluster_ips: PerFamily::default(),
-        ports: Vec::new(),
-        external_ips: Vec::new(),
-        vips: Vec::new(),
+        ports: Box::default(),
+        external_ips: Box::default(),
+        vips: Box::default(),
         source_ranges: PerFamily::default(),
         internal_policy: policy(spec.internal_traffic_policy.as_deref()),
         external_policy: external_policy(spec),
@@ -36,9 +36,9 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
     let mut left_out = Vec::new();
     if info.is_served() {
         info.cluster_ips = cluster_ips(spec, &mut left_out)?;
-        info.ports = ports(spec)?;
-        info.external_ips = external_ips(spec, &mut left_out);
-        info.vips = vips(service);
+        info.ports = ports(spec)?.into();
+        info.external_ips = external_ips(spec, &mut left_out).into();
+        info.vips = vips(service).into();
         info.source_ranges = source_ranges(spec, &mut left_out);
     }
     left_out.extend(without_address(&info));
@@ -119,8 +119,6 @@ fn ports(spec: &ServiceSpec) -> Result<Vec<PortInfo>, ObjectError> {
             None => ports.push(info),
         }
     }
-    // Kept for as long as the Service is.
-    ports.shrink_to_fit();
     Ok(ports)
 }
 
@@ -162,7 +160,7 @@ fn is_ours(entry: &LoadBalancerIngress) -> bool {
 }
 
 /// A zero-length prefix admits everybody: then there is nothing to filter, whatever else is listed.
-fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFamily<Vec<IpNetwork>> {
+fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFamily<Box<[IpNetwork]>> {
     let mut ranges = PerFamily::<Vec<IpNetwork>>::default();
     for (n, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         let text = text.trim();
@@ -181,7 +179,7 @@ fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFami
             ranges.clear();
         }
     }
-    ranges
+    PerFamily { v4: ranges.v4.into(), v6: ranges.v6.into() }
 }
 
 fn policy(text: Option<&str>) -> TrafficPolicy {

@@ -35,7 +35,8 @@ pub struct Candidate {
     pub is_ready: bool,
     pub is_serving: bool,
     pub is_terminating: bool,
-    pub node: Option<Arc<str>>,
+    /// It runs on this node.
+    pub is_local: bool,
     /// Few clusters have any, and there are as many candidates as pods.
     pub hints: Option<Box<TopologyHints>>,
 }
@@ -98,6 +99,7 @@ pub struct SlicePort {
 /// What an EndpointSlice says about the backends of one Service in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceInfo {
+    pub key: SliceKey,
     pub service: ServiceKey,
     pub family: IpFamily,
     pub ports: Box<[SlicePort]>,

@@ -1,6 +1,6 @@
 //! What a client dials, and the complete answer to "who may serve it from here".
 
-use std::{fmt, net::IpAddr, num::NonZeroU32};
+use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
@@ -89,8 +89,8 @@ pub enum WhenEmpty {
 /// The complete set of backends permitted to one class of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// Local ones first, then by address.
-    pub backends: Vec<Backend>,
+    /// Local ones first, then by address. Both views of a frontend are often one, and then share them.
+    pub backends: Arc<[Backend]>,
     /// How many of them are local.
     pub local: usize,
     pub when_empty: WhenEmpty,
@@ -100,7 +100,7 @@ impl View {
     pub fn new(mut backends: Vec<Backend>, when_empty: WhenEmpty) -> Self {
         backends.sort_by_key(|backend| (!backend.is_local, backend.address));
         let local = backends.iter().filter(|backend| backend.is_local).count();
-        Self { backends, local, when_empty }
+        Self { backends: backends.into(), local, when_empty }
     }
 }
 

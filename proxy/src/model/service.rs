@@ -71,10 +71,10 @@ pub struct ServiceInfo {
     /// A Service without one gets its backends from whoever writes them, Endpoints objects included.
     pub has_selector: bool,
     pub cluster_ips: PerFamily<Option<IpAddr>>,
-    pub ports: Vec<PortInfo>,
-    pub external_ips: Vec<IpAddr>,
-    pub vips: Vec<IpAddr>,
-    pub source_ranges: PerFamily<Vec<IpNetwork>>,
+    pub ports: Box<[PortInfo]>,
+    pub external_ips: Box<[IpAddr]>,
+    pub vips: Box<[IpAddr]>,
+    pub source_ranges: PerFamily<Box<[IpNetwork]>>,
     pub internal_policy: TrafficPolicy,
     /// Already `Cluster` where the type of the Service makes `Local` meaningless.
     pub external_policy: TrafficPolicy,

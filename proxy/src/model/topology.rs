@@ -1,24 +1,21 @@
 //! Which endpoints of a service port may be used from this node: readiness, topology hints, the terminating fallback.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     backend::{Backend, BackendState, Candidate},
     policy::TrafficPolicy,
 };
 
-/// Where we are, as far as endpoints care.
+/// Where we are, as far as hints care.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     pub node: &'a str,
     pub zone: &'a str,
 }
 
-impl Place<'_> {
-    pub fn is_local(&self, candidate: &Candidate) -> bool {
-        !self.node.is_empty() && candidate.node.as_deref() == Some(self.node)
-    }
-}
+/// The endpoints of a service port in one family by their addresses, in order, each once.
+pub type Candidates<'a> = [(SocketAddr, &'a Candidate)];
 
 /// Which of the two sets the policies of a service port ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +51,14 @@ pub struct EndpointSets {
 }
 
 impl EndpointSets {
-    pub fn new(candidates: &BTreeMap<SocketAddr, &Candidate>, uses: Uses, place: Place<'_>) -> Self {
-        let hints = Hints::in_force(candidates.values().copied().filter(|c| c.is_ready), place);
+    pub fn new(candidates: &Candidates<'_>, uses: Uses, place: Place<'_>) -> Self {
+        let ready = candidates.iter().map(|(_, candidate)| *candidate).filter(|c| c.is_ready);
+        let hints = Hints::in_force(ready, place);
         let cluster = if uses.cluster { cluster_set(candidates, hints, place) } else { Vec::new() };
-        let local = if uses.local { local_set(candidates, place) } else { Vec::new() };
-        let able = candidates.values().filter(|candidate| can_serve(candidate)).count();
+        let local = if uses.local { local_set(candidates) } else { Vec::new() };
+        let able = candidates.iter().filter(|(_, candidate)| can_serve(candidate)).count();
         let has_any = !cluster.is_empty() || (uses.local && able > 0);
-        let serving = serving_set(candidates, place);
+        let serving = serving_set(candidates);
         Self { cluster, local, serving, has_any, hints, known: candidates.len(), able }
     }
 }
@@ -69,51 +67,46 @@ fn can_serve(candidate: &Candidate) -> bool {
     candidate.is_ready || candidate.is_last_resort()
 }
 
-fn cluster_set(
-    candidates: &BTreeMap<SocketAddr, &Candidate>,
-    hints: Hints,
-    place: Place<'_>,
-) -> Vec<Backend> {
-    ready_or_last_resort(candidates, place, |c| hints.allow(c, place), |_| true)
+fn cluster_set(candidates: &Candidates<'_>, hints: Hints, place: Place<'_>) -> Vec<Backend> {
+    ready_or_last_resort(candidates, |c| hints.allow(c, place), |_| true)
 }
 
-fn local_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) -> Vec<Backend> {
-    ready_or_last_resort(candidates, place, |c| place.is_local(c), |c| place.is_local(c))
+fn local_set(candidates: &Candidates<'_>) -> Vec<Backend> {
+    ready_or_last_resort(candidates, |c| c.is_local, |c| c.is_local)
 }
 
-fn serving_set(candidates: &BTreeMap<SocketAddr, &Candidate>, place: Place<'_>) -> Vec<Backend> {
+fn serving_set(candidates: &Candidates<'_>) -> Vec<Backend> {
     let (terminating, others) = (BackendState::ServingTerminating, BackendState::Ready);
-    let mut serving = select(candidates, place, others, |c| c.is_serving && !c.is_terminating);
-    serving.extend(select(candidates, place, terminating, |c| c.is_serving && c.is_terminating));
+    let mut serving = select(candidates, others, |c| c.is_serving && !c.is_terminating);
+    serving.extend(select(candidates, terminating, |c| c.is_serving && c.is_terminating));
     serving
 }
 
 fn ready_or_last_resort(
-    candidates: &BTreeMap<SocketAddr, &Candidate>,
-    place: Place<'_>,
+    candidates: &Candidates<'_>,
     may_use_ready: impl Fn(&Candidate) -> bool,
     may_use_terminating: impl Fn(&Candidate) -> bool,
 ) -> Vec<Backend> {
-    let ready = select(candidates, place, BackendState::Ready, |c| c.is_ready && may_use_ready(c));
+    let ready = select(candidates, BackendState::Ready, |c| c.is_ready && may_use_ready(c));
     if !ready.is_empty() {
         return ready;
     }
-    select(candidates, place, BackendState::ServingTerminating, |c| {
-        c.is_last_resort() && may_use_terminating(c)
-    })
+    select(candidates, BackendState::ServingTerminating, |c| c.is_last_resort() && may_use_terminating(c))
 }
 
 fn select(
-    candidates: &BTreeMap<SocketAddr, &Candidate>,
-    place: Place<'_>,
+    candidates: &Candidates<'_>,
     state: BackendState,
     permitted: impl Fn(&Candidate) -> bool,
 ) -> Vec<Backend> {
-    candidates
-        .iter()
-        .filter(|(_, candidate)| permitted(candidate))
-        .map(|(address, candidate)| Backend { address: *address, is_local: place.is_local(candidate), state })
-        .collect()
+    let mut selected = Vec::with_capacity(candidates.len());
+    let permitted = candidates.iter().filter(|(_, candidate)| permitted(candidate));
+    selected.extend(permitted.map(|(address, Candidate { is_local, .. })| Backend {
+        address: *address,
+        is_local: *is_local,
+        state,
+    }));
+    selected
 }
 
 /// Which kind of topology hint narrows the cluster set. One ready endpoint without a hint disables its kind, for a

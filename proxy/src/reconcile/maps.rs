@@ -114,6 +114,9 @@ pub trait LbMaps {
     /// Every entry of `SERVICE_NETWORKS_*`.
     fn service_networks(&self) -> Result<Vec<(IpNetwork, Unclaimed)>, MapError>;
     fn insert_service_network(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError>;
+    fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), Interrupted> {
+        one_by_one(entries, |(network, unclaimed)| self.insert_service_network(*network, *unclaimed))
+    }
     /// Removing what is not there is no error.
     fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError>;
 

@@ -37,7 +37,7 @@ pub use services::parse_label;
 use self::{
     ids::{Ids, Runs},
     ranges::RangeSets,
-    services::{Services, Wanted},
+    services::{References, Services, Wanted},
 };
 use crate::model::{
     address::IpFamily,
@@ -121,8 +121,11 @@ struct Group {
     leaving: usize,
     /// The changes speak for every frontend the service port has.
     is_complete: bool,
+    /// The number of the service port, once it has one.
+    id: Option<u32>,
     /// What the frontends ask of the backends they share.
     wanted: Wanted,
+    references: References,
     /// What could not be written, and why.
     failures: Vec<(FrontendKey, Arc<MapError>)>,
 }
@@ -179,14 +182,14 @@ impl<M: LbMaps> Reconciler<M> {
             let owner = self.owner(key);
             match wanted {
                 Some(frontend) => {
-                    if let Some(old) = owner.filter(|owner| *owner != frontend.service) {
-                        groups.entry((old, family)).or_default().leaving += 1;
+                    if let Some(old) = owner.filter(|owner| **owner != frontend.service) {
+                        groups.entry((old.clone(), family)).or_default().leaving += 1;
                     }
                     groups.entry((frontend.service.clone(), family)).or_default().puts.push(frontend);
                 }
                 None => {
                     if let Some(owner) = owner {
-                        groups.entry((owner, family)).or_default().removals.push(key);
+                        groups.entry((owner.clone(), family)).or_default().removals.push(key);
                     }
                 }
             }
@@ -230,7 +233,7 @@ impl<M: LbMaps> Reconciler<M> {
             return Vec::new();
         }
         let is_unsettled = |key: &FrontendKey| {
-            self.owner(*key).is_some_and(|owner| unsettled.contains(&(owner, key.address.family())))
+            self.owner(*key).is_some_and(|owner| unsettled.contains(&(owner.clone(), key.address.family())))
         };
         self.frontends.keys().copied().filter(is_unsettled).collect()
     }
@@ -281,9 +284,9 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// The service port under which a frontend is published.
-    fn owner(&self, key: FrontendKey) -> Option<ServicePortKey> {
+    fn owner(&self, key: FrontendKey) -> Option<&ServicePortKey> {
         let index = self.frontends.get(&key)?;
-        self.services.name(self.current(*index).service).cloned()
+        self.services.name(self.current(*index).service)
     }
 
     fn current(&self, index: u32) -> Descriptor {
@@ -294,11 +297,14 @@ impl<M: LbMaps> Reconciler<M> {
     fn switch(&mut self, service: &ServicePortKey, family: IpFamily, group: &mut Group, pass: &mut Pass) {
         group.wanted = group.puts.iter().flat_map(plan::backends).collect();
         let (maps, is_complete) = (&mut self.maps, group.is_complete);
-        match self.services.prepare(maps, service, family, &group.wanted, is_complete) {
-            Ok(()) => {
-                let id = self.services.number(service).unwrap_or_default();
+        // A service port without a number has only frontends that go.
+        let id = self.services.number(service).unwrap_or_default();
+        group.id = Some(id);
+        match self.services.prepare(maps, id, family, &group.wanted, is_complete) {
+            Ok(references) => {
+                group.references = references;
                 for frontend in &group.puts {
-                    let result = self.put(frontend, id);
+                    let result = self.put(frontend, id, &group.references);
                     note(frontend.key, result, pass, &mut group.failures);
                 }
             }
@@ -351,10 +357,13 @@ impl<M: LbMaps> Reconciler<M> {
     /// What follows the flips. Backends go only when every frontend the service port has left was among the changes.
     fn settle(&mut self, service: ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
         let has_failed = !group.failures.is_empty();
-        let is_complete = !has_failed && self.services.frontends(&service, family) == group.puts.len();
-        let retired = self.services.settle(&mut self.maps, &service, family, &group.wanted, is_complete);
-        self.retired.extend(retired);
-        self.forget(&service);
+        let id = group.id.or_else(|| self.services.number(&service)).unwrap_or_default();
+        let is_complete = !has_failed && self.services.frontends(id, family) == group.puts.len();
+        if !group.references.are_settled {
+            let retired = self.services.settle(&mut self.maps, id, family, &group.wanted, is_complete);
+            self.retired.extend(retired);
+        }
+        self.forget(id);
         if has_failed {
             let puts = group.puts.iter().map(|frontend| frontend.key);
             pass.retry.extend(puts.chain(group.removals.iter().copied()));
@@ -368,24 +377,25 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    fn forget(&mut self, service: &ServicePortKey) {
+    fn forget(&mut self, service: u32) {
         match self.services.forget_if_unused(&mut self.maps, service) {
             Ok(retired) => self.retired.extend(retired),
             // The label stays until the next full pass: a leftover name does nobody harm.
-            Err(error) => tracing::debug!(service = %service, error = %error, "label kept"),
+            Err(error) => tracing::debug!(id = service, error = %error, "label kept"),
         }
     }
 
     /// Whether these changes speak for every frontend the service port has.
     fn covers(&self, service: &ServicePortKey, family: IpFamily, group: &Group) -> bool {
-        let owned = |key: &FrontendKey| self.owner(*key).as_ref() == Some(service);
+        let owned = |key: &FrontendKey| self.owner(*key) == Some(service);
         let puts = group.puts.iter().map(|frontend| &frontend.key);
         let named = puts.chain(&group.removals).filter(|key| owned(key)).count();
-        named + group.leaving == self.services.frontends(service, family)
+        let id = self.services.number(service);
+        named + group.leaving == id.map_or(0, |id| self.services.frontends(id, family))
     }
 
-    fn put(&mut self, frontend: &Frontend, service: u32) -> Result<bool, MapError> {
-        let mut target = self.target(frontend, service);
+    fn put(&mut self, frontend: &Frontend, service: u32, references: &References) -> Result<bool, MapError> {
+        let mut target = target(frontend, service, references);
         target.descriptor.source_ranges = self.ranges.ensure(&mut self.maps, frontend)?;
         match self.frontends.get(&frontend.key).copied() {
             Some(index) if self.is_current(index, &target) => Ok(false),
@@ -393,19 +403,6 @@ impl<M: LbMaps> Reconciler<M> {
             // Counted once it can be looked up.
             None => self.create(frontend.key, target).map(|()| false),
         }
-    }
-
-    fn target(&self, frontend: &Frontend, service: u32) -> Target {
-        let references = |backends| self.services.references(&self.maps, &frontend.service, backends);
-        let (internal, external) =
-            (references(&frontend.internal.backends), references(&frontend.external.backends));
-        let descriptor = Descriptor {
-            service,
-            internal: block(internal.len(), frontend.internal.local),
-            external: block(external.len(), frontend.external.local),
-            ..plan::descriptor(frontend)
-        };
-        Target { descriptor, internal, external }
     }
 
     /// Whether the kernel already holds exactly this, so that a pass over unchanged objects writes nothing.
@@ -522,16 +519,16 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// What a predecessor left half done, or a conflict between Services left without frontends.
     fn forget_unused(&mut self) {
-        for key in self.services.without_frontends() {
+        for id in self.services.without_frontends() {
             for family in IpFamily::BOTH {
-                if self.services.frontends(&key, family) > 0 {
+                if self.services.frontends(id, family) > 0 {
                     continue;
                 }
                 let wanted = Wanted::default();
-                let retired = self.services.settle(&mut self.maps, &key, family, &wanted, true);
+                let retired = self.services.settle(&mut self.maps, id, family, &wanted, true);
                 self.retired.extend(retired);
             }
-            self.forget(&key);
+            self.forget(id);
         }
     }
 
@@ -566,6 +563,19 @@ fn note(
         Ok(changed) => pass.changed += usize::from(changed),
         Err(error) => failures.push((key, Arc::new(error))),
     }
+}
+
+fn target(frontend: &Frontend, service: u32, references: &References) -> Target {
+    let internal = references.of(&frontend.internal.backends);
+    let is_shared = plan::shares_backends(frontend);
+    let external = if is_shared { internal.clone() } else { references.of(&frontend.external.backends) };
+    let descriptor = Descriptor {
+        service,
+        internal: block(internal.len(), frontend.internal.local),
+        external: block(external.len(), frontend.external.local),
+        ..plan::descriptor(frontend)
+    };
+    Target { descriptor, internal, external }
 }
 
 fn block(count: usize, local: usize) -> Block {

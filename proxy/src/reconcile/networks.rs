@@ -1,11 +1,14 @@
 //! What becomes of packets to addresses of Services that no frontend claims: `SERVICE_NETWORKS_*`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::Unclaimed;
 
-use super::maps::{LbMaps, MapError};
+use super::maps::{Interrupted, LbMaps, MapError};
+
+/// Entries that are written at a time.
+const BATCH: usize = 1024;
 
 /// The entries as they are wanted, and those that are not as they are wanted yet.
 #[derive(Debug, Default)]
@@ -27,11 +30,13 @@ impl Networks {
 
     /// Makes these the only entries, once `write` is called.
     pub fn want_only(&mut self, wanted: impl IntoIterator<Item = (IpNetwork, Unclaimed)>) {
-        let wanted: Vec<_> = wanted.into_iter().collect();
-        let kept: HashSet<IpNetwork> = wanted.iter().map(|(network, _)| *network).collect();
-        let gone: Vec<_> = self.written.keys().copied().filter(|network| !kept.contains(network)).collect();
-        self.unwritten = gone.into_iter().map(|network| (network, None)).collect();
-        wanted.into_iter().for_each(|(network, unclaimed)| self.want(network, Some(unclaimed)));
+        let mut gone: BTreeSet<IpNetwork> = self.written.keys().copied().collect();
+        self.unwritten.clear();
+        for (network, unclaimed) in wanted {
+            gone.remove(&network);
+            self.want(network, Some(unclaimed));
+        }
+        self.unwritten.extend(gone.into_iter().map(|network| (network, None)));
     }
 
     pub fn want(&mut self, network: IpNetwork, unclaimed: Option<Unclaimed>) {
@@ -58,27 +63,36 @@ impl Networks {
 
     /// Writes what is not as it is wanted. What fails stays to be tried again.
     pub fn write(&mut self, maps: &mut impl LbMaps) -> Result<(), MapError> {
-        while let Some((network, unclaimed)) = self.unwritten.first_key_value() {
-            let (network, unclaimed) = (*network, *unclaimed);
-            match unclaimed {
-                Some(unclaimed) => {
-                    maps.insert_service_network(network, unclaimed)?;
-                    self.written.insert(network, unclaimed);
-                    if unclaimed == Unclaimed::Unallocated {
-                        self.unallocated.insert(network);
-                    } else {
-                        self.unallocated.remove(&network);
-                    }
-                }
-                None => {
-                    maps.remove_service_network(network)?;
-                    self.written.remove(&network);
-                    self.unallocated.remove(&network);
-                }
-            }
+        let gone = self.unwritten.iter().filter(|(_, wanted)| wanted.is_none());
+        for network in gone.map(|(network, _)| *network).collect::<Vec<_>>() {
+            maps.remove_service_network(network)?;
             self.unwritten.remove(&network);
+            self.written.remove(&network);
+            self.unallocated.remove(&network);
         }
-        Ok(())
+        loop {
+            let wanted = self.unwritten.iter().filter_map(|(network, wanted)| Some((*network, (*wanted)?)));
+            let next: Vec<_> = wanted.take(BATCH).collect();
+            if next.is_empty() {
+                return Ok(());
+            }
+            self.insert(maps, &next)?;
+        }
+    }
+
+    fn insert(&mut self, maps: &mut impl LbMaps, next: &[(IpNetwork, Unclaimed)]) -> Result<(), MapError> {
+        let result = maps.insert_service_networks(next);
+        let count = result.as_ref().map_or_else(|interrupted| interrupted.inserted, |()| next.len());
+        for (network, unclaimed) in next.iter().take(count) {
+            self.unwritten.remove(network);
+            self.written.insert(*network, *unclaimed);
+            if *unclaimed == Unclaimed::Unallocated {
+                self.unallocated.insert(*network);
+            } else {
+                self.unallocated.remove(network);
+            }
+        }
+        result.map_err(|Interrupted { error, .. }| error)
     }
 }
 

@@ -1,6 +1,9 @@
 //! From a frontend of the model to what its descriptor says. Pure: ids come from the reconciler.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use proxy_ebpf::abi::{BackendFlags, Descriptor, DescriptorFlags, mapped, unmapped};
 
@@ -84,12 +87,22 @@ fn internal_is_local(frontend: &Frontend) -> bool {
     frontend.policy == TrafficPolicy::Local && frontend.kind == FrontendKind::ClusterIp
 }
 
-/// Every backend of a frontend, each with what it is to this frontend. One that two views share comes twice.
+/// Both views offer the very same backends.
+pub fn shares_backends(frontend: &Frontend) -> bool {
+    Arc::ptr_eq(&frontend.internal.backends, &frontend.external.backends)
+}
+
+/// Every backend of a frontend, each with what it is to this frontend. One may come more than once.
 pub fn backends(frontend: &Frontend) -> impl Iterator<Item = (SocketAddr, BackendFlags)> {
     let internal = set(internal_is_local(frontend));
     let external = set(frontend.policy == TrafficPolicy::Local);
+    let others = if internal == external && shares_backends(frontend) {
+        Default::default()
+    } else {
+        frontend.external.backends.iter()
+    };
     let offered = (frontend.internal.backends.iter().map(move |backend| (backend, internal)))
-        .chain(frontend.external.backends.iter().map(move |backend| (backend, external)));
+        .chain(others.map(move |backend| (backend, external)));
     offered
         .map(|(backend, set)| (backend.address, state(backend).with(set, true)))
         .chain(frontend.serving.iter().map(|backend| (backend.address, state(backend))))

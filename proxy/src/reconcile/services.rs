@@ -50,6 +50,28 @@ impl Wanted {
     }
 }
 
+/// The wanted backends of a service port, as blocks refer to them.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    /// By address.
+    of: Vec<(SocketAddr, BackendRef)>,
+    /// Every backend the service port has is wanted, and may be all that it is wanted for.
+    pub are_settled: bool,
+}
+
+impl References {
+    pub fn of(&self, backends: &[Backend]) -> Vec<BackendRef> {
+        let mut references = Vec::with_capacity(backends.len());
+        references.extend(backends.iter().filter_map(|backend| self.get(backend.address)));
+        references
+    }
+
+    fn get(&self, address: SocketAddr) -> Option<BackendRef> {
+        let at = self.of.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        self.of.get(at).map(|(_, reference)| *reference)
+    }
+}
+
 /// The table of service ports grows by so many.
 const ROOM: usize = 4096;
 
@@ -107,16 +129,6 @@ impl Services {
         }
     }
 
-    fn port(&self, key: &ServicePortKey) -> Option<&Port> {
-        self.by_number(*self.numbers.get(key)?)
-    }
-
-    fn port_mut(&mut self, key: &ServicePortKey) -> Option<(u32, &mut Port)> {
-        let id = *self.numbers.get(key)?;
-        let port = self.ports.get_mut(id as usize)?.as_mut()?;
-        Some((id, port))
-    }
-
     fn by_number(&self, id: u32) -> Option<&Port> {
         self.ports.get(id as usize)?.as_ref()
     }
@@ -126,10 +138,16 @@ impl Services {
     }
 
     /// The service ports that have no frontend in some family.
-    pub fn without_frontends(&self) -> Vec<Arc<ServicePortKey>> {
-        let lacks =
-            |port: &&Port| IpFamily::BOTH.iter().any(|family| port.families.get(*family).frontends == 0);
-        self.ports.iter().flatten().filter(lacks).map(|port| port.key.clone()).collect()
+    pub fn without_frontends(&self) -> Vec<u32> {
+        // What has neither frontends nor backends in one family only is as it should be.
+        let is_left = |family: &Family| family.frontends == 0 && !family.backends.is_empty();
+        let lacks = |Port { families, .. }: &Port| {
+            is_left(&families.v4)
+                || is_left(&families.v6)
+                || families.v4.is_unused() && families.v6.is_unused()
+        };
+        let numbered = (0..).zip(&self.ports);
+        numbered.filter(|(_, port)| port.as_ref().is_some_and(lacks)).map(|(id, _)| id).collect()
     }
 
     /// The number of a service port that has one.
@@ -183,8 +201,8 @@ impl Services {
         }
     }
 
-    pub fn frontends(&self, key: &ServicePortKey, family: IpFamily) -> usize {
-        self.port(key).map_or(0, |port| port.families.get(family).frontends as usize)
+    pub fn frontends(&self, id: u32, family: IpFamily) -> usize {
+        self.by_number(id).map_or(0, |port| port.families.get(family).frontends as usize)
     }
 
     /// Takes over a backend that a previous agent left, unless the service port has one with that address.
@@ -208,52 +226,48 @@ impl Services {
     pub fn prepare(
         &mut self,
         maps: &mut impl LbMaps,
-        key: &ServicePortKey,
+        id: u32,
         family: IpFamily,
         wanted: &Wanted,
         is_complete: bool,
-    ) -> Result<(), MapError> {
-        let Some(id) = self.number(key) else { return Ok(()) };
-        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(()) };
+    ) -> Result<References, MapError> {
+        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(References::default()) };
         let ids = self.backend_ids.get_mut(family);
         let backends = &mut port.families.get_mut(family).backends;
+        let entry = |index: &u32| (*index, maps.backend(family, *index));
+        let known: Vec<(u32, BackendEntry)> = backends.iter().map(entry).collect();
         if is_complete {
-            withdraw(maps, family, backends, wanted);
+            withdraw(maps, family, &known, wanted);
         }
-        let mut all = std::mem::take(backends).into_vec();
+        let mut references = References { of: Vec::with_capacity(wanted.0.len()), are_settled: true };
+        let mut all = Vec::with_capacity(wanted.0.len().max(known.len()));
+        let mut known = known.into_iter().peekable();
         let mut result = Ok(());
         for (address, flags) in &wanted.0 {
-            let Err(place) = place_of(maps, family, &all, *address) else { continue };
-            let Some(index) = ids.allocate() else {
-                result = Err(MapError::Full { map: "BACKENDS", capacity: ids.capacity() });
-                break;
+            while let Some((index, _)) = known.next_if(|(_, entry)| entry.address < *address) {
+                references.are_settled = false;
+                all.push(index);
+            }
+            let reference = match known.next_if(|(_, entry)| entry.address == *address) {
+                Some((index, entry)) => {
+                    references.are_settled &= entry.flags.contains(*flags);
+                    BackendRef { index, generation: entry.generation }
+                }
+                None => match ids.allocate() {
+                    Some(index) => create(maps, index, &port.key, id, *address, *flags),
+                    None => {
+                        result = Err(MapError::Full { map: "BACKENDS", capacity: ids.capacity() });
+                        break;
+                    }
+                },
             };
-            // References start at generation 1, so that a zeroed slot means no backend.
-            let generation = maps.backend(family, index).generation.max(1);
-            let protocol = plan::protocol_number(key.protocol);
-            let entry = BackendEntry { address: *address, protocol, flags: *flags, service: id, generation };
-            maps.write_backend(index, &entry);
-            all.insert(place, index);
+            all.push(reference.index);
+            references.of.push((*address, reference));
         }
+        references.are_settled &= known.peek().is_none();
+        all.extend(known.map(|(index, _)| index));
         *backends = all.into();
-        result
-    }
-
-    /// The references a block holds for these backends.
-    pub fn references(
-        &self,
-        maps: &impl LbMaps,
-        key: &ServicePortKey,
-        backends: &[Backend],
-    ) -> Vec<BackendRef> {
-        let Some(port) = self.port(key) else { return Vec::new() };
-        let reference = |backend: &Backend| {
-            let family = IpFamily::of(backend.address.ip());
-            let known = &port.families.get(family).backends;
-            let index = *known.get(place_of(maps, family, known, backend.address).ok()?)?;
-            Some(BackendRef { index, generation: maps.backend(family, index).generation })
-        };
-        backends.iter().filter_map(reference).collect()
+        result.map(|()| references)
     }
 
     /// After the flips: permissions that were gained, and the end of what no frontend wants. `is_complete` says
@@ -261,12 +275,12 @@ impl Services {
     pub fn settle(
         &mut self,
         maps: &mut impl LbMaps,
-        key: &ServicePortKey,
+        id: u32,
         family: IpFamily,
         wanted: &Wanted,
         is_complete: bool,
     ) -> Vec<Retired> {
-        let Some((_, port)) = self.port_mut(key) else { return Vec::new() };
+        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Vec::new() };
         let backends = &mut port.families.get_mut(family).backends;
         let mut gone = Vec::new();
         for index in backends.iter().copied() {
@@ -285,20 +299,16 @@ impl Services {
     }
 
     /// Forgets a service port that has neither frontends nor backends.
-    pub fn forget_if_unused(
-        &mut self,
-        maps: &mut impl LbMaps,
-        key: &ServicePortKey,
-    ) -> Result<Option<Retired>, MapError> {
-        let Some((id, port)) = self.port_mut(key) else { return Ok(None) };
-        if !port.families.v4.is_unused() || !port.families.v6.is_unused() {
+    pub fn forget_if_unused(&mut self, maps: &mut impl LbMaps, id: u32) -> Result<Option<Retired>, MapError> {
+        let Some(place) = self.ports.get_mut(id as usize) else { return Ok(None) };
+        let is_unused = |port: &mut Port| port.families.v4.is_unused() && port.families.v6.is_unused();
+        if !place.as_mut().is_some_and(is_unused) {
             return Ok(None);
         }
         maps.remove_service(id)?;
-        if let Some(place) = self.ports.get_mut(id as usize) {
-            *place = None;
+        if let Some(Port { key, .. }) = place.take() {
+            self.numbers.remove(&key);
         }
-        self.numbers.remove(key);
         Ok(Some(Retired::Service(id)))
     }
 
@@ -320,14 +330,30 @@ impl Services {
     }
 }
 
+/// Writes a backend that nobody refers to yet.
+fn create(
+    maps: &mut impl LbMaps,
+    index: u32,
+    key: &ServicePortKey,
+    service: u32,
+    address: SocketAddr,
+    flags: BackendFlags,
+) -> BackendRef {
+    let family = IpFamily::of(address.ip());
+    // References start at generation 1, so that a zeroed slot means no backend.
+    let generation = maps.backend(family, index).generation.max(1);
+    let protocol = plan::protocol_number(key.protocol);
+    maps.write_backend(index, &BackendEntry { address, protocol, flags, service, generation });
+    BackendRef { index, generation }
+}
+
 /// Takes from backends the permissions that they are about to lose.
-fn withdraw(maps: &mut impl LbMaps, family: IpFamily, backends: &[u32], wanted: &Wanted) {
-    for index in backends.iter().copied() {
-        let entry = maps.backend(family, index);
+fn withdraw(maps: &mut impl LbMaps, family: IpFamily, backends: &[(u32, BackendEntry)], wanted: &Wanted) {
+    for (index, entry) in backends {
         let kept = wanted.get(entry.address).unwrap_or(BackendFlags::ALIVE);
         let restricted = BackendFlags(entry.flags.0 & kept.0);
         if restricted != entry.flags {
-            maps.set_backend_flags(family, index, restricted);
+            maps.set_backend_flags(family, *index, restricted);
         }
     }
 }

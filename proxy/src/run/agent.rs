@@ -141,14 +141,14 @@ impl Agent {
         // One after the other: all of them together would weigh more than everything else.
         let wanted = index.frontends().inspect(|frontend| witness.looked_at(frontend.key, Some(frontend)));
         let pass = reconciler.apply_all(wanted);
+        self.networks.want_only(self.index.unclaimed_networks());
+        self.write_networks();
         info!(
             frontends = self.frontends(),
             programming_ms = began.elapsed().as_secs_f64() * 1e3,
             "programmed"
         );
         self.finish(pass, true);
-        self.networks.want_only(self.index.unclaimed_networks());
-        self.write_networks();
         Ok(())
     }
 
@@ -299,11 +299,8 @@ impl Agent {
             }
         }
         // Another port of the Service, or another Service, may have the address still.
-        if !gone.is_empty() {
-            let kept: HashSet<IpAddr> = self.index.cluster_ips().collect();
-            gone.retain(|address| !kept.contains(address));
-            gone.into_iter().for_each(|address| self.networks.want(address.into(), None));
-        }
+        gone.retain(|address| !self.index.has_cluster_ip(*address));
+        gone.into_iter().for_each(|address| self.networks.want(address.into(), None));
         let cidrs: BTreeSet<IpNetwork> = self.index.service_cidrs().collect();
         let gone: Vec<_> = self.networks.unallocated().filter(|network| !cidrs.contains(network)).collect();
         gone.into_iter().for_each(|network| self.networks.want(network, None));

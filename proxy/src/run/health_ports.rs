@@ -13,7 +13,7 @@ use crate::{
     index::{Change, Index},
     model::{
         address::{IpFamily, PerFamily},
-        service::ServiceKey,
+        service::{ServiceInfo, ServiceKey},
     },
 };
 
@@ -42,15 +42,21 @@ impl HealthPorts {
     /// To be told before the index takes the change in: a slice that goes is still known there.
     pub fn came(&mut self, change: &Change, index: &Index) {
         match change {
-            Change::Service(key, _) | Change::Endpoints(key, _) => {
-                self.touched.insert(key.clone());
-            }
+            Change::Service(key, new) => self.touch(key, new.as_deref().is_some_and(wants_health), index),
+            Change::Endpoints(key, _) => self.touch(key, false, index),
             Change::Slice(key, slice) => {
-                self.touched.extend(slice.as_ref().map(|slice| slice.service.clone()));
-                self.touched.extend(index.slice_owner(key).cloned());
+                let owners = [slice.as_ref().map(|slice| &slice.service), index.slice_owner(key)];
+                owners.into_iter().flatten().for_each(|owner| self.touch(owner, false, index));
             }
             // Whose endpoints are local hangs on the name of the node, which never changes.
             Change::Node(_) | Change::ServiceCidr(..) => {}
+        }
+    }
+
+    /// Few Services are asked about, so the others are not remembered.
+    fn touch(&mut self, key: &ServiceKey, will_want: bool, index: &Index) {
+        if will_want || index.service(key).is_some_and(wants_health) {
+            self.touched.insert(key.clone());
         }
     }
 
@@ -72,6 +78,10 @@ impl HealthPorts {
             is_modified
         });
     }
+}
+
+fn wants_health(service: &ServiceInfo) -> bool {
+    service.health_check_node_port.is_some()
 }
 
 fn health(index: &Index, key: &ServiceKey) -> Option<ServiceHealth> {

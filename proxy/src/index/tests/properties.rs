@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 
+use super::NODE;
 use crate::{
     index::*,
     k8s::object::Object,
@@ -16,7 +17,6 @@ use crate::{
     },
 };
 
-const NODE: &str = "node-1";
 const NODE_IPS: [&str; 3] = ["192.168.0.2", "192.168.1.2", "2001:db8::1"];
 /// Claimed by anybody: Services quarrel over them, and one is the node's own.
 const SHARED_IPS: [&str; 4] = ["1.2.3.4", "5.6.7.8", "192.168.0.2", "2001:db8::99"];
@@ -392,8 +392,8 @@ proptest! {
 impl Index {
     /// Whether nothing is left of anything.
     fn is_bare(&self) -> bool {
-        let owned = self.slice_owners.is_empty() && self.slices.is_empty() && self.endpoints.is_empty();
-        owned && self.services.is_empty() && self.claims.is_bare() && self.service_cidrs.is_empty()
+        let owned = self.joined.is_bare() && self.endpoints.is_empty();
+        owned && self.claims.is_bare() && self.service_cidrs.is_empty()
     }
 }
 

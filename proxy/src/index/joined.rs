@@ -1,0 +1,136 @@
+//! Services and slices as they are, joined by the Service's name. Neither waits for the other.
+
+use std::{
+    borrow::Borrow,
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use super::few::Few;
+use crate::model::{
+    backend::{SliceInfo, SliceKey},
+    service::{ServiceInfo, ServiceKey},
+};
+
+#[derive(Default)]
+pub struct Joined {
+    services: HashMap<ServiceKey, Parts>,
+    /// The same slices by their own names, which stay when a label moves one to another Service.
+    slices: HashSet<Slice>,
+}
+
+/// What there is under the name of a Service.
+#[derive(Default)]
+struct Parts {
+    service: Option<Arc<ServiceInfo>>,
+    slices: Option<Few<Slice>>,
+}
+
+impl Parts {
+    fn is_empty(&self) -> bool {
+        self.service.is_none() && self.slices.is_none()
+    }
+}
+
+/// A slice, found and ordered by its name.
+#[derive(Clone, Debug)]
+struct Slice(Arc<SliceInfo>);
+
+impl Joined {
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceInfo>> {
+        self.services.get(key)?.service.as_ref()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &ServiceInfo> {
+        self.services.values().filter_map(|parts| parts.service.as_deref())
+    }
+
+    /// What the Service was before.
+    pub fn put_service(&mut self, service: Arc<ServiceInfo>) -> Option<Arc<ServiceInfo>> {
+        let parts = self.services.entry(service.key.clone()).or_default();
+        parts.service.replace(service)
+    }
+
+    pub fn remove_service(&mut self, key: &ServiceKey) -> Option<Arc<ServiceInfo>> {
+        let removed = self.services.get_mut(key)?.service.take();
+        self.forget_if_empty(key);
+        removed
+    }
+
+    pub fn slice(&self, key: &SliceKey) -> Option<&Arc<SliceInfo>> {
+        self.slices.get(key).map(|Slice(slice)| slice)
+    }
+
+    /// In the order of their names.
+    pub fn slices_of(&self, service: &ServiceKey) -> impl Iterator<Item = &SliceInfo> {
+        let slices = self.services.get(service).and_then(|parts| parts.slices.as_ref());
+        slices.into_iter().flat_map(Few::iter).map(|Slice(slice)| &**slice)
+    }
+
+    /// Puts a slice where no slice of its name is.
+    pub fn insert_slice(&mut self, slice: Arc<SliceInfo>) {
+        let siblings = &mut self.services.entry(slice.service.clone()).or_default().slices;
+        let new = Slice(Arc::clone(&slice));
+        match siblings {
+            Some(siblings) => siblings.insert(new),
+            None => *siblings = Some(Few::new(new)),
+        }
+        self.slices.insert(Slice(slice));
+    }
+
+    pub fn remove_slice(&mut self, key: &SliceKey) -> Option<Arc<SliceInfo>> {
+        let Slice(slice) = self.slices.take(key)?;
+        if let Some(parts) = self.services.get_mut(&slice.service) {
+            parts.slices = parts.slices.take().and_then(|few| few.without(|Slice(one)| one.key == *key));
+        }
+        self.forget_if_empty(&slice.service);
+        Some(slice)
+    }
+
+    fn forget_if_empty(&mut self, key: &ServiceKey) {
+        if self.services.get(key).is_some_and(Parts::is_empty) {
+            self.services.remove(key);
+        }
+    }
+}
+
+impl Borrow<SliceKey> for Slice {
+    fn borrow(&self) -> &SliceKey {
+        &self.0.key
+    }
+}
+
+impl Hash for Slice {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl Ord for Slice {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key.cmp(&other.0.key)
+    }
+}
+
+impl PartialOrd for Slice {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Slice {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Slice {}
+
+#[cfg(test)]
+impl Joined {
+    pub fn is_bare(&self) -> bool {
+        self.services.is_empty() && self.slices.is_empty()
+    }
+}
