@@ -45,6 +45,7 @@ pub struct Metrics {
     pub unwritten_frontends: IntGauge,
     pub skipped_objects: IntCounter,
     pub reattachments: IntCounter,
+    pub unattached: IntGauge,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
 }
@@ -135,6 +136,10 @@ impl Metrics {
             reattachments: of.counter(
                 "portreeve_reattachments_total",
                 "Hooks that were found without our program and got it again",
+            )?,
+            unattached: of.plain_gauge(
+                "portreeve_unattached",
+                "Hooks and devices that could not get their programs when it was last tried",
             )?,
             table_used: of.gauges("portreeve_table_entries", "Entries of a table in use", &["table"])?,
             table_capacity: of.gauges(

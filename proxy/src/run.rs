@@ -30,6 +30,7 @@ mod early;
 mod health_ports;
 mod names;
 mod no_local;
+mod pod_cidrs;
 mod predecessor;
 mod serve;
 mod source;
@@ -124,11 +125,11 @@ pub async fn run(config: Config) -> Result<()> {
     let _ = reports.send(Report::starting());
     predecessor::watch();
     notify_ready();
-    let attachment = Attachment { programs, cgroup, pins, is_wanted: socket_lb != SocketLb::Off, devices };
-    agent.follow(&mut source, &mut stop, attachment).await;
+    let attachment = Attachment::new(programs, cgroup, pins, socket_lb != SocketLb::Off, devices);
+    let followed = agent.follow(&mut source, &mut stop, attachment).await;
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
     agent.end().await;
-    stop.outcome()
+    followed.and(stop.outcome())
 }
 
 /// Events go to the API server that objects come from; files have no place for them.

@@ -27,6 +27,9 @@ pub struct Status {
     /// The devices that lead to other machines, and where on each the early plane is.
     #[serde(default)]
     pub xdp: Vec<XdpDevice>,
+    /// What could not get its programs when it was last tried, and why. Agents of before did not say.
+    #[serde(default)]
+    pub unattached: Vec<String>,
     pub tables: Vec<Table>,
 }
 
@@ -103,6 +106,7 @@ impl Status {
             skipped_objects: 0,
             reattachments: 0,
             xdp: Vec::new(),
+            unattached: Vec::new(),
             tables: Vec::new(),
         }
     }
@@ -120,6 +124,9 @@ impl Status {
             let reason = xdp.reason.as_deref().unwrap_or("the reason is unknown");
             faults.push(format!("XDP is not attached to {}, which is served without: {reason}", xdp.device));
         }
+        faults.extend(
+            self.unattached.iter().map(|why| format!("programs are not where they should be: {why}")),
+        );
         for table in self.tables.iter().filter(|table| table.percent() >= ALMOST_FULL) {
             faults.push(format!("table {} is {} % full", table.name, table.percent()));
         }
@@ -153,6 +160,7 @@ mod tests {
             (Status { unwritten_frontends: 2, ..serving.clone() }, 1),
             (Status { xdp: xdp(true), ..serving.clone() }, 1),
             (Status { xdp: xdp(false), ..serving.clone() }, 0),
+            (Status { unattached: vec!["cannot attach to eth0".to_owned()], ..serving.clone() }, 1),
             (Status { tables: table(899), ..serving.clone() }, 0),
             (Status { tables: table(900), ..serving.clone() }, 1),
             (Status { tables: table(1000), unwritten_frontends: 1, ..serving }, 2),

@@ -8,19 +8,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::Unclaimed;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{Instant, interval, sleep},
+    time::{Instant, interval, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
 use super::{
     attachment::Attachment,
     names::Names,
+    pod_cidrs::PodCidrs,
     source::Source,
     stop::Stop,
     witness::{After, Witness},
@@ -62,6 +63,7 @@ pub struct Agent {
     graces: Graces,
     /// Hooks that were found without our program since the start.
     repairs: usize,
+    pod_cidrs: PodCidrs,
     witness: Witness,
 }
 
@@ -86,6 +88,7 @@ impl Agent {
         info!(frontends = reconciler.len(), "adopted what an earlier agent left");
         let (sender, over) = mpsc::unbounded_channel();
         Ok(Self {
+            pod_cidrs: PodCidrs::new(&policy),
             index: Index::new(policy),
             reconciler,
             unwritten: BTreeSet::new(),
@@ -134,6 +137,7 @@ impl Agent {
         while let Some(update) = source.next_now() {
             self.take_in(update);
         }
+        self.await_pod_cidrs(source).await?;
         let began = Instant::now();
         self.write_node_addresses();
         let Self { index, reconciler, witness, .. } = self;
@@ -152,24 +156,49 @@ impl Agent {
         Ok(())
     }
 
-    pub async fn follow(&mut self, source: &mut Source, stop: &mut Stop, mut attachment: Attachment) {
+    /// A mode that tells pods by the networks of the Node object can tell nothing before they are there.
+    async fn await_pod_cidrs(&mut self, source: &mut Source) -> Result<()> {
+        while let Some(patience) = self.pod_cidrs.wait(self.index.node_info())? {
+            match timeout(patience, source.next()).await {
+                Ok(Some(update)) => drop(self.take_in(update)),
+                Ok(None) => bail!("the source of objects ended before the Node object had pod networks"),
+                // What was waited for did not come: the next turn says so.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Until it is told to stop. An error: what was fixed at the start is not so any more.
+    pub async fn follow(
+        &mut self,
+        source: &mut Source,
+        stop: &mut Stop,
+        mut attachment: Attachment,
+    ) -> Result<()> {
         let mut verification = interval(VERIFICATION);
         loop {
             tokio::select! {
-                () = stop.requested() => return,
-                Some(update) = source.next() => self.absorb(update, source),
+                () = stop.requested() => return Ok(()),
+                Some(update) = source.next() => {
+                    self.absorb(update, source);
+                    self.pod_cidrs.check(self.index.node_info())?;
+                }
                 Some(epoch) = self.graces.over.recv() => self.reclaim(epoch),
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
-                repairs = attachment.devices_changed() => self.note_repairs(repairs),
-                _ = verification.tick() => self.note_repairs(attachment.verify()),
+                repairs = attachment.devices_changed() => self.note_attachment(repairs, &attachment),
+                _ = verification.tick() => {
+                    let repairs = attachment.verify();
+                    self.note_attachment(repairs, &attachment);
+                }
                 () = sleep(RETRY), if !self.is_settled() => self.retry(),
             }
         }
     }
 
-    fn note_repairs(&mut self, repairs: usize) {
+    fn note_attachment(&mut self, repairs: usize, attachment: &Attachment) {
         self.repairs += repairs;
-        self.witness.repaired(repairs);
+        self.witness.attached(repairs, attachment.failures());
     }
 
     /// One pass for everything that has arrived.

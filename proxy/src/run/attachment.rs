@@ -1,6 +1,6 @@
 //! The programs at their hooks, and the check that they are still there.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use tracing::warn;
 
@@ -12,14 +12,26 @@ use crate::{
 
 /// What holds the programs at their hooks.
 pub struct Attachment {
-    pub programs: Programs,
-    pub cgroup: PathBuf,
-    pub pins: Pins,
-    pub is_wanted: bool,
-    pub devices: Devices,
+    programs: Programs,
+    cgroup: PathBuf,
+    pins: Pins,
+    /// Sockets are translated.
+    is_wanted: bool,
+    devices: Devices,
+    /// Why the programs are not at the cgroup.
+    failure: Option<String>,
 }
 
 impl Attachment {
+    pub fn new(programs: Programs, cgroup: PathBuf, pins: Pins, is_wanted: bool, devices: Devices) -> Self {
+        Self { programs, cgroup, pins, is_wanted, devices, failure: None }
+    }
+
+    /// What could not be attached when it was last tried, each in a sentence.
+    pub fn failures(&self) -> BTreeSet<String> {
+        self.devices.failures().iter().chain(&self.failure).cloned().collect()
+    }
+
     /// Somebody may have detached a program, or put another in its place: how many hooks were repaired.
     pub fn verify(&mut self) -> usize {
         self.verify_cgroup() + self.devices.keep(&self.programs)
@@ -37,6 +49,7 @@ impl Attachment {
         }
         match datapath::repair(&mut self.programs, &self.cgroup, &self.pins) {
             Ok(repaired) => {
+                self.failure = None;
                 for hook in &repaired {
                     warn!(hook, "program was not attached any more, attached again");
                 }
@@ -44,6 +57,7 @@ impl Attachment {
             }
             Err(error) => {
                 warn!(error = %chain(&error), "programs not attached, will retry");
+                self.failure = Some(chain(&error));
                 0
             }
         }

@@ -52,6 +52,11 @@ impl Devices {
         }
     }
 
+    /// What could not be attached, or written, in the last pass.
+    pub fn failures(&self) -> &BTreeSet<String> {
+        &self.complained
+    }
+
     /// Attaches what is missing; how many hooks were repaired.
     pub fn keep(&mut self, programs: &Programs) -> usize {
         let network = self.network.borrow_and_update().clone();

@@ -18,6 +18,7 @@ use crate::{
     metrics::{Metrics, family_label},
     model::{
         address::IpFamily,
+        backend::{SliceInfo, SliceKey},
         frontend::{FrontendKey, FrontendKind},
     },
     reconcile::Fill,
@@ -31,8 +32,15 @@ pub struct Vitals {
     phase: watch::Sender<Phase>,
     /// Changes that are older belong to a predecessor.
     started: Timestamp,
-    /// The slices' own times of changes that came and are not programmed yet.
-    triggered: Mutex<Vec<(IpFamily, Timestamp)>>,
+    /// Changes of slices that came and are not programmed yet.
+    triggered: Mutex<Vec<Triggered>>,
+}
+
+/// A slice that says itself when what it tells about happened (kube-proxy's rule C14).
+struct Triggered {
+    slice: SliceKey,
+    family: IpFamily,
+    time: Timestamp,
 }
 
 /// What the agent knows after a pass.
@@ -87,14 +95,21 @@ impl Vitals {
                 self.metrics.changes.services.inc();
                 self.metrics.changes.services_pending.inc();
             }
-            Change::Slice(_, slice) => {
+            Change::Slice(key, slice) => {
                 self.metrics.changes.endpoints.inc();
                 self.metrics.changes.endpoints_pending.inc();
-                let triggered = slice.as_ref().and_then(|slice| Some((slice.family, slice.triggered?)));
-                lock(&self.triggered).extend(triggered.filter(|(_, time)| *time > self.started));
+                self.note_trigger(key, slice.as_deref());
             }
             Change::Endpoints(..) | Change::Node(_) | Change::ServiceCidr(..) => {}
         }
+    }
+
+    /// What happened before this agent began took as long as nobody can tell, and of a slice that goes no time counts.
+    fn note_trigger(&self, key: &SliceKey, slice: Option<&SliceInfo>) {
+        let mut triggered = lock(&self.triggered);
+        let Some(slice) = slice else { return triggered.retain(|one| one.slice != *key) };
+        let time = slice.triggered.filter(|time| *time > self.started);
+        triggered.extend(time.map(|time| Triggered { slice: key.clone(), family: slice.family, time }));
     }
 
     /// Frontends are to be written.
@@ -112,9 +127,12 @@ impl Vitals {
         lock(&self.status).skipped_objects += count;
     }
 
-    pub fn reattached(&self, hooks: usize) {
-        self.metrics.reattachments.inc_by(hooks as u64);
-        lock(&self.status).reattachments += hooks;
+    pub fn attached(&self, repaired: usize, failures: BTreeSet<String>) {
+        self.metrics.reattachments.inc_by(repaired as u64);
+        self.metrics.unattached.set(failures.len() as i64);
+        let mut status = lock(&self.status);
+        status.reattachments += repaired;
+        status.unattached = failures.into_iter().collect();
     }
 
     pub fn set_early(&self, devices: &[EarlyDevice]) {
@@ -153,13 +171,10 @@ impl Vitals {
         let label = [family_label(family)];
         self.health().updated(family, now);
         self.metrics.sync_last_timestamp.with_label_values(&label).set(seconds(now));
-        lock(&self.triggered).retain(|(of, time)| {
-            if *of == family {
-                let took = now.duration_since(*time).as_secs_f64();
-                self.metrics.network_programming.with_label_values(&label).observe(took.max(0.0));
-            }
-            *of != family
-        });
+        let programmed = self.metrics.network_programming.with_label_values(&label);
+        for Triggered { time, .. } in lock(&self.triggered).extract_if(.., |one| one.family == family) {
+            programmed.observe(now.duration_since(time).as_secs_f64().max(0.0));
+        }
     }
 
     /// How many service ports lack an endpoint here that others have.

@@ -58,8 +58,9 @@ impl Witness {
         self.vitals.skipped(count);
     }
 
-    pub fn repaired(&self, hooks: usize) {
-        self.vitals.reattached(hooks);
+    /// The hooks were looked at: so many were repaired, and this could not be.
+    pub fn attached(&self, repaired: usize, failures: BTreeSet<String>) {
+        self.vitals.attached(repaired, failures);
     }
 
     /// These frontends are about to be written.

@@ -1,0 +1,106 @@
+//! The pod networks of this node, where pods are told by them (kube-proxy's NodeCIDR mode). The Node object gets them when
+//! the node joins, later than the agent may start; once they are in use, others are a matter for a new start.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use ipnetwork::IpNetwork;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::model::{
+    node::NodeInfo,
+    policy::{DetectLocal, Policy},
+};
+
+/// Upstream's.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub struct PodCidrs {
+    node_name: String,
+    /// Nothing hangs on them in other modes.
+    are_wanted: bool,
+    waiting_since: Option<Instant>,
+    /// Those that are in use.
+    in_use: Option<Vec<IpNetwork>>,
+}
+
+impl PodCidrs {
+    pub fn new(policy: &Policy) -> Self {
+        let are_wanted = policy.detect_local == DetectLocal::NodeCidr;
+        Self { node_name: policy.node_name.clone(), are_wanted, waiting_since: None, in_use: None }
+    }
+
+    /// How much longer to wait for them; nothing: there is nothing to wait for. An error: that was long enough.
+    pub fn wait(&mut self, node: Option<&NodeInfo>) -> Result<Option<Duration>> {
+        let stated = node.map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
+        if !self.are_wanted || !stated.is_empty() {
+            self.in_use = Some(stated.to_vec());
+            return Ok(None);
+        }
+        if self.waiting_since.is_none() {
+            info!(node = self.node_name, "waiting for the pod networks of the Node object");
+        }
+        let waited = self.waiting_since.get_or_insert_with(Instant::now).elapsed();
+        match PATIENCE.checked_sub(waited).filter(|left| !left.is_zero()) {
+            Some(left) => Ok(Some(left)),
+            None => bail!(
+                "the Node object {} has had no podCIDRs for {} s, and detectLocalMode NodeCIDR tells pods by them",
+                self.node_name,
+                PATIENCE.as_secs()
+            ),
+        }
+    }
+
+    /// An error: they are others than those in use.
+    pub fn check(&self, node: Option<&NodeInfo>) -> Result<()> {
+        let (Some(node), Some(in_use)) = (node, &self.in_use) else { return Ok(()) };
+        if self.are_wanted && node.pod_cidrs != *in_use {
+            bail!("the podCIDRs of node {} have changed: ending, to be started with them", self.node_name);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(networks: &[&str]) -> NodeInfo {
+        let pod_cidrs = networks.iter().map(|network| network.parse().unwrap()).collect();
+        NodeInfo { pod_cidrs, ..NodeInfo::default() }
+    }
+
+    fn of_mode(detect_local: DetectLocal) -> PodCidrs {
+        PodCidrs::new(&Policy { detect_local, ..Policy::default() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn q2_they_are_waited_for_and_then_given_up() {
+        let mut pod_cidrs = of_mode(DetectLocal::NodeCidr);
+        assert_eq!(pod_cidrs.wait(None).unwrap(), Some(PATIENCE));
+        tokio::time::advance(PATIENCE - Duration::from_secs(1)).await;
+        assert_eq!(pod_cidrs.wait(Some(&node(&[]))).unwrap(), Some(Duration::from_secs(1)));
+        assert_eq!(pod_cidrs.wait(Some(&node(&["10.1.0.0/24"]))).unwrap(), None);
+
+        let mut pod_cidrs = of_mode(DetectLocal::NodeCidr);
+        pod_cidrs.wait(None).unwrap();
+        tokio::time::advance(PATIENCE).await;
+        assert!(pod_cidrs.wait(Some(&node(&[]))).is_err());
+    }
+
+    #[test]
+    fn r1_others_end_the_agent_where_they_count() {
+        for (mode, now, ends) in [
+            (DetectLocal::NodeCidr, Some(node(&["10.1.0.0/24"])), false),
+            (DetectLocal::NodeCidr, Some(node(&["10.2.0.0/24"])), true),
+            // The Node object went: kube-proxy only says so, too.
+            (DetectLocal::NodeCidr, None, false),
+            (DetectLocal::ClusterCidr, Some(node(&["10.2.0.0/24"])), false),
+        ] {
+            let mut pod_cidrs = of_mode(mode);
+            assert_eq!(pod_cidrs.wait(Some(&node(&["10.1.0.0/24"]))).unwrap(), None);
+            assert_eq!(pod_cidrs.check(now.as_ref()).is_err(), ends, "{mode:?} {now:?}");
+        }
+    }
+}
