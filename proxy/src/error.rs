@@ -2,8 +2,11 @@
 
 use std::error::Error;
 
-/// The error and its causes, joined by colons, for a field of a log line.
+/// The error and its causes, joined by colons, for a field of a log line. A cause that an error has named itself, as
+/// those of some libraries do, is not named again.
 pub fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }

@@ -115,10 +115,6 @@ struct RareArgs {
     vmodule: Option<String>,
     #[arg(long, hide = true, value_parser = duration)]
     log_flush_frequency: Option<GoDuration>,
-    #[arg(long, hide = true)]
-    pod_bridge_interface: Option<String>,
-    #[arg(long, hide = true)]
-    pod_interface_name_prefix: Option<String>,
 }
 
 impl KubeProxyArgs {
@@ -197,8 +193,6 @@ impl RareArgs {
         set(&mut config.show_hidden_metrics_for_version, self.show_hidden_metrics_for_version.clone());
         config.iptables.masquerade_bit = self.iptables_masquerade_bit;
         set(&mut config.iptables.min_sync_period, self.iptables_min_sync_period);
-        set(&mut config.detect_local.bridge_interface, self.pod_bridge_interface.clone());
-        set(&mut config.detect_local.interface_name_prefix, self.pod_interface_name_prefix.clone());
         set(
             &mut config.logging.flush_frequency,
             self.log_flush_frequency.map(|every| every.to_string().into()),

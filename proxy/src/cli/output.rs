@@ -10,6 +10,8 @@ use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
+use crate::error::chain;
+
 /// Tables are read in terminals and pasted into mails.
 const WIDTH: u16 = 80;
 
@@ -48,7 +50,7 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
 
 #[expect(clippy::print_stderr, reason = "this is where the one sentence about a failure is said")]
 pub fn complain(error: &anyhow::Error) {
-    eprintln!("portreeve: {error:#}");
+    eprintln!("portreeve: {}", chain(error.as_ref()));
 }
 
 pub fn table() -> Table {

@@ -43,6 +43,12 @@ pub struct PolicyArgs {
     /// How traffic of pods is told from other traffic [default: ClusterCIDR]
     #[arg(long, value_enum, value_name = "MODE")]
     detect_local_mode: Option<DetectLocalMode>,
+    /// The bridge of the pods, for --detect-local-mode BridgeInterface
+    #[arg(long, value_name = "NAME")]
+    pod_bridge_interface: Option<String>,
+    /// How the names of the pods' interfaces begin, for --detect-local-mode InterfaceNamePrefix
+    #[arg(long, value_name = "PREFIX")]
+    pod_interface_name_prefix: Option<String>,
     /// Local addresses that serve NodePorts: networks, or `primary` for the node's own address in each family
     /// [default: primary]
     #[arg(long, value_name = "CIDRS|primary", value_parser = nodeport_addresses)]
@@ -104,7 +110,7 @@ impl PolicyArgs {
             localhost_nodeports: localhost_nodeports.unwrap_or(true),
             cluster_cidrs: self.cluster_cidr.unwrap_or_default(),
             detect_local: self.detect_local_mode.map_or(DetectLocal::ClusterCidr, DetectLocal::from),
-            pod_interface: None,
+            pod_interface: self.pod_interface()?,
             masquerade_all: self.masquerade_all.unwrap_or_default(),
             external_ips: true,
         })
@@ -125,6 +131,19 @@ impl PolicyArgs {
         })
     }
 
+    /// By what the mode tells pods. It must be named: without it nothing would be a pod's.
+    fn pod_interface(&self) -> Result<Option<String>> {
+        let (flag, named) = match self.detect_local_mode {
+            Some(DetectLocalMode::BridgeInterface) => ("--pod-bridge-interface", &self.pod_bridge_interface),
+            Some(DetectLocalMode::InterfaceNamePrefix) => {
+                ("--pod-interface-name-prefix", &self.pod_interface_name_prefix)
+            }
+            Some(DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr) | None => return Ok(None),
+        };
+        let named = named.clone().filter(|name| !name.is_empty());
+        named.map(Some).with_context(|| format!("this --detect-local-mode needs {flag}"))
+    }
+
     /// What of it kube-proxy's file would say, as far as more than the policy hangs on it.
     pub fn overlay(&self, config: &mut KubeProxyConfiguration) {
         if let Some(address) = self.bind_address {
@@ -136,6 +155,12 @@ impl PolicyArgs {
         if let Some(mode) = self.detect_local_mode.as_ref().and_then(ValueEnum::to_possible_value) {
             mode.get_name().clone_into(&mut config.detect_local_mode);
         }
+        if let Some(bridge) = &self.pod_bridge_interface {
+            config.detect_local.bridge_interface.clone_from(bridge);
+        }
+        if let Some(prefix) = &self.pod_interface_name_prefix {
+            config.detect_local.interface_name_prefix.clone_from(prefix);
+        }
     }
 
     /// The flags that were given and that do not count beside a file.
@@ -144,6 +169,8 @@ impl PolicyArgs {
             ("--bind-address", self.bind_address.is_some()),
             ("--cluster-cidr", self.cluster_cidr.is_some()),
             ("--detect-local-mode", self.detect_local_mode.is_some()),
+            ("--pod-bridge-interface", self.pod_bridge_interface.is_some()),
+            ("--pod-interface-name-prefix", self.pod_interface_name_prefix.is_some()),
             ("--nodeport-addresses", self.nodeport_addresses.is_some()),
             ("--masquerade-all", self.masquerade_all.is_some()),
             ("--proxy-mode", self.proxy_mode.is_some()),

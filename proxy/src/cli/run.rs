@@ -17,7 +17,9 @@ use crate::{
     config::{Config, Pages, SocketLb},
     host,
     kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
-    memory, run,
+    memory,
+    model::policy::Policy,
+    run,
 };
 
 #[derive(Debug, clap::Args)]
@@ -99,6 +101,8 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
     let answers_names = dns || names.are_given() && !no_dns;
     memory::be_frugal(!answers_names);
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
+    // A feature gate, which is a flag of this verb alone.
+    let policy = Policy { external_ips: settings.external_ips, ..policy };
     let config = Config {
         objects: source.objects(settings.kubeconfig.clone()),
         cgroup,

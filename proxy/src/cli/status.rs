@@ -28,6 +28,9 @@ pub struct Args {
     pins: PinArgs,
     #[command(flatten)]
     run_dir: RunDirArgs,
+    /// Exit with 0 once everything was read, be the agent degraded or not: what a probe asks that ends agents
+    #[arg(long)]
+    ready: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -65,6 +68,7 @@ pub fn run(args: Args) -> Result<()> {
         Format::Table => output::print(&table(&report, Timestamp::now()))?,
     }
     match report.faults.as_slice() {
+        _ if args.ready && report.is_ready() => Ok(()),
         [] => Ok(()),
         [only] => bail!("degraded: {only}"),
         [first, rest @ ..] => bail!("degraded: {first}, and {} more", rest.len()),
@@ -117,6 +121,12 @@ impl Report {
             None => "down",
         };
         Self { state, agent, data_plane, faults }
+    }
+
+    /// An agent that waits for another one has read everything, too.
+    fn is_ready(&self) -> bool {
+        let phase = self.agent.as_ref().map(|agent| &agent.phase);
+        matches!(phase, Some(Phase::Serving | Phase::Waiting { .. }))
     }
 }
 
