@@ -38,7 +38,11 @@ fn files(directory: &Path) -> Vec<(String, String)> {
 }
 
 fn base() -> BTreeMap<String, Value> {
-    let mut objects = objects(files(&deploy().join("kustomize/base")));
+    kustomize("base")
+}
+
+fn kustomize(name: &str) -> BTreeMap<String, Value> {
+    let mut objects = objects(files(&deploy().join("kustomize").join(name)));
     objects.remove("Kustomization");
     objects
 }
@@ -74,17 +78,35 @@ fn every_object_is_of_its_type_and_every_file_is_used() {
     assert_eq!(listed, present.iter().map(String::as_str).collect());
 }
 
+/// Names of pods are verified only where a Corefile says so, and only then are pods read.
 #[test]
-fn only_what_is_read_and_written_is_permitted() {
-    let role: ClusterRole = typed(&base(), "ClusterRole");
+fn pods_are_read_by_those_who_ask_for_it() {
+    let objects = kustomize("pods-verified");
+    let role: ClusterRole = typed(&objects, "ClusterRole");
+    assert_eq!(granted(&role), BTreeSet::from(["/pods list,watch".to_owned()]));
+    let binding: ClusterRoleBinding = typed(&objects, "ClusterRoleBinding");
+    assert_eq!(Some(binding.role_ref.name), role.metadata.name);
+    let bound: ClusterRoleBinding = typed(&base(), "ClusterRoleBinding");
+    assert_eq!(binding.subjects, bound.subjects);
+    assert_eq!(objects.len(), 2);
+}
+
+/// Each resource with its verbs.
+fn granted(role: &ClusterRole) -> BTreeSet<String> {
     let mut granted = BTreeSet::new();
-    for rule in role.rules.unwrap() {
+    for rule in role.rules.iter().flatten() {
         for group in rule.api_groups.iter().flatten() {
             for resource in rule.resources.iter().flatten() {
                 granted.insert(format!("{group}/{resource} {}", rule.verbs.join(",")));
             }
         }
     }
+    granted
+}
+
+#[test]
+fn only_what_is_read_and_written_is_permitted() {
+    let role: ClusterRole = typed(&base(), "ClusterRole");
     let want = [
         "/namespaces list,watch",
         "/nodes list,watch",
@@ -93,7 +115,7 @@ fn only_what_is_read_and_written_is_permitted() {
         "events.k8s.io/events create",
         "networking.k8s.io/servicecidrs list,watch",
     ];
-    assert_eq!(granted, want.map(str::to_owned).into());
+    assert_eq!(granted(&role), want.map(str::to_owned).into());
 }
 
 fn containers(set: &DaemonSet) -> (Vec<Container>, Vec<Container>) {
