@@ -47,6 +47,12 @@ pub trait Family {
     /// Index into `POD_RANGES`.
     const POD_RANGE: u32;
 
+    /// ICMP's protocol number.
+    const ICMP: u8;
+
+    /// Whether a kind of ICMP message is an error, which quotes the packet it is about.
+    fn is_error(kind: u8) -> bool;
+
     /// Where the IP header has a checksum of its own.
     const NETWORK_CHECKSUM: Option<usize>;
 
@@ -279,6 +285,13 @@ impl Family for V4 {
     const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V4;
     const POD_RANGE: u32 = 0;
     const NETWORK_CHECKSUM: Option<usize> = Some(IPV4_CHECKSUM);
+    const ICMP: u8 = 1;
+
+    /// Destination unreachable, time exceeded, parameter problem (RFC 792).
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(kind, 3 | 11 | 12)
+    }
 
     alike!(v4, network::admits_v4, network::unclaimed_v4, masquerade::address_v4, socket::exists_v4);
 
@@ -352,6 +365,13 @@ impl Family for V6 {
     const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V6;
     const POD_RANGE: u32 = 1;
     const NETWORK_CHECKSUM: Option<usize> = None;
+    const ICMP: u8 = 58;
+
+    /// Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443, 2.1).
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(kind, 1..=4)
+    }
 
     alike!(
         v6,

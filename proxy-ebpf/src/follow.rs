@@ -50,10 +50,10 @@ fn begins_elsewhere(ctx: &TcContext, place: Place) -> bool {
     place.is_egress() && (place.is_pod() || !is_of_node)
 }
 
-/// Packets from the middle of a TCP connection belong to one that we do not know.
+/// Packets from the middle of a TCP connection belong to one that we do not know; so do errors.
 #[inline(always)]
-pub fn may_begin<A>(packet: &Packet<A>) -> bool {
-    packet.protocol != TCP || is_syn(packet.flags)
+pub fn may_begin<A: Copy>(packet: &Packet<A>) -> bool {
+    !packet.is_error() && (packet.protocol != TCP || is_syn(packet.flags))
 }
 
 #[inline(always)]
@@ -79,6 +79,7 @@ fn end_and_decide<F: Family>(flow: &Tracked<F>) -> Step {
 #[inline(always)]
 pub fn may_move<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
     packet.protocol == UDP
+        && !packet.is_error()
         && flow.life.seen() != clock::ticks()
         && !is_passing(flow)
         && has_lost_backend(flow)
@@ -171,8 +172,13 @@ fn returned<F: Family>(work: &mut Work<F>, flow: &Tracked<F>) -> Step {
     seen(work, flow, Way::ToClient, step)
 }
 
-/// The ends hold if the record was this flow's all the while.
+/// The ends hold if the record was this flow's all the while. An error is no sign of life.
 #[inline(always)]
 fn seen<F: Family>(work: &Work<F>, flow: &Tracked<F>, way: Way, step: Step) -> Step {
-    if flow.revive(way, work.packet.flags, clock::ticks()) { step } else { lost() }
+    let is_there = if work.packet.is_error() {
+        flow.is_still_there()
+    } else {
+        flow.revive(way, work.packet.flags, clock::ticks())
+    };
+    if is_there { step } else { lost() }
 }

@@ -14,6 +14,7 @@ use proxy_ebpf::{
 
 use crate::{
     family::Family,
+    icmp,
     packet::{Packet, SCTP, UDP},
     stage::Step,
 };
@@ -45,7 +46,12 @@ impl<A: Copy> Ends<A> {
 /// Gives a packet its ends.
 #[inline(always)]
 pub fn translate<F: Family>(ctx: &TcContext, packet: &Packet<F::Address>, ends: &Ends<F::Address>) -> Step {
-    match rewrite::<F>(ctx, packet, ends) {
+    let rewritten = if packet.is_error() {
+        icmp::rewrite::<F>(ctx, packet, ends)
+    } else {
+        rewrite::<F>(ctx, packet, ends)
+    };
+    match rewritten {
         Ok(()) => Step::PASS,
         Err(reason) => Step::refuse(reason, None),
     }
@@ -63,6 +69,9 @@ fn rewrite<F: Family>(
     if let Some(checksum) = F::NETWORK_CHECKSUM {
         ctx.l3_csum_replace(packet.network() + checksum, 0, by_addresses, 0).map_err(failed)?;
     }
+    if packet.is_later_fragment() {
+        return F::store_addresses(ctx, packet.network(), ends).map_err(failed);
+    }
     if packet.protocol != SCTP {
         let checksum = packet.transport() + if packet.protocol == UDP { 6 } else { 16 };
         // A UDP datagram without a checksum stays without one, and one whose sum comes out as 0 says so in another way.
@@ -76,7 +85,7 @@ fn rewrite<F: Family>(
 }
 
 #[inline(always)]
-fn over_addresses<F: Family>(
+pub fn over_addresses<F: Family>(
     ctx: &TcContext,
     checksum: usize,
     difference: u64,
@@ -113,6 +122,6 @@ fn port_difference(old: [u8; 2], new: [u8; 2]) -> u64 {
 }
 
 #[inline(always)]
-fn failed(_: aya_ebpf::cty::c_long) -> DropReason {
+pub fn failed(_: aya_ebpf::cty::c_long) -> DropReason {
     DropReason::RewriteFailed
 }

@@ -38,36 +38,57 @@ pub struct Packet<A> {
     pub protocol: u8,
     /// TCP's flags; 0 for other protocols.
     pub flags: u8,
+    pub part: Part,
+    /// What the fragments of one datagram share.
+    pub id: u32,
+    /// Whom an error comes from.
+    pub sender: A,
     /// Offset of the IP header. A byte, so that the verifier knows its bounds when it comes out of a map.
     network: u8,
     /// Offset of the header after it.
     transport: u8,
+    /// Offset of the header after it in the packet that an error quotes.
+    quoted: u8,
+}
+
+/// What there is of a packet. Not an enum: it is kept in a map between the stages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Part(u8);
+
+impl Part {
+    pub const WHOLE: Self = Self(0);
+    /// The fragment with the ports.
+    pub const FIRST: Self = Self(1);
+    /// A fragment without.
+    pub const LATER: Self = Self(2);
+    /// An ICMP error, whose ends are those of an answer to the packet it quotes.
+    pub const ERROR: Self = Self(3);
 }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv4 {
-    version_and_length: u8,
+pub struct Ipv4 {
+    pub version_and_length: u8,
     service: u8,
     total: [u8; 2],
-    id: [u8; 2],
-    fragment: [u8; 2],
+    pub id: [u8; 2],
+    pub fragment: [u8; 2],
     ttl: u8,
-    protocol: u8,
+    pub protocol: u8,
     checksum: [u8; 2],
-    source: [u8; 4],
-    destination: [u8; 4],
+    pub source: [u8; 4],
+    pub destination: [u8; 4],
 }
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv6 {
-    version: [u8; 4],
+pub struct Ipv6 {
+    pub version: [u8; 4],
     payload: [u8; 2],
-    next: u8,
+    pub next: u8,
     hops: u8,
-    source: [u8; 16],
-    destination: [u8; 16],
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
 }
 
 /// Where the parts lie that a translation writes.
@@ -93,6 +114,34 @@ impl<A: Copy> Packet<A> {
         self.transport.into()
     }
 
+    /// Offset of the transport's header in the packet that an error quotes.
+    #[inline(always)]
+    pub fn quoted(&self) -> usize {
+        self.quoted.into()
+    }
+
+    #[inline(always)]
+    pub fn set_offsets(&mut self, network: usize, transport: usize) {
+        self.network = network as u8;
+        self.transport = transport as u8;
+    }
+
+    #[inline(always)]
+    pub fn set_quoted(&mut self, transport: usize) {
+        self.quoted = transport as u8;
+    }
+
+    #[inline(always)]
+    pub fn is_error(&self) -> bool {
+        self.part == Part::ERROR
+    }
+
+    /// Whether it has no ports of its own, nor a checksum.
+    #[inline(always)]
+    pub fn is_later_fragment(&self) -> bool {
+        self.part == Part::LATER
+    }
+
     /// The key of the entry of `CONNTRACK_*` for this packet.
     #[inline(always)]
     pub fn tuple<F: Family<Address = A>>(&self, direction: Direction) -> Tuple<F::Bytes> {
@@ -111,12 +160,12 @@ impl<A: Copy> Packet<A> {
 /// Devices such as WireGuard's have no link layer: the packet begins with the IP header. On others the type that the
 /// kernel knows stands in the Ethernet header.
 #[inline(always)]
-fn network_header(packet: &impl Window, ethertype: u16) -> Option<usize> {
+pub fn network_header(packet: &impl Window, ethertype: u16) -> Option<usize> {
     let (in_header, _) = at::<([u8; 2], u8)>(packet, ETHERNET - 2)?;
     Some(if u16::from_be_bytes(in_header) == ethertype { ETHERNET } else { 0 })
 }
 
-/// Reads the ends of an IPv4 packet. `false`: it has none that we could translate.
+/// Reads the ends of an IPv4 packet that is whole. `false`: it has none that could be translated in passing.
 #[inline(always)]
 pub fn parse_v4(packet: &impl Window, into: &mut Packet<u32>) -> bool {
     const FRAGMENT: u16 = 0x3fff;
@@ -180,7 +229,7 @@ fn is_there(frame: &impl Window, total: u16) -> bool {
 }
 
 #[inline(always)]
-fn parse_transport<A>(
+pub fn parse_transport<A: Copy>(
     packet: &impl Window,
     into: &mut Packet<A>,
     protocol: u8,
@@ -192,8 +241,8 @@ fn parse_transport<A>(
     into.destination_port = [c, d];
     into.protocol = protocol;
     into.flags = flags;
-    into.network = network as u8;
-    into.transport = transport as u8;
+    into.part = Part::WHOLE;
+    into.set_offsets(network, transport);
     true
 }
 

@@ -39,7 +39,8 @@ pub enum ClientAt {
 /// Sends the answer. `None`: the packet is of a kind that no answer can be made of.
 #[inline(always)]
 pub fn reject<F: Family>(ctx: &TcContext, packet: &Packet<F::Address>, client: ClientAt) -> Option<i32> {
-    if !F::answer(ctx, packet) {
+    // The first fragment was answered; and errors are never told of errors.
+    if packet.is_later_fragment() || packet.is_error() || !F::answer(ctx, packet) {
         return None;
     }
     turn_round(ctx, packet.network())?;

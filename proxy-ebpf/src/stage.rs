@@ -9,8 +9,9 @@ use proxy_ebpf::abi::{DropReason, EarlyOutcome};
 use crate::{
     begin::{self, Asker},
     decide::Choice,
+    dissect::{Dissected, dissect},
     family::{Family, V4, V6},
-    follow, masquerade, nat,
+    follow, fragment, masquerade, nat,
     nat::Ends,
     packet::{self, HEADERS, Packet, Window},
     reject::{self, ClientAt},
@@ -57,9 +58,12 @@ pub enum Parsed {
 }
 
 impl Parsed {
+    /// Bits of a family's code; what a stage adds stands above them.
+    pub const BITS: u32 = 4;
+
     #[inline(always)]
     pub fn of(code: u32) -> Self {
-        match code {
+        match code & ((1 << Self::BITS) - 1) {
             4 => Self::V4,
             6 => Self::V6,
             _ => Self::Other,
@@ -193,29 +197,46 @@ impl Window for TcContext {
     }
 }
 
-/// Reads the packet's ends into `WORK_*`.
+/// Reads the packet's ends into `WORK_*`: whose family it is of, and above that what it is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn parse_packet(skb: *mut __sk_buff) -> u32 {
     let ctx = TcContext::new(skb);
     // SAFETY: the kernel's own context.
-    let ethertype = u16::from_be(unsafe { (*skb).protocol } as u16);
+    let (ethertype, is_tagged) = unsafe { (u16::from_be((*skb).protocol as u16), (*skb).vlan_present != 0) };
+    if is_tagged {
+        // It is met once more at the VLAN's own device.
+        return Parsed::Other.code();
+    }
     let readable = (ctx.end() - ctx.start()) as u32;
     if readable < HEADERS && readable < ctx.len() {
         // What cannot be had is not parsed.
         let _ = ctx.pull_data(if ctx.len() < HEADERS { ctx.len() } else { HEADERS });
     }
-    match ethertype {
-        packet::IPV4 => {
-            work_v4().is_some_and(|work| packet::parse_v4(&ctx, &mut work.packet)).then_some(Parsed::V4)
-        }
-        packet::IPV6 => {
-            work_v6().is_some_and(|work| packet::parse_v6(&ctx, &mut work.packet)).then_some(Parsed::V6)
-        }
-        _ => None,
+    let (family, dissected) = match ethertype {
+        packet::IPV4 => (Parsed::V4, work_v4().map(|work| dissect::<V4>(&ctx, &mut work.packet))),
+        packet::IPV6 => (Parsed::V6, work_v6().map(|work| dissect::<V6>(&ctx, &mut work.packet))),
+        _ => (Parsed::Other, None),
+    };
+    match dissected {
+        None | Some(Dissected::Other) => Parsed::Other.code(),
+        Some(known) => family.code() | (known as u32) << Parsed::BITS,
     }
-    .unwrap_or(Parsed::Other)
-    .code()
+}
+
+/// Holds a fragment that came too early; 0 if there is no room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn hold(skb: *mut __sk_buff) -> u32 {
+    fragment::hold(&TcContext::new(skb)).into()
+}
+
+/// Lets fragments come in that waited for this one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn release(skb: *mut __sk_buff) -> u32 {
+    fragment::release(&TcContext::new(skb));
+    0
 }
 
 /// Makes the frame one for the router behind the device it came from.

@@ -5,9 +5,10 @@
 //! masquerade, where there is one, happens at the device that leads to the backend.
 
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{DeviceRole, Direction};
+use proxy_ebpf::abi::{DeviceRole, Direction, DropReason};
 
 use crate::{
+    dissect::Dissected,
     family::{Family, V4, V6},
     metrics,
     reject::ClientAt,
@@ -64,11 +65,41 @@ impl Place {
 
 #[inline(always)]
 pub fn handle(ctx: &TcContext, place: Place) -> Action {
-    match Parsed::of(stage::parse_packet(ctx.skb.skb)) {
-        Parsed::V4 => handle_of::<V4>(ctx, place),
-        Parsed::V6 => handle_of::<V6>(ctx, place),
+    let code = stage::parse_packet(ctx.skb.skb);
+    let dissected = Dissected::of(code >> Parsed::BITS);
+    match Parsed::of(code) {
+        Parsed::V4 => receive::<V4>(ctx, place, dissected),
+        Parsed::V6 => receive::<V6>(ctx, place, dissected),
         Parsed::Other => Action::Pass,
     }
+}
+
+#[inline(always)]
+fn receive<F: Family>(ctx: &TcContext, place: Place, dissected: Dissected) -> Action {
+    match dissected {
+        Dissected::Early => early(ctx, place),
+        Dissected::First => {
+            if !place.is_egress() {
+                stage::release(ctx.skb.skb);
+            }
+            handle_of::<F>(ctx, place)
+        }
+        Dissected::Known | Dissected::Other => handle_of::<F>(ctx, place),
+    }
+}
+
+/// A fragment of which nobody knows yet whose it is. What leaves the node came in, or was made, in the right order.
+#[inline(always)]
+fn early(ctx: &TcContext, place: Place) -> Action {
+    if place.is_egress() {
+        return Action::Pass;
+    }
+    if stage::hold(ctx.skb.skb) != 0 {
+        return Action::Drop;
+    }
+    // It may be anybody's, so it goes on; if it is one of a Service's, its datagram is lost.
+    metrics::refused(DropReason::FragmentNotHeld, None);
+    Action::Pass
 }
 
 #[inline(always)]

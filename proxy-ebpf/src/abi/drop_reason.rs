@@ -36,10 +36,12 @@ pub enum DropReason {
     NoRouteToBackend = 14,
     /// An SCTP packet would need another port, which its checksum does not allow to change in passing.
     SctpPortDiffers = 15,
+    /// A fragment came before the first of its datagram, and there was no room to hold it: passed on as it was.
+    FragmentNotHeld = 16,
 }
 
 impl DropReason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoEndpoint,
         Self::PolicyHasNoLocalEndpoint,
         Self::NeedsSourceAddress,
@@ -56,6 +58,7 @@ impl DropReason {
         Self::RewriteFailed,
         Self::NoRouteToBackend,
         Self::SctpPortDiffers,
+        Self::FragmentNotHeld,
     ];
 
     /// The reason of a number; any other number is a `FlowEnding`, which says the least.
@@ -94,6 +97,7 @@ impl DropReason {
             Self::RewriteFailed => "rewrite_failed",
             Self::NoRouteToBackend => "no_route_to_backend",
             Self::SctpPortDiffers => "sctp_port_differs",
+            Self::FragmentNotHeld => "fragment_not_held",
         }
     }
 }

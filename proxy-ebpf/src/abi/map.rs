@@ -2,9 +2,9 @@
 
 use super::{
     AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason,
-    EarlyOutcome, FlowRef, FlowV4, FlowV6, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry,
-    OverflowKey, PodRange, ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6,
-    UnconnectedPairs,
+    EarlyOutcome, FlowRef, FlowV4, FlowV6, Fragment, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags,
+    OverflowEntry, OverflowKey, PodRange, ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4,
+    TupleV6, UnconnectedPairs,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -71,6 +71,8 @@ pub const MAX_DEVICES: u32 = 1 << 12;
 pub const MAX_SOURCE_RANGES: u32 = 1 << 16;
 /// ServiceCIDRs and ClusterIPs, of one family.
 pub const MAX_SERVICE_NETWORKS: u32 = 1 << 17;
+/// Datagrams in fragments whose ports are remembered.
+pub const MAX_FRAGMENTS: u32 = 1 << 13;
 /// Ends of pairs that sockets have no room for.
 pub const MAX_OVERFLOW: u32 = 1 << 16;
 
@@ -97,6 +99,7 @@ pub const FLOWS_V4: &str = "FLOWS_V4";
 pub const FLOWS_V6: &str = "FLOWS_V6";
 pub const CONNTRACK_V4: &str = "CONNTRACK_V4";
 pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// The timer of the flow tables, which only the kernel understands, and how far it has come.
 pub const SWEEPER: &str = "SWEEPER";
 pub const DEVICES: &str = "DEVICES";
@@ -112,11 +115,11 @@ pub const CONFIG: &str = "CONFIG";
 /// The program that starts the timer; run once, attached to nothing.
 pub const START_SWEEPER: &str = "start_sweeper";
 
-/// What the stages of a program hand on to each other; nobody else's, so not pinned.
-pub const SCRATCH: [&str; 2] = ["WORK_V4", "WORK_V6"];
+/// What the stages of a program hand on to each other, and frames that wait for others; nobody else's, so not pinned.
+pub const SCRATCH: [&str; 5] = ["WORK_V4", "WORK_V6", "WORK_FRAGMENT", "HELD", "LAST_HELD"];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 29] = [
+pub const MAPS: [MapSpec; 30] = [
     spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
     spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
     spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
@@ -139,6 +142,7 @@ pub const MAPS: [MapSpec; 29] = [
     spec::<u32, FlowV6>(FLOWS_V6, MapKind::MmapArray, MAX_FLOWS),
     spec::<TupleV4, FlowRef>(CONNTRACK_V4, MapKind::Hash, MAX_CONNTRACK),
     spec::<TupleV6, FlowRef>(CONNTRACK_V6, MapKind::Hash, MAX_CONNTRACK),
+    spec::<Fragment, [u8; 4]>(FRAGMENTS, MapKind::LruHash, MAX_FRAGMENTS),
     spec::<u32, [u64; 3]>(SWEEPER, MapKind::Array, 1),
     spec::<u32, Device>(DEVICES, MapKind::Hash, MAX_DEVICES),
     spec::<u32, PodRange>(POD_RANGES, MapKind::MmapArray, 2),

@@ -10,6 +10,7 @@ mod device;
 mod drop_reason;
 mod early;
 mod flow;
+mod fragment;
 mod frontend;
 pub mod life;
 pub mod map;
@@ -27,6 +28,7 @@ pub use flow::{
     CHOOSING, Flow, FlowFlags, FlowRef, FlowV4, FlowV6, Leg, MASQUERADED, NOT_MASQUERADED, Tuple, TupleV4,
     TupleV6,
 };
+pub use fragment::Fragment;
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
 pub use life::{Life, Timeouts, Way};
 pub use map::{

@@ -100,7 +100,11 @@ impl Ground {
 
     /// What a program says of a packet, and the packet as it is then.
     pub fn run(&mut self, program: &'static str, packet: &Packet) -> Result<(i32, Vec<u8>)> {
-        Ok(self.programs.run(program, packet.bytes())?)
+        self.run_frame(program, packet.bytes())
+    }
+
+    pub fn run_frame(&mut self, program: &'static str, frame: &[u8]) -> Result<(i32, Vec<u8>)> {
+        Ok(self.programs.run(program, frame)?)
     }
 
     /// How often each reason was counted.

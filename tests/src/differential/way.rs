@@ -1,15 +1,21 @@
 //! A flow's way through the programs: its first packet, the masquerade at the egress, the answer's way back, and the packet
 //! after it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxy::model::flow::{Outcome, Verdict};
 
 use super::{
     ground::{DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT},
-    wire::{Packet, Segment},
+    wire::{Complaint, Packet, Segment},
 };
+
+/// One on the way, of either family.
+const ROUTER: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1)),
+];
 
 /// Where a client's packets are met first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +140,10 @@ impl Way {
         // SCTP keeps its port, for its checksum covers it; others get one at random, which may be the one they had.
         let keeps_port = self.packet.is_sctp() || !is_masqueraded;
         ensure!(!keeps_port || left.from.port() == there.from.port(), "sent as {}", left.from);
-        self.answered(ground, &there, &left)?;
+        let home = self.answered(ground, &there, &left)?;
         self.goes_on(ground, &there)?;
+        self.is_told(ground, &left, &home)?;
+        self.goes_on_in_pieces(ground, &left)?;
         Ok(there.to)
     }
 
@@ -144,7 +152,8 @@ impl Way {
         from == self.packet.from || self.client == Client::Node && from.ip() == self.packet.from.ip()
     }
 
-    fn answered(&self, ground: &mut Ground, there: &Packet, left: &Packet) -> Result<()> {
+    /// The answer as the client gets it.
+    fn answered(&self, ground: &mut Ground, there: &Packet, left: &Packet) -> Result<Packet> {
         let answer = left.answer();
         let (action, out) = ground.run(self.backend.ingress(), &answer)?;
         ensure!(action == PASS, "the answer is held up: {action}");
@@ -159,6 +168,61 @@ impl Way {
         let (from, to) = (back.from, back.to);
         ensure!((from, to) == (self.packet.to, self.packet.from), "the client sees {from} to {to}");
         ensure!(back.is_like(&answer), "more than the ends of the answer has changed");
+        Ok(back)
+    }
+
+    /// Routers on either side find a packet too big: what they quote is what its sender sent.
+    fn is_told(&self, ground: &mut Ground, left: &Packet, home: &Packet) -> Result<()> {
+        let router = ROUTER[usize::from(left.from.is_ipv6())];
+        let quoted = if self.packet.from.port() % 2 == 0 { 8 } else { usize::MAX };
+        let mut complaint = left.too_big(router, quoted);
+        let ways_back = [Some(self.backend.ingress()), self.client.ends_at()];
+        for program in ways_back.into_iter().flatten() {
+            let (action, out) = ground.run_frame(program, &complaint)?;
+            ensure!(action == PASS, "an error about a packet is held up at {program}: {action}");
+            complaint = out;
+        }
+        let told = Complaint::parse(&complaint)?;
+        let about = (self.packet.from, self.packet.to);
+        let expected = Complaint { from: self.packet.to.ip(), to: self.packet.from.ip(), about };
+        ensure!(told == expected, "the client is told {told:?} instead of {expected:?}");
+
+        // What the node itself sends is not found too big by a router before it.
+        if self.client == Client::Node {
+            return Ok(());
+        }
+        complaint = home.too_big(router, quoted);
+        for program in [self.client.begins_at(), self.backend.egress()] {
+            let (action, out) = ground.run_frame(program, &complaint)?;
+            ensure!(action == PASS, "an error about an answer is held up at {program}: {action}");
+            complaint = out;
+        }
+        let told = Complaint::parse(&complaint)?;
+        let about = (left.to, left.from);
+        ensure!((told.to, told.about) == (left.to.ip(), about), "the backend is told {told:?}");
+        Ok(())
+    }
+
+    /// A datagram in fragments goes where the flow goes, in whichever order they come.
+    fn goes_on_in_pieces(&self, ground: &mut Ground, left: &Packet) -> Result<()> {
+        let Some(fragments) = self.packet.fragments(self.packet.from.port()) else { return Ok(()) };
+        let begins_at = self.client.begins_at();
+        // What the node sends is in order.
+        let is_early = self.client != Client::Node && self.packet.from.port() % 3 == 0;
+        if is_early {
+            let (action, _) = ground.run_frame(begins_at, &fragments[1])?;
+            ensure!(action == DROP, "a fragment that came too early is not held: {action}");
+        }
+        let mut came = Vec::new();
+        for fragment in &fragments {
+            let (action, there) = ground.run_frame(begins_at, fragment)?;
+            ensure!(action == self.client.goes_on(), "a fragment is not passed on: {action}");
+            let (action, out) = ground.run_frame(self.backend.egress(), &there)?;
+            ensure!(action == PASS, "a fragment is held up at the egress: {action}");
+            came.push(out);
+        }
+        let joined = Packet::joined(&came)?;
+        ensure!((joined.from, joined.to) == (left.from, left.to), "fragments go another way");
         Ok(())
     }
 

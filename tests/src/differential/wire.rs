@@ -14,7 +14,8 @@ const UDP: u8 = 17;
 const SCTP: u8 = 132;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
-const PAYLOAD: &[u8] = b"what the programs must leave alone";
+const PAYLOAD: &[u8] = b"what the programs must leave alone, and long enough that fragments of a datagram with it are several: \
+    there is the first one, which has the ports, one between, and the last one, which is the shortest of them all";
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RESET_ACK: u8 = 0x14;
@@ -26,6 +27,14 @@ pub struct Packet {
     pub from: SocketAddr,
     pub to: SocketAddr,
     protocol: u8,
+}
+
+/// An ICMP error, and the packet it quotes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub about: (SocketAddr, SocketAddr),
 }
 
 /// What a program may answer with.
@@ -106,6 +115,90 @@ impl Packet {
         bytes
     }
 
+    /// A datagram's fragments, the first with the ports; `None` for other packets. What follows the headers is long enough
+    /// for a few.
+    pub fn fragments(&self, id: u16) -> Option<Vec<Vec<u8>>> {
+        const LENGTH: usize = 64;
+        let datagram = self.bytes.get(transport(&self.bytes)..).filter(|_| self.protocol == UDP)?;
+        let pieces: Vec<_> = datagram.chunks(LENGTH).collect();
+        let piece = |(n, piece): (usize, &&[u8])| {
+            let is_last = n + 1 == pieces.len();
+            if self.from.is_ipv4() {
+                self.fragment_v4(id, n * LENGTH, is_last, piece)
+            } else {
+                self.fragment_v6(id, n * LENGTH, is_last, piece)
+            }
+        };
+        Some(pieces.iter().enumerate().map(piece).collect())
+    }
+
+    fn fragment_v4(&self, id: u16, offset: usize, is_last: bool, piece: &[u8]) -> Vec<u8> {
+        let mut frame = self.bytes[..ETHERNET + IPV4].to_vec();
+        let more = if is_last { 0 } else { 0x2000 };
+        let length = u16::try_from(IPV4 + piece.len()).expect("a short piece");
+        let place = more | u16::try_from(offset / 8).expect("a short datagram");
+        frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
+        frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&id.to_be_bytes());
+        frame[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&place.to_be_bytes());
+        sum_up(&mut frame[ETHERNET..], 10, 0);
+        frame.extend(piece);
+        frame
+    }
+
+    fn fragment_v6(&self, id: u16, offset: usize, is_last: bool, piece: &[u8]) -> Vec<u8> {
+        const FRAGMENT: u8 = 44;
+        let mut frame = self.bytes[..ETHERNET + IPV6].to_vec();
+        let length = u16::try_from(8 + piece.len()).expect("a short piece");
+        let place = u16::try_from(offset).expect("a short datagram") | u16::from(!is_last);
+        frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
+        frame[ETHERNET + 6] = FRAGMENT;
+        let [high, low] = place.to_be_bytes();
+        let [c, d] = id.to_be_bytes();
+        frame.extend([self.protocol, 0, high, low, 0, 0, c, d]);
+        frame.extend(piece);
+        frame
+    }
+
+    /// Puts fragments together again, in their order; an error where they do not make a whole datagram.
+    pub fn joined(fragments: &[Vec<u8>]) -> Result<Self> {
+        let first = fragments.first().context("no fragments")?;
+        let is_v4 = first.get(ETHERNET - 2) == Some(&0x08);
+        let headers = ETHERNET + if is_v4 { IPV4 } else { IPV6 };
+        let start = headers + if is_v4 { 0 } else { 8 };
+        let mut frame = first.get(..headers).context("too short")?.to_vec();
+        for fragment in fragments {
+            ensure!(fragment.get(..ETHERNET) == first.get(..ETHERNET), "another link header");
+            let Header { from, to, .. } = header(fragment)?;
+            let of_first = header(first)?;
+            ensure!((from, to) == (of_first.from, of_first.to), "fragments part: {from} to {to}");
+            frame.extend(fragment.get(start..).context("too short")?);
+        }
+        let length = u16::try_from(frame.len() - ETHERNET - if is_v4 { 0 } else { IPV6 })?;
+        if is_v4 {
+            frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
+            frame[ETHERNET + 6..ETHERNET + 8].fill(0);
+            sum_up(&mut frame[ETHERNET..headers], 10, 0);
+        } else {
+            frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
+            frame[ETHERNET + 6] = first[headers];
+        }
+        Self::parse(&frame)
+    }
+
+    /// What a router says of this packet that it would be too big, quoting so many bytes of its segment.
+    pub fn too_big(&self, router: IpAddr, quoted: usize) -> Vec<u8> {
+        let end = self.bytes.len().min(transport(&self.bytes).saturating_add(quoted));
+        let kind = if router.is_ipv4() { [3, 4] } else { [2, 0] };
+        let mut message = vec![kind[0], kind[1], 0, 0, 0, 0, 5, 0x78];
+        message.extend(&self.bytes[ETHERNET..end]);
+        let (protocol, to) = (if router.is_ipv4() { ICMP_V4 } else { ICMP_V6 }, self.from.ip());
+        let start = if router.is_ipv4() { 0 } else { pseudo(router, to, protocol, message.len()) };
+        sum_up(&mut message, 2, start);
+        let mut frame = Vec::new();
+        ip(router, to).write(&mut frame, IpNumber(protocol), &message).expect("a vector takes everything");
+        frame
+    }
+
     /// Reads a frame; an error where a checksum does not hold.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let Header { from, to, protocol, .. } = header(bytes)?;
@@ -121,6 +214,44 @@ impl Packet {
         }
         Ok(Self { bytes: bytes.to_vec(), from, to, protocol })
     }
+}
+
+impl Complaint {
+    /// Reads a frame; an error where a checksum does not hold, that of the packet it quotes included.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let Header { from, to, protocol } = header(bytes)?;
+        let message = bytes.get(transport(bytes)..).context("no message")?;
+        let start = if protocol == ICMP_V6 { pseudo(from, to, protocol, message.len()) } else { 0 };
+        ensure!(sum(message, start) == 0xffff, "the checksum of the message is wrong");
+        let quoted = message.get(8..).context("nothing is quoted")?;
+        let is_v4 = quoted.first() == Some(&0x45);
+        let octets = |at: usize| quoted.get(at..at + if is_v4 { 4 } else { 16 }).context("too short");
+        let (source, target, segment) = if is_v4 {
+            ensure!(sum(&quoted[..IPV4], 0) == 0xffff, "the checksum of the quoted header is wrong");
+            (octets(12)?, octets(16)?, IPV4)
+        } else {
+            (octets(8)?, octets(24)?, IPV6)
+        };
+        let protocol = quoted.get(if is_v4 { 9 } else { 6 }).context("too short")?;
+        let (source, target) = (address(source)?, address(target)?);
+        let whole = u16::from_be_bytes(part(quoted, if is_v4 { 2 } else { 4 })?);
+        let segment = quoted.get(segment..).context("no segment")?;
+        let is_whole = segment.len() + if is_v4 { IPV4 } else { 0 } == usize::from(whole);
+        if is_whole && *protocol != SCTP {
+            let pseudo = pseudo(source, target, *protocol, segment.len());
+            ensure!(sum(segment, pseudo) == 0xffff, "the checksum of the quoted segment is wrong");
+        }
+        let port = |at: usize| Ok::<_, anyhow::Error>(u16::from_be_bytes(part(segment, at)?));
+        let about = (SocketAddr::new(source, port(0)?), SocketAddr::new(target, port(2)?));
+        Ok(Self { from, to, about })
+    }
+}
+
+fn address(octets: &[u8]) -> Result<IpAddr> {
+    Ok(match octets.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(octets)?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(octets)?),
+    })
 }
 
 impl Segment {
@@ -205,6 +336,13 @@ fn sctp(from: u16, to: u16) -> Vec<u8> {
     let ([a, b], [c, d]) = (from.to_be_bytes(), to.to_be_bytes());
     let header = [a, b, c, d, 0, 0, 0, 0, 1, 2, 3, 4];
     header.into_iter().chain([1, 0, 0, 4]).collect()
+}
+
+/// Writes the checksum at an offset that makes the sum over the bytes, from a start, come out right.
+fn sum_up(bytes: &mut [u8], at: usize, start: u32) {
+    bytes[at..at + 2].fill(0);
+    let sum = !(sum(bytes, start) as u16);
+    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn part<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
