@@ -5,9 +5,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env, fs,
     net::{IpAddr, Ipv4Addr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -19,14 +19,18 @@ use tests::{
     Cluster,
     agent::{Agent, AgentSetting, Source, portreeve},
     api_server::real::{Binaries, RealApiServer},
+    cluster::Builder,
     eventually,
     node::Node,
     objects::NAMESPACE,
+    pod_network::PodNetwork,
     process::Process,
     resolver::Resolver,
 };
 
 const HEALTH_PORT: u16 = 32100;
+/// Held open while one proxy takes the other's place.
+const CONNECTIONS: usize = 1_000;
 
 /// A cluster whose objects a real API server holds; its directory of manifests is what that server holds.
 struct Ground {
@@ -39,11 +43,15 @@ struct Ground {
 impl Ground {
     /// None where there are no binaries.
     async fn new(story: &str) -> Result<Option<Self>> {
+        Self::with(story, Cluster::start(story)).await
+    }
+
+    async fn with(story: &str, cluster: Builder) -> Result<Option<Self>> {
         let Some(binaries) = Binaries::named() else {
             eprintln!("{story}: not told, as $KUBE_APISERVER and $ETCD name no binaries");
             return Ok(None);
         };
-        let cluster = Cluster::start(story).without_agents().await;
+        let cluster = cluster.without_agents().await;
         let server = RealApiServer::start_in(binaries, cluster.node(0).netns()).await?;
         server.write_own(cluster.manifests()).await?;
         let kubeconfig = server.deploy_account().await?;
@@ -67,6 +75,26 @@ impl Ground {
         let mut agent = Agent::spawn(&setting, self.node().netns())?;
         agent.ready().await?;
         Ok(agent)
+    }
+
+    /// kube-proxy on the node, which leaves its rules behind when it ends.
+    fn start_kube_proxy(&self, binary: &Path) -> Result<Process> {
+        let mut command = Command::new(binary);
+        command.arg("--proxy-mode=nftables").arg("--kubeconfig").arg(self.server.kubeconfig());
+        command.arg(format!("--hostname-override={}", self.node().name));
+        // Settings of the whole machine stay as they are.
+        command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
+        let log = fs::File::create(self.cluster.directory().join("kube-proxy.log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Process::start("kube-proxy", command, self.node().netns(), None)
+    }
+
+    /// Runs a verb on the node, as somebody who may read what the agent may; what it prints.
+    fn verb(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(portreeve()?);
+        command.args(words).env("NO_COLOR", "1");
+        let output = self.node().netns().run(|| command.output().context("it does not start"))?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     }
 
     fn log(&self) -> Result<String> {
@@ -139,7 +167,7 @@ async fn what_deploy_allows_is_enough() -> Result<()> {
     ground.is_told("Service", "FailedToStartServiceHealthcheck", "public").await;
     ground.comes_to_equal_a_fresh_start("at the start").await?;
     let log = ground.log()?;
-    for trouble in ["403", "401", "going on without", "cannot follow"] {
+    for trouble in ["403 Forbidden", "401 Unauthorized", "going on without", "cannot follow"] {
         ensure!(!log.contains(trouble), "the agent speaks of `{trouble}`:\n{log}");
     }
     drop((taken, headless));
@@ -249,5 +277,40 @@ async fn the_name_server_alone_needs_no_more() -> Result<()> {
     ground.mirror().await?;
     finds(&resolver, "more.default", more.vips().map(|vip| vip.ip()).into()).await;
     drop(names);
+    Ok(())
+}
+
+/// It needs the binary that `$KUBE_PROXY` names as well.
+#[tokio::test]
+async fn connections_through_a_real_kube_proxy_outlive_it() -> Result<()> {
+    let story = "real-takeover";
+    let Some(binary) = env::var_os("KUBE_PROXY").map(PathBuf::from) else {
+        eprintln!("{story}: not told, as $KUBE_PROXY names no binary");
+        return Ok(());
+    };
+    let cluster = Cluster::start(story).nodes(2).pod_network(PodNetwork::Routed);
+    let Some(ground) = Ground::with(story, cluster).await? else { return Ok(()) };
+    let web = ground.cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    ground.mirror().await?;
+    let kube_proxy = ground.start_kube_proxy(&binary)?;
+    let dials = || ground.cluster.pod("client").dials(web.vip()).times(40);
+    dials().comes_to_reach_each_of(["a", "b"]).await;
+    let client = ground.cluster.pod("client").start().await;
+    let (held, opened) = client.hold(vec![web.vip()], CONNECTIONS).await?;
+    ensure!(opened.answered() == CONNECTIONS as u64, "{:?}", opened.failures);
+    let check = ground.verb(&["check"])?;
+    ensure!(check.contains("table ip kube-proxy of nftables mode"), "{check}");
+
+    let agent = ground.start_agent(&[]).await?;
+    drop(kube_proxy);
+    let said = ground.verb(&["cleanup", "--kube-proxy-only"])?;
+    ensure!(said.contains("removed table ip kube-proxy"), "{said}");
+    let echoes = client.echo(held).await?;
+    ensure!(echoes.answered() == CONNECTIONS as u64 && echoes.failed() == 0, "{:?}", echoes.failures);
+    dials().comes_to_reach_each_of(["a", "b"]).await;
+    let check = ground.verb(&["check"])?;
+    ensure!(!check.contains("of nftables mode"), "{check}");
+    let status = agent.terminate().await?;
+    ensure!(status.success(), "the agent ended with {status}");
     Ok(())
 }

@@ -40,7 +40,8 @@ const WAITING_UPDATES: usize = 64;
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// A watch that sends nothing for so long, not even the bookmark of every minute, has been forgotten.
+    /// A watch that sends nothing for so long, not even the bookmark of every minute, may have been forgotten: it is
+    /// begun anew.
     pub silence: Duration,
     /// The server is asked to end a watch after this time, or up to twice as much, so that watches spread over servers.
     pub shortest_watch: Duration,

@@ -168,7 +168,7 @@ impl<'a> Reflector<'a> {
     }
 
     fn is_streaming(&self) -> bool {
-        self.has_streaming && matches!(self.progress, Progress::Unread { .. })
+        self.has_streaming && self.is_reading()
     }
 
     /// Everything has to be read again. What is read must not be older than what was known, unless the server has
@@ -238,7 +238,7 @@ impl<'a> Reflector<'a> {
     /// Passes on what a watch sends until it ends.
     async fn follow(&mut self, mut body: Body) -> Result<(), Ended> {
         let mut lines = Lines::default();
-        while body.read(self.shared.timing.silence, |bytes| lines.push(bytes)).await? {
+        while self.is_continued(&mut body, &mut lines).await? {
             let mut batch = Batch::default();
             let taken = lines.drain(|line| self.take(line, &mut batch));
             // What came before a problem counts.
@@ -246,6 +246,25 @@ impl<'a> Reflector<'a> {
             taken?;
         }
         Ok(())
+    }
+
+    /// Waits for more of a watch; whether there was any.
+    ///
+    /// Where everything was read, silence is no problem: an API server sends a bookmark only if it knows of a newer
+    /// version than the last, which etcd tells it of every ten minutes unless it is set up otherwise. Whether it is still
+    /// there shows the next watch.
+    async fn is_continued(&self, body: &mut Body, lines: &mut Lines) -> Result<bool, Problem> {
+        match body.read(self.shared.timing.silence, |bytes| lines.push(bytes)).await {
+            Err(Problem::Stalled(_)) if !self.is_reading() => {
+                tracing::debug!(kind = self.selection.kind.plural(), "a silent watch is begun anew");
+                Ok(false)
+            }
+            read => read,
+        }
+    }
+
+    fn is_reading(&self) -> bool {
+        matches!(self.progress, Progress::Unread { .. })
     }
 
     fn take(&mut self, line: &[u8], batch: &mut Batch) -> Result<(), Problem> {
