@@ -188,6 +188,13 @@ impl Netlink<'_> {
             .with_context(|| format!("cannot set the MTU of {name}"))
     }
 
+    /// Gives a device another link-layer address.
+    pub async fn mac(&self, name: &str, mac: Mac) -> Result<()> {
+        let message = LinkUnspec::new_with_name(name).address(mac.to_vec()).build();
+        let request = self.handle.link().set(message);
+        request.execute().await.with_context(|| format!("cannot set the address of {name}"))
+    }
+
     pub async fn up(&self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).up().build();
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot set {name} up"))

@@ -1,7 +1,7 @@
 //! The early plane: what goes to another node leaves before the kernel has made anything of it, and nobody can tell the
 //! difference but by a counter.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy::datapath::inspect;
@@ -18,6 +18,11 @@ use tests::{
     pod_network::PodNetwork,
     xdp::pass_all,
 };
+
+/// The agent looks after its hooks every ten seconds.
+const VERIFICATION: Duration = Duration::from_secs(15);
+/// As often it asks for neighbours that went stale; then the kernel has to give one up.
+const NEIGHBOURS: Duration = Duration::from_secs(45);
 
 /// How many packets came to each outcome.
 type Counts = BTreeMap<&'static str, u64>;
@@ -171,9 +176,6 @@ async fn another_program_keeps_its_place() {
     assert!(left(&alone) > 0, "{alone:?}");
 }
 
-/// The agent looks after its hooks every ten seconds.
-const VERIFICATION: std::time::Duration = std::time::Duration::from_secs(15);
-
 fn pins(node: &Node) -> Vec<String> {
     let entries = std::fs::read_dir(node.bpffs().join("links")).expect("it is there");
     let names =
@@ -202,5 +204,31 @@ async fn a_flow_changes_planes_without_a_loss() {
         assert_eq!(pins(node), want, "{mode}");
         let echoed = ground.client.echo(held).await.expect("they are open");
         assert_eq!((echoed.answered(), echoed.failed()), (24, 0), "{mode}: {echoed:?}");
+    }
+}
+
+/// Sending a frame tells the kernel nothing about its neighbour: the agent asks.
+#[tokio::test]
+async fn a_neighbour_that_has_changed_is_found_again() {
+    let ground = ground("neighbour", "native", PodNetwork::Bridged).await;
+    let entry = ground.cluster.node(ENTRY);
+    for family in ["ipv4", "ipv6"] {
+        let at = |name: &str| format!("{family}/neigh/eth0/{name}");
+        let (reachable, delay) = (at("base_reachable_time_ms"), at("delay_first_probe_time"));
+        entry.netns().set(&[(&reachable, "1000"), (&delay, "1")]).expect("they are there");
+    }
+    let far = flows(&ground, 0, &[FAR]).await;
+    flows::hold(&ground.client, far.clone()).await;
+    let other = ground.cluster.node(1).netns().netlink().expect("it opens");
+    other.mac("eth0", [0x02, 0, 0, 0, 0, 0x77]).await.expect("it is set");
+    for flow in far {
+        within(NEIGHBOURS, "the backend is reached", async || {
+            let report =
+                ground.cluster.client("client").dials(vec![flow.to]).how(flow.how).times(1).report().await;
+            ensure!(report.answered() == 1, "{}: {:?}", flow.name, report.first_failures);
+            Ok(())
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"));
     }
 }

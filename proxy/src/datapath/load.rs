@@ -107,6 +107,25 @@ impl Programs {
         Ok((outcome.return_value.cast_signed(), out))
     }
 
+    /// Runs the program of the early plane on a frame that came in by a device: the action it takes, and the frame as it is
+    /// then.
+    pub fn run_early(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>), LoadError> {
+        // `struct xdp_md`: where the data begins and ends, the metadata, device, queue, and the device it leaves by.
+        let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let context: Vec<u8> = [0, length, 0, device, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let mut out = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let outcome =
+            self.xdp(XDP_EXTERNAL)?.test_run(options).map_err(|error| refused(XDP_EXTERNAL, &error))?;
+        out.truncate(outcome.data_size_out as usize);
+        Ok((outcome.return_value, out))
+    }
+
     /// The names of all programs and of all maps of the object, but for the sections of global data and the ring of
     /// aya-log.
     pub fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {

@@ -16,6 +16,7 @@ mod load;
 mod logs;
 mod mapped;
 mod maps;
+mod neighbours;
 mod netlink;
 mod networks;
 mod pins;
@@ -33,6 +34,7 @@ pub use inspect::{InspectError, PinnedMap, inspect, inspect_flows, now, pinned_m
 pub use load::{LoadError, Programs, load, load_object};
 pub use logs::follow_logs;
 pub use maps::{KernelMaps, OpenError};
+pub use neighbours::keep_fresh;
 pub use netlink::NetlinkError;
 pub use networks::DeviceTable;
 pub use pins::{Busy, PinError, Pins, maps_of, pin_name};

@@ -1,13 +1,14 @@
 //! The early plane at the devices that lead to other machines, and what is told of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::vitals::Vitals;
 use crate::{
     config::XdpMode,
-    datapath::{Device, EarlyDevice, EarlyHooks, Network, Pins, Programs},
+    datapath::{self, Device, EarlyDevice, EarlyHooks, Network, Pins, Programs},
     error::chain,
 };
 
@@ -16,11 +17,15 @@ pub struct EarlyPlane {
     vitals: Arc<Vitals>,
     /// As they were last told in the log.
     known: Vec<EarlyDevice>,
+    /// Where the program stands, for whoever keeps the neighbours there fresh.
+    devices: watch::Sender<BTreeSet<u32>>,
 }
 
 impl EarlyPlane {
     pub fn new(mode: XdpMode, pins: &Pins, vitals: Arc<Vitals>) -> Self {
-        Self { hooks: EarlyHooks::new(mode, pins), vitals, known: Vec::new() }
+        let devices = watch::Sender::new(BTreeSet::new());
+        tokio::spawn(datapath::keep_fresh(devices.subscribe()));
+        Self { hooks: EarlyHooks::new(mode, pins), vitals, known: Vec::new(), devices }
     }
 
     pub fn takes_frames(&self, device: &Device) -> bool {
@@ -41,6 +46,8 @@ impl EarlyPlane {
         }
         if self.known != pass.devices {
             self.vitals.set_early(&pass.devices);
+            let served = pass.devices.iter().filter(|device| device.found.is_ok());
+            self.devices.send_replace(served.map(|device| device.index).collect());
             self.known = pass.devices;
         }
         pass.repaired.len()
