@@ -72,7 +72,7 @@ pub fn start(
         let dropped = surroundings.metrics.queries(&server, "dropped");
         serving.push((listener, Handler::new(blocks, published.clone(), dropped)));
     }
-    Ok(Server::start(serving))
+    Ok(Server::start(serving, &surroundings.metrics.losses()))
 }
 
 /// Which blocks answer at which address.

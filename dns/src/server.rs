@@ -12,12 +12,12 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
 use tracing::info;
 
-use crate::handler::Handler;
+use crate::{handler::Handler, metrics::Losses};
 
 mod local;
 mod socket;
@@ -29,6 +29,8 @@ use socket::Datagrams;
 
 /// Answers that may be waited for at one time. Upstreams have limits of their own; this one is for memory.
 const MAX_WAITING: usize = 8192;
+/// No request is larger, over either protocol: what is asked fits 300 octets, and options take little.
+const MAX_REQUEST: usize = 4096;
 /// How often a port that is free for one protocol is looked for that is free for both.
 const TRIES: usize = 16;
 
@@ -49,14 +51,22 @@ pub struct Listener {
     tcp: Vec<tokio::net::TcpListener>,
 }
 
-/// What all tasks of one listener share.
+/// What the tasks of one listener share; all but the handler is everybody's.
 #[derive(Clone)]
 struct Serving {
     handler: Arc<Handler>,
     waiting: Arc<Semaphore>,
     connections: Arc<tcp::Connections>,
+    losses: Losses,
     /// Turns true when no more requests are taken.
     stop: watch::Receiver<bool>,
+}
+
+impl Serving {
+    /// A place for one answer that others owe; `None`: there are too many of them.
+    fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        self.waiting.clone().try_acquire_owned().ok()
+    }
 }
 
 impl Listener {
@@ -96,17 +106,20 @@ pub struct Server {
 
 impl Server {
     /// Must be called within a runtime.
-    pub fn start(listeners: Vec<(Listener, Handler)>) -> Self {
+    pub fn start(listeners: Vec<(Listener, Handler)>, losses: &Losses) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
+        // Whoever has used up the room at one address must not find more at the next.
+        let (waiting, connections) = (Arc::new(Semaphore::new(MAX_WAITING)), Arc::default());
         for (listener, handler) in listeners {
             info!(address = %listener.address, "answering names");
             addresses.push(listener.address);
             let serving = Serving {
                 handler: Arc::new(handler),
-                waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-                connections: Arc::default(),
+                waiting: Arc::clone(&waiting),
+                connections: Arc::clone(&connections),
+                losses: losses.clone(),
                 stop: stopped.clone(),
             };
             for socket in listener.udp {

@@ -30,6 +30,8 @@ pub struct Arrival {
     pub client: SocketAddr,
     /// The address of ours that it came to, where the socket listens at several.
     pub to: Option<IpAddr>,
+    /// How many the kernel had no room for since the socket was made; it says so only once there are any.
+    pub overflows: u32,
 }
 
 impl Datagrams {
@@ -37,6 +39,7 @@ impl Datagrams {
         let socket = open(address, SockType::Datagram)?;
         // Best effort: the limit is the administrator's.
         let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        setsockopt(&socket, sockopt::RxqOvfl, &1)?;
         if address.ip().is_unspecified() {
             match address {
                 SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
@@ -93,26 +96,32 @@ impl Datagrams {
 
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
     let mut parts = [IoSliceMut::new(buffer)];
-    let mut control = cmsg_space!(libc::in6_pktinfo);
+    let mut control = cmsg_space!(libc::in6_pktinfo, u32);
     let message = recvmsg::<SockaddrStorage>(
         socket.as_raw_fd(),
         &mut parts,
         Some(&mut control),
         MsgFlags::MSG_DONTWAIT,
     )?;
-    let to = message.cmsgs()?.find_map(|control| own_address(&control));
     let client = message.address.as_ref().and_then(client).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Arrival { len: message.bytes, client, to })
+    let mut arrival = Arrival { len: message.bytes, client, to: None, overflows: 0 };
+    message.cmsgs()?.for_each(|control| arrival.note(&control));
+    Ok(arrival)
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "nothing else was asked for")]
-fn own_address(control: &ControlMessageOwned) -> Option<IpAddr> {
-    match control {
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            Some(IpAddr::V4(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes())))
+impl Arrival {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else was asked for")]
+    fn note(&mut self, control: &ControlMessageOwned) {
+        match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                self.to = Some(IpAddr::V4(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes())));
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                self.to = Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr)));
+            }
+            ControlMessageOwned::RxqOvfl(overflows) => self.overflows = *overflows,
+            _ => {}
         }
-        ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
-        _ => None,
     }
 }
 

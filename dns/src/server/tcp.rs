@@ -1,7 +1,7 @@
 //! Requests over TCP: many on one connection, answered as soon as each is ready.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -14,15 +14,15 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use tracing::debug;
 
-use super::{Serving, canonical, is_answerable};
+use super::{MAX_REQUEST, Serving, canonical, is_answerable};
 use crate::{
     handler::{Client, Handled},
-    metrics::Protocol,
+    metrics::{Loss, Protocol},
 };
 
 /// How long a connection may rest between requests.
@@ -34,33 +34,73 @@ const WRITE: Duration = Duration::from_secs(5);
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_CONNECTIONS: usize = 2048;
 const MAX_PER_CLIENT: usize = 256;
+/// Octets of replies that wait to be written. Who lets more of them wait is not reading, and loses its connection: a
+/// few connections with large answers would fill the memory of the node.
+const MAX_UNREAD: usize = 64 << 20;
+const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
+/// So much is written at a time.
+const PIECE: usize = 64 << 10;
 /// When accepting fails, it is for want of file descriptors: others must close theirs first.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Who is connected, so that nobody can keep others out.
+#[derive(Debug)]
+pub struct Connections {
+    clients: Mutex<Clients>,
+    /// Octets that may still wait, of all clients together.
+    room: Arc<Semaphore>,
+}
+
 #[derive(Debug, Default)]
-pub struct Connections(Mutex<HashMap<IpAddr, usize>>);
+struct Clients {
+    connections: usize,
+    each: HashMap<IpAddr, Share>,
+}
+
+/// What one client takes of what there is.
+#[derive(Debug)]
+struct Share {
+    connections: usize,
+    room: Arc<Semaphore>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { clients: Mutex::default(), room: Arc::new(Semaphore::new(MAX_UNREAD)) }
+    }
+}
 
 impl Connections {
     fn enter(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = clients.values().sum();
-        let own = clients.entry(client).or_default();
-        if all >= MAX_CONNECTIONS || *own >= MAX_PER_CLIENT {
+        let mut clients = self.lock();
+        if clients.connections >= MAX_CONNECTIONS {
             return None;
         }
-        *own += 1;
-        Some(Place { connections: self.clone(), client })
+        let share = clients.each.entry(client).or_insert_with(|| Share {
+            connections: 0,
+            room: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
+        });
+        if share.connections >= MAX_PER_CLIENT {
+            return None;
+        }
+        share.connections += 1;
+        let room = share.room.clone();
+        clients.connections += 1;
+        Some(Place { connections: self.clone(), client, room })
     }
 
     fn leave(&self, client: IpAddr) {
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = clients.get_mut(&client) {
-            *own -= 1;
-            if *own == 0 {
-                clients.remove(&client);
-            }
+        let mut clients = self.lock();
+        let Entry::Occupied(mut share) = clients.each.entry(client) else { return };
+        share.get_mut().connections -= 1;
+        if share.get().connections == 0 {
+            share.remove();
         }
+        clients.connections -= 1;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,6 +108,26 @@ impl Connections {
 struct Place {
     connections: Arc<Connections>,
     client: IpAddr,
+    room: Arc<Semaphore>,
+}
+
+impl Place {
+    /// `None`: too much of what was answered is not read, and that is the end.
+    fn room_for(&self, reply: Vec<u8>, serving: &Serving) -> Option<Unread> {
+        let room = self.room(reply.len());
+        if room.is_none() {
+            debug!(client = %self.client, "connection given up, its replies are not read");
+            serving.losses.count(Loss::Unread, 1);
+        }
+        room.map(|room| Unread { reply, room })
+    }
+
+    fn room(&self, octets: usize) -> Option<Room> {
+        let octets = u32::try_from(octets).ok()?;
+        let own = self.room.clone().try_acquire_many_owned(octets).ok()?;
+        let shared = self.connections.room.clone().try_acquire_many_owned(octets).ok()?;
+        Some([own, shared])
+    }
 }
 
 impl Drop for Place {
@@ -76,11 +136,22 @@ impl Drop for Place {
     }
 }
 
+/// A reply that waits to be written, and the room it takes until it is.
+struct Unread {
+    reply: Vec<u8>,
+    room: Room,
+}
+
+/// The client's own, and its part of everybody's.
+type Room = [OwnedSemaphorePermit; 2];
+
 pub async fn serve(listener: TcpListener, serving: Serving) {
     let mut stop = serving.stop.clone();
+    // Closed once nobody converses any more.
+    let (conversing, mut ended) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
+            _ = stop.wait_for(|stop| *stop) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -88,12 +159,13 @@ pub async fn serve(listener: TcpListener, serving: Serving) {
                 let client = canonical(client);
                 let Some(place) = serving.connections.enter(client) else {
                     debug!(%client, "connection refused, there are too many");
+                    serving.losses.count(Loss::Connection, 1);
                     continue;
                 };
-                let serving = serving.clone();
+                let (serving, conversing) = (serving.clone(), conversing.clone());
                 tokio::spawn(async move {
-                    converse(stream, client, serving).await;
-                    drop(place);
+                    converse(stream, place, serving).await;
+                    drop(conversing);
                 });
             }
             Ok(_) => {}
@@ -103,30 +175,44 @@ pub async fn serve(listener: TcpListener, serving: Serving) {
             }
         }
     }
+    drop((listener, conversing));
+    let _ = ended.recv().await;
 }
 
 /// Serves one client until it ends, rests too long, or is too slow.
-async fn converse(stream: TcpStream, client: IpAddr, serving: Serving) {
+async fn converse(stream: TcpStream, place: Place, serving: Serving) {
     // Replies are written whole.
     let _ = stream.set_nodelay(true);
     let (mut read, write) = stream.into_split();
     let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
     let writer = tokio::spawn(reply(write, waiting));
+    let client = Client { protocol: Protocol::Tcp, address: place.client };
+    let place = Arc::new(place);
     let mut stop = serving.stop.clone();
     loop {
         let request = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             request = next(&mut read) => request,
         };
-        // A place for the reply first: a client that does not read its answers is not read either.
-        let (Ok(request), Ok(place)) = (request, replies.clone().reserve_owned().await) else { break };
-        match serving.handler.handle(&request, Client { protocol: Protocol::Tcp, address: client }) {
+        // A turn for the reply first: a client that does not read its answers is not read either.
+        let (Ok(request), Ok(turn)) = (request, replies.clone().reserve_owned().await) else { break };
+        let answered = match serving.handler.handle(&request, client) {
             Handled::Dropped => break,
-            Handled::Reply(reply) => drop(place.send(reply)),
-            Handled::Pending(pending) => {
-                tokio::spawn(async move { drop(place.send(pending.finish().await)) });
-            }
-        }
+            Handled::Reply(reply) => reply,
+            Handled::Pending(pending) => match serving.wait() {
+                None => pending.refuse(),
+                Some(waits) => {
+                    let (place, serving) = (place.clone(), serving.clone());
+                    tokio::spawn(async move {
+                        let reply = pending.finish().await;
+                        turn.send(place.room_for(reply, &serving));
+                        drop(waits);
+                    });
+                    continue;
+                }
+            },
+        };
+        turn.send(place.room_for(answered, &serving));
     }
     drop(replies);
     // It ends when the last answer is written.
@@ -141,26 +227,36 @@ async fn next(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     }
     timeout(READ, async {
         read.read_exact(&mut len[1..]).await?;
-        let mut request = vec![0; usize::from(u16::from_be_bytes(len))];
+        let len = usize::from(u16::from_be_bytes(len));
+        if len > MAX_REQUEST {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut request = vec![0; len];
         read.read_exact(&mut request).await?;
         Ok(request)
     })
     .await?
 }
 
-async fn reply(mut write: OwnedWriteHalf, mut waiting: mpsc::Receiver<Vec<u8>>) {
+/// Writes replies as they come, until there are no more, or the client is given up (`None`).
+async fn reply(mut write: OwnedWriteHalf, mut waiting: mpsc::Receiver<Option<Unread>>) {
     let mut out = Vec::new();
-    while let Some(reply) = waiting.recv().await {
-        out.clear();
-        append(&mut out, &reply);
+    let mut rooms = Vec::new();
+    while let Some(next) = waiting.recv().await {
+        let mut next = Some(next);
         // What is ready by now goes with it.
-        while let Ok(reply) = waiting.try_recv() {
+        while let Some(unread) = next {
+            let Some(Unread { reply, room }) = unread else { return };
             append(&mut out, &reply);
+            rooms.push(room);
+            next = if out.len() < PIECE { waiting.try_recv().ok() } else { None };
         }
         match timeout(WRITE, write.write_all(&out)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
         }
+        out.clear();
+        rooms.clear();
     }
 }
 

@@ -1,27 +1,26 @@
 //! Requests over UDP.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use tracing::{debug, warn};
 
 use super::{
-    Serving, canonical, is_answerable,
+    MAX_REQUEST, Serving, canonical, is_answerable,
     socket::{Arrival, Datagrams},
 };
 use crate::{
     handler::{Client, Handled, Pending},
-    metrics::Protocol,
+    metrics::{Loss, Protocol},
 };
 
-/// No request is larger: what is cut off could not be read anyway.
-const MAX_REQUEST: usize = 4096;
 /// After so many requests others get their turn on the worker.
 const BATCH: usize = 64;
 
-pub async fn serve(socket: Datagrams, mut serving: Serving) {
+pub async fn serve(socket: Datagrams, serving: Serving) {
     let socket = Arc::new(socket);
     let mut buffer = [0; MAX_REQUEST];
     let mut stop = serving.stop.clone();
+    let mut overflows = 0;
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
@@ -32,7 +31,14 @@ pub async fn serve(socket: Datagrams, mut serving: Serving) {
         }
         for _ in 0..BATCH {
             match socket.receive(&mut buffer) {
-                Ok(Some(arrival)) => take(&socket, &mut serving, &buffer, arrival),
+                Ok(Some(arrival)) => {
+                    let more = arrival.overflows.saturating_sub(overflows);
+                    if more > 0 {
+                        serving.losses.count(Loss::Request, more.into());
+                        overflows = arrival.overflows;
+                    }
+                    take(&socket, &serving, &buffer, arrival);
+                }
                 Ok(None) => break,
                 // A client that does not listen any more shows as an error of the socket.
                 Err(error) => debug!(%error, "not received"),
@@ -43,7 +49,7 @@ pub async fn serve(socket: Datagrams, mut serving: Serving) {
     finish(&serving).await;
 }
 
-fn take(socket: &Arc<Datagrams>, serving: &mut Serving, buffer: &[u8], arrival: Arrival) {
+fn take(socket: &Arc<Datagrams>, serving: &Serving, buffer: &[u8], arrival: Arrival) {
     let request = buffer.get(..arrival.len).unwrap_or_default();
     if !is_answerable(arrival.client) {
         return;
@@ -51,32 +57,29 @@ fn take(socket: &Arc<Datagrams>, serving: &mut Serving, buffer: &[u8], arrival: 
     let client = Client { protocol: Protocol::Udp, address: canonical(arrival.client) };
     match serving.handler.handle(request, client) {
         Handled::Dropped => {}
-        Handled::Reply(reply) => send(socket, &reply, &arrival),
+        Handled::Reply(reply) => send(socket, serving, &reply, &arrival),
         Handled::Pending(pending) => wait(socket, serving, pending, arrival),
     }
 }
 
 fn wait(socket: &Arc<Datagrams>, serving: &Serving, pending: Box<Pending>, arrival: Arrival) {
-    let Ok(permit) = serving.waiting.clone().try_acquire_owned() else {
+    let Some(waits) = serving.wait() else {
         let reply = pending.refuse();
-        return send(socket, &reply, &arrival);
+        return send(socket, serving, &reply, &arrival);
     };
-    let socket = socket.clone();
+    let (socket, serving) = (socket.clone(), serving.clone());
     tokio::spawn(async move {
         let reply = pending.finish().await;
-        send(&socket, &reply, &arrival);
-        drop(permit);
+        send(&socket, &serving, &reply, &arrival);
+        drop(waits);
     });
 }
 
-fn send(socket: &Datagrams, reply: &[u8], arrival: &Arrival) {
-    match socket.send(reply, arrival) {
-        Ok(()) => {}
-        // The client asks again; waiting would hold up all others.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            debug!(client = %arrival.client, "reply dropped, the socket is full");
-        }
-        Err(error) => debug!(client = %arrival.client, %error, "reply not sent"),
+/// The client of a reply that cannot be sent asks again; waiting would hold up all others.
+fn send(socket: &Datagrams, serving: &Serving, reply: &[u8], arrival: &Arrival) {
+    if let Err(error) = socket.send(reply, arrival) {
+        debug!(client = %arrival.client, %error, "reply not sent");
+        serving.losses.count(Loss::Reply, 1);
     }
 }
 

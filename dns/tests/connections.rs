@@ -1,0 +1,195 @@
+//! Clients over TCP that mean no good, or have little time: what they get, and what others still get.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dns::{
+    config::{Config, Forward, Kubernetes, Listen, ServerBlock, Upstream},
+    forward::Surroundings,
+    metrics::Metrics,
+    name::domain,
+    run,
+    server::Server,
+    snapshot::{Index, Published},
+    zone::{Change, Endpoints, Key, ObjectName, Service, ServiceKind, Slice},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream, UdpSocket},
+    time::{sleep, timeout},
+};
+
+/// An answer about them nearly fills a message.
+const ENDPOINTS: u32 = 4000;
+const HUGE: &str = "huge.shop.svc.cluster.local";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Started {
+    server: Server,
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    upstream: UdpSocket,
+}
+
+impl Started {
+    async fn new() -> Self {
+        let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let block = ServerBlock {
+            kubernetes: Some(Kubernetes::shipped(&domain("cluster.local").unwrap())),
+            forwards: vec![Forward::to(vec![Upstream::plain(upstream.local_addr().unwrap())])],
+            ..ServerBlock::new(vec![Listen::plain(domain(".").unwrap_or_default())])
+        };
+        let published = Arc::new(Published::default());
+        published.publish(cluster().snapshot(1));
+        let surroundings = Surroundings::default();
+        let anywhere: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+        let config = Config { servers: vec![block] };
+        let server = run::start(&config, &[anywhere], &published, &surroundings).unwrap();
+        let address = server.addresses()[0];
+        Self { server, address, metrics: surroundings.metrics, upstream }
+    }
+
+    /// From one of the addresses of this machine.
+    async fn connect(&self, from: [u8; 4]) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::from(from), 0).into()).unwrap();
+        socket.connect(self.address).await.unwrap()
+    }
+
+    async fn comes_to_count(&self, what: &str) {
+        let line = format!("portreeve_dns_lost_total{{what=\"{what}\"}} 0");
+        let began = Instant::now();
+        while self.metrics.text().contains(&line) {
+            assert!(began.elapsed() < PATIENCE, "no {what} was lost");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn cluster() -> Index {
+    let mut index = Index::default();
+    let key = Key::new("shop", "huge").unwrap();
+    let service = Service { kind: ServiceKind::Headless, has_selector: true };
+    index.apply(Change::Service(key.clone(), Some(Arc::new(service))));
+    let id = ObjectName { namespace: "shop".into(), name: "huge-1".into() };
+    let unnamed = (0..ENDPOINTS).map(|n| Ipv4Addr::from(0x0a00_0000 + n)).collect();
+    let slice = Slice {
+        id: id.clone(),
+        service: key,
+        ports: [].into(),
+        v4: Endpoints { unnamed, named: [].into() },
+        v6: Endpoints { unnamed: [].into(), named: [].into() },
+        zones: [].into(),
+        triggered: None,
+    };
+    index.apply(Change::Slice(id, Some(Arc::new(slice))));
+    index
+}
+
+/// With its length in front.
+fn question(name: &str) -> Vec<u8> {
+    let mut question = vec![0, 0, 0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len()).unwrap());
+        question.extend(label.bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    let len = u16::try_from(question.len() - 2).unwrap();
+    question[..2].copy_from_slice(&len.to_be_bytes());
+    question
+}
+
+/// How many answers the next reply has; `None`: the connection has ended.
+async fn next_reply(stream: &mut TcpStream) -> Option<u16> {
+    let read = async {
+        let len = stream.read_u16().await.ok()?;
+        let mut reply = vec![0; len.into()];
+        stream.read_exact(&mut reply).await.ok()?;
+        Some(u16::from_be_bytes([reply[6], reply[7]]))
+    };
+    timeout(PATIENCE, read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_on_one_connection_are_all_answered() {
+    let started = Started::new().await;
+    let mut stream = started.connect([127, 0, 0, 1]).await;
+    stream.write_all(&question("missing.shop.svc.cluster.local").repeat(500)).await.unwrap();
+    for n in 0..500 {
+        assert_eq!(next_reply(&mut stream).await, Some(0), "reply {n}");
+    }
+    stream.write_all(&question(HUGE)).await.unwrap();
+    assert_eq!(next_reply(&mut stream).await, Some(4000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_of_no_use_is_ended() {
+    let started = Started::new().await;
+    for (what, sent, within) in [
+        ("a part of a question", &[0_u8, 40, 1, 2][..], 5),
+        ("the length alone", &[0], 5),
+        ("a question longer than any", &[0xff, 0xff], 1),
+        ("no question", &[0, 3, 1, 2, 3], 1),
+    ] {
+        let mut stream = started.connect([127, 0, 0, 1]).await;
+        stream.write_all(sent).await.unwrap();
+        let began = Instant::now();
+        assert_eq!(next_reply(&mut stream).await, None, "{what}");
+        assert!(began.elapsed() < Duration::from_secs(within), "{what}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_answers_keeps_nobody_else_from_them() {
+    let started = Started::new().await;
+    let mut deaf = Vec::new();
+    for _ in 0..8 {
+        let mut stream = started.connect([127, 0, 0, 1]).await;
+        // What the server does not take stays behind.
+        let _ = stream.try_write(&question(HUGE).repeat(500)).unwrap();
+        stream.flush().await.unwrap();
+        deaf.push(stream);
+    }
+    started.comes_to_count("unread").await;
+    let mut other = started.connect([127, 0, 0, 2]).await;
+    other.write_all(&question(HUGE)).await.unwrap();
+    assert_eq!(next_reply(&mut other).await, Some(4000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_cannot_take_all_connections() {
+    let started = Started::new().await;
+    let mut many = Vec::new();
+    for _ in 0..257 {
+        many.push(started.connect([127, 0, 0, 1]).await);
+    }
+    started.comes_to_count("connection").await;
+    let mut other = started.connect([127, 0, 0, 2]).await;
+    other.write_all(&question("missing.shop.svc.cluster.local")).await.unwrap();
+    assert_eq!(next_reply(&mut other).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_before_the_end_is_answered() {
+    let started = Started::new().await;
+    let mut stream = started.connect([127, 0, 0, 1]).await;
+    stream.write_all(&question("www.example.org")).await.unwrap();
+    let mut asked = [0; 512];
+    let (length, server) = started.upstream.recv_from(&mut asked).await.unwrap();
+    let stopping = tokio::spawn(started.server.stop());
+    // Nobody new is heard any more, which is how one sees that it has begun to stop.
+    while TcpStream::connect(started.address).await.is_ok() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mut reply = asked[..length].to_vec();
+    reply[2] |= 0x80;
+    started.upstream.send_to(&reply, server).await.unwrap();
+    assert_eq!(next_reply(&mut stream).await, Some(0));
+    assert_eq!(next_reply(&mut stream).await, None);
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+}
