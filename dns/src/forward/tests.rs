@@ -200,6 +200,25 @@ async fn an_upstream_without_edns_is_asked_without() {
 }
 
 #[tokio::test]
+async fn one_question_that_is_not_liked_changes_nothing_for_others() {
+    // A server that says FORMERR to one name, and forgets its OPT then.
+    let upstream = Fake::start(|asked, _| {
+        let mut reply = address_for(asked);
+        if asked.queries[0].name().to_string().to_lowercase().starts_with("bad") {
+            reply.edns = None;
+            reply.metadata.response_code = ResponseCode::FormErr;
+        } else if asked.edns.is_none() {
+            reply.answers.clear();
+        }
+        vec![wire(&reply)]
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    assert_eq!(ask(&forwarder, "bad.example.org.").await.rcode, ResponseCode::FormErr);
+    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+}
+
+#[tokio::test]
 async fn the_next_one_is_asked_when_one_is_silent_or_gone() {
     let (silent, good) = (Fake::silent().await, Fake::plain().await);
     let began = Instant::now();

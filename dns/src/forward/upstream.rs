@@ -15,6 +15,7 @@ use hickory_server::proto::{
     op::{Message, Query, ResponseCode},
     serialize::binary::DecodeError,
 };
+use nix::errno::Errno;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -59,8 +60,9 @@ struct Habits {
     /// It repeats names as they were written; one that does not from the start is asked in plain letters.
     keeps_case: AtomicBool,
     changes_case: AtomicBool,
-    /// It does not understand an OPT.
+    /// It does not understand an OPT; one that has sent an OPT back does, whatever a single answer looks like.
     is_old: AtomicBool,
+    speaks_edns: AtomicBool,
 }
 
 /// Packets, or connections, that one question of a client may still cost.
@@ -172,9 +174,12 @@ impl Upstream {
             Ok((_, Edns::Refused)) if manner.edns => Manner { edns: false, ..manner },
             Ok(_) | Err(_) => return first.map(|(reply, _)| reply),
         };
-        let second = self.datagram(question, wants, manner, budget).await?;
-        self.habits.learn(manner);
-        Ok(second.0)
+        let (reply, edns) = self.datagram(question, wants, manner, budget).await?;
+        // Refused again, it is the question that was not liked, which anybody can choose.
+        if edns == Edns::Understood {
+            self.habits.learn(manner);
+        }
+        Ok(reply)
     }
 
     async fn datagram(
@@ -192,6 +197,7 @@ impl Upstream {
             self.habits.keeps_case.store(true, Relaxed);
         }
         let message = Message::from_vec(&wire)?;
+        self.habits.speaks_edns.fetch_or(message.edns.is_some(), Relaxed);
         let edns = Edns::of(&message);
         Ok((Reply::from_upstream(message, question), edns))
     }
@@ -215,8 +221,31 @@ impl Upstream {
 impl Failure {
     /// It says something about the upstream's health, not about this question.
     pub(super) fn is_of_the_upstream(&self) -> bool {
-        matches!(self, Self::Network(_) | Self::Silent)
+        match self {
+            Self::Network(error) => !is_shortage(error),
+            Self::Silent => true,
+            Self::Question(_)
+            | Self::Malformed(_)
+            | Self::Foreign
+            | Self::OtherCase
+            | Self::NoQuestion
+            | Self::Spent
+            | Self::Unwanted(..) => false,
+        }
     }
+}
+
+/// This machine has no more descriptors, ports or memory: nothing was sent, so no upstream is to blame.
+fn is_shortage(error: &io::Error) -> bool {
+    const SHORTAGES: [Errno; 6] = [
+        Errno::EADDRINUSE,
+        Errno::EADDRNOTAVAIL,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOBUFS,
+        Errno::ENOMEM,
+    ];
+    error.raw_os_error().map(Errno::from_raw).is_some_and(|errno| SHORTAGES.contains(&errno))
 }
 
 impl fmt::Display for Target {
@@ -247,7 +276,7 @@ impl Habits {
     /// This manner worked where the usual one did not.
     fn learn(&self, manner: Manner) {
         self.changes_case.fetch_or(!manner.mix_case, Relaxed);
-        self.is_old.fetch_or(!manner.edns, Relaxed);
+        self.is_old.fetch_or(!manner.edns && !self.speaks_edns.load(Relaxed), Relaxed);
     }
 }
 
