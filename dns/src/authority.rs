@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::{
     config::{Kubernetes, PodsMode, Zones},
     name::{Name, QueryName, is_reverse},
+    snapshot::Snapshot,
 };
 
 /// Operators poll for names that are about to appear: what is not there is not remembered for long.
@@ -20,6 +21,8 @@ pub struct Authority {
     pub negative_ttl: u32,
     /// Lower-case. Empty: all.
     namespaces: Box<[String]>,
+    /// Nothing is answered about what is in a namespace that is not known.
+    selects_namespaces: bool,
     fallthrough: Box<[Name]>,
     pub no_endpoints: bool,
     pub ignore_empty_service: bool,
@@ -55,6 +58,7 @@ impl Authority {
             ttl: options.ttl,
             negative_ttl: options.ttl.min(NEGATIVE_TTL),
             namespaces: options.namespaces.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            selects_namespaces: options.namespace_labels.is_some(),
             fallthrough: names(&options.fallthrough),
             no_endpoints: options.no_endpoints,
             ignore_empty_service: options.ignore_empty_service,
@@ -72,8 +76,11 @@ impl Authority {
         self.zones.get(self.primary)
     }
 
-    pub fn exposes(&self, namespace: &[u8]) -> bool {
-        self.namespaces.is_empty() || self.namespaces.iter().any(|name| name.as_bytes() == namespace)
+    /// Whether anything is told of what is in a namespace.
+    pub fn exposes(&self, namespace: &[u8], snapshot: &Snapshot) -> bool {
+        let is_listed =
+            self.namespaces.is_empty() || self.namespaces.iter().any(|name| name.as_bytes() == namespace);
+        is_listed && (!self.selects_namespaces || snapshot.has_namespace(namespace))
     }
 
     /// Whether a name that is not found here is somebody else's to answer.

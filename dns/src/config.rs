@@ -8,6 +8,7 @@ mod forward;
 mod hosts;
 mod kubernetes;
 mod rewrite;
+mod selector;
 mod template;
 pub(crate) mod zones;
 
@@ -17,14 +18,22 @@ pub use cache::{Cache, Prefetch, ServeStale, Stored, Verify};
 pub use forward::{Forward, HealthCheck, Policy, Protocol, Tls, Upstream};
 use hickory_server::proto::rr::LowerName;
 pub use hosts::Hosts;
-pub use kubernetes::{ApiServer, Kubernetes, PodsMode};
+pub use kubernetes::{ApiServer, Certificates, Kubernetes, PodsMode};
 pub use rewrite::{AnswerName, Matches, Rewrite};
+pub use selector::{Labels, Selector, SelectorError};
 pub use template::Template;
 pub use zones::Zones;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub servers: Vec<ServerBlock>,
+}
+
+impl Config {
+    /// What is answered from the objects of the cluster, block by block.
+    pub fn kubernetes(&self) -> impl Iterator<Item = &Kubernetes> {
+        self.servers.iter().filter_map(|block| block.kubernetes.as_ref())
+    }
 }
 
 /// One block of a Corefile: what is done with the names of its zones. Of all blocks that listen at an address, the one
@@ -40,7 +49,6 @@ pub struct ServerBlock {
     pub templates: Vec<Template>,
     pub forwards: Vec<Forward>,
     pub cache: Option<Cache>,
-    pub errors: bool,
     /// Log every query.
     pub log: bool,
     pub health: Option<Health>,
@@ -112,7 +120,6 @@ impl Config {
                 ..Forward::to(vec![Upstream::ResolvConf("/etc/resolv.conf".into())])
             }],
             cache: Some(Cache::capped_at(Duration::from_secs(30))),
-            errors: true,
             health: Some(Health { address: any(8080), lameduck: Duration::from_secs(5) }),
             ready: Some(any(8181)),
             metrics: Some(any(9153)),
@@ -131,6 +138,29 @@ pub(crate) fn any(port: u16) -> SocketAddr {
 }
 
 impl ServerBlock {
+    /// What the directives are called that make the block, as CoreDNS calls them.
+    pub fn directives(&self) -> Vec<&'static str> {
+        let present = [
+            ("any", self.minimal_any),
+            ("cache", self.cache.is_some()),
+            ("forward", !self.forwards.is_empty()),
+            ("health", self.health.is_some()),
+            ("hosts", self.hosts.is_some()),
+            ("kubernetes", self.kubernetes.is_some()),
+            ("loadbalance", self.shuffle),
+            ("local", self.local),
+            ("log", self.log),
+            ("loop", self.detect_loops),
+            ("minimal", self.minimal),
+            ("prometheus", self.metrics.is_some()),
+            ("ready", self.ready.is_some()),
+            ("reload", self.reload.is_some()),
+            ("rewrite", !self.rewrites.is_empty()),
+            ("template", !self.templates.is_empty()),
+        ];
+        present.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
+    }
+
     /// A block that does nothing yet.
     pub fn new(listens: Vec<Listen>) -> Self {
         Self {
@@ -142,7 +172,6 @@ impl ServerBlock {
             templates: Vec::new(),
             forwards: Vec::new(),
             cache: None,
-            errors: false,
             log: false,
             health: None,
             ready: None,

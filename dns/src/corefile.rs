@@ -14,6 +14,7 @@ mod hosts;
 mod keys;
 mod kubernetes;
 mod lex;
+mod needless;
 mod rewrite;
 mod template;
 #[cfg(test)]
@@ -26,9 +27,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use needless::Needless;
 use thiserror::Error;
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, ServerBlock};
 
 #[derive(Debug, Error)]
 pub enum CorefileError {
@@ -57,7 +59,28 @@ pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config,
         }
         servers.push(server);
     }
+    refuse_other_selectors(&blocks, &servers)?;
     Ok(Config { servers })
+}
+
+/// Each object is read once, for all blocks.
+fn refuse_other_selectors(blocks: &[tree::Block], servers: &[ServerBlock]) -> Result<(), CorefileError> {
+    let mut selected = None;
+    for (block, server) in blocks.iter().zip(servers) {
+        let Some(options) = &server.kubernetes else { continue };
+        let own = (&options.labels, &options.namespace_labels);
+        if *selected.get_or_insert(own) != own {
+            let directive = block.directives.iter().find(|directive| directive.name.is("kubernetes"));
+            let word = directive.map_or(&block.keys[0], |directive| &directive.name);
+            return Err(word.refuse("`labels` and `namespace_labels` must be the same in all blocks"));
+        }
+    }
+    Ok(())
+}
+
+/// What stands in the file and has no effect, for whoever wants to tell it; nothing where the file cannot be read.
+pub fn needless(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Vec<Needless> {
+    tree::read(path, env).map(|blocks| needless::of(&blocks)).unwrap_or_default()
 }
 
 type Seen<'a> = HashMap<(Listen, String), &'a tree::Block>;

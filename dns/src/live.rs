@@ -11,14 +11,15 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, Kubernetes, PodsMode, Reload},
-    corefile::{self, CorefileError},
+    config::{Config, Reload},
+    corefile::{self, CorefileError, Needless},
     forward::Surroundings,
     health::{Endpoints, Health, HealthError},
     metrics::Metrics,
     run::{self, StartError},
     server::Server,
     snapshot::Published,
+    zone::ReadOptions,
 };
 
 /// What to serve, and where.
@@ -37,6 +38,14 @@ pub struct Corefile {
     pub path: PathBuf,
     /// What `{$NAME}` stands for.
     pub env: fn(&str) -> Option<String>,
+}
+
+impl Corefile {
+    fn tell_needless(&self) {
+        for Needless { place, option, reason } in corefile::needless(&self.path, &self.env) {
+            info!(place, option, reason, "an option of the Corefile has no effect here");
+        }
+    }
 }
 
 #[derive(Debug, Error)]
@@ -61,8 +70,9 @@ impl Live {
     /// Must be called within a runtime; its threads are the workers.
     pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, LiveError> {
         let surroundings = Surroundings::default();
+        setup.corefile.iter().for_each(Corefile::tell_needless);
         let server = run::start(&setup.config, &setup.listen, &published, &surroundings)?;
-        let answers_for_a_cluster = setup.config.servers.iter().any(|block| block.kubernetes.is_some());
+        let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
         let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
         let health = Health::start(&setup.endpoints, Arc::clone(&surroundings.metrics), synced)?;
         let lameduck = lameduck(&setup);
@@ -138,7 +148,9 @@ impl Following {
         let Some(file) = &self.setup.corefile else { return };
         match corefile::read(&file.path, &file.env) {
             Ok(config) if config == self.setup.config => self.complaint.clear(),
-            Ok(config) if needed(&config) != needed(&self.setup.config) => self.complain(&Unusable::Objects),
+            Ok(config) if ReadOptions::of(&config) != ReadOptions::of(&self.setup.config) => {
+                self.complain(&Unusable::Objects)
+            }
             Ok(config) => {
                 match run::start(&config, &self.setup.listen, &self.published, &self.surroundings) {
                     Ok(server) => self.switch(config, server),
@@ -167,17 +179,12 @@ impl Following {
     }
 }
 
-/// What of the objects is read for a configuration; whoever reads them was told at the start.
-fn needed(config: &Config) -> (bool, bool) {
-    let any = |is_it: fn(&Kubernetes) -> bool| {
-        config.servers.iter().filter_map(|block| block.kubernetes.as_ref()).any(is_it)
-    };
-    (any(|options| options.endpoint_pod_names), any(|options| options.pods == PodsMode::Verified))
-}
-
 #[derive(Debug, Error)]
 enum Unusable {
-    #[error("`pods verified` and `endpoint_pod_names` come and go with a restart only")]
+    #[error(
+        "which objects are read changes with a restart only: `pods verified`, `endpoint_pod_names`, `zonal`, `labels` \
+         and `namespace_labels`"
+    )]
     Objects,
     #[error(transparent)]
     Corefile(#[from] CorefileError),

@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use crate::zone::{Change, Key, ObjectName, Pod, Service, Slice};
+use crate::zone::{Change, Key, ObjectName, Pod, ReadOptions, Service, Slice};
 
 mod record;
 mod sorted;
@@ -48,10 +48,8 @@ impl Snapshot {
 
     /// Also of Services that only their slices tell of.
     fn entry(&self, namespace: &[u8], name: &[u8]) -> Option<&Arc<View>> {
-        let is_it = |view: &&Arc<View>| {
-            view.key.name().as_bytes() == name && view.key.namespace().as_bytes() == namespace
-        };
-        self.services.get(self.hash(&[name, b".", namespace])).find(is_it)
+        let mut found = self.services.get(self.hash(&[name, b".", namespace]));
+        found.find(|view| view.key.is(namespace, name))
     }
 
     pub fn has_namespace(&self, name: &[u8]) -> bool {
@@ -143,6 +141,8 @@ pub struct Index {
     endpoints: HashMap<Key, Arc<[Arc<Slice>]>>,
     namespaces: HashMap<Arc<str>, Presence>,
     pods: HashMap<ObjectName, Arc<Pod>>,
+    /// Namespaces are selected, so only their own objects tell which there are.
+    selects_namespaces: bool,
 }
 
 /// A Service tells that its namespace exists as well as the Namespace itself does.
@@ -153,6 +153,11 @@ struct Presence {
 }
 
 impl Index {
+    /// Of objects that are read with these options.
+    pub fn new(options: &ReadOptions) -> Self {
+        Self { selects_namespaces: options.namespace_labels.is_some(), ..Self::default() }
+    }
+
     /// What may be answered from now on.
     pub fn snapshot(&self, serial: u32) -> Snapshot {
         Snapshot { serial, is_synced: true, ..self.next.clone() }
@@ -180,9 +185,11 @@ impl Index {
         let mut slices = without(&view.slices, &stored);
         slices.extend(self.mirrored(&key, service.as_deref()).iter().cloned());
         self.put(View::new(key, service, slices), &view);
-        self.change_presence(namespace, |presence| {
-            presence.services = presence.services + usize::from(is) - usize::from(was);
-        });
+        if !self.selects_namespaces {
+            self.change_presence(namespace, |presence| {
+                presence.services = presence.services + usize::from(is) - usize::from(was);
+            });
+        }
     }
 
     fn apply_slice(&mut self, name: &ObjectName, slice: Option<Arc<Slice>>) {
@@ -254,6 +261,10 @@ impl Index {
         let slices = change(&before.slices);
         let after = View::new(before.key.clone(), before.service.clone(), slices);
         self.put(after, &before);
+    }
+
+    pub fn service(&self, key: &Key) -> Option<&Service> {
+        self.view(key)?.service.as_deref()
     }
 
     fn view(&self, key: &Key) -> Option<&Arc<View>> {

@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
+    time::SystemTime,
 };
 
 use crate::name::Name;
@@ -27,6 +28,15 @@ impl Key {
     pub fn new(namespace: &str, name: &str) -> Option<Self> {
         let both = [name, namespace];
         both.iter().all(|label| is_label(label)).then(|| Self(both.join(".").to_ascii_lowercase().into()))
+    }
+
+    /// Compares without looking for the dot: neither has one.
+    pub fn is(&self, namespace: &[u8], name: &[u8]) -> bool {
+        let both = self.0.as_bytes();
+        both.len() == name.len() + 1 + namespace.len()
+            && both.starts_with(name)
+            && both.ends_with(namespace)
+            && both[name.len()] == b'.'
     }
 
     pub fn name(&self) -> &str {
@@ -127,6 +137,8 @@ pub struct Slice {
     pub v6: Endpoints<Ipv6Addr>,
     /// Which topology zone has which address, sorted; empty unless that is asked about.
     pub zones: Box<[(Box<str>, IpAddr)]>,
+    /// When what it tells of happened, if it says so.
+    pub triggered: Option<SystemTime>,
 }
 
 /// Sorted, each once.

@@ -28,7 +28,10 @@ impl<'s> Lookup<'s> {
         let mut views: Vec<&'s View> = Vec::new();
         for address in &self.authority.own_addresses {
             let leads_here = self.snapshot.holders(*address).filter(|view| !view.own_addresses().is_empty());
-            views.extend(leads_here.filter(|view| self.authority.exposes(view.key.namespace().as_bytes())));
+            views.extend(
+                leads_here
+                    .filter(|view| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot)),
+            );
         }
         views.sort_by(|a, b| a.key.cmp(&b.key));
         views.dedup_by(|a, b| a.key == b.key);

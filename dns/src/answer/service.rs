@@ -22,7 +22,7 @@ impl<'s> Lookup<'s> {
     /// A Service that has a name.
     pub(super) fn view(self, service: ServiceName<'_>) -> Option<&'s View> {
         let view = self.snapshot.service(service.namespace, service.name)?;
-        (self.authority.exposes(service.namespace) && self.is_named(view)).then_some(view)
+        (self.authority.exposes(service.namespace, self.snapshot) && self.is_named(view)).then_some(view)
     }
 
     fn is_named(self, view: &View) -> bool {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hickory_server::proto::rr::{LowerName, Name};
 
-use super::Zones;
+use super::{Selector, Zones};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kubernetes {
@@ -19,6 +19,10 @@ pub struct Kubernetes {
     pub fallthrough: Zones,
     /// Only these Kubernetes namespaces are answered for. Empty: all.
     pub namespaces: Vec<String>,
+    /// Only what has these labels: Services and pods; and only Kubernetes namespaces that have those. The same in all
+    /// blocks, as each object is read once for all of them.
+    pub labels: Option<Selector>,
+    pub namespace_labels: Option<Selector>,
     /// Endpoints are not looked at: headless Services have no names.
     pub no_endpoints: bool,
     /// A Service without ready endpoints is NXDOMAIN (headless and ExternalName are as ever).
@@ -46,6 +50,17 @@ pub enum PodsMode {
 pub struct ApiServer {
     pub endpoint: Option<String>,
     pub kubeconfig: Option<PathBuf>,
+    /// Of the kubeconfig, where it is not the current one.
+    pub context: Option<String>,
+    pub tls: Option<Certificates>,
+}
+
+/// What proves each side to the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificates {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
 }
 
 const IPV4_REVERSE: &[&[u8]] = &[b"in-addr", b"arpa"];
@@ -61,6 +76,8 @@ impl Kubernetes {
             ttl: 5,
             fallthrough: Zones::default(),
             namespaces: Vec::new(),
+            labels: None,
+            namespace_labels: None,
             no_endpoints: false,
             ignore_empty_service: false,
             multicluster: Zones::default(),

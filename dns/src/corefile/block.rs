@@ -104,7 +104,7 @@ fn apply(server: &mut ServerBlock, directive: &tree::Directive, zones: &Zones) -
         "template" => server.templates.push(template::read(directive, zones)?),
         "bind" => bind(server, directive)?,
         "bufsize" => server.max_udp_payload = bufsize(directive)?,
-        "errors" => errors(server, directive)?,
+        "errors" => errors(directive)?,
         "log" => log(server, directive)?,
         "health" => server.health = Some(health(directive)?),
         "ready" => server.ready = Some(address(directive, any(READY_PORT))?),
@@ -174,15 +174,14 @@ fn bufsize(directive: &tree::Directive) -> Result<u16, CorefileError> {
     Ok(number)
 }
 
-/// Failures are logged when they begin and when they end, so there is nothing to consolidate.
-fn errors(server: &mut ServerBlock, directive: &tree::Directive) -> Result<(), CorefileError> {
+/// Failures are logged in any case, when they begin and when they end.
+fn errors(directive: &tree::Directive) -> Result<(), CorefileError> {
     directive.no_words()?;
     for option in &directive.body {
         if !["consolidate", "stacktrace"].contains(&option.name.text.as_str()) {
             return Err(directive.unknown_option(option));
         }
     }
-    server.errors = true;
     Ok(())
 }
 

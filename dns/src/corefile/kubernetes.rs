@@ -1,7 +1,7 @@
 //! `kubernetes [ZONES...]`
 
-use super::{CorefileError, arguments::zones_or, tree::Directive};
-use crate::config::{Kubernetes, PodsMode, Zones};
+use super::{CorefileError, arguments::zones_or, lex::Word, tree::Directive};
+use crate::config::{Certificates, Kubernetes, PodsMode, Selector, SelectorError, Zones};
 
 const LONGEST_TTL: u32 = 3600;
 
@@ -26,10 +26,10 @@ fn read_selection(kubernetes: &mut Kubernetes, option: &Directive) -> Result<boo
             kubernetes.namespaces = some_words(option, "namespaces NAMESPACE...")?;
         }
         "labels" => {
-            return Err(option.refuse("`labels` is not supported; remove it, and everything is answered for"));
+            kubernetes.labels = Some(selector(option)?);
         }
         "namespace_labels" => {
-            return Err(option.refuse("`namespace_labels` is not supported; list the `namespaces` instead"));
+            kubernetes.namespace_labels = Some(selector(option)?);
         }
         "noendpoints" => kubernetes.no_endpoints = switch(option)?,
         "ignore" => match option.words.as_slice() {
@@ -72,15 +72,15 @@ fn read_api_server(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bo
         }
         "kubeconfig" => match option.words.as_slice() {
             [file] => api_server.kubeconfig = Some(file.path()),
-            [_, context] => {
-                return Err(
-                    context.refuse("a context cannot be chosen here; make it the current one of the file")
-                );
+            [file, context] => {
+                (api_server.kubeconfig, api_server.context) = (Some(file.path()), Some(context.text.clone()));
             }
-            _ => return Err(option.misused("kubeconfig FILE")),
+            _ => return Err(option.misused("kubeconfig FILE [CONTEXT]")),
         },
         "tls" => {
-            return Err(option.refuse("put the certificates into a kubeconfig, and write `kubeconfig FILE`"));
+            let [certificate, key, authority] = option.exactly("tls CERTIFICATE KEY AUTHORITY")?;
+            let [certificate, key, authority] = [certificate, key, authority].map(Word::path);
+            api_server.tls = Some(Certificates { certificate, key, authority });
         }
         // Answers begin at once: SERVFAIL for the cluster until it is known, the rest as ever.
         "startup_timeout" => drop(option.exactly::<1>("startup_timeout DURATION")?[0].duration()?),
@@ -105,6 +105,11 @@ fn pods(option: &Directive) -> Result<PodsMode, CorefileError> {
 
 fn switch(option: &Directive) -> Result<bool, CorefileError> {
     option.no_words().map(|()| true)
+}
+
+fn selector(option: &Directive) -> Result<Selector, CorefileError> {
+    let words = some_words(option, &format!("{} SELECTOR", option.name.text))?;
+    words.join(" ").parse().map_err(|error: SelectorError| option.refuse(error.to_string()))
 }
 
 fn some_words(option: &Directive, usage: &str) -> Result<Vec<String>, CorefileError> {

@@ -9,8 +9,8 @@ use hickory_server::proto::{
 
 use super::*;
 use crate::config::{
-    BindAddress, Cache, Forward, Health, Kubernetes, Matches, PodsMode, Policy, Prefetch, Protocol, Reload,
-    ServeStale, ServerBlock, Upstream, Verify, Zones, any,
+    BindAddress, Cache, Certificates, Forward, Health, Kubernetes, Matches, PodsMode, Policy, Prefetch,
+    Protocol, Reload, ServeStale, ServerBlock, Upstream, Verify, Zones, any,
 };
 
 fn parsed(text: &str) -> Result<Config, CorefileError> {
@@ -91,7 +91,7 @@ fn the_files_of_a_node_cache_are_read() {
 #[test]
 fn kubernetes_options_are_read() {
     let block = block(
-        ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k\n  \
+        ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k other\n  tls c k a\n  labels a in (b, c),d\n  namespace_labels e!=f\n  \
          namespaces one two\n  pods verified\n  endpoint_pod_names\n  ttl 7\n  \
          noendpoints\n  fallthrough\n  ignore empty_service\n  startup_timeout 9s\n  \
          apiserver_qps 5\n  zonal\n }\n}",
@@ -109,6 +109,11 @@ fn kubernetes_options_are_read() {
     };
     want.api_server.endpoint = Some("https://10.0.0.1:6443".to_owned());
     want.api_server.kubeconfig = Some("/k".into());
+    want.api_server.context = Some("other".to_owned());
+    want.api_server.tls =
+        Some(Certificates { certificate: "c".into(), key: "k".into(), authority: "a".into() });
+    want.labels = Some("a in (b,c),d".parse().unwrap());
+    want.namespace_labels = Some("e!=f".parse().unwrap());
     assert_eq!(block.kubernetes, Some(want));
 }
 
@@ -201,8 +206,22 @@ fn small_directives_are_read() {
     want.listens.clear();
     (want.bind, want.metrics, want.reload) = (block.bind.clone(), block.metrics, block.reload.clone());
     (want.ready, want.max_udp_payload) = (block.ready, 1400);
-    (want.log, want.local, want.minimal_any, want.minimal, want.errors) = (true, true, true, true, true);
+    (want.log, want.local, want.minimal_any, want.minimal) = (true, true, true, true);
     assert_eq!(block, want);
+}
+
+#[test]
+fn what_has_no_effect_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    let text = ". {\n errors {\n  stacktrace\n }\n kubernetes {\n  ttl 5\n  apiserver_qps 5\n }\n forward . 10.0.0.1 {\n  \
+                prefer_udp\n }\n}";
+    fs::write(&path, text).unwrap();
+    let named = needless(&path, &|_| None);
+    let places: Vec<_> = named.iter().map(|needless| (needless.place.as_str(), &*needless.option)).collect();
+    let place = |line: u32| format!("{}:{line}", path.display());
+    let want = [(place(3), "stacktrace"), (place(7), "apiserver_qps"), (place(10), "prefer_udp")];
+    assert_eq!(places, want.each_ref().map(|(place, option)| (place.as_str(), *option)));
 }
 
 #[test]
@@ -271,8 +290,15 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         ),
         (". {\n kubernetes {\n  pods all\n }\n}", ":3: `pods` is `disabled`, `insecure` or `verified`"),
         (". {\n kubernetes {\n  ttl 4000\n }\n}", ":3: write a TTL from 0 to 3600"),
-        (". {\n kubernetes {\n  labels a=b\n }\n}", ":3: `labels` is not supported"),
-        (". {\n kubernetes {\n  kubeconfig f ctx\n }\n}", ":3: a context cannot be chosen here"),
+        (". {\n kubernetes {\n  labels a>b\n }\n}", ":3: `a>b` is no requirement of labels"),
+        (
+            ". {\n kubernetes {\n  tls a b\n }\n}",
+            ":3: `tls` is to be written `tls CERTIFICATE KEY AUTHORITY`",
+        ),
+        (
+            "a {\n kubernetes a {\n  labels x\n }\n}\nb {\n kubernetes b {\n }\n}",
+            ":7: `labels` and `namespace_labels` must be the same in all blocks",
+        ),
         (". {\n rewrite type A AAAA\n}", "only names can be rewritten"),
         (". {\n rewrite name regex ( a\n}", "`(` is no regular expression"),
         (". {\n template IN A {\n  answer \"{{ .Remote }}\"\n }\n}", ":3: `.Remote` cannot be filled in"),

@@ -76,7 +76,7 @@ fn change(object: &Value) -> Option<Change> {
             Some(Change::Service(Key::new(&namespace, &name)?, Some(Arc::new(service))))
         }
         "EndpointSlice" => {
-            let slice = zone::slice(&id, &serde_json::from_value(parsed).unwrap(), ReadOptions::default());
+            let slice = zone::slice(&id, &serde_json::from_value(parsed).unwrap(), &ReadOptions::default());
             Some(Change::Slice(id, slice.map(Arc::new)))
         }
         "Namespace" => Some(Change::Namespace(name.into(), true)),

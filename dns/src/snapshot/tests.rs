@@ -23,7 +23,7 @@ fn slice(name: &str, endpoints: Value) -> Arc<Slice> {
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"port": 1}],
         "endpoints": endpoints}))
     .unwrap();
-    Arc::new(zone::slice(&object_name(name), &object, ReadOptions::default()).unwrap())
+    Arc::new(zone::slice(&object_name(name), &object, &ReadOptions::default()).unwrap())
 }
 
 fn add(name: &str, endpoints: Value) -> Change {

@@ -1,20 +1,31 @@
 //! From Kubernetes' types to the values of [`super`].
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use k8s_openapi::api::{
-    core::v1::{self as core, ServiceSpec},
-    discovery::v1::{Endpoint, EndpointSlice},
+use k8s_openapi::{
+    api::{
+        core::v1::{self as core, ServiceSpec},
+        discovery::v1::{Endpoint, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
 };
 
 use super::{Endpoints, Key, ObjectName, Pod, Port, Protocol, Service, ServiceKind, Slice, dashed, is_label};
-use crate::name::Name;
+use crate::{
+    config::{Config, Kubernetes, Labels, PodsMode, Selector},
+    name::Name,
+};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// What is worth keeping depends on how it will be answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
     /// Endpoints without a hostname are called after their pod.
     pub endpoint_pod_names: bool,
@@ -22,6 +33,36 @@ pub struct ReadOptions {
     pub pods: bool,
     /// Endpoints are answered for by zone, so theirs are kept.
     pub zones: bool,
+    /// Only Services and pods with these labels have names.
+    pub labels: Option<Selector>,
+    /// Only Namespaces with these labels have names, they and what is in them.
+    pub namespace_labels: Option<Selector>,
+}
+
+impl ReadOptions {
+    pub fn of(config: &Config) -> Self {
+        let any = |is_it: fn(&Kubernetes) -> bool| config.kubernetes().any(is_it);
+        Self {
+            endpoint_pod_names: any(|options| options.endpoint_pod_names),
+            pods: any(|options| options.pods == PodsMode::Verified),
+            zones: any(|options| options.zonal),
+            labels: config.kubernetes().find_map(|options| options.labels.clone()),
+            namespace_labels: config.kubernetes().find_map(|options| options.namespace_labels.clone()),
+        }
+    }
+
+    /// Whether a Service or pod with these labels has a name.
+    pub fn takes(&self, labels: Option<&Labels>) -> bool {
+        is_met(self.labels.as_ref(), labels)
+    }
+
+    pub fn takes_namespace(&self, labels: Option<&Labels>) -> bool {
+        is_met(self.namespace_labels.as_ref(), labels)
+    }
+}
+
+fn is_met(selector: Option<&Selector>, labels: Option<&Labels>) -> bool {
+    selector.is_none_or(|selector| selector.matches(labels.unwrap_or(&Labels::new())))
 }
 
 pub fn service(service: &core::Service) -> Service {
@@ -86,7 +127,7 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// `None`: it belongs to no Service, or holds no addresses.
-pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: ReadOptions) -> Option<Slice> {
+pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> Option<Slice> {
     let labels = slice.metadata.labels.as_ref()?;
     let namespace = slice.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
     let service = Key::new(namespace.unwrap_or(DEFAULT_NAMESPACE), labels.get(SERVICE_NAME)?)?;
@@ -109,7 +150,14 @@ pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: ReadOptions) -> Op
         v4: sorted(endpoints.v4),
         v6: sorted(endpoints.v6),
         zones: endpoints.zones.into(),
+        triggered: triggered(&slice.metadata),
     })
+}
+
+/// The control plane notes when the pod or Service changed; a time that cannot be read is as good as none.
+fn triggered(metadata: &ObjectMeta) -> Option<SystemTime> {
+    let time: Timestamp = metadata.annotations.as_ref()?.get(TRIGGER_TIME)?.parse().ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(time.as_millisecond()).ok()?))
 }
 
 #[derive(Default)]
@@ -122,7 +170,7 @@ struct Ready {
 impl Ready {
     /// Ready is what does not say it is not; serving and terminating do not count here. Only the first address counts:
     /// no reader of slices ever used more.
-    fn add(&mut self, endpoint: &Endpoint, options: ReadOptions) {
+    fn add(&mut self, endpoint: &Endpoint, options: &ReadOptions) {
         let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
         let Some(address) = endpoint.addresses.first().and_then(|text| address(text)).filter(|_| is_ready)
         else {
@@ -140,7 +188,7 @@ impl Ready {
     }
 }
 
-fn own_name(endpoint: &Endpoint, options: ReadOptions) -> Option<Box<str>> {
+fn own_name(endpoint: &Endpoint, options: &ReadOptions) -> Option<Box<str>> {
     let hostname = endpoint.hostname.as_deref().filter(|hostname| is_label(hostname));
     let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
     let pod = pod.filter(|name| options.endpoint_pod_names && is_label(name));

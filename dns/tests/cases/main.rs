@@ -62,7 +62,7 @@ impl Started {
             group
                 .objects
                 .iter()
-                .filter_map(|object| change(object, options))
+                .filter_map(|object| change(object, &options))
                 .for_each(|change| index.apply(change));
             published.publish(index.snapshot(1));
         }
@@ -128,11 +128,12 @@ fn read_options(settings: &Settings) -> ReadOptions {
         endpoint_pod_names: settings.endpoint_pod_names,
         pods: settings.pods == "verified",
         zones: settings.zonal,
+        ..ReadOptions::default()
     }
 }
 
 /// As the agent reads objects.
-fn change(object: &Value, options: ReadOptions) -> Option<Change> {
+fn change(object: &Value, options: &ReadOptions) -> Option<Change> {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text("namespace"), text("name"));
     let key = Key::new(&namespace, &name);

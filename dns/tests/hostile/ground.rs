@@ -81,7 +81,7 @@ fn cluster() -> Index {
         index.apply(Change::Service(Key::new("shop", name).unwrap(), Some(Arc::new(service))));
     }
     let id = ObjectName { namespace: "shop".into(), name: "peers-1".into() };
-    let slice = zone::slice(&id, &serde_json::from_value(peers()).unwrap(), ReadOptions::default());
+    let slice = zone::slice(&id, &serde_json::from_value(peers()).unwrap(), &ReadOptions::default());
     index.apply(Change::Slice(id, slice.map(Arc::new)));
     index
 }

@@ -18,6 +18,6 @@ pub struct Args {
 
 pub fn run(Args { source, dns }: Args) -> Result<()> {
     let config = dns.config(Answering::Alone)?;
-    let objects = source.or(config.api_server()).objects(None);
+    let objects = source.objects_or(config.api_server());
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::names(objects, config))
 }

@@ -35,6 +35,10 @@ pub struct Access {
 pub enum Credentials {
     /// Files as `kubectl` reads them: of two that set the same thing the first one counts.
     Kubeconfig(Vec<PathBuf>),
+    /// A file as `kubectl` reads them, and which of its contexts counts.
+    Context(PathBuf, String),
+    /// What proves us to the API server, and it to us.
+    Certificates { certificate: PathBuf, key: PathBuf, authority: PathBuf },
     /// What a pod finds in its own file system, and the address in its environment.
     ServiceAccount { url: Option<String> },
     /// Nobody in particular.
@@ -101,9 +105,19 @@ impl Access {
                 let merged = files.iter().try_fold(Kubeconfig::default(), |merged, file| {
                     merged.merge(Kubeconfig::read_from(file)?)
                 })?;
-                let mut config =
-                    Config::from_custom_kubeconfig(merged, &KubeConfigOptions::default()).await?;
-                config.cluster_url = url.unwrap_or(config.cluster_url);
+                kubeconfig(merged, KubeConfigOptions::default(), url).await
+            }
+            Credentials::Context(file, context) => {
+                let options =
+                    KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+                kubeconfig(Kubeconfig::read_from(file)?, options, url).await
+            }
+            Credentials::Certificates { certificate, key, authority } => {
+                let mut config = Config::new(url.ok_or(AccessError::Nowhere)?);
+                config.root_cert_file = Some(authority.clone());
+                let text = |path: &Path| path.to_str().map(str::to_owned);
+                config.auth_info.client_certificate = text(certificate);
+                config.auth_info.client_key = text(key);
                 Ok(config)
             }
             Credentials::ServiceAccount { url: own } => {
@@ -114,6 +128,16 @@ impl Access {
             Credentials::Anonymous => Ok(Config::new(url.ok_or(AccessError::Nowhere)?)),
         }
     }
+}
+
+async fn kubeconfig(
+    files: Kubeconfig,
+    options: KubeConfigOptions,
+    url: Option<Uri>,
+) -> Result<Config, AccessError> {
+    let mut config = Config::from_custom_kubeconfig(files, &options).await?;
+    config.cluster_url = url.unwrap_or(config.cluster_url);
+    Ok(config)
 }
 
 fn service_account(url: Uri) -> Config {

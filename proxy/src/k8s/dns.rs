@@ -13,10 +13,13 @@ use super::{
 };
 
 /// What DNS must hear of an object. `None`: nothing.
-pub fn change(object: &Object, options: ReadOptions) -> Option<Change> {
+pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
     let id = object.id().ok()?;
     Some(match object {
         Object::Service(service) => {
+            if !options.takes(service.metadata.labels.as_ref()) {
+                return Some(Change::Service(key(&id)?, None));
+            }
             let read = zone::service(service);
             if zone::is_dead_alias(service, &read) {
                 let reason = "spec.externalName is an address, or no name: it is not answered";
@@ -36,9 +39,12 @@ pub fn change(object: &Object, options: ReadOptions) -> Option<Change> {
             let slices = slices.iter().filter_map(|slice| zone::slice(&name, slice, options));
             Change::Endpoints(key(&id)?, Some(slices.map(Arc::new).collect()))
         }
-        Object::Namespace(_) => Change::Namespace(id.name, true),
+        Object::Namespace(namespace) => {
+            Change::Namespace(id.name, options.takes_namespace(namespace.metadata.labels.as_ref()))
+        }
         Object::Pod(pod) => {
-            let pod = zone::pod(pod).filter(|_| options.pods);
+            let is_wanted = options.pods && options.takes(pod.metadata.labels.as_ref());
+            let pod = zone::pod(pod).filter(|_| is_wanted);
             Change::Pod(object_name(&id), pod.map(Arc::new))
         }
         Object::Node(_) | Object::ServiceCidr(_) => return None,
@@ -61,7 +67,7 @@ pub fn removal(id: &ObjectId) -> Option<Change> {
 pub fn records<'a>(objects: impl Iterator<Item = &'a Object>) -> usize {
     let mut index = Index::default();
     objects
-        .filter_map(|object| change(object, ReadOptions::default()))
+        .filter_map(|object| change(object, &ReadOptions::default()))
         .for_each(|change| index.apply(change));
     index.snapshot(0).records().count()
 }

@@ -37,11 +37,11 @@ impl Reader {
 
     /// What DNS makes of it: whatever can be used, as what it cannot use has no name.
     pub fn names(&self, object: &Object) -> Option<::dns::zone::Change> {
-        dns::change(object, self.dns?)
+        dns::change(object, self.dns.as_ref()?)
     }
 
     pub fn removal(&self, id: &ObjectId) -> Meaning {
         let change = if self.node_name.is_empty() { None } else { id.removal(&self.node_name) };
-        Meaning { change, names: self.dns.and_then(|_| dns::removal(id)) }
+        Meaning { change, names: self.dns.as_ref().and_then(|_| dns::removal(id)) }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use dns::{
     live::Live,
     snapshot::{Index, Published},
-    zone::Change,
+    zone::{Change, Key, ServiceKind},
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -33,6 +33,9 @@ pub struct Names {
     serial: u32,
     /// Something was taken in since.
     is_behind: bool,
+    /// Whose endpoints changed since, and when that happened, where their slices say so.
+    happened: Vec<(Key, SystemTime)>,
+    started: SystemTime,
     config: DnsConfig,
     /// The server and its threads, once it serves.
     serving: Option<(Live, Runtime)>,
@@ -41,10 +44,12 @@ pub struct Names {
 impl Names {
     pub fn new(config: DnsConfig) -> Self {
         Self {
-            index: Index::default(),
+            index: Index::new(&config.read_options()),
             published: Arc::default(),
             serial: 0,
             is_behind: true,
+            happened: Vec::new(),
+            started: SystemTime::now(),
             config,
             serving: None,
         }
@@ -67,7 +72,17 @@ impl Names {
 
     pub fn take_in(&mut self, changes: Vec<Change>) {
         self.is_behind |= !changes.is_empty();
-        changes.into_iter().for_each(|change| self.index.apply(change));
+        for change in changes {
+            self.note(&change);
+            self.index.apply(change);
+        }
+    }
+
+    /// What was so before we began is not late.
+    fn note(&mut self, change: &Change) {
+        let Change::Slice(_, Some(slice)) = change else { return };
+        let happened = slice.triggered.filter(|happened| *happened > self.started);
+        self.happened.extend(happened.map(|happened| (slice.service.clone(), happened)));
     }
 
     /// From now on answers are made of everything that was taken in.
@@ -80,6 +95,23 @@ impl Names {
         self.serial = self.serial.saturating_add(1).max(u32::try_from(now).unwrap_or(u32::MAX));
         self.published.publish(self.index.snapshot(self.serial));
         debug!(serial = self.serial, "names published");
+        self.observe();
+    }
+
+    /// How long it took until answers show what happened.
+    fn observe(&mut self) {
+        let now = SystemTime::now();
+        for (service, happened) in self.happened.drain(..) {
+            let kind = match self.index.service(&service).map(|service| (&service.kind, service.has_selector))
+            {
+                Some((ServiceKind::ClusterIp { .. }, _)) => "cluster_ip",
+                Some((ServiceKind::Headless, true)) => "headless_with_selector",
+                Some(_) | None => continue,
+            };
+            if let Some((live, _)) = &self.serving {
+                live.metrics().programmed(kind, now.duration_since(happened).unwrap_or_default());
+            }
+        }
     }
 
     /// Says so first, then answers what was asked, and no more.

@@ -28,7 +28,7 @@ pub fn selections(reader: &Reader) -> Vec<Selection> {
         let own = format!("metadata.name={}", reader.node_name);
         selections.extend([Selection { fields: Some(own), ..all(Kind::Node) }, all(Kind::ServiceCidr)]);
     }
-    if let Some(dns) = reader.dns {
+    if let Some(dns) = &reader.dns {
         selections.push(all(Kind::Namespace));
         // A pod that has come to its end has no address of its own any more.
         let alive = "status.phase!=Succeeded,status.phase!=Failed".to_owned();
