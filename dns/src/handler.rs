@@ -87,13 +87,14 @@ impl Block {
     ) -> Result<Self, TlsError> {
         let zones: Vec<Name> = block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect();
         let label = zones.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        surroundings.metrics.enable(server, &label, &block.directives());
         let surroundings = Surroundings { detect_loops: block.detect_loops, ..surroundings.clone() };
         let cache = block.cache.as_ref().map(|cache| (cache, surroundings.metrics.cache(server, &label)));
         let forwarder = Forwarder::start(&block.forwards, cache, &surroundings)?;
         Ok(Self {
             metrics: surroundings.metrics.queries(server, &label),
             zones,
-            known: Known::start(block),
+            known: Known::start(block, &surroundings.metrics, server, &label),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shuffle: block.shuffle,

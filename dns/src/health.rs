@@ -8,17 +8,24 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::{info, warn};
 
-use crate::{config::Config, metrics::Metrics, snapshot::Published};
+use crate::{
+    config::Config,
+    metrics::{HealthMetrics, Metrics},
+    snapshot::Published,
+};
 
 /// Where each question is answered; several may be at one address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,6 +96,9 @@ impl Health {
                 let _ = axum::serve(listener, router).await;
             });
         }
+        for address in endpoints.health.iter().filter(|address| address.port() != 0) {
+            servers.spawn(watch_over(*address, state.metrics.health()));
+        }
         Ok(Self { state, addresses, _servers: servers })
     }
 
@@ -127,6 +137,36 @@ impl What {
         };
         HealthError { what: self.name(), flag, address, source }
     }
+}
+
+/// How often the server asks for its own health, and how long it waits: what others would wait for shows in the figures.
+const EVERY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn watch_over(address: SocketAddr, metrics: HealthMetrics) {
+    let here = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v6.port()).into(),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
+    };
+    let mut turns = interval(EVERY);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let asked = Instant::now();
+        match timeout(PATIENCE, lives(here)).await {
+            Ok(Ok(())) => metrics.answered(asked.elapsed()),
+            Ok(Err(_)) | Err(_) => metrics.failed(),
+        }
+    }
+}
+
+async fn lives(address: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await?;
+    if start.ends_with(b" 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// One router for each address, and what it is for in the first place.
@@ -185,11 +225,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpStream,
-    };
-
     use super::*;
     use crate::snapshot::Index;
 

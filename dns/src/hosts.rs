@@ -21,6 +21,7 @@ use crate::{
     config,
     followed::Followed,
     forward::{Origin, Reply},
+    metrics::HostsMetrics,
 };
 
 /// What one server block lists.
@@ -32,6 +33,7 @@ struct Shared {
     config: config::Hosts,
     /// Replaced as a whole when the file changes.
     table: ArcSwap<Table>,
+    metrics: HostsMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -43,9 +45,9 @@ struct Table {
 
 impl Hosts {
     /// Must be called within a runtime: the file is followed by a task that ends with this.
-    pub fn start(config: &config::Hosts) -> Self {
+    pub fn start(config: &config::Hosts, metrics: HostsMetrics) -> Self {
         let mut file = Followed::new(&config.file);
-        let shared = Arc::new(Shared { config: config.clone(), table: ArcSwap::default() });
+        let shared = Arc::new(Shared { config: config.clone(), table: ArcSwap::default(), metrics });
         shared.reread(&mut file);
         tokio::spawn(follow(Arc::downgrade(&shared), file));
         Self(shared)
@@ -53,7 +55,7 @@ impl Hosts {
 
     /// None: somebody else may know.
     pub fn answer(&self, question: &Query) -> Option<Reply> {
-        let Shared { config, table } = &*self.0;
+        let Shared { config, table, .. } = &*self.0;
         let name = LowerName::new(question.name());
         if !config.zones.contains(&name) {
             return None;
@@ -80,6 +82,7 @@ impl Shared {
         for (address, name) in entries(&text).into_iter().chain(self.config.entries.iter().cloned()) {
             table.add(address, name);
         }
+        self.metrics.read(table.addresses.values().map(Vec::len).sum());
         self.table.store(Arc::new(table));
     }
 }
@@ -145,7 +148,7 @@ mod tests {
     use std::{fs, time::Duration};
 
     use super::*;
-    use crate::config::Zones;
+    use crate::{config::Zones, metrics::Metrics};
 
     fn asked(hosts: &Hosts, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
         let reply = hosts.answer(&Query::query(Name::from_ascii(name).unwrap(), kind))?;
@@ -163,7 +166,7 @@ mod tests {
             config::Hosts { file: file.clone(), fallthrough, ..config::Hosts::new(Zones::all()) };
         config.entries =
             vec![("10.0.0.3".parse().unwrap(), Name::from_ascii("inline.example.").unwrap().into())];
-        let hosts = Hosts::start(&config);
+        let hosts = Hosts::start(&config, Metrics::default().hosts());
         let found =
             |data: &[&str]| Some((ResponseCode::NoError, data.iter().map(ToString::to_string).collect()));
         let missing = Some((ResponseCode::NXDomain, vec![]));

@@ -6,16 +6,20 @@
 mod cache;
 mod expose;
 mod forward;
+mod known;
 mod labels;
+mod losses;
 mod queries;
 
 use std::time::Duration;
 
 pub use cache::{CacheMetrics, Store};
 pub use forward::{ForwardMetrics, UpstreamMetrics};
+pub use known::{HealthMetrics, HostsMetrics, TemplateMetrics};
+pub use losses::{Loss, Losses};
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector,
-    exponential_buckets,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector, exponential_buckets,
 };
 pub use queries::{Protocol, QueryMetrics};
 
@@ -26,6 +30,8 @@ pub struct Metrics {
     queries: queries::Families,
     cache: cache::Families,
     forward: forward::Families,
+    known: known::Families,
+    losses: Losses,
     programming: HistogramVec,
     reload_failed: IntCounter,
 }
@@ -38,6 +44,8 @@ impl Default for Metrics {
             queries: queries::Families::new(&new),
             cache: cache::Families::new(&new),
             forward: forward::Families::new(&new),
+            known: known::Families::new(&new),
+            losses: Losses::new(&new),
             programming: new.histograms(
                 "kubernetes_dns_programming_duration_seconds",
                 "Time from a change of endpoints to answers that show it.",
@@ -70,6 +78,28 @@ impl Metrics {
 
     pub(crate) fn upstream(&self, to: &str) -> UpstreamMetrics {
         self.forward.of_upstream(to)
+    }
+
+    /// A block has these directives.
+    pub(crate) fn enable(&self, server: &str, zone: &str, names: &[&str]) {
+        self.known.enable(server, zone, names);
+    }
+
+    pub(crate) fn hosts(&self) -> HostsMetrics {
+        self.known.of_hosts()
+    }
+
+    pub(crate) fn templates(&self, server: &str, zone: &str) -> TemplateMetrics {
+        self.known.of_templates(server, zone)
+    }
+
+    pub(crate) fn health(&self) -> HealthMetrics {
+        self.known.of_health()
+    }
+
+    /// What all listeners together do not answer.
+    pub fn losses(&self) -> Losses {
+        self.losses.clone()
     }
 
     /// A change of endpoints shows in answers; `kind` is `cluster_ip` or `headless_with_selector`.
@@ -110,6 +140,14 @@ impl Register<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

@@ -6,7 +6,7 @@ use hickory_server::proto::{
 };
 use regex::Captures;
 use thiserror::Error;
-use tracing::warn;
+use tracing::debug;
 
 use crate::{
     config::Template,
@@ -40,8 +40,17 @@ pub(crate) enum PatternError {
     Unknown(String),
 }
 
+/// What a template makes of a question.
+#[derive(Debug)]
+pub struct Made {
+    pub reply: Reply,
+    /// Texts that were no records once they were filled in. That depends on the question, so nobody could have been
+    /// told before.
+    pub unmade: usize,
+}
+
 /// The answer of the first template that is about the question. None: somebody else may know.
-pub fn answer(templates: &[Template], question: &Query) -> Option<Reply> {
+pub fn answer(templates: &[Template], question: &Query) -> Option<Made> {
     if templates.is_empty() {
         return None;
     }
@@ -50,10 +59,11 @@ pub fn answer(templates: &[Template], question: &Query) -> Option<Reply> {
     for template in templates.iter().filter(|template| is_about(template, question, &name)) {
         if let Some(captures) = template.matches.iter().find_map(|pattern| pattern.captures(&text)) {
             let zone = template.zones.longest(&name).map(ToString::to_string).unwrap_or_default();
-            return Some(reply(template, &Facts { question, name: &text, zone, captures }));
+            return Some(made(template, &Facts { question, name: &text, zone, captures }));
         }
         if !template.fallthrough.contains(&name) {
-            return Some(Reply::known(ResponseCode::NXDomain, Origin::Template));
+            let reply = Reply::known(ResponseCode::NXDomain, Origin::Template);
+            return Some(Made { reply, unmade: 0 });
         }
     }
     None
@@ -73,22 +83,26 @@ struct Facts<'a> {
     captures: Captures<'a>,
 }
 
-fn reply(template: &Template, facts: &Facts<'_>) -> Reply {
-    let records = |texts: &[String]| texts.iter().filter_map(|text| record(text, facts)).collect();
-    Reply {
+fn made(template: &Template, facts: &Facts<'_>) -> Made {
+    let records =
+        |texts: &[String]| -> Vec<Record> { texts.iter().filter_map(|text| record(text, facts)).collect() };
+    let reply = Reply {
         answers: records(&template.answers),
         authorities: records(&template.authorities),
         additionals: records(&template.additionals),
         ..Reply::known(template.rcode, Origin::Template)
-    }
+    };
+    let wanted = template.answers.len() + template.authorities.len() + template.additionals.len();
+    let unmade = wanted - reply.answers.len() - reply.authorities.len() - reply.additionals.len();
+    Made { reply, unmade }
 }
 
-/// None: what was filled in made no record. That depends on the question, so nobody could have been told before.
 fn record(text: &str, facts: &Facts<'_>) -> Option<Record> {
     let text = Pattern::parse(text).ok()?.filled(facts);
     let parsed = parsed(&text);
     if parsed.is_none() {
-        warn!(record = text, "a template has made no record");
+        // Counted, too; any client can make it happen, so it must not fill the log.
+        debug!(record = text, "a template has made no record");
     }
     parsed
 }
@@ -219,7 +233,7 @@ mod tests {
         for (name, kind, templates, want) in cases {
             let templates: Vec<Template> = templates.iter().copied().cloned().collect();
             let question = Query::query(Name::from_ascii(name).unwrap(), *kind);
-            let got = answer(&templates, &question).map(|reply| {
+            let got = answer(&templates, &question).map(|Made { reply, .. }| {
                 let text = |record: &Record| format!("{} {} {}", record.name, record.ttl, record.data);
                 (reply.rcode, reply.answers.iter().map(text).collect())
             });

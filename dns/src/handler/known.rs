@@ -10,9 +10,10 @@ use crate::{
     forward::{Origin, Reply},
     hosts::Hosts,
     local,
+    metrics::{Metrics, TemplateMetrics},
     name::QueryName,
     rewrite::{Rewritten, rewritten},
-    template,
+    template::{self, Made},
 };
 
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Known {
     rewrites: Vec<Rewrite>,
     templates: Vec<Template>,
     hosts: Option<Hosts>,
+    metrics: TemplateMetrics,
 }
 
 /// As RFC 8482 proposes, section 4.2.
@@ -29,13 +31,14 @@ const ANY_TTL: u32 = 8482;
 
 impl Known {
     /// Must be called within a runtime, as [`Hosts::start`].
-    pub fn start(block: &ServerBlock) -> Self {
+    pub fn start(block: &ServerBlock, metrics: &Metrics, server: &str, zone: &str) -> Self {
         Self {
             local: block.local,
             minimal_any: block.minimal_any,
             rewrites: block.rewrites.clone(),
             templates: block.templates.clone(),
-            hosts: block.hosts.as_ref().map(Hosts::start),
+            hosts: block.hosts.as_ref().map(|hosts| Hosts::start(hosts, metrics.hosts())),
+            metrics: metrics.templates(server, zone),
         }
     }
 
@@ -56,8 +59,14 @@ impl Known {
         }
         let local = if self.local { local::answer(question) } else { None };
         local
-            .or_else(|| template::answer(&self.templates, question))
+            .or_else(|| self.filled_in(question))
             .or_else(|| self.hosts.as_ref().and_then(|hosts| hosts.answer(question)))
+    }
+
+    fn filled_in(&self, question: &Query) -> Option<Reply> {
+        let Made { reply, unmade } = template::answer(&self.templates, question)?;
+        self.metrics.matched(question, unmade);
+        Some(reply)
     }
 }
 

@@ -1,0 +1,125 @@
+//! What a block is made of, and what its own lists and templates did.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hickory_server::proto::op::Query;
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::{
+    Register,
+    labels::{type_index, type_name},
+    latencies,
+};
+
+#[derive(Debug, Clone)]
+pub(super) struct Families {
+    enabled: IntGaugeVec,
+    hosts: HostsMetrics,
+    matches: IntCounterVec,
+    unmade: IntCounterVec,
+    health: HealthMetrics,
+}
+
+/// Of the hosts file that was read last.
+#[derive(Debug, Clone)]
+pub struct HostsMetrics {
+    entries: IntGauge,
+    read_at: IntGauge,
+}
+
+/// The templates of one block.
+#[derive(Debug, Clone)]
+pub struct TemplateMetrics {
+    families: Families,
+    server: String,
+    zone: String,
+}
+
+/// The server asks itself whether it lives, as others would.
+#[derive(Debug, Clone)]
+pub struct HealthMetrics {
+    duration: Histogram,
+    failures: IntCounter,
+}
+
+impl Families {
+    pub(super) fn new(new: &Register<'_>) -> Self {
+        const TEMPLATE: [&str; 5] = ["server", "zone", "view", "class", "type"];
+        Self {
+            enabled: new.gauges(
+                "plugin_enabled",
+                "1 for each directive of a server block.",
+                &["server", "zone", "view", "name"],
+            ),
+            hosts: HostsMetrics {
+                entries: new.gauge("hosts_entries", "Addresses that are listed, with their names."),
+                read_at: new.gauge("hosts_reload_timestamp_seconds", "When the list was read last."),
+            },
+            matches: new.counters("template_matches_total", "Queries that a template took.", &TEMPLATE),
+            unmade: new.counters(
+                "template_rr_failures_total",
+                "Records of templates that were none once they were filled in.",
+                &TEMPLATE,
+            ),
+            health: HealthMetrics {
+                duration: new.histogram(
+                    "health_request_duration_seconds",
+                    "Time of the server's own requests for its health.",
+                    latencies(),
+                ),
+                failures: new.counter(
+                    "health_request_failures_total",
+                    "Requests for its health that the server did not answer itself.",
+                ),
+            },
+        }
+    }
+
+    pub(super) fn enable(&self, server: &str, zone: &str, names: &[&str]) {
+        for name in names {
+            self.enabled.with_label_values(&[server, zone, "", name]).set(1);
+        }
+    }
+
+    pub(super) fn of_hosts(&self) -> HostsMetrics {
+        self.hosts.clone()
+    }
+
+    pub(super) fn of_templates(&self, server: &str, zone: &str) -> TemplateMetrics {
+        TemplateMetrics { families: self.clone(), server: server.to_owned(), zone: zone.to_owned() }
+    }
+
+    pub(super) fn of_health(&self) -> HealthMetrics {
+        self.health.clone()
+    }
+}
+
+impl HostsMetrics {
+    pub fn read(&self, entries: usize) {
+        self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.read_at.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+impl TemplateMetrics {
+    /// A template took a question, and so many of its records came to nothing.
+    pub fn matched(&self, question: &Query, unmade: usize) {
+        let kind = type_name(type_index(question.query_type()));
+        let labels = [self.server.as_str(), self.zone.as_str(), "", "IN", kind];
+        self.families.matches.with_label_values(&labels).inc();
+        if unmade > 0 {
+            self.families.unmade.with_label_values(&labels).inc_by(unmade as u64);
+        }
+    }
+}
+
+impl HealthMetrics {
+    pub fn answered(&self, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    pub fn failed(&self) {
+        self.failures.inc();
+    }
+}
