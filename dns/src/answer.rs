@@ -12,7 +12,7 @@ use crate::{
     config::PodsMode,
     name::{Name, Place, QueryName, Reverse, place, reverse},
     snapshot::{Snapshot, View},
-    zone::{Key, Label, parse_dashed},
+    zone::{Dashed, Key, Label, parse_dashed},
 };
 
 mod apex;
@@ -94,6 +94,29 @@ pub struct Soa<'s> {
     pub zone: &'s Name,
     pub serial: u32,
     pub minimum: u32,
+}
+
+impl Owner<'_> {
+    /// The labels of a name that is made of parts; those of the question are known to who reads it. `scratch` is where an
+    /// address becomes a label.
+    pub fn labels<'a>(&'a self, scratch: &'a mut Dashed) -> impl Iterator<Item = &'a [u8]> {
+        let (first, below): ([&[u8]; 4], Option<&Name>) = match self {
+            Self::Question => ([&[]; 4], None),
+            Self::Whole(name) => ([&[]; 4], Some(name)),
+            Self::NameServer(zone) => ([b"ns", b"dns", &[], &[]], Some(zone)),
+            Self::Service { key, endpoint, zone } => {
+                let endpoint = endpoint.as_ref().map(|label| label.octets(scratch)).unwrap_or_default();
+                ([endpoint, key.name().as_bytes(), key.namespace().as_bytes(), b"svc"], Some(zone))
+            }
+        };
+        let below = below.into_iter().flat_map(|name| name.labels());
+        first.into_iter().filter(|label| !label.is_empty()).chain(below)
+    }
+}
+
+impl Soa<'_> {
+    /// Refresh, retry and expire: nobody transfers these zones, so they are what CoreDNS says.
+    pub const TIMERS: [u32; 3] = [7200, 1800, 86_400];
 }
 
 impl Data<'_> {
@@ -277,7 +300,7 @@ impl<'s> Lookup<'s> {
     }
 
     fn has_namespace(self, name: &[u8]) -> bool {
-        self.authority.exposes(name) && self.snapshot.has_namespace(name)
+        self.authority.exposes(name, self.snapshot) && self.snapshot.has_namespace(name)
     }
 
     fn pod(self, namespace: &[u8], label: &[u8]) -> Found<'s> {
@@ -308,7 +331,7 @@ impl<'s> Lookup<'s> {
     /// A Service's own address names the Service; any other all endpoints that have it.
     fn holders(self, address: IpAddr) -> Found<'s> {
         let Some(zone) = self.authority.primary() else { return Found::Missing };
-        let exposed = |view: &&View| self.authority.exposes(view.key.namespace().as_bytes());
+        let exposed = |view: &&View| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot);
         let holders: Vec<&'s View> = self.snapshot.holders(address).filter(exposed).collect();
         let name = |view: &'s View, endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
         let owning = holders.iter().filter(|view| view.own_addresses().contains(&address));

@@ -1,12 +1,20 @@
 //! The short way for plain questions about the cluster: octets in, octets out, with no message in between.
 //!
 //! It takes what nearly all clients send (one question, perhaps an OPT) and leaves the rest to the general path. Where both
-//! can answer, they answer the same: `handler/tests.rs` holds them against each other. Two reasons for it: it costs a
-//! tenth, and the general path compresses only some of a long answer's names.
+//! can answer, they answer the same: `handler/tests.rs` holds them against each other. Two reasons for it: it spares a
+//! quarter of a query's processor time, system calls included, and the general path
+//! compresses only some of a long answer's names.
 
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
-use super::{Block, Client, Handler, KUBERNETES, random::below};
+use super::{
+    Block, Client, Handler, KUBERNETES,
+    random::below,
+    wire::{
+        AUTHORITATIVE, CHECKING_DISABLED, HEADER, OPCODE, RECURSION_AVAILABLE, RECURSION_DESIRED, RESPONSE,
+        TRUNCATED, limit,
+    },
+};
 use crate::{
     answer::{Answer, Outcome, answer},
     authority::Authority,
@@ -20,22 +28,13 @@ mod write;
 
 use write::Writer;
 
-const HEADER: usize = 12;
-const MIN_UDP_PAYLOAD: u16 = 512;
-const MAX_TCP_PAYLOAD: usize = 65_535;
 const IN: u16 = 1;
 const OPT: u16 = 41;
 /// An OPT without options.
 const OPT_LEN: usize = 11;
 
-/// QR, AA, TC, RD, RA and CD in the header's flags.
-const RESPONSE: u16 = 0x8000;
-const AUTHORITATIVE: u16 = 0x0400;
-const TRUNCATED: u16 = 0x0200;
-const RECURSION_AVAILABLE: u16 = 0x0080;
 /// What a reply repeats.
-const REPEATED: u16 = 0x0110;
-const OPCODE: u16 = 0x7800;
+const REPEATED: u16 = RECURSION_DESIRED | CHECKING_DISABLED;
 const DNSSEC_OK: u16 = 0x8000;
 
 /// A request of the plain kind.
@@ -121,13 +120,7 @@ impl<'r> Request<'r> {
         (block, authority, snapshot): (&Block, &Authority, &Snapshot),
         protocol: Protocol,
     ) -> Option<Vec<u8>> {
-        let limit = match protocol {
-            Protocol::Tcp => MAX_TCP_PAYLOAD,
-            Protocol::Udp => {
-                let payload = self.opt.map_or(MIN_UDP_PAYLOAD, |opt| opt.payload);
-                usize::from(payload.min(block.max_udp_payload).max(MIN_UDP_PAYLOAD))
-            }
-        };
+        let limit = limit(protocol, self.opt.map(|opt| opt.payload), block.max_udp_payload);
         let room = limit - if self.opt.is_some() { OPT_LEN } else { 0 };
         let mut writer = Writer::new(self.question, &self.name, room);
         let sections = writer.sections(

@@ -12,25 +12,22 @@ use hickory_server::proto::{
 
 use tracing::info;
 
-use super::{Block, Client, Handled, wire::encode};
+use super::{
+    Block, Client, Handled,
+    wire::{encode, limit},
+};
 use crate::{
     answer::{self, Answer, Data, Owner, Soa},
     authority::Authority,
     forward::{Reply, Wants},
-    metrics::{Protocol, QueryMetrics},
+    metrics::QueryMetrics,
     rewrite::Rewritten,
     snapshot::Snapshot,
+    zone::Dashed,
 };
 
-/// What a TCP message can hold.
-const MAX_TCP_PAYLOAD: usize = 65_535;
-/// What a client can take that does not say.
-const MIN_UDP_PAYLOAD: u16 = 512;
 /// How metrics call it that no part answered.
 const NOBODY: &str = "";
-const REFRESH: i32 = 7200;
-const RETRY: i32 = 1800;
-const EXPIRE: i32 = 86_400;
 
 pub struct Response {
     message: Message,
@@ -134,10 +131,7 @@ impl Response {
         let Client { protocol, address } = self.client;
         metrics.asked(protocol, address.is_ipv6(), self.kind(), self.wants.dnssec_ok, self.size);
         let rcode = self.message.metadata.response_code;
-        let limit = match protocol {
-            Protocol::Tcp => MAX_TCP_PAYLOAD,
-            Protocol::Udp => usize::from(self.payload.unwrap_or_default().min(self.cap).max(MIN_UDP_PAYLOAD)),
-        };
+        let limit = limit(protocol, self.payload, self.cap);
         let question = if self.logs { self.message.queries.first().cloned() } else { None };
         let encoded = encode(self.message, limit);
         let took = self.started.elapsed();
@@ -210,30 +204,18 @@ fn data(data: &Data<'_>, question: &Name) -> RData {
 
 fn start_of_authority(Soa { zone, serial, minimum }: Soa<'_>) -> SOA {
     let server = name(Owner::NameServer(zone), &Name::root());
-    let hostmaster = below(zone, &[b"hostmaster"]);
-    SOA::new(server, hostmaster, serial, REFRESH, RETRY, EXPIRE, minimum)
+    let hostmaster =
+        Name::from_labels([b"hostmaster".as_slice()].into_iter().chain(zone.labels())).unwrap_or_default();
+    let [refresh, retry, expire] = Soa::TIMERS.map(u32::cast_signed);
+    SOA::new(server, hostmaster, serial, refresh, retry, expire, minimum)
 }
 
 fn name(owner: Owner<'_>, question: &Name) -> Name {
     match owner {
         Owner::Question => question.clone(),
-        Owner::Whole(name) => name.to_hickory(),
-        Owner::NameServer(zone) => below(zone, &[b"ns", b"dns"]),
-        Owner::Service { key, endpoint, zone } => {
-            let service = [key.name().as_bytes(), key.namespace().as_bytes(), b"svc"];
-            match endpoint {
-                None => below(zone, &service),
-                Some(label) => {
-                    let mut first = Vec::new();
-                    label.write_to(&mut first);
-                    below(zone, &[&[first.as_slice()], service.as_slice()].concat())
-                }
-            }
+        // Too long together only where a zone of many labels meets long names; such a target has no name at all.
+        Owner::Whole(_) | Owner::NameServer(_) | Owner::Service { .. } => {
+            Name::from_labels(owner.labels(&mut Dashed::default())).unwrap_or_default()
         }
     }
-}
-
-fn below(zone: &crate::name::Name, labels: &[&[u8]]) -> Name {
-    // Too long together only where a zone of many labels meets long names; such a target has no name at all.
-    Name::from_labels(labels.iter().copied().chain(zone.labels())).unwrap_or_default()
 }

@@ -2,14 +2,37 @@
 
 use hickory_server::proto::{
     op::{Message, ResponseCode},
+    rr::Record,
     serialize::binary::{BinEncodable as _, BinEncoder},
 };
 
-const HEADER: usize = 12;
+use crate::metrics::Protocol;
+
+pub const HEADER: usize = 12;
 const MIN_BUFFER: usize = 512;
-const RESPONSE: u16 = 0x8000;
-const OPCODE: u16 = 0x7800;
-const RECURSION_DESIRED: u16 = 0x0100;
+/// The root's name, and a record's fixed fields.
+const SHORTEST_RECORD: usize = 11;
+/// What a client can take over UDP that does not say.
+const MIN_UDP_PAYLOAD: u16 = 512;
+/// What a TCP message can hold.
+const MAX_TCP_PAYLOAD: usize = 65_535;
+
+/// QR, opcode, AA, TC, RD, RA and CD in the flags of a header.
+pub const RESPONSE: u16 = 0x8000;
+pub const OPCODE: u16 = 0x7800;
+pub const AUTHORITATIVE: u16 = 0x0400;
+pub const TRUNCATED: u16 = 0x0200;
+pub const RECURSION_DESIRED: u16 = 0x0100;
+pub const RECURSION_AVAILABLE: u16 = 0x0080;
+pub const CHECKING_DISABLED: u16 = 0x0010;
+
+/// How long a reply may be. `payload` is what the client says it can take, `cap` the most that this server sends.
+pub fn limit(protocol: Protocol, payload: Option<u16>, cap: u16) -> usize {
+    match protocol {
+        Protocol::Tcp => MAX_TCP_PAYLOAD,
+        Protocol::Udp => usize::from(payload.unwrap_or_default().min(cap).max(MIN_UDP_PAYLOAD)),
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
@@ -45,28 +68,37 @@ pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
 /// The message in at most `limit` octets, its OPT always with it. What may be left out goes first, then answers go, and
 /// TC says so.
 pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
-    if let Some(whole) = fitting(&message, limit) {
-        return whole;
-    }
-    message.additionals.clear();
-    if let Some(without) = fitting(&message, limit) {
-        return without;
-    }
-    message.metadata.truncation = true;
-    message.authorities.clear();
-    let all = std::mem::take(&mut message.answers);
-    let (mut fits, mut too_many) = (0, all.len() + 1);
-    let mut best = None;
-    while fits + 1 < too_many || best.is_none() {
-        let count = usize::midpoint(fits, too_many);
-        message.answers = all.iter().take(count).cloned().collect();
-        match fitting(&message, limit) {
-            Some(encoded) => (fits, best) = (count, Some(encoded)),
-            None if count == 0 => break,
-            None => too_many = count,
+    // Writing thousands of records to see that they are too many would make long lists a weapon.
+    if message.answers.len() <= limit / SHORTEST_RECORD {
+        if let Some(whole) = fitting(&message, limit) {
+            return whole;
+        }
+        message.additionals.clear();
+        if let Some(without) = fitting(&message, limit) {
+            return without;
         }
     }
-    best.unwrap_or_default()
+    message.metadata.truncation = true;
+    message.additionals.clear();
+    message.authorities.clear();
+    let answers = std::mem::take(&mut message.answers);
+    let bare = fitting(&message, limit).unwrap_or_default();
+    let count = how_many_fit(&message, &answers, limit.saturating_sub(bare.len()));
+    message.answers = answers.into_iter().take(count).collect();
+    fitting(&message, limit).unwrap_or(bare)
+}
+
+/// As many records as there is room for, behind the question and compressed as they will be there.
+fn how_many_fit(message: &Message, records: &[Record], room: usize) -> usize {
+    let mut buffer = Vec::with_capacity(MIN_BUFFER);
+    let mut encoder = BinEncoder::new(&mut buffer);
+    let header = encoder.emit_vec(&[0; HEADER]);
+    if header.and_then(|()| encoder.emit_all(message.queries.iter())).is_err() {
+        return 0;
+    }
+    let end = encoder.offset() + room;
+    let fits = |record: &&Record| record.emit(&mut encoder).is_ok() && encoder.offset() <= end;
+    records.iter().take_while(fits).count()
 }
 
 fn fitting(message: &Message, limit: usize) -> Option<Vec<u8>> {

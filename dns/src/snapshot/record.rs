@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::View;
-use crate::zone::{Label, Port, ServiceKind};
+use crate::zone::{Dashed, Label, Port, ServiceKind};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Record {
@@ -91,9 +91,8 @@ impl Records {
     }
 
     fn below(&self, label: Label<'_>) -> String {
-        let mut text = Vec::new();
-        label.write_to(&mut text);
-        format!("{}.{}", String::from_utf8_lossy(&text), self.name)
+        let mut scratch = Dashed::default();
+        format!("{}.{}", String::from_utf8_lossy(label.octets(&mut scratch)), self.name)
     }
 }
 

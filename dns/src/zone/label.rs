@@ -10,10 +10,14 @@ pub enum Label<'s> {
 }
 
 impl Label<'_> {
-    pub fn write_to(self, out: &mut Vec<u8>) {
+    /// `scratch` is where an address becomes a label.
+    pub fn octets<'a>(&'a self, scratch: &'a mut Dashed) -> &'a [u8] {
         match self {
-            Self::Named(name) => out.extend_from_slice(name.as_bytes()),
-            Self::Dashed(address) => out.extend_from_slice(dashed(address).as_bytes()),
+            Self::Named(name) => name.as_bytes(),
+            Self::Dashed(address) => {
+                *scratch = dashed(*address);
+                scratch.as_bytes()
+            }
         }
     }
 }
@@ -29,15 +33,33 @@ impl Dashed {
     pub fn as_bytes(&self) -> &[u8] {
         &self.octets[..usize::from(self.len)]
     }
+
+    fn push(&mut self, octet: u8) {
+        if let Some(place) = self.octets.get_mut(usize::from(self.len)) {
+            *place = octet;
+            self.len += 1;
+        }
+    }
+
+    /// Without leading zeros.
+    fn push_number(&mut self, number: u8) {
+        for (digit, least) in [(number / 100, 100), (number / 10 % 10, 10), (number % 10, 0)] {
+            if number >= least {
+                self.push(b'0' + digit);
+            }
+        }
+    }
+}
+
+impl Default for Dashed {
+    fn default() -> Self {
+        Self { octets: [0; 48], len: 0 }
+    }
 }
 
 impl std::io::Write for Dashed {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        for octet in text {
-            let Some(place) = self.octets.get_mut(usize::from(self.len)) else { break };
-            *place = if matches!(octet, b'.' | b':') { b'-' } else { *octet };
-            self.len += 1;
-        }
+        text.iter().for_each(|octet| self.push(if matches!(octet, b'.' | b':') { b'-' } else { *octet }));
         Ok(text.len())
     }
 
@@ -48,11 +70,24 @@ impl std::io::Write for Dashed {
 
 /// A label must not end in a dash, so an address that ends in `::` gets its last zero back.
 pub fn dashed(address: IpAddr) -> Dashed {
-    let mut label = Dashed { octets: [0; 48], len: 0 };
-    // The longest address has 45 characters, and writing into memory does not fail.
-    let _ = std::io::Write::write_fmt(&mut label, format_args!("{address}"));
-    if label.as_bytes().last() == Some(&b'-') {
-        let _ = std::io::Write::write_all(&mut label, b"0");
+    let mut label = Dashed::default();
+    match address {
+        // Large answers are made of these, and the formatting of numbers would take most of their time.
+        IpAddr::V4(address) => {
+            for (n, octet) in address.octets().into_iter().enumerate() {
+                if n > 0 {
+                    label.push(b'-');
+                }
+                label.push_number(octet);
+            }
+        }
+        IpAddr::V6(address) => {
+            // The longest address has 45 characters, and writing into memory does not fail.
+            let _ = std::io::Write::write_fmt(&mut label, format_args!("{address}"));
+            if label.as_bytes().last() == Some(&b'-') {
+                label.push(b'0');
+            }
+        }
     }
     label
 }
@@ -75,6 +110,8 @@ mod tests {
     fn addresses_become_labels() {
         for (text, want) in [
             ("10.1.0.5", "10-1-0-5"),
+            ("255.100.99.0", "255-100-99-0"),
+            ("1.20.202.210", "1-20-202-210"),
             ("fd00:1::a", "fd00-1--a"),
             ("fd00:1::", "fd00-1--0"),
             ("::", "--0"),

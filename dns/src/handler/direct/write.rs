@@ -1,20 +1,18 @@
 //! Records as octets, with every name compressed that can be.
 
+use super::{HEADER, IN};
 use crate::{
     answer::{Answer, Data, Owner, Record, Soa},
     name::QueryName,
+    zone::Dashed,
 };
 
-const HEADER: usize = 12;
-const IN: u16 = 1;
 /// A pointer has fourteen bits for where it leads.
 const MAX_POINTER: usize = 0x3fff;
 const POINTER: u16 = 0xc000;
 /// Names that later ones may point to. In answers that have more, nearly all share the suffixes of the first ones.
 const MAX_SUFFIXES: usize = 256;
 const MAX_NAME: usize = 255;
-/// Of an SOA: refresh, retry and expire.
-const TIMERS: [u32; 3] = [7200, 1800, 86_400];
 
 pub struct Writer<'q> {
     out: Vec<u8>,
@@ -135,7 +133,7 @@ impl<'q> Writer<'q> {
     fn start_of_authority(&mut self, Soa { zone, serial, minimum }: Soa<'_>) -> Option<()> {
         self.name(Owner::NameServer(zone))?;
         self.labels([b"hostmaster".as_slice()].into_iter().chain(zone.labels()))?;
-        let [refresh, retry, expire] = TIMERS;
+        let [refresh, retry, expire] = Soa::TIMERS;
         for field in [serial, refresh, retry, expire, minimum] {
             self.out.extend_from_slice(&field.to_be_bytes());
         }
@@ -156,16 +154,8 @@ impl<'q> Writer<'q> {
         match owner {
             Owner::Question if self.question.label_count() == 0 => self.out.push(0),
             Owner::Question => self.number(POINTER | HEADER as u16),
-            Owner::Whole(name) => self.labels(name.labels())?,
-            Owner::NameServer(zone) => {
-                self.labels([b"ns".as_slice(), b"dns"].into_iter().chain(zone.labels()))?;
-            }
-            Owner::Service { key, endpoint, zone } => {
-                let mut first = Vec::new();
-                endpoint.into_iter().for_each(|label| label.write_to(&mut first));
-                let first = endpoint.map(|_| first.as_slice());
-                let service = [key.name().as_bytes(), key.namespace().as_bytes(), b"svc"];
-                self.labels(first.into_iter().chain(service).chain(zone.labels()))?;
+            Owner::Whole(_) | Owner::NameServer(_) | Owner::Service { .. } => {
+                self.labels(owner.labels(&mut Dashed::default()))?;
             }
         }
         Some(())
