@@ -38,6 +38,10 @@ struct Started {
 
 impl Started {
     async fn new() -> Self {
+        Self::at((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    async fn at(address: SocketAddr) -> Self {
         let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let block = ServerBlock {
             kubernetes: Some(Kubernetes::shipped(&domain("cluster.local").unwrap())),
@@ -47,9 +51,8 @@ impl Started {
         let published = Arc::new(Published::default());
         published.publish(cluster().snapshot(1));
         let surroundings = Surroundings::default();
-        let anywhere: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let config = Config { servers: vec![block] };
-        let server = run::start(&config, &[anywhere], &published, &surroundings).unwrap();
+        let server = run::start(&config, &[address], &published, &surroundings).unwrap();
         let address = server.addresses()[0];
         Self { server, address, metrics: surroundings.metrics, upstream }
     }
@@ -172,6 +175,30 @@ async fn one_client_cannot_take_all_connections() {
     let mut other = started.connect([127, 0, 0, 2]).await;
     other.write_all(&question("missing.shop.svc.cluster.local")).await.unwrap();
     assert_eq!(next_reply(&mut other).await, Some(0));
+}
+
+/// One server after another, as when a configuration changes: somebody always listens, and whoever it was answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_question_is_lost_while_servers_take_turns() {
+    let mut started = Started::new().await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(started.address).await.unwrap();
+    let asking = tokio::spawn(async move {
+        let question = question("missing.shop.svc.cluster.local");
+        let (mut reply, mut answered) = ([0; 512], 0);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            socket.send(&question[2..]).await.unwrap();
+            timeout(PATIENCE, socket.recv(&mut reply)).await.expect("a question was lost").unwrap();
+            answered += 1;
+        }
+        answered
+    });
+    while !asking.is_finished() {
+        let next = Started::at(started.address).await;
+        std::mem::replace(&mut started, next).server.stop().await;
+    }
+    assert!(asking.await.unwrap() > 1000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,12 @@ async fn handler(config: &Value, changes: impl IntoIterator<Item = Change>) -> H
     kubernetes.namespaces = texts(&config["namespaces"]);
     kubernetes.ignore_empty_service = config["ignore_empty_service"] == true;
     kubernetes.pods = PodsMode::Insecure;
+    serving(kubernetes, changes).await
+}
+
+async fn serving(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Change>) -> Handler {
+    let read =
+        ReadOptions { namespace_labels: kubernetes.namespace_labels.clone(), ..ReadOptions::default() };
     let block = ServerBlock {
         kubernetes: Some(kubernetes),
         ..ServerBlock::new(vec![Listen::plain(HickoryName::root().into())])
@@ -57,7 +63,7 @@ async fn handler(config: &Value, changes: impl IntoIterator<Item = Change>) -> H
     let surroundings = Surroundings::default();
     let own = [Ipv4Addr::new(10, 0, 0, 53).into()];
     let block = Block::start(&block, "dns://:53", &own, &surroundings).unwrap();
-    let mut index = Index::default();
+    let mut index = Index::new(&read);
     changes.into_iter().for_each(|change| index.apply(change));
     let published = Published::default();
     published.publish(index.snapshot(7));
@@ -163,6 +169,34 @@ async fn both_paths_say_the_same() {
         }
     }
     assert!(taken > 5000, "{taken} questions taken");
+}
+
+#[tokio::test]
+async fn what_is_in_a_namespace_that_is_not_selected_has_no_name() {
+    let service = |namespace: &str, n: u8| {
+        let spec = serde_json::json!({"spec": {"clusterIP": format!("10.96.0.{n}")}});
+        let read = zone::service(&serde_json::from_value(spec).unwrap());
+        Change::Service(Key::new(namespace, "web").unwrap(), Some(Arc::new(read)))
+    };
+    // The Namespaces that the labels take are all there are.
+    let changes = [service("shop", 1), service("other", 2), Change::Namespace("shop".into(), true)];
+    let mut kubernetes =
+        Kubernetes::new(Zones(["cluster.local", "10.in-addr.arpa"].map(|zone| domain(zone).unwrap()).into()));
+    kubernetes.namespace_labels = Some("team=a".parse().unwrap());
+    kubernetes.pods = PodsMode::Insecure;
+    let handler = serving(kubernetes, changes).await;
+    for (name, kind, rcode) in [
+        ("web.shop.svc.cluster.local.", RecordType::A, 0),
+        ("web.other.svc.cluster.local.", RecordType::A, 3),
+        ("other.svc.cluster.local.", RecordType::A, 3),
+        ("10-1-0-1.other.pod.cluster.local.", RecordType::A, 3),
+        ("1.0.96.10.in-addr.arpa.", RecordType::PTR, 0),
+        ("2.0.96.10.in-addr.arpa.", RecordType::PTR, 3),
+    ] {
+        let request = request(name, kind, None).unwrap();
+        let Handled::Reply(reply) = handler.handle(&request, client(Protocol::Udp)) else { panic!("{name}") };
+        assert_eq!(reply[3] & 0xf, rcode, "{name}");
+    }
 }
 
 fn headless(endpoints: u32, named: bool) -> Vec<Change> {

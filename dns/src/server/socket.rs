@@ -10,7 +10,7 @@ use nix::{
     cmsg_space, libc,
     sys::socket::{
         AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-        SockaddrStorage, bind, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
+        SockaddrStorage, bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
     },
 };
 use tokio::{io::Interest, net::UdpSocket};
@@ -54,6 +54,12 @@ impl Datagrams {
         self.0.local_addr()
     }
 
+    /// Leaves everything that is still to come to the other sockets of this address, if there are any: a connected socket
+    /// only hears its peer, which is nobody. What has arrived stays, and replies go out as before.
+    pub fn retire(&self) -> io::Result<()> {
+        Ok(connect(self.0.as_raw_fd(), &SockaddrStorage::from(self.address()?))?)
+    }
+
     /// Waits until something has arrived, or until the wait was for nothing.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.readable().await
@@ -62,6 +68,15 @@ impl Datagrams {
     /// What has arrived; `None`: nothing more.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
         match self.0.try_io(Interest::READABLE, || receive(&self.0, buffer)) {
+            Ok(arrival) => Ok(Some(arrival)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same at the end, when nobody waits for word of what arrives any more.
+    pub fn receive_last(&self, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
+        match receive(&self.0, buffer) {
             Ok(arrival) => Ok(Some(arrival)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),

@@ -3,11 +3,12 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -155,28 +156,36 @@ pub async fn serve(listener: TcpListener, serving: Serving) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, client)) if is_answerable(client) => {
-                let client = canonical(client);
-                let Some(place) = serving.connections.enter(client) else {
-                    debug!(%client, "connection refused, there are too many");
-                    serving.losses.count(Loss::Connection, 1);
-                    continue;
-                };
-                let (serving, conversing) = (serving.clone(), conversing.clone());
-                tokio::spawn(async move {
-                    converse(stream, place, serving).await;
-                    drop(conversing);
-                });
-            }
-            Ok(_) => {}
+            Ok((stream, client)) => welcome(stream, client, &serving, &conversing),
             Err(error) => {
                 debug!(%error, "connection not accepted");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
+    // Who was connected by the kernel already is heard, too.
+    while let Some(Ok((stream, client))) = listener.accept().now_or_never() {
+        welcome(stream, client, &serving, &conversing);
+    }
     drop((listener, conversing));
     let _ = ended.recv().await;
+}
+
+fn welcome(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: &mpsc::Sender<()>) {
+    if !is_answerable(client) {
+        return;
+    }
+    let client = canonical(client);
+    let Some(place) = serving.connections.enter(client) else {
+        debug!(%client, "connection refused, there are too many");
+        serving.losses.count(Loss::Connection, 1);
+        return;
+    };
+    let (serving, conversing) = (serving.clone(), conversing.clone());
+    tokio::spawn(async move {
+        converse(stream, place, serving).await;
+        drop(conversing);
+    });
 }
 
 /// Serves one client until it ends, rests too long, or is too slow.
@@ -189,11 +198,17 @@ async fn converse(stream: TcpStream, place: Place, serving: Serving) {
     let client = Client { protocol: Protocol::Tcp, address: place.client };
     let place = Arc::new(place);
     let mut stop = serving.stop.clone();
-    loop {
+    // Requests that are taken after the end has begun: what arrived before it, and no more.
+    let mut last = MAX_IN_FLIGHT;
+    while last > 0 {
         let request = tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
+            biased;
             request = next(&mut read) => request,
+            _ = stop.wait_for(|stop| *stop) => break,
         };
+        if *stop.borrow() {
+            last = last.saturating_sub(1);
+        }
         // A turn for the reply first: a client that does not read its answers is not read either.
         let (Ok(request), Ok(turn)) = (request, replies.clone().reserve_owned().await) else { break };
         let answered = match serving.handler.handle(&request, client) {

@@ -1,6 +1,6 @@
 //! Requests over UDP.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tracing::{debug, warn};
 
@@ -15,38 +15,61 @@ use crate::{
 
 /// After so many requests others get their turn on the worker.
 const BATCH: usize = 64;
+/// More cannot have arrived before the end than the kernel keeps for a socket.
+const LAST: usize = 1 << 16;
 
 pub async fn serve(socket: Datagrams, serving: Serving) {
-    let socket = Arc::new(socket);
-    let mut buffer = [0; MAX_REQUEST];
-    let mut stop = serving.stop.clone();
-    let mut overflows = 0;
+    let mut requests = Requests { socket: Arc::new(socket), serving, buffer: [0; MAX_REQUEST], overflows: 0 };
+    let mut stop = requests.serving.stop.clone();
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            ready = socket.readable() => if let Err(error) = ready {
+            ready = requests.socket.readable() => if let Err(error) = ready {
                 warn!(%error, "a UDP socket failed, and is given up");
                 break;
             },
         }
-        for _ in 0..BATCH {
-            match socket.receive(&mut buffer) {
+        requests.take(BATCH, Datagrams::receive);
+        tokio::task::yield_now().await;
+    }
+    if let Err(error) = requests.socket.retire() {
+        debug!(%error, "a UDP socket goes on receiving until it is closed");
+    }
+    // What came before that is answered; what another processor was just putting there is found after the wait.
+    requests.take(LAST, Datagrams::receive_last);
+    finish(&requests.serving).await;
+    requests.take(LAST, Datagrams::receive_last);
+    finish(&requests.serving).await;
+}
+
+/// What comes to one socket.
+struct Requests {
+    socket: Arc<Datagrams>,
+    serving: Serving,
+    buffer: [u8; MAX_REQUEST],
+    /// How many the kernel had no room for, as far as they are counted.
+    overflows: u32,
+}
+
+impl Requests {
+    /// As many as have arrived, and no more than `most`.
+    fn take(&mut self, most: usize, receive: impl Fn(&Datagrams, &mut [u8]) -> io::Result<Option<Arrival>>) {
+        for _ in 0..most {
+            match receive(&self.socket, &mut self.buffer) {
                 Ok(Some(arrival)) => {
-                    let more = arrival.overflows.saturating_sub(overflows);
+                    let more = arrival.overflows.saturating_sub(self.overflows);
                     if more > 0 {
-                        serving.losses.count(Loss::Request, more.into());
-                        overflows = arrival.overflows;
+                        self.serving.losses.count(Loss::Request, more.into());
+                        self.overflows = arrival.overflows;
                     }
-                    take(&socket, &serving, &buffer, arrival);
+                    take(&self.socket, &self.serving, &self.buffer, arrival);
                 }
                 Ok(None) => break,
                 // A client that does not listen any more shows as an error of the socket.
                 Err(error) => debug!(%error, "not received"),
             }
         }
-        tokio::task::yield_now().await;
     }
-    finish(&serving).await;
 }
 
 fn take(socket: &Arc<Datagrams>, serving: &Serving, buffer: &[u8], arrival: Arrival) {
