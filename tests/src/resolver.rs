@@ -6,7 +6,7 @@ use std::{
     io::Read as _,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     str::FromStr as _,
     time::Duration,
 };
@@ -82,19 +82,30 @@ impl<'a> Resolver<'a> {
         Message::from_vec(answer.get(..length).unwrap_or_default()).context("cannot read the answer")
     }
 
+    /// The lines that a program prints which asks for names.
+    pub async fn printed(&self, program: &str, arguments: &[&str]) -> Result<Vec<String>> {
+        let (status, printed) = self.run(program, arguments).await?;
+        ensure!(status.success(), "{program} {arguments:?}: {status}");
+        Ok(printed.lines().map(str::to_owned).collect())
+    }
+
     async fn getent(&self, database: &str, key: &str) -> Result<String> {
+        let (status, printed) = self.run("getent", &[database, key]).await?;
+        ensure!(status.success() || status.code() == Some(NOT_FOUND), "getent {database} {key}: {status}");
+        Ok(printed)
+    }
+
+    async fn run(&self, program: &str, arguments: &[&str]) -> Result<(ExitStatus, String)> {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--", "sh", "-c", WITH_RESOLV_CONF, "sh"]).arg(&self.resolv_conf);
-        command.args(["getent", database, key]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let what = format!("getent {database} {key} in {}", self.pod.name);
+        command.arg(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        let what = format!("{program} {} in {}", arguments.join(" "), self.pod.name);
         let mut process = Process::start(&what, command, self.pod.netns(), Some(self.pod.cgroup()))?;
         let status = timeout(PATIENCE, process.ended()).await.with_context(|| format!("{what} hangs"))??;
-        ensure!(status.success() || status.code() == Some(NOT_FOUND), "{what}: {status}");
         let mut printed = String::new();
         let output = process.child().stdout.as_mut().context("its output is missing")?;
         output.read_to_string(&mut printed).with_context(|| format!("cannot read what {what} says"))?;
-        Ok(printed)
+        Ok((status, printed))
     }
 }
 

@@ -143,6 +143,37 @@ fn questions_are_answered(client: &Resolver<'_>) {
     }
 }
 
+/// Other people's implementations of the protocol, over both transports: what they print is what they understood.
+#[tokio::test]
+async fn dig_and_kdig_understand_the_answers() {
+    let cluster = Cluster::start("dig").flag("--dns").await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let pod = cluster.pod("client").start().await;
+    let client = resolver(&cluster, &pod, NAMESPACE, cluster.node(0).addresses.v4.into());
+    let full = "web.default.svc.cluster.local.";
+    let vip = web.vips().iter().map(|vip| vip.ip()).find(IpAddr::is_ipv4).expect("it has one").to_string();
+    comes_to_find(&client, full, &web.vips().iter().map(|vip| vip.ip()).collect()).await;
+    for program in ["dig", "kdig"] {
+        for transport in ["+notcp", "+tcp"] {
+            for (question, want) in [
+                (&["-t", "A", full][..], vip.as_str()),
+                (&["-x", &vip], full),
+                (
+                    &["-t", "SRV", "_tcp-80._tcp.web.default.svc.cluster.local."],
+                    "0 100 80 web.default.svc.cluster.local.",
+                ),
+                (&["-t", "TXT", full], ""),
+                (&["-t", "A", "nobody.default.svc.cluster.local."], ""),
+            ] {
+                let arguments = [&["+short", transport], question].concat();
+                let printed = client.printed(program, &arguments).await;
+                let printed = printed.unwrap_or_else(|error| panic!("{error:#}")).join("\n");
+                assert_eq!(printed, want, "{program} {arguments:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_change_is_seen_within_a_second() {
     let cluster = Cluster::start("renamed").flag("--dns").await;

@@ -87,6 +87,46 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_has_the_labels_has_a_name() {
+        let options = ReadOptions {
+            labels: Some("tier=web".parse().unwrap()),
+            namespace_labels: Some("!hidden".parse().unwrap()),
+            pods: true,
+            ..ReadOptions::default()
+        };
+        let object = |kind: &str, labels: serde_json::Value| {
+            let metadata = json!({"name": "x", "namespace": "shop", "labels": labels});
+            let status = json!({"podIP": "10.1.0.1", "phase": "Running"});
+            let value = json!({"metadata": metadata, "spec": {"clusterIP": "10.96.0.1", "containers": []}});
+            match kind {
+                "Service" => Object::Service(serde_json::from_value(value).unwrap()),
+                "Pod" => {
+                    let value = json!({"metadata": metadata, "status": status});
+                    Object::Pod(serde_json::from_value(value).unwrap())
+                }
+                _ => Object::Namespace(serde_json::from_value(json!({"metadata": metadata})).unwrap()),
+            }
+        };
+        for (kind, labels, want) in [
+            ("Service", json!({"tier": "web"}), true),
+            ("Service", json!({"tier": "api"}), false),
+            ("Service", json!(null), false),
+            ("Pod", json!({"tier": "web"}), true),
+            ("Pod", json!({}), false),
+            ("Namespace", json!({"hidden": ""}), false),
+            ("Namespace", json!(null), true),
+        ] {
+            let is_there = match change(&object(kind, labels.clone()), &options) {
+                Some(Change::Service(_, service)) => service.is_some(),
+                Some(Change::Pod(_, pod)) => pod.is_some(),
+                Some(Change::Namespace(_, exists)) => exists,
+                Some(Change::Slice(..) | Change::Endpoints(..)) | None => panic!("{kind}"),
+            };
+            assert_eq!(is_there, want, "{kind} {labels}");
+        }
+    }
+
+    #[test]
     fn endpoints_make_records_where_the_control_plane_would_mirror_them() {
         let endpoints = json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "10.1.0.1"}]}]});
         for (name, selector, want) in [
