@@ -35,3 +35,14 @@ macro_rules! lookup {
 
 lookup!(v4, BACKENDS_V4, u32, u32::from_ne_bytes);
 lookup!(v6, BACKENDS_V6, Words, words);
+
+/// In one register, as programs return it from a function.
+#[inline(always)]
+pub fn packed(reference: BackendRef) -> u64 {
+    u64::from(reference.generation) << 32 | u64::from(reference.index)
+}
+
+#[inline(always)]
+pub fn unpacked(packed: u64) -> BackendRef {
+    BackendRef { index: packed as u32, generation: (packed >> 32) as u32 }
+}

@@ -84,7 +84,6 @@ pub fn decide<F: Family>(
     protocol: u8,
     client: &impl Client<F>,
 ) -> Verdict<F::Address> {
-    let mut unsettled = DropReason::FrontendUnsettled;
     for attempt in 1..=ATTEMPTS {
         let descriptor = match frontend::current::<F>(address, port, protocol, client) {
             Found::Descriptor(descriptor) => descriptor,
@@ -98,10 +97,13 @@ pub fn decide<F: Family>(
         match choose::<F>(descriptor, scope, client) {
             Some(choice) if attempt < ATTEMPTS && client.would_rather_not(&choice.end::<F>()) => {}
             Some(choice) => return Verdict::Backend(choice),
-            None => unsettled = DropReason::BackendUnsettled,
+            None if attempt < ATTEMPTS => {}
+            // The reason is that of the last attempt: one that is carried along would be followed by itself on every way
+            // through the attempts, as what becomes of the packet depends on it.
+            None => return Verdict::Refuse(DropReason::BackendUnsettled, None),
         }
     }
-    Verdict::Refuse(unsettled, None)
+    Verdict::Refuse(DropReason::FrontendUnsettled, None)
 }
 
 impl Scope {

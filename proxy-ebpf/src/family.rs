@@ -73,6 +73,9 @@ pub trait Family {
 
     fn affinity(key: &AffinityKey) -> Option<AffinityEntry>;
 
+    /// The choice that is remembered and may go on, packed.
+    fn remembered(key: &AffinityKey, seconds: u32, offered: BackendFlags) -> u64;
+
     fn set_affinity(key: &AffinityKey, entry: &AffinityEntry);
 
     fn bytes(address: Self::Address) -> Self::Bytes;
@@ -166,6 +169,11 @@ macro_rules! alike {
         #[inline(always)]
         fn affinity(key: &AffinityKey) -> Option<AffinityEntry> {
             affinity::$tables::get(key)
+        }
+
+        #[inline(always)]
+        fn remembered(key: &AffinityKey, seconds: u32, offered: BackendFlags) -> u64 {
+            affinity::$tables::remembered(key, seconds, offered)
         }
 
         #[inline(always)]

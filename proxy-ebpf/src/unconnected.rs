@@ -6,9 +6,11 @@
 //! frontends share a backend, reading the same datagram again may show the other one.
 //!
 //! Most functions here are not inlined: each has a stack frame of its own, and together they would not fit into one.
-//! They return what fits into a register, as the verifier refuses a result that the compiler builds on the stack.
+//! They return what fits into a register, as the verifier refuses a result that the compiler builds on the stack. Those
+//! with external linkage it looks at once, and not on every way that leads to them.
 
 use aya_ebpf::{
+    bindings::bpf_sock_addr,
     btf_maps::{LruHashMap, SkStorage},
     macros::btf_map,
     programs::SockAddrContext,
@@ -18,7 +20,10 @@ use proxy_ebpf::abi::{
     map,
 };
 
-use crate::context;
+use crate::{
+    backend::{packed, unpacked},
+    context,
+};
 
 #[btf_map]
 static UNCONNECTED_SOCKETS: SkStorage<UnconnectedPairs> = SkStorage::new();
@@ -27,8 +32,21 @@ static SOCKET_OVERFLOW: LruHashMap<OverflowKey, OverflowEntry, { map::MAX_OVERFL
     LruHashMap::new();
 
 /// The backend that stands for a frontend on this socket, whether or not it is still alive. Generation 0 is none.
-#[inline(never)]
+#[inline(always)]
 pub fn partner(ctx: &SockAddrContext, frontend: &Endpoint) -> BackendRef {
+    unpacked(partner_on_socket(ctx.sock_addr, frontend))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn partner_on_socket(sock_addr: *mut bpf_sock_addr, frontend: *const Endpoint) -> u64 {
+    // SAFETY: an endpoint of the caller's, which the verifier makes sure of; it wants to see the question.
+    let Some(frontend) = (unsafe { frontend.as_ref() }) else { return 0 };
+    packed(find_partner(&SockAddrContext::new(sock_addr), frontend))
+}
+
+#[inline(always)]
+fn find_partner(ctx: &SockAddrContext, frontend: &Endpoint) -> BackendRef {
     let Some(known) = stored(ctx) else { return BackendRef::default() };
     let now = tick(known);
     for pair in &mut known.pairs {
@@ -47,9 +65,24 @@ pub fn partner(ctx: &SockAddrContext, frontend: &Endpoint) -> BackendRef {
 /// Whether the socket talks to this backend under the name of another frontend: answers could not be told apart.
 #[inline(always)]
 pub fn is_taken(ctx: &SockAddrContext, backend: &Endpoint, frontend: &Endpoint) -> bool {
-    let Some(known) = stored(ctx) else { return false };
+    is_backend_taken(ctx.sock_addr, backend, frontend) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_backend_taken(
+    sock_addr: *mut bpf_sock_addr,
+    backend: *const Endpoint,
+    frontend: *const Endpoint,
+) -> u32 {
+    // SAFETY: both point to endpoints of the caller's, which the verifier makes sure of; it wants to see the question.
+    let (Some(backend), Some(frontend)) = (unsafe { (backend.as_ref(), frontend.as_ref()) }) else {
+        return 0;
+    };
+    let ctx = SockAddrContext::new(sock_addr);
+    let Some(known) = stored(&ctx) else { return 0 };
     let taken = |pair: &UnconnectedPair| pair.backend == *backend && pair.frontend != *frontend;
-    known.pairs.iter().any(taken)
+    known.pairs.iter().any(taken).into()
 }
 
 /// Remembers a pair, in the place of the frontend's earlier one, or else of the one that was put in longest ago.

@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// No program comes above this, whatever was noted: a fifth of what the kernel allows.
-pub const MOST: u32 = 200_000;
+/// No program comes above this, whatever was noted: a tenth of what the kernel allows.
+pub const MOST: u32 = 100_000;
 /// Growth that goes unnoticed, in percent.
 const SLACK: u64 = 5;
 
@@ -136,8 +136,8 @@ mod tests {
                 &["b: 5 instructions, and it is not in"],
             ),
             ("one that is gone", &[], Some(&noted), &["a: there is no such program"]),
-            ("a kernel without a ledger", &[("a", 199_999)], None, &[]),
-            ("too many", &[("a", 200_001)], None, &["a: 200001 instructions, of at most"]),
+            ("a kernel without a ledger", &[("a", 99_999)], None, &[]),
+            ("too many", &[("a", 100_001)], None, &["a: 100001 instructions, of at most"]),
             ("the kernel does not tell", &[("a", 0)], None, &["a: 0 instructions, of at most"]),
         ];
         for (name, now, noted, want) in cases {
