@@ -378,6 +378,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Lets only packets of so many bytes go on to clients outside: the router refuses larger ones.
+    pub async fn narrow_outside(&self, bytes: u32) -> Result<()> {
+        self.fabric.netlink()?.mtu(OUTSIDE, bytes).await
+    }
+
     /// Lets the router send what is for these addresses to a node, as load balancers do.
     pub async fn send_to_node(
         &self,

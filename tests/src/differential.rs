@@ -16,6 +16,7 @@ use crate::chance::Chance;
 mod given;
 mod ground;
 mod row;
+mod spoilt;
 mod straits;
 mod way;
 mod wire;
@@ -23,12 +24,13 @@ mod world;
 
 pub use given::given;
 pub use row::Row;
+pub use spoilt::spoilt;
 pub use straits::PROVOKED;
+pub use wire::Packet;
 
 use ground::{Ground, network};
 use straits::Straits;
 use way::{Backend, Client, Expected, Way};
-use wire::Packet;
 use world::World;
 
 /// Flows begun between two sets of maps: the ends of clients do not repeat within so many.

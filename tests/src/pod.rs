@@ -136,7 +136,12 @@ impl Pod {
     }
 
     pub async fn echo(&self, held: u64) -> Result<Report> {
-        report(self.order(Order::Echo { of: held }).await?)
+        report(self.order(Order::Echo { of: held, bytes: 0 }).await?)
+    }
+
+    /// Sends so many bytes over each connection, and gets them back.
+    pub async fn carry(&self, held: u64, bytes: usize) -> Result<Report> {
+        report(self.order(Order::Echo { of: held, bytes }).await?)
     }
 
     async fn begin(&self, order: Order) -> Result<(u64, oneshot::Receiver<Result<Answer, String>>)> {

@@ -56,9 +56,10 @@ pub enum Order {
         to: Vec<SocketAddr>,
         connections: usize,
     },
-    /// Sends a word over each connection that request `of` holds and reads the answer.
+    /// Sends a word over each connection that request `of` holds and reads the answer; one of so many bytes, if any.
     Echo {
         of: u64,
+        bytes: usize,
     },
     Release {
         of: u64,

@@ -2,7 +2,7 @@
 
 use tests::{
     chance::Chance,
-    differential::{given, run},
+    differential::{given, run, spoilt},
 };
 
 const CASES: u64 = 20_000;
@@ -25,4 +25,11 @@ fn programs_do_what_kube_proxy_does() {
     let flows = given().unwrap_or_else(|error| panic!("{error:#}"));
     println!("{flows} flows");
     assert!(flows > 1_000, "only {flows} flows");
+}
+
+#[test]
+fn spoilt_packets_are_left_alone_or_refused() {
+    let mut chance = Chance::new();
+    println!("seed {}", chance.seed);
+    spoilt(CASES, &mut chance).unwrap_or_else(|error| panic!("{error:#}"));
 }

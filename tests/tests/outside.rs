@@ -73,21 +73,3 @@ async fn a_client_outside_stays_with_its_backend() {
     }
     assert!(chosen.iter().any(|name| name == NEAR) && chosen.iter().any(|name| name == FAR), "{chosen:?}");
 }
-
-/// As it is, not as it should be: fragments do not follow their flow yet, so that a datagram of several packets is lost.
-/// Once they do, the answer is the question after `far 0 `.
-#[tokio::test]
-async fn large_datagrams_are_lost_for_now() {
-    let ground = Ground::new("outside-fragments", PodNetwork::Bridged).await;
-    let row = Row { policy: Policy::Cluster, backends: &[FAR], frontends: Frontends::new(0) };
-    let _web = ground.service("web", &row).await;
-    for to in row.frontends.dialled(Kind::LoadBalancer, ground.cluster.node(ENTRY).addresses) {
-        let family = if to.is_ipv4() { tests::traffic::Family::V4 } else { tests::traffic::Family::V6 };
-        let socket = ground.client.udp(family).await.expect("it opens");
-        socket.send_to(to, "small").await.expect("it is sent");
-        let (from, answer) = socket.receive().await.unwrap_or_else(|error| panic!("{to}: {error:#}"));
-        assert_eq!((from, answer), (to, format!("{FAR} 0 small")));
-        socket.send_to(to, &"x".repeat(8_000)).await.expect("it is sent");
-        assert!(socket.receive().await.is_err(), "{to}: an answer came, which is what it should be");
-    }
-}

@@ -38,7 +38,7 @@ struct Mutant {
     wrong: &'static str,
 }
 
-const MUTANTS: [Mutant; 9] = [
+const MUTANTS: [Mutant; 12] = [
     Mutant {
         name: "wrong-scope",
         file: "begin.rs",
@@ -86,6 +86,24 @@ const MUTANTS: [Mutant; 9] = [
         file: "abi/life.rs",
         right: "self.state() & (Self::ALIVE | Self::DYING) == Self::ALIVE",
         wrong: "self.state() & Self::ALIVE == Self::ALIVE",
+    },
+    Mutant {
+        name: "errors-left-alone",
+        file: "family.rs",
+        right: "matches!(kind, 3 | 11 | 12)",
+        wrong: "matches!(kind, 3 | 11 | 12) && kind > 12",
+    },
+    Mutant {
+        name: "quoted-ports-left-alone",
+        file: "icmp.rs",
+        right: "ctx.store(packet.quoted(), &[turned.source_port, turned.destination_port], 0)",
+        wrong: "ctx.store(packet.quoted(), &[turned.source_port, turned.source_port], 0)",
+    },
+    Mutant {
+        name: "fragments-of-another-port",
+        file: "fragment.rs",
+        right: "FRAGMENTS.insert(fragment, [a, b, c, d], 0)",
+        wrong: "FRAGMENTS.insert(fragment, [b, a, c, d], 0)",
     },
     Mutant {
         name: "port-taken-twice",

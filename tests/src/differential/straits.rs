@@ -126,7 +126,7 @@ impl Straits {
     }
 
     fn flow_ending(&mut self, v6: bool) -> Result<()> {
-        let packet = self.from_outside(v6)?;
+        let packet = self.outsider(v6)?;
         ensure!(self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "not begun");
         self.change_lives(|life| if life.is_alive() { life.dying() } else { life })?;
         refused(&mut self.narrow, EXTERNAL_INGRESS, &packet.next(), DropReason::FlowEnding)?;
@@ -148,7 +148,7 @@ impl Straits {
 
     fn backend_unsettled(&mut self, v6: bool) -> Result<()> {
         let family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
-        let packet = self.from_outside(v6)?;
+        let packet = self.outsider(v6)?;
         let maps = self.narrow.reconciler.maps_mut();
         let backends = 0..=*maps.extent()?.backends.get(family);
         let generations: Vec<_> = backends.map(|at| (at, maps.backend(family, at).generation)).collect();
@@ -167,7 +167,7 @@ impl Straits {
     fn full_table(&mut self, v6: bool) -> Result<()> {
         let mut flows = Vec::new();
         let kept_out = loop {
-            let packet = self.from_outside(v6)?;
+            let packet = self.outsider(v6)?;
             if self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 != PASS {
                 break packet;
             }
@@ -177,7 +177,7 @@ impl Straits {
         ensure!(flows.len() > FLOWS as usize / 2, "refused after {} flows", flows.len());
         // The first refusal may have overlooked a record; half as many again as there are records find them all in use.
         for _ in 0..FLOWS / 2 {
-            let packet = self.from_outside(v6)?;
+            let packet = self.outsider(v6)?;
             if self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 == PASS {
                 flows.push(packet);
             }
@@ -195,20 +195,20 @@ impl Straits {
     }
 
     fn no_memory(&mut self) -> Result<()> {
-        let packet = self.from_outside(false)?;
+        let packet = self.outsider(false)?;
         refused(&mut self.packed, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)
     }
 
     /// Begins a flow from outside: its first packet as it is on its way to the backend.
     fn begin(&mut self, v6: bool) -> Result<Packet> {
-        let packet = self.from_outside(v6)?;
+        let packet = self.outsider(v6)?;
         let (action, out) = self.narrow.run(EXTERNAL_INGRESS, &packet)?;
         ensure!(action == PASS, "not begun: {action}");
         Packet::parse(&out)
     }
 
     /// The first packet of another client.
-    fn from_outside(&mut self, v6: bool) -> Result<Packet> {
+    fn outsider(&mut self, v6: bool) -> Result<Packet> {
         self.clients += 1;
         self.packet(client(v6), EXTERNAL_IP[usize::from(v6)])
     }

@@ -174,8 +174,8 @@ impl Way {
     /// Routers on either side find a packet too big: what they quote is what its sender sent.
     fn is_told(&self, ground: &mut Ground, left: &Packet, home: &Packet) -> Result<()> {
         let router = ROUTER[usize::from(left.from.is_ipv6())];
-        let quoted = if self.packet.from.port() % 2 == 0 { 8 } else { usize::MAX };
-        let mut complaint = left.too_big(router, quoted);
+        let quoted = if self.packet.from.port().is_multiple_of(2) { 8 } else { usize::MAX };
+        let Some(mut complaint) = left.too_big(router, quoted) else { return Ok(()) };
         let ways_back = [Some(self.backend.ingress()), self.client.ends_at()];
         for program in ways_back.into_iter().flatten() {
             let (action, out) = ground.run_frame(program, &complaint)?;
@@ -191,7 +191,7 @@ impl Way {
         if self.client == Client::Node {
             return Ok(());
         }
-        complaint = home.too_big(router, quoted);
+        let Some(mut complaint) = home.too_big(router, quoted) else { return Ok(()) };
         for program in [self.client.begins_at(), self.backend.egress()] {
             let (action, out) = ground.run_frame(program, &complaint)?;
             ensure!(action == PASS, "an error about an answer is held up at {program}: {action}");
@@ -208,7 +208,7 @@ impl Way {
         let Some(fragments) = self.packet.fragments(self.packet.from.port()) else { return Ok(()) };
         let begins_at = self.client.begins_at();
         // What the node sends is in order.
-        let is_early = self.client != Client::Node && self.packet.from.port() % 3 == 0;
+        let is_early = self.client != Client::Node && self.packet.from.port().is_multiple_of(3);
         if is_early {
             let (action, _) = ground.run_frame(begins_at, &fragments[1])?;
             ensure!(action == DROP, "a fragment that came too early is not held: {action}");

@@ -12,6 +12,7 @@ const IPV6: usize = 40;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
+const DESTINATION_OPTIONS: u8 = 60;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
 const PAYLOAD: &[u8] = b"what the programs must leave alone, and long enough that fragments of a datagram with it are several: \
@@ -48,7 +49,7 @@ pub enum Segment {
 impl Packet {
     pub const SEQUENCE: u32 = 0xfffe_0001;
 
-    /// The first packet of a flow.
+    /// The first packet of a flow. Now and then one without a checksum, or with a header between.
     pub fn first(flow: &Flow, port: u16) -> Self {
         let protocol = match flow.protocol {
             Protocol::Tcp => TCP,
@@ -72,7 +73,33 @@ impl Packet {
             _ => ip.write(&mut bytes, IpNumber::SCTP, &sctp(from.port(), to.port())),
         };
         written.expect("a vector takes everything");
-        Self { bytes, from, to, protocol }
+        Self { bytes, from, to, protocol }.varied(from.port().min(to.port()))
+    }
+
+    /// What a kind of client does with all its packets, by some number of the flow's.
+    fn varied(mut self, kind: u16) -> Self {
+        if kind.is_multiple_of(5) && self.protocol == UDP && self.from.is_ipv4() {
+            self.bytes[ETHERNET + IPV4 + 6..ETHERNET + IPV4 + 8].fill(0);
+        } else if kind.is_multiple_of(7) && self.from.is_ipv6() {
+            self.extend();
+        }
+        self
+    }
+
+    /// Puts destination options between the headers, eight bytes of padding.
+    fn extend(&mut self) {
+        let options = [self.protocol, 0, 1, 4, 0, 0, 0, 0];
+        let length: [u8; 2] = part(&self.bytes, ETHERNET + 4).expect("a whole header");
+        let length = u16::from_be_bytes(length) + 8;
+        self.bytes[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
+        self.bytes[ETHERNET + 6] = DESTINATION_OPTIONS;
+        self.bytes.splice(ETHERNET + IPV6..ETHERNET + IPV6, options);
+    }
+
+    /// Whether it says that it has no checksum (RFC 768).
+    fn is_unsummed(&self) -> bool {
+        let at = transport(&self.bytes) + 6;
+        self.protocol == UDP && self.from.is_ipv4() && self.bytes.get(at..at + 2) == Some(&[0, 0])
     }
 
     /// The next one the client sends.
@@ -95,7 +122,9 @@ impl Packet {
 
     /// Whether nothing but ends and checksums differs.
     pub fn is_like(&self, other: &Self) -> bool {
-        self.protocol == other.protocol && self.without_ends() == other.without_ends()
+        self.protocol == other.protocol
+            && self.is_unsummed() == other.is_unsummed()
+            && self.without_ends() == other.without_ends()
     }
 
     fn without_ends(&self) -> Vec<u8> {
@@ -119,7 +148,8 @@ impl Packet {
     /// for a few.
     pub fn fragments(&self, id: u16) -> Option<Vec<Vec<u8>>> {
         const LENGTH: usize = 64;
-        let datagram = self.bytes.get(transport(&self.bytes)..).filter(|_| self.protocol == UDP)?;
+        let is_plain = transport(&self.bytes) <= ETHERNET + IPV6 && self.protocol == UDP;
+        let datagram = self.bytes.get(transport(&self.bytes)..).filter(|_| is_plain)?;
         let pieces: Vec<_> = datagram.chunks(LENGTH).collect();
         let piece = |(n, piece): (usize, &&[u8])| {
             let is_last = n + 1 == pieces.len();
@@ -185,8 +215,12 @@ impl Packet {
         Self::parse(&frame)
     }
 
-    /// What a router says of this packet that it would be too big, quoting so many bytes of its segment.
-    pub fn too_big(&self, router: IpAddr, quoted: usize) -> Vec<u8> {
+    /// What a router says of this packet that it would be too big, quoting so many bytes of its segment; `None` of packets
+    /// whose quotes nobody reads.
+    pub fn too_big(&self, router: IpAddr, quoted: usize) -> Option<Vec<u8>> {
+        if transport(&self.bytes) > ETHERNET + IPV6 {
+            return None;
+        }
         let end = self.bytes.len().min(transport(&self.bytes).saturating_add(quoted));
         let kind = if router.is_ipv4() { [3, 4] } else { [2, 0] };
         let mut message = vec![kind[0], kind[1], 0, 0, 0, 0, 5, 0x78];
@@ -196,7 +230,7 @@ impl Packet {
         sum_up(&mut message, 2, start);
         let mut frame = Vec::new();
         ip(router, to).write(&mut frame, IpNumber(protocol), &message).expect("a vector takes everything");
-        frame
+        Some(frame)
     }
 
     /// Reads a frame; an error where a checksum does not hold.
@@ -205,14 +239,15 @@ impl Packet {
         let at = transport(bytes);
         let port = |at: usize| Ok::<_, anyhow::Error>(u16::from_be_bytes(part(bytes, at)?));
         let (from, to) = (SocketAddr::new(from, port(at)?), SocketAddr::new(to, port(at + 2)?));
-        if protocol != SCTP {
+        let packet = Self { bytes: bytes.to_vec(), from, to, protocol };
+        if protocol != SCTP && !packet.is_unsummed() {
             let segment = bytes.get(at..).context("no segment")?;
             ensure!(
                 sum(segment, pseudo(from.ip(), to.ip(), protocol, segment.len())) == 0xffff,
                 "the checksum is wrong"
             );
         }
-        Ok(Self { bytes: bytes.to_vec(), from, to, protocol })
+        Ok(packet)
     }
 }
 
@@ -237,7 +272,8 @@ impl Complaint {
         let whole = u16::from_be_bytes(part(quoted, if is_v4 { 2 } else { 4 })?);
         let segment = quoted.get(segment..).context("no segment")?;
         let is_whole = segment.len() + if is_v4 { IPV4 } else { 0 } == usize::from(whole);
-        if is_whole && *protocol != SCTP {
+        let is_unsummed = *protocol == UDP && is_v4 && segment.get(6..8) == Some(&[0, 0]);
+        if is_whole && *protocol != SCTP && !is_unsummed {
             let pseudo = pseudo(source, target, *protocol, segment.len());
             ensure!(sum(segment, pseudo) == 0xffff, "the checksum of the quoted segment is wrong");
         }
@@ -309,7 +345,8 @@ fn header(bytes: &[u8]) -> Result<Header> {
         [0x86, 0xdd] => {
             let length = u16::from_be_bytes(part(bytes, ETHERNET + 4)?);
             ensure!(usize::from(length) + ETHERNET + IPV6 == bytes.len(), "the length is wrong: {length}");
-            let [protocol] = part(bytes, ETHERNET + 6)?;
+            let [next] = part(bytes, ETHERNET + 6)?;
+            let [protocol] = if next == DESTINATION_OPTIONS { part(bytes, ETHERNET + IPV6)? } else { [next] };
             let address = |at| Ok::<_, anyhow::Error>(IpAddr::from(Ipv6Addr::from(part::<16>(bytes, at)?)));
             Ok(Header { from: address(22)?, to: address(38)?, protocol })
         }
@@ -319,7 +356,8 @@ fn header(bytes: &[u8]) -> Result<Header> {
 
 fn transport(bytes: &[u8]) -> usize {
     let is_v4 = bytes.get(ETHERNET - 2) == Some(&0x08);
-    ETHERNET + if is_v4 { IPV4 } else { IPV6 }
+    let is_extended = !is_v4 && bytes.get(ETHERNET + 6) == Some(&DESTINATION_OPTIONS);
+    ETHERNET + if is_v4 { IPV4 } else { IPV6 } + if is_extended { 8 } else { 0 }
 }
 
 fn ip(from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {

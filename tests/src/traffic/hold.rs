@@ -42,11 +42,11 @@ impl Held {
     }
 
     /// Asks over every connection and counts those that no longer answer as before.
-    pub async fn echo(&mut self) -> Report {
+    pub async fn echo(&mut self, bytes: usize) -> Report {
         let mut tally = Tally::default();
         for connection in &mut self.connections {
             let began = now_us();
-            let outcome = connection.echo().await;
+            let outcome = connection.echo(bytes).await;
             tally.record(connection.peer, began, outcome);
         }
         tally.report()
@@ -79,8 +79,9 @@ impl Connection {
         Ok(connection)
     }
 
-    async fn echo(&mut self) -> Result<Answered, Failure> {
-        let name = self.word("still there").await?;
+    async fn echo(&mut self, bytes: usize) -> Result<Answered, Failure> {
+        let word = if bytes == 0 { "still there".to_owned() } else { "x".repeat(bytes) };
+        let name = self.word(&word).await?;
         let peer = self.stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
         if peer != self.peer {
             return Err(Failure(format!("getpeername: {peer} in place of {}", self.peer)));
@@ -97,7 +98,7 @@ impl Connection {
         answer
             .strip_suffix(word)
             .map(|name| name.trim_end().to_owned())
-            .ok_or_else(|| Failure(format!("echo: `{answer}` is no answer to `{word}`")))
+            .ok_or_else(|| Failure(format!("echo: `{answer:.80}` is no answer to `{word:.80}`")))
     }
 
     fn answered(&self) -> Answered {

@@ -104,7 +104,7 @@ impl State {
                 self.held.lock().await.insert(id, held);
                 Ok(Answer::Report(Box::new(report)))
             }
-            Order::Echo { of } => self.echo(of).await,
+            Order::Echo { of, bytes } => self.echo(of, bytes).await,
             Order::Release { of } => {
                 let released = self.held.lock().await.remove(&of);
                 released.map(|_| Answer::Done).ok_or_else(|| format!("nothing is held for request {of}"))
@@ -139,10 +139,10 @@ impl State {
         dialling.ok_or_else(|| format!("request {of} dials no more"))
     }
 
-    async fn echo(&self, of: u64) -> Outcome {
+    async fn echo(&self, of: u64, bytes: usize) -> Outcome {
         let mut held = self.held.lock().await;
         let held = held.get_mut(&of).ok_or_else(|| format!("nothing is held for request {of}"))?;
-        Ok(Answer::Report(Box::new(held.echo().await)))
+        Ok(Answer::Report(Box::new(held.echo(bytes).await)))
     }
 
     async fn datagram(&self, id: u64, order: SocketOrder) -> Outcome {

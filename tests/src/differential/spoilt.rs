@@ -1,0 +1,111 @@
+//! Packets that no honest sender sends: cut short, with lengths that lie, with options, tagged, or random from end to end.
+//! A program may pass them, refuse them or translate them, but must leave alone what it does not translate.
+
+use anyhow::{Context as _, Result, ensure};
+use proxy_ebpf::abi::Config;
+
+use super::{
+    CASES,
+    ground::{
+        DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT, network,
+    },
+    wire::Packet,
+    world::{self, World},
+};
+use crate::chance::Chance;
+
+const PROGRAMS: [&str; 4] = [EXTERNAL_INGRESS, EXTERNAL_EGRESS, POD_INGRESS, POD_EGRESS];
+/// The kernel takes no shorter ones.
+const SHORTEST: usize = 15;
+/// Bytes that a translation may change: two addresses, two ports and a checksum, and all of it again in a quoted packet.
+const TRANSLATED: usize = 2 * (2 * 16 + 2 * 2 + 2 + 2);
+/// Bytes of the quickest answer that a packet can be turned into.
+const HEADERS: usize = 128;
+
+/// Sends so many through each program; the first that is treated wrongly ends it. Some are too short for the kernel to run
+/// programs on.
+pub fn spoilt(packets: u64, chance: &mut Chance) -> Result<()> {
+    network()?.run(|| {
+        let mut ground = Ground::new(None, Config::DEFAULT)?;
+        let (mut world, mut runs) = (World::default(), 0);
+        for n in 0..packets {
+            if n % CASES == 0 {
+                world = World::random(chance);
+                ground.lay(world::policy(), world.changes())?;
+            }
+            let frame = frame(&world, chance);
+            for program in PROGRAMS {
+                let Ok((action, out)) = ground.run_frame(program, &frame) else { continue };
+                runs += 1;
+                is_sound(&frame, action, &out)
+                    .with_context(|| format!("seed {}, packet {n}, {program}: {frame:02x?}", chance.seed))?;
+            }
+        }
+        ensure!(runs > packets * 3, "only {runs} runs of {packets} packets");
+        Ok(())
+    })
+}
+
+fn frame(world: &World, chance: &mut Chance) -> Vec<u8> {
+    let flow = world.flow(chance);
+    let port = u16::try_from(1024 + chance.below(60_000)).expect("a port");
+    let packet = Packet::first(&flow, port);
+    let router =
+        if flow.source.is_ipv4() { [192, 0, 2, 1].into() } else { [0x2001, 0xdb8, 0, 0, 0, 0, 0, 9].into() };
+    let some = |frames: Option<Vec<Vec<u8>>>, chance: &mut Chance| {
+        frames.map(|frames| frames[chance.below(frames.len() as u64) as usize].clone())
+    };
+    let mut frame = match chance.below(4) {
+        0 => some(packet.fragments(port), chance),
+        1 => packet.too_big(router, 1 + chance.below(64) as usize),
+        2 => Some((0..SHORTEST as u64 + chance.below(200)).map(|_| chance.below(256) as u8).collect()),
+        _ => None,
+    }
+    .unwrap_or_else(|| packet.bytes().to_vec());
+    for _ in 0..=chance.below(3) {
+        spoil(&mut frame, chance);
+    }
+    frame
+}
+
+fn spoil(frame: &mut Vec<u8>, chance: &mut Chance) {
+    let length = frame.len() as u64;
+    match chance.below(5) {
+        // Cut off somewhere.
+        0 => frame.truncate((SHORTEST as u64 + chance.below(length)).min(length) as usize),
+        // A byte among the headers, where lengths, versions and offsets stand.
+        1 | 2 => {
+            let at = SHORTEST as u64 + chance.below(64);
+            if let Some(byte) = frame.get_mut(at as usize) {
+                *byte = chance.below(256) as u8;
+            }
+        }
+        // A VLAN's tag.
+        3 => {
+            frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+        }
+        // Options, or what looks like them: everything behind is four bytes later.
+        _ if frame.len() > 40 => {
+            frame[14] = frame[14].wrapping_add(1);
+            frame.splice(34..34, [1, 1, 1, 0]);
+        }
+        _ => {}
+    }
+}
+
+fn is_sound(frame: &[u8], action: i32, out: &[u8]) -> Result<()> {
+    match action {
+        DROP => Ok(()),
+        PASS | REDIRECT if out.len() == frame.len() => {
+            let changed = frame.iter().zip(out).filter(|(old, new)| old != new).count();
+            let is_answer = action == REDIRECT && frame.len() <= HEADERS;
+            ensure!(changed <= TRANSLATED || is_answer, "{changed} bytes changed: {out:02x?}");
+            Ok(())
+        }
+        REDIRECT => {
+            ensure!(out.len() <= frame.len() + HEADERS, "an answer of {} bytes", out.len());
+            Ok(())
+        }
+        other => anyhow::bail!("the program says {other} and leaves {} bytes", out.len()),
+    }
+}

@@ -1,0 +1,110 @@
+//! What does not fit into a packet: fragments, and paths narrower than the network around them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd as _,
+};
+
+use anyhow::{Context as _, Result};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
+use proxy::model::{address::Protocol, flow::Flow};
+
+use tests::{
+    differential::Packet,
+    frontends::{Frontends, Kind},
+    outside::{ENTRY, FAR, Ground, NEAR, Policy, Row},
+    pod::Pod,
+    pod_network::PodNetwork,
+    traffic::Family,
+};
+
+const ROWS: [(Policy, &[&str]); 3] =
+    [(Policy::Cluster, &[NEAR]), (Policy::Cluster, &[FAR]), (Policy::Local, &[NEAR])];
+
+/// 8,000 bytes there and back.
+async fn is_answered_at_length(client: &Pod, to: SocketAddr, by: &str) {
+    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let socket = client.udp(family).await.expect("it opens");
+    let text = "x".repeat(8_000);
+    socket.send_to(to, &text).await.expect("it is sent");
+    let (from, answer) = socket.receive().await.unwrap_or_else(|error| panic!("{by} at {to}: {error:#}"));
+    assert!(from == to && answer == format!("{by} 0 {text}"), "{by} at {to}: {from} says {answer:.80}");
+}
+
+#[tokio::test]
+async fn large_datagrams_reach_every_frontend() {
+    let ground = Ground::new("large-datagrams", PodNetwork::Bridged).await;
+    let boxed = ground.cluster.pod("boxed").sandboxed_on(ENTRY).start().await;
+    for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
+        let number = u8::try_from(number).expect("few rows");
+        let row = Row { policy, backends, frontends: Frontends::new(number) };
+        let service = ground.service(&format!("web-{number}"), &row).await;
+        for kind in Kind::ALL {
+            for to in row.frontends.dialled(kind, ground.cluster.node(ENTRY).addresses) {
+                is_answered_at_length(&ground.client, to, backends[0]).await;
+            }
+        }
+        for to in service.vips() {
+            is_answered_at_length(&boxed, to, backends[0]).await;
+        }
+    }
+}
+
+/// The last fragment first, as some senders do it, and routers with several ways.
+#[tokio::test]
+async fn fragments_may_come_in_any_order() {
+    const PORT: u16 = 40_000;
+    let ground = Ground::new("fragments", PodNetwork::Routed).await;
+    for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
+        let number = u8::try_from(number).expect("few rows");
+        let row = Row { policy, backends, frontends: Frontends::new(number) };
+        let _web = ground.service(&format!("web-{number}"), &row).await;
+        let to = row.frontends.dialled(Kind::LoadBalancer, ground.cluster.node(ENTRY).addresses);
+        let to = to.into_iter().find(SocketAddr::is_ipv4).expect("an IPv4 address");
+        let own = SocketAddr::new(ground.client.addresses.v4.into(), PORT + u16::from(number));
+        let socket = ground.client.udp_at(own).await.expect("it opens");
+        let flow = Flow { source: own.ip(), destination: to, protocol: Protocol::Udp };
+        let mut fragments = Packet::first(&flow, own.port()).fragments(own.port()).expect("a datagram");
+        fragments.reverse();
+        send_raw(&ground.client, to, &fragments).expect("they are sent");
+        let (from, answer) =
+            socket.receive().await.unwrap_or_else(|error| panic!("{}: {error:#}", backends[0]));
+        assert_eq!((from, answer.split(' ').next()), (to, Some(backends[0])), "{answer}");
+    }
+}
+
+/// Sends IPv4 packets as they are, without their link headers.
+fn send_raw(from: &Pod, to: SocketAddr, frames: &[Vec<u8>]) -> Result<()> {
+    const ETHERNET: usize = 14;
+    from.netns().run(|| {
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
+        let IpAddr::V4(ip) = to.ip() else { anyhow::bail!("{to} is not of IPv4") };
+        let [a, b, c, d] = Ipv4Addr::octets(&ip);
+        let to = SockaddrIn::new(a, b, c, d, 0);
+        for frame in frames {
+            sendto(raw.as_raw_fd(), &frame[ETHERNET..], &to, MsgFlags::empty()).context("cannot send")?;
+        }
+        Ok(())
+    })
+}
+
+/// The router between tells the backend, by way of the frontend's address, that its packets are too big.
+#[tokio::test]
+async fn a_narrow_path_does_not_stall_tcp() {
+    let ground = Ground::new("narrow", PodNetwork::Routed).await;
+    ground.cluster.narrow_outside(1_400).await.expect("the router takes it");
+    for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
+        let number = u8::try_from(number).expect("few rows");
+        let row = Row { policy, backends, frontends: Frontends::new(number) };
+        let _web = ground.service(&format!("web-{number}"), &row).await;
+        for kind in Kind::ALL {
+            let to = row.frontends.dialled(kind, ground.cluster.node(ENTRY).addresses);
+            let (held, opened) = ground.client.hold(to.to_vec(), to.len()).await.expect("it opens");
+            assert_eq!(opened.failed(), 0, "{kind:?}: {opened:?}");
+            let carried = ground.client.carry(held, 300_000).await.expect("it carries");
+            assert_eq!(carried.failed(), 0, "{policy:?} {backends:?} {kind:?}: {carried:?}");
+        }
+    }
+}
