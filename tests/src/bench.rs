@@ -1,4 +1,4 @@
-//! What is promised in numbers, measured: the cost of a connect, and that a switch of backends is atomic.
+//! What is promised in numbers, measured: the cost of a connect and of a packet, and that a switch of backends is atomic.
 //!
 //! Each measurement lays out its own ground, starts a worker process in it and judges what the worker reports. Workers
 //! are plain threads and blocking sockets: what they cost themselves must not hide what they measure.
@@ -6,6 +6,7 @@
 pub mod atomicity;
 pub mod connect;
 pub mod dns;
+pub mod packet;
 pub mod sync;
 mod worker;
 

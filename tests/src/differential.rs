@@ -14,12 +14,12 @@ use proxy_ebpf::abi::Config;
 use crate::chance::Chance;
 
 mod given;
-mod ground;
+pub(crate) mod ground;
 mod row;
 mod spoilt;
 mod straits;
 mod way;
-mod wire;
+pub(crate) mod wire;
 mod world;
 
 pub use given::given;

@@ -28,6 +28,9 @@ enum Measurement {
     /// How long a change takes from the API server to the kernel, and what the agent weighs through a relist.
     #[command(disable_help_flag = true)]
     Sync(Passed),
+    /// What a packet costs in each program, in known and in new flows, with few and with many of them.
+    #[command(disable_help_flag = true)]
+    Packet(Passed),
     /// What answering names costs, with 10,000 Services; beside it what `$COREDNS` costs, if that names a binary.
     #[command(disable_help_flag = true)]
     Dns(Passed),
@@ -47,6 +50,7 @@ impl Bench {
             Measurement::Connect(passed) => ("connect", passed),
             Measurement::Atomicity(passed) => ("atomicity", passed),
             Measurement::Sync(passed) => ("sync", passed),
+            Measurement::Packet(passed) => ("packet", passed),
             Measurement::Dns(passed) => ("dns", passed),
         };
         let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -56,6 +57,15 @@ pub enum LoadError {
     Refused { name: &'static str, verdict: String },
 }
 
+/// What came of a packet.
+#[derive(Debug)]
+pub struct Ran {
+    pub action: i32,
+    pub packet: Vec<u8>,
+    /// By the kernel's clock.
+    pub took: Duration,
+}
+
 /// The programs, loaded and verified, attached to nothing yet.
 #[derive(Debug)]
 pub struct Programs {
@@ -99,12 +109,23 @@ impl Programs {
 
     /// Runs a program of the packet plane on a packet, at no device: what it says, and the packet as it is then.
     pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(i32, Vec<u8>), LoadError> {
+        let Ran { action, packet, .. } = self.run_on(name, packet)?;
+        Ok((action, packet))
+    }
+
+    /// Runs a program of the packet plane or the early plane on a packet, at no device.
+    pub fn run_on(&mut self, name: &'static str, packet: &[u8]) -> Result<Ran, LoadError> {
         let mut out = vec![0; packet.len() + LONGEST_ANSWER];
         let options =
             TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let outcome = self.tc(name)?.test_run(options).map_err(|error| refused(name, &error))?;
+        let outcome = if name == XDP_EXTERNAL {
+            self.xdp(name)?.test_run(options)
+        } else {
+            self.tc(name)?.test_run(options)
+        };
+        let outcome = outcome.map_err(|error| refused(name, &error))?;
         out.truncate(outcome.data_size_out as usize);
-        Ok((outcome.return_value.cast_signed(), out))
+        Ok(Ran { action: outcome.return_value.cast_signed(), packet: out, took: outcome.duration })
     }
 
     /// Runs the program of the early plane on a frame that came in by a device: the action it takes, and the frame as it is

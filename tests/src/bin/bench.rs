@@ -6,8 +6,9 @@ use std::{env, num::NonZeroU32, process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
 use tests::{
-    bench::{Worker, atomicity, connect, dns, sync},
+    bench::{Worker, atomicity, connect, dns, packet, sync},
     pod::POD,
     traffic,
 };
@@ -20,6 +21,7 @@ enum Bench {
     Atomicity(Atomicity),
     Sync(Sync),
     Dns(Dns),
+    Packet(Packet),
 }
 
 /// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
@@ -103,6 +105,21 @@ struct Dns {
     window: u16,
 }
 
+/// Sends packets through the programs at devices, one run each, and tells how long each took by the kernel's clock.
+///
+/// Clients outside dial the NodePort of a Service whose backend is on another node. A program changes its packet and cannot
+/// be repeated on it, so an empty program is run by turns with each, and what that takes is the cost of measuring.
+#[derive(clap::Args)]
+struct Packet {
+    /// Flows in the tables, a round for each number
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1000, 100_000], value_name = "NUMBERS",
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    flows: Vec<u32>,
+    /// Packets for each line; new flows stay in the tables, which hold 131,072
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: u32,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().collect();
     // The harness starts this very program for its pods and its workers.
@@ -127,6 +144,7 @@ fn bench(bench: Bench) -> Result<()> {
         Bench::Atomicity(arguments) => runtime.block_on(atomicity(&arguments)),
         Bench::Sync(arguments) => runtime.block_on(sync(&arguments)),
         Bench::Dns(arguments) => runtime.block_on(dns(&arguments)),
+        Bench::Packet(arguments) => packet(&arguments),
     }
 }
 
@@ -147,6 +165,17 @@ async fn atomicity(arguments: &Atomicity) -> Result<()> {
     let outcome = atomicity::run(&setting).await?;
     println!("{outcome}");
     ensure!(outcome.holds(), "a switch of backends was not atomic");
+    Ok(())
+}
+
+fn packet(arguments: &Packet) -> Result<()> {
+    let Packet { flows, runs } = arguments;
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} lines, {eta} left")?;
+    // Hidden where nobody watches.
+    let bar = ProgressBar::new(0).with_style(style);
+    let report = packet::run(&packet::Setting { flows: flows.clone(), runs: *runs }, &bar)?;
+    bar.finish_and_clear();
+    print!("{report}");
     Ok(())
 }
 

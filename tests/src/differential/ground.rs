@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -105,6 +106,12 @@ impl Ground {
 
     pub fn run_frame(&mut self, program: &'static str, frame: &[u8]) -> Result<(i32, Vec<u8>)> {
         Ok(self.programs.run(program, frame)?)
+    }
+
+    /// As `run`: the packet as it is then, and how long the program took by the kernel's clock.
+    pub fn run_timed(&mut self, program: &'static str, packet: &Packet) -> Result<(Vec<u8>, Duration)> {
+        let ran = self.programs.run_on(program, packet.bytes())?;
+        Ok((ran.packet, ran.took))
     }
 
     /// How often each reason was counted.

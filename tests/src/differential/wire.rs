@@ -112,6 +112,12 @@ impl Packet {
         Self::new(self.to, self.from, self.protocol, SYN | ACK)
     }
 
+    /// In a frame for a device with this address.
+    pub fn in_frame_to(mut self, device: [u8; 6]) -> Self {
+        self.bytes[..6].copy_from_slice(&device);
+        self
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

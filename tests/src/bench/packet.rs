@@ -1,0 +1,232 @@
+//! What a packet costs in each program, with few and with many flows: the compiled programs on real maps, packets sent
+//! through by BPF_PROG_TEST_RUN, and the time that the kernel itself measures around the program.
+//!
+//! A program changes its packet, so it cannot be repeated on it: every run is a single one on a packet of its own, and what
+//! an empty program takes in the same way is told beside it. That is mostly the kernel's clock, which is read twice.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use indicatif::ProgressBar;
+use proxy_ebpf::abi::{Config, XDP_EXTERNAL};
+
+use crate::{
+    chance::Chance,
+    differential::{
+        ground::{EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, network},
+        wire::Packet,
+    },
+    netns::Netns,
+};
+
+mod empty;
+mod report;
+mod world;
+
+use empty::{Empty, Kind};
+pub use report::Report;
+use report::{Row, Times};
+
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// Flows in the tables while packets are sent.
+    pub flows: Vec<u32>,
+    /// Runs for each row.
+    pub runs: u32,
+}
+
+/// A program, and which of a flow's packets it gets.
+struct Subject {
+    name: &'static str,
+    kind: Kind,
+    meets: Meets,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meets {
+    /// What the client sends.
+    Dialled,
+    /// The same packet once it has a backend, and leaves.
+    Forwarded,
+}
+
+const SUBJECTS: [Subject; 3] = [
+    Subject { name: EXTERNAL_INGRESS, kind: Kind::Tc, meets: Meets::Dialled },
+    Subject { name: EXTERNAL_EGRESS, kind: Kind::Tc, meets: Meets::Forwarded },
+    Subject { name: XDP_EXTERNAL, kind: Kind::Xdp, meets: Meets::Dialled },
+];
+
+/// The address of the device that programs are run at. What is sent on before the kernel sees it must be for the node.
+const LOOPBACK: [u8; 6] = [0; 6];
+
+pub fn run(setting: &Setting, progress: &ProgressBar) -> Result<Report> {
+    progress.set_length(setting.flows.len() as u64 * 2 * SUBJECTS.len() as u64 * 2);
+    place()?.run(|| {
+        let mut report = Report::default();
+        for flows in &setting.flows {
+            for is_v6 in [false, true] {
+                // Maps of their own, so that no row finds the flows of another.
+                let mut bench = Bench::new(*flows, is_v6, setting.runs)?;
+                for subject in &SUBJECTS {
+                    report.rows.push(bench.established(subject)?);
+                    progress.inc(1);
+                    report.rows.push(bench.new_ones(subject)?);
+                    progress.inc(1);
+                }
+            }
+        }
+        Ok(report)
+    })
+}
+
+/// Where the neighbour on the way to the backend is known.
+fn place() -> Result<Netns> {
+    let netns = network()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let netlink = netns.netlink()?;
+        for backend in [false, true].into_iter().flat_map(world::backends) {
+            netlink.neighbour("lo", backend, LOOPBACK).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    Ok(netns)
+}
+
+struct Bench {
+    ground: Ground,
+    is_v6: bool,
+    /// The flows that are in the tables since the beginning, by their numbers.
+    known: Vec<u32>,
+    /// Flows that were ever begun.
+    begun: u32,
+    runs: u32,
+    chance: Chance,
+}
+
+impl Bench {
+    fn new(flows: u32, is_v6: bool, runs: u32) -> Result<Self> {
+        let mut ground = Ground::new(None, Config::DEFAULT)?;
+        ground.lay(world::policy(), world::changes())?;
+        let mut bench = Self { ground, is_v6, known: Vec::new(), begun: 0, runs, chance: Chance::new() };
+        let mut patience = Patience::with(flows);
+        while bench.known.len() < flows as usize {
+            let first = bench.another();
+            match bench.forwarded(&first) {
+                Ok(there) => {
+                    bench.be_answered(&there)?;
+                    bench.known.push(bench.begun - 1);
+                }
+                Err(error) => patience.bear(error)?,
+            }
+        }
+        Ok(bench)
+    }
+
+    /// The first packet of a flow that there has not been yet.
+    fn another(&mut self) -> Packet {
+        self.begun += 1;
+        self.first_of(self.begun - 1)
+    }
+
+    fn first_of(&self, flow: u32) -> Packet {
+        let (flow, port) = world::flow(flow, self.is_v6);
+        Packet::first(&flow, port)
+    }
+
+    /// The packet as it is after it got its backend.
+    fn forwarded(&mut self, packet: &Packet) -> Result<Packet> {
+        let (_, out) = self.ground.run(EXTERNAL_INGRESS, packet)?;
+        let there = Packet::parse(&out)?;
+        ensure!(world::is_backend(there.to), "{} went to {}", packet.to, there.to);
+        Ok(there)
+    }
+
+    /// Lets the packet leave and its answer come back: flows that nobody answers are given up sooner.
+    fn be_answered(&mut self, there: &Packet) -> Result<()> {
+        let (_, out) = self.ground.run(EXTERNAL_EGRESS, there)?;
+        let (_, out) = self.ground.run(EXTERNAL_INGRESS, &Packet::parse(&out)?.answer())?;
+        self.ground.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
+        Ok(())
+    }
+
+    fn established(&mut self, subject: &Subject) -> Result<Row> {
+        self.row(subject, "established", |bench| {
+            let at = bench.chance.below(bench.known.len() as u64);
+            bench.first_of(bench.known[at as usize]).next()
+        })
+    }
+
+    fn new_ones(&mut self, subject: &Subject) -> Result<Row> {
+        self.row(subject, "new", Self::another)
+    }
+
+    fn row(
+        &mut self,
+        subject: &Subject,
+        packet: &'static str,
+        next: impl Fn(&mut Self) -> Packet,
+    ) -> Result<Row> {
+        let empty = Empty::load(subject.kind)?;
+        let (mut times, mut floor) = (Times::default(), Times::default());
+        let mut patience = Patience::with(self.runs);
+        for _ in 0..self.runs {
+            let packet = next(self);
+            match self.time(subject, packet, &empty) {
+                Ok((took, least)) => {
+                    times.push(took);
+                    floor.push(least);
+                }
+                Err(error) => patience.bear(error)?,
+            }
+        }
+        let flows = u32::try_from(self.known.len())?;
+        Ok(Row { program: subject.name, is_v6: self.is_v6, flows, packet, times, empty: floor })
+    }
+
+    /// How long a packet took in a program, and in an empty one.
+    fn time(&mut self, subject: &Subject, mut packet: Packet, empty: &Empty) -> Result<(Duration, Duration)> {
+        if subject.meets == Meets::Forwarded {
+            packet = self.forwarded(&packet)?;
+        } else if subject.kind == Kind::Xdp {
+            packet = packet.in_frame_to(LOOPBACK);
+        }
+        let least = empty.run(packet.bytes())?;
+        let (out, took) = self.ground.run_timed(subject.name, &packet)?;
+        self.must_be_translated(subject, &packet, &out)?;
+        Ok((took, least))
+    }
+
+    /// A packet that is let through untouched would cost little.
+    fn must_be_translated(&self, subject: &Subject, packet: &Packet, out: &[u8]) -> Result<()> {
+        let left = Packet::parse(out).with_context(|| format!("{} leaves no packet", subject.name))?;
+        let is_masqueraded = subject.kind == Kind::Xdp || subject.meets == Meets::Forwarded;
+        ensure!(world::is_backend(left.to), "{}: {} went to {}", subject.name, packet.to, left.to);
+        ensure!(
+            (left.from.ip() == world::masquerade(self.is_v6)) == is_masqueraded,
+            "{}: {} was sent as {}",
+            subject.name,
+            packet.from,
+            left.from
+        );
+        Ok(())
+    }
+}
+
+/// Flows may be refused where the tables are nearly full, and silent ones given up for others: a few in a hundred are no
+/// error.
+struct Patience(u32);
+
+impl Patience {
+    fn with(packets: u32) -> Self {
+        Self(packets / 50)
+    }
+
+    fn bear(&mut self, error: anyhow::Error) -> Result<()> {
+        match self.0.checked_sub(1) {
+            Some(left) => self.0 = left,
+            None => return Err(error),
+        }
+        Ok(())
+    }
+}
