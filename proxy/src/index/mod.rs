@@ -14,7 +14,7 @@ use proxy_ebpf::abi::Unclaimed;
 
 use crate::model::{
     address::IpFamily,
-    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
+    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource, Slices},
     flow::{Flow, Verdict},
     frontend::{Frontend, FrontendKey, FrontendKind},
     node::{LocalNode, NodeInfo},
@@ -40,7 +40,7 @@ pub enum Change {
     Service(ServiceKey, Option<Arc<ServiceInfo>>),
     Slice(SliceKey, Option<Arc<SliceInfo>>),
     /// The slices that mirroring would make of the Endpoints object of this name.
-    Endpoints(ServiceKey, Option<Arc<[Arc<SliceInfo>]>>),
+    Endpoints(ServiceKey, Option<Slices>),
     /// The Node object of this node; others do not concern us.
     Node(Option<NodeInfo>),
     ServiceCidr(Arc<str>, Option<Vec<IpNetwork>>),
@@ -53,7 +53,7 @@ pub struct Index {
     node: LocalNode,
     /// Every Service, also those that are not served: they still govern the mirroring of Endpoints.
     joined: Joined,
-    endpoints: HashMap<ServiceKey, Arc<[Arc<SliceInfo>]>>,
+    endpoints: HashMap<ServiceKey, Slices>,
     claims: Claims,
     service_cidrs: BTreeMap<Arc<str>, Vec<IpNetwork>>,
 }
@@ -205,11 +205,7 @@ impl Index {
         touched
     }
 
-    fn apply_endpoints(
-        &mut self,
-        key: ServiceKey,
-        slices: Option<Arc<[Arc<SliceInfo>]>>,
-    ) -> BTreeSet<FrontendKey> {
+    fn apply_endpoints(&mut self, key: ServiceKey, slices: Option<Slices>) -> BTreeSet<FrontendKey> {
         match slices {
             Some(slices) => self.endpoints.insert(key.clone(), slices),
             None => self.endpoints.remove(&key),

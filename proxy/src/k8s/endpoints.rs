@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use super::{ObjectError, Read, endpoint_slice, key, label};
 use crate::model::{
     address::parse_ip,
-    backend::{SliceInfo, SliceSource},
+    backend::{SliceSource, Slices},
 };
 
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -21,10 +21,7 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const MAX_PER_SUBSET: usize = 1000;
 
 /// `None`: an object that is not mirrored.
-pub fn read(
-    endpoints: &Endpoints,
-    node_name: &str,
-) -> Result<Option<Read<Arc<[Arc<SliceInfo>]>>>, ObjectError> {
+pub fn read(endpoints: &Endpoints, node_name: &str) -> Result<Option<Read<Slices>>, ObjectError> {
     let mut slices = Vec::new();
     let Read { value: mirrored, mut left_out } = mirror(endpoints)?;
     for slice in &mirrored {

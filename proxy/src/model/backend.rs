@@ -108,6 +108,9 @@ pub struct SliceInfo {
     pub triggered: Option<Timestamp>,
 }
 
+/// Slices that come and go together.
+pub type Slices = Arc<[Arc<SliceInfo>]>;
+
 impl SliceInfo {
     pub fn has_hints(&self) -> bool {
         self.candidates.iter().any(Candidate::has_hints)
