@@ -13,6 +13,7 @@ use proxy_ebpf::abi::Config;
 
 use crate::chance::Chance;
 
+pub mod early;
 mod given;
 pub(crate) mod ground;
 mod row;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Pod,
     maps::{Array, Map, MapData},
@@ -16,7 +16,7 @@ use proxy::{
     datapath::{self, Busy, Device, DeviceTable, KernelMaps, Pins, Programs, pin_name},
     index::{Change, Index},
     model::policy::Policy,
-    reconcile::{Networks, Reconciler},
+    reconcile::{LbMaps as _, Networks, Reconciler},
 };
 use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, MAPS};
 
@@ -97,6 +97,26 @@ impl Ground {
         let v4 = addresses.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
         let v6 = addresses.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
         Ok(self.devices.set(&[lo(v4, v6)], |_| false)?)
+    }
+
+    /// Gives another device the same addresses.
+    pub fn have_uplink(&mut self, index: u32, addresses: [IpAddr; 2]) -> Result<()> {
+        let [IpAddr::V4(v4), IpAddr::V6(v6)] = addresses else { bail!("one address of each family") };
+        let lo = lo(Some(v4), Some(v6));
+        let uplink = Device { index, name: "uplink".to_owned(), ..lo.clone() };
+        Ok(self.devices.set(&[lo, uplink], |_| false)?)
+    }
+
+    /// What the early plane does with a frame that came in by a device, and the frame as it is then.
+    pub fn run_early(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>)> {
+        Ok(self.programs.run_early(frame, device)?)
+    }
+
+    /// How many flows got a backend, of all Services that there are.
+    pub fn translated(&self) -> Result<u64> {
+        let maps = self.reconciler.maps();
+        let translated = |(service, _)| Ok(maps.service_stats(service)?.translated);
+        maps.services()?.into_iter().map(translated).sum()
     }
 
     /// What a program says of a packet, and the packet as it is then.

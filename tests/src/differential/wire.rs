@@ -118,6 +118,20 @@ impl Packet {
         self
     }
 
+    /// The frame as it leaves a router: one hop less, from one machine to the next.
+    pub fn forwarded(&self, [from, to]: [[u8; 6]; 2]) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        bytes[..6].copy_from_slice(&to);
+        bytes[6..12].copy_from_slice(&from);
+        if self.from.is_ipv6() {
+            bytes[ETHERNET + 7] -= 1;
+            return bytes;
+        }
+        bytes[ETHERNET + 8] -= 1;
+        sum_up_header(&mut bytes);
+        bytes
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -326,6 +340,11 @@ impl Segment {
             _ => Ok(Self::Other),
         }
     }
+}
+
+/// Gives an IPv4 header its checksum.
+pub fn sum_up_header(frame: &mut [u8]) {
+    sum_up(&mut frame[ETHERNET..ETHERNET + IPV4], 10, 0);
 }
 
 struct Header {

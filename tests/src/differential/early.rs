@@ -1,0 +1,254 @@
+//! The early plane against the packet plane: what it sends is what the programs at both hooks of the device make of the
+//! packet, one hop later; what it does not send it leaves alone, and it counts no refusal.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::net::if_::if_nametoindex;
+use proxy_ebpf::abi::Config;
+
+use super::{
+    CASES, FLOWS, client_port,
+    ground::{EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
+    wire::{Packet, sum_up_header},
+    world::{self, World},
+};
+use crate::{
+    chance::Chance,
+    netns::{Mac, Netns},
+};
+
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// Where frames are sent to, and where to they are sent on.
+const NODE: Mac = [2, 0, 0, 0, 0, 2];
+const ROUTER: Mac = [2, 0, 0, 0, 0, 9];
+const UPLINK: &str = "uplink";
+/// The longest frame for which a way is known.
+const LONGEST: usize = 1500 + 14;
+
+/// What became of a packet, each of which must come up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Sent to a backend.
+    Sent,
+    /// An answer sent to its client.
+    Returned,
+    /// Translated by the packet plane alone.
+    Stayed,
+    Refused,
+    Untouched,
+    /// Only the stack may forward it, although its flow may leave.
+    Odd,
+}
+
+impl Fate {
+    pub const ALL: [Self; 6] =
+        [Self::Sent, Self::Returned, Self::Stayed, Self::Refused, Self::Untouched, Self::Odd];
+}
+
+pub type Tally = BTreeMap<Fate, u64>;
+
+/// Runs cases until there were so many; the first difference ends it.
+pub fn run(cases: u64, chance: &mut Chance) -> Result<Tally> {
+    let (netns, _router) = network()?;
+    netns.run(|| {
+        let (mut ground, mut tally) = (Uplink::new()?, Tally::new());
+        for case in 0..cases {
+            if case % CASES == 0 {
+                ground.renew(chance)?;
+            }
+            let seed = chance.seed;
+            ground.check(chance, case, &mut tally).with_context(|| format!("case {case}, seed {seed}"))?;
+        }
+        ground.counted_once()?;
+        Ok(tally)
+    })
+}
+
+/// A namespace whose uplink leads everywhere, and what is behind that.
+fn network() -> Result<(Netns, Netns)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (netns, router) = (Netns::create().await?, Netns::create().await?);
+        netns.forward()?;
+        let (netlink, beyond) = (netns.netlink()?, router.netlink()?);
+        netlink.veth(UPLINK, "downlink", &beyond).await?;
+        netlink.mac(UPLINK, NODE).await?;
+        for (everything, gateway) in [("0.0.0.0/0", "172.18.0.1"), ("::/0", "fd00:172:18::1")] {
+            let gateway: IpAddr = gateway.parse()?;
+            netlink.neighbour(UPLINK, gateway, ROUTER).await?;
+            netlink.route_beyond(everything.parse()?, gateway, UPLINK).await?;
+        }
+        drop((netlink, beyond));
+        Ok((netns, router))
+    })
+}
+
+struct Uplink {
+    ground: Ground,
+    world: World,
+    device: u32,
+    /// Flows that were begun among these objects, and what was counted before.
+    begun: u64,
+    counted: u64,
+}
+
+/// What the packet plane makes of a packet between coming in and going out.
+enum Forwarded {
+    As(Packet),
+    Untouched,
+    Refused,
+}
+
+impl Uplink {
+    fn new() -> Result<Self> {
+        let ground = Ground::new(None, Config::DEFAULT)?;
+        let device = if_nametoindex(UPLINK)?;
+        Ok(Self { ground, world: World::default(), device, begun: 0, counted: 0 })
+    }
+
+    fn renew(&mut self, chance: &mut Chance) -> Result<()> {
+        self.counted_once()?;
+        self.world = World::random(chance);
+        self.ground.lay(world::policy(), self.world.changes())?;
+        self.ground.have_uplink(self.device, world::NODE)?;
+        (self.begun, self.counted) = (0, self.ground.translated()?);
+        Ok(())
+    }
+
+    /// Whichever plane decided, and however often both saw a packet.
+    fn counted_once(&self) -> Result<()> {
+        let counted = self.ground.translated()? - self.counted;
+        ensure!(counted == self.begun, "{} flows were begun, {counted} are counted", self.begun);
+        Ok(())
+    }
+
+    /// A flow's first packet, its answer, and the next packet.
+    fn check(&mut self, chance: &mut Chance, case: u64, tally: &mut Tally) -> Result<()> {
+        let flow = self.world.flow(chance);
+        let packet = Packet::first(&flow, client_port(case % FLOWS));
+        let forwarded = self.both(&packet, chance).with_context(|| format!("{flow:?}"))?;
+        let fate = match &forwarded {
+            (Forwarded::As(_), true) => Fate::Sent,
+            (Forwarded::As(_), false) => Fate::Stayed,
+            (Forwarded::Untouched, _) => Fate::Untouched,
+            (Forwarded::Refused, _) => Fate::Refused,
+        };
+        *tally.entry(fate).or_default() += 1;
+        let (Forwarded::As(there), has_left) = forwarded else { return Ok(()) };
+        self.begun += 1;
+        let is_elsewhere = !world::is_here(there.to.ip()) && !world::NODE.contains(&flow.source);
+        ensure!(has_left == is_elsewhere, "{flow:?} to {} has left: {has_left}", there.to);
+        if has_left {
+            self.answered(&there, chance, tally).with_context(|| format!("the answer to {flow:?}"))?;
+            self.odd(&packet, tally).with_context(|| format!("{flow:?}"))?;
+        }
+        let (_, has_left_again) = self.both(&packet.next(), chance).context("the next packet")?;
+        ensure!(has_left == has_left_again, "the next packet has left: {has_left_again}");
+        Ok(())
+    }
+
+    fn answered(&mut self, there: &Packet, chance: &mut Chance, tally: &mut Tally) -> Result<()> {
+        let is_masqueraded = world::NODE.contains(&there.from.ip());
+        let (_, has_left) = self.both(&there.answer(), chance)?;
+        ensure!(has_left == is_masqueraded, "has left: {has_left}");
+        *tally.entry(Fate::Returned).or_default() += u64::from(has_left);
+        Ok(())
+    }
+
+    /// One plane after the other, in either order; whether the early one sends the packet.
+    fn both(&mut self, packet: &Packet, chance: &mut Chance) -> Result<(Forwarded, bool)> {
+        let (forwarded, (action, out)) = if chance.coin() {
+            let early = self.early(packet.bytes())?;
+            (self.forward(packet)?, early)
+        } else {
+            let forwarded = self.forward(packet)?;
+            (forwarded, self.early(packet.bytes())?)
+        };
+        match (action, &forwarded) {
+            (XDP_PASS, _) => ensure!(out == packet.bytes(), "not sent, and not left alone"),
+            (XDP_TX, Forwarded::As(there)) => {
+                let want = there.forwarded([NODE, ROUTER]);
+                ensure!(out == want, "sent as {:?}, not as {:?}", Packet::parse(&out), there);
+            }
+            (action, _) => anyhow::bail!("the action is {action}"),
+        }
+        Ok((forwarded, action == XDP_TX))
+    }
+
+    fn forward(&mut self, packet: &Packet) -> Result<Forwarded> {
+        let (action, out) = self.ground.run(EXTERNAL_INGRESS, packet)?;
+        if action != PASS {
+            return Ok(Forwarded::Refused);
+        }
+        if out == packet.bytes() {
+            return Ok(Forwarded::Untouched);
+        }
+        let (action, out) = self.ground.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
+        ensure!(action == PASS, "held up at the egress: {action}");
+        Ok(Forwarded::As(Packet::parse(&out)?))
+    }
+
+    fn early(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let before = self.ground.refusals()?;
+        let early = self.ground.run_early(frame, self.device)?;
+        ensure!(self.ground.refusals()? == before, "it counts a refusal");
+        Ok(early)
+    }
+
+    /// What has ends that are known, and is not for it all the same.
+    fn odd(&mut self, packet: &Packet, tally: &mut Tally) -> Result<()> {
+        for (name, frame) in oddities(packet) {
+            let (action, out) = self.early(&frame)?;
+            ensure!(action == XDP_PASS && out == frame, "{name}: {action}");
+            *tally.entry(Fate::Odd).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Each with checksums that hold, but for the one that does not.
+fn oddities(packet: &Packet) -> Vec<(String, Vec<u8>)> {
+    let is_v4 = packet.from.is_ipv4();
+    let sent = packet.bytes();
+    let changed = |name: &str, at: usize, to: &[u8]| {
+        let mut frame = sent.to_vec();
+        frame[at..at + to.len()].copy_from_slice(to);
+        if is_v4 {
+            sum_up_header(&mut frame);
+        }
+        (name.to_owned(), frame)
+    };
+    let mut odd = vec![
+        changed("for another machine", 5, &[7]),
+        changed("another kind of frame", 12, &[0x81]),
+        changed("another version", 14, &[0x55]),
+        changed("the last hop", if is_v4 { 22 } else { 21 }, &[1]),
+        changed("longer than the frame", if is_v4 { 16 } else { 18 }, &1000_u16.to_be_bytes()),
+        too_large(sent, is_v4),
+    ];
+    if is_v4 {
+        odd.push(changed("with options", 14, &[0x46]));
+        odd.push(changed("a fragment", 20, &[0x20]));
+        let mut damaged = sent.to_vec();
+        damaged[24] ^= 1;
+        odd.push(("damaged".to_owned(), damaged));
+    }
+    odd.extend((14..sent.len()).map(|length| (format!("cut after {length}"), sent[..length].to_vec())));
+    odd
+}
+
+fn too_large(sent: &[u8], is_v4: bool) -> (String, Vec<u8>) {
+    let mut frame = sent.to_vec();
+    frame.resize(LONGEST + 1, 0);
+    // IPv4's length counts the header, IPv6's does not.
+    let (at, before) = if is_v4 { (16, 14) } else { (18, 54) };
+    let length = u16::try_from(frame.len() - before).unwrap_or(u16::MAX);
+    frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
+    if is_v4 {
+        sum_up_header(&mut frame);
+    }
+    ("too large".to_owned(), frame)
+}
