@@ -1,7 +1,7 @@
 //! The early plane: what goes to another node leaves before the kernel has made anything of it, and nobody can tell the
 //! difference but by a counter.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy::datapath::inspect;
@@ -176,14 +176,15 @@ async fn another_program_keeps_its_place() {
     assert!(left(&alone) > 0, "{alone:?}");
 }
 
+fn links(node: &Node) -> Vec<String> {
+    let entries = fs::read_dir(node.bpffs().join("links")).expect("it is there");
+    entries.map(|entry| entry.expect("it is readable").file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The pins of the early plane, without the device.
 fn pins(node: &Node) -> Vec<String> {
-    let entries = std::fs::read_dir(node.bpffs().join("links")).expect("it is there");
-    let names =
-        entries.map(|entry| entry.expect("it is readable").file_name().to_string_lossy().into_owned());
-    names
-        .filter(|name| name.starts_with("xdp_"))
-        .map(|name| name.trim_end_matches(char::is_numeric).to_owned())
-        .collect()
+    let ours = links(node).into_iter().filter(|name| name.starts_with("xdp_"));
+    ours.map(|name| name.trim_end_matches(char::is_numeric).to_owned()).collect()
 }
 
 /// A flow goes on while agents come and go, and whichever plane its packets meet.
@@ -194,18 +195,44 @@ async fn a_flow_changes_planes_without_a_loss() {
     let far: Vec<_> = flows(&ground, 0, &[FAR]).await.into_iter().map(|flow| flow.to).collect();
     let (held, report) = ground.client.hold(far, 24).await.expect("they open");
     assert_eq!(report.answered(), 24, "{report:?}");
-    for (mode, want) in [
-        ("off", &[][..]),
-        ("generic", &["xdp_external_generic-"]),
-        ("native", &["xdp_external_native-"]),
-        ("off", &[]),
-    ] {
+    for (mode, want) in
+        [("off", &[][..]), ("generic", &["xdp_external_generic-"]), ("native", &[PLACE]), ("off", &[])]
+    {
         node.replace_agent(&[&format!("--xdp={mode}")]).await.unwrap_or_else(|error| panic!("{error:#}"));
         assert_eq!(pins(node), want, "{mode}");
         let echoed = ground.client.echo(held).await.expect("they are open");
         assert_eq!((echoed.answered(), echoed.failed()), (24, 0), "{mode}: {echoed:?}");
     }
 }
+
+/// Whoever takes it away meets it again; `cleanup` leaves the device to others.
+#[tokio::test]
+async fn the_program_comes_back_until_it_is_cleaned_up() {
+    let cluster = Cluster::start("early-repair").network_cards().flag("--xdp=native").await;
+    let node = cluster.node(0);
+    assert_eq!(pins(node), [PLACE]);
+    assert!(pass_all(node.netns(), "eth0").is_err(), "the device has one already");
+    for name in links(node).iter().filter(|name| name.starts_with(PLACE)) {
+        fs::remove_file(node.bpffs().join("links").join(name)).expect("it is there");
+    }
+    within(VERIFICATION, "it is attached again", async || {
+        ensure!(pins(node) == [PLACE], "{:?}", pins(node));
+        Ok(())
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error:#}"));
+    node.terminate_agent().await.expect("it runs");
+    assert!(pass_all(node.netns(), "eth0").is_err(), "it stays without an agent");
+    let output = node
+        .netns()
+        .run(|| Ok(Command::new(portreeve()?).args(["cleanup", "--bpffs"]).arg(node.bpffs()).output()?));
+    let output = output.unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    drop(pass_all(node.netns(), "eth0").unwrap_or_else(|error| panic!("{error:#}")));
+}
+
+/// What pins are called but for the device.
+const PLACE: &str = "xdp_external_native-";
 
 /// Sending a frame tells the kernel nothing about its neighbour: the agent asks.
 #[tokio::test]

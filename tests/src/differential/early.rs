@@ -56,7 +56,7 @@ pub fn run(cases: u64, chance: &mut Chance) -> Result<Tally> {
     netns.run(|| {
         let (mut ground, mut tally) = (Uplink::new()?, Tally::new());
         for case in 0..cases {
-            if case % CASES == 0 {
+            if case.is_multiple_of(CASES) {
                 ground.renew(chance)?;
             }
             let seed = chance.seed;
