@@ -39,6 +39,8 @@ static LAST_HELD: Array<u64, 1> = Array::new();
 const PLACES: u32 = 64;
 /// Longer frames are not held.
 const LONGEST: u32 = 2048;
+/// An IPv4 header. The verifier of Linux 6.1 does not see that what is not 0 is at least 1, so a bound has to say it.
+const SHORTEST: u32 = 20;
 /// For so long a place is kept for a fragment; a sender sends them one after the other.
 const PATIENCE: u32 = ticks_of(1);
 
@@ -216,7 +218,7 @@ unsafe fn load(skb: *mut __sk_buff, held: *mut Held) -> u32 {
     // SAFETY: the caller owns the place; the length is within it, as checked.
     unsafe {
         let length = (*skb).len;
-        if length == 0 || length > LONGEST {
+        if length < SHORTEST || length > LONGEST {
             return 0;
         }
         let frame = (&raw mut (*held).frame).cast();
@@ -228,7 +230,7 @@ unsafe fn load(skb: *mut __sk_buff, held: *mut Held) -> u32 {
 #[inline(always)]
 unsafe fn store(skb: *mut __sk_buff, held: *mut Held, length: u32) -> bool {
     const FLAGS: u32 = BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH;
-    if length == 0 || length > LONGEST {
+    if length < SHORTEST || length > LONGEST {
         return false;
     }
     // SAFETY: the caller owns the place; the length is within it, as checked. Nothing that was read from the packet is
