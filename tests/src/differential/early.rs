@@ -140,20 +140,26 @@ impl Uplink {
         let (Forwarded::As(there), has_left) = forwarded else { return Ok(()) };
         self.begun += 1;
         let is_elsewhere = !world::is_here(there.to.ip()) && !world::NODE.contains(&flow.source);
-        ensure!(has_left == is_elsewhere, "{flow:?} to {} has left: {has_left}", there.to);
+        // What stands between the headers is for the stack.
+        let leaves = |packet: &Packet| is_elsewhere && packet.is_plain();
+        ensure!(has_left == leaves(&packet), "{flow:?} to {} has left: {has_left}", there.to);
         if has_left {
-            self.answered(&there, chance, tally).with_context(|| format!("the answer to {flow:?}"))?;
             self.odd(&packet, tally).with_context(|| format!("{flow:?}"))?;
         }
-        let (_, has_left_again) = self.both(&packet.next(), chance).context("the next packet")?;
-        ensure!(has_left == has_left_again, "the next packet has left: {has_left_again}");
+        if is_elsewhere {
+            self.answered(&there, chance, tally).with_context(|| format!("the answer to {flow:?}"))?;
+        }
+        let next = packet.next();
+        let (_, has_left) = self.both(&next, chance).context("the next packet")?;
+        ensure!(has_left == leaves(&next), "the next packet has left: {has_left}");
         Ok(())
     }
 
     fn answered(&mut self, there: &Packet, chance: &mut Chance, tally: &mut Tally) -> Result<()> {
         let is_masqueraded = world::NODE.contains(&there.from.ip());
-        let (_, has_left) = self.both(&there.answer(), chance)?;
-        ensure!(has_left == is_masqueraded, "has left: {has_left}");
+        let answer = there.answer();
+        let (_, has_left) = self.both(&answer, chance)?;
+        ensure!(has_left == (is_masqueraded && answer.is_plain()), "has left: {has_left}");
         *tally.entry(Fate::Returned).or_default() += u64::from(has_left);
         Ok(())
     }

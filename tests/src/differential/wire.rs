@@ -112,6 +112,11 @@ impl Packet {
         Self::new(self.to, self.from, self.protocol, SYN | ACK)
     }
 
+    /// Whether nothing stands between its IP header and its segment.
+    pub fn is_plain(&self) -> bool {
+        transport(&self.bytes) <= ETHERNET + IPV6
+    }
+
     /// In a frame for a device with this address.
     pub fn in_frame_to(mut self, device: [u8; 6]) -> Self {
         self.bytes[..6].copy_from_slice(&device);
