@@ -27,6 +27,7 @@ pub fn ask<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) {
     work.asker = Asker::new(&work.packet, place.client(), device);
     let resteered = frontend_of_socket::<F>(ctx, &work.packet, place);
     work.asker.is_resteered = resteered.is_some().into();
+    work.asker.is_in_pod = place.is_pod().into();
     (work.dialled, work.dialled_port) =
         resteered.unwrap_or((work.packet.destination, work.packet.destination_port));
 }
@@ -143,7 +144,7 @@ fn flags<F: Family>(choice: &Choice<F::Address>, asker: &Asker<F>) -> FlowFlags 
         .with(FlowFlags::HOST_CLIENT, asker.is_on_node != 0)
         .with(FlowFlags::RESTEERED, is_resteered)
         .with(FlowFlags::PASSING, asker.is_passing != 0)
-        .with(FlowFlags::ON_NODE, is_local || asker.origin == NODE)
+        .with(FlowFlags::ON_NODE, is_local || asker.origin == NODE || asker.is_in_pod != 0)
 }
 
 /// No frontend has this address and port. Addresses of Services must not leak out even so; an address of the node is the
@@ -167,6 +168,8 @@ pub struct Asker<F: Family> {
     /// `POD`, `NODE` or `OUTSIDE`.
     origin: u32,
     is_on_node: u32,
+    /// Behind a device of this node that leads to a pod.
+    is_in_pod: u32,
     /// The packet is a socket's whose backend has gone.
     is_resteered: u32,
     /// Nothing is to be translated.
@@ -196,7 +199,7 @@ impl<F: Family> Asker<F> {
         } else {
             OUTSIDE
         };
-        Self { address, origin, is_on_node: is_on_node.into(), is_resteered: 0, is_passing: 0 }
+        Self { address, origin, is_on_node: is_on_node.into(), is_in_pod: 0, is_resteered: 0, is_passing: 0 }
     }
 
     /// Whether a flow gets the node's address by the frontend's policy.

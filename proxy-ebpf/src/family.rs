@@ -20,7 +20,7 @@ use crate::{
     affinity, backend, conntrack, frontend, masquerade,
     nat::Ends,
     network, node,
-    packet::{IPV4_ADDRESSES, IPV4_CHECKSUM, IPV6_ADDRESSES, Packet},
+    packet::{IPV4_ADDRESSES, IPV4_CHECKSUM, IPV4_HOPS, IPV6_ADDRESSES, IPV6_HOPS, Packet},
     reject::{self, ClientAt},
     route, socket,
     stage::{self, Step},
@@ -46,6 +46,9 @@ pub trait Family {
 
     /// Index into `POD_RANGES`.
     const POD_RANGE: u32;
+
+    /// Where the IP header says how many hops are left.
+    const HOPS: usize;
 
     /// ICMP's protocol number.
     const ICMP: u8;
@@ -105,6 +108,7 @@ pub trait Family {
     fn masquerade(skb: *mut __sk_buff, slot: u32) -> Step;
     fn translate(skb: *mut __sk_buff) -> Step;
     fn redirect(skb: *mut __sk_buff) -> Option<i32>;
+    fn pass_on(skb: *mut __sk_buff) -> Option<i32>;
     fn reject(skb: *mut __sk_buff, client: ClientAt) -> Option<i32>;
 
     /// What a change of address adds to a checksum.
@@ -236,7 +240,7 @@ macro_rules! alike {
 }
 
 macro_rules! stages {
-    ($look_up:ident, $ask:ident, $choose:ident, $begin:ident, $carry_on:ident, $masquerade:ident, $translate:ident, $redirect:ident,
+    ($look_up:ident, $ask:ident, $choose:ident, $begin:ident, $carry_on:ident, $masquerade:ident, $translate:ident, $redirect:ident, $pass_on:ident,
      $reject:ident) => {
         #[inline(always)]
         fn look_up(skb: *mut __sk_buff, place: Place) -> Step {
@@ -279,6 +283,11 @@ macro_rules! stages {
         }
 
         #[inline(always)]
+        fn pass_on(skb: *mut __sk_buff) -> Option<i32> {
+            Some(stage::$pass_on(skb)).filter(|code| *code >= 0)
+        }
+
+        #[inline(always)]
         fn reject(skb: *mut __sk_buff, client: ClientAt) -> Option<i32> {
             Some(stage::$reject(skb, (client == ClientAt::OnNode).into())).filter(|code| *code >= 0)
         }
@@ -293,6 +302,7 @@ impl Family for V4 {
     const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V4;
     const POD_RANGE: u32 = 0;
     const NETWORK_CHECKSUM: Option<usize> = Some(IPV4_CHECKSUM);
+    const HOPS: usize = IPV4_HOPS;
     const ICMP: u8 = 1;
 
     /// Destination unreachable, time exceeded, parameter problem (RFC 792).
@@ -351,6 +361,7 @@ impl Family for V4 {
         masquerade_v4,
         translate_v4,
         redirect_v4,
+        pass_on_v4,
         reject_v4
     );
 
@@ -373,6 +384,7 @@ impl Family for V6 {
     const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V6;
     const POD_RANGE: u32 = 1;
     const NETWORK_CHECKSUM: Option<usize> = None;
+    const HOPS: usize = IPV6_HOPS;
     const ICMP: u8 = 58;
 
     /// Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443, 2.1).
@@ -436,6 +448,7 @@ impl Family for V6 {
         masquerade_v6,
         translate_v6,
         redirect_v6,
+        pass_on_v6,
         reject_v6
     );
 

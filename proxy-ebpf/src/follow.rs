@@ -1,10 +1,10 @@
 //! A packet of a flow that is known: what its ends are to be.
 
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{DropReason, FlowFlags, Leg, Life, Way, life::tcp};
+use proxy_ebpf::abi::{ConfigFlags, DropReason, FlowFlags, Leg, Life, Way, life::tcp};
 
 use crate::{
-    clock,
+    clock, config,
     conntrack::{self, Found, Tracked, find},
     family::Family,
     nat::Ends,
@@ -37,7 +37,7 @@ fn follow<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> Ste
         Leg::Dialled if may_move(flow, &work.packet) => Step::decide(flow.slot),
         Leg::Dialled => carry_on(work, flow, place),
         Leg::Forwarded => Step::masquerade(flow.slot),
-        Leg::Answered => answered(work, flow),
+        Leg::Answered => answered(work, flow, place),
         Leg::Returned => returned(work, flow),
     }
 }
@@ -134,14 +134,26 @@ fn carry_on<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> S
         // The client's neighbour may be what it dialled, and not a router.
         Step::TRANSLATE_AND_TURN
     } else {
-        Step::TRANSLATE
+        onward(work, flow, place)
     };
     seen(work, flow, Way::ToBackend, step)
 }
 
+/// What goes through the node from one machine to another may go past its stack, both ways.
+#[inline(always)]
+fn onward<F: Family>(work: &Work<F>, flow: &Tracked<F>, place: Place) -> Step {
+    let is_allowed = config::flags().contains(ConfigFlags::PAST_STACK);
+    let is_through = !place.is_pod() && !flow.record().flags.contains(FlowFlags::ON_NODE);
+    if is_allowed && is_through && !work.packet.is_error() {
+        Step::TRANSLATE_AND_SEND_ON
+    } else {
+        Step::TRANSLATE
+    }
+}
+
 /// From a backend to the address that stands for the client.
 #[inline(always)]
-fn answered<F: Family>(work: &mut Work<F>, flow: &Tracked<F>) -> Step {
+fn answered<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> Step {
     let record = flow.record();
     work.ends = Ends {
         destination: F::address(record.client),
@@ -150,7 +162,7 @@ fn answered<F: Family>(work: &mut Work<F>, flow: &Tracked<F>) -> Step {
     };
     // A client behind another device gets its answer's proper name there, and the flow is seen to live there.
     if !record.flags.contains(FlowFlags::HOST_CLIENT) {
-        return if flow.is_still_there() { Step::TRANSLATE } else { lost() };
+        return if flow.is_still_there() { onward(work, flow, place) } else { lost() };
     }
     work.ends.source = F::address(record.dialled);
     work.ends.source_port = record.dialled_port;

@@ -7,7 +7,14 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::DropReason;
 
-use crate::{family::Family, metrics, nat::Ends, network, stage::Step};
+use crate::{
+    family::Family,
+    metrics,
+    nat::Ends,
+    network,
+    packet::{Packet, at},
+    stage::Step,
+};
 
 /// From linux/bpf.h: the route is known, the neighbour is not yet.
 const NO_NEIGHBOUR: i64 = 7;
@@ -33,6 +40,35 @@ pub fn turn_to_router(ctx: &TcContext) -> Step {
         },
         Some(_) | None => Step::PASS,
     }
+}
+
+/// Sends a packet on without the node's stack. `None`: only that can, for it answers where the packet is at its last hop or
+/// too big, and knows what else is to be done.
+#[inline(always)]
+pub fn send_on<F: Family>(
+    ctx: &TcContext,
+    packet: &Packet<F::Address>,
+    ends: &Ends<F::Address>,
+) -> Option<i32> {
+    let at_hops = packet.network() + F::HOPS;
+    let [hops, next] = at::<[u8; 2]>(ctx, at_hops).filter(|[hops, _]| *hops > 1)?;
+    let mut route = F::route(ends);
+    // SAFETY: the kernel's own context; the parameters are whole, and what the kernel writes into them is a number.
+    unsafe {
+        route.ifindex = (*ctx.skb.skb).ifindex;
+        let found = bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut route, size_of::<Route>() as i32, 0);
+        if found != 0 && found != NO_NEIGHBOUR {
+            return None;
+        }
+    }
+    let fewer = [hops.wrapping_sub(1), next];
+    if let Some(checksum) = F::NETWORK_CHECKSUM {
+        let half = |bytes| u64::from(u16::from_ne_bytes(bytes));
+        ctx.l3_csum_replace(packet.network() + checksum, half([hops, next]), half(fewer), 2).ok()?;
+    }
+    ctx.store(at_hops, &fewer, 0).ok()?;
+    // SAFETY: plain numbers; no neighbour is given, so the kernel asks for it.
+    Some(unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) } as i32)
 }
 
 /// Sends a packet of the node's own to where its destination is now; the kernel's code.

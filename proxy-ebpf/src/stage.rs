@@ -95,6 +95,9 @@ impl Step {
     /// The ends are known, and the frame is for the router.
     pub const TRANSLATE_AND_TURN: Self = Self::new(8, 0);
 
+    /// The ends are known, and the packet may go past the node's stack.
+    pub const TRANSLATE_AND_SEND_ON: Self = Self::new(10, 0);
+
     const DECIDE: u32 = 4;
     const FLOW: u32 = 5;
     const MASQUERADE: u32 = 6;
@@ -157,6 +160,12 @@ impl Step {
     #[inline(always)]
     pub const fn value(self) -> u32 {
         self.0 as u32
+    }
+
+    /// Whether the ends are known.
+    #[inline(always)]
+    pub const fn is_translate(self) -> bool {
+        matches!(self.kind(), 1 | 2 | 8 | 10)
     }
 
     #[inline(always)]
@@ -249,7 +258,7 @@ pub extern "C" fn turn_to_router(skb: *mut __sk_buff) -> u64 {
 /// The stages of one family.
 macro_rules! stages {
     ($family:ident, $work:ident, $look_up:ident, $ask:ident, $choose:ident, $begin:ident, $carry_on:ident, $masquerade:ident,
-     $translate:ident, $redirect:ident, $reject:ident) => {
+     $translate:ident, $redirect:ident, $pass_on:ident, $reject:ident) => {
         /// Finds the flow of a packet.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -313,6 +322,15 @@ macro_rules! stages {
                 .unwrap_or(-1)
         }
 
+        /// The kernel's code, or a negative one where only the node's stack can send it on.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $pass_on(skb: *mut __sk_buff) -> i32 {
+            $work()
+                .and_then(|work| route::send_on::<$family>(&TcContext::new(skb), &work.packet, &work.ends))
+                .unwrap_or(-1)
+        }
+
         /// The kernel's code, or a negative one where no answer can be made.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -336,6 +354,7 @@ stages!(
     masquerade_v4,
     translate_v4,
     redirect_v4,
+    pass_on_v4,
     reject_v4
 );
 stages!(
@@ -349,5 +368,6 @@ stages!(
     masquerade_v6,
     translate_v6,
     redirect_v6,
+    pass_on_v6,
     reject_v6
 );

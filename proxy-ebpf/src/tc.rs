@@ -111,7 +111,7 @@ fn handle_of<F: Family>(ctx: &TcContext, place: Place) -> Action {
     } else if step.is_masquerade() {
         step = F::masquerade(skb, step.value());
     }
-    if step == Step::TRANSLATE || step == Step::TRANSLATE_AND_ROUTE || step == Step::TRANSLATE_AND_TURN {
+    if step.is_translate() {
         translate::<F>(ctx, place, step)
     } else if step.is_refuse() {
         refuse::<F>(ctx, place, step)
@@ -148,6 +148,8 @@ fn translate<F: Family>(ctx: &TcContext, place: Place, step: Step) -> Action {
     } else if step == Step::TRANSLATE_AND_ROUTE {
         // The kernel chose the way to what was dialled; the backend is elsewhere.
         F::redirect(ctx.skb.skb).map_or(Action::Drop, Action::Redirect)
+    } else if step == Step::TRANSLATE_AND_SEND_ON {
+        F::pass_on(ctx.skb.skb).map_or(Action::Pass, Action::Redirect)
     } else {
         Action::Pass
     }

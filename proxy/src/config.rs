@@ -8,7 +8,7 @@ mod devices;
 mod dns;
 mod objects;
 
-pub use devices::{DeviceConfig, DeviceSelection, TcHooks, XdpMode};
+pub use devices::{DeviceConfig, DeviceSelection, Forwarding, TcHooks, XdpMode};
 pub use dns::DnsConfig;
 pub use objects::{Environment, Objects};
 

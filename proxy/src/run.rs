@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DnsConfig, Objects, SocketLb},
+    config::{
+        Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DnsConfig, Forwarding, Objects, SocketLb,
+    },
     datapath::{self, Busy, PinError, Pins},
     error::chain,
     host,
@@ -181,6 +183,7 @@ fn program_config(
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V4, no_detector(policy.cluster_cidrs.v4))
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V6, no_detector(policy.cluster_cidrs.v6))
         .with(ConfigFlags::PACKET_PLANE, devices.is_any())
+        .with(ConfigFlags::PAST_STACK, devices.forwarding == Forwarding::Redirect)
         .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface());
     let (first_port, last_port) = host::ports_for_others();
     let timeouts = timeouts(conntrack.unwrap_or_default().timeouts());

@@ -1,6 +1,7 @@
 //! A client outside, in every form of pod network: see `tests::outside` for the table.
 
 use tests::{
+    Cluster, firewall,
     flows::{self, Want},
     frontends::{Frontends, Kind},
     outside::{ENTRY, FAR, Ground, NEAR, Policy, Row, everything_is_reached},
@@ -72,4 +73,24 @@ async fn a_client_outside_stays_with_its_backend() {
         }
     }
     assert!(chosen.iter().any(|name| name == NEAR) && chosen.iter().any(|name| name == FAR), "{chosen:?}");
+}
+
+/// The entry node's stack forwards nothing: what is for another node passes all the same, what is for its own pods does not.
+#[tokio::test]
+async fn flows_go_past_the_stack_where_that_is_asked_for() {
+    let cluster = Cluster::start("past-stack").flag("--forwarding=redirect");
+    let ground = Ground::on(cluster, PodNetwork::Routed).await;
+    let rules =
+        "table inet story {\nchain forward {\ntype filter hook forward priority 0; policy drop;\n}\n}\n";
+    let (mut flows, mut services) = (Vec::new(), Vec::new());
+    for (number, backends) in [(0, &[FAR]), (1, &[NEAR])] {
+        let row = Row { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
+        services.push(ground.service(&format!("web-{number}"), &row).await);
+        let mut rows = ground.flows(backends[0], &row);
+        let stopped = rows.iter_mut().filter(|_| backends[0] == NEAR);
+        stopped.for_each(|flow| flow.want = Want::Silence);
+        flows.extend(rows);
+    }
+    firewall::filter(ground.cluster.node(ENTRY).netns(), rules).expect("the rules are good");
+    flows::hold(&ground.client, flows).await;
 }

@@ -51,5 +51,7 @@ flags! {
         PACKET_PLANE = 3;
         /// Pods are told by the device their packets enter through.
         PODS_BY_DEVICE = 4;
+        /// What goes through the node from one machine to another need not pass its stack (`--forwarding redirect`).
+        PAST_STACK = 5;
     }
 }

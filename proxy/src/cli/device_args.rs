@@ -1,6 +1,6 @@
 //! The flags about network devices.
 
-use crate::config::{DeviceConfig, DeviceSelection, TcHooks, XdpMode};
+use crate::config::{DeviceConfig, DeviceSelection, Forwarding, TcHooks, XdpMode};
 
 /// Whose packets are translated.
 #[derive(Debug, clap::Args)]
@@ -15,6 +15,9 @@ pub struct DeviceArgs {
     /// rules of this node
     #[arg(long, value_enum, value_name = "WHERE", default_value = "auto")]
     xdp: XdpMode,
+    /// How packets from outside for backends on other nodes go on once they are translated
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
+    forwarding: Forwarding,
     /// How programs are attached to devices
     #[arg(long, hide = true, value_enum, default_value = "auto")]
     tc: TcHooks,
@@ -22,7 +25,7 @@ pub struct DeviceArgs {
 
 impl DeviceArgs {
     pub fn config(self) -> DeviceConfig {
-        let Self { devices, pod_devices, xdp, tc } = self;
-        DeviceConfig { external: devices, pod: pod_devices, tc, xdp }
+        let Self { devices, pod_devices, xdp, forwarding, tc } = self;
+        DeviceConfig { external: devices, pod: pod_devices, tc, xdp, forwarding }
     }
 }

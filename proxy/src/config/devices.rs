@@ -11,6 +11,7 @@ pub struct DeviceConfig {
     pub pod: DeviceSelection,
     pub tc: TcHooks,
     pub xdp: XdpMode,
+    pub forwarding: Forwarding,
 }
 
 /// `auto`, `none`, or names of which each may end in `*`: `eth0,ens*`.
@@ -51,6 +52,17 @@ pub enum XdpMode {
     Generic,
     /// Nowhere
     Off,
+}
+
+/// How packets for other nodes that are not sent on early go on once they are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Forwarding {
+    /// Through the node's stack: it knows every kind of pod network, and what the node's firewall wants
+    Auto,
+    /// Through the node's stack
+    Stack,
+    /// By the node's routes and past its stack and its firewall, wherever the stack need not answer itself
+    Redirect,
 }
 
 impl DeviceConfig {
