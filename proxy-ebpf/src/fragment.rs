@@ -212,8 +212,9 @@ fn is_same(a: &Fragment, b: &Fragment) -> bool {
         && a.protocol == b.protocol
 }
 
-/// Copies a frame into a place: its length, 0 if it is too long.
+/// Copies a frame into a place: its length, 0 if it does not fit.
 #[inline(always)]
+#[expect(clippy::manual_range_contains, reason = "the verifier needs a bound for each comparison")]
 unsafe fn load(skb: *mut __sk_buff, held: *mut Held) -> u32 {
     // SAFETY: the caller owns the place; the length is within it, as checked.
     unsafe {
@@ -228,6 +229,7 @@ unsafe fn load(skb: *mut __sk_buff, held: *mut Held) -> u32 {
 
 /// Makes the packet what a place holds.
 #[inline(always)]
+#[expect(clippy::manual_range_contains, reason = "the verifier needs a bound for each comparison")]
 unsafe fn store(skb: *mut __sk_buff, held: *mut Held, length: u32) -> bool {
     const FLAGS: u32 = BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH;
     if length < SHORTEST || length > LONGEST {

@@ -118,8 +118,10 @@ mod tests {
 
     #[test]
     fn growth_is_noticed() {
+        /// Name, the counts now, what was noted, what is complained of.
+        type Case<'a> = (&'a str, &'a [(&'a str, u32)], Option<&'a Ledger>, &'a [&'a str]);
         let noted = ledger(&[("a", 1000)]);
-        let cases: [(&str, &[(&str, u32)], Option<&Ledger>, &[&str]); 9] = [
+        let cases: [Case<'_>; 9] = [
             ("as it was", &[("a", 1000)], Some(&noted), &[]),
             ("five percent", &[("a", 1050)], Some(&noted), &[]),
             (

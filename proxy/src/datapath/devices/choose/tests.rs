@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{TcHooks, XdpMode};
+use crate::config::{Forwarding, TcHooks, XdpMode};
 
 /// `name kind [in controller] [address]*`, one device a line; its index is its line, and `default` is a default route.
 fn network(text: &str) -> Network {
@@ -63,6 +63,7 @@ fn config(external: &str, pod: &str) -> DeviceConfig {
         pod: pod.parse().unwrap(),
         tc: TcHooks::Auto,
         xdp: XdpMode::Auto,
+        forwarding: Forwarding::Auto,
     }
 }
 
