@@ -37,6 +37,7 @@ fn follow<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> Ste
         Leg::Dialled if may_move(flow, &work.packet) => Step::decide(flow.slot),
         Leg::Dialled => carry_on(work, flow, place),
         Leg::Forwarded => Step::masquerade(flow.slot),
+        Leg::Answered | Leg::Returned if is_turned_away(flow, &work.packet) => end_and_drop(flow),
         Leg::Answered => answered(work, flow, place),
         Leg::Returned => returned(work, flow),
     }
@@ -83,6 +84,20 @@ pub fn may_move<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bo
         && flow.life.seen() != clock::ticks()
         && !is_passing(flow)
         && has_lost_backend(flow)
+}
+
+/// Whether nobody takes datagrams any more where a backend was that has gone: the client's next one finds another backend,
+/// and the client need not hear of it.
+#[inline(always)]
+fn is_turned_away<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
+    packet.is_error() && packet.protocol == UDP && !is_passing(flow) && has_lost_backend(flow)
+}
+
+#[inline(always)]
+fn end_and_drop<F: Family>(flow: &Tracked<F>) -> Step {
+    // Should it not end now, a packet revived it, and the next error comes.
+    let _ = flow.end();
+    lost()
 }
 
 #[inline(always)]

@@ -75,7 +75,9 @@ fn checksum_of<A: Copy>(ctx: &TcContext, packet: &Packet<A>) -> Option<usize> {
         _ => return None,
     };
     let at_offset = packet.quoted() + offset;
-    let has_checksum = at::<[u8; 2]>(ctx, at_offset).is_some_and(|sum| sum != [0; 2]);
+    // Of UDP, 0 says that there is none (RFC 768); of TCP it is a sum like any other.
+    let has_checksum =
+        at::<[u8; 2]>(ctx, at_offset).is_some_and(|sum| packet.protocol == TCP || sum != [0; 2]);
     has_checksum.then_some(at_offset)
 }
 
@@ -83,7 +85,11 @@ fn checksum_of<A: Copy>(ctx: &TcContext, packet: &Packet<A>) -> Option<usize> {
 #[inline(always)]
 fn adjust(ctx: &TcContext, offset: usize, differences: u64) -> Result<u64, DropReason> {
     let old = at::<[u8; 2]>(ctx, offset).map(u16::from_ne_bytes).ok_or(DropReason::RewriteFailed)?;
-    let new = adjusted(old, differences);
+    // One that comes out as 0 is written the other way, which sums up the same and is a checksum of UDP as well.
+    let new = match adjusted(old, differences) {
+        0 => u16::MAX,
+        new => new,
+    };
     ctx.store(offset, &new, 0).map_err(failed)?;
     Ok(difference(old.into(), new.into()))
 }

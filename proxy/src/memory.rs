@@ -24,3 +24,50 @@ pub fn be_frugal(one_arena: bool) {
 /// Other allocators have no such settings.
 #[cfg(not(target_env = "gnu"))]
 pub fn be_frugal(_: bool) {}
+
+/// Lets go of the program's own pages that were needed to start and perhaps never will be again: megabytes of verifying,
+/// parsing and setting up. What is needed after all is read again from the file, a page at a time.
+pub fn forget_start() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let Some(own) = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned)) else {
+        return;
+    };
+    for (start, length) in maps.lines().filter_map(|line| code_of(line, &own)) {
+        // SAFETY: pages of a private mapping that was never writable are those of the file, and come back as they were.
+        let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Where a line of /proc/self/maps maps code of a file: start and length. Not its constants, among which are some that the
+/// loader has written addresses into.
+fn code_of(line: &str, file: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (range, access) = (words.next()?, words.next()?);
+    if access != "r-xp" || !line.ends_with(file) {
+        return None;
+    }
+    let (start, end) = range.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    let start = address(start)?;
+    Some((start, address(end)?.checked_sub(start)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::code_of;
+
+    #[test]
+    fn only_code_of_the_file_itself_is_named() {
+        let own = "/usr/bin/portreeve";
+        for (line, want) in [
+            ("1000-3000 r-xp 00001000 fe:00 12 /usr/bin/portreeve", Some((0x1000, 0x2000))),
+            ("3000-4000 r--p 00003000 fe:00 12 /usr/bin/portreeve", None),
+            ("4000-5000 rw-p 00004000 fe:00 12 /usr/bin/portreeve", None),
+            ("5000-6000 r-xp 00000000 fe:00 13 /usr/lib/libc.so.6", None),
+            ("7000-8000 rw-p 00000000 00:00 0", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(code_of(line, own), want, "{line}");
+        }
+    }
+}

@@ -20,6 +20,7 @@ use crate::{
         events::{self, Report},
         reader::Reader,
     },
+    memory,
     model::policy::{DetectLocal, Policy},
     status::{Phase, Status, socket_path},
 };
@@ -101,6 +102,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::start_sweeper(&mut programs)?;
     datapath::follow_logs(&mut programs);
+    memory::forget_start();
     let mut names = dns.map(Names::new);
     if !takeover {
         names.as_mut().map(Names::serve).transpose()?;
@@ -123,6 +125,7 @@ pub async fn run(config: Config) -> Result<()> {
     }
     info!(frontends = agent.frontends(), "ready");
     vitals.enter(Phase::Serving);
+    memory::forget_start();
     // Without an API server nobody takes it.
     let _ = reports.send(Report::starting());
     predecessor::watch();

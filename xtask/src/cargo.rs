@@ -40,11 +40,14 @@ pub fn cargo() -> Command {
 /// The agent's program.
 const PORTREEVE: &str = "portreeve";
 
+/// As it is installed.
+const DIST: [&str; 2] = ["--profile", "dist"];
+
 /// Builds the agent and returns the path of its binary.
 pub fn build_portreeve(release: bool) -> Result<PathBuf> {
     let mut command = build();
     if release {
-        command.arg("--release");
+        command.args(DIST);
     }
     Built::by(command)?.get(PORTREEVE)
 }
@@ -58,7 +61,7 @@ pub fn build_static(target: &StaticTarget) -> Result<PathBuf> {
     if env::var_os(variable).is_none() {
         command.env(variable, compiler);
     }
-    command.args(["--release", "--target", &target.name]);
+    command.args(DIST).args(["--target", &target.name]);
     // Lines of sources are five sixths of the program; names of functions stay, for backtraces. The profile cannot say so:
     // it would reach the build of the eBPF programs, whose debug information the kernel reads.
     Built::with_flags(command, &["-C", "strip=debuginfo"])?.get(PORTREEVE)

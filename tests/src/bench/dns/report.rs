@@ -47,7 +47,7 @@ impl fmt::Display for Report {
         if let Some((ratios, memory)) = self.ratios() {
             writeln!(
                 f,
-                "for one query of theirs, those of ours with the same processor time; and our share of\ntheir memory:"
+                "for one query of theirs, those of ours with the same processor time, and our\nshare of their memory:"
             )?;
             for (name, ratio) in ratios {
                 writeln!(f, "  {name:<16}{ratio:>10.2}")?;
@@ -56,8 +56,8 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            "per core: for each second of the server's processor time; percentiles: of one query\n\
-             at a time. Of 100 addresses, those are sent that fit 1232 octets."
+            "per core: for each second of the server's processor time; percentiles: of one\n\
+             query at a time. Of 100 addresses, those are sent that fit 1232 octets."
         )
     }
 }

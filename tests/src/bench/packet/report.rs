@@ -36,7 +36,7 @@ impl Times {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "nanoseconds per packet, by single runs; cost: median less that of an empty program\n")?;
+        writeln!(f, "nanoseconds per packet, by single runs; cost: median less an empty program's\n")?;
         let columns = ["cost", "median", "p90", "empty"].map(|name| format!("{name:>8}")).concat();
         writeln!(f, "{:<20} {:<4} {:>7} {:<12}{columns}", "program", "", "flows", "packet")?;
         self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))
