@@ -50,6 +50,7 @@ use crate::{
     cache::{Cache, Found, Key, Popularity},
     config::{self, Verify},
     metrics::{CacheMetrics, Metrics},
+    pulse::Pulse,
 };
 
 /// What all forwarders of a server share.
@@ -61,6 +62,7 @@ pub struct Surroundings {
     pub loops: Arc<Loops>,
     /// Find out whether an upstream leads back here.
     pub detect_loops: bool,
+    pub pulse: Pulse,
 }
 
 /// What forwards for one server block, with its cache.

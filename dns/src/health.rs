@@ -33,6 +33,8 @@ pub struct Endpoints {
     pub health: BTreeSet<SocketAddr>,
     pub ready: BTreeSet<SocketAddr>,
     pub metrics: BTreeSet<SocketAddr>,
+    /// Others may have the same: two agents on a node, while one takes over.
+    pub are_shared: bool,
 }
 
 #[derive(Debug, Error)]
@@ -72,6 +74,7 @@ impl Endpoints {
             health: blocks().filter_map(|block| block.health.as_ref()).map(|health| health.address).collect(),
             ready: blocks().filter_map(|block| block.ready).collect(),
             metrics: blocks().filter_map(|block| block.metrics).collect(),
+            are_shared: false,
         }
     }
 }
@@ -87,7 +90,8 @@ impl Health {
         let mut servers = JoinSet::new();
         let mut addresses = Vec::new();
         for (address, (router, what)) in routers(endpoints) {
-            let listener = bind(address).map_err(|source| what.failed(address, source))?;
+            let listener =
+                bind(address, endpoints.are_shared).map_err(|source| what.failed(address, source))?;
             addresses.extend(listener.local_addr().ok());
             info!(%address, what = what.name(), "telling over HTTP");
             let router = router.with_state(Arc::clone(&state));
@@ -171,7 +175,7 @@ async fn lives(address: SocketAddr) -> io::Result<()> {
 
 /// One router for each address, and what it is for in the first place.
 fn routers(endpoints: &Endpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared>>, What)> {
-    let Endpoints { health, ready, metrics } = endpoints;
+    let Endpoints { health, ready, metrics, are_shared: _ } = endpoints;
     let mut routers = BTreeMap::new();
     let mut add = |addresses: &BTreeSet<SocketAddr>,
                    path: &str,
@@ -205,20 +209,21 @@ async fn told(State(state): State<Arc<Shared>>) -> ([(&'static str, &'static str
 }
 
 /// Every address means that of IPv4, too, and only that where there is no IPv6.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    match listen(address) {
+fn bind(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
+    match listen(address, is_shared) {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED => {
             warn!(%address, %error, "not told over IPv6");
-            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), is_shared)
         }
         bound => bound,
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // What an earlier server left in TIME_WAIT is nobody's.
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(is_shared)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -241,7 +246,8 @@ mod tests {
     #[tokio::test]
     async fn health_readiness_and_metrics_are_told() {
         let one = BTreeSet::from(["127.0.0.1:0".parse().unwrap()]);
-        let endpoints = Endpoints { health: one.clone(), ready: one.clone(), metrics: one };
+        let endpoints =
+            Endpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
         let published = Arc::new(Published::default());
         let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published))).unwrap();
         let [address] = health.addresses() else { panic!("{:?}", health.addresses()) };

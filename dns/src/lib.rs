@@ -14,6 +14,7 @@ pub mod live;
 pub mod local;
 pub mod metrics;
 pub mod name;
+pub mod pulse;
 pub mod rewrite;
 pub mod run;
 pub mod server;

@@ -16,6 +16,7 @@ use crate::{
     forward::Surroundings,
     health::{Endpoints, Health, HealthError},
     metrics::Metrics,
+    pulse::Pulse,
     run::{self, StartError},
     server::Server,
     snapshot::Published,
@@ -31,6 +32,8 @@ pub struct Setup {
     /// Instead of where the server blocks listen.
     pub listen: Vec<SocketAddr>,
     pub endpoints: Endpoints,
+    /// Who is told that the server is at work.
+    pub pulse: Pulse,
 }
 
 #[derive(Clone)]
@@ -69,7 +72,7 @@ pub struct Live {
 impl Live {
     /// Must be called within a runtime; its threads are the workers.
     pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, LiveError> {
-        let surroundings = Surroundings::default();
+        let surroundings = Surroundings { pulse: setup.pulse.clone(), ..Surroundings::default() };
         setup.corefile.iter().for_each(Corefile::tell_needless);
         let server = run::start(&setup.config, &setup.listen, &published, &surroundings)?;
         let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
@@ -238,6 +241,7 @@ mod tests {
             corefile: Some(Corefile { path: path.clone(), env: |_| None }),
             listen: vec![port],
             endpoints: Endpoints::default(),
+            pulse: Pulse::default(),
         };
         let live = Live::start(setup, Arc::default()).unwrap();
         assert_eq!(answer(port).await, "10.0.0.1");

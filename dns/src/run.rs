@@ -72,7 +72,12 @@ pub fn start(
         let dropped = surroundings.metrics.queries(&server, "dropped");
         serving.push((listener, Handler::new(blocks, published.clone(), dropped)));
     }
-    Ok(Server::start(serving, &surroundings.metrics.losses()))
+    Ok(Server::start(serving, &surroundings.metrics.losses(), &surroundings.pulse))
+}
+
+/// Where `start` would listen, each address of this machine for itself.
+pub fn addresses(config: &Config, listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, StartError> {
+    own_addresses(served(config, listen)?.into_keys())
 }
 
 /// Which blocks answer at which address.
@@ -82,7 +87,7 @@ fn served<'c>(
 ) -> Result<BTreeMap<SocketAddr, Vec<&'c ServerBlock>>, StartError> {
     let mut served: BTreeMap<SocketAddr, Vec<&ServerBlock>> = BTreeMap::new();
     for block in &config.servers {
-        let mut addresses = if listen.is_empty() { addresses(block)? } else { listen.to_vec() };
+        let mut addresses = if listen.is_empty() { block_addresses(block)? } else { listen.to_vec() };
         addresses.sort_unstable();
         addresses.dedup();
         addresses.into_iter().for_each(|address| served.entry(address).or_default().push(block));
@@ -90,7 +95,7 @@ fn served<'c>(
     if served.is_empty() { Err(StartError::Nowhere) } else { Ok(served) }
 }
 
-fn addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
+fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
     let mut hosts: Vec<IpAddr> = Vec::new();
     for bind in &block.bind {
         match bind {

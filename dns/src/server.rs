@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::{handler::Handler, metrics::Losses};
+use crate::{handler::Handler, metrics::Losses, pulse::Pulse};
 
 mod local;
 mod socket;
@@ -106,8 +106,10 @@ pub struct Server {
 
 impl Server {
     /// Must be called within a runtime.
-    pub fn start(listeners: Vec<(Listener, Handler)>, losses: &Losses) -> Self {
+    pub fn start(listeners: Vec<(Listener, Handler)>, losses: &Losses, pulse: &Pulse) -> Self {
         let (stop, stopped) = watch::channel(false);
+        let sockets = listeners.iter().map(|(listener, _)| listener.udp.len() + listener.tcp.len()).sum();
+        let mut beats = pulse.beats(sockets);
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         // Whoever has used up the room at one address must not find more at the next.
@@ -122,11 +124,11 @@ impl Server {
                 losses: losses.clone(),
                 stop: stopped.clone(),
             };
-            for socket in listener.udp {
-                tasks.spawn(udp::serve(socket, serving.clone()));
+            for (socket, beat) in listener.udp.into_iter().zip(&mut beats) {
+                tasks.spawn(udp::serve(socket, serving.clone(), beat));
             }
-            for socket in listener.tcp {
-                tasks.spawn(tcp::serve(socket, serving.clone()));
+            for (socket, beat) in listener.tcp.into_iter().zip(&mut beats) {
+                tasks.spawn(tcp::serve(socket, serving.clone(), beat));
             }
         }
         Self { addresses, tasks, stop }
@@ -137,7 +139,8 @@ impl Server {
         &self.addresses
     }
 
-    /// Takes no more requests, and ends when those that were taken are answered.
+    /// Takes no more requests than have arrived, and ends when those are answered. Others that listen at the same address
+    /// get what comes from now on.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}

@@ -15,8 +15,8 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{interval, sleep, timeout},
 };
 use tracing::debug;
 
@@ -24,6 +24,7 @@ use super::{MAX_REQUEST, Serving, canonical, is_answerable};
 use crate::{
     handler::{Client, Handled},
     metrics::{Loss, Protocol},
+    pulse::{Beat, INTERVAL},
 };
 
 /// How long a connection may rest between requests.
@@ -31,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How long a request that has begun may take to arrive.
 const READ: Duration = Duration::from_secs(3);
 const WRITE: Duration = Duration::from_secs(5);
+/// How long a connection may rest before its first or next request, once the server stops.
+const LAST: Duration = Duration::from_millis(250);
 /// Requests of one connection that wait for their answers. Who sends more is not read until some have them.
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_CONNECTIONS: usize = 2048;
@@ -146,20 +149,25 @@ struct Unread {
 /// The client's own, and its part of everybody's.
 type Room = [OwnedSemaphorePermit; 2];
 
-pub async fn serve(listener: TcpListener, serving: Serving) {
+pub async fn serve(listener: TcpListener, serving: Serving, beat: Beat) {
     let mut stop = serving.stop.clone();
+    let mut interval = interval(INTERVAL);
     // Closed once nobody converses any more.
     let (conversing, mut ended) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
+            _ = interval.tick() => {
+                beat.beat();
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, client)) => welcome(stream, client, &serving, &conversing),
             Err(error) => {
                 debug!(%error, "connection not accepted");
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE).await;
             }
         }
     }
@@ -204,7 +212,7 @@ async fn converse(stream: TcpStream, place: Place, serving: Serving) {
         let request = tokio::select! {
             biased;
             request = next(&mut read) => request,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = rest(&mut stop) => break,
         };
         if *stop.borrow() {
             last = last.saturating_sub(1);
@@ -232,6 +240,13 @@ async fn converse(stream: TcpStream, place: Place, serving: Serving) {
     drop(replies);
     // It ends when the last answer is written.
     let _ = writer.await;
+}
+
+/// Until the server stops, and then as long as a request may be on its way.
+async fn rest(stop: &mut watch::Receiver<bool>) {
+    // Who could stop it is gone: as good as stopped.
+    let _ = stop.wait_for(|stop| *stop).await;
+    sleep(LAST).await;
 }
 
 async fn next(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {

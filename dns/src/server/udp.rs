@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use tokio::time::interval;
 use tracing::{debug, warn};
 
 use super::{
@@ -11,6 +12,7 @@ use super::{
 use crate::{
     handler::{Client, Handled, Pending},
     metrics::{Loss, Protocol},
+    pulse::{Beat, INTERVAL},
 };
 
 /// After so many requests others get their turn on the worker.
@@ -18,12 +20,14 @@ const BATCH: usize = 64;
 /// More cannot have arrived before the end than the kernel keeps for a socket.
 const LAST: usize = 1 << 16;
 
-pub async fn serve(socket: Datagrams, serving: Serving) {
+pub async fn serve(socket: Datagrams, serving: Serving, beat: Beat) {
     let mut requests = Requests { socket: Arc::new(socket), serving, buffer: [0; MAX_REQUEST], overflows: 0 };
     let mut stop = requests.serving.stop.clone();
+    let mut interval = interval(INTERVAL);
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
+            _ = interval.tick() => beat.beat(),
             ready = requests.socket.readable() => if let Err(error) = ready {
                 warn!(%error, "a UDP socket failed, and is given up");
                 break;
