@@ -91,10 +91,11 @@ pub fn decide<F: Family>(
             Found::Unsettled => continue,
         };
         let scope = client.scope();
-        if let Some(reason) = forbidden::<F>(descriptor, scope, client) {
+        let offered = Offered::of(descriptor, scope, attempt);
+        if let Some(reason) = forbidden::<F>(descriptor, scope, &offered, client) {
             return Verdict::Refuse(reason, Some(descriptor.service));
         }
-        match choose::<F>(descriptor, scope, client) {
+        match choose::<F>(descriptor, scope, &offered, client) {
             Some(choice) if attempt < ATTEMPTS && client.would_rather_not(&choice.end::<F>()) => {}
             Some(choice) => return Verdict::Backend(choice),
             None if attempt < ATTEMPTS => {}
@@ -138,18 +139,43 @@ impl Scope {
     }
 }
 
+/// The part of a block that one attempt chooses from.
+struct Offered {
+    /// Index of its first slot.
+    first: u32,
+    count: u32,
+}
+
+impl Offered {
+    /// The first attempt goes to this node's own server, where a block begins with one, the others to everybody else.
+    /// Without a branch, each of which the verifier would follow.
+    #[inline(always)]
+    fn of(descriptor: &Descriptor, scope: Scope, attempt: u32) -> Self {
+        let block = scope.block(descriptor);
+        let own = u32::from(descriptor.flags.contains(DescriptorFlags::SERVED_HERE));
+        let is_first = u32::from(attempt == 1);
+        let others = block.count.wrapping_sub(own);
+        let only_own = 0_u32.wrapping_sub(own & is_first);
+        Self {
+            first: block.offset.wrapping_add(own & !is_first),
+            count: (others & !only_own) | (own & only_own),
+        }
+    }
+}
+
 /// Why nothing may be chosen, if so.
 #[inline(always)]
 fn forbidden<F: Family>(
     descriptor: &Descriptor,
     scope: Scope,
+    offered: &Offered,
     client: &impl Client<F>,
 ) -> Option<DropReason> {
     if descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES)
         && let Some(reason) = client.is_kept_out(descriptor)
     {
         Some(reason)
-    } else if scope.block(descriptor).count != 0 {
+    } else if offered.count != 0 {
         None
     } else if descriptor.flags.contains(scope.drops()) {
         Some(DropReason::PolicyHasNoLocalEndpoint)
@@ -162,10 +188,11 @@ fn forbidden<F: Family>(
 fn choose<F: Family>(
     descriptor: &Descriptor,
     scope: Scope,
+    offered: &Offered,
     client: &impl Client<F>,
 ) -> Option<Choice<F::Address>> {
     if descriptor.affinity_seconds == 0 {
-        return random::<F>(descriptor, scope);
+        return random::<F>(descriptor, offered);
     }
     let reference = affinity::remembered::<F, _>(client, descriptor, scope.set(descriptor));
     if reference.generation != 0
@@ -173,19 +200,18 @@ fn choose<F: Family>(
     {
         return Some(Choice::of(backend, reference, descriptor));
     }
-    let choice = random::<F>(descriptor, scope)?;
+    let choice = random::<F>(descriptor, offered)?;
     affinity::remember::<F, _>(client, descriptor.service, choice.reference);
     Some(choice)
 }
 
-/// Uniformly at random over the block (kube-proxy's rule K1).
+/// Uniformly at random (kube-proxy's rule K1).
 #[inline(always)]
-fn random<F: Family>(descriptor: &Descriptor, scope: Scope) -> Option<Choice<F::Address>> {
-    let block = scope.block(descriptor);
+fn random<F: Family>(descriptor: &Descriptor, offered: &Offered) -> Option<Choice<F::Address>> {
     // SAFETY: takes no argument and has no precondition.
     let random = unsafe { bpf_get_prandom_u32() };
     // Multiplying instead of dividing: no zero test, and as uniform as a remainder.
-    let at = ((u64::from(random) * u64::from(block.count)) >> 32) as u32;
-    let reference = frontend::slot(block, at)?;
+    let at = ((u64::from(random) * u64::from(offered.count)) >> 32) as u32;
+    let reference = frontend::slot(offered.first.wrapping_add(at))?;
     Some(Choice::of(F::backend(reference)?, reference, descriptor))
 }

@@ -5,7 +5,7 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap},
     macros::btf_map,
 };
-use proxy_ebpf::abi::{BackendRef, Block, Descriptor, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, map};
+use proxy_ebpf::abi::{BackendRef, Descriptor, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, map};
 
 use crate::{
     decide::Client,
@@ -83,10 +83,10 @@ fn exact<F: Family>(address: F::Address, port: [u8; 2], protocol: u8) -> Found {
     }
 }
 
-/// The reference in the `at`th slot of a block.
+/// The reference in a slot.
 #[inline(always)]
-pub fn slot(block: &Block, at: u32) -> Option<BackendRef> {
-    SLOTS.get(block.offset.wrapping_add(at)).copied()
+pub fn slot(at: u32) -> Option<BackendRef> {
+    SLOTS.get(at).copied()
 }
 
 #[inline(always)]

@@ -44,6 +44,8 @@ mod masquerade;
 #[cfg(target_arch = "bpf")]
 mod metrics;
 #[cfg(target_arch = "bpf")]
+mod name_server;
+#[cfg(target_arch = "bpf")]
 mod nat;
 #[cfg(target_arch = "bpf")]
 mod network;

@@ -31,6 +31,7 @@ fn service(n: u32) -> Change {
         exclusion: None,
         has_selector: true,
         cluster_ips: PerFamily { v4: Some(address(Ipv4Addr::new(10, 96, 0, 1), n)), v6: None },
+        local_ips: Box::default(),
         ports: Box::new([PortInfo {
             name: "http".into(),
             protocol: Protocol::Tcp,

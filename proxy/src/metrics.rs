@@ -36,6 +36,7 @@ pub struct Metrics {
     pub sync_last_timestamp: GaugeVec,
     pub sync_last_queued: GaugeVec,
     pub network_programming: HistogramVec,
+    pub name_programming: HistogramVec,
     pub changes: Changes,
     pub no_local_endpoints: IntGaugeVec,
     pub healthz: IntCounterVec,
@@ -112,6 +113,11 @@ impl Metrics {
             network_programming: of.histogram(
                 "kubeproxy_network_programming_duration_seconds",
                 "From the change of a pod or Service to the maps, by the slice's own time",
+                network_programming_buckets(),
+            )?,
+            name_programming: of.histogram(
+                "portreeve_name_programming_duration_seconds",
+                "From the change of a pod or Service to the answers that show it, by the slice's own time",
                 network_programming_buckets(),
             )?,
             changes: Changes::new(&of)?,

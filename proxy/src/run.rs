@@ -13,7 +13,7 @@ use crate::{
     config::{
         Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DnsConfig, Forwarding, Objects, SocketLb,
     },
-    datapath::{self, Busy, PinError, Pins},
+    datapath::{self, Beats, Busy, PinError, Pins, Waiting},
     error::chain,
     host,
     k8s::{
@@ -94,6 +94,7 @@ pub async fn run(config: Config) -> Result<()> {
     let addresses = datapath::local_addresses().await?;
     let network = datapath::follow_network().await?;
 
+    let waiting = (takeover && dns.is_some()).then(|| Waiting::begin(&bpffs));
     let pins = tokio::select! {
         pins = acquire(bpffs, abi_version, takeover, &vitals) => pins?,
         () = stop.requested() => return stop.outcome(),
@@ -104,6 +105,9 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::follow_logs(&mut programs);
     memory::forget_start();
     let mut names = dns.map(Names::new);
+    if let Some(names) = &mut names {
+        names.beat(Beats::open(&pins.maps())?);
+    }
     if !takeover {
         names.as_mut().map(Names::serve).transpose()?;
     }
@@ -113,8 +117,9 @@ pub async fn run(config: Config) -> Result<()> {
         started = agent.start(&mut source) => started?,
         () = stop.requested() => return stop.outcome(),
     }
-    // Who takes over shares the port with nobody who knows less.
-    agent.serve_names()?;
+    agent.serve_names(&pins.maps())?;
+    // The one before has gone on answering until now.
+    drop(waiting);
     match socket_lb {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,

@@ -58,5 +58,7 @@ flags! {
         TERMINATING = 3;
         /// On this node: what it dials through a frontend can lead back to itself.
         LOCAL = 4;
+        /// This node's own name server: it counts only while that lives.
+        NAME_SERVER = 5;
     }
 }

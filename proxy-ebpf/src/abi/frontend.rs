@@ -104,5 +104,8 @@ flags! {
         MASQUERADE_UNLESS_POD = 6;
         /// Flows that come from the node itself are.
         MASQUERADE_FROM_NODE = 7;
+        /// The first backend of each block is this node's own name server. It is asked while it lives, the others when
+        /// it does not.
+        SERVED_HERE = 8;
     }
 }

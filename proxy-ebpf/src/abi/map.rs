@@ -22,6 +22,8 @@ pub enum MapKind {
     LpmTrie,
     PerCpuArray,
     SocketStorage,
+    /// Sockets by number. The kernel takes out what is closed, also when its process is killed.
+    SockMap,
 }
 
 /// A map as both sides see it.
@@ -73,6 +75,8 @@ pub const MAX_SOURCE_RANGES: u32 = 1 << 16;
 pub const MAX_SERVICE_NETWORKS: u32 = 1 << 17;
 /// Datagrams in fragments whose ports are remembered.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
+/// Entries of `NAME_SERVER_BEAT`: of whoever answers names, and of whoever waits to.
+pub const NAME_SERVER_BEATS: u32 = 2;
 /// Ends of pairs that sockets have no room for.
 pub const MAX_OVERFLOW: u32 = 1 << 16;
 
@@ -109,6 +113,14 @@ pub const SOURCE_RANGES_V6: &str = "SOURCE_RANGES_V6";
 pub const SERVICE_NETWORKS_V4: &str = "SERVICE_NETWORKS_V4";
 pub const SERVICE_NETWORKS_V6: &str = "SERVICE_NETWORKS_V6";
 
+/// A socket of the process that answers names on this node. It is there as long as the process is.
+pub const NAME_SERVER: &str = "NAME_SERVER";
+/// When all who answer names were last seen at work, in nanoseconds of the monotonic clock: a process may live and hang.
+/// The second is the beat of an agent that waits to take over.
+pub const NAME_SERVER_BEAT: &str = "NAME_SERVER_BEAT";
+/// The name server counts as hung when it was not seen at work for so long, in nanoseconds.
+pub const NAME_SERVER_PATIENCE: u64 = 1_500_000_000;
+
 /// The read-only global that holds a `Config`.
 pub const CONFIG: &str = "CONFIG";
 
@@ -119,7 +131,7 @@ pub const START_SWEEPER: &str = "start_sweeper";
 pub const SCRATCH: [&str; 5] = ["WORK_V4", "WORK_V6", "WORK_FRAGMENT", "HELD", "LAST_HELD"];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 30] = [
+pub const MAPS: [MapSpec; 32] = [
     spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
     spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
     spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
@@ -150,6 +162,8 @@ pub const MAPS: [MapSpec; 30] = [
     spec::<Prefixed<SourceRange<[u8; 16]>>, u32>(SOURCE_RANGES_V6, MapKind::LpmTrie, MAX_SOURCE_RANGES),
     spec::<Prefixed<[u8; 4]>, u32>(SERVICE_NETWORKS_V4, MapKind::LpmTrie, MAX_SERVICE_NETWORKS),
     spec::<Prefixed<[u8; 16]>, u32>(SERVICE_NETWORKS_V6, MapKind::LpmTrie, MAX_SERVICE_NETWORKS),
+    spec::<u32, u32>(NAME_SERVER, MapKind::SockMap, 1),
+    spec::<u32, u64>(NAME_SERVER_BEAT, MapKind::MmapArray, NAME_SERVER_BEATS),
 ];
 
 /// Every program of the socket plane, by the name of its function and of its hook. Attached in this order: what gives

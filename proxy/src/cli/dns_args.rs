@@ -13,7 +13,9 @@ use dns::{
     corefile,
     health::Endpoints,
     live::{Corefile, Setup},
-    name, server,
+    name,
+    pulse::Pulse,
+    server,
 };
 
 use tracing::warn;
@@ -80,6 +82,7 @@ impl DnsArgs {
             }
         };
         let mut endpoints = if is_told_elsewhere { Endpoints::default() } else { Endpoints::of(&config) };
+        endpoints.are_shared = answering == Answering::InTheAgent;
         for (flag, addresses) in [
             (dns_health_bind_address, &mut endpoints.health),
             (dns_ready_bind_address, &mut endpoints.ready),
@@ -89,7 +92,7 @@ impl DnsArgs {
                 *addresses = BTreeSet::from([address]);
             }
         }
-        let config = DnsConfig(Setup { config, corefile, listen, endpoints });
+        let config = DnsConfig(Setup { config, corefile, listen, endpoints, pulse: Pulse::default() });
         if answering == Answering::InTheAgent && config.api_server() != ApiServer::default() {
             warn!(
                 "the agent reads objects where its own flags say, not where `kubernetes` in the Corefile does"

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     frontend_name::FrontendName,
+    name_server_args::NameServerArgs,
     output::{self, Format, OutputArgs},
     policy_args::{PolicyArgs, address},
 };
@@ -21,6 +22,7 @@ use crate::{
         address::{Protocol, parse_ip},
         flow::{Choice, Flow, Verdict},
         node::Source,
+        policy::Policy,
     },
 };
 
@@ -37,6 +39,11 @@ pub struct Args {
     to: Destination,
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// The node answers names, as under `run --dns`
+    #[arg(long)]
+    dns: bool,
+    #[command(flatten)]
+    names: NameServerArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -61,8 +68,9 @@ struct Explanation {
 }
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
-    let (index, _) =
-        manifests::load(&args.manifests)?.to_index(args.policy.policy(file.map(|file| &file.settings))?);
+    let name_server = args.dns.then(|| args.names.name_server(None));
+    let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
+    let (index, _) = manifests::load(&args.manifests)?.to_index(policy);
     let Destination { address: destination, protocol } = args.to;
     let verdict = index.explain(&Flow { source: args.from, destination, protocol });
     match args.output.output {

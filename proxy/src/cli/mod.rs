@@ -16,6 +16,7 @@ mod get;
 mod go_flags;
 mod kube_proxy_args;
 pub mod logging;
+mod name_server_args;
 mod output;
 mod plan;
 pub mod policy_args;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     frontend_name::{FrontendName, backends},
+    name_server_args::NameServerArgs,
     output::{self, Format, OutputArgs},
     policy_args::PolicyArgs,
 };
@@ -14,7 +15,10 @@ use crate::{
     index::Index,
     kube_proxy_config::ConfigFile,
     manifests,
-    model::frontend::{Frontend, FrontendKind, View, WhenEmpty},
+    model::{
+        frontend::{Frontend, FrontendKind, View, WhenEmpty},
+        policy::Policy,
+    },
     update::Skipped,
 };
 
@@ -25,6 +29,11 @@ pub struct Args {
     manifests: PathBuf,
     #[command(flatten)]
     pub policy: PolicyArgs,
+    /// The node answers names, as under `run --dns`
+    #[arg(long)]
+    dns: bool,
+    #[command(flatten)]
+    names: NameServerArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -45,6 +54,9 @@ struct PlannedFrontend {
     affinity_seconds: Option<u32>,
     source_ranges: Vec<String>,
     when_empty: &'static str,
+    /// This node's own server, which answers in the place of all backends while it lives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    served_here: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,7 +66,8 @@ struct PlannedDns {
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     let loaded = manifests::load(&args.manifests)?;
-    let policy = args.policy.policy(file.map(|file| &file.settings))?;
+    let name_server = args.dns.then(|| args.names.name_server(None));
+    let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
     let (records, (index, skipped)) = thread::scope(|scope| {
         let records = scope.spawn(|| loaded.dns_records());
         let joined = loaded.to_index(policy);
@@ -86,6 +99,7 @@ impl From<&Frontend> for PlannedFrontend {
             affinity_seconds: frontend.affinity.map(Into::into),
             source_ranges: frontend.source_ranges.iter().map(ToString::to_string).collect(),
             when_empty: when_empty(frontend),
+            served_here: frontend.served_here.map(|address| address.to_string()),
         }
     }
 }
@@ -114,8 +128,8 @@ fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped]) -> String 
             frontend.service.to_string(),
             frontend.kind.name().to_owned(),
             frontend.key.to_string(),
-            summary(&frontend.internal),
-            summary(&frontend.external),
+            summary(frontend, &frontend.internal),
+            summary(frontend, &frontend.external),
         ]);
     }
     let mut text = format!("{}\n\n{} frontends, {records} DNS records\n", table.trim_fmt(), frontends.len());
@@ -129,9 +143,10 @@ fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped]) -> String 
 }
 
 /// How many backends a view has, or what happens without any.
-fn summary(view: &View) -> String {
-    match view.backends.len() {
+fn summary(frontend: &Frontend, view: &View) -> String {
+    let others = match view.backends.len() {
         0 => name(view.when_empty).to_owned(),
         all => format!("{all} ({} local)", view.local),
-    }
+    };
+    if frontend.served_here.is_some() { format!("served on this node, else {others}") } else { others }
 }

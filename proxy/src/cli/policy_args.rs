@@ -113,6 +113,7 @@ impl PolicyArgs {
             pod_interface: self.pod_interface()?,
             masquerade_all: self.masquerade_all.unwrap_or_default(),
             external_ips: true,
+            name_server: None,
         })
     }
 
@@ -128,6 +129,7 @@ impl PolicyArgs {
             pod_interface: file.pod_interface.clone(),
             masquerade_all: file.masquerade_all,
             external_ips: file.external_ips,
+            name_server: None,
         })
     }
 

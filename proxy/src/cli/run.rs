@@ -9,12 +9,13 @@ use super::{
     device_args::DeviceArgs,
     dns_args::{Answering, DnsArgs},
     kube_proxy_args::KubeProxyArgs,
+    name_server_args::NameServerArgs,
     policy_args::PolicyArgs,
     source_args::SourceArgs,
     told::{Told, told},
 };
 use crate::{
-    config::{Config, Pages, SocketLb},
+    config::{Config, DnsConfig, Pages, SocketLb},
     host,
     kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
     memory,
@@ -46,6 +47,8 @@ pub struct Args {
     no_dns: bool,
     #[command(flatten)]
     names: DnsArgs,
+    #[command(flatten)]
+    name_server: NameServerArgs,
     /// Start beside a running agent: prepare, report ready, and continue where it ends
     #[arg(long)]
     takeover: bool,
@@ -88,6 +91,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         dns,
         no_dns,
         names,
+        name_server,
         takeover,
         abi_version,
         policy: policy_args,
@@ -101,8 +105,11 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
     let answers_names = dns || names.are_given() && !no_dns;
     memory::be_frugal(!answers_names);
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
+    let dns = answers_names.then(|| names.config(Answering::InTheAgent)).transpose()?;
+    let listens = dns.as_ref().map(DnsConfig::addresses).transpose()?;
+    let name_server = listens.map(|listens| name_server.name_server(Some(listens)));
     // A feature gate, which is a flag of this verb alone.
-    let policy = Policy { external_ips: settings.external_ips, ..policy };
+    let policy = Policy { external_ips: settings.external_ips, name_server, ..policy };
     let config = Config {
         objects: source.objects(settings.kubeconfig.clone()),
         cgroup,
@@ -112,7 +119,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         takeover,
         abi_version,
         policy,
-        dns: answers_names.then(|| names.config(Answering::InTheAgent)).transpose()?,
+        dns,
         host,
         config_file: file,
         serving: settings.serving,

@@ -1,11 +1,20 @@
 //! How names are answered.
 
-use dns::{config::ApiServer, live::Setup, zone::ReadOptions};
+use std::net::SocketAddr;
+
+use dns::{config::ApiServer, live::Setup, run::StartError, zone::ReadOptions};
 
 #[derive(Clone, Debug)]
 pub struct DnsConfig(pub Setup);
 
 impl DnsConfig {
+    /// Where it listens: known before it does, but for ports that are chosen then.
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>, StartError> {
+        let mut addresses = dns::run::addresses(&self.0.config, &self.0.listen)?;
+        addresses.retain(|address| address.port() != 0);
+        Ok(addresses)
+    }
+
     /// Of the first block that answers for the cluster.
     pub fn api_server(&self) -> ApiServer {
         self.0.config.kubernetes().next().map(|options| options.api_server.clone()).unwrap_or_default()

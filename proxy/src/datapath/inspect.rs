@@ -93,6 +93,7 @@ pub fn pinned_map(path: &Path) -> Result<PinnedMap, OpenError> {
         MapType::LpmTrie => Some(MapKind::LpmTrie),
         MapType::PerCpuArray => Some(MapKind::PerCpuArray),
         MapType::SkStorage => Some(MapKind::SocketStorage),
+        MapType::SockMap => Some(MapKind::SockMap),
         _ => None,
     };
     Ok(PinnedMap { kind, key: info.key_size(), value: info.value_size(), capacity: info.max_entries() })

@@ -16,6 +16,7 @@ mod load;
 mod logs;
 mod mapped;
 mod maps;
+mod name_server;
 mod neighbours;
 mod netlink;
 mod networks;
@@ -34,6 +35,7 @@ pub use inspect::{InspectError, PinnedMap, inspect, inspect_flows, now, pinned_m
 pub use load::{LoadError, Programs, Ran, load, load_object};
 pub use logs::follow_logs;
 pub use maps::{KernelMaps, OpenError};
+pub use name_server::{Beats, NameServerError, Presence, Waiting};
 pub use neighbours::keep_fresh;
 pub use netlink::NetlinkError;
 pub use networks::DeviceTable;

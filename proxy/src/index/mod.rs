@@ -182,10 +182,14 @@ impl Index {
         touched
     }
 
-    /// External IPs do not exist where the flags say so.
+    /// A Service as the flags let it be: external IPs may not count, and the one for names has addresses on this node only.
     fn admitted(&self, mut service: Arc<ServiceInfo>) -> Arc<ServiceInfo> {
         if !self.policy.external_ips && !service.external_ips.is_empty() {
             Arc::make_mut(&mut service).external_ips = Box::default();
+        }
+        if let Some(server) = self.policy.name_server.as_ref().filter(|server| server.service == service.key)
+        {
+            server.extend(Arc::make_mut(&mut service));
         }
         service
     }

@@ -103,6 +103,20 @@ fn nothing_anywhere(index: &Index, frontend: &Frontend) -> String {
 }
 
 fn translated(index: &Index, source: Source, frontend: &Frontend) -> String {
+    match frontend.served_here {
+        Some(server) => {
+            let service = &frontend.service;
+            let others = match frontend.view(source).backends.len() {
+                0 => "nobody else".to_owned(),
+                _ => among(index, source, frontend),
+            };
+            format!("served on this node: {server} answers for {service} while it lives, and else {others}")
+        }
+        None => among(index, source, frontend),
+    }
+}
+
+fn among(index: &Index, source: Source, frontend: &Frontend) -> String {
     let view = frontend.view(source);
     let count = match view.backends.len() {
         1 => "one endpoint".to_owned(),

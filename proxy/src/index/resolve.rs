@@ -1,5 +1,7 @@
 //! From a service port and its endpoint sets to one frontend: which set each class of clients gets, and how.
 
+use std::net::SocketAddr;
+
 use crate::model::{
     address::IpFamily,
     backend::Backend,
@@ -26,7 +28,12 @@ pub fn frontend(inputs: &Inputs<'_>, sets: EndpointSets) -> Frontend {
             inputs.service.external_policy
         }
     };
-    let EndpointSets { cluster, local, serving, has_any, .. } = sets;
+    let served_here = served_here(inputs);
+    let EndpointSets { mut cluster, mut local, serving, has_any, .. } = sets;
+    if served_here.is_some() {
+        cluster.retain(|backend| !is_own_server(inputs, backend));
+        local.retain(|backend| !is_own_server(inputs, backend));
+    }
     let (internal, external) = views(inputs.kind, policy, cluster, local_view(local, has_any));
     let mut frontend = Frontend {
         key: inputs.key,
@@ -35,6 +42,7 @@ pub fn frontend(inputs: &Inputs<'_>, sets: EndpointSets) -> Frontend {
         policy,
         internal,
         external,
+        served_here,
         serving,
         masquerade: masquerade(inputs, policy),
         affinity: inputs.service.affinity,
@@ -45,6 +53,16 @@ pub fn frontend(inputs: &Inputs<'_>, sets: EndpointSets) -> Frontend {
         guard(&mut frontend, inputs);
     }
     frontend
+}
+
+/// Where this node's own server answers for the frontend.
+fn served_here(Inputs { key, kind, service, policy, node, .. }: &Inputs<'_>) -> Option<SocketAddr> {
+    let server = policy.name_server.as_ref().filter(|server| server.answers(key, *kind, &service.key))?;
+    server.address(key.address.family(), node)
+}
+
+fn is_own_server(Inputs { policy, node, .. }: &Inputs<'_>, backend: &Backend) -> bool {
+    policy.name_server.as_ref().is_some_and(|server| server.is_at(backend.address, node))
 }
 
 /// Traffic to an external address that starts inside the cluster is not external: with `Local` it may use every

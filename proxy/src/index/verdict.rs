@@ -3,6 +3,7 @@
 use super::{Index, reason};
 use crate::model::{
     address::{IpFamily, Protocol},
+    backend::{Backend, BackendState},
     flow::{Choice, Flow, Outcome, Plane, Verdict},
     frontend::{Frontend, FrontendAddress, FrontendKey, View, WhenEmpty},
     node::Source,
@@ -61,7 +62,9 @@ fn through(index: &Index, flow: &Flow, source: Source, frontend: Frontend) -> Ve
 
 fn among(flow: &Flow, source: Source, frontend: &Frontend) -> (Outcome, Vec<Choice>) {
     let View { backends, when_empty, .. } = frontend.view(source);
-    if backends.is_empty() {
+    let own =
+        frontend.served_here.map(|address| Backend { address, is_local: true, state: BackendState::Ready });
+    if own.is_none() && backends.is_empty() {
         let outcome = match when_empty {
             WhenEmpty::Reject => Outcome::Reject,
             WhenEmpty::Drop => Outcome::Drop,
@@ -70,11 +73,11 @@ fn among(flow: &Flow, source: Source, frontend: &Frontend) -> (Outcome, Vec<Choi
     }
     let by_policy = frontend.masquerade.applies_to(source);
     // A backend that dials itself would see its own address come in, and answer itself instead of the frontend.
-    let choice = |backend: &crate::model::backend::Backend| {
+    let choice = |backend: &Backend| {
         let is_hairpin = backend.is_local && backend.address.ip() == flow.source;
         Choice { backend: *backend, masquerade: by_policy || is_hairpin }
     };
-    (Outcome::Dnat, backends.iter().map(choice).collect())
+    (Outcome::Dnat, own.iter().chain(backends.iter()).map(choice).collect())
 }
 
 /// No frontend has this address and port. Service addresses must not leak out even so.

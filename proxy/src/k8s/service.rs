@@ -24,6 +24,7 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
         exclusion: exclusion(service, spec),
         has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
         cluster_ips: PerFamily::default(),
+        local_ips: Box::default(),
         ports: Box::default(),
         external_ips: Box::default(),
         vips: Box::default(),

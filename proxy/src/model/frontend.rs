@@ -1,6 +1,11 @@
 //! What a client dials, and the complete answer to "who may serve it from here".
 
-use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 
@@ -136,6 +141,8 @@ pub struct Frontend {
     pub internal: View,
     /// For everybody else.
     pub external: View,
+    /// This node's own name server, which answers in the place of all backends while it lives. It is none of them.
+    pub served_here: Option<SocketAddr>,
     /// Every serving endpoint, offered or not: flows that have one may keep it.
     pub serving: Vec<Backend>,
     pub masquerade: Masquerade,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::address::PerFamily;
+use super::{address::PerFamily, name_server::NameServer};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TrafficPolicy {
@@ -54,6 +54,8 @@ pub struct Policy {
     pub masquerade_all: bool,
     /// Whether externalIPs count at all.
     pub external_ips: bool,
+    /// None: this node answers no names.
+    pub name_server: Option<NameServer>,
 }
 
 impl Policy {
@@ -83,6 +85,7 @@ impl Default for Policy {
             pod_interface: None,
             masquerade_all: false,
             external_ips: true,
+            name_server: None,
         }
     }
 }

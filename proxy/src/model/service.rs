@@ -71,6 +71,8 @@ pub struct ServiceInfo {
     /// A Service without one gets its backends from whoever writes them, Endpoints objects included.
     pub has_selector: bool,
     pub cluster_ips: PerFamily<Option<IpAddr>>,
+    /// Addresses that this node serves as if they were ClusterIPs.
+    pub local_ips: Box<[IpAddr]>,
     pub ports: Box<[PortInfo]>,
     pub external_ips: Box<[IpAddr]>,
     pub vips: Box<[IpAddr]>,
@@ -90,7 +92,8 @@ impl ServiceInfo {
     /// Where clients inside of the cluster find it; nowhere if it is none of ours.
     pub fn served_cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
         let families = IpFamily::BOTH.into_iter().filter(|_| self.is_served());
-        families.filter_map(|family| *self.cluster_ips.get(family))
+        let local = self.local_ips.iter().copied().filter(|_| self.is_served());
+        families.filter_map(|family| *self.cluster_ips.get(family)).chain(local)
     }
 
     pub fn port_key(&self, port: &PortInfo) -> ServicePortKey {
@@ -138,6 +141,9 @@ impl ServiceInfo {
         mut add: impl FnMut(FrontendAddress, u16, FrontendKind),
     ) {
         add(FrontendAddress::Ip(cluster_ip), port.port, FrontendKind::ClusterIp);
+        for ip in of_family(&self.local_ips, family) {
+            add(FrontendAddress::Ip(ip), port.port, FrontendKind::ClusterIp);
+        }
         for vip in self.vips_of(family) {
             add(FrontendAddress::Ip(vip), port.port, FrontendKind::LoadBalancer);
         }

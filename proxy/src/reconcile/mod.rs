@@ -21,6 +21,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -41,7 +42,7 @@ use self::{
 };
 use crate::model::{
     address::IpFamily,
-    frontend::{Frontend, FrontendKey},
+    frontend::{Frontend, FrontendKey, View},
     service::ServicePortKey,
 };
 
@@ -566,16 +567,23 @@ fn note(
 }
 
 fn target(frontend: &Frontend, service: u32, references: &References) -> Target {
-    let internal = references.of(&frontend.internal.backends);
+    let internal = references.of(offered(frontend, &frontend.internal));
     let is_shared = plan::shares_backends(frontend);
-    let external = if is_shared { internal.clone() } else { references.of(&frontend.external.backends) };
+    let external =
+        if is_shared { internal.clone() } else { references.of(offered(frontend, &frontend.external)) };
+    let own = usize::from(frontend.served_here.is_some());
     let descriptor = Descriptor {
         service,
-        internal: block(internal.len(), frontend.internal.local),
-        external: block(external.len(), frontend.external.local),
+        internal: block(internal.len(), own + frontend.internal.local),
+        external: block(external.len(), own + frontend.external.local),
         ..plan::descriptor(frontend)
     };
     Target { descriptor, internal, external }
+}
+
+/// The addresses of a block: the node's own server first, where it answers for the frontend.
+fn offered<'a>(frontend: &Frontend, view: &'a View) -> impl Iterator<Item = SocketAddr> + 'a {
+    frontend.served_here.into_iter().chain(view.backends.iter().map(|backend| backend.address))
 }
 
 fn block(count: usize, local: usize) -> Block {

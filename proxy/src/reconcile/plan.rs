@@ -70,6 +70,7 @@ fn flags(frontend: &Frontend) -> DescriptorFlags {
         .with(DescriptorFlags::INTERNAL_DROPS, drops(frontend.internal.when_empty))
         .with(DescriptorFlags::EXTERNAL_DROPS, drops(frontend.external.when_empty))
         .with(DescriptorFlags::SOURCE_RANGES, !frontend.source_ranges.is_empty())
+        .with(DescriptorFlags::SERVED_HERE, frontend.served_here.is_some())
         .with(masquerade(frontend.masquerade), true)
 }
 
@@ -106,6 +107,16 @@ pub fn backends(frontend: &Frontend) -> impl Iterator<Item = (SocketAddr, Backen
     offered
         .map(|(backend, set)| (backend.address, state(backend).with(set, true)))
         .chain(frontend.serving.iter().map(|backend| (backend.address, state(backend))))
+        .chain(frontend.served_here.map(|address| (address, name_server())))
+}
+
+/// In every set: flows may keep it while it lives.
+fn name_server() -> BackendFlags {
+    BackendFlags::ALIVE
+        .with(BackendFlags::LOCAL, true)
+        .with(BackendFlags::NAME_SERVER, true)
+        .with(BackendFlags::IN_CLUSTER_SET, true)
+        .with(BackendFlags::IN_LOCAL_SET, true)
 }
 
 fn set(is_local: bool) -> BackendFlags {

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::model::{
     address::{IpFamily, PerFamily, Protocol},
-    backend::Backend,
     service::{ServiceKey, ServicePortKey},
 };
 
@@ -60,9 +59,9 @@ pub struct References {
 }
 
 impl References {
-    pub fn of(&self, backends: &[Backend]) -> Vec<BackendRef> {
-        let mut references = Vec::with_capacity(backends.len());
-        references.extend(backends.iter().filter_map(|backend| self.get(backend.address)));
+    pub fn of(&self, backends: impl Iterator<Item = SocketAddr>) -> Vec<BackendRef> {
+        let mut references = Vec::with_capacity(backends.size_hint().0);
+        references.extend(backends.filter_map(|address| self.get(address)));
         references
     }
 

@@ -227,6 +227,7 @@ fn frontend(key: FrontendKey, service: u8, policy: TrafficPolicy, numbers: &[u8]
         policy,
         internal: View::new(all.clone(), WhenEmpty::Reject),
         external: View::new(external, WhenEmpty::Drop),
+        served_here: None,
         serving: all,
         masquerade: Masquerade::Always,
         affinity: NonZeroU32::new(service.into()),

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
+    path::Path,
     time::Duration,
 };
 
@@ -113,8 +114,9 @@ impl Agent {
         self.repairs
     }
 
-    pub fn serve_names(&mut self) -> Result<()> {
-        self.names.as_mut().map_or(Ok(()), Names::serve)
+    /// Who takes over shares the port with nobody who knows less.
+    pub fn serve_names(&mut self, maps: &Path) -> Result<()> {
+        self.names.as_mut().map_or(Ok(()), |names| names.appear(maps))
     }
 
     /// Answers what was asked, and leaves the maps as they are.
@@ -262,6 +264,7 @@ impl Agent {
         // Not before: a name must not lead to an address that nothing serves yet.
         if let Some(names) = &mut self.names {
             names.publish();
+            self.witness.answered();
         }
         if let Some(epoch) = pass.grace {
             let over = self.graces.sender.clone();

@@ -4,27 +4,36 @@
 //! snapshot is published it answers SERVFAIL for the cluster's names: what is not known yet may well exist.
 
 use std::{
+    path::Path,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
 use dns::{
-    live::Live,
+    live::{Live, Setup},
+    pulse::Pulse,
     snapshot::{Index, Published},
     zone::{Change, Key, ServiceKind},
 };
 use tokio::{
     runtime::{Builder, Runtime},
     sync::mpsc,
+    time::{sleep, timeout},
 };
 use tracing::{debug, info};
 
 use super::{source::Source, stop::Stop};
 use crate::{
     config::{DnsConfig, Objects},
+    datapath::{Beats, Presence},
     k8s::reader::Reader,
 };
+
+/// How long an agent that was told to end answers on for one that takes over.
+const HANDOVER: Duration = Duration::from_secs(20);
+/// How often it is looked whether that one has.
+const GLANCE: Duration = Duration::from_millis(20);
 
 pub struct Names {
     index: Index,
@@ -39,6 +48,9 @@ pub struct Names {
     config: DnsConfig,
     /// The server and its threads, once it serves.
     serving: Option<(Live, Runtime)>,
+    /// What tells the programs that it does; none where there are no programs.
+    beats: Option<Beats>,
+    presence: Option<Presence>,
 }
 
 impl Names {
@@ -52,7 +64,21 @@ impl Names {
             started: SystemTime::now(),
             config,
             serving: None,
+            beats: None,
+            presence: None,
         }
+    }
+
+    /// From when on the programs are told, too.
+    pub fn beat(&mut self, beats: Beats) {
+        self.beats = Some(beats);
+    }
+
+    /// Lets the programs lead clients here. What is answered must be published by now.
+    pub fn appear(&mut self, maps: &Path) -> Result<()> {
+        self.serve()?;
+        self.presence = Some(Presence::appear(maps)?);
+        Ok(())
     }
 
     /// Begins to answer, if it has not begun yet.
@@ -63,8 +89,9 @@ impl Names {
         let runtime = Builder::new_multi_thread().thread_name("dns").enable_all().build()?;
         let live = {
             let _inside = runtime.enter();
-            let DnsConfig(setup) = &self.config;
-            Live::start(setup.clone(), self.published.clone())?
+            let DnsConfig(setup) = self.config.clone();
+            let pulse = self.beats.clone().map(|beats| Pulse::new(move |age| beats.serving(age)));
+            Live::start(Setup { pulse: pulse.unwrap_or_default(), ..setup }, self.published.clone())?
         };
         self.serving = Some((live, runtime));
         Ok(())
@@ -114,13 +141,25 @@ impl Names {
         }
     }
 
-    /// Says so first, then answers what was asked, and no more.
+    /// Says so first, then answers what was asked, and no more. Goes on while an agent is about to take over.
     pub async fn stop(self) {
+        if let Some(beats) = &self.beats {
+            let _ = timeout(HANDOVER, succeeded(beats)).await;
+        }
+        // Clients go elsewhere from here on; those that are here already are answered.
+        drop(self.presence);
         if let Some((live, runtime)) = self.serving {
             live.stop().await;
             // A runtime must not wait for its threads inside another.
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Until nobody waits any more: then somebody else answers, or nobody will.
+async fn succeeded(beats: &Beats) {
+    while beats.has_successor() {
+        sleep(GLANCE).await;
     }
 }
 

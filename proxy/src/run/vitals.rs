@@ -34,6 +34,8 @@ pub struct Vitals {
     started: Timestamp,
     /// Changes of slices that came and are not programmed yet.
     triggered: Mutex<Vec<Triggered>>,
+    /// Those that the last pass programmed.
+    programmed: Mutex<Vec<Triggered>>,
 }
 
 /// A slice that says itself when what it tells about happened (kube-proxy's rule C14).
@@ -41,6 +43,13 @@ struct Triggered {
     slice: SliceKey,
     family: IpFamily,
     time: Timestamp,
+}
+
+impl Triggered {
+    /// Seconds since it happened.
+    fn age(&self, now: Timestamp) -> f64 {
+        now.duration_since(self.time).as_secs_f64().max(0.0)
+    }
 }
 
 /// What the agent knows after a pass.
@@ -64,6 +73,7 @@ impl Vitals {
             phase,
             started: Timestamp::now(),
             triggered: Mutex::default(),
+            programmed: Mutex::default(),
         })
     }
 
@@ -142,6 +152,7 @@ impl Vitals {
     /// A pass is over. A family with nothing left to write is in line.
     pub fn passed(&self, passed: Passed<'_>) {
         let now = Timestamp::now();
+        lock(&self.programmed).clear();
         self.metrics.observe_sync(passed.is_full, passed.took);
         let late: BTreeSet<IpFamily> = passed.unwritten.iter().map(|key| key.address.family()).collect();
         for family in IpFamily::BOTH.into_iter().filter(|family| !late.contains(family)) {
@@ -172,8 +183,17 @@ impl Vitals {
         self.health().updated(family, now);
         self.metrics.sync_last_timestamp.with_label_values(&label).set(seconds(now));
         let programmed = self.metrics.network_programming.with_label_values(&label);
-        for Triggered { time, .. } in lock(&self.triggered).extract_if(.., |one| one.family == family) {
-            programmed.observe(now.duration_since(time).as_secs_f64().max(0.0));
+        let done: Vec<_> = lock(&self.triggered).extract_if(.., |one| one.family == family).collect();
+        done.iter().for_each(|one| programmed.observe(one.age(now)));
+        lock(&self.programmed).extend(done);
+    }
+
+    /// Names are as far as the last pass.
+    pub fn answered(&self) {
+        let now = Timestamp::now();
+        for done in std::mem::take(&mut *lock(&self.programmed)) {
+            let answered = self.metrics.name_programming.with_label_values(&[family_label(done.family)]);
+            answered.observe(done.age(now));
         }
     }
 

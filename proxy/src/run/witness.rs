@@ -92,4 +92,9 @@ impl Witness {
             self.health_ports.publish(after.index, after.local_addresses);
         }
     }
+
+    /// The names that belong to it are answered.
+    pub fn answered(&self) {
+        self.vitals.answered();
+    }
 }

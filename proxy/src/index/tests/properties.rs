@@ -285,6 +285,7 @@ fn policy() -> Policy {
         detect_local: DetectLocal::ClusterCidr,
         masquerade_all: false,
         external_ips: true,
+        name_server: None,
     }
 }
 

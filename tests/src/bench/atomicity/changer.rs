@@ -176,6 +176,7 @@ impl Changer {
             policy: TrafficPolicy::Cluster,
             internal: view.clone(),
             external: view,
+            served_here: None,
             serving: backends,
             masquerade: Masquerade::Never,
             affinity: self.setting.affinity,

@@ -1,0 +1,133 @@
+//! What tells the programs, and other agents, whether names are answered here.
+//!
+//! The programs lead clients of the cluster's DNS Service to this node's own server only while the socket of a process is
+//! in `NAME_SERVER`, from which the kernel takes it when the process ends in whatever way, and while the beat is young.
+
+use std::{
+    io,
+    net::{Ipv4Addr, UdpSocket},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use aya::maps::{Map, MapData, SockMap};
+use proxy_ebpf::abi::{MAPS, map};
+use tracing::debug;
+
+use super::{
+    inspect::now,
+    mapped::{Access, MappedArray},
+    maps::{OpenError, mapped, pinned},
+    pins::{maps_of, pin_name, versions},
+};
+
+/// Entries of `NAME_SERVER_BEAT`.
+const SERVING: u32 = 0;
+const WAITING: u32 = 1;
+/// How often whoever waits says that it is still there.
+const INTERVAL: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_nanos(map::NAME_SERVER_PATIENCE);
+
+#[derive(Debug, thiserror::Error)]
+pub enum NameServerError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("cannot make the socket that stands for the name server")]
+    Socket(#[source] io::Error),
+    #[error("cannot tell the programs of the name server")]
+    Appear(#[source] aya::maps::MapError),
+}
+
+/// The beats of one pin directory; whoever has a clone may beat.
+#[derive(Clone, Debug)]
+pub struct Beats(Arc<Mutex<MappedArray<u64>>>);
+
+/// From here on until this is dropped, clients are led to this process.
+#[derive(Debug)]
+pub struct Presence {
+    /// Nothing ever comes here: it is there as long as the process is.
+    _socket: UdpSocket,
+}
+
+/// Says that an agent waits to take over, until it is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Beats {
+    /// Of the maps in a directory.
+    pub fn open(maps: &Path) -> Result<Self, OpenError> {
+        Ok(Self(Arc::new(Mutex::new(mapped(maps, map::NAME_SERVER_BEAT, Access::Write)?))))
+    }
+
+    /// All who answer names were at work so long ago.
+    pub fn serving(&self, age: Duration) {
+        self.store(SERVING, now().saturating_sub(age));
+    }
+
+    /// Whether an agent waits to take over.
+    pub fn has_successor(&self) -> bool {
+        let beats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let beat = Duration::from_nanos(beats.read(WAITING).unwrap_or_default());
+        beat != Duration::ZERO && now() < beat + PATIENCE
+    }
+
+    fn store(&self, index: u32, beat: Duration) {
+        let nanoseconds = u64::try_from(beat.as_nanos()).unwrap_or(u64::MAX);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).publish(index, nanoseconds);
+    }
+}
+
+impl Presence {
+    /// Takes the place of whoever is there.
+    pub fn appear(maps: &Path) -> Result<Self, NameServerError> {
+        // A bound socket is not counted by the programs that look at it. The loopback is up wherever names are answered.
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(NameServerError::Socket)?;
+        let (data, _) = pinned(maps, map::NAME_SERVER)?;
+        let mut place: SockMap<MapData> = Map::SockMap(data).try_into().map_err(NameServerError::Appear)?;
+        place.set(0, &socket, 0).map_err(NameServerError::Appear)?;
+        Ok(Self { _socket: socket })
+    }
+}
+
+impl Waiting {
+    /// Below a pin directory that another agent holds. Where none of its maps is known here, nobody is told.
+    pub fn begin(dir: &Path) -> Self {
+        let beats: Vec<Beats> = known(dir).iter().filter_map(|maps| Beats::open(maps).ok()).collect();
+        debug!(maps = beats.len(), "waiting to answer names");
+        let (stop, stopped) = mpsc::channel();
+        // Not a task: what comes before the wait is over may keep the runtime busy.
+        let thread = thread::spawn(move || {
+            loop {
+                beats.iter().for_each(|beats| beats.store(WAITING, now()));
+                if stopped.recv_timeout(INTERVAL) != Err(mpsc::RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+            beats.iter().for_each(|beats| beats.store(WAITING, Duration::ZERO));
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It cannot panic, and nothing hangs on it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The directories of all versions that have the map as we know it.
+fn known(dir: &Path) -> Vec<PathBuf> {
+    let spec = MAPS.iter().find(|spec| spec.name == map::NAME_SERVER_BEAT);
+    let is_there = |maps: &PathBuf| spec.is_some_and(|spec| maps.join(pin_name(spec)).exists());
+    let versions = versions(dir).unwrap_or_default();
+    versions.into_iter().map(|version| maps_of(dir, version)).filter(is_there).collect()
+}
