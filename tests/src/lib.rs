@@ -26,6 +26,7 @@ pub mod http;
 pub mod ledger;
 pub mod leftovers;
 pub mod mounts;
+pub mod name_service;
 pub mod netns;
 pub mod node;
 pub mod objects;

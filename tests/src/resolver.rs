@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     str::FromStr as _,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -57,6 +57,14 @@ impl<'a> Resolver<'a> {
             }
         }
         Ok(addresses)
+    }
+
+    /// How long one process takes for so many lookups of a name, one after the other, each of all its addresses.
+    pub async fn time(&self, name: &str, times: usize) -> Result<Duration> {
+        let begun = Instant::now();
+        let found = self.printed("getent", &[&["ahosts"], &*vec![name; times]].concat()).await?;
+        ensure!(!found.is_empty(), "{name} has no address");
+        Ok(begun.elapsed())
     }
 
     /// The names of an address, the first one first; none if nobody has it.

@@ -6,6 +6,7 @@
 mod datagram;
 mod dial;
 mod hold;
+mod lookup;
 mod process;
 mod report;
 mod serve;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use lookup::WHO;
 pub use process::run;
 pub use report::{Answers, Latency, Report, now_us};
 
@@ -179,4 +181,17 @@ pub enum How {
     UnconnectedUdp,
     /// One connected socket per worker for all attempts.
     OneConnectedUdp,
+    /// The question of a resolver, to a server of names: the answer says who that is.
+    Lookup(Lookup),
+}
+
+/// How a resolver asks; each lookup from a socket of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lookup {
+    /// As glibc does.
+    ConnectedUdp,
+    /// As musl does.
+    UnconnectedUdp,
+    Tcp,
 }

@@ -19,7 +19,9 @@ use tokio::{
 };
 
 use super::{
-    Dial, Family, How, Report, datagram, now_us,
+    Dial, Family, How, Report, datagram,
+    lookup::look_up,
+    now_us,
     report::{Answered, Failure, Tally},
 };
 
@@ -99,6 +101,7 @@ impl Dialling {
             How::Http => http(to, patience).await,
             How::ConnectedUdp => connected_udp(to, patience).await,
             How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, patience).await,
+            How::Lookup(how) => look_up(how, to, Duration::from_millis(self.order.timeout_ms)).await,
             How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, patience).await,
         }
     }

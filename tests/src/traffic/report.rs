@@ -30,6 +30,8 @@ pub struct Report {
     /// What `getpeername` said, and how often.
     pub peers: BTreeMap<SocketAddr, u64>,
     pub latency: Latency,
+    /// The longest time in which no attempt succeeded.
+    pub longest_silence_us: u64,
 }
 
 /// The answers of one server. Instants are those of `now_us`.
@@ -77,6 +79,8 @@ pub(super) struct Tally {
     /// Of the last attempts that succeeded, in a ring.
     latencies_us: Vec<u32>,
     longest_us: u32,
+    /// When an attempt last succeeded.
+    last_us: Option<u64>,
     /// Kept out of the report until the end: a story that asks for progress does not want a million numbers.
     spans_us: BTreeMap<String, Vec<(u64, u64)>>,
     recorded: bool,
@@ -174,7 +178,10 @@ impl Tally {
         if let Some(peer) = answered.peer {
             *self.report.peers.entry(peer).or_default() += 1;
         }
-        self.took(u32::try_from(now_us().saturating_sub(began_us)).unwrap_or(u32::MAX));
+        let now = now_us();
+        let silence = self.last_us.replace(now).map_or(0, |last| now.saturating_sub(last));
+        self.report.longest_silence_us = self.report.longest_silence_us.max(silence);
+        self.took(u32::try_from(now.saturating_sub(began_us)).unwrap_or(u32::MAX));
     }
 }
 

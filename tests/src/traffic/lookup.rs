@@ -1,0 +1,119 @@
+//! Lookups of names, with the patience of the C library's resolver: two tries, the second from the same socket where that
+//! still works.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UdpSocket,
+    time::timeout,
+};
+
+use super::{
+    Family, Lookup, datagram,
+    dial::connect,
+    now_us,
+    report::{Answered, Failure},
+};
+
+const TRIES: usize = 2;
+/// The name whose address says who answers.
+pub const WHO: &str = "who.example.";
+
+/// Asks `to` who answers: its address for the name, in words.
+pub async fn look_up(how: Lookup, to: SocketAddr, patience: Duration) -> Result<Answered, Failure> {
+    let mut socket = None;
+    let mut failure = Failure("no try".to_owned());
+    for _ in 0..TRIES {
+        let answer = match how {
+            Lookup::Tcp => attempt(patience, over_tcp(to)).await,
+            Lookup::ConnectedUdp | Lookup::UnconnectedUdp => {
+                attempt(patience, over_udp(how, to, &mut socket)).await
+            }
+        };
+        match answer {
+            Ok(answer) => return answered(&answer),
+            Err(error) => {
+                // As that resolver does: a new socket after an error, the same one after silence.
+                if error.kind() != io::ErrorKind::TimedOut {
+                    socket = None;
+                }
+                failure = Failure::at("lookup")(error);
+            }
+        }
+    }
+    Err(failure)
+}
+
+async fn attempt(patience: Duration, work: impl Future<Output = io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+    timeout(patience, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn over_udp(how: Lookup, to: SocketAddr, kept: &mut Option<UdpSocket>) -> io::Result<Vec<u8>> {
+    let socket = match kept {
+        Some(socket) => socket,
+        None => {
+            let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+            let new = datagram::open(family, None)?;
+            if how == Lookup::ConnectedUdp {
+                new.connect(to).await?;
+            }
+            kept.insert(new)
+        }
+    };
+    let question = question();
+    match how {
+        Lookup::ConnectedUdp => socket.send(&question).await?,
+        Lookup::UnconnectedUdp | Lookup::Tcp => socket.send_to(&question, to).await?,
+    };
+    let mut buffer = vec![0; 512];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer).await?;
+        // Others may be late answers to the first try.
+        if from == to && buffer.get(..2) == question.get(..2) {
+            buffer.truncate(length);
+            return Ok(buffer);
+        }
+    }
+}
+
+async fn over_tcp(to: SocketAddr) -> io::Result<Vec<u8>> {
+    let mut stream = connect(to).await?;
+    let question = question();
+    let length = u16::try_from(question.len()).unwrap_or_default().to_be_bytes();
+    stream.write_all(&[&length[..], &question].concat()).await?;
+    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+/// A message with one question for an address, and an id that no recent one had.
+fn question() -> Vec<u8> {
+    let id = (now_us() as u16).to_be_bytes();
+    let mut message = vec![id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in WHO.split('.') {
+        message.push(u8::try_from(label.len()).unwrap_or_default());
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend_from_slice(&[0, 1, 0, 1]);
+    message
+}
+
+/// One address record, which ends the message.
+fn answered(message: &[u8]) -> Result<Answered, Failure> {
+    let code = message.get(3).map_or(u8::MAX, |flags| flags & 0x0f);
+    let has_answer = message.get(6..8) == Some(&[0, 1]);
+    match message.last_chunk::<4>() {
+        Some(address) if code == 0 && has_answer => Ok(Answered {
+            name: Ipv4Addr::from(*address).to_string(),
+            generation: 0,
+            peer: None,
+            source: None,
+        }),
+        _ => Err(Failure(format!("lookup: answered with code {code}"))),
+    }
+}
