@@ -11,7 +11,7 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{ConfigMap, Container, ServiceAccount},
+    core::v1::{ConfigMap, Container, Service, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -202,6 +202,43 @@ fn render(template: &str, values: &Value) -> String {
         rest = after;
     }
     text + rest
+}
+
+/// Under the name, at the ports and with the labels that everybody expects; its endpoints are the agents.
+#[test]
+fn the_cluster_dns_service_selects_the_agents() {
+    let objects = kustomize("cluster-dns");
+    assert_eq!(objects.len(), 1);
+    let service: Service = typed(&objects, "Service");
+    let (metadata, spec) = (service.metadata, service.spec.unwrap());
+    assert_eq!(metadata.name.as_deref(), Some("kube-dns"));
+    assert_eq!(metadata.labels.unwrap()["k8s-app"], "kube-dns");
+    let set: DaemonSet = typed(&base(), "DaemonSet");
+    assert_eq!(spec.selector, set.spec.unwrap().selector.match_labels);
+    let ports: Vec<_> = spec.ports.iter().flatten().map(|port| (port.name.as_deref(), port.port)).collect();
+    assert_eq!(ports, [(Some("dns"), 53), (Some("dns-tcp"), 53), (Some("metrics"), 9153)]);
+
+    let chart = deploy().join("helm/portreeve-cluster-dns");
+    let values: Value =
+        serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
+    let templates = files(&chart.join("templates")).into_iter();
+    let rendered = templates.map(|(name, text)| (name, render(&text, &values)));
+    assert_eq!(self::objects(rendered), objects);
+}
+
+/// What is added to the base is what `run` takes, after what it takes the place of.
+#[test]
+fn the_agents_answer_names_where_cluster_dns_is_added() {
+    let patch = fs::read_to_string(deploy().join("kustomize/cluster-dns/daemon-set.json")).unwrap();
+    let patch: Vec<Value> = serde_json::from_str(&patch).unwrap();
+    let added: Vec<&str> = patch.iter().filter_map(|operation| operation["value"].as_str()).collect();
+    assert_eq!(added, ["--dns", "--dns-metrics-bind-address=[::]:9153"]);
+    assert!(patch.iter().all(|operation| operation["path"] == "/spec/template/spec/containers/0/args/-"));
+    let (_, main) = containers(&typed(&base(), "DaemonSet"));
+    assert!(
+        main[0].args.as_ref().unwrap().contains(&"--no-dns".to_owned()),
+        "names are nobody's business else"
+    );
 }
 
 #[test]
