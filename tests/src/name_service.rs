@@ -90,9 +90,9 @@ impl NameService {
 
     fn write(&self, whose: &str, answer: &str) -> Result<()> {
         let (corefile, who) = (self.corefile(whose), WHO.trim_end_matches('.'));
-        let text = format!(
-            "cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n hosts /nonexistent {{\n  {answer} {who}\n }}\n}}\n"
-        );
+        // An address of each family: what says that there is none would have to say for how long to be kept.
+        let hosts = format!("hosts /nonexistent {{\n  {answer} {who}\n  2001:db8::1 {who}\n }}");
+        let text = format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n {hosts}\n}}\n");
         fs::write(&corefile, text).with_context(|| format!("cannot write {}", corefile.display()))
     }
 
