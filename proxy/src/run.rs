@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use crate::{
     config::{
-        Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DnsConfig, Forwarding, Objects, SocketLb,
+        Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DnsConfig, Forwarding, HostConfig, Objects,
+        SocketLb,
     },
     datapath::{self, Beats, Busy, PinError, Pins, Waiting},
     error::chain,
@@ -82,7 +83,7 @@ pub async fn run(config: Config) -> Result<()> {
         vitals: Arc::clone(&vitals),
         health_ports: witness.health_ports(),
     };
-    host::apply(&host);
+    prepare_node(&host, dns.is_some());
     datapath::require_capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
@@ -104,13 +105,7 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::start_sweeper(&mut programs)?;
     datapath::follow_logs(&mut programs);
     memory::forget_start();
-    let mut names = dns.map(Names::new);
-    if let Some(names) = &mut names {
-        names.beat(Beats::open(&pins.maps())?);
-    }
-    if !takeover {
-        names.as_mut().map(Names::serve).transpose()?;
-    }
+    let names = dns.map(|dns| begin_names(dns, &pins, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&vitals))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, names, witness)?;
     tokio::select! {
@@ -140,6 +135,23 @@ pub async fn run(config: Config) -> Result<()> {
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
     agent.end().await;
     followed.and(stop.outcome())
+}
+
+fn prepare_node(host: &HostConfig, answers_names: bool) {
+    host::apply(host);
+    if answers_names {
+        host::hand_over_connections();
+    }
+}
+
+/// Who takes over answers later: when it knows as much as the one before.
+fn begin_names(config: DnsConfig, pins: &Pins, takeover: bool) -> Result<Names> {
+    let mut names = Names::new(config);
+    names.beat(Beats::open(&pins.maps())?);
+    if !takeover {
+        names.serve()?;
+    }
+    Ok(names)
 }
 
 /// Events go to the API server that objects come from; files have no place for them.

@@ -232,13 +232,15 @@ fn the_agents_answer_names_where_cluster_dns_is_added() {
     let patch = fs::read_to_string(deploy().join("kustomize/cluster-dns/daemon-set.json")).unwrap();
     let patch: Vec<Value> = serde_json::from_str(&patch).unwrap();
     let added: Vec<&str> = patch.iter().filter_map(|operation| operation["value"].as_str()).collect();
-    assert_eq!(added, ["--dns", "--dns-metrics-bind-address=[::]:9153"]);
-    assert!(patch.iter().all(|operation| operation["path"] == "/spec/template/spec/containers/0/args/-"));
-    let (_, main) = containers(&typed(&base(), "DaemonSet"));
-    assert!(
-        main[0].args.as_ref().unwrap().contains(&"--no-dns".to_owned()),
-        "names are nobody's business else"
-    );
+    assert_eq!(added, ["--dns", "--dns", "--dns-metrics-bind-address=[::]:9153"]);
+    let paths: Vec<_> = patch.iter().filter_map(|operation| operation["path"].as_str()).collect();
+    let (init, main) = ("initContainers", "containers");
+    let args = |kind| format!("/spec/template/spec/{kind}/0/args/-");
+    assert_eq!(paths, [args(init), args(main), args(main)]);
+    let (init, main) = containers(&typed(&base(), "DaemonSet"));
+    for container in [&init[0], &main[0]] {
+        assert!(container.args.as_ref().unwrap().contains(&"--no-dns".to_owned()), "{}", container.name);
+    }
 }
 
 #[test]

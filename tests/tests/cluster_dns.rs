@@ -86,9 +86,9 @@ async fn askers(cluster: &Cluster, serving: &Serving) -> Vec<Dialling> {
     askers
 }
 
-fn tell(name: &str, report: &Report, seconds: f64) {
+fn told(name: &str, report: &Report, seconds: f64) -> String {
     let (here, elsewhere) = (report.answered_by(HERE), report.answered_by(ELSEWHERE));
-    println!(
+    format!(
         "{name}: {} lookups ({:.0}/s), {here} answered here, {elsewhere} elsewhere, {} failed; longest silence {:.1} ms, \
          longest lookup {:.1} ms",
         report.attempts,
@@ -96,7 +96,7 @@ fn tell(name: &str, report: &Report, seconds: f64) {
         report.failed(),
         report.longest_silence_us as f64 / 1e3,
         f64::from(report.latency.max_us) / 1e3,
-    );
+    )
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn no_lookup_fails_while_agents_are_killed_ended_and_replaced() {
     let seconds = begun.elapsed().as_secs_f64();
     for (name, asker) in ["glibc", "musl", "TCP"].into_iter().zip(askers) {
         let report = asker.stop().await.expect("the client answers");
-        tell(name, &report, seconds);
+        println!("{}", told(name, &report, seconds));
         only(&report, &[HERE, ELSEWHERE]).unwrap_or_else(|error| panic!("{name}: {error:#} {report:?}"));
         assert!(report.answered_by(HERE) > 0 && report.answered_by(ELSEWHERE) > 0, "{name}: {report:?}");
     }
@@ -168,7 +168,7 @@ async fn names_are_answered_on_the_node_all_through_an_upgrade() {
     }
     for (name, asker) in ["glibc", "musl", "TCP"].into_iter().zip(askers) {
         let report = asker.stop().await.expect("the client answers");
-        tell(name, &report, begun.elapsed().as_secs_f64());
+        println!("{}", told(name, &report, begun.elapsed().as_secs_f64()));
         only(&report, &[HERE]).unwrap_or_else(|error| panic!("{name}: {error:#} {report:?}"));
     }
 }

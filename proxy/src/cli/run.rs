@@ -98,11 +98,12 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         kube_proxy,
     } = args;
     let Told { settings, config: configz, host, file } = told(&kube_proxy, &policy_args, file)?;
+    let answers_names = dns || names.are_given() && !no_dns;
     if kube_proxy.init_only {
-        ensure!(host::apply(&host), "not everything could be set, see above");
+        let is_set = host::apply(&host) & (!answers_names || host::hand_over_connections());
+        ensure!(is_set, "not everything could be set, see above");
         return Ok(());
     }
-    let answers_names = dns || names.are_given() && !no_dns;
     memory::be_frugal(!answers_names);
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
     let dns = answers_names.then(|| names.config(Answering::InTheAgent)).transpose()?;

@@ -20,6 +20,11 @@ pub fn apply(config: &HostConfig) -> bool {
     conntrack && oom_score
 }
 
+/// Lets TCP connections that nobody has accepted yet pass from one agent to the next.
+pub fn hand_over_connections() -> bool {
+    report(&sysctls::HAND_OVER)
+}
+
 fn apply_conntrack(config: &ConntrackConfig) -> bool {
     let cpus =
         thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
@@ -36,7 +41,7 @@ fn report(setting: &Setting) -> bool {
             true
         }
         Err(SysctlError::Absent { .. }) => {
-            info!(sysctl = setting.name(), "sysctl does not exist here: nothing tracks connections");
+            info!(sysctl = setting.name(), "sysctl does not exist here");
             true
         }
         Err(error) => {

@@ -23,6 +23,10 @@ const UDP_STREAM: &str = "proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream
 /// More entries than this want somebody's decision: one takes some 300 bytes of the kernel's memory.
 const MOST: u32 = 1_048_576;
 
+/// What a listener that is closed has not accepted goes to others at its port, and is not reset.
+pub const HAND_OVER: Setting =
+    Setting { path: "proc/sys/net/ipv4/tcp_migrate_req", value: 1, is_least: false };
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
     path: &'static str,
