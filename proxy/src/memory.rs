@@ -38,6 +38,16 @@ pub fn forget_start() {
     }
 }
 
+/// Lets go of the whole pages among constants that nothing points out of, so that the loader never wrote into them.
+pub fn forget(constants: &'static [u8]) {
+    const PAGE: usize = 4096;
+    let range = constants.as_ptr_range();
+    let start = (range.start as usize).next_multiple_of(PAGE);
+    let length = (range.end as usize).saturating_sub(start) / PAGE * PAGE;
+    // SAFETY: as in `forget_start`; with larger pages than these the kernel refuses an address that is none's start.
+    let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+}
+
 /// Where a line of /proc/self/maps maps code of a file: start and length. Not its constants, among which are some that the
 /// loader has written addresses into.
 fn code_of(line: &str, file: &str) -> Option<(usize, usize)> {

@@ -104,6 +104,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::start_sweeper(&mut programs)?;
     datapath::follow_logs(&mut programs);
+    memory::forget(datapath::object());
     memory::forget_start();
     let names = dns.map(|dns| begin_names(dns, &pins, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&vitals))?;

@@ -31,6 +31,11 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf"));
 
+/// The embedded object, of which nothing is needed once the programs are loaded.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("cannot load the maps of the eBPF object onto {dir}")]

@@ -32,7 +32,7 @@ pub use devices::{Device, Network, choose, follow_network};
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
 pub use flows::{Flows, TrackedFlow};
 pub use inspect::{InspectError, PinnedMap, inspect, inspect_flows, now, pinned_map};
-pub use load::{LoadError, Programs, Ran, load, load_object};
+pub use load::{LoadError, Programs, Ran, load, load_object, object};
 pub use logs::follow_logs;
 pub use maps::{KernelMaps, OpenError};
 pub use name_server::{Beats, NameServerError, Presence, Waiting};
