@@ -30,7 +30,13 @@ pub async fn look_up(how: Lookup, to: SocketAddr, patience: Duration) -> Result<
     let mut failure = Failure("no try".to_owned());
     for _ in 0..TRIES {
         let answer = match how {
-            Lookup::Tcp => attempt(patience, over_tcp(to)).await,
+            Lookup::Tcp => match attempt(patience, over_tcp(to)).await {
+                // That resolver takes a reset for the end of a server, and asks again within the same try.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    attempt(patience, over_tcp(to)).await
+                }
+                answer => answer,
+            },
             Lookup::ConnectedUdp | Lookup::UnconnectedUdp => {
                 attempt(patience, over_udp(how, to, &mut socket)).await
             }
