@@ -27,7 +27,10 @@ pub fn be_frugal(_: bool) {}
 
 /// Lets go of the program's own pages that were needed to start and perhaps never will be again: megabytes of verifying,
 /// parsing and setting up. What is needed after all is read again from the file, a page at a time.
-pub fn forget_start() {
+///
+/// `loaded`: constants that were needed to load the programs.
+pub fn forget_start(loaded: &'static [u8]) {
+    forget(loaded);
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     let Some(own) = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned)) else {
         return;
@@ -39,7 +42,7 @@ pub fn forget_start() {
 }
 
 /// Lets go of the whole pages among constants that nothing points out of, so that the loader never wrote into them.
-pub fn forget(constants: &'static [u8]) {
+fn forget(constants: &'static [u8]) {
     const PAGE: usize = 4096;
     let range = constants.as_ptr_range();
     let start = (range.start as usize).next_multiple_of(PAGE);

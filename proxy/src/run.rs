@@ -104,8 +104,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::start_sweeper(&mut programs)?;
     datapath::follow_logs(&mut programs);
-    memory::forget(datapath::object());
-    memory::forget_start();
+    memory::forget_start(datapath::object());
     let names = dns.map(|dns| begin_names(dns, &pins, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&vitals))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, names, witness)?;
@@ -126,7 +125,7 @@ pub async fn run(config: Config) -> Result<()> {
     }
     info!(frontends = agent.frontends(), "ready");
     vitals.enter(Phase::Serving);
-    memory::forget_start();
+    memory::forget_start(datapath::object());
     // Without an API server nobody takes it.
     let _ = reports.send(Report::starting());
     predecessor::watch();
