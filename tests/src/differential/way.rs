@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use proxy::model::flow::{Outcome, Verdict};
-use proxy_ebpf::abi::DropReason;
 
 use super::{
     ground::{DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT},
@@ -98,7 +97,7 @@ impl Expected {
 impl Way {
     /// Sends the flow through, and holds what comes of it against what is to come of it: the backend it got, if any.
     pub fn go(&self, ground: &mut Ground, expected: &Expected) -> Result<Option<SocketAddr>> {
-        let (action, out) = self.begin(ground)?;
+        let (action, out) = ground.run(self.client.begins_at(), &self.packet)?;
         match expected.outcome {
             Outcome::None => ensure!(action == PASS && out == self.packet.bytes(), "touched: {action}"),
             Outcome::Drop => ensure!(action == DROP, "not dropped: {action}"),
@@ -107,17 +106,6 @@ impl Way {
             Outcome::Dnat => return self.translated(ground, expected, action, &out).map(Some),
         }
         Ok(None)
-    }
-
-    /// The first packet. The kernel may have no memory for an entry at an instant, which is counted; its sender tries again.
-    fn begin(&self, ground: &mut Ground) -> Result<(i32, Vec<u8>)> {
-        let short = |ground: &Ground| ground.reconciler.maps().drops(DropReason::ConntrackNoMemory as u32);
-        let before = short(ground)?;
-        let begun = ground.run(self.client.begins_at(), &self.packet)?;
-        if begun.0 == DROP && short(ground)? > before {
-            return ground.run(self.client.begins_at(), &self.packet);
-        }
-        Ok(begun)
     }
 
     /// Another port would need another checksum.

@@ -19,7 +19,7 @@ pub const NODE_NAME: &str = "node-1";
 const SERVICES: u64 = 6;
 const PORTS: [(u16, Protocol); 4] =
     [(80, Protocol::Tcp), (80, Protocol::Udp), (81, Protocol::Sctp), (8080, Protocol::Sctp)];
-const TARGET: u16 = 8080;
+pub const TARGET: u16 = 8080;
 
 pub const NODE: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(172, 18, 0, 11)),
