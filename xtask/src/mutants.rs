@@ -66,8 +66,8 @@ const MUTANTS: [Mutant; 12] = [
     Mutant {
         name: "stale-generation-accepted",
         file: "backend.rs",
-        right: "(entry.generation == reference.generation)",
-        wrong: "(entry.generation >= reference.generation)",
+        right: "let is_other = entry.generation ^ reference.generation;",
+        wrong: "let is_other = u32::from(entry.generation < reference.generation);",
     },
     Mutant {
         name: "one-byte-of-the-checksum",
