@@ -281,6 +281,11 @@ impl Builder {
         self
     }
 
+    /// Every agent answers names, and that there are none outside the cluster.
+    pub fn names(self) -> Self {
+        self.flag(concat!("--corefile=", env!("CARGO_MANIFEST_DIR"), "/testdata/Corefile"))
+    }
+
     pub async fn build(self) -> Result<Cluster> {
         let room = ROOM.acquire().await.context("the room for clusters is closed")?;
         let name = leftovers::unique_name(&self.name);

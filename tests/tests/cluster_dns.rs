@@ -179,7 +179,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_name_is_answered_only_once_its_service_is_served_and_stops_with_it() {
-    let cluster = Cluster::start("one-revision").flag("--dns").await;
+    let cluster = Cluster::start("one-revision").names().await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let pod = cluster.pod("client").start().await;
     let server = cluster.node(0).addresses.v4.into();

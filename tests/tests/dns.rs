@@ -62,7 +62,7 @@ fn told(resolver: &Resolver<'_>, name: &str, kind: RecordType) -> (ResponseCode,
 #[tokio::test]
 async fn a_service_is_found_by_its_short_and_its_full_name() {
     let node = node_network().host(11);
-    let mut start = Cluster::start("names").flag("--dns");
+    let mut start = Cluster::start("names").names();
     for server in node.both() {
         start = start.flag(&format!("--dns-listen={}", SocketAddr::new(server, 53)));
     }
@@ -92,7 +92,7 @@ async fn a_service_is_found_by_its_short_and_its_full_name() {
 
 #[tokio::test]
 async fn a_headless_service_names_its_pods() {
-    let cluster = Cluster::start("headless").nodes(2).flag("--dns").await;
+    let cluster = Cluster::start("headless").nodes(2).names().await;
     let names = ["db-0", "db-1", "db-2"];
     let _db = cluster.service("db").tcp(5432).headless().backends(names).await;
     let _web = cluster.service("web").tcp(80).backends(["a"]).await;
@@ -146,7 +146,7 @@ fn questions_are_answered(client: &Resolver<'_>) {
 /// Other people's implementations of the protocol, over both transports: what they print is what they understood.
 #[tokio::test]
 async fn dig_and_kdig_understand_the_answers() {
-    let cluster = Cluster::start("dig").flag("--dns").await;
+    let cluster = Cluster::start("dig").names().await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let pod = cluster.pod("client").start().await;
     let client = resolver(&cluster, &pod, NAMESPACE, cluster.node(0).addresses.v4.into());
@@ -176,7 +176,7 @@ async fn dig_and_kdig_understand_the_answers() {
 
 #[tokio::test]
 async fn a_change_is_seen_within_a_second() {
-    let cluster = Cluster::start("renamed").flag("--dns").await;
+    let cluster = Cluster::start("renamed").names().await;
     let db = cluster.service("db").tcp(5432).headless().backends(["db-0", "db-1"]).await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let pod = cluster.pod("client").start().await;
@@ -229,7 +229,7 @@ async fn perform(cluster: &Cluster, name: &str) -> Vec<(String, PromisedPod)> {
 #[tokio::test]
 async fn the_members_of_the_examples_find_each_other() {
     for (example, service, port) in [("mongodb", "mongo", 27017), ("redis-sentinel", "redis", 6379)] {
-        let cluster = Cluster::start(example).nodes(2).flag("--dns").await;
+        let cluster = Cluster::start(example).nodes(2).names().await;
         let promised = perform(&cluster, example).await;
         assert_eq!(promised.len(), 3, "{example}: {promised:?}");
         for pod in cluster.all_pods() {
