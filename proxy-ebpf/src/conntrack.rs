@@ -21,6 +21,7 @@ use crate::{
     atomic, clock,
     config::{flows, timeouts},
     family::Family,
+    packet::SCTP,
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
@@ -270,7 +271,13 @@ extern "C" fn try_port<F: Family>(_: u64, ports: *mut c_void) -> i64 {
         && !is_same_flow::<F>(record, other)
     {
         // SAFETY: the record is ours; the helper takes no argument and has no precondition.
-        unsafe { (*record).forwarded_port = other_port(bpf_get_prandom_u32()) }
+        unsafe {
+            // SCTP's checksum does not allow for another port.
+            if (*record).protocol == SCTP {
+                return 1;
+            }
+            (*record).forwarded_port = other_port(bpf_get_prandom_u32());
+        }
         return 0;
     }
     ports.outcome = added.code();

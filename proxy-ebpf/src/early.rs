@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     bindings::{bpf_fib_lookup as Route, xdp_md},
-    helpers::generated::{bpf_fib_lookup, bpf_redirect},
+    helpers::generated::bpf_redirect,
     programs::XdpContext,
 };
 use proxy_ebpf::abi::{DeviceFlags, Direction, EarlyOutcome, FlowFlags, Leg, Way};
@@ -21,13 +21,9 @@ use crate::{
     nat::Ends,
     network,
     packet::{self, ETHERNET, Packet, Transit, at},
+    route,
     stage::{Parsed, Step, work_v4, work_v6},
 };
-
-/// From linux/bpf.h: what a look-up of a route says.
-const FOUND: i64 = 0;
-const NO_NEIGHBOUR: i64 = 7;
-const FRAGMENTATION_NEEDED: i64 = 8;
 
 #[inline(always)]
 pub fn handle(ctx: &XdpContext) -> EarlyOutcome {
@@ -140,12 +136,10 @@ fn route<F: Early>(
     route.l4_protocol = packet.protocol;
     route.__bindgen_anon_1.tot_len = total;
     route.__bindgen_anon_2.flowinfo = service;
-    // SAFETY: the kernel's own context; the parameters are whole, and what the kernel writes into them are numbers.
-    let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), &raw mut route, size_of::<Route>() as i32, 0) };
-    match found {
-        FOUND => Ok(route),
-        NO_NEIGHBOUR => Err(EarlyOutcome::NoNeighbour),
-        FRAGMENTATION_NEEDED => Err(EarlyOutcome::TooLarge),
+    match route::find(ctx.ctx.cast(), &mut route) {
+        route::FOUND => Ok(route),
+        route::NO_NEIGHBOUR => Err(EarlyOutcome::NoNeighbour),
+        route::FRAGMENTATION_NEEDED => Err(EarlyOutcome::TooLarge),
         _ => Err(EarlyOutcome::NoRoute),
     }
 }

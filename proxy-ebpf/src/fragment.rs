@@ -13,11 +13,12 @@ use aya_ebpf::{
     macros::btf_map,
     programs::TcContext,
 };
-use proxy_ebpf::abi::{Fragment, life::ticks as ticks_of, map};
+use proxy_ebpf::abi::{DropReason, Fragment, life::ticks as ticks_of, map};
 
 use crate::{
     atomic, clock,
     family::{Family, bytes},
+    metrics,
     packet::Packet,
 };
 
@@ -31,12 +32,11 @@ static WORK_FRAGMENT: PerCpuArray<Fragment, 1> = PerCpuArray::new();
 
 /// Fragments that wait for the first of their datagram.
 #[btf_map]
-static HELD: Array<Held, { PLACES as usize }> = Array::new();
+static HELD: Array<Held, { map::MAX_HELD_FRAGMENTS as usize }> = Array::new();
 /// When the last one began to wait, in ticks: nobody looks for one where none has come for long.
 #[btf_map]
 static LAST_HELD: Array<u64, 1> = Array::new();
 
-const PLACES: u32 = 64;
 /// Longer frames are not held.
 const LONGEST: u32 = 2048;
 /// An IPv4 header. The verifier of Linux 6.1 does not see that what is not 0 is at least 1, so a bound has to say it.
@@ -114,7 +114,7 @@ impl Search {
     #[inline(always)]
     fn go(&mut self, step: extern "C" fn(u64, *mut c_void) -> i64) {
         // SAFETY: the callback has the signature the kernel expects, and the search outlives the loop.
-        unsafe { bpf_loop(PLACES, step as *mut c_void, (&raw mut *self).cast(), 0) };
+        unsafe { bpf_loop(map::MAX_HELD_FRAGMENTS, step as *mut c_void, (&raw mut *self).cast(), 0) };
     }
 }
 
@@ -142,25 +142,27 @@ pub fn hold(ctx: &TcContext) -> bool {
     length != 0
 }
 
-/// Lets those come in that wait for this packet, which is as it was afterwards.
+/// Lets those come in that wait for this packet. `false`: it could not be made again what it was.
 #[inline(always)]
-pub fn release(ctx: &TcContext) {
+pub fn release(ctx: &TcContext) -> bool {
     let mut search = Search::new(ctx);
     // SAFETY: one aligned word of an array map.
     let last = LAST_HELD.get_ptr(0).map_or(0, |last| unsafe { last.read_volatile() }) as u32;
     if last == 0 || search.now.wrapping_sub(last) > 2 * PATIENCE {
-        return;
+        return true;
     }
     search.go(take);
-    let Some(own) = HELD.get_ptr_mut(search.place) else { return };
+    let Some(own) = HELD.get_ptr_mut(search.place) else { return true };
     // SAFETY: as in `hold`.
     let length = unsafe { load(ctx.skb.skb, own) };
+    let mut is_itself = true;
     if length != 0 {
         search.go(let_in);
         // SAFETY: as in `hold`.
-        unsafe { store(ctx.skb.skb, own, length) };
+        is_itself = unsafe { store(ctx.skb.skb, own, length) };
     }
     set_state(own, FREE);
+    is_itself
 }
 
 /// Takes a place that is free, or was for longer than anybody waits; 1 ends the search.
@@ -173,6 +175,9 @@ extern "C" fn take(at: u64, search: *mut c_void) -> i64 {
     let (state, since) = unsafe { ((&raw const (*held).state).read_volatile(), (*held).since) };
     let is_stale = state == WAITING && search.now.wrapping_sub(since) > PATIENCE;
     if (state == FREE || is_stale) && change_state(held, state, BUSY) {
+        if is_stale {
+            metrics::refused(DropReason::FragmentNotHeld, None);
+        }
         search.place = place;
         return 1;
     }

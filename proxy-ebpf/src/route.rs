@@ -1,5 +1,7 @@
 //! Where a packet goes once its destination is another one.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::bpf_fib_lookup as Route,
     helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh},
@@ -16,8 +18,11 @@ use crate::{
     stage::Step,
 };
 
-/// From linux/bpf.h: the route is known, the neighbour is not yet.
-const NO_NEIGHBOUR: i64 = 7;
+/// What a look-up of a route says. From linux/bpf.h; the rest are other reasons why there is none.
+pub const FOUND: i64 = 0;
+/// The route is known, the neighbour is not yet.
+pub const NO_NEIGHBOUR: i64 = 7;
+pub const FRAGMENTATION_NEEDED: i64 = 8;
 
 /// Parameters of a look-up that ask for nothing yet.
 #[inline(always)]
@@ -26,6 +31,29 @@ pub fn route(family: u8) -> Route {
     let mut route: Route = unsafe { core::mem::zeroed() };
     route.family = family;
     route
+}
+
+/// Looks a route up. `ctx` is the program's own context.
+#[inline(always)]
+pub fn find(ctx: *mut c_void, route: &mut Route) -> i64 {
+    // SAFETY: the parameters are whole, and what the kernel writes into them are numbers.
+    unsafe { bpf_fib_lookup(ctx, &raw mut *route, size_of::<Route>() as i32, 0) }
+}
+
+/// Sends a packet by a route that was found; the kernel's code.
+#[inline(always)]
+fn leave_by(route: &Route) -> i32 {
+    // SAFETY: plain numbers; no neighbour is given, so the kernel asks for it.
+    unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// The way to where a packet goes now.
+#[inline(always)]
+fn onward<F: Family>(ctx: &TcContext, ends: &Ends<F::Address>) -> Option<Route> {
+    let mut route = F::route(ends);
+    // SAFETY: the kernel's own context.
+    route.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    matches!(find(ctx.skb.skb.cast(), &mut route), FOUND | NO_NEIGHBOUR).then_some(route)
 }
 
 /// A bridge hands a frame to the port its address is known at; what is to be routed goes to the bridge itself.
@@ -52,37 +80,22 @@ pub fn send_on<F: Family>(
 ) -> Option<i32> {
     let at_hops = packet.network() + F::HOPS;
     let [hops, next] = at::<[u8; 2]>(ctx, at_hops).filter(|[hops, _]| *hops > 1)?;
-    let mut route = F::route(ends);
-    // SAFETY: the kernel's own context; the parameters are whole, and what the kernel writes into them is a number.
-    unsafe {
-        route.ifindex = (*ctx.skb.skb).ifindex;
-        let found = bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut route, size_of::<Route>() as i32, 0);
-        if found != 0 && found != NO_NEIGHBOUR {
-            return None;
-        }
-    }
+    let route = onward::<F>(ctx, ends)?;
     let fewer = [hops.wrapping_sub(1), next];
     if let Some(checksum) = F::NETWORK_CHECKSUM {
         let half = |bytes| u64::from(u16::from_ne_bytes(bytes));
         ctx.l3_csum_replace(packet.network() + checksum, half([hops, next]), half(fewer), 2).ok()?;
     }
     ctx.store(at_hops, &fewer, 0).ok()?;
-    // SAFETY: plain numbers; no neighbour is given, so the kernel asks for it.
-    Some(unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) } as i32)
+    Some(leave_by(&route))
 }
 
 /// Sends a packet of the node's own to where its destination is now; the kernel's code.
 #[inline(always)]
 pub fn redirect<F: Family>(ctx: &TcContext, ends: &Ends<F::Address>) -> Option<i32> {
-    let mut route = F::route(ends);
-    // SAFETY: the kernel's own context; the parameters are whole, and what the kernel writes into them is a number.
-    unsafe {
-        route.ifindex = (*ctx.skb.skb).ifindex;
-        let found = bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut route, size_of::<Route>() as i32, 0);
-        if found != 0 && found != NO_NEIGHBOUR {
-            metrics::refused(DropReason::NoRouteToBackend, None);
-            return None;
-        }
-        Some(bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) as i32)
+    let route = onward::<F>(ctx, ends);
+    if route.is_none() {
+        metrics::refused(DropReason::NoRouteToBackend, None);
     }
+    route.as_ref().map(leave_by)
 }

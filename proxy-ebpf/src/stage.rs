@@ -240,12 +240,11 @@ pub extern "C" fn hold(skb: *mut __sk_buff) -> u32 {
     fragment::hold(&TcContext::new(skb)).into()
 }
 
-/// Lets fragments come in that waited for this one.
+/// Lets fragments come in that waited for this one; 0 if this one was lost over it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn release(skb: *mut __sk_buff) -> u32 {
-    fragment::release(&TcContext::new(skb));
-    0
+    fragment::release(&TcContext::new(skb)).into()
 }
 
 /// Makes the frame one for the router behind the device it came from.

@@ -78,13 +78,11 @@ pub fn handle(ctx: &TcContext, place: Place) -> Action {
 fn receive<F: Family>(ctx: &TcContext, place: Place, dissected: Dissected) -> Action {
     match dissected {
         Dissected::Early => early(ctx, place),
-        Dissected::First => {
-            if !place.is_egress() {
-                stage::release(ctx.skb.skb);
-            }
-            handle_of::<F>(ctx, place)
+        Dissected::First if !place.is_egress() && stage::release(ctx.skb.skb) == 0 => {
+            metrics::refused(DropReason::RewriteFailed, None);
+            Action::Drop
         }
-        Dissected::Known | Dissected::Other => handle_of::<F>(ctx, place),
+        Dissected::First | Dissected::Known | Dissected::Other => handle_of::<F>(ctx, place),
     }
 }
 

@@ -36,7 +36,8 @@ pub enum DropReason {
     NoRouteToBackend = 14,
     /// An SCTP packet would need another port, which its checksum does not allow to change in passing.
     SctpPortDiffers = 15,
-    /// A fragment came before the first of its datagram, and there was no room to hold it: passed on as it was.
+    /// A fragment came before the first of its datagram, and there was no room to hold it: passed on as it was. Or it
+    /// was held, and the first did not come.
     FragmentNotHeld = 16,
 }
 

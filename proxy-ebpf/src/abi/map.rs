@@ -75,6 +75,8 @@ pub const MAX_SOURCE_RANGES: u32 = 1 << 16;
 pub const MAX_SERVICE_NETWORKS: u32 = 1 << 17;
 /// Datagrams in fragments whose ports are remembered.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
+/// Fragments that wait for the first of their datagram.
+pub const MAX_HELD_FRAGMENTS: u32 = 64;
 /// Entries of `NAME_SERVER_BEAT`: of whoever answers names, and of whoever waits to.
 pub const NAME_SERVER_BEATS: u32 = 2;
 /// Ends of pairs that sockets have no room for.

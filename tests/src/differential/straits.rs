@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Pod,
     maps::{HashMap, Map},
@@ -32,7 +32,7 @@ use super::{
 
 /// The reasons that come up among random flows or here. The other two do not in program runs: `NeedsSourceAddress` is the
 /// socket plane's, and `RewriteFailed` the kernel's answer to a packet that it should not have let in.
-pub const PROVOKED: [DropReason; 14] = [
+pub const PROVOKED: [DropReason; 15] = [
     DropReason::NoEndpoint,
     DropReason::PolicyHasNoLocalEndpoint,
     DropReason::FrontendUnsettled,
@@ -47,6 +47,7 @@ pub const PROVOKED: [DropReason; 14] = [
     DropReason::FlowEnding,
     DropReason::NoRouteToBackend,
     DropReason::SctpPortDiffers,
+    DropReason::FragmentNotHeld,
 ];
 
 /// A Service whose only backend is elsewhere, where no route of the node's own leads.
@@ -56,6 +57,8 @@ const ENDPOINT: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
 /// Nobody's address.
 const VACANT: [&str; 2] = ["192.0.2.10", "2001:db8:2::a"];
 const PORT: u16 = 80;
+/// SCTP's, where pods serve too.
+const SCTP_PORT: u16 = 8080;
 
 const FLOWS: u32 = 64;
 
@@ -84,6 +87,8 @@ impl Straits {
             self.no_route(v6).context("no route")?;
             self.no_masquerade_address(v6).context("no address for masquerades")?;
             self.no_masquerade_port(v6).context("no port for masquerades")?;
+            self.no_other_port(v6).context("no other port for SCTP")?;
+            self.fragment_not_held(v6).context("no room for fragments")?;
             self.flow_ending(v6).context("a flow that is ending")?;
             self.frontend_unsettled(v6).context("a frontend that changes hands")?;
             self.backend_unsettled(v6).context("a backend that has gone")?;
@@ -123,6 +128,34 @@ impl Straits {
         let second = self.begin(v6)?;
         refused(&mut self.narrow, EXTERNAL_EGRESS, &second, DropReason::NoMasqueradePort)?;
         self.clear()
+    }
+
+    /// One client's port through two frontends to one backend: another protocol's client would get another port.
+    fn no_other_port(&mut self, v6: bool) -> Result<()> {
+        self.clients += 1;
+        let [first, second] = [CLUSTER_IP, EXTERNAL_IP]
+            .map(|to| self.packet_to(client(v6), to[usize::from(v6)], (Protocol::Sctp, SCTP_PORT)));
+        ensure!(self.narrow.run(EXTERNAL_INGRESS, &first?)?.0 == PASS, "the first is refused");
+        refused(&mut self.narrow, EXTERNAL_INGRESS, &second?, DropReason::NoMasqueradePort)?;
+        self.clear()
+    }
+
+    /// More fragments come before the first of their datagram than can wait: the next goes on as it is.
+    fn fragment_not_held(&mut self, v6: bool) -> Result<()> {
+        let packet = self.packet_to(client(v6), EXTERNAL_IP[usize::from(v6)], (Protocol::Udp, PORT))?;
+        let count = |ground: &Ground| ground.reconciler.maps().drops(DropReason::FragmentNotHeld as u32);
+        for id in 0..=u16::try_from(map::MAX_HELD_FRAGMENTS)? {
+            let fragments = packet.fragments(id).context("a datagram in one piece")?;
+            let early = fragments.last().context("a datagram in no piece")?;
+            let before = count(&self.narrow)?;
+            let (action, out) = self.narrow.run_frame(EXTERNAL_INGRESS, early)?;
+            if action == PASS {
+                let counted = count(&self.narrow)? - before;
+                ensure!(counted == 1 && out == *early, "changed, or counted {counted} times");
+                return Ok(());
+            }
+        }
+        bail!("more are held than there is room for")
     }
 
     fn flow_ending(&mut self, v6: bool) -> Result<()> {
@@ -214,9 +247,13 @@ impl Straits {
     }
 
     fn packet(&self, source: IpAddr, to: &str) -> Result<Packet> {
-        let destination = SocketAddr::new(to.parse()?, PORT);
+        self.packet_to(source, to, (Protocol::Tcp, PORT))
+    }
+
+    fn packet_to(&self, source: IpAddr, to: &str, (protocol, port): (Protocol, u16)) -> Result<Packet> {
+        let destination = SocketAddr::new(to.parse()?, port);
         let port = u16::try_from(1024 + self.clients % 60_000)?;
-        Ok(Packet::first(&Flow { source, destination, protocol: Protocol::Tcp }, port))
+        Ok(Packet::first(&Flow { source, destination, protocol }, port))
     }
 
     /// Ends all flows, whose entries then lead nowhere.
@@ -286,12 +323,14 @@ fn fill(ground: &Ground) -> Result<()> {
 fn objects() -> Result<Vec<Change>> {
     let service = json!({"metadata": {"name": "narrow", "namespace": "shop"},
         "spec": {"clusterIP": CLUSTER_IP[0], "clusterIPs": CLUSTER_IP, "ipFamilies": ["IPv4", "IPv6"],
-            "externalIPs": EXTERNAL_IP, "ports": [{"port": PORT, "protocol": "TCP"}]}});
+            "externalIPs": EXTERNAL_IP, "ports": [{"name": "web", "port": PORT, "protocol": "TCP"},
+                {"name": "call", "port": SCTP_PORT, "protocol": "SCTP"}]}});
     let mut objects = vec![Object::Service(serde_json::from_value(service)?)];
     for (v6, family) in [(0, "IPv4"), (1, "IPv6")] {
         let slice = json!({"metadata": {"name": format!("narrow-{v6}"), "namespace": "shop",
                 "labels": {"kubernetes.io/service-name": "narrow"}},
-            "addressType": family, "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+            "addressType": family, "ports": [{"name": "web", "port": 8080, "protocol": "TCP"},
+                {"name": "call", "port": SCTP_PORT, "protocol": "SCTP"}],
             "endpoints": [{"addresses": [ENDPOINT[v6]], "nodeName": "node-2", "conditions": {"ready": true}}]});
         objects.push(Object::EndpointSlice(serde_json::from_value(slice)?));
     }
