@@ -4,11 +4,7 @@
 //! and decisions are the packet plane's: what is not sent here is left to it untouched and uncounted, so a flow may go one
 //! way or the other with any of its packets.
 
-use aya_ebpf::{
-    bindings::{bpf_fib_lookup as Route, xdp_md},
-    helpers::generated::bpf_redirect,
-    programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_redirect, programs::XdpContext};
 use proxy_ebpf::abi::{DeviceFlags, Direction, EarlyOutcome, FlowFlags, Leg, Way};
 
 use crate::{
@@ -20,8 +16,8 @@ use crate::{
     masquerade, metrics,
     nat::Ends,
     network,
-    packet::{self, ETHERNET, Packet, Transit, at},
-    route,
+    next_hop::{self, NextHop},
+    packet::{self, ETHERNET, Packet, at},
     stage::{Parsed, Step, work_v4, work_v6},
 };
 
@@ -103,17 +99,18 @@ fn send<F: Early>(
         // Nothing like that comes in.
         Leg::Forwarded | Leg::Returned => return Err(EarlyOutcome::NotOurs),
     };
-    let route = route::<F>(ctx, packet, to)?;
-    let is_redirected = leaves_elsewhere(ctx, &route)?;
-    let ends = ends(ctx, packet, flow, route.ifindex)?;
-    if !flow.is_still_there() || !flow.revive(way, packet.flags, clock::ticks()) {
+    let tick = clock::ticks();
+    // As it is sent between the two translations.
+    let hop = next_hop::find::<F>(ctx, packet, to, device(ctx), tick)?;
+    let is_redirected = leaves_elsewhere(ctx, &hop)?;
+    let ends = ends(ctx, packet, flow, hop.device)?;
+    if !flow.is_still_there() || !flow.revive(way, packet.flags, tick) {
         return Err(EarlyOutcome::Unsettled);
     }
-    let link = Link { destination: route.dmac, source: route.smac };
-    rewrite::<F>(ctx, packet, &ends, link).ok_or(EarlyOutcome::Unfit)?;
+    rewrite::<F>(ctx, packet, &ends, hop.link).ok_or(EarlyOutcome::Unfit)?;
     if is_redirected {
         // SAFETY: plain numbers. Without flags it does not fail here.
-        unsafe { bpf_redirect(route.ifindex, 0) };
+        unsafe { bpf_redirect(hop.device, 0) };
     }
     Ok(match (way, is_redirected) {
         (Way::ToBackend, false) => EarlyOutcome::SentToBackend,
@@ -123,38 +120,17 @@ fn send<F: Early>(
     })
 }
 
-/// The way the kernel would send the packet between the two translations.
-#[inline(always)]
-fn route<F: Early>(
-    ctx: &XdpContext,
-    packet: &Packet<F::Address>,
-    to: F::Address,
-) -> Result<Route, EarlyOutcome> {
-    let Transit { total, service } = F::transit(ctx).ok_or(EarlyOutcome::Unfit)?;
-    let mut route = F::route(&Ends { destination: to, ..Ends::of(packet) });
-    route.ifindex = device(ctx);
-    route.l4_protocol = packet.protocol;
-    route.__bindgen_anon_1.tot_len = total;
-    route.__bindgen_anon_2.flowinfo = service;
-    match route::find(ctx.ctx.cast(), &mut route) {
-        route::FOUND => Ok(route),
-        route::NO_NEIGHBOUR => Err(EarlyOutcome::NoNeighbour),
-        route::FRAGMENTATION_NEEDED => Err(EarlyOutcome::TooLarge),
-        _ => Err(EarlyOutcome::NoRoute),
-    }
-}
-
 /// Whether the frame, which must be for this node, leaves by another device than it came in by.
 #[inline(always)]
-fn leaves_elsewhere(ctx: &XdpContext, route: &Route) -> Result<bool, EarlyOutcome> {
+fn leaves_elsewhere(ctx: &XdpContext, hop: &NextHop) -> Result<bool, EarlyOutcome> {
     let frame = Link::of(ctx)?;
     let came_in_by = device(ctx);
-    if route.ifindex == came_in_by {
+    if hop.device == came_in_by {
         // What leaves is sent as this device.
-        return if frame.destination == route.smac { Ok(false) } else { Err(EarlyOutcome::NotForNode) };
+        return if frame.destination == hop.link.source { Ok(false) } else { Err(EarlyOutcome::NotForNode) };
     }
     let takes_frames = |device: &proxy_ebpf::abi::Device| device.flags.contains(DeviceFlags::TAKES_FRAMES);
-    if !network::device(route.ifindex).is_some_and(|device| takes_frames(&device)) {
+    if !network::device(hop.device).is_some_and(|device| takes_frames(&device)) {
         return Err(EarlyOutcome::OtherDevice);
     }
     let is_for_node = network::device(came_in_by).is_some_and(|device| device.router == frame.destination);

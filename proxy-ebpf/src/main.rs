@@ -50,6 +50,8 @@ mod nat;
 #[cfg(target_arch = "bpf")]
 mod network;
 #[cfg(target_arch = "bpf")]
+mod next_hop;
+#[cfg(target_arch = "bpf")]
 mod node;
 #[cfg(target_arch = "bpf")]
 mod packet;
