@@ -21,7 +21,7 @@ mod spoilt;
 mod straits;
 mod way;
 pub(crate) mod wire;
-mod world;
+pub(crate) mod world;
 
 pub use given::given;
 pub use row::Row;

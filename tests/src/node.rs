@@ -18,6 +18,7 @@ use crate::{
     agent::{Agent, AgentSetting},
     cgroup::Cgroup,
     dump::pinned_state,
+    eventually::eventually,
     leftovers::unique_name,
     mounts::PinDir,
     netns::Netns,
@@ -188,6 +189,19 @@ impl Node {
         let state = pinned_state(pins.path())?;
         agent.kill()?;
         Ok(state)
+    }
+
+    /// The maps come to hold what an agent programs that starts from nothing.
+    pub async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
+        let fresh = self.fresh_state().await?;
+        ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
+        eventually(when, async || {
+            let state = self.state()?;
+            ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");
+            Ok(())
+        })
+        .await;
+        Ok(())
     }
 
     /// What the pinned maps of this node hold, whether or not an agent runs.

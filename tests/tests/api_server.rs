@@ -53,19 +53,6 @@ impl Ground {
     fn log(&self) -> Result<String> {
         fs::read_to_string(&self.setting.log).context("the agent has a log")
     }
-
-    /// The maps come to hold what an agent programs that starts from nothing.
-    async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
-        let fresh = self.node().fresh_state().await?;
-        ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
-        eventually(when, async || {
-            let state = self.node().state()?;
-            ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");
-            Ok(())
-        })
-        .await;
-        Ok(())
-    }
 }
 
 #[tokio::test]
@@ -83,7 +70,7 @@ async fn an_agent_without_a_server_waits_and_says_so_once() -> Result<()> {
     let log = ground.log()?;
     ensure!(log.matches("cannot reach the API server").count() == 1, "it complains again and again:\n{log}");
     ensure!(log.contains("the API server answers again"), "it does not say that it is well:\n{log}");
-    ground.comes_to_equal_a_fresh_start("after the start").await
+    ground.node().comes_to_equal_a_fresh_start("after the start").await
 }
 
 #[tokio::test]
@@ -119,7 +106,7 @@ async fn no_connect_fails_while_the_server_dies_returns_and_forgets() -> Result<
             }
             _ => ground.server.restore(objects_in(ground.cluster.manifests().directory())?),
         }
-        ground.comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        ground.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
         let progress = traffic.progress().await?;
         ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
     }

@@ -118,19 +118,6 @@ impl Ground {
         })
         .await;
     }
-
-    /// The maps come to hold what an agent programs that starts from nothing.
-    async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
-        let fresh = self.node().fresh_state().await?;
-        ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
-        eventually(when, async || {
-            let state = self.node().state()?;
-            ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");
-            Ok(())
-        })
-        .await;
-        Ok(())
-    }
 }
 
 fn checks_health(spec: &mut ServiceSpec) {
@@ -165,7 +152,7 @@ async fn what_deploy_allows_is_enough() -> Result<()> {
 
     ground.is_told("Node", "Starting", &ground.node().name).await;
     ground.is_told("Service", "FailedToStartServiceHealthcheck", "public").await;
-    ground.comes_to_equal_a_fresh_start("at the start").await?;
+    ground.node().comes_to_equal_a_fresh_start("at the start").await?;
     let log = ground.log()?;
     for trouble in ["403 Forbidden", "401 Unauthorized", "going on without", "cannot follow"] {
         ensure!(!log.contains(trouble), "the agent speaks of `{trouble}`:\n{log}");
@@ -205,7 +192,7 @@ async fn no_connect_fails_while_a_real_server_dies_returns_and_forgets() -> Resu
             _ => take_the_token_away(&mut ground).await,
         }
         .with_context(|| format!("in round {round}"))?;
-        ground.comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        ground.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
         let progress = traffic.progress().await?;
         ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
     }

@@ -5,19 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use proxy::{
     index::Change,
     k8s::object::Object,
-    model::{
-        address::{PerFamily, Protocol},
-        flow::Flow,
-        policy::{NodePortAddresses, Policy},
-    },
+    model::{address::Protocol, flow::Flow},
 };
 use serde_json::{Value, json};
 
-const NODE_NAME: &str = "node-1";
-const NODE: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(172, 18, 0, 11)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0xb)),
-];
+pub use crate::differential::world::policy;
+use crate::differential::world::{NODE, NODE_NAME};
+
 const NODE_PORT: u16 = 30_080;
 /// Flows to one backend that are masqueraded all need another port of the node, and there are 36,000.
 const BACKENDS: u8 = 50;
@@ -25,16 +19,6 @@ const TARGET: u16 = 8080;
 /// Flows of each client; their ports begin at `FIRST_PORT`.
 const FLOWS: u32 = 50_000;
 const FIRST_PORT: u32 = 1024;
-
-pub fn policy() -> Policy {
-    Policy {
-        node_name: NODE_NAME.to_owned(),
-        node_addresses: NODE.to_vec(),
-        nodeport_addresses: NodePortAddresses::Cidrs(Vec::new()),
-        cluster_cidrs: PerFamily { v4: "10.1.0.0/16".parse().ok(), v6: "fd00:1::/48".parse().ok() },
-        ..Policy::default()
-    }
-}
 
 pub fn changes() -> impl Iterator<Item = Change> {
     let slices = [false, true].map(|is_v6| Object::EndpointSlice(read(slice(is_v6))));
