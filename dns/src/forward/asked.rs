@@ -22,6 +22,8 @@ pub(super) struct Asked {
     wire: Vec<u8>,
     /// The name as the client wrote it.
     name: Vec<u8>,
+    /// Which letters are capitals is ours to know, so the answer must have the same.
+    is_mixed: bool,
 }
 
 /// What an upstream can take.
@@ -51,7 +53,7 @@ impl Asked {
         if manner.mix_case {
             mix_case(&mut wire[NAME..NAME + name.len()]);
         }
-        Ok(Self { wire, name })
+        Ok(Self { wire, name, is_mixed: manner.mix_case })
     }
 
     pub(super) fn wire(&self) -> &[u8] {
@@ -75,7 +77,7 @@ impl Asked {
         if header[4..6] != [0, 1] || !got.eq_ignore_ascii_case(sent) {
             return Err(Mismatch::Foreign);
         }
-        if got != sent {
+        if self.is_mixed && got != sent {
             return Err(Mismatch::OtherCase);
         }
         // Every name that is compressed into this one is mended with it.
@@ -139,8 +141,12 @@ mod tests {
     const MIXED: Manner = Manner { mix_case: true, edns: true };
 
     fn asked(name: &str) -> Asked {
+        asked_as(name, MIXED)
+    }
+
+    fn asked_as(name: &str, manner: Manner) -> Asked {
         let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
-        Asked::new(&question, Wants::default(), MIXED).unwrap()
+        Asked::new(&question, Wants::default(), manner).unwrap()
     }
 
     fn echoed(asked: &Asked) -> Vec<u8> {
@@ -156,6 +162,15 @@ mod tests {
         assert_ne!(reply[NAME..NAME + asked.name.len()], asked.name, "nothing was mixed");
         asked.accept(&mut reply).unwrap();
         assert_eq!(reply[NAME..NAME + asked.name.len()], asked.name);
+    }
+
+    #[test]
+    fn letters_that_were_not_mixed_prove_nothing() {
+        let asked = asked_as("Www.Example.ORG.", Manner { mix_case: false, ..MIXED });
+        let mut reply = echoed(&asked);
+        reply[NAME..].make_ascii_lowercase();
+        asked.accept(&mut reply).unwrap();
+        assert_eq!(reply[NAME..NAME + asked.name.len()], asked.name, "mended all the same");
     }
 
     #[test]
