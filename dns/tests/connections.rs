@@ -28,6 +28,8 @@ use tokio::{
 const ENDPOINTS: u32 = 4000;
 const HUGE: &str = "huge.shop.svc.cluster.local";
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the first label of a question stands.
+const NAME: usize = 13;
 
 struct Started {
     server: Server,
@@ -213,10 +215,42 @@ async fn what_was_asked_before_the_end_is_answered() {
     while TcpStream::connect(started.address).await.is_ok() {
         sleep(Duration::from_millis(10)).await;
     }
-    let mut reply = asked[..length].to_vec();
-    reply[2] |= 0x80;
-    started.upstream.send_to(&reply, server).await.unwrap();
+    echo(&started.upstream, &asked[..length], server).await;
     assert_eq!(next_reply(&mut stream).await, Some(0));
     assert_eq!(next_reply(&mut stream).await, None);
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+}
+
+/// Nothing is known of the name.
+async fn echo(upstream: &UdpSocket, question: &[u8], server: SocketAddr) {
+    let mut reply = question.to_vec();
+    reply[2] |= 0x80;
+    upstream.send_to(&reply, server).await.unwrap();
+}
+
+/// Who waits at the end leaves room for who asks at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_at_the_end_is_not_refused() {
+    let started = Started::new().await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = started.connect([127, 0, 0, 1]).await;
+    socket.send_to(&question("first.example.org")[2..], started.address).await.unwrap();
+    let mut asked = [0; 512];
+    let (length, server) = started.upstream.recv_from(&mut asked).await.unwrap();
+    let first = asked[..length].to_vec();
+    let stopping = tokio::spawn(started.server.stop());
+    sleep(Duration::from_millis(50)).await;
+    stream.write_all(&question("second.example.org")).await.unwrap();
+    // Between the two, the first is asked again.
+    let (length, again) = loop {
+        let heard = timeout(PATIENCE, started.upstream.recv_from(&mut asked)).await.unwrap().unwrap();
+        if asked[NAME..].to_ascii_lowercase().starts_with(b"second") {
+            break heard;
+        }
+    };
+    echo(&started.upstream, &asked[..length], again).await;
+    echo(&started.upstream, &first, server).await;
+    assert_eq!(next_reply(&mut stream).await, Some(0));
+    timeout(PATIENCE, socket.recv(&mut asked)).await.unwrap().unwrap();
     timeout(PATIENCE, stopping).await.unwrap().unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use tokio::time::interval;
+use tokio::{sync::mpsc, time::interval};
 use tracing::{debug, warn};
 
 use super::{
@@ -21,7 +21,9 @@ const BATCH: usize = 64;
 const LAST: usize = 1 << 16;
 
 pub async fn serve(socket: Datagrams, serving: Serving, beat: Beat) {
-    let mut requests = Requests { socket: Arc::new(socket), serving, buffer: [0; MAX_REQUEST], overflows: 0 };
+    let (owing, owed) = mpsc::channel(1);
+    let mut requests =
+        Requests { socket: Arc::new(socket), serving, owing, owed, buffer: [0; MAX_REQUEST], overflows: 0 };
     let mut stop = requests.serving.stop.clone();
     let mut interval = interval(INTERVAL);
     loop {
@@ -41,15 +43,18 @@ pub async fn serve(socket: Datagrams, serving: Serving, beat: Beat) {
     }
     // What came before that is answered; what another processor was just putting there is found after the wait.
     requests.take(LAST, Datagrams::receive_last);
-    finish(&requests.serving).await;
+    requests.finish().await;
     requests.take(LAST, Datagrams::receive_last);
-    finish(&requests.serving).await;
+    requests.finish().await;
 }
 
 /// What comes to one socket.
 struct Requests {
     socket: Arc<Datagrams>,
     serving: Serving,
+    /// Held by each answer that others owe; the other end sees when nobody holds it any more.
+    owing: mpsc::Sender<()>,
+    owed: mpsc::Receiver<()>,
     buffer: [u8; MAX_REQUEST],
     /// How many the kernel had no room for, as far as they are counted.
     overflows: u32,
@@ -66,7 +71,7 @@ impl Requests {
                         self.serving.losses.count(Loss::Request, more.into());
                         self.overflows = arrival.overflows;
                     }
-                    take(&self.socket, &self.serving, &self.buffer, arrival);
+                    self.handle(arrival);
                 }
                 Ok(None) => break,
                 // A client that does not listen any more shows as an error of the socket.
@@ -74,32 +79,41 @@ impl Requests {
             }
         }
     }
-}
 
-fn take(socket: &Arc<Datagrams>, serving: &Serving, buffer: &[u8], arrival: Arrival) {
-    let request = buffer.get(..arrival.len).unwrap_or_default();
-    if !is_answerable(arrival.client) {
-        return;
+    fn handle(&self, arrival: Arrival) {
+        let request = self.buffer.get(..arrival.len).unwrap_or_default();
+        if !is_answerable(arrival.client) {
+            return;
+        }
+        let client = Client { protocol: Protocol::Udp, address: canonical(arrival.client) };
+        match self.serving.handler.handle(request, client) {
+            Handled::Dropped => {}
+            Handled::Reply(reply) => send(&self.socket, &self.serving, &reply, &arrival),
+            Handled::Pending(pending) => self.wait(pending, arrival),
+        }
     }
-    let client = Client { protocol: Protocol::Udp, address: canonical(arrival.client) };
-    match serving.handler.handle(request, client) {
-        Handled::Dropped => {}
-        Handled::Reply(reply) => send(socket, serving, &reply, &arrival),
-        Handled::Pending(pending) => wait(socket, serving, pending, arrival),
-    }
-}
 
-fn wait(socket: &Arc<Datagrams>, serving: &Serving, pending: Box<Pending>, arrival: Arrival) {
-    let Some(waits) = serving.wait() else {
-        let reply = pending.refuse();
-        return send(socket, serving, &reply, &arrival);
-    };
-    let (socket, serving) = (socket.clone(), serving.clone());
-    tokio::spawn(async move {
-        let reply = pending.finish().await;
-        send(&socket, &serving, &reply, &arrival);
-        drop(waits);
-    });
+    fn wait(&self, pending: Box<Pending>, arrival: Arrival) {
+        let Some(waits) = self.serving.wait() else {
+            let reply = pending.refuse();
+            return send(&self.socket, &self.serving, &reply, &arrival);
+        };
+        let (socket, serving, owing) = (self.socket.clone(), self.serving.clone(), self.owing.clone());
+        tokio::spawn(async move {
+            let reply = pending.finish().await;
+            send(&socket, &serving, &reply, &arrival);
+            drop((waits, owing));
+        });
+    }
+
+    /// Until nobody owes an answer to what came to this socket. What came to others takes its places meanwhile: to wait
+    /// for all places at once would leave those none.
+    async fn finish(&mut self) {
+        let (owing, owed) = mpsc::channel(1);
+        self.owing = owing;
+        let mut before = std::mem::replace(&mut self.owed, owed);
+        let _ = before.recv().await;
+    }
 }
 
 /// The client of a reply that cannot be sent asks again; waiting would hold up all others.
@@ -108,11 +122,4 @@ fn send(socket: &Datagrams, serving: &Serving, reply: &[u8], arrival: &Arrival) 
         debug!(client = %arrival.client, %error, "reply not sent");
         serving.losses.count(Loss::Reply, 1);
     }
-}
-
-/// Waits for the answers that others owe.
-async fn finish(serving: &Serving) {
-    let all = u32::try_from(super::MAX_WAITING).unwrap_or(u32::MAX);
-    // The semaphore is never closed.
-    drop(serving.waiting.acquire_many(all).await);
 }
