@@ -57,7 +57,7 @@ use crate::{
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
     pub metrics: Arc<Metrics>,
-    /// Where this server can be reached, the address of the cluster's DNS Service included: never forwarded to.
+    /// Where this server can be reached, as far as its sockets tell: never forwarded to.
     pub own: Arc<ArcSwap<OwnAddresses>>,
     pub loops: Arc<Loops>,
     /// Find out whether an upstream leads back here.

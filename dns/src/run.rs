@@ -7,9 +7,12 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
+use tracing::warn;
+
 use crate::{
     config::{BindAddress, Config, ServerBlock, Transport},
-    forward::{Surroundings, TlsError},
+    forward::{OwnAddresses, Surroundings, TlsError},
     handler::{Block, Handler},
     server::{ListenError, Listener, Server, local_addresses},
     snapshot::Published,
@@ -33,46 +36,90 @@ pub enum StartError {
 
 /// Starts what `config` says. `listen`, where it is not empty, replaces the addresses that the blocks name. Must be called
 /// within a runtime; its threads are the workers.
+///
+/// What fails does so before there are sockets, as far as that can be: those of a server that runs share their addresses
+/// with them, and what has come to a socket that is closed again is lost.
 pub fn start(
     config: &Config,
     listen: &[SocketAddr],
     published: &Arc<Published>,
     surroundings: &Surroundings,
 ) -> Result<Server, StartError> {
+    let served = served(config, listen)?;
+    let before = surroundings.own.load_full();
+    // The server that runs keeps to its own list.
+    let own = own_addresses(served.keys().copied())?;
+    let ours = Surroundings { own: Arc::new(ArcSwap::new(set(&own))), ..surroundings.clone() };
+    let blocks = made_ready(&served, &own, &ours)?;
+    let listeners = bind(served.keys().copied(), &before)?;
+    let own = own_addresses(listeners.iter().map(|(_, listener)| listener.address))?;
+    ours.own.store(set(&own));
+    surroundings.own.store(set(&own));
+    let mut serving = Vec::new();
+    for (asked, listener) in listeners {
+        let blocks = served[&asked].iter().map(|block| Arc::clone(&blocks[&place(block, asked)]));
+        let dropped = surroundings.metrics.queries(&server_name(asked), "dropped");
+        serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
+    }
+    Ok(Server::start(serving, &surroundings.metrics.losses(), &surroundings.pulse))
+}
+
+/// What a block is made ready for, once: what it remembers serves every address with that port.
+type Place = (*const ServerBlock, u16);
+
+fn place(block: &ServerBlock, address: SocketAddr) -> Place {
+    (std::ptr::from_ref(block), address.port())
+}
+
+fn made_ready(
+    served: &Served<'_>,
+    own: &[SocketAddr],
+    surroundings: &Surroundings,
+) -> Result<HashMap<Place, Arc<Block>>, TlsError> {
+    let hosts: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
+    let mut ready = HashMap::new();
+    for (address, blocks) in served {
+        for block in blocks {
+            if let Entry::Vacant(free) = ready.entry(place(block, *address)) {
+                free.insert(Arc::new(Block::start(block, &server_name(*address), &hosts, surroundings)?));
+            }
+        }
+    }
+    Ok(ready)
+}
+
+/// How metrics call what listens there.
+fn server_name(address: SocketAddr) -> String {
+    format!("dns://:{}", address.port())
+}
+
+/// What is served `before` can hardly be refused, so it comes last.
+fn bind(
+    addresses: impl Iterator<Item = SocketAddr>,
+    before: &OwnAddresses,
+) -> Result<Vec<(SocketAddr, Listener)>, StartError> {
+    let is_served = |address: &SocketAddr| {
+        let is_it = |served: &SocketAddr| address.ip().is_unspecified() || served.ip() == address.ip();
+        before.iter().any(|served| served.port() == address.port() && is_it(served))
+    };
+    let (last, first): (Vec<_>, Vec<_>) = addresses.partition(is_served);
     let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let mut listeners = Vec::new();
-    for (address, blocks) in served(config, listen)? {
-        // Two blocks may name an address that this machine does not have, as IPv6 where it is switched off.
+    for address in first.into_iter().chain(last) {
         match Listener::bind(address, workers) {
-            Ok(listener) => listeners.push((listener, blocks)),
-            Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-                tracing::warn!(error = %error, "not served over IPv6");
+            Ok(listener) => listeners.push((address, listener)),
+            // Two blocks may name all addresses of a family that this machine does not have.
+            Err(error) if address.ip().is_unspecified() && error.is_for_want_of_the_family() => {
+                warn!(error = %error, "a family of addresses is not served");
             }
             Err(error) => return Err(error.into()),
         }
     }
-    let own = own_addresses(listeners.iter().map(|(listener, _)| listener.address))?;
-    surroundings.own.store(Arc::new(own.iter().copied().collect()));
-    let hosts: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
-    let mut serving = Vec::new();
-    // A block is made ready once for a port: what it remembers serves every address.
-    let mut ready: HashMap<(*const ServerBlock, u16), Arc<Block>> = HashMap::new();
-    for (listener, blocks) in listeners {
-        let port = listener.address.port();
-        let server = format!("dns://:{port}");
-        let start = |block: &ServerBlock| {
-            Ok(match ready.entry((std::ptr::from_ref(block), port)) {
-                Entry::Occupied(started) => started.get().clone(),
-                Entry::Vacant(free) => {
-                    free.insert(Arc::new(Block::start(block, &server, &hosts, surroundings)?)).clone()
-                }
-            })
-        };
-        let blocks = blocks.into_iter().map(start).collect::<Result<_, TlsError>>()?;
-        let dropped = surroundings.metrics.queries(&server, "dropped");
-        serving.push((listener, Handler::new(blocks, published.clone(), dropped)));
-    }
-    Ok(Server::start(serving, &surroundings.metrics.losses(), &surroundings.pulse))
+    if listeners.is_empty() { Err(StartError::Nowhere) } else { Ok(listeners) }
+}
+
+fn set(addresses: &[SocketAddr]) -> Arc<OwnAddresses> {
+    Arc::new(addresses.iter().copied().collect())
 }
 
 /// Where `start` would listen, each address of this machine for itself.
@@ -81,11 +128,10 @@ pub fn addresses(config: &Config, listen: &[SocketAddr]) -> Result<Vec<SocketAdd
 }
 
 /// Which blocks answer at which address.
-fn served<'c>(
-    config: &'c Config,
-    listen: &[SocketAddr],
-) -> Result<BTreeMap<SocketAddr, Vec<&'c ServerBlock>>, StartError> {
-    let mut served: BTreeMap<SocketAddr, Vec<&ServerBlock>> = BTreeMap::new();
+type Served<'c> = BTreeMap<SocketAddr, Vec<&'c ServerBlock>>;
+
+fn served<'c>(config: &'c Config, listen: &[SocketAddr]) -> Result<Served<'c>, StartError> {
+    let mut served = Served::new();
     for block in &config.servers {
         let mut addresses = if listen.is_empty() { block_addresses(block)? } else { listen.to_vec() };
         addresses.sort_unstable();

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use nix::errno::Errno;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
@@ -41,6 +42,14 @@ pub struct ListenError {
     protocol: &'static str,
     #[source]
     source: io::Error,
+}
+
+impl ListenError {
+    /// The kernel does not know such addresses, or this machine has none.
+    pub fn is_for_want_of_the_family(&self) -> bool {
+        let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL].map(|errno| errno as i32);
+        self.source.raw_os_error().is_some_and(|errno| missing.contains(&errno))
+    }
 }
 
 /// The sockets of one address.

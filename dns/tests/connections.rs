@@ -9,9 +9,8 @@ use std::{
 };
 
 use dns::{
-    config::{Config, Forward, Kubernetes, Listen, ServerBlock, Upstream},
+    config::{Config, Forward, Kubernetes, Listen, Protocol, ServerBlock, Tls, Upstream},
     forward::Surroundings,
-    metrics::Metrics,
     name::domain,
     run,
     server::Server,
@@ -34,7 +33,7 @@ const NAME: usize = 13;
 struct Started {
     server: Server,
     address: SocketAddr,
-    metrics: Arc<Metrics>,
+    surroundings: Surroundings,
     upstream: UdpSocket,
 }
 
@@ -45,18 +44,13 @@ impl Started {
 
     async fn at(address: SocketAddr) -> Self {
         let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let block = ServerBlock {
-            kubernetes: Some(Kubernetes::shipped(&domain("cluster.local").unwrap())),
-            forwards: vec![Forward::to(vec![Upstream::plain(upstream.local_addr().unwrap())])],
-            ..ServerBlock::new(vec![Listen::plain(domain(".").unwrap_or_default())])
-        };
         let published = Arc::new(Published::default());
         published.publish(cluster().snapshot(1));
         let surroundings = Surroundings::default();
-        let config = Config { servers: vec![block] };
+        let config = forwarding(Forward::to(vec![Upstream::plain(upstream.local_addr().unwrap())]));
         let server = run::start(&config, &[address], &published, &surroundings).unwrap();
         let address = server.addresses()[0];
-        Self { server, address, metrics: surroundings.metrics, upstream }
+        Self { server, address, surroundings, upstream }
     }
 
     /// From one of the addresses of this machine.
@@ -69,11 +63,20 @@ impl Started {
     async fn comes_to_count(&self, what: &str) {
         let line = format!("portreeve_dns_lost_total{{what=\"{what}\"}} 0");
         let began = Instant::now();
-        while self.metrics.text().contains(&line) {
+        while self.surroundings.metrics.text().contains(&line) {
             assert!(began.elapsed() < PATIENCE, "no {what} was lost");
             sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+fn forwarding(forward: Forward) -> Config {
+    let block = ServerBlock {
+        kubernetes: Some(Kubernetes::shipped(&domain("cluster.local").unwrap())),
+        forwards: vec![forward],
+        ..ServerBlock::new(vec![Listen::plain(domain(".").unwrap_or_default())])
+    };
+    Config { servers: vec![block] }
 }
 
 fn cluster() -> Index {
@@ -183,24 +186,51 @@ async fn one_client_cannot_take_all_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_question_is_lost_while_servers_take_turns() {
     let mut started = Started::new().await;
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(started.address).await.unwrap();
-    let asking = tokio::spawn(async move {
-        let question = question("missing.shop.svc.cluster.local");
-        let (mut reply, mut answered) = ([0; 512], 0);
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(3) {
-            socket.send(&question[2..]).await.unwrap();
-            timeout(PATIENCE, socket.recv(&mut reply)).await.expect("a question was lost").unwrap();
-            answered += 1;
-        }
-        answered
-    });
+    let asking = tokio::spawn(ask_for(Duration::from_secs(3), started.address));
     while !asking.is_finished() {
         let next = Started::at(started.address).await;
         std::mem::replace(&mut started, next).server.stop().await;
     }
     assert!(asking.await.unwrap() > 1000);
+}
+
+/// One question after another, and how many were answered: all.
+async fn ask_for(time: Duration, server: SocketAddr) -> u32 {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    let question = question("missing.shop.svc.cluster.local");
+    let (mut reply, mut answered) = ([0; 512], 0);
+    let began = Instant::now();
+    while began.elapsed() < time {
+        socket.send(&question[2..]).await.unwrap();
+        timeout(PATIENCE, socket.recv(&mut reply)).await.expect("a question was lost").unwrap();
+        answered += 1;
+    }
+    answered
+}
+
+/// As when a configuration changes to one that is of no use, and is tried again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_question_is_lost_to_a_server_that_cannot_start() {
+    let started = Started::new().await;
+    let upstream = started.upstream.local_addr().unwrap();
+    let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let taken = other.local_addr().unwrap();
+    let to = Upstream::Server { address: upstream, protocol: Protocol::Tls, server_name: None };
+    let tls = Tls { authority: Some("/nonexistent".into()), ..Tls::default() };
+    let unusable = [
+        (forwarding(Forward { tls, ..Forward::to(vec![to]) }), vec![started.address]),
+        (forwarding(Forward::to(vec![Upstream::plain(upstream)])), vec![started.address, taken]),
+    ];
+    let asking = tokio::spawn(ask_for(Duration::from_secs(2), started.address));
+    while !asking.is_finished() {
+        for (config, listen) in &unusable {
+            run::start(config, listen, &Arc::default(), &started.surroundings).unwrap_err();
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(asking.await.unwrap() > 1000);
+    drop(other);
 }
 
 #[tokio::test(flavor = "multi_thread")]

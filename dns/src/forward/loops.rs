@@ -78,7 +78,7 @@ fn random_name(zone: &Name) -> Option<Name> {
     zone.prepend_label(label()).ok()?.prepend_label(label()).ok()
 }
 
-/// Asks those upstreams again that were found to loop, and those that were never asked.
+/// Finds out about several at once.
 pub(super) async fn probe_all(loops: &Loops, upstreams: &[Arc<Upstream>], zone: &Name) {
     futures_util::future::join_all(upstreams.iter().map(|upstream| loops.probe(upstream, zone))).await;
 }

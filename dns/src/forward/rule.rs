@@ -155,21 +155,19 @@ impl Rule {
         if leads_on { Outcome::Next(reply) } else { Outcome::Final(reply) }
     }
 
-    /// Keeps what is known of upstreams that stay. Returns those that are new.
-    fn point_at(&self, targets: &[Target]) -> Result<Vec<Arc<Upstream>>, TlsError> {
-        let old = self.upstreams.load();
-        let (mut all, mut new) = (Vec::new(), Vec::new());
-        for target in targets {
-            if let Some(known) = old.iter().find(|upstream| upstream.target == *target) {
-                all.push(Arc::clone(known));
-                continue;
-            }
-            let upstream = Arc::new(self.upstream(target)?);
-            all.push(Arc::clone(&upstream));
-            new.push(upstream);
+    /// Keeps what is known of upstreams that stay.
+    fn point_at(&self, targets: &[Target]) -> Result<(), TlsError> {
+        if targets.is_empty() {
+            warn!(zone = %self.config.from, "there is no upstream to ask: what has to be forwarded is SERVFAIL");
         }
+        let old = self.upstreams.load();
+        let upstream = |target: &Target| match old.iter().find(|upstream| upstream.target == *target) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => self.upstream(target).map(Arc::new),
+        };
+        let all = targets.iter().map(upstream).collect::<Result<Vec<_>, _>>()?;
         self.upstreams.store(Arc::new(all));
-        Ok(new)
+        Ok(())
     }
 
     fn upstream(&self, target: &Target) -> Result<Upstream, TlsError> {
@@ -186,10 +184,14 @@ impl Rule {
         Ok(Upstream::new(target.clone(), dial, self.config.expire, metrics))
     }
 
-    async fn probe_for_loops(&self, upstreams: &[Arc<Upstream>]) {
-        if self.surroundings.detect_loops {
-            loops::probe_all(&self.surroundings.loops, upstreams, &Name::from(&self.config.from)).await;
-        }
+    /// Asks the upstreams that were never asked whether they lead back here, and `again` those that were found to.
+    async fn look_for_loops(&self, again: bool) {
+        let all = self.upstreams.load_full();
+        let is_suspect = |upstream: &&Arc<Upstream>| {
+            !upstream.looked_for_loops.swap(true, Relaxed) || (again && upstream.loops.load(Relaxed))
+        };
+        let suspects: Vec<_> = all.iter().filter(is_suspect).cloned().collect();
+        loops::probe_all(&self.surroundings.loops, &suspects, &Name::from(&self.config.from)).await;
     }
 }
 
@@ -213,24 +215,20 @@ async fn follow(rule: Weak<Rule>, mut targets: Targets) {
             rule.upstreams.load().iter().map(|upstream| upstream.target.clone()).collect();
         if now != before {
             match rule.point_at(&now) {
-                Ok(new) => {
-                    info!(zone = %rule.config.from, upstreams = now.len(), "upstreams have changed");
-                    rule.probe_for_loops(&new).await;
-                }
+                Ok(()) => info!(zone = %rule.config.from, upstreams = now.len(), "upstreams have changed"),
                 Err(error) => warn!(%error, "cannot use the upstreams that a file names now"),
             }
-        } else if look % LOOKS_PER_LOOP_CHECK == 0 {
-            let all = rule.upstreams.load_full();
-            let suspects: Vec<_> =
-                all.iter().filter(|upstream| look == 0 || upstream.loops.load(Relaxed)).cloned().collect();
-            rule.probe_for_loops(&suspects).await;
+        }
+        // At first there may be nobody yet to whom a question could come back.
+        if look > 0 && rule.surroundings.detect_loops {
+            rule.look_for_loops(look % LOOKS_PER_LOOP_CHECK == 0).await;
         }
     }
 }
 
 /// The last reply that a better one was hoped for, or word that there is none.
 fn in_the_end(failures: Vec<Failure>) -> Reply {
-    let replies = failures.into_iter().rev().filter_map(|failure| match failure {
+    let mut replies = failures.into_iter().rev().filter_map(|failure| match failure {
         Failure::Unwanted(_, reply) => Some(*reply),
         Failure::Question(_)
         | Failure::Network(_)
@@ -241,7 +239,7 @@ fn in_the_end(failures: Vec<Failure>) -> Reply {
         | Failure::NoQuestion
         | Failure::Spent => None,
     });
-    replies.last().unwrap_or_else(Reply::servfail)
+    replies.next().unwrap_or_else(Reply::servfail)
 }
 
 /// An upstream that fails is probed; so is one that is left waiting because another was faster.

@@ -44,12 +44,14 @@ pub(super) struct Upstream {
     force_tcp: bool,
     pool: Pool,
     pace: Mutex<Pace>,
-    /// Failures in a row, of questions and of probes.
+    /// Probes in a row that failed. A question that fails begins them.
     fails: AtomicU32,
     /// A probe runs until the upstream answers again.
     pub probing: AtomicBool,
     /// What is asked there comes back here.
     pub loops: AtomicBool,
+    /// It was looked once whether it does.
+    pub looked_for_loops: AtomicBool,
     habits: Habits,
     pub metrics: UpstreamMetrics,
 }
@@ -107,6 +109,7 @@ impl Upstream {
             fails: AtomicU32::new(0),
             probing: AtomicBool::new(false),
             loops: AtomicBool::new(false),
+            looked_for_loops: AtomicBool::new(false),
             habits: Habits::default(),
             metrics,
         }
