@@ -159,9 +159,8 @@ impl Cache {
     /// A refresh is over. What came of it is as popular as what it replaces; if nothing did, it is not tried again at
     /// once.
     pub(crate) fn refreshed(&self, question: &Query, wants: Wants, popularity: Popularity) {
-        self.each_entry(question, wants, |entry| match entry.left() {
-            Some(_) => entry.inherit(popularity),
-            None => entry.put_off(RECHECK),
+        self.each_entry(question, wants, |entry| {
+            if entry.awaits_refresh() { entry.put_off(RECHECK) } else { entry.inherit(popularity) }
         });
     }
 

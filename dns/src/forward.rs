@@ -34,10 +34,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use flights::Flights;
-use hickory_server::proto::{
-    op::{Query, ResponseCode},
-    rr::LowerName,
-};
+use hickory_server::proto::{op::Query, rr::LowerName};
 pub use loops::Loops;
 use prometheus::IntCounter;
 pub(crate) use reply::ErrorInfo;
@@ -47,7 +44,7 @@ use rule::{Outcome, Rule};
 pub use tls::TlsError;
 
 use crate::{
-    cache::{Cache, Found, Key, Popularity},
+    cache::{Cache, Found, Key, Popularity, Stale},
     config::{self, Verify},
     metrics::{CacheMetrics, Metrics},
     pulse::Pulse,
@@ -124,22 +121,29 @@ impl Forwarder {
         if let Some(cache) = &self.0.cache {
             cache.misses();
         }
-        let asked = self.0.asked_once(question, wants);
         let mut reply = match self.0.cache.as_ref().map(|cache| cache.look(question, wants)) {
-            Some(Found::Stale(stale)) => {
-                let time = match stale.verify {
-                    Verify::First(Some(time)) => time,
-                    Verify::First(None) | Verify::Immediate => NO_LIMIT,
-                };
-                match tokio::time::timeout(time, asked).await {
-                    Ok(reply) if reply.rcode != ResponseCode::ServFail => reply,
-                    Ok(_) | Err(_) => self.0.keep_stale(question, wants, stale.reply),
-                }
+            Some(Found::Stale(stale)) => self.verified(question, wants, stale).await,
+            Some(Found::Fresh(_) | Found::Due(..) | Found::Nothing) | None => {
+                self.0.asked_once(question, wants).await
             }
-            Some(Found::Fresh(_) | Found::Due(..) | Found::Nothing) | None => asked.await,
         };
         reply.name_after(question);
         reply.masked(wants)
+    }
+
+    /// What the upstreams say, or else what they said before.
+    async fn verified(&self, question: &Query, wants: Wants, stale: Stale) -> Reply {
+        let time = match stale.verify {
+            Verify::First(Some(time)) => time,
+            Verify::First(None) | Verify::Immediate => NO_LIMIT,
+        };
+        // It goes on when the client waits no longer: an upstream that is a little slower would never be heard.
+        let (shared, asked) = (Arc::clone(&self.0), question.clone());
+        let asking = tokio::spawn(async move { shared.asked_once(&asked, wants).await });
+        match tokio::time::timeout(time, asking).await {
+            Ok(Ok(reply)) if reply.is_news() => reply,
+            Ok(_) | Err(_) => self.0.keep_stale(question, wants, stale.reply),
+        }
     }
 
     /// Asks behind the client's back.

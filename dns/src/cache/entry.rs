@@ -117,7 +117,13 @@ impl Entry {
             self.hits.fetch_add(1, Relaxed) + 1
         };
         let is_due = u64::from(left) * 100 <= u64::from(self.ttl) * u64::from(prefetch.percentage);
-        hits >= prefetch.amount && is_due && !self.refreshing.swap(true, Relaxed)
+        let may_ask = now >= self.recheck.load(Relaxed);
+        hits >= prefetch.amount && is_due && may_ask && !self.refreshing.swap(true, Relaxed)
+    }
+
+    /// It was to be replaced, and is still there.
+    pub(super) fn awaits_refresh(&self) -> bool {
+        self.refreshing.load(Relaxed)
     }
 
     pub(super) fn popularity(&self) -> Popularity {

@@ -144,6 +144,11 @@ impl Reply {
         self
     }
 
+    /// Whoever was asked knows: anything else leaves what was known before as it is (RFC 8767, section 4).
+    pub(crate) fn is_news(&self) -> bool {
+        matches!(self.rcode, ResponseCode::NoError | ResponseCode::NXDomain)
+    }
+
     /// The name exists and what was asked for does not, or it is at the end of the chain that is told.
     pub(crate) fn is_nodata(&self, question: &Query) -> bool {
         let answers = |record: &Record| {

@@ -538,6 +538,70 @@ async fn stale_answers_stand_in_while_the_upstream_fails() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_is_slower_than_a_client_waits_is_heard_all_the_same() {
+    let questions = std::sync::atomic::AtomicU32::new(0);
+    let upstream = Fake::start(move |asked, _| {
+        // The second question gets no answer, so that it comes with the next try.
+        let is_second = questions.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
+        if is_second { Vec::new() } else { vec![wire(&address_for(asked))] }
+    })
+    .await;
+    let verify = Verify::First(Some(Duration::from_millis(10)));
+    let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify });
+    let forwarder = caching(rule(&[&upstream]), &config::Cache { serve_stale, ..config::Cache::default() });
+    ask(&forwarder, "example.org.").await;
+    pass(Duration::from_secs(100)).await;
+    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 30 192.0.2.1"], "stale");
+    let began = Instant::now();
+    while addresses(&ask(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
+        assert!(began.elapsed() < Duration::from_secs(10), "still stale");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_question_too_many_hides_nothing_that_was_known() {
+    let upstream = Fake::plain().await;
+    let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: Verify::First(None) });
+    let cache = config::Cache { serve_stale, ..config::Cache::default() };
+    let limited = Forward { max_concurrent: Some(1), ..rule(&[&upstream]) };
+    let forwarder = caching(limited, &cache);
+    let names = ["a.example.", "b.example."];
+    for name in names {
+        ask(&forwarder, name).await;
+    }
+    pass(Duration::from_secs(100)).await;
+    let both = join_all(names.map(|name| ask(&forwarder, name))).await;
+    assert!(both.iter().all(|reply| reply.rcode == ResponseCode::NoError), "{both:?}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_fetched_before_it_expired_is_fetched_later() {
+    let (upstream, fails) = fallible().await;
+    let prefetch = Some(Prefetch { amount: 1, duration: Duration::from_secs(60), percentage: 10 });
+    let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: Verify::Immediate });
+    let cache = config::Cache { prefetch, serve_stale, ..config::Cache::default() };
+    let surroundings = Surroundings::default();
+    let metrics = surroundings.metrics.cache("dns://:53", ".");
+    let forwarder = Forwarder::start(&[rule(&[&upstream])], Some((&cache, metrics)), &surroundings).unwrap();
+    ask(&forwarder, "example.org.").await;
+    pass(Duration::from_secs(55)).await;
+    fails.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 5 192.0.2.1"]);
+    let has_failed = || surroundings.metrics.text().contains("rcode=\"SERVFAIL\"");
+    while !has_failed() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    fails.store(false, std::sync::atomic::Ordering::Relaxed);
+    pass(Duration::from_secs(60)).await;
+    let began = Instant::now();
+    while addresses(&ask(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
+        assert!(began.elapsed() < Duration::from_secs(10), "still stale");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn popular_answers_are_fetched_before_they_expire() {
     let upstream = Fake::plain().await;
     let prefetch = Some(Prefetch { amount: 3, duration: Duration::from_secs(60), percentage: 10 });
