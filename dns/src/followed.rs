@@ -13,6 +13,8 @@ use std::{
 pub(crate) struct Followed {
     path: PathBuf,
     seen: Option<Stamp>,
+    /// It could not be read when it was looked at last.
+    has_failed: bool,
 }
 
 /// What differs when a file has changed.
@@ -24,17 +26,21 @@ enum Stamp {
 
 impl Followed {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: None }
+        Self { path: path.to_owned(), seen: None, has_failed: false }
     }
 
-    /// The text, if it may be another than last time; the first time it is. An error is told once.
+    /// The text, if it may be another than last time; the first time it is. An error is told once, and tried again: it
+    /// may be one of this machine, as when there are too many open files.
     pub(crate) fn changed(&mut self) -> Option<io::Result<String>> {
         let stamp = Stamp::of(&self.path);
-        if self.seen == Some(stamp) {
+        let is_new = self.seen != Some(stamp);
+        if !is_new && !self.has_failed {
             return None;
         }
         self.seen = Some(stamp);
-        Some(fs::read_to_string(&self.path))
+        let read = fs::read_to_string(&self.path);
+        self.has_failed = read.is_err();
+        (is_new || !self.has_failed).then_some(read)
     }
 }
 
@@ -68,5 +74,8 @@ mod tests {
         fs::write(&other, "two").unwrap();
         fs::rename(&other, &path).unwrap();
         assert_eq!(followed.changed().unwrap().unwrap(), "two", "another file of the same size");
+        followed.has_failed = true;
+        assert_eq!(followed.changed().unwrap().unwrap(), "two", "it can be read again");
+        assert!(followed.changed().is_none(), "and is known");
     }
 }

@@ -48,6 +48,7 @@ impl Hosts {
     pub fn start(config: &config::Hosts, metrics: HostsMetrics) -> Self {
         let mut file = Followed::new(&config.file);
         let shared = Arc::new(Shared { config: config.clone(), table: ArcSwap::default(), metrics });
+        shared.fill("");
         shared.reread(&mut file);
         tokio::spawn(follow(Arc::downgrade(&shared), file));
         Self(shared)
@@ -57,11 +58,13 @@ impl Hosts {
     pub fn answer(&self, question: &Query) -> Option<Reply> {
         let Shared { config, table, .. } = &*self.0;
         let name = LowerName::new(question.name());
-        if !config.zones.contains(&name) {
-            return None;
-        }
         let table = table.load();
         let answers = table.answers(question, &name, config);
+        // Names that addresses lead to need not be in a zone of the list, and what is not listed is never missing.
+        let is_pointer = question.query_type() == RecordType::PTR;
+        if answers.is_empty() && (is_pointer || !config.zones.contains(&name)) {
+            return None;
+        }
         if answers.is_empty() && !table.has(&name) {
             let leads_on = config.fallthrough.contains(&name);
             return (!leads_on).then(|| Reply::known(ResponseCode::NXDomain, Origin::Hosts));
@@ -71,15 +74,19 @@ impl Hosts {
 }
 
 impl Shared {
+    /// A file that has become unreadable changes nothing.
     fn reread(&self, file: &mut Followed) {
-        let Some(read) = file.changed() else { return };
-        let path = self.config.file.display();
-        let text = read.unwrap_or_else(|error| {
-            warn!(file = %path, %error, "cannot read hosts");
-            String::new()
-        });
+        match file.changed() {
+            None => {}
+            Some(Ok(text)) => self.fill(&text),
+            Some(Err(error)) => warn!(file = %self.config.file.display(), %error, "cannot read hosts"),
+        }
+    }
+
+    fn fill(&self, text: &str) {
+        let listed = entries(text).into_iter().chain(self.config.entries.iter().cloned());
         let mut table = Table::default();
-        for (address, name) in entries(&text).into_iter().chain(self.config.entries.iter().cloned()) {
+        for (address, name) in listed.filter(|(_, name)| self.config.zones.contains(name)) {
             table.add(address, name);
         }
         self.metrics.read(table.addresses.values().map(Vec::len).sum());
@@ -159,11 +166,15 @@ mod tests {
     async fn listed_names_are_answered() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("hosts");
-        fs::write(&file, "10.0.0.1 Web web.example # ours\n10.0.0.2 web.example\nfd00::1\tweb.example\nx y")
+        fs::write(&file, "10.0.0.1 Web web.example # ours\n10.0.0.2 web.example\nfd00::1\tweb.example\nx y\n10.0.0.4 www.com")
             .unwrap();
-        let fallthrough = Zones(vec![Name::from_ascii("org.").unwrap().into()]);
-        let mut config =
-            config::Hosts { file: file.clone(), fallthrough, ..config::Hosts::new(Zones::all()) };
+        let zone = |text: &str| LowerName::from(Name::from_ascii(text).unwrap());
+        let zones = Zones(vec![zone("web."), zone("example."), zone("org.")]);
+        let mut config = config::Hosts {
+            file: file.clone(),
+            fallthrough: Zones(vec![zone("org.")]),
+            ..config::Hosts::new(zones)
+        };
         config.entries =
             vec![("10.0.0.3".parse().unwrap(), Name::from_ascii("inline.example.").unwrap().into())];
         let hosts = Hosts::start(&config, Metrics::default().hosts());
@@ -177,7 +188,10 @@ mod tests {
             ("web.example.", RecordType::MX, found(&[])),
             ("inline.example.", RecordType::A, found(&["10.0.0.3"])),
             ("1.0.0.10.in-addr.arpa.", RecordType::PTR, found(&["web.", "web.example."])),
-            ("9.0.0.10.in-addr.arpa.", RecordType::PTR, missing.clone()),
+            ("1.0.0.10.in-addr.arpa.", RecordType::A, None),
+            ("9.0.0.10.in-addr.arpa.", RecordType::PTR, None),
+            ("4.0.0.10.in-addr.arpa.", RecordType::PTR, None),
+            ("www.com.", RecordType::A, None),
             ("other.example.", RecordType::A, missing),
             ("other.org.", RecordType::A, None),
         ] {
@@ -190,5 +204,8 @@ mod tests {
             found(&["10.0.0.9"]),
             "the file has changed"
         );
+        fs::remove_file(&file).unwrap();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(asked(&hosts, "new.example.", RecordType::A), found(&["10.0.0.9"]), "it is gone");
     }
 }
