@@ -75,15 +75,8 @@ pub struct ServerBlock {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listen {
     pub zone: LowerName,
-    pub transport: Transport,
+    /// Over UDP and TCP.
     pub port: u16,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// UDP and TCP.
-    Dns,
-    Tls,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,7 +182,7 @@ impl ServerBlock {
 
 impl Listen {
     pub fn plain(zone: LowerName) -> Self {
-        Self { zone, transport: Transport::Dns, port: DNS_PORT }
+        Self { zone, port: DNS_PORT }
     }
 }
 

@@ -11,10 +11,10 @@ use arc_swap::ArcSwap;
 use tracing::warn;
 
 use crate::{
-    config::{BindAddress, Config, ServerBlock, Transport},
+    config::{BindAddress, Config, ServerBlock},
     forward::{OwnAddresses, Surroundings, TlsError},
     handler::{Block, Handler},
-    server::{ListenError, Listener, Server, local_addresses},
+    server::{ListenError, Listener, Server, addresses_of, local_addresses},
     snapshot::Published,
 };
 
@@ -28,8 +28,6 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("cannot bind to the addresses of interface {0}: it has none, or is not there")]
     Interface(String),
-    #[error("a block for {0} wants to serve over TLS, which is not supported: list it without `tls://`")]
-    TlsServer(String),
     #[error("no block of the configuration listens anywhere")]
     Nowhere,
 }
@@ -142,12 +140,12 @@ fn served<'c>(config: &'c Config, listen: &[SocketAddr]) -> Result<Served<'c>, S
 }
 
 fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
-    let mut hosts: Vec<IpAddr> = Vec::new();
+    let mut hosts: Vec<SocketAddr> = Vec::new();
     for bind in &block.bind {
         match bind {
-            BindAddress::Address(address) => hosts.push(*address),
+            BindAddress::Address(address) => hosts.push((*address, 0).into()),
             BindAddress::Interface(name) => {
-                let local = local_addresses(Some(name)).map_err(StartError::Addresses)?;
+                let local = addresses_of(name).map_err(StartError::Addresses)?;
                 if local.is_empty() {
                     return Err(StartError::Interface(name.clone()));
                 }
@@ -156,21 +154,19 @@ fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
         }
     }
     if hosts.is_empty() {
-        hosts = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        hosts = vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
     }
-    let mut addresses = Vec::new();
-    for listen in &block.listens {
-        match listen.transport {
-            Transport::Dns => addresses.extend(hosts.iter().map(|host| SocketAddr::new(*host, listen.port))),
-            Transport::Tls => return Err(StartError::TlsServer(listen.zone.to_string())),
-        }
-    }
-    Ok(addresses)
+    let at_port = |mut host: SocketAddr, port| {
+        host.set_port(port);
+        host
+    };
+    let ports = block.listens.iter().map(|listen| listen.port);
+    Ok(ports.flat_map(|port| hosts.iter().map(move |host| at_port(*host, port))).collect())
 }
 
 /// Where clients reach what listens: a wildcard stands for every address of this machine.
 fn own_addresses(listening: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, StartError> {
-    let local = local_addresses(None).map_err(StartError::Addresses)?;
+    let local = local_addresses().map_err(StartError::Addresses)?;
     let mut own = Vec::new();
     for address in listening {
         if !address.ip().is_unspecified() {

@@ -25,7 +25,7 @@ mod socket;
 mod tcp;
 mod udp;
 
-pub use local::addresses as local_addresses;
+pub use local::{addresses as local_addresses, addresses_of};
 use socket::Datagrams;
 
 /// Answers that may be waited for at one time. Upstreams have limits of their own; this one is for memory.

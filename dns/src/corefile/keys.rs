@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hickory_server::proto::rr::{LowerName, Name};
 
 use super::{CorefileError, lex::Word};
-use crate::config::{DNS_PORT, Listen, Transport};
+use crate::config::{DNS_PORT, Listen};
 
 /// Every zone of a key, as a key may be a network.
 pub(super) fn listens(word: &Word) -> Result<Vec<Listen>, CorefileError> {
@@ -26,7 +26,7 @@ pub(super) fn listens(word: &Word) -> Result<Vec<Listen>, CorefileError> {
     };
     let zones =
         zones(zone).ok_or_else(|| word.refuse(format!("`{zone}` is neither a zone nor a network")))?;
-    Ok(zones.into_iter().map(|zone| Listen { zone, transport: Transport::Dns, port }).collect())
+    Ok(zones.into_iter().map(|zone| Listen { zone, port }).collect())
 }
 
 /// A network of IPv6 has colons of its own.

@@ -118,7 +118,7 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
         Some(&mut control),
         MsgFlags::MSG_DONTWAIT,
     )?;
-    let client = message.address.as_ref().and_then(client).ok_or(io::ErrorKind::InvalidData)?;
+    let client = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
     let mut arrival = Arrival { len: message.bytes, client, to: None, overflows: 0 };
     message.cmsgs()?.for_each(|control| arrival.note(&control));
     Ok(arrival)
@@ -140,7 +140,8 @@ impl Arrival {
     }
 }
 
-fn client(address: &SockaddrStorage) -> Option<SocketAddr> {
+/// `None`: of another family than IP.
+pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
 }

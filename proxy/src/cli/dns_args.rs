@@ -111,7 +111,7 @@ fn shipped(cluster_domain: &str) -> Result<Config> {
 
 /// Not all addresses at once: others have a right to port 53 of 127.0.0.53 and the like.
 fn node_addresses() -> Result<Vec<SocketAddr>> {
-    let local = server::local_addresses(None).context("cannot tell the addresses of this machine")?;
+    let local = server::local_addresses().context("cannot tell the addresses of this machine")?;
     let is_own = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
