@@ -13,7 +13,7 @@ use hickory_server::proto::{
 use tracing::info;
 
 use super::{
-    Block, Client, Handled,
+    Block, Client, Handled, below,
     wire::{encode, limit},
 };
 use crate::{
@@ -41,6 +41,7 @@ pub struct Response {
     /// The largest UDP payload of the block.
     cap: u16,
     minimal: bool,
+    shuffle: bool,
     logs: bool,
     wants: Wants,
     /// The question that is answered, where it is not the client's.
@@ -68,6 +69,7 @@ impl Response {
             edns_version: request.edns.as_ref().map_or(0, Edns::version),
             cap: crate::config::MAX_UDP_PAYLOAD,
             minimal: false,
+            shuffle: false,
             logs: false,
             rewritten: None,
             wants: Wants {
@@ -85,6 +87,7 @@ impl Response {
     pub fn is_served_by(&mut self, block: &Block) {
         self.cap = block.max_udp_payload;
         self.minimal = block.minimal;
+        self.shuffle = block.shuffle;
         self.logs = block.logs;
         // Also for our own names: some clients leave a server that says it cannot.
         self.message.metadata.recursion_available = block.forwarder.is_some();
@@ -130,7 +133,12 @@ impl Response {
         }
         let Client { protocol, address } = self.client;
         metrics.asked(protocol, address.is_ipv6(), self.kind(), self.wants.dnssec_ok, self.size);
-        let rcode = self.message.metadata.response_code;
+        let rcode = &mut self.message.metadata.response_code;
+        if rcode.high() > 0 && self.message.edns.is_none() {
+            // Without an OPT only its lower part would arrive, which means something else, as NOERROR.
+            *rcode = ResponseCode::ServFail;
+        }
+        let rcode = *rcode;
         let limit = limit(protocol, self.payload, self.cap);
         let question = if self.logs { self.message.queries.first().cloned() } else { None };
         let encoded = encode(self.message, limit);
@@ -144,6 +152,8 @@ impl Response {
 
     /// Behind the aliases that lead there, if there are any, comes what others said.
     pub fn finish_with(mut self, reply: Reply, metrics: &QueryMetrics) -> Vec<u8> {
+        // A denial is of no use without its SOA, nor a referral without its name servers.
+        let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(&self.message.queries[0]);
         let Reply {
             rcode,
             authoritative,
@@ -163,7 +173,10 @@ impl Response {
         metadata.truncation = truncated;
         let asked = self.message.queries[0].name.clone();
         self.message.answers.extend(answers.into_iter().map(|record| in_letters_of(&asked, record)));
-        if !self.minimal {
+        if self.shuffle {
+            shuffle(&mut self.message.answers);
+        }
+        if !(self.minimal && is_answer) {
             self.message.authorities.extend(authorities);
             self.message.additionals.extend(additionals);
         }
@@ -171,6 +184,17 @@ impl Response {
             errors.into_iter().for_each(|error| edns.options_mut().insert(error));
         }
         self.finish(metrics, origin.plugin())
+    }
+}
+
+/// Puts addresses into another order, and mail servers; everything else stays in its place.
+fn shuffle(records: &mut [Record]) {
+    for kinds in [&[RecordType::A, RecordType::AAAA][..], &[RecordType::MX]] {
+        let is_it = |place: &usize| kinds.contains(&records[*place].record_type());
+        let places: Vec<usize> = (0..records.len()).filter(is_it).collect();
+        for n in (1..places.len()).rev() {
+            records.swap(places[n], places[below(n + 1)]);
+        }
     }
 }
 
@@ -216,6 +240,85 @@ fn name(owner: Owner<'_>, question: &Name) -> Name {
         // Too long together only where a zone of many labels meets long names; such a target has no name at all.
         Owner::Whole(_) | Owner::NameServer(_) | Owner::Service { .. } => {
             Name::from_labels(owner.labels(&mut Dashed::default())).unwrap_or_default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, net::Ipv4Addr};
+
+    use hickory_server::proto::op::Query;
+
+    use super::*;
+    use crate::{
+        forward::Origin,
+        metrics::{Metrics, Protocol},
+    };
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn response(has_edns: bool) -> Response {
+        let mut request = Message::query();
+        request.add_query(Query::query(name("www.example."), RecordType::A));
+        if has_edns {
+            request.set_edns(Edns::new());
+        }
+        let client = Client { protocol: Protocol::Udp, address: Ipv4Addr::LOCALHOST.into() };
+        Response::to(&request, client, Instant::now())
+    }
+
+    fn finished(response: Response, reply: Reply) -> Message {
+        let metrics = Metrics::default().queries("dns://:53", ".");
+        Message::from_vec(&response.finish_with(reply, &metrics)).unwrap()
+    }
+
+    fn address(last: u8) -> Record {
+        Record::from_rdata(name("x.example."), 5, RData::A(A(Ipv4Addr::new(10, 0, 0, last))))
+    }
+
+    #[test]
+    fn nothing_is_left_out_that_a_denial_needs() {
+        use ResponseCode::{NXDomain, NoError};
+        let soa = SOA::new(name("ns.example."), name("root.example."), 1, 2, 3, 4, 5);
+        let soa = Record::from_rdata(name("example."), 5, RData::SOA(soa));
+        let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
+        for (what, rcode, answers, want) in [
+            ("an answer", NoError, vec![address(1)], 0),
+            ("no such name", NXDomain, vec![], 1),
+            ("no such type", NoError, vec![], 1),
+            ("an alias of nothing", NoError, vec![cname], 1),
+        ] {
+            let reply =
+                Reply { answers, authorities: vec![soa.clone()], ..Reply::known(rcode, Origin::Upstream) };
+            let minimal = Response { minimal: true, ..response(false) };
+            assert_eq!(finished(minimal, reply).authorities.len(), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_others_are_shuffled_behind_their_aliases() {
+        let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
+        let answers: Vec<_> = std::iter::once(cname).chain((1..=5).map(address)).collect();
+        let reply = Reply { answers, ..Reply::known(ResponseCode::NoError, Origin::Cache) };
+        for (shuffle, orders) in [(false, 1..=1), (true, 2..=5)] {
+            let mut seconds = BTreeSet::new();
+            for _ in 0..100 {
+                let answers = finished(Response { shuffle, ..response(false) }, reply.clone()).answers;
+                assert_eq!((answers.len(), answers[0].record_type()), (6, RecordType::CNAME));
+                seconds.insert(answers[1].to_string());
+            }
+            assert!(orders.contains(&seconds.len()), "shuffled: {shuffle}, {seconds:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_without_edns_is_not_told_half_of_a_response_code() {
+        for (has_edns, want) in [(true, ResponseCode::BADCOOKIE), (false, ResponseCode::ServFail)] {
+            let reply = Reply::known(ResponseCode::BADCOOKIE, Origin::Upstream);
+            assert_eq!(finished(response(has_edns), reply).metadata.response_code, want, "{has_edns}");
         }
     }
 }
