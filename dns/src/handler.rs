@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use futures_util::FutureExt as _;
 use hickory_server::proto::{
     op::{Message, OpCode, Query, ResponseCode},
     rr::{DNSClass, RecordType},
@@ -173,12 +174,12 @@ impl Handler {
         if header.opcode() != u8::from(OpCode::Query) {
             return Err(ResponseCode::NotImp);
         }
-        let message = Message::from_vec(request).map_err(|_| ResponseCode::FormErr)?;
-        if message.queries.len() == 1 && message.answers.is_empty() {
-            Ok(message)
-        } else {
-            Err(ResponseCode::FormErr)
+        // Before the message is read: room would be made for as many as the header says, and that is anybody's to say.
+        if header.questions != 1 {
+            return Err(ResponseCode::FormErr);
         }
+        let message = Message::from_vec(request).map_err(|_| ResponseCode::FormErr)?;
+        if message.answers.is_empty() { Ok(message) } else { Err(ResponseCode::FormErr) }
     }
 
     fn answer(&self, request: &Message, mut response: Response) -> Handled {
@@ -277,10 +278,17 @@ impl Pending {
         self.response.finish_with(Reply::refused(), &self.block.metrics)
     }
 
+    /// As with [`Handler::handle`], what breaks is answered and counted.
     pub async fn finish(self) -> Vec<u8> {
         let wants = self.response.wants();
         let reply = match &self.block.forwarder {
-            Some(forwarder) => forwarder.resolve(&self.question, wants).await,
+            Some(forwarder) => {
+                let resolved = AssertUnwindSafe(forwarder.resolve(&self.question, wants)).catch_unwind();
+                resolved.await.unwrap_or_else(|_| {
+                    self.block.metrics.panicked();
+                    Reply::servfail()
+                })
+            }
             None => Reply::refused(),
         };
         self.response.finish_with(reply, &self.block.metrics)

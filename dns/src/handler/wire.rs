@@ -38,13 +38,16 @@ pub fn limit(protocol: Protocol, payload: Option<u16>, cap: u16) -> usize {
 pub struct Header {
     id: [u8; 2],
     flags: u16,
+    /// How many questions follow.
+    pub questions: u16,
 }
 
 impl Header {
     /// `None`: too short to be a message.
     pub fn parse(request: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER] = request.first_chunk()?;
-        Some(Self { id: [header[0], header[1]], flags: u16::from_be_bytes([header[2], header[3]]) })
+        let [flags, questions] = [2, 4].map(|at| u16::from_be_bytes([header[at], header[at + 1]]));
+        Some(Self { id: [header[0], header[1]], flags, questions })
     }
 
     pub fn is_response(self) -> bool {
