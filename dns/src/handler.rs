@@ -39,6 +39,8 @@ pub use wire::encode;
 
 /// How metrics call the part that answers from the objects of the cluster.
 const KUBERNETES: &str = "kubernetes";
+/// How often a chain may lead from the zones of one block to those of another.
+const MAX_BLOCKS: usize = 4;
 
 /// What becomes of a request.
 pub enum Handled {
@@ -226,27 +228,40 @@ impl Handler {
         }
     }
 
-    fn here(
-        &self,
+    /// Follows a chain from block to block, as far as it leads to what is known here.
+    fn here<'s>(
+        &'s self,
         mut response: Response,
-        (mut answer, authority): (Answer<'_>, &Authority),
-        block: &Block,
-        snapshot: &Snapshot,
+        (mut answer, mut authority): (Answer<'s>, &'s Authority),
+        block: &Arc<Block>,
+        snapshot: &'s Snapshot,
     ) -> Handled {
-        if block.shuffle {
-            answer.shuffle(below);
+        let mut alias = None;
+        for _ in 0..MAX_BLOCKS {
+            if block.shuffle {
+                answer.shuffle(below);
+            }
+            response.add_answer(&answer, alias.as_ref(), authority, snapshot);
+            let Some(target) = answer.target else { break };
+            let (name, question) = (target.to_query(), Query::query(target.to_hickory(), response.kind()));
+            let Some(next) = self.block_of(&name) else { break };
+            if let Some(reply) = next.known.answer(&question) {
+                return Handled::Reply(response.finish_with(reply, &block.metrics));
+            }
+            let kind = response.kind();
+            let known = next.authority.as_ref().map(|own| (own, self::answer(&name, kind, own, snapshot)));
+            match known {
+                Some((own, Outcome::Here(found))) => {
+                    (answer, authority, alias) = (found, own, Some(question.name));
+                }
+                Some(_) | None if next.forwarder.is_some() => {
+                    return self.elsewhere(response, question, next);
+                }
+                // Nobody to ask: as any server does that only knows its own zone.
+                Some(_) | None => break,
+            }
         }
-        response.add_answer(&answer, authority, snapshot);
-        let Some(target) = answer.target else {
-            return Handled::Reply(response.finish(&block.metrics, KUBERNETES));
-        };
-        let question = Query::query(target.to_hickory(), response.kind());
-        let name = target.to_query();
-        match self.block_of(&name).filter(|block| block.forwarder.is_some()) {
-            Some(block) => self.elsewhere(response, question, block),
-            // Nobody to ask: as any server does that only knows its own zone.
-            None => Handled::Reply(response.finish(&block.metrics, KUBERNETES)),
-        }
+        Handled::Reply(response.finish(&block.metrics, KUBERNETES))
     }
 
     /// Asks the upstreams of a block, unless what they would say is known.

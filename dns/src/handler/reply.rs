@@ -110,12 +110,19 @@ impl Response {
         Handled::Reply(self.finish(metrics, NOBODY))
     }
 
-    pub fn add_answer(&mut self, answer: &Answer<'_>, authority: &Authority, snapshot: &Snapshot) {
+    /// `alias`: the name that the answer is about, where a chain has led there.
+    pub fn add_answer(
+        &mut self,
+        answer: &Answer<'_>,
+        alias: Option<&Name>,
+        authority: &Authority,
+        snapshot: &Snapshot,
+    ) {
         self.message.metadata.authoritative = true;
         if answer.is_missing {
             self.message.metadata.response_code = ResponseCode::NXDomain;
         }
-        let question = self.message.queries[0].name.clone();
+        let question = alias.unwrap_or(&self.message.queries[0].name).clone();
         let record = |from: &answer::Record<'_>| record(from, &question);
         self.message.answers.extend(answer.records.iter().map(record));
         if answer.has_soa {

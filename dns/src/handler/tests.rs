@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    config::{Kubernetes, Listen, PodsMode, Zones},
+    config::{Hosts, Kubernetes, Listen, PodsMode, Zones},
     name::domain,
     snapshot::Index,
     zone::{self, Change, Key, ObjectName, ReadOptions},
@@ -287,4 +287,62 @@ async fn what_breaks_is_answered_and_counted() {
     assert!(matches!(handler.unbroken(b"short", || panic!("on purpose")), Handled::Dropped));
     assert_eq!(metrics.panics(), 2);
     assert!(matches!(handler.handle(&request, client(Protocol::Udp)), Handled::Reply(_)), "it goes on");
+}
+
+/// Two blocks, each with a cluster's domain of its own, the first with a list of hosts.
+fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
+    let kubernetes = |zone: &str| Some(Kubernetes::new(Zones(vec![domain(zone).unwrap()])));
+    let mut hosts = Hosts::new(Zones::all());
+    hosts.file = "/nonexistent".into();
+    hosts.entries = vec![(Ipv4Addr::new(10, 0, 0, 9).into(), domain("db.internal").unwrap())];
+    hosts.fallthrough = Zones::all();
+    let root = vec![Listen::plain(HickoryName::root().into())];
+    let other = vec![Listen::plain(domain("other.local").unwrap())];
+    let blocks = [
+        ServerBlock { kubernetes: kubernetes("cluster.local"), hosts: Some(hosts), ..ServerBlock::new(root) },
+        ServerBlock { kubernetes: kubernetes("other.local"), ..ServerBlock::new(other) },
+    ];
+    let surroundings = Surroundings::default();
+    let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &surroundings).unwrap());
+    let mut index = Index::default();
+    changes.into_iter().for_each(|change| index.apply(change));
+    let published = Published::default();
+    published.publish(index.snapshot(7));
+    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    Handler::new(blocks.iter().map(start).collect(), Arc::new(published), dropped)
+}
+
+#[tokio::test]
+async fn an_alias_leads_to_what_a_client_would_be_told() {
+    let service = |name: &str, spec: Value| {
+        let read = zone::service(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap());
+        Change::Service(Key::new("shop", name).unwrap(), Some(Arc::new(read)))
+    };
+    let alias =
+        |name: &str, to: &str| service(name, serde_json::json!({"type": "ExternalName", "externalName": to}));
+    let handler = two_blocks([
+        service("web", serde_json::json!({"clusterIP": "10.96.0.1"})),
+        alias("listed", "db.internal"),
+        alias("near", "web.shop.svc.other.local"),
+        alias("gone", "missing.shop.svc.other.local"),
+        alias("away", "www.example.org"),
+        alias("ping", "pong.shop.svc.other.local"),
+        alias("pong", "ping.shop.svc.cluster.local"),
+    ]);
+    for (name, rcode, answers, soa) in [
+        ("listed", 0, 2, None),
+        ("near", 0, 2, None),
+        ("gone", 3, 1, Some("other.local.")),
+        ("away", 0, 1, None),
+        ("ping", 0, MAX_BLOCKS, None),
+    ] {
+        let request = request(&format!("{name}.shop.svc.cluster.local."), RecordType::A, Some(1232)).unwrap();
+        let Handled::Reply(reply) = handler.handle(&request, client(Protocol::Udp)) else { panic!("{name}") };
+        let message = Message::from_vec(&reply).unwrap();
+        let owner = message.authorities.first().map(|record| record.name.to_string());
+        assert_eq!((reply[3] & 0xf, message.answers.len()), (rcode, answers), "{name}");
+        assert_eq!(owner.as_deref(), soa, "{name}");
+        let mut chain = message.answers.iter().zip(message.answers.iter().skip(1));
+        assert!(chain.all(|(one, next)| one.data.to_string() == next.name.to_string()), "{name}: {message}");
+    }
 }
