@@ -34,6 +34,13 @@ pub fn timeouts() -> Timeouts {
     unsafe { read_volatile(&raw const CONFIG.timeouts) }
 }
 
+/// How many ICMP errors each CPU sends in a tick.
+#[inline(always)]
+pub fn icmp_errors() -> u32 {
+    // SAFETY: as in `flags`.
+    unsafe { read_volatile(&raw const CONFIG.icmp_errors) }
+}
+
 /// The ports that masqueraded flows get, both included.
 #[inline(always)]
 pub fn masquerade_ports() -> (u16, u16) {

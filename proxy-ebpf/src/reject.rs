@@ -4,12 +4,15 @@
 
 use aya_ebpf::{
     bindings::BPF_F_INGRESS,
+    btf_maps::PerCpuArray,
     helpers::generated::{bpf_redirect, bpf_skb_change_tail},
+    macros::btf_map,
     programs::TcContext,
 };
 use proxy_ebpf::csum::{checksum, sum};
 
 use crate::{
+    clock, config,
     family::{Family, Words},
     packet::{Packet, TCP, Window, at},
 };
@@ -36,11 +39,43 @@ pub enum ClientAt {
     OnNode,
 }
 
-/// Sends the answer. `None`: the packet is of a kind that no answer can be made of.
+/// ICMP errors of this CPU.
+#[repr(C)]
+struct Sent {
+    /// When the first of them was.
+    tick: u32,
+    count: u32,
+}
+
+#[btf_map]
+static ICMP_ERRORS: PerCpuArray<Sent, 1> = PerCpuArray::new();
+
+/// Whether one more ICMP error may be sent. They are longer than the shortest packets they are about, so whoever forges
+/// senders must not get as many as he likes (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f).
+#[inline(always)]
+fn may_complain() -> bool {
+    let Some(sent) = ICMP_ERRORS.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's own; every pattern of its plain values is valid, and it lives as long as the program.
+    let sent = unsafe { &mut *sent };
+    let tick = clock::ticks();
+    if sent.tick != tick {
+        *sent = Sent { tick, count: 0 };
+    }
+    if sent.count >= config::icmp_errors() {
+        return false;
+    }
+    sent.count = sent.count.wrapping_add(1);
+    true
+}
+
+/// Sends the answer. `None`: the packet is of a kind that no answer can be made of, or too many were made.
 #[inline(always)]
 pub fn reject<F: Family>(ctx: &TcContext, packet: &Packet<F::Address>, client: ClientAt) -> Option<i32> {
     // The first fragment was answered; and errors are never told of errors.
-    if packet.is_later_fragment() || packet.is_error() || !F::answer(ctx, packet) {
+    if packet.is_later_fragment() || packet.is_error() || (packet.protocol != TCP && !may_complain()) {
+        return None;
+    }
+    if !F::answer(ctx, packet) {
         return None;
     }
     turn_round(ctx, packet.network())?;

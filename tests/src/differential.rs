@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use proxy::model::flow::Flow;
-use proxy_ebpf::abi::Config;
 
 use crate::chance::Chance;
 
@@ -76,7 +75,7 @@ pub fn run(
         let mut straits = Straits::new(object)?;
         let mut done = 0;
         while done < cases {
-            let mut ground = Ground::new(object, Config::DEFAULT)?;
+            let mut ground = Ground::new(object, ground::CONFIG)?;
             let end = cases.min(done + FLOWS);
             while done < end {
                 let world = World::random(chance);

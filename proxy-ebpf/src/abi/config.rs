@@ -16,7 +16,8 @@ pub struct Config {
     /// given.
     pub first_port: u16,
     pub last_port: u16,
-    pub zero: u32,
+    /// How many ICMP errors each CPU sends in a tick (0.27 s) at most.
+    pub icmp_errors: u32,
 }
 map_type!(Config, 8 + 4 + 4 + 32 + 2 + 2 + 4);
 
@@ -29,7 +30,8 @@ impl Config {
         timeouts: Timeouts::DEFAULT,
         first_port: 1024,
         last_port: 32_767,
-        zero: 0,
+        // About a thousand a second, as Linux allows itself (`net.ipv4.icmp_msgs_per_sec`).
+        icmp_errors: 268,
     };
 }
 

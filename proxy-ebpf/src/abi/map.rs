@@ -129,9 +129,10 @@ pub const CONFIG: &str = "CONFIG";
 /// The program that starts the timer; run once, attached to nothing.
 pub const START_SWEEPER: &str = "start_sweeper";
 
-/// What the stages of a program hand on to each other, frames that wait for others, ways that were found; nobody else's,
-/// so not pinned.
-pub const SCRATCH: [&str; 6] = ["WORK_V4", "WORK_V6", "WORK_FRAGMENT", "HELD", "LAST_HELD", "NEXT_HOPS"];
+/// What the stages of a program hand on to each other, frames that wait for others, ways that were found, errors
+/// that were sent; nobody else's, so not pinned.
+pub const SCRATCH: [&str; 7] =
+    ["WORK_V4", "WORK_V6", "WORK_FRAGMENT", "HELD", "LAST_HELD", "NEXT_HOPS", "ICMP_ERRORS"];
 
 /// Every map that is pinned.
 pub const MAPS: [MapSpec; 32] = [

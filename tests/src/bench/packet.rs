@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use indicatif::ProgressBar;
-use proxy_ebpf::abi::{Config, XDP_EXTERNAL};
+use proxy_ebpf::abi::XDP_EXTERNAL;
 
 use crate::{
     chance::Chance,
     differential::{
-        ground::{EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, network},
+        ground::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, network},
         wire::Packet,
     },
     netns::Netns,
@@ -106,7 +106,7 @@ struct Bench {
 
 impl Bench {
     fn new(flows: u32, is_v6: bool, runs: u32) -> Result<Self> {
-        let mut ground = Ground::new(None, Config::DEFAULT)?;
+        let mut ground = Ground::new(None, ground::CONFIG)?;
         ground.lay(world::policy(), world::changes())?;
         let mut bench = Self { ground, is_v6, known: Vec::new(), begun: 0, runs, chance: Chance::new() };
         let mut patience = Patience::with(flows);

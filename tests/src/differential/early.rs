@@ -5,11 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
-use proxy_ebpf::abi::Config;
 
 use super::{
     CASES, FLOWS, client_port,
-    ground::{EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
+    ground::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
     wire::{Packet, sum_up_header},
     world::{self, World},
 };
@@ -104,7 +103,7 @@ enum Forwarded {
 
 impl Uplink {
     fn new() -> Result<Self> {
-        let ground = Ground::new(None, Config::DEFAULT)?;
+        let ground = Ground::new(None, ground::CONFIG)?;
         let device = if_nametoindex(UPLINK)?;
         Ok(Self { ground, world: World::default(), device, begun: 0, counted: 0 })
     }

@@ -21,12 +21,11 @@ use proxy::{
         policy::{NodePortAddresses, Policy},
     },
 };
-use proxy_ebpf::abi::Config;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ground::{Ground, network},
+    ground::{self, Ground, network},
     way::{Backend, Client, Expected, Way},
     wire::Packet,
 };
@@ -88,7 +87,7 @@ struct Answer {
 /// Sends every flow of every case through the programs: how many there were.
 pub fn given() -> Result<usize> {
     network()?.run(|| {
-        let mut ground = Ground::new(None, Config::DEFAULT)?;
+        let mut ground = Ground::new(None, ground::CONFIG)?;
         let (mut flows, mut port) = (0, 10_000);
         for case in cases()? {
             ground.lay(case.policy(), case.changes()?).with_context(|| case.id.clone())?;

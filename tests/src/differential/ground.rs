@@ -46,6 +46,9 @@ pub struct Ground {
     _directory: PinDir,
 }
 
+/// Every refusal is told, however many there are.
+pub const CONFIG: Config = Config { icmp_errors: u32::MAX, ..Config::DEFAULT };
+
 impl Ground {
     /// `object`: programs in the place of those that the agent has.
     pub fn new(object: Option<&[u8]>, config: Config) -> Result<Self> {

@@ -2,12 +2,12 @@
 //! A program may pass them, refuse them or translate them, but must leave alone what it does not translate.
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_ebpf::abi::Config;
 
 use super::{
     CASES,
     ground::{
-        DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT, network,
+        self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT,
+        network,
     },
     wire::Packet,
     world::{self, World},
@@ -26,7 +26,7 @@ const HEADERS: usize = 128;
 /// programs on.
 pub fn spoilt(packets: u64, chance: &mut Chance) -> Result<()> {
     network()?.run(|| {
-        let mut ground = Ground::new(None, Config::DEFAULT)?;
+        let mut ground = Ground::new(None, ground::CONFIG)?;
         let (mut world, mut runs) = (World::default(), 0);
         for n in 0..packets {
             if n % CASES == 0 {

@@ -4,6 +4,8 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    thread::available_parallelism,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,11 +23,11 @@ use proxy::{
     },
     reconcile::LbMaps as _,
 };
-use proxy_ebpf::abi::{Config, DropReason, Flow as Record, FlowRef, Life, TupleV4, map};
+use proxy_ebpf::abi::{Config, DropReason, Flow as Record, FlowRef, Life, TupleV4, life::TICK_SHIFT, map};
 use serde_json::json;
 
 use super::{
-    ground::{DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
+    ground::{self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
     wire::Packet,
     world::{self, NODE},
 };
@@ -60,7 +62,12 @@ const PORT: u16 = 80;
 /// SCTP's, where pods serve too.
 const SCTP_PORT: u16 = 8080;
 
+/// The ClusterIP's Service has no such port.
+const UNDEFINED_PORT: u16 = 9;
+
 const FLOWS: u32 = 64;
+/// ICMP errors in a tick, where they are few.
+const ERRORS: u32 = 3;
 
 /// Two nodes that are too small: one has few records of flows and one port for masquerades, the other no memory for the
 /// entries that lead to flows.
@@ -72,12 +79,13 @@ pub struct Straits {
 
 impl Straits {
     pub fn new(object: Option<&[u8]>) -> Result<Self> {
-        let config = Config { flows: FLOWS, first_port: 2000, last_port: 2000, ..Config::DEFAULT };
+        let config = Config { flows: FLOWS, first_port: 2000, last_port: 2000, ..ground::CONFIG };
         let mut narrow = Ground::new(object, config)?;
         narrow.lay(world::policy(), objects()?)?;
-        let mut packed = Ground::new(object, Config::DEFAULT)?;
+        let mut packed = Ground::new(object, ground::CONFIG)?;
         packed.lay(world::policy(), objects()?)?;
         fill(&packed)?;
+        told_too_often(object).context("too many ICMP errors")?;
         Ok(Self { narrow, packed, clients: 0 })
     }
 
@@ -250,10 +258,8 @@ impl Straits {
         self.packet_to(source, to, (Protocol::Tcp, PORT))
     }
 
-    fn packet_to(&self, source: IpAddr, to: &str, (protocol, port): (Protocol, u16)) -> Result<Packet> {
-        let destination = SocketAddr::new(to.parse()?, port);
-        let port = u16::try_from(1024 + self.clients % 60_000)?;
-        Ok(Packet::first(&Flow { source, destination, protocol }, port))
+    fn packet_to(&self, source: IpAddr, to: &str, service: (Protocol, u16)) -> Result<Packet> {
+        packet(SocketAddr::new(source, u16::try_from(1024 + self.clients % 60_000)?), to, service)
     }
 
     /// Ends all flows, whose entries then lead nowhere.
@@ -289,6 +295,38 @@ fn refused(ground: &mut Ground, program: &'static str, packet: &Packet, reason: 
     let counted = count(ground)? - before;
     ensure!(counted == 1, "counted {counted} times as {}", reason.name());
     Ok(())
+}
+
+/// Each CPU sends only so many ICMP errors in a tick; what it does not tell it counts all the same.
+fn told_too_often(object: Option<&[u8]>) -> Result<()> {
+    const PACKETS: u32 = 100;
+    let mut ground = Ground::new(object, Config { icmp_errors: ERRORS, ..ground::CONFIG })?;
+    ground.lay(world::policy(), objects()?)?;
+    let packets = [false, true].map(|v6| {
+        packet(
+            SocketAddr::new(client(v6), 1024),
+            CLUSTER_IP[usize::from(v6)],
+            (Protocol::Udp, UNDEFINED_PORT),
+        )
+    });
+    let (begun, mut told) = (Instant::now(), 0);
+    for packet in packets {
+        let packet = packet?;
+        for _ in 0..PACKETS / 2 {
+            told += u32::from(ground.run(EXTERNAL_INGRESS, &packet)?.0 != DROP);
+        }
+    }
+    let ticks = u32::try_from((begun.elapsed().as_nanos() >> TICK_SHIFT) + 2)?;
+    let processors = u32::try_from(available_parallelism()?.get())?;
+    ensure!(told >= ERRORS && told <= ERRORS * ticks * processors, "{told} of {PACKETS} are told");
+    let counted = ground.reconciler.maps().drops(DropReason::UndefinedPort as u32)?;
+    ensure!(counted == u64::from(PACKETS), "{counted} of {PACKETS} are counted");
+    Ok(())
+}
+
+fn packet(from: SocketAddr, to: &str, (protocol, port): (Protocol, u16)) -> Result<Packet> {
+    let destination = SocketAddr::new(to.parse()?, port);
+    Ok(Packet::first(&Flow { source: from.ip(), destination, protocol }, from.port()))
 }
 
 fn client(v6: bool) -> IpAddr {
