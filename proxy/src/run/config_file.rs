@@ -4,25 +4,32 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
 use tokio::sync::mpsc;
 
 use crate::config::WatchedFile;
 
 pub struct ConfigFileWatch {
     file: WatchedFile,
-    /// Something happened in the file's directory.
-    touched: mpsc::UnboundedReceiver<()>,
+    /// Something happened in the file's directory, or nobody has looked yet.
+    touched: mpsc::Receiver<()>,
     /// The watch ends with it.
     _watcher: RecommendedWatcher,
 }
 
 impl ConfigFileWatch {
     pub fn new(file: WatchedFile) -> Result<Self> {
-        let (sender, touched) = mpsc::unbounded_channel();
-        let mut watcher = notify::recommended_watcher(move |_| {
-            // The receiver ends with the agent.
-            let _ = sender.send(());
+        let (sender, touched) = mpsc::channel(1);
+        // It was read before it is watched.
+        sender.try_send(())?;
+        let mut watcher = notify::recommended_watcher(move |event| {
+            if tells_of_a_change(&event) {
+                // One that waits is as good as many, and the receiver ends with the agent.
+                let _ = sender.try_send(());
+            }
         })?;
         // The file may be a link that is put in place anew (a mounted ConfigMap is), or point elsewhere.
         let target =
@@ -42,15 +49,26 @@ impl ConfigFileWatch {
 
     /// Returns once the file says something else. While it is gone nothing is decided: it is being replaced.
     pub async fn changed(&mut self) {
-        while !self.differs() {
-            if self.touched.recv().await.is_none() {
-                return std::future::pending().await;
+        while self.touched.recv().await.is_some() {
+            if self.differs() {
+                return;
             }
         }
+        std::future::pending().await
     }
 
     fn differs(&self) -> bool {
         fs::read_to_string(&self.file.path).is_ok_and(|now| now != self.file.text)
+    }
+}
+
+/// A file that is opened is told of, too: whoever looked again because of that would look for ever.
+fn tells_of_a_change(event: &notify::Result<Event>) -> bool {
+    match event {
+        Ok(Event { kind: EventKind::Access(AccessKind::Close(AccessMode::Write)), .. }) => true,
+        Ok(Event { kind: EventKind::Access(_), .. }) => false,
+        // Of what was lost nobody knows what it was about.
+        Ok(_) | Err(_) => true,
     }
 }
 
@@ -87,6 +105,23 @@ mod tests {
         assert!(is_pending(&mut watch));
         fs::write(&path, "b").unwrap();
         watch.changed().await;
+    }
+
+    #[test]
+    fn whoever_reads_it_does_not_change_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.conf");
+        fs::write(&path, "a").unwrap();
+        let (sender, events) = std::sync::mpsc::channel();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let _ = sender.send((tells_of_a_change(&event), event));
+        })
+        .unwrap();
+        watcher.watch(dir.path(), RecursiveMode::NonRecursive).unwrap();
+        fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (_, first) = events.iter().find(|(is_change, _)| *is_change).unwrap();
+        assert!(matches!(first, Ok(Event { kind: EventKind::Remove(_), .. })), "{first:?}");
     }
 
     #[tokio::test]
