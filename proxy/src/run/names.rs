@@ -47,10 +47,22 @@ pub struct Names {
     started: SystemTime,
     config: DnsConfig,
     /// The server and its threads, once it serves.
-    serving: Option<(Live, Runtime)>,
+    serving: Option<(Live, Threads)>,
     /// What tells the programs that it does; none where there are no programs.
     beats: Option<Beats>,
     presence: Option<Presence>,
+}
+
+/// What answers runs on. A runtime that is merely dropped waits for its threads, which inside of another one is a panic:
+/// whoever fails to start, or is told to end before it has, would end by that.
+struct Threads(Option<Runtime>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Names {
@@ -87,13 +99,15 @@ impl Names {
             return Ok(());
         }
         let runtime = Builder::new_multi_thread().thread_name("dns").enable_all().build()?;
+        let inside = runtime.handle().clone();
+        let threads = Threads(Some(runtime));
         let live = {
-            let _inside = runtime.enter();
+            let _inside = inside.enter();
             let DnsConfig(setup) = self.config.clone();
             let pulse = self.beats.clone().map(|beats| Pulse::new(move |age| beats.serving(age)));
             Live::start(Setup { pulse: pulse.unwrap_or_default(), ..setup }, self.published.clone())?
         };
-        self.serving = Some((live, runtime));
+        self.serving = Some((live, threads));
         Ok(())
     }
 
@@ -148,10 +162,9 @@ impl Names {
         }
         // Clients go elsewhere from here on; those that are here already are answered.
         drop(self.presence);
-        if let Some((live, runtime)) = self.serving {
+        if let Some((live, threads)) = self.serving {
             live.stop().await;
-            // A runtime must not wait for its threads inside another.
-            runtime.shutdown_background();
+            drop(threads);
         }
     }
 }
@@ -184,12 +197,14 @@ async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<(
     let mut source = Source::new(objects, reader).await?;
     let mut is_synced = false;
     loop {
-        let mut next = Some(source.next().await.context("the source of objects ended")?);
+        let first = source.next().await.context("the source of objects ended")?;
         let was_synced = is_synced;
-        while let Some(update) = next {
+        // What comes while these are taken in waits for the next snapshot, however much it is.
+        let waiting = source.waiting();
+        for update in iter::once(first).chain((0..waiting).map_while(|_| source.next_now())) {
             is_synced |= update.is_synced;
+            update.tell_skipped();
             names.take_in(update.names);
-            next = source.next_now();
         }
         if is_synced {
             names.publish();
