@@ -21,6 +21,13 @@ impl Update {
     pub fn is_nothing(&self) -> bool {
         self.changes.is_empty() && self.names.is_empty() && self.skipped.is_empty() && !self.is_synced
     }
+
+    /// Names in the log what could not be used.
+    pub fn tell_skipped(&self) {
+        for Skipped { object, reason } in &self.skipped {
+            tracing::warn!(object, reason, "object skipped");
+        }
+    }
 }
 
 /// An object, or a part of one, that could not be used, and why.

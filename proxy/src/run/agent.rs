@@ -219,9 +219,7 @@ impl Agent {
     /// Puts an update into the index; the frontends that may look different now.
     fn take_in(&mut self, update: Update) -> BTreeSet<FrontendKey> {
         self.witness.skipped(update.skipped.len());
-        for skipped in &update.skipped {
-            warn!(object = skipped.object, reason = skipped.reason, "object skipped");
-        }
+        update.tell_skipped();
         if let Some(names) = &mut self.names {
             names.take_in(update.names);
         }

@@ -4,6 +4,7 @@
 //! snapshot is published it answers SERVFAIL for the cluster's names: what is not known yet may well exist.
 
 use std::{
+    iter,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -213,5 +214,35 @@ async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<(
             info!("ready");
             super::notify_ready();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+    use dns::{config::Config, health::Endpoints, name};
+
+    use super::*;
+
+    fn at(address: SocketAddr) -> Names {
+        let config = Config::shipped(&name::domain("cluster.local").unwrap());
+        let (corefile, listen) = (None, vec![address]);
+        let (endpoints, pulse) = (Endpoints::default(), Pulse::default());
+        Names::new(DnsConfig(Setup { config, corefile, listen, endpoints, pulse }))
+    }
+
+    #[tokio::test]
+    async fn an_end_before_all_is_known_is_no_panic() {
+        let mut names = at((Ipv4Addr::LOCALHOST, 0).into());
+        names.serve().unwrap();
+        drop(names);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_an_error_and_no_panic() {
+        let others = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let error = at(others.local_addr().unwrap()).serve().unwrap_err();
+        assert!(error.to_string().contains("listen"), "{error:#}");
     }
 }
