@@ -182,8 +182,9 @@ impl Agent {
         loop {
             tokio::select! {
                 () = stop.requested() => return Ok(()),
-                Some(update) = source.next() => {
-                    self.absorb(update, source);
+                update = source.next() => {
+                    // Whoever is told of nothing any more must not go on as if nothing happened.
+                    self.absorb(update.context("the source of objects ended")?, source);
                     self.pod_cidrs.check(self.index.node_info())?;
                 }
                 Some(epoch) = self.graces.over.recv() => self.reclaim(epoch),
