@@ -41,6 +41,8 @@ pub enum ObjectError {
     Port { field: String, value: i32 },
     #[error("{field}: `{value}` is not an IP address")]
     Address { field: String, value: String },
+    #[error("{field}: {value} stands for every address and is none itself")]
+    Unspecified { field: String, value: IpAddr },
     #[error("{field}: {value} is not an {family} address")]
     Family { field: String, value: IpAddr, family: IpFamily },
     #[error("{field}: `{value}` is not a network in CIDR notation")]
@@ -104,10 +106,19 @@ fn protocol(field: impl FnOnce() -> String, value: Option<&str>) -> Result<Proto
     parsed.map_err(|source| ObjectError::Protocol { field: field(), source })
 }
 
-/// An address that has to belong to a family: nothing is ever translated across.
+/// An address that something can be reached at. The unspecified one is none: to the programs it is the key of NodePorts,
+/// so that a Service with it would be served at every address of the node.
+fn dialled(field: impl Fn() -> String, text: &str) -> Result<IpAddr, ObjectError> {
+    match parse_ip(text) {
+        Some(value) if value.is_unspecified() => Err(ObjectError::Unspecified { field: field(), value }),
+        Some(value) => Ok(value),
+        None => Err(ObjectError::Address { field: field(), value: text.to_owned() }),
+    }
+}
+
+/// One that has to belong to a family: nothing is ever translated across.
 fn address(field: impl Fn() -> String, text: &str, family: IpFamily) -> Result<IpAddr, ObjectError> {
-    let value =
-        parse_ip(text).ok_or_else(|| ObjectError::Address { field: field(), value: text.to_owned() })?;
+    let value = dialled(&field, text)?;
     if IpFamily::of(value) != family {
         return Err(ObjectError::Family { field: field(), value, family });
     }

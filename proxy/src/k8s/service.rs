@@ -6,9 +6,11 @@ use std::{net::IpAddr, num::NonZeroU32};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 
-use super::{ObjectError, Read, SERVICE_PROXY_NAME, address, has_label, key, names::intern, port, protocol};
+use super::{
+    ObjectError, Read, SERVICE_PROXY_NAME, address, dialled, has_label, key, names::intern, port, protocol,
+};
 use crate::model::{
-    address::{IpFamily, PerFamily, parse_ip, parse_network},
+    address::{IpFamily, PerFamily, parse_network},
     policy::TrafficPolicy,
     service::{Exclusion, PortInfo, ServiceInfo},
 };
@@ -39,7 +41,7 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
         info.cluster_ips = cluster_ips(spec, &mut left_out)?;
         info.ports = ports(spec)?.into();
         info.external_ips = external_ips(spec, &mut left_out).into();
-        info.vips = vips(service).into();
+        info.vips = vips(service, &mut left_out).into();
         info.source_ranges = source_ranges(spec, &mut left_out);
     }
     left_out.extend(without_address(&info));
@@ -79,9 +81,7 @@ fn cluster_ips(
     let families = spec.ip_families.as_deref().unwrap_or_default();
     if families.is_empty() {
         let text = spec.cluster_ip.as_deref().unwrap_or_default();
-        let field = || "spec.clusterIP".to_owned();
-        let ip =
-            parse_ip(text).ok_or_else(|| ObjectError::Address { field: field(), value: text.to_owned() })?;
+        let ip = dialled(|| "spec.clusterIP".to_owned(), text)?;
         *addresses.get_mut(IpFamily::of(ip)) = Some(ip);
         return Ok(addresses);
     }
@@ -135,24 +135,32 @@ fn port_info(n: usize, stated: &ServicePort) -> Result<PortInfo, ObjectError> {
 }
 
 fn external_ips(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> Vec<IpAddr> {
+    let texts = spec.external_ips.iter().flatten().map(String::as_str).enumerate();
+    all_dialled(texts, |n| format!("spec.externalIPs[{n}]"), left_out)
+}
+
+fn vips(service: &Service, left_out: &mut Vec<ObjectError>) -> Vec<IpAddr> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    let ours = ingress.iter().enumerate().filter(|(_, entry)| is_ours(entry));
+    let texts = ours.filter_map(|(n, entry)| Some((n, entry.ip.as_deref()?)));
+    all_dialled(texts, |n| format!("status.loadBalancer.ingress[{n}].ip"), left_out)
+}
+
+/// What is no address is left out; a blank one is not worth a word.
+fn all_dialled<'a>(
+    texts: impl Iterator<Item = (usize, &'a str)>,
+    field: impl Fn(usize) -> String,
+    left_out: &mut Vec<ObjectError>,
+) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
-    for (n, text) in spec.external_ips.iter().flatten().enumerate() {
-        match parse_ip(text) {
-            Some(address) => addresses.push(address),
-            None if text.trim().is_empty() => {}
-            None => {
-                let field = format!("spec.externalIPs[{n}]");
-                left_out.push(ObjectError::Address { field, value: text.clone() });
-            }
+    for (n, text) in texts.filter(|(_, text)| !text.trim().is_empty()) {
+        match dialled(|| field(n), text) {
+            Ok(address) => addresses.push(address),
+            Err(error) => left_out.push(error),
         }
     }
     addresses
-}
-
-fn vips(service: &Service) -> Vec<IpAddr> {
-    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
-    ingress.iter().filter(|entry| is_ours(entry)).filter_map(|entry| parse_ip(entry.ip.as_deref()?)).collect()
 }
 
 /// In mode `Proxy` the load balancer wants to see the traffic itself, even from inside the cluster.

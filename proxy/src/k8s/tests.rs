@@ -138,6 +138,10 @@ fn what_makes_a_service_meaningless_rejects_it() {
             "spec.ports[0].protocol: `ICMP` is not TCP, UDP or SCTP",
         ),
         (json!({"clusterIPs": ["10.96.0"]}), "spec.clusterIPs[0]: `10.96.0` is not an IP address"),
+        (
+            json!({"clusterIPs": ["0.0.0.0"]}),
+            "spec.clusterIPs[0]: 0.0.0.0 stands for every address and is none itself",
+        ),
         (json!({"clusterIPs": ["fd00::1"]}), "spec.clusterIPs[0]: fd00::1 is not an IPv4 address"),
         (json!({"ipFamilies": [], "clusterIP": "x"}), "spec.clusterIP: `x` is not an IP address"),
     ] {
@@ -154,6 +158,7 @@ fn b5_external_ips() {
         ("leading zeros", json!(["192.168.099.011"]), vec!["192.168.99.11"], 0),
         ("blank ones are not worth a word", json!(["", "  ", "1.2.3.4"]), vec!["1.2.3.4"], 0),
         ("garbage is left out", json!(["foo", "1.2.3.4"]), vec!["1.2.3.4"], 1),
+        ("what stands for all is no address", json!(["0.0.0.0", "::", "::ffff:0.0.0.0"]), vec![], 3),
     ] {
         let read = service(json!({"externalIPs": ips})).unwrap();
         assert_eq!((texts(&read.value.external_ips), read.left_out.len()), (texts(want), left_out), "{name}");
@@ -162,16 +167,18 @@ fn b5_external_ips() {
 
 #[test]
 fn b6_load_balancer_addresses() {
-    for (name, ingress, want) in [
-        ("no mode", json!([{"ip": "1.2.3.4"}]), vec!["1.2.3.4"]),
-        ("VIP", json!([{"ip": "1.2.3.4", "ipMode": "VIP"}]), vec!["1.2.3.4"]),
-        ("Proxy is the load balancer's own", json!([{"ip": "1.2.3.4", "ipMode": "Proxy"}]), vec![]),
-        ("host names", json!([{"hostname": "lb.example.org"}, {"ip": "fd00::5"}]), vec!["fd00::5"]),
-        ("garbage", json!([{"ip": "lb"}, {"ip": ""}, {"ip": "1.2.3.04"}]), vec!["1.2.3.4"]),
-        ("nothing yet", json!(null), vec![]),
+    for (name, ingress, want, left_out) in [
+        ("no mode", json!([{"ip": "1.2.3.4"}]), vec!["1.2.3.4"], 0),
+        ("VIP", json!([{"ip": "1.2.3.4", "ipMode": "VIP"}]), vec!["1.2.3.4"], 0),
+        ("Proxy is the load balancer's own", json!([{"ip": "1.2.3.4", "ipMode": "Proxy"}]), vec![], 0),
+        ("host names", json!([{"hostname": "lb.example.org"}, {"ip": "fd00::5"}]), vec!["fd00::5"], 0),
+        ("garbage", json!([{"ip": "lb"}, {"ip": ""}, {"ip": "1.2.3.04"}]), vec!["1.2.3.4"], 1),
+        ("what stands for all is no address", json!([{"ip": "0.0.0.0"}, {"ip": "::"}]), vec![], 2),
+        ("nothing yet", json!(null), vec![], 0),
     ] {
         let read = service_with(json!({}), json!({"loadBalancerIP": "9.9.9.9"}), json!({"ingress": ingress}));
-        assert_eq!(texts(read.unwrap().value.vips), texts(want), "{name}");
+        let Read { value, left_out: found } = read.unwrap();
+        assert_eq!((texts(value.vips), found.len()), (texts(want), left_out), "{name}");
     }
 }
 
