@@ -30,7 +30,7 @@ use super::{
 use crate::{
     datapath::{self, KernelMaps, Pins},
     error::chain,
-    index::Index,
+    index::{Change, Index},
     model::{
         address::PerFamily,
         frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind},
@@ -226,6 +226,12 @@ impl Agent {
         }
         let mut touched = BTreeSet::new();
         for change in update.changes {
+            if change == Change::Node(None) {
+                // kube-proxy does no more than say so (rule R1). Without the addresses that it named, NodePorts would be
+                // served at every address, and without its pod networks pods would be strangers.
+                warn!("the Node object is gone, going on with what it said last");
+                continue;
+            }
             self.witness.came(&change, &self.index);
             touched.extend(self.index.apply(change));
         }
