@@ -16,12 +16,15 @@ use axum::{
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
-    task::AbortHandle,
+    task::JoinHandle,
     time::sleep,
 };
 use tracing::{info, warn};
 
-use super::{endpoints::respond, listen::bind};
+use super::{
+    endpoints::respond,
+    listen::{self, bind},
+};
 use crate::{
     health::service_answer,
     k8s::events::Report,
@@ -39,7 +42,7 @@ struct Responders {
     wanted: watch::Receiver<Wanted>,
     vitals: Arc<Vitals>,
     reports: mpsc::UnboundedSender<Report>,
-    open: BTreeMap<Place, AbortHandle>,
+    open: BTreeMap<Place, JoinHandle<()>>,
     /// Places that could not be had, each of which was told once.
     failed: BTreeSet<Place>,
 }
@@ -61,7 +64,8 @@ pub async fn follow(
     let (open, failed) = (BTreeMap::new(), BTreeSet::new());
     let mut responders = Responders { wanted: wanted.clone(), vitals, reports, open, failed };
     loop {
-        responders.bring_in_line(places(&wanted.borrow_and_update()));
+        let places = places(&wanted.borrow_and_update());
+        responders.bring_in_line(places).await;
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = sleep(RETRY), if !responders.failed.is_empty() => {}
@@ -84,14 +88,15 @@ fn places(wanted: &Wanted) -> BTreeSet<Place> {
 
 impl Responders {
     /// What goes is closed first: its port may have gone to another Service.
-    fn bring_in_line(&mut self, places: BTreeSet<Place>) {
-        self.open.retain(|place, responder| {
-            let is_wanted = places.contains(place);
-            if !is_wanted {
-                responder.abort();
-            }
-            is_wanted
-        });
+    async fn bring_in_line(&mut self, places: BTreeSet<Place>) {
+        let (open, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.open).into_iter().partition(|(place, _)| places.contains(place));
+        self.open = open;
+        for responder in gone.into_values() {
+            responder.abort();
+            // The port is free only then.
+            let _ = responder.await;
+        }
         self.failed.retain(|place| places.contains(place));
         for place in places {
             if !self.open.contains_key(&place) {
@@ -113,9 +118,9 @@ impl Responders {
                 info!(%service, %address, "health check is answered");
                 let app = Router::new().fallback(answer).with_state(responder);
                 // It ends when it is aborted.
-                let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
+                let responder = tokio::spawn(async move { listen::answer(listener, app).await });
                 self.failed.remove(&place);
-                self.open.insert(place, task.abort_handle());
+                self.open.insert(place, responder);
             }
             Err(error) => {
                 if !self.failed.contains(&place) {
@@ -137,4 +142,28 @@ async fn answer(State(responder): State<Responder>) -> Response {
     let count = count.unwrap_or_default();
     let is_healthy = vitals.health().is_healthy(Timestamp::now());
     ([(WEIGHT, count.to_string())], respond(service_answer(&service, count, is_healthy))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::status::Status;
+
+    #[tokio::test]
+    async fn a_port_goes_from_one_service_to_another_at_once() {
+        let (_sender, wanted) = watch::channel(Wanted::default());
+        let vitals = Arc::new(Vitals::new(Duration::from_secs(60), Status::new("node-1")).unwrap());
+        let (reports, mut told) = mpsc::unbounded_channel();
+        let (open, failed) = (BTreeMap::new(), BTreeSet::new());
+        let mut responders = Responders { wanted, vitals, reports, open, failed };
+        let port = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap().local_addr().unwrap();
+        for name in ["old", "new"] {
+            let place = (ServiceKey::new("shop", name), port);
+            responders.bring_in_line(BTreeSet::from([place.clone()])).await;
+            assert!(responders.open.contains_key(&place) && responders.failed.is_empty(), "{name}");
+        }
+        assert!(told.try_recv().is_err(), "nobody was told of a failure");
+    }
 }
