@@ -89,6 +89,11 @@ impl Index {
         Some(self.resolve(*key, claim.kind(), service, port))
     }
 
+    /// The Service that has a frontend.
+    pub fn owner(&self, key: &FrontendKey) -> Option<&ServiceKey> {
+        Some(&self.claims.winner(key)?.claimant()?.0.key)
+    }
+
     /// Those of one Service come one after the other.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend> {
         self.joined.services().filter(|service| service.is_served()).flat_map(|service| {

@@ -13,6 +13,7 @@ use crate::{
     index::{Change, Index},
     model::{
         address::{IpFamily, PerFamily},
+        frontend::FrontendKey,
         service::{ServiceInfo, ServiceKey},
     },
 };
@@ -60,10 +61,13 @@ impl HealthPorts {
         }
     }
 
-    /// What was touched is programmed by now, so it may be told.
-    pub fn publish(&mut self, index: &Index, local: &BTreeSet<IpAddr>) {
+    /// What was touched is programmed by now, so it may be told; but for Services with a frontend that could not be.
+    pub fn publish(&mut self, index: &Index, local: &BTreeSet<IpAddr>, unwritten: &BTreeSet<FrontendKey>) {
         let addresses = addresses(index, local);
-        let touched = std::mem::take(&mut self.touched);
+        let late: BTreeSet<&ServiceKey> = unwritten.iter().filter_map(|key| index.owner(key)).collect();
+        let (touched, waiting): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(&mut self.touched).into_iter().partition(|key| !late.contains(key));
+        self.touched = waiting;
         self.wanted.send_if_modified(|wanted| {
             let mut is_modified = wanted.addresses != addresses;
             wanted.addresses = addresses;

@@ -88,9 +88,7 @@ impl Witness {
             fill: after.fill,
             is_node_eligible: after.index.node_info().map(|node| node.is_eligible),
         });
-        if is_clean {
-            self.health_ports.publish(after.index, after.local_addresses);
-        }
+        self.health_ports.publish(after.index, after.local_addresses, after.unwritten);
     }
 
     /// The names that belong to it are answered.
