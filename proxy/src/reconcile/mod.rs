@@ -239,10 +239,13 @@ impl<M: LbMaps> Reconciler<M> {
         self.frontends.keys().copied().filter(is_unsettled).collect()
     }
 
-    /// A grace period that began after this pass is over: what it retired may be used again.
-    pub fn reclaim(&mut self, epoch: Epoch) {
+    /// A grace period that began after this pass is over: what it retired may be used again. Whether that makes room for
+    /// frontends: a set of ranges that was written for one in vain does not.
+    pub fn reclaim(&mut self, epoch: Epoch) -> bool {
         let later = self.waiting.split_off(&Epoch(epoch.0 + 1));
+        let mut makes_room = false;
         for retired in std::mem::replace(&mut self.waiting, later).into_values().flatten() {
+            makes_room |= !matches!(retired, Retired::Ranges(..));
             match retired {
                 Retired::Frontend(index) => self.frontend_ids.free(index),
                 Retired::Descriptor(index) => self.descriptor_ids.free(index),
@@ -252,6 +255,7 @@ impl<M: LbMaps> Reconciler<M> {
                 Retired::Ranges(id, content) => self.ranges.free(&mut self.maps, id, content),
             }
         }
+        makes_room
     }
 
     /// How many frontends are published.

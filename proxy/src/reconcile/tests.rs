@@ -333,6 +333,17 @@ fn a_full_map_is_named_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_set_of_ranges_written_in_vain_makes_no_room() {
+    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 3, ..CAPACITY }));
+    let wanted = frontend(key(0), 1, TrafficPolicy::Cluster, &[1, 2, 3, 4]);
+    assert!(!wanted.source_ranges.is_empty());
+    let pass = reconciler.apply([(wanted.key, Some(wanted))]);
+    assert_eq!(pass.failed.len(), 1);
+    reconciler.maps.grace_period();
+    assert!(!reconciler.reclaim(pass.grace.unwrap()), "who tries again now would do so for ever");
+}
+
+#[test]
 fn a_backend_goes_once_every_frontend_of_its_service_has_switched() {
     let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
     let keys = [key(0), key(3)];

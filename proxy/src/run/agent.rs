@@ -283,8 +283,8 @@ impl Agent {
 
     /// What found no room may find some now; what failed otherwise waits for its time.
     fn reclaim(&mut self, epoch: Epoch) {
-        self.reconciler.reclaim(epoch);
-        if self.is_full {
+        let made_room = self.reconciler.reclaim(epoch);
+        if self.is_full && made_room {
             self.retry();
         }
     }
