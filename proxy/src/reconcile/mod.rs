@@ -159,7 +159,8 @@ impl<M: LbMaps> Reconciler<M> {
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
         pass: &mut Pass,
     ) {
-        let mut groups = self.groups(changes);
+        let (mut groups, strays) = self.groups(changes);
+        self.take_strays(strays, pass);
         let served = groups.iter().filter(|(_, group)| !group.puts.is_empty());
         let mut unnumbered = self.services.ensure(&mut self.maps, served.map(|((service, _), _)| service));
         for ((service, family), group) in &mut groups {
@@ -175,9 +176,13 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves.
-    fn groups(&self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Groups {
-        let mut groups = Groups::new();
+    /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves. And what goes
+    /// without being anybody's.
+    fn groups(
+        &self,
+        changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
+    ) -> (Groups, Vec<FrontendKey>) {
+        let (mut groups, mut strays) = (Groups::new(), Vec::new());
         for (key, wanted) in changes {
             let family = key.address.family();
             let owner = self.owner(key);
@@ -188,18 +193,28 @@ impl<M: LbMaps> Reconciler<M> {
                     }
                     groups.entry((frontend.service.clone(), family)).or_default().puts.push(frontend);
                 }
-                None => {
-                    if let Some(owner) = owner {
-                        groups.entry((owner.clone(), family)).or_default().removals.push(key);
-                    }
-                }
+                None => match owner {
+                    Some(owner) => groups.entry((owner.clone(), family)).or_default().removals.push(key),
+                    None => strays.push(key),
+                },
             }
         }
         // Before the first switch, which moves frontends from one service port to another.
         for ((service, family), group) in &mut groups {
             group.is_complete = self.covers(service, *family, group);
         }
-        groups
+        (groups, strays)
+    }
+
+    /// Frontends that are not there, or whose service port has lost its name: another version may have kept names
+    /// otherwise.
+    fn take_strays(&mut self, strays: Vec<FrontendKey>, pass: &mut Pass) {
+        for key in strays {
+            let mut failures = Vec::new();
+            note(key, self.take_away(key), pass, &mut failures);
+            pass.retry.extend(failures.iter().map(|(key, _)| *key));
+            pass.failed.extend(failures);
+        }
     }
 
     /// Like `apply`, and takes away every frontend that is not among the wanted ones. Those of one Service should come

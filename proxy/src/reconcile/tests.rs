@@ -344,6 +344,20 @@ fn a_set_of_ranges_written_in_vain_makes_no_room() {
 }
 
 #[test]
+fn a_frontend_whose_service_port_lost_its_name_goes_too() {
+    let mut reconciler = Reconciler::adopt(FakeMaps::new(CAPACITY)).unwrap();
+    reconciler.apply_all([frontend(key(0), 1, TrafficPolicy::Cluster, &[1])]);
+    let mut maps = reconciler.maps.clone();
+    for (id, _) in maps.services().unwrap() {
+        maps.remove_service(id).unwrap();
+    }
+    let mut successor = Reconciler::adopt(maps).unwrap();
+    assert_eq!(successor.len(), 1, "whoever dials it is served until somebody knows better");
+    assert_eq!(successor.apply_all([]).changed, 1);
+    assert_eq!(dump(successor.maps()).unwrap(), "");
+}
+
+#[test]
 fn a_backend_goes_once_every_frontend_of_its_service_has_switched() {
     let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
     let keys = [key(0), key(3)];
