@@ -52,9 +52,11 @@ impl Networks {
         self.written.contains_key(&network) || self.unwritten.contains_key(&network)
     }
 
-    /// The networks that are wholly a Service's.
+    /// The ServiceCIDRs, as they are written or wanted.
     pub fn unallocated(&self) -> impl Iterator<Item = IpNetwork> {
-        self.unallocated.iter().copied()
+        let is_one = |entry: &(&IpNetwork, &Option<Unclaimed>)| *entry.1 == Some(Unclaimed::Unallocated);
+        let unwritten = self.unwritten.iter().filter(is_one).map(|(network, _)| *network);
+        self.unallocated.iter().copied().chain(unwritten)
     }
 
     pub fn is_written(&self) -> bool {
@@ -117,6 +119,7 @@ mod tests {
         ]);
         maps.calls_left = Some(1);
         assert!(networks.write(&mut maps).is_err() && !networks.is_written());
+        assert_eq!(networks.unallocated().count(), 1, "one that was only wanted can be given up, too");
         maps.calls_left = None;
         networks.write(&mut maps).unwrap();
         networks.want(network("10.96.0.1/32"), None);
