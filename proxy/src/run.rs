@@ -31,6 +31,7 @@ mod attachment;
 mod config_file;
 mod devices;
 mod early;
+mod grievance;
 mod health_ports;
 mod names;
 mod no_local;

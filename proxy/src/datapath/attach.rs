@@ -53,7 +53,7 @@ pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(),
         if let Err(error) = put_in_place(programs, name, &cgroup, &pin, &mut fresh) {
             for pin in &fresh {
                 // The error that is told is the first one.
-                let _ = fs::remove_file(pin);
+                let _ = drop_link(pin);
             }
             return Err(error);
         }
@@ -90,10 +90,14 @@ fn unfinished(pin: &Path) -> PathBuf {
 }
 
 /// Attaches again what is no longer as `attach` left it: a link that was detached or whose pin is gone, or a program
-/// that somebody put in our place. The names of the hooks that were repaired.
-pub fn repair(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<Vec<&'static str>, AttachError> {
+/// that somebody put in our place. `repaired`: the names of the hooks where that was so, also before an error.
+pub fn repair(
+    programs: &mut Programs,
+    cgroup: &Path,
+    pins: &Pins,
+    repaired: &mut Vec<&'static str>,
+) -> Result<(), AttachError> {
     let cgroup = Cgroup::open(cgroup)?;
-    let mut repaired = Vec::new();
     for name in PROGRAMS {
         let pin = pins.links().join(name);
         if is_in_place(programs, name, &pin, &cgroup)? {
@@ -104,7 +108,7 @@ pub fn repair(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<Vec
         }
         repaired.push(name);
     }
-    Ok(repaired)
+    Ok(())
 }
 
 /// A cgroup by its directory, and by the number under which links know it.

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     attachment::Attachment,
+    grievance::Grievance,
     names::Names,
     pod_cidrs::PodCidrs,
     source::Source,
@@ -56,9 +57,12 @@ pub struct Agent {
     /// Frontends whose last failure was logged.
     complained: HashSet<FrontendKey>,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    /// The node's addresses as they were last written, and which of them serve NodePorts.
+    /// The node's addresses as they are written, and which of them serve NodePorts; none: not as they should be.
     node_addresses: Option<BTreeMap<IpAddr, bool>>,
     networks: Networks,
+    /// What of these two could not be written.
+    unwritten_addresses: Grievance,
+    unwritten_networks: Grievance,
     /// None: somebody else answers names.
     names: Option<Names>,
     graces: Graces,
@@ -97,6 +101,8 @@ impl Agent {
             complained: HashSet::new(),
             node_addresses: None,
             networks,
+            unwritten_addresses: Grievance::default(),
+            unwritten_networks: Grievance::default(),
             addresses,
             names,
             graces: Graces { sender, over },
@@ -315,10 +321,9 @@ impl Agent {
         if self.node_addresses.as_ref() == Some(&addresses) {
             return;
         }
-        match self.reconciler.maps_mut().set_node_addresses(&addresses) {
-            Ok(()) => self.node_addresses = Some(addresses),
-            Err(error) => warn!(error = %chain(&error), "addresses of the node not written"),
-        }
+        let outcome = self.reconciler.maps_mut().set_node_addresses(&addresses);
+        self.node_addresses = outcome.is_ok().then_some(addresses);
+        self.unwritten_addresses.note("addresses of the node not written", outcome);
     }
 
     /// A ClusterIP comes and goes with its frontends; ServiceCIDRs are few.
@@ -345,9 +350,8 @@ impl Agent {
     }
 
     fn write_networks(&mut self) {
-        if let Err(error) = self.networks.write(self.reconciler.maps_mut()) {
-            warn!(error = %chain(&error), "networks of Services not written, will retry");
-        }
+        let outcome = self.networks.write(self.reconciler.maps_mut());
+        self.unwritten_networks.note("networks of Services not written", outcome);
     }
 }
 

@@ -4,11 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use tracing::warn;
 
-use super::devices::Devices;
-use crate::{
-    datapath::{self, Pins, Programs},
-    error::chain,
-};
+use super::{devices::Devices, grievance::Grievance};
+use crate::datapath::{self, Pins, Programs};
 
 /// What holds the programs at their hooks.
 pub struct Attachment {
@@ -19,17 +16,18 @@ pub struct Attachment {
     is_wanted: bool,
     devices: Devices,
     /// Why the programs are not at the cgroup.
-    failure: Option<String>,
+    failure: Grievance,
 }
 
 impl Attachment {
     pub fn new(programs: Programs, cgroup: PathBuf, pins: Pins, is_wanted: bool, devices: Devices) -> Self {
-        Self { programs, cgroup, pins, is_wanted, devices, failure: None }
+        Self { programs, cgroup, pins, is_wanted, devices, failure: Grievance::default() }
     }
 
     /// What could not be attached when it was last tried, each in a sentence.
     pub fn failures(&self) -> BTreeSet<String> {
-        self.devices.failures().iter().chain(&self.failure).cloned().collect()
+        let devices = self.devices.failures().iter().map(String::as_str);
+        devices.chain(self.failure.why()).map(str::to_owned).collect()
     }
 
     /// Somebody may have detached a program, or put another in its place: how many hooks were repaired.
@@ -47,19 +45,12 @@ impl Attachment {
         if !self.is_wanted {
             return 0;
         }
-        match datapath::repair(&mut self.programs, &self.cgroup, &self.pins) {
-            Ok(repaired) => {
-                self.failure = None;
-                for hook in &repaired {
-                    warn!(hook, "program was not attached any more, attached again");
-                }
-                repaired.len()
-            }
-            Err(error) => {
-                warn!(error = %chain(&error), "programs not attached, will retry");
-                self.failure = Some(chain(&error));
-                0
-            }
+        let mut repaired = Vec::new();
+        let outcome = datapath::repair(&mut self.programs, &self.cgroup, &self.pins, &mut repaired);
+        self.failure.note("programs not attached", outcome);
+        for hook in &repaired {
+            warn!(hook, "program was not attached any more, attached again");
         }
+        repaired.len()
     }
 }

@@ -5,11 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::vitals::Vitals;
+use super::{grievance::Grievance, vitals::Vitals};
 use crate::{
     config::XdpMode,
     datapath::{self, Device, EarlyDevice, EarlyHooks, Network, Pins, Programs},
-    error::chain,
 };
 
 pub struct EarlyPlane {
@@ -17,6 +16,7 @@ pub struct EarlyPlane {
     vitals: Arc<Vitals>,
     /// As they were last told in the log.
     known: Vec<EarlyDevice>,
+    not_detached: Grievance,
     /// Where the program stands, for whoever keeps the neighbours there fresh.
     devices: watch::Sender<BTreeSet<u32>>,
 }
@@ -25,7 +25,8 @@ impl EarlyPlane {
     pub fn new(mode: XdpMode, pins: &Pins, vitals: Arc<Vitals>) -> Self {
         let devices = watch::Sender::new(BTreeSet::new());
         tokio::spawn(datapath::keep_fresh(devices.subscribe()));
-        Self { hooks: EarlyHooks::new(mode, pins), vitals, known: Vec::new(), devices }
+        let (known, not_detached) = (Vec::new(), Grievance::default());
+        Self { hooks: EarlyHooks::new(mode, pins), vitals, known, not_detached, devices }
     }
 
     pub fn takes_frames(&self, device: &Device) -> bool {
@@ -38,9 +39,7 @@ impl EarlyPlane {
         for iface in &pass.repaired {
             warn!(iface, "XDP program was not attached any more, attached again");
         }
-        if let Some(error) = &pass.failed {
-            warn!(error = %chain(error), "XDP program not detached, will retry");
-        }
+        self.not_detached.note("XDP program not detached", pass.failed.map_or(Ok(()), Err));
         for device in pass.devices.iter().filter(|device| !self.known.contains(device)) {
             tell(device);
         }
