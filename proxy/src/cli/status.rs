@@ -88,7 +88,12 @@ fn ask(socket: &Path) -> Result<Option<Status>> {
     stream.set_read_timeout(Some(PATIENCE)).with_context(asking)?;
     stream.shutdown(Shutdown::Write).with_context(asking)?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).with_context(asking)?;
+    match stream.read_to_string(&mut text) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            bail!("the agent at {} has not answered for {} s: it hangs", socket.display(), PATIENCE.as_secs())
+        }
+        read => read.with_context(asking)?,
+    };
     let status = serde_json::from_str(&text).context("the agent is of a version that speaks otherwise")?;
     Ok(Some(status))
 }

@@ -5,12 +5,22 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt as _, net::UnixListener};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{UnixListener, UnixStream},
+    time::{sleep, timeout},
+};
 use tracing::warn;
 
 use crate::run::vitals::Vitals;
+
+/// Who has not read it by then does not want to know.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After a question that could not be heard: the next one would not be either, for as long as descriptors are short.
+const BREATH: Duration = Duration::from_secs(1);
 
 pub async fn answer(path: PathBuf, vitals: Arc<Vitals>) {
     let listener = match listen(&path) {
@@ -22,14 +32,19 @@ pub async fn answer(path: PathBuf, vitals: Arc<Vitals>) {
     };
     loop {
         match listener.accept().await {
-            Ok((mut stream, _)) => {
-                let text = serde_json::to_vec(&vitals.status()).unwrap_or_default();
-                // Who hangs up early did not want to know.
-                let _ = stream.write_all(&text).await;
+            Ok((stream, _)) => drop(tokio::spawn(tell(stream, Arc::clone(&vitals)))),
+            Err(error) => {
+                warn!(%error, "`portreeve status` was not answered");
+                sleep(BREATH).await;
             }
-            Err(error) => warn!(%error, "`portreeve status` was not answered"),
         }
     }
+}
+
+async fn tell(mut stream: UnixStream, vitals: Arc<Vitals>) {
+    let text = serde_json::to_vec(&vitals.status()).unwrap_or_default();
+    // Who hangs up early did not want to know either.
+    let _ = timeout(PATIENCE, stream.write_all(&text)).await;
 }
 
 /// Under a name of its own first: an agent that takes over takes the path over too, at once.
