@@ -38,6 +38,9 @@ pub struct Vitals {
     programmed: Mutex<Vec<Triggered>>,
 }
 
+/// So many slices at most are remembered until they are programmed: where that never happens, there is nothing to measure.
+const MOST_TRIGGERED: usize = 10_000;
+
 /// A slice that says itself when what it tells about happened (kube-proxy's rule C14).
 struct Triggered {
     slice: SliceKey,
@@ -118,7 +121,8 @@ impl Vitals {
     fn note_trigger(&self, key: &SliceKey, slice: Option<&SliceInfo>) {
         let mut triggered = lock(&self.triggered);
         let Some(slice) = slice else { return triggered.retain(|one| one.slice != *key) };
-        let time = slice.triggered.filter(|time| *time > self.started);
+        let has_room = triggered.len() < MOST_TRIGGERED;
+        let time = slice.triggered.filter(|time| has_room && *time > self.started);
         triggered.extend(time.map(|time| Triggered { slice: key.clone(), family: slice.family, time }));
     }
 
