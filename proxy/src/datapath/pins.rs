@@ -88,9 +88,9 @@ impl Pins {
         require_bpffs(dir)
     }
 
-    /// Takes the lock of a directory that exists; `None` when there is none.
+    /// Takes the lock of a directory that exists; `None` when there is none. An error: who may not look cannot tell.
     pub fn acquire_existing(dir: &Path) -> Result<Option<Self>, PinError> {
-        if !dir.exists() {
+        if !dir.try_exists().map_err(io_error("look into", dir))? {
             return Ok(None);
         }
         require_bpffs(dir)?;

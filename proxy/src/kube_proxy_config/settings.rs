@@ -280,7 +280,7 @@ fn specific_address(text: &str) -> Result<Option<IpAddr>, String> {
     Ok(Some(address).filter(|address| !address.is_unspecified()))
 }
 
-/// `IP:port`; port 0 is none.
+/// `IP:port`. A file has no way to say "nowhere": what is empty was filled in.
 fn bind_address(text: &str) -> Result<Option<SocketAddr>, String> {
     let wanted = || format!("`{text}` is not IP:port");
     let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
