@@ -9,9 +9,11 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use futures_util::TryStreamExt as _;
 use ipnetwork::IpNetwork;
 use nix::{
     net::if_::if_nametoindex,
@@ -21,11 +23,14 @@ use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
     packet_route::{
         address::AddressHeaderFlags,
+        link::{LinkAttribute, State},
         neighbour::NeighbourFlags,
         route::{RouteScope, RouteType},
     },
 };
 use tokio::task::JoinHandle;
+
+use crate::eventually::within;
 
 /// What makes a fresh namespace behave alike everywhere, whatever the machine's own defaults are.
 const SETTINGS: &[(&str, &str)] = &[
@@ -52,6 +57,9 @@ const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/
 /// Without an address of its own a bridge takes the lowest among its ports: a pod that comes would change it, and the
 /// others would send to the old one until their neighbour entry is probed, seconds later.
 const BRIDGE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];
+
+/// How long a device may take to be as it was told.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The port of VXLAN, by its standard.
 const VXLAN_PORT: u16 = 4789;
@@ -149,7 +157,23 @@ impl Netlink<'_> {
         let moved = LinkUnspec::new_with_name(peer).setns_by_fd(other.netns.as_fd().as_raw_fd()).build();
         self.handle.link().set(moved).execute().await.with_context(what)?;
         self.up(name).await?;
-        other.up(peer).await
+        other.up(peer).await?;
+        self.carries(name).await?;
+        other.carries(peer).await
+    }
+
+    /// Waits until a device that is up takes packets: until the kernel has noticed that its other end is up, too, it drops
+    /// them without a word.
+    async fn carries(&self, name: &str) -> Result<()> {
+        within(PATIENCE, &format!("{name} carries packets"), async || {
+            let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+            let link = links.try_next().await?.with_context(|| format!("there is no device {name}"))?;
+            let is_up = link.attributes.contains(&LinkAttribute::OperState(State::Up));
+            let drops = link.attributes.contains(&LinkAttribute::Qdisc("noop".to_owned()));
+            ensure!(is_up && !drops, "it does not yet");
+            Ok(())
+        })
+        .await
     }
 
     pub async fn attach(&self, port: &str, bridge: &str) -> Result<()> {
