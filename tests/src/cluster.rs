@@ -196,6 +196,11 @@ impl Cluster {
         Ok(pod)
     }
 
+    /// Takes a pod away; its process and its devices go with the last one who knows it.
+    pub fn remove_pod(&self, name: &str) {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     fn existing(&self, name: &str) -> Option<Arc<Pod>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }

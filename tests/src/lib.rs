@@ -35,6 +35,7 @@ pub mod pod;
 pub mod pod_network;
 pub mod process;
 pub mod resolver;
+pub mod rollout;
 pub mod service;
 pub mod traffic;
 pub mod udp;

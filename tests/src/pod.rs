@@ -3,12 +3,14 @@
 use std::{
     collections::{HashMap, HashSet},
     env,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -25,6 +27,7 @@ use crate::{
     netns::Netns,
     node::Addresses,
     process::Process,
+    resolver::resolv_conf,
     traffic::{Answer, Dial, Order, Protocol, Report, Request, Response, Serve},
 };
 
@@ -118,6 +121,19 @@ impl Pod {
     pub async fn stop(&self, protocol: Protocol, port: u16) -> Result<()> {
         self.served.lock().await.remove(&(protocol, port));
         self.order(Order::Stop { protocol, port }).await.map(|_| ())
+    }
+
+    /// Serves on until nobody has come for so long, then no more.
+    pub async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> Result<()> {
+        self.served.lock().await.remove(&(protocol, port));
+        let quiet_ms = u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX);
+        self.order(Order::Retire { protocol, port, quiet_ms }).await.map(|_| ())
+    }
+
+    /// Names are looked up as the kubelet lets pods of a namespace do it, by this server.
+    pub async fn resolve_by(&self, namespace: &str, server: IpAddr, directory: &Path) -> Result<()> {
+        let resolv_conf = resolv_conf(&self.name, namespace, server, directory)?;
+        self.order(Order::ResolveBy { resolv_conf }).await.map(|_| ())
     }
 
     pub async fn dial(&self, dial: Dial) -> Result<Report> {

@@ -38,12 +38,7 @@ pub struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     /// Of a pod in a namespace; its resolv.conf is kept in a directory.
     pub fn new(pod: &'a Pod, namespace: &str, server: IpAddr, directory: &Path) -> Result<Self> {
-        let resolv_conf = directory.join(format!("{}.resolv.conf", pod.name));
-        let text = format!(
-            "nameserver {server}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\n\
-             options ndots:5\n"
-        );
-        fs::write(&resolv_conf, text).with_context(|| format!("cannot write {}", resolv_conf.display()))?;
+        let resolv_conf = resolv_conf(&pod.name, namespace, server, directory)?;
         Ok(Self { pod, server, resolv_conf })
     }
 
@@ -115,6 +110,17 @@ impl<'a> Resolver<'a> {
         output.read_to_string(&mut printed).with_context(|| format!("cannot read what {what} says"))?;
         Ok((status, printed))
     }
+}
+
+/// Writes what the kubelet gives a pod of a namespace for /etc/resolv.conf.
+pub fn resolv_conf(pod: &str, namespace: &str, server: IpAddr, directory: &Path) -> Result<PathBuf> {
+    let path = directory.join(format!("{pod}.resolv.conf"));
+    let text = format!(
+        "nameserver {server}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\n\
+         options ndots:5\n"
+    );
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 fn first_word(line: &str) -> Result<&str> {

@@ -3,6 +3,7 @@
 //! The harness writes one `Request` as a JSON line to the standard input of the pod's process and reads one `Response`
 //! with the same id from its output. Requests run side by side; the process ends when its input does.
 
+mod by_name;
 mod datagram;
 mod dial;
 mod hold;
@@ -11,13 +12,16 @@ mod process;
 mod report;
 mod serve;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use lookup::WHO;
 pub use process::run;
-pub use report::{Answers, Latency, Report, now_us};
+pub use report::{Answers, Latency, Report, Vain, now_us};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
@@ -39,6 +43,16 @@ pub enum Order {
     Stop {
         protocol: Protocol,
         port: u16,
+    },
+    /// Serves on as one that was told to end: until nobody has come for so long and all who came have gone, then as `Stop`.
+    Retire {
+        protocol: Protocol,
+        port: u16,
+        quiet_ms: u64,
+    },
+    /// Names are looked up as this file says, instead of /etc/resolv.conf. To come before the first lookup.
+    ResolveBy {
+        resolv_conf: PathBuf,
     },
     /// Changes the generation that every server of this pod puts into its answers.
     Retag {
@@ -138,6 +152,15 @@ pub struct Serve {
 pub struct Dial {
     /// Taken in turn.
     pub to: Vec<SocketAddr>,
+    /// What is dialled by name instead, as `web.default:80`.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// Whom those who answer to these names refer to: dialled next, `{}` being who answered.
+    #[serde(default)]
+    pub referred: Option<String>,
+    /// A connection dialled by name is used once more after so long.
+    #[serde(default)]
+    pub linger_ms: u64,
     /// Where TCP connections come from, if the kernel shall not choose.
     #[serde(default)]
     pub from: Option<SocketAddr>,
@@ -157,6 +180,9 @@ impl Default for Dial {
     fn default() -> Self {
         Self {
             to: Vec::new(),
+            names: Vec::new(),
+            referred: None,
+            linger_ms: 0,
             from: None,
             times: None,
             workers: 1,
@@ -181,6 +207,8 @@ pub enum How {
     UnconnectedUdp,
     /// One connected socket per worker for all attempts.
     OneConnectedUdp,
+    /// Each of the names in turn until one answers, looked up with the C library each time: one attempt for all of that.
+    ByName,
     /// The question of a resolver, to a server of names: the answer says who that is.
     Lookup(Lookup),
 }

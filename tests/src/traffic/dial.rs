@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Dial, Family, How, Report, datagram,
+    Dial, Family, How, Report, by_name, datagram,
     lookup::look_up,
     now_us,
     report::{Answered, Failure, Tally},
@@ -65,18 +65,36 @@ impl Dialling {
     async fn work(self: Arc<Self>) {
         // Kept over all attempts of an unconnected client, one of each family.
         let mut sockets = Sockets::default();
-        while let Some(to) = self.next() {
-            let began = now_us();
-            let patience = Patience::new(self.order.timeout_ms);
-            let outcome = self.attempt(to, patience, &mut sockets).await;
-            self.tally().record(to, began, outcome);
+        while let Some(turn) = self.next() {
+            if self.order.how == How::ByName {
+                self.by_name(turn).await;
+            } else {
+                self.by_address(turn, &mut sockets).await;
+            }
             if self.order.pause_us > 0 {
                 sleep(Duration::from_micros(self.order.pause_us)).await;
             }
         }
     }
 
-    fn next(&self) -> Option<SocketAddr> {
+    async fn by_address(&self, turn: usize, sockets: &mut Sockets) {
+        let began = now_us();
+        let Some(to) = in_turn(&self.order.to, turn).copied() else { return self.halt() };
+        let patience = Patience::new(self.order.timeout_ms);
+        let outcome = self.attempt(to, patience, sockets).await;
+        self.tally().record(to, began, outcome);
+    }
+
+    async fn by_name(&self, turn: usize) {
+        let began = now_us();
+        let (outcome, vain) = by_name::request(&self.order, turn).await;
+        let mut tally = self.tally();
+        tally.tried(vain);
+        tally.record(self.order.names.join(", "), began, outcome);
+    }
+
+    /// Which attempt is next; none if there are no more.
+    fn next(&self) -> Option<usize> {
         if self.halted.load(Ordering::Relaxed) {
             return None;
         }
@@ -84,9 +102,7 @@ impl Dialling {
         if self.order.times.is_some_and(|times| turn >= times) {
             return None;
         }
-        let count = u64::try_from(self.order.to.len()).unwrap_or(u64::MAX);
-        let turn = turn.checked_rem(count)?;
-        usize::try_from(turn).ok().and_then(|turn| self.order.to.get(turn)).copied()
+        usize::try_from(turn).ok()
     }
 
     async fn attempt(
@@ -100,6 +116,7 @@ impl Dialling {
             How::MappedTcp => tcp(self.order.from, mapped(to), patience).await,
             How::Http => http(to, patience).await,
             How::ConnectedUdp => connected_udp(to, patience).await,
+            How::ByName => Err(Failure("a name has no address yet".to_owned())),
             How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, patience).await,
             How::Lookup(how) => look_up(how, to, Duration::from_millis(self.order.timeout_ms)).await,
             How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, patience).await,
@@ -109,6 +126,10 @@ impl Dialling {
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+pub(super) fn in_turn<T>(all: &[T], turn: usize) -> Option<&T> {
+    all.get(turn.checked_rem(all.len())?)
 }
 
 #[derive(Debug, Default)]
@@ -265,7 +286,7 @@ async fn unconnected_udp(
 }
 
 /// Reads `name generation`, and a source if one follows.
-fn answered(text: &str, peer: Option<SocketAddr>) -> Result<Answered, Failure> {
+pub(super) fn answered(text: &str, peer: Option<SocketAddr>) -> Result<Answered, Failure> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next().map(str::parse)) {
         (Some(name), Some(Ok(generation))) => {

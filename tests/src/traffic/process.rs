@@ -3,14 +3,20 @@
 use std::{
     collections::HashMap,
     io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UdpSocket, unix::pipe},
@@ -89,6 +95,12 @@ impl State {
         match order {
             Order::Serve(serve) => self.serve(serve).await,
             Order::Stop { protocol, port } => self.stop(protocol, port).await,
+            Order::Retire { protocol, port, quiet_ms } => {
+                self.retire(protocol, port, Duration::from_millis(quiet_ms)).await
+            }
+            Order::ResolveBy { resolv_conf } => resolve_by(&resolv_conf)
+                .map(|()| Answer::Done)
+                .map_err(|error| format!("cannot use {}: {error}", resolv_conf.display())),
             Order::Retag { generation } => {
                 self.generation.store(generation, Ordering::Relaxed);
                 Ok(Answer::Done)
@@ -123,6 +135,12 @@ impl State {
     async fn stop(&self, protocol: Protocol, port: u16) -> Outcome {
         let server = self.servers.lock().await.remove(&(protocol, port));
         server.ok_or_else(|| format!("nothing is served on port {port}"))?.stop().await;
+        Ok(Answer::Done)
+    }
+
+    async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> Outcome {
+        let server = self.servers.lock().await.remove(&(protocol, port));
+        server.ok_or_else(|| format!("nothing is served on port {port}"))?.retire(quiet).await;
         Ok(Answer::Done)
     }
 
@@ -176,4 +194,12 @@ impl State {
     async fn socket(&self, id: u64) -> Result<Arc<UdpSocket>, String> {
         self.sockets.lock().await.get(&id).cloned().ok_or_else(|| format!("there is no socket {id}"))
     }
+}
+
+/// Of this thread, and those that it begins from now on: all that look names up.
+fn resolve_by(resolv_conf: &Path) -> nix::Result<()> {
+    const NOTHING: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)?;
+    mount(Some(resolv_conf), "/etc/resolv.conf", NOTHING, MsFlags::MS_BIND, NOTHING)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 const FIRST_FAILURES: usize = 8;
 /// Attempts whose latency is remembered.
 const LATENCIES: usize = 16_384;
+/// Tries in vain that are kept.
+const VAIN: usize = 65_536;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -27,6 +30,9 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     /// The first failures in full: what was dialled, when, and for how long.
     pub first_failures: Vec<String>,
+    /// What attempts tried before they succeeded or failed; in the end's report only.
+    #[serde(default)]
+    pub vain: Vec<Vain>,
     /// What `getpeername` said, and how often.
     pub peers: BTreeMap<SocketAddr, u64>,
     pub latency: Latency,
@@ -48,6 +54,16 @@ pub struct Answers {
     /// When each attempt that it answered began and when its answer was there, if that was to be recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spans_us: Vec<(u64, u64)>,
+}
+
+/// One try of an attempt that went on to the next. Instants are those of `now_us`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Vain {
+    pub name: String,
+    pub began_us: u64,
+    pub ended_us: u64,
+    /// Step and error.
+    pub failure: String,
 }
 
 /// From the first packet to the whole answer, of the last attempts that succeeded; the longest, of all of them.
@@ -84,6 +100,8 @@ pub(super) struct Tally {
     /// Kept out of the report until the end: a story that asks for progress does not want a million numbers.
     spans_us: BTreeMap<String, Vec<(u64, u64)>>,
     recorded: bool,
+    /// Kept out likewise.
+    vain: Vec<Vain>,
 }
 
 /// What one attempt learned.
@@ -111,12 +129,17 @@ impl Tally {
         Self { recorded, ..Self::default() }
     }
 
-    pub fn record(&mut self, to: SocketAddr, began_us: u64, outcome: Result<Answered, Failure>) {
+    pub fn record(&mut self, to: impl Display, began_us: u64, outcome: Result<Answered, Failure>) {
         self.report.attempts += 1;
         match outcome {
             Ok(answered) => self.succeeded(began_us, answered),
             Err(failure) => self.failed(to, began_us, failure),
         }
+    }
+
+    pub fn tried(&mut self, vain: Vec<Vain>) {
+        let room = VAIN.saturating_sub(self.vain.len());
+        self.vain.extend(vain.into_iter().take(room));
     }
 
     pub fn report(&self) -> Report {
@@ -129,6 +152,7 @@ impl Tally {
         for (name, spans_us) in std::mem::take(&mut self.spans_us) {
             report.answers.entry(name).or_default().spans_us = spans_us;
         }
+        report.vain = std::mem::take(&mut self.vain);
         report
     }
 
@@ -151,7 +175,7 @@ impl Tally {
         }
     }
 
-    fn failed(&mut self, to: SocketAddr, began_us: u64, Failure(what): Failure) {
+    fn failed(&mut self, to: impl Display, began_us: u64, Failure(what): Failure) {
         if self.report.first_failures.len() < FIRST_FAILURES {
             let took = now_us().saturating_sub(began_us);
             self.report.first_failures.push(format!("{to} at {began_us} us for {took} us: {what}"));

@@ -10,8 +10,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -19,9 +20,10 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     task::{JoinHandle, JoinSet},
+    time::sleep,
 };
 
-use super::{Protocol, Serve};
+use super::{Protocol, Serve, now_us};
 
 const BACKLOG: u32 = 4096;
 
@@ -29,6 +31,15 @@ const BACKLOG: u32 = 4096;
 #[derive(Debug)]
 pub(super) struct Server {
     tasks: Vec<JoinHandle<()>>,
+    visits: Arc<Visits>,
+}
+
+/// Connections that were and are.
+#[derive(Debug, Default)]
+struct Visits {
+    open: AtomicUsize,
+    /// When somebody last came or went.
+    last_us: AtomicU64,
 }
 
 /// Who a server says it is.
@@ -36,12 +47,14 @@ pub(super) struct Server {
 struct Identity {
     name: Arc<str>,
     generation: Arc<AtomicU64>,
+    visits: Arc<Visits>,
 }
 
 impl Server {
     /// When this returns, connections are accepted.
     pub fn start(order: &Serve, generation: Arc<AtomicU64>) -> io::Result<Self> {
-        let identity = Identity { name: order.name.as_str().into(), generation };
+        let visits = Arc::<Visits>::default();
+        let identity = Identity { name: order.name.as_str().into(), generation, visits: Arc::clone(&visits) };
         let tasks = addresses(order)
             .into_iter()
             .map(|address| match order.protocol {
@@ -49,7 +62,16 @@ impl Server {
                 Protocol::Udp => Ok(tokio::spawn(reply(bind(address)?, identity.clone()))),
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { tasks })
+        Ok(Self { tasks, visits })
+    }
+
+    /// Ends when nobody has come for so long, and nobody is there any more.
+    pub async fn retire(self, quiet: Duration) {
+        let told_us = now_us();
+        while let Some(rest) = self.visits.rest(told_us, quiet) {
+            sleep(rest).await;
+        }
+        self.stop().await;
     }
 
     /// When this returns, the sockets are closed.
@@ -65,6 +87,30 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Visits {
+    fn begin(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.last_us.store(now_us(), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.last_us.store(now_us(), Ordering::Relaxed);
+    }
+
+    /// How long it is at least until it was quiet for so long since that instant; none if it was.
+    fn rest(&self, since_us: u64, quiet: Duration) -> Option<Duration> {
+        let last_us = self.last_us.load(Ordering::Relaxed).max(since_us);
+        let silent = Duration::from_micros(now_us().saturating_sub(last_us));
+        let rest = quiet.saturating_sub(silent);
+        match (rest.is_zero(), self.open.load(Ordering::Relaxed)) {
+            (true, 0) => None,
+            (true, _) => Some(quiet),
+            (false, _) => Some(rest),
+        }
     }
 }
 
@@ -102,11 +148,18 @@ async fn accept(listener: TcpListener, identity: Identity) {
             accepted = listener.accept() => {
                 // A connection that was reset while it waited is no reason to stop serving.
                 let Ok((stream, source)) = accepted else { continue };
-                connections.spawn(serve(stream, source, identity.clone()));
+                identity.visits.begin();
+                connections.spawn(serve_one(stream, source, identity.clone()));
             }
             Some(_ended) = connections.join_next() => {}
         }
     }
+}
+
+async fn serve_one(stream: TcpStream, source: SocketAddr, identity: Identity) {
+    // Whoever breaks off a connection is not served to the end.
+    let _ = serve(stream, source, identity.clone()).await;
+    identity.visits.end();
 }
 
 async fn serve(stream: TcpStream, source: SocketAddr, identity: Identity) -> io::Result<()> {

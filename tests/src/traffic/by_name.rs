@@ -1,0 +1,87 @@
+//! Requests by name alone, as programs make them: the C library looks a name up, its addresses are tried until one can be
+//! connected to, and whoever that is is asked. A client that knows several names goes on to the next, and begins anew
+//! after the last, as long as its patience lasts.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::BufReader,
+    net::{TcpStream, lookup_host},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Dial,
+    dial::{answered, ask, connect, in_turn},
+    now_us,
+    report::{Answered, Failure, Vain},
+};
+
+/// Between two rounds over all names.
+const REST: Duration = Duration::from_millis(10);
+/// For one step of a try; the C library has a patience of its own.
+const STEP: Duration = Duration::from_secs(1);
+
+/// The outcome, and what was tried before.
+pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Vec<Vain>) {
+    let deadline = Instant::now() + Duration::from_millis(dial.timeout_ms);
+    let mut vain = Vec::new();
+    // Each request begins with another name.
+    for place in turn.. {
+        let Some(name) = in_turn(&dial.names, place) else { break };
+        let began_us = now_us();
+        let Failed { name, failure } = match visit(name, dial).await {
+            Ok(answered) => return (Ok(answered), vain),
+            Err(failed) if Instant::now() >= deadline => return (Err(failed.failure), vain),
+            Err(failed) => failed,
+        };
+        vain.push(Vain { name, began_us, ended_us: now_us(), failure: failure.0 });
+        if place - turn + 1 >= dial.names.len() {
+            sleep(REST).await;
+        }
+    }
+    (Err(Failure("there is no name to dial".to_owned())), vain)
+}
+
+/// The name that led nowhere.
+struct Failed {
+    name: String,
+    failure: Failure,
+}
+
+async fn visit(name: &str, dial: &Dial) -> Result<Answered, Failed> {
+    let first = exchange(name, dial).await?;
+    match &dial.referred {
+        Some(pattern) => exchange(&pattern.replace("{}", &first.name), dial).await,
+        None => Ok(first),
+    }
+}
+
+async fn exchange(name: &str, dial: &Dial) -> Result<Answered, Failed> {
+    let failed = |failure| Failed { name: name.to_owned(), failure };
+    let addresses = lookup_host(name).await.map_err(|error| failed(Failure(format!("lookup: {error}"))))?;
+    let mut stream = first_of(addresses).await.map_err(Failure::at("connect")).map_err(failed)?;
+    let mut answer =
+        within(ask(&mut stream, "who")).await.map_err(Failure::at("exchange")).map_err(failed)?;
+    if dial.linger_ms > 0 {
+        sleep(Duration::from_millis(dial.linger_ms)).await;
+        answer = within(ask(&mut stream, "who")).await.map_err(Failure::at("later")).map_err(failed)?;
+    }
+    answered(&answer, None).map_err(failed)
+}
+
+/// A connection to the first address that takes one.
+async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<BufReader<TcpStream>> {
+    let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
+    for address in addresses {
+        outcome = within(connect(address)).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome.map(BufReader::new)
+}
+
+async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(STEP, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
