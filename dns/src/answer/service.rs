@@ -95,9 +95,12 @@ impl<'s> Lookup<'s> {
     fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Found<'s> {
         let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
         if let ServiceKind::ClusterIp { addresses, ports } = view.kind() {
-            let ports: Vec<_> = ports.iter().filter(|port| is_it(port)).collect();
-            let weight = weight(ports.len());
-            let data = ports.iter().map(|port| Data::Srv { weight, port: port.number, target: name(None) });
+            let mut numbers: Vec<_> = ports.iter().filter(|port| is_it(port)).map(|port| port.number).collect();
+            // Several protocols may have the same.
+            numbers.sort_unstable();
+            numbers.dedup();
+            let weight = weight(numbers.len());
+            let data = numbers.into_iter().map(|port| Data::Srv { weight, port, target: name(None) });
             return Found::Records(data.collect(), self.glue(name(None), addresses));
         }
         let targets = view.endpoint_ports(is_it);

@@ -126,16 +126,15 @@ impl View {
 
     /// What the ports that `is_it` takes lead to: endpoint by endpoint, each name and port once.
     pub fn endpoint_ports(&self, is_it: impl Fn(&Port) -> bool) -> Vec<(Label<'_>, u16)> {
-        let mut found = Vec::new();
+        let (mut found, mut lists) = (Vec::new(), 0);
         for slice in &self.slices {
             for port in slice.ports.iter().filter(|port| is_it(port)) {
                 found.extend(Self::labels(slice).map(|label| (label, port.number)));
+                lists += if slice.v4.is_empty() || slice.v6.is_empty() { 1 } else { 2 };
             }
         }
-        // One slice of one family sorts the endpoints of one name together; more of them do not.
-        let is_plain =
-            self.slices.len() == 1 && (self.slices[0].v4.is_empty() || self.slices[0].v6.is_empty());
-        if !is_plain {
+        // The endpoints of one name stand together in one slice, for one family and one port; in more they do not.
+        if lists > 1 {
             found.sort_unstable();
         }
         found.dedup();
