@@ -63,7 +63,7 @@ impl Authority {
             no_endpoints: options.no_endpoints,
             ignore_empty_service: options.ignore_empty_service,
             zonal: options.zonal,
-            own_addresses: own_addresses.iter().copied().filter(|address| is_reachable(*address)).collect(),
+            own_addresses: reachable(own_addresses),
         }
     }
 
@@ -93,10 +93,30 @@ fn names(zones: &Zones) -> Box<[Name]> {
     zones.0.iter().map(|name| Name::from(&**name)).collect()
 }
 
-/// A link-local address means nothing without its interface, and a wildcard is none.
-fn is_reachable(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => !address.is_unspecified(),
-        IpAddr::V6(address) => !address.is_unspecified() && !address.is_unicast_link_local(),
+/// A link-local address means nothing without its interface, and a wildcard is none. Loopback is another machine for
+/// each client, so it counts only where nothing else is served.
+fn reachable(addresses: &[IpAddr]) -> Box<[IpAddr]> {
+    let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let named = addresses.iter().filter(|address| !address.is_unspecified() && !is_link_local(address));
+    let (loopback, others): (Vec<IpAddr>, Vec<IpAddr>) = named.partition(|address| address.is_loopback());
+    if others.is_empty() { loopback.into() } else { others.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_server_has_the_addresses_that_others_can_reach() {
+        for (addresses, want) in [
+            (&["0.0.0.0", "::", "fe80::1"][..], &[][..]),
+            (&["127.0.0.1", "::1"], &["127.0.0.1", "::1"]),
+            (&["127.0.0.1", "10.0.0.1", "::1", "fd00::1", "fe80::1"], &["10.0.0.1", "fd00::1"]),
+            (&["127.0.0.1", "169.254.20.10"], &["169.254.20.10"]),
+        ] {
+            let parsed: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            let found: Vec<String> = reachable(&parsed).iter().map(ToString::to_string).collect();
+            assert_eq!(found, want, "{addresses:?}");
+        }
     }
 }
