@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,6 +18,9 @@ use dns::{
     server::Server,
     snapshot::{Index, Published},
     zone::{Change, Endpoints, Key, ObjectName, Service, ServiceKind, Slice},
+};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -256,6 +261,34 @@ async fn echo(upstream: &UdpSocket, question: &[u8], server: SocketAddr) {
     let mut reply = question.to_vec();
     reply[2] |= 0x80;
     upstream.send_to(&reply, server).await.unwrap();
+}
+
+/// The server has no turn between the connections and its end.
+#[tokio::test]
+async fn who_has_just_connected_is_heard_at_the_end() {
+    let started = Started::new().await;
+    let mut streams = Vec::new();
+    for n in (0..2).cycle().take(300) {
+        // One client may not have them all.
+        let mut stream = connected([127, 0, 0, 1 + n], started.address);
+        stream.write_all(&question("missing.shop.svc.cluster.local")).unwrap();
+        streams.push(stream);
+    }
+    let stopping = tokio::spawn(started.server.stop());
+    for (n, stream) in streams.into_iter().enumerate() {
+        stream.set_nonblocking(true).unwrap();
+        assert_eq!(next_reply(&mut TcpStream::from_std(stream).unwrap()).await, Some(0), "connection {n}");
+    }
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+}
+
+/// Without giving anybody else a turn.
+fn connected(from: [u8; 4], to: SocketAddr) -> std::net::TcpStream {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    let from = SocketAddr::from((from, 0));
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
+    socket.into()
 }
 
 /// Who waits at the end leaves room for who asks at the end.

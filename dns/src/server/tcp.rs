@@ -2,13 +2,12 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    io,
+    io, iter,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -172,11 +171,22 @@ pub async fn serve(listener: TcpListener, serving: Serving, beat: Beat) {
         }
     }
     // Who was connected by the kernel already is heard, too.
-    while let Some(Ok((stream, client))) = listener.accept().now_or_never() {
+    for (stream, client) in connected(listener) {
         welcome(stream, client, &serving, &conversing);
     }
-    drop((listener, conversing));
+    drop(conversing);
     let _ = ended.recv().await;
+}
+
+/// Whoever waits for a listener that ends, straight from the kernel: the runtime may not have heard of them yet, and lets
+/// nobody take many at a time.
+fn connected(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let listener = listener.into_std().ok();
+    let accepted = iter::from_fn(move || listener.as_ref()?.accept().ok());
+    accepted.filter_map(|(stream, client)| {
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, client))
+    })
 }
 
 fn welcome(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: &mpsc::Sender<()>) {
