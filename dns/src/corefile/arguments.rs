@@ -65,6 +65,16 @@ impl Word {
         })
     }
 
+    /// Between one time and the next.
+    pub(super) fn pause(&self) -> Result<Duration, CorefileError> {
+        match self.duration()? {
+            Duration::ZERO => {
+                Err(self.refuse("without a pause nothing else would be done; write one like `5s`"))
+            }
+            pause => Ok(pause),
+        }
+    }
+
     pub(super) fn seconds(&self) -> Result<Duration, CorefileError> {
         match self.text.parse() {
             Ok(seconds) => Ok(Duration::from_secs(seconds)),

@@ -257,10 +257,10 @@ fn reload(directive: &tree::Directive) -> Result<Option<Reload>, CorefileError> 
         [] => {}
         [off] if off.is("off") => return Ok(None),
         [interval] => {
-            reload.interval = interval.duration()?;
+            reload.interval = interval.pause()?;
             reload.jitter = reload.jitter.min(reload.interval / 2);
         }
-        [interval, jitter] => (reload.interval, reload.jitter) = (interval.duration()?, jitter.duration()?),
+        [interval, jitter] => (reload.interval, reload.jitter) = (interval.pause()?, jitter.duration()?),
         [_, _, ..] => return Err(directive.misused("reload [INTERVAL] [JITTER]")),
     }
     Ok(Some(reload))

@@ -28,7 +28,8 @@ fn read_option(cache: &mut Cache, directive: &Directive, option: &Directive) -> 
     match option.name.text.as_str() {
         "success" => stored(&mut cache.success, option)?,
         "denial" => stored(&mut cache.denial, option)?,
-        "prefetch" => cache.prefetch = Some(prefetch(option)?),
+        // As in CoreDNS, 0 is how it is done without.
+        "prefetch" => cache.prefetch = Some(prefetch(option)?).filter(|prefetch| prefetch.amount > 0),
         "serve_stale" => cache.serve_stale = Some(serve_stale(option)?),
         "servfail" => cache.servfail = servfail(option)?,
         "disable" => disable(cache, option)?,

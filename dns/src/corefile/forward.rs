@@ -87,7 +87,7 @@ fn policy(option: &Directive) -> Result<Policy, CorefileError> {
 fn health_check(option: &Directive) -> Result<HealthCheck, CorefileError> {
     let usage = "health_check DURATION [no_rec] [domain NAME]";
     let mut words = option.words.iter();
-    let interval = words.next().ok_or_else(|| option.misused(usage))?.duration()?;
+    let interval = words.next().ok_or_else(|| option.misused(usage))?.pause()?;
     let mut check = HealthCheck { interval, ..HealthCheck::default() };
     while let Some(word) = words.next() {
         match word.text.as_str() {

@@ -1,12 +1,19 @@
 //! `kubernetes [ZONES...]`
 
 use super::{CorefileError, arguments::zones_or, lex::Word, tree::Directive};
-use crate::config::{Certificates, Kubernetes, PodsMode, Selector, SelectorError, Zones};
+use crate::{
+    config::{Certificates, Kubernetes, PodsMode, Selector, SelectorError, Zones},
+    name::{Name, is_reverse},
+};
 
 const LONGEST_TTL: u32 = 3600;
 
 pub(super) fn read(directive: &Directive, block: &Zones) -> Result<Kubernetes, CorefileError> {
     let mut kubernetes = Kubernetes::new(zones_or(&directive.words, block.clone())?);
+    if kubernetes.zones.0.iter().all(|zone| is_reverse(&Name::from(&**zone))) {
+        return Err(directive
+            .refuse("addresses lead to names of Services; add the zone of those, such as `cluster.local`"));
+    }
     for option in &directive.body {
         option.no_body()?;
         let known = read_selection(&mut kubernetes, option)?

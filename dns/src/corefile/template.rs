@@ -70,8 +70,13 @@ fn records(option: &Directive) -> Result<Vec<String>, CorefileError> {
     option.words.iter().map(checked).collect()
 }
 
+/// Questions of other classes are refused before any template is looked at.
 fn class_of(word: &Word) -> Result<DNSClass, CorefileError> {
-    word.text.to_uppercase().parse().map_err(|_| word.refuse("write the class, `IN` or `ANY`, first"))
+    match word.text.to_uppercase().as_str() {
+        "IN" => Ok(DNSClass::IN),
+        "ANY" => Ok(DNSClass::ANY),
+        _ => Err(word.refuse("the class comes first, and only `IN` and `ANY` are answered")),
+    }
 }
 
 fn kind_of(word: &Word) -> Result<Option<RecordType>, CorefileError> {

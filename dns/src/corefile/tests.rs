@@ -168,6 +168,14 @@ fn forward_and_cache_options_are_read() {
 }
 
 #[test]
+fn a_prefetch_of_nothing_is_none() {
+    for (amount, want) in [(0, false), (1, true)] {
+        let block = block(&format!(". {{\n cache {{\n  prefetch {amount}\n }}\n}}"));
+        assert_eq!(block.cache.unwrap().prefetch.is_some(), want, "{amount}");
+    }
+}
+
+#[test]
 fn hosts_rewrite_and_template_are_read() {
     let block = block(
         "example {\n hosts /h example {\n  10.0.0.1 a.example b.example\n  ttl 60\n  no_reverse\n  reload 0\n  \
@@ -308,6 +316,10 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         (". {\n prometheus 9153\n}", "`9153` is no address to listen at"),
         (". {\n bufsize 100\n}", "a size from 512 to 4096"),
         (". {\n reload soon\n}", "`soon` is no duration"),
+        (". {\n reload 0s\n}", ":2: without a pause nothing else would be done"),
+        (". {\n forward . 10.0.0.1 {\n  health_check 0s\n }\n}", ":3: without a pause"),
+        (". {\n template CH TXT {\n }\n}", ":2: the class comes first, and only `IN` and `ANY` are answered"),
+        ("in-addr.arpa ip6.arpa {\n kubernetes\n}", ":2: addresses lead to names of Services; add the zone"),
     ] {
         let error = parsed(text).map(|config| format!("{config:?}")).unwrap_err().to_string();
         assert!(error.contains(want), "{text:?}\nwants {want}\ngot {error}");
