@@ -38,7 +38,7 @@ pub(super) struct Manner {
 impl Asked {
     pub(super) fn new(question: &Query, wants: Wants, manner: Manner) -> Result<Self, ProtoError> {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
-        message.metadata.recursion_desired = true;
+        message.metadata.recursion_desired = !wants.no_recursion;
         message.metadata.checking_disabled = wants.checking_disabled;
         // Asking says that AD is understood; who did not ask for it is not told (RFC 6840, section 5.7).
         message.metadata.authentic_data = true;

@@ -34,9 +34,10 @@ pub(super) fn start(upstream: &Arc<Upstream>, check: &HealthCheck) {
 
 async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     let question = Query::query(Name::from(&check.domain), RecordType::NS);
+    let wants = Wants { no_recursion: !check.recursion_desired, ..Wants::default() };
     // Ends with the upstream: when a changed file no longer names it, nobody holds it any more.
     while let Some(upstream) = upstream.upgrade() {
-        match probe(&upstream, &question).await {
+        match probe(&upstream, &question, wants).await {
             Ok(()) => {
                 if upstream.is_alive() {
                     info!(upstream = %upstream.target, "upstream answers again");
@@ -56,9 +57,9 @@ async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     }
 }
 
-async fn probe(upstream: &Upstream, question: &Query) -> Result<(), Failure> {
+async fn probe(upstream: &Upstream, question: &Query, wants: Wants) -> Result<(), Failure> {
     let budget = Budget::of(PACKETS);
-    match within(TIME, Failure::Silent, upstream.ask(question, Wants::default(), &budget)).await {
+    match within(TIME, Failure::Silent, upstream.ask(question, wants, &budget)).await {
         Err(failure) if failure.is_of_the_upstream() => Err(failure),
         // Whatever came back, somebody is there.
         Ok(_) | Err(_) => Ok(()),

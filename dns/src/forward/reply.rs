@@ -17,6 +17,8 @@ pub struct Wants {
     pub checking_disabled: bool,
     /// AD in the question: say whether it validated.
     pub authentic_data: bool,
+    /// RD clear: only what the upstream knows itself, which is all that some want to be probed for.
+    pub no_recursion: bool,
 }
 
 /// A whole reply without what belongs to one exchange: id, question and OPT are the server's matter.

@@ -24,7 +24,7 @@ use super::{
     fake::{Fake, Via, a, address_for, reply_to, wire},
 };
 use crate::{
-    config::{self, Forward, Policy, Prefetch, Protocol, ServeStale, Tls, Upstream, Verify},
+    config::{self, Forward, HealthCheck, Policy, Prefetch, Protocol, ServeStale, Tls, Upstream, Verify},
     metrics::Metrics,
 };
 
@@ -108,7 +108,7 @@ async fn what_a_client_wants_reaches_the_upstream() {
     .await;
     let forwarder = start(&[rule(&[&upstream])]);
     for (dnssec_ok, checking_disabled) in [(false, false), (true, false), (false, true)] {
-        let wants = Wants { dnssec_ok, checking_disabled, authentic_data: false };
+        let wants = Wants { dnssec_ok, checking_disabled, ..Wants::default() };
         forwarder.resolve(&question("example.org."), wants).await;
         assert_eq!(seen.lock().unwrap().pop(), Some((dnssec_ok, checking_disabled)));
     }
@@ -417,6 +417,27 @@ async fn a_failed_upstream_is_left_out_until_it_answers() {
     until(false).await;
     mute.store(false, std::sync::atomic::Ordering::Relaxed);
     until(true).await;
+}
+
+#[tokio::test]
+async fn upstreams_are_probed_as_they_are_to_be() {
+    for recursion_desired in [true, false] {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let upstream = Fake::start(move |asked, _| {
+            let is_probe = asked.queries[0].query_type() == RecordType::NS;
+            if is_probe {
+                tell.send((asked.queries[0].name().to_lowercase(), asked.metadata.recursion_desired))
+                    .unwrap();
+            }
+            Vec::new()
+        })
+        .await;
+        let domain = name("probe.example.").into();
+        let health_check = HealthCheck { domain, recursion_desired, ..HealthCheck::default() };
+        let forwarder = start(&[Forward { health_check, ..rule(&[&upstream]) }]);
+        ask(&forwarder, "example.org.").await;
+        assert_eq!(told.recv().await, Some((name("probe.example."), recursion_desired)));
+    }
 }
 
 #[tokio::test]

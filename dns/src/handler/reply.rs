@@ -76,6 +76,7 @@ impl Response {
                 dnssec_ok,
                 checking_disabled: request.metadata.checking_disabled,
                 authentic_data: request.metadata.authentic_data,
+                no_recursion: false,
             },
         }
     }
