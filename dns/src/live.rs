@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
     sync::oneshot,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
@@ -64,7 +64,6 @@ pub struct Live {
     health: Health,
     metrics: Arc<Metrics>,
     addresses: Vec<SocketAddr>,
-    lameduck: Duration,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
 }
@@ -78,13 +77,19 @@ impl Live {
         let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
         let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
         let health = Health::start(&setup.endpoints, Arc::clone(&surroundings.metrics), synced)?;
-        let lameduck = lameduck(&setup);
         let metrics = Arc::clone(&surroundings.metrics);
         let addresses = server.addresses().to_vec();
         let (stop, stopped) = oneshot::channel();
-        let following = Following { setup, published, surroundings, server, complaint: String::new() };
+        let following = Following {
+            setup,
+            published,
+            surroundings,
+            server,
+            ending: JoinSet::new(),
+            complaint: String::new(),
+        };
         let served = tokio::spawn(following.until(stopped));
-        Ok(Self { health, metrics, addresses, lameduck, stop, served })
+        Ok(Self { health, metrics, addresses, stop, served })
     }
 
     /// Where names are answered, with the ports that were chosen.
@@ -100,7 +105,6 @@ impl Live {
     /// answered.
     pub async fn stop(self) {
         self.health.stopping();
-        sleep(self.lameduck).await;
         // Whoever follows the file ends by itself only in a panic, which was told already.
         let _ = self.stop.send(());
         let _ = self.served.await;
@@ -122,6 +126,8 @@ struct Following {
     published: Arc<Published>,
     surroundings: Surroundings,
     server: Server,
+    /// Those before it that still owe answers.
+    ending: JoinSet<()>,
     /// Why the file as it is now is not in use; said once.
     complaint: String,
 }
@@ -130,8 +136,11 @@ impl Following {
     async fn until(mut self, mut stopped: oneshot::Receiver<()>) {
         while timeout(self.interval(), &mut stopped).await.is_err() {
             self.follow();
+            while self.ending.try_join_next().is_some() {}
         }
+        sleep(lameduck(&self.setup)).await;
         self.server.stop().await;
+        while self.ending.join_next().await.is_some() {}
     }
 
     /// Until the file is looked at again. Nodes that got it at the same time must not all start anew together.
@@ -167,19 +176,38 @@ impl Following {
     fn switch(&mut self, config: Config, server: Server) {
         info!("the configuration has changed");
         self.complaint.clear();
+        for what in fixed(&self.setup.config, &config) {
+            warn!(what, "what the configuration says of it now is for the next start");
+        }
         self.setup.config = config;
+        self.setup.corefile.iter().for_each(Corefile::tell_needless);
         let old = std::mem::replace(&mut self.server, server);
-        tokio::spawn(old.stop());
+        self.ending.spawn(old.stop());
     }
 
     fn complain(&mut self, error: &Unusable) {
-        let complaint = error.to_string();
+        let complaint = with_causes(error);
         if complaint != self.complaint {
             self.surroundings.metrics.reload_failed();
             warn!(error = complaint, "the changed configuration is not used; what was read before stays");
             self.complaint = complaint;
         }
     }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// What differs between two configurations and is done once for all.
+fn fixed(before: &Config, after: &Config) -> Vec<&'static str> {
+    let api_server = |config: &Config| config.kubernetes().next().map(|options| options.api_server.clone());
+    let differs = [
+        ("where health, readiness and metrics are told", Endpoints::of(before) != Endpoints::of(after)),
+        ("where objects are read from", api_server(before) != api_server(after)),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
 }
 
 #[derive(Debug, Error)]
@@ -226,6 +254,24 @@ mod tests {
         let mut buffer = [0; 512];
         let length = socket.recv(&mut buffer).await.unwrap();
         Message::from_vec(&buffer[..length]).unwrap().answers[0].data.to_string()
+    }
+
+    #[test]
+    fn what_stays_until_the_next_start_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Corefile");
+        let parsed = |directives: &str| {
+            fs::write(&path, format!(". {{\n{directives}\n}}")).unwrap();
+            corefile::read(&path, &|_| None).unwrap()
+        };
+        let before = parsed("ready\nkubernetes cluster.local");
+        for (directives, want) in [
+            ("ready\nkubernetes cluster.local\nlog", 0),
+            ("ready :8282\nkubernetes cluster.local", 1),
+            ("ready\nkubernetes cluster.local {\n endpoint https://10.0.0.1\n}\nprometheus", 2),
+        ] {
+            assert_eq!(fixed(&before, &parsed(directives)).len(), want, "{directives}");
+        }
     }
 
     #[tokio::test]

@@ -19,9 +19,7 @@ use dns::{
     snapshot::{Index, Published},
     zone::{Change, Endpoints, Key, ObjectName, Service, ServiceKind, Slice},
 };
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream, UdpSocket},

@@ -95,7 +95,8 @@ impl<'s> Lookup<'s> {
     fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Found<'s> {
         let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
         if let ServiceKind::ClusterIp { addresses, ports } = view.kind() {
-            let mut numbers: Vec<_> = ports.iter().filter(|port| is_it(port)).map(|port| port.number).collect();
+            let mut numbers: Vec<_> =
+                ports.iter().filter(|port| is_it(port)).map(|port| port.number).collect();
             // Several protocols may have the same.
             numbers.sort_unstable();
             numbers.dedup();
