@@ -13,7 +13,7 @@ use std::{
 use futures_util::FutureExt as _;
 use hickory_server::proto::{
     op::{Message, OpCode, Query, ResponseCode},
-    rr::{DNSClass, RecordType},
+    rr::{DNSClass, Name as HickoryName, RecordType},
 };
 
 use crate::{
@@ -39,8 +39,8 @@ pub use wire::encode;
 
 /// How metrics call the part that answers from the objects of the cluster.
 const KUBERNETES: &str = "kubernetes";
-/// How often a chain may lead from the zones of one block to those of another.
-const MAX_BLOCKS: usize = 4;
+/// How often a chain may lead from what one part of a block knows to what another does.
+const MAX_LEGS: usize = 4;
 
 /// What becomes of a request.
 pub enum Handled {
@@ -214,10 +214,10 @@ impl Handler {
         response: Response,
         block: &Arc<Block>,
     ) -> Handled {
-        if let Some(reply) = block.known.answer(question) {
-            return Handled::Reply(response.finish_with(reply, &block.metrics));
-        }
         let snapshot = self.published.load();
+        if let Some(reply) = block.known.answer(question) {
+            return self.listed(response, reply, block, &snapshot);
+        }
         let Some(authority) = &block.authority else {
             return self.elsewhere(response, question.clone(), block);
         };
@@ -228,40 +228,82 @@ impl Handler {
         }
     }
 
-    /// Follows a chain from block to block, as far as it leads to what is known here.
-    fn here<'s>(
-        &'s self,
+    /// What is known beside the cluster's data.
+    fn listed(
+        &self,
         mut response: Response,
-        (mut answer, mut authority): (Answer<'s>, &'s Authority),
+        reply: Reply,
         block: &Arc<Block>,
-        snapshot: &'s Snapshot,
+        snapshot: &Snapshot,
     ) -> Handled {
-        let mut alias = None;
-        for _ in 0..MAX_BLOCKS {
-            if block.shuffle {
-                answer.shuffle(below);
-            }
-            response.add_answer(&answer, alias.as_ref(), authority, snapshot);
-            let Some(target) = answer.target else { break };
-            let (name, question) = (target.to_query(), Query::query(target.to_hickory(), response.kind()));
+        let alias = reply.alias(response.kind());
+        let plugin = response.add(reply);
+        match alias {
+            Some(target) => self.go_on(response, target, (block, plugin), snapshot),
+            None => Handled::Reply(response.finish(&block.metrics, plugin)),
+        }
+    }
+
+    fn here(
+        &self,
+        mut response: Response,
+        (mut answer, authority): (Answer<'_>, &Authority),
+        block: &Arc<Block>,
+        snapshot: &Snapshot,
+    ) -> Handled {
+        if block.shuffle {
+            answer.shuffle(below);
+        }
+        response.add_answer(&answer, None, authority, snapshot);
+        match answer.target {
+            Some(target) => self.go_on(response, target.to_hickory(), (block, KUBERNETES), snapshot),
+            None => Handled::Reply(response.finish(&block.metrics, KUBERNETES)),
+        }
+    }
+
+    /// Follows a chain to whatever answers for the name it leads to, from block to block. `plugin` answered so far.
+    fn go_on(
+        &self,
+        mut response: Response,
+        mut target: HickoryName,
+        (block, plugin): (&Arc<Block>, &'static str),
+        snapshot: &Snapshot,
+    ) -> Handled {
+        for _ in 0..MAX_LEGS {
+            let question = Query::query(target, response.kind());
+            let name = QueryName::from(&question.name);
             let Some(next) = self.block_of(&name) else { break };
-            if let Some(reply) = next.known.answer(&question) {
-                return Handled::Reply(response.finish_with(reply, &block.metrics));
-            }
-            let kind = response.kind();
-            let known = next.authority.as_ref().map(|own| (own, self::answer(&name, kind, own, snapshot)));
-            match known {
-                Some((own, Outcome::Here(found))) => {
-                    (answer, authority, alias) = (found, own, Some(question.name));
+            let known = next.known.answer(&question);
+            let own = next.authority.as_ref().filter(|_| known.is_none());
+            let found = own.map(|own| (own, answer(&name, question.query_type, own, snapshot)));
+            let alias = match (known, found) {
+                (Some(reply), _) => {
+                    let alias = reply.alias(question.query_type);
+                    response.add(reply);
+                    alias
                 }
-                Some(_) | None if next.forwarder.is_some() => {
+                (None, Some((own, Outcome::Here(mut answer)))) => {
+                    if block.shuffle {
+                        answer.shuffle(below);
+                    }
+                    response.add_answer(&answer, Some(&question.name), own, snapshot);
+                    answer.target.map(Name::to_hickory)
+                }
+                (None, Some((_, Outcome::Unready))) => {
+                    return response.refuse(ResponseCode::ServFail, &block.metrics);
+                }
+                (None, Some((_, Outcome::Elsewhere)) | None) if next.forwarder.is_some() => {
                     return self.elsewhere(response, question, next);
                 }
                 // Nobody to ask: as any server does that only knows its own zone.
-                Some(_) | None => break,
+                (None, Some((_, Outcome::Elsewhere)) | None) => None,
+            };
+            match alias {
+                Some(next) => target = next,
+                None => break,
             }
         }
-        Handled::Reply(response.finish(&block.metrics, KUBERNETES))
+        Handled::Reply(response.finish(&block.metrics, plugin))
     }
 
     /// Asks the upstreams of a block, unless what they would say is known.

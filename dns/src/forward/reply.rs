@@ -3,8 +3,11 @@
 use hickory_server::proto::{
     op::{Message, Query, ResponseCode},
     rr::{
-        Record,
-        rdata::opt::{EdnsCode, EdnsOption},
+        Name, RData, Record, RecordType,
+        rdata::{
+            CNAME,
+            opt::{EdnsCode, EdnsOption},
+        },
     },
 };
 
@@ -144,6 +147,16 @@ impl Reply {
     pub(crate) fn masked(mut self, wants: Wants) -> Self {
         self.authentic_data &= wants.authentic_data || wants.dnssec_ok;
         self
+    }
+
+    /// What a client who asked for addresses is to ask for next, where nobody has followed the alias yet.
+    pub(crate) fn alias(&self, kind: RecordType) -> Option<Name> {
+        let is_wanted =
+            matches!(kind, RecordType::A | RecordType::AAAA) && self.rcode == ResponseCode::NoError;
+        let RData::CNAME(CNAME(target)) = &self.answers.last().filter(|_| is_wanted)?.data else {
+            return None;
+        };
+        Some(target.clone())
     }
 
     /// Whoever was asked knows: anything else leaves what was known before as it is (RFC 8767, section 4).

@@ -158,8 +158,13 @@ impl Response {
         encoded
     }
 
-    /// Behind the aliases that lead there, if there are any, comes what others said.
     pub fn finish_with(mut self, reply: Reply, metrics: &QueryMetrics) -> Vec<u8> {
+        let plugin = self.add(reply);
+        self.finish(metrics, plugin)
+    }
+
+    /// Behind the aliases that lead there, if there are any, comes what others said. Gives back what metrics call them.
+    pub fn add(&mut self, reply: Reply) -> &'static str {
         // A denial is of no use without its SOA, nor a referral without its name servers.
         let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(&self.message.queries[0]);
         let Reply {
@@ -191,7 +196,7 @@ impl Response {
         if let Some(edns) = &mut self.message.edns {
             errors.into_iter().for_each(|error| edns.options_mut().insert(error));
         }
-        self.finish(metrics, origin.plugin())
+        origin.plugin()
     }
 }
 

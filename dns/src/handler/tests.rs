@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    config::{Hosts, Kubernetes, Listen, PodsMode, Zones},
+    config::{Hosts, Kubernetes, Listen, PodsMode, Template, Zones},
     name::domain,
     snapshot::Index,
     zone::{self, Change, Key, ObjectName, ReadOptions},
@@ -289,17 +289,33 @@ async fn what_breaks_is_answered_and_counted() {
     assert!(matches!(handler.handle(&request, client(Protocol::Udp)), Handled::Reply(_)), "it goes on");
 }
 
-/// Two blocks, each with a cluster's domain of its own, the first with a list of hosts.
+/// Two blocks, each with a cluster's domain of its own, the first with a list of hosts and a template.
 fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
     let kubernetes = |zone: &str| Some(Kubernetes::new(Zones(vec![domain(zone).unwrap()])));
     let mut hosts = Hosts::new(Zones::all());
     hosts.file = "/nonexistent".into();
     hosts.entries = vec![(Ipv4Addr::new(10, 0, 0, 9).into(), domain("db.internal").unwrap())];
     hosts.fallthrough = Zones::all();
+    let template = Template {
+        class: DNSClass::IN,
+        kind: None,
+        zones: Zones(vec![domain("filled.internal").unwrap()]),
+        matches: vec!["".parse().unwrap()],
+        answers: vec!["{{ .Name }} 60 IN CNAME near.shop.svc.cluster.local.".to_owned()],
+        additionals: Vec::new(),
+        authorities: Vec::new(),
+        rcode: ResponseCode::NoError,
+        fallthrough: Zones::default(),
+    };
     let root = vec![Listen::plain(HickoryName::root().into())];
     let other = vec![Listen::plain(domain("other.local").unwrap())];
     let blocks = [
-        ServerBlock { kubernetes: kubernetes("cluster.local"), hosts: Some(hosts), ..ServerBlock::new(root) },
+        ServerBlock {
+            kubernetes: kubernetes("cluster.local"),
+            hosts: Some(hosts),
+            templates: vec![template],
+            ..ServerBlock::new(root)
+        },
         ServerBlock { kubernetes: kubernetes("other.local"), ..ServerBlock::new(other) },
     ];
     let surroundings = Surroundings::default();
@@ -328,15 +344,21 @@ async fn an_alias_leads_to_what_a_client_would_be_told() {
         alias("away", "www.example.org"),
         alias("ping", "pong.shop.svc.other.local"),
         alias("pong", "ping.shop.svc.cluster.local"),
+        alias("filled", "www.filled.internal"),
     ]);
     for (name, rcode, answers, soa) in [
         ("listed", 0, 2, None),
         ("near", 0, 2, None),
         ("gone", 3, 1, Some("other.local.")),
         ("away", 0, 1, None),
-        ("ping", 0, MAX_BLOCKS, None),
+        ("ping", 0, 1 + MAX_LEGS, None),
+        // A template's alias, to an alias, to another block.
+        ("filled", 0, 4, None),
+        ("www.filled.internal.", 0, 3, None),
     ] {
-        let request = request(&format!("{name}.shop.svc.cluster.local."), RecordType::A, Some(1232)).unwrap();
+        let whole =
+            if name.ends_with('.') { name.to_owned() } else { format!("{name}.shop.svc.cluster.local.") };
+        let request = request(&whole, RecordType::A, Some(1232)).unwrap();
         let Handled::Reply(reply) = handler.handle(&request, client(Protocol::Udp)) else { panic!("{name}") };
         let message = Message::from_vec(&reply).unwrap();
         let owner = message.authorities.first().map(|record| record.name.to_string());
