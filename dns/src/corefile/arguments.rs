@@ -7,6 +7,8 @@ use hickory_server::proto::{
     rr::{LowerName, Name},
 };
 
+use regex::Regex;
+
 use super::{CorefileError, keys, lex::Word, tree::Directive};
 use crate::config::Zones;
 
@@ -94,6 +96,11 @@ impl Word {
     pub(super) fn zones(&self) -> Result<Vec<LowerName>, CorefileError> {
         keys::zones(&self.text)
             .ok_or_else(|| self.refuse(format!("`{}` is neither a zone nor a network", self.text)))
+    }
+
+    pub(super) fn regex(&self) -> Result<Regex, CorefileError> {
+        Regex::new(&self.text)
+            .map_err(|error| self.refuse(format!("`{}` is no regular expression: {error}", self.text)))
     }
 
     pub(super) fn path(&self) -> PathBuf {

@@ -1,7 +1,5 @@
 //! `rewrite [continue|stop] name [exact|prefix|suffix|substring|regex] FROM TO [answer ...]`
 
-use regex::Regex;
-
 use super::{CorefileError, lex::Word, tree::Directive};
 use crate::config::{AnswerName, Matches, Rewrite};
 
@@ -70,7 +68,8 @@ fn matches(kind: &str, from: &Word) -> Result<Matches, CorefileError> {
         "prefix" => Matches::Prefix(text),
         "suffix" => Matches::Suffix(absolute(text)),
         "substring" => Matches::Substring(text),
-        "regex" => Matches::Regex(regex(from)?),
+        // Names are matched in lower case, with the dot of the root at their end.
+        "regex" => Matches::Regex(from.regex()?),
         _ => Matches::Exact(from.name()?),
     })
 }
@@ -97,7 +96,7 @@ fn answers(mut words: &[Word]) -> Result<Vec<AnswerName>, CorefileError> {
             [field, from, to, rest @ ..] if first.is("answer") && (field.is("name") || field.is("value")) => {
                 let in_value = field.is("value");
                 answers.push(AnswerName {
-                    from: regex(from)?,
+                    from: from.regex()?,
                     to: absolute(to.text.to_lowercase()),
                     in_value,
                 });
@@ -111,10 +110,4 @@ fn answers(mut words: &[Word]) -> Result<Vec<AnswerName>, CorefileError> {
         }
     }
     Ok(answers)
-}
-
-/// Names are matched in lower case, with the dot of the root at their end.
-fn regex(word: &Word) -> Result<Regex, CorefileError> {
-    Regex::new(&word.text)
-        .map_err(|error| word.refuse(format!("`{}` is no regular expression: {error}", word.text)))
 }

@@ -46,10 +46,7 @@ fn read_option(
     match option.name.text.as_str() {
         "match" => {
             for word in &option.words {
-                let regex = Regex::new(&word.text);
-                template.matches.push(regex.map_err(|error| {
-                    word.refuse(format!("`{}` is no regular expression: {error}", word.text))
-                })?);
+                template.matches.push(word.regex()?);
             }
         }
         "answer" => template.answers.extend(records(option)?),
