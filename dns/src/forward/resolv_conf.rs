@@ -1,6 +1,10 @@
 //! The name servers of a file like `/etc/resolv.conf`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use nix::net::if_::if_nametoindex;
+
+use crate::config::DNS_PORT;
 
 /// Where systemd-resolved answers on a host; what it asks itself stands in [`RESOLVED`].
 const STUBS: [IpAddr; 2] =
@@ -8,23 +12,32 @@ const STUBS: [IpAddr; 2] =
 pub(super) const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Each name server once, in order. Search lists and options are the business of stub resolvers.
-pub(super) fn name_servers(text: &str) -> Vec<IpAddr> {
+pub(super) fn name_servers(text: &str) -> Vec<SocketAddr> {
     let mut servers = Vec::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
         if words.next() != Some("nameserver") {
             continue;
         }
-        // A zone says which interface a link-local address belongs to, which no socket address here can express.
-        let address = words.next().and_then(|word| word.parse().ok());
-        servers.extend(address.filter(|address| !servers.contains(address)));
+        let server = words.next().and_then(server);
+        servers.extend(server.filter(|server| !servers.contains(server)));
     }
     servers
 }
 
+/// A link-local address says which interface it belongs to: `fe80::1%eth0`.
+fn server(word: &str) -> Option<SocketAddr> {
+    let Some((address, interface)) = word.split_once('%') else {
+        return Some((word.parse::<IpAddr>().ok()?, DNS_PORT).into());
+    };
+    let address: Ipv6Addr = address.parse().ok()?;
+    let scope = interface.parse().ok().or_else(|| if_nametoindex(interface).ok())?;
+    Some(SocketAddrV6::new(address, DNS_PORT, 0, scope).into())
+}
+
 /// A host's stub leads to whatever the host asks, possibly to this server again: what it asks is better asked directly.
-pub(super) fn is_stub(address: &IpAddr) -> bool {
-    STUBS.contains(address)
+pub(super) fn is_stub(server: &SocketAddr) -> bool {
+    STUBS.contains(&server.ip())
 }
 
 #[cfg(test)]
@@ -35,11 +48,12 @@ mod tests {
     fn name_servers_are_read_in_order() {
         let cases: &[(&str, &[&str])] = &[
             ("", &[]),
-            ("nameserver 10.0.0.1\nnameserver 10.0.0.2\n", &["10.0.0.1", "10.0.0.2"]),
+            ("nameserver 10.0.0.1\nnameserver 10.0.0.2\n", &["10.0.0.1:53", "10.0.0.2:53"]),
             ("# nameserver 1.1.1.1\n; nameserver 2.2.2.2\nsearch nameserver 3.3.3.3\n", &[]),
-            ("  nameserver\t fd00::1  # ours\noptions ndots:5", &["fd00::1"]),
-            ("nameserver 10.0.0.1\nnameserver 10.0.0.1", &["10.0.0.1"]),
-            ("nameserver fe80::1%eth0\nnameserver example.org\nnameserver", &[]),
+            ("  nameserver\t fd00::1  # ours\noptions ndots:5", &["[fd00::1]:53"]),
+            ("nameserver 10.0.0.1\nnameserver 10.0.0.1", &["10.0.0.1:53"]),
+            ("nameserver fe80::1%lo\nnameserver fe80::2%7", &["[fe80::1%1]:53", "[fe80::2%7]:53"]),
+            ("nameserver fe80::1%nowhere\nnameserver 10.0.0.1%lo\nnameserver example.org\nnameserver", &[]),
         ];
         for (text, want) in cases {
             let got: Vec<String> = name_servers(text).iter().map(ToString::to_string).collect();

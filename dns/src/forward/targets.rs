@@ -1,9 +1,6 @@
 //! Which servers a rule names at this moment.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
+use std::{net::SocketAddr, path::Path};
 
 use tracing::warn;
 
@@ -13,7 +10,7 @@ use super::{
     upstream::Target,
 };
 use crate::{
-    config::{DNS_PORT, Protocol, Upstream},
+    config::{Protocol, Upstream},
     followed::Followed,
 };
 
@@ -39,7 +36,7 @@ struct Servers {
     file: Followed,
     name: String,
     /// As last read; a file that has become unreadable changes nothing.
-    servers: Vec<IpAddr>,
+    servers: Vec<SocketAddr>,
 }
 
 /// More are not asked for any question.
@@ -84,16 +81,13 @@ impl Source {
     fn now(&mut self) -> Vec<Target> {
         match self {
             Self::Fixed(target) => vec![target.clone()],
-            Self::File(file) => {
-                let plain = |ip| Target { address: SocketAddr::new(ip, DNS_PORT), tls: None };
-                file.now().into_iter().map(plain).collect()
-            }
+            Self::File(file) => file.now().into_iter().map(|address| Target { address, tls: None }).collect(),
         }
     }
 }
 
 impl File {
-    fn now(&mut self) -> Vec<IpAddr> {
+    fn now(&mut self) -> Vec<SocketAddr> {
         let listed = self.listed.now();
         if !listed.iter().any(is_stub) {
             return listed.to_vec();
@@ -110,7 +104,7 @@ impl Servers {
         Self { file: Followed::new(path), name: path.display().to_string(), servers: Vec::new() }
     }
 
-    fn now(&mut self) -> &[IpAddr] {
+    fn now(&mut self) -> &[SocketAddr] {
         match self.file.changed() {
             None => {}
             Some(Ok(text)) => self.servers = name_servers(&text),
