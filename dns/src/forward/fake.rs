@@ -38,6 +38,7 @@ pub(crate) struct Fake {
 struct Counts {
     questions: AtomicU32,
     connections: AtomicU32,
+    ended: AtomicU32,
 }
 
 type Script = Arc<dyn Fn(&Message, Via) -> Answer + Send + Sync>;
@@ -83,6 +84,10 @@ impl Fake {
     pub(crate) fn connections(&self) -> u32 {
         self.counts.connections.load(Relaxed)
     }
+
+    pub(crate) fn open_connections(&self) -> u32 {
+        self.connections() - self.counts.ended.load(Relaxed)
+    }
 }
 
 impl Drop for Fake {
@@ -109,19 +114,20 @@ async fn streams(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script
         let (tls, script, counts) = (tls.clone(), Arc::clone(&script), Arc::clone(&counts));
         tokio::spawn(async move {
             match tls {
-                None => serve(stream, script, counts).await,
+                None => serve(stream, script, &counts).await,
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        serve(stream, script, counts).await;
+                        serve(stream, script, &counts).await;
                     }
                 }
             }
+            counts.ended.fetch_add(1, Relaxed);
         });
     }
 }
 
 /// Until either side has had enough; an answer of no octets closes the connection.
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, counts: Arc<Counts>) {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, counts: &Counts) {
     while let Ok(length) = stream.read_u16().await {
         let mut question = vec![0; length.into()];
         stream.read_exact(&mut question).await.unwrap();

@@ -78,6 +78,13 @@ pub(crate) enum ErrorInfo {
     NoReachableAuthority = 22,
 }
 
+/// A time with the highest bit set counts as none (RFC 2181, section 8).
+fn limit_ttl(record: &mut Record) {
+    if i32::try_from(record.ttl).is_err() {
+        record.ttl = 0;
+    }
+}
+
 /// The number of the option that carries extended errors.
 const EXTENDED_ERROR: u16 = 15;
 
@@ -133,6 +140,8 @@ impl Reply {
             origin: Origin::Upstream,
         };
         reply.name_after(question);
+        let Self { answers, authorities, additionals, .. } = &mut reply;
+        answers.iter_mut().chain(authorities).chain(additionals).for_each(limit_ttl);
         reply
     }
 

@@ -219,6 +219,7 @@ async fn follow(rule: Weak<Rule>, mut targets: Targets) {
                 Err(error) => warn!(%error, "cannot use the upstreams that a file names now"),
             }
         }
+        rule.upstreams.load().iter().for_each(|upstream| upstream.close_expired());
         // At first there may be nobody yet to whom a question could come back.
         if look > 0 && rule.surroundings.detect_loops {
             rule.look_for_loops(look % LOOKS_PER_LOOP_CHECK == 0).await;

@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
 
@@ -51,6 +51,9 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 type Connection = Box<dyn Stream>;
 
+/// How long an answer on a kept connection may take. All that are kept may lead nowhere by now, and a question must not
+/// spend its tries on finding that out of each.
+const KEPT: Duration = Duration::from_millis(600);
 /// More than that at once is a burst, and its connections are closed again.
 const MOST_IDLE: usize = 16;
 /// Answers to earlier questions that may stand before ours on a connection.
@@ -61,7 +64,8 @@ impl Pool {
         Self { dial, expire, idle: Mutex::default() }
     }
 
-    /// A server may close a kept connection at any time, so what fails on one is tried once more on a fresh one.
+    /// A server may close a kept connection at any time, and one that it has forgotten stays silent: what fails on one, or
+    /// takes long, is tried once more on a fresh one.
     pub(super) async fn exchange(
         &self,
         to: SocketAddr,
@@ -71,7 +75,7 @@ impl Pool {
         let protocol = self.dial.protocol();
         if let Some(kept) = self.take() {
             metrics.reused(protocol);
-            if let Ok(answer) = self.on(kept, asked).await {
+            if let Ok(Ok(answer)) = timeout(KEPT, self.on(kept, asked)).await {
                 return Ok(answer);
             }
         }
@@ -88,9 +92,13 @@ impl Pool {
     }
 
     fn take(&self) -> Option<Connection> {
-        let mut idle = self.idle();
-        idle.retain(|kept| kept.since.elapsed() < self.expire);
-        idle.pop().map(|kept| kept.connection)
+        self.close_expired();
+        self.idle().pop().map(|kept| kept.connection)
+    }
+
+    /// Whoever asks no more closes nothing either.
+    pub(super) fn close_expired(&self) {
+        self.idle().retain(|kept| kept.since.elapsed() < self.expire);
     }
 
     fn keep(&self, connection: Connection) {

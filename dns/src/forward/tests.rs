@@ -80,7 +80,7 @@ async fn a_reply_arrives_whole() {
         reply.metadata.authentic_data = true;
         let soa = SOA::new(name("ns.org."), name("root.org."), 1, 2, 3, 4, 5);
         reply.add_authority(Record::from_rdata(name("org."), 9, RData::SOA(soa)));
-        reply.add_additional(a(name("ns.org."), 9, [192, 0, 2, 9]));
+        reply.add_additional(a(name("ns.org."), 1 << 31, [192, 0, 2, 9]));
         let edns = reply.edns.as_mut().unwrap();
         edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 9]));
         vec![wire(&reply)]
@@ -91,6 +91,7 @@ async fn a_reply_arrives_whole() {
     assert_eq!(reply.rcode, ResponseCode::NXDomain);
     assert!(!reply.authentic_data, "nobody asked");
     assert_eq!((reply.authorities.len(), reply.additionals.len()), (1, 1));
+    assert_eq!([reply.authorities[0].ttl, reply.additionals[0].ttl], [9, 0], "no time is negative");
     assert_eq!(reply.errors, [EdnsOption::Unknown(15, vec![0, 9])]);
     let wants = Wants { authentic_data: true, ..Wants::default() };
     assert!(forwarder.resolve(&question("Example.ORG."), wants).await.authentic_data);
@@ -337,6 +338,33 @@ async fn connections_are_kept_and_made_anew_when_they_were_closed() {
         assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
     }
     assert_eq!(closing.connections(), 3);
+}
+
+#[tokio::test]
+async fn kept_connections_that_lead_nowhere_are_not_all_tried() {
+    let asked_so_far = std::sync::atomic::AtomicU32::new(0);
+    let upstream = Fake::start(move |asked, _| {
+        // The first two make connections, and nothing more is heard on them.
+        let number = asked_so_far.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if matches!(number, 2 | 3) { Vec::new() } else { vec![wire(&address_for(asked))] }
+    })
+    .await;
+    let forwarder = start(&[Forward { force_tcp: true, ..rule(&[&upstream]) }]);
+    join_all(["a.example.", "b.example."].map(|name| ask(&forwarder, name))).await;
+    assert_eq!(upstream.connections(), 2);
+    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+}
+
+#[tokio::test]
+async fn connections_that_nobody_uses_are_closed() {
+    let upstream = Fake::plain().await;
+    let rule = Forward { force_tcp: true, expire: Duration::from_millis(50), ..rule(&[&upstream]) };
+    let forwarder = start(&[rule]);
+    ask(&forwarder, "example.org.").await;
+    assert_eq!(upstream.open_connections(), 1);
+    while upstream.open_connections() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -115,6 +115,11 @@ impl Upstream {
         }
     }
 
+    /// Lets go of connections that nobody has used for long.
+    pub(super) fn close_expired(&self) {
+        self.pool.close_expired();
+    }
+
     /// How long an answer may take before somebody else is asked as well.
     pub(super) fn patience(&self) -> Duration {
         self.pace().patience()
