@@ -62,7 +62,7 @@ pub fn answer(templates: &[Template], question: &Query) -> Option<Made> {
             return Some(made(template, &Facts { question, name: &text, zone, captures }));
         }
         if !template.fallthrough.contains(&name) {
-            let reply = Reply::known(ResponseCode::NXDomain, Origin::Template);
+            let reply = Reply::known(ResponseCode::ServFail, Origin::Template);
             return Some(Made { reply, unmade: 0 });
         }
     }
@@ -94,6 +94,8 @@ fn made(template: &Template, facts: &Facts<'_>) -> Made {
     };
     let wanted = template.answers.len() + template.authorities.len() + template.additionals.len();
     let unmade = wanted - reply.answers.len() - reply.authorities.len() - reply.additionals.len();
+    // A part would be taken for the whole, and nothing for the word that there is nothing.
+    let reply = if unmade == 0 { reply } else { Reply::known(ResponseCode::ServFail, Origin::Template) };
     Made { reply, unmade }
 }
 
@@ -223,9 +225,9 @@ mod tests {
         type Want = Option<(ResponseCode, Vec<String>)>;
         let cases: &[(&str, RecordType, &[&Template], Want)] = &[
             ("ip-10-0-0-1.example.", RecordType::A, &[&by_number], found("ip-10-0-0-1.example. 60 10.0.0.1")),
-            ("other.example.", RecordType::A, &[&by_number], Some((ResponseCode::NXDomain, vec![]))),
+            ("other.example.", RecordType::A, &[&by_number], Some((ResponseCode::ServFail, vec![]))),
             ("other.example.", RecordType::A, &[&first], None),
-            ("other.example.", RecordType::A, &[&first, &by_name], Some((ResponseCode::NoError, vec![]))),
+            ("other.example.", RecordType::A, &[&first, &by_name], Some((ResponseCode::ServFail, vec![]))),
             ("ip-10-0-0-1.example.", RecordType::AAAA, &[&by_number], None),
             ("ip-10-0-0-1.elsewhere.", RecordType::A, &[&by_number], None),
             ("x.example.", RecordType::AAAA, &[&no_ipv6], Some((ResponseCode::NoError, vec![]))),

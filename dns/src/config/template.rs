@@ -21,7 +21,7 @@ pub struct Template {
     pub additionals: Vec<String>,
     pub authorities: Vec<String>,
     pub rcode: ResponseCode,
-    /// Names of these zones that no expression matches are handed on. Empty: they are NXDOMAIN.
+    /// Names of these zones that no expression matches are handed on. Empty: they are SERVFAIL, as in CoreDNS.
     pub fallthrough: Zones,
 }
 
