@@ -6,7 +6,7 @@ use hickory_server::proto::{
     op::Query,
     rr::{
         LowerName, Name, RData, Record,
-        rdata::{CNAME, PTR, SRV},
+        rdata::{CNAME, MX, NAPTR, NS, PTR, SOA, SRV},
     },
 };
 use regex::{Captures, Regex};
@@ -18,25 +18,40 @@ use crate::config::{AnswerName, Matches, Rewrite};
 pub struct Rewritten {
     pub question: Query,
     asked: Name,
-    /// Of the rule that matched last.
-    answers: Vec<AnswerName>,
+    /// Of every rule that matched, in their order; names in the answer go the way back.
+    turns: Vec<Turn>,
+}
+
+/// How a name in the answer is turned back.
+#[derive(Debug, Clone, PartialEq)]
+enum Turn {
+    /// A name and those below it.
+    Whole {
+        from: String,
+        to: String,
+    },
+    Suffix {
+        from: String,
+        to: String,
+    },
+    Pattern(AnswerName),
 }
 
 /// None: no rule matches, or what it makes is no name.
 pub fn rewritten(rules: &[Rewrite], question: &Query) -> Option<Rewritten> {
     let mut name = question.name().clone();
-    let mut answers = None;
+    let (mut turns, mut matches) = (Vec::new(), false);
     for rule in rules {
         let Some(other) = replaced(rule, &name) else { continue };
-        name = other;
-        answers = Some(rule.answers.clone());
+        turns.extend(Turn::of(rule, &name, &other));
+        (name, matches) = (other, true);
         if !rule.continues {
             break;
         }
     }
     let mut asked_instead = question.clone();
     asked_instead.set_name(name);
-    Some(Rewritten { question: asked_instead, asked: question.name().clone(), answers: answers? })
+    matches.then(|| Rewritten { question: asked_instead, asked: question.name().clone(), turns })
 }
 
 impl Rewritten {
@@ -45,30 +60,60 @@ impl Rewritten {
         for record in records {
             if record.name == *self.question.name() {
                 record.name.clone_from(&self.asked);
-            } else if let Some(name) = self.turned_back(&record.name, false) {
-                record.name = name;
+            } else {
+                self.turn_back(&mut record.name, false);
             }
-            self.restore_data(&mut record.data);
+            if let Some(name) = name_in(&mut record.data) {
+                self.turn_back(name, true);
+            }
         }
     }
 
-    fn restore_data(&self, data: &mut RData) {
-        let (RData::CNAME(CNAME(target)) | RData::PTR(PTR(target)) | RData::SRV(SRV { target, .. })) = data
-        else {
-            return;
-        };
-        if let Some(name) = self.turned_back(target, true) {
-            *target = name;
+    fn turn_back(&self, name: &mut Name, in_value: bool) {
+        let before = text(name);
+        let turned = |now: String, turn: &Turn| turn.turned(&now, in_value).unwrap_or(now);
+        let after = self.turns.iter().rev().fold(before.clone(), turned);
+        if let Some(other) = parsed(&after).filter(|_| after != before) {
+            *name = other;
         }
     }
+}
 
-    fn turned_back(&self, name: &Name, in_value: bool) -> Option<Name> {
-        let text = text(name);
-        let rules = self.answers.iter().filter(|rule| rule.in_value == in_value);
-        rules
-            .filter_map(|rule| substituted(&rule.from, &rule.to, &text))
-            .next()
-            .and_then(|text| parsed(&text))
+fn name_in(data: &mut RData) -> Option<&mut Name> {
+    let name = match data {
+        RData::CNAME(CNAME(name)) | RData::NS(NS(name)) | RData::PTR(PTR(name)) => name,
+        RData::MX(MX { exchange: name, .. })
+        | RData::NAPTR(NAPTR { replacement: name, .. })
+        | RData::SOA(SOA { mname: name, .. })
+        | RData::SRV(SRV { target: name, .. }) => name,
+        #[expect(clippy::wildcard_enum_match_arm, reason = "types are an open list")]
+        _ => return None,
+    };
+    Some(name)
+}
+
+impl Turn {
+    fn of(rule: &Rewrite, before: &Name, after: &Name) -> impl Iterator<Item = Self> {
+        let own = rule.turns_back.then(|| match &rule.matches {
+            Matches::Suffix(suffix) => Self::Suffix { from: rule.to.clone(), to: suffix.clone() },
+            Matches::Exact(_) | Matches::Prefix(_) | Matches::Substring(_) | Matches::Regex(_) => {
+                Self::Whole { from: text(after), to: text(before) }
+            }
+        });
+        own.into_iter().chain(rule.answers.iter().cloned().map(Self::Pattern))
+    }
+
+    fn turned(&self, name: &str, in_value: bool) -> Option<String> {
+        match self {
+            Self::Whole { from, to } => {
+                let above = name.strip_suffix(from.as_str())?;
+                (above.is_empty() || above.ends_with('.')).then(|| format!("{above}{to}"))
+            }
+            Self::Suffix { from, to } => name.strip_suffix(from.as_str()).map(|above| format!("{above}{to}")),
+            Self::Pattern(rule) => {
+                substituted(&rule.from, &rule.to, name).filter(|_| rule.in_value == in_value)
+            }
+        }
     }
 }
 
@@ -123,7 +168,7 @@ mod tests {
     }
 
     fn rule(matches: Matches, to: &str) -> Rewrite {
-        Rewrite { matches, to: to.to_owned(), answers: Vec::new(), continues: false }
+        Rewrite { matches, to: to.to_owned(), turns_back: false, answers: Vec::new(), continues: false }
     }
 
     fn regex(pattern: &str) -> Matches {
@@ -187,5 +232,56 @@ mod tests {
         let got: Vec<String> =
             records.iter().map(|record| format!("{} {}", record.name, record.data)).collect();
         assert_eq!(got, ["Web.outer. x.value.", "x.outer. y.elsewhere."]);
+    }
+
+    #[test]
+    fn rules_turn_back_what_they_have_turned() {
+        let back = |rule: Rewrite| Rewrite { turns_back: true, ..rule };
+        let exact = || back(rule(Matches::Exact(name("red.example.").into()), "blue.example."));
+        let suffix = || back(rule(Matches::Suffix(".outer.".to_owned()), ".svc."));
+        let pattern = || back(rule(regex("^(.*)-(.*)$"), "{1}.{2}"));
+        let prefix = Rewrite { continues: true, ..back(rule(Matches::Prefix("a-".to_owned()), "")) };
+        let srv = |owner: &str, target: &str| {
+            Record::from_rdata(name(owner), 5, RData::SRV(SRV::new(0, 1, 80, name(target))))
+        };
+        for (what, rules, asked, before, want) in [
+            (
+                "exact",
+                vec![exact()],
+                "red.example.",
+                ("blue.example.", "x.blue.example."),
+                "red.example. x.red.example.",
+            ),
+            (
+                "no label",
+                vec![exact()],
+                "red.example.",
+                ("blue.example.", "xblue.example."),
+                "red.example. xblue.example.",
+            ),
+            ("suffix", vec![suffix()], "web.outer.", ("web.svc.", "db.svc."), "web.outer. db.outer."),
+            ("elsewhere", vec![suffix()], "web.outer.", ("web.other.", "db.other."), "web.other. db.other."),
+            (
+                "not back",
+                vec![rule(Matches::Suffix(".outer.".to_owned()), ".svc.")],
+                "web.outer.",
+                ("web.svc.", "db.svc."),
+                "web.outer. db.svc.",
+            ),
+            ("regex", vec![pattern()], "a-b.", ("a.b.", "x.a.b."), "a-b. x.a-b."),
+            (
+                "two rules",
+                vec![prefix, suffix()],
+                "a-web.outer.",
+                ("web.svc.", "web.svc."),
+                "a-web.outer. a-web.outer.",
+            ),
+        ] {
+            let rewritten = rewritten(&rules, &Query::query(name(asked), RecordType::SRV)).unwrap();
+            let mut records = [srv(before.0, before.1)];
+            rewritten.restore(&mut records);
+            let RData::SRV(SRV { target, .. }) = &records[0].data else { panic!("{what}") };
+            assert_eq!(format!("{} {target}", records[0].name), want, "{what}");
+        }
     }
 }

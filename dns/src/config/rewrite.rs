@@ -10,7 +10,10 @@ pub struct Rewrite {
     /// The name to ask for. Of a regex, `{0}` is the whole and `{1}` the first group; of a prefix, suffix or
     /// substring, what to put in its place.
     pub to: String,
-    /// How names in the answer are turned back, first match wins. Without any, the name that was asked for instead is.
+    /// Names in the answer are turned back as the rule has turned the question, in owners and in data. In any case
+    /// owners are that are the name that was asked for instead.
+    pub turns_back: bool,
+    /// How else names in the answer are turned back: one after another, the last first.
     pub answers: Vec<AnswerName>,
     /// Rules below this one are tried on the new name.
     pub continues: bool,
@@ -38,6 +41,7 @@ impl PartialEq for Rewrite {
     fn eq(&self, other: &Self) -> bool {
         self.matches == other.matches
             && self.to == other.to
+            && self.turns_back == other.turns_back
             && self.answers == other.answers
             && self.continues == other.continues
     }

@@ -54,10 +54,12 @@ fn one(directive: &Directive, words: &[Word], continues: bool) -> Result<Rewrite
         _ => ("exact", rest),
     };
     let [from, to, options @ ..] = rest else { return Err(directive.misused(USAGE)) };
+    let (is_auto, answers) = answers(options)?;
     Ok(Rewrite {
         matches: matches(kind, from)?,
         to: target(kind, to)?,
-        answers: answers(options)?,
+        turns_back: is_auto || kind == "exact",
+        answers,
         continues,
     })
 }
@@ -87,27 +89,26 @@ fn absolute(text: String) -> String {
     if text.ends_with('.') { text } else { text + "." }
 }
 
-/// `answer auto` is how it is done when nothing else is said.
-fn answers(mut words: &[Word]) -> Result<Vec<AnswerName>, CorefileError> {
-    let mut answers = Vec::new();
-    while let Some((first, rest)) = words.split_first() {
-        match rest {
-            [auto, rest @ ..] if first.is("answer") && auto.is("auto") => words = rest,
-            [field, from, to, rest @ ..] if first.is("answer") && (field.is("name") || field.is("value")) => {
-                let in_value = field.is("value");
-                answers.push(AnswerName {
-                    from: from.regex()?,
-                    to: absolute(to.text.to_lowercase()),
-                    in_value,
-                });
+/// Whether `answer auto` is among them, and the others. The word `answer` may be left out behind the first.
+fn answers(mut words: &[Word]) -> Result<(bool, Vec<AnswerName>), CorefileError> {
+    let (mut is_auto, mut answers) = (false, Vec::new());
+    if let Some(first) = words.first().filter(|word| !word.is("answer")) {
+        return Err(misplaced(first));
+    }
+    while let Some((first, behind)) = words.split_first() {
+        match if first.is("answer") { behind } else { words } {
+            [auto, rest @ ..] if auto.is("auto") => (is_auto, words) = (true, rest),
+            [field, from, to, rest @ ..] if field.is("name") || field.is("value") => {
+                let to = absolute(to.text.to_lowercase());
+                answers.push(AnswerName { from: from.regex()?, to, in_value: field.is("value") });
                 words = rest;
             }
-            _ => {
-                return Err(
-                    first.refuse("after the names comes `answer auto`, or `answer name|value FROM TO`")
-                );
-            }
+            _ => return Err(misplaced(first)),
         }
     }
-    Ok(answers)
+    Ok((is_auto, answers))
+}
+
+fn misplaced(word: &Word) -> CorefileError {
+    word.refuse("after the names comes `answer auto`, or `answer name|value FROM TO`")
 }

@@ -181,7 +181,7 @@ fn hosts_rewrite_and_template_are_read() {
         "example {\n hosts /h example {\n  10.0.0.1 a.example b.example\n  ttl 60\n  no_reverse\n  reload 0\n  \
          fallthrough\n }\n rewrite name a.example b.example\n rewrite continue name suffix .x .y answer auto\n \
          rewrite stop {\n  name regex (.*)\\.old\\.example {1}.new.example\n  \
-         answer name (.*)\\.new\\.example {1}.old.example\n }\n template IN AAAA {\n  rcode NXDOMAIN\n }\n \
+         answer name (.*)\\.new\\.example {1}.old.example value a b\n }\n template IN AAAA {\n  rcode NXDOMAIN\n }\n \
          template ANY ANY sub.example {\n  match ^a \"^b b\"\n  answer \"{{ .Name }} 60 IN A 10.0.0.1\"\n  fallthrough\n }\n}",
     );
     let hosts = block.hosts.unwrap();
@@ -191,7 +191,8 @@ fn hosts_rewrite_and_template_are_read() {
     assert_eq!((&exact.matches, exact.to.as_str()), (&Matches::Exact(zone("a.example")), "b.example."));
     assert_eq!((&suffix.matches, suffix.to.as_str()), (&Matches::Suffix(".x.".to_owned()), ".y."));
     assert!(suffix.continues && !regex.continues);
-    assert_eq!(regex.answers.len(), 1);
+    assert_eq!([exact, suffix, regex].map(|rule| rule.turns_back), [true, true, false]);
+    assert_eq!(regex.answers.iter().map(|answer| answer.in_value).collect::<Vec<_>>(), [false, true]);
     let [v6, all] = block.templates.as_slice() else { panic!("{:?}", block.templates) };
     assert_eq!((v6.rcode, v6.matches.len(), v6.zones.clone()), (ResponseCode::NXDomain, 1, zones("example")));
     assert_eq!((all.kind, all.matches.len(), all.answers.len()), (None, 2, 1));
@@ -309,6 +310,8 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         ),
         (". {\n rewrite type A AAAA\n}", "only names can be rewritten"),
         (". {\n rewrite name regex ( a\n}", "`(` is no regular expression"),
+        (". {\n rewrite name suffix a b auto\n}", ":2: after the names comes `answer auto`"),
+        (". {\n rewrite name suffix a b answer name c\n}", ":2: after the names comes `answer auto`"),
         (". {\n template IN A {\n  answer \"{{ .Remote }}\"\n }\n}", ":3: `.Remote` cannot be filled in"),
         (". {\n hosts {\n  10.0.0.300 a\n }\n}", ":3: `10.0.0.300` is no option of `hosts`"),
         (". {\n import nothing\n}", ":2: there is no such snippet"),

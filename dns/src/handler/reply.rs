@@ -137,7 +137,8 @@ impl Response {
     /// `plugin`: how metrics call the part that answered.
     pub fn finish(mut self, metrics: &QueryMetrics, plugin: &str) -> Vec<u8> {
         if let Some(rewritten) = &self.rewritten {
-            rewritten.restore(&mut self.message.answers);
+            let Message { answers, authorities, additionals, .. } = &mut self.message;
+            [answers, authorities, additionals].into_iter().for_each(|records| rewritten.restore(records));
         }
         let Client { protocol, address } = self.client;
         metrics.asked(protocol, address.is_ipv6(), self.kind(), self.wants.dnssec_ok, self.size);
