@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use arcstr::ArcStr;
 use criterion::{Criterion, criterion_group, criterion_main};
 use dns::{
     config::{Kubernetes, Listen, ServerBlock},
@@ -41,7 +42,7 @@ fn key(n: u32) -> Key {
 }
 
 fn slice(n: u32, endpoints: u32) -> Change {
-    let namespace: Arc<str> = format!("namespace-{}", n % 100).into();
+    let namespace: ArcStr = format!("namespace-{}", n % 100).into();
     let id = ObjectName { namespace, name: format!("service-{n}-abcde").into() };
     let address = |i: u32| Ipv4Addr::from(0x0b00_0000 + n * ENDPOINTS + i);
     let v4 = Endpoints { unnamed: (0..endpoints).map(address).collect(), named: [].into() };

@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use arcstr::ArcStr;
 
 use crate::zone::{Change, Key, ObjectName, Pod, ReadOptions, Service, Slice};
 
@@ -28,7 +29,7 @@ pub use view::View;
 pub struct Snapshot {
     /// By the hash of their name.
     services: Sorted<u64, Arc<View>>,
-    namespaces: Sorted<u64, Arc<str>>,
+    namespaces: Sorted<u64, ArcStr>,
     /// Who has an address: the address, and what [`Snapshot::holders`] finds the Service by.
     v4: Sorted<(Ipv4Addr, u32), ()>,
     v6: Sorted<(Ipv6Addr, u32), ()>,
@@ -139,7 +140,7 @@ pub struct Index {
     slices: HashSet<ByName>,
     /// What Endpoints objects mean, where they are mirrored.
     endpoints: HashMap<Key, Arc<[Arc<Slice>]>>,
-    namespaces: HashMap<Arc<str>, Presence>,
+    namespaces: HashMap<ArcStr, Presence>,
     pods: HashMap<ObjectName, Arc<Pod>>,
     /// Namespaces are selected, so only their own objects tell which there are.
     selects_namespaces: bool,
@@ -169,7 +170,7 @@ impl Index {
             Change::Slice(name, slice) => self.apply_slice(&name, slice),
             Change::Endpoints(key, slices) => self.apply_endpoints(key, slices),
             Change::Namespace(name, exists) => {
-                let name: Arc<str> = name.to_ascii_lowercase().into();
+                let name: ArcStr = name.to_ascii_lowercase().into();
                 self.change_presence(name, |presence| presence.is_declared = exists);
             }
             Change::Pod(name, pod) => self.apply_pod(name, pod),
@@ -177,7 +178,7 @@ impl Index {
     }
 
     fn apply_service(&mut self, key: Key, service: Option<Arc<Service>>) {
-        let namespace: Arc<str> = key.namespace().into();
+        let namespace: ArcStr = key.namespace().into();
         let was = self.view(&key).is_some_and(|view| view.service.is_some());
         let is = service.is_some();
         let view = self.take(&key);
@@ -240,7 +241,7 @@ impl Index {
         pod.into_iter().flat_map(|pod| &pod.addresses).map(|address| (*address, hash)).collect()
     }
 
-    fn change_presence(&mut self, name: Arc<str>, change: impl FnOnce(&mut Presence)) {
+    fn change_presence(&mut self, name: ArcStr, change: impl FnOnce(&mut Presence)) {
         let hash = self.next.hash(&[name.as_bytes()]);
         let presence = self.namespaces.entry(name.clone()).or_default();
         let was = presence.exists();

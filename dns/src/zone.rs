@@ -11,6 +11,8 @@ use std::{
     time::SystemTime,
 };
 
+use arcstr::ArcStr;
+
 use crate::name::Name;
 
 mod label;
@@ -67,8 +69,8 @@ pub(crate) fn is_label(text: &str) -> bool {
 /// What an object is called where it was found; shared with whoever watches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
+    pub namespace: ArcStr,
+    pub name: ArcStr,
 }
 
 /// What a changed object means. `None`: it is gone, or has no part in DNS.
@@ -78,7 +80,7 @@ pub enum Change {
     Slice(ObjectName, Option<Arc<Slice>>),
     /// The slices that the control plane would make of an Endpoints object, if its Service selects no pods.
     Endpoints(Key, Option<Arc<[Arc<Slice>]>>),
-    Namespace(Arc<str>, bool),
+    Namespace(ArcStr, bool),
     Pod(ObjectName, Option<Arc<Pod>>),
 }
 

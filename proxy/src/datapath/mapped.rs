@@ -4,7 +4,7 @@
 //! references. Indices outside of the map are ignored on writing and read as zeroes.
 //!
 //! What is mapped counts as ours, used or not, and arrays are made for the largest clusters. So a window of one is
-//! mapped when something in it is first asked for.
+//! mapped when something in it is first asked for, and only some stay mapped.
 
 use std::{
     io,
@@ -31,7 +31,9 @@ pub struct MappedArray<T> {
 }
 
 /// Bytes; a multiple of every page size.
-const WINDOW: usize = 256 << 10;
+const WINDOW: usize = 64 << 10;
+/// How many windows of an array stay mapped: to map one takes some microseconds.
+const KEPT: usize = 8;
 const LARGEST_PAGE: usize = 64 << 10;
 
 /// Whether the map is written to from here.
@@ -86,6 +88,13 @@ impl<T: Pod> MappedArray<T> {
             }
         }
         Ok(0)
+    }
+
+    /// Lets go of the windows if there are many.
+    pub fn rest(&mut self) {
+        if self.windows.iter().filter(|window| window.get().is_some()).count() > KEPT {
+            self.windows.iter_mut().for_each(|window| drop(window.take()));
+        }
     }
 
     pub fn len(&self) -> u32 {

@@ -409,6 +409,14 @@ impl LbMaps for KernelMaps {
             IpFamily::V6 => self.backends_v6.store_u8(index, offset_of!(BackendV6, flags), flags.0),
         }
     }
+
+    fn rest(&mut self) {
+        self.state.rest();
+        self.descriptors.rest();
+        self.slots.rest();
+        self.backends_v4.rest();
+        self.backends_v6.rest();
+    }
 }
 
 impl KernelMaps {

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use arcstr::ArcStr;
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::Unclaimed;
 
@@ -19,6 +20,7 @@ use crate::model::{
     frontend::{Frontend, FrontendKey, FrontendKind},
     node::{LocalNode, NodeInfo},
     policy::Policy,
+    rare::Rare,
     service::{PortInfo, ServiceInfo, ServiceKey, ServicePortKey},
     topology::{EndpointSets, Uses},
 };
@@ -43,7 +45,7 @@ pub enum Change {
     Endpoints(ServiceKey, Option<Slices>),
     /// The Node object of this node; others do not concern us.
     Node(Option<NodeInfo>),
-    ServiceCidr(Arc<str>, Option<Vec<IpNetwork>>),
+    ServiceCidr(ArcStr, Option<Vec<IpNetwork>>),
 }
 
 pub struct Index {
@@ -55,7 +57,7 @@ pub struct Index {
     joined: Joined,
     endpoints: HashMap<ServiceKey, Slices>,
     claims: Claims,
-    service_cidrs: BTreeMap<Arc<str>, Vec<IpNetwork>>,
+    service_cidrs: BTreeMap<ArcStr, Vec<IpNetwork>>,
 }
 
 impl Index {
@@ -190,7 +192,7 @@ impl Index {
     /// A Service as the flags let it be: external IPs may not count, and the one for names has addresses on this node only.
     fn admitted(&self, mut service: Arc<ServiceInfo>) -> Arc<ServiceInfo> {
         if !self.policy.external_ips && !service.external_ips.is_empty() {
-            Arc::make_mut(&mut service).external_ips = Box::default();
+            Arc::make_mut(&mut service).external_ips = Rare::default();
         }
         if let Some(server) = self.policy.name_server.as_ref().filter(|server| server.service == service.key)
         {
@@ -235,7 +237,7 @@ impl Index {
 
     fn apply_service_cidr(
         &mut self,
-        name: Arc<str>,
+        name: ArcStr,
         networks: Option<Vec<IpNetwork>>,
     ) -> BTreeSet<FrontendKey> {
         match networks {

@@ -1,13 +1,15 @@
 //! Names that many objects repeat, kept once: namespaces, nodes, zones, ports, and a Service in the names of its slices.
 
-use std::{cell::RefCell, collections::HashSet, sync::Arc};
+use std::{cell::RefCell, collections::HashSet};
+
+use arcstr::ArcStr;
 
 /// Unused names are looked for whenever this many more than last time are known.
 const SWEEP: usize = 1024;
 
 #[derive(Default)]
 struct Names {
-    known: HashSet<Arc<str>>,
+    known: HashSet<ArcStr>,
     /// How many names may be known before the unused ones are let go.
     limit: usize,
 }
@@ -18,20 +20,20 @@ thread_local! {
 }
 
 /// The one copy of a name.
-pub fn intern(name: &str) -> Arc<str> {
+pub fn intern(name: &str) -> ArcStr {
     NAMES.with_borrow_mut(|names| names.intern(name))
 }
 
 impl Names {
-    fn intern(&mut self, name: &str) -> Arc<str> {
+    fn intern(&mut self, name: &str) -> ArcStr {
         if let Some(known) = self.known.get(name) {
             return known.clone();
         }
         if self.known.len() >= self.limit {
-            self.known.retain(|known| Arc::strong_count(known) > 1);
+            self.known.retain(|known| ArcStr::strong_count(known).is_some_and(|count| count > 1));
             self.limit = 2 * self.known.len() + SWEEP;
         }
-        let new: Arc<str> = name.into();
+        let new: ArcStr = name.into();
         self.known.insert(new.clone());
         new
     }
@@ -45,11 +47,11 @@ mod tests {
     fn equal_names_share_their_memory_and_unused_ones_go() {
         let mut names = Names::default();
         let kept = names.intern("kept");
-        assert!(Arc::ptr_eq(&kept, &names.intern("kept")));
+        assert!(ArcStr::ptr_eq(&kept, &names.intern("kept")));
         for n in 0..10 * SWEEP {
             names.intern(&n.to_string());
         }
         assert!(names.known.len() <= 2 * SWEEP, "{} names", names.known.len());
-        assert!(Arc::ptr_eq(&kept, &names.intern("kept")));
+        assert!(ArcStr::ptr_eq(&kept, &names.intern("kept")));
     }
 }

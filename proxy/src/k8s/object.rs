@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use arcstr::ArcStr;
 use k8s_openapi::api::{
     core::v1::{Endpoints, Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
@@ -84,8 +85,8 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
     pub kind: Kind,
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
+    pub namespace: ArcStr,
+    pub name: ArcStr,
 }
 
 impl ObjectId {

@@ -161,7 +161,11 @@ fn b5_external_ips() {
         ("what stands for all is no address", json!(["0.0.0.0", "::", "::ffff:0.0.0.0"]), vec![], 3),
     ] {
         let read = service(json!({"externalIPs": ips})).unwrap();
-        assert_eq!((texts(&read.value.external_ips), read.left_out.len()), (texts(want), left_out), "{name}");
+        assert_eq!(
+            (texts(&*read.value.external_ips), read.left_out.len()),
+            (texts(want), left_out),
+            "{name}"
+        );
     }
 }
 
@@ -178,7 +182,7 @@ fn b6_load_balancer_addresses() {
     ] {
         let read = service_with(json!({}), json!({"loadBalancerIP": "9.9.9.9"}), json!({"ingress": ingress}));
         let Read { value, left_out: found } = read.unwrap();
-        assert_eq!((texts(value.vips), found.len()), (texts(want), left_out), "{name}");
+        assert_eq!((texts(&*value.vips), found.len()), (texts(want), left_out), "{name}");
     }
 }
 
@@ -199,7 +203,7 @@ fn b7_source_ranges() {
         ("only garbage filters nothing", json!(["x"]), vec![], vec![]),
     ] {
         let ranges = info(json!({"loadBalancerSourceRanges": ranges})).source_ranges;
-        assert_eq!((texts(ranges.v4), texts(ranges.v6)), (texts(v4), texts(v6)), "{name}");
+        assert_eq!((texts(&*ranges.v4), texts(&*ranges.v6)), (texts(v4), texts(v6)), "{name}");
     }
 }
 

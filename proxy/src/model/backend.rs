@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use arcstr::ArcStr;
 use jiff::Timestamp;
 
 use super::{
@@ -44,8 +45,8 @@ pub struct Candidate {
 /// For whom an endpoint is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopologyHints {
-    pub zones: Box<[Arc<str>]>,
-    pub nodes: Box<[Arc<str>]>,
+    pub zones: Box<[ArcStr]>,
+    pub nodes: Box<[ArcStr]>,
 }
 
 impl Candidate {
@@ -53,11 +54,11 @@ impl Candidate {
         !self.zone_hints().is_empty() || !self.node_hints().is_empty()
     }
 
-    pub fn zone_hints(&self) -> &[Arc<str>] {
+    pub fn zone_hints(&self) -> &[ArcStr] {
         self.hints.as_ref().map_or(&[], |hints| &hints.zones)
     }
 
-    pub fn node_hints(&self) -> &[Arc<str>] {
+    pub fn node_hints(&self) -> &[ArcStr] {
         self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
     }
 
@@ -78,8 +79,8 @@ pub enum SliceSource {
 /// The identity of a slice, which stays when its label moves it to another Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SliceKey {
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
+    pub namespace: ArcStr,
+    pub name: ArcStr,
     pub source: SliceSource,
 }
 
@@ -91,7 +92,7 @@ impl fmt::Display for SliceKey {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
-    pub name: Arc<str>,
+    pub name: ArcStr,
     pub protocol: Protocol,
     pub port: u16,
 }

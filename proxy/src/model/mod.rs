@@ -10,5 +10,6 @@ pub mod frontend;
 pub mod name_server;
 pub mod node;
 pub mod policy;
+pub mod rare;
 pub mod service;
 pub mod topology;

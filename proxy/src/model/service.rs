@@ -1,19 +1,21 @@
 //! A Service as the load balancer sees it: its identity, its addresses, its ports and its policies.
 
-use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{fmt, net::IpAddr, num::NonZeroU32};
 
+use arcstr::ArcStr;
 use ipnetwork::IpNetwork;
 
 use super::{
     address::{IpFamily, PerFamily, Protocol},
     frontend::{FrontendAddress, FrontendKey, FrontendKind},
     policy::TrafficPolicy,
+    rare::Rare,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
-    pub namespace: Arc<str>,
-    pub name: Arc<str>,
+    pub namespace: ArcStr,
+    pub name: ArcStr,
 }
 
 impl ServiceKey {
@@ -32,7 +34,7 @@ impl fmt::Display for ServiceKey {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortKey {
     pub service: ServiceKey,
-    pub port_name: Arc<str>,
+    pub port_name: ArcStr,
     pub protocol: Protocol,
 }
 
@@ -47,7 +49,7 @@ impl fmt::Display for ServicePortKey {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortInfo {
-    pub name: Arc<str>,
+    pub name: ArcStr,
     pub protocol: Protocol,
     pub port: u16,
     pub node_port: Option<u16>,
@@ -72,11 +74,11 @@ pub struct ServiceInfo {
     pub has_selector: bool,
     pub cluster_ips: PerFamily<Option<IpAddr>>,
     /// Addresses that this node serves as if they were ClusterIPs.
-    pub local_ips: Box<[IpAddr]>,
+    pub local_ips: Rare<IpAddr>,
     pub ports: Box<[PortInfo]>,
-    pub external_ips: Box<[IpAddr]>,
-    pub vips: Box<[IpAddr]>,
-    pub source_ranges: PerFamily<Box<[IpNetwork]>>,
+    pub external_ips: Rare<IpAddr>,
+    pub vips: Rare<IpAddr>,
+    pub source_ranges: PerFamily<Rare<IpNetwork>>,
     pub internal_policy: TrafficPolicy,
     /// Already `Cluster` where the type of the Service makes `Local` meaningless.
     pub external_policy: TrafficPolicy,

@@ -1,6 +1,8 @@
 //! Which endpoints of a service port may be used from this node: readiness, topology hints, the terminating fallback.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
+
+use arcstr::ArcStr;
 
 use super::{
     backend::{Backend, BackendState, Candidate},
@@ -120,7 +122,7 @@ pub enum Hints {
 
 impl Hints {
     fn in_force<'a>(ready: impl Iterator<Item = &'a Candidate> + Clone, place: Place<'_>) -> Self {
-        let all_and_one = |hints: fn(&Candidate) -> &[Arc<str>], name: &str| {
+        let all_and_one = |hints: fn(&Candidate) -> &[ArcStr], name: &str| {
             !name.is_empty()
                 && ready.clone().all(|c| !hints(c).is_empty())
                 && ready.clone().any(|c| hints(c).iter().any(|hint| **hint == *name))

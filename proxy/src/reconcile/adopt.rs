@@ -48,6 +48,7 @@ impl<M: LbMaps> Reconciler<M> {
         for descriptor in published {
             reconciler.count(descriptor, 1);
         }
+        reconciler.maps.rest();
         Ok(reconciler)
     }
 }

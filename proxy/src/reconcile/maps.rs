@@ -127,6 +127,9 @@ pub trait LbMaps {
     fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32);
     /// Changes the flags of an entry in use.
     fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags);
+
+    /// Much was looked at or written: what that needed may be let go, and is got again when it is asked for.
+    fn rest(&mut self) {}
 }
 
 /// Inserts each entry by itself.

@@ -134,7 +134,7 @@ struct Group {
 type Groups = BTreeMap<(ServicePortKey, IpFamily), Group>;
 
 /// Frontends that are written at a time when all of them are.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
 
 /// A descriptor to be published, and what its blocks hold. Offsets are not chosen yet.
 struct Target {
@@ -174,6 +174,7 @@ impl<M: LbMaps> Reconciler<M> {
         for ((service, family), group) in groups {
             self.settle(service, family, group, pass);
         }
+        self.maps.rest();
     }
 
     /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves. And what goes
@@ -221,21 +222,20 @@ impl<M: LbMaps> Reconciler<M> {
     /// one after the other: they are taken in batches, so that all of them together need not be in memory.
     pub fn apply_all(&mut self, wanted: impl IntoIterator<Item = Frontend>) -> Pass {
         let mut pass = Pass::default();
-        let (mut kept, mut batch) = (HashSet::new(), Vec::new());
+        let mut gone: HashSet<FrontendKey> = self.frontends.keys().copied().collect();
+        let mut batch = Vec::new();
         for frontend in wanted {
             let is_next =
                 batch.last().is_none_or(|last: &Frontend| last.service.service != frontend.service.service);
             if is_next && batch.len() >= BATCH {
                 self.apply_some(batch.drain(..).map(|frontend| (frontend.key, Some(frontend))), &mut pass);
             }
-            kept.insert(frontend.key);
+            gone.remove(&frontend.key);
             batch.push(frontend);
         }
-        let gone: Vec<_> =
-            self.frontends.keys().filter(|key| !kept.contains(key)).map(|key| (*key, None)).collect();
         // Additions first: a full map is better met with a frontend too many than with one too few.
         let last = batch.into_iter().map(|frontend| (frontend.key, Some(frontend)));
-        self.apply_some(last.chain(gone), &mut pass);
+        self.apply_some(last.chain(gone.into_iter().map(|key| (key, None))), &mut pass);
         self.forget_unused();
         pass.retry.extend(self.unsettled_frontends());
         pass.grace = self.close_epoch();

@@ -67,24 +67,34 @@ fn bookmark(object: &str) -> Result<Event<'_>, EventError> {
     Ok(Event::Bookmark { version, ends_beginning: ends.as_deref() == Some("true") })
 }
 
-/// The lines of a stream, as far as they have arrived.
+/// Takes a stream apart into lines.
 #[derive(Debug, Default)]
 pub struct Lines {
-    bytes: Vec<u8>,
+    /// The line that has begun.
+    begun: Vec<u8>,
 }
 
 impl Lines {
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Passes on every whole line until one is refused; what follows it stays unread.
-    pub fn drain<E>(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let whole = self.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let lines = self.bytes.get(..whole).unwrap_or_default().split(|byte| *byte == b'\n');
-        let result = lines.filter(|line| !line.trim_ascii().is_empty()).try_for_each(&mut take);
-        self.bytes.drain(..whole);
-        result
+    /// Takes the next bytes, and passes on every line that is whole now until one is refused; what follows it is lost.
+    pub fn push<E>(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut pieces = bytes.split(|byte| *byte == b'\n');
+        // There is always one; it has no end yet.
+        let last = pieces.next_back().unwrap_or_default();
+        for piece in pieces {
+            let whole;
+            let line = if self.begun.is_empty() {
+                piece
+            } else {
+                self.begun.extend_from_slice(piece);
+                whole = std::mem::take(&mut self.begun);
+                &whole
+            };
+            if !line.trim_ascii().is_empty() {
+                take(line)?;
+            }
+        }
+        self.begun.extend_from_slice(last);
+        Ok(())
     }
 }
 
@@ -122,9 +132,8 @@ mod tests {
         for chunk in 1..text.len() {
             let (mut lines, mut found) = (Lines::default(), Vec::new());
             for bytes in text.chunks(chunk) {
-                lines.push(bytes);
                 lines
-                    .drain(|line| {
+                    .push(bytes, |line| {
                         found.push(line.to_vec());
                         Ok::<_, ()>(())
                     })

@@ -2,15 +2,17 @@
 //!
 //! Versions grow with every change, so an event that comes twice or too late shows itself. Owner: the watch of the kind.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
+
+use arcstr::ArcStr;
 
 /// Namespace (empty where the kind has none) and name.
-pub type Name = (Arc<str>, Arc<str>);
+pub type Name = (ArcStr, ArcStr);
 
 #[derive(Debug, Default)]
 pub struct Known {
     /// By namespace, then by name: there are few of the one and many of the other.
-    objects: HashMap<Arc<str>, HashMap<Arc<str>, Seen>>,
+    objects: HashMap<ArcStr, HashMap<ArcStr, Seen>>,
     /// What went since the last bookmark: a late event must not bring it back.
     gone: HashMap<Name, u64>,
     /// Changes whenever everything is read.

@@ -237,24 +237,28 @@ impl<'a> Reflector<'a> {
 
     /// Passes on what a watch sends until it ends.
     async fn follow(&mut self, mut body: Body) -> Result<(), Ended> {
+        let silence = self.shared.timing.silence;
         let mut lines = Lines::default();
-        while self.is_continued(&mut body, &mut lines).await? {
-            let mut batch = Batch::default();
-            let taken = lines.drain(|line| self.take(line, &mut batch));
+        loop {
+            let (mut batch, mut taken) = (Batch::default(), Ok(()));
+            let take = |bytes: &[u8]| taken = lines.push(bytes, |line| self.take(line, &mut batch));
+            let read = body.read(silence, take).await;
             // What came before a problem counts.
             self.pass(batch).await?;
             taken?;
+            if !self.is_continued(read)? {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
-    /// Waits for more of a watch; whether there was any.
+    /// Whether there was more of a watch.
     ///
     /// Where everything was read, silence is no problem: an API server sends a bookmark only if it knows of a newer
     /// version than the last, which etcd tells it of every ten minutes unless it is set up otherwise. Whether it is still
     /// there shows the next watch.
-    async fn is_continued(&self, body: &mut Body, lines: &mut Lines) -> Result<bool, Problem> {
-        match body.read(self.shared.timing.silence, |bytes| lines.push(bytes)).await {
+    fn is_continued(&self, read: Result<bool, Problem>) -> Result<bool, Problem> {
+        match read {
             Err(Problem::Stalled(_)) if !self.is_reading() => {
                 tracing::debug!(kind = self.selection.kind.plural(), "a silent watch is begun anew");
                 Ok(false)
