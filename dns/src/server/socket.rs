@@ -17,7 +17,6 @@ use tokio::{io::Interest, net::UdpSocket};
 
 /// What arrives while a worker is busy; the kernel takes as much of it as it is allowed.
 const RECEIVE_BUFFER: usize = 4 << 20;
-const BACKLOG: i32 = 1024;
 
 /// A UDP socket that answers from the address that was asked, even where it listens at all of them.
 #[derive(Debug)]
@@ -164,7 +163,8 @@ pub fn stream(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     let socket = open(address, SockType::Stream)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    listen(&socket, Backlog::new(BACKLOG)?)?;
+    // As many as the node allows: a number of our own has to fit the C library's idea of that, which is 128 in musl.
+    listen(&socket, Backlog::MAXALLOWABLE)?;
     tokio::net::TcpListener::from_std(socket.into())
 }
 
