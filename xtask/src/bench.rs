@@ -13,6 +13,9 @@ use crate::{cargo, needs, setup};
 /// one lists its options.
 #[derive(Args)]
 pub struct Bench {
+    /// Measure the binary of the image, which is linked with another C library.
+    #[arg(long)]
+    image: bool,
     #[command(subcommand)]
     measurement: Measurement,
 }
@@ -58,8 +61,12 @@ impl Bench {
         if !missing.is_empty() && !asks_for_help {
             bail!("nothing can be measured here; it needs {}", missing.join(", and "));
         }
-        setup::ensure()?;
-        let binary = cargo::build_portreeve(true)?;
+        let binary = if self.image {
+            cargo::build_static(&setup::ensure_for_image()?)?
+        } else {
+            setup::ensure()?;
+            cargo::build_portreeve(true)?
+        };
         let mut command = cargo::cargo();
         command.args(["run", "--release", "--quiet", "--package", "tests", "--bin", "bench", "--", name]);
         match cargo::become_command(command.args(arguments).env("PORTREEVE_BIN", binary))? {}

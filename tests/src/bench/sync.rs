@@ -30,6 +30,7 @@ use crate::{
     },
     cluster::Cluster,
     dump::PinnedMaps,
+    netns::Netns,
 };
 
 /// How much, and how often.
@@ -86,9 +87,24 @@ pub async fn run(setting: &Setting) -> Result<Report> {
     watched.mark(&server)?;
     report.relist = relist.elapsed();
     report.after_relist = Memory::of(agent.id())?;
+    end(agent).await?;
+    report.after_restart = successor(&agent_setting, node.netns()).await?;
+    Ok(report)
+}
+
+/// What the next agent weighs, which adopts what this one left.
+async fn successor(setting: &AgentSetting, netns: &Netns) -> Result<Memory> {
+    let mut agent = Agent::spawn(setting, netns)?;
+    agent.ready().await?;
+    let memory = Memory::of(agent.id())?;
+    end(agent).await?;
+    Ok(memory)
+}
+
+async fn end(agent: Agent) -> Result<()> {
     let status = agent.terminate().await?;
     ensure!(status.success(), "the agent ended with {status}");
-    Ok(report)
+    Ok(())
 }
 
 fn objects(setting: &Setting, node_name: &str) -> impl Iterator<Item = serde_json::Value> {

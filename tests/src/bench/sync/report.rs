@@ -17,6 +17,8 @@ pub struct Report {
     pub after_start: Memory,
     pub after_changes: Memory,
     pub after_relist: Memory,
+    /// Of another agent, which adopted the maps.
+    pub after_restart: Memory,
 }
 
 /// Bytes.
@@ -86,7 +88,8 @@ impl fmt::Display for Report {
         writeln!(f, "relist                 {:.0} ms", ms(self.relist))?;
         writeln!(f, "memory after the start {}", self.after_start)?;
         writeln!(f, "  after the changes    {}", self.after_changes)?;
-        write!(f, "  after the relist     {}", self.after_relist)
+        writeln!(f, "  after the relist     {}", self.after_relist)?;
+        write!(f, "  after a restart      {}", self.after_restart)
     }
 }
 
