@@ -30,6 +30,9 @@ pub struct Status {
     /// What could not get its programs when it was last tried, and why. Agents of before did not say.
     #[serde(default)]
     pub unattached: Vec<String>,
+    /// It answers, and does nothing else any more.
+    #[serde(default)]
+    pub hangs: bool,
     pub tables: Vec<Table>,
 }
 
@@ -107,6 +110,7 @@ impl Status {
             reattachments: 0,
             xdp: Vec::new(),
             unattached: Vec::new(),
+            hangs: false,
             tables: Vec::new(),
         }
     }
@@ -116,6 +120,11 @@ impl Status {
         let mut faults = Vec::new();
         if matches!(self.phase, Phase::Preparing | Phase::Starting) {
             faults.push("nothing was read yet: the source of objects has not said what there is".to_owned());
+        }
+        if self.hangs {
+            faults.push(
+                "the agent hangs: changes are not even read; end it, and have it started anew".to_owned(),
+            );
         }
         if self.unwritten_frontends > 0 {
             faults.push(format!("{} frontends could not be written", self.unwritten_frontends));
@@ -158,6 +167,7 @@ mod tests {
             (serving.clone(), 0),
             (Status { phase: waiting, ..serving.clone() }, 0),
             (Status { unwritten_frontends: 2, ..serving.clone() }, 1),
+            (Status { hangs: true, ..serving.clone() }, 1),
             (Status { xdp: xdp(true), ..serving.clone() }, 1),
             (Status { xdp: xdp(false), ..serving.clone() }, 0),
             (Status { unattached: vec!["cannot attach to eth0".to_owned()], ..serving.clone() }, 1),

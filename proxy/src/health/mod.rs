@@ -33,6 +33,8 @@ pub struct ProxyHealth {
     families: PerFamily<FamilyHealth>,
     /// None: the Node object was never seen.
     is_node_eligible: Option<bool>,
+    /// The agent does nothing any more, not even look for changes: then none is late, as none comes.
+    hangs: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,7 +69,7 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl ProxyHealth {
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout, families: PerFamily::default(), is_node_eligible: None }
+        Self { timeout, families: PerFamily::default(), is_node_eligible: None, hangs: false }
     }
 
     /// A change came that is to be programmed. Later ones wait behind it.
@@ -84,8 +86,16 @@ impl ProxyHealth {
         self.is_node_eligible = is_eligible;
     }
 
+    pub fn set_hanging(&mut self, hangs: bool) {
+        self.hangs = hangs;
+    }
+
+    pub fn hangs(&self) -> bool {
+        self.hangs
+    }
+
     pub fn is_healthy(&self, now: Timestamp) -> bool {
-        IpFamily::BOTH.into_iter().all(|family| self.is_family_healthy(family, now))
+        !self.hangs && IpFamily::BOTH.into_iter().all(|family| self.is_family_healthy(family, now))
     }
 
     /// The newest time at which a family was in line with what had come.
@@ -169,6 +179,16 @@ mod tests {
         assert!(!health.is_healthy(at(161)), "the other family does not help");
         health.updated(IpFamily::V6, at(162));
         assert!(health.is_healthy(at(1000)));
+    }
+
+    #[test]
+    fn an_agent_that_hangs_is_not_healthy_though_nothing_is_late() {
+        let mut health = health();
+        health.updated(IpFamily::V4, at(0));
+        health.set_hanging(true);
+        assert_eq!((health.is_healthy(at(1)), health.livez(at(1)).status()), (false, 503));
+        health.set_hanging(false);
+        assert_eq!(health.livez(at(1)).status(), 200);
     }
 
     #[test]

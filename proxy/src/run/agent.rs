@@ -15,7 +15,7 @@ use proxy_ebpf::abi::Unclaimed;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -127,6 +127,7 @@ impl Agent {
 
     /// Answers what was asked, and leaves the maps as they are.
     pub async fn end(self) {
+        self.witness.rests();
         if let Some(names) = self.names {
             names.stop().await;
         }
@@ -185,7 +186,10 @@ impl Agent {
         mut attachment: Attachment,
     ) -> Result<()> {
         let mut verification = interval(VERIFICATION);
+        // What was missed meanwhile is not made up for.
+        verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.witness.turned();
             tokio::select! {
                 () = stop.requested() => return Ok(()),
                 update = source.next() => {

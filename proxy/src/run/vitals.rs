@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -25,9 +25,14 @@ use crate::{
     status::{Phase, Status},
 };
 
+/// The agent's loop turns every ten seconds at least, as it looks after the hooks; it hangs when it has not for so long.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+
 pub struct Vitals {
     pub metrics: Metrics,
     health: Mutex<ProxyHealth>,
+    /// When the agent's loop last turned; none while it has none.
+    turned: Mutex<Option<Instant>>,
     status: Mutex<Status>,
     phase: watch::Sender<Phase>,
     /// Changes that are older belong to a predecessor.
@@ -72,6 +77,7 @@ impl Vitals {
         Ok(Self {
             metrics: Metrics::new()?,
             health: Mutex::new(ProxyHealth::new(health_timeout)),
+            turned: Mutex::default(),
             status: Mutex::new(status),
             phase,
             started: Timestamp::now(),
@@ -81,7 +87,20 @@ impl Vitals {
     }
 
     pub fn health(&self) -> MutexGuard<'_, ProxyHealth> {
-        lock(&self.health)
+        let hangs = lock(&self.turned).is_some_and(|turned| turned.elapsed() > HANGS_AFTER);
+        let mut health = lock(&self.health);
+        health.set_hanging(hangs);
+        health
+    }
+
+    /// The agent's loop is about to wait for something to do.
+    pub fn turned(&self) {
+        *lock(&self.turned) = Some(Instant::now());
+    }
+
+    /// The loop is over, and nobody expects it to turn.
+    pub fn rests(&self) {
+        *lock(&self.turned) = None;
     }
 
     pub fn status(&self) -> Status {
@@ -89,6 +108,7 @@ impl Vitals {
         let health = self.health();
         status.last_sync = health.last_updated();
         status.pending_since = health.pending_since();
+        status.hangs = health.hangs();
         status
     }
 

@@ -47,6 +47,16 @@ impl Witness {
         self.health_ports.follow()
     }
 
+    /// The loop is about to wait for something to do.
+    pub fn turned(&self) {
+        self.vitals.turned();
+    }
+
+    /// The loop is over.
+    pub fn rests(&self) {
+        self.vitals.rests();
+    }
+
     /// A change is about to go into the index.
     pub fn came(&mut self, change: &Change, index: &Index) {
         self.began.get_or_insert_with(Instant::now);
