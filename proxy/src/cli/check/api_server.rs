@@ -37,8 +37,12 @@ fn server(access: &Access) -> Finding {
             return Finding::warn(NAME, sentence, "give --kubeconfig or --api-server, or --manifests");
         }
     };
-    let is_cluster_ip = Environment::read().api_server.is_some_and(|url| url.contains(&host));
+    let is_cluster_ip = Environment::read().api_server.is_some_and(|url| leads_to(&url, &host));
     judge(&format!("{host}:{port}"), reach(&host, port), is_cluster_ip)
+}
+
+fn leads_to(url: &str, host: &str) -> bool {
+    url.parse::<http::Uri>().is_ok_and(|url| url.host() == Some(host))
 }
 
 fn address(access: &Access) -> Result<(String, u16), String> {
@@ -73,6 +77,18 @@ fn judge(place: &str, reached: io::Result<()>, is_cluster_ip: bool) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{super::Verdict, *};
+
+    #[test]
+    fn addresses_that_begin_alike_are_different_ones() {
+        for (url, host, want) in [
+            ("https://10.96.0.1:443", "10.96.0.1", true),
+            ("https://10.96.0.10:443", "10.96.0.1", false),
+            ("https://[fd00::1]:443", "[fd00::1]", true),
+            ("https://[fd00::1:1]:443", "[fd00::1]", false),
+        ] {
+            assert_eq!(leads_to(url, host), want, "{url} {host}");
+        }
+    }
 
     #[test]
     fn a_cluster_ip_is_no_way_to_the_api_server() {
