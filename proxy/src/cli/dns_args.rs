@@ -22,6 +22,9 @@ use tracing::warn;
 
 use crate::config::DnsConfig;
 
+/// What nearly every cluster is called.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "DNS")]
 pub struct DnsArgs {
@@ -32,9 +35,9 @@ pub struct DnsArgs {
     /// port 53 of this machine's addresses]
     #[arg(long, value_name = "ADDR:PORT")]
     dns_listen: Vec<SocketAddr>,
-    /// The domain that Services are named in; a Corefile names its own
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", conflicts_with = "corefile")]
-    cluster_domain: String,
+    /// The domain that Services are named in; a Corefile names its own [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "corefile")]
+    cluster_domain: Option<String>,
     /// Where /health is told, whatever the Corefile says
     #[arg(long, value_name = "ADDR:PORT")]
     dns_health_bind_address: Option<SocketAddr>,
@@ -58,7 +61,12 @@ pub enum Answering {
 impl DnsArgs {
     /// Somebody who says how names are answered wants them to be answered.
     pub fn are_given(&self) -> bool {
-        self.corefile.is_some() || !self.dns_listen.is_empty()
+        let addresses =
+            [self.dns_health_bind_address, self.dns_ready_bind_address, self.dns_metrics_bind_address];
+        self.corefile.is_some()
+            || !self.dns_listen.is_empty()
+            || self.cluster_domain.is_some()
+            || addresses.iter().any(Option::is_some)
     }
 
     pub fn config(self, answering: Answering) -> Result<DnsConfig> {
@@ -78,7 +86,7 @@ impl DnsArgs {
             }
             None => {
                 let listen = if dns_listen.is_empty() { node_addresses()? } else { dns_listen };
-                (shipped(&cluster_domain)?, None, listen)
+                (shipped(cluster_domain.as_deref().unwrap_or(CLUSTER_DOMAIN))?, None, listen)
             }
         };
         let mut endpoints = if is_told_elsewhere { Endpoints::default() } else { Endpoints::of(&config) };

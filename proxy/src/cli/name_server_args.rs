@@ -18,6 +18,11 @@ pub struct NameServerArgs {
 }
 
 impl NameServerArgs {
+    /// Somebody who says where it is served wants it to be.
+    pub fn are_given(&self) -> bool {
+        !self.dns_local_addresses.is_empty()
+    }
+
     /// `listens`: where the server does; nothing: at the node's own addresses.
     pub fn name_server(self, listens: Option<Vec<SocketAddr>>) -> NameServer {
         let Self { dns_service: service, dns_local_addresses: local_addresses } = self;

@@ -98,7 +98,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         kube_proxy,
     } = args;
     let Told { settings, config: configz, host, file } = told(&kube_proxy, &policy_args, file)?;
-    let answers_names = dns || names.are_given() && !no_dns;
+    let answers_names = dns || (names.are_given() || name_server.are_given()) && !no_dns;
     if kube_proxy.init_only {
         let is_set = host::apply(&host) & (!answers_names || host::hand_over_connections());
         ensure!(is_set, "not everything could be set, see above");
