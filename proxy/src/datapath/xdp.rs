@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use proxy_ebpf::abi::{DeviceRole, XDP_EXTERNAL};
@@ -100,6 +101,10 @@ pub struct EarlyPass {
 #[error("cannot take the XDP program from the devices that it does not belong to")]
 pub struct XdpError(#[from] io::Error);
 
+/// What a driver refused it is asked for again after this time: it may set its queues anew for each attempt, or complain
+/// in the kernel's log.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// What holds the program at devices.
 #[derive(Debug)]
 pub struct EarlyHooks {
@@ -107,11 +112,13 @@ pub struct EarlyHooks {
     mode: XdpMode,
     /// Devices that had the program at the end of the last pass.
     in_place: BTreeSet<u32>,
+    /// Devices whose drivers refused it, when, and why.
+    refused: BTreeMap<u32, (Instant, Excuse)>,
 }
 
 impl EarlyHooks {
     pub fn new(mode: XdpMode, pins: &Pins) -> Self {
-        Self { links: pins.links(), mode, in_place: BTreeSet::new() }
+        Self { links: pins.links(), mode, in_place: BTreeSet::new(), refused: BTreeMap::new() }
     }
 
     /// Whether the device takes frames that programs at other devices send out by it.
@@ -122,6 +129,7 @@ impl EarlyHooks {
     /// Attaches what is missing to these devices, and detaches what is ours elsewhere; to be repeated as `DeviceHooks::keep`.
     pub fn keep(&mut self, programs: &Programs, network: &Network, devices: &[Device]) -> EarlyPass {
         let mut pass = EarlyPass::default();
+        self.refused.retain(|_, (when, _)| when.elapsed() < PAUSE);
         if let Some(early) = self.wanted() {
             for device in devices.iter().filter(|device| device.role == DeviceRole::External) {
                 let found = self.keep_device(programs, network, device, early, &mut pass.repaired);
@@ -154,14 +162,15 @@ impl EarlyHooks {
     }
 
     fn keep_device(
-        &self,
+        &mut self,
         programs: &Programs,
         network: &Network,
         device: &Device,
         early: Early,
         repaired: &mut Vec<String>,
     ) -> Result<(), Excuse> {
-        if let Some(excuse) = unfit(network, device, self.mode) {
+        let lately = || self.refused.get(&device.index).map(|(_, excuse)| excuse.clone());
+        if let Some(excuse) = unfit(network, device, self.mode).or_else(lately) {
             return Err(excuse);
         }
         let refused = |error: &dyn std::error::Error| Excuse::Refused(error.to_string());
@@ -177,8 +186,13 @@ impl EarlyHooks {
                 .map_err(|error| refused(&error))?;
         }
         let program = programs.fd(XDP_EXTERNAL).map_err(|error| refused(&error))?;
-        link.put(program, || sys::link_xdp(program, device.index, early.place()))
-            .map_err(|error| excuse(&error))?;
+        let put = link.put(program, || sys::link_xdp(program, device.index, early.place()));
+        if let Err(excuse) = put.map_err(|error| excuse(&error)) {
+            if matches!(excuse, Excuse::Refused(_)) {
+                self.refused.insert(device.index, (Instant::now(), excuse.clone()));
+            }
+            return Err(excuse);
+        }
         if self.in_place.contains(&device.index) {
             repaired.push(device.name.clone());
         }
