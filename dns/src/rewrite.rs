@@ -79,6 +79,7 @@ impl Rewritten {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "types are an open list")]
 fn name_in(data: &mut RData) -> Option<&mut Name> {
     let name = match data {
         RData::CNAME(CNAME(name)) | RData::NS(NS(name)) | RData::PTR(PTR(name)) => name,
@@ -86,7 +87,6 @@ fn name_in(data: &mut RData) -> Option<&mut Name> {
         | RData::NAPTR(NAPTR { replacement: name, .. })
         | RData::SOA(SOA { mname: name, .. })
         | RData::SRV(SRV { target: name, .. }) => name,
-        #[expect(clippy::wildcard_enum_match_arm, reason = "types are an open list")]
         _ => return None,
     };
     Some(name)
