@@ -131,6 +131,12 @@ impl Forwarder {
         reply.masked(wants)
     }
 
+    /// When as many answers are waited for as there may be.
+    pub fn refuse(&self) -> Reply {
+        self.0.surroundings.metrics.forward().rejects.inc();
+        Reply::refused()
+    }
+
     /// What the upstreams say, or else what they said before.
     async fn verified(&self, question: &Query, wants: Wants, stale: Stale) -> Reply {
         let time = match stale.verify {

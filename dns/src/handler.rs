@@ -332,7 +332,8 @@ impl Handler {
 impl Pending {
     /// When there is no room to wait.
     pub fn refuse(self) -> Vec<u8> {
-        self.response.finish_with(Reply::refused(), &self.block.metrics)
+        let reply = self.block.forwarder.as_ref().map_or_else(Reply::refused, Forwarder::refuse);
+        self.response.finish_with(reply, &self.block.metrics)
     }
 
     /// As with [`Handler::handle`], what breaks is answered and counted.

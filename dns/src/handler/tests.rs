@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    config::{Hosts, Kubernetes, Listen, PodsMode, Template, Zones},
+    config::{Forward, Hosts, Kubernetes, Listen, PodsMode, Template, Upstream, Zones},
     name::domain,
     snapshot::Index,
     zone::{self, Change, Key, ObjectName, ReadOptions},
@@ -367,4 +367,19 @@ async fn an_alias_leads_to_what_a_client_would_be_told() {
         let mut chain = message.answers.iter().zip(message.answers.iter().skip(1));
         assert!(chain.all(|(one, next)| one.data.to_string() == next.name.to_string()), "{name}: {message}");
     }
+}
+
+#[tokio::test]
+async fn who_finds_no_room_to_wait_is_refused_and_counted() {
+    let forwards = vec![Forward::to(vec![Upstream::plain((Ipv4Addr::LOCALHOST, 9).into())])];
+    let root = vec![Listen::plain(HickoryName::root().into())];
+    let surroundings = Surroundings::default();
+    let block = ServerBlock { forwards, ..ServerBlock::new(root) };
+    let block = Block::start(&block, "dns://:53", &[], &surroundings).unwrap();
+    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    let handler = Handler::new(vec![Arc::new(block)], Arc::default(), dropped);
+    let request = request("www.example.org.", RecordType::A, None).unwrap();
+    let Handled::Pending(pending) = handler.handle(&request, client(Protocol::Udp)) else { panic!("known") };
+    assert_eq!(pending.refuse()[3] & 0xf, 5);
+    assert!(surroundings.metrics.text().contains("portreeve_dns_forward_max_concurrent_rejects_total 1"));
 }
