@@ -47,8 +47,16 @@ fn slice(n: u32, endpoints: u32) -> Change {
     let address = |i: u32| Ipv4Addr::from(0x0b00_0000 + n * ENDPOINTS + i);
     let v4 = Endpoints { unnamed: (0..endpoints).map(address).collect(), named: [].into() };
     let v6 = Endpoints { unnamed: [].into(), named: [].into() };
-    let slice =
-        Slice { id: id.clone(), service: key(n), ports: port(), v4, v6, zones: [].into(), triggered: None };
+    let slice = Slice {
+        id: id.clone(),
+        service: key(n),
+        ports: port(),
+        v4,
+        v6,
+        zones: [].into(),
+        triggered: None,
+        local_pods: None,
+    };
     Change::Slice(id, Some(Arc::new(slice)))
 }
 

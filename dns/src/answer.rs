@@ -12,6 +12,7 @@ use crate::{
     config::PodsMode,
     name::{Name, Place, QueryName, Reverse, place, reverse},
     snapshot::{Snapshot, View},
+    topic::Topic,
     zone::{Dashed, Key, Label, parse_dashed},
 };
 
@@ -35,6 +36,8 @@ pub enum Outcome<'s> {
 
 #[derive(Debug)]
 pub struct Answer<'s> {
+    /// Of the name that was asked for.
+    pub topic: Topic,
     /// The zone that answers; where `has_soa`, its SOA goes into the authority section.
     pub zone: &'s Zone,
     /// NXDOMAIN, of the last name of a chain.
@@ -176,18 +179,19 @@ pub fn answer<'s>(
         return Outcome::Unready;
     }
     let lookup = Lookup { authority, snapshot, kind };
-    let found = lookup.find(name, zone);
+    let (topic, found) = lookup.find(name, zone);
     if matches!(found, Found::Missing) && authority.falls_through(name) {
         return Outcome::Elsewhere;
     }
-    let mut answer = Answer::empty(zone);
+    let mut answer = Answer::empty(zone, topic);
     lookup.complete(&mut answer, found);
     Outcome::Here(answer)
 }
 
 impl<'s> Answer<'s> {
-    fn empty(zone: &'s Zone) -> Self {
+    fn empty(zone: &'s Zone, topic: Topic) -> Self {
         Self {
+            topic,
             zone,
             is_missing: false,
             has_soa: false,
@@ -229,7 +233,7 @@ impl<'s> Lookup<'s> {
                 answer.target = Some(target);
                 return;
             };
-            found = self.find(&name, zone);
+            (_, found) = self.find(&name, zone);
             if matches!(found, Found::Missing) && self.authority.falls_through(&name) {
                 answer.target = Some(target);
                 return;
@@ -266,37 +270,43 @@ impl<'s> Lookup<'s> {
         answer.records.extend(data.into_iter().map(|data| Record { owner, ttl: ttl(&data), data }));
     }
 
-    fn find(self, name: &QueryName, zone: &'s Zone) -> Found<'s> {
+    fn find(self, name: &QueryName, zone: &'s Zone) -> (Topic, Found<'s>) {
         if zone.is_reverse {
-            return self.find_reverse(name, zone);
+            return (Topic::Reverse, self.find_reverse(name, zone));
         }
         if zone.is_multicluster {
-            return self.apex_only(name, zone);
+            return (Topic::Domain, self.apex_only(name, zone));
         }
         match place(name, zone.labels) {
-            Place::Apex => self.apex(zone),
-            Place::NameServer => Found::addresses(self.authority.own_addresses.iter().copied(), self.kind),
-            Place::DnsVersion => Found::data((self.kind == RecordType::TXT).then_some(Data::Txt(VERSION))),
-            Place::Services | Place::Pods | Place::Dns => Found::Empty,
-            Place::ServiceNamespace(namespace) | Place::PodNamespace(namespace) => {
-                Found::if_exists(self.has_namespace(namespace))
-            }
-            Place::Service(service) => {
-                self.view(service).map_or(Found::Missing, |view| self.service(view, zone))
-            }
+            Place::Service(service) => self.at_its_name(service, zone),
             Place::BelowService { service, label } => {
-                self.view(service).map_or(Found::Missing, |view| self.below_service(view, label))
+                self.at_service(service, |view| self.below_service(view, label))
             }
             Place::Port { service, port, protocol } => {
-                let view = self.view(service);
-                view.map_or(Found::Missing, |view| self.port(view, port, protocol, zone))
+                self.at_service(service, |view| self.port(view, port, protocol, zone))
             }
             Place::Zonal { service, choice, zone } => {
-                self.view(service).map_or(Found::Missing, |view| self.zonal(view, choice, zone))
+                self.at_service(service, |view| self.zonal(view, choice, zone))
             }
-            Place::Pod { namespace, address } => self.pod(namespace, address),
-            Place::Nowhere => Found::Missing,
+            Place::Pod { namespace, address } => (Topic::Pod, self.pod(namespace, address)),
+            Place::Nowhere => (Topic::Search, Found::Missing),
+            Place::ServiceNamespace(namespace) | Place::PodNamespace(namespace) => {
+                self.at_namespace(namespace)
+            }
+            Place::Apex => (Topic::Domain, self.apex(zone)),
+            Place::NameServer => {
+                (Topic::Domain, Found::addresses(self.authority.own_addresses.iter().copied(), self.kind))
+            }
+            Place::DnsVersion => {
+                let version = (self.kind == RecordType::TXT).then_some(Data::Txt(VERSION));
+                (Topic::Domain, Found::data(version))
+            }
+            Place::Services | Place::Pods | Place::Dns => (Topic::Domain, Found::Empty),
         }
+    }
+
+    fn at_namespace(self, name: &[u8]) -> (Topic, Found<'s>) {
+        if self.has_namespace(name) { (Topic::Domain, Found::Empty) } else { (Topic::Search, Found::Missing) }
     }
 
     fn has_namespace(self, name: &[u8]) -> bool {

@@ -24,6 +24,7 @@ use crate::{
     metrics::{Protocol, QueryMetrics},
     name::{Name, QueryName},
     snapshot::{Published, Snapshot},
+    topic::Topic,
 };
 
 mod direct;
@@ -167,7 +168,10 @@ impl Handler {
                 response.size = request.len();
                 self.answer(&message, response)
             }
-            Err(rcode) => Handled::Reply(wire::refusal(header, rcode)),
+            Err(rcode) => {
+                self.dropped.note(client.address, Topic::Invalid, rcode, started.elapsed());
+                Handled::Reply(wire::refusal(header, rcode))
+            }
         }
     }
 
@@ -194,6 +198,7 @@ impl Handler {
             return response.refuse(ResponseCode::Refused, &self.dropped);
         }
         let name = QueryName::from(&question.name);
+        response.topic = Topic::elsewhere(&name);
         let Some(block) = self.block_of(&name) else {
             return response.refuse(ResponseCode::Refused, &self.dropped);
         };
@@ -211,19 +216,24 @@ impl Handler {
         &self,
         question: &Query,
         name: &QueryName,
-        response: Response,
+        mut response: Response,
         block: &Arc<Block>,
     ) -> Handled {
         let snapshot = self.published.load();
         if let Some(reply) = block.known.answer(question) {
+            response.topic = Topic::Local;
             return self.listed(response, reply, block, &snapshot);
         }
+        response.topic = Topic::elsewhere(name);
         let Some(authority) = &block.authority else {
             return self.elsewhere(response, question.clone(), block);
         };
         match answer(name, question.query_type, authority, &snapshot) {
             Outcome::Elsewhere => self.elsewhere(response, question.clone(), block),
-            Outcome::Unready => response.refuse(ResponseCode::ServFail, &block.metrics),
+            Outcome::Unready => {
+                response.topic = Topic::Domain;
+                response.refuse(ResponseCode::ServFail, &block.metrics)
+            }
             Outcome::Here(answer) => self.here(response, (answer, authority), block, &snapshot),
         }
     }
@@ -254,6 +264,7 @@ impl Handler {
         if block.shuffle {
             answer.shuffle(below);
         }
+        response.topic = answer.topic;
         response.add_answer(&answer, None, authority, snapshot);
         match answer.target {
             Some(target) => self.go_on(response, target.to_hickory(), (block, KUBERNETES), snapshot),

@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod authority;
 mod cache;
+pub mod clients;
 pub mod config;
 pub mod corefile;
 mod followed;
@@ -20,4 +21,5 @@ pub mod run;
 pub mod server;
 pub mod snapshot;
 pub mod template;
+pub mod topic;
 pub mod zone;

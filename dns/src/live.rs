@@ -11,6 +11,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    clients,
     config::{Config, Reload},
     corefile::{self, CorefileError, Needless},
     forward::Surroundings,
@@ -78,6 +79,7 @@ impl Live {
         let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
         let health = Health::start(&setup.endpoints, Arc::clone(&surroundings.metrics), synced)?;
         let metrics = Arc::clone(&surroundings.metrics);
+        tokio::spawn(clients::turn(Arc::downgrade(metrics.clients())));
         let addresses = server.addresses().to_vec();
         let (stop, stopped) = oneshot::channel();
         let following = Following {

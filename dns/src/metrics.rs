@@ -4,6 +4,7 @@
 //! Whoever counts on the path of a query holds a handle that was looked up before, and locks nothing.
 
 mod cache;
+mod clients;
 mod expose;
 mod forward;
 mod known;
@@ -11,10 +12,10 @@ mod labels;
 mod losses;
 mod queries;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 pub use cache::{CacheMetrics, Store};
-pub use forward::{ForwardMetrics, UpstreamMetrics};
+pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use known::{HealthMetrics, HostsMetrics, TemplateMetrics};
 pub use losses::{Loss, Losses};
 use prometheus::{
@@ -23,10 +24,13 @@ use prometheus::{
 };
 pub use queries::{Protocol, QueryMetrics};
 
+use crate::clients::Clients;
+
 /// Every family of numbers, and the handles for those who count.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    clients: Arc<Clients>,
     queries: queries::Families,
     cache: cache::Families,
     forward: forward::Families,
@@ -40,8 +44,10 @@ impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
         let new = Register(&registry);
+        let clients = Arc::default();
         let metrics = Self {
-            queries: queries::Families::new(&new),
+            queries: queries::Families::new(&new, &clients),
+            clients,
             cache: cache::Families::new(&new),
             forward: forward::Families::new(&new),
             known: known::Families::new(&new),
@@ -116,9 +122,21 @@ impl Metrics {
         self.reload_failed.inc();
     }
 
+    /// Who asks what.
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
+    /// Who is asked, by address.
+    pub fn upstreams(&self) -> Vec<UpstreamCounts> {
+        self.forward.upstreams()
+    }
+
     /// What a scraper reads.
     pub fn text(&self) -> String {
-        expose::text(self.registry.gather())
+        let mut families = self.registry.gather();
+        families.extend(clients::families(&self.clients.total()));
+        expose::text(families)
     }
 }
 

@@ -95,6 +95,20 @@ impl Snapshot {
         self.services.values().filter(|view| view.service.is_some()).map(|view| &**view)
     }
 
+    /// Which pods of this node have which addresses, as far as they are endpoints. While an address is handed on, two may
+    /// seem to have it; then nobody has.
+    pub fn local_pods(&self) -> HashMap<IpAddr, &ObjectName> {
+        let slices = self.services().flat_map(|view| &view.slices);
+        let mut pods: HashMap<IpAddr, Option<&ObjectName>> = HashMap::new();
+        for (address, pod) in
+            slices.filter_map(|slice| slice.local_pods.as_deref()).flat_map(|local| &local.0)
+        {
+            let known = pods.entry(*address).or_insert(Some(pod));
+            *known = known.filter(|known| *known == pod);
+        }
+        pods.into_iter().filter_map(|(address, pod)| Some((address, pod?))).collect()
+    }
+
     /// Every record below the cluster domain and in the reverse zones, Service by Service.
     pub fn records(&self) -> impl Iterator<Item = Record> {
         self.services().flat_map(record::records)

@@ -141,7 +141,13 @@ pub struct Slice {
     pub zones: Box<[(Box<str>, IpAddr)]>,
     /// When what it tells of happened, if it says so.
     pub triggered: Option<SystemTime>,
+    /// Ready or not; a pointer, as most slices have none of them.
+    pub local_pods: Option<Arc<LocalPods>>,
 }
+
+/// Which pods of this node have which addresses, for who wants to know who asks; nothing is answered from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPods(pub Box<[(IpAddr, ObjectName)]>);
 
 /// Sorted, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]

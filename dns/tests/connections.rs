@@ -97,6 +97,7 @@ fn cluster() -> Index {
         v6: Endpoints { unnamed: [].into(), named: [].into() },
         zones: [].into(),
         triggered: None,
+        local_pods: None,
     };
     index.apply(Change::Slice(id, Some(Arc::new(slice))));
     index

@@ -9,6 +9,7 @@ use crate::{
     authority::Zone,
     name::ServiceName,
     snapshot::View,
+    topic::Topic,
     zone::{Label, Port, ServiceKind},
 };
 
@@ -19,10 +20,27 @@ const WEIGHT: usize = 100;
 const MAX_RESOLVED: usize = 512;
 
 impl<'s> Lookup<'s> {
-    /// A Service that has a name.
-    pub(super) fn view(self, service: ServiceName<'_>) -> Option<&'s View> {
-        let view = self.snapshot.service(service.namespace, service.name)?;
-        (self.authority.exposes(service.namespace, self.snapshot) && self.is_named(view)).then_some(view)
+    /// Where a Service is alone, a namespace that there is tells that it was meant.
+    pub(super) fn at_its_name(self, service: ServiceName<'_>, zone: &'s Zone) -> (Topic, Found<'s>) {
+        match self.at_service(service, |view| self.service(view, zone)) {
+            (Topic::Search, missing) if self.has_namespace(service.namespace) => (Topic::Absent, missing),
+            found => found,
+        }
+    }
+
+    /// What `find` finds at a Service or below it, if that has a name, and what it is about.
+    pub(super) fn at_service(
+        self,
+        service: ServiceName<'_>,
+        find: impl FnOnce(&'s View) -> Found<'s>,
+    ) -> (Topic, Found<'s>) {
+        let Some(view) = self.snapshot.service(service.namespace, service.name) else {
+            return (Topic::Search, Found::Missing);
+        };
+        let is_named = self.authority.exposes(service.namespace, self.snapshot) && self.is_named(view);
+        let found = if is_named { find(view) } else { Found::Missing };
+        let topic = if matches!(found, Found::Missing) { Topic::Absent } else { topic_of(view.kind()) };
+        (topic, found)
     }
 
     fn is_named(self, view: &View) -> bool {
@@ -131,6 +149,15 @@ impl<'s> Lookup<'s> {
             addresses.extend(self.glue(owner, &addresses_of(view, label)));
         }
         addresses
+    }
+}
+
+fn topic_of(kind: &ServiceKind) -> Topic {
+    match kind {
+        ServiceKind::ClusterIp { .. } => Topic::Service,
+        ServiceKind::Headless => Topic::Headless,
+        ServiceKind::ExternalName(_) => Topic::Alias,
+        ServiceKind::Nothing => Topic::Absent,
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
     stream::{Dial, Pool},
     udp,
 };
-use crate::metrics::UpstreamMetrics;
+use crate::{clients::SLOW, metrics::UpstreamMetrics};
 
 /// What to connect to; two that are equal are the same upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -312,8 +312,12 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        let waited = self.since.elapsed();
         if !self.answered {
-            self.upstream.pace().silent(self.since.elapsed());
+            self.upstream.pace().silent(waited);
+        }
+        if waited > SLOW {
+            self.upstream.metrics.was_slow();
         }
     }
 }

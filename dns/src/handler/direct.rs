@@ -79,8 +79,9 @@ impl Handler {
         let reply = request.reply(&answer, (block, authority, &snapshot), client.protocol)?;
         let dnssec_ok = request.opt.is_some_and(|opt| opt.dnssec_ok);
         block.metrics.asked(client.protocol, client.address.is_ipv6(), request.kind, dnssec_ok, len);
-        let rcode = rcode(&answer);
-        block.metrics.answered(client.protocol, rcode, KUBERNETES, reply.len(), started.elapsed());
+        let (rcode, took) = (rcode(&answer), started.elapsed());
+        block.metrics.answered(client.protocol, rcode, KUBERNETES, reply.len(), took);
+        block.metrics.note(client.address, answer.topic, rcode, took);
         Some(reply)
     }
 }

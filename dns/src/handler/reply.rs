@@ -23,6 +23,7 @@ use crate::{
     metrics::QueryMetrics,
     rewrite::Rewritten,
     snapshot::Snapshot,
+    topic::Topic,
     zone::Dashed,
 };
 
@@ -35,6 +36,8 @@ pub struct Response {
     started: Instant,
     /// Of the request.
     pub size: usize,
+    /// What it turned out to be about.
+    pub topic: Topic,
     /// What the client says it can take over UDP.
     payload: Option<u16>,
     edns_version: u8,
@@ -65,6 +68,7 @@ impl Response {
             client,
             started,
             size: 0,
+            topic: Topic::Invalid,
             payload: request.edns.as_ref().map(Edns::max_payload),
             edns_version: request.edns.as_ref().map_or(0, Edns::version),
             cap: crate::config::MAX_UDP_PAYLOAD,
@@ -153,6 +157,7 @@ impl Response {
         let encoded = encode(self.message, limit);
         let took = self.started.elapsed();
         metrics.answered(protocol, rcode, plugin, encoded.len(), took);
+        metrics.note(address, self.topic, rcode, took);
         if let Some(question) = question {
             info!(client = %address, %question, rcode = %rcode, plugin, size = encoded.len(), ?took, "answered");
         }

@@ -11,10 +11,13 @@ use serde_json::Value;
 use super::*;
 use crate::{
     config::{Forward, Hosts, Kubernetes, Listen, PodsMode, Template, Upstream, Zones},
+    metrics::Metrics,
     name::domain,
     snapshot::Index,
     zone::{self, Change, Key, ObjectName, ReadOptions},
 };
+
+mod topics;
 
 const CASES: [&str; 2] =
     [include_str!("../../testdata/cases/dns.json"), include_str!("../../testdata/cases/more.json")];
@@ -54,21 +57,26 @@ async fn handler(config: &Value, changes: impl IntoIterator<Item = Change>) -> H
 }
 
 async fn serving(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Change>) -> Handler {
-    let read =
-        ReadOptions { namespace_labels: kubernetes.namespace_labels.clone(), ..ReadOptions::default() };
     let block = ServerBlock {
         kubernetes: Some(kubernetes),
         ..ServerBlock::new(vec![Listen::plain(HickoryName::root().into())])
     };
+    serving_block(&block, changes).0
+}
+
+/// And what it counts.
+fn serving_block(block: &ServerBlock, changes: impl IntoIterator<Item = Change>) -> (Handler, Arc<Metrics>) {
+    let namespaces = block.kubernetes.as_ref().and_then(|kubernetes| kubernetes.namespace_labels.clone());
+    let read = ReadOptions { namespace_labels: namespaces, ..ReadOptions::default() };
     let surroundings = Surroundings::default();
     let own = [Ipv4Addr::new(10, 0, 0, 53).into()];
-    let block = Block::start(&block, "dns://:53", &own, &surroundings).unwrap();
+    let block = Block::start(block, "dns://:53", &own, &surroundings).unwrap();
     let mut index = Index::new(&read);
     changes.into_iter().for_each(|change| index.apply(change));
     let published = Published::default();
     published.publish(index.snapshot(7));
     let dropped = surroundings.metrics.queries("dns://:53", "dropped");
-    Handler::new(vec![Arc::new(block)], Arc::new(published), dropped)
+    (Handler::new(vec![Arc::new(block)], Arc::new(published), dropped), surroundings.metrics)
 }
 
 fn change(object: &Value) -> Option<Change> {
@@ -108,6 +116,11 @@ fn client(protocol: Protocol) -> Client {
     Client { protocol, address: Ipv4Addr::LOCALHOST.into() }
 }
 
+/// Whose questions take the general path.
+fn other_client(protocol: Protocol) -> Client {
+    Client { protocol, address: Ipv4Addr::new(127, 0, 0, 2).into() }
+}
+
 /// What a message says, whatever the order and the spelling.
 fn meaning(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
     let message = Message::from_vec(reply).unwrap();
@@ -128,7 +141,7 @@ fn meaning(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
 /// How many questions the direct path took.
 fn compare(handler: &Handler, request: &[u8], protocol: Protocol) -> usize {
     let Some(direct) = handler.direct(request, client(protocol), Instant::now()) else { return 0 };
-    let Handled::Reply(general) = handler.general(request, client(protocol), Instant::now()) else {
+    let Handled::Reply(general) = handler.general(request, other_client(protocol), Instant::now()) else {
         panic!("the general path has no reply to {request:?}");
     };
     let (mut direct, mut general) = (meaning(&direct), meaning(&general));
@@ -167,6 +180,9 @@ async fn both_paths_say_the_same() {
                 }
             }
         }
+        let noted = handler.dropped.clients().report().clients;
+        let [direct, general] = noted.as_slice() else { panic!("{noted:?}") };
+        assert_eq!(direct.1, general.1, "both are about the same");
     }
     assert!(taken > 5000, "{taken} questions taken");
 }

@@ -1,12 +1,17 @@
 //! What is asked of others.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use hickory_server::proto::op::ResponseCode;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+use prometheus::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec,
+    core::Collector,
+    proto::{LabelPair, Metric},
+};
 
 use super::{
     Register,
@@ -22,6 +27,7 @@ pub(super) struct Families {
     duration: HistogramVec,
     failed_probes: IntCounterVec,
     failures: IntCounterVec,
+    slow: IntCounterVec,
     reused: IntCounterVec,
     dialled: IntCounterVec,
     looping: IntCounterVec,
@@ -49,11 +55,24 @@ struct Upstream {
     durations: [OnceLock<Histogram>; RCODE_COUNT],
 }
 
+/// What became of the questions to one upstream, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamCounts {
+    pub address: String,
+    pub answers: u64,
+    /// Not answered.
+    pub failed: u64,
+    /// Under way for long, whatever came of it.
+    pub slow: u64,
+}
+
 const FORWARD: &str = "forward";
+/// The label that says which upstream.
+const TO: &str = "to";
 
 impl Families {
     pub(super) fn new(new: &Register<'_>) -> Self {
-        const CONNECTION: [&str; 3] = ["proxy_name", "to", "proto"];
+        const CONNECTION: [&str; 3] = ["proxy_name", TO, "proto"];
         Self {
             rejects: new.counter(
                 "forward_max_concurrent_rejects_total",
@@ -68,18 +87,23 @@ impl Families {
             duration: new.histograms(
                 "proxy_request_duration_seconds",
                 "Time from question to answer of an upstream.",
-                &["proxy_name", "to", "rcode"],
+                &["proxy_name", TO, "rcode"],
                 latencies(),
             ),
             failed_probes: new.counters(
                 "proxy_healthcheck_failures_total",
                 "Probes that an upstream did not answer.",
-                &["proxy_name", "to"],
+                &["proxy_name", TO],
             ),
             failures: new.counters(
                 "proxy_failures_total",
                 "Questions that an upstream did not answer.",
-                &["proxy_name", "to"],
+                &["proxy_name", TO],
+            ),
+            slow: new.counters(
+                "proxy_slow_total",
+                "Questions that an upstream was given more than 256 ms for, answered in the end or not.",
+                &["proxy_name", TO],
             ),
             reused: new.counters(
                 "proxy_conn_cache_hits_total",
@@ -94,7 +118,7 @@ impl Families {
             looping: new.counters(
                 "forward_loops_total",
                 "Times that an upstream was found to lead back here.",
-                &["to"],
+                &[TO],
             ),
         }
     }
@@ -105,6 +129,25 @@ impl Families {
             all_down: self.all_down.clone(),
             coalesced: self.coalesced.clone(),
         }
+    }
+
+    /// By address.
+    pub(super) fn upstreams(&self) -> Vec<UpstreamCounts> {
+        let mut upstreams = BTreeMap::new();
+        let mut each = |family: &dyn Collector, add: fn(&mut UpstreamCounts, &Metric)| {
+            let families = family.collect();
+            for metric in families.iter().flat_map(|family| family.get_metric()) {
+                let address =
+                    metric.get_label().iter().find(|label| label.name() == TO).map(LabelPair::value);
+                let address = address.unwrap_or_default().to_owned();
+                let empty = UpstreamCounts { address: address.clone(), ..UpstreamCounts::default() };
+                add(upstreams.entry(address).or_insert(empty), metric);
+            }
+        };
+        each(&self.duration, |counts, metric| counts.answers += metric.get_histogram().get_sample_count());
+        each(&self.failures, |counts, metric| counts.failed += metric.get_counter().get_value() as u64);
+        each(&self.slow, |counts, metric| counts.slow += metric.get_counter().get_value() as u64);
+        upstreams.into_values().collect()
     }
 
     pub(super) fn of_upstream(&self, to: &str) -> UpstreamMetrics {
@@ -125,6 +168,10 @@ impl UpstreamMetrics {
 
     pub(crate) fn failed(&self) {
         self.0.families.failures.with_label_values(&[FORWARD, &self.0.to]).inc();
+    }
+
+    pub(crate) fn was_slow(&self) {
+        self.0.families.slow.with_label_values(&[FORWARD, &self.0.to]).inc();
     }
 
     pub(crate) fn failed_probe(&self) {

@@ -1,6 +1,7 @@
 //! Queries and answers, by zone.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use super::{
     labels::{RCODE_COUNT, TYPES, rcode_index, rcode_name, type_index, type_name},
     latencies,
 };
+use crate::{clients::Clients, topic::Topic};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -29,6 +31,7 @@ pub(super) struct Families {
     response_size: HistogramVec,
     dnssec_ok: IntCounterVec,
     panics: IntCounter,
+    clients: Arc<Clients>,
 }
 
 /// The counters of one zone of one server. Those that count nothing yet do not exist.
@@ -59,7 +62,7 @@ const FAMILIES: [&str; 2] = ["1", "2"];
 const VIEW: &str = "";
 
 impl Families {
-    pub(super) fn new(new: &Register<'_>) -> Self {
+    pub(super) fn new(new: &Register<'_>, clients: &Arc<Clients>) -> Self {
         const ZONE: [&str; 3] = ["server", "zone", "view"];
         const SIZED: [&str; 4] = ["server", "zone", "view", "proto"];
         let sizes = || {
@@ -89,6 +92,7 @@ impl Families {
             response_size: new.histograms("dns_response_size_bytes", "Size of answers.", &SIZED, sizes()),
             dnssec_ok: new.counters("dns_do_requests_total", "Queries that ask for signatures, too.", &ZONE),
             panics: new.counter("panics_total", "Queries that broke something and were answered SERVFAIL."),
+            clients: Arc::clone(clients),
         }
     }
 
@@ -131,6 +135,16 @@ impl QueryMetrics {
         if dnssec_ok {
             zone.dnssec_ok.inc();
         }
+    }
+
+    #[cfg(test)]
+    pub fn clients(&self) -> &Clients {
+        &self.0.families.clients
+    }
+
+    /// Who asked what, with what success.
+    pub fn note(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
+        self.0.families.clients.note(client, topic, rcode, took);
     }
 
     pub fn answered(

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +15,9 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::{Endpoints, Key, ObjectName, Pod, Port, Protocol, Service, ServiceKind, Slice, dashed, is_label};
+use super::{
+    Endpoints, Key, LocalPods, ObjectName, Pod, Port, Protocol, Service, ServiceKind, Slice, dashed, is_label,
+};
 use crate::{
     config::{Config, Kubernetes, Labels, PodsMode, Selector},
     name::Name,
@@ -37,6 +40,8 @@ pub struct ReadOptions {
     pub labels: Option<Selector>,
     /// Only Namespaces with these labels have names, they and what is in them.
     pub namespace_labels: Option<Selector>,
+    /// The pods of this node are known by name, too; empty: of none.
+    pub node: Box<str>,
 }
 
 impl ReadOptions {
@@ -48,6 +53,7 @@ impl ReadOptions {
             zones: any(|options| options.zonal),
             labels: config.kubernetes().find_map(|options| options.labels.clone()),
             namespace_labels: config.kubernetes().find_map(|options| options.namespace_labels.clone()),
+            node: "".into(),
         }
     }
 
@@ -151,7 +157,22 @@ pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> O
         v6: sorted(endpoints.v6),
         zones: endpoints.zones.into(),
         triggered: triggered(&slice.metadata),
+        local_pods: local_pods(slice, id, options),
     })
+}
+
+fn local_pods(slice: &EndpointSlice, id: &ObjectName, options: &ReadOptions) -> Option<Arc<LocalPods>> {
+    let endpoints = slice.endpoints.iter().flatten();
+    let local = endpoints
+        .filter(|endpoint| !options.node.is_empty() && endpoint.node_name.as_deref() == Some(&*options.node));
+    let pod = |endpoint: &Endpoint| {
+        let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+        // In the namespace of its Service, whatever is written there.
+        let name = target.name.as_deref()?.into();
+        Some((address(endpoint.addresses.first()?)?, ObjectName { namespace: id.namespace.clone(), name }))
+    };
+    let pods: Box<[_]> = local.filter_map(pod).collect();
+    (!pods.is_empty()).then(|| Arc::new(LocalPods(pods)))
 }
 
 /// The control plane notes when the pod or Service changed; a time that cannot be read is as good as none.
