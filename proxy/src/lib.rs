@@ -2,6 +2,7 @@
 //!
 //! k8s → index → reconcile → datapath; `model` is what they all speak.
 
+mod asked;
 pub mod cli;
 mod config;
 pub mod datapath;
@@ -9,6 +10,7 @@ pub mod error;
 mod health;
 mod host;
 pub mod index;
+mod inquiry;
 pub mod k8s;
 mod kube_proxy_config;
 mod kube_proxy_state;

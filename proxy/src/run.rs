@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod agent;
+mod askers;
 mod attachment;
 mod config_file;
 mod devices;
@@ -90,8 +91,8 @@ pub async fn run(config: Config) -> Result<()> {
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     let program_config = program_config(&policy, socket_lb, &devices, host.conntrack)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
-    let reader =
-        Reader { node_name: policy.node_name.clone(), dns: dns.as_ref().map(DnsConfig::read_options) };
+    let for_names = dns.as_ref().map(|dns| dns.read_options_of(&policy.node_name));
+    let reader = Reader { node_name: policy.node_name.clone(), dns: for_names };
     let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::follow_network().await?;

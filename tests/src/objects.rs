@@ -15,7 +15,7 @@ use k8s_openapi::{
     api::{
         core::v1::{
             ClientIPConfig, LoadBalancerIngress, LoadBalancerStatus, Node, NodeAddress, NodeSpec, NodeStatus,
-            Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+            ObjectReference, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
         },
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
@@ -238,6 +238,12 @@ impl EndpointObject {
             }),
             hostname: Some(self.pod.clone()),
             node_name: self.node.clone(),
+            target_ref: Some(ObjectReference {
+                kind: Some("Pod".to_owned()),
+                name: Some(self.pod.clone()),
+                namespace: Some(NAMESPACE.to_owned()),
+                ..ObjectReference::default()
+            }),
             ..Endpoint::default()
         }
     }

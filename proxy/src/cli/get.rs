@@ -1,10 +1,10 @@
-//! `get`: what the kernel holds, by Service name, whether or not an agent runs.
+//! `get`: what the kernel holds, by Service name, whether or not an agent runs; and who asks a running agent for names.
 //!
-//! Everything is read from the pinned maps and nothing is written. The JSON and YAML of each kind is one object with
-//! its rows in a list, see `frontends`, `backends` and `affinity`; `--watch` prints one such object per change, with
+//! Everything but the latter is read from the pinned maps and nothing is written. The JSON and YAML of each kind is one
+//! object with its rows in a list, see `frontends`, `backends`, `affinity` and `dns`; `--watch` prints one such object per change, with
 //! the rows that are new or different in the list and what went in `gone`.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
@@ -15,8 +15,10 @@ use super::run::PinArgs;
 use crate::datapath::{self, KernelMaps};
 
 mod affinity;
+mod aside;
 mod backends;
 mod connections;
+mod dns;
 mod document;
 mod frontends;
 mod labels;
@@ -24,6 +26,7 @@ mod selection;
 #[cfg(test)]
 mod tests;
 
+use aside::{Aside, Refusals};
 use document::Document;
 use labels::Labels;
 use selection::{Selection, SelectionArgs};
@@ -56,20 +59,29 @@ enum Kind {
         #[arg(long)]
         stale: bool,
     },
+    /// Who asks the agent for which names, by pod, of late; who asks most comes first
+    #[command(aliases = ["names", "clients"])]
+    Dns(dns::Args),
 }
 
 #[derive(Debug, clap::Args)]
 struct GetArgs {
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    pins: PinArgs,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Printing {
     /// For people, for programs, or just the names
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
     output: Format,
     /// Go on and print whatever changes, until interrupted
     #[arg(short, long)]
     watch: bool,
-    #[command(flatten)]
-    pins: PinArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -84,7 +96,7 @@ enum Format {
     Name,
 }
 
-/// One thing that the kernel holds.
+/// One thing that is shown.
 trait Row: Serialize {
     /// The name of the list in JSON and YAML.
     const LIST: &'static str;
@@ -102,62 +114,63 @@ trait Row: Serialize {
 /// What one look found.
 struct Held<R> {
     rows: Vec<R>,
-    /// Over all Services, by reason; only where connections are what was asked about.
-    refusals: Option<Refusals>,
+    aside: Aside,
 }
-
-/// How often connections were refused, by reason.
-type Refusals = BTreeMap<&'static str, u64>;
 
 pub fn run(args: Args) -> Result<()> {
     match args.kind {
         Kind::Services(get) => get.run(|maps, labels, selection| {
             let rows = frontends::read(maps, labels, selection, |id| maps.service_stats(id))?;
-            Ok(Held { rows, refusals: Some(refusals(maps)?) })
+            Ok(Held { rows, aside: Aside::Refusals(refusals(maps)?) })
         }),
         Kind::Backends(get) => get.run(|maps, labels, selection| {
-            Ok(Held { rows: backends::read(maps, labels, selection), refusals: None })
+            Ok(Held { rows: backends::read(maps, labels, selection), aside: Aside::Nothing })
         }),
         Kind::Connections(get) => {
             let bpffs = get.pins.bpffs.clone();
             get.run(|_, labels, selection| {
                 let flows = datapath::inspect_flows(&bpffs)?;
                 let rows = connections::read(flows.alive(), labels, selection, datapath::now());
-                Ok(Held { rows, refusals: None })
+                Ok(Held { rows, aside: Aside::Nothing })
             })
         }
         Kind::Affinity { get, stale } => get.run(|maps, labels, selection| {
             let entries = |family| maps.affinity(family);
             let mut rows = affinity::read(maps, labels, selection, entries, datapath::now())?;
             rows.retain(|row| stale || row.is_followed());
-            Ok(Held { rows, refusals: None })
+            Ok(Held { rows, aside: Aside::Nothing })
         }),
+        Kind::Dns(args) => dns::run(args),
     }
 }
 
 impl GetArgs {
     fn run<R: Row>(self, read: impl Fn(&KernelMaps, &Labels, &Selection) -> Result<Held<R>>) -> Result<()> {
-        let Self { selection, output, watch, pins: PinArgs { bpffs } } = self;
+        let Self { selection, printing, pins: PinArgs { bpffs } } = self;
         let selection = selection.selection();
         // The maps are opened anew for each look: after a cleanup and a new start they are others.
-        let look = || -> Result<(Labels, Held<R>)> {
+        printing.print(|| {
             let maps = datapath::inspect(&bpffs)?;
             let labels = Labels::read(&maps)?;
-            let held = read(&maps, &labels, &selection)?;
-            Ok((labels, held))
-        };
-        let (labels, held) = look()?;
-        // Who watches may be waiting for it to appear.
-        if let Some(name) = selection.unknown(&labels).filter(|_| !watch) {
-            bail!("no Service {name} in the data plane at {}", bpffs.display());
-        }
-        let mut flow = Document::whole(&held).print(output)?;
-        let mut known = held;
-        while watch && flow.is_continue() {
+            // Who watches may be waiting for it to appear.
+            if let Some(name) = selection.unknown(&labels).filter(|_| !printing.watch) {
+                bail!("no Service {name} in the data plane at {}", bpffs.display());
+            }
+            read(&maps, &labels, &selection)
+        })
+    }
+}
+
+impl Printing {
+    /// What `look` finds, once or until interrupted.
+    fn print<R: Row>(self, look: impl Fn() -> Result<Held<R>>) -> Result<()> {
+        let mut known = look()?;
+        let mut flow = Document::whole(&known).print(self.output)?;
+        while self.watch && flow.is_continue() {
             thread::sleep(WATCH_EVERY);
-            let (_, held) = look()?;
+            let held = look()?;
             if let Some(changes) = Document::changes(&known, &held) {
-                flow = changes.print(output)?;
+                flow = changes.print(self.output)?;
             }
             known = held;
         }

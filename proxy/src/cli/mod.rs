@@ -14,6 +14,7 @@ mod explain;
 mod frontend_name;
 mod get;
 mod go_flags;
+mod inquire;
 mod kube_proxy_args;
 pub mod logging;
 mod name_server_args;
@@ -52,7 +53,7 @@ enum Verb {
     Check(check::Args),
     /// Remove everything the agent made: pins, links and maps; refuses beside a live agent
     Cleanup(cleanup::Args),
-    /// Show what the kernel holds, by Service name, whether or not an agent runs
+    /// Show what the kernel holds, by Service name, whether or not an agent runs; and who asks the agent for names
     Get(get::Args),
     /// Show what would be programmed on a node; needs no privileges
     Plan(plan::Args),

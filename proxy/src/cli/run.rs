@@ -72,7 +72,7 @@ pub struct PinArgs {
 /// Where the agent and who asks it meet.
 #[derive(Debug, clap::Args)]
 pub struct RunDirArgs {
-    /// Where the agent's socket lies, at which `portreeve status` asks
+    /// Where the agent's socket lies, at which `status` and `get dns` ask
     #[arg(long, value_name = "DIR", default_value = "/run/portreeve")]
     pub run_dir: PathBuf,
 }

@@ -1,23 +1,19 @@
 //! `status`: what runs, what is degraded, how full the tables are. Exit code 1 when something is degraded.
 
-use std::{
-    io::{ErrorKind, Read as _},
-    net::Shutdown,
-    os::unix::net::UnixStream,
-    path::Path,
-    time::Duration,
-};
+use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
+    inquire::inquire,
     output::{self, Format, OutputArgs},
     run::{PinArgs, RunDirArgs},
 };
 use crate::{
     datapath::{self, InspectError},
+    inquiry::Inquiry,
     reconcile::LbMaps as _,
     status::{Phase, Status, XdpDevice, socket_path},
 };
@@ -34,9 +30,6 @@ pub struct Args {
     #[command(flatten)]
     output: OutputArgs,
 }
-
-/// An agent that does not answer within this time hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -59,7 +52,7 @@ struct DataPlane {
 
 pub fn run(args: Args) -> Result<()> {
     let bpffs = &args.pins.bpffs;
-    let agent = ask(&socket_path(&args.run_dir.run_dir, bpffs))?;
+    let agent = inquire(&socket_path(&args.run_dir.run_dir, bpffs), Inquiry::Status)?;
     // An agent knows what it holds; probes ask often, and reading it all takes its time.
     let data_plane = agent.is_none().then(|| data_plane(bpffs));
     let report = Report::new(agent, data_plane);
@@ -73,29 +66,6 @@ pub fn run(args: Args) -> Result<()> {
         [only] => bail!("degraded: {only}"),
         [first, rest @ ..] => bail!("degraded: {first}, and {} more", rest.len()),
     }
-}
-
-/// Nothing: no agent listens there.
-fn ask(socket: &Path) -> Result<Option<Status>> {
-    let asking = || format!("cannot ask the agent at {}", socket.display());
-    let mut stream = match UnixStream::connect(socket) {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error).with_context(asking),
-    };
-    stream.set_read_timeout(Some(PATIENCE)).with_context(asking)?;
-    stream.shutdown(Shutdown::Write).with_context(asking)?;
-    let mut text = String::new();
-    match stream.read_to_string(&mut text) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            bail!("the agent at {} has not answered for {} s: it hangs", socket.display(), PATIENCE.as_secs())
-        }
-        read => read.with_context(asking)?,
-    };
-    let status = serde_json::from_str(&text).context("the agent is of a version that speaks otherwise")?;
-    Ok(Some(status))
 }
 
 fn data_plane(bpffs: &Path) -> DataPlane {

@@ -24,4 +24,9 @@ impl DnsConfig {
     pub fn read_options(&self) -> ReadOptions {
         ReadOptions::of(&self.0.config)
     }
+
+    /// The same, with what tells who of a node asks.
+    pub fn read_options_of(&self, node: &str) -> ReadOptions {
+        ReadOptions { node: node.into(), ..self.read_options() }
+    }
 }

@@ -122,7 +122,9 @@ impl Agent {
 
     /// Who takes over shares the port with nobody who knows less.
     pub fn serve_names(&mut self, maps: &Path) -> Result<()> {
-        self.names.as_mut().map_or(Ok(()), |names| names.appear(maps))
+        let Some(names) = &mut self.names else { return Ok(()) };
+        self.witness.answers(names.appear(maps)?);
+        Ok(())
     }
 
     /// Answers what was asked, and leaves the maps as they are.

@@ -24,7 +24,7 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-use super::{source::Source, stop::Stop};
+use super::{askers::Askers, source::Source, stop::Stop};
 use crate::{
     config::{DnsConfig, Objects},
     datapath::{Beats, Presence},
@@ -88,17 +88,23 @@ impl Names {
     }
 
     /// Lets the programs lead clients here. What is answered must be published by now.
-    pub fn appear(&mut self, maps: &Path) -> Result<()> {
-        self.serve()?;
+    pub fn appear(&mut self, maps: &Path) -> Result<Askers> {
+        let metrics = Arc::clone(self.serve()?.metrics());
         self.presence = Some(Presence::appear(maps)?);
-        Ok(())
+        Ok(Askers { metrics, published: Arc::clone(&self.published) })
     }
 
     /// Begins to answer, if it has not begun yet.
-    pub fn serve(&mut self) -> Result<()> {
-        if self.serving.is_some() {
-            return Ok(());
-        }
+    pub fn serve(&mut self) -> Result<&Live> {
+        let serving = match self.serving.take() {
+            Some(serving) => serving,
+            None => self.start()?,
+        };
+        let (live, _) = self.serving.insert(serving);
+        Ok(live)
+    }
+
+    fn start(&self) -> Result<(Live, Threads)> {
         let runtime = Builder::new_multi_thread().thread_name("dns").enable_all().build()?;
         let inside = runtime.handle().clone();
         let threads = Threads(Some(runtime));
@@ -108,8 +114,7 @@ impl Names {
             let pulse = self.beats.clone().map(|beats| Pulse::new(move |age| beats.serving(age)));
             Live::start(Setup { pulse: pulse.unwrap_or_default(), ..setup }, self.published.clone())?
         };
-        self.serving = Some((live, threads));
-        Ok(())
+        Ok((live, threads))
     }
 
     pub fn take_in(&mut self, changes: Vec<Change>) {

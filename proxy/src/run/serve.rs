@@ -1,12 +1,12 @@
-//! Who answers for the agent: health, metrics, health check ports and `portreeve status`, on a thread of their own, so
+//! Who answers for the agent: health, metrics, health check ports, `portreeve status` and `portreeve get dns`, on a thread of their own, so
 //! that an agent that hangs is found out.
 
 mod counters;
 mod endpoints;
 mod health_ports;
+mod inquiries;
 mod listen;
 mod pages;
-mod status;
 
 use std::{path::PathBuf, sync::Arc, thread};
 
@@ -51,7 +51,7 @@ impl Serve {
     async fn run(self, fatal: mpsc::UnboundedSender<anyhow::Error>) {
         let Self { config, pages, bpffs, status_socket, vitals, health_ports, reports } = self;
         let mut phases = vitals.phases();
-        tokio::spawn(status::answer(status_socket, Arc::clone(&vitals)));
+        tokio::spawn(inquiries::answer(status_socket, Arc::clone(&vitals)));
         // While another agent holds the data plane, these addresses are its own.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;

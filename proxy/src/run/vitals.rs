@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,9 @@ use anyhow::Result;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::askers::Askers;
 use crate::{
+    asked::Asked,
     datapath::EarlyDevice,
     health::ProxyHealth,
     index::Change,
@@ -41,6 +43,8 @@ pub struct Vitals {
     triggered: Mutex<Vec<Triggered>>,
     /// Those that the last pass programmed.
     programmed: Mutex<Vec<Triggered>>,
+    /// Once names are answered.
+    askers: OnceLock<Askers>,
 }
 
 /// So many slices at most are remembered until they are programmed: where that never happens, there is nothing to measure.
@@ -83,6 +87,7 @@ impl Vitals {
             started: Timestamp::now(),
             triggered: Mutex::default(),
             programmed: Mutex::default(),
+            askers: OnceLock::new(),
         })
     }
 
@@ -110,6 +115,17 @@ impl Vitals {
         status.pending_since = health.pending_since();
         status.hangs = health.hangs();
         status
+    }
+
+    /// Names are answered from now on.
+    pub fn answers(&self, askers: Askers) {
+        // It happens once.
+        let _ = self.askers.set(askers);
+    }
+
+    /// Who asks for names. Nothing: none are answered.
+    pub fn asked(&self) -> Option<Asked> {
+        self.askers.get().map(Askers::tell)
     }
 
     pub fn phases(&self) -> watch::Receiver<Phase> {

@@ -10,6 +10,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
+    askers::Askers,
     health_ports::{HealthPorts, Wanted},
     no_local::NoLocal,
     vitals::{Passed, Vitals},
@@ -99,6 +100,11 @@ impl Witness {
             is_node_eligible: after.index.node_info().map(|node| node.is_eligible),
         });
         self.health_ports.publish(after.index, after.local_addresses, after.unwritten);
+    }
+
+    /// Names are answered from now on.
+    pub fn answers(&self, askers: Askers) {
+        self.vitals.answers(askers);
     }
 
     /// The names that belong to it are answered.

@@ -9,19 +9,19 @@ use anyhow::Result;
 use comfy_table::ContentArrangement;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{Format, Held, Refusals, Row};
+use super::{Aside, Format, Held, Row};
 use crate::cli::output;
 
 pub struct Document<'a, R> {
     rows: Vec<&'a R>,
-    refusals: Option<&'a Refusals>,
+    aside: &'a Aside,
     /// The names of rows that the look before had found.
     gone: Vec<String>,
 }
 
 impl<'a, R: Row> Document<'a, R> {
     pub fn whole(held: &'a Held<R>) -> Self {
-        Self { rows: held.rows.iter().collect(), refusals: held.refusals.as_ref(), gone: Vec::new() }
+        Self { rows: held.rows.iter().collect(), aside: &held.aside, gone: Vec::new() }
     }
 
     /// `None`: nothing but time has passed.
@@ -33,9 +33,9 @@ impl<'a, R: Row> Document<'a, R> {
                 rows.push(row);
             }
         }
-        let is_silent = rows.is_empty() && gone.is_empty() && before.refusals == now.refusals;
+        let is_silent = rows.is_empty() && gone.is_empty() && before.aside == now.aside;
         let gone = gone.into_keys().collect();
-        (!is_silent).then_some(Self { rows, refusals: now.refusals.as_ref(), gone })
+        (!is_silent).then_some(Self { rows, aside: &now.aside, gone })
     }
 }
 
@@ -43,9 +43,7 @@ impl<R: Row> Serialize for Document<'_, R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry(R::LIST, &self.rows)?;
-        if let Some(refusals) = self.refusals {
-            map.serialize_entry("refusals", refusals)?;
-        }
+        self.aside.serialize_into::<S>(&mut map)?;
         if !self.gone.is_empty() {
             map.serialize_entry("gone", &self.gone)?;
         }
@@ -85,15 +83,7 @@ impl<R: Row> Document<'_, R> {
         }
         let mut text = if self.rows.is_empty() { String::new() } else { format!("{}\n", table.trim_fmt()) };
         text.extend(self.gone.iter().map(|id| format!("gone: {id}\n")));
-        text += &self.refusals.map(tally).unwrap_or_default();
+        text += &self.aside.text();
         if text.is_empty() { format!("no {}\n", R::LIST) } else { text }
     }
-}
-
-/// What was refused at all, most frequent first.
-fn tally(refusals: &Refusals) -> String {
-    let mut counts: Vec<_> = refusals.iter().filter(|(_, count)| **count != 0).collect();
-    counts.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), **reason));
-    let counts: Vec<_> = counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    if counts.is_empty() { String::new() } else { format!("\nrefused: {}\n", counts.join(", ")) }
 }

@@ -6,7 +6,8 @@ use expect_test::expect;
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, ServiceStats, mapped};
 
 use super::{
-    Format, Held, affinity, backends, document::Document, frontends, labels::Labels, selection::Selection,
+    Aside, Format, Held, affinity, backends, document::Document, frontends, labels::Labels,
+    selection::Selection,
 };
 use crate::{
     manifests,
@@ -56,7 +57,7 @@ fn held() -> Reconciler<FakeMaps> {
 }
 
 fn text<R: super::Row>(format: Format, rows: Vec<R>) -> String {
-    Document::whole(&Held { rows, refusals: None }).text(format).unwrap()
+    Document::whole(&Held { rows, aside: Aside::Nothing }).text(format).unwrap()
 }
 
 fn frontend_rows(maps: &FakeMaps, translated: u64) -> Vec<frontends::FrontendRow> {
@@ -272,9 +273,10 @@ fn watching_prints_what_changed_and_what_went() {
     let before = frontend_rows(held().maps(), 40);
     let mut now = frontend_rows(held().maps(), 41);
     let rest = now.split_off(1);
-    let (before, same) = (Held { rows: before, refusals: None }, frontend_rows(held().maps(), 40));
-    assert!(Document::changes(&before, &Held { rows: same, refusals: None }).is_none());
-    let now = Held { rows: rest, refusals: Some([("no_endpoint", 3), ("needs_source_address", 0)].into()) };
+    let (before, same) = (Held { rows: before, aside: Aside::Nothing }, frontend_rows(held().maps(), 40));
+    assert!(Document::changes(&before, &Held { rows: same, aside: Aside::Nothing }).is_none());
+    let now =
+        Held { rows: rest, aside: Aside::Refusals([("no_endpoint", 3), ("needs_source_address", 0)].into()) };
     let text = Document::changes(&before, &now).unwrap().text(Format::Table).unwrap();
     expect![[r#"
         SERVICE        FRONTEND           BACKENDS      POLICY      TRANSLATED  REFUSED

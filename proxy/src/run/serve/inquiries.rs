@@ -1,4 +1,4 @@
-//! The socket where `portreeve status` asks: whoever connects is told, and nothing is read.
+//! The socket where `portreeve status` and `portreeve get dns` ask.
 
 use std::{
     fs, io,
@@ -9,14 +9,18 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     time::{sleep, timeout},
 };
 use tracing::warn;
 
-use crate::run::vitals::Vitals;
+use crate::{inquiry::Inquiry, run::vitals::Vitals};
 
+/// No word is longer.
+const LONGEST: u64 = 16;
+/// Who says nothing for so long has said it.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Who has not read it by then does not want to know.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After a question that could not be heard: the next one would not be either, for as long as descriptors are short.
@@ -41,10 +45,18 @@ pub async fn answer(path: PathBuf, vitals: Arc<Vitals>) {
     }
 }
 
+/// A word that is not known gets no answer.
 async fn tell(mut stream: UnixStream, vitals: Arc<Vitals>) {
-    let text = serde_json::to_vec(&vitals.status()).unwrap_or_default();
+    let mut word = Vec::new();
+    // Whatever came counts, be it cut short by an error or by time.
+    let _ = timeout(SILENCE, (&mut stream).take(LONGEST).read_to_end(&mut word)).await;
+    let text = match Inquiry::of(&word) {
+        Some(Inquiry::Status) => serde_json::to_vec(&vitals.status()),
+        Some(Inquiry::Names) => serde_json::to_vec(&vitals.asked()),
+        None => return,
+    };
     // Who hangs up early did not want to know either.
-    let _ = timeout(PATIENCE, stream.write_all(&text)).await;
+    let _ = timeout(PATIENCE, stream.write_all(&text.unwrap_or_default())).await;
 }
 
 /// Under a name of its own first: an agent that takes over takes the path over too, at once.

@@ -1,0 +1,273 @@
+//! `get dns`: one row per pod, or other client, that asked for names of late; who asks most comes first.
+//!
+//! ```text
+//! {"clients": [{"kind": "pod|node|address|others", "client": "shop/web-0", "addresses": ["10.244.1.9"],
+//!               "queries": 1234, "topics": {"service": 800, "search": 300, "external": 134, ..},
+//!               "troubles": {"refused": 0, "failed": 0, "slow": 2}}],
+//!  "since": "2026-01-01T12:00:00Z",
+//!  "upstreams": [{"address": "10.0.0.2:53", "answers": 134, "failed": 0, "slow": 2}]}
+//! ```
+//!
+//! Unlike all else, it is not in the kernel but with the agent, which forgets after a quarter to half of an hour. `client`
+//! is the pod with the address that asked, if it is an endpoint of this node; the pods of the node's own network are the
+//! `node`; `others` are all together for whom there was no room. `upstreams` count from the agent's start.
+
+use std::{net::IpAddr, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    Held, Printing, Row,
+    aside::{Aside, tally},
+};
+use crate::{
+    asked::{Asked, Client, ClientKind},
+    cli::{
+        inquire::inquire,
+        run::{PinArgs, RunDirArgs},
+    },
+    inquiry::Inquiry,
+    status::socket_path,
+};
+
+/// The words of the table.
+const WORDS: &str = "\
+What queries are about:
+  service   a Service with an address, its ports and endpoints
+  headless  a headless Service, its ports and endpoints
+  alias     a Service of type ExternalName
+  pod       a pod, by its address
+  reverse   the name of an address
+  domain    the cluster's domain: namespaces and fixed names
+  absent    a Service or endpoint that could be there and is not
+  search    nothing that could be there: what search lists make of other names
+  local     what the server knows by itself or by its configuration
+  external  what others know, asked or remembered
+  invalid   no question that is answered: malformed, a transfer
+
+Their trouble:
+  refused   answered with REFUSED, FORMERR, NOTIMP or BADVERS
+  failed    answered with SERVFAIL
+  slow      answered after more than 256 ms
+
+Figures of clients are of the last quarter to half of an hour of the running
+agent; those of upstreams count from its start.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = WORDS)]
+pub struct Args {
+    /// Only this pod, in every namespace unless one is given, or the client with this address
+    #[arg(value_name = "[NAMESPACE/]POD|ADDRESS")]
+    client: Option<String>,
+    /// Only pods of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Clients of every namespace and of none, which is the default
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    #[command(flatten)]
+    printing: Printing,
+    #[command(flatten)]
+    pins: PinArgs,
+    #[command(flatten)]
+    run_dir: RunDirArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let Args { client, namespace, all_namespaces: _, printing, pins, run_dir } = args;
+    let socket = socket_path(&run_dir.run_dir, &pins.bpffs);
+    let watches = printing.watch;
+    printing.print(|| {
+        let Asked { since, mut clients, upstreams } = ask(&socket)?;
+        clients.retain(|one| is_selected(one, client.as_deref(), namespace.as_deref()));
+        if let Some(client) = &client {
+            // Who watches may be waiting for it to ask.
+            ensure!(
+                watches || !clients.is_empty(),
+                "no client {client} has asked for a name since {since:.0}"
+            );
+        }
+        Ok(Held { rows: clients, aside: Aside::Names { since, upstreams } })
+    })
+}
+
+fn ask(socket: &Path) -> Result<Asked> {
+    let answer: Option<Option<Asked>> = inquire(socket, Inquiry::Names)?;
+    let asked = answer.with_context(|| {
+        format!("no agent runs that could tell who asks for names: nobody listens at {}", socket.display())
+    })?;
+    asked.context("the agent answers no names, or not yet: it does with --dns, once everything was read")
+}
+
+fn is_selected(one: &Client, client: Option<&str>, namespace: Option<&str>) -> bool {
+    let pod = one.client.split_once('/').filter(|_| one.kind == ClientKind::Pod);
+    let is_named = |name: &str| {
+        let address = name.parse::<IpAddr>();
+        one.client == name
+            || pod.is_some_and(|(_, pod)| pod == name)
+            || address.is_ok_and(|address| one.addresses.contains(&address))
+    };
+    client.is_none_or(is_named)
+        && namespace.is_none_or(|wanted| pod.is_some_and(|(namespace, _)| namespace == wanted))
+}
+
+/// One column for each topic, then for each trouble.
+const COUNTS: [&str; 14] = [
+    "SERVICE", "HEADLESS", "ALIAS", "POD", "REVERSE", "DOMAIN", "ABSENT", "SEARCH", "LOCAL", "EXTERNAL",
+    "INVALID", "REFUSED", "FAILED", "SLOW",
+];
+
+impl Row for Client {
+    const LIST: &'static str = "clients";
+
+    fn id(&self) -> String {
+        self.client.clone()
+    }
+
+    fn name(&self) -> String {
+        self.client.clone()
+    }
+
+    fn header(is_wide: bool) -> Vec<&'static str> {
+        if is_wide {
+            [&["CLIENT", "QUERIES"], &COUNTS[..], &["ADDRESSES"]].concat()
+        } else {
+            vec!["CLIENT", "QUERIES", "ABOUT", "TROUBLE"]
+        }
+    }
+
+    fn cells(&self, is_wide: bool) -> Vec<String> {
+        let mut cells = vec![self.client.clone(), self.queries.to_string()];
+        if is_wide {
+            cells.extend(COUNTS.map(|column| self.count(&column.to_lowercase()).to_string()));
+            cells.push(or_dash(self.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")));
+        } else {
+            cells
+                .extend([&self.topics, &self.troubles].map(|counts| {
+                    or_dash(tally(counts.iter().map(|(name, count)| (name.as_str(), *count))))
+                }));
+        }
+        cells
+    }
+
+    fn is_like(&self, earlier: &Self) -> bool {
+        self == earlier
+    }
+}
+
+impl Client {
+    fn count(&self, name: &str) -> u64 {
+        self.topics.get(name).or_else(|| self.troubles.get(name)).copied().unwrap_or_default()
+    }
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use dns::{clients::Trouble, topic::Topic};
+    use expect_test::expect;
+
+    use super::*;
+    use crate::{
+        asked::Upstream,
+        cli::get::{Format, document::Document},
+    };
+
+    fn client(kind: ClientKind, name: &str, addresses: &[&str]) -> Client {
+        Client {
+            kind,
+            client: name.to_owned(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            queries: 1,
+            topics: [("service".to_owned(), 1)].into(),
+            troubles: [].into(),
+        }
+    }
+
+    #[test]
+    fn every_count_has_a_column_and_an_explanation() {
+        let topics = Topic::ALL.into_iter().map(Topic::name);
+        let names = topics.chain(Trouble::ALL.into_iter().map(Trouble::name));
+        assert!(names.clone().map(str::to_uppercase).eq(COUNTS));
+        let explained = WORDS.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
+        assert!(explained.map(|(name, _)| name).eq(names));
+    }
+
+    #[test]
+    fn clients_are_selected_by_pod_namespace_and_address() {
+        let clients = [
+            client(ClientKind::Pod, "shop/web-0", &["10.1.0.1", "fd01::1"]),
+            client(ClientKind::Pod, "blog/web-0", &["10.1.0.2"]),
+            client(ClientKind::Address, "10.1.0.3", &["10.1.0.3"]),
+            client(ClientKind::Node, "node", &["127.0.0.1"]),
+        ];
+        for (name, namespace, want) in [
+            (None, None, "shop/web-0 blog/web-0 10.1.0.3 node"),
+            (None, Some("shop"), "shop/web-0"),
+            (None, Some("none"), ""),
+            (Some("web-0"), None, "shop/web-0 blog/web-0"),
+            (Some("web-0"), Some("blog"), "blog/web-0"),
+            (Some("shop/web-0"), None, "shop/web-0"),
+            (Some("shop/web-0"), Some("blog"), ""),
+            (Some("fd01:0::1"), None, "shop/web-0"),
+            (Some("10.1.0.3"), None, "10.1.0.3"),
+            (Some("10.1.0.3"), Some("shop"), ""),
+            (Some("node"), None, "node"),
+        ] {
+            let selected = clients.iter().filter(|one| is_selected(one, name, namespace));
+            let selected: Vec<_> = selected.map(|one| one.client.as_str()).collect();
+            assert_eq!(selected.join(" "), want, "{name:?} {namespace:?}");
+        }
+    }
+
+    #[test]
+    fn clients_for_people_and_for_programs() {
+        let counts = |counts: &[(&str, u64)]| {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let pod = Client {
+            queries: 20_514,
+            topics: counts(&[("search", 15_000), ("service", 2_510), ("external", 3_004), ("pod", 0)]),
+            troubles: counts(&[("slow", 12), ("refused", 0), ("failed", 3)]),
+            ..client(ClientKind::Pod, "payments/checkout-7c9d8b6f5-x2x4p", &["10.244.1.9", "fd00::9"])
+        };
+        let upstream = Upstream { address: "10.0.0.2:53".to_owned(), answers: 2_990, failed: 2, slow: 12 };
+        let others = client(ClientKind::Others, "others", &[]);
+        let held = || Held {
+            rows: vec![pod.clone(), others.clone()],
+            aside: Aside::Names {
+                since: "2026-01-01T12:00:00.25Z".parse().unwrap(),
+                upstreams: vec![upstream.clone()],
+            },
+        };
+        let text = |format| Document::whole(&held()).text(format).unwrap();
+        let table = text(Format::Table);
+        assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+        expect![[r#"
+            CLIENT                        QUERIES  ABOUT                   TROUBLE
+            payments/checkout-7c9d8b6f5-  20514    15000 search, 3004      12 slow, 3 failed
+            x2x4p                                  external, 2510 service
+            others                        1        1 service               -
+
+            since 2026-01-01T12:00:00Z
+            upstream 10.0.0.2:53, since the start: 2990 answered, 12 slow, 2 failed
+        "#]]
+        .assert_eq(&table);
+        expect![[r#"
+            CLIENT                             QUERIES  SERVICE  HEADLESS  ALIAS  POD  REVERSE  DOMAIN  ABSENT  SEARCH  LOCAL  EXTERNAL  INVALID  REFUSED  FAILED  SLOW  ADDRESSES
+            payments/checkout-7c9d8b6f5-x2x4p  20514    2510     0         0      0    0        0       0       15000   0      3004      0        0        3       12    10.244.1.9,fd00::9
+            others                             1        1        0         0      0    0        0       0       0       0      0         0        0        0       0     -
+
+            since 2026-01-01T12:00:00Z
+            upstream 10.0.0.2:53, since the start: 2990 answered, 12 slow, 2 failed
+        "#]].assert_eq(&text(Format::Wide));
+        let json: serde_json::Value = serde_json::from_str(&text(Format::Json)).unwrap();
+        assert_eq!(json["clients"][0]["topics"]["search"], 15_000);
+        assert_eq!(json["upstreams"][0]["slow"], 12);
+        assert_eq!(json["since"], "2026-01-01T12:00:00.25Z");
+        assert_eq!(text(Format::Name), "others\npayments/checkout-7c9d8b6f5-x2x4p\n");
+    }
+}
