@@ -1,5 +1,7 @@
 //! Objects as an API server holds them, with what nobody here reads.
 
+use std::net::Ipv4Addr;
+
 use serde_json::{Value, json};
 
 /// A Service with one TCP port, numbered for its ClusterIP.
@@ -37,10 +39,15 @@ pub fn slice(service: &str, endpoints: impl IntoIterator<Item = u32>) -> Value {
     })
 }
 
-fn endpoint(number: u32) -> Value {
+/// The address of the endpoint with this number.
+pub fn endpoint_address(number: u32) -> Ipv4Addr {
     let [_, a, b, c] = number.to_be_bytes();
+    Ipv4Addr::new(10, 128 + (a & 63), b, c)
+}
+
+fn endpoint(number: u32) -> Value {
     json!({
-        "addresses": [format!("10.{}.{b}.{c}", 128 + (a & 63))],
+        "addresses": [endpoint_address(number)],
         "conditions": {"ready": true, "serving": true, "terminating": false},
         "nodeName": format!("node-{}", number % 100),
         "targetRef": {

@@ -1,8 +1,10 @@
 //! How long it takes from what an API server says to what the kernel does, and what the agent weighs meanwhile.
 //!
 //! The API server and the one who looks are this very process. A change counts from when the server has it until the
-//! frontend's word in the pinned map is another: all of the server's own work, TLS and the loopback are in it.
+//! frontend's word in the pinned map is another: all of the server's own work, TLS and the loopback are in it. Where the
+//! agent answers names, the same change is followed on until the new endpoint has its name.
 
+mod names;
 mod report;
 
 use std::{
@@ -20,13 +22,14 @@ use proxy::{
 };
 use proxy_ebpf::abi::ABI_VERSION;
 
-pub use report::{Distribution, Memory, Report};
+use names::Names;
+pub use report::{Distribution, Latency, Memory, Report};
 
 use crate::{
     agent::{Agent, AgentSetting, Source},
     api_server::{
         ApiServer,
-        objects::{node, service, slice},
+        objects::{endpoint_address, node, service, slice},
     },
     cluster::Cluster,
     dump::PinnedMaps,
@@ -43,6 +46,8 @@ pub struct Setting {
     /// Changes of other Services in each second meanwhile.
     pub others_per_second: u32,
     pub streams_lists: bool,
+    /// The agent answers names, and those of the changes are asked for.
+    pub names: bool,
 }
 
 /// A change that takes longer is lost.
@@ -64,10 +69,13 @@ pub async fn run(setting: &Setting) -> Result<Report> {
         behaviour.bookmark_millis = 60_000;
     });
     server.put_all(objects(setting, &node.name));
-    let agent_setting = AgentSetting {
+    let mut agent_setting = AgentSetting {
         source: Source::ApiServer(server.kubeconfig(cluster.directory())?),
         ..node.setting().clone()
     };
+    if setting.names {
+        agent_setting.more.push(format!("--dns-listen={}", names::LISTEN));
+    }
     let started = Instant::now();
     let mut agent = Agent::spawn(&agent_setting, node.netns())?;
     agent.ready().await?;
@@ -78,7 +86,8 @@ pub async fn run(setting: &Setting) -> Result<Report> {
         after_start: Memory::of(agent.id())?,
         ..Report::default()
     };
-    let watched = Watched::open(&cluster)?;
+    let names = setting.names.then(|| Names::open(node.netns())).transpose()?;
+    let watched = Watched::open(&cluster, names)?;
     report.alone = watched.changes(&server, setting.changes)?;
     report.among_others = among_others(&watched, &server, setting)?;
     report.after_changes = Memory::of(agent.id())?;
@@ -123,9 +132,9 @@ fn other_name(number: u32) -> String {
     format!("service-{number}")
 }
 
-fn among_others(watched: &Watched, server: &ApiServer, setting: &Setting) -> Result<Distribution> {
+fn among_others(watched: &Watched, server: &ApiServer, setting: &Setting) -> Result<Latency> {
     if setting.others_per_second == 0 {
-        return Ok(Distribution::default());
+        return Ok(Latency::default());
     }
     let stop = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
@@ -153,26 +162,33 @@ struct Watched {
     maps: KernelMaps,
     measured: u32,
     mark: u32,
+    names: Option<Names>,
 }
 
 impl Watched {
-    fn open(cluster: &Cluster) -> Result<Self> {
+    fn open(cluster: &Cluster, names: Option<Names>) -> Result<Self> {
         let bpffs = cluster.node(0).bpffs();
         let maps =
             KernelMaps::inspect(&maps_of(bpffs, ABI_VERSION)).context("cannot open the pinned maps")?;
         let named = PinnedMaps::open(bpffs)?;
-        Ok(Self { maps, measured: named.frontend(address(MEASURED))?, mark: named.frontend(address(MARK))? })
+        let (measured, mark) = (named.frontend(address(MEASURED))?, named.frontend(address(MARK))?);
+        Ok(Self { maps, measured, mark, names })
     }
 
     /// Each change is made when the one before it has arrived, and a little later, at no regular time.
-    fn changes(&self, server: &ApiServer, count: u32) -> Result<Distribution> {
-        let mut times = Vec::with_capacity(count as usize);
+    fn changes(&self, server: &ApiServer, count: u32) -> Result<Latency> {
+        let (mut live, mut answered) = (Vec::with_capacity(count as usize), Vec::new());
         for number in 0..count {
             thread::sleep(Duration::from_micros(500 + u64::from(number * 7919 % 1500)));
-            let object = slice("measured", [400_000 + number, 450_000 + number]);
-            times.push(self.until_flip(self.measured, || server.put(&object))?);
+            let endpoints = [400_000 + number, 450_000 + number];
+            let object = slice("measured", endpoints);
+            let began = Instant::now();
+            live.push(self.until_flip(self.measured, || server.put(&object))?);
+            if let Some(names) = &self.names {
+                answered.push(names.until_answered("measured", endpoint_address(endpoints[0]), began)?);
+            }
         }
-        Ok(Distribution::new(times))
+        Ok(Latency { live: Distribution::new(live), answered: Distribution::new(answered) })
     }
 
     /// A change that is heard after everything before it.

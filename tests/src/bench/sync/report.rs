@@ -9,9 +9,9 @@ pub struct Report {
     pub start_to_ready: Duration,
     pub synced_to_programmed: Duration,
     /// Changes one after the other.
-    pub alone: Distribution,
+    pub alone: Latency,
     /// The same while other Services change.
-    pub among_others: Distribution,
+    pub among_others: Latency,
     /// From when the server calls every watch too old until a later change has arrived.
     pub relist: Duration,
     pub after_start: Memory,
@@ -30,6 +30,15 @@ pub struct Memory {
     /// Mostly the binary, and the arrays in the kernel that are mapped.
     pub files: u64,
     pub maps: u64,
+}
+
+/// Of the same changes.
+#[derive(Debug, Default)]
+pub struct Latency {
+    /// Until the frontend's word was another.
+    pub live: Distribution,
+    /// Until the name of the new endpoint was answered, where names are.
+    pub answered: Distribution,
 }
 
 /// Times, sorted.
@@ -83,8 +92,10 @@ impl fmt::Display for Report {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         writeln!(f, "start to ready         {:.0} ms", ms(self.start_to_ready))?;
         writeln!(f, "synced to programmed   {:.1} ms", ms(self.synced_to_programmed))?;
-        writeln!(f, "change to usable       {}", self.alone)?;
-        writeln!(f, "  among other changes  {}", self.among_others)?;
+        writeln!(f, "change to usable       {}", self.alone.live)?;
+        writeln!(f, "  among other changes  {}", self.among_others.live)?;
+        writeln!(f, "change to answered     {}", self.alone.answered)?;
+        writeln!(f, "  among other changes  {}", self.among_others.answered)?;
         writeln!(f, "relist                 {:.0} ms", ms(self.relist))?;
         writeln!(f, "memory after the start {}", self.after_start)?;
         writeln!(f, "  after the changes    {}", self.after_changes)?;
