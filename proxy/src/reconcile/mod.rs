@@ -149,7 +149,14 @@ impl<M: LbMaps> Reconciler<M> {
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut pass = Pass::default();
         self.apply_some(changes, &mut pass);
-        self.unsettled.clear();
+        if pass.failed.is_empty() {
+            self.unsettled.clear();
+        } else {
+            // Of the service port that a frontend could not leave, all have to be asked again, too.
+            let known: HashSet<FrontendKey> = pass.retry.iter().copied().collect();
+            let unsettled = self.unsettled_frontends();
+            pass.retry.extend(unsettled.into_iter().filter(|key| !known.contains(key)));
+        }
         pass.grace = self.close_epoch();
         pass
     }

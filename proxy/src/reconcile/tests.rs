@@ -398,6 +398,22 @@ fn a_backend_goes_with_the_frontend_that_another_service_takes_over() {
 }
 
 #[test]
+fn a_backend_goes_when_the_frontend_that_had_it_moves_at_the_second_attempt() {
+    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
+    let [stays, moves] = [key(0), key(3)];
+    let put =
+        |key, service, numbers: &[u8]| (key, Some(frontend(key, service, TrafficPolicy::Cluster, numbers)));
+    reconciler.apply([put(stays, 1, &[1, 2]), put(moves, 1, &[1, 2])]);
+    let next = BTreeMap::from([put(stays, 1, &[2]), put(moves, 2, &[5])]);
+    let pass = reconciler.apply(next.clone());
+    assert_eq!(pass.failed.len(), 1, "one slot was free");
+    settle(&mut reconciler, &pass);
+    let again = reconciler.apply(pass.retry.into_iter().map(|key| (key, next[&key].clone())));
+    assert!(again.retry.is_empty());
+    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).flags, BackendFlags::default());
+}
+
+#[test]
 fn who_loses_a_frontend_keeps_the_backends_of_the_others() {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     let [stays, moves] = [key(0), key(3)];
@@ -440,6 +456,39 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What the index would tell after a step, and what is wanted from then on.
+fn changes(wanted: &mut BTreeMap<FrontendKey, Frontend>, step: Step) -> Vec<(FrontendKey, Option<Frontend>)> {
+    match step {
+        Step::Put { key: number, service, is_local, backends } => {
+            let policy = if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+            let put = frontend(key(number), service, policy, &backends);
+            wanted.insert(put.key, put.clone());
+            let siblings = consistent(wanted, &put);
+            wanted.extend(siblings.iter().map(|sibling| (sibling.key, sibling.clone())));
+            siblings.into_iter().map(|sibling| (sibling.key, Some(sibling))).collect()
+        }
+        Step::Remove { key: number } => {
+            wanted.remove(&key(number));
+            vec![(key(number), None)]
+        }
+        Step::Die { .. } | Step::GracePeriod => Vec::new(),
+    }
+}
+
+/// The same, and the siblings of a frontend that goes or moves: the index touches all of a Service that changes.
+fn complete_changes(
+    wanted: &mut BTreeMap<FrontendKey, Frontend>,
+    step: Step,
+) -> BTreeMap<FrontendKey, Option<Frontend>> {
+    let left = match &step {
+        Step::Put { key: number, .. } | Step::Remove { key: number } => wanted.get(&key(*number)).cloned(),
+        Step::Die { .. } | Step::GracePeriod => None,
+    };
+    let changes = changes(wanted, step);
+    let siblings = left.iter().flat_map(|left| consistent(wanted, left));
+    siblings.map(|sibling| (sibling.key, Some(sibling))).chain(changes).collect()
+}
+
 /// All backends of a service port are known to each of its frontends, as in the index.
 fn consistent(wanted: &BTreeMap<FrontendKey, Frontend>, changed: &Frontend) -> Vec<Frontend> {
     let same = |other: &&Frontend| {
@@ -464,35 +513,42 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
+    fn what_fails_and_is_tried_again_ends_like_a_fresh_start(steps in prop::collection::vec(step(), 1..60)) {
+        let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+        let mut wanted: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
+        for step in steps {
+            // Here nobody dies of it.
+            if let Step::Die { calls } = step {
+                reconciler.maps.maps.calls_left = Some(calls.into());
+            }
+            let mut pass = reconciler.apply(complete_changes(&mut wanted, step));
+            if !pass.retry.is_empty() {
+                reconciler.maps.maps.calls_left = None;
+                settle(&mut reconciler, &pass);
+                pass = reconciler.apply(pass.retry.iter().map(|key| (*key, wanted.get(key).cloned())));
+            }
+            prop_assert!(pass.failed.is_empty() && pass.retry.is_empty(), "{:?}", pass);
+            settle(&mut reconciler, &pass);
+        }
+        prop_assert_eq!(dump(reconciler.maps()).unwrap(), fresh(wanted.values().cloned()));
+    }
+
+    #[test]
     fn any_history_ends_like_a_fresh_start(steps in prop::collection::vec(step(), 1..60)) {
         let mut reconciler = adopt(FakeMaps::new(CAPACITY));
         let mut wanted: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
         let mut waiting = None;
         for step in steps {
-            let mut changes = Vec::new();
-            match step {
-                Step::Put { key: number, service, is_local, backends } => {
-                    let policy = if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
-                    let put = frontend(key(number), service, policy, &backends);
-                    wanted.insert(put.key, put.clone());
-                    for sibling in consistent(&wanted, &put) {
-                        wanted.insert(sibling.key, sibling.clone());
-                        changes.push((sibling.key, Some(sibling)));
-                    }
-                }
-                Step::Remove { key: number } => {
-                    wanted.remove(&key(number));
-                    changes.push((key(number), None));
-                }
-                Step::Die { calls } => reconciler.maps.maps.calls_left = Some(calls.into()),
-                Step::GracePeriod => {
-                    if let Some(epoch) = waiting.take() {
-                        reconciler.maps.grace_period();
-                        reconciler.reclaim(epoch);
-                    }
-                }
+            if let Step::Die { calls } = step {
+                reconciler.maps.maps.calls_left = Some(calls.into());
             }
-            let pass = reconciler.apply(changes);
+            if matches!(step, Step::GracePeriod)
+                && let Some(epoch) = waiting.take()
+            {
+                reconciler.maps.grace_period();
+                reconciler.reclaim(epoch);
+            }
+            let pass = reconciler.apply(changes(&mut wanted, step));
             waiting = pass.grace.or(waiting);
             if !pass.failed.is_empty() {
                 // The agent is dead; another one finds what it left.
