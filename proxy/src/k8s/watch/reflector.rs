@@ -216,6 +216,8 @@ impl<'a> Reflector<'a> {
     async fn watch(&mut self, version: u64) -> Result<(), Ended> {
         let body = self.get(&self.watch_query().with("resourceVersion", version)).await?;
         self.began = version;
+        // Where nobody sends bookmarks, this is what lets go of what is remembered of the past.
+        self.known.settle(version);
         self.follow(body).await
     }
 
