@@ -9,11 +9,8 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{interval, sleep, timeout},
 };
@@ -22,7 +19,7 @@ use tracing::debug;
 use super::{MAX_REQUEST, Serving, canonical, is_answerable};
 use crate::{
     handler::{Client, Handled},
-    metrics::{Loss, Protocol},
+    metrics::{Loss, Losses, Protocol},
     pulse::{Beat, INTERVAL},
 };
 
@@ -212,7 +209,7 @@ async fn converse(stream: TcpStream, place: Place, serving: Serving) {
     let _ = stream.set_nodelay(true);
     let (mut read, write) = stream.into_split();
     let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
-    let writer = tokio::spawn(reply(write, waiting));
+    let writer = tokio::spawn(reply(write, waiting, serving.losses.clone()));
     let client = Client { protocol: Protocol::Tcp, address: place.client };
     let place = Arc::new(place);
     let mut stop = serving.stop.clone();
@@ -279,7 +276,11 @@ async fn next(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
 }
 
 /// Writes replies as they come, until there are no more, or the client is given up (`None`).
-async fn reply(mut write: OwnedWriteHalf, mut waiting: mpsc::Receiver<Option<Unread>>) {
+async fn reply(
+    mut write: impl AsyncWrite + Unpin,
+    mut waiting: mpsc::Receiver<Option<Unread>>,
+    losses: Losses,
+) {
     let mut out = Vec::new();
     let mut rooms = Vec::new();
     while let Some(next) = waiting.recv().await {
@@ -293,7 +294,9 @@ async fn reply(mut write: OwnedWriteHalf, mut waiting: mpsc::Receiver<Option<Unr
         }
         match timeout(WRITE, write.write_all(&out)).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return,
+            // It is the client who has left.
+            Ok(Err(_)) => return,
+            Err(_) => return losses.count(Loss::Unread, 1),
         }
         out.clear();
         rooms.clear();
@@ -305,4 +308,36 @@ fn append(out: &mut Vec<u8>, reply: &[u8]) {
     let len = u16::try_from(reply.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(reply);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_nothing_is_given_up_and_counted() {
+        for (what, reads, lost) in [("a client that reads", true, 0), ("one that does not", false, 1)] {
+            let (metrics, connections) = (Metrics::default(), Arc::<Connections>::default());
+            let place = connections.enter(Ipv4Addr::LOCALHOST.into()).unwrap();
+            let unread = Unread { reply: vec![0; 100], room: place.room(100).unwrap() };
+            let (write, mut read) = tokio::io::duplex(16);
+            let (replies, waiting) = mpsc::channel(1);
+            replies.send(Some(unread)).await.unwrap();
+            drop(replies);
+            let client = async {
+                let mut buffer = Vec::new();
+                if reads {
+                    read.read_to_end(&mut buffer).await.unwrap();
+                } else {
+                    sleep(WRITE * 2).await;
+                }
+            };
+            tokio::join!(reply(write, waiting, metrics.losses()), client);
+            let line = format!("portreeve_dns_lost_total{{what=\"unread\"}} {lost}");
+            assert!(metrics.text().contains(&line), "{what}");
+        }
+    }
 }
