@@ -3,7 +3,7 @@
 //! Every address has one UDP socket and one TCP listener per worker, which the kernel spreads clients over. What can be
 //! answered at once is answered on the task that read it; what has to wait for others waits in a task of its own, and
 //! there is a limit to how many do. `hickory-server`'s own loop is not used: it answers from whatever address the kernel
-//! picks, takes one system call per packet, echoes any payload size, and loses the OPT of a truncated reply.
+//! picks, echoes any payload size, and loses the OPT of a truncated reply.
 
 use std::{
     io,
