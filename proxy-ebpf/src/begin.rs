@@ -2,13 +2,13 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_ebpf::abi::{
-    AffinityKey, BackendFlags, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint,
-    FlowFlags, NOT_MASQUERADED, Unclaimed,
+    AffinityKey, BackendFlags, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, Direction, DropReason,
+    Endpoint, FlowFlags, Leg, NOT_MASQUERADED, Unclaimed,
 };
 
 use crate::{
     clock, config,
-    conntrack::{self, Claimed},
+    conntrack::{self, Claimed, Found},
     decide::{Choice, Client, Scope, Verdict, decide},
     family::{Backend, Family, bytes},
     frontend, metrics, network,
@@ -25,7 +25,9 @@ pub fn ask<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) {
     // SAFETY: the kernel's own context.
     let device = unsafe { (*ctx.skb.skb).ifindex };
     work.asker = Asker::new(&work.packet, place.client(), device);
-    let resteered = frontend_of_socket::<F>(ctx, &work.packet, place);
+    let socket = socket_of::<F>(ctx, &work.packet, place);
+    work.asker.is_from_socket = matches!(socket, Dialling::Backend).into();
+    let resteered = if let Dialling::Former(address, port) = socket { Some((address, port)) } else { None };
     work.asker.is_resteered = resteered.is_some().into();
     work.asker.is_in_pod = place.is_pod().into();
     (work.dialled, work.dialled_port) =
@@ -59,6 +61,9 @@ pub fn choose<F: Family>(work: &mut Work<F>) -> Step {
 /// would look like the NodePort's clients. TCP's do not: they begin with no SYN.
 #[inline(always)]
 fn pass<F: Family>(work: &mut Work<F>) -> Step {
+    if work.asker.is_from_socket != 0 {
+        make_way(work);
+    }
     let Packet { source, source_port, destination, destination_port, protocol, .. } = work.packet;
     let is_mistakable = work.asker.is_on_node != 0 && protocol == UDP;
     if !is_mistakable || !frontend::is_node_port::<F>(source, source_port, protocol) {
@@ -70,6 +75,20 @@ fn pass<F: Family>(work: &mut Work<F>) -> Step {
         Choice { backend, reference: BackendRef::default(), frontend: 0, flags: DescriptorFlags::default() };
     work.asker.is_passing = 1;
     Step::CHOSEN
+}
+
+/// Ends a flow that led another socket's packets to this one's backend, from the same port: that socket is closed, and its
+/// flow would take the answers that are for this one.
+#[inline(always)]
+fn make_way<F: Family>(work: &Work<F>) {
+    let direction = if work.asker.is_on_node != 0 { Direction::Ingress } else { Direction::Egress };
+    if let Found::Flow(flow) = conntrack::find::<F>(&work.packet.answer::<F>(direction))
+        && flow.leg == Leg::Returned
+        && flow.record().flags.contains(FlowFlags::RESTEERED)
+    {
+        // Should it not end now, somebody else ends it or a packet revived it, and the next try finds it.
+        let _ = flow.end();
+    }
 }
 
 /// Begins the flow that was decided on, in the place of a known one.
@@ -115,21 +134,33 @@ fn record<F: Family>(work: &Work<F>) -> Result<u32, DropReason> {
     claimed.publish()
 }
 
-/// A connected UDP socket whose backend has gone still dials that one: what it dialled in the first place.
+/// What the packet's own socket tells of it.
+enum Dialling<A> {
+    /// It is of no connected UDP socket that was given a backend.
+    Whatever,
+    /// The backend that the socket was given.
+    Backend,
+    /// That one has gone, and the socket dials it still: the frontend that it dialled in the first place.
+    Former(A, [u8; 2]),
+}
+
 #[inline(always)]
-fn frontend_of_socket<F: Family>(
-    ctx: &TcContext,
-    packet: &Packet<F::Address>,
-    place: Place,
-) -> Option<(F::Address, [u8; 2])> {
+fn socket_of<F: Family>(ctx: &TcContext, packet: &Packet<F::Address>, place: Place) -> Dialling<F::Address> {
     if packet.protocol != UDP || !(place.is_pod() || place.is_egress()) {
-        return None;
+        return Dialling::Whatever;
     }
     // SAFETY: the kernel's own context; a pod's socket is still there at its device.
-    let pair = sock::remembered(unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk })?;
+    let Some(pair) = sock::remembered(unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk }) else {
+        return Dialling::Whatever;
+    };
     let dialled = Endpoint::new(bytes(F::mapped(packet.destination)), packet.destination_port);
-    let is_stale = pair.backend == dialled && F::backend(pair.reference).is_none();
-    is_stale.then_some((F::of_mapped(pair.frontend.address), pair.frontend.port))
+    if pair.backend != dialled {
+        Dialling::Whatever
+    } else if F::backend(pair.reference).is_some() {
+        Dialling::Backend
+    } else {
+        Dialling::Former(F::of_mapped(pair.frontend.address), pair.frontend.port)
+    }
 }
 
 #[inline(always)]
@@ -172,6 +203,8 @@ pub struct Asker<F: Family> {
     is_in_pod: u32,
     /// The packet is a socket's whose backend has gone.
     is_resteered: u32,
+    /// The packet is a socket's that dials the backend it was given.
+    is_from_socket: u32,
     /// Nothing is to be translated.
     is_passing: u32,
 }
@@ -199,7 +232,15 @@ impl<F: Family> Asker<F> {
         } else {
             OUTSIDE
         };
-        Self { address, origin, is_on_node: is_on_node.into(), is_in_pod: 0, is_resteered: 0, is_passing: 0 }
+        Self {
+            address,
+            origin,
+            is_on_node: is_on_node.into(),
+            is_in_pod: 0,
+            is_resteered: 0,
+            is_from_socket: 0,
+            is_passing: 0,
+        }
     }
 
     /// Whether a flow gets the node's address by the frontend's policy.

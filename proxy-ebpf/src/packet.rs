@@ -155,6 +155,20 @@ impl<A: Copy> Packet<A> {
             zero: [0; 2],
         }
     }
+
+    /// The same for an answer to it.
+    #[inline(always)]
+    pub fn answer<F: Family<Address = A>>(&self, direction: Direction) -> Tuple<F::Bytes> {
+        Tuple {
+            source: F::bytes(self.destination),
+            destination: F::bytes(self.source),
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            direction: direction as u8,
+            zero: [0; 2],
+        }
+    }
 }
 
 /// Devices such as WireGuard's have no link layer: the packet begins with the IP header. On others the type that the

@@ -188,6 +188,42 @@ async fn a_connected_socket_that_names_its_frontend_again_gets_its_answers() {
     }
 }
 
+/// A connected socket whose backend has gone is led to another one, and answered in the name of the first. The next socket at
+/// its port, which knows the other one from the start, gets its answers in that one's own name.
+#[tokio::test]
+async fn a_port_gets_its_answers_after_a_socket_that_was_led_elsewhere() {
+    let cluster = Cluster::start("udp-port-again").nodes(2).await;
+    let dns = cluster.service("dns").udp(53).backends(["a"]).await;
+    let client = cluster.pod("client").start().await;
+    let ways = client.addresses.both().map(|ip| SocketAddr::new(ip, 5353)).into_iter().zip(dns.vips());
+    let ways: Vec<_> = ways.collect();
+    let mut sockets = Vec::new();
+    for (own, to) in &ways {
+        let socket = client.udp_at(*own).await.expect("it opens");
+        socket.connect(*to).await.expect("it connects");
+        sockets.push(socket);
+    }
+    dns.add("b").await;
+    dns.remove("a");
+    for socket in sockets {
+        tests::eventually("the other backend answers", async || {
+            socket.send("who").await?;
+            let (_, text) = socket.receive().await?;
+            anyhow::ensure!(text.starts_with("b "), "{text}");
+            Ok(())
+        })
+        .await;
+        socket.close().await.expect("it is open");
+    }
+    for (own, to) in ways {
+        let socket = client.udp_at(own).await.expect("it opens");
+        socket.connect(to).await.expect("it connects");
+        socket.send("who").await.expect("it is sent");
+        let (from, text) = socket.receive().await.expect("an answer");
+        assert!(from == to && text.starts_with("b "), "{text} from {from}");
+    }
+}
+
 /// An address that passes to another Service takes its clients along, though the backend they had serves on.
 #[tokio::test]
 async fn an_unconnected_socket_follows_an_address_to_another_service() {
