@@ -4,6 +4,7 @@
 //! in `NAME_SERVER`, from which the kernel takes it when the process ends in whatever way, and while the beat is young.
 
 use std::{
+    convert::Infallible,
     io,
     net::{Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use super::{
     mapped::{Access, MappedArray},
     maps::{OpenError, mapped, pinned},
     pins::{maps_of, pin_name, versions},
+    sys,
 };
 
 /// Entries of `NAME_SERVER_BEAT`.
@@ -38,6 +40,8 @@ pub enum NameServerError {
     Socket(#[source] io::Error),
     #[error("cannot tell the programs of the name server")]
     Appear(#[source] aya::maps::MapError),
+    #[error("what tells the programs of the name server has ended")]
+    Ended,
 }
 
 /// The beats of one pin directory; whoever has a clone may beat.
@@ -45,16 +49,25 @@ pub enum NameServerError {
 pub struct Beats(Arc<Mutex<MappedArray<u64>>>);
 
 /// From here on until this is dropped, clients are led to this process.
+///
+/// The socket that says so is kept by a thread, in a table of open files that is that thread's own. When a process is
+/// killed, its files are closed only after all its memory was given back, and until then clients would be led to sockets
+/// that nobody reads. The thread's are closed as soon as it ends, which is at once.
 #[derive(Debug)]
 pub struct Presence {
-    /// Nothing ever comes here: it is there as long as the process is.
-    _socket: UdpSocket,
+    _keeper: Keeper,
 }
 
 /// Says that an agent waits to take over, until it is dropped.
 #[derive(Debug)]
 pub struct Waiting {
-    stop: Option<mpsc::Sender<()>>,
+    _keeper: Keeper,
+}
+
+/// A thread that goes on until this is dropped: its channel ends then.
+#[derive(Debug)]
+struct Keeper {
+    stop: Option<mpsc::Sender<Infallible>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -85,13 +98,32 @@ impl Beats {
 impl Presence {
     /// Takes the place of whoever is there.
     pub fn appear(maps: &Path) -> Result<Self, NameServerError> {
-        // A bound socket is not counted by the programs that look at it. The loopback is up wherever names are answered.
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(NameServerError::Socket)?;
-        let (data, _) = pinned(maps, map::NAME_SERVER)?;
-        let mut place: SockMap<MapData> = Map::SockMap(data).try_into().map_err(NameServerError::Appear)?;
-        place.set(0, &socket, 0).map_err(NameServerError::Appear)?;
-        Ok(Self { _socket: socket })
+        let maps = maps.to_owned();
+        let (tell, told) = mpsc::channel();
+        let keeper = Keeper::begin(move |stopped| {
+            // Where the kernel does not allow it, an end is noticed later, and nothing else is different.
+            let _ = sys::own_open_files();
+            let (outcome, _socket) = match stand_in(&maps) {
+                Ok(socket) => (Ok(()), Some(socket)),
+                Err(error) => (Err(error), None),
+            };
+            // Whoever began this waits for it.
+            let _ = tell.send(outcome);
+            let _ = stopped.recv();
+        });
+        told.recv().map_err(|_| NameServerError::Ended)??;
+        Ok(Self { _keeper: keeper })
     }
+}
+
+/// A socket that is in the map as long as it is open. Nothing ever comes to it.
+fn stand_in(maps: &Path) -> Result<UdpSocket, NameServerError> {
+    // A bound socket is not counted by the programs that look at it. The loopback is up wherever names are answered.
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(NameServerError::Socket)?;
+    let (data, _) = pinned(maps, map::NAME_SERVER)?;
+    let mut place: SockMap<MapData> = Map::SockMap(data).try_into().map_err(NameServerError::Appear)?;
+    place.set(0, &socket, 0).map_err(NameServerError::Appear)?;
+    Ok(socket)
 }
 
 impl Waiting {
@@ -99,9 +131,8 @@ impl Waiting {
     pub fn begin(dir: &Path) -> Self {
         let beats: Vec<Beats> = known(dir).iter().filter_map(|maps| Beats::open(maps).ok()).collect();
         debug!(maps = beats.len(), "waiting to answer names");
-        let (stop, stopped) = mpsc::channel();
         // Not a task: what comes before the wait is over may keep the runtime busy.
-        let thread = thread::spawn(move || {
+        let keeper = Keeper::begin(move |stopped| {
             loop {
                 beats.iter().for_each(|beats| beats.store(WAITING, now()));
                 if stopped.recv_timeout(INTERVAL) != Err(mpsc::RecvTimeoutError::Timeout) {
@@ -110,11 +141,18 @@ impl Waiting {
             }
             beats.iter().for_each(|beats| beats.store(WAITING, Duration::ZERO));
         });
-        Self { stop: Some(stop), thread: Some(thread) }
+        Self { _keeper: keeper }
     }
 }
 
-impl Drop for Waiting {
+impl Keeper {
+    fn begin(work: impl FnOnce(mpsc::Receiver<Infallible>) + Send + 'static) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        Self { stop: Some(stop), thread: Some(thread::spawn(move || work(stopped))) }
+    }
+}
+
+impl Drop for Keeper {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

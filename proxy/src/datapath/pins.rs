@@ -8,6 +8,7 @@
 //! One agent at a time holds the lock on `<dir>`; the kernel releases it when the agent dies, however it dies.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     fs::{self, File},
     io,
@@ -23,7 +24,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::statfs::{FsType, statfs},
 };
-use proxy_ebpf::abi::{ABI_VERSION, MAPS, MapSpec};
+use proxy_ebpf::abi::{ABI_VERSION, MAPS, MapSpec, PROGRAMS};
 
 use super::sys;
 
@@ -143,7 +144,9 @@ impl Pins {
     /// Removes every pin of every version, links first, so that no program is left without its maps.
     pub fn remove(self) -> Result<usize, PinError> {
         let mut removed = 0;
-        for link in entries(&self.links())? {
+        let mut links = entries(&self.links())?;
+        links.sort_by_key(|link| Reverse(attached_as(link)));
+        for link in links {
             drop_link(&link).map_err(io_error("detach", &link))?;
             removed += 1;
         }
@@ -157,6 +160,12 @@ impl Pins {
         fs::remove_dir(&self.dir).map_err(io_error("remove", &self.dir))?;
         Ok(removed)
     }
+}
+
+/// Which of the sockets' programs was attached here: what asks under another name goes before what gives answers theirs.
+fn attached_as(link: &Path) -> Option<usize> {
+    let name = link.file_name()?.to_str()?;
+    PROGRAMS.iter().position(|program| *program == name)
 }
 
 /// Where the maps of an ABI version are pinned below a pin directory.
