@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod api_server;
+pub mod askers;
 pub mod bench;
 pub mod card;
 pub mod cgroup;
@@ -23,6 +24,7 @@ pub mod firewall;
 pub mod flows;
 pub mod frontends;
 pub mod http;
+pub mod kube_proxy;
 pub mod ledger;
 pub mod leftovers;
 pub mod mounts;

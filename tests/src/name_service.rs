@@ -107,6 +107,12 @@ impl Serving {
         self.vip.both().map(|ip| SocketAddr::new(ip, PORT))
     }
 
+    /// Where the endpoint answers, in the same order.
+    pub fn backends(&self) -> [SocketAddr; 2] {
+        let port = Port::new(Protocol::Udp, PORT).target;
+        self.endpoint.addresses.both().map(|ip| SocketAddr::new(ip, port))
+    }
+
     /// The same of one family.
     pub fn v4(&self) -> SocketAddr {
         SocketAddr::new(self.vip.v4.into(), PORT)

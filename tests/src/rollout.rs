@@ -187,7 +187,7 @@ impl Stage<'_> {
     /// A new pod takes a part: first it has a name where names are for those that are not ready, too, then it is ready.
     async fn start(&self, name: &str, part: &Part) -> Result<()> {
         let pod = self.place(name, Place::Node(part.node), None).await?;
-        self.list(&pod, part, |service| publishes_unready(service))?;
+        self.list(&pod, part, publishes_unready)?;
         for port in &part.ports {
             pod.serve(Protocol::Tcp, *port).await?;
         }

@@ -11,6 +11,7 @@ mod lookup;
 mod process;
 mod report;
 mod serve;
+mod threaded;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -168,7 +169,7 @@ pub struct Dial {
     pub times: Option<u64>,
     pub workers: usize,
     pub how: How,
-    /// Rest of each worker between two attempts.
+    /// Rest of each worker between two attempts; where workers are threads, from the beginning of one to that of the next.
     pub pause_us: u64,
     /// After this an attempt counts as failed.
     pub timeout_ms: u64,
@@ -209,8 +210,19 @@ pub enum How {
     OneConnectedUdp,
     /// Each of the names in turn until one answers, looked up with the C library each time: one attempt for all of that.
     ByName,
+    /// Only lookups of the first name by the C library, each worker in a thread of its own; the IPv4 address says who answers.
+    Library,
+    /// The question of a resolver over UDP, and as many of them as there can be: each worker in a thread of its own.
+    Stream,
     /// The question of a resolver, to a server of names: the answer says who that is.
     Lookup(Lookup),
+}
+
+impl How {
+    /// Whether each worker is a thread of its own.
+    fn is_threaded(self) -> bool {
+        matches!(self, Self::Library | Self::Stream)
+    }
 }
 
 /// How a resolver asks; each lookup from a socket of its own.

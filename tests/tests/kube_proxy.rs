@@ -2,39 +2,17 @@
 
 use std::{net::SocketAddr, process::Command};
 
-use tests::{Cluster, agent::portreeve, firewall::filter, node::Node, pod_network::PodNetwork};
+use tests::{
+    Cluster,
+    agent::portreeve,
+    kube_proxy::{self, Served},
+    node::Node,
+    pod_network::PodNetwork,
+    traffic::Protocol,
+};
 
 /// Held open for the whole story.
 const CONNECTIONS: usize = 1_000;
-
-/// The tables of nftables mode for one Service: a map from what is dialled to the chain of the Service, which draws a
-/// backend.
-fn tables(vip: SocketAddr, backends: &[SocketAddr]) -> String {
-    let chains = backends
-        .iter()
-        .enumerate()
-        .map(|(n, backend)| format!("  chain endpoint-{n} {{ meta l4proto tcp dnat to {backend}; }}\n"));
-    let draws: Vec<String> = (0..backends.len()).map(|n| format!("{n} : goto endpoint-{n}")).collect();
-    let (ip, port) = (vip.ip(), vip.port());
-    format!(
-        "table ip6 kube-proxy {{ comment \"rules for kube-proxy\"; }}
-table ip kube-proxy {{
-  comment \"rules for kube-proxy\"
-{}  chain service-web {{ numgen random mod {} vmap {{ {} }}; }}
-  map service-ips {{
-    type ipv4_addr . inet_proto . inet_service : verdict
-    elements = {{ {ip} . tcp . {port} : goto service-web }}
-  }}
-  chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}
-  chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
-  chain nat-output {{ type nat hook output priority -100; jump services; }}
-}}
-",
-        chains.collect::<String>(),
-        backends.len(),
-        draws.join(", ")
-    )
-}
 
 /// Runs a verb in the node's network namespace; what it prints.
 fn verb(node: &Node, words: &[&str]) -> (Option<i32>, String) {
@@ -56,7 +34,8 @@ async fn connections_through_kube_proxys_rules_outlive_them() {
         .iter()
         .map(|pod| SocketAddr::new(pod.addresses.v4.into(), web.port(0).target))
         .collect();
-    filter(node.netns(), &tables(web.vip(), &backends)).expect("nft takes the rules");
+    let served = Served { frontend: web.vip(), protocol: Protocol::Tcp, backends };
+    kube_proxy::serve(node.netns(), &[served]).expect("nft takes the rules");
 
     let client = cluster.pod("client").start().await;
     let (held, opened) = client.hold(vec![web.vip()], CONNECTIONS).await.expect("it opens");

@@ -23,6 +23,7 @@ use super::{
     lookup::look_up,
     now_us,
     report::{Answered, Failure, Tally},
+    threaded::{self, Pace},
 };
 
 /// Dialling that goes on; shared by its workers and by whoever asks how it stands.
@@ -48,7 +49,12 @@ impl Dialling {
     pub async fn run(self: Arc<Self>) -> Report {
         let mut workers = JoinSet::new();
         for _ in 0..self.order.workers.max(1) {
-            workers.spawn(Arc::clone(&self).work());
+            let worker = Arc::clone(&self);
+            if self.order.how.is_threaded() {
+                workers.spawn_blocking(move || worker.work_alone());
+            } else {
+                workers.spawn(worker.work());
+            }
         }
         while workers.join_next().await.is_some() {}
         self.tally().whole_report()
@@ -75,6 +81,26 @@ impl Dialling {
                 sleep(Duration::from_micros(self.order.pause_us)).await;
             }
         }
+    }
+
+    /// On a thread of its own.
+    fn work_alone(&self) {
+        let mut pace = Pace::new(Duration::from_micros(self.order.pause_us));
+        while let Some(turn) = self.next() {
+            let began = now_us();
+            let outcome = self.look_up_alone(turn);
+            self.tally().record("a lookup", began, outcome);
+            pace.keep();
+        }
+    }
+
+    fn look_up_alone(&self, turn: usize) -> Result<Answered, Failure> {
+        let nothing = || Failure("there is nothing to dial".to_owned());
+        if self.order.how == How::Library {
+            return threaded::by_the_library(in_turn(&self.order.names, turn).ok_or_else(nothing)?);
+        }
+        let to = in_turn(&self.order.to, turn).ok_or_else(nothing)?;
+        threaded::plainly(*to, Duration::from_millis(self.order.timeout_ms))
     }
 
     async fn by_address(&self, turn: usize, sockets: &mut Sockets) {
@@ -116,7 +142,7 @@ impl Dialling {
             How::MappedTcp => tcp(self.order.from, mapped(to), patience).await,
             How::Http => http(to, patience).await,
             How::ConnectedUdp => connected_udp(to, patience).await,
-            How::ByName => Err(Failure("a name has no address yet".to_owned())),
+            How::ByName | How::Library | How::Stream => Err(Failure("that is not how to dial".to_owned())),
             How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, patience).await,
             How::Lookup(how) => look_up(how, to, Duration::from_millis(self.order.timeout_ms)).await,
             How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, patience).await,

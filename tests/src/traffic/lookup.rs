@@ -20,7 +20,7 @@ use super::{
     report::{Answered, Failure},
 };
 
-const TRIES: usize = 2;
+pub(super) const TRIES: usize = 2;
 /// The name whose address says who answers.
 pub const WHO: &str = "who.example.";
 
@@ -98,7 +98,7 @@ async fn over_tcp(to: SocketAddr) -> io::Result<Vec<u8>> {
 }
 
 /// A message with one question for an address, and an id that no recent one had.
-fn question() -> Vec<u8> {
+pub(super) fn question() -> Vec<u8> {
     let id = (now_us() as u16).to_be_bytes();
     let mut message = vec![id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in WHO.split('.') {
@@ -110,7 +110,7 @@ fn question() -> Vec<u8> {
 }
 
 /// One address record, which ends the message.
-fn answered(message: &[u8]) -> Result<Answered, Failure> {
+pub(super) fn answered(message: &[u8]) -> Result<Answered, Failure> {
     let code = message.get(3).map_or(u8::MAX, |flags| flags & 0x0f);
     let has_answer = message.get(6..8) == Some(&[0, 1]);
     match message.last_chunk::<4>() {

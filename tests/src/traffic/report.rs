@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 const FIRST_FAILURES: usize = 8;
 /// Attempts whose latency is remembered.
 const LATENCIES: usize = 16_384;
+const SLOW_US: u32 = 1_000_000;
 /// Tries in vain that are kept.
 const VAIN: usize = 65_536;
 
@@ -36,6 +37,9 @@ pub struct Report {
     /// What `getpeername` said, and how often.
     pub peers: BTreeMap<SocketAddr, u64>,
     pub latency: Latency,
+    /// Attempts that succeeded after more than a second: something of theirs was lost.
+    #[serde(default)]
+    pub slow: u64,
     /// The longest time in which no attempt succeeded.
     pub longest_silence_us: u64,
 }
@@ -168,6 +172,7 @@ impl Tally {
 
     fn took(&mut self, latency_us: u32) {
         self.longest_us = self.longest_us.max(latency_us);
+        self.report.slow += u64::from(latency_us > SLOW_US);
         let place = usize::try_from(self.report.attempts).unwrap_or_default() % LATENCIES;
         match self.latencies_us.get_mut(place) {
             Some(oldest) => *oldest = latency_us,

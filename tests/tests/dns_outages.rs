@@ -1,0 +1,158 @@
+//! Names while something else is away: the API server, or the agent and everything of it.
+
+use std::{fs, net::SocketAddr, process::Command};
+
+use anyhow::{Result, ensure};
+use hickory_server::proto::rr::RecordType;
+use tests::{
+    Cluster,
+    agent::{Agent, AgentSetting, Source, portreeve},
+    api_server::ApiServer,
+    askers::{Askers, LOOKUPS},
+    eventually,
+    firewall::filter,
+    kube_proxy::{self, Served},
+    name_service::{ELSEWHERE, HERE, NameService, Serving},
+    node::Node,
+    objects::NAMESPACE,
+    resolver::Resolver,
+    traffic::Protocol,
+};
+
+const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
+
+async fn is_answered(cluster: &Cluster, serving: &Serving, by: &str) {
+    for how in LOOKUPS {
+        cluster.pod("client").dials(serving.addresses()).how(how).times(4).reaches_each_of([by]).await;
+    }
+}
+
+async fn comes_to_be_answered(cluster: &Cluster, serving: &Serving, by: &str) {
+    for how in LOOKUPS {
+        let dials = cluster.pod("client").dials(serving.addresses()).how(how).times(4);
+        dials.comes_to_reach_each_of([by]).await;
+    }
+}
+
+/// The agent goes on with what it knows, and one that is to take over waits. One that starts anew knows nothing: it leaves
+/// clients to the other endpoints, and the data plane as it is, until the API server is back.
+#[tokio::test]
+async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
+    let names = NameService::new()?;
+    let builder = names.told_to(Cluster::start("dns-no-api").nodes(2)).flag(PODS);
+    let cluster = builder.without_agents().build().await?;
+    let (node, serving) = (cluster.node(0), names.start(&cluster).await?);
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let mut server = ApiServer::start_in(node.netns())?;
+    server.mirror(cluster.manifests().directory())?;
+    let setting = AgentSetting {
+        source: Source::ApiServer(server.kubeconfig(cluster.directory())?),
+        ..node.setting().clone()
+    };
+    let mut agent = Agent::spawn(&setting, node.netns())?;
+    agent.ready().await?;
+    comes_to_be_answered(&cluster, &serving, HERE).await;
+    let askers = Askers::start(&cluster, &serving).await;
+
+    server.stop()?;
+    says(&setting, "cannot follow the API server").await;
+    is_answered(&cluster, &serving, HERE).await;
+    let pod = cluster.pod("client").start().await;
+    let resolver = Resolver::new(&pod, NAMESPACE, serving.vip.v4.into(), cluster.directory())?;
+    let answer = resolver.ask("web.default.svc.cluster.local.", RecordType::A)?;
+    ensure!(answer.answers.len() == 1, "a name of the cluster is forgotten: {answer:?}");
+
+    let more = [setting.more.clone(), vec!["--takeover".to_owned()]].concat();
+    let waiting = AgentSetting {
+        notify: setting.notify.with_extension("next"),
+        log: setting.log.with_extension("next.log"),
+        more,
+        ..setting.clone()
+    };
+    let mut next = Agent::spawn(&waiting, node.netns())?;
+    says(&waiting, "cannot follow the API server").await;
+    is_answered(&cluster, &serving, HERE).await;
+    agent.kill()?;
+    is_answered(&cluster, &serving, ELSEWHERE).await;
+    cluster.pod("client").dials(web.vips()).times(4).reaches_each_of(["a"]).await;
+
+    node.netns().run(|| server.start_again())?;
+    next.ready().await?;
+    comes_to_be_answered(&cluster, &serving, HERE).await;
+    cluster.pod("client").dials(web.vips()).times(4).reaches_each_of(["a"]).await;
+    println!("{}", askers.end(&[HERE, ELSEWHERE]).await?);
+    Ok(())
+}
+
+async fn says(setting: &AgentSetting, text: &str) {
+    eventually(&format!("an agent says: {text}"), async || {
+        ensure!(fs::read_to_string(&setting.log)?.contains(text));
+        Ok(())
+    })
+    .await;
+}
+
+/// How an agent that is dead is taken off its node altogether.
+type Removal = fn(&Node);
+
+fn removed(node: &Node) {
+    fs::remove_dir_all(node.bpffs()).expect("its pins can be removed");
+}
+
+fn cleaned_up(node: &Node) {
+    let mut command = Command::new(portreeve().expect("portreeve is built"));
+    command.arg("cleanup").arg("--bpffs").arg(node.bpffs());
+    let output = node.netns().run(|| Ok(command.output()?)).expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Without its pins nothing of an agent is left on the node, so its share can only be to leave nothing in the way: no
+/// address, no rule, nothing that leads to a server which is gone. Whoever serves ClusterIPs then, as kube-proxy does beside
+/// an agent that is tried out or that was taken back, leads clients to the Service's other endpoints. So it does here, with
+/// kube-proxy's rules; and without those, nobody does.
+async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<()> {
+    let names = NameService::new()?;
+    let cluster = names.told_to(Cluster::start(name).nodes(2)).flag(PODS).build().await?;
+    let (node, serving) = (cluster.node(0), names.start(&cluster).await?);
+    kube_proxy::serve(node.netns(), &served(&serving))?;
+    comes_to_be_answered(&cluster, &serving, HERE).await;
+
+    let askers = Askers::start(&cluster, &serving).await;
+    node.kill_agent().await?;
+    is_answered(&cluster, &serving, ELSEWHERE).await;
+    // Second tries of what the server had not read when it died come from the sockets of the first: somebody has to lead
+    // them elsewhere, too.
+    println!("{}", askers.end(&[HERE, ELSEWHERE]).await?);
+    removal(node);
+    ensure!(!node.bpffs().exists(), "something is pinned still");
+    // The harness looks for it at the end.
+    fs::create_dir(node.bpffs())?;
+    let askers = Askers::start(&cluster, &serving).await;
+    is_answered(&cluster, &serving, ELSEWHERE).await;
+    let host = cluster.pod("host").on_host(0);
+    host.dials(serving.addresses()).how(LOOKUPS[0]).times(4).reaches_each_of([ELSEWHERE]).await;
+    println!("{}", askers.end(&[ELSEWHERE]).await?);
+
+    filter(node.netns(), "delete table ip kube-proxy; delete table ip6 kube-proxy")?;
+    let report = cluster.pod("client").dials(serving.addresses()).how(LOOKUPS[0]).times(4).report().await;
+    ensure!(report.failed() == report.attempts, "nobody is left who could lead them there: {report:?}");
+    Ok(())
+}
+
+fn served(serving: &Serving) -> Vec<Served> {
+    let frontends = serving.addresses().into_iter().zip(serving.backends());
+    let both =
+        frontends.flat_map(|pair: (SocketAddr, SocketAddr)| [(pair, Protocol::Udp), (pair, Protocol::Tcp)]);
+    both.map(|((frontend, backend), protocol)| Served { frontend, protocol, backends: vec![backend] })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_other_endpoints_answer_when_the_agent_and_its_pins_are_gone() -> Result<()> {
+    endpoints_are_reached_without("dns-no-pins", removed).await
+}
+
+#[tokio::test]
+async fn the_other_endpoints_answer_when_the_agent_was_cleaned_up_after() -> Result<()> {
+    endpoints_are_reached_without("dns-cleaned-up", cleaned_up).await
+}
