@@ -95,20 +95,21 @@ const REDIS: Play = Play {
 
 #[tokio::test]
 async fn the_voting_application_answers_while_every_pod_is_replaced() {
-    perform(&VOTING).await;
+    println!("{}", perform(&VOTING).await);
 }
 
 #[tokio::test]
 async fn the_members_of_mongodb_are_found_while_every_one_is_replaced() {
-    perform(&MONGODB).await;
+    println!("{}", perform(&MONGODB).await);
 }
 
 #[tokio::test]
 async fn redis_is_found_through_its_sentinels_while_every_one_is_replaced() {
-    perform(&REDIS).await;
+    println!("{}", perform(&REDIS).await);
 }
 
-async fn perform(play: &Play) {
+/// What there is to tell of it.
+async fn perform(play: &Play) -> String {
     let names = NameService::new().expect("Corefiles are written");
     let cluster = names.told_to(Cluster::start(play.example).nodes(2)).await;
     let serving = names.start(&cluster).await.expect("the Service is written");
@@ -124,10 +125,10 @@ async fn perform(play: &Play) {
         }
     }
     assert!(gaps.len() >= 3, "{}: not every pod was replaced: {gaps:?}", play.example);
-    judge(play, &stage.end().await.expect("requests end"), &gaps);
+    judge(play, &stage.end().await.expect("requests end"), &gaps)
 }
 
-fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) {
+fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
     let (mut requests, mut in_vain, mut longest_us) = (0, BTreeMap::<_, u64>::new(), 0);
     for (ask, report) in reports {
         assert!(report.failures.is_empty(), "{}: {ask:?}: {report:?}", play.example);
@@ -153,13 +154,13 @@ fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) {
         requests += report.attempts;
         longest_us = longest_us.max(report.latency.max_us);
     }
-    println!(
+    format!(
         "{}: {} pods replaced, {requests} requests, none failed, the longest took {} ms; tries in vain at those away: \
          {in_vain:?}",
         play.example,
         gaps.len(),
         longest_us / 1000,
-    );
+    )
 }
 
 fn is_in(vain: &Vain, gap: &Gap) -> bool {
