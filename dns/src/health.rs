@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
+    http,
     metrics::{HealthMetrics, Metrics},
     snapshot::Published,
 };
@@ -95,10 +96,7 @@ impl Health {
             addresses.extend(listener.local_addr().ok());
             info!(%address, what = what.name(), "telling over HTTP");
             let router = router.with_state(Arc::clone(&state));
-            servers.spawn(async move {
-                // Accepting goes on after every error, so this ends with the server only.
-                let _ = axum::serve(listener, router).await;
-            });
+            servers.spawn(async move { http::answer(listener, router).await });
         }
         for address in endpoints.health.iter().filter(|address| address.port() != 0) {
             servers.spawn(watch_over(*address, state.metrics.health()));

@@ -11,6 +11,7 @@ pub mod forward;
 pub mod handler;
 pub mod health;
 pub mod hosts;
+pub mod http;
 pub mod live;
 pub mod local;
 pub mod metrics;

@@ -1,27 +1,16 @@
-//! Listening, also where somebody else still does: kube-proxy, or the agent before us. And answering whoever comes, which
-//! may be anybody who reaches the node: nobody keeps a place for long, and places are few.
+//! Listening, also where somebody else still does: kube-proxy, or the agent before us.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
-    pin::pin,
     time::Duration,
 };
 
 use anyhow::anyhow;
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+pub use dns::http::answer;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tracing::{debug, warn};
 
 use crate::k8s::events::Report;
@@ -29,21 +18,6 @@ use crate::k8s::events::Report;
 /// An address that cannot be had is asked for again after this time, as upstream does.
 const RETRY: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 1024;
-const LIMITS: Limits =
-    Limits { clients: 256, patience: Duration::from_secs(30), longest: Duration::from_secs(300) };
-/// After a client could not be taken in: the next one would not be either, for as long as descriptors are short.
-const BREATH: Duration = Duration::from_millis(100);
-
-/// What clients may take.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// Clients of one address at a time; the next ones wait.
-    clients: usize,
-    /// How long a client may take to ask, be it for the first time or once more.
-    patience: Duration,
-    /// After this time a client has to come anew, however often it asks: it may be one that never reads.
-    longest: Duration,
-}
 
 pub struct Place {
     pub address: SocketAddr,
@@ -82,38 +56,6 @@ pub async fn serve(what: &'static str, place: Place, app: Router) {
     }
 }
 
-/// Answers until it is dropped; then whoever is being answered is cut off.
-pub async fn answer(listener: TcpListener, app: Router) -> ! {
-    answer_within(LIMITS, listener, app).await
-}
-
-async fn answer_within(limits: Limits, listener: TcpListener, app: Router) -> ! {
-    let mut clients = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if clients.len() < limits.clients => match accepted {
-                Ok((stream, _)) => drop(clients.spawn(converse(limits, stream, app.clone()))),
-                Err(error) => {
-                    debug!(%error, "client not taken in");
-                    sleep(BREATH).await;
-                }
-            },
-            Some(_) = clients.join_next() => {}
-        }
-    }
-}
-
-/// Whatever goes wrong with one client is that client's business.
-async fn converse(Limits { patience, longest, .. }: Limits, stream: TcpStream, app: Router) {
-    let mut protocol = http1::Builder::new();
-    protocol.timer(TokioTimer::new()).header_read_timeout(patience);
-    let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
-    if timeout(longest, connection.as_mut()).await.is_err() {
-        connection.as_mut().graceful_shutdown();
-        let _ = timeout(patience, connection).await;
-    }
-}
-
 fn tell(
     reports: &mpsc::UnboundedSender<Report>,
     reason: &'static str,
@@ -136,32 +78,4 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(StdListener::from(socket))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    async fn ask(address: SocketAddr) -> TcpStream {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        stream
-    }
-
-    #[tokio::test]
-    async fn who_says_nothing_makes_room_for_others() {
-        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let limits = Limits { clients: 1, patience: Duration::from_millis(100), ..LIMITS };
-        tokio::spawn(answer_within(limits, listener, Router::new().fallback(async || "hello")));
-        let mut silent = TcpStream::connect(address).await.unwrap();
-        let mut answer = [0; 15];
-        ask(address).await.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200 OK");
-        assert_eq!(silent.read(&mut answer).await.unwrap(), 0, "it was sent away");
-    }
 }
