@@ -18,12 +18,16 @@ fn object_name(name: &str) -> ObjectName {
 }
 
 fn slice(name: &str, endpoints: Value) -> Arc<Slice> {
+    slice_read(name, endpoints, &ReadOptions::default())
+}
+
+fn slice_read(name: &str, endpoints: Value, options: &ReadOptions) -> Arc<Slice> {
     let object: EndpointSlice = serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"port": 1}],
         "endpoints": endpoints}))
     .unwrap();
-    Arc::new(zone::slice(&object_name(name), &object, &ReadOptions::default()).unwrap())
+    Arc::new(zone::slice(&object_name(name), &object, options).unwrap())
 }
 
 fn add(name: &str, endpoints: Value) -> Change {
@@ -188,4 +192,39 @@ fn addresses_and_namespaces_and_pods_are_found() {
     assert!(!snapshot.has_pod(b"empty", "10.1.0.9".parse().unwrap()));
     index.apply(Change::Pod(object_name("p"), None));
     assert!(!index.snapshot(1).has_pod(b"shop", "10.1.0.9".parse().unwrap()));
+}
+
+#[test]
+fn pods_of_this_node_are_known_by_name() {
+    let endpoint = |address: &str, node: &str, kind: &str, name: &str| json!({"addresses": [address], "nodeName": node, "targetRef": {"kind": kind, "name": name}});
+    let mut unready = endpoint("10.1.0.2", "here", "Pod", "web-1");
+    unready["conditions"] = json!({"ready": false});
+    let slices = [
+        json!([endpoint("10.1.0.1", "here", "Pod", "web-0"), unready]),
+        json!([
+            endpoint("10.1.0.3", "there", "Pod", "web-2"),
+            endpoint("10.1.0.4", "here", "VirtualMachine", "vm"),
+            {"addresses": ["10.1.0.5"], "nodeName": "here"},
+            // The same in two slices, as while endpoints move; and an address that is handed on.
+            endpoint("10.1.0.1", "here", "Pod", "web-0"),
+            endpoint("10.1.0.6", "here", "Pod", "old"),
+            endpoint("10.1.0.6", "here", "Pod", "new"),
+        ]),
+    ];
+    for (node, want) in
+        [("here", &["10.1.0.1 web-0", "10.1.0.2 web-1"][..]), ("there", &["10.1.0.3 web-2"]), ("", &[])]
+    {
+        let options = ReadOptions { node: node.into(), ..ReadOptions::default() };
+        let mut index = Index::default();
+        index.apply(service(json!({"clusterIP": "10.96.0.1"})));
+        for (name, endpoints) in ["a", "b"].into_iter().zip(slices.clone()) {
+            index.apply(Change::Slice(object_name(name), Some(slice_read(name, endpoints, &options))));
+        }
+        let snapshot = index.snapshot(1);
+        let pods = snapshot.local_pods();
+        let mut pods: Vec<_> = pods.iter().map(|(address, pod)| format!("{address} {}", pod.name)).collect();
+        pods.sort();
+        assert_eq!(pods, want, "{node:?}");
+        assert!(snapshot.local_pods().values().all(|pod| &*pod.namespace == "shop"));
+    }
 }
