@@ -22,6 +22,8 @@ use dns::{
 
 const SERVICES: u32 = 10_000;
 const ENDPOINTS: u32 = 10;
+/// Who asks, by turns.
+const PODS: usize = 110;
 
 fn port() -> Box<[Port]> {
     [Port { name: "http".into(), protocol: dns::zone::Protocol::Tcp, number: 80 }].into()
@@ -97,7 +99,10 @@ fn answers(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
     let handler = handler(&filled());
-    let client = Client { protocol: Protocol::Udp, address: Ipv4Addr::LOCALHOST.into() };
+    let client = |n: usize| {
+        let address = Ipv4Addr::from(0x0af4_0100 + u32::try_from(n % PODS).unwrap()).into();
+        Client { protocol: Protocol::Udp, address }
+    };
     let every = |prefix: &'static str, step: usize, kind: u16| -> Vec<Vec<u8>> {
         let numbers = (0..SERVICES).step_by(step).map(|n| (n + u32::from(step == 1), n));
         let name = |n: u32| format!("{prefix}service-{n}.namespace-{}.svc.cluster.local", n % 100);
@@ -115,11 +120,14 @@ fn answers(criterion: &mut Criterion) {
         ("SRV of ten endpoints", every("_http._tcp.", 100, 33)),
         ("NXDOMAIN", every("www.example.com.", 1, 1)),
     ] {
-        let mut turn = requests.iter().cycle();
+        let mut turn = (0..).map(client).zip(requests.iter().cycle());
         criterion.bench_function(name, |bench| {
-            bench.iter(|| match handler.handle(black_box(turn.next().unwrap()), client) {
-                Handled::Reply(reply) => reply.len(),
-                Handled::Dropped | Handled::Pending(_) => panic!("{name} was not answered"),
+            bench.iter(|| {
+                let (client, request) = turn.next().unwrap();
+                match handler.handle(black_box(request), client) {
+                    Handled::Reply(reply) => reply.len(),
+                    Handled::Dropped | Handled::Pending(_) => panic!("{name} was not answered"),
+                }
             });
         });
     }
