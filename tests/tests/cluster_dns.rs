@@ -3,17 +3,25 @@
 
 use std::{
     env,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
+use anyhow::ensure;
 use hickory_server::proto::rr::RecordType;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use proxy::model::address::IpFamily;
 use tests::{
     Cluster,
     askers::{Askers, LOOKUPS},
     chance::Chance,
     cluster::{PodRef, pod_network},
+    dials::Dials,
     dump::PinnedMaps,
+    eventually::here,
     http,
     name_service::{ELSEWHERE, HERE, NameService, Serving},
     objects::NAMESPACE,
@@ -124,6 +132,47 @@ async fn stay_clear(deaths: &[Instant]) {
     while deaths.iter().any(is_near) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+fn impatient<'a>(client: PodRef<'a>, to: [SocketAddr; 2]) -> Dials<'a> {
+    client.dials(to).how(LOOKUPS[0]).times(2).giving_up_after(Duration::from_millis(100))
+}
+
+/// How late a client may go elsewhere: the beat's patience, and as much again for a busy machine.
+const LEFT_WITHIN: Duration = Duration::from_secs(3);
+
+/// Its sockets are open, and nobody reads them: only the beat tells.
+#[tokio::test]
+async fn a_server_that_hangs_is_left_and_found_again() {
+    let names = NameService::new().expect("Corefiles are written");
+    let (cluster, serving) = cluster("dns-hangs", &names).await;
+    let to = serving.addresses();
+    for client in clients(&cluster) {
+        impatient(client, to).comes_to_reach_each_of([HERE]).await;
+    }
+    let askers = Askers::start(&cluster, &serving).await;
+    let agent = cluster.node(0).agent_id().await.expect("it runs");
+    let agent = Pid::from_raw(agent.try_into().expect("a process id"));
+    let begun = Instant::now();
+    kill(agent, Signal::SIGSTOP).expect("it can be stopped");
+    for client in clients(&cluster) {
+        impatient(client, to).comes_to_reach_each_of([ELSEWHERE]).await;
+    }
+    let took = begun.elapsed();
+    assert!(took < here(LEFT_WITHIN), "clients were led to it for {took:?}");
+    // Those who had asked it ask again, from sockets that they have: what the node itself asks so is not led elsewhere,
+    // but none of these is the node's.
+    tests::eventually("everybody goes on", async || {
+        let progress = askers.answered_by(ELSEWHERE).await?;
+        ensure!(progress.iter().all(|count| *count > 0), "{progress:?}");
+        Ok(())
+    })
+    .await;
+    kill(agent, Signal::SIGCONT).expect("it can go on");
+    for client in clients(&cluster) {
+        impatient(client, to).comes_to_reach_each_of([HERE]).await;
+    }
+    println!("left after {took:?}\n{}", askers.end(&[HERE, ELSEWHERE]).await.expect("no lookup fails"));
 }
 
 /// With an agent that takes over, nobody has to go elsewhere, and nothing is lost.
