@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use arcstr::ArcStr;
 use proxy_ebpf::abi::{BackendFlags, Descriptor};
 
 use super::{
@@ -18,7 +19,28 @@ use super::{
 use crate::model::{
     address::{IpFamily, PerFamily},
     frontend::FrontendKey,
+    service::{ServiceKey, ServicePortKey},
 };
+
+/// Names that many service ports have in common, kept once: those of namespaces and of ports.
+#[derive(Default)]
+struct Repeated(HashSet<ArcStr>);
+
+impl Repeated {
+    fn share(&mut self, key: ServicePortKey) -> ServicePortKey {
+        let ServicePortKey { service: ServiceKey { namespace, name }, port_name, protocol } = key;
+        let service = ServiceKey { namespace: self.one(namespace), name };
+        ServicePortKey { service, port_name: self.one(port_name), protocol }
+    }
+
+    fn one(&mut self, name: ArcStr) -> ArcStr {
+        if let Some(known) = self.0.get(&name) {
+            return known.clone();
+        }
+        self.0.insert(name.clone());
+        name
+    }
+}
 
 impl<M: LbMaps> Reconciler<M> {
     /// Reads back everything the maps hold. Call it after a grace period: what is unreachable here may still be in
@@ -89,10 +111,10 @@ fn clear_unreachable(maps: &mut impl LbMaps, extent: Extent, frontends: &HashMap
 /// The service ports that have a readable label, and their backends; the backends nobody owns are on their way out.
 fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, Vec<Retired>), MapError> {
     let capacity = maps.capacity();
-    let (mut keys, mut known) = (HashMap::new(), HashSet::new());
+    let (mut keys, mut known, mut repeated) = (HashMap::new(), HashSet::new(), Repeated::default());
     for (id, name) in maps.services()? {
         match parse_label(&name).filter(|key| known.insert(key.clone())) {
-            Some(key) => drop(keys.insert(id, key)),
+            Some(key) => drop(keys.insert(id, repeated.share(key))),
             None => maps.remove_service(id)?,
         }
     }

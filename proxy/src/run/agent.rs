@@ -46,6 +46,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often the kernel is asked whether the programs are where they should be.
 const VERIFICATION: Duration = Duration::from_secs(10);
 
+/// If a pass has more frontends than this, and most of those there are, it may as well take all.
+const MANY: usize = 4096;
+
 /// The index and the maps that follow it.
 pub struct Agent {
     index: Index,
@@ -151,13 +154,7 @@ impl Agent {
         self.await_pod_cidrs(source).await?;
         let began = Instant::now();
         self.write_node_addresses();
-        let Self { index, reconciler, witness, .. } = self;
-        witness.queued(index.frontend_keys());
-        // One after the other: all of them together would weigh more than everything else.
-        let wanted = index.frontends().inspect(|frontend| witness.looked_at(frontend.key, Some(frontend)));
-        let pass = reconciler.apply_all(wanted);
-        self.networks.want_only(self.index.unclaimed_networks());
-        self.write_networks();
+        let pass = self.write_all();
         info!(
             frontends = self.frontends(),
             programming_ms = began.elapsed().as_secs_f64() * 1e3,
@@ -250,7 +247,24 @@ impl Agent {
         touched
     }
 
+    /// Brings every frontend in line, one after the other: all of them together would weigh more than everything else.
+    fn write_all(&mut self) -> Pass {
+        let Self { index, reconciler, witness, .. } = self;
+        witness.queued(index.frontend_keys());
+        let wanted = index.frontends().inspect(|frontend| witness.looked_at(frontend.key, Some(frontend)));
+        let pass = reconciler.apply_all(wanted);
+        self.networks.want_only(self.index.unclaimed_networks());
+        self.write_networks();
+        pass
+    }
+
     fn write(&mut self, touched: BTreeSet<FrontendKey>) {
+        if touched.len() > MANY && touched.len() > self.frontends() / 2 {
+            // Those that have gone are not among all.
+            touched.iter().for_each(|key| self.witness.looked_at(*key, None));
+            let pass = self.write_all();
+            return self.finish(pass, true);
+        }
         let changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
         self.want_networks(&changes);
         self.witness.queued(changes.iter().map(|(key, _)| key));
