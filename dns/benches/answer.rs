@@ -6,19 +6,23 @@ use std::{
     hint::black_box,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use arcstr::ArcStr;
 use criterion::{Criterion, criterion_group, criterion_main};
 use dns::{
+    clients::Clients,
     config::{Kubernetes, Listen, ServerBlock},
     forward::Surroundings,
     handler::{Block, Client, Handled, Handler},
     metrics::Protocol,
     name::domain,
     snapshot::{Index, Published},
+    topic::Topic,
     zone::{Change, Endpoints, Key, ObjectName, Port, Service, ServiceKind, Slice},
 };
+use hickory_server::proto::op::ResponseCode;
 
 const SERVICES: u32 = 10_000;
 const ENDPOINTS: u32 = 10;
@@ -133,6 +137,19 @@ fn answers(criterion: &mut Criterion) {
     }
 }
 
+/// What counting who asks what adds to an answer.
+fn notes(criterion: &mut Criterion) {
+    let clients = Clients::default();
+    let address = |n: usize| Ipv4Addr::from(0x0af4_0100 + u32::try_from(n % PODS).unwrap()).into();
+    let mut turn = (0..).map(address);
+    criterion.bench_function("a note of who asked", |bench| {
+        bench.iter(|| {
+            let client = black_box(turn.next().unwrap());
+            clients.note(client, Topic::Service, ResponseCode::NoError, Duration::from_micros(1));
+        });
+    });
+}
+
 fn changes(criterion: &mut Criterion) {
     let mut index = filled();
     let mut turn = 0;
@@ -149,6 +166,6 @@ fn changes(criterion: &mut Criterion) {
 criterion_group! {
     name = all;
     config = Criterion::default().sample_size(20);
-    targets = answers, changes
+    targets = answers, notes, changes
 }
 criterion_main!(all);
