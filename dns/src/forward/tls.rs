@@ -24,7 +24,9 @@ pub enum TlsError {
     Pem(PathBuf, #[source] pem::Error),
     #[error("the certificate in {0} is of no use")]
     Certificate(PathBuf, #[source] rustls::Error),
-    #[error("the system trusts no certificate that could be read")]
+    #[error(
+        "the system trusts no certificate that could be read: name the authority's file with `tls FILE` in `forward`"
+    )]
     NoRoots,
     #[error("{0:?} is no name that a certificate could carry")]
     Name(String, #[source] InvalidDnsNameError),
