@@ -7,7 +7,7 @@ use std::{future::Future, io, pin::Pin, time::Duration};
 
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use rtnetlink::{
-    Handle, MulticastGroup, new_multicast_connection,
+    Handle, MulticastGroup, new_connection, new_multicast_connection,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::RouteNetlinkMessage,
     sys::{AsyncSocket as _, SocketAddr},
@@ -90,21 +90,27 @@ async fn publish<T: Reading>(subscription: &mut Subscription, sender: &watch::Se
 
 type Notices = Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>;
 
-/// A netlink socket that hears notices; closed when dropped.
+/// Two netlink sockets, closed when dropped: one hears notices, the other one asks.
+///
+/// A notice carries the number of the request that somebody else changed something by. On one socket it would be taken for
+/// the answer to our request with that number, and the reading fail.
 struct Subscription {
     handle: Handle,
     notices: Notices,
-    connection: AbortHandle,
+    /// Without it, nobody could ask through the socket of the notices, and it would be closed.
+    _listening: Handle,
+    connections: [AbortHandle; 2],
 }
 
 impl Subscription {
     fn open(groups: &[MulticastGroup]) -> Result<Self, NetlinkError> {
-        let (mut connection, handle, notices) =
+        let (mut hearing, listening, notices) =
             new_multicast_connection(groups).map_err(NetlinkError::Socket)?;
-        let buffer = connection.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER);
+        let buffer = hearing.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER);
         buffer.map_err(NetlinkError::Socket)?;
-        let connection = tokio::spawn(connection).abort_handle();
-        Ok(Self { handle, notices: Box::pin(notices), connection })
+        let (asking, handle, _) = new_connection().map_err(NetlinkError::Socket)?;
+        let connections = [tokio::spawn(hearing).abort_handle(), tokio::spawn(asking).abort_handle()];
+        Ok(Self { handle, notices: Box::pin(notices), _listening: listening, connections })
     }
 
     async fn reopen(groups: &[MulticastGroup]) -> Self {
@@ -140,7 +146,9 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.connection.abort();
+        for connection in &self.connections {
+            connection.abort();
+        }
     }
 }
 
@@ -185,10 +193,10 @@ mod tests {
     #[tokio::test]
     async fn notices_that_end_are_asked_for_again() {
         let subscription = Subscription::open(Count::GROUPS).unwrap();
-        let connection = subscription.connection.clone();
+        let [hearing, _] = subscription.connections.clone();
         let (sender, mut receiver) = watch::channel(Count::read(&subscription.handle).await.unwrap());
         tokio::spawn(keep_reading(subscription, sender));
-        connection.abort();
+        hearing.abort();
         receiver.changed().await.unwrap();
         assert!(receiver.borrow_and_update().0 > 0, "it was read again");
     }
