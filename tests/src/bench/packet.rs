@@ -123,10 +123,15 @@ impl Bench {
         Ok(bench)
     }
 
-    /// The first packet of a flow that there has not been yet.
+    /// The first packet of a flow that there has not been yet. Those with a header between are the packet plane's.
     fn another(&mut self) -> Packet {
-        self.begun += 1;
-        self.first_of(self.begun - 1)
+        loop {
+            self.begun += 1;
+            let packet = self.first_of(self.begun - 1);
+            if packet.is_plain() {
+                return packet;
+            }
+        }
     }
 
     fn first_of(&self, flow: u32) -> Packet {
