@@ -159,14 +159,13 @@ impl<A: Copy> Packet<A> {
     /// The same for an answer to it.
     #[inline(always)]
     pub fn answer<F: Family<Address = A>>(&self, direction: Direction) -> Tuple<F::Bytes> {
+        let tuple = self.tuple::<F>(direction);
         Tuple {
-            source: F::bytes(self.destination),
-            destination: F::bytes(self.source),
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            protocol: self.protocol,
-            direction: direction as u8,
-            zero: [0; 2],
+            source: tuple.destination,
+            destination: tuple.source,
+            source_port: tuple.destination_port,
+            destination_port: tuple.source_port,
+            ..tuple
         }
     }
 }
