@@ -86,6 +86,7 @@ impl Straits {
         packed.lay(world::policy(), objects()?)?;
         fill(&packed)?;
         told_too_often(object).context("too many ICMP errors")?;
+        crowded_table(object).context("a table nine tenths full")?;
         Ok(Self { narrow, packed, clients: 0 })
     }
 
@@ -321,6 +322,21 @@ fn told_too_often(object: Option<&[u8]>) -> Result<()> {
     ensure!(told >= ERRORS && told <= ERRORS * ticks * processors, "{told} of {PACKETS} are told");
     let counted = ground.reconciler.maps().drops(DropReason::UndefinedPort as u32)?;
     ensure!(counted == u64::from(PACKETS), "{counted} of {PACKETS} are counted");
+    Ok(())
+}
+
+/// Where one record in ten is free, hardly any flow finds none among those that are looked at.
+fn crowded_table(object: Option<&[u8]>) -> Result<()> {
+    const RECORDS: u32 = 4096;
+    let mut ground = Ground::new(object, Config { flows: RECORDS, ..ground::CONFIG })?;
+    ground.lay(world::policy(), objects()?)?;
+    for n in 0..u16::try_from(RECORDS / 10 * 9)? {
+        let from = SocketAddr::new(client(false), 1024 + n);
+        ground.run(EXTERNAL_INGRESS, &packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?)?;
+    }
+    let refused = ground.reconciler.maps().drops(DropReason::ConntrackFull as u32)?;
+    // At the end it is one in a thousand.
+    ensure!(refused <= 4, "{refused} are refused");
     Ok(())
 }
 
