@@ -27,6 +27,7 @@ pub mod http;
 pub mod kube_proxy;
 pub mod ledger;
 pub mod leftovers;
+pub mod links;
 pub mod mounts;
 pub mod name_service;
 pub mod netns;

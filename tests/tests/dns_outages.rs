@@ -12,6 +12,7 @@ use tests::{
     eventually,
     firewall::filter,
     kube_proxy::{self, Served},
+    links::Links,
     name_service::{ELSEWHERE, HERE, NameService, Serving},
     node::Node,
     objects::NAMESPACE,
@@ -123,7 +124,9 @@ async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<S
     // Second tries of what the server had not read when it died come from the sockets of the first: somebody has to lead
     // them elsewhere, too.
     let before = askers.end(&[HERE, ELSEWHERE]).await?;
+    let links = Links::pinned_in(node.bpffs())?;
     removal(node);
+    links.are_gone().await;
     ensure!(!node.bpffs().exists(), "something is pinned still");
     // The harness looks for it at the end.
     fs::create_dir(node.bpffs())?;
@@ -134,13 +137,9 @@ async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<S
     let after = askers.end(&[ELSEWHERE]).await?;
 
     filter(node.netns(), "delete table ip kube-proxy; delete table ip6 kube-proxy")?;
-    // The kernel lets go of what was pinned, and of rules, a little after they are gone.
-    eventually("nobody is left who could lead clients there", async || {
-        let report = cluster.pod("client").dials(serving.addresses()).how(LOOKUPS[0]).times(4).report().await;
-        ensure!(report.failed() == report.attempts, "{report:?}");
-        Ok(())
-    })
-    .await;
+    let dials = cluster.pod("client").dials(serving.addresses()).how(LOOKUPS[0]);
+    let report = dials.times(4).at_once(4).report().await;
+    ensure!(report.failed() == report.attempts, "somebody leads clients there still: {report:?}");
     Ok(format!("before: {before}\nafter: {after}"))
 }
 
