@@ -95,29 +95,28 @@ impl Askers {
     /// Lets all come to their end: none failed, nobody else answered than these, and each of them did. What there is to
     /// tell of it.
     pub async fn end(self, who: &[&str]) -> Result<String> {
-        let seconds = self.begun.elapsed().as_secs_f64();
-        let (mut lines, mut silent, mut questions) = (Vec::new(), who.to_vec(), 0);
+        let (mut lines, mut silent, mut rate) = (Vec::new(), who.to_vec(), 0.0);
         for (name, asking) in self.asking {
             let report = asking.stop().await?;
-            lines.push(told(name, &report, seconds));
-            questions += report.attempts * if name == LIBRARY_NAME { 2 } else { 1 };
+            // One after another: the others ask on while a last lookup waits for its second try.
+            let lookups = report.attempts as f64 / self.begun.elapsed().as_secs_f64();
+            rate += lookups * if name == LIBRARY_NAME { 2.0 } else { 1.0 };
+            lines.push(told(name, &report, lookups));
             only(&report, who).with_context(|| format!("{name}: {report:?}"))?;
             silent.retain(|who| report.answered_by(who) == 0);
         }
         ensure!(silent.is_empty(), "{silent:?} never answered: {lines:#?}");
-        let rate = questions as f64 / seconds;
         lines.push(format!("together: {rate:.0} questions/s, second tries not counted"));
         Ok(lines.join("\n"))
     }
 }
 
-fn told(name: &str, report: &Report, seconds: f64) -> String {
+fn told(name: &str, report: &Report, per_second: f64) -> String {
     let (here, elsewhere) = (report.answered_by(HERE), report.answered_by(ELSEWHERE));
     format!(
-        "{name}: {} lookups ({:.0}/s), {here} answered here, {elsewhere} elsewhere, {} failed, {} at the second try; \
+        "{name}: {} lookups ({per_second:.0}/s), {here} answered here, {elsewhere} elsewhere, {} failed, {} at the second try; \
          longest silence {:.1} ms, longest lookup {:.1} ms",
         report.attempts,
-        report.attempts as f64 / seconds,
         report.failed(),
         report.slow,
         report.longest_silence_us as f64 / 1e3,
