@@ -15,6 +15,8 @@ use tokio::{net::UnixDatagram, time::timeout};
 use crate::{eventually::here, netns::Netns, process::Process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// An agent looks after its hooks every ten seconds.
+pub const VERIFICATION: Duration = Duration::from_secs(15);
 
 /// Where an agent reads objects.
 #[derive(Debug, Clone)]

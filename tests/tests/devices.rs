@@ -3,7 +3,6 @@
 use std::{
     fs,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,14 +14,11 @@ use proxy::datapath::standing_at;
 use proxy_ebpf::abi::Direction;
 use tests::{
     Cluster,
-    agent::portreeve,
+    agent::{VERIFICATION, portreeve},
     eventually::{eventually, within},
     node::Node,
     pod_network::device_of,
 };
-
-/// The agent looks after its hooks every ten seconds.
-const VERIFICATION: Duration = Duration::from_secs(15);
 
 /// The kernel keeps this much of a program's name.
 const NAME: usize = 15;

@@ -9,7 +9,7 @@ use proxy_ebpf::abi::EarlyOutcome;
 use serde_json::Value;
 use tests::{
     Cluster,
-    agent::portreeve,
+    agent::{VERIFICATION, portreeve},
     eventually::{eventually, within},
     flows::{self, Flow},
     frontends::Frontends,
@@ -19,9 +19,7 @@ use tests::{
     xdp::pass_all,
 };
 
-/// The agent looks after its hooks every ten seconds.
-const VERIFICATION: Duration = Duration::from_secs(15);
-/// As often it asks for neighbours that went stale; then the kernel has to give one up.
+/// Every ten seconds the agent asks for neighbours that went stale; then the kernel has to give one up.
 const NEIGHBOURS: Duration = Duration::from_secs(45);
 
 /// How many packets came to each outcome.
