@@ -10,7 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UdpSocket,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{
@@ -21,9 +21,6 @@ use super::{
 };
 
 pub(super) const TRIES: usize = 2;
-/// The sockets at which a killed server listened are gone some milliseconds before its presence is. Two tries at once could
-/// both be refused, which the C library's resolver does not wait for: a limit that is known.
-const REFUSED: Duration = Duration::from_millis(50);
 /// The name whose address says who answers.
 pub const WHO: &str = "who.example.";
 
@@ -50,9 +47,6 @@ pub async fn look_up(how: Lookup, to: SocketAddr, patience: Duration) -> Result<
                 // As that resolver does: a new socket after an error, the same one after silence.
                 if error.kind() != io::ErrorKind::TimedOut {
                     socket = None;
-                }
-                if error.kind() == io::ErrorKind::ConnectionRefused && how == Lookup::Tcp {
-                    sleep(REFUSED).await;
                 }
                 failure = Failure::at("lookup")(error);
             }
