@@ -12,6 +12,7 @@ pub mod handler;
 pub mod health;
 pub mod hosts;
 pub mod http;
+pub mod listening;
 pub mod live;
 pub mod local;
 pub mod metrics;

@@ -16,6 +16,7 @@ use crate::{
     corefile::{self, CorefileError, Needless},
     forward::Surroundings,
     health::{Endpoints, Health, HealthError},
+    listening::Listening,
     metrics::Metrics,
     pulse::Pulse,
     run::{self, StartError},
@@ -35,6 +36,7 @@ pub struct Setup {
     pub endpoints: Endpoints,
     /// Who is told that the server is at work.
     pub pulse: Pulse,
+    pub listening: Listening,
 }
 
 #[derive(Clone)]
@@ -81,6 +83,7 @@ impl Live {
         let metrics = Arc::clone(&surroundings.metrics);
         tokio::spawn(clients::turn(Arc::downgrade(metrics.clients())));
         let addresses = server.addresses().to_vec();
+        setup.listening.tell(server.sockets());
         let (stop, stopped) = oneshot::channel();
         let following = Following {
             setup,
@@ -183,6 +186,7 @@ impl Following {
         }
         self.setup.config = config;
         self.setup.corefile.iter().for_each(Corefile::tell_needless);
+        self.setup.listening.tell(server.sockets());
         let old = std::mem::replace(&mut self.server, server);
         self.ending.spawn(old.stop());
     }
@@ -290,6 +294,7 @@ mod tests {
             listen: vec![port],
             endpoints: Endpoints::default(),
             pulse: Pulse::default(),
+            listening: Listening::default(),
         };
         let live = Live::start(setup, Arc::default()).unwrap();
         assert_eq!(answer(port).await, "10.0.0.1");

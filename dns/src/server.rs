@@ -8,6 +8,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, RawFd},
     sync::Arc,
 };
 
@@ -103,12 +104,18 @@ impl Listener {
         }
         Ok(listener)
     }
+
+    fn sockets(&self) -> impl Iterator<Item = RawFd> + '_ {
+        let udp = self.udp.iter().map(Datagrams::as_raw_fd);
+        udp.chain(self.tcp.iter().map(AsRawFd::as_raw_fd))
+    }
 }
 
 /// Everything that serves, until it is stopped.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    sockets: Vec<RawFd>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
@@ -117,8 +124,8 @@ impl Server {
     /// Must be called within a runtime.
     pub fn start(listeners: Vec<(Listener, Handler)>, losses: &Losses, pulse: &Pulse) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let sockets = listeners.iter().map(|(listener, _)| listener.udp.len() + listener.tcp.len()).sum();
-        let mut beats = pulse.beats(sockets);
+        let sockets: Vec<RawFd> = listeners.iter().flat_map(|(listener, _)| listener.sockets()).collect();
+        let mut beats = pulse.beats(sockets.len());
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         // Whoever has used up the room at one address must not find more at the next.
@@ -140,12 +147,17 @@ impl Server {
                 tasks.spawn(tcp::serve(socket, serving.clone(), beat));
             }
         }
-        Self { addresses, tasks, stop }
+        Self { addresses, sockets, tasks, stop }
     }
 
     /// Where it listens, with the ports that were chosen.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// All of them, until it is stopped.
+    pub fn sockets(&self) -> &[RawFd] {
+        &self.sockets
     }
 
     /// Takes no more requests than have arrived, and ends when those are answered. Others that listen at the same address

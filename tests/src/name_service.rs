@@ -27,6 +27,8 @@ const PORT: u16 = 53;
 /// The answers of nodes and of the endpoint.
 pub const HERE: &str = "192.0.2.1";
 pub const ELSEWHERE: &str = "192.0.2.2";
+/// The answer of nodes once they are told otherwise.
+pub const CHANGED: &str = "192.0.2.3";
 
 /// What nodes are told about names, before there is a cluster.
 pub struct NameService {
@@ -48,6 +50,11 @@ impl NameService {
         written.write("here", HERE)?;
         written.write("elsewhere", ELSEWHERE)?;
         Ok(written)
+    }
+
+    /// Tells nodes otherwise.
+    pub fn change(&self) -> Result<()> {
+        self.write("here", CHANGED)
     }
 
     /// Lets agents ask the endpoint, which is not there yet, for what they do not know.
@@ -92,7 +99,8 @@ impl NameService {
         let (corefile, who) = (self.corefile(whose), WHO.trim_end_matches('.'));
         // An address of each family: what says that there is none would have to say for how long to be kept.
         let hosts = format!("hosts /nonexistent {{\n  {answer} {who}\n  2001:db8::1 {who}\n }}");
-        let text = format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n {hosts}\n}}\n");
+        let text =
+            format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n reload 100ms\n {hosts}\n}}\n");
         fs::write(&corefile, text).with_context(|| format!("cannot write {}", corefile.display()))
     }
 

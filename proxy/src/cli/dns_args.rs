@@ -12,6 +12,7 @@ use dns::{
     config::{ApiServer, Config, DNS_PORT},
     corefile,
     health::Endpoints,
+    listening::Listening,
     live::{Corefile, Setup},
     name,
     pulse::Pulse,
@@ -100,7 +101,8 @@ impl DnsArgs {
                 *addresses = BTreeSet::from([address]);
             }
         }
-        let config = DnsConfig(Setup { config, corefile, listen, endpoints, pulse: Pulse::default() });
+        let (pulse, listening) = (Pulse::default(), Listening::default());
+        let config = DnsConfig(Setup { config, corefile, listen, endpoints, pulse, listening });
         if answering == Answering::InTheAgent && config.api_server() != ApiServer::default() {
             warn!(
                 "the agent reads objects where its own flags say, not where `kubernetes` in the Corefile does"

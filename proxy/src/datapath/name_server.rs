@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     io,
     net::{Ipv4Addr, UdpSocket},
+    os::fd::RawFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
@@ -53,6 +54,9 @@ pub struct Beats(Arc<Mutex<MappedArray<u64>>>);
 /// The socket that says so is kept by a thread, in a table of open files that is that thread's own. When a process is
 /// killed, its files are closed only after all its memory was given back, and until then clients would be led to sockets
 /// that nobody reads. The thread's are closed as soon as it ends, which is at once.
+///
+/// The thread keeps the server's sockets, too. The kernel closes the files of a table in the order of their numbers: this one
+/// is the first, so nobody is led to a socket that is closed already. Both tries of a resolver could be refused in a moment.
 #[derive(Debug)]
 pub struct Presence {
     _keeper: Keeper,
@@ -96,13 +100,13 @@ impl Beats {
 }
 
 impl Presence {
-    /// Takes the place of whoever is there.
-    pub fn appear(maps: &Path) -> Result<Self, NameServerError> {
-        let maps = maps.to_owned();
+    /// Takes the place of whoever is there, for a server with these sockets. They stay open until this is dropped.
+    pub fn appear(maps: &Path, sockets: &[RawFd]) -> Result<Self, NameServerError> {
+        let (maps, sockets) = (maps.to_owned(), sockets.to_owned());
         let (tell, told) = mpsc::channel();
         let keeper = Keeper::begin(move |stopped| {
             // Where the kernel does not allow it, an end is noticed later, and nothing else is different.
-            let _ = sys::own_open_files();
+            let _ = sys::own_open_files(&sockets);
             let (outcome, _socket) = match stand_in(&maps) {
                 Ok(socket) => (Ok(()), Some(socket)),
                 Err(error) => (Err(error), None),

@@ -4,8 +4,9 @@ use std::{
     ffi::CString,
     io,
     net::{Ipv4Addr, UdpSocket},
+    ops::RangeInclusive,
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -381,12 +382,28 @@ fn raw_owned(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd() as u32
 }
 
-/// Gives this thread a table of open files of its own, with nothing in it but what programs are started with.
-pub fn own_open_files() -> io::Result<()> {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: the call takes three integers. What it closes is closed in this thread's new table only, of which nobody
-    // else knows; whoever owns those descriptors has them in the table that it came from.
+/// Gives this thread a table of open files of its own, with nothing in it but these and what programs are started with.
+/// An error leaves it with the table of its process.
+pub fn own_open_files(kept: &[RawFd]) -> io::Result<()> {
+    const FIRST: u32 = 3;
+    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    kept.sort_unstable();
+    let after_last = kept.last().map_or(FIRST, |last| last + 1);
+    close_range(after_last..=u32::MAX, libc::CLOSE_RANGE_UNSHARE)?;
+    let mut first = FIRST;
+    for fd in kept {
+        if first < fd {
+            close_range(first..=fd - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    Ok(())
+}
+
+fn close_range(descriptors: RangeInclusive<u32>, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the call takes three integers. `own_open_files` closes in this thread's new table only, of which nobody else
+    // knows; whoever owns those descriptors has them in the table that it came from.
     let result =
-        unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) };
+        unsafe { libc::syscall(libc::SYS_close_range, *descriptors.start(), *descriptors.end(), flags) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

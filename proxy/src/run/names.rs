@@ -5,13 +5,15 @@
 
 use std::{
     iter,
-    path::Path,
-    sync::Arc,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
 use dns::{
+    listening::Listening,
     live::{Live, Setup},
     pulse::Pulse,
     snapshot::{Index, Published},
@@ -22,12 +24,13 @@ use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use super::{askers::Askers, source::Source, stop::Stop};
 use crate::{
     config::{DnsConfig, Objects},
-    datapath::{Beats, Presence},
+    datapath::{Beats, NameServerError, Presence},
+    error::chain,
     k8s::reader::Reader,
 };
 
@@ -51,7 +54,56 @@ pub struct Names {
     serving: Option<(Live, Threads)>,
     /// What tells the programs that it does; none where there are no programs.
     beats: Option<Beats>,
+    standing: Arc<Standing>,
+}
+
+/// What stands for the server of the moment. A changed Corefile makes another one, whose sockets are held from then on.
+#[derive(Default)]
+struct Standing(Mutex<Stand>);
+
+#[derive(Default)]
+struct Stand {
+    /// Of the server.
+    sockets: Vec<RawFd>,
+    /// Where the programs look, while they may lead clients here.
+    maps: Option<PathBuf>,
     presence: Option<Presence>,
+}
+
+impl Standing {
+    fn listen(&self, sockets: &[RawFd]) {
+        let mut stand = self.stand();
+        stand.sockets = sockets.to_vec();
+        // Without it, clients go elsewhere.
+        if let Err(error) = stand.renew() {
+            error!(error = %chain(&error), "clients are not led to the names that are answered here");
+        }
+    }
+
+    fn appear(&self, maps: &Path) -> Result<(), NameServerError> {
+        let mut stand = self.stand();
+        stand.maps = Some(maps.to_owned());
+        stand.renew()
+    }
+
+    fn vanish(&self) {
+        *self.stand() = Stand::default();
+    }
+
+    fn stand(&self) -> MutexGuard<'_, Stand> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stand {
+    /// The old one goes once the new one is there, and in any case: it holds sockets that are about to be closed.
+    fn renew(&mut self) -> Result<(), NameServerError> {
+        let Some(maps) = &self.maps else { return Ok(()) };
+        let new = Presence::appear(maps, &self.sockets);
+        self.presence = None;
+        self.presence = Some(new?);
+        Ok(())
+    }
 }
 
 /// What answers runs on. A runtime that is merely dropped waits for its threads, which inside of another one is a panic:
@@ -78,7 +130,7 @@ impl Names {
             config,
             serving: None,
             beats: None,
-            presence: None,
+            standing: Arc::default(),
         }
     }
 
@@ -90,7 +142,7 @@ impl Names {
     /// Lets the programs lead clients here. What is answered must be published by now.
     pub fn appear(&mut self, maps: &Path) -> Result<Askers> {
         let metrics = Arc::clone(self.serve()?.metrics());
-        self.presence = Some(Presence::appear(maps)?);
+        self.standing.appear(maps)?;
         Ok(Askers { metrics, published: Arc::clone(&self.published) })
     }
 
@@ -112,7 +164,14 @@ impl Names {
             let _inside = inside.enter();
             let DnsConfig(setup) = self.config.clone();
             let pulse = self.beats.clone().map(|beats| Pulse::new(move |age| beats.serving(age)));
-            Live::start(Setup { pulse: pulse.unwrap_or_default(), ..setup }, self.published.clone())?
+            let standing = Arc::downgrade(&self.standing);
+            let listening = Listening::new(move |sockets| {
+                if let Some(standing) = standing.upgrade() {
+                    standing.listen(sockets);
+                }
+            });
+            let setup = Setup { pulse: pulse.unwrap_or_default(), listening, ..setup };
+            Live::start(setup, self.published.clone())?
         };
         Ok((live, threads))
     }
@@ -167,7 +226,7 @@ impl Names {
             let _ = timeout(HANDOVER, succeeded(beats)).await;
         }
         // Clients go elsewhere from here on; those that are here already are answered.
-        drop(self.presence);
+        self.standing.vanish();
         if let Some((live, threads)) = self.serving {
             live.stop().await;
             drop(threads);
@@ -233,8 +292,8 @@ mod tests {
     fn at(address: SocketAddr) -> Names {
         let config = Config::shipped(&name::domain("cluster.local").unwrap());
         let (corefile, listen) = (None, vec![address]);
-        let (endpoints, pulse) = (Endpoints::default(), Pulse::default());
-        Names::new(DnsConfig(Setup { config, corefile, listen, endpoints, pulse }))
+        let (endpoints, pulse, listening) = (Endpoints::default(), Pulse::default(), Listening::default());
+        Names::new(DnsConfig(Setup { config, corefile, listen, endpoints, pulse, listening }))
     }
 
     #[tokio::test]
