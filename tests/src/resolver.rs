@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env::consts::ARCH,
+    fmt, fs,
     io::Read as _,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
@@ -22,10 +23,49 @@ use crate::{pod::Pod, process::Process};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
+/// The source of a program that looks names up.
+const LOOKUP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/lookup.rs");
 /// What getent ends with when there is no such name.
 const NOT_FOUND: i32 = 2;
 /// Puts a file over /etc/resolv.conf, for itself and whatever it becomes.
 const WITH_RESOLV_CONF: &str = r#"mount --bind "$1" /etc/resolv.conf && shift && exec "$@""#;
+
+/// Whose `getaddrinfo` it is.
+#[derive(Debug)]
+pub enum Library {
+    Gnu,
+    /// A program that was linked to it.
+    Musl(PathBuf),
+}
+
+impl Library {
+    /// Those for which programs can be had here; what has to be built for that is put into a directory.
+    pub fn all(directory: &Path) -> Result<Vec<Self>> {
+        let target = format!("{ARCH}-unknown-linux-musl");
+        let rustc = |arguments: &[&str]| {
+            Command::new("rustc").args(["--target", &target]).args(arguments).output().context("no rustc")
+        };
+        let standard_library = rustc(&["--print", "target-libdir"])?.stdout;
+        let mut libraries = vec![Self::Gnu];
+        if Path::new(String::from_utf8_lossy(&standard_library).trim()).is_dir() {
+            let program = directory.join("lookup");
+            let output = program.to_str().context("a path is no text")?;
+            let built = rustc(&["--edition=2024", "-o", output, LOOKUP])?;
+            ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+            libraries.push(Self::Musl(program));
+        }
+        Ok(libraries)
+    }
+}
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gnu => "glibc",
+            Self::Musl(_) => "musl",
+        })
+    }
+}
 
 /// The names of a pod, as the kubelet would have it: `dnsPolicy: ClusterFirst`.
 #[derive(Debug)]
@@ -55,9 +95,15 @@ impl<'a> Resolver<'a> {
     }
 
     /// How long one process takes for so many lookups of a name, one after the other, each of all its addresses.
-    pub async fn time(&self, name: &str, times: usize) -> Result<Duration> {
+    pub async fn time(&self, library: &Library, name: &str, times: usize) -> Result<Duration> {
+        let names = vec![name; times];
         let begun = Instant::now();
-        let found = self.printed("getent", &[&["ahosts"], &*vec![name; times]].concat()).await?;
+        let found = match library {
+            Library::Gnu => self.printed("getent", &[&["ahosts"], &*names].concat()).await?,
+            Library::Musl(program) => {
+                self.printed(program.to_str().context("a path is no text")?, &names).await?
+            }
+        };
         ensure!(!found.is_empty(), "{name} has no address");
         Ok(begun.elapsed())
     }
