@@ -264,9 +264,8 @@ fn settle<A: Copy>(
             metrics::translated(backend.service);
             Outcome::Translated
         }
-        // Only a packet has a source address, and only a packet can be lost in silence.
-        Verdict::Refuse(DropReason::NeedsSourceAddress | DropReason::PolicyHasNoLocalEndpoint, _)
-            if config::flags().contains(ConfigFlags::PACKET_PLANE) =>
+        Verdict::Refuse(reason, _)
+            if is_left_to_packets(ctx, reason) && config::flags().contains(ConfigFlags::PACKET_PLANE) =>
         {
             Outcome::Untouched
         }
@@ -277,6 +276,14 @@ fn settle<A: Copy>(
             Outcome::Refused
         }
     }
+}
+
+/// Only a packet has a source address, and only a packet can be lost in silence. Datagram sockets are connected by programs
+/// that send nothing from them: the C library sorts the addresses of a name by whether that is possible (RFC 6724, rule 1).
+#[inline(always)]
+fn is_left_to_packets(ctx: &SockAddrContext, reason: DropReason) -> bool {
+    matches!(reason, DropReason::NeedsSourceAddress | DropReason::PolicyHasNoLocalEndpoint)
+        || (matches!(reason, DropReason::UndefinedPort) && transport(ctx) == Some(UDP))
 }
 
 /// Not inlined: what the macro builds would be on the stack of every connect.

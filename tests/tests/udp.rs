@@ -68,6 +68,24 @@ async fn an_unconnected_socket_stays_with_a_backend_until_that_goes() {
     .await;
 }
 
+/// The C library sorts the addresses of a name by connecting datagram sockets to them, whatever the port is for.
+#[tokio::test]
+async fn connecting_to_an_undefined_port_is_not_refused_but_sending_is() {
+    let cluster = Cluster::start("udp-undefined").nodes(2).await;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    for client in [cluster.pod("client"), cluster.pod("host").on_host(0)] {
+        let client = client.start().await;
+        for (family, to) in [Family::V4, Family::V6].into_iter().zip(web.vips()) {
+            let socket = client.udp(family).await.expect("it opens");
+            socket.connect(to).await.unwrap_or_else(|error| panic!("{}: {error:#}", client.name));
+            assert_eq!(socket.peer_name().await.expect("it is connected"), to);
+            socket.send("?").await.expect("it is sent");
+            let error = socket.receive().await.expect_err("nobody is there").to_string();
+            assert!(error.contains("ECONNREFUSED"), "{}, {to}: {error}", client.name);
+        }
+    }
+}
+
 /// As musl's resolver does: every server is asked from one socket, and answers come in any order.
 #[tokio::test]
 async fn one_unconnected_socket_speaks_to_eight_services() {
