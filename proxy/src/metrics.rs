@@ -47,6 +47,7 @@ pub struct Metrics {
     pub skipped_objects: IntCounter,
     pub reattachments: IntCounter,
     pub unattached: IntGauge,
+    pub unread_counters: IntCounter,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
 }
@@ -146,6 +147,10 @@ impl Metrics {
             unattached: of.plain_gauge(
                 "portreeve_unattached",
                 "Hooks and devices that could not get their programs when it was last tried",
+            )?,
+            unread_counters: of.counter(
+                "portreeve_unread_counters_total",
+                "Answers for metrics without what the kernel counted, as that could not be read",
             )?,
             table_used: of.gauges("portreeve_table_entries", "Entries of a table in use", &["table"])?,
             table_capacity: of.gauges(

@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::ServiceSpec;
+use proxy::datapath::maps_of;
+use proxy_ebpf::abi::ABI_VERSION;
 use tests::{
     Cluster,
     agent::portreeve,
@@ -99,6 +101,15 @@ async fn the_agent_tells_how_it_is() {
         connections.and_then(|line| line.rsplit_once(' ')).expect("connections are counted");
     assert!(labels.contains("service=\"web\""), "{labels}");
     assert!(count.parse::<u64>().is_ok_and(|count| count >= 5), "{count}");
+
+    // Somebody moved the maps: what the agent knows by itself is told all the same.
+    let (maps, aside) = (maps_of(node.bpffs(), ABI_VERSION), node.bpffs().join("aside"));
+    fs::rename(&maps, &aside).expect("they can be moved");
+    let answer = ask(node, 10249, "/metrics").expect("it answers");
+    fs::rename(&aside, &maps).expect("they can be moved back");
+    let lines: Vec<_> = answer.body.lines().collect();
+    assert!(lines.contains(&"portreeve_unread_counters_total 1"), "{answer:?}");
+    assert!(lines.contains(&"portreeve_frontends 2"), "{answer:?}");
 
     let status = status(node);
     assert_eq!(status.status.code(), Some(0), "{status:?}");

@@ -12,9 +12,10 @@ use axum::{
 };
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use super::{counters::counters, pages};
-use crate::{config::Pages, health::Answer, run::vitals::Vitals};
+use crate::{config::Pages, health::Answer, metrics::Counters, run::vitals::Vitals};
 
 /// Upstream says so of everything: nobody is to take an answer for a page.
 const NO_SNIFF: (header::HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
@@ -67,13 +68,17 @@ async fn all_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
     let bpffs = metrics.bpffs.clone();
     // The kernel's counters are read by system calls, thousands of them.
     let kernel = spawn_blocking(move || counters(&bpffs)).await;
-    let text = kernel
-        .context("the reader of the counters broke off")
-        .and_then(|kernel| Ok(metrics.vitals.metrics.render(&kernel?)?));
+    // The rest is wanted most when the data plane is broken.
+    let kernel = kernel.context("the reader broke off").flatten().unwrap_or_else(|error| {
+        warn!(error = %format_args!("{error:#}"), "metrics are told without what the kernel counted");
+        metrics.vitals.metrics.unread_counters.inc();
+        Counters::default()
+    });
+    let text = metrics.vitals.metrics.render(&kernel);
     match text {
         Ok(text) => ([METRICS, NO_SNIFF], text).into_response(),
         Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, [PLAIN, NO_SNIFF], format!("{error:#}\n")).into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, [PLAIN, NO_SNIFF], format!("{error}\n")).into_response()
         }
     }
 }
