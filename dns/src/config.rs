@@ -7,6 +7,7 @@ mod cache;
 mod forward;
 mod hosts;
 mod kubernetes;
+mod log;
 mod rewrite;
 mod selector;
 mod template;
@@ -19,6 +20,7 @@ pub use forward::{Forward, HealthCheck, Policy, Protocol, Tls, Upstream};
 use hickory_server::proto::rr::LowerName;
 pub use hosts::Hosts;
 pub use kubernetes::{ApiServer, Certificates, Kubernetes, PodsMode};
+pub use log::{Class, Log};
 pub use rewrite::{AnswerName, Matches, Rewrite};
 pub use selector::{Labels, Selector, SelectorError};
 pub use template::Template;
@@ -49,8 +51,7 @@ pub struct ServerBlock {
     pub templates: Vec<Template>,
     pub forwards: Vec<Forward>,
     pub cache: Option<Cache>,
-    /// Log every query.
-    pub log: bool,
+    pub logs: Vec<Log>,
     pub health: Option<Health>,
     /// Where readiness is told.
     pub ready: Option<SocketAddr>,
@@ -142,7 +143,7 @@ impl ServerBlock {
             ("kubernetes", self.kubernetes.is_some()),
             ("loadbalance", self.shuffle),
             ("local", self.local),
-            ("log", self.log),
+            ("log", !self.logs.is_empty()),
             ("loop", self.detect_loops),
             ("minimal", self.minimal),
             ("prometheus", self.metrics.is_some()),
@@ -165,7 +166,7 @@ impl ServerBlock {
             templates: Vec::new(),
             forwards: Vec::new(),
             cache: None,
-            log: false,
+            logs: Vec::new(),
             health: None,
             ready: None,
             metrics: None,

@@ -14,6 +14,7 @@ mod hosts;
 mod keys;
 mod kubernetes;
 mod lex;
+mod log;
 mod needless;
 mod rewrite;
 mod template;

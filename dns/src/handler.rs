@@ -19,7 +19,7 @@ use hickory_server::proto::{
 use crate::{
     answer::{Answer, Outcome, answer},
     authority::Authority,
-    config::ServerBlock,
+    config::{Log, ServerBlock},
     forward::{Forwarder, Reply, Surroundings, TlsError},
     metrics::{Protocol, QueryMetrics},
     name::{Name, QueryName},
@@ -76,7 +76,7 @@ pub struct Block {
     forwarder: Option<Forwarder>,
     shuffle: bool,
     minimal: bool,
-    logs: bool,
+    logs: Vec<Arc<Log>>,
     max_udp_payload: u16,
     metrics: QueryMetrics,
 }
@@ -103,7 +103,7 @@ impl Block {
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shuffle: block.shuffle,
             minimal: block.minimal,
-            logs: block.log,
+            logs: block.logs.iter().cloned().map(Arc::new).collect(),
             max_udp_payload: block.max_udp_payload,
         })
     }
@@ -112,7 +112,7 @@ impl Block {
 impl Block {
     /// Whether nothing but the cluster is asked first, and nobody listens.
     fn is_plain(&self, name: &QueryName, kind: RecordType) -> bool {
-        self.known.is_silent(name, kind) && !self.logs
+        self.known.is_silent(name, kind) && self.logs.is_empty()
     }
 }
 

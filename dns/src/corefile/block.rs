@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{CorefileError, cache, forward, hosts, keys, kubernetes, lex::Word, rewrite, template, tree};
+use super::{CorefileError, cache, forward, hosts, keys, kubernetes, log, rewrite, template, tree};
 use crate::config::{BindAddress, Health, Reload, ServerBlock, Zones, any};
 
 /// What CoreDNS can do and this server cannot, or need not.
@@ -82,7 +82,7 @@ pub(super) fn server(block: &tree::Block) -> Result<ServerBlock, CorefileError> 
 }
 
 /// These may stand there more than once, each adding to the others.
-const REPEATABLE: &[&str] = &["forward", "rewrite", "template", "bind"];
+const REPEATABLE: &[&str] = &["forward", "rewrite", "template", "bind", "log"];
 
 fn refuse_twice(directive: &tree::Directive, before: &[tree::Directive]) -> Result<(), CorefileError> {
     let name = &directive.name.text;
@@ -105,7 +105,7 @@ fn apply(server: &mut ServerBlock, directive: &tree::Directive, zones: &Zones) -
         "bind" => bind(server, directive)?,
         "bufsize" => server.max_udp_payload = bufsize(directive)?,
         "errors" => errors(directive)?,
-        "log" => log(server, directive)?,
+        "log" => server.logs.push(log::read(directive)?),
         "health" => server.health = Some(health(directive)?),
         "ready" => server.ready = Some(address(directive, any(READY_PORT))?),
         "prometheus" => server.metrics = Some(address(directive, metrics_address())?),
@@ -182,16 +182,6 @@ fn errors(directive: &tree::Directive) -> Result<(), CorefileError> {
             return Err(directive.unknown_option(option));
         }
     }
-    Ok(())
-}
-
-fn log(server: &mut ServerBlock, directive: &tree::Directive) -> Result<(), CorefileError> {
-    directive.no_body()?;
-    let is_whole = |word: &&Word| word.is(".") || word.is("{common}") || word.is("{combined}");
-    if let Some(word) = directive.words.iter().find(|word| !is_whole(word)) {
-        return Err(word.refuse("every query is logged, with all fields; write `log` alone"));
-    }
-    server.log = true;
     Ok(())
 }
 

@@ -1,6 +1,10 @@
 //! What is understood and changes nothing, since this server does it anyway, or has no use for it.
 
-use super::tree::{Block, Directive};
+use super::{
+    lex::Word,
+    log,
+    tree::{Block, Directive},
+};
 
 /// An option that has no effect here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,15 +29,27 @@ const NEEDLESS: &[(&str, &str, &str)] = &[
 
 pub(super) fn of(blocks: &[Block]) -> Vec<Needless> {
     let directives = blocks.iter().flat_map(|block| &block.directives);
-    let options =
-        directives.flat_map(|directive| directive.body.iter().map(move |option| (directive, option)));
-    options.filter_map(|(directive, option)| needless(directive, option)).collect()
+    directives.flat_map(|directive| format(directive).into_iter().chain(options(directive))).collect()
+}
+
+fn format(directive: &Directive) -> Option<Needless> {
+    let format = log::own_format(directive).filter(|_| directive.name.text == "log")?;
+    Some(Needless::new(format, "an answer is logged with all there is to it, in fields"))
+}
+
+fn options(directive: &Directive) -> impl Iterator<Item = Needless> + '_ {
+    directive.body.iter().filter_map(|option| needless(directive, option))
 }
 
 fn needless(directive: &Directive, option: &Directive) -> Option<Needless> {
     let is_it =
         |(name, of_it, _): &&(&str, &str, &str)| directive.name.text == *name && option.name.text == *of_it;
     let (_, _, reason) = NEEDLESS.iter().find(is_it)?;
-    let place = format!("{}:{}", option.name.file, option.name.line);
-    Some(Needless { place, option: option.name.text.clone(), reason })
+    Some(Needless::new(&option.name, reason))
+}
+
+impl Needless {
+    fn new(option: &Word, reason: &'static str) -> Self {
+        Self { place: format!("{}:{}", option.file, option.line), option: option.text.clone(), reason }
+    }
 }

@@ -9,8 +9,8 @@ use hickory_server::proto::{
 
 use super::*;
 use crate::config::{
-    BindAddress, Cache, Certificates, Forward, Health, Kubernetes, Matches, PodsMode, Policy, Prefetch,
-    Protocol, Reload, ServeStale, ServerBlock, Upstream, Verify, Zones, any,
+    BindAddress, Cache, Certificates, Class, Forward, Health, Kubernetes, Log, Matches, PodsMode, Policy,
+    Prefetch, Protocol, Reload, ServeStale, ServerBlock, Upstream, Verify, Zones, any,
 };
 
 fn parsed(text: &str) -> Result<Config, CorefileError> {
@@ -201,7 +201,7 @@ fn hosts_rewrite_and_template_are_read() {
 #[test]
 fn small_directives_are_read() {
     let mut block = block(
-        "dns://a.example:1053 b.example {\n bufsize 1400\n log . {combined}\n ready :8282\n prometheus\n \
+        "dns://a.example:1053 b.example {\n bufsize 1400\n log . {combined}\n log a.example \"{name} {rcode}\" {\n  class denial error\n }\n  ready :8282\n prometheus\n \
          reload 10s 2s\n local\n any\n minimal\n bind eth0\n errors {\n  consolidate 5m \".* timeout$\"\n }\n}",
     );
     let listens: Vec<_> = block.listens.iter().map(|listen| (listen.zone.to_string(), listen.port)).collect();
@@ -215,7 +215,9 @@ fn small_directives_are_read() {
     want.listens.clear();
     (want.bind, want.metrics, want.reload) = (block.bind.clone(), block.metrics, block.reload.clone());
     (want.ready, want.max_udp_payload) = (block.ready, 1400);
-    (want.log, want.local, want.minimal_any, want.minimal) = (true, true, true, true);
+    (want.local, want.minimal_any, want.minimal) = (true, true, true);
+    want.logs =
+        vec![Log::all(), Log { zones: zones("a.example"), classes: vec![Class::Denial, Class::Error] }];
     assert_eq!(block, want);
 }
 
@@ -224,12 +226,17 @@ fn what_has_no_effect_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("Corefile");
     let text = ". {\n errors {\n  stacktrace\n }\n kubernetes {\n  ttl 5\n  apiserver_qps 5\n }\n forward . 10.0.0.1 {\n  \
-                prefer_udp\n }\n}";
+                prefer_udp\n }\n log . \"{type} {name}\"\n}";
     fs::write(&path, text).unwrap();
     let named = needless(&path, &|_| None);
     let places: Vec<_> = named.iter().map(|needless| (needless.place.as_str(), &*needless.option)).collect();
     let place = |line: u32| format!("{}:{line}", path.display());
-    let want = [(place(3), "stacktrace"), (place(7), "apiserver_qps"), (place(10), "prefer_udp")];
+    let want = [
+        (place(3), "stacktrace"),
+        (place(7), "apiserver_qps"),
+        (place(10), "prefer_udp"),
+        (place(12), "{type} {name}"),
+    ];
     assert_eq!(places, want.each_ref().map(|(place, option)| (place.as_str(), *option)));
 }
 
@@ -246,7 +253,7 @@ fn blocks_may_be_written_in_many_ways() {
     }
     let snippet =
         block("(one) {\n any\n forward . 10.0.0.1 {\n  force_tcp\n }\n}\n. {\n import one\n log\n}");
-    assert!(snippet.minimal_any && snippet.log && snippet.forwards[0].force_tcp);
+    assert!(snippet.minimal_any && !snippet.logs.is_empty() && snippet.forwards[0].force_tcp);
 }
 
 #[test]

@@ -1,15 +1,14 @@
 //! A reply while it is put together.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use hickory_server::proto::{
     op::{Edns, Message, Metadata, OpCode, ResponseCode},
     rr::{
-        Name, RData, Record, RecordType,
+        LowerName, Name, RData, Record, RecordType,
         rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT},
     },
 };
-
 use tracing::info;
 
 use super::{
@@ -19,6 +18,7 @@ use super::{
 use crate::{
     answer::{self, Answer, Data, Owner, Soa},
     authority::Authority,
+    config::Log,
     forward::{Reply, Wants},
     metrics::QueryMetrics,
     rewrite::Rewritten,
@@ -45,7 +45,7 @@ pub struct Response {
     cap: u16,
     minimal: bool,
     shuffle: bool,
-    logs: bool,
+    log: Option<Arc<Log>>,
     wants: Wants,
     /// The question that is answered, where it is not the client's.
     rewritten: Option<Rewritten>,
@@ -74,7 +74,7 @@ impl Response {
             cap: crate::config::MAX_UDP_PAYLOAD,
             minimal: false,
             shuffle: false,
-            logs: false,
+            log: None,
             rewritten: None,
             wants: Wants {
                 dnssec_ok,
@@ -93,7 +93,10 @@ impl Response {
         self.cap = block.max_udp_payload;
         self.minimal = block.minimal;
         self.shuffle = block.shuffle;
-        self.logs = block.logs;
+        if !block.logs.is_empty() {
+            let name = LowerName::from(&self.message.queries[0].name);
+            self.log = block.logs.iter().find(|log| log.has(&name)).cloned();
+        }
         // Also for our own names: some clients leave a server that says it cannot.
         self.message.metadata.recursion_available = block.forwarder.is_some();
     }
@@ -153,7 +156,8 @@ impl Response {
         }
         let rcode = *rcode;
         let limit = limit(protocol, self.payload, self.cap);
-        let question = if self.logs { self.message.queries.first().cloned() } else { None };
+        let is_logged = self.log.is_some_and(|log| log.wants(&self.message));
+        let question = if is_logged { self.message.queries.first().cloned() } else { None };
         let encoded = encode(self.message, limit);
         let took = self.started.elapsed();
         metrics.answered(protocol, rcode, plugin, encoded.len(), took);
