@@ -5,7 +5,9 @@ use std::{fmt, os::fd::RawFd, sync::Arc};
 /// Who is told of every socket of a server that is about to take over from another, or to be the first: before any of the
 /// predecessor's is closed, and again each time.
 #[derive(Clone, Default)]
-pub struct Listening(Option<Arc<dyn Fn(&[RawFd]) + Send + Sync>>);
+pub struct Listening(Option<Arc<Tell>>);
+
+type Tell = dyn Fn(&[RawFd]) + Send + Sync;
 
 impl Listening {
     /// The descriptors are good until it is told again, or the server is stopped.

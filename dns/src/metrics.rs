@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 pub use cache::{CacheMetrics, Store};
 pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use known::{HealthMetrics, HostsMetrics, TemplateMetrics};
+pub use labels::rcode_word;
 pub use losses::{Loss, Losses};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,

@@ -30,9 +30,7 @@ pub struct Counters {
 
 pub struct Metrics {
     registry: Registry,
-    pub sync_duration: HistogramVec,
-    pub full_sync_duration: HistogramVec,
-    pub partial_sync_duration: HistogramVec,
+    syncs: Syncs,
     pub sync_last_timestamp: GaugeVec,
     pub sync_last_queued: GaugeVec,
     pub network_programming: HistogramVec,
@@ -52,12 +50,41 @@ pub struct Metrics {
     table_capacity: IntGaugeVec,
 }
 
+/// How long passes took.
+struct Syncs {
+    all: HistogramVec,
+    full: HistogramVec,
+    partial: HistogramVec,
+}
+
 /// What came, and what of it is not programmed yet.
 pub struct Changes {
     pub endpoints: IntCounter,
     pub endpoints_pending: IntGauge,
     pub services: IntCounter,
     pub services_pending: IntGauge,
+}
+
+impl Syncs {
+    fn new(of: &Register<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            all: of.histogram(
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "How long a pass took that brought the maps in line",
+                sync_buckets(),
+            )?,
+            full: of.histogram(
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                "The same, of passes over everything",
+                sync_buckets(),
+            )?,
+            partial: of.histogram(
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                "The same, of passes over what changed",
+                sync_buckets(),
+            )?,
+        })
+    }
 }
 
 impl Changes {
@@ -88,21 +115,7 @@ impl Metrics {
         let registry = Registry::new();
         let of = Register { registry: &registry };
         let metrics = Self {
-            sync_duration: of.histogram(
-                "kubeproxy_sync_proxy_rules_duration_seconds",
-                "How long a pass took that brought the maps in line",
-                sync_buckets(),
-            )?,
-            full_sync_duration: of.histogram(
-                "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "The same, of passes over everything",
-                sync_buckets(),
-            )?,
-            partial_sync_duration: of.histogram(
-                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "The same, of passes over what changed",
-                sync_buckets(),
-            )?,
+            syncs: Syncs::new(&of)?,
             sync_last_timestamp: of.gauge(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
                 "When the maps were last brought in line",
@@ -179,8 +192,8 @@ impl Metrics {
 
     /// A pass writes both families at once, so both took as long.
     pub fn observe_sync(&self, is_full: bool, took: Duration) {
-        let kind = if is_full { &self.full_sync_duration } else { &self.partial_sync_duration };
-        for histogram in [&self.sync_duration, kind] {
+        let Syncs { all, full, partial } = &self.syncs;
+        for histogram in [all, if is_full { full } else { partial }] {
             for family in IpFamily::BOTH {
                 histogram.with_label_values(&[family_label(family)]).observe(took.as_secs_f64());
             }

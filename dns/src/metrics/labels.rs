@@ -42,6 +42,11 @@ pub(super) fn rcode_name(index: usize) -> &'static str {
     RCODES.get(index).copied().unwrap_or(if index == RCODES.len() { "BADVERS" } else { "other" })
 }
 
+/// How people call a response code.
+pub fn rcode_word(rcode: ResponseCode) -> &'static str {
+    rcode_name(rcode_index(rcode))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,7 +71,7 @@ mod tests {
             (ResponseCode::Unknown(11), "other"),
             (ResponseCode::Unknown(4095), "other"),
         ] {
-            assert_eq!(rcode_name(rcode_index(rcode)), want);
+            assert_eq!(rcode_word(rcode), want);
         }
     }
 }
