@@ -124,6 +124,25 @@ async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result
     Ok(())
 }
 
+/// Each wait for a server that is down is longer than the one before, but not from one end of the server to the next.
+#[tokio::test]
+async fn a_server_that_restarts_often_is_found_again_as_soon() -> Result<()> {
+    let (mut server, directory) = shop()?;
+    let timing = Timing { longest_retry: Duration::from_secs(600), ..timing() };
+    let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
+    follower.synced().await;
+    for round in 0..12 {
+        follower.hears_no_news_for(timing.first_retry * 8).await?;
+        server.stop()?;
+        follower.hears_no_news_for(timing.first_retry * 4).await?;
+        server.start_again()?;
+        let endpoints: &[u32] = if round % 2 == 0 { &[1] } else { &[1, 2] };
+        server.put(&slice("web", endpoints.iter().copied()));
+        follower.until("what changed was heard", |follower| has(follower, "web", endpoints.len())).await;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<()> {
     for (name, streams_lists, in_stream) in [

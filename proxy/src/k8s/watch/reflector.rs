@@ -37,6 +37,9 @@ use crate::{
 /// Objects on a page of a list, where the server pages at all.
 const PAGE: u32 = 500;
 
+/// How many times the first wait a server has to answer for to count as one that is well.
+const A_WHILE: u32 = 5;
+
 /// What all watches share.
 pub struct Shared<'a> {
     pub api: &'a Api,
@@ -57,6 +60,8 @@ pub struct Reflector<'a> {
     has_streaming: bool,
     /// The server does not have the kind.
     is_missing: bool,
+    /// The server answers in this turn.
+    is_answered: bool,
 }
 
 /// How far the watch has come.
@@ -118,6 +123,7 @@ impl<'a> Reflector<'a> {
             began: 0,
             has_streaming: true,
             is_missing: false,
+            is_answered: false,
         }
     }
 
@@ -126,8 +132,14 @@ impl<'a> Reflector<'a> {
         let Timing { first_retry, longest_retry, .. } = self.shared.timing;
         let mut backoff = Backoff::new(first_retry, longest_retry);
         loop {
-            let began = Instant::now();
-            match self.turn().await {
+            self.is_answered = false;
+            let (began, ended) = (Instant::now(), self.turn().await);
+            // Whatever ended it, the server was there: the waits for it begin anew. Otherwise each of its restarts would make
+            // the next one longer.
+            if self.is_answered && began.elapsed() >= first_retry * A_WHILE {
+                backoff.reset();
+            }
+            match ended {
                 // A server may end a watch when it likes, but one that does nothing else is not well.
                 Ok(()) if began.elapsed() >= first_retry => backoff.reset(),
                 Ok(()) => sleep(backoff.wait()).await,
@@ -230,10 +242,11 @@ impl<'a> Reflector<'a> {
             .with("timeoutSeconds", seconds.max(1))
     }
 
-    async fn get(&self, query: &Query) -> Result<Body, Problem> {
+    async fn get(&mut self, query: &Query) -> Result<Body, Problem> {
         let uri = query.of(self.selection.path());
         let body = self.shared.api.get(self.selection.kind, &uri, self.shared.timing.silence).await?;
         self.shared.troubles.clear(self.selection.kind);
+        self.is_answered = true;
         Ok(body)
     }
 
