@@ -8,17 +8,19 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use proxy::k8s::watch::Timing;
 use tokio::sync::Mutex;
 
 use crate::{
     agent::{Agent, AgentSetting},
     cgroup::Cgroup,
     dump::pinned_state,
-    eventually::eventually,
+    eventually::{eventually, within},
     leftovers::unique_name,
     mounts::PinDir,
     netns::Netns,
@@ -191,17 +193,18 @@ impl Node {
         Ok(state)
     }
 
-    /// The maps come to hold what an agent programs that starts from nothing.
+    /// The maps come to hold what an agent programs that starts from nothing: at the latest when an API server that was away
+    /// is asked again.
     pub async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
         let fresh = self.fresh_state().await?;
         ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
-        eventually(when, async || {
+        let patience = Timing::default().longest_retry + Duration::from_secs(10);
+        within(patience, when, async || {
             let state = self.state()?;
             ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");
             Ok(())
         })
-        .await;
-        Ok(())
+        .await
     }
 
     /// What the pinned maps of this node hold, whether or not an agent runs.
