@@ -264,11 +264,7 @@ fn settle<A: Copy>(
             metrics::translated(backend.service);
             Outcome::Translated
         }
-        Verdict::Refuse(reason, _)
-            if is_left_to_packets(ctx, reason) && config::flags().contains(ConfigFlags::PACKET_PLANE) =>
-        {
-            Outcome::Untouched
-        }
+        Verdict::Refuse(reason, _) if is_left_to_packets(ctx, reason) => Outcome::Untouched,
         Verdict::Refuse(reason, service) => {
             metrics::refused(reason, service);
             log_refusal(ctx, reason as u32, service.unwrap_or_default());
@@ -282,8 +278,12 @@ fn settle<A: Copy>(
 /// that send nothing from them: the C library sorts the addresses of a name by whether that is possible (RFC 6724, rule 1).
 #[inline(always)]
 fn is_left_to_packets(ctx: &SockAddrContext, reason: DropReason) -> bool {
-    matches!(reason, DropReason::NeedsSourceAddress | DropReason::PolicyHasNoLocalEndpoint)
-        || (matches!(reason, DropReason::UndefinedPort) && transport(ctx) == Some(UDP))
+    let flags = config::flags();
+    (flags.contains(ConfigFlags::PACKET_PLANE)
+        && matches!(reason, DropReason::NeedsSourceAddress | DropReason::PolicyHasNoLocalEndpoint))
+        || (flags.contains(ConfigFlags::EXTERNAL_DEVICES)
+            && matches!(reason, DropReason::UndefinedPort)
+            && transport(ctx) == Some(UDP))
 }
 
 /// Not inlined: what the macro builds would be on the stack of every connect.

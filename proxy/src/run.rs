@@ -11,8 +11,8 @@ use tracing::{info, warn};
 
 use crate::{
     config::{
-        Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DnsConfig, Forwarding, HostConfig, Objects,
-        SocketLb,
+        Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DeviceSelection, DnsConfig, Forwarding,
+        HostConfig, Objects, SocketLb,
     },
     datapath::{self, Beats, Busy, PinError, Pins, Waiting},
     error::chain,
@@ -205,6 +205,7 @@ fn program_config(
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V4, no_detector(policy.cluster_cidrs.v4))
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V6, no_detector(policy.cluster_cidrs.v6))
         .with(ConfigFlags::PACKET_PLANE, devices.is_any())
+        .with(ConfigFlags::EXTERNAL_DEVICES, devices.external != DeviceSelection::None)
         .with(ConfigFlags::PAST_STACK, devices.forwarding == Forwarding::Redirect)
         .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface());
     let (first_port, last_port) = host::ports_for_others();
