@@ -2,8 +2,8 @@
 
 use std::{fmt, os::fd::RawFd, sync::Arc};
 
-/// Who is told of every socket of a server that is about to take over from another, or to be the first: before any of the
-/// predecessor's is closed, and again each time.
+/// Who is told of the sockets of each server: of the first one's when it begins, of a later one's before any socket of its
+/// predecessor is closed.
 #[derive(Clone, Default)]
 pub struct Listening(Option<Arc<Tell>>);
 

@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     io,
     net::{Ipv4Addr, UdpSocket},
-    os::fd::RawFd,
+    os::fd::{AsFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
@@ -16,7 +16,7 @@ use std::{
 
 use aya::maps::{Map, MapData, SockMap};
 use proxy_ebpf::abi::{MAPS, map};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     inspect::now,
@@ -39,6 +39,8 @@ pub enum NameServerError {
     Open(#[from] OpenError),
     #[error("cannot make the socket that stands for the name server")]
     Socket(#[source] io::Error),
+    #[error("cannot start the thread that stands for the name server")]
+    Thread(#[source] io::Error),
     #[error("cannot tell the programs of the name server")]
     Appear(#[source] aya::maps::MapError),
     #[error("what tells the programs of the name server has ended")]
@@ -55,8 +57,9 @@ pub struct Beats(Arc<Mutex<MappedArray<u64>>>);
 /// killed, its files are closed only after all its memory was given back, and until then clients would be led to sockets
 /// that nobody reads. The thread's are closed as soon as it ends, which is at once.
 ///
-/// The thread keeps the server's sockets, too. The kernel closes the files of a table in the order of their numbers: this one
-/// is the first, so nobody is led to a socket that is closed already. Both tries of a resolver could be refused in a moment.
+/// The thread keeps the server's sockets, too. When a thread ends, the kernel closes the files that nobody else has open from
+/// the highest number down (`task_work_run`, which promises nothing but has done so since 4.3): this one is the highest, so
+/// nobody is led to a socket that is closed already. Both tries of a resolver could be refused in a moment.
 #[derive(Debug)]
 pub struct Presence {
     _keeper: Keeper,
@@ -65,7 +68,7 @@ pub struct Presence {
 /// Says that an agent waits to take over, until it is dropped.
 #[derive(Debug)]
 pub struct Waiting {
-    _keeper: Keeper,
+    _keeper: Option<Keeper>,
 }
 
 /// A thread that goes on until this is dropped: its channel ends then.
@@ -106,24 +109,28 @@ impl Presence {
         let (tell, told) = mpsc::channel();
         let keeper = Keeper::begin(move |stopped| {
             // Where the kernel does not allow it, an end is noticed later, and nothing else is different.
-            let _ = sys::own_open_files(&sockets);
-            let (outcome, _socket) = match stand_in(&maps) {
+            let _own = sys::own_open_files(&sockets);
+            // Closed before those.
+            let (outcome, _socket) = match stand_in(&maps, sockets.iter().copied().max()) {
                 Ok(socket) => (Ok(()), Some(socket)),
                 Err(error) => (Err(error), None),
             };
             // Whoever began this waits for it.
             let _ = tell.send(outcome);
             let _ = stopped.recv();
-        });
+        })
+        .map_err(NameServerError::Thread)?;
         told.recv().map_err(|_| NameServerError::Ended)??;
         Ok(Self { _keeper: keeper })
     }
 }
 
-/// A socket that is in the map as long as it is open. Nothing ever comes to it.
-fn stand_in(maps: &Path) -> Result<UdpSocket, NameServerError> {
+/// A socket that is in the map as long as it is open, under a number above this one. Nothing ever comes to it.
+fn stand_in(maps: &Path, highest: Option<RawFd>) -> Result<OwnedFd, NameServerError> {
     // A bound socket is not counted by the programs that look at it. The loopback is up wherever names are answered.
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(NameServerError::Socket)?;
+    let socket = sys::duplicate_above(socket.as_fd(), highest.unwrap_or_default());
+    let socket = socket.map_err(NameServerError::Socket)?;
     let (data, _) = pinned(maps, map::NAME_SERVER)?;
     let mut place: SockMap<MapData> = Map::SockMap(data).try_into().map_err(NameServerError::Appear)?;
     place.set(0, &socket, 0).map_err(NameServerError::Appear)?;
@@ -145,14 +152,18 @@ impl Waiting {
             }
             beats.iter().for_each(|beats| beats.store(WAITING, Duration::ZERO));
         });
-        Self { _keeper: keeper }
+        if let Err(error) = &keeper {
+            warn!(%error, "the agent that answers names is not told that another one waits");
+        }
+        Self { _keeper: keeper.ok() }
     }
 }
 
 impl Keeper {
-    fn begin(work: impl FnOnce(mpsc::Receiver<Infallible>) + Send + 'static) -> Self {
+    fn begin(work: impl FnOnce(mpsc::Receiver<Infallible>) + Send + 'static) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
-        Self { stop: Some(stop), thread: Some(thread::spawn(move || work(stopped))) }
+        let thread = thread::Builder::new().name("names".to_owned()).spawn(move || work(stopped))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 

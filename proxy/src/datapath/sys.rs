@@ -3,6 +3,7 @@
 use std::{
     ffi::CString,
     io,
+    marker::PhantomData,
     net::{Ipv4Addr, UdpSocket},
     ops::RangeInclusive,
     os::{
@@ -382,10 +383,24 @@ fn raw_owned(fd: &OwnedFd) -> u32 {
     fd.as_raw_fd() as u32
 }
 
+/// Descriptors below this are what programs are started with.
+const FIRST: u32 = 3;
+
+/// The table of open files of one thread. All of them are closed with this, in which the end of the thread would be late: it
+/// can be joined before the kernel has closed them.
+#[derive(Debug)]
+pub struct OwnFiles(PhantomData<*const ()>);
+
+impl Drop for OwnFiles {
+    fn drop(&mut self) {
+        // Nothing can be done about an error, and the end of the thread is near.
+        let _ = close_range(FIRST..=u32::MAX, 0);
+    }
+}
+
 /// Gives this thread a table of open files of its own, with nothing in it but these and what programs are started with.
 /// An error leaves it with the table of its process.
-pub fn own_open_files(kept: &[RawFd]) -> io::Result<()> {
-    const FIRST: u32 = 3;
+pub fn own_open_files(kept: &[RawFd]) -> io::Result<OwnFiles> {
     let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
     kept.sort_unstable();
     let after_last = kept.last().map_or(FIRST, |last| last + 1);
@@ -397,12 +412,23 @@ pub fn own_open_files(kept: &[RawFd]) -> io::Result<()> {
         }
         first = fd + 1;
     }
-    Ok(())
+    Ok(OwnFiles(PhantomData))
+}
+
+/// The same open file under a number above this one.
+pub fn duplicate_above(file: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes three integers.
+    let duplicate = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number.saturating_add(1)) };
+    if duplicate < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: on success F_DUPFD_CLOEXEC returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
 }
 
 fn close_range(descriptors: RangeInclusive<u32>, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: the call takes three integers. `own_open_files` closes in this thread's new table only, of which nobody else
-    // knows; whoever owns those descriptors has them in the table that it came from.
+    // SAFETY: the call takes three integers. It is used for the table of this thread only, of which nobody else knows: whoever
+    // owns those descriptors has them in the table that it came from.
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, *descriptors.start(), *descriptors.end(), flags) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

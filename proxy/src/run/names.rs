@@ -7,7 +7,7 @@ use std::{
     iter,
     os::fd::RawFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -36,6 +36,8 @@ use crate::{
 
 /// How long an agent that was told to end answers on for one that takes over.
 const HANDOVER: Duration = Duration::from_secs(20);
+/// How long what clients are led here by is waited for before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether that one has.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -71,12 +73,21 @@ struct Stand {
 }
 
 impl Standing {
-    fn listen(&self, sockets: &[RawFd]) {
+    fn listen(&self, sockets: &[RawFd]) -> Result<(), NameServerError> {
         let mut stand = self.stand();
         stand.sockets = sockets.to_vec();
-        // Without it, clients go elsewhere.
-        if let Err(error) = stand.renew() {
-            error!(error = %chain(&error), "clients are not led to the names that are answered here");
+        stand.renew()
+    }
+
+    /// Clients go elsewhere until this has succeeded. Goes on until it has, or nobody has use for it any more.
+    async fn come_back(standing: Weak<Self>) {
+        loop {
+            sleep(RETRY).await;
+            let Some(standing) = standing.upgrade() else { return };
+            match standing.stand().renew() {
+                Ok(()) => return info!("clients are led to the names that are answered here again"),
+                Err(error) => debug!(error = %chain(&error), "clients are not led here yet"),
+            }
         }
     }
 
@@ -166,8 +177,10 @@ impl Names {
             let pulse = self.beats.clone().map(|beats| Pulse::new(move |age| beats.serving(age)));
             let standing = Arc::downgrade(&self.standing);
             let listening = Listening::new(move |sockets| {
-                if let Some(standing) = standing.upgrade() {
-                    standing.listen(sockets);
+                let told = standing.upgrade().map_or(Ok(()), |standing| standing.listen(sockets));
+                if let Err(error) = told {
+                    error!(error = %chain(&error), "clients are not led to the names that are answered here");
+                    tokio::spawn(Standing::come_back(Weak::clone(&standing)));
                 }
             });
             let setup = Setup { pulse: pulse.unwrap_or_default(), listening, ..setup };
