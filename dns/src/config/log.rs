@@ -47,7 +47,8 @@ impl Class {
         match answer.metadata.response_code {
             ResponseCode::NoError if answer.answers.is_empty() && has_soa() => Self::Denial,
             ResponseCode::NoError => Self::Success,
-            ResponseCode::NXDomain => Self::Denial,
+            // An alias of nothing is none (CoreDNS since 1.14.5).
+            ResponseCode::NXDomain if answer.answers.is_empty() => Self::Denial,
             _ => Self::Error,
         }
     }
@@ -85,6 +86,7 @@ mod tests {
             (ResponseCode::NoError, false, false, Class::Success),
             (ResponseCode::NoError, false, true, Class::Denial),
             (ResponseCode::NXDomain, false, true, Class::Denial),
+            (ResponseCode::NXDomain, true, true, Class::Error),
             (ResponseCode::ServFail, false, false, Class::Error),
             (ResponseCode::Refused, false, false, Class::Error),
         ] {

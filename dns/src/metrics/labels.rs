@@ -1,5 +1,7 @@
 //! The words that CoreDNS uses for types and response codes.
 
+use std::borrow::Cow;
+
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
 /// Types that have a label of their own; the rest is `other`.
@@ -17,7 +19,7 @@ pub(super) fn type_index(kind: RecordType) -> usize {
 }
 
 pub(super) fn type_name(index: usize) -> &'static str {
-    TYPES.get(index).copied().unwrap_or("other")
+    TYPES.get(index).copied().unwrap_or(OTHER)
 }
 
 const RCODES: [&str; 11] = [
@@ -25,6 +27,7 @@ const RCODES: [&str; 11] = [
     "NOTAUTH", "NOTZONE",
 ];
 const BADVERS: u16 = 16;
+const OTHER: &str = "other";
 
 /// Numbers without a word of their own share one.
 pub(super) const RCODE_COUNT: usize = RCODES.len() + 2;
@@ -39,12 +42,15 @@ pub(super) fn rcode_index(rcode: ResponseCode) -> usize {
 }
 
 pub(super) fn rcode_name(index: usize) -> &'static str {
-    RCODES.get(index).copied().unwrap_or(if index == RCODES.len() { "BADVERS" } else { "other" })
+    RCODES.get(index).copied().unwrap_or(if index == RCODES.len() { "BADVERS" } else { OTHER })
 }
 
-/// How people call a response code.
-pub fn rcode_word(rcode: ResponseCode) -> &'static str {
-    rcode_name(rcode_index(rcode))
+/// How people call a response code; its number where they have no word for it.
+pub fn rcode_word(rcode: ResponseCode) -> Cow<'static, str> {
+    match rcode_name(rcode_index(rcode)) {
+        OTHER => u16::from(rcode).to_string().into(),
+        word => word.into(),
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +77,7 @@ mod tests {
             (ResponseCode::Unknown(11), "other"),
             (ResponseCode::Unknown(4095), "other"),
         ] {
-            assert_eq!(rcode_word(rcode), want);
+            assert_eq!(rcode_name(rcode_index(rcode)), want);
         }
     }
 }
