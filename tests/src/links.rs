@@ -5,33 +5,33 @@ use std::{collections::BTreeSet, fs, path::Path};
 use anyhow::{Result, ensure};
 use aya::programs::{
     links::{FdLink, PinnedLink},
-    loaded_links,
+    loaded_programs,
 };
 
 use crate::eventually::eventually;
 
-/// Links, by the kernel's numbers.
+/// The programs of links, by the kernel's numbers.
 #[derive(Debug)]
-pub struct Links(BTreeSet<u32>);
+pub struct Linked(BTreeSet<u32>);
 
-impl Links {
-    /// Those that are pinned in a node's directory.
-    pub fn pinned_in(bpffs: &Path) -> Result<Self> {
-        let mut links = BTreeSet::new();
+impl Linked {
+    /// Those whose links are pinned in a node's directory.
+    pub fn in_directory(bpffs: &Path) -> Result<Self> {
+        let mut programs = BTreeSet::new();
         for entry in fs::read_dir(bpffs.join("links"))? {
             let link = FdLink::from(PinnedLink::from_pin(entry?.path())?);
-            links.insert(link.info()?.id());
+            programs.insert(link.info()?.program_id());
         }
-        ensure!(!links.is_empty(), "nothing is pinned in {}", bpffs.display());
-        Ok(Self(links))
+        ensure!(!programs.is_empty(), "nothing is pinned in {}", bpffs.display());
+        Ok(Self(programs))
     }
 
-    /// The kernel takes programs off their hooks some time after the last name of their links is gone, one by one. What a
-    /// client asks meanwhile may be led elsewhere by one and never come back for want of another.
+    /// The kernel takes programs off their hooks some time after the last name of their links is gone, one by one, and lets
+    /// go of them then. What a client asks meanwhile may be led elsewhere by one and never come back for want of another.
     pub async fn are_gone(&self) {
-        eventually("the kernel has let go of the links", async || {
+        eventually("the kernel has let go of the programs", async || {
             // One that cannot be read was just let go of.
-            let left = loaded_links().flatten().filter(|link| self.0.contains(&link.id())).count();
+            let left = loaded_programs().flatten().filter(|program| self.0.contains(&program.id())).count();
             ensure!(left == 0, "{left} of {} are left", self.0.len());
             Ok(())
         })

@@ -20,7 +20,7 @@ use crate::{
     agent::{Agent, AgentSetting},
     cgroup::Cgroup,
     dump::pinned_state,
-    eventually::{eventually, within},
+    eventually::within,
     leftovers::unique_name,
     mounts::PinDir,
     netns::Netns,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    env::consts::ARCH,
+    env::{self, consts::ARCH},
     fmt, fs,
     io::Read as _,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -42,12 +42,13 @@ impl Library {
     /// Those for which programs can be had here; what has to be built for that is put into a directory.
     pub fn all(directory: &Path) -> Result<Vec<Self>> {
         let target = format!("{ARCH}-unknown-linux-musl");
+        let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let rustc = |arguments: &[&str]| {
-            Command::new("rustc").args(["--target", &target]).args(arguments).output().context("no rustc")
+            Command::new(&compiler).args(["--target", &target]).args(arguments).output().context("no rustc")
         };
-        let standard_library = rustc(&["--print", "target-libdir"])?.stdout;
+        let standard_library = rustc(&["--print", "target-libdir"]).map(|output| output.stdout);
         let mut libraries = vec![Self::Gnu];
-        if Path::new(String::from_utf8_lossy(&standard_library).trim()).is_dir() {
+        if standard_library.is_ok_and(|path| Path::new(String::from_utf8_lossy(&path).trim()).is_dir()) {
             let program = directory.join("lookup");
             let output = program.to_str().context("a path is no text")?;
             let built = rustc(&["--edition=2024", "-o", output, LOOKUP])?;

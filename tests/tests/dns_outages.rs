@@ -12,7 +12,7 @@ use tests::{
     eventually,
     firewall::filter,
     kube_proxy::{self, Served},
-    links::Links,
+    links::Linked,
     name_service::{ELSEWHERE, HERE, NameService, Serving},
     node::Node,
     objects::NAMESPACE,
@@ -124,9 +124,9 @@ async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<S
     // Second tries of what the server had not read when it died come from the sockets of the first: somebody has to lead
     // them elsewhere, too.
     let before = askers.end(&[HERE, ELSEWHERE]).await?;
-    let links = Links::pinned_in(node.bpffs())?;
+    let programs = Linked::in_directory(node.bpffs())?;
     removal(node);
-    links.are_gone().await;
+    programs.are_gone().await;
     ensure!(!node.bpffs().exists(), "something is pinned still");
     // The harness looks for it at the end.
     fs::create_dir(node.bpffs())?;

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use aya::{
     Pod,
     maps::{HashMap, Map},
@@ -332,7 +332,10 @@ fn crowded_table(object: Option<&[u8]>) -> Result<()> {
     ground.lay(world::policy(), objects()?)?;
     for n in 0..u16::try_from(RECORDS / 10 * 9)? {
         let from = SocketAddr::new(client(false), 1024 + n);
-        ground.run(EXTERNAL_INGRESS, &packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?)?;
+        let (action, out) =
+            ground.run(EXTERNAL_INGRESS, &packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?)?;
+        let is_translated = || Ok::<_, Error>(Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[0]);
+        ensure!(action == DROP || is_translated()?, "a flow is not begun");
     }
     let refused = ground.reconciler.maps().drops(DropReason::ConntrackFull as u32)?;
     // At the end it is one in a thousand.
