@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request as HttpRequest, State as Extract},
-    http::{Response, StatusCode, header},
+    http::{HeaderValue, Response, StatusCode, header},
     serve::Listener,
 };
 use serde_json::json;
@@ -63,6 +63,13 @@ pub async fn serve(
 }
 
 async fn handle(Extract(shared): Extract<Arc<Shared>>, request: HttpRequest) -> Response<Body> {
+    let mut response = answer(shared, &request);
+    // Clients that would rather have something else see by this what they get.
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn answer(shared: Arc<Shared>, request: &HttpRequest) -> Response<Body> {
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
@@ -124,7 +131,9 @@ fn list(store: &Store, request: &Request, behaviour: &Behaviour) -> Result<Strin
     let metadata =
         json!({"resourceVersion": store.version().to_string(), "continue": last.unwrap_or_default()});
     let items: Vec<&str> = page.iter().map(|stored| stored.json.as_str()).collect();
-    Ok(format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{metadata},"items":[{}]}}"#, items.join(",")))
+    let (kind, api_version) = (request.selector.singular(), &request.selector.api_version);
+    let head = format!(r#""kind":"{kind}List","apiVersion":"{api_version}","metadata":{metadata}"#);
+    Ok(format!(r#"{{{head},"items":[{}]}}"#, items.join(",")))
 }
 
 pub fn status(code: u16, reason: &str, message: &str) -> Response<Body> {

@@ -19,6 +19,8 @@ pub struct Request {
 
 #[derive(Debug, Clone, Default)]
 pub struct Selector {
+    /// As in objects: `discovery.k8s.io/v1`.
+    pub api_version: String,
     /// The plural, as in paths.
     pub kind: String,
     /// A label that must be absent.
@@ -35,6 +37,7 @@ impl Request {
         let fields = get("fieldSelector").map(String::as_str).unwrap_or_default();
         Self {
             selector: Selector {
+                api_version: api_version(path),
                 kind: path.rsplit('/').next().unwrap_or_default().to_owned(),
                 without_label: get("labelSelector")
                     .and_then(|text| text.strip_prefix('!'))
@@ -54,12 +57,26 @@ impl Request {
 }
 
 impl Selector {
+    /// The kind as objects name it.
+    pub fn singular(&self) -> &'static str {
+        const KINDS: [&str; 6] = ["Service", "EndpointSlice", "Node", "Namespace", "Pod", "ServiceCIDR"];
+        let is_it = |kind: &&&str| format!("{}s", kind.to_lowercase()) == self.kind;
+        KINDS.iter().find(is_it).copied().unwrap_or("Unknown")
+    }
+
     pub fn selects(&self, stored: &Stored) -> bool {
         stored.place.0 == self.kind
             && self.name.as_ref().is_none_or(|name| stored.place.2 == *name)
             && self.without_label.as_ref().is_none_or(|label| !stored.labels.contains(label))
             && !(self.no_headless && stored.is_headless)
     }
+}
+
+/// `/api/VERSION/...` or `/apis/GROUP/VERSION/...`
+fn api_version(path: &str) -> String {
+    let mut parts = path.split('/').skip(1);
+    let words = if parts.next() == Some("apis") { 2 } else { 1 };
+    parts.take(words).collect::<Vec<_>>().join("/")
 }
 
 fn parameter(text: &str) -> Option<(String, String)> {

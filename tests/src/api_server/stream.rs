@@ -164,7 +164,9 @@ impl Watch {
         };
         let annotations =
             if ends_beginning { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
-        let object = format!(r#"{{"kind":"X","metadata":{{"resourceVersion":"{version}"{annotations}}}}}"#);
+        let (kind, api_version) = (self.selector.singular(), &self.selector.api_version);
+        let metadata = format!(r#"{{"resourceVersion":"{version}"{annotations}}}"#);
+        let object = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata}}}"#);
         self.send(format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n"), &behaviour).await
     }
 
