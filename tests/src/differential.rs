@@ -93,6 +93,10 @@ pub fn run(
             tally.add_reasons(ground.refusals()?);
         }
         tally.add_reasons(straits.refusals()?);
+        // Without any case, programs are loaded and no more.
+        if cases > 0 {
+            straits::once(object)?;
+        }
         Ok(tally)
     })
 }

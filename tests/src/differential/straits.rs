@@ -85,8 +85,6 @@ impl Straits {
         let mut packed = Ground::new(object, ground::CONFIG)?;
         packed.lay(world::policy(), objects()?)?;
         fill(&packed)?;
-        told_too_often(object).context("too many ICMP errors")?;
-        crowded_table(object).context("a table nine tenths full")?;
         Ok(Self { narrow, packed, clients: 0 })
     }
 
@@ -272,6 +270,12 @@ impl Straits {
         change_lives::<[u8; 4]>(&self.narrow, map::FLOWS_V4, change)?;
         change_lives::<[u8; 16]>(&self.narrow, map::FLOWS_V6, change)
     }
+}
+
+/// What needs a node of its own, and once is enough of it.
+pub fn once(object: Option<&[u8]>) -> Result<()> {
+    told_too_often(object).context("too many ICMP errors")?;
+    crowded_table(object).context("a table nine tenths full")
 }
 
 fn change_lives<A>(ground: &Ground, table: &str, change: impl Fn(Life) -> Life) -> Result<()>
