@@ -84,7 +84,11 @@ impl Standing {
         loop {
             sleep(RETRY).await;
             let Some(standing) = standing.upgrade() else { return };
-            match standing.stand().renew() {
+            let mut stand = standing.stand();
+            if stand.presence.is_some() || stand.maps.is_none() {
+                return;
+            }
+            match stand.renew() {
                 Ok(()) => return info!("clients are led to the names that are answered here again"),
                 Err(error) => debug!(error = %chain(&error), "clients are not led here yet"),
             }
