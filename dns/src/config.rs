@@ -51,6 +51,7 @@ pub struct ServerBlock {
     pub templates: Vec<Template>,
     pub forwards: Vec<Forward>,
     pub cache: Option<Cache>,
+    /// Which answers are logged.
     pub logs: Vec<Log>,
     pub health: Option<Health>,
     /// Where readiness is told.

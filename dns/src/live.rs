@@ -36,6 +36,7 @@ pub struct Setup {
     pub endpoints: Endpoints,
     /// Who is told that the server is at work.
     pub pulse: Pulse,
+    /// Who is told of its sockets.
     pub listening: Listening,
 }
 

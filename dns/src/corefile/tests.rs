@@ -201,7 +201,8 @@ fn hosts_rewrite_and_template_are_read() {
 #[test]
 fn small_directives_are_read() {
     let mut block = block(
-        "dns://a.example:1053 b.example {\n bufsize 1400\n log . {combined}\n log a.example \"{name} {rcode}\" {\n  class denial error\n }\n  ready :8282\n prometheus\n \
+        "dns://a.example:1053 b.example {\n bufsize 1400\n log . {combined}\n ready :8282\n prometheus\n \
+         log a.example \"{name} {rcode}\" {\n  class denial error\n }\n \
          reload 10s 2s\n local\n any\n minimal\n bind eth0\n errors {\n  consolidate 5m \".* timeout$\"\n }\n}",
     );
     let listens: Vec<_> = block.listens.iter().map(|listen| (listen.zone.to_string(), listen.port)).collect();

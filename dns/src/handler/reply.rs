@@ -163,7 +163,8 @@ impl Response {
         metrics.answered(protocol, rcode, plugin, encoded.len(), took);
         metrics.note(address, self.topic, rcode, took);
         if let Some(question) = question {
-            info!(client = %address, %question, rcode = %rcode_word(rcode), plugin, size = encoded.len(), ?took, "answered");
+            let (rcode, size) = (rcode_word(rcode), encoded.len());
+            info!(client = %address, %question, %rcode, plugin, size, ?took, "answered");
         }
         encoded
     }
