@@ -1,4 +1,4 @@
-//! Clients over TCP that mean no good, or have little time: what they get, and what others still get.
+//! Misbehaving and slow TCP clients, and connections during a stop or a restart: other clients must still be answered.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,11 +26,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// An answer about them nearly fills a message.
+/// Enough for an answer of nearly 65,535 octets.
 const ENDPOINTS: u32 = 4000;
 const HUGE: &str = "huge.shop.svc.cluster.local";
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Where the first label of a question stands.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Offset of the first label of a question: the header and the label's length octet.
 const NAME: usize = 13;
 
 struct Started {
@@ -56,18 +56,19 @@ impl Started {
         Self { server, address, surroundings, upstream }
     }
 
-    /// From one of the addresses of this machine.
+    /// Connects from the given loopback address.
     async fn connect(&self, from: [u8; 4]) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::from(from), 0).into()).unwrap();
         socket.connect(self.address).await.unwrap()
     }
 
-    async fn comes_to_count(&self, what: &str) {
-        let line = format!("portreeve_dns_lost_total{{what=\"{what}\"}} 0");
+    /// Waits until the server has counted a loss.
+    async fn counts_loss(&self, kind: &str) {
+        let line = format!("portreeve_dns_lost_total{{what=\"{kind}\"}} 0");
         let began = Instant::now();
         while self.surroundings.metrics.text().contains(&line) {
-            assert!(began.elapsed() < PATIENCE, "no {what} was lost");
+            assert!(began.elapsed() < TIMEOUT, "no {kind} was lost");
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -103,7 +104,7 @@ fn cluster() -> Index {
     index
 }
 
-/// With its length in front.
+/// A query with its length in front, as sent over TCP.
 fn question(name: &str) -> Vec<u8> {
     let mut question = vec![0, 0, 0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
@@ -116,7 +117,7 @@ fn question(name: &str) -> Vec<u8> {
     question
 }
 
-/// How many answers the next reply has; `None`: the connection has ended.
+/// The number of answers in the next reply. Returns `None` when the connection is closed.
 async fn next_reply(stream: &mut TcpStream) -> Option<u16> {
     let read = async {
         let len = stream.read_u16().await.ok()?;
@@ -124,11 +125,11 @@ async fn next_reply(stream: &mut TcpStream) -> Option<u16> {
         stream.read_exact(&mut reply).await.ok()?;
         Some(u16::from_be_bytes([reply[6], reply[7]]))
     };
-    timeout(PATIENCE, read).await.unwrap()
+    timeout(TIMEOUT, read).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn questions_on_one_connection_are_all_answered() {
+async fn pipelined_queries_are_all_answered() {
     let started = Started::new().await;
     let mut stream = started.connect([127, 0, 0, 1]).await;
     stream.write_all(&question("missing.shop.svc.cluster.local").repeat(500)).await.unwrap();
@@ -140,34 +141,34 @@ async fn questions_on_one_connection_are_all_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_of_no_use_is_ended() {
+async fn a_connection_with_an_incomplete_or_malformed_query_is_closed() {
     let started = Started::new().await;
-    for (what, sent, within) in [
-        ("a part of a question", &[0_u8, 40, 1, 2][..], 5),
-        ("the length alone", &[0], 5),
-        ("a question longer than any", &[0xff, 0xff], 1),
-        ("no question", &[0, 3, 1, 2, 3], 1),
+    for (case, sent, within) in [
+        ("a partial query", &[0_u8, 40, 1, 2][..], 5),
+        ("a partial length", &[0], 5),
+        ("a length above the limit", &[0xff, 0xff], 1),
+        ("a message without a header", &[0, 3, 1, 2, 3], 1),
     ] {
         let mut stream = started.connect([127, 0, 0, 1]).await;
         stream.write_all(sent).await.unwrap();
         let began = Instant::now();
-        assert_eq!(next_reply(&mut stream).await, None, "{what}");
-        assert!(began.elapsed() < Duration::from_secs(within), "{what}: {:?}", began.elapsed());
+        assert_eq!(next_reply(&mut stream).await, None, "{case}");
+        assert!(began.elapsed() < Duration::from_secs(within), "{case}: {:?}", began.elapsed());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_answers_keeps_nobody_else_from_them() {
+async fn clients_that_do_not_read_replies_do_not_block_others() {
     let started = Started::new().await;
-    let mut deaf = Vec::new();
+    let mut stalled = Vec::new();
     for _ in 0..8 {
         let mut stream = started.connect([127, 0, 0, 1]).await;
-        // What the server does not take stays behind.
+        // A short write is expected: the server stops reading.
         let _ = stream.try_write(&question(HUGE).repeat(500)).unwrap();
         stream.flush().await.unwrap();
-        deaf.push(stream);
+        stalled.push(stream);
     }
-    started.comes_to_count("unread").await;
+    started.counts_loss("unread").await;
     let mut other = started.connect([127, 0, 0, 2]).await;
     other.write_all(&question(HUGE)).await.unwrap();
     assert_eq!(next_reply(&mut other).await, Some(4000));
@@ -180,26 +181,26 @@ async fn one_client_cannot_take_all_connections() {
     for _ in 0..257 {
         many.push(started.connect([127, 0, 0, 1]).await);
     }
-    started.comes_to_count("connection").await;
+    started.counts_loss("connection").await;
     let mut other = started.connect([127, 0, 0, 2]).await;
     other.write_all(&question("missing.shop.svc.cluster.local")).await.unwrap();
     assert_eq!(next_reply(&mut other).await, Some(0));
 }
 
-/// One server after another, as when a configuration changes: somebody always listens, and whoever it was answers.
+/// Servers replace each other, as on a configuration change: a socket always listens, and each received query is answered.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_question_is_lost_while_servers_take_turns() {
+async fn no_query_is_lost_while_servers_replace_each_other() {
     let mut started = Started::new().await;
-    let asking = tokio::spawn(ask_for(Duration::from_secs(3), started.address));
-    while !asking.is_finished() {
+    let querying = tokio::spawn(query_for(Duration::from_secs(3), started.address));
+    while !querying.is_finished() {
         let next = Started::at(started.address).await;
         std::mem::replace(&mut started, next).server.stop().await;
     }
-    assert!(asking.await.unwrap() > 1000);
+    assert!(querying.await.unwrap() > 1000);
 }
 
-/// One question after another, and how many were answered: all.
-async fn ask_for(time: Duration, server: SocketAddr) -> u32 {
+/// Sends one query after another, each of which must be answered. Returns their number.
+async fn query_for(time: Duration, server: SocketAddr) -> u32 {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(server).await.unwrap();
     let question = question("missing.shop.svc.cluster.local");
@@ -207,15 +208,15 @@ async fn ask_for(time: Duration, server: SocketAddr) -> u32 {
     let began = Instant::now();
     while began.elapsed() < time {
         socket.send(&question[2..]).await.unwrap();
-        timeout(PATIENCE, socket.recv(&mut reply)).await.expect("a question was lost").unwrap();
+        timeout(TIMEOUT, socket.recv(&mut reply)).await.expect("a query was lost").unwrap();
         answered += 1;
     }
     answered
 }
 
-/// As when a configuration changes to one that is of no use, and is tried again and again.
+/// The configuration changes to one that cannot be started, and the start is retried.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_question_is_lost_to_a_server_that_cannot_start() {
+async fn no_query_is_lost_to_a_server_that_cannot_start() {
     let started = Started::new().await;
     let upstream = started.upstream.local_addr().unwrap();
     let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -226,49 +227,49 @@ async fn no_question_is_lost_to_a_server_that_cannot_start() {
         (forwarding(Forward { tls, ..Forward::to(vec![to]) }), vec![started.address]),
         (forwarding(Forward::to(vec![Upstream::plain(upstream)])), vec![started.address, taken]),
     ];
-    let asking = tokio::spawn(ask_for(Duration::from_secs(2), started.address));
-    while !asking.is_finished() {
+    let querying = tokio::spawn(query_for(Duration::from_secs(2), started.address));
+    while !querying.is_finished() {
         for (config, listen) in &unusable {
             run::start(config, listen, &Arc::default(), &started.surroundings).unwrap_err();
         }
         tokio::task::yield_now().await;
     }
-    assert!(asking.await.unwrap() > 100);
+    assert!(querying.await.unwrap() > 100);
     drop(other);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_asked_before_the_end_is_answered() {
+async fn a_query_received_before_the_stop_is_answered() {
     let started = Started::new().await;
     let mut stream = started.connect([127, 0, 0, 1]).await;
     stream.write_all(&question("www.example.org")).await.unwrap();
-    let mut asked = [0; 512];
-    let (length, server) = started.upstream.recv_from(&mut asked).await.unwrap();
+    let mut query = [0; 512];
+    let (length, server) = started.upstream.recv_from(&mut query).await.unwrap();
     let stopping = tokio::spawn(started.server.stop());
-    // Nobody new is heard any more, which is how one sees that it has begun to stop.
+    // A refused connection shows that the stop has begun.
     while TcpStream::connect(started.address).await.is_ok() {
         sleep(Duration::from_millis(10)).await;
     }
-    echo(&started.upstream, &asked[..length], server).await;
+    echo(&started.upstream, &query[..length], server).await;
     assert_eq!(next_reply(&mut stream).await, Some(0));
     assert_eq!(next_reply(&mut stream).await, None);
-    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    timeout(TIMEOUT, stopping).await.unwrap().unwrap();
 }
 
-/// Nothing is known of the name.
+/// Sends the query back as a reply without records (NODATA).
 async fn echo(upstream: &UdpSocket, question: &[u8], server: SocketAddr) {
     let mut reply = question.to_vec();
     reply[2] |= 0x80;
     upstream.send_to(&reply, server).await.unwrap();
 }
 
-/// The server has no turn between the connections and its end.
+/// The server's tasks do not run between the connections and the stop: all of this is on one thread, and blocks it.
 #[tokio::test]
-async fn who_has_just_connected_is_heard_at_the_end() {
+async fn connections_in_the_backlog_are_served_before_the_stop() {
     let started = Started::new().await;
     let mut streams = Vec::new();
     for n in (0..2).cycle().take(300) {
-        // One client may not have them all.
+        // Two clients, because of the limit of connections per client.
         let mut stream = connected([127, 0, 0, 1 + n], started.address);
         stream.write_all(&question("missing.shop.svc.cluster.local")).unwrap();
         streams.push(stream);
@@ -278,10 +279,10 @@ async fn who_has_just_connected_is_heard_at_the_end() {
         stream.set_nonblocking(true).unwrap();
         assert_eq!(next_reply(&mut TcpStream::from_std(stream).unwrap()).await, Some(0), "connection {n}");
     }
-    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    timeout(TIMEOUT, stopping).await.unwrap().unwrap();
 }
 
-/// Without giving anybody else a turn.
+/// Connects without yielding to other tasks.
 fn connected(from: [u8; 4], to: SocketAddr) -> std::net::TcpStream {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
     let from = SocketAddr::from((from, 0));
@@ -290,29 +291,30 @@ fn connected(from: [u8; 4], to: SocketAddr) -> std::net::TcpStream {
     socket.into()
 }
 
-/// Who waits at the end leaves room for who asks at the end.
+/// A query that waits for an upstream during the stop leaves a slot for a query that arrives during the stop.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_at_the_end_is_not_refused() {
-    // On a busy machine the question may come when the connection has ended, and shows nothing then.
+async fn a_query_during_the_stop_is_not_refused() {
+    // On a busy machine the query may arrive after the connection is closed, which proves nothing.
     for _ in 0..10 {
-        if is_heard_at_the_end().await {
+        if is_answered_during_the_stop().await {
             return;
         }
     }
-    panic!("the end always came before the question");
+    panic!("the connection was always closed before the query");
 }
 
-async fn is_heard_at_the_end() -> bool {
+/// Returns `false` when the connection was closed first.
+async fn is_answered_during_the_stop() -> bool {
     let started = Started::new().await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut stream = started.connect([127, 0, 0, 1]).await;
     socket.send_to(&question("first.example.org")[2..], started.address).await.unwrap();
-    let (first, server) = hears(&started.upstream, b"first").await;
+    let (first, server) = receive(&started.upstream, b"first").await;
     let stopping = tokio::spawn(started.server.stop());
     sleep(Duration::from_millis(50)).await;
     let _ = stream.write_all(&question("second.example.org")).await;
     let (second, again) = tokio::select! {
-        heard = hears(&started.upstream, b"second") => heard,
+        received = receive(&started.upstream, b"second") => received,
         reply = next_reply(&mut stream) => {
             assert_eq!(reply, None, "refused");
             return false;
@@ -321,18 +323,18 @@ async fn is_heard_at_the_end() -> bool {
     echo(&started.upstream, &second, again).await;
     echo(&started.upstream, &first, server).await;
     assert_eq!(next_reply(&mut stream).await, Some(0));
-    timeout(PATIENCE, socket.recv(&mut [0; 512])).await.unwrap().unwrap();
-    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    timeout(TIMEOUT, socket.recv(&mut [0; 512])).await.unwrap().unwrap();
+    timeout(TIMEOUT, stopping).await.unwrap().unwrap();
     true
 }
 
-/// The question whose first label begins so; others may be asked again meanwhile.
-async fn hears(upstream: &UdpSocket, label: &[u8]) -> (Vec<u8>, SocketAddr) {
-    let mut asked = [0; 512];
+/// Receives the query with this prefix of its first label, and skips others, which may be retransmitted meanwhile.
+async fn receive(upstream: &UdpSocket, label: &[u8]) -> (Vec<u8>, SocketAddr) {
+    let mut query = [0; 512];
     loop {
-        let (length, server) = upstream.recv_from(&mut asked).await.unwrap();
-        if asked[NAME..].to_ascii_lowercase().starts_with(label) {
-            return (asked[..length].to_vec(), server);
+        let (length, server) = upstream.recv_from(&mut query).await.unwrap();
+        if query[NAME..].to_ascii_lowercase().starts_with(label) {
+            return (query[..length].to_vec(), server);
         }
     }
 }

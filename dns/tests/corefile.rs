@@ -1,4 +1,4 @@
-//! A Corefile, and the answers that a server gives which was started with it.
+//! The answers of a server that was started with a Corefile.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -38,7 +38,7 @@ acme.local {
 }
 ";
 
-/// Answers every question with an alias and an address.
+/// An upstream that answers every query with a CNAME and an address.
 async fn upstream() -> SocketAddr {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -46,13 +46,13 @@ async fn upstream() -> SocketAddr {
         let mut buffer = [0; 4096];
         loop {
             let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
-            let asked = Message::from_vec(&buffer[..length]).unwrap();
-            let mut reply = Message::response(asked.metadata.id, OpCode::Query);
-            let name = asked.queries[0].name().clone();
-            let alias = Name::from_ascii("alias.example.").unwrap();
-            reply.add_query(asked.queries[0].clone());
-            reply.add_answer(Record::from_rdata(name, 300, RData::CNAME(CNAME(alias.clone()))));
-            reply.add_answer(Record::from_rdata(alias, 300, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let mut reply = Message::response(query.metadata.id, OpCode::Query);
+            let name = query.queries[0].name().clone();
+            let target = Name::from_ascii("alias.example.").unwrap();
+            reply.add_query(query.queries[0].clone());
+            reply.add_answer(Record::from_rdata(name, 300, RData::CNAME(CNAME(target.clone()))));
+            reply.add_answer(Record::from_rdata(target, 300, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
             socket.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
         }
     });
@@ -68,24 +68,24 @@ async fn start() -> Server {
     run::start(&config, &listen, &Arc::default(), &Surroundings::default()).unwrap()
 }
 
-async fn ask(server: &Server, name: &str, kind: RecordType) -> String {
+async fn query(server: &Server, name: &str, qtype: RecordType) -> String {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.connect(server.addresses()[0]).await.unwrap();
     let mut question = Message::new(7, MessageType::Query, OpCode::Query);
-    question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    question.add_query(Query::query(Name::from_ascii(name).unwrap(), qtype));
     socket.send(&question.to_vec().unwrap()).await.unwrap();
     let mut buffer = [0; 4096];
     let length = socket.recv(&mut buffer).await.unwrap();
     let reply = Message::from_vec(&buffer[..length]).unwrap();
-    assert_eq!(reply.queries, question.queries, "{name} {kind}");
+    assert_eq!(reply.queries, question.queries, "{name} {qtype}");
     let records = reply.answers.iter().map(|record| format!(" | {} {}", record.name, record.data));
     format!("{}{}", reply.metadata.response_code, records.collect::<String>())
 }
 
 #[tokio::test]
-async fn blocks_answer_as_they_say() {
+async fn directives_of_a_block_take_effect() {
     let server = start().await;
-    for (name, kind, want) in [
+    for (name, qtype, want) in [
         ("Listed.example.", RecordType::A, "No Error | Listed.example. 10.0.0.1"),
         ("Listed.Outer.example.", RecordType::A, "No Error | Listed.Outer.example. 10.0.0.1"),
         ("www.example.", RecordType::AAAA, "No Error"),
@@ -105,6 +105,6 @@ async fn blocks_answer_as_they_say() {
         ),
         ("x.not.acme.local.", RecordType::A, "Query Refused"),
     ] {
-        assert_eq!(ask(&server, name, kind).await, want, "{name} {kind}");
+        assert_eq!(query(&server, name, qtype).await, want, "{name} {qtype}");
     }
 }

@@ -1,31 +1,31 @@
-//! Whether a reply is one that a case accepts.
+//! Compares a reply with the outcomes that a case accepts.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use hickory_server::proto::{
     op::Message,
-    rr::{RData, Record as Found, RecordType},
+    rr::{RData, Record as Received, RecordType},
 };
 use serde::Deserialize;
 
 use super::{
     query,
-    state::{Group, Outcome, Query, Record, Transport},
+    state::{Expectation, Group, Query, Record, Transport},
 };
 
 pub struct Failure {
     id: String,
     level: String,
-    what: String,
+    text: String,
 }
 
 impl Failure {
     pub fn new(group: &str, query: &Query, transport: Transport, why: String) -> Self {
-        let what = format!(
+        let text = format!(
             "{group}: {} ({transport:?}) {} {}: {why} [{}]",
             query.id, query.qname, query.qtype, query.notes
         );
-        Self { id: query.id.clone(), level: query.level.clone(), what }
+        Self { id: query.id.clone(), level: query.level.clone(), text }
     }
 }
 
@@ -35,7 +35,7 @@ struct Deviation {
     reason: String,
 }
 
-/// Fails on what is not listed as a deviation, and on what is listed and is none.
+/// Fails on a difference that is not listed as a deviation, and on a listed deviation that no longer differs.
 pub fn report(failures: Vec<Failure>) {
     let listed: Vec<Deviation> =
         serde_json::from_str(include_str!("../../testdata/cases/deviations.json")).unwrap();
@@ -43,14 +43,14 @@ pub fn report(failures: Vec<Failure>) {
         listed.into_iter().map(|deviation| (deviation.id, deviation.reason)).collect();
     let is_listed = |failure: &&Failure| failure.level == "should" && listed.contains_key(&failure.id);
     let unlisted: Vec<_> =
-        failures.iter().filter(|failure| !is_listed(failure)).map(|failure| &failure.what).collect();
+        failures.iter().filter(|failure| !is_listed(failure)).map(|failure| &failure.text).collect();
     let unlisted: Vec<String> = unlisted.into_iter().cloned().collect();
     assert!(unlisted.is_empty(), "{} answers differ:\n{}", unlisted.len(), unlisted.join("\n"));
     for (id, reason) in &listed {
         assert!(!reason.is_empty(), "{id} is listed as a deviation without a reason");
         assert!(
             failures.iter().any(|failure| failure.id == *id),
-            "{id} is listed as a deviation and is none"
+            "{id} is listed as a deviation, but does not deviate"
         );
     }
 }
@@ -64,12 +64,12 @@ pub async fn judge(
     let reply = reply.ok_or("no reply")?;
     let message = Message::from_vec(reply).map_err(|error| format!("unreadable: {error}"))?;
     check_frame(query, reply, &message)?;
-    let mut why = match check_outcome(query, &query.outcome, group, &message, server).await {
+    let mut why = match check_expectation(query, &query.expected, group, &message, server).await {
         Ok(()) => return Ok(()),
         Err(why) => why,
     };
     for other in &query.also_accept {
-        match check_outcome(query, other, group, &message, server).await {
+        match check_expectation(query, other, group, &message, server).await {
             Ok(()) => return Ok(()),
             Err(other) => why = format!("{why}; or {other}"),
         }
@@ -94,44 +94,43 @@ fn check_frame(query: &Query, reply: &[u8], message: &Message) -> Result<(), Str
     if let Some(ra) = query.ra {
         expect("RA", message.metadata.recursion_available, ra)?;
     }
-    if query.max_len.is_some_and(|most| reply.len() > most) {
+    if query.max_len.is_some_and(|limit| reply.len() > limit) {
         return Err(format!("{} octets", reply.len()));
     }
-    let asked = &query.qname;
-    let is_exact = |record: &&Found| record.name.to_ascii() == *asked;
+    let is_exact = |record: &&Received| record.name.to_ascii() == query.qname;
     if query.case_exact_owner && !message.answers.iter().all(|record| is_exact(&record)) {
-        return Err("an owner is spelt otherwise".to_owned());
+        return Err("an owner name differs in case from the query name".to_owned());
     }
     match query.answer_exact_count {
-        Some(count) => expect("count of answers", message.answers.len(), count),
+        Some(count) => expect("number of answers", message.answers.len(), count),
         None => Ok(()),
     }
 }
 
-async fn check_outcome(
+async fn check_expectation(
     query: &Query,
-    outcome: &Outcome,
+    expected: &Expectation,
     group: &Group,
     message: &Message,
     server: SocketAddr,
 ) -> Result<(), String> {
     let rcode = rcode(message);
-    let wanted = outcome.rcode_any.clone().unwrap_or_else(|| vec![outcome.rcode.clone()]);
+    let wanted = expected.rcode_any.clone().unwrap_or_else(|| vec![expected.rcode.clone()]);
     if !wanted.contains(&rcode) {
         return Err(format!("{rcode} instead of {}", wanted.join(" or ")));
     }
-    if let Some(aa) = outcome.aa {
+    if let Some(aa) = expected.aa {
         expect("AA", message.metadata.authoritative, aa)?;
     }
-    check_authority(query, outcome, group, message)?;
-    match outcome.answer_mode.as_deref() {
+    check_authority(query, expected, group, message)?;
+    match expected.answer_mode.as_deref() {
         Some("any") => {}
-        Some("subset") => check_subset(outcome, message)?,
+        Some("subset") => check_subset(expected, message)?,
         Some("ns-in-zone-resolvable") => check_name_servers(message, server).await?,
         Some(other) => return Err(format!("answer mode {other} is unknown")),
-        None => check_answer(query, outcome, message)?,
+        None => check_answer(query, expected, message)?,
     }
-    check_extra(outcome, message)
+    check_extra(expected, message)
 }
 
 fn rcode(message: &Message) -> String {
@@ -149,9 +148,14 @@ fn rcode(message: &Message) -> String {
     .to_owned()
 }
 
-fn check_authority(query: &Query, outcome: &Outcome, group: &Group, message: &Message) -> Result<(), String> {
-    let Some(wanted) = outcome.authority_soa.filter(|_| outcome.authority_soa_check) else { return Ok(()) };
-    let is_soa = |record: &&Found| record.record_type() == RecordType::SOA;
+fn check_authority(
+    query: &Query,
+    expected: &Expectation,
+    group: &Group,
+    message: &Message,
+) -> Result<(), String> {
+    let Some(wanted) = expected.authority_soa.filter(|_| expected.authority_soa_check) else { return Ok(()) };
+    let is_soa = |record: &&Received| record.record_type() == RecordType::SOA;
     let found: Vec<_> = message.authorities.iter().filter(is_soa).collect();
     expect("SOA records in authority", found.len(), usize::from(wanted))?;
     let zone = query.authority_zone.clone().unwrap_or_else(|| format!("{}.", group.config.zones[0]));
@@ -165,16 +169,17 @@ fn check_authority(query: &Query, outcome: &Outcome, group: &Group, message: &Me
     Ok(())
 }
 
-fn check_answer(query: &Query, outcome: &Outcome, message: &Message) -> Result<(), String> {
+fn check_answer(query: &Query, expected: &Expectation, message: &Message) -> Result<(), String> {
     let is_names_only = query.soa_rdata_check.is_some();
     let mut found: Vec<_> = message.answers.iter().map(|record| text(record, is_names_only)).collect();
-    let mut wanted: Vec<_> = outcome.answer.iter().map(|record| wanted_text(record, is_names_only)).collect();
+    let mut wanted: Vec<_> =
+        expected.answer.iter().map(|record| wanted_text(record, is_names_only)).collect();
     found.sort();
     wanted.sort();
     expect("answer", found, wanted)?;
     for record in &message.answers {
         let same = |wanted: &&Record| wanted_text(wanted, is_names_only) == text(record, is_names_only);
-        let limit = outcome.answer.iter().find(same).and_then(|wanted| wanted.ttl);
+        let limit = expected.answer.iter().find(same).and_then(|wanted| wanted.ttl);
         if limit.is_some_and(|limit| record.ttl > limit || record.ttl == 0) {
             return Err(format!("TTL {} of {}", record.ttl, record.name));
         }
@@ -182,12 +187,12 @@ fn check_answer(query: &Query, outcome: &Outcome, message: &Message) -> Result<(
     check_chain(message)
 }
 
-/// An alias stands before what it leads to.
+/// A CNAME record must precede the records of its target.
 fn check_chain(message: &Message) -> Result<(), String> {
     let Some(first) = message.answers.first() else { return Ok(()) };
     let mut current = first.name.clone();
     for record in &message.answers {
-        expect("place in the chain", record.name.to_lowercase(), current.to_lowercase())?;
+        expect("owner name in the CNAME chain", record.name.to_lowercase(), current.to_lowercase())?;
         if let RData::CNAME(target) = &record.data {
             current = target.0.clone();
         }
@@ -196,22 +201,22 @@ fn check_chain(message: &Message) -> Result<(), String> {
 }
 
 fn check_weights(message: &Message) -> Result<(), String> {
-    let is_weightless = |record: &Found| matches!(&record.data, RData::SRV(srv) if srv.weight == 0);
+    let is_weightless = |record: &Received| matches!(&record.data, RData::SRV(srv) if srv.weight == 0);
     if message.answers.len() > 1 && message.answers.iter().any(is_weightless) {
         return Err("a target of weight 0 among others".to_owned());
     }
     Ok(())
 }
 
-fn check_subset(outcome: &Outcome, message: &Message) -> Result<(), String> {
+fn check_subset(expected: &Expectation, message: &Message) -> Result<(), String> {
     let mut found: Vec<_> = message.answers.iter().map(|record| text(record, false)).collect();
     let all = found.len();
     found.sort();
     found.dedup();
     expect("distinct answers", found.len(), all)?;
-    let wanted: Vec<_> = outcome.answer.iter().map(|record| wanted_text(record, false)).collect();
+    let wanted: Vec<_> = expected.answer.iter().map(|record| wanted_text(record, false)).collect();
     match found.iter().find(|text| !wanted.is_empty() && !wanted.contains(text)) {
-        Some(text) => Err(format!("{text} is none of the endpoints")),
+        Some(text) => Err(format!("{text} is not one of the endpoints")),
         None => Ok(()),
     }
 }
@@ -225,8 +230,9 @@ async fn check_name_servers(message: &Message, server: SocketAddr) -> Result<(),
     expect("name servers", targets.is_empty(), false)?;
     for target in targets {
         let mut resolves = false;
-        for kind in ["A", "AAAA"] {
-            let reply = query::ask(server, &plain(&target, kind), Transport::Udp).await.unwrap_or_default();
+        for qtype in ["A", "AAAA"] {
+            let query = plain(&target, qtype);
+            let reply = query::send(server, &query, Transport::Udp).await.unwrap_or_default();
             resolves |= Message::from_vec(&reply).is_ok_and(|reply| !reply.answers.is_empty());
         }
         expect(&format!("{target} resolves"), resolves, true)?;
@@ -234,16 +240,16 @@ async fn check_name_servers(message: &Message, server: SocketAddr) -> Result<(),
     Ok(())
 }
 
-fn plain(name: &str, kind: &str) -> Query {
-    let query = serde_json::json!({"id": "", "qname": name, "qtype": kind, "level": "", "rcode": "NOERROR"});
+fn plain(name: &str, qtype: &str) -> Query {
+    let query = serde_json::json!({"id": "", "qname": name, "qtype": qtype, "level": "", "rcode": "NOERROR"});
     serde_json::from_value(query).unwrap()
 }
 
-fn check_extra(outcome: &Outcome, message: &Message) -> Result<(), String> {
-    let wanted: Vec<_> = outcome.extra.iter().map(|record| wanted_text(record, false)).collect();
-    let is_address = |record: &&Found| matches!(record.data, RData::A(_) | RData::AAAA(_));
-    // Of an outcome that lists nothing, nothing is said about it.
-    let listed = outcome.answer_mode.is_none() && !outcome.extra.is_empty();
+fn check_extra(expected: &Expectation, message: &Message) -> Result<(), String> {
+    let wanted: Vec<_> = expected.extra.iter().map(|record| wanted_text(record, false)).collect();
+    let is_address = |record: &&Received| matches!(record.data, RData::A(_) | RData::AAAA(_));
+    // Without a list in the case, the additional section is not checked.
+    let listed = expected.answer_mode.is_none() && !expected.extra.is_empty();
     for record in message.additionals.iter().filter(is_address).filter(|_| listed) {
         let text = text(record, false);
         expect(&format!("{text} listed as additional"), wanted.contains(&text), true)?;
@@ -251,7 +257,7 @@ fn check_extra(outcome: &Outcome, message: &Message) -> Result<(), String> {
     Ok(())
 }
 
-fn text(record: &Found, is_names_only: bool) -> String {
+fn text(record: &Received, is_names_only: bool) -> String {
     let data = match &record.data {
         RData::SRV(srv) => format!("{} {}", srv.port, srv.target.to_ascii()),
         RData::SOA(soa) if is_names_only => format!("{} {}", soa.mname, soa.rname),
@@ -266,15 +272,15 @@ fn text(record: &Found, is_names_only: bool) -> String {
 
 fn wanted_text(record: &Record, is_names_only: bool) -> String {
     let words: Vec<_> = record.rdata.split_whitespace().collect();
-    let data = match record.kind.as_str() {
+    let data = match record.rtype.as_str() {
         "SRV" => words[2..].join(" "),
         "SOA" if is_names_only => words[..2].join(" "),
         "TXT" => record.rdata.trim_matches('"').to_owned(),
         _ => record.rdata.clone(),
     };
-    format!("{} {} {data}", record.name, record.kind).to_lowercase()
+    format!("{} {} {data}", record.name, record.rtype).to_lowercase()
 }
 
-fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<(), String> {
-    if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?} instead of {wanted:?}")) }
+fn expect<T: PartialEq + std::fmt::Debug>(field: &str, found: T, wanted: T) -> Result<(), String> {
+    if found == wanted { Ok(()) } else { Err(format!("{field}: {found:?} instead of {wanted:?}")) }
 }

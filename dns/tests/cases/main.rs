@@ -1,5 +1,5 @@
-//! Cluster states and the answers they must give, on a real server over UDP and TCP. `dns.json` was given, `more.json` is
-//! ours; `deviations.json` lists the recommended answers that are not given, with the reason.
+//! Cluster states and the expected answers, checked against a real server over UDP and TCP. `dns.json` is the given set of
+//! cases, `more.json` the project's own; `deviations.json` lists each deviation from a recommended answer, with the reason.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "types and response codes are open lists")]
@@ -29,24 +29,24 @@ use state::{Group, Settings};
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_is_answered_as_listed() {
     let mut failures = Vec::new();
-    let mut asked = 0;
+    let mut sent = 0;
     for group in state::groups() {
         let server = Started::new(&group).await;
         for query in &group.queries {
             for transport in query.transports() {
-                asked += 1;
-                let found = query::ask(server.address, query, transport).await;
-                if let Err(why) = judge::judge(query, &group, found.as_deref(), server.address).await {
+                sent += 1;
+                let reply = query::send(server.address, query, transport).await;
+                if let Err(why) = judge::judge(query, &group, reply.as_deref(), server.address).await {
                     failures.push(judge::Failure::new(&group.id, query, transport, why));
                 }
             }
         }
     }
-    println!("{asked} queries asked");
+    println!("{sent} queries sent");
     judge::report(failures);
 }
 
-/// A server that knows what a group says, and the upstreams it has.
+/// A server with the objects and settings of a group, and its upstreams.
 struct Started {
     address: SocketAddr,
     _server: dns::server::Server,
@@ -132,7 +132,7 @@ fn read_options(settings: &Settings) -> ReadOptions {
     }
 }
 
-/// As the agent reads objects.
+/// Converts an API object as the agent does.
 fn change(object: &Value, options: &ReadOptions) -> Option<Change> {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text("namespace"), text("name"));
@@ -153,8 +153,8 @@ fn change(object: &Value, options: &ReadOptions) -> Option<Change> {
     })
 }
 
-/// The addresses that `server_ips` name are not ours to bind here, so what hangs on them is asked elsewhere.
-#[expect(dead_code, reason = "told by the group, for whoever can bind them")]
+/// The addresses in `server_ips`. This test cannot bind them, so the cases that depend on them are tested elsewhere.
+#[expect(dead_code, reason = "part of the case format, for tests that can bind these addresses")]
 fn server_addresses(settings: &Settings) -> Vec<IpAddr> {
     settings.server_ips.iter().filter_map(|text| text.parse().ok()).collect()
 }

@@ -1,4 +1,4 @@
-//! Questions, put together octet by octet: what is asked must not pass through the library that answers.
+//! Queries, assembled octet by octet, so that they do not pass through the library that the server uses.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,12 +11,12 @@ use tokio::{
 
 use super::state::{Edns, Query, Transport};
 
-const PATIENCE: Duration = Duration::from_secs(8);
+const TIMEOUT: Duration = Duration::from_secs(8);
 const ID: [u8; 2] = [0xab, 0xcd];
 
-pub async fn ask(server: SocketAddr, query: &Query, transport: Transport) -> Option<Vec<u8>> {
+pub async fn send(server: SocketAddr, query: &Query, transport: Transport) -> Option<Vec<u8>> {
     let message = message(query);
-    timeout(PATIENCE, async {
+    timeout(TIMEOUT, async {
         match transport {
             Transport::Udp => over_udp(server, &message).await,
             Transport::Tcp => over_tcp(server, &message).await,
@@ -61,20 +61,20 @@ fn message(query: &Query) -> Vec<u8> {
     message
 }
 
-/// The question as it must come back.
-pub fn question(name: &str, kind: &str, class: &str) -> Vec<u8> {
+/// The question section, which the reply must repeat unchanged.
+pub fn question(name: &str, qtype: &str, class: &str) -> Vec<u8> {
     let mut question = Vec::new();
     for label in labels(name) {
         question.push(u8::try_from(label.len()).unwrap());
         question.extend(label);
     }
     question.push(0);
-    question.extend(kind_number(kind).to_be_bytes());
+    question.extend(qtype_number(qtype).to_be_bytes());
     question.extend(class_number(class).to_be_bytes());
     question
 }
 
-/// Cuts a name at its dots; `\DDD` and `\X` stand for octets.
+/// Splits a name at its dots; `\DDD` and `\X` are escaped octets (RFC 1035, section 5.1).
 fn labels(name: &str) -> Vec<Vec<u8>> {
     let mut labels = vec![Vec::new()];
     let mut octets = name.bytes();
@@ -117,7 +117,7 @@ fn opcode(value: &Value) -> u16 {
     }
 }
 
-fn kind_number(kind: &str) -> u16 {
+fn qtype_number(qtype: &str) -> u16 {
     let known = [
         ("A", 1),
         ("NS", 2),
@@ -139,8 +139,8 @@ fn kind_number(kind: &str) -> u16 {
         ("ANY", 255),
         ("CAA", 257),
     ];
-    let number = known.iter().find(|(name, _)| *name == kind).map(|(_, number)| *number);
-    number.or_else(|| kind.strip_prefix("TYPE")?.parse().ok()).unwrap_or_else(|| panic!("type {kind}"))
+    let number = known.iter().find(|(name, _)| *name == qtype).map(|(_, number)| *number);
+    number.or_else(|| qtype.strip_prefix("TYPE")?.parse().ok()).unwrap_or_else(|| panic!("type {qtype}"))
 }
 
 fn class_number(class: &str) -> u16 {

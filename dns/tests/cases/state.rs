@@ -1,4 +1,4 @@
-//! The files of cases.
+//! The format of the case files.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ impl Default for Settings {
     }
 }
 
-/// What an upstream holds: `name ttl type rdata`, one per line.
+/// The records of an upstream: `name ttl type rdata`, one per line.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Zone {
     pub records: Vec<String>,
@@ -88,15 +88,15 @@ pub struct Query {
     pub soa_rdata_check: Option<String>,
     pub level: String,
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub expected: Expectation,
     #[serde(default)]
-    pub also_accept: Vec<Outcome>,
+    pub also_accept: Vec<Expectation>,
     #[serde(default)]
     pub notes: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Outcome {
+pub struct Expectation {
     pub rcode: String,
     #[serde(default)]
     pub answer: Vec<Record>,
@@ -124,7 +124,7 @@ pub struct Edns {
 pub struct Record {
     pub name: String,
     #[serde(rename = "type")]
-    pub kind: String,
+    pub rtype: String,
     pub ttl: Option<u32>,
     pub rdata: String,
 }
@@ -136,7 +136,7 @@ pub enum Transport {
 }
 
 impl Query {
-    /// Where nothing is said of the transport, or of sizes, either must do.
+    /// The transports to test: both, unless the case names one or is about message sizes over UDP.
     pub fn transports(&self) -> Vec<Transport> {
         let is_about_udp = self.tc.is_some() || self.max_len.is_some();
         match self.transport.as_deref() {

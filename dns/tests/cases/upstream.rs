@@ -1,4 +1,4 @@
-//! A DNS server that holds exactly the records it was given, over UDP and TCP.
+//! A DNS server with a fixed list of records, over UDP and TCP.
 
 use std::{net::SocketAddr, str::FromStr as _, sync::Arc};
 
@@ -24,7 +24,7 @@ impl Upstream {
         let records: Arc<Vec<Record>> = Arc::new(zone.records.iter().map(|line| record(line)).collect());
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            // The same port may be taken for the other protocol.
+            // The port may be in use for TCP.
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
                 break (udp, tcp);
             }
@@ -65,7 +65,7 @@ fn reply(request: &[u8], records: &[Record]) -> Vec<u8> {
     let mut reply = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
     reply.metadata.recursion_available = true;
     let mut name = question.name.clone();
-    // Follow its own aliases, as a resolver does.
+    // Follow CNAMEs, as a resolver does.
     loop {
         let of_name = || records.iter().filter(|record| record.name == name);
         let alias = of_name().find(|record| record.record_type() == RecordType::CNAME);
@@ -93,9 +93,9 @@ fn reply(request: &[u8], records: &[Record]) -> Vec<u8> {
 fn record(line: &str) -> Record {
     let mut words = line.split_whitespace();
     let mut word = || words.next().unwrap_or_else(|| panic!("{line}"));
-    let (name, ttl, kind) = (word(), word(), word());
+    let (name, ttl, rtype) = (word(), word(), word());
     let value = word();
-    let data = match kind {
+    let data = match rtype {
         "A" => RData::A(value.parse().unwrap()),
         "AAAA" => RData::AAAA(value.parse().unwrap()),
         "CNAME" => RData::CNAME(rdata::CNAME(Name::from_str(value).unwrap())),

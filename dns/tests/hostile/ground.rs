@@ -1,4 +1,4 @@
-//! A server with something of everything.
+//! A server with every kind of record and plugin.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio::net::UdpSocket;
 pub struct Ground {
     pub handler: Handler,
     pub metrics: Arc<Metrics>,
-    /// Where questions would be forwarded to.
+    /// The upstream of the `forward` directives; it never answers.
     _upstream: UdpSocket,
 }
 
@@ -44,7 +44,7 @@ acme.local {
 }
 ";
 
-/// More than fit any UDP reply.
+/// More endpoints than fit in any UDP reply.
 const MANY: u16 = 300;
 
 impl Ground {

@@ -1,7 +1,7 @@
-//! Hostile packets: whatever arrives, the server answers within its limits or not at all, and soon.
+//! Hostile packets: the server drops every input or answers it within its limits of size and time.
 //!
-//! A short run is among the tests. `cargo xtask fuzz-dns` makes it as long as one likes; what fails names the packet and
-//! the seed, so that it can be had again.
+//! `cargo test` makes a short run, `cargo xtask fuzz-dns` a run of any length. A failure reports the packet and the seed,
+//! so that it can be reproduced.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -23,31 +23,31 @@ mod ground;
 mod judge;
 mod packets;
 
-/// Of a run that is one test among others.
+/// Packets in a short run.
 const PACKETS: u64 = 20_000;
-/// Of the processor, for one packet, in a build without optimisation.
-const LONGEST: Duration = Duration::from_millis(500);
+/// Limit of CPU time for one packet, in a build without optimisation.
+const CPU_LIMIT: Duration = Duration::from_millis(500);
 const SECONDS: &str = "FUZZ_SECONDS";
 const SEED: &str = "FUZZ_SEED";
 
 #[tokio::test]
-async fn whatever_arrives_is_answered_within_limits() {
+async fn any_packet_is_answered_within_limits() {
     let seed = number(SEED).unwrap_or_else(rand::random);
     let seconds = number(SECONDS);
     println!("{SEED}={seed}");
     let ground = ground::Ground::start().await;
     let (mut random, mut tally) = (StdRng::seed_from_u64(seed), Tally::default());
-    let (began, mut told) = (Instant::now(), Instant::now());
+    let (began, mut printed) = (Instant::now(), Instant::now());
     while seconds.map_or(tally.packets < PACKETS, |seconds| began.elapsed().as_secs() < seconds) {
         let packet = packets::next(&mut random);
         for protocol in [Protocol::Udp, Protocol::Tcp] {
             one(&ground, &packet, protocol, &mut tally)
                 .unwrap_or_else(|why| panic!("{why}\nseed {seed}, {protocol:?}, packet {}", hex(&packet)));
         }
-        if seconds.is_some() && told.elapsed() > Duration::from_secs(10) {
+        if seconds.is_some() && printed.elapsed() > Duration::from_secs(10) {
             println!("{tally}");
-            told = Instant::now();
-            // Nothing else lets the tasks run that follow files and probe upstreams.
+            printed = Instant::now();
+            // The only yield point: file watchers and probes of upstreams run here.
             tokio::task::yield_now().await;
         }
     }
@@ -73,8 +73,8 @@ fn one(ground: &ground::Ground, packet: &[u8], protocol: Protocol, tally: &mut T
     if ground.metrics.panics() > 0 {
         return Err("a panic, caught by the server".to_owned());
     }
-    if took > LONGEST {
-        return Err(format!("{took:?} of the processor"));
+    if took > CPU_LIMIT {
+        return Err(format!("{took:?} of CPU time"));
     }
     judge::judge(packet, protocol, reply.as_deref())
 }
@@ -94,7 +94,7 @@ enum Outcome {
     Forwarded,
 }
 
-/// What was seen, so that a run that tried nothing does not pass.
+/// Counts per outcome; a run that did not reach every outcome fails.
 #[derive(Debug, Default)]
 struct Tally {
     packets: u64,
@@ -122,14 +122,14 @@ impl Tally {
     }
 
     fn assert_everything_happened(&self) {
-        for (what, count) in [
+        for (outcome, count) in [
             ("dropped", self.dropped),
             ("refused", self.refused),
             ("answered", self.answered),
             ("forwarded", self.forwarded),
             ("truncated", self.truncated),
         ] {
-            assert!(count > self.packets / 5000, "hardly any packet was {what}: {self}");
+            assert!(count > self.packets / 5000, "hardly any packet was {outcome}: {self}");
         }
     }
 }
@@ -139,7 +139,7 @@ impl std::fmt::Display for Tally {
         let Self { packets, dropped, refused, answered, forwarded, truncated, largest, longest } = self;
         write!(
             f,
-            "{packets} packets: {dropped} dropped, {refused} refused by their header, {answered} answered, \
+            "{packets} packets: {dropped} dropped, {refused} refused with a bare header, {answered} answered, \
              {forwarded} to be forwarded; {truncated} truncated; largest {largest} octets, longest {longest:?}"
         )
     }

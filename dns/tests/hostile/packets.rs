@@ -1,4 +1,4 @@
-//! Packets: real questions, more or less spoilt.
+//! Packets: real queries, most of them corrupted.
 
 use hickory_server::proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
@@ -33,18 +33,18 @@ const NAMES: &[&str] = &[
     ".",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb.cluster.local.",
 ];
-const KINDS: &[u16] = &[1, 28, 33, 12, 5, 6, 2, 16, 255, 41, 43, 46, 64, 65, 250, 251, 252, 13, 0, 4711];
+const QTYPES: &[u16] = &[1, 28, 33, 12, 5, 6, 2, 16, 255, 41, 43, 46, 64, 65, 250, 251, 252, 13, 0, 4711];
 const PAYLOADS: &[u16] = &[0, 100, 512, 1232, 4096, 65_535];
 const INTERESTING: &[u8] = &[0, 1, 12, 63, 64, 0x7f, 0x80, 0xc0, 0xff];
-const MOST_CHANGES: u32 = 8;
+const MAX_CHANGES: u32 = 8;
 const LARGEST: usize = 2048;
 
 pub fn next(random: &mut StdRng) -> Vec<u8> {
     let mut packet = question(random);
-    // One in four arrives as it was meant.
+    // One in four stays intact.
     if random.random_ratio(3, 4) {
-        for _ in 0..random.random_range(1..=MOST_CHANGES) {
-            change(&mut packet, random);
+        for _ in 0..random.random_range(1..=MAX_CHANGES) {
+            corrupt(&mut packet, random);
         }
     }
     packet.truncate(LARGEST);
@@ -52,11 +52,11 @@ pub fn next(random: &mut StdRng) -> Vec<u8> {
 }
 
 fn question(random: &mut StdRng) -> Vec<u8> {
-    let kind = RecordType::from(*KINDS.choose(random).unwrap());
+    let qtype = RecordType::from(*QTYPES.choose(random).unwrap());
     let mut message = Message::new(random.random(), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = random.random();
     message.metadata.checking_disabled = random.random_ratio(1, 10);
-    let mut query = Query::query(Name::from_ascii(NAMES.choose(random).unwrap()).unwrap(), kind);
+    let mut query = Query::query(Name::from_ascii(NAMES.choose(random).unwrap()).unwrap(), qtype);
     if random.random_ratio(1, 50) {
         query.set_query_class(DNSClass::CH);
     }
@@ -75,7 +75,7 @@ fn question(random: &mut StdRng) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
-fn change(packet: &mut Vec<u8>, random: &mut StdRng) {
+fn corrupt(packet: &mut Vec<u8>, random: &mut StdRng) {
     if packet.is_empty() {
         packet.push(random.random());
         return;
@@ -88,21 +88,21 @@ fn change(packet: &mut Vec<u8>, random: &mut StdRng) {
         3 => packet.insert(at, random.random()),
         4 => drop(packet.remove(at)),
         5 => packet.truncate(at),
-        6 => point(packet, at, random),
-        7 => repeat(packet, at, random),
-        8 => count(packet, random),
+        6 => insert_pointer(packet, at, random),
+        7 => repeat_piece(packet, at, random),
+        8 => change_count(packet, random),
         _ => packet.splice(at.., question(random)).for_each(drop),
     }
 }
 
-/// A compression pointer, most often to somewhere in the packet.
-fn point(packet: &mut Vec<u8>, at: usize, random: &mut StdRng) {
+/// Writes a compression pointer, usually to an offset within the packet.
+fn insert_pointer(packet: &mut Vec<u8>, at: usize, random: &mut StdRng) {
     let to = u16::try_from(random.random_range(0..packet.len() + 20)).unwrap() & 0x3fff;
     let pointer = (0xc000 | to).to_be_bytes();
     packet.splice(at..(at + 2).min(packet.len()), pointer).for_each(drop);
 }
 
-fn repeat(packet: &mut Vec<u8>, at: usize, random: &mut StdRng) {
+fn repeat_piece(packet: &mut Vec<u8>, at: usize, random: &mut StdRng) {
     let end = random.random_range(at..=packet.len());
     let piece = packet[at..end].to_vec();
     let times = random.random_range(1..30);
@@ -111,8 +111,8 @@ fn repeat(packet: &mut Vec<u8>, at: usize, random: &mut StdRng) {
     packet.truncate(LARGEST);
 }
 
-/// Says that there is more, or less, than there is.
-fn count(packet: &mut [u8], random: &mut StdRng) {
+/// Overwrites the record count of one section.
+fn change_count(packet: &mut [u8], random: &mut StdRng) {
     let section = 4 + 2 * random.random_range(0..4);
     if let Some(count) = packet.get_mut(section..section + 2) {
         let number: u16 = if random.random() { random.random_range(0..4) } else { random.random() };
