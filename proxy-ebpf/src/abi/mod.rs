@@ -78,7 +78,7 @@ macro_rules! map_type {
 }
 pub(crate) use map_type;
 
-/// Declares a word of flags that both sides use through the same two questions.
+/// Declares a word of flags, which both sides read and write by the names of the flags only.
 macro_rules! flags {
     ($(#[$about:meta])* $name:ident($word:ty) { $($(#[$meaning:meta])* $flag:ident = $bit:expr;)+ }) => {
         $(#[$about])*
@@ -96,17 +96,69 @@ macro_rules! flags {
                 if on { Self(self.0 | other.0) } else { self }
             }
 
+            /// Whether all flags of `other` are set.
             pub const fn contains(self, other: Self) -> bool {
                 self.0 & other.0 == other.0
+            }
+
+            /// The flags that have a name, each with it, from the lowest bit on.
+            pub const NAMED: &'static [(Self, &'static str)] = &[$((Self::$flag, stringify!($flag)),)+];
+
+            /// The names of the flags that are set.
+            pub fn names(self) -> impl Iterator<Item = &'static str> {
+                Self::NAMED.iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| *name)
+            }
+        }
+
+        /// `FIRST|SECOND`, bits without a name as a number behind them; `0` if no bit is set.
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                $crate::abi::write_flags(f, self.names(), Self::NAMED.iter().fold(self.0, |bits, (flag, _)| bits & !flag.0).into())
             }
         }
     };
 }
 pub(crate) use flags;
 
+/// Writes the names of flags, and the bits that have none.
+fn write_flags(
+    f: &mut core::fmt::Formatter<'_>,
+    names: impl Iterator<Item = &'static str>,
+    unnamed: u64,
+) -> core::fmt::Result {
+    let mut is_first = true;
+    for name in names {
+        f.write_str(if is_first { "" } else { "|" })?;
+        f.write_str(name)?;
+        is_first = false;
+    }
+    match (is_first, unnamed) {
+        (true, 0) => f.write_str("0"),
+        (false, 0) => Ok(()),
+        (true, bits) => write!(f, "{bits:#x}"),
+        (false, bits) => write!(f, "|{bits:#x}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{mapped, unmapped};
+    extern crate std;
+    use std::string::ToString;
+
+    use super::{BackendFlags, mapped, unmapped};
+
+    #[test]
+    fn flags_are_printed_by_name() {
+        for (flags, want) in [
+            (0, "0"),
+            (0b1, "ALIVE"),
+            (0b1_0011, "ALIVE|IN_CLUSTER_SET|LOCAL"),
+            (0b1100_0001, "ALIVE|0xc0"),
+            (0x80, "0x80"),
+        ] {
+            assert_eq!(BackendFlags(flags).to_string(), want);
+        }
+    }
 
     #[test]
     fn mapped_addresses_go_there_and_back() {
