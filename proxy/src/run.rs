@@ -23,37 +23,34 @@ use crate::{
     },
     memory,
     model::policy::{DetectLocal, Policy},
-    status::{Phase, Status, socket_path},
+    observe::{
+        agent_state::Vitals,
+        serve::Serve,
+        status::{Phase, Status, socket_path},
+        telemetry::Witness,
+    },
 };
 
 mod agent;
-mod askers;
 mod attachment;
 mod config_file;
 mod devices;
 mod early;
-mod grievance;
-mod health_ports;
 mod names;
-mod no_local;
 mod pod_cidrs;
 mod predecessor;
-mod serve;
+mod ready;
 mod source;
 mod stop;
-mod vitals;
-mod witness;
 
 use agent::Agent;
 use attachment::Attachment;
 use devices::Devices;
 use names::Names;
 pub use names::run as names;
-use serve::Serve;
+use ready::notify_ready;
 use source::Source;
 use stop::Stop;
-use vitals::Vitals;
-use witness::Witness;
 
 /// Runs until SIGTERM or SIGINT, and leaves the data plane in place.
 pub async fn run(config: Config) -> Result<()> {
@@ -224,9 +221,4 @@ fn timeouts(configured: ConntrackTimeouts) -> abi::Timeouts {
         udp_stream: ticks(udp_stream),
         ..abi::Timeouts::DEFAULT
     }
-}
-
-fn notify_ready() {
-    // Nobody listens unless a service manager started us.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 
-use crate::inquiry::Inquiry;
+use crate::observe::control::Inquiry;
 
 /// An agent that does not answer within this time hangs.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -13,9 +13,11 @@ use super::{
 };
 use crate::{
     datapath::{self, InspectError},
-    inquiry::Inquiry,
+    observe::{
+        control::Inquiry,
+        status::{Phase, Status, XdpDevice, socket_path},
+    },
     reconcile::LbMaps as _,
-    status::{Phase, Status, XdpDevice, socket_path},
 };
 
 #[derive(Debug, clap::Args)]
@@ -177,7 +179,7 @@ fn age(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::Table;
+    use crate::observe::status::Table;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()

@@ -26,7 +26,7 @@ use nix::{
 };
 use proxy_ebpf::abi::{ABI_VERSION, MAPS, MapSpec, PROGRAMS};
 
-use super::sys;
+use super::kernel::sys;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPFFS: FsType = FsType(0xcafe_4a11);
@@ -255,7 +255,7 @@ fn holder(file: &File) -> String {
 }
 
 /// The names of the pins in a directory.
-pub(super) fn names_in(dir: &Path) -> io::Result<BTreeSet<String>> {
+pub fn names_in(dir: &Path) -> io::Result<BTreeSet<String>> {
     let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
     match fs::read_dir(dir) {
         Ok(found) => found.map(name).collect(),
@@ -265,7 +265,7 @@ pub(super) fn names_in(dir: &Path) -> io::Result<BTreeSet<String>> {
 }
 
 /// Detaches a link that may not be there, and removes its pin. Whoever else holds it open loses it too.
-pub(super) fn drop_link(pin: &Path) -> io::Result<()> {
+pub fn drop_link(pin: &Path) -> io::Result<()> {
     if let Ok(link) = sys::object_get(pin) {
         // What is no link, or whose device or cgroup is gone, has nothing to detach.
         let _ = sys::link_detach(link.as_fd());
@@ -274,7 +274,7 @@ pub(super) fn drop_link(pin: &Path) -> io::Result<()> {
 }
 
 /// Removes a pin that may not be there.
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),

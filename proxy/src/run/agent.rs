@@ -19,15 +19,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{
-    attachment::Attachment,
-    grievance::Grievance,
-    names::Names,
-    pod_cidrs::PodCidrs,
-    source::Source,
-    stop::Stop,
-    witness::{After, Witness},
-};
+use super::{attachment::Attachment, names::Names, pod_cidrs::PodCidrs, source::Source, stop::Stop};
 use crate::{
     datapath::{self, KernelMaps, Pins},
     error::chain,
@@ -36,6 +28,10 @@ use crate::{
         address::PerFamily,
         frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind},
         policy::Policy,
+    },
+    observe::{
+        log_once::Grievance,
+        telemetry::{After, Witness},
     },
     reconcile::{Epoch, MapError, Networks, Pass, Reconciler},
     update::Update,

@@ -4,8 +4,11 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use tracing::warn;
 
-use super::{devices::Devices, grievance::Grievance};
-use crate::datapath::{self, Pins, Programs};
+use super::devices::Devices;
+use crate::{
+    datapath::{self, Pins, Programs},
+    observe::log_once::Grievance,
+};
 
 /// What holds the programs at their hooks.
 pub struct Attachment {

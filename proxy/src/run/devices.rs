@@ -7,12 +7,13 @@ use proxy_ebpf::abi::DeviceFlags;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::{early::EarlyPlane, vitals::Vitals};
+use super::early::EarlyPlane;
 use crate::{
     config::DeviceConfig,
     datapath::{Device, DeviceHooks, DeviceTable, Network, Pins, Programs, choose},
     error::chain,
     model::policy::Policy,
+    observe::agent_state::Vitals,
     reconcile::MapError,
 };
 

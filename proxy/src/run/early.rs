@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{grievance::Grievance, vitals::Vitals};
 use crate::{
     config::XdpMode,
     datapath::{self, Device, EarlyDevice, EarlyHooks, Network, Pins, Programs},
+    observe::{agent_state::Vitals, log_once::Grievance},
 };
 
 pub struct EarlyPlane {

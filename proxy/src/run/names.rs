@@ -26,12 +26,13 @@ use tokio::{
 };
 use tracing::{debug, error, info};
 
-use super::{askers::Askers, source::Source, stop::Stop};
+use super::{ready::notify_ready, source::Source, stop::Stop};
 use crate::{
     config::{DnsConfig, Objects},
     datapath::{Beats, NameServerError, Presence},
     error::chain,
     k8s::reader::Reader,
+    observe::query_source::Askers,
 };
 
 /// How long an agent that was told to end answers on for one that takes over.
@@ -293,7 +294,7 @@ async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<(
         }
         if is_synced && !was_synced {
             info!("ready");
-            super::notify_ready();
+            notify_ready();
         }
     }
 }

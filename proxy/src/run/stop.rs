@@ -5,8 +5,8 @@ use std::future::pending;
 use anyhow::{Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{config_file::ConfigFileWatch, serve::Fatal};
-use crate::config::WatchedFile;
+use super::config_file::ConfigFileWatch;
+use crate::{config::WatchedFile, observe::serve::Fatal};
 
 /// The signals that end the agent, and the file it was started with.
 pub struct Stop {

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 use jiff::Timestamp;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::asked::Upstream;
+use crate::observe::query_statistics::Upstream;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Aside {

@@ -21,13 +21,15 @@ use super::{
     aside::{Aside, tally},
 };
 use crate::{
-    asked::{Asked, Client, ClientKind},
     cli::{
         inquire::inquire,
         run::{PinArgs, RunDirArgs},
     },
-    inquiry::Inquiry,
-    status::socket_path,
+    observe::{
+        control::Inquiry,
+        query_statistics::{Asked, Client, ClientKind},
+        status::socket_path,
+    },
 };
 
 /// The words of the table.
@@ -172,8 +174,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        asked::Upstream,
         cli::get::{Format, document::Document},
+        observe::query_statistics::Upstream,
     };
 
     fn client(kind: ClientKind, name: &str, addresses: &[&str]) -> Client {

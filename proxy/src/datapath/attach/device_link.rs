@@ -1,0 +1,76 @@
+//! A link to a device that is pinned as `<word>-<index of the device>`, and outlives the agent.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use crate::datapath::{kernel::sys, pins::drop_link};
+
+#[derive(Debug)]
+pub struct DeviceLink {
+    pin: PathBuf,
+    device: u32,
+}
+
+impl DeviceLink {
+    pub fn new(links: &Path, word: &str, device: u32) -> Self {
+        Self { pin: links.join(pin_of(word, device)), device }
+    }
+
+    /// Where a link is pinned until it works. An agent that died before the renaming left it attached.
+    fn unfinished(&self) -> PathBuf {
+        let name = self.pin.file_name().unwrap_or_default().display();
+        self.pin.with_file_name(format!("{name}{UNFINISHED}"))
+    }
+
+    /// Whether the program stands at the device.
+    pub fn holds(&self, program_id: u32) -> bool {
+        let link = sys::object_get(&self.pin).and_then(|link| sys::device_link(link.as_fd()));
+        link.is_ok_and(|link| link.device == self.device && link.program_id == program_id)
+    }
+
+    /// Puts the program behind the pinned link, or behind a new one where there is none or one whose device is gone.
+    pub fn put(
+        &self,
+        program: BorrowedFd<'_>,
+        create: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<()> {
+        let fresh = self.unfinished();
+        drop_link(&fresh)?;
+        if self.replace(program) {
+            return Ok(());
+        }
+        sys::object_pin(create()?.as_fd(), &fresh)?;
+        fs::rename(&fresh, &self.pin)
+    }
+
+    fn replace(&self, program: BorrowedFd<'_>) -> bool {
+        let Ok(link) = sys::object_get(&self.pin) else { return false };
+        let leads_there = sys::device_link(link.as_fd()).is_ok_and(|link| link.device == self.device);
+        leads_there && sys::link_update(link.as_fd(), program).is_ok()
+    }
+
+    /// Takes the program away, if it is there.
+    pub fn take(&self) -> io::Result<()> {
+        drop_link(&self.unfinished())?;
+        drop_link(&self.pin)
+    }
+}
+
+const UNFINISHED: &str = "-new";
+
+/// The name of a pin: a word and the index of a device.
+pub fn pin_of(word: &str, device: u32) -> String {
+    format!("{word}-{device}")
+}
+
+/// The devices that have a pin of this word, by the names of all pins.
+pub fn devices_of<'a>(pins: &'a BTreeSet<String>, word: &'a str) -> impl Iterator<Item = u32> + 'a {
+    let index = move |pin: &String| {
+        pin.strip_prefix(word)?.strip_prefix('-')?.trim_end_matches(UNFINISHED).parse().ok()
+    };
+    pins.iter().filter_map(index)
+}

@@ -1,0 +1,245 @@
+//! Loads the embedded programs onto the pinned maps, creating those that are missing.
+
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{HashMap, MapData},
+    programs::{
+        CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
+    },
+};
+use proxy_ebpf::abi::{
+    Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
+};
+use tracing::{Level, debug, enabled};
+
+use crate::{
+    datapath::pins::{Pins, pin_name},
+    error::chain,
+};
+
+/// Bytes by which a program may make a packet longer: it quotes its headers in an answer.
+const LONGEST_ANSWER: usize = 128;
+/// From linux/bpf.h: memory for entries is taken when they come.
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// The global of aya-log that switches lines off in the programs, and its values.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+/// The map that the lines travel in; unlike ours it dies with the agent.
+const LOG_RING: &str = "AYA_LOGS";
+pub const LOGS_OFF: u8 = 0;
+const LOGS_DEBUG: u8 = 4;
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf"));
+
+/// The embedded object, of which nothing is needed once the programs are loaded.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot load the maps of the eBPF object onto {dir}")]
+    Object {
+        dir: PathBuf,
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
+    #[error("cannot create the map {name}")]
+    Create {
+        name: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the eBPF object has no program {0}")]
+    NoProgram(&'static str),
+    #[error("{name} is a program of another kind")]
+    WrongKind {
+        name: &'static str,
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    #[error("the kernel refuses the program {name}: {verdict}")]
+    Refused { name: &'static str, verdict: String },
+}
+
+/// What came of a packet.
+#[derive(Debug)]
+pub struct Ran {
+    pub action: i32,
+    pub packet: Vec<u8>,
+    /// By the kernel's clock.
+    pub took: Duration,
+}
+
+/// The programs, loaded and verified, attached to nothing yet.
+#[derive(Debug)]
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    pub fn get(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
+    pub fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
+    fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
+    /// How many instructions the verifier followed, which the kernel limits to a million; 0 where it does not tell.
+    pub fn verified_instructions(&self, name: &'static str) -> Result<u32, LoadError> {
+        Ok(self.info(name)?.verified_instruction_count().unwrap_or_default())
+    }
+
+    pub fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
+        let program = self.ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
+        Ok(program.fd().map_err(|error| refused(name, &error))?.as_fd())
+    }
+
+    pub fn info(&self, name: &'static str) -> Result<ProgramInfo, LoadError> {
+        let program = self.ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
+        program.info().map_err(|error| refused(name, &error))
+    }
+
+    /// Runs a program of the packet plane on a packet, at no device: what it says, and the packet as it is then.
+    pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(i32, Vec<u8>), LoadError> {
+        let Ran { action, packet, .. } = self.run_on(name, packet)?;
+        Ok((action, packet))
+    }
+
+    /// Runs a program of the packet plane or the early plane on a packet, at no device.
+    pub fn run_on(&mut self, name: &'static str, packet: &[u8]) -> Result<Ran, LoadError> {
+        let mut out = vec![0; packet.len() + LONGEST_ANSWER];
+        let options =
+            TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let outcome = if name == XDP_EXTERNAL {
+            self.xdp(name)?.test_run(options)
+        } else {
+            self.tc(name)?.test_run(options)
+        };
+        let outcome = outcome.map_err(|error| refused(name, &error))?;
+        out.truncate(outcome.data_size_out as usize);
+        Ok(Ran { action: outcome.return_value.cast_signed(), packet: out, took: outcome.duration })
+    }
+
+    /// Runs the program of the early plane on a frame that came in by a device: the action it takes, and the frame as it is
+    /// then.
+    pub fn run_early(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>), LoadError> {
+        // `struct xdp_md`: where the data begins and ends, the metadata, device, queue, and the device it leaves by.
+        let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let context: Vec<u8> = [0, length, 0, device, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let mut out = vec![0; frame.len()];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let outcome =
+            self.xdp(XDP_EXTERNAL)?.test_run(options).map_err(|error| refused(XDP_EXTERNAL, &error))?;
+        out.truncate(outcome.data_size_out as usize);
+        Ok((outcome.return_value, out))
+    }
+
+    /// The names of all programs and of all maps of the object, but for the sections of global data and the ring of
+    /// aya-log.
+    pub fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let programs = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+        let maps = self
+            .ebpf
+            .maps()
+            .map(|(name, _)| name)
+            .filter(|name| !name.starts_with('.') && *name != LOG_RING && !map::SCRATCH.contains(name));
+        (programs, maps.map(ToOwned::to_owned).collect())
+    }
+}
+
+/// Maps that are pinned already are used as they are, contents and all.
+pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
+    load_object(OBJECT, pins, config)
+}
+
+/// Loads another object in the place of the embedded one: for tests of programs that are wrong on purpose.
+pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Programs, LoadError> {
+    let dir = pins.maps();
+    let mut loader = EbpfLoader::new();
+    // What it has read of the kernel's own types is much, and the programs are compiled against none of them.
+    loader.btf(None);
+    let log_level = log_level();
+    loader.override_global(map::CONFIG, &config, true).override_global(LOG_LEVEL, &log_level, true);
+    for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {
+        loader.map_pin_path(spec.name, dir.join(pin_name(spec)));
+    }
+    let ebpf = loader.load(object).map_err(|source| LoadError::Object { dir, source: source.into() })?;
+    create_user_maps(pins)?;
+    let mut programs = Programs { ebpf };
+    for name in PROGRAMS {
+        programs.get(name)?.load().map_err(|error| refused(name, &error))?;
+    }
+    for program in TC_PROGRAMS {
+        programs.tc(program.name)?.load().map_err(|error| refused(program.name, &error))?;
+    }
+    programs.xdp(XDP_EXTERNAL)?.load().map_err(|error| refused(XDP_EXTERNAL, &error))?;
+    programs.tc(map::START_SWEEPER)?.load().map_err(|error| refused(map::START_SWEEPER, &error))?;
+    Ok(programs)
+}
+
+/// How much the programs say.
+pub fn log_level() -> u8 {
+    if enabled!(target: "proxy_ebpf", Level::DEBUG) { LOGS_DEBUG } else { LOGS_OFF }
+}
+
+/// One sentence: the verifier's log, which runs to thousands of lines, ends with its verdict and some statistics.
+pub fn refused(name: &'static str, error: &ProgramError) -> LoadError {
+    let verdict = if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        debug!(name, log, "refused");
+        format!("{io_error}: {}", last_words(&log))
+    } else {
+        chain(error)
+    };
+    LoadError::Refused { name, verdict }
+}
+
+fn last_words(log: &str) -> &str {
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+    let is_statistic = |line: &&str| STATISTICS.iter().any(|start| line.starts_with(start));
+    log.lines()
+        .rev()
+        .find(|line| !line.is_empty() && !is_statistic(line))
+        .unwrap_or("the verifier says nothing")
+}
+
+/// The maps that no program reads, unless an earlier agent left them.
+fn create_user_maps(pins: &Pins) -> Result<(), LoadError> {
+    for spec in MAPS.iter().filter(|spec| spec.kind == MapKind::UserHash) {
+        let path = pins.maps().join(pin_name(spec));
+        if !path.exists() {
+            create_services(spec, &path).map_err(|source| LoadError::Create { name: spec.name, source })?;
+        }
+    }
+    Ok(())
+}
+
+fn create_services(spec: &MapSpec, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let created: HashMap<MapData, u32, ServiceName> = HashMap::create(spec.capacity, BPF_F_NO_PREALLOC)?;
+    Ok(created.pin(path)?)
+}

@@ -1,0 +1,137 @@
+//! clsact: a filter per hook, for kernels without tcx.
+//!
+//! A filter is no link, so the kernel keeps it whoever dies, and we find it again by its name; it is replaced under the
+//! priority and the handle that it has. What a directory of pins cannot hold, the name of a pin says: `filters-7` that
+//! there may be filters of ours at device 7, `clsact-7` that its queueing discipline is ours too.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    path::PathBuf,
+};
+
+use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
+
+use super::hook::{Hook, Hooks};
+use crate::datapath::{
+    attach::device_link::{devices_of, pin_of},
+    kernel::sys,
+    pins::{names_in, remove_if_there},
+};
+
+mod request;
+
+use request::Filter;
+
+/// Before everybody else; filters of one priority are asked newest first.
+const PRIORITY: u16 = 1;
+const FILTERS: &str = "filters";
+const QDISC: &str = "clsact";
+
+#[derive(Debug)]
+pub struct Clsact {
+    links: PathBuf,
+}
+
+impl Clsact {
+    pub fn new(links: PathBuf) -> Self {
+        Self { links }
+    }
+
+    fn mark(&self, word: &str, device: u32) -> io::Result<()> {
+        let pin = self.links.join(pin_of(word, device));
+        if pin.exists() { Ok(()) } else { sys::object_pin(sys::token()?.as_fd(), &pin) }
+    }
+
+    fn unmark(&self, word: &str, device: u32) -> io::Result<()> {
+        remove_if_there(&self.links.join(pin_of(word, device)))
+    }
+
+    /// Marked first: what dies in between leaves a mark without a qdisc, which does no harm.
+    fn ensure_qdisc(&self, device: u32) -> io::Result<()> {
+        if request::has_qdisc(device)? {
+            return Ok(());
+        }
+        self.mark(QDISC, device)?;
+        request::add_qdisc(device)
+    }
+
+    /// Once nothing of ours is left at a device; the qdisc goes if it is ours and nobody else uses it.
+    fn forget(&self, device: u32) -> io::Result<()> {
+        let mut filters = request::filters(device, Direction::Ingress)?;
+        filters.extend(request::filters(device, Direction::Egress)?);
+        if filters.iter().any(is_ours) {
+            return Ok(());
+        }
+        if filters.is_empty() && self.links.join(pin_of(QDISC, device)).exists() {
+            unless_gone(request::delete_qdisc(device))?;
+        }
+        self.unmark(QDISC, device)?;
+        self.unmark(FILTERS, device)
+    }
+}
+
+impl Hooks for Clsact {
+    fn holds(&self, hook: Hook, program_id: u32) -> bool {
+        let filter = find(hook).unwrap_or_default();
+        filter.is_some_and(|filter| filter.program_id == program_id)
+    }
+
+    fn put(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
+        self.mark(FILTERS, hook.device)?;
+        self.ensure_qdisc(hook.device)?;
+        let place = find(hook)?.map(|filter| (filter.priority, filter.handle));
+        let (name, device, direction) = (name_of(hook.program), hook.device, hook.direction());
+        match place {
+            Some((priority, handle)) => {
+                let filter = Filter { name, priority, handle, program_id: 0 };
+                request::change_filter(device, direction, &filter, program.as_raw_fd())
+            }
+            None => {
+                let filter = Filter { name, priority: PRIORITY, handle: 0, program_id: 0 };
+                request::add_filter(device, direction, &filter, program.as_raw_fd())
+            }
+        }
+    }
+
+    fn take(&self, hook: Hook) -> io::Result<()> {
+        if let Some(filter) = find(hook)? {
+            unless_gone(request::delete_filter(hook.device, hook.direction(), &filter))?;
+        }
+        self.forget(hook.device)
+    }
+
+    fn held(&self) -> io::Result<Vec<Hook>> {
+        let names = names_in(&self.links)?;
+        let devices: Vec<u32> = devices_of(&names, FILTERS).collect();
+        let at = |device| TC_PROGRAMS.iter().map(move |program| Hook { device, program: program.name });
+        Ok(devices.into_iter().flat_map(at).collect())
+    }
+}
+
+/// Ours at a hook, by its name.
+fn find(hook: Hook) -> io::Result<Option<Filter>> {
+    let name = name_of(hook.program);
+    let filters = request::filters(hook.device, hook.direction())?;
+    Ok(filters.into_iter().find(|filter| filter.name == name))
+}
+
+fn name_of(program: &str) -> String {
+    format!("portreeve:{program}")
+}
+
+fn is_ours(filter: &Filter) -> bool {
+    TC_PROGRAMS.iter().any(|program| filter.name == name_of(program.name))
+}
+
+/// A device that is gone took everything with it.
+fn unless_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) => Ok(()),
+        other => other,
+    }
+}
+
+pub fn standing_at(device: u32, direction: Direction) -> io::Result<Vec<String>> {
+    Ok(request::filters(device, direction)?.into_iter().map(|filter| filter.name).collect())
+}

@@ -1,0 +1,63 @@
+//! tcx: a link per hook, pinned as `<program>-<index of the device>`.
+
+use std::{io, os::fd::BorrowedFd, path::PathBuf};
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
+
+use super::hook::{Hook, Hooks, TcError};
+use crate::datapath::{
+    attach::device_link::{DeviceLink, devices_of},
+    kernel::sys::{self, TcxHook},
+    pins::names_in,
+};
+
+#[derive(Debug)]
+pub struct Tcx {
+    links: PathBuf,
+}
+
+impl Tcx {
+    pub fn new(links: PathBuf) -> Self {
+        Self { links }
+    }
+
+    fn link(&self, hook: Hook) -> DeviceLink {
+        DeviceLink::new(&self.links, hook.program, hook.device)
+    }
+}
+
+impl Hooks for Tcx {
+    fn holds(&self, hook: Hook, program_id: u32) -> bool {
+        self.link(hook).holds(program_id)
+    }
+
+    fn put(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
+        let direction = match hook.direction() {
+            Direction::Ingress => TcxHook::Ingress,
+            Direction::Egress => TcxHook::Egress,
+        };
+        self.link(hook).put(program, || sys::link_tcx(program, hook.device, direction))
+    }
+
+    fn take(&self, hook: Hook) -> io::Result<()> {
+        self.link(hook).take()
+    }
+
+    fn held(&self) -> io::Result<Vec<Hook>> {
+        let names = names_in(&self.links)?;
+        let of =
+            |program: &'static str| devices_of(&names, program).map(move |device| Hook { device, program });
+        Ok(TC_PROGRAMS.iter().flat_map(|program| of(program.name)).collect())
+    }
+}
+
+pub fn standing_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
+    let attach_type = match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    };
+    let (_, programs) = SchedClassifier::query_tcx(device, attach_type)
+        .map_err(|source| TcError::Standing(device.to_owned(), source))?;
+    Ok(programs.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned()).collect())
+}

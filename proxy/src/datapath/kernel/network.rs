@@ -1,0 +1,248 @@
+//! What netlink says about devices, addresses and default routes, reduced to what choosing asks for.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+        link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        route::{RouteAttribute, RouteMessage, RouteType},
+    },
+};
+use tokio::sync::watch;
+
+use super::{
+    addresses::own_address,
+    netlink::{NetlinkError, Reading, follow},
+};
+
+/// The network of this namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    pub links: Vec<Link>,
+    /// In the kernel's order, which is its order of preference within a device.
+    pub addresses: Vec<Address>,
+    /// Devices with a default route, in whichever table.
+    pub default_routes: BTreeSet<u32>,
+}
+
+impl Network {
+    /// The name of the bridge, bond or the like that a device is a port of.
+    pub fn bridge_of(&self, index: u32) -> Option<&str> {
+        let controller = self.links.iter().find(|link| link.index == index)?.controller?;
+        self.links.iter().find(|link| link.index == controller).map(|link| link.name.as_str())
+    }
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub kind: Kind,
+    /// The bridge, bond or the like that this is a port of.
+    pub controller: Option<u32>,
+    pub has_link_header: bool,
+    /// Its Ethernet address.
+    pub address: Option<[u8; 6]>,
+    /// The device whose frames with a certain tag are this one's.
+    pub vlan_on: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Loopback,
+    /// A network card, or something that is named like one: a bond, a VLAN, a macvlan.
+    Card,
+    Bridge,
+    /// One end of a pair, and where the other one is.
+    Pair(Place),
+    /// Wraps what it sends: VXLAN, WireGuard, IP in IP.
+    Tunnel,
+    /// What gathers devices into a routing domain of their own.
+    Vrf,
+    /// What no packet from elsewhere comes through: dummies and the like.
+    Inert,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Here,
+    /// In another network namespace, as pods' ends are.
+    Elsewhere,
+}
+
+/// An address that others may use: neither link-local nor loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub device: u32,
+    pub ip: IpAddr,
+    pub prefix: u8,
+    /// Not the first of its network, or about to go: it is no source of new connections.
+    pub is_secondary: bool,
+}
+
+/// What there is in this network namespace. The receiver sees every later state; it may skip one that was replaced at
+/// once.
+pub async fn follow_network() -> Result<watch::Receiver<Network>, NetlinkError> {
+    follow().await
+}
+
+impl Reading for Network {
+    const GROUPS: &'static [MulticastGroup] = &[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
+    ];
+
+    /// One after the other: a socket carries one listing at a time.
+    async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
+        let failed = |what| move |source| NetlinkError::List { what, source };
+        Ok(Self {
+            links: links(handle).await.map_err(failed("devices"))?,
+            addresses: addresses(handle).await.map_err(failed("addresses"))?,
+            default_routes: default_routes(handle).await.map_err(failed("routes"))?,
+        })
+    }
+
+    /// A router's table may change all the time; only its default routes matter.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is open; the groups hold links, addresses, routes"
+    )]
+    fn is_touched_by(notice: &RouteNetlinkMessage) -> bool {
+        match notice {
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => is_default(route),
+            _ => true,
+        }
+    }
+}
+
+async fn links(handle: &Handle) -> Result<Vec<Link>, rtnetlink::Error> {
+    let request = handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
+    request.execute().map_ok(|message| link(&message)).try_collect().await
+}
+
+async fn addresses(handle: &Handle) -> Result<Vec<Address>, rtnetlink::Error> {
+    let messages = handle.address().get().execute();
+    messages.try_filter_map(async |message| Ok(address(&message))).try_collect().await
+}
+
+async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Error> {
+    let mut devices = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        let mut routes = handle.route().get(question).execute();
+        while let Some(route) = routes.try_next().await? {
+            if is_default(&route) {
+                devices.extend(outputs(&route));
+            }
+        }
+    }
+    Ok(devices)
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+}
+
+/// The devices a route leads to; several where it has several next hops.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a route has forty other attributes")]
+fn outputs(route: &RouteMessage) -> Vec<u32> {
+    let devices = route.attributes.iter().map(|attribute| match attribute {
+        RouteAttribute::Oif(device) => vec![*device],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    });
+    devices.flatten().collect()
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "a device has sixty other attributes")]
+fn link(message: &LinkMessage) -> Link {
+    let (mut name, mut info, mut controller, mut peer) = (String::new(), None, None, Place::Here);
+    let (mut address, mut below) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name.clone_from(text),
+            LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Link(index) => below = Some(*index),
+            LinkAttribute::Controller(index) => controller = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => peer = Place::Elsewhere,
+            LinkAttribute::LinkInfo(infos) => info = infos.iter().find_map(kind_name),
+            _ => {}
+        }
+    }
+    let is_loopback = message.header.flags.contains(LinkFlags::Loopback);
+    Link {
+        index: message.header.index,
+        name,
+        kind: if is_loopback { Kind::Loopback } else { kind(info, peer) },
+        controller,
+        has_link_header: message.header.link_layer_type == LinkLayerType::Ether || is_loopback,
+        address,
+        vlan_on: below.filter(|_| info == Some(&InfoKind::Vlan)),
+    }
+}
+
+fn kind_name(info: &LinkInfo) -> Option<&InfoKind> {
+    if let LinkInfo::Kind(kind) = info { Some(kind) } else { None }
+}
+
+/// `peer`: where the device below, or the other end, is.
+fn kind(info: Option<&InfoKind>, peer: Place) -> Kind {
+    use InfoKind as I;
+    match info {
+        None => Kind::Card,
+        Some(I::Veth | I::Netkit | I::Vxcan) => Kind::Pair(peer),
+        Some(I::Bridge) => Kind::Bridge,
+        Some(I::Vrf) => Kind::Vrf,
+        Some(I::Dummy | I::Ifb | I::Nlmon | I::Can | I::Vcan) => Kind::Inert,
+        Some(
+            I::Vxlan
+            | I::Geneve
+            | I::Wireguard
+            | I::Tun
+            | I::IpIp
+            | I::Ip6Tnl
+            | I::SitTun
+            | I::GreTun
+            | I::GreTun6
+            | I::GreTap
+            | I::GreTap6
+            | I::ErSpan
+            | I::Ip6ErSpan
+            | I::Vti
+            | I::Vti6
+            | I::Xfrm
+            | I::BareUdp
+            | I::Gtp
+            | I::Amt,
+        ) => Kind::Tunnel,
+        Some(I::Other(name)) if name == "openvswitch" => Kind::Bridge,
+        Some(_) => Kind::Card,
+    }
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let scope = message.header.scope;
+    let is_usable = matches!(scope, AddressScope::Universe | AddressScope::Site);
+    let flags = message.attributes.iter().find_map(flags).unwrap_or_else(AddressFlags::empty);
+    let is_missing = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
+    let ip = own_address(message).filter(|_| is_usable && !is_missing)?;
+    Some(Address {
+        device: message.header.index,
+        ip,
+        prefix: message.header.prefix_len,
+        is_secondary: flags.intersects(AddressFlags::Secondary | AddressFlags::Deprecated),
+    })
+}
+
+fn flags(attribute: &AddressAttribute) -> Option<AddressFlags> {
+    if let AddressAttribute::Flags(flags) = attribute { Some(*flags) } else { None }
+}

@@ -1,0 +1,69 @@
+//! The flows that the packet plane follows, for looking at.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use aya::Pod;
+use proxy_ebpf::abi::{Flow, FlowV4, FlowV6, Life, MASQUERADED, map};
+
+use super::{
+    mmap_array::{Access, MmapArray},
+    open::{OpenError, mapped},
+};
+
+/// One flow as it was at an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackedFlow {
+    pub life: Life,
+    /// IANA protocol number.
+    pub protocol: u8,
+    pub client: SocketAddr,
+    pub dialled: SocketAddr,
+    pub backend: SocketAddr,
+    pub masquerade: Option<SocketAddr>,
+    /// The number of its service port; 0 is none.
+    pub service: u32,
+}
+
+/// The tables of both families.
+#[derive(Debug)]
+pub struct Flows {
+    v4: MmapArray<FlowV4>,
+    v6: MmapArray<FlowV6>,
+}
+
+impl Flows {
+    pub fn inspect(dir: &Path) -> Result<Self, OpenError> {
+        let access = Access::Read;
+        Ok(Self { v4: mapped(dir, map::FLOWS_V4, access)?, v6: mapped(dir, map::FLOWS_V6, access)? })
+    }
+
+    /// Those that are alive now.
+    pub fn alive(&self) -> impl Iterator<Item = TrackedFlow> {
+        alive(&self.v4).chain(alive(&self.v6))
+    }
+}
+
+fn alive<A: Copy + Into<IpAddr>>(table: &MmapArray<Flow<A>>) -> impl Iterator<Item = TrackedFlow>
+where
+    Flow<A>: Pod,
+{
+    let flows = (0..table.len()).filter_map(|slot| table.read(slot));
+    flows.filter(|flow| flow.life.is_alive()).map(|flow| tracked(&flow))
+}
+
+fn tracked<A: Copy + Into<IpAddr>>(flow: &Flow<A>) -> TrackedFlow {
+    let end = |address: A, port| SocketAddr::new(address.into(), u16::from_be_bytes(port));
+    let is_masqueraded = flow.masquerading == MASQUERADED;
+    TrackedFlow {
+        life: flow.life,
+        protocol: flow.protocol,
+        client: end(flow.client, flow.client_port),
+        dialled: end(flow.dialled, flow.dialled_port),
+        backend: end(flow.backend, flow.backend_port),
+        masquerade: is_masqueraded.then(|| end(flow.masquerade, flow.masquerade_port)),
+        service: flow.service,
+    }
+}

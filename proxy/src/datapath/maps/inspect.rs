@@ -1,0 +1,131 @@
+//! Looking at what is pinned, whether or not an agent runs: nothing is written, and no lock is taken.
+
+use std::{
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapInfo, MapType};
+use proxy_ebpf::abi::{ABI_VERSION, MapKind};
+
+use super::{flows::Flows, kernel_maps::KernelMaps, open::OpenError};
+use crate::datapath::pins::{maps_of, versions};
+
+/// From linux/bpf.h: user space may map the array into its memory.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    #[error(
+        "no data plane at {dir}: is the agent running? `portreeve run` makes one, --bpffs names another place",
+        dir = .0.display()
+    )]
+    NoDataPlane(PathBuf),
+    #[error(
+        "the data plane at {dir} has ABI version {found}, this portreeve reads {ABI_VERSION}: ask the portreeve that runs there",
+        dir = dir.display()
+    )]
+    OtherVersion { dir: PathBuf, found: u32 },
+    #[error("may not look into {dir}: run as root", dir = .0.display())]
+    Denied(PathBuf),
+    #[error("cannot look into {dir}", dir = dir.display())]
+    Io {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot read the data plane")]
+    Open(#[from] OpenError),
+    #[error("cannot read the data plane")]
+    Unreadable(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// Opens the maps pinned below a pin directory for looking only.
+pub fn inspect(dir: &Path) -> Result<KernelMaps, InspectError> {
+    look(dir, KernelMaps::inspect)
+}
+
+/// Opens the tables of flows, likewise.
+pub fn inspect_flows(dir: &Path) -> Result<Flows, InspectError> {
+    look(dir, Flows::inspect)
+}
+
+fn look<T>(dir: &Path, open: impl FnOnce(&Path) -> Result<T, OpenError>) -> Result<T, InspectError> {
+    let maps = maps_of(dir, ABI_VERSION);
+    if let Err(source) = fs::metadata(&maps) {
+        return Err(absent(dir, source));
+    }
+    open(&maps).map_err(|error| match kind(&error) {
+        Some(io::ErrorKind::PermissionDenied) => InspectError::Denied(dir.to_owned()),
+        // An agent was there that could not load its programs.
+        Some(io::ErrorKind::NotFound) => InspectError::NoDataPlane(dir.to_owned()),
+        Some(_) | None => error.into(),
+    })
+}
+
+/// A pinned map as the kernel describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinnedMap {
+    /// `None`: of a kind that we do not use. Who reads a hash is not the kernel's to tell: it is always `Hash`.
+    pub kind: Option<MapKind>,
+    pub key: u32,
+    pub value: u32,
+    pub capacity: u32,
+}
+
+/// Describes the map pinned at a path.
+#[expect(clippy::wildcard_enum_match_arm, reason = "there are thirty more kinds, and none of them is ours")]
+pub fn pinned_map(path: &Path) -> Result<PinnedMap, OpenError> {
+    let failed = |source| OpenError::Open { path: path.to_owned(), source };
+    let info = MapInfo::from_pin(path).map_err(failed)?;
+    let is_mmapped = info.map_flags() & BPF_F_MMAPABLE != 0;
+    let kind = match info.map_type().map_err(failed)? {
+        MapType::Array if is_mmapped => Some(MapKind::MmapArray),
+        MapType::Array => Some(MapKind::Array),
+        MapType::Hash => Some(MapKind::Hash),
+        MapType::LruHash => Some(MapKind::LruHash),
+        MapType::LpmTrie => Some(MapKind::LpmTrie),
+        MapType::PerCpuArray => Some(MapKind::PerCpuArray),
+        MapType::SkStorage => Some(MapKind::SocketStorage),
+        MapType::SockMap => Some(MapKind::SockMap),
+        _ => None,
+    };
+    Ok(PinnedMap { kind, key: info.key_size(), value: info.value_size(), capacity: info.max_entries() })
+}
+
+/// Why there are no maps to look at.
+fn absent(dir: &Path, source: io::Error) -> InspectError {
+    let dir = dir.to_owned();
+    if source.kind() == io::ErrorKind::PermissionDenied {
+        return InspectError::Denied(dir);
+    }
+    if source.kind() != io::ErrorKind::NotFound {
+        return InspectError::Io { dir, source };
+    }
+    match versions(&dir).ok().and_then(|versions| versions.last().copied()) {
+        Some(found) => InspectError::OtherVersion { dir, found },
+        None => InspectError::NoDataPlane(dir),
+    }
+}
+
+/// What the kernel said.
+fn kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    std::iter::successors(Some(error), |&error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_data_plane_is_told_from_another_version_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let sentence = || inspect(dir.path()).err().unwrap().to_string();
+        assert!(sentence().starts_with("no data plane at "), "{}", sentence());
+        fs::create_dir_all(dir.path().join("abi-4294967295")).unwrap();
+        assert!(sentence().contains(" has ABI version 4294967295, "), "{}", sentence());
+    }
+}

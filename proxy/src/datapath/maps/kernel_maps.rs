@@ -1,0 +1,477 @@
+//! The pinned maps, as the reconciler and the inspecting verbs use them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    mem::offset_of,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use ipnetwork::IpNetwork;
+use proxy_ebpf::abi::{
+    AffinityEntry, AffinityKey, BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor,
+    EarlyOutcome, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, ServiceName, ServiceStats, Unclaimed, map,
+    unmapped,
+};
+
+use super::{
+    batch::{BatchMap, Stopped},
+    mmap_array::{Access, MmapArray},
+    networks::{NetworkKey, PodRanges, ServiceNetworks, SourceRanges, network_key},
+    open::{OpenError, absent_is_fine, batch, hash, lru_hash, mapped, per_cpu, refused},
+};
+use crate::{
+    model::{
+        address::{IpFamily, PerFamily},
+        frontend::FrontendKey,
+    },
+    reconcile::{
+        BackendEntry, Capacity, Extent, Interrupted, LbMaps, MapError, frontend_key, one_by_one,
+        protocol_number, wire_address,
+    },
+};
+
+/// The maps of one pin directory.
+pub struct KernelMaps {
+    frontends_v4: HashMap<MapData, FrontendKeyV4, u32>,
+    frontends_v6: HashMap<MapData, FrontendKeyV6, u32>,
+    services: HashMap<MapData, u32, ServiceName>,
+    service_stats: PerCpuArray<MapData, ServiceStats>,
+    drops: PerCpuArray<MapData, u64>,
+    early: PerCpuArray<MapData, u64>,
+    affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
+    affinity_v6: HashMap<MapData, AffinityKey, AffinityEntry>,
+    node_addresses_v4: HashMap<MapData, [u8; 4], NodeAddressFlags>,
+    node_addresses_v6: HashMap<MapData, [u8; 16], NodeAddressFlags>,
+    pod_ranges: PodRanges,
+    source_ranges: SourceRanges,
+    service_networks: ServiceNetworks,
+    state: MmapArray<u64>,
+    descriptors: MmapArray<Descriptor>,
+    slots: MmapArray<BackendRef>,
+    backends_v4: MmapArray<BackendV4>,
+    backends_v6: MmapArray<BackendV6>,
+    capacity: Capacity,
+    batches: Batches,
+    cpus: usize,
+}
+
+/// The maps that are written in batches.
+struct Batches {
+    frontends_v4: BatchMap,
+    frontends_v6: BatchMap,
+    services: BatchMap,
+    service_stats: BatchMap,
+    service_networks_v4: BatchMap,
+    service_networks_v6: BatchMap,
+}
+
+impl KernelMaps {
+    /// Opens the maps pinned in a directory, for writing by the one who holds its lock.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        Self::with_access(dir, Access::Write)
+    }
+
+    /// Opens them for looking only.
+    pub fn inspect(dir: &Path) -> Result<Self, OpenError> {
+        Self::with_access(dir, Access::Read)
+    }
+
+    fn with_access(dir: &Path, access: Access) -> Result<Self, OpenError> {
+        let state = mapped(dir, map::FRONTEND_STATE, access)?;
+        let descriptors = mapped(dir, map::DESCRIPTORS, access)?;
+        let slots = mapped(dir, map::SLOTS, access)?;
+        let backends_v4 = mapped::<BackendV4>(dir, map::BACKENDS_V4, access)?;
+        let backends_v6 = mapped::<BackendV6>(dir, map::BACKENDS_V6, access)?;
+        let services = hash(dir, map::SERVICES)?;
+        let service_stats = per_cpu(dir, map::SERVICE_STATS)?;
+        let capacity = Capacity {
+            frontends: state.len(),
+            descriptors: descriptors.len(),
+            slots: slots.len(),
+            backends: backends_v4.len().min(backends_v6.len()),
+            services: service_stats.len(),
+        };
+        Ok(Self {
+            frontends_v4: hash(dir, map::FRONTENDS_V4)?,
+            frontends_v6: hash(dir, map::FRONTENDS_V6)?,
+            services,
+            service_stats,
+            drops: per_cpu(dir, map::DROPS)?,
+            early: per_cpu(dir, map::EARLY)?,
+            affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
+            affinity_v6: lru_hash(dir, map::AFFINITY_V6)?,
+            node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
+            node_addresses_v6: hash(dir, map::NODE_ADDRESSES_V6)?,
+            pod_ranges: PodRanges::open(dir, access)?,
+            source_ranges: SourceRanges::open_ranges(dir)?,
+            service_networks: ServiceNetworks::open_networks(dir)?,
+            state,
+            descriptors,
+            slots,
+            backends_v4,
+            backends_v6,
+            capacity,
+            batches: Batches {
+                frontends_v4: batch(dir, map::FRONTENDS_V4)?,
+                frontends_v6: batch(dir, map::FRONTENDS_V6)?,
+                services: batch(dir, map::SERVICES)?,
+                service_stats: batch(dir, map::SERVICE_STATS)?,
+                service_networks_v4: batch(dir, map::SERVICE_NETWORKS_V4)?,
+                service_networks_v6: batch(dir, map::SERVICE_NETWORKS_V6)?,
+            },
+            cpus: nr_cpus().map_err(|(_, error)| OpenError::Cpus(error))?,
+        })
+    }
+
+    /// Makes exactly these the node's addresses; each says whether it serves NodePorts.
+    pub fn set_node_addresses(&mut self, addresses: &BTreeMap<IpAddr, bool>) -> Result<(), MapError> {
+        let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
+        for (address, serves) in addresses {
+            let flags = NodeAddressFlags::default()
+                .with(NodeAddressFlags::NODE_PORTS, *serves)
+                .with(NodeAddressFlags::HOST_NETNS_ONLY, address.is_loopback());
+            match address {
+                IpAddr::V4(ip) => drop(v4.insert(ip.octets(), flags)),
+                IpAddr::V6(ip) => drop(v6.insert(ip.octets(), flags)),
+            }
+        }
+        set_addresses(&mut self.node_addresses_v4, map::NODE_ADDRESSES_V4, &v4)?;
+        set_addresses(&mut self.node_addresses_v6, map::NODE_ADDRESSES_V6, &v6)
+    }
+
+    /// Makes these the sources that count as pods.
+    pub fn set_pod_ranges(&mut self, ranges: &PerFamily<Option<IpNetwork>>) {
+        self.pod_ranges.set(ranges);
+    }
+
+    /// The counters of a service port, summed over the CPUs.
+    pub fn service_stats(&self, service: u32) -> Result<ServiceStats, MapError> {
+        let values = self.service_stats.get(&service, 0).map_err(refused("read", map::SERVICE_STATS))?;
+        Ok(values.iter().fold(ServiceStats::default(), |sum, cpu| ServiceStats {
+            translated: sum.translated.wrapping_add(cpu.translated),
+            refused: sum.refused.wrapping_add(cpu.refused),
+        }))
+    }
+
+    /// How often something was refused for a reason, by its number.
+    pub fn drops(&self, reason: u32) -> Result<u64, MapError> {
+        let values = self.drops.get(&reason, 0).map_err(refused("read", map::DROPS))?;
+        Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
+    }
+
+    /// How many packets the early plane came to an outcome with.
+    pub fn early(&self, outcome: EarlyOutcome) -> Result<u64, MapError> {
+        let values = self.early.get(&(outcome as u32), 0).map_err(refused("read", map::EARLY))?;
+        Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
+    }
+
+    /// Every remembered choice of one family, stale ones too.
+    pub fn affinity(&self, family: IpFamily) -> Result<Vec<(AffinityKey, AffinityEntry)>, MapError> {
+        let (table, name) = match family {
+            IpFamily::V4 => (&self.affinity_v4, map::AFFINITY_V4),
+            IpFamily::V6 => (&self.affinity_v6, map::AFFINITY_V6),
+        };
+        // The walk starts anew where its place was evicted, so it may meet an entry twice, and would not end while
+        // programs evict faster than it reads.
+        let most = 2 * map::MAX_AFFINITY as usize;
+        let entries: Result<std::collections::HashMap<_, _>, _> = table.iter().take(most).collect();
+        Ok(entries.map_err(refused("read", name))?.into_iter().collect())
+    }
+}
+
+impl LbMaps for KernelMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn extent(&self) -> Result<Extent, MapError> {
+        let unmapped = |map| {
+            move |error: io::Error| MapError::Refused { action: "look into", map, source: error.into() }
+        };
+        let is_alive = |flags: BackendFlags| flags.contains(BackendFlags::ALIVE);
+        let (v4, v6) = (&self.backends_v4, &self.backends_v6);
+        Ok(Extent {
+            frontends: self.state.extent(|word| *word != 0).map_err(unmapped(map::FRONTEND_STATE))?,
+            backends: PerFamily {
+                v4: v4.extent(|entry| is_alive(entry.flags)).map_err(unmapped(map::BACKENDS_V4))?,
+                v6: v6.extent(|entry| is_alive(entry.flags)).map_err(unmapped(map::BACKENDS_V6))?,
+            },
+        })
+    }
+
+    fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError> {
+        let mut found = Vec::new();
+        for entry in self.frontends_v4.iter() {
+            let (key, index) = entry.map_err(refused("read", map::FRONTENDS_V4))?;
+            let address = proxy_ebpf::abi::mapped(key.address);
+            found.extend(frontend_key(address, key.port, key.protocol).map(|key| (key, index)));
+        }
+        for entry in self.frontends_v6.iter() {
+            let (key, index) = entry.map_err(refused("read", map::FRONTENDS_V6))?;
+            found.extend(frontend_key(key.address, key.port, key.protocol).map(|key| (key, index)));
+        }
+        Ok(found)
+    }
+
+    fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError> {
+        match wire_key(key) {
+            WireKey::V4(key) => {
+                self.frontends_v4.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V4))
+            }
+            WireKey::V6(key) => {
+                self.frontends_v6.insert(key, index, 0).map_err(refused("write", map::FRONTENDS_V6))
+            }
+        }
+    }
+
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), Interrupted> {
+        let mut inserted = 0;
+        for run in entries.chunk_by(|(a, _), (b, _)| a.address.family() == b.address.family()) {
+            let result = match self.insert_run(run) {
+                Err((stopped, _)) if stopped.is_unsupported() => {
+                    one_by_one(run, |(key, index)| self.insert_frontend(*key, *index))
+                }
+                result => result.map_err(|(stopped, map)| interrupted(stopped, map)),
+            };
+            result.map_err(|failure| Interrupted { inserted: inserted + failure.inserted, ..failure })?;
+            inserted += run.len();
+        }
+        Ok(())
+    }
+
+    fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError> {
+        match wire_key(key) {
+            WireKey::V4(key) => absent_is_fine(self.frontends_v4.remove(&key), map::FRONTENDS_V4),
+            WireKey::V6(key) => absent_is_fine(self.frontends_v6.remove(&key), map::FRONTENDS_V6),
+        }
+    }
+
+    fn services(&self) -> Result<Vec<(u32, ServiceName)>, MapError> {
+        self.services.iter().map(|entry| entry.map_err(refused("read", map::SERVICES))).collect()
+    }
+
+    fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError> {
+        // The counters of whoever had this number before are not this one's.
+        let zeroes = PerCpuValues::try_from(vec![ServiceStats::default(); self.cpus])
+            .map_err(|error| refused("write", map::SERVICE_STATS)(error.into()))?;
+        self.service_stats.set(index, zeroes, 0).map_err(refused("write", map::SERVICE_STATS))?;
+        self.services.insert(index, name, 0).map_err(refused("write", map::SERVICES))
+    }
+
+    fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), Interrupted> {
+        let (indices, names): (Vec<u32>, Vec<ServiceName>) = entries.iter().copied().unzip();
+        let zeroes = vec![ServiceStats::default(); indices.len() * self.cpus];
+        // The counters of whoever had a number before are not this one's.
+        let cleared = self.batches.service_stats.write(&indices, &zeroes);
+        let cleared = cleared.map_err(|stopped| Stopped { written: 0, ..stopped });
+        let written = cleared.and_then(|()| self.batches.services.write(&indices, &names));
+        match written {
+            Err(stopped) if stopped.is_unsupported() => {
+                one_by_one(entries, |(index, name)| self.insert_service(*index, *name))
+            }
+            written => written.map_err(|stopped| interrupted(stopped, map::SERVICES)),
+        }
+    }
+
+    fn remove_service(&mut self, index: u32) -> Result<(), MapError> {
+        absent_is_fine(self.services.remove(&index), map::SERVICES)
+    }
+
+    fn published(&self, frontend: u32) -> u32 {
+        self.state.read(frontend).unwrap_or_default() as u32
+    }
+
+    fn publish(&mut self, frontend: u32, descriptor: u32) {
+        self.state.publish(frontend, descriptor.into());
+    }
+
+    fn descriptor(&self, index: u32) -> Descriptor {
+        self.descriptors.read(index).unwrap_or_default()
+    }
+
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) {
+        self.descriptors.write(index, *descriptor);
+    }
+
+    fn slots(&self, block: Block) -> Vec<BackendRef> {
+        (block.offset..block.offset.saturating_add(block.count)).map_while(|at| self.slots.read(at)).collect()
+    }
+
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
+        for (at, slot) in (offset..).zip(slots) {
+            self.slots.write(at, *slot);
+        }
+    }
+
+    fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
+        self.source_ranges.all()
+    }
+
+    fn insert_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        self.source_ranges.insert(set, network)
+    }
+
+    fn remove_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError> {
+        self.source_ranges.remove(set, network)
+    }
+
+    fn service_networks(&self) -> Result<Vec<(IpNetwork, Unclaimed)>, MapError> {
+        self.service_networks.all()
+    }
+
+    fn insert_service_network(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError> {
+        self.service_networks.insert(network, unclaimed)
+    }
+
+    fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), Interrupted> {
+        let mut inserted = 0;
+        for run in entries.chunk_by(|(a, _), (b, _)| a.is_ipv4() == b.is_ipv4()) {
+            let result = match self.insert_networks_run(run) {
+                Err((stopped, _)) if stopped.is_unsupported() => {
+                    one_by_one(run, |(network, unclaimed)| self.insert_service_network(*network, *unclaimed))
+                }
+                result => result.map_err(|(stopped, map)| interrupted(stopped, map)),
+            };
+            result.map_err(|failure| Interrupted { inserted: inserted + failure.inserted, ..failure })?;
+            inserted += run.len();
+        }
+        Ok(())
+    }
+
+    fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError> {
+        self.service_networks.remove(network)
+    }
+
+    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
+        match family {
+            IpFamily::V4 => entry_v4(self.backends_v4.read(index).unwrap_or_default()),
+            IpFamily::V6 => entry_v6(self.backends_v6.read(index).unwrap_or_default()),
+        }
+    }
+
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) {
+        let BackendEntry { address, protocol, flags, service, generation } = *entry;
+        let port = address.port().to_be_bytes();
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                let address = ip.octets();
+                self.backends_v4
+                    .write(index, BackendV4 { address, port, protocol, flags, service, generation });
+            }
+            IpAddr::V6(ip) => {
+                let address = ip.octets();
+                self.backends_v6
+                    .write(index, BackendV6 { address, port, protocol, flags, service, generation });
+            }
+        }
+    }
+
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) {
+        match family {
+            IpFamily::V4 => self.backends_v4.store_u32(index, offset_of!(BackendV4, generation), generation),
+            IpFamily::V6 => self.backends_v6.store_u32(index, offset_of!(BackendV6, generation), generation),
+        }
+    }
+
+    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags) {
+        match family {
+            IpFamily::V4 => self.backends_v4.store_u8(index, offset_of!(BackendV4, flags), flags.0),
+            IpFamily::V6 => self.backends_v6.store_u8(index, offset_of!(BackendV6, flags), flags.0),
+        }
+    }
+
+    fn rest(&mut self) {
+        self.state.rest();
+        self.descriptors.rest();
+        self.slots.rest();
+        self.backends_v4.rest();
+        self.backends_v6.rest();
+    }
+}
+
+impl KernelMaps {
+    /// Frontends of one family.
+    fn insert_run(&self, run: &[(FrontendKey, u32)]) -> Result<(), (Stopped, &'static str)> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (key, _) in run {
+            match wire_key(*key) {
+                WireKey::V4(key) => v4.push(key),
+                WireKey::V6(key) => v6.push(key),
+            }
+        }
+        let indices: Vec<u32> = run.iter().map(|(_, index)| *index).collect();
+        let Batches { frontends_v4, frontends_v6, .. } = &self.batches;
+        frontends_v4.write(&v4, &indices).map_err(|stopped| (stopped, map::FRONTENDS_V4))?;
+        frontends_v6.write(&v6, &indices).map_err(|stopped| (stopped, map::FRONTENDS_V6))
+    }
+
+    /// Networks of one family.
+    fn insert_networks_run(&self, run: &[(IpNetwork, Unclaimed)]) -> Result<(), (Stopped, &'static str)> {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (network, _) in run {
+            match network_key(*network) {
+                NetworkKey::V4(key) => v4.push(key),
+                NetworkKey::V6(key) => v6.push(key),
+            }
+        }
+        let values: Vec<u32> = run.iter().map(|(_, unclaimed)| *unclaimed as u32).collect();
+        let Batches { service_networks_v4, service_networks_v6, .. } = &self.batches;
+        service_networks_v4.write(&v4, &values).map_err(|stopped| (stopped, map::SERVICE_NETWORKS_V4))?;
+        service_networks_v6.write(&v6, &values).map_err(|stopped| (stopped, map::SERVICE_NETWORKS_V6))
+    }
+}
+
+fn interrupted(stopped: Stopped, map: &'static str) -> Interrupted {
+    let Stopped { written, error } = stopped;
+    Interrupted { inserted: written, error: MapError::Refused { action: "write", map, source: error.into() } }
+}
+
+enum WireKey {
+    V4(FrontendKeyV4),
+    V6(FrontendKeyV6),
+}
+
+fn wire_key(key: FrontendKey) -> WireKey {
+    let (address, port) = (wire_address(key.address), key.port.to_be_bytes());
+    let protocol = protocol_number(key.protocol);
+    match unmapped(address) {
+        Some(v4) => WireKey::V4(FrontendKeyV4::new(v4, port, protocol)),
+        None => WireKey::V6(FrontendKeyV6::new(address, port, protocol)),
+    }
+}
+
+fn entry_v4(entry: BackendV4) -> BackendEntry {
+    let BackendV4 { address, port, protocol, flags, service, generation } = entry;
+    let address = SocketAddr::new(address.into(), u16::from_be_bytes(port));
+    BackendEntry { address, protocol, flags, service, generation }
+}
+
+fn entry_v6(entry: BackendV6) -> BackendEntry {
+    let BackendV6 { address, port, protocol, flags, service, generation } = entry;
+    let address = SocketAddr::new(address.into(), u16::from_be_bytes(port));
+    BackendEntry { address, protocol, flags, service, generation }
+}
+
+/// Additions first: an address that stays serves all the while.
+fn set_addresses<A: Pod + Ord>(
+    table: &mut HashMap<MapData, A, NodeAddressFlags>,
+    name: &'static str,
+    wanted: &BTreeMap<A, NodeAddressFlags>,
+) -> Result<(), MapError> {
+    let known: Result<BTreeMap<A, NodeAddressFlags>, _> = table.iter().collect();
+    let known = known.map_err(refused("read", name))?;
+    for (address, flags) in wanted.iter().filter(|(address, flags)| known.get(*address) != Some(*flags)) {
+        table.insert(address, flags, 0).map_err(refused("write", name))?;
+    }
+    for address in known.keys().filter(|address| !wanted.contains_key(*address)) {
+        absent_is_fine(table.remove(address), name)?;
+    }
+    Ok(())
+}

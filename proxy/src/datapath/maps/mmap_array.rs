@@ -1,0 +1,166 @@
+//! An array map in our memory: writes are stores, without a system call.
+//!
+//! Programs read the same memory at any time, so everything here is volatile or atomic, and nothing hands out
+//! references. Indices outside of the map are ignored on writing and read as zeroes.
+//!
+//! What is mapped counts as ours, used or not, and arrays are made for the largest clusters. So a window of one is
+//! mapped when something in it is first asked for, and only some stay mapped.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    },
+};
+
+use aya::Pod;
+use memmap2::{MmapOptions, MmapRaw};
+
+/// A mapped array of `T`.
+#[derive(Debug)]
+pub struct MmapArray<T> {
+    map: OwnedFd,
+    access: Access,
+    /// Parts of the array, all of one length but for the last one.
+    windows: Box<[OnceLock<MmapRaw>]>,
+    length: u32,
+    kind: PhantomData<T>,
+}
+
+/// Bytes; a multiple of every page size.
+const WINDOW: usize = 64 << 10;
+/// How many windows of an array stay mapped: to map one takes some microseconds.
+const KEPT: usize = 8;
+const LARGEST_PAGE: usize = 64 << 10;
+
+/// Whether the map is written to from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+impl<T: Pod> MmapArray<T> {
+    /// The kernel keeps elements of arrays at multiples of 8 bytes.
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// How many elements a window holds. Every element has its place in one of them, and each begins with a page.
+    const PER_WINDOW: u32 =
+        (if WINDOW.is_multiple_of(Self::STRIDE) { WINDOW / Self::STRIDE } else { LARGEST_PAGE }) as u32;
+
+    /// Maps an array of `length` elements, created with BPF_F_MMAPABLE.
+    pub fn new(map: OwnedFd, length: u32, access: Access) -> io::Result<Self> {
+        let windows = (0..length.div_ceil(Self::PER_WINDOW)).map(|_| OnceLock::new()).collect();
+        let array = Self { map, access, windows, length, kind: PhantomData };
+        // If this can be mapped, so can the rest.
+        array.map_window(0)?;
+        Ok(array)
+    }
+
+    fn map_window(&self, window: u32) -> io::Result<MmapRaw> {
+        let first = window * Self::PER_WINDOW;
+        let elements = Self::PER_WINDOW.min(self.length - first);
+        let mut options = MmapOptions::new();
+        options.offset(Self::STRIDE as u64 * u64::from(first)).len(Self::STRIDE * elements as usize);
+        match self.access {
+            Access::Read => options.map_raw_read_only(self.map.as_raw_fd()),
+            Access::Write => options.map_raw(self.map.as_raw_fd()),
+        }
+    }
+
+    /// How many elements there are up to the last one in use. Windows in which nothing is are not kept.
+    pub fn extent(&self, is_used: impl Fn(&T) -> bool) -> io::Result<u32> {
+        for (window, kept) in (0..self.windows.len() as u32).zip(&self.windows).rev() {
+            let mapped;
+            let memory = match kept.get() {
+                Some(memory) => memory,
+                None => {
+                    mapped = self.map_window(window)?;
+                    &mapped
+                }
+            };
+            let elements = (memory.len() / Self::STRIDE) as u32;
+            if let Some(last) = (0..elements).rev().find(|at| is_used(&read(memory, Self::STRIDE, *at))) {
+                return Ok(window * Self::PER_WINDOW + last + 1);
+            }
+        }
+        Ok(0)
+    }
+
+    /// Lets go of the windows if there are many.
+    pub fn rest(&mut self) {
+        if self.windows.iter().filter(|window| window.get().is_some()).count() > KEPT {
+            self.windows.iter_mut().for_each(|window| drop(window.take()));
+        }
+    }
+
+    pub fn len(&self) -> u32 {
+        self.length
+    }
+
+    pub fn read(&self, index: u32) -> Option<T> {
+        let element = self.element(index)?;
+        // SAFETY: `element` lies within the mapping and is aligned, as elements are at multiples of 8. `T` is plain
+        // data, so even an element that a writer is changing is a valid value.
+        Some(unsafe { element.read_volatile() })
+    }
+
+    /// Writes an element that no program can reach.
+    pub fn write(&mut self, index: u32, value: T) {
+        if let Some(element) = self.element(index) {
+            // SAFETY: as in `read`; `&mut self` keeps other writers of this process away, the lock on the pin
+            // directory those of others.
+            unsafe { element.write_volatile(value) };
+        }
+    }
+
+    fn element(&self, index: u32) -> Option<*mut T> {
+        let (window, at) = (index / Self::PER_WINDOW, index % Self::PER_WINDOW);
+        let kept = self.windows.get(window as usize).filter(|_| index < self.length)?;
+        let map = || {
+            self.map_window(window).unwrap_or_else(|error| panic!("no memory for a map's window: {error}"))
+        };
+        let memory = kept.get_or_init(map);
+        Some(memory.as_mut_ptr().wrapping_add(Self::STRIDE * at as usize).cast())
+    }
+
+    /// A field of an element.
+    fn field<F>(&self, index: u32, offset: usize) -> Option<*mut F> {
+        debug_assert!(offset + size_of::<F>() <= size_of::<T>());
+        self.element(index).map(|element| element.wrapping_byte_add(offset).cast())
+    }
+
+    pub fn store_u32(&mut self, index: u32, offset: usize, value: u32) {
+        if let Some(field) = self.field(index, offset) {
+            // SAFETY: the field lies within the mapping and, being a `u32` of a `repr(C)` type, is aligned.
+            unsafe { AtomicU32::from_ptr(field) }.store(value, Ordering::Release);
+        }
+    }
+
+    pub fn store_u8(&mut self, index: u32, offset: usize, value: u8) {
+        if let Some(field) = self.field(index, offset) {
+            // SAFETY: the field lies within the mapping; bytes need no alignment.
+            unsafe { AtomicU8::from_ptr(field) }.store(value, Ordering::Release);
+        }
+    }
+}
+
+fn read<T: Pod>(memory: &MmapRaw, stride: usize, at: u32) -> T {
+    let element = memory.as_mut_ptr().wrapping_add(stride * at as usize).cast::<T>();
+    // SAFETY: callers stay within the mapping, where elements are at multiples of 8; `T` is plain data.
+    unsafe { element.read_volatile() }
+}
+
+impl MmapArray<u64> {
+    /// One aligned store, ordered after every write before it, in any array.
+    pub fn publish(&mut self, index: u32, value: u64) {
+        fence(Ordering::Release);
+        if let Some(element) = self.element(index) {
+            // SAFETY: the element lies within the mapping and is aligned to 8 bytes.
+            unsafe { AtomicU64::from_ptr(element) }.store(value, Ordering::Release);
+        }
+    }
+}

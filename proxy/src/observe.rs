@@ -1,0 +1,16 @@
+//! The agent as seen from outside: metrics, health, status, query statistics, and the servers that give them out.
+//!
+//! The loop reports to `Telemetry`, which keeps the shared state; `serve` answers from that on a thread of its own.
+
+pub mod agent_state;
+pub mod control;
+pub mod health;
+mod health_check_ports;
+pub mod log_once;
+pub mod metrics;
+mod no_local_endpoints;
+pub mod query_source;
+pub mod query_statistics;
+pub mod serve;
+pub mod status;
+pub mod telemetry;

@@ -1,0 +1,54 @@
+//! The frontends that somebody could serve, but whose policy forbids it from here: upstream counts them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::agent_state::Vitals;
+use crate::model::{
+    address::IpFamily,
+    frontend::{Frontend, FrontendKey, FrontendKind, View, WhenEmpty},
+    policy::TrafficPolicy,
+    service::ServicePortKey,
+};
+
+/// Few, so they are counted anew each time.
+#[derive(Default)]
+pub struct NoLocal {
+    lacking: BTreeMap<FrontendKey, (bool, ServicePortKey)>,
+}
+
+impl NoLocal {
+    pub fn note(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
+        match frontend.filter(|frontend| lacks(frontend)) {
+            Some(frontend) => {
+                let is_internal = frontend.kind == FrontendKind::ClusterIp;
+                self.lacking.insert(key, (is_internal, frontend.service.clone()));
+            }
+            None => drop(self.lacking.remove(&key)),
+        }
+    }
+
+    pub fn tell(&self, vitals: &Vitals) {
+        for family in IpFamily::BOTH {
+            vitals.set_no_local_endpoints(FrontendKind::ClusterIp, family, self.count(true, family));
+            vitals.set_no_local_endpoints(FrontendKind::NodePort, family, self.count(false, family));
+        }
+    }
+
+    /// Service ports, however many frontends each has.
+    fn count(&self, is_internal: bool, family: IpFamily) -> usize {
+        let of = self
+            .lacking
+            .iter()
+            .filter(|(key, (internal, _))| *internal == is_internal && key.address.family() == family);
+        of.map(|(_, (_, service))| service).collect::<BTreeSet<_>>().len()
+    }
+}
+
+/// Silence, where a refusal would say that nobody can.
+fn lacks(frontend: &Frontend) -> bool {
+    let view: &View = match frontend.kind {
+        FrontendKind::ClusterIp => &frontend.internal,
+        FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => &frontend.external,
+    };
+    frontend.policy == TrafficPolicy::Local && view.backends.is_empty() && view.when_empty == WhenEmpty::Drop
+}

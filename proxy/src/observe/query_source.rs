@@ -1,0 +1,27 @@
+//! Who asks for names, told from what the server counts and what is known of this node's pods.
+
+use std::sync::Arc;
+
+use dns::{metrics::Metrics, server, snapshot::Published};
+use tracing::debug;
+
+use crate::observe::query_statistics::Asked;
+
+/// Where it is found; whoever asks for it does not hold up the loop.
+#[derive(Debug)]
+pub struct Askers {
+    pub metrics: Arc<Metrics>,
+    pub published: Arc<Published>,
+}
+
+impl Askers {
+    pub fn tell(&self) -> Asked {
+        let own = server::local_addresses().unwrap_or_else(|error| {
+            debug!(%error, "the addresses of this node are not known");
+            Vec::new()
+        });
+        let snapshot = self.published.load();
+        let (report, upstreams) = (self.metrics.clients().report(), self.metrics.upstreams());
+        Asked::new(report, upstreams, &snapshot.local_pods(), &own)
+    }
+}

@@ -1,0 +1,75 @@
+//! Who answers for the agent: health, metrics, health check ports, `portreeve status` and `portreeve get dns`, on a thread of their own, so
+//! that an agent that hangs is found out.
+
+mod control_socket;
+mod counters;
+mod endpoints;
+mod health_check_servers;
+mod listen;
+mod pages;
+
+use std::{path::PathBuf, sync::Arc, thread};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::{mpsc, watch};
+
+use super::{agent_state::Vitals, health_check_ports::Wanted, status::Phase};
+use crate::{
+    config::{Pages, ServingConfig},
+    k8s::events::Report,
+};
+
+pub struct Serve {
+    pub config: ServingConfig,
+    pub pages: Pages,
+    /// Whose counters are told.
+    pub bpffs: PathBuf,
+    /// Where `status` asks.
+    pub status_socket: PathBuf,
+    pub vitals: Arc<Vitals>,
+    pub health_ports: watch::Receiver<Wanted>,
+    /// What people who look at the cluster are told.
+    pub reports: mpsc::UnboundedSender<Report>,
+}
+
+/// What the agent must end for.
+pub type Fatal = mpsc::UnboundedReceiver<anyhow::Error>;
+
+impl Serve {
+    /// Answers until the process ends.
+    pub fn start(self) -> Result<Fatal> {
+        let (sender, fatal) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new()
+            .name("serve".to_owned())
+            .spawn(move || runtime.block_on(self.run(sender)))
+            .context("cannot start the thread that answers")?;
+        Ok(fatal)
+    }
+
+    async fn run(self, fatal: mpsc::UnboundedSender<anyhow::Error>) {
+        let Self { config, pages, bpffs, status_socket, vitals, health_ports, reports } = self;
+        let mut phases = vitals.phases();
+        tokio::spawn(control_socket::answer(status_socket, Arc::clone(&vitals)));
+        // While another agent holds the data plane, these addresses are its own.
+        if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
+            return;
+        }
+        let place = |address, reason| listen::Place {
+            address,
+            reason,
+            hard_fail: config.hard_fail,
+            fatal: fatal.clone(),
+            reports: reports.clone(),
+        };
+        if let Some(address) = config.healthz {
+            let app = endpoints::health(Arc::clone(&vitals));
+            tokio::spawn(listen::serve("health", place(address, "FailedToStartProxierHealthcheck"), app));
+        }
+        if let Some(address) = config.metrics {
+            let app = endpoints::metrics(Arc::clone(&vitals), bpffs, pages);
+            tokio::spawn(listen::serve("metrics", place(address, "FailedToStartMetricServer"), app));
+        }
+        health_check_servers::follow(health_ports, vitals, reports).await;
+    }
+}
