@@ -12,15 +12,16 @@ use std::{
 use arcstr::ArcStr;
 use criterion::{Criterion, criterion_group, criterion_main};
 use dns::{
-    clients::Clients,
+    cluster::{
+        name::domain,
+        snapshot::{Index, Published},
+        topic::Topic,
+        zone::{Change, Endpoints, Key, ObjectName, Port, Service, ServiceKind, Slice},
+    },
     config::{Kubernetes, Listen, ServerBlock},
-    forward::Surroundings,
-    handler::{Block, Client, Handled, Handler},
-    metrics::Protocol,
-    name::domain,
-    snapshot::{Index, Published},
-    topic::Topic,
-    zone::{Change, Endpoints, Key, ObjectName, Port, Service, ServiceKind, Slice},
+    observe::{clients::Clients, metrics::Protocol},
+    resolve::forward::Surroundings,
+    serve::handler::{Block, Client, Handled, Handler},
 };
 use hickory_server::proto::op::ResponseCode;
 
@@ -30,7 +31,7 @@ const ENDPOINTS: u32 = 10;
 const PODS: usize = 110;
 
 fn port() -> Box<[Port]> {
-    [Port { name: "http".into(), protocol: dns::zone::Protocol::Tcp, number: 80 }].into()
+    [Port { name: "http".into(), protocol: dns::cluster::zone::Protocol::Tcp, number: 80 }].into()
 }
 
 fn service(n: u32) -> Change {

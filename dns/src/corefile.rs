@@ -13,7 +13,7 @@ mod forward;
 mod hosts;
 mod keys;
 mod kubernetes;
-mod lex;
+mod lexer;
 mod log;
 mod needless;
 mod rewrite;

@@ -11,13 +11,14 @@ use std::{
 };
 
 use dns::{
+    cluster::{
+        name::domain,
+        snapshot::{Index, Published},
+        zone::{Change, Endpoints, Key, ObjectName, Service, ServiceKind, Slice},
+    },
     config::{Config, Forward, Kubernetes, Listen, Protocol, ServerBlock, Tls, Upstream},
-    forward::Surroundings,
-    name::domain,
-    run,
-    server::Server,
-    snapshot::{Index, Published},
-    zone::{Change, Endpoints, Key, ObjectName, Service, ServiceKind, Slice},
+    resolve::forward::Surroundings,
+    serve::{run, server::Server},
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use tokio::{

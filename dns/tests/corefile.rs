@@ -7,7 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use dns::{corefile, forward::Surroundings, run, server::Server};
+use dns::{
+    corefile,
+    resolve::forward::Surroundings,
+    serve::{run, server::Server},
+};
 use hickory_server::proto::{
     op::{Message, MessageType, OpCode, Query},
     rr::{

@@ -9,7 +9,7 @@ use crate::index::Change;
 pub struct Update {
     pub changes: Vec<Change>,
     /// The same, for those who answer names.
-    pub names: Vec<dns::zone::Change>,
+    pub names: Vec<dns::cluster::zone::Change>,
     /// What could not be used of the objects that were read.
     pub skipped: Vec<Skipped>,
     /// With this one everything has been passed on that there was when the source began. Said once; nothing that was

@@ -9,7 +9,7 @@ use hickory_server::proto::{
 
 use regex::Regex;
 
-use super::{CorefileError, keys, lex::Word, tree::Directive};
+use super::{CorefileError, keys, lexer::Word, tree::Directive};
 use crate::config::Zones;
 
 impl Directive {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CorefileError, arguments::zones_or, lex::Word, tree::Directive};
+use super::{CorefileError, arguments::zones_or, lexer::Word, tree::Directive};
 use crate::config::{Cache, Prefetch, ServeStale, Stored, Verify, Zones};
 
 const LONGEST_FAILURE: Duration = Duration::from_secs(300);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{CorefileError, arguments::zones, lex::Word, tree::Directive};
+use super::{CorefileError, arguments::zones, lexer::Word, tree::Directive};
 use crate::config::{DNS_PORT, Forward, HealthCheck, Policy, Protocol, Tls, Upstream};
 
 const USAGE: &str = "forward FROM TO...";

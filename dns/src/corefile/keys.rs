@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use hickory_server::proto::rr::{LowerName, Name};
 
-use super::{CorefileError, lex::Word};
+use super::{CorefileError, lexer::Word};
 use crate::config::{DNS_PORT, Listen};
 
 /// Every zone of a key, as a key may be a network.

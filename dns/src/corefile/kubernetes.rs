@@ -1,9 +1,9 @@
 //! `kubernetes [ZONES...]`
 
-use super::{CorefileError, arguments::zones_or, lex::Word, tree::Directive};
+use super::{CorefileError, arguments::zones_or, lexer::Word, tree::Directive};
 use crate::{
+    cluster::name::{Name, is_reverse},
     config::{Certificates, Kubernetes, PodsMode, Selector, SelectorError, Zones},
-    name::{Name, is_reverse},
 };
 
 const LONGEST_TTL: u32 = 3600;

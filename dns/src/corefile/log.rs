@@ -1,6 +1,6 @@
 //! `log [NAMES...] [FORMAT]`, with `class CLASSES...` in its body.
 
-use super::{CorefileError, arguments::zones_or, lex::Word, tree::Directive};
+use super::{CorefileError, arguments::zones_or, lexer::Word, tree::Directive};
 use crate::config::{Class, Log, Zones};
 
 /// What CoreDNS can write of an answer; here that is always all there is, in fields.

@@ -1,7 +1,7 @@
 //! What is understood and changes nothing, since this server does it anyway, or has no use for it.
 
 use super::{
-    lex::Word,
+    lexer::Word,
     log,
     tree::{Block, Directive},
 };

@@ -1,6 +1,6 @@
 //! `rewrite [continue|stop] name [exact|prefix|suffix|substring|regex] FROM TO [answer ...]`
 
-use super::{CorefileError, lex::Word, tree::Directive};
+use super::{CorefileError, lexer::Word, tree::Directive};
 use crate::config::{AnswerName, Matches, Rewrite};
 
 const USAGE: &str =

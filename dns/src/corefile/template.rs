@@ -6,10 +6,10 @@ use hickory_server::proto::{
 };
 use regex::Regex;
 
-use super::{CorefileError, arguments::zones_or, lex::Word, tree::Directive};
+use super::{CorefileError, arguments::zones_or, lexer::Word, tree::Directive};
 use crate::{
     config::{Template, Zones},
-    template::Pattern,
+    plugins::template::Pattern,
 };
 
 pub(super) fn read(directive: &Directive, block: &Zones) -> Result<Template, CorefileError> {

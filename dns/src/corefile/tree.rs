@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     CorefileError,
-    lex::{Word, lines},
+    lexer::{Word, lines},
 };
 
 #[derive(Debug)]

@@ -10,11 +10,13 @@ use std::{
 };
 
 use dns::{
+    cluster::{
+        snapshot::{Index, Published},
+        zone::{self, Change, Key, ObjectName, ReadOptions},
+    },
     config::{Config, Forward, Kubernetes, Listen, PodsMode, Protocol, ServerBlock, Upstream, Zones},
-    forward::Surroundings,
-    run,
-    snapshot::{Index, Published},
-    zone::{self, Change, Key, ObjectName, ReadOptions},
+    resolve::forward::Surroundings,
+    serve::run,
 };
 use hickory_server::proto::rr::{LowerName, Name};
 use serde_json::Value;
@@ -49,7 +51,7 @@ async fn every_query_is_answered_as_listed() {
 /// A server with the objects and settings of a group, and its upstreams.
 struct Started {
     address: SocketAddr,
-    _server: dns::server::Server,
+    _server: dns::serve::server::Server,
     _upstreams: Vec<upstream::Upstream>,
 }
 

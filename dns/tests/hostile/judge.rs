@@ -1,6 +1,6 @@
 //! The rules that every reply must follow.
 
-use dns::metrics::Protocol;
+use dns::observe::metrics::Protocol;
 use hickory_server::proto::op::Message;
 
 const HEADER: usize = 12;

@@ -13,13 +13,13 @@ use std::{
 };
 
 use dns::{
-    handler::{Client, Handled},
-    metrics::Protocol,
+    observe::metrics::Protocol,
+    serve::handler::{Client, Handled},
 };
 use nix::time::{ClockId, clock_gettime};
 use rand::{SeedableRng as _, rngs::StdRng};
 
-mod ground;
+mod fixture;
 mod judge;
 mod packets;
 
@@ -35,13 +35,13 @@ async fn any_packet_is_answered_within_limits() {
     let seed = number(SEED).unwrap_or_else(rand::random);
     let seconds = number(SECONDS);
     println!("{SEED}={seed}");
-    let ground = ground::Ground::start().await;
+    let fixture = fixture::Ground::start().await;
     let (mut random, mut tally) = (StdRng::seed_from_u64(seed), Tally::default());
     let (began, mut printed) = (Instant::now(), Instant::now());
     while seconds.map_or(tally.packets < PACKETS, |seconds| began.elapsed().as_secs() < seconds) {
         let packet = packets::next(&mut random);
         for protocol in [Protocol::Udp, Protocol::Tcp] {
-            one(&ground, &packet, protocol, &mut tally)
+            one(&fixture, &packet, protocol, &mut tally)
                 .unwrap_or_else(|why| panic!("{why}\nseed {seed}, {protocol:?}, packet {}", hex(&packet)));
         }
         if seconds.is_some() && printed.elapsed() > Duration::from_secs(10) {
@@ -59,10 +59,15 @@ fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-fn one(ground: &ground::Ground, packet: &[u8], protocol: Protocol, tally: &mut Tally) -> Result<(), String> {
+fn one(
+    fixture: &fixture::Ground,
+    packet: &[u8],
+    protocol: Protocol,
+    tally: &mut Tally,
+) -> Result<(), String> {
     let client = Client { protocol, address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
     let before = processor_time();
-    let reply = catch_unwind(AssertUnwindSafe(|| match ground.handler.handle(packet, client) {
+    let reply = catch_unwind(AssertUnwindSafe(|| match fixture.handler.handle(packet, client) {
         Handled::Dropped => (Outcome::Dropped, None),
         Handled::Reply(reply) => (Outcome::Answered, Some(reply)),
         Handled::Pending(pending) => (Outcome::Forwarded, Some(pending.refuse())),
@@ -70,7 +75,7 @@ fn one(ground: &ground::Ground, packet: &[u8], protocol: Protocol, tally: &mut T
     let took = processor_time().saturating_sub(before);
     let (outcome, reply) = reply.map_err(|_| "a panic".to_owned())?;
     tally.count(outcome, reply.as_deref().unwrap_or_default(), took);
-    if ground.metrics.panics() > 0 {
+    if fixture.metrics.panics() > 0 {
         return Err("a panic, caught by the server".to_owned());
     }
     if took > CPU_LIMIT {

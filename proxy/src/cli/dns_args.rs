@@ -9,14 +9,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dns::{
+    cluster::name,
     config::{ApiServer, Config, DNS_PORT},
     corefile,
-    health::Endpoints,
-    listening::Listening,
-    live::{Corefile, Setup},
-    name,
-    pulse::Pulse,
-    server,
+    observe::{health::Endpoints, heartbeat::Pulse},
+    serve::{
+        listening::Listening,
+        server,
+        supervisor::{Corefile, Setup},
+    },
 };
 
 use tracing::warn;

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use dns::{config::ApiServer, live::Setup, run::StartError, zone::ReadOptions};
+use dns::{
+    cluster::zone::ReadOptions,
+    config::ApiServer,
+    serve::{run::StartError, supervisor::Setup},
+};
 
 #[derive(Clone, Debug)]
 pub struct DnsConfig(pub Setup);
@@ -10,7 +14,7 @@ pub struct DnsConfig(pub Setup);
 impl DnsConfig {
     /// Where it listens: known before it does, but for ports that are chosen then.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, StartError> {
-        let mut addresses = dns::run::addresses(&self.0.config, &self.0.listen)?;
+        let mut addresses = dns::serve::run::addresses(&self.0.config, &self.0.listen)?;
         addresses.retain(|address| address.port() != 0);
         Ok(addresses)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dns::{
+use dns::cluster::{
     snapshot::Index,
     zone::{self, Change, Key, ObjectName, ReadOptions},
 };

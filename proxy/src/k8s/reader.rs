@@ -1,6 +1,6 @@
 //! How a source of objects reads them: for which node, and for whom.
 
-use ::dns::zone::ReadOptions;
+use ::dns::cluster::zone::ReadOptions;
 
 use super::{
     ObjectError, Read, dns,
@@ -20,7 +20,7 @@ pub struct Reader {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Meaning {
     pub change: Option<index::Change>,
-    pub names: Option<::dns::zone::Change>,
+    pub names: Option<::dns::cluster::zone::Change>,
 }
 
 impl Meaning {
@@ -36,7 +36,7 @@ impl Reader {
     }
 
     /// What DNS makes of it: whatever can be used, as what it cannot use has no name.
-    pub fn names(&self, object: &Object) -> Option<::dns::zone::Change> {
+    pub fn names(&self, object: &Object) -> Option<::dns::cluster::zone::Change> {
         dns::change(object, self.dns.as_ref()?)
     }
 

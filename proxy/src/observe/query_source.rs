@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dns::{metrics::Metrics, server, snapshot::Published};
+use dns::{cluster::snapshot::Published, observe::metrics::Metrics, serve::server};
 use tracing::debug;
 
 use crate::observe::query_statistics::Asked;

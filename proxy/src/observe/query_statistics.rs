@@ -7,9 +7,11 @@ use std::{
 };
 
 use dns::{
-    clients::{Counts, Report},
-    metrics::UpstreamCounts,
-    zone::ObjectName,
+    cluster::zone::ObjectName,
+    observe::{
+        clients::{Counts, Report},
+        metrics::UpstreamCounts,
+    },
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -113,7 +115,7 @@ impl Client {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use dns::{clients::Clients, topic::Topic};
+    use dns::{cluster::topic::Topic, observe::clients::Clients};
     use hickory_server::proto::op::ResponseCode;
 
     use super::*;

@@ -13,11 +13,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dns::{
-    listening::Listening,
-    live::{Live, Setup},
-    pulse::Pulse,
-    snapshot::{Index, Published},
-    zone::{Change, Key, ServiceKind},
+    cluster::{
+        snapshot::{Index, Published},
+        zone::{Change, Key, ServiceKind},
+    },
+    observe::heartbeat::Pulse,
+    serve::{
+        listening::Listening,
+        supervisor::{Live, Setup},
+    },
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -303,7 +307,7 @@ async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<(
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-    use dns::{config::Config, health::Endpoints, name};
+    use dns::{cluster::name, config::Config, observe::health::Endpoints};
 
     use super::*;
 

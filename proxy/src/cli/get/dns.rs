@@ -169,7 +169,7 @@ fn or_dash(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dns::{clients::Trouble, topic::Topic};
+    use dns::{cluster::topic::Topic, observe::clients::Trouble};
     use expect_test::expect;
 
     use super::*;

@@ -64,7 +64,7 @@ impl Selection {
 
 #[cfg(test)]
 mod tests {
-    use dns::zone::ReadOptions;
+    use dns::cluster::zone::ReadOptions;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::anyhow;
 use axum::Router;
-pub use dns::http::answer;
+pub use dns::observe::http::answer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tracing::{debug, warn};

@@ -1,0 +1,364 @@
+//! Question and snapshot in, answer out: no I/O, no clock, no chance.
+//!
+//! What exists is decided before what was asked: a name that exists and has no record of the type is NODATA, whatever
+//! the type, and all types of a name are decided from one snapshot. Stub resolvers walk on, or stop, by that difference.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hickory_server::proto::rr::RecordType;
+
+use crate::{
+    cluster::{
+        authority::{Authority, Zone},
+        name::{Name, Place, QueryName, Reverse, place, reverse},
+        snapshot::{Snapshot, View},
+        topic::Topic,
+        zone::{Dashed, Key, Label, parse_dashed},
+    },
+    config::PodsMode,
+};
+
+mod apex;
+mod service;
+
+/// How many aliases are followed before a chain counts as a loop.
+const MAX_ALIASES: usize = 10;
+/// The DNS-based service discovery specification that is followed.
+const VERSION: &str = "1.1.0";
+const VERSION_TTL: u32 = 28_800;
+
+#[derive(Debug)]
+pub enum Outcome<'s> {
+    /// Not cluster data: somebody else answers.
+    Elsewhere,
+    /// It is not known yet what exists.
+    Unready,
+    Here(Answer<'s>),
+}
+
+#[derive(Debug)]
+pub struct Answer<'s> {
+    /// Of the name that was asked for.
+    pub topic: Topic,
+    /// The zone that answers; where `has_soa`, its SOA goes into the authority section.
+    pub zone: &'s Zone,
+    /// NXDOMAIN, of the last name of a chain.
+    pub is_missing: bool,
+    pub has_soa: bool,
+    /// In the order they go out: an alias before what it leads to.
+    pub records: Vec<Record<'s>>,
+    /// May be left out.
+    pub additional: Vec<Record<'s>>,
+    /// The chain goes on with this name, which is somebody else's.
+    pub target: Option<&'s Name>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record<'s> {
+    pub owner: Owner<'s>,
+    pub ttl: u32,
+    pub data: Data<'s>,
+}
+
+/// A name in an answer, as the parts it is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Owner<'s> {
+    /// What was asked, in the letters of who asked.
+    Question,
+    Whole(&'s Name),
+    /// A Service, or one of its endpoints.
+    Service {
+        key: &'s Key,
+        endpoint: Option<Label<'s>>,
+        zone: &'s Name,
+    },
+    /// `ns.dns` below a zone.
+    NameServer(&'s Name),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data<'s> {
+    A(Ipv4Addr),
+    Aaaa(Ipv6Addr),
+    Srv {
+        weight: u16,
+        port: u16,
+        target: Owner<'s>,
+    },
+    Ptr(Owner<'s>),
+    Cname(&'s Name),
+    Ns(Owner<'s>),
+    Txt(&'static str),
+    Soa(Soa<'s>),
+    /// What a question for all types gets (RFC 8482).
+    HostInfo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Soa<'s> {
+    pub zone: &'s Name,
+    pub serial: u32,
+    pub minimum: u32,
+}
+
+impl Owner<'_> {
+    /// The labels of a name that is made of parts; those of the question are known to who reads it. `scratch` is where an
+    /// address becomes a label.
+    pub fn labels<'a>(&'a self, scratch: &'a mut Dashed) -> impl Iterator<Item = &'a [u8]> {
+        let (first, below): ([&[u8]; 4], Option<&Name>) = match self {
+            Self::Question => ([&[]; 4], None),
+            Self::Whole(name) => ([&[]; 4], Some(name)),
+            Self::NameServer(zone) => ([b"ns", b"dns", &[], &[]], Some(zone)),
+            Self::Service { key, endpoint, zone } => {
+                let endpoint = endpoint.as_ref().map(|label| label.octets(scratch)).unwrap_or_default();
+                ([endpoint, key.name().as_bytes(), key.namespace().as_bytes(), b"svc"], Some(zone))
+            }
+        };
+        let below = below.into_iter().flat_map(|name| name.labels());
+        first.into_iter().filter(|label| !label.is_empty()).chain(below)
+    }
+}
+
+impl Soa<'_> {
+    /// Refresh, retry and expire: nobody transfers these zones, so they are what CoreDNS says.
+    pub const TIMERS: [u32; 3] = [7200, 1800, 86_400];
+}
+
+impl Data<'_> {
+    fn address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::A(address),
+            IpAddr::V6(address) => Self::Aaaa(address),
+        }
+    }
+}
+
+/// What there is at a name.
+enum Found<'s> {
+    /// No such name.
+    Missing,
+    /// A name that only stands above others.
+    Empty,
+    /// A name with records: those of the type that was asked, and what helps to use them.
+    Records(Vec<Data<'s>>, Vec<Record<'s>>),
+    Alias(&'s Name),
+}
+
+impl<'s> Found<'s> {
+    fn data(data: impl IntoIterator<Item = Data<'s>>) -> Self {
+        Self::Records(data.into_iter().collect(), Vec::new())
+    }
+
+    fn addresses(addresses: impl IntoIterator<Item = IpAddr>, kind: RecordType) -> Self {
+        let wanted = addresses.into_iter().filter(|address| match address {
+            IpAddr::V4(_) => kind == RecordType::A,
+            IpAddr::V6(_) => kind == RecordType::AAAA,
+        });
+        Self::data(wanted.map(Data::address))
+    }
+
+    fn if_exists(exists: bool) -> Self {
+        if exists { Self::Empty } else { Self::Missing }
+    }
+}
+
+/// What is looked at while a question is answered.
+#[derive(Clone, Copy)]
+struct Lookup<'s> {
+    authority: &'s Authority,
+    snapshot: &'s Snapshot,
+    kind: RecordType,
+}
+
+pub fn answer<'s>(
+    name: &QueryName,
+    kind: RecordType,
+    authority: &'s Authority,
+    snapshot: &'s Snapshot,
+) -> Outcome<'s> {
+    let Some(zone) = authority.zone_of(name) else { return Outcome::Elsewhere };
+    if !snapshot.is_synced {
+        return Outcome::Unready;
+    }
+    let lookup = Lookup { authority, snapshot, kind };
+    let (topic, found) = lookup.find(name, zone);
+    if matches!(found, Found::Missing) && authority.falls_through(name) {
+        return Outcome::Elsewhere;
+    }
+    let mut answer = Answer::empty(zone, topic);
+    lookup.complete(&mut answer, found);
+    Outcome::Here(answer)
+}
+
+impl<'s> Answer<'s> {
+    fn empty(zone: &'s Zone, topic: Topic) -> Self {
+        Self {
+            topic,
+            zone,
+            is_missing: false,
+            has_soa: false,
+            records: Vec::new(),
+            additional: Vec::new(),
+            target: None,
+        }
+    }
+
+    /// The SOA record of the zone, as it tells how long a missing record may be taken for missing.
+    pub fn soa(&self, authority: &Authority, snapshot: &Snapshot) -> Record<'s> {
+        let soa = Soa { zone: &self.zone.name, serial: snapshot.serial, minimum: authority.negative_ttl };
+        Record { owner: Owner::Whole(&self.zone.name), ttl: authority.negative_ttl, data: Data::Soa(soa) }
+    }
+
+    /// Puts addresses into another order, so that who takes the first spreads over all. `below(n)` is any number under n.
+    pub fn shuffle(&mut self, mut below: impl FnMut(usize) -> usize) {
+        let is_address = |record: &Record<'_>| matches!(record.data, Data::A(_) | Data::Aaaa(_));
+        let first = self.records.iter().position(is_address).unwrap_or(self.records.len());
+        let addresses = self.records.get_mut(first..).unwrap_or_default();
+        for n in (1..addresses.len()).rev() {
+            addresses.swap(n, below(n + 1));
+        }
+    }
+}
+
+impl<'s> Lookup<'s> {
+    /// Follows aliases for as long as they lead to names of ours.
+    fn complete(self, answer: &mut Answer<'s>, mut found: Found<'s>) {
+        let mut owner = Owner::Question;
+        for _ in 0..MAX_ALIASES {
+            let Found::Alias(target) = found else { return self.finish(answer, owner, found) };
+            self.add(answer, owner, [Data::Cname(target)]);
+            if matches!(self.kind, RecordType::CNAME | RecordType::ANY) {
+                return;
+            }
+            let name = target.to_query();
+            let Some(zone) = self.authority.zone_of(&name) else {
+                answer.target = Some(target);
+                return;
+            };
+            (_, found) = self.find(&name, zone);
+            if matches!(found, Found::Missing) && self.authority.falls_through(&name) {
+                answer.target = Some(target);
+                return;
+            }
+            owner = Owner::Whole(target);
+            answer.zone = zone;
+        }
+        // Nobody is helped by a part of a circle.
+        answer.records.clear();
+        answer.has_soa = true;
+    }
+
+    fn finish(self, answer: &mut Answer<'s>, owner: Owner<'s>, found: Found<'s>) {
+        match found {
+            Found::Missing => answer.is_missing = true,
+            Found::Empty | Found::Alias(_) => {}
+            Found::Records(..) if self.kind == RecordType::ANY => {
+                self.add(answer, owner, [Data::HostInfo]);
+                return;
+            }
+            Found::Records(data, additional) if !data.is_empty() => {
+                self.add(answer, owner, data);
+                answer.additional = additional;
+                return;
+            }
+            Found::Records(..) => {}
+        }
+        answer.has_soa = true;
+    }
+
+    fn add(self, answer: &mut Answer<'s>, owner: Owner<'s>, data: impl IntoIterator<Item = Data<'s>>) {
+        let ttl =
+            |data: &Data<'_>| if matches!(data, Data::Txt(_)) { VERSION_TTL } else { self.authority.ttl };
+        answer.records.extend(data.into_iter().map(|data| Record { owner, ttl: ttl(&data), data }));
+    }
+
+    fn find(self, name: &QueryName, zone: &'s Zone) -> (Topic, Found<'s>) {
+        if zone.is_reverse {
+            return (Topic::Reverse, self.find_reverse(name, zone));
+        }
+        if zone.is_multicluster {
+            return (Topic::Domain, self.apex_only(name, zone));
+        }
+        match place(name, zone.labels) {
+            Place::Service(service) => self.at_its_name(service, zone),
+            Place::BelowService { service, label } => {
+                self.at_service(service, |view| self.below_service(view, label))
+            }
+            Place::Port { service, port, protocol } => {
+                self.at_service(service, |view| self.port(view, port, protocol, zone))
+            }
+            Place::Zonal { service, choice, zone } => {
+                self.at_service(service, |view| self.zonal(view, choice, zone))
+            }
+            Place::Pod { namespace, address } => (Topic::Pod, self.pod(namespace, address)),
+            Place::Nowhere => (Topic::Search, Found::Missing),
+            Place::ServiceNamespace(namespace) | Place::PodNamespace(namespace) => {
+                self.at_namespace(namespace)
+            }
+            Place::Apex => (Topic::Domain, self.apex(zone)),
+            Place::NameServer => {
+                (Topic::Domain, Found::addresses(self.authority.own_addresses.iter().copied(), self.kind))
+            }
+            Place::DnsVersion => {
+                let version = (self.kind == RecordType::TXT).then_some(Data::Txt(VERSION));
+                (Topic::Domain, Found::data(version))
+            }
+            Place::Services | Place::Pods | Place::Dns => (Topic::Domain, Found::Empty),
+        }
+    }
+
+    fn at_namespace(self, name: &[u8]) -> (Topic, Found<'s>) {
+        if self.has_namespace(name) { (Topic::Domain, Found::Empty) } else { (Topic::Search, Found::Missing) }
+    }
+
+    fn has_namespace(self, name: &[u8]) -> bool {
+        self.authority.exposes(name, self.snapshot) && self.snapshot.has_namespace(name)
+    }
+
+    fn pod(self, namespace: &[u8], label: &[u8]) -> Found<'s> {
+        let Some(address) = parse_dashed(label).filter(|_| self.has_namespace(namespace)) else {
+            return Found::Missing;
+        };
+        let is_there = match self.authority.pods {
+            PodsMode::Disabled => false,
+            PodsMode::Insecure => true,
+            PodsMode::Verified => self.snapshot.has_pod(namespace, address),
+        };
+        if is_there { Found::addresses([address], self.kind) } else { Found::Missing }
+    }
+
+    fn find_reverse(self, name: &QueryName, zone: &'s Zone) -> Found<'s> {
+        if name.label_count() == zone.labels && matches!(self.kind, RecordType::SOA | RecordType::NS) {
+            return self.apex(zone);
+        }
+        match reverse(name) {
+            Reverse::Address(address) => self.holders(address),
+            Reverse::Network(first, last) => Found::if_exists(
+                name.label_count() == zone.labels || self.snapshot.has_address_in(first, last),
+            ),
+            Reverse::Malformed => Found::if_exists(name.label_count() == zone.labels),
+        }
+    }
+
+    /// A Service's own address names the Service; any other all endpoints that have it.
+    fn holders(self, address: IpAddr) -> Found<'s> {
+        let Some(zone) = self.authority.primary() else { return Found::Missing };
+        let exposed = |view: &&View| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot);
+        let holders: Vec<&'s View> = self.snapshot.holders(address).filter(exposed).collect();
+        let name = |view: &'s View, endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
+        let owning = holders.iter().filter(|view| view.own_addresses().contains(&address));
+        let mut targets: Vec<_> = owning.map(|view| name(view, None)).collect();
+        if targets.is_empty() && !self.authority.no_endpoints {
+            let named = holders.iter().filter(|view| view.names_endpoints());
+            targets.extend(
+                named.flat_map(|view| {
+                    view.labels_of(address).into_iter().map(|label| name(view, Some(label)))
+                }),
+            );
+        }
+        if targets.is_empty() {
+            return Found::Missing;
+        }
+        Found::data(targets.into_iter().filter(|_| self.kind == RecordType::PTR).map(Data::Ptr))
+    }
+}

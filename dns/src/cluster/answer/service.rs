@@ -1,0 +1,185 @@
+//! Services, their ports and their endpoints.
+
+use std::net::IpAddr;
+
+use hickory_server::proto::rr::RecordType;
+
+use super::{Data, Found, Lookup, Owner, Record};
+use crate::cluster::{
+    authority::Zone,
+    name::ServiceName,
+    snapshot::View,
+    topic::Topic,
+    zone::{Label, Port, ServiceKind},
+};
+
+/// What the weights of all targets of one name add up to, or near it.
+const WEIGHT: usize = 100;
+
+/// Of how many targets the addresses are looked up, too: with more, they would hardly fit beside the targets.
+const MAX_RESOLVED: usize = 512;
+
+impl<'s> Lookup<'s> {
+    /// Where a Service is alone, a namespace that there is tells that it was meant.
+    pub(super) fn at_its_name(self, service: ServiceName<'_>, zone: &'s Zone) -> (Topic, Found<'s>) {
+        match self.at_service(service, |view| self.service(view, zone)) {
+            (Topic::Search, missing) if self.has_namespace(service.namespace) => (Topic::Absent, missing),
+            found => found,
+        }
+    }
+
+    /// What `find` finds at a Service or below it, if that has a name, and what it is about.
+    pub(super) fn at_service(
+        self,
+        service: ServiceName<'_>,
+        find: impl FnOnce(&'s View) -> Found<'s>,
+    ) -> (Topic, Found<'s>) {
+        let Some(view) = self.snapshot.service(service.namespace, service.name) else {
+            return (Topic::Search, Found::Missing);
+        };
+        let is_named = self.authority.exposes(service.namespace, self.snapshot) && self.is_named(view);
+        let found = if is_named { find(view) } else { Found::Missing };
+        let topic = if matches!(found, Found::Missing) { Topic::Absent } else { topic_of(view.kind()) };
+        (topic, found)
+    }
+
+    fn is_named(self, view: &View) -> bool {
+        match view.kind() {
+            ServiceKind::ClusterIp { .. } => !self.authority.ignore_empty_service || view.has_endpoints(),
+            // Not NODATA: who looks for a peer that is not there yet must look further.
+            ServiceKind::Headless => !self.authority.no_endpoints && view.has_endpoints(),
+            ServiceKind::ExternalName(_) => true,
+            ServiceKind::Nothing => false,
+        }
+    }
+
+    pub(super) fn service(self, view: &'s View, zone: &'s Zone) -> Found<'s> {
+        match (view.kind(), self.kind) {
+            (ServiceKind::ExternalName(target), _) => Found::Alias(target),
+            // As CoreDNS does: all named ports in one answer.
+            (_, RecordType::SRV) => self.targets(view, zone, |_| true),
+            (ServiceKind::Headless, RecordType::A) => Found::data(view.v4().into_iter().map(Data::A)),
+            (ServiceKind::Headless, RecordType::AAAA) => Found::data(view.v6().into_iter().map(Data::Aaaa)),
+            (_, kind) => Found::addresses(view.own_addresses().iter().copied(), kind),
+        }
+    }
+
+    /// An endpoint, or a protocol below which there are ports.
+    pub(super) fn below_service(self, view: &'s View, label: &[u8]) -> Found<'s> {
+        if let Some(protocol) = label.strip_prefix(b"_") {
+            let is_it = |port: &Port| port.protocol.label().as_bytes() == protocol;
+            return Found::if_exists(has_port(view, is_it));
+        }
+        if self.authority.no_endpoints || !view.names_endpoints() {
+            return Found::Missing;
+        }
+        let addresses = view.endpoint(label);
+        if addresses.is_empty() { Found::Missing } else { Found::addresses(addresses, self.kind) }
+    }
+
+    pub(super) fn port(self, view: &'s View, port: &[u8], protocol: &[u8], zone: &'s Zone) -> Found<'s> {
+        let (Some(name), Some(protocol)) = (port.strip_prefix(b"_"), protocol.strip_prefix(b"_")) else {
+            return Found::Missing;
+        };
+        let is_it =
+            |port: &Port| port.name.as_bytes() == name && port.protocol.label().as_bytes() == protocol;
+        if !has_port(view, is_it) {
+            return Found::Missing;
+        }
+        if self.kind == RecordType::SRV { self.targets(view, zone, is_it) } else { Found::data([]) }
+    }
+
+    /// `ZONE.pin._zone` and `ZONE.prefer._zone` below a headless Service: its endpoints in one topology zone, or all of
+    /// them where that has none.
+    pub(super) fn zonal(self, view: &'s View, choice: Option<&[u8]>, zone: Option<&[u8]>) -> Found<'s> {
+        let is_served = self.authority.zonal && matches!(view.kind(), ServiceKind::Headless);
+        let prefers = choice == Some(b"prefer");
+        if !is_served || choice.is_some_and(|choice| choice != b"pin" && !prefers) {
+            return Found::Missing;
+        }
+        let Some(zone) = zone else { return Found::Empty };
+        let near = view.in_zone(zone);
+        if near.is_empty() && prefers {
+            let (v4, v6) = (view.v4(), view.v6());
+            return Found::addresses(
+                v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)),
+                self.kind,
+            );
+        }
+        Found::addresses(near, self.kind)
+    }
+
+    /// SRV records for the ports that `is_it` takes: to the Service where it has an address, else to each endpoint.
+    fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Found<'s> {
+        let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
+        if let ServiceKind::ClusterIp { addresses, ports } = view.kind() {
+            let mut numbers: Vec<_> =
+                ports.iter().filter(|port| is_it(port)).map(|port| port.number).collect();
+            // Several protocols may have the same.
+            numbers.sort_unstable();
+            numbers.dedup();
+            let weight = weight(numbers.len());
+            let data = numbers.into_iter().map(|port| Data::Srv { weight, port, target: name(None) });
+            return Found::Records(data.collect(), self.glue(name(None), addresses));
+        }
+        let targets = view.endpoint_ports(is_it);
+        let weight = weight(targets.len());
+        let srv =
+            |(label, port): &(Label<'s>, u16)| Data::Srv { weight, port: *port, target: name(Some(*label)) };
+        let data = targets.iter().map(srv).collect();
+        Found::Records(data, self.target_addresses(view, zone, &targets))
+    }
+
+    fn target_addresses(
+        self,
+        view: &'s View,
+        zone: &'s Zone,
+        targets: &[(Label<'s>, u16)],
+    ) -> Vec<Record<'s>> {
+        if targets.len() > MAX_RESOLVED {
+            return Vec::new();
+        }
+        let mut labels: Vec<_> = targets.iter().map(|(label, _)| *label).collect();
+        // Of several ports in one answer, each endpoint comes more than once.
+        labels.sort_unstable();
+        labels.dedup();
+        let mut addresses = Vec::with_capacity(labels.len());
+        for label in labels {
+            let owner = Owner::Service { key: &view.key, endpoint: Some(label), zone: &zone.name };
+            addresses.extend(self.glue(owner, &addresses_of(view, label)));
+        }
+        addresses
+    }
+}
+
+fn topic_of(kind: &ServiceKind) -> Topic {
+    match kind {
+        ServiceKind::ClusterIp { .. } => Topic::Service,
+        ServiceKind::Headless => Topic::Headless,
+        ServiceKind::ExternalName(_) => Topic::Alias,
+        ServiceKind::Nothing => Topic::Absent,
+    }
+}
+
+fn addresses_of(view: &View, label: Label<'_>) -> Vec<IpAddr> {
+    match label {
+        Label::Named(name) => view.endpoint(name.as_bytes()),
+        Label::Dashed(address) => vec![address],
+    }
+}
+
+fn has_port(view: &View, is_it: impl Fn(&Port) -> bool) -> bool {
+    match view.kind() {
+        ServiceKind::ClusterIp { ports, .. } => ports.iter().any(is_it),
+        ServiceKind::Headless => {
+            let serving = view.slices.iter().filter(|slice| !slice.v4.is_empty() || !slice.v6.is_empty());
+            serving.flat_map(|slice| &slice.ports).any(is_it)
+        }
+        ServiceKind::ExternalName(_) | ServiceKind::Nothing => false,
+    }
+}
+
+/// At least 1: many clients never choose a target of weight 0.
+fn weight(targets: usize) -> u16 {
+    u16::try_from(WEIGHT / targets.max(1)).unwrap_or(1).max(1)
+}

@@ -1,0 +1,363 @@
+//! What is known of the cluster: an immutable view for those who answer, and the index that makes the next one.
+//!
+//! A [`Snapshot`] never changes, so A and AAAA of a name, a Service and its endpoints always agree. The [`Index`] has one
+//! owner, who applies changes and publishes a snapshot when the data plane is as far. The two share everything that did
+//! not change: a change costs its own names and a few hundred bytes beside.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, Hasher, RandomState},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use arcstr::ArcStr;
+
+use crate::cluster::zone::{Change, Key, ObjectName, Pod, ReadOptions, Service, Slice};
+
+mod record;
+mod sorted;
+mod view;
+
+pub use record::{Data, Record};
+use sorted::Sorted;
+pub use view::View;
+
+/// Everything that can be answered, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// By the hash of their name.
+    services: Sorted<u64, Arc<View>>,
+    namespaces: Sorted<u64, ArcStr>,
+    /// Who has an address: the address, and what [`Snapshot::holders`] finds the Service by.
+    v4: Sorted<(Ipv4Addr, u32), ()>,
+    v6: Sorted<(Ipv6Addr, u32), ()>,
+    /// Addresses of pods, and the hash of their namespace.
+    pods: Sorted<(IpAddr, u64), ()>,
+    /// Changes whenever an answer may have changed.
+    pub serial: u32,
+    /// Every kind of object was listed once. Before that, what is missing here may well exist.
+    pub is_synced: bool,
+    hashes: RandomState,
+}
+
+impl Snapshot {
+    pub fn service(&self, namespace: &[u8], name: &[u8]) -> Option<&View> {
+        self.entry(namespace, name).filter(|view| view.service.is_some()).map(|view| &**view)
+    }
+
+    /// Also of Services that only their slices tell of.
+    fn entry(&self, namespace: &[u8], name: &[u8]) -> Option<&Arc<View>> {
+        let mut found = self.services.get(self.hash(&[name, b".", namespace]));
+        found.find(|view| view.key.is(namespace, name))
+    }
+
+    pub fn has_namespace(&self, name: &[u8]) -> bool {
+        self.namespaces.get(self.hash(&[name])).any(|present| present.as_bytes() == name)
+    }
+
+    pub fn has_pod(&self, namespace: &[u8], address: IpAddr) -> bool {
+        self.pods.get((address, self.hash(&[namespace]))).next().is_some()
+    }
+
+    /// The Services that an address belongs to, as their own or as that of an endpoint.
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &View> {
+        let all = 0..=u32::MAX;
+        let (v4, v6) = match address {
+            IpAddr::V4(ip) => (Some(self.v4.range((ip, *all.start())..=(ip, *all.end()))), None),
+            IpAddr::V6(ip) => (None, Some(self.v6.range((ip, *all.start())..=(ip, *all.end())))),
+        };
+        let v4 = v4.into_iter().flatten().map(|((_, short), ())| *short);
+        let v6 = v6.into_iter().flatten().map(|((_, short), ())| *short);
+        let views = v4.chain(v6).flat_map(|short| {
+            let from = u64::from(short) << 32;
+            self.services.range(from..=from | u64::from(u32::MAX))
+        });
+        views.map(|(_, view)| &**view).filter(move |view| view.service.is_some() && view.holds(address))
+    }
+
+    /// Whether any Service or endpoint has an address from `first` to `last`, two addresses of one family.
+    pub fn has_address_in(&self, first: IpAddr, last: IpAddr) -> bool {
+        match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                self.v4.range((first, 0)..=(last, u32::MAX)).next().is_some()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                self.v6.range((first, 0)..=(last, u32::MAX)).next().is_some()
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+
+    /// Every Service, in no order that means anything.
+    pub fn services(&self) -> impl Iterator<Item = &View> {
+        self.services.values().filter(|view| view.service.is_some()).map(|view| &**view)
+    }
+
+    /// Which pods of this node have which addresses, as far as they are endpoints. While an address is handed on, two may
+    /// seem to have it; then nobody has.
+    pub fn local_pods(&self) -> HashMap<IpAddr, &ObjectName> {
+        let slices = self.services().flat_map(|view| &view.slices);
+        let mut pods: HashMap<IpAddr, Option<&ObjectName>> = HashMap::new();
+        for (address, pod) in
+            slices.filter_map(|slice| slice.local_pods.as_deref()).flat_map(|local| &local.0)
+        {
+            let known = pods.entry(*address).or_insert(Some(pod));
+            *known = known.filter(|known| *known == pod);
+        }
+        pods.into_iter().filter_map(|(address, pod)| Some((address, pod?))).collect()
+    }
+
+    /// Every record below the cluster domain and in the reverse zones, Service by Service.
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        self.services().flat_map(record::records)
+    }
+
+    /// Names come from whoever may create objects: without a secret they could be chosen to collide.
+    fn hash(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = self.hashes.build_hasher();
+        parts.iter().for_each(|part| hasher.write(part));
+        hasher.finish()
+    }
+
+    fn hash_of(&self, key: &Key) -> u64 {
+        self.hash(&[key.name().as_bytes(), b".", key.namespace().as_bytes()])
+    }
+}
+
+/// The snapshot that answers are made from now. Reading it locks nothing.
+#[derive(Debug, Default)]
+pub struct Published(ArcSwap<Snapshot>);
+
+impl Published {
+    pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.0.load()
+    }
+
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
+    }
+}
+
+/// The upper half of a Service's hash: enough to find it among those with the same half.
+fn short(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).unwrap_or_default()
+}
+
+/// The joined state, and what is needed to change it.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// As it will be published next.
+    next: Snapshot,
+    /// By their own name, to find what a changed slice was before.
+    slices: HashSet<ByName>,
+    /// What Endpoints objects mean, where they are mirrored.
+    endpoints: HashMap<Key, Arc<[Arc<Slice>]>>,
+    namespaces: HashMap<ArcStr, Presence>,
+    pods: HashMap<ObjectName, Arc<Pod>>,
+    /// Namespaces are selected, so only their own objects tell which there are.
+    selects_namespaces: bool,
+}
+
+/// A Service tells that its namespace exists as well as the Namespace itself does.
+#[derive(Debug, Default)]
+struct Presence {
+    is_declared: bool,
+    services: usize,
+}
+
+impl Index {
+    /// Of objects that are read with these options.
+    pub fn new(options: &ReadOptions) -> Self {
+        Self { selects_namespaces: options.namespace_labels.is_some(), ..Self::default() }
+    }
+
+    /// What may be answered from now on.
+    pub fn snapshot(&self, serial: u32) -> Snapshot {
+        Snapshot { serial, is_synced: true, ..self.next.clone() }
+    }
+
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Service(key, service) => self.apply_service(key, service),
+            Change::Slice(name, slice) => self.apply_slice(&name, slice),
+            Change::Endpoints(key, slices) => self.apply_endpoints(key, slices),
+            Change::Namespace(name, exists) => {
+                let name: ArcStr = name.to_ascii_lowercase().into();
+                self.change_presence(name, |presence| presence.is_declared = exists);
+            }
+            Change::Pod(name, pod) => self.apply_pod(name, pod),
+        }
+    }
+
+    fn apply_service(&mut self, key: Key, service: Option<Arc<Service>>) {
+        let namespace: ArcStr = key.namespace().into();
+        let was = self.view(&key).is_some_and(|view| view.service.is_some());
+        let is = service.is_some();
+        let view = self.take(&key);
+        let stored = self.endpoints.get(&key).cloned().unwrap_or_default();
+        let mut slices = without(&view.slices, &stored);
+        slices.extend(self.mirrored(&key, service.as_deref()).iter().cloned());
+        self.put(View::new(key, service, slices), &view);
+        if !self.selects_namespaces {
+            self.change_presence(namespace, |presence| {
+                presence.services = presence.services + usize::from(is) - usize::from(was);
+            });
+        }
+    }
+
+    fn apply_slice(&mut self, name: &ObjectName, slice: Option<Arc<Slice>>) {
+        let before = self.slices.take(name).map(|ByName(slice)| slice);
+        if let Some(before) = &before {
+            self.change_slices(&before.service, |slices| without(slices, std::slice::from_ref(before)));
+        }
+        if let Some(slice) = slice {
+            self.slices.insert(ByName(slice.clone()));
+            self.change_slices(&slice.service.clone(), |slices| [slices, &[slice]].concat());
+        }
+    }
+
+    fn apply_endpoints(&mut self, key: Key, mirrored: Option<Arc<[Arc<Slice>]>>) {
+        let before = match mirrored {
+            Some(mirrored) => self.endpoints.insert(key.clone(), mirrored),
+            None => self.endpoints.remove(&key),
+        };
+        let before = before.unwrap_or_default();
+        let service = self.view(&key).and_then(|view| view.service.clone());
+        let after = self.mirrored(&key, service.as_deref());
+        self.change_slices(&key, |slices| [without(slices, &before).as_slice(), &after].concat());
+    }
+
+    /// The control plane mirrors the Endpoints of Services that exist and select no pods.
+    fn mirrored(&self, key: &Key, service: Option<&Service>) -> Arc<[Arc<Slice>]> {
+        let is_mirrored = service.is_some_and(|service| !service.has_selector);
+        self.endpoints.get(key).filter(|_| is_mirrored).cloned().unwrap_or_default()
+    }
+
+    fn apply_pod(&mut self, name: ObjectName, pod: Option<Arc<Pod>>) {
+        let after = pod.clone();
+        let before = match pod {
+            Some(pod) => self.pods.insert(name, pod),
+            None => self.pods.remove(&name),
+        };
+        // The new ones first: a pod that only changes never seems to be gone.
+        for (address, hash) in self.pod_entries(after.as_deref()) {
+            self.next.pods.insert((address, hash), ());
+        }
+        for (address, hash) in self.pod_entries(before.as_deref()) {
+            self.next.pods.remove((address, hash), |()| true);
+        }
+    }
+
+    fn pod_entries(&self, pod: Option<&Pod>) -> Vec<(IpAddr, u64)> {
+        let hash = pod.map_or(0, |pod| self.next.hash(&[pod.namespace.as_bytes()]));
+        pod.into_iter().flat_map(|pod| &pod.addresses).map(|address| (*address, hash)).collect()
+    }
+
+    fn change_presence(&mut self, name: ArcStr, change: impl FnOnce(&mut Presence)) {
+        let hash = self.next.hash(&[name.as_bytes()]);
+        let presence = self.namespaces.entry(name.clone()).or_default();
+        let was = presence.exists();
+        change(presence);
+        match (was, presence.exists()) {
+            (false, true) => self.next.namespaces.insert(hash, name),
+            (true, false) => {
+                self.next.namespaces.remove(hash, |present| *present == name);
+                self.namespaces.remove(&name);
+            }
+            (false, false) => drop(self.namespaces.remove(&name)),
+            (true, true) => {}
+        }
+    }
+
+    fn change_slices(&mut self, key: &Key, change: impl FnOnce(&[Arc<Slice>]) -> Vec<Arc<Slice>>) {
+        let before = self.take(key);
+        let slices = change(&before.slices);
+        let after = View::new(before.key.clone(), before.service.clone(), slices);
+        self.put(after, &before);
+    }
+
+    pub fn service(&self, key: &Key) -> Option<&Service> {
+        self.view(key)?.service.as_deref()
+    }
+
+    fn view(&self, key: &Key) -> Option<&Arc<View>> {
+        self.next.entry(key.namespace().as_bytes(), key.name().as_bytes())
+    }
+
+    /// Takes the view of a Service out, or an empty one.
+    fn take(&mut self, key: &Key) -> Arc<View> {
+        let hash = self.next.hash_of(key);
+        let found = self.next.services.remove(hash, |view| view.key == *key);
+        found.unwrap_or_else(|| Arc::new(View::new(key.clone(), None, Vec::new())))
+    }
+
+    /// Puts a view where one was taken out, and tells under which addresses it is found now.
+    fn put(&mut self, after: View, before: &View) {
+        let hash = self.next.hash_of(&after.key);
+        let (old, new) = (before.all_addresses(), after.all_addresses());
+        for address in old.iter().filter(|address| new.binary_search(address).is_err()) {
+            self.remove_address(*address, short(hash));
+        }
+        for address in new.iter().filter(|address| old.binary_search(address).is_err()) {
+            self.insert_address(*address, short(hash));
+        }
+        if after.service.is_some() || !after.slices.is_empty() {
+            self.next.services.insert(hash, Arc::new(after));
+        }
+    }
+
+    fn insert_address(&mut self, address: IpAddr, short: u32) {
+        match address {
+            IpAddr::V4(address) => self.next.v4.insert((address, short), ()),
+            IpAddr::V6(address) => self.next.v6.insert((address, short), ()),
+        }
+    }
+
+    fn remove_address(&mut self, address: IpAddr, short: u32) {
+        match address {
+            IpAddr::V4(address) => self.next.v4.remove((address, short), |()| true),
+            IpAddr::V6(address) => self.next.v6.remove((address, short), |()| true),
+        };
+    }
+}
+
+/// Not by name: what is made of an Endpoints object may be called like a slice.
+fn without(slices: &[Arc<Slice>], gone: &[Arc<Slice>]) -> Vec<Arc<Slice>> {
+    let is_gone = |slice: &&Arc<Slice>| gone.iter().any(|gone| Arc::ptr_eq(gone, slice));
+    slices.iter().filter(|slice| !is_gone(slice)).cloned().collect()
+}
+
+impl Presence {
+    fn exists(&self) -> bool {
+        self.is_declared || self.services > 0
+    }
+}
+
+/// A slice that is found by its own name.
+#[derive(Debug)]
+struct ByName(Arc<Slice>);
+
+impl std::borrow::Borrow<ObjectName> for ByName {
+    fn borrow(&self) -> &ObjectName {
+        &self.0.id
+    }
+}
+
+impl std::hash::Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ByName {}
+
+#[cfg(test)]
+mod tests;

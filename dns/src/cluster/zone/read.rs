@@ -1,0 +1,248 @@
+//! From Kubernetes' types to the values of [`super`].
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{self as core, ServiceSpec},
+        discovery::v1::{Endpoint, EndpointSlice},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
+
+use super::{
+    Endpoints, Key, LocalPods, ObjectName, Pod, Port, Protocol, Service, ServiceKind, Slice, dashed, is_label,
+};
+use crate::{
+    cluster::name::Name,
+    config::{Config, Kubernetes, Labels, PodsMode, Selector},
+};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// What is worth keeping depends on how it will be answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Endpoints without a hostname are called after their pod.
+    pub endpoint_pod_names: bool,
+    /// Pods are answered for, so they are kept.
+    pub pods: bool,
+    /// Endpoints are answered for by zone, so theirs are kept.
+    pub zones: bool,
+    /// Only Services and pods with these labels have names.
+    pub labels: Option<Selector>,
+    /// Only Namespaces with these labels have names, they and what is in them.
+    pub namespace_labels: Option<Selector>,
+    /// The pods of this node are known by name, too; empty: of none.
+    pub node: Box<str>,
+}
+
+impl ReadOptions {
+    pub fn of(config: &Config) -> Self {
+        let any = |is_it: fn(&Kubernetes) -> bool| config.kubernetes().any(is_it);
+        Self {
+            endpoint_pod_names: any(|options| options.endpoint_pod_names),
+            pods: any(|options| options.pods == PodsMode::Verified),
+            zones: any(|options| options.zonal),
+            labels: config.kubernetes().find_map(|options| options.labels.clone()),
+            namespace_labels: config.kubernetes().find_map(|options| options.namespace_labels.clone()),
+            node: "".into(),
+        }
+    }
+
+    /// Whether a Service or pod with these labels has a name.
+    pub fn takes(&self, labels: Option<&Labels>) -> bool {
+        is_met(self.labels.as_ref(), labels)
+    }
+
+    pub fn takes_namespace(&self, labels: Option<&Labels>) -> bool {
+        is_met(self.namespace_labels.as_ref(), labels)
+    }
+}
+
+fn is_met(selector: Option<&Selector>, labels: Option<&Labels>) -> bool {
+    selector.is_none_or(|selector| selector.matches(labels.unwrap_or(&Labels::new())))
+}
+
+pub fn service(service: &core::Service) -> Service {
+    let no_spec = ServiceSpec::default();
+    let spec = service.spec.as_ref().unwrap_or(&no_spec);
+    Service {
+        kind: kind(spec),
+        has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
+    }
+}
+
+fn kind(spec: &ServiceSpec) -> ServiceKind {
+    if spec.type_.as_deref() == Some("ExternalName") {
+        let target = spec.external_name.as_deref().and_then(external_name);
+        return target.map_or(ServiceKind::Nothing, ServiceKind::ExternalName);
+    }
+    let stated = || spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
+    if stated().any(|text| text == "None") {
+        return ServiceKind::Headless;
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in stated().filter_map(|text| address(text)) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return ServiceKind::Nothing;
+    }
+    let ports = spec.ports.iter().flatten();
+    let ports = ports
+        .filter_map(|stated| port(stated.name.as_deref(), stated.protocol.as_deref(), Some(stated.port)));
+    ServiceKind::ClusterIp { addresses: addresses.into(), ports: ports.collect() }
+}
+
+/// An ExternalName that leads nowhere, which its owner should hear of.
+pub fn is_dead_alias(service: &core::Service, read: &Service) -> bool {
+    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    kind == Some("ExternalName") && read.kind == ServiceKind::Nothing
+}
+
+/// A name that is an address by itself stands for nothing: nobody can resolve it.
+fn external_name(text: &str) -> Option<Name> {
+    let text = text.trim_end_matches('.');
+    if text.parse::<IpAddr>().is_ok() { None } else { Name::from_text(text) }
+}
+
+fn port(name: Option<&str>, protocol: Option<&str>, number: Option<i32>) -> Option<Port> {
+    let name = name.filter(|name| is_label(name))?;
+    let number = u16::try_from(number?).ok().filter(|number| *number != 0)?;
+    let protocol = match protocol.unwrap_or_default().to_ascii_lowercase().as_str() {
+        "" | "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => return None,
+    };
+    Some(Port { name: name.to_ascii_lowercase().into(), protocol, number })
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
+
+/// `None`: it belongs to no Service, or holds no addresses.
+pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> Option<Slice> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let namespace = slice.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    let service = Key::new(namespace.unwrap_or(DEFAULT_NAMESPACE), labels.get(SERVICE_NAME)?)?;
+    if slice.address_type == "FQDN" {
+        return None;
+    }
+    let mut endpoints = Ready::default();
+    for endpoint in slice.endpoints.iter().flatten() {
+        endpoints.add(endpoint, options);
+    }
+    endpoints.zones.sort_unstable();
+    endpoints.zones.dedup();
+    let ports = slice.ports.iter().flatten();
+    let ports =
+        ports.filter_map(|stated| port(stated.name.as_deref(), stated.protocol.as_deref(), stated.port));
+    Some(Slice {
+        id: id.clone(),
+        service,
+        ports: ports.collect(),
+        v4: sorted(endpoints.v4),
+        v6: sorted(endpoints.v6),
+        zones: endpoints.zones.into(),
+        triggered: triggered(&slice.metadata),
+        local_pods: local_pods(slice, id, options),
+    })
+}
+
+fn local_pods(slice: &EndpointSlice, id: &ObjectName, options: &ReadOptions) -> Option<Arc<LocalPods>> {
+    let endpoints = slice.endpoints.iter().flatten();
+    let local = endpoints
+        .filter(|endpoint| !options.node.is_empty() && endpoint.node_name.as_deref() == Some(&*options.node));
+    let pod = |endpoint: &Endpoint| {
+        let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
+        // In the namespace of its Service, whatever is written there.
+        let name = target.name.as_deref()?.into();
+        Some((address(endpoint.addresses.first()?)?, ObjectName { namespace: id.namespace.clone(), name }))
+    };
+    let pods: Box<[_]> = local.filter_map(pod).collect();
+    (!pods.is_empty()).then(|| Arc::new(LocalPods(pods)))
+}
+
+/// The control plane notes when the pod or Service changed; a time that cannot be read is as good as none.
+fn triggered(metadata: &ObjectMeta) -> Option<SystemTime> {
+    let time: Timestamp = metadata.annotations.as_ref()?.get(TRIGGER_TIME)?.parse().ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(time.as_millisecond()).ok()?))
+}
+
+#[derive(Default)]
+struct Ready {
+    v4: Vec<(Option<Box<str>>, Ipv4Addr)>,
+    v6: Vec<(Option<Box<str>>, Ipv6Addr)>,
+    zones: Vec<(Box<str>, IpAddr)>,
+}
+
+impl Ready {
+    /// Ready is what does not say it is not; serving and terminating do not count here. Only the first address counts:
+    /// no reader of slices ever used more.
+    fn add(&mut self, endpoint: &Endpoint, options: &ReadOptions) {
+        let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
+        let Some(address) = endpoint.addresses.first().and_then(|text| address(text)).filter(|_| is_ready)
+        else {
+            return;
+        };
+        let name = own_name(endpoint, options);
+        // A name that says what the address says anyway must not make a second one.
+        let name = name.filter(|name| name.as_bytes() != dashed(address).as_bytes());
+        let zone = endpoint.zone.as_deref().filter(|zone| options.zones && is_label(zone));
+        self.zones.extend(zone.map(|zone| (zone.to_ascii_lowercase().into(), address)));
+        match address {
+            IpAddr::V4(address) => self.v4.push((name, address)),
+            IpAddr::V6(address) => self.v6.push((name, address)),
+        }
+    }
+}
+
+fn own_name(endpoint: &Endpoint, options: &ReadOptions) -> Option<Box<str>> {
+    let hostname = endpoint.hostname.as_deref().filter(|hostname| is_label(hostname));
+    let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
+    let pod = pod.filter(|name| options.endpoint_pod_names && is_label(name));
+    hostname.or(pod).map(|name| name.to_ascii_lowercase().into())
+}
+
+fn sorted<A: Ord + Copy>(endpoints: Vec<(Option<Box<str>>, A)>) -> Endpoints<A> {
+    let (mut named, mut unnamed) = (Vec::new(), Vec::new());
+    for (name, address) in endpoints {
+        match name {
+            Some(name) => named.push((name, address)),
+            None => unnamed.push(address),
+        }
+    }
+    named.sort_unstable();
+    named.dedup();
+    unnamed.sort_unstable();
+    unnamed.dedup();
+    Endpoints { unnamed: unnamed.into(), named: named.into() }
+}
+
+/// `None`: a pod that is not to be reached any more. Addresses are handed to others as soon as a pod has ended.
+pub fn pod(pod: &core::Pod) -> Option<Pod> {
+    let status = pod.status.as_ref()?;
+    let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed" | "Unknown"));
+    if has_ended || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
+    let mut addresses: Vec<_> = all.filter_map(address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let namespace = pod.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE).to_ascii_lowercase().into();
+    Some(Pod { namespace, addresses: addresses.into() })
+}

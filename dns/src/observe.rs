@@ -1,0 +1,7 @@
+//! Metrics, query statistics by client, and the HTTP endpoints for health, readiness and metrics.
+
+pub mod clients;
+pub mod health;
+pub mod heartbeat;
+pub mod http;
+pub mod metrics;

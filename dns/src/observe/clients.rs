@@ -1,0 +1,244 @@
+//! Who asks what: queries by client and by topic, counted where they are answered.
+//!
+//! ```text
+//!  query ─> the worker's totals, since the start  ──────────────────────> metrics, by topic only
+//!      └──> the worker's table of clients, of this quarter of an hour ─┐
+//!           and that of the one before                                 ├─> report
+//! ```
+//!
+//! A query costs an addition to each of the two. Nothing is locked, nothing is shared with other workers as long as there
+//! are tables enough, and once a client is known nothing is allocated. Whoever asks for the figures adds them up.
+//!
+//! Clients are told apart for a while only. Addresses of pods are given to others when their pods are gone, who asks much
+//! now is lost in what was asked last week, and a table that forgets never fills for good. For the same reason no client
+//! is a label of a metric: each pod that ever was would stay a series of them.
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    net::IpAddr,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::available_parallelism,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use hickory_server::proto::op::ResponseCode;
+use tokio::time::{Instant, sleep_until};
+
+use crate::cluster::topic::Topic;
+
+mod tally;
+mod window;
+
+pub use tally::{Counts, SLOW, Trouble};
+use tally::{Tally, Troubles};
+use window::Window;
+
+/// How long the figures of clients are added up before others begin.
+pub const WINDOW: Duration = Duration::from_secs(15 * 60);
+/// More tables than that are no faster, but larger.
+const MOST_SHARDS: usize = 16;
+
+#[derive(Debug)]
+pub struct Clients {
+    /// Of everybody, since the start.
+    totals: Box<[Total]>,
+    recent: ArcSwap<Recent>,
+}
+
+/// A worker writes here with every query: not into a cache line of another's.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Total(Tally);
+
+#[derive(Debug)]
+struct Recent {
+    now: Arc<Window>,
+    before: Option<Arc<Window>>,
+}
+
+/// What was asked of late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub since: SystemTime,
+    /// Who asks most comes first.
+    pub clients: Vec<(IpAddr, Counts)>,
+    /// Of those who found no room.
+    pub others: Counts,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        let workers = available_parallelism().map_or(1, NonZeroUsize::get);
+        Self::new(workers.min(MOST_SHARDS), SystemTime::now())
+    }
+}
+
+impl Clients {
+    fn new(shards: usize, now: SystemTime) -> Self {
+        let recent = Recent { now: Arc::new(Window::new(shards, now)), before: None };
+        Self {
+            totals: (0..shards).map(|_| Total::default()).collect(),
+            recent: ArcSwap::from_pointee(recent),
+        }
+    }
+
+    /// A client was answered.
+    pub fn note(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
+        let troubles = Troubles::of(rcode, took);
+        let shard = thread() % self.totals.len();
+        self.totals[shard].0.add(topic, troubles);
+        self.recent.load().now.tally(shard, client, |tally| tally.add(topic, troubles));
+    }
+
+    /// Of everybody, since the start.
+    pub fn total(&self) -> Counts {
+        self.totals.iter().map(|Total(tally)| tally.counts()).sum()
+    }
+
+    pub fn report(&self) -> Report {
+        let recent = self.recent.load();
+        let windows = recent.before.iter().chain([&recent.now]);
+        let mut clients: HashMap<IpAddr, Counts> = HashMap::new();
+        let mut others = Counts::default();
+        for window in windows.clone() {
+            window.each(|client, counts| *clients.entry(client).or_default() += counts);
+            others += window.others();
+        }
+        let mut clients: Vec<_> = clients.into_iter().collect();
+        clients.sort_by_key(|(client, counts)| (Reverse(counts.queries()), *client));
+        Report {
+            since: windows.map(|window| window.since).min().unwrap_or(recent.now.since),
+            clients,
+            others,
+        }
+    }
+
+    /// Forgets the window before. What is noted meanwhile may still go to the one that ends.
+    fn turn(&self, now: SystemTime) {
+        let recent = self.recent.load();
+        let next = Window::new(self.totals.len(), now);
+        self.recent.store(Arc::new(Recent { now: Arc::new(next), before: Some(Arc::clone(&recent.now)) }));
+    }
+}
+
+/// Turns the windows for as long as somebody counts.
+pub async fn turn(clients: Weak<Clients>) {
+    let mut next = Instant::now() + WINDOW;
+    loop {
+        sleep_until(next).await;
+        next += WINDOW;
+        let Some(clients) = clients.upgrade() else { return };
+        clients.turn(SystemTime::now());
+    }
+}
+
+/// The number of this thread, among those that ever counted anything.
+fn thread() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static THREAD: usize = THREADS.fetch_add(1, Relaxed);
+    }
+    THREAD.with(|number| *number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, thread};
+
+    use super::*;
+
+    const PODS: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2))];
+
+    fn note(clients: &Clients, client: IpAddr, topic: Topic, times: u64) {
+        (0..times).for_each(|_| clients.note(client, topic, ResponseCode::NoError, Duration::ZERO));
+    }
+
+    fn queries(clients: &Clients) -> Vec<(IpAddr, u64)> {
+        let report = clients.report();
+        report.clients.iter().map(|(client, counts)| (*client, counts.queries())).collect()
+    }
+
+    #[test]
+    fn figures_of_all_threads_are_added_up() {
+        let clients = Clients::new(2, SystemTime::now());
+        thread::scope(|scope| {
+            for _ in 0..5 {
+                scope.spawn(|| {
+                    note(&clients, PODS[0], Topic::Service, 100);
+                    note(&clients, PODS[1], Topic::Search, 300);
+                });
+            }
+        });
+        assert_eq!(queries(&clients), [(PODS[1], 1500), (PODS[0], 500)]);
+        assert_eq!(clients.report().clients[1].1, Counts::of(&[(Topic::Service, 500)], &[]));
+        assert_eq!(clients.total(), Counts::of(&[(Topic::Service, 500), (Topic::Search, 1500)], &[]));
+        assert_eq!(clients.report().others, Counts::default());
+    }
+
+    #[test]
+    fn clients_are_forgotten_and_totals_are_not() {
+        let at = |minutes: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minutes);
+        let clients = Clients::new(1, at(0));
+        note(&clients, PODS[0], Topic::Service, 1);
+        clients.turn(at(15));
+        note(&clients, PODS[0], Topic::Service, 2);
+        note(&clients, PODS[1], Topic::Service, 1);
+        assert_eq!((queries(&clients), clients.report().since), (vec![(PODS[0], 3), (PODS[1], 1)], at(0)));
+        clients.turn(at(30));
+        assert_eq!((queries(&clients), clients.report().since), (vec![(PODS[0], 2), (PODS[1], 1)], at(15)));
+        clients.turn(at(45));
+        assert_eq!((queries(&clients), clients.report().since), (vec![], at(30)));
+        assert_eq!(clients.total().queries(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn windows_turn_until_nobody_counts() {
+        let clients = Arc::new(Clients::new(1, SystemTime::now()));
+        let turning = tokio::spawn(turn(Arc::downgrade(&clients)));
+        note(&clients, PODS[0], Topic::Pod, 1);
+        tokio::time::sleep(WINDOW * 3 / 2).await;
+        assert_eq!(queries(&clients), [(PODS[0], 1)]);
+        tokio::time::sleep(WINDOW).await;
+        assert_eq!(queries(&clients), []);
+        drop(clients);
+        turning.await.unwrap();
+    }
+
+    #[test]
+    fn a_crowd_takes_no_more_room_than_there_is() {
+        const CROWD: u32 = 100_000;
+        let clients = Clients::new(1, SystemTime::now());
+        (0..CROWD).for_each(|n| note(&clients, Ipv4Addr::from(n).into(), Topic::External, 1));
+        let report = clients.report();
+        assert!(report.clients.len() <= window::PLACES, "{}", report.clients.len());
+        let found = report.clients.len() as u64 + report.others.queries();
+        assert_eq!(found, u64::from(CROWD));
+    }
+
+    /// As many pods as a large node has, whatever their addresses look like.
+    #[test]
+    fn all_pods_of_a_node_find_room() {
+        for (name, address) in [
+            ("in a row", (|n| Ipv4Addr::from(0x0af4_0100 + n).into()) as fn(u32) -> IpAddr),
+            ("far apart", |n| Ipv4Addr::from(n.wrapping_mul(0x9e37_79b1)).into()),
+            ("by the last octet of the network", |n| Ipv4Addr::from(0x0a00_0001 + (n << 8)).into()),
+            ("IPv6", |n| IpAddr::V6((0xfd00_u128 << 112 | u128::from(n)).into())),
+            ("IPv6 networks", |n| IpAddr::V6((0xfd00_u128 << 112 | u128::from(n) << 64 | 1).into())),
+        ] {
+            let clients = Clients::new(1, SystemTime::now());
+            (0..500).for_each(|n| note(&clients, address(n), Topic::External, 1));
+            assert_eq!(
+                (clients.report().clients.len(), clients.report().others.queries()),
+                (500, 0),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Figures while they are counted, and as they are told.
+
+use std::{
+    iter::Sum,
+    ops::AddAssign,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use hickory_server::proto::op::ResponseCode;
+
+use crate::cluster::topic::{TOPICS, Topic};
+
+/// What takes longer is slow: no packet is under way so long on earth, so somebody was asked in vain, or is overloaded.
+/// One of the bounds in the histograms, too.
+pub const SLOW: Duration = Duration::from_millis(256);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Answered that it would not be: REFUSED, FORMERR, NOTIMP, BADVERS.
+    Refused,
+    /// Answered that it could not be: SERVFAIL.
+    Failed,
+    /// Answered after more than [`SLOW`].
+    Slow,
+}
+
+const TROUBLES: usize = 3;
+
+impl Trouble {
+    pub const ALL: [Self; TROUBLES] = [Self::Refused, Self::Failed, Self::Slow];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+/// Those of one query: most have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Troubles([bool; TROUBLES]);
+
+impl Troubles {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are answers")]
+    pub fn of(rcode: ResponseCode, took: Duration) -> Self {
+        let (refused, failed) = match rcode {
+            ResponseCode::Refused | ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS => {
+                (true, false)
+            }
+            ResponseCode::ServFail => (false, true),
+            _ => (false, false),
+        };
+        Self([refused, failed, took > SLOW])
+    }
+}
+
+/// Several may count at once.
+#[derive(Debug, Default)]
+pub struct Tally {
+    topics: [AtomicU64; TOPICS],
+    troubles: [AtomicU64; TROUBLES],
+}
+
+impl Tally {
+    pub fn add(&self, topic: Topic, Troubles(troubles): Troubles) {
+        self.topics[topic as usize].fetch_add(1, Relaxed);
+        for (count, _) in self.troubles.iter().zip(troubles).filter(|(_, is_so)| *is_so) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            topics: self.topics.each_ref().map(|count| count.load(Relaxed)),
+            troubles: self.troubles.each_ref().map(|count| count.load(Relaxed)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    topics: [u64; TOPICS],
+    troubles: [u64; TROUBLES],
+}
+
+impl Counts {
+    /// Each has one topic.
+    pub fn queries(&self) -> u64 {
+        self.topics.iter().sum()
+    }
+
+    pub fn topics(&self) -> impl Iterator<Item = (Topic, u64)> {
+        Topic::ALL.into_iter().zip(self.topics)
+    }
+
+    pub fn troubles(&self) -> impl Iterator<Item = (Trouble, u64)> {
+        Trouble::ALL.into_iter().zip(self.troubles)
+    }
+
+    #[cfg(test)]
+    pub fn of(topics: &[(Topic, u64)], troubles: &[(Trouble, u64)]) -> Self {
+        let mut counts = Self::default();
+        topics.iter().for_each(|(topic, count)| counts.topics[*topic as usize] += count);
+        troubles.iter().for_each(|(trouble, count)| counts.troubles[*trouble as usize] += count);
+        counts
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.topics.iter_mut().zip(more.topics).for_each(|(count, more)| *count += more);
+        self.troubles.iter_mut().zip(more.troubles).for_each(|(count, more)| *count += more);
+    }
+}
+
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, more| {
+            sum += more;
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_are_told_apart() {
+        use Trouble::{Failed, Refused, Slow};
+        let moment = Duration::from_millis(1);
+        for (rcode, took, want) in [
+            (ResponseCode::NoError, moment, &[][..]),
+            (ResponseCode::NXDomain, moment, &[]),
+            (ResponseCode::Refused, moment, &[Refused]),
+            (ResponseCode::FormErr, moment, &[Refused]),
+            (ResponseCode::NotImp, moment, &[Refused]),
+            (ResponseCode::BADVERS, moment, &[Refused]),
+            (ResponseCode::ServFail, moment, &[Failed]),
+            (ResponseCode::NoError, SLOW, &[]),
+            (ResponseCode::NoError, SLOW + moment, &[Slow]),
+            (ResponseCode::ServFail, SLOW + moment, &[Failed, Slow]),
+        ] {
+            let tally = Tally::default();
+            tally.add(Topic::External, Troubles::of(rcode, took));
+            let troubles: Vec<_> = want.iter().map(|trouble| (*trouble, 1)).collect();
+            assert_eq!(tally.counts(), Counts::of(&[(Topic::External, 1)], &troubles), "{rcode} {took:?}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What others ask over HTTP: whether the server lives, whether it is ready, and what it counts.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    cluster::snapshot::Published,
+    config::Config,
+    observe::{
+        http,
+        metrics::{HealthMetrics, Metrics},
+    },
+};
+
+/// Where each question is answered; several may be at one address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    pub health: BTreeSet<SocketAddr>,
+    pub ready: BTreeSet<SocketAddr>,
+    pub metrics: BTreeSet<SocketAddr>,
+    /// Others may have the same: two agents on a node, while one takes over.
+    pub are_shared: bool,
+}
+
+#[derive(Debug, Error)]
+#[error("cannot tell {what} at {address}; choose another address with {flag}")]
+pub struct HealthError {
+    what: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+    #[source]
+    source: io::Error,
+}
+
+/// What is told, and who tells it. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Health {
+    state: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+    _servers: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    /// None: nothing is answered from the objects of a cluster.
+    published: Option<Arc<Published>>,
+    stopping: AtomicBool,
+}
+
+/// Connections that wait to be taken: probes are few.
+const BACKLOG: u32 = 64;
+
+impl Endpoints {
+    /// As the blocks of a configuration say.
+    pub fn of(config: &Config) -> Self {
+        let blocks = || config.servers.iter();
+        Self {
+            health: blocks().filter_map(|block| block.health.as_ref()).map(|health| health.address).collect(),
+            ready: blocks().filter_map(|block| block.ready).collect(),
+            metrics: blocks().filter_map(|block| block.metrics).collect(),
+            are_shared: false,
+        }
+    }
+}
+
+impl Health {
+    /// Must be called within a runtime.
+    pub fn start(
+        endpoints: &Endpoints,
+        metrics: Arc<Metrics>,
+        published: Option<Arc<Published>>,
+    ) -> Result<Self, HealthError> {
+        let state = Arc::new(Shared { metrics, published, stopping: AtomicBool::new(false) });
+        let mut servers = JoinSet::new();
+        let mut addresses = Vec::new();
+        for (address, (router, what)) in routers(endpoints) {
+            let listener =
+                bind(address, endpoints.are_shared).map_err(|source| what.failed(address, source))?;
+            addresses.extend(listener.local_addr().ok());
+            info!(%address, what = what.name(), "telling over HTTP");
+            let router = router.with_state(Arc::clone(&state));
+            servers.spawn(async move { http::answer(listener, router).await });
+        }
+        for address in endpoints.health.iter().filter(|address| address.port() != 0) {
+            servers.spawn(watch_over(*address, state.metrics.health()));
+        }
+        Ok(Self { state, addresses, _servers: servers })
+    }
+
+    /// Where it listens, in the order of the addresses that were asked for.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Not ready from now on, so that nobody new comes while what has come is answered.
+    pub fn stopping(&self) {
+        self.state.stopping.store(true, Relaxed);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Health,
+    Ready,
+    Metrics,
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Ready => "readiness",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    fn failed(self, address: SocketAddr, source: io::Error) -> HealthError {
+        let flag = match self {
+            Self::Health => "--dns-health-bind-address",
+            Self::Ready => "--dns-ready-bind-address",
+            Self::Metrics => "--dns-metrics-bind-address",
+        };
+        HealthError { what: self.name(), flag, address, source }
+    }
+}
+
+/// How often the server asks for its own health, and how long it waits: what others would wait for shows in the figures.
+const EVERY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn watch_over(address: SocketAddr, metrics: HealthMetrics) {
+    let here = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v6.port()).into(),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
+    };
+    let mut turns = interval(EVERY);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let asked = Instant::now();
+        match timeout(PATIENCE, lives(here)).await {
+            Ok(Ok(())) => metrics.answered(asked.elapsed()),
+            Ok(Err(_)) | Err(_) => metrics.failed(),
+        }
+    }
+}
+
+async fn lives(address: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await?;
+    if start.ends_with(b" 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// One router for each address, and what it is for in the first place.
+fn routers(endpoints: &Endpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared>>, What)> {
+    let Endpoints { health, ready, metrics, are_shared: _ } = endpoints;
+    let mut routers = BTreeMap::new();
+    let mut add = |addresses: &BTreeSet<SocketAddr>,
+                   path: &str,
+                   route: axum::routing::MethodRouter<Arc<Shared>>,
+                   what| {
+        for address in addresses {
+            let (router, what) = routers.remove(address).unwrap_or_else(|| (Router::new(), what));
+            routers.insert(*address, (router.route(path, route.clone()), what));
+        }
+    };
+    add(health, "/health", get(|| async { "OK" }), What::Health);
+    add(ready, "/ready", get(is_ready), What::Ready);
+    add(metrics, "/metrics", get(told), What::Metrics);
+    routers
+}
+
+/// A list of what is not ready, as far as anything is.
+async fn is_ready(State(state): State<Arc<Shared>>) -> (StatusCode, &'static str) {
+    let is_synced = state.published.as_ref().is_none_or(|published| published.load().is_synced);
+    if state.stopping.load(Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if !is_synced {
+        (StatusCode::SERVICE_UNAVAILABLE, "kubernetes")
+    } else {
+        (StatusCode::OK, "OK")
+    }
+}
+
+async fn told(State(state): State<Arc<Shared>>) -> ([(&'static str, &'static str); 1], String) {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], state.metrics.text())
+}
+
+/// Every address means that of IPv4, too, and only that where there is no IPv6.
+fn bind(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
+    match listen(address, is_shared) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            warn!(%address, %error, "not told over IPv6");
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), is_shared)
+        }
+        bound => bound,
+    }
+}
+
+fn listen(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What an earlier server left in TIME_WAIT is nobody's.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(is_shared)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::snapshot::Index;
+
+    async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn health_readiness_and_metrics_are_told() {
+        let one = BTreeSet::from(["127.0.0.1:0".parse().unwrap()]);
+        let endpoints =
+            Endpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
+        let published = Arc::new(Published::default());
+        let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published))).unwrap();
+        let [address] = health.addresses() else { panic!("{:?}", health.addresses()) };
+        assert_eq!(get(*address, "/health").await, (200, "OK".to_owned()));
+        assert_eq!(get(*address, "/ready").await, (503, "kubernetes".to_owned()));
+        published.publish(Index::default().snapshot(1));
+        assert_eq!(get(*address, "/ready").await, (200, "OK".to_owned()));
+        let (code, text) = get(*address, "/metrics").await;
+        assert!(code == 200 && text.contains("coredns_build_info{version="), "{code} {text}");
+        health.stopping();
+        assert_eq!(get(*address, "/ready").await, (503, "stopping".to_owned()));
+        assert_eq!(get(*address, "/health").await.0, 200, "what lives is not ended for stopping");
+        let taken = Endpoints { health: BTreeSet::from([*address]), ..Endpoints::default() };
+        let error = Health::start(&taken, Arc::default(), None).unwrap_err().to_string();
+        assert!(error.contains("--dns-health-bind-address"), "{error}");
+    }
+}

@@ -1,0 +1,53 @@
+//! The text that a scraper reads, with two names for each figure.
+
+use prometheus::{TextEncoder, proto::MetricFamily};
+
+const THEIRS: &str = "coredns_";
+const OURS: &str = "portreeve_dns_";
+
+/// Families are registered without a prefix; names of ours that would say `dns` twice say it once.
+pub(super) fn text(families: Vec<MetricFamily>) -> String {
+    let mut named = Vec::with_capacity(families.len() * 2);
+    for family in families {
+        let stem = family.name().to_owned();
+        for name in [format!("{THEIRS}{stem}"), format!("{OURS}{}", stem.trim_start_matches("dns_"))] {
+            let mut family = family.clone();
+            family.set_name(name);
+            named.push(family);
+        }
+    }
+    let mut text = String::new();
+    let written = TextEncoder::new().encode_utf8(&named, &mut text);
+    // Only a family without figures cannot be written, and the registry gives none.
+    written.map(|()| text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hickory_server::proto::{op::ResponseCode, rr::RecordType};
+
+    use crate::observe::metrics::{Metrics, Protocol};
+
+    #[test]
+    fn each_figure_has_two_names() {
+        let metrics = Metrics::default();
+        let queries = metrics.queries("dns://:53", ".");
+        queries.asked(Protocol::Tcp, true, RecordType::AAAA, false, 40);
+        queries.answered(Protocol::Tcp, ResponseCode::NXDomain, "kubernetes", 90, Duration::from_millis(1));
+        metrics.forward().rejects.inc();
+        let text = metrics.text();
+        for line in [
+            r#"coredns_dns_requests_total{family="2",proto="tcp",server="dns://:53",type="AAAA",view="",zone="."} 1"#,
+            r#"portreeve_dns_requests_total{family="2",proto="tcp",server="dns://:53",type="AAAA",view="",zone="."} 1"#,
+            r#"coredns_dns_responses_total{plugin="kubernetes",rcode="NXDOMAIN",server="dns://:53",view="",zone="."} 1"#,
+            r#"coredns_dns_request_duration_seconds_bucket{server="dns://:53",view="",zone=".",le="0.001"} 1"#,
+            "coredns_forward_max_concurrent_rejects_total 1",
+            "portreeve_dns_forward_max_concurrent_rejects_total 1",
+            "# TYPE coredns_dns_request_size_bytes histogram",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line}\nis missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Queries and answers, by zone.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use hickory_server::proto::{op::ResponseCode, rr::RecordType};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+
+use super::{
+    Register,
+    labels::{RCODE_COUNT, TYPES, rcode_index, rcode_name, type_index, type_name},
+    latencies,
+};
+use crate::{cluster::topic::Topic, observe::clients::Clients};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Udp,
+    Tcp,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Families {
+    requests: IntCounterVec,
+    responses: IntCounterVec,
+    duration: HistogramVec,
+    request_size: HistogramVec,
+    response_size: HistogramVec,
+    dnssec_ok: IntCounterVec,
+    panics: IntCounter,
+    clients: Arc<Clients>,
+}
+
+/// The counters of one zone of one server. Those that count nothing yet do not exist.
+#[derive(Debug, Clone)]
+pub struct QueryMetrics(Arc<Zone>);
+
+#[derive(Debug)]
+struct Zone {
+    families: Families,
+    server: String,
+    name: String,
+    /// By protocol, family and type.
+    requests: [OnceLock<IntCounter>; 4 * (TYPES.len() + 1)],
+    /// By plugin and response code.
+    responses: [OnceLock<IntCounter>; PLUGINS.len() * RCODE_COUNT],
+    duration: Histogram,
+    request_size: [Histogram; 2],
+    response_size: [Histogram; 2],
+    dnssec_ok: IntCounter,
+}
+
+/// Who may have answered; nobody by this name is told as nobody.
+const PLUGINS: [&str; 9] =
+    ["", "kubernetes", "forward", "cache", "hosts", "template", "local", "any", "rewrite"];
+const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
+const FAMILIES: [&str; 2] = ["1", "2"];
+/// Nothing is told of views: there are none.
+const VIEW: &str = "";
+
+impl Families {
+    pub(super) fn new(new: &Register<'_>, clients: &Arc<Clients>) -> Self {
+        const ZONE: [&str; 3] = ["server", "zone", "view"];
+        const SIZED: [&str; 4] = ["server", "zone", "view", "proto"];
+        let sizes = || {
+            vec![
+                0.0, 100.0, 200.0, 300.0, 400.0, 511.0, 1023.0, 2047.0, 4095.0, 8291.0, 16e3, 32e3, 48e3,
+                64e3,
+            ]
+        };
+        Self {
+            requests: new.counters(
+                "dns_requests_total",
+                "Queries, by zone, protocol, address family and type.",
+                &["server", "zone", "view", "proto", "family", "type"],
+            ),
+            responses: new.counters(
+                "dns_responses_total",
+                "Answers, by zone, response code and who gave them.",
+                &["server", "zone", "view", "rcode", "plugin"],
+            ),
+            duration: new.histograms(
+                "dns_request_duration_seconds",
+                "Time from query to answer.",
+                &ZONE,
+                latencies(),
+            ),
+            request_size: new.histograms("dns_request_size_bytes", "Size of queries.", &SIZED, sizes()),
+            response_size: new.histograms("dns_response_size_bytes", "Size of answers.", &SIZED, sizes()),
+            dnssec_ok: new.counters("dns_do_requests_total", "Queries that ask for signatures, too.", &ZONE),
+            panics: new.counter("panics_total", "Queries that broke something and were answered SERVFAIL."),
+            clients: Arc::clone(clients),
+        }
+    }
+
+    pub(super) fn panics(&self) -> u64 {
+        self.panics.get()
+    }
+
+    pub(super) fn of(&self, server: &str, name: &str) -> QueryMetrics {
+        let zone = [server, name, VIEW];
+        let sized = |family: &HistogramVec| {
+            PROTOCOLS.map(|protocol| family.with_label_values(&[server, name, VIEW, protocol]))
+        };
+        QueryMetrics(Arc::new(Zone {
+            families: self.clone(),
+            server: server.to_owned(),
+            name: name.to_owned(),
+            requests: [const { OnceLock::new() }; _],
+            responses: [const { OnceLock::new() }; _],
+            duration: self.duration.with_label_values(&zone),
+            request_size: sized(&self.request_size),
+            response_size: sized(&self.response_size),
+            dnssec_ok: self.dnssec_ok.with_label_values(&zone),
+        }))
+    }
+}
+
+impl QueryMetrics {
+    /// Of all zones together.
+    pub fn panicked(&self) {
+        self.0.families.panics.inc();
+    }
+
+    pub fn asked(&self, protocol: Protocol, is_v6: bool, kind: RecordType, dnssec_ok: bool, size: usize) {
+        let zone = &self.0;
+        let at = (protocol as usize, usize::from(is_v6), type_index(kind));
+        let index = (at.0 * 2 + at.1) * (TYPES.len() + 1) + at.2;
+        let labels = [PROTOCOLS[at.0], FAMILIES[at.1], type_name(at.2)];
+        zone.requests[index].get_or_init(|| zone.counter(&zone.families.requests, &labels)).inc();
+        zone.request_size[at.0].observe(size as f64);
+        if dnssec_ok {
+            zone.dnssec_ok.inc();
+        }
+    }
+
+    #[cfg(test)]
+    pub fn clients(&self) -> &Clients {
+        &self.0.families.clients
+    }
+
+    /// Who asked what, with what success.
+    pub fn note(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
+        self.0.families.clients.note(client, topic, rcode, took);
+    }
+
+    pub fn answered(
+        &self,
+        protocol: Protocol,
+        rcode: ResponseCode,
+        plugin: &str,
+        size: usize,
+        took: Duration,
+    ) {
+        let zone = &self.0;
+        let plugin = PLUGINS.iter().position(|known| *known == plugin).unwrap_or_default();
+        let rcode = rcode_index(rcode);
+        let labels = [rcode_name(rcode), PLUGINS[plugin]];
+        let counter = &zone.responses[plugin * RCODE_COUNT + rcode];
+        counter.get_or_init(|| zone.counter(&zone.families.responses, &labels)).inc();
+        zone.response_size[protocol as usize].observe(size as f64);
+        zone.duration.observe(took.as_secs_f64());
+    }
+}
+
+impl Zone {
+    fn counter(&self, family: &IntCounterVec, labels: &[&str]) -> IntCounter {
+        let labels = [&[self.server.as_str(), self.name.as_str(), VIEW], labels].concat();
+        family.with_label_values(&labels)
+    }
+}

@@ -1,0 +1,211 @@
+//! Names that a file or the Corefile lists with their addresses.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Weak},
+};
+
+use arc_swap::ArcSwap;
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::{
+        LowerName, Name, RData, Record, RecordType,
+        rdata::{A, AAAA, PTR},
+    },
+};
+use tokio::time::interval;
+use tracing::warn;
+
+use crate::{
+    config,
+    file_watcher::Followed,
+    observe::metrics::HostsMetrics,
+    resolve::reply::{Origin, Reply},
+};
+
+/// What one server block lists.
+#[derive(Debug, Clone)]
+pub struct Hosts(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    config: config::Hosts,
+    /// Replaced as a whole when the file changes.
+    table: ArcSwap<Table>,
+    metrics: HostsMetrics,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    addresses: HashMap<LowerName, Vec<IpAddr>>,
+    /// By reverse name.
+    names: HashMap<LowerName, Vec<LowerName>>,
+}
+
+impl Hosts {
+    /// Must be called within a runtime: the file is followed by a task that ends with this.
+    pub fn start(config: &config::Hosts, metrics: HostsMetrics) -> Self {
+        let mut file = Followed::new(&config.file);
+        let shared = Arc::new(Shared { config: config.clone(), table: ArcSwap::default(), metrics });
+        shared.fill("");
+        shared.reread(&mut file);
+        tokio::spawn(follow(Arc::downgrade(&shared), file));
+        Self(shared)
+    }
+
+    /// None: somebody else may know.
+    pub fn answer(&self, question: &Query) -> Option<Reply> {
+        let Shared { config, table, .. } = &*self.0;
+        let name = LowerName::new(question.name());
+        let table = table.load();
+        let answers = table.answers(question, &name, config);
+        // Names that addresses lead to need not be in a zone of the list, and what is not listed is never missing.
+        let is_pointer = question.query_type() == RecordType::PTR;
+        if answers.is_empty() && (is_pointer || !config.zones.contains(&name)) {
+            return None;
+        }
+        if answers.is_empty() && !table.has(&name) {
+            let leads_on = config.fallthrough.contains(&name);
+            return (!leads_on).then(|| Reply::known(ResponseCode::NXDomain, Origin::Hosts));
+        }
+        Some(Reply { answers, ..Reply::known(ResponseCode::NoError, Origin::Hosts) })
+    }
+}
+
+impl Shared {
+    /// A file that has become unreadable changes nothing.
+    fn reread(&self, file: &mut Followed) {
+        match file.changed() {
+            None => {}
+            Some(Ok(text)) => self.fill(&text),
+            Some(Err(error)) => warn!(file = %self.config.file.display(), %error, "cannot read hosts"),
+        }
+    }
+
+    fn fill(&self, text: &str) {
+        let listed = entries(text).into_iter().chain(self.config.entries.iter().cloned());
+        let mut table = Table::default();
+        for (address, name) in listed.filter(|(_, name)| self.config.zones.contains(name)) {
+            table.add(address, name);
+        }
+        self.metrics.read(table.addresses.values().map(Vec::len).sum());
+        self.table.store(Arc::new(table));
+    }
+}
+
+impl Table {
+    fn add(&mut self, address: IpAddr, name: LowerName) {
+        let names = self.names.entry(Name::from(address).into()).or_default();
+        if !names.contains(&name) {
+            names.push(name.clone());
+        }
+        let addresses = self.addresses.entry(name).or_default();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+
+    fn has(&self, name: &LowerName) -> bool {
+        self.addresses.contains_key(name)
+    }
+
+    fn answers(&self, question: &Query, name: &LowerName, config: &config::Hosts) -> Vec<Record> {
+        let record = |data| Record::from_rdata(question.name().clone(), config.ttl, data);
+        if question.query_type() == RecordType::PTR && config.reverse {
+            let names = self.names.get(name).into_iter().flatten();
+            return names.map(|name| record(RData::PTR(PTR(name.into())))).collect();
+        }
+        let addresses = self.addresses.get(name).into_iter().flatten();
+        let data = addresses.filter_map(|address| match (address, question.query_type()) {
+            (IpAddr::V4(v4), RecordType::A) => Some(RData::A(A(*v4))),
+            (IpAddr::V6(v6), RecordType::AAAA) => Some(RData::AAAA(AAAA(*v6))),
+            _ => None,
+        });
+        data.map(record).collect()
+    }
+}
+
+async fn follow(shared: Weak<Shared>, mut file: Followed) {
+    let Some(period) = shared.upgrade().and_then(|shared| shared.config.reload) else { return };
+    let mut looks = interval(period);
+    loop {
+        looks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.reread(&mut file);
+    }
+}
+
+/// Lines of another form are passed over, as every program does that reads such a file.
+fn entries(text: &str) -> Vec<(IpAddr, LowerName)> {
+    let mut entries = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let Some(address) = words.next().and_then(|word| word.parse().ok()) else { continue };
+        for mut name in words.filter_map(|word| Name::from_ascii(word).ok()) {
+            name.set_fqdn(true);
+            entries.push((address, name.into()));
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+    use crate::{config::Zones, observe::metrics::Metrics};
+
+    fn asked(hosts: &Hosts, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+        let reply = hosts.answer(&Query::query(Name::from_ascii(name).unwrap(), kind))?;
+        Some((reply.rcode, reply.answers.iter().map(|record| record.data.to_string()).collect()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listed_names_are_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("hosts");
+        fs::write(&file, "10.0.0.1 Web web.example # ours\n10.0.0.2 web.example\nfd00::1\tweb.example\nx y\n10.0.0.4 www.com")
+            .unwrap();
+        let zone = |text: &str| LowerName::from(Name::from_ascii(text).unwrap());
+        let zones = Zones(vec![zone("web."), zone("example."), zone("org.")]);
+        let mut config = config::Hosts {
+            file: file.clone(),
+            fallthrough: Zones(vec![zone("org.")]),
+            ..config::Hosts::new(zones)
+        };
+        config.entries =
+            vec![("10.0.0.3".parse().unwrap(), Name::from_ascii("inline.example.").unwrap().into())];
+        let hosts = Hosts::start(&config, Metrics::default().hosts());
+        let found =
+            |data: &[&str]| Some((ResponseCode::NoError, data.iter().map(ToString::to_string).collect()));
+        let missing = Some((ResponseCode::NXDomain, vec![]));
+        for (name, kind, want) in [
+            ("WEB.example.", RecordType::A, found(&["10.0.0.1", "10.0.0.2"])),
+            ("web.", RecordType::A, found(&["10.0.0.1"])),
+            ("web.example.", RecordType::AAAA, found(&["fd00::1"])),
+            ("web.example.", RecordType::MX, found(&[])),
+            ("inline.example.", RecordType::A, found(&["10.0.0.3"])),
+            ("1.0.0.10.in-addr.arpa.", RecordType::PTR, found(&["web.", "web.example."])),
+            ("1.0.0.10.in-addr.arpa.", RecordType::A, None),
+            ("9.0.0.10.in-addr.arpa.", RecordType::PTR, None),
+            ("4.0.0.10.in-addr.arpa.", RecordType::PTR, None),
+            ("www.com.", RecordType::A, None),
+            ("other.example.", RecordType::A, missing),
+            ("other.org.", RecordType::A, None),
+        ] {
+            assert_eq!(asked(&hosts, name, kind), want, "{name} {kind}");
+        }
+        fs::write(&file, "10.0.0.9 new.example").unwrap();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(
+            asked(&hosts, "new.example.", RecordType::A),
+            found(&["10.0.0.9"]),
+            "the file has changed"
+        );
+        fs::remove_file(&file).unwrap();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(asked(&hosts, "new.example.", RecordType::A), found(&["10.0.0.9"]), "it is gone");
+    }
+}

@@ -1,0 +1,5 @@
+//! Names of other zones: queries to upstreams, and the cache of their answers.
+
+pub(crate) mod cache;
+pub mod forward;
+pub mod reply;

@@ -1,0 +1,243 @@
+//! Forwarded answers, remembered.
+//!
+//! Nothing about the cluster is ever in here: that is answered from memory as it is. Answers are kept as the bytes of a
+//! message, so that what they take is known to the byte, and read again for each client. Positive answers and denials
+//! have a store each, so that neither crowds out the other.
+
+mod entry;
+mod key;
+mod lifetime;
+
+use std::{sync::Arc, time::Duration};
+
+use entry::Entry;
+pub(crate) use entry::Popularity;
+use hickory_server::proto::{op::Query, rr::LowerName};
+pub(crate) use key::Key;
+use lifetime::{Kept, Kind, kept};
+use prometheus::IntCounter;
+use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync};
+
+use crate::{
+    config::{self, Prefetch, ServeStale, Stored, Verify, Zones},
+    observe::metrics::{CacheMetrics, Store},
+    resolve::reply::{Reply, Wants},
+};
+
+#[derive(Debug)]
+pub(crate) struct Cache {
+    zones: Zones,
+    success: Option<Answers>,
+    denial: Option<Answers>,
+    limits: lifetime::Limits,
+    prefetch: Option<Prefetch>,
+    serve_stale: Option<ServeStale>,
+    keep_ttl: bool,
+    metrics: CacheMetrics,
+}
+
+/// What the cache knows about a question.
+pub(crate) enum Found {
+    Fresh(Reply),
+    /// Fresh, popular, and about to expire: whoever finds it is to fetch it again.
+    Due(Reply, Popularity),
+    Stale(Stale),
+    Nothing,
+}
+
+/// An answer that has expired but may be served while the upstream fails.
+pub(crate) struct Stale {
+    pub reply: Reply,
+    pub popularity: Popularity,
+    pub verify: Verify,
+    /// The upstream was asked a short while ago, or is being asked.
+    pub must_wait: bool,
+}
+
+#[derive(Debug)]
+struct Answers {
+    store: sync::Cache<Key, Arc<Entry>, Weigher, quick_cache::DefaultHashBuilder, Evictions>,
+    except: Zones,
+    which: Store,
+}
+
+/// An answer of usual size counts as this; a larger one as what it is. So a store holds no more answers than it was
+/// told, and no more than so many times this.
+const UNIT: u64 = 1024;
+/// How long an upstream that failed is left alone while stale answers stand in (RFC 8767, section 5).
+const RECHECK: Duration = Duration::from_secs(30);
+
+impl Cache {
+    pub(crate) fn new(config: &config::Cache, metrics: CacheMetrics) -> Self {
+        let config::Cache { zones, success, denial, servfail, prefetch, serve_stale, keep_ttl } = config;
+        Self {
+            zones: zones.clone(),
+            success: Answers::new(success, Store::Success, &metrics),
+            denial: Answers::new(denial, Store::Denial, &metrics),
+            limits: lifetime::Limits {
+                success: (success.min_ttl, success.max_ttl),
+                denial: (denial.min_ttl, denial.max_ttl),
+                failure: *servfail,
+            },
+            prefetch: prefetch.clone(),
+            serve_stale: serve_stale.clone(),
+            keep_ttl: *keep_ttl,
+            metrics,
+        }
+    }
+
+    pub(crate) fn look(&self, question: &Query, wants: Wants) -> Found {
+        let key = key::Buffer::new(question, wants);
+        let mut expired = None;
+        for answers in [&self.success, &self.denial].into_iter().flatten() {
+            let Some(entry) = answers.store.get(key.bytes()) else { continue };
+            if let Some(found) = self.fresh(&entry, question) {
+                self.metrics.store(answers.which).hits.inc();
+                return found;
+            }
+            expired = expired.or(Some(entry));
+        }
+        expired.and_then(|entry| self.stale(&entry, question)).map_or(Found::Nothing, Found::Stale)
+    }
+
+    fn fresh(&self, entry: &Entry, question: &Query) -> Option<Found> {
+        let left = entry.left()?;
+        let reply = entry.reply(question, if self.keep_ttl { None } else { Some(entry.age()) })?;
+        let is_due = self.prefetch.as_ref().is_some_and(|prefetch| entry.hit(prefetch, left));
+        Some(if is_due { Found::Due(reply, entry.popularity()) } else { Found::Fresh(reply) })
+    }
+
+    fn stale(&self, entry: &Entry, question: &Query) -> Option<Stale> {
+        let serve = self.serve_stale.as_ref()?;
+        if entry.is_failure || entry.expired_for() > serve.duration {
+            return None;
+        }
+        Some(Stale {
+            reply: entry.stale_reply(question)?,
+            popularity: entry.popularity(),
+            verify: serve.verify.clone(),
+            must_wait: entry.waits_for_recheck(&serve.verify),
+        })
+    }
+
+    /// Keeps what may be kept, and gives back what clients are to see of it.
+    pub(crate) fn store(&self, question: &Query, wants: Wants, mut reply: Reply) -> Reply {
+        let name = LowerName::new(question.name());
+        if !self.zones.contains(&name) {
+            return reply;
+        }
+        let Some(kept) = kept(&mut reply, question, &self.limits) else { return reply };
+        let (answers, others) = match kept.kind {
+            Kind::Success => (&self.success, &self.denial),
+            Kind::Denial => (&self.denial, &self.success),
+            // A failure says nothing new, and must not hide what was known before.
+            Kind::Failure if self.serves(question, wants) => return reply,
+            Kind::Failure => (&self.denial, &None),
+        };
+        let key = Key::new(question, wants);
+        if let Some(others) = others {
+            // A later answer takes the place of the earlier one, whatever its kind.
+            others.store.remove(key.bytes());
+        }
+        if let Some(answers) = answers.as_ref().filter(|answers| !answers.except.contains(&name)) {
+            answers.insert(key, question, &reply, &kept, &self.metrics);
+        }
+        reply
+    }
+
+    /// Something is there that clients get.
+    fn serves(&self, question: &Query, wants: Wants) -> bool {
+        let key = key::Buffer::new(question, wants);
+        let stores = [&self.success, &self.denial].into_iter().flatten();
+        let longest = self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.duration);
+        let served = |entry: Arc<Entry>| {
+            !entry.is_failure && (entry.left().is_some() || entry.expired_for() < longest)
+        };
+        stores.filter_map(|answers| answers.store.get(key.bytes())).any(served)
+    }
+
+    /// A refresh is over. What came of it is as popular as what it replaces; if nothing did, it is not tried again at
+    /// once.
+    pub(crate) fn refreshed(&self, question: &Query, wants: Wants, popularity: Popularity) {
+        self.each_entry(question, wants, |entry| {
+            if entry.awaits_refresh() { entry.put_off(RECHECK) } else { entry.inherit(popularity) }
+        });
+    }
+
+    pub(crate) fn put_off(&self, question: &Query, wants: Wants) {
+        self.each_entry(question, wants, |entry| entry.put_off(RECHECK));
+    }
+
+    fn each_entry(&self, question: &Query, wants: Wants, act: impl Fn(&Entry)) {
+        let key = key::Buffer::new(question, wants);
+        let stores = [&self.success, &self.denial].into_iter().flatten();
+        stores.filter_map(|answers| answers.store.get(key.bytes())).for_each(|entry| act(&entry));
+    }
+
+    pub(crate) fn is_asked(&self) {
+        self.metrics.requests.inc();
+    }
+
+    pub(crate) fn misses(&self) {
+        self.metrics.misses.inc();
+    }
+
+    pub(crate) fn prefetches(&self) {
+        self.metrics.prefetched.inc();
+    }
+
+    pub(crate) fn serves_stale(&self) {
+        self.metrics.served_stale.inc();
+    }
+}
+
+impl Answers {
+    fn new(config: &Stored, which: Store, metrics: &CacheMetrics) -> Option<Self> {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(config.capacity)
+            .weight_capacity(u64::try_from(config.capacity).unwrap_or(u64::MAX).saturating_mul(UNIT))
+            .build()
+            .ok()
+            .filter(|_| config.capacity > 0)?;
+        let evictions = Evictions(metrics.store(which).evictions.clone());
+        let hasher = quick_cache::DefaultHashBuilder::default();
+        Some(Self {
+            store: sync::Cache::with_options(options, Weigher, hasher, evictions),
+            except: config.except.clone(),
+            which,
+        })
+    }
+
+    fn insert(&self, key: Key, question: &Query, reply: &Reply, kept: &Kept, metrics: &CacheMetrics) {
+        let Some(entry) = Entry::new(question, reply, kept) else { return };
+        self.store.insert(key, Arc::new(entry));
+        let metrics = metrics.store(self.which);
+        metrics.entries.set(i64::try_from(self.store.len()).unwrap_or(i64::MAX));
+        metrics.bytes.set(i64::try_from(self.store.weight()).unwrap_or(i64::MAX));
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Weigher;
+
+impl Weighter<Key, Arc<Entry>> for Weigher {
+    fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
+        u64::try_from(key.size() + entry.size()).unwrap_or(u64::MAX).max(UNIT)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Evictions(IntCounter);
+
+impl Lifecycle<Key, Arc<Entry>> for Evictions {
+    type RequestState = ();
+
+    fn begin_request(&self) {}
+
+    fn on_evict(&self, (): &mut (), _key: Key, _entry: Arc<Entry>) {
+        self.0.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! One answer, as it is kept.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use hickory_server::proto::{
+    op::{Edns, Message, OpCode, Query},
+    rr::Record,
+};
+use tokio::time::Instant;
+
+use super::lifetime::{Kept, Kind};
+use crate::{
+    config::{Prefetch, Verify},
+    resolve::reply::{ErrorInfo, Origin, Reply},
+};
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// A whole message without an id.
+    wire: Box<[u8]>,
+    stored: Instant,
+    ttl: u32,
+    pub is_failure: bool,
+    /// Times that it was asked for in a row.
+    hits: AtomicU32,
+    /// Milliseconds after it was stored: when it was last asked for, and until when the upstream is left alone.
+    last_hit: AtomicU64,
+    recheck: AtomicU64,
+    /// Somebody is fetching it again.
+    refreshing: AtomicBool,
+}
+
+/// How often an answer was asked for; handed on to the one that replaces it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Popularity(u32);
+
+/// What a client is told to keep a stale answer for (RFC 8767, section 4).
+const STALE_TTL: u32 = 30;
+
+impl Entry {
+    /// None if the answer cannot be written, which no answer that was read can be.
+    pub(super) fn new(question: &Query, reply: &Reply, kept: &Kept) -> Option<Self> {
+        let mut message = Message::response(0, OpCode::Query);
+        message.metadata.response_code = reply.rcode;
+        message.metadata.authentic_data = reply.authentic_data;
+        message.add_query(question.clone());
+        message.answers.clone_from(&reply.answers);
+        message.authorities.clone_from(&reply.authorities);
+        message.additionals.clone_from(&reply.additionals);
+        if !reply.errors.is_empty() {
+            let mut edns = Edns::new();
+            reply.errors.iter().for_each(|error| edns.options_mut().insert(error.clone()));
+            message.set_edns(edns);
+        }
+        Some(Self {
+            wire: message.to_vec().ok()?.into(),
+            stored: Instant::now(),
+            ttl: kept.ttl,
+            is_failure: kept.kind == Kind::Failure,
+            hits: AtomicU32::new(0),
+            last_hit: AtomicU64::new(0),
+            recheck: AtomicU64::new(0),
+            refreshing: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.wire.len()
+    }
+
+    pub(super) fn age(&self) -> u32 {
+        u32::try_from(self.stored.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// Seconds until it expires; None when it has.
+    pub(super) fn left(&self) -> Option<u32> {
+        self.ttl.checked_sub(self.age()).filter(|left| *left > 0)
+    }
+
+    pub(super) fn expired_for(&self) -> Duration {
+        self.stored.elapsed().saturating_sub(Duration::from_secs(self.ttl.into()))
+    }
+
+    /// For a client, with TTLs that have counted down.
+    pub(super) fn reply(&self, question: &Query, age: Option<u32>) -> Option<Reply> {
+        let age = age.unwrap_or_default();
+        self.read(question, |record| record.ttl = record.ttl.saturating_sub(age))
+    }
+
+    pub(super) fn stale_reply(&self, question: &Query) -> Option<Reply> {
+        let reply = self.read(question, |record| record.ttl = record.ttl.min(STALE_TTL))?;
+        Some(reply.because(ErrorInfo::StaleAnswer))
+    }
+
+    fn read(&self, question: &Query, change: impl Fn(&mut Record)) -> Option<Reply> {
+        // It was written here, so it can be read.
+        let message = Message::from_vec(&self.wire).ok()?;
+        let mut reply = Reply::from_upstream(message, question);
+        reply.authoritative = false;
+        reply.origin = Origin::Cache;
+        let Reply { answers, authorities, additionals, .. } = &mut reply;
+        answers.iter_mut().chain(authorities).chain(additionals).for_each(change);
+        Some(reply)
+    }
+
+    /// Counts, and says whether this one is to fetch it again.
+    pub(super) fn hit(&self, prefetch: &Prefetch, left: u32) -> bool {
+        let now = self.now();
+        let gap = now.saturating_sub(self.last_hit.swap(now, Relaxed));
+        let hits = if u128::from(gap) > prefetch.duration.as_millis() {
+            self.hits.store(1, Relaxed);
+            1
+        } else {
+            self.hits.fetch_add(1, Relaxed) + 1
+        };
+        let is_due = u64::from(left) * 100 <= u64::from(self.ttl) * u64::from(prefetch.percentage);
+        let may_ask = now >= self.recheck.load(Relaxed);
+        hits >= prefetch.amount && is_due && may_ask && !self.refreshing.swap(true, Relaxed)
+    }
+
+    /// It was to be replaced, and is still there.
+    pub(super) fn awaits_refresh(&self) -> bool {
+        self.refreshing.load(Relaxed)
+    }
+
+    pub(super) fn popularity(&self) -> Popularity {
+        Popularity(self.hits.load(Relaxed))
+    }
+
+    pub(super) fn inherit(&self, Popularity(hits): Popularity) {
+        self.hits.fetch_max(hits, Relaxed);
+    }
+
+    pub(super) fn put_off(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.recheck.store(self.now().saturating_add(time), Relaxed);
+        self.refreshing.store(false, Relaxed);
+    }
+
+    /// Whether the upstream is left alone for now: because it failed, or because somebody is asking behind the
+    /// clients' backs.
+    pub(super) fn waits_for_recheck(&self, verify: &Verify) -> bool {
+        let is_immediate = *verify == Verify::Immediate;
+        self.now() < self.recheck.load(Relaxed) || (is_immediate && self.refreshing.swap(true, Relaxed))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.stored.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

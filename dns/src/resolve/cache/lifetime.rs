@@ -1,0 +1,177 @@
+//! Whether an answer may be kept, and for how long.
+
+use std::time::Duration;
+
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::{RData, Record, RecordType},
+};
+
+use crate::resolve::reply::Reply;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Success,
+    Denial,
+    /// The upstream did not find out.
+    Failure,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub kind: Kind,
+    /// Seconds.
+    pub ttl: u32,
+}
+
+/// Shortest and longest time.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    pub success: (Duration, Duration),
+    pub denial: (Duration, Duration),
+    pub failure: Duration,
+}
+
+/// How long to keep an answer, if at all. The TTLs in it are brought within the limits: clients see them so.
+pub(super) fn kept(reply: &mut Reply, question: &Query, limits: &Limits) -> Option<Kept> {
+    if reply.truncated || question.query_type().is_any() {
+        return None;
+    }
+    let kind = kind(reply, question)?;
+    let ttl = match kind {
+        Kind::Failure => seconds(limits.failure),
+        Kind::Denial => {
+            let (ttl, limits) = (denial_ttl(&reply.authorities)?, limits.denial);
+            clamp_all(reply, limits);
+            clamp(ttl, limits)
+        }
+        Kind::Success => {
+            clamp_all(reply, limits.success);
+            shortest(reply)?
+        }
+    };
+    (ttl > 0).then_some(Kept { kind, ttl })
+}
+
+/// None: of a kind that is not kept.
+fn kind(reply: &Reply, question: &Query) -> Option<Kind> {
+    let rcode = reply.rcode;
+    if rcode == ResponseCode::NoError {
+        return Some(if reply.is_nodata(question) { Kind::Denial } else { Kind::Success });
+    }
+    if rcode == ResponseCode::NXDomain {
+        // With records of a chain, it is not clear which name of the chain does not exist.
+        return reply.answers.is_empty().then_some(Kind::Denial);
+    }
+    let has_failed = [ResponseCode::ServFail, ResponseCode::NotImp].contains(&rcode);
+    has_failed.then_some(Kind::Failure)
+}
+
+/// RFC 2308, section 5. Without a SOA a denial is not kept.
+fn denial_ttl(authorities: &[Record]) -> Option<u32> {
+    authorities.iter().find_map(|record| {
+        let RData::SOA(soa) = &record.data else { return None };
+        Some(record.ttl.min(soa.minimum))
+    })
+}
+
+fn shortest(reply: &Reply) -> Option<u32> {
+    records(reply).map(|record| record.ttl).min()
+}
+
+fn records(reply: &Reply) -> impl Iterator<Item = &Record> {
+    reply.answers.iter().chain(&reply.authorities).chain(&reply.additionals)
+}
+
+fn clamp_all(reply: &mut Reply, limits: (Duration, Duration)) {
+    let Reply { answers, authorities, additionals, .. } = reply;
+    for record in answers.iter_mut().chain(authorities).chain(additionals) {
+        record.ttl = clamp(record.ttl, limits);
+        if record.record_type() == RecordType::SOA {
+            shorten_minimum(record);
+        }
+    }
+}
+
+/// A denial lasts no longer downstream than here.
+fn shorten_minimum(record: &mut Record) {
+    let ttl = record.ttl;
+    if let RData::SOA(soa) = &mut record.data {
+        soa.minimum = soa.minimum.min(ttl);
+    }
+}
+
+fn clamp(ttl: u32, (min, max): (Duration, Duration)) -> u32 {
+    // A longest time below the shortest wins: who says `cache 3` means 3.
+    ttl.max(seconds(min)).min(seconds(max))
+}
+
+fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_server::proto::rr::{
+        Name,
+        rdata::{A, CNAME, SOA},
+    };
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn a(ttl: u32) -> Record {
+        Record::from_rdata(name("www.example.org."), ttl, RData::A(A(Ipv4Addr::LOCALHOST)))
+    }
+
+    fn cname(ttl: u32) -> Record {
+        Record::from_rdata(name("www.example.org."), ttl, RData::CNAME(CNAME(name("x.example.org."))))
+    }
+
+    fn soa(ttl: u32, minimum: u32) -> Record {
+        let data = SOA::new(name("ns.example.org."), name("root.example.org."), 1, 2, 3, 4, minimum);
+        Record::from_rdata(name("example.org."), ttl, RData::SOA(data))
+    }
+
+    #[test]
+    fn lifetimes_follow_the_rules() {
+        use Kind::{Denial, Failure, Success};
+        use ResponseCode as R;
+        let limits = Limits {
+            success: (Duration::from_secs(5), Duration::from_secs(3600)),
+            denial: (Duration::from_secs(5), Duration::from_secs(1800)),
+            failure: Duration::from_secs(7),
+        };
+        type Case = (&'static str, ResponseCode, Vec<Record>, Vec<Record>, Option<(Kind, u32)>);
+        let cases: Vec<Case> = vec![
+            ("an address", R::NoError, vec![a(60)], vec![], Some((Success, 60))),
+            ("the shortest of a chain", R::NoError, vec![cname(50), a(60)], vec![], Some((Success, 50))),
+            ("below the shortest", R::NoError, vec![a(0)], vec![], Some((Success, 5))),
+            ("above the longest", R::NoError, vec![a(9999)], vec![], Some((Success, 3600))),
+            ("no such name", R::NXDomain, vec![], vec![soa(900, 60)], Some((Denial, 60))),
+            ("the TTL of the SOA is less", R::NXDomain, vec![], vec![soa(30, 60)], Some((Denial, 30))),
+            ("no such type", R::NoError, vec![], vec![soa(900, 60)], Some((Denial, 60))),
+            ("a chain without an end", R::NoError, vec![cname(20)], vec![soa(900, 60)], Some((Denial, 60))),
+            ("a long denial", R::NXDomain, vec![], vec![soa(9999, 9999)], Some((Denial, 1800))),
+            ("a denial without SOA", R::NXDomain, vec![], vec![], None),
+            ("nothing without SOA", R::NoError, vec![], vec![], None),
+            ("no such name at the end of a chain", R::NXDomain, vec![cname(20)], vec![soa(9, 9)], None),
+            ("a failure", R::ServFail, vec![], vec![], Some((Failure, 7))),
+            ("not implemented", R::NotImp, vec![], vec![], Some((Failure, 7))),
+            ("a refusal", R::Refused, vec![], vec![], None),
+        ];
+        let question = Query::query(name("www.example.org."), RecordType::A);
+        for (case, rcode, answers, authorities, want) in cases {
+            let mut reply = Reply { rcode, answers, authorities, ..Reply::servfail() };
+            let truncated = Reply { truncated: true, ..reply.clone() };
+            let got = kept(&mut reply, &question, &limits).map(|kept| (kept.kind, kept.ttl));
+            assert_eq!(got, want, "{case}");
+            assert_eq!(kept(&mut { truncated }, &question, &limits), None, "{case}, truncated");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What the stores hold, and what they let go.
+
+use std::time::Duration;
+
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{SOA, TXT},
+    },
+};
+use tokio::time::advance;
+
+use super::*;
+use crate::{observe::metrics::Metrics, resolve::forward::fake::a};
+
+fn cache(config: &config::Cache) -> Cache {
+    Cache::new(config, Metrics::default().cache("dns://:53", "."))
+}
+
+fn question(text: &str) -> Query {
+    Query::query(Name::from_ascii(text).unwrap(), RecordType::A)
+}
+
+fn address(question: &Query) -> Reply {
+    let answers = vec![a(question.name().clone(), 60, [192, 0, 2, 1])];
+    Reply { rcode: ResponseCode::NoError, answers, errors: Vec::new(), ..Reply::servfail() }
+}
+
+fn denial() -> Reply {
+    let name = || Name::from_ascii("example.").unwrap();
+    let soa = RData::SOA(SOA::new(name(), name(), 1, 2, 3, 4, 60));
+    let authorities = vec![Record::from_rdata(name(), 60, soa)];
+    Reply { rcode: ResponseCode::NXDomain, authorities, errors: Vec::new(), ..Reply::servfail() }
+}
+
+/// Response code and TTL of what is found fresh.
+fn found(cache: &Cache, question: &Query) -> Option<(ResponseCode, u32)> {
+    match cache.look(question, Wants::default()) {
+        Found::Fresh(reply) | Found::Due(reply, _) => {
+            let first = reply.answers.first().or(reply.authorities.first());
+            Some((reply.rcode, first.map_or(0, |record| record.ttl)))
+        }
+        Found::Stale(_) | Found::Nothing => None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_answer_replaces_the_earlier_and_a_failure_replaces_nothing() {
+    use ResponseCode::{NXDomain, NoError, ServFail};
+    let (cache, question) = (cache(&config::Cache::default()), question("www.example."));
+    let store = |reply| cache.store(&question, Wants::default(), reply);
+    store(Reply::servfail());
+    assert_eq!(found(&cache, &question), Some((ServFail, 0)));
+    store(address(&question));
+    assert_eq!(found(&cache, &question), Some((NoError, 60)));
+    store(denial());
+    assert_eq!(found(&cache, &question), Some((NXDomain, 60)));
+    store(address(&question));
+    store(Reply::servfail());
+    assert_eq!(found(&cache, &question), Some((NoError, 60)), "a failure hides nothing");
+    advance(Duration::from_secs(59)).await;
+    assert_eq!(found(&cache, &question), Some((NoError, 1)));
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(found(&cache, &question), None);
+    store(Reply::servfail());
+    assert_eq!(found(&cache, &question), Some((ServFail, 0)), "what has expired is not hidden");
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(found(&cache, &question), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn zones_and_exceptions_are_kept() {
+    let zone = |text: &str| Zones(vec![LowerName::new(&Name::from_ascii(text).unwrap())]);
+    let mut config = config::Cache { zones: zone("example."), keep_ttl: true, ..config::Cache::default() };
+    config.success.except = zone("not.example.");
+    let cache = cache(&config);
+    for (name, want) in [("www.example.", true), ("www.not.example.", false), ("www.elsewhere.", false)] {
+        let question = question(name);
+        cache.store(&question, Wants::default(), address(&question));
+        advance(Duration::from_secs(10)).await;
+        let want = want.then_some((ResponseCode::NoError, 60));
+        assert_eq!(found(&cache, &question), want, "{name}");
+    }
+}
+
+#[test]
+fn memory_is_bounded() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _inside = runtime.enter();
+    let mut config = config::Cache::default();
+    config.success.capacity = 1000;
+    let cache = cache(&config);
+    let large = |question: &Query| {
+        let text = TXT::new(vec!["x".repeat(255); 8]);
+        let answers = vec![Record::from_rdata(question.name().clone(), 60, RData::TXT(text))];
+        Reply { answers, ..address(question) }
+    };
+    for number in 0..10_000 {
+        let mut question = question(&format!("n{number}.example."));
+        let reply = if number % 2 == 0 { address(&question) } else { large(&question) };
+        if number % 2 == 1 {
+            question.query_type = RecordType::TXT;
+        }
+        cache.store(&question, Wants::default(), reply);
+    }
+    let store = cache.metrics.store(Store::Success);
+    let (entries, bytes) = (store.entries.get(), store.bytes.get());
+    assert!((200..=1000).contains(&entries), "{entries} answers");
+    assert!(bytes <= 1000 * i64::try_from(UNIT).unwrap(), "{bytes} bytes");
+    assert!(store.evictions.get() >= 9000, "{}", store.evictions.get());
+}

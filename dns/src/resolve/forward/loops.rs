@@ -1,0 +1,84 @@
+//! An upstream that leads back here.
+//!
+//! Each is asked for a name that nobody else can know. If that question arrives at this server, the upstream is left out
+//! until a later probe ends elsewhere; everything else is served on.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use hickory_server::proto::{
+    op::Query,
+    rr::{LowerName, Name, RecordType},
+};
+use tracing::{error, info};
+
+use super::{
+    Wants,
+    hedge::within,
+    upstream::{Budget, Failure, Upstream},
+};
+
+/// The probes under way; all forwarders of a server share it, as a question may come back to another one.
+#[derive(Debug, Default)]
+pub struct Loops(Mutex<HashMap<LowerName, bool>>);
+
+const TIME: Duration = Duration::from_secs(2);
+const PACKETS: u32 = 2;
+
+impl Loops {
+    /// Whether a question is a probe of ours, which then has its result.
+    pub(super) fn came_back(&self, question: &Query) -> bool {
+        if question.query_type() != RecordType::HINFO {
+            return false;
+        }
+        match self.probes().get_mut(&LowerName::new(question.name())) {
+            Some(came_back) => {
+                *came_back = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Finds out whether an upstream leads back here.
+    pub(super) async fn probe(&self, upstream: &Upstream, zone: &Name) {
+        let Some(name) = random_name(zone) else { return };
+        let key = LowerName::new(&name);
+        self.probes().insert(key.clone(), false);
+        let question = Query::query(name, RecordType::HINFO);
+        let budget = Budget::of(PACKETS);
+        let asked = upstream.ask(&question, Wants::default(), &budget);
+        // Only where the question went is of interest, not what came of it.
+        let _ = within(TIME, Failure::Silent, asked).await;
+        let came_back = self.probes().remove(&key).unwrap_or_default();
+        conclude(upstream, came_back);
+    }
+
+    fn probes(&self) -> MutexGuard<'_, HashMap<LowerName, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn conclude(upstream: &Upstream, loops: bool) {
+    let did = upstream.loops.swap(loops, Relaxed);
+    if loops && !did {
+        upstream.metrics.loops();
+        error!(upstream = %upstream.target, "upstream leads back to this server and is left out");
+    } else if did && !loops {
+        info!(upstream = %upstream.target, "upstream no longer leads back to this server");
+    }
+}
+
+/// None for a zone whose names are too long to prepend to: nobody will ask for names in it either.
+fn random_name(zone: &Name) -> Option<Name> {
+    let label = || format!("{:019}", rand::random::<u64>() % 10_u64.pow(19));
+    zone.prepend_label(label()).ok()?.prepend_label(label()).ok()
+}
+
+/// Finds out about several at once.
+pub(super) async fn probe_all(loops: &Loops, upstreams: &[Arc<Upstream>], zone: &Name) {
+    futures_util::future::join_all(upstreams.iter().map(|upstream| loops.probe(upstream, zone))).await;
+}

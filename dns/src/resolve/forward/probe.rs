@@ -1,0 +1,67 @@
+//! A failed upstream is asked until it answers again.
+
+use std::{
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use hickory_server::proto::{
+    op::Query,
+    rr::{Name, RecordType},
+};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{
+    Wants,
+    hedge::within,
+    upstream::{Budget, Failure, Upstream},
+};
+use crate::config::HealthCheck;
+
+const TIME: Duration = Duration::from_secs(1);
+/// One question, and what it takes to find out how the upstream likes it.
+const PACKETS: u32 = 3;
+
+/// Probes until the upstream answers, whatever it answers; no more than one at a time.
+pub(super) fn start(upstream: &Arc<Upstream>, check: &HealthCheck) {
+    if upstream.probing.swap(true, Relaxed) {
+        return;
+    }
+    let (upstream, check) = (Arc::downgrade(upstream), check.clone());
+    tokio::spawn(async move { until_alive(&upstream, &check).await });
+}
+
+async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
+    let question = Query::query(Name::from(&check.domain), RecordType::NS);
+    let wants = Wants { no_recursion: !check.recursion_desired, ..Wants::default() };
+    // Ends with the upstream: when a changed file no longer names it, nobody holds it any more.
+    while let Some(upstream) = upstream.upgrade() {
+        match probe(&upstream, &question, wants).await {
+            Ok(()) => {
+                if upstream.is_alive() {
+                    info!(upstream = %upstream.target, "upstream answers again");
+                }
+                upstream.probing.store(false, Relaxed);
+                return;
+            }
+            Err(error) => {
+                upstream.metrics.failed_probe();
+                if upstream.has_failed() {
+                    warn!(upstream = %upstream.target, %error, "upstream does not answer");
+                }
+            }
+        }
+        drop(upstream);
+        sleep(check.interval).await;
+    }
+}
+
+async fn probe(upstream: &Upstream, question: &Query, wants: Wants) -> Result<(), Failure> {
+    let budget = Budget::of(PACKETS);
+    match within(TIME, Failure::Silent, upstream.ask(question, wants, &budget)).await {
+        Err(failure) if failure.is_of_the_upstream() => Err(failure),
+        // Whatever came back, somebody is there.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,278 @@
+//! One rule: which upstreams are asked for a name, in what order, and when that is given up.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use hickory_server::proto::{
+    op::Query,
+    rr::{LowerName, Name},
+};
+use rand::seq::SliceRandom as _;
+use rustls::ClientConfig;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, interval},
+};
+use tracing::{info, warn};
+
+use super::{
+    Reply, Surroundings, Wants,
+    hedge::{Attempt, race},
+    loops, probe,
+    stream::Dial,
+    targets::Targets,
+    tls::{self, TlsError},
+    upstream::{Budget, Failure, Target, Upstream},
+};
+use crate::config::{Forward, HealthCheck, Policy};
+
+#[derive(Debug)]
+pub(super) struct Rule {
+    config: Forward,
+    surroundings: Surroundings,
+    /// For upstreams with TLS.
+    tls: Option<Arc<ClientConfig>>,
+    /// Replaced as a whole when files name others.
+    upstreams: ArcSwap<Vec<Arc<Upstream>>>,
+    /// Whose turn it is in a round robin.
+    turn: AtomicUsize,
+    in_flight: Semaphore,
+}
+
+/// What a rule makes of a question.
+pub(super) enum Outcome {
+    Final(Reply),
+    /// The next rule that takes the name may do better.
+    Next(Reply),
+}
+
+/// All tries together: a stub resolver waits for 5 s.
+const TIME: Duration = Duration::from_secs(5);
+const MOST_TRIES: usize = 6;
+/// For finding out about an upstream's manners, and for truncated answers.
+const SPARE_PACKETS: u32 = 2;
+/// Where a rule has no limit of its own: a question in flight takes memory.
+const MOST_IN_FLIGHT: u32 = 10_000;
+/// How often files are looked at, and how often an upstream that led back here is tried again.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOKS_PER_LOOP_CHECK: u32 = 30;
+
+impl Rule {
+    pub(super) fn start(config: &Forward, surroundings: &Surroundings) -> Result<Arc<Self>, TlsError> {
+        let mut targets = Targets::new(&config.to);
+        let tls = targets.need_tls().then(|| tls::client_config(&config.tls)).transpose()?;
+        let limit = config.max_concurrent.unwrap_or(MOST_IN_FLIGHT);
+        let rule = Arc::new(Self {
+            config: config.clone(),
+            surroundings: surroundings.clone(),
+            tls,
+            upstreams: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+            in_flight: Semaphore::new(usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS)),
+        });
+        rule.point_at(&targets.now(&surroundings.own.load()))?;
+        tokio::spawn(follow(Arc::downgrade(&rule), targets));
+        Ok(rule)
+    }
+
+    pub(super) fn takes(&self, name: &LowerName) -> bool {
+        self.config.takes(name)
+    }
+
+    pub(super) async fn ask(&self, question: &Query, wants: Wants) -> Outcome {
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            self.surroundings.metrics.forward().rejects.inc();
+            return Outcome::Final(Reply::refused());
+        };
+        let upstreams = self.order();
+        let tries = (upstreams.len() * 2).min(MOST_TRIES);
+        let budget = Budget::of(u32::try_from(tries).unwrap_or_default() + SPARE_PACKETS);
+        let attempts = upstreams.iter().cycle().take(tries).map(|upstream| Attempt {
+            patience: upstream.patience(),
+            answer: self.try_one(upstream, question, wants, &budget),
+        });
+        match race(attempts, TIME).await {
+            Ok(reply) => self.outcome(reply, question),
+            Err(failures) => self.outcome(in_the_end(failures), question),
+        }
+    }
+
+    /// The upstreams to ask, first to last; none when there is nobody, or nobody who could answer.
+    fn order(&self) -> Vec<Arc<Upstream>> {
+        let all = self.upstreams.load();
+        let apart = |upstream: &&Arc<Upstream>| !upstream.loops.load(Relaxed);
+        let up = |upstream: &&Arc<Upstream>| !upstream.is_down(self.config.max_fails);
+        let mut chosen: Vec<_> = all.iter().filter(apart).filter(up).cloned().collect();
+        if chosen.is_empty() && all.iter().any(|upstream| apart(&upstream)) {
+            self.surroundings.metrics.forward().all_down.inc();
+            if !self.config.fail_fast {
+                // The probes may be what fails.
+                chosen = all.iter().filter(apart).cloned().collect();
+                chosen.shuffle(&mut rand::rng());
+            }
+            return chosen;
+        }
+        match self.config.policy {
+            Policy::Sequential => {}
+            Policy::Random => chosen.shuffle(&mut rand::rng()),
+            Policy::RoundRobin if chosen.is_empty() => {}
+            Policy::RoundRobin => {
+                let first = self.turn.fetch_add(1, Relaxed) % chosen.len();
+                chosen.rotate_left(first);
+            }
+        }
+        chosen
+    }
+
+    async fn try_one(
+        &self,
+        upstream: &Arc<Upstream>,
+        question: &Query,
+        wants: Wants,
+        budget: &Budget,
+    ) -> Result<Reply, Failure> {
+        let suspicion = Suspicion::of(upstream, &self.config.health_check);
+        let asked = upstream.ask(question, wants, budget).await;
+        suspicion.settle(asked.as_ref().err());
+        let reply = asked?;
+        upstream.is_alive();
+        if self.config.failover.contains(&reply.rcode) {
+            return Err(Failure::Unwanted(reply.rcode, Box::new(reply)));
+        }
+        Ok(reply)
+    }
+
+    fn outcome(&self, reply: Reply, question: &Query) -> Outcome {
+        let leads_on = self.config.next.contains(&reply.rcode)
+            || (self.config.next_on_nodata && reply.is_nodata(question));
+        if leads_on { Outcome::Next(reply) } else { Outcome::Final(reply) }
+    }
+
+    /// Keeps what is known of upstreams that stay.
+    fn point_at(&self, targets: &[Target]) -> Result<(), TlsError> {
+        if targets.is_empty() {
+            warn!(zone = %self.config.from, "there is no upstream to ask: what has to be forwarded is SERVFAIL");
+        }
+        let old = self.upstreams.load();
+        let upstream = |target: &Target| match old.iter().find(|upstream| upstream.target == *target) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => self.upstream(target).map(Arc::new),
+        };
+        let all = targets.iter().map(upstream).collect::<Result<Vec<_>, _>>()?;
+        self.upstreams.store(Arc::new(all));
+        Ok(())
+    }
+
+    fn upstream(&self, target: &Target) -> Result<Upstream, TlsError> {
+        let dial = match (&target.tls, &self.tls) {
+            (Some(name), Some(config)) => {
+                let name = name.as_deref().or(self.config.tls.server_name.as_deref());
+                let name = tls::server_name(name, target.address.ip())?;
+                Dial::Tls { config: Arc::clone(config), name }
+            }
+            _ if self.config.force_tcp => Dial::TcpOnly,
+            _ => Dial::TcpToo,
+        };
+        let metrics = self.surroundings.metrics.upstream(&target.address.to_string());
+        Ok(Upstream::new(target.clone(), dial, self.config.expire, metrics))
+    }
+
+    /// Asks the upstreams that were never asked whether they lead back here, and `again` those that were found to.
+    async fn look_for_loops(&self, again: bool) {
+        let all = self.upstreams.load_full();
+        let is_suspect = |upstream: &&Arc<Upstream>| {
+            !upstream.looked_for_loops.swap(true, Relaxed) || (again && upstream.loops.load(Relaxed))
+        };
+        let suspects: Vec<_> = all.iter().filter(is_suspect).cloned().collect();
+        loops::probe_all(&self.surroundings.loops, &suspects, &Name::from(&self.config.from)).await;
+    }
+}
+
+#[cfg(test)]
+impl Rule {
+    pub(super) fn fail_all(&self) {
+        self.upstreams.load().iter().for_each(|upstream| {
+            upstream.has_failed();
+        });
+    }
+}
+
+/// Follows the files that name upstreams, and the upstreams that were left out, as long as the rule is in use.
+async fn follow(rule: Weak<Rule>, mut targets: Targets) {
+    let mut looks = interval(LOOK);
+    for look in 0_u32.. {
+        looks.tick().await;
+        let Some(rule) = rule.upgrade() else { return };
+        let now = targets.now(&rule.surroundings.own.load());
+        let before: Vec<Target> =
+            rule.upstreams.load().iter().map(|upstream| upstream.target.clone()).collect();
+        if now != before {
+            match rule.point_at(&now) {
+                Ok(()) => info!(zone = %rule.config.from, upstreams = now.len(), "upstreams have changed"),
+                Err(error) => warn!(%error, "cannot use the upstreams that a file names now"),
+            }
+        }
+        rule.upstreams.load().iter().for_each(|upstream| upstream.close_expired());
+        // At first there may be nobody yet to whom a question could come back.
+        if look > 0 && rule.surroundings.detect_loops {
+            rule.look_for_loops(look % LOOKS_PER_LOOP_CHECK == 0).await;
+        }
+    }
+}
+
+/// The last reply that a better one was hoped for, or word that there is none.
+fn in_the_end(failures: Vec<Failure>) -> Reply {
+    let mut replies = failures.into_iter().rev().filter_map(|failure| match failure {
+        Failure::Unwanted(_, reply) => Some(*reply),
+        Failure::Question(_)
+        | Failure::Network(_)
+        | Failure::Silent
+        | Failure::Malformed(_)
+        | Failure::Foreign
+        | Failure::OtherCase
+        | Failure::NoQuestion
+        | Failure::Spent => None,
+    });
+    replies.next().unwrap_or_else(Reply::servfail)
+}
+
+/// An upstream that fails is probed; so is one that is left waiting because another was faster.
+struct Suspicion<'a> {
+    upstream: &'a Arc<Upstream>,
+    check: &'a HealthCheck,
+    since: Instant,
+    settled: bool,
+}
+
+impl<'a> Suspicion<'a> {
+    fn of(upstream: &'a Arc<Upstream>, check: &'a HealthCheck) -> Self {
+        Self { upstream, check, since: Instant::now(), settled: false }
+    }
+
+    fn settle(mut self, failure: Option<&Failure>) {
+        self.settled = true;
+        if failure.is_some_and(Failure::is_of_the_upstream) {
+            self.upstream.metrics.failed();
+            probe::start(self.upstream, self.check);
+        }
+    }
+}
+
+impl Drop for Suspicion<'_> {
+    fn drop(&mut self) {
+        if !self.settled && self.since.elapsed() >= self.upstream.patience() {
+            probe::start(self.upstream, self.check);
+        }
+    }
+}
+
+/// Where this server can be reached itself.
+pub type OwnAddresses = HashSet<SocketAddr>;

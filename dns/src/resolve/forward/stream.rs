@@ -1,0 +1,177 @@
+//! Questions and answers on connections, which are kept for the next question.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    upstream::Failure,
+    upstream_query::{Asked, Mismatch},
+};
+use crate::observe::metrics::UpstreamMetrics;
+
+/// How a connection is made.
+#[derive(Clone)]
+pub(super) enum Dial {
+    /// TCP, when UDP does not serve.
+    TcpToo,
+    TcpOnly,
+    Tls {
+        config: Arc<rustls::ClientConfig>,
+        name: ServerName<'static>,
+    },
+}
+
+/// Connections that nobody uses.
+#[derive(Debug)]
+pub(super) struct Pool {
+    dial: Dial,
+    /// How long one is kept.
+    expire: Duration,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+type Connection = Box<dyn Stream>;
+
+/// How long an answer on a kept connection may take. All that are kept may lead nowhere by now, and a question must not
+/// spend its tries on finding that out of each.
+const KEPT: Duration = Duration::from_millis(600);
+/// More than that at once is a burst, and its connections are closed again.
+const MOST_IDLE: usize = 16;
+/// Answers to earlier questions that may stand before ours on a connection.
+const MOST_FOREIGN: usize = 8;
+
+impl Pool {
+    pub(super) fn new(dial: Dial, expire: Duration) -> Self {
+        Self { dial, expire, idle: Mutex::default() }
+    }
+
+    /// A server may close a kept connection at any time, and one that it has forgotten stays silent: what fails on one, or
+    /// takes long, is tried once more on a fresh one.
+    pub(super) async fn exchange(
+        &self,
+        to: SocketAddr,
+        asked: &Asked,
+        metrics: &UpstreamMetrics,
+    ) -> Result<Vec<u8>, Failure> {
+        let protocol = self.dial.protocol();
+        if let Some(kept) = self.take() {
+            metrics.reused(protocol);
+            if let Ok(Ok(answer)) = timeout(KEPT, self.on(kept, asked)).await {
+                return Ok(answer);
+            }
+        }
+        metrics.dialled(protocol);
+        let fresh = self.dial.connect(to).await?;
+        self.on(fresh, asked).await
+    }
+
+    async fn on(&self, mut connection: Connection, asked: &Asked) -> Result<Vec<u8>, Failure> {
+        write(&mut connection, asked.wire()).await?;
+        let answer = read_answer(&mut connection, asked).await?;
+        self.keep(connection);
+        Ok(answer)
+    }
+
+    fn take(&self) -> Option<Connection> {
+        self.close_expired();
+        self.idle().pop().map(|kept| kept.connection)
+    }
+
+    /// Whoever asks no more closes nothing either.
+    pub(super) fn close_expired(&self) {
+        self.idle().retain(|kept| kept.since.elapsed() < self.expire);
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle();
+        if idle.len() < MOST_IDLE {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dial {
+    /// Whether UDP is no choice.
+    pub(super) fn is_forced(&self) -> bool {
+        match self {
+            Self::TcpToo => false,
+            Self::TcpOnly | Self::Tls { .. } => true,
+        }
+    }
+
+    fn protocol(&self) -> &'static str {
+        match self {
+            Self::TcpToo | Self::TcpOnly => "tcp",
+            Self::Tls { .. } => "tcp-tls",
+        }
+    }
+
+    async fn connect(&self, to: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        match self {
+            Self::TcpToo | Self::TcpOnly => Ok(Box::new(stream)),
+            Self::Tls { config, name } => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                Ok(Box::new(connector.connect(name.clone(), stream).await?))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.protocol())
+    }
+}
+
+impl fmt::Debug for Idle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idle").field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
+/// Length and message in one piece: some servers cannot put them together (RFC 7766, section 8).
+async fn write(connection: &mut Connection, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let framed = [&length.to_be_bytes(), message].concat();
+    connection.write_all(&framed).await?;
+    connection.flush().await
+}
+
+async fn read_answer(connection: &mut Connection, asked: &Asked) -> Result<Vec<u8>, Failure> {
+    for _ in 0..MOST_FOREIGN {
+        let length = connection.read_u16().await?;
+        let mut message = vec![0; usize::from(length)];
+        connection.read_exact(&mut message).await?;
+        match asked.accept(&mut message) {
+            Ok(()) => return Ok(message),
+            Err(Mismatch::Foreign) => {}
+            Err(mismatch @ (Mismatch::OtherCase | Mismatch::NoQuestion)) => return Err(mismatch.into()),
+        }
+    }
+    Err(Failure::Foreign)
+}

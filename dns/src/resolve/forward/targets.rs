@@ -1,0 +1,142 @@
+//! Which servers a rule names at this moment.
+
+use std::{net::SocketAddr, path::Path};
+
+use tracing::warn;
+
+use super::{
+    OwnAddresses,
+    resolv_conf::{RESOLVED, is_stub, name_servers},
+    upstream::Target,
+};
+use crate::{
+    config::{Protocol, Upstream},
+    file_watcher::Followed,
+};
+
+/// What a rule says, and what the files say that it names.
+#[derive(Debug)]
+pub(super) struct Targets(Vec<Source>);
+
+#[derive(Debug)]
+enum Source {
+    Fixed(Target),
+    File(File),
+}
+
+/// A file like `/etc/resolv.conf`, and what a host's stub would ask.
+#[derive(Debug)]
+struct File {
+    listed: Servers,
+    behind_stub: Servers,
+}
+
+#[derive(Debug)]
+struct Servers {
+    file: Followed,
+    name: String,
+    /// As last read; a file that has become unreadable changes nothing.
+    servers: Vec<SocketAddr>,
+}
+
+/// More are not asked for any question.
+const MOST: usize = 15;
+
+impl Targets {
+    pub(super) fn new(to: &[Upstream]) -> Self {
+        Self(to.iter().map(Source::new).collect())
+    }
+
+    pub(super) fn need_tls(&self) -> bool {
+        self.0.iter().any(|source| matches!(source, Source::Fixed(Target { tls: Some(_), .. })))
+    }
+
+    /// Each once, and never this server itself.
+    pub(super) fn now(&mut self, own: &OwnAddresses) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for target in self.0.iter_mut().flat_map(Source::now) {
+            let leads_here = target.tls.is_none() && own.contains(&target.address);
+            if !leads_here && !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        targets.truncate(MOST);
+        targets
+    }
+}
+
+impl Source {
+    fn new(upstream: &Upstream) -> Self {
+        match upstream {
+            Upstream::ResolvConf(path) => {
+                Self::File(File { listed: Servers::of(path), behind_stub: Servers::of(Path::new(RESOLVED)) })
+            }
+            Upstream::Server { address, protocol, server_name } => {
+                let tls = (*protocol == Protocol::Tls).then(|| server_name.clone());
+                Self::Fixed(Target { address: *address, tls })
+            }
+        }
+    }
+
+    fn now(&mut self) -> Vec<Target> {
+        match self {
+            Self::Fixed(target) => vec![target.clone()],
+            Self::File(file) => file.now().into_iter().map(|address| Target { address, tls: None }).collect(),
+        }
+    }
+}
+
+impl File {
+    fn now(&mut self) -> Vec<SocketAddr> {
+        let listed = self.listed.now();
+        if !listed.iter().any(is_stub) {
+            return listed.to_vec();
+        }
+        let behind = self.behind_stub.now();
+        // Where nobody says what the stub would ask, the stub itself is better than nothing.
+        let direct = listed.iter().filter(|address| behind.is_empty() || !is_stub(address));
+        direct.chain(behind).copied().collect()
+    }
+}
+
+impl Servers {
+    fn of(path: &Path) -> Self {
+        Self { file: Followed::new(path), name: path.display().to_string(), servers: Vec::new() }
+    }
+
+    fn now(&mut self) -> &[SocketAddr] {
+        match self.file.changed() {
+            None => {}
+            Some(Ok(text)) => self.servers = name_servers(&text),
+            Some(Err(error)) => warn!(file = self.name, %error, "cannot read which name servers to ask"),
+        }
+        &self.servers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn targets_follow_their_file_and_leave_this_server_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        let fixed = Upstream::plain("192.0.2.9:5353".parse().unwrap());
+        let mut targets = Targets::new(&[Upstream::ResolvConf(path.clone()), fixed.clone(), fixed]);
+        let own = OwnAddresses::from(["10.96.0.10:53".parse().unwrap()]);
+        let mut check = |name: &str, want: &[&str]| {
+            let got: Vec<String> = targets.now(&own).iter().map(ToString::to_string).collect();
+            assert_eq!(got, want, "{name}");
+        };
+        check("a missing file", &["192.0.2.9:5353"]);
+        fs::write(&path, "nameserver 10.96.0.10\nnameserver 192.0.2.1\n").unwrap();
+        check("a file", &["192.0.2.1:53", "192.0.2.9:5353"]);
+        fs::remove_file(&path).unwrap();
+        check("the file is gone", &["192.0.2.1:53", "192.0.2.9:5353"]);
+        fs::write(&path, "nameserver fd00::1\n").unwrap();
+        check("another file", &["[fd00::1]:53", "192.0.2.9:5353"]);
+    }
+}

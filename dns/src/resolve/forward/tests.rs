@@ -1,0 +1,689 @@
+//! Forwarding to upstreams that are slow, silent, wrong or lying.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use hickory_server::proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{SOA, opt::EdnsOption},
+    },
+};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::pki_types::PrivateKeyDer;
+use tokio::time::{Instant, advance, pause, resume};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Forwarder, OwnAddresses, Reply, Surroundings, Wants,
+    fake::{Fake, Via, a, address_for, reply_to, wire},
+};
+use crate::{
+    config::{self, Forward, HealthCheck, Policy, Prefetch, Protocol, ServeStale, Tls, Upstream, Verify},
+    observe::metrics::Metrics,
+};
+
+fn name(text: &str) -> Name {
+    Name::from_ascii(text).unwrap()
+}
+
+fn question(text: &str) -> Query {
+    Query::query(name(text), RecordType::A)
+}
+
+/// In order, so that tests know who is asked first.
+fn rule(upstreams: &[&Fake]) -> Forward {
+    let to = upstreams.iter().map(|upstream| Upstream::plain(upstream.address)).collect();
+    Forward { policy: Policy::Sequential, ..Forward::to(to) }
+}
+
+fn start(rules: &[Forward]) -> Forwarder {
+    Forwarder::start(rules, None, &Surroundings::default()).unwrap()
+}
+
+fn caching(rule: Forward, cache: &config::Cache) -> Forwarder {
+    let metrics = Metrics::default().cache("dns://:53", ".");
+    Forwarder::start(&[rule], Some((cache, metrics)), &Surroundings::default()).unwrap()
+}
+
+async fn ask(forwarder: &Forwarder, text: &str) -> Reply {
+    let question = question(text);
+    match forwarder.cached(&question, Wants::default()) {
+        Some(reply) => reply,
+        None => forwarder.resolve(&question, Wants::default()).await,
+    }
+}
+
+fn addresses(reply: &Reply) -> Vec<String> {
+    reply.answers.iter().map(|record| format!("{} {} {}", record.name, record.ttl, record.data)).collect()
+}
+
+const FOUND: &str = "Example.ORG. 60 192.0.2.1";
+
+/// Moves the clock, while nobody waits for anything.
+async fn pass(time: Duration) {
+    pause();
+    advance(time).await;
+    resume();
+}
+
+#[tokio::test]
+async fn a_reply_arrives_whole() {
+    let upstream = Fake::start(|asked, _| {
+        let mut reply = reply_to(asked);
+        reply.metadata.response_code = ResponseCode::NXDomain;
+        reply.metadata.authentic_data = true;
+        let soa = SOA::new(name("ns.org."), name("root.org."), 1, 2, 3, 4, 5);
+        reply.add_authority(Record::from_rdata(name("org."), 9, RData::SOA(soa)));
+        reply.add_additional(a(name("ns.org."), 1 << 31, [192, 0, 2, 9]));
+        let edns = reply.edns.as_mut().unwrap();
+        edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 9]));
+        vec![wire(&reply)]
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    let reply = ask(&forwarder, "Example.ORG.").await;
+    assert_eq!(reply.rcode, ResponseCode::NXDomain);
+    assert!(!reply.authentic_data, "nobody asked");
+    assert_eq!((reply.authorities.len(), reply.additionals.len()), (1, 1));
+    assert_eq!([reply.authorities[0].ttl, reply.additionals[0].ttl], [9, 0], "no time is negative");
+    assert_eq!(reply.errors, [EdnsOption::Unknown(15, vec![0, 9])]);
+    let wants = Wants { authentic_data: true, ..Wants::default() };
+    assert!(forwarder.resolve(&question("Example.ORG."), wants).await.authentic_data);
+}
+
+#[tokio::test]
+async fn what_a_client_wants_reaches_the_upstream() {
+    let seen: Arc<Mutex<Vec<(bool, bool)>>> = Arc::default();
+    let notes = Arc::clone(&seen);
+    let upstream = Fake::start(move |asked, _| {
+        let dnssec_ok = asked.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        notes.lock().unwrap().push((dnssec_ok, asked.metadata.checking_disabled));
+        vec![wire(&address_for(asked))]
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    for (dnssec_ok, checking_disabled) in [(false, false), (true, false), (false, true)] {
+        let wants = Wants { dnssec_ok, checking_disabled, ..Wants::default() };
+        forwarder.resolve(&question("example.org."), wants).await;
+        assert_eq!(seen.lock().unwrap().pop(), Some((dnssec_ok, checking_disabled)));
+    }
+}
+
+#[tokio::test]
+async fn only_the_answer_counts_whatever_else_arrives() {
+    type Forge = fn(&Message) -> Message;
+    let cases: &[(&str, Forge)] = &[
+        ("another id", |right| {
+            let mut wrong = right.clone();
+            wrong.metadata.id ^= 1;
+            wrong
+        }),
+        ("another question", |right| {
+            let mut wrong = right.clone();
+            wrong.queries = vec![question("example.net.")];
+            wrong
+        }),
+        ("another type", |right| {
+            let mut wrong = right.clone();
+            wrong.queries[0].query_type = RecordType::AAAA;
+            wrong
+        }),
+        ("no response", |right| {
+            let mut wrong = right.clone();
+            wrong.metadata.message_type = hickory_server::proto::op::MessageType::Query;
+            wrong
+        }),
+    ];
+    for (case, forge) in cases {
+        let upstream = Fake::start(|asked, _| {
+            let right = address_for(asked);
+            let mut wrong = forge(&right);
+            wrong.answers = vec![a(asked.queries[0].name().clone(), 60, [6, 6, 6, 6])];
+            vec![wire(&wrong), vec![], b"rubbish".to_vec(), wire(&right)]
+        })
+        .await;
+        let reply = ask(&start(&[rule(&[&upstream])]), "Example.ORG.").await;
+        assert_eq!(addresses(&reply), [FOUND], "{case}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_changes_the_case_is_asked_plainly_from_then_on() {
+    let upstream = Fake::start(|asked, _| {
+        let mut reply = address_for(asked);
+        reply.queries[0].name = reply.queries[0].name.to_lowercase();
+        vec![wire(&reply)]
+    })
+    .await;
+    let udp = rule(&[&upstream]);
+    let forwarder = start(std::slice::from_ref(&udp));
+    // The client's own capitals get lost, too.
+    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    let learnt = upstream.questions();
+    ask(&forwarder, "Example.ORG.").await;
+    assert_eq!(upstream.questions(), learnt + 1, "it is known");
+    let tcp = start(&[Forward { force_tcp: true, ..udp }]);
+    assert_eq!(addresses(&ask(&tcp, "Example.ORG.").await), [FOUND], "over TCP");
+}
+
+#[tokio::test]
+async fn from_an_upstream_that_keeps_the_case_another_case_is_forged() {
+    let upstream = Fake::start(|asked, _| {
+        let right = address_for(asked);
+        let mut forged = wire(&right);
+        // The first letter of the name, and the last octet of the address.
+        forged[13] ^= 0x20;
+        *forged.last_mut().unwrap() = 66;
+        let is_second = asked.queries[0].name().to_string().to_lowercase().starts_with("second");
+        if is_second { vec![forged, wire(&right)] } else { vec![wire(&right)] }
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    ask(&forwarder, "first.example.").await;
+    assert_eq!(addresses(&ask(&forwarder, "second.example.").await), ["second.example. 60 192.0.2.1"]);
+}
+
+#[tokio::test]
+async fn an_upstream_without_edns_is_asked_without() {
+    let upstream = Fake::start(|asked, _| {
+        if asked.edns.is_none() {
+            return vec![wire(&address_for(asked))];
+        }
+        let mut reply = reply_to(asked);
+        reply.edns = None;
+        reply.metadata.response_code = ResponseCode::FormErr;
+        vec![wire(&reply)]
+    })
+    .await;
+    assert_eq!(addresses(&ask(&start(&[rule(&[&upstream])]), "Example.ORG.").await), [FOUND]);
+}
+
+#[tokio::test]
+async fn one_question_that_is_not_liked_changes_nothing_for_others() {
+    // A server that says FORMERR to one name, and forgets its OPT then.
+    let upstream = Fake::start(|asked, _| {
+        let mut reply = address_for(asked);
+        if asked.queries[0].name().to_string().to_lowercase().starts_with("bad") {
+            reply.edns = None;
+            reply.metadata.response_code = ResponseCode::FormErr;
+        } else if asked.edns.is_none() {
+            reply.answers.clear();
+        }
+        vec![wire(&reply)]
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    assert_eq!(ask(&forwarder, "bad.example.org.").await.rcode, ResponseCode::FormErr);
+    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+}
+
+#[tokio::test]
+async fn the_next_one_is_asked_when_one_is_silent_or_gone() {
+    let (silent, good) = (Fake::silent().await, Fake::plain().await);
+    let began = Instant::now();
+    assert_eq!(addresses(&ask(&start(&[rule(&[&silent, &good])]), "Example.ORG.").await), [FOUND]);
+    assert!(began.elapsed() < Duration::from_millis(1500), "a client waits: {:?}", began.elapsed());
+
+    let mut gone = rule(&[&good]);
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    gone.to.insert(0, Upstream::plain(closed));
+    assert_eq!(addresses(&ask(&start(&[gone]), "Example.ORG.").await), [FOUND]);
+}
+
+#[tokio::test]
+async fn a_question_costs_no_more_than_its_budget() {
+    let silent = Fake::silent().await;
+    let began = Instant::now();
+    let reply = ask(&start(&[rule(&[&silent])]), "example.org.").await;
+    assert_eq!(reply.rcode, ResponseCode::ServFail);
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    // Two tries, and the probes that find out whether anybody is there.
+    assert!(silent.questions() <= 2 + 4, "{}", silent.questions());
+}
+
+#[tokio::test]
+async fn response_codes_are_final_unless_told_otherwise() {
+    let failing = Fake::start(|asked, _| {
+        let mut reply = reply_to(asked);
+        reply.metadata.response_code = ResponseCode::ServFail;
+        vec![wire(&reply)]
+    })
+    .await;
+    let good = Fake::plain().await;
+    let both = rule(&[&failing, &good]);
+    assert_eq!(ask(&start(std::slice::from_ref(&both)), "Example.ORG.").await.rcode, ResponseCode::ServFail);
+    let failover = Forward { failover: vec![ResponseCode::ServFail], ..both };
+    assert_eq!(addresses(&ask(&start(&[failover]), "Example.ORG.").await), [FOUND]);
+    let alone = Forward { failover: vec![ResponseCode::ServFail], ..rule(&[&failing]) };
+    assert_eq!(ask(&start(&[alone]), "Example.ORG.").await.rcode, ResponseCode::ServFail);
+    let next = Forward { next: vec![ResponseCode::ServFail], ..rule(&[&failing]) };
+    assert_eq!(addresses(&ask(&start(&[next, rule(&[&good])]), "Example.ORG.").await), [FOUND]);
+}
+
+#[tokio::test]
+async fn names_go_where_the_rules_say() {
+    let (mine, other) = (Fake::plain().await, Fake::plain().await);
+    let stub = Forward {
+        from: name("acme.local.").into(),
+        except: config::Zones(vec![name("not.acme.local.").into()]),
+        ..rule(&[&mine])
+    };
+    let forwarder = start(&[stub.clone(), rule(&[&other])]);
+    for (text, wants_mine) in [
+        ("acme.local.", true),
+        ("www.ACME.local.", true),
+        ("notacme.local.", false),
+        ("www.not.acme.local.", false),
+    ] {
+        let before = mine.questions();
+        ask(&forwarder, text).await;
+        assert_eq!(mine.questions() > before, wants_mine, "{text}");
+    }
+    assert_eq!(ask(&start(&[stub]), "example.org.").await.rcode, ResponseCode::Refused, "no rule");
+}
+
+#[tokio::test]
+async fn truncated_answers_are_fetched_whole_where_that_is_possible() {
+    let truncated = |asked: &Message| {
+        let mut reply = address_for(asked);
+        reply.metadata.truncation = true;
+        vec![wire(&reply)]
+    };
+    let whole = Fake::start(move |asked, via| match via {
+        Via::Udp => truncated(asked),
+        Via::Tcp => {
+            let mut reply = address_for(asked);
+            reply.add_answer(a(asked.queries[0].name().clone(), 60, [192, 0, 2, 2]));
+            vec![wire(&reply)]
+        }
+    })
+    .await;
+    let reply = ask(&start(&[rule(&[&whole])]), "example.org.").await;
+    assert_eq!((reply.truncated, reply.answers.len()), (false, 2));
+
+    let partial = Fake::start(move |asked, via| match via {
+        Via::Udp => truncated(asked),
+        Via::Tcp => vec![vec![]],
+    })
+    .await;
+    let forwarder = caching(rule(&[&partial]), &config::Cache::default());
+    let reply = ask(&forwarder, "example.org.").await;
+    assert_eq!(
+        (reply.truncated, reply.answers.len()),
+        (true, 1),
+        "the client is told, and may use what there is"
+    );
+    assert_eq!(forwarder.cached(&question("example.org."), Wants::default()), None);
+}
+
+#[tokio::test]
+async fn connections_are_kept_and_made_anew_when_they_were_closed() {
+    let upstream = Fake::plain().await;
+    let tcp = Forward { force_tcp: true, ..rule(&[&upstream]) };
+    let forwarder = start(std::slice::from_ref(&tcp));
+    for _ in 0..3 {
+        assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    }
+    assert_eq!((upstream.questions(), upstream.connections()), (3, 1));
+
+    let closing = Fake::start(|asked, _| vec![wire(&address_for(asked)), vec![]]).await;
+    let forwarder = start(&[Forward { force_tcp: true, ..rule(&[&closing]) }]);
+    for _ in 0..3 {
+        assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    }
+    assert_eq!(closing.connections(), 3);
+}
+
+#[tokio::test]
+async fn kept_connections_that_lead_nowhere_are_not_all_tried() {
+    let asked_so_far = std::sync::atomic::AtomicU32::new(0);
+    let upstream = Fake::start(move |asked, _| {
+        // The first two make connections, and nothing more is heard on them.
+        let number = asked_so_far.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if matches!(number, 2 | 3) { Vec::new() } else { vec![wire(&address_for(asked))] }
+    })
+    .await;
+    let forwarder = start(&[Forward { force_tcp: true, ..rule(&[&upstream]) }]);
+    join_all(["a.example.", "b.example."].map(|name| ask(&forwarder, name))).await;
+    assert_eq!(upstream.connections(), 2);
+    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+}
+
+#[tokio::test]
+async fn connections_that_nobody_uses_are_closed() {
+    let upstream = Fake::plain().await;
+    let rule = Forward { force_tcp: true, expire: Duration::from_millis(50), ..rule(&[&upstream]) };
+    let forwarder = start(&[rule]);
+    ask(&forwarder, "example.org.").await;
+    assert_eq!(upstream.open_connections(), 1);
+    while upstream.open_connections() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn tls_upstreams_are_trusted_by_name() {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["dns.example".to_owned()]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let authority = directory.path().join("ca.pem");
+    std::fs::write(&authority, cert.pem()).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let upstream = Fake::with_tls(Some(acceptor), |asked, _| vec![wire(&address_for(asked))]).await;
+    let to = |server_name: Option<&str>| Upstream::Server {
+        address: upstream.address,
+        protocol: Protocol::Tls,
+        server_name: server_name.map(str::to_owned),
+    };
+    let tls = Tls { authority: Some(authority), ..Tls::default() };
+    let rule = |to| Forward { tls: tls.clone(), ..Forward::to(vec![to]) };
+
+    let forwarder = start(&[rule(to(Some("dns.example")))]);
+    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    ask(&forwarder, "Example.ORG.").await;
+    assert_eq!(upstream.connections(), 1, "the connection is kept");
+    for (case, to) in [("another name", to(Some("other.example"))), ("no name", to(None))] {
+        assert_eq!(ask(&start(&[rule(to)]), "example.org.").await.rcode, ResponseCode::ServFail, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_question_is_asked_once_and_too_many_are_refused() {
+    let upstream = Fake::plain().await;
+    let forwarder = start(&[Forward { max_concurrent: Some(1), ..rule(&[&upstream]) }]);
+    let same = join_all((0..20).map(|_| ask(&forwarder, "Example.ORG."))).await;
+    assert!(same.iter().all(|reply| addresses(reply) == [FOUND]));
+    assert_eq!(upstream.questions(), 1);
+
+    let names = ["a.example.", "b.example.", "c.example."];
+    let rcodes: Vec<_> =
+        join_all(names.map(|name| ask(&forwarder, name))).await.iter().map(|reply| reply.rcode).collect();
+    assert_eq!(rcodes, [ResponseCode::NoError, ResponseCode::Refused, ResponseCode::Refused]);
+    assert_eq!(ask(&forwarder, "c.example.").await.rcode, ResponseCode::NoError, "once there is room");
+}
+
+#[tokio::test]
+async fn a_failed_upstream_is_left_out_until_it_answers() {
+    let mute = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let is_mute = Arc::clone(&mute);
+    let moody = Fake::start(move |asked, _| {
+        let is_mute = is_mute.load(std::sync::atomic::Ordering::Relaxed);
+        if is_mute { Vec::new() } else { vec![wire(&address_for(asked))] }
+    })
+    .await;
+    let good = Fake::plain().await;
+    let forwarder = start(&[Forward { max_fails: 1, ..rule(&[&moody, &good]) }]);
+    let quickly = Duration::from_millis(200);
+    let until = |wants_moody: bool| {
+        let (forwarder, moody, good) = (&forwarder, &moody, &good);
+        async move {
+            for attempt in 0..100 {
+                let (began, before) = (Instant::now(), (moody.questions(), good.questions()));
+                ask(forwarder, &format!("n{attempt}.example.")).await;
+                let by_good = good.questions() > before.1;
+                if began.elapsed() < quickly && by_good != wants_moody {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            panic!("nothing changes");
+        }
+    };
+    until(false).await;
+    mute.store(false, std::sync::atomic::Ordering::Relaxed);
+    until(true).await;
+}
+
+#[tokio::test]
+async fn upstreams_are_probed_as_they_are_to_be() {
+    for recursion_desired in [true, false] {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let upstream = Fake::start(move |asked, _| {
+            let is_probe = asked.queries[0].query_type() == RecordType::NS;
+            if is_probe {
+                tell.send((asked.queries[0].name().to_lowercase(), asked.metadata.recursion_desired))
+                    .unwrap();
+            }
+            Vec::new()
+        })
+        .await;
+        let domain = name("probe.example.").into();
+        let health_check = HealthCheck { domain, recursion_desired, ..HealthCheck::default() };
+        let forwarder = start(&[Forward { health_check, ..rule(&[&upstream]) }]);
+        ask(&forwarder, "example.org.").await;
+        assert_eq!(told.recv().await, Some((name("probe.example."), recursion_desired)));
+    }
+}
+
+#[tokio::test]
+async fn with_everybody_down_somebody_is_tried_all_the_same() {
+    let upstream = Fake::plain().await;
+    for (fail_fast, want) in [(false, ResponseCode::NoError), (true, ResponseCode::ServFail)] {
+        let rule = super::rule::Rule::start(
+            &Forward { fail_fast, max_fails: 1, ..rule(&[&upstream]) },
+            &Surroundings::default(),
+        )
+        .unwrap();
+        rule.fail_all();
+        let (super::Outcome::Final(reply) | super::Outcome::Next(reply)) =
+            rule.ask(&question("example.org."), Wants::default()).await;
+        assert_eq!(reply.rcode, want, "fail_fast: {fail_fast}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_leads_back_here_is_left_out() {
+    let good = Fake::plain().await;
+    // What it is asked it asks us, as a stub of the host does that is configured to ask the cluster's DNS.
+    let (sender, receiver) = std::sync::mpsc::channel::<Forwarder>();
+    let (asks, mut asked) = tokio::sync::mpsc::unbounded_channel::<Query>();
+    let mirror = Fake::start(move |question, _| {
+        let _ = asks.send(question.queries[0].clone());
+        Vec::new()
+    })
+    .await;
+    let surroundings = Surroundings { detect_loops: true, ..Surroundings::default() };
+    let forwarder = Forwarder::start(&[rule(&[&mirror, &good])], None, &surroundings).unwrap();
+    sender.send(forwarder.clone()).unwrap();
+    tokio::spawn(async move {
+        let forwarder = receiver.recv().unwrap();
+        while let Some(question) = asked.recv().await {
+            let forwarder = forwarder.clone();
+            tokio::spawn(async move { forwarder.resolve(&question, Wants::default()).await });
+        }
+    });
+    let text = || surroundings.metrics.text();
+    let found = format!("coredns_forward_loops_total{{to=\"{}\"}} 1", mirror.address);
+    while !text().contains(&found) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let before = mirror.questions();
+    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert_eq!(mirror.questions(), before);
+}
+
+#[tokio::test]
+async fn this_server_is_never_an_upstream_even_if_it_becomes_one() {
+    let upstream = Fake::plain().await;
+    let surroundings = Surroundings::default();
+    let forwarder = Forwarder::start(&[rule(&[&upstream])], None, &surroundings).unwrap();
+    assert_eq!(ask(&forwarder, "example.org.").await.rcode, ResponseCode::NoError);
+    surroundings.own.store(Arc::new(OwnAddresses::from([upstream.address])));
+    while ask(&forwarder, "example.org.").await.rcode == ResponseCode::NoError {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_are_remembered_for_the_client_that_asks() {
+    let upstream = Fake::plain().await;
+    let forwarder = caching(rule(&[&upstream]), &config::Cache::capped_at(Duration::from_secs(30)));
+    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 30 192.0.2.1"], "capped");
+    pass(Duration::from_secs(10)).await;
+    assert_eq!(addresses(&ask(&forwarder, "EXAMPLE.org.").await), ["EXAMPLE.org. 20 192.0.2.1"]);
+    assert_eq!(upstream.questions(), 1);
+    let wants = Wants { dnssec_ok: true, ..Wants::default() };
+    forwarder.resolve(&question("example.org."), wants).await;
+    assert_eq!(upstream.questions(), 2, "with DO it is another question");
+    pass(Duration::from_secs(20)).await;
+    ask(&forwarder, "example.org.").await;
+    assert_eq!(upstream.questions(), 3, "expired");
+}
+
+/// An upstream that answers until it is told to fail.
+async fn fallible() -> (Fake, Arc<std::sync::atomic::AtomicBool>) {
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let shared = Arc::clone(&fails);
+    let fake = Fake::start(move |asked, _| {
+        let mut reply = address_for(asked);
+        if shared.load(std::sync::atomic::Ordering::Relaxed) {
+            reply = reply_to(asked);
+            reply.metadata.response_code = ResponseCode::ServFail;
+        }
+        vec![wire(&reply)]
+    })
+    .await;
+    (fake, fails)
+}
+
+#[tokio::test]
+async fn stale_answers_stand_in_while_the_upstream_fails() {
+    for verify in [Verify::Immediate, Verify::First(None), Verify::First(Some(Duration::from_secs(1)))] {
+        let (upstream, fails) = fallible().await;
+        let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: verify.clone() });
+        let cache = config::Cache { serve_stale, ..config::Cache::default() };
+        let forwarder = caching(rule(&[&upstream]), &cache);
+        ask(&forwarder, "example.org.").await;
+        fails.store(true, std::sync::atomic::Ordering::Relaxed);
+        pass(Duration::from_secs(100)).await;
+        for _ in 0..5 {
+            let stale = ["example.org. 30 192.0.2.1"];
+            assert_eq!(addresses(&ask(&forwarder, "example.org.").await), stale, "{verify:?}");
+        }
+        while upstream.questions() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(upstream.questions(), 2, "{verify:?}: an upstream that failed is left alone for a while");
+        pass(Duration::from_secs(3600)).await;
+        assert_eq!(
+            ask(&forwarder, "example.org.").await.rcode,
+            ResponseCode::ServFail,
+            "{verify:?}: too old"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_slower_than_a_client_waits_is_heard_all_the_same() {
+    let questions = std::sync::atomic::AtomicU32::new(0);
+    let upstream = Fake::start(move |asked, _| {
+        // The second question gets no answer, so that it comes with the next try.
+        let is_second = questions.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
+        if is_second { Vec::new() } else { vec![wire(&address_for(asked))] }
+    })
+    .await;
+    let verify = Verify::First(Some(Duration::from_millis(10)));
+    let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify });
+    let forwarder = caching(rule(&[&upstream]), &config::Cache { serve_stale, ..config::Cache::default() });
+    ask(&forwarder, "example.org.").await;
+    pass(Duration::from_secs(100)).await;
+    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 30 192.0.2.1"], "stale");
+    let began = Instant::now();
+    while addresses(&ask(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
+        assert!(began.elapsed() < Duration::from_secs(10), "still stale");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_question_too_many_hides_nothing_that_was_known() {
+    let upstream = Fake::plain().await;
+    let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: Verify::First(None) });
+    let cache = config::Cache { serve_stale, ..config::Cache::default() };
+    let limited = Forward { max_concurrent: Some(1), ..rule(&[&upstream]) };
+    let forwarder = caching(limited, &cache);
+    let names = ["a.example.", "b.example."];
+    for name in names {
+        ask(&forwarder, name).await;
+    }
+    pass(Duration::from_secs(100)).await;
+    let both = join_all(names.map(|name| ask(&forwarder, name))).await;
+    assert!(both.iter().all(|reply| reply.rcode == ResponseCode::NoError), "{both:?}");
+}
+
+#[tokio::test]
+async fn what_could_not_be_fetched_before_it_expired_is_fetched_later() {
+    let (upstream, fails) = fallible().await;
+    let prefetch = Some(Prefetch { amount: 1, duration: Duration::from_secs(60), percentage: 10 });
+    let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: Verify::Immediate });
+    let cache = config::Cache { prefetch, serve_stale, ..config::Cache::default() };
+    let surroundings = Surroundings::default();
+    let metrics = surroundings.metrics.cache("dns://:53", ".");
+    let forwarder = Forwarder::start(&[rule(&[&upstream])], Some((&cache, metrics)), &surroundings).unwrap();
+    ask(&forwarder, "example.org.").await;
+    pass(Duration::from_secs(55)).await;
+    fails.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 5 192.0.2.1"]);
+    let has_failed = || surroundings.metrics.text().contains("rcode=\"SERVFAIL\"");
+    while !has_failed() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    fails.store(false, std::sync::atomic::Ordering::Relaxed);
+    pass(Duration::from_secs(60)).await;
+    let began = Instant::now();
+    while addresses(&ask(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
+        assert!(began.elapsed() < Duration::from_secs(10), "still stale");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn popular_answers_are_fetched_before_they_expire() {
+    let upstream = Fake::plain().await;
+    let prefetch = Some(Prefetch { amount: 3, duration: Duration::from_secs(60), percentage: 10 });
+    let cache = config::Cache { prefetch, ..config::Cache::default() };
+    let forwarder = caching(rule(&[&upstream]), &cache);
+    ask(&forwarder, "popular.example.").await;
+    ask(&forwarder, "rare.example.").await;
+    for _ in 0..3 {
+        ask(&forwarder, "popular.example.").await;
+    }
+    pass(Duration::from_secs(55)).await;
+    ask(&forwarder, "rare.example.").await;
+    assert_eq!(addresses(&ask(&forwarder, "popular.example.").await), ["popular.example. 5 192.0.2.1"]);
+    while upstream.questions() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    while addresses(&ask(&forwarder, "popular.example.").await) != ["popular.example. 60 192.0.2.1"] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(upstream.questions(), 3);
+}
+
+#[tokio::test]
+async fn many_at_once_share_the_upstreams() {
+    let upstreams = [Fake::plain().await, Fake::plain().await, Fake::plain().await];
+    let all: Vec<&Fake> = upstreams.iter().collect();
+    for policy in [Policy::RoundRobin, Policy::Random] {
+        let before: u32 = upstreams.iter().map(Fake::questions).sum();
+        let forwarder = start(&[Forward { policy, ..rule(&all) }]);
+        let names: HashSet<String> = (0..60).map(|number| format!("n{number}.example.")).collect();
+        join_all(names.iter().map(|name| ask(&forwarder, name))).await;
+        assert!(upstreams.iter().all(|upstream| upstream.questions() > 0), "{policy:?}");
+        let asked = upstreams.iter().map(Fake::questions).sum::<u32>() - before;
+        assert!((60..=70).contains(&asked), "{policy:?}: {asked}");
+    }
+}

@@ -1,0 +1,252 @@
+//! A question on its way to an upstream, and what counts as the answer to it.
+
+use std::ops::Range;
+
+use hickory_server::proto::{
+    ProtoError,
+    op::{Edns, Message, MessageType, OpCode, Query},
+};
+
+use super::{Wants, upstream::Failure};
+use crate::config::MAX_UDP_PAYLOAD;
+
+/// The question begins behind the header.
+const NAME: usize = 12;
+/// Type and class, behind the name.
+const TYPE_AND_CLASS: usize = 4;
+
+/// One question as it is sent once. Whoever wants to forge the answer has to guess its id, the port it came from, and
+/// which letters of its name are capitals (draft-vixie-dnsext-dns0x20).
+#[derive(Debug)]
+pub(super) struct Asked {
+    wire: Vec<u8>,
+    /// The name as the client wrote it.
+    name: Vec<u8>,
+    /// Which letters are capitals is ours to know, so the answer must have the same.
+    is_mixed: bool,
+}
+
+/// What an upstream can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// Mix the case of the name.
+    pub mix_case: bool,
+    /// Send an OPT.
+    pub edns: bool,
+}
+
+impl Asked {
+    pub(super) fn new(question: &Query, wants: Wants, manner: Manner) -> Result<Self, ProtoError> {
+        let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = !wants.no_recursion;
+        message.metadata.checking_disabled = wants.checking_disabled;
+        // Asking says that AD is understood; who did not ask for it is not told (RFC 6840, section 5.7).
+        message.metadata.authentic_data = true;
+        message.add_query(question.clone());
+        if manner.edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(MAX_UDP_PAYLOAD).set_dnssec_ok(wants.dnssec_ok);
+            message.set_edns(edns);
+        }
+        let mut wire = message.to_vec()?;
+        let name = wire.get(name_range(&wire)).unwrap_or_default().to_vec();
+        if manner.mix_case {
+            mix_case(&mut wire[NAME..NAME + name.len()]);
+        }
+        Ok(Self { wire, name, is_mixed: manner.mix_case })
+    }
+
+    pub(super) fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// Whether this is the answer; if so, its name gets back the letters that the client sent.
+    pub(super) fn accept(&self, reply: &mut [u8]) -> Result<(), Mismatch> {
+        let (Some(header), Some(id)) = (reply.get(..NAME), self.wire.get(..2)) else {
+            return Err(Mismatch::Foreign);
+        };
+        let is_response = header[2] & 0x80 != 0;
+        if header.get(..2) != Some(id) || !is_response {
+            return Err(Mismatch::Foreign);
+        }
+        if header[4..6] == [0, 0] {
+            return Err(Mismatch::NoQuestion);
+        }
+        let end = NAME + self.name.len() + TYPE_AND_CLASS;
+        let (sent, got) = (&self.wire[NAME..end], reply.get(NAME..end).unwrap_or_default());
+        if header[4..6] != [0, 1] || !got.eq_ignore_ascii_case(sent) {
+            return Err(Mismatch::Foreign);
+        }
+        if self.is_mixed && got != sent {
+            return Err(Mismatch::OtherCase);
+        }
+        // Every name that is compressed into this one is mended with it.
+        reply[NAME..NAME + self.name.len()].copy_from_slice(&self.name);
+        Ok(())
+    }
+}
+
+/// Why something that arrived is not the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mismatch {
+    /// Another id, another question, or no response at all: forged, or late.
+    Foreign,
+    /// The same name in other letters.
+    OtherCase,
+    /// A server that did not understand the question leaves it out.
+    NoQuestion,
+}
+
+impl From<Mismatch> for Failure {
+    fn from(mismatch: Mismatch) -> Self {
+        match mismatch {
+            Mismatch::Foreign => Self::Foreign,
+            Mismatch::OtherCase => Self::OtherCase,
+            Mismatch::NoQuestion => Self::NoQuestion,
+        }
+    }
+}
+
+/// Where the name of the question lies in a message without compression there.
+fn name_range(wire: &[u8]) -> Range<usize> {
+    let mut at = NAME;
+    while let Some(length) = wire.get(at).filter(|length| **length != 0) {
+        at += 1 + usize::from(*length);
+    }
+    NAME..at + 1
+}
+
+/// Lengths of labels are no letters, so they may be passed over like digits.
+fn mix_case(name: &mut [u8]) {
+    for letter in name.iter_mut().filter(|byte| byte.is_ascii_alphabetic()) {
+        if rand::random() {
+            *letter ^= 0x20;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_server::proto::rr::{Name, RecordType};
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+    use crate::{
+        config,
+        observe::metrics::Metrics,
+        resolve::{
+            cache::{Cache, Found},
+            forward::fake::a,
+            reply::Reply,
+        },
+    };
+
+    const MIXED: Manner = Manner { mix_case: true, edns: true };
+
+    fn asked(name: &str) -> Asked {
+        asked_as(name, MIXED)
+    }
+
+    fn asked_as(name: &str, manner: Manner) -> Asked {
+        let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
+        Asked::new(&question, Wants::default(), manner).unwrap()
+    }
+
+    fn echoed(asked: &Asked) -> Vec<u8> {
+        let mut reply = asked.wire().to_vec();
+        reply[2] |= 0x80;
+        reply
+    }
+
+    #[test]
+    fn the_case_is_mixed_and_mended() {
+        let asked = asked("a-rather-long-name-so-that-chance-cannot-spare-it.example.org.");
+        let mut reply = echoed(&asked);
+        assert_ne!(reply[NAME..NAME + asked.name.len()], asked.name, "nothing was mixed");
+        asked.accept(&mut reply).unwrap();
+        assert_eq!(reply[NAME..NAME + asked.name.len()], asked.name);
+    }
+
+    #[test]
+    fn letters_that_were_not_mixed_prove_nothing() {
+        let asked = asked_as("Www.Example.ORG.", Manner { mix_case: false, ..MIXED });
+        let mut reply = echoed(&asked);
+        reply[NAME..].make_ascii_lowercase();
+        asked.accept(&mut reply).unwrap();
+        assert_eq!(reply[NAME..NAME + asked.name.len()], asked.name, "mended all the same");
+    }
+
+    #[test]
+    fn only_the_answer_is_taken_for_the_answer() {
+        let asked = asked("www.example.org.");
+        let change = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut reply = echoed(&asked);
+            change(&mut reply);
+            asked.accept(&mut reply).err()
+        };
+        type Case<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>), Option<Mismatch>);
+        let cases: &[Case<'_>] = &[
+            ("untouched", &|_| (), None),
+            ("another id", &|reply| reply[0] ^= 1, Some(Mismatch::Foreign)),
+            ("a question", &|reply| reply[2] &= 0x7f, Some(Mismatch::Foreign)),
+            ("another letter", &|reply| reply[NAME + 1] = b'x', Some(Mismatch::Foreign)),
+            ("the other case", &|reply| reply[NAME + 1] ^= 0x20, Some(Mismatch::OtherCase)),
+            ("another type", &|reply| reply[NAME + 18] = 28, Some(Mismatch::Foreign)),
+            ("two questions", &|reply| reply[5] = 2, Some(Mismatch::Foreign)),
+            ("no question", &|reply| reply[5] = 0, Some(Mismatch::NoQuestion)),
+            ("cut in the question", &|reply| reply.truncate(20), Some(Mismatch::Foreign)),
+            ("cut in the header", &|reply| reply.truncate(5), Some(Mismatch::Foreign)),
+            ("nothing", &Vec::clear, Some(Mismatch::Foreign)),
+        ];
+        for (name, changed, want) in cases {
+            assert_eq!(change(changed), *want, "{name}");
+        }
+    }
+
+    proptest! {
+        /// Whatever an upstream sends is taken for the answer or it is not, and what is taken can be kept and given out.
+        #[test]
+        fn hostile_answers_do_no_harm(
+            changes in vec((any::<Index>(), any::<u8>()), 0..12),
+            cut in proptest::option::of(any::<Index>()),
+            tail in vec(any::<u8>(), 0..64),
+        ) {
+            let question = Query::query(name("www.example.org."), RecordType::A);
+            let asked = Asked::new(&question, Wants::default(), MIXED).unwrap();
+            let mut reply = answer_to(&asked);
+            // Mostly behind the question, as hardly anything else would be taken for the answer.
+            let (from, length) = (NAME + asked.name.len() + TYPE_AND_CLASS, reply.len());
+            changes.iter().for_each(|(at, octet)| reply[from + at.index(length - from)] = *octet);
+            if let Some(at) = cut {
+                reply.truncate(at.index(length + 1));
+            }
+            reply.extend(tail);
+            if asked.accept(&mut reply).is_err() {
+                return Ok(());
+            }
+            let Ok(message) = Message::from_vec(&reply) else { return Ok(()) };
+            let upstream = Reply::from_upstream(message, &question);
+            let cache = Cache::new(&config::Cache::default(), Metrics::default().cache("", ""));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _inside = runtime.enter();
+            let given = cache.store(&question, Wants::default(), upstream);
+            if let Found::Fresh(kept) = cache.look(&question, Wants::default()) {
+                prop_assert_eq!(kept.rcode, given.rcode);
+                prop_assert_eq!(kept.answers, given.answers);
+            }
+        }
+    }
+
+    fn answer_to(asked: &Asked) -> Vec<u8> {
+        let mut message = Message::from_vec(asked.wire()).unwrap();
+        message.metadata.message_type = MessageType::Response;
+        let owner = message.queries[0].name().clone();
+        message.add_answer(a(owner, 60, [192, 0, 2, 1]));
+        message.add_answer(a(name("ns.example.org."), 60, [192, 0, 2, 2]));
+        message.to_vec().unwrap()
+    }
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+}

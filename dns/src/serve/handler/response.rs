@@ -1,0 +1,350 @@
+//! A reply while it is put together.
+
+use std::{sync::Arc, time::Instant};
+
+use hickory_server::proto::{
+    op::{Edns, Message, Metadata, OpCode, ResponseCode},
+    rr::{
+        LowerName, Name, RData, Record, RecordType,
+        rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT},
+    },
+};
+use tracing::info;
+
+use super::{
+    Block, Client, Handled, below,
+    wire::{encode, limit},
+};
+use crate::{
+    cluster::{
+        answer::{self, Answer, Data, Owner, Soa},
+        authority::Authority,
+        snapshot::Snapshot,
+        topic::Topic,
+        zone::Dashed,
+    },
+    config::Log,
+    observe::metrics::{QueryMetrics, rcode_word},
+    plugins::rewrite::Rewritten,
+    resolve::reply::{Reply, Wants},
+};
+
+/// How metrics call it that no part answered.
+const NOBODY: &str = "";
+
+pub struct Response {
+    message: Message,
+    client: Client,
+    started: Instant,
+    /// Of the request.
+    pub size: usize,
+    /// What it turned out to be about.
+    pub topic: Topic,
+    /// What the client says it can take over UDP.
+    payload: Option<u16>,
+    edns_version: u8,
+    /// The largest UDP payload of the block.
+    cap: u16,
+    minimal: bool,
+    shuffle: bool,
+    log: Option<Arc<Log>>,
+    wants: Wants,
+    /// The question that is answered, where it is not the client's.
+    rewritten: Option<Rewritten>,
+}
+
+impl Response {
+    pub fn to(request: &Message, client: Client, started: Instant) -> Self {
+        let mut message = Message::response(request.metadata.id, OpCode::Query);
+        message.metadata = Metadata::response_from_request(&request.metadata);
+        message.metadata.authentic_data = false;
+        message.queries.clone_from(&request.queries);
+        let dnssec_ok = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        message.edns = request.edns.as_ref().map(|_| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(crate::config::MAX_UDP_PAYLOAD).set_version(0).set_dnssec_ok(dnssec_ok);
+            edns
+        });
+        Self {
+            message,
+            client,
+            started,
+            size: 0,
+            topic: Topic::Invalid,
+            payload: request.edns.as_ref().map(Edns::max_payload),
+            edns_version: request.edns.as_ref().map_or(0, Edns::version),
+            cap: crate::config::MAX_UDP_PAYLOAD,
+            minimal: false,
+            shuffle: false,
+            log: None,
+            rewritten: None,
+            wants: Wants {
+                dnssec_ok,
+                checking_disabled: request.metadata.checking_disabled,
+                authentic_data: request.metadata.authentic_data,
+                no_recursion: false,
+            },
+        }
+    }
+
+    pub fn speaks_unknown_edns(&self) -> bool {
+        self.edns_version > 0
+    }
+
+    pub fn is_served_by(&mut self, block: &Block) {
+        self.cap = block.max_udp_payload;
+        self.minimal = block.minimal;
+        self.shuffle = block.shuffle;
+        if !block.logs.is_empty() {
+            let name = LowerName::from(&self.message.queries[0].name);
+            self.log = block.logs.iter().find(|log| log.has(&name)).cloned();
+        }
+        // Also for our own names: some clients leave a server that says it cannot.
+        self.message.metadata.recursion_available = block.forwarder.is_some();
+    }
+
+    pub fn is_rewritten(&mut self, rewritten: Rewritten) {
+        self.rewritten = Some(rewritten);
+    }
+
+    pub fn kind(&self) -> RecordType {
+        self.message.queries[0].query_type
+    }
+
+    pub fn wants(&self) -> Wants {
+        self.wants
+    }
+
+    pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Handled {
+        self.message.metadata.response_code = rcode;
+        Handled::Reply(self.finish(metrics, NOBODY))
+    }
+
+    /// `alias`: the name that the answer is about, where a chain has led there.
+    pub fn add_answer(
+        &mut self,
+        answer: &Answer<'_>,
+        alias: Option<&Name>,
+        authority: &Authority,
+        snapshot: &Snapshot,
+    ) {
+        self.message.metadata.authoritative = true;
+        if answer.is_missing {
+            self.message.metadata.response_code = ResponseCode::NXDomain;
+        }
+        let question = alias.unwrap_or(&self.message.queries[0].name).clone();
+        let record = |from: &answer::Record<'_>| record(from, &question);
+        self.message.answers.extend(answer.records.iter().map(record));
+        if answer.has_soa {
+            self.message.authorities.push(record(&answer.soa(authority, snapshot)));
+        }
+        if !self.minimal {
+            self.message.additionals.extend(answer.additional.iter().map(record));
+        }
+    }
+
+    /// `plugin`: how metrics call the part that answered.
+    pub fn finish(mut self, metrics: &QueryMetrics, plugin: &str) -> Vec<u8> {
+        if let Some(rewritten) = &self.rewritten {
+            let Message { answers, authorities, additionals, .. } = &mut self.message;
+            [answers, authorities, additionals].into_iter().for_each(|records| rewritten.restore(records));
+        }
+        let Client { protocol, address } = self.client;
+        metrics.asked(protocol, address.is_ipv6(), self.kind(), self.wants.dnssec_ok, self.size);
+        let rcode = &mut self.message.metadata.response_code;
+        if rcode.high() > 0 && self.message.edns.is_none() {
+            // Without an OPT only its lower part would arrive, which means something else, as NOERROR.
+            *rcode = ResponseCode::ServFail;
+        }
+        let rcode = *rcode;
+        let limit = limit(protocol, self.payload, self.cap);
+        let is_logged = self.log.is_some_and(|log| log.wants(&self.message));
+        let question = if is_logged { self.message.queries.first().cloned() } else { None };
+        let encoded = encode(self.message, limit);
+        let took = self.started.elapsed();
+        metrics.answered(protocol, rcode, plugin, encoded.len(), took);
+        metrics.note(address, self.topic, rcode, took);
+        if let Some(question) = question {
+            let (rcode, size) = (rcode_word(rcode), encoded.len());
+            info!(client = %address, %question, %rcode, plugin, size, ?took, "answered");
+        }
+        encoded
+    }
+
+    pub fn finish_with(mut self, reply: Reply, metrics: &QueryMetrics) -> Vec<u8> {
+        let plugin = self.add(reply);
+        self.finish(metrics, plugin)
+    }
+
+    /// Behind the aliases that lead there, if there are any, comes what others said. Gives back what metrics call them.
+    pub fn add(&mut self, reply: Reply) -> &'static str {
+        // A denial is of no use without its SOA, nor a referral without its name servers.
+        let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(&self.message.queries[0]);
+        let Reply {
+            rcode,
+            authoritative,
+            authentic_data,
+            truncated,
+            answers,
+            authorities,
+            additionals,
+            errors,
+            origin,
+        } = reply;
+        let metadata = &mut self.message.metadata;
+        let is_chain = metadata.authoritative;
+        metadata.response_code = rcode;
+        metadata.authoritative |= authoritative;
+        metadata.authentic_data = authentic_data && !is_chain;
+        metadata.truncation = truncated;
+        let asked = self.message.queries[0].name.clone();
+        self.message.answers.extend(answers.into_iter().map(|record| in_letters_of(&asked, record)));
+        if self.shuffle {
+            shuffle(&mut self.message.answers);
+        }
+        if !(self.minimal && is_answer) {
+            self.message.authorities.extend(authorities);
+            self.message.additionals.extend(additionals);
+        }
+        if let Some(edns) = &mut self.message.edns {
+            errors.into_iter().for_each(|error| edns.options_mut().insert(error));
+        }
+        origin.plugin()
+    }
+}
+
+/// Puts addresses into another order, and mail servers; everything else stays in its place.
+fn shuffle(records: &mut [Record]) {
+    for kinds in [&[RecordType::A, RecordType::AAAA][..], &[RecordType::MX]] {
+        let is_it = |place: &usize| kinds.contains(&records[*place].record_type());
+        let places: Vec<usize> = (0..records.len()).filter(is_it).collect();
+        for n in (1..places.len()).rev() {
+            records.swap(places[n], places[below(n + 1)]);
+        }
+    }
+}
+
+/// A client that mixes letters as a token wants them back.
+fn in_letters_of(asked: &Name, mut record: Record) -> Record {
+    if record.name == *asked {
+        record.name = asked.clone();
+    }
+    record
+}
+
+fn record(from: &answer::Record<'_>, question: &Name) -> Record {
+    Record::from_rdata(name(from.owner, question), from.ttl, data(&from.data, question))
+}
+
+fn data(data: &Data<'_>, question: &Name) -> RData {
+    match data {
+        Data::A(address) => RData::A(A(*address)),
+        Data::Aaaa(address) => RData::AAAA(AAAA(*address)),
+        Data::Srv { weight, port, target } => {
+            RData::SRV(SRV::new(0, *weight, *port, name(*target, question)))
+        }
+        Data::Ptr(target) => RData::PTR(PTR(name(*target, question))),
+        Data::Cname(target) => RData::CNAME(CNAME(target.to_hickory())),
+        Data::Ns(target) => RData::NS(NS(name(*target, question))),
+        Data::Txt(text) => RData::TXT(TXT::new(vec![(*text).to_owned()])),
+        Data::Soa(soa) => RData::SOA(start_of_authority(*soa)),
+        Data::HostInfo => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
+    }
+}
+
+fn start_of_authority(Soa { zone, serial, minimum }: Soa<'_>) -> SOA {
+    let server = name(Owner::NameServer(zone), &Name::root());
+    let hostmaster =
+        Name::from_labels([b"hostmaster".as_slice()].into_iter().chain(zone.labels())).unwrap_or_default();
+    let [refresh, retry, expire] = Soa::TIMERS.map(u32::cast_signed);
+    SOA::new(server, hostmaster, serial, refresh, retry, expire, minimum)
+}
+
+fn name(owner: Owner<'_>, question: &Name) -> Name {
+    match owner {
+        Owner::Question => question.clone(),
+        // Too long together only where a zone of many labels meets long names; such a target has no name at all.
+        Owner::Whole(_) | Owner::NameServer(_) | Owner::Service { .. } => {
+            Name::from_labels(owner.labels(&mut Dashed::default())).unwrap_or_default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, net::Ipv4Addr};
+
+    use hickory_server::proto::op::Query;
+
+    use super::*;
+    use crate::{
+        observe::metrics::{Metrics, Protocol},
+        resolve::reply::Origin,
+    };
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn response(has_edns: bool) -> Response {
+        let mut request = Message::query();
+        request.add_query(Query::query(name("www.example."), RecordType::A));
+        if has_edns {
+            request.set_edns(Edns::new());
+        }
+        let client = Client { protocol: Protocol::Udp, address: Ipv4Addr::LOCALHOST.into() };
+        Response::to(&request, client, Instant::now())
+    }
+
+    fn finished(response: Response, reply: Reply) -> Message {
+        let metrics = Metrics::default().queries("dns://:53", ".");
+        Message::from_vec(&response.finish_with(reply, &metrics)).unwrap()
+    }
+
+    fn address(last: u8) -> Record {
+        Record::from_rdata(name("x.example."), 5, RData::A(A(Ipv4Addr::new(10, 0, 0, last))))
+    }
+
+    #[test]
+    fn nothing_is_left_out_that_a_denial_needs() {
+        use ResponseCode::{NXDomain, NoError};
+        let soa = SOA::new(name("ns.example."), name("root.example."), 1, 2, 3, 4, 5);
+        let soa = Record::from_rdata(name("example."), 5, RData::SOA(soa));
+        let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
+        for (what, rcode, answers, want) in [
+            ("an answer", NoError, vec![address(1)], 0),
+            ("no such name", NXDomain, vec![], 1),
+            ("no such type", NoError, vec![], 1),
+            ("an alias of nothing", NoError, vec![cname], 1),
+        ] {
+            let reply =
+                Reply { answers, authorities: vec![soa.clone()], ..Reply::known(rcode, Origin::Upstream) };
+            let minimal = Response { minimal: true, ..response(false) };
+            assert_eq!(finished(minimal, reply).authorities.len(), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_others_are_shuffled_behind_their_aliases() {
+        let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
+        let answers: Vec<_> = std::iter::once(cname).chain((1..=5).map(address)).collect();
+        let reply = Reply { answers, ..Reply::known(ResponseCode::NoError, Origin::Cache) };
+        for (shuffle, orders) in [(false, 1..=1), (true, 2..=5)] {
+            let mut seconds = BTreeSet::new();
+            for _ in 0..100 {
+                let answers = finished(Response { shuffle, ..response(false) }, reply.clone()).answers;
+                assert_eq!((answers.len(), answers[0].record_type()), (6, RecordType::CNAME));
+                seconds.insert(answers[1].to_string());
+            }
+            assert!(orders.contains(&seconds.len()), "shuffled: {shuffle}, {seconds:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_without_edns_is_not_told_half_of_a_response_code() {
+        for (has_edns, want) in [(true, ResponseCode::BADCOOKIE), (false, ResponseCode::ServFail)] {
+            let reply = Reply::known(ResponseCode::BADCOOKIE, Origin::Upstream);
+            assert_eq!(finished(response(has_edns), reply).metadata.response_code, want, "{has_edns}");
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The direct path and the general one, held against each other.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Instant};
+
+use hickory_server::proto::{
+    op::{Edns, Message, Query},
+    rr::{Name as HickoryName, Record, RecordType},
+};
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    cluster::{
+        name::domain,
+        snapshot::Index,
+        zone::{self, Change, Key, ObjectName, ReadOptions},
+    },
+    config::{Forward, Hosts, Kubernetes, Listen, PodsMode, Template, Upstream, Zones},
+    observe::metrics::Metrics,
+};
+
+mod topics;
+
+const CASES: [&str; 2] =
+    [include_str!("../../../testdata/cases/dns.json"), include_str!("../../../testdata/cases/more.json")];
+const KINDS: [RecordType; 10] = [
+    RecordType::A,
+    RecordType::AAAA,
+    RecordType::SRV,
+    RecordType::PTR,
+    RecordType::CNAME,
+    RecordType::TXT,
+    RecordType::SOA,
+    RecordType::NS,
+    RecordType::ANY,
+    RecordType::HTTPS,
+];
+
+fn groups() -> Vec<Value> {
+    let files = CASES.iter().map(|text| serde_json::from_str::<Value>(text).unwrap());
+    files.flat_map(|file| file["groups"].as_array().unwrap().clone()).collect()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+async fn handler(config: &Value, changes: impl IntoIterator<Item = Change>) -> Handler {
+    let zones = |field: &str| Zones(texts(&config[field]).iter().map(|text| domain(text).unwrap()).collect());
+    let mut kubernetes = Kubernetes::new(zones("zones"));
+    if kubernetes.zones.0.is_empty() {
+        kubernetes.zones = Zones(vec![domain("cluster.local").unwrap()]);
+    }
+    kubernetes.fallthrough = zones("fallthrough");
+    kubernetes.namespaces = texts(&config["namespaces"]);
+    kubernetes.ignore_empty_service = config["ignore_empty_service"] == true;
+    kubernetes.pods = PodsMode::Insecure;
+    serving(kubernetes, changes).await
+}
+
+async fn serving(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Change>) -> Handler {
+    let block = ServerBlock {
+        kubernetes: Some(kubernetes),
+        ..ServerBlock::new(vec![Listen::plain(HickoryName::root().into())])
+    };
+    serving_block(&block, changes).0
+}
+
+/// And what it counts.
+fn serving_block(block: &ServerBlock, changes: impl IntoIterator<Item = Change>) -> (Handler, Arc<Metrics>) {
+    let namespaces = block.kubernetes.as_ref().and_then(|kubernetes| kubernetes.namespace_labels.clone());
+    let read = ReadOptions { namespace_labels: namespaces, ..ReadOptions::default() };
+    let surroundings = Surroundings::default();
+    let own = [Ipv4Addr::new(10, 0, 0, 53).into()];
+    let block = Block::start(block, "dns://:53", &own, &surroundings).unwrap();
+    let mut index = Index::new(&read);
+    changes.into_iter().for_each(|change| index.apply(change));
+    let published = Published::default();
+    published.publish(index.snapshot(7));
+    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    (Handler::new(vec![Arc::new(block)], Arc::new(published), dropped), surroundings.metrics)
+}
+
+fn change(object: &Value) -> Option<Change> {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let id = ObjectName { namespace: namespace.clone().into(), name: name.clone().into() };
+    let parsed = object.clone();
+    match object["kind"].as_str()? {
+        "Service" => {
+            let service = zone::service(&serde_json::from_value(parsed).unwrap());
+            Some(Change::Service(Key::new(&namespace, &name)?, Some(Arc::new(service))))
+        }
+        "EndpointSlice" => {
+            let slice = zone::slice(&id, &serde_json::from_value(parsed).unwrap(), &ReadOptions::default());
+            Some(Change::Slice(id, slice.map(Arc::new)))
+        }
+        "Namespace" => Some(Change::Namespace(name.into(), true)),
+        _ => None,
+    }
+}
+
+fn request(name: &str, kind: RecordType, payload: Option<u16>) -> Option<Vec<u8>> {
+    let mut name = HickoryName::from_ascii(name).ok()?;
+    name.set_fqdn(true);
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name, kind));
+    if let Some(payload) = payload {
+        let mut edns = Edns::new();
+        edns.set_max_payload(payload).set_dnssec_ok(payload > 1000);
+        message.set_edns(edns);
+    }
+    message.to_vec().ok()
+}
+
+fn client(protocol: Protocol) -> Client {
+    Client { protocol, address: Ipv4Addr::LOCALHOST.into() }
+}
+
+/// Whose questions take the general path.
+fn other_client(protocol: Protocol) -> Client {
+    Client { protocol, address: Ipv4Addr::new(127, 0, 0, 2).into() }
+}
+
+/// What a message says, whatever the order and the spelling.
+fn meaning(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
+    let message = Message::from_vec(reply).unwrap();
+    let texts = |records: &[Record]| {
+        let mut texts: Vec<_> = records.iter().map(|record| record.to_string().to_lowercase()).collect();
+        texts.sort();
+        texts
+    };
+    BTreeMap::from([
+        ("header", vec![format!("{:?} {:?}", message.metadata, message.queries)]),
+        ("edns", vec![format!("{:?}", message.edns)]),
+        ("answers", texts(&message.answers)),
+        ("authorities", texts(&message.authorities)),
+        ("additionals", texts(&message.additionals)),
+    ])
+}
+
+/// How many questions the direct path took.
+fn compare(handler: &Handler, request: &[u8], protocol: Protocol) -> usize {
+    let Some(direct) = handler.direct(request, client(protocol), Instant::now()) else { return 0 };
+    let Handled::Reply(general) = handler.general(request, other_client(protocol), Instant::now()) else {
+        panic!("the general path has no reply to {request:?}");
+    };
+    let (mut direct, mut general) = (meaning(&direct), meaning(&general));
+    if direct["header"][0].contains("truncation: true") || general["header"][0].contains("truncation: true") {
+        // Which answers are left over depends on how well names are compressed, and so does whether all fit.
+        let (mine, other) = (direct.clone(), general.clone());
+        for (said, other) in [(&mut direct, other), (&mut general, mine)] {
+            said.insert("header", Vec::new());
+            said.insert("additionals", Vec::new());
+            let known = |answer: &String| other["answers"].contains(answer);
+            let common = said["answers"].iter().filter(|answer| known(answer)).cloned().collect();
+            said.insert("answers", common);
+        }
+    } else if direct["additionals"].len() != general["additionals"].len() {
+        // They may be left out, and the direct path has more room for them.
+        assert!(direct["additionals"].len() > general["additionals"].len());
+        general.insert("additionals", direct["additionals"].clone());
+    }
+    assert_eq!(direct, general, "{request:?} over {protocol:?}");
+    1
+}
+
+#[tokio::test]
+async fn both_paths_say_the_same() {
+    let mut taken = 0;
+    for group in groups() {
+        let objects = group["objects"].as_array().unwrap().iter().filter_map(change);
+        let handler = handler(&group["config"], objects).await;
+        for query in group["queries"].as_array().unwrap() {
+            for kind in KINDS {
+                for (protocol, payload) in
+                    [(Protocol::Udp, None), (Protocol::Udp, Some(700)), (Protocol::Tcp, Some(1232))]
+                {
+                    let asked = request(query["qname"].as_str().unwrap(), kind, payload);
+                    taken += asked.map_or(0, |asked| compare(&handler, &asked, protocol));
+                }
+            }
+        }
+        let noted = handler.dropped.clients().report().clients;
+        let [direct, general] = noted.as_slice() else { panic!("{noted:?}") };
+        assert_eq!(direct.1, general.1, "both are about the same");
+    }
+    assert!(taken > 5000, "{taken} questions taken");
+}
+
+#[tokio::test]
+async fn what_is_in_a_namespace_that_is_not_selected_has_no_name() {
+    let service = |namespace: &str, n: u8| {
+        let spec = serde_json::json!({"spec": {"clusterIP": format!("10.96.0.{n}")}});
+        let read = zone::service(&serde_json::from_value(spec).unwrap());
+        Change::Service(Key::new(namespace, "web").unwrap(), Some(Arc::new(read)))
+    };
+    // The Namespaces that the labels take are all there are.
+    let changes = [service("shop", 1), service("other", 2), Change::Namespace("shop".into(), true)];
+    let mut kubernetes =
+        Kubernetes::new(Zones(["cluster.local", "10.in-addr.arpa"].map(|zone| domain(zone).unwrap()).into()));
+    kubernetes.namespace_labels = Some("team=a".parse().unwrap());
+    kubernetes.pods = PodsMode::Insecure;
+    let handler = serving(kubernetes, changes).await;
+    for (name, kind, rcode) in [
+        ("web.shop.svc.cluster.local.", RecordType::A, 0),
+        ("web.other.svc.cluster.local.", RecordType::A, 3),
+        ("other.svc.cluster.local.", RecordType::A, 3),
+        ("10-1-0-1.other.pod.cluster.local.", RecordType::A, 3),
+        ("1.0.96.10.in-addr.arpa.", RecordType::PTR, 0),
+        ("2.0.96.10.in-addr.arpa.", RecordType::PTR, 3),
+    ] {
+        let request = request(name, kind, None).unwrap();
+        let Handled::Reply(reply) = handler.handle(&request, client(Protocol::Udp)) else { panic!("{name}") };
+        assert_eq!(reply[3] & 0xf, rcode, "{name}");
+    }
+}
+
+fn headless(endpoints: u32, named: bool) -> Vec<Change> {
+    let service = serde_json::from_value(serde_json::json!({"spec": {"clusterIP": "None"}})).unwrap();
+    let key = Key::new("shop", "huge").unwrap();
+    let slice = |n: u32| {
+        let endpoint = |i: u32| {
+            let address = Ipv4Addr::from(0x0a00_0000 + n * 100 + i);
+            let hostname = named.then(|| format!("a-rather-long-hostname-{n}-{i}"));
+            serde_json::json!({"addresses": [address], "hostname": hostname})
+        };
+        serde_json::json!({"kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": format!("s{n}"), "namespace": "shop", "labels": {"kubernetes.io/service-name": "huge"}},
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+            "endpoints": (0..100).map(endpoint).collect::<Vec<_>>()})
+    };
+    let slices = (0..endpoints / 100).filter_map(|n| change(&slice(n)));
+    let service = Change::Service(key, Some(Arc::new(zone::service(&service))));
+    std::iter::once(service).chain(slices).collect()
+}
+
+#[tokio::test]
+async fn long_answers_are_cut_where_a_message_ends() {
+    let limits =
+        [(Protocol::Udp, None, 512), (Protocol::Udp, Some(1232), 1232), (Protocol::Tcp, Some(1232), 65_535)];
+    for (endpoints, named) in [(300, true), (5000, false), (5000, true)] {
+        let handler = handler(&Value::Null, headless(endpoints, named)).await;
+        for name in ["huge.shop.svc.cluster.local.", "_http._tcp.huge.shop.svc.cluster.local."] {
+            for (protocol, payload, limit) in limits {
+                let kind = if name.starts_with('_') { RecordType::SRV } else { RecordType::A };
+                let request = request(name, kind, payload).unwrap();
+                if endpoints < 1000 {
+                    compare(&handler, &request, protocol);
+                }
+                let reply = handler.direct(&request, client(protocol), Instant::now()).unwrap();
+                let message = Message::from_vec(&reply).unwrap();
+                let what =
+                    format!("{endpoints} named {named}: {name} over {protocol:?}, {} octets", reply.len());
+                assert!(reply.len() <= limit, "{what}");
+                assert_eq!(message.edns.is_some(), payload.is_some(), "{what}");
+                let is_whole = message.answers.len() == usize::try_from(endpoints).unwrap();
+                assert_eq!(message.metadata.truncation, !is_whole, "{what}");
+                // As many as there is room for: no record here takes more than 60 octets.
+                assert!(is_whole || reply.len() > limit - 60, "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_records_of_an_answer_point_at_the_question() {
+    let handler = handler(&Value::Null, headless(300, false)).await;
+    let request = request("huge.shop.svc.cluster.local.", RecordType::A, None).unwrap();
+    let reply = handler.direct(&request, client(Protocol::Tcp), Instant::now()).unwrap();
+    // Header and question as they came, and 16 octets for each address.
+    assert_eq!(reply.len(), request.len() + 300 * 16);
+}
+
+#[tokio::test]
+async fn whatever_comes_is_answered_or_dropped() {
+    let handler = handler(&Value::Null, headless(100, true)).await;
+    let plain = request("huge.shop.svc.cluster.local.", RecordType::SRV, Some(1232)).unwrap();
+    let mut answered = 0;
+    for at in 0..plain.len() {
+        for value in [0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xc0, 0xff] {
+            let mut request = plain.clone();
+            request[at] = value;
+            for request in [&request[..], &request[..at]] {
+                if let Handled::Reply(reply) = handler.handle(request, client(Protocol::Udp)) {
+                    assert!(reply.len() <= 1232 && reply[..2] == request[..2] && reply[2] & 0x80 != 0);
+                    answered += 1;
+                }
+            }
+        }
+    }
+    assert!(answered > 500, "{answered}");
+}
+
+#[tokio::test]
+async fn what_breaks_is_answered_and_counted() {
+    let metrics = crate::observe::metrics::Metrics::default();
+    let handler = Handler::new(Vec::new(), Arc::default(), metrics.queries("dns://:53", "dropped"));
+    let request = request("web.default.svc.cluster.local.", RecordType::A, None).unwrap();
+    let Handled::Reply(reply) = handler.unbroken(&request, || panic!("on purpose")) else {
+        panic!("no reply");
+    };
+    assert_eq!((&reply[..2], reply[3] & 0xf), (&request[..2], 2));
+    assert!(matches!(handler.unbroken(b"short", || panic!("on purpose")), Handled::Dropped));
+    assert_eq!(metrics.panics(), 2);
+    assert!(matches!(handler.handle(&request, client(Protocol::Udp)), Handled::Reply(_)), "it goes on");
+}
+
+/// Two blocks, each with a cluster's domain of its own, the first with a list of hosts and a template.
+fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
+    let kubernetes = |zone: &str| Some(Kubernetes::new(Zones(vec![domain(zone).unwrap()])));
+    let mut hosts = Hosts::new(Zones::all());
+    hosts.file = "/nonexistent".into();
+    hosts.entries = vec![(Ipv4Addr::new(10, 0, 0, 9).into(), domain("db.internal").unwrap())];
+    hosts.fallthrough = Zones::all();
+    let template = Template {
+        class: DNSClass::IN,
+        kind: None,
+        zones: Zones(vec![domain("filled.internal").unwrap()]),
+        matches: vec!["".parse().unwrap()],
+        answers: vec!["{{ .Name }} 60 IN CNAME near.shop.svc.cluster.local.".to_owned()],
+        additionals: Vec::new(),
+        authorities: Vec::new(),
+        rcode: ResponseCode::NoError,
+        fallthrough: Zones::default(),
+    };
+    let root = vec![Listen::plain(HickoryName::root().into())];
+    let other = vec![Listen::plain(domain("other.local").unwrap())];
+    let blocks = [
+        ServerBlock {
+            kubernetes: kubernetes("cluster.local"),
+            hosts: Some(hosts),
+            templates: vec![template],
+            ..ServerBlock::new(root)
+        },
+        ServerBlock { kubernetes: kubernetes("other.local"), ..ServerBlock::new(other) },
+    ];
+    let surroundings = Surroundings::default();
+    let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &surroundings).unwrap());
+    let mut index = Index::default();
+    changes.into_iter().for_each(|change| index.apply(change));
+    let published = Published::default();
+    published.publish(index.snapshot(7));
+    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    Handler::new(blocks.iter().map(start).collect(), Arc::new(published), dropped)
+}
+
+#[tokio::test]
+async fn an_alias_leads_to_what_a_client_would_be_told() {
+    let service = |name: &str, spec: Value| {
+        let read = zone::service(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap());
+        Change::Service(Key::new("shop", name).unwrap(), Some(Arc::new(read)))
+    };
+    let alias =
+        |name: &str, to: &str| service(name, serde_json::json!({"type": "ExternalName", "externalName": to}));
+    let handler = two_blocks([
+        service("web", serde_json::json!({"clusterIP": "10.96.0.1"})),
+        alias("listed", "db.internal"),
+        alias("near", "web.shop.svc.other.local"),
+        alias("gone", "missing.shop.svc.other.local"),
+        alias("away", "www.example.org"),
+        alias("ping", "pong.shop.svc.other.local"),
+        alias("pong", "ping.shop.svc.cluster.local"),
+        alias("filled", "www.filled.internal"),
+    ]);
+    for (name, rcode, answers, soa) in [
+        ("listed", 0, 2, None),
+        ("near", 0, 2, None),
+        ("gone", 3, 1, Some("other.local.")),
+        ("away", 0, 1, None),
+        ("ping", 0, 1 + MAX_LEGS, None),
+        // A template's alias, to an alias, to another block.
+        ("filled", 0, 4, None),
+        ("www.filled.internal.", 0, 3, None),
+    ] {
+        let whole =
+            if name.ends_with('.') { name.to_owned() } else { format!("{name}.shop.svc.cluster.local.") };
+        let request = request(&whole, RecordType::A, Some(1232)).unwrap();
+        let Handled::Reply(reply) = handler.handle(&request, client(Protocol::Udp)) else { panic!("{name}") };
+        let message = Message::from_vec(&reply).unwrap();
+        let owner = message.authorities.first().map(|record| record.name.to_string());
+        assert_eq!((reply[3] & 0xf, message.answers.len()), (rcode, answers), "{name}");
+        assert_eq!(owner.as_deref(), soa, "{name}");
+        let mut chain = message.answers.iter().zip(message.answers.iter().skip(1));
+        assert!(chain.all(|(one, next)| one.data.to_string() == next.name.to_string()), "{name}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn who_finds_no_room_to_wait_is_refused_and_counted() {
+    let forwards = vec![Forward::to(vec![Upstream::plain((Ipv4Addr::LOCALHOST, 9).into())])];
+    let root = vec![Listen::plain(HickoryName::root().into())];
+    let surroundings = Surroundings::default();
+    let block = ServerBlock { forwards, ..ServerBlock::new(root) };
+    let block = Block::start(&block, "dns://:53", &[], &surroundings).unwrap();
+    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    let handler = Handler::new(vec![Arc::new(block)], Arc::default(), dropped);
+    let request = request("www.example.org.", RecordType::A, None).unwrap();
+    let Handled::Pending(pending) = handler.handle(&request, client(Protocol::Udp)) else { panic!("known") };
+    assert_eq!(pending.refuse()[3] & 0xf, 5);
+    assert!(surroundings.metrics.text().contains("portreeve_dns_forward_max_concurrent_rejects_total 1"));
+}

@@ -1,0 +1,117 @@
+//! The parts of a message that are handled as octets: its header, and its size.
+
+use hickory_server::proto::{
+    op::{Message, ResponseCode},
+    rr::Record,
+    serialize::binary::{BinEncodable as _, BinEncoder},
+};
+
+pub use crate::cluster::wire::HEADER;
+use crate::observe::metrics::Protocol;
+
+const MIN_BUFFER: usize = 512;
+/// The root's name, and a record's fixed fields.
+const SHORTEST_RECORD: usize = 11;
+/// What a client can take over UDP that does not say.
+const MIN_UDP_PAYLOAD: u16 = 512;
+/// What a TCP message can hold.
+const MAX_TCP_PAYLOAD: usize = 65_535;
+
+/// QR, opcode, AA, TC, RD, RA and CD in the flags of a header.
+pub const RESPONSE: u16 = 0x8000;
+pub const OPCODE: u16 = 0x7800;
+pub const AUTHORITATIVE: u16 = 0x0400;
+pub const TRUNCATED: u16 = 0x0200;
+pub const RECURSION_DESIRED: u16 = 0x0100;
+pub const RECURSION_AVAILABLE: u16 = 0x0080;
+pub const CHECKING_DISABLED: u16 = 0x0010;
+
+/// How long a reply may be. `payload` is what the client says it can take, `cap` the most that this server sends.
+pub fn limit(protocol: Protocol, payload: Option<u16>, cap: u16) -> usize {
+    match protocol {
+        Protocol::Tcp => MAX_TCP_PAYLOAD,
+        Protocol::Udp => usize::from(payload.unwrap_or_default().min(cap).max(MIN_UDP_PAYLOAD)),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    id: [u8; 2],
+    flags: u16,
+    /// How many questions follow.
+    pub questions: u16,
+}
+
+impl Header {
+    /// `None`: too short to be a message.
+    pub fn parse(request: &[u8]) -> Option<Self> {
+        let header: &[u8; HEADER] = request.first_chunk()?;
+        let [flags, questions] = [2, 4].map(|at| u16::from_be_bytes([header[at], header[at + 1]]));
+        Some(Self { id: [header[0], header[1]], flags, questions })
+    }
+
+    pub fn is_response(self) -> bool {
+        self.flags & RESPONSE != 0
+    }
+
+    pub fn opcode(self) -> u8 {
+        ((self.flags & OPCODE) >> 11) as u8
+    }
+}
+
+/// A reply to what could not be read: nothing but a header.
+pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
+    let flags = RESPONSE | header.flags & (OPCODE | RECURSION_DESIRED) | u16::from(rcode.low());
+    let mut reply = vec![0; HEADER];
+    reply[..2].copy_from_slice(&header.id);
+    reply[2..4].copy_from_slice(&flags.to_be_bytes());
+    reply
+}
+
+/// The message in at most `limit` octets, its OPT always with it. What may be left out goes first, then answers go, and
+/// TC says so.
+pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
+    // Writing thousands of records to see that they are too many would make long lists a weapon.
+    if message.answers.len() <= limit / SHORTEST_RECORD {
+        if let Some(whole) = fitting(&message, limit) {
+            return whole;
+        }
+        message.additionals.clear();
+        if let Some(without) = fitting(&message, limit) {
+            return without;
+        }
+    }
+    message.metadata.truncation = true;
+    message.additionals.clear();
+    message.authorities.clear();
+    let answers = std::mem::take(&mut message.answers);
+    let bare = fitting(&message, limit).unwrap_or_default();
+    let count = how_many_fit(&message, &answers, limit.saturating_sub(bare.len()));
+    message.answers = answers.into_iter().take(count).collect();
+    fitting(&message, limit).unwrap_or(bare)
+}
+
+/// As many records as there is room for, behind the question and compressed as they will be there.
+fn how_many_fit(message: &Message, records: &[Record], room: usize) -> usize {
+    let mut buffer = Vec::with_capacity(MIN_BUFFER);
+    let mut encoder = BinEncoder::new(&mut buffer);
+    let header = encoder.emit_vec(&[0; HEADER]);
+    if header.and_then(|()| encoder.emit_all(message.queries.iter())).is_err() {
+        return 0;
+    }
+    let end = encoder.offset() + room;
+    let fits = |record: &&Record| record.emit(&mut encoder).is_ok() && encoder.offset() <= end;
+    records.iter().take_while(fits).count()
+}
+
+fn fitting(message: &Message, limit: usize) -> Option<Vec<u8>> {
+    let mut buffer = Vec::with_capacity(MIN_BUFFER);
+    message.emit(&mut BinEncoder::new(&mut buffer)).ok()?;
+    // Beyond 64 KiB the encoder leaves records out by itself, the OPT among them.
+    let opt = usize::from(message.edns.is_some());
+    let sections = [message.answers.len(), message.authorities.len(), message.additionals.len() + opt];
+    let written =
+        buffer.get(6..HEADER)?.chunks_exact(2).map(|count| u16::from_be_bytes([count[0], count[1]]));
+    let is_whole = written.map(usize::from).eq(sections);
+    (is_whole && buffer.len() <= limit).then_some(buffer)
+}

@@ -1,0 +1,184 @@
+//! From a configuration to a server that answers.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use tracing::warn;
+
+use crate::{
+    cluster::snapshot::Published,
+    config::{BindAddress, Config, ServerBlock},
+    resolve::forward::{OwnAddresses, Surroundings, TlsError},
+    serve::{
+        handler::{Block, Handler},
+        server::{ListenError, Listener, Server, addresses_of, local_addresses},
+    },
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot tell the addresses of this machine")]
+    Addresses(#[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot bind to the addresses of interface {0}: it has none, or is not there")]
+    Interface(String),
+    #[error("no block of the configuration listens anywhere")]
+    Nowhere,
+}
+
+/// Starts what `config` says. `listen`, where it is not empty, replaces the addresses that the blocks name. Must be called
+/// within a runtime; its threads are the workers.
+///
+/// What fails does so before there are sockets, as far as that can be: those of a server that runs share their addresses
+/// with them, and what has come to a socket that is closed again is lost.
+pub fn start(
+    config: &Config,
+    listen: &[SocketAddr],
+    published: &Arc<Published>,
+    surroundings: &Surroundings,
+) -> Result<Server, StartError> {
+    let served = served(config, listen)?;
+    let before = surroundings.own.load_full();
+    // The server that runs keeps to its own list.
+    let own = own_addresses(served.keys().copied())?;
+    let ours = Surroundings { own: Arc::new(ArcSwap::new(set(&own))), ..surroundings.clone() };
+    let blocks = made_ready(&served, &own, &ours)?;
+    let listeners = bind(served.keys().copied(), &before)?;
+    let own = own_addresses(listeners.iter().map(|(_, listener)| listener.address))?;
+    ours.own.store(set(&own));
+    surroundings.own.store(set(&own));
+    let mut serving = Vec::new();
+    for (asked, listener) in listeners {
+        let blocks = served[&asked].iter().map(|block| Arc::clone(&blocks[&place(block, asked)]));
+        let dropped = surroundings.metrics.queries(&server_name(asked), "dropped");
+        serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
+    }
+    Ok(Server::start(serving, &surroundings.metrics.losses(), &surroundings.pulse))
+}
+
+/// What a block is made ready for, once: what it remembers serves every address with that port.
+type Place = (*const ServerBlock, u16);
+
+fn place(block: &ServerBlock, address: SocketAddr) -> Place {
+    (std::ptr::from_ref(block), address.port())
+}
+
+fn made_ready(
+    served: &Served<'_>,
+    own: &[SocketAddr],
+    surroundings: &Surroundings,
+) -> Result<HashMap<Place, Arc<Block>>, TlsError> {
+    let hosts: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
+    let mut ready = HashMap::new();
+    for (address, blocks) in served {
+        for block in blocks {
+            if let Entry::Vacant(free) = ready.entry(place(block, *address)) {
+                free.insert(Arc::new(Block::start(block, &server_name(*address), &hosts, surroundings)?));
+            }
+        }
+    }
+    Ok(ready)
+}
+
+/// How metrics call what listens there.
+fn server_name(address: SocketAddr) -> String {
+    format!("dns://:{}", address.port())
+}
+
+/// What is served `before` can hardly be refused, so it comes last.
+fn bind(
+    addresses: impl Iterator<Item = SocketAddr>,
+    before: &OwnAddresses,
+) -> Result<Vec<(SocketAddr, Listener)>, StartError> {
+    let is_served = |address: &SocketAddr| {
+        let is_it = |served: &SocketAddr| address.ip().is_unspecified() || served.ip() == address.ip();
+        before.iter().any(|served| served.port() == address.port() && is_it(served))
+    };
+    let (last, first): (Vec<_>, Vec<_>) = addresses.partition(is_served);
+    let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let mut listeners = Vec::new();
+    for address in first.into_iter().chain(last) {
+        match Listener::bind(address, workers) {
+            Ok(listener) => listeners.push((address, listener)),
+            // Two blocks may name all addresses of a family that this machine does not have.
+            Err(error) if address.ip().is_unspecified() && error.is_for_want_of_the_family() => {
+                warn!(error = %error, "a family of addresses is not served");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if listeners.is_empty() { Err(StartError::Nowhere) } else { Ok(listeners) }
+}
+
+fn set(addresses: &[SocketAddr]) -> Arc<OwnAddresses> {
+    Arc::new(addresses.iter().copied().collect())
+}
+
+/// Where `start` would listen, each address of this machine for itself.
+pub fn addresses(config: &Config, listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, StartError> {
+    own_addresses(served(config, listen)?.into_keys())
+}
+
+/// Which blocks answer at which address.
+type Served<'c> = BTreeMap<SocketAddr, Vec<&'c ServerBlock>>;
+
+fn served<'c>(config: &'c Config, listen: &[SocketAddr]) -> Result<Served<'c>, StartError> {
+    let mut served = Served::new();
+    for block in &config.servers {
+        let mut addresses = if listen.is_empty() { block_addresses(block)? } else { listen.to_vec() };
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.into_iter().for_each(|address| served.entry(address).or_default().push(block));
+    }
+    if served.is_empty() { Err(StartError::Nowhere) } else { Ok(served) }
+}
+
+fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
+    let mut hosts: Vec<SocketAddr> = Vec::new();
+    for bind in &block.bind {
+        match bind {
+            BindAddress::Address(address) => hosts.push((*address, 0).into()),
+            BindAddress::Interface(name) => {
+                let local = addresses_of(name).map_err(StartError::Addresses)?;
+                if local.is_empty() {
+                    return Err(StartError::Interface(name.clone()));
+                }
+                hosts.extend(local);
+            }
+        }
+    }
+    if hosts.is_empty() {
+        hosts = vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
+    }
+    let at_port = |mut host: SocketAddr, port| {
+        host.set_port(port);
+        host
+    };
+    let ports = block.listens.iter().map(|listen| listen.port);
+    Ok(ports.flat_map(|port| hosts.iter().map(move |host| at_port(*host, port))).collect())
+}
+
+/// Where clients reach what listens: a wildcard stands for every address of this machine.
+fn own_addresses(listening: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, StartError> {
+    let local = local_addresses().map_err(StartError::Addresses)?;
+    let mut own = Vec::new();
+    for address in listening {
+        if !address.ip().is_unspecified() {
+            own.push(address);
+            continue;
+        }
+        let family = local.iter().filter(|local| local.is_ipv4() == address.is_ipv4());
+        own.extend(family.map(|local| SocketAddr::new(*local, address.port())));
+    }
+    own.sort_unstable();
+    own.dedup();
+    Ok(own)
+}

@@ -1,0 +1,53 @@
+//! The addresses of this machine.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::socket::socket_address;
+
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let mut addresses: Vec<_> = all()?.map(|(_, address)| address.ip()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Those of one interface, with no port yet. What is link-local says which interface it belongs to, or nobody could
+/// listen there.
+pub fn addresses_of(interface: &str) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses: Vec<_> =
+        all()?.filter(|(name, _)| name == interface).map(|(_, address)| address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+fn all() -> io::Result<impl Iterator<Item = (String, SocketAddr)>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    Ok(interfaces.filter_map(|interface| {
+        let address = socket_address(interface.address.as_ref()?)?;
+        Some((interface.interface_name, address))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::serve::server::Listener;
+
+    #[tokio::test]
+    async fn every_address_of_an_interface_can_be_listened_at() {
+        let names: BTreeSet<String> = all().unwrap().map(|(name, _)| name).collect();
+        let addresses: Vec<_> = names.iter().flat_map(|name| addresses_of(name).unwrap()).collect();
+        for address in &addresses {
+            let bound = Listener::bind(*address, 1).unwrap_or_else(|error| panic!("{error}: {error:?}"));
+            assert_eq!(bound.address.ip(), address.ip());
+        }
+        let all = addresses.iter().map(SocketAddr::ip).collect::<BTreeSet<_>>();
+        assert!(all.contains(&IpAddr::from([127, 0, 0, 1])), "{all:?}");
+    }
+}

@@ -1,0 +1,316 @@
+//! A server that goes on: beside it the endpoints of [`Health`], behind it the file that it was configured with.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{
+    cluster::{snapshot::Published, zone::ReadOptions},
+    config::{Config, Reload},
+    corefile::{self, CorefileError, Needless},
+    observe::{
+        clients,
+        health::{Endpoints, Health, HealthError},
+        heartbeat::Pulse,
+        metrics::Metrics,
+    },
+    resolve::forward::Surroundings,
+    serve::{
+        listening::Listening,
+        run::{self, StartError},
+        server::Server,
+    },
+};
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub config: Config,
+    /// Where the configuration came from; changes there are taken over.
+    pub corefile: Option<Corefile>,
+    /// Instead of where the server blocks listen.
+    pub listen: Vec<SocketAddr>,
+    pub endpoints: Endpoints,
+    /// Who is told that the server is at work.
+    pub pulse: Pulse,
+    /// Who is told of its sockets.
+    pub listening: Listening,
+}
+
+#[derive(Clone)]
+pub struct Corefile {
+    pub path: PathBuf,
+    /// What `{$NAME}` stands for.
+    pub env: fn(&str) -> Option<String>,
+}
+
+impl Corefile {
+    fn tell_needless(&self) {
+        for Needless { place, option, reason } in corefile::needless(&self.path, &self.env) {
+            info!(place, option, reason, "an option of the Corefile has no effect here");
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum LiveError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Health(#[from] HealthError),
+}
+
+#[derive(Debug)]
+pub struct Live {
+    health: Health,
+    metrics: Arc<Metrics>,
+    addresses: Vec<SocketAddr>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Live {
+    /// Must be called within a runtime; its threads are the workers.
+    pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, LiveError> {
+        let surroundings = Surroundings { pulse: setup.pulse.clone(), ..Surroundings::default() };
+        setup.corefile.iter().for_each(Corefile::tell_needless);
+        let server = run::start(&setup.config, &setup.listen, &published, &surroundings)?;
+        let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
+        let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
+        let health = Health::start(&setup.endpoints, Arc::clone(&surroundings.metrics), synced)?;
+        let metrics = Arc::clone(&surroundings.metrics);
+        tokio::spawn(clients::turn(Arc::downgrade(metrics.clients())));
+        let addresses = server.addresses().to_vec();
+        setup.listening.tell(server.sockets());
+        let (stop, stopped) = oneshot::channel();
+        let following = Following {
+            setup,
+            published,
+            surroundings,
+            server,
+            ending: JoinSet::new(),
+            complaint: String::new(),
+        };
+        let served = tokio::spawn(following.until(stopped));
+        Ok(Self { health, metrics, addresses, stop, served })
+    }
+
+    /// Where names are answered, with the ports that were chosen.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Says that the end is near, serves on as long as the configuration says, and ends when everything that was asked is
+    /// answered.
+    pub async fn stop(self) {
+        self.health.stopping();
+        // Whoever follows the file ends by itself only in a panic, which was told already.
+        let _ = self.stop.send(());
+        let _ = self.served.await;
+    }
+}
+
+/// Where nobody is told that the end is near, nobody goes elsewhere in that time.
+fn lameduck(Setup { config, endpoints, .. }: &Setup) -> Duration {
+    if endpoints.ready.is_empty() && endpoints.health.is_empty() {
+        return Duration::ZERO;
+    }
+    let healths = config.servers.iter().filter_map(|block| block.health.as_ref());
+    healths.map(|health| health.lameduck).max().unwrap_or_default()
+}
+
+/// The server of the moment, and what the next one is made of.
+struct Following {
+    setup: Setup,
+    published: Arc<Published>,
+    surroundings: Surroundings,
+    server: Server,
+    /// Those before it that still owe answers.
+    ending: JoinSet<()>,
+    /// Why the file as it is now is not in use; said once.
+    complaint: String,
+}
+
+impl Following {
+    async fn until(mut self, mut stopped: oneshot::Receiver<()>) {
+        while timeout(self.interval(), &mut stopped).await.is_err() {
+            self.follow();
+            while self.ending.try_join_next().is_some() {}
+        }
+        sleep(lameduck(&self.setup)).await;
+        self.server.stop().await;
+        while self.ending.join_next().await.is_some() {}
+    }
+
+    /// Until the file is looked at again. Nodes that got it at the same time must not all start anew together.
+    fn interval(&self) -> Duration {
+        let reload = self.setup.config.servers.iter().find_map(|block| block.reload.as_ref());
+        match (reload, &self.setup.corefile) {
+            (Some(Reload { interval, jitter }), Some(_)) => {
+                interval.saturating_sub(*jitter) + jitter.mul_f64(2.0 * rand::random::<f64>())
+            }
+            _ => Duration::MAX,
+        }
+    }
+
+    /// A new server listens beside the old one before that ends, so no question is lost. What cannot be used changes
+    /// nothing.
+    fn follow(&mut self) {
+        let Some(file) = &self.setup.corefile else { return };
+        match corefile::read(&file.path, &file.env) {
+            Ok(config) if config == self.setup.config => self.complaint.clear(),
+            Ok(config) if ReadOptions::of(&config) != ReadOptions::of(&self.setup.config) => {
+                self.complain(&Unusable::Objects)
+            }
+            Ok(config) => {
+                match run::start(&config, &self.setup.listen, &self.published, &self.surroundings) {
+                    Ok(server) => self.switch(config, server),
+                    Err(error) => self.complain(&error.into()),
+                }
+            }
+            Err(error) => self.complain(&error.into()),
+        }
+    }
+
+    fn switch(&mut self, config: Config, server: Server) {
+        info!("the configuration has changed");
+        self.complaint.clear();
+        for what in fixed(&self.setup.config, &config) {
+            warn!(what, "what the configuration says of it now is for the next start");
+        }
+        self.setup.config = config;
+        self.setup.corefile.iter().for_each(Corefile::tell_needless);
+        self.setup.listening.tell(server.sockets());
+        let old = std::mem::replace(&mut self.server, server);
+        self.ending.spawn(old.stop());
+    }
+
+    fn complain(&mut self, error: &Unusable) {
+        let complaint = with_causes(error);
+        if complaint != self.complaint {
+            self.surroundings.metrics.reload_failed();
+            warn!(error = complaint, "the changed configuration is not used; what was read before stays");
+            self.complaint = complaint;
+        }
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// What differs between two configurations and is done once for all.
+fn fixed(before: &Config, after: &Config) -> Vec<&'static str> {
+    let api_server = |config: &Config| config.kubernetes().next().map(|options| options.api_server.clone());
+    let differs = [
+        ("where health, readiness and metrics are told", Endpoints::of(before) != Endpoints::of(after)),
+        ("where objects are read from", api_server(before) != api_server(after)),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
+}
+
+#[derive(Debug, Error)]
+enum Unusable {
+    #[error(
+        "which objects are read changes with a restart only: `pods verified`, `endpoint_pod_names`, `zonal`, `labels` \
+         and `namespace_labels`"
+    )]
+    Objects,
+    #[error(transparent)]
+    Corefile(#[from] CorefileError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl fmt::Debug for Corefile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, net::Ipv4Addr, path::Path};
+
+    use hickory_server::proto::{
+        op::{Message, MessageType, OpCode, Query},
+        rr::{Name, RecordType},
+    };
+    use tokio::net::UdpSocket;
+
+    use super::*;
+
+    fn write(path: &Path, address: &str) {
+        let text = format!(". {{\n hosts /nonexistent {{\n  {address} a.example\n }}\n reload 20ms\n}}");
+        fs::write(path, text).unwrap();
+    }
+
+    async fn answer(address: SocketAddr) -> String {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut question = Message::new(1, MessageType::Query, OpCode::Query);
+        question.add_query(Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A));
+        socket.send_to(&question.to_vec().unwrap(), address).await.unwrap();
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).await.unwrap();
+        Message::from_vec(&buffer[..length]).unwrap().answers[0].data.to_string()
+    }
+
+    #[test]
+    fn what_stays_until_the_next_start_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Corefile");
+        let parsed = |directives: &str| {
+            fs::write(&path, format!(". {{\n{directives}\n}}")).unwrap();
+            corefile::read(&path, &|_| None).unwrap()
+        };
+        let before = parsed("ready\nkubernetes cluster.local");
+        for (directives, want) in [
+            ("ready\nkubernetes cluster.local\nlog", 0),
+            ("ready :8282\nkubernetes cluster.local", 1),
+            ("ready\nkubernetes cluster.local {\n endpoint https://10.0.0.1\n}\nprometheus", 2),
+        ] {
+            assert_eq!(fixed(&before, &parsed(directives)).len(), want, "{directives}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_changed_file_is_taken_over_and_a_bad_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Corefile");
+        write(&path, "10.0.0.1");
+        let config = corefile::read(&path, &|_| None).unwrap();
+        // Its successor listens at the same port.
+        let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+        let setup = Setup {
+            config,
+            corefile: Some(Corefile { path: path.clone(), env: |_| None }),
+            listen: vec![port],
+            endpoints: Endpoints::default(),
+            pulse: Pulse::default(),
+            listening: Listening::default(),
+        };
+        let live = Live::start(setup, Arc::default()).unwrap();
+        assert_eq!(answer(port).await, "10.0.0.1");
+        fs::write(&path, ". {\n bogus\n}").unwrap();
+        while !live.metrics().text().contains("coredns_reload_failed_total 1") {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(answer(port).await, "10.0.0.1", "what was read before stays");
+        write(&path, "10.0.0.2");
+        while answer(port).await != "10.0.0.2" {
+            sleep(Duration::from_millis(10)).await;
+        }
+        live.stop().await;
+    }
+}
