@@ -38,7 +38,7 @@ async fn every_query_is_answered_as_listed() {
         let server = Server::start(&group, &corefile);
         for query in &group.queries {
             for transport in query.transports() {
-                let found = query::ask(server.address, query, transport).await;
+                let found = query::send(server.address, query, transport).await;
                 if let Err(why) = judge::judge(query, &group, found.as_deref(), server.address).await {
                     failures.push(judge::Failure::new(&group.id, query, transport, why));
                 }
