@@ -13,8 +13,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::setup::StaticTarget;
-
 /// The root of the workspace, whatever directory the command was given in.
 pub fn workspace_root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace's root")
@@ -50,6 +48,13 @@ pub fn build_portreeve(release: bool) -> Result<PathBuf> {
         command.args(DIST);
     }
     Built::by(command)?.get(PORTREEVE)
+}
+
+/// The target of a statically linked program.
+pub struct StaticTarget {
+    pub name: String,
+    /// The environment variable that names the target's C compiler, and the compiler to use.
+    pub c_compiler: (String, &'static str),
 }
 
 /// Builds the agent for a target, optimised and linked into one file.

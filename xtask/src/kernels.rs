@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
@@ -25,6 +25,7 @@ use initramfs::Initramfs;
 use machine::Machine;
 use outcome::Outcome;
 use package::Kernel;
+use programs::read;
 
 /// What the harness makes: pairs of devices, bridges and tunnels. The rest is what kernels without tcx have at devices,
 /// and what nodes have anyway.
@@ -121,10 +122,4 @@ impl Kernels {
     fn ledger(&self) -> PathBuf {
         workspace_root().join(LEDGER).join(format!("{}.txt", self.kernel))
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    ensure!(!bytes.is_empty(), "{} is empty", path.display());
-    Ok(bytes)
 }

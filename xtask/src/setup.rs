@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use crate::cargo::StaticTarget;
+
 mod apt;
 mod kernel_tools;
 mod linker;
@@ -66,13 +68,6 @@ pub fn ensure_for_lint() -> Result<Note> {
 /// What the stories need on top.
 pub fn ensure_for_stories() -> Result<()> {
     story_tools::ensure()
-}
-
-/// What `cargo xtask image` builds for.
-pub struct StaticTarget {
-    pub name: String,
-    /// The variable that names a C compiler for it, and the one to use.
-    pub c_compiler: (String, &'static str),
 }
 
 /// What `cargo xtask image` needs on top.

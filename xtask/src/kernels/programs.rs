@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Initramfs, read};
+use super::initramfs::Initramfs;
 
 /// Adds a program, and those of its libraries that are not there yet.
 pub fn add(files: &mut Initramfs, path: &str, program: &Path, scratch: &Path) -> Result<()> {
@@ -20,6 +20,13 @@ pub fn add(files: &mut Initramfs, path: &str, program: &Path, scratch: &Path) ->
         }
     }
     Ok(())
+}
+
+/// The content of a file. Errors: the file is empty.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    ensure!(!bytes.is_empty(), "{} is empty", path.display());
+    Ok(bytes)
 }
 
 fn stripped(program: &Path, scratch: &Path) -> Result<Vec<u8>> {

@@ -1,7 +1,7 @@
-//! The ABI and its version move together.
+//! A change of the ABI requires a new `ABI_VERSION`.
 //!
-//! `FINGERPRINT` beside the ABI's files holds the version and a hash of their tokens: comments, layout and tests
-//! may change freely, anything else asks for a new `ABI_VERSION` and `cargo xtask lint --bless`.
+//! `FINGERPRINT` beside the ABI's files holds the version and a hash of their tokens: comments, formatting and tests
+//! may change freely, any other change needs a new `ABI_VERSION` and `cargo xtask lint --bless`.
 
 use std::{fs, path::Path};
 
@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use super::{
-    Finding,
+    finding::Finding,
     source::{self, Source, is_ident, is_punct, line},
+    text,
 };
 
 const FILES: [&str; 2] = ["proxy-ebpf/src/abi/", "proxy-ebpf/src/abi.rs"];
@@ -22,56 +23,60 @@ struct Fingerprint {
     hash: u64,
 }
 
-/// The ABI as the sources have it.
+/// The ABI in the sources.
 struct Abi {
-    now: Fingerprint,
-    /// Where the version is declared.
+    current: Fingerprint,
+    /// File and line of `ABI_VERSION`.
     file: String,
     line: usize,
 }
 
 pub fn check(root: &Path, sources: &[Source]) -> Result<Vec<Finding>> {
     let Some(abi) = Abi::of(sources)? else { return Ok(Vec::new()) };
-    let noted = Fingerprint::read(root)?;
-    let what = complaint(&abi.now, noted.as_ref());
-    Ok(what.map(|what| Finding { file: abi.file, line: abi.line, what }).into_iter().collect())
+    let recorded = Fingerprint::read(root)?;
+    let problem = mismatch(&abi.current, recorded.as_ref());
+    Ok(problem.map(|problem| Finding { file: abi.file, line: abi.line, problem }).into_iter().collect())
 }
 
-/// Writes the fingerprint down, which is allowed with a new version only.
-pub fn bless(root: &Path) -> Result<String> {
-    let abi = Abi::of(&source::read_all(root)?)?.context("there is no ABI under proxy-ebpf/src/abi yet")?;
-    let version = abi.now.version;
+/// Writes the fingerprint. Errors: the ABI changed without a new version, and not only in its names.
+pub fn bless(root: &Path, same_layout: bool) -> Result<String> {
+    let abi = Abi::of(&source::parse_all(&text::read_all(root, &[".rs"])?)?)?
+        .context("there is no ABI under proxy-ebpf/src/abi yet")?;
+    let version = abi.current.version;
     match Fingerprint::read(root)? {
-        Some(noted) if noted == abi.now => {
+        Some(recorded) if recorded == abi.current => {
             return Ok(format!("{FINGERPRINT} already holds ABI version {version}"));
         }
-        Some(noted) if noted.version >= version => bail!(
-            "the ABI changed, and its version is still {version} ({FINGERPRINT} holds version {}): raise ABI_VERSION \
-             in {} first",
-            noted.version,
-            abi.file
-        ),
+        Some(recorded) if recorded.version > version || (recorded.version == version && !same_layout) => {
+            bail!(
+                "the ABI changed, and its version is still {version} ({FINGERPRINT} holds version {}): raise ABI_VERSION \
+             in {} first, or pass --same-layout if the content of no map changed",
+                recorded.version,
+                abi.file
+            )
+        }
         Some(_) | None => {}
     }
     let file = root.join(FINGERPRINT);
-    fs::write(&file, abi.now.text()).with_context(|| format!("writing {}", file.display()))?;
+    fs::write(&file, abi.current.text()).with_context(|| format!("writing {}", file.display()))?;
     Ok(format!("{FINGERPRINT} now holds ABI version {version}"))
 }
 
-fn complaint(now: &Fingerprint, noted: Option<&Fingerprint>) -> Option<String> {
-    let Some(noted) = noted else {
+/// The problem with a recorded fingerprint, if any.
+fn mismatch(current: &Fingerprint, recorded: Option<&Fingerprint>) -> Option<String> {
+    let Some(recorded) = recorded else {
         return Some(format!("{FINGERPRINT} is missing: run `cargo xtask lint --bless`"));
     };
-    if now.version == noted.version && now.hash != noted.hash {
+    if current.version == recorded.version && current.hash != recorded.hash {
         return Some(format!(
             "the ABI changed and ABI_VERSION is still {}: raise it, then run `cargo xtask lint --bless`",
-            now.version
+            current.version
         ));
     }
-    (now != noted).then(|| {
+    (current != recorded).then(|| {
         format!(
             "ABI_VERSION is {} and {FINGERPRINT} holds {}: run `cargo xtask lint --bless`",
-            now.version, noted.version
+            current.version, recorded.version
         )
     })
 }
@@ -89,8 +94,9 @@ impl Abi {
             .iter()
             .find_map(|source| version_in(source).map(|(line, version)| (source.file.clone(), line, version)))
             .context("no file under proxy-ebpf/src/abi declares `const ABI_VERSION: .. = <number>`")?;
-        let hash = ours.iter().fold(FNV_START, |hash, source| fnv(hash, &essence(source.shipped().tokens)));
-        Ok(Some(Abi { now: Fingerprint { version, hash }, file, line }))
+        let hash =
+            ours.iter().fold(FNV_START, |hash, source| fnv(hash, &without_docs(source.shipped().tokens)));
+        Ok(Some(Abi { current: Fingerprint { version, hash }, file, line }))
     }
 }
 
@@ -128,8 +134,8 @@ fn version_in(source: &Source) -> Option<(usize, u64)> {
     Some((line(&run[at]), digits.parse().ok()?))
 }
 
-/// The tokens that matter: no documentation.
-fn essence(tokens: TokenStream) -> String {
+/// The tokens as text, without documentation.
+fn without_docs(tokens: TokenStream) -> String {
     let run: Vec<TokenTree> = tokens.into_iter().collect();
     let mut words = String::new();
     let mut at = 0;
@@ -142,7 +148,7 @@ fn essence(tokens: TokenStream) -> String {
             TokenTree::Group(group) => {
                 let (open, close) = brackets(group.delimiter());
                 words.push_str(open);
-                words.push_str(&essence(group.stream()));
+                words.push_str(&without_docs(group.stream()));
                 words.push_str(close);
             }
             token @ (TokenTree::Ident(_) | TokenTree::Punct(_) | TokenTree::Literal(_)) => {
@@ -155,7 +161,7 @@ fn essence(tokens: TokenStream) -> String {
     words
 }
 
-/// `#[doc ..]` and `#![doc ..]`, which is what documentation comments are to a lexer.
+/// Length of `#[doc ..]` or `#![doc ..]`, the form in which the lexer returns documentation comments.
 fn length_of_doc(run: &[TokenTree]) -> Option<usize> {
     let inner = usize::from(is_punct(run.get(1), '!'));
     let attribute = is_punct(run.first(), '#').then(|| run.get(1 + inner))??;
@@ -178,7 +184,7 @@ fn brackets(delimiter: Delimiter) -> (&'static str, &'static str) {
 
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a: the standard library's hashes may differ between releases, and this one is checked in.
+/// FNV-1a. The hash is checked in, and the standard library's may differ between releases.
 fn fnv(start: u64, text: &str) -> u64 {
     text.bytes().fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -194,11 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_kernel_side_sees_counts() {
+    fn only_code_changes_the_fingerprint() {
         let cases = [
             ("comments", format!("//! Types.\n{BASE}// more\n/* and more */"), true),
             ("documentation", BASE.replace("pub a", "/// Counts.\n#[doc = \"x\"] pub a"), true),
-            ("layout of the text", BASE.replace(' ', "\n  "), true),
+            ("formatting", BASE.replace(' ', "\n  "), true),
             ("tests", format!("{BASE}#[cfg(test)] mod tests {{ fn f() {{}} }}"), true),
             ("a field's type", BASE.replace("a: u32", "a: u64"), false),
             ("a new field", BASE.replace("a: u32", "a: u32, b: u8"), false),
@@ -207,25 +213,27 @@ mod tests {
             ("code after tests", format!("{BASE}#[cfg(test)] mod tests {{}} const X: u8 = 1;"), false),
         ];
         for (name, text, same) in cases {
-            assert_eq!(abi(&text).now == abi(BASE).now, same, "{name}");
+            assert_eq!(abi(&text).current == abi(BASE).current, same, "{name}");
         }
     }
 
     #[test]
-    fn a_change_asks_for_a_version_and_a_version_for_a_blessing() {
-        let noted = Fingerprint { version: 3, hash: 7 };
+    fn a_change_requires_a_version_and_a_version_requires_bless() {
+        let recorded = Fingerprint { version: 3, hash: 7 };
         let cases = [
-            (Fingerprint { version: 3, hash: 7 }, Some(&noted), None),
-            (Fingerprint { version: 3, hash: 8 }, Some(&noted), Some("ABI_VERSION is still 3")),
-            (Fingerprint { version: 4, hash: 8 }, Some(&noted), Some("ABI_VERSION is 4")),
-            (Fingerprint { version: 4, hash: 7 }, Some(&noted), Some("ABI_VERSION is 4")),
+            (Fingerprint { version: 3, hash: 7 }, Some(&recorded), None),
+            (Fingerprint { version: 3, hash: 8 }, Some(&recorded), Some("ABI_VERSION is still 3")),
+            (Fingerprint { version: 4, hash: 8 }, Some(&recorded), Some("ABI_VERSION is 4")),
+            (Fingerprint { version: 4, hash: 7 }, Some(&recorded), Some("ABI_VERSION is 4")),
             (Fingerprint { version: 3, hash: 7 }, None, Some("is missing")),
         ];
-        for (now, noted, want) in cases {
-            let got = complaint(&now, noted);
+        for (current, recorded, want) in cases {
+            let got = mismatch(&current, recorded);
             match want {
-                None => assert_eq!(got, None, "{now:?}"),
-                Some(want) => assert!(got.as_ref().is_some_and(|got| got.contains(want)), "{now:?}: {got:?}"),
+                None => assert_eq!(got, None, "{current:?}"),
+                Some(want) => {
+                    assert!(got.as_ref().is_some_and(|got| got.contains(want)), "{current:?}: {got:?}")
+                }
             }
         }
     }
@@ -240,8 +248,8 @@ mod tests {
         ] {
             assert_eq!(version_in(&Source::parse("x.rs", text).unwrap()), want, "{text}");
         }
-        let noted = Fingerprint { version: 12, hash: 0xab };
-        assert_eq!(Fingerprint::parse(&noted.text()), Some(noted));
+        let fingerprint = Fingerprint { version: 12, hash: 0xab };
+        assert_eq!(Fingerprint::parse(&fingerprint.text()), Some(fingerprint));
         assert_eq!(Fingerprint::parse("12"), None);
     }
 }

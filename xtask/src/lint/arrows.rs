@@ -1,17 +1,12 @@
-//! Who may know whom: the arrows between the modules of `proxy`, by the paths a file names.
+//! Dependencies between the modules of `proxy`, by the paths a file names: each path has its modules.
 
-use proc_macro2::{Delimiter, TokenTree};
-
-use super::{
-    Finding,
-    source::{Source, is_group, is_ident, is_punct},
-};
+use super::{finding::Finding, paths::paths_in, source::Source};
 
 /// A path that only some modules of `proxy/src` may name.
 struct Arrow {
     /// The path and everything below it.
     path: &'static [&'static str],
-    /// Files that this rule is about: modules of `proxy/src`.
+    /// The modules of `proxy/src` that may not name it.
     scope: Scope,
     reason: &'static str,
 }
@@ -45,7 +40,7 @@ const ARROWS: &[Arrow] = &[
     Arrow {
         path: &["crate", "datapath"],
         scope: PURE,
-        reason: "model and index do not know how it is programmed",
+        reason: "model and index know nothing of the datapath",
     },
 ];
 
@@ -55,7 +50,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     source.shipped().each_run(&mut |run| {
         for path in paths_in(run) {
-            let broken = arrows.iter().filter(|arrow| path.words.starts_with_words(arrow.path));
+            let broken = arrows.iter().filter(|arrow| path.starts_with(arrow.path));
             findings.extend(broken.map(|arrow| {
                 source
                     .finding(path.line, format!("{module} names {}: {}", arrow.path.join("::"), arrow.reason))
@@ -79,78 +74,6 @@ impl Scope {
             Scope::Only(modules) => modules.contains(&module),
         }
     }
-}
-
-/// Words before which or after which a path may stand, and which are never part of one.
-const KEYWORDS: &[&str] = &[
-    "as", "dyn", "else", "extern", "for", "if", "impl", "in", "match", "mut", "pub", "return", "use", "while",
-];
-
-struct Path {
-    line: usize,
-    words: Vec<String>,
-}
-
-trait StartsWithWords {
-    fn starts_with_words(&self, words: &[&str]) -> bool;
-}
-
-impl StartsWithWords for Vec<String> {
-    fn starts_with_words(&self, words: &[&str]) -> bool {
-        self.len() >= words.len() && self.iter().zip(words).all(|(mine, word)| mine == word)
-    }
-}
-
-/// The paths among sibling tokens: `a::b` anywhere, and each leaf of a `use` tree. A lone word is a path only
-/// where it starts a `use` or `extern crate`, so that a variable may have any name.
-fn paths_in(run: &[TokenTree]) -> Vec<Path> {
-    let mut paths = Vec::new();
-    let mut at = 0;
-    while at < run.len() {
-        let declares = at > 0 && ["use", "crate"].iter().any(|word| is_ident(run.get(at - 1), word));
-        let (mut found, next) = path_at(run, at, &[]);
-        found.retain(|path| declares || path.words.len() > 1);
-        paths.append(&mut found);
-        at = next.max(at + 1);
-    }
-    paths
-}
-
-/// The paths that start with the token at `at`, below `prefix`, and where the next one may start.
-fn path_at(run: &[TokenTree], mut at: usize, prefix: &[String]) -> (Vec<Path>, usize) {
-    let mut words = prefix.to_vec();
-    let mut line = None;
-    if matches!(run.get(at), Some(TokenTree::Ident(word)) if KEYWORDS.iter().any(|keyword| word == keyword)) {
-        return (Vec::new(), at + 1);
-    }
-    if is_separator(run, at) {
-        at += 2;
-    }
-    while let Some(TokenTree::Ident(word)) = run.get(at) {
-        words.push(word.to_string());
-        line = line.or(Some(word.span().start().line));
-        at += 1;
-        if !is_separator(run, at) {
-            break;
-        }
-        at += 2;
-        if is_group(run.get(at), Delimiter::Brace) {
-            return (leaves(&run[at], &words), at + 1);
-        }
-    }
-    (line.map(|line| Path { line, words }).into_iter().collect(), at)
-}
-
-fn is_separator(run: &[TokenTree], at: usize) -> bool {
-    is_punct(run.get(at), ':') && is_punct(run.get(at + 1), ':')
-}
-
-/// The paths in the braces of a `use` tree.
-fn leaves(group: &TokenTree, prefix: &[String]) -> Vec<Path> {
-    let TokenTree::Group(group) = group else { return Vec::new() };
-    let run: Vec<TokenTree> = group.stream().into_iter().collect();
-    let branches = run.split(|token| is_punct(Some(token), ','));
-    branches.flat_map(|branch| path_at(branch, 0, prefix).0).collect()
 }
 
 #[cfg(test)]
@@ -213,8 +136,10 @@ mod tests {
         ];
         for (file, text, want) in cases {
             let source = Source::parse(file, text).unwrap();
-            let found: Vec<String> =
-                check(&source).iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect();
+            let found: Vec<String> = check(&source)
+                .iter()
+                .map(|finding| format!("{}: {}", finding.line, finding.problem))
+                .collect();
             assert_eq!(found, *want, "{file}: {text}");
         }
     }

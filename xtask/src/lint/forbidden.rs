@@ -1,9 +1,9 @@
-//! What never lands: work left undone, tests left out.
+//! Code that is refused: unfinished work and ignored tests.
 
 use proc_macro2::{Delimiter, TokenTree};
 
 use super::{
-    Finding,
+    finding::Finding,
     source::{Source, is_group, is_ident, is_punct, line},
 };
 
@@ -11,7 +11,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     source.each_run(&mut |run| {
         for (at, token) in run.iter().enumerate() {
-            findings.extend(forbidden(run, at).map(|what| source.finding(line(token), what)));
+            findings.extend(forbidden(run, at).map(|problem| source.finding(line(token), problem)));
         }
     });
     findings
@@ -21,12 +21,12 @@ fn forbidden(run: &[TokenTree], at: usize) -> Option<String> {
     let next = run.get(at + 1);
     for name in ["todo", "unimplemented"] {
         if is_ident(run.get(at), name) && is_punct(next, '!') {
-            return Some(format!("`{name}!` is a promise to panic: finish it, or refuse with an error"));
+            return Some(format!("`{name}!` panics: finish the code, or return an error"));
         }
     }
     let is_attribute = is_punct(run.get(at), '#') && is_group(next, Delimiter::Bracket);
     let ignores = is_attribute && matches!(next, Some(TokenTree::Group(group)) if names_ignore(group));
-    ignores.then(|| "an ignored test proves nothing: assert what happens, with a note".to_owned())
+    ignores.then(|| "an ignored test proves nothing: assert the present behaviour, with a note".to_owned())
 }
 
 /// `#[ignore]`, `#[ignore = ".."]`, and behind a `cfg_attr`.
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn undone_work_and_ignored_tests_are_named() {
+    fn unfinished_work_and_ignored_tests_are_found() {
         let cases: &[(&str, &[usize])] = &[
             ("fn f() { todo!() }", &[1]),
             ("fn f() {\n    unimplemented!(\"later\")\n}", &[2]),

@@ -1,9 +1,9 @@
-//! Files and functions that one can take in at a look.
+//! Size limits of files and functions.
 
 use proc_macro2::{Delimiter, TokenTree};
 
 use super::{
-    Finding,
+    finding::Finding,
     source::{Source, is_group, is_ident, is_punct, line},
 };
 
@@ -21,15 +21,15 @@ pub fn check(source: &Source) -> Vec<Finding> {
     source.each_run(&mut |run| {
         for (name, at, body) in functions(run) {
             if body > BODY_LINES {
-                let what = format!("the body of `{name}` has {body} lines; {BODY_LINES} is the most");
-                findings.push(source.finding(at, what));
+                let problem = format!("the body of `{name}` has {body} lines; {BODY_LINES} is the most");
+                findings.push(source.finding(at, problem));
             }
         }
     });
     findings
 }
 
-/// Name, line and length of body of the functions among sibling tokens.
+/// Name, line and body length of the functions among sibling tokens.
 fn functions(run: &[TokenTree]) -> Vec<(String, usize, usize)> {
     let starts = run.iter().enumerate().filter(|(_, token)| is_ident(Some(token), "fn"));
     starts.filter_map(|(at, _)| function(run.get(at + 1..)?)).collect()
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn long_bodies_and_files_are_named() {
+    fn long_bodies_and_files_are_found() {
         let cases: &[(&str, String, &[usize])] = &[
             ("at the limit", format!("fn f() {}", body(80)), &[]),
             ("above", format!("fn f() {}", body(81)), &[1]),

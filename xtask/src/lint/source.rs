@@ -1,14 +1,9 @@
-//! A Rust file as tokens, so that comments and strings never match a rule.
+//! A Rust file as tokens: comments and strings never match a rule.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-use super::Finding;
+use super::{finding::Finding, text::Text};
 
 pub struct Source {
     /// Relative to the workspace's root, with `/`.
@@ -25,18 +20,18 @@ impl Source {
         Ok(Source { file: file.to_owned(), text: text.to_owned(), tokens })
     }
 
-    pub fn finding(&self, line: usize, what: impl Into<String>) -> Finding {
-        Finding { file: self.file.clone(), line, what: what.into() }
+    pub fn finding(&self, line: usize, problem: impl Into<String>) -> Finding {
+        Finding { file: self.file.clone(), line, problem: problem.into() }
     }
 
-    /// Without test modules, which may know whom they like.
+    /// The file without test modules, which may use any module.
     pub fn shipped(&self) -> Source {
         let is_tests = self.file.ends_with("/tests.rs") || self.file.contains("/tests/");
         let tokens = if is_tests { TokenStream::new() } else { without_tests(self.tokens.clone()) };
         Source { file: self.file.clone(), text: self.text.clone(), tokens }
     }
 
-    /// Calls `visit` with every run of sibling tokens: the file itself, then the inside of every bracket.
+    /// Calls `visit` with every run of sibling tokens: the file's, then those inside every bracket.
     pub fn each_run(&self, visit: &mut impl FnMut(&[TokenTree])) {
         each_run(self.tokens.clone(), visit);
     }
@@ -52,7 +47,7 @@ fn each_run(tokens: TokenStream, visit: &mut impl FnMut(&[TokenTree])) {
     }
 }
 
-/// Leaves out each `#[cfg(test)] mod name { .. }`.
+/// Removes each `#[cfg(test)] mod name { .. }`.
 pub fn without_tests(tokens: TokenStream) -> TokenStream {
     let run: Vec<TokenTree> = tokens.into_iter().collect();
     let mut kept = Vec::new();
@@ -92,34 +87,8 @@ pub fn is_group(token: Option<&TokenTree>, delimiter: Delimiter) -> bool {
     matches!(token, Some(TokenTree::Group(group)) if group.delimiter() == delimiter)
 }
 
-/// Every Rust file of the workspace, in order of name.
-pub fn read_all(root: &Path) -> Result<Vec<Source>> {
-    let mut files = Vec::new();
-    collect(root, &mut files)?;
-    files.sort();
-    files.iter().map(|file| read(root, file)).collect()
-}
-
-fn read(root: &Path, file: &Path) -> Result<Source> {
-    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    let relative = file.strip_prefix(root).unwrap_or(file);
-    Source::parse(&relative.to_string_lossy(), &text)
-}
-
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            if name != "target" && !name.starts_with('.') {
-                collect(&path, files)?;
-            }
-        } else if name.ends_with(".rs") {
-            files.push(path);
-        }
-    }
-    Ok(())
+/// Every Rust file among `texts`.
+pub fn parse_all(texts: &[Text]) -> Result<Vec<Source>> {
+    let rust = texts.iter().filter(|text| text.file.ends_with(".rs"));
+    rust.map(|text| Source::parse(&text.file, &text.text)).collect()
 }
