@@ -10,7 +10,7 @@ use crate::{cargo, setup};
 /// Builds the agent, `portreeve`, with its eBPF programs embedded.
 #[derive(Args)]
 pub struct Build {
-    /// Optimise: slower to build; what one would install on a node.
+    /// Optimise, as for a node: the build takes longer.
     #[arg(long)]
     release: bool,
 }

@@ -1,4 +1,4 @@
-//! How xtask starts cargo, and where the workspace is.
+//! Starting cargo, and the workspace's location.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +13,17 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// The root of the workspace, whatever directory the command was given in.
+/// The root of the workspace, independent of the current directory.
 pub fn workspace_root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace's root")
 }
 
-/// The cargo that started us (so the same toolchain goes on), in the workspace's root.
+/// The cargo that started xtask, hence the same toolchain, in the workspace's root.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(workspace_root());
-    // What cargo told us of xtask: build scripts that watch these (ring's) would run anew each time that xtask and a plain
-    // cargo take turns, and everything above them would be compiled again.
+    // These describe the xtask package. Build scripts that watch them (ring's) would run again whenever xtask and plain
+    // cargo alternate, and all their dependants would be recompiled.
     for (name, _) in env::vars_os() {
         if name
             .to_str()
@@ -35,10 +35,10 @@ pub fn cargo() -> Command {
     command
 }
 
-/// The agent's program.
+/// The agent's binary.
 const PORTREEVE: &str = "portreeve";
 
-/// As it is installed.
+/// The profile of installed binaries.
 const DIST: [&str; 2] = ["--profile", "dist"];
 
 /// Builds the agent and returns the path of its binary.
@@ -57,22 +57,22 @@ pub struct StaticTarget {
     pub c_compiler: (String, &'static str),
 }
 
-/// Builds the agent for a target, optimised and linked into one file.
+/// Builds the optimised agent for a target, as one static binary.
 pub fn build_static(target: &StaticTarget) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["rustc", "--package", "proxy", "--bin", PORTREEVE]);
     let (variable, compiler) = &target.c_compiler;
-    // Whoever has chosen a compiler keeps it.
+    // A compiler from the environment takes precedence.
     if env::var_os(variable).is_none() {
         command.env(variable, compiler);
     }
     command.args(DIST).args(["--target", &target.name]);
-    // Lines of sources are five sixths of the program; names of functions stay, for backtraces. The profile cannot say so:
-    // it would reach the build of the eBPF programs, whose debug information the kernel reads.
+    // Line tables are five sixths of the binary; symbols stay, for backtraces. The profile cannot set this: it would also
+    // apply to the eBPF programs, whose debug information (BTF) the kernel reads.
     Built::with_flags(command, &["-C", "strip=debuginfo"])?.get(PORTREEVE)
 }
 
-/// The agent, these stories, and the program of their pods.
+/// Builds the agent, these stories, and the binary that runs in pods.
 pub fn build_stories(stories: &[String]) -> Result<Built> {
     let mut built = Built::by(build())?;
     let mut command = cargo();
@@ -88,27 +88,27 @@ fn build() -> Command {
     command
 }
 
-/// Paths of programs, by their names.
+/// Paths of binaries by name.
 #[derive(Debug, Default)]
 pub struct Built(BTreeMap<String, PathBuf>);
 
 impl Built {
     pub fn get(&self, name: &str) -> Result<PathBuf> {
-        self.0.get(name).cloned().with_context(|| format!("cargo built no program called {name}"))
+        self.0.get(name).cloned().with_context(|| format!("cargo built no binary called {name}"))
     }
 
     fn by(command: Command) -> Result<Built> {
         Self::with_flags(command, &[])
     }
 
-    /// With flags for the last step, which only `cargo rustc` takes.
+    /// Passes flags to the last rustc step; `cargo rustc` only.
     fn with_flags(mut command: Command, flags: &[&str]) -> Result<Built> {
         command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
         if !flags.is_empty() {
             command.arg("--").args(flags);
         }
         let mut child = command.spawn().context("starting cargo")?;
-        let messages = BufReader::new(child.stdout.take().expect("stdout was asked for"));
+        let messages = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut built = Built::default();
         for line in messages.lines() {
             built.0.extend(executable(&line.context("reading cargo's messages")?));
@@ -120,18 +120,17 @@ impl Built {
     }
 }
 
-/// Name and path of the program that this message of cargo's announces. The tests inside of a program have its name, too,
-/// and are none.
+/// Name and path of the binary that a cargo message reports. Returns `None` for a binary's unit tests, which have its
+/// name too.
 fn executable(message: &str) -> Option<(String, PathBuf)> {
     let message: serde_json::Value = serde_json::from_str(message).ok()?;
     let target = message.get("target")?;
-    let is_test_of_itself =
-        message["profile"]["test"] == true && target["kind"] != serde_json::json!(["test"]);
+    let is_unit_test = message["profile"]["test"] == true && target["kind"] != serde_json::json!(["test"]);
     let path = message.get("executable")?.as_str()?;
-    (!is_test_of_itself).then(|| Some((target.get("name")?.as_str()?.to_owned(), path.into())))?
+    (!is_unit_test).then(|| Some((target.get("name")?.as_str()?.to_owned(), path.into())))?
 }
 
-/// Becomes `command`: same pid and terminal, so that signals reach it and nothing of us is left behind.
+/// Replaces this process by `command` (exec): same pid and terminal, so signals reach it.
 pub fn become_command(command: &mut Command) -> Result<Infallible> {
     let error = command.exec();
     Err(error).with_context(|| format!("starting {}", command.get_program().display()))
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_and_stories_are_told_from_tests_inside_of_programs() {
+    fn binaries_and_stories_differ_from_unit_tests() {
         let artifact = |kind: &str, is_test: bool, executable: &str| {
             format!(
                 r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"x"}},

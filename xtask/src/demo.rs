@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: builds everything and becomes the demo of `tests`.
+//! `cargo xtask demo`: builds everything and starts the demo of `tests`.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -7,13 +7,13 @@ use clap::Args;
 
 use crate::{cargo, needs, setup};
 
-/// Shows connections being balanced between pods in network namespaces, in this terminal.
+/// Shows load balancing between pods in network namespaces, in this terminal.
 ///
-/// Lays out nodes and pods with the objects of examples/, starts an agent per node, and tells what to try next.
-/// Needs root. Ctrl-C ends it and cleans up everything.
+/// Creates nodes and pods from the objects of examples/, starts an agent per node, and suggests commands to try.
+/// Needs root. Ctrl-C ends it and removes everything.
 #[derive(Args)]
 pub struct Demo {
-    /// What to pass to the demo itself.
+    /// Arguments of the demo.
     #[arg(last = true, value_name = "ARGS")]
     arguments: Vec<OsString>,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz-dns`: hostile packets for as long as one likes.
+//! `cargo xtask fuzz-dns`: the fuzz test of the DNS server for a chosen time.
 
 use std::process::ExitCode;
 
@@ -7,16 +7,16 @@ use clap::Args;
 
 use crate::cargo;
 
-/// Sends spoilt and hostile packets through the DNS server's request path, with an optimised build.
+/// Sends corrupted and hostile packets through the DNS server's request path, with an optimised build.
 ///
-/// Fails with the packet and the seed when one of them panics, takes too long, or is answered with more than it may be.
-/// The same run, a short one, is among the tests.
+/// Fails with the packet and the seed if a packet causes a panic, takes too long or gets an answer above its size limit.
+/// A short run is part of the tests.
 #[derive(Args)]
 pub struct FuzzDns {
-    /// How long
+    /// Duration of the run
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// Repeats the packets of another run
+    /// Seed of the run whose packets to repeat
     #[arg(long)]
     seed: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz-dataplane`: builds with optimisations and becomes the comparison of `tests`.
+//! `cargo xtask fuzz-dataplane`: an optimised build of the differential test of `tests`.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -7,11 +7,11 @@ use clap::Args;
 
 use crate::{cargo, needs, setup};
 
-/// Random packets through the programs, held against the model: `--cases N`. Needs root.
+/// Compares the programs' verdicts on random packets with the model's: `--cases N`. Needs root.
 #[derive(Args)]
 #[command(disable_help_flag = true)]
 pub struct FuzzDataplane {
-    /// What to pass to the comparison itself.
+    /// Options of the comparison.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
     arguments: Vec<OsString>,
 }
@@ -21,7 +21,7 @@ impl FuzzDataplane {
         let asks_for_help = self.arguments.iter().any(|argument| argument == "--help" || argument == "-h");
         let missing = needs::missing();
         if !missing.is_empty() && !asks_for_help {
-            bail!("nothing can be compared here; it needs {}", missing.join(", and "));
+            bail!("the comparison cannot run here; it needs {}", missing.join(", and "));
         }
         setup::ensure()?;
         let mut command = cargo::cargo();

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: one static binary, and an image with nothing else in it.
+//! `cargo xtask image`: a container image that holds one static binary.
 
 use std::{env::consts::ARCH, fs, path::PathBuf, process::ExitCode};
 
@@ -20,10 +20,10 @@ use archive::Image;
 /// `docker load --input FILE`, `podman load --input FILE`.
 #[derive(Args)]
 pub struct MakeImage {
-    /// What the image is called.
+    /// Name of the image.
     #[arg(long, default_value_t = default_name(), value_name = "NAME:TAG")]
     name: String,
-    /// Where the archive goes.
+    /// Path of the archive.
     #[arg(long, default_value = "target/portreeve-image.tar", value_name = "FILE")]
     output: PathBuf,
 }
@@ -47,7 +47,7 @@ impl MakeImage {
     }
 }
 
-/// As Go, and so OCI, spells it.
+/// The name of the architecture in Go and OCI.
 fn architecture() -> &'static str {
     match ARCH {
         "x86_64" => "amd64",

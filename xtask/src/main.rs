@@ -1,11 +1,7 @@
-//! `cargo xtask VERB`: everything one does with this repository. It drives cargo and knows no crate of the
-//! workspace, so it builds in seconds and works when nothing else compiles.
+//! `cargo xtask VERB`: the commands for work on this repository. It drives cargo and depends on no crate of the
+//! workspace: it builds in seconds, also when no other crate compiles.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line tool speaks through its output"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints its results")]
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! `cargo xtask mutants`: programs that are wrong on purpose, each of which the comparison with the model must catch.
+//! `cargo xtask mutants`: mutation tests. The comparison with the model must detect each mutant of the programs.
 //!
-//! A mutant is one change of the text of `proxy-ebpf`, made in a copy of the workspace, so that nothing of it is in the
-//! programs that anybody runs.
+//! A mutant is one replacement in the source of `proxy-ebpf`, made in a copy of the workspace, so that no mutant can
+//! reach a program in use.
 
 use std::{
     env, fs,
@@ -18,15 +18,15 @@ use crate::{
     setup::{self, Note},
 };
 
-/// Tries whether the comparison of the programs with the model catches programs that are wrong on purpose. Needs root.
+/// Runs mutation tests: the comparison with the model must detect faulty programs. Needs root.
 ///
-/// Exits with 1 when one of them passes for right.
+/// Exits with 1 if a mutant survives.
 #[derive(Args)]
 pub struct Mutants {
-    /// Flows sent through each, unless it is caught before
+    /// Flows per mutant, unless it is detected earlier
     #[arg(long, default_value_t = 20_000)]
     cases: u64,
-    /// Only the mutants whose names contain this
+    /// Only mutants with this in their names
     #[arg(value_name = "NAME")]
     only: Option<String>,
 }
@@ -117,7 +117,7 @@ impl Mutants {
     pub fn run(self) -> Result<ExitCode> {
         let missing = needs::missing();
         if !missing.is_empty() {
-            bail!("nothing can be compared here; it needs {}", missing.join(", and "));
+            bail!("the comparison cannot run here; it needs {}", missing.join(", and "));
         }
         setup::ensure()?;
         let only = self.only.unwrap_or_default();
@@ -126,15 +126,15 @@ impl Mutants {
     }
 }
 
-/// Whether every mutant is caught.
+/// Returns `false` if a mutant survives.
 pub fn check(cases: u64) -> Result<bool> {
     Ok(survivors(cases, |_| true)? == 0)
 }
 
-/// How many of them pass for right.
+/// The number of mutants that were not detected.
 fn survivors(cases: u64, is_wanted: impl Fn(&Mutant) -> bool) -> Result<usize> {
     let comparison = comparison()?;
-    let copy = Copy::make()?;
+    let copy = Copy::create()?;
     let mut survivors = 0;
     for mutant in MUTANTS.iter().filter(|mutant| is_wanted(mutant)) {
         let object = copy.build(mutant)?;
@@ -147,7 +147,7 @@ fn survivors(cases: u64, is_wanted: impl Fn(&Mutant) -> bool) -> Result<usize> {
 
 const SURVIVED: &str = "NOT CAUGHT";
 
-/// What told a mutant from the right programs, or that nothing did.
+/// The difference that revealed a mutant, or `SURVIVED`.
 fn compare(comparison: &Path, object: &Path, cases: u64) -> Result<String> {
     let run = |cases: u64| -> Result<Output> {
         let mut command = Command::new(comparison);
@@ -157,15 +157,15 @@ fn compare(comparison: &Path, object: &Path, cases: u64) -> Result<String> {
     let loads = run(0)?;
     ensure!(
         loads.status.success(),
-        "the mutant does not even load: {}",
+        "the mutant does not load: {}",
         String::from_utf8_lossy(&loads.stderr).trim()
     );
     let compared = run(cases)?;
     if compared.status.success() {
         return Ok(SURVIVED.to_owned());
     }
-    let told = String::from_utf8_lossy(&compared.stderr);
-    let difference: Vec<_> = told.trim().rsplit(": ").take(2).collect();
+    let message = String::from_utf8_lossy(&compared.stderr);
+    let difference: Vec<_> = message.trim().rsplit(": ").take(2).collect();
     Ok(format!("caught: {}", difference.into_iter().rev().collect::<Vec<_>>().join(": ")))
 }
 
@@ -180,13 +180,13 @@ fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from)
 }
 
-/// The workspace once more, to be spoilt.
+/// A copy of the workspace, in which mutants are built.
 struct Copy {
     root: PathBuf,
 }
 
 impl Copy {
-    fn make() -> Result<Self> {
+    fn create() -> Result<Self> {
         let root = target().join("mutants");
         fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
         for part in ["Cargo.toml", "Cargo.lock", "proxy", "proxy-ebpf", "dns", "tests", "xtask"] {
@@ -195,19 +195,19 @@ impl Copy {
         Ok(Self { root })
     }
 
-    /// The object with a mutant, whose text is right again afterwards.
+    /// Builds the object of a mutant and restores the source.
     fn build(&self, mutant: &Mutant) -> Result<PathBuf> {
         let file = self.root.join("proxy-ebpf/src").join(mutant.file);
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let times = text.matches(mutant.right).count();
-        ensure!(times == 1, "{}: {} has {times} places for it", mutant.name, mutant.file);
+        ensure!(times == 1, "{}: {} has {times} matches for it", mutant.name, mutant.file);
         fs::write(&file, text.replace(mutant.right, mutant.wrong))?;
         let built = self.compile();
         fs::write(&file, text)?;
         built.with_context(|| format!("the mutant {} does not compile", mutant.name))
     }
 
-    /// As aya-build does it for the agent.
+    /// Builds with aya-build's options.
     fn compile(&self) -> Result<PathBuf> {
         const TARGET: &str = "bpfel-unknown-none";
         let note = Note::read()?;
@@ -233,7 +233,7 @@ impl Copy {
     }
 }
 
-/// Copies what differs, so that cargo builds only that.
+/// Copies the files that differ, so that cargo rebuilds no others.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if from.is_dir() {
         fs::create_dir_all(to)?;

@@ -1,8 +1,8 @@
-//! What the stories and the demo need of the machine: root, and a kernel that lets root do what a node does.
+//! Requirements of the stories and the demo: root with a node's capabilities, cgroup2 and bpffs.
 
 use std::{fs, path::Path};
 
-/// What was found; `missing` judges it.
+/// The machine's properties, which `missing` checks.
 struct Machine {
     is_root: bool,
     /// `CapEff` of /proc/self/status.
@@ -15,14 +15,14 @@ struct Machine {
 const CAPABILITIES: [(&str, u32); 5] =
     [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_ADMIN", 21), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
 
-/// One sentence for each thing that is missing; empty when stories and demo can run.
+/// One sentence per missing requirement.
 pub fn missing() -> Vec<String> {
-    Machine::look().missing()
+    Machine::read().missing()
 }
 
 impl Machine {
-    fn look() -> Machine {
-        // A file that cannot be read counts as empty: what it should have held is then reported as missing.
+    fn read() -> Machine {
+        // An unreadable file counts as empty, so its requirement is reported as missing.
         let read = |path: &str| fs::read_to_string(Path::new(path)).unwrap_or_default();
         let status = read("/proc/self/status");
         let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -36,7 +36,7 @@ impl Machine {
 
     fn missing(&self) -> Vec<String> {
         if !self.is_root {
-            return vec!["root: network namespaces, cgroups and eBPF programs are made".to_owned()];
+            return vec!["root: network namespaces, cgroups and eBPF programs are created".to_owned()];
         }
         let mut missing: Vec<String> = CAPABILITIES
             .iter()
@@ -65,7 +65,7 @@ mod tests {
     const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\tbpf\n\text4\n";
 
     #[test]
-    fn each_missing_thing_is_named() {
+    fn each_missing_requirement_is_reported() {
         let machine = |is_root, capabilities, mounts: &str, filesystems: &str| Machine {
             is_root,
             capabilities,
@@ -73,7 +73,7 @@ mod tests {
             filesystems: filesystems.to_owned(),
         };
         let cases: [(&str, Machine, &[&str]); 6] = [
-            ("all there", machine(true, ALL, MOUNTS, FILESYSTEMS), &[]),
+            ("complete", machine(true, ALL, MOUNTS, FILESYSTEMS), &[]),
             ("not root: nothing else matters", machine(false, 0, "", ""), &["root"]),
             ("a container's root", machine(true, ALL & !(1 << 39), MOUNTS, FILESYSTEMS), &["CAP_BPF"]),
             (

@@ -1,4 +1,4 @@
-//! Progress of steps that take long: a spinner on a terminal, a line per step elsewhere.
+//! Progress of slow steps: a spinner on a terminal, a line per step elsewhere.
 
 use std::{
     collections::VecDeque,
@@ -12,37 +12,37 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How many of a failed command's last lines are shown.
+/// The number of a failed command's last lines in the error.
 const TAIL: usize = 25;
 
-/// One step under way. Dropping it without `done` clears the spinner and leaves the word to the error.
+/// A running step. Dropping it without `done` clears the spinner and prints nothing: the caller reports the error.
 pub struct Step {
-    what: String,
+    name: String,
     started: Instant,
     spinner: Option<ProgressBar>,
 }
 
 impl Step {
-    pub fn start(what: impl Into<String>) -> Step {
-        let what = what.into();
-        let spinner = io::stderr().is_terminal().then(|| spinner(&what));
+    pub fn start(name: impl Into<String>) -> Step {
+        let name = name.into();
+        let spinner = io::stderr().is_terminal().then(|| spinner(&name));
         if spinner.is_none() {
-            eprintln!("{what} ...");
+            eprintln!("{name} ...");
         }
-        Step { what, started: Instant::now(), spinner }
+        Step { name, started: Instant::now(), spinner }
     }
 
     pub fn done(self) {
         self.clear();
-        eprintln!("{}: done in {}", self.what, seconds(self.started.elapsed()));
+        eprintln!("{}: done in {}", self.name, seconds(self.started.elapsed()));
     }
 
-    /// Runs a command to its end, its latest line beside the spinner; on failure the last lines are in the error.
+    /// Runs a command to its end and shows its latest line. Errors: it failed; contains its last lines.
     pub fn run(&self, command: Command) -> Result<()> {
         self.run_for(command, None)
     }
 
-    /// As `run`, but a command that has not ended in time is ended.
+    /// As `run`, but kills the command after `limit`.
     pub fn run_within(&self, command: Command, limit: Duration) -> Result<()> {
         self.run_for(command, Some(limit))
     }
@@ -52,23 +52,23 @@ impl Step {
         let (reader, writer) = io::pipe().context("making a pipe")?;
         command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
         let mut child = command.spawn().with_context(|| format!("starting `{name}`"))?;
-        // The command still holds the pipe's writing end: the reader would wait for ever.
+        // The command holds the pipe's writing end: the reader would never see its end.
         drop(command);
-        let tail = self.follow(reader, limit);
+        let tail = self.tail_of(reader, limit);
         if tail.is_none() {
-            // One that ended just now cannot be killed any more, and is waited for all the same.
+            // The command may have ended meanwhile; `wait` below reaps it in both cases.
             let _ = child.kill();
         }
         let status = child.wait().with_context(|| format!("waiting for `{name}`"))?;
         let tail = tail.with_context(|| format!("`{name}` did not end in time"))?;
         if !status.success() {
-            bail!("`{name}` failed ({status}). It said:\n{tail}");
+            bail!("`{name}` failed ({status}). Its output:\n{tail}");
         }
         Ok(())
     }
 
-    /// The last words, once the output has ended; none if that takes too long.
-    fn follow(&self, output: PipeReader, limit: Option<Duration>) -> Option<String> {
+    /// The last lines of the output at its end. Returns `None` after `limit`.
+    fn tail_of(&self, output: PipeReader, limit: Option<Duration>) -> Option<String> {
         let started = Instant::now();
         let (lines, mut tail) = (lines_of(output), VecDeque::new());
         loop {
@@ -104,13 +104,13 @@ impl Drop for Step {
     }
 }
 
-/// Read on a thread of their own, so that waiting for one can end.
+/// Lines read by a thread, so that the receiver can time out.
 fn lines_of(output: PipeReader) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
         let texts = lines.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
-        // Where nobody listens any more, the command is to hear of it.
+        // Without a receiver the pipe closes, and the command gets SIGPIPE.
         texts.map_while(|text| sender.send(text).ok()).for_each(drop);
     });
     lines
@@ -120,15 +120,15 @@ fn indented(lines: &VecDeque<String>) -> String {
     lines.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
-fn spinner(what: &str) -> ProgressBar {
+fn spinner(name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}")
         .expect("the template is well-formed");
-    let spinner = ProgressBar::new_spinner().with_style(style).with_prefix(what.to_owned());
+    let spinner = ProgressBar::new_spinner().with_style(style).with_prefix(name.to_owned());
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
 }
 
-/// A command as one would type it, variables in front.
+/// A command line as in a shell, environment variables first.
 pub fn command_line(command: &Command) -> String {
     let variables = command
         .get_envs()
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_command_is_named_with_its_last_words() {
+    fn a_failed_command_is_reported_with_its_last_lines() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo to stdout; echo to stderr >&2; exit 3"]);
         let error = Step::start("a test step").run(command).unwrap_err().to_string();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_ends_in_time_or_is_ended() {
+    fn a_command_that_exceeds_its_limit_is_killed() {
         let shell = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_short_words() {
+    fn durations_are_formatted() {
         let cases = [(0.04, "0.0 s"), (59.94, "59.9 s"), (61.0, "1 min 1 s"), (3600.0, "60 min 0 s")];
         for (duration, want) in cases {
             assert_eq!(seconds(Duration::from_secs_f64(duration)), want);

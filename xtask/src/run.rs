@@ -1,4 +1,4 @@
-//! `cargo xtask run`: builds the agent and becomes it.
+//! `cargo xtask run`: builds and starts the agent.
 
 use std::{
     ffi::OsString,
@@ -17,7 +17,7 @@ pub struct Run {
     /// Optimise the build.
     #[arg(long)]
     release: bool,
-    /// What to pass to portreeve.
+    /// Arguments of portreeve.
     #[arg(last = true, value_name = "ARGS")]
     arguments: Vec<OsString>,
 }
@@ -26,7 +26,7 @@ impl Run {
     pub fn run(self) -> Result<ExitCode> {
         setup::ensure()?;
         let binary = cargo::build_portreeve(self.release)?;
-        // In the directory the user is in: relative paths among the arguments mean what they say.
+        // In the user's directory, to which relative paths among the arguments refer.
         match cargo::become_command(Command::new(binary).args(self.arguments))? {}
     }
 }

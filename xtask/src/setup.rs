@@ -1,8 +1,8 @@
-//! `cargo xtask setup`: makes a machine able to build the eBPF programs, once.
+//! `cargo xtask setup`: installs the tools that build the eBPF programs.
 //!
-//! Two things are not in a plain Rust installation: the standard library's source, from which `core` is built for
-//! the kernel, and `bpf-linker`, which reads what the compiler writes and so must have the compiler's LLVM inside.
-//! What was found is noted in `.ebpf-toolchain`, which the build script of `proxy` reads.
+//! A plain Rust installation lacks two: the standard library's source, from which `core` is built for the BPF target,
+//! and `bpf-linker`, which reads the compiler's LLVM bitcode and so must contain the same LLVM. Their paths go into
+//! `.ebpf-toolchain`, which the build script of `proxy` reads.
 
 use std::process::ExitCode;
 
@@ -26,13 +26,13 @@ pub use kernel_tools::{BUSYBOX, QEMU};
 pub use note::Note;
 pub use toolchain::pinned_name;
 
-/// Makes this machine able to build the eBPF programs and run the tests.
+/// Installs the tools that build the eBPF programs and run the tests.
 ///
-/// Finds a Rust toolchain with the standard library's source and a bpf-linker with the same LLVM, and gets what is
-/// missing through rustup, apt-get and `cargo install`. Run again, it only looks. The other verbs call it.
+/// Finds a Rust toolchain with the standard library's source and a bpf-linker with the same LLVM, and installs missing
+/// parts through rustup, apt-get and `cargo install`. Idempotent; the other verbs call it.
 #[derive(Args)]
 pub struct Setup {
-    /// Also get what `cargo xtask kernels` boots other kernels with: QEMU and busybox.
+    /// Also install QEMU and busybox, for `cargo xtask kernels`.
     #[arg(long)]
     kernels: bool,
 }
@@ -49,7 +49,7 @@ impl Setup {
     }
 }
 
-/// For the other verbs: as `cargo xtask setup`, but silent when nothing is missing.
+/// As `cargo xtask setup`, but silent if nothing is missing.
 pub fn ensure() -> Result<Note> {
     let toolchain = toolchain::find_or_get()?;
     let linker = linker::find_or_get(toolchain.compiler.llvm)?;
@@ -58,26 +58,26 @@ pub fn ensure() -> Result<Note> {
     Ok(note)
 }
 
-/// What `cargo xtask lint` needs on top.
+/// Adds the tools of `cargo xtask lint`.
 pub fn ensure_for_lint() -> Result<Note> {
     let note = ensure()?;
     lint_tools::ensure(&note)?;
     Ok(note)
 }
 
-/// What the stories need on top.
+/// Adds the tools of the stories.
 pub fn ensure_for_stories() -> Result<()> {
     story_tools::ensure()
 }
 
-/// What `cargo xtask image` needs on top.
+/// Adds the target of `cargo xtask image`.
 pub fn ensure_for_image() -> Result<StaticTarget> {
     ensure()?;
     static_target::ensure()?;
     Ok(StaticTarget { name: static_target::name(), c_compiler: static_target::c_compiler()? })
 }
 
-/// What `cargo xtask kernels` needs on top.
+/// Adds the tools of `cargo xtask kernels`.
 pub fn ensure_for_kernels() -> Result<()> {
     ensure()?;
     kernel_tools::ensure()

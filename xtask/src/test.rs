@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every ring of tests, and one line at the end that says how it went.
+//! `cargo xtask test`: all tests, with a summary in the last line.
 
 use std::{
     io::{BufRead, BufReader, Write as _},
@@ -16,16 +16,16 @@ use crate::{
     setup,
 };
 
-/// Flows by which a program that is wrong on purpose must be told from the right one.
+/// Flows within which a mutant must be detected.
 const MUTANT_CASES: u64 = 20_000;
 
-/// Sets up, lints, builds and runs every ring of tests.
+/// Sets up, lints, builds and runs all tests.
 ///
-/// The stories lay out network namespaces, cgroups and eBPF programs, and need root; without it nothing is run and
-/// the exit code is 1, unless --no-root leaves them out. The last line is `N passed, N failed`.
+/// The stories create network namespaces, cgroups and eBPF programs, and need root; without root nothing runs and the
+/// exit code is 1, unless --no-root skips them. The last line is `N passed, N failed`.
 #[derive(Args)]
 pub struct Test {
-    /// Run what needs no privileges, and say what was left out.
+    /// Run only tests without privileges, and list the skipped ones.
     #[arg(long)]
     no_root: bool,
 }
@@ -36,8 +36,8 @@ impl Test {
             let missing = needs::missing();
             if !missing.is_empty() {
                 bail!(
-                    "the stories (`cargo test -p tests`) cannot run here; they need\n  {}\nRun again with that, or \
-                     with --no-root to leave them out.",
+                    "the stories (`cargo test -p tests`) cannot run here; they need\n  {}\nProvide that, or skip \
+                     them with --no-root.",
                     missing.join("\n  ")
                 );
             }
@@ -53,7 +53,7 @@ impl Test {
         if self.no_root { Ok(()) } else { setup::ensure_for_stories() }
     }
 
-    /// A failed stage does not keep later ones from running, unless they stand on it.
+    /// A failed stage stops only the stages that depend on it.
     fn stages(&self, report: &mut Report) -> Result<()> {
         report.stage("setup", |_| self.set_up().map(|()| true))?;
         report.stage("lint", |_| lint::check())?;
@@ -82,11 +82,11 @@ fn stories(binary: &Path, counts: &mut Counts) -> Result<bool> {
     cargo_test(&mut command, counts)
 }
 
-/// Runs cargo's tests, their output passing through, and adds up what the result lines say.
+/// Runs cargo's tests, forwards their output, and sums their result lines.
 fn cargo_test(command: &mut Command, counts: &mut Counts) -> Result<bool> {
     println!("$ {}", command_line(command));
     let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
-    let mut output = BufReader::new(child.stdout.take().expect("stdout was asked for"));
+    let mut output = BufReader::new(child.stdout.take().expect("stdout is piped"));
     let mut line = Vec::new();
     while output.read_until(b'\n', &mut line).context("reading the tests' output")? > 0 {
         std::io::stdout().write_all(&line)?;
@@ -99,7 +99,7 @@ fn cargo_test(command: &mut Command, counts: &mut Counts) -> Result<bool> {
     Ok(child.wait().context("waiting for cargo")?.success())
 }
 
-/// What the `test result:` lines of a stage add up to.
+/// The sum of a stage's `test result:` lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counts {
     passed: u64,
@@ -164,7 +164,7 @@ impl Report {
             println!("{name:<26}{:<8}{took:>12}   {tests}", verdict(*holds));
         }
         if no_root {
-            println!("left out by --no-root: the stories (`cargo test -p tests`), which need root");
+            println!("skipped by --no-root: the stories (`cargo test -p tests`), which need root");
         }
         let Counts { passed, failed } = self.total();
         println!("{passed} passed, {failed} failed");
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn result_lines_are_counted_and_nothing_else() {
+    fn only_result_lines_are_counted() {
         let cases = [
             (
                 "test result: ok. 10 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_that_breaks_without_a_test_counts_as_one_failure() {
+    fn a_stage_that_fails_without_a_failed_test_counts_as_one_failure() {
         let stage = |holds, passed, failed| Stage {
             name: "one",
             took: String::new(),

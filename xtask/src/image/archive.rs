@@ -1,5 +1,5 @@
-//! The image as one tar: an OCI layout (`index.json`, blobs by digest), and beside it the `manifest.json` that Docker
-//! reads. The same program gives the same bytes, wherever and whenever it is packed.
+//! The image as one tar: an OCI layout (`index.json`, blobs by digest), and the `manifest.json` that Docker reads.
+//! Reproducible: the same program gives the same bytes.
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -14,12 +14,12 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub struct Image<'a> {
     /// `name:tag`
     pub name: &'a str,
-    /// As Go spells it.
+    /// In Go's spelling.
     pub architecture: &'a str,
     pub program: &'a [u8],
 }
 
-/// Something that is referred to by what it holds.
+/// Content that is referred to by its digest.
 struct Blob {
     media_type: &'static str,
     bytes: Vec<u8>,
@@ -106,7 +106,7 @@ impl Image<'_> {
     }
 }
 
-/// The name that a kubelet asks for when a pod names the short one.
+/// The full reference by which a kubelet resolves a short image name.
 fn full_name(name: &str) -> String {
     match name.split('/').collect::<Vec<_>>().as_slice() {
         [_] => format!("docker.io/library/{name}"),
@@ -135,7 +135,7 @@ impl Blob {
     }
 }
 
-/// Without owners and times, which would make each archive another one.
+/// A tar without owners and times, so that it is reproducible.
 fn tar(files: &[(&str, u32, &[u8])]) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for (path, mode, bytes) in files {
@@ -169,7 +169,7 @@ mod tests {
         Image { name: "portreeve:0.1.0", architecture: "amd64", program: b"a program" }
     }
 
-    /// Follows every reference and holds it against what it refers to.
+    /// Returns the blob of a descriptor after a check of its digest and size.
     fn referred<'a>(files: &'a BTreeMap<String, Vec<u8>>, descriptor: &Value) -> &'a [u8] {
         let digest = descriptor["digest"].as_str().unwrap();
         let bytes = &files[&format!("blobs/{}", digest.replace(':', "/"))];
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_leads_to_what_it_promises() {
+    fn every_descriptor_matches_its_blob() {
         let files = unpack(&image().archive().unwrap());
         let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
         let index = json(&files["index.json"]);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_may_be_executed_and_the_bytes_are_always_the_same() {
+    fn the_program_is_executable_and_the_archive_reproducible() {
         let archive = image().archive().unwrap();
         assert_eq!(archive, image().archive().unwrap());
         let layer = tar(&[("portreeve", 0o755, b"x")]).unwrap();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_are_those_of_dockers_library() {
+    fn short_names_belong_to_docker_hub() {
         for (name, want) in [
             ("portreeve:0.1.0", "docker.io/library/portreeve:0.1.0"),
             ("me/portreeve:1", "docker.io/me/portreeve:1"),

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first process of the machine: furnishes it as a node is, runs every story, and says on the second serial line how
-# each of them ended. Whatever is missing there counts as a failure.
+# The machine's init: mounts a node's file systems, runs every story, and reports each exit code on the second serial
+# line. A missing line counts as a failure.
 export PATH=/bin PORTREEVE_BIN=/portreeve PORTREEVE_LEDGER=/ledger NO_COLOR=1
 # Emulation is slow.
 export PORTREEVE_PATIENCE=10
@@ -33,6 +33,6 @@ if [ -n "$UPDATE_EXPECT" ]; then
     sed 's/^/ledger /' /ledger/*.txt >&3
 fi
 echo "end" >&3
-# The last line has left when the close returns.
+# The close waits until the last line is sent.
 exec 3>&-
 poweroff -f

@@ -1,4 +1,4 @@
-//! The file system that a kernel begins with: an archive in cpio's "newc" form, which the kernel unpacks into memory.
+//! The initramfs: a cpio archive in "newc" format, which the kernel unpacks into memory.
 //! (Documentation/driver-api/early-userspace/buffer-format.rst)
 
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 const DIRECTORY: u32 = 0o040_755;
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
-/// The name of the last entry.
+/// Name of the last entry.
 const TRAILER: &str = "TRAILER!!!";
 
 #[derive(Default)]
@@ -25,10 +25,10 @@ impl Initramfs {
         self.add(path, PROGRAM, content);
     }
 
-    /// With everything above it: the kernel makes none by itself.
+    /// Adds a directory and its parents: the kernel creates none itself.
     pub fn directory(&mut self, path: &str) {
         if !path.is_empty() && !self.has(path) {
-            self.directory(above(path));
+            self.directory(parent(path));
             self.entry(path, DIRECTORY, &[]);
         }
     }
@@ -43,7 +43,7 @@ impl Initramfs {
     }
 
     fn add(&mut self, path: &str, mode: u32, content: &[u8]) {
-        self.directory(above(path));
+        self.directory(parent(path));
         self.entry(path, mode, content);
     }
 
@@ -52,7 +52,7 @@ impl Initramfs {
         self.paths.insert(path.to_owned());
         let size = u32::try_from(content.len()).expect("files of an initramfs are smaller than 4 GiB");
         let name = u32::try_from(path.len() + 1).expect("paths are short");
-        // inode, mode, uid, gid, links, mtime, size, device (2), device it is (2), length of the name, checksum.
+        // inode, mode, uid, gid, nlink, mtime, filesize, dev (2), rdev (2), namesize, check.
         let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name, 0];
         self.archive.extend_from_slice(b"070701");
         for field in fields {
@@ -65,21 +65,21 @@ impl Initramfs {
         self.pad();
     }
 
-    /// Names and contents end at a multiple of four.
+    /// Pads to a multiple of four, after each name and content.
     fn pad(&mut self) {
         self.archive.resize(self.archive.len().next_multiple_of(4), 0);
     }
 }
 
-fn above(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(above, _)| above)
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Path, mode and content of every entry, as the kernel would read them.
+    /// Path, mode and content of every entry, parsed by the kernel's rules.
     fn entries(mut archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
         let mut entries = Vec::new();
         while !archive.is_empty() {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_in_comes_out_with_directories_before_what_lies_in_them() {
+    fn entries_are_readable_and_directories_precede_their_files() {
         let mut files = Initramfs::default();
         files.program("init", b"#!/bin/sh\n");
         files.file("a/b/c.ko", b"seven b");

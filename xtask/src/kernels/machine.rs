@@ -1,4 +1,4 @@
-//! The virtual machine. QEMU emulates the processor, so it runs anywhere, a good deal slower than the processor would.
+//! The virtual machine. QEMU emulates the processor: it needs no KVM and is slow.
 
 use std::{
     fs,
@@ -9,16 +9,16 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Kernel, Outcome};
+use super::{package::Kernel, report::Report};
 use crate::{progress::Step, setup};
 
-/// Several times what it takes on a slow machine.
+/// Several times the duration on a slow machine.
 const LIMIT: Duration = Duration::from_secs(900);
 const TAIL: usize = 80;
 
 pub struct Machine<'a> {
     kernel: &'a Kernel,
-    /// What goes in and comes out.
+    /// Directory of the initramfs, the console log and the report.
     directory: PathBuf,
     bless: bool,
 }
@@ -28,22 +28,22 @@ impl<'a> Machine<'a> {
         Self { kernel, directory, bless }
     }
 
-    /// What the machine begins with.
-    pub fn furnish(&self, initramfs: &[u8]) -> Result<()> {
+    /// Writes the initramfs.
+    pub fn write(&self, initramfs: &[u8]) -> Result<()> {
         let file = self.initramfs();
         fs::write(&file, initramfs).with_context(|| format!("writing {}", file.display()))
     }
 
-    /// Boots it and waits until it has switched itself off.
-    pub fn run(&self) -> Result<Outcome> {
+    /// Boots it and waits for its power-off.
+    pub fn run(&self) -> Result<Report> {
         let step = Step::start(format!("running {} under emulation", self.kernel.release()));
         let ended = step.run_within(self.qemu(), LIMIT);
-        let said = fs::read_to_string(self.outcome()).unwrap_or_default();
-        let outcome = ended.and_then(|()| Outcome::parse(&said)).with_context(|| {
+        let text = fs::read_to_string(self.report()).unwrap_or_default();
+        let report = ended.and_then(|()| Report::parse(&text)).with_context(|| {
             format!("its console ({}) ends with\n{}", self.console().display(), self.console_tail())
         })?;
         step.done();
-        Ok(outcome)
+        Ok(report)
     }
 
     pub fn console(&self) -> PathBuf {
@@ -61,28 +61,28 @@ impl<'a> Machine<'a> {
         self.directory.join("initramfs.cpio")
     }
 
-    fn outcome(&self) -> PathBuf {
-        self.directory.join("outcome")
+    fn report(&self) -> PathBuf {
+        self.directory.join("report")
     }
 
     fn qemu(&self) -> Command {
         let mut command = Command::new(setup::QEMU);
-        // A panic ends it too: it would start again, which it may not.
+        // With `panic=-1`, -no-reboot makes a kernel panic end QEMU.
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072", "-no-reboot"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs());
         command.args(["-chardev", &chardev("stdio,id=console,signal=off,logfile", &self.console())]);
         command.args(["-serial", "chardev:console"]);
-        command.args(["-chardev", &chardev("file,id=outcome,path", &self.outcome())]);
-        command.args(["-serial", "chardev:outcome"]);
-        // What the kernel does not know becomes a variable of the first process.
+        command.args(["-chardev", &chardev("file,id=report,path", &self.report())]);
+        command.args(["-serial", "chardev:report"]);
+        // Parameters unknown to the kernel become environment variables of init.
         let update = if self.bless { " UPDATE_EXPECT=1" } else { "" };
         command.args(["-append", &format!("console=ttyS0 panic=-1 loglevel=4{update}")]);
         command
     }
 }
 
-/// QEMU wants commas in paths twice.
+/// QEMU escapes a comma by a second one.
 fn chardev(options: &str, path: &Path) -> String {
     format!("{options}={}", path.display().to_string().replace(',', ",,"))
 }

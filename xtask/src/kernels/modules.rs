@@ -1,4 +1,4 @@
-//! Which files of a kernel's modules are needed, and in which order they go in.
+//! The kernel modules to load, in order of dependency.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,46 +9,47 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Ready to be loaded.
+/// A module, uncompressed.
 #[derive(Debug, PartialEq)]
 pub struct Module {
     pub name: String,
     pub bytes: Vec<u8>,
 }
 
-/// These modules, each after those that it needs itself. What is built into the kernel is left out.
-pub fn with_what_they_need(directory: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
-    let mut choice = Choice { files: files(directory)?, built_in: built_in(directory)?, ..Choice::default() };
+/// These modules, each after its dependencies, without those that are built into the kernel.
+pub fn with_dependencies(directory: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
+    let mut resolver =
+        Resolver { files: files(directory)?, built_in: built_in(directory)?, ..Resolver::default() };
     for name in wanted {
-        choice.take(name)?;
+        resolver.add(name)?;
     }
-    Ok(choice.taken)
+    Ok(resolver.ordered)
 }
 
 #[derive(Default)]
-struct Choice {
+struct Resolver {
     files: BTreeMap<String, PathBuf>,
     built_in: BTreeSet<String>,
     seen: BTreeSet<String>,
-    taken: Vec<Module>,
+    ordered: Vec<Module>,
 }
 
-impl Choice {
-    fn take(&mut self, name: &str) -> Result<()> {
+impl Resolver {
+    fn add(&mut self, name: &str) -> Result<()> {
         if self.built_in.contains(name) || !self.seen.insert(name.to_owned()) {
             return Ok(());
         }
         let file = self.files.get(name).with_context(|| format!("the kernel has no module {name}"))?;
         let bytes = content(file)?;
-        for needed in needs(&bytes) {
-            self.take(&needed).with_context(|| format!("{name} needs {needed}"))?;
+        for needed in depends(&bytes) {
+            self.add(&needed).with_context(|| format!("{name} depends on {needed}"))?;
         }
-        self.taken.push(Module { name: name.to_owned(), bytes });
+        self.ordered.push(Module { name: name.to_owned(), bytes });
         Ok(())
     }
 }
 
-/// Every module below a directory, by its name.
+/// All modules below a directory, by name.
 fn files(directory: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
@@ -68,7 +69,7 @@ fn built_in(directory: &Path) -> Result<BTreeSet<String>> {
     Ok(text.lines().filter_map(|line| name_of(Path::new(line))).collect())
 }
 
-/// Files may have hyphens where the module has underscores.
+/// A file's hyphens are underscores in the module's name.
 fn name_of(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let (name, ending) = file.split_once('.')?;
@@ -85,8 +86,8 @@ fn content(file: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// `depends=a,b` among the strings that describe a module, each of which ends with a zero.
-fn needs(module: &[u8]) -> Vec<String> {
+/// `depends=a,b` of the module's modinfo: NUL-terminated strings.
+fn depends(module: &[u8]) -> Vec<String> {
     let list = module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(b"depends="));
     let list = String::from_utf8_lossy(list.unwrap_or_default());
     list.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_says_what_it_needs() {
+    fn dependencies_are_read_from_modinfo() {
         let cases: [(&[u8], &[&str]); 4] = [
             (b"\x7fELF\0license=GPL\0depends=llc,stp\0name=bridge\0", &["llc", "stp"]),
             (b"depends=nf-conntrack\0", &["nf_conntrack"]),
@@ -105,12 +106,12 @@ mod tests {
             (b"softdepends=x\0", &[]),
         ];
         for (module, want) in cases {
-            assert_eq!(needs(module), want, "{:?}", String::from_utf8_lossy(module));
+            assert_eq!(depends(module), want, "{:?}", String::from_utf8_lossy(module));
         }
     }
 
     #[test]
-    fn what_is_needed_goes_in_first_and_once() {
+    fn dependencies_come_first_and_once() {
         let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = directory.path().join(path);
@@ -123,10 +124,10 @@ mod tests {
         write("kernel/net/llc.ko", "\0depends=\0");
         write("kernel/net/broken.ko", "\0depends=missing\0");
         let names = |wanted: &[&str]| -> Result<Vec<String>> {
-            Ok(with_what_they_need(directory.path(), wanted)?.into_iter().map(|module| module.name).collect())
+            Ok(with_dependencies(directory.path(), wanted)?.into_iter().map(|module| module.name).collect())
         };
         assert_eq!(names(&["bridge", "llc", "ipv6"]).unwrap(), ["llc", "stp", "bridge"]);
         let error = format!("{:#}", names(&["broken"]).unwrap_err());
-        assert_eq!(error, "broken needs missing: the kernel has no module missing");
+        assert_eq!(error, "broken depends on missing: the kernel has no module missing");
     }
 }

@@ -1,4 +1,4 @@
-//! Debian's kernel of a series, unpacked below `target` and installed nowhere.
+//! Debian's kernel of a series, unpacked below `target` and not installed.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{cargo::workspace_root, progress::Step, setup};
 
-/// Signed kernels cannot be had alone; these are the same ones.
+/// Packages of signed kernels depend on others; these hold the same kernels unsigned.
 const ENDING: &str = "-cloud-amd64-unsigned";
 const BEGINNING: &str = "linux-image-";
 
@@ -22,7 +22,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// One that is here is good enough, unless the newest is asked for.
+    /// Uses a kernel that is present, unless `newest`.
     pub fn find_or_get(series: &str, newest: bool) -> Result<Kernel> {
         let packages = workspace_root().join("target/kernels/packages");
         fs::create_dir_all(&packages).with_context(|| format!("making {}", packages.display()))?;
@@ -34,7 +34,7 @@ impl Kernel {
         Kernel::unpacked(&packages, package)
     }
 
-    /// As `uname` has it.
+    /// The release, as in `uname -r`.
     pub fn release(&self) -> &str {
         self.package.trim_start_matches(BEGINNING).trim_end_matches("-unsigned")
     }
@@ -43,9 +43,10 @@ impl Kernel {
         let root = packages.join(&package);
         let mut kernel = Kernel { package, image: PathBuf::new(), modules: PathBuf::new() };
         kernel.image = root.join("boot").join(format!("vmlinuz-{}", kernel.release()));
-        // Newer packages put everything below /usr.
-        let places = ["lib/modules", "usr/lib/modules"].map(|place| root.join(place).join(kernel.release()));
-        kernel.modules = places.into_iter().find(|place| place.exists()).unwrap_or_default();
+        // Newer packages install below /usr.
+        let candidates =
+            ["lib/modules", "usr/lib/modules"].map(|path| root.join(path).join(kernel.release()));
+        kernel.modules = candidates.into_iter().find(|path| path.exists()).unwrap_or_default();
         for path in [&kernel.image, &kernel.modules] {
             ensure!(path.exists(), "{} lacks its kernel or its modules: remove it", root.display());
         }
@@ -53,7 +54,7 @@ impl Kernel {
     }
 }
 
-/// For clap.
+/// Parses a series; a value parser of clap.
 pub fn series(text: &str) -> Result<String, String> {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     match text.split_once('.') {
@@ -70,7 +71,7 @@ fn newest_in(packages: &Path, series: &str) -> Result<Option<String>> {
     Ok(newest(names, series))
 }
 
-/// The newest build of the series among the names of packages.
+/// The newest build of the series among package names.
 fn newest(names: impl IntoIterator<Item = String>, series: &str) -> Option<String> {
     names.into_iter().filter_map(|name| Some((build(&name, series)?, name))).max().map(|(_, name)| name)
 }
@@ -95,17 +96,17 @@ fn get(packages: &Path, series: &str) -> Result<String> {
     Ok(package)
 }
 
-/// Under another name until it is whole.
+/// Unpacks under a temporary name and renames when complete.
 fn unpack(archive: &Path, directory: &Path) -> Result<()> {
-    let begun = directory.with_extension("unpacking");
-    if begun.exists() {
-        fs::remove_dir_all(&begun).with_context(|| format!("removing {}", begun.display()))?;
+    let partial = directory.with_extension("unpacking");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
     }
     let step = Step::start("unpacking the kernel");
     let mut command = Command::new("dpkg-deb");
-    command.arg("--extract").arg(archive).arg(&begun);
+    command.arg("--extract").arg(archive).arg(&partial);
     step.run(command)?;
-    fs::rename(&begun, directory).with_context(|| format!("renaming {}", begun.display()))?;
+    fs::rename(&partial, directory).with_context(|| format!("renaming {}", partial.display()))?;
     step.done();
     Ok(())
 }

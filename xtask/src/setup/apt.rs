@@ -1,4 +1,4 @@
-//! Packages of Debian and its children.
+//! Packages of Debian and its derivatives.
 
 use std::{
     fs,
@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result, bail};
 use super::machine::{is_root, output, which};
 use crate::progress::Step;
 
-/// Another apt may be at work on a machine that has just started: wait for its lock.
+/// Waits for apt's lock: unattended upgrades may hold it on a machine that has just booted.
 const LOCK: &str = "DPkg::Lock::Timeout=300";
 
-/// Installs packages, or says which command would.
+/// Installs packages. Errors: contains the command to run by hand.
 pub fn install(packages: &[String]) -> Result<()> {
     let by_hand = command_by_hand(packages);
     if which("apt-get").is_none() {
         bail!(
-            "this machine has no apt-get; install what these Debian packages hold in your system's way: {}",
+            "this machine has no apt-get; install the equivalents of these Debian packages: {}",
             packages.join(" ")
         );
     }
@@ -43,7 +43,7 @@ pub fn install(packages: &[String]) -> Result<()> {
         if lists_are_fresh {
             return Err(error);
         }
-        // Old lists name versions that the archive has replaced.
+        // Outdated lists name versions that the archive no longer has.
         step.run(apt_get(&["update"]))?;
         step.run(apt_get(&arguments))?;
     }
@@ -51,13 +51,13 @@ pub fn install(packages: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The names of packages that begin and end so; the lists are fetched anew where the old ones have none.
+/// Names of packages with this beginning and ending; updates the lists if there are none.
 pub fn named(beginning: &str, ending: &str) -> Result<Vec<String>> {
     let known = search(beginning, ending);
     if !known.is_empty() || !is_root() {
         return Ok(known);
     }
-    let step = Step::start("asking which packages there are");
+    let step = Step::start("updating the package lists");
     step.run(apt_get(&["update"]))?;
     step.done();
     Ok(search(beginning, ending))
@@ -70,13 +70,13 @@ fn search(beginning: &str, ending: &str) -> Vec<String> {
     names.filter(|name| name.ends_with(ending)).map(ToOwned::to_owned).collect()
 }
 
-/// Downloads a package into a directory, and installs nothing.
+/// Downloads a package into a directory without installing it.
 pub fn download(package: &str, directory: &Path) -> Result<PathBuf> {
     let step = Step::start(format!("downloading {package}"));
     let mut command = apt_get(&["-o", "APT::Sandbox::User=root", "download", package]);
     command.current_dir(directory);
     if let Err(error) = step.run(command) {
-        bail!("{error:#}\nOld lists name versions that the archive has replaced: apt-get update");
+        bail!("{error:#}\nThe package lists may be outdated: run apt-get update");
     }
     let archives = fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
     let archives = archives.flatten().map(|entry| entry.path());

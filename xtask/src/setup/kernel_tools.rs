@@ -1,4 +1,4 @@
-//! What boots another kernel: QEMU for this machine's processor, and busybox as everything beside our own programs.
+//! Tools to boot another kernel: QEMU for this architecture, and busybox as the machine's user space.
 
 use std::{env::consts::ARCH, fs};
 
@@ -21,11 +21,11 @@ pub fn ensure() -> Result<()> {
     if missing.is_empty() {
         Ok(())
     } else {
-        apt::install(&missing).context("booting another kernel needs them")
+        apt::install(&missing).context("they are needed to boot another kernel")
     }
 }
 
-/// The other package of busybox needs libraries, which the virtual machine has not.
+/// Whether the binary is static: the virtual machine has no libraries for the package `busybox`.
 fn is_static(program: &[u8]) -> bool {
     const LOADER: &[u8] = b"/ld-linux";
     !program.is_empty() && !program.windows(LOADER.len()).any(|bytes| bytes == LOADER)

@@ -45,7 +45,7 @@ pub fn find_or_get(llvm: u32) -> Result<PathBuf> {
 }
 
 fn cache() -> Result<PathBuf> {
-    // A relative directory would be another one wherever cargo is started.
+    // A relative path would depend on the current directory.
     let directory = |variable| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = directory("XDG_CACHE_HOME")
         .or_else(|| Some(directory("HOME")?.join(".cache")))
@@ -53,7 +53,7 @@ fn cache() -> Result<PathBuf> {
     Ok(base.join("portreeve"))
 }
 
-/// The linker itself is silent about its LLVM, but hands options down to it, and LLVM knows `--version`.
+/// The linker does not print its LLVM version, but passes options to LLVM, which has `--version`.
 fn has_llvm(linker: &Path, llvm: u32) -> bool {
     let mut command = Command::new(linker);
     command.args(["--llvm-args=--version", "--output", "/dev/null", "/dev/null"]);
@@ -65,7 +65,7 @@ fn llvm_major(text: &str) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Where this LLVM is installed, with what is needed to link against it; installs Debian's where it is not.
+/// The prefix of this LLVM with its development files; installs Debian's if missing.
 fn llvm_prefix(llvm: u32) -> Result<PathBuf> {
     if let Some(prefix) = find_prefix(llvm) {
         return Ok(prefix);
@@ -73,7 +73,9 @@ fn llvm_prefix(llvm: u32) -> Result<PathBuf> {
     let mut packages = vec![format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
     packages.extend(["zlib1g-dev", "libzstd-dev", "libxml2-dev"].map(String::from));
     apt::install(&packages).with_context(|| {
-        format!("bpf-linker must be built with LLVM {llvm}, as the Rust toolchain has it, and its libraries are missing")
+        format!(
+            "bpf-linker must be built with LLVM {llvm}, the Rust toolchain's, and its libraries are missing"
+        )
     })?;
     find_prefix(llvm)
         .with_context(|| format!("LLVM {llvm} was installed, but is not in /usr/lib/llvm-{llvm}"))
@@ -100,7 +102,7 @@ fn install(root: &Path, llvm: u32, prefix: &Path) -> Result<()> {
         format!("creating {} to keep bpf-linker in (XDG_CACHE_HOME chooses another place)", root.display())
     })?;
     let step = Step::start(format!("building bpf-linker {VERSION} with LLVM {llvm} (about a minute)"));
-    // Kept until it succeeds, so that an interrupted setup goes on where it was.
+    // Kept until success, so that an interrupted setup continues.
     let scratch = root.join("build");
     let mut command = cargo();
     command.args([
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_llvm_of_a_linker_is_read_from_its_words() {
+    fn the_llvm_of_a_linker_is_read_from_its_output() {
         let cases = [
             ("Debian LLVM version 22.1.8\n  Optimized build.\n", Some(22)),
             ("LLVM (http://llvm.org/):\n  LLVM version 21.1.0-rust-1.91.0\n", Some(21)),
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_bpf_linker_is_not_taken() {
+    fn other_programs_are_no_bpf_linker() {
         for program in ["/bin/true", "/bin/false", "/nonexistent/bpf-linker", "/"] {
             assert!(!has_llvm(Path::new(program), 22), "{program}");
         }

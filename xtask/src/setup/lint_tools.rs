@@ -1,5 +1,5 @@
-//! rustfmt and clippy, which `cargo xtask lint` runs: of the workspace's toolchain, and clippy also of the one that
-//! compiles the eBPF programs, where that is another.
+//! rustfmt and clippy for `cargo xtask lint`: of the workspace's toolchain, and clippy also of the toolchain of the eBPF
+//! programs, if it differs.
 
 use std::process::Command;
 
@@ -16,11 +16,11 @@ use crate::{
 };
 
 pub fn ensure(note: &Note) -> Result<()> {
-    let missing = Missing::look(note);
+    let missing = Missing::find(note);
     if missing.any() {
         missing.install(note).context("lint needs rustfmt and clippy")?;
         ensure!(
-            !Missing::look(note).any(),
+            !Missing::find(note).any(),
             "rustfmt and clippy were installed, but cargo does not find them"
         );
     }
@@ -33,7 +33,7 @@ struct Missing {
 }
 
 impl Missing {
-    fn look(note: &Note) -> Missing {
+    fn find(note: &Note) -> Missing {
         let lacks = |mut cargo: Command, tool: &str| output(cargo.args([tool, "--version"])).is_none();
         Missing {
             in_workspace: lacks(cargo(), "fmt") || lacks(cargo(), "clippy"),
@@ -54,7 +54,7 @@ impl Missing {
         if has_rustup && (self.in_workspace || !is_debian) {
             let step = Step::start("adding rustfmt and clippy");
             let mut command = Command::new("rustup");
-            // Of the toolchain in force in the workspace, whichever that is.
+            // Of the workspace's active toolchain.
             command.args(["component", "add", "rustfmt", "clippy"]).current_dir(workspace_root());
             step.run(command)?;
             step.done();

@@ -1,4 +1,4 @@
-//! `.ebpf-toolchain`: what setup found, for the build script of `proxy`.
+//! `.ebpf-toolchain`: the result of setup, for the build script of `proxy`.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -10,14 +10,14 @@ use crate::cargo::workspace_root;
 const FILE: &str = ".ebpf-toolchain";
 
 pub struct Note {
-    /// The name for `rustup run`; without rustup, cargo's own of PATH is used and the name says so.
+    /// The name for `rustup run`; without rustup, a placeholder for the cargo on PATH.
     pub toolchain: String,
     /// The directory that holds `bpf-linker`.
     pub path: PathBuf,
 }
 
 impl Note {
-    /// What an earlier setup found.
+    /// Reads the result of an earlier setup.
     pub fn read() -> Result<Self> {
         let file = workspace_root().join(FILE);
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
@@ -26,7 +26,7 @@ impl Note {
         Ok(Self { toolchain, path: value("path").context("the note names no path")?.into() })
     }
 
-    /// Leaves an equal file alone: cargo builds the eBPF programs anew when it is touched.
+    /// Does not touch an equal file: cargo would rebuild the eBPF programs.
     pub fn write(&self) -> Result<()> {
         let file = workspace_root().join(FILE);
         let text = self.text();
@@ -36,7 +36,7 @@ impl Note {
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
     }
 
-    /// The cargo that compiles the eBPF programs, as aya-build would start it, in the workspace's root.
+    /// The cargo of the eBPF programs, started as by aya-build, in the workspace's root.
     pub fn cargo(&self) -> Command {
         let mut words = vec!["cargo"];
         if which("rustup").is_some() {

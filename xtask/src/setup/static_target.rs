@@ -1,4 +1,4 @@
-//! The target of static binaries, and the compiler for the few lines of C and assembly among the dependencies.
+//! The target of static binaries, and the C compiler for dependencies with C and assembly.
 
 use std::{env::consts::ARCH, process::Command};
 
@@ -7,19 +7,19 @@ use anyhow::{Context as _, Result, ensure};
 use super::machine::{output, which};
 use crate::{cargo::workspace_root, progress::Step};
 
-/// Of this machine's processor.
+/// The musl target of this machine's architecture.
 pub fn name() -> String {
     format!("{ARCH}-unknown-linux-musl")
 }
 
-/// Makes the standard library for it available.
+/// Installs the target's standard library if it is missing.
 pub fn ensure() -> Result<()> {
     if has_library() {
         return Ok(());
     }
     ensure!(
         which("rustup").is_some(),
-        "the standard library for {} is not here, and rustup, which would get it, neither",
+        "the standard library for {} is missing, and so is rustup, which would install it",
         name()
     );
     let step = Step::start(format!("adding the standard library for {}", name()));
@@ -37,10 +37,10 @@ fn has_library() -> bool {
     output(&mut rustc).is_some_and(|directory| std::path::Path::new(directory.trim()).is_dir())
 }
 
-/// The variable by which build scripts find a C compiler for the target, and the one to use. What they compile is
-/// freestanding enough for the machine's own.
+/// The environment variable that names the target's C compiler for build scripts, and the compiler. The C code needs no
+/// libc, so the machine's own compiler will do.
 pub fn c_compiler() -> Result<(String, &'static str)> {
     let found = ["musl-gcc", "gcc", "clang", "cc"].into_iter().find(|compiler| which(compiler).is_some());
-    let compiler = found.context("no C compiler is here: install gcc or clang")?;
+    let compiler = found.context("no C compiler found: install gcc or clang")?;
     Ok((format!("CC_{}", name().replace('-', "_")), compiler))
 }

@@ -1,5 +1,5 @@
-//! What the stories run beside our own programs: `ip` changes devices under the agent, `nft` is the host's firewall, `dig`
-//! and `kdig` read our answers.
+//! External programs of the stories: `ip` changes devices, `nft` is the host's firewall, `dig` and `kdig` query the name
+//! server.
 
 use anyhow::{Context as _, Result};
 

@@ -1,8 +1,8 @@
-//! The Rust toolchain that compiles the eBPF programs: new enough, and with the standard library's source.
+//! The Rust toolchain of the eBPF programs: recent enough, and with the standard library's source.
 //!
-//! `aya-build` calls `rustup run NAME cargo` where rustup is on PATH and PATH's own cargo elsewhere, so the places
-//! to look in depend on that. What to do next is decided by `next` from a survey of the machine; every step is
-//! followed by a new survey, and no step is tried twice.
+//! `aya-build` calls `rustup run NAME cargo` if rustup is on PATH and the cargo on PATH otherwise, so the candidates
+//! depend on rustup. `next` chooses a remedy from a survey of the machine; each remedy is followed by a new survey and
+//! tried once.
 
 use std::{fmt, fs, path::Path, process::Command};
 
@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{cargo::workspace_root, progress::Step};
 
-/// The name under which rustup learns of Debian's toolchain.
+/// The name under which Debian's toolchain is linked into rustup.
 pub const LINKED: &str = "portreeve-debian";
-/// What the note says where there is no rustup: nobody reads it.
+/// The name in the note without rustup; unused.
 const WITHOUT_RUSTUP: &str = "cargo-of-path";
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -37,15 +37,15 @@ pub struct Compiler {
     has_source: bool,
 }
 
-/// What is on this machine.
+/// The toolchains of this machine.
 #[derive(Clone, Debug, Default)]
 struct Survey {
     has_rustup: bool,
-    /// Of `rust-toolchain.toml`, by rustup.
+    /// Named by `rust-toolchain.toml`, from rustup.
     pinned: Option<Compiler>,
-    /// Debian's, as rustup knows it.
+    /// Debian's, linked into rustup.
     linked: Option<Compiler>,
-    /// Of PATH; looked for without rustup only.
+    /// From PATH; used without rustup only.
     on_path: Option<Compiler>,
     debian: Option<Compiler>,
 }
@@ -75,7 +75,7 @@ pub fn find_or_get() -> Result<Toolchain> {
             Next::Use(toolchain) => return Ok(toolchain),
             Next::Do(remedy) => {
                 if let Some(error) = tried.last().and_then(|attempt| attempt.error.as_ref()) {
-                    eprintln!("  that did not work: {}", error.lines().next().unwrap_or_default());
+                    eprintln!("  failed: {}", error.lines().next().unwrap_or_default());
                 }
                 tried.push(Attempt {
                     remedy,
@@ -87,7 +87,7 @@ pub fn find_or_get() -> Result<Toolchain> {
     }
 }
 
-/// A remedy that was applied, and why it failed.
+/// A remedy that was tried, with its error.
 struct Attempt {
     remedy: Remedy,
     error: Option<String>,
@@ -95,13 +95,13 @@ struct Attempt {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let error = self.error.as_deref().unwrap_or("it was done, and did not help");
+        let error = self.error.as_deref().unwrap_or("it succeeded, but did not help");
         write!(f, "tried {}: {error}", self.remedy.describe())
     }
 }
 
-/// The order of preference. A link that exists was made because rustup could not serve, so it comes before asking
-/// the network again.
+/// The next step, in order of preference. An existing link shows that rustup could not install a toolchain, so it
+/// precedes another download.
 fn next(survey: &Survey, pinned: &str, tried: &[Remedy]) -> Next {
     let usable = |compiler: &Option<Compiler>| compiler.clone().filter(Compiler::is_usable);
     let found = if survey.has_rustup {
@@ -148,12 +148,12 @@ impl Compiler {
         self.has_source && self.release >= OLDEST
     }
 
-    /// Asks the compiler that the words start.
+    /// Queries the compiler of a command line.
     fn probe(rustc: &[&str]) -> Option<Compiler> {
         let (program, arguments) = rustc.split_first()?;
-        let ask = |question: &[&str]| output(Command::new(program).args(arguments).args(question));
-        let version = ask(&["-vV"])?;
-        let sysroot = ask(&["--print", "sysroot"])?;
+        let query = |options: &[&str]| output(Command::new(program).args(arguments).args(options));
+        let version = query(&["-vV"])?;
+        let sysroot = query(&["--print", "sysroot"])?;
         Compiler::parse(&version, Path::new(sysroot.trim()).join(SOURCE).is_file())
     }
 
@@ -195,7 +195,7 @@ impl Remedy {
                 &["component", "add", "rust-src", "--toolchain", pinned],
             ),
             Remedy::LinkDebian => {
-                rustup("showing Debian's Rust to rustup", &["toolchain", "link", LINKED, "/usr"])
+                rustup("linking Debian's Rust into rustup", &["toolchain", "link", LINKED, "/usr"])
             }
             Remedy::InstallDebian => apt::install(&DEBIAN_PACKAGES.map(String::from)),
         }
@@ -211,8 +211,8 @@ impl Remedy {
     }
 }
 
-fn rustup(what: &str, arguments: &[&str]) -> Result<()> {
-    let step = Step::start(what);
+fn rustup(name: &str, arguments: &[&str]) -> Result<()> {
+    let step = Step::start(name);
     let mut command = Command::new("rustup");
     command.args(arguments);
     step.run(command)?;
@@ -243,7 +243,7 @@ fn give_up(survey: &Survey, pinned: &str, tried: &[Attempt]) -> String {
         lines.extend(compiler.as_ref().map(|compiler| format!("  {place} is {compiler}")));
     }
     lines.extend(tried.iter().map(|attempt| format!("  {attempt}")));
-    lines.push("One of these will do:".to_owned());
+    lines.push("Any one of these solves it:".to_owned());
     if survey.has_rustup {
         lines.push(format!("  rustup component add rust-src --toolchain {pinned}"));
     } else {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_toolchain_is_used_and_the_nearest_remedy_is_tried() {
+    fn the_preferred_toolchain_or_remedy_is_chosen() {
         struct Case {
             name: &'static str,
             survey: Survey,
@@ -288,37 +288,37 @@ mod tests {
                 want: used(PINNED, compiler(95, true)),
             },
             Case {
-                name: "pinned without source: rustup is asked first",
+                name: "pinned without source: rustup first",
                 survey: Survey { pinned: compiler(95, false), debian: compiler(96, true), ..rustup.clone() },
                 tried: &[],
                 want: Next::Do(Remedy::AddSource),
             },
             Case {
-                name: "rustup cannot: Debian's, which is there, is linked",
+                name: "rustup fails: an installed Debian toolchain is linked",
                 survey: Survey { pinned: compiler(95, false), debian: compiler(96, true), ..rustup.clone() },
                 tried: &[Remedy::AddSource],
                 want: Next::Do(Remedy::LinkDebian),
             },
             Case {
-                name: "rustup cannot: Debian's is installed",
+                name: "rustup fails: Debian's toolchain is installed",
                 survey: Survey { pinned: compiler(95, false), ..rustup.clone() },
                 tried: &[Remedy::AddSource],
                 want: Next::Do(Remedy::InstallDebian),
             },
             Case {
-                name: "a link from an earlier run spares the network",
+                name: "a link from an earlier run needs no download",
                 survey: Survey { pinned: compiler(95, false), linked: compiler(96, true), ..rustup.clone() },
                 tried: &[],
                 want: used(LINKED, compiler(96, true)),
             },
             Case {
-                name: "the pinned toolchain is not there at all",
+                name: "the pinned toolchain is missing",
                 survey: rustup.clone(),
                 tried: &[],
                 want: Next::Do(Remedy::InstallPinned),
             },
             Case {
-                name: "an old Debian release is not good enough",
+                name: "Debian's toolchain is too old",
                 survey: Survey { debian: compiler(63, true), ..rustup.clone() },
                 tried: &[Remedy::InstallPinned, Remedy::InstallDebian],
                 want: Next::GiveUp,
@@ -336,7 +336,7 @@ mod tests {
                 want: Next::Do(Remedy::InstallDebian),
             },
             Case {
-                name: "without rustup, Debian's is there but PATH has another",
+                name: "without rustup, Debian's is present but PATH has another",
                 survey: Survey { on_path: compiler(90, false), debian: compiler(96, true), ..plain.clone() },
                 tried: &[],
                 want: Next::GiveUp,
@@ -352,7 +352,7 @@ mod tests {
         let mut tried = Vec::new();
         let survey = Survey { has_rustup: true, pinned: compiler(95, false), ..Survey::default() };
         while let Next::Do(remedy) = next(&survey, PINNED, &tried) {
-            assert!(!tried.contains(&remedy), "{remedy:?} came twice");
+            assert!(!tried.contains(&remedy), "{remedy:?} was chosen twice");
             tried.push(remedy);
         }
         assert_eq!(tried, [Remedy::AddSource, Remedy::InstallDebian]);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn giving_up_names_what_is_there_what_was_tried_and_the_way_out() {
+    fn the_final_error_lists_toolchains_attempts_and_solutions() {
         let survey = Survey { on_path: compiler(90, true), debian: compiler(96, true), ..Survey::default() };
         let attempt = Attempt { remedy: Remedy::InstallDebian, error: Some("no network".into()) };
         let text = give_up(&survey, PINNED, &[attempt]);
