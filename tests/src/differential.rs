@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use proxy::model::flow::Flow;
 
-use crate::chance::Chance;
+use crate::lab::rng::Chance;
 
 pub mod early;
 mod given;

@@ -1,48 +1,30 @@
-//! A cluster of network namespaces, and what can be told in it.
+//! A cluster of network namespaces, and the stories told in it.
 //!
-//! A node is a network namespace with a bridge for its pods, a cgroup subtree and an agent of its own; a pod is a
-//! network namespace, a cgroup and a small process that serves and dials on request. Everything a cluster made is gone
-//! when the cluster is dropped, also when a story panics, and nothing outlives a killed test but empty cgroups and
-//! pins, which the next start removes.
+//! [`lab`] is the harness. [`differential`] compares the eBPF programs with the model, [`bench`] measures, [`demo`] shows
+//! an example application; each of them depends on the lab, and nothing in the lab depends on them. Everything that a
+//! cluster created is removed when the cluster is dropped, also when a story panics. A killed test leaves only empty
+//! cgroups and pins, which the next start removes.
 
-#![expect(clippy::print_stderr, reason = "a harness speaks to whoever runs the stories")]
+#![expect(clippy::print_stderr, reason = "a harness reports to the terminal of the test run")]
 
-pub mod agent;
-pub mod api_server;
-pub mod askers;
 pub mod bench;
-pub mod card;
-pub mod cgroup;
-pub mod chance;
-pub mod cluster;
-pub mod dials;
+pub mod demo;
 pub mod differential;
-pub mod dump;
-pub mod eventually;
-pub mod examples;
-pub mod firewall;
-pub mod flows;
-pub mod frontends;
-pub mod http;
-pub mod kube_proxy;
-pub mod ledger;
-pub mod leftovers;
-pub mod links;
-pub mod mounts;
-pub mod name_service;
-pub mod netns;
-pub mod node;
-pub mod objects;
-pub mod outside;
-pub mod pod;
-pub mod pod_network;
-pub mod process;
-pub mod resolver;
-pub mod rollout;
-pub mod service;
-pub mod traffic;
-pub mod udp;
-pub mod xdp;
+pub mod lab;
 
-pub use cluster::Cluster;
-pub use eventually::eventually;
+// The names that stories use.
+pub use lab::{
+    addresses, agent, api_server,
+    client::{dials, dials::PodRef, flows, http, udp},
+    cluster,
+    cluster::Cluster,
+    dns,
+    dns::{name_service, resolver},
+    eventually,
+    eventually::eventually,
+    examples, frontends,
+    kernel::{firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, process, xdp},
+    node, objects, pinned_maps, pod, pod_network, rng,
+    scenario::{outside, rollout},
+    service, traffic,
+};

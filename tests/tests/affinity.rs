@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{Cluster, cluster::PodRef};
+use tests::{Cluster, PodRef};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

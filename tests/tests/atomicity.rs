@@ -14,8 +14,8 @@ use std::{
 use proxy::model::address::IpFamily;
 use tests::{
     Cluster,
-    chance::Chance,
-    dump::PinnedMaps,
+    pinned_maps::PinnedMaps,
+    rng::Chance,
     traffic::{Report, now_us},
 };
 

@@ -15,17 +15,17 @@ use nix::{
 };
 use proxy::model::address::IpFamily;
 use tests::{
-    Cluster,
-    askers::{Askers, LOOKUPS},
-    chance::Chance,
-    cluster::{PodRef, pod_network},
+    Cluster, PodRef,
+    cluster::pod_network,
     dials::Dials,
-    dump::PinnedMaps,
+    dns::clients::{Askers, LOOKUPS},
     eventually::here,
     http,
     name_service::{CHANGED, ELSEWHERE, HERE, NameService, Serving},
     objects::NAMESPACE,
+    pinned_maps::PinnedMaps,
     resolver::{Library, Resolver},
+    rng::Chance,
     traffic::WHO,
 };
 

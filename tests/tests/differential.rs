@@ -1,8 +1,8 @@
 //! The programs at devices say what the model says, for random objects and packets; and what the given cases say.
 
 use tests::{
-    chance::Chance,
     differential::{given, run, spoilt},
+    rng::Chance,
 };
 
 const CASES: u64 = 20_000;

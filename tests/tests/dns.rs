@@ -11,10 +11,10 @@ use anyhow::ensure;
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 use tests::{
     Cluster,
+    addresses::Addresses,
     cluster::{Place, node_network},
     eventually::within,
     examples::{self, Example, PromisedPod},
-    node::Addresses,
     objects::{Condition, NAMESPACE},
     pod::Pod,
     resolver::Resolver,

@@ -8,7 +8,7 @@ use tests::{
     Cluster,
     agent::{Agent, AgentSetting, Source, portreeve},
     api_server::ApiServer,
-    askers::{Askers, LOOKUPS},
+    dns::clients::{Askers, LOOKUPS},
     eventually,
     firewall::filter,
     kube_proxy::{self, Served},

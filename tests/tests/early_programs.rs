@@ -1,8 +1,8 @@
 //! The early plane does what the packet plane does, for random objects and packets.
 
 use tests::{
-    chance::Chance,
     differential::early::{Fate, run},
+    rng::Chance,
 };
 
 const CASES: u64 = 4_000;

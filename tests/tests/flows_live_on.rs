@@ -4,8 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use tests::{
-    Cluster,
-    cluster::PodRef,
+    Cluster, PodRef,
     eventually::{eventually, within},
     frontends::{Frontends, Kind},
     objects::Condition,

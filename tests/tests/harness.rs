@@ -5,9 +5,7 @@
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use tests::{
-    Cluster,
-    cluster::PodRef,
-    firewall, mounts,
+    Cluster, PodRef, firewall, mounts,
     pod_network::PodNetwork,
     traffic::{How, Protocol},
 };
@@ -53,7 +51,7 @@ async fn every_form_of_pod_network_carries_traffic_and_keeps_its_source() {
             for (to, is_here) in [(near, true), (far, false)] {
                 let report = cluster.pod("host").on_host(0).dials(to).how(how).times(2).report().await;
                 let sources = report.answers.values().flat_map(|answers| answers.sources.keys().copied());
-                let want = network.masquerade(cluster.node(0), is_here).both();
+                let want = network.masquerade(cluster.node(0).addressing(), is_here).both();
                 assert_eq!(sources.collect::<Vec<_>>(), want, "{network:?} {how:?} from the host");
             }
         }

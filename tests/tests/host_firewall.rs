@@ -11,7 +11,7 @@ const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
 
 /// Drops what connection tracking takes for invalid, lets `client` speak to `pod` at the port of its server, and
 /// nobody else of its own accord.
-fn filter(node: &Node, client: tests::node::Addresses, pod: tests::node::Addresses) {
+fn filter(node: &Node, client: tests::addresses::Addresses, pod: tests::addresses::Addresses) {
     let rules = format!(
         "table inet story {{
             counter invalid {{}}
@@ -86,7 +86,7 @@ async fn rules_meet_the_client_and_a_pod_of_another_node() {
 async fn nothing_of_a_sandboxed_pod_looks_invalid() {
     let cluster = Cluster::start("firewall-sandboxed").nodes(2).await;
     for node in cluster.nodes() {
-        let nobody = tests::node::Addresses {
+        let nobody = tests::addresses::Addresses {
             v4: [192, 0, 2, 1].into(),
             v6: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
         };

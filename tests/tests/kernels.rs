@@ -8,9 +8,9 @@ use std::{
 
 use tests::{
     Cluster,
+    addresses::Addresses,
     flows::{self, Flow, Want},
     frontends::{Frontends, Kind},
-    node::Addresses,
     pod::Pod,
     pod_network::PodNetwork,
     service::Service,
@@ -43,7 +43,7 @@ impl Ground {
     /// As the first node masquerades whom both backends answer.
     fn masqueraded(&self, to: IpAddr) -> Want {
         let network = PodNetwork::default();
-        let as_seen = |is_near| network.masquerade(self.cluster.node(0), is_near);
+        let as_seen = |is_near| network.masquerade(self.cluster.node(0).addressing(), is_near);
         reaches([(NEAR, as_seen(true)), (FAR, as_seen(false))], to)
     }
 

@@ -11,7 +11,7 @@ use tests::{
 /// Where a process of the node serves.
 const OWN: u16 = 9000;
 
-fn at(addresses: tests::node::Addresses, port: u16) -> [SocketAddr; 2] {
+fn at(addresses: tests::addresses::Addresses, port: u16) -> [SocketAddr; 2] {
     addresses.both().map(|ip| SocketAddr::new(ip, port))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::{Cluster, chance::Chance, node::Node, service::Service};
+use tests::{Cluster, node::Node, rng::Chance, service::Service};
 
 const KILLS: u32 = 20;
 const CONNECTS: u64 = 10_000;

@@ -9,9 +9,9 @@ use std::{
 
 use tests::{
     Cluster,
+    addresses::Addresses,
     flows::{self, Flow, Want},
     frontends::{Frontends, Kind},
-    node::Addresses,
     pod::Pod,
     pod_network::PodNetwork,
     service::Service,
@@ -45,7 +45,7 @@ impl Ground {
 
     /// As whom pods of the first and of the second node see what this node masquerades.
     fn masqueraded_by(&self, node: usize) -> Seen {
-        let as_seen = |is_here| self.network.masquerade(self.cluster.node(node), is_here);
+        let as_seen = |is_here| self.network.masquerade(self.cluster.node(node).addressing(), is_here);
         vec![("a", as_seen(node == 0)), ("b", as_seen(node == 1))]
     }
 
@@ -86,7 +86,7 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
     let nobody = cluster_ip(&ground, "nobody", &[]).await;
     let elsewhere = cluster.service("elsewhere").tcp(PORT).udp(PORT).internal_traffic_is_local();
     let elsewhere = elsewhere.unawaited().backends(["b"]).await;
-    let hairpin = vec![("vm", ground.network.masquerade(cluster.node(0), true))];
+    let hairpin = vec![("vm", ground.network.masquerade(cluster.node(0).addressing(), true))];
     let frontends = Frontends::new(0);
     let _outer = cluster.service("outer").dialled_from_outside(frontends).backends(["a", "b"]).await;
     let local = Frontends::new(1);

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{Worker, worker};
-use crate::{
+use crate::lab::{
     cluster::{Cluster, Place, pod_network, service_network},
     objects::{Condition, EndpointObject, Port, ServiceObjects},
     pod::Pod,

@@ -14,7 +14,7 @@ use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-use crate::{api_server::ApiServer, netns::Netns};
+use crate::lab::{api_server::ApiServer, kernel::netns::Netns};
 use load::Load;
 use population::Population;
 pub use report::Report;

@@ -11,12 +11,11 @@ use indicatif::ProgressBar;
 use proxy_ebpf::abi::XDP_EXTERNAL;
 
 use crate::{
-    chance::Chance,
     differential::{
         ground::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, network},
         wire::Packet,
     },
-    netns::Netns,
+    lab::{kernel::netns::Netns, rng::Chance},
 };
 
 mod empty;

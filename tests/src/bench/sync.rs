@@ -25,15 +25,15 @@ use proxy_ebpf::abi::ABI_VERSION;
 use names::Names;
 pub use report::{Distribution, Latency, Memory, Report};
 
-use crate::{
+use crate::lab::{
     agent::{Agent, AgentSetting, Source},
     api_server::{
         ApiServer,
         objects::{endpoint_address, node, service, slice},
     },
     cluster::Cluster,
-    dump::PinnedMaps,
-    netns::Netns,
+    kernel::netns::Netns,
+    pinned_maps::PinnedMaps,
 };
 
 /// How much, and how often.

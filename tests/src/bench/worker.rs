@@ -14,7 +14,10 @@ use nix::sys::socket::{
 };
 
 use super::{atomicity::dialler, connect};
-use crate::{agent::built_beside, cgroup::Cgroup, netns::Netns, process::Process};
+use crate::lab::{
+    agent::built_beside,
+    kernel::{cgroup::Cgroup, netns::Netns, process::Process},
+};
 
 /// The word that tells the program it is a worker; its task follows as JSON.
 pub const WORKER: &str = "worker";

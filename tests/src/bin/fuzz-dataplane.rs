@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::{
-    chance::Chance,
     differential::{Tally, run},
+    rng::Chance,
 };
 
 /// Sends random packets through the programs and holds what comes of them against the model. Needs root.

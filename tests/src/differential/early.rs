@@ -12,9 +12,9 @@ use super::{
     wire::{Packet, sum_up_header},
     world::{self, World},
 };
-use crate::{
-    chance::Chance,
-    netns::{Mac, Netns},
+use crate::lab::{
+    kernel::netns::{Mac, Netns},
+    rng::Chance,
 };
 
 const XDP_PASS: u32 = 2;

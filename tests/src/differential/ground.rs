@@ -21,7 +21,7 @@ use proxy::{
 use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, MAPS};
 
 use super::wire::Packet;
-use crate::{leftovers::unique_name, mounts::PinDir, netns::Netns};
+use crate::lab::kernel::{leftovers::unique_name, mounts::PinDir, netns::Netns};
 
 pub const PASS: i32 = -1;
 pub const DROP: i32 = 2;

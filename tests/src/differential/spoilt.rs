@@ -12,7 +12,7 @@ use super::{
     wire::Packet,
     world::{self, World},
 };
-use crate::chance::Chance;
+use crate::lab::rng::Chance;
 
 const PROGRAMS: [&str; 4] = [EXTERNAL_INGRESS, EXTERNAL_EGRESS, POD_INGRESS, POD_EGRESS];
 /// The kernel takes no shorter ones.

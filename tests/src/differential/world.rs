@@ -13,7 +13,7 @@ use proxy::{
 };
 use serde_json::{Value, json};
 
-use crate::chance::Chance;
+use crate::lab::rng::Chance;
 
 pub const NODE_NAME: &str = "node-1";
 const SERVICES: u64 = 6;

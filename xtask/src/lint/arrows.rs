@@ -132,7 +132,7 @@ mod tests {
                 "#[cfg(test)]\nmod tests {}\nuse kube::{Api, Client};",
                 &["3: index names kube: only k8s knows kube types"],
             ),
-            ("tests/src/node.rs", "use aya::Ebpf; use kube::Client;", &[]),
+            ("tests/src/lab/node.rs", "use aya::Ebpf; use kube::Client;", &[]),
         ];
         for (file, text, want) in cases {
             let source = Source::parse(file, text).unwrap();

@@ -10,7 +10,7 @@ use proxy::{
 };
 use proxy_ebpf::abi::{ABI_VERSION, Config};
 
-use crate::{cgroup::Cgroup, leftovers::unique_name, mounts::PinDir, netns::Netns};
+use crate::lab::kernel::{cgroup::Cgroup, leftovers::unique_name, mounts::PinDir, netns::Netns};
 
 /// Where every backend serves.
 pub const BACKEND_PORT: u16 = 8080;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bench::{now, worker},
-    traffic::Protocol,
+    lab::traffic::Protocol,
 };
 
 /// Rounds at the start that are not counted: caches, neighbours and the server's threads get warm.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::client::{Medians, Round};
-use crate::traffic::Protocol;
+use crate::lab::traffic::Protocol;
 
 /// Every comparison that was made.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use super::{
     population::{Expect, Group},
     server::Server,
 };
-use crate::{chance::Chance, netns::Netns};
+use crate::lab::{kernel::netns::Netns, rng::Chance};
 
 /// The sockets of the client. Several, as the kernel spreads clients over the server's sockets by their ports.
 pub struct Load {

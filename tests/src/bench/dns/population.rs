@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api_server::objects::{service, slice};
+use crate::lab::api_server::objects::{service, slice};
 
 /// Names of one kind, and what the answers to them are.
 pub struct Group {

@@ -12,10 +12,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::{load::Load, population::Population};
-use crate::{
+use crate::lab::{
     agent::{portreeve, tail},
-    netns::Netns,
-    process::Process,
+    kernel::{netns::Netns, process::Process},
 };
 
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::Netns;
+use crate::lab::kernel::netns::Netns;
 
 pub struct Upstream {
     address: SocketAddr,

@@ -13,7 +13,7 @@ use hickory_server::proto::{
 };
 
 use super::PATIENCE;
-use crate::netns::Netns;
+use crate::lab::kernel::netns::Netns;
 
 /// Where the agent answers, in the node's own network.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);

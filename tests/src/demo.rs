@@ -1,0 +1,80 @@
+//! The demo: the voting application of `examples/`, its pods made real, and connections balanced between them.
+//!
+//! It tells a story of about twenty seconds: everything serves, a pod goes away and comes back, an agent is killed and
+//! restarted. On a terminal it then goes on until Ctrl-C. Whenever and however it ends, it leaves nothing behind.
+
+#![expect(clippy::print_stdout, reason = "a demo prints to its terminal")]
+
+mod screen;
+mod stage;
+mod tour;
+
+use std::io::{self, IsTerminal as _};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::demo::{screen::Screen, stage::Stage};
+
+/// Balances connections between the pods of a small application, in network namespaces of this machine.
+///
+/// Needs root: it makes namespaces and cgroups and starts an agent per node, which loads eBPF programs. Nothing
+/// outside those namespaces is touched, and all of it is removed at the end.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Arguments {
+    /// End after the tour, on a terminal too.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Parses the command line and runs the demo.
+pub fn run() -> Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let screen = Screen::new();
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            // Dropping the show drops its cluster, however far that has come.
+            name = interrupted() => name.map(Some),
+            ended = show(&screen, arguments.once) => ended.map(|()| None),
+        }
+    });
+    screen.clear();
+    if let Some(name) = ended? {
+        println!(" {name}: nodes, pods, agents, programs and pins are removed.");
+    }
+    Ok(())
+}
+
+async fn show(screen: &Screen, once: bool) -> Result<()> {
+    screen.say("");
+    screen.title("Portreeve: the voting application on two nodes");
+    screen.say("");
+    let mut stage = Stage::build(screen).await?;
+    tour::run(screen, &mut stage).await?;
+    let stays = io::stdout().is_terminal() && !once;
+    stage.what_next(screen, stays)?;
+    if stays {
+        tour::go_on(screen, &mut stage).await?;
+    }
+    let report = stage.end().await?;
+    screen.clear();
+    screen.say(&format!(" {}", stage::summary(&report)));
+    anyhow::ensure!(report.failed() == 0, "connections failed: {:?}", report.failures);
+    Ok(())
+}
+
+/// The name of the signal that asks the demo to end.
+async fn interrupted() -> Result<&'static str> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => "Interrupted",
+        _ = terminate.recv() => "Terminated",
+        _ = hang_up.recv() => "Hung up",
+    })
+}

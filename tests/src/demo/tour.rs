@@ -1,0 +1,164 @@
+//! What happens, and the picture of it.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use tokio::time::{interval, sleep};
+
+use crate::demo::{
+    screen::{Screen, grouped},
+    stage::{Counts, Stage},
+};
+
+/// Between two pictures.
+const FRAME: Duration = Duration::from_millis(200);
+/// A chapter lasts at least this long, so that one can watch it.
+const CHAPTER: Duration = Duration::from_millis(3_500);
+/// What should be seen and is not by then never will be.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// The bars show the share of this many pictures.
+const WINDOW: usize = 5;
+const TRIES: u64 = 20;
+
+/// The last moments, for shares and rates.
+struct Window(VecDeque<(Instant, Counts)>);
+
+pub async fn run(screen: &Screen, stage: &mut Stage) -> Result<()> {
+    let mut window = Window(VecDeque::new());
+    let all: Vec<_> = stage.backends.keys().cloned().collect();
+    // One that the client of the last chapter does not need.
+    let leaving = stage.backends.iter().max_by_key(|(_, pod)| &pod.node);
+    let leaving = leaving.map(|(name, _)| name.clone()).unwrap_or_default();
+
+    let told = format!("{} pods on 2 nodes serve, dialled over IPv4 and IPv6", all.len());
+    chapter(screen, stage, &mut window, &told, |now| all.iter().all(|name| now.share(name) > 0.0)).await?;
+    report_chapter(screen, &window, &format!("balanced over {} pods, IPv4 and IPv6", all.len()));
+
+    stage.publish(|name| name != leaving)?;
+    let told = format!("{leaving} goes away");
+    chapter(screen, stage, &mut window, &told, |now| now.share(&leaving) == 0.0).await?;
+    report_chapter(screen, &window, &format!("{leaving} went away"));
+
+    stage.publish(|_| true)?;
+    let told = format!("{leaving} is back");
+    chapter(screen, stage, &mut window, &told, |now| now.share(&leaving) > 0.2).await?;
+    report_chapter(screen, &window, "it came back and has its share");
+
+    stage.kill_agent().await?;
+    chapter(screen, stage, &mut window, "the agent of node-1 is killed: its programs stay", |_| true).await?;
+    report_chapter(screen, &window, "the agent of node-1 was killed, and nobody noticed");
+
+    stage.restart_agent().await?;
+    chapter(screen, stage, &mut window, "a new agent adopts what it found", |_| true).await?;
+    report_chapter(screen, &window, "a new agent adopted the maps of the old one");
+
+    let (name, report) = stage.dial_itself(TRIES).await?;
+    ensure!(report.answered_by(&name) == TRIES, "{name} does not reach itself: {report:?}");
+    screen.done(&format!("{name} reached itself through its own Service"));
+    Ok(())
+}
+
+/// Until Ctrl-C.
+pub async fn go_on(screen: &Screen, stage: &mut Stage) -> Result<()> {
+    let mut window = Window(VecDeque::new());
+    let mut ticks = interval(FRAME);
+    loop {
+        ticks.tick().await;
+        window.push(stage.counts().await?);
+        screen.draw(&picture(screen, stage, &window, "it goes on until Ctrl-C"));
+    }
+}
+
+/// Shows what happens for a while, and until it is seen.
+async fn chapter(
+    screen: &Screen,
+    stage: &Stage,
+    window: &mut Window,
+    told: &str,
+    is_seen: impl Fn(&Window) -> bool,
+) -> Result<()> {
+    let begun = Instant::now();
+    window.0.clear();
+    loop {
+        window.push(stage.counts().await?);
+        let lines = picture(screen, stage, window, told);
+        screen.draw(&lines);
+        if begun.elapsed() >= CHAPTER && is_seen(window) {
+            if !screen.is_live() {
+                lines.iter().for_each(|line| screen.say(line));
+            }
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "not seen within {PATIENCE:?}: {told}");
+        sleep(FRAME).await;
+    }
+}
+
+fn report_chapter(screen: &Screen, window: &Window, text: &str) {
+    let Some((_, counts)) = window.0.back() else { return };
+    let failed = match counts.failed {
+        0 => "0 failed".to_owned(),
+        failed => screen.red(&format!("{failed} failed")),
+    };
+    screen.done(&format!("{text} {}", screen.dim(&format!("({failed})"))));
+}
+
+fn picture(screen: &Screen, stage: &Stage, window: &Window, told: &str) -> Vec<String> {
+    let Some((_, counts)) = window.0.back() else { return Vec::new() };
+    let mut lines = vec![String::new(), format!(" {} {told}", screen.bold("▸")), String::new()];
+    for (name, pod) in &stage.backends {
+        let (share, count) = (window.share(name), counts.by_pod.get(name).copied().unwrap_or_default());
+        let bar = screen.bar(share);
+        let percent = share * 100.0;
+        lines.push(format!("   {name:<22} {:<6} {bar}{percent:>4.0}%{:>9}", pod.node, grouped(count)));
+    }
+    lines.push(String::new());
+    lines.push(totals(screen, window, counts));
+    lines.push(String::new());
+    lines
+}
+
+fn totals(screen: &Screen, window: &Window, counts: &Counts) -> String {
+    let total = grouped(counts.v4 + counts.v6);
+    let failed = match counts.failed {
+        0 => screen.green("0 failed"),
+        failed => screen.red(&format!("{} failed", grouped(failed))),
+    };
+    let milliseconds = f64::from(counts.p50_us) / 1_000.0;
+    let (v4, v6) = (window.rate(|counts| counts.v4), window.rate(|counts| counts.v6));
+    format!(
+        "   IPv4 {v4:.0}/s   IPv6 {v6:.0}/s   median {milliseconds:.2} ms   {total} connections, {failed}"
+    )
+}
+
+impl Window {
+    fn push(&mut self, counts: Counts) {
+        self.0.push_back((Instant::now(), counts));
+        if self.0.len() > WINDOW {
+            self.0.pop_front();
+        }
+    }
+
+    /// The part of the last connections that went to this pod.
+    fn share(&self, name: &str) -> f64 {
+        let of = |counts: &Counts| counts.by_pod.get(name).copied().unwrap_or_default();
+        let all = self.grown(|counts| counts.v4 + counts.v6);
+        if all == 0 { 0.0 } else { self.grown(of) as f64 / all as f64 }
+    }
+
+    fn rate(&self, of: impl Fn(&Counts) -> u64) -> f64 {
+        let (Some((first, _)), Some((last, _))) = (self.0.front(), self.0.back()) else { return 0.0 };
+        let seconds = last.duration_since(*first).as_secs_f64();
+        if seconds == 0.0 { 0.0 } else { self.grown(of) as f64 / seconds }
+    }
+
+    fn grown(&self, of: impl Fn(&Counts) -> u64) -> u64 {
+        match (self.0.front(), self.0.back()) {
+            (Some((_, first)), Some((_, last))) => of(last).saturating_sub(of(first)),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One agent process: started, awaited until it is ready, and ended in every way a node may end it.
+
+use std::{
+    env,
+    fs::{self, OpenOptions},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use tokio::{net::UnixDatagram, time::timeout};
+
+use crate::lab::{
+    eventually::here,
+    kernel::{netns::Netns, process::Process},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// An agent looks after its hooks every ten seconds.
+pub const VERIFICATION: Duration = Duration::from_secs(15);
+
+/// Where an agent reads objects.
+#[derive(Debug, Clone)]
+pub enum Source {
+    Manifests(PathBuf),
+    /// As the kubeconfig says.
+    ApiServer(PathBuf),
+}
+
+/// What every agent of one node is started with.
+#[derive(Debug, Clone)]
+pub struct AgentSetting {
+    pub node: String,
+    pub source: Source,
+    pub cgroup: PathBuf,
+    pub bpffs: PathBuf,
+    /// Both outputs of every agent this node had, one after the other.
+    pub log: PathBuf,
+    /// Where the agent says that it is ready, as service managers are told.
+    pub notify: PathBuf,
+    pub more: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    node: String,
+    log: PathBuf,
+    readiness: UnixDatagram,
+}
+
+impl AgentSetting {
+    /// Where the agent's socket lies; it goes with everything else of the cluster.
+    pub fn run_dir(&self) -> &Path {
+        self.notify.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// `portreeve run` as this node runs it.
+    pub fn command(&self) -> Result<Command> {
+        let mut command = Command::new(portreeve()?);
+        let (flag, path) = match &self.source {
+            Source::Manifests(path) => ("--manifests", path),
+            Source::ApiServer(path) => ("--kubeconfig", path),
+        };
+        command.arg("run").arg(flag).arg(path).args(["--node-name", &self.node]);
+        command.arg("--cgroup").arg(&self.cgroup).arg("--bpffs").arg(&self.bpffs);
+        command.arg("--run-dir").arg(self.run_dir()).args(&self.more);
+        command.stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("NOTIFY_SOCKET");
+        Ok(command)
+    }
+}
+
+impl Agent {
+    /// Starts an agent; it may still be reading when this returns.
+    pub fn spawn(setting: &AgentSetting, netns: &Netns) -> Result<Self> {
+        // A predecessor's socket is in the way.
+        let _ = fs::remove_file(&setting.notify);
+        let readiness =
+            UnixDatagram::bind(&setting.notify).context("cannot listen for the agent's readiness")?;
+        let log = OpenOptions::new().create(true).append(true).open(&setting.log).context("cannot log")?;
+        let mut command = setting.command()?;
+        command.env("NOTIFY_SOCKET", &setting.notify).stdout(log.try_clone()?).stderr(log);
+        let process = Process::start(&format!("the agent of {}", setting.node), command, netns, None)?;
+        Ok(Self { process, node: setting.node.clone(), log: setting.log.clone(), readiness })
+    }
+
+    /// Waits until it has programmed what the manifests say.
+    pub async fn ready(&mut self) -> Result<()> {
+        let patience = here(PATIENCE);
+        timeout(patience, self.until_ready())
+            .await
+            .with_context(|| format!("the agent of {} is not ready within {patience:?}", self.node))
+            .flatten()
+            .with_context(|| format!("its log ends with\n{}", tail(&self.log, 20)))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL: it gets no chance to say goodbye.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill().map(|_| ())
+    }
+
+    /// SIGTERM, and how it ended.
+    pub async fn terminate(mut self) -> Result<ExitStatus> {
+        self.process.signal(Signal::SIGTERM)?;
+        timeout(here(PATIENCE), self.process.ended()).await.context("the agent does not end after SIGTERM")?
+    }
+
+    async fn until_ready(&mut self) -> Result<()> {
+        let mut message = [0; 256];
+        loop {
+            tokio::select! {
+                received = self.readiness.recv(&mut message) => {
+                    let length = received.context("cannot hear the agent")?;
+                    let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned();
+                    if text.lines().any(|line| line == "READY=1") {
+                        return Ok(());
+                    }
+                }
+                status = self.process.ended() => bail!("the agent ended before it was ready: {}", status?),
+            }
+        }
+    }
+}
+
+/// The last lines of a file, for messages.
+pub fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| format!("(unreadable: {error})"));
+    let skipped = text.lines().count().saturating_sub(lines);
+    text.lines().skip(skipped).collect::<Vec<_>>().join("\n")
+}
+
+/// The agent's binary: `$PORTREEVE_BIN`, else the one built into the same target directory.
+pub fn portreeve() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("PORTREEVE_BIN") {
+        return Ok(path.into());
+    }
+    let path = built_beside("portreeve")?;
+    ensure!(path.exists(), "there is no {}: build it with `cargo build --package proxy`", path.display());
+    Ok(path)
+}
+
+/// A binary of this workspace, of the same profile as the running one.
+pub fn built_beside(name: &str) -> Result<PathBuf> {
+    let own = env::current_exe().context("this program does not know its own path")?;
+    // Tests lie in `deps`, one directory below the binaries.
+    let directory = own.parent().context("this program has no directory")?;
+    let directory = match directory.parent() {
+        Some(above) if directory.ends_with("deps") => above,
+        Some(_) | None => directory,
+    };
+    Ok(directory.join(name))
+}

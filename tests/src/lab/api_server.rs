@@ -1,0 +1,307 @@
+//! An API server as far as a watch can see: lists and watches over TLS, with versions, bookmarks and pages, and every
+//! way in which a real one has been seen to misbehave.
+//!
+//! It holds what it is told and does what it is told. It lives on a thread of its own, so that it answers whatever the
+//! story does meanwhile.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+
+mod answer;
+pub mod follower;
+mod identity;
+pub mod objects;
+pub mod real;
+mod request;
+mod store;
+mod stream;
+
+pub use identity::Identity;
+
+use self::store::Store;
+use crate::lab::kernel::netns::Netns;
+
+/// What the server does besides its duty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behaviour {
+    /// Sends everything as events to who asks for it (`sendInitialEvents`).
+    pub streams_lists: bool,
+    /// Keeps to the size of a page that is asked for.
+    pub pages: bool,
+    /// The kinds it does not have, by their plural in the path.
+    pub missing: Vec<String>,
+    /// The kinds it does not let anybody see.
+    pub forbidden: Vec<String>,
+    /// Who comes with another token is nobody.
+    pub token: Option<String>,
+    /// Watches send nothing at all.
+    pub is_silent: bool,
+    /// Every event comes twice.
+    pub duplicates: bool,
+    /// Of each two events, the later comes first.
+    pub reorders: bool,
+    /// Answers come in pieces of so many bytes.
+    pub piece: Option<usize>,
+    /// Answers break off after so many bytes.
+    pub breaks_after: Option<usize>,
+    /// Every request is answered with this status.
+    pub fails_with: Option<u16>,
+    /// How often watches get a bookmark.
+    pub bookmark_millis: u64,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            streams_lists: true,
+            pages: true,
+            missing: Vec::new(),
+            forbidden: Vec::new(),
+            token: None,
+            is_silent: false,
+            duplicates: false,
+            reorders: false,
+            piece: None,
+            breaks_after: None,
+            fails_with: None,
+            bookmark_millis: 200,
+        }
+    }
+}
+
+/// What the server is, at any time, whether or not it answers.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Counts whatever a watch may have to notice.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Store,
+    behaviour: Behaviour,
+    /// Watches that began before the last time they were cut end.
+    cuts: u64,
+    /// Every request, by path and query.
+    requests: Vec<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changes.send_modify(|count| *count += 1);
+        result
+    }
+}
+
+/// A scripted API server.
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    identity: Arc<Identity>,
+    address: SocketAddr,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl ApiServer {
+    /// On the loopback address of this network namespace.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen as API server")?;
+        Self::serve(listener)
+    }
+
+    /// On the loopback address of another network namespace.
+    pub fn start_in(netns: &Netns) -> Result<Self> {
+        netns.run(|| {
+            let listener =
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen as API server")?;
+            Self::serve(listener)
+        })
+    }
+
+    fn serve(listener: TcpListener) -> Result<Self> {
+        let address = listener.local_addr()?;
+        let state =
+            State { store: Store::default(), behaviour: Behaviour::default(), cuts: 0, requests: Vec::new() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changes: watch::Sender::new(0) });
+        let mut server = Self { shared, identity: Arc::new(Identity::new()?), address, running: None };
+        server.run(listener)?;
+        Ok(server)
+    }
+
+    fn run(&mut self, listener: TcpListener) -> Result<()> {
+        let (stop, stopped) = oneshot::channel();
+        let (shared, identity) = (Arc::clone(&self.shared), Arc::clone(&self.identity));
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new().name("api-server".to_owned()).spawn(move || {
+            runtime.block_on(answer::serve(listener, &identity, shared, stopped));
+            // Connections end with their tasks.
+            runtime.shutdown_background();
+        })?;
+        self.running = Some(Running { stop, thread });
+        Ok(())
+    }
+
+    /// Ends: nobody listens at the address any more, and every connection is cut.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(Running { stop, thread }) = self.running.take() else { return Ok(()) };
+        // Without a receiver it has ended already.
+        let _ = stop.send(());
+        thread.join().map_err(|_| anyhow!("the API server panicked"))
+    }
+
+    /// Listens again where it did before. Call it on a thread in the network namespace it was started in.
+    pub fn start_again(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).context("cannot listen again as API server")?;
+        self.run(listener)
+    }
+
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Writes a kubeconfig, a token and the certificate authority's certificate into a directory; the kubeconfig.
+    pub fn kubeconfig(&self, directory: &Path) -> Result<PathBuf> {
+        let user = json!({"tokenFile": directory.join("token")});
+        self.set_token(directory, "the-first-token")?;
+        self.kubeconfig_for(directory, &user)
+    }
+
+    /// The same, for a user with a client certificate.
+    pub fn kubeconfig_with_certificate(&self, directory: &Path) -> Result<PathBuf> {
+        let (certificate, key) = (directory.join("client.crt"), directory.join("client.key"));
+        fs::write(&certificate, &self.identity.client_certificate)?;
+        fs::write(&key, &self.identity.client_key)?;
+        self.kubeconfig_for(directory, &json!({"client-certificate": certificate, "client-key": key}))
+    }
+
+    fn kubeconfig_for(&self, directory: &Path, user: &Value) -> Result<PathBuf> {
+        let authority = directory.join("ca.crt");
+        fs::write(&authority, &self.identity.authority)?;
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": self.url(), "certificate-authority": authority}}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        });
+        let path = directory.join("kubeconfig");
+        fs::write(&path, serde_json::to_string_pretty(&config)?)?;
+        Ok(path)
+    }
+
+    /// Puts a token where the kubeconfig of this directory says, as whoever renews tokens does, and asks for it from
+    /// now on.
+    pub fn set_token(&self, directory: &Path, token: &str) -> Result<()> {
+        fs::write(directory.join("token.new"), format!("{token}\n"))?;
+        fs::rename(directory.join("token.new"), directory.join("token"))?;
+        self.behave(|behaviour| behaviour.token = Some(token.to_owned()));
+        Ok(())
+    }
+
+    /// Creates or replaces an object, in the next version.
+    pub fn put(&self, object: &Value) {
+        self.shared.change(|state| state.store.put(object.clone()));
+    }
+
+    /// Creates or replaces many, before anybody hears of the first.
+    pub fn put_all(&self, objects: impl IntoIterator<Item = Value>) {
+        self.shared.change(|state| objects.into_iter().for_each(|object| state.store.put(object)));
+    }
+
+    /// Holds what a directory of manifests does: what differs changes, what is not there goes.
+    pub fn mirror(&self, directory: &Path) -> Result<()> {
+        let objects = objects_in(directory)?;
+        self.shared.change(|state| state.store.mirror(objects));
+        Ok(())
+    }
+
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        self.shared.change(|state| state.store.delete(kind, namespace, name));
+    }
+
+    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        self.shared.change(|state| change(&mut state.behaviour));
+    }
+
+    /// Comes back as from an old backup: versions start over, and the objects are these.
+    pub fn restore(&self, objects: impl IntoIterator<Item = Value>) {
+        self.shared.change(|state| {
+            state.store = Store::default();
+            objects.into_iter().for_each(|object| state.store.put(object));
+        });
+    }
+
+    /// Ends every watch that is open now.
+    pub fn cut_watches(&self) {
+        self.shared.change(|state| state.cuts += 1);
+    }
+
+    /// Changes something and forgets at once that it did, so that no watch hears of it. Open watches are told in their
+    /// own stream that they are too old, or cut.
+    pub fn change_unheard(
+        &self,
+        objects: impl IntoIterator<Item = Value>,
+        gone: (&str, &str, &str),
+        is_told: bool,
+    ) {
+        self.shared.change(|state| {
+            objects.into_iter().for_each(|object| state.store.put(object));
+            state.store.delete(gone.0, gone.1, gone.2);
+            if is_told {
+                state.store.expire();
+            } else {
+                state.store.compact();
+                state.cuts += 1;
+            }
+        });
+    }
+
+    /// Tells every open watch, in its own stream, that it is too old.
+    pub fn expire_watches(&self) {
+        self.shared.change(|state| state.store.expire());
+    }
+
+    /// How many requests so far had all of these in their path or query.
+    pub fn requests(&self, parts: &[&str]) -> usize {
+        let state = self.shared.lock();
+        state.requests.iter().filter(|request| parts.iter().all(|part| request.contains(part))).count()
+    }
+}
+
+/// The objects of a directory, of which the harness writes one into each file.
+pub fn objects_in(directory: &Path) -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for entry in fs::read_dir(directory).context("cannot read the manifests")? {
+        let text = fs::read_to_string(entry?.path()).context("cannot read a manifest")?;
+        objects.push(serde_json::from_str(&text).context("a manifest of the harness is JSON")?);
+    }
+    Ok(objects)
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        // A story that has failed already does not fail once more here.
+        let _ = self.stop();
+    }
+}

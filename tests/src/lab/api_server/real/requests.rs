@@ -1,0 +1,167 @@
+//! What is asked of a real server: objects put and taken away, and a history that ends.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::{PATIENCE, RealApiServer};
+use crate::lab::{api_server::objects_in, eventually::within, objects::Manifests};
+
+/// What may be said of an object beside what it is; the rest is the server's.
+const METADATA: [&str; 4] = ["name", "namespace", "labels", "annotations"];
+
+/// What an API server makes for itself, and agents hear of.
+const OWN: [&str; 2] =
+    ["/api/v1/namespaces/default/services/kubernetes", "/apis/networking.k8s.io/v1/servicecidrs/kubernetes"];
+
+impl RealApiServer {
+    /// Creates an object, or replaces it.
+    pub async fn put(&self, object: &Value) -> Result<()> {
+        let client = self.client()?;
+        let object = object.clone();
+        self.place.run(async move { put(&client, object).await }).await
+    }
+
+    /// Creates or replaces many, so many at a time.
+    pub async fn put_all(&self, objects: impl IntoIterator<Item = Value>, at_once: usize) -> Result<()> {
+        let client = self.client()?;
+        let objects: Vec<_> = objects.into_iter().collect();
+        let work = async move {
+            let puts = objects.into_iter().map(|object| put(&client, object));
+            stream::iter(puts).buffer_unordered(at_once).try_collect::<()>().await
+        };
+        self.place.run(work).await
+    }
+
+    pub async fn delete(&self, object: &Value) -> Result<()> {
+        self.ask("DELETE", &Paths::of(object).own, &Value::Null).await.map(drop)
+    }
+
+    /// Comes to hold what a directory of manifests does: what differs from the last time changes, what is not there any
+    /// more goes.
+    pub async fn mirror(&self, directory: &Path) -> Result<()> {
+        let objects = objects_in(directory)?.into_iter().map(|object| (Paths::of(&object).own, object));
+        let objects: BTreeMap<_, _> = objects.collect();
+        let before = self.mirrored.replace(objects.clone());
+        for (path, object) in &objects {
+            if before.get(path) != Some(object) {
+                self.put(object).await.with_context(|| format!("cannot put {path}"))?;
+            }
+        }
+        for path in before.keys().filter(|path| !objects.contains_key(*path)) {
+            self.ask("DELETE", path, &Value::Null).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what a cluster has by itself to where the rest is mirrored from.
+    pub async fn write_own(&self, manifests: &Manifests) -> Result<()> {
+        for (n, path) in OWN.iter().enumerate() {
+            let object = within(PATIENCE, path, || self.get(path)).await?;
+            manifests.write(&format!("own-{n}.yaml"), &object)?;
+            self.mirrored.borrow_mut().insert((*path).to_owned(), object);
+        }
+        Ok(())
+    }
+
+    /// What is at this path.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.ask("GET", path, &Value::Null).await
+    }
+
+    /// Forgets every version but the present ones.
+    pub async fn compact(&self) -> Result<()> {
+        let etcd = self.place.nobody(&format!("http://127.0.0.1:{}", self.etcd_port))?;
+        let work = async move {
+            let found = ask(&etcd, "POST", "/v3/kv/range", &json!({"key": "AA=="})).await?;
+            let revision = found.pointer("/header/revision").context("etcd tells no revision")?;
+            ask(&etcd, "POST", "/v3/kv/compaction", &json!({"revision": revision, "physical": true})).await
+        };
+        self.place.run(work).await.map(drop)
+    }
+
+    /// Sends a request; the answer, whose status has to be one of success.
+    pub async fn ask(&self, method: &'static str, path: &str, body: &Value) -> Result<Value> {
+        let (client, path, body) = (self.client()?, path.to_owned(), body.clone());
+        self.place.run(async move { ask(&client, method, &path, &body).await }).await
+    }
+
+    fn client(&self) -> Result<Client> {
+        Ok(self.running.as_ref().context("the API server is stopped")?.client.clone())
+    }
+}
+
+async fn put(client: &Client, mut object: Value) -> Result<()> {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|field, _| METADATA.contains(&field.as_str()));
+    }
+    let Paths { all, own } = Paths::of(&object);
+    let replaced = request(client, "PUT", &own, &object).await?;
+    if replaced.0 == 404 {
+        ask(client, "POST", &all, &object).await?;
+    } else {
+        succeeded("PUT", &own, replaced)?;
+    }
+    put_status(client, &own, &object).await
+}
+
+/// What a controller would say of a Service: a server takes it from nobody else.
+async fn put_status(client: &Client, own: &str, object: &Value) -> Result<()> {
+    let is_told = object.pointer("/status/loadBalancer/ingress").is_some();
+    if object.get("kind").is_some_and(|kind| kind == "Service") && is_told {
+        ask(client, "PUT", &format!("{own}/status"), object).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
+    let text = succeeded(method, path, request(client, method, path, body).await?)?;
+    serde_json::from_str(&text).with_context(|| format!("{method} {path} is answered with {text}"))
+}
+
+fn succeeded(method: &str, path: &str, (code, text): (u16, String)) -> Result<String> {
+    ensure!((200..300).contains(&code), "{method} {path} is answered with {code}: {text}");
+    Ok(text)
+}
+
+pub(super) async fn request(
+    client: &Client,
+    method: &str,
+    path: &str,
+    body: &Value,
+) -> Result<(u16, String)> {
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let request = axum::http::Request::builder().method(method).uri(path);
+    let request = request.header("content-type", "application/json").body(body)?;
+    match client.request_text(request).await {
+        Ok(text) => Ok((200, text)),
+        Err(kube::Error::Api(status)) => Ok((status.code, status.message.clone())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where objects of a kind are, and where this one is.
+struct Paths {
+    all: String,
+    own: String,
+}
+
+impl Paths {
+    fn of(object: &Value) -> Self {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let prefix = match text("/apiVersion") {
+            "v1" => "/api/v1".to_owned(),
+            other => format!("/apis/{other}"),
+        };
+        let kind = format!("{}s", text("/kind").to_lowercase());
+        let all = match text("/metadata/namespace") {
+            "" => format!("{prefix}/{kind}"),
+            namespace => format!("{prefix}/namespaces/{namespace}/{kind}"),
+        };
+        let own = format!("{all}/{}", text("/metadata/name"));
+        Self { all, own }
+    }
+}

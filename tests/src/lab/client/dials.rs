@@ -1,0 +1,208 @@
+//! `cluster.pod("client").dials(web.vip()).times(10).always_reaches_one_of(["a", "b"]).await`
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use crate::lab::{
+    cluster::{Cluster, Place},
+    eventually::eventually,
+    pod::{Dialling, Pod},
+    traffic::{Dial, How, Report},
+};
+
+/// What can be dialled: one address, or several taken in turn.
+pub trait Targets {
+    fn addresses(self) -> Vec<SocketAddr>;
+}
+
+impl Targets for SocketAddr {
+    fn addresses(self) -> Vec<SocketAddr> {
+        vec![self]
+    }
+}
+
+impl<const N: usize> Targets for [SocketAddr; N] {
+    fn addresses(self) -> Vec<SocketAddr> {
+        self.into()
+    }
+}
+
+impl Targets for Vec<SocketAddr> {
+    fn addresses(self) -> Vec<SocketAddr> {
+        self
+    }
+}
+
+/// A pod that may not exist yet.
+#[derive(Clone)]
+pub struct PodRef<'a> {
+    cluster: &'a Cluster,
+    name: String,
+    place: Place,
+}
+
+impl<'a> PodRef<'a> {
+    /// On the node with this index.
+    pub fn on(self, node: usize) -> Self {
+        Self { place: Place::Node(node), ..self }
+    }
+
+    /// In the namespace of the node with this index, as pods with `hostNetwork` are.
+    pub fn on_host(self, node: usize) -> Self {
+        Self { place: Place::Host(node), ..self }
+    }
+
+    /// On the node with this index, where no program sees its sockets.
+    pub fn sandboxed_on(self, node: usize) -> Self {
+        Self { place: Place::Sandbox(node), ..self }
+    }
+
+    pub async fn start(&self) -> Arc<Pod> {
+        let pod = self.cluster.place(&self.name, self.place, None).await;
+        pod.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    pub fn dials(self, to: impl Targets) -> Dials<'a> {
+        Dials::new(self, to.addresses())
+    }
+}
+
+impl Cluster {
+    /// A pod by name; it comes into being when it is first used, on the first node unless told otherwise.
+    pub fn pod<'a>(&'a self, name: &str) -> PodRef<'a> {
+        PodRef { cluster: self, name: name.to_owned(), place: Place::Node(0) }
+    }
+
+    /// A client that is no part of the cluster.
+    pub fn client<'a>(&'a self, name: &str) -> PodRef<'a> {
+        PodRef { cluster: self, name: name.to_owned(), place: Place::Outside }
+    }
+}
+
+/// Dialling that is about to happen.
+#[must_use = "nothing is dialled before the result is asked for"]
+pub struct Dials<'a> {
+    pod: PodRef<'a>,
+    dial: Dial,
+}
+
+impl<'a> Dials<'a> {
+    fn new(pod: PodRef<'a>, to: Vec<SocketAddr>) -> Self {
+        Self { pod, dial: Dial { to, times: Some(1), ..Dial::default() } }
+    }
+
+    pub fn times(self, times: u64) -> Self {
+        self.with(|dial| dial.times = Some(times))
+    }
+
+    /// As many connections at a time.
+    pub fn at_once(self, workers: usize) -> Self {
+        self.with(|dial| dial.workers = workers)
+    }
+
+    pub fn how(self, how: How) -> Self {
+        self.with(|dial| dial.how = how)
+    }
+
+    /// TCP connections all come from this address and port.
+    pub fn from(self, from: SocketAddr) -> Self {
+        self.with(|dial| dial.from = Some(from))
+    }
+
+    /// A rest between two connections.
+    pub fn every(self, pause: Duration) -> Self {
+        self.with(|dial| dial.pause_us = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub fn giving_up_after(self, timeout: Duration) -> Self {
+        self.with(|dial| dial.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Keeps when each attempt began and ended.
+    pub fn recorded(self) -> Self {
+        self.with(|dial| dial.recorded = true)
+    }
+
+    pub async fn report(&self) -> Report {
+        let report = self.pod.start().await.dial(self.dial.clone()).await;
+        report.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Goes on until it is stopped.
+    pub async fn in_background(self) -> Dialling {
+        let pod: Arc<Pod> = self.pod.start().await;
+        pod.dial_on(self.dial).await.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// No attempt fails, and nobody else answers; who of them answers is left to chance.
+    pub async fn always_reaches_one_of<const N: usize>(&self, names: [&str; N]) -> Report {
+        self.demand(|report| only(report, &names)).await
+    }
+
+    /// No attempt fails, each of them answers and nobody else.
+    pub async fn reaches_each_of<const N: usize>(&self, names: [&str; N]) -> Report {
+        self.demand(|report| only(report, &names).and_then(|()| each(report, &names))).await
+    }
+
+    /// Every attempt is refused, and so at once.
+    pub async fn is_refused(&self) -> Report {
+        self.demand(all_refused).await
+    }
+
+    /// Tries until a whole round reaches each of them and nobody else.
+    pub async fn comes_to_reach_each_of<const N: usize>(&self, names: [&str; N]) -> Report {
+        self.await_round(&format!("each of {names:?} answers"), |report| {
+            only(report, &names).and_then(|()| each(report, &names))
+        })
+        .await
+    }
+
+    /// Tries until a whole round is refused.
+    pub async fn comes_to_be_refused(&self) -> Report {
+        self.await_round("every attempt is refused", all_refused).await
+    }
+
+    async fn demand(&self, condition: impl Fn(&Report) -> Result<()>) -> Report {
+        let report = self.report().await;
+        if let Err(error) = condition(&report) {
+            panic!("{error:#}\ndialled: {:?}\n{report:#?}", self.dial.to);
+        }
+        report
+    }
+
+    async fn await_round(&self, what: &str, condition: impl Fn(&Report) -> Result<()>) -> Report {
+        eventually(what, async || {
+            let report = self.report().await;
+            condition(&report).map_err(|error| error.context(format!("{report:?}")))?;
+            Ok(report)
+        })
+        .await
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Dial)) -> Self {
+        change(&mut self.dial);
+        self
+    }
+}
+
+/// Nothing failed, and nobody but these answered.
+pub fn only(report: &Report, names: &[&str]) -> Result<()> {
+    ensure!(report.failures.is_empty(), "attempts failed: {:?}", report.failures);
+    let other = report.answers.keys().find(|name| !names.contains(&name.as_str()));
+    ensure!(other.is_none(), "{} answered, which is none of {names:?}", other.map_or("nobody", |name| name));
+    ensure!(report.attempts > 0, "nothing was dialled");
+    Ok(())
+}
+
+pub fn each(report: &Report, names: &[&str]) -> Result<()> {
+    let silent: Vec<_> = names.iter().filter(|name| report.answered_by(name) == 0).collect();
+    ensure!(silent.is_empty(), "{silent:?} never answered");
+    Ok(())
+}
+
+fn all_refused(report: &Report) -> Result<()> {
+    let refused = report.failures.get("connect: ECONNREFUSED").copied().unwrap_or_default();
+    ensure!(refused == report.attempts, "{refused} of {} attempts were refused", report.attempts);
+    Ok(())
+}

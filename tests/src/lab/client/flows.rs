@@ -1,0 +1,110 @@
+//! Tables of flows: every line is dialled, side by side, and all lines that do not hold are told at once.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::task::JoinSet;
+
+use crate::lab::{
+    client::dials::{each, only},
+    eventually::here,
+    pod::Pod,
+    traffic::{Dial, How, Report},
+};
+
+/// Longer than any answer takes.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Long enough for an answer that should not come.
+const SILENCE: Duration = Duration::from_millis(300);
+/// Who of two was never chosen in so many fair draws was not among them.
+const DRAWS: u64 = 24;
+
+/// A line of the table.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    pub name: String,
+    pub to: SocketAddr,
+    pub how: How,
+    pub want: Want,
+}
+
+#[derive(Debug, Clone)]
+pub enum Want {
+    /// Each of these answers and nobody else, and each sees the client under exactly this address.
+    Reaches(BTreeMap<String, IpAddr>),
+    /// Refused, and at once.
+    Refused,
+    /// Nothing comes back.
+    Silence,
+}
+
+impl Flow {
+    fn dial(&self) -> Dial {
+        let (times, patience) = match &self.want {
+            Want::Reaches(backends) if backends.len() > 1 => (DRAWS, PATIENCE),
+            Want::Reaches(_) => (3, PATIENCE),
+            Want::Refused => (2, SILENCE),
+            Want::Silence => (1, SILENCE),
+        };
+        let timeout_ms = u64::try_from(here(patience).as_millis()).unwrap_or(u64::MAX);
+        Dial { to: vec![self.to], times: Some(times), how: self.how, timeout_ms, ..Dial::default() }
+    }
+
+    async fn try_from(&self, client: &Pod) -> Result<()> {
+        let whole = self.dial();
+        if matches!(self.want, Want::Reaches(_)) {
+            // A line that does not hold at all is told without further waiting.
+            let first = client.dial(Dial { times: Some(1), ..whole.clone() }).await?;
+            ensure!(first.failed() == 0, "{:?}", first.first_failures);
+        }
+        let report = client.dial(whole).await?;
+        self.judge(&report).with_context(|| format!("{:?} {:?}", report.answers, report.first_failures))
+    }
+
+    fn judge(&self, report: &Report) -> Result<()> {
+        match &self.want {
+            Want::Reaches(backends) => reached(report, backends),
+            Want::Refused => all_failed(report, "ECONNREFUSED"),
+            Want::Silence => all_failed(report, "timed out"),
+        }
+    }
+}
+
+/// Dials every flow from a pod; panics with those that do not hold.
+pub async fn hold(client: &Arc<Pod>, flows: Vec<Flow>) {
+    assert!(!flows.is_empty(), "a table without lines holds nothing");
+    let (count, mut dialling) = (flows.len(), JoinSet::new());
+    for flow in flows {
+        let client = Arc::clone(client);
+        dialling.spawn(async move {
+            let broken = flow.try_from(&client).await.err();
+            broken.map(|error| format!("{}: to {} {:?}: {:?}", flow.name, flow.to, flow.how, error))
+        });
+    }
+    let mut broken: Vec<String> = dialling.join_all().await.into_iter().flatten().collect();
+    broken.sort();
+    assert!(broken.is_empty(), "{} of {count} flows do not hold:\n{}", broken.len(), broken.join("\n"));
+}
+
+fn reached(report: &Report, backends: &BTreeMap<String, IpAddr>) -> Result<()> {
+    let names: Vec<&str> = backends.keys().map(String::as_str).collect();
+    only(report, &names)?;
+    each(report, &names)?;
+    for (name, source) in backends {
+        let seen = report.answers.get(name).map(|answers| answers.sources.keys().collect::<Vec<_>>());
+        ensure!(seen.as_deref() == Some(&[source]), "{name} saw the client as {seen:?}, not as {source}");
+    }
+    Ok(())
+}
+
+fn all_failed(report: &Report, how: &str) -> Result<()> {
+    let failed: u64 =
+        report.failures.iter().filter(|(what, _)| what.ends_with(how)).map(|(_, count)| count).sum();
+    ensure!(failed == report.attempts && failed > 0, "{failed} of {} attempts {how}", report.attempts);
+    Ok(())
+}

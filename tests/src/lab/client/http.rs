@@ -1,0 +1,51 @@
+//! Asking a node's own servers, as a load balancer or a kubelet does.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::lab::kernel::netns::Netns;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub headers: Vec<String>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn has_header(&self, line: &str) -> bool {
+        self.headers.iter().any(|header| header == line)
+    }
+}
+
+/// Asks from inside of a namespace.
+pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<Answer> {
+    netns.run(|| {
+        let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("nobody listens")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        parse(&text)
+    })
+}
+
+fn parse(text: &str) -> Result<Answer> {
+    let (head, body) = text.split_once("\r\n\r\n").context("an answer without an end of its headers")?;
+    let mut lines = head.lines();
+    let status =
+        lines.next().and_then(|line| line.split(' ').nth(1)).context("an answer without a status")?;
+    Ok(Answer {
+        status: status.parse().context("a status that is no number")?,
+        headers: lines.map(str::to_lowercase).collect(),
+        body: body.to_owned(),
+    })
+}

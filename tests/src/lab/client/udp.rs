@@ -1,0 +1,81 @@
+//! A UDP socket in a pod, driven call by call.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::lab::{
+    pod::Pod,
+    traffic::{Answer, Family, Order, SocketOrder},
+};
+
+/// Longer than any answer takes, shorter than anybody wants to wait for one that does not come.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Closed when the pod ends, or when a story closes it.
+#[derive(Debug)]
+pub struct Udp<'a> {
+    pod: &'a Pod,
+    socket: u64,
+}
+
+impl Pod {
+    /// Opens an unconnected socket.
+    pub async fn udp(&self, family: Family) -> Result<Udp<'_>> {
+        self.open(family, None).await
+    }
+
+    /// Opens an unconnected socket at an address of its own.
+    pub async fn udp_at(&self, own: SocketAddr) -> Result<Udp<'_>> {
+        self.open(if own.is_ipv4() { Family::V4 } else { Family::V6 }, Some(own)).await
+    }
+
+    async fn open(&self, family: Family, bind: Option<SocketAddr>) -> Result<Udp<'_>> {
+        let answer = self.order(Order::Datagram(SocketOrder::Open { family, bind })).await?;
+        let Answer::Socket(socket) = answer else { return unexpected(&answer) };
+        Ok(Udp { pod: self, socket })
+    }
+}
+
+impl Udp<'_> {
+    pub async fn connect(&self, to: SocketAddr) -> Result<()> {
+        self.call(SocketOrder::Connect { socket: self.socket, to }).await.map(drop)
+    }
+
+    /// Sends to where it is connected.
+    pub async fn send(&self, text: &str) -> Result<()> {
+        let order = SocketOrder::Send { socket: self.socket, to: None, text: text.to_owned() };
+        self.call(order).await.map(drop)
+    }
+
+    pub async fn send_to(&self, to: SocketAddr, text: &str) -> Result<()> {
+        let order = SocketOrder::Send { socket: self.socket, to: Some(to), text: text.to_owned() };
+        self.call(order).await.map(drop)
+    }
+
+    /// The next datagram: where it says it comes from, and what it says.
+    pub async fn receive(&self) -> Result<(SocketAddr, String)> {
+        let within_ms = u64::try_from(PATIENCE.as_millis())?;
+        let answer = self.call(SocketOrder::Receive { socket: self.socket, within_ms }).await?;
+        let Answer::Datagram { from, text } = answer else { return unexpected(&answer) };
+        Ok((from, text))
+    }
+
+    pub async fn peer_name(&self) -> Result<SocketAddr> {
+        let answer = self.call(SocketOrder::PeerName { socket: self.socket }).await?;
+        let Answer::Peer(peer) = answer else { return unexpected(&answer) };
+        Ok(peer)
+    }
+
+    pub async fn close(self) -> Result<()> {
+        self.call(SocketOrder::Close { socket: self.socket }).await.map(drop)
+    }
+
+    async fn call(&self, order: SocketOrder) -> Result<Answer> {
+        self.pod.order(Order::Datagram(order)).await
+    }
+}
+
+fn unexpected<T>(answer: &Answer) -> Result<T> {
+    bail!("{answer:?} is no answer to that order")
+}

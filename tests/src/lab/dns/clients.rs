@@ -1,0 +1,125 @@
+//! Clients of the cluster's DNS Service that ask all the while, one of each kind, and what came of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::lab::{
+    client::dials::only,
+    cluster::Cluster,
+    dns::name_service::{ELSEWHERE, HERE, Serving},
+    objects::NAMESPACE,
+    pod::Dialling,
+    traffic::{Dial, How, Lookup, Report, WHO},
+};
+
+/// The ways in which resolvers ask.
+pub const LOOKUPS: [How; 3] =
+    [How::Lookup(Lookup::ConnectedUdp), How::Lookup(Lookup::UnconnectedUdp), How::Lookup(Lookup::Tcp)];
+const LIBRARY_NAME: &str = "getaddrinfo";
+/// Who asks in which of them, and how many at a time.
+const KINDS: [(&str, How, usize); 3] =
+    [("glibc", LOOKUPS[0], 4), ("musl", LOOKUPS[1], 4), ("over-tcp", LOOKUPS[2], 1)];
+
+/// Lookups of the C library, each of two questions, and plain questions beside them: 10,000 questions a second, where the
+/// machine can do that. There are more clients than lose their question when a server dies, so that a silence is the
+/// server's and not that of clients who wait.
+const LIBRARY: Crowd = Crowd { threads: 100, each_per_second: 20 };
+const STREAM: Crowd = Crowd { threads: 150, each_per_second: 40 };
+/// From the node itself, where no packet is seen.
+const HOST: Crowd = Crowd { threads: 4, each_per_second: 25 };
+
+pub struct Askers {
+    asking: Vec<(&'static str, Dialling)>,
+    begun: Instant,
+}
+
+/// Threads that ask as often as this, if they get answers so soon.
+struct Crowd {
+    threads: usize,
+    each_per_second: u64,
+}
+
+impl Crowd {
+    fn dial(&self, how: How) -> Dial {
+        let pause_us = 1_000_000 / self.each_per_second;
+        Dial { how, workers: self.threads, pause_us, ..Dial::default() }
+    }
+}
+
+impl Askers {
+    /// In pods of the first node.
+    pub async fn start(cluster: &Cluster, serving: &Serving) -> Self {
+        let mut asking = Vec::new();
+        for (name, how, workers) in KINDS {
+            let dials = cluster.pod(name).dials(serving.addresses()).how(how).at_once(workers);
+            asking.push((name, dials.every(Duration::from_micros(500)).in_background().await));
+        }
+        Self { asking, begun: Instant::now() }
+    }
+
+    /// The same, and the resolvers of a busy node besides, some of them the node's own.
+    pub async fn start_many(cluster: &Cluster, serving: &Serving) -> Result<Self> {
+        let mut askers = Self::start(cluster, serving).await;
+        let library = cluster.pod("library").start().await;
+        library.resolve_by(NAMESPACE, serving.vip.v4.into(), cluster.directory()).await?;
+        let dial = Dial { names: vec![WHO.to_owned()], ..LIBRARY.dial(How::Library) };
+        askers.asking.push((LIBRARY_NAME, library.dial_on(dial).await?));
+        let to = serving.addresses().to_vec();
+        let stream = cluster.pod("stream").start().await;
+        let dial = Dial { to: to.clone(), ..STREAM.dial(How::Stream) };
+        askers.asking.push(("stream", stream.dial_on(dial).await?));
+        let host = cluster.pod("host").on_host(0).start().await;
+        let dial = Dial { to, ..HOST.dial(How::Stream) };
+        askers.asking.push(("node", host.dial_on(dial).await?));
+        Ok(askers)
+    }
+
+    pub async fn have_not_failed(&self) -> Result<()> {
+        for (name, asking) in &self.asking {
+            let progress = asking.progress().await?;
+            ensure!(progress.failures.is_empty(), "{name}: {progress:?}");
+        }
+        Ok(())
+    }
+
+    /// How many lookups of each kind somebody has answered.
+    pub async fn answered_by(&self, who: &str) -> Result<Vec<u64>> {
+        let mut counts = Vec::new();
+        for (_, asking) in &self.asking {
+            counts.push(asking.progress().await?.answered_by(who));
+        }
+        Ok(counts)
+    }
+
+    /// Lets all come to their end: none failed, nobody else answered than these, and each of them did. What there is to
+    /// tell of it.
+    pub async fn end(self, who: &[&str]) -> Result<String> {
+        let (mut lines, mut silent, mut rate) = (Vec::new(), who.to_vec(), 0.0);
+        for (name, asking) in self.asking {
+            let report = asking.stop().await?;
+            // One after another: the others ask on while a last lookup waits for its second try.
+            let lookups = report.attempts as f64 / self.begun.elapsed().as_secs_f64();
+            rate += lookups * if name == LIBRARY_NAME { 2.0 } else { 1.0 };
+            lines.push(told(name, &report, lookups));
+            only(&report, who).with_context(|| format!("{name}: {report:?}"))?;
+            silent.retain(|who| report.answered_by(who) == 0);
+        }
+        ensure!(silent.is_empty(), "{silent:?} never answered: {lines:#?}");
+        lines.push(format!("together: {rate:.0} questions/s, second tries not counted"));
+        Ok(lines.join("\n"))
+    }
+}
+
+fn told(name: &str, report: &Report, per_second: f64) -> String {
+    let (here, elsewhere) = (report.answered_by(HERE), report.answered_by(ELSEWHERE));
+    format!(
+        "{name}: {} lookups ({per_second:.0}/s), {here} answered here, {elsewhere} elsewhere, {} failed, {} at the second try; \
+         longest silence {:.1} ms, longest lookup {:.1} ms",
+        report.attempts,
+        report.failed(),
+        report.slow,
+        report.longest_silence_us as f64 / 1e3,
+        f64::from(report.latency.max_us) / 1e3,
+    )
+}

@@ -1,0 +1,152 @@
+//! The cluster's DNS Service of a story: every node answers for it by itself, and a server in a pod of the last node is its
+//! endpoint. Who answers is told by the address of one name.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+use crate::lab::{
+    addresses::Addresses,
+    agent::portreeve,
+    cluster::{Builder, Cluster},
+    kernel::process::Process,
+    objects::{Condition, EndpointObject, NAMESPACE, Port, ServiceObjects},
+    pod::Pod,
+    traffic::{Protocol, WHO},
+};
+
+const NAME: &str = "names";
+const PORT: u16 = 53;
+/// The answers of nodes and of the endpoint.
+pub const HERE: &str = "192.0.2.1";
+pub const ELSEWHERE: &str = "192.0.2.2";
+/// The answer of nodes once they are told otherwise.
+pub const CHANGED: &str = "192.0.2.3";
+
+/// What nodes are told about names, before there is a cluster.
+pub struct NameService {
+    directory: TempDir,
+}
+
+/// The Service, once there is one.
+pub struct Serving {
+    pub vip: Addresses,
+    pub endpoint: Arc<Pod>,
+    /// The server behind the Service.
+    _server: Process,
+}
+
+impl NameService {
+    pub fn new() -> Result<Self> {
+        let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let written = Self { directory };
+        written.write("here", HERE)?;
+        written.write("elsewhere", ELSEWHERE)?;
+        Ok(written)
+    }
+
+    /// Tells nodes otherwise.
+    pub fn change(&self) -> Result<()> {
+        self.write("here", CHANGED)
+    }
+
+    /// Lets agents ask the endpoint, which is not there yet, for what they do not know.
+    pub fn forwarded_to(&self, endpoint: IpAddr) -> Result<()> {
+        let upstream = SocketAddr::new(endpoint, Port::new(Protocol::Udp, PORT).target);
+        let text = format!(
+            "cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n forward . {upstream}\n cache 30\n}}\n"
+        );
+        fs::write(self.corefile("here"), text).context("cannot write a Corefile")
+    }
+
+    /// Lets every agent answer names, and in the place of the Service.
+    pub fn told_to(&self, cluster: Builder) -> Builder {
+        let corefile = format!("--corefile={}", self.corefile("here").display());
+        cluster.flag(&corefile).flag(&format!("--dns-service={NAMESPACE}/{NAME}"))
+    }
+
+    /// Starts the endpoint on the last node, and writes the Service.
+    pub async fn start(&self, cluster: &Cluster) -> Result<Serving> {
+        let last = cluster.nodes().len().saturating_sub(1);
+        let endpoint = cluster.pod("names-elsewhere").on(last).start().await;
+        let server = self.serve(&endpoint, cluster.manifests().directory())?;
+        let vip = cluster.next_vip();
+        objects(vip, &endpoint).write(cluster.manifests())?;
+        Ok(Serving { vip, endpoint, _server: server })
+    }
+
+    fn serve(&self, pod: &Pod, manifests: &Path) -> Result<Process> {
+        let mut command = Command::new(portreeve()?);
+        command.arg("dns").arg("--manifests").arg(manifests);
+        command.arg("--corefile").arg(self.corefile("elsewhere")).env("NO_COLOR", "1");
+        for address in pod.addresses.both() {
+            let listen = SocketAddr::new(address, Port::new(Protocol::Udp, PORT).target);
+            command.arg(format!("--dns-listen={listen}"));
+        }
+        let log = fs::File::create(self.directory.path().join("elsewhere.log")).context("cannot log")?;
+        command.stdout(log.try_clone()?).stderr(log);
+        Process::start("the server of names in a pod", command, pod.netns(), Some(pod.cgroup()))
+    }
+
+    fn write(&self, whose: &str, answer: &str) -> Result<()> {
+        let (corefile, who) = (self.corefile(whose), WHO.trim_end_matches('.'));
+        // An address of each family: what says that there is none would have to say for how long to be kept.
+        let hosts = format!("hosts /nonexistent {{\n  {answer} {who}\n  2001:db8::1 {who}\n }}");
+        let text =
+            format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n reload 100ms\n {hosts}\n}}\n");
+        fs::write(&corefile, text).with_context(|| format!("cannot write {}", corefile.display()))
+    }
+
+    fn corefile(&self, whose: &str) -> PathBuf {
+        self.directory.path().join(format!("Corefile.{whose}"))
+    }
+}
+
+impl Serving {
+    /// Where names are asked.
+    pub fn addresses(&self) -> [SocketAddr; 2] {
+        self.vip.both().map(|ip| SocketAddr::new(ip, PORT))
+    }
+
+    /// Where the endpoint answers, in the same order.
+    pub fn backends(&self) -> [SocketAddr; 2] {
+        let port = Port::new(Protocol::Udp, PORT).target;
+        self.endpoint.addresses.both().map(|ip| SocketAddr::new(ip, port))
+    }
+
+    /// The same of one family.
+    pub fn v4(&self) -> SocketAddr {
+        SocketAddr::new(self.vip.v4.into(), PORT)
+    }
+
+    /// Under an address that only nodes serve.
+    pub fn local(address: Ipv4Addr) -> SocketAddr {
+        SocketAddr::new(address.into(), PORT)
+    }
+}
+
+fn objects(vip: Addresses, endpoint: &Pod) -> ServiceObjects {
+    let endpoint = EndpointObject {
+        pod: endpoint.name.clone(),
+        addresses: endpoint.addresses,
+        node: endpoint.node.clone(),
+        condition: Condition::Ready,
+    };
+    ServiceObjects {
+        name: NAME.to_owned(),
+        cluster_ips: vip.both().into(),
+        ports: [Protocol::Udp, Protocol::Tcp].map(|protocol| Port::new(protocol, PORT)).into(),
+        affinity: None,
+        endpoints: vec![endpoint],
+        unlisted: Vec::new(),
+        change: Vec::new(),
+        load_balancer_ips: Vec::new(),
+    }
+}

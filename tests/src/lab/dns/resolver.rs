@@ -1,0 +1,167 @@
+//! How a pod finds names: the C library's resolver with the pod's own resolv.conf, and single questions.
+
+use std::{
+    collections::BTreeSet,
+    env::{self, consts::ARCH},
+    fmt,
+    io::Read as _,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    str::FromStr as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hickory_server::proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RecordType},
+};
+use tokio::time::timeout;
+
+use crate::lab::{dns::resolv_conf::resolv_conf, kernel::process::Process, pod::Pod};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const DNS_PORT: u16 = 53;
+/// The source of a program that looks names up.
+const LOOKUP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/lookup.rs");
+/// What getent ends with when there is no such name.
+const NOT_FOUND: i32 = 2;
+/// Puts a file over /etc/resolv.conf, for itself and whatever it becomes.
+const WITH_RESOLV_CONF: &str = r#"mount --bind "$1" /etc/resolv.conf && shift && exec "$@""#;
+
+/// Whose `getaddrinfo` it is.
+#[derive(Debug)]
+pub enum Library {
+    Gnu,
+    /// A program that was linked to it.
+    Musl(PathBuf),
+}
+
+impl Library {
+    /// Those for which programs can be had here; what has to be built for that is put into a directory.
+    pub fn all(directory: &Path) -> Result<Vec<Self>> {
+        let target = format!("{ARCH}-unknown-linux-musl");
+        let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let rustc = |arguments: &[&str]| {
+            Command::new(&compiler).args(["--target", &target]).args(arguments).output().context("no rustc")
+        };
+        let standard_library = rustc(&["--print", "target-libdir"]).map(|output| output.stdout);
+        let mut libraries = vec![Self::Gnu];
+        if standard_library.is_ok_and(|path| Path::new(String::from_utf8_lossy(&path).trim()).is_dir()) {
+            let program = directory.join("lookup");
+            let output = program.to_str().context("a path is no text")?;
+            let built = rustc(&["--edition=2024", "-o", output, LOOKUP])?;
+            ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+            libraries.push(Self::Musl(program));
+        }
+        Ok(libraries)
+    }
+}
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gnu => "glibc",
+            Self::Musl(_) => "musl",
+        })
+    }
+}
+
+/// The names of a pod, as the kubelet would have it: `dnsPolicy: ClusterFirst`.
+#[derive(Debug)]
+pub struct Resolver<'a> {
+    pod: &'a Pod,
+    server: IpAddr,
+    resolv_conf: PathBuf,
+}
+
+impl<'a> Resolver<'a> {
+    /// Of a pod in a namespace; its resolv.conf is kept in a directory.
+    pub fn new(pod: &'a Pod, namespace: &str, server: IpAddr, directory: &Path) -> Result<Self> {
+        let resolv_conf = resolv_conf(&pod.name, namespace, server, directory)?;
+        Ok(Self { pod, server, resolv_conf })
+    }
+
+    /// The addresses that programs in the pod get for a name; none if there is no such name.
+    pub async fn addresses(&self, name: &str) -> Result<BTreeSet<IpAddr>> {
+        let mut addresses = BTreeSet::new();
+        for database in ["ahostsv4", "ahostsv6"] {
+            let printed = self.getent(database, name).await?;
+            for line in printed.lines() {
+                addresses.insert(first_word(line)?.parse().with_context(|| format!("no address: {line}"))?);
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// How long one process takes for so many lookups of a name, one after the other, each of all its addresses.
+    pub async fn time(&self, library: &Library, name: &str, times: usize) -> Result<Duration> {
+        let names = vec![name; times];
+        let begun = Instant::now();
+        let found = match library {
+            Library::Gnu => self.printed("getent", &[&["ahosts"], &*names].concat()).await?,
+            Library::Musl(program) => {
+                self.printed(program.to_str().context("a path is no text")?, &names).await?
+            }
+        };
+        ensure!(!found.is_empty(), "{name} has no address");
+        Ok(begun.elapsed())
+    }
+
+    /// The names of an address, the first one first; none if nobody has it.
+    pub async fn names(&self, address: IpAddr) -> Result<Vec<String>> {
+        let printed = self.getent("hosts", &address.to_string()).await?;
+        Ok(printed.split_whitespace().skip(1).map(str::to_owned).collect())
+    }
+
+    /// The server's answer to one question.
+    pub fn ask(&self, name: &str, kind: RecordType) -> Result<Message> {
+        let name = Name::from_str(name).with_context(|| format!("{name} is no name"))?;
+        let mut query = Message::new(1, MessageType::Query, OpCode::Query);
+        query.add_query(Query::query(name, kind));
+        let socket = self.pod.netns().run(|| {
+            let any: IpAddr = if self.server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            UdpSocket::bind(SocketAddr::new(any, 0)).context("cannot bind")
+        })?;
+        socket.set_read_timeout(Some(PATIENCE)).context("cannot set a time limit")?;
+        socket.connect((self.server, DNS_PORT)).context("cannot connect")?;
+        socket.send(&query.to_vec().context("cannot write the question")?).context("cannot ask")?;
+        let mut answer = [0; 4096];
+        let length = socket.recv(&mut answer).with_context(|| format!("{} does not answer", self.server))?;
+        Message::from_vec(answer.get(..length).unwrap_or_default()).context("cannot read the answer")
+    }
+
+    /// The lines that a program prints which asks for names.
+    pub async fn printed(&self, program: &str, arguments: &[&str]) -> Result<Vec<String>> {
+        let (status, printed) = self.run(program, arguments).await?;
+        ensure!(status.success(), "{program} {arguments:?}: {status}");
+        Ok(printed.lines().map(str::to_owned).collect())
+    }
+
+    async fn getent(&self, database: &str, key: &str) -> Result<String> {
+        let (status, printed) = self.run("getent", &[database, key]).await?;
+        ensure!(status.success() || status.code() == Some(NOT_FOUND), "getent {database} {key}: {status}");
+        Ok(printed)
+    }
+
+    async fn run(&self, program: &str, arguments: &[&str]) -> Result<(ExitStatus, String)> {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "sh", "-c", WITH_RESOLV_CONF, "sh"]).arg(&self.resolv_conf);
+        command.arg(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        let what = format!("{program} {} in {}", arguments.join(" "), self.pod.name);
+        let mut process = Process::start(&what, command, self.pod.netns(), Some(self.pod.cgroup()))?;
+        let status = timeout(PATIENCE, process.ended()).await.with_context(|| format!("{what} hangs"))??;
+        let mut printed = String::new();
+        let output = process.child().stdout.as_mut().context("its output is missing")?;
+        output.read_to_string(&mut printed).with_context(|| format!("cannot read what {what} says"))?;
+        Ok((status, printed))
+    }
+}
+
+fn first_word(line: &str) -> Result<&str> {
+    match line.split_whitespace().next() {
+        Some(word) => Ok(word),
+        None => bail!("an empty line"),
+    }
+}

@@ -1,0 +1,13 @@
+//! The kernel's objects: network namespaces, cgroups, mounts, links, packet filters, processes. Each is removed by `Drop`.
+
+pub mod cgroup;
+pub mod firewall;
+pub mod kube_proxy;
+pub mod ledger;
+pub mod leftovers;
+pub mod links;
+pub mod mounts;
+pub mod netns;
+pub mod nic_offloads;
+pub mod process;
+pub mod xdp;

@@ -1,0 +1,69 @@
+//! Where this machine has cgroup2 and bpffs; a bpffs is mounted where none is.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::mount::{MsFlags, mount};
+
+use crate::lab::kernel::leftovers;
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+pub fn cgroup2() -> Result<PathBuf> {
+    find("cgroup2")?
+        .context("there is no cgroup2 mount: `mount -t cgroup2 none /sys/fs/cgroup/unified` makes one")
+}
+
+/// The machine's bpffs. One that is mounted here stays mounted: it is what every node has.
+pub fn bpffs() -> Result<PathBuf> {
+    static MOUNTING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MOUNTING.lock();
+    if let Some(path) = find("bpf")? {
+        return Ok(path);
+    }
+    ensure!(Path::new(BPFFS).is_dir(), "there is no {BPFFS} to mount a bpffs at");
+    mount(Some("bpffs"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+        .with_context(|| format!("cannot mount a bpffs at {BPFFS}: this needs root"))?;
+    Ok(PathBuf::from(BPFFS))
+}
+
+fn find(kind: &str) -> Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    Ok(mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&kind))
+        .and_then(|fields| fields.get(1).map(PathBuf::from)))
+}
+
+/// A directory below the bpffs for the pins of one node; removed with everything in it.
+#[derive(Debug)]
+pub struct PinDir {
+    path: PathBuf,
+}
+
+impl PinDir {
+    pub fn create(name: &str) -> Result<Self> {
+        let root = bpffs()?;
+        leftovers::sweep(&root, leftovers::remove_directory);
+        let path = root.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make the pin directory {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for PinDir {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            eprintln!("the pins in {} are left behind: {error}", self.path.display());
+        }
+    }
+}

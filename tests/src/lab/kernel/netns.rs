@@ -1,0 +1,300 @@
+//! A network namespace and the netlink requests that furnish it.
+//!
+//! A namespace here has no name and no mount: it lives as long as a descriptor to it or a process in it, so nothing of
+//! it can be left behind, not even by SIGKILL. Only the network namespace is ever entered: a fresh mount of /sys, as
+//! `ip netns exec` makes, would hide cgroup2 and bpffs.
+
+use std::{
+    fs::{self, File},
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use futures_util::TryStreamExt as _;
+use ipnetwork::IpNetwork;
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns, unshare},
+};
+use rtnetlink::{
+    Handle, LinkBridge, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+    packet_route::{
+        address::AddressHeaderFlags,
+        link::{LinkAttribute, State},
+        neighbour::NeighbourFlags,
+        route::{RouteScope, RouteType},
+    },
+};
+use tokio::task::JoinHandle;
+
+use crate::lab::eventually::within;
+
+/// What makes a fresh namespace behave alike everywhere, whatever the machine's own defaults are.
+const SETTINGS: &[(&str, &str)] = &[
+    // Addresses are usable at once: nobody else can hold them here.
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/default/dad_transmits", "0"),
+    ("ipv6/conf/all/accept_ra", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/all/disable_ipv6", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    // What has no route is refused each time, not once a second: a story that meets a gap then fails at once. (IPv4
+    // answers five at once and then one a second all the same: `route/error_cost` has no value per namespace.)
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv6/icmp/ratelimit", "0"),
+    // A few thousand connections from one pod to one backend need as many ports.
+    ("ipv4/ip_local_port_range", "10240 65535"),
+];
+
+const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
+
+/// Without an address of its own a bridge takes the lowest among its ports: a pod that comes would change it, and the
+/// others would send to the old one until their neighbour entry is probed, seconds later.
+const BRIDGE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];
+
+/// How long a device may take to be as it was told.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The port of VXLAN, by its standard.
+const VXLAN_PORT: u16 = 4789;
+
+/// A link-layer address.
+pub type Mac = [u8; 6];
+
+/// A network namespace, held by a descriptor.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+}
+
+impl Netns {
+    pub async fn create() -> Result<Self> {
+        let file = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)
+                .context("cannot make a network namespace: this needs root (CAP_SYS_ADMIN)")?;
+            File::open("/proc/thread-self/ns/net").context("cannot open the new network namespace")
+        })
+        .join()
+        .map_err(|_| anyhow!("the thread that makes a network namespace panicked"))??;
+        let netns = Self { file };
+        netns.set(SETTINGS)?;
+        netns.netlink()?.up("lo").await?;
+        Ok(netns)
+    }
+
+    /// Runs `work` on a thread of its own inside the namespace.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(&self.file, CloneFlags::CLONE_NEWNET)
+                        .context("cannot enter a network namespace")?;
+                    work()
+                })
+                .join()
+        })
+        .map_err(|_| anyhow!("a thread inside a network namespace panicked"))?
+    }
+
+    /// Lets packets pass through this namespace, as nodes and routers do.
+    pub fn forward(&self) -> Result<()> {
+        self.set(FORWARDING)
+    }
+
+    pub fn set(&self, settings: &[(&str, &str)]) -> Result<()> {
+        // /proc/sys/net shows the namespace of the thread that looks.
+        self.run(|| {
+            settings.iter().try_for_each(|(key, value)| {
+                fs::write(format!("/proc/sys/net/{key}"), value)
+                    .with_context(|| format!("cannot set net/{key} to {value}"))
+            })
+        })
+    }
+
+    /// Opens a netlink socket inside; must be called within a tokio runtime.
+    pub fn netlink(&self) -> Result<Netlink<'_>> {
+        let runtime = tokio::runtime::Handle::current();
+        let (connection, handle) = self.run(|| {
+            let _entered = runtime.enter();
+            let (connection, handle, _) =
+                rtnetlink::new_connection().context("cannot open a netlink socket")?;
+            Ok((connection, handle))
+        })?;
+        Ok(Netlink { netns: self, handle, task: tokio::spawn(connection) })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A netlink connection into one namespace; closed when dropped.
+pub struct Netlink<'a> {
+    netns: &'a Netns,
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Netlink<'_> {
+    pub async fn bridge(&self, name: &str) -> Result<()> {
+        let link = LinkBridge::new(name).address(BRIDGE_MAC.into()).build();
+        self.handle.link().add(link).execute().await.with_context(|| format!("cannot make bridge {name}"))?;
+        self.up(name).await
+    }
+
+    /// Makes a pair of devices, `name` here and `peer` in `other`, both up.
+    pub async fn veth(&self, name: &str, peer: &str, other: &Netlink<'_>) -> Result<()> {
+        let what = || format!("cannot make veth {name} with peer {peer}");
+        self.handle.link().add(LinkVeth::new(name, peer).build()).execute().await.with_context(what)?;
+        let moved = LinkUnspec::new_with_name(peer).setns_by_fd(other.netns.as_fd().as_raw_fd()).build();
+        self.handle.link().set(moved).execute().await.with_context(what)?;
+        self.up(name).await?;
+        other.up(peer).await?;
+        self.carries(name).await?;
+        other.carries(peer).await
+    }
+
+    /// Waits until a device that is up takes packets: until the kernel has noticed that its other end is up, too, it drops
+    /// them without a word.
+    async fn carries(&self, name: &str) -> Result<()> {
+        within(PATIENCE, &format!("{name} carries packets"), async || {
+            let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+            let link = links.try_next().await?.with_context(|| format!("there is no device {name}"))?;
+            let is_up = link.attributes.contains(&LinkAttribute::OperState(State::Up));
+            let drops = link.attributes.contains(&LinkAttribute::Qdisc("noop".to_owned()));
+            ensure!(is_up && !drops, "it does not yet");
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn attach(&self, port: &str, bridge: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_name(port).controller(self.index(bridge)?).build();
+        let request = self.handle.link().set(message);
+        request.execute().await.with_context(|| format!("cannot attach {port} to bridge {bridge}"))
+    }
+
+    /// A tunnel that knows its other ends by forwarding entries alone.
+    pub async fn vxlan(&self, name: &str, local: Ipv4Addr, mac: Mac) -> Result<()> {
+        let link = LinkVxlan::new(name, 1).local(local).port(VXLAN_PORT).learning(false).address(mac.into());
+        let request = self.handle.link().add(link.build());
+        request.execute().await.with_context(|| format!("cannot make the tunnel {name}"))?;
+        self.up(name).await
+    }
+
+    /// Behind which machine of the underlay a link-layer address is.
+    pub async fn forwarding_entry(&self, tunnel: &str, mac: Mac, to: IpAddr) -> Result<()> {
+        let request = self.handle.neighbours().add_bridge(self.index(tunnel)?, &mac).destination(to);
+        let request = request.flags(NeighbourFlags::Own);
+        request.execute().await.with_context(|| format!("cannot add a forwarding entry to {tunnel}"))
+    }
+
+    pub async fn neighbour(&self, device: &str, address: IpAddr, mac: Mac) -> Result<()> {
+        let request = self.handle.neighbours().add(self.index(device)?, address).link_layer_address(&mac);
+        request.execute().await.with_context(|| format!("cannot add the neighbour {address} to {device}"))
+    }
+
+    pub async fn mtu(&self, name: &str, bytes: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_name(name).mtu(bytes).build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .with_context(|| format!("cannot set the MTU of {name}"))
+    }
+
+    /// Gives a device another link-layer address.
+    pub async fn mac(&self, name: &str, mac: Mac) -> Result<()> {
+        let message = LinkUnspec::new_with_name(name).address(mac.to_vec()).build();
+        let request = self.handle.link().set(message);
+        request.execute().await.with_context(|| format!("cannot set the address of {name}"))
+    }
+
+    pub async fn up(&self, name: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_name(name).up().build();
+        self.handle.link().set(message).execute().await.with_context(|| format!("cannot set {name} up"))
+    }
+
+    /// Adds an address that is usable when this returns: no duplicate detection.
+    pub async fn address(&self, name: &str, address: IpNetwork) -> Result<()> {
+        let mut request = self.handle.address().add(self.index(name)?, address.ip(), address.prefix());
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        request.execute().await.with_context(|| format!("cannot add {address} to {name}"))
+    }
+
+    pub async fn route(&self, to: IpNetwork, via: IpAddr) -> Result<()> {
+        let what = || format!("cannot add the route to {to} via {via}");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix())
+            .and_then(|route| route.gateway(via))
+            .with_context(what)?;
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// What is at the other end of a device.
+    pub async fn route_through(&self, to: IpNetwork, device: &str) -> Result<()> {
+        let what = || format!("cannot add the route to {to} through {device}");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix())
+            .with_context(what)?
+            .output_interface(self.index(device)?)
+            .scope(RouteScope::Link);
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// Via an address that is taken to be at the other end of a device.
+    pub async fn route_beyond(&self, to: IpNetwork, via: IpAddr, device: &str) -> Result<()> {
+        let what = || format!("cannot add the route to {to} via {via} through {device}");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix())
+            .and_then(|route| route.gateway(via))
+            .with_context(what)?
+            .output_interface(self.index(device)?)
+            .onlink();
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// Refuses whatever goes to `to` with an ICMP error.
+    pub async fn unreachable(&self, to: IpNetwork) -> Result<()> {
+        let what = || format!("cannot make {to} unreachable");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix())
+            .with_context(what)?
+            .kind(RouteType::Unreachable);
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// Makes every address of a network one of this namespace's own.
+    pub async fn own(&self, network: IpNetwork) -> Result<()> {
+        let what = || format!("cannot make {network} local");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(network.network(), network.prefix())
+            .with_context(what)?
+            .output_interface(self.index("lo")?)
+            .table_id(libc::RT_TABLE_LOCAL.into())
+            .scope(RouteScope::Host)
+            .kind(RouteType::Local);
+        self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    fn index(&self, name: &str) -> Result<u32> {
+        self.netns.run(|| if_nametoindex(name).with_context(|| format!("there is no device {name}")))
+    }
+}
+
+impl Drop for Netlink<'_> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,198 @@
+//! A node: a namespace with ways to its pods, a cgroup subtree, a pin directory and an agent.
+
+use std::{
+    path::Path,
+    process::ExitStatus,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use proxy::k8s::watch::Timing;
+use tokio::sync::Mutex;
+
+use crate::lab::{
+    addresses::{Addresses, NodeAddressing, Subnet},
+    agent::{Agent, AgentSetting},
+    eventually::within,
+    kernel::{cgroup::Cgroup, leftovers::unique_name, mounts::PinDir, netns::Netns},
+    pinned_maps::pinned_state,
+    pod_network::PodNetwork,
+};
+
+/// Pods are numbered from here, so that examples may use the addresses below.
+const FIRST_POD: u16 = 100;
+
+#[derive(Debug)]
+pub struct Node {
+    pub name: String,
+    pub addresses: Addresses,
+    pub pods: Subnet,
+    pub network: PodNetwork,
+    agent: Mutex<Option<Agent>>,
+    setting: AgentSetting,
+    next_pod: AtomicU16,
+    netns: Arc<Netns>,
+    // Last, in this order: what is pinned was attached to the cgroup, and the agent above used both.
+    _pins: PinDir,
+    cgroup: Cgroup,
+}
+
+/// What a node is made of; the cluster knows how they hang together.
+pub struct NodeParts {
+    pub addresses: Addresses,
+    pub pods: Subnet,
+    pub network: PodNetwork,
+    pub setting: AgentSetting,
+    pub netns: Netns,
+    pub pins: PinDir,
+    pub cgroup: Cgroup,
+}
+
+impl Node {
+    pub async fn start(parts: NodeParts) -> Result<Self> {
+        let NodeParts { addresses, pods, network, setting, netns, pins, cgroup } = parts;
+        netns.forward()?;
+        network.prepare(&netns, &pods, addresses).await?;
+        Ok(Self {
+            name: setting.node.clone(),
+            addresses,
+            pods,
+            network,
+            agent: Mutex::new(None),
+            setting,
+            next_pod: AtomicU16::new(FIRST_POD),
+            netns: Arc::new(netns),
+            _pins: pins,
+            cgroup,
+        })
+    }
+
+    pub fn netns(&self) -> &Arc<Netns> {
+        &self.netns
+    }
+
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    pub fn addressing(&self) -> NodeAddressing {
+        NodeAddressing { addresses: self.addresses, pods: self.pods }
+    }
+
+    pub fn bpffs(&self) -> &Path {
+        &self.setting.bpffs
+    }
+
+    pub fn setting(&self) -> &AgentSetting {
+        &self.setting
+    }
+
+    pub fn next_pod(&self) -> Addresses {
+        self.pods.host(self.next_pod.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Starts the agent and waits until it is ready.
+    pub async fn start_agent(&self) -> Result<()> {
+        self.spawn_agent().await?;
+        self.agent_is_ready().await
+    }
+
+    /// Starts the agent with more flags and waits until it is ready.
+    pub async fn start_agent_with(&self, more: &[&str]) -> Result<()> {
+        let mut setting = self.setting.clone();
+        setting.more.extend(more.iter().map(|flag| (*flag).to_owned()));
+        self.spawn(&setting).await?;
+        self.agent_is_ready().await
+    }
+
+    /// Starts the agent and leaves it to itself.
+    pub async fn spawn_agent(&self) -> Result<()> {
+        self.spawn(&self.setting).await
+    }
+
+    async fn spawn(&self, setting: &AgentSetting) -> Result<()> {
+        let mut agent = self.agent.lock().await;
+        ensure!(agent.is_none(), "an agent runs on {} already", self.name);
+        *agent = Some(Agent::spawn(setting, &self.netns)?);
+        Ok(())
+    }
+
+    pub async fn agent_is_ready(&self) -> Result<()> {
+        let mut agent = self.agent.lock().await;
+        agent.as_mut().with_context(|| format!("no agent runs on {}", self.name))?.ready().await
+    }
+
+    /// What an agent of this node programs that starts from nothing, beside the one that may be running.
+    pub async fn fresh_state(&self) -> Result<String> {
+        let name = unique_name(&self.name);
+        // The agent is ended first, then what it used goes.
+        let (pins, cgroup, netns) =
+            (PinDir::create(&name)?, self.cgroup.child(&name)?, Netns::create().await?);
+        let setting = AgentSetting {
+            cgroup: cgroup.path().to_owned(),
+            bpffs: pins.path().to_owned(),
+            notify: self.setting.notify.with_extension("fresh"),
+            ..self.setting.clone()
+        };
+        let mut agent = Agent::spawn(&setting, &netns)?;
+        agent.ready().await?;
+        let state = pinned_state(pins.path())?;
+        agent.kill()?;
+        Ok(state)
+    }
+
+    /// The maps come to hold what an agent programs that starts from nothing: at the latest when an API server that was away
+    /// is asked again.
+    pub async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
+        let fresh = self.fresh_state().await?;
+        ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
+        let patience = Timing::default().longest_retry + Duration::from_secs(10);
+        within(patience, when, async || {
+            let state = self.state()?;
+            ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// What the pinned maps of this node hold, whether or not an agent runs.
+    pub fn state(&self) -> Result<String> {
+        pinned_state(self.bpffs())
+    }
+
+    pub async fn kill_agent(&self) -> Result<()> {
+        self.take_agent().await?.kill()
+    }
+
+    pub async fn terminate_agent(&self) -> Result<ExitStatus> {
+        self.take_agent().await?.terminate().await
+    }
+
+    /// Starts another agent beside the running one, which is ended as soon as the other says that it is ready: a
+    /// rolling update. Returns when the new one has taken over.
+    pub async fn replace_agent(&self, more: &[&str]) -> Result<()> {
+        let mut setting = self.setting.clone();
+        setting.notify = self.setting.notify.with_extension("next");
+        setting.more.extend(["--takeover"].iter().chain(more).map(|flag| (*flag).to_owned()));
+        let mut next = Agent::spawn(&setting, &self.netns)?;
+        next.ready().await.context("waiting beside the old one")?;
+        let status = self.terminate_agent().await?;
+        ensure!(status.success(), "the old agent ended with {status}");
+        next.ready().await.context("after the old one ended")?;
+        *self.agent.lock().await = Some(next);
+        Ok(())
+    }
+
+    /// The process id of the running agent.
+    pub async fn agent_id(&self) -> Option<u32> {
+        self.agent.lock().await.as_ref().map(Agent::id)
+    }
+
+    async fn take_agent(&self) -> Result<Agent> {
+        self.agent.lock().await.take().with_context(|| format!("no agent runs on {}", self.name))
+    }
+}

@@ -1,0 +1,167 @@
+//! How a node leads to its pods and to those of other nodes: the forms that network plugins come in.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use ipnetwork::IpNetwork;
+
+use crate::lab::{
+    addresses::{Addresses, NodeAddressing, Subnet},
+    kernel::netns::{Mac, Netlink, Netns},
+};
+
+/// The bridge that a node's pods hang on.
+pub const POD_BRIDGE: &str = "pods";
+/// The tunnel to other nodes.
+const TUNNEL: &str = "tunnel0";
+/// What a tunnel over links of 1500 bytes leaves to pods.
+const TUNNELLED_MTU: u32 = 1450;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PodNetwork {
+    /// Pods on a bridge; other nodes' pods by way of their nodes.
+    #[default]
+    Bridged,
+    /// Each pod at a device of its own, with a route to it; other nodes' pods by way of their nodes.
+    Routed,
+    /// Pods on a bridge; other nodes' pods through VXLAN. Nobody but the nodes knows of pods.
+    Tunnelled,
+}
+
+impl PodNetwork {
+    pub const ALL: [Self; 3] = [Self::Bridged, Self::Routed, Self::Tunnelled];
+
+    /// What a node has before its first pod.
+    pub async fn prepare(self, node: &Netns, pods: &Subnet, underlay: Addresses) -> Result<()> {
+        let netlink = node.netlink()?;
+        match self {
+            Self::Bridged | Self::Tunnelled => {
+                netlink.bridge(POD_BRIDGE).await?;
+                for address in pods.interface(pods.host(1))? {
+                    netlink.address(POD_BRIDGE, address).await?;
+                }
+            }
+            Self::Routed => {}
+        }
+        if self == Self::Tunnelled {
+            netlink.vxlan(TUNNEL, underlay.v4, end_of_tunnel(pods)).await?;
+            for address in pods.host(0).both() {
+                netlink.address(TUNNEL, alone(address)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a pod `eth0`, and its node the other end.
+    pub async fn plug(self, pod: &Netns, node: &Netns, pods: &Subnet, own: Addresses) -> Result<()> {
+        let device = device_of(own);
+        let (pod, host) = (pod.netlink()?, node.netlink()?);
+        pod.veth("eth0", &device, &host).await?;
+        match self {
+            Self::Bridged => attach(&pod, &host, &device, pods, own).await,
+            Self::Tunnelled => {
+                pod.mtu("eth0", TUNNELLED_MTU).await?;
+                host.mtu(&device, TUNNELLED_MTU).await?;
+                attach(&pod, &host, &device, pods, own).await
+            }
+            Self::Routed => route(&pod, &host, &device, pods, own).await,
+        }
+    }
+
+    /// Tells a node the way to another one's pods.
+    pub async fn connect(self, from: &Netns, to: &NodeAddressing) -> Result<()> {
+        if self == Self::Tunnelled {
+            return dig(from, to).await;
+        }
+        show_the_way(from, to).await
+    }
+
+    /// Tells the router the way to a node's pods, in forms in which it knows of them.
+    pub async fn announce(self, router: &Netns, node: &NodeAddressing) -> Result<()> {
+        if self == Self::Tunnelled { Ok(()) } else { show_the_way(router, node).await }
+    }
+
+    /// Which of its addresses a node masquerades as on the way to a pod: one of the device that leads there.
+    pub fn masquerade(self, from: NodeAddressing, pod_is_here: bool) -> Addresses {
+        match (self, pod_is_here) {
+            (_, true) => from.pods.host(1),
+            (Self::Bridged | Self::Routed, false) => from.addresses,
+            (Self::Tunnelled, false) => from.pods.host(0),
+        }
+    }
+}
+
+/// The node's end of a pod's pair.
+pub fn device_of(pod: Addresses) -> String {
+    format!("pod{}", pod.v4.octets()[3])
+}
+
+async fn attach(
+    pod: &Netlink<'_>,
+    host: &Netlink<'_>,
+    device: &str,
+    pods: &Subnet,
+    own: Addresses,
+) -> Result<()> {
+    host.attach(device, POD_BRIDGE).await?;
+    for address in pods.interface(own)? {
+        pod.address("eth0", address).await?;
+    }
+    go_everywhere(pod, pods.host(1)).await
+}
+
+/// The node answers to the gateway's address on every pod's device.
+async fn route(
+    pod: &Netlink<'_>,
+    host: &Netlink<'_>,
+    device: &str,
+    pods: &Subnet,
+    own: Addresses,
+) -> Result<()> {
+    for (own, gateway) in own.both().into_iter().zip(pods.host(1).both()) {
+        host.address(device, alone(gateway)?).await?;
+        host.route_through(alone(own)?, device).await?;
+        pod.address("eth0", alone(own)?).await?;
+        pod.route_through(alone(gateway)?, "eth0").await?;
+    }
+    go_everywhere(pod, pods.host(1)).await
+}
+
+/// A default route by way of `gateway`.
+pub async fn go_everywhere(netlink: &Netlink<'_>, gateway: Addresses) -> Result<()> {
+    for (anything, via) in [IpAddr::from([0; 4]), IpAddr::from([0; 16])].into_iter().zip(gateway.both()) {
+        netlink.route(IpNetwork::new(anything, 0).context("a prefix out of range")?, via).await?;
+    }
+    Ok(())
+}
+
+async fn show_the_way(from: &Netns, to: &NodeAddressing) -> Result<()> {
+    let netlink = from.netlink()?;
+    for (pods, via) in to.pods.networks().into_iter().zip(to.addresses.both()) {
+        netlink.route(pods, via).await?;
+    }
+    Ok(())
+}
+
+/// Everything about the other end is told, nothing is learned.
+async fn dig(from: &Netns, to: &NodeAddressing) -> Result<()> {
+    let netlink = from.netlink()?;
+    let mac = end_of_tunnel(&to.pods);
+    netlink.forwarding_entry(TUNNEL, mac, to.addresses.v4.into()).await?;
+    for (pods, end) in to.pods.networks().into_iter().zip(to.pods.host(0).both()) {
+        netlink.neighbour(TUNNEL, end, mac).await?;
+        netlink.route_beyond(pods, end, TUNNEL).await?;
+    }
+    Ok(())
+}
+
+/// The link-layer address of a node's end of the tunnel.
+fn end_of_tunnel(pods: &Subnet) -> Mac {
+    let [_, _, node, _] = pods.v4.ip().octets();
+    [0x02, 0, 0, 0, 0x01, node]
+}
+
+fn alone(address: IpAddr) -> Result<IpNetwork> {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    IpNetwork::new(address, bits).context("a prefix out of range")
+}

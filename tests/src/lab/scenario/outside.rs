@@ -1,0 +1,129 @@
+//! A client outside, and the table of what it can dial: every kind of frontend, policy, place of the backends, protocol and
+//! family. Each line says who answers, and as whom the client is seen.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use crate::lab::{
+    addresses::Addresses,
+    client::flows::{self, Flow, Want},
+    cluster::{Builder, Cluster},
+    frontends::{Frontends, Kind},
+    pod::Pod,
+    pod_network::PodNetwork,
+    service::Service,
+    traffic::How,
+};
+
+const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
+/// Packets for Services come in at this node.
+pub const ENTRY: usize = 0;
+/// On the entry node and on another one.
+pub const NEAR: &str = "near";
+pub const FAR: &str = "far";
+
+/// `externalTrafficPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    Cluster,
+    Local,
+}
+
+/// A Service of the table.
+pub struct Row {
+    pub policy: Policy,
+    pub backends: &'static [&'static str],
+    pub frontends: Frontends,
+}
+
+/// A cluster of two nodes with a pod on each, and a client outside.
+pub struct Ground {
+    pub cluster: Cluster,
+    network: PodNetwork,
+    pub client: Arc<Pod>,
+}
+
+impl Ground {
+    pub async fn new(name: &str, network: PodNetwork) -> Self {
+        Self::on(Cluster::start(name), network).await
+    }
+
+    /// On a cluster that is like this beyond its nodes and pods.
+    pub async fn on(cluster: Builder, network: PodNetwork) -> Self {
+        let cluster = cluster.nodes(2).pod_network(network).await;
+        cluster.pod(NEAR).on(ENTRY).start().await;
+        cluster.pod(FAR).on(1).start().await;
+        let client = cluster.client("client").start().await;
+        Self { cluster, network, client }
+    }
+
+    /// Publishes a row, whose addresses lead to the entry node.
+    pub async fn service(&self, name: &str, row: &Row) -> Service<'_> {
+        let routed = self.cluster.send_to_node(row.frontends.routed(), ENTRY).await;
+        routed.unwrap_or_else(|error| panic!("{error:#}"));
+        let service = self.cluster.service(name).dialled_from_outside(row.frontends);
+        let service = service.backends(row.backends.iter().copied());
+        match row.policy {
+            Policy::Cluster => service.await,
+            Policy::Local => service.external_traffic_is_local().await,
+        }
+    }
+
+    /// Every way to dial it, and what comes of it.
+    pub fn flows(&self, name: &str, row: &Row) -> Vec<Flow> {
+        let entry = self.cluster.node(ENTRY);
+        let mut flows = Vec::new();
+        for kind in Kind::ALL {
+            for to in row.frontends.dialled(kind, entry.addresses) {
+                let want = self.want(row, to.ip());
+                let flow = |how| Flow { name: format!("{name} {kind:?}"), to, how, want: want.clone() };
+                flows.extend(HOWS.map(flow));
+            }
+        }
+        flows
+    }
+
+    fn want(&self, row: &Row, family: IpAddr) -> Want {
+        if row.backends.is_empty() {
+            return Want::Refused;
+        }
+        let seen: BTreeMap<String, IpAddr> = row
+            .backends
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), of_family(self.seen(row.policy, name)?, family))))
+            .collect();
+        if seen.is_empty() { Want::Silence } else { Want::Reaches(seen) }
+    }
+
+    /// As whom a backend sees the client; not at all where policy forbids it.
+    fn seen(&self, policy: Policy, backend: &str) -> Option<Addresses> {
+        let is_near = backend == NEAR;
+        match policy {
+            Policy::Cluster => Some(self.network.masquerade(self.cluster.node(ENTRY).addressing(), is_near)),
+            Policy::Local => is_near.then_some(self.client.addresses),
+        }
+    }
+}
+
+fn of_family(addresses: Addresses, like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { addresses.v4.into() } else { addresses.v6.into() }
+}
+
+/// Holds the whole table: every policy, place of backends, kind of frontend, family and protocol.
+pub async fn everything_is_reached(ground: &Ground) {
+    let placements: [&'static [&'static str]; 4] = [&[NEAR], &[FAR], &[NEAR, FAR], &[]];
+    let (mut flows, mut services, mut number) = (Vec::new(), Vec::new(), 0);
+    for policy in [Policy::Cluster, Policy::Local] {
+        for backends in placements {
+            let row = Row { policy, backends, frontends: Frontends::new(number) };
+            let name = format!(
+                "{policy:?}-{}",
+                if backends.is_empty() { "nobody".to_owned() } else { backends.join("-") }
+            );
+            services.push(ground.service(&name.to_lowercase(), &row).await);
+            flows.extend(ground.flows(&name, &row));
+            number += 1;
+        }
+    }
+    assert_eq!(flows.len(), 2 * 4 * 3 * 2 * 2, "policies, placements, kinds, families, protocols");
+    flows::hold(&ground.client, flows).await;
+}
