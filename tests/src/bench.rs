@@ -4,20 +4,16 @@
 //! are plain threads and blocking sockets: what they cost themselves must not hide what they measure.
 
 pub mod atomicity;
+mod clock;
+mod command;
 pub mod connect;
 pub mod dns;
 pub mod packet;
+mod process;
+mod sockets;
 pub mod sync;
 mod worker;
 
-use std::time::Duration;
-
-use nix::time::{ClockId, clock_gettime};
-
-pub use worker::{WORKER, Worker};
-
-/// Nanoseconds of the machine's monotonic clock: the same in every process.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
-}
+pub use command::run;
+pub use process::WORKER;
+pub use worker::run as run_worker;

@@ -1,7 +1,7 @@
 //! The early plane does what the packet plane does, for random objects and packets.
 
 use tests::{
-    differential::early::{Fate, run},
+    differential::xdp::{Fate, run},
     rng::Chance,
 };
 

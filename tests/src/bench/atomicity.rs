@@ -16,7 +16,7 @@ use std::{num::NonZeroU32, time::Duration};
 use anyhow::{Context as _, Result};
 
 use self::{changer::Changer, ground::Ground};
-use super::{Worker, worker::finish};
+use super::process::{finish, start};
 
 pub use judge::Outcome;
 
@@ -36,11 +36,11 @@ const CLIENTS: u8 = 2;
 
 pub async fn run(setting: &Setting) -> Result<Outcome> {
     let ground = Ground::lay().await?;
-    let mut changer = Changer::new(&ground, setting)?;
+    let mut changer = Changer::new(&ground, setting.affinity, setting.seed)?;
     changer.change()?;
     ground.attach()?;
     let task = dialler::Task { vips: ground::vips(), connects: setting.connects, clients: CLIENTS };
-    let (process, output) = Worker::Dial(task).start(&ground.netns, &ground.cgroup)?;
+    let (process, output) = start(&task, &ground.netns, &ground.cgroup)?;
     let records = std::thread::spawn(move || dialler::read(output));
     changer.change_until(Duration::from_secs(1) / setting.changes_per_second, || records.is_finished())?;
     let records = records.join().ok().context("the thread that reads the records panicked")??;

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Worker, worker};
+use super::{process, sockets};
 use crate::lab::{
     cluster::{Cluster, Place, pod_network, service_network},
     objects::{Condition, EndpointObject, Port, ServiceObjects},
@@ -25,7 +25,7 @@ use crate::lab::{
     traffic::Protocol,
 };
 
-pub use client::{Task, take_turns};
+pub use client::Task;
 pub use report::{Comparison, Report};
 
 /// How long and how hard.
@@ -55,7 +55,7 @@ pub async fn run(setting: &Setting) -> Result<Report> {
 
     let ports = PORTS.map(|(protocol, port)| Port::new(protocol, port));
     let serving = Serving { tcp: ports[0].target, udp: ports[1].target };
-    let (_serving, _output) = started(Worker::Serve(serving).start(server.netns(), server.cgroup())?)?;
+    let (_serving, _output) = started(process::start(&serving, server.netns(), server.cgroup())?)?;
     let mut report = Report::default();
     for port in ports {
         for (direct, vip) in server.addresses.both().into_iter().zip(vip.cluster_ips.iter()) {
@@ -76,10 +76,10 @@ pub async fn run(setting: &Setting) -> Result<Report> {
 
 async fn compare(task: Task, client: &Pod) -> Result<Comparison> {
     let (protocol, is_v4) = (task.protocol, task.vip.is_ipv4());
-    let (process, mut output) = Worker::Connect(task).start(client.netns(), client.cgroup())?;
+    let (process, mut output) = process::start(&task, client.netns(), client.cgroup())?;
     let mut text = String::new();
     output.read_to_string(&mut text).context("cannot read what the client measured")?;
-    worker::finish(process).await?;
+    process::finish(process).await?;
     let rounds = serde_json::from_str(&text).context("cannot understand what the client measured")?;
     Ok(Comparison::new(protocol, is_v4, rounds))
 }
@@ -160,13 +160,21 @@ fn started<P>((process, output): (P, ChildStdout)) -> Result<(P, BufReader<Child
     Ok((process, output))
 }
 
+impl process::Task for Serving {
+    const NAME: &'static str = "serve";
+
+    fn run(&self) -> Result<()> {
+        serve(self)
+    }
+}
+
 /// Accepts until it is ended.
-pub fn serve(serving: &Serving) -> Result<()> {
+fn serve(serving: &Serving) -> Result<()> {
     let mut threads = Vec::new();
-    for listener in worker::listeners(serving.tcp)? {
+    for listener in sockets::listeners(serving.tcp)? {
         threads.push(thread::spawn(move || accept(&listener)));
     }
-    for socket in worker::datagram_sockets(serving.udp)? {
+    for socket in sockets::datagram_sockets(serving.udp)? {
         threads.push(thread::spawn(move || echo(&socket)));
     }
     writeln!(std::io::stdout(), "{READY}").context("nobody listens")?;

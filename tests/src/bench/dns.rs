@@ -44,9 +44,9 @@ pub async fn run(setting: &Setting) -> Result<Report> {
     let mut report = Report::default();
     for kind in kinds {
         let name = kind.name();
-        let mut server = Server::start(kind, &netns, directory.path(), &kubeconfig, upstream.address())?;
-        let load = Load::new(&netns, server.address(), setting)?;
-        let start = server.answers(&load, &population).await?;
+        let server = Server::start(kind, &netns, directory.path(), &kubeconfig, upstream.address())?;
+        let load = Load::new(&netns, server.address(), setting.time, setting.window)?;
+        let start = load.wait_until_known(&server, &population).await?;
         let mut measured = Vec::new();
         for group in population.groups() {
             measured.push(load.measure(&group, &server)?);

@@ -4,13 +4,12 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    CASES,
     ground::{
         self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT,
         network,
     },
     wire::Packet,
-    world::{self, World},
+    world::{self, CASES, World},
 };
 use crate::lab::rng::Chance;
 

@@ -26,6 +26,11 @@ pub const NODE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0xb)),
 ];
 
+/// Flows begun between two sets of maps: the ends of clients do not repeat within so many.
+pub const FLOWS: u64 = 50_000;
+/// Cases between two sets of objects.
+pub const CASES: u64 = 500;
+
 pub fn policy() -> Policy {
     Policy {
         node_name: NODE_NAME.to_owned(),
@@ -177,4 +182,12 @@ fn slice(chance: &mut Chance, n: u64, v6: bool) -> Value {
     json!({"metadata": {"name": format!("s{n}-{family}").to_lowercase(), "namespace": "shop",
             "labels": {"kubernetes.io/service-name": format!("s{n}")}},
         "addressType": family, "endpoints": endpoints, "ports": ports})
+}
+
+/// Every client has another port for each of its flows, and none the one at which pods serve: a socket cannot dial itself.
+pub fn client_port(case: u64) -> u16 {
+    match u16::try_from(1024 + case % FLOWS).expect("fewer flows than ports") {
+        TARGET => u16::MAX,
+        port => port,
+    }
 }

@@ -8,13 +8,13 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 mod answer;
 pub mod follower;
@@ -22,91 +22,17 @@ mod identity;
 pub mod objects;
 pub mod real;
 mod request;
+mod state;
+mod status;
 mod store;
 mod stream;
 
 pub use identity::Identity;
+pub use objects::objects_in;
+pub use state::Behaviour;
 
-use self::store::Store;
+use self::{state::Shared, store::Store};
 use crate::lab::kernel::netns::Netns;
-
-/// What the server does besides its duty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Behaviour {
-    /// Sends everything as events to who asks for it (`sendInitialEvents`).
-    pub streams_lists: bool,
-    /// Keeps to the size of a page that is asked for.
-    pub pages: bool,
-    /// The kinds it does not have, by their plural in the path.
-    pub missing: Vec<String>,
-    /// The kinds it does not let anybody see.
-    pub forbidden: Vec<String>,
-    /// Who comes with another token is nobody.
-    pub token: Option<String>,
-    /// Watches send nothing at all.
-    pub is_silent: bool,
-    /// Every event comes twice.
-    pub duplicates: bool,
-    /// Of each two events, the later comes first.
-    pub reorders: bool,
-    /// Answers come in pieces of so many bytes.
-    pub piece: Option<usize>,
-    /// Answers break off after so many bytes.
-    pub breaks_after: Option<usize>,
-    /// Every request is answered with this status.
-    pub fails_with: Option<u16>,
-    /// How often watches get a bookmark.
-    pub bookmark_millis: u64,
-}
-
-impl Default for Behaviour {
-    fn default() -> Self {
-        Self {
-            streams_lists: true,
-            pages: true,
-            missing: Vec::new(),
-            forbidden: Vec::new(),
-            token: None,
-            is_silent: false,
-            duplicates: false,
-            reorders: false,
-            piece: None,
-            breaks_after: None,
-            fails_with: None,
-            bookmark_millis: 200,
-        }
-    }
-}
-
-/// What the server is, at any time, whether or not it answers.
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// Counts whatever a watch may have to notice.
-    changes: watch::Sender<u64>,
-}
-
-#[derive(Debug)]
-struct State {
-    store: Store,
-    behaviour: Behaviour,
-    /// Watches that began before the last time they were cut end.
-    cuts: u64,
-    /// Every request, by path and query.
-    requests: Vec<String>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.lock());
-        self.changes.send_modify(|count| *count += 1);
-        result
-    }
-}
 
 /// A scripted API server.
 pub struct ApiServer {
@@ -139,9 +65,7 @@ impl ApiServer {
 
     fn serve(listener: TcpListener) -> Result<Self> {
         let address = listener.local_addr()?;
-        let state =
-            State { store: Store::default(), behaviour: Behaviour::default(), cuts: 0, requests: Vec::new() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changes: watch::Sender::new(0) });
+        let shared = Arc::new(Shared::new());
         let mut server = Self { shared, identity: Arc::new(Identity::new()?), address, running: None };
         server.run(listener)?;
         Ok(server)
@@ -287,16 +211,6 @@ impl ApiServer {
         let state = self.shared.lock();
         state.requests.iter().filter(|request| parts.iter().all(|part| request.contains(part))).count()
     }
-}
-
-/// The objects of a directory, of which the harness writes one into each file.
-pub fn objects_in(directory: &Path) -> Result<Vec<Value>> {
-    let mut objects = Vec::new();
-    for entry in fs::read_dir(directory).context("cannot read the manifests")? {
-        let text = fs::read_to_string(entry?.path()).context("cannot read a manifest")?;
-        objects.push(serde_json::from_str(&text).context("a manifest of the harness is JSON")?);
-    }
-    Ok(objects)
 }
 
 impl Drop for ApiServer {

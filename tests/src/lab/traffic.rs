@@ -6,6 +6,7 @@
 mod by_name;
 mod datagram;
 mod dial;
+mod exchange;
 mod hold;
 mod lookup;
 mod process;

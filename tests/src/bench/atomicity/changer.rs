@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     sync::{
         atomic::{Ordering, fence},
         mpsc,
@@ -23,11 +24,8 @@ use proxy::{
     reconcile::{Epoch, Reconciler},
 };
 
-use super::{
-    Setting,
-    ground::{self, BACKEND_PORT, GENERATIONS, Ground},
-};
-use crate::bench::now;
+use super::ground::{self, BACKEND_PORT, GENERATIONS, Ground};
+use crate::bench::clock::now;
 
 /// Ready backends at a time.
 const MOST: u64 = 4;
@@ -51,7 +49,7 @@ pub struct History {
 pub struct Changer {
     reconciler: Reconciler<KernelMaps>,
     service: ServicePortKey,
-    setting: Setting,
+    affinity: Option<NonZeroU32>,
     random: Random,
     /// The generations that serve now.
     ready: Vec<u32>,
@@ -66,7 +64,7 @@ struct Graces {
 }
 
 impl Changer {
-    pub fn new(ground: &Ground, setting: &Setting) -> Result<Self> {
+    pub fn new(ground: &Ground, affinity: Option<NonZeroU32>, seed: u64) -> Result<Self> {
         let service = ServicePortKey {
             service: ServiceKey::new("default", "web"),
             port_name: "http".into(),
@@ -75,8 +73,8 @@ impl Changer {
         Ok(Self {
             reconciler: ground.reconciler()?,
             service,
-            setting: *setting,
-            random: Random(setting.seed | 1),
+            affinity,
+            random: Random(seed | 1),
             ready: Vec::new(),
             history: History::default(),
             graces: Graces::start(),
@@ -179,7 +177,7 @@ impl Changer {
             served_here: None,
             serving: backends,
             masquerade: Masquerade::Never,
-            affinity: self.setting.affinity,
+            affinity: self.affinity,
             source_ranges: Vec::new(),
             extra_sources: Vec::new(),
         };

@@ -22,7 +22,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::ground::{self, BACKEND_PORT};
-use crate::bench::{now, worker};
+use crate::bench::{clock::now, process, sockets};
 
 /// An answer that does not come within this time has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,8 +63,16 @@ pub enum Step {
     Answer,
 }
 
-pub fn run(task: &Task) -> Result<()> {
-    for listener in worker::listeners(BACKEND_PORT)? {
+impl process::Task for Task {
+    const NAME: &'static str = "dial";
+
+    fn run(&self) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    for listener in sockets::listeners(BACKEND_PORT)? {
         thread::spawn(move || serve(&listener));
     }
     let left = Arc::new(AtomicU64::new(task.connects));
@@ -115,7 +123,7 @@ fn dial(vip: SocketAddr, left: &AtomicU64) -> Result<()> {
 }
 
 fn connect_once(vip: SocketAddr) -> Result<Record> {
-    let socket = worker::open(vip, SockType::Stream)?;
+    let socket = sockets::open(vip, SockType::Stream)?;
     // Closing resets: no connection waits for its last packets, and ports come free.
     setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     let address = SockaddrStorage::from(vip);

@@ -16,7 +16,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bench::{now, worker},
+    bench::{clock::now, process, sockets},
     lab::traffic::Protocol,
 };
 
@@ -54,8 +54,16 @@ pub struct Round {
     pub vip: Medians,
 }
 
+impl process::Task for Task {
+    const NAME: &'static str = "connect";
+
+    fn run(&self) -> Result<()> {
+        take_turns(self)
+    }
+}
+
 /// Measures, and prints every round.
-pub fn take_turns(task: &Task) -> Result<()> {
+fn take_turns(task: &Task) -> Result<()> {
     let mut rounds = Vec::new();
     for number in 0..WARMUP + task.rounds {
         let round = round(task)?;
@@ -63,7 +71,7 @@ pub fn take_turns(task: &Task) -> Result<()> {
             rounds.push(round);
         }
     }
-    worker::say(&serde_json::to_string(&rounds).context("cannot write what was measured")?)
+    process::say(&serde_json::to_string(&rounds).context("cannot write what was measured")?)
 }
 
 fn round(task: &Task) -> Result<Round> {
@@ -100,7 +108,7 @@ fn by_turns<const N: usize>(task: &Task, to: [SocketAddr; N]) -> Result<[Medians
 fn tcp(to: SocketAddr) -> Result<(u64, u64)> {
     let address = SockaddrStorage::from(to);
     let opened = now();
-    let socket = worker::open(to, SockType::Stream)?;
+    let socket = sockets::open(to, SockType::Stream)?;
     setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     let began = now();
     connect(socket.as_raw_fd(), &address)?;
@@ -112,7 +120,7 @@ fn tcp(to: SocketAddr) -> Result<(u64, u64)> {
 fn udp(to: SocketAddr) -> Result<(u64, u64)> {
     let address = SockaddrStorage::from(to);
     let opened = now();
-    let socket = worker::open(to, SockType::Datagram)?;
+    let socket = sockets::open(to, SockType::Datagram)?;
     let began = now();
     connect(socket.as_raw_fd(), &address)?;
     let connected = now();

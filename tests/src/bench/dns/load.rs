@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Setting,
-    population::{Expect, Group},
+    population::{Expect, Group, Population},
     server::Server,
 };
 use crate::lab::{kernel::netns::Netns, rng::Chance};
@@ -36,6 +35,7 @@ pub struct Figures {
 }
 
 const SOCKETS: usize = 8;
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// An answer that has not come by then is lost.
 const LOST: Duration = Duration::from_millis(500);
 const HEADER: usize = 12;
@@ -44,7 +44,7 @@ const OPT: [u8; 11] = [0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0];
 const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
 impl Load {
-    pub fn new(netns: &Netns, server: SocketAddr, setting: &Setting) -> Result<Self> {
+    pub fn new(netns: &Netns, server: SocketAddr, time: Duration, window: u16) -> Result<Self> {
         let connected = || {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot bind")?;
             socket.connect(server).context("cannot connect")?;
@@ -52,11 +52,25 @@ impl Load {
             Ok(socket)
         };
         let sockets = netns.run(|| (0..SOCKETS).map(|_| connected()).collect())?;
-        Ok(Self { sockets, time: setting.time, window: setting.window })
+        Ok(Self { sockets, time, window })
+    }
+
+    /// Waits until the server knows everything. Returns the time since its start.
+    pub async fn wait_until_known(&self, server: &Server, population: &Population) -> Result<Duration> {
+        let last = population.last();
+        while !self.is_answered(&last)? {
+            ensure!(
+                server.since_start() < START_TIMEOUT,
+                "{last} is not answered; the server's log ends with\n{}",
+                server.log()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(server.since_start())
     }
 
     /// Whether the address of a name is answered by now.
-    pub fn is_answered(&self, name: &str) -> Result<bool> {
+    fn is_answered(&self, name: &str) -> Result<bool> {
         let query = query(name, 1)?;
         let socket = &self.sockets[0];
         // Nobody may listen yet.

@@ -8,10 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::{load::Load, population::Population};
 use crate::lab::{
     agent::{portreeve, tail},
     kernel::{netns::Netns, process::Process},
@@ -31,7 +30,6 @@ pub struct Server {
 }
 
 const PORT: u16 = 53;
-const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Kind {
     pub fn name(&self) -> &'static str {
@@ -77,22 +75,17 @@ impl Server {
         Ok(Self { process, address, log, started: Instant::now() })
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn since_start(&self) -> Duration {
+        self.started.elapsed()
     }
 
-    /// Waits until everything is known; how long that took since the start.
-    pub async fn answers(&mut self, load: &Load, population: &Population) -> Result<Duration> {
-        let last = population.last();
-        while !load.is_answered(&last)? {
-            ensure!(
-                self.started.elapsed() < PATIENCE,
-                "{last} is not answered; the server says\n{}",
-                tail(&self.log, 20)
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(self.started.elapsed())
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        tail(&self.log, 20)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The processor time it has taken, in user and kernel mode.

@@ -12,11 +12,12 @@ use hickory_server::proto::{
     rr::{Name, RecordType},
 };
 
-use super::PATIENCE;
 use crate::lab::kernel::netns::Netns;
 
 /// Where the agent answers, in the node's own network.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+/// A change that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// A lost answer is asked for again.
 const LOST: Duration = Duration::from_millis(200);
 

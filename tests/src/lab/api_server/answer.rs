@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request as HttpRequest, State as Extract},
-    http::{HeaderValue, Response, StatusCode, header},
+    http::{HeaderValue, Response, header},
     serve::Listener,
 };
 use serde_json::json;
@@ -16,7 +16,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Behaviour, Identity, Shared, request::Request, store::Store, stream};
+use super::{
+    identity::Identity,
+    request::Request,
+    state::{Behaviour, Shared},
+    status::status,
+    store::Store,
+    stream,
+};
 
 /// Where clients are met, and how connections with them begin.
 struct TlsListener {
@@ -134,18 +141,4 @@ fn list(store: &Store, request: &Request, behaviour: &Behaviour) -> Result<Strin
     let (kind, api_version) = (request.selector.singular(), &request.selector.api_version);
     let head = format!(r#""kind":"{kind}List","apiVersion":"{api_version}","metadata":{metadata}"#);
     Ok(format!(r#"{{{head},"items":[{}]}}"#, items.join(",")))
-}
-
-pub fn status(code: u16, reason: &str, message: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(status_text(code, reason, message)));
-    *response.status_mut() = StatusCode::from_u16(code).expect("scripts name real status codes");
-    response
-}
-
-pub fn status_text(code: u16, reason: &str, message: &str) -> String {
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "code": code,
-    })
-    .to_string()
 }

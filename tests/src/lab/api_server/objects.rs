@@ -1,7 +1,8 @@
 //! Objects as an API server holds them, with what nobody here reads.
 
-use std::net::Ipv4Addr;
+use std::{fs, net::Ipv4Addr, path::Path};
 
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 /// A Service with one TCP port, numbered for its ClusterIP.
@@ -66,6 +67,16 @@ pub fn node(name: &str, address: &str) -> Value {
         "spec": {},
         "status": {"addresses": [{"type": "InternalIP", "address": address}]},
     })
+}
+
+/// The objects of a directory, of which the harness writes one into each file.
+pub fn objects_in(directory: &Path) -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for entry in fs::read_dir(directory).context("cannot read the manifests")? {
+        let text = fs::read_to_string(entry?.path()).context("cannot read a manifest")?;
+        objects.push(serde_json::from_str(&text).context("a manifest of the harness is JSON")?);
+    }
+    Ok(objects)
 }
 
 /// What an API server adds to everything: a third of an object, and often more.

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::store::Stored;
-
 /// A list or a watch.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -24,9 +22,9 @@ pub struct Selector {
     /// The plural, as in paths.
     pub kind: String,
     /// A label that must be absent.
-    without_label: Option<String>,
-    name: Option<String>,
-    no_headless: bool,
+    pub without_label: Option<String>,
+    pub name: Option<String>,
+    pub no_headless: bool,
 }
 
 impl Request {
@@ -62,13 +60,6 @@ impl Selector {
         const KINDS: [&str; 6] = ["Service", "EndpointSlice", "Node", "Namespace", "Pod", "ServiceCIDR"];
         let is_it = |kind: &&&str| format!("{}s", kind.to_lowercase()) == self.kind;
         KINDS.iter().find(is_it).copied().unwrap_or("Unknown")
-    }
-
-    pub fn selects(&self, stored: &Stored) -> bool {
-        stored.place.0 == self.kind
-            && self.name.as_ref().is_none_or(|name| stored.place.2 == *name)
-            && self.without_label.as_ref().is_none_or(|label| !stored.labels.contains(label))
-            && !(self.no_headless && stored.is_headless)
     }
 }
 

@@ -102,7 +102,7 @@ impl Store {
         objects
             .filter(move |(place, _)| after.as_ref().is_none_or(|after| *place > after))
             .map(|(_, stored)| stored)
-            .filter(|stored| selector.selects(stored))
+            .filter(|stored| stored.is_selected_by(selector))
     }
 
     /// What happened after a version.
@@ -123,6 +123,13 @@ impl Stored {
         let is_headless = object.pointer("/spec/clusterIP").and_then(Value::as_str) == Some("None");
         set_version(&mut object, json!(version.to_string()));
         Self { place, json: object.to_string(), labels, is_headless }
+    }
+
+    pub fn is_selected_by(&self, selector: &Selector) -> bool {
+        self.place.0 == selector.kind
+            && selector.name.as_ref().is_none_or(|name| self.place.2 == *name)
+            && selector.without_label.as_ref().is_none_or(|label| !self.labels.contains(label))
+            && !(selector.no_headless && self.is_headless)
     }
 
     /// Whether this is the object, in whatever version.

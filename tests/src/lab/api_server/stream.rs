@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use super::{
-    Behaviour, Shared, State,
-    answer::status_text,
     request::{Request, Selector},
+    state::{Behaviour, Shared, State},
+    status::status_text,
     store::{Stored, StoredEvent},
 };
 
@@ -147,7 +147,7 @@ impl Watch {
 
     /// To who selects, an object that begins to match has come, and one that no longer does has gone.
     fn event(&self, event: &StoredEvent) -> Option<String> {
-        let selected = |stored: &&Arc<Stored>| self.selector.selects(stored);
+        let selected = |stored: &&Arc<Stored>| stored.is_selected_by(&self.selector);
         match (event.before.as_ref().filter(selected), event.after.as_ref().filter(selected)) {
             (None, None) => None,
             (None, Some(after)) => Some(line("ADDED", after)),

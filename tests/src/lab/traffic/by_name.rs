@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Dial,
-    dial::{answered, ask, connect, in_turn},
+    exchange::{answered, ask, connect, in_turn},
     now_us,
     report::{Answered, Failure, Vain},
 };

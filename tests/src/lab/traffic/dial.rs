@@ -12,14 +12,15 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpSocket, TcpStream, UdpSocket},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UdpSocket,
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     Dial, Family, How, Report, by_name, datagram,
+    exchange::{answered, ask, connect, connect_from, in_turn},
     lookup::look_up,
     now_us,
     report::{Answered, Failure, Tally},
@@ -154,10 +155,6 @@ impl Dialling {
     }
 }
 
-pub(super) fn in_turn<T>(all: &[T], turn: usize) -> Option<&T> {
-    all.get(turn.checked_rem(all.len())?)
-}
-
 #[derive(Debug, Default)]
 struct Sockets {
     v4: Option<UdpSocket>,
@@ -239,31 +236,6 @@ async fn http(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
     }
 }
 
-/// A connection that leaves no TIME_WAIT behind: ten thousand of them would use up a pod's ports.
-pub(super) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    connect_from(None, to).await
-}
-
-async fn connect_from(from: Option<SocketAddr>, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(from) = from {
-        socket.set_reuseaddr(true)?;
-        socket.bind(from)?;
-    }
-    socket.set_zero_linger()?;
-    socket.set_nodelay(true)?;
-    socket.connect(to).await
-}
-
-pub(super) async fn ask(stream: &mut BufReader<TcpStream>, word: &str) -> io::Result<String> {
-    stream.get_mut().write_all(format!("{word}\n").as_bytes()).await?;
-    let mut answer = String::new();
-    if stream.read_line(&mut answer).await? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(answer.trim_end().to_owned())
-}
-
 async fn connected_udp(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let socket = datagram::open(family, None).map_err(Failure::at("socket"))?;
@@ -308,17 +280,5 @@ async fn unconnected_udp(
             return Err(Failure(format!("receive: the answer came from {from}, not from {to}")));
         }
         return answered(&text, None);
-    }
-}
-
-/// Reads `name generation`, and a source if one follows.
-pub(super) fn answered(text: &str, peer: Option<SocketAddr>) -> Result<Answered, Failure> {
-    let mut words = text.split_whitespace();
-    match (words.next(), words.next().map(str::parse)) {
-        (Some(name), Some(Ok(generation))) => {
-            let source = words.next().and_then(|word| word.parse().ok());
-            Ok(Answered { name: name.to_owned(), generation, peer, source })
-        }
-        _ => Err(Failure(format!("exchange: `{text}` is no answer"))),
     }
 }

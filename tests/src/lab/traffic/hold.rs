@@ -6,7 +6,7 @@ use tokio::{io::BufReader, net::TcpStream, task::JoinSet, time::timeout};
 
 use super::{
     Report,
-    dial::{ask, connect},
+    exchange::{ask, connect},
     now_us,
     report::{Answered, Failure, Tally},
 };

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Family, Lookup, datagram,
-    dial::connect,
+    exchange::connect,
     now_us,
     report::{Answered, Failure},
 };

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::RealApiServer;
+use super::server::RealApiServer;
 
 const ACCOUNT: &str = "/api/v1/namespaces/kube-system/serviceaccounts/portreeve";
 const KINDS: [&str; 3] = ["service-account", "cluster-role", "cluster-role-binding"];

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::{PATIENCE, RealApiServer};
+use super::{
+    http::{ask, request, succeeded},
+    server::{PATIENCE, RealApiServer},
+};
 use crate::lab::{api_server::objects_in, eventually::within, objects::Manifests};
 
 /// What may be said of an object beside what it is; the rest is the server's.
@@ -115,32 +118,6 @@ async fn put_status(client: &Client, own: &str, object: &Value) -> Result<()> {
         ask(client, "PUT", &format!("{own}/status"), object).await?;
     }
     Ok(())
-}
-
-pub(super) async fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
-    let text = succeeded(method, path, request(client, method, path, body).await?)?;
-    serde_json::from_str(&text).with_context(|| format!("{method} {path} is answered with {text}"))
-}
-
-fn succeeded(method: &str, path: &str, (code, text): (u16, String)) -> Result<String> {
-    ensure!((200..300).contains(&code), "{method} {path} is answered with {code}: {text}");
-    Ok(text)
-}
-
-pub(super) async fn request(
-    client: &Client,
-    method: &str,
-    path: &str,
-    body: &Value,
-) -> Result<(u16, String)> {
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    let request = axum::http::Request::builder().method(method).uri(path);
-    let request = request.header("content-type", "application/json").body(body)?;
-    match client.request_text(request).await {
-        Ok(text) => Ok((200, text)),
-        Err(kube::Error::Api(status)) => Ok((status.code, status.message.clone())),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Where objects of a kind are, and where this one is.

@@ -7,10 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    CASES, FLOWS, client_port,
     ground::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
     wire::{Packet, sum_up_header},
-    world::{self, World},
+    world::{self, CASES, FLOWS, World, client_port},
 };
 use crate::lab::{
     kernel::netns::{Mac, Netns},

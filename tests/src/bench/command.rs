@@ -1,0 +1,193 @@
+//! The command line of the measurements.
+
+#![expect(clippy::print_stdout, reason = "a measurement prints its result")]
+
+use std::{num::NonZeroU32, time::Duration};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{atomicity, connect, dns, packet, sync};
+
+/// Measures what Portreeve promises in numbers. Needs root: it makes network namespaces, cgroups and eBPF programs.
+#[derive(Parser)]
+#[command(name = "bench", bin_name = "cargo xtask bench", max_term_width = 100)]
+enum Bench {
+    Connect(Connect),
+    Atomicity(Atomicity),
+    Sync(Sync),
+    Dns(Dns),
+    Packet(Packet),
+}
+
+/// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
+///
+/// One process connects by turns to the pod and to the ClusterIP, many other Services being loaded. Exits with 1 when
+/// a TCP connect to the ClusterIP costs more than the limit.
+#[derive(clap::Args)]
+struct Connect {
+    /// Services loaded besides the one that is dialled
+    #[arg(long, default_value_t = 10_000)]
+    services: u16,
+    /// Rounds, each of which gives one ratio
+    #[arg(long, default_value_t = 200)]
+    rounds: u32,
+    /// Connects on each way in each round
+    #[arg(long, default_value_t = 200)]
+    connects: u32,
+    /// The greatest ratio of ClusterIP to direct that is good enough
+    #[arg(long, default_value_t = 1.05)]
+    limit: f64,
+}
+
+/// Connects to one ClusterIP while its backends change, and tells failures and answers of the wrong backend.
+///
+/// Exits with 1 when a connect failed, or reached a backend after the switch away from it.
+#[derive(clap::Args)]
+struct Atomicity {
+    /// Connects of all clients together
+    #[arg(long, default_value_t = 1_000_000)]
+    connects: u64,
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    changes_per_second: u32,
+    /// Give the Service ClientIP affinity with this timeout
+    #[arg(long, value_name = "SECONDS")]
+    affinity: Option<NonZeroU32>,
+    /// Repeats the choice of backends of another run
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Follows one agent from an API server's objects to the maps: its start, single changes, and reading everything again.
+///
+/// Exits with 1 when the agent misses what is promised.
+#[derive(clap::Args)]
+struct Sync {
+    #[arg(long, default_value_t = 10_000)]
+    services: u32,
+    /// Endpoints of each Service
+    #[arg(long, default_value_t = 10)]
+    endpoints: u32,
+    /// Changes to measure
+    #[arg(long, default_value_t = 2000)]
+    changes: u32,
+    /// Changes of other Services in each second, for the second round
+    #[arg(long, default_value_t = 1000)]
+    others: u32,
+    /// Let the server page lists, as servers before streaming lists do
+    #[arg(long)]
+    pages: bool,
+    /// Let the agent answer names, too, and follow each change until the name of the new endpoint is answered
+    #[arg(long)]
+    names: bool,
+    /// The longest time from synced to programmed that is good enough, in milliseconds
+    #[arg(long, default_value_t = 100)]
+    programmed_within: u64,
+    /// The longest time from a change to its use that is good enough for 99 of 100, in milliseconds
+    #[arg(long, default_value_t = 5)]
+    usable_within: u64,
+}
+
+/// Asks a DNS server for 10,000 names in random order, and tells queries per second, waiting times and memory.
+///
+/// With $COREDNS naming a binary, that is measured in the same way, and the ratios are told.
+#[derive(clap::Args)]
+struct Dns {
+    /// Services that the server knows, most of them with 10 endpoints
+    #[arg(long, default_value_t = 10_000)]
+    services: u16,
+    /// For each kind of name, at full speed and again with one query at a time
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Queries under way at full speed
+    #[arg(long, default_value_t = 128)]
+    window: u16,
+}
+
+/// Sends packets through the programs at devices, one run each, and tells how long each took by the kernel's clock.
+///
+/// Clients outside dial the NodePort of a Service whose backend is on another node. A program changes its packet and cannot
+/// be repeated on it, so an empty program is run by turns with each, and what that takes is the cost of measuring.
+#[derive(clap::Args)]
+struct Packet {
+    /// Flows in the tables, a round for each number
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1000, 100_000], value_name = "NUMBERS",
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    flows: Vec<u32>,
+    /// Packets for each line; new flows stay in the tables, which hold 131,072
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: u32,
+}
+
+/// Parses the command line and runs the measurement.
+pub fn run() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match Bench::parse() {
+        Bench::Connect(arguments) => runtime.block_on(connect(&arguments)),
+        Bench::Atomicity(arguments) => runtime.block_on(atomicity(&arguments)),
+        Bench::Sync(arguments) => runtime.block_on(sync(&arguments)),
+        Bench::Dns(arguments) => runtime.block_on(dns(&arguments)),
+        Bench::Packet(arguments) => packet(&arguments),
+    }
+}
+
+async fn connect(arguments: &Connect) -> Result<()> {
+    let Connect { services, rounds, connects, limit } = *arguments;
+    println!("{services} Services, {rounds} rounds of {connects} connects on each way");
+    let report = connect::run(&connect::Setting { services, rounds, connects }).await?;
+    println!("{report}");
+    let beyond = report.beyond(limit);
+    ensure!(beyond.is_empty(), "connecting to a ClusterIP costs more than {limit}: {}", beyond.join(", "));
+    Ok(())
+}
+
+async fn atomicity(arguments: &Atomicity) -> Result<()> {
+    let Atomicity { connects, changes_per_second, affinity, seed } = *arguments;
+    println!("{connects} connects while backends change {changes_per_second} times a second");
+    let setting = atomicity::Setting { connects, changes_per_second, affinity, seed };
+    let outcome = atomicity::run(&setting).await?;
+    println!("{outcome}");
+    ensure!(outcome.holds(), "a switch of backends was not atomic");
+    Ok(())
+}
+
+fn packet(arguments: &Packet) -> Result<()> {
+    let Packet { flows, runs } = arguments;
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} lines, {eta} left")?;
+    // Hidden where nobody watches.
+    let bar = ProgressBar::new(0).with_style(style);
+    let report = packet::run(&packet::Setting { flows: flows.clone(), runs: *runs }, &bar)?;
+    bar.finish_and_clear();
+    print!("{report}");
+    Ok(())
+}
+
+async fn dns(arguments: &Dns) -> Result<()> {
+    let Dns { services, seconds, window } = *arguments;
+    println!("{services} Services, {seconds} s for each kind of name, {window} queries under way");
+    let setting = dns::Setting { services, time: Duration::from_secs(seconds), window };
+    println!("{}", dns::run(&setting).await?);
+    Ok(())
+}
+
+async fn sync(arguments: &Sync) -> Result<()> {
+    let Sync { services, endpoints, changes, others, pages, names, programmed_within, usable_within } =
+        *arguments;
+    println!("{services} Services with {endpoints} endpoints each");
+    let setting = sync::Setting {
+        services,
+        endpoints,
+        changes,
+        others_per_second: others,
+        streams_lists: !pages,
+        names,
+    };
+    let report = sync::run(&setting).await?;
+    println!("{report}");
+    let (programmed, usable) =
+        (Duration::from_millis(programmed_within), Duration::from_millis(usable_within));
+    ensure!(report.synced_to_programmed <= programmed, "programming takes longer than {programmed:?}");
+    ensure!(report.alone.live.within(0.99) <= usable, "a change takes longer than {usable:?}");
+    Ok(())
+}
