@@ -16,11 +16,11 @@ use dns::{
         name::domain,
         snapshot::{Index, Published},
         topic::Topic,
-        zone::{Change, Endpoints, Key, ObjectName, Port, Service, ServiceKind, Slice},
+        zone::{Change, Endpoints, ObjectName, Port, Service, ServiceKey, ServiceKind, Slice},
     },
     config::{Kubernetes, Listen, ServerBlock},
-    observe::{clients::Clients, metrics::Protocol},
-    resolve::forward::Surroundings,
+    observe::{clients::Clients, metrics::Transport},
+    resolve::forward::ServerContext,
     serve::handler::{Block, Client, Handled, Handler},
 };
 use hickory_server::proto::op::ResponseCode;
@@ -44,8 +44,8 @@ fn service(n: u32) -> Change {
     Change::Service(key(n), Some(Arc::new(Service { kind, has_selector: true })))
 }
 
-fn key(n: u32) -> Key {
-    Key::new(&format!("namespace-{}", n % 100), &format!("service-{n}")).unwrap()
+fn key(n: u32) -> ServiceKey {
+    ServiceKey::new(&format!("namespace-{}", n % 100), &format!("service-{n}")).unwrap()
 }
 
 fn slice(n: u32, endpoints: u32) -> Change {
@@ -80,11 +80,11 @@ fn handler(index: &Index) -> Handler {
         shuffle: true,
         ..ServerBlock::new(vec![Listen::plain(domain(".").unwrap_or_default())])
     };
-    let surroundings = Surroundings::default();
-    let block = Block::start(&block, "dns://:53", &[], &surroundings).unwrap();
+    let context = ServerContext::default();
+    let block = Block::start(&block, "dns://:53", &[], &context).unwrap();
     let published = Published::default();
     published.publish(index.snapshot(1));
-    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    let dropped = context.metrics.queries("dns://:53", "dropped");
     Handler::new(vec![Arc::new(block)], Arc::new(published), dropped)
 }
 
@@ -106,7 +106,7 @@ fn answers(criterion: &mut Criterion) {
     let handler = handler(&filled());
     let client = |n: usize| {
         let address = Ipv4Addr::from(0x0af4_0100 + u32::try_from(n % PODS).unwrap()).into();
-        Client { protocol: Protocol::Udp, address }
+        Client { transport: Transport::Udp, address }
     };
     let every = |prefix: &'static str, step: usize, qtype: u16| -> Vec<Vec<u8>> {
         let numbers = (0..SERVICES).step_by(step).map(|n| (n + u32::from(step == 1), n));

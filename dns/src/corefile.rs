@@ -11,11 +11,11 @@ mod block;
 mod cache;
 mod forward;
 mod hosts;
+mod ineffective;
 mod keys;
 mod kubernetes;
 mod lexer;
 mod log;
-mod needless;
 mod rewrite;
 mod template;
 #[cfg(test)]
@@ -28,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use needless::Needless;
+pub use ineffective::IneffectiveOption;
 use thiserror::Error;
 
 use crate::config::{Config, Listen, ServerBlock};
@@ -80,8 +80,8 @@ fn refuse_other_selectors(blocks: &[tree::Block], servers: &[ServerBlock]) -> Re
 }
 
 /// What stands in the file and has no effect, for whoever wants to tell it; nothing where the file cannot be read.
-pub fn needless(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Vec<Needless> {
-    tree::read(path, env).map(|blocks| needless::of(&blocks)).unwrap_or_default()
+pub fn ineffective(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Vec<IneffectiveOption> {
+    tree::read(path, env).map(|blocks| ineffective::of(&blocks)).unwrap_or_default()
 }
 
 type Seen<'a> = HashMap<(Listen, String), &'a tree::Block>;

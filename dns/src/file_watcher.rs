@@ -10,7 +10,7 @@ use std::{
 };
 
 #[derive(Debug)]
-pub(crate) struct Followed {
+pub(crate) struct FileWatcher {
     path: PathBuf,
     seen: Option<Stamp>,
     /// It could not be read when it was looked at last.
@@ -24,7 +24,7 @@ enum Stamp {
     File { device: u64, inode: u64, size: u64, changed: (i64, i64) },
 }
 
-impl Followed {
+impl FileWatcher {
     pub(crate) fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), seen: None, has_failed: false }
     }
@@ -64,7 +64,7 @@ mod tests {
     fn a_file_is_read_again_when_it_changes() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        let mut followed = Followed::new(&path);
+        let mut followed = FileWatcher::new(&path);
         assert!(followed.changed().unwrap().is_err(), "missing");
         assert!(followed.changed().is_none(), "still missing");
         fs::write(&path, "one").unwrap();

@@ -1,7 +1,7 @@
 //! Sockets, the handler of one request, and the server's life from a configuration to its end.
 
 pub mod handler;
-pub mod listening;
 pub mod run;
 pub mod server;
+pub mod socket_observer;
 pub mod supervisor;

@@ -14,10 +14,10 @@ use dns::{
     cluster::{
         name::domain,
         snapshot::{Index, Published},
-        zone::{Change, Endpoints, Key, ObjectName, Service, ServiceKind, Slice},
+        zone::{Change, Endpoints, ObjectName, Service, ServiceKey, ServiceKind, Slice},
     },
     config::{Config, Forward, Kubernetes, Listen, Protocol, ServerBlock, Tls, Upstream},
-    resolve::forward::Surroundings,
+    resolve::forward::ServerContext,
     serve::{run, server::Server},
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
@@ -37,7 +37,7 @@ const NAME: usize = 13;
 struct Started {
     server: Server,
     address: SocketAddr,
-    surroundings: Surroundings,
+    context: ServerContext,
     upstream: UdpSocket,
 }
 
@@ -50,11 +50,11 @@ impl Started {
         let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let published = Arc::new(Published::default());
         published.publish(cluster().snapshot(1));
-        let surroundings = Surroundings::default();
+        let context = ServerContext::default();
         let config = forwarding(Forward::to(vec![Upstream::plain(upstream.local_addr().unwrap())]));
-        let server = run::start(&config, &[address], &published, &surroundings).unwrap();
+        let server = run::start(&config, &[address], &published, &context).unwrap();
         let address = server.addresses()[0];
-        Self { server, address, surroundings, upstream }
+        Self { server, address, context, upstream }
     }
 
     /// Connects from the given loopback address.
@@ -68,7 +68,7 @@ impl Started {
     async fn counts_loss(&self, kind: &str) {
         let line = format!("portreeve_dns_lost_total{{what=\"{kind}\"}} 0");
         let began = Instant::now();
-        while self.surroundings.metrics.text().contains(&line) {
+        while self.context.metrics.text().contains(&line) {
             assert!(began.elapsed() < TIMEOUT, "no {kind} was lost");
             sleep(Duration::from_millis(10)).await;
         }
@@ -86,7 +86,7 @@ fn forwarding(forward: Forward) -> Config {
 
 fn cluster() -> Index {
     let mut index = Index::default();
-    let key = Key::new("shop", "huge").unwrap();
+    let key = ServiceKey::new("shop", "huge").unwrap();
     let service = Service { kind: ServiceKind::Headless, has_selector: true };
     index.apply(Change::Service(key.clone(), Some(Arc::new(service))));
     let id = ObjectName { namespace: "shop".into(), name: "huge-1".into() };
@@ -231,7 +231,7 @@ async fn no_query_is_lost_to_a_server_that_cannot_start() {
     let querying = tokio::spawn(query_for(Duration::from_secs(2), started.address));
     while !querying.is_finished() {
         for (config, listen) in &unusable {
-            run::start(config, listen, &Arc::default(), &started.surroundings).unwrap_err();
+            run::start(config, listen, &Arc::default(), &started.context).unwrap_err();
         }
         tokio::task::yield_now().await;
     }

@@ -9,7 +9,7 @@ use std::{
 
 use dns::{
     corefile,
-    resolve::forward::Surroundings,
+    resolve::forward::ServerContext,
     serve::{run, server::Server},
 };
 use hickory_server::proto::{
@@ -69,7 +69,7 @@ async fn start() -> Server {
     std::fs::write(&path, COREFILE.replace("UPSTREAM", &upstream().await.to_string())).unwrap();
     let config = corefile::read(&path, &|_| None).unwrap();
     let listen = [(Ipv4Addr::LOCALHOST, 0).into()];
-    run::start(&config, &listen, &Arc::default(), &Surroundings::default()).unwrap()
+    run::start(&config, &listen, &Arc::default(), &ServerContext::default()).unwrap()
 }
 
 async fn query(server: &Server, name: &str, qtype: RecordType) -> String {

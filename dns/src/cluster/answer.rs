@@ -10,10 +10,10 @@ use hickory_server::proto::rr::RecordType;
 use crate::{
     cluster::{
         authority::{Authority, Zone},
-        name::{Name, Place, QueryName, Reverse, place, reverse},
+        name::{Name, NameKind, QueryName, Reverse, classify, reverse},
         snapshot::{Snapshot, View},
         topic::Topic,
-        zone::{Dashed, Key, Label, parse_dashed},
+        zone::{Dashed, Label, ServiceKey, parse_dashed},
     },
     config::PodsMode,
 };
@@ -28,12 +28,12 @@ const VERSION: &str = "1.1.0";
 const VERSION_TTL: u32 = 28_800;
 
 #[derive(Debug)]
-pub enum Outcome<'s> {
+pub enum Resolution<'s> {
     /// Not cluster data: somebody else answers.
-    Elsewhere,
+    Fallthrough,
     /// It is not known yet what exists.
-    Unready,
-    Here(Answer<'s>),
+    NotSynced,
+    Answered(Answer<'s>),
 }
 
 #[derive(Debug)]
@@ -46,18 +46,18 @@ pub struct Answer<'s> {
     pub is_missing: bool,
     pub has_soa: bool,
     /// In the order they go out: an alias before what it leads to.
-    pub records: Vec<Record<'s>>,
+    pub records: Vec<AnswerRecord<'s>>,
     /// May be left out.
-    pub additional: Vec<Record<'s>>,
+    pub additional: Vec<AnswerRecord<'s>>,
     /// The chain goes on with this name, which is somebody else's.
     pub target: Option<&'s Name>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record<'s> {
+pub struct AnswerRecord<'s> {
     pub owner: Owner<'s>,
     pub ttl: u32,
-    pub data: Data<'s>,
+    pub data: AnswerData<'s>,
 }
 
 /// A name in an answer, as the parts it is made of.
@@ -68,7 +68,7 @@ pub enum Owner<'s> {
     Whole(&'s Name),
     /// A Service, or one of its endpoints.
     Service {
-        key: &'s Key,
+        key: &'s ServiceKey,
         endpoint: Option<Label<'s>>,
         zone: &'s Name,
     },
@@ -77,7 +77,7 @@ pub enum Owner<'s> {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Data<'s> {
+pub enum AnswerData<'s> {
     A(Ipv4Addr),
     Aaaa(Ipv6Addr),
     Srv {
@@ -124,7 +124,7 @@ impl Soa<'_> {
     pub const TIMERS: [u32; 3] = [7200, 1800, 86_400];
 }
 
-impl Data<'_> {
+impl AnswerData<'_> {
     fn address(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self::A(address),
@@ -134,31 +134,31 @@ impl Data<'_> {
 }
 
 /// What there is at a name.
-enum Found<'s> {
+enum Node<'s> {
     /// No such name.
-    Missing,
+    NxDomain,
     /// A name that only stands above others.
-    Empty,
+    EmptyNonTerminal,
     /// A name with records: those of the type that was asked, and what helps to use them.
-    Records(Vec<Data<'s>>, Vec<Record<'s>>),
+    Records(Vec<AnswerData<'s>>, Vec<AnswerRecord<'s>>),
     Alias(&'s Name),
 }
 
-impl<'s> Found<'s> {
-    fn data(data: impl IntoIterator<Item = Data<'s>>) -> Self {
+impl<'s> Node<'s> {
+    fn data(data: impl IntoIterator<Item = AnswerData<'s>>) -> Self {
         Self::Records(data.into_iter().collect(), Vec::new())
     }
 
-    fn addresses(addresses: impl IntoIterator<Item = IpAddr>, kind: RecordType) -> Self {
+    fn addresses(addresses: impl IntoIterator<Item = IpAddr>, qtype: RecordType) -> Self {
         let wanted = addresses.into_iter().filter(|address| match address {
-            IpAddr::V4(_) => kind == RecordType::A,
-            IpAddr::V6(_) => kind == RecordType::AAAA,
+            IpAddr::V4(_) => qtype == RecordType::A,
+            IpAddr::V6(_) => qtype == RecordType::AAAA,
         });
-        Self::data(wanted.map(Data::address))
+        Self::data(wanted.map(AnswerData::address))
     }
 
     fn if_exists(exists: bool) -> Self {
-        if exists { Self::Empty } else { Self::Missing }
+        if exists { Self::EmptyNonTerminal } else { Self::NxDomain }
     }
 }
 
@@ -167,27 +167,27 @@ impl<'s> Found<'s> {
 struct Lookup<'s> {
     authority: &'s Authority,
     snapshot: &'s Snapshot,
-    kind: RecordType,
+    qtype: RecordType,
 }
 
 pub fn answer<'s>(
     name: &QueryName,
-    kind: RecordType,
+    qtype: RecordType,
     authority: &'s Authority,
     snapshot: &'s Snapshot,
-) -> Outcome<'s> {
-    let Some(zone) = authority.zone_of(name) else { return Outcome::Elsewhere };
+) -> Resolution<'s> {
+    let Some(zone) = authority.zone_of(name) else { return Resolution::Fallthrough };
     if !snapshot.is_synced {
-        return Outcome::Unready;
+        return Resolution::NotSynced;
     }
-    let lookup = Lookup { authority, snapshot, kind };
-    let (topic, found) = lookup.find(name, zone);
-    if matches!(found, Found::Missing) && authority.falls_through(name) {
-        return Outcome::Elsewhere;
+    let lookup = Lookup { authority, snapshot, qtype };
+    let (topic, node) = lookup.find(name, zone);
+    if matches!(node, Node::NxDomain) && authority.falls_through(name) {
+        return Resolution::Fallthrough;
     }
     let mut answer = Answer::empty(zone, topic);
-    lookup.complete(&mut answer, found);
-    Outcome::Here(answer)
+    lookup.follow_aliases(&mut answer, node);
+    Resolution::Answered(answer)
 }
 
 impl<'s> Answer<'s> {
@@ -204,14 +204,19 @@ impl<'s> Answer<'s> {
     }
 
     /// The SOA record of the zone, as it tells how long a missing record may be taken for missing.
-    pub fn soa(&self, authority: &Authority, snapshot: &Snapshot) -> Record<'s> {
+    pub fn soa(&self, authority: &Authority, snapshot: &Snapshot) -> AnswerRecord<'s> {
         let soa = Soa { zone: &self.zone.name, serial: snapshot.serial, minimum: authority.negative_ttl };
-        Record { owner: Owner::Whole(&self.zone.name), ttl: authority.negative_ttl, data: Data::Soa(soa) }
+        AnswerRecord {
+            owner: Owner::Whole(&self.zone.name),
+            ttl: authority.negative_ttl,
+            data: AnswerData::Soa(soa),
+        }
     }
 
     /// Puts addresses into another order, so that who takes the first spreads over all. `below(n)` is any number under n.
     pub fn shuffle(&mut self, mut below: impl FnMut(usize) -> usize) {
-        let is_address = |record: &Record<'_>| matches!(record.data, Data::A(_) | Data::Aaaa(_));
+        let is_address =
+            |record: &AnswerRecord<'_>| matches!(record.data, AnswerData::A(_) | AnswerData::Aaaa(_));
         let first = self.records.iter().position(is_address).unwrap_or(self.records.len());
         let addresses = self.records.get_mut(first..).unwrap_or_default();
         for n in (1..addresses.len()).rev() {
@@ -222,12 +227,12 @@ impl<'s> Answer<'s> {
 
 impl<'s> Lookup<'s> {
     /// Follows aliases for as long as they lead to names of ours.
-    fn complete(self, answer: &mut Answer<'s>, mut found: Found<'s>) {
+    fn follow_aliases(self, answer: &mut Answer<'s>, mut node: Node<'s>) {
         let mut owner = Owner::Question;
         for _ in 0..MAX_ALIASES {
-            let Found::Alias(target) = found else { return self.finish(answer, owner, found) };
-            self.add(answer, owner, [Data::Cname(target)]);
-            if matches!(self.kind, RecordType::CNAME | RecordType::ANY) {
+            let Node::Alias(target) = node else { return self.finish(answer, owner, node) };
+            self.add(answer, owner, [AnswerData::Cname(target)]);
+            if matches!(self.qtype, RecordType::CNAME | RecordType::ANY) {
                 return;
             }
             let name = target.to_query();
@@ -235,8 +240,8 @@ impl<'s> Lookup<'s> {
                 answer.target = Some(target);
                 return;
             };
-            (_, found) = self.find(&name, zone);
-            if matches!(found, Found::Missing) && self.authority.falls_through(&name) {
+            (_, node) = self.find(&name, zone);
+            if matches!(node, Node::NxDomain) && self.authority.falls_through(&name) {
                 answer.target = Some(target);
                 return;
             }
@@ -248,101 +253,106 @@ impl<'s> Lookup<'s> {
         answer.has_soa = true;
     }
 
-    fn finish(self, answer: &mut Answer<'s>, owner: Owner<'s>, found: Found<'s>) {
-        match found {
-            Found::Missing => answer.is_missing = true,
-            Found::Empty | Found::Alias(_) => {}
-            Found::Records(..) if self.kind == RecordType::ANY => {
-                self.add(answer, owner, [Data::HostInfo]);
+    fn finish(self, answer: &mut Answer<'s>, owner: Owner<'s>, node: Node<'s>) {
+        match node {
+            Node::NxDomain => answer.is_missing = true,
+            Node::EmptyNonTerminal | Node::Alias(_) => {}
+            Node::Records(..) if self.qtype == RecordType::ANY => {
+                self.add(answer, owner, [AnswerData::HostInfo]);
                 return;
             }
-            Found::Records(data, additional) if !data.is_empty() => {
+            Node::Records(data, additional) if !data.is_empty() => {
                 self.add(answer, owner, data);
                 answer.additional = additional;
                 return;
             }
-            Found::Records(..) => {}
+            Node::Records(..) => {}
         }
         answer.has_soa = true;
     }
 
-    fn add(self, answer: &mut Answer<'s>, owner: Owner<'s>, data: impl IntoIterator<Item = Data<'s>>) {
-        let ttl =
-            |data: &Data<'_>| if matches!(data, Data::Txt(_)) { VERSION_TTL } else { self.authority.ttl };
-        answer.records.extend(data.into_iter().map(|data| Record { owner, ttl: ttl(&data), data }));
+    fn add(self, answer: &mut Answer<'s>, owner: Owner<'s>, data: impl IntoIterator<Item = AnswerData<'s>>) {
+        let ttl = |data: &AnswerData<'_>| {
+            if matches!(data, AnswerData::Txt(_)) { VERSION_TTL } else { self.authority.ttl }
+        };
+        answer.records.extend(data.into_iter().map(|data| AnswerRecord { owner, ttl: ttl(&data), data }));
     }
 
-    fn find(self, name: &QueryName, zone: &'s Zone) -> (Topic, Found<'s>) {
+    fn find(self, name: &QueryName, zone: &'s Zone) -> (Topic, Node<'s>) {
         if zone.is_reverse {
             return (Topic::Reverse, self.find_reverse(name, zone));
         }
         if zone.is_multicluster {
             return (Topic::Domain, self.apex_only(name, zone));
         }
-        match place(name, zone.labels) {
-            Place::Service(service) => self.at_its_name(service, zone),
-            Place::BelowService { service, label } => {
+        match classify(name, zone.labels) {
+            NameKind::Service(service) => self.at_its_name(service, zone),
+            NameKind::BelowService { service, label } => {
                 self.at_service(service, |view| self.below_service(view, label))
             }
-            Place::Port { service, port, protocol } => {
+            NameKind::Port { service, port, protocol } => {
                 self.at_service(service, |view| self.port(view, port, protocol, zone))
             }
-            Place::Zonal { service, choice, zone } => {
+            NameKind::Zonal { service, choice, zone } => {
                 self.at_service(service, |view| self.zonal(view, choice, zone))
             }
-            Place::Pod { namespace, address } => (Topic::Pod, self.pod(namespace, address)),
-            Place::Nowhere => (Topic::Search, Found::Missing),
-            Place::ServiceNamespace(namespace) | Place::PodNamespace(namespace) => {
+            NameKind::Pod { namespace, address } => (Topic::Pod, self.pod(namespace, address)),
+            NameKind::Invalid => (Topic::Search, Node::NxDomain),
+            NameKind::ServiceNamespace(namespace) | NameKind::PodNamespace(namespace) => {
                 self.at_namespace(namespace)
             }
-            Place::Apex => (Topic::Domain, self.apex(zone)),
-            Place::NameServer => {
-                (Topic::Domain, Found::addresses(self.authority.own_addresses.iter().copied(), self.kind))
+            NameKind::Apex => (Topic::Domain, self.apex(zone)),
+            NameKind::NameServer => {
+                (Topic::Domain, Node::addresses(self.authority.own_addresses.iter().copied(), self.qtype))
             }
-            Place::DnsVersion => {
-                let version = (self.kind == RecordType::TXT).then_some(Data::Txt(VERSION));
-                (Topic::Domain, Found::data(version))
+            NameKind::DnsVersion => {
+                let version = (self.qtype == RecordType::TXT).then_some(AnswerData::Txt(VERSION));
+                (Topic::Domain, Node::data(version))
             }
-            Place::Services | Place::Pods | Place::Dns => (Topic::Domain, Found::Empty),
+            NameKind::Services | NameKind::Pods | NameKind::Dns => (Topic::Domain, Node::EmptyNonTerminal),
         }
     }
 
-    fn at_namespace(self, name: &[u8]) -> (Topic, Found<'s>) {
-        if self.has_namespace(name) { (Topic::Domain, Found::Empty) } else { (Topic::Search, Found::Missing) }
+    fn at_namespace(self, name: &[u8]) -> (Topic, Node<'s>) {
+        if self.has_namespace(name) {
+            (Topic::Domain, Node::EmptyNonTerminal)
+        } else {
+            (Topic::Search, Node::NxDomain)
+        }
     }
 
     fn has_namespace(self, name: &[u8]) -> bool {
         self.authority.exposes(name, self.snapshot) && self.snapshot.has_namespace(name)
     }
 
-    fn pod(self, namespace: &[u8], label: &[u8]) -> Found<'s> {
+    fn pod(self, namespace: &[u8], label: &[u8]) -> Node<'s> {
         let Some(address) = parse_dashed(label).filter(|_| self.has_namespace(namespace)) else {
-            return Found::Missing;
+            return Node::NxDomain;
         };
         let is_there = match self.authority.pods {
             PodsMode::Disabled => false,
             PodsMode::Insecure => true,
             PodsMode::Verified => self.snapshot.has_pod(namespace, address),
         };
-        if is_there { Found::addresses([address], self.kind) } else { Found::Missing }
+        if is_there { Node::addresses([address], self.qtype) } else { Node::NxDomain }
     }
 
-    fn find_reverse(self, name: &QueryName, zone: &'s Zone) -> Found<'s> {
-        if name.label_count() == zone.labels && matches!(self.kind, RecordType::SOA | RecordType::NS) {
+    fn find_reverse(self, name: &QueryName, zone: &'s Zone) -> Node<'s> {
+        if name.label_count() == zone.labels && matches!(self.qtype, RecordType::SOA | RecordType::NS) {
             return self.apex(zone);
         }
         match reverse(name) {
             Reverse::Address(address) => self.holders(address),
-            Reverse::Network(first, last) => Found::if_exists(
+            Reverse::Network(first, last) => Node::if_exists(
                 name.label_count() == zone.labels || self.snapshot.has_address_in(first, last),
             ),
-            Reverse::Malformed => Found::if_exists(name.label_count() == zone.labels),
+            Reverse::Malformed => Node::if_exists(name.label_count() == zone.labels),
         }
     }
 
     /// A Service's own address names the Service; any other all endpoints that have it.
-    fn holders(self, address: IpAddr) -> Found<'s> {
-        let Some(zone) = self.authority.primary() else { return Found::Missing };
+    fn holders(self, address: IpAddr) -> Node<'s> {
+        let Some(zone) = self.authority.primary() else { return Node::NxDomain };
         let exposed = |view: &&View| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot);
         let holders: Vec<&'s View> = self.snapshot.holders(address).filter(exposed).collect();
         let name = |view: &'s View, endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
@@ -357,8 +367,8 @@ impl<'s> Lookup<'s> {
             );
         }
         if targets.is_empty() {
-            return Found::Missing;
+            return Node::NxDomain;
         }
-        Found::data(targets.into_iter().filter(|_| self.kind == RecordType::PTR).map(Data::Ptr))
+        Node::data(targets.into_iter().filter(|_| self.qtype == RecordType::PTR).map(AnswerData::Ptr))
     }
 }

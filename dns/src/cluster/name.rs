@@ -4,7 +4,7 @@ use hickory_server::proto::rr;
 
 mod classify;
 
-pub use classify::{Place, Reverse, ServiceName, is_reverse, place, reverse};
+pub use classify::{NameKind, Reverse, ServiceName, classify, is_reverse, reverse};
 
 /// The longest name there is, with the length octets of its labels and the root's.
 const MAX_OCTETS: usize = 255;

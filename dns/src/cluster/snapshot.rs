@@ -14,13 +14,13 @@ use std::{
 use arc_swap::ArcSwap;
 use arcstr::ArcStr;
 
-use crate::cluster::zone::{Change, Key, ObjectName, Pod, ReadOptions, Service, Slice};
+use crate::cluster::zone::{Change, ObjectName, Pod, ReadOptions, Service, ServiceKey, Slice};
 
 mod record;
 mod sorted;
 mod view;
 
-pub use record::{Data, Record};
+pub use record::{ZoneData, ZoneRecord};
 use sorted::Sorted;
 pub use view::View;
 
@@ -110,7 +110,7 @@ impl Snapshot {
     }
 
     /// Every record below the cluster domain and in the reverse zones, Service by Service.
-    pub fn records(&self) -> impl Iterator<Item = Record> {
+    pub fn records(&self) -> impl Iterator<Item = ZoneRecord> {
         self.services().flat_map(record::records)
     }
 
@@ -121,7 +121,7 @@ impl Snapshot {
         hasher.finish()
     }
 
-    fn hash_of(&self, key: &Key) -> u64 {
+    fn hash_of(&self, key: &ServiceKey) -> u64 {
         self.hash(&[key.name().as_bytes(), b".", key.namespace().as_bytes()])
     }
 }
@@ -153,7 +153,7 @@ pub struct Index {
     /// By their own name, to find what a changed slice was before.
     slices: HashSet<ByName>,
     /// What Endpoints objects mean, where they are mirrored.
-    endpoints: HashMap<Key, Arc<[Arc<Slice>]>>,
+    endpoints: HashMap<ServiceKey, Arc<[Arc<Slice>]>>,
     namespaces: HashMap<ArcStr, Presence>,
     pods: HashMap<ObjectName, Arc<Pod>>,
     /// Namespaces are selected, so only their own objects tell which there are.
@@ -191,7 +191,7 @@ impl Index {
         }
     }
 
-    fn apply_service(&mut self, key: Key, service: Option<Arc<Service>>) {
+    fn apply_service(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
         let namespace: ArcStr = key.namespace().into();
         let was = self.view(&key).is_some_and(|view| view.service.is_some());
         let is = service.is_some();
@@ -218,7 +218,7 @@ impl Index {
         }
     }
 
-    fn apply_endpoints(&mut self, key: Key, mirrored: Option<Arc<[Arc<Slice>]>>) {
+    fn apply_endpoints(&mut self, key: ServiceKey, mirrored: Option<Arc<[Arc<Slice>]>>) {
         let before = match mirrored {
             Some(mirrored) => self.endpoints.insert(key.clone(), mirrored),
             None => self.endpoints.remove(&key),
@@ -230,7 +230,7 @@ impl Index {
     }
 
     /// The control plane mirrors the Endpoints of Services that exist and select no pods.
-    fn mirrored(&self, key: &Key, service: Option<&Service>) -> Arc<[Arc<Slice>]> {
+    fn mirrored(&self, key: &ServiceKey, service: Option<&Service>) -> Arc<[Arc<Slice>]> {
         let is_mirrored = service.is_some_and(|service| !service.has_selector);
         self.endpoints.get(key).filter(|_| is_mirrored).cloned().unwrap_or_default()
     }
@@ -271,23 +271,23 @@ impl Index {
         }
     }
 
-    fn change_slices(&mut self, key: &Key, change: impl FnOnce(&[Arc<Slice>]) -> Vec<Arc<Slice>>) {
+    fn change_slices(&mut self, key: &ServiceKey, change: impl FnOnce(&[Arc<Slice>]) -> Vec<Arc<Slice>>) {
         let before = self.take(key);
         let slices = change(&before.slices);
         let after = View::new(before.key.clone(), before.service.clone(), slices);
         self.put(after, &before);
     }
 
-    pub fn service(&self, key: &Key) -> Option<&Service> {
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.view(key)?.service.as_deref()
     }
 
-    fn view(&self, key: &Key) -> Option<&Arc<View>> {
+    fn view(&self, key: &ServiceKey) -> Option<&Arc<View>> {
         self.next.entry(key.namespace().as_bytes(), key.name().as_bytes())
     }
 
     /// Takes the view of a Service out, or an empty one.
-    fn take(&mut self, key: &Key) -> Arc<View> {
+    fn take(&mut self, key: &ServiceKey) -> Arc<View> {
         let hash = self.next.hash_of(key);
         let found = self.next.services.remove(hash, |view| view.key == *key);
         found.unwrap_or_else(|| Arc::new(View::new(key.clone(), None, Vec::new())))

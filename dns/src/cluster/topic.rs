@@ -28,10 +28,10 @@ pub enum Topic {
     Invalid,
 }
 
-pub const TOPICS: usize = 11;
+pub const TOPIC_COUNT: usize = 11;
 
 impl Topic {
-    pub const ALL: [Self; TOPICS] = [
+    pub const ALL: [Self; TOPIC_COUNT] = [
         Self::Service,
         Self::Headless,
         Self::Alias,
@@ -62,7 +62,7 @@ impl Topic {
     }
 
     /// Of a name that is not answered from the cluster.
-    pub fn elsewhere(name: &QueryName) -> Self {
+    pub fn of_foreign_name(name: &QueryName) -> Self {
         let end = name.label_count();
         let is_reverse =
             end >= 2 && name.label(end - 1) == b"arpa" && matches!(name.label(end - 2), b"in-addr" | b"ip6");
@@ -91,7 +91,7 @@ mod tests {
             ("arpa", Topic::External),
             ("in-addr.arpa.example.org", Topic::External),
         ] {
-            assert_eq!(Topic::elsewhere(&Name::from_text(name).unwrap().to_query()), want, "{name}");
+            assert_eq!(Topic::of_foreign_name(&Name::from_text(name).unwrap().to_query()), want, "{name}");
         }
     }
 }

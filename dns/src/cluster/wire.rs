@@ -1,7 +1,7 @@
 //! Records as octets, with every name compressed that can be.
 
 use crate::cluster::{
-    answer::{Answer, Data, Owner, Record, Soa},
+    answer::{Answer, AnswerData, AnswerRecord, Owner, Soa},
     name::QueryName,
     zone::Dashed,
 };
@@ -59,7 +59,7 @@ impl<'q> Writer<'q> {
     pub fn sections(
         &mut self,
         answer: &Answer<'_>,
-        soa: Option<Record<'_>>,
+        soa: Option<AnswerRecord<'_>>,
         minimal: bool,
     ) -> Option<Sections> {
         let mut sections = Sections::default();
@@ -88,7 +88,7 @@ impl<'q> Writer<'q> {
     }
 
     /// Writes a record, or nothing of it.
-    fn fits(&mut self, record: &Record<'_>) -> Option<bool> {
+    fn fits(&mut self, record: &AnswerRecord<'_>) -> Option<bool> {
         let before = (self.out.len(), self.suffixes.len());
         self.record(record)?;
         let fits = self.out.len() <= self.room;
@@ -99,9 +99,9 @@ impl<'q> Writer<'q> {
         Some(fits)
     }
 
-    fn record(&mut self, record: &Record<'_>) -> Option<()> {
+    fn record(&mut self, record: &AnswerRecord<'_>) -> Option<()> {
         self.name(record.owner)?;
-        self.number(kind(&record.data));
+        self.number(type_number(&record.data));
         self.number(IN);
         self.out.extend_from_slice(&record.ttl.to_be_bytes());
         let len = self.out.len();
@@ -112,19 +112,19 @@ impl<'q> Writer<'q> {
         Some(())
     }
 
-    fn data(&mut self, data: &Data<'_>) -> Option<()> {
+    fn data(&mut self, data: &AnswerData<'_>) -> Option<()> {
         match data {
-            Data::A(address) => self.out.extend_from_slice(&address.octets()),
-            Data::Aaaa(address) => self.out.extend_from_slice(&address.octets()),
-            Data::Srv { weight, port, target } => {
+            AnswerData::A(address) => self.out.extend_from_slice(&address.octets()),
+            AnswerData::Aaaa(address) => self.out.extend_from_slice(&address.octets()),
+            AnswerData::Srv { weight, port, target } => {
                 [0, *weight, *port].into_iter().for_each(|field| self.number(field));
                 self.name(*target)?;
             }
-            Data::Ptr(target) | Data::Ns(target) => self.name(*target)?,
-            Data::Cname(target) => self.name(Owner::Whole(target))?,
-            Data::Txt(text) => self.text(text)?,
-            Data::Soa(soa) => self.start_of_authority(*soa)?,
-            Data::HostInfo => {
+            AnswerData::Ptr(target) | AnswerData::Ns(target) => self.name(*target)?,
+            AnswerData::Cname(target) => self.name(Owner::Whole(target))?,
+            AnswerData::Txt(text) => self.text(text)?,
+            AnswerData::Soa(soa) => self.start_of_authority(*soa)?,
+            AnswerData::HostInfo => {
                 self.text("RFC8482")?;
                 self.text("")?;
             }
@@ -245,16 +245,16 @@ impl Hash {
     }
 }
 
-fn kind(data: &Data<'_>) -> u16 {
+fn type_number(data: &AnswerData<'_>) -> u16 {
     match data {
-        Data::A(_) => 1,
-        Data::Ns(_) => 2,
-        Data::Cname(_) => 5,
-        Data::Soa(_) => 6,
-        Data::Ptr(_) => 12,
-        Data::HostInfo => 13,
-        Data::Txt(_) => 16,
-        Data::Aaaa(_) => 28,
-        Data::Srv { .. } => 33,
+        AnswerData::A(_) => 1,
+        AnswerData::Ns(_) => 2,
+        AnswerData::Cname(_) => 5,
+        AnswerData::Soa(_) => 6,
+        AnswerData::Ptr(_) => 12,
+        AnswerData::HostInfo => 13,
+        AnswerData::Txt(_) => 16,
+        AnswerData::Aaaa(_) => 28,
+        AnswerData::Srv { .. } => 33,
     }
 }

@@ -19,13 +19,13 @@ mod label;
 mod read;
 
 pub use label::{Dashed, Label, dashed, parse_dashed};
-pub use read::{ReadOptions, is_dead_alias, pod, service, slice};
+pub use read::{ReadOptions, is_unresolvable_alias, pod, service, slice};
 
 /// Namespace and name of a Service, lower-case, written as in a query: `web.shop`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<str>);
+pub struct ServiceKey(Arc<str>);
 
-impl Key {
+impl ServiceKey {
     /// `None`: no query could name it.
     pub fn new(namespace: &str, name: &str) -> Option<Self> {
         let both = [name, namespace];
@@ -50,13 +50,13 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace(), self.name())
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -76,10 +76,10 @@ pub struct ObjectName {
 /// What a changed object means. `None`: it is gone, or has no part in DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    Service(Key, Option<Arc<Service>>),
+    Service(ServiceKey, Option<Arc<Service>>),
     Slice(ObjectName, Option<Arc<Slice>>),
     /// The slices that the control plane would make of an Endpoints object, if its Service selects no pods.
-    Endpoints(Key, Option<Arc<[Arc<Slice>]>>),
+    Endpoints(ServiceKey, Option<Arc<[Arc<Slice>]>>),
     Namespace(ArcStr, bool),
     Pod(ObjectName, Option<Arc<Pod>>),
 }
@@ -133,7 +133,7 @@ impl Protocol {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     pub id: ObjectName,
-    pub service: Key,
+    pub service: ServiceKey,
     pub ports: Box<[Port]>,
     pub v4: Endpoints<Ipv4Addr>,
     pub v6: Endpoints<Ipv6Addr>,

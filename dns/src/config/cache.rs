@@ -32,7 +32,7 @@ pub struct Stored {
 /// Popular answers are asked for again before they expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefetch {
-    /// Asked for so often ...
+    /// UpstreamQuery for so often ...
     pub amount: u32,
     /// ... with no gap longer than that.
     pub duration: Duration,

@@ -29,11 +29,11 @@ impl Log {
         Self { zones: Zones::all(), classes: Class::ALL.to_vec() }
     }
 
-    pub fn has(&self, name: &LowerName) -> bool {
+    pub fn covers(&self, name: &LowerName) -> bool {
         self.zones.contains(name)
     }
 
-    pub fn wants(&self, answer: &Message) -> bool {
+    pub fn includes(&self, answer: &Message) -> bool {
         self.classes.contains(&Class::of(answer))
     }
 }
@@ -93,9 +93,9 @@ mod tests {
             let answer = answer(code, has_answer, has_soa);
             assert_eq!(Class::of(&answer), want, "{code} {has_answer} {has_soa}");
             let log = Log { classes: vec![want], ..Log::all() };
-            assert!(log.wants(&answer) && Log::all().wants(&answer), "{want:?}");
+            assert!(log.includes(&answer) && Log::all().includes(&answer), "{want:?}");
         }
         let errors = Log { classes: vec![Class::Error], ..Log::all() };
-        assert!(!errors.wants(&answer(ResponseCode::NXDomain, false, true)));
+        assert!(!errors.includes(&answer(ResponseCode::NXDomain, false, true)));
     }
 }

@@ -11,16 +11,16 @@ pub struct Selector(Vec<Requirement>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Requirement {
     key: String,
-    wants: Wants,
+    operator: Operator,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Wants {
-    Present,
-    Absent,
-    OneOf(Vec<String>),
+enum Operator {
+    Exists,
+    DoesNotExist,
+    In(Vec<String>),
     /// An object without the label is as good as one with another value.
-    NoneOf(Vec<String>),
+    NotIn(Vec<String>),
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -43,11 +43,11 @@ impl Selector {
 impl Requirement {
     fn is_met(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
-        match &self.wants {
-            Wants::Present => value.is_some(),
-            Wants::Absent => value.is_none(),
-            Wants::OneOf(values) => value.is_some_and(|value| values.contains(value)),
-            Wants::NoneOf(values) => value.is_none_or(|value| !values.contains(value)),
+        match &self.operator {
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
         }
     }
 }
@@ -73,28 +73,28 @@ impl FromStr for Requirement {
     type Err = SelectorError;
 
     fn from_str(text: &str) -> Result<Self, SelectorError> {
-        let (key, wants) = if let Some(key) = text.strip_prefix('!') {
-            (key, Wants::Absent)
+        let (key, operator) = if let Some(key) = text.strip_prefix('!') {
+            (key, Operator::DoesNotExist)
         } else if let Some((key, value)) = text.split_once("!=") {
-            (key, Wants::NoneOf(vec![value.trim().to_owned()]))
+            (key, Operator::NotIn(vec![value.trim().to_owned()]))
         } else if let Some((key, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-            (key, Wants::OneOf(vec![value.trim().to_owned()]))
+            (key, Operator::In(vec![value.trim().to_owned()]))
         } else if let Some((key, values)) = set(text, " notin") {
-            (key, Wants::NoneOf(values))
+            (key, Operator::NotIn(values))
         } else if let Some((key, values)) = set(text, " in") {
-            (key, Wants::OneOf(values))
+            (key, Operator::In(values))
         } else {
-            (text, Wants::Present)
+            (text, Operator::Exists)
         };
         let key = key.trim();
-        let values = match &wants {
-            Wants::Present | Wants::Absent => &[][..],
-            Wants::OneOf(values) | Wants::NoneOf(values) => values,
+        let values = match &operator {
+            Operator::Exists | Operator::DoesNotExist => &[][..],
+            Operator::In(values) | Operator::NotIn(values) => values,
         };
         if key.is_empty() || !std::iter::once(key).chain(values.iter().map(String::as_str)).all(is_word) {
             return Err(SelectorError(text.to_owned()));
         }
-        Ok(Self { key: key.to_owned(), wants })
+        Ok(Self { key: key.to_owned(), operator })
     }
 }
 

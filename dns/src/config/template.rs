@@ -12,7 +12,7 @@ use super::Zones;
 pub struct Template {
     pub class: DNSClass,
     /// None: every type.
-    pub kind: Option<RecordType>,
+    pub qtype: Option<RecordType>,
     pub zones: Zones,
     /// The first of these that matches counts.
     pub matches: Vec<Regex>,
@@ -31,7 +31,7 @@ impl PartialEq for Template {
             template.matches.iter().map(|pattern| pattern.as_str().to_owned()).collect()
         };
         self.class == other.class
-            && self.kind == other.kind
+            && self.qtype == other.qtype
             && self.zones == other.zones
             && patterns(self) == patterns(other)
             && self.answers == other.answers

@@ -13,12 +13,12 @@ use crate::{
 };
 
 pub(super) fn read(directive: &Directive, block: &Zones) -> Result<Template, CorefileError> {
-    let [class, kind, zones @ ..] = directive.words.as_slice() else {
+    let [class, qtype, zones @ ..] = directive.words.as_slice() else {
         return Err(directive.misused("template CLASS TYPE [ZONES...]"));
     };
     let mut template = Template {
         class: class_of(class)?,
-        kind: kind_of(kind)?,
+        qtype: qtype_of(qtype)?,
         zones: zones_or(zones, block.clone())?,
         matches: Vec::new(),
         answers: Vec::new(),
@@ -76,9 +76,9 @@ fn class_of(word: &Word) -> Result<DNSClass, CorefileError> {
     }
 }
 
-fn kind_of(word: &Word) -> Result<Option<RecordType>, CorefileError> {
-    let kind: RecordType = word.text.to_uppercase().parse().map_err(|_| {
+fn qtype_of(word: &Word) -> Result<Option<RecordType>, CorefileError> {
+    let qtype: RecordType = word.text.to_uppercase().parse().map_err(|_| {
         word.refuse(format!("`{}` is no type of records; write one such as `A`, or `ANY`", word.text))
     })?;
-    Ok((kind != RecordType::ANY).then_some(kind))
+    Ok((qtype != RecordType::ANY).then_some(qtype))
 }

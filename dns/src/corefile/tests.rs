@@ -195,7 +195,7 @@ fn hosts_rewrite_and_template_are_read() {
     assert_eq!(regex.answers.iter().map(|answer| answer.in_value).collect::<Vec<_>>(), [false, true]);
     let [v6, all] = block.templates.as_slice() else { panic!("{:?}", block.templates) };
     assert_eq!((v6.rcode, v6.matches.len(), v6.zones.clone()), (ResponseCode::NXDomain, 1, zones("example")));
-    assert_eq!((all.kind, all.matches.len(), all.answers.len()), (None, 2, 1));
+    assert_eq!((all.qtype, all.matches.len(), all.answers.len()), (None, 2, 1));
 }
 
 #[test]
@@ -229,8 +229,9 @@ fn what_has_no_effect_is_named() {
     let text = ". {\n errors {\n  stacktrace\n }\n kubernetes {\n  ttl 5\n  apiserver_qps 5\n }\n forward . 10.0.0.1 {\n  \
                 prefer_udp\n }\n log . \"{type} {name}\"\n}";
     fs::write(&path, text).unwrap();
-    let named = needless(&path, &|_| None);
-    let places: Vec<_> = named.iter().map(|needless| (needless.place.as_str(), &*needless.option)).collect();
+    let named = ineffective(&path, &|_| None);
+    let places: Vec<_> =
+        named.iter().map(|ineffective| (ineffective.place.as_str(), &*ineffective.option)).collect();
     let place = |line: u32| format!("{}:{line}", path.display());
     let want = [
         (place(3), "stacktrace"),

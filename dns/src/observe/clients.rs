@@ -32,29 +32,29 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::topic::Topic;
 
-mod tally;
+mod counters;
 mod window;
 
-pub use tally::{Counts, SLOW, Trouble};
-use tally::{Tally, Troubles};
+use counters::{Counters, Troubles};
+pub use counters::{Counts, SLOW, Trouble};
 use window::Window;
 
 /// How long the figures of clients are added up before others begin.
 pub const WINDOW: Duration = Duration::from_secs(15 * 60);
 /// More tables than that are no faster, but larger.
-const MOST_SHARDS: usize = 16;
+const MAX_SHARDS: usize = 16;
 
 #[derive(Debug)]
 pub struct Clients {
     /// Of everybody, since the start.
-    totals: Box<[Total]>,
+    totals: Box<[WorkerTotal]>,
     recent: ArcSwap<Recent>,
 }
 
 /// A worker writes here with every query: not into a cache line of another's.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Total(Tally);
+struct WorkerTotal(Counters);
 
 #[derive(Debug)]
 struct Recent {
@@ -75,7 +75,7 @@ pub struct Report {
 impl Default for Clients {
     fn default() -> Self {
         let workers = available_parallelism().map_or(1, NonZeroUsize::get);
-        Self::new(workers.min(MOST_SHARDS), SystemTime::now())
+        Self::new(workers.min(MAX_SHARDS), SystemTime::now())
     }
 }
 
@@ -83,7 +83,7 @@ impl Clients {
     fn new(shards: usize, now: SystemTime) -> Self {
         let recent = Recent { now: Arc::new(Window::new(shards, now)), before: None };
         Self {
-            totals: (0..shards).map(|_| Total::default()).collect(),
+            totals: (0..shards).map(|_| WorkerTotal::default()).collect(),
             recent: ArcSwap::from_pointee(recent),
         }
     }
@@ -93,12 +93,12 @@ impl Clients {
         let troubles = Troubles::of(rcode, took);
         let shard = thread() % self.totals.len();
         self.totals[shard].0.add(topic, troubles);
-        self.recent.load().now.tally(shard, client, |tally| tally.add(topic, troubles));
+        self.recent.load().now.counters(shard, client, |counters| counters.add(topic, troubles));
     }
 
     /// Of everybody, since the start.
     pub fn total(&self) -> Counts {
-        self.totals.iter().map(|Total(tally)| tally.counts()).sum()
+        self.totals.iter().map(|WorkerTotal(counters)| counters.counts()).sum()
     }
 
     pub fn report(&self) -> Report {
@@ -120,7 +120,7 @@ impl Clients {
     }
 
     /// Forgets the window before. What is noted meanwhile may still go to the one that ends.
-    fn turn(&self, now: SystemTime) {
+    fn rotate(&self, now: SystemTime) {
         let recent = self.recent.load();
         let next = Window::new(self.totals.len(), now);
         self.recent.store(Arc::new(Recent { now: Arc::new(next), before: Some(Arc::clone(&recent.now)) }));
@@ -128,13 +128,13 @@ impl Clients {
 }
 
 /// Turns the windows for as long as somebody counts.
-pub async fn turn(clients: Weak<Clients>) {
+pub async fn rotate(clients: Weak<Clients>) {
     let mut next = Instant::now() + WINDOW;
     loop {
         sleep_until(next).await;
         next += WINDOW;
         let Some(clients) = clients.upgrade() else { return };
-        clients.turn(SystemTime::now());
+        clients.rotate(SystemTime::now());
     }
 }
 
@@ -187,13 +187,13 @@ mod tests {
         let at = |minutes: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minutes);
         let clients = Clients::new(1, at(0));
         note(&clients, PODS[0], Topic::Service, 1);
-        clients.turn(at(15));
+        clients.rotate(at(15));
         note(&clients, PODS[0], Topic::Service, 2);
         note(&clients, PODS[1], Topic::Service, 1);
         assert_eq!((queries(&clients), clients.report().since), (vec![(PODS[0], 3), (PODS[1], 1)], at(0)));
-        clients.turn(at(30));
+        clients.rotate(at(30));
         assert_eq!((queries(&clients), clients.report().since), (vec![(PODS[0], 2), (PODS[1], 1)], at(15)));
-        clients.turn(at(45));
+        clients.rotate(at(45));
         assert_eq!((queries(&clients), clients.report().since), (vec![], at(30)));
         assert_eq!(clients.total().queries(), 4);
     }
@@ -201,7 +201,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn windows_turn_until_nobody_counts() {
         let clients = Arc::new(Clients::new(1, SystemTime::now()));
-        let turning = tokio::spawn(turn(Arc::downgrade(&clients)));
+        let turning = tokio::spawn(rotate(Arc::downgrade(&clients)));
         note(&clients, PODS[0], Topic::Pod, 1);
         tokio::time::sleep(WINDOW * 3 / 2).await;
         assert_eq!(queries(&clients), [(PODS[0], 1)]);
@@ -217,7 +217,7 @@ mod tests {
         let clients = Clients::new(1, SystemTime::now());
         (0..CROWD).for_each(|n| note(&clients, Ipv4Addr::from(n).into(), Topic::External, 1));
         let report = clients.report();
-        assert!(report.clients.len() <= window::PLACES, "{}", report.clients.len());
+        assert!(report.clients.len() <= window::SLOTS, "{}", report.clients.len());
         let found = report.clients.len() as u64 + report.others.queries();
         assert_eq!(found, u64::from(CROWD));
     }

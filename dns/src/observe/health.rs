@@ -32,7 +32,7 @@ use crate::{
 
 /// Where each question is answered; several may be at one address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Endpoints {
+pub struct HttpEndpoints {
     pub health: BTreeSet<SocketAddr>,
     pub ready: BTreeSet<SocketAddr>,
     pub metrics: BTreeSet<SocketAddr>,
@@ -69,7 +69,7 @@ struct Shared {
 /// Connections that wait to be taken: probes are few.
 const BACKLOG: u32 = 64;
 
-impl Endpoints {
+impl HttpEndpoints {
     /// As the blocks of a configuration say.
     pub fn of(config: &Config) -> Self {
         let blocks = || config.servers.iter();
@@ -85,7 +85,7 @@ impl Endpoints {
 impl Health {
     /// Must be called within a runtime.
     pub fn start(
-        endpoints: &Endpoints,
+        endpoints: &HttpEndpoints,
         metrics: Arc<Metrics>,
         published: Option<Arc<Published>>,
     ) -> Result<Self, HealthError> {
@@ -101,7 +101,7 @@ impl Health {
             servers.spawn(async move { http::answer(listener, router).await });
         }
         for address in endpoints.health.iter().filter(|address| address.port() != 0) {
-            servers.spawn(watch_over(*address, state.metrics.health()));
+            servers.spawn(self_check(*address, state.metrics.health()));
         }
         Ok(Self { state, addresses, _servers: servers })
     }
@@ -118,13 +118,13 @@ impl Health {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum What {
+enum HttpEndpoint {
     Health,
     Ready,
     Metrics,
 }
 
-impl What {
+impl HttpEndpoint {
     fn name(self) -> &'static str {
         match self {
             Self::Health => "health",
@@ -144,28 +144,28 @@ impl What {
 }
 
 /// How often the server asks for its own health, and how long it waits: what others would wait for shows in the figures.
-const EVERY: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(5);
+const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const SELF_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-async fn watch_over(address: SocketAddr, metrics: HealthMetrics) {
+async fn self_check(address: SocketAddr, metrics: HealthMetrics) {
     let here = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v6.port()).into(),
         SocketAddr::V4(_) | SocketAddr::V6(_) => address,
     };
-    let mut turns = interval(EVERY);
+    let mut turns = interval(SELF_CHECK_INTERVAL);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
         let asked = Instant::now();
-        match timeout(PATIENCE, lives(here)).await {
+        match timeout(SELF_CHECK_TIMEOUT, check_health(here)).await {
             Ok(Ok(())) => metrics.answered(asked.elapsed()),
             Ok(Err(_)) | Err(_) => metrics.failed(),
         }
     }
 }
 
-async fn lives(address: SocketAddr) -> io::Result<()> {
+async fn check_health(address: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
     let mut start = [0; 12];
@@ -174,8 +174,8 @@ async fn lives(address: SocketAddr) -> io::Result<()> {
 }
 
 /// One router for each address, and what it is for in the first place.
-fn routers(endpoints: &Endpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared>>, What)> {
-    let Endpoints { health, ready, metrics, are_shared: _ } = endpoints;
+fn routers(endpoints: &HttpEndpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared>>, HttpEndpoint)> {
+    let HttpEndpoints { health, ready, metrics, are_shared: _ } = endpoints;
     let mut routers = BTreeMap::new();
     let mut add = |addresses: &BTreeSet<SocketAddr>,
                    path: &str,
@@ -186,9 +186,9 @@ fn routers(endpoints: &Endpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared>>, 
             routers.insert(*address, (router.route(path, route.clone()), what));
         }
     };
-    add(health, "/health", get(|| async { "OK" }), What::Health);
-    add(ready, "/ready", get(is_ready), What::Ready);
-    add(metrics, "/metrics", get(told), What::Metrics);
+    add(health, "/health", get(|| async { "OK" }), HttpEndpoint::Health);
+    add(ready, "/ready", get(is_ready), HttpEndpoint::Ready);
+    add(metrics, "/metrics", get(metrics_text), HttpEndpoint::Metrics);
     routers
 }
 
@@ -204,7 +204,7 @@ async fn is_ready(State(state): State<Arc<Shared>>) -> (StatusCode, &'static str
     }
 }
 
-async fn told(State(state): State<Arc<Shared>>) -> ([(&'static str, &'static str); 1], String) {
+async fn metrics_text(State(state): State<Arc<Shared>>) -> ([(&'static str, &'static str); 1], String) {
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], state.metrics.text())
 }
 
@@ -247,7 +247,7 @@ mod tests {
     async fn health_readiness_and_metrics_are_told() {
         let one = BTreeSet::from(["127.0.0.1:0".parse().unwrap()]);
         let endpoints =
-            Endpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
+            HttpEndpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
         let published = Arc::new(Published::default());
         let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published))).unwrap();
         let [address] = health.addresses() else { panic!("{:?}", health.addresses()) };
@@ -260,7 +260,7 @@ mod tests {
         health.stopping();
         assert_eq!(get(*address, "/ready").await, (503, "stopping".to_owned()));
         assert_eq!(get(*address, "/health").await.0, 200, "what lives is not ended for stopping");
-        let taken = Endpoints { health: BTreeSet::from([*address]), ..Endpoints::default() };
+        let taken = HttpEndpoints { health: BTreeSet::from([*address]), ..HttpEndpoints::default() };
         let error = Health::start(&taken, Arc::default(), None).unwrap_err().to_string();
         assert!(error.contains("--dns-health-bind-address"), "{error}");
     }

@@ -18,12 +18,12 @@ use tracing::debug;
 
 const LIMITS: Limits = Limits {
     connections: 256,
-    each: 64,
-    patience: Duration::from_secs(30),
-    longest: Duration::from_secs(300),
+    per_client: 64,
+    request_timeout: Duration::from_secs(30),
+    max_age: Duration::from_secs(300),
 };
 /// After a client could not be taken in: the next one would not be either, for as long as descriptors are short.
-const BREATH: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What clients may take.
 #[derive(Clone, Copy)]
@@ -31,11 +31,11 @@ struct Limits {
     /// At one address of ours at a time; the next ones wait.
     connections: usize,
     /// Of one client; the next ones are closed.
-    each: usize,
+    per_client: usize,
     /// How long a client may take to ask, be it for the first time or once more.
-    patience: Duration,
+    request_timeout: Duration,
     /// After this time a client has to come anew, however often it asks: it may be one that never reads.
-    longest: Duration,
+    max_age: Duration,
 }
 
 /// Answers until it is dropped; then whoever is being answered is cut off.
@@ -50,17 +50,17 @@ async fn answer_within(limits: Limits, listener: TcpListener, app: Router) -> ! 
         tokio::select! {
             accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
                 Ok((stream, client)) => {
-                    let place = clients.enter(client.ip().to_canonical(), limits.each);
-                    let Some(place) = place else { continue };
+                    let slot = clients.admit(client.ip().to_canonical(), limits.per_client);
+                    let Some(slot) = slot else { continue };
                     let app = app.clone();
                     connections.spawn(async move {
-                        converse(limits, stream, app).await;
-                        drop(place);
+                        serve_connection(limits, stream, app).await;
+                        drop(slot);
                     });
                 }
                 Err(error) => {
                     debug!(%error, "client not taken in");
-                    sleep(BREATH).await;
+                    sleep(ACCEPT_RETRY).await;
                 }
             },
             Some(_) = connections.join_next() => clients.forget(),
@@ -73,7 +73,7 @@ async fn answer_within(limits: Limits, listener: TcpListener, app: Router) -> ! 
 struct Clients(HashMap<IpAddr, Arc<()>>);
 
 impl Clients {
-    fn enter(&mut self, client: IpAddr, most: usize) -> Option<Arc<()>> {
+    fn admit(&mut self, client: IpAddr, most: usize) -> Option<Arc<()>> {
         let own = self.0.entry(client).or_default();
         (Arc::strong_count(own) <= most).then(|| Arc::clone(own))
     }
@@ -85,13 +85,13 @@ impl Clients {
 }
 
 /// Whatever goes wrong with one client is that client's business.
-async fn converse(Limits { patience, longest, .. }: Limits, stream: TcpStream, app: Router) {
+async fn serve_connection(Limits { request_timeout, max_age, .. }: Limits, stream: TcpStream, app: Router) {
     let mut protocol = http1::Builder::new();
-    protocol.timer(TokioTimer::new()).header_read_timeout(patience);
+    protocol.timer(TokioTimer::new()).header_read_timeout(request_timeout);
     let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
-    if timeout(longest, connection.as_mut()).await.is_err() {
+    if timeout(max_age, connection.as_mut()).await.is_err() {
         connection.as_mut().graceful_shutdown();
-        let _ = timeout(patience, connection).await;
+        let _ = timeout(request_timeout, connection).await;
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_says_nothing_makes_room_for_others() {
-        let limits = Limits { connections: 1, patience: Duration::from_millis(100), ..LIMITS };
+        let limits = Limits { connections: 1, request_timeout: Duration::from_millis(100), ..LIMITS };
         let address = start(limits).await;
         let mut silent = connect([127, 0, 0, 1], address).await;
         assert!(is_answered(&mut connect([127, 0, 0, 1], address).await).await);
@@ -136,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_client_has_all_places() {
-        let address = start(Limits { connections: 4, each: 2, ..LIMITS }).await;
+        let address = start(Limits { connections: 4, per_client: 2, ..LIMITS }).await;
         let mut kept = Vec::new();
         for n in 0..4 {
             let mut stream = connect([127, 0, 0, 1], address).await;

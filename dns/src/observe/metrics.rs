@@ -14,7 +14,7 @@ mod queries;
 
 use std::{sync::Arc, time::Duration};
 
-pub use cache::{CacheMetrics, Store};
+pub use cache::{CacheMetrics, StoreKind};
 pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use labels::rcode_word;
 pub use losses::{Loss, Losses};
@@ -23,7 +23,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector, exponential_buckets,
 };
-pub use queries::{Protocol, QueryMetrics};
+pub use queries::{QueryMetrics, Transport};
 
 use crate::observe::clients::Clients;
 

@@ -19,7 +19,7 @@ use tracing::warn;
 
 use crate::{
     config,
-    file_watcher::Followed,
+    file_watcher::FileWatcher,
     observe::metrics::HostsMetrics,
     resolve::reply::{Origin, Reply},
 };
@@ -46,11 +46,11 @@ struct Table {
 impl Hosts {
     /// Must be called within a runtime: the file is followed by a task that ends with this.
     pub fn start(config: &config::Hosts, metrics: HostsMetrics) -> Self {
-        let mut file = Followed::new(&config.file);
+        let mut file = FileWatcher::new(&config.file);
         let shared = Arc::new(Shared { config: config.clone(), table: ArcSwap::default(), metrics });
         shared.fill("");
-        shared.reread(&mut file);
-        tokio::spawn(follow(Arc::downgrade(&shared), file));
+        shared.reload(&mut file);
+        tokio::spawn(watch_file(Arc::downgrade(&shared), file));
         Self(shared)
     }
 
@@ -67,15 +67,15 @@ impl Hosts {
         }
         if answers.is_empty() && !table.has(&name) {
             let leads_on = config.fallthrough.contains(&name);
-            return (!leads_on).then(|| Reply::known(ResponseCode::NXDomain, Origin::Hosts));
+            return (!leads_on).then(|| Reply::from_plugin(ResponseCode::NXDomain, Origin::Hosts));
         }
-        Some(Reply { answers, ..Reply::known(ResponseCode::NoError, Origin::Hosts) })
+        Some(Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Hosts) })
     }
 }
 
 impl Shared {
     /// A file that has become unreadable changes nothing.
-    fn reread(&self, file: &mut Followed) {
+    fn reload(&self, file: &mut FileWatcher) {
         match file.changed() {
             None => {}
             Some(Ok(text)) => self.fill(&text),
@@ -126,13 +126,13 @@ impl Table {
     }
 }
 
-async fn follow(shared: Weak<Shared>, mut file: Followed) {
+async fn watch_file(shared: Weak<Shared>, mut file: FileWatcher) {
     let Some(period) = shared.upgrade().and_then(|shared| shared.config.reload) else { return };
-    let mut looks = interval(period);
+    let mut polls = interval(period);
     loop {
-        looks.tick().await;
+        polls.tick().await;
         let Some(shared) = shared.upgrade() else { return };
-        shared.reread(&mut file);
+        shared.reload(&mut file);
     }
 }
 

@@ -89,7 +89,7 @@ fn below(question: &Query, zone: Name, exists: bool, data: &[RData]) -> Reply {
         true => vec![Record::from_rdata(zone.clone(), TTL, soa(&zone))],
         false => Vec::new(),
     };
-    Reply { answers, authorities, ..Reply::known(rcode, Origin::Local) }
+    Reply { answers, authorities, ..Reply::from_plugin(rcode, Origin::Local) }
 }
 
 fn soa(zone: &Name) -> RData {

@@ -56,23 +56,23 @@ pub fn answer(templates: &[Template], question: &Query) -> Option<Made> {
     }
     let name = LowerName::new(question.name());
     let text = name.to_string();
-    for template in templates.iter().filter(|template| is_about(template, question, &name)) {
+    for template in templates.iter().filter(|template| applies_to(template, question, &name)) {
         if let Some(captures) = template.matches.iter().find_map(|pattern| pattern.captures(&text)) {
             let zone = template.zones.longest(&name).map(ToString::to_string).unwrap_or_default();
             return Some(made(template, &Facts { question, name: &text, zone, captures }));
         }
         if !template.fallthrough.contains(&name) {
-            let reply = Reply::known(ResponseCode::ServFail, Origin::Template);
+            let reply = Reply::from_plugin(ResponseCode::ServFail, Origin::Template);
             return Some(Made { reply, unmade: 0 });
         }
     }
     None
 }
 
-fn is_about(template: &Template, question: &Query, name: &LowerName) -> bool {
+fn applies_to(template: &Template, question: &Query, name: &LowerName) -> bool {
     let class = template.class == DNSClass::ANY || template.class == question.query_class();
-    let kind = template.kind.is_none_or(|kind| kind == question.query_type());
-    class && kind && template.zones.contains(name)
+    let qtype = template.qtype.is_none_or(|qtype| qtype == question.query_type());
+    class && qtype && template.zones.contains(name)
 }
 
 /// What may be filled in.
@@ -90,17 +90,18 @@ fn made(template: &Template, facts: &Facts<'_>) -> Made {
         answers: records(&template.answers),
         authorities: records(&template.authorities),
         additionals: records(&template.additionals),
-        ..Reply::known(template.rcode, Origin::Template)
+        ..Reply::from_plugin(template.rcode, Origin::Template)
     };
     let wanted = template.answers.len() + template.authorities.len() + template.additionals.len();
     let unmade = wanted - reply.answers.len() - reply.authorities.len() - reply.additionals.len();
     // A part would be taken for the whole, and nothing for the word that there is nothing.
-    let reply = if unmade == 0 { reply } else { Reply::known(ResponseCode::ServFail, Origin::Template) };
+    let reply =
+        if unmade == 0 { reply } else { Reply::from_plugin(ResponseCode::ServFail, Origin::Template) };
     Made { reply, unmade }
 }
 
 fn record(text: &str, facts: &Facts<'_>) -> Option<Record> {
-    let text = Pattern::parse(text).ok()?.filled(facts);
+    let text = Pattern::parse(text).ok()?.expand(facts);
     let parsed = parsed(&text);
     if parsed.is_none() {
         // Counted, too; any client can make it happen, so it must not fill the log.
@@ -121,8 +122,8 @@ fn parsed(text: &str) -> Option<Record> {
     if next.eq_ignore_ascii_case("IN") {
         (next, rest) = word(rest)?;
     }
-    let kind: RecordType = next.to_uppercase().parse().ok()?;
-    let data = RData::try_from_str(kind, rest.trim()).ok()?;
+    let qtype: RecordType = next.to_uppercase().parse().ok()?;
+    let data = RData::try_from_str(qtype, rest.trim()).ok()?;
     let mut name = Name::from_ascii(name).ok()?;
     name.set_fqdn(true);
     Some(Record::from_rdata(name, ttl, data))
@@ -150,8 +151,8 @@ impl Pattern {
         Ok(Self(pieces))
     }
 
-    fn filled(&self, facts: &Facts<'_>) -> String {
-        self.0.iter().map(|piece| piece.filled(facts)).collect()
+    fn expand(&self, facts: &Facts<'_>) -> String {
+        self.0.iter().map(|piece| piece.expand(facts)).collect()
     }
 }
 
@@ -175,7 +176,7 @@ impl Piece {
         }
     }
 
-    fn filled(&self, facts: &Facts<'_>) -> String {
+    fn expand(&self, facts: &Facts<'_>) -> String {
         let group = |found: Option<regex::Match<'_>>| found.map_or("", |found| found.as_str()).to_owned();
         match self {
             Self::Text(text) => text.clone(),
@@ -199,7 +200,7 @@ mod tests {
     fn template(pattern: &str, answer: &str) -> Template {
         Template {
             class: DNSClass::IN,
-            kind: Some(RecordType::A),
+            qtype: Some(RecordType::A),
             zones: Zones(vec![Name::from_ascii("example.").unwrap().into()]),
             matches: vec![Regex::new(pattern).unwrap()],
             answers: vec![answer.to_owned()],
@@ -220,7 +221,7 @@ mod tests {
             template(r"^(?P<host>[a-z]+)\.example\.$", "{{ .Name }} {{ .Class }} A 10.0.0.{{ .Group.host }}");
         let elsewhere = Zones(vec![Name::from_ascii("example.").unwrap().into()]);
         let first = Template { fallthrough: elsewhere, ..by_number.clone() };
-        let no_ipv6 = Template { kind: Some(RecordType::AAAA), answers: vec![], ..template(".*", "") };
+        let no_ipv6 = Template { qtype: Some(RecordType::AAAA), answers: vec![], ..template(".*", "") };
         let found = |text: &str| Some((ResponseCode::NoError, vec![text.to_owned()]));
         type Want = Option<(ResponseCode, Vec<String>)>;
         let cases: &[(&str, RecordType, &[&Template], Want)] = &[
@@ -232,14 +233,14 @@ mod tests {
             ("ip-10-0-0-1.elsewhere.", RecordType::A, &[&by_number], None),
             ("x.example.", RecordType::AAAA, &[&no_ipv6], Some((ResponseCode::NoError, vec![]))),
         ];
-        for (name, kind, templates, want) in cases {
+        for (name, qtype, templates, want) in cases {
             let templates: Vec<Template> = templates.iter().copied().cloned().collect();
-            let question = Query::query(Name::from_ascii(name).unwrap(), *kind);
+            let question = Query::query(Name::from_ascii(name).unwrap(), *qtype);
             let got = answer(&templates, &question).map(|Made { reply, .. }| {
                 let text = |record: &Record| format!("{} {} {}", record.name, record.ttl, record.data);
                 (reply.rcode, reply.answers.iter().map(text).collect())
             });
-            assert_eq!(got, *want, "{name} {kind}");
+            assert_eq!(got, *want, "{name} {qtype}");
         }
     }
 

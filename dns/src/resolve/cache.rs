@@ -13,22 +13,22 @@ use std::{sync::Arc, time::Duration};
 use entry::Entry;
 pub(crate) use entry::Popularity;
 use hickory_server::proto::{op::Query, rr::LowerName};
-pub(crate) use key::Key;
-use lifetime::{Kept, Kind, kept};
+pub(crate) use key::CacheKey;
+use lifetime::{AnswerKind, Lifetime, lifetime};
 use prometheus::IntCounter;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync};
 
 use crate::{
     config::{self, Prefetch, ServeStale, Stored, Verify, Zones},
-    observe::metrics::{CacheMetrics, Store},
-    resolve::reply::{Reply, Wants},
+    observe::metrics::{CacheMetrics, StoreKind},
+    resolve::reply::{QueryFlags, Reply},
 };
 
 #[derive(Debug)]
 pub(crate) struct Cache {
     zones: Zones,
-    success: Option<Answers>,
-    denial: Option<Answers>,
+    success: Option<AnswerStore>,
+    denial: Option<AnswerStore>,
     limits: lifetime::Limits,
     prefetch: Option<Prefetch>,
     serve_stale: Option<ServeStale>,
@@ -37,12 +37,12 @@ pub(crate) struct Cache {
 }
 
 /// What the cache knows about a question.
-pub(crate) enum Found {
+pub(crate) enum CacheLookup {
     Fresh(Reply),
     /// Fresh, popular, and about to expire: whoever finds it is to fetch it again.
     Due(Reply, Popularity),
     Stale(Stale),
-    Nothing,
+    Miss,
 }
 
 /// An answer that has expired but may be served while the upstream fails.
@@ -51,14 +51,14 @@ pub(crate) struct Stale {
     pub popularity: Popularity,
     pub verify: Verify,
     /// The upstream was asked a short while ago, or is being asked.
-    pub must_wait: bool,
+    pub is_recheck_pending: bool,
 }
 
 #[derive(Debug)]
-struct Answers {
-    store: sync::Cache<Key, Arc<Entry>, Weigher, quick_cache::DefaultHashBuilder, Evictions>,
+struct AnswerStore {
+    store: sync::Cache<CacheKey, Arc<Entry>, Weigher, quick_cache::DefaultHashBuilder, Evictions>,
     except: Zones,
-    which: Store,
+    which: StoreKind,
 }
 
 /// An answer of usual size counts as this; a larger one as what it is. So a store holds no more answers than it was
@@ -72,8 +72,8 @@ impl Cache {
         let config::Cache { zones, success, denial, servfail, prefetch, serve_stale, keep_ttl } = config;
         Self {
             zones: zones.clone(),
-            success: Answers::new(success, Store::Success, &metrics),
-            denial: Answers::new(denial, Store::Denial, &metrics),
+            success: AnswerStore::new(success, StoreKind::Success, &metrics),
+            denial: AnswerStore::new(denial, StoreKind::Denial, &metrics),
             limits: lifetime::Limits {
                 success: (success.min_ttl, success.max_ttl),
                 denial: (denial.min_ttl, denial.max_ttl),
@@ -86,8 +86,8 @@ impl Cache {
         }
     }
 
-    pub(crate) fn look(&self, question: &Query, wants: Wants) -> Found {
-        let key = key::Buffer::new(question, wants);
+    pub(crate) fn lookup(&self, question: &Query, flags: QueryFlags) -> CacheLookup {
+        let key = key::KeyBuffer::new(question, flags);
         let mut expired = None;
         for answers in [&self.success, &self.denial].into_iter().flatten() {
             let Some(entry) = answers.store.get(key.bytes()) else { continue };
@@ -97,14 +97,14 @@ impl Cache {
             }
             expired = expired.or(Some(entry));
         }
-        expired.and_then(|entry| self.stale(&entry, question)).map_or(Found::Nothing, Found::Stale)
+        expired.and_then(|entry| self.stale(&entry, question)).map_or(CacheLookup::Miss, CacheLookup::Stale)
     }
 
-    fn fresh(&self, entry: &Entry, question: &Query) -> Option<Found> {
+    fn fresh(&self, entry: &Entry, question: &Query) -> Option<CacheLookup> {
         let left = entry.left()?;
         let reply = entry.reply(question, if self.keep_ttl { None } else { Some(entry.age()) })?;
         let is_due = self.prefetch.as_ref().is_some_and(|prefetch| entry.hit(prefetch, left));
-        Some(if is_due { Found::Due(reply, entry.popularity()) } else { Found::Fresh(reply) })
+        Some(if is_due { CacheLookup::Due(reply, entry.popularity()) } else { CacheLookup::Fresh(reply) })
     }
 
     fn stale(&self, entry: &Entry, question: &Query) -> Option<Stale> {
@@ -116,38 +116,38 @@ impl Cache {
             reply: entry.stale_reply(question)?,
             popularity: entry.popularity(),
             verify: serve.verify.clone(),
-            must_wait: entry.waits_for_recheck(&serve.verify),
+            is_recheck_pending: entry.begin_recheck(&serve.verify),
         })
     }
 
     /// Keeps what may be kept, and gives back what clients are to see of it.
-    pub(crate) fn store(&self, question: &Query, wants: Wants, mut reply: Reply) -> Reply {
+    pub(crate) fn store(&self, question: &Query, flags: QueryFlags, mut reply: Reply) -> Reply {
         let name = LowerName::new(question.name());
         if !self.zones.contains(&name) {
             return reply;
         }
-        let Some(kept) = kept(&mut reply, question, &self.limits) else { return reply };
-        let (answers, others) = match kept.kind {
-            Kind::Success => (&self.success, &self.denial),
-            Kind::Denial => (&self.denial, &self.success),
+        let Some(lifetime) = lifetime(&mut reply, question, &self.limits) else { return reply };
+        let (answers, others) = match lifetime.kind {
+            AnswerKind::Success => (&self.success, &self.denial),
+            AnswerKind::Denial => (&self.denial, &self.success),
             // A failure says nothing new, and must not hide what was known before.
-            Kind::Failure if self.serves(question, wants) => return reply,
-            Kind::Failure => (&self.denial, &None),
+            AnswerKind::Failure if self.serves(question, flags) => return reply,
+            AnswerKind::Failure => (&self.denial, &None),
         };
-        let key = Key::new(question, wants);
+        let key = CacheKey::new(question, flags);
         if let Some(others) = others {
             // A later answer takes the place of the earlier one, whatever its kind.
             others.store.remove(key.bytes());
         }
         if let Some(answers) = answers.as_ref().filter(|answers| !answers.except.contains(&name)) {
-            answers.insert(key, question, &reply, &kept, &self.metrics);
+            answers.insert(key, question, &reply, &lifetime, &self.metrics);
         }
         reply
     }
 
     /// Something is there that clients get.
-    fn serves(&self, question: &Query, wants: Wants) -> bool {
-        let key = key::Buffer::new(question, wants);
+    fn serves(&self, question: &Query, flags: QueryFlags) -> bool {
+        let key = key::KeyBuffer::new(question, flags);
         let stores = [&self.success, &self.denial].into_iter().flatten();
         let longest = self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.duration);
         let served = |entry: Arc<Entry>| {
@@ -158,41 +158,41 @@ impl Cache {
 
     /// A refresh is over. What came of it is as popular as what it replaces; if nothing did, it is not tried again at
     /// once.
-    pub(crate) fn refreshed(&self, question: &Query, wants: Wants, popularity: Popularity) {
-        self.each_entry(question, wants, |entry| {
-            if entry.awaits_refresh() { entry.put_off(RECHECK) } else { entry.inherit(popularity) }
+    pub(crate) fn refreshed(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
+        self.each_entry(question, flags, |entry| {
+            if entry.awaits_refresh() { entry.defer_recheck(RECHECK) } else { entry.inherit(popularity) }
         });
     }
 
-    pub(crate) fn put_off(&self, question: &Query, wants: Wants) {
-        self.each_entry(question, wants, |entry| entry.put_off(RECHECK));
+    pub(crate) fn defer_recheck(&self, question: &Query, flags: QueryFlags) {
+        self.each_entry(question, flags, |entry| entry.defer_recheck(RECHECK));
     }
 
-    fn each_entry(&self, question: &Query, wants: Wants, act: impl Fn(&Entry)) {
-        let key = key::Buffer::new(question, wants);
+    fn each_entry(&self, question: &Query, flags: QueryFlags, act: impl Fn(&Entry)) {
+        let key = key::KeyBuffer::new(question, flags);
         let stores = [&self.success, &self.denial].into_iter().flatten();
         stores.filter_map(|answers| answers.store.get(key.bytes())).for_each(|entry| act(&entry));
     }
 
-    pub(crate) fn is_asked(&self) {
+    pub(crate) fn count_request(&self) {
         self.metrics.requests.inc();
     }
 
-    pub(crate) fn misses(&self) {
+    pub(crate) fn count_miss(&self) {
         self.metrics.misses.inc();
     }
 
-    pub(crate) fn prefetches(&self) {
+    pub(crate) fn count_prefetch(&self) {
         self.metrics.prefetched.inc();
     }
 
-    pub(crate) fn serves_stale(&self) {
+    pub(crate) fn count_stale(&self) {
         self.metrics.served_stale.inc();
     }
 }
 
-impl Answers {
-    fn new(config: &Stored, which: Store, metrics: &CacheMetrics) -> Option<Self> {
+impl AnswerStore {
+    fn new(config: &Stored, which: StoreKind, metrics: &CacheMetrics) -> Option<Self> {
         let options = OptionsBuilder::new()
             .estimated_items_capacity(config.capacity)
             .weight_capacity(u64::try_from(config.capacity).unwrap_or(u64::MAX).saturating_mul(UNIT))
@@ -208,8 +208,15 @@ impl Answers {
         })
     }
 
-    fn insert(&self, key: Key, question: &Query, reply: &Reply, kept: &Kept, metrics: &CacheMetrics) {
-        let Some(entry) = Entry::new(question, reply, kept) else { return };
+    fn insert(
+        &self,
+        key: CacheKey,
+        question: &Query,
+        reply: &Reply,
+        lifetime: &Lifetime,
+        metrics: &CacheMetrics,
+    ) {
+        let Some(entry) = Entry::new(question, reply, lifetime) else { return };
         self.store.insert(key, Arc::new(entry));
         let metrics = metrics.store(self.which);
         metrics.entries.set(i64::try_from(self.store.len()).unwrap_or(i64::MAX));
@@ -220,8 +227,8 @@ impl Answers {
 #[derive(Debug, Clone)]
 struct Weigher;
 
-impl Weighter<Key, Arc<Entry>> for Weigher {
-    fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
+impl Weighter<CacheKey, Arc<Entry>> for Weigher {
+    fn weight(&self, key: &CacheKey, entry: &Arc<Entry>) -> u64 {
         u64::try_from(key.size() + entry.size()).unwrap_or(u64::MAX).max(UNIT)
     }
 }
@@ -229,12 +236,12 @@ impl Weighter<Key, Arc<Entry>> for Weigher {
 #[derive(Debug, Clone)]
 struct Evictions(IntCounter);
 
-impl Lifecycle<Key, Arc<Entry>> for Evictions {
+impl Lifecycle<CacheKey, Arc<Entry>> for Evictions {
     type RequestState = ();
 
     fn begin_request(&self) {}
 
-    fn on_evict(&self, (): &mut (), _key: Key, _entry: Arc<Entry>) {
+    fn on_evict(&self, (): &mut (), _key: CacheKey, _entry: Arc<Entry>) {
         self.0.inc();
     }
 }

@@ -33,35 +33,35 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use hickory_server::proto::{op::Query, rr::LowerName};
-use in_flight::Flights;
-pub use loops::Loops;
+use in_flight::InFlight;
+pub use loops::LoopDetector;
 use prometheus::IntCounter;
 pub use rule::OwnAddresses;
-use rule::{Outcome, Rule};
+use rule::{Rule, RuleResult};
 pub use tls::TlsError;
 
 use crate::{
     config::{self, Verify},
     observe::{
-        heartbeat::Pulse,
+        heartbeat::Heartbeat,
         metrics::{CacheMetrics, Metrics},
     },
     resolve::{
-        cache::{Cache, Found, Key, Popularity, Stale},
-        reply::{Reply, Wants},
+        cache::{Cache, CacheKey, CacheLookup, Popularity, Stale},
+        reply::{QueryFlags, Reply},
     },
 };
 
 /// What all forwarders of a server share.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct ServerContext {
     pub metrics: Arc<Metrics>,
     /// Where this server can be reached, as far as its sockets tell: never forwarded to.
     pub own: Arc<ArcSwap<OwnAddresses>>,
-    pub loops: Arc<Loops>,
+    pub loops: Arc<LoopDetector>,
     /// Find out whether an upstream leads back here.
     pub detect_loops: bool,
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
 }
 
 /// What forwards for one server block, with its cache.
@@ -72,9 +72,9 @@ pub struct Forwarder(Arc<Shared>);
 struct Shared {
     rules: Vec<Arc<Rule>>,
     cache: Option<Cache>,
-    flights: Flights<Key, Reply>,
+    in_flight: InFlight<CacheKey, Reply>,
     coalesced: IntCounter,
-    surroundings: Surroundings,
+    context: ServerContext,
 }
 
 impl Forwarder {
@@ -82,88 +82,88 @@ impl Forwarder {
     pub fn start(
         rules: &[config::Forward],
         cache: Option<(&config::Cache, CacheMetrics)>,
-        surroundings: &Surroundings,
+        context: &ServerContext,
     ) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(Shared {
-            rules: rules.iter().map(|rule| Rule::start(rule, surroundings)).collect::<Result<_, _>>()?,
+            rules: rules.iter().map(|rule| Rule::start(rule, context)).collect::<Result<_, _>>()?,
             cache: cache.map(|(config, metrics)| Cache::new(config, metrics)),
-            flights: Flights::default(),
-            coalesced: surroundings.metrics.forward().coalesced,
-            surroundings: surroundings.clone(),
+            in_flight: InFlight::default(),
+            coalesced: context.metrics.forward().coalesced,
+            context: context.clone(),
         })))
     }
 
     /// The answer, if it is remembered: neither waits nor asks anybody.
-    pub fn cached(&self, question: &Query, wants: Wants) -> Option<Reply> {
+    pub fn cached(&self, question: &Query, flags: QueryFlags) -> Option<Reply> {
         let cache = self.0.cache.as_ref()?;
-        cache.is_asked();
-        match cache.look(question, wants) {
-            Found::Fresh(reply) => Some(reply.masked(wants)),
-            Found::Due(reply, popularity) => {
-                self.refresh(question, wants, popularity);
-                Some(reply.masked(wants))
+        cache.count_request();
+        match cache.lookup(question, flags) {
+            CacheLookup::Fresh(reply) => Some(reply.mask_ad(flags)),
+            CacheLookup::Due(reply, popularity) => {
+                self.refresh(question, flags, popularity);
+                Some(reply.mask_ad(flags))
             }
-            Found::Stale(stale) if stale.must_wait || stale.verify == Verify::Immediate => {
-                if !stale.must_wait {
-                    self.refresh(question, wants, stale.popularity);
+            CacheLookup::Stale(stale) if stale.is_recheck_pending || stale.verify == Verify::Immediate => {
+                if !stale.is_recheck_pending {
+                    self.refresh(question, flags, stale.popularity);
                 }
-                cache.serves_stale();
-                Some(stale.reply.masked(wants))
+                cache.count_stale();
+                Some(stale.reply.mask_ad(flags))
             }
-            Found::Stale(_) | Found::Nothing => None,
+            CacheLookup::Stale(_) | CacheLookup::Miss => None,
         }
     }
 
     /// The answer that [`Self::cached`] did not have, or the refusal that stands for it. Names that no rule takes are
     /// REFUSED.
-    pub async fn resolve(&self, question: &Query, wants: Wants) -> Reply {
-        if self.0.surroundings.loops.came_back(question) {
+    pub async fn resolve(&self, question: &Query, flags: QueryFlags) -> Reply {
+        if self.0.context.loops.is_own_probe(question) {
             return Reply::refused();
         }
         if let Some(cache) = &self.0.cache {
-            cache.misses();
+            cache.count_miss();
         }
-        let mut reply = match self.0.cache.as_ref().map(|cache| cache.look(question, wants)) {
-            Some(Found::Stale(stale)) => self.verified(question, wants, stale).await,
-            Some(Found::Fresh(_) | Found::Due(..) | Found::Nothing) | None => {
-                self.0.asked_once(question, wants).await
+        let mut reply = match self.0.cache.as_ref().map(|cache| cache.lookup(question, flags)) {
+            Some(CacheLookup::Stale(stale)) => self.resolve_or_stale(question, flags, stale).await,
+            Some(CacheLookup::Fresh(_) | CacheLookup::Due(..) | CacheLookup::Miss) | None => {
+                self.0.resolve_once(question, flags).await
             }
         };
-        reply.name_after(question);
-        reply.masked(wants)
+        reply.restore_case(question);
+        reply.mask_ad(flags)
     }
 
     /// When as many answers are waited for as there may be.
     pub fn refuse(&self) -> Reply {
-        self.0.surroundings.metrics.forward().rejects.inc();
+        self.0.context.metrics.forward().rejects.inc();
         Reply::refused()
     }
 
     /// What the upstreams say, or else what they said before.
-    async fn verified(&self, question: &Query, wants: Wants, stale: Stale) -> Reply {
+    async fn resolve_or_stale(&self, question: &Query, flags: QueryFlags, stale: Stale) -> Reply {
         let time = match stale.verify {
             Verify::First(Some(time)) => time,
             Verify::First(None) | Verify::Immediate => NO_LIMIT,
         };
         // It goes on when the client waits no longer: an upstream that is a little slower would never be heard.
         let (shared, asked) = (Arc::clone(&self.0), question.clone());
-        let asking = tokio::spawn(async move { shared.asked_once(&asked, wants).await });
+        let asking = tokio::spawn(async move { shared.resolve_once(&asked, flags).await });
         match tokio::time::timeout(time, asking).await {
-            Ok(Ok(reply)) if reply.is_news() => reply,
-            Ok(_) | Err(_) => self.0.keep_stale(question, wants, stale.reply),
+            Ok(Ok(reply)) if reply.is_conclusive() => reply,
+            Ok(_) | Err(_) => self.0.keep_stale(question, flags, stale.reply),
         }
     }
 
     /// Asks behind the client's back.
-    fn refresh(&self, question: &Query, wants: Wants, popularity: Popularity) {
+    fn refresh(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
         let (shared, question) = (Arc::clone(&self.0), question.clone());
         if let Some(cache) = &shared.cache {
-            cache.prefetches();
+            cache.count_prefetch();
         }
         tokio::spawn(async move {
-            shared.asked_once(&question, wants).await;
+            shared.resolve_once(&question, flags).await;
             if let Some(cache) = &shared.cache {
-                cache.refreshed(&question, wants, popularity);
+                cache.refreshed(&question, flags, popularity);
             }
         });
     }
@@ -174,34 +174,34 @@ const NO_LIMIT: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Together with everybody who asks the same now. What AD a client wants is not part of the question.
-    async fn asked_once(&self, question: &Query, wants: Wants) -> Reply {
-        let key = Key::new(question, wants);
-        self.flights.join(key, &self.coalesced, || self.ask(question, wants)).await
+    async fn resolve_once(&self, question: &Query, flags: QueryFlags) -> Reply {
+        let key = CacheKey::new(question, flags);
+        self.in_flight.join(key, &self.coalesced, || self.ask(question, flags)).await
     }
 
-    async fn ask(&self, question: &Query, wants: Wants) -> Reply {
+    async fn ask(&self, question: &Query, flags: QueryFlags) -> Reply {
         let name = LowerName::new(question.name());
         let mut last = Reply::refused();
         for rule in self.rules.iter().filter(|rule| rule.takes(&name)) {
-            match rule.ask(question, wants).await {
-                Outcome::Final(reply) => return self.remember(question, wants, reply),
-                Outcome::Next(reply) => last = reply,
+            match rule.ask(question, flags).await {
+                RuleResult::Final(reply) => return self.remember(question, flags, reply),
+                RuleResult::Next(reply) => last = reply,
             }
         }
-        self.remember(question, wants, last)
+        self.remember(question, flags, last)
     }
 
-    fn remember(&self, question: &Query, wants: Wants, reply: Reply) -> Reply {
+    fn remember(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
         match &self.cache {
-            Some(cache) => cache.store(question, wants, reply),
+            Some(cache) => cache.store(question, flags, reply),
             None => reply,
         }
     }
 
-    fn keep_stale(&self, question: &Query, wants: Wants, reply: Reply) -> Reply {
+    fn keep_stale(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
         if let Some(cache) = &self.cache {
-            cache.put_off(question, wants);
-            cache.serves_stale();
+            cache.defer_recheck(question, flags);
+            cache.count_stale();
         }
         reply
     }

@@ -13,7 +13,7 @@ use hickory_server::proto::{
 
 /// What a client wants besides the records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Wants {
+pub struct QueryFlags {
     /// DO: signatures, too.
     pub dnssec_ok: bool,
     /// CD: even what does not validate.
@@ -72,7 +72,7 @@ impl Origin {
 
 /// RFC 8914, section 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ErrorInfo {
+pub(crate) enum ExtendedError {
     StaleAnswer = 3,
     Prohibited = 18,
     NoReachableAuthority = 22,
@@ -91,12 +91,12 @@ const EXTENDED_ERROR: u16 = 15;
 impl Reply {
     /// Not done here, or not now.
     pub fn refused() -> Self {
-        Self::failed(ResponseCode::Refused).because(ErrorInfo::Prohibited)
+        Self::failed(ResponseCode::Refused).with_error(ExtendedError::Prohibited)
     }
 
     /// Nobody could be asked.
     pub fn servfail() -> Self {
-        Self::failed(ResponseCode::ServFail).because(ErrorInfo::NoReachableAuthority)
+        Self::failed(ResponseCode::ServFail).with_error(ExtendedError::NoReachableAuthority)
     }
 
     fn failed(rcode: ResponseCode) -> Self {
@@ -114,11 +114,11 @@ impl Reply {
     }
 
     /// Something that is known here.
-    pub(crate) fn known(rcode: ResponseCode, origin: Origin) -> Self {
+    pub(crate) fn from_plugin(rcode: ResponseCode, origin: Origin) -> Self {
         Self { authoritative: true, origin, ..Self::failed(rcode) }
     }
 
-    pub(crate) fn because(mut self, info: ErrorInfo) -> Self {
+    pub(crate) fn with_error(mut self, info: ExtendedError) -> Self {
         let code = (info as u16).to_be_bytes().to_vec();
         self.errors.push(EdnsOption::Unknown(EXTENDED_ERROR, code));
         self
@@ -139,29 +139,29 @@ impl Reply {
             errors: errors.into_iter().collect(),
             origin: Origin::Upstream,
         };
-        reply.name_after(question);
+        reply.restore_case(question);
         let Self { answers, authorities, additionals, .. } = &mut reply;
         answers.iter_mut().chain(authorities).chain(additionals).for_each(limit_ttl);
         reply
     }
 
     /// Owners that are the name in the question are spelt as they are there.
-    pub(crate) fn name_after(&mut self, question: &Query) {
+    pub(crate) fn restore_case(&mut self, question: &Query) {
         for record in self.answers.iter_mut().filter(|record| record.name == *question.name()) {
             record.name.clone_from(question.name());
         }
     }
 
     /// Without what this client did not ask to be told.
-    pub(crate) fn masked(mut self, wants: Wants) -> Self {
-        self.authentic_data &= wants.authentic_data || wants.dnssec_ok;
+    pub(crate) fn mask_ad(mut self, flags: QueryFlags) -> Self {
+        self.authentic_data &= flags.authentic_data || flags.dnssec_ok;
         self
     }
 
     /// What a client who asked for addresses is to ask for next, where nobody has followed the alias yet.
-    pub(crate) fn alias(&self, kind: RecordType) -> Option<Name> {
+    pub(crate) fn alias(&self, qtype: RecordType) -> Option<Name> {
         let is_wanted =
-            matches!(kind, RecordType::A | RecordType::AAAA) && self.rcode == ResponseCode::NoError;
+            matches!(qtype, RecordType::A | RecordType::AAAA) && self.rcode == ResponseCode::NoError;
         let RData::CNAME(CNAME(target)) = &self.answers.last().filter(|_| is_wanted)?.data else {
             return None;
         };
@@ -169,15 +169,15 @@ impl Reply {
     }
 
     /// Whoever was asked knows: anything else leaves what was known before as it is (RFC 8767, section 4).
-    pub(crate) fn is_news(&self) -> bool {
+    pub(crate) fn is_conclusive(&self) -> bool {
         matches!(self.rcode, ResponseCode::NoError | ResponseCode::NXDomain)
     }
 
     /// The name exists and what was asked for does not, or it is at the end of the chain that is told.
     pub(crate) fn is_nodata(&self, question: &Query) -> bool {
         let answers = |record: &Record| {
-            let kind = question.query_type();
-            record.record_type() == kind || kind.is_any()
+            let qtype = question.query_type();
+            record.record_type() == qtype || qtype.is_any()
         };
         self.rcode == ResponseCode::NoError && !self.answers.iter().any(answers)
     }

@@ -18,16 +18,16 @@ use hickory_server::proto::{
 
 use crate::{
     cluster::{
-        answer::{Answer, Outcome, answer},
+        answer::{Answer, Resolution, answer},
         authority::Authority,
         name::{Name, QueryName},
         snapshot::{Published, Snapshot},
         topic::Topic,
     },
     config::{Log, ServerBlock},
-    observe::metrics::{Protocol, QueryMetrics},
+    observe::metrics::{QueryMetrics, Transport},
     resolve::{
-        forward::{Forwarder, Surroundings, TlsError},
+        forward::{Forwarder, ServerContext, TlsError},
         reply::Reply,
     },
 };
@@ -38,7 +38,7 @@ mod random;
 mod response;
 mod wire;
 
-use local_plugins::Known;
+use local_plugins::LocalPlugins;
 use random::below;
 use response::Response;
 pub use wire::encode;
@@ -46,7 +46,7 @@ pub use wire::encode;
 /// How metrics call the part that answers from the objects of the cluster.
 const KUBERNETES: &str = "kubernetes";
 /// How often a chain may lead from what one part of a block knows to what another does.
-const MAX_LEGS: usize = 4;
+const MAX_CHAIN: usize = 4;
 
 /// What becomes of a request.
 pub enum Handled {
@@ -60,7 +60,7 @@ pub enum Handled {
 /// How a request came.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
-    pub protocol: Protocol,
+    pub transport: Transport,
     pub address: IpAddr,
 }
 
@@ -76,7 +76,7 @@ pub struct Pending {
 pub struct Block {
     /// The names it answers for.
     pub zones: Vec<Name>,
-    known: Known,
+    local_plugins: LocalPlugins,
     authority: Option<Authority>,
     forwarder: Option<Forwarder>,
     shuffle: bool,
@@ -92,18 +92,18 @@ impl Block {
         block: &ServerBlock,
         server: &str,
         own_addresses: &[IpAddr],
-        surroundings: &Surroundings,
+        context: &ServerContext,
     ) -> Result<Self, TlsError> {
         let zones: Vec<Name> = block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect();
         let label = zones.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        surroundings.metrics.enable(server, &label, &block.directives());
-        let surroundings = Surroundings { detect_loops: block.detect_loops, ..surroundings.clone() };
-        let cache = block.cache.as_ref().map(|cache| (cache, surroundings.metrics.cache(server, &label)));
-        let forwarder = Forwarder::start(&block.forwards, cache, &surroundings)?;
+        context.metrics.enable(server, &label, &block.directives());
+        let context = ServerContext { detect_loops: block.detect_loops, ..context.clone() };
+        let cache = block.cache.as_ref().map(|cache| (cache, context.metrics.cache(server, &label)));
+        let forwarder = Forwarder::start(&block.forwards, cache, &context)?;
         Ok(Self {
-            metrics: surroundings.metrics.queries(server, &label),
+            metrics: context.metrics.queries(server, &label),
             zones,
-            known: Known::start(block, &surroundings.metrics, server, &label),
+            local_plugins: LocalPlugins::start(block, &context.metrics, server, &label),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shuffle: block.shuffle,
@@ -116,8 +116,8 @@ impl Block {
 
 impl Block {
     /// Whether nothing but the cluster is asked first, and nobody listens.
-    fn is_plain(&self, name: &QueryName, kind: RecordType) -> bool {
-        self.known.is_silent(name, kind) && self.logs.is_empty()
+    fn takes_fast_path(&self, name: &QueryName, qtype: RecordType) -> bool {
+        self.local_plugins.never_answers(name, qtype) && self.logs.is_empty()
     }
 }
 
@@ -137,10 +137,10 @@ impl Handler {
 
     /// A query that breaks something is answered SERVFAIL and counted; the next one finds everything as it was.
     pub fn handle(&self, request: &[u8], client: Client) -> Handled {
-        self.unbroken(request, || self.handle_one(request, client))
+        self.catch_panic(request, || self.handle_one(request, client))
     }
 
-    fn unbroken(&self, request: &[u8], handle: impl FnOnce() -> Handled) -> Handled {
+    fn catch_panic(&self, request: &[u8], handle: impl FnOnce() -> Handled) -> Handled {
         // Everything behind `self` is immutable, atomic, or locked for whole operations.
         match catch_unwind(AssertUnwindSafe(handle)) {
             Ok(handled) => handled,
@@ -156,13 +156,13 @@ impl Handler {
 
     fn handle_one(&self, request: &[u8], client: Client) -> Handled {
         let started = Instant::now();
-        match self.direct(request, client, started) {
+        match self.fast_path(request, client, started) {
             Some(reply) => Handled::Reply(reply),
-            None => self.general(request, client, started),
+            None => self.slow_path(request, client, started),
         }
     }
 
-    fn general(&self, request: &[u8], client: Client, started: Instant) -> Handled {
+    fn slow_path(&self, request: &[u8], client: Client, started: Instant) -> Handled {
         let Some(header) = wire::Header::parse(request) else { return Handled::Dropped };
         if header.is_response() {
             return Handled::Dropped;
@@ -203,16 +203,16 @@ impl Handler {
             return response.refuse(ResponseCode::Refused, &self.dropped);
         }
         let name = QueryName::from(&question.name);
-        response.topic = Topic::elsewhere(&name);
+        response.topic = Topic::of_foreign_name(&name);
         let Some(block) = self.block_of(&name) else {
             return response.refuse(ResponseCode::Refused, &self.dropped);
         };
-        response.is_served_by(block);
-        let Some(rewritten) = block.known.rewritten(question) else {
+        response.set_block(block);
+        let Some(rewritten) = block.local_plugins.rewritten(question) else {
             return self.answer_as(question, &name, response, block);
         };
         let question = rewritten.question.clone();
-        response.is_rewritten(rewritten);
+        response.set_rewritten(rewritten);
         self.answer_as(&question, &QueryName::from(&question.name), response, block)
     }
 
@@ -225,41 +225,43 @@ impl Handler {
         block: &Arc<Block>,
     ) -> Handled {
         let snapshot = self.published.load();
-        if let Some(reply) = block.known.answer(question) {
+        if let Some(reply) = block.local_plugins.answer(question) {
             response.topic = Topic::Local;
-            return self.listed(response, reply, block, &snapshot);
+            return self.from_local_plugin(response, reply, block, &snapshot);
         }
-        response.topic = Topic::elsewhere(name);
+        response.topic = Topic::of_foreign_name(name);
         let Some(authority) = &block.authority else {
-            return self.elsewhere(response, question.clone(), block);
+            return self.forward(response, question.clone(), block);
         };
         match answer(name, question.query_type, authority, &snapshot) {
-            Outcome::Elsewhere => self.elsewhere(response, question.clone(), block),
-            Outcome::Unready => {
+            Resolution::Fallthrough => self.forward(response, question.clone(), block),
+            Resolution::NotSynced => {
                 response.topic = Topic::Domain;
                 response.refuse(ResponseCode::ServFail, &block.metrics)
             }
-            Outcome::Here(answer) => self.here(response, (answer, authority), block, &snapshot),
+            Resolution::Answered(answer) => {
+                self.from_cluster(response, (answer, authority), block, &snapshot)
+            }
         }
     }
 
     /// What is known beside the cluster's data.
-    fn listed(
+    fn from_local_plugin(
         &self,
         mut response: Response,
         reply: Reply,
         block: &Arc<Block>,
         snapshot: &Snapshot,
     ) -> Handled {
-        let alias = reply.alias(response.kind());
+        let alias = reply.alias(response.qtype());
         let plugin = response.add(reply);
         match alias {
-            Some(target) => self.go_on(response, target, (block, plugin), snapshot),
+            Some(target) => self.follow_chain(response, target, (block, plugin), snapshot),
             None => Handled::Reply(response.finish(&block.metrics, plugin)),
         }
     }
 
-    fn here(
+    fn from_cluster(
         &self,
         mut response: Response,
         (mut answer, authority): (Answer<'_>, &Authority),
@@ -272,47 +274,47 @@ impl Handler {
         response.topic = answer.topic;
         response.add_answer(&answer, None, authority, snapshot);
         match answer.target {
-            Some(target) => self.go_on(response, target.to_hickory(), (block, KUBERNETES), snapshot),
+            Some(target) => self.follow_chain(response, target.to_hickory(), (block, KUBERNETES), snapshot),
             None => Handled::Reply(response.finish(&block.metrics, KUBERNETES)),
         }
     }
 
     /// Follows a chain to whatever answers for the name it leads to, from block to block. `plugin` answered so far.
-    fn go_on(
+    fn follow_chain(
         &self,
         mut response: Response,
         mut target: HickoryName,
         (block, plugin): (&Arc<Block>, &'static str),
         snapshot: &Snapshot,
     ) -> Handled {
-        for _ in 0..MAX_LEGS {
-            let question = Query::query(target, response.kind());
+        for _ in 0..MAX_CHAIN {
+            let question = Query::query(target, response.qtype());
             let name = QueryName::from(&question.name);
             let Some(next) = self.block_of(&name) else { break };
-            let known = next.known.answer(&question);
-            let own = next.authority.as_ref().filter(|_| known.is_none());
+            let local = next.local_plugins.answer(&question);
+            let own = next.authority.as_ref().filter(|_| local.is_none());
             let found = own.map(|own| (own, answer(&name, question.query_type, own, snapshot)));
-            let alias = match (known, found) {
+            let alias = match (local, found) {
                 (Some(reply), _) => {
                     let alias = reply.alias(question.query_type);
                     response.add(reply);
                     alias
                 }
-                (None, Some((own, Outcome::Here(mut answer)))) => {
+                (None, Some((own, Resolution::Answered(mut answer)))) => {
                     if block.shuffle {
                         answer.shuffle(below);
                     }
                     response.add_answer(&answer, Some(&question.name), own, snapshot);
                     answer.target.map(Name::to_hickory)
                 }
-                (None, Some((_, Outcome::Unready))) => {
+                (None, Some((_, Resolution::NotSynced))) => {
                     return response.refuse(ResponseCode::ServFail, &block.metrics);
                 }
-                (None, Some((_, Outcome::Elsewhere)) | None) if next.forwarder.is_some() => {
-                    return self.elsewhere(response, question, next);
+                (None, Some((_, Resolution::Fallthrough)) | None) if next.forwarder.is_some() => {
+                    return self.forward(response, question, next);
                 }
                 // Nobody to ask: as any server does that only knows its own zone.
-                (None, Some((_, Outcome::Elsewhere)) | None) => None,
+                (None, Some((_, Resolution::Fallthrough)) | None) => None,
             };
             match alias {
                 Some(next) => target = next,
@@ -323,11 +325,11 @@ impl Handler {
     }
 
     /// Asks the upstreams of a block, unless what they would say is known.
-    fn elsewhere(&self, response: Response, question: Query, block: &Arc<Block>) -> Handled {
+    fn forward(&self, response: Response, question: Query, block: &Arc<Block>) -> Handled {
         let Some(forwarder) = &block.forwarder else {
             return response.refuse(ResponseCode::Refused, &block.metrics);
         };
-        match forwarder.cached(&question, response.wants()) {
+        match forwarder.cached(&question, response.flags()) {
             Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),
             None => Handled::Pending(Box::new(Pending { response, question, block: block.clone() })),
         }
@@ -354,10 +356,10 @@ impl Pending {
 
     /// As with [`Handler::handle`], what breaks is answered and counted.
     pub async fn finish(self) -> Vec<u8> {
-        let wants = self.response.wants();
+        let flags = self.response.flags();
         let reply = match &self.block.forwarder {
             Some(forwarder) => {
-                let resolved = AssertUnwindSafe(forwarder.resolve(&self.question, wants)).catch_unwind();
+                let resolved = AssertUnwindSafe(forwarder.resolve(&self.question, flags)).catch_unwind();
                 resolved.await.unwrap_or_else(|_| {
                     self.block.metrics.panicked();
                     Reply::servfail()

@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::{
     cluster::snapshot::Published,
     config::{BindAddress, Config, ServerBlock},
-    resolve::forward::{OwnAddresses, Surroundings, TlsError},
+    resolve::forward::{OwnAddresses, ServerContext, TlsError},
     serve::{
         handler::{Block, Handler},
         server::{ListenError, Listener, Server, addresses_of, local_addresses},
@@ -43,45 +43,45 @@ pub fn start(
     config: &Config,
     listen: &[SocketAddr],
     published: &Arc<Published>,
-    surroundings: &Surroundings,
+    context: &ServerContext,
 ) -> Result<Server, StartError> {
-    let served = served(config, listen)?;
-    let before = surroundings.own.load_full();
+    let served = blocks_by_address(config, listen)?;
+    let before = context.own.load_full();
     // The server that runs keeps to its own list.
-    let own = own_addresses(served.keys().copied())?;
-    let ours = Surroundings { own: Arc::new(ArcSwap::new(set(&own))), ..surroundings.clone() };
-    let blocks = made_ready(&served, &own, &ours)?;
+    let own = reachable_addresses(served.keys().copied())?;
+    let ours = ServerContext { own: Arc::new(ArcSwap::new(set(&own))), ..context.clone() };
+    let blocks = start_blocks(&served, &own, &ours)?;
     let listeners = bind(served.keys().copied(), &before)?;
-    let own = own_addresses(listeners.iter().map(|(_, listener)| listener.address))?;
+    let own = reachable_addresses(listeners.iter().map(|(_, listener)| listener.address))?;
     ours.own.store(set(&own));
-    surroundings.own.store(set(&own));
+    context.own.store(set(&own));
     let mut serving = Vec::new();
     for (asked, listener) in listeners {
-        let blocks = served[&asked].iter().map(|block| Arc::clone(&blocks[&place(block, asked)]));
-        let dropped = surroundings.metrics.queries(&server_name(asked), "dropped");
+        let blocks = served[&asked].iter().map(|block| Arc::clone(&blocks[&block_key(block, asked)]));
+        let dropped = context.metrics.queries(&server_name(asked), "dropped");
         serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
     }
-    Ok(Server::start(serving, &surroundings.metrics.losses(), &surroundings.pulse))
+    Ok(Server::start(serving, &context.metrics.losses(), &context.heartbeat))
 }
 
 /// What a block is made ready for, once: what it remembers serves every address with that port.
-type Place = (*const ServerBlock, u16);
+type BlockKey = (*const ServerBlock, u16);
 
-fn place(block: &ServerBlock, address: SocketAddr) -> Place {
+fn block_key(block: &ServerBlock, address: SocketAddr) -> BlockKey {
     (std::ptr::from_ref(block), address.port())
 }
 
-fn made_ready(
-    served: &Served<'_>,
+fn start_blocks(
+    served: &BlocksByAddress<'_>,
     own: &[SocketAddr],
-    surroundings: &Surroundings,
-) -> Result<HashMap<Place, Arc<Block>>, TlsError> {
+    context: &ServerContext,
+) -> Result<HashMap<BlockKey, Arc<Block>>, TlsError> {
     let hosts: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
     let mut ready = HashMap::new();
     for (address, blocks) in served {
         for block in blocks {
-            if let Entry::Vacant(free) = ready.entry(place(block, *address)) {
-                free.insert(Arc::new(Block::start(block, &server_name(*address), &hosts, surroundings)?));
+            if let Entry::Vacant(free) = ready.entry(block_key(block, *address)) {
+                free.insert(Arc::new(Block::start(block, &server_name(*address), &hosts, context)?));
             }
         }
     }
@@ -109,7 +109,7 @@ fn bind(
         match Listener::bind(address, workers) {
             Ok(listener) => listeners.push((address, listener)),
             // Two blocks may name all addresses of a family that this machine does not have.
-            Err(error) if address.ip().is_unspecified() && error.is_for_want_of_the_family() => {
+            Err(error) if address.ip().is_unspecified() && error.is_family_missing() => {
                 warn!(error = %error, "a family of addresses is not served");
             }
             Err(error) => return Err(error.into()),
@@ -124,14 +124,17 @@ fn set(addresses: &[SocketAddr]) -> Arc<OwnAddresses> {
 
 /// Where `start` would listen, each address of this machine for itself.
 pub fn addresses(config: &Config, listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, StartError> {
-    own_addresses(served(config, listen)?.into_keys())
+    reachable_addresses(blocks_by_address(config, listen)?.into_keys())
 }
 
 /// Which blocks answer at which address.
-type Served<'c> = BTreeMap<SocketAddr, Vec<&'c ServerBlock>>;
+type BlocksByAddress<'c> = BTreeMap<SocketAddr, Vec<&'c ServerBlock>>;
 
-fn served<'c>(config: &'c Config, listen: &[SocketAddr]) -> Result<Served<'c>, StartError> {
-    let mut served = Served::new();
+fn blocks_by_address<'c>(
+    config: &'c Config,
+    listen: &[SocketAddr],
+) -> Result<BlocksByAddress<'c>, StartError> {
+    let mut served = BlocksByAddress::new();
     for block in &config.servers {
         let mut addresses = if listen.is_empty() { block_addresses(block)? } else { listen.to_vec() };
         addresses.sort_unstable();
@@ -167,7 +170,7 @@ fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
 }
 
 /// Where clients reach what listens: a wildcard stands for every address of this machine.
-fn own_addresses(listening: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, StartError> {
+fn reachable_addresses(listening: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, StartError> {
     let local = local_addresses().map_err(StartError::Addresses)?;
     let mut own = Vec::new();
     for address in listening {

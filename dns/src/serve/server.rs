@@ -20,7 +20,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    observe::{heartbeat::Pulse, metrics::Losses},
+    observe::{heartbeat::Heartbeat, metrics::Losses},
     serve::handler::Handler,
 };
 
@@ -30,7 +30,7 @@ mod tcp;
 mod udp;
 
 pub use interfaces::{addresses as local_addresses, addresses_of};
-use socket::Datagrams;
+use socket::ServerSocket;
 
 /// Answers that may be waited for at one time. Upstreams have limits of their own; this one is for memory.
 const MAX_WAITING: usize = 8192;
@@ -50,7 +50,7 @@ pub struct ListenError {
 
 impl ListenError {
     /// The kernel does not know such addresses, or this machine has none.
-    pub fn is_for_want_of_the_family(&self) -> bool {
+    pub fn is_family_missing(&self) -> bool {
         let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL].map(|errno| errno as i32);
         self.source.raw_os_error().is_some_and(|errno| missing.contains(&errno))
     }
@@ -60,7 +60,7 @@ impl ListenError {
 #[derive(Debug)]
 pub struct Listener {
     pub address: SocketAddr,
-    udp: Vec<Datagrams>,
+    udp: Vec<ServerSocket>,
     tcp: Vec<tokio::net::TcpListener>,
 }
 
@@ -96,11 +96,11 @@ impl Listener {
 
     fn try_bind(asked: SocketAddr, workers: usize) -> Result<Self, ListenError> {
         let failed = |address, protocol| move |source| ListenError { address, protocol, source };
-        let first = Datagrams::bind(asked).map_err(failed(asked, "UDP"))?;
+        let first = ServerSocket::bind(asked).map_err(failed(asked, "UDP"))?;
         let address = first.address().map_err(failed(asked, "UDP"))?;
         let mut listener = Self { address, udp: vec![first], tcp: Vec::new() };
         for _ in 1..workers {
-            listener.udp.push(Datagrams::bind(address).map_err(failed(address, "UDP"))?);
+            listener.udp.push(ServerSocket::bind(address).map_err(failed(address, "UDP"))?);
         }
         for _ in 0..workers {
             listener.tcp.push(socket::stream(address).map_err(failed(address, "TCP"))?);
@@ -109,7 +109,7 @@ impl Listener {
     }
 
     fn sockets(&self) -> impl Iterator<Item = RawFd> + '_ {
-        let udp = self.udp.iter().map(Datagrams::as_raw_fd);
+        let udp = self.udp.iter().map(ServerSocket::as_raw_fd);
         udp.chain(self.tcp.iter().map(AsRawFd::as_raw_fd))
     }
 }
@@ -125,10 +125,10 @@ pub struct Server {
 
 impl Server {
     /// Must be called within a runtime.
-    pub fn start(listeners: Vec<(Listener, Handler)>, losses: &Losses, pulse: &Pulse) -> Self {
+    pub fn start(listeners: Vec<(Listener, Handler)>, losses: &Losses, heartbeat: &Heartbeat) -> Self {
         let (stop, stopped) = watch::channel(false);
         let sockets: Vec<RawFd> = listeners.iter().flat_map(|(listener, _)| listener.sockets()).collect();
-        let mut beats = pulse.beats(sockets.len());
+        let mut heartbeats = heartbeat.tasks(sockets.len());
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         // Whoever has used up the room at one address must not find more at the next.
@@ -143,11 +143,11 @@ impl Server {
                 losses: losses.clone(),
                 stop: stopped.clone(),
             };
-            for (socket, beat) in listener.udp.into_iter().zip(&mut beats) {
-                tasks.spawn(udp::serve(socket, serving.clone(), beat));
+            for (socket, heartbeat) in listener.udp.into_iter().zip(&mut heartbeats) {
+                tasks.spawn(udp::serve(socket, serving.clone(), heartbeat));
             }
-            for (socket, beat) in listener.tcp.into_iter().zip(&mut beats) {
-                tasks.spawn(tcp::serve(socket, serving.clone(), beat));
+            for (socket, heartbeat) in listener.tcp.into_iter().zip(&mut heartbeats) {
+                tasks.spawn(tcp::serve(socket, serving.clone(), heartbeat));
             }
         }
         Self { addresses, sockets, tasks, stop }

@@ -13,18 +13,18 @@ use tracing::{info, warn};
 use crate::{
     cluster::{snapshot::Published, zone::ReadOptions},
     config::{Config, Reload},
-    corefile::{self, CorefileError, Needless},
+    corefile::{self, CorefileError, IneffectiveOption},
     observe::{
         clients,
-        health::{Endpoints, Health, HealthError},
-        heartbeat::Pulse,
+        health::{Health, HealthError, HttpEndpoints},
+        heartbeat::Heartbeat,
         metrics::Metrics,
     },
-    resolve::forward::Surroundings,
+    resolve::forward::ServerContext,
     serve::{
-        listening::Listening,
         run::{self, StartError},
         server::Server,
+        socket_observer::SocketObserver,
     },
 };
 
@@ -36,11 +36,11 @@ pub struct Setup {
     pub corefile: Option<Corefile>,
     /// Instead of where the server blocks listen.
     pub listen: Vec<SocketAddr>,
-    pub endpoints: Endpoints,
+    pub endpoints: HttpEndpoints,
     /// Who is told that the server is at work.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
     /// Who is told of its sockets.
-    pub listening: Listening,
+    pub socket_observer: SocketObserver,
 }
 
 #[derive(Clone)]
@@ -51,15 +51,15 @@ pub struct Corefile {
 }
 
 impl Corefile {
-    fn tell_needless(&self) {
-        for Needless { place, option, reason } in corefile::needless(&self.path, &self.env) {
+    fn log_ineffective(&self) {
+        for IneffectiveOption { place, option, reason } in corefile::ineffective(&self.path, &self.env) {
             info!(place, option, reason, "an option of the Corefile has no effect here");
         }
     }
 }
 
 #[derive(Debug, Error)]
-pub enum LiveError {
+pub enum SupervisorError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub enum LiveError {
 }
 
 #[derive(Debug)]
-pub struct Live {
+pub struct Supervisor {
     health: Health,
     metrics: Arc<Metrics>,
     addresses: Vec<SocketAddr>,
@@ -75,28 +75,22 @@ pub struct Live {
     served: JoinHandle<()>,
 }
 
-impl Live {
+impl Supervisor {
     /// Must be called within a runtime; its threads are the workers.
-    pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, LiveError> {
-        let surroundings = Surroundings { pulse: setup.pulse.clone(), ..Surroundings::default() };
-        setup.corefile.iter().for_each(Corefile::tell_needless);
-        let server = run::start(&setup.config, &setup.listen, &published, &surroundings)?;
+    pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, SupervisorError> {
+        let context = ServerContext { heartbeat: setup.heartbeat.clone(), ..ServerContext::default() };
+        setup.corefile.iter().for_each(Corefile::log_ineffective);
+        let server = run::start(&setup.config, &setup.listen, &published, &context)?;
         let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
         let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
-        let health = Health::start(&setup.endpoints, Arc::clone(&surroundings.metrics), synced)?;
-        let metrics = Arc::clone(&surroundings.metrics);
-        tokio::spawn(clients::turn(Arc::downgrade(metrics.clients())));
+        let health = Health::start(&setup.endpoints, Arc::clone(&context.metrics), synced)?;
+        let metrics = Arc::clone(&context.metrics);
+        tokio::spawn(clients::rotate(Arc::downgrade(metrics.clients())));
         let addresses = server.addresses().to_vec();
-        setup.listening.tell(server.sockets());
+        setup.socket_observer.notify(server.sockets());
         let (stop, stopped) = oneshot::channel();
-        let following = Following {
-            setup,
-            published,
-            surroundings,
-            server,
-            ending: JoinSet::new(),
-            complaint: String::new(),
-        };
+        let following =
+            Reloader { setup, published, context, server, ending: JoinSet::new(), rejected: String::new() };
         let served = tokio::spawn(following.until(stopped));
         Ok(Self { health, metrics, addresses, stop, served })
     }
@@ -130,21 +124,21 @@ fn lameduck(Setup { config, endpoints, .. }: &Setup) -> Duration {
 }
 
 /// The server of the moment, and what the next one is made of.
-struct Following {
+struct Reloader {
     setup: Setup,
     published: Arc<Published>,
-    surroundings: Surroundings,
+    context: ServerContext,
     server: Server,
     /// Those before it that still owe answers.
     ending: JoinSet<()>,
     /// Why the file as it is now is not in use; said once.
-    complaint: String,
+    rejected: String,
 }
 
-impl Following {
+impl Reloader {
     async fn until(mut self, mut stopped: oneshot::Receiver<()>) {
         while timeout(self.interval(), &mut stopped).await.is_err() {
-            self.follow();
+            self.reload();
             while self.ending.try_join_next().is_some() {}
         }
         sleep(lameduck(&self.setup)).await;
@@ -165,42 +159,40 @@ impl Following {
 
     /// A new server listens beside the old one before that ends, so no question is lost. What cannot be used changes
     /// nothing.
-    fn follow(&mut self) {
+    fn reload(&mut self) {
         let Some(file) = &self.setup.corefile else { return };
         match corefile::read(&file.path, &file.env) {
-            Ok(config) if config == self.setup.config => self.complaint.clear(),
+            Ok(config) if config == self.setup.config => self.rejected.clear(),
             Ok(config) if ReadOptions::of(&config) != ReadOptions::of(&self.setup.config) => {
-                self.complain(&Unusable::Objects)
+                self.reject(&ReloadError::Objects)
             }
-            Ok(config) => {
-                match run::start(&config, &self.setup.listen, &self.published, &self.surroundings) {
-                    Ok(server) => self.switch(config, server),
-                    Err(error) => self.complain(&error.into()),
-                }
-            }
-            Err(error) => self.complain(&error.into()),
+            Ok(config) => match run::start(&config, &self.setup.listen, &self.published, &self.context) {
+                Ok(server) => self.switch(config, server),
+                Err(error) => self.reject(&error.into()),
+            },
+            Err(error) => self.reject(&error.into()),
         }
     }
 
     fn switch(&mut self, config: Config, server: Server) {
         info!("the configuration has changed");
-        self.complaint.clear();
+        self.rejected.clear();
         for what in fixed(&self.setup.config, &config) {
             warn!(what, "what the configuration says of it now is for the next start");
         }
         self.setup.config = config;
-        self.setup.corefile.iter().for_each(Corefile::tell_needless);
-        self.setup.listening.tell(server.sockets());
+        self.setup.corefile.iter().for_each(Corefile::log_ineffective);
+        self.setup.socket_observer.notify(server.sockets());
         let old = std::mem::replace(&mut self.server, server);
         self.ending.spawn(old.stop());
     }
 
-    fn complain(&mut self, error: &Unusable) {
-        let complaint = with_causes(error);
-        if complaint != self.complaint {
-            self.surroundings.metrics.reload_failed();
-            warn!(error = complaint, "the changed configuration is not used; what was read before stays");
-            self.complaint = complaint;
+    fn reject(&mut self, error: &ReloadError) {
+        let rejected = with_causes(error);
+        if rejected != self.rejected {
+            self.context.metrics.reload_failed();
+            warn!(error = rejected, "the changed configuration is not used; what was read before stays");
+            self.rejected = rejected;
         }
     }
 }
@@ -214,14 +206,17 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 fn fixed(before: &Config, after: &Config) -> Vec<&'static str> {
     let api_server = |config: &Config| config.kubernetes().next().map(|options| options.api_server.clone());
     let differs = [
-        ("where health, readiness and metrics are told", Endpoints::of(before) != Endpoints::of(after)),
+        (
+            "where health, readiness and metrics are told",
+            HttpEndpoints::of(before) != HttpEndpoints::of(after),
+        ),
         ("where objects are read from", api_server(before) != api_server(after)),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
 }
 
 #[derive(Debug, Error)]
-enum Unusable {
+enum ReloadError {
     #[error(
         "which objects are read changes with a restart only: `pods verified`, `endpoint_pod_names`, `zonal`, `labels` \
          and `namespace_labels`"
@@ -296,14 +291,14 @@ mod tests {
             config,
             corefile: Some(Corefile { path: path.clone(), env: |_| None }),
             listen: vec![port],
-            endpoints: Endpoints::default(),
-            pulse: Pulse::default(),
-            listening: Listening::default(),
+            endpoints: HttpEndpoints::default(),
+            heartbeat: Heartbeat::default(),
+            socket_observer: SocketObserver::default(),
         };
-        let live = Live::start(setup, Arc::default()).unwrap();
+        let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
         assert_eq!(answer(port).await, "10.0.0.1");
         fs::write(&path, ". {\n bogus\n}").unwrap();
-        while !live.metrics().text().contains("coredns_reload_failed_total 1") {
+        while !supervisor.metrics().text().contains("coredns_reload_failed_total 1") {
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(answer(port).await, "10.0.0.1", "what was read before stays");
@@ -311,6 +306,6 @@ mod tests {
         while answer(port).await != "10.0.0.2" {
             sleep(Duration::from_millis(10)).await;
         }
-        live.stop().await;
+        supervisor.stop().await;
     }
 }

@@ -12,10 +12,10 @@ use std::{
 use dns::{
     cluster::{
         snapshot::{Index, Published},
-        zone::{self, Change, Key, ObjectName, ReadOptions},
+        zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
     config::{Config, Forward, Kubernetes, Listen, PodsMode, Protocol, ServerBlock, Upstream, Zones},
-    resolve::forward::Surroundings,
+    resolve::forward::ServerContext,
     serve::run,
 };
 use hickory_server::proto::rr::{LowerName, Name};
@@ -70,9 +70,9 @@ impl Started {
         }
         let mut upstreams = Vec::new();
         let config = config(group, &mut upstreams).await;
-        let surroundings = Surroundings::default();
+        let context = ServerContext::default();
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-        let server = run::start(&config, &[address], &published, &surroundings).unwrap();
+        let server = run::start(&config, &[address], &published, &context).unwrap();
         Self { address: server.addresses()[0], _server: server, _upstreams: upstreams }
     }
 }
@@ -138,7 +138,7 @@ fn read_options(settings: &Settings) -> ReadOptions {
 fn change(object: &Value, options: &ReadOptions) -> Option<Change> {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text("namespace"), text("name"));
-    let key = Key::new(&namespace, &name);
+    let key = ServiceKey::new(&namespace, &name);
     let id = ObjectName { namespace: namespace.into(), name: name.clone().into() };
     let object = object.clone();
     Some(match object["kind"].as_str()? {

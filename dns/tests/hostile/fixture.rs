@@ -5,11 +5,11 @@ use std::sync::Arc;
 use dns::{
     cluster::{
         snapshot::{Index, Published},
-        zone::{self, Change, Key, ObjectName, ReadOptions},
+        zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
     corefile,
     observe::metrics::Metrics,
-    resolve::forward::Surroundings,
+    resolve::forward::ServerContext,
     serve::handler::{Block, Handler},
 };
 use serde_json::{Value, json};
@@ -57,14 +57,14 @@ impl Ground {
         let address = upstream.local_addr().unwrap().to_string();
         std::fs::write(&path, COREFILE.replace("UPSTREAM", &address)).unwrap();
         let config = corefile::read(&path, &|_| None).unwrap();
-        let surroundings = Surroundings::default();
-        let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &surroundings).unwrap());
+        let context = ServerContext::default();
+        let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &context).unwrap());
         let blocks = config.servers.iter().map(start).collect();
         let published = Arc::new(Published::default());
         published.publish(cluster().snapshot(1));
-        let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+        let dropped = context.metrics.queries("dns://:53", "dropped");
         let handler = Handler::new(blocks, published, dropped);
-        Self { handler, metrics: surroundings.metrics, _upstream: upstream }
+        Self { handler, metrics: context.metrics, _upstream: upstream }
     }
 }
 
@@ -80,7 +80,7 @@ fn cluster() -> Index {
     ] {
         let object = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
         let service = zone::service(&serde_json::from_value(object).unwrap());
-        index.apply(Change::Service(Key::new("shop", name).unwrap(), Some(Arc::new(service))));
+        index.apply(Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(service))));
     }
     let id = ObjectName { namespace: "shop".into(), name: "peers-1".into() };
     let slice = zone::slice(&id, &serde_json::from_value(peers()).unwrap(), &ReadOptions::default());

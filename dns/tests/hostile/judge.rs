@@ -1,6 +1,6 @@
 //! The rules that every reply must follow.
 
-use dns::observe::metrics::Protocol;
+use dns::observe::metrics::Transport;
 use hickory_server::proto::op::Message;
 
 const HEADER: usize = 12;
@@ -8,7 +8,7 @@ const RESPONSE: u8 = 0x80;
 const SMALLEST_PAYLOAD: u16 = 512;
 const LARGEST_PAYLOAD: u16 = 1232;
 
-pub fn judge(packet: &[u8], protocol: Protocol, reply: Option<&[u8]>) -> Result<(), String> {
+pub fn judge(packet: &[u8], transport: Transport, reply: Option<&[u8]>) -> Result<(), String> {
     let must_be_dropped = packet.len() < HEADER || packet[2] & RESPONSE != 0;
     let Some(reply) = reply else {
         return if must_be_dropped { Ok(()) } else { Err("no reply to a query".to_owned()) };
@@ -16,7 +16,7 @@ pub fn judge(packet: &[u8], protocol: Protocol, reply: Option<&[u8]>) -> Result<
     if must_be_dropped {
         return Err("a reply to a packet that is not a query".to_owned());
     }
-    let limit = limit(packet, protocol);
+    let limit = limit(packet, transport);
     if reply.len() > limit {
         return Err(format!("a reply of {} octets, above the limit of {limit}", reply.len()));
     }
@@ -41,11 +41,11 @@ pub fn judge(packet: &[u8], protocol: Protocol, reply: Option<&[u8]>) -> Result<
 }
 
 /// The largest permitted reply: the client's limit, or a header alone for a malformed query.
-fn limit(packet: &[u8], protocol: Protocol) -> usize {
+fn limit(packet: &[u8], transport: Transport) -> usize {
     let Ok(query) = Message::from_vec(packet) else { return HEADER };
     let payload = query.edns.map_or(SMALLEST_PAYLOAD, |edns| edns.max_payload());
-    match protocol {
-        Protocol::Udp => payload.clamp(SMALLEST_PAYLOAD, LARGEST_PAYLOAD).into(),
-        Protocol::Tcp => u16::MAX.into(),
+    match transport {
+        Transport::Udp => payload.clamp(SMALLEST_PAYLOAD, LARGEST_PAYLOAD).into(),
+        Transport::Tcp => u16::MAX.into(),
     }
 }

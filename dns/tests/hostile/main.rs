@@ -13,7 +13,7 @@ use std::{
 };
 
 use dns::{
-    observe::metrics::Protocol,
+    observe::metrics::Transport,
     serve::handler::{Client, Handled},
 };
 use nix::time::{ClockId, clock_gettime};
@@ -36,13 +36,13 @@ async fn any_packet_is_answered_within_limits() {
     let seconds = number(SECONDS);
     println!("{SEED}={seed}");
     let fixture = fixture::Ground::start().await;
-    let (mut random, mut tally) = (StdRng::seed_from_u64(seed), Tally::default());
+    let (mut random, mut tally) = (StdRng::seed_from_u64(seed), Counters::default());
     let (began, mut printed) = (Instant::now(), Instant::now());
     while seconds.map_or(tally.packets < PACKETS, |seconds| began.elapsed().as_secs() < seconds) {
         let packet = packets::next(&mut random);
-        for protocol in [Protocol::Udp, Protocol::Tcp] {
-            one(&fixture, &packet, protocol, &mut tally)
-                .unwrap_or_else(|why| panic!("{why}\nseed {seed}, {protocol:?}, packet {}", hex(&packet)));
+        for transport in [Transport::Udp, Transport::Tcp] {
+            one(&fixture, &packet, transport, &mut tally)
+                .unwrap_or_else(|why| panic!("{why}\nseed {seed}, {transport:?}, packet {}", hex(&packet)));
         }
         if seconds.is_some() && printed.elapsed() > Duration::from_secs(10) {
             println!("{tally}");
@@ -62,10 +62,10 @@ fn number(variable: &str) -> Option<u64> {
 fn one(
     fixture: &fixture::Ground,
     packet: &[u8],
-    protocol: Protocol,
-    tally: &mut Tally,
+    transport: Transport,
+    tally: &mut Counters,
 ) -> Result<(), String> {
-    let client = Client { protocol, address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let client = Client { transport, address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
     let before = processor_time();
     let reply = catch_unwind(AssertUnwindSafe(|| match fixture.handler.handle(packet, client) {
         Handled::Dropped => (Outcome::Dropped, None),
@@ -81,7 +81,7 @@ fn one(
     if took > CPU_LIMIT {
         return Err(format!("{took:?} of CPU time"));
     }
-    judge::judge(packet, protocol, reply.as_deref())
+    judge::judge(packet, transport, reply.as_deref())
 }
 
 fn processor_time() -> Duration {
@@ -101,7 +101,7 @@ enum Outcome {
 
 /// Counts per outcome; a run that did not reach every outcome fails.
 #[derive(Debug, Default)]
-struct Tally {
+struct Counters {
     packets: u64,
     dropped: u64,
     refused: u64,
@@ -112,7 +112,7 @@ struct Tally {
     longest: Duration,
 }
 
-impl Tally {
+impl Counters {
     fn count(&mut self, outcome: Outcome, reply: &[u8], took: Duration) {
         self.packets += 1;
         match outcome {
@@ -139,7 +139,7 @@ impl Tally {
     }
 }
 
-impl std::fmt::Display for Tally {
+impl std::fmt::Display for Counters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { packets, dropped, refused, answered, forwarded, truncated, largest, longest } = self;
         write!(

@@ -12,10 +12,10 @@ use dns::{
     cluster::name,
     config::{ApiServer, Config, DNS_PORT},
     corefile,
-    observe::{health::Endpoints, heartbeat::Pulse},
+    observe::{health::HttpEndpoints, heartbeat::Heartbeat},
     serve::{
-        listening::Listening,
         server,
+        socket_observer::SocketObserver,
         supervisor::{Corefile, Setup},
     },
 };
@@ -91,7 +91,8 @@ impl DnsArgs {
                 (shipped(cluster_domain.as_deref().unwrap_or(CLUSTER_DOMAIN))?, None, listen)
             }
         };
-        let mut endpoints = if is_told_elsewhere { Endpoints::default() } else { Endpoints::of(&config) };
+        let mut endpoints =
+            if is_told_elsewhere { HttpEndpoints::default() } else { HttpEndpoints::of(&config) };
         endpoints.are_shared = answering == Answering::InTheAgent;
         for (flag, addresses) in [
             (dns_health_bind_address, &mut endpoints.health),
@@ -102,8 +103,8 @@ impl DnsArgs {
                 *addresses = BTreeSet::from([address]);
             }
         }
-        let (pulse, listening) = (Pulse::default(), Listening::default());
-        let config = DnsConfig(Setup { config, corefile, listen, endpoints, pulse, listening });
+        let (heartbeat, socket_observer) = (Heartbeat::default(), SocketObserver::default());
+        let config = DnsConfig(Setup { config, corefile, listen, endpoints, heartbeat, socket_observer });
         if answering == Answering::InTheAgent && config.api_server() != ApiServer::default() {
             warn!(
                 "the agent reads objects where its own flags say, not where `kubernetes` in the Corefile does"

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dns::cluster::{
     snapshot::Index,
-    zone::{self, Change, Key, ObjectName, ReadOptions},
+    zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
 };
 
 use super::{
@@ -21,7 +21,7 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
                 return Some(Change::Service(key(&id)?, None));
             }
             let read = zone::service(service);
-            if zone::is_dead_alias(service, &read) {
+            if zone::is_unresolvable_alias(service, &read) {
                 let reason = "spec.externalName is an address, or no name: it is not answered";
                 tracing::warn!(object = %id, reason, "alias left out");
             }
@@ -72,8 +72,8 @@ pub fn records<'a>(objects: impl Iterator<Item = &'a Object>) -> usize {
     index.snapshot(0).records().count()
 }
 
-fn key(id: &ObjectId) -> Option<Key> {
-    Key::new(&id.namespace, &id.name)
+fn key(id: &ObjectId) -> Option<ServiceKey> {
+    ServiceKey::new(&id.namespace, &id.name)
 }
 
 fn object_name(id: &ObjectId) -> ObjectName {

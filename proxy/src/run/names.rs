@@ -15,12 +15,12 @@ use anyhow::{Context as _, Result};
 use dns::{
     cluster::{
         snapshot::{Index, Published},
-        zone::{Change, Key, ServiceKind},
+        zone::{Change, ServiceKey, ServiceKind},
     },
-    observe::heartbeat::Pulse,
+    observe::heartbeat::Heartbeat,
     serve::{
-        listening::Listening,
-        supervisor::{Live, Setup},
+        socket_observer::SocketObserver,
+        supervisor::{Setup, Supervisor},
     },
 };
 use tokio::{
@@ -54,11 +54,11 @@ pub struct Names {
     /// Something was taken in since.
     is_behind: bool,
     /// Whose endpoints changed since, and when that happened, where their slices say so.
-    happened: Vec<(Key, SystemTime)>,
+    happened: Vec<(ServiceKey, SystemTime)>,
     started: SystemTime,
     config: DnsConfig,
     /// The server and its threads, once it serves.
-    serving: Option<(Live, Threads)>,
+    serving: Option<(Supervisor, Threads)>,
     /// What tells the programs that it does; none where there are no programs.
     beats: Option<Beats>,
     standing: Arc<Standing>,
@@ -167,35 +167,35 @@ impl Names {
     }
 
     /// Begins to answer, if it has not begun yet.
-    pub fn serve(&mut self) -> Result<&Live> {
+    pub fn serve(&mut self) -> Result<&Supervisor> {
         let serving = match self.serving.take() {
             Some(serving) => serving,
             None => self.start()?,
         };
-        let (live, _) = self.serving.insert(serving);
-        Ok(live)
+        let (supervisor, _) = self.serving.insert(serving);
+        Ok(supervisor)
     }
 
-    fn start(&self) -> Result<(Live, Threads)> {
+    fn start(&self) -> Result<(Supervisor, Threads)> {
         let runtime = Builder::new_multi_thread().thread_name("dns").enable_all().build()?;
         let inside = runtime.handle().clone();
         let threads = Threads(Some(runtime));
-        let live = {
+        let supervisor = {
             let _inside = inside.enter();
             let DnsConfig(setup) = self.config.clone();
-            let pulse = self.beats.clone().map(|beats| Pulse::new(move |age| beats.serving(age)));
+            let heartbeat = self.beats.clone().map(|beats| Heartbeat::new(move |age| beats.serving(age)));
             let standing = Arc::downgrade(&self.standing);
-            let listening = Listening::new(move |sockets| {
+            let socket_observer = SocketObserver::new(move |sockets| {
                 let told = standing.upgrade().map_or(Ok(()), |standing| standing.listen(sockets));
                 if let Err(error) = told {
                     error!(error = %chain(&error), "clients are not led to the names that are answered here");
                     tokio::spawn(Standing::come_back(Weak::clone(&standing)));
                 }
             });
-            let setup = Setup { pulse: pulse.unwrap_or_default(), listening, ..setup };
-            Live::start(setup, self.published.clone())?
+            let setup = Setup { heartbeat: heartbeat.unwrap_or_default(), socket_observer, ..setup };
+            Supervisor::start(setup, self.published.clone())?
         };
-        Ok((live, threads))
+        Ok((supervisor, threads))
     }
 
     pub fn take_in(&mut self, changes: Vec<Change>) {
@@ -236,8 +236,8 @@ impl Names {
                 Some((ServiceKind::Headless, true)) => "headless_with_selector",
                 Some(_) | None => continue,
             };
-            if let Some((live, _)) = &self.serving {
-                live.metrics().programmed(kind, now.duration_since(happened).unwrap_or_default());
+            if let Some((supervisor, _)) = &self.serving {
+                supervisor.metrics().programmed(kind, now.duration_since(happened).unwrap_or_default());
             }
         }
     }
@@ -249,8 +249,8 @@ impl Names {
         }
         // Clients go elsewhere from here on; those that are here already are answered.
         self.standing.vanish();
-        if let Some((live, threads)) = self.serving {
-            live.stop().await;
+        if let Some((supervisor, threads)) = self.serving {
+            supervisor.stop().await;
             drop(threads);
         }
     }
@@ -307,15 +307,16 @@ async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<(
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-    use dns::{cluster::name, config::Config, observe::health::Endpoints};
+    use dns::{cluster::name, config::Config, observe::health::HttpEndpoints};
 
     use super::*;
 
     fn at(address: SocketAddr) -> Names {
         let config = Config::shipped(&name::domain("cluster.local").unwrap());
         let (corefile, listen) = (None, vec![address]);
-        let (endpoints, pulse, listening) = (Endpoints::default(), Pulse::default(), Listening::default());
-        Names::new(DnsConfig(Setup { config, corefile, listen, endpoints, pulse, listening }))
+        let (endpoints, heartbeat, socket_observer) =
+            (HttpEndpoints::default(), Heartbeat::default(), SocketObserver::default());
+        Names::new(DnsConfig(Setup { config, corefile, listen, endpoints, heartbeat, socket_observer }))
     }
 
     #[tokio::test]

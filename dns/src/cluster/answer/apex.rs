@@ -4,26 +4,26 @@ use std::net::IpAddr;
 
 use hickory_server::proto::rr::RecordType;
 
-use super::{Data, Found, Lookup, Owner, Record, Soa};
+use super::{AnswerData, AnswerRecord, Lookup, Node, Owner, Soa};
 use crate::cluster::{authority::Zone, name::QueryName, snapshot::View};
 
 impl<'s> Lookup<'s> {
-    pub(super) fn apex(self, zone: &'s Zone) -> Found<'s> {
-        if self.kind == RecordType::NS {
+    pub(super) fn apex(self, zone: &'s Zone) -> Node<'s> {
+        if self.qtype == RecordType::NS {
             return self.name_servers(zone);
         }
         let soa =
             Soa { zone: &zone.name, serial: self.snapshot.serial, minimum: self.authority.negative_ttl };
-        Found::data((self.kind == RecordType::SOA).then_some(Data::Soa(soa)))
+        Node::data((self.qtype == RecordType::SOA).then_some(AnswerData::Soa(soa)))
     }
 
     /// A zone of which nothing is known but that it is ours.
-    pub(super) fn apex_only(self, name: &QueryName, zone: &'s Zone) -> Found<'s> {
-        if name.label_count() == zone.labels { self.apex(zone) } else { Found::Missing }
+    pub(super) fn apex_only(self, name: &QueryName, zone: &'s Zone) -> Node<'s> {
+        if name.label_count() == zone.labels { self.apex(zone) } else { Node::NxDomain }
     }
 
     /// The Service that leads here, if any does: its address outlives this server.
-    fn name_servers(self, zone: &'s Zone) -> Found<'s> {
+    fn name_servers(self, zone: &'s Zone) -> Node<'s> {
         let primary = self.authority.primary().unwrap_or(zone);
         let mut views: Vec<&'s View> = Vec::new();
         for address in &self.authority.own_addresses {
@@ -37,15 +37,18 @@ impl<'s> Lookup<'s> {
         views.dedup_by(|a, b| a.key == b.key);
         if views.is_empty() {
             let name = Owner::NameServer(&zone.name);
-            return Found::Records(vec![Data::Ns(name)], self.glue(name, &self.authority.own_addresses));
+            return Node::Records(vec![AnswerData::Ns(name)], self.glue(name, &self.authority.own_addresses));
         }
         let name = |view: &'s View| Owner::Service { key: &view.key, endpoint: None, zone: &primary.name };
         let glue = views.iter().flat_map(|view| self.glue(name(view), view.own_addresses()));
-        Found::Records(views.iter().map(|view| Data::Ns(name(view))).collect(), glue.collect())
+        Node::Records(views.iter().map(|view| AnswerData::Ns(name(view))).collect(), glue.collect())
     }
 
-    pub(super) fn glue(self, owner: Owner<'s>, addresses: &[IpAddr]) -> Vec<Record<'s>> {
+    pub(super) fn glue(self, owner: Owner<'s>, addresses: &[IpAddr]) -> Vec<AnswerRecord<'s>> {
         let ttl = self.authority.ttl;
-        addresses.iter().map(|address| Record { owner, ttl, data: Data::address(*address) }).collect()
+        addresses
+            .iter()
+            .map(|address| AnswerRecord { owner, ttl, data: AnswerData::address(*address) })
+            .collect()
     }
 }

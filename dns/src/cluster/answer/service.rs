@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use hickory_server::proto::rr::RecordType;
 
-use super::{Data, Found, Lookup, Owner, Record};
+use super::{AnswerData, AnswerRecord, Lookup, Node, Owner};
 use crate::cluster::{
     authority::Zone,
     name::ServiceName,
@@ -21,10 +21,10 @@ const MAX_RESOLVED: usize = 512;
 
 impl<'s> Lookup<'s> {
     /// Where a Service is alone, a namespace that there is tells that it was meant.
-    pub(super) fn at_its_name(self, service: ServiceName<'_>, zone: &'s Zone) -> (Topic, Found<'s>) {
+    pub(super) fn at_its_name(self, service: ServiceName<'_>, zone: &'s Zone) -> (Topic, Node<'s>) {
         match self.at_service(service, |view| self.service(view, zone)) {
             (Topic::Search, missing) if self.has_namespace(service.namespace) => (Topic::Absent, missing),
-            found => found,
+            node => node,
         }
     }
 
@@ -32,15 +32,15 @@ impl<'s> Lookup<'s> {
     pub(super) fn at_service(
         self,
         service: ServiceName<'_>,
-        find: impl FnOnce(&'s View) -> Found<'s>,
-    ) -> (Topic, Found<'s>) {
+        find: impl FnOnce(&'s View) -> Node<'s>,
+    ) -> (Topic, Node<'s>) {
         let Some(view) = self.snapshot.service(service.namespace, service.name) else {
-            return (Topic::Search, Found::Missing);
+            return (Topic::Search, Node::NxDomain);
         };
         let is_named = self.authority.exposes(service.namespace, self.snapshot) && self.is_named(view);
-        let found = if is_named { find(view) } else { Found::Missing };
-        let topic = if matches!(found, Found::Missing) { Topic::Absent } else { topic_of(view.kind()) };
-        (topic, found)
+        let node = if is_named { find(view) } else { Node::NxDomain };
+        let topic = if matches!(node, Node::NxDomain) { Topic::Absent } else { topic_of(view.kind()) };
+        (topic, node)
     }
 
     fn is_named(self, view: &View) -> bool {
@@ -53,64 +53,66 @@ impl<'s> Lookup<'s> {
         }
     }
 
-    pub(super) fn service(self, view: &'s View, zone: &'s Zone) -> Found<'s> {
-        match (view.kind(), self.kind) {
-            (ServiceKind::ExternalName(target), _) => Found::Alias(target),
+    pub(super) fn service(self, view: &'s View, zone: &'s Zone) -> Node<'s> {
+        match (view.kind(), self.qtype) {
+            (ServiceKind::ExternalName(target), _) => Node::Alias(target),
             // As CoreDNS does: all named ports in one answer.
             (_, RecordType::SRV) => self.targets(view, zone, |_| true),
-            (ServiceKind::Headless, RecordType::A) => Found::data(view.v4().into_iter().map(Data::A)),
-            (ServiceKind::Headless, RecordType::AAAA) => Found::data(view.v6().into_iter().map(Data::Aaaa)),
-            (_, kind) => Found::addresses(view.own_addresses().iter().copied(), kind),
+            (ServiceKind::Headless, RecordType::A) => Node::data(view.v4().into_iter().map(AnswerData::A)),
+            (ServiceKind::Headless, RecordType::AAAA) => {
+                Node::data(view.v6().into_iter().map(AnswerData::Aaaa))
+            }
+            (_, qtype) => Node::addresses(view.own_addresses().iter().copied(), qtype),
         }
     }
 
     /// An endpoint, or a protocol below which there are ports.
-    pub(super) fn below_service(self, view: &'s View, label: &[u8]) -> Found<'s> {
+    pub(super) fn below_service(self, view: &'s View, label: &[u8]) -> Node<'s> {
         if let Some(protocol) = label.strip_prefix(b"_") {
             let is_it = |port: &Port| port.protocol.label().as_bytes() == protocol;
-            return Found::if_exists(has_port(view, is_it));
+            return Node::if_exists(has_port(view, is_it));
         }
         if self.authority.no_endpoints || !view.names_endpoints() {
-            return Found::Missing;
+            return Node::NxDomain;
         }
         let addresses = view.endpoint(label);
-        if addresses.is_empty() { Found::Missing } else { Found::addresses(addresses, self.kind) }
+        if addresses.is_empty() { Node::NxDomain } else { Node::addresses(addresses, self.qtype) }
     }
 
-    pub(super) fn port(self, view: &'s View, port: &[u8], protocol: &[u8], zone: &'s Zone) -> Found<'s> {
+    pub(super) fn port(self, view: &'s View, port: &[u8], protocol: &[u8], zone: &'s Zone) -> Node<'s> {
         let (Some(name), Some(protocol)) = (port.strip_prefix(b"_"), protocol.strip_prefix(b"_")) else {
-            return Found::Missing;
+            return Node::NxDomain;
         };
         let is_it =
             |port: &Port| port.name.as_bytes() == name && port.protocol.label().as_bytes() == protocol;
         if !has_port(view, is_it) {
-            return Found::Missing;
+            return Node::NxDomain;
         }
-        if self.kind == RecordType::SRV { self.targets(view, zone, is_it) } else { Found::data([]) }
+        if self.qtype == RecordType::SRV { self.targets(view, zone, is_it) } else { Node::data([]) }
     }
 
     /// `ZONE.pin._zone` and `ZONE.prefer._zone` below a headless Service: its endpoints in one topology zone, or all of
     /// them where that has none.
-    pub(super) fn zonal(self, view: &'s View, choice: Option<&[u8]>, zone: Option<&[u8]>) -> Found<'s> {
+    pub(super) fn zonal(self, view: &'s View, choice: Option<&[u8]>, zone: Option<&[u8]>) -> Node<'s> {
         let is_served = self.authority.zonal && matches!(view.kind(), ServiceKind::Headless);
         let prefers = choice == Some(b"prefer");
         if !is_served || choice.is_some_and(|choice| choice != b"pin" && !prefers) {
-            return Found::Missing;
+            return Node::NxDomain;
         }
-        let Some(zone) = zone else { return Found::Empty };
+        let Some(zone) = zone else { return Node::EmptyNonTerminal };
         let near = view.in_zone(zone);
         if near.is_empty() && prefers {
             let (v4, v6) = (view.v4(), view.v6());
-            return Found::addresses(
+            return Node::addresses(
                 v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)),
-                self.kind,
+                self.qtype,
             );
         }
-        Found::addresses(near, self.kind)
+        Node::addresses(near, self.qtype)
     }
 
     /// SRV records for the ports that `is_it` takes: to the Service where it has an address, else to each endpoint.
-    fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Found<'s> {
+    fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Node<'s> {
         let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
         if let ServiceKind::ClusterIp { addresses, ports } = view.kind() {
             let mut numbers: Vec<_> =
@@ -119,15 +121,18 @@ impl<'s> Lookup<'s> {
             numbers.sort_unstable();
             numbers.dedup();
             let weight = weight(numbers.len());
-            let data = numbers.into_iter().map(|port| Data::Srv { weight, port, target: name(None) });
-            return Found::Records(data.collect(), self.glue(name(None), addresses));
+            let data = numbers.into_iter().map(|port| AnswerData::Srv { weight, port, target: name(None) });
+            return Node::Records(data.collect(), self.glue(name(None), addresses));
         }
         let targets = view.endpoint_ports(is_it);
         let weight = weight(targets.len());
-        let srv =
-            |(label, port): &(Label<'s>, u16)| Data::Srv { weight, port: *port, target: name(Some(*label)) };
+        let srv = |(label, port): &(Label<'s>, u16)| AnswerData::Srv {
+            weight,
+            port: *port,
+            target: name(Some(*label)),
+        };
         let data = targets.iter().map(srv).collect();
-        Found::Records(data, self.target_addresses(view, zone, &targets))
+        Node::Records(data, self.target_addresses(view, zone, &targets))
     }
 
     fn target_addresses(
@@ -135,7 +140,7 @@ impl<'s> Lookup<'s> {
         view: &'s View,
         zone: &'s Zone,
         targets: &[(Label<'s>, u16)],
-    ) -> Vec<Record<'s>> {
+    ) -> Vec<AnswerRecord<'s>> {
         if targets.len() > MAX_RESOLVED {
             return Vec::new();
         }

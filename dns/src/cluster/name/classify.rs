@@ -6,7 +6,7 @@ use super::{Name, QueryName};
 
 /// The place of a name below the cluster domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'q> {
+pub enum NameKind<'q> {
     Apex,
     DnsVersion,
     /// `dns`, which holds nothing but the name of the name server.
@@ -39,7 +39,7 @@ pub enum Place<'q> {
         address: &'q [u8],
     },
     /// Nothing can ever be there.
-    Nowhere,
+    Invalid,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,31 +49,31 @@ pub struct ServiceName<'q> {
 }
 
 /// `zone_labels`: how many labels at the end are the cluster domain's.
-pub fn place(name: &QueryName, zone_labels: usize) -> Place<'_> {
+pub fn classify(name: &QueryName, zone_labels: usize) -> NameKind<'_> {
     let own = name.label_count().saturating_sub(zone_labels);
     // Counted from the cluster domain downwards.
     let label = |n: usize| name.label(own - 1 - n);
     if own == 0 {
-        return Place::Apex;
+        return NameKind::Apex;
     }
     let service = (own >= 3).then(|| ServiceName { namespace: label(1), name: label(2) });
     match (label(0), own, service) {
-        (b"dns-version", 1, _) => Place::DnsVersion,
-        (b"dns", 1, _) => Place::Dns,
-        (b"dns", 2, _) if label(1) == b"ns" => Place::NameServer,
-        (b"svc", 1, _) => Place::Services,
-        (b"pod", 1, _) => Place::Pods,
-        (b"svc", 2, _) => Place::ServiceNamespace(label(1)),
-        (b"pod", 2, _) => Place::PodNamespace(label(1)),
-        (b"svc", 3, Some(service)) => Place::Service(service),
+        (b"dns-version", 1, _) => NameKind::DnsVersion,
+        (b"dns", 1, _) => NameKind::Dns,
+        (b"dns", 2, _) if label(1) == b"ns" => NameKind::NameServer,
+        (b"svc", 1, _) => NameKind::Services,
+        (b"pod", 1, _) => NameKind::Pods,
+        (b"svc", 2, _) => NameKind::ServiceNamespace(label(1)),
+        (b"pod", 2, _) => NameKind::PodNamespace(label(1)),
+        (b"svc", 3, Some(service)) => NameKind::Service(service),
         (b"svc", 4..=6, Some(service)) if label(3) == b"_zone" => {
             let below = |n: usize| (own > n).then(|| label(n));
-            Place::Zonal { service, choice: below(4), zone: below(5) }
+            NameKind::Zonal { service, choice: below(4), zone: below(5) }
         }
-        (b"svc", 4, Some(service)) => Place::BelowService { service, label: label(3) },
-        (b"svc", 5, Some(service)) => Place::Port { service, protocol: label(3), port: label(4) },
-        (b"pod", 3, _) => Place::Pod { namespace: label(1), address: label(2) },
-        _ => Place::Nowhere,
+        (b"svc", 4, Some(service)) => NameKind::BelowService { service, label: label(3) },
+        (b"svc", 5, Some(service)) => NameKind::Port { service, protocol: label(3), port: label(4) },
+        (b"pod", 3, _) => NameKind::Pod { namespace: label(1), address: label(2) },
+        _ => NameKind::Invalid,
     }
 }
 
@@ -156,28 +156,31 @@ mod tests {
     fn places_follow_from_labels() {
         let service = ServiceName { namespace: b"shop", name: b"web" };
         for (text, want) in [
-            ("", Place::Apex),
-            ("dns-version.", Place::DnsVersion),
-            ("dns.", Place::Dns),
-            ("ns.dns.", Place::NameServer),
-            ("a.ns.dns.", Place::Nowhere),
-            ("svc.", Place::Services),
-            ("pod.", Place::Pods),
-            ("other.", Place::Nowhere),
-            ("shop.other.", Place::Nowhere),
-            ("Shop.svc.", Place::ServiceNamespace(b"shop")),
-            ("shop.pod.", Place::PodNamespace(b"shop")),
-            ("web.shop.svc.", Place::Service(service)),
-            ("web-0.web.shop.svc.", Place::BelowService { service, label: b"web-0" }),
-            ("_http._tcp.web.shop.svc.", Place::Port { service, port: b"_http", protocol: b"_tcp" }),
-            ("a._http._tcp.web.shop.svc.", Place::Nowhere),
-            ("_zone.web.shop.svc.", Place::Zonal { service, choice: None, zone: None }),
-            ("a.pin._zone.web.shop.svc.", Place::Zonal { service, choice: Some(b"pin"), zone: Some(b"a") }),
-            ("b.a.pin._zone.web.shop.svc.", Place::Nowhere),
-            ("10-0-0-1.shop.pod.", Place::Pod { namespace: b"shop", address: b"10-0-0-1" }),
-            ("a.10-0-0-1.shop.pod.", Place::Nowhere),
+            ("", NameKind::Apex),
+            ("dns-version.", NameKind::DnsVersion),
+            ("dns.", NameKind::Dns),
+            ("ns.dns.", NameKind::NameServer),
+            ("a.ns.dns.", NameKind::Invalid),
+            ("svc.", NameKind::Services),
+            ("pod.", NameKind::Pods),
+            ("other.", NameKind::Invalid),
+            ("shop.other.", NameKind::Invalid),
+            ("Shop.svc.", NameKind::ServiceNamespace(b"shop")),
+            ("shop.pod.", NameKind::PodNamespace(b"shop")),
+            ("web.shop.svc.", NameKind::Service(service)),
+            ("web-0.web.shop.svc.", NameKind::BelowService { service, label: b"web-0" }),
+            ("_http._tcp.web.shop.svc.", NameKind::Port { service, port: b"_http", protocol: b"_tcp" }),
+            ("a._http._tcp.web.shop.svc.", NameKind::Invalid),
+            ("_zone.web.shop.svc.", NameKind::Zonal { service, choice: None, zone: None }),
+            (
+                "a.pin._zone.web.shop.svc.",
+                NameKind::Zonal { service, choice: Some(b"pin"), zone: Some(b"a") },
+            ),
+            ("b.a.pin._zone.web.shop.svc.", NameKind::Invalid),
+            ("10-0-0-1.shop.pod.", NameKind::Pod { namespace: b"shop", address: b"10-0-0-1" }),
+            ("a.10-0-0-1.shop.pod.", NameKind::Invalid),
         ] {
-            assert_eq!(place(&query(&format!("{text}cluster.local")), 2), want, "{text}");
+            assert_eq!(classify(&query(&format!("{text}cluster.local")), 2), want, "{text}");
         }
     }
 

@@ -8,13 +8,13 @@ use super::View;
 use crate::cluster::zone::{Dashed, Label, Port, ServiceKind};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Record {
+pub struct ZoneRecord {
     pub name: String,
-    pub data: Data,
+    pub data: ZoneData,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Data {
+pub enum ZoneData {
     Address(IpAddr),
     Srv { port: u16, target: String },
     Ptr(String),
@@ -22,14 +22,14 @@ pub enum Data {
 }
 
 /// Sorted, each once.
-pub(super) fn records(view: &View) -> Vec<Record> {
+pub(super) fn records(view: &View) -> Vec<ZoneRecord> {
     let mut records =
         Records { name: format!("{}.{}.svc", view.key.name(), view.key.namespace()), all: Vec::new() };
     match view.kind() {
         ServiceKind::Nothing => {}
         ServiceKind::ExternalName(target) => {
             let target = target.to_string().trim_end_matches('.').to_lowercase();
-            records.add(records.name.clone(), Data::Cname(target));
+            records.add(records.name.clone(), ZoneData::Cname(target));
         }
         ServiceKind::ClusterIp { addresses, ports } => {
             addresses.iter().for_each(|address| records.own(*address));
@@ -46,30 +46,30 @@ pub(super) fn records(view: &View) -> Vec<Record> {
 struct Records {
     /// Of the Service.
     name: String,
-    all: Vec<Record>,
+    all: Vec<ZoneRecord>,
 }
 
 impl Records {
-    fn add(&mut self, name: String, data: Data) {
-        self.all.push(Record { name, data });
+    fn add(&mut self, name: String, data: ZoneData) {
+        self.all.push(ZoneRecord { name, data });
     }
 
     fn own(&mut self, address: IpAddr) {
-        self.add(self.name.clone(), Data::Address(address));
-        self.add(reverse_name(address), Data::Ptr(self.name.clone()));
+        self.add(self.name.clone(), ZoneData::Address(address));
+        self.add(reverse_name(address), ZoneData::Ptr(self.name.clone()));
     }
 
     fn srv(&mut self, port: &Port, number: u16, target: String) {
         let name = format!("_{}._{}.{}", port.name, port.protocol.label(), self.name);
-        self.add(name, Data::Srv { port: number, target });
+        self.add(name, ZoneData::Srv { port: number, target });
     }
 
     fn endpoints(&mut self, view: &View) {
         for address in view.all_addresses() {
             for label in view.labels_of(address) {
                 let name = self.below(label);
-                self.add(reverse_name(address), Data::Ptr(name.clone()));
-                self.add(name, Data::Address(address));
+                self.add(reverse_name(address), ZoneData::Ptr(name.clone()));
+                self.add(name, ZoneData::Address(address));
             }
         }
     }
@@ -79,7 +79,7 @@ impl Records {
         self.endpoints(view);
         let (v4, v6) = (view.v4(), view.v6());
         for address in v4.into_iter().map(IpAddr::from).chain(v6.into_iter().map(IpAddr::from)) {
-            self.add(self.name.clone(), Data::Address(address));
+            self.add(self.name.clone(), ZoneData::Address(address));
         }
         for slice in &view.slices {
             for port in &slice.ports {

@@ -9,8 +9,8 @@ fn service(spec: Value) -> Change {
     Change::Service(key(), Some(Arc::new(zone::service(&object))))
 }
 
-fn key() -> Key {
-    Key::new("Shop", "Web").unwrap()
+fn key() -> ServiceKey {
+    ServiceKey::new("Shop", "Web").unwrap()
 }
 
 fn object_name(name: &str) -> ObjectName {
@@ -35,11 +35,11 @@ fn add(name: &str, endpoints: Value) -> Change {
 }
 
 fn texts(snapshot: &Snapshot) -> Vec<String> {
-    let text = |record: Record| match record.data {
-        Data::Address(address) => format!("{} {address}", record.name),
-        Data::Srv { port, target } => format!("{} SRV {port} {target}", record.name),
-        Data::Ptr(target) => format!("{} PTR {target}", record.name),
-        Data::Cname(target) => format!("{} CNAME {target}", record.name),
+    let text = |record: ZoneRecord| match record.data {
+        ZoneData::Address(address) => format!("{} {address}", record.name),
+        ZoneData::Srv { port, target } => format!("{} SRV {port} {target}", record.name),
+        ZoneData::Ptr(target) => format!("{} PTR {target}", record.name),
+        ZoneData::Cname(target) => format!("{} CNAME {target}", record.name),
     };
     let mut texts: Vec<_> = snapshot.records().map(text).collect();
     texts.sort();

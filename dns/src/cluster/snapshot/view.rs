@@ -5,11 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use crate::cluster::zone::{Endpoints, Key, Label, Port, Service, ServiceKind, Slice, dashed, parse_dashed};
+use crate::cluster::zone::{
+    Endpoints, Label, Port, Service, ServiceKey, ServiceKind, Slice, dashed, parse_dashed,
+};
 
 #[derive(Clone, Debug)]
 pub struct View {
-    pub key: Key,
+    pub key: ServiceKey,
     /// `None`: slices have come before their Service, which has no name until it comes too.
     pub service: Option<Arc<Service>>,
     pub slices: Box<[Arc<Slice>]>,
@@ -18,7 +20,7 @@ pub struct View {
 }
 
 impl View {
-    pub(super) fn new(key: Key, service: Option<Arc<Service>>, slices: Vec<Arc<Slice>>) -> Self {
+    pub(super) fn new(key: ServiceKey, service: Option<Arc<Service>>, slices: Vec<Arc<Slice>>) -> Self {
         let mut view = Self { key, service, slices: slices.into(), repeats: false };
         view.repeats = view.repeats();
         view

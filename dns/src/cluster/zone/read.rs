@@ -16,7 +16,8 @@ use k8s_openapi::{
 };
 
 use super::{
-    Endpoints, Key, LocalPods, ObjectName, Pod, Port, Protocol, Service, ServiceKind, Slice, dashed, is_label,
+    Endpoints, LocalPods, ObjectName, Pod, Port, Protocol, Service, ServiceKey, ServiceKind, Slice, dashed,
+    is_label,
 };
 use crate::{
     cluster::name::Name,
@@ -105,7 +106,7 @@ fn kind(spec: &ServiceSpec) -> ServiceKind {
 }
 
 /// An ExternalName that leads nowhere, which its owner should hear of.
-pub fn is_dead_alias(service: &core::Service, read: &Service) -> bool {
+pub fn is_unresolvable_alias(service: &core::Service, read: &Service) -> bool {
     let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
     kind == Some("ExternalName") && read.kind == ServiceKind::Nothing
 }
@@ -136,7 +137,7 @@ fn address(text: &str) -> Option<IpAddr> {
 pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> Option<Slice> {
     let labels = slice.metadata.labels.as_ref()?;
     let namespace = slice.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
-    let service = Key::new(namespace.unwrap_or(DEFAULT_NAMESPACE), labels.get(SERVICE_NAME)?)?;
+    let service = ServiceKey::new(namespace.unwrap_or(DEFAULT_NAMESPACE), labels.get(SERVICE_NAME)?)?;
     if slice.address_type == "FQDN" {
         return None;
     }

@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, sync::OnceLock, time::SystemTime};
 
-use super::tally::{Counts, Tally};
+use super::counters::{Counters, Counts};
 
 /// As many clients find room in one table, and several times the pods of a large node.
-pub const PLACES: usize = 1024;
+pub const SLOTS: usize = 1024;
 /// How many places a client may have. More would make a full table slow.
 const PROBES: usize = 16;
 
@@ -17,15 +17,15 @@ pub struct Window {
 
 #[derive(Debug)]
 struct Shard {
-    places: Box<[OnceLock<Box<Client>>]>,
+    slots: Box<[OnceLock<Box<Client>>]>,
     /// Of those who found no place.
-    others: Tally,
+    others: Counters,
 }
 
 #[derive(Debug)]
 struct Client {
     address: IpAddr,
-    tally: Tally,
+    counters: Counters,
 }
 
 impl Window {
@@ -33,14 +33,14 @@ impl Window {
         Self { since, shards: (0..shards).map(|_| OnceLock::new()).collect() }
     }
 
-    pub fn tally(&self, shard: usize, client: IpAddr, add: impl FnOnce(&Tally)) {
-        add(self.shards[shard].get_or_init(Shard::new).tally(client));
+    pub fn counters(&self, shard: usize, client: IpAddr, add: impl FnOnce(&Counters)) {
+        add(self.shards[shard].get_or_init(Shard::new).counters(client));
     }
 
     /// Every client of every table; who has several workers comes several times.
     pub fn each(&self, mut tell: impl FnMut(IpAddr, Counts)) {
-        let places = self.shards.iter().filter_map(OnceLock::get).flat_map(|shard| &shard.places);
-        places.filter_map(OnceLock::get).for_each(|client| tell(client.address, client.tally.counts()));
+        let slots = self.shards.iter().filter_map(OnceLock::get).flat_map(|shard| &shard.slots);
+        slots.filter_map(OnceLock::get).for_each(|client| tell(client.address, client.counters.counts()));
     }
 
     pub fn others(&self) -> Counts {
@@ -50,17 +50,17 @@ impl Window {
 
 impl Shard {
     fn new() -> Self {
-        Self { places: (0..PLACES).map(|_| OnceLock::new()).collect(), others: Tally::default() }
+        Self { slots: (0..SLOTS).map(|_| OnceLock::new()).collect(), others: Counters::default() }
     }
 
     /// The client's own, from its first query on.
-    fn tally(&self, address: IpAddr) -> &Tally {
+    fn counters(&self, address: IpAddr) -> &Counters {
         let first = hash(address);
         for step in 0..PROBES {
-            let place = &self.places[first.wrapping_add(step) % PLACES];
-            let client = place.get_or_init(|| Box::new(Client { address, tally: Tally::default() }));
+            let slot = &self.slots[first.wrapping_add(step) % SLOTS];
+            let client = slot.get_or_init(|| Box::new(Client { address, counters: Counters::default() }));
             if client.address == address {
-                return &client.tally;
+                return &client.counters;
             }
         }
         &self.others
@@ -77,5 +77,5 @@ fn hash(address: IpAddr) -> usize {
     };
     let mixed = (upper.wrapping_mul(ODD).rotate_left(32) ^ lower).wrapping_mul(ODD);
     // The upper bits depend on all of them.
-    (mixed >> (u64::BITS - PLACES.ilog2())) as usize
+    (mixed >> (u64::BITS - SLOTS.ilog2())) as usize
 }

@@ -17,7 +17,7 @@ pub(super) struct Families {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Store {
+pub enum StoreKind {
     Success,
     Denial,
 }
@@ -88,10 +88,10 @@ impl Families {
 }
 
 impl CacheMetrics {
-    pub fn store(&self, store: Store) -> &StoreMetrics {
+    pub fn store(&self, store: StoreKind) -> &StoreMetrics {
         match store {
-            Store::Success => &self.success,
-            Store::Denial => &self.denial,
+            StoreKind::Success => &self.success,
+            StoreKind::Denial => &self.denial,
         }
     }
 }

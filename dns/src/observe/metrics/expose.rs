@@ -28,14 +28,14 @@ mod tests {
 
     use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
-    use crate::observe::metrics::{Metrics, Protocol};
+    use crate::observe::metrics::{Metrics, Transport};
 
     #[test]
     fn each_figure_has_two_names() {
         let metrics = Metrics::default();
         let queries = metrics.queries("dns://:53", ".");
-        queries.asked(Protocol::Tcp, true, RecordType::AAAA, false, 40);
-        queries.answered(Protocol::Tcp, ResponseCode::NXDomain, "kubernetes", 90, Duration::from_millis(1));
+        queries.asked(Transport::Tcp, true, RecordType::AAAA, false, 40);
+        queries.answered(Transport::Tcp, ResponseCode::NXDomain, "kubernetes", 90, Duration::from_millis(1));
         metrics.forward().rejects.inc();
         let text = metrics.text();
         for line in [

@@ -29,7 +29,7 @@ pub(super) struct Families {
     failures: IntCounterVec,
     slow: IntCounterVec,
     reused: IntCounterVec,
-    dialled: IntCounterVec,
+    opened: IntCounterVec,
     looping: IntCounterVec,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Families {
 pub struct ForwardMetrics {
     /// Refused because too many were in flight.
     pub rejects: IntCounter,
-    /// Asked somebody although everybody was down.
+    /// UpstreamQuery somebody although everybody was down.
     pub all_down: IntCounter,
     /// Waited for the answer to the same question of somebody else.
     pub coalesced: IntCounter,
@@ -110,7 +110,7 @@ impl Families {
                 "Questions that went over a kept connection.",
                 &CONNECTION,
             ),
-            dialled: new.counters(
+            opened: new.counters(
                 "proxy_conn_cache_misses_total",
                 "Questions that needed a new connection.",
                 &CONNECTION,
@@ -182,8 +182,8 @@ impl UpstreamMetrics {
         self.0.families.reused.with_label_values(&[FORWARD, &self.0.to, protocol]).inc();
     }
 
-    pub(crate) fn dialled(&self, protocol: &str) {
-        self.0.families.dialled.with_label_values(&[FORWARD, &self.0.to, protocol]).inc();
+    pub(crate) fn opened(&self, protocol: &str) {
+        self.0.families.opened.with_label_values(&[FORWARD, &self.0.to, protocol]).inc();
     }
 
     pub(crate) fn loops(&self) {

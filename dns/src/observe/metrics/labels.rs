@@ -11,8 +11,8 @@ pub(super) const TYPES: [&str; 19] = [
 ];
 
 /// Where a type stands in [`TYPES`]; behind its end for the rest.
-pub(super) fn type_index(kind: RecordType) -> usize {
-    let number = u16::from(kind);
+pub(super) fn type_index(qtype: RecordType) -> usize {
+    let number = u16::from(qtype);
     const NUMBERS: [u16; TYPES.len()] =
         [1, 28, 5, 48, 43, 15, 2, 47, 50, 12, 46, 6, 33, 16, 65, 64, 252, 251, 255];
     NUMBERS.iter().position(|known| *known == number).unwrap_or(TYPES.len())
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn labels_are_those_of_coredns() {
-        for (kind, want) in [
+        for (qtype, want) in [
             (RecordType::A, "A"),
             (RecordType::HTTPS, "HTTPS"),
             (RecordType::ANY, "ANY"),
@@ -67,7 +67,7 @@ mod tests {
             (RecordType::CAA, "other"),
             (RecordType::Unknown(4711), "other"),
         ] {
-            assert_eq!(type_name(type_index(kind)), want);
+            assert_eq!(type_name(type_index(qtype)), want);
         }
         for (rcode, want) in [
             (ResponseCode::NoError, "NOERROR"),

@@ -16,7 +16,7 @@ pub(super) struct Families {
     enabled: IntGaugeVec,
     hosts: HostsMetrics,
     matches: IntCounterVec,
-    unmade: IntCounterVec,
+    failed_records: IntCounterVec,
     health: HealthMetrics,
 }
 
@@ -56,7 +56,7 @@ impl Families {
                 read_at: new.gauge("hosts_reload_timestamp_seconds", "When the list was read last."),
             },
             matches: new.counters("template_matches_total", "Queries that a template took.", &TEMPLATE),
-            unmade: new.counters(
+            failed_records: new.counters(
                 "template_rr_failures_total",
                 "Records of templates that were none once they were filled in.",
                 &TEMPLATE,
@@ -104,12 +104,12 @@ impl HostsMetrics {
 
 impl TemplateMetrics {
     /// A template took a question, and so many of its records came to nothing.
-    pub fn matched(&self, question: &Query, unmade: usize) {
-        let kind = type_name(type_index(question.query_type()));
-        let labels = [self.server.as_str(), self.zone.as_str(), "", "IN", kind];
+    pub fn matched(&self, question: &Query, failed_records: usize) {
+        let qtype = type_name(type_index(question.query_type()));
+        let labels = [self.server.as_str(), self.zone.as_str(), "", "IN", qtype];
         self.families.matches.with_label_values(&labels).inc();
-        if unmade > 0 {
-            self.families.unmade.with_label_values(&labels).inc_by(unmade as u64);
+        if failed_records > 0 {
+            self.families.failed_records.with_label_values(&labels).inc_by(failed_records as u64);
         }
     }
 }

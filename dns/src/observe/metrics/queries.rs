@@ -17,7 +17,7 @@ use super::{
 use crate::{cluster::topic::Topic, observe::clients::Clients};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub enum Transport {
     Udp,
     Tcp,
 }
@@ -103,7 +103,7 @@ impl Families {
     pub(super) fn of(&self, server: &str, name: &str) -> QueryMetrics {
         let zone = [server, name, VIEW];
         let sized = |family: &HistogramVec| {
-            PROTOCOLS.map(|protocol| family.with_label_values(&[server, name, VIEW, protocol]))
+            PROTOCOLS.map(|transport| family.with_label_values(&[server, name, VIEW, transport]))
         };
         QueryMetrics(Arc::new(Zone {
             families: self.clone(),
@@ -125,9 +125,9 @@ impl QueryMetrics {
         self.0.families.panics.inc();
     }
 
-    pub fn asked(&self, protocol: Protocol, is_v6: bool, kind: RecordType, dnssec_ok: bool, size: usize) {
+    pub fn asked(&self, transport: Transport, is_v6: bool, qtype: RecordType, dnssec_ok: bool, size: usize) {
         let zone = &self.0;
-        let at = (protocol as usize, usize::from(is_v6), type_index(kind));
+        let at = (transport as usize, usize::from(is_v6), type_index(qtype));
         let index = (at.0 * 2 + at.1) * (TYPES.len() + 1) + at.2;
         let labels = [PROTOCOLS[at.0], FAMILIES[at.1], type_name(at.2)];
         zone.requests[index].get_or_init(|| zone.counter(&zone.families.requests, &labels)).inc();
@@ -149,7 +149,7 @@ impl QueryMetrics {
 
     pub fn answered(
         &self,
-        protocol: Protocol,
+        transport: Transport,
         rcode: ResponseCode,
         plugin: &str,
         size: usize,
@@ -161,7 +161,7 @@ impl QueryMetrics {
         let labels = [rcode_name(rcode), PLUGINS[plugin]];
         let counter = &zone.responses[plugin * RCODE_COUNT + rcode];
         counter.get_or_init(|| zone.counter(&zone.families.responses, &labels)).inc();
-        zone.response_size[protocol as usize].observe(size as f64);
+        zone.response_size[transport as usize].observe(size as f64);
         zone.duration.observe(took.as_secs_f64());
     }
 }

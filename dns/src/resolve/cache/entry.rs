@@ -11,10 +11,10 @@ use hickory_server::proto::{
 };
 use tokio::time::Instant;
 
-use super::lifetime::{Kept, Kind};
+use super::lifetime::{AnswerKind, Lifetime};
 use crate::{
     config::{Prefetch, Verify},
-    resolve::reply::{ErrorInfo, Origin, Reply},
+    resolve::reply::{ExtendedError, Origin, Reply},
 };
 
 #[derive(Debug)]
@@ -42,7 +42,7 @@ const STALE_TTL: u32 = 30;
 
 impl Entry {
     /// None if the answer cannot be written, which no answer that was read can be.
-    pub(super) fn new(question: &Query, reply: &Reply, kept: &Kept) -> Option<Self> {
+    pub(super) fn new(question: &Query, reply: &Reply, lifetime: &Lifetime) -> Option<Self> {
         let mut message = Message::response(0, OpCode::Query);
         message.metadata.response_code = reply.rcode;
         message.metadata.authentic_data = reply.authentic_data;
@@ -58,8 +58,8 @@ impl Entry {
         Some(Self {
             wire: message.to_vec().ok()?.into(),
             stored: Instant::now(),
-            ttl: kept.ttl,
-            is_failure: kept.kind == Kind::Failure,
+            ttl: lifetime.ttl,
+            is_failure: lifetime.kind == AnswerKind::Failure,
             hits: AtomicU32::new(0),
             last_hit: AtomicU64::new(0),
             recheck: AtomicU64::new(0),
@@ -92,7 +92,7 @@ impl Entry {
 
     pub(super) fn stale_reply(&self, question: &Query) -> Option<Reply> {
         let reply = self.read(question, |record| record.ttl = record.ttl.min(STALE_TTL))?;
-        Some(reply.because(ErrorInfo::StaleAnswer))
+        Some(reply.with_error(ExtendedError::StaleAnswer))
     }
 
     fn read(&self, question: &Query, change: impl Fn(&mut Record)) -> Option<Reply> {
@@ -134,7 +134,7 @@ impl Entry {
         self.hits.fetch_max(hits, Relaxed);
     }
 
-    pub(super) fn put_off(&self, time: Duration) {
+    pub(super) fn defer_recheck(&self, time: Duration) {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.recheck.store(self.now().saturating_add(time), Relaxed);
         self.refreshing.store(false, Relaxed);
@@ -142,7 +142,7 @@ impl Entry {
 
     /// Whether the upstream is left alone for now: because it failed, or because somebody is asking behind the
     /// clients' backs.
-    pub(super) fn waits_for_recheck(&self, verify: &Verify) -> bool {
+    pub(super) fn begin_recheck(&self, verify: &Verify) -> bool {
         let is_immediate = *verify == Verify::Immediate;
         self.now() < self.recheck.load(Relaxed) || (is_immediate && self.refreshing.swap(true, Relaxed))
     }

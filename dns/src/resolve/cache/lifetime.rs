@@ -10,7 +10,7 @@ use hickory_server::proto::{
 use crate::resolve::reply::Reply;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum AnswerKind {
     Success,
     Denial,
     /// The upstream did not find out.
@@ -18,8 +18,8 @@ pub(super) enum Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub kind: Kind,
+pub(super) struct Lifetime {
+    pub kind: AnswerKind,
     /// Seconds.
     pub ttl: u32,
 }
@@ -33,38 +33,38 @@ pub(super) struct Limits {
 }
 
 /// How long to keep an answer, if at all. The TTLs in it are brought within the limits: clients see them so.
-pub(super) fn kept(reply: &mut Reply, question: &Query, limits: &Limits) -> Option<Kept> {
+pub(super) fn lifetime(reply: &mut Reply, question: &Query, limits: &Limits) -> Option<Lifetime> {
     if reply.truncated || question.query_type().is_any() {
         return None;
     }
     let kind = kind(reply, question)?;
     let ttl = match kind {
-        Kind::Failure => seconds(limits.failure),
-        Kind::Denial => {
+        AnswerKind::Failure => seconds(limits.failure),
+        AnswerKind::Denial => {
             let (ttl, limits) = (denial_ttl(&reply.authorities)?, limits.denial);
             clamp_all(reply, limits);
             clamp(ttl, limits)
         }
-        Kind::Success => {
+        AnswerKind::Success => {
             clamp_all(reply, limits.success);
             shortest(reply)?
         }
     };
-    (ttl > 0).then_some(Kept { kind, ttl })
+    (ttl > 0).then_some(Lifetime { kind, ttl })
 }
 
 /// None: of a kind that is not kept.
-fn kind(reply: &Reply, question: &Query) -> Option<Kind> {
+fn kind(reply: &Reply, question: &Query) -> Option<AnswerKind> {
     let rcode = reply.rcode;
     if rcode == ResponseCode::NoError {
-        return Some(if reply.is_nodata(question) { Kind::Denial } else { Kind::Success });
+        return Some(if reply.is_nodata(question) { AnswerKind::Denial } else { AnswerKind::Success });
     }
     if rcode == ResponseCode::NXDomain {
         // With records of a chain, it is not clear which name of the chain does not exist.
-        return reply.answers.is_empty().then_some(Kind::Denial);
+        return reply.answers.is_empty().then_some(AnswerKind::Denial);
     }
     let has_failed = [ResponseCode::ServFail, ResponseCode::NotImp].contains(&rcode);
-    has_failed.then_some(Kind::Failure)
+    has_failed.then_some(AnswerKind::Failure)
 }
 
 /// RFC 2308, section 5. Without a SOA a denial is not kept.
@@ -140,14 +140,14 @@ mod tests {
 
     #[test]
     fn lifetimes_follow_the_rules() {
-        use Kind::{Denial, Failure, Success};
+        use AnswerKind::{Denial, Failure, Success};
         use ResponseCode as R;
         let limits = Limits {
             success: (Duration::from_secs(5), Duration::from_secs(3600)),
             denial: (Duration::from_secs(5), Duration::from_secs(1800)),
             failure: Duration::from_secs(7),
         };
-        type Case = (&'static str, ResponseCode, Vec<Record>, Vec<Record>, Option<(Kind, u32)>);
+        type Case = (&'static str, ResponseCode, Vec<Record>, Vec<Record>, Option<(AnswerKind, u32)>);
         let cases: Vec<Case> = vec![
             ("an address", R::NoError, vec![a(60)], vec![], Some((Success, 60))),
             ("the shortest of a chain", R::NoError, vec![cname(50), a(60)], vec![], Some((Success, 50))),
@@ -169,9 +169,9 @@ mod tests {
         for (case, rcode, answers, authorities, want) in cases {
             let mut reply = Reply { rcode, answers, authorities, ..Reply::servfail() };
             let truncated = Reply { truncated: true, ..reply.clone() };
-            let got = kept(&mut reply, &question, &limits).map(|kept| (kept.kind, kept.ttl));
+            let got = lifetime(&mut reply, &question, &limits).map(|lifetime| (lifetime.kind, lifetime.ttl));
             assert_eq!(got, want, "{case}");
-            assert_eq!(kept(&mut { truncated }, &question, &limits), None, "{case}, truncated");
+            assert_eq!(lifetime(&mut { truncated }, &question, &limits), None, "{case}, truncated");
         }
     }
 }

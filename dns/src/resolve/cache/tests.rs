@@ -36,12 +36,12 @@ fn denial() -> Reply {
 
 /// Response code and TTL of what is found fresh.
 fn found(cache: &Cache, question: &Query) -> Option<(ResponseCode, u32)> {
-    match cache.look(question, Wants::default()) {
-        Found::Fresh(reply) | Found::Due(reply, _) => {
+    match cache.lookup(question, QueryFlags::default()) {
+        CacheLookup::Fresh(reply) | CacheLookup::Due(reply, _) => {
             let first = reply.answers.first().or(reply.authorities.first());
             Some((reply.rcode, first.map_or(0, |record| record.ttl)))
         }
-        Found::Stale(_) | Found::Nothing => None,
+        CacheLookup::Stale(_) | CacheLookup::Miss => None,
     }
 }
 
@@ -49,7 +49,7 @@ fn found(cache: &Cache, question: &Query) -> Option<(ResponseCode, u32)> {
 async fn a_later_answer_replaces_the_earlier_and_a_failure_replaces_nothing() {
     use ResponseCode::{NXDomain, NoError, ServFail};
     let (cache, question) = (cache(&config::Cache::default()), question("www.example."));
-    let store = |reply| cache.store(&question, Wants::default(), reply);
+    let store = |reply| cache.store(&question, QueryFlags::default(), reply);
     store(Reply::servfail());
     assert_eq!(found(&cache, &question), Some((ServFail, 0)));
     store(address(&question));
@@ -77,7 +77,7 @@ async fn zones_and_exceptions_are_kept() {
     let cache = cache(&config);
     for (name, want) in [("www.example.", true), ("www.not.example.", false), ("www.elsewhere.", false)] {
         let question = question(name);
-        cache.store(&question, Wants::default(), address(&question));
+        cache.store(&question, QueryFlags::default(), address(&question));
         advance(Duration::from_secs(10)).await;
         let want = want.then_some((ResponseCode::NoError, 60));
         assert_eq!(found(&cache, &question), want, "{name}");
@@ -102,9 +102,9 @@ fn memory_is_bounded() {
         if number % 2 == 1 {
             question.query_type = RecordType::TXT;
         }
-        cache.store(&question, Wants::default(), reply);
+        cache.store(&question, QueryFlags::default(), reply);
     }
-    let store = cache.metrics.store(Store::Success);
+    let store = cache.metrics.store(StoreKind::Success);
     let (entries, bytes) = (store.entries.get(), store.bytes.get());
     assert!((200..=1000).contains(&entries), "{entries} answers");
     assert!(bytes <= 1000 * i64::try_from(UNIT).unwrap(), "{bytes} bytes");

@@ -8,12 +8,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 /// One try, and how long to wait for it before another is made beside it.
 pub(super) struct Attempt<A> {
     pub answer: A,
-    pub patience: Duration,
+    pub hedging_delay: Duration,
 }
 
 /// What the first try that succeeds gives, or the failures in the order in which they came. No try is given up for
 /// having taken long; all of them are when the time is over.
-pub(super) async fn race<A, T, E>(
+pub(super) async fn hedge<A, T, E>(
     mut attempts: impl Iterator<Item = Attempt<A>>,
     time: Duration,
 ) -> Result<T, Vec<E>>
@@ -24,14 +24,14 @@ where
     let mut running = FuturesUnordered::new();
     let mut failures = Vec::new();
     while Instant::now() < end {
-        let mut patience = end;
+        let mut hedging_delay = end;
         if let Some(attempt) = attempts.next() {
-            patience = end.min(Instant::now() + attempt.patience);
+            hedging_delay = end.min(Instant::now() + attempt.hedging_delay);
             running.push(attempt.answer);
         } else if running.is_empty() {
             break;
         }
-        match timeout_at(patience, running.next()).await {
+        match timeout_at(hedging_delay, running.next()).await {
             Ok(Some(Ok(answer))) => return Ok(answer),
             Ok(Some(Err(failure))) => failures.push(failure),
             // Nothing runs any more, or patience is over: the next one.
@@ -116,9 +116,9 @@ mod tests {
                     sleep(Duration::from_millis(*takes)).await;
                     *end
                 },
-                patience: PATIENCE,
+                hedging_delay: PATIENCE,
             });
-            let got = race(attempts, TIME).await;
+            let got = hedge(attempts, TIME).await;
             assert_eq!(
                 got.as_ref().map_err(Vec::as_slice),
                 want.as_ref().map_err(|failures| *failures),

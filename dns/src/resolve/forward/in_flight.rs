@@ -12,15 +12,15 @@ use tokio::sync::OnceCell;
 
 /// The questions that are being asked. Whoever comes first does the work; if it gives up, another one who waits goes on.
 #[derive(Debug)]
-pub(super) struct Flights<K, T>(Mutex<HashMap<K, Weak<OnceCell<T>>>>);
+pub(super) struct InFlight<K, T>(Mutex<HashMap<K, Weak<OnceCell<T>>>>);
 
-impl<K, T> Default for Flights<K, T> {
+impl<K, T> Default for InFlight<K, T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Hash + Eq + Clone, T: Clone> Flights<K, T> {
+impl<K: Hash + Eq + Clone, T: Clone> InFlight<K, T> {
     /// Asks, or waits for who does; `joined` is counted for those who wait.
     pub(super) async fn join<F: Future<Output = T>>(
         &self,
@@ -28,18 +28,18 @@ impl<K: Hash + Eq + Clone, T: Clone> Flights<K, T> {
         joined: &IntCounter,
         ask: impl FnOnce() -> F,
     ) -> T {
-        let seat = Seat { cell: self.board(&key, joined), key, flights: self };
-        seat.cell.get_or_init(ask).await.clone()
+        let waiter = Waiter { cell: self.enter(&key, joined), key, in_flight: self };
+        waiter.cell.get_or_init(ask).await.clone()
     }
 
-    fn board(&self, key: &K, joined: &IntCounter) -> Arc<OnceCell<T>> {
-        let mut flights = self.lock();
-        if let Some(cell) = flights.get(key).and_then(Weak::upgrade) {
+    fn enter(&self, key: &K, joined: &IntCounter) -> Arc<OnceCell<T>> {
+        let mut in_flight = self.lock();
+        if let Some(cell) = in_flight.get(key).and_then(Weak::upgrade) {
             joined.inc();
             return cell;
         }
         let cell = Arc::default();
-        flights.insert(key.clone(), Arc::downgrade(&cell));
+        in_flight.insert(key.clone(), Arc::downgrade(&cell));
         cell
     }
 
@@ -49,20 +49,20 @@ impl<K: Hash + Eq + Clone, T: Clone> Flights<K, T> {
 }
 
 /// One who waits. Who leaves when the answer is there, or leaves last, closes the flight: later ones ask anew.
-struct Seat<'a, K: Hash + Eq + Clone, T: Clone> {
+struct Waiter<'a, K: Hash + Eq + Clone, T: Clone> {
     cell: Arc<OnceCell<T>>,
     key: K,
-    flights: &'a Flights<K, T>,
+    in_flight: &'a InFlight<K, T>,
 }
 
-impl<K: Hash + Eq + Clone, T: Clone> Drop for Seat<'_, K, T> {
+impl<K: Hash + Eq + Clone, T: Clone> Drop for Waiter<'_, K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
+        let mut in_flight = self.in_flight.lock();
         let is_over = self.cell.initialized() || Arc::strong_count(&self.cell) == 1;
         let is_ours =
-            flights.get(&self.key).is_some_and(|flight| Weak::as_ptr(flight) == Arc::as_ptr(&self.cell));
+            in_flight.get(&self.key).is_some_and(|flight| Weak::as_ptr(flight) == Arc::as_ptr(&self.cell));
         if is_over && is_ours {
-            flights.remove(&self.key);
+            in_flight.remove(&self.key);
         }
     }
 }
@@ -81,36 +81,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_comes_while_it_is_asked_gets_the_same_answer() {
-        let (flights, asked) = (Flights::default(), AtomicU32::new(0));
+        let (in_flight, asked) = (InFlight::default(), AtomicU32::new(0));
         let joined = IntCounter::new("joined", "joined").unwrap();
         let ask = || async {
             sleep(Duration::from_secs(1)).await;
             asked.fetch_add(1, Relaxed)
         };
         assert_eq!(
-            join_all((0..10).map(|_| flights.join("a", &joined, ask))).await,
+            join_all((0..10).map(|_| in_flight.join("a", &joined, ask))).await,
             [0; 10],
             "at the same time"
         );
         assert_eq!(joined.get(), 9);
-        assert_eq!(flights.join("a", &joined, ask).await, 1, "later");
-        assert!(flights.lock().is_empty(), "nobody waits");
+        assert_eq!(in_flight.join("a", &joined, ask).await, 1, "later");
+        assert!(in_flight.lock().is_empty(), "nobody waits");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_leaves_the_work_to_the_next() {
-        let (flights, finished) = (Flights::default(), AtomicU32::new(0));
+        let (in_flight, finished) = (InFlight::default(), AtomicU32::new(0));
         let joined = IntCounter::new("joined", "joined").unwrap();
         let ask = || async {
             sleep(Duration::from_secs(1)).await;
             finished.fetch_add(1, Relaxed);
         };
-        let impatient = timeout(Duration::from_millis(500), flights.join("a", &joined, ask));
-        let (left, ()) = tokio::join!(impatient, flights.join("a", &joined, ask));
+        let impatient = timeout(Duration::from_millis(500), in_flight.join("a", &joined, ask));
+        let (left, ()) = tokio::join!(impatient, in_flight.join("a", &joined, ask));
         assert!(left.is_err());
         assert_eq!(finished.load(Relaxed), 1);
-        let alone = timeout(Duration::from_millis(500), flights.join("a", &joined, ask)).await;
+        let alone = timeout(Duration::from_millis(500), in_flight.join("a", &joined, ask)).await;
         assert!(alone.is_err());
-        assert!(flights.lock().is_empty(), "a question that everybody gave up is forgotten");
+        assert!(in_flight.lock().is_empty(), "a question that everybody gave up is forgotten");
     }
 }

@@ -16,27 +16,27 @@ use hickory_server::proto::{
 use tracing::{error, info};
 
 use super::{
-    Wants,
+    QueryFlags,
     hedge::within,
     upstream::{Budget, Failure, Upstream},
 };
 
 /// The probes under way; all forwarders of a server share it, as a question may come back to another one.
 #[derive(Debug, Default)]
-pub struct Loops(Mutex<HashMap<LowerName, bool>>);
+pub struct LoopDetector(Mutex<HashMap<LowerName, bool>>);
 
 const TIME: Duration = Duration::from_secs(2);
 const PACKETS: u32 = 2;
 
-impl Loops {
+impl LoopDetector {
     /// Whether a question is a probe of ours, which then has its result.
-    pub(super) fn came_back(&self, question: &Query) -> bool {
+    pub(super) fn is_own_probe(&self, question: &Query) -> bool {
         if question.query_type() != RecordType::HINFO {
             return false;
         }
         match self.probes().get_mut(&LowerName::new(question.name())) {
-            Some(came_back) => {
-                *came_back = true;
+            Some(is_own_probe) => {
+                *is_own_probe = true;
                 true
             }
             None => false,
@@ -50,11 +50,11 @@ impl Loops {
         self.probes().insert(key.clone(), false);
         let question = Query::query(name, RecordType::HINFO);
         let budget = Budget::of(PACKETS);
-        let asked = upstream.ask(&question, Wants::default(), &budget);
+        let asked = upstream.ask(&question, QueryFlags::default(), &budget);
         // Only where the question went is of interest, not what came of it.
-        let _ = within(TIME, Failure::Silent, asked).await;
-        let came_back = self.probes().remove(&key).unwrap_or_default();
-        conclude(upstream, came_back);
+        let _ = within(TIME, Failure::Timeout, asked).await;
+        let is_own_probe = self.probes().remove(&key).unwrap_or_default();
+        conclude(upstream, is_own_probe);
     }
 
     fn probes(&self) -> MutexGuard<'_, HashMap<LowerName, bool>> {
@@ -79,6 +79,6 @@ fn random_name(zone: &Name) -> Option<Name> {
 }
 
 /// Finds out about several at once.
-pub(super) async fn probe_all(loops: &Loops, upstreams: &[Arc<Upstream>], zone: &Name) {
+pub(super) async fn probe_all(loops: &LoopDetector, upstreams: &[Arc<Upstream>], zone: &Name) {
     futures_util::future::join_all(upstreams.iter().map(|upstream| loops.probe(upstream, zone))).await;
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    Wants,
+    QueryFlags,
     hedge::within,
     upstream::{Budget, Failure, Upstream},
 };
@@ -34,12 +34,12 @@ pub(super) fn start(upstream: &Arc<Upstream>, check: &HealthCheck) {
 
 async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     let question = Query::query(Name::from(&check.domain), RecordType::NS);
-    let wants = Wants { no_recursion: !check.recursion_desired, ..Wants::default() };
+    let flags = QueryFlags { no_recursion: !check.recursion_desired, ..QueryFlags::default() };
     // Ends with the upstream: when a changed file no longer names it, nobody holds it any more.
     while let Some(upstream) = upstream.upgrade() {
-        match probe(&upstream, &question, wants).await {
+        match probe(&upstream, &question, flags).await {
             Ok(()) => {
-                if upstream.is_alive() {
+                if upstream.clear_failures() {
                     info!(upstream = %upstream.target, "upstream answers again");
                 }
                 upstream.probing.store(false, Relaxed);
@@ -47,7 +47,7 @@ async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
             }
             Err(error) => {
                 upstream.metrics.failed_probe();
-                if upstream.has_failed() {
+                if upstream.count_failure() {
                     warn!(upstream = %upstream.target, %error, "upstream does not answer");
                 }
             }
@@ -57,10 +57,10 @@ async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     }
 }
 
-async fn probe(upstream: &Upstream, question: &Query, wants: Wants) -> Result<(), Failure> {
+async fn probe(upstream: &Upstream, question: &Query, flags: QueryFlags) -> Result<(), Failure> {
     let budget = Budget::of(PACKETS);
-    match within(TIME, Failure::Silent, upstream.ask(question, wants, &budget)).await {
-        Err(failure) if failure.is_of_the_upstream() => Err(failure),
+    match within(TIME, Failure::Timeout, upstream.ask(question, flags, &budget)).await {
+        Err(failure) if failure.is_upstream_failure() => Err(failure),
         // Whatever came back, somebody is there.
         Ok(_) | Err(_) => Ok(()),
     }

@@ -4,38 +4,38 @@ use std::time::Duration;
 
 /// The smoothed round trip, as TCP keeps it (RFC 6298).
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct RttEstimator {
     smoothed: Option<Duration>,
-    varied: Duration,
+    variation: Duration,
 }
 
 /// Before an upstream is known. A client's own first try ends after 5 s, so a second upstream has to answer well before.
-const UNKNOWN: Duration = Duration::from_millis(400);
-const SHORTEST: Duration = Duration::from_millis(30);
-const LONGEST: Duration = Duration::from_secs(1);
+const INITIAL_DELAY: Duration = Duration::from_millis(400);
+const MIN_DELAY: Duration = Duration::from_millis(30);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
-impl Pace {
+impl RttEstimator {
     /// An answer took so long.
-    pub(super) fn answered(&mut self, took: Duration) {
+    pub(super) fn sample(&mut self, took: Duration) {
         let Some(smoothed) = self.smoothed else {
-            (self.smoothed, self.varied) = (Some(took), took / 2);
+            (self.smoothed, self.variation) = (Some(took), took / 2);
             return;
         };
-        self.varied = (self.varied * 3 + took.abs_diff(smoothed)) / 4;
+        self.variation = (self.variation * 3 + took.abs_diff(smoothed)) / 4;
         self.smoothed = Some((smoothed * 7 + took) / 8);
     }
 
     /// There was no answer for so long: it would have taken longer.
-    pub(super) fn silent(&mut self, waited: Duration) {
+    pub(super) fn timed_out(&mut self, waited: Duration) {
         if self.smoothed.is_some_and(|smoothed| waited > smoothed) {
-            self.answered(waited);
+            self.sample(waited);
         }
     }
 
     /// Nearly every answer comes sooner: time to ask somebody else as well.
-    pub(super) fn patience(&self) -> Duration {
-        let known = self.smoothed.map(|smoothed| smoothed + self.varied * 4);
-        known.map_or(UNKNOWN, |known| known.clamp(SHORTEST, LONGEST))
+    pub(super) fn hedging_delay(&self) -> Duration {
+        let known = self.smoothed.map(|smoothed| smoothed + self.variation * 4);
+        known.map_or(INITIAL_DELAY, |known| known.clamp(MIN_DELAY, MAX_DELAY))
     }
 }
 
@@ -46,17 +46,17 @@ mod tests {
     #[test]
     fn patience_follows_the_answers() {
         let ms = Duration::from_millis;
-        let mut pace = Pace::default();
-        assert_eq!(pace.patience(), UNKNOWN, "unknown");
-        pace.silent(ms(1500));
-        assert_eq!(pace.patience(), UNKNOWN, "silence alone says nothing about the speed");
-        pace.answered(ms(20));
-        assert_eq!(pace.patience(), ms(60), "a first answer");
-        (0..50).for_each(|_| pace.answered(ms(20)));
-        assert_eq!(pace.patience(), SHORTEST, "steady");
-        (0..20).for_each(|_| pace.silent(ms(300)));
-        assert!(pace.patience() > ms(300), "slower than it was: {:?}", pace.patience());
-        (0..50).for_each(|_| pace.answered(ms(1900)));
-        assert_eq!(pace.patience(), LONGEST, "too slow to wait for");
+        let mut rtt = RttEstimator::default();
+        assert_eq!(rtt.hedging_delay(), INITIAL_DELAY, "unknown");
+        rtt.timed_out(ms(1500));
+        assert_eq!(rtt.hedging_delay(), INITIAL_DELAY, "silence alone says nothing about the speed");
+        rtt.sample(ms(20));
+        assert_eq!(rtt.hedging_delay(), ms(60), "a first answer");
+        (0..50).for_each(|_| rtt.sample(ms(20)));
+        assert_eq!(rtt.hedging_delay(), MIN_DELAY, "steady");
+        (0..20).for_each(|_| rtt.timed_out(ms(300)));
+        assert!(rtt.hedging_delay() > ms(300), "slower than it was: {:?}", rtt.hedging_delay());
+        (0..50).for_each(|_| rtt.sample(ms(1900)));
+        assert_eq!(rtt.hedging_delay(), MAX_DELAY, "too slow to wait for");
     }
 }

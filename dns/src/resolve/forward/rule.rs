@@ -24,8 +24,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Reply, Surroundings, Wants,
-    hedge::{Attempt, race},
+    QueryFlags, Reply, ServerContext,
+    hedge::{Attempt, hedge},
     loops, probe,
     stream::Dial,
     targets::Targets,
@@ -37,7 +37,7 @@ use crate::config::{Forward, HealthCheck, Policy};
 #[derive(Debug)]
 pub(super) struct Rule {
     config: Forward,
-    surroundings: Surroundings,
+    context: ServerContext,
     /// For upstreams with TLS.
     tls: Option<Arc<ClientConfig>>,
     /// Replaced as a whole when files name others.
@@ -48,7 +48,7 @@ pub(super) struct Rule {
 }
 
 /// What a rule makes of a question.
-pub(super) enum Outcome {
+pub(super) enum RuleResult {
     Final(Reply),
     /// The next rule that takes the name may do better.
     Next(Reply),
@@ -56,30 +56,30 @@ pub(super) enum Outcome {
 
 /// All tries together: a stub resolver waits for 5 s.
 const TIME: Duration = Duration::from_secs(5);
-const MOST_TRIES: usize = 6;
+const MAX_TRIES: usize = 6;
 /// For finding out about an upstream's manners, and for truncated answers.
 const SPARE_PACKETS: u32 = 2;
 /// Where a rule has no limit of its own: a question in flight takes memory.
-const MOST_IN_FLIGHT: u32 = 10_000;
+const MAX_IN_FLIGHT: u32 = 10_000;
 /// How often files are looked at, and how often an upstream that led back here is tried again.
-const LOOK: Duration = Duration::from_secs(1);
-const LOOKS_PER_LOOP_CHECK: u32 = 30;
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const POLLS_PER_LOOP_CHECK: u32 = 30;
 
 impl Rule {
-    pub(super) fn start(config: &Forward, surroundings: &Surroundings) -> Result<Arc<Self>, TlsError> {
+    pub(super) fn start(config: &Forward, context: &ServerContext) -> Result<Arc<Self>, TlsError> {
         let mut targets = Targets::new(&config.to);
-        let tls = targets.need_tls().then(|| tls::client_config(&config.tls)).transpose()?;
-        let limit = config.max_concurrent.unwrap_or(MOST_IN_FLIGHT);
+        let tls = targets.needs_tls().then(|| tls::client_config(&config.tls)).transpose()?;
+        let limit = config.max_concurrent.unwrap_or(MAX_IN_FLIGHT);
         let rule = Arc::new(Self {
             config: config.clone(),
-            surroundings: surroundings.clone(),
+            context: context.clone(),
             tls,
             upstreams: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             in_flight: Semaphore::new(usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS)),
         });
-        rule.point_at(&targets.now(&surroundings.own.load()))?;
-        tokio::spawn(follow(Arc::downgrade(&rule), targets));
+        rule.set_upstreams(&targets.now(&context.own.load()))?;
+        tokio::spawn(watch_files(Arc::downgrade(&rule), targets));
         Ok(rule)
     }
 
@@ -87,21 +87,21 @@ impl Rule {
         self.config.takes(name)
     }
 
-    pub(super) async fn ask(&self, question: &Query, wants: Wants) -> Outcome {
+    pub(super) async fn ask(&self, question: &Query, flags: QueryFlags) -> RuleResult {
         let Ok(_permit) = self.in_flight.try_acquire() else {
-            self.surroundings.metrics.forward().rejects.inc();
-            return Outcome::Final(Reply::refused());
+            self.context.metrics.forward().rejects.inc();
+            return RuleResult::Final(Reply::refused());
         };
         let upstreams = self.order();
-        let tries = (upstreams.len() * 2).min(MOST_TRIES);
+        let tries = (upstreams.len() * 2).min(MAX_TRIES);
         let budget = Budget::of(u32::try_from(tries).unwrap_or_default() + SPARE_PACKETS);
         let attempts = upstreams.iter().cycle().take(tries).map(|upstream| Attempt {
-            patience: upstream.patience(),
-            answer: self.try_one(upstream, question, wants, &budget),
+            hedging_delay: upstream.hedging_delay(),
+            answer: self.try_one(upstream, question, flags, &budget),
         });
-        match race(attempts, TIME).await {
+        match hedge(attempts, TIME).await {
             Ok(reply) => self.outcome(reply, question),
-            Err(failures) => self.outcome(in_the_end(failures), question),
+            Err(failures) => self.outcome(final_reply(failures), question),
         }
     }
 
@@ -112,7 +112,7 @@ impl Rule {
         let up = |upstream: &&Arc<Upstream>| !upstream.is_down(self.config.max_fails);
         let mut chosen: Vec<_> = all.iter().filter(apart).filter(up).cloned().collect();
         if chosen.is_empty() && all.iter().any(|upstream| apart(&upstream)) {
-            self.surroundings.metrics.forward().all_down.inc();
+            self.context.metrics.forward().all_down.inc();
             if !self.config.fail_fast {
                 // The probes may be what fails.
                 chosen = all.iter().filter(apart).cloned().collect();
@@ -136,28 +136,28 @@ impl Rule {
         &self,
         upstream: &Arc<Upstream>,
         question: &Query,
-        wants: Wants,
+        flags: QueryFlags,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
-        let suspicion = Suspicion::of(upstream, &self.config.health_check);
-        let asked = upstream.ask(question, wants, budget).await;
-        suspicion.settle(asked.as_ref().err());
+        let suspicion = FailureReport::of(upstream, &self.config.health_check);
+        let asked = upstream.ask(question, flags, budget).await;
+        suspicion.report(asked.as_ref().err());
         let reply = asked?;
-        upstream.is_alive();
+        upstream.clear_failures();
         if self.config.failover.contains(&reply.rcode) {
             return Err(Failure::Unwanted(reply.rcode, Box::new(reply)));
         }
         Ok(reply)
     }
 
-    fn outcome(&self, reply: Reply, question: &Query) -> Outcome {
+    fn outcome(&self, reply: Reply, question: &Query) -> RuleResult {
         let leads_on = self.config.next.contains(&reply.rcode)
             || (self.config.next_on_nodata && reply.is_nodata(question));
-        if leads_on { Outcome::Next(reply) } else { Outcome::Final(reply) }
+        if leads_on { RuleResult::Next(reply) } else { RuleResult::Final(reply) }
     }
 
     /// Keeps what is known of upstreams that stay.
-    fn point_at(&self, targets: &[Target]) -> Result<(), TlsError> {
+    fn set_upstreams(&self, targets: &[Target]) -> Result<(), TlsError> {
         if targets.is_empty() {
             warn!(zone = %self.config.from, "there is no upstream to ask: what has to be forwarded is SERVFAIL");
         }
@@ -181,18 +181,18 @@ impl Rule {
             _ if self.config.force_tcp => Dial::TcpOnly,
             _ => Dial::TcpToo,
         };
-        let metrics = self.surroundings.metrics.upstream(&target.address.to_string());
+        let metrics = self.context.metrics.upstream(&target.address.to_string());
         Ok(Upstream::new(target.clone(), dial, self.config.expire, metrics))
     }
 
     /// Asks the upstreams that were never asked whether they lead back here, and `again` those that were found to.
-    async fn look_for_loops(&self, again: bool) {
+    async fn check_for_loops(&self, again: bool) {
         let all = self.upstreams.load_full();
         let is_suspect = |upstream: &&Arc<Upstream>| {
-            !upstream.looked_for_loops.swap(true, Relaxed) || (again && upstream.loops.load(Relaxed))
+            !upstream.checked_for_loops.swap(true, Relaxed) || (again && upstream.loops.load(Relaxed))
         };
         let suspects: Vec<_> = all.iter().filter(is_suspect).cloned().collect();
-        loops::probe_all(&self.surroundings.loops, &suspects, &Name::from(&self.config.from)).await;
+        loops::probe_all(&self.context.loops, &suspects, &Name::from(&self.config.from)).await;
     }
 }
 
@@ -200,41 +200,41 @@ impl Rule {
 impl Rule {
     pub(super) fn fail_all(&self) {
         self.upstreams.load().iter().for_each(|upstream| {
-            upstream.has_failed();
+            upstream.count_failure();
         });
     }
 }
 
 /// Follows the files that name upstreams, and the upstreams that were left out, as long as the rule is in use.
-async fn follow(rule: Weak<Rule>, mut targets: Targets) {
-    let mut looks = interval(LOOK);
-    for look in 0_u32.. {
-        looks.tick().await;
+async fn watch_files(rule: Weak<Rule>, mut targets: Targets) {
+    let mut polls = interval(POLL_INTERVAL);
+    for poll in 0_u32.. {
+        polls.tick().await;
         let Some(rule) = rule.upgrade() else { return };
-        let now = targets.now(&rule.surroundings.own.load());
+        let now = targets.now(&rule.context.own.load());
         let before: Vec<Target> =
             rule.upstreams.load().iter().map(|upstream| upstream.target.clone()).collect();
         if now != before {
-            match rule.point_at(&now) {
+            match rule.set_upstreams(&now) {
                 Ok(()) => info!(zone = %rule.config.from, upstreams = now.len(), "upstreams have changed"),
                 Err(error) => warn!(%error, "cannot use the upstreams that a file names now"),
             }
         }
         rule.upstreams.load().iter().for_each(|upstream| upstream.close_expired());
         // At first there may be nobody yet to whom a question could come back.
-        if look > 0 && rule.surroundings.detect_loops {
-            rule.look_for_loops(look % LOOKS_PER_LOOP_CHECK == 0).await;
+        if poll > 0 && rule.context.detect_loops {
+            rule.check_for_loops(poll % POLLS_PER_LOOP_CHECK == 0).await;
         }
     }
 }
 
 /// The last reply that a better one was hoped for, or word that there is none.
-fn in_the_end(failures: Vec<Failure>) -> Reply {
+fn final_reply(failures: Vec<Failure>) -> Reply {
     let mut replies = failures.into_iter().rev().filter_map(|failure| match failure {
         Failure::Unwanted(_, reply) => Some(*reply),
         Failure::Question(_)
         | Failure::Network(_)
-        | Failure::Silent
+        | Failure::Timeout
         | Failure::Malformed(_)
         | Failure::Foreign
         | Failure::OtherCase
@@ -245,30 +245,30 @@ fn in_the_end(failures: Vec<Failure>) -> Reply {
 }
 
 /// An upstream that fails is probed; so is one that is left waiting because another was faster.
-struct Suspicion<'a> {
+struct FailureReport<'a> {
     upstream: &'a Arc<Upstream>,
     check: &'a HealthCheck,
     since: Instant,
-    settled: bool,
+    is_reported: bool,
 }
 
-impl<'a> Suspicion<'a> {
+impl<'a> FailureReport<'a> {
     fn of(upstream: &'a Arc<Upstream>, check: &'a HealthCheck) -> Self {
-        Self { upstream, check, since: Instant::now(), settled: false }
+        Self { upstream, check, since: Instant::now(), is_reported: false }
     }
 
-    fn settle(mut self, failure: Option<&Failure>) {
-        self.settled = true;
-        if failure.is_some_and(Failure::is_of_the_upstream) {
+    fn report(mut self, failure: Option<&Failure>) {
+        self.is_reported = true;
+        if failure.is_some_and(Failure::is_upstream_failure) {
             self.upstream.metrics.failed();
             probe::start(self.upstream, self.check);
         }
     }
 }
 
-impl Drop for Suspicion<'_> {
+impl Drop for FailureReport<'_> {
     fn drop(&mut self) {
-        if !self.settled && self.since.elapsed() >= self.upstream.patience() {
+        if !self.is_reported && self.since.elapsed() >= self.upstream.hedging_delay() {
             probe::start(self.upstream, self.check);
         }
     }

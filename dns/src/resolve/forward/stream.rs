@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     upstream::Failure,
-    upstream_query::{Asked, Mismatch},
+    upstream_query::{Mismatch, UpstreamQuery},
 };
 use crate::observe::metrics::UpstreamMetrics;
 
@@ -55,9 +55,9 @@ type Connection = Box<dyn Stream>;
 /// spend its tries on finding that out of each.
 const KEPT: Duration = Duration::from_millis(600);
 /// More than that at once is a burst, and its connections are closed again.
-const MOST_IDLE: usize = 16;
+const MAX_IDLE: usize = 16;
 /// Answers to earlier questions that may stand before ours on a connection.
-const MOST_FOREIGN: usize = 8;
+const MAX_FOREIGN: usize = 8;
 
 impl Pool {
     pub(super) fn new(dial: Dial, expire: Duration) -> Self {
@@ -69,24 +69,24 @@ impl Pool {
     pub(super) async fn exchange(
         &self,
         to: SocketAddr,
-        asked: &Asked,
+        query: &UpstreamQuery,
         metrics: &UpstreamMetrics,
     ) -> Result<Vec<u8>, Failure> {
         let protocol = self.dial.protocol();
         if let Some(kept) = self.take() {
             metrics.reused(protocol);
-            if let Ok(Ok(answer)) = timeout(KEPT, self.on(kept, asked)).await {
+            if let Ok(Ok(answer)) = timeout(KEPT, self.on(kept, query)).await {
                 return Ok(answer);
             }
         }
-        metrics.dialled(protocol);
+        metrics.opened(protocol);
         let fresh = self.dial.connect(to).await?;
-        self.on(fresh, asked).await
+        self.on(fresh, query).await
     }
 
-    async fn on(&self, mut connection: Connection, asked: &Asked) -> Result<Vec<u8>, Failure> {
-        write(&mut connection, asked.wire()).await?;
-        let answer = read_answer(&mut connection, asked).await?;
+    async fn on(&self, mut connection: Connection, query: &UpstreamQuery) -> Result<Vec<u8>, Failure> {
+        write(&mut connection, query.wire()).await?;
+        let answer = read_answer(&mut connection, query).await?;
         self.keep(connection);
         Ok(answer)
     }
@@ -103,7 +103,7 @@ impl Pool {
 
     fn keep(&self, connection: Connection) {
         let mut idle = self.idle();
-        if idle.len() < MOST_IDLE {
+        if idle.len() < MAX_IDLE {
             idle.push(Idle { connection, since: Instant::now() });
         }
     }
@@ -162,12 +162,12 @@ async fn write(connection: &mut Connection, message: &[u8]) -> io::Result<()> {
     connection.flush().await
 }
 
-async fn read_answer(connection: &mut Connection, asked: &Asked) -> Result<Vec<u8>, Failure> {
-    for _ in 0..MOST_FOREIGN {
+async fn read_answer(connection: &mut Connection, query: &UpstreamQuery) -> Result<Vec<u8>, Failure> {
+    for _ in 0..MAX_FOREIGN {
         let length = connection.read_u16().await?;
         let mut message = vec![0; usize::from(length)];
         connection.read_exact(&mut message).await?;
-        match asked.accept(&mut message) {
+        match query.accept(&mut message) {
             Ok(()) => return Ok(message),
             Err(Mismatch::Foreign) => {}
             Err(mismatch @ (Mismatch::OtherCase | Mismatch::NoQuestion)) => return Err(mismatch.into()),

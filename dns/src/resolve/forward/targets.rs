@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{Protocol, Upstream},
-    file_watcher::Followed,
+    file_watcher::FileWatcher,
 };
 
 /// What a rule says, and what the files say that it names.
@@ -27,27 +27,27 @@ enum Source {
 /// A file like `/etc/resolv.conf`, and what a host's stub would ask.
 #[derive(Debug)]
 struct File {
-    listed: Servers,
-    behind_stub: Servers,
+    listed: NameServers,
+    behind_stub: NameServers,
 }
 
 #[derive(Debug)]
-struct Servers {
-    file: Followed,
+struct NameServers {
+    file: FileWatcher,
     name: String,
     /// As last read; a file that has become unreadable changes nothing.
     servers: Vec<SocketAddr>,
 }
 
 /// More are not asked for any question.
-const MOST: usize = 15;
+const MAX_TARGETS: usize = 15;
 
 impl Targets {
     pub(super) fn new(to: &[Upstream]) -> Self {
         Self(to.iter().map(Source::new).collect())
     }
 
-    pub(super) fn need_tls(&self) -> bool {
+    pub(super) fn needs_tls(&self) -> bool {
         self.0.iter().any(|source| matches!(source, Source::Fixed(Target { tls: Some(_), .. })))
     }
 
@@ -60,7 +60,7 @@ impl Targets {
                 targets.push(target);
             }
         }
-        targets.truncate(MOST);
+        targets.truncate(MAX_TARGETS);
         targets
     }
 }
@@ -68,9 +68,10 @@ impl Targets {
 impl Source {
     fn new(upstream: &Upstream) -> Self {
         match upstream {
-            Upstream::ResolvConf(path) => {
-                Self::File(File { listed: Servers::of(path), behind_stub: Servers::of(Path::new(RESOLVED)) })
-            }
+            Upstream::ResolvConf(path) => Self::File(File {
+                listed: NameServers::of(path),
+                behind_stub: NameServers::of(Path::new(RESOLVED)),
+            }),
             Upstream::Server { address, protocol, server_name } => {
                 let tls = (*protocol == Protocol::Tls).then(|| server_name.clone());
                 Self::Fixed(Target { address: *address, tls })
@@ -99,9 +100,9 @@ impl File {
     }
 }
 
-impl Servers {
+impl NameServers {
     fn of(path: &Path) -> Self {
-        Self { file: Followed::new(path), name: path.display().to_string(), servers: Vec::new() }
+        Self { file: FileWatcher::new(path), name: path.display().to_string(), servers: Vec::new() }
     }
 
     fn now(&mut self) -> &[SocketAddr] {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, advance, pause, resume};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Forwarder, OwnAddresses, Reply, Surroundings, Wants,
+    Forwarder, OwnAddresses, QueryFlags, Reply, ServerContext,
     fake::{Fake, Via, a, address_for, reply_to, wire},
 };
 use crate::{
@@ -43,19 +43,19 @@ fn rule(upstreams: &[&Fake]) -> Forward {
 }
 
 fn start(rules: &[Forward]) -> Forwarder {
-    Forwarder::start(rules, None, &Surroundings::default()).unwrap()
+    Forwarder::start(rules, None, &ServerContext::default()).unwrap()
 }
 
 fn caching(rule: Forward, cache: &config::Cache) -> Forwarder {
     let metrics = Metrics::default().cache("dns://:53", ".");
-    Forwarder::start(&[rule], Some((cache, metrics)), &Surroundings::default()).unwrap()
+    Forwarder::start(&[rule], Some((cache, metrics)), &ServerContext::default()).unwrap()
 }
 
 async fn ask(forwarder: &Forwarder, text: &str) -> Reply {
     let question = question(text);
-    match forwarder.cached(&question, Wants::default()) {
+    match forwarder.cached(&question, QueryFlags::default()) {
         Some(reply) => reply,
-        None => forwarder.resolve(&question, Wants::default()).await,
+        None => forwarder.resolve(&question, QueryFlags::default()).await,
     }
 }
 
@@ -93,8 +93,8 @@ async fn a_reply_arrives_whole() {
     assert_eq!((reply.authorities.len(), reply.additionals.len()), (1, 1));
     assert_eq!([reply.authorities[0].ttl, reply.additionals[0].ttl], [9, 0], "no time is negative");
     assert_eq!(reply.errors, [EdnsOption::Unknown(15, vec![0, 9])]);
-    let wants = Wants { authentic_data: true, ..Wants::default() };
-    assert!(forwarder.resolve(&question("Example.ORG."), wants).await.authentic_data);
+    let flags = QueryFlags { authentic_data: true, ..QueryFlags::default() };
+    assert!(forwarder.resolve(&question("Example.ORG."), flags).await.authentic_data);
 }
 
 #[tokio::test]
@@ -109,8 +109,8 @@ async fn what_a_client_wants_reaches_the_upstream() {
     .await;
     let forwarder = start(&[rule(&[&upstream])]);
     for (dnssec_ok, checking_disabled) in [(false, false), (true, false), (false, true)] {
-        let wants = Wants { dnssec_ok, checking_disabled, ..Wants::default() };
-        forwarder.resolve(&question("example.org."), wants).await;
+        let flags = QueryFlags { dnssec_ok, checking_disabled, ..QueryFlags::default() };
+        forwarder.resolve(&question("example.org."), flags).await;
         assert_eq!(seen.lock().unwrap().pop(), Some((dnssec_ok, checking_disabled)));
     }
 }
@@ -319,7 +319,7 @@ async fn truncated_answers_are_fetched_whole_where_that_is_possible() {
         (true, 1),
         "the client is told, and may use what there is"
     );
-    assert_eq!(forwarder.cached(&question("example.org."), Wants::default()), None);
+    assert_eq!(forwarder.cached(&question("example.org."), QueryFlags::default()), None);
 }
 
 #[tokio::test]
@@ -474,12 +474,12 @@ async fn with_everybody_down_somebody_is_tried_all_the_same() {
     for (fail_fast, want) in [(false, ResponseCode::NoError), (true, ResponseCode::ServFail)] {
         let rule = super::rule::Rule::start(
             &Forward { fail_fast, max_fails: 1, ..rule(&[&upstream]) },
-            &Surroundings::default(),
+            &ServerContext::default(),
         )
         .unwrap();
         rule.fail_all();
-        let (super::Outcome::Final(reply) | super::Outcome::Next(reply)) =
-            rule.ask(&question("example.org."), Wants::default()).await;
+        let (super::RuleResult::Final(reply) | super::RuleResult::Next(reply)) =
+            rule.ask(&question("example.org."), QueryFlags::default()).await;
         assert_eq!(reply.rcode, want, "fail_fast: {fail_fast}");
     }
 }
@@ -495,17 +495,17 @@ async fn an_upstream_that_leads_back_here_is_left_out() {
         Vec::new()
     })
     .await;
-    let surroundings = Surroundings { detect_loops: true, ..Surroundings::default() };
-    let forwarder = Forwarder::start(&[rule(&[&mirror, &good])], None, &surroundings).unwrap();
+    let context = ServerContext { detect_loops: true, ..ServerContext::default() };
+    let forwarder = Forwarder::start(&[rule(&[&mirror, &good])], None, &context).unwrap();
     sender.send(forwarder.clone()).unwrap();
     tokio::spawn(async move {
         let forwarder = receiver.recv().unwrap();
         while let Some(question) = asked.recv().await {
             let forwarder = forwarder.clone();
-            tokio::spawn(async move { forwarder.resolve(&question, Wants::default()).await });
+            tokio::spawn(async move { forwarder.resolve(&question, QueryFlags::default()).await });
         }
     });
-    let text = || surroundings.metrics.text();
+    let text = || context.metrics.text();
     let found = format!("coredns_forward_loops_total{{to=\"{}\"}} 1", mirror.address);
     while !text().contains(&found) {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -518,10 +518,10 @@ async fn an_upstream_that_leads_back_here_is_left_out() {
 #[tokio::test]
 async fn this_server_is_never_an_upstream_even_if_it_becomes_one() {
     let upstream = Fake::plain().await;
-    let surroundings = Surroundings::default();
-    let forwarder = Forwarder::start(&[rule(&[&upstream])], None, &surroundings).unwrap();
+    let context = ServerContext::default();
+    let forwarder = Forwarder::start(&[rule(&[&upstream])], None, &context).unwrap();
     assert_eq!(ask(&forwarder, "example.org.").await.rcode, ResponseCode::NoError);
-    surroundings.own.store(Arc::new(OwnAddresses::from([upstream.address])));
+    context.own.store(Arc::new(OwnAddresses::from([upstream.address])));
     while ask(&forwarder, "example.org.").await.rcode == ResponseCode::NoError {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -535,8 +535,8 @@ async fn answers_are_remembered_for_the_client_that_asks() {
     pass(Duration::from_secs(10)).await;
     assert_eq!(addresses(&ask(&forwarder, "EXAMPLE.org.").await), ["EXAMPLE.org. 20 192.0.2.1"]);
     assert_eq!(upstream.questions(), 1);
-    let wants = Wants { dnssec_ok: true, ..Wants::default() };
-    forwarder.resolve(&question("example.org."), wants).await;
+    let flags = QueryFlags { dnssec_ok: true, ..QueryFlags::default() };
+    forwarder.resolve(&question("example.org."), flags).await;
     assert_eq!(upstream.questions(), 2, "with DO it is another question");
     pass(Duration::from_secs(20)).await;
     ask(&forwarder, "example.org.").await;
@@ -630,15 +630,15 @@ async fn what_could_not_be_fetched_before_it_expired_is_fetched_later() {
     let prefetch = Some(Prefetch { amount: 1, duration: Duration::from_secs(60), percentage: 10 });
     let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: Verify::Immediate });
     let cache = config::Cache { prefetch, serve_stale, ..config::Cache::default() };
-    let surroundings = Surroundings::default();
-    let metrics = surroundings.metrics.cache("dns://:53", ".");
-    let forwarder = Forwarder::start(&[rule(&[&upstream])], Some((&cache, metrics)), &surroundings).unwrap();
+    let context = ServerContext::default();
+    let metrics = context.metrics.cache("dns://:53", ".");
+    let forwarder = Forwarder::start(&[rule(&[&upstream])], Some((&cache, metrics)), &context).unwrap();
     ask(&forwarder, "example.org.").await;
     pass(Duration::from_secs(55)).await;
     fails.store(true, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 5 192.0.2.1"]);
-    let has_failed = || surroundings.metrics.text().contains("rcode=\"SERVFAIL\"");
-    while !has_failed() {
+    let count_failure = || context.metrics.text().contains("rcode=\"SERVFAIL\"");
+    while !count_failure() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     fails.store(false, std::sync::atomic::Ordering::Relaxed);

@@ -6,7 +6,7 @@ use tokio::net::UdpSocket;
 
 use super::{
     upstream::Failure,
-    upstream_query::{Asked, Mismatch},
+    upstream_query::{Mismatch, UpstreamQuery},
 };
 
 /// More than was offered to take: who sends more than that has to be read to be refused.
@@ -14,15 +14,19 @@ const LARGEST: usize = 4096;
 
 /// Waits until the answer comes; what is not the answer is passed over. From an upstream that is known to repeat the
 /// name as it was written, an answer in other letters is a forged one.
-pub(super) async fn exchange(to: SocketAddr, asked: &Asked, keeps_case: bool) -> Result<Vec<u8>, Failure> {
+pub(super) async fn exchange(
+    to: SocketAddr,
+    query: &UpstreamQuery,
+    keeps_case: bool,
+) -> Result<Vec<u8>, Failure> {
     // A socket for each question: its port is part of what a forger must guess. Connected, it hears nobody else.
     let socket = UdpSocket::bind(unspecified(to)).await?;
     socket.connect(to).await?;
-    socket.send(asked.wire()).await?;
+    socket.send(query.wire()).await?;
     let mut buffer = vec![0; LARGEST];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        match asked.accept(&mut buffer[..length]) {
+        match query.accept(&mut buffer[..length]) {
             Ok(()) => {
                 buffer.truncate(length);
                 return Ok(buffer);

@@ -20,12 +20,12 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::{
-    Reply, Wants,
+    QueryFlags, Reply,
     hedge::within,
-    rtt::Pace,
+    rtt::RttEstimator,
     stream::{Dial, Pool},
     udp,
-    upstream_query::{Asked, Manner},
+    upstream_query::{QueryOptions, UpstreamQuery},
 };
 use crate::observe::{clients::SLOW, metrics::UpstreamMetrics};
 
@@ -43,7 +43,7 @@ pub(super) struct Upstream {
     pub target: Target,
     force_tcp: bool,
     pool: Pool,
-    pace: Mutex<Pace>,
+    rtt: Mutex<RttEstimator>,
     /// Probes in a row that failed. A question that fails begins them.
     fails: AtomicU32,
     /// A probe runs until the upstream answers again.
@@ -51,20 +51,20 @@ pub(super) struct Upstream {
     /// What is asked there comes back here.
     pub loops: AtomicBool,
     /// It was looked once whether it does.
-    pub looked_for_loops: AtomicBool,
-    habits: Habits,
+    pub checked_for_loops: AtomicBool,
+    capabilities: Capabilities,
     pub metrics: UpstreamMetrics,
 }
 
 /// What an upstream was seen to do with questions over UDP.
 #[derive(Debug, Default)]
-struct Habits {
+struct Capabilities {
     /// It repeats names as they were written; one that does not from the start is asked in plain letters.
     keeps_case: AtomicBool,
     changes_case: AtomicBool,
     /// It does not understand an OPT; one that has sent an OPT back does, whatever a single answer looks like.
-    is_old: AtomicBool,
-    speaks_edns: AtomicBool,
+    lacks_edns: AtomicBool,
+    supports_edns: AtomicBool,
 }
 
 /// Packets, or connections, that one question of a client may still cost.
@@ -78,7 +78,7 @@ pub(super) enum Failure {
     #[error("cannot exchange packets")]
     Network(#[from] io::Error),
     #[error("no answer in time")]
-    Silent,
+    Timeout,
     #[error("cannot understand the answer")]
     Malformed(#[from] DecodeError),
     #[error("the answer is to another question")]
@@ -105,12 +105,12 @@ impl Upstream {
             target,
             force_tcp,
             pool: Pool::new(dial, expire),
-            pace: Mutex::default(),
+            rtt: Mutex::default(),
             fails: AtomicU32::new(0),
             probing: AtomicBool::new(false),
             loops: AtomicBool::new(false),
-            looked_for_loops: AtomicBool::new(false),
-            habits: Habits::default(),
+            checked_for_loops: AtomicBool::new(false),
+            capabilities: Capabilities::default(),
             metrics,
         }
     }
@@ -121,12 +121,12 @@ impl Upstream {
     }
 
     /// How long an answer may take before somebody else is asked as well.
-    pub(super) fn patience(&self) -> Duration {
-        self.pace().patience()
+    pub(super) fn hedging_delay(&self) -> Duration {
+        self.rtt().hedging_delay()
     }
 
-    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn rtt(&self) -> std::sync::MutexGuard<'_, RttEstimator> {
+        self.rtt.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(super) fn is_down(&self, max_fails: u32) -> bool {
@@ -134,12 +134,12 @@ impl Upstream {
     }
 
     /// Counts; says whether it is the first failure in a row.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(super) fn count_failure(&self) -> bool {
         self.fails.fetch_add(1, Relaxed) == 0
     }
 
     /// Says whether it had failed before.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(super) fn clear_failures(&self) -> bool {
         self.fails.swap(0, Relaxed) > 0
     }
 
@@ -147,45 +147,45 @@ impl Upstream {
     pub(super) async fn ask(
         &self,
         question: &Query,
-        wants: Wants,
+        flags: QueryFlags,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
-        let mut waiting = Waiting { upstream: self, since: Instant::now(), answered: false };
+        let mut waiting = RttSample { upstream: self, since: Instant::now(), answered: false };
         let reply = if self.force_tcp {
-            self.over_stream(question, wants, TRY, budget).await
+            self.over_stream(question, flags, TRY, budget).await
         } else {
-            self.over_udp(question, wants, budget).await
+            self.over_udp(question, flags, budget).await
         }?;
         waiting.answered = true;
         let took = waiting.since.elapsed();
-        self.pace().answered(took);
+        self.rtt().sample(took);
         self.metrics.answered(reply.rcode, took);
         Ok(reply)
     }
 
     /// A truncated answer is fetched whole: it can be stored then, and the client that comes again over TCP finds it.
-    async fn over_udp(&self, question: &Query, wants: Wants, budget: &Budget) -> Result<Reply, Failure> {
-        let part = self.adapting(question, wants, budget).await?;
+    async fn over_udp(&self, question: &Query, flags: QueryFlags, budget: &Budget) -> Result<Reply, Failure> {
+        let part = self.adapting(question, flags, budget).await?;
         if !part.truncated {
             return Ok(part);
         }
-        Ok(self.over_stream(question, wants, WHOLE_ANSWER, budget).await.unwrap_or(part))
+        Ok(self.over_stream(question, flags, WHOLE_ANSWER, budget).await.unwrap_or(part))
     }
 
     /// Asks again in a way that the upstream may like better, where the first was its trouble.
-    async fn adapting(&self, question: &Query, wants: Wants, budget: &Budget) -> Result<Reply, Failure> {
-        let manner = self.habits.manner();
-        let first = self.datagram(question, wants, manner, budget).await;
-        let manner = match &first {
-            Err(Failure::OtherCase) => Manner { mix_case: false, ..manner },
-            Err(Failure::NoQuestion) if manner.edns => Manner { edns: false, ..manner },
-            Ok((_, Edns::Refused)) if manner.edns => Manner { edns: false, ..manner },
+    async fn adapting(&self, question: &Query, flags: QueryFlags, budget: &Budget) -> Result<Reply, Failure> {
+        let options = self.capabilities.options();
+        let first = self.datagram(question, flags, options, budget).await;
+        let options = match &first {
+            Err(Failure::OtherCase) => QueryOptions { randomise_case: false, ..options },
+            Err(Failure::NoQuestion) if options.edns => QueryOptions { edns: false, ..options },
+            Ok((_, Edns::Refused)) if options.edns => QueryOptions { edns: false, ..options },
             Ok(_) | Err(_) => return first.map(|(reply, _)| reply),
         };
-        let (reply, edns) = self.datagram(question, wants, manner, budget).await?;
+        let (reply, edns) = self.datagram(question, flags, options, budget).await?;
         // Refused again, it is the question that was not liked, which anybody can choose.
         if edns == Edns::Understood {
-            self.habits.learn(manner);
+            self.capabilities.learn(options);
         }
         Ok(reply)
     }
@@ -193,19 +193,19 @@ impl Upstream {
     async fn datagram(
         &self,
         question: &Query,
-        wants: Wants,
-        manner: Manner,
+        flags: QueryFlags,
+        options: QueryOptions,
         budget: &Budget,
     ) -> Result<(Reply, Edns), Failure> {
         budget.spend()?;
-        let asked = Asked::new(question, wants, manner)?;
-        let proven = self.habits.keeps_case.load(Relaxed);
-        let wire = within(TRY, Failure::Silent, udp::exchange(self.target.address, &asked, proven)).await?;
-        if manner.mix_case {
-            self.habits.keeps_case.store(true, Relaxed);
+        let query = UpstreamQuery::new(question, flags, options)?;
+        let proven = self.capabilities.keeps_case.load(Relaxed);
+        let wire = within(TRY, Failure::Timeout, udp::exchange(self.target.address, &query, proven)).await?;
+        if options.randomise_case {
+            self.capabilities.keeps_case.store(true, Relaxed);
         }
         let message = Message::from_vec(&wire)?;
-        self.habits.speaks_edns.fetch_or(message.edns.is_some(), Relaxed);
+        self.capabilities.supports_edns.fetch_or(message.edns.is_some(), Relaxed);
         let edns = Edns::of(&message);
         Ok((Reply::from_upstream(message, question), edns))
     }
@@ -213,25 +213,26 @@ impl Upstream {
     async fn over_stream(
         &self,
         question: &Query,
-        wants: Wants,
+        flags: QueryFlags,
         time: Duration,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
         budget.spend()?;
-        let manner = Manner { mix_case: false, edns: !self.habits.is_old.load(Relaxed) };
-        let asked = Asked::new(question, wants, manner)?;
-        let exchange = self.pool.exchange(self.target.address, &asked, &self.metrics);
-        let wire = within(time, Failure::Silent, exchange).await?;
+        let options =
+            QueryOptions { randomise_case: false, edns: !self.capabilities.lacks_edns.load(Relaxed) };
+        let query = UpstreamQuery::new(question, flags, options)?;
+        let exchange = self.pool.exchange(self.target.address, &query, &self.metrics);
+        let wire = within(time, Failure::Timeout, exchange).await?;
         Ok(Reply::from_upstream(Message::from_vec(&wire)?, question))
     }
 }
 
 impl Failure {
     /// It says something about the upstream's health, not about this question.
-    pub(super) fn is_of_the_upstream(&self) -> bool {
+    pub(super) fn is_upstream_failure(&self) -> bool {
         match self {
             Self::Network(error) => !is_shortage(error),
-            Self::Silent => true,
+            Self::Timeout => true,
             Self::Question(_)
             | Self::Malformed(_)
             | Self::Foreign
@@ -276,15 +277,18 @@ impl Budget {
     }
 }
 
-impl Habits {
-    fn manner(&self) -> Manner {
-        Manner { mix_case: !self.changes_case.load(Relaxed), edns: !self.is_old.load(Relaxed) }
+impl Capabilities {
+    fn options(&self) -> QueryOptions {
+        QueryOptions {
+            randomise_case: !self.changes_case.load(Relaxed),
+            edns: !self.lacks_edns.load(Relaxed),
+        }
     }
 
     /// This manner worked where the usual one did not.
-    fn learn(&self, manner: Manner) {
-        self.changes_case.fetch_or(!manner.mix_case, Relaxed);
-        self.is_old.fetch_or(!manner.edns && !self.speaks_edns.load(Relaxed), Relaxed);
+    fn learn(&self, options: QueryOptions) {
+        self.changes_case.fetch_or(!options.randomise_case, Relaxed);
+        self.lacks_edns.fetch_or(!options.edns && !self.supports_edns.load(Relaxed), Relaxed);
     }
 }
 
@@ -304,17 +308,17 @@ impl Edns {
 
 /// Somebody who waits for an answer. Who is left waiting, because another upstream was faster, has learnt that this one
 /// is slow.
-struct Waiting<'a> {
+struct RttSample<'a> {
     upstream: &'a Upstream,
     since: Instant,
     answered: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for RttSample<'_> {
     fn drop(&mut self) {
         let waited = self.since.elapsed();
         if !self.answered {
-            self.upstream.pace().silent(waited);
+            self.upstream.rtt().timed_out(waited);
         }
         if waited > SLOW {
             self.upstream.metrics.was_slow();

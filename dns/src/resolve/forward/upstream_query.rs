@@ -7,7 +7,7 @@ use hickory_server::proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
 };
 
-use super::{Wants, upstream::Failure};
+use super::{QueryFlags, upstream::Failure};
 use crate::config::MAX_UDP_PAYLOAD;
 
 /// The question begins behind the header.
@@ -18,42 +18,46 @@ const TYPE_AND_CLASS: usize = 4;
 /// One question as it is sent once. Whoever wants to forge the answer has to guess its id, the port it came from, and
 /// which letters of its name are capitals (draft-vixie-dnsext-dns0x20).
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct UpstreamQuery {
     wire: Vec<u8>,
     /// The name as the client wrote it.
     name: Vec<u8>,
     /// Which letters are capitals is ours to know, so the answer must have the same.
-    is_mixed: bool,
+    is_randomised: bool,
 }
 
 /// What an upstream can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Manner {
+pub(super) struct QueryOptions {
     /// Mix the case of the name.
-    pub mix_case: bool,
+    pub randomise_case: bool,
     /// Send an OPT.
     pub edns: bool,
 }
 
-impl Asked {
-    pub(super) fn new(question: &Query, wants: Wants, manner: Manner) -> Result<Self, ProtoError> {
+impl UpstreamQuery {
+    pub(super) fn new(
+        question: &Query,
+        flags: QueryFlags,
+        options: QueryOptions,
+    ) -> Result<Self, ProtoError> {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
-        message.metadata.recursion_desired = !wants.no_recursion;
-        message.metadata.checking_disabled = wants.checking_disabled;
+        message.metadata.recursion_desired = !flags.no_recursion;
+        message.metadata.checking_disabled = flags.checking_disabled;
         // Asking says that AD is understood; who did not ask for it is not told (RFC 6840, section 5.7).
         message.metadata.authentic_data = true;
         message.add_query(question.clone());
-        if manner.edns {
+        if options.edns {
             let mut edns = Edns::new();
-            edns.set_max_payload(MAX_UDP_PAYLOAD).set_dnssec_ok(wants.dnssec_ok);
+            edns.set_max_payload(MAX_UDP_PAYLOAD).set_dnssec_ok(flags.dnssec_ok);
             message.set_edns(edns);
         }
         let mut wire = message.to_vec()?;
         let name = wire.get(name_range(&wire)).unwrap_or_default().to_vec();
-        if manner.mix_case {
-            mix_case(&mut wire[NAME..NAME + name.len()]);
+        if options.randomise_case {
+            randomise_case(&mut wire[NAME..NAME + name.len()]);
         }
-        Ok(Self { wire, name, is_mixed: manner.mix_case })
+        Ok(Self { wire, name, is_randomised: options.randomise_case })
     }
 
     pub(super) fn wire(&self) -> &[u8] {
@@ -77,7 +81,7 @@ impl Asked {
         if header[4..6] != [0, 1] || !got.eq_ignore_ascii_case(sent) {
             return Err(Mismatch::Foreign);
         }
-        if self.is_mixed && got != sent {
+        if self.is_randomised && got != sent {
             return Err(Mismatch::OtherCase);
         }
         // Every name that is compressed into this one is mended with it.
@@ -117,7 +121,7 @@ fn name_range(wire: &[u8]) -> Range<usize> {
 }
 
 /// Lengths of labels are no letters, so they may be passed over like digits.
-fn mix_case(name: &mut [u8]) {
+fn randomise_case(name: &mut [u8]) {
     for letter in name.iter_mut().filter(|byte| byte.is_ascii_alphabetic()) {
         if rand::random() {
             *letter ^= 0x20;
@@ -135,54 +139,54 @@ mod tests {
         config,
         observe::metrics::Metrics,
         resolve::{
-            cache::{Cache, Found},
+            cache::{Cache, CacheLookup},
             forward::fake::a,
             reply::Reply,
         },
     };
 
-    const MIXED: Manner = Manner { mix_case: true, edns: true };
+    const MIXED: QueryOptions = QueryOptions { randomise_case: true, edns: true };
 
-    fn asked(name: &str) -> Asked {
+    fn query(name: &str) -> UpstreamQuery {
         asked_as(name, MIXED)
     }
 
-    fn asked_as(name: &str, manner: Manner) -> Asked {
+    fn asked_as(name: &str, options: QueryOptions) -> UpstreamQuery {
         let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
-        Asked::new(&question, Wants::default(), manner).unwrap()
+        UpstreamQuery::new(&question, QueryFlags::default(), options).unwrap()
     }
 
-    fn echoed(asked: &Asked) -> Vec<u8> {
-        let mut reply = asked.wire().to_vec();
+    fn echoed(query: &UpstreamQuery) -> Vec<u8> {
+        let mut reply = query.wire().to_vec();
         reply[2] |= 0x80;
         reply
     }
 
     #[test]
     fn the_case_is_mixed_and_mended() {
-        let asked = asked("a-rather-long-name-so-that-chance-cannot-spare-it.example.org.");
-        let mut reply = echoed(&asked);
-        assert_ne!(reply[NAME..NAME + asked.name.len()], asked.name, "nothing was mixed");
-        asked.accept(&mut reply).unwrap();
-        assert_eq!(reply[NAME..NAME + asked.name.len()], asked.name);
+        let query = query("a-rather-long-name-so-that-chance-cannot-spare-it.example.org.");
+        let mut reply = echoed(&query);
+        assert_ne!(reply[NAME..NAME + query.name.len()], query.name, "nothing was mixed");
+        query.accept(&mut reply).unwrap();
+        assert_eq!(reply[NAME..NAME + query.name.len()], query.name);
     }
 
     #[test]
     fn letters_that_were_not_mixed_prove_nothing() {
-        let asked = asked_as("Www.Example.ORG.", Manner { mix_case: false, ..MIXED });
-        let mut reply = echoed(&asked);
+        let query = asked_as("Www.Example.ORG.", QueryOptions { randomise_case: false, ..MIXED });
+        let mut reply = echoed(&query);
         reply[NAME..].make_ascii_lowercase();
-        asked.accept(&mut reply).unwrap();
-        assert_eq!(reply[NAME..NAME + asked.name.len()], asked.name, "mended all the same");
+        query.accept(&mut reply).unwrap();
+        assert_eq!(reply[NAME..NAME + query.name.len()], query.name, "mended all the same");
     }
 
     #[test]
     fn only_the_answer_is_taken_for_the_answer() {
-        let asked = asked("www.example.org.");
+        let query = query("www.example.org.");
         let change = |change: &dyn Fn(&mut Vec<u8>)| {
-            let mut reply = echoed(&asked);
+            let mut reply = echoed(&query);
             change(&mut reply);
-            asked.accept(&mut reply).err()
+            query.accept(&mut reply).err()
         };
         type Case<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>), Option<Mismatch>);
         let cases: &[Case<'_>] = &[
@@ -212,16 +216,16 @@ mod tests {
             tail in vec(any::<u8>(), 0..64),
         ) {
             let question = Query::query(name("www.example.org."), RecordType::A);
-            let asked = Asked::new(&question, Wants::default(), MIXED).unwrap();
-            let mut reply = answer_to(&asked);
+            let query = UpstreamQuery::new(&question, QueryFlags::default(), MIXED).unwrap();
+            let mut reply = answer_to(&query);
             // Mostly behind the question, as hardly anything else would be taken for the answer.
-            let (from, length) = (NAME + asked.name.len() + TYPE_AND_CLASS, reply.len());
+            let (from, length) = (NAME + query.name.len() + TYPE_AND_CLASS, reply.len());
             changes.iter().for_each(|(at, octet)| reply[from + at.index(length - from)] = *octet);
             if let Some(at) = cut {
                 reply.truncate(at.index(length + 1));
             }
             reply.extend(tail);
-            if asked.accept(&mut reply).is_err() {
+            if query.accept(&mut reply).is_err() {
                 return Ok(());
             }
             let Ok(message) = Message::from_vec(&reply) else { return Ok(()) };
@@ -229,16 +233,16 @@ mod tests {
             let cache = Cache::new(&config::Cache::default(), Metrics::default().cache("", ""));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _inside = runtime.enter();
-            let given = cache.store(&question, Wants::default(), upstream);
-            if let Found::Fresh(kept) = cache.look(&question, Wants::default()) {
+            let given = cache.store(&question, QueryFlags::default(), upstream);
+            if let CacheLookup::Fresh(kept) = cache.lookup(&question, QueryFlags::default()) {
                 prop_assert_eq!(kept.rcode, given.rcode);
                 prop_assert_eq!(kept.answers, given.answers);
             }
         }
     }
 
-    fn answer_to(asked: &Asked) -> Vec<u8> {
-        let mut message = Message::from_vec(asked.wire()).unwrap();
+    fn answer_to(query: &UpstreamQuery) -> Vec<u8> {
+        let mut message = Message::from_vec(query.wire()).unwrap();
         message.metadata.message_type = MessageType::Response;
         let owner = message.queries[0].name().clone();
         message.add_answer(a(owner, 60, [192, 0, 2, 1]));

@@ -17,14 +17,14 @@ use super::{
 };
 use crate::{
     cluster::{
-        answer::{Answer, Outcome, answer},
+        answer::{Answer, Resolution, answer},
         authority::Authority,
         name::QueryName,
         snapshot::Snapshot,
         wire::{IN, Writer},
     },
     config::MAX_UDP_PAYLOAD,
-    observe::metrics::Protocol,
+    observe::metrics::Transport,
 };
 
 const OPT: u16 = 41;
@@ -42,7 +42,7 @@ struct Request<'r> {
     name: QueryName,
     /// As it came, to be sent back.
     question: &'r [u8],
-    kind: RecordType,
+    qtype: RecordType,
     opt: Option<Opt>,
 }
 
@@ -54,7 +54,7 @@ struct Opt {
 
 impl Handler {
     /// `None`: not a question of the plain kind, or not about the cluster.
-    pub(super) fn direct(
+    pub(super) fn fast_path(
         &self,
         request: &[u8],
         client: Client,
@@ -63,9 +63,11 @@ impl Handler {
         let len = request.len();
         let request = Request::parse(request)?;
         let block = self.block_of(&request.name)?;
-        let authority = block.authority.as_ref().filter(|_| block.is_plain(&request.name, request.kind))?;
+        let authority =
+            block.authority.as_ref().filter(|_| block.takes_fast_path(&request.name, request.qtype))?;
         let snapshot = self.published.load();
-        let Outcome::Here(mut answer) = answer(&request.name, request.kind, authority, &snapshot) else {
+        let Resolution::Answered(mut answer) = answer(&request.name, request.qtype, authority, &snapshot)
+        else {
             return None;
         };
         if answer.target.is_some() {
@@ -74,11 +76,11 @@ impl Handler {
         if block.shuffle {
             answer.shuffle(below);
         }
-        let reply = request.reply(&answer, (block, authority, &snapshot), client.protocol)?;
+        let reply = request.reply(&answer, (block, authority, &snapshot), client.transport)?;
         let dnssec_ok = request.opt.is_some_and(|opt| opt.dnssec_ok);
-        block.metrics.asked(client.protocol, client.address.is_ipv6(), request.kind, dnssec_ok, len);
+        block.metrics.asked(client.transport, client.address.is_ipv6(), request.qtype, dnssec_ok, len);
         let (rcode, took) = (rcode(&answer), started.elapsed());
-        block.metrics.answered(client.protocol, rcode, KUBERNETES, reply.len(), took);
+        block.metrics.answered(client.transport, rcode, KUBERNETES, reply.len(), took);
         block.metrics.note(client.address, answer.topic, rcode, took);
         Some(reply)
     }
@@ -99,9 +101,9 @@ impl<'r> Request<'r> {
         let name = QueryName::parse(&request[HEADER..])?;
         let end = HEADER + name.octets().len() + 4;
         let [.., k1, k2, c1, c2] = *request.get(HEADER..end)? else { return None };
-        let kind = u16::from_be_bytes([k1, k2]);
-        let is_transfer = matches!(RecordType::from(kind), RecordType::AXFR | RecordType::IXFR);
-        if u16::from_be_bytes([c1, c2]) != IN || is_transfer || kind == OPT {
+        let qtype = u16::from_be_bytes([k1, k2]);
+        let is_transfer = matches!(RecordType::from(qtype), RecordType::AXFR | RecordType::IXFR);
+        if u16::from_be_bytes([c1, c2]) != IN || is_transfer || qtype == OPT {
             return None;
         }
         let opt = match field(10) {
@@ -110,16 +112,16 @@ impl<'r> Request<'r> {
             _ => return None,
         };
         let question = &request[HEADER..end];
-        Some(Self { id: [header[0], header[1]], flags, name, question, kind: kind.into(), opt })
+        Some(Self { id: [header[0], header[1]], flags, name, question, qtype: qtype.into(), opt })
     }
 
     fn reply(
         &self,
         answer: &Answer<'_>,
         (block, authority, snapshot): (&Block, &Authority, &Snapshot),
-        protocol: Protocol,
+        transport: Transport,
     ) -> Option<Vec<u8>> {
-        let limit = limit(protocol, self.opt.map(|opt| opt.payload), block.max_udp_payload);
+        let limit = limit(transport, self.opt.map(|opt| opt.payload), block.max_udp_payload);
         let room = limit - if self.opt.is_some() { OPT_LEN } else { 0 };
         let mut writer = Writer::new(self.question, &self.name, room);
         let sections = writer.sections(
@@ -152,10 +154,10 @@ impl Opt {
         let (fixed, options): (&[u8; OPT_LEN], _) = octets.split_first_chunk()?;
         let field = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
         // The root, and version 0 with no upper bits of a response code, which a request does not have.
-        let is_plain = fixed[0] == 0 && field(1) == OPT && fixed[5..7] == [0, 0];
+        let takes_fast_path = fixed[0] == 0 && field(1) == OPT && fixed[5..7] == [0, 0];
         let is_whole = usize::from(field(9)) == options.len() && are_options(options);
         let opt = Self { payload: field(3), dnssec_ok: field(7) & DNSSEC_OK != 0 };
-        (is_plain && is_whole).then_some(opt)
+        (takes_fast_path && is_whole).then_some(opt)
     }
 
     fn write_to(self, reply: &mut Vec<u8>) {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub struct Known {
+pub struct LocalPlugins {
     local: bool,
     minimal_any: bool,
     rewrites: Vec<Rewrite>,
@@ -31,7 +31,7 @@ pub struct Known {
 /// As RFC 8482 proposes, section 4.2.
 const ANY_TTL: u32 = 8482;
 
-impl Known {
+impl LocalPlugins {
     /// Must be called within a runtime, as [`Hosts::start`].
     pub fn start(block: &ServerBlock, metrics: &Metrics, server: &str, zone: &str) -> Self {
         Self {
@@ -45,10 +45,10 @@ impl Known {
     }
 
     /// Whether it surely has nothing to say.
-    pub fn is_silent(&self, name: &QueryName, kind: RecordType) -> bool {
+    pub fn never_answers(&self, name: &QueryName, qtype: RecordType) -> bool {
         let is_empty = self.rewrites.is_empty() && self.templates.is_empty() && self.hosts.is_none();
         let may_be_local = self.local && local::may_answer(name);
-        is_empty && !may_be_local && !(self.minimal_any && kind == RecordType::ANY)
+        is_empty && !may_be_local && !(self.minimal_any && qtype == RecordType::ANY)
     }
 
     pub fn rewritten(&self, question: &Query) -> Option<Rewritten> {
@@ -75,5 +75,5 @@ impl Known {
 fn obsolete(question: &Query) -> Reply {
     let data = HINFO::new("ANY obsoleted".to_owned(), "See RFC 8482".to_owned());
     let answers = vec![Record::from_rdata(question.name().clone(), ANY_TTL, RData::HINFO(data))];
-    Reply { answers, ..Reply::known(ResponseCode::NoError, Origin::Any) }
+    Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Any) }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        answer::{self, Answer, Data, Owner, Soa},
+        answer::{self, Answer, AnswerData, Owner, Soa},
         authority::Authority,
         snapshot::Snapshot,
         topic::Topic,
@@ -26,7 +26,7 @@ use crate::{
     config::Log,
     observe::metrics::{QueryMetrics, rcode_word},
     plugins::rewrite::Rewritten,
-    resolve::reply::{Reply, Wants},
+    resolve::reply::{QueryFlags, Reply},
 };
 
 /// How metrics call it that no part answered.
@@ -48,7 +48,7 @@ pub struct Response {
     minimal: bool,
     shuffle: bool,
     log: Option<Arc<Log>>,
-    wants: Wants,
+    flags: QueryFlags,
     /// The question that is answered, where it is not the client's.
     rewritten: Option<Rewritten>,
 }
@@ -78,7 +78,7 @@ impl Response {
             shuffle: false,
             log: None,
             rewritten: None,
-            wants: Wants {
+            flags: QueryFlags {
                 dnssec_ok,
                 checking_disabled: request.metadata.checking_disabled,
                 authentic_data: request.metadata.authentic_data,
@@ -91,28 +91,28 @@ impl Response {
         self.edns_version > 0
     }
 
-    pub fn is_served_by(&mut self, block: &Block) {
+    pub fn set_block(&mut self, block: &Block) {
         self.cap = block.max_udp_payload;
         self.minimal = block.minimal;
         self.shuffle = block.shuffle;
         if !block.logs.is_empty() {
             let name = LowerName::from(&self.message.queries[0].name);
-            self.log = block.logs.iter().find(|log| log.has(&name)).cloned();
+            self.log = block.logs.iter().find(|log| log.covers(&name)).cloned();
         }
         // Also for our own names: some clients leave a server that says it cannot.
         self.message.metadata.recursion_available = block.forwarder.is_some();
     }
 
-    pub fn is_rewritten(&mut self, rewritten: Rewritten) {
+    pub fn set_rewritten(&mut self, rewritten: Rewritten) {
         self.rewritten = Some(rewritten);
     }
 
-    pub fn kind(&self) -> RecordType {
+    pub fn qtype(&self) -> RecordType {
         self.message.queries[0].query_type
     }
 
-    pub fn wants(&self) -> Wants {
-        self.wants
+    pub fn flags(&self) -> QueryFlags {
+        self.flags
     }
 
     pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Handled {
@@ -133,7 +133,7 @@ impl Response {
             self.message.metadata.response_code = ResponseCode::NXDomain;
         }
         let question = alias.unwrap_or(&self.message.queries[0].name).clone();
-        let record = |from: &answer::Record<'_>| record(from, &question);
+        let record = |from: &answer::AnswerRecord<'_>| record(from, &question);
         self.message.answers.extend(answer.records.iter().map(record));
         if answer.has_soa {
             self.message.authorities.push(record(&answer.soa(authority, snapshot)));
@@ -149,20 +149,20 @@ impl Response {
             let Message { answers, authorities, additionals, .. } = &mut self.message;
             [answers, authorities, additionals].into_iter().for_each(|records| rewritten.restore(records));
         }
-        let Client { protocol, address } = self.client;
-        metrics.asked(protocol, address.is_ipv6(), self.kind(), self.wants.dnssec_ok, self.size);
+        let Client { transport, address } = self.client;
+        metrics.asked(transport, address.is_ipv6(), self.qtype(), self.flags.dnssec_ok, self.size);
         let rcode = &mut self.message.metadata.response_code;
         if rcode.high() > 0 && self.message.edns.is_none() {
             // Without an OPT only its lower part would arrive, which means something else, as NOERROR.
             *rcode = ResponseCode::ServFail;
         }
         let rcode = *rcode;
-        let limit = limit(protocol, self.payload, self.cap);
-        let is_logged = self.log.is_some_and(|log| log.wants(&self.message));
+        let limit = limit(transport, self.payload, self.cap);
+        let is_logged = self.log.is_some_and(|log| log.includes(&self.message));
         let question = if is_logged { self.message.queries.first().cloned() } else { None };
         let encoded = encode(self.message, limit);
         let took = self.started.elapsed();
-        metrics.answered(protocol, rcode, plugin, encoded.len(), took);
+        metrics.answered(transport, rcode, plugin, encoded.len(), took);
         metrics.note(address, self.topic, rcode, took);
         if let Some(question) = question {
             let (rcode, size) = (rcode_word(rcode), encoded.len());
@@ -198,7 +198,7 @@ impl Response {
         metadata.authentic_data = authentic_data && !is_chain;
         metadata.truncation = truncated;
         let asked = self.message.queries[0].name.clone();
-        self.message.answers.extend(answers.into_iter().map(|record| in_letters_of(&asked, record)));
+        self.message.answers.extend(answers.into_iter().map(|record| with_case_of(&asked, record)));
         if self.shuffle {
             shuffle(&mut self.message.answers);
         }
@@ -225,34 +225,34 @@ fn shuffle(records: &mut [Record]) {
 }
 
 /// A client that mixes letters as a token wants them back.
-fn in_letters_of(asked: &Name, mut record: Record) -> Record {
+fn with_case_of(asked: &Name, mut record: Record) -> Record {
     if record.name == *asked {
         record.name = asked.clone();
     }
     record
 }
 
-fn record(from: &answer::Record<'_>, question: &Name) -> Record {
+fn record(from: &answer::AnswerRecord<'_>, question: &Name) -> Record {
     Record::from_rdata(name(from.owner, question), from.ttl, data(&from.data, question))
 }
 
-fn data(data: &Data<'_>, question: &Name) -> RData {
+fn data(data: &AnswerData<'_>, question: &Name) -> RData {
     match data {
-        Data::A(address) => RData::A(A(*address)),
-        Data::Aaaa(address) => RData::AAAA(AAAA(*address)),
-        Data::Srv { weight, port, target } => {
+        AnswerData::A(address) => RData::A(A(*address)),
+        AnswerData::Aaaa(address) => RData::AAAA(AAAA(*address)),
+        AnswerData::Srv { weight, port, target } => {
             RData::SRV(SRV::new(0, *weight, *port, name(*target, question)))
         }
-        Data::Ptr(target) => RData::PTR(PTR(name(*target, question))),
-        Data::Cname(target) => RData::CNAME(CNAME(target.to_hickory())),
-        Data::Ns(target) => RData::NS(NS(name(*target, question))),
-        Data::Txt(text) => RData::TXT(TXT::new(vec![(*text).to_owned()])),
-        Data::Soa(soa) => RData::SOA(start_of_authority(*soa)),
-        Data::HostInfo => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
+        AnswerData::Ptr(target) => RData::PTR(PTR(name(*target, question))),
+        AnswerData::Cname(target) => RData::CNAME(CNAME(target.to_hickory())),
+        AnswerData::Ns(target) => RData::NS(NS(name(*target, question))),
+        AnswerData::Txt(text) => RData::TXT(TXT::new(vec![(*text).to_owned()])),
+        AnswerData::Soa(soa) => RData::SOA(soa_data(*soa)),
+        AnswerData::HostInfo => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
     }
 }
 
-fn start_of_authority(Soa { zone, serial, minimum }: Soa<'_>) -> SOA {
+fn soa_data(Soa { zone, serial, minimum }: Soa<'_>) -> SOA {
     let server = name(Owner::NameServer(zone), &Name::root());
     let hostmaster =
         Name::from_labels([b"hostmaster".as_slice()].into_iter().chain(zone.labels())).unwrap_or_default();
@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        observe::metrics::{Metrics, Protocol},
+        observe::metrics::{Metrics, Transport},
         resolve::reply::Origin,
     };
 
@@ -292,7 +292,7 @@ mod tests {
         if has_edns {
             request.set_edns(Edns::new());
         }
-        let client = Client { protocol: Protocol::Udp, address: Ipv4Addr::LOCALHOST.into() };
+        let client = Client { transport: Transport::Udp, address: Ipv4Addr::LOCALHOST.into() };
         Response::to(&request, client, Instant::now())
     }
 
@@ -317,8 +317,11 @@ mod tests {
             ("no such type", NoError, vec![], 1),
             ("an alias of nothing", NoError, vec![cname], 1),
         ] {
-            let reply =
-                Reply { answers, authorities: vec![soa.clone()], ..Reply::known(rcode, Origin::Upstream) };
+            let reply = Reply {
+                answers,
+                authorities: vec![soa.clone()],
+                ..Reply::from_plugin(rcode, Origin::Upstream)
+            };
             let minimal = Response { minimal: true, ..response(false) };
             assert_eq!(finished(minimal, reply).authorities.len(), want, "{what}");
         }
@@ -328,7 +331,7 @@ mod tests {
     fn addresses_of_others_are_shuffled_behind_their_aliases() {
         let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
         let answers: Vec<_> = std::iter::once(cname).chain((1..=5).map(address)).collect();
-        let reply = Reply { answers, ..Reply::known(ResponseCode::NoError, Origin::Cache) };
+        let reply = Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Cache) };
         for (shuffle, orders) in [(false, 1..=1), (true, 2..=5)] {
             let mut seconds = BTreeSet::new();
             for _ in 0..100 {
@@ -343,7 +346,7 @@ mod tests {
     #[test]
     fn a_client_without_edns_is_not_told_half_of_a_response_code() {
         for (has_edns, want) in [(true, ResponseCode::BADCOOKIE), (false, ResponseCode::ServFail)] {
-            let reply = Reply::known(ResponseCode::BADCOOKIE, Origin::Upstream);
+            let reply = Reply::from_plugin(ResponseCode::BADCOOKIE, Origin::Upstream);
             assert_eq!(finished(response(has_edns), reply).metadata.response_code, want, "{has_edns}");
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     cluster::{
         name::domain,
         snapshot::Index,
-        zone::{self, Change, Key, ObjectName, ReadOptions},
+        zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
     config::{Forward, Hosts, Kubernetes, Listen, PodsMode, Template, Upstream, Zones},
     observe::metrics::Metrics,
@@ -70,15 +70,15 @@ async fn serving(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Chang
 fn serving_block(block: &ServerBlock, changes: impl IntoIterator<Item = Change>) -> (Handler, Arc<Metrics>) {
     let namespaces = block.kubernetes.as_ref().and_then(|kubernetes| kubernetes.namespace_labels.clone());
     let read = ReadOptions { namespace_labels: namespaces, ..ReadOptions::default() };
-    let surroundings = Surroundings::default();
+    let context = ServerContext::default();
     let own = [Ipv4Addr::new(10, 0, 0, 53).into()];
-    let block = Block::start(block, "dns://:53", &own, &surroundings).unwrap();
+    let block = Block::start(block, "dns://:53", &own, &context).unwrap();
     let mut index = Index::new(&read);
     changes.into_iter().for_each(|change| index.apply(change));
     let published = Published::default();
     published.publish(index.snapshot(7));
-    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
-    (Handler::new(vec![Arc::new(block)], Arc::new(published), dropped), surroundings.metrics)
+    let dropped = context.metrics.queries("dns://:53", "dropped");
+    (Handler::new(vec![Arc::new(block)], Arc::new(published), dropped), context.metrics)
 }
 
 fn change(object: &Value) -> Option<Change> {
@@ -89,7 +89,7 @@ fn change(object: &Value) -> Option<Change> {
     match object["kind"].as_str()? {
         "Service" => {
             let service = zone::service(&serde_json::from_value(parsed).unwrap());
-            Some(Change::Service(Key::new(&namespace, &name)?, Some(Arc::new(service))))
+            Some(Change::Service(ServiceKey::new(&namespace, &name)?, Some(Arc::new(service))))
         }
         "EndpointSlice" => {
             let slice = zone::slice(&id, &serde_json::from_value(parsed).unwrap(), &ReadOptions::default());
@@ -100,12 +100,12 @@ fn change(object: &Value) -> Option<Change> {
     }
 }
 
-fn request(name: &str, kind: RecordType, payload: Option<u16>) -> Option<Vec<u8>> {
+fn request(name: &str, qtype: RecordType, payload: Option<u16>) -> Option<Vec<u8>> {
     let mut name = HickoryName::from_ascii(name).ok()?;
     name.set_fqdn(true);
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(name, kind));
+    message.add_query(Query::query(name, qtype));
     if let Some(payload) = payload {
         let mut edns = Edns::new();
         edns.set_max_payload(payload).set_dnssec_ok(payload > 1000);
@@ -114,13 +114,13 @@ fn request(name: &str, kind: RecordType, payload: Option<u16>) -> Option<Vec<u8>
     message.to_vec().ok()
 }
 
-fn client(protocol: Protocol) -> Client {
-    Client { protocol, address: Ipv4Addr::LOCALHOST.into() }
+fn client(transport: Transport) -> Client {
+    Client { transport, address: Ipv4Addr::LOCALHOST.into() }
 }
 
 /// Whose questions take the general path.
-fn other_client(protocol: Protocol) -> Client {
-    Client { protocol, address: Ipv4Addr::new(127, 0, 0, 2).into() }
+fn other_client(transport: Transport) -> Client {
+    Client { transport, address: Ipv4Addr::new(127, 0, 0, 2).into() }
 }
 
 /// What a message says, whatever the order and the spelling.
@@ -141,28 +141,31 @@ fn meaning(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
 }
 
 /// How many questions the direct path took.
-fn compare(handler: &Handler, request: &[u8], protocol: Protocol) -> usize {
-    let Some(direct) = handler.direct(request, client(protocol), Instant::now()) else { return 0 };
-    let Handled::Reply(general) = handler.general(request, other_client(protocol), Instant::now()) else {
+fn compare(handler: &Handler, request: &[u8], transport: Transport) -> usize {
+    let Some(fast_path) = handler.fast_path(request, client(transport), Instant::now()) else { return 0 };
+    let Handled::Reply(slow_path) = handler.slow_path(request, other_client(transport), Instant::now())
+    else {
         panic!("the general path has no reply to {request:?}");
     };
-    let (mut direct, mut general) = (meaning(&direct), meaning(&general));
-    if direct["header"][0].contains("truncation: true") || general["header"][0].contains("truncation: true") {
+    let (mut fast_path, mut slow_path) = (meaning(&fast_path), meaning(&slow_path));
+    if fast_path["header"][0].contains("truncation: true")
+        || slow_path["header"][0].contains("truncation: true")
+    {
         // Which answers are left over depends on how well names are compressed, and so does whether all fit.
-        let (mine, other) = (direct.clone(), general.clone());
-        for (said, other) in [(&mut direct, other), (&mut general, mine)] {
+        let (mine, other) = (fast_path.clone(), slow_path.clone());
+        for (said, other) in [(&mut fast_path, other), (&mut slow_path, mine)] {
             said.insert("header", Vec::new());
             said.insert("additionals", Vec::new());
-            let known = |answer: &String| other["answers"].contains(answer);
-            let common = said["answers"].iter().filter(|answer| known(answer)).cloned().collect();
+            let local_plugins = |answer: &String| other["answers"].contains(answer);
+            let common = said["answers"].iter().filter(|answer| local_plugins(answer)).cloned().collect();
             said.insert("answers", common);
         }
-    } else if direct["additionals"].len() != general["additionals"].len() {
+    } else if fast_path["additionals"].len() != slow_path["additionals"].len() {
         // They may be left out, and the direct path has more room for them.
-        assert!(direct["additionals"].len() > general["additionals"].len());
-        general.insert("additionals", direct["additionals"].clone());
+        assert!(fast_path["additionals"].len() > slow_path["additionals"].len());
+        slow_path.insert("additionals", fast_path["additionals"].clone());
     }
-    assert_eq!(direct, general, "{request:?} over {protocol:?}");
+    assert_eq!(fast_path, slow_path, "{request:?} over {transport:?}");
     1
 }
 
@@ -173,18 +176,18 @@ async fn both_paths_say_the_same() {
         let objects = group["objects"].as_array().unwrap().iter().filter_map(change);
         let handler = handler(&group["config"], objects).await;
         for query in group["queries"].as_array().unwrap() {
-            for kind in KINDS {
-                for (protocol, payload) in
-                    [(Protocol::Udp, None), (Protocol::Udp, Some(700)), (Protocol::Tcp, Some(1232))]
+            for qtype in KINDS {
+                for (transport, payload) in
+                    [(Transport::Udp, None), (Transport::Udp, Some(700)), (Transport::Tcp, Some(1232))]
                 {
-                    let asked = request(query["qname"].as_str().unwrap(), kind, payload);
-                    taken += asked.map_or(0, |asked| compare(&handler, &asked, protocol));
+                    let asked = request(query["qname"].as_str().unwrap(), qtype, payload);
+                    taken += asked.map_or(0, |asked| compare(&handler, &asked, transport));
                 }
             }
         }
         let noted = handler.dropped.clients().report().clients;
-        let [direct, general] = noted.as_slice() else { panic!("{noted:?}") };
-        assert_eq!(direct.1, general.1, "both are about the same");
+        let [fast_path, slow_path] = noted.as_slice() else { panic!("{noted:?}") };
+        assert_eq!(fast_path.1, slow_path.1, "both are about the same");
     }
     assert!(taken > 5000, "{taken} questions taken");
 }
@@ -194,7 +197,7 @@ async fn what_is_in_a_namespace_that_is_not_selected_has_no_name() {
     let service = |namespace: &str, n: u8| {
         let spec = serde_json::json!({"spec": {"clusterIP": format!("10.96.0.{n}")}});
         let read = zone::service(&serde_json::from_value(spec).unwrap());
-        Change::Service(Key::new(namespace, "web").unwrap(), Some(Arc::new(read)))
+        Change::Service(ServiceKey::new(namespace, "web").unwrap(), Some(Arc::new(read)))
     };
     // The Namespaces that the labels take are all there are.
     let changes = [service("shop", 1), service("other", 2), Change::Namespace("shop".into(), true)];
@@ -203,7 +206,7 @@ async fn what_is_in_a_namespace_that_is_not_selected_has_no_name() {
     kubernetes.namespace_labels = Some("team=a".parse().unwrap());
     kubernetes.pods = PodsMode::Insecure;
     let handler = serving(kubernetes, changes).await;
-    for (name, kind, rcode) in [
+    for (name, qtype, rcode) in [
         ("web.shop.svc.cluster.local.", RecordType::A, 0),
         ("web.other.svc.cluster.local.", RecordType::A, 3),
         ("other.svc.cluster.local.", RecordType::A, 3),
@@ -211,15 +214,17 @@ async fn what_is_in_a_namespace_that_is_not_selected_has_no_name() {
         ("1.0.96.10.in-addr.arpa.", RecordType::PTR, 0),
         ("2.0.96.10.in-addr.arpa.", RecordType::PTR, 3),
     ] {
-        let request = request(name, kind, None).unwrap();
-        let Handled::Reply(reply) = handler.handle(&request, client(Protocol::Udp)) else { panic!("{name}") };
+        let request = request(name, qtype, None).unwrap();
+        let Handled::Reply(reply) = handler.handle(&request, client(Transport::Udp)) else {
+            panic!("{name}")
+        };
         assert_eq!(reply[3] & 0xf, rcode, "{name}");
     }
 }
 
 fn headless(endpoints: u32, named: bool) -> Vec<Change> {
     let service = serde_json::from_value(serde_json::json!({"spec": {"clusterIP": "None"}})).unwrap();
-    let key = Key::new("shop", "huge").unwrap();
+    let key = ServiceKey::new("shop", "huge").unwrap();
     let slice = |n: u32| {
         let endpoint = |i: u32| {
             let address = Ipv4Addr::from(0x0a00_0000 + n * 100 + i);
@@ -238,21 +243,24 @@ fn headless(endpoints: u32, named: bool) -> Vec<Change> {
 
 #[tokio::test]
 async fn long_answers_are_cut_where_a_message_ends() {
-    let limits =
-        [(Protocol::Udp, None, 512), (Protocol::Udp, Some(1232), 1232), (Protocol::Tcp, Some(1232), 65_535)];
+    let limits = [
+        (Transport::Udp, None, 512),
+        (Transport::Udp, Some(1232), 1232),
+        (Transport::Tcp, Some(1232), 65_535),
+    ];
     for (endpoints, named) in [(300, true), (5000, false), (5000, true)] {
         let handler = handler(&Value::Null, headless(endpoints, named)).await;
         for name in ["huge.shop.svc.cluster.local.", "_http._tcp.huge.shop.svc.cluster.local."] {
-            for (protocol, payload, limit) in limits {
-                let kind = if name.starts_with('_') { RecordType::SRV } else { RecordType::A };
-                let request = request(name, kind, payload).unwrap();
+            for (transport, payload, limit) in limits {
+                let qtype = if name.starts_with('_') { RecordType::SRV } else { RecordType::A };
+                let request = request(name, qtype, payload).unwrap();
                 if endpoints < 1000 {
-                    compare(&handler, &request, protocol);
+                    compare(&handler, &request, transport);
                 }
-                let reply = handler.direct(&request, client(protocol), Instant::now()).unwrap();
+                let reply = handler.fast_path(&request, client(transport), Instant::now()).unwrap();
                 let message = Message::from_vec(&reply).unwrap();
                 let what =
-                    format!("{endpoints} named {named}: {name} over {protocol:?}, {} octets", reply.len());
+                    format!("{endpoints} named {named}: {name} over {transport:?}, {} octets", reply.len());
                 assert!(reply.len() <= limit, "{what}");
                 assert_eq!(message.edns.is_some(), payload.is_some(), "{what}");
                 let is_whole = message.answers.len() == usize::try_from(endpoints).unwrap();
@@ -268,7 +276,7 @@ async fn long_answers_are_cut_where_a_message_ends() {
 async fn all_records_of_an_answer_point_at_the_question() {
     let handler = handler(&Value::Null, headless(300, false)).await;
     let request = request("huge.shop.svc.cluster.local.", RecordType::A, None).unwrap();
-    let reply = handler.direct(&request, client(Protocol::Tcp), Instant::now()).unwrap();
+    let reply = handler.fast_path(&request, client(Transport::Tcp), Instant::now()).unwrap();
     // Header and question as they came, and 16 octets for each address.
     assert_eq!(reply.len(), request.len() + 300 * 16);
 }
@@ -283,7 +291,7 @@ async fn whatever_comes_is_answered_or_dropped() {
             let mut request = plain.clone();
             request[at] = value;
             for request in [&request[..], &request[..at]] {
-                if let Handled::Reply(reply) = handler.handle(request, client(Protocol::Udp)) {
+                if let Handled::Reply(reply) = handler.handle(request, client(Transport::Udp)) {
                     assert!(reply.len() <= 1232 && reply[..2] == request[..2] && reply[2] & 0x80 != 0);
                     answered += 1;
                 }
@@ -298,13 +306,13 @@ async fn what_breaks_is_answered_and_counted() {
     let metrics = crate::observe::metrics::Metrics::default();
     let handler = Handler::new(Vec::new(), Arc::default(), metrics.queries("dns://:53", "dropped"));
     let request = request("web.default.svc.cluster.local.", RecordType::A, None).unwrap();
-    let Handled::Reply(reply) = handler.unbroken(&request, || panic!("on purpose")) else {
+    let Handled::Reply(reply) = handler.catch_panic(&request, || panic!("on purpose")) else {
         panic!("no reply");
     };
     assert_eq!((&reply[..2], reply[3] & 0xf), (&request[..2], 2));
-    assert!(matches!(handler.unbroken(b"short", || panic!("on purpose")), Handled::Dropped));
+    assert!(matches!(handler.catch_panic(b"short", || panic!("on purpose")), Handled::Dropped));
     assert_eq!(metrics.panics(), 2);
-    assert!(matches!(handler.handle(&request, client(Protocol::Udp)), Handled::Reply(_)), "it goes on");
+    assert!(matches!(handler.handle(&request, client(Transport::Udp)), Handled::Reply(_)), "it goes on");
 }
 
 /// Two blocks, each with a cluster's domain of its own, the first with a list of hosts and a template.
@@ -316,7 +324,7 @@ fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
     hosts.fallthrough = Zones::all();
     let template = Template {
         class: DNSClass::IN,
-        kind: None,
+        qtype: None,
         zones: Zones(vec![domain("filled.internal").unwrap()]),
         matches: vec!["".parse().unwrap()],
         answers: vec!["{{ .Name }} 60 IN CNAME near.shop.svc.cluster.local.".to_owned()],
@@ -336,13 +344,13 @@ fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
         },
         ServerBlock { kubernetes: kubernetes("other.local"), ..ServerBlock::new(other) },
     ];
-    let surroundings = Surroundings::default();
-    let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &surroundings).unwrap());
+    let context = ServerContext::default();
+    let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &context).unwrap());
     let mut index = Index::default();
     changes.into_iter().for_each(|change| index.apply(change));
     let published = Published::default();
     published.publish(index.snapshot(7));
-    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    let dropped = context.metrics.queries("dns://:53", "dropped");
     Handler::new(blocks.iter().map(start).collect(), Arc::new(published), dropped)
 }
 
@@ -350,7 +358,7 @@ fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
 async fn an_alias_leads_to_what_a_client_would_be_told() {
     let service = |name: &str, spec: Value| {
         let read = zone::service(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap());
-        Change::Service(Key::new("shop", name).unwrap(), Some(Arc::new(read)))
+        Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(read)))
     };
     let alias =
         |name: &str, to: &str| service(name, serde_json::json!({"type": "ExternalName", "externalName": to}));
@@ -369,7 +377,7 @@ async fn an_alias_leads_to_what_a_client_would_be_told() {
         ("near", 0, 2, None),
         ("gone", 3, 1, Some("other.local.")),
         ("away", 0, 1, None),
-        ("ping", 0, 1 + MAX_LEGS, None),
+        ("ping", 0, 1 + MAX_CHAIN, None),
         // A template's alias, to an alias, to another block.
         ("filled", 0, 4, None),
         ("www.filled.internal.", 0, 3, None),
@@ -377,7 +385,9 @@ async fn an_alias_leads_to_what_a_client_would_be_told() {
         let whole =
             if name.ends_with('.') { name.to_owned() } else { format!("{name}.shop.svc.cluster.local.") };
         let request = request(&whole, RecordType::A, Some(1232)).unwrap();
-        let Handled::Reply(reply) = handler.handle(&request, client(Protocol::Udp)) else { panic!("{name}") };
+        let Handled::Reply(reply) = handler.handle(&request, client(Transport::Udp)) else {
+            panic!("{name}")
+        };
         let message = Message::from_vec(&reply).unwrap();
         let owner = message.authorities.first().map(|record| record.name.to_string());
         assert_eq!((reply[3] & 0xf, message.answers.len()), (rcode, answers), "{name}");
@@ -391,13 +401,13 @@ async fn an_alias_leads_to_what_a_client_would_be_told() {
 async fn who_finds_no_room_to_wait_is_refused_and_counted() {
     let forwards = vec![Forward::to(vec![Upstream::plain((Ipv4Addr::LOCALHOST, 9).into())])];
     let root = vec![Listen::plain(HickoryName::root().into())];
-    let surroundings = Surroundings::default();
+    let context = ServerContext::default();
     let block = ServerBlock { forwards, ..ServerBlock::new(root) };
-    let block = Block::start(&block, "dns://:53", &[], &surroundings).unwrap();
-    let dropped = surroundings.metrics.queries("dns://:53", "dropped");
+    let block = Block::start(&block, "dns://:53", &[], &context).unwrap();
+    let dropped = context.metrics.queries("dns://:53", "dropped");
     let handler = Handler::new(vec![Arc::new(block)], Arc::default(), dropped);
     let request = request("www.example.org.", RecordType::A, None).unwrap();
-    let Handled::Pending(pending) = handler.handle(&request, client(Protocol::Udp)) else { panic!("known") };
+    let Handled::Pending(pending) = handler.handle(&request, client(Transport::Udp)) else { panic!("known") };
     assert_eq!(pending.refuse()[3] & 0xf, 5);
-    assert!(surroundings.metrics.text().contains("portreeve_dns_forward_max_concurrent_rejects_total 1"));
+    assert!(context.metrics.text().contains("portreeve_dns_forward_max_concurrent_rejects_total 1"));
 }

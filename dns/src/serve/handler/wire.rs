@@ -7,7 +7,7 @@ use hickory_server::proto::{
 };
 
 pub use crate::cluster::wire::HEADER;
-use crate::observe::metrics::Protocol;
+use crate::observe::metrics::Transport;
 
 const MIN_BUFFER: usize = 512;
 /// The root's name, and a record's fixed fields.
@@ -27,10 +27,10 @@ pub const RECURSION_AVAILABLE: u16 = 0x0080;
 pub const CHECKING_DISABLED: u16 = 0x0010;
 
 /// How long a reply may be. `payload` is what the client says it can take, `cap` the most that this server sends.
-pub fn limit(protocol: Protocol, payload: Option<u16>, cap: u16) -> usize {
-    match protocol {
-        Protocol::Tcp => MAX_TCP_PAYLOAD,
-        Protocol::Udp => usize::from(payload.unwrap_or_default().min(cap).max(MIN_UDP_PAYLOAD)),
+pub fn limit(transport: Transport, payload: Option<u16>, cap: u16) -> usize {
+    match transport {
+        Transport::Tcp => MAX_TCP_PAYLOAD,
+        Transport::Udp => usize::from(payload.unwrap_or_default().min(cap).max(MIN_UDP_PAYLOAD)),
     }
 }
 

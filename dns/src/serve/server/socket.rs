@@ -20,11 +20,11 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// A UDP socket that answers from the address that was asked, even where it listens at all of them.
 #[derive(Debug)]
-pub struct Datagrams(UdpSocket);
+pub struct ServerSocket(UdpSocket);
 
 /// One request that came.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival {
+pub struct Datagram {
     pub len: usize,
     pub client: SocketAddr,
     /// The address of ours that it came to, where the socket listens at several.
@@ -33,7 +33,7 @@ pub struct Arrival {
     pub overflows: u32,
 }
 
-impl Datagrams {
+impl ServerSocket {
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = open(address, SockType::Datagram)?;
         // Best effort: the limit is the administrator's.
@@ -65,29 +65,29 @@ impl Datagrams {
     }
 
     /// What has arrived; `None`: nothing more.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         match self.0.try_io(Interest::READABLE, || receive(&self.0, buffer)) {
-            Ok(arrival) => Ok(Some(arrival)),
+            Ok(datagram) => Ok(Some(datagram)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// The same at the end, when nobody waits for word of what arrives any more.
-    pub fn receive_last(&self, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
+    pub fn receive_last(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         match receive(&self.0, buffer) {
-            Ok(arrival) => Ok(Some(arrival)),
+            Ok(datagram) => Ok(Some(datagram)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    pub fn send(&self, reply: &[u8], arrival: &Arrival) -> io::Result<()> {
-        let to = SockaddrStorage::from(arrival.client);
+    pub fn send(&self, reply: &[u8], datagram: &Datagram) -> io::Result<()> {
+        let to = SockaddrStorage::from(datagram.client);
         let parts = [IoSlice::new(reply)];
         let socket = self.0.as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT;
-        match arrival.to {
+        match datagram.to {
             None => sendmsg(socket, &parts, &[], flags, Some(&to))?,
             Some(IpAddr::V4(from)) => sendmsg(
                 socket,
@@ -108,13 +108,13 @@ impl Datagrams {
     }
 }
 
-impl AsRawFd for Datagrams {
+impl AsRawFd for ServerSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
     let mut parts = [IoSliceMut::new(buffer)];
     let mut control = cmsg_space!(libc::in6_pktinfo, u32);
     let message = recvmsg::<SockaddrStorage>(
@@ -124,12 +124,12 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Arrival> {
         MsgFlags::MSG_DONTWAIT,
     )?;
     let client = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
-    let mut arrival = Arrival { len: message.bytes, client, to: None, overflows: 0 };
-    message.cmsgs()?.for_each(|control| arrival.note(&control));
-    Ok(arrival)
+    let mut datagram = Datagram { len: message.bytes, client, to: None, overflows: 0 };
+    message.cmsgs()?.for_each(|control| datagram.note(&control));
+    Ok(datagram)
 }
 
-impl Arrival {
+impl Datagram {
     #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else was asked for")]
     fn note(&mut self, control: &ControlMessageOwned) {
         match control {

@@ -19,8 +19,8 @@ use tracing::debug;
 use super::{MAX_REQUEST, Serving, canonical, is_answerable};
 use crate::{
     observe::{
-        heartbeat::{Beat, INTERVAL},
-        metrics::{Loss, Losses, Protocol},
+        heartbeat::{INTERVAL, TaskHeartbeat},
+        metrics::{Loss, Losses, Transport},
     },
     serve::handler::{Client, Handled},
 };
@@ -41,9 +41,9 @@ const MAX_PER_CLIENT: usize = 256;
 const MAX_UNREAD: usize = 64 << 20;
 const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
 /// So much is written at a time.
-const PIECE: usize = 64 << 10;
+const WRITE_CHUNK: usize = 64 << 10;
 /// When accepting fails, it is for want of file descriptors: others must close theirs first.
-const PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Who is connected, so that nobody can keep others out.
 #[derive(Debug)]
@@ -56,12 +56,12 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Clients {
     connections: usize,
-    each: HashMap<IpAddr, Share>,
+    each: HashMap<IpAddr, ClientUsage>,
 }
 
 /// What one client takes of what there is.
 #[derive(Debug)]
-struct Share {
+struct ClientUsage {
     connections: usize,
     room: Arc<Semaphore>,
 }
@@ -73,12 +73,12 @@ impl Default for Connections {
 }
 
 impl Connections {
-    fn enter(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+    fn admit(self: &Arc<Self>, client: IpAddr) -> Option<ConnectionSlot> {
         let mut clients = self.lock();
         if clients.connections >= MAX_CONNECTIONS {
             return None;
         }
-        let share = clients.each.entry(client).or_insert_with(|| Share {
+        let share = clients.each.entry(client).or_insert_with(|| ClientUsage {
             connections: 0,
             room: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
         });
@@ -88,10 +88,10 @@ impl Connections {
         share.connections += 1;
         let room = share.room.clone();
         clients.connections += 1;
-        Some(Place { connections: self.clone(), client, room })
+        Some(ConnectionSlot { connections: self.clone(), client, room })
     }
 
-    fn leave(&self, client: IpAddr) {
+    fn remove(&self, client: IpAddr) {
         let mut clients = self.lock();
         let Entry::Occupied(mut share) = clients.each.entry(client) else { return };
         share.get_mut().connections -= 1;
@@ -107,24 +107,24 @@ impl Connections {
 }
 
 /// A connection that counts.
-struct Place {
+struct ConnectionSlot {
     connections: Arc<Connections>,
     client: IpAddr,
     room: Arc<Semaphore>,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// `None`: too much of what was answered is not read, and that is the end.
-    fn room_for(&self, reply: Vec<u8>, serving: &Serving) -> Option<Unread> {
+    fn reserve(&self, reply: Vec<u8>, serving: &Serving) -> Option<QueuedReply> {
         let room = self.room(reply.len());
         if room.is_none() {
             debug!(client = %self.client, "connection given up, its replies are not read");
             serving.losses.count(Loss::Unread, 1);
         }
-        room.map(|room| Unread { reply, room })
+        room.map(|room| QueuedReply { reply, room })
     }
 
-    fn room(&self, octets: usize) -> Option<Room> {
+    fn room(&self, octets: usize) -> Option<BufferPermits> {
         let octets = u32::try_from(octets).ok()?;
         let own = self.room.clone().try_acquire_many_owned(octets).ok()?;
         let shared = self.connections.room.clone().try_acquire_many_owned(octets).ok()?;
@@ -132,22 +132,22 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.connections.leave(self.client);
+        self.connections.remove(self.client);
     }
 }
 
 /// A reply that waits to be written, and the room it takes until it is.
-struct Unread {
+struct QueuedReply {
     reply: Vec<u8>,
-    room: Room,
+    room: BufferPermits,
 }
 
 /// The client's own, and its part of everybody's.
-type Room = [OwnedSemaphorePermit; 2];
+type BufferPermits = [OwnedSemaphorePermit; 2];
 
-pub async fn serve(listener: TcpListener, serving: Serving, beat: Beat) {
+pub async fn serve(listener: TcpListener, serving: Serving, heartbeat: TaskHeartbeat) {
     let mut stop = serving.stop.clone();
     let mut interval = interval(INTERVAL);
     // Closed once nobody converses any more.
@@ -156,22 +156,22 @@ pub async fn serve(listener: TcpListener, serving: Serving, beat: Beat) {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             _ = interval.tick() => {
-                beat.beat();
+                heartbeat.record();
                 continue;
             }
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, client)) => welcome(stream, client, &serving, &conversing),
+            Ok((stream, client)) => accept(stream, client, &serving, &conversing),
             Err(error) => {
                 debug!(%error, "connection not accepted");
-                sleep(PAUSE).await;
+                sleep(ACCEPT_RETRY).await;
             }
         }
     }
     // Who was connected by the kernel already is heard, too.
-    for (stream, client) in connected(listener) {
-        welcome(stream, client, &serving, &conversing);
+    for (stream, client) in accept_backlog(listener) {
+        accept(stream, client, &serving, &conversing);
     }
     drop(conversing);
     let _ = ended.recv().await;
@@ -179,7 +179,7 @@ pub async fn serve(listener: TcpListener, serving: Serving, beat: Beat) {
 
 /// Whoever waits for a listener that ends, straight from the kernel: the runtime may not have heard of them yet, and lets
 /// nobody take many at a time.
-fn connected(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+fn accept_backlog(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     let listener = listener.into_std().ok();
     let accepted = iter::from_fn(move || listener.as_ref()?.accept().ok());
     accepted.filter_map(|(stream, client)| {
@@ -188,32 +188,32 @@ fn connected(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAd
     })
 }
 
-fn welcome(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: &mpsc::Sender<()>) {
+fn accept(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: &mpsc::Sender<()>) {
     if !is_answerable(client) {
         return;
     }
     let client = canonical(client);
-    let Some(place) = serving.connections.enter(client) else {
+    let Some(slot) = serving.connections.admit(client) else {
         debug!(%client, "connection refused, there are too many");
         serving.losses.count(Loss::Connection, 1);
         return;
     };
     let (serving, conversing) = (serving.clone(), conversing.clone());
     tokio::spawn(async move {
-        converse(stream, place, serving).await;
+        serve_connection(stream, slot, serving).await;
         drop(conversing);
     });
 }
 
 /// Serves one client until it ends, rests too long, or is too slow.
-async fn converse(stream: TcpStream, place: Place, serving: Serving) {
+async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serving) {
     // Replies are written whole.
     let _ = stream.set_nodelay(true);
     let (mut read, write) = stream.into_split();
     let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
     let writer = tokio::spawn(reply(write, waiting, serving.losses.clone()));
-    let client = Client { protocol: Protocol::Tcp, address: place.client };
-    let place = Arc::new(place);
+    let client = Client { transport: Transport::Tcp, address: slot.client };
+    let slot = Arc::new(slot);
     let mut stop = serving.stop.clone();
     // Requests that are taken after the end has begun: what arrived before it, and no more.
     let mut last = MAX_IN_FLIGHT;
@@ -221,7 +221,7 @@ async fn converse(stream: TcpStream, place: Place, serving: Serving) {
         let request = tokio::select! {
             biased;
             request = next(&mut read) => request,
-            () = rest(&mut stop) => break,
+            () = stop_grace(&mut stop) => break,
         };
         if *stop.borrow() {
             last = last.saturating_sub(1);
@@ -234,17 +234,17 @@ async fn converse(stream: TcpStream, place: Place, serving: Serving) {
             Handled::Pending(pending) => match serving.wait() {
                 None => pending.refuse(),
                 Some(waits) => {
-                    let (place, serving) = (place.clone(), serving.clone());
+                    let (slot, serving) = (slot.clone(), serving.clone());
                     tokio::spawn(async move {
                         let reply = pending.finish().await;
-                        turn.send(place.room_for(reply, &serving));
+                        turn.send(slot.reserve(reply, &serving));
                         drop(waits);
                     });
                     continue;
                 }
             },
         };
-        turn.send(place.room_for(answered, &serving));
+        turn.send(slot.reserve(answered, &serving));
     }
     drop(replies);
     // It ends when the last answer is written.
@@ -252,7 +252,7 @@ async fn converse(stream: TcpStream, place: Place, serving: Serving) {
 }
 
 /// Until the server stops, and then as long as a request may be on its way.
-async fn rest(stop: &mut watch::Receiver<bool>) {
+async fn stop_grace(stop: &mut watch::Receiver<bool>) {
     // Who could stop it is gone: as good as stopped.
     let _ = stop.wait_for(|stop| *stop).await;
     sleep(LAST).await;
@@ -280,7 +280,7 @@ async fn next(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
 /// Writes replies as they come, until there are no more, or the client is given up (`None`).
 async fn reply(
     mut write: impl AsyncWrite + Unpin,
-    mut waiting: mpsc::Receiver<Option<Unread>>,
+    mut waiting: mpsc::Receiver<Option<QueuedReply>>,
     losses: Losses,
 ) {
     let mut out = Vec::new();
@@ -289,10 +289,10 @@ async fn reply(
         let mut next = Some(next);
         // What is ready by now goes with it.
         while let Some(unread) = next {
-            let Some(Unread { reply, room }) = unread else { return };
+            let Some(QueuedReply { reply, room }) = unread else { return };
             append(&mut out, &reply);
             rooms.push(room);
-            next = if out.len() < PIECE { waiting.try_recv().ok() } else { None };
+            next = if out.len() < WRITE_CHUNK { waiting.try_recv().ok() } else { None };
         }
         match timeout(WRITE, write.write_all(&out)).await {
             Ok(Ok(())) => {}
@@ -323,8 +323,8 @@ mod tests {
     async fn who_reads_nothing_is_given_up_and_counted() {
         for (what, reads, lost) in [("a client that reads", true, 0), ("one that does not", false, 1)] {
             let (metrics, connections) = (Metrics::default(), Arc::<Connections>::default());
-            let place = connections.enter(Ipv4Addr::LOCALHOST.into()).unwrap();
-            let unread = Unread { reply: vec![0; 100], room: place.room(100).unwrap() };
+            let slot = connections.admit(Ipv4Addr::LOCALHOST.into()).unwrap();
+            let unread = QueuedReply { reply: vec![0; 100], room: slot.room(100).unwrap() };
             let (write, mut read) = tokio::io::duplex(16);
             let (replies, waiting) = mpsc::channel(1);
             replies.send(Some(unread)).await.unwrap();

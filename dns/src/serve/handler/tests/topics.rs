@@ -6,7 +6,7 @@ use crate::observe::clients::{Counts, Trouble};
 fn changes() -> Vec<Change> {
     let service = |name: &str, spec: Value| {
         let read = zone::service(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap());
-        Change::Service(Key::new("shop", name).unwrap(), Some(Arc::new(read)))
+        Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(read)))
     };
     let slice = |service: &str, endpoints: Value| {
         change(&serde_json::json!({"kind": "EndpointSlice", "addressType": "IPv4",
@@ -38,7 +38,7 @@ fn block() -> ServerBlock {
 /// Asks one question of a new server, and tells what was noted of it.
 fn noted(request: &[u8]) -> Counts {
     let (handler, metrics) = serving_block(&block(), changes());
-    let _ = handler.handle(request, client(Protocol::Udp));
+    let _ = handler.handle(request, client(Transport::Udp));
     let report = metrics.clients().report();
     assert_eq!(metrics.clients().total(), report.clients[0].1);
     report.clients[0].1
@@ -114,7 +114,7 @@ async fn before_anything_is_known_the_cluster_fails() {
     let (mut handler, metrics) = serving_block(&block(), changes());
     handler.published = Arc::default();
     let request = request("web.shop.svc.cluster.local", RecordType::A, None).unwrap();
-    let _ = handler.handle(&request, client(Protocol::Udp));
+    let _ = handler.handle(&request, client(Transport::Udp));
     let want = Counts::of(&[(Topic::Domain, 1)], &[(Trouble::Failed, 1)]);
     assert_eq!(metrics.clients().total(), want);
 }

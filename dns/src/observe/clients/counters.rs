@@ -9,7 +9,7 @@ use std::{
 
 use hickory_server::proto::op::ResponseCode;
 
-use crate::cluster::topic::{TOPICS, Topic};
+use crate::cluster::topic::{TOPIC_COUNT, Topic};
 
 /// What takes longer is slow: no packet is under way so long on earth, so somebody was asked in vain, or is overloaded.
 /// One of the bounds in the histograms, too.
@@ -25,10 +25,10 @@ pub enum Trouble {
     Slow,
 }
 
-const TROUBLES: usize = 3;
+const TROUBLE_COUNT: usize = 3;
 
 impl Trouble {
-    pub const ALL: [Self; TROUBLES] = [Self::Refused, Self::Failed, Self::Slow];
+    pub const ALL: [Self; TROUBLE_COUNT] = [Self::Refused, Self::Failed, Self::Slow];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Trouble {
 
 /// Those of one query: most have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Troubles([bool; TROUBLES]);
+pub struct Troubles([bool; TROUBLE_COUNT]);
 
 impl Troubles {
     #[expect(clippy::wildcard_enum_match_arm, reason = "all others are answers")]
@@ -59,12 +59,12 @@ impl Troubles {
 
 /// Several may count at once.
 #[derive(Debug, Default)]
-pub struct Tally {
-    topics: [AtomicU64; TOPICS],
-    troubles: [AtomicU64; TROUBLES],
+pub struct Counters {
+    topics: [AtomicU64; TOPIC_COUNT],
+    troubles: [AtomicU64; TROUBLE_COUNT],
 }
 
-impl Tally {
+impl Counters {
     pub fn add(&self, topic: Topic, Troubles(troubles): Troubles) {
         self.topics[topic as usize].fetch_add(1, Relaxed);
         for (count, _) in self.troubles.iter().zip(troubles).filter(|(_, is_so)| *is_so) {
@@ -82,8 +82,8 @@ impl Tally {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    topics: [u64; TOPICS],
-    troubles: [u64; TROUBLES],
+    topics: [u64; TOPIC_COUNT],
+    troubles: [u64; TROUBLE_COUNT],
 }
 
 impl Counts {
@@ -145,10 +145,10 @@ mod tests {
             (ResponseCode::NoError, SLOW + moment, &[Slow]),
             (ResponseCode::ServFail, SLOW + moment, &[Failed, Slow]),
         ] {
-            let tally = Tally::default();
-            tally.add(Topic::External, Troubles::of(rcode, took));
+            let counters = Counters::default();
+            counters.add(Topic::External, Troubles::of(rcode, took));
             let troubles: Vec<_> = want.iter().map(|trouble| (*trouble, 1)).collect();
-            assert_eq!(tally.counts(), Counts::of(&[(Topic::External, 1)], &troubles), "{rcode} {took:?}");
+            assert_eq!(counters.counts(), Counts::of(&[(Topic::External, 1)], &troubles), "{rcode} {took:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
 
 /// An option that has no effect here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Needless {
+pub struct IneffectiveOption {
     /// `FILE:LINE`.
     pub place: String,
     pub option: String,
@@ -27,28 +27,28 @@ const NEEDLESS: &[(&str, &str, &str)] = &[
     ("ready", "monitor", "readiness never ends before the server does"),
 ];
 
-pub(super) fn of(blocks: &[Block]) -> Vec<Needless> {
+pub(super) fn of(blocks: &[Block]) -> Vec<IneffectiveOption> {
     let directives = blocks.iter().flat_map(|block| &block.directives);
     directives.flat_map(|directive| format(directive).into_iter().chain(options(directive))).collect()
 }
 
-fn format(directive: &Directive) -> Option<Needless> {
+fn format(directive: &Directive) -> Option<IneffectiveOption> {
     let format = log::own_format(directive).filter(|_| directive.name.text == "log")?;
-    Some(Needless::new(format, "an answer is logged with all there is to it, in fields"))
+    Some(IneffectiveOption::new(format, "an answer is logged with all there is to it, in fields"))
 }
 
-fn options(directive: &Directive) -> impl Iterator<Item = Needless> + '_ {
-    directive.body.iter().filter_map(|option| needless(directive, option))
+fn options(directive: &Directive) -> impl Iterator<Item = IneffectiveOption> + '_ {
+    directive.body.iter().filter_map(|option| ineffective(directive, option))
 }
 
-fn needless(directive: &Directive, option: &Directive) -> Option<Needless> {
+fn ineffective(directive: &Directive, option: &Directive) -> Option<IneffectiveOption> {
     let is_it =
         |(name, of_it, _): &&(&str, &str, &str)| directive.name.text == *name && option.name.text == *of_it;
     let (_, _, reason) = NEEDLESS.iter().find(is_it)?;
-    Some(Needless::new(&option.name, reason))
+    Some(IneffectiveOption::new(&option.name, reason))
 }
 
-impl Needless {
+impl IneffectiveOption {
     fn new(option: &Word, reason: &'static str) -> Self {
         Self { place: format!("{}:{}", option.file, option.line), option: option.text.clone(), reason }
     }
