@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use proxy_ebpf::abi::{
     AffinityKey, BackendFlags, BackendRef, ConfigFlags, Descriptor, DescriptorFlags, Direction, DropReason,
-    Endpoint, FlowFlags, Leg, NOT_MASQUERADED, Unclaimed,
+    Endpoint, FlowFlags, MASQUERADE_NONE, TupleKind, Unclaimed,
 };
 
 use crate::{
@@ -30,7 +30,7 @@ pub fn ask<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) {
     let resteered = if let Dialling::Former(address, port) = socket { Some((address, port)) } else { None };
     work.asker.is_resteered = resteered.is_some().into();
     work.asker.is_in_pod = place.is_pod().into();
-    (work.dialled, work.dialled_port) =
+    (work.dialled, work.destination_port) =
         resteered.unwrap_or((work.packet.destination, work.packet.destination_port));
 }
 
@@ -38,13 +38,13 @@ pub fn ask<F: Family>(ctx: &TcContext, work: &mut Work<F>, place: Place) {
 #[inline(always)]
 pub fn ask_early<F: Family>(work: &mut Work<F>, device: u32) {
     work.asker = Asker::new(&work.packet, ClientAt::BehindDevice, device);
-    (work.dialled, work.dialled_port) = (work.packet.destination, work.packet.destination_port);
+    (work.dialled, work.destination_port) = (work.packet.destination, work.packet.destination_port);
 }
 
 /// Decides about a packet.
 #[inline(always)]
 pub fn choose<F: Family>(work: &mut Work<F>) -> Step {
-    match decide::<F>(work.dialled, work.dialled_port, work.packet.protocol, &work.asker) {
+    match decide::<F>(work.dialled, work.destination_port, work.packet.protocol, &work.asker) {
         Verdict::Backend(choice) => {
             work.choice = choice;
             Step::CHOSEN
@@ -83,7 +83,7 @@ fn pass<F: Family>(work: &mut Work<F>) -> Step {
 fn make_way<F: Family>(work: &Work<F>) {
     let direction = if work.asker.is_on_node != 0 { Direction::Ingress } else { Direction::Egress };
     if let Found::Flow(flow) = conntrack::find::<F>(&work.packet.answer::<F>(direction))
-        && flow.leg == Leg::Returned
+        && flow.kind == TupleKind::ReplyAfterReverseSnat
         && flow.record().flags.contains(FlowFlags::RESTEERED)
     {
         // Should it not end now, somebody else ends it or a packet revived it, and the next try finds it.
@@ -117,20 +117,20 @@ fn record<F: Family>(work: &Work<F>) -> Result<u32, DropReason> {
     }
     let mut claimed = Claimed::<F>::new()?;
     let record = claimed.record();
-    record.masquerading = NOT_MASQUERADED;
+    record.masquerade_state = MASQUERADE_NONE;
     record.client = F::bytes(packet.source);
-    record.dialled = F::bytes(packet.destination);
+    record.destination = F::bytes(packet.destination);
     record.backend = F::bytes(choice.backend.address);
     record.client_port = packet.source_port;
-    record.dialled_port = packet.destination_port;
+    record.destination_port = packet.destination_port;
     record.backend_port = choice.backend.port;
-    record.forwarded_port = packet.source_port;
+    record.translated_port = packet.source_port;
     record.protocol = packet.protocol;
     record.flags = flags::<F>(choice, asker);
     record.frontend = choice.frontend;
     record.service = choice.backend.service;
     record.reference = choice.reference;
-    record.begun = clock::ticks();
+    record.created = clock::ticks();
     claimed.publish()
 }
 
@@ -174,7 +174,7 @@ fn flags<F: Family>(choice: &Choice<F::Address>, asker: &Asker<F>) -> FlowFlags 
         .with(FlowFlags::MASQUERADE, by_policy || is_hairpin)
         .with(FlowFlags::HOST_CLIENT, asker.is_on_node != 0)
         .with(FlowFlags::RESTEERED, is_resteered)
-        .with(FlowFlags::PASSING, asker.is_passing != 0)
+        .with(FlowFlags::UNTRANSLATED, asker.is_passing != 0)
         .with(FlowFlags::ON_NODE, is_local || asker.origin == NODE || asker.is_in_pod != 0)
 }
 

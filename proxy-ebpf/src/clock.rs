@@ -1,7 +1,7 @@
 //! The clock of flows.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use proxy_ebpf::abi::life::TICK_SHIFT;
+use proxy_ebpf::abi::flow_state::TICK_SHIFT;
 
 /// Nanoseconds of the monotonic clock.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The flows the packet plane follows: finding, beginning, reviving and ending them.
 //!
-//! Invariants: a record is owned by whoever changed its life by compare-and-swap; entries of `CONNTRACK_*` are added
+//! Invariants: a record is owned by whoever changed its state by compare-and-swap; entries of `CONNTRACK_*` are added
 //! only by the owner of a record under construction, and deleted only by the owner of a dying one. So the two ways of
 //! a flow live and die together, and nothing that was heard of a moment ago is taken for another.
 
@@ -13,8 +13,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_ebpf::abi::{
-    Direction, DropReason, Flow, FlowFlags, FlowRef, FlowV4, FlowV6, Leg, Life, Tuple, TupleV4, TupleV6, Way,
-    life, map,
+    Direction, DropReason, Flow, FlowDirection, FlowFlags, FlowRef, FlowState, FlowV4, FlowV6, Tuple,
+    TupleKind, TupleV4, TupleV6, flow_state, map,
 };
 
 use crate::{
@@ -41,8 +41,8 @@ static CONNTRACK_V6: HashMap<TupleV6, FlowRef, { map::MAX_CONNTRACK as usize }, 
 pub struct Tracked<F: Family> {
     pub record: *mut Flow<F::Bytes>,
     pub slot: u32,
-    pub leg: Leg,
-    pub life: Life,
+    pub kind: TupleKind,
+    pub state: FlowState,
 }
 
 /// What a packet's ends lead to.
@@ -57,22 +57,22 @@ pub enum Found<F: Family> {
 pub fn find<F: Family>(tuple: &Tuple<F::Bytes>) -> Found<F> {
     let Some(reference) = F::flow_ref(tuple) else { return Found::Nothing };
     let Some(record) = F::flow(reference.slot) else { return Found::Nothing };
-    let life = load::<F>(record);
-    if life.tag() != reference.tag() {
+    let state = load::<F>(record);
+    if state.tag() != reference.tag() {
         return Found::Nothing;
     }
-    if !life.is_alive() {
-        return if life.has(Life::DYING) { Found::Ending } else { Found::Nothing };
+    if !state.is_alive() {
+        return if state.has(FlowState::DYING) { Found::Ending } else { Found::Nothing };
     }
-    Found::Flow(Tracked { record, slot: reference.slot, leg: reference.leg(), life })
+    Found::Flow(Tracked { record, slot: reference.slot, kind: reference.kind(), state })
 }
 
 /// The flow in a slot, as its client's packets find it.
 #[inline(always)]
 pub fn at<F: Family>(slot: u32) -> Option<Tracked<F>> {
     let record = F::flow(slot)?;
-    Some(Tracked { record, slot, leg: Leg::Dialled, life: load::<F>(record) })
-        .filter(|flow| flow.life.is_alive())
+    Some(Tracked { record, slot, kind: TupleKind::Original, state: load::<F>(record) })
+        .filter(|flow| flow.state.is_alive())
 }
 
 impl<F: Family> Tracked<F> {
@@ -86,28 +86,28 @@ impl<F: Family> Tracked<F> {
     /// Whether the record is still this flow's.
     #[inline(always)]
     pub fn is_still_there(&self) -> bool {
-        load::<F>(self.record).tag() == self.life.tag()
+        load::<F>(self.record).tag() == self.state.tag()
     }
 
     /// Notes that a packet was seen. `false`: the flow has ended meanwhile.
     ///
     /// Nothing is written more often than once a tick, unless the state changes.
     #[inline(always)]
-    pub fn revive(&self, way: Way, flags: u8, now: u32) -> bool {
-        let mut life = self.life;
+    pub fn refresh(&self, direction: FlowDirection, flags: u8, now: u32) -> bool {
+        let mut state = self.state;
         for _ in 0..ATTEMPTS {
-            let next = life.after(way, flags, now);
-            if next == life {
+            let next = state.after(direction, flags, now);
+            if next == state {
                 return true;
             }
-            let found = Life(atomic::compare_exchange(self.life_at(), life.0, next.0));
-            if found == life {
+            let found = FlowState(atomic::compare_exchange(self.state_word(), state.0, next.0));
+            if found == state {
                 return true;
             }
-            if found.tag() != life.tag() || !found.is_alive() {
+            if found.tag() != state.tag() || !found.is_alive() {
                 return false;
             }
-            life = found;
+            state = found;
         }
         // Other CPUs write to it all the time, so it is as alive as can be; at worst a state is seen one packet later.
         true
@@ -116,8 +116,8 @@ impl<F: Family> Tracked<F> {
     /// Ends the flow, whose place another one takes. `false`: somebody else did, or it was revived.
     #[inline(always)]
     pub fn end(&self) -> bool {
-        let dying = self.life.dying();
-        if atomic::compare_exchange(self.life_at(), self.life.0, dying.0) != self.life.0 {
+        let dying = self.state.dying();
+        if atomic::compare_exchange(self.state_word(), self.state.0, dying.0) != self.state.0 {
             return false;
         }
         bury::<F>(self.record, self.slot, dying.0);
@@ -125,7 +125,7 @@ impl<F: Family> Tracked<F> {
     }
 
     #[inline(always)]
-    fn life_at(&self) -> *mut u64 {
+    fn state_word(&self) -> *mut u64 {
         self.record.cast()
     }
 }
@@ -134,9 +134,9 @@ impl<F: Family> Tracked<F> {
 const ATTEMPTS: u32 = 4;
 
 #[inline(always)]
-fn load<F: Family>(record: *mut Flow<F::Bytes>) -> Life {
+fn load<F: Family>(record: *mut Flow<F::Bytes>) -> FlowState {
     // SAFETY: `record` points into an array map; one aligned word.
-    Life(unsafe { record.cast::<u64>().read_volatile() })
+    FlowState(unsafe { record.cast::<u64>().read_volatile() })
 }
 
 /// A record that is being made into a flow; nothing leads to it yet.
@@ -148,7 +148,7 @@ impl<F: Family> Claimed<F> {
     pub fn new() -> Result<Self, DropReason> {
         let slot = claim::<F>(clock::ticks());
         let record = u32::try_from(slot).ok().and_then(F::flow).ok_or(DropReason::ConntrackFull)?;
-        Ok(Self(Tracked { record, slot: slot as u32, leg: Leg::Dialled, life: load::<F>(record) }))
+        Ok(Self(Tracked { record, slot: slot as u32, kind: TupleKind::Original, state: load::<F>(record) }))
     }
 
     #[inline(always)]
@@ -161,7 +161,7 @@ impl<F: Family> Claimed<F> {
     /// client's last. Where another CPU was faster with the same flow, that one's.
     #[inline(always)]
     pub fn publish(self) -> Result<u32, DropReason> {
-        match register::<F>(self.0.record, self.0.slot, self.0.life.tag()) {
+        match register::<F>(self.0.record, self.0.slot, self.0.state.tag()) {
             Registered::NEW => Ok(self.0.slot),
             code => {
                 abandon(&self.0);
@@ -210,12 +210,12 @@ fn register<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u64 
     }
     // SAFETY: `record` points into an array map, whose memory lives as long as the program.
     if unsafe { (*record).flags.contains(FlowFlags::MASQUERADE) } {
-        match add::<F>(record, slot, tag, Leg::Forwarded) {
+        match add::<F>(record, slot, tag, TupleKind::OriginalAfterDnat) {
             Added::Done => {}
             other @ (Added::Taken(_) | Added::Refused(_)) => return other.code(),
         }
     }
-    add::<F>(record, slot, tag, Leg::Dialled).code()
+    add::<F>(record, slot, tag, TupleKind::Original).code()
 }
 
 /// What became of one entry.
@@ -266,7 +266,7 @@ extern "C" fn try_port<F: Family>(_: u64, ports: *mut c_void) -> i64 {
     // SAFETY: the kernel passes on the pointer that `add_answer` gave.
     let ports = unsafe { &mut *ports.cast::<Ports>() };
     let Some(record) = F::flow(ports.slot) else { return 1 };
-    let added = add::<F>(record, ports.slot, ports.tag, Leg::Returned);
+    let added = add::<F>(record, ports.slot, ports.tag, TupleKind::ReplyAfterReverseSnat);
     if let Added::Taken(other) = added
         && !is_same_flow::<F>(record, other)
     {
@@ -276,7 +276,7 @@ extern "C" fn try_port<F: Family>(_: u64, ports: *mut c_void) -> i64 {
             if (*record).protocol == SCTP {
                 return 1;
             }
-            (*record).forwarded_port = other_port(bpf_get_prandom_u32());
+            (*record).translated_port = other_port(bpf_get_prandom_u32());
         }
         return 0;
     }
@@ -298,16 +298,16 @@ fn is_same_flow<F: Family>(record: *mut Flow<F::Bytes>, slot: u32) -> bool {
     // another port is taken, which is harmless.
     let (a, b) = unsafe { (&*record, &*other) };
     F::is_same(a.client, b.client)
-        && F::is_same(a.dialled, b.dialled)
+        && F::is_same(a.destination, b.destination)
         && a.client_port == b.client_port
-        && a.dialled_port == b.dialled_port
+        && a.destination_port == b.destination_port
 }
 
-/// Adds the entry of a leg.
+/// Adds the entry of a kind.
 #[inline(always)]
-fn add<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32, leg: Leg) -> Added {
-    let tuple = tuple::<F>(record, leg);
-    let reference = FlowRef::new(slot, tag, leg);
+fn add<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32, kind: TupleKind) -> Added {
+    let tuple = tuple::<F>(record, kind);
+    let reference = FlowRef::new(slot, tag, kind);
     if F::insert_flow_ref(&tuple, &reference, false).is_ok() {
         return Added::Done;
     }
@@ -325,7 +325,7 @@ fn add<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32, leg: Leg) ->
 /// Lets the answers to a masqueraded flow find it. `false`: another flow has those ends.
 #[inline(always)]
 pub fn add_masquerade<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> bool {
-    match add::<F>(record, slot, tag, Leg::Answered) {
+    match add::<F>(record, slot, tag, TupleKind::Reply) {
         Added::Done => true,
         Added::Taken(_) | Added::Refused(_) => false,
     }
@@ -334,35 +334,40 @@ pub fn add_masquerade<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, tag: u3
 /// Gives up a flow that could not be finished.
 #[inline(always)]
 fn abandon<F: Family>(tracked: &Tracked<F>) {
-    let dying = tracked.life.dying();
-    store_life::<F>(tracked.record, dying);
+    let dying = tracked.state.dying();
+    store_state::<F>(tracked.record, dying);
     bury::<F>(tracked.record, tracked.slot, dying.0);
 }
 
 #[inline(always)]
-fn store_life<F: Family>(record: *mut Flow<F::Bytes>, life: Life) {
+fn store_state<F: Family>(record: *mut Flow<F::Bytes>, state: FlowState) {
     // SAFETY: the caller owns the record; one aligned word.
-    unsafe { record.cast::<u64>().write_volatile(life.0) }
+    unsafe { record.cast::<u64>().write_volatile(state.0) }
 }
 
 /// Deletes what leads to a dying record, and frees it.
 #[inline(never)]
 fn bury<F: Family>(record: *mut Flow<F::Bytes>, slot: u32, dying: u64) -> u32 {
-    let dying = Life(dying);
-    for leg in [Leg::Dialled, Leg::Forwarded, Leg::Answered, Leg::Returned] {
-        let tuple = tuple::<F>(record, leg);
+    let dying = FlowState(dying);
+    for kind in [
+        TupleKind::Original,
+        TupleKind::OriginalAfterDnat,
+        TupleKind::Reply,
+        TupleKind::ReplyAfterReverseSnat,
+    ] {
+        let tuple = tuple::<F>(record, kind);
         // Ends that another flow has by now lead elsewhere.
-        if F::flow_ref(&tuple) == Some(FlowRef::new(slot, dying.tag(), leg)) {
+        if F::flow_ref(&tuple) == Some(FlowRef::new(slot, dying.tag(), kind)) {
             F::remove_flow_ref(&tuple);
         }
     }
-    store_life::<F>(record, dying.free());
+    store_state::<F>(record, dying.free());
     0
 }
 
-/// The ends under which a flow's packets are met on a leg.
+/// The ends under which a flow's packets are met on a kind.
 #[inline(always)]
-fn tuple<F: Family>(record: *mut Flow<F::Bytes>, leg: Leg) -> Tuple<F::Bytes> {
+fn tuple<F: Family>(record: *mut Flow<F::Bytes>, kind: TupleKind) -> Tuple<F::Bytes> {
     // SAFETY: `record` points into an array map, whose memory lives as long as the program.
     let flow = unsafe { &*record };
     let (near, far) = if flow.flags.contains(FlowFlags::HOST_CLIENT) {
@@ -370,15 +375,17 @@ fn tuple<F: Family>(record: *mut Flow<F::Bytes>, leg: Leg) -> Tuple<F::Bytes> {
     } else {
         (Direction::Ingress, Direction::Egress)
     };
-    let (source, source_port, destination, destination_port, direction) = match leg {
-        Leg::Dialled => (flow.client, flow.client_port, flow.dialled, flow.dialled_port, near),
-        Leg::Forwarded => {
-            (flow.client, flow.forwarded_port, flow.backend, flow.backend_port, Direction::Egress)
+    let (source, source_port, destination, destination_port, direction) = match kind {
+        TupleKind::Original => (flow.client, flow.client_port, flow.destination, flow.destination_port, near),
+        TupleKind::OriginalAfterDnat => {
+            (flow.client, flow.translated_port, flow.backend, flow.backend_port, Direction::Egress)
         }
-        Leg::Answered => {
+        TupleKind::Reply => {
             (flow.backend, flow.backend_port, flow.masquerade, flow.masquerade_port, Direction::Ingress)
         }
-        Leg::Returned => (flow.backend, flow.backend_port, flow.client, flow.forwarded_port, far),
+        TupleKind::ReplyAfterReverseSnat => {
+            (flow.backend, flow.backend_port, flow.client, flow.translated_port, far)
+        }
     };
     let (protocol, direction) = (flow.protocol, direction as u8);
     Tuple { source, destination, source_port, destination_port, protocol, direction, zero: [0; 2] }
@@ -435,18 +442,18 @@ extern "C" fn look_at<F: Family>(step: u64, search: *mut c_void) -> i64 {
     // Multiplying instead of dividing: no zero test, and every record is as near as any other.
     let slot = ((u64::from(at) * u64::from(flows())) >> 32) as u32;
     let Some(record) = F::flow(slot) else { return 0 };
-    let life = load::<F>(record);
-    if life.has(Life::DYING) {
+    let state = load::<F>(record);
+    if state.has(FlowState::DYING) {
         return 0;
     }
-    if !life.has(Life::ALIVE) || is_expired::<F>(record, life, search.now) {
+    if !state.has(FlowState::ALIVE) || is_expired::<F>(record, state, search.now) {
         if take::<F>(slot, search.now) != 0 {
             search.slot = slot;
             return 1;
         }
         return 0;
     }
-    let silence = dispensability(life, search.now);
+    let silence = dispensability(state, search.now);
     if silence > search.silence {
         search.silence = silence;
         search.victim = slot;
@@ -455,22 +462,22 @@ extern "C" fn look_at<F: Family>(step: u64, search: *mut c_void) -> i64 {
 }
 
 #[inline(always)]
-fn is_expired<F: Family>(record: *mut Flow<F::Bytes>, life: Life, now: u32) -> bool {
+fn is_expired<F: Family>(record: *mut Flow<F::Bytes>, state: FlowState, now: u32) -> bool {
     // SAFETY: `record` points into an array map; one byte.
     let protocol = unsafe { (&raw const (*record).protocol).read_volatile() };
-    life.is_expired(protocol, &timeouts(), now)
+    state.is_expired(protocol, &timeouts(), now)
 }
 
 /// How much sooner than others a flow is given up that was never answered or is over.
-const UNIMPORTANT: u32 = life::ticks(3_600);
+const UNIMPORTANT: u32 = flow_state::ticks(3_600);
 
 /// 0 for what must not be taken.
 #[inline(always)]
-fn dispensability(life: Life, now: u32) -> u32 {
-    let silence = life.idle(now);
-    if silence <= life::SAFE_TICKS {
+fn dispensability(state: FlowState, now: u32) -> u32 {
+    let silence = state.idle(now);
+    if silence <= flow_state::SAFE_TICKS {
         0
-    } else if !life.has(Life::ANSWERED) || life.is_over() {
+    } else if !state.has(FlowState::SEEN_REPLY) || state.is_closed() {
         silence.saturating_add(UNIMPORTANT)
     } else {
         silence
@@ -481,10 +488,10 @@ fn dispensability(life: Life, now: u32) -> u32 {
 #[inline(always)]
 pub fn sweep<F: Family>(slot: u32, now: u32) {
     let Some(record) = F::flow(slot) else { return };
-    let life = load::<F>(record);
-    if life.is_alive() && is_expired::<F>(record, life, now) {
-        let dying = life.dying();
-        if compare_exchange::<F>(record, life, dying) {
+    let state = load::<F>(record);
+    if state.is_alive() && is_expired::<F>(record, state, now) {
+        let dying = state.dying();
+        if compare_exchange::<F>(record, state, dying) {
             bury::<F>(record, slot, dying.0);
         }
     }
@@ -494,15 +501,15 @@ pub fn sweep<F: Family>(slot: u32, now: u32) {
 #[inline(never)]
 fn take<F: Family>(slot: u32, now: u32) -> u32 {
     let Some(record) = F::flow(slot) else { return 0 };
-    let life = load::<F>(record);
-    if !life.has(Life::ALIVE) {
-        return u32::from(compare_exchange::<F>(record, life, life.successor(now)));
+    let state = load::<F>(record);
+    if !state.has(FlowState::ALIVE) {
+        return u32::from(compare_exchange::<F>(record, state, state.successor(now)));
     }
     // Whoever revived the flow since it was looked at is heard here.
-    let is_to_be_had =
-        !life.has(Life::DYING) && (dispensability(life, now) != 0 || is_expired::<F>(record, life, now));
-    let dying = life.dying();
-    if !is_to_be_had || !compare_exchange::<F>(record, life, dying) {
+    let is_to_be_had = !state.has(FlowState::DYING)
+        && (dispensability(state, now) != 0 || is_expired::<F>(record, state, now));
+    let dying = state.dying();
+    if !is_to_be_had || !compare_exchange::<F>(record, state, dying) {
         return 0;
     }
     bury::<F>(record, slot, dying.0);
@@ -510,7 +517,7 @@ fn take<F: Family>(slot: u32, now: u32) -> u32 {
 }
 
 #[inline(always)]
-fn compare_exchange<F: Family>(record: *mut Flow<F::Bytes>, old: Life, new: Life) -> bool {
+fn compare_exchange<F: Family>(record: *mut Flow<F::Bytes>, old: FlowState, new: FlowState) -> bool {
     atomic::compare_exchange(record.cast(), old.0, new.0) == old.0
 }
 

@@ -101,10 +101,10 @@ pub fn decide<F: Family>(
             None if attempt < ATTEMPTS => {}
             // The reason is that of the last attempt: one that is carried along would be followed by itself on every way
             // through the attempts, as what becomes of the packet depends on it.
-            None => return Verdict::Refuse(DropReason::BackendUnsettled, None),
+            None => return Verdict::Refuse(DropReason::BackendChurn, None),
         }
     }
-    Verdict::Refuse(DropReason::FrontendUnsettled, None)
+    Verdict::Refuse(DropReason::FrontendChurn, None)
 }
 
 impl Scope {
@@ -152,7 +152,7 @@ impl Offered {
     #[inline(always)]
     fn of(descriptor: &Descriptor, scope: Scope, attempt: u32) -> Self {
         let block = scope.block(descriptor);
-        let own = u32::from(descriptor.flags.contains(DescriptorFlags::SERVED_HERE));
+        let own = u32::from(descriptor.flags.contains(DescriptorFlags::LOCAL_NAME_SERVER));
         let is_first = u32::from(attempt == 1);
         let others = block.count.wrapping_sub(own);
         let only_own = 0_u32.wrapping_sub(own & is_first);

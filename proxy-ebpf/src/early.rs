@@ -5,7 +5,7 @@
 //! way or the other with any of its packets.
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_redirect, programs::XdpContext};
-use proxy_ebpf::abi::{DeviceFlags, Direction, EarlyOutcome, FlowFlags, Leg, Way};
+use proxy_ebpf::abi::{DeviceFlags, Direction, FlowDirection, FlowFlags, TupleKind, XdpOutcome};
 
 use crate::{
     begin, clock,
@@ -22,21 +22,21 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn handle(ctx: &XdpContext) -> EarlyOutcome {
+pub fn handle(ctx: &XdpContext) -> XdpOutcome {
     let outcome = match Parsed::of(parse_frame(ctx.ctx)) {
         Parsed::V4 => handle_of::<V4>(ctx),
         Parsed::V6 => handle_of::<V6>(ctx),
-        Parsed::Other => EarlyOutcome::NotOurs,
+        Parsed::Other => XdpOutcome::NotOurs,
     };
     metrics::early(outcome);
     outcome
 }
 
 #[inline(always)]
-fn handle_of<F: Early>(ctx: &XdpContext) -> EarlyOutcome {
+fn handle_of<F: Early>(ctx: &XdpContext) -> XdpOutcome {
     let step = F::send_on(ctx.ctx);
     if step.is_early() {
-        return EarlyOutcome::of(step.value());
+        return XdpOutcome::of(step.value() as u8);
     }
     let known = step.value();
     F::ask_early(device(ctx));
@@ -45,13 +45,13 @@ fn handle_of<F: Early>(ctx: &XdpContext) -> EarlyOutcome {
         step = F::begin(known);
     }
     if step.is_refuse() {
-        return EarlyOutcome::Refused;
+        return XdpOutcome::Refused;
     } else if !step.is_flow() {
-        return EarlyOutcome::NotOurs;
+        return XdpOutcome::NotOurs;
     }
     // Now it is one of a flow.
     let step = F::send_on(ctx.ctx);
-    if step.is_early() { EarlyOutcome::of(step.value()) } else { EarlyOutcome::Unsettled }
+    if step.is_early() { XdpOutcome::of(step.value() as u8) } else { XdpOutcome::FlowChanging }
 }
 
 /// The index of the device that the frame came in by.
@@ -65,18 +65,20 @@ fn device(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn send_on<F: Early>(ctx: &XdpContext, packet: &Packet<F::Address>) -> Step {
     match find::<F>(&packet.tuple::<F>(Direction::Ingress)) {
-        Found::Flow(flow) if flow.leg == Leg::Dialled && begins_anew(&flow, packet) => {
+        Found::Flow(flow) if flow.kind == TupleKind::Original && begins_anew(&flow, packet) => {
             if flow.end() {
                 Step::decide(Step::NOBODY)
             } else {
-                Step::early(EarlyOutcome::Unsettled)
+                Step::early(XdpOutcome::FlowChanging)
             }
         }
-        Found::Flow(flow) if flow.leg == Leg::Dialled && may_move(&flow, packet) => Step::decide(flow.slot),
+        Found::Flow(flow) if flow.kind == TupleKind::Original && may_move(&flow, packet) => {
+            Step::decide(flow.slot)
+        }
         Found::Flow(flow) => Step::early(send::<F>(ctx, packet, &flow).unwrap_or_else(|passed| passed)),
-        Found::Ending => Step::early(EarlyOutcome::Unsettled),
+        Found::Ending => Step::early(XdpOutcome::FlowChanging),
         Found::Nothing if may_begin(packet) => Step::decide(Step::NOBODY),
-        Found::Nothing => Step::early(EarlyOutcome::NotOurs),
+        Found::Nothing => Step::early(XdpOutcome::NotOurs),
     }
 }
 
@@ -86,55 +88,55 @@ fn send<F: Early>(
     ctx: &XdpContext,
     packet: &Packet<F::Address>,
     flow: &Tracked<F>,
-) -> Result<EarlyOutcome, EarlyOutcome> {
+) -> Result<XdpOutcome, XdpOutcome> {
     const THROUGH_STACK: [FlowFlags; 4] =
-        [FlowFlags::ON_NODE, FlowFlags::HOST_CLIENT, FlowFlags::RESTEERED, FlowFlags::PASSING];
+        [FlowFlags::ON_NODE, FlowFlags::HOST_CLIENT, FlowFlags::RESTEERED, FlowFlags::UNTRANSLATED];
     let record = flow.record();
     if THROUGH_STACK.into_iter().any(|flag| record.flags.contains(flag)) {
-        return Err(EarlyOutcome::OnNode);
+        return Err(XdpOutcome::OnNode);
     }
-    let (way, to) = match flow.leg {
-        Leg::Dialled => (Way::ToBackend, F::address(record.backend)),
-        Leg::Answered => (Way::ToClient, F::address(record.client)),
+    let (way, to) = match flow.kind {
+        TupleKind::Original => (FlowDirection::Original, F::address(record.backend)),
+        TupleKind::Reply => (FlowDirection::Reply, F::address(record.client)),
         // Nothing like that comes in.
-        Leg::Forwarded | Leg::Returned => return Err(EarlyOutcome::NotOurs),
+        TupleKind::OriginalAfterDnat | TupleKind::ReplyAfterReverseSnat => return Err(XdpOutcome::NotOurs),
     };
     let tick = clock::ticks();
     // As it is sent between the two translations.
     let hop = next_hop::find::<F>(ctx, packet, to, device(ctx), tick)?;
     let is_redirected = leaves_elsewhere(ctx, &hop)?;
     let ends = ends(ctx, packet, flow, hop.device)?;
-    if !flow.is_still_there() || !flow.revive(way, packet.flags, tick) {
-        return Err(EarlyOutcome::Unsettled);
+    if !flow.is_still_there() || !flow.refresh(way, packet.flags, tick) {
+        return Err(XdpOutcome::FlowChanging);
     }
-    rewrite::<F>(ctx, packet, &ends, hop.link).ok_or(EarlyOutcome::Unfit)?;
+    rewrite::<F>(ctx, packet, &ends, hop.link).ok_or(XdpOutcome::NeedsStack)?;
     if is_redirected {
         // SAFETY: plain numbers. Without flags it does not fail here.
         unsafe { bpf_redirect(hop.device, 0) };
     }
     Ok(match (way, is_redirected) {
-        (Way::ToBackend, false) => EarlyOutcome::SentToBackend,
-        (Way::ToClient, false) => EarlyOutcome::SentToClient,
-        (Way::ToBackend, true) => EarlyOutcome::RedirectedToBackend,
-        (Way::ToClient, true) => EarlyOutcome::RedirectedToClient,
+        (FlowDirection::Original, false) => XdpOutcome::SentToBackend,
+        (FlowDirection::Reply, false) => XdpOutcome::SentToClient,
+        (FlowDirection::Original, true) => XdpOutcome::RedirectedToBackend,
+        (FlowDirection::Reply, true) => XdpOutcome::RedirectedToClient,
     })
 }
 
 /// Whether the frame, which must be for this node, leaves by another device than it came in by.
 #[inline(always)]
-fn leaves_elsewhere(ctx: &XdpContext, hop: &NextHop) -> Result<bool, EarlyOutcome> {
+fn leaves_elsewhere(ctx: &XdpContext, hop: &NextHop) -> Result<bool, XdpOutcome> {
     let frame = Link::of(ctx)?;
     let came_in_by = device(ctx);
     if hop.device == came_in_by {
         // What leaves is sent as this device.
-        return if frame.destination == hop.link.source { Ok(false) } else { Err(EarlyOutcome::NotForNode) };
+        return if frame.destination == hop.link.source { Ok(false) } else { Err(XdpOutcome::NotForNode) };
     }
     let takes_frames = |device: &proxy_ebpf::abi::Device| device.flags.contains(DeviceFlags::TAKES_FRAMES);
     if !network::device(hop.device).is_some_and(|device| takes_frames(&device)) {
-        return Err(EarlyOutcome::OtherDevice);
+        return Err(XdpOutcome::OtherDevice);
     }
     let is_for_node = network::device(came_in_by).is_some_and(|device| device.router == frame.destination);
-    if is_for_node { Ok(true) } else { Err(EarlyOutcome::NotForNode) }
+    if is_for_node { Ok(true) } else { Err(XdpOutcome::NotForNode) }
 }
 
 /// Both ends as the other side is to see them.
@@ -144,24 +146,24 @@ fn ends<F: Early>(
     packet: &Packet<F::Address>,
     flow: &Tracked<F>,
     device: u32,
-) -> Result<Ends<F::Address>, EarlyOutcome> {
+) -> Result<Ends<F::Address>, XdpOutcome> {
     let record = flow.record();
-    if flow.leg == Leg::Answered {
+    if flow.kind == TupleKind::Reply {
         return Ok(Ends {
-            source: F::address(record.dialled),
-            source_port: record.dialled_port,
+            source: F::address(record.destination),
+            source_port: record.destination_port,
             destination: F::address(record.client),
             destination_port: record.client_port,
         });
     }
     let mut ends = Ends {
         source: packet.source,
-        source_port: record.forwarded_port,
+        source_port: record.translated_port,
         destination: F::address(record.backend),
         destination_port: record.backend_port,
     };
     if record.flags.contains(FlowFlags::MASQUERADE) {
-        masquerade::settle(ctx.ctx.cast(), device, flow).map_err(|_| EarlyOutcome::NotMasqueraded)?;
+        masquerade::settle(ctx.ctx.cast(), device, flow).map_err(|_| XdpOutcome::NoMasqueradeSource)?;
         ends.source = F::address(record.masquerade);
         ends.source_port = record.masquerade_port;
     }
@@ -198,7 +200,7 @@ macro_rules! stages {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $send_on(xdp: *mut xdp_md) -> u64 {
-            let unsettled = Step::early(EarlyOutcome::Unsettled);
+            let unsettled = Step::early(XdpOutcome::FlowChanging);
             $work().map_or(unsettled, |work| send_on::<$family>(&XdpContext::new(xdp), &work.packet)).0
         }
 

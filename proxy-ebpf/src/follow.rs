@@ -1,7 +1,9 @@
 //! A packet of a flow that is known: what its ends are to be.
 
 use aya_ebpf::programs::TcContext;
-use proxy_ebpf::abi::{ConfigFlags, DropReason, FlowFlags, Leg, Life, Way, life::tcp};
+use proxy_ebpf::abi::{
+    ConfigFlags, DropReason, FlowDirection, FlowFlags, FlowState, TupleKind, flow_state::tcp,
+};
 
 use crate::{
     clock, config,
@@ -32,14 +34,16 @@ fn lost() -> Step {
 
 #[inline(always)]
 fn follow<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> Step {
-    match flow.leg {
-        Leg::Dialled if begins_anew(flow, &work.packet) => end_and_decide(flow),
-        Leg::Dialled if may_move(flow, &work.packet) => Step::decide(flow.slot),
-        Leg::Dialled => carry_on(work, flow, place),
-        Leg::Forwarded => Step::masquerade(flow.slot),
-        Leg::Answered | Leg::Returned if is_turned_away(flow, &work.packet) => end_and_drop(flow),
-        Leg::Answered => answered(work, flow, place),
-        Leg::Returned => returned(work, flow),
+    match flow.kind {
+        TupleKind::Original if begins_anew(flow, &work.packet) => end_and_decide(flow),
+        TupleKind::Original if may_move(flow, &work.packet) => Step::decide(flow.slot),
+        TupleKind::Original => carry_on(work, flow, place),
+        TupleKind::OriginalAfterDnat => Step::masquerade(flow.slot),
+        TupleKind::Reply | TupleKind::ReplyAfterReverseSnat if is_turned_away(flow, &work.packet) => {
+            end_and_drop(flow)
+        }
+        TupleKind::Reply => answered(work, flow, place),
+        TupleKind::ReplyAfterReverseSnat => returned(work, flow),
     }
 }
 
@@ -68,7 +72,7 @@ fn is_syn(flags: u8) -> bool {
 pub fn begins_anew<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
     packet.protocol == TCP
         && is_syn(packet.flags)
-        && (flow.life.is_over() || (!flow.life.has(Life::ANSWERED) && has_lost_backend(flow)))
+        && (flow.state.is_closed() || (!flow.state.has(FlowState::SEEN_REPLY) && has_lost_backend(flow)))
 }
 
 #[inline(always)]
@@ -81,7 +85,7 @@ fn end_and_decide<F: Family>(flow: &Tracked<F>) -> Step {
 pub fn may_move<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
     packet.protocol == UDP
         && !packet.is_error()
-        && flow.life.seen() != clock::ticks()
+        && flow.state.last_seen() != clock::ticks()
         && !is_passing(flow)
         && has_lost_backend(flow)
 }
@@ -102,7 +106,7 @@ fn end_and_drop<F: Family>(flow: &Tracked<F>) -> Step {
 
 #[inline(always)]
 fn is_passing<F: Family>(flow: &Tracked<F>) -> bool {
-    flow.record().flags.contains(FlowFlags::PASSING)
+    flow.record().flags.contains(FlowFlags::UNTRANSLATED)
 }
 
 #[inline(always)]
@@ -124,9 +128,9 @@ pub fn carry_on_in<F: Family>(work: &mut Work<F>, slot: u32, place: Place) -> St
 fn is_dialling<F: Family>(flow: &Tracked<F>, packet: &Packet<F::Address>) -> bool {
     let record = flow.record();
     F::is_same(record.client, F::bytes(packet.source))
-        && F::is_same(record.dialled, F::bytes(packet.destination))
+        && F::is_same(record.destination, F::bytes(packet.destination))
         && record.client_port == packet.source_port
-        && record.dialled_port == packet.destination_port
+        && record.destination_port == packet.destination_port
         && record.protocol == packet.protocol
 }
 
@@ -136,11 +140,11 @@ fn carry_on<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> S
     let record = flow.record();
     work.ends = Ends {
         source: work.packet.source,
-        source_port: record.forwarded_port,
+        source_port: record.translated_port,
         destination: F::address(record.backend),
         destination_port: record.backend_port,
     };
-    let step = if record.flags.contains(FlowFlags::PASSING) {
+    let step = if record.flags.contains(FlowFlags::UNTRANSLATED) {
         Step::PASS
     } else if place.is_egress() {
         // A client on the node: the kernel chose the way to what it dialled.
@@ -151,13 +155,13 @@ fn carry_on<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> S
     } else {
         onward(work, flow, place)
     };
-    seen(work, flow, Way::ToBackend, step)
+    seen(work, flow, FlowDirection::Original, step)
 }
 
 /// What goes through the node from one machine to another may go past its stack, both ways.
 #[inline(always)]
 fn onward<F: Family>(work: &Work<F>, flow: &Tracked<F>, place: Place) -> Step {
-    let is_allowed = config::flags().contains(ConfigFlags::PAST_STACK);
+    let is_allowed = config::flags().contains(ConfigFlags::BYPASS_STACK);
     let is_through = !place.is_pod() && !flow.record().flags.contains(FlowFlags::ON_NODE);
     if is_allowed && is_through && !work.packet.is_error() {
         Step::TRANSLATE_AND_SEND_ON
@@ -172,17 +176,17 @@ fn answered<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> S
     let record = flow.record();
     work.ends = Ends {
         destination: F::address(record.client),
-        destination_port: record.forwarded_port,
+        destination_port: record.translated_port,
         ..Ends::of(&work.packet)
     };
     // A client behind another device gets its answer's proper name there, and the flow is seen to live there.
     if !record.flags.contains(FlowFlags::HOST_CLIENT) {
         return if flow.is_still_there() { onward(work, flow, place) } else { lost() };
     }
-    work.ends.source = F::address(record.dialled);
-    work.ends.source_port = record.dialled_port;
+    work.ends.source = F::address(record.destination);
+    work.ends.source_port = record.destination_port;
     work.ends.destination_port = record.client_port;
-    seen(work, flow, Way::ToClient, Step::TRANSLATE)
+    seen(work, flow, FlowDirection::Reply, Step::TRANSLATE)
 }
 
 /// From a backend to the client: in the name of what it dialled.
@@ -190,22 +194,22 @@ fn answered<F: Family>(work: &mut Work<F>, flow: &Tracked<F>, place: Place) -> S
 fn returned<F: Family>(work: &mut Work<F>, flow: &Tracked<F>) -> Step {
     let record = flow.record();
     work.ends = Ends {
-        source: F::address(record.dialled),
-        source_port: record.dialled_port,
+        source: F::address(record.destination),
+        source_port: record.destination_port,
         destination: work.packet.destination,
         destination_port: record.client_port,
     };
     let step = if is_passing(flow) { Step::PASS } else { Step::TRANSLATE };
-    seen(work, flow, Way::ToClient, step)
+    seen(work, flow, FlowDirection::Reply, step)
 }
 
-/// The ends hold if the record was this flow's all the while. An error is no sign of life.
+/// The ends hold if the record was this flow's all the while. An error is no sign of state.
 #[inline(always)]
-fn seen<F: Family>(work: &Work<F>, flow: &Tracked<F>, way: Way, step: Step) -> Step {
+fn seen<F: Family>(work: &Work<F>, flow: &Tracked<F>, direction: FlowDirection, step: Step) -> Step {
     let is_there = if work.packet.is_error() {
         flow.is_still_there()
     } else {
-        flow.revive(way, work.packet.flags, clock::ticks())
+        flow.refresh(direction, work.packet.flags, clock::ticks())
     };
     if is_there { step } else { lost() }
 }

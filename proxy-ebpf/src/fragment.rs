@@ -13,7 +13,7 @@ use aya_ebpf::{
     macros::btf_map,
     programs::TcContext,
 };
-use proxy_ebpf::abi::{DropReason, Fragment, life::ticks as ticks_of, map};
+use proxy_ebpf::abi::{DropReason, Fragment, flow_state::ticks as ticks_of, map};
 
 use crate::{
     atomic, clock,
@@ -28,14 +28,14 @@ static FRAGMENTS: LruHashMap<Fragment, [u8; 4], { map::MAX_FRAGMENTS as usize }>
 
 /// The datagram of the packet at work, if that is a fragment.
 #[btf_map]
-static WORK_FRAGMENT: PerCpuArray<Fragment, 1> = PerCpuArray::new();
+static SCRATCH_FRAGMENT: PerCpuArray<Fragment, 1> = PerCpuArray::new();
 
 /// Fragments that wait for the first of their datagram.
 #[btf_map]
-static HELD: Array<Held, { map::MAX_HELD_FRAGMENTS as usize }> = Array::new();
+static QUEUED_FRAGMENTS: Array<Held, { map::MAX_HELD_FRAGMENTS as usize }> = Array::new();
 /// When the last one began to wait, in ticks: nobody looks for one where none has come for long.
 #[btf_map]
-static LAST_HELD: Array<u64, 1> = Array::new();
+static LAST_QUEUED: Array<u64, 1> = Array::new();
 
 /// Longer frames are not held.
 const LONGEST: u32 = 2048;
@@ -62,7 +62,7 @@ const WAITING: u64 = 2;
 #[inline(always)]
 fn work() -> Option<&'static mut Fragment> {
     // SAFETY: this CPU's own; every pattern of its plain values is valid, and it lives as long as the program.
-    WORK_FRAGMENT.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    SCRATCH_FRAGMENT.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
 #[inline(always)]
@@ -126,7 +126,7 @@ pub fn hold(ctx: &TcContext) -> bool {
     let mut search = Search::new(ctx);
     search.go(take);
     let Some(fragment) = work() else { return false };
-    let Some(held) = HELD.get_ptr_mut(search.place) else { return false };
+    let Some(held) = QUEUED_FRAGMENTS.get_ptr_mut(search.place) else { return false };
     // SAFETY: the place is ours since `take`, and lies in an array map.
     let length = unsafe {
         (*held).fragment = *fragment;
@@ -135,7 +135,7 @@ pub fn hold(ctx: &TcContext) -> bool {
         (*held).length
     };
     set_state(held, if length == 0 { FREE } else { WAITING });
-    if let Some(last) = LAST_HELD.get_ptr_mut(0) {
+    if let Some(last) = LAST_QUEUED.get_ptr_mut(0) {
         // SAFETY: one aligned word of an array map; any of those that write it at once will do.
         unsafe { last.write_volatile(search.now.into()) };
     }
@@ -147,12 +147,12 @@ pub fn hold(ctx: &TcContext) -> bool {
 pub fn release(ctx: &TcContext) -> bool {
     let mut search = Search::new(ctx);
     // SAFETY: one aligned word of an array map.
-    let last = LAST_HELD.get_ptr(0).map_or(0, |last| unsafe { last.read_volatile() }) as u32;
+    let last = LAST_QUEUED.get_ptr(0).map_or(0, |last| unsafe { last.read_volatile() }) as u32;
     if last == 0 || search.now.wrapping_sub(last) > 2 * PATIENCE {
         return true;
     }
     search.go(take);
-    let Some(own) = HELD.get_ptr_mut(search.place) else { return true };
+    let Some(own) = QUEUED_FRAGMENTS.get_ptr_mut(search.place) else { return true };
     // SAFETY: as in `hold`.
     let length = unsafe { load(ctx.skb.skb, own) };
     let mut is_itself = true;
@@ -170,7 +170,7 @@ extern "C" fn take(at: u64, search: *mut c_void) -> i64 {
     // SAFETY: the kernel passes on the pointer that `go` gave.
     let search = unsafe { &mut *search.cast::<Search>() };
     let place = at as u32;
-    let Some(held) = HELD.get_ptr_mut(place) else { return 1 };
+    let Some(held) = QUEUED_FRAGMENTS.get_ptr_mut(place) else { return 1 };
     // SAFETY: an aligned word of an array map.
     let (state, since) = unsafe { ((&raw const (*held).state).read_volatile(), (*held).since) };
     let is_stale = state == WAITING && search.now.wrapping_sub(since) > PATIENCE;
@@ -188,7 +188,7 @@ extern "C" fn take(at: u64, search: *mut c_void) -> i64 {
 extern "C" fn let_in(at: u64, search: *mut c_void) -> i64 {
     // SAFETY: the kernel passes on the pointer that `go` gave.
     let search = unsafe { &mut *search.cast::<Search>() };
-    let Some(held) = HELD.get_ptr_mut(at as u32) else { return 1 };
+    let Some(held) = QUEUED_FRAGMENTS.get_ptr_mut(at as u32) else { return 1 };
     if !change_state(held, WAITING, BUSY) {
         return 0;
     }

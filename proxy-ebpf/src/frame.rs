@@ -4,7 +4,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use proxy_ebpf::{
-    abi::EarlyOutcome,
+    abi::XdpOutcome,
     csum::{adjusted, difference},
 };
 
@@ -39,8 +39,8 @@ pub struct Link {
 
 impl Link {
     #[inline(always)]
-    pub fn of(ctx: &XdpContext) -> Result<Self, EarlyOutcome> {
-        at(ctx, 0).ok_or(EarlyOutcome::Unfit)
+    pub fn of(ctx: &XdpContext) -> Result<Self, XdpOutcome> {
+        at(ctx, 0).ok_or(XdpOutcome::NeedsStack)
     }
 }
 

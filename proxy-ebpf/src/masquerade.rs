@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, generated::bpf_loop},
     programs::TcContext,
 };
-use proxy_ebpf::abi::{CHOOSING, DropReason, FlowFlags, MASQUERADED, NOT_MASQUERADED};
+use proxy_ebpf::abi::{DropReason, FlowFlags, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING};
 
 use crate::{
     atomic,
@@ -55,42 +55,42 @@ fn ending() -> Step {
 fn state<F: Family>(flow: &Tracked<F>) -> u64 {
     // SAFETY: `record` points into an array map, whose memory lives as long as the program; volatile because other CPUs
     // write it.
-    unsafe { (&raw const (*flow.record).masquerading).read_volatile() }
+    unsafe { (&raw const (*flow.record).masquerade_state).read_volatile() }
 }
 
 /// Sees to it that an address and a port stand for the client of a flow that leaves by a device. `ctx` is the program's own
 /// context.
 #[inline(always)]
 pub fn settle<F: Family>(ctx: *mut c_void, device: u32, flow: &Tracked<F>) -> Result<(), DropReason> {
-    if state(flow) == MASQUERADED {
+    if state(flow) == MASQUERADE_DONE {
         return Ok(());
     }
     // SAFETY: `record` points into an array map, whose memory lives as long as the program.
-    let word = unsafe { &raw mut (*flow.record).masquerading };
-    match atomic::compare_exchange(word, NOT_MASQUERADED, CHOOSING) {
-        NOT_MASQUERADED => {}
-        MASQUERADED => return Ok(()),
+    let word = unsafe { &raw mut (*flow.record).masquerade_state };
+    match atomic::compare_exchange(word, MASQUERADE_NONE, MASQUERADE_PENDING) {
+        MASQUERADE_NONE => {}
+        MASQUERADE_DONE => return Ok(()),
         // Another CPU is at it with an earlier packet: the sender's next attempt finds it done.
         _ => return Err(DropReason::FlowEnding),
     }
     let Some(address) = F::masquerade_address(device) else {
-        set_state(flow, NOT_MASQUERADED);
+        set_state(flow, MASQUERADE_NONE);
         return Err(DropReason::NoMasqueradeAddress);
     };
-    // SAFETY: whoever set `CHOOSING` owns the masquerade fields.
+    // SAFETY: whoever set `MASQUERADE_PENDING` owns the masquerade fields.
     unsafe { (*flow.record).masquerade = F::bytes(address) };
     if !keep_port::<F>(flow, address) && !choose_port::<F>(ctx, flow) {
-        set_state(flow, NOT_MASQUERADED);
+        set_state(flow, MASQUERADE_NONE);
         return Err(DropReason::NoMasqueradePort);
     }
-    set_state(flow, MASQUERADED);
+    set_state(flow, MASQUERADE_DONE);
     Ok(())
 }
 
 #[inline(always)]
 fn set_state<F: Family>(flow: &Tracked<F>, state: u64) {
-    // SAFETY: as in `settle`; one aligned word, which only the owner of `CHOOSING` writes.
-    unsafe { (&raw mut (*flow.record).masquerading).write_volatile(state) }
+    // SAFETY: as in `settle`; one aligned word, which only the owner of `MASQUERADE_PENDING` writes.
+    unsafe { (&raw mut (*flow.record).masquerade_state).write_volatile(state) }
 }
 
 /// A client on the node that has the address already stands for itself: its answers find it as they are.
@@ -100,8 +100,8 @@ fn keep_port<F: Family>(flow: &Tracked<F>, address: F::Address) -> bool {
     if !record.flags.contains(FlowFlags::HOST_CLIENT) || !F::is_same(record.client, F::bytes(address)) {
         return false;
     }
-    // SAFETY: whoever set `CHOOSING` owns the masquerade fields.
-    unsafe { (*flow.record).masquerade_port = record.forwarded_port };
+    // SAFETY: whoever set `MASQUERADE_PENDING` owns the masquerade fields.
+    unsafe { (*flow.record).masquerade_port = record.translated_port };
     true
 }
 
@@ -118,7 +118,7 @@ struct Search {
 /// Takes a port. `false`: every one that was tried is in use.
 #[inline(always)]
 fn choose_port<F: Family>(ctx: *mut c_void, flow: &Tracked<F>) -> bool {
-    let mut search = Search { ctx, slot: flow.slot, tag: flow.life.tag(), is_found: 0 };
+    let mut search = Search { ctx, slot: flow.slot, tag: flow.state.tag(), is_found: 0 };
     let callback: extern "C" fn(u64, *mut c_void) -> i64 = try_port::<F>;
     // SAFETY: the callback has the signature the kernel expects, and `search` outlives the loop.
     unsafe { bpf_loop(PORTS, callback as *mut c_void, (&raw mut search).cast(), 0) };
@@ -130,10 +130,10 @@ extern "C" fn try_port<F: Family>(_: u64, search: *mut c_void) -> i64 {
     // SAFETY: the kernel passes on the pointer that `choose_port` gave.
     let search = unsafe { &mut *search.cast::<Search>() };
     let Some(record) = F::flow(search.slot) else { return 1 };
-    // SAFETY: `record` points into an array map; whoever set `CHOOSING` owns the masquerade fields.
+    // SAFETY: `record` points into an array map; whoever set `MASQUERADE_PENDING` owns the masquerade fields.
     unsafe {
         // SCTP's checksum does not allow for another port.
-        let port = if (*record).protocol == SCTP { (*record).forwarded_port } else { random_port() };
+        let port = if (*record).protocol == SCTP { (*record).translated_port } else { random_port() };
         (*record).masquerade_port = port;
     }
     if F::has_socket(search.ctx, record) || !conntrack::add_masquerade::<F>(record, search.slot, search.tag) {

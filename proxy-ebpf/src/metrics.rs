@@ -1,14 +1,14 @@
 //! Counters that are always on: per service port, per reason of refusal, and per outcome of the early plane.
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
-use proxy_ebpf::abi::{DropReason, EarlyOutcome, ServiceStats, map};
+use proxy_ebpf::abi::{DropReason, ServiceStats, XdpOutcome, map};
 
 #[btf_map]
 static SERVICE_STATS: PerCpuArray<ServiceStats, { map::MAX_SERVICES as usize }> = PerCpuArray::new();
 #[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
-static EARLY: PerCpuArray<u64, { EarlyOutcome::ALL.len() }> = PerCpuArray::new();
+static XDP_OUTCOMES: PerCpuArray<u64, { XdpOutcome::ALL.len() }> = PerCpuArray::new();
 
 /// Counts a connection that got a backend.
 #[inline(always)]
@@ -35,8 +35,8 @@ pub fn refused(reason: DropReason, service: Option<u32>) {
 
 /// Counts what the early plane made of a packet.
 #[inline(always)]
-pub fn early(outcome: EarlyOutcome) {
-    if let Some(count) = EARLY.get_ptr_mut(outcome as u32) {
+pub fn early(outcome: XdpOutcome) {
+    if let Some(count) = XDP_OUTCOMES.get_ptr_mut(outcome as u32) {
         // SAFETY: as in `translated`.
         unsafe { *count = (*count).wrapping_add(1) };
     }

@@ -42,7 +42,7 @@ fn is_at_work() -> bool {
     // SAFETY: `beat` points into an array map, whose memory lives as long as the program; volatile because user space
     // stores to it through its own mapping.
     let beat = unsafe { beat.read_volatile() };
-    clock::now() < beat.wrapping_add(map::NAME_SERVER_PATIENCE)
+    clock::now() < beat.wrapping_add(map::NAME_SERVER_TIMEOUT)
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@
 use aya_ebpf::{
     bindings::bpf_fib_lookup as Route, btf_maps::PerCpuArray, macros::btf_map, programs::XdpContext,
 };
-use proxy_ebpf::abi::EarlyOutcome;
+use proxy_ebpf::abi::XdpOutcome;
 
 use crate::{
     family::{Words, same},
@@ -59,8 +59,8 @@ pub fn find<F: Header>(
     to: F::Address,
     device: u32,
     tick: u32,
-) -> Result<NextHop, EarlyOutcome> {
-    let transit = F::transit(ctx).ok_or(EarlyOutcome::Unfit)?;
+) -> Result<NextHop, XdpOutcome> {
+    let transit = F::transit(ctx).ok_or(XdpOutcome::NeedsStack)?;
     let question = Question {
         source: F::mapped(packet.source),
         destination: F::mapped(to),
@@ -68,7 +68,7 @@ pub fn find<F: Header>(
         service: transit.service,
         protocol: packet.protocol.into(),
     };
-    let Some(known) = NEXT_HOPS.get_ptr_mut(question.place()) else { return Err(EarlyOutcome::NoRoute) };
+    let Some(known) = NEXT_HOPS.get_ptr_mut(question.place()) else { return Err(XdpOutcome::NoRoute) };
     // SAFETY: this CPU's own; every pattern of its plain values is valid, and it lives as long as the program.
     let known = unsafe { &mut *known };
     if known.tick == tick && known.question.is(&question) && u32::from(transit.total) <= known.mtu {
@@ -86,7 +86,7 @@ fn ask<F: Header>(
     ends: &Ends<F::Address>,
     question: &Question,
     transit: &Transit,
-) -> Result<Known, EarlyOutcome> {
+) -> Result<Known, XdpOutcome> {
     let mut route: Route = F::route(ends);
     route.ifindex = question.device;
     route.l4_protocol = question.protocol as u8;
@@ -94,9 +94,9 @@ fn ask<F: Header>(
     route.__bindgen_anon_2.flowinfo = question.service;
     match route::find(ctx.ctx.cast(), &mut route) {
         route::FOUND => {}
-        route::NO_NEIGHBOUR => return Err(EarlyOutcome::NoNeighbour),
-        route::FRAGMENTATION_NEEDED => return Err(EarlyOutcome::TooLarge),
-        _ => return Err(EarlyOutcome::NoRoute),
+        route::NO_NEIGHBOUR => return Err(XdpOutcome::NoNeighbour),
+        route::FRAGMENTATION_NEEDED => return Err(XdpOutcome::TooLarge),
+        _ => return Err(XdpOutcome::NoRoute),
     }
     // SAFETY: a number either way. The kernel says the largest size where it was asked about one; of 65,536, which IPv6 has
     // on the loopback, its 16 bits leave nothing. What was asked about fits in any case.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext, XdpContext},
 };
 
-use proxy_ebpf::abi::{DeviceRole, Direction, EarlyOutcome};
+use proxy_ebpf::abi::{DeviceRole, Direction, XdpOutcome};
 
 use crate::{
     early,
@@ -102,19 +102,19 @@ fn at_device(ctx: &TcContext, role: DeviceRole, direction: Direction) -> i32 {
 #[xdp(frags)]
 pub fn xdp_external(ctx: XdpContext) -> u32 {
     match early::handle(&ctx) {
-        EarlyOutcome::SentToBackend | EarlyOutcome::SentToClient => xdp_action::XDP_TX,
-        EarlyOutcome::RedirectedToBackend | EarlyOutcome::RedirectedToClient => xdp_action::XDP_REDIRECT,
-        EarlyOutcome::NotOurs
-        | EarlyOutcome::OnNode
-        | EarlyOutcome::Refused
-        | EarlyOutcome::Unsettled
-        | EarlyOutcome::Unfit
-        | EarlyOutcome::NotForNode
-        | EarlyOutcome::NoRoute
-        | EarlyOutcome::NoNeighbour
-        | EarlyOutcome::TooLarge
-        | EarlyOutcome::OtherDevice
-        | EarlyOutcome::NotMasqueraded => xdp_action::XDP_PASS,
+        XdpOutcome::SentToBackend | XdpOutcome::SentToClient => xdp_action::XDP_TX,
+        XdpOutcome::RedirectedToBackend | XdpOutcome::RedirectedToClient => xdp_action::XDP_REDIRECT,
+        XdpOutcome::NotOurs
+        | XdpOutcome::OnNode
+        | XdpOutcome::Refused
+        | XdpOutcome::FlowChanging
+        | XdpOutcome::NeedsStack
+        | XdpOutcome::NotForNode
+        | XdpOutcome::NoRoute
+        | XdpOutcome::NoNeighbour
+        | XdpOutcome::TooLarge
+        | XdpOutcome::OtherDevice
+        | XdpOutcome::NoMasqueradeSource => xdp_action::XDP_PASS,
     }
 }
 

@@ -4,7 +4,7 @@
 //! own. What the stages hand on lies in `WORK_*`, and what they say fits in a register.
 
 use aya_ebpf::{bindings::__sk_buff, btf_maps::PerCpuArray, macros::btf_map, programs::TcContext};
-use proxy_ebpf::abi::{DropReason, EarlyOutcome};
+use proxy_ebpf::abi::{DropReason, XdpOutcome};
 
 use crate::{
     begin::{self, Asker},
@@ -27,26 +27,26 @@ pub struct Work<F: Family> {
     /// Who sent it, and the frontend it means, if any.
     pub asker: Asker<F>,
     pub dialled: F::Address,
-    pub dialled_port: [u8; 2],
+    pub destination_port: [u8; 2],
     /// What was decided.
     pub choice: Choice<F::Address>,
 }
 
 #[btf_map]
-static WORK_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
+static SCRATCH_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 #[btf_map]
-static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
+static SCRATCH_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
 #[inline(always)]
 pub fn work_v4() -> Option<&'static mut Work<V4>> {
     // SAFETY: this CPU's own; every pattern of its plain values is valid, and it lives as long as the program.
-    WORK_V4.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    SCRATCH_V4.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
 #[inline(always)]
 pub fn work_v6() -> Option<&'static mut Work<V6>> {
     // SAFETY: as in `work_v4`.
-    WORK_V6.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    SCRATCH_V6.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
 /// What a packet is to us.
@@ -102,7 +102,7 @@ impl Step {
     const FLOW: u32 = 5;
     const MASQUERADE: u32 = 6;
     const REFUSE: u32 = 7;
-    const EARLY: u32 = 9;
+    const XDP_OUTCOMES: u32 = 9;
     /// No flow's slot.
     pub const NOBODY: u32 = u32::MAX;
 
@@ -147,8 +147,8 @@ impl Step {
 
     /// The early plane is done with the packet.
     #[inline(always)]
-    pub const fn early(outcome: EarlyOutcome) -> Self {
-        Self::new(Self::EARLY, outcome as u32)
+    pub const fn early(outcome: XdpOutcome) -> Self {
+        Self::new(Self::XDP_OUTCOMES, outcome as u32)
     }
 
     #[inline(always)]
@@ -185,7 +185,7 @@ impl Step {
 
     #[inline(always)]
     pub const fn is_early(self) -> bool {
-        self.kind() == Self::EARLY
+        self.kind() == Self::XDP_OUTCOMES
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Ends flows that have expired, with or without an agent: a timer in a pinned map, whose callback looks at a bounded piece
 //! of the tables each time.
 //!
-//! A sweep and a packet contend for a flow's life by compare-and-swap, so a flow that is revived is not swept.
+//! A sweep and a packet contend for a flow's state by compare-and-swap, so a flow that is revived is not swept.
 
 use core::ffi::c_void;
 

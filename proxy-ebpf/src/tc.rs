@@ -158,7 +158,7 @@ fn translate<F: Family>(ctx: &TcContext, place: Place, step: Step) -> Action {
 fn refuse<F: Family>(ctx: &TcContext, place: Place, step: Step) -> Action {
     let (reason, service) = step.refusal();
     metrics::refused(reason, service);
-    if !reason.is_told() {
+    if !reason.sends_reject() {
         return Action::Drop;
     }
     F::reject(ctx.skb.skb, place.client()).map_or(Action::Drop, Action::Redirect)

@@ -203,7 +203,7 @@ fn program_config(
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V6, no_detector(policy.cluster_cidrs.v6))
         .with(ConfigFlags::PACKET_PLANE, devices.is_any())
         .with(ConfigFlags::EXTERNAL_DEVICES, devices.external != DeviceSelection::None)
-        .with(ConfigFlags::PAST_STACK, devices.forwarding == Forwarding::Redirect)
+        .with(ConfigFlags::BYPASS_STACK, devices.forwarding == Forwarding::Redirect)
         .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface());
     let (first_port, last_port) = host::ports_for_others();
     let timeouts = timeouts(conntrack.unwrap_or_default().timeouts());
@@ -213,7 +213,7 @@ fn program_config(
 /// The programs count in ticks.
 fn timeouts(configured: ConntrackTimeouts) -> abi::Timeouts {
     let ConntrackTimeouts { tcp_established, tcp_close_wait, udp, udp_stream } = configured;
-    let ticks = |time: Duration| abi::life::ticks(u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+    let ticks = |time: Duration| abi::flow_state::ticks(u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
     abi::Timeouts {
         tcp_established: ticks(tcp_established),
         tcp_close_wait: ticks(tcp_close_wait),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use proxy::datapath::inspect;
-use proxy_ebpf::abi::EarlyOutcome;
+use proxy_ebpf::abi::XdpOutcome;
 use serde_json::Value;
 use tests::{
     Cluster,
@@ -27,8 +27,8 @@ type Counts = BTreeMap<&'static str, u64>;
 
 fn counts(node: &Node) -> Counts {
     let maps = inspect(node.bpffs()).unwrap_or_else(|error| panic!("{error:?}"));
-    let count = |outcome: EarlyOutcome| (outcome.name(), maps.early(outcome).expect("it is readable"));
-    EarlyOutcome::ALL.into_iter().map(count).collect()
+    let count = |outcome: XdpOutcome| (outcome.name(), maps.early(outcome).expect("it is readable"));
+    XdpOutcome::ALL.into_iter().map(count).collect()
 }
 
 /// What `work` adds to the counters of the entry node.
@@ -40,7 +40,7 @@ async fn counted(ground: &Ground, work: impl Future<Output = ()>) -> Counts {
 }
 
 fn left(counts: &Counts) -> u64 {
-    let left = EarlyOutcome::ALL.into_iter().filter(|outcome| outcome.has_left());
+    let left = XdpOutcome::ALL.into_iter().filter(|outcome| outcome.has_left());
     left.map(|outcome| counts[outcome.name()]).sum()
 }
 
@@ -64,32 +64,32 @@ async fn what_is_far_leaves_early(mode: &str, network: PodNetwork) {
     flows::hold(&ground.client, far.clone()).await;
     let count = far.len() as u64;
     let counted_far = counted(&ground, flows::hold(&ground.client, far)).await;
-    for outcome in EarlyOutcome::ALL {
+    for outcome in XdpOutcome::ALL {
         let packets = counted_far[outcome.name()];
         match outcome {
             // Four dials of each flow, a packet at least each way.
-            EarlyOutcome::SentToBackend | EarlyOutcome::SentToClient => {
+            XdpOutcome::SentToBackend | XdpOutcome::SentToClient => {
                 assert!(packets >= 4 * count, "{counted_far:?}");
             }
             // The neighbours' own.
-            EarlyOutcome::NotOurs => {}
-            EarlyOutcome::RedirectedToBackend
-            | EarlyOutcome::RedirectedToClient
-            | EarlyOutcome::OnNode
-            | EarlyOutcome::Refused
-            | EarlyOutcome::Unsettled
-            | EarlyOutcome::Unfit
-            | EarlyOutcome::NotForNode
-            | EarlyOutcome::NoRoute
-            | EarlyOutcome::NoNeighbour
-            | EarlyOutcome::TooLarge
-            | EarlyOutcome::OtherDevice
-            | EarlyOutcome::NotMasqueraded => assert_eq!(packets, 0, "{}: {counted_far:?}", outcome.name()),
+            XdpOutcome::NotOurs => {}
+            XdpOutcome::RedirectedToBackend
+            | XdpOutcome::RedirectedToClient
+            | XdpOutcome::OnNode
+            | XdpOutcome::Refused
+            | XdpOutcome::FlowChanging
+            | XdpOutcome::NeedsStack
+            | XdpOutcome::NotForNode
+            | XdpOutcome::NoRoute
+            | XdpOutcome::NoNeighbour
+            | XdpOutcome::TooLarge
+            | XdpOutcome::OtherDevice
+            | XdpOutcome::NoMasqueradeSource => assert_eq!(packets, 0, "{}: {counted_far:?}", outcome.name()),
         }
     }
     let counted_near = counted(&ground, flows::hold(&ground.client, near)).await;
     assert_eq!(left(&counted_near), 0, "{counted_near:?}");
-    assert!(counted_near[EarlyOutcome::OnNode.name()] >= 4 * count, "{counted_near:?}");
+    assert!(counted_near[XdpOutcome::OnNode.name()] >= 4 * count, "{counted_near:?}");
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ impl Ground {
         Ok(about.map(|event| (text(&event["reason"]), text(&event["regarding"]["name"]))).collect())
     }
 
-    async fn is_told(&self, kind: &str, reason: &str, name: &str) {
+    async fn sends_reject(&self, kind: &str, reason: &str, name: &str) {
         eventually(&format!("{reason} of {name} is told"), async || {
             let events = self.events(kind).await?;
             ensure!(events.contains(&(reason.to_owned(), name.to_owned())), "{events:?}");
@@ -150,8 +150,8 @@ async fn what_deploy_allows_is_enough() -> Result<()> {
     finds(&resolver, "web", web.vips().map(|vip| vip.ip()).into()).await;
     finds(&resolver, "db-0.db", ground.cluster.pod("db-0").start().await.addresses.both().into()).await;
 
-    ground.is_told("Node", "Starting", &ground.node().name).await;
-    ground.is_told("Service", "FailedToStartServiceHealthcheck", "public").await;
+    ground.sends_reject("Node", "Starting", &ground.node().name).await;
+    ground.sends_reject("Service", "FailedToStartServiceHealthcheck", "public").await;
     ground.node().comes_to_equal_a_fresh_start("at the start").await?;
     let log = ground.log()?;
     for trouble in ["403 Forbidden", "401 Unauthorized", "going on without", "cannot follow"] {

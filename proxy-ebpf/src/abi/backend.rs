@@ -3,7 +3,7 @@
 
 use super::{flags, map_type};
 
-/// One slot: which backend, and which life of that index.
+/// One slot: which backend, and which state of that index.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendRef {

@@ -54,7 +54,7 @@ flags! {
         /// Pods are told by the device their packets enter through.
         PODS_BY_DEVICE = 4;
         /// What goes through the node from one machine to another need not pass its stack (`--forwarding redirect`).
-        PAST_STACK = 5;
+        BYPASS_STACK = 5;
         /// Programs of the packet plane are attached to devices that lead to other machines: what leaves the node meets them.
         EXTERNAL_DEVICES = 6;
     }

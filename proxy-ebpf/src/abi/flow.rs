@@ -1,19 +1,20 @@
-//! The flows that the packet plane translates, and the index that leads from a packet to its flow.
+//! Flows tracked at tc and XDP, and the conntrack entries that refer to them.
 //!
-//! The truth about a flow is one record in `FLOWS_V4` or `FLOWS_V6`; up to four entries of `CONNTRACK_*`, one per tuple
-//! under which its packets are seen, lead there. An entry whose tag is not the record's leads nowhere, so all four die
-//! with the record at once, and none can outlive the others.
+//! A flow is one record in `FLOWS_V4` or `FLOWS_V6`. Up to four entries of `CONNTRACK_*` refer to it, one per tuple under which
+//! its packets are seen. An entry is valid only while its tag equals the record's, so all four become invalid at the moment the
+//! record is deleted, and none can outlive the others.
 //!
 //! ```text
-//!  client > dialled        Dialled     as the client sends it
-//!  forwarded > backend     Forwarded   translated, before the masquerade; only where there is one
-//!  backend > masquerade    Answered    the answer to that
-//!  backend > forwarded     Returned    the answer as it goes back to the client
+//!  direction  tuple                     TupleKind               seen at
+//!  original   client > frontend         Original                ingress of the client's device
+//!  original   client > backend          OriginalAfterDnat       egress towards the backend, masqueraded flows only
+//!  reply      backend > masquerade      Reply                   ingress from the backend, masqueraded flows only
+//!  reply      backend > client          ReplyAfterReverseSnat   egress towards the client
 //! ```
 
-use super::{BackendRef, flags, life::Life, map_type};
+use super::{BackendRef, flags, flow_state::FlowState, map_type};
 
-/// Key of `CONNTRACK_V4` (`A` is 4 bytes) and `CONNTRACK_V6` (16 bytes): a packet's ends, and where it is seen.
+/// Key of `CONNTRACK_V4` (`A` is 4 bytes) and `CONNTRACK_V6` (16 bytes): a packet's 5-tuple and the direction in which the node sees it.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple<A> {
@@ -23,7 +24,7 @@ pub struct Tuple<A> {
     pub destination_port: [u8; 2],
     /// IANA protocol number.
     pub protocol: u8,
-    /// A `Direction`: the same ends mean something else on the way in and on the way out.
+    /// A `Direction`: the same 5-tuple is a different packet at ingress and at egress.
     pub direction: u8,
     pub zero: [u8; 2],
 }
@@ -38,79 +39,79 @@ map_type!(TupleV6, 2 * 16 + 2 + 2 + 1 + 1 + 2);
 pub struct FlowRef {
     /// Index into `FLOWS_V4` or `FLOWS_V6`.
     pub slot: u32,
-    /// The lower 24 bits are the tag of the record's life, the upper 8 a `Leg`.
-    pub tag_and_leg: u32,
+    /// The lower 24 bits are the tag of the record's `FlowState`, the upper 8 a `TupleKind`.
+    pub tag_and_kind: u32,
 }
 map_type!(FlowRef, 4 + 4);
 
 impl FlowRef {
     #[inline(always)]
-    pub const fn new(slot: u32, tag: u32, leg: Leg) -> Self {
-        Self { slot, tag_and_leg: tag & Life::TAG_MASK | (leg as u32) << 24 }
+    pub const fn new(slot: u32, tag: u32, kind: TupleKind) -> Self {
+        Self { slot, tag_and_kind: tag & FlowState::TAG_MASK | (kind as u32) << 24 }
     }
 
     #[inline(always)]
     pub const fn tag(self) -> u32 {
-        self.tag_and_leg & Life::TAG_MASK
+        self.tag_and_kind & FlowState::TAG_MASK
     }
 
     #[inline(always)]
-    pub const fn leg(self) -> Leg {
-        match self.tag_and_leg >> 24 {
-            0 => Leg::Dialled,
-            1 => Leg::Forwarded,
-            2 => Leg::Answered,
-            _ => Leg::Returned,
+    pub const fn kind(self) -> TupleKind {
+        match self.tag_and_kind >> 24 {
+            0 => TupleKind::Original,
+            1 => TupleKind::OriginalAfterDnat,
+            2 => TupleKind::Reply,
+            _ => TupleKind::ReplyAfterReverseSnat,
         }
     }
 }
 
-/// The stretch of a flow's way on which a packet was met.
+/// Which of a flow's four tuples a packet has: direction, and stage of translation.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leg {
-    /// From the client to what it dialled.
-    Dialled = 0,
-    /// From the client to the backend, to be masqueraded.
-    Forwarded = 1,
-    /// From the backend to the masquerade address.
-    Answered = 2,
-    /// From the backend to the client.
-    Returned = 3,
+pub enum TupleKind {
+    /// Original direction, before translation: client to frontend.
+    Original = 0,
+    /// Original direction, after DNAT and before SNAT: client to backend.
+    OriginalAfterDnat = 1,
+    /// Reply direction, before translation: backend to masquerade address.
+    Reply = 2,
+    /// Reply direction, after the reverse of SNAT and before the reverse of DNAT: backend to client.
+    ReplyAfterReverseSnat = 3,
 }
 
 /// Value of `FLOWS_V4` (`A` is 4 bytes) and `FLOWS_V6` (16 bytes).
 ///
-/// All but `life` and the masquerade is written before anything leads here, and not changed until the life is over.
+/// All fields but `state` and the masquerade are written before an entry refers to the record, and not changed until it is deleted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow<A> {
-    pub life: Life,
-    /// `NOT_MASQUERADED`, `CHOOSING` or `MASQUERADED`.
-    pub masquerading: u64,
+    pub state: FlowState,
+    /// `MASQUERADE_NONE`, `MASQUERADE_PENDING` or `MASQUERADE_DONE`.
+    pub masquerade_state: u64,
     pub client: A,
-    /// What the client dialled: the frontend, or the former backend of a connected UDP socket.
-    pub dialled: A,
+    /// Destination of the original direction: the frontend, or the removed backend that a connected UDP socket still uses.
+    pub destination: A,
     pub backend: A,
-    /// The node's address that stands for the client, once `masquerading` is `MASQUERADED`.
+    /// SNAT source address, valid once `masquerade_state` is `MASQUERADE_DONE`.
     pub masquerade: A,
     pub client_port: [u8; 2],
-    pub dialled_port: [u8; 2],
+    pub destination_port: [u8; 2],
     pub backend_port: [u8; 2],
     pub masquerade_port: [u8; 2],
-    /// The client's port behind the translation: another one where the client also has a flow of its own, or one
-    /// through another frontend, between the same ends.
-    pub forwarded_port: [u8; 2],
+    /// The client's source port after DNAT. Differs from `client_port` where the client already has a flow to the same backend
+    /// from that port, directly or through another frontend.
+    pub translated_port: [u8; 2],
     /// IANA protocol number.
     pub protocol: u8,
     pub flags: FlowFlags,
-    /// Index of the frontend that was decided on.
+    /// Index of the chosen frontend.
     pub frontend: u32,
     /// Index into `SERVICES` and `SERVICE_STATS`.
     pub service: u32,
     pub reference: BackendRef,
-    /// When the flow began, in ticks.
-    pub begun: u32,
+    /// Time of creation, in ticks.
+    pub created: u32,
 }
 pub type FlowV4 = Flow<[u8; 4]>;
 pub type FlowV6 = Flow<[u8; 16]>;
@@ -119,41 +120,49 @@ map_type!(FlowV6, 8 + 8 + 4 * 16 + 5 * 2 + 1 + 1 + 2 * 4 + 8 + 4);
 /// One cache line.
 const _: () = assert!(size_of::<FlowV4>() == 64);
 
-/// No address stands for the client yet.
-pub const NOT_MASQUERADED: u64 = 0;
-/// Somebody is choosing one.
-pub const CHOOSING: u64 = 1;
-/// The masquerade fields hold.
-pub const MASQUERADED: u64 = 2;
+/// No masquerade address and port chosen yet.
+pub const MASQUERADE_NONE: u64 = 0;
+/// A CPU is choosing them.
+pub const MASQUERADE_PENDING: u64 = 1;
+/// `masquerade` and `masquerade_port` are valid.
+pub const MASQUERADE_DONE: u64 = 2;
 
 flags! {
-    /// What is fixed for the life of a flow.
+    /// Properties that are fixed while a flow exists.
     FlowFlags(u8) {
         /// The backend sees the node's address instead of the client's.
         MASQUERADE = 0;
-        /// The client is on the node itself, so its packets are met on the way out and the answers on the way in.
+        /// The client is in the host netns: packets of the original direction are seen at egress, replies at ingress.
         HOST_CLIENT = 1;
-        /// A connected UDP socket whose backend went: the socket still dials that one.
+        /// From a connected UDP socket whose backend was removed; the socket still sends to that address.
         RESTEERED = 2;
-        /// Nothing is translated: the node's own datagrams from a port that is a NodePort, whose answers are not for it.
-        PASSING = 3;
-        /// One of its ends is on this node, or claims to be: its packets go through the node's stack.
+        /// Tracked without translation: the node's own datagrams from a source port that is also a NodePort, so that replies are not
+        /// taken for clients of the NodePort.
+        UNTRANSLATED = 3;
+        /// Client or backend is on this node, or claims to be: its packets go through the node's stack.
         ON_NODE = 4;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FlowRef, Leg};
+    use super::{FlowRef, TupleKind};
 
     #[test]
     fn references_keep_their_parts_apart() {
-        for (leg, tag) in
-            [(Leg::Dialled, 0), (Leg::Forwarded, 0xff_ffff), (Leg::Answered, 1), (Leg::Returned, 0xff_ffff)]
-        {
-            let reference = FlowRef::new(7, tag, leg);
-            assert_eq!((reference.slot, reference.tag(), reference.leg()), (7, tag, leg));
+        for (kind, tag) in [
+            (TupleKind::Original, 0),
+            (TupleKind::OriginalAfterDnat, 0xff_ffff),
+            (TupleKind::Reply, 1),
+            (TupleKind::ReplyAfterReverseSnat, 0xff_ffff),
+        ] {
+            let reference = FlowRef::new(7, tag, kind);
+            assert_eq!((reference.slot, reference.tag(), reference.kind()), (7, tag, kind));
         }
-        assert_eq!(FlowRef::new(0, u32::MAX, Leg::Dialled).leg(), Leg::Dialled, "a tag never spills");
+        assert_eq!(
+            FlowRef::new(0, u32::MAX, TupleKind::Original).kind(),
+            TupleKind::Original,
+            "a tag never spills"
+        );
     }
 }

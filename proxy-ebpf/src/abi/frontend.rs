@@ -106,6 +106,6 @@ flags! {
         MASQUERADE_FROM_NODE = 7;
         /// The first backend of each block is this node's own name server. It is asked while it lives, the others when
         /// it does not.
-        SERVED_HERE = 8;
+        LOCAL_NAME_SERVER = 8;
     }
 }

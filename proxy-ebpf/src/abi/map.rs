@@ -1,10 +1,10 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason,
-    EarlyOutcome, FlowRef, FlowV4, FlowV6, Fragment, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags,
-    OverflowEntry, OverflowKey, PodRange, ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4,
-    TupleV6, UnconnectedPairs,
+    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason, FlowRef,
+    FlowV4, FlowV6, Fragment, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry, OverflowKey,
+    PodRange, ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6, UnconnectedPairs,
+    XdpOutcome,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -16,13 +16,13 @@ pub enum MapKind {
     Hash,
     /// A hash that no program reads, so the object has none: the agent creates it.
     UserHash,
-    /// A hash that forgets its least recently used entries when it is full.
+    /// A hash that evicts its least recently used entries when it is full.
     LruHash,
-    /// Longest prefix first.
+    /// Longest prefix match.
     LpmTrie,
     PerCpuArray,
     SocketStorage,
-    /// Sockets by number. The kernel takes out what is closed, also when its process is killed.
+    /// Sockets by number. The kernel removes closed sockets, also when their process is killed.
     SockMap,
 }
 
@@ -35,23 +35,27 @@ pub struct MapSpec {
     pub key: usize,
     /// Bytes.
     pub value: usize,
-    /// Entries, unless the agent was told otherwise; 0 for socket storage, which has no limit of its own.
+    /// Entries, unless configured otherwise; 0 for socket storage, which has no limit.
     pub capacity: u32,
-    /// The ABI version that last changed what keys and values mean, or what they refer to in other maps. Part of the name of the pin: versions share the
-    /// maps on whose layout they agree, so that flows outlive an upgrade.
+    /// The ABI version that last changed the meaning of keys or values, or of their references into other maps. Part of the pin
+    /// name: versions with the same layout share the map, so that flows outlive an upgrade.
     pub layout: u32,
 }
 
-/// A key of a trie as the kernel wants it: its length in bits stands before it.
+/// A trie key in the kernel's format: prefix length in bits, then the key.
 type Prefixed<K> = (u32, K);
 
 const fn spec<K, V>(name: &'static str, kind: MapKind, capacity: u32) -> MapSpec {
-    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, layout: 1 }
+    spec_of_layout::<K, V>(name, kind, capacity, 1)
+}
+
+const fn spec_of_layout<K, V>(name: &'static str, kind: MapKind, capacity: u32, layout: u32) -> MapSpec {
+    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), capacity, layout }
 }
 
 /// Frontends (address, port, protocol) of both families together.
 pub const MAX_FRONTENDS: u32 = 1 << 17;
-/// Every frontend has one descriptor; the rest are for those that wait for their grace period.
+/// One descriptor per frontend; the rest are for replaced descriptors during their grace period.
 pub const MAX_DESCRIPTORS: u32 = MAX_FRONTENDS + (1 << 14);
 /// Backends of all blocks together.
 pub const MAX_SLOTS: u32 = 1 << 19;
@@ -59,27 +63,27 @@ pub const MAX_SLOTS: u32 = 1 << 19;
 pub const MAX_BACKENDS: u32 = 1 << 18;
 /// Service ports.
 pub const MAX_SERVICES: u32 = 1 << 16;
-/// Clients that affinity remembers, of one family.
+/// Affinity entries of one family.
 pub const MAX_AFFINITY: u32 = 1 << 17;
 /// Addresses of the node, of one family.
 pub const MAX_NODE_ADDRESSES: u32 = 1 << 12;
-/// Flows of one family that the packet plane follows: kube-proxy's least limit of conntrack.
+/// Tracked flows of one family: kube-proxy's minimum for conntrack (`conntrack.min`).
 pub const MAX_FLOWS: u32 = 1 << 17;
-/// Tuples of these flows; a masqueraded one has four.
+/// Tuples of these flows; a masqueraded flow has four.
 pub const MAX_CONNTRACK: u32 = 4 * MAX_FLOWS;
-/// Devices with programs of the packet plane.
+/// Devices with tc programs.
 pub const MAX_DEVICES: u32 = 1 << 12;
 /// Prefixes in the source ranges of all Services, of one family.
 pub const MAX_SOURCE_RANGES: u32 = 1 << 16;
 /// ServiceCIDRs and ClusterIPs, of one family.
 pub const MAX_SERVICE_NETWORKS: u32 = 1 << 17;
-/// Datagrams in fragments whose ports are remembered.
+/// Fragmented datagrams whose ports are stored.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
-/// Fragments that wait for the first of their datagram.
+/// Queued fragments that arrived before the first of their datagram.
 pub const MAX_HELD_FRAGMENTS: u32 = 64;
-/// Entries of `NAME_SERVER_BEAT`: of whoever answers names, and of whoever waits to.
+/// Entries of `NAME_SERVER_BEAT`: the serving process, and one that waits to take over.
 pub const NAME_SERVER_BEATS: u32 = 2;
-/// Ends of pairs that sockets have no room for.
+/// Entries for pairs beyond a socket's own `UNCONNECTED_PAIRS`.
 pub const MAX_OVERFLOW: u32 = 1 << 16;
 
 pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
@@ -92,8 +96,8 @@ pub const BACKENDS_V6: &str = "BACKENDS_V6";
 pub const SERVICES: &str = "SERVICES";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const DROPS: &str = "DROPS";
-/// How often the early plane came to each outcome.
-pub const EARLY: &str = "EARLY";
+/// Counters by `XdpOutcome`.
+pub const XDP_OUTCOMES: &str = "XDP_OUTCOMES";
 pub const SOCKETS: &str = "SOCKETS";
 pub const UNCONNECTED_SOCKETS: &str = "UNCONNECTED_SOCKETS";
 pub const SOCKET_OVERFLOW: &str = "SOCKET_OVERFLOW";
@@ -106,7 +110,7 @@ pub const FLOWS_V6: &str = "FLOWS_V6";
 pub const CONNTRACK_V4: &str = "CONNTRACK_V4";
 pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
 pub const FRAGMENTS: &str = "FRAGMENTS";
-/// The timer of the flow tables, which only the kernel understands, and how far it has come.
+/// The `bpf_timer` that sweeps the flow tables, and its position.
 pub const SWEEPER: &str = "SWEEPER";
 pub const DEVICES: &str = "DEVICES";
 pub const POD_RANGES: &str = "POD_RANGES";
@@ -115,13 +119,14 @@ pub const SOURCE_RANGES_V6: &str = "SOURCE_RANGES_V6";
 pub const SERVICE_NETWORKS_V4: &str = "SERVICE_NETWORKS_V4";
 pub const SERVICE_NETWORKS_V6: &str = "SERVICE_NETWORKS_V6";
 
-/// A socket of the process that answers names on this node. It is there as long as the process is.
+/// A socket of this node's name server process. The kernel removes it when the process ends.
 pub const NAME_SERVER: &str = "NAME_SERVER";
-/// When all who answer names were last seen at work, in nanoseconds of the monotonic clock: a process may live and hang.
-/// The second is the beat of an agent that waits to take over.
+/// The name server's heartbeat: time of the last progress of all its workers, in nanoseconds of the monotonic clock. A process
+/// that hangs keeps its socket.
+/// The second entry is the heartbeat of an agent that waits to take over.
 pub const NAME_SERVER_BEAT: &str = "NAME_SERVER_BEAT";
-/// The name server counts as hung when it was not seen at work for so long, in nanoseconds.
-pub const NAME_SERVER_PATIENCE: u64 = 1_500_000_000;
+/// A name server whose heartbeat is older counts as hung. Nanoseconds.
+pub const NAME_SERVER_TIMEOUT: u64 = 1_500_000_000;
 
 /// The read-only global that holds a `Config`.
 pub const CONFIG: &str = "CONFIG";
@@ -129,10 +134,16 @@ pub const CONFIG: &str = "CONFIG";
 /// The program that starts the timer; run once, attached to nothing.
 pub const START_SWEEPER: &str = "start_sweeper";
 
-/// What the stages of a program hand on to each other, frames that wait for others, ways that were found, errors
-/// that were sent; nobody else's, so not pinned.
-pub const SCRATCH: [&str; 7] =
-    ["WORK_V4", "WORK_V6", "WORK_FRAGMENT", "HELD", "LAST_HELD", "NEXT_HOPS", "ICMP_ERRORS"];
+/// Scratch and caches of the programs alone: data passed between stages, queued fragments, next hops, ICMP rate limits. Not pinned.
+pub const SCRATCH: [&str; 7] = [
+    "SCRATCH_V4",
+    "SCRATCH_V6",
+    "SCRATCH_FRAGMENT",
+    "QUEUED_FRAGMENTS",
+    "LAST_QUEUED",
+    "NEXT_HOPS",
+    "ICMP_ERRORS",
+];
 
 /// Every map that is pinned.
 pub const MAPS: [MapSpec; 32] = [
@@ -145,8 +156,8 @@ pub const MAPS: [MapSpec; 32] = [
     spec::<u32, BackendV6>(BACKENDS_V6, MapKind::MmapArray, MAX_BACKENDS),
     spec::<u32, ServiceName>(SERVICES, MapKind::UserHash, MAX_SERVICES),
     spec::<u32, ServiceStats>(SERVICE_STATS, MapKind::PerCpuArray, MAX_SERVICES),
-    spec::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32),
-    spec::<u32, u64>(EARLY, MapKind::PerCpuArray, EarlyOutcome::ALL.len() as u32),
+    spec_of_layout::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32, 4),
+    spec::<u32, u64>(XDP_OUTCOMES, MapKind::PerCpuArray, XdpOutcome::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
     spec::<u32, UnconnectedPairs>(UNCONNECTED_SOCKETS, MapKind::SocketStorage, 0),
     spec::<OverflowKey, OverflowEntry>(SOCKET_OVERFLOW, MapKind::LruHash, MAX_OVERFLOW),
@@ -170,12 +181,12 @@ pub const MAPS: [MapSpec; 32] = [
     spec::<u32, u64>(NAME_SERVER_BEAT, MapKind::MmapArray, NAME_SERVER_BEATS),
 ];
 
-/// Every program of the socket plane, by the name of its function and of its hook. Attached in this order: what gives
-/// answers their names stands before what asks under another one.
+/// Programs of the socket plane, by the name of function and hook. Attached in this order: reverse translation (getpeername,
+/// recvmsg) before translation (sendmsg, connect).
 pub const PROGRAMS: [&str; 8] =
     ["getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "sendmsg4", "sendmsg6", "connect4", "connect6"];
 
-/// What a device is to the packet plane.
+/// The role of a device in the packet plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceRole {
     /// Leads to other machines.
@@ -184,7 +195,7 @@ pub enum DeviceRole {
     Pod,
 }
 
-/// As the kernel has it: ingress is what comes out of the device into the node.
+/// The kernel's directions: ingress packets enter the node through the device.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
@@ -192,7 +203,7 @@ pub enum Direction {
     Egress = 1,
 }
 
-/// A program of the packet plane, and the hooks that it belongs to.
+/// A tc program and its hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcProgram {
     /// The name of its function.
@@ -201,7 +212,7 @@ pub struct TcProgram {
     pub direction: Direction,
 }
 
-/// Every program of the packet plane. Attached in this order: what undoes a translation is there before what makes one.
+/// The tc programs. Attached in this order: reverse translation (egress) before translation (ingress).
 pub const TC_PROGRAMS: [TcProgram; 4] = [
     tc("tc_external_egress", DeviceRole::External, Direction::Egress),
     tc("tc_pod_egress", DeviceRole::Pod, Direction::Egress),
@@ -209,7 +220,7 @@ pub const TC_PROGRAMS: [TcProgram; 4] = [
     tc("tc_pod_ingress", DeviceRole::Pod, Direction::Ingress),
 ];
 
-/// The program of the early plane, at external devices.
+/// The XDP program at external devices.
 pub const XDP_EXTERNAL: &str = "xdp_external";
 
 const fn tc(name: &'static str, role: DeviceRole, direction: Direction) -> TcProgram {

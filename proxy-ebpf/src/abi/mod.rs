@@ -8,29 +8,28 @@ mod backend;
 mod config;
 mod device;
 mod drop_reason;
-mod early;
 mod flow;
+pub mod flow_state;
 mod fragment;
 mod frontend;
-pub mod life;
 pub mod map;
 mod node;
 mod service;
 mod socket;
+mod xdp_outcome;
 
 pub use affinity::{AffinityEntry, AffinityKey};
 pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
 pub use drop_reason::DropReason;
-pub use early::EarlyOutcome;
 pub use flow::{
-    CHOOSING, Flow, FlowFlags, FlowRef, FlowV4, FlowV6, Leg, MASQUERADED, NOT_MASQUERADED, Tuple, TupleV4,
-    TupleV6,
+    Flow, FlowFlags, FlowRef, FlowV4, FlowV6, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING, Tuple,
+    TupleKind, TupleV4, TupleV6,
 };
+pub use flow_state::{FlowDirection, FlowState, Timeouts};
 pub use fragment::Fragment;
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
-pub use life::{Life, Timeouts, Way};
 pub use map::{
     DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL,
 };
@@ -39,10 +38,11 @@ pub use service::{ServiceName, ServiceStats};
 pub use socket::{
     Endpoint, OverflowEntry, OverflowKey, SocketPair, UNCONNECTED_PAIRS, UnconnectedPair, UnconnectedPairs,
 };
+pub use xdp_outcome::XdpOutcome;
 
 /// Changes whenever a map's layout or meaning changes; part of the path below which everything is pinned, so
 /// that programs of one version never read maps of another.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// IPv4 addresses travel as IPv4-mapped IPv6 addresses wherever one field serves both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
@@ -77,6 +77,54 @@ macro_rules! map_type {
     };
 }
 pub(crate) use map_type;
+
+/// Declares an enum of counters from one list: variant, metric label and one yes-or-no property per line. The position is the
+/// number, which is the index into the map of counters.
+macro_rules! counters {
+    ($(#[$about:meta])* $name:ident, else $fallback:ident, $property:ident {
+        $($(#[$meaning:meta])* $variant:ident = $label:literal, $value:literal;)+
+    }) => {
+        $(#[$about])*
+        ///
+        /// The number is the index of the counter, so it never changes its meaning within an ABI version.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$meaning])* $variant,)+
+        }
+
+        impl $name {
+            /// Each variant at its own number.
+            pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant),+];
+
+            /// The variant of a number.
+            #[doc = concat!("Any other number is `", stringify!($fallback), "`.")]
+            #[inline(always)]
+            pub const fn of(number: u8) -> Self {
+                $(if number == Self::$variant as u8 {
+                    return Self::$variant;
+                })+
+                Self::$fallback
+            }
+
+            /// The metric label.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)+
+                }
+            }
+
+            #[doc = concat!("Whether this one is `", stringify!($property), "`.")]
+            #[inline(always)]
+            pub const fn $property(self) -> bool {
+                match self {
+                    $(Self::$variant => $value,)+
+                }
+            }
+        }
+    };
+}
+pub(crate) use counters;
 
 /// Declares a word of flags, which both sides read and write by the names of the flags only.
 macro_rules! flags {

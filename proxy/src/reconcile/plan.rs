@@ -70,7 +70,7 @@ fn flags(frontend: &Frontend) -> DescriptorFlags {
         .with(DescriptorFlags::INTERNAL_DROPS, drops(frontend.internal.when_empty))
         .with(DescriptorFlags::EXTERNAL_DROPS, drops(frontend.external.when_empty))
         .with(DescriptorFlags::SOURCE_RANGES, !frontend.source_ranges.is_empty())
-        .with(DescriptorFlags::SERVED_HERE, frontend.served_here.is_some())
+        .with(DescriptorFlags::LOCAL_NAME_SERVER, frontend.served_here.is_some())
         .with(masquerade(frontend.masquerade), true)
 }
 

@@ -23,7 +23,9 @@ use proxy::{
     },
     reconcile::LbMaps as _,
 };
-use proxy_ebpf::abi::{Config, DropReason, Flow as Record, FlowRef, Life, TupleV4, life::TICK_SHIFT, map};
+use proxy_ebpf::abi::{
+    Config, DropReason, Flow as Record, FlowRef, FlowState, TupleV4, flow_state::TICK_SHIFT, map,
+};
 use serde_json::json;
 
 use super::{
@@ -37,8 +39,8 @@ use super::{
 pub const PROVOKED: [DropReason; 15] = [
     DropReason::NoEndpoint,
     DropReason::PolicyHasNoLocalEndpoint,
-    DropReason::FrontendUnsettled,
-    DropReason::BackendUnsettled,
+    DropReason::FrontendChurn,
+    DropReason::BackendChurn,
     DropReason::SourceNotInRanges,
     DropReason::UndefinedPort,
     DropReason::UnallocatedAddress,
@@ -97,8 +99,8 @@ impl Straits {
             self.no_other_port(v6).context("no other port for SCTP")?;
             self.fragment_not_held(v6).context("no room for fragments")?;
             self.flow_ending(v6).context("a flow that is ending")?;
-            self.frontend_unsettled(v6).context("a frontend that changes hands")?;
-            self.backend_unsettled(v6).context("a backend that has gone")?;
+            self.frontend_churn(v6).context("a frontend that changes hands")?;
+            self.backend_churn(v6).context("a backend that has gone")?;
             self.full_table(v6).context("a full table")?;
         }
         self.no_memory().context("no memory for entries")
@@ -173,7 +175,7 @@ impl Straits {
         self.clear()
     }
 
-    fn frontend_unsettled(&mut self, v6: bool) -> Result<()> {
+    fn frontend_churn(&mut self, v6: bool) -> Result<()> {
         let [vacant, taken] = [VACANT, EXTERNAL_IP].map(|addresses| key(addresses[usize::from(v6)]));
         let maps = self.narrow.reconciler.maps_mut();
         let (vacant, taken) = (vacant?, taken?);
@@ -182,11 +184,11 @@ impl Straits {
         maps.insert_frontend(vacant, index)?;
         self.clients += 1;
         let packet = self.packet(client(v6), VACANT[usize::from(v6)])?;
-        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::FrontendUnsettled)?;
+        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::FrontendChurn)?;
         Ok(self.narrow.reconciler.maps_mut().remove_frontend(vacant)?)
     }
 
-    fn backend_unsettled(&mut self, v6: bool) -> Result<()> {
+    fn backend_churn(&mut self, v6: bool) -> Result<()> {
         let family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
         let packet = self.outsider(v6)?;
         let maps = self.narrow.reconciler.maps_mut();
@@ -195,7 +197,7 @@ impl Straits {
         for (at, generation) in &generations {
             maps.raise_generation(family, *at, generation + 1);
         }
-        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::BackendUnsettled)?;
+        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::BackendChurn)?;
         let maps = self.narrow.reconciler.maps_mut();
         for (at, generation) in generations {
             maps.raise_generation(family, at, generation);
@@ -229,7 +231,9 @@ impl Straits {
             ensure!(action == PASS && is_translated, "a flow in use was lost");
         }
         // Once they have been silent for long, they go rather than that a new one is refused.
-        self.change_lives(|life| Life::new(life.tag(), life.state(), life.seen().wrapping_sub(1_000)))?;
+        self.change_lives(|life| {
+            FlowState::new(life.tag(), life.bits(), life.last_seen().wrapping_sub(1_000))
+        })?;
         ensure!(self.narrow.run(EXTERNAL_INGRESS, &kept_out)?.0 == PASS, "silent flows keep a new one out");
         self.clear()
     }
@@ -263,10 +267,10 @@ impl Straits {
 
     /// Ends all flows, whose entries then lead nowhere.
     fn clear(&self) -> Result<()> {
-        self.change_lives(|life| Life::new(life.tag(), 0, life.seen()))
+        self.change_lives(|life| FlowState::new(life.tag(), 0, life.last_seen()))
     }
 
-    fn change_lives(&self, change: impl Fn(Life) -> Life + Copy) -> Result<()> {
+    fn change_lives(&self, change: impl Fn(FlowState) -> FlowState + Copy) -> Result<()> {
         change_lives::<[u8; 4]>(&self.narrow, map::FLOWS_V4, change)?;
         change_lives::<[u8; 16]>(&self.narrow, map::FLOWS_V6, change)
     }
@@ -278,14 +282,14 @@ pub fn once(object: Option<&[u8]>) -> Result<()> {
     crowded_table(object).context("a table nine tenths full")
 }
 
-fn change_lives<A>(ground: &Ground, table: &str, change: impl Fn(Life) -> Life) -> Result<()>
+fn change_lives<A>(ground: &Ground, table: &str, change: impl Fn(FlowState) -> FlowState) -> Result<()>
 where
     Record<A>: Pod,
 {
     let mut records = ground.array::<Record<A>>(table)?;
     for slot in 0..FLOWS {
         let mut record = records.get(&slot, 0)?;
-        record.life = change(record.life);
+        record.state = change(record.state);
         records.set(slot, record, 0)?;
     }
     Ok(())

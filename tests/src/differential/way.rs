@@ -142,7 +142,7 @@ impl Way {
         ensure!(!keeps_port || left.from.port() == there.from.port(), "sent as {}", left.from);
         let home = self.answered(ground, &there, &left)?;
         self.goes_on(ground, &there)?;
-        self.is_told(ground, &left, &home)?;
+        self.sends_reject(ground, &left, &home)?;
         self.goes_on_in_pieces(ground, &left)?;
         Ok(there.to)
     }
@@ -172,7 +172,7 @@ impl Way {
     }
 
     /// Routers on either side find a packet too big: what they quote is what its sender sent.
-    fn is_told(&self, ground: &mut Ground, left: &Packet, home: &Packet) -> Result<()> {
+    fn sends_reject(&self, ground: &mut Ground, left: &Packet, home: &Packet) -> Result<()> {
         let router = ROUTER[usize::from(left.from.is_ipv6())];
         let quoted = if self.packet.from.port().is_multiple_of(2) { 8 } else { usize::MAX };
         let Some(mut complaint) = left.too_big(router, quoted) else { return Ok(()) };

@@ -187,12 +187,12 @@ impl ApiServer {
         &self,
         objects: impl IntoIterator<Item = Value>,
         gone: (&str, &str, &str),
-        is_told: bool,
+        sends_reject: bool,
     ) {
         self.shared.change(|state| {
             objects.into_iter().for_each(|object| state.store.put(object));
             state.store.delete(gone.0, gone.1, gone.2);
-            if is_told {
+            if sends_reject {
                 state.store.expire();
             } else {
                 state.store.compact();

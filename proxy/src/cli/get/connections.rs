@@ -10,7 +10,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use proxy_ebpf::abi::{Life, life::TICK_SHIFT};
+use proxy_ebpf::abi::{FlowState, flow_state::TICK_SHIFT};
 use serde::Serialize;
 
 use super::{
@@ -63,9 +63,9 @@ pub fn read(
 
 impl ConnectionRow {
     fn new(service: ServicePort, flow: &TrackedFlow, now: Duration) -> Self {
-        let TrackedFlow { life, protocol, client, dialled, backend, masquerade, .. } = *flow;
+        let TrackedFlow { state, protocol, client, dialled, backend, masquerade, .. } = *flow;
         // The clock of flows turns over as the programs' does.
-        let idle = u64::from(life.idle((now.as_nanos() >> TICK_SHIFT) as u32));
+        let idle = u64::from(state.idle((now.as_nanos() >> TICK_SHIFT) as u32));
         Self {
             service,
             protocol: protocol_of(protocol)
@@ -74,19 +74,19 @@ impl ConnectionRow {
             dialled,
             backend,
             masquerade,
-            state: State::of(life),
+            state: State::of(state),
             idle_seconds: (idle << TICK_SHIFT) / 1_000_000_000,
         }
     }
 }
 
 impl State {
-    fn of(life: Life) -> Self {
-        if life.is_over() {
+    fn of(flow: FlowState) -> Self {
+        if flow.is_closed() {
             Self::Closed
-        } else if life.has(Life::CLIENT_FINISHED | Life::BACKEND_FINISHED) {
+        } else if flow.has(FlowState::ORIGINAL_FIN | FlowState::REPLY_FIN) {
             Self::Closing
-        } else if life.has(Life::ANSWERED) {
+        } else if flow.has(FlowState::SEEN_REPLY) {
             Self::Established
         } else {
             Self::New

@@ -29,7 +29,7 @@ const SERVING: u32 = 0;
 const WAITING: u32 = 1;
 /// How often whoever waits says that it is still there.
 const INTERVAL: Duration = Duration::from_millis(250);
-const PATIENCE: Duration = Duration::from_nanos(map::NAME_SERVER_PATIENCE);
+const PATIENCE: Duration = Duration::from_nanos(map::NAME_SERVER_TIMEOUT);
 
 #[derive(Debug, thiserror::Error)]
 pub enum NameServerError {

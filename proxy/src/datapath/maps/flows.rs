@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::Pod;
-use proxy_ebpf::abi::{Flow, FlowV4, FlowV6, Life, MASQUERADED, map};
+use proxy_ebpf::abi::{Flow, FlowState, FlowV4, FlowV6, MASQUERADE_DONE, map};
 
 use super::{
     mmap_array::{Access, MmapArray},
@@ -16,7 +16,7 @@ use super::{
 /// One flow as it was at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrackedFlow {
-    pub life: Life,
+    pub state: FlowState,
     /// IANA protocol number.
     pub protocol: u8,
     pub client: SocketAddr,
@@ -51,17 +51,17 @@ where
     Flow<A>: Pod,
 {
     let flows = (0..table.len()).filter_map(|slot| table.read(slot));
-    flows.filter(|flow| flow.life.is_alive()).map(|flow| tracked(&flow))
+    flows.filter(|flow| flow.state.is_alive()).map(|flow| tracked(&flow))
 }
 
 fn tracked<A: Copy + Into<IpAddr>>(flow: &Flow<A>) -> TrackedFlow {
     let end = |address: A, port| SocketAddr::new(address.into(), u16::from_be_bytes(port));
-    let is_masqueraded = flow.masquerading == MASQUERADED;
+    let is_masqueraded = flow.masquerade_state == MASQUERADE_DONE;
     TrackedFlow {
-        life: flow.life,
+        state: flow.state,
         protocol: flow.protocol,
         client: end(flow.client, flow.client_port),
-        dialled: end(flow.dialled, flow.dialled_port),
+        dialled: end(flow.destination, flow.destination_port),
         backend: end(flow.backend, flow.backend_port),
         masquerade: is_masqueraded.then(|| end(flow.masquerade, flow.masquerade_port)),
         service: flow.service,

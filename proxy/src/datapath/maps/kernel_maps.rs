@@ -16,7 +16,7 @@ use aya::{
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{
     AffinityEntry, AffinityKey, BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor,
-    EarlyOutcome, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, ServiceName, ServiceStats, Unclaimed, map,
+    FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, ServiceName, ServiceStats, Unclaimed, XdpOutcome, map,
     unmapped,
 };
 
@@ -104,7 +104,7 @@ impl KernelMaps {
             services,
             service_stats,
             drops: per_cpu(dir, map::DROPS)?,
-            early: per_cpu(dir, map::EARLY)?,
+            early: per_cpu(dir, map::XDP_OUTCOMES)?,
             affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
             affinity_v6: lru_hash(dir, map::AFFINITY_V6)?,
             node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
@@ -167,8 +167,8 @@ impl KernelMaps {
     }
 
     /// How many packets the early plane came to an outcome with.
-    pub fn early(&self, outcome: EarlyOutcome) -> Result<u64, MapError> {
-        let values = self.early.get(&(outcome as u32), 0).map_err(refused("read", map::EARLY))?;
+    pub fn early(&self, outcome: XdpOutcome) -> Result<u64, MapError> {
+        let values = self.early.get(&(outcome as u32), 0).map_err(refused("read", map::XDP_OUTCOMES))?;
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use proxy_ebpf::abi::{DropReason, EarlyOutcome, ServiceStats};
+use proxy_ebpf::abi::{DropReason, ServiceStats, XdpOutcome};
 
 use crate::{
     datapath,
@@ -15,7 +15,7 @@ use crate::{
 pub fn counters(bpffs: &Path) -> Result<Counters> {
     let maps = datapath::inspect(bpffs)?;
     let refusals = DropReason::ALL.into_iter().map(|reason| Ok((reason.name(), maps.drops(reason as u32)?)));
-    let early = EarlyOutcome::ALL.into_iter().map(|outcome| Ok((outcome.name(), maps.early(outcome)?)));
+    let early = XdpOutcome::ALL.into_iter().map(|outcome| Ok((outcome.name(), maps.early(outcome)?)));
     let mut services = Vec::new();
     for (id, label) in maps.services()? {
         let stats = maps.service_stats(id)?;

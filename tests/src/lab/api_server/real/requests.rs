@@ -113,8 +113,8 @@ async fn put(client: &Client, mut object: Value) -> Result<()> {
 
 /// What a controller would say of a Service: a server takes it from nobody else.
 async fn put_status(client: &Client, own: &str, object: &Value) -> Result<()> {
-    let is_told = object.pointer("/status/loadBalancer/ingress").is_some();
-    if object.get("kind").is_some_and(|kind| kind == "Service") && is_told {
+    let sends_reject = object.pointer("/status/loadBalancer/ingress").is_some();
+    if object.get("kind").is_some_and(|kind| kind == "Service") && sends_reject {
         ask(client, "PUT", &format!("{own}/status"), object).await?;
     }
     Ok(())

@@ -1,0 +1,275 @@
+//! State, last use and tag of a flow in one word, so that deletion and refresh contend for one compare-and-swap.
+//!
+//! ```text
+//!        allocate                confirm, packets           delete                entries deleted
+//!  free ---------> ALIVE (unconfirmed) ---> ALIVE (in use) ------> ALIVE | DYING ----------------> free, or the next flow
+//! ```
+
+use super::map_type;
+
+/// A clock tick is 2^28 nanoseconds, about 0.27 seconds: fine enough for timeouts, coarse enough that an established
+/// flow is written at most a few times a second. 32 bits of them last for 36 years of uptime.
+pub const TICK_SHIFT: u32 = 28;
+
+/// Ticks of the monotonic clock in this many seconds, rounded up.
+pub const fn ticks(seconds: u32) -> u32 {
+    let ticks = (seconds as u64 * 1_000_000_000).div_ceil(1 << TICK_SHIFT);
+    // Half of the clock's range: more could not be told from the past.
+    if ticks > i32::MAX as u64 { i32::MAX as u32 } else { ticks as u32 }
+}
+
+/// Ticks after its last packet during which a flow is never evicted, even from a full table.
+pub const SAFE_TICKS: u32 = ticks(10);
+
+/// `last seen (32 bits) | state bits (8) | tag (24)`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowState(pub u64);
+map_type!(FlowState, 8);
+
+/// The direction of a packet within its flow, as in nf_conntrack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowDirection {
+    /// From the client to the backend.
+    Original,
+    /// From the backend to the client.
+    Reply,
+}
+
+/// TCP's flags as the header has them (RFC 9293, 3.1).
+pub mod tcp {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+/// Idle timeouts by state, in ticks. The names and, unless configured, the values are those of
+/// `nf_conntrack`, but for the two that kube-proxy sets (established and close-wait).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub tcp_syn_sent: u32,
+    pub tcp_established: u32,
+    /// One side has sent FIN.
+    pub tcp_close_wait: u32,
+    /// Both have sent FIN.
+    pub tcp_time_wait: u32,
+    /// Reset.
+    pub tcp_close: u32,
+    pub udp: u32,
+    /// UDP with a reply.
+    pub udp_stream: u32,
+    pub sctp: u32,
+}
+map_type!(Timeouts, 8 * 4);
+
+impl Timeouts {
+    pub const DEFAULT: Self = Self {
+        tcp_syn_sent: ticks(120),
+        tcp_established: ticks(86_400),
+        tcp_close_wait: ticks(3_600),
+        tcp_time_wait: ticks(120),
+        tcp_close: ticks(10),
+        udp: ticks(30),
+        udp_stream: ticks(120),
+        sctp: ticks(210),
+    };
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl FlowState {
+    pub const TAG_MASK: u32 = 0xff_ffff;
+
+    const BITS_SHIFT: u32 = 24;
+    const LAST_SEEN_SHIFT: u32 = 32;
+    /// The record belongs to a flow.
+    pub const ALIVE: u8 = 0x01;
+    /// Its conntrack entries are being deleted: the record can be neither used nor allocated.
+    pub const DYING: u8 = 0x02;
+    /// A reply was seen (IPS_SEEN_REPLY).
+    pub const SEEN_REPLY: u8 = 0x04;
+    /// FIN in the original direction.
+    pub const ORIGINAL_FIN: u8 = 0x08;
+    /// FIN in the reply direction.
+    pub const REPLY_FIN: u8 = 0x10;
+    /// RST in either direction.
+    pub const RESET: u8 = 0x20;
+
+    #[inline(always)]
+    pub const fn new(tag: u32, bits: u8, last_seen: u32) -> Self {
+        Self(
+            (last_seen as u64) << Self::LAST_SEEN_SHIFT
+                | (bits as u64) << Self::BITS_SHIFT
+                | (tag & Self::TAG_MASK) as u64,
+        )
+    }
+
+    #[inline(always)]
+    pub const fn tag(self) -> u32 {
+        self.0 as u32 & Self::TAG_MASK
+    }
+
+    #[inline(always)]
+    pub const fn bits(self) -> u8 {
+        (self.0 >> Self::BITS_SHIFT) as u8
+    }
+
+    #[inline(always)]
+    pub const fn last_seen(self) -> u32 {
+        (self.0 >> Self::LAST_SEEN_SHIFT) as u32
+    }
+
+    #[inline(always)]
+    pub const fn has(self, bits: u8) -> bool {
+        self.bits() & bits != 0
+    }
+
+    /// Whether the record belongs to a flow that packets may use.
+    #[inline(always)]
+    pub const fn is_alive(self) -> bool {
+        self.bits() & (Self::ALIVE | Self::DYING) == Self::ALIVE
+    }
+
+    /// The state of the record's next flow. The tag differs, so entries of the previous flow do not match it.
+    #[inline(always)]
+    pub const fn successor(self, now: u32) -> Self {
+        Self::new(self.tag().wrapping_add(1), Self::ALIVE, now)
+    }
+
+    /// The state while the entries of the flow are being deleted.
+    #[inline(always)]
+    pub const fn dying(self) -> Self {
+        Self::new(self.tag(), self.bits() | Self::DYING, self.last_seen())
+    }
+
+    /// The state of an unused record.
+    #[inline(always)]
+    pub const fn free(self) -> Self {
+        Self::new(self.tag(), 0, 0)
+    }
+
+    /// Ticks since the last packet. The clock of another CPU may be a tick ahead.
+    #[inline(always)]
+    pub const fn idle(self, now: u32) -> u32 {
+        let idle = now.wrapping_sub(self.last_seen());
+        if idle > i32::MAX as u32 { 0 } else { idle }
+    }
+
+    /// The state after a packet. `flags` are TCP's, 0 for other protocols.
+    #[inline(always)]
+    pub const fn after(self, direction: FlowDirection, flags: u8, now: u32) -> Self {
+        let mut bits = self.bits();
+        if flags & tcp::RST != 0 {
+            bits |= Self::RESET;
+        }
+        match direction {
+            FlowDirection::Original => {
+                if flags & tcp::FIN != 0 {
+                    bits |= Self::ORIGINAL_FIN;
+                }
+            }
+            FlowDirection::Reply => {
+                bits |= Self::SEEN_REPLY;
+                if flags & tcp::FIN != 0 {
+                    bits |= Self::REPLY_FIN;
+                }
+            }
+        }
+        Self::new(self.tag(), bits, now)
+    }
+
+    /// Whether the TCP connection is closed, so that a SYN with the same 5-tuple opens another one.
+    #[inline(always)]
+    pub const fn is_closed(self) -> bool {
+        let both = Self::ORIGINAL_FIN | Self::REPLY_FIN;
+        self.has(Self::RESET) || self.bits() & both == both
+    }
+
+    /// The idle timeout of this flow, in ticks.
+    #[inline(always)]
+    pub const fn timeout(self, protocol: u8, timeouts: &Timeouts) -> u32 {
+        const TCP: u8 = 6;
+        const UDP: u8 = 17;
+        let is_answered = self.has(Self::SEEN_REPLY);
+        match protocol {
+            TCP if self.has(Self::RESET) => timeouts.tcp_close,
+            TCP if self.is_closed() => timeouts.tcp_time_wait,
+            TCP if self.has(Self::ORIGINAL_FIN | Self::REPLY_FIN) => timeouts.tcp_close_wait,
+            TCP if is_answered => timeouts.tcp_established,
+            TCP => timeouts.tcp_syn_sent,
+            UDP if is_answered => timeouts.udp_stream,
+            UDP => timeouts.udp,
+            _ => timeouts.sctp,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn is_expired(self, protocol: u8, timeouts: &Timeouts, now: u32) -> bool {
+        self.idle(now) > self.timeout(protocol, timeouts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FlowDirection, FlowState, Timeouts, tcp, ticks};
+
+    const NOW: u32 = 1_000_000;
+
+    #[test]
+    fn the_parts_of_a_state_are_separate() {
+        let state = FlowState::new(0x1ff_ffff, 0xff, u32::MAX);
+        assert_eq!((state.tag(), state.bits(), state.last_seen()), (0xff_ffff, 0xff, u32::MAX));
+        let state = FlowState::new(0xff_ffff, FlowState::ALIVE, 5).successor(NOW);
+        assert_eq!(
+            (state.tag(), state.bits(), state.last_seen()),
+            (0, FlowState::ALIVE, NOW),
+            "tags wrap around"
+        );
+        assert!(!state.dying().is_alive() && !state.free().is_alive() && state.is_alive());
+    }
+
+    #[test]
+    fn idle_time_counts_from_the_last_packet_and_is_never_negative() {
+        let state = FlowState::new(1, FlowState::ALIVE, NOW);
+        assert_eq!(state.idle(NOW + 7), 7);
+        assert_eq!(state.idle(NOW - 1), 0, "another CPU's clock");
+        assert_eq!(FlowState::new(1, FlowState::ALIVE, u32::MAX).idle(3), 4, "the clock wraps around");
+    }
+
+    #[test]
+    fn timeouts_follow_the_state() {
+        let timeouts = Timeouts::DEFAULT;
+        let original = FlowDirection::Original;
+        let reply = FlowDirection::Reply;
+        for (name, protocol, packets, want) in [
+            ("a SYN", 6, &[(original, tcp::SYN)][..], ticks(120)),
+            ("a reply", 6, &[(original, tcp::SYN), (reply, tcp::SYN | tcp::ACK)], ticks(86_400)),
+            ("half closed", 6, &[(original, tcp::SYN), (reply, tcp::ACK), (reply, tcp::FIN)], ticks(3_600)),
+            ("closed", 6, &[(original, tcp::SYN), (reply, tcp::FIN), (original, tcp::FIN)], ticks(120)),
+            ("reset", 6, &[(original, tcp::SYN), (reply, tcp::RST)], ticks(10)),
+            ("a datagram", 17, &[(original, 0)], ticks(30)),
+            ("an exchange", 17, &[(original, 0), (reply, 0)], ticks(120)),
+        ] {
+            let created = FlowState::new(1, FlowState::ALIVE, NOW);
+            let state = packets
+                .iter()
+                .fold(created, |state, (direction, flags)| state.after(*direction, *flags, NOW));
+            assert_eq!(state.timeout(protocol, &timeouts), want, "{name}");
+            assert!(!state.is_expired(protocol, &timeouts, NOW + want), "{name}");
+            assert!(state.is_expired(protocol, &timeouts, NOW + want + 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn seconds_become_ticks_rounded_up() {
+        for (seconds, want) in [(0, 0), (1, 4), (10, 38), (u32::MAX, i32::MAX as u32)] {
+            assert_eq!(ticks(seconds), want, "{seconds}");
+        }
+    }
+}
