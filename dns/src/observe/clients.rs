@@ -1,4 +1,4 @@
-//! Who asks what: queries by client and by topic, counted where they are answered.
+//! Query statistics: queries by client and by topic, counted when they are answered.
 //!
 //! ```text
 //!  query ─> the worker's totals, since the start  ──────────────────────> metrics, by topic only
@@ -6,12 +6,12 @@
 //!           and that of the one before                                 ├─> report
 //! ```
 //!
-//! A query costs an addition to each of the two. Nothing is locked, nothing is shared with other workers as long as there
-//! are tables enough, and once a client is known nothing is allocated. Whoever asks for the figures adds them up.
+//! A query costs an addition to each of the two. There are no locks, no data is shared with other workers as long as there
+//! are as many tables, and for a client in the table there is no allocation. The reader sums up the tables.
 //!
-//! Clients are told apart for a while only. Addresses of pods are given to others when their pods are gone, who asks much
-//! now is lost in what was asked last week, and a table that forgets never fills for good. For the same reason no client
-//! is a label of a metric: each pod that ever was would stay a series of them.
+//! Statistics per client cover a limited time. The addresses of deleted pods are reused, the clients of last week would
+//! hide those that send many queries now, and a table that is never cleared fills up. For the same reason clients are not a
+//! label of a metric: each pod that ever existed would remain a series.
 
 use std::{
     cmp::Reverse,
@@ -39,19 +39,19 @@ use counters::{Counters, Troubles};
 pub use counters::{Counts, SLOW, Trouble};
 use window::Window;
 
-/// How long the figures of clients are added up before others begin.
+/// The duration of a window of the statistics per client.
 pub const WINDOW: Duration = Duration::from_secs(15 * 60);
-/// More tables than that are no faster, but larger.
+/// The maximum number of tables; more take memory and are not faster.
 const MAX_SHARDS: usize = 16;
 
 #[derive(Debug)]
 pub struct Clients {
-    /// Of everybody, since the start.
+    /// All clients, since the start.
     totals: Box<[WorkerTotal]>,
     recent: ArcSwap<Recent>,
 }
 
-/// A worker writes here with every query: not into a cache line of another's.
+/// The totals of one worker, on cache lines of their own, as it writes them with every query.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct WorkerTotal(Counters);
@@ -62,13 +62,13 @@ struct Recent {
     before: Option<Arc<Window>>,
 }
 
-/// What was asked of late.
+/// The statistics of the last two windows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub since: SystemTime,
-    /// Who asks most comes first.
+    /// In descending order of queries.
     pub clients: Vec<(IpAddr, Counts)>,
-    /// Of those who found no room.
+    /// Clients without a slot in the table.
     pub others: Counts,
 }
 
@@ -88,7 +88,7 @@ impl Clients {
         }
     }
 
-    /// A client was answered.
+    /// Counts an answered query.
     pub fn note(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
         let troubles = Troubles::of(rcode, took);
         let shard = thread() % self.totals.len();
@@ -96,7 +96,7 @@ impl Clients {
         self.recent.load().now.counters(shard, client, |counters| counters.add(topic, troubles));
     }
 
-    /// Of everybody, since the start.
+    /// The totals of all clients, since the start.
     pub fn total(&self) -> Counts {
         self.totals.iter().map(|WorkerTotal(counters)| counters.counts()).sum()
     }
@@ -119,7 +119,8 @@ impl Clients {
         }
     }
 
-    /// Forgets the window before. What is noted meanwhile may still go to the one that ends.
+    /// Begins a new window and drops the one before the current. Queries counted at the same time may still go to the
+    /// current one.
     fn rotate(&self, now: SystemTime) {
         let recent = self.recent.load();
         let next = Window::new(self.totals.len(), now);
@@ -127,7 +128,7 @@ impl Clients {
     }
 }
 
-/// Turns the windows for as long as somebody counts.
+/// Rotates the windows until the statistics are dropped.
 pub async fn rotate(clients: Weak<Clients>) {
     let mut next = Instant::now() + WINDOW;
     loop {
@@ -138,7 +139,7 @@ pub async fn rotate(clients: Weak<Clients>) {
     }
 }
 
-/// The number of this thread, among those that ever counted anything.
+/// The index of this thread among those that have counted queries.
 fn thread() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_of_all_threads_are_added_up() {
+    fn counts_of_all_threads_are_summed() {
         let clients = Clients::new(2, SystemTime::now());
         thread::scope(|scope| {
             for _ in 0..5 {
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_forgotten_and_totals_are_not() {
+    fn clients_expire_and_totals_do_not() {
         let at = |minutes: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minutes);
         let clients = Clients::new(1, at(0));
         note(&clients, PODS[0], Topic::Service, 1);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn windows_turn_until_nobody_counts() {
+    async fn windows_rotate_until_the_statistics_are_dropped() {
         let clients = Arc::new(Clients::new(1, SystemTime::now()));
         let turning = tokio::spawn(rotate(Arc::downgrade(&clients)));
         note(&clients, PODS[0], Topic::Pod, 1);
@@ -212,19 +213,19 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_takes_no_more_room_than_there_is() {
-        const CROWD: u32 = 100_000;
+    fn the_table_of_clients_is_bounded() {
+        const MANY: u32 = 100_000;
         let clients = Clients::new(1, SystemTime::now());
-        (0..CROWD).for_each(|n| note(&clients, Ipv4Addr::from(n).into(), Topic::External, 1));
+        (0..MANY).for_each(|n| note(&clients, Ipv4Addr::from(n).into(), Topic::External, 1));
         let report = clients.report();
         assert!(report.clients.len() <= window::SLOTS, "{}", report.clients.len());
         let found = report.clients.len() as u64 + report.others.queries();
-        assert_eq!(found, u64::from(CROWD));
+        assert_eq!(found, u64::from(MANY));
     }
 
-    /// As many pods as a large node has, whatever their addresses look like.
+    /// As many pods as on a large node, with addresses of several patterns.
     #[test]
-    fn all_pods_of_a_node_find_room() {
+    fn all_pods_of_a_node_get_a_slot() {
         for (name, address) in [
             ("in a row", (|n| Ipv4Addr::from(0x0af4_0100 + n).into()) as fn(u32) -> IpAddr),
             ("far apart", |n| Ipv4Addr::from(n.wrapping_mul(0x9e37_79b1)).into()),

@@ -1,4 +1,4 @@
-//! What others ask over HTTP: whether the server lives, whether it is ready, and what it counts.
+//! The HTTP endpoints for health, readiness and metrics.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,27 +30,27 @@ use crate::{
     },
 };
 
-/// Where each question is answered; several may be at one address.
+/// The addresses of each endpoint; several may share an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HttpEndpoints {
     pub health: BTreeSet<SocketAddr>,
     pub ready: BTreeSet<SocketAddr>,
     pub metrics: BTreeSet<SocketAddr>,
-    /// Others may have the same: two agents on a node, while one takes over.
+    /// Whether another process may have the same addresses (`SO_REUSEPORT`): two agents on a node, during a takeover.
     pub are_shared: bool,
 }
 
 #[derive(Debug, Error)]
-#[error("cannot tell {what} at {address}; choose another address with {flag}")]
+#[error("cannot serve {endpoint} at {address}; choose another address with {flag}")]
 pub struct HealthError {
-    what: &'static str,
+    endpoint: &'static str,
     flag: &'static str,
     address: SocketAddr,
     #[source]
     source: io::Error,
 }
 
-/// What is told, and who tells it. Ends when it is dropped.
+/// The running endpoints. Dropping it stops them.
 #[derive(Debug)]
 pub struct Health {
     state: Arc<Shared>,
@@ -61,16 +61,16 @@ pub struct Health {
 #[derive(Debug)]
 struct Shared {
     metrics: Arc<Metrics>,
-    /// None: nothing is answered from the objects of a cluster.
+    /// `None` without a `kubernetes` block.
     published: Option<Arc<Published>>,
     stopping: AtomicBool,
 }
 
-/// Connections that wait to be taken: probes are few.
+/// The backlog of the listeners: probes are few.
 const BACKLOG: u32 = 64;
 
 impl HttpEndpoints {
-    /// As the blocks of a configuration say.
+    /// The endpoints that the blocks of a configuration enable.
     pub fn of(config: &Config) -> Self {
         let blocks = || config.servers.iter();
         Self {
@@ -92,11 +92,11 @@ impl Health {
         let state = Arc::new(Shared { metrics, published, stopping: AtomicBool::new(false) });
         let mut servers = JoinSet::new();
         let mut addresses = Vec::new();
-        for (address, (router, what)) in routers(endpoints) {
+        for (address, (router, endpoint)) in routers(endpoints) {
             let listener =
-                bind(address, endpoints.are_shared).map_err(|source| what.failed(address, source))?;
+                bind(address, endpoints.are_shared).map_err(|source| endpoint.failed(address, source))?;
             addresses.extend(listener.local_addr().ok());
-            info!(%address, what = what.name(), "telling over HTTP");
+            info!(%address, endpoint = endpoint.name(), "serving over HTTP");
             let router = router.with_state(Arc::clone(&state));
             servers.spawn(async move { http::answer(listener, router).await });
         }
@@ -106,12 +106,12 @@ impl Health {
         Ok(Self { state, addresses, _servers: servers })
     }
 
-    /// Where it listens, in the order of the addresses that were asked for.
+    /// The listening addresses, in the order of the configured ones.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Not ready from now on, so that nobody new comes while what has come is answered.
+    /// Reports not ready from now on, so that no new clients come while pending requests are answered.
     pub fn stopping(&self) {
         self.state.stopping.store(true, Relaxed);
     }
@@ -139,11 +139,11 @@ impl HttpEndpoint {
             Self::Ready => "--dns-ready-bind-address",
             Self::Metrics => "--dns-metrics-bind-address",
         };
-        HealthError { what: self.name(), flag, address, source }
+        HealthError { endpoint: self.name(), flag, address, source }
     }
 }
 
-/// How often the server asks for its own health, and how long it waits: what others would wait for shows in the figures.
+/// Interval and timeout of the requests to the own health endpoint. Their latency is a metric, as in CoreDNS.
 const SELF_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const SELF_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -173,17 +173,17 @@ async fn check_health(address: SocketAddr) -> io::Result<()> {
     if start.ends_with(b" 200") { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// One router for each address, and what it is for in the first place.
+/// One router for each address, and the first endpoint there, for messages.
 fn routers(endpoints: &HttpEndpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared>>, HttpEndpoint)> {
     let HttpEndpoints { health, ready, metrics, are_shared: _ } = endpoints;
     let mut routers = BTreeMap::new();
     let mut add = |addresses: &BTreeSet<SocketAddr>,
                    path: &str,
                    route: axum::routing::MethodRouter<Arc<Shared>>,
-                   what| {
+                   endpoint| {
         for address in addresses {
-            let (router, what) = routers.remove(address).unwrap_or_else(|| (Router::new(), what));
-            routers.insert(*address, (router.route(path, route.clone()), what));
+            let (router, first) = routers.remove(address).unwrap_or_else(|| (Router::new(), endpoint));
+            routers.insert(*address, (router.route(path, route.clone()), first));
         }
     };
     add(health, "/health", get(|| async { "OK" }), HttpEndpoint::Health);
@@ -192,7 +192,7 @@ fn routers(endpoints: &HttpEndpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared
     routers
 }
 
-/// A list of what is not ready, as far as anything is.
+/// 200, or 503 with the reason or the plugin that is not ready.
 async fn is_ready(State(state): State<Arc<Shared>>) -> (StatusCode, &'static str) {
     let is_synced = state.published.as_ref().is_none_or(|published| published.load().is_synced);
     if state.stopping.load(Relaxed) {
@@ -208,11 +208,11 @@ async fn metrics_text(State(state): State<Arc<Shared>>) -> ([(&'static str, &'st
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], state.metrics.text())
 }
 
-/// Every address means that of IPv4, too, and only that where there is no IPv6.
+/// Binds a listener. The IPv6 wildcard includes IPv4, and falls back to it on a node without IPv6.
 fn bind(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     match listen(address, is_shared) {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED => {
-            warn!(%address, %error, "not told over IPv6");
+            warn!(%address, %error, "IPv6 not available, serving over IPv4 only");
             listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), is_shared)
         }
         bound => bound,
@@ -221,7 +221,7 @@ fn bind(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
 
 fn listen(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // What an earlier server left in TIME_WAIT is nobody's.
+    // Sockets of an earlier server may be in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(is_shared)?;
     socket.bind(address)?;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn health_readiness_and_metrics_are_told() {
+    async fn health_readiness_and_metrics_are_served() {
         let one = BTreeSet::from(["127.0.0.1:0".parse().unwrap()]);
         let endpoints =
             HttpEndpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
@@ -259,7 +259,7 @@ mod tests {
         assert!(code == 200 && text.contains("coredns_build_info{version="), "{code} {text}");
         health.stopping();
         assert_eq!(get(*address, "/ready").await, (503, "stopping".to_owned()));
-        assert_eq!(get(*address, "/health").await.0, 200, "what lives is not ended for stopping");
+        assert_eq!(get(*address, "/health").await.0, 200, "a stopping server is healthy");
         let taken = HttpEndpoints { health: BTreeSet::from([*address]), ..HttpEndpoints::default() };
         let error = Health::start(&taken, Arc::default(), None).unwrap_err().to_string();
         assert!(error.contains("--dns-health-bind-address"), "{error}");

@@ -1,4 +1,4 @@
-//! A sign that everybody who takes requests is at it: a task that hangs is told from one that has nothing to do.
+//! Heartbeats of the tasks that receive requests, which distinguish a hung task from an idle one.
 
 use std::{
     fmt,
@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often each task says that it is at work.
+/// The interval of the heartbeats of a task.
 pub const INTERVAL: Duration = Duration::from_millis(250);
-/// The beat of a task that has ended: it holds up nobody.
+/// The timestamp of a task that has ended, which is never the oldest.
 const ENDED: u64 = u64::MAX;
 
-/// Who is told how long ago all tasks were seen at work.
+/// A callback that receives the age of the oldest heartbeat of all tasks.
 #[derive(Clone, Default)]
 pub struct Heartbeat(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
 
@@ -23,7 +23,7 @@ impl Heartbeat {
         Self(Some(Arc::new(report)))
     }
 
-    /// One beat for each of so many tasks, which all count as just seen.
+    /// One heartbeat for each task, all of them starting as recent.
     pub fn tasks(&self, count: usize) -> impl Iterator<Item = TaskHeartbeat> + use<> {
         let tasks = (0..count).map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared { heartbeat: self.clone(), created: Instant::now(), tasks });
@@ -33,7 +33,7 @@ impl Heartbeat {
 
 impl fmt::Debug for Heartbeat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "told" } else { "told to nobody" })
+        f.write_str(if self.0.is_some() { "set" } else { "unset" })
     }
 }
 
@@ -41,11 +41,11 @@ impl fmt::Debug for Heartbeat {
 struct Shared {
     heartbeat: Heartbeat,
     created: Instant,
-    /// By task: when it was last seen, in milliseconds since the beginning.
+    /// By task: the time of the last heartbeat, in milliseconds since `begun`.
     tasks: Box<[AtomicU64]>,
 }
 
-/// What one task beats.
+/// The heartbeat of one task.
 #[derive(Debug)]
 pub struct TaskHeartbeat {
     shared: Arc<Shared>,
@@ -81,18 +81,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_hangs_shows_and_one_that_has_ended_does_not() {
-        let told = Arc::new(Mutex::new(Duration::ZERO));
-        let report = Arc::clone(&told);
+    fn a_hung_task_ages_and_an_ended_one_does_not() {
+        let reported = Arc::new(Mutex::new(Duration::ZERO));
+        let report = Arc::clone(&reported);
         let heartbeat = Heartbeat::new(move |age| *report.lock().unwrap() = age);
         let [at_work, hung]: [TaskHeartbeat; 2] = heartbeat.tasks(2).collect::<Vec<_>>().try_into().unwrap();
         hung.record();
         let pause = Duration::from_millis(30);
         sleep(pause);
         at_work.record();
-        assert!(*told.lock().unwrap() >= pause - Duration::from_millis(1), "{told:?}");
+        assert!(*reported.lock().unwrap() >= pause - Duration::from_millis(1), "{reported:?}");
         drop(hung);
         at_work.record();
-        assert!(*told.lock().unwrap() < pause, "{told:?}");
+        assert!(*reported.lock().unwrap() < pause, "{reported:?}");
     }
 }

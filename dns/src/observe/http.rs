@@ -1,5 +1,5 @@
-//! Answering over HTTP whoever comes, which may be anybody who reaches the node: nobody keeps a place for long, places are
-//! few, and no single client has them all.
+//! An HTTP server for clients that may be any host that reaches the node: connections are limited in number, per client and
+//! in duration.
 
 use std::{collections::HashMap, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -22,23 +22,23 @@ const LIMITS: Limits = Limits {
     request_timeout: Duration::from_secs(30),
     max_age: Duration::from_secs(300),
 };
-/// After a client could not be taken in: the next one would not be either, for as long as descriptors are short.
+/// The pause after a failed `accept`: the next one would fail as well, for lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What clients may take.
+/// Limits of connections.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// At one address of ours at a time; the next ones wait.
+    /// Connections of one listener; further ones wait in its backlog.
     connections: usize,
-    /// Of one client; the next ones are closed.
+    /// Connections of one client; further ones are closed.
     per_client: usize,
-    /// How long a client may take to ask, be it for the first time or once more.
+    /// The timeout for the header of a request, the first or a later one.
     request_timeout: Duration,
-    /// After this time a client has to come anew, however often it asks: it may be one that never reads.
+    /// The maximum age of a connection, also of an active one: its client may never read.
     max_age: Duration,
 }
 
-/// Answers until it is dropped; then whoever is being answered is cut off.
+/// Serves until the future is dropped, which closes all connections.
 pub async fn answer(listener: TcpListener, app: Router) -> ! {
     answer_within(LIMITS, listener, app).await
 }
@@ -59,7 +59,7 @@ async fn answer_within(limits: Limits, listener: TcpListener, app: Router) -> ! 
                     });
                 }
                 Err(error) => {
-                    debug!(%error, "client not taken in");
+                    debug!(%error, "connection not accepted");
                     sleep(ACCEPT_RETRY).await;
                 }
             },
@@ -68,7 +68,7 @@ async fn answer_within(limits: Limits, listener: TcpListener, app: Router) -> ! 
     }
 }
 
-/// Who is connected: each connection holds one more of its client's.
+/// The connections per client: each holds a clone of its client's `Arc`.
 #[derive(Default)]
 struct Clients(HashMap<IpAddr, Arc<()>>);
 
@@ -78,13 +78,13 @@ impl Clients {
         (Arc::strong_count(own) <= most).then(|| Arc::clone(own))
     }
 
-    /// Those who have left.
+    /// Removes the clients without connections.
     fn forget(&mut self) {
         self.0.retain(|_, own| Arc::strong_count(own) > 1);
     }
 }
 
-/// Whatever goes wrong with one client is that client's business.
+/// Serves one connection. Its errors concern only its client, and are ignored.
 async fn serve_connection(Limits { request_timeout, max_age, .. }: Limits, stream: TcpStream, app: Router) {
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(request_timeout);
@@ -126,16 +126,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_makes_room_for_others() {
+    async fn silent_connections_are_closed() {
         let limits = Limits { connections: 1, request_timeout: Duration::from_millis(100), ..LIMITS };
         let address = start(limits).await;
         let mut silent = connect([127, 0, 0, 1], address).await;
         assert!(is_answered(&mut connect([127, 0, 0, 1], address).await).await);
-        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "it was sent away");
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "closed");
     }
 
     #[tokio::test]
-    async fn no_client_has_all_places() {
+    async fn connections_per_client_are_limited() {
         let address = start(Limits { connections: 4, per_client: 2, ..LIMITS }).await;
         let mut kept = Vec::new();
         for n in 0..4 {

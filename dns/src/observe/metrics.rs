@@ -1,7 +1,7 @@
-//! What the server counts.
+//! The metrics of the server.
 //!
-//! Each figure is told under two names: ours (`portreeve_dns_..`), and that of CoreDNS, so that dashboards keep working.
-//! Whoever counts on the path of a query holds a handle that was looked up before, and locks nothing.
+//! Each metric has two names: its own (`portreeve_dns_..`), and that of CoreDNS, so that dashboards keep working. The path
+//! of a query uses handles that were looked up before, without locks.
 
 mod cache;
 mod clients;
@@ -27,7 +27,7 @@ pub use queries::{QueryMetrics, Transport};
 
 use crate::observe::clients::Clients;
 
-/// Every family of numbers, and the handles for those who count.
+/// All metric families, and constructors of their handles.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -55,22 +55,21 @@ impl Default for Metrics {
             losses: Losses::new(&new),
             programming: new.histograms(
                 "kubernetes_dns_programming_duration_seconds",
-                "Time from a change of endpoints to answers that show it.",
+                "Time from a change of endpoints to its publication in DNS.",
                 &["service_kind"],
                 doubling(0.001, 20),
             ),
-            reload_failed: new
-                .counter("reload_failed_total", "Changes of the configuration that were refused."),
+            reload_failed: new.counter("reload_failed_total", "Changed configurations that were rejected."),
             registry: registry.clone(),
         };
-        let build = new.gauges("build_info", "1, with the version as its label.", &["version"]);
+        let build = new.gauges("build_info", "Always 1, with the version as its label.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics
     }
 }
 
 impl Metrics {
-    /// The queries that one zone of one server gets. A server is named like `dns://:53`.
+    /// The counters of one zone of one server, labelled like `dns://:53`.
     pub fn queries(&self, server: &str, zone: &str) -> QueryMetrics {
         self.queries.of(server, zone)
     }
@@ -87,7 +86,7 @@ impl Metrics {
         self.forward.of_upstream(to)
     }
 
-    /// A block has these directives.
+    /// Reports the directives of a block.
     pub(crate) fn enable(&self, server: &str, zone: &str, names: &[&str]) {
         self.known.enable(server, zone, names);
     }
@@ -104,17 +103,17 @@ impl Metrics {
         self.known.of_health()
     }
 
-    /// What all listeners together do not answer.
+    /// The losses of all listeners together.
     pub fn losses(&self) -> Losses {
         self.losses.clone()
     }
 
-    /// A change of endpoints shows in answers; `kind` is `cluster_ip` or `headless_with_selector`.
+    /// Records the publication of changed endpoints; `kind` is `cluster_ip` or `headless_with_selector`.
     pub fn programmed(&self, kind: &str, after: Duration) {
         self.programming.with_label_values(&[kind]).observe(after.as_secs_f64());
     }
 
-    /// Queries that broke something.
+    /// The number of queries that caused a panic.
     pub fn panics(&self) -> u64 {
         self.queries.panics()
     }
@@ -123,17 +122,17 @@ impl Metrics {
         self.reload_failed.inc();
     }
 
-    /// Who asks what.
+    /// The query statistics.
     pub fn clients(&self) -> &Arc<Clients> {
         &self.clients
     }
 
-    /// Who is asked, by address.
+    /// The counters of all upstreams, in order of their addresses.
     pub fn upstreams(&self) -> Vec<UpstreamCounts> {
         self.forward.upstreams()
     }
 
-    /// What a scraper reads.
+    /// The metrics in the text format of Prometheus.
     pub fn text(&self) -> String {
         let mut families = self.registry.gather();
         families.extend(clients::families(&self.clients.total()));
@@ -141,7 +140,7 @@ impl Metrics {
     }
 }
 
-/// Makes families and lists them. Their names and labels are written in this crate, so nothing about them can fail.
+/// Creates and registers families. Their names and labels are constants of this crate, so this cannot fail.
 struct Register<'a>(&'a Registry);
 
 const FIXED: &str = "names and labels are fixed, and each is registered once";

@@ -1,8 +1,8 @@
-//! Forwarded answers, remembered.
+//! The cache of forwarded answers.
 //!
-//! Nothing about the cluster is ever in here: that is answered from memory as it is. Answers are kept as the bytes of a
-//! message, so that what they take is known to the byte, and read again for each client. Positive answers and denials
-//! have a store each, so that neither crowds out the other.
+//! It never holds cluster data, which is answered from the snapshot. Answers are cached as the bytes of a message, so that
+//! their size is known to the byte, and are decoded for each client. Positive answers and denials have a store each, so
+//! that neither evicts the other.
 
 mod entry;
 mod key;
@@ -36,21 +36,21 @@ pub(crate) struct Cache {
     metrics: CacheMetrics,
 }
 
-/// What the cache knows about a question.
+/// The result of a lookup.
 pub(crate) enum CacheLookup {
     Fresh(Reply),
-    /// Fresh, popular, and about to expire: whoever finds it is to fetch it again.
+    /// Fresh, popular, and about to expire: the caller must refresh it.
     Due(Reply, Popularity),
     Stale(Stale),
     Miss,
 }
 
-/// An answer that has expired but may be served while the upstream fails.
+/// An expired answer that may be served while the upstream fails (RFC 8767).
 pub(crate) struct Stale {
     pub reply: Reply,
     pub popularity: Popularity,
     pub verify: Verify,
-    /// The upstream was asked a short while ago, or is being asked.
+    /// Whether to serve it without a query: the upstream failed within the last [`RECHECK`], or a refresh is in flight.
     pub is_recheck_pending: bool,
 }
 
@@ -61,10 +61,10 @@ struct AnswerStore {
     which: StoreKind,
 }
 
-/// An answer of usual size counts as this; a larger one as what it is. So a store holds no more answers than it was
-/// told, and no more than so many times this.
+/// The minimum weight of an answer; a larger answer weighs its size. So a store holds at most its configured number of
+/// answers, and at most that number times this many bytes.
 const UNIT: u64 = 1024;
-/// How long an upstream that failed is left alone while stale answers stand in (RFC 8767, section 5).
+/// The time after a failed refresh during which stale answers are served without another (RFC 8767, section 5).
 const RECHECK: Duration = Duration::from_secs(30);
 
 impl Cache {
@@ -120,7 +120,7 @@ impl Cache {
         })
     }
 
-    /// Keeps what may be kept, and gives back what clients are to see of it.
+    /// Stores the reply if it is cacheable. Returns it as clients must see it, with its TTLs within the limits.
     pub(crate) fn store(&self, question: &Query, flags: QueryFlags, mut reply: Reply) -> Reply {
         let name = LowerName::new(question.name());
         if !self.zones.contains(&name) {
@@ -130,13 +130,13 @@ impl Cache {
         let (answers, others) = match lifetime.kind {
             AnswerKind::Success => (&self.success, &self.denial),
             AnswerKind::Denial => (&self.denial, &self.success),
-            // A failure says nothing new, and must not hide what was known before.
+            // A failure carries no data, and must not replace a usable answer.
             AnswerKind::Failure if self.serves(question, flags) => return reply,
             AnswerKind::Failure => (&self.denial, &None),
         };
         let key = CacheKey::new(question, flags);
         if let Some(others) = others {
-            // A later answer takes the place of the earlier one, whatever its kind.
+            // A later answer replaces the earlier one, even from the other store.
             others.store.remove(key.bytes());
         }
         if let Some(answers) = answers.as_ref().filter(|answers| !answers.except.contains(&name)) {
@@ -145,7 +145,7 @@ impl Cache {
         reply
     }
 
-    /// Something is there that clients get.
+    /// Whether an answer is cached that clients would get, fresh or stale.
     fn serves(&self, question: &Query, flags: QueryFlags) -> bool {
         let key = key::KeyBuffer::new(question, flags);
         let stores = [&self.success, &self.denial].into_iter().flatten();
@@ -156,8 +156,8 @@ impl Cache {
         stores.filter_map(|answers| answers.store.get(key.bytes())).any(served)
     }
 
-    /// A refresh is over. What came of it is as popular as what it replaces; if nothing did, it is not tried again at
-    /// once.
+    /// Ends a refresh. A new answer inherits the popularity of the old one; if there is none, the next refresh has to
+    /// wait for [`RECHECK`].
     pub(crate) fn refreshed(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
         self.each_entry(question, flags, |entry| {
             if entry.awaits_refresh() { entry.defer_recheck(RECHECK) } else { entry.inherit(popularity) }

@@ -1,15 +1,15 @@
-//! Names that are not answered here: asked of others, and remembered.
+//! Forwarding to upstreams, with the cache.
 //!
-//! A [`Forwarder`] belongs to one server block. It follows the block's rules in order; what comes back is the upstream's
-//! reply, whole: rcode, all sections, and the bits that are the upstream's to set.
+//! A [`Forwarder`] belongs to one server block. It tries the block's rules in order and returns the upstream's reply
+//! complete: the rcode, all sections, and the header bits that the upstream sets.
 //!
 //! ```text
-//!  question ─> cache ─> flights ─> rule ─> race ─> upstream ─> udp, or stream ─> answer ─> cache
-//!              (hit)    (the same          (patience,
-//!                        question once)     failover)
+//!  query ─> cache ─> in flight ─> rule ─> hedge ─> upstream ─> udp or stream ─> reply ─> cache
+//!           (hit)    (coalesced)          (hedging delay,
+//!                                          failover)
 //! ```
 //!
-//! A question that comes back to this server by whatever way joins its own flight, so no loop can feed itself.
+//! A query that loops back to this server joins the same query in flight, so a loop does not multiply queries.
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -52,19 +52,19 @@ use crate::{
     },
 };
 
-/// What all forwarders of a server share.
+/// The state that all blocks of a server share.
 #[derive(Debug, Clone, Default)]
 pub struct ServerContext {
     pub metrics: Arc<Metrics>,
-    /// Where this server can be reached, as far as its sockets tell: never forwarded to.
+    /// The addresses of this server, according to its sockets: never forwarded to.
     pub own: Arc<ArcSwap<OwnAddresses>>,
     pub loops: Arc<LoopDetector>,
-    /// Find out whether an upstream leads back here.
+    /// Whether to probe upstreams for forwarding loops.
     pub detect_loops: bool,
     pub heartbeat: Heartbeat,
 }
 
-/// What forwards for one server block, with its cache.
+/// The rules and the cache of one server block.
 #[derive(Debug, Clone)]
 pub struct Forwarder(Arc<Shared>);
 
@@ -78,7 +78,7 @@ struct Shared {
 }
 
 impl Forwarder {
-    /// Must be called within a runtime: files are followed and upstreams probed by tasks that end with the forwarder.
+    /// Must be called within a runtime: its tasks watch files and probe upstreams, and end with the forwarder.
     pub fn start(
         rules: &[config::Forward],
         cache: Option<(&config::Cache, CacheMetrics)>,
@@ -93,7 +93,7 @@ impl Forwarder {
         })))
     }
 
-    /// The answer, if it is remembered: neither waits nor asks anybody.
+    /// The cached answer. Does not block; a refresh runs in a task of its own.
     pub fn cached(&self, question: &Query, flags: QueryFlags) -> Option<Reply> {
         let cache = self.0.cache.as_ref()?;
         cache.count_request();
@@ -114,8 +114,7 @@ impl Forwarder {
         }
     }
 
-    /// The answer that [`Self::cached`] did not have, or the refusal that stands for it. Names that no rule takes are
-    /// REFUSED.
+    /// The answer of the upstreams, after a miss in [`Self::cached`]. A name that no rule matches is REFUSED.
     pub async fn resolve(&self, question: &Query, flags: QueryFlags) -> Reply {
         if self.0.context.loops.is_own_probe(question) {
             return Reply::refused();
@@ -133,19 +132,20 @@ impl Forwarder {
         reply.mask_ad(flags)
     }
 
-    /// When as many answers are waited for as there may be.
+    /// The reply to a query that exceeds the limit of pending queries.
     pub fn refuse(&self) -> Reply {
         self.0.context.metrics.forward().rejects.inc();
         Reply::refused()
     }
 
-    /// What the upstreams say, or else what they said before.
+    /// Queries the upstreams, with the stale answer as the fallback.
     async fn resolve_or_stale(&self, question: &Query, flags: QueryFlags, stale: Stale) -> Reply {
         let time = match stale.verify {
             Verify::First(Some(time)) => time,
             Verify::First(None) | Verify::Immediate => NO_LIMIT,
         };
-        // It goes on when the client waits no longer: an upstream that is a little slower would never be heard.
+        // The query continues after the timeout: otherwise an upstream that is slightly slower would never refresh the
+        // cache.
         let (shared, asked) = (Arc::clone(&self.0), question.clone());
         let asking = tokio::spawn(async move { shared.resolve_once(&asked, flags).await });
         match tokio::time::timeout(time, asking).await {
@@ -154,7 +154,7 @@ impl Forwarder {
         }
     }
 
-    /// Asks behind the client's back.
+    /// Refreshes an answer in the background.
     fn refresh(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
         let (shared, question) = (Arc::clone(&self.0), question.clone());
         if let Some(cache) = &shared.cache {
@@ -169,11 +169,11 @@ impl Forwarder {
     }
 }
 
-/// A question is given up by itself well before that.
+/// Longer than a query can take: [`Rule`] has a timeout of its own.
 const NO_LIMIT: Duration = Duration::from_secs(60);
 
 impl Shared {
-    /// Together with everybody who asks the same now. What AD a client wants is not part of the question.
+    /// Resolves a question, once for all clients with the same key at the same time. AD is not part of the key.
     async fn resolve_once(&self, question: &Query, flags: QueryFlags) -> Reply {
         let key = CacheKey::new(question, flags);
         self.in_flight.join(key, &self.coalesced, || self.ask(question, flags)).await

@@ -1,4 +1,4 @@
-//! What an upstream said.
+//! The reply to a query, without the parts of one exchange.
 
 use hickory_server::proto::{
     op::{Message, Query, ResponseCode},
@@ -11,20 +11,20 @@ use hickory_server::proto::{
     },
 };
 
-/// What a client wants besides the records.
+/// The flags of a query that an upstream needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct QueryFlags {
-    /// DO: signatures, too.
+    /// DO: include DNSSEC records.
     pub dnssec_ok: bool,
-    /// CD: even what does not validate.
+    /// CD: include data that does not validate.
     pub checking_disabled: bool,
-    /// AD in the question: say whether it validated.
+    /// AD: report whether the data validated.
     pub authentic_data: bool,
-    /// RD clear: only what the upstream knows itself, which is all that some want to be probed for.
+    /// RD clear: no recursion, as health checks may request with `no_rec`.
     pub no_recursion: bool,
 }
 
-/// A whole reply without what belongs to one exchange: id, question and OPT are the server's matter.
+/// A complete reply without id, question and OPT, which the server adds for each client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     pub rcode: ResponseCode,
@@ -43,7 +43,7 @@ pub struct Reply {
     pub origin: Origin,
 }
 
-/// Where a reply comes from: the label `plugin` of the metrics.
+/// The source of a reply: the label `plugin` of the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     Upstream,
@@ -52,7 +52,7 @@ pub enum Origin {
     Template,
     Local,
     Any,
-    /// Nobody was asked, or nobody answered.
+    /// The server itself: no plugin answered.
     Here,
 }
 
@@ -70,7 +70,7 @@ impl Origin {
     }
 }
 
-/// RFC 8914, section 4.
+/// Info codes of extended DNS errors (RFC 8914, section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExtendedError {
     StaleAnswer = 3,
@@ -78,23 +78,23 @@ pub(crate) enum ExtendedError {
     NoReachableAuthority = 22,
 }
 
-/// A time with the highest bit set counts as none (RFC 2181, section 8).
+/// Sets a TTL with its highest bit set to 0 (RFC 2181, section 8).
 fn limit_ttl(record: &mut Record) {
     if i32::try_from(record.ttl).is_err() {
         record.ttl = 0;
     }
 }
 
-/// The number of the option that carries extended errors.
+/// The EDNS option code of extended errors.
 const EXTENDED_ERROR: u16 = 15;
 
 impl Reply {
-    /// Not done here, or not now.
+    /// REFUSED: not served, or above a limit.
     pub fn refused() -> Self {
         Self::failed(ResponseCode::Refused).with_error(ExtendedError::Prohibited)
     }
 
-    /// Nobody could be asked.
+    /// SERVFAIL: no upstream answered.
     pub fn servfail() -> Self {
         Self::failed(ResponseCode::ServFail).with_error(ExtendedError::NoReachableAuthority)
     }
@@ -113,7 +113,7 @@ impl Reply {
         }
     }
 
-    /// Something that is known here.
+    /// An authoritative reply without records.
     pub(crate) fn from_plugin(rcode: ResponseCode, origin: Origin) -> Self {
         Self { authoritative: true, origin, ..Self::failed(rcode) }
     }
@@ -124,7 +124,7 @@ impl Reply {
         self
     }
 
-    /// What an upstream sent in reply to a question.
+    /// Converts a message of an upstream.
     pub(crate) fn from_upstream(message: Message, question: &Query) -> Self {
         let edns = message.edns.as_ref();
         let errors = edns.and_then(|edns| edns.option(EdnsCode::Unknown(EXTENDED_ERROR))).cloned();
@@ -145,20 +145,21 @@ impl Reply {
         reply
     }
 
-    /// Owners that are the name in the question are spelt as they are there.
+    /// Gives records that the question's name owns the case of the question.
     pub(crate) fn restore_case(&mut self, question: &Query) {
         for record in self.answers.iter_mut().filter(|record| record.name == *question.name()) {
             record.name.clone_from(question.name());
         }
     }
 
-    /// Without what this client did not ask to be told.
+    /// Clears AD unless the client has set AD or DO (RFC 6840, section 5.8).
     pub(crate) fn mask_ad(mut self, flags: QueryFlags) -> Self {
         self.authentic_data &= flags.authentic_data || flags.dnssec_ok;
         self
     }
 
-    /// What a client who asked for addresses is to ask for next, where nobody has followed the alias yet.
+    /// The target of a CNAME chain that ends without addresses, for a query for addresses. Returns `None` when there is no
+    /// alias to resolve.
     pub(crate) fn alias(&self, qtype: RecordType) -> Option<Name> {
         let is_wanted =
             matches!(qtype, RecordType::A | RecordType::AAAA) && self.rcode == ResponseCode::NoError;
@@ -168,12 +169,12 @@ impl Reply {
         Some(target.clone())
     }
 
-    /// Whoever was asked knows: anything else leaves what was known before as it is (RFC 8767, section 4).
+    /// Whether the rcode is conclusive. Any other must not replace cached data (RFC 8767, section 4).
     pub(crate) fn is_conclusive(&self) -> bool {
         matches!(self.rcode, ResponseCode::NoError | ResponseCode::NXDomain)
     }
 
-    /// The name exists and what was asked for does not, or it is at the end of the chain that is told.
+    /// Whether this is NODATA: NOERROR without a record of the qtype, possibly after a CNAME chain.
     pub(crate) fn is_nodata(&self, question: &Query) -> bool {
         let answers = |record: &Record| {
             let qtype = question.query_type();

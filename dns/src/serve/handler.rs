@@ -1,7 +1,7 @@
-//! One request in, one reply out: the general path, over hickory's messages.
+//! The handler: a request in, a reply out. This file is the slow path, with hickory's messages.
 //!
-//! What can be answered at once is answered at once; what has to be asked elsewhere is handed back as [`Pending`], so
-//! that whoever reads the socket decides how much of it may wait. Nothing here knows sockets.
+//! A query that can be answered from memory is answered synchronously; one that needs an upstream is returned as
+//! [`Pending`], so that the caller, which reads the socket, limits the number of pending queries. No sockets here.
 
 use std::{
     net::IpAddr,
@@ -43,38 +43,38 @@ use random::below;
 use response::Response;
 pub use wire::encode;
 
-/// How metrics call the part that answers from the objects of the cluster.
+/// The metrics label `plugin` of answers from the cluster.
 const KUBERNETES: &str = "kubernetes";
-/// How often a chain may lead from what one part of a block knows to what another does.
+/// Limit of CNAME steps from one plugin or block to another.
 const MAX_CHAIN: usize = 4;
 
-/// What becomes of a request.
+/// The result of a request.
 pub enum Handled {
-    /// Not a question: whoever sent it does not wait for an answer, or must not get one.
+    /// Not a query: the sender does not expect a reply, or must not get one.
     Dropped,
     Reply(Vec<u8>),
-    /// Somebody else has to be asked.
+    /// An upstream has to be queried.
     Pending(Box<Pending>),
 }
 
-/// How a request came.
+/// The client of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub transport: Transport,
     pub address: IpAddr,
 }
 
-/// A request whose answer is not ours alone.
+/// A request that waits for an upstream.
 pub struct Pending {
     response: Response,
     question: Query,
     block: Arc<Block>,
 }
 
-/// One server block, made ready.
+/// A running server block.
 #[derive(Debug)]
 pub struct Block {
-    /// The names it answers for.
+    /// The zones that it serves.
     pub zones: Vec<Name>,
     local_plugins: LocalPlugins,
     authority: Option<Authority>,
@@ -87,7 +87,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// Must be called within a runtime, as [`Forwarder::start`]. `server` is what metrics call it: `dns://:53`.
+    /// Must be called within a runtime, as [`Forwarder::start`]. `server` is the metrics label: `dns://:53`.
     pub fn start(
         block: &ServerBlock,
         server: &str,
@@ -115,18 +115,18 @@ impl Block {
 }
 
 impl Block {
-    /// Whether nothing but the cluster is asked first, and nobody listens.
+    /// Whether the fast path applies: no local plugin and no query log.
     fn takes_fast_path(&self, name: &QueryName, qtype: RecordType) -> bool {
         self.local_plugins.never_answers(name, qtype) && self.logs.is_empty()
     }
 }
 
-/// What answers at one address: the blocks that listen there, and what is known of the cluster.
+/// The blocks that listen at one address, and the snapshot of the cluster.
 #[derive(Debug)]
 pub struct Handler {
     blocks: Vec<Arc<Block>>,
     published: Arc<Published>,
-    /// Of requests that no block takes.
+    /// Counters of the requests that no block matches.
     dropped: QueryMetrics,
 }
 
@@ -135,13 +135,13 @@ impl Handler {
         Self { blocks, published, dropped }
     }
 
-    /// A query that breaks something is answered SERVFAIL and counted; the next one finds everything as it was.
+    /// Handles a request. A panic is answered with SERVFAIL and counted, and does not affect later requests.
     pub fn handle(&self, request: &[u8], client: Client) -> Handled {
         self.catch_panic(request, || self.handle_one(request, client))
     }
 
     fn catch_panic(&self, request: &[u8], handle: impl FnOnce() -> Handled) -> Handled {
-        // Everything behind `self` is immutable, atomic, or locked for whole operations.
+        // Unwind safe: all state of `self` is immutable, atomic, or locked for whole operations.
         match catch_unwind(AssertUnwindSafe(handle)) {
             Ok(handled) => handled,
             Err(_) => {
@@ -180,12 +180,12 @@ impl Handler {
         }
     }
 
-    /// A request that can be answered at all.
+    /// Decodes a query. Errors: the rcode of the refusal.
     fn question(&self, request: &[u8], header: wire::Header) -> Result<Message, ResponseCode> {
         if header.opcode() != u8::from(OpCode::Query) {
             return Err(ResponseCode::NotImp);
         }
-        // Before the message is read: room would be made for as many as the header says, and that is anybody's to say.
+        // Checked before decoding, which would allocate for as many questions as the header claims.
         if header.questions != 1 {
             return Err(ResponseCode::FormErr);
         }
@@ -216,7 +216,7 @@ impl Handler {
         self.answer_as(&question, &QueryName::from(&question.name), response, block)
     }
 
-    /// The question may be another than the client's by now.
+    /// Answers a question, which may be a rewritten one.
     fn answer_as(
         &self,
         question: &Query,
@@ -245,7 +245,7 @@ impl Handler {
         }
     }
 
-    /// What is known beside the cluster's data.
+    /// Answers from a local plugin.
     fn from_local_plugin(
         &self,
         mut response: Response,
@@ -279,7 +279,8 @@ impl Handler {
         }
     }
 
-    /// Follows a chain to whatever answers for the name it leads to, from block to block. `plugin` answered so far.
+    /// Follows a CNAME chain through local plugins, the cluster and other blocks, up to an upstream. `plugin` is the label
+    /// of the first answer.
     fn follow_chain(
         &self,
         mut response: Response,
@@ -313,7 +314,7 @@ impl Handler {
                 (None, Some((_, Resolution::Fallthrough)) | None) if next.forwarder.is_some() => {
                     return self.forward(response, question, next);
                 }
-                // Nobody to ask: as any server does that only knows its own zone.
+                // No upstream: the chain ends here, as in any authoritative server.
                 (None, Some((_, Resolution::Fallthrough)) | None) => None,
             };
             match alias {
@@ -324,7 +325,7 @@ impl Handler {
         Handled::Reply(response.finish(&block.metrics, plugin))
     }
 
-    /// Asks the upstreams of a block, unless what they would say is known.
+    /// Answers from the cache of a block, or returns a pending query to its upstreams.
     fn forward(&self, response: Response, question: Query, block: &Arc<Block>) -> Handled {
         let Some(forwarder) = &block.forwarder else {
             return response.refuse(ResponseCode::Refused, &block.metrics);
@@ -335,26 +336,26 @@ impl Handler {
         }
     }
 
-    /// The block with the longest zone that a name is in.
+    /// The block with the longest matching zone.
     fn block_of(&self, name: &QueryName) -> Option<&Arc<Block>> {
         let length = |block: &Block| {
             let zones = block.zones.iter().filter(|zone| name.is_in(zone));
             zones.map(|zone| zone.octets().len()).max()
         };
         let serving = self.blocks.iter().filter_map(|block| Some((length(block)?, block)));
-        // Of two with the same zone, the first counts.
+        // Of two blocks with the same zone, the first is used.
         serving.rev().max_by_key(|(length, _)| *length).map(|(_, block)| block)
     }
 }
 
 impl Pending {
-    /// When there is no room to wait.
+    /// The reply when the limit of pending queries is reached.
     pub fn refuse(self) -> Vec<u8> {
         let reply = self.block.forwarder.as_ref().map_or_else(Reply::refused, Forwarder::refuse);
         self.response.finish_with(reply, &self.block.metrics)
     }
 
-    /// As with [`Handler::handle`], what breaks is answered and counted.
+    /// Queries the upstreams. A panic is answered and counted as in [`Handler::handle`].
     pub async fn finish(self) -> Vec<u8> {
         let flags = self.response.flags();
         let reply = match &self.block.forwarder {

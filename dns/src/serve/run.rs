@@ -1,4 +1,4 @@
-//! From a configuration to a server that answers.
+//! The start of a server from a configuration.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -22,23 +22,23 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot tell the addresses of this machine")]
+    #[error("cannot list the addresses of this machine")]
     Addresses(#[source] std::io::Error),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("cannot bind to the addresses of interface {0}: it has none, or is not there")]
+    #[error("cannot bind to interface {0}: it does not exist or has no address")]
     Interface(String),
-    #[error("no block of the configuration listens anywhere")]
+    #[error("no server block has a listening address")]
     Nowhere,
 }
 
-/// Starts what `config` says. `listen`, where it is not empty, replaces the addresses that the blocks name. Must be called
-/// within a runtime; its threads are the workers.
+/// Starts the servers of `config`. `listen`, unless empty, replaces the addresses of the blocks. Must be called within a
+/// runtime; its threads are the workers.
 ///
-/// What fails does so before there are sockets, as far as that can be: those of a server that runs share their addresses
-/// with them, and what has come to a socket that is closed again is lost.
+/// All checks that can fail come before the sockets are bound, as far as possible: a running server may share the
+/// addresses, and requests queued on a socket that is closed again are lost.
 pub fn start(
     config: &Config,
     listen: &[SocketAddr],
@@ -47,7 +47,7 @@ pub fn start(
 ) -> Result<Server, StartError> {
     let served = blocks_by_address(config, listen)?;
     let before = context.own.load_full();
-    // The server that runs keeps to its own list.
+    // A running server keeps its own list.
     let own = reachable_addresses(served.keys().copied())?;
     let ours = ServerContext { own: Arc::new(ArcSwap::new(set(&own))), ..context.clone() };
     let blocks = start_blocks(&served, &own, &ours)?;
@@ -64,7 +64,7 @@ pub fn start(
     Ok(Server::start(serving, &context.metrics.losses(), &context.heartbeat))
 }
 
-/// What a block is made ready for, once: what it remembers serves every address with that port.
+/// The key of a running block: a block with a port. Its addresses share one instance, hence one cache.
 type BlockKey = (*const ServerBlock, u16);
 
 fn block_key(block: &ServerBlock, address: SocketAddr) -> BlockKey {
@@ -88,12 +88,12 @@ fn start_blocks(
     Ok(ready)
 }
 
-/// How metrics call what listens there.
+/// The metrics label `server`.
 fn server_name(address: SocketAddr) -> String {
     format!("dns://:{}", address.port())
 }
 
-/// What is served `before` can hardly be refused, so it comes last.
+/// Binds the listeners. Addresses that are served already (`before`) hardly fail, so they come last.
 fn bind(
     addresses: impl Iterator<Item = SocketAddr>,
     before: &OwnAddresses,
@@ -122,12 +122,12 @@ fn set(addresses: &[SocketAddr]) -> Arc<OwnAddresses> {
     Arc::new(addresses.iter().copied().collect())
 }
 
-/// Where `start` would listen, each address of this machine for itself.
+/// The addresses at which `start` would listen, with wildcards expanded to the addresses of this machine.
 pub fn addresses(config: &Config, listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, StartError> {
     reachable_addresses(blocks_by_address(config, listen)?.into_keys())
 }
 
-/// Which blocks answer at which address.
+/// The blocks of each listening address.
 type BlocksByAddress<'c> = BTreeMap<SocketAddr, Vec<&'c ServerBlock>>;
 
 fn blocks_by_address<'c>(
@@ -169,7 +169,7 @@ fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
     Ok(ports.flat_map(|port| hosts.iter().map(move |host| at_port(*host, port))).collect())
 }
 
-/// Where clients reach what listens: a wildcard stands for every address of this machine.
+/// The addresses at which clients reach the listeners: a wildcard expands to every address of this machine.
 fn reachable_addresses(listening: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, StartError> {
     let local = local_addresses().map_err(StartError::Addresses)?;
     let mut own = Vec::new();

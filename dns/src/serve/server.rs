@@ -1,9 +1,9 @@
-//! Sockets: requests in, replies out, over UDP and TCP on the same address.
+//! The sockets: requests and replies over UDP and TCP on the same address.
 //!
-//! Every address has one UDP socket and one TCP listener per worker, which the kernel spreads clients over. What can be
-//! answered at once is answered on the task that read it; what has to wait for others waits in a task of its own, and
-//! there is a limit to how many do. `hickory-server`'s own loop is not used: it answers from whatever address the kernel
-//! picks, echoes any payload size, and loses the OPT of a truncated reply.
+//! Every address has one UDP socket and one TCP listener per worker; the kernel spreads the clients over them
+//! (`SO_REUSEPORT`). A request that can be answered from memory is answered on the task that read it; one that waits for an
+//! upstream gets a task of its own, up to a limit. The loop of `hickory-server` is not used: it replies from the address
+//! that the kernel picks, echoes any payload size, and loses the OPT of a truncated reply.
 
 use std::{
     io,
@@ -32,11 +32,11 @@ mod udp;
 pub use interfaces::{addresses as local_addresses, addresses_of};
 use socket::ServerSocket;
 
-/// Answers that may be waited for at one time. Upstreams have limits of their own; this one is for memory.
+/// Limit of pending requests. Upstreams have limits of their own; this one bounds the memory.
 const MAX_WAITING: usize = 8192;
-/// No request is larger, over either protocol: what is asked fits 300 octets, and options take little.
+/// The largest request over either protocol: a question fits in 300 octets, and EDNS options are small.
 const MAX_REQUEST: usize = 4096;
-/// How often a port that is free for one protocol is looked for that is free for both.
+/// Attempts to find a port that is free for both protocols.
 const TRIES: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub struct ListenError {
 }
 
 impl ListenError {
-    /// The kernel does not know such addresses, or this machine has none.
+    /// Whether the kernel does not support the address family, or this machine has no address of it.
     pub fn is_family_missing(&self) -> bool {
         let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL].map(|errno| errno as i32);
         self.source.raw_os_error().is_some_and(|errno| missing.contains(&errno))
@@ -64,26 +64,26 @@ pub struct Listener {
     tcp: Vec<tokio::net::TcpListener>,
 }
 
-/// What the tasks of one listener share; all but the handler is everybody's.
+/// The state that the tasks of one listener share; all but the handler is shared by all listeners.
 #[derive(Clone)]
 struct Serving {
     handler: Arc<Handler>,
     waiting: Arc<Semaphore>,
     connections: Arc<tcp::Connections>,
     losses: Losses,
-    /// Turns true when no more requests are taken.
+    /// Becomes true when the server stops receiving requests.
     stop: watch::Receiver<bool>,
 }
 
 impl Serving {
-    /// A place for one answer that others owe; `None`: there are too many of them.
+    /// Acquires a slot for a pending request. Returns `None` at the limit.
     fn wait(&self) -> Option<OwnedSemaphorePermit> {
         self.waiting.clone().try_acquire_owned().ok()
     }
 }
 
 impl Listener {
-    /// Must be called within a runtime. With port 0, one is chosen that is free for both protocols.
+    /// Binds the sockets. Must be called within a runtime. With port 0, chooses a port that is free for both protocols.
     pub fn bind(address: SocketAddr, workers: usize) -> Result<Self, ListenError> {
         for _ in 1..TRIES {
             match Self::try_bind(address, workers) {
@@ -114,7 +114,7 @@ impl Listener {
     }
 }
 
-/// Everything that serves, until it is stopped.
+/// A running server.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
@@ -131,10 +131,10 @@ impl Server {
         let mut heartbeats = heartbeat.tasks(sockets.len());
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
-        // Whoever has used up the room at one address must not find more at the next.
+        // The limits apply to all addresses together.
         let (waiting, connections) = (Arc::new(Semaphore::new(MAX_WAITING)), Arc::default());
         for (listener, handler) in listeners {
-            info!(address = %listener.address, "answering names");
+            info!(address = %listener.address, "serving DNS");
             addresses.push(listener.address);
             let serving = Serving {
                 handler: Arc::new(handler),
@@ -153,25 +153,25 @@ impl Server {
         Self { addresses, sockets, tasks, stop }
     }
 
-    /// Where it listens, with the ports that were chosen.
+    /// The listening addresses, with the ports that were chosen.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// All of them, until it is stopped.
+    /// The descriptors of all sockets, valid until the server is stopped.
     pub fn sockets(&self) -> &[RawFd] {
         &self.sockets
     }
 
-    /// Takes no more requests than have arrived, and ends when those are answered. Others that listen at the same address
-    /// get what comes from now on.
+    /// Stops receiving, and returns when the requests received before are answered. Later requests go to other sockets at
+    /// the same address.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// Nothing sensible comes from port 0, and an answer to it would go nowhere.
+/// Whether a reply can be sent: not to port 0, which is only used by malformed packets.
 fn is_answerable(client: SocketAddr) -> bool {
     client.port() != 0
 }

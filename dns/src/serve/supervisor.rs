@@ -1,4 +1,4 @@
-//! A server that goes on: beside it the endpoints of [`Health`], behind it the file that it was configured with.
+//! The supervisor of a server: reloads its Corefile, and serves the endpoints of [`Health`].
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,32 +28,32 @@ use crate::{
     },
 };
 
-/// What to serve, and where.
+/// The parameters of a server.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub config: Config,
-    /// Where the configuration came from; changes there are taken over.
+    /// The source of the configuration, reloaded when it changes.
     pub corefile: Option<Corefile>,
-    /// Instead of where the server blocks listen.
+    /// Replaces the addresses of the server blocks, unless empty.
     pub listen: Vec<SocketAddr>,
     pub endpoints: HttpEndpoints,
-    /// Who is told that the server is at work.
+    /// Receives the heartbeats.
     pub heartbeat: Heartbeat,
-    /// Who is told of its sockets.
+    /// Receives the sockets of each server.
     pub socket_observer: SocketObserver,
 }
 
 #[derive(Clone)]
 pub struct Corefile {
     pub path: PathBuf,
-    /// What `{$NAME}` stands for.
+    /// Looks up `{$NAME}`.
     pub env: fn(&str) -> Option<String>,
 }
 
 impl Corefile {
     fn log_ineffective(&self) {
         for IneffectiveOption { place, option, reason } in corefile::ineffective(&self.path, &self.env) {
-            info!(place, option, reason, "an option of the Corefile has no effect here");
+            info!(place, option, reason, "Corefile option has no effect");
         }
     }
 }
@@ -95,7 +95,7 @@ impl Supervisor {
         Ok(Self { health, metrics, addresses, stop, served })
     }
 
-    /// Where names are answered, with the ports that were chosen.
+    /// The listening addresses, with the ports that were chosen.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -104,17 +104,17 @@ impl Supervisor {
         &self.metrics
     }
 
-    /// Says that the end is near, serves on as long as the configuration says, and ends when everything that was asked is
+    /// Reports not ready, continues to serve for the configured lameduck time, then stops. Returns when all requests are
     /// answered.
     pub async fn stop(self) {
         self.health.stopping();
-        // Whoever follows the file ends by itself only in a panic, which was told already.
+        // The task ends by itself only in a panic, which is reported already.
         let _ = self.stop.send(());
         let _ = self.served.await;
     }
 }
 
-/// Where nobody is told that the end is near, nobody goes elsewhere in that time.
+/// The lameduck time. Zero without health and readiness endpoints: clients cannot learn of the stop from them.
 fn lameduck(Setup { config, endpoints, .. }: &Setup) -> Duration {
     if endpoints.ready.is_empty() && endpoints.health.is_empty() {
         return Duration::ZERO;
@@ -123,15 +123,15 @@ fn lameduck(Setup { config, endpoints, .. }: &Setup) -> Duration {
     healths.map(|health| health.lameduck).max().unwrap_or_default()
 }
 
-/// The server of the moment, and what the next one is made of.
+/// The task that runs the current server and replaces it when the configuration changes.
 struct Reloader {
     setup: Setup,
     published: Arc<Published>,
     context: ServerContext,
     server: Server,
-    /// Those before it that still owe answers.
+    /// Earlier servers with pending requests.
     ending: JoinSet<()>,
-    /// Why the file as it is now is not in use; said once.
+    /// The error of the current file, logged once.
     rejected: String,
 }
 
@@ -146,7 +146,8 @@ impl Reloader {
         while self.ending.join_next().await.is_some() {}
     }
 
-    /// Until the file is looked at again. Nodes that got it at the same time must not all start anew together.
+    /// The time until the next check of the file. Its jitter keeps nodes that got the file at the same time from reloading
+    /// together.
     fn interval(&self) -> Duration {
         let reload = self.setup.config.servers.iter().find_map(|block| block.reload.as_ref());
         match (reload, &self.setup.corefile) {
@@ -157,7 +158,7 @@ impl Reloader {
         }
     }
 
-    /// A new server listens beside the old one before that ends, so no question is lost. What cannot be used changes
+    /// Reloads the file. The new server listens before the old one stops, so no query is lost. An unusable file changes
     /// nothing.
     fn reload(&mut self) {
         let Some(file) = &self.setup.corefile else { return };
@@ -175,10 +176,10 @@ impl Reloader {
     }
 
     fn switch(&mut self, config: Config, server: Server) {
-        info!("the configuration has changed");
+        info!("configuration changed");
         self.rejected.clear();
-        for what in fixed(&self.setup.config, &config) {
-            warn!(what, "what the configuration says of it now is for the next start");
+        for setting in fixed(&self.setup.config, &config) {
+            warn!(setting, "changed setting takes effect at the next start");
         }
         self.setup.config = config;
         self.setup.corefile.iter().for_each(Corefile::log_ineffective);
@@ -191,7 +192,7 @@ impl Reloader {
         let rejected = with_causes(error);
         if rejected != self.rejected {
             self.context.metrics.reload_failed();
-            warn!(error = rejected, "the changed configuration is not used; what was read before stays");
+            warn!(error = rejected, "changed configuration not used, the previous one stays");
             self.rejected = rejected;
         }
     }
@@ -202,23 +203,20 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// What differs between two configurations and is done once for all.
+/// The settings that differ between two configurations and take effect only at a start.
 fn fixed(before: &Config, after: &Config) -> Vec<&'static str> {
     let api_server = |config: &Config| config.kubernetes().next().map(|options| options.api_server.clone());
     let differs = [
-        (
-            "where health, readiness and metrics are told",
-            HttpEndpoints::of(before) != HttpEndpoints::of(after),
-        ),
-        ("where objects are read from", api_server(before) != api_server(after)),
+        ("addresses of health, readiness and metrics", HttpEndpoints::of(before) != HttpEndpoints::of(after)),
+        ("API server", api_server(before) != api_server(after)),
     ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()
 }
 
 #[derive(Debug, Error)]
 enum ReloadError {
     #[error(
-        "which objects are read changes with a restart only: `pods verified`, `endpoint_pod_names`, `zonal`, `labels` \
+        "the set of watched objects changes only with a restart: `pods verified`, `endpoint_pod_names`, `zonal`, `labels` \
          and `namespace_labels`"
     )]
     Objects,
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_until_the_next_start_is_named() {
+    fn settings_that_need_a_restart_are_listed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("Corefile");
         let parsed = |directives: &str| {
@@ -280,12 +278,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_file_is_taken_over_and_a_bad_one_is_not() {
+    async fn a_changed_file_is_reloaded_and_an_invalid_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("Corefile");
         write(&path, "10.0.0.1");
         let config = corefile::read(&path, &|_| None).unwrap();
-        // Its successor listens at the same port.
+        // A fixed port, as the next server must listen at the same one.
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
         let setup = Setup {
             config,
@@ -301,7 +299,7 @@ mod tests {
         while !supervisor.metrics().text().contains("coredns_reload_failed_total 1") {
             sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(answer(port).await, "10.0.0.1", "what was read before stays");
+        assert_eq!(answer(port).await, "10.0.0.1", "the previous configuration stays");
         write(&path, "10.0.0.2");
         while answer(port).await != "10.0.0.2" {
             sleep(Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! Figures while they are counted, and as they are told.
+//! Counters of queries, and their values.
 
 use std::{
     iter::Sum,
@@ -11,15 +11,15 @@ use hickory_server::proto::op::ResponseCode;
 
 use crate::cluster::topic::{TOPIC_COUNT, Topic};
 
-/// What takes longer is slow: no packet is under way so long on earth, so somebody was asked in vain, or is overloaded.
-/// One of the bounds in the histograms, too.
+/// The threshold of a slow query, above any round-trip time on earth: a query was retried, or a server is overloaded. It
+/// is also a bucket bound of the histograms.
 pub const SLOW: Duration = Duration::from_millis(256);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Answered that it would not be: REFUSED, FORMERR, NOTIMP, BADVERS.
+    /// REFUSED, FORMERR, NOTIMP or BADVERS.
     Refused,
-    /// Answered that it could not be: SERVFAIL.
+    /// SERVFAIL.
     Failed,
     /// Answered after more than [`SLOW`].
     Slow,
@@ -39,12 +39,12 @@ impl Trouble {
     }
 }
 
-/// Those of one query: most have none.
+/// The troubles of one query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Troubles([bool; TROUBLE_COUNT]);
 
 impl Troubles {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "all others are answers")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other rcodes are answers")]
     pub fn of(rcode: ResponseCode, took: Duration) -> Self {
         let (refused, failed) = match rcode {
             ResponseCode::Refused | ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS => {
@@ -57,7 +57,7 @@ impl Troubles {
     }
 }
 
-/// Several may count at once.
+/// Counters that several threads may increment.
 #[derive(Debug, Default)]
 pub struct Counters {
     topics: [AtomicU64; TOPIC_COUNT],
@@ -67,7 +67,7 @@ pub struct Counters {
 impl Counters {
     pub fn add(&self, topic: Topic, Troubles(troubles): Troubles) {
         self.topics[topic as usize].fetch_add(1, Relaxed);
-        for (count, _) in self.troubles.iter().zip(troubles).filter(|(_, is_so)| *is_so) {
+        for (count, _) in self.troubles.iter().zip(troubles).filter(|(_, is_set)| *is_set) {
             count.fetch_add(1, Relaxed);
         }
     }
@@ -87,7 +87,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Each has one topic.
+    /// The number of queries, each of which has one topic.
     pub fn queries(&self) -> u64 {
         self.topics.iter().sum()
     }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn troubles_are_told_apart() {
+    fn troubles_follow_rcode_and_duration() {
         use Trouble::{Failed, Refused, Slow};
         let moment = Duration::from_millis(1);
         for (rcode, took, want) in [

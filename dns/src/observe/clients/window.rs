@@ -1,12 +1,12 @@
-//! The clients of a quarter of an hour: tables of fixed size, one for each worker that has anything to count.
+//! The clients of one window: tables of fixed size, one for each worker that has counted queries.
 
 use std::{net::IpAddr, sync::OnceLock, time::SystemTime};
 
 use super::counters::{Counters, Counts};
 
-/// As many clients find room in one table, and several times the pods of a large node.
+/// The slots of one table: several times the pods of a large node.
 pub const SLOTS: usize = 1024;
-/// How many places a client may have. More would make a full table slow.
+/// The slots that a client may hash to. More would make a full table slow.
 const PROBES: usize = 16;
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Window {
 #[derive(Debug)]
 struct Shard {
     slots: Box<[OnceLock<Box<Client>>]>,
-    /// Of those who found no place.
+    /// Clients without a slot.
     others: Counters,
 }
 
@@ -37,10 +37,10 @@ impl Window {
         add(self.shards[shard].get_or_init(Shard::new).counters(client));
     }
 
-    /// Every client of every table; who has several workers comes several times.
-    pub fn each(&self, mut tell: impl FnMut(IpAddr, Counts)) {
+    /// Visits every client of every table; a client of several workers is visited several times.
+    pub fn each(&self, mut visit: impl FnMut(IpAddr, Counts)) {
         let slots = self.shards.iter().filter_map(OnceLock::get).flat_map(|shard| &shard.slots);
-        slots.filter_map(OnceLock::get).for_each(|client| tell(client.address, client.counters.counts()));
+        slots.filter_map(OnceLock::get).for_each(|client| visit(client.address, client.counters.counts()));
     }
 
     pub fn others(&self) -> Counts {
@@ -53,7 +53,7 @@ impl Shard {
         Self { slots: (0..SLOTS).map(|_| OnceLock::new()).collect(), others: Counters::default() }
     }
 
-    /// The client's own, from its first query on.
+    /// The counters of a client. Takes a free slot for a new client, or returns `others` if there is none.
     fn counters(&self, address: IpAddr) -> &Counters {
         let first = hash(address);
         for step in 0..PROBES {
@@ -67,8 +67,7 @@ impl Shard {
     }
 }
 
-/// Spreads addresses that differ anywhere. Who makes up addresses to fill the table hides who comes later, whatever the
-/// hash.
+/// Spreads addresses that differ in any bits. It is not keyed: forged addresses can fill the table with any hash.
 fn hash(address: IpAddr) -> usize {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let (upper, lower) = match address {

@@ -1,4 +1,4 @@
-//! What the cache holds and spares.
+//! The metrics of the cache.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
@@ -46,22 +46,22 @@ impl Families {
         const CACHE: [&str; 3] = ["server", "zones", "view"];
         const STORE: [&str; 4] = ["server", "type", "zones", "view"];
         Self {
-            entries: new.gauges("cache_entries", "Answers that are remembered.", &STORE),
-            bytes: new.gauges("cache_bytes", "Memory that they take.", &STORE),
-            hits: new.counters("cache_hits_total", "Queries answered from memory.", &STORE),
-            misses: new.counters("cache_misses_total", "Queries that were not.", &CACHE),
-            requests: new.counters("cache_requests_total", "Queries that were looked for.", &CACHE),
+            entries: new.gauges("cache_entries", "Cached answers.", &STORE),
+            bytes: new.gauges("cache_bytes", "Memory of the cached answers.", &STORE),
+            hits: new.counters("cache_hits_total", "Queries answered from the cache.", &STORE),
+            misses: new.counters("cache_misses_total", "Queries not answered from the cache.", &CACHE),
+            requests: new.counters("cache_requests_total", "Queries looked up in the cache.", &CACHE),
             prefetched: new.counters(
                 "cache_prefetch_total",
-                "Answers that were fetched again before they expired.",
+                "Popular answers refreshed before they expired.",
                 &CACHE,
             ),
             served_stale: new.counters(
                 "cache_served_stale_total",
-                "Queries answered with what had expired.",
+                "Queries answered with an expired answer.",
                 &CACHE,
             ),
-            evictions: new.counters("cache_evictions_total", "Answers that made room for others.", &STORE),
+            evictions: new.counters("cache_evictions_total", "Evicted answers.", &STORE),
         }
     }
 

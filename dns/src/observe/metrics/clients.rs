@@ -1,15 +1,15 @@
-//! What everybody asks, by topic. Who asks is no label of a metric: see [`crate::observe::clients`].
+//! The totals of the query statistics, by topic. Clients are not a label: see [`crate::observe::clients`].
 
 use prometheus::{IntCounterVec, Opts, core::Collector as _, proto::MetricFamily};
 
 use super::FIXED;
 use crate::observe::clients::Counts;
 
-/// Made anew for each scrape: the figures themselves lie with the workers.
+/// Builds the families for a scrape, from the counters of the workers.
 pub(super) fn families(counts: &Counts) -> impl Iterator<Item = MetricFamily> {
     let topics = counts.topics().map(|(topic, count)| (topic.name(), count));
     let troubles = counts.troubles().map(|(trouble, count)| (trouble.name(), count));
-    let queries = family("dns_queries_total", "Queries, by what they are about.", "topic", topics);
+    let queries = family("dns_queries_total", "Queries, by topic.", "topic", topics);
     let trouble = family(
         "dns_troubles_total",
         "Queries that were refused, failed, or were answered after more than 256 ms.",

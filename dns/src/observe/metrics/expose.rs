@@ -1,16 +1,16 @@
-//! The text that a scraper reads, with two names for each figure.
+//! The exposition format, with two names for each metric.
 
 use prometheus::{TextEncoder, proto::MetricFamily};
 
-const THEIRS: &str = "coredns_";
-const OURS: &str = "portreeve_dns_";
+const COREDNS: &str = "coredns_";
+const PORTREEVE: &str = "portreeve_dns_";
 
-/// Families are registered without a prefix; names of ours that would say `dns` twice say it once.
+/// Encodes the families, which are registered without a prefix. `portreeve_dns_dns_` is shortened to `portreeve_dns_`.
 pub(super) fn text(families: Vec<MetricFamily>) -> String {
     let mut named = Vec::with_capacity(families.len() * 2);
     for family in families {
         let stem = family.name().to_owned();
-        for name in [format!("{THEIRS}{stem}"), format!("{OURS}{}", stem.trim_start_matches("dns_"))] {
+        for name in [format!("{COREDNS}{stem}"), format!("{PORTREEVE}{}", stem.trim_start_matches("dns_"))] {
             let mut family = family.clone();
             family.set_name(name);
             named.push(family);
@@ -18,7 +18,7 @@ pub(super) fn text(families: Vec<MetricFamily>) -> String {
     }
     let mut text = String::new();
     let written = TextEncoder::new().encode_utf8(&named, &mut text);
-    // Only a family without figures cannot be written, and the registry gives none.
+    // Only an empty family cannot be encoded, and the registry returns none.
     written.map(|()| text).unwrap_or_default()
 }
 
@@ -31,7 +31,7 @@ mod tests {
     use crate::observe::metrics::{Metrics, Transport};
 
     #[test]
-    fn each_figure_has_two_names() {
+    fn each_metric_has_two_names() {
         let metrics = Metrics::default();
         let queries = metrics.queries("dns://:53", ".");
         queries.asked(Transport::Tcp, true, RecordType::AAAA, false, 40);

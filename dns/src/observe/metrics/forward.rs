@@ -1,4 +1,4 @@
-//! What is asked of others.
+//! The metrics of forwarding.
 
 use std::{
     collections::BTreeMap,
@@ -38,9 +38,9 @@ pub(super) struct Families {
 pub struct ForwardMetrics {
     /// Refused because too many were in flight.
     pub rejects: IntCounter,
-    /// UpstreamQuery somebody although everybody was down.
+    /// Queries that found all upstreams down.
     pub all_down: IntCounter,
-    /// Waited for the answer to the same question of somebody else.
+    /// Queries that joined an identical query in flight.
     pub coalesced: IntCounter,
 }
 
@@ -55,19 +55,19 @@ struct Upstream {
     durations: [OnceLock<Histogram>; RCODE_COUNT],
 }
 
-/// What became of the questions to one upstream, since the start.
+/// The counts of the queries to one upstream, since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamCounts {
     pub address: String,
     pub answers: u64,
-    /// Not answered.
+    /// Queries without an answer.
     pub failed: u64,
-    /// Under way for long, whatever came of it.
+    /// Queries that took longer than the threshold, answered or not.
     pub slow: u64,
 }
 
 const FORWARD: &str = "forward";
-/// The label that says which upstream.
+/// The label of the upstream's address.
 const TO: &str = "to";
 
 impl Families {
@@ -76,50 +76,44 @@ impl Families {
         Self {
             rejects: new.counter(
                 "forward_max_concurrent_rejects_total",
-                "Queries refused because as many as allowed were in flight.",
+                "Queries refused because the limit of concurrent queries was reached.",
             ),
             all_down: new
-                .counter("forward_healthcheck_broken_total", "Queries that found every upstream down."),
-            coalesced: new.counter(
-                "forward_coalesced_total",
-                "Queries that waited for the answer to the same question of another client.",
-            ),
+                .counter("forward_healthcheck_broken_total", "Queries that found all upstreams down."),
+            coalesced: new
+                .counter("forward_coalesced_total", "Queries that joined an identical query in flight."),
             duration: new.histograms(
                 "proxy_request_duration_seconds",
-                "Time from question to answer of an upstream.",
+                "Time from query to answer of an upstream.",
                 &["proxy_name", TO, "rcode"],
                 latencies(),
             ),
             failed_probes: new.counters(
                 "proxy_healthcheck_failures_total",
-                "Probes that an upstream did not answer.",
+                "Health probes without an answer.",
                 &["proxy_name", TO],
             ),
             failures: new.counters(
                 "proxy_failures_total",
-                "Questions that an upstream did not answer.",
+                "Queries to an upstream without an answer.",
                 &["proxy_name", TO],
             ),
             slow: new.counters(
                 "proxy_slow_total",
-                "Questions that an upstream was given more than 256 ms for, answered in the end or not.",
+                "Queries to an upstream that took more than 256 ms, answered or not.",
                 &["proxy_name", TO],
             ),
             reused: new.counters(
                 "proxy_conn_cache_hits_total",
-                "Questions that went over a kept connection.",
+                "Queries over a pooled connection.",
                 &CONNECTION,
             ),
             opened: new.counters(
                 "proxy_conn_cache_misses_total",
-                "Questions that needed a new connection.",
+                "Queries that needed a new connection.",
                 &CONNECTION,
             ),
-            looping: new.counters(
-                "forward_loops_total",
-                "Times that an upstream was found to lead back here.",
-                &[TO],
-            ),
+            looping: new.counters("forward_loops_total", "Detections of a forwarding loop.", &[TO]),
         }
     }
 

@@ -1,16 +1,16 @@
-//! The words that CoreDNS uses for types and response codes.
+//! The labels of qtypes and response codes, as in CoreDNS.
 
 use std::borrow::Cow;
 
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
-/// Types that have a label of their own; the rest is `other`.
+/// Types with a label of their own; all others are `other`.
 pub(super) const TYPES: [&str; 19] = [
     "A", "AAAA", "CNAME", "DNSKEY", "DS", "MX", "NS", "NSEC", "NSEC3", "PTR", "RRSIG", "SOA", "SRV", "TXT",
     "HTTPS", "SVCB", "AXFR", "IXFR", "ANY",
 ];
 
-/// Where a type stands in [`TYPES`]; behind its end for the rest.
+/// The index of a type in [`TYPES`], or its length for other types.
 pub(super) fn type_index(qtype: RecordType) -> usize {
     let number = u16::from(qtype);
     const NUMBERS: [u16; TYPES.len()] =
@@ -29,7 +29,7 @@ const RCODES: [&str; 11] = [
 const BADVERS: u16 = 16;
 const OTHER: &str = "other";
 
-/// Numbers without a word of their own share one.
+/// The number of labels: [`RCODES`], BADVERS, and `other`.
 pub(super) const RCODE_COUNT: usize = RCODES.len() + 2;
 
 pub(super) fn rcode_index(rcode: ResponseCode) -> usize {
@@ -45,7 +45,7 @@ pub(super) fn rcode_name(index: usize) -> &'static str {
     RCODES.get(index).copied().unwrap_or(if index == RCODES.len() { "BADVERS" } else { OTHER })
 }
 
-/// How people call a response code; its number where they have no word for it.
+/// The name of a response code, or its number if it has none.
 pub fn rcode_word(rcode: ResponseCode) -> Cow<'static, str> {
     match rcode_name(rcode_index(rcode)) {
         OTHER => u16::from(rcode).to_string().into(),

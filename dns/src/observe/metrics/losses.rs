@@ -1,4 +1,4 @@
-//! What was not answered, or not told, for want of room.
+//! Counters of dropped requests, replies and connections.
 
 use prometheus::{IntCounter, IntCounterVec};
 
@@ -6,27 +6,24 @@ use super::Register;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// The kernel had no room for a request while all workers were busy.
+    /// A request that the kernel dropped, as a socket's receive buffer was full.
     Request,
-    /// A reply over UDP that the kernel did not take.
+    /// A reply over UDP that could not be sent.
     Reply,
-    /// A client that has as many connections as it may, or there are too many together.
+    /// A connection above the limit per client, or above that of all clients.
     Connection,
-    /// A connection whose replies were not read.
+    /// A connection that was closed because its client did not read the replies.
     Unread,
 }
 
-/// Counters that exist from the start: there is something to watch before anything is lost.
+/// The counters, created at the start so that alerts have a series before the first loss.
 #[derive(Debug, Clone)]
 pub struct Losses([IntCounter; 4]);
 
 impl Losses {
     pub(super) fn new(new: &Register<'_>) -> Self {
-        let family: IntCounterVec = new.counters(
-            "dns_lost_total",
-            "Requests, replies and connections that were dropped, by what they were.",
-            &["what"],
-        );
+        let family: IntCounterVec =
+            new.counters("dns_lost_total", "Dropped requests, replies and connections.", &["what"]);
         Self(["request", "reply", "connection", "unread"].map(|what| family.with_label_values(&[what])))
     }
 

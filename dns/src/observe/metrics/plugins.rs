@@ -1,4 +1,4 @@
-//! What a block is made of, and what its own lists and templates did.
+//! The metrics of the directives: enabled plugins, `hosts`, `template` and `health`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,14 +20,14 @@ pub(super) struct Families {
     health: HealthMetrics,
 }
 
-/// Of the hosts file that was read last.
+/// The last read of the hosts file.
 #[derive(Debug, Clone)]
 pub struct HostsMetrics {
     entries: IntGauge,
     read_at: IntGauge,
 }
 
-/// The templates of one block.
+/// The counters of the templates of one block.
 #[derive(Debug, Clone)]
 pub struct TemplateMetrics {
     families: Families,
@@ -35,7 +35,7 @@ pub struct TemplateMetrics {
     zone: String,
 }
 
-/// The server asks itself whether it lives, as others would.
+/// The server's requests to its own health endpoint.
 #[derive(Debug, Clone)]
 pub struct HealthMetrics {
     duration: Histogram,
@@ -52,24 +52,25 @@ impl Families {
                 &["server", "zone", "view", "name"],
             ),
             hosts: HostsMetrics {
-                entries: new.gauge("hosts_entries", "Addresses that are listed, with their names."),
-                read_at: new.gauge("hosts_reload_timestamp_seconds", "When the list was read last."),
+                entries: new.gauge("hosts_entries", "Entries of hosts files and inline hosts."),
+                read_at: new
+                    .gauge("hosts_reload_timestamp_seconds", "Time of the last reload of the hosts file."),
             },
-            matches: new.counters("template_matches_total", "Queries that a template took.", &TEMPLATE),
+            matches: new.counters("template_matches_total", "Queries that matched a template.", &TEMPLATE),
             failed_records: new.counters(
                 "template_rr_failures_total",
-                "Records of templates that were none once they were filled in.",
+                "Records of templates that could not be built.",
                 &TEMPLATE,
             ),
             health: HealthMetrics {
                 duration: new.histogram(
                     "health_request_duration_seconds",
-                    "Time of the server's own requests for its health.",
+                    "Time of the server's requests to its own health endpoint.",
                     latencies(),
                 ),
                 failures: new.counter(
                     "health_request_failures_total",
-                    "Requests for its health that the server did not answer itself.",
+                    "Failed requests of the server to its own health endpoint.",
                 ),
             },
         }
@@ -103,7 +104,7 @@ impl HostsMetrics {
 }
 
 impl TemplateMetrics {
-    /// A template took a question, and so many of its records came to nothing.
+    /// Counts a match of a template, and its records that could not be built.
     pub fn matched(&self, question: &Query, failed_records: usize) {
         let qtype = type_name(type_index(question.query_type()));
         let labels = [self.server.as_str(), self.zone.as_str(), "", "IN", qtype];

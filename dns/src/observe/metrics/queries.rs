@@ -1,4 +1,4 @@
-//! Queries and answers, by zone.
+//! The metrics of queries and answers, by zone.
 
 use std::{
     net::IpAddr,
@@ -34,7 +34,7 @@ pub(super) struct Families {
     clients: Arc<Clients>,
 }
 
-/// The counters of one zone of one server. Those that count nothing yet do not exist.
+/// The counters of one zone of one server, each created when it is first incremented.
 #[derive(Debug, Clone)]
 pub struct QueryMetrics(Arc<Zone>);
 
@@ -43,7 +43,7 @@ struct Zone {
     families: Families,
     server: String,
     name: String,
-    /// By protocol, family and type.
+    /// By protocol, address family and qtype.
     requests: [OnceLock<IntCounter>; 4 * (TYPES.len() + 1)],
     /// By plugin and response code.
     responses: [OnceLock<IntCounter>; PLUGINS.len() * RCODE_COUNT],
@@ -53,12 +53,12 @@ struct Zone {
     dnssec_ok: IntCounter,
 }
 
-/// Who may have answered; nobody by this name is told as nobody.
+/// The values of the label `plugin`; an unknown name counts as the empty one.
 const PLUGINS: [&str; 9] =
     ["", "kubernetes", "forward", "cache", "hosts", "template", "local", "any", "rewrite"];
 const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
 const FAMILIES: [&str; 2] = ["1", "2"];
-/// Nothing is told of views: there are none.
+/// The label `view`, always empty: views are not supported.
 const VIEW: &str = "";
 
 impl Families {
@@ -79,7 +79,7 @@ impl Families {
             ),
             responses: new.counters(
                 "dns_responses_total",
-                "Answers, by zone, response code and who gave them.",
+                "Answers, by zone, response code and plugin.",
                 &["server", "zone", "view", "rcode", "plugin"],
             ),
             duration: new.histograms(
@@ -90,8 +90,9 @@ impl Families {
             ),
             request_size: new.histograms("dns_request_size_bytes", "Size of queries.", &SIZED, sizes()),
             response_size: new.histograms("dns_response_size_bytes", "Size of answers.", &SIZED, sizes()),
-            dnssec_ok: new.counters("dns_do_requests_total", "Queries that ask for signatures, too.", &ZONE),
-            panics: new.counter("panics_total", "Queries that broke something and were answered SERVFAIL."),
+            dnssec_ok: new.counters("dns_do_requests_total", "Queries with the DO bit set.", &ZONE),
+            panics: new
+                .counter("panics_total", "Queries that caused a panic and were answered with SERVFAIL."),
             clients: Arc::clone(clients),
         }
     }
@@ -120,7 +121,7 @@ impl Families {
 }
 
 impl QueryMetrics {
-    /// Of all zones together.
+    /// Counts a panic; the counter is shared by all zones.
     pub fn panicked(&self) {
         self.0.families.panics.inc();
     }
@@ -142,7 +143,7 @@ impl QueryMetrics {
         &self.0.families.clients
     }
 
-    /// Who asked what, with what success.
+    /// Adds an answered query to the query statistics.
     pub fn note(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
         self.0.families.clients.note(client, topic, rcode, took);
     }

@@ -1,4 +1,4 @@
-//! One answer, as it is kept.
+//! A cached answer.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -19,29 +19,29 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// A whole message without an id.
+    /// A complete message with id 0.
     wire: Box<[u8]>,
     stored: Instant,
     ttl: u32,
     pub is_failure: bool,
-    /// Times that it was asked for in a row.
+    /// Hits without a gap longer than the configured duration of `prefetch`.
     hits: AtomicU32,
-    /// Milliseconds after it was stored: when it was last asked for, and until when the upstream is left alone.
+    /// Milliseconds after `stored`: the time of the last hit, and the earliest time of the next refresh.
     last_hit: AtomicU64,
     recheck: AtomicU64,
-    /// Somebody is fetching it again.
+    /// Whether a refresh is in flight.
     refreshing: AtomicBool,
 }
 
-/// How often an answer was asked for; handed on to the one that replaces it.
+/// The hit count of an answer, which the answer that replaces it inherits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Popularity(u32);
 
-/// What a client is told to keep a stale answer for (RFC 8767, section 4).
+/// The TTL of stale answers, in seconds (RFC 8767, section 4).
 const STALE_TTL: u32 = 30;
 
 impl Entry {
-    /// None if the answer cannot be written, which no answer that was read can be.
+    /// Returns `None` when the answer cannot be encoded, which does not happen to an answer that was decoded.
     pub(super) fn new(question: &Query, reply: &Reply, lifetime: &Lifetime) -> Option<Self> {
         let mut message = Message::response(0, OpCode::Query);
         message.metadata.response_code = reply.rcode;
@@ -75,7 +75,7 @@ impl Entry {
         u32::try_from(self.stored.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
 
-    /// Seconds until it expires; None when it has.
+    /// Seconds until it expires. Returns `None` once it has expired.
     pub(super) fn left(&self) -> Option<u32> {
         self.ttl.checked_sub(self.age()).filter(|left| *left > 0)
     }
@@ -84,7 +84,7 @@ impl Entry {
         self.stored.elapsed().saturating_sub(Duration::from_secs(self.ttl.into()))
     }
 
-    /// For a client, with TTLs that have counted down.
+    /// The reply to a client, its TTLs reduced by `age`.
     pub(super) fn reply(&self, question: &Query, age: Option<u32>) -> Option<Reply> {
         let age = age.unwrap_or_default();
         self.read(question, |record| record.ttl = record.ttl.saturating_sub(age))
@@ -96,7 +96,7 @@ impl Entry {
     }
 
     fn read(&self, question: &Query, change: impl Fn(&mut Record)) -> Option<Reply> {
-        // It was written here, so it can be read.
+        // Encoded by `new`, so it can be decoded.
         let message = Message::from_vec(&self.wire).ok()?;
         let mut reply = Reply::from_upstream(message, question);
         reply.authoritative = false;
@@ -106,7 +106,7 @@ impl Entry {
         Some(reply)
     }
 
-    /// Counts, and says whether this one is to fetch it again.
+    /// Counts a hit. Returns whether the caller must refresh the answer; it is then marked as refreshing.
     pub(super) fn hit(&self, prefetch: &Prefetch, left: u32) -> bool {
         let now = self.now();
         let gap = now.saturating_sub(self.last_hit.swap(now, Relaxed));
@@ -121,7 +121,7 @@ impl Entry {
         hits >= prefetch.amount && is_due && may_ask && !self.refreshing.swap(true, Relaxed)
     }
 
-    /// It was to be replaced, and is still there.
+    /// Whether a refresh was begun and has not replaced this entry.
     pub(super) fn awaits_refresh(&self) -> bool {
         self.refreshing.load(Relaxed)
     }
@@ -140,8 +140,9 @@ impl Entry {
         self.refreshing.store(false, Relaxed);
     }
 
-    /// Whether the upstream is left alone for now: because it failed, or because somebody is asking behind the
-    /// clients' backs.
+    /// Whether to serve this entry without a query: the last refresh failed recently, or (with `verify immediate`)
+    /// another one is in flight. Returns `false` to one caller, which must refresh the answer; with `immediate` the entry
+    /// is then marked as refreshing.
     pub(super) fn begin_recheck(&self, verify: &Verify) -> bool {
         let is_immediate = *verify == Verify::Immediate;
         self.now() < self.recheck.load(Relaxed) || (is_immediate && self.refreshing.swap(true, Relaxed))

@@ -1,4 +1,4 @@
-//! What makes two questions the same.
+//! The key of a cached answer.
 
 use std::borrow::Borrow;
 
@@ -6,11 +6,11 @@ use hickory_server::proto::op::Query;
 
 use crate::resolve::reply::QueryFlags;
 
-/// The name in lower case, type, class, DO and CD, as bytes.
+/// The lower-case name, qtype, class, DO and CD, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey(Box<[u8]>);
 
-/// A key that is only looked for.
+/// A key for lookups, on the stack.
 pub(super) struct KeyBuffer {
     bytes: [u8; MAX_LEN],
     length: usize,
@@ -57,7 +57,7 @@ impl KeyBuffer {
         &self.bytes[..self.length]
     }
 
-    /// Names that were parsed have no more than 255 octets, so everything fits.
+    /// Appends bytes. They always fit: a parsed name has at most 255 octets.
     fn push(&mut self, bytes: &[u8]) {
         let end = (self.length + bytes.len()).min(MAX_LEN);
         self.bytes[self.length..end].copy_from_slice(&bytes[..end - self.length]);
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn questions_are_the_same_whatever_the_letters() {
+    fn keys_ignore_case_and_ad_only() {
         let key = |name: &str, change: &dyn Fn(&mut Query, &mut QueryFlags)| {
             let mut question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
             let mut flags = QueryFlags::default();

@@ -1,4 +1,4 @@
-//! Whether an answer may be kept, and for how long.
+//! The lifetime of an answer in the cache.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::resolve::reply::Reply;
 pub(super) enum AnswerKind {
     Success,
     Denial,
-    /// The upstream did not find out.
+    /// SERVFAIL or NOTIMP: the upstream could not resolve the name.
     Failure,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Lifetime {
     pub ttl: u32,
 }
 
-/// Shortest and longest time.
+/// Minimum and maximum lifetimes.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     pub success: (Duration, Duration),
@@ -32,7 +32,8 @@ pub(super) struct Limits {
     pub failure: Duration,
 }
 
-/// How long to keep an answer, if at all. The TTLs in it are brought within the limits: clients see them so.
+/// The lifetime of an answer. Clamps its TTLs to the limits, so clients see the clamped ones. Returns `None` when the
+/// answer is not cacheable.
 pub(super) fn lifetime(reply: &mut Reply, question: &Query, limits: &Limits) -> Option<Lifetime> {
     if reply.truncated || question.query_type().is_any() {
         return None;
@@ -53,21 +54,21 @@ pub(super) fn lifetime(reply: &mut Reply, question: &Query, limits: &Limits) -> 
     (ttl > 0).then_some(Lifetime { kind, ttl })
 }
 
-/// None: of a kind that is not kept.
+/// Returns `None` for a response code that is not cacheable.
 fn kind(reply: &Reply, question: &Query) -> Option<AnswerKind> {
     let rcode = reply.rcode;
     if rcode == ResponseCode::NoError {
         return Some(if reply.is_nodata(question) { AnswerKind::Denial } else { AnswerKind::Success });
     }
     if rcode == ResponseCode::NXDomain {
-        // With records of a chain, it is not clear which name of the chain does not exist.
+        // With a CNAME chain, it is not clear which name of the chain does not exist.
         return reply.answers.is_empty().then_some(AnswerKind::Denial);
     }
     let has_failed = [ResponseCode::ServFail, ResponseCode::NotImp].contains(&rcode);
     has_failed.then_some(AnswerKind::Failure)
 }
 
-/// RFC 2308, section 5. Without a SOA a denial is not kept.
+/// The TTL of a denial (RFC 2308, section 5). Returns `None` without a SOA: the denial is not cacheable.
 fn denial_ttl(authorities: &[Record]) -> Option<u32> {
     authorities.iter().find_map(|record| {
         let RData::SOA(soa) = &record.data else { return None };
@@ -93,7 +94,7 @@ fn clamp_all(reply: &mut Reply, limits: (Duration, Duration)) {
     }
 }
 
-/// A denial lasts no longer downstream than here.
+/// Limits the SOA minimum, so that downstream caches do not keep a denial longer than this one.
 fn shorten_minimum(record: &mut Record) {
     let ttl = record.ttl;
     if let RData::SOA(soa) = &mut record.data {
@@ -102,7 +103,7 @@ fn shorten_minimum(record: &mut Record) {
 }
 
 fn clamp(ttl: u32, (min, max): (Duration, Duration)) -> u32 {
-    // A longest time below the shortest wins: who says `cache 3` means 3.
+    // A maximum below the minimum wins: `cache 3` means 3.
     ttl.max(seconds(min)).min(seconds(max))
 }
 
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_follow_the_rules() {
+    fn lifetimes_are_clamped_ttls() {
         use AnswerKind::{Denial, Failure, Success};
         use ResponseCode as R;
         let limits = Limits {

@@ -1,4 +1,4 @@
-//! What the stores hold, and what they let go.
+//! Contents and evictions of the stores.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn denial() -> Reply {
     Reply { rcode: ResponseCode::NXDomain, authorities, errors: Vec::new(), ..Reply::servfail() }
 }
 
-/// Response code and TTL of what is found fresh.
+/// Response code and TTL of the fresh answer.
 fn found(cache: &Cache, question: &Query) -> Option<(ResponseCode, u32)> {
     match cache.lookup(question, QueryFlags::default()) {
         CacheLookup::Fresh(reply) | CacheLookup::Due(reply, _) => {
@@ -58,19 +58,19 @@ async fn a_later_answer_replaces_the_earlier_and_a_failure_replaces_nothing() {
     assert_eq!(found(&cache, &question), Some((NXDomain, 60)));
     store(address(&question));
     store(Reply::servfail());
-    assert_eq!(found(&cache, &question), Some((NoError, 60)), "a failure hides nothing");
+    assert_eq!(found(&cache, &question), Some((NoError, 60)), "a failure does not replace an answer");
     advance(Duration::from_secs(59)).await;
     assert_eq!(found(&cache, &question), Some((NoError, 1)));
     advance(Duration::from_secs(1)).await;
     assert_eq!(found(&cache, &question), None);
     store(Reply::servfail());
-    assert_eq!(found(&cache, &question), Some((ServFail, 0)), "what has expired is not hidden");
+    assert_eq!(found(&cache, &question), Some((ServFail, 0)), "a failure replaces an expired answer");
     advance(Duration::from_secs(5)).await;
     assert_eq!(found(&cache, &question), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn zones_and_exceptions_are_kept() {
+async fn zones_and_exceptions_limit_the_cache() {
     let zone = |text: &str| Zones(vec![LowerName::new(&Name::from_ascii(text).unwrap())]);
     let mut config = config::Cache { zones: zone("example."), keep_ttl: true, ..config::Cache::default() };
     config.success.except = zone("not.example.");

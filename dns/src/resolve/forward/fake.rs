@@ -1,4 +1,4 @@
-//! An upstream of the tests: it answers over UDP and TCP as it is told to.
+//! A fake upstream for tests, with scripted answers over UDP and TCP.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ pub(crate) enum Via {
     Tcp,
 }
 
-/// Messages to send for one question, in order. None at all is silence.
+/// Messages to send in reply to one query, in order; none for a timeout.
 pub(crate) type Answer = Vec<Vec<u8>>;
 
 pub(crate) struct Fake {
@@ -52,7 +52,7 @@ impl Fake {
         tls: Option<TlsAcceptor>,
         script: impl Fn(&Message, Via) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        // A port that is free for TCP may be taken for UDP by a question of another test.
+        // A port that is free for TCP may be in use for UDP by a query of another test.
         let (listener, socket) = loop {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -67,12 +67,12 @@ impl Fake {
         Self { address, counts, tasks: vec![datagrams, streams] }
     }
 
-    /// Answers every question with an address.
+    /// Answers every query with an address.
     pub(crate) async fn plain() -> Self {
         Self::start(|asked, _| vec![wire(&address_for(asked))]).await
     }
 
-    /// Hears everything and says nothing.
+    /// Receives queries and does not answer.
     pub(crate) async fn silent() -> Self {
         Self::start(|_, _| Vec::new()).await
     }
@@ -126,7 +126,7 @@ async fn streams(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script
     }
 }
 
-/// Until either side has had enough; an answer of no octets closes the connection.
+/// Serves a connection until it is closed; an empty answer closes it.
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, counts: &Counts) {
     while let Ok(length) = stream.read_u16().await {
         let mut question = vec![0; length.into()];
@@ -142,7 +142,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, 
     }
 }
 
-/// A reply that says nothing yet, in the manner of a server that understands the question.
+/// An empty reply, with an OPT if the query has one.
 pub(crate) fn reply_to(asked: &Message) -> Message {
     let mut reply = Message::response(asked.metadata.id, OpCode::Query);
     reply.metadata.recursion_available = true;

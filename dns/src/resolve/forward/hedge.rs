@@ -1,18 +1,18 @@
-//! Asking one after another: the next as soon as the last has failed, or has taken longer than it should.
+//! Hedged queries: the next attempt starts when the last one has failed, or exceeds its hedging delay.
 
 use std::{future::Future, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// One try, and how long to wait for it before another is made beside it.
+/// One attempt, and the hedging delay after which another one starts beside it.
 pub(super) struct Attempt<A> {
     pub answer: A,
     pub hedging_delay: Duration,
 }
 
-/// What the first try that succeeds gives, or the failures in the order in which they came. No try is given up for
-/// having taken long; all of them are when the time is over.
+/// The result of the first attempt that succeeds, or all failures in the order in which they happened. A slow attempt is
+/// not cancelled; all are when `time` is over.
 pub(super) async fn hedge<A, T, E>(
     mut attempts: impl Iterator<Item = Attempt<A>>,
     time: Duration,
@@ -34,14 +34,14 @@ where
         match timeout_at(hedging_delay, running.next()).await {
             Ok(Some(Ok(answer))) => return Ok(answer),
             Ok(Some(Err(failure))) => failures.push(failure),
-            // Nothing runs any more, or patience is over: the next one.
+            // No attempt is running, or the hedging delay is over: start the next one.
             Ok(None) | Err(_) => {}
         }
     }
     Err(failures)
 }
 
-/// A promise that is broken once the time is over.
+/// Runs a future for at most `time`. Errors: its own, or `late` on timeout.
 pub(super) async fn within<T, E>(
     time: Duration,
     late: E,
@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// Milliseconds until a try ends, and how.
+    /// `tries`: milliseconds until an attempt ends, and its result.
     struct Case {
         name: &'static str,
         tries: &'static [(u64, Result<&'static str, &'static str>)],
@@ -101,7 +101,7 @@ mod tests {
                 want: Err(&["x", "y"]),
                 after: 11,
             },
-            Case { name: "nobody to ask", tries: &[], want: Err(&[]), after: 0 },
+            Case { name: "no upstream", tries: &[], want: Err(&[]), after: 0 },
             Case {
                 name: "time is over",
                 tries: &[(NEVER, Ok("a")), (5, Err("x"))],

@@ -1,4 +1,4 @@
-//! Identical questions that are asked at the same time are asked once.
+//! Singleflight: identical queries at the same time are sent once.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 use prometheus::IntCounter;
 use tokio::sync::OnceCell;
 
-/// The questions that are being asked. Whoever comes first does the work; if it gives up, another one who waits goes on.
+/// The queries in flight, by key. The first caller runs the query; if it is cancelled, another waiter runs it again.
 #[derive(Debug)]
 pub(super) struct InFlight<K, T>(Mutex<HashMap<K, Weak<OnceCell<T>>>>);
 
@@ -21,7 +21,7 @@ impl<K, T> Default for InFlight<K, T> {
 }
 
 impl<K: Hash + Eq + Clone, T: Clone> InFlight<K, T> {
-    /// Asks, or waits for who does; `joined` is counted for those who wait.
+    /// Runs the query, or waits for the caller that runs it, which counts as `joined`.
     pub(super) async fn join<F: Future<Output = T>>(
         &self,
         key: K,
@@ -48,7 +48,8 @@ impl<K: Hash + Eq + Clone, T: Clone> InFlight<K, T> {
     }
 }
 
-/// One who waits. Who leaves when the answer is there, or leaves last, closes the flight: later ones ask anew.
+/// A waiter. The first one dropped after the answer, or the last one dropped without it, removes the entry: later callers
+/// send a new query.
 struct Waiter<'a, K: Hash + Eq + Clone, T: Clone> {
     cell: Arc<OnceCell<T>>,
     key: K,
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_while_it_is_asked_gets_the_same_answer() {
+    async fn callers_during_a_query_share_its_answer() {
         let (in_flight, asked) = (InFlight::default(), AtomicU32::new(0));
         let joined = IntCounter::new("joined", "joined").unwrap();
         let ask = || async {
@@ -94,11 +95,11 @@ mod tests {
         );
         assert_eq!(joined.get(), 9);
         assert_eq!(in_flight.join("a", &joined, ask).await, 1, "later");
-        assert!(in_flight.lock().is_empty(), "nobody waits");
+        assert!(in_flight.lock().is_empty(), "no waiters");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_leaves_the_work_to_the_next() {
+    async fn a_cancelled_query_is_taken_over_by_the_next_waiter() {
         let (in_flight, finished) = (InFlight::default(), AtomicU32::new(0));
         let joined = IntCounter::new("joined", "joined").unwrap();
         let ask = || async {
@@ -111,6 +112,6 @@ mod tests {
         assert_eq!(finished.load(Relaxed), 1);
         let alone = timeout(Duration::from_millis(500), in_flight.join("a", &joined, ask)).await;
         assert!(alone.is_err());
-        assert!(in_flight.lock().is_empty(), "a question that everybody gave up is forgotten");
+        assert!(in_flight.lock().is_empty(), "a query without waiters is removed");
     }
 }

@@ -1,7 +1,7 @@
-//! An upstream that leads back here.
+//! Detection of forwarding loops.
 //!
-//! Each is asked for a name that nobody else can know. If that question arrives at this server, the upstream is left out
-//! until a later probe ends elsewhere; everything else is served on.
+//! Each upstream gets a query for a random name. If that query arrives at this server, the upstream is excluded until a
+//! later probe does not return; all other service continues.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use super::{
     upstream::{Budget, Failure, Upstream},
 };
 
-/// The probes under way; all forwarders of a server share it, as a question may come back to another one.
+/// The probes in flight, shared by all forwarders of a server, as a probe may return to any of them.
 #[derive(Debug, Default)]
 pub struct LoopDetector(Mutex<HashMap<LowerName, bool>>);
 
@@ -29,7 +29,7 @@ const TIME: Duration = Duration::from_secs(2);
 const PACKETS: u32 = 2;
 
 impl LoopDetector {
-    /// Whether a question is a probe of ours, which then has its result.
+    /// Whether a query is one of the probes in flight. Records that the probe has returned.
     pub(super) fn is_own_probe(&self, question: &Query) -> bool {
         if question.query_type() != RecordType::HINFO {
             return false;
@@ -43,7 +43,7 @@ impl LoopDetector {
         }
     }
 
-    /// Finds out whether an upstream leads back here.
+    /// Probes an upstream for a loop.
     pub(super) async fn probe(&self, upstream: &Upstream, zone: &Name) {
         let Some(name) = random_name(zone) else { return };
         let key = LowerName::new(&name);
@@ -51,7 +51,7 @@ impl LoopDetector {
         let question = Query::query(name, RecordType::HINFO);
         let budget = Budget::of(PACKETS);
         let asked = upstream.ask(&question, QueryFlags::default(), &budget);
-        // Only where the question went is of interest, not what came of it.
+        // Only the return of the probe matters, not its answer.
         let _ = within(TIME, Failure::Timeout, asked).await;
         let is_own_probe = self.probes().remove(&key).unwrap_or_default();
         conclude(upstream, is_own_probe);
@@ -66,19 +66,19 @@ fn conclude(upstream: &Upstream, loops: bool) {
     let did = upstream.loops.swap(loops, Relaxed);
     if loops && !did {
         upstream.metrics.loops();
-        error!(upstream = %upstream.target, "upstream leads back to this server and is left out");
+        error!(upstream = %upstream.target, "forwarding loop detected, upstream excluded");
     } else if did && !loops {
-        info!(upstream = %upstream.target, "upstream no longer leads back to this server");
+        info!(upstream = %upstream.target, "forwarding loop has ended, upstream in use again");
     }
 }
 
-/// None for a zone whose names are too long to prepend to: nobody will ask for names in it either.
+/// Returns `None` for a zone whose name is too long to prepend labels: names below it are not queried either.
 fn random_name(zone: &Name) -> Option<Name> {
     let label = || format!("{:019}", rand::random::<u64>() % 10_u64.pow(19));
     zone.prepend_label(label()).ok()?.prepend_label(label()).ok()
 }
 
-/// Finds out about several at once.
+/// Probes several upstreams concurrently.
 pub(super) async fn probe_all(loops: &LoopDetector, upstreams: &[Arc<Upstream>], zone: &Name) {
     futures_util::future::join_all(upstreams.iter().map(|upstream| loops.probe(upstream, zone))).await;
 }

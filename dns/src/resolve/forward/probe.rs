@@ -1,4 +1,4 @@
-//! A failed upstream is asked until it answers again.
+//! Health checks: a failed upstream is probed until it answers.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering::Relaxed},
@@ -20,10 +20,10 @@ use super::{
 use crate::config::HealthCheck;
 
 const TIME: Duration = Duration::from_secs(1);
-/// One question, and what it takes to find out how the upstream likes it.
+/// One query, its retry without 0x20 or EDNS, and one over TCP.
 const PACKETS: u32 = 3;
 
-/// Probes until the upstream answers, whatever it answers; no more than one at a time.
+/// Starts the probe task, unless it is running. It ends with any answer of the upstream.
 pub(super) fn start(upstream: &Arc<Upstream>, check: &HealthCheck) {
     if upstream.probing.swap(true, Relaxed) {
         return;
@@ -35,7 +35,7 @@ pub(super) fn start(upstream: &Arc<Upstream>, check: &HealthCheck) {
 async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     let question = Query::query(Name::from(&check.domain), RecordType::NS);
     let flags = QueryFlags { no_recursion: !check.recursion_desired, ..QueryFlags::default() };
-    // Ends with the upstream: when a changed file no longer names it, nobody holds it any more.
+    // Also ends when the upstream is dropped, as a changed file no longer lists it.
     while let Some(upstream) = upstream.upgrade() {
         match probe(&upstream, &question, flags).await {
             Ok(()) => {
@@ -61,7 +61,7 @@ async fn probe(upstream: &Upstream, question: &Query, flags: QueryFlags) -> Resu
     let budget = Budget::of(PACKETS);
     match within(TIME, Failure::Timeout, upstream.ask(question, flags, &budget)).await {
         Err(failure) if failure.is_upstream_failure() => Err(failure),
-        // Whatever came back, somebody is there.
+        // Any answer shows that the upstream is alive.
         Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! The name servers of a file like `/etc/resolv.conf`.
+//! Parsing of `/etc/resolv.conf` and files like it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -6,12 +6,12 @@ use nix::net::if_::if_nametoindex;
 
 use crate::config::DNS_PORT;
 
-/// Where systemd-resolved answers on a host; what it asks itself stands in [`RESOLVED`].
+/// The stub addresses of systemd-resolved; its own upstreams are in [`RESOLVED`].
 const STUBS: [IpAddr; 2] =
     [IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 54))];
 pub(super) const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
-/// Each name server once, in order. Search lists and options are the business of stub resolvers.
+/// The name servers in order, without duplicates. Search lists and options only concern stub resolvers.
 pub(super) fn name_servers(text: &str) -> Vec<SocketAddr> {
     let mut servers = Vec::new();
     for line in text.lines() {
@@ -25,7 +25,7 @@ pub(super) fn name_servers(text: &str) -> Vec<SocketAddr> {
     servers
 }
 
-/// A link-local address says which interface it belongs to: `fe80::1%eth0`.
+/// Parses an address. A link-local one carries its interface: `fe80::1%eth0`.
 fn server(word: &str) -> Option<SocketAddr> {
     let Some((address, interface)) = word.split_once('%') else {
         return Some((word.parse::<IpAddr>().ok()?, DNS_PORT).into());
@@ -35,7 +35,7 @@ fn server(word: &str) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(address, DNS_PORT, 0, scope).into())
 }
 
-/// A host's stub leads to whatever the host asks, possibly to this server again: what it asks is better asked directly.
+/// Whether a server is the host's stub. The stub may forward to this server again, so its own upstreams are used directly.
 pub(super) fn is_stub(server: &SocketAddr) -> bool {
     STUBS.contains(&server.ip())
 }

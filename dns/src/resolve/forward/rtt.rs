@@ -1,21 +1,22 @@
-//! How fast an upstream answers, and how long one waits for it.
+//! The round-trip time (RTT) of an upstream, and the hedging delay that follows from it.
 
 use std::time::Duration;
 
-/// The smoothed round trip, as TCP keeps it (RFC 6298).
+/// The smoothed RTT and its variation, as in TCP (RFC 6298).
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct RttEstimator {
     smoothed: Option<Duration>,
     variation: Duration,
 }
 
-/// Before an upstream is known. A client's own first try ends after 5 s, so a second upstream has to answer well before.
+/// The delay before the first sample. A client's own first try ends after 5 s, so a second upstream has to answer well
+/// before.
 const INITIAL_DELAY: Duration = Duration::from_millis(400);
 const MIN_DELAY: Duration = Duration::from_millis(30);
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
 impl RttEstimator {
-    /// An answer took so long.
+    /// Adds the sample of an answer.
     pub(super) fn sample(&mut self, took: Duration) {
         let Some(smoothed) = self.smoothed else {
             (self.smoothed, self.variation) = (Some(took), took / 2);
@@ -25,14 +26,14 @@ impl RttEstimator {
         self.smoothed = Some((smoothed * 7 + took) / 8);
     }
 
-    /// There was no answer for so long: it would have taken longer.
+    /// Adds a wait without an answer as a lower bound of the RTT: it counts only if it is above the smoothed RTT.
     pub(super) fn timed_out(&mut self, waited: Duration) {
         if self.smoothed.is_some_and(|smoothed| waited > smoothed) {
             self.sample(waited);
         }
     }
 
-    /// Nearly every answer comes sooner: time to ask somebody else as well.
+    /// The hedging delay: smoothed RTT plus four times its variation, within bounds. Nearly all answers arrive sooner.
     pub(super) fn hedging_delay(&self) -> Duration {
         let known = self.smoothed.map(|smoothed| smoothed + self.variation * 4);
         known.map_or(INITIAL_DELAY, |known| known.clamp(MIN_DELAY, MAX_DELAY))
@@ -44,12 +45,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_follows_the_answers() {
+    fn the_hedging_delay_follows_the_rtt() {
         let ms = Duration::from_millis;
         let mut rtt = RttEstimator::default();
         assert_eq!(rtt.hedging_delay(), INITIAL_DELAY, "unknown");
         rtt.timed_out(ms(1500));
-        assert_eq!(rtt.hedging_delay(), INITIAL_DELAY, "silence alone says nothing about the speed");
+        assert_eq!(rtt.hedging_delay(), INITIAL_DELAY, "a timeout alone is no sample");
         rtt.sample(ms(20));
         assert_eq!(rtt.hedging_delay(), ms(60), "a first answer");
         (0..50).for_each(|_| rtt.sample(ms(20)));
@@ -57,6 +58,6 @@ mod tests {
         (0..20).for_each(|_| rtt.timed_out(ms(300)));
         assert!(rtt.hedging_delay() > ms(300), "slower than it was: {:?}", rtt.hedging_delay());
         (0..50).for_each(|_| rtt.sample(ms(1900)));
-        assert_eq!(rtt.hedging_delay(), MAX_DELAY, "too slow to wait for");
+        assert_eq!(rtt.hedging_delay(), MAX_DELAY, "limited");
     }
 }

@@ -1,4 +1,4 @@
-//! One rule: which upstreams are asked for a name, in what order, and when that is given up.
+//! One forwarding rule: selection of upstreams, failover, health and timeouts.
 
 use std::{
     collections::HashSet,
@@ -38,30 +38,30 @@ use crate::config::{Forward, HealthCheck, Policy};
 pub(super) struct Rule {
     config: Forward,
     context: ServerContext,
-    /// For upstreams with TLS.
+    /// Set if any upstream uses TLS.
     tls: Option<Arc<ClientConfig>>,
-    /// Replaced as a whole when files name others.
+    /// Replaced as a whole when a watched file changes.
     upstreams: ArcSwap<Vec<Arc<Upstream>>>,
-    /// Whose turn it is in a round robin.
+    /// The next upstream of the round robin.
     turn: AtomicUsize,
     in_flight: Semaphore,
 }
 
-/// What a rule makes of a question.
+/// The result of a rule.
 pub(super) enum RuleResult {
     Final(Reply),
-    /// The next rule that takes the name may do better.
+    /// To be used only if no later rule matches the name.
     Next(Reply),
 }
 
-/// All tries together: a stub resolver waits for 5 s.
+/// Timeout of all tries together: a stub resolver waits for 5 s.
 const TIME: Duration = Duration::from_secs(5);
 const MAX_TRIES: usize = 6;
-/// For finding out about an upstream's manners, and for truncated answers.
+/// Packets beyond one per try: for retries without 0x20 or EDNS, and for truncated answers.
 const SPARE_PACKETS: u32 = 2;
-/// Where a rule has no limit of its own: a question in flight takes memory.
+/// The default of `max_concurrent`: a query in flight takes memory.
 const MAX_IN_FLIGHT: u32 = 10_000;
-/// How often files are looked at, and how often an upstream that led back here is tried again.
+/// The interval at which files are checked, and the number of intervals between loop probes of an excluded upstream.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const POLLS_PER_LOOP_CHECK: u32 = 30;
 
@@ -105,7 +105,7 @@ impl Rule {
         }
     }
 
-    /// The upstreams to ask, first to last; none when there is nobody, or nobody who could answer.
+    /// The upstreams to query, in order. Empty if there are none, or if all are loops, or down with `failfast`.
     fn order(&self) -> Vec<Arc<Upstream>> {
         let all = self.upstreams.load();
         let apart = |upstream: &&Arc<Upstream>| !upstream.loops.load(Relaxed);
@@ -114,7 +114,7 @@ impl Rule {
         if chosen.is_empty() && all.iter().any(|upstream| apart(&upstream)) {
             self.context.metrics.forward().all_down.inc();
             if !self.config.fail_fast {
-                // The probes may be what fails.
+                // The probes alone may fail, so all are tried.
                 chosen = all.iter().filter(apart).cloned().collect();
                 chosen.shuffle(&mut rand::rng());
             }
@@ -156,10 +156,10 @@ impl Rule {
         if leads_on { RuleResult::Next(reply) } else { RuleResult::Final(reply) }
     }
 
-    /// Keeps what is known of upstreams that stay.
+    /// Replaces the upstreams. Those that remain keep their state.
     fn set_upstreams(&self, targets: &[Target]) -> Result<(), TlsError> {
         if targets.is_empty() {
-            warn!(zone = %self.config.from, "there is no upstream to ask: what has to be forwarded is SERVFAIL");
+            warn!(zone = %self.config.from, "no upstream, forwarded queries fail with SERVFAIL");
         }
         let old = self.upstreams.load();
         let upstream = |target: &Target| match old.iter().find(|upstream| upstream.target == *target) {
@@ -185,7 +185,7 @@ impl Rule {
         Ok(Upstream::new(target.clone(), dial, self.config.expire, metrics))
     }
 
-    /// Asks the upstreams that were never asked whether they lead back here, and `again` those that were found to.
+    /// Probes the upstreams that were never probed for a loop, and with `again` those that were found to loop.
     async fn check_for_loops(&self, again: bool) {
         let all = self.upstreams.load_full();
         let is_suspect = |upstream: &&Arc<Upstream>| {
@@ -205,7 +205,7 @@ impl Rule {
     }
 }
 
-/// Follows the files that name upstreams, and the upstreams that were left out, as long as the rule is in use.
+/// Watches the files that list upstreams, and probes the excluded upstreams, until the rule is dropped.
 async fn watch_files(rule: Weak<Rule>, mut targets: Targets) {
     let mut polls = interval(POLL_INTERVAL);
     for poll in 0_u32.. {
@@ -217,18 +217,18 @@ async fn watch_files(rule: Weak<Rule>, mut targets: Targets) {
         if now != before {
             match rule.set_upstreams(&now) {
                 Ok(()) => info!(zone = %rule.config.from, upstreams = now.len(), "upstreams have changed"),
-                Err(error) => warn!(%error, "cannot use the upstreams that a file names now"),
+                Err(error) => warn!(%error, "cannot use the changed list of upstreams"),
             }
         }
         rule.upstreams.load().iter().for_each(|upstream| upstream.close_expired());
-        // At first there may be nobody yet to whom a question could come back.
+        // Not in the first interval: the listeners that a looping probe would reach may not be bound yet.
         if poll > 0 && rule.context.detect_loops {
             rule.check_for_loops(poll % POLLS_PER_LOOP_CHECK == 0).await;
         }
     }
 }
 
-/// The last reply that a better one was hoped for, or word that there is none.
+/// The last reply with a `failover` rcode, or SERVFAIL if there is none.
 fn final_reply(failures: Vec<Failure>) -> Reply {
     let mut replies = failures.into_iter().rev().filter_map(|failure| match failure {
         Failure::Unwanted(_, reply) => Some(*reply),
@@ -244,7 +244,8 @@ fn final_reply(failures: Vec<Failure>) -> Reply {
     replies.next().unwrap_or_else(Reply::servfail)
 }
 
-/// An upstream that fails is probed; so is one that is left waiting because another was faster.
+/// Starts probes of an upstream after a failed query, and after one that was cancelled beyond the hedging delay because
+/// another upstream was faster.
 struct FailureReport<'a> {
     upstream: &'a Arc<Upstream>,
     check: &'a HealthCheck,
@@ -274,5 +275,5 @@ impl Drop for FailureReport<'_> {
     }
 }
 
-/// Where this server can be reached itself.
+/// The addresses of this server.
 pub type OwnAddresses = HashSet<SocketAddr>;

@@ -1,4 +1,4 @@
-//! Questions and answers on connections, which are kept for the next question.
+//! Queries over TCP and TLS, on pooled connections.
 
 use std::{
     fmt, io,
@@ -21,10 +21,10 @@ use super::{
 };
 use crate::observe::metrics::UpstreamMetrics;
 
-/// How a connection is made.
+/// The transport of a connection.
 #[derive(Clone)]
 pub(super) enum Dial {
-    /// TCP, when UDP does not serve.
+    /// TCP, only after a truncated answer over UDP.
     TcpToo,
     TcpOnly,
     Tls {
@@ -33,11 +33,11 @@ pub(super) enum Dial {
     },
 }
 
-/// Connections that nobody uses.
+/// The idle connections of one upstream.
 #[derive(Debug)]
 pub(super) struct Pool {
     dial: Dial,
-    /// How long one is kept.
+    /// The idle timeout.
     expire: Duration,
     idle: Mutex<Vec<Idle>>,
 }
@@ -51,12 +51,12 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 type Connection = Box<dyn Stream>;
 
-/// How long an answer on a kept connection may take. All that are kept may lead nowhere by now, and a question must not
-/// spend its tries on finding that out of each.
+/// The timeout of a query on a pooled connection. All pooled connections may be dead, and a query must not spend its tries
+/// on each of them.
 const KEPT: Duration = Duration::from_millis(600);
-/// More than that at once is a burst, and its connections are closed again.
+/// The maximum of idle connections; those of a larger burst are closed.
 const MAX_IDLE: usize = 16;
-/// Answers to earlier questions that may stand before ours on a connection.
+/// The maximum of answers to earlier queries that are skipped on a connection.
 const MAX_FOREIGN: usize = 8;
 
 impl Pool {
@@ -64,8 +64,8 @@ impl Pool {
         Self { dial, expire, idle: Mutex::default() }
     }
 
-    /// A server may close a kept connection at any time, and one that it has forgotten stays silent: what fails on one, or
-    /// takes long, is tried once more on a fresh one.
+    /// Sends a query and returns the answer. A server may close an idle connection at any time, and a connection that it
+    /// lost state of stays silent: a query that fails or is slow on a pooled connection is retried on a new one.
     pub(super) async fn exchange(
         &self,
         to: SocketAddr,
@@ -96,7 +96,7 @@ impl Pool {
         self.idle().pop().map(|kept| kept.connection)
     }
 
-    /// Whoever asks no more closes nothing either.
+    /// Closes expired connections. Called on a timer too, for an upstream that is no longer queried.
     pub(super) fn close_expired(&self) {
         self.idle().retain(|kept| kept.since.elapsed() < self.expire);
     }
@@ -114,7 +114,7 @@ impl Pool {
 }
 
 impl Dial {
-    /// Whether UDP is no choice.
+    /// Whether UDP is not used.
     pub(super) fn is_forced(&self) -> bool {
         match self {
             Self::TcpToo => false,
@@ -154,7 +154,7 @@ impl fmt::Debug for Idle {
     }
 }
 
-/// Length and message in one piece: some servers cannot put them together (RFC 7766, section 8).
+/// Writes length and message in one segment: some servers cannot reassemble them (RFC 7766, section 8).
 async fn write(connection: &mut Connection, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     let framed = [&length.to_be_bytes(), message].concat();

@@ -1,4 +1,4 @@
-//! Which servers a rule names at this moment.
+//! The current list of servers of a rule.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -14,7 +14,7 @@ use crate::{
     file_watcher::FileWatcher,
 };
 
-/// What a rule says, and what the files say that it names.
+/// The servers and files that a rule lists.
 #[derive(Debug)]
 pub(super) struct Targets(Vec<Source>);
 
@@ -24,7 +24,7 @@ enum Source {
     File(File),
 }
 
-/// A file like `/etc/resolv.conf`, and what a host's stub would ask.
+/// A file like `/etc/resolv.conf`, and the upstreams of the host's stub resolver.
 #[derive(Debug)]
 struct File {
     listed: NameServers,
@@ -35,11 +35,11 @@ struct File {
 struct NameServers {
     file: FileWatcher,
     name: String,
-    /// As last read; a file that has become unreadable changes nothing.
+    /// The servers of the last successful read: an unreadable file changes nothing.
     servers: Vec<SocketAddr>,
 }
 
-/// More are not asked for any question.
+/// The maximum number of upstreams of a rule, as in CoreDNS.
 const MAX_TARGETS: usize = 15;
 
 impl Targets {
@@ -51,7 +51,7 @@ impl Targets {
         self.0.iter().any(|source| matches!(source, Source::Fixed(Target { tls: Some(_), .. })))
     }
 
-    /// Each once, and never this server itself.
+    /// The current servers without duplicates and without this server's own addresses.
     pub(super) fn now(&mut self, own: &OwnAddresses) -> Vec<Target> {
         let mut targets = Vec::new();
         for target in self.0.iter_mut().flat_map(Source::now) {
@@ -94,7 +94,7 @@ impl File {
             return listed.to_vec();
         }
         let behind = self.behind_stub.now();
-        // Where nobody says what the stub would ask, the stub itself is better than nothing.
+        // Without a list of the stub's upstreams, the stub itself is used.
         let direct = listed.iter().filter(|address| behind.is_empty() || !is_stub(address));
         direct.chain(behind).copied().collect()
     }
@@ -109,7 +109,7 @@ impl NameServers {
         match self.file.changed() {
             None => {}
             Some(Ok(text)) => self.servers = name_servers(&text),
-            Some(Err(error)) => warn!(file = self.name, %error, "cannot read which name servers to ask"),
+            Some(Err(error)) => warn!(file = self.name, %error, "cannot read the list of name servers"),
         }
         &self.servers
     }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_follow_their_file_and_leave_this_server_out() {
+    fn targets_change_with_their_file_and_exclude_this_server() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
         let fixed = Upstream::plain("192.0.2.9:5353".parse().unwrap());

@@ -1,4 +1,4 @@
-//! Forwarding to upstreams that are slow, silent, wrong or lying.
+//! Forwarding to upstreams that are slow, silent, faulty or spoofed.
 
 use std::{
     collections::HashSet,
@@ -36,7 +36,7 @@ fn question(text: &str) -> Query {
     Query::query(name(text), RecordType::A)
 }
 
-/// In order, so that tests know who is asked first.
+/// A rule with policy `sequential`, so that tests know which upstream is queried first.
 fn rule(upstreams: &[&Fake]) -> Forward {
     let to = upstreams.iter().map(|upstream| Upstream::plain(upstream.address)).collect();
     Forward { policy: Policy::Sequential, ..Forward::to(to) }
@@ -65,7 +65,7 @@ fn addresses(reply: &Reply) -> Vec<String> {
 
 const FOUND: &str = "Example.ORG. 60 192.0.2.1";
 
-/// Moves the clock, while nobody waits for anything.
+/// Advances the clock; no timer may be pending.
 async fn pass(time: Duration) {
     pause();
     advance(time).await;
@@ -73,7 +73,7 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test]
-async fn a_reply_arrives_whole() {
+async fn a_reply_is_returned_complete() {
     let upstream = Fake::start(|asked, _| {
         let mut reply = reply_to(asked);
         reply.metadata.response_code = ResponseCode::NXDomain;
@@ -89,16 +89,16 @@ async fn a_reply_arrives_whole() {
     let forwarder = start(&[rule(&[&upstream])]);
     let reply = ask(&forwarder, "Example.ORG.").await;
     assert_eq!(reply.rcode, ResponseCode::NXDomain);
-    assert!(!reply.authentic_data, "nobody asked");
+    assert!(!reply.authentic_data, "AD was not requested");
     assert_eq!((reply.authorities.len(), reply.additionals.len()), (1, 1));
-    assert_eq!([reply.authorities[0].ttl, reply.additionals[0].ttl], [9, 0], "no time is negative");
+    assert_eq!([reply.authorities[0].ttl, reply.additionals[0].ttl], [9, 0], "no TTL is negative");
     assert_eq!(reply.errors, [EdnsOption::Unknown(15, vec![0, 9])]);
     let flags = QueryFlags { authentic_data: true, ..QueryFlags::default() };
     assert!(forwarder.resolve(&question("Example.ORG."), flags).await.authentic_data);
 }
 
 #[tokio::test]
-async fn what_a_client_wants_reaches_the_upstream() {
+async fn query_flags_are_forwarded() {
     let seen: Arc<Mutex<Vec<(bool, bool)>>> = Arc::default();
     let notes = Arc::clone(&seen);
     let upstream = Fake::start(move |asked, _| {
@@ -116,7 +116,7 @@ async fn what_a_client_wants_reaches_the_upstream() {
 }
 
 #[tokio::test]
-async fn only_the_answer_counts_whatever_else_arrives() {
+async fn forged_replies_are_ignored() {
     type Forge = fn(&Message) -> Message;
     let cases: &[(&str, Forge)] = &[
         ("another id", |right| {
@@ -145,7 +145,7 @@ async fn only_the_answer_counts_whatever_else_arrives() {
             let right = address_for(asked);
             let mut wrong = forge(&right);
             wrong.answers = vec![a(asked.queries[0].name().clone(), 60, [6, 6, 6, 6])];
-            vec![wire(&wrong), vec![], b"rubbish".to_vec(), wire(&right)]
+            vec![wire(&wrong), vec![], b"garbage".to_vec(), wire(&right)]
         })
         .await;
         let reply = ask(&start(&[rule(&[&upstream])]), "Example.ORG.").await;
@@ -154,7 +154,7 @@ async fn only_the_answer_counts_whatever_else_arrives() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_changes_the_case_is_asked_plainly_from_then_on() {
+async fn an_upstream_that_changes_the_case_gets_queries_without_0x20() {
     let upstream = Fake::start(|asked, _| {
         let mut reply = address_for(asked);
         reply.queries[0].name = reply.queries[0].name.to_lowercase();
@@ -163,17 +163,17 @@ async fn an_upstream_that_changes_the_case_is_asked_plainly_from_then_on() {
     .await;
     let udp = rule(&[&upstream]);
     let forwarder = start(std::slice::from_ref(&udp));
-    // The client's own capitals get lost, too.
+    // The upstream also loses the client's own case.
     assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
     let learnt = upstream.questions();
     ask(&forwarder, "Example.ORG.").await;
-    assert_eq!(upstream.questions(), learnt + 1, "it is known");
+    assert_eq!(upstream.questions(), learnt + 1, "the capability is recorded");
     let tcp = start(&[Forward { force_tcp: true, ..udp }]);
     assert_eq!(addresses(&ask(&tcp, "Example.ORG.").await), [FOUND], "over TCP");
 }
 
 #[tokio::test]
-async fn from_an_upstream_that_keeps_the_case_another_case_is_forged() {
+async fn a_case_mismatch_of_an_upstream_that_preserves_case_is_ignored() {
     let upstream = Fake::start(|asked, _| {
         let right = address_for(asked);
         let mut forged = wire(&right);
@@ -190,7 +190,7 @@ async fn from_an_upstream_that_keeps_the_case_another_case_is_forged() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_edns_is_asked_without() {
+async fn an_upstream_without_edns_gets_queries_without_opt() {
     let upstream = Fake::start(|asked, _| {
         if asked.edns.is_none() {
             return vec![wire(&address_for(asked))];
@@ -205,8 +205,8 @@ async fn an_upstream_without_edns_is_asked_without() {
 }
 
 #[tokio::test]
-async fn one_question_that_is_not_liked_changes_nothing_for_others() {
-    // A server that says FORMERR to one name, and forgets its OPT then.
+async fn a_formerr_for_one_name_does_not_disable_edns() {
+    // A server that answers one name with FORMERR and without OPT.
     let upstream = Fake::start(|asked, _| {
         let mut reply = address_for(asked);
         if asked.queries[0].name().to_string().to_lowercase().starts_with("bad") {
@@ -224,11 +224,11 @@ async fn one_question_that_is_not_liked_changes_nothing_for_others() {
 }
 
 #[tokio::test]
-async fn the_next_one_is_asked_when_one_is_silent_or_gone() {
+async fn the_next_upstream_is_queried_when_one_is_silent_or_gone() {
     let (silent, good) = (Fake::silent().await, Fake::plain().await);
     let began = Instant::now();
     assert_eq!(addresses(&ask(&start(&[rule(&[&silent, &good])]), "Example.ORG.").await), [FOUND]);
-    assert!(began.elapsed() < Duration::from_millis(1500), "a client waits: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(1500), "too slow: {:?}", began.elapsed());
 
     let mut gone = rule(&[&good]);
     let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -237,18 +237,18 @@ async fn the_next_one_is_asked_when_one_is_silent_or_gone() {
 }
 
 #[tokio::test]
-async fn a_question_costs_no_more_than_its_budget() {
+async fn a_query_stays_within_its_packet_budget() {
     let silent = Fake::silent().await;
     let began = Instant::now();
     let reply = ask(&start(&[rule(&[&silent])]), "example.org.").await;
     assert_eq!(reply.rcode, ResponseCode::ServFail);
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
-    // Two tries, and the probes that find out whether anybody is there.
+    // Two tries, and the health probes.
     assert!(silent.questions() <= 2 + 4, "{}", silent.questions());
 }
 
 #[tokio::test]
-async fn response_codes_are_final_unless_told_otherwise() {
+async fn response_codes_are_final_unless_configured_otherwise() {
     let failing = Fake::start(|asked, _| {
         let mut reply = reply_to(asked);
         reply.metadata.response_code = ResponseCode::ServFail;
@@ -267,7 +267,7 @@ async fn response_codes_are_final_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn names_go_where_the_rules_say() {
+async fn names_are_forwarded_by_the_matching_rule() {
     let (mine, other) = (Fake::plain().await, Fake::plain().await);
     let stub = Forward {
         from: name("acme.local.").into(),
@@ -289,7 +289,7 @@ async fn names_go_where_the_rules_say() {
 }
 
 #[tokio::test]
-async fn truncated_answers_are_fetched_whole_where_that_is_possible() {
+async fn truncated_answers_are_retried_over_tcp() {
     let truncated = |asked: &Message| {
         let mut reply = address_for(asked);
         reply.metadata.truncation = true;
@@ -317,13 +317,13 @@ async fn truncated_answers_are_fetched_whole_where_that_is_possible() {
     assert_eq!(
         (reply.truncated, reply.answers.len()),
         (true, 1),
-        "the client is told, and may use what there is"
+        "the client gets TC and the partial answer"
     );
     assert_eq!(forwarder.cached(&question("example.org."), QueryFlags::default()), None);
 }
 
 #[tokio::test]
-async fn connections_are_kept_and_made_anew_when_they_were_closed() {
+async fn connections_are_reused_and_replaced_after_a_close() {
     let upstream = Fake::plain().await;
     let tcp = Forward { force_tcp: true, ..rule(&[&upstream]) };
     let forwarder = start(std::slice::from_ref(&tcp));
@@ -341,10 +341,10 @@ async fn connections_are_kept_and_made_anew_when_they_were_closed() {
 }
 
 #[tokio::test]
-async fn kept_connections_that_lead_nowhere_are_not_all_tried() {
+async fn only_one_dead_pooled_connection_is_tried() {
     let asked_so_far = std::sync::atomic::AtomicU32::new(0);
     let upstream = Fake::start(move |asked, _| {
-        // The first two make connections, and nothing more is heard on them.
+        // The first two queries open connections, which then do not answer.
         let number = asked_so_far.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if matches!(number, 2 | 3) { Vec::new() } else { vec![wire(&address_for(asked))] }
     })
@@ -356,7 +356,7 @@ async fn kept_connections_that_lead_nowhere_are_not_all_tried() {
 }
 
 #[tokio::test]
-async fn connections_that_nobody_uses_are_closed() {
+async fn idle_connections_are_closed() {
     let upstream = Fake::plain().await;
     let rule = Forward { force_tcp: true, expire: Duration::from_millis(50), ..rule(&[&upstream]) };
     let forwarder = start(&[rule]);
@@ -368,7 +368,7 @@ async fn connections_that_nobody_uses_are_closed() {
 }
 
 #[tokio::test]
-async fn tls_upstreams_are_trusted_by_name() {
+async fn tls_upstreams_are_verified_by_name() {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["dns.example".to_owned()]).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let authority = directory.path().join("ca.pem");
@@ -394,14 +394,14 @@ async fn tls_upstreams_are_trusted_by_name() {
     let forwarder = start(&[rule(to(Some("dns.example")))]);
     assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
     ask(&forwarder, "Example.ORG.").await;
-    assert_eq!(upstream.connections(), 1, "the connection is kept");
+    assert_eq!(upstream.connections(), 1, "the connection is reused");
     for (case, to) in [("another name", to(Some("other.example"))), ("no name", to(None))] {
         assert_eq!(ask(&start(&[rule(to)]), "example.org.").await.rcode, ResponseCode::ServFail, "{case}");
     }
 }
 
 #[tokio::test]
-async fn the_same_question_is_asked_once_and_too_many_are_refused() {
+async fn identical_queries_are_coalesced_and_excess_queries_refused() {
     let upstream = Fake::plain().await;
     let forwarder = start(&[Forward { max_concurrent: Some(1), ..rule(&[&upstream]) }]);
     let same = join_all((0..20).map(|_| ask(&forwarder, "Example.ORG."))).await;
@@ -412,11 +412,11 @@ async fn the_same_question_is_asked_once_and_too_many_are_refused() {
     let rcodes: Vec<_> =
         join_all(names.map(|name| ask(&forwarder, name))).await.iter().map(|reply| reply.rcode).collect();
     assert_eq!(rcodes, [ResponseCode::NoError, ResponseCode::Refused, ResponseCode::Refused]);
-    assert_eq!(ask(&forwarder, "c.example.").await.rcode, ResponseCode::NoError, "once there is room");
+    assert_eq!(ask(&forwarder, "c.example.").await.rcode, ResponseCode::NoError, "below the limit again");
 }
 
 #[tokio::test]
-async fn a_failed_upstream_is_left_out_until_it_answers() {
+async fn a_failed_upstream_is_skipped_until_it_answers() {
     let mute = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let is_mute = Arc::clone(&mute);
     let moody = Fake::start(move |asked, _| {
@@ -439,7 +439,7 @@ async fn a_failed_upstream_is_left_out_until_it_answers() {
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            panic!("nothing changes");
+            panic!("the upstream is not switched");
         }
     };
     until(false).await;
@@ -448,7 +448,7 @@ async fn a_failed_upstream_is_left_out_until_it_answers() {
 }
 
 #[tokio::test]
-async fn upstreams_are_probed_as_they_are_to_be() {
+async fn probes_use_the_configured_name_and_rd() {
     for recursion_desired in [true, false] {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let upstream = Fake::start(move |asked, _| {
@@ -469,7 +469,7 @@ async fn upstreams_are_probed_as_they_are_to_be() {
 }
 
 #[tokio::test]
-async fn with_everybody_down_somebody_is_tried_all_the_same() {
+async fn with_all_upstreams_down_queries_are_sent_unless_failfast() {
     let upstream = Fake::plain().await;
     for (fail_fast, want) in [(false, ResponseCode::NoError), (true, ResponseCode::ServFail)] {
         let rule = super::rule::Rule::start(
@@ -485,9 +485,9 @@ async fn with_everybody_down_somebody_is_tried_all_the_same() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_leads_back_here_is_left_out() {
+async fn a_looping_upstream_is_excluded() {
     let good = Fake::plain().await;
-    // What it is asked it asks us, as a stub of the host does that is configured to ask the cluster's DNS.
+    // An upstream that forwards to this server, as a host's stub resolver does that is configured with the cluster's DNS.
     let (sender, receiver) = std::sync::mpsc::channel::<Forwarder>();
     let (asks, mut asked) = tokio::sync::mpsc::unbounded_channel::<Query>();
     let mirror = Fake::start(move |question, _| {
@@ -516,7 +516,7 @@ async fn an_upstream_that_leads_back_here_is_left_out() {
 }
 
 #[tokio::test]
-async fn this_server_is_never_an_upstream_even_if_it_becomes_one() {
+async fn an_upstream_that_becomes_an_own_address_is_excluded() {
     let upstream = Fake::plain().await;
     let context = ServerContext::default();
     let forwarder = Forwarder::start(&[rule(&[&upstream])], None, &context).unwrap();
@@ -528,7 +528,7 @@ async fn this_server_is_never_an_upstream_even_if_it_becomes_one() {
 }
 
 #[tokio::test]
-async fn answers_are_remembered_for_the_client_that_asks() {
+async fn answers_are_cached_with_capped_ttls() {
     let upstream = Fake::plain().await;
     let forwarder = caching(rule(&[&upstream]), &config::Cache::capped_at(Duration::from_secs(30)));
     assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 30 192.0.2.1"], "capped");
@@ -537,13 +537,13 @@ async fn answers_are_remembered_for_the_client_that_asks() {
     assert_eq!(upstream.questions(), 1);
     let flags = QueryFlags { dnssec_ok: true, ..QueryFlags::default() };
     forwarder.resolve(&question("example.org."), flags).await;
-    assert_eq!(upstream.questions(), 2, "with DO it is another question");
+    assert_eq!(upstream.questions(), 2, "DO is part of the cache key");
     pass(Duration::from_secs(20)).await;
     ask(&forwarder, "example.org.").await;
     assert_eq!(upstream.questions(), 3, "expired");
 }
 
-/// An upstream that answers until it is told to fail.
+/// An upstream that answers until the flag is set, and SERVFAIL then.
 async fn fallible() -> (Fake, Arc<std::sync::atomic::AtomicBool>) {
     let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let shared = Arc::clone(&fails);
@@ -560,7 +560,7 @@ async fn fallible() -> (Fake, Arc<std::sync::atomic::AtomicBool>) {
 }
 
 #[tokio::test]
-async fn stale_answers_stand_in_while_the_upstream_fails() {
+async fn stale_answers_are_served_while_the_upstream_fails() {
     for verify in [Verify::Immediate, Verify::First(None), Verify::First(Some(Duration::from_secs(1)))] {
         let (upstream, fails) = fallible().await;
         let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: verify.clone() });
@@ -576,7 +576,7 @@ async fn stale_answers_stand_in_while_the_upstream_fails() {
         while upstream.questions() < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(upstream.questions(), 2, "{verify:?}: an upstream that failed is left alone for a while");
+        assert_eq!(upstream.questions(), 2, "{verify:?}: no query until the recheck is due");
         pass(Duration::from_secs(3600)).await;
         assert_eq!(
             ask(&forwarder, "example.org.").await.rcode,
@@ -587,10 +587,10 @@ async fn stale_answers_stand_in_while_the_upstream_fails() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_slower_than_a_client_waits_is_heard_all_the_same() {
+async fn an_answer_after_the_verify_timeout_still_refreshes_the_cache() {
     let questions = std::sync::atomic::AtomicU32::new(0);
     let upstream = Fake::start(move |asked, _| {
-        // The second question gets no answer, so that it comes with the next try.
+        // The second query gets no answer, so that the answer comes with the next try.
         let is_second = questions.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
         if is_second { Vec::new() } else { vec![wire(&address_for(asked))] }
     })
@@ -609,7 +609,7 @@ async fn an_upstream_that_is_slower_than_a_client_waits_is_heard_all_the_same() 
 }
 
 #[tokio::test]
-async fn a_question_too_many_hides_nothing_that_was_known() {
+async fn a_refused_query_does_not_replace_a_cached_answer() {
     let upstream = Fake::plain().await;
     let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: Verify::First(None) });
     let cache = config::Cache { serve_stale, ..config::Cache::default() };
@@ -625,7 +625,7 @@ async fn a_question_too_many_hides_nothing_that_was_known() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_fetched_before_it_expired_is_fetched_later() {
+async fn a_failed_prefetch_is_retried_later() {
     let (upstream, fails) = fallible().await;
     let prefetch = Some(Prefetch { amount: 1, duration: Duration::from_secs(60), percentage: 10 });
     let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: Verify::Immediate });
@@ -651,7 +651,7 @@ async fn what_could_not_be_fetched_before_it_expired_is_fetched_later() {
 }
 
 #[tokio::test]
-async fn popular_answers_are_fetched_before_they_expire() {
+async fn popular_answers_are_prefetched() {
     let upstream = Fake::plain().await;
     let prefetch = Some(Prefetch { amount: 3, duration: Duration::from_secs(60), percentage: 10 });
     let cache = config::Cache { prefetch, ..config::Cache::default() };
@@ -674,7 +674,7 @@ async fn popular_answers_are_fetched_before_they_expire() {
 }
 
 #[tokio::test]
-async fn many_at_once_share_the_upstreams() {
+async fn concurrent_queries_are_spread_over_the_upstreams() {
     let upstreams = [Fake::plain().await, Fake::plain().await, Fake::plain().await];
     let all: Vec<&Fake> = upstreams.iter().collect();
     for policy in [Policy::RoundRobin, Policy::Random] {

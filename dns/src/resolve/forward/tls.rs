@@ -1,4 +1,4 @@
-//! Whom DNS over TLS trusts.
+//! The TLS configuration of DNS over TLS.
 
 use std::{
     net::IpAddr,
@@ -22,13 +22,11 @@ use crate::config::Tls;
 pub enum TlsError {
     #[error("cannot read certificates or keys from {0}")]
     Pem(PathBuf, #[source] pem::Error),
-    #[error("the certificate in {0} is of no use")]
+    #[error("cannot use the certificate in {0}")]
     Certificate(PathBuf, #[source] rustls::Error),
-    #[error(
-        "the system trusts no certificate that could be read: name the authority's file with `tls FILE` in `forward`"
-    )]
+    #[error("the system has no readable root certificate: set the CA file with `tls FILE` in `forward`")]
     NoRoots,
-    #[error("{0:?} is no name that a certificate could carry")]
+    #[error("{0:?} is not a valid TLS server name")]
     Name(String, #[source] InvalidDnsNameError),
     #[error("cannot set up TLS")]
     Setup(#[source] rustls::Error),
@@ -51,7 +49,7 @@ pub(super) fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// The name to insist on: what was written down, or else the address.
+/// The server name to verify: the configured one, or the address.
 pub(super) fn server_name(name: Option<&str>, address: IpAddr) -> Result<ServerName<'static>, TlsError> {
     match name {
         None => Ok(ServerName::IpAddress(address.into())),
@@ -88,7 +86,7 @@ fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
 
 fn roots_of_the_system() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    // Single certificates that cannot be read are no reason not to trust the others.
+    // An unreadable certificate does not exclude the others.
     let (added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if added == 0 { Err(TlsError::NoRoots) } else { Ok(roots) }
 }

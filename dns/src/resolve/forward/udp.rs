@@ -1,4 +1,4 @@
-//! One question and its answer in datagrams.
+//! Queries over UDP.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,17 +9,17 @@ use super::{
     upstream_query::{Mismatch, UpstreamQuery},
 };
 
-/// More than was offered to take: who sends more than that has to be read to be refused.
+/// The receive buffer, larger than the advertised payload: a larger reply has to be read to be rejected.
 const LARGEST: usize = 4096;
 
-/// Waits until the answer comes; what is not the answer is passed over. From an upstream that is known to repeat the
-/// name as it was written, an answer in other letters is a forged one.
+/// Sends the query and waits for its answer; other datagrams are ignored. If the upstream is known to preserve the case
+/// of names, a reply with another case is ignored as forged (0x20).
 pub(super) async fn exchange(
     to: SocketAddr,
     query: &UpstreamQuery,
     keeps_case: bool,
 ) -> Result<Vec<u8>, Failure> {
-    // A socket for each question: its port is part of what a forger must guess. Connected, it hears nobody else.
+    // A socket per query: an off-path attacker has to guess its port. Connected, it receives from the upstream only.
     let socket = UdpSocket::bind(unspecified(to)).await?;
     socket.connect(to).await?;
     socket.send(query.wire()).await?;

@@ -1,4 +1,4 @@
-//! One server that is asked.
+//! One upstream server.
 
 use std::{
     fmt, io,
@@ -29,73 +29,73 @@ use super::{
 };
 use crate::observe::{clients::SLOW, metrics::UpstreamMetrics};
 
-/// What to connect to; two that are equal are the same upstream.
+/// The address and transport of an upstream, which identify it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     pub address: SocketAddr,
-    /// With TLS: the name that the certificate must carry. None: the address.
+    /// With TLS: the server name that the certificate must carry; `None` inside for the address.
     pub tls: Option<Option<String>>,
 }
 
-/// What is known of one upstream, updated by whoever asks it.
+/// The state of one upstream, updated with each query.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub target: Target,
     force_tcp: bool,
     pool: Pool,
     rtt: Mutex<RttEstimator>,
-    /// Probes in a row that failed. A question that fails begins them.
+    /// Consecutive failed probes. A failed query starts the probes.
     fails: AtomicU32,
-    /// A probe runs until the upstream answers again.
+    /// Whether a probe task is running; it ends when the upstream answers.
     pub probing: AtomicBool,
-    /// What is asked there comes back here.
+    /// Whether the upstream forwards queries back to this server.
     pub loops: AtomicBool,
-    /// It was looked once whether it does.
+    /// Whether it was probed for a loop at least once.
     pub checked_for_loops: AtomicBool,
     capabilities: Capabilities,
     pub metrics: UpstreamMetrics,
 }
 
-/// What an upstream was seen to do with questions over UDP.
+/// The capabilities of an upstream over UDP, as observed.
 #[derive(Debug, Default)]
 struct Capabilities {
-    /// It repeats names as they were written; one that does not from the start is asked in plain letters.
+    /// It preserves the case of names. An upstream that does not from the start gets queries without 0x20.
     keeps_case: AtomicBool,
     changes_case: AtomicBool,
-    /// It does not understand an OPT; one that has sent an OPT back does, whatever a single answer looks like.
+    /// It does not support EDNS. An upstream that has ever returned an OPT does, regardless of later replies.
     lacks_edns: AtomicBool,
     supports_edns: AtomicBool,
 }
 
-/// Packets, or connections, that one question of a client may still cost.
+/// The packets or connections left for one client query.
 #[derive(Debug)]
 pub(super) struct Budget(AtomicU32);
 
 #[derive(Debug, Error)]
 pub(super) enum Failure {
-    #[error("cannot write the question")]
+    #[error("cannot encode the query")]
     Question(#[from] ProtoError),
     #[error("cannot exchange packets")]
     Network(#[from] io::Error),
     #[error("no answer in time")]
     Timeout,
-    #[error("cannot understand the answer")]
+    #[error("cannot decode the answer")]
     Malformed(#[from] DecodeError),
     #[error("the answer is to another question")]
     Foreign,
-    #[error("the answer spells the name in another way")]
+    #[error("the answer has the name in another case")]
     OtherCase,
-    #[error("the answer names no question")]
+    #[error("the answer has no question")]
     NoQuestion,
-    #[error("the question has cost as many packets as it may")]
+    #[error("the packet budget of the query is spent")]
     Spent,
     #[error("the upstream answers {0}")]
     Unwanted(ResponseCode, Box<Reply>),
 }
 
-/// One try; a client waits 5 s for all of them.
+/// Timeout of one try; a client waits 5 s for all of them.
 const TRY: Duration = Duration::from_secs(2);
-/// A part of the answer is there already, and where TCP is blocked it is all there will be.
+/// Timeout of the retry over TCP of a truncated answer, which is served as it is if TCP is blocked.
 const WHOLE_ANSWER: Duration = Duration::from_secs(1);
 
 impl Upstream {
@@ -115,12 +115,12 @@ impl Upstream {
         }
     }
 
-    /// Lets go of connections that nobody has used for long.
+    /// Closes connections that were idle for longer than `expire`.
     pub(super) fn close_expired(&self) {
         self.pool.close_expired();
     }
 
-    /// How long an answer may take before somebody else is asked as well.
+    /// The hedging delay: the wait for this upstream before another one is queried as well.
     pub(super) fn hedging_delay(&self) -> Duration {
         self.rtt().hedging_delay()
     }
@@ -133,17 +133,17 @@ impl Upstream {
         max_fails > 0 && self.fails.load(Relaxed) >= max_fails
     }
 
-    /// Counts; says whether it is the first failure in a row.
+    /// Counts a failed probe. Returns whether it is the first in a row.
     pub(super) fn count_failure(&self) -> bool {
         self.fails.fetch_add(1, Relaxed) == 0
     }
 
-    /// Says whether it had failed before.
+    /// Resets the failed probes. Returns whether there were any.
     pub(super) fn clear_failures(&self) -> bool {
         self.fails.swap(0, Relaxed) > 0
     }
 
-    /// Asks, and learns from the answer or its absence.
+    /// Sends a query, and updates the state from the answer or its absence.
     pub(super) async fn ask(
         &self,
         question: &Query,
@@ -163,7 +163,8 @@ impl Upstream {
         Ok(reply)
     }
 
-    /// A truncated answer is fetched whole: it can be stored then, and the client that comes again over TCP finds it.
+    /// Queries over UDP, and over TCP when the answer is truncated: the whole answer can be cached, and is there when the
+    /// client retries over TCP.
     async fn over_udp(&self, question: &Query, flags: QueryFlags, budget: &Budget) -> Result<Reply, Failure> {
         let part = self.adapting(question, flags, budget).await?;
         if !part.truncated {
@@ -172,7 +173,7 @@ impl Upstream {
         Ok(self.over_stream(question, flags, WHOLE_ANSWER, budget).await.unwrap_or(part))
     }
 
-    /// Asks again in a way that the upstream may like better, where the first was its trouble.
+    /// Queries over UDP, and once more without 0x20 or EDNS if the reply shows that the upstream does not support it.
     async fn adapting(&self, question: &Query, flags: QueryFlags, budget: &Budget) -> Result<Reply, Failure> {
         let options = self.capabilities.options();
         let first = self.datagram(question, flags, options, budget).await;
@@ -183,7 +184,7 @@ impl Upstream {
             Ok(_) | Err(_) => return first.map(|(reply, _)| reply),
         };
         let (reply, edns) = self.datagram(question, flags, options, budget).await?;
-        // Refused again, it is the question that was not liked, which anybody can choose.
+        // After a second refusal, the cause is the question, which any client can choose: nothing is recorded.
         if edns == Edns::Understood {
             self.capabilities.learn(options);
         }
@@ -228,7 +229,7 @@ impl Upstream {
 }
 
 impl Failure {
-    /// It says something about the upstream's health, not about this question.
+    /// Whether the failure concerns the upstream's health, rather than this query.
     pub(super) fn is_upstream_failure(&self) -> bool {
         match self {
             Self::Network(error) => !is_shortage(error),
@@ -244,7 +245,7 @@ impl Failure {
     }
 }
 
-/// This machine has no more descriptors, ports or memory: nothing was sent, so no upstream is to blame.
+/// Whether this machine is out of descriptors, ports or memory: no query was sent, so the upstream is not at fault.
 fn is_shortage(error: &io::Error) -> bool {
     const SHORTAGES: [Errno; 6] = [
         Errno::EADDRINUSE,
@@ -285,14 +286,14 @@ impl Capabilities {
         }
     }
 
-    /// This manner worked where the usual one did not.
+    /// Records the options of a query that was answered after one with the default options failed.
     fn learn(&self, options: QueryOptions) {
         self.changes_case.fetch_or(!options.randomise_case, Relaxed);
         self.lacks_edns.fetch_or(!options.edns && !self.supports_edns.load(Relaxed), Relaxed);
     }
 }
 
-/// Whether a reply shows that the OPT was too much for whoever wrote it (RFC 6891, section 7).
+/// EDNS support as shown by a reply (RFC 6891, section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Edns {
     Understood,
@@ -306,8 +307,8 @@ impl Edns {
     }
 }
 
-/// Somebody who waits for an answer. Who is left waiting, because another upstream was faster, has learnt that this one
-/// is slow.
+/// Measures the wait for an answer. A query that is cancelled because another upstream was faster adds its wait to the RTT
+/// as a lower bound.
 struct RttSample<'a> {
     upstream: &'a Upstream,
     since: Instant,

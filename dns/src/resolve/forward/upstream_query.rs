@@ -1,4 +1,4 @@
-//! A question on its way to an upstream, and what counts as the answer to it.
+//! A query to an upstream, and the check of the reply.
 
 use std::ops::Range;
 
@@ -10,19 +10,19 @@ use hickory_server::proto::{
 use super::{QueryFlags, upstream::Failure};
 use crate::config::MAX_UDP_PAYLOAD;
 
-/// The question begins behind the header.
+/// The offset of the question: the length of the header.
 const NAME: usize = 12;
-/// Type and class, behind the name.
+/// The length of qtype and class, after the name.
 const TYPE_AND_CLASS: usize = 4;
 
-/// One question as it is sent once. Whoever wants to forge the answer has to guess its id, the port it came from, and
-/// which letters of its name are capitals (draft-vixie-dnsext-dns0x20).
+/// A query as sent, with a random id and a random case. An off-path attacker has to guess the id, the source port and the
+/// case of the name (draft-vixie-dnsext-dns0x20).
 #[derive(Debug)]
 pub(super) struct UpstreamQuery {
     wire: Vec<u8>,
-    /// The name as the client wrote it.
+    /// The name in the client's case.
     name: Vec<u8>,
-    /// Which letters are capitals is ours to know, so the answer must have the same.
+    /// Whether the case was randomised, so that the reply must repeat it.
     is_randomised: bool,
 }
 
@@ -44,7 +44,7 @@ impl UpstreamQuery {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = !flags.no_recursion;
         message.metadata.checking_disabled = flags.checking_disabled;
-        // Asking says that AD is understood; who did not ask for it is not told (RFC 6840, section 5.7).
+        // AD in a query requests AD in the reply (RFC 6840, section 5.7); clients that did not set it do not get it.
         message.metadata.authentic_data = true;
         message.add_query(question.clone());
         if options.edns {
@@ -64,7 +64,7 @@ impl UpstreamQuery {
         &self.wire
     }
 
-    /// Whether this is the answer; if so, its name gets back the letters that the client sent.
+    /// Checks that this is the reply to the query, and restores the client's case in its question.
     pub(super) fn accept(&self, reply: &mut [u8]) -> Result<(), Mismatch> {
         let (Some(header), Some(id)) = (reply.get(..NAME), self.wire.get(..2)) else {
             return Err(Mismatch::Foreign);
@@ -84,20 +84,20 @@ impl UpstreamQuery {
         if self.is_randomised && got != sent {
             return Err(Mismatch::OtherCase);
         }
-        // Every name that is compressed into this one is mended with it.
+        // Also restores the names that point to it by compression.
         reply[NAME..NAME + self.name.len()].copy_from_slice(&self.name);
         Ok(())
     }
 }
 
-/// Why something that arrived is not the answer.
+/// The reason why a datagram or message is not the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mismatch {
-    /// Another id, another question, or no response at all: forged, or late.
+    /// Another id, another question, or QR not set: forged, or late.
     Foreign,
-    /// The same name in other letters.
+    /// The same name in another case.
     OtherCase,
-    /// A server that did not understand the question leaves it out.
+    /// No question section: the server did not understand the query.
     NoQuestion,
 }
 
@@ -111,7 +111,7 @@ impl From<Mismatch> for Failure {
     }
 }
 
-/// Where the name of the question lies in a message without compression there.
+/// The range of the question's name, which must not be compressed.
 fn name_range(wire: &[u8]) -> Range<usize> {
     let mut at = NAME;
     while let Some(length) = wire.get(at).filter(|length| **length != 0) {
@@ -120,7 +120,7 @@ fn name_range(wire: &[u8]) -> Range<usize> {
     NAME..at + 1
 }
 
-/// Lengths of labels are no letters, so they may be passed over like digits.
+/// Randomises the case of the letters. The length octets of labels are below 64, hence never letters.
 fn randomise_case(name: &mut [u8]) {
     for letter in name.iter_mut().filter(|byte| byte.is_ascii_alphabetic()) {
         if rand::random() {
@@ -163,25 +163,26 @@ mod tests {
     }
 
     #[test]
-    fn the_case_is_mixed_and_mended() {
+    fn the_case_is_randomised_and_restored() {
+        // Long enough that some letter changes.
         let query = query("a-rather-long-name-so-that-chance-cannot-spare-it.example.org.");
         let mut reply = echoed(&query);
-        assert_ne!(reply[NAME..NAME + query.name.len()], query.name, "nothing was mixed");
+        assert_ne!(reply[NAME..NAME + query.name.len()], query.name, "no letter was changed");
         query.accept(&mut reply).unwrap();
         assert_eq!(reply[NAME..NAME + query.name.len()], query.name);
     }
 
     #[test]
-    fn letters_that_were_not_mixed_prove_nothing() {
+    fn the_case_is_not_checked_unless_randomised() {
         let query = asked_as("Www.Example.ORG.", QueryOptions { randomise_case: false, ..MIXED });
         let mut reply = echoed(&query);
         reply[NAME..].make_ascii_lowercase();
         query.accept(&mut reply).unwrap();
-        assert_eq!(reply[NAME..NAME + query.name.len()], query.name, "mended all the same");
+        assert_eq!(reply[NAME..NAME + query.name.len()], query.name, "still restored");
     }
 
     #[test]
-    fn only_the_answer_is_taken_for_the_answer() {
+    fn only_the_reply_is_accepted() {
         let query = query("www.example.org.");
         let change = |change: &dyn Fn(&mut Vec<u8>)| {
             let mut reply = echoed(&query);
@@ -208,7 +209,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever an upstream sends is taken for the answer or it is not, and what is taken can be kept and given out.
+        /// Any bytes from an upstream are accepted or rejected, and an accepted reply can be cached and served.
         #[test]
         fn hostile_answers_do_no_harm(
             changes in vec((any::<Index>(), any::<u8>()), 0..12),
@@ -218,7 +219,7 @@ mod tests {
             let question = Query::query(name("www.example.org."), RecordType::A);
             let query = UpstreamQuery::new(&question, QueryFlags::default(), MIXED).unwrap();
             let mut reply = answer_to(&query);
-            // Mostly behind the question, as hardly anything else would be taken for the answer.
+            // Only after the question, as hardly any other change would be accepted.
             let (from, length) = (NAME + query.name.len() + TYPE_AND_CLASS, reply.len());
             changes.iter().for_each(|(at, octet)| reply[from + at.index(length - from)] = *octet);
             if let Some(at) = cut {

@@ -1,4 +1,4 @@
-//! What a block answers by itself, before the cluster and the upstreams are asked: in the order of CoreDNS's plugins.
+//! The local plugins of a block, before `kubernetes` and `forward`, in CoreDNS's order of plugins.
 
 use hickory_server::proto::{
     op::{Query, ResponseCode},
@@ -28,7 +28,7 @@ pub struct LocalPlugins {
     metrics: TemplateMetrics,
 }
 
-/// As RFC 8482 proposes, section 4.2.
+/// The TTL of the answer to ANY; the number of the RFC (RFC 8482, section 4.2).
 const ANY_TTL: u32 = 8482;
 
 impl LocalPlugins {
@@ -44,7 +44,7 @@ impl LocalPlugins {
         }
     }
 
-    /// Whether it surely has nothing to say.
+    /// Whether no local plugin applies to the query. `false` if unknown.
     pub fn never_answers(&self, name: &QueryName, qtype: RecordType) -> bool {
         let is_empty = self.rewrites.is_empty() && self.templates.is_empty() && self.hosts.is_none();
         let may_be_local = self.local && local::may_answer(name);

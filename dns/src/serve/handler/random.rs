@@ -1,4 +1,4 @@
-//! Chance for the order of records: fast, different on every thread, and of no use for secrets.
+//! Random numbers for the order of records: fast, seeded per thread, not cryptographically secure.
 
 use std::{
     cell::Cell,
@@ -9,7 +9,7 @@ thread_local! {
     static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
 }
 
-/// A number below `limit`.
+/// Returns a number below `limit`, or 0 for 0.
 pub fn below(limit: usize) -> usize {
     // xorshift64*
     let mut state = STATE.get();
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_comes() {
+    fn every_number_occurs() {
         let mut seen = [0_u32; 5];
         (0..5000).for_each(|_| seen[below(5)] += 1);
         assert!(seen.iter().all(|times| *times > 500), "{seen:?}");

@@ -1,4 +1,4 @@
-//! A reply while it is put together.
+//! The construction of a reply on the slow path.
 
 use std::{sync::Arc, time::Instant};
 
@@ -29,18 +29,18 @@ use crate::{
     resolve::reply::{QueryFlags, Reply},
 };
 
-/// How metrics call it that no part answered.
+/// The metrics label `plugin` of a reply that no plugin gave.
 const NOBODY: &str = "";
 
 pub struct Response {
     message: Message,
     client: Client,
     started: Instant,
-    /// Of the request.
+    /// The size of the request.
     pub size: usize,
-    /// What it turned out to be about.
+    /// The topic of the query, for the query statistics.
     pub topic: Topic,
-    /// What the client says it can take over UDP.
+    /// The client's UDP payload size of its OPT.
     payload: Option<u16>,
     edns_version: u8,
     /// The largest UDP payload of the block.
@@ -49,7 +49,7 @@ pub struct Response {
     shuffle: bool,
     log: Option<Arc<Log>>,
     flags: QueryFlags,
-    /// The question that is answered, where it is not the client's.
+    /// Set if the question was rewritten.
     rewritten: Option<Rewritten>,
 }
 
@@ -99,7 +99,7 @@ impl Response {
             let name = LowerName::from(&self.message.queries[0].name);
             self.log = block.logs.iter().find(|log| log.covers(&name)).cloned();
         }
-        // Also for our own names: some clients leave a server that says it cannot.
+        // Also for the cluster's names: some clients stop using a server without RA.
         self.message.metadata.recursion_available = block.forwarder.is_some();
     }
 
@@ -120,7 +120,7 @@ impl Response {
         Handled::Reply(self.finish(metrics, NOBODY))
     }
 
-    /// `alias`: the name that the answer is about, where a chain has led there.
+    /// Adds the records of an answer. `alias`: the name that owns them, at the end of a CNAME chain.
     pub fn add_answer(
         &mut self,
         answer: &Answer<'_>,
@@ -143,7 +143,7 @@ impl Response {
         }
     }
 
-    /// `plugin`: how metrics call the part that answered.
+    /// Encodes, counts and logs the reply. `plugin`: the metrics label.
     pub fn finish(mut self, metrics: &QueryMetrics, plugin: &str) -> Vec<u8> {
         if let Some(rewritten) = &self.rewritten {
             let Message { answers, authorities, additionals, .. } = &mut self.message;
@@ -153,7 +153,7 @@ impl Response {
         metrics.asked(transport, address.is_ipv6(), self.qtype(), self.flags.dnssec_ok, self.size);
         let rcode = &mut self.message.metadata.response_code;
         if rcode.high() > 0 && self.message.edns.is_none() {
-            // Without an OPT only its lower part would arrive, which means something else, as NOERROR.
+            // Without an OPT, only the lower 4 bits would be sent, which are another rcode, such as NOERROR.
             *rcode = ResponseCode::ServFail;
         }
         let rcode = *rcode;
@@ -176,9 +176,9 @@ impl Response {
         self.finish(metrics, plugin)
     }
 
-    /// Behind the aliases that lead there, if there are any, comes what others said. Gives back what metrics call them.
+    /// Adds a reply of a plugin or an upstream, after the CNAME chain if there is one. Returns the metrics label `plugin`.
     pub fn add(&mut self, reply: Reply) -> &'static str {
-        // A denial is of no use without its SOA, nor a referral without its name servers.
+        // `minimal` keeps the SOA of a denial and the NS records of a referral.
         let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(&self.message.queries[0]);
         let Reply {
             rcode,
@@ -213,7 +213,7 @@ impl Response {
     }
 }
 
-/// Puts addresses into another order, and mail servers; everything else stays in its place.
+/// Shuffles the A and AAAA records, and the MX records; all other records stay in place.
 fn shuffle(records: &mut [Record]) {
     for kinds in [&[RecordType::A, RecordType::AAAA][..], &[RecordType::MX]] {
         let is_it = |place: &usize| kinds.contains(&records[*place].record_type());
@@ -224,7 +224,7 @@ fn shuffle(records: &mut [Record]) {
     }
 }
 
-/// A client that mixes letters as a token wants them back.
+/// Gives a record that the queried name owns the case of the query, as 0x20 clients require.
 fn with_case_of(asked: &Name, mut record: Record) -> Record {
     if record.name == *asked {
         record.name = asked.clone();
@@ -263,7 +263,7 @@ fn soa_data(Soa { zone, serial, minimum }: Soa<'_>) -> SOA {
 fn name(owner: Owner<'_>, question: &Name) -> Name {
     match owner {
         Owner::Question => question.clone(),
-        // Too long together only where a zone of many labels meets long names; such a target has no name at all.
+        // Too long only in a zone with many labels and with long names; the target is then the root.
         Owner::Whole(_) | Owner::NameServer(_) | Owner::Service { .. } => {
             Name::from_labels(owner.labels(&mut Dashed::default())).unwrap_or_default()
         }
@@ -306,16 +306,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_out_that_a_denial_needs() {
+    fn minimal_replies_keep_the_soa_of_a_denial() {
         use ResponseCode::{NXDomain, NoError};
         let soa = SOA::new(name("ns.example."), name("root.example."), 1, 2, 3, 4, 5);
         let soa = Record::from_rdata(name("example."), 5, RData::SOA(soa));
         let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
-        for (what, rcode, answers, want) in [
+        for (case, rcode, answers, want) in [
             ("an answer", NoError, vec![address(1)], 0),
-            ("no such name", NXDomain, vec![], 1),
-            ("no such type", NoError, vec![], 1),
-            ("an alias of nothing", NoError, vec![cname], 1),
+            ("NXDOMAIN", NXDomain, vec![], 1),
+            ("NODATA", NoError, vec![], 1),
+            ("an alias with NODATA", NoError, vec![cname], 1),
         ] {
             let reply = Reply {
                 answers,
@@ -323,12 +323,12 @@ mod tests {
                 ..Reply::from_plugin(rcode, Origin::Upstream)
             };
             let minimal = Response { minimal: true, ..response(false) };
-            assert_eq!(finished(minimal, reply).authorities.len(), want, "{what}");
+            assert_eq!(finished(minimal, reply).authorities.len(), want, "{case}");
         }
     }
 
     #[test]
-    fn addresses_of_others_are_shuffled_behind_their_aliases() {
+    fn addresses_are_shuffled_after_their_cname() {
         let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
         let answers: Vec<_> = std::iter::once(cname).chain((1..=5).map(address)).collect();
         let reply = Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Cache) };
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_without_edns_is_not_told_half_of_a_response_code() {
+    fn a_client_without_edns_gets_servfail_for_an_extended_rcode() {
         for (has_edns, want) in [(true, ResponseCode::BADCOOKIE), (false, ResponseCode::ServFail)] {
             let reply = Reply::from_plugin(ResponseCode::BADCOOKIE, Origin::Upstream);
             assert_eq!(finished(response(has_edns), reply).metadata.response_code, want, "{has_edns}");

@@ -1,4 +1,4 @@
-//! The direct path and the general one, held against each other.
+//! Comparison of the fast path with the slow path.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Instant};
 
@@ -66,7 +66,7 @@ async fn serving(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Chang
     serving_block(&block, changes).0
 }
 
-/// And what it counts.
+/// A handler with one block, and its metrics.
 fn serving_block(block: &ServerBlock, changes: impl IntoIterator<Item = Change>) -> (Handler, Arc<Metrics>) {
     let namespaces = block.kubernetes.as_ref().and_then(|kubernetes| kubernetes.namespace_labels.clone());
     let read = ReadOptions { namespace_labels: namespaces, ..ReadOptions::default() };
@@ -118,12 +118,12 @@ fn client(transport: Transport) -> Client {
     Client { transport, address: Ipv4Addr::LOCALHOST.into() }
 }
 
-/// Whose questions take the general path.
+/// The client of queries on the slow path.
 fn other_client(transport: Transport) -> Client {
     Client { transport, address: Ipv4Addr::new(127, 0, 0, 2).into() }
 }
 
-/// What a message says, whatever the order and the spelling.
+/// The content of a message, independent of order and case.
 fn meaning(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
     let message = Message::from_vec(reply).unwrap();
     let texts = |records: &[Record]| {
@@ -140,28 +140,28 @@ fn meaning(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
     ])
 }
 
-/// How many questions the direct path took.
+/// Compares both paths. Returns the number of queries that the fast path answered, 0 or 1.
 fn compare(handler: &Handler, request: &[u8], transport: Transport) -> usize {
     let Some(fast_path) = handler.fast_path(request, client(transport), Instant::now()) else { return 0 };
     let Handled::Reply(slow_path) = handler.slow_path(request, other_client(transport), Instant::now())
     else {
-        panic!("the general path has no reply to {request:?}");
+        panic!("the slow path has no reply to {request:?}");
     };
     let (mut fast_path, mut slow_path) = (meaning(&fast_path), meaning(&slow_path));
     if fast_path["header"][0].contains("truncation: true")
         || slow_path["header"][0].contains("truncation: true")
     {
-        // Which answers are left over depends on how well names are compressed, and so does whether all fit.
+        // The paths compress names differently, so another number of answers fits.
         let (mine, other) = (fast_path.clone(), slow_path.clone());
-        for (said, other) in [(&mut fast_path, other), (&mut slow_path, mine)] {
-            said.insert("header", Vec::new());
-            said.insert("additionals", Vec::new());
-            let local_plugins = |answer: &String| other["answers"].contains(answer);
-            let common = said["answers"].iter().filter(|answer| local_plugins(answer)).cloned().collect();
-            said.insert("answers", common);
+        for (kept, other) in [(&mut fast_path, other), (&mut slow_path, mine)] {
+            kept.insert("header", Vec::new());
+            kept.insert("additionals", Vec::new());
+            let is_shared = |answer: &String| other["answers"].contains(answer);
+            let common = kept["answers"].iter().filter(|answer| is_shared(answer)).cloned().collect();
+            kept.insert("answers", common);
         }
     } else if fast_path["additionals"].len() != slow_path["additionals"].len() {
-        // They may be left out, and the direct path has more room for them.
+        // Optional records: better compression on the fast path leaves more space for them.
         assert!(fast_path["additionals"].len() > slow_path["additionals"].len());
         slow_path.insert("additionals", fast_path["additionals"].clone());
     }
@@ -170,7 +170,7 @@ fn compare(handler: &Handler, request: &[u8], transport: Transport) -> usize {
 }
 
 #[tokio::test]
-async fn both_paths_say_the_same() {
+async fn both_paths_give_the_same_answers() {
     let mut taken = 0;
     for group in groups() {
         let objects = group["objects"].as_array().unwrap().iter().filter_map(change);
@@ -187,19 +187,19 @@ async fn both_paths_say_the_same() {
         }
         let noted = handler.dropped.clients().report().clients;
         let [fast_path, slow_path] = noted.as_slice() else { panic!("{noted:?}") };
-        assert_eq!(fast_path.1, slow_path.1, "both are about the same");
+        assert_eq!(fast_path.1, slow_path.1, "both count the same topic");
     }
     assert!(taken > 5000, "{taken} questions taken");
 }
 
 #[tokio::test]
-async fn what_is_in_a_namespace_that_is_not_selected_has_no_name() {
+async fn namespaces_that_are_not_selected_are_nxdomain() {
     let service = |namespace: &str, n: u8| {
         let spec = serde_json::json!({"spec": {"clusterIP": format!("10.96.0.{n}")}});
         let read = zone::service(&serde_json::from_value(spec).unwrap());
         Change::Service(ServiceKey::new(namespace, "web").unwrap(), Some(Arc::new(read)))
     };
-    // The Namespaces that the labels take are all there are.
+    // The index holds only the Namespaces that the label selector matches.
     let changes = [service("shop", 1), service("other", 2), Change::Namespace("shop".into(), true)];
     let mut kubernetes =
         Kubernetes::new(Zones(["cluster.local", "10.in-addr.arpa"].map(|zone| domain(zone).unwrap()).into()));
@@ -242,7 +242,7 @@ fn headless(endpoints: u32, named: bool) -> Vec<Change> {
 }
 
 #[tokio::test]
-async fn long_answers_are_cut_where_a_message_ends() {
+async fn long_answers_are_truncated_at_the_size_limit() {
     let limits = [
         (Transport::Udp, None, 512),
         (Transport::Udp, Some(1232), 1232),
@@ -259,30 +259,30 @@ async fn long_answers_are_cut_where_a_message_ends() {
                 }
                 let reply = handler.fast_path(&request, client(transport), Instant::now()).unwrap();
                 let message = Message::from_vec(&reply).unwrap();
-                let what =
+                let case =
                     format!("{endpoints} named {named}: {name} over {transport:?}, {} octets", reply.len());
-                assert!(reply.len() <= limit, "{what}");
-                assert_eq!(message.edns.is_some(), payload.is_some(), "{what}");
+                assert!(reply.len() <= limit, "{case}");
+                assert_eq!(message.edns.is_some(), payload.is_some(), "{case}");
                 let is_whole = message.answers.len() == usize::try_from(endpoints).unwrap();
-                assert_eq!(message.metadata.truncation, !is_whole, "{what}");
-                // As many as there is room for: no record here takes more than 60 octets.
-                assert!(is_whole || reply.len() > limit - 60, "{what}");
+                assert_eq!(message.metadata.truncation, !is_whole, "{case}");
+                // The message is full: no record here takes more than 60 octets.
+                assert!(is_whole || reply.len() > limit - 60, "{case}");
             }
         }
     }
 }
 
 #[tokio::test]
-async fn all_records_of_an_answer_point_at_the_question() {
+async fn owner_names_are_compressed_to_the_question() {
     let handler = handler(&Value::Null, headless(300, false)).await;
     let request = request("huge.shop.svc.cluster.local.", RecordType::A, None).unwrap();
     let reply = handler.fast_path(&request, client(Transport::Tcp), Instant::now()).unwrap();
-    // Header and question as they came, and 16 octets for each address.
+    // The header and question of the request, and 16 octets for each address.
     assert_eq!(reply.len(), request.len() + 300 * 16);
 }
 
 #[tokio::test]
-async fn whatever_comes_is_answered_or_dropped() {
+async fn corrupted_requests_are_answered_or_dropped() {
     let handler = handler(&Value::Null, headless(100, true)).await;
     let plain = request("huge.shop.svc.cluster.local.", RecordType::SRV, Some(1232)).unwrap();
     let mut answered = 0;
@@ -302,7 +302,7 @@ async fn whatever_comes_is_answered_or_dropped() {
 }
 
 #[tokio::test]
-async fn what_breaks_is_answered_and_counted() {
+async fn panics_are_answered_and_counted() {
     let metrics = crate::observe::metrics::Metrics::default();
     let handler = Handler::new(Vec::new(), Arc::default(), metrics.queries("dns://:53", "dropped"));
     let request = request("web.default.svc.cluster.local.", RecordType::A, None).unwrap();
@@ -312,10 +312,13 @@ async fn what_breaks_is_answered_and_counted() {
     assert_eq!((&reply[..2], reply[3] & 0xf), (&request[..2], 2));
     assert!(matches!(handler.catch_panic(b"short", || panic!("on purpose")), Handled::Dropped));
     assert_eq!(metrics.panics(), 2);
-    assert!(matches!(handler.handle(&request, client(Transport::Udp)), Handled::Reply(_)), "it goes on");
+    assert!(
+        matches!(handler.handle(&request, client(Transport::Udp)), Handled::Reply(_)),
+        "later requests are answered"
+    );
 }
 
-/// Two blocks, each with a cluster's domain of its own, the first with a list of hosts and a template.
+/// Two blocks with a cluster domain each, the first also with `hosts` and `template`.
 fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
     let kubernetes = |zone: &str| Some(Kubernetes::new(Zones(vec![domain(zone).unwrap()])));
     let mut hosts = Hosts::new(Zones::all());
@@ -355,7 +358,7 @@ fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
 }
 
 #[tokio::test]
-async fn an_alias_leads_to_what_a_client_would_be_told() {
+async fn aliases_are_followed_over_plugins_and_blocks() {
     let service = |name: &str, spec: Value| {
         let read = zone::service(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap());
         Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(read)))
@@ -378,7 +381,7 @@ async fn an_alias_leads_to_what_a_client_would_be_told() {
         ("gone", 3, 1, Some("other.local.")),
         ("away", 0, 1, None),
         ("ping", 0, 1 + MAX_CHAIN, None),
-        // A template's alias, to an alias, to another block.
+        // A CNAME of `template`, then an ExternalName Service, then another block.
         ("filled", 0, 4, None),
         ("www.filled.internal.", 0, 3, None),
     ] {
@@ -398,7 +401,7 @@ async fn an_alias_leads_to_what_a_client_would_be_told() {
 }
 
 #[tokio::test]
-async fn who_finds_no_room_to_wait_is_refused_and_counted() {
+async fn queries_above_the_pending_limit_are_refused_and_counted() {
     let forwards = vec![Forward::to(vec![Upstream::plain((Ipv4Addr::LOCALHOST, 9).into())])];
     let root = vec![Listen::plain(HickoryName::root().into())];
     let context = ServerContext::default();

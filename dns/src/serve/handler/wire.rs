@@ -1,4 +1,4 @@
-//! The parts of a message that are handled as octets: its header, and its size.
+//! The header of a message as octets, and the encoding of messages within a size limit.
 
 use hickory_server::proto::{
     op::{Message, ResponseCode},
@@ -12,9 +12,9 @@ use crate::observe::metrics::Transport;
 const MIN_BUFFER: usize = 512;
 /// The root's name, and a record's fixed fields.
 const SHORTEST_RECORD: usize = 11;
-/// What a client can take over UDP that does not say.
+/// The UDP payload of a client without EDNS (RFC 1035, section 4.2.1).
 const MIN_UDP_PAYLOAD: u16 = 512;
-/// What a TCP message can hold.
+/// The largest message over TCP.
 const MAX_TCP_PAYLOAD: usize = 65_535;
 
 /// QR, opcode, AA, TC, RD, RA and CD in the flags of a header.
@@ -26,7 +26,7 @@ pub const RECURSION_DESIRED: u16 = 0x0100;
 pub const RECURSION_AVAILABLE: u16 = 0x0080;
 pub const CHECKING_DISABLED: u16 = 0x0010;
 
-/// How long a reply may be. `payload` is what the client says it can take, `cap` the most that this server sends.
+/// The size limit of a reply. `payload` is the client's UDP payload of its OPT, `cap` the largest that this server sends.
 pub fn limit(transport: Transport, payload: Option<u16>, cap: u16) -> usize {
     match transport {
         Transport::Tcp => MAX_TCP_PAYLOAD,
@@ -38,12 +38,12 @@ pub fn limit(transport: Transport, payload: Option<u16>, cap: u16) -> usize {
 pub struct Header {
     id: [u8; 2],
     flags: u16,
-    /// How many questions follow.
+    /// QDCOUNT.
     pub questions: u16,
 }
 
 impl Header {
-    /// `None`: too short to be a message.
+    /// Returns `None` for a packet that is shorter than a header.
     pub fn parse(request: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER] = request.first_chunk()?;
         let [flags, questions] = [2, 4].map(|at| u16::from_be_bytes([header[at], header[at + 1]]));
@@ -59,7 +59,7 @@ impl Header {
     }
 }
 
-/// A reply to what could not be read: nothing but a header.
+/// A reply to a malformed request: a header only.
 pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
     let flags = RESPONSE | header.flags & (OPCODE | RECURSION_DESIRED) | u16::from(rcode.low());
     let mut reply = vec![0; HEADER];
@@ -68,10 +68,10 @@ pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
     reply
 }
 
-/// The message in at most `limit` octets, its OPT always with it. What may be left out goes first, then answers go, and
-/// TC says so.
+/// Encodes a message in at most `limit` octets, always with its OPT. To fit, it first omits the additional section; then it
+/// omits the authority section and as many answers as needed, and sets TC.
 pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
-    // Writing thousands of records to see that they are too many would make long lists a weapon.
+    // Encoding thousands of records only to find that they do not fit would allow denial of service.
     if message.answers.len() <= limit / SHORTEST_RECORD {
         if let Some(whole) = fitting(&message, limit) {
             return whole;
@@ -91,7 +91,7 @@ pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     fitting(&message, limit).unwrap_or(bare)
 }
 
-/// As many records as there is room for, behind the question and compressed as they will be there.
+/// The number of records that fit in `room` octets after the question, with name compression.
 fn how_many_fit(message: &Message, records: &[Record], room: usize) -> usize {
     let mut buffer = Vec::with_capacity(MIN_BUFFER);
     let mut encoder = BinEncoder::new(&mut buffer);
@@ -107,7 +107,7 @@ fn how_many_fit(message: &Message, records: &[Record], room: usize) -> usize {
 fn fitting(message: &Message, limit: usize) -> Option<Vec<u8>> {
     let mut buffer = Vec::with_capacity(MIN_BUFFER);
     message.emit(&mut BinEncoder::new(&mut buffer)).ok()?;
-    // Beyond 64 KiB the encoder leaves records out by itself, the OPT among them.
+    // Beyond 64 KiB the encoder itself omits records, including the OPT.
     let opt = usize::from(message.edns.is_some());
     let sections = [message.answers.len(), message.authorities.len(), message.additionals.len() + opt];
     let written =

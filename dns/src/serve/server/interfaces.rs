@@ -14,8 +14,7 @@ pub fn addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Those of one interface, with no port yet. What is link-local says which interface it belongs to, or nobody could
-/// listen there.
+/// The addresses of one interface, with port 0. Link-local ones carry the scope of the interface, as `bind` requires.
 pub fn addresses_of(interface: &str) -> io::Result<Vec<SocketAddr>> {
     let mut addresses: Vec<_> =
         all()?.filter(|(name, _)| name == interface).map(|(_, address)| address).collect();
@@ -40,7 +39,7 @@ mod tests {
     use crate::serve::server::Listener;
 
     #[tokio::test]
-    async fn every_address_of_an_interface_can_be_listened_at() {
+    async fn every_address_of_an_interface_can_be_bound() {
         let names: BTreeSet<String> = all().unwrap().map(|(name, _)| name).collect();
         let addresses: Vec<_> = names.iter().flat_map(|name| addresses_of(name).unwrap()).collect();
         for address in &addresses {

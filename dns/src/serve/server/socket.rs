@@ -1,4 +1,4 @@
-//! Sockets that share an address, and datagrams that know which of our addresses they came to.
+//! Sockets that share an address (`SO_REUSEPORT`), and datagrams with their local address (`IP_PKTINFO`).
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -15,28 +15,28 @@ use nix::{
 };
 use tokio::{io::Interest, net::UdpSocket};
 
-/// What arrives while a worker is busy; the kernel takes as much of it as it is allowed.
+/// The receive buffer, for requests that arrive while a worker is busy. The kernel limits it to `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// A UDP socket that answers from the address that was asked, even where it listens at all of them.
+/// A UDP socket that replies from the address that a request was sent to, even if it is bound to the wildcard.
 #[derive(Debug)]
 pub struct ServerSocket(UdpSocket);
 
-/// One request that came.
+/// The metadata of a received request.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagram {
     pub len: usize,
     pub client: SocketAddr,
-    /// The address of ours that it came to, where the socket listens at several.
+    /// The local address, if the socket is bound to the wildcard.
     pub to: Option<IpAddr>,
-    /// How many the kernel had no room for since the socket was made; it says so only once there are any.
+    /// Datagrams that the kernel has dropped on this socket (`SO_RXQ_OVFL`); not reported while it is zero.
     pub overflows: u32,
 }
 
 impl ServerSocket {
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = open(address, SockType::Datagram)?;
-        // Best effort: the limit is the administrator's.
+        // Best effort: `net.core.rmem_max` applies.
         let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         setsockopt(&socket, sockopt::RxqOvfl, &1)?;
         if address.ip().is_unspecified() {
@@ -53,18 +53,18 @@ impl ServerSocket {
         self.0.local_addr()
     }
 
-    /// Leaves everything that is still to come to the other sockets of this address, if there are any: a connected socket
-    /// only hears its peer, which is nobody. What has arrived stays, and replies go out as before.
+    /// Stops receiving, so that new datagrams go to the other sockets of this address: a connected socket only receives from
+    /// its peer, here itself. Queued datagrams stay, and replies are sent as before.
     pub fn retire(&self) -> io::Result<()> {
         Ok(connect(self.0.as_raw_fd(), &SockaddrStorage::from(self.address()?))?)
     }
 
-    /// Waits until something has arrived, or until the wait was for nothing.
+    /// Waits until the socket is readable. Wake-ups may be spurious.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.readable().await
     }
 
-    /// What has arrived; `None`: nothing more.
+    /// Receives a datagram. Returns `None` when none is queued.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         match self.0.try_io(Interest::READABLE, || receive(&self.0, buffer)) {
             Ok(datagram) => Ok(Some(datagram)),
@@ -73,7 +73,7 @@ impl ServerSocket {
         }
     }
 
-    /// The same at the end, when nobody waits for word of what arrives any more.
+    /// Receives a datagram after [`Self::retire`], regardless of the runtime's readiness state.
     pub fn receive_last(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
         match receive(&self.0, buffer) {
             Ok(datagram) => Ok(Some(datagram)),
@@ -130,7 +130,7 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
 }
 
 impl Datagram {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else was asked for")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "no other control message is enabled")]
     fn note(&mut self, control: &ControlMessageOwned) {
         match control {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
@@ -145,7 +145,7 @@ impl Datagram {
     }
 }
 
-/// `None`: of another family than IP.
+/// Returns `None` for a family other than IP.
 pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
     v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
@@ -159,7 +159,7 @@ fn v4_source(address: Ipv4Addr) -> libc::in_pktinfo {
     }
 }
 
-/// The interface stays open: the client's address says it where that matters.
+/// The interface is not set: the client's address has a scope where it matters (link-local).
 fn v6_source(address: Ipv6Addr) -> libc::in6_pktinfo {
     libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: address.octets() }, ipi6_ifindex: 0 }
 }
@@ -169,7 +169,8 @@ pub fn stream(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     let socket = open(address, SockType::Stream)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    // As many as the node allows: a number of our own has to fit the C library's idea of that, which is 128 in musl.
+    // The node's limit applies (`net.core.somaxconn`): `nix` rejects a number above the C library's SOMAXCONN, which is 128
+    // in musl.
     listen(&socket, Backlog::MAXALLOWABLE)?;
     tokio::net::TcpListener::from_std(socket.into())
 }
@@ -179,7 +180,7 @@ fn open(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     let socket = socket(family, kind, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReusePort, &true)?;
     if address.is_ipv6() {
-        // Each family has a socket of its own.
+        // IPv4 has sockets of its own.
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
     }
     Ok(socket)

@@ -1,4 +1,4 @@
-//! Requests over TCP: many on one connection, answered as soon as each is ready.
+//! Requests over TCP: pipelined on a connection, and answered out of order (RFC 7766).
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -25,31 +25,31 @@ use crate::{
     serve::handler::{Client, Handled},
 };
 
-/// How long a connection may rest between requests.
+/// The idle timeout of a connection.
 const IDLE: Duration = Duration::from_secs(10);
-/// How long a request that has begun may take to arrive.
+/// The timeout for the rest of a request after its first octet.
 const READ: Duration = Duration::from_secs(3);
 const WRITE: Duration = Duration::from_secs(5);
-/// How long a connection may rest before its first or next request, once the server stops.
+/// The idle timeout of a connection while the server stops.
 const LAST: Duration = Duration::from_millis(250);
-/// Requests of one connection that wait for their answers. Who sends more is not read until some have them.
+/// Limit of pending requests of one connection. At the limit, the connection is not read.
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_CONNECTIONS: usize = 2048;
 const MAX_PER_CLIENT: usize = 256;
-/// Octets of replies that wait to be written. Who lets more of them wait is not reading, and loses its connection: a
-/// few connections with large answers would fill the memory of the node.
+/// Limit of the octets of unwritten replies. A client above the limit does not read, and its connection is closed: a few
+/// connections with large answers would fill the memory of the node.
 const MAX_UNREAD: usize = 64 << 20;
 const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
-/// So much is written at a time.
+/// The size at which replies are written without collecting more.
 const WRITE_CHUNK: usize = 64 << 10;
-/// When accepting fails, it is for want of file descriptors: others must close theirs first.
+/// The pause after a failed `accept`, for lack of file descriptors: other connections must close first.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Who is connected, so that nobody can keep others out.
+/// The connections and unwritten octets per client, so that no client can exhaust them.
 #[derive(Debug)]
 pub struct Connections {
     clients: Mutex<Clients>,
-    /// Octets that may still wait, of all clients together.
+    /// Permits for unwritten octets, of all clients together.
     room: Arc<Semaphore>,
 }
 
@@ -59,7 +59,7 @@ struct Clients {
     each: HashMap<IpAddr, ClientUsage>,
 }
 
-/// What one client takes of what there is.
+/// The usage of one client.
 #[derive(Debug)]
 struct ClientUsage {
     connections: usize,
@@ -106,7 +106,7 @@ impl Connections {
     }
 }
 
-/// A connection that counts.
+/// A counted connection; dropping it releases the slot.
 struct ConnectionSlot {
     connections: Arc<Connections>,
     client: IpAddr,
@@ -114,11 +114,11 @@ struct ConnectionSlot {
 }
 
 impl ConnectionSlot {
-    /// `None`: too much of what was answered is not read, and that is the end.
+    /// Reserves buffer for a reply. Returns `None` at the limit of unwritten octets; the connection is then closed.
     fn reserve(&self, reply: Vec<u8>, serving: &Serving) -> Option<QueuedReply> {
         let room = self.room(reply.len());
         if room.is_none() {
-            debug!(client = %self.client, "connection given up, its replies are not read");
+            debug!(client = %self.client, "connection closed, its replies are not read");
             serving.losses.count(Loss::Unread, 1);
         }
         room.map(|room| QueuedReply { reply, room })
@@ -138,19 +138,19 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// A reply that waits to be written, and the room it takes until it is.
+/// A reply to be written, with the permits for its octets.
 struct QueuedReply {
     reply: Vec<u8>,
     room: BufferPermits,
 }
 
-/// The client's own, and its part of everybody's.
+/// The client's own permits, and the shared ones.
 type BufferPermits = [OwnedSemaphorePermit; 2];
 
 pub async fn serve(listener: TcpListener, serving: Serving, heartbeat: TaskHeartbeat) {
     let mut stop = serving.stop.clone();
     let mut interval = interval(INTERVAL);
-    // Closed once nobody converses any more.
+    // Closed when all connections have ended.
     let (conversing, mut ended) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
@@ -169,7 +169,7 @@ pub async fn serve(listener: TcpListener, serving: Serving, heartbeat: TaskHeart
             }
         }
     }
-    // Who was connected by the kernel already is heard, too.
+    // Connections in the listener's backlog are served, too.
     for (stream, client) in accept_backlog(listener) {
         accept(stream, client, &serving, &conversing);
     }
@@ -177,8 +177,8 @@ pub async fn serve(listener: TcpListener, serving: Serving, heartbeat: TaskHeart
     let _ = ended.recv().await;
 }
 
-/// Whoever waits for a listener that ends, straight from the kernel: the runtime may not have heard of them yet, and lets
-/// nobody take many at a time.
+/// The connections in the backlog of a listener that ends, accepted without the runtime: it may not have polled them yet,
+/// and its cooperative budget limits the number per poll.
 fn accept_backlog(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     let listener = listener.into_std().ok();
     let accepted = iter::from_fn(move || listener.as_ref()?.accept().ok());
@@ -194,7 +194,7 @@ fn accept(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: 
     }
     let client = canonical(client);
     let Some(slot) = serving.connections.admit(client) else {
-        debug!(%client, "connection refused, there are too many");
+        debug!(%client, "connection refused, limit reached");
         serving.losses.count(Loss::Connection, 1);
         return;
     };
@@ -205,9 +205,9 @@ fn accept(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: 
     });
 }
 
-/// Serves one client until it ends, rests too long, or is too slow.
+/// Serves one connection until it is closed, idle for too long, or too slow.
 async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serving) {
-    // Replies are written whole.
+    // Replies are written in one piece, so Nagle's algorithm only delays them.
     let _ = stream.set_nodelay(true);
     let (mut read, write) = stream.into_split();
     let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
@@ -215,7 +215,7 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
     let client = Client { transport: Transport::Tcp, address: slot.client };
     let slot = Arc::new(slot);
     let mut stop = serving.stop.clone();
-    // Requests that are taken after the end has begun: what arrived before it, and no more.
+    // Limit of requests received after the stop, so that a busy client cannot delay it.
     let mut last = MAX_IN_FLIGHT;
     while last > 0 {
         let request = tokio::select! {
@@ -226,7 +226,7 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
         if *stop.borrow() {
             last = last.saturating_sub(1);
         }
-        // A turn for the reply first: a client that does not read its answers is not read either.
+        // Reserves the reply's queue slot first: a client that does not read replies is not read either.
         let (Ok(request), Ok(turn)) = (request, replies.clone().reserve_owned().await) else { break };
         let answered = match serving.handler.handle(&request, client) {
             Handled::Dropped => break,
@@ -247,13 +247,13 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
         turn.send(slot.reserve(answered, &serving));
     }
     drop(replies);
-    // It ends when the last answer is written.
+    // The writer ends with the last reply.
     let _ = writer.await;
 }
 
-/// Until the server stops, and then as long as a request may be on its way.
+/// Waits until the server stops, and then for requests that may be in transit.
 async fn stop_grace(stop: &mut watch::Receiver<bool>) {
-    // Who could stop it is gone: as good as stopped.
+    // An error means that the sender was dropped: the same as a stop.
     let _ = stop.wait_for(|stop| *stop).await;
     sleep(LAST).await;
 }
@@ -277,7 +277,7 @@ async fn next(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     .await?
 }
 
-/// Writes replies as they come, until there are no more, or the client is given up (`None`).
+/// Writes replies as they become ready, until the last one, or until `None`, which closes the connection.
 async fn reply(
     mut write: impl AsyncWrite + Unpin,
     mut waiting: mpsc::Receiver<Option<QueuedReply>>,
@@ -287,7 +287,7 @@ async fn reply(
     let mut rooms = Vec::new();
     while let Some(next) = waiting.recv().await {
         let mut next = Some(next);
-        // What is ready by now goes with it.
+        // Collects the replies that are ready.
         while let Some(unread) = next {
             let Some(QueuedReply { reply, room }) = unread else { return };
             append(&mut out, &reply);
@@ -296,7 +296,7 @@ async fn reply(
         }
         match timeout(WRITE, write.write_all(&out)).await {
             Ok(Ok(())) => {}
-            // It is the client who has left.
+            // Closed by the client.
             Ok(Err(_)) => return,
             Err(_) => return losses.count(Loss::Unread, 1),
         }
@@ -306,7 +306,7 @@ async fn reply(
 }
 
 fn append(out: &mut Vec<u8>, reply: &[u8]) {
-    // No reply is longer than a message can be.
+    // A reply is at most 65,535 octets.
     let len = u16::try_from(reply.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(reply);
@@ -320,8 +320,8 @@ mod tests {
     use crate::observe::metrics::Metrics;
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_nothing_is_given_up_and_counted() {
-        for (what, reads, lost) in [("a client that reads", true, 0), ("one that does not", false, 1)] {
+    async fn a_client_that_does_not_read_is_closed_and_counted() {
+        for (case, reads, lost) in [("a client that reads", true, 0), ("one that does not", false, 1)] {
             let (metrics, connections) = (Metrics::default(), Arc::<Connections>::default());
             let slot = connections.admit(Ipv4Addr::LOCALHOST.into()).unwrap();
             let unread = QueuedReply { reply: vec![0; 100], room: slot.room(100).unwrap() };
@@ -339,7 +339,7 @@ mod tests {
             };
             tokio::join!(reply(write, waiting, metrics.losses()), client);
             let line = format!("portreeve_dns_lost_total{{what=\"unread\"}} {lost}");
-            assert!(metrics.text().contains(&line), "{what}");
+            assert!(metrics.text().contains(&line), "{case}");
         }
     }
 }

@@ -17,9 +17,9 @@ use crate::{
     serve::handler::{Client, Handled, Pending},
 };
 
-/// After so many requests others get their turn on the worker.
+/// Requests per turn, before the task yields to others on its worker.
 const BATCH: usize = 64;
-/// More cannot have arrived before the end than the kernel keeps for a socket.
+/// Limit of requests received after the stop: more than a socket buffer holds.
 const LAST: usize = 1 << 16;
 
 pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartbeat) {
@@ -39,7 +39,7 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
             _ = stop.wait_for(|stop| *stop) => break,
             _ = interval.tick() => heartbeat.record(),
             ready = requests.socket.readable() => if let Err(error) = ready {
-                warn!(%error, "a UDP socket failed, and is given up");
+                warn!(%error, "UDP socket failed, no longer used");
                 break;
             },
         }
@@ -47,29 +47,30 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
         tokio::task::yield_now().await;
     }
     if let Err(error) = requests.socket.retire() {
-        debug!(%error, "a UDP socket goes on receiving until it is closed");
+        debug!(%error, "cannot stop receiving on a UDP socket before it is closed");
     }
-    // What came before that is answered; what another processor was just putting there is found after the wait.
+    // Requests received before the stop are answered. One that another CPU was queueing at that moment is received after
+    // the first wait.
     requests.take(LAST, ServerSocket::receive_last);
     requests.finish().await;
     requests.take(LAST, ServerSocket::receive_last);
     requests.finish().await;
 }
 
-/// What comes to one socket.
+/// The requests of one socket.
 struct Requests {
     socket: Arc<ServerSocket>,
     serving: Serving,
-    /// Held by each answer that others owe; the other end sees when nobody holds it any more.
+    /// A sender is held by each pending request; the receiver is closed when there are none.
     pending_tx: mpsc::Sender<()>,
     pending_rx: mpsc::Receiver<()>,
     buffer: [u8; MAX_REQUEST],
-    /// How many the kernel had no room for, as far as they are counted.
+    /// The socket's drop counter (`SO_RXQ_OVFL`) as far as it is counted in the metrics.
     overflows: u32,
 }
 
 impl Requests {
-    /// As many as have arrived, and no more than `most`.
+    /// Receives and handles queued requests, at most `most`.
     fn take(
         &mut self,
         most: usize,
@@ -86,8 +87,8 @@ impl Requests {
                     self.handle(datagram);
                 }
                 Ok(None) => break,
-                // A client that does not listen any more shows as an error of the socket.
-                Err(error) => debug!(%error, "not received"),
+                // A client that has closed its socket causes an error on this one (ICMP port unreachable).
+                Err(error) => debug!(%error, "receive failed"),
             }
         }
     }
@@ -119,8 +120,8 @@ impl Requests {
         });
     }
 
-    /// Until nobody owes an answer to what came to this socket. What came to others takes its places meanwhile: to wait
-    /// for all places at once would leave those none.
+    /// Waits until the pending requests of this socket are answered. It does not acquire all slots of the server for that:
+    /// requests of other sockets need slots meanwhile.
     async fn finish(&mut self) {
         let (pending_tx, pending_rx) = mpsc::channel(1);
         self.pending_tx = pending_tx;
@@ -129,7 +130,7 @@ impl Requests {
     }
 }
 
-/// The client of a reply that cannot be sent asks again; waiting would hold up all others.
+/// Sends a reply without blocking. If that fails, the client retries; waiting would delay all others.
 fn send(socket: &ServerSocket, serving: &Serving, reply: &[u8], datagram: &Datagram) {
     if let Err(error) = socket.send(reply, datagram) {
         debug!(client = %datagram.client, %error, "reply not sent");

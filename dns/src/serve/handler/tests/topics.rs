@@ -1,4 +1,4 @@
-//! What questions are about, as it is told of who asks them.
+//! The topics of queries in the query statistics.
 
 use super::*;
 use crate::observe::clients::{Counts, Trouble};
@@ -35,8 +35,8 @@ fn block() -> ServerBlock {
     }
 }
 
-/// Asks one question of a new server, and tells what was noted of it.
-fn noted(request: &[u8]) -> Counts {
+/// Sends one query to a new server, and returns its statistics.
+fn recorded(request: &[u8]) -> Counts {
     let (handler, metrics) = serving_block(&block(), changes());
     let _ = handler.handle(request, client(Transport::Udp));
     let report = metrics.clients().report();
@@ -45,7 +45,7 @@ fn noted(request: &[u8]) -> Counts {
 }
 
 #[tokio::test]
-async fn questions_are_about_what_their_names_lead_to() {
+async fn topics_follow_the_name_and_the_answer() {
     use Topic::{Absent, Alias, Domain, External, Headless, Local, Pod, Reverse, Search, Service};
     for (name, want) in [
         ("web.shop.svc.cluster.local", Service),
@@ -63,13 +63,13 @@ async fn questions_are_about_what_their_names_lead_to() {
         ("svc.cluster.local", Domain),
         ("shop.svc.cluster.local", Domain),
         ("dns-version.cluster.local", Domain),
-        // No such Service, where there could be one; no such endpoint; none that is ready.
+        // No such Service in an existing namespace; no such endpoint; no ready endpoint.
         ("wbe.shop.svc.cluster.local", Absent),
         ("x.web.shop.svc.cluster.local", Absent),
         ("_ftp._tcp.web.shop.svc.cluster.local", Absent),
         ("idle.shop.svc.cluster.local", Absent),
         ("idle-0.idle.shop.svc.cluster.local", Absent),
-        // What a pod of `shop` asks for `www.example.org`, and for `web.shop`.
+        // The search-list expansions of a pod in `shop` for `www.example.org` and `web.shop`.
         ("www.example.org.shop.svc.cluster.local", Search),
         ("www.example.org.svc.cluster.local", Search),
         ("www.example.org.cluster.local", Search),
@@ -81,14 +81,14 @@ async fn questions_are_about_what_their_names_lead_to() {
         ("web.shop.svc.cluster.local.example", External),
     ] {
         let request = request(name, RecordType::A, None).unwrap();
-        let counts = noted(&request);
+        let counts = recorded(&request);
         let topics: Vec<_> = counts.topics().filter(|(_, count)| *count != 0).collect();
         assert_eq!(topics, [(want, 1)], "{name}");
     }
 }
 
 #[tokio::test]
-async fn what_is_no_question_is_refused_and_noted() {
+async fn invalid_requests_are_refused_and_recorded() {
     let plain = request("web.shop.svc.cluster.local", RecordType::A, Some(1232)).unwrap();
     let changed = |at: usize, octet: u8| {
         let mut request = plain.clone();
@@ -105,12 +105,12 @@ async fn what_is_no_question_is_refused_and_noted() {
         ("EDNS of a later version", changed(end_of_question + 6, 1)),
     ] {
         let want = Counts::of(&[(Topic::Invalid, 1)], &[(Trouble::Refused, 1)]);
-        assert_eq!(noted(&request), want, "{name}");
+        assert_eq!(recorded(&request), want, "{name}");
     }
 }
 
 #[tokio::test]
-async fn before_anything_is_known_the_cluster_fails() {
+async fn queries_before_the_first_snapshot_are_recorded_as_failed() {
     let (mut handler, metrics) = serving_block(&block(), changes());
     handler.published = Arc::default();
     let request = request("web.shop.svc.cluster.local", RecordType::A, None).unwrap();
