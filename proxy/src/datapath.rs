@@ -10,14 +10,14 @@ mod maps;
 mod pins;
 
 pub use attach::{
-    AttachError, Beats, Device, DeviceHooks, DeviceTable, Early, EarlyDevice, EarlyHooks, EarlyPass,
-    LoadError, NameServerError, Presence, Programs, Ran, SweeperError, TcError, TcPass, Waiting, XdpError,
-    attach, choose, detach, detach_devices, detach_early, follow_logs, load, load_object, object, repair,
-    standing_at, start_sweeper,
+    AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError, NameServerError,
+    ProgramRun, Programs, SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode, XdpAttachment,
+    XdpError, XdpHooks, XdpPass, attach, detach, detach_devices, detach_xdp, forward_logs, load, load_object,
+    object, programs_at, repair, select_devices, start_sweeper,
 };
 pub use kernel::{
-    EnvironmentError, NetlinkError, Network, cgroup_root, follow_network, grace_period, keep_fresh,
-    local_addresses, netns_cookie, now, require_capabilities, require_cgroup,
+    EnvironmentError, NetlinkError, Network, cgroup_root, grace_period, local_addresses, netns_cookie, now,
+    refresh_neighbours, require_capabilities, require_cgroup, watch_network,
 };
 pub use maps::{
     Flows, InspectError, KernelMaps, OpenError, PinnedMap, TrackedFlow, inspect, inspect_flows, pinned_map,

@@ -5,7 +5,7 @@
 /// To be called before there are threads. With `one_arena` they wait for each other when they allocate, which only those
 /// who answer many queries at once would feel.
 #[cfg(target_env = "gnu")]
-pub fn be_frugal(one_arena: bool) {
+pub fn limit_allocator(one_arena: bool) {
     /// Larger blocks come from the kernel and go back to it at once: the tables, mostly.
     const OWN_MAPPING: usize = 64 << 10;
     /// Free memory at the end of the heap beyond which it goes back.
@@ -22,14 +22,14 @@ pub fn be_frugal(one_arena: bool) {
 
 /// Other allocators have no such settings.
 #[cfg(not(target_env = "gnu"))]
-pub fn be_frugal(_: bool) {}
+pub fn limit_allocator(_: bool) {}
 
 /// Lets go of the program's own pages that were needed to start and perhaps never will be again: megabytes of verifying,
 /// parsing and setting up. What is needed after all is read again from the file, a page at a time.
 ///
 /// `loaded`: constants that were needed to load the programs.
-pub fn forget_start(loaded: &'static [u8]) {
-    forget(loaded);
+pub fn release_startup_pages(loaded: &'static [u8]) {
+    release_constants(loaded);
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     let Some(own) = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned)) else {
         return;
@@ -41,12 +41,12 @@ pub fn forget_start(loaded: &'static [u8]) {
 }
 
 /// Lets go of the whole pages among constants that nothing points out of, so that the loader never wrote into them.
-fn forget(constants: &'static [u8]) {
+fn release_constants(constants: &'static [u8]) {
     const PAGE: usize = 4096;
     let range = constants.as_ptr_range();
     let start = (range.start as usize).next_multiple_of(PAGE);
     let length = (range.end as usize).saturating_sub(start) / PAGE * PAGE;
-    // SAFETY: as in `forget_start`; with larger pages than these the kernel refuses an address that is none's start.
+    // SAFETY: as in `release_startup_pages`; with larger pages than these the kernel refuses an address that is none's start.
     let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 

@@ -14,7 +14,7 @@ use crate::{
         Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DeviceSelection, DnsConfig, Forwarding,
         HostConfig, Objects, SocketLb,
     },
-    datapath::{self, Beats, Busy, PinError, Pins, Waiting},
+    datapath::{self, Busy, Heartbeats, PinError, Pins, SuccessorHeartbeat},
     error::chain,
     host,
     k8s::{
@@ -24,10 +24,10 @@ use crate::{
     memory,
     model::policy::{DetectLocal, Policy},
     observe::{
-        agent_state::Vitals,
+        agent_state::AgentState,
         serve::Serve,
         status::{Phase, Status, socket_path},
-        telemetry::Witness,
+        telemetry::Telemetry,
     },
 };
 
@@ -35,13 +35,13 @@ mod agent;
 mod attachment;
 mod config_file;
 mod devices;
-mod early;
+mod kube_proxy_leftovers;
 mod names;
 mod pod_cidrs;
-mod predecessor;
 mod ready;
 mod source;
 mod stop;
+mod xdp;
 
 use agent::Agent;
 use attachment::Attachment;
@@ -70,8 +70,8 @@ pub async fn run(config: Config) -> Result<()> {
         pages,
         run_dir,
     } = config;
-    let vitals = Arc::new(Vitals::new(serving.health_timeout, Status::new(&policy.node_name))?);
-    let witness = Witness::new(Arc::clone(&vitals));
+    let state = Arc::new(AgentState::new(serving.health_timeout, Status::new(&policy.node_name))?);
+    let telemetry = Telemetry::new(Arc::clone(&state));
     let reports = follow_reports(&objects, &policy.node_name);
     let serve = Serve {
         reports: reports.clone(),
@@ -79,8 +79,8 @@ pub async fn run(config: Config) -> Result<()> {
         pages,
         bpffs: bpffs.clone(),
         status_socket: socket_path(&run_dir, &bpffs),
-        vitals: Arc::clone(&vitals),
-        health_ports: witness.health_ports(),
+        state: Arc::clone(&state),
+        health_ports: telemetry.health_ports(),
     };
     prepare_node(&host, dns.is_some());
     datapath::require_capabilities()?;
@@ -92,26 +92,26 @@ pub async fn run(config: Config) -> Result<()> {
     let reader = Reader { node_name: policy.node_name.clone(), dns: for_names };
     let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
-    let network = datapath::follow_network().await?;
+    let network = datapath::watch_network().await?;
 
-    let waiting = (takeover && dns.is_some()).then(|| Waiting::begin(&bpffs));
+    let waiting = (takeover && dns.is_some()).then(|| SuccessorHeartbeat::start(&bpffs));
     let pins = tokio::select! {
-        pins = acquire(bpffs, abi_version, takeover, &vitals) => pins?,
-        () = stop.requested() => return stop.outcome(),
+        pins = acquire(bpffs, abi_version, takeover, &state) => pins?,
+        () = stop.requested() => return stop.result(),
     };
-    vitals.enter(Phase::Starting);
+    state.enter(Phase::Starting);
     let mut programs = datapath::load(&pins, program_config)?;
     datapath::start_sweeper(&mut programs)?;
-    datapath::follow_logs(&mut programs);
-    memory::forget_start(datapath::object());
-    let names = dns.map(|dns| begin_names(dns, &pins, takeover)).transpose()?;
-    let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&vitals))?;
-    let mut agent = Agent::adopt(&pins, policy, addresses, names, witness)?;
+    datapath::forward_logs(&mut programs);
+    memory::release_startup_pages(datapath::object());
+    let names = dns.map(|dns| start_names(dns, &pins, takeover)).transpose()?;
+    let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
+    let mut agent = Agent::adopt(&pins, policy, addresses, names, telemetry)?;
     tokio::select! {
-        started = agent.start(&mut source) => started?,
-        () = stop.requested() => return stop.outcome(),
+        started = agent.initial_sync(&mut source) => started?,
+        () = stop.requested() => return stop.result(),
     }
-    agent.serve_names(&pins.maps())?;
+    agent.start_dns(&pins.maps())?;
     // The one before has gone on answering until now.
     drop(waiting);
     match socket_lb {
@@ -123,17 +123,17 @@ pub async fn run(config: Config) -> Result<()> {
         warn!(error = %chain(&error), "maps of another version kept");
     }
     info!(frontends = agent.frontends(), "ready");
-    vitals.enter(Phase::Serving);
-    memory::forget_start(datapath::object());
+    state.enter(Phase::Serving);
+    memory::release_startup_pages(datapath::object());
     // Without an API server nobody takes it.
     let _ = reports.send(Report::starting());
-    predecessor::watch();
+    kube_proxy_leftovers::watch();
     notify_ready();
     let attachment = Attachment::new(programs, cgroup, pins, socket_lb != SocketLb::Off, devices);
-    let followed = agent.follow(&mut source, &mut stop, attachment).await;
+    let outcome = agent.run(&mut source, &mut stop, attachment).await;
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
-    agent.end().await;
-    followed.and(stop.outcome())
+    agent.shut_down().await;
+    outcome.and(stop.result())
 }
 
 fn prepare_node(host: &HostConfig, answers_names: bool) {
@@ -144,9 +144,9 @@ fn prepare_node(host: &HostConfig, answers_names: bool) {
 }
 
 /// Who takes over answers later: when it knows as much as the one before.
-fn begin_names(config: DnsConfig, pins: &Pins, takeover: bool) -> Result<Names> {
+fn start_names(config: DnsConfig, pins: &Pins, takeover: bool) -> Result<Names> {
     let mut names = Names::new(config);
-    names.beat(Beats::open(&pins.maps())?);
+    names.set_heartbeats(Heartbeats::open(&pins.maps())?);
     if !takeover {
         names.serve()?;
     }
@@ -163,11 +163,11 @@ fn follow_reports(objects: &Objects, node: &str) -> mpsc::UnboundedSender<Report
 }
 
 /// Takes the pin directory, at once or when the agent that holds it ends.
-async fn acquire(dir: PathBuf, version: u32, takeover: bool, vitals: &Vitals) -> Result<Pins> {
+async fn acquire(dir: PathBuf, version: u32, takeover: bool, state: &AgentState) -> Result<Pins> {
     match Pins::acquire(&dir, version, Busy::Fail) {
         Err(PinError::Held { holder, .. }) if takeover => {
             info!(holder, "ready to take over, waiting");
-            vitals.enter(Phase::Waiting { holder });
+            state.enter(Phase::Waiting { holder });
             // Whoever replaces agents ends the old one only when the new one is ready.
             notify_ready();
             let (sender, pins) = oneshot::channel();
@@ -201,7 +201,7 @@ fn program_config(
         .with(ConfigFlags::HOST_ONLY, socket_lb == SocketLb::HostOnly)
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V4, no_detector(policy.cluster_cidrs.v4))
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V6, no_detector(policy.cluster_cidrs.v6))
-        .with(ConfigFlags::PACKET_PLANE, devices.is_any())
+        .with(ConfigFlags::PACKET_PLANE, devices.has_packet_plane())
         .with(ConfigFlags::EXTERNAL_DEVICES, devices.external != DeviceSelection::None)
         .with(ConfigFlags::BYPASS_STACK, devices.forwarding == Forwarding::Redirect)
         .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface());

@@ -18,12 +18,12 @@ pub struct Update {
 }
 
 impl Update {
-    pub fn is_nothing(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.names.is_empty() && self.skipped.is_empty() && !self.is_synced
     }
 
     /// Names in the log what could not be used.
-    pub fn tell_skipped(&self) {
+    pub fn log_skipped(&self) {
         for Skipped { object, reason } in &self.skipped {
             tracing::warn!(object, reason, "object skipped");
         }

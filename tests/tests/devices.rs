@@ -10,7 +10,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use proxy::datapath::standing_at;
+use proxy::datapath::programs_at;
 use proxy_ebpf::abi::Direction;
 use tests::{
     Cluster,
@@ -28,7 +28,7 @@ fn standing(node: &Node, device: &str) -> Result<Vec<String>> {
     node.netns().run(|| {
         let mut found: Vec<String> = Vec::new();
         for direction in [Direction::Ingress, Direction::Egress] {
-            for name in standing_at(device, direction)? {
+            for name in programs_at(device, direction)? {
                 found.push(name.trim_start_matches("portreeve:").chars().take(NAME).collect());
             }
             // A filter of this kind consists of several.

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{output, run::PinArgs};
 use crate::{
-    datapath::{Pins, detach_devices, detach_early},
+    datapath::{Pins, detach_devices, detach_xdp},
     error::chain,
     kube_proxy_state::{self, Leftover},
 };
@@ -41,7 +41,7 @@ fn remove_ours(dir: &Path) -> Result<()> {
     }
     match Pins::acquire_existing(dir)? {
         Some(pins) => {
-            detach_early(&pins)?;
+            detach_xdp(&pins)?;
             detach_devices(&pins)?;
             let removed = pins.remove()?;
             output::print(&format!("removed {removed} pins from {}\n", dir.display()))

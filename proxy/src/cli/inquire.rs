@@ -11,13 +11,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 
-use crate::observe::control::Inquiry;
+use crate::observe::control::ControlRequest;
 
 /// An agent that does not answer within this time hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Nothing: no agent listens there.
-pub fn inquire<T: DeserializeOwned>(socket: &Path, inquiry: Inquiry) -> Result<Option<T>> {
+pub fn inquire<T: DeserializeOwned>(socket: &Path, inquiry: ControlRequest) -> Result<Option<T>> {
     let asking = || format!("cannot ask the agent at {}", socket.display());
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,

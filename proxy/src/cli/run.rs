@@ -104,7 +104,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         ensure!(is_set, "not everything could be set, see above");
         return Ok(());
     }
-    memory::be_frugal(!answers_names);
+    memory::limit_allocator(!answers_names);
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
     let dns = answers_names.then(|| names.config(Answering::InTheAgent)).transpose()?;
     let listens = dns.as_ref().map(DnsConfig::addresses).transpose()?;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     datapath::{self, InspectError},
     observe::{
-        control::Inquiry,
+        control::ControlRequest,
         status::{Phase, Status, XdpDevice, socket_path},
     },
     reconcile::LbMaps as _,
@@ -54,7 +54,7 @@ struct DataPlane {
 
 pub fn run(args: Args) -> Result<()> {
     let bpffs = &args.pins.bpffs;
-    let agent = inquire(&socket_path(&args.run_dir.run_dir, bpffs), Inquiry::Status)?;
+    let agent = inquire(&socket_path(&args.run_dir.run_dir, bpffs), ControlRequest::Status)?;
     // An agent knows what it holds; probes ask often, and reading it all takes its time.
     let data_plane = agent.is_none().then(|| data_plane(bpffs));
     let report = Report::new(agent, data_plane);

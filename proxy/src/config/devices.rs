@@ -67,14 +67,14 @@ pub enum Forwarding {
 
 impl DeviceConfig {
     /// Whether there is a packet plane at all.
-    pub fn is_any(&self) -> bool {
+    pub fn has_packet_plane(&self) -> bool {
         [&self.external, &self.pod].into_iter().any(|selection| *selection != DeviceSelection::None)
     }
 }
 
 impl DeviceSelection {
     /// Whether the device is chosen by its name, whatever it is.
-    pub fn names(&self, device: &str) -> bool {
+    pub fn matches(&self, device: &str) -> bool {
         match self {
             Self::Auto | Self::None => false,
             Self::Named(patterns) => patterns.iter().any(|pattern| pattern.matches(device)),
@@ -135,10 +135,10 @@ mod tests {
         for (text, yes, no) in cases {
             let selection: DeviceSelection = text.parse().unwrap();
             for name in *yes {
-                assert!(selection.names(name), "{text:?} names {name}");
+                assert!(selection.matches(name), "{text:?} names {name}");
             }
             for name in *no {
-                assert!(!selection.names(name), "{text:?} does not name {name}");
+                assert!(!selection.matches(name), "{text:?} does not name {name}");
             }
         }
     }

@@ -13,10 +13,10 @@ mod xdp;
 
 pub use cgroup::{AttachError, attach, detach, repair};
 pub use device_table::DeviceTable;
-pub use devices::{Device, choose};
-pub use load::{LoadError, Programs, Ran, load, load_object, object};
-pub use logs::follow_logs;
-pub use name_server::{Beats, NameServerError, Presence, Waiting};
+pub use devices::{Device, select_devices};
+pub use load::{LoadError, ProgramRun, Programs, load, load_object, object};
+pub use logs::forward_logs;
+pub use name_server::{DnsRedirect, Heartbeats, NameServerError, SuccessorHeartbeat};
 pub use sweeper::{SweeperError, start_sweeper};
-pub use tc::{DeviceHooks, TcError, TcPass, detach_devices, standing_at};
-pub use xdp::{Early, EarlyDevice, EarlyHooks, EarlyPass, XdpError, detach_early};
+pub use tc::{DeviceHooks, TcError, TcPass, detach_devices, programs_at};
+pub use xdp::{XdpAttachMode, XdpAttachment, XdpError, XdpHooks, XdpPass, detach_xdp};

@@ -70,7 +70,7 @@ impl Pins {
         let lock = loop {
             create(dir)?;
             let lock = lock(dir, busy)?;
-            if is_still(dir, &lock) {
+            if is_same_directory(dir, &lock) {
                 break lock;
             }
         };
@@ -80,7 +80,7 @@ impl Pins {
         }
         create(&pins.maps())?;
         create(&pins.links())?;
-        pins.carry_over()?;
+        pins.pin_shared_maps()?;
         Ok(pins)
     }
 
@@ -107,7 +107,7 @@ impl Pins {
     }
 
     /// Pins what other versions left and this one understands, until `drop_other_versions` under both.
-    fn carry_over(&self) -> Result<(), PinError> {
+    fn pin_shared_maps(&self) -> Result<(), PinError> {
         let names: Vec<_> = MAPS.iter().map(pin_name).collect();
         for other in self.other_versions()? {
             for name in &names {
@@ -145,7 +145,7 @@ impl Pins {
     pub fn remove(self) -> Result<usize, PinError> {
         let mut removed = 0;
         let mut links = entries(&self.links())?;
-        links.sort_by_key(|link| Reverse(attached_as(link)));
+        links.sort_by_key(|link| Reverse(detach_order(link)));
         for link in links {
             drop_link(&link).map_err(io_error("detach", &link))?;
             removed += 1;
@@ -163,7 +163,7 @@ impl Pins {
 }
 
 /// Which of the sockets' programs was attached here: what asks under another name goes before what gives answers theirs.
-fn attached_as(link: &Path) -> Option<usize> {
+fn detach_order(link: &Path) -> Option<usize> {
     let name = link.file_name()?.to_str()?;
     PROGRAMS.iter().position(|program| *program == name)
 }
@@ -193,7 +193,7 @@ fn remove_version(dir: &Path) -> Result<usize, PinError> {
 }
 
 /// Whether a path still leads to the directory that was locked: `cleanup` may have removed that meanwhile.
-fn is_still(dir: &Path, lock: &File) -> bool {
+fn is_same_directory(dir: &Path, lock: &File) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (fs::metadata(dir), lock.metadata()) {
         (Ok(there), Ok(held)) => identity(there) == identity(held),

@@ -131,7 +131,7 @@ fn follow(directory: &mut Directory, watch: &mut Watch, mut pass_on: impl FnMut(
     while let Some(mut touched) = watch.next() {
         touched.all |= watch.move_on();
         match directory.apply(touched) {
-            Ok(update) if update.is_nothing() => {}
+            Ok(update) if update.is_empty() => {}
             Ok(update) => {
                 if !pass_on(update) {
                     return;

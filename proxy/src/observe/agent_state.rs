@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use super::{
     health::ProxyHealth,
     metrics::{Metrics, family_label},
-    query_source::Askers,
-    query_statistics::Asked,
+    query_source::QuerySource,
+    query_statistics::QueryStatistics,
     status::{Phase, Status},
 };
 use crate::{
-    datapath::EarlyDevice,
+    datapath::XdpAttachment,
     index::Change,
     model::{
         address::IpFamily,
@@ -30,36 +30,36 @@ use crate::{
 };
 
 /// The agent's loop turns every ten seconds at least, as it looks after the hooks; it hangs when it has not for so long.
-const HANGS_AFTER: Duration = Duration::from_secs(60);
+const HUNG_AFTER: Duration = Duration::from_secs(60);
 
-pub struct Vitals {
+pub struct AgentState {
     pub metrics: Metrics,
     health: Mutex<ProxyHealth>,
-    /// When the agent's loop last turned; none while it has none.
-    turned: Mutex<Option<Instant>>,
+    /// When the agent's loop last heartbeat; none while it has none.
+    last_heartbeat: Mutex<Option<Instant>>,
     status: Mutex<Status>,
     phase: watch::Sender<Phase>,
     /// Changes that are older belong to a predecessor.
     started: Timestamp,
     /// Changes of slices that came and are not programmed yet.
-    triggered: Mutex<Vec<Triggered>>,
+    pending_triggers: Mutex<Vec<SliceTrigger>>,
     /// Those that the last pass programmed.
-    programmed: Mutex<Vec<Triggered>>,
+    programmed_triggers: Mutex<Vec<SliceTrigger>>,
     /// Once names are answered.
-    askers: OnceLock<Askers>,
+    query_source: OnceLock<QuerySource>,
 }
 
 /// So many slices at most are remembered until they are programmed: where that never happens, there is nothing to measure.
-const MOST_TRIGGERED: usize = 10_000;
+const MAX_TRIGGERS: usize = 10_000;
 
 /// A slice that says itself when what it tells about happened (kube-proxy's rule C14).
-struct Triggered {
+struct SliceTrigger {
     slice: SliceKey,
     family: IpFamily,
     time: Timestamp,
 }
 
-impl Triggered {
+impl SliceTrigger {
     /// Seconds since it happened.
     fn age(&self, now: Timestamp) -> f64 {
         now.duration_since(self.time).as_secs_f64().max(0.0)
@@ -67,9 +67,9 @@ impl Triggered {
 }
 
 /// What the agent knows after a pass.
-pub struct Passed<'a> {
+pub struct PassSummary<'a> {
     /// Over everything, and not over what changed.
-    pub is_full: bool,
+    pub is_full_sync: bool,
     pub took: Duration,
     pub unwritten: &'a BTreeSet<FrontendKey>,
     pub frontends: usize,
@@ -77,37 +77,37 @@ pub struct Passed<'a> {
     pub is_node_eligible: Option<bool>,
 }
 
-impl Vitals {
+impl AgentState {
     pub fn new(health_timeout: Duration, status: Status) -> Result<Self> {
         let phase = watch::Sender::new(status.phase.clone());
         Ok(Self {
             metrics: Metrics::new()?,
             health: Mutex::new(ProxyHealth::new(health_timeout)),
-            turned: Mutex::default(),
+            last_heartbeat: Mutex::default(),
             status: Mutex::new(status),
             phase,
             started: Timestamp::now(),
-            triggered: Mutex::default(),
-            programmed: Mutex::default(),
-            askers: OnceLock::new(),
+            pending_triggers: Mutex::default(),
+            programmed_triggers: Mutex::default(),
+            query_source: OnceLock::new(),
         })
     }
 
     pub fn health(&self) -> MutexGuard<'_, ProxyHealth> {
-        let hangs = lock(&self.turned).is_some_and(|turned| turned.elapsed() > HANGS_AFTER);
+        let hangs = lock(&self.last_heartbeat).is_some_and(|heartbeat| heartbeat.elapsed() > HUNG_AFTER);
         let mut health = lock(&self.health);
         health.set_hanging(hangs);
         health
     }
 
     /// The agent's loop is about to wait for something to do.
-    pub fn turned(&self) {
-        *lock(&self.turned) = Some(Instant::now());
+    pub fn heartbeat(&self) {
+        *lock(&self.last_heartbeat) = Some(Instant::now());
     }
 
     /// The loop is over, and nobody expects it to turn.
-    pub fn rests(&self) {
-        *lock(&self.turned) = None;
+    pub fn loop_ended(&self) {
+        *lock(&self.last_heartbeat) = None;
     }
 
     pub fn status(&self) -> Status {
@@ -120,14 +120,14 @@ impl Vitals {
     }
 
     /// Names are answered from now on.
-    pub fn answers(&self, askers: Askers) {
+    pub fn dns_started(&self, query_source: QuerySource) {
         // It happens once.
-        let _ = self.askers.set(askers);
+        let _ = self.query_source.set(query_source);
     }
 
     /// Who asks for names. Nothing: none are answered.
-    pub fn asked(&self) -> Option<Asked> {
-        self.askers.get().map(Askers::tell)
+    pub fn query_statistics(&self) -> Option<QueryStatistics> {
+        self.query_source.get().map(QuerySource::read)
     }
 
     pub fn phases(&self) -> watch::Receiver<Phase> {
@@ -140,7 +140,7 @@ impl Vitals {
     }
 
     /// A change was read. Only a slice says when what it tells about happened.
-    pub fn came(&self, change: &Change) {
+    pub fn change_received(&self, change: &Change) {
         match change {
             Change::Service(..) => {
                 self.metrics.changes.services.inc();
@@ -157,15 +157,15 @@ impl Vitals {
 
     /// What happened before this agent began took as long as nobody can tell, and of a slice that goes no time counts.
     fn note_trigger(&self, key: &SliceKey, slice: Option<&SliceInfo>) {
-        let mut triggered = lock(&self.triggered);
+        let mut triggered = lock(&self.pending_triggers);
         let Some(slice) = slice else { return triggered.retain(|one| one.slice != *key) };
-        let has_room = triggered.len() < MOST_TRIGGERED;
+        let has_room = triggered.len() < MAX_TRIGGERS;
         let time = slice.triggered.filter(|time| has_room && *time > self.started);
-        triggered.extend(time.map(|time| Triggered { slice: key.clone(), family: slice.family, time }));
+        triggered.extend(time.map(|time| SliceTrigger { slice: key.clone(), family: slice.family, time }));
     }
 
     /// Frontends are to be written.
-    pub fn queued<'a>(&self, touched: impl IntoIterator<Item = &'a FrontendKey>) {
+    pub fn frontends_queued<'a>(&self, touched: impl IntoIterator<Item = &'a FrontendKey>) {
         let now = Timestamp::now();
         let families: BTreeSet<IpFamily> = touched.into_iter().map(|key| key.address.family()).collect();
         for family in families {
@@ -174,12 +174,12 @@ impl Vitals {
         }
     }
 
-    pub fn skipped(&self, count: usize) {
+    pub fn objects_skipped(&self, count: usize) {
         self.metrics.skipped_objects.inc_by(count as u64);
         lock(&self.status).skipped_objects += count;
     }
 
-    pub fn attached(&self, repaired: usize, failures: BTreeSet<String>) {
+    pub fn hooks_verified(&self, repaired: usize, failures: BTreeSet<String>) {
         self.metrics.reattachments.inc_by(repaired as u64);
         self.metrics.unattached.set(failures.len() as i64);
         let mut status = lock(&self.status);
@@ -187,18 +187,18 @@ impl Vitals {
         status.unattached = failures.into_iter().collect();
     }
 
-    pub fn set_early(&self, devices: &[EarlyDevice]) {
+    pub fn set_xdp(&self, devices: &[XdpAttachment]) {
         lock(&self.status).xdp = devices.iter().map(Into::into).collect();
     }
 
     /// A pass is over. A family with nothing left to write is in line.
-    pub fn passed(&self, passed: Passed<'_>) {
+    pub fn pass_completed(&self, pass: PassSummary<'_>) {
         let now = Timestamp::now();
-        lock(&self.programmed).clear();
-        self.metrics.observe_sync(passed.is_full, passed.took);
-        let late: BTreeSet<IpFamily> = passed.unwritten.iter().map(|key| key.address.family()).collect();
+        lock(&self.programmed_triggers).clear();
+        self.metrics.observe_sync(pass.is_full_sync, pass.took);
+        let late: BTreeSet<IpFamily> = pass.unwritten.iter().map(|key| key.address.family()).collect();
         for family in IpFamily::BOTH.into_iter().filter(|family| !late.contains(family)) {
-            self.in_line(family, now);
+            self.family_synced(family, now);
         }
         if late.is_empty() {
             self.metrics.changes.services_pending.set(0);
@@ -206,34 +206,34 @@ impl Vitals {
         } else {
             self.metrics.sync_failures.inc();
         }
-        self.health().set_node_eligible(passed.is_node_eligible);
-        self.note(passed);
+        self.health().set_node_eligible(pass.is_node_eligible);
+        self.record(pass);
     }
 
-    fn note(&self, passed: Passed<'_>) {
-        self.metrics.frontends.set(passed.frontends as i64);
-        self.metrics.unwritten_frontends.set(passed.unwritten.len() as i64);
-        self.metrics.set_fill(&passed.fill);
+    fn record(&self, pass: PassSummary<'_>) {
+        self.metrics.frontends.set(pass.frontends as i64);
+        self.metrics.unwritten_frontends.set(pass.unwritten.len() as i64);
+        self.metrics.set_fill(&pass.fill);
         let mut status = lock(&self.status);
-        status.frontends = passed.frontends;
-        status.unwritten_frontends = passed.unwritten.len();
-        status.tables = passed.fill.into_iter().map(Into::into).collect();
+        status.frontends = pass.frontends;
+        status.unwritten_frontends = pass.unwritten.len();
+        status.tables = pass.fill.into_iter().map(Into::into).collect();
     }
 
-    fn in_line(&self, family: IpFamily, now: Timestamp) {
+    fn family_synced(&self, family: IpFamily, now: Timestamp) {
         let label = [family_label(family)];
         self.health().updated(family, now);
         self.metrics.sync_last_timestamp.with_label_values(&label).set(seconds(now));
         let programmed = self.metrics.network_programming.with_label_values(&label);
-        let done: Vec<_> = lock(&self.triggered).extract_if(.., |one| one.family == family).collect();
+        let done: Vec<_> = lock(&self.pending_triggers).extract_if(.., |one| one.family == family).collect();
         done.iter().for_each(|one| programmed.observe(one.age(now)));
-        lock(&self.programmed).extend(done);
+        lock(&self.programmed_triggers).extend(done);
     }
 
     /// Names are as far as the last pass.
-    pub fn answered(&self) {
+    pub fn dns_published(&self) {
         let now = Timestamp::now();
-        for done in std::mem::take(&mut *lock(&self.programmed)) {
+        for done in std::mem::take(&mut *lock(&self.programmed_triggers)) {
             let answered = self.metrics.name_programming.with_label_values(&[family_label(done.family)]);
             answered.observe(done.age(now));
         }

@@ -10,19 +10,19 @@ use serde::Serialize;
 
 use crate::model::address::{IpFamily, PerFamily};
 
-pub use service::{ServiceHealth, service_answer};
+pub use service::{ServiceHealth, service_response};
 
 /// What an HTTP client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub is_good: bool,
+pub struct HealthResponse {
+    pub is_ok: bool,
     /// JSON.
     pub body: String,
 }
 
-impl Answer {
+impl HealthResponse {
     pub fn status(&self) -> u16 {
-        if self.is_good { 200 } else { 503 }
+        if self.is_ok { 200 } else { 503 }
     }
 }
 
@@ -107,14 +107,14 @@ impl ProxyHealth {
         IpFamily::BOTH.into_iter().filter_map(|family| self.families.get(family).pending_since).min()
     }
 
-    pub fn livez(&self, now: Timestamp) -> Answer {
-        self.answer(self.is_healthy(now), None, now)
+    pub fn livez(&self, now: Timestamp) -> HealthResponse {
+        self.response(self.is_healthy(now), None, now)
     }
 
     /// Also asks whether the node stays: load balancers take their new traffic elsewhere before it goes.
-    pub fn healthz(&self, now: Timestamp) -> Answer {
+    pub fn healthz(&self, now: Timestamp) -> HealthResponse {
         let is_eligible = self.is_node_eligible.unwrap_or_default();
-        self.answer(self.is_healthy(now) && is_eligible, Some(is_eligible), now)
+        self.response(self.is_healthy(now) && is_eligible, Some(is_eligible), now)
     }
 
     fn is_family_healthy(&self, family: IpFamily, now: Timestamp) -> bool {
@@ -122,9 +122,9 @@ impl ProxyHealth {
         since.is_none_or(|since| now.duration_since(since).unsigned_abs() < self.timeout)
     }
 
-    fn answer(&self, is_good: bool, node_eligible: Option<bool>, now: Timestamp) -> Answer {
+    fn response(&self, is_ok: bool, node_eligible: Option<bool>, now: Timestamp) -> HealthResponse {
         // Whoever is answered 200 is told of the present, as if rules were written all the time: clients rely on it.
-        let last_updated = if is_good { Some(now) } else { self.last_updated() };
+        let last_updated = if is_ok { Some(now) } else { self.last_updated() };
         let body = Body {
             last_updated: text(last_updated),
             current_time: now.to_string(),
@@ -132,7 +132,7 @@ impl ProxyHealth {
             healthy: self.is_healthy(now),
             status: self.status(now),
         };
-        Answer { is_good, body: serde_json::to_string(&body).unwrap_or_default() }
+        HealthResponse { is_ok, body: serde_json::to_string(&body).unwrap_or_default() }
     }
 
     fn status(&self, now: Timestamp) -> BTreeMap<String, FamilyBody> {

@@ -20,28 +20,28 @@ use crate::{
 
 /// What is to be answered, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedHealthChecks {
     pub services: BTreeMap<ServiceKey, ServiceHealth>,
     /// The addresses to listen on.
     pub addresses: PerFamily<BTreeSet<IpAddr>>,
 }
 
-pub struct HealthPorts {
-    wanted: watch::Sender<Wanted>,
+pub struct HealthCheckPorts {
+    wanted: watch::Sender<WantedHealthChecks>,
     touched: BTreeSet<ServiceKey>,
 }
 
-impl HealthPorts {
+impl HealthCheckPorts {
     pub fn new() -> Self {
         Self { wanted: watch::Sender::default(), touched: BTreeSet::new() }
     }
 
-    pub fn follow(&self) -> watch::Receiver<Wanted> {
+    pub fn subscribe(&self) -> watch::Receiver<WantedHealthChecks> {
         self.wanted.subscribe()
     }
 
     /// To be told before the index takes the change in: a slice that goes is still known there.
-    pub fn came(&mut self, change: &Change, index: &Index) {
+    pub fn change_received(&mut self, change: &Change, index: &Index) {
         match change {
             Change::Service(key, new) => self.touch(key, new.as_deref().is_some_and(wants_health), index),
             Change::Endpoints(key, _) => self.touch(key, false, index),
@@ -64,9 +64,9 @@ impl HealthPorts {
     /// What was touched is programmed by now, so it may be told; but for Services with a frontend that could not be.
     pub fn publish(&mut self, index: &Index, local: &BTreeSet<IpAddr>, unwritten: &BTreeSet<FrontendKey>) {
         let addresses = addresses(index, local);
-        let late: BTreeSet<&ServiceKey> = unwritten.iter().filter_map(|key| index.owner(key)).collect();
+        let unsynced: BTreeSet<&ServiceKey> = unwritten.iter().filter_map(|key| index.owner(key)).collect();
         let (touched, waiting): (BTreeSet<_>, BTreeSet<_>) =
-            std::mem::take(&mut self.touched).into_iter().partition(|key| !late.contains(key));
+            std::mem::take(&mut self.touched).into_iter().partition(|key| !unsynced.contains(key));
         self.touched = waiting;
         self.wanted.send_if_modified(|wanted| {
             let mut is_modified = wanted.addresses != addresses;

@@ -7,24 +7,24 @@ use tracing::warn;
 use crate::error::chain;
 
 #[derive(Debug, Default)]
-pub struct Grievance {
+pub struct LogOnce {
     /// Why it went wrong when it was last tried.
-    why: Option<String>,
+    last_error: Option<String>,
 }
 
-impl Grievance {
+impl LogOnce {
     /// How it went this time; told when it is another failure than before.
-    pub fn note<E: Error>(&mut self, what: &'static str, outcome: Result<(), E>) {
-        let now = outcome.err().map(|error| chain(&error));
-        if now != self.why
+    pub fn record<E: Error>(&mut self, message: &'static str, result: Result<(), E>) {
+        let now = result.err().map(|error| chain(&error));
+        if now != self.last_error
             && let Some(error) = &now
         {
-            warn!(error, "{what}, will retry");
+            warn!(error, "{message}, will retry");
         }
-        self.why = now;
+        self.last_error = now;
     }
 
-    pub fn why(&self) -> Option<&str> {
-        self.why.as_deref()
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 }

@@ -1,6 +1,6 @@
 //! The agent's metrics. Upstream's names (`kubeproxy_*`) mean what they mean there; what only we have is `portreeve_*`.
 //!
-//! Counters of the kernel are read when somebody asks, and never kept here.
+//! KernelCounters of the kernel are read when somebody asks, and never kept here.
 
 use std::time::Duration;
 
@@ -20,22 +20,22 @@ const FAMILY: &str = "ip_family";
 
 /// What the kernel counted since the data plane was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct KernelCounters {
     /// By the name of the reason.
     pub refusals: Vec<(&'static str, u64)>,
     /// What the early plane made of packets, by the name of the outcome.
-    pub early: Vec<(&'static str, u64)>,
+    pub xdp: Vec<(&'static str, u64)>,
     pub services: Vec<(ServicePortKey, ServiceStats)>,
 }
 
 pub struct Metrics {
     registry: Registry,
-    syncs: Syncs,
+    syncs: SyncDurations,
     pub sync_last_timestamp: GaugeVec,
     pub sync_last_queued: GaugeVec,
     pub network_programming: HistogramVec,
     pub name_programming: HistogramVec,
-    pub changes: Changes,
+    pub changes: ChangeCounters,
     pub no_local_endpoints: IntGaugeVec,
     pub healthz: IntCounterVec,
     pub livez: IntCounterVec,
@@ -51,22 +51,22 @@ pub struct Metrics {
 }
 
 /// How long passes took.
-struct Syncs {
+struct SyncDurations {
     all: HistogramVec,
     full: HistogramVec,
     partial: HistogramVec,
 }
 
 /// What came, and what of it is not programmed yet.
-pub struct Changes {
+pub struct ChangeCounters {
     pub endpoints: IntCounter,
     pub endpoints_pending: IntGauge,
     pub services: IntCounter,
     pub services_pending: IntGauge,
 }
 
-impl Syncs {
-    fn new(of: &Register<'_>) -> Result<Self, prometheus::Error> {
+impl SyncDurations {
+    fn new(of: &Registrar<'_>) -> Result<Self, prometheus::Error> {
         Ok(Self {
             all: of.histogram(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
@@ -87,24 +87,24 @@ impl Syncs {
     }
 }
 
-impl Changes {
-    fn new(of: &Register<'_>) -> Result<Self, prometheus::Error> {
+impl ChangeCounters {
+    fn new(of: &Registrar<'_>) -> Result<Self, prometheus::Error> {
         Ok(Self {
             endpoints: of.counter(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "Changes of EndpointSlices that came",
+                "ChangeCounters of EndpointSlices that came",
             )?,
             endpoints_pending: of.plain_gauge(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "Changes of EndpointSlices that are not programmed yet",
+                "ChangeCounters of EndpointSlices that are not programmed yet",
             )?,
             services: of.counter(
                 "kubeproxy_sync_proxy_rules_service_changes_total",
-                "Changes of Services that came",
+                "ChangeCounters of Services that came",
             )?,
             services_pending: of.plain_gauge(
                 "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "Changes of Services that are not programmed yet",
+                "ChangeCounters of Services that are not programmed yet",
             )?,
         })
     }
@@ -113,9 +113,9 @@ impl Changes {
 impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let of = Register { registry: &registry };
+        let of = Registrar { registry: &registry };
         let metrics = Self {
-            syncs: Syncs::new(&of)?,
+            syncs: SyncDurations::new(&of)?,
             sync_last_timestamp: of.gauge(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
                 "When the maps were last brought in line",
@@ -134,7 +134,7 @@ impl Metrics {
                 "From the change of a pod or Service to the answers that show it, by the slice's own time",
                 network_programming_buckets(),
             )?,
-            changes: Changes::new(&of)?,
+            changes: ChangeCounters::new(&of)?,
             no_local_endpoints: of.gauges(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
                 "Service ports whose policy is Local and that have endpoints, but none here",
@@ -192,7 +192,7 @@ impl Metrics {
 
     /// A pass writes both families at once, so both took as long.
     pub fn observe_sync(&self, is_full: bool, took: Duration) {
-        let Syncs { all, full, partial } = &self.syncs;
+        let SyncDurations { all, full, partial } = &self.syncs;
         for histogram in [all, if is_full { full } else { partial }] {
             for family in IpFamily::BOTH {
                 histogram.with_label_values(&[family_label(family)]).observe(took.as_secs_f64());
@@ -201,7 +201,7 @@ impl Metrics {
     }
 
     /// Everything, in the text format of Prometheus; what the kernel counted is passed in.
-    pub fn render(&self, kernel: &Counters) -> Result<Vec<u8>, prometheus::Error> {
+    pub fn render(&self, kernel: &KernelCounters) -> Result<Vec<u8>, prometheus::Error> {
         let mut families = self.registry.gather();
         families.extend(kernel_families(kernel)?);
         // The encoder refuses what has nothing to tell yet.
@@ -219,8 +219,8 @@ pub fn family_label(family: IpFamily) -> &'static str {
     }
 }
 
-/// Counters that live in the kernel, as families of their own that are made for one answer.
-fn kernel_families(kernel: &Counters) -> Result<Vec<MetricFamily>, prometheus::Error> {
+/// KernelCounters that live in the kernel, as families of their own that are made for one answer.
+fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let refusals = IntCounterVec::new(
         Opts::new("portreeve_refusals_total", "Connections and datagrams refused, by reason"),
         &["reason"],
@@ -228,12 +228,12 @@ fn kernel_families(kernel: &Counters) -> Result<Vec<MetricFamily>, prometheus::E
     for (reason, count) in &kernel.refusals {
         refusals.with_label_values(&[reason]).inc_by(*count);
     }
-    let early = IntCounterVec::new(
+    let xdp = IntCounterVec::new(
         Opts::new("portreeve_xdp_packets_total", "Packets the early plane saw, by what it made of them"),
         &["outcome"],
     )?;
-    for (outcome, count) in &kernel.early {
-        early.with_label_values(&[outcome]).inc_by(*count);
+    for (outcome, count) in &kernel.xdp {
+        xdp.with_label_values(&[outcome]).inc_by(*count);
     }
     let labels = ["namespace", "service", "port"];
     let connections = IntCounterVec::new(
@@ -250,7 +250,7 @@ fn kernel_families(kernel: &Counters) -> Result<Vec<MetricFamily>, prometheus::E
         connections.with_label_values(&values).inc_by(stats.translated);
         refused.with_label_values(&values).inc_by(stats.refused);
     }
-    Ok([refusals.collect(), early.collect(), connections.collect(), refused.collect()]
+    Ok([refusals.collect(), xdp.collect(), connections.collect(), refused.collect()]
         .into_iter()
         .flatten()
         .collect())
@@ -268,12 +268,12 @@ fn network_programming_buckets() -> Vec<f64> {
 }
 
 /// Makes metrics that are in the registry.
-struct Register<'a> {
+struct Registrar<'a> {
     registry: &'a Registry,
 }
 
-impl Register<'_> {
-    fn keep<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+impl Registrar<'_> {
+    fn register<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
@@ -284,27 +284,27 @@ impl Register<'_> {
         help: &str,
         buckets: Vec<f64>,
     ) -> Result<HistogramVec, prometheus::Error> {
-        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[FAMILY])?)
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[FAMILY])?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
-        self.keep(GaugeVec::new(Opts::new(name, help), &[FAMILY])?)
+        self.register(GaugeVec::new(Opts::new(name, help), &[FAMILY])?)
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-        self.keep(IntGaugeVec::new(Opts::new(name, help), labels)?)
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     fn plain_gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        self.keep(IntGauge::new(name, help)?)
+        self.register(IntGauge::new(name, help)?)
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        self.keep(IntCounter::new(name, help)?)
+        self.register(IntCounter::new(name, help)?)
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
+        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
     fn constant_one(
@@ -344,9 +344,9 @@ mod tests {
             port_name: "http".into(),
             protocol: Protocol::Tcp,
         };
-        let kernel = Counters {
+        let kernel = KernelCounters {
             refusals: vec![("no_endpoint", 5)],
-            early: vec![("sent_to_backend", 4)],
+            xdp: vec![("sent_to_backend", 4)],
             services: vec![(service, ServiceStats { translated: 9, refused: 1 })],
         };
         let text = String::from_utf8(metrics.render(&kernel).unwrap()).unwrap();
@@ -362,6 +362,6 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }
         assert!(text.contains("process_resident_memory_bytes"));
-        metrics.render(&Counters::default()).unwrap();
+        metrics.render(&KernelCounters::default()).unwrap();
     }
 }

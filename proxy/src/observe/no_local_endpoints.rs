@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::agent_state::Vitals;
+use super::agent_state::AgentState;
 use crate::model::{
     address::IpFamily,
     frontend::{Frontend, FrontendKey, FrontendKind, View, WhenEmpty},
@@ -12,13 +12,13 @@ use crate::model::{
 
 /// Few, so they are counted anew each time.
 #[derive(Default)]
-pub struct NoLocal {
+pub struct NoLocalEndpoints {
     lacking: BTreeMap<FrontendKey, (bool, ServicePortKey)>,
 }
 
-impl NoLocal {
-    pub fn note(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
-        match frontend.filter(|frontend| lacks(frontend)) {
+impl NoLocalEndpoints {
+    pub fn update(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
+        match frontend.filter(|frontend| drops_for_policy(frontend)) {
             Some(frontend) => {
                 let is_internal = frontend.kind == FrontendKind::ClusterIp;
                 self.lacking.insert(key, (is_internal, frontend.service.clone()));
@@ -27,10 +27,10 @@ impl NoLocal {
         }
     }
 
-    pub fn tell(&self, vitals: &Vitals) {
+    pub fn publish(&self, state: &AgentState) {
         for family in IpFamily::BOTH {
-            vitals.set_no_local_endpoints(FrontendKind::ClusterIp, family, self.count(true, family));
-            vitals.set_no_local_endpoints(FrontendKind::NodePort, family, self.count(false, family));
+            state.set_no_local_endpoints(FrontendKind::ClusterIp, family, self.count(true, family));
+            state.set_no_local_endpoints(FrontendKind::NodePort, family, self.count(false, family));
         }
     }
 
@@ -45,7 +45,7 @@ impl NoLocal {
 }
 
 /// Silence, where a refusal would say that nobody can.
-fn lacks(frontend: &Frontend) -> bool {
+fn drops_for_policy(frontend: &Frontend) -> bool {
     let view: &View = match frontend.kind {
         FrontendKind::ClusterIp => &frontend.internal,
         FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => &frontend.external,

@@ -5,23 +5,23 @@ use std::sync::Arc;
 use dns::{cluster::snapshot::Published, observe::metrics::Metrics, serve::server};
 use tracing::debug;
 
-use crate::observe::query_statistics::Asked;
+use crate::observe::query_statistics::QueryStatistics;
 
 /// Where it is found; whoever asks for it does not hold up the loop.
 #[derive(Debug)]
-pub struct Askers {
+pub struct QuerySource {
     pub metrics: Arc<Metrics>,
     pub published: Arc<Published>,
 }
 
-impl Askers {
-    pub fn tell(&self) -> Asked {
+impl QuerySource {
+    pub fn read(&self) -> QueryStatistics {
         let own = server::local_addresses().unwrap_or_else(|error| {
             debug!(%error, "the addresses of this node are not known");
             Vec::new()
         });
         let snapshot = self.published.load();
         let (report, upstreams) = (self.metrics.clients().report(), self.metrics.upstreams());
-        Asked::new(report, upstreams, &snapshot.local_pods(), &own)
+        QueryStatistics::new(report, upstreams, &snapshot.local_pods(), &own)
     }
 }

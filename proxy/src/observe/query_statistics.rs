@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct QueryStatistics {
     /// What was asked before is forgotten.
     pub since: Timestamp,
     /// Who asks most comes first.
@@ -65,7 +65,7 @@ impl From<UpstreamCounts> for Upstream {
     }
 }
 
-impl Asked {
+impl QueryStatistics {
     /// `pods` has the names of addresses, and `own` are those of this node.
     pub fn new(
         report: Report,
@@ -136,26 +136,26 @@ mod tests {
             }
         }
         let (web, host) = (pod("web-0"), pod("agent"));
-        // A pod that shares the node's address is not told from the node.
+        // A pod that shares the node's address is not rows from the node.
         let pods = [("10.1.0.1", &web), ("fd01::1", &web), ("172.18.0.2", &host)];
         let pods = pods.map(|(text, pod)| (address(text), pod)).into();
         let own = ["127.0.0.1", "172.18.0.2"].map(address);
-        let asked = Asked::new(clients.report(), Vec::new(), &pods, &own);
-        let told = asked.clients.iter().map(|client| {
+        let statistics = QueryStatistics::new(clients.report(), Vec::new(), &pods, &own);
+        let rows = statistics.clients.iter().map(|client| {
             (client.kind, &*client.client, client.queries, client.topics["service"], client.addresses.len())
         });
         assert_eq!(
-            told.collect::<Vec<_>>(),
+            rows.collect::<Vec<_>>(),
             [
                 (ClientKind::Pod, "shop/web-0", 7, 7, 2),
                 (ClientKind::Address, "10.1.0.9", 5, 5, 1),
                 (ClientKind::Node, "node", 2, 2, 2)
             ]
         );
-        assert_eq!(asked.clients[0].troubles["failed"], 7);
-        assert_eq!(asked.clients[0].topics["search"], 0, "the shape stays the same");
-        let age = Timestamp::now().duration_since(asked.since).as_secs();
-        assert!((0..60).contains(&age), "{}", asked.since);
-        assert!(SystemTime::from(asked.since) <= SystemTime::now());
+        assert_eq!(statistics.clients[0].troubles["failed"], 7);
+        assert_eq!(statistics.clients[0].topics["search"], 0, "the shape stays the same");
+        let age = Timestamp::now().duration_since(statistics.since).as_secs();
+        assert!((0..60).contains(&age), "{}", statistics.since);
+        assert!(SystemTime::from(statistics.since) <= SystemTime::now());
     }
 }

@@ -13,7 +13,7 @@ use std::{path::PathBuf, sync::Arc, thread};
 use anyhow::{Context as _, Result};
 use tokio::sync::{mpsc, watch};
 
-use super::{agent_state::Vitals, health_check_ports::Wanted, status::Phase};
+use super::{agent_state::AgentState, health_check_ports::WantedHealthChecks, status::Phase};
 use crate::{
     config::{Pages, ServingConfig},
     k8s::events::Report,
@@ -26,8 +26,8 @@ pub struct Serve {
     pub bpffs: PathBuf,
     /// Where `status` asks.
     pub status_socket: PathBuf,
-    pub vitals: Arc<Vitals>,
-    pub health_ports: watch::Receiver<Wanted>,
+    pub state: Arc<AgentState>,
+    pub health_ports: watch::Receiver<WantedHealthChecks>,
     /// What people who look at the cluster are told.
     pub reports: mpsc::UnboundedSender<Report>,
 }
@@ -48,14 +48,14 @@ impl Serve {
     }
 
     async fn run(self, fatal: mpsc::UnboundedSender<anyhow::Error>) {
-        let Self { config, pages, bpffs, status_socket, vitals, health_ports, reports } = self;
-        let mut phases = vitals.phases();
-        tokio::spawn(control_socket::answer(status_socket, Arc::clone(&vitals)));
+        let Self { config, pages, bpffs, status_socket, state, health_ports, reports } = self;
+        let mut phases = state.phases();
+        tokio::spawn(control_socket::serve(status_socket, Arc::clone(&state)));
         // While another agent holds the data plane, these addresses are its own.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;
         }
-        let place = |address, reason| listen::Place {
+        let listen_config = |address, reason| listen::ListenConfig {
             address,
             reason,
             hard_fail: config.hard_fail,
@@ -63,13 +63,17 @@ impl Serve {
             reports: reports.clone(),
         };
         if let Some(address) = config.healthz {
-            let app = endpoints::health(Arc::clone(&vitals));
-            tokio::spawn(listen::serve("health", place(address, "FailedToStartProxierHealthcheck"), app));
+            let app = endpoints::health_router(Arc::clone(&state));
+            tokio::spawn(listen::serve(
+                "health",
+                listen_config(address, "FailedToStartProxierHealthcheck"),
+                app,
+            ));
         }
         if let Some(address) = config.metrics {
-            let app = endpoints::metrics(Arc::clone(&vitals), bpffs, pages);
-            tokio::spawn(listen::serve("metrics", place(address, "FailedToStartMetricServer"), app));
+            let app = endpoints::metrics_router(Arc::clone(&state), bpffs, pages);
+            tokio::spawn(listen::serve("metrics", listen_config(address, "FailedToStartMetricServer"), app));
         }
-        health_check_servers::follow(health_ports, vitals, reports).await;
+        health_check_servers::run(health_ports, state, reports).await;
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{datapath::EarlyDevice, reconcile::Fill};
+use crate::{datapath::XdpAttachment, reconcile::Fill};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -68,11 +68,11 @@ pub struct XdpDevice {
     pub is_fault: bool,
 }
 
-impl From<&EarlyDevice> for XdpDevice {
-    fn from(device: &EarlyDevice) -> Self {
-        let (place, reason) = match &device.found {
+impl From<&XdpAttachment> for XdpDevice {
+    fn from(device: &XdpAttachment) -> Self {
+        let (place, reason) = match &device.result {
             Ok(place) => (place.name(), None),
-            Err(excuse) => ("none", Some(excuse.to_string())),
+            Err(reason) => ("none", Some(reason.to_string())),
         };
         Self { device: device.name.clone(), place: place.to_owned(), reason, is_fault: device.is_fault }
     }

@@ -10,10 +10,10 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    agent_state::{Passed, Vitals},
-    health_check_ports::{HealthPorts, Wanted},
-    no_local_endpoints::NoLocal,
-    query_source::Askers,
+    agent_state::{AgentState, PassSummary},
+    health_check_ports::{HealthCheckPorts, WantedHealthChecks},
+    no_local_endpoints::NoLocalEndpoints,
+    query_source::QuerySource,
 };
 use crate::{
     index::{Change, Index},
@@ -21,17 +21,17 @@ use crate::{
     reconcile::Fill,
 };
 
-pub struct Witness {
-    vitals: Arc<Vitals>,
-    health_ports: HealthPorts,
-    no_local: NoLocal,
-    /// When the pass began that is under way.
-    began: Option<Instant>,
+pub struct Telemetry {
+    state: Arc<AgentState>,
+    health_ports: HealthCheckPorts,
+    no_local: NoLocalEndpoints,
+    /// When the pass started that is under way.
+    started: Option<Instant>,
 }
 
 /// What a pass left behind.
-pub struct After<'a> {
-    pub is_full: bool,
+pub struct CompletedPass<'a> {
+    pub is_full_sync: bool,
     pub index: &'a Index,
     pub unwritten: &'a BTreeSet<FrontendKey>,
     pub local_addresses: &'a BTreeSet<IpAddr>,
@@ -39,76 +39,81 @@ pub struct After<'a> {
     pub fill: Vec<Fill>,
 }
 
-impl Witness {
-    pub fn new(vitals: Arc<Vitals>) -> Self {
-        Self { vitals, health_ports: HealthPorts::new(), no_local: NoLocal::default(), began: None }
+impl Telemetry {
+    pub fn new(state: Arc<AgentState>) -> Self {
+        Self {
+            state,
+            health_ports: HealthCheckPorts::new(),
+            no_local: NoLocalEndpoints::default(),
+            started: None,
+        }
     }
 
-    pub fn health_ports(&self) -> watch::Receiver<Wanted> {
-        self.health_ports.follow()
+    pub fn health_ports(&self) -> watch::Receiver<WantedHealthChecks> {
+        self.health_ports.subscribe()
     }
 
     /// The loop is about to wait for something to do.
-    pub fn turned(&self) {
-        self.vitals.turned();
+    pub fn heartbeat(&self) {
+        self.state.heartbeat();
     }
 
     /// The loop is over.
-    pub fn rests(&self) {
-        self.vitals.rests();
+    pub fn loop_ended(&self) {
+        self.state.loop_ended();
     }
 
     /// A change is about to go into the index.
-    pub fn came(&mut self, change: &Change, index: &Index) {
-        self.began.get_or_insert_with(Instant::now);
-        self.vitals.came(change);
-        self.health_ports.came(change, index);
+    pub fn change_received(&mut self, change: &Change, index: &Index) {
+        self.started.get_or_insert_with(Instant::now);
+        self.state.change_received(change);
+        self.health_ports.change_received(change, index);
     }
 
-    pub fn skipped(&self, count: usize) {
-        self.vitals.skipped(count);
+    pub fn objects_skipped(&self, count: usize) {
+        self.state.objects_skipped(count);
     }
 
     /// The hooks were looked at: so many were repaired, and this could not be.
-    pub fn attached(&self, repaired: usize, failures: BTreeSet<String>) {
-        self.vitals.attached(repaired, failures);
+    pub fn hooks_verified(&self, repaired: usize, failures: BTreeSet<String>) {
+        self.state.hooks_verified(repaired, failures);
     }
 
     /// These frontends are about to be written.
-    pub fn queued<'a>(&mut self, touched: impl IntoIterator<Item = &'a FrontendKey>) {
-        self.began.get_or_insert_with(Instant::now);
-        self.vitals.queued(touched);
+    pub fn frontends_queued<'a>(&mut self, touched: impl IntoIterator<Item = &'a FrontendKey>) {
+        self.started.get_or_insert_with(Instant::now);
+        self.state.frontends_queued(touched);
     }
 
     /// What a frontend is to look like; nothing: it goes.
-    pub fn looked_at(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
-        self.no_local.note(key, frontend);
+    pub fn frontend_resolved(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
+        self.no_local.update(key, frontend);
     }
 
-    pub fn passed(&mut self, after: After<'_>) {
-        let is_clean = after.unwritten.is_empty();
-        let took = self.began.take().map_or(Duration::ZERO, |began| began.elapsed());
+    pub fn pass_completed(&mut self, pass: CompletedPass<'_>) {
+        let is_clean = pass.unwritten.is_empty();
+        let took = self.started.take().map_or(Duration::ZERO, |started| started.elapsed());
         if is_clean {
-            self.no_local.tell(&self.vitals);
+            self.no_local.publish(&self.state);
         }
-        self.vitals.passed(Passed {
-            is_full: after.is_full,
+        self.state.pass_completed(PassSummary {
+            is_full_sync: pass.is_full_sync,
             took,
-            unwritten: after.unwritten,
-            frontends: after.frontends,
-            fill: after.fill,
-            is_node_eligible: after.index.node_info().map(|node| node.is_eligible),
+            unwritten: pass.unwritten,
+            frontends: pass.frontends,
+            fill: pass.fill,
+            is_node_eligible: pass.index.node_info().map(|node| node.is_eligible),
         });
-        self.health_ports.publish(after.index, after.local_addresses, after.unwritten);
+        self.health_ports.publish(pass.index, pass.local_addresses, pass.unwritten);
     }
 
     /// Names are answered from now on.
-    pub fn answers(&self, askers: Askers) {
-        self.vitals.answers(askers);
+    pub fn dns_started(&self, source: QuerySource) {
+        self.state.dns_started(source);
     }
 
     /// The names that belong to it are answered.
-    pub fn answered(&self) {
-        self.vitals.answered();
+    pub fn dns_published(&self) {
+        self.state.dns_published();
     }
 }

@@ -70,7 +70,7 @@ impl<M: LbMaps> Reconciler<M> {
         for descriptor in published {
             reconciler.count(descriptor, 1);
         }
-        reconciler.maps.rest();
+        reconciler.maps.release();
         Ok(reconciler)
     }
 }

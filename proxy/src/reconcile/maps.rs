@@ -129,7 +129,7 @@ pub trait LbMaps {
     fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags);
 
     /// Much was looked at or written: what that needed may be let go, and is got again when it is asked for.
-    fn rest(&mut self) {}
+    fn release(&mut self) {}
 }
 
 /// Inserts each entry by itself.

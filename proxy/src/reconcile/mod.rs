@@ -181,7 +181,7 @@ impl<M: LbMaps> Reconciler<M> {
         for ((service, family), group) in groups {
             self.settle(service, family, group, pass);
         }
-        self.maps.rest();
+        self.maps.release();
     }
 
     /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves. And what goes

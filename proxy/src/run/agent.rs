@@ -30,8 +30,8 @@ use crate::{
         policy::Policy,
     },
     observe::{
-        log_once::Grievance,
-        telemetry::{After, Witness},
+        log_once::LogOnce,
+        telemetry::{CompletedPass, Telemetry},
     },
     reconcile::{Epoch, MapError, Networks, Pass, Reconciler},
     update::Update,
@@ -43,7 +43,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const VERIFICATION: Duration = Duration::from_secs(10);
 
 /// If a pass has more frontends than this, and most of those there are, it may as well take all.
-const MANY: usize = 4096;
+const FULL_SYNC_THRESHOLD: usize = 4096;
 
 /// The index and the maps that follow it.
 pub struct Agent {
@@ -52,27 +52,27 @@ pub struct Agent {
     /// Frontends to be written again: those that failed, and their siblings.
     unwritten: BTreeSet<FrontendKey>,
     /// Something of the last pass found a map full.
-    is_full: bool,
+    has_full_map: bool,
     /// Frontends whose last failure was logged.
-    complained: HashSet<FrontendKey>,
+    logged: HashSet<FrontendKey>,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
     /// The node's addresses as they are written, and which of them serve NodePorts; none: not as they should be.
     node_addresses: Option<BTreeMap<IpAddr, bool>>,
     networks: Networks,
     /// What of these two could not be written.
-    unwritten_addresses: Grievance,
-    unwritten_networks: Grievance,
+    unwritten_addresses: LogOnce,
+    unwritten_networks: LogOnce,
     /// None: somebody else answers names.
     names: Option<Names>,
-    graces: Graces,
+    grace_periods: GracePeriods,
     /// Hooks that were found without our program since the start.
     repairs: usize,
     pod_cidrs: PodCidrs,
-    witness: Witness,
+    telemetry: Telemetry,
 }
 
 /// Grace periods take milliseconds, so they pass on another thread.
-struct Graces {
+struct GracePeriods {
     sender: mpsc::UnboundedSender<Epoch>,
     over: mpsc::UnboundedReceiver<Epoch>,
 }
@@ -83,7 +83,7 @@ impl Agent {
         policy: Policy,
         addresses: watch::Receiver<BTreeSet<IpAddr>>,
         names: Option<Names>,
-        witness: Witness,
+        telemetry: Telemetry,
     ) -> Result<Self> {
         // Programs that began under a predecessor may still hold what looks free from here.
         datapath::grace_period().context("cannot wait for running programs")?;
@@ -96,17 +96,17 @@ impl Agent {
             index: Index::new(policy),
             reconciler,
             unwritten: BTreeSet::new(),
-            is_full: false,
-            complained: HashSet::new(),
+            has_full_map: false,
+            logged: HashSet::new(),
             node_addresses: None,
             networks,
-            unwritten_addresses: Grievance::default(),
-            unwritten_networks: Grievance::default(),
+            unwritten_addresses: LogOnce::default(),
+            unwritten_networks: LogOnce::default(),
             addresses,
             names,
-            graces: Graces { sender, over },
+            grace_periods: GracePeriods { sender, over },
             repairs: 0,
-            witness,
+            telemetry,
         })
     }
 
@@ -120,15 +120,15 @@ impl Agent {
     }
 
     /// Who takes over shares the port with nobody who knows less.
-    pub fn serve_names(&mut self, maps: &Path) -> Result<()> {
+    pub fn start_dns(&mut self, maps: &Path) -> Result<()> {
         let Some(names) = &mut self.names else { return Ok(()) };
-        self.witness.answers(names.appear(maps)?);
+        self.telemetry.dns_started(names.redirect_clients(maps)?);
         Ok(())
     }
 
     /// Answers what was asked, and leaves the maps as they are.
-    pub async fn end(self) {
-        self.witness.rests();
+    pub async fn shut_down(self) {
+        self.telemetry.loop_ended();
         if let Some(names) = self.names {
             names.stop().await;
         }
@@ -136,16 +136,16 @@ impl Agent {
 
     /// Nothing is written before everything was read. What was not named by then goes, unless it has come since: an
     /// agent that waited for another one begins with the present.
-    pub async fn start(&mut self, source: &mut Source) -> Result<()> {
+    pub async fn initial_sync(&mut self, source: &mut Source) -> Result<()> {
         let mut is_synced = false;
         while !is_synced {
             let update =
                 source.next().await.context("the source of objects ended before everything was read")?;
             is_synced = update.is_synced;
-            self.take_in(update);
+            self.apply_update(update);
         }
         while let Some(update) = source.next_now() {
-            self.take_in(update);
+            self.apply_update(update);
         }
         self.await_pod_cidrs(source).await?;
         let began = Instant::now();
@@ -162,9 +162,9 @@ impl Agent {
 
     /// A mode that tells pods by the networks of the Node object can tell nothing before they are there.
     async fn await_pod_cidrs(&mut self, source: &mut Source) -> Result<()> {
-        while let Some(patience) = self.pod_cidrs.wait(self.index.node_info())? {
-            match timeout(patience, source.next()).await {
-                Ok(Some(update)) => drop(self.take_in(update)),
+        while let Some(remaining) = self.pod_cidrs.wait(self.index.node_info())? {
+            match timeout(remaining, source.next()).await {
+                Ok(Some(update)) => drop(self.apply_update(update)),
                 Ok(None) => bail!("the source of objects ended before the Node object had pod networks"),
                 // What was waited for did not come: the next turn says so.
                 Err(_) => {}
@@ -174,7 +174,7 @@ impl Agent {
     }
 
     /// Until it is told to stop. An error: what was fixed at the start is not so any more.
-    pub async fn follow(
+    pub async fn run(
         &mut self,
         source: &mut Source,
         stop: &mut Stop,
@@ -184,50 +184,50 @@ impl Agent {
         // What was missed meanwhile is not made up for.
         verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.witness.turned();
+            self.telemetry.heartbeat();
             tokio::select! {
                 () = stop.requested() => return Ok(()),
                 update = source.next() => {
                     // Whoever is told of nothing any more must not go on as if nothing happened.
-                    self.absorb(update.context("the source of objects ended")?, source);
+                    self.run_pass(update.context("the source of objects ended")?, source);
                     self.pod_cidrs.check(self.index.node_info())?;
                 }
-                Some(epoch) = self.graces.over.recv() => self.reclaim(epoch),
+                Some(epoch) = self.grace_periods.over.recv() => self.reclaim(epoch),
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
-                repairs = attachment.devices_changed() => self.note_attachment(repairs, &attachment),
+                repairs = attachment.devices_changed() => self.report_attachment(repairs, &attachment),
                 _ = verification.tick() => {
                     let repairs = attachment.verify();
-                    self.note_attachment(repairs, &attachment);
+                    self.report_attachment(repairs, &attachment);
                 }
-                () = sleep(RETRY), if !self.is_settled() => self.retry(),
+                () = sleep(RETRY), if !self.is_written() => self.retry(),
             }
         }
     }
 
-    fn note_attachment(&mut self, repairs: usize, attachment: &Attachment) {
+    fn report_attachment(&mut self, repairs: usize, attachment: &Attachment) {
         self.repairs += repairs;
-        self.witness.attached(repairs, attachment.failures());
+        self.telemetry.hooks_verified(repairs, attachment.failures());
     }
 
     /// One pass for everything that has arrived.
-    fn absorb(&mut self, first: Update, source: &mut Source) {
+    fn run_pass(&mut self, first: Update, source: &mut Source) {
         let mut touched = std::mem::take(&mut self.unwritten);
         // What comes while these are taken in waits for the next pass, however much it is.
         let waiting = source.waiting();
-        touched.extend(self.take_in(first));
+        touched.extend(self.apply_update(first));
         for update in (0..waiting).map_while(|_| source.next_now()) {
-            touched.extend(self.take_in(update));
+            touched.extend(self.apply_update(update));
         }
         self.write_node_addresses();
         self.write(touched);
     }
 
     /// Puts an update into the index; the frontends that may look different now.
-    fn take_in(&mut self, update: Update) -> BTreeSet<FrontendKey> {
-        self.witness.skipped(update.skipped.len());
-        update.tell_skipped();
+    fn apply_update(&mut self, update: Update) -> BTreeSet<FrontendKey> {
+        self.telemetry.objects_skipped(update.skipped.len());
+        update.log_skipped();
         if let Some(names) = &mut self.names {
-            names.take_in(update.names);
+            names.apply(update.names);
         }
         let mut touched = BTreeSet::new();
         for change in update.changes {
@@ -237,7 +237,7 @@ impl Agent {
                 warn!("the Node object is gone, going on with what it said last");
                 continue;
             }
-            self.witness.came(&change, &self.index);
+            self.telemetry.change_received(&change, &self.index);
             touched.extend(self.index.apply(change));
         }
         touched
@@ -245,9 +245,10 @@ impl Agent {
 
     /// Brings every frontend in line, one after the other: all of them together would weigh more than everything else.
     fn write_all(&mut self) -> Pass {
-        let Self { index, reconciler, witness, .. } = self;
-        witness.queued(index.frontend_keys());
-        let wanted = index.frontends().inspect(|frontend| witness.looked_at(frontend.key, Some(frontend)));
+        let Self { index, reconciler, telemetry, .. } = self;
+        telemetry.frontends_queued(index.frontend_keys());
+        let wanted =
+            index.frontends().inspect(|frontend| telemetry.frontend_resolved(frontend.key, Some(frontend)));
         let pass = reconciler.apply_all(wanted);
         self.networks.want_only(self.index.unclaimed_networks());
         self.write_networks();
@@ -255,33 +256,33 @@ impl Agent {
     }
 
     fn write(&mut self, touched: BTreeSet<FrontendKey>) {
-        if touched.len() > MANY && touched.len() > self.frontends() / 2 {
+        if touched.len() > FULL_SYNC_THRESHOLD && touched.len() > self.frontends() / 2 {
             // Those that have gone are not among all.
-            touched.iter().for_each(|key| self.witness.looked_at(*key, None));
+            touched.iter().for_each(|key| self.telemetry.frontend_resolved(*key, None));
             let pass = self.write_all();
             return self.finish(pass, true);
         }
         let changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
         self.want_networks(&changes);
-        self.witness.queued(changes.iter().map(|(key, _)| key));
+        self.telemetry.frontends_queued(changes.iter().map(|(key, _)| key));
         for (key, wanted) in &changes {
-            self.witness.looked_at(*key, wanted.as_ref());
+            self.telemetry.frontend_resolved(*key, wanted.as_ref());
         }
         let pass = self.reconciler.apply(changes);
         self.finish(pass, false);
         self.write_networks();
     }
 
-    fn finish(&mut self, pass: Pass, is_full: bool) {
+    fn finish(&mut self, pass: Pass, is_full_sync: bool) {
         debug!(changed = pass.changed, failed = pass.failed.len(), "pass");
-        for (key, error) in pass.failed.iter().filter(|(key, _)| !self.complained.contains(key)) {
+        for (key, error) in pass.failed.iter().filter(|(key, _)| !self.logged.contains(key)) {
             warn!(frontend = %key, error = %chain(&**error), "frontend not written, will retry");
         }
-        self.is_full = pass.failed.iter().any(|(_, error)| matches!(**error, MapError::Full { .. }));
-        self.complained = pass.failed.into_iter().map(|(key, _)| key).collect();
+        self.has_full_map = pass.failed.iter().any(|(_, error)| matches!(**error, MapError::Full { .. }));
+        self.logged = pass.failed.into_iter().map(|(key, _)| key).collect();
         self.unwritten.extend(pass.retry);
-        self.witness.passed(After {
-            is_full,
+        self.telemetry.pass_completed(CompletedPass {
+            is_full_sync,
             index: &self.index,
             unwritten: &self.unwritten,
             local_addresses: &self.addresses.borrow(),
@@ -291,10 +292,10 @@ impl Agent {
         // Not before: a name must not lead to an address that nothing serves yet.
         if let Some(names) = &mut self.names {
             names.publish();
-            self.witness.answered();
+            self.telemetry.dns_published();
         }
         if let Some(epoch) = pass.grace {
-            let over = self.graces.sender.clone();
+            let over = self.grace_periods.sender.clone();
             spawn_blocking(move || match datapath::grace_period() {
                 // The agent may have ended meanwhile.
                 Ok(()) => drop(over.send(epoch)),
@@ -306,7 +307,7 @@ impl Agent {
     /// What found no room may find some now; what failed otherwise waits for its time.
     fn reclaim(&mut self, epoch: Epoch) {
         let made_room = self.reconciler.reclaim(epoch);
-        if self.is_full && made_room {
+        if self.has_full_map && made_room {
             self.retry();
         }
     }
@@ -320,7 +321,7 @@ impl Agent {
         }
     }
 
-    fn is_settled(&self) -> bool {
+    fn is_written(&self) -> bool {
         self.unwritten.is_empty() && self.node_addresses.is_some() && self.networks.is_written()
     }
 
@@ -331,15 +332,15 @@ impl Agent {
         let pods = if node.detect_local.is_by_interface() { PerFamily::default() } else { node.pod_range };
         self.reconciler.maps_mut().set_pod_ranges(&pods);
         let local = self.addresses.borrow_and_update().clone();
-        let dialled = local.into_iter().filter(|address| is_dialled(*address));
+        let reachable = local.into_iter().filter(|address| is_reachable(*address));
         let addresses: BTreeMap<IpAddr, bool> =
-            dialled.map(|address| (address, node.would_serve_nodeports(address))).collect();
+            reachable.map(|address| (address, node.would_serve_nodeports(address))).collect();
         if self.node_addresses.as_ref() == Some(&addresses) {
             return;
         }
         let outcome = self.reconciler.maps_mut().set_node_addresses(&addresses);
         self.node_addresses = outcome.is_ok().then_some(addresses);
-        self.unwritten_addresses.note("addresses of the node not written", outcome);
+        self.unwritten_addresses.record("addresses of the node not written", outcome);
     }
 
     /// A ClusterIP comes and goes with its frontends; ServiceCIDRs are few.
@@ -367,11 +368,11 @@ impl Agent {
 
     fn write_networks(&mut self) {
         let outcome = self.networks.write(self.reconciler.maps_mut());
-        self.unwritten_networks.note("networks of Services not written", outcome);
+        self.unwritten_networks.record("networks of Services not written", outcome);
     }
 }
 
 /// To the programs 127.0.0.1 is all of 127.0.0.0/8; ::1 never serves (kube-proxy's rule J6).
-fn is_dialled(address: IpAddr) -> bool {
+fn is_reachable(address: IpAddr) -> bool {
     !address.is_loopback() || address == IpAddr::from([127, 0, 0, 1])
 }

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::devices::Devices;
 use crate::{
     datapath::{self, Pins, Programs},
-    observe::log_once::Grievance,
+    observe::log_once::LogOnce,
 };
 
 /// What holds the programs at their hooks.
@@ -19,18 +19,18 @@ pub struct Attachment {
     is_wanted: bool,
     devices: Devices,
     /// Why the programs are not at the cgroup.
-    failure: Grievance,
+    failure: LogOnce,
 }
 
 impl Attachment {
     pub fn new(programs: Programs, cgroup: PathBuf, pins: Pins, is_wanted: bool, devices: Devices) -> Self {
-        Self { programs, cgroup, pins, is_wanted, devices, failure: Grievance::default() }
+        Self { programs, cgroup, pins, is_wanted, devices, failure: LogOnce::default() }
     }
 
     /// What could not be attached when it was last tried, each in a sentence.
     pub fn failures(&self) -> BTreeSet<String> {
         let devices = self.devices.failures().iter().map(String::as_str);
-        devices.chain(self.failure.why()).map(str::to_owned).collect()
+        devices.chain(self.failure.last_error()).map(str::to_owned).collect()
     }
 
     /// Somebody may have detached a program, or put another in its place: how many hooks were repaired.
@@ -50,7 +50,7 @@ impl Attachment {
         }
         let mut repaired = Vec::new();
         let outcome = datapath::repair(&mut self.programs, &self.cgroup, &self.pins, &mut repaired);
-        self.failure.note("programs not attached", outcome);
+        self.failure.record("programs not attached", outcome);
         for hook in &repaired {
             warn!(hook, "program was not attached any more, attached again");
         }

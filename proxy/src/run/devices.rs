@@ -7,13 +7,13 @@ use proxy_ebpf::abi::DeviceFlags;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::early::EarlyPlane;
+use super::xdp::XdpDevices;
 use crate::{
     config::DeviceConfig,
-    datapath::{Device, DeviceHooks, DeviceTable, Network, Pins, Programs, choose},
+    datapath::{Device, DeviceHooks, DeviceTable, Network, Pins, Programs, select_devices},
     error::chain,
     model::policy::Policy,
-    observe::agent_state::Vitals,
+    observe::agent_state::AgentState,
     reconcile::MapError,
 };
 
@@ -21,13 +21,13 @@ pub struct Devices {
     network: watch::Receiver<Network>,
     config: DeviceConfig,
     hooks: DeviceHooks,
-    early: EarlyPlane,
+    xdp: XdpDevices,
     table: DeviceTable,
     policy: Policy,
     /// As they were last told in the log.
     known: Vec<Device>,
     /// Failures of the last pass, each of which was told.
-    complained: BTreeSet<String>,
+    logged: BTreeSet<String>,
 }
 
 impl Devices {
@@ -36,13 +36,13 @@ impl Devices {
         config: DeviceConfig,
         policy: Policy,
         pins: &Pins,
-        vitals: Arc<Vitals>,
+        state: Arc<AgentState>,
     ) -> Result<Self> {
         let hooks = DeviceHooks::new(config.tc, pins)?;
-        let early = EarlyPlane::new(config.xdp, pins, vitals);
+        let xdp = XdpDevices::new(config.xdp, pins, state);
         let table = DeviceTable::open(&pins.maps())?;
-        let (known, complained) = (Vec::new(), BTreeSet::new());
-        Ok(Self { network, config, hooks, early, table, policy, known, complained })
+        let (known, logged) = (Vec::new(), BTreeSet::new());
+        Ok(Self { network, config, hooks, xdp, table, policy, known, logged })
     }
 
     /// Waits until the network is another one.
@@ -55,13 +55,13 @@ impl Devices {
 
     /// What could not be attached, or written, in the last pass.
     pub fn failures(&self) -> &BTreeSet<String> {
-        &self.complained
+        &self.logged
     }
 
     /// Attaches what is missing; how many hooks were repaired.
     pub fn keep(&mut self, programs: &Programs) -> usize {
         let network = self.network.borrow_and_update().clone();
-        let devices = choose(&network, &self.config);
+        let devices = select_devices(&network, &self.config);
         // Before the programs are there: without its address a device masquerades nothing.
         let table = self.write_table(&network, &devices);
         let pass = self.hooks.keep(programs, &devices);
@@ -70,30 +70,30 @@ impl Devices {
         }
         let mut failures: BTreeSet<String> = pass.failed.iter().map(|error| chain(error)).collect();
         failures.extend(table.err().map(|error| chain(&error)));
-        // What the packet plane does not serve is not for the early plane either, so that one comes last.
-        let early = self.early.keep(programs, &network, &devices);
+        // What the packet plane does not serve is not for the xdp plane either, so that one comes last.
+        let xdp = self.xdp.keep(programs, &network, &devices);
         // Frames are sent to a device once it takes them.
         let table = self.write_table(&network, &devices);
         failures.extend(table.err().map(|error| chain(&error)));
-        for error in failures.difference(&self.complained) {
+        for error in failures.difference(&self.logged) {
             warn!(error, "device not served, will retry");
         }
-        self.complained = failures;
-        self.tell(devices, pass.in_place);
-        pass.repaired.len() + early
+        self.logged = failures;
+        self.log(devices, pass.attached);
+        pass.repaired.len() + xdp
     }
 
     fn write_table(&mut self, network: &Network, devices: &[Device]) -> Result<(), MapError> {
-        let Self { table, policy, early, .. } = self;
+        let Self { table, policy, xdp, .. } = self;
         table.set_flags(devices, |device| {
             let is_pod = policy.is_pod_interface(&device.name, network.bridge_of(device.index));
             DeviceFlags::default()
                 .with(DeviceFlags::PODS, is_pod)
-                .with(DeviceFlags::TAKES_FRAMES, early.takes_frames(device))
+                .with(DeviceFlags::TAKES_FRAMES, xdp.takes_frames(device))
         })
     }
 
-    fn tell(&mut self, devices: Vec<Device>, hooks: usize) {
+    fn log(&mut self, devices: Vec<Device>, hooks: usize) {
         if self.known.is_empty() && !devices.is_empty() {
             info!(devices = devices.len(), hooks, "devices are served");
         }

@@ -33,18 +33,18 @@ use tracing::{debug, error, info};
 use super::{ready::notify_ready, source::Source, stop::Stop};
 use crate::{
     config::{DnsConfig, Objects},
-    datapath::{Beats, NameServerError, Presence},
+    datapath::{DnsRedirect, Heartbeats, NameServerError},
     error::chain,
     k8s::reader::Reader,
-    observe::query_source::Askers,
+    observe::query_source::QuerySource,
 };
 
-/// How long an agent that was told to end answers on for one that takes over.
+/// How long an agent that was enabled to end answers on for one that takes over.
 const HANDOVER: Duration = Duration::from_secs(20);
 /// How long what clients are led here by is waited for before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether that one has.
-const GLANCE: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub struct Names {
     index: Index,
@@ -53,81 +53,81 @@ pub struct Names {
     serial: u32,
     /// Something was taken in since.
     is_behind: bool,
-    /// Whose endpoints changed since, and when that happened, where their slices say so.
-    happened: Vec<(ServiceKey, SystemTime)>,
+    /// Whose endpoints changed since, and when that triggered, where their slices say so.
+    triggered: Vec<(ServiceKey, SystemTime)>,
     started: SystemTime,
     config: DnsConfig,
     /// The server and its threads, once it serves.
     serving: Option<(Supervisor, Threads)>,
     /// What tells the programs that it does; none where there are no programs.
-    beats: Option<Beats>,
-    standing: Arc<Standing>,
+    heartbeats: Option<Heartbeats>,
+    redirect: Arc<Redirect>,
 }
 
 /// What stands for the server of the moment. A changed Corefile makes another one, whose sockets are held from then on.
 #[derive(Default)]
-struct Standing(Mutex<Stand>);
+struct Redirect(Mutex<RedirectState>);
 
 #[derive(Default)]
-struct Stand {
+struct RedirectState {
     /// Of the server.
     sockets: Vec<RawFd>,
     /// Where the programs look, while they may lead clients here.
     maps: Option<PathBuf>,
-    presence: Option<Presence>,
+    registration: Option<DnsRedirect>,
 }
 
-impl Standing {
-    fn listen(&self, sockets: &[RawFd]) -> Result<(), NameServerError> {
-        let mut stand = self.stand();
-        stand.sockets = sockets.to_vec();
-        stand.renew()
+impl Redirect {
+    fn set_sockets(&self, sockets: &[RawFd]) -> Result<(), NameServerError> {
+        let mut state = self.state();
+        state.sockets = sockets.to_vec();
+        state.renew()
     }
 
-    /// Clients go elsewhere until this has succeeded. Goes on until it has, or nobody has use for it any more.
-    async fn come_back(standing: Weak<Self>) {
+    /// Clients go elsewhere until this has handed_over. Goes on until it has, or nobody has use for it any more.
+    async fn retry(redirect: Weak<Self>) {
         loop {
             sleep(RETRY).await;
-            let Some(standing) = standing.upgrade() else { return };
-            let mut stand = standing.stand();
-            if stand.presence.is_some() || stand.maps.is_none() {
+            let Some(redirect) = redirect.upgrade() else { return };
+            let mut state = redirect.state();
+            if state.registration.is_some() || state.maps.is_none() {
                 return;
             }
-            match stand.renew() {
+            match state.renew() {
                 Ok(()) => return info!("clients are led to the names that are answered here again"),
                 Err(error) => debug!(error = %chain(&error), "clients are not led here yet"),
             }
         }
     }
 
-    fn appear(&self, maps: &Path) -> Result<(), NameServerError> {
-        let mut stand = self.stand();
-        stand.maps = Some(maps.to_owned());
-        stand.renew()
+    fn enable(&self, maps: &Path) -> Result<(), NameServerError> {
+        let mut state = self.state();
+        state.maps = Some(maps.to_owned());
+        state.renew()
     }
 
-    fn vanish(&self) {
-        *self.stand() = Stand::default();
+    fn disable(&self) {
+        *self.state() = RedirectState::default();
     }
 
-    fn stand(&self) -> MutexGuard<'_, Stand> {
+    fn state(&self) -> MutexGuard<'_, RedirectState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Stand {
+impl RedirectState {
     /// The old one goes once the new one is there, and in any case: it holds sockets that are about to be closed.
     fn renew(&mut self) -> Result<(), NameServerError> {
         let Some(maps) = &self.maps else { return Ok(()) };
-        let new = Presence::appear(maps, &self.sockets);
-        self.presence = None;
-        self.presence = Some(new?);
+        let new = DnsRedirect::enable(maps, &self.sockets);
+        self.registration = None;
+        self.registration = Some(new?);
         Ok(())
     }
 }
 
 /// What answers runs on. A runtime that is merely dropped waits for its threads, which inside of another one is a panic:
-/// whoever fails to start, or is told to end before it has, would end by that.
+/// whoever fails to start, or is enabled to end before it has, would end by that.
 struct Threads(Option<Runtime>);
 
 impl Drop for Threads {
@@ -145,25 +145,25 @@ impl Names {
             published: Arc::default(),
             serial: 0,
             is_behind: true,
-            happened: Vec::new(),
+            triggered: Vec::new(),
             started: SystemTime::now(),
             config,
             serving: None,
-            beats: None,
-            standing: Arc::default(),
+            heartbeats: None,
+            redirect: Arc::default(),
         }
     }
 
-    /// From when on the programs are told, too.
-    pub fn beat(&mut self, beats: Beats) {
-        self.beats = Some(beats);
+    /// From when on the programs are enabled, too.
+    pub fn set_heartbeats(&mut self, heartbeats: Heartbeats) {
+        self.heartbeats = Some(heartbeats);
     }
 
     /// Lets the programs lead clients here. What is answered must be published by now.
-    pub fn appear(&mut self, maps: &Path) -> Result<Askers> {
+    pub fn redirect_clients(&mut self, maps: &Path) -> Result<QuerySource> {
         let metrics = Arc::clone(self.serve()?.metrics());
-        self.standing.appear(maps)?;
-        Ok(Askers { metrics, published: Arc::clone(&self.published) })
+        self.redirect.enable(maps)?;
+        Ok(QuerySource { metrics, published: Arc::clone(&self.published) })
     }
 
     /// Begins to answer, if it has not begun yet.
@@ -183,13 +183,16 @@ impl Names {
         let supervisor = {
             let _inside = inside.enter();
             let DnsConfig(setup) = self.config.clone();
-            let heartbeat = self.beats.clone().map(|beats| Heartbeat::new(move |age| beats.serving(age)));
-            let standing = Arc::downgrade(&self.standing);
+            let heartbeat = self
+                .heartbeats
+                .clone()
+                .map(|heartbeats| Heartbeat::new(move |age| heartbeats.record_serving(age)));
+            let redirect = Arc::downgrade(&self.redirect);
             let socket_observer = SocketObserver::new(move |sockets| {
-                let told = standing.upgrade().map_or(Ok(()), |standing| standing.listen(sockets));
-                if let Err(error) = told {
+                let enabled = redirect.upgrade().map_or(Ok(()), |redirect| redirect.set_sockets(sockets));
+                if let Err(error) = enabled {
                     error!(error = %chain(&error), "clients are not led to the names that are answered here");
-                    tokio::spawn(Standing::come_back(Weak::clone(&standing)));
+                    tokio::spawn(Redirect::retry(Weak::clone(&redirect)));
                 }
             });
             let setup = Setup { heartbeat: heartbeat.unwrap_or_default(), socket_observer, ..setup };
@@ -198,7 +201,7 @@ impl Names {
         Ok((supervisor, threads))
     }
 
-    pub fn take_in(&mut self, changes: Vec<Change>) {
+    pub fn apply(&mut self, changes: Vec<Change>) {
         self.is_behind |= !changes.is_empty();
         for change in changes {
             self.note(&change);
@@ -209,8 +212,8 @@ impl Names {
     /// What was so before we began is not late.
     fn note(&mut self, change: &Change) {
         let Change::Slice(_, Some(slice)) = change else { return };
-        let happened = slice.triggered.filter(|happened| *happened > self.started);
-        self.happened.extend(happened.map(|happened| (slice.service.clone(), happened)));
+        let triggered = slice.triggered.filter(|triggered| *triggered > self.started);
+        self.triggered.extend(triggered.map(|triggered| (slice.service.clone(), triggered)));
     }
 
     /// From now on answers are made of everything that was taken in.
@@ -226,47 +229,47 @@ impl Names {
         self.observe();
     }
 
-    /// How long it took until answers show what happened.
+    /// How long it took until answers show what triggered.
     fn observe(&mut self) {
         let now = SystemTime::now();
-        for (service, happened) in self.happened.drain(..) {
+        for (service, triggered) in self.triggered.drain(..) {
             let kind = match self.index.service(&service).map(|service| (&service.kind, service.has_selector))
             {
                 Some((ServiceKind::ClusterIp { .. }, _)) => "cluster_ip",
                 Some((ServiceKind::Headless, true)) => "headless_with_selector",
                 Some(_) | None => continue,
             };
-            if let Some((supervisor, _)) = &self.serving {
-                supervisor.metrics().programmed(kind, now.duration_since(happened).unwrap_or_default());
+            if let Some((live, _)) = &self.serving {
+                live.metrics().programmed(kind, now.duration_since(triggered).unwrap_or_default());
             }
         }
     }
 
     /// Says so first, then answers what was asked, and no more. Goes on while an agent is about to take over.
     pub async fn stop(self) {
-        if let Some(beats) = &self.beats {
-            let _ = timeout(HANDOVER, succeeded(beats)).await;
+        if let Some(heartbeats) = &self.heartbeats {
+            let _ = timeout(HANDOVER, handed_over(heartbeats)).await;
         }
         // Clients go elsewhere from here on; those that are here already are answered.
-        self.standing.vanish();
-        if let Some((supervisor, threads)) = self.serving {
-            supervisor.stop().await;
+        self.redirect.disable();
+        if let Some((live, threads)) = self.serving {
+            live.stop().await;
             drop(threads);
         }
     }
 }
 
 /// Until nobody waits any more: then somebody else answers, or nobody will.
-async fn succeeded(beats: &Beats) {
-    while beats.has_successor() {
-        sleep(GLANCE).await;
+async fn handed_over(heartbeats: &Heartbeats) {
+    while heartbeats.has_successor() {
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Only the DNS server, until SIGTERM or SIGINT.
 pub async fn run(objects: Objects, config: DnsConfig) -> Result<()> {
     // Nothing beside the server answers for it, so nothing of that can fail.
-    let (_nobody, fatal) = mpsc::unbounded_channel();
+    let (_sender, fatal) = mpsc::unbounded_channel();
     let mut stop = Stop::new(None, fatal)?;
     let reader = Reader { node_name: String::new(), dns: Some(config.read_options()) };
     let mut names = Names::new(config);
@@ -277,7 +280,7 @@ pub async fn run(objects: Objects, config: DnsConfig) -> Result<()> {
     };
     names.stop().await;
     followed?;
-    stop.outcome()
+    stop.result()
 }
 
 async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<()> {
@@ -290,8 +293,8 @@ async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<(
         let waiting = source.waiting();
         for update in iter::once(first).chain((0..waiting).map_while(|_| source.next_now())) {
             is_synced |= update.is_synced;
-            update.tell_skipped();
-            names.take_in(update.names);
+            update.log_skipped();
+            names.apply(update.names);
         }
         if is_synced {
             names.publish();

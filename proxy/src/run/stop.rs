@@ -41,7 +41,7 @@ impl Stop {
     }
 
     /// Whether the agent ends as it was told to. Another configuration is an error, so that it is started again.
-    pub fn outcome(self) -> Result<()> {
+    pub fn result(self) -> Result<()> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }

@@ -112,7 +112,7 @@ impl Ground {
 
     /// What the early plane does with a frame that came in by a device, and the frame as it is then.
     pub fn run_early(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>)> {
-        Ok(self.programs.run_early(frame, device)?)
+        Ok(self.programs.run_xdp(frame, device)?)
     }
 
     /// How many flows got a backend, of all Services that there are.

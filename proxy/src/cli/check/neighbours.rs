@@ -6,7 +6,7 @@ use nix::net::if_::if_nameindex;
 use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 
 use super::Finding;
-use crate::datapath::{self, TcError, standing_at};
+use crate::datapath::{self, TcError, programs_at};
 
 const NAME: &str = "other programs";
 
@@ -34,8 +34,8 @@ fn unseen() -> Finding {
 
 /// All names but ours; those at tcx are cut after 15 characters.
 fn foreign(device: &str) -> Result<Vec<String>, TcError> {
-    let mut names = standing_at(device, Direction::Ingress)?;
-    names.extend(standing_at(device, Direction::Egress)?);
+    let mut names = programs_at(device, Direction::Ingress)?;
+    names.extend(programs_at(device, Direction::Egress)?);
     names.retain(|name| {
         !TC_PROGRAMS.iter().any(|ours| ours.name.starts_with(name.trim_start_matches("portreeve:")))
     });

@@ -26,8 +26,8 @@ use crate::{
         run::{PinArgs, RunDirArgs},
     },
     observe::{
-        control::Inquiry,
-        query_statistics::{Asked, Client, ClientKind},
+        control::ControlRequest,
+        query_statistics::{Client, ClientKind, QueryStatistics},
         status::socket_path,
     },
 };
@@ -80,7 +80,7 @@ pub fn run(args: Args) -> Result<()> {
     let socket = socket_path(&run_dir.run_dir, &pins.bpffs);
     let watches = printing.watch;
     printing.print(|| {
-        let Asked { since, mut clients, upstreams } = ask(&socket)?;
+        let QueryStatistics { since, mut clients, upstreams } = ask(&socket)?;
         clients.retain(|one| is_selected(one, client.as_deref(), namespace.as_deref()));
         if let Some(client) = &client {
             // Who watches may be waiting for it to ask.
@@ -93,8 +93,8 @@ pub fn run(args: Args) -> Result<()> {
     })
 }
 
-fn ask(socket: &Path) -> Result<Asked> {
-    let answer: Option<Option<Asked>> = inquire(socket, Inquiry::Names)?;
+fn ask(socket: &Path) -> Result<QueryStatistics> {
+    let answer: Option<Option<QueryStatistics>> = inquire(socket, ControlRequest::QueryStatistics)?;
     let asked = answer.with_context(|| {
         format!("no agent runs that could tell who asks for names: nobody listens at {}", socket.display())
     })?;

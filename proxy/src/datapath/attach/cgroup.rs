@@ -45,12 +45,12 @@ pub enum AttachError {
 /// Attaches every program to the cgroup, or replaces what an earlier agent attached there. What it attached before an
 /// error it takes away again: half of the hooks are worse than none.
 pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(), AttachError> {
-    sweep(pins)?;
+    detach_unfinished(pins)?;
     let cgroup = Cgroup::open(cgroup)?;
     let mut fresh = Vec::new();
     for name in PROGRAMS {
         let pin = pins.links().join(name);
-        if let Err(error) = put_in_place(programs, name, &cgroup, &pin, &mut fresh) {
+        if let Err(error) = attach_or_replace(programs, name, &cgroup, &pin, &mut fresh) {
             for pin in &fresh {
                 // The error that is told is the first one.
                 let _ = drop_link(pin);
@@ -61,7 +61,7 @@ pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(),
     Ok(())
 }
 
-fn put_in_place(
+fn attach_or_replace(
     programs: &mut Programs,
     name: &'static str,
     cgroup: &Cgroup,
@@ -69,14 +69,14 @@ fn put_in_place(
     fresh: &mut Vec<PathBuf>,
 ) -> Result<(), AttachError> {
     if !replace(programs, name, pin, cgroup)? {
-        attach_anew(programs, name, cgroup, pin)?;
+        attach_new(programs, name, cgroup, pin)?;
         fresh.push(pin.to_owned());
     }
     Ok(())
 }
 
 /// An agent that died between the pinning of a link and its renaming left a program attached under the first name.
-fn sweep(pins: &Pins) -> Result<(), AttachError> {
+fn detach_unfinished(pins: &Pins) -> Result<(), AttachError> {
     for name in PROGRAMS {
         let pin = unfinished(&pins.links().join(name));
         drop_link(&pin).map_err(|source| AttachError::Detach { name, source })?;
@@ -100,11 +100,11 @@ pub fn repair(
     let cgroup = Cgroup::open(cgroup)?;
     for name in PROGRAMS {
         let pin = pins.links().join(name);
-        if is_in_place(programs, name, &pin, &cgroup)? {
+        if is_attached(programs, name, &pin, &cgroup)? {
             continue;
         }
         if !replace(programs, name, &pin, &cgroup)? {
-            attach_anew(programs, name, &cgroup, &pin)?;
+            attach_new(programs, name, &cgroup, &pin)?;
         }
         repaired.push(name);
     }
@@ -127,7 +127,7 @@ impl Cgroup {
     }
 }
 
-fn is_in_place(
+fn is_attached(
     programs: &Programs,
     name: &'static str,
     pin: &Path,
@@ -140,7 +140,7 @@ fn is_in_place(
 
 /// Takes every program from its hook, as an earlier agent may have attached them.
 pub fn detach(pins: &Pins) -> Result<(), AttachError> {
-    sweep(pins)?;
+    detach_unfinished(pins)?;
     for name in PROGRAMS {
         let pin = pins.links().join(name);
         drop_link(&pin).map_err(|source| AttachError::Detach { name, source })?;
@@ -156,8 +156,8 @@ fn replace(
     cgroup: &Cgroup,
 ) -> Result<bool, AttachError> {
     let Ok(link) = sys::object_get(pin) else { return Ok(false) };
-    let leads_there = sys::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup.id);
-    if !leads_there {
+    let is_same_cgroup = sys::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup.id);
+    if !is_same_cgroup {
         return Ok(false);
     }
     let program = programs.get(name)?;
@@ -167,7 +167,7 @@ fn replace(
 }
 
 /// Links under a name of its own first: a rename drops the old pin, if any, only once the new link works.
-fn attach_anew(
+fn attach_new(
     programs: &mut Programs,
     name: &'static str,
     cgroup: &Cgroup,

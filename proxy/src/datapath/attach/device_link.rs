@@ -1,4 +1,4 @@
-//! A link to a device that is pinned as `<word>-<index of the device>`, and outlives the agent.
+//! A link to a device that is pinned as `<prefix>-<index of the device>`, and outlives the agent.
 
 use std::{
     collections::BTreeSet,
@@ -16,8 +16,8 @@ pub struct DeviceLink {
 }
 
 impl DeviceLink {
-    pub fn new(links: &Path, word: &str, device: u32) -> Self {
-        Self { pin: links.join(pin_of(word, device)), device }
+    pub fn new(links: &Path, prefix: &str, device: u32) -> Self {
+        Self { pin: links.join(pin_of(prefix, device)), device }
     }
 
     /// Where a link is pinned until it works. An agent that died before the renaming left it attached.
@@ -27,13 +27,13 @@ impl DeviceLink {
     }
 
     /// Whether the program stands at the device.
-    pub fn holds(&self, program_id: u32) -> bool {
+    pub fn is_attached(&self, program_id: u32) -> bool {
         let link = sys::object_get(&self.pin).and_then(|link| sys::device_link(link.as_fd()));
         link.is_ok_and(|link| link.device == self.device && link.program_id == program_id)
     }
 
     /// Puts the program behind the pinned link, or behind a new one where there is none or one whose device is gone.
-    pub fn put(
+    pub fn attach(
         &self,
         program: BorrowedFd<'_>,
         create: impl FnOnce() -> io::Result<OwnedFd>,
@@ -49,12 +49,12 @@ impl DeviceLink {
 
     fn replace(&self, program: BorrowedFd<'_>) -> bool {
         let Ok(link) = sys::object_get(&self.pin) else { return false };
-        let leads_there = sys::device_link(link.as_fd()).is_ok_and(|link| link.device == self.device);
-        leads_there && sys::link_update(link.as_fd(), program).is_ok()
+        let is_same_device = sys::device_link(link.as_fd()).is_ok_and(|link| link.device == self.device);
+        is_same_device && sys::link_update(link.as_fd(), program).is_ok()
     }
 
     /// Takes the program away, if it is there.
-    pub fn take(&self) -> io::Result<()> {
+    pub fn detach(&self) -> io::Result<()> {
         drop_link(&self.unfinished())?;
         drop_link(&self.pin)
     }
@@ -62,15 +62,15 @@ impl DeviceLink {
 
 const UNFINISHED: &str = "-new";
 
-/// The name of a pin: a word and the index of a device.
-pub fn pin_of(word: &str, device: u32) -> String {
-    format!("{word}-{device}")
+/// The name of a pin: a prefix and the index of a device.
+pub fn pin_of(prefix: &str, device: u32) -> String {
+    format!("{prefix}-{device}")
 }
 
-/// The devices that have a pin of this word, by the names of all pins.
-pub fn devices_of<'a>(pins: &'a BTreeSet<String>, word: &'a str) -> impl Iterator<Item = u32> + 'a {
+/// The devices that have a pin of this prefix, by the names of all pins.
+pub fn devices_of<'a>(pins: &'a BTreeSet<String>, prefix: &'a str) -> impl Iterator<Item = u32> + 'a {
     let index = move |pin: &String| {
-        pin.strip_prefix(word)?.strip_prefix('-')?.trim_end_matches(UNFINISHED).parse().ok()
+        pin.strip_prefix(prefix)?.strip_prefix('-')?.trim_end_matches(UNFINISHED).parse().ok()
     };
     pins.iter().filter_map(index)
 }

@@ -18,7 +18,7 @@ use proxy_ebpf::abi::DeviceRole;
 
 use crate::{
     config::{DeviceConfig, DeviceSelection},
-    datapath::kernel::{Address, Kind, Link, Network, Place},
+    datapath::kernel::{Address, Link, LinkKind, Network, PeerNetns},
 };
 
 /// A device with work for the packet plane.
@@ -37,7 +37,7 @@ pub struct Device {
 }
 
 /// In the order of their indices.
-pub fn choose(network: &Network, config: &DeviceConfig) -> Vec<Device> {
+pub fn select_devices(network: &Network, config: &DeviceConfig) -> Vec<Device> {
     let mut devices: Vec<Device> = network
         .links
         .iter()
@@ -68,13 +68,13 @@ fn router(network: &Network, link: &Link) -> Option<[u8; 6]> {
 
 /// A name on the command line says what a device is; what is left is judged by its looks.
 fn role(network: &Network, config: &DeviceConfig, link: &Link) -> Option<DeviceRole> {
-    if config.external.names(&link.name) {
+    if config.external.matches(&link.name) {
         return Some(DeviceRole::External);
     }
-    if config.pod.names(&link.name) {
+    if config.pod.matches(&link.name) {
         return Some(DeviceRole::Pod);
     }
-    let role = looks_like(network, link)?;
+    let role = detect_role(network, link)?;
     let selection = match role {
         DeviceRole::External => &config.external,
         DeviceRole::Pod => &config.pod,
@@ -82,16 +82,19 @@ fn role(network: &Network, config: &DeviceConfig, link: &Link) -> Option<DeviceR
     (*selection == DeviceSelection::Auto).then_some(role)
 }
 
-fn looks_like(network: &Network, link: &Link) -> Option<DeviceRole> {
+fn detect_role(network: &Network, link: &Link) -> Option<DeviceRole> {
     if is_external(network, link) {
         return Some(DeviceRole::External);
     }
     let is_pod = match link.kind {
-        Kind::Pair(Place::Elsewhere) => true,
-        Kind::Bridge => ports(network, link).any(|port| port.kind == Kind::Pair(Place::Elsewhere)),
-        Kind::Loopback | Kind::Card | Kind::Pair(Place::Here) | Kind::Tunnel | Kind::Vrf | Kind::Inert => {
-            false
-        }
+        LinkKind::Veth(PeerNetns::Other) => true,
+        LinkKind::Bridge => ports(network, link).any(|port| port.kind == LinkKind::Veth(PeerNetns::Other)),
+        LinkKind::Loopback
+        | LinkKind::Nic
+        | LinkKind::Veth(PeerNetns::Same)
+        | LinkKind::Tunnel
+        | LinkKind::Vrf
+        | LinkKind::Dummy => false,
     };
     is_pod.then_some(DeviceRole::Pod)
 }
@@ -102,12 +105,12 @@ fn is_external(network: &Network, link: &Link) -> bool {
     match link.kind {
         // What comes in through a port shows up at the bridge or the bond.
         _ if is_port(network, link) => false,
-        Kind::Loopback | Kind::Inert | Kind::Vrf => false,
-        Kind::Card | Kind::Tunnel => has_default_route || addresses.next().is_some(),
-        Kind::Pair(Place::Elsewhere) => has_default_route || addresses.any(has_neighbours),
+        LinkKind::Loopback | LinkKind::Dummy | LinkKind::Vrf => false,
+        LinkKind::Nic | LinkKind::Tunnel => has_default_route || addresses.next().is_some(),
+        LinkKind::Veth(PeerNetns::Other) => has_default_route || addresses.any(has_neighbours),
         // Plumbing of one host, unless somebody routes everything through it.
-        Kind::Pair(Place::Here) => has_default_route,
-        Kind::Bridge => {
+        LinkKind::Veth(PeerNetns::Same) => has_default_route,
+        LinkKind::Bridge => {
             has_default_route || (addresses.next().is_some() && ports(network, link).any(is_uplink))
         }
     }
@@ -116,7 +119,7 @@ fn is_external(network: &Network, link: &Link) -> bool {
 /// Devices of a routing domain work as if they were in none.
 fn is_port(network: &Network, link: &Link) -> bool {
     let Some(controller) = link.controller else { return false };
-    network.links.iter().all(|other| other.index != controller || other.kind != Kind::Vrf)
+    network.links.iter().all(|other| other.index != controller || other.kind != LinkKind::Vrf)
 }
 
 fn ports<'a>(network: &'a Network, bridge: &Link) -> impl Iterator<Item = &'a Link> {
@@ -125,7 +128,7 @@ fn ports<'a>(network: &'a Network, bridge: &Link) -> impl Iterator<Item = &'a Li
 }
 
 fn is_uplink(port: &Link) -> bool {
-    port.kind == Kind::Card
+    port.kind == LinkKind::Nic
 }
 
 fn has_neighbours(address: &Address) -> bool {

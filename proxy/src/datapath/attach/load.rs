@@ -71,7 +71,7 @@ pub enum LoadError {
 
 /// What came of a packet.
 #[derive(Debug)]
-pub struct Ran {
+pub struct ProgramRun {
     pub action: i32,
     pub packet: Vec<u8>,
     /// By the kernel's clock.
@@ -121,12 +121,12 @@ impl Programs {
 
     /// Runs a program of the packet plane on a packet, at no device: what it says, and the packet as it is then.
     pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(i32, Vec<u8>), LoadError> {
-        let Ran { action, packet, .. } = self.run_on(name, packet)?;
+        let ProgramRun { action, packet, .. } = self.run_on(name, packet)?;
         Ok((action, packet))
     }
 
     /// Runs a program of the packet plane or the early plane on a packet, at no device.
-    pub fn run_on(&mut self, name: &'static str, packet: &[u8]) -> Result<Ran, LoadError> {
+    pub fn run_on(&mut self, name: &'static str, packet: &[u8]) -> Result<ProgramRun, LoadError> {
         let mut out = vec![0; packet.len() + LONGEST_ANSWER];
         let options =
             TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::new() };
@@ -137,12 +137,12 @@ impl Programs {
         };
         let outcome = outcome.map_err(|error| refused(name, &error))?;
         out.truncate(outcome.data_size_out as usize);
-        Ok(Ran { action: outcome.return_value.cast_signed(), packet: out, took: outcome.duration })
+        Ok(ProgramRun { action: outcome.return_value.cast_signed(), packet: out, took: outcome.duration })
     }
 
     /// Runs the program of the early plane on a frame that came in by a device: the action it takes, and the frame as it is
     /// then.
-    pub fn run_early(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>), LoadError> {
+    pub fn run_xdp(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>), LoadError> {
         // `struct xdp_md`: where the data begins and ends, the metadata, device, queue, and the device it leaves by.
         let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let context: Vec<u8> = [0, length, 0, device, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();

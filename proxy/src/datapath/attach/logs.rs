@@ -10,7 +10,7 @@ use tracing::warn;
 use super::load::{LOGS_OFF, Programs, log_level};
 
 /// Passes their lines on until the runtime ends.
-pub fn follow_logs(programs: &mut Programs) {
+pub fn forward_logs(programs: &mut Programs) {
     if log_level() == LOGS_OFF {
         return;
     }

@@ -32,8 +32,8 @@ pub struct DeviceHooks {
     hooks: Box<dyn Hooks>,
     /// The way that is not used: an earlier agent may have used it.
     other: Box<dyn Hooks>,
-    /// What held our program at the end of the last pass.
-    in_place: BTreeSet<Hook>,
+    /// What attached our program at the end of the last pass.
+    attached: BTreeSet<Hook>,
 }
 
 /// What a pass found and did.
@@ -44,7 +44,7 @@ pub struct TcPass {
     /// A device may go while we attach to it; the next pass knows.
     pub failed: Vec<TcError>,
     /// Hooks that hold our program now.
-    pub in_place: usize,
+    pub attached: usize,
 }
 
 impl DeviceHooks {
@@ -58,21 +58,21 @@ impl DeviceHooks {
             TcHooks::Tcx => (tcx, clsact),
             TcHooks::Auto | TcHooks::Clsact => (clsact, tcx),
         };
-        Ok(Self { hooks, other, in_place: BTreeSet::new() })
+        Ok(Self { hooks, other, attached: BTreeSet::new() })
     }
 
     /// Attaches what is missing to these devices, and detaches what is ours elsewhere. To be repeated whenever the
     /// devices change, and every now and then: somebody may have detached a program or put another in its place.
     pub fn keep(&mut self, programs: &Programs, devices: &[Device]) -> TcPass {
         let mut pass = TcPass::default();
-        let mut in_place = BTreeSet::new();
+        let mut attached = BTreeSet::new();
         for device in devices {
-            self.keep_device(programs, device, &mut in_place, &mut pass);
+            self.keep_device(programs, device, &mut attached, &mut pass);
         }
         // What stood there before goes last, so that no packet meets a moment without a program.
-        self.drop_others(devices, &mut pass);
-        self.in_place = in_place;
-        pass.in_place = self.in_place.len();
+        self.detach_others(devices, &mut pass);
+        self.attached = attached;
+        pass.attached = self.attached.len();
         pass
     }
 
@@ -81,27 +81,27 @@ impl DeviceHooks {
         &self,
         programs: &Programs,
         device: &Device,
-        in_place: &mut BTreeSet<Hook>,
+        attached: &mut BTreeSet<Hook>,
         pass: &mut TcPass,
     ) {
         for program in wanted(device) {
             let hook = Hook { device: device.index, program: program.name };
             match self.ensure(programs, hook, device) {
                 Ok(false) => {}
-                Ok(true) if !self.in_place.contains(&hook) => {}
+                Ok(true) if !self.attached.contains(&hook) => {}
                 Ok(true) => pass.repaired.push((program.name, device.name.clone())),
                 Err(error) => return pass.failed.push(error),
             }
-            in_place.insert(hook);
+            attached.insert(hook);
         }
     }
 
     /// Whether something had to be done.
     fn ensure(&self, programs: &Programs, hook: Hook, device: &Device) -> Result<bool, TcError> {
-        if self.hooks.holds(hook, programs.info(hook.program)?.id()) {
+        if self.hooks.is_attached(hook, programs.info(hook.program)?.id()) {
             return Ok(false);
         }
-        let attached = self.hooks.put(hook, programs.fd(hook.program)?);
+        let attached = self.hooks.attach(hook, programs.fd(hook.program)?);
         attached.map(|()| true).map_err(|source| TcError::Attach {
             program: hook.program,
             device: device.name.clone(),
@@ -109,10 +109,10 @@ impl DeviceHooks {
         })
     }
 
-    fn drop_others(&self, devices: &[Device], pass: &mut TcPass) {
+    fn detach_others(&self, devices: &[Device], pass: &mut TcPass) {
         let wanted: BTreeSet<Hook> = devices.iter().flat_map(hooks_of).collect();
-        let dropped = take_all(&*self.hooks, |hook| !wanted.contains(&hook))
-            .and_then(|()| take_all(&*self.other, |_| true));
+        let dropped = detach_all(&*self.hooks, |hook| !wanted.contains(&hook))
+            .and_then(|()| detach_all(&*self.other, |_| true));
         pass.failed.extend(dropped.err());
     }
 }
@@ -129,24 +129,24 @@ fn hooks_of(device: &Device) -> impl Iterator<Item = Hook> {
 
 /// Takes every program of ours from every device, as any agent may have attached them.
 pub fn detach_devices(pins: &Pins) -> Result<(), TcError> {
-    take_all(&Tcx::new(pins.links()), |_| true)?;
-    take_all(&Clsact::new(pins.links()), |_| true)
+    detach_all(&Tcx::new(pins.links()), |_| true)?;
+    detach_all(&Clsact::new(pins.links()), |_| true)
 }
 
-fn take_all(hooks: &dyn Hooks, is_doomed: impl Fn(Hook) -> bool) -> Result<(), TcError> {
-    let held = hooks.held().map_err(TcError::Held)?;
-    for hook in held.into_iter().filter(|hook| is_doomed(*hook)) {
+fn detach_all(hooks: &dyn Hooks, is_doomed: impl Fn(Hook) -> bool) -> Result<(), TcError> {
+    let attached = hooks.attached().map_err(TcError::List)?;
+    for hook in attached.into_iter().filter(|hook| is_doomed(*hook)) {
         let Hook { program, device } = hook;
-        hooks.take(hook).map_err(|source| TcError::Detach { program, device, source })?;
+        hooks.detach(hook).map_err(|source| TcError::Detach { program, device, source })?;
     }
     Ok(())
 }
 
 /// Everybody's programs at a hook of a device, in the order in which packets meet them: those of tcx by the names that
 /// the kernel keeps, which are cut after 15 characters, then those of clsact by the names of their filters.
-pub fn standing_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
-    let index = nix::net::if_::if_nametoindex(device).map_err(|errno| TcError::Held(errno.into()))?;
-    let mut names = if sys::has_tcx() { tcx::standing_at(device, direction)? } else { Vec::new() };
-    names.extend(clsact::standing_at(index, direction).map_err(TcError::Held)?);
+pub fn programs_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
+    let index = nix::net::if_::if_nametoindex(device).map_err(|errno| TcError::List(errno.into()))?;
+    let mut names = if sys::has_tcx() { tcx::programs_at(device, direction)? } else { Vec::new() };
+    names.extend(clsact::programs_at(index, direction).map_err(TcError::List)?);
     Ok(names)
 }

@@ -21,8 +21,8 @@ use crate::{
     config::XdpMode,
     datapath::{
         kernel::{
-            Kind, Network,
-            sys::{self, XdpPlace},
+            LinkKind, Network,
+            sys::{self, XdpFlags},
         },
         pins::{Pins, names_in},
     },
@@ -30,14 +30,14 @@ use crate::{
 
 /// Where in the kernel the program stands. Part of the names of pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Early {
+pub enum XdpAttachMode {
     /// In the driver, before the kernel allocates anything.
     Native,
     /// Behind the driver.
     Generic,
 }
 
-impl Early {
+impl XdpAttachMode {
     const ALL: [Self; 2] = [Self::Native, Self::Generic];
 
     pub fn name(self) -> &'static str {
@@ -51,23 +51,23 @@ impl Early {
         format!("{XDP_EXTERNAL}_{}", self.name())
     }
 
-    fn place(self) -> XdpPlace {
+    fn flags(self) -> XdpFlags {
         match self {
-            Self::Native => XdpPlace::Driver,
-            Self::Generic => XdpPlace::Stack,
+            Self::Native => XdpFlags::DrvMode,
+            Self::Generic => XdpFlags::SkbMode,
         }
     }
 }
 
 /// Why a device is without the program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Excuse {
+pub enum XdpUnavailable {
     #[error("its frames have no Ethernet header")]
     NoLinkHeader,
     #[error("it carries VLANs, whose tags a network card may take off before the program looks")]
     Vlans,
     #[error("it is no network card")]
-    NoCard,
+    NotNic,
     #[error("its driver takes no XDP programs")]
     NoDriver,
     #[error("another XDP program stands there, which stays")]
@@ -76,28 +76,28 @@ pub enum Excuse {
     Refused(String),
 }
 
-impl Excuse {
+impl XdpUnavailable {
     /// Whether somebody has to know: what was asked for is not done.
     fn is_fault(&self, mode: XdpMode) -> bool {
         let is_asked_for = matches!(mode, XdpMode::Native | XdpMode::Generic);
-        is_asked_for && !matches!(self, Self::NoLinkHeader | Self::NoCard)
+        is_asked_for && !matches!(self, Self::NoLinkHeader | Self::NotNic)
     }
 }
 
 /// What an external device has of the early plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EarlyDevice {
+pub struct XdpAttachment {
     pub index: u32,
     pub name: String,
-    pub found: Result<Early, Excuse>,
+    pub result: Result<XdpAttachMode, XdpUnavailable>,
     /// It is not what was asked for.
     pub is_fault: bool,
 }
 
 /// What a pass found and did.
 #[derive(Debug, Default)]
-pub struct EarlyPass {
-    pub devices: Vec<EarlyDevice>,
+pub struct XdpPass {
+    pub devices: Vec<XdpAttachment>,
     /// Names of devices that had lost the program, and have it again.
     pub repaired: Vec<String>,
     /// What could not be taken away.
@@ -110,60 +110,60 @@ pub struct XdpError(#[from] io::Error);
 
 /// What a driver refused it is asked for again after this time: it may set its queues anew for each attempt, or complain
 /// in the kernel's log.
-const PAUSE: Duration = Duration::from_secs(60);
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// What holds the program at devices.
 #[derive(Debug)]
-pub struct EarlyHooks {
+pub struct XdpHooks {
     links: PathBuf,
     mode: XdpMode,
     /// Devices that had the program at the end of the last pass.
-    in_place: BTreeSet<u32>,
+    attached: BTreeSet<u32>,
     /// Devices whose drivers refused it, when, and why.
-    refused: BTreeMap<u32, (Instant, Excuse)>,
+    refused: BTreeMap<u32, (Instant, XdpUnavailable)>,
 }
 
-impl EarlyHooks {
+impl XdpHooks {
     pub fn new(mode: XdpMode, pins: &Pins) -> Self {
-        Self { links: pins.links(), mode, in_place: BTreeSet::new(), refused: BTreeMap::new() }
+        Self { links: pins.links(), mode, attached: BTreeSet::new(), refused: BTreeMap::new() }
     }
 
     /// Whether the device takes frames that programs at other devices send out by it.
     pub fn takes_frames(&self, device: u32) -> bool {
-        self.in_place.contains(&device)
+        self.attached.contains(&device)
     }
 
     /// Attaches what is missing to these devices, and detaches what is ours elsewhere; to be repeated as `DeviceHooks::keep`.
-    pub fn keep(&mut self, programs: &Programs, network: &Network, devices: &[Device]) -> EarlyPass {
-        let mut pass = EarlyPass::default();
-        self.refused.retain(|_, (when, _)| when.elapsed() < PAUSE);
-        if let Some(early) = self.wanted() {
+    pub fn keep(&mut self, programs: &Programs, network: &Network, devices: &[Device]) -> XdpPass {
+        let mut pass = XdpPass::default();
+        self.refused.retain(|_, (when, _)| when.elapsed() < RETRY_AFTER);
+        if let Some(mode) = self.wanted() {
             for device in devices.iter().filter(|device| device.role == DeviceRole::External) {
-                let found = self.keep_device(programs, network, device, early, &mut pass.repaired);
-                let is_fault = found.as_ref().is_err_and(|excuse| excuse.is_fault(self.mode));
-                pass.devices.push(EarlyDevice {
+                let found = self.keep_device(programs, network, device, mode, &mut pass.repaired);
+                let is_fault = found.as_ref().is_err_and(|reason| reason.is_fault(self.mode));
+                pass.devices.push(XdpAttachment {
                     index: device.index,
                     name: device.name.clone(),
-                    found: found.map(|()| early),
+                    result: found.map(|()| mode),
                     is_fault,
                 });
             }
         }
-        let kept: BTreeMap<u32, Early> = pass
+        let kept: BTreeMap<u32, XdpAttachMode> = pass
             .devices
             .iter()
-            .filter_map(|device| Some((device.index, *device.found.as_ref().ok()?)))
+            .filter_map(|device| Some((device.index, *device.result.as_ref().ok()?)))
             .collect();
-        let doomed = |early, device| kept.get(&device) != Some(&early);
-        pass.failed = take_all(&self.links, doomed).err().map(XdpError);
-        self.in_place = kept.into_keys().collect();
+        let doomed = |mode, device| kept.get(&device) != Some(&mode);
+        pass.failed = detach_all(&self.links, doomed).err().map(XdpError);
+        self.attached = kept.into_keys().collect();
         pass
     }
 
-    fn wanted(&self) -> Option<Early> {
+    fn wanted(&self) -> Option<XdpAttachMode> {
         match self.mode {
-            XdpMode::Auto | XdpMode::Native => Some(Early::Native),
-            XdpMode::Generic => Some(Early::Generic),
+            XdpMode::Auto | XdpMode::Native => Some(XdpAttachMode::Native),
+            XdpMode::Generic => Some(XdpAttachMode::Generic),
             XdpMode::Off => None,
         }
     }
@@ -173,34 +173,34 @@ impl EarlyHooks {
         programs: &Programs,
         network: &Network,
         device: &Device,
-        early: Early,
+        mode: XdpAttachMode,
         repaired: &mut Vec<String>,
-    ) -> Result<(), Excuse> {
-        let lately = || self.refused.get(&device.index).map(|(_, excuse)| excuse.clone());
-        if let Some(excuse) = unfit(network, device, self.mode).or_else(lately) {
-            return Err(excuse);
+    ) -> Result<(), XdpUnavailable> {
+        let recent = || self.refused.get(&device.index).map(|(_, reason)| reason.clone());
+        if let Some(reason) = unavailable_at(network, device, self.mode).or_else(recent) {
+            return Err(reason);
         }
-        let refused = |error: &dyn std::error::Error| Excuse::Refused(error.to_string());
+        let refused = |error: &dyn std::error::Error| XdpUnavailable::Refused(error.to_string());
         let program_id = programs.info(XDP_EXTERNAL).map_err(|error| refused(&error))?.id();
-        let link = DeviceLink::new(&self.links, &early.word(), device.index);
-        if link.holds(program_id) {
+        let link = DeviceLink::new(&self.links, &mode.word(), device.index);
+        if link.is_attached(program_id) {
             return Ok(());
         }
         // A device has one place for a program, be it in the driver or behind it.
-        for other in Early::ALL.into_iter().filter(|other| *other != early) {
+        for other in XdpAttachMode::ALL.into_iter().filter(|other| *other != mode) {
             DeviceLink::new(&self.links, &other.word(), device.index)
-                .take()
+                .detach()
                 .map_err(|error| refused(&error))?;
         }
         let program = programs.fd(XDP_EXTERNAL).map_err(|error| refused(&error))?;
-        let put = link.put(program, || sys::link_xdp(program, device.index, early.place()));
-        if let Err(excuse) = put.map_err(|error| excuse(&error)) {
-            if matches!(excuse, Excuse::Refused(_)) {
-                self.refused.insert(device.index, (Instant::now(), excuse.clone()));
+        let put = link.attach(program, || sys::link_xdp(program, device.index, mode.flags()));
+        if let Err(reason) = put.map_err(|error| reason_of(&error)) {
+            if matches!(reason, XdpUnavailable::Refused(_)) {
+                self.refused.insert(device.index, (Instant::now(), reason.clone()));
             }
-            return Err(excuse);
+            return Err(reason);
         }
-        if self.in_place.contains(&device.index) {
+        if self.attached.contains(&device.index) {
             repaired.push(device.name.clone());
         }
         Ok(())
@@ -208,44 +208,44 @@ impl EarlyHooks {
 }
 
 /// Why the program is not even tried at a device.
-fn unfit(network: &Network, device: &Device, mode: XdpMode) -> Option<Excuse> {
+fn unavailable_at(network: &Network, device: &Device, mode: XdpMode) -> Option<XdpUnavailable> {
     let kind = network.links.iter().find(|link| link.index == device.index).map(|link| link.kind);
-    let is_card = match mode {
+    let is_nic = match mode {
         // The other end of a pair loses frames that are sent back, unless it was prepared for them.
-        XdpMode::Auto => kind == Some(Kind::Card),
-        XdpMode::Native => matches!(kind, Some(Kind::Card | Kind::Pair(_))),
+        XdpMode::Auto => kind == Some(LinkKind::Nic),
+        XdpMode::Native => matches!(kind, Some(LinkKind::Nic | LinkKind::Veth(_))),
         XdpMode::Generic | XdpMode::Off => true,
     };
     if !device.has_link_header {
-        Some(Excuse::NoLinkHeader)
-    } else if !is_card {
-        Some(Excuse::NoCard)
-    } else if network.links.iter().any(|link| link.vlan_on == Some(device.index)) {
-        Some(Excuse::Vlans)
+        Some(XdpUnavailable::NoLinkHeader)
+    } else if !is_nic {
+        Some(XdpUnavailable::NotNic)
+    } else if network.links.iter().any(|link| link.vlan_parent == Some(device.index)) {
+        Some(XdpUnavailable::Vlans)
     } else {
         None
     }
 }
 
-fn excuse(error: &io::Error) -> Excuse {
+fn reason_of(error: &io::Error) -> XdpUnavailable {
     match error.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => Excuse::Taken,
-        Some(libc::EOPNOTSUPP) => Excuse::NoDriver,
-        Some(_) | None => Excuse::Refused(error.to_string()),
+        Some(libc::EBUSY | libc::EEXIST) => XdpUnavailable::Taken,
+        Some(libc::EOPNOTSUPP) => XdpUnavailable::NoDriver,
+        Some(_) | None => XdpUnavailable::Refused(error.to_string()),
     }
 }
 
 /// Takes the program from every device, as any agent may have attached it.
-pub fn detach_early(pins: &Pins) -> Result<(), XdpError> {
-    Ok(take_all(&pins.links(), |_, _| true)?)
+pub fn detach_xdp(pins: &Pins) -> Result<(), XdpError> {
+    Ok(detach_all(&pins.links(), |_, _| true)?)
 }
 
-fn take_all(links: &std::path::Path, is_doomed: impl Fn(Early, u32) -> bool) -> io::Result<()> {
+fn detach_all(links: &std::path::Path, is_doomed: impl Fn(XdpAttachMode, u32) -> bool) -> io::Result<()> {
     let pins = names_in(links)?;
-    for early in Early::ALL {
-        let word = early.word();
-        for device in devices_of(&pins, &word).filter(|device| is_doomed(early, *device)) {
-            DeviceLink::new(links, &word, device).take()?;
+    for mode in XdpAttachMode::ALL {
+        let word = mode.word();
+        for device in devices_of(&pins, &word).filter(|device| is_doomed(mode, *device)) {
+            DeviceLink::new(links, &word, device).detach()?;
         }
     }
     Ok(())
@@ -254,42 +254,42 @@ fn take_all(links: &std::path::Path, is_doomed: impl Fn(Early, u32) -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::kernel::{Link, Place};
+    use crate::datapath::kernel::{Link, PeerNetns};
 
     #[test]
     fn cards_are_taken_and_pairs_only_on_demand() {
-        let link = |index, kind, vlan_on| Link {
+        let link = |index, kind, vlan_parent| Link {
             index,
             name: format!("eth{index}"),
             kind,
             controller: None,
             has_link_header: true,
             address: None,
-            vlan_on,
+            vlan_parent,
         };
         let links = vec![
-            link(1, Kind::Card, None),
-            link(2, Kind::Card, None),
-            link(3, Kind::Card, Some(2)),
-            link(4, Kind::Pair(Place::Elsewhere), None),
-            link(5, Kind::Tunnel, None),
+            link(1, LinkKind::Nic, None),
+            link(2, LinkKind::Nic, None),
+            link(3, LinkKind::Nic, Some(2)),
+            link(4, LinkKind::Veth(PeerNetns::Other), None),
+            link(5, LinkKind::Tunnel, None),
         ];
         let network = Network { links, ..Network::default() };
         for (index, has_link_header, mode, want) in [
             (1, true, XdpMode::Auto, None),
             (1, true, XdpMode::Generic, None),
-            (1, false, XdpMode::Native, Some(Excuse::NoLinkHeader)),
-            (2, true, XdpMode::Auto, Some(Excuse::Vlans)),
+            (1, false, XdpMode::Native, Some(XdpUnavailable::NoLinkHeader)),
+            (2, true, XdpMode::Auto, Some(XdpUnavailable::Vlans)),
             (3, true, XdpMode::Native, None),
-            (4, true, XdpMode::Auto, Some(Excuse::NoCard)),
+            (4, true, XdpMode::Auto, Some(XdpUnavailable::NotNic)),
             (4, true, XdpMode::Native, None),
-            (5, true, XdpMode::Native, Some(Excuse::NoCard)),
+            (5, true, XdpMode::Native, Some(XdpUnavailable::NotNic)),
             (5, true, XdpMode::Generic, None),
         ] {
             let role = DeviceRole::External;
             let name = format!("eth{index}");
             let device = Device { index, name, role, has_link_header, router: None, v4: None, v6: None };
-            assert_eq!(unfit(&network, &device, mode), want, "{index} {mode:?}");
+            assert_eq!(unavailable_at(&network, &device, mode), want, "{index} {mode:?}");
         }
     }
 }

@@ -12,15 +12,15 @@ use rtnetlink::{
 };
 use tokio::sync::watch;
 
-use super::netlink::{NetlinkError, Reading, follow};
+use super::netlink::{NetlinkError, NetlinkState, watch_state};
 
 /// The addresses of this network namespace. The receiver sees every later set; it may skip one that was replaced at
 /// once.
 pub async fn local_addresses() -> Result<watch::Receiver<BTreeSet<IpAddr>>, NetlinkError> {
-    follow().await
+    watch_state().await
 }
 
-impl Reading for BTreeSet<IpAddr> {
+impl NetlinkState for BTreeSet<IpAddr> {
     const GROUPS: &'static [MulticastGroup] = &[MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
 
     async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
@@ -29,7 +29,7 @@ impl Reading for BTreeSet<IpAddr> {
         addresses.try_collect().await.map_err(|source| NetlinkError::List { what: "addresses", source })
     }
 
-    fn is_touched_by(_: &RouteNetlinkMessage) -> bool {
+    fn is_affected_by(_: &RouteNetlinkMessage) -> bool {
         true
     }
 }

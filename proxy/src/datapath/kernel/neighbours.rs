@@ -23,7 +23,7 @@ use crate::error::chain;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Asks for the stale neighbours on these devices, every now and then; ends with the sender.
-pub async fn keep_fresh(devices: watch::Receiver<BTreeSet<u32>>) {
+pub async fn refresh_neighbours(devices: watch::Receiver<BTreeSet<u32>>) {
     let mut has_failed = false;
     while devices.has_changed().is_ok() {
         let on = devices.borrow().clone();

@@ -1,6 +1,6 @@
 //! What the kernel tells about the network of this namespace, now and after every change.
 //!
-//! Notices are taken as hints only: each makes us read the whole of what they are about, so that a lost one (a socket
+//! Notifications are taken as hints only: each makes us read the whole of what they are about, so that a lost one (a socket
 //! whose buffer ran over) costs nothing but a reading. When a subscription ends, another one takes its place.
 
 use std::{future::Future, io, pin::Pin, time::Duration};
@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::error::chain;
 
-/// A burst of notices, as when a node's pods all start at once, fits into it.
+/// A burst of notifications, as when a node's pods all start at once, fits into it.
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// What could not be read is read again after this time.
 const RETRY: Duration = Duration::from_secs(1);
@@ -34,31 +34,31 @@ pub enum NetlinkError {
     },
 }
 
-/// Something that can be read through netlink, and that notices tell about.
-pub trait Reading: PartialEq + Send + Sync + Sized + 'static {
+/// Something that can be read through netlink, and that notifications tell about.
+pub trait NetlinkState: PartialEq + Send + Sync + Sized + 'static {
     const GROUPS: &'static [MulticastGroup];
 
     fn read(handle: &Handle) -> impl Future<Output = Result<Self, NetlinkError>> + Send;
 
-    /// Whether a notice may be about a change of it.
-    fn is_touched_by(notice: &RouteNetlinkMessage) -> bool;
+    /// Whether a notification may be about a change of it.
+    fn is_affected_by(notification: &RouteNetlinkMessage) -> bool;
 }
 
 /// Reads it, and goes on reading. The receiver sees every later state; it may skip one that was replaced at once.
-pub async fn follow<T: Reading>() -> Result<watch::Receiver<T>, NetlinkError> {
+pub async fn watch_state<T: NetlinkState>() -> Result<watch::Receiver<T>, NetlinkError> {
     let subscription = Subscription::open(T::GROUPS)?;
     let (sender, receiver) = watch::channel(T::read(&subscription.handle).await?);
-    tokio::spawn(keep_reading(subscription, sender));
+    tokio::spawn(keep_current(subscription, sender));
     Ok(receiver)
 }
 
-async fn keep_reading<T: Reading>(mut subscription: Subscription, sender: watch::Sender<T>) {
+async fn keep_current<T: NetlinkState>(mut subscription: Subscription, sender: watch::Sender<T>) {
     loop {
         tokio::select! {
             () = sender.closed() => return,
-            has_ended = subscription.ended_or_touched(T::is_touched_by) => {
+            has_ended = subscription.ended_or_affected(T::is_affected_by) => {
                 if has_ended {
-                    warn!("the notices of the kernel's network ended, asking for them again");
+                    warn!("the notifications of the kernel's network ended, requester for them again");
                     subscription = Subscription::reopen(T::GROUPS).await;
                 }
             }
@@ -68,7 +68,7 @@ async fn keep_reading<T: Reading>(mut subscription: Subscription, sender: watch:
 }
 
 /// Does not give up: what is known is old until something could be read.
-async fn publish<T: Reading>(subscription: &mut Subscription, sender: &watch::Sender<T>) {
+async fn publish<T: NetlinkState>(subscription: &mut Subscription, sender: &watch::Sender<T>) {
     loop {
         match T::read(&subscription.handle).await {
             Ok(now) => {
@@ -88,55 +88,62 @@ async fn publish<T: Reading>(subscription: &mut Subscription, sender: &watch::Se
     }
 }
 
-type Notices = Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>;
+type Notifications = Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>;
 
-/// Two netlink sockets, closed when dropped: one hears notices, the other one asks.
+/// Two netlink sockets, closed when dropped: one hears notifications, the other one asks.
 ///
-/// A notice carries the number of the request that somebody else changed something by. On one socket it would be taken for
+/// A notification carries the number of the request that somebody else changed something by. On one socket it would be taken for
 /// the answer to our request with that number, and the reading fail.
 struct Subscription {
     handle: Handle,
-    notices: Notices,
-    /// Without it, nobody could ask through the socket of the notices, and it would be closed.
-    _listening: Handle,
+    notifications: Notifications,
+    /// Without it, nobody could ask through the socket of the notifications, and it would be closed.
+    _listener_handle: Handle,
     connections: [AbortHandle; 2],
 }
 
 impl Subscription {
     fn open(groups: &[MulticastGroup]) -> Result<Self, NetlinkError> {
-        let (mut hearing, listening, notices) =
+        let (mut listener, listener_handle, notifications) =
             new_multicast_connection(groups).map_err(NetlinkError::Socket)?;
-        let buffer = hearing.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER);
+        let buffer = listener.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER);
         buffer.map_err(NetlinkError::Socket)?;
-        let (asking, handle, _) = new_connection().map_err(NetlinkError::Socket)?;
-        let connections = [tokio::spawn(hearing).abort_handle(), tokio::spawn(asking).abort_handle()];
-        Ok(Self { handle, notices: Box::pin(notices), _listening: listening, connections })
+        let (requester, handle, _) = new_connection().map_err(NetlinkError::Socket)?;
+        let connections = [tokio::spawn(listener).abort_handle(), tokio::spawn(requester).abort_handle()];
+        Ok(Self {
+            handle,
+            notifications: Box::pin(notifications),
+            _listener_handle: listener_handle,
+            connections,
+        })
     }
 
     async fn reopen(groups: &[MulticastGroup]) -> Self {
         loop {
             match Self::open(groups) {
                 Ok(subscription) => return subscription,
-                Err(error) => warn!(error = %chain(&error), "no notices of the kernel's network, will retry"),
+                Err(error) => {
+                    warn!(error = %chain(&error), "no notifications of the kernel's network, will retry")
+                }
             }
             sleep(RETRY).await;
         }
     }
 
-    /// Waits for a notice that counts; whether the notices have ended instead.
-    async fn ended_or_touched(&mut self, counts: fn(&RouteNetlinkMessage) -> bool) -> bool {
-        while let Some((message, _)) = self.notices.next().await {
-            if is_news(&message, counts) {
+    /// Waits for a notification that is_affected; whether the notifications have ended instead.
+    async fn ended_or_affected(&mut self, is_affected: fn(&RouteNetlinkMessage) -> bool) -> bool {
+        while let Some((message, _)) = self.notifications.next().await {
+            if is_relevant(&message, is_affected) {
                 return self.drain();
             }
         }
         true
     }
 
-    /// What has arrived by now is covered by one reading; whether the notices have ended.
+    /// What has arrived by now is covered by one reading; whether the notifications have ended.
     fn drain(&mut self) -> bool {
-        while let Some(notice) = self.notices.next().now_or_never() {
-            if notice.is_none() {
+        while let Some(notification) = self.notifications.next().now_or_never() {
+            if notification.is_none() {
                 return true;
             }
         }
@@ -153,9 +160,12 @@ impl Drop for Subscription {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open, and what is neither tells nothing new")]
-fn is_news(message: &NetlinkMessage<RouteNetlinkMessage>, counts: fn(&RouteNetlinkMessage) -> bool) -> bool {
+fn is_relevant(
+    message: &NetlinkMessage<RouteNetlinkMessage>,
+    is_affected: fn(&RouteNetlinkMessage) -> bool,
+) -> bool {
     match &message.payload {
-        NetlinkPayload::InnerMessage(notice) => counts(notice),
+        NetlinkPayload::InnerMessage(notification) => is_affected(notification),
         // The kernel had more to say than the socket could hold.
         NetlinkPayload::Overrun(_) => true,
         _ => false,
@@ -172,7 +182,7 @@ mod tests {
 
     static READINGS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
 
-    impl Reading for Count {
+    impl NetlinkState for Count {
         const GROUPS: &'static [MulticastGroup] = &[MulticastGroup::Link];
 
         async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
@@ -185,7 +195,7 @@ mod tests {
             Ok(Self(READINGS.fetch_add(1, std::sync::atomic::Ordering::Relaxed)))
         }
 
-        fn is_touched_by(_: &RouteNetlinkMessage) -> bool {
+        fn is_affected_by(_: &RouteNetlinkMessage) -> bool {
             true
         }
     }
@@ -193,10 +203,10 @@ mod tests {
     #[tokio::test]
     async fn notices_that_end_are_asked_for_again() {
         let subscription = Subscription::open(Count::GROUPS).unwrap();
-        let [hearing, _] = subscription.connections.clone();
+        let [listener, _] = subscription.connections.clone();
         let (sender, mut receiver) = watch::channel(Count::read(&subscription.handle).await.unwrap());
-        tokio::spawn(keep_reading(subscription, sender));
-        hearing.abort();
+        tokio::spawn(keep_current(subscription, sender));
+        listener.abort();
         receiver.changed().await.unwrap();
         assert!(receiver.borrow_and_update().0 > 0, "it was read again");
     }

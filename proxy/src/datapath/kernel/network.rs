@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     addresses::own_address,
-    netlink::{NetlinkError, Reading, follow},
+    netlink::{NetlinkError, NetlinkState, watch_state},
 };
 
 /// The network of this namespace.
@@ -42,37 +42,37 @@ impl Network {
 pub struct Link {
     pub index: u32,
     pub name: String,
-    pub kind: Kind,
+    pub kind: LinkKind,
     /// The bridge, bond or the like that this is a port of.
     pub controller: Option<u32>,
     pub has_link_header: bool,
     /// Its Ethernet address.
     pub address: Option<[u8; 6]>,
     /// The device whose frames with a certain tag are this one's.
-    pub vlan_on: Option<u32>,
+    pub vlan_parent: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LinkKind {
     Loopback,
     /// A network card, or something that is named like one: a bond, a VLAN, a macvlan.
-    Card,
+    Nic,
     Bridge,
     /// One end of a pair, and where the other one is.
-    Pair(Place),
+    Veth(PeerNetns),
     /// Wraps what it sends: VXLAN, WireGuard, IP in IP.
     Tunnel,
     /// What gathers devices into a routing domain of their own.
     Vrf,
     /// What no packet from elsewhere comes through: dummies and the like.
-    Inert,
+    Dummy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    Here,
+pub enum PeerNetns {
+    Same,
     /// In another network namespace, as pods' ends are.
-    Elsewhere,
+    Other,
 }
 
 /// An address that others may use: neither link-local nor loopback.
@@ -87,11 +87,11 @@ pub struct Address {
 
 /// What there is in this network namespace. The receiver sees every later state; it may skip one that was replaced at
 /// once.
-pub async fn follow_network() -> Result<watch::Receiver<Network>, NetlinkError> {
-    follow().await
+pub async fn watch_network() -> Result<watch::Receiver<Network>, NetlinkError> {
+    watch_state().await
 }
 
-impl Reading for Network {
+impl NetlinkState for Network {
     const GROUPS: &'static [MulticastGroup] = &[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -115,7 +115,7 @@ impl Reading for Network {
         clippy::wildcard_enum_match_arm,
         reason = "the enum is open; the groups hold links, addresses, routes"
     )]
-    fn is_touched_by(notice: &RouteNetlinkMessage) -> bool {
+    fn is_affected_by(notice: &RouteNetlinkMessage) -> bool {
         match notice {
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => is_default(route),
             _ => true,
@@ -141,7 +141,7 @@ async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, rtnetlink::Err
         let mut routes = handle.route().get(question).execute();
         while let Some(route) = routes.try_next().await? {
             if is_default(&route) {
-                devices.extend(outputs(&route));
+                devices.extend(output_devices(&route));
             }
         }
     }
@@ -154,7 +154,7 @@ fn is_default(route: &RouteMessage) -> bool {
 
 /// The devices a route leads to; several where it has several next hops.
 #[expect(clippy::wildcard_enum_match_arm, reason = "a route has forty other attributes")]
-fn outputs(route: &RouteMessage) -> Vec<u32> {
+fn output_devices(route: &RouteMessage) -> Vec<u32> {
     let devices = route.attributes.iter().map(|attribute| match attribute {
         RouteAttribute::Oif(device) => vec![*device],
         RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
@@ -165,7 +165,7 @@ fn outputs(route: &RouteMessage) -> Vec<u32> {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "a device has sixty other attributes")]
 fn link(message: &LinkMessage) -> Link {
-    let (mut name, mut info, mut controller, mut peer) = (String::new(), None, None, Place::Here);
+    let (mut name, mut info, mut controller, mut peer) = (String::new(), None, None, PeerNetns::Same);
     let (mut address, mut below) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -173,7 +173,7 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Address(bytes) => address = bytes.as_slice().try_into().ok(),
             LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::Controller(index) => controller = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => peer = Place::Elsewhere,
+            LinkAttribute::LinkNetNsId(_) => peer = PeerNetns::Other,
             LinkAttribute::LinkInfo(infos) => info = infos.iter().find_map(kind_name),
             _ => {}
         }
@@ -182,11 +182,11 @@ fn link(message: &LinkMessage) -> Link {
     Link {
         index: message.header.index,
         name,
-        kind: if is_loopback { Kind::Loopback } else { kind(info, peer) },
+        kind: if is_loopback { LinkKind::Loopback } else { kind(info, peer) },
         controller,
         has_link_header: message.header.link_layer_type == LinkLayerType::Ether || is_loopback,
         address,
-        vlan_on: below.filter(|_| info == Some(&InfoKind::Vlan)),
+        vlan_parent: below.filter(|_| info == Some(&InfoKind::Vlan)),
     }
 }
 
@@ -195,14 +195,14 @@ fn kind_name(info: &LinkInfo) -> Option<&InfoKind> {
 }
 
 /// `peer`: where the device below, or the other end, is.
-fn kind(info: Option<&InfoKind>, peer: Place) -> Kind {
+fn kind(info: Option<&InfoKind>, peer: PeerNetns) -> LinkKind {
     use InfoKind as I;
     match info {
-        None => Kind::Card,
-        Some(I::Veth | I::Netkit | I::Vxcan) => Kind::Pair(peer),
-        Some(I::Bridge) => Kind::Bridge,
-        Some(I::Vrf) => Kind::Vrf,
-        Some(I::Dummy | I::Ifb | I::Nlmon | I::Can | I::Vcan) => Kind::Inert,
+        None => LinkKind::Nic,
+        Some(I::Veth | I::Netkit | I::Vxcan) => LinkKind::Veth(peer),
+        Some(I::Bridge) => LinkKind::Bridge,
+        Some(I::Vrf) => LinkKind::Vrf,
+        Some(I::Dummy | I::Ifb | I::Nlmon | I::Can | I::Vcan) => LinkKind::Dummy,
         Some(
             I::Vxlan
             | I::Geneve
@@ -223,9 +223,9 @@ fn kind(info: Option<&InfoKind>, peer: Place) -> Kind {
             | I::BareUdp
             | I::Gtp
             | I::Amt,
-        ) => Kind::Tunnel,
-        Some(I::Other(name)) if name == "openvswitch" => Kind::Bridge,
-        Some(_) => Kind::Card,
+        ) => LinkKind::Tunnel,
+        Some(I::Other(name)) if name == "openvswitch" => LinkKind::Bridge,
+        Some(_) => LinkKind::Nic,
     }
 }
 
@@ -233,8 +233,8 @@ fn address(message: &AddressMessage) -> Option<Address> {
     let scope = message.header.scope;
     let is_usable = matches!(scope, AddressScope::Universe | AddressScope::Site);
     let flags = message.attributes.iter().find_map(flags).unwrap_or_else(AddressFlags::empty);
-    let is_missing = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
-    let ip = own_address(message).filter(|_| is_usable && !is_missing)?;
+    let is_not_ready = flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
+    let ip = own_address(message).filter(|_| is_usable && !is_not_ready)?;
     Some(Address {
         device: message.header.index,
         ip,

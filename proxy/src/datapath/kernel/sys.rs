@@ -133,7 +133,7 @@ struct LinkInfo {
 
 /// What a link to a cgroup leads from and to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CgroupLink {
+pub struct CgroupLinkInfo {
     pub program_id: u32,
     /// The inode number of the cgroup's directory; 0 once the cgroup is gone.
     pub cgroup_id: u64,
@@ -141,7 +141,7 @@ pub struct CgroupLink {
 
 /// What a link to a device leads from and to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ToDevice {
+pub struct DeviceLinkInfo {
     pub program_id: u32,
     /// 0 once the device is gone.
     pub device: u32,
@@ -159,9 +159,9 @@ const XDP: u32 = 37;
 
 /// Where a device runs an XDP program: `XDP_FLAGS_DRV_MODE` and `XDP_FLAGS_SKB_MODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum XdpPlace {
-    Stack = 1 << 1,
-    Driver = 1 << 2,
+pub enum XdpFlags {
+    SkbMode = 1 << 1,
+    DrvMode = 1 << 2,
 }
 
 /// From `enum bpf_link_type`.
@@ -198,17 +198,17 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(Command::LinkDetach, &mut raw(link)).map(drop)
 }
 
-pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
     let LinkInfo { program_id, target: [first, second, ..], .. } = link_info(link)?;
     let (low, high) = if cfg!(target_endian = "little") { (first, second) } else { (second, first) };
-    Ok(CgroupLink { program_id, cgroup_id: u64::from(high) << 32 | u64::from(low) })
+    Ok(CgroupLinkInfo { program_id, cgroup_id: u64::from(high) << 32 | u64::from(low) })
 }
 
 /// Fails for links of another kind.
-pub fn device_link(link: BorrowedFd<'_>) -> io::Result<ToDevice> {
+pub fn device_link(link: BorrowedFd<'_>) -> io::Result<DeviceLinkInfo> {
     let LinkInfo { kind, program_id, target: [device, ..], .. } = link_info(link)?;
     if kind == LINK_TYPE_TCX || kind == LINK_TYPE_XDP {
-        Ok(ToDevice { program_id, device })
+        Ok(DeviceLinkInfo { program_id, device })
     } else {
         Err(io::ErrorKind::InvalidInput.into())
     }
@@ -250,12 +250,12 @@ pub fn link_tcx(program: BorrowedFd<'_>, device: u32, hook: TcxHook) -> io::Resu
 }
 
 /// Gives a device an XDP program, for as long as the link lives; fails where one stands already.
-pub fn link_xdp(program: BorrowedFd<'_>, device: u32, place: XdpPlace) -> io::Result<OwnedFd> {
+pub fn link_xdp(program: BorrowedFd<'_>, device: u32, mode: XdpFlags) -> io::Result<OwnedFd> {
     link_create(LinkCreate {
         program_fd: raw(program),
         target: device,
         attach_type: XDP,
-        flags: place as u32,
+        flags: mode as u32,
         ..LinkCreate::default()
     })
 }
@@ -267,7 +267,7 @@ fn link_create(mut attr: LinkCreate) -> io::Result<OwnedFd> {
 }
 
 /// A map that holds nothing: something to pin where the name of the pin is the message.
-pub fn token() -> io::Result<OwnedFd> {
+pub fn marker_map() -> io::Result<OwnedFd> {
     map_create(MapCreate {
         map_type: ARRAY,
         key_size: 4,
@@ -319,7 +319,7 @@ const ARRAY: u32 = 2;
 const ARRAY_OF_MAPS: u32 = 12;
 
 fn grace_period_by_map() -> io::Result<()> {
-    let inner = token()?;
+    let inner = marker_map()?;
     let outer = map_create(MapCreate {
         map_type: ARRAY_OF_MAPS,
         key_size: 4,
@@ -384,35 +384,35 @@ fn raw_owned(fd: &OwnedFd) -> u32 {
 }
 
 /// Descriptors below this are what programs are started with.
-const FIRST: u32 = 3;
+const FIRST_NON_STDIO: u32 = 3;
 
 /// The table of open files of one thread. All of them are closed with this, in which the end of the thread would be late: it
 /// can be joined before the kernel has closed them.
 #[derive(Debug)]
-pub struct OwnFiles(PhantomData<*const ()>);
+pub struct PrivateFdTable(PhantomData<*const ()>);
 
-impl Drop for OwnFiles {
+impl Drop for PrivateFdTable {
     fn drop(&mut self) {
         // Nothing can be done about an error, and the end of the thread is near.
-        let _ = close_range(FIRST..=u32::MAX, 0);
+        let _ = close_range(FIRST_NON_STDIO..=u32::MAX, 0);
     }
 }
 
 /// Gives this thread a table of open files of its own, with nothing in it but these and what programs are started with.
 /// An error leaves it with the table of its process.
-pub fn own_open_files(kept: &[RawFd]) -> io::Result<OwnFiles> {
+pub fn unshare_fd_table(kept: &[RawFd]) -> io::Result<PrivateFdTable> {
     let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
     kept.sort_unstable();
-    let after_last = kept.last().map_or(FIRST, |last| last + 1);
+    let after_last = kept.last().map_or(FIRST_NON_STDIO, |last| last + 1);
     close_range(after_last..=u32::MAX, libc::CLOSE_RANGE_UNSHARE)?;
-    let mut first = FIRST;
+    let mut first = FIRST_NON_STDIO;
     for fd in kept {
         if first < fd {
             close_range(first..=fd - 1, 0)?;
         }
         first = fd + 1;
     }
-    Ok(OwnFiles(PhantomData))
+    Ok(PrivateFdTable(PhantomData))
 }
 
 /// The same open file under a number above this one.

@@ -43,20 +43,20 @@ pub enum InspectError {
 
 /// Opens the maps pinned below a pin directory for looking only.
 pub fn inspect(dir: &Path) -> Result<KernelMaps, InspectError> {
-    look(dir, KernelMaps::inspect)
+    open_existing(dir, KernelMaps::inspect)
 }
 
 /// Opens the tables of flows, likewise.
 pub fn inspect_flows(dir: &Path) -> Result<Flows, InspectError> {
-    look(dir, Flows::inspect)
+    open_existing(dir, Flows::inspect)
 }
 
-fn look<T>(dir: &Path, open: impl FnOnce(&Path) -> Result<T, OpenError>) -> Result<T, InspectError> {
+fn open_existing<T>(dir: &Path, open: impl FnOnce(&Path) -> Result<T, OpenError>) -> Result<T, InspectError> {
     let maps = maps_of(dir, ABI_VERSION);
     if let Err(source) = fs::metadata(&maps) {
         return Err(absent(dir, source));
     }
-    open(&maps).map_err(|error| match kind(&error) {
+    open(&maps).map_err(|error| match io_error_kind(&error) {
         Some(io::ErrorKind::PermissionDenied) => InspectError::Denied(dir.to_owned()),
         // An agent was there that could not load its programs.
         Some(io::ErrorKind::NotFound) => InspectError::NoDataPlane(dir.to_owned()),
@@ -110,7 +110,7 @@ fn absent(dir: &Path, source: io::Error) -> InspectError {
 }
 
 /// What the kernel said.
-fn kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+fn io_error_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     std::iter::successors(Some(error), |&error| error.source())
         .find_map(|error| error.downcast_ref::<io::Error>())
         .map(io::Error::kind)

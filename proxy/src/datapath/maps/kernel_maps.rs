@@ -167,7 +167,7 @@ impl KernelMaps {
     }
 
     /// How many packets the early plane came to an outcome with.
-    pub fn early(&self, outcome: XdpOutcome) -> Result<u64, MapError> {
+    pub fn xdp_outcomes(&self, outcome: XdpOutcome) -> Result<u64, MapError> {
         let values = self.early.get(&(outcome as u32), 0).map_err(refused("read", map::XDP_OUTCOMES))?;
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
@@ -387,12 +387,12 @@ impl LbMaps for KernelMaps {
         }
     }
 
-    fn rest(&mut self) {
-        self.state.rest();
-        self.descriptors.rest();
-        self.slots.rest();
-        self.backends_v4.rest();
-        self.backends_v6.rest();
+    fn release(&mut self) {
+        self.state.release();
+        self.descriptors.release();
+        self.slots.release();
+        self.backends_v4.release();
+        self.backends_v6.release();
     }
 }
 

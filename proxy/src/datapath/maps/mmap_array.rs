@@ -33,7 +33,7 @@ pub struct MmapArray<T> {
 /// Bytes; a multiple of every page size.
 const WINDOW: usize = 64 << 10;
 /// How many windows of an array stay mapped: to map one takes some microseconds.
-const KEPT: usize = 8;
+const MAX_RESIDENT: usize = 8;
 const LARGEST_PAGE: usize = 64 << 10;
 
 /// Whether the map is written to from here.
@@ -91,8 +91,8 @@ impl<T: Pod> MmapArray<T> {
     }
 
     /// Lets go of the windows if there are many.
-    pub fn rest(&mut self) {
-        if self.windows.iter().filter(|window| window.get().is_some()).count() > KEPT {
+    pub fn release(&mut self) {
+        if self.windows.iter().filter(|window| window.get().is_some()).count() > MAX_RESIDENT {
             self.windows.iter_mut().for_each(|window| drop(window.take()));
         }
     }

@@ -23,7 +23,7 @@ impl Outlet {
 
     /// Passes on what is new; waits while the one who takes it is busy.
     pub async fn pass(&self, update: Update) -> Result<(), Closed> {
-        if update.is_nothing() {
+        if update.is_empty() {
             return Ok(());
         }
         self.updates.send(update).await.map_err(|_| Closed)

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Answer;
+use super::HealthResponse;
 use crate::model::{address::PerFamily, service::ServiceKey};
 
 /// One Service with such a port.
@@ -28,13 +28,17 @@ struct ServiceBody<'a> {
 }
 
 /// The state of the node does not count here: established flows of a draining node are the Service's own business.
-pub fn service_answer(service: &ServiceKey, local_endpoints: usize, is_proxy_healthy: bool) -> Answer {
+pub fn service_response(
+    service: &ServiceKey,
+    local_endpoints: usize,
+    is_proxy_healthy: bool,
+) -> HealthResponse {
     let body = Body {
         service: ServiceBody { namespace: &service.namespace, name: &service.name },
         local_endpoints,
         service_proxy_healthy: is_proxy_healthy,
     };
-    Answer { is_good: local_endpoints > 0 && is_proxy_healthy, body: with_tabs(&body) }
+    HealthResponse { is_ok: local_endpoints > 0 && is_proxy_healthy, body: with_tabs(&body) }
 }
 
 /// Indented by tabs, as upstream's.
@@ -56,7 +60,7 @@ mod tests {
         let service = ServiceKey::new("shop", "web");
         for (count, is_healthy, status) in [(0, true, 503), (2, true, 200), (2, false, 503), (0, false, 503)]
         {
-            let answer = service_answer(&service, count, is_healthy);
+            let answer = service_response(&service, count, is_healthy);
             assert_eq!(answer.status(), status, "{count} {is_healthy}");
             let want = format!(
                 "{{\n\t\"service\": {{\n\t\t\"namespace\": \"shop\",\n\t\t\"name\": \"web\"\n\t}},\n\

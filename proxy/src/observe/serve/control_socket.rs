@@ -15,18 +15,18 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::observe::{agent_state::Vitals, control::Inquiry};
+use crate::observe::{agent_state::AgentState, control::ControlRequest};
 
-/// No word is longer.
-const LONGEST: u64 = 16;
+/// No request is longer.
+const MAX_REQUEST: u64 = 16;
 /// Who says nothing for so long has said it.
-const SILENCE: Duration = Duration::from_secs(1);
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// Who has not read it by then does not want to know.
-const PATIENCE: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a question that could not be heard: the next one would not be either, for as long as descriptors are short.
-const BREATH: Duration = Duration::from_secs(1);
+const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
-pub async fn answer(path: PathBuf, vitals: Arc<Vitals>) {
+pub async fn serve(path: PathBuf, state: Arc<AgentState>) {
     let listener = match listen(&path) {
         Ok(listener) => listener,
         Err(error) => {
@@ -36,27 +36,27 @@ pub async fn answer(path: PathBuf, vitals: Arc<Vitals>) {
     };
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(tell(stream, Arc::clone(&vitals)))),
+            Ok((stream, _)) => drop(tokio::spawn(respond(stream, Arc::clone(&state)))),
             Err(error) => {
                 warn!(%error, "`portreeve status` was not answered");
-                sleep(BREATH).await;
+                sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
 }
 
-/// A word that is not known gets no answer.
-async fn tell(mut stream: UnixStream, vitals: Arc<Vitals>) {
-    let mut word = Vec::new();
+/// A request that is not known gets no answer.
+async fn respond(mut stream: UnixStream, state: Arc<AgentState>) {
+    let mut request = Vec::new();
     // Whatever came counts, be it cut short by an error or by time.
-    let _ = timeout(SILENCE, (&mut stream).take(LONGEST).read_to_end(&mut word)).await;
-    let text = match Inquiry::of(&word) {
-        Some(Inquiry::Status) => serde_json::to_vec(&vitals.status()),
-        Some(Inquiry::Names) => serde_json::to_vec(&vitals.asked()),
+    let _ = timeout(READ_TIMEOUT, (&mut stream).take(MAX_REQUEST).read_to_end(&mut request)).await;
+    let text = match ControlRequest::parse(&request) {
+        Some(ControlRequest::Status) => serde_json::to_vec(&state.status()),
+        Some(ControlRequest::QueryStatistics) => serde_json::to_vec(&state.query_statistics()),
         None => return,
     };
     // Who hangs up early did not want to know either.
-    let _ = timeout(PATIENCE, stream.write_all(&text.unwrap_or_default())).await;
+    let _ = timeout(WRITE_TIMEOUT, stream.write_all(&text.unwrap_or_default())).await;
 }
 
 /// Under a name of its own first: an agent that takes over takes the path over too, at once.

@@ -7,15 +7,15 @@ use proxy_ebpf::abi::{DropReason, ServiceStats, XdpOutcome};
 
 use crate::{
     datapath,
-    observe::metrics::Counters,
+    observe::metrics::KernelCounters,
     reconcile::{LbMaps as _, parse_label},
 };
 
 /// Service ports with nothing to tell are left out: most of a large cluster's are never dialled from one node.
-pub fn counters(bpffs: &Path) -> Result<Counters> {
+pub fn read_counters(bpffs: &Path) -> Result<KernelCounters> {
     let maps = datapath::inspect(bpffs)?;
     let refusals = DropReason::ALL.into_iter().map(|reason| Ok((reason.name(), maps.drops(reason as u32)?)));
-    let early = XdpOutcome::ALL.into_iter().map(|outcome| Ok((outcome.name(), maps.early(outcome)?)));
+    let xdp = XdpOutcome::ALL.into_iter().map(|outcome| Ok((outcome.name(), maps.xdp_outcomes(outcome)?)));
     let mut services = Vec::new();
     for (id, label) in maps.services()? {
         let stats = maps.service_stats(id)?;
@@ -23,9 +23,9 @@ pub fn counters(bpffs: &Path) -> Result<Counters> {
             services.extend(parse_label(&label).map(|service| (service, stats)));
         }
     }
-    Ok(Counters {
+    Ok(KernelCounters {
         refusals: refusals.collect::<Result<_>>()?,
-        early: early.collect::<Result<_>>()?,
+        xdp: xdp.collect::<Result<_>>()?,
         services,
     })
 }

@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::{counters::counters, pages};
+use super::{counters::read_counters, pages};
 use crate::{
     config::Pages,
-    observe::{agent_state::Vitals, health::Answer, metrics::Counters},
+    observe::{agent_state::AgentState, health::HealthResponse, metrics::KernelCounters},
 };
 
 /// Upstream says so of everything: nobody is to take an answer for a page.
@@ -27,35 +27,35 @@ const METRICS: (header::HeaderName, &str) =
     (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
 const JSON: (header::HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
 
-pub fn health(vitals: Arc<Vitals>) -> Router {
-    Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state(vitals)
+pub fn health_router(state: Arc<AgentState>) -> Router {
+    Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state(state)
 }
 
-async fn healthz(State(vitals): State<Arc<Vitals>>) -> Response {
-    let answer = vitals.health().healthz(Timestamp::now());
-    vitals.metrics.healthz.with_label_values(&[answer.status().to_string()]).inc();
+async fn healthz(State(state): State<Arc<AgentState>>) -> Response {
+    let answer = state.health().healthz(Timestamp::now());
+    state.metrics.healthz.with_label_values(&[answer.status().to_string()]).inc();
     respond(answer)
 }
 
-async fn livez(State(vitals): State<Arc<Vitals>>) -> Response {
-    let answer = vitals.health().livez(Timestamp::now());
-    vitals.metrics.livez.with_label_values(&[answer.status().to_string()]).inc();
+async fn livez(State(state): State<Arc<AgentState>>) -> Response {
+    let answer = state.health().livez(Timestamp::now());
+    state.metrics.livez.with_label_values(&[answer.status().to_string()]).inc();
     respond(answer)
 }
 
-pub fn respond(answer: Answer) -> Response {
-    let status = if answer.is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+pub fn respond(answer: HealthResponse) -> Response {
+    let status = if answer.is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [JSON, NO_SNIFF], answer.body).into_response()
 }
 
 /// What the metrics server answers from.
-struct Metrics {
-    vitals: Arc<Vitals>,
+struct MetricsServer {
+    state: Arc<AgentState>,
     bpffs: PathBuf,
     pages: Pages,
 }
 
-pub fn metrics(vitals: Arc<Vitals>, bpffs: PathBuf, pages: Pages) -> Router {
+pub fn metrics_router(state: Arc<AgentState>, bpffs: PathBuf, pages: Pages) -> Router {
     Router::new()
         .route("/metrics", any(all_metrics))
         .route("/metrics/slis", any(slis))
@@ -64,20 +64,20 @@ pub fn metrics(vitals: Arc<Vitals>, bpffs: PathBuf, pages: Pages) -> Router {
         .route("/configz", any(configz))
         .route("/statusz", any(statusz))
         .route("/flagz", any(flagz))
-        .with_state(Arc::new(Metrics { vitals, bpffs, pages }))
+        .with_state(Arc::new(MetricsServer { state, bpffs, pages }))
 }
 
-async fn all_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
-    let bpffs = metrics.bpffs.clone();
+async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
+    let bpffs = server.bpffs.clone();
     // The kernel's counters are read by system calls, thousands of them.
-    let kernel = spawn_blocking(move || counters(&bpffs)).await;
+    let kernel = spawn_blocking(move || read_counters(&bpffs)).await;
     // The rest is wanted most when the data plane is broken.
     let kernel = kernel.context("the reader broke off").flatten().unwrap_or_else(|error| {
         warn!(error = %format_args!("{error:#}"), "metrics are told without what the kernel counted");
-        metrics.vitals.metrics.unread_counters.inc();
-        Counters::default()
+        server.state.metrics.unread_counters.inc();
+        KernelCounters::default()
     });
-    let text = metrics.vitals.metrics.render(&kernel);
+    let text = server.state.metrics.render(&kernel);
     match text {
         Ok(text) => ([METRICS, NO_SNIFF], text).into_response(),
         Err(error) => {
@@ -86,19 +86,19 @@ async fn all_metrics(State(metrics): State<Arc<Metrics>>) -> Response {
     }
 }
 
-async fn slis(State(metrics): State<Arc<Metrics>>) -> Response {
-    let is_healthy = metrics.vitals.health().is_healthy(Timestamp::now());
+async fn slis(State(server): State<Arc<MetricsServer>>) -> Response {
+    let is_healthy = server.state.health().is_healthy(Timestamp::now());
     ([METRICS, NO_SNIFF], pages::slis(is_healthy)).into_response()
 }
 
-async fn configz(State(metrics): State<Arc<Metrics>>) -> Response {
-    ([JSON, NO_SNIFF], metrics.pages.configz.clone()).into_response()
+async fn configz(State(server): State<Arc<MetricsServer>>) -> Response {
+    ([JSON, NO_SNIFF], server.pages.configz.clone()).into_response()
 }
 
-async fn statusz(State(metrics): State<Arc<Metrics>>) -> Response {
-    ([PLAIN, NO_SNIFF], pages::statusz(&metrics.vitals.status(), Timestamp::now())).into_response()
+async fn statusz(State(server): State<Arc<MetricsServer>>) -> Response {
+    ([PLAIN, NO_SNIFF], pages::statusz(&server.state.status(), Timestamp::now())).into_response()
 }
 
-async fn flagz(State(metrics): State<Arc<Metrics>>) -> Response {
-    ([PLAIN, NO_SNIFF], pages::flagz(&metrics.pages.arguments)).into_response()
+async fn flagz(State(server): State<Arc<MetricsServer>>) -> Response {
+    ([PLAIN, NO_SNIFF], pages::flagz(&server.pages.arguments)).into_response()
 }

@@ -19,7 +19,7 @@ use crate::k8s::events::Report;
 const RETRY: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 1024;
 
-pub struct Place {
+pub struct ListenConfig {
     pub address: SocketAddr,
     /// What an address that cannot be had is called in events.
     pub reason: &'static str,
@@ -30,25 +30,25 @@ pub struct Place {
 }
 
 /// Answers there for as long as the agent lives.
-pub async fn serve(what: &'static str, place: Place, app: Router) {
-    let Place { address, reason, hard_fail, fatal, reports } = place;
-    let mut complained = false;
+pub async fn serve(server: &'static str, config: ListenConfig, app: Router) {
+    let ListenConfig { address, reason, hard_fail, fatal, reports } = config;
+    let mut is_logged = false;
     loop {
         match bind(address) {
             Ok(listener) => {
-                debug!(what, %address, "answering");
+                debug!(server, %address, "answering");
                 answer(listener, app).await
             }
             Err(error) if hard_fail => {
-                tell(&reports, reason, what, address, &error);
+                report_failure(&reports, reason, server, address, &error);
                 // The agent may be ending already.
-                let _ = fatal.send(anyhow!(error).context(format!("cannot serve {what} on {address}")));
+                let _ = fatal.send(anyhow!(error).context(format!("cannot serve {server} on {address}")));
                 return;
             }
-            Err(error) if !complained => {
-                complained = true;
-                tell(&reports, reason, what, address, &error);
-                warn!(what, %address, %error, "address not to be had, will retry");
+            Err(error) if !is_logged => {
+                is_logged = true;
+                report_failure(&reports, reason, server, address, &error);
+                warn!(server, %address, %error, "address not to be had, will retry");
             }
             Err(_) => {}
         }
@@ -56,15 +56,15 @@ pub async fn serve(what: &'static str, place: Place, app: Router) {
     }
 }
 
-fn tell(
+fn report_failure(
     reports: &mpsc::UnboundedSender<Report>,
     reason: &'static str,
-    what: &str,
+    server: &str,
     address: SocketAddr,
     error: &io::Error,
 ) {
     // Without an API server nobody takes it.
-    let _ = reports.send(Report::of_server(reason, format!("cannot serve {what} on {address}: {error}")));
+    let _ = reports.send(Report::of_server(reason, format!("cannot serve {server} on {address}: {error}")));
 }
 
 /// `::` stands for every IPv6 address, and leaves the IPv4 ones to whoever wants them.

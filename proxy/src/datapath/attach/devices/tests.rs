@@ -25,7 +25,7 @@ fn network(text: &str) -> Network {
         let has_link_header = *kind != "tunnel";
         network.links.push(Link {
             address: None,
-            vlan_on: None,
+            vlan_parent: None,
             index,
             name: (*name).to_owned(),
             kind: named(kind),
@@ -36,16 +36,16 @@ fn network(text: &str) -> Network {
     network
 }
 
-fn named(kind: &str) -> Kind {
+fn named(kind: &str) -> LinkKind {
     match kind {
-        "lo" => Kind::Loopback,
-        "card" => Kind::Card,
-        "bridge" => Kind::Bridge,
-        "pod" => Kind::Pair(Place::Elsewhere),
-        "pair" => Kind::Pair(Place::Here),
-        "tunnel" => Kind::Tunnel,
-        "vrf" => Kind::Vrf,
-        "dummy" => Kind::Inert,
+        "lo" => LinkKind::Loopback,
+        "card" => LinkKind::Nic,
+        "bridge" => LinkKind::Bridge,
+        "pod" => LinkKind::Veth(PeerNetns::Other),
+        "pair" => LinkKind::Veth(PeerNetns::Same),
+        "tunnel" => LinkKind::Tunnel,
+        "vrf" => LinkKind::Vrf,
+        "dummy" => LinkKind::Dummy,
         other => panic!("{other}"),
     }
 }
@@ -76,7 +76,7 @@ fn roles(network: &Network, config: &DeviceConfig) -> String {
         DeviceRole::External => "external",
         DeviceRole::Pod => "pod",
     };
-    let devices = choose(network, config);
+    let devices = select_devices(network, config);
     devices.iter().map(|device| format!("{}={}", device.name, role(device))).collect::<Vec<_>>().join(" ")
 }
 
@@ -252,7 +252,7 @@ fn masquerading_takes_an_address_of_the_way_out() {
          veth1 pod in=cni0
          flannel1 tunnel 10.244.1.0/32",
     );
-    let devices = choose(&network, &auto());
+    let devices = select_devices(&network, &auto());
     let found: Vec<_> = devices
         .iter()
         .map(|device| {

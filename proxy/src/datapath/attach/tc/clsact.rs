@@ -38,13 +38,13 @@ impl Clsact {
         Self { links }
     }
 
-    fn mark(&self, word: &str, device: u32) -> io::Result<()> {
-        let pin = self.links.join(pin_of(word, device));
-        if pin.exists() { Ok(()) } else { sys::object_pin(sys::token()?.as_fd(), &pin) }
+    fn mark(&self, prefix: &str, device: u32) -> io::Result<()> {
+        let pin = self.links.join(pin_of(prefix, device));
+        if pin.exists() { Ok(()) } else { sys::object_pin(sys::marker_map()?.as_fd(), &pin) }
     }
 
-    fn unmark(&self, word: &str, device: u32) -> io::Result<()> {
-        remove_if_there(&self.links.join(pin_of(word, device)))
+    fn unmark(&self, prefix: &str, device: u32) -> io::Result<()> {
+        remove_if_there(&self.links.join(pin_of(prefix, device)))
     }
 
     /// Marked first: what dies in between leaves a mark without a qdisc, which does no harm.
@@ -57,7 +57,7 @@ impl Clsact {
     }
 
     /// Once nothing of ours is left at a device; the qdisc goes if it is ours and nobody else uses it.
-    fn forget(&self, device: u32) -> io::Result<()> {
+    fn clean_up(&self, device: u32) -> io::Result<()> {
         let mut filters = request::filters(device, Direction::Ingress)?;
         filters.extend(request::filters(device, Direction::Egress)?);
         if filters.iter().any(is_ours) {
@@ -72,17 +72,17 @@ impl Clsact {
 }
 
 impl Hooks for Clsact {
-    fn holds(&self, hook: Hook, program_id: u32) -> bool {
+    fn is_attached(&self, hook: Hook, program_id: u32) -> bool {
         let filter = find(hook).unwrap_or_default();
         filter.is_some_and(|filter| filter.program_id == program_id)
     }
 
-    fn put(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
+    fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
         self.mark(FILTERS, hook.device)?;
         self.ensure_qdisc(hook.device)?;
-        let place = find(hook)?.map(|filter| (filter.priority, filter.handle));
+        let existing = find(hook)?.map(|filter| (filter.priority, filter.handle));
         let (name, device, direction) = (name_of(hook.program), hook.device, hook.direction());
-        match place {
+        match existing {
             Some((priority, handle)) => {
                 let filter = Filter { name, priority, handle, program_id: 0 };
                 request::change_filter(device, direction, &filter, program.as_raw_fd())
@@ -94,14 +94,14 @@ impl Hooks for Clsact {
         }
     }
 
-    fn take(&self, hook: Hook) -> io::Result<()> {
+    fn detach(&self, hook: Hook) -> io::Result<()> {
         if let Some(filter) = find(hook)? {
             unless_gone(request::delete_filter(hook.device, hook.direction(), &filter))?;
         }
-        self.forget(hook.device)
+        self.clean_up(hook.device)
     }
 
-    fn held(&self) -> io::Result<Vec<Hook>> {
+    fn attached(&self) -> io::Result<Vec<Hook>> {
         let names = names_in(&self.links)?;
         let devices: Vec<u32> = devices_of(&names, FILTERS).collect();
         let at = |device| TC_PROGRAMS.iter().map(move |program| Hook { device, program: program.name });
@@ -132,6 +132,6 @@ fn unless_gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-pub fn standing_at(device: u32, direction: Direction) -> io::Result<Vec<String>> {
+pub fn programs_at(device: u32, direction: Direction) -> io::Result<Vec<String>> {
     Ok(request::filters(device, direction)?.into_iter().map(|filter| filter.name).collect())
 }

@@ -27,9 +27,9 @@ pub enum TcError {
         source: io::Error,
     },
     #[error("cannot tell what is attached to devices")]
-    Held(#[source] io::Error),
+    List(#[source] io::Error),
     #[error("cannot tell which programs stand at {0}")]
-    Standing(String, #[source] aya::programs::ProgramError),
+    Query(String, #[source] aya::programs::ProgramError),
 }
 
 /// A program's place.
@@ -50,14 +50,14 @@ impl Hook {
 /// One way of putting programs at hooks.
 pub trait Hooks: std::fmt::Debug {
     /// Whether our program stands there.
-    fn holds(&self, hook: Hook, program_id: u32) -> bool;
+    fn is_attached(&self, hook: Hook, program_id: u32) -> bool;
 
     /// Puts it there, in the place of an earlier one of ours.
-    fn put(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()>;
+    fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Takes ours away, if there is one.
-    fn take(&self, hook: Hook) -> io::Result<()>;
+    fn detach(&self, hook: Hook) -> io::Result<()>;
 
     /// Where something of ours may be, left by any agent.
-    fn held(&self) -> io::Result<Vec<Hook>>;
+    fn attached(&self) -> io::Result<Vec<Hook>>;
 }

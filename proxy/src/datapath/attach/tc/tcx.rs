@@ -28,23 +28,23 @@ impl Tcx {
 }
 
 impl Hooks for Tcx {
-    fn holds(&self, hook: Hook, program_id: u32) -> bool {
-        self.link(hook).holds(program_id)
+    fn is_attached(&self, hook: Hook, program_id: u32) -> bool {
+        self.link(hook).is_attached(program_id)
     }
 
-    fn put(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
+    fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
         let direction = match hook.direction() {
             Direction::Ingress => TcxHook::Ingress,
             Direction::Egress => TcxHook::Egress,
         };
-        self.link(hook).put(program, || sys::link_tcx(program, hook.device, direction))
+        self.link(hook).attach(program, || sys::link_tcx(program, hook.device, direction))
     }
 
-    fn take(&self, hook: Hook) -> io::Result<()> {
-        self.link(hook).take()
+    fn detach(&self, hook: Hook) -> io::Result<()> {
+        self.link(hook).detach()
     }
 
-    fn held(&self) -> io::Result<Vec<Hook>> {
+    fn attached(&self) -> io::Result<Vec<Hook>> {
         let names = names_in(&self.links)?;
         let of =
             |program: &'static str| devices_of(&names, program).map(move |device| Hook { device, program });
@@ -52,12 +52,12 @@ impl Hooks for Tcx {
     }
 }
 
-pub fn standing_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
+pub fn programs_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
     let attach_type = match direction {
         Direction::Ingress => TcAttachType::Ingress,
         Direction::Egress => TcAttachType::Egress,
     };
     let (_, programs) = SchedClassifier::query_tcx(device, attach_type)
-        .map_err(|source| TcError::Standing(device.to_owned(), source))?;
+        .map_err(|source| TcError::Query(device.to_owned(), source))?;
     Ok(programs.iter().map(|program| program.name_as_str().unwrap_or("?").to_owned()).collect())
 }

@@ -7,26 +7,26 @@ use tracing::{info, warn};
 
 use crate::{
     config::XdpMode,
-    datapath::{self, Device, EarlyDevice, EarlyHooks, Network, Pins, Programs},
-    observe::{agent_state::Vitals, log_once::Grievance},
+    datapath::{self, Device, Network, Pins, Programs, XdpAttachment, XdpHooks},
+    observe::{agent_state::AgentState, log_once::LogOnce},
 };
 
-pub struct EarlyPlane {
-    hooks: EarlyHooks,
-    vitals: Arc<Vitals>,
+pub struct XdpDevices {
+    hooks: XdpHooks,
+    state: Arc<AgentState>,
     /// As they were last told in the log.
-    known: Vec<EarlyDevice>,
-    not_detached: Grievance,
+    known: Vec<XdpAttachment>,
+    not_detached: LogOnce,
     /// Where the program stands, for whoever keeps the neighbours there fresh.
     devices: watch::Sender<BTreeSet<u32>>,
 }
 
-impl EarlyPlane {
-    pub fn new(mode: XdpMode, pins: &Pins, vitals: Arc<Vitals>) -> Self {
+impl XdpDevices {
+    pub fn new(mode: XdpMode, pins: &Pins, state: Arc<AgentState>) -> Self {
         let devices = watch::Sender::new(BTreeSet::new());
-        tokio::spawn(datapath::keep_fresh(devices.subscribe()));
-        let (known, not_detached) = (Vec::new(), Grievance::default());
-        Self { hooks: EarlyHooks::new(mode, pins), vitals, known, not_detached, devices }
+        tokio::spawn(datapath::refresh_neighbours(devices.subscribe()));
+        let (known, not_detached) = (Vec::new(), LogOnce::default());
+        Self { hooks: XdpHooks::new(mode, pins), state, known, not_detached, devices }
     }
 
     pub fn takes_frames(&self, device: &Device) -> bool {
@@ -39,13 +39,13 @@ impl EarlyPlane {
         for iface in &pass.repaired {
             warn!(iface, "XDP program was not attached any more, attached again");
         }
-        self.not_detached.note("XDP program not detached", pass.failed.map_or(Ok(()), Err));
+        self.not_detached.record("XDP program not detached", pass.failed.map_or(Ok(()), Err));
         for device in pass.devices.iter().filter(|device| !self.known.contains(device)) {
-            tell(device);
+            log(device);
         }
         if self.known != pass.devices {
-            self.vitals.set_early(&pass.devices);
-            let served = pass.devices.iter().filter(|device| device.found.is_ok());
+            self.state.set_xdp(&pass.devices);
+            let served = pass.devices.iter().filter(|device| device.result.is_ok());
             self.devices.send_replace(served.map(|device| device.index).collect());
             self.known = pass.devices;
         }
@@ -53,13 +53,13 @@ impl EarlyPlane {
     }
 }
 
-fn tell(device: &EarlyDevice) {
+fn log(device: &XdpAttachment) {
     let iface = &device.name;
-    match &device.found {
+    match &device.result {
         Ok(place) => info!(iface, place = place.name(), "packets for other nodes leave by XDP"),
-        Err(excuse) if device.is_fault => {
-            warn!(iface, reason = %excuse, "no XDP here, the packet plane serves alone")
+        Err(reason) if device.is_fault => {
+            warn!(iface, reason = %reason, "no XDP here, the packet plane serves alone")
         }
-        Err(excuse) => info!(iface, reason = %excuse, "no XDP here, the packet plane serves alone"),
+        Err(reason) => info!(iface, reason = %reason, "no XDP here, the packet plane serves alone"),
     }
 }
