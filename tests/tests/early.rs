@@ -27,7 +27,7 @@ type Counts = BTreeMap<&'static str, u64>;
 
 fn counts(node: &Node) -> Counts {
     let maps = inspect(node.bpffs()).unwrap_or_else(|error| panic!("{error:?}"));
-    let count = |outcome: XdpOutcome| (outcome.name(), maps.early(outcome).expect("it is readable"));
+    let count = |outcome: XdpOutcome| (outcome.name(), maps.xdp_outcomes(outcome).expect("it is readable"));
     XdpOutcome::ALL.into_iter().map(count).collect()
 }
 

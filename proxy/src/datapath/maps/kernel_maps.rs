@@ -44,7 +44,7 @@ pub struct KernelMaps {
     services: HashMap<MapData, u32, ServiceName>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
     drops: PerCpuArray<MapData, u64>,
-    early: PerCpuArray<MapData, u64>,
+    xdp: PerCpuArray<MapData, u64>,
     affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
     affinity_v6: HashMap<MapData, AffinityKey, AffinityEntry>,
     node_addresses_v4: HashMap<MapData, [u8; 4], NodeAddressFlags>,
@@ -104,7 +104,7 @@ impl KernelMaps {
             services,
             service_stats,
             drops: per_cpu(dir, map::DROPS)?,
-            early: per_cpu(dir, map::XDP_OUTCOMES)?,
+            xdp: per_cpu(dir, map::XDP_OUTCOMES)?,
             affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
             affinity_v6: lru_hash(dir, map::AFFINITY_V6)?,
             node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
@@ -168,7 +168,7 @@ impl KernelMaps {
 
     /// How many packets the early plane came to an outcome with.
     pub fn xdp_outcomes(&self, outcome: XdpOutcome) -> Result<u64, MapError> {
-        let values = self.early.get(&(outcome as u32), 0).map_err(refused("read", map::XDP_OUTCOMES))?;
+        let values = self.xdp.get(&(outcome as u32), 0).map_err(refused("read", map::XDP_OUTCOMES))?;
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
 
