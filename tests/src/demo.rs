@@ -5,8 +5,8 @@
 
 #![expect(clippy::print_stdout, reason = "a demo prints to its terminal")]
 
+mod cluster;
 mod screen;
-mod stage;
 mod tour;
 
 use std::io::{self, IsTerminal as _};
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::demo::{screen::Screen, stage::Stage};
+use crate::demo::{cluster::DemoCluster, screen::Screen};
 
 /// Balances connections between the pods of a small application, in network namespaces of this machine.
 ///
@@ -52,16 +52,16 @@ async fn show(screen: &Screen, once: bool) -> Result<()> {
     screen.say("");
     screen.title("Portreeve: the voting application on two nodes");
     screen.say("");
-    let mut stage = Stage::build(screen).await?;
-    tour::run(screen, &mut stage).await?;
+    let mut cluster = DemoCluster::build(screen).await?;
+    tour::run(screen, &mut cluster).await?;
     let stays = io::stdout().is_terminal() && !once;
-    stage.what_next(screen, stays)?;
+    cluster.what_next(screen, stays)?;
     if stays {
-        tour::go_on(screen, &mut stage).await?;
+        tour::go_on(screen, &mut cluster).await?;
     }
-    let report = stage.end().await?;
+    let report = cluster.end().await?;
     screen.clear();
-    screen.say(&format!(" {}", stage::summary(&report)));
+    screen.say(&format!(" {}", cluster::summary(&report)));
     anyhow::ensure!(report.failed() == 0, "connections failed: {:?}", report.failures);
     Ok(())
 }

@@ -5,20 +5,20 @@
 //! what each must look like, checksums included. Now and then comes a strait: a condition under which a packet must be
 //! refused, and counted under its name.
 
-mod given;
-pub(crate) mod ground;
+mod corrupted;
+mod exhaustion;
+pub(crate) mod fixture;
+mod kube_proxy_cases;
+pub(crate) mod objects;
+pub(crate) mod packet;
+mod path;
 mod random;
-mod row;
-mod spoilt;
-mod straits;
-mod way;
-pub(crate) mod wire;
-pub(crate) mod world;
+mod verdict_row;
 pub mod xdp;
 
-pub use given::given;
+pub use corrupted::corrupted as spoilt;
+pub use exhaustion::PROVOKED;
+pub use kube_proxy_cases::kube_proxy_cases as given;
+pub use packet::Packet;
 pub use random::{Tally, run};
-pub use row::Row;
-pub use spoilt::spoilt;
-pub use straits::PROVOKED;
-pub use wire::Packet;
+pub use verdict_row::VerdictRow;

@@ -8,17 +8,17 @@
 
 mod changer;
 pub mod dialler;
-mod ground;
+mod fixture;
 mod judge;
 
 use std::{num::NonZeroU32, time::Duration};
 
 use anyhow::{Context as _, Result};
 
-use self::{changer::Changer, ground::Ground};
+use self::{changer::Changer, fixture::AtomicityFixture};
 use super::process::{finish, start};
 
-pub use judge::Outcome;
+pub use judge::AtomicityReport;
 
 /// How long and how hard.
 #[derive(Debug, Clone, Copy)]
@@ -34,13 +34,13 @@ pub struct Setting {
 /// Clients of each family.
 const CLIENTS: u8 = 2;
 
-pub async fn run(setting: &Setting) -> Result<Outcome> {
-    let ground = Ground::lay().await?;
-    let mut changer = Changer::new(&ground, setting.affinity, setting.seed)?;
+pub async fn run(setting: &Setting) -> Result<AtomicityReport> {
+    let fixture = AtomicityFixture::create().await?;
+    let mut changer = Changer::new(&fixture, setting.affinity, setting.seed)?;
     changer.change()?;
-    ground.attach()?;
-    let task = dialler::Task { vips: ground::vips(), connects: setting.connects, clients: CLIENTS };
-    let (process, output) = start(&task, &ground.netns, &ground.cgroup)?;
+    fixture.attach()?;
+    let task = dialler::Task { vips: fixture::vips(), connects: setting.connects, clients: CLIENTS };
+    let (process, output) = start(&task, &fixture.netns, &fixture.cgroup)?;
     let records = std::thread::spawn(move || dialler::read(output));
     changer.change_until(Duration::from_secs(1) / setting.changes_per_second, || records.is_finished())?;
     let records = records.join().ok().context("the thread that reads the records panicked")??;

@@ -146,9 +146,9 @@ async fn atomicity(arguments: &Atomicity) -> Result<()> {
     let Atomicity { connects, changes_per_second, affinity, seed } = *arguments;
     println!("{connects} connects while backends change {changes_per_second} times a second");
     let setting = atomicity::Setting { connects, changes_per_second, affinity, seed };
-    let outcome = atomicity::run(&setting).await?;
-    println!("{outcome}");
-    ensure!(outcome.holds(), "a switch of backends was not atomic");
+    let report = atomicity::run(&setting).await?;
+    println!("{report}");
+    ensure!(report.holds(), "a switch of backends was not atomic");
     Ok(())
 }
 

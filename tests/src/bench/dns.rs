@@ -18,7 +18,7 @@ use crate::lab::{api_server::ApiServer, kernel::netns::Netns};
 use load::Load;
 use population::Population;
 pub use report::Report;
-use server::{Kind, Server};
+use server::{Implementation, Server};
 use upstream::Upstream;
 
 /// How much and how long.
@@ -39,8 +39,8 @@ pub async fn run(setting: &Setting) -> Result<Report> {
     let upstream = Upstream::start(&netns)?;
     let directory = tempfile::tempdir().context("cannot make a directory")?;
     let kubeconfig = api_server.kubeconfig(directory.path())?;
-    let mut kinds = vec![Kind::Portreeve];
-    kinds.extend(env::var_os("COREDNS").map(PathBuf::from).map(Kind::CoreDns));
+    let mut kinds = vec![Implementation::Portreeve];
+    kinds.extend(env::var_os("COREDNS").map(PathBuf::from).map(Implementation::CoreDns));
     let mut report = Report::default();
     for kind in kinds {
         let name = kind.name();

@@ -12,19 +12,19 @@ use proxy_ebpf::abi::XDP_EXTERNAL;
 
 use crate::{
     differential::{
-        ground::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, network},
-        wire::Packet,
+        fixture::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, ProgramFixture, network},
+        packet::Packet,
     },
     lab::{kernel::netns::Netns, rng::Chance},
 };
 
 mod empty;
+mod objects;
 mod report;
-mod world;
 
-use empty::{Empty, Kind};
+use empty::{Empty, ProgramType};
 pub use report::Report;
-use report::{Row, Times};
+use report::{PacketRow, Times};
 
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -35,41 +35,41 @@ pub struct Setting {
 }
 
 /// A program, and which of a flow's packets it gets.
-struct Subject {
+struct MeasuredProgram {
     name: &'static str,
-    kind: Kind,
-    meets: Meets,
+    kind: ProgramType,
+    packet: PacketKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Meets {
+enum PacketKind {
     /// What the client sends.
     Dialled,
     /// The same packet once it has a backend, and leaves.
     Forwarded,
 }
 
-const SUBJECTS: [Subject; 3] = [
-    Subject { name: EXTERNAL_INGRESS, kind: Kind::Tc, meets: Meets::Dialled },
-    Subject { name: EXTERNAL_EGRESS, kind: Kind::Tc, meets: Meets::Forwarded },
-    Subject { name: XDP_EXTERNAL, kind: Kind::Xdp, meets: Meets::Dialled },
+const PROGRAMS: [MeasuredProgram; 3] = [
+    MeasuredProgram { name: EXTERNAL_INGRESS, kind: ProgramType::Tc, packet: PacketKind::Dialled },
+    MeasuredProgram { name: EXTERNAL_EGRESS, kind: ProgramType::Tc, packet: PacketKind::Forwarded },
+    MeasuredProgram { name: XDP_EXTERNAL, kind: ProgramType::Xdp, packet: PacketKind::Dialled },
 ];
 
 /// The address of the device that programs are run at. What is sent on before the kernel sees it must be for the node.
 const LOOPBACK: [u8; 6] = [0; 6];
 
 pub fn run(setting: &Setting, progress: &ProgressBar) -> Result<Report> {
-    progress.set_length(setting.flows.len() as u64 * 2 * SUBJECTS.len() as u64 * 2);
-    place()?.run(|| {
+    progress.set_length(setting.flows.len() as u64 * 2 * PROGRAMS.len() as u64 * 2);
+    network_with_neighbours()?.run(|| {
         let mut report = Report::default();
         for flows in &setting.flows {
             for is_v6 in [false, true] {
                 // Maps of their own, so that no row finds the flows of another.
                 let mut bench = Bench::new(*flows, is_v6, setting.runs)?;
-                for subject in &SUBJECTS {
-                    report.rows.push(bench.established(subject)?);
+                for program in &PROGRAMS {
+                    report.rows.push(bench.established(program)?);
                     progress.inc(1);
-                    report.rows.push(bench.new_ones(subject)?);
+                    report.rows.push(bench.new_flows(program)?);
                     progress.inc(1);
                 }
             }
@@ -79,12 +79,12 @@ pub fn run(setting: &Setting, progress: &ProgressBar) -> Result<Report> {
 }
 
 /// Where the neighbour on the way to the backend is known.
-fn place() -> Result<Netns> {
+fn network_with_neighbours() -> Result<Netns> {
     let netns = network()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let netlink = netns.netlink()?;
-        for backend in [false, true].into_iter().flat_map(world::backends) {
+        for backend in [false, true].into_iter().flat_map(objects::backends) {
             netlink.neighbour("lo", backend, LOOPBACK).await?;
         }
         Ok::<_, anyhow::Error>(())
@@ -93,7 +93,7 @@ fn place() -> Result<Netns> {
 }
 
 struct Bench {
-    ground: Ground,
+    fixture: ProgramFixture,
     is_v6: bool,
     /// The flows that are in the tables since the beginning, by their numbers.
     known: Vec<u32>,
@@ -105,25 +105,25 @@ struct Bench {
 
 impl Bench {
     fn new(flows: u32, is_v6: bool, runs: u32) -> Result<Self> {
-        let mut ground = Ground::new(None, ground::CONFIG)?;
-        ground.lay(world::policy(), world::changes())?;
-        let mut bench = Self { ground, is_v6, known: Vec::new(), begun: 0, runs, chance: Chance::new() };
-        let mut patience = Patience::with(flows);
+        let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
+        fixture.load_objects(objects::policy(), objects::changes())?;
+        let mut bench = Self { fixture, is_v6, known: Vec::new(), begun: 0, runs, chance: Chance::new() };
+        let mut failures = FailureBudget::with(flows);
         while bench.known.len() < flows as usize {
-            let first = bench.another();
+            let first = bench.next_new();
             match bench.forwarded(&first) {
                 Ok(there) => {
-                    bench.be_answered(&there)?;
+                    bench.reply_to(&there)?;
                     bench.known.push(bench.begun - 1);
                 }
-                Err(error) => patience.bear(error)?,
+                Err(error) => failures.count(error)?,
             }
         }
         Ok(bench)
     }
 
     /// The first packet of a flow that there has not been yet. Those with a header between are the packet plane's.
-    fn another(&mut self) -> Packet {
+    fn next_new(&mut self) -> Packet {
         loop {
             self.begun += 1;
             let packet = self.first_of(self.begun - 1);
@@ -134,82 +134,87 @@ impl Bench {
     }
 
     fn first_of(&self, flow: u32) -> Packet {
-        let (flow, port) = world::flow(flow, self.is_v6);
+        let (flow, port) = objects::flow(flow, self.is_v6);
         Packet::first(&flow, port)
     }
 
     /// The packet as it is after it got its backend.
     fn forwarded(&mut self, packet: &Packet) -> Result<Packet> {
-        let (_, out) = self.ground.run(EXTERNAL_INGRESS, packet)?;
+        let (_, out) = self.fixture.run(EXTERNAL_INGRESS, packet)?;
         let there = Packet::parse(&out)?;
-        ensure!(world::is_backend(there.to), "{} went to {}", packet.to, there.to);
+        ensure!(objects::is_backend(there.to), "{} went to {}", packet.to, there.to);
         Ok(there)
     }
 
     /// Lets the packet leave and its answer come back: flows that nobody answers are given up sooner.
-    fn be_answered(&mut self, there: &Packet) -> Result<()> {
-        let (_, out) = self.ground.run(EXTERNAL_EGRESS, there)?;
-        let (_, out) = self.ground.run(EXTERNAL_INGRESS, &Packet::parse(&out)?.answer())?;
-        self.ground.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
+    fn reply_to(&mut self, there: &Packet) -> Result<()> {
+        let (_, out) = self.fixture.run(EXTERNAL_EGRESS, there)?;
+        let (_, out) = self.fixture.run(EXTERNAL_INGRESS, &Packet::parse(&out)?.answer())?;
+        self.fixture.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
         Ok(())
     }
 
-    fn established(&mut self, subject: &Subject) -> Result<Row> {
-        self.row(subject, "established", |bench| {
+    fn established(&mut self, program: &MeasuredProgram) -> Result<PacketRow> {
+        self.row(program, "established", |bench| {
             let at = bench.chance.below(bench.known.len() as u64);
             bench.first_of(bench.known[at as usize]).next()
         })
     }
 
-    fn new_ones(&mut self, subject: &Subject) -> Result<Row> {
-        self.row(subject, "new", Self::another)
+    fn new_flows(&mut self, program: &MeasuredProgram) -> Result<PacketRow> {
+        self.row(program, "new", Self::next_new)
     }
 
     fn row(
         &mut self,
-        subject: &Subject,
+        program: &MeasuredProgram,
         packet: &'static str,
         next: impl Fn(&mut Self) -> Packet,
-    ) -> Result<Row> {
-        let empty = Empty::load(subject.kind)?;
+    ) -> Result<PacketRow> {
+        let empty = Empty::load(program.kind)?;
         let (mut times, mut floor) = (Times::default(), Times::default());
-        let mut patience = Patience::with(self.runs);
+        let mut failures = FailureBudget::with(self.runs);
         for _ in 0..self.runs {
             let packet = next(self);
-            match self.time(subject, packet, &empty) {
+            match self.time(program, packet, &empty) {
                 Ok((took, least)) => {
                     times.push(took);
                     floor.push(least);
                 }
-                Err(error) => patience.bear(error)?,
+                Err(error) => failures.count(error)?,
             }
         }
         let flows = u32::try_from(self.known.len())?;
-        Ok(Row { program: subject.name, is_v6: self.is_v6, flows, packet, times, empty: floor })
+        Ok(PacketRow { program: program.name, is_v6: self.is_v6, flows, packet, times, empty: floor })
     }
 
     /// How long a packet took in a program, and in an empty one.
-    fn time(&mut self, subject: &Subject, mut packet: Packet, empty: &Empty) -> Result<(Duration, Duration)> {
-        if subject.meets == Meets::Forwarded {
+    fn time(
+        &mut self,
+        program: &MeasuredProgram,
+        mut packet: Packet,
+        empty: &Empty,
+    ) -> Result<(Duration, Duration)> {
+        if program.packet == PacketKind::Forwarded {
             packet = self.forwarded(&packet)?;
-        } else if subject.kind == Kind::Xdp {
-            packet = packet.in_frame_to(LOOPBACK);
+        } else if program.kind == ProgramType::Xdp {
+            packet = packet.with_destination_mac(LOOPBACK);
         }
         let least = empty.run(packet.bytes())?;
-        let (out, took) = self.ground.run_timed(subject.name, &packet)?;
-        self.must_be_translated(subject, &packet, &out)?;
+        let (out, took) = self.fixture.run_timed(program.name, &packet)?;
+        self.check_translated(program, &packet, &out)?;
         Ok((took, least))
     }
 
     /// A packet that is let through untouched would cost little.
-    fn must_be_translated(&self, subject: &Subject, packet: &Packet, out: &[u8]) -> Result<()> {
-        let left = Packet::parse(out).with_context(|| format!("{} leaves no packet", subject.name))?;
-        let is_masqueraded = subject.kind == Kind::Xdp || subject.meets == Meets::Forwarded;
-        ensure!(world::is_backend(left.to), "{}: {} went to {}", subject.name, packet.to, left.to);
+    fn check_translated(&self, program: &MeasuredProgram, packet: &Packet, out: &[u8]) -> Result<()> {
+        let left = Packet::parse(out).with_context(|| format!("{} leaves no packet", program.name))?;
+        let is_masqueraded = program.kind == ProgramType::Xdp || program.packet == PacketKind::Forwarded;
+        ensure!(objects::is_backend(left.to), "{}: {} went to {}", program.name, packet.to, left.to);
         ensure!(
-            (left.from.ip() == world::masquerade(self.is_v6)) == is_masqueraded,
+            (left.from.ip() == objects::masquerade(self.is_v6)) == is_masqueraded,
             "{}: {} was sent as {}",
-            subject.name,
+            program.name,
             packet.from,
             left.from
         );
@@ -219,14 +224,14 @@ impl Bench {
 
 /// Flows may be refused where the tables are nearly full, and silent ones given up for others: a few in a hundred are no
 /// error.
-struct Patience(u32);
+struct FailureBudget(u32);
 
-impl Patience {
+impl FailureBudget {
     fn with(packets: u32) -> Self {
         Self(packets / 50)
     }
 
-    fn bear(&mut self, error: anyhow::Error) -> Result<()> {
+    fn count(&mut self, error: anyhow::Error) -> Result<()> {
         match self.0.checked_sub(1) {
             Some(left) => self.0 = left,
             None => return Err(error),

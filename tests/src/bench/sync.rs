@@ -51,7 +51,7 @@ pub struct Setting {
 }
 
 /// A change that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// The Service whose changes are measured; the others have higher numbers.
 const MEASURED: u32 = 1;
 /// A mark that is written after everything else.
@@ -201,7 +201,7 @@ impl Watched {
         let began = Instant::now();
         change();
         while self.maps.published(frontend) == before {
-            ensure!(began.elapsed() < PATIENCE, "a change did not arrive within {PATIENCE:?}");
+            ensure!(began.elapsed() < TIMEOUT, "a change did not arrive within {TIMEOUT:?}");
             thread::yield_now();
         }
         Ok(began.elapsed())

@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use tokio::time::{interval, sleep};
 
 use crate::demo::{
+    cluster::{Counts, DemoCluster},
     screen::{Screen, grouped},
-    stage::{Counts, Stage},
 };
 
 /// Between two pictures.
@@ -18,7 +18,7 @@ const FRAME: Duration = Duration::from_millis(200);
 /// A chapter lasts at least this long, so that one can watch it.
 const CHAPTER: Duration = Duration::from_millis(3_500);
 /// What should be seen and is not by then never will be.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// The bars show the share of this many pictures.
 const WINDOW: usize = 5;
 const TRIES: u64 = 20;
@@ -26,56 +26,57 @@ const TRIES: u64 = 20;
 /// The last moments, for shares and rates.
 struct Window(VecDeque<(Instant, Counts)>);
 
-pub async fn run(screen: &Screen, stage: &mut Stage) -> Result<()> {
+pub async fn run(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     let mut window = Window(VecDeque::new());
-    let all: Vec<_> = stage.backends.keys().cloned().collect();
+    let all: Vec<_> = cluster.backends.keys().cloned().collect();
     // One that the client of the last chapter does not need.
-    let leaving = stage.backends.iter().max_by_key(|(_, pod)| &pod.node);
+    let leaving = cluster.backends.iter().max_by_key(|(_, pod)| &pod.node);
     let leaving = leaving.map(|(name, _)| name.clone()).unwrap_or_default();
 
     let told = format!("{} pods on 2 nodes serve, dialled over IPv4 and IPv6", all.len());
-    chapter(screen, stage, &mut window, &told, |now| all.iter().all(|name| now.share(name) > 0.0)).await?;
+    chapter(screen, cluster, &mut window, &told, |now| all.iter().all(|name| now.share(name) > 0.0)).await?;
     report_chapter(screen, &window, &format!("balanced over {} pods, IPv4 and IPv6", all.len()));
 
-    stage.publish(|name| name != leaving)?;
+    cluster.publish(|name| name != leaving)?;
     let told = format!("{leaving} goes away");
-    chapter(screen, stage, &mut window, &told, |now| now.share(&leaving) == 0.0).await?;
+    chapter(screen, cluster, &mut window, &told, |now| now.share(&leaving) == 0.0).await?;
     report_chapter(screen, &window, &format!("{leaving} went away"));
 
-    stage.publish(|_| true)?;
+    cluster.publish(|_| true)?;
     let told = format!("{leaving} is back");
-    chapter(screen, stage, &mut window, &told, |now| now.share(&leaving) > 0.2).await?;
+    chapter(screen, cluster, &mut window, &told, |now| now.share(&leaving) > 0.2).await?;
     report_chapter(screen, &window, "it came back and has its share");
 
-    stage.kill_agent().await?;
-    chapter(screen, stage, &mut window, "the agent of node-1 is killed: its programs stay", |_| true).await?;
+    cluster.kill_agent().await?;
+    chapter(screen, cluster, &mut window, "the agent of node-1 is killed: its programs stay", |_| true)
+        .await?;
     report_chapter(screen, &window, "the agent of node-1 was killed, and nobody noticed");
 
-    stage.restart_agent().await?;
-    chapter(screen, stage, &mut window, "a new agent adopts what it found", |_| true).await?;
+    cluster.restart_agent().await?;
+    chapter(screen, cluster, &mut window, "a new agent adopts what it found", |_| true).await?;
     report_chapter(screen, &window, "a new agent adopted the maps of the old one");
 
-    let (name, report) = stage.dial_itself(TRIES).await?;
+    let (name, report) = cluster.dial_itself(TRIES).await?;
     ensure!(report.answered_by(&name) == TRIES, "{name} does not reach itself: {report:?}");
     screen.done(&format!("{name} reached itself through its own Service"));
     Ok(())
 }
 
 /// Until Ctrl-C.
-pub async fn go_on(screen: &Screen, stage: &mut Stage) -> Result<()> {
+pub async fn go_on(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     let mut window = Window(VecDeque::new());
     let mut ticks = interval(FRAME);
     loop {
         ticks.tick().await;
-        window.push(stage.counts().await?);
-        screen.draw(&picture(screen, stage, &window, "it goes on until Ctrl-C"));
+        window.push(cluster.counts().await?);
+        screen.draw(&picture(screen, cluster, &window, "it goes on until Ctrl-C"));
     }
 }
 
 /// Shows what happens for a while, and until it is seen.
 async fn chapter(
     screen: &Screen,
-    stage: &Stage,
+    cluster: &DemoCluster,
     window: &mut Window,
     told: &str,
     is_seen: impl Fn(&Window) -> bool,
@@ -83,8 +84,8 @@ async fn chapter(
     let begun = Instant::now();
     window.0.clear();
     loop {
-        window.push(stage.counts().await?);
-        let lines = picture(screen, stage, window, told);
+        window.push(cluster.counts().await?);
+        let lines = picture(screen, cluster, window, told);
         screen.draw(&lines);
         if begun.elapsed() >= CHAPTER && is_seen(window) {
             if !screen.is_live() {
@@ -92,7 +93,7 @@ async fn chapter(
             }
             return Ok(());
         }
-        ensure!(begun.elapsed() < PATIENCE, "not seen within {PATIENCE:?}: {told}");
+        ensure!(begun.elapsed() < TIMEOUT, "not seen within {TIMEOUT:?}: {told}");
         sleep(FRAME).await;
     }
 }
@@ -106,10 +107,10 @@ fn report_chapter(screen: &Screen, window: &Window, text: &str) {
     screen.done(&format!("{text} {}", screen.dim(&format!("({failed})"))));
 }
 
-fn picture(screen: &Screen, stage: &Stage, window: &Window, told: &str) -> Vec<String> {
+fn picture(screen: &Screen, cluster: &DemoCluster, window: &Window, told: &str) -> Vec<String> {
     let Some((_, counts)) = window.0.back() else { return Vec::new() };
     let mut lines = vec![String::new(), format!(" {} {told}", screen.bold("▸")), String::new()];
-    for (name, pod) in &stage.backends {
+    for (name, pod) in &cluster.backends {
         let (share, count) = (window.share(name), counts.by_pod.get(name).copied().unwrap_or_default());
         let bar = screen.bar(share);
         let percent = share * 100.0;

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result};
 use proxy::model::flow::Flow;
 
 use super::{
-    ground::{self, Ground, network},
-    row::Row,
-    straits::{self, PROVOKED, Straits},
-    way::{Backend, Client, Expected, Way},
-    wire::Packet,
-    world::{self, CASES, FLOWS, World, client_port},
+    exhaustion::{self, ExhaustedNodes, PROVOKED},
+    fixture::{self, ProgramFixture, network},
+    objects::{self, CASES, FLOWS, RandomObjects, client_port},
+    packet::Packet,
+    path::{Backend, Client, Expected, FlowPath},
+    verdict_row::VerdictRow,
 };
 use crate::lab::rng::Chance;
 
@@ -19,7 +19,7 @@ use crate::lab::rng::Chance;
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// The rows of kube-proxy's table of verdicts.
-    pub rows: BTreeMap<Row, u64>,
+    pub rows: BTreeMap<VerdictRow, u64>,
     /// The reasons of refusal, as the programs counted them.
     pub reasons: BTreeMap<&'static str, u64>,
 }
@@ -33,7 +33,8 @@ impl Tally {
 
     /// Everything that must come up, and how often it did.
     pub fn counts(&self) -> impl Iterator<Item = (String, u64)> {
-        let rows = Row::ALL.iter().map(|row| (row.to_string(), self.rows.get(row)));
+        let rows =
+            VerdictRow::ALL.iter().map(|verdict_row| (verdict_row.to_string(), self.rows.get(verdict_row)));
         let reasons = PROVOKED.iter().map(|reason| (reason.name(), self.reasons.get(reason.name())));
         let reasons = reasons.map(|(name, count)| (name.to_owned(), count));
         rows.chain(reasons).map(|(name, count)| (name, count.copied().unwrap_or_default()))
@@ -49,54 +50,59 @@ pub fn run(
 ) -> Result<Tally> {
     network()?.run(|| {
         let mut tally = Tally::default();
-        let mut straits = Straits::new(object)?;
+        let mut exhausted = ExhaustedNodes::new(object)?;
         let mut done = 0;
         while done < cases {
-            let mut ground = Ground::new(object, ground::CONFIG)?;
+            let mut fixture = ProgramFixture::new(object, fixture::CONFIG)?;
             let end = cases.min(done + FLOWS);
             while done < end {
-                let world = World::random(chance);
-                ground.lay(world::policy(), world.changes())?;
+                let objects = RandomObjects::random(chance);
+                fixture.load_objects(objects::policy(), objects.changes())?;
                 for _ in 0..CASES.min(end - done) {
                     let seed = chance.seed;
-                    let row = check(&mut ground, &world, chance, done);
-                    let row = row.with_context(|| format!("case {done}, seed {seed}"))?;
-                    *tally.rows.entry(row).or_default() += 1;
+                    let verdict_row = check(&mut fixture, &objects, chance, done);
+                    let verdict_row = verdict_row.with_context(|| format!("case {done}, seed {seed}"))?;
+                    *tally.rows.entry(verdict_row).or_default() += 1;
                     done += 1;
                 }
-                straits.pass()?;
+                exhausted.check_all()?;
                 progress(done);
             }
-            tally.add_reasons(ground.refusals()?);
+            tally.add_reasons(fixture.refusals()?);
         }
-        tally.add_reasons(straits.refusals()?);
+        tally.add_reasons(exhausted.refusals()?);
         // Without any case, programs are loaded and no more.
         if cases > 0 {
-            straits::once(object)?;
+            exhaustion::check_once(object)?;
         }
         Ok(tally)
     })
 }
 
-fn check(ground: &mut Ground, world: &World, chance: &mut Chance, case: u64) -> Result<Row> {
-    let flow = world.flow(chance);
-    let verdict = ground.index.explain(&flow);
-    let way = Way {
+fn check(
+    fixture: &mut ProgramFixture,
+    objects: &RandomObjects,
+    chance: &mut Chance,
+    case: u64,
+) -> Result<VerdictRow> {
+    let flow = objects.flow(chance);
+    let verdict = fixture.index.explain(&flow);
+    let path = FlowPath {
         packet: Packet::first(&flow, client_port(case)),
         client: client(&flow, chance),
         backend: if chance.coin() { Backend::Outside } else { Backend::Pod },
     };
-    way.go(ground, &Expected::of(&verdict, world::NODE)).with_context(|| {
-        format!("{flow:?} from {:?} to {:?}: {}", way.client, way.backend, verdict.reason)
+    path.check(fixture, &Expected::of(&verdict, objects::NODE)).with_context(|| {
+        format!("{flow:?} from {:?} to {:?}: {}", path.client, path.backend, verdict.reason)
     })?;
-    Ok(Row::of(&flow, &verdict))
+    Ok(VerdictRow::of(&flow, &verdict))
 }
 
 /// Packets of pods and of the node come in from outside as well: where masquerading is off, and in hairpins of routers.
 fn client(flow: &Flow, chance: &mut Chance) -> Client {
     match chance.coin() {
-        true if world::NODE.contains(&flow.source) => Client::Node,
-        true if world::is_here(flow.source) => Client::Pod,
+        true if objects::NODE.contains(&flow.source) => Client::Node,
+        true if objects::is_here(flow.source) => Client::Pod,
         true | false => Client::Outside,
     }
 }

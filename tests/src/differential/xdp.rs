@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    ground::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
-    wire::{Packet, sum_up_header},
-    world::{self, CASES, FLOWS, World, client_port},
+    fixture::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, ProgramFixture},
+    objects::{self, CASES, FLOWS, RandomObjects, client_port},
+    packet::{Packet, write_header_checksum},
 };
 use crate::lab::{
     kernel::netns::{Mac, Netns},
@@ -52,15 +52,15 @@ pub type Tally = BTreeMap<Fate, u64>;
 pub fn run(cases: u64, chance: &mut Chance) -> Result<Tally> {
     let (netns, _router) = network()?;
     netns.run(|| {
-        let (mut ground, mut tally) = (Uplink::new()?, Tally::new());
+        let (mut fixture, mut tally) = (Uplink::new()?, Tally::new());
         for case in 0..cases {
             if case.is_multiple_of(CASES) {
-                ground.renew(chance)?;
+                fixture.renew(chance)?;
             }
             let seed = chance.seed;
-            ground.check(chance, case, &mut tally).with_context(|| format!("case {case}, seed {seed}"))?;
+            fixture.check(chance, case, &mut tally).with_context(|| format!("case {case}, seed {seed}"))?;
         }
-        ground.counted_once()?;
+        fixture.counted_once()?;
         Ok(tally)
     })
 }
@@ -85,8 +85,8 @@ fn network() -> Result<(Netns, Netns)> {
 }
 
 struct Uplink {
-    ground: Ground,
-    world: World,
+    fixture: ProgramFixture,
+    objects: RandomObjects,
     device: u32,
     /// Flows that were begun among these objects, and what was counted before.
     begun: u64,
@@ -102,30 +102,30 @@ enum Forwarded {
 
 impl Uplink {
     fn new() -> Result<Self> {
-        let ground = Ground::new(None, ground::CONFIG)?;
+        let fixture = ProgramFixture::new(None, fixture::CONFIG)?;
         let device = if_nametoindex(UPLINK)?;
-        Ok(Self { ground, world: World::default(), device, begun: 0, counted: 0 })
+        Ok(Self { fixture, objects: RandomObjects::default(), device, begun: 0, counted: 0 })
     }
 
     fn renew(&mut self, chance: &mut Chance) -> Result<()> {
         self.counted_once()?;
-        self.world = World::random(chance);
-        self.ground.lay(world::policy(), self.world.changes())?;
-        self.ground.have_uplink(self.device, world::NODE)?;
-        (self.begun, self.counted) = (0, self.ground.translated()?);
+        self.objects = RandomObjects::random(chance);
+        self.fixture.load_objects(objects::policy(), self.objects.changes())?;
+        self.fixture.add_uplink(self.device, objects::NODE)?;
+        (self.begun, self.counted) = (0, self.fixture.translated()?);
         Ok(())
     }
 
     /// Whichever plane decided, and however often both saw a packet.
     fn counted_once(&self) -> Result<()> {
-        let counted = self.ground.translated()? - self.counted;
+        let counted = self.fixture.translated()? - self.counted;
         ensure!(counted == self.begun, "{} flows were begun, {counted} are counted", self.begun);
         Ok(())
     }
 
     /// A flow's first packet, its answer, and the next packet.
     fn check(&mut self, chance: &mut Chance, case: u64, tally: &mut Tally) -> Result<()> {
-        let flow = self.world.flow(chance);
+        let flow = self.objects.flow(chance);
         let packet = Packet::first(&flow, client_port(case % FLOWS));
         let forwarded = self.both(&packet, chance).with_context(|| format!("{flow:?}"))?;
         let fate = match &forwarded {
@@ -137,7 +137,7 @@ impl Uplink {
         *tally.entry(fate).or_default() += 1;
         let (Forwarded::As(there), has_left) = forwarded else { return Ok(()) };
         self.begun += 1;
-        let is_elsewhere = !world::is_here(there.to.ip()) && !world::NODE.contains(&flow.source);
+        let is_elsewhere = !objects::is_here(there.to.ip()) && !objects::NODE.contains(&flow.source);
         // What stands between the headers is for the stack.
         let leaves = |packet: &Packet| is_elsewhere && packet.is_plain();
         ensure!(has_left == leaves(&packet), "{flow:?} to {} has left: {has_left}", there.to);
@@ -154,7 +154,7 @@ impl Uplink {
     }
 
     fn answered(&mut self, there: &Packet, chance: &mut Chance, tally: &mut Tally) -> Result<()> {
-        let is_masqueraded = world::NODE.contains(&there.from.ip());
+        let is_masqueraded = objects::NODE.contains(&there.from.ip());
         let answer = there.answer();
         let (_, has_left) = self.both(&answer, chance)?;
         ensure!(has_left == (is_masqueraded && answer.is_plain()), "has left: {has_left}");
@@ -183,22 +183,22 @@ impl Uplink {
     }
 
     fn forward(&mut self, packet: &Packet) -> Result<Forwarded> {
-        let (action, out) = self.ground.run(EXTERNAL_INGRESS, packet)?;
+        let (action, out) = self.fixture.run(EXTERNAL_INGRESS, packet)?;
         if action != PASS {
             return Ok(Forwarded::Refused);
         }
         if out == packet.bytes() {
             return Ok(Forwarded::Untouched);
         }
-        let (action, out) = self.ground.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
+        let (action, out) = self.fixture.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
         ensure!(action == PASS, "held up at the egress: {action}");
         Ok(Forwarded::As(Packet::parse(&out)?))
     }
 
     fn early(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-        let before = self.ground.refusals()?;
-        let early = self.ground.run_early(frame, self.device)?;
-        ensure!(self.ground.refusals()? == before, "it counts a refusal");
+        let before = self.fixture.refusals()?;
+        let early = self.fixture.run_early(frame, self.device)?;
+        ensure!(self.fixture.refusals()? == before, "it counts a refusal");
         Ok(early)
     }
 
@@ -221,7 +221,7 @@ fn oddities(packet: &Packet) -> Vec<(String, Vec<u8>)> {
         let mut frame = sent.to_vec();
         frame[at..at + to.len()].copy_from_slice(to);
         if is_v4 {
-            sum_up_header(&mut frame);
+            write_header_checksum(&mut frame);
         }
         (name.to_owned(), frame)
     };
@@ -252,7 +252,7 @@ fn too_large(sent: &[u8], is_v4: bool) -> (String, Vec<u8>) {
     let length = u16::try_from(frame.len() - before).unwrap_or(u16::MAX);
     frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
     if is_v4 {
-        sum_up_header(&mut frame);
+        write_header_checksum(&mut frame);
     }
     ("too large".to_owned(), frame)
 }

@@ -17,7 +17,7 @@ use crate::lab::{
     kernel::{netns::Netns, process::Process},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// An agent looks after its hooks every ten seconds.
 pub const VERIFICATION: Duration = Duration::from_secs(15);
 
@@ -88,7 +88,7 @@ impl Agent {
 
     /// Waits until it has programmed what the manifests say.
     pub async fn ready(&mut self) -> Result<()> {
-        let patience = here(PATIENCE);
+        let patience = here(TIMEOUT);
         timeout(patience, self.until_ready())
             .await
             .with_context(|| format!("the agent of {} is not ready within {patience:?}", self.node))
@@ -108,7 +108,7 @@ impl Agent {
     /// SIGTERM, and how it ended.
     pub async fn terminate(mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;
-        timeout(here(PATIENCE), self.process.ended()).await.context("the agent does not end after SIGTERM")?
+        timeout(here(TIMEOUT), self.process.ended()).await.context("the agent does not end after SIGTERM")?
     }
 
     async fn until_ready(&mut self) -> Result<()> {

@@ -187,12 +187,12 @@ impl ApiServer {
         &self,
         objects: impl IntoIterator<Item = Value>,
         gone: (&str, &str, &str),
-        sends_reject: bool,
+        expires_watches: bool,
     ) {
         self.shared.change(|state| {
             objects.into_iter().for_each(|object| state.store.put(object));
             state.store.delete(gone.0, gone.1, gone.2);
-            if sends_reject {
+            if expires_watches {
                 state.store.expire();
             } else {
                 state.store.compact();

@@ -42,7 +42,7 @@ use crate::lab::{
     node::{Node, NodeParts},
     objects::{self, Manifests},
     pod::Pod,
-    pod_network::{PodNetwork, go_everywhere},
+    pod_network::{PodNetwork, add_default_routes},
 };
 
 const FABRIC: &str = "fabric";
@@ -204,15 +204,15 @@ impl Cluster {
         let addresses = addresses.unwrap_or_else(|| node.next_pod());
         let netns = Netns::create().await?;
         node.network.plug(&netns, node.netns(), &node.pods, addresses).await?;
-        self.sum_up([(&netns, "eth0")])?;
+        self.fill_checksums([(&netns, "eth0")])?;
         Pod::start(name, Some(node.name.clone()), addresses, Arc::new(netns), cgroup)
     }
 
-    fn sum_up<const N: usize>(&self, devices: [(&Netns, &str); N]) -> Result<()> {
+    fn fill_checksums<const N: usize>(&self, devices: [(&Netns, &str); N]) -> Result<()> {
         if !self.has_cards {
             return Ok(());
         }
-        devices.into_iter().try_for_each(|(netns, device)| nic_offloads::sum_up(netns, device))
+        devices.into_iter().try_for_each(|(netns, device)| nic_offloads::fill_checksums(netns, device))
     }
 
     fn node_at(&self, index: usize) -> Result<&Node> {
@@ -232,8 +232,8 @@ impl Cluster {
         let ends = (netns.netlink()?, self.fabric.netlink()?);
         let port = format!("client{number}");
         plug((&ends.0, &ends.1), "eth0", &port, OUTSIDE).await?;
-        self.sum_up([(&netns, "eth0"), (&self.fabric, &port)])?;
-        furnish(&ends.0, &network, addresses, network.host(ROUTER)).await?;
+        self.fill_checksums([(&netns, "eth0"), (&self.fabric, &port)])?;
+        configure_eth0(&ends.0, &network, addresses, network.host(ROUTER)).await?;
         drop(ends);
         Pod::start(name, None, addresses, Arc::new(netns), self.outside.child(name)?)
     }
@@ -346,8 +346,8 @@ impl Cluster {
         let netns = Netns::create().await?;
         let ends = (netns.netlink()?, self.fabric.netlink()?);
         plug((&ends.0, &ends.1), "eth0", &name, FABRIC).await?;
-        self.sum_up([(&netns, "eth0"), (&self.fabric, &name)])?;
-        furnish(&ends.0, &network, addresses, network.host(ROUTER)).await?;
+        self.fill_checksums([(&netns, "eth0"), (&self.fabric, &name)])?;
+        configure_eth0(&ends.0, &network, addresses, network.host(ROUTER)).await?;
         drop(ends);
         self.manifests.write(&format!("{name}.yaml"), &objects::node(&name, addresses, &pods))?;
         let (pins, cgroup) = (PinDir::create(pins)?, self.cgroup.child(&name)?);
@@ -425,9 +425,14 @@ async fn plug(ends: (&Netlink<'_>, &Netlink<'_>), device: &str, port: &str, brid
 }
 
 /// Gives `eth0` its addresses and the way to everywhere.
-async fn furnish(netlink: &Netlink<'_>, network: &Subnet, own: Addresses, gateway: Addresses) -> Result<()> {
+async fn configure_eth0(
+    netlink: &Netlink<'_>,
+    network: &Subnet,
+    own: Addresses,
+    gateway: Addresses,
+) -> Result<()> {
     for address in network.interface(own)? {
         netlink.address("eth0", address).await?;
     }
-    go_everywhere(netlink, gateway).await
+    add_default_routes(netlink, gateway).await
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use tokio::time::sleep;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Tries until `attempt` succeeds and fails the story, naming `what` and the last error, when it never does.
@@ -18,7 +18,7 @@ pub async fn eventually<T, F>(what: &str, attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T>>,
 {
-    match within(PATIENCE, what, attempt).await {
+    match within(TIMEOUT, what, attempt).await {
         Ok(value) => value,
         Err(error) => panic!("{error:#}"),
     }

@@ -26,7 +26,7 @@ use crate::lab::{
     agent::built_beside,
     dns::resolv_conf::resolv_conf,
     kernel::{cgroup::Cgroup, netns::Netns, process::Process},
-    traffic::{Answer, Dial, Order, Protocol, Report, Request, Response, Serve},
+    traffic::{Action, Answer, Dial, Protocol, Report, Request, Response, Serve},
 };
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>>;
@@ -101,7 +101,7 @@ impl Pod {
     }
 
     /// Gives an order and waits for its answer.
-    pub async fn order(&self, order: Order) -> Result<Answer> {
+    pub async fn order(&self, order: Action) -> Result<Answer> {
         let (_, answer) = self.begin(order).await?;
         self.finish(answer).await
     }
@@ -111,54 +111,54 @@ impl Pod {
         let mut served = self.served.lock().await;
         if served.insert((protocol, port)) {
             let order = Serve { name: self.name.clone(), protocol, port, address: None };
-            self.order(Order::Serve(order)).await?;
+            self.order(Action::Serve(order)).await?;
         }
         Ok(())
     }
 
     pub async fn stop(&self, protocol: Protocol, port: u16) -> Result<()> {
         self.served.lock().await.remove(&(protocol, port));
-        self.order(Order::Stop { protocol, port }).await.map(|_| ())
+        self.order(Action::Stop { protocol, port }).await.map(|_| ())
     }
 
     /// Serves on until nobody has come for so long, then no more.
     pub async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> Result<()> {
         self.served.lock().await.remove(&(protocol, port));
         let quiet_ms = u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX);
-        self.order(Order::Retire { protocol, port, quiet_ms }).await.map(|_| ())
+        self.order(Action::Retire { protocol, port, quiet_ms }).await.map(|_| ())
     }
 
     /// Names are looked up as the kubelet lets pods of a namespace do it, by this server.
     pub async fn resolve_by(&self, namespace: &str, server: IpAddr, directory: &Path) -> Result<()> {
         let resolv_conf = resolv_conf(&self.name, namespace, server, directory)?;
-        self.order(Order::ResolveBy { resolv_conf }).await.map(|_| ())
+        self.order(Action::ResolveBy { resolv_conf }).await.map(|_| ())
     }
 
     pub async fn dial(&self, dial: Dial) -> Result<Report> {
-        report(self.order(Order::Dial(dial)).await?)
+        report(self.order(Action::Dial(dial)).await?)
     }
 
     pub async fn dial_on(self: Arc<Self>, dial: Dial) -> Result<Dialling> {
-        let (id, answer) = self.begin(Order::Dial(Dial { times: None, ..dial })).await?;
+        let (id, answer) = self.begin(Action::Dial(Dial { times: None, ..dial })).await?;
         Ok(Dialling { pod: self, id, answer })
     }
 
     /// Opens connections that stay open; the number names them, the report tells who answers them.
     pub async fn hold(&self, to: Vec<SocketAddr>, connections: usize) -> Result<(u64, Report)> {
-        let (id, answer) = self.begin(Order::Hold { to, connections }).await?;
+        let (id, answer) = self.begin(Action::Hold { to, connections }).await?;
         Ok((id, report(self.finish(answer).await?)?))
     }
 
     pub async fn echo(&self, held: u64) -> Result<Report> {
-        report(self.order(Order::Echo { of: held, bytes: 0 }).await?)
+        report(self.order(Action::Echo { of: held, bytes: 0 }).await?)
     }
 
     /// Sends so many bytes over each connection, and gets them back.
     pub async fn carry(&self, held: u64, bytes: usize) -> Result<Report> {
-        report(self.order(Order::Echo { of: held, bytes }).await?)
+        report(self.order(Action::Echo { of: held, bytes }).await?)
     }
 
-    async fn begin(&self, order: Order) -> Result<(u64, oneshot::Receiver<Result<Answer, String>>)> {
+    async fn begin(&self, order: Action) -> Result<(u64, oneshot::Receiver<Result<Answer, String>>)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut line = serde_json::to_vec(&Request { id, order }).context("cannot write an order")?;
         line.push(b'\n');
@@ -186,12 +186,12 @@ impl Drop for Pod {
 impl Dialling {
     /// How it stands.
     pub async fn progress(&self) -> Result<Report> {
-        report(self.pod.order(Order::Progress { of: self.id }).await?)
+        report(self.pod.order(Action::Progress { of: self.id }).await?)
     }
 
     /// Lets every attempt under way come to its end.
     pub async fn stop(self) -> Result<Report> {
-        self.pod.order(Order::Halt { of: self.id }).await?;
+        self.pod.order(Action::Halt { of: self.id }).await?;
         report(self.pod.finish(self.answer).await?)
     }
 }

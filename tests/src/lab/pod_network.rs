@@ -44,9 +44,9 @@ impl PodNetwork {
             Self::Routed => {}
         }
         if self == Self::Tunnelled {
-            netlink.vxlan(TUNNEL, underlay.v4, end_of_tunnel(pods)).await?;
+            netlink.vxlan(TUNNEL, underlay.v4, tunnel_mac(pods)).await?;
             for address in pods.host(0).both() {
-                netlink.address(TUNNEL, alone(address)?).await?;
+                netlink.address(TUNNEL, host_prefix(address)?).await?;
             }
         }
         Ok(())
@@ -71,14 +71,14 @@ impl PodNetwork {
     /// Tells a node the way to another one's pods.
     pub async fn connect(self, from: &Netns, to: &NodeAddressing) -> Result<()> {
         if self == Self::Tunnelled {
-            return dig(from, to).await;
+            return add_tunnel_routes(from, to).await;
         }
-        show_the_way(from, to).await
+        add_pod_routes(from, to).await
     }
 
     /// Tells the router the way to a node's pods, in forms in which it knows of them.
     pub async fn announce(self, router: &Netns, node: &NodeAddressing) -> Result<()> {
-        if self == Self::Tunnelled { Ok(()) } else { show_the_way(router, node).await }
+        if self == Self::Tunnelled { Ok(()) } else { add_pod_routes(router, node).await }
     }
 
     /// Which of its addresses a node masquerades as on the way to a pod: one of the device that leads there.
@@ -107,7 +107,7 @@ async fn attach(
     for address in pods.interface(own)? {
         pod.address("eth0", address).await?;
     }
-    go_everywhere(pod, pods.host(1)).await
+    add_default_routes(pod, pods.host(1)).await
 }
 
 /// The node answers to the gateway's address on every pod's device.
@@ -119,23 +119,23 @@ async fn route(
     own: Addresses,
 ) -> Result<()> {
     for (own, gateway) in own.both().into_iter().zip(pods.host(1).both()) {
-        host.address(device, alone(gateway)?).await?;
-        host.route_through(alone(own)?, device).await?;
-        pod.address("eth0", alone(own)?).await?;
-        pod.route_through(alone(gateway)?, "eth0").await?;
+        host.address(device, host_prefix(gateway)?).await?;
+        host.route_through(host_prefix(own)?, device).await?;
+        pod.address("eth0", host_prefix(own)?).await?;
+        pod.route_through(host_prefix(gateway)?, "eth0").await?;
     }
-    go_everywhere(pod, pods.host(1)).await
+    add_default_routes(pod, pods.host(1)).await
 }
 
 /// A default route by way of `gateway`.
-pub async fn go_everywhere(netlink: &Netlink<'_>, gateway: Addresses) -> Result<()> {
+pub async fn add_default_routes(netlink: &Netlink<'_>, gateway: Addresses) -> Result<()> {
     for (anything, via) in [IpAddr::from([0; 4]), IpAddr::from([0; 16])].into_iter().zip(gateway.both()) {
         netlink.route(IpNetwork::new(anything, 0).context("a prefix out of range")?, via).await?;
     }
     Ok(())
 }
 
-async fn show_the_way(from: &Netns, to: &NodeAddressing) -> Result<()> {
+async fn add_pod_routes(from: &Netns, to: &NodeAddressing) -> Result<()> {
     let netlink = from.netlink()?;
     for (pods, via) in to.pods.networks().into_iter().zip(to.addresses.both()) {
         netlink.route(pods, via).await?;
@@ -144,9 +144,9 @@ async fn show_the_way(from: &Netns, to: &NodeAddressing) -> Result<()> {
 }
 
 /// Everything about the other end is told, nothing is learned.
-async fn dig(from: &Netns, to: &NodeAddressing) -> Result<()> {
+async fn add_tunnel_routes(from: &Netns, to: &NodeAddressing) -> Result<()> {
     let netlink = from.netlink()?;
-    let mac = end_of_tunnel(&to.pods);
+    let mac = tunnel_mac(&to.pods);
     netlink.forwarding_entry(TUNNEL, mac, to.addresses.v4.into()).await?;
     for (pods, end) in to.pods.networks().into_iter().zip(to.pods.host(0).both()) {
         netlink.neighbour(TUNNEL, end, mac).await?;
@@ -156,12 +156,12 @@ async fn dig(from: &Netns, to: &NodeAddressing) -> Result<()> {
 }
 
 /// The link-layer address of a node's end of the tunnel.
-fn end_of_tunnel(pods: &Subnet) -> Mac {
+fn tunnel_mac(pods: &Subnet) -> Mac {
     let [_, _, node, _] = pods.v4.ip().octets();
     [0x02, 0, 0, 0, 0x01, node]
 }
 
-fn alone(address: IpAddr) -> Result<IpNetwork> {
+fn host_prefix(address: IpAddr) -> Result<IpNetwork> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     IpNetwork::new(address, bits).context("a prefix out of range")
 }

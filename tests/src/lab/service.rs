@@ -21,7 +21,7 @@ use crate::lab::{
     traffic::{Dial, How, Protocol},
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A Service that is about to be created: `cluster.service("web").tcp(80).backends(["a", "b"]).await`.
 pub struct ServiceBuilder<'a> {
@@ -253,7 +253,7 @@ impl Service<'_> {
             let probe = self.cluster.place(&format!("probe-{}", index + 1), Place::Host(index), None).await?;
             for dial in self.probes() {
                 let what = format!("{} serves {:?}", self.cluster.node(index).name, dial.to);
-                within(PATIENCE, &what, async || answers(&probe, dial.clone(), &expected).await).await?;
+                within(TIMEOUT, &what, async || answers(&probe, dial.clone(), &expected).await).await?;
             }
         }
         Ok(())

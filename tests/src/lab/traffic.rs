@@ -28,7 +28,7 @@ pub use report::{Answers, Latency, Report, Vain, now_us};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
     pub id: u64,
-    pub order: Order,
+    pub order: Action,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct Response {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum Action {
     Serve(Serve),
     /// Stops serving and closes the connections served there, as a process that ends does.
     Stop {
@@ -82,13 +82,13 @@ pub enum Order {
     Release {
         of: u64,
     },
-    Datagram(SocketOrder),
+    Datagram(SocketAction),
 }
 
 /// One call on a UDP socket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SocketOrder {
+pub enum SocketAction {
     /// Opens a UDP socket; the answer's number names it from then on.
     Open {
         family: Family,

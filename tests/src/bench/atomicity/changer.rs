@@ -24,7 +24,7 @@ use proxy::{
     reconcile::{Epoch, Reconciler},
 };
 
-use super::ground::{self, BACKEND_PORT, GENERATIONS, Ground};
+use super::fixture::{self, AtomicityFixture, BACKEND_PORT, GENERATIONS};
 use crate::bench::clock::now;
 
 /// Ready backends at a time.
@@ -41,7 +41,7 @@ pub struct Span {
 #[derive(Debug, Default)]
 pub struct History {
     /// When each generation may have been reached: from just before the switch to it until just after the one away.
-    pub lives: Vec<Span>,
+    pub lifetimes: Vec<Span>,
     /// In order of time.
     pub switches: Vec<Span>,
 }
@@ -54,30 +54,30 @@ pub struct Changer {
     /// The generations that serve now.
     ready: Vec<u32>,
     history: History,
-    graces: Graces,
+    grace_periods: GracePeriods,
 }
 
 /// A grace period takes longer than a change, so they pass on a thread of their own: one for all that wait.
-struct Graces {
+struct GracePeriods {
     begin: mpsc::Sender<Epoch>,
     over: mpsc::Receiver<Result<Epoch, std::io::Error>>,
 }
 
 impl Changer {
-    pub fn new(ground: &Ground, affinity: Option<NonZeroU32>, seed: u64) -> Result<Self> {
+    pub fn new(fixture: &AtomicityFixture, affinity: Option<NonZeroU32>, seed: u64) -> Result<Self> {
         let service = ServicePortKey {
             service: ServiceKey::new("default", "web"),
             port_name: "http".into(),
             protocol: Protocol::Tcp,
         };
         Ok(Self {
-            reconciler: ground.reconciler()?,
+            reconciler: fixture.reconciler()?,
             service,
             affinity,
             random: Random(seed | 1),
             ready: Vec::new(),
             history: History::default(),
-            graces: Graces::start(),
+            grace_periods: GracePeriods::start(),
         })
     }
 
@@ -100,13 +100,13 @@ impl Changer {
     pub fn change(&mut self) -> Result<()> {
         self.reclaim()?;
         let (gone, come) = self.choose();
-        ensure!(self.history.lives.len() < GENERATIONS as usize, "there are no addresses left");
+        ensure!(self.history.lifetimes.len() < GENERATIONS as usize, "there are no addresses left");
         let changes = self.frontends();
         let switch = self.apply(changes)?;
         for generation in gone {
-            self.history.lives[generation as usize].until = switch.until;
+            self.history.lifetimes[generation as usize].until = switch.until;
         }
-        self.history.lives.extend((0..come).map(|_| Span { from: switch.from, until: u64::MAX }));
+        self.history.lifetimes.extend((0..come).map(|_| Span { from: switch.from, until: u64::MAX }));
         self.history.switches.push(switch);
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Changer {
             let at = self.random.below(self.ready.len() as u64);
             gone.push(self.ready.swap_remove(at as usize));
         }
-        let (first, coming) = (self.history.lives.len() as u32, coming as u32);
+        let (first, coming) = (self.history.lifetimes.len() as u32, coming as u32);
         self.ready.extend(first..first + coming);
         (gone, coming)
     }
@@ -142,22 +142,22 @@ impl Changer {
             return Err(error).with_context(|| format!("cannot change {key}"));
         }
         if let Some(epoch) = pass.grace {
-            self.graces.begin.send(epoch).context("nobody waits for grace periods")?;
+            self.grace_periods.begin.send(epoch).context("nobody waits for grace periods")?;
         }
         Ok(Span { from, until })
     }
 
     fn reclaim(&mut self) -> Result<()> {
-        while let Ok(over) = self.graces.over.try_recv() {
+        while let Ok(over) = self.grace_periods.over.try_recv() {
             self.reconciler.reclaim(over.context("no grace period")?);
         }
         Ok(())
     }
 
     fn frontends(&self) -> [(FrontendKey, Option<Frontend>); 2] {
-        let addresses = self.ready.iter().map(|generation| ground::backends(*generation));
+        let addresses = self.ready.iter().map(|generation| fixture::backends(*generation));
         let (v4, v6): (Vec<_>, Vec<_>) = addresses.map(|[v4, v6]| (v4, v6)).unzip();
-        let [vip4, vip6] = ground::vips();
+        let [vip4, vip6] = fixture::vips();
         [self.frontend(vip4, &v4), self.frontend(vip6, &v6)]
     }
 
@@ -189,7 +189,7 @@ fn backend(address: SocketAddr) -> Backend {
     Backend { address, is_local: true, state: BackendState::Ready }
 }
 
-impl Graces {
+impl GracePeriods {
     fn start() -> Self {
         let (begin, epochs) = mpsc::channel::<Epoch>();
         let (end, over) = mpsc::channel();

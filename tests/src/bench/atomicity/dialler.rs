@@ -21,11 +21,11 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::ground::{self, BACKEND_PORT};
+use super::fixture::{self, BACKEND_PORT};
 use crate::bench::{clock::now, process, sockets};
 
 /// An answer that does not come within this time has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections a server keeps before it closes the oldest: by then its client has reset it, and nothing lingers.
 const KEPT: usize = 64;
 /// Records written at once.
@@ -96,7 +96,7 @@ fn serve(listener: &TcpListener) {
         // A client that gave up says so itself.
         let Ok((mut stream, _)) = listener.accept() else { continue };
         let Ok(reached) = stream.local_addr() else { continue };
-        let _ = stream.write_all(&ground::generation(reached.ip()).to_le_bytes());
+        let _ = stream.write_all(&fixture::generation(reached.ip()).to_le_bytes());
         if kept.len() == KEPT {
             kept.pop_front();
         }
@@ -139,7 +139,7 @@ fn connect_once(vip: SocketAddr) -> Result<Record> {
 
 fn answer(mut stream: TcpStream) -> Result<u32, Failure> {
     let mut generation = [0; 4];
-    let outcome = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.read_exact(&mut generation));
+    let outcome = stream.set_read_timeout(Some(TIMEOUT)).and_then(|()| stream.read_exact(&mut generation));
     let failure = |error: io::Error| Failure { step: Step::Answer, errno: error.raw_os_error().unwrap_or(0) };
     outcome.map(|()| u32::from_le_bytes(generation)).map_err(failure)
 }

@@ -16,7 +16,7 @@ use super::{
 const DESCRIBED: usize = 10;
 
 #[derive(Debug, Default, PartialEq)]
-pub struct Outcome {
+pub struct AtomicityReport {
     pub connects: u64,
     pub changes: u64,
     /// From the first connect to the last.
@@ -31,7 +31,7 @@ pub struct Outcome {
     pub reached: usize,
 }
 
-impl Outcome {
+impl AtomicityReport {
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
@@ -42,15 +42,15 @@ impl Outcome {
     }
 }
 
-pub(super) fn judge(history: &History, records: &[Record]) -> Outcome {
+pub(super) fn judge(history: &History, records: &[Record]) -> AtomicityReport {
     let began = records.iter().map(|record| record.began).min().unwrap_or_default();
     let ended = records.iter().map(|record| record.connected).max().unwrap_or_default();
     let time = Span { from: began, until: ended };
-    let mut outcome = Outcome {
+    let mut outcome = AtomicityReport {
         connects: records.len() as u64,
         changes: history.switches.iter().filter(|switch| switch.meets(&time)).count() as u64,
         seconds: ended.saturating_sub(began) as f64 / 1e9,
-        ..Outcome::default()
+        ..AtomicityReport::default()
     };
     let mut reached = BTreeSet::new();
     for record in records {
@@ -59,7 +59,7 @@ pub(super) fn judge(history: &History, records: &[Record]) -> Outcome {
             Err(failure) => *outcome.failures.entry(failure.to_string()).or_default() += 1,
             Ok(generation) => {
                 reached.insert(generation);
-                if let Some(violation) = violation(record, generation, &history.lives) {
+                if let Some(violation) = violation(record, generation, &history.lifetimes) {
                     outcome.violations += 1;
                     outcome.described.extend((outcome.described.len() < DESCRIBED).then_some(violation));
                 }
@@ -71,8 +71,8 @@ pub(super) fn judge(history: &History, records: &[Record]) -> Outcome {
 }
 
 /// What is wrong with reaching this backend at that time.
-fn violation(record: &Record, generation: u32, lives: &[Span]) -> Option<String> {
-    let Some(life) = lives.get(generation as usize) else {
+fn violation(record: &Record, generation: u32, lifetimes: &[Span]) -> Option<String> {
+    let Some(life) = lifetimes.get(generation as usize) else {
         return Some(format!("reached generation {generation}, which never was"));
     };
     if record.began > life.until {
@@ -110,7 +110,7 @@ impl fmt::Display for Failure {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AtomicityReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per_second = |count: u64| count as f64 / self.seconds.max(f64::EPSILON);
         writeln!(f, "connects    {:>9}  {:>7.0}/s", self.connects, per_second(self.connects))?;
@@ -135,7 +135,10 @@ mod tests {
     /// Generation 0 served until the switch at 100..110 brought generation 1, which serves on.
     fn history() -> History {
         let span = |from, until| Span { from, until };
-        History { lives: vec![span(10, 110), span(100, NEVER)], switches: vec![span(10, 20), span(100, 110)] }
+        History {
+            lifetimes: vec![span(10, 110), span(100, NEVER)],
+            switches: vec![span(10, 20), span(100, 110)],
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
 /// Rounds at the start that are not counted: caches, neighbours and the server's threads get warm.
 const WARMUP: u32 = 3;
 /// An answer that takes longer fails the measurement.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Task {
@@ -125,7 +125,7 @@ fn udp(to: SocketAddr) -> Result<(u64, u64)> {
     connect(socket.as_raw_fd(), &address)?;
     let connected = now();
     let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     socket.send(b"?")?;
     socket.recv(&mut [0])?;
     drop(socket);

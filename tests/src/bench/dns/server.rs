@@ -17,7 +17,7 @@ use crate::lab::{
 };
 
 #[derive(Debug, Clone)]
-pub enum Kind {
+pub enum Implementation {
     Portreeve,
     CoreDns(PathBuf),
 }
@@ -31,7 +31,7 @@ pub struct Server {
 
 const PORT: u16 = 53;
 
-impl Kind {
+impl Implementation {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Portreeve => "portreeve",
@@ -57,7 +57,7 @@ impl Kind {
 
 impl Server {
     pub fn start(
-        kind: Kind,
+        kind: Implementation,
         netns: &Netns,
         directory: &Path,
         kubeconfig: &Path,

@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context as _, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProgramType {
     Tc,
     Xdp,
 }
 
-impl Kind {
+impl ProgramType {
     /// From `enum bpf_prog_type`, and a verdict that lets packets pass.
     fn numbers(self) -> (u32, u64) {
         match self {
@@ -54,7 +54,7 @@ const BPF_PROG_TEST_RUN: libc::c_int = 10;
 pub struct Empty(OwnedFd);
 
 impl Empty {
-    pub fn load(kind: Kind) -> Result<Self> {
+    pub fn load(kind: ProgramType) -> Result<Self> {
         /// `r0 = verdict` and `exit`, as the kernel's `struct bpf_insn` has them in memory.
         const MOVE: u64 = 0xb7;
         const EXIT: u64 = 0x95;

@@ -4,11 +4,11 @@ use std::{fmt, time::Duration};
 
 #[derive(Debug, Default)]
 pub struct Report {
-    pub rows: Vec<Row>,
+    pub rows: Vec<PacketRow>,
 }
 
 #[derive(Debug)]
-pub struct Row {
+pub struct PacketRow {
     pub program: &'static str,
     pub is_v6: bool,
     pub flows: u32,
@@ -43,7 +43,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for PacketRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { program, flows, packet, times, empty, .. } = self;
         let family = if self.is_v6 { "IPv6" } else { "IPv4" };
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn lines_are_short_and_subtract_the_empty_program() {
-        let row = Row {
+        let row = PacketRow {
             program: "tc_external_ingress",
             is_v6: true,
             flows: 100_000,

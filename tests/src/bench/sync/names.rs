@@ -17,7 +17,7 @@ use crate::lab::kernel::netns::Netns;
 /// Where the agent answers, in the node's own network.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 /// A change that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// A lost answer is asked for again.
 const LOST: Duration = Duration::from_millis(200);
 
@@ -40,7 +40,7 @@ impl Names {
         question.add_query(Query::query(name, RecordType::A));
         let question = question.to_vec()?;
         while !self.is_answered(&question)? {
-            ensure!(began.elapsed() < PATIENCE, "a change is not answered within {PATIENCE:?}");
+            ensure!(began.elapsed() < TIMEOUT, "a change is not answered within {TIMEOUT:?}");
         }
         Ok(began.elapsed())
     }

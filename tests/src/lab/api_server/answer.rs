@@ -129,12 +129,12 @@ fn list(store: &Store, request: &Request, behaviour: &Behaviour) -> Result<Strin
     if request.version.is_some_and(|version| version > store.version()) {
         return Err(Box::new(status(504, "Timeout", "Too large resource version")));
     }
-    let place = request.r#continue.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let after = request.r#continue.as_deref().and_then(|text| serde_json::from_str(text).ok());
     let limit = if behaviour.pages && request.limit > 0 { request.limit } else { usize::MAX };
-    let mut objects = store.list(&request.selector, place.as_ref());
+    let mut objects = store.list(&request.selector, after.as_ref());
     let page: Vec<_> = objects.by_ref().take(limit).collect();
     let has_more = objects.next().is_some();
-    let last = page.last().filter(|_| has_more).map(|stored| json!(stored.place).to_string());
+    let last = page.last().filter(|_| has_more).map(|stored| json!(stored.key).to_string());
     let metadata =
         json!({"resourceVersion": store.version().to_string(), "continue": last.unwrap_or_default()});
     let items: Vec<&str> = page.iter().map(|stored| stored.json.as_str()).collect();

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 pub const NODE: &str = "node-1";
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Follower {
     updates: mpsc::Receiver<Update>,
@@ -66,12 +66,12 @@ impl Follower {
 
     /// Follows until this holds.
     pub async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !holds(self) {
             match timeout_at(deadline, self.updates.recv()).await {
                 Ok(Some(update)) => self.take(update),
                 Ok(None) => panic!("the watch ended while it was waited until {what}"),
-                Err(_) => panic!("not within {PATIENCE:?}: {what}; now {:?}", self.backends_by_service()),
+                Err(_) => panic!("not within {TIMEOUT:?}: {what}; now {:?}", self.backends_by_service()),
             }
         }
     }

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::request::Selector;
 
 /// The plural of a kind, namespace and name.
-pub type Place = (String, String, String);
+pub type ObjectKey = (String, String, String);
 
 #[derive(Debug, Default)]
 pub struct Store {
-    objects: BTreeMap<Place, Arc<Stored>>,
+    objects: BTreeMap<ObjectKey, Arc<Stored>>,
     events: Vec<Arc<StoredEvent>>,
     version: u64,
     /// Events up to this version are forgotten.
@@ -26,7 +26,7 @@ pub struct Store {
 /// An object as it is sent, and what of it is selected by.
 #[derive(Debug)]
 pub struct Stored {
-    pub place: Place,
+    pub key: ObjectKey,
     pub json: String,
     pub labels: Vec<String>,
     pub is_headless: bool,
@@ -51,13 +51,13 @@ impl Store {
     pub fn put(&mut self, object: Value) {
         self.version += 1;
         let stored = Arc::new(Stored::new(object, self.version));
-        let before = self.objects.insert(stored.place.clone(), Arc::clone(&stored));
+        let before = self.objects.insert(stored.key.clone(), Arc::clone(&stored));
         self.note(before, Some(stored));
     }
 
     pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
-        let place = (kind.to_owned(), namespace.to_owned(), name.to_owned());
-        if let Some(before) = self.objects.remove(&place) {
+        let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+        if let Some(before) = self.objects.remove(&key) {
             self.version += 1;
             // The version of an object that is sent as deleted is that of its end.
             let object = serde_json::from_str(&before.json).unwrap_or_default();
@@ -68,14 +68,14 @@ impl Store {
     pub fn mirror(&mut self, objects: Vec<Value>) {
         let mut kept = BTreeSet::new();
         for object in objects {
-            let place = place(&object);
-            let is_known = self.objects.get(&place).is_some_and(|stored| stored.is(&object));
-            kept.insert(place);
+            let key = key(&object);
+            let is_known = self.objects.get(&key).is_some_and(|stored| stored.is(&object));
+            kept.insert(key);
             if !is_known {
                 self.put(object);
             }
         }
-        let gone: Vec<Place> = self.objects.keys().filter(|place| !kept.contains(*place)).cloned().collect();
+        let gone: Vec<ObjectKey> = self.objects.keys().filter(|key| !kept.contains(*key)).cloned().collect();
         gone.iter().for_each(|(kind, namespace, name)| self.delete(kind, namespace, name));
     }
 
@@ -94,13 +94,13 @@ impl Store {
         self.expirations += 1;
     }
 
-    /// What of a kind is after a place, in order.
-    pub fn list(&self, selector: &Selector, after: Option<&Place>) -> impl Iterator<Item = &Arc<Stored>> {
-        let of_kind = |place: &Place| place.0 == selector.kind;
-        let objects = self.objects.iter().filter(move |(place, _)| of_kind(place));
+    /// What of a kind is after a key, in order.
+    pub fn list(&self, selector: &Selector, after: Option<&ObjectKey>) -> impl Iterator<Item = &Arc<Stored>> {
+        let of_kind = |key: &ObjectKey| key.0 == selector.kind;
+        let objects = self.objects.iter().filter(move |(key, _)| of_kind(key));
         let after = after.cloned();
         objects
-            .filter(move |(place, _)| after.as_ref().is_none_or(|after| *place > after))
+            .filter(move |(key, _)| after.as_ref().is_none_or(|after| *key > after))
             .map(|(_, stored)| stored)
             .filter(|stored| stored.is_selected_by(selector))
     }
@@ -117,17 +117,17 @@ impl Store {
 
 impl Stored {
     fn new(mut object: Value, version: u64) -> Self {
-        let place = place(&object);
+        let key = key(&object);
         let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
         let labels = labels.map(|labels| labels.keys().cloned().collect()).unwrap_or_default();
         let is_headless = object.pointer("/spec/clusterIP").and_then(Value::as_str) == Some("None");
         set_version(&mut object, json!(version.to_string()));
-        Self { place, json: object.to_string(), labels, is_headless }
+        Self { key, json: object.to_string(), labels, is_headless }
     }
 
     pub fn is_selected_by(&self, selector: &Selector) -> bool {
-        self.place.0 == selector.kind
-            && selector.name.as_ref().is_none_or(|name| self.place.2 == *name)
+        self.key.0 == selector.kind
+            && selector.name.as_ref().is_none_or(|name| self.key.2 == *name)
             && selector.without_label.as_ref().is_none_or(|label| !self.labels.contains(label))
             && !(selector.no_headless && self.is_headless)
     }
@@ -148,7 +148,7 @@ fn set_version(object: &mut Value, version: Value) {
     }
 }
 
-fn place(object: &Value) -> Place {
+fn key(object: &Value) -> ObjectKey {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     (format!("{}s", text("/kind").to_lowercase()), text("/metadata/namespace"), text("/metadata/name"))
 }

@@ -1,4 +1,4 @@
-//! Answers that take their time: watches, and bodies that come in pieces or break off.
+//! Answers that take their time: watches, and bodies that come in chunks or break off.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,28 +16,28 @@ use super::{
     store::{Stored, StoredEvent},
 };
 
-type Piece = Result<Vec<u8>, io::Error>;
+type Chunk = Result<Vec<u8>, io::Error>;
 
 /// Pieces that wait to be sent; a client that does not read makes us wait.
 const WAITING: usize = 16;
 
 /// A body that is known as a whole.
 pub fn whole(bytes: Vec<u8>, behaviour: &Behaviour) -> Response<Body> {
-    let pieces = pieces(bytes, behaviour);
-    Response::new(Body::from_stream(stream::iter(pieces)))
+    let chunks = chunks(bytes, behaviour);
+    Response::new(Body::from_stream(stream::iter(chunks)))
 }
 
-/// The pieces that a text comes in, up to where it breaks off.
-fn pieces(bytes: Vec<u8>, behaviour: &Behaviour) -> Vec<Piece> {
+/// The chunks that a text comes in, up to where it breaks off.
+fn chunks(bytes: Vec<u8>, behaviour: &Behaviour) -> Vec<Chunk> {
     let size = behaviour.piece.unwrap_or(bytes.len()).max(1);
     let upto = behaviour.breaks_after.unwrap_or(bytes.len()).min(bytes.len());
     let is_cut = upto < bytes.len();
-    let whole = bytes.get(..upto).unwrap_or_default().chunks(size).map(|piece| Ok(piece.to_vec()));
+    let whole = bytes.get(..upto).unwrap_or_default().chunks(size).map(|chunk| Ok(chunk.to_vec()));
     whole.chain(is_cut.then(|| Err(io::Error::other("it is told to break off")))).collect()
 }
 
 pub fn watch(shared: Arc<Shared>, changes: watch::Receiver<u64>, request: Request) -> Response<Body> {
-    let (sender, receiver) = mpsc::channel::<Piece>(WAITING);
+    let (sender, receiver) = mpsc::channel::<Chunk>(WAITING);
     tokio::spawn(async move {
         let mut watch = Watch::new(&shared, request, sender);
         // Who does not listen any more has no use for the rest.
@@ -48,7 +48,7 @@ pub fn watch(shared: Arc<Shared>, changes: watch::Receiver<u64>, request: Reques
 }
 
 /// The client is gone, or was sent away.
-struct Over;
+struct Closed;
 
 struct Watch {
     selector: Selector,
@@ -62,11 +62,11 @@ struct Watch {
     expirations: u64,
     /// It fell silent once, and stays so.
     is_stuck: bool,
-    sender: mpsc::Sender<Piece>,
+    sender: mpsc::Sender<Chunk>,
 }
 
 impl Watch {
-    fn new(shared: &Shared, request: Request, sender: mpsc::Sender<Piece>) -> Self {
+    fn new(shared: &Shared, request: Request, sender: mpsc::Sender<Chunk>) -> Self {
         let state = shared.lock();
         let timeout = request.timeout_seconds.map(Duration::from_secs);
         Self {
@@ -82,7 +82,7 @@ impl Watch {
         }
     }
 
-    async fn run(&mut self, shared: &Shared, mut changes: watch::Receiver<u64>) -> Result<(), Over> {
+    async fn run(&mut self, shared: &Shared, mut changes: watch::Receiver<u64>) -> Result<(), Closed> {
         if self.wants_everything {
             self.send_everything(shared).await?;
         }
@@ -92,15 +92,15 @@ impl Watch {
             self.send_news(shared).await?;
             let end = self.ends.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
-                changed = changes.changed() => changed.map_err(|_| Over)?,
+                changed = changes.changed() => changed.map_err(|_| Closed)?,
                 _ = bookmarks.tick(), if self.wants_bookmarks => self.bookmark(shared, false).await?,
-                () = sleep(end.saturating_duration_since(Instant::now())) => return Err(Over),
-                () = self.sender.closed() => return Err(Over),
+                () = sleep(end.saturating_duration_since(Instant::now())) => return Err(Closed),
+                () = self.sender.closed() => return Err(Closed),
             }
         }
     }
 
-    async fn send_everything(&mut self, shared: &Shared) -> Result<(), Over> {
+    async fn send_everything(&mut self, shared: &Shared) -> Result<(), Closed> {
         let (text, behaviour) = {
             let state = shared.lock();
             self.version = state.store.version();
@@ -111,11 +111,11 @@ impl Watch {
         self.bookmark(shared, true).await
     }
 
-    async fn send_news(&mut self, shared: &Shared) -> Result<(), Over> {
+    async fn send_news(&mut self, shared: &Shared) -> Result<(), Closed> {
         let (text, behaviour) = {
             let state = shared.lock();
             if state.cuts > self.cuts {
-                return Err(Over);
+                return Err(Closed);
             }
             let text = self.news(&state);
             (text, state.behaviour.clone())
@@ -125,7 +125,7 @@ impl Watch {
             None => {
                 let gone = status_text(410, "Expired", "too old resource version");
                 self.send(format!("{{\"type\":\"ERROR\",\"object\":{gone}}}\n"), &behaviour).await?;
-                Err(Over)
+                Err(Closed)
             }
         }
     }
@@ -156,7 +156,7 @@ impl Watch {
         }
     }
 
-    async fn bookmark(&mut self, shared: &Shared, ends_beginning: bool) -> Result<(), Over> {
+    async fn bookmark(&mut self, shared: &Shared, ends_beginning: bool) -> Result<(), Closed> {
         let (version, behaviour) = {
             let state = shared.lock();
             // A server that lost its history has nothing newer to tell of.
@@ -170,16 +170,16 @@ impl Watch {
         self.send(format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n"), &behaviour).await
     }
 
-    async fn send(&mut self, text: String, behaviour: &Behaviour) -> Result<(), Over> {
+    async fn send(&mut self, text: String, behaviour: &Behaviour) -> Result<(), Closed> {
         self.is_stuck |= behaviour.is_silent;
         if self.is_stuck || text.is_empty() {
             return Ok(());
         }
-        for piece in pieces(text.into_bytes(), behaviour) {
-            let is_last = piece.is_err();
-            self.sender.send(piece).await.map_err(|_| Over)?;
+        for chunk in chunks(text.into_bytes(), behaviour) {
+            let is_last = chunk.is_err();
+            self.sender.send(chunk).await.map_err(|_| Closed)?;
             if is_last {
-                return Err(Over);
+                return Err(Closed);
             }
         }
         Ok(())

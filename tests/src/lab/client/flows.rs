@@ -18,7 +18,7 @@ use crate::lab::{
 };
 
 /// Longer than any answer takes.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Long enough for an answer that should not come.
 const SILENCE: Duration = Duration::from_millis(300);
 /// Who of two was never chosen in so many fair draws was not among them.
@@ -46,8 +46,8 @@ pub enum Want {
 impl Flow {
     fn dial(&self) -> Dial {
         let (times, patience) = match &self.want {
-            Want::Reaches(backends) if backends.len() > 1 => (DRAWS, PATIENCE),
-            Want::Reaches(_) => (3, PATIENCE),
+            Want::Reaches(backends) if backends.len() > 1 => (DRAWS, TIMEOUT),
+            Want::Reaches(_) => (3, TIMEOUT),
             Want::Refused => (2, SILENCE),
             Want::Silence => (1, SILENCE),
         };

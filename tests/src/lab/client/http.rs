@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::lab::kernel::netns::Netns;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Answer {
@@ -29,8 +29,8 @@ impl Answer {
 /// Asks from inside of a namespace.
 pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<Answer> {
     netns.run(|| {
-        let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("nobody listens")?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("nobody listens")?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

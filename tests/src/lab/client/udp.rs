@@ -6,11 +6,11 @@ use anyhow::{Result, bail};
 
 use crate::lab::{
     pod::Pod,
-    traffic::{Answer, Family, Order, SocketOrder},
+    traffic::{Action, Answer, Family, SocketAction},
 };
 
 /// Longer than any answer takes, shorter than anybody wants to wait for one that does not come.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Closed when the pod ends, or when a story closes it.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Pod {
     }
 
     async fn open(&self, family: Family, bind: Option<SocketAddr>) -> Result<Udp<'_>> {
-        let answer = self.order(Order::Datagram(SocketOrder::Open { family, bind })).await?;
+        let answer = self.order(Action::Datagram(SocketAction::Open { family, bind })).await?;
         let Answer::Socket(socket) = answer else { return unexpected(&answer) };
         Ok(Udp { pod: self, socket })
     }
@@ -39,40 +39,40 @@ impl Pod {
 
 impl Udp<'_> {
     pub async fn connect(&self, to: SocketAddr) -> Result<()> {
-        self.call(SocketOrder::Connect { socket: self.socket, to }).await.map(drop)
+        self.call(SocketAction::Connect { socket: self.socket, to }).await.map(drop)
     }
 
     /// Sends to where it is connected.
     pub async fn send(&self, text: &str) -> Result<()> {
-        let order = SocketOrder::Send { socket: self.socket, to: None, text: text.to_owned() };
+        let order = SocketAction::Send { socket: self.socket, to: None, text: text.to_owned() };
         self.call(order).await.map(drop)
     }
 
     pub async fn send_to(&self, to: SocketAddr, text: &str) -> Result<()> {
-        let order = SocketOrder::Send { socket: self.socket, to: Some(to), text: text.to_owned() };
+        let order = SocketAction::Send { socket: self.socket, to: Some(to), text: text.to_owned() };
         self.call(order).await.map(drop)
     }
 
     /// The next datagram: where it says it comes from, and what it says.
     pub async fn receive(&self) -> Result<(SocketAddr, String)> {
-        let within_ms = u64::try_from(PATIENCE.as_millis())?;
-        let answer = self.call(SocketOrder::Receive { socket: self.socket, within_ms }).await?;
+        let within_ms = u64::try_from(TIMEOUT.as_millis())?;
+        let answer = self.call(SocketAction::Receive { socket: self.socket, within_ms }).await?;
         let Answer::Datagram { from, text } = answer else { return unexpected(&answer) };
         Ok((from, text))
     }
 
     pub async fn peer_name(&self) -> Result<SocketAddr> {
-        let answer = self.call(SocketOrder::PeerName { socket: self.socket }).await?;
+        let answer = self.call(SocketAction::PeerName { socket: self.socket }).await?;
         let Answer::Peer(peer) = answer else { return unexpected(&answer) };
         Ok(peer)
     }
 
     pub async fn close(self) -> Result<()> {
-        self.call(SocketOrder::Close { socket: self.socket }).await.map(drop)
+        self.call(SocketAction::Close { socket: self.socket }).await.map(drop)
     }
 
-    async fn call(&self, order: SocketOrder) -> Result<Answer> {
-        self.pod.order(Order::Datagram(order)).await
+    async fn call(&self, order: SocketAction) -> Result<Answer> {
+        self.pod.order(Action::Datagram(order)).await
     }
 }
 

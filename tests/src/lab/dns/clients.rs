@@ -24,10 +24,10 @@ const KINDS: [(&str, How, usize); 3] =
 /// Lookups of the C library, each of two questions, and plain questions beside them: 10,000 questions a second, where the
 /// machine can do that. There are more clients than lose their question when a server dies, so that a silence is the
 /// server's and not that of clients who wait.
-const LIBRARY: Crowd = Crowd { threads: 100, each_per_second: 20 };
-const STREAM: Crowd = Crowd { threads: 150, each_per_second: 40 };
+const LIBRARY: ClientGroup = ClientGroup { threads: 100, each_per_second: 20 };
+const STREAM: ClientGroup = ClientGroup { threads: 150, each_per_second: 40 };
 /// From the node itself, where no packet is seen.
-const HOST: Crowd = Crowd { threads: 4, each_per_second: 25 };
+const HOST: ClientGroup = ClientGroup { threads: 4, each_per_second: 25 };
 
 pub struct Askers {
     asking: Vec<(&'static str, Dialling)>,
@@ -35,12 +35,12 @@ pub struct Askers {
 }
 
 /// Threads that ask as often as this, if they get answers so soon.
-struct Crowd {
+struct ClientGroup {
     threads: usize,
     each_per_second: u64,
 }
 
-impl Crowd {
+impl ClientGroup {
     fn dial(&self, how: How) -> Dial {
         let pause_us = 1_000_000 / self.each_per_second;
         Dial { how, workers: self.threads, pause_us, ..Dial::default() }
@@ -101,7 +101,7 @@ impl Askers {
             // One after another: the others ask on while a last lookup waits for its second try.
             let lookups = report.attempts as f64 / self.begun.elapsed().as_secs_f64();
             rate += lookups * if name == LIBRARY_NAME { 2.0 } else { 1.0 };
-            lines.push(told(name, &report, lookups));
+            lines.push(summary(name, &report, lookups));
             only(&report, who).with_context(|| format!("{name}: {report:?}"))?;
             silent.retain(|who| report.answered_by(who) == 0);
         }
@@ -111,7 +111,7 @@ impl Askers {
     }
 }
 
-fn told(name: &str, report: &Report, per_second: f64) -> String {
+fn summary(name: &str, report: &Report, per_second: f64) -> String {
     let (here, elsewhere) = (report.answered_by(HERE), report.answered_by(ELSEWHERE));
     format!(
         "{name}: {} lookups ({per_second:.0}/s), {here} answered here, {elsewhere} elsewhere, {} failed, {} at the second try; \

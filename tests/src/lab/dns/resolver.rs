@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::lab::{dns::resolv_conf::resolv_conf, kernel::process::Process, pod::Pod};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
 /// The source of a program that looks names up.
 const LOOKUP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/lookup.rs");
@@ -124,7 +124,7 @@ impl<'a> Resolver<'a> {
             let any: IpAddr = if self.server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
             UdpSocket::bind(SocketAddr::new(any, 0)).context("cannot bind")
         })?;
-        socket.set_read_timeout(Some(PATIENCE)).context("cannot set a time limit")?;
+        socket.set_read_timeout(Some(TIMEOUT)).context("cannot set a time limit")?;
         socket.connect((self.server, DNS_PORT)).context("cannot connect")?;
         socket.send(&query.to_vec().context("cannot write the question")?).context("cannot ask")?;
         let mut answer = [0; 4096];
@@ -151,7 +151,7 @@ impl<'a> Resolver<'a> {
         command.arg(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         let what = format!("{program} {} in {}", arguments.join(" "), self.pod.name);
         let mut process = Process::start(&what, command, self.pod.netns(), Some(self.pod.cgroup()))?;
-        let status = timeout(PATIENCE, process.ended()).await.with_context(|| format!("{what} hangs"))??;
+        let status = timeout(TIMEOUT, process.ended()).await.with_context(|| format!("{what} hangs"))??;
         let mut printed = String::new();
         let output = process.child().stdout.as_mut().context("its output is missing")?;
         output.read_to_string(&mut printed).with_context(|| format!("cannot read what {what} says"))?;

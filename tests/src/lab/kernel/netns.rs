@@ -1,4 +1,4 @@
-//! A network namespace and the netlink requests that furnish it.
+//! A network namespace and the netlink requests that configure_eth0 it.
 //!
 //! A namespace here has no name and no mount: it lives as long as a descriptor to it or a process in it, so nothing of
 //! it can be left behind, not even by SIGKILL. Only the network namespace is ever entered: a fresh mount of /sys, as
@@ -59,7 +59,7 @@ const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/
 const BRIDGE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];
 
 /// How long a device may take to be as it was told.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The port of VXLAN, by its standard.
 const VXLAN_PORT: u16 = 4789;
@@ -158,14 +158,14 @@ impl Netlink<'_> {
         self.handle.link().set(moved).execute().await.with_context(what)?;
         self.up(name).await?;
         other.up(peer).await?;
-        self.carries(name).await?;
-        other.carries(peer).await
+        self.wait_for_carrier(name).await?;
+        other.wait_for_carrier(peer).await
     }
 
     /// Waits until a device that is up takes packets: until the kernel has noticed that its other end is up, too, it drops
     /// them without a word.
-    async fn carries(&self, name: &str) -> Result<()> {
-        within(PATIENCE, &format!("{name} carries packets"), async || {
+    async fn wait_for_carrier(&self, name: &str) -> Result<()> {
+        within(TIMEOUT, &format!("{name} wait_for_carrier packets"), async || {
             let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
             let link = links.try_next().await?.with_context(|| format!("there is no device {name}"))?;
             let is_up = link.attributes.contains(&LinkAttribute::OperState(State::Up));
@@ -182,7 +182,7 @@ impl Netlink<'_> {
         request.execute().await.with_context(|| format!("cannot attach {port} to bridge {bridge}"))
     }
 
-    /// A tunnel that knows its other ends by forwarding entries alone.
+    /// A tunnel that knows its other ends by forwarding entries host_prefix.
     pub async fn vxlan(&self, name: &str, local: Ipv4Addr, mac: Mac) -> Result<()> {
         let link = LinkVxlan::new(name, 1).local(local).port(VXLAN_PORT).learning(false).address(mac.into());
         let request = self.handle.link().add(link.build());

@@ -20,7 +20,7 @@ struct Setting {
 }
 
 /// Frames leave a device with whole checksums.
-pub fn sum_up(netns: &Netns, device: &str) -> Result<()> {
+pub fn fill_checksums(netns: &Netns, device: &str) -> Result<()> {
     let what = || format!("cannot make {device} fill in checksums");
     netns.run(|| set(device, Setting { command: SET_TX_CHECKSUMS, value: 0 }).with_context(what))
 }

@@ -27,7 +27,7 @@ use crate::lab::{
     traffic::{Dial, How, Protocol, Report, now_us},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Nobody comes to a pod any more: as long as several of the rests between two requests of everybody who asks.
 const QUIET: Duration = Duration::from_millis(300);
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -207,7 +207,7 @@ impl Stage<'_> {
             pod.stop(Protocol::Tcp, port).await?;
         }
         for port in retiring {
-            let quiet = timeout(here(PATIENCE), pod.retire(Protocol::Tcp, port, QUIET)).await;
+            let quiet = timeout(here(TIMEOUT), pod.retire(Protocol::Tcp, port, QUIET)).await;
             quiet.with_context(|| format!("{name} is dialled at {port} still"))??;
         }
         self.unlist(name)?;
@@ -336,7 +336,7 @@ impl Stage<'_> {
             let visitor = self.cluster.place(&visitor(node), Place::Node(node), None).await?;
             for name in names {
                 let dial = dial(&[name]);
-                within(PATIENCE, &format!("{what} as {name}"), async || {
+                within(TIMEOUT, &format!("{what} as {name}"), async || {
                     let report = visitor.dial(Dial { times: Some(4), timeout_ms: 0, ..dial.clone() }).await?;
                     ensure!(is_right(&report), "{report:?}");
                     Ok(())

@@ -1,4 +1,4 @@
-//! Requests by name alone, as programs make them: the C library looks a name up, its addresses are tried until one can be
+//! Requests by name host_prefix, as programs make them: the C library looks a name up, its addresses are tried until one can be
 //! connected to, and whoever that is is asked. A client that knows several names goes on to the next, and begins anew
 //! after the last, as long as its patience lasts.
 

@@ -24,7 +24,7 @@ use super::{
     lookup::look_up,
     now_us,
     report::{Answered, Failure, Tally},
-    threaded::{self, Pace},
+    threaded::{self, Schedule},
 };
 
 /// Dialling that goes on; shared by its workers and by whoever asks how it stands.
@@ -86,12 +86,12 @@ impl Dialling {
 
     /// On a thread of its own.
     fn work_alone(&self) {
-        let mut pace = Pace::new(Duration::from_micros(self.order.pause_us));
+        let mut schedule = Schedule::new(Duration::from_micros(self.order.pause_us));
         while let Some(turn) = self.next() {
             let began = now_us();
             let outcome = self.look_up_alone(turn);
             self.tally().record("a lookup", began, outcome);
-            pace.keep();
+            schedule.keep();
         }
     }
 
@@ -107,8 +107,8 @@ impl Dialling {
     async fn by_address(&self, turn: usize, sockets: &mut Sockets) {
         let began = now_us();
         let Some(to) = in_turn(&self.order.to, turn).copied() else { return self.halt() };
-        let patience = Patience::new(self.order.timeout_ms);
-        let outcome = self.attempt(to, patience, sockets).await;
+        let deadline = Deadline::new(self.order.timeout_ms);
+        let outcome = self.attempt(to, deadline, sockets).await;
         self.tally().record(to, began, outcome);
     }
 
@@ -135,18 +135,18 @@ impl Dialling {
     async fn attempt(
         &self,
         to: SocketAddr,
-        patience: Patience,
+        deadline: Deadline,
         sockets: &mut Sockets,
     ) -> Result<Answered, Failure> {
         match self.order.how {
-            How::Tcp => tcp(self.order.from, to, patience).await,
-            How::MappedTcp => tcp(self.order.from, mapped(to), patience).await,
-            How::Http => http(to, patience).await,
-            How::ConnectedUdp => connected_udp(to, patience).await,
+            How::Tcp => tcp(self.order.from, to, deadline).await,
+            How::MappedTcp => tcp(self.order.from, mapped(to), deadline).await,
+            How::Http => http(to, deadline).await,
+            How::ConnectedUdp => connected_udp(to, deadline).await,
             How::ByName | How::Library | How::Stream => Err(Failure("that is not how to dial".to_owned())),
-            How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, patience).await,
+            How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, deadline).await,
             How::Lookup(how) => look_up(how, to, Duration::from_millis(self.order.timeout_ms)).await,
-            How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, patience).await,
+            How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, deadline).await,
         }
     }
 
@@ -198,11 +198,11 @@ pub(super) fn mapped(to: SocketAddr) -> SocketAddr {
 
 /// How long one attempt may take, all steps together.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct Deadline {
     deadline: Instant,
 }
 
-impl Patience {
+impl Deadline {
     fn new(milliseconds: u64) -> Self {
         Self { deadline: Instant::now() + Duration::from_millis(milliseconds) }
     }
@@ -216,44 +216,44 @@ impl Patience {
     }
 }
 
-async fn tcp(from: Option<SocketAddr>, to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
-    let mut stream = BufReader::new(patience.with("connect", connect_from(from, to)).await?);
+async fn tcp(from: Option<SocketAddr>, to: SocketAddr, deadline: Deadline) -> Result<Answered, Failure> {
+    let mut stream = BufReader::new(deadline.with("connect", connect_from(from, to)).await?);
     let peer = stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
-    let answer = patience.with("exchange", ask(&mut stream, "who")).await?;
+    let answer = deadline.with("exchange", ask(&mut stream, "who")).await?;
     answered(&answer, Some(peer))
 }
 
-async fn http(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
-    let mut stream = patience.with("connect", connect(to)).await?;
+async fn http(to: SocketAddr, deadline: Deadline) -> Result<Answered, Failure> {
+    let mut stream = deadline.with("connect", connect(to)).await?;
     let peer = stream.peer_addr().map_err(Failure::at("getpeername"))?;
     let request = format!("GET / HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n");
     let mut text = String::new();
-    patience.with("exchange", stream.write_all(request.as_bytes())).await?;
-    patience.with("exchange", stream.read_to_string(&mut text)).await?;
+    deadline.with("exchange", stream.write_all(request.as_bytes())).await?;
+    deadline.with("exchange", stream.read_to_string(&mut text)).await?;
     match text.split_once("\r\n\r\n") {
         Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => answered(body.trim_end(), Some(peer)),
         Some(_) | None => Err(Failure("exchange: not a page".to_owned())),
     }
 }
 
-async fn connected_udp(to: SocketAddr, patience: Patience) -> Result<Answered, Failure> {
+async fn connected_udp(to: SocketAddr, deadline: Deadline) -> Result<Answered, Failure> {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let socket = datagram::open(family, None).map_err(Failure::at("socket"))?;
-    patience.with("connect", socket.connect(to)).await?;
+    deadline.with("connect", socket.connect(to)).await?;
     let peer = socket.peer_addr().map_err(Failure::at("getpeername"))?;
     socket.send(b"who ?").await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];
-    let length = patience.with("receive", socket.recv(&mut buffer)).await?;
+    let length = deadline.with("receive", socket.recv(&mut buffer)).await?;
     answered(&String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()), Some(peer))
 }
 
-async fn one_connected_udp(socket: &UdpSocket, patience: Patience) -> Result<Answered, Failure> {
+async fn one_connected_udp(socket: &UdpSocket, deadline: Deadline) -> Result<Answered, Failure> {
     let peer = socket.peer_addr().map_err(Failure::at("getpeername"))?;
     let token = now_us().to_string();
     socket.send(format!("who {token}").as_bytes()).await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];
     loop {
-        let length = patience.with("receive", socket.recv(&mut buffer)).await?;
+        let length = deadline.with("receive", socket.recv(&mut buffer)).await?;
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
         if text.ends_with(&token) {
             return answered(&text, Some(peer));
@@ -264,14 +264,14 @@ async fn one_connected_udp(socket: &UdpSocket, patience: Patience) -> Result<Ans
 async fn unconnected_udp(
     socket: &UdpSocket,
     to: SocketAddr,
-    patience: Patience,
+    deadline: Deadline,
 ) -> Result<Answered, Failure> {
     // A number of its own tells an answer from a late one to an earlier attempt that timed out.
     let token = now_us().to_string();
     socket.send_to(format!("who {token}").as_bytes(), to).await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];
     loop {
-        let (length, from) = patience.with("receive", socket.recv_from(&mut buffer)).await?;
+        let (length, from) = deadline.with("receive", socket.recv_from(&mut buffer)).await?;
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
         if !text.ends_with(&token) {
             continue;

@@ -24,11 +24,11 @@ use tokio::{
 };
 
 use super::{
-    Answer, Dial, Order, Protocol, Request, Response, Serve, SocketOrder, datagram, dial::Dialling,
+    Action, Answer, Dial, Protocol, Request, Response, Serve, SocketAction, datagram, dial::Dialling,
     hold::Held, report::error_name, serve::Server,
 };
 
-type Outcome = Result<Answer, String>;
+type ActionResult = Result<Answer, String>;
 
 /// Everything the process keeps between orders.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub fn run() -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime of a pod")?;
-    runtime.block_on(obey())
+    runtime.block_on(serve_requests())
 }
 
 /// Shells hand down a limit that is meant for people.
@@ -58,7 +58,7 @@ fn allow_many_connections() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")
 }
 
-async fn obey() -> Result<()> {
+async fn serve_requests() -> Result<()> {
     let input = pipe::Receiver::from_file(duplicate(io::stdin())?).context("the input is no pipe")?;
     let output = pipe::Sender::from_file(duplicate(io::stdout())?).context("the output is no pipe")?;
     let (answers, queue) = mpsc::unbounded_channel();
@@ -69,7 +69,7 @@ async fn obey() -> Result<()> {
         let Request { id, order } = serde_json::from_str(&line).context("cannot understand an order")?;
         let (state, answers) = (Arc::clone(&state), answers.clone());
         tokio::spawn(async move {
-            let answer = state.carry_out(id, order).await;
+            let answer = state.run_action(id, order).await;
             // Nobody listens any more: the process is about to end.
             let _ = answers.send(Response { id, answer });
         });
@@ -91,60 +91,60 @@ async fn write(mut output: pipe::Sender, mut queue: mpsc::UnboundedReceiver<Resp
 }
 
 impl State {
-    async fn carry_out(&self, id: u64, order: Order) -> Outcome {
+    async fn run_action(&self, id: u64, order: Action) -> ActionResult {
         match order {
-            Order::Serve(serve) => self.serve(serve).await,
-            Order::Stop { protocol, port } => self.stop(protocol, port).await,
-            Order::Retire { protocol, port, quiet_ms } => {
+            Action::Serve(serve) => self.serve(serve).await,
+            Action::Stop { protocol, port } => self.stop(protocol, port).await,
+            Action::Retire { protocol, port, quiet_ms } => {
                 self.retire(protocol, port, Duration::from_millis(quiet_ms)).await
             }
-            Order::ResolveBy { resolv_conf } => resolve_by(&resolv_conf)
+            Action::ResolveBy { resolv_conf } => resolve_by(&resolv_conf)
                 .map(|()| Answer::Done)
                 .map_err(|error| format!("cannot use {}: {error}", resolv_conf.display())),
-            Order::Retag { generation } => {
+            Action::Retag { generation } => {
                 self.generation.store(generation, Ordering::Relaxed);
                 Ok(Answer::Done)
             }
-            Order::Dial(dial) => self.dial(id, dial).await,
-            Order::Progress { of } => Ok(Answer::Report(Box::new(self.dialling(of).await?.report()))),
-            Order::Halt { of } => {
+            Action::Dial(dial) => self.dial(id, dial).await,
+            Action::Progress { of } => Ok(Answer::Report(Box::new(self.dialling(of).await?.report()))),
+            Action::Halt { of } => {
                 self.dialling(of).await?.halt();
                 Ok(Answer::Done)
             }
-            Order::Hold { to, connections } => {
+            Action::Hold { to, connections } => {
                 let (held, report) = Held::open(&to, connections).await;
                 self.held.lock().await.insert(id, held);
                 Ok(Answer::Report(Box::new(report)))
             }
-            Order::Echo { of, bytes } => self.echo(of, bytes).await,
-            Order::Release { of } => {
+            Action::Echo { of, bytes } => self.echo(of, bytes).await,
+            Action::Release { of } => {
                 let released = self.held.lock().await.remove(&of);
                 released.map(|_| Answer::Done).ok_or_else(|| format!("nothing is held for request {of}"))
             }
-            Order::Datagram(order) => self.datagram(id, order).await,
+            Action::Datagram(order) => self.datagram(id, order).await,
         }
     }
 
-    async fn serve(&self, serve: Serve) -> Outcome {
+    async fn serve(&self, serve: Serve) -> ActionResult {
         let server = Server::start(&serve, Arc::clone(&self.generation))
             .map_err(|error| format!("cannot serve on port {}: {}", serve.port, error_name(&error)))?;
         self.servers.lock().await.insert((serve.protocol, serve.port), server);
         Ok(Answer::Done)
     }
 
-    async fn stop(&self, protocol: Protocol, port: u16) -> Outcome {
+    async fn stop(&self, protocol: Protocol, port: u16) -> ActionResult {
         let server = self.servers.lock().await.remove(&(protocol, port));
         server.ok_or_else(|| format!("nothing is served on port {port}"))?.stop().await;
         Ok(Answer::Done)
     }
 
-    async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> Outcome {
+    async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> ActionResult {
         let server = self.servers.lock().await.remove(&(protocol, port));
         server.ok_or_else(|| format!("nothing is served on port {port}"))?.retire(quiet).await;
         Ok(Answer::Done)
     }
 
-    async fn dial(&self, id: u64, dial: Dial) -> Outcome {
+    async fn dial(&self, id: u64, dial: Dial) -> ActionResult {
         let dialling = Dialling::new(dial);
         self.dialling.lock().await.insert(id, Arc::clone(&dialling));
         let report = dialling.run().await;
@@ -157,34 +157,34 @@ impl State {
         dialling.ok_or_else(|| format!("request {of} dials no more"))
     }
 
-    async fn echo(&self, of: u64, bytes: usize) -> Outcome {
+    async fn echo(&self, of: u64, bytes: usize) -> ActionResult {
         let mut held = self.held.lock().await;
         let held = held.get_mut(&of).ok_or_else(|| format!("nothing is held for request {of}"))?;
         Ok(Answer::Report(Box::new(held.echo(bytes).await)))
     }
 
-    async fn datagram(&self, id: u64, order: SocketOrder) -> Outcome {
+    async fn datagram(&self, id: u64, order: SocketAction) -> ActionResult {
         let named = |step: &'static str| move |error: io::Error| format!("{step}: {}", error_name(&error));
         match order {
-            SocketOrder::Open { family, bind } => {
+            SocketAction::Open { family, bind } => {
                 let socket = datagram::open(family, bind).map_err(named("bind"))?;
                 self.sockets.lock().await.insert(id, Arc::new(socket));
                 Ok(Answer::Socket(id))
             }
-            SocketOrder::Connect { socket, to } => {
+            SocketAction::Connect { socket, to } => {
                 let socket = self.socket(socket).await?;
                 socket.connect(to).await.map_err(named("connect")).map(|()| Answer::Done)
             }
-            SocketOrder::Send { socket, to, text } => {
+            SocketAction::Send { socket, to, text } => {
                 datagram::send(&*self.socket(socket).await?, to, &text).await
             }
-            SocketOrder::Receive { socket, within_ms } => {
+            SocketAction::Receive { socket, within_ms } => {
                 datagram::receive(&*self.socket(socket).await?, within_ms).await
             }
-            SocketOrder::PeerName { socket } => {
+            SocketAction::PeerName { socket } => {
                 self.socket(socket).await?.peer_addr().map(Answer::Peer).map_err(named("getpeername"))
             }
-            SocketOrder::Close { socket } => {
+            SocketAction::Close { socket } => {
                 self.sockets.lock().await.remove(&socket);
                 Ok(Answer::Done)
             }

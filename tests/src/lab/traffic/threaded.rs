@@ -16,12 +16,12 @@ use super::{
 const LATE: Duration = Duration::from_secs(1);
 
 /// When the next attempt of a thread is due, so that attempts that take long do not make it fewer.
-pub struct Pace {
+pub struct Schedule {
     due: Instant,
     interval: Duration,
 }
 
-impl Pace {
+impl Schedule {
     pub fn new(interval: Duration) -> Self {
         Self { due: Instant::now(), interval }
     }

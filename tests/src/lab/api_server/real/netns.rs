@@ -18,14 +18,14 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::lab::kernel::{netns::Netns, process::Process};
 
-pub struct Place {
+pub struct ServerNetns {
     /// None: this program's own.
     netns: Option<Arc<Netns>>,
     /// Its threads are inside.
     runtime: Option<Runtime>,
 }
 
-impl Place {
+impl ServerNetns {
     pub fn here() -> Result<Self> {
         let runtime = Some(Builder::new_multi_thread().worker_threads(1).enable_all().build()?);
         Ok(Self { netns: None, runtime })
@@ -81,12 +81,12 @@ impl Place {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let runtime = self.runtime.as_ref().context("the place is closed")?;
+        let runtime = self.runtime.as_ref().context("the netns is closed")?;
         runtime.spawn(work).await.context("a thread inside panicked")?
     }
 }
 
-impl Drop for Place {
+impl Drop for ServerNetns {
     fn drop(&mut self) {
         // A runtime must not be waited for inside of another.
         if let Some(runtime) = self.runtime.take() {

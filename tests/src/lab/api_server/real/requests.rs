@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     http::{ask, request, succeeded},
-    server::{PATIENCE, RealApiServer},
+    server::{RealApiServer, TIMEOUT},
 };
 use crate::lab::{api_server::objects_in, eventually::within, objects::Manifests};
 
@@ -25,7 +25,7 @@ impl RealApiServer {
     pub async fn put(&self, object: &Value) -> Result<()> {
         let client = self.client()?;
         let object = object.clone();
-        self.place.run(async move { put(&client, object).await }).await
+        self.netns.run(async move { put(&client, object).await }).await
     }
 
     /// Creates or replaces many, so many at a time.
@@ -36,7 +36,7 @@ impl RealApiServer {
             let puts = objects.into_iter().map(|object| put(&client, object));
             stream::iter(puts).buffer_unordered(at_once).try_collect::<()>().await
         };
-        self.place.run(work).await
+        self.netns.run(work).await
     }
 
     pub async fn delete(&self, object: &Value) -> Result<()> {
@@ -63,7 +63,7 @@ impl RealApiServer {
     /// Writes what a cluster has by itself to where the rest is mirrored from.
     pub async fn write_own(&self, manifests: &Manifests) -> Result<()> {
         for (n, path) in OWN.iter().enumerate() {
-            let object = within(PATIENCE, path, || self.get(path)).await?;
+            let object = within(TIMEOUT, path, || self.get(path)).await?;
             manifests.write(&format!("own-{n}.yaml"), &object)?;
             self.mirrored.borrow_mut().insert((*path).to_owned(), object);
         }
@@ -77,19 +77,19 @@ impl RealApiServer {
 
     /// Forgets every version but the present ones.
     pub async fn compact(&self) -> Result<()> {
-        let etcd = self.place.nobody(&format!("http://127.0.0.1:{}", self.etcd_port))?;
+        let etcd = self.netns.nobody(&format!("http://127.0.0.1:{}", self.etcd_port))?;
         let work = async move {
             let found = ask(&etcd, "POST", "/v3/kv/range", &json!({"key": "AA=="})).await?;
             let revision = found.pointer("/header/revision").context("etcd tells no revision")?;
             ask(&etcd, "POST", "/v3/kv/compaction", &json!({"revision": revision, "physical": true})).await
         };
-        self.place.run(work).await.map(drop)
+        self.netns.run(work).await.map(drop)
     }
 
     /// Sends a request; the answer, whose status has to be one of success.
     pub async fn ask(&self, method: &'static str, path: &str, body: &Value) -> Result<Value> {
         let (client, path, body) = (self.client()?, path.to_owned(), body.clone());
-        self.place.run(async move { ask(&client, method, &path, &body).await }).await
+        self.netns.run(async move { ask(&client, method, &path, &body).await }).await
     }
 
     fn client(&self) -> Result<Client> {
@@ -113,8 +113,8 @@ async fn put(client: &Client, mut object: Value) -> Result<()> {
 
 /// What a controller would say of a Service: a server takes it from nobody else.
 async fn put_status(client: &Client, own: &str, object: &Value) -> Result<()> {
-    let sends_reject = object.pointer("/status/loadBalancer/ingress").is_some();
-    if object.get("kind").is_some_and(|kind| kind == "Service") && sends_reject {
+    let has_ingress = object.pointer("/status/loadBalancer/ingress").is_some();
+    if object.get("kind").is_some_and(|kind| kind == "Service") && has_ingress {
         ask(client, "PUT", &format!("{own}/status"), object).await?;
     }
     Ok(())

@@ -16,7 +16,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{http, netns::Place};
+use super::{http, netns::ServerNetns};
 use crate::lab::{
     agent::tail,
     api_server::Identity,
@@ -27,7 +27,7 @@ use crate::lab::{
 /// Of somebody who may do everything.
 const TOKEN: &str = "the-token";
 /// An API server takes its time with the first start.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(120);
 /// What ClusterIPs come from. A story about many Services needs more than a cluster has by default.
 const SERVICE_NETWORKS: &str = "10.96.0.0/12,fd00:10:96::/112";
 
@@ -60,7 +60,7 @@ pub struct RealApiServer {
     port: u16,
     /// Flags beside those that every story needs.
     flags: Vec<String>,
-    pub(super) place: Place,
+    pub(super) netns: ServerNetns,
     /// What a directory of manifests held when it was mirrored last, by path.
     pub(super) mirrored: RefCell<BTreeMap<String, Value>>,
     pub(super) directory: TempDir,
@@ -81,24 +81,24 @@ impl RealApiServer {
     /// The same, with more flags.
     pub async fn start_with(binaries: Binaries, flags: &[&str]) -> Result<Self> {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self::start_at(binaries, Place::here()?, flags).await
+        Self::start_at(binaries, ServerNetns::here()?, flags).await
     }
 
     /// On the loopback address of another network namespace.
     pub async fn start_in(binaries: Binaries, netns: &Arc<Netns>) -> Result<Self> {
-        Self::start_at(binaries, Place::inside(netns)?, Vec::new()).await
+        Self::start_at(binaries, ServerNetns::inside(netns)?, Vec::new()).await
     }
 
-    async fn start_at(binaries: Binaries, place: Place, flags: Vec<String>) -> Result<Self> {
+    async fn start_at(binaries: Binaries, netns: ServerNetns, flags: Vec<String>) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let (etcd_port, peer_port) = (place.free_port()?, place.free_port()?);
-        let port = place.free_port()?;
+        let (etcd_port, peer_port) = (netns.free_port()?, netns.free_port()?);
+        let port = netns.free_port()?;
         write_credentials(directory.path())?;
         let etcd = etcd_command(&binaries.etcd, directory.path(), etcd_port, peer_port);
-        let etcd = place.spawn("etcd", etcd, &directory.path().join("etcd.log"))?;
+        let etcd = netns.spawn("etcd", etcd, &directory.path().join("etcd.log"))?;
         let mirrored = RefCell::default();
         let mut server =
-            Self { binaries, running: None, _etcd: etcd, etcd_port, port, flags, place, mirrored, directory };
+            Self { binaries, running: None, _etcd: etcd, etcd_port, port, flags, netns, mirrored, directory };
         server.write_kubeconfig("kubeconfig", &json!({"token": TOKEN}))?;
         server.start_again().await?;
         Ok(server)
@@ -119,17 +119,17 @@ impl RealApiServer {
 
     /// Starts again where nobody who follows it finds it.
     pub async fn start_unseen(&mut self) -> Result<()> {
-        let port = self.place.free_port()?;
+        let port = self.netns.free_port()?;
         self.start_on(port).await
     }
 
     async fn start_on(&mut self, port: u16) -> Result<()> {
         let log = self.directory.path().join("api-server.log");
-        let process = self.place.spawn("the API server", self.command(port), &log)?;
-        let client = self.place.client(&self.kubeconfig(), &format!("https://127.0.0.1:{port}")).await?;
+        let process = self.netns.spawn("the API server", self.command(port), &log)?;
+        let client = self.netns.client(&self.kubeconfig(), &format!("https://127.0.0.1:{port}")).await?;
         let mut running = Running { process, client };
         let ready = tokio::select! {
-            ready = is_ready(&self.place, &running.client) => ready,
+            ready = is_ready(&self.netns, &running.client) => ready,
             status = running.process.ended() => Err(anyhow!("it ended: {}", status?)),
         };
         ready.with_context(|| {
@@ -185,10 +185,10 @@ impl RealApiServer {
     }
 }
 
-async fn is_ready(place: &Place, client: &Client) -> Result<()> {
-    within(PATIENCE, "the API server is ready", || {
+async fn is_ready(netns: &ServerNetns, client: &Client) -> Result<()> {
+    within(TIMEOUT, "the API server is ready", || {
         let client = client.clone();
-        place.run(async move {
+        netns.run(async move {
             let ready = http::request(&client, "GET", "/readyz", &Value::Null).await?;
             ensure!(ready.1 == "ok", "{ready:?}");
             // It makes what every cluster has after that.

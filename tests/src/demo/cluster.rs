@@ -20,7 +20,7 @@ const CLIENTS: [&str; 2] = ["browser-1", "browser-2"];
 /// Rest of a client between two connections of a family.
 const PAUSE_US: u64 = 3_000;
 
-pub struct Stage {
+pub struct DemoCluster {
     traffic: Vec<Client>,
     example: Example,
     /// Pods of the page, by name.
@@ -48,7 +48,7 @@ pub struct Counts {
     pub p50_us: u32,
 }
 
-impl Stage {
+impl DemoCluster {
     pub async fn build(screen: &Screen) -> Result<Self> {
         let begun = Instant::now();
         let directory = examples::directory().join(EXAMPLE);
@@ -68,10 +68,10 @@ impl Stage {
         cluster
             .manifests()
             .write_text("services.yaml", &fs::read_to_string(directory.join("services.yaml"))?)?;
-        let stage = Self::with(cluster, example, pods)?;
-        stage.publish(|_| true)?;
-        stage.start_agents(screen).await?;
-        stage.start_traffic().await
+        let cluster = Self::with(cluster, example, pods)?;
+        cluster.publish(|_| true)?;
+        cluster.start_agents(screen).await?;
+        cluster.start_traffic().await
     }
 
     /// The EndpointSlices as if only these pods were there.

@@ -32,15 +32,15 @@ pub struct Packet {
 
 /// An ICMP error, and the packet it quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Complaint {
+pub struct IcmpError {
     pub from: IpAddr,
     pub to: IpAddr,
-    pub about: (SocketAddr, SocketAddr),
+    pub quoted: (SocketAddr, SocketAddr),
 }
 
 /// What a program may answer with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Segment {
+pub enum Rejection {
     Reset { from: SocketAddr, to: SocketAddr, acknowledged: u32 },
     PortUnreachable { from: IpAddr, to: IpAddr, quoted: Vec<u8> },
     Other,
@@ -118,7 +118,7 @@ impl Packet {
     }
 
     /// In a frame for a device with this address.
-    pub fn in_frame_to(mut self, device: [u8; 6]) -> Self {
+    pub fn with_destination_mac(mut self, device: [u8; 6]) -> Self {
         self.bytes[..6].copy_from_slice(&device);
         self
     }
@@ -133,7 +133,7 @@ impl Packet {
             return bytes;
         }
         bytes[ETHERNET + 8] -= 1;
-        sum_up_header(&mut bytes);
+        write_header_checksum(&mut bytes);
         bytes
     }
 
@@ -195,7 +195,7 @@ impl Packet {
         frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
         frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&id.to_be_bytes());
         frame[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&place.to_be_bytes());
-        sum_up(&mut frame[ETHERNET..], 10, 0);
+        write_checksum(&mut frame[ETHERNET..], 10, 0);
         frame.extend(piece);
         frame
     }
@@ -232,7 +232,7 @@ impl Packet {
         if is_v4 {
             frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
             frame[ETHERNET + 6..ETHERNET + 8].fill(0);
-            sum_up(&mut frame[ETHERNET..headers], 10, 0);
+            write_checksum(&mut frame[ETHERNET..headers], 10, 0);
         } else {
             frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
             frame[ETHERNET + 6] = first[headers];
@@ -252,7 +252,7 @@ impl Packet {
         message.extend(&self.bytes[ETHERNET..end]);
         let (protocol, to) = (if router.is_ipv4() { ICMP_V4 } else { ICMP_V6 }, self.from.ip());
         let start = if router.is_ipv4() { 0 } else { pseudo(router, to, protocol, message.len()) };
-        sum_up(&mut message, 2, start);
+        write_checksum(&mut message, 2, start);
         let mut frame = Vec::new();
         ip(router, to).write(&mut frame, IpNumber(protocol), &message).expect("a vector takes everything");
         Some(frame)
@@ -276,7 +276,7 @@ impl Packet {
     }
 }
 
-impl Complaint {
+impl IcmpError {
     /// Reads a frame; an error where a checksum does not hold, that of the packet it quotes included.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let Header { from, to, protocol } = header(bytes)?;
@@ -303,8 +303,8 @@ impl Complaint {
             ensure!(sum(segment, pseudo) == 0xffff, "the checksum of the quoted segment is wrong");
         }
         let port = |at: usize| Ok::<_, anyhow::Error>(u16::from_be_bytes(part(segment, at)?));
-        let about = (SocketAddr::new(source, port(0)?), SocketAddr::new(target, port(2)?));
-        Ok(Self { from, to, about })
+        let quoted_tuple = (SocketAddr::new(source, port(0)?), SocketAddr::new(target, port(2)?));
+        Ok(Self { from, to, quoted: quoted_tuple })
     }
 }
 
@@ -315,7 +315,7 @@ fn address(octets: &[u8]) -> Result<IpAddr> {
     })
 }
 
-impl Segment {
+impl Rejection {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let Header { from, to, protocol } = header(bytes)?;
         let at = transport(bytes);
@@ -348,8 +348,8 @@ impl Segment {
 }
 
 /// Gives an IPv4 header its checksum.
-pub fn sum_up_header(frame: &mut [u8]) {
-    sum_up(&mut frame[ETHERNET..ETHERNET + IPV4], 10, 0);
+pub fn write_header_checksum(frame: &mut [u8]) {
+    write_checksum(&mut frame[ETHERNET..ETHERNET + IPV4], 10, 0);
 }
 
 struct Header {
@@ -407,7 +407,7 @@ fn sctp(from: u16, to: u16) -> Vec<u8> {
 }
 
 /// Writes the checksum at an offset that makes the sum over the bytes, from a start, come out right.
-fn sum_up(bytes: &mut [u8], at: usize, start: u32) {
+fn write_checksum(bytes: &mut [u8], at: usize, start: u32) {
     bytes[at..at + 2].fill(0);
     let sum = !(sum(bytes, start) as u16);
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());

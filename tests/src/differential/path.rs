@@ -1,4 +1,4 @@
-//! A flow's way through the programs: its first packet, the masquerade at the egress, the answer's way back, and the packet
+//! A flow's path through the programs: its first packet, the masquerade at the egress, the answer's path back, and the packet
 //! after it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,11 +7,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use proxy::model::flow::{Outcome, Verdict};
 
 use super::{
-    ground::{DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT},
-    wire::{Complaint, Packet, Segment},
+    fixture::{
+        DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, POD_EGRESS, POD_INGRESS, ProgramFixture, REDIRECT,
+    },
+    packet::{IcmpError, Packet, Rejection},
 };
 
-/// One on the way, of either family.
+/// One on the path, of either family.
 const ROUTER: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1)),
@@ -47,14 +49,14 @@ pub struct Expected {
 
 /// A flow's first packet, and where its ends are.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct FlowPath {
     pub packet: Packet,
     pub client: Client,
     pub backend: Backend,
 }
 
 impl Client {
-    fn begins_at(self) -> &'static str {
+    fn first_program(self) -> &'static str {
         match self {
             Self::Outside => EXTERNAL_INGRESS,
             Self::Pod => POD_INGRESS,
@@ -63,7 +65,7 @@ impl Client {
     }
 
     /// Where its answers leave the node; a client on the node gets them where they come in.
-    fn ends_at(self) -> Option<&'static str> {
+    fn last_program(self) -> Option<&'static str> {
         match self {
             Self::Outside => Some(EXTERNAL_EGRESS),
             Self::Pod => Some(POD_EGRESS),
@@ -71,8 +73,8 @@ impl Client {
         }
     }
 
-    /// What the program says of a packet that is to go on: the node's own is on the way to another place already.
-    fn goes_on(self) -> i32 {
+    /// What the program says of a packet that is to go on: the node's own is on the path to another place already.
+    fn forward_action(self) -> i32 {
         if self == Self::Node { REDIRECT } else { PASS }
     }
 }
@@ -94,57 +96,59 @@ impl Expected {
     }
 }
 
-impl Way {
+impl FlowPath {
     /// Sends the flow through, and holds what comes of it against what is to come of it: the backend it got, if any.
-    pub fn go(&self, ground: &mut Ground, expected: &Expected) -> Result<Option<SocketAddr>> {
-        let (action, out) = ground.run(self.client.begins_at(), &self.packet)?;
+    pub fn check(&self, fixture: &mut ProgramFixture, expected: &Expected) -> Result<Option<SocketAddr>> {
+        let (action, out) = fixture.run(self.client.first_program(), &self.packet)?;
         match expected.outcome {
             Outcome::None => ensure!(action == PASS && out == self.packet.bytes(), "touched: {action}"),
             Outcome::Drop => ensure!(action == DROP, "not dropped: {action}"),
-            Outcome::Reject => rejected(&self.packet, action, &out)?,
-            Outcome::Dnat if self.is_refused_to_sctp(expected) => rejected(&self.packet, action, &out)?,
-            Outcome::Dnat => return self.translated(ground, expected, action, &out).map(Some),
+            Outcome::Reject => check_rejection(&self.packet, action, &out)?,
+            Outcome::Dnat if self.is_rejected_for_sctp(expected) => {
+                check_rejection(&self.packet, action, &out)?
+            }
+            Outcome::Dnat => return self.check_translated(fixture, expected, action, &out).map(Some),
         }
         Ok(None)
     }
 
     /// Another port would need another checksum.
-    fn is_refused_to_sctp(&self, expected: &Expected) -> bool {
+    fn is_rejected_for_sctp(&self, expected: &Expected) -> bool {
         let port = self.packet.to.port();
         self.packet.is_sctp() && expected.backends.iter().all(|(backend, _)| backend.port() != port)
     }
 
     /// There, back, and once more.
-    fn translated(
+    fn check_translated(
         &self,
-        ground: &mut Ground,
+        fixture: &mut ProgramFixture,
         expected: &Expected,
         action: i32,
         out: &[u8],
     ) -> Result<SocketAddr> {
-        ensure!(action == self.client.goes_on(), "not passed on: {action}");
-        let there = Packet::parse(out)?;
-        let choice = expected.backends.iter().find(|(backend, _)| *backend == there.to);
+        ensure!(action == self.client.forward_action(), "not passed on: {action}");
+        let forwarded = Packet::parse(out)?;
+        let choice = expected.backends.iter().find(|(backend, _)| *backend == forwarded.to);
         let (_, is_masqueraded) =
-            choice.with_context(|| format!("{} is not among {:?}", there.to, expected.backends))?;
-        ensure!(self.is_of_client(there.from), "another client: {}", there.from);
-        ensure!(there.is_like(&self.packet), "more than the ends has changed");
+            choice.with_context(|| format!("{} is not among {:?}", forwarded.to, expected.backends))?;
+        ensure!(self.is_of_client(forwarded.from), "another client: {}", forwarded.from);
+        ensure!(forwarded.is_like(&self.packet), "more than the ends has changed");
 
-        let (action, out) = ground.run(self.backend.egress(), &there)?;
+        let (action, out) = fixture.run(self.backend.egress(), &forwarded)?;
         ensure!(action == PASS, "held up at the egress: {action}");
         let left = Packet::parse(&out)?;
-        ensure!(left.to == there.to, "another backend: {}", left.to);
-        let stands_for = expected.masquerade[usize::from(there.from.is_ipv6())];
-        let source = if *is_masqueraded { stands_for } else { there.from.ip() };
+        ensure!(left.to == forwarded.to, "another backend: {}", left.to);
+        let node_address = expected.masquerade[usize::from(forwarded.from.is_ipv6())];
+        let source = if *is_masqueraded { node_address } else { forwarded.from.ip() };
         ensure!(left.from.ip() == source, "sent as {}, should be as {source}", left.from);
         // SCTP keeps its port, for its checksum covers it; others get one at random, which may be the one they had.
         let keeps_port = self.packet.is_sctp() || !is_masqueraded;
-        ensure!(!keeps_port || left.from.port() == there.from.port(), "sent as {}", left.from);
-        let home = self.answered(ground, &there, &left)?;
-        self.goes_on(ground, &there)?;
-        self.sends_reject(ground, &left, &home)?;
-        self.goes_on_in_pieces(ground, &left)?;
-        Ok(there.to)
+        ensure!(!keeps_port || left.from.port() == forwarded.from.port(), "sent as {}", left.from);
+        let reply_at_client = self.check_reply(fixture, &forwarded, &left)?;
+        self.check_next(fixture, &forwarded)?;
+        self.check_icmp_errors(fixture, &left, &reply_at_client)?;
+        self.check_fragments(fixture, &left)?;
+        Ok(forwarded.to)
     }
 
     /// Where a masqueraded flow has the ends that a client on the node would have, that one gets another port.
@@ -153,15 +157,15 @@ impl Way {
     }
 
     /// The answer as the client gets it.
-    fn answered(&self, ground: &mut Ground, there: &Packet, left: &Packet) -> Result<Packet> {
+    fn check_reply(&self, fixture: &mut ProgramFixture, forwarded: &Packet, left: &Packet) -> Result<Packet> {
         let answer = left.answer();
-        let (action, out) = ground.run(self.backend.ingress(), &answer)?;
+        let (action, out) = fixture.run(self.backend.ingress(), &answer)?;
         ensure!(action == PASS, "the answer is held up: {action}");
         let mut back = Packet::parse(&out)?;
-        if let Some(egress) = self.client.ends_at() {
+        if let Some(egress) = self.client.last_program() {
             let (from, to) = (back.from, back.to);
-            ensure!((from, to) == (there.to, there.from), "the answer goes from {from} to {to}");
-            let (action, out) = ground.run(egress, &back)?;
+            ensure!((from, to) == (forwarded.to, forwarded.from), "the answer goes from {from} to {to}");
+            let (action, out) = fixture.run(egress, &back)?;
             ensure!(action == PASS, "the answer is held up at the egress: {action}");
             back = Packet::parse(&out)?;
         }
@@ -172,84 +176,95 @@ impl Way {
     }
 
     /// Routers on either side find a packet too big: what they quote is what its sender sent.
-    fn sends_reject(&self, ground: &mut Ground, left: &Packet, home: &Packet) -> Result<()> {
+    fn check_icmp_errors(
+        &self,
+        fixture: &mut ProgramFixture,
+        left: &Packet,
+        reply_at_client: &Packet,
+    ) -> Result<()> {
         let router = ROUTER[usize::from(left.from.is_ipv6())];
-        let quoted = if self.packet.from.port().is_multiple_of(2) { 8 } else { usize::MAX };
-        let Some(mut complaint) = left.too_big(router, quoted) else { return Ok(()) };
-        let ways_back = [Some(self.backend.ingress()), self.client.ends_at()];
+        let quoted_bytes = if self.packet.from.port().is_multiple_of(2) { 8 } else { usize::MAX };
+        let Some(mut error_packet) = left.too_big(router, quoted_bytes) else { return Ok(()) };
+        let ways_back = [Some(self.backend.ingress()), self.client.last_program()];
         for program in ways_back.into_iter().flatten() {
-            let (action, out) = ground.run_frame(program, &complaint)?;
+            let (action, out) = fixture.run_frame(program, &error_packet)?;
             ensure!(action == PASS, "an error about a packet is held up at {program}: {action}");
-            complaint = out;
+            error_packet = out;
         }
-        let told = Complaint::parse(&complaint)?;
-        let about = (self.packet.from, self.packet.to);
-        let expected = Complaint { from: self.packet.to.ip(), to: self.packet.from.ip(), about };
-        ensure!(told == expected, "the client is told {told:?} instead of {expected:?}");
+        let received = IcmpError::parse(&error_packet)?;
+        let quoted = (self.packet.from, self.packet.to);
+        let expected = IcmpError { from: self.packet.to.ip(), to: self.packet.from.ip(), quoted };
+        ensure!(received == expected, "the client receives {received:?} instead of {expected:?}");
 
         // What the node itself sends is not found too big by a router before it.
         if self.client == Client::Node {
             return Ok(());
         }
-        let Some(mut complaint) = home.too_big(router, quoted) else { return Ok(()) };
-        for program in [self.client.begins_at(), self.backend.egress()] {
-            let (action, out) = ground.run_frame(program, &complaint)?;
-            ensure!(action == PASS, "an error about an answer is held up at {program}: {action}");
-            complaint = out;
+        let Some(mut error_packet) = reply_at_client.too_big(router, quoted_bytes) else { return Ok(()) };
+        for program in [self.client.first_program(), self.backend.egress()] {
+            let (action, out) = fixture.run_frame(program, &error_packet)?;
+            ensure!(action == PASS, "an error about a reply is held up at {program}: {action}");
+            error_packet = out;
         }
-        let told = Complaint::parse(&complaint)?;
-        let about = (left.to, left.from);
-        ensure!((told.to, told.about) == (left.to.ip(), about), "the backend is told {told:?}");
+        let received = IcmpError::parse(&error_packet)?;
+        let quoted = (left.to, left.from);
+        ensure!(
+            (received.to, received.quoted) == (left.to.ip(), quoted),
+            "the backend receives {received:?}"
+        );
         Ok(())
     }
 
     /// A datagram in fragments goes where the flow goes, in whichever order they come.
-    fn goes_on_in_pieces(&self, ground: &mut Ground, left: &Packet) -> Result<()> {
+    fn check_fragments(&self, fixture: &mut ProgramFixture, left: &Packet) -> Result<()> {
         let Some(fragments) = self.packet.fragments(self.packet.from.port()) else { return Ok(()) };
-        let begins_at = self.client.begins_at();
+        let first_program = self.client.first_program();
         // What the node sends is in order.
         let is_early = self.client != Client::Node && self.packet.from.port().is_multiple_of(3);
         if is_early {
-            let (action, _) = ground.run_frame(begins_at, &fragments[1])?;
+            let (action, _) = fixture.run_frame(first_program, &fragments[1])?;
             ensure!(action == DROP, "a fragment that came too early is not held: {action}");
         }
         let mut came = Vec::new();
         for fragment in &fragments {
-            let (action, there) = ground.run_frame(begins_at, fragment)?;
-            ensure!(action == self.client.goes_on(), "a fragment is not passed on: {action}");
-            let (action, out) = ground.run_frame(self.backend.egress(), &there)?;
+            let (action, forwarded) = fixture.run_frame(first_program, fragment)?;
+            ensure!(action == self.client.forward_action(), "a fragment is not passed on: {action}");
+            let (action, out) = fixture.run_frame(self.backend.egress(), &forwarded)?;
             ensure!(action == PASS, "a fragment is held up at the egress: {action}");
             came.push(out);
         }
         let joined = Packet::joined(&came)?;
-        ensure!((joined.from, joined.to) == (left.from, left.to), "fragments go another way");
+        ensure!((joined.from, joined.to) == (left.from, left.to), "fragments take another path");
         Ok(())
     }
 
-    fn goes_on(&self, ground: &mut Ground, there: &Packet) -> Result<()> {
-        let (action, out) = ground.run(self.client.begins_at(), &self.packet.next())?;
-        let is_passed_on = action == self.client.goes_on();
-        ensure!(is_passed_on && Packet::parse(&out)?.to == there.to, "the next one goes elsewhere: {action}");
+    fn check_next(&self, fixture: &mut ProgramFixture, forwarded: &Packet) -> Result<()> {
+        let (action, out) = fixture.run(self.client.first_program(), &self.packet.next())?;
+        let is_passed_on = action == self.client.forward_action();
+        ensure!(
+            is_passed_on && Packet::parse(&out)?.to == forwarded.to,
+            "the next one goes elsewhere: {action}"
+        );
         Ok(())
     }
 }
 
 /// The client hears of it at once, from whom it dialled.
-fn rejected(packet: &Packet, action: i32, out: &[u8]) -> Result<()> {
+fn check_rejection(packet: &Packet, action: i32, out: &[u8]) -> Result<()> {
     ensure!(action == REDIRECT, "not answered: {action}");
-    match Segment::parse(out)? {
-        Segment::Reset { from, to, acknowledged } => {
+    match Rejection::parse(out)? {
+        Rejection::Reset { from, to, acknowledged } => {
             ensure!((from, to) == (packet.to, packet.from), "a reset from {from} to {to}");
             ensure!(acknowledged == Packet::SEQUENCE + 1, "the reset acknowledges {acknowledged}");
         }
-        Segment::PortUnreachable { from, to, quoted } => {
+        Rejection::PortUnreachable { from, to, quoted } => {
             ensure!((from, to) == (packet.to.ip(), packet.from.ip()), "unreachable from {from} to {to}");
             ensure!(
                 packet.bytes().get(14..).is_some_and(|sent| sent.starts_with(&quoted)),
                 "another packet is quoted"
             );
         }
-        Segment::Other => bail!("answered with something else"),
+        Rejection::Other => bail!("answered with something else"),
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ const CLIENT: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x127, 0, 0, 0, 0, 0, 1), 
 /// As many as the smaller network has.
 pub const GENERATIONS: u32 = 1 << 23;
 
-pub struct Ground {
+pub struct AtomicityFixture {
     pub netns: Netns,
     pins: Pins,
     _directory: PinDir,
@@ -31,8 +31,8 @@ pub struct Ground {
     pub cgroup: Cgroup,
 }
 
-impl Ground {
-    pub async fn lay() -> Result<Self> {
+impl AtomicityFixture {
+    pub async fn create() -> Result<Self> {
         let name = unique_name("atomicity");
         let netns = Netns::create().await?;
         let netlink = netns.netlink()?;

@@ -4,12 +4,12 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    ground::{
-        self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS, POD_EGRESS, POD_INGRESS, REDIRECT,
-        network,
+    fixture::{
+        self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, POD_EGRESS, POD_INGRESS, ProgramFixture,
+        REDIRECT, network,
     },
-    wire::Packet,
-    world::{self, CASES, World},
+    objects::{self, CASES, RandomObjects},
+    packet::Packet,
 };
 use crate::lab::rng::Chance;
 
@@ -23,20 +23,20 @@ const HEADERS: usize = 128;
 
 /// Sends so many through each program; the first that is treated wrongly ends it. Some are too short for the kernel to run
 /// programs on.
-pub fn spoilt(packets: u64, chance: &mut Chance) -> Result<()> {
+pub fn corrupted(packets: u64, chance: &mut Chance) -> Result<()> {
     network()?.run(|| {
-        let mut ground = Ground::new(None, ground::CONFIG)?;
-        let (mut world, mut runs) = (World::default(), 0);
+        let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
+        let (mut objects, mut runs) = (RandomObjects::default(), 0);
         for n in 0..packets {
             if n % CASES == 0 {
-                world = World::random(chance);
-                ground.lay(world::policy(), world.changes())?;
+                objects = RandomObjects::random(chance);
+                fixture.load_objects(objects::policy(), objects.changes())?;
             }
-            let frame = frame(&world, chance);
+            let frame = frame(&objects, chance);
             for program in PROGRAMS {
-                let Ok((action, out)) = ground.run_frame(program, &frame) else { continue };
+                let Ok((action, out)) = fixture.run_frame(program, &frame) else { continue };
                 runs += 1;
-                is_sound(&frame, action, &out)
+                check_output(&frame, action, &out)
                     .with_context(|| format!("seed {}, packet {n}, {program}: {frame:02x?}", chance.seed))?;
             }
         }
@@ -45,8 +45,8 @@ pub fn spoilt(packets: u64, chance: &mut Chance) -> Result<()> {
     })
 }
 
-fn frame(world: &World, chance: &mut Chance) -> Vec<u8> {
-    let flow = world.flow(chance);
+fn frame(objects: &RandomObjects, chance: &mut Chance) -> Vec<u8> {
+    let flow = objects.flow(chance);
     let port = u16::try_from(1024 + chance.below(60_000)).expect("a port");
     let packet = Packet::first(&flow, port);
     let router =
@@ -62,12 +62,12 @@ fn frame(world: &World, chance: &mut Chance) -> Vec<u8> {
     }
     .unwrap_or_else(|| packet.bytes().to_vec());
     for _ in 0..=chance.below(3) {
-        spoil(&mut frame, chance);
+        corrupt(&mut frame, chance);
     }
     frame
 }
 
-fn spoil(frame: &mut Vec<u8>, chance: &mut Chance) {
+fn corrupt(frame: &mut Vec<u8>, chance: &mut Chance) {
     let length = frame.len() as u64;
     match chance.below(5) {
         // Cut off somewhere.
@@ -92,7 +92,7 @@ fn spoil(frame: &mut Vec<u8>, chance: &mut Chance) {
     }
 }
 
-fn is_sound(frame: &[u8], action: i32, out: &[u8]) -> Result<()> {
+fn check_output(frame: &[u8], action: i32, out: &[u8]) -> Result<()> {
     match action {
         DROP => Ok(()),
         PASS | REDIRECT if out.len() == frame.len() => {

@@ -43,11 +43,11 @@ pub fn policy() -> Policy {
 
 /// What the API server holds.
 #[derive(Debug, Default)]
-pub struct World {
+pub struct RandomObjects {
     objects: Vec<Object>,
 }
 
-impl World {
+impl RandomObjects {
     pub fn random(chance: &mut Chance) -> Self {
         let mut objects = vec![Object::ServiceCidr(read(json!({"metadata": {"name": "kubernetes"},
             "spec": {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}})))];

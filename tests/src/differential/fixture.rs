@@ -20,7 +20,7 @@ use proxy::{
 };
 use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, MAPS};
 
-use super::wire::Packet;
+use super::packet::Packet;
 use crate::lab::kernel::{leftovers::unique_name, mounts::PinDir, netns::Netns};
 
 pub const PASS: i32 = -1;
@@ -36,7 +36,7 @@ pub const POD_EGRESS: &str = "tc_pod_egress";
 pub const UNREACHABLE: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
 
 /// One set of maps, with the programs on it.
-pub struct Ground {
+pub struct ProgramFixture {
     programs: Programs,
     pub reconciler: Reconciler<KernelMaps>,
     networks: Networks,
@@ -49,7 +49,7 @@ pub struct Ground {
 /// Every refusal is told, however many there are.
 pub const CONFIG: Config = Config { icmp_errors: u32::MAX, ..Config::DEFAULT };
 
-impl Ground {
+impl ProgramFixture {
     /// `object`: programs in the place of those that the agent has.
     pub fn new(object: Option<&[u8]>, config: Config) -> Result<Self> {
         let directory = PinDir::create(&unique_name("differential"))?;
@@ -67,7 +67,7 @@ impl Ground {
     }
 
     /// Makes these the node and the objects, in the place of what was there.
-    pub fn lay(&mut self, policy: Policy, objects: impl IntoIterator<Item = Change>) -> Result<()> {
+    pub fn load_objects(&mut self, policy: Policy, objects: impl IntoIterator<Item = Change>) -> Result<()> {
         let addresses = policy.node_addresses.clone();
         self.index = Index::new(policy);
         for change in objects {
@@ -81,11 +81,11 @@ impl Ground {
             datapath::grace_period()?;
             self.reconciler.reclaim(epoch);
         }
-        self.be(&addresses)
+        self.set_node(&addresses)
     }
 
     /// A program that is run without a device is run at the loopback's, which is given the node's first addresses.
-    fn be(&mut self, addresses: &[IpAddr]) -> Result<()> {
+    fn set_node(&mut self, addresses: &[IpAddr]) -> Result<()> {
         let node = self.index.node();
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let serving =
@@ -103,7 +103,7 @@ impl Ground {
     }
 
     /// Gives another device the same addresses.
-    pub fn have_uplink(&mut self, index: u32, addresses: [IpAddr; 2]) -> Result<()> {
+    pub fn add_uplink(&mut self, index: u32, addresses: [IpAddr; 2]) -> Result<()> {
         let [IpAddr::V4(v4), IpAddr::V6(v6)] = addresses else { bail!("one address of each family") };
         let lo = lo(Some(v4), Some(v6));
         let uplink = Device { index, name: "uplink".to_owned(), ..lo.clone() };

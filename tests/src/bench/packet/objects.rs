@@ -9,8 +9,8 @@ use proxy::{
 };
 use serde_json::{Value, json};
 
-pub use crate::differential::world::policy;
-use crate::differential::world::{NODE, NODE_NAME};
+pub use crate::differential::objects::policy;
+use crate::differential::objects::{NODE, NODE_NAME};
 
 const NODE_PORT: u16 = 30_080;
 /// Flows to one backend that are masqueraded all need another port of the node, and there are 36,000.

@@ -29,9 +29,9 @@ use proxy_ebpf::abi::{
 use serde_json::json;
 
 use super::{
-    ground::{self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, Ground, PASS},
-    wire::Packet,
-    world::{self, NODE},
+    fixture::{self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, ProgramFixture},
+    objects::{self, NODE},
+    packet::Packet,
 };
 
 /// The reasons that come up among random flows or here. The other two do not in program runs: `NeedsSourceAddress` is the
@@ -59,7 +59,7 @@ const CLUSTER_IP: [&str; 2] = ["10.96.9.1", "fd00:96::9:1"];
 const EXTERNAL_IP: [&str; 2] = ["192.0.2.9", "2001:db8:2::9"];
 const ENDPOINT: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
 /// Nobody's address.
-const VACANT: [&str; 2] = ["192.0.2.10", "2001:db8:2::a"];
+const UNUSED: [&str; 2] = ["192.0.2.10", "2001:db8:2::a"];
 const PORT: u16 = 80;
 /// SCTP's, where pods serve too.
 const SCTP_PORT: u16 = 8080;
@@ -73,25 +73,25 @@ const ERRORS: u32 = 3;
 
 /// Two nodes that are too small: one has few records of flows and one port for masquerades, the other no memory for the
 /// entries that lead to flows.
-pub struct Straits {
-    narrow: Ground,
-    packed: Ground,
+pub struct ExhaustedNodes {
+    small: ProgramFixture,
+    no_memory_node: ProgramFixture,
     clients: u32,
 }
 
-impl Straits {
+impl ExhaustedNodes {
     pub fn new(object: Option<&[u8]>) -> Result<Self> {
-        let config = Config { flows: FLOWS, first_port: 2000, last_port: 2000, ..ground::CONFIG };
-        let mut narrow = Ground::new(object, config)?;
-        narrow.lay(world::policy(), objects()?)?;
-        let mut packed = Ground::new(object, ground::CONFIG)?;
-        packed.lay(world::policy(), objects()?)?;
-        fill(&packed)?;
-        Ok(Self { narrow, packed, clients: 0 })
+        let config = Config { flows: FLOWS, first_port: 2000, last_port: 2000, ..fixture::CONFIG };
+        let mut small = ProgramFixture::new(object, config)?;
+        small.load_objects(objects::policy(), service_objects()?)?;
+        let mut no_memory_node = ProgramFixture::new(object, fixture::CONFIG)?;
+        no_memory_node.load_objects(objects::policy(), service_objects()?)?;
+        fill_conntrack(&no_memory_node)?;
+        Ok(Self { small, no_memory_node, clients: 0 })
     }
 
     /// Goes through each once.
-    pub fn pass(&mut self) -> Result<()> {
+    pub fn check_all(&mut self) -> Result<()> {
         for v6 in [false, true] {
             self.no_route(v6).context("no route")?;
             self.no_masquerade_address(v6).context("no address for masquerades")?;
@@ -107,8 +107,8 @@ impl Straits {
     }
 
     pub fn refusals(&self) -> Result<BTreeMap<&'static str, u64>> {
-        let mut sum = self.narrow.refusals()?;
-        for (reason, count) in self.packed.refusals()? {
+        let mut sum = self.small.refusals()?;
+        for (reason, count) in self.no_memory_node.refusals()? {
             *sum.entry(reason).or_default() += count;
         }
         Ok(sum)
@@ -117,26 +117,26 @@ impl Straits {
     fn no_route(&mut self, v6: bool) -> Result<()> {
         self.clients += 1;
         let packet = self.packet(NODE[usize::from(v6)], CLUSTER_IP[usize::from(v6)])?;
-        refused(&mut self.narrow, EXTERNAL_EGRESS, &packet, DropReason::NoRouteToBackend)?;
-        self.clear()
+        expect_drop(&mut self.small, EXTERNAL_EGRESS, &packet, DropReason::NoRouteToBackend)?;
+        self.delete_flows()
     }
 
     fn no_masquerade_address(&mut self, v6: bool) -> Result<()> {
-        self.narrow.set_masquerade(&[])?;
-        let there = self.begin(v6)?;
-        refused(&mut self.narrow, EXTERNAL_EGRESS, &there, DropReason::NoMasqueradeAddress)?;
-        self.narrow.set_masquerade(&NODE)?;
+        self.small.set_masquerade(&[])?;
+        let there = self.create_flow(v6)?;
+        expect_drop(&mut self.small, EXTERNAL_EGRESS, &there, DropReason::NoMasqueradeAddress)?;
+        self.small.set_masquerade(&NODE)?;
         // The next packet finds an address.
-        ensure!(self.narrow.run(EXTERNAL_EGRESS, &there)?.0 == PASS, "still refused");
-        self.clear()
+        ensure!(self.small.run(EXTERNAL_EGRESS, &there)?.0 == PASS, "still refused");
+        self.delete_flows()
     }
 
     fn no_masquerade_port(&mut self, v6: bool) -> Result<()> {
-        let first = self.begin(v6)?;
-        ensure!(self.narrow.run(EXTERNAL_EGRESS, &first)?.0 == PASS, "the only port is refused");
-        let second = self.begin(v6)?;
-        refused(&mut self.narrow, EXTERNAL_EGRESS, &second, DropReason::NoMasqueradePort)?;
-        self.clear()
+        let first = self.create_flow(v6)?;
+        ensure!(self.small.run(EXTERNAL_EGRESS, &first)?.0 == PASS, "the only port is refused");
+        let second = self.create_flow(v6)?;
+        expect_drop(&mut self.small, EXTERNAL_EGRESS, &second, DropReason::NoMasqueradePort)?;
+        self.delete_flows()
     }
 
     /// One client's port through two frontends to one backend: another protocol's client would get another port.
@@ -144,22 +144,23 @@ impl Straits {
         self.clients += 1;
         let [first, second] = [CLUSTER_IP, EXTERNAL_IP]
             .map(|to| self.packet_to(client(v6), to[usize::from(v6)], (Protocol::Sctp, SCTP_PORT)));
-        ensure!(self.narrow.run(EXTERNAL_INGRESS, &first?)?.0 == PASS, "the first is refused");
-        refused(&mut self.narrow, EXTERNAL_INGRESS, &second?, DropReason::NoMasqueradePort)?;
-        self.clear()
+        ensure!(self.small.run(EXTERNAL_INGRESS, &first?)?.0 == PASS, "the first is refused");
+        expect_drop(&mut self.small, EXTERNAL_INGRESS, &second?, DropReason::NoMasqueradePort)?;
+        self.delete_flows()
     }
 
     /// More fragments come before the first of their datagram than can wait: the next goes on as it is.
     fn fragment_not_held(&mut self, v6: bool) -> Result<()> {
         let packet = self.packet_to(client(v6), EXTERNAL_IP[usize::from(v6)], (Protocol::Udp, PORT))?;
-        let count = |ground: &Ground| ground.reconciler.maps().drops(DropReason::FragmentNotHeld as u32);
+        let count =
+            |fixture: &ProgramFixture| fixture.reconciler.maps().drops(DropReason::FragmentNotHeld as u32);
         for id in 0..=u16::try_from(map::MAX_HELD_FRAGMENTS)? {
             let fragments = packet.fragments(id).context("a datagram in one piece")?;
             let early = fragments.last().context("a datagram in no piece")?;
-            let before = count(&self.narrow)?;
-            let (action, out) = self.narrow.run_frame(EXTERNAL_INGRESS, early)?;
+            let before = count(&self.small)?;
+            let (action, out) = self.small.run_frame(EXTERNAL_INGRESS, early)?;
             if action == PASS {
-                let counted = count(&self.narrow)? - before;
+                let counted = count(&self.small)? - before;
                 ensure!(counted == 1 && out == *early, "changed, or counted {counted} times");
                 return Ok(());
             }
@@ -168,37 +169,37 @@ impl Straits {
     }
 
     fn flow_ending(&mut self, v6: bool) -> Result<()> {
-        let packet = self.outsider(v6)?;
-        ensure!(self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "not begun");
-        self.change_lives(|life| if life.is_alive() { life.dying() } else { life })?;
-        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet.next(), DropReason::FlowEnding)?;
-        self.clear()
+        let packet = self.next_packet(v6)?;
+        ensure!(self.small.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "not begun");
+        self.change_states(|state| if state.is_alive() { state.dying() } else { state })?;
+        expect_drop(&mut self.small, EXTERNAL_INGRESS, &packet.next(), DropReason::FlowEnding)?;
+        self.delete_flows()
     }
 
     fn frontend_churn(&mut self, v6: bool) -> Result<()> {
-        let [vacant, taken] = [VACANT, EXTERNAL_IP].map(|addresses| key(addresses[usize::from(v6)]));
-        let maps = self.narrow.reconciler.maps_mut();
+        let [vacant, taken] = [UNUSED, EXTERNAL_IP].map(|addresses| key(addresses[usize::from(v6)]));
+        let maps = self.small.reconciler.maps_mut();
         let (vacant, taken) = (vacant?, taken?);
         let published = maps.frontends()?.into_iter().find(|(key, _)| *key == taken);
         let (_, index) = published.context("the frontend is not there")?;
         maps.insert_frontend(vacant, index)?;
         self.clients += 1;
-        let packet = self.packet(client(v6), VACANT[usize::from(v6)])?;
-        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::FrontendChurn)?;
-        Ok(self.narrow.reconciler.maps_mut().remove_frontend(vacant)?)
+        let packet = self.packet(client(v6), UNUSED[usize::from(v6)])?;
+        expect_drop(&mut self.small, EXTERNAL_INGRESS, &packet, DropReason::FrontendChurn)?;
+        Ok(self.small.reconciler.maps_mut().remove_frontend(vacant)?)
     }
 
     fn backend_churn(&mut self, v6: bool) -> Result<()> {
         let family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
-        let packet = self.outsider(v6)?;
-        let maps = self.narrow.reconciler.maps_mut();
+        let packet = self.next_packet(v6)?;
+        let maps = self.small.reconciler.maps_mut();
         let backends = 0..=*maps.extent()?.backends.get(family);
         let generations: Vec<_> = backends.map(|at| (at, maps.backend(family, at).generation)).collect();
         for (at, generation) in &generations {
             maps.raise_generation(family, *at, generation + 1);
         }
-        refused(&mut self.narrow, EXTERNAL_INGRESS, &packet, DropReason::BackendChurn)?;
-        let maps = self.narrow.reconciler.maps_mut();
+        expect_drop(&mut self.small, EXTERNAL_INGRESS, &packet, DropReason::BackendChurn)?;
+        let maps = self.small.reconciler.maps_mut();
         for (at, generation) in generations {
             maps.raise_generation(family, at, generation);
         }
@@ -209,8 +210,8 @@ impl Straits {
     fn full_table(&mut self, v6: bool) -> Result<()> {
         let mut flows = Vec::new();
         let kept_out = loop {
-            let packet = self.outsider(v6)?;
-            if self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 != PASS {
+            let packet = self.next_packet(v6)?;
+            if self.small.run(EXTERNAL_INGRESS, &packet)?.0 != PASS {
                 break packet;
             }
             flows.push(packet);
@@ -219,40 +220,40 @@ impl Straits {
         ensure!(flows.len() > FLOWS as usize / 2, "refused after {} flows", flows.len());
         // The first refusal may have overlooked a record; half as many again as there are records find them all in use.
         for _ in 0..FLOWS / 2 {
-            let packet = self.outsider(v6)?;
-            if self.narrow.run(EXTERNAL_INGRESS, &packet)?.0 == PASS {
+            let packet = self.next_packet(v6)?;
+            if self.small.run(EXTERNAL_INGRESS, &packet)?.0 == PASS {
                 flows.push(packet);
             }
         }
-        refused(&mut self.narrow, EXTERNAL_INGRESS, &kept_out, DropReason::ConntrackFull)?;
+        expect_drop(&mut self.small, EXTERNAL_INGRESS, &kept_out, DropReason::ConntrackFull)?;
         for packet in &flows {
-            let (action, out) = self.narrow.run(EXTERNAL_INGRESS, &packet.next())?;
+            let (action, out) = self.small.run(EXTERNAL_INGRESS, &packet.next())?;
             let is_translated = Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[usize::from(v6)];
             ensure!(action == PASS && is_translated, "a flow in use was lost");
         }
         // Once they have been silent for long, they go rather than that a new one is refused.
-        self.change_lives(|life| {
-            FlowState::new(life.tag(), life.bits(), life.last_seen().wrapping_sub(1_000))
+        self.change_states(|state| {
+            FlowState::new(state.tag(), state.bits(), state.last_seen().wrapping_sub(1_000))
         })?;
-        ensure!(self.narrow.run(EXTERNAL_INGRESS, &kept_out)?.0 == PASS, "silent flows keep a new one out");
-        self.clear()
+        ensure!(self.small.run(EXTERNAL_INGRESS, &kept_out)?.0 == PASS, "silent flows keep a new one out");
+        self.delete_flows()
     }
 
     fn no_memory(&mut self) -> Result<()> {
-        let packet = self.outsider(false)?;
-        refused(&mut self.packed, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)
+        let packet = self.next_packet(false)?;
+        expect_drop(&mut self.no_memory_node, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)
     }
 
     /// Begins a flow from outside: its first packet as it is on its way to the backend.
-    fn begin(&mut self, v6: bool) -> Result<Packet> {
-        let packet = self.outsider(v6)?;
-        let (action, out) = self.narrow.run(EXTERNAL_INGRESS, &packet)?;
+    fn create_flow(&mut self, v6: bool) -> Result<Packet> {
+        let packet = self.next_packet(v6)?;
+        let (action, out) = self.small.run(EXTERNAL_INGRESS, &packet)?;
         ensure!(action == PASS, "not begun: {action}");
         Packet::parse(&out)
     }
 
     /// The first packet of another client.
-    fn outsider(&mut self, v6: bool) -> Result<Packet> {
+    fn next_packet(&mut self, v6: bool) -> Result<Packet> {
         self.clients += 1;
         self.packet(client(v6), EXTERNAL_IP[usize::from(v6)])
     }
@@ -266,27 +267,31 @@ impl Straits {
     }
 
     /// Ends all flows, whose entries then lead nowhere.
-    fn clear(&self) -> Result<()> {
-        self.change_lives(|life| FlowState::new(life.tag(), 0, life.last_seen()))
+    fn delete_flows(&self) -> Result<()> {
+        self.change_states(|state| FlowState::new(state.tag(), 0, state.last_seen()))
     }
 
-    fn change_lives(&self, change: impl Fn(FlowState) -> FlowState + Copy) -> Result<()> {
-        change_lives::<[u8; 4]>(&self.narrow, map::FLOWS_V4, change)?;
-        change_lives::<[u8; 16]>(&self.narrow, map::FLOWS_V6, change)
+    fn change_states(&self, change: impl Fn(FlowState) -> FlowState + Copy) -> Result<()> {
+        change_states::<[u8; 4]>(&self.small, map::FLOWS_V4, change)?;
+        change_states::<[u8; 16]>(&self.small, map::FLOWS_V6, change)
     }
 }
 
 /// What needs a node of its own, and once is enough of it.
-pub fn once(object: Option<&[u8]>) -> Result<()> {
-    told_too_often(object).context("too many ICMP errors")?;
+pub fn check_once(object: Option<&[u8]>) -> Result<()> {
+    icmp_rate_limit(object).context("too many ICMP errors")?;
     crowded_table(object).context("a table nine tenths full")
 }
 
-fn change_lives<A>(ground: &Ground, table: &str, change: impl Fn(FlowState) -> FlowState) -> Result<()>
+fn change_states<A>(
+    fixture: &ProgramFixture,
+    table: &str,
+    change: impl Fn(FlowState) -> FlowState,
+) -> Result<()>
 where
     Record<A>: Pod,
 {
-    let mut records = ground.array::<Record<A>>(table)?;
+    let mut records = fixture.array::<Record<A>>(table)?;
     for slot in 0..FLOWS {
         let mut record = records.get(&slot, 0)?;
         record.state = change(record.state);
@@ -296,21 +301,26 @@ where
 }
 
 /// Silence, and one more under its name.
-fn refused(ground: &mut Ground, program: &'static str, packet: &Packet, reason: DropReason) -> Result<()> {
-    let count = |ground: &Ground| ground.reconciler.maps().drops(reason as u32);
-    let before = count(ground)?;
-    let (action, out) = ground.run(program, packet)?;
+fn expect_drop(
+    fixture: &mut ProgramFixture,
+    program: &'static str,
+    packet: &Packet,
+    reason: DropReason,
+) -> Result<()> {
+    let count = |fixture: &ProgramFixture| fixture.reconciler.maps().drops(reason as u32);
+    let before = count(fixture)?;
+    let (action, out) = fixture.run(program, packet)?;
     ensure!(action == DROP, "not dropped, but sent to {}", Packet::parse(&out)?.to);
-    let counted = count(ground)? - before;
+    let counted = count(fixture)? - before;
     ensure!(counted == 1, "counted {counted} times as {}", reason.name());
     Ok(())
 }
 
 /// Each CPU sends only so many ICMP errors in a tick; what it does not tell it counts all the same.
-fn told_too_often(object: Option<&[u8]>) -> Result<()> {
+fn icmp_rate_limit(object: Option<&[u8]>) -> Result<()> {
     const PACKETS: u32 = 100;
-    let mut ground = Ground::new(object, Config { icmp_errors: ERRORS, ..ground::CONFIG })?;
-    ground.lay(world::policy(), objects()?)?;
+    let mut fixture = ProgramFixture::new(object, Config { icmp_errors: ERRORS, ..fixture::CONFIG })?;
+    fixture.load_objects(objects::policy(), service_objects()?)?;
     let packets = [false, true].map(|v6| {
         packet(
             SocketAddr::new(client(v6), 1024),
@@ -322,13 +332,13 @@ fn told_too_often(object: Option<&[u8]>) -> Result<()> {
     for packet in packets {
         let packet = packet?;
         for _ in 0..PACKETS / 2 {
-            told += u32::from(ground.run(EXTERNAL_INGRESS, &packet)?.0 != DROP);
+            told += u32::from(fixture.run(EXTERNAL_INGRESS, &packet)?.0 != DROP);
         }
     }
     let ticks = u32::try_from((begun.elapsed().as_nanos() >> TICK_SHIFT) + 2)?;
     let processors = u32::try_from(available_parallelism()?.get())?;
     ensure!(told >= ERRORS && told <= ERRORS * ticks * processors, "{told} of {PACKETS} are told");
-    let counted = ground.reconciler.maps().drops(DropReason::UndefinedPort as u32)?;
+    let counted = fixture.reconciler.maps().drops(DropReason::UndefinedPort as u32)?;
     ensure!(counted == u64::from(PACKETS), "{counted} of {PACKETS} are counted");
     Ok(())
 }
@@ -336,16 +346,16 @@ fn told_too_often(object: Option<&[u8]>) -> Result<()> {
 /// Where one record in ten is free, hardly any flow finds none among those that are looked at.
 fn crowded_table(object: Option<&[u8]>) -> Result<()> {
     const RECORDS: u32 = 4096;
-    let mut ground = Ground::new(object, Config { flows: RECORDS, ..ground::CONFIG })?;
-    ground.lay(world::policy(), objects()?)?;
+    let mut fixture = ProgramFixture::new(object, Config { flows: RECORDS, ..fixture::CONFIG })?;
+    fixture.load_objects(objects::policy(), service_objects()?)?;
     for n in 0..u16::try_from(RECORDS / 10 * 9)? {
         let from = SocketAddr::new(client(false), 1024 + n);
         let (action, out) =
-            ground.run(EXTERNAL_INGRESS, &packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?)?;
+            fixture.run(EXTERNAL_INGRESS, &packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?)?;
         let is_translated = || Ok::<_, Error>(Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[0]);
         ensure!(action == DROP || is_translated()?, "a flow is not begun");
     }
-    let refused = ground.reconciler.maps().drops(DropReason::ConntrackFull as u32)?;
+    let refused = fixture.reconciler.maps().drops(DropReason::ConntrackFull as u32)?;
     // At the end it is one in a thousand.
     ensure!(refused <= 4, "{refused} are refused");
     Ok(())
@@ -366,9 +376,9 @@ fn key(address: &str) -> Result<FrontendKey> {
 }
 
 /// Takes the place of every entry of the index of flows.
-fn fill(ground: &Ground) -> Result<()> {
+fn fill_conntrack(fixture: &ProgramFixture) -> Result<()> {
     let mut entries: HashMap<_, TupleV4, FlowRef> =
-        Map::HashMap(ground.map(map::CONNTRACK_V4)?).try_into()?;
+        Map::HashMap(fixture.map(map::CONNTRACK_V4)?).try_into()?;
     for n in 0..map::MAX_CONNTRACK {
         let [a, b, c, d] = n.to_be_bytes();
         let tuple = TupleV4 {
@@ -385,7 +395,7 @@ fn fill(ground: &Ground) -> Result<()> {
     Ok(())
 }
 
-fn objects() -> Result<Vec<Change>> {
+fn service_objects() -> Result<Vec<Change>> {
     let service = json!({"metadata": {"name": "narrow", "namespace": "shop"},
         "spec": {"clusterIP": CLUSTER_IP[0], "clusterIPs": CLUSTER_IP, "ipFamilies": ["IPv4", "IPv6"],
             "externalIPs": EXTERNAL_IP, "ports": [{"name": "web", "port": PORT, "protocol": "TCP"},
@@ -401,7 +411,7 @@ fn objects() -> Result<Vec<Change>> {
     }
     let mut changes = Vec::new();
     for object in objects {
-        changes.extend(object.change(world::NODE_NAME)?.map(|read| read.value));
+        changes.extend(object.change(objects::NODE_NAME)?.map(|read| read.value));
     }
     Ok(changes)
 }

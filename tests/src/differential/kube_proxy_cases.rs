@@ -25,9 +25,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    ground::{self, Ground, network},
-    way::{Backend, Client, Expected, Way},
-    wire::Packet,
+    fixture::{self, ProgramFixture, network},
+    packet::Packet,
+    path::{Backend, Client, Expected, FlowPath},
 };
 
 const CASES: [&str; 2] = [
@@ -42,7 +42,7 @@ struct Case {
     config: CaseConfig,
     objects: Vec<Value>,
     #[serde(default)]
-    flows: Vec<Asked>,
+    flows: Vec<CaseFlow>,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +62,7 @@ struct CaseConfig {
 }
 
 #[derive(Deserialize)]
-struct Asked {
+struct CaseFlow {
     name: String,
     from: String,
     /// Where cases of our own leave it out, the address tells.
@@ -85,29 +85,29 @@ struct Answer {
 }
 
 /// Sends every flow of every case through the programs: how many there were.
-pub fn given() -> Result<usize> {
+pub fn kube_proxy_cases() -> Result<usize> {
     network()?.run(|| {
-        let mut ground = Ground::new(None, ground::CONFIG)?;
+        let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
         let (mut flows, mut port) = (0, 10_000);
         for case in cases()? {
-            ground.lay(case.policy(), case.changes()?).with_context(|| case.id.clone())?;
+            fixture.load_objects(case.policy(), case.changes()?).with_context(|| case.id.clone())?;
             let mut met = HashMap::new();
-            for asked in case.flows.iter().filter(|asked| asked.is_seen_at_devices()) {
+            for case_flow in case.flows.iter().filter(|case_flow| case_flow.is_seen_at_devices()) {
                 // Each flow is a new one to the programs, which keep those of the case before.
                 port += 1;
-                let backend = case.ask(asked, port, &mut ground);
-                let backend = backend.with_context(|| format!("{} / {}", case.id, asked.name))?;
+                let backend = case.ask(case_flow, port, &mut fixture);
+                let backend = backend.with_context(|| format!("{} / {}", case.id, case_flow.name))?;
                 ensure!(
-                    asked
+                    case_flow
                         .sticky
                         .as_ref()
                         .and_then(|earlier| met.get(earlier))
                         .is_none_or(|it| *it == backend),
                     "{} / {}: another backend than that of the flow before: {backend:?}",
                     case.id,
-                    asked.name
+                    case_flow.name
                 );
-                met.insert(asked.name.clone(), backend);
+                met.insert(case_flow.name.clone(), backend);
                 flows += 1;
             }
         }
@@ -120,7 +120,7 @@ fn cases() -> Result<Vec<Case>> {
     Ok(lists?.into_iter().flatten().collect())
 }
 
-impl Asked {
+impl CaseFlow {
     /// Nothing from ::1 leaves by a device: sockets of the node are served before they send. And a flow has one family.
     fn is_seen_at_devices(&self) -> bool {
         self.from != "::1" && self.from.contains(':') == self.to.contains(':')
@@ -160,19 +160,24 @@ impl Case {
         Ok(changes)
     }
 
-    fn ask(&self, asked: &Asked, port: u16, ground: &mut Ground) -> Result<Option<SocketAddr>> {
+    fn ask(
+        &self,
+        case_flow: &CaseFlow,
+        port: u16,
+        fixture: &mut ProgramFixture,
+    ) -> Result<Option<SocketAddr>> {
         let ip = |text: &str| parse_ip(text).with_context(|| format!("{text} is no address"));
-        let protocol: Protocol = asked.protocol.parse()?;
-        let destination = SocketAddr::new(ip(&asked.to)?, asked.port);
-        let flow = Flow { source: ip(&asked.from)?, destination, protocol };
-        let client = match asked.kind.as_deref() {
+        let protocol: Protocol = case_flow.protocol.parse()?;
+        let destination = SocketAddr::new(ip(&case_flow.to)?, case_flow.port);
+        let flow = Flow { source: ip(&case_flow.from)?, destination, protocol };
+        let client = match case_flow.kind.as_deref() {
             Some("pod") => Client::Pod,
             Some("node") => Client::Node,
             None if self.node.ips.contains(&flow.source) || flow.source.is_loopback() => Client::Node,
             Some(_) | None => Client::Outside,
         };
-        let way = Way { packet: Packet::first(&flow, port), client, backend: Backend::Outside };
-        way.go(ground, &self.expected(&asked.expect)?)
+        let path = FlowPath { packet: Packet::first(&flow, port), client, backend: Backend::Outside };
+        path.check(fixture, &self.expected(&case_flow.expect)?)
     }
 
     fn expected(&self, answer: &Answer) -> Result<Expected> {

@@ -11,7 +11,7 @@ use proxy::model::{
 
 /// One row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Row {
+pub enum VerdictRow {
     ClusterIpEmpty,
     ClusterIpCluster,
     ClusterIpLocal,
@@ -28,7 +28,7 @@ pub enum Row {
     NotOurs,
 }
 
-impl Row {
+impl VerdictRow {
     pub const ALL: [Self; 14] = [
         Self::ClusterIpEmpty,
         Self::ClusterIpCluster,
@@ -73,7 +73,7 @@ impl Row {
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for VerdictRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:?}")
     }
