@@ -1,4 +1,4 @@
-//! `sessionAffinity: ClientIP`: a client stays with the backend it met first, as long as that serves.
+//! `sessionAffinity: ClientIP`: a client keeps its first backend for as long as the backend serves.
 
 use std::{
     collections::BTreeSet,
@@ -10,11 +10,11 @@ use tests::{Cluster, PodRef};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The only backend that answers, however often it is asked.
-async fn chosen(client: &PodRef<'_>, to: SocketAddr) -> String {
+/// The one backend that answers all requests of a client.
+async fn backend_of(client: &PodRef<'_>, to: SocketAddr) -> String {
     let report = client.clone().dials(to).times(20).always_reaches_one_of(["a", "b", "c"]).await;
     assert_eq!(report.answers.len(), 1, "more than one backend answers: {report:?}");
-    report.answers.into_keys().next().expect("somebody answers")
+    report.answers.into_keys().next().expect("a backend answers")
 }
 
 #[tokio::test]
@@ -24,25 +24,25 @@ async fn a_client_stays_with_one_backend_and_clients_differ() {
     let mut seen = BTreeSet::new();
     for index in 0..8 {
         let client = cluster.pod(&format!("client-{index}")).on(index % 2);
-        let name = chosen(&client, web.vip()).await;
-        assert_eq!(chosen(&client, web.vip()).await, name);
-        chosen(&client, web.vip6()).await;
+        let name = backend_of(&client, web.vip()).await;
+        assert_eq!(backend_of(&client, web.vip()).await, name);
+        backend_of(&client, web.vip6()).await;
         seen.insert(name);
     }
-    // All eight at one of three by chance: once in 2,187.
-    assert!(seen.len() > 1, "everybody is at {seen:?}");
+    // The probability of eight clients at one of three backends is 1 in 2,187.
+    assert!(seen.len() > 1, "all clients are at {seen:?}");
 }
 
 #[tokio::test]
-async fn affinity_outlives_the_agent_and_never_names_who_is_gone() {
+async fn affinity_outlives_the_agent_and_never_names_a_removed_backend() {
     let cluster = Cluster::start("affinity-restart").await;
     let web = cluster.service("web").tcp(80).affinity(HOUR).backends(["a", "b", "c"]).await;
     let client = cluster.pod("client");
-    let first = chosen(&client, web.vip()).await;
+    let first = backend_of(&client, web.vip()).await;
     cluster.node(0).kill_agent().await.expect("it was running");
-    assert_eq!(chosen(&client, web.vip()).await, first, "while the agent is dead");
+    assert_eq!(backend_of(&client, web.vip()).await, first, "while the agent is dead");
     cluster.node(0).start_agent().await.expect("it starts");
-    assert_eq!(chosen(&client, web.vip()).await, first, "after a restart");
+    assert_eq!(backend_of(&client, web.vip()).await, first, "after a restart");
 
     web.remove(&first);
     tests::eventually("the client moves on", async || {
@@ -51,9 +51,9 @@ async fn affinity_outlives_the_agent_and_never_names_who_is_gone() {
         Ok(())
     })
     .await;
-    let second = chosen(&client, web.vip()).await;
+    let second = backend_of(&client, web.vip()).await;
     assert_ne!(second, first);
-    // The first one is back, and the client has moved on for good.
+    // The first backend is back, and the client stays with its second.
     web.add(&first).await;
     let others = cluster.pod("other");
     tests::eventually("the backend is back", async || {
@@ -62,7 +62,7 @@ async fn affinity_outlives_the_agent_and_never_names_who_is_gone() {
         Ok(())
     })
     .await;
-    assert_eq!(chosen(&client, web.vip()).await, second);
+    assert_eq!(backend_of(&client, web.vip()).await, second);
 }
 
 #[tokio::test]
@@ -71,16 +71,16 @@ async fn affinity_ends_with_its_timeout_and_not_before() {
     let timeout = Duration::from_secs(2);
     let web = cluster.service("web").tcp(80).affinity(timeout).backends(["a", "b", "c"]).await;
     let client = cluster.pod("client");
-    let first = chosen(&client, web.vip()).await;
-    // Every use renews it: three timeouts later it still holds.
+    let first = backend_of(&client, web.vip()).await;
+    // Every use renews the entry: it holds after three timeouts.
     let begun = Instant::now();
     while begun.elapsed() < 3 * timeout {
-        assert_eq!(chosen(&client, web.vip()).await, first, "after {:?}", begun.elapsed());
+        assert_eq!(backend_of(&client, web.vip()).await, first, "after {:?}", begun.elapsed());
     }
-    // Unused, it ends: within ten pauses another backend is met (all the same by chance: once in 59,049).
+    // Unused, the entry expires: another backend is chosen within ten pauses (the same ten times: 1 in 59,049).
     for _ in 0..10 {
         tokio::time::sleep(timeout + Duration::from_millis(1_500)).await;
-        if chosen(&client, web.vip()).await != first {
+        if backend_of(&client, web.vip()).await != first {
             return;
         }
     }
@@ -88,11 +88,11 @@ async fn affinity_ends_with_its_timeout_and_not_before() {
 }
 
 #[tokio::test]
-async fn all_addresses_of_a_service_port_share_it() {
+async fn all_addresses_of_a_service_port_share_affinity() {
     let cluster = Cluster::start("affinity-shared").await;
     let web = cluster.service("web").tcp(80).node_port(30080).affinity(HOUR).backends(["a", "b", "c"]).await;
     let client = cluster.pod("client");
-    let first = chosen(&client, web.vip()).await;
+    let first = backend_of(&client, web.vip()).await;
     let node_port = SocketAddr::new(cluster.node(0).addresses.v4.into(), 30080);
-    assert_eq!(chosen(&client, node_port).await, first);
+    assert_eq!(backend_of(&client, node_port).await, first);
 }

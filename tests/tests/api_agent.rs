@@ -1,4 +1,4 @@
-//! An agent that reads from an API server: what it makes of what only such a server says.
+//! An agent with an API server as its source: objects and timestamps that only such a server has.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -18,7 +18,7 @@ use tests::{
     process::Process,
 };
 
-/// A cluster of one node without an agent, and the API server that one would ask.
+/// A cluster of one node without an agent, and an API server.
 async fn shop(name: &str) -> Result<(Cluster, ApiServer, AgentSetting)> {
     let cluster = Cluster::start(name).without_agents().build().await?;
     let server = ApiServer::start_in(cluster.node(0).netns())?;
@@ -30,7 +30,7 @@ async fn shop(name: &str) -> Result<(Cluster, ApiServer, AgentSetting)> {
     Ok((cluster, server, setting))
 }
 
-/// The value of a series of the agent's metrics.
+/// The value of a series of the agent's metrics endpoint.
 fn metric(node: &Node, series: &str) -> Result<f64> {
     let text = get(node.netns(), SocketAddr::from(([127, 0, 0, 1], 10249)), "/metrics")?.body;
     let line = text.lines().find(|line| line.starts_with(series)).with_context(|| format!("no {series}"))?;
@@ -38,7 +38,7 @@ fn metric(node: &Node, series: &str) -> Result<f64> {
     Ok(value.parse()?)
 }
 
-/// A slice that says when what it tells about happened.
+/// A slice with the trigger time annotation (`endpoints.kubernetes.io/last-change-trigger-time`).
 fn triggered(mut slice: Value, time: Timestamp) -> Value {
     let time = time.to_string();
     slice["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/last-change-trigger-time": time});
@@ -49,7 +49,7 @@ fn triggered(mut slice: Value, time: Timestamp) -> Value {
 async fn c14_the_time_since_a_pod_changed_is_measured_by_the_slice() -> Result<()> {
     let (cluster, server, setting) = shop("trigger-time").await?;
     let here = cluster.node(0);
-    // From before the agent: how long that took, nobody can tell.
+    // Triggered before the agent's start: no latency is measured.
     let long_ago = Timestamp::now() - Duration::from_secs(3600);
     server.put(&triggered(slice("web", [1, 2]), long_ago));
     let mut agent = Agent::spawn(&setting, here.netns())?;
@@ -69,7 +69,7 @@ async fn c14_the_time_since_a_pod_changed_is_measured_by_the_slice() -> Result<(
     let at_most = Timestamp::now().duration_since(change).as_secs_f64();
     ensure!(took > 0.0 && took <= at_most, "{took} s, and the change is {at_most} s old");
 
-    // A slice that goes without a time of its own adds nothing.
+    // A deleted slice without a trigger time adds nothing.
     server.delete("endpointslices", "default", "web-x7k2p");
     server.put(&service("later", 2));
     eventually("the later Service is there", async || {
@@ -82,7 +82,7 @@ async fn c14_the_time_since_a_pod_changed_is_measured_by_the_slice() -> Result<(
     Ok(())
 }
 
-/// With NodeCIDR, pods are told by what the Node object says: it is waited for, and another one is a reason to end.
+/// With `NodeCIDR`, pods are recognised by the Node object's CIDRs: the agent waits for them and exits if they change.
 #[tokio::test]
 async fn q2_r1_the_pod_networks_of_the_node_are_waited_for_and_stay() -> Result<()> {
     let (cluster, server, setting) = shop("pod-cidrs").await?;
@@ -114,7 +114,7 @@ async fn q2_r1_the_pod_networks_of_the_node_are_waited_for_and_stay() -> Result<
 
     server.put(&joined(Some("10.128.0.0/24")));
     let is_ready = says("ready");
-    eventually("it goes on", async || is_ready()).await;
+    eventually("it is ready", async || is_ready()).await;
     server.put(&joined(Some("10.129.0.0/24")));
     let ended = agent.ended().await?;
     ensure!(ended.code() == Some(1), "it ended with {ended}");

@@ -1,4 +1,4 @@
-//! The agent against an API server that fails in every way, and traffic that does not notice.
+//! An API server that fails in every way, while traffic continues undisturbed.
 
 use std::{fs, time::Duration};
 
@@ -11,7 +11,7 @@ use tests::{
     node::Node,
 };
 
-/// A cluster whose objects come from an API server; its directory of manifests is what that server holds.
+/// A cluster whose objects come from an API server, which mirrors its directory of manifests.
 struct Ground {
     agent: Agent,
     setting: AgentSetting,
@@ -20,7 +20,7 @@ struct Ground {
 }
 
 impl Ground {
-    /// The server is there when the agent starts, or comes later.
+    /// With `is_up`, the server starts before the agent.
     async fn new(name: &str, cluster: Cluster, is_up: bool) -> Result<Self> {
         let node = cluster.node(0);
         let mut server = ApiServer::start_in(node.netns())?;
@@ -56,7 +56,7 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn an_agent_without_a_server_waits_and_says_so_once() -> Result<()> {
+async fn an_agent_without_a_server_waits_and_logs_it_once() -> Result<()> {
     let cluster = Cluster::start("api-down").without_agents().await;
     cluster.service("web").tcp(80).backends(["a", "b"]).await;
     let mut ground = Ground::new("down", cluster, false).await?;
@@ -69,7 +69,7 @@ async fn an_agent_without_a_server_waits_and_says_so_once() -> Result<()> {
     ground.agent.ready().await?;
     let log = ground.log()?;
     ensure!(log.matches("cannot reach the API server").count() == 1, "it complains again and again:\n{log}");
-    ensure!(log.contains("the API server answers again"), "it does not say that it is well:\n{log}");
+    ensure!(log.contains("the API server answers again"), "the recovery is not logged:\n{log}");
     ground.node().comes_to_equal_a_fresh_start("after the start").await
 }
 
@@ -86,7 +86,7 @@ async fn no_connect_fails_while_the_server_dies_returns_and_forgets() -> Result<
         let manifests = ground.cluster.manifests().directory();
         let slice = manifests.join("web.slice-ipv4.yaml");
         let mut object: serde_json::Value = serde_json::from_str(&fs::read_to_string(&slice)?)?;
-        // `a` always takes part, the others by turns.
+        // `a` is always an endpoint, the others in turn.
         if let Some(endpoints) = object["endpoints"].as_array_mut() {
             endpoints.rotate_left(1);
             endpoints.iter_mut().enumerate().for_each(|(n, endpoint)| {

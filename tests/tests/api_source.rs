@@ -1,4 +1,4 @@
-//! What the agent hears of an API server, whatever becomes of that server. Needs no privileges: nothing is programmed.
+//! Watches of an API server that fails in every way. Needs no privileges: no map is written.
 
 use std::{path::Path, time::Duration};
 
@@ -47,9 +47,9 @@ fn has(follower: &Follower, service: &str, backends: usize) -> bool {
 
 type Manner = (&'static str, fn(&mut Behaviour));
 
-/// The server answers whoever follows as long as it is told to, whatever its manners.
+/// The follower receives all objects, with streaming lists, bookmarks and pages as the server supports them.
 #[tokio::test]
-async fn objects_are_followed_whatever_the_manners_of_the_server() -> Result<()> {
+async fn objects_are_followed_from_servers_of_every_kind() -> Result<()> {
     let manners: [Manner; 7] = [
         ("it streams lists", |_| {}),
         ("it does not", |behaviour| behaviour.streams_lists = false),
@@ -80,7 +80,7 @@ async fn objects_are_followed_whatever_the_manners_of_the_server() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_list_of_many_pages_is_read_whole() -> Result<()> {
+async fn a_list_of_many_pages_is_read_completely() -> Result<()> {
     let (server, directory) = shop()?;
     server.behave(|behaviour| behaviour.streams_lists = false);
     server.put_all((10..1800).map(|n| service(&format!("s{n}"), n)));
@@ -92,7 +92,7 @@ async fn a_list_of_many_pages_is_read_whole() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_waited_for() -> Result<()> {
+async fn a_follower_waits_for_a_server_that_is_down() -> Result<()> {
     let (mut server, directory) = shop()?;
     server.stop()?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
@@ -114,7 +114,7 @@ async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result
     server.put_all([slice("web", [1, 2, 5]), service("new", 3)]);
     server.delete("services", "default", "api");
     follower.hears_no_news_for(Duration::from_millis(300)).await?;
-    assert!(has(&follower, "web", 2) && has(&follower, "api", 1), "nothing goes while nobody answers");
+    assert!(has(&follower, "web", 2) && has(&follower, "api", 1), "objects stay while the server is down");
     server.start_again()?;
     let holds = |follower: &Follower| {
         has(follower, "web", 3) && follower.backends("api").is_none() && follower.backends("new").is_some()
@@ -124,9 +124,9 @@ async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result
     Ok(())
 }
 
-/// Each wait for a server that is down is longer than the one before, but not from one end of the server to the next.
+/// The backoff grows while a server is down, and starts over with each outage.
 #[tokio::test]
-async fn a_server_that_restarts_often_is_found_again_as_soon() -> Result<()> {
+async fn the_backoff_starts_over_with_each_outage() -> Result<()> {
     let (mut server, directory) = shop()?;
     let timing = Timing { longest_retry: Duration::from_secs(600), ..timing() };
     let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
@@ -138,7 +138,7 @@ async fn a_server_that_restarts_often_is_found_again_as_soon() -> Result<()> {
         server.start_again()?;
         let endpoints: &[u32] = if round % 2 == 0 { &[1] } else { &[1, 2] };
         server.put(&slice("web", endpoints.iter().copied()));
-        follower.until("what changed was heard", |follower| has(follower, "web", endpoints.len())).await;
+        follower.until("the change arrives", |follower| has(follower, "web", endpoints.len())).await;
     }
     Ok(())
 }
@@ -164,9 +164,9 @@ async fn a_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<
     Ok(())
 }
 
-/// Versions start over, so nothing that the server says is newer than what is known.
+/// Resource versions start over, so no object of the server is newer than the known one.
 #[tokio::test]
-async fn a_server_restored_from_a_backup_is_believed() -> Result<()> {
+async fn the_state_of_a_server_restored_from_a_backup_replaces_the_known_one() -> Result<()> {
     let (server, directory) = shop()?;
     server.put_all((0..20).map(|n| slice("web", [1, 2, 100 + n])));
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
@@ -174,7 +174,7 @@ async fn a_server_restored_from_a_backup_is_believed() -> Result<()> {
     assert!(has(&follower, "web", 3));
     server.restore([service("web", 1), slice("web", [1, 2]), node(NODE, "192.0.2.7")]);
     let holds = |follower: &Follower| has(follower, "web", 2) && follower.backends("api").is_none();
-    follower.until("the backup is what counts", holds).await;
+    follower.until("the backup's state is taken over", holds).await;
     server.put(&slice("web", [8]));
     follower.until("it is followed from there", |follower| has(follower, "web", 1)).await;
     Ok(())
@@ -191,14 +191,14 @@ async fn a_watch_that_falls_silent_is_replaced() -> Result<()> {
     server.put(&slice("web", [7]));
     follower.hears_no_news_for(Duration::from_millis(200)).await?;
     server.behave(|behaviour| behaviour.is_silent = false);
-    // What was swallowed comes with the next watch, which begins where the last one came to.
+    // The lost events come with the next watch, which resumes at the last resource version.
     follower.until("the new watch was heard", |follower| has(follower, "web", 1)).await;
     assert!(server.requests(&["/services?", "watch=true"]) > watches);
     Ok(())
 }
 
 #[tokio::test]
-async fn answers_that_break_off_are_asked_for_again() -> Result<()> {
+async fn truncated_responses_are_requested_again() -> Result<()> {
     for (name, streams_lists) in [("streams", true), ("pages", false)] {
         let (server, directory) = shop()?;
         server.behave(|behaviour| {
@@ -206,7 +206,7 @@ async fn answers_that_break_off_are_asked_for_again() -> Result<()> {
         });
         let mut follower = Follower::start(&kubeconfig(&directory)).await?;
         eventually(name, async || {
-            anyhow::ensure!(server.requests(&["/services?"]) > 3, "not asked again yet");
+            anyhow::ensure!(server.requests(&["/services?"]) > 3, "no retry yet");
             Ok(())
         })
         .await;
@@ -228,7 +228,7 @@ async fn a_token_renewed_on_disk_is_used() -> Result<()> {
     server.cut_watches();
     server.put(&slice("web", [7]));
     follower.until("the new token was used", |follower| has(follower, "web", 1)).await;
-    // The other way round: the server wants the new one before it is on disk.
+    // The other order: the server requires the new token before it is on disk.
     server.behave(|behaviour| behaviour.token = Some("the-third-token".to_owned()));
     server.cut_watches();
     follower.hears_no_news_for(Duration::from_millis(200)).await?;
@@ -239,7 +239,7 @@ async fn a_token_renewed_on_disk_is_used() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_client_certificate_will_do() -> Result<()> {
+async fn a_client_certificate_authenticates() -> Result<()> {
     let server = ApiServer::start()?;
     let directory = tempfile::tempdir()?;
     let kubeconfig = server.kubeconfig_with_certificate(directory.path())?;
@@ -250,7 +250,7 @@ async fn a_client_certificate_will_do() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_of_another_authority_is_not_believed() -> Result<()> {
+async fn a_server_of_another_authority_is_rejected() -> Result<()> {
     let (server, directory) = shop()?;
     let other = tempfile::tempdir()?;
     ApiServer::start()?.kubeconfig(other.path())?;
@@ -258,15 +258,15 @@ async fn a_server_of_another_authority_is_not_believed() -> Result<()> {
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.hears_no_news_for(Duration::from_millis(300)).await?;
     assert!(!follower.is_synced);
-    assert_eq!(server.requests(&[""]), 0, "nothing was asked, no token was shown");
-    // The right authority comes to lie there, as when certificates are renewed.
+    assert_eq!(server.requests(&[""]), 0, "no request was sent, and no token");
+    // The right authority is written to the file, as at a renewal of certificates.
     server.kubeconfig(directory.path())?;
     follower.synced().await;
     Ok(())
 }
 
 #[tokio::test]
-async fn what_the_server_lacks_or_hides_keeps_nothing_else_waiting() -> Result<()> {
+async fn missing_and_forbidden_resources_do_not_delay_the_others() -> Result<()> {
     for (name, behave) in [
         (
             "no ServiceCIDRs",
@@ -283,7 +283,7 @@ async fn what_the_server_lacks_or_hides_keeps_nothing_else_waiting() -> Result<(
     server.behave(|behaviour| behaviour.forbidden.push("endpointslices".to_owned()));
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.hears_no_news_for(Duration::ZERO).await.ok();
-    eventually("slices were asked for again and again", async || {
+    eventually("slices are requested repeatedly", async || {
         anyhow::ensure!(server.requests(&["/endpointslices?"]) > 2, "not yet");
         Ok(())
     })
@@ -295,7 +295,7 @@ async fn what_the_server_lacks_or_hides_keeps_nothing_else_waiting() -> Result<(
 }
 
 #[tokio::test]
-async fn an_object_that_cannot_be_read_costs_nobody_else() -> Result<()> {
+async fn an_unreadable_object_affects_no_other() -> Result<()> {
     for streams_lists in [true, false] {
         let (server, directory) = shop()?;
         server.behave(|behaviour| behaviour.streams_lists = streams_lists);
@@ -306,7 +306,7 @@ async fn an_object_that_cannot_be_read_costs_nobody_else() -> Result<()> {
         follower.synced().await;
         assert!(has(&follower, "web", 2) && follower.backends("bad").is_none());
         assert!(follower.skipped.iter().any(|skip| skip.contains("default/bad")), "{:?}", follower.skipped);
-        // What was read before stays as it was.
+        // Objects that were read before stay.
         let mut web = service("web", 1);
         web["spec"]["ports"] = serde_json::json!("none");
         server.put(&web);
@@ -322,7 +322,7 @@ async fn an_object_that_cannot_be_read_costs_nobody_else() -> Result<()> {
 }
 
 #[tokio::test]
-async fn labels_that_come_and_go_make_services_go_and_come() -> Result<()> {
+async fn changed_labels_select_and_deselect_services() -> Result<()> {
     let (server, directory) = shop()?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.synced().await;
@@ -339,7 +339,7 @@ async fn labels_that_come_and_go_make_services_go_and_come() -> Result<()> {
     Ok(())
 }
 
-/// One second of it, and nothing may be lost or come late.
+/// A second of changes, none of which may be lost or late.
 #[tokio::test]
 async fn a_thousand_changes_in_a_second_are_followed() -> Result<()> {
     let (server, directory) = shop()?;
@@ -367,7 +367,7 @@ async fn a_thousand_changes_in_a_second_are_followed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn credentials_that_cannot_be_used_are_said_at_once() -> Result<()> {
+async fn unusable_credentials_are_reported_at_once() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let missing = Follower::start(&directory.path().join("none")).await;
     let text = format!("{:#}", missing.err().expect("there is no such file"));
@@ -379,9 +379,9 @@ async fn credentials_that_cannot_be_used_are_said_at_once() -> Result<()> {
     Ok(())
 }
 
-/// `--api-server` with the credentials of a kubeconfig that names an address nobody serves.
+/// `--api-server` with the credentials of a kubeconfig whose own server address is unreachable.
 #[tokio::test]
-async fn another_address_goes_with_the_same_credentials() -> Result<()> {
+async fn another_address_uses_the_same_credentials() -> Result<()> {
     let (server, directory) = shop()?;
     let path = kubeconfig(&directory);
     let text = std::fs::read_to_string(&path)?.replace(&server.url(), "https://127.0.0.1:1");

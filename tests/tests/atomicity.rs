@@ -1,8 +1,8 @@
-//! A Service switches atomically: no connection is ever made to a backend after the switch away from it, and none
-//! fails while one backend is ready.
+//! A Service switches atomically: no connection reaches a backend after the switch away from it, and none fails while a
+//! backend is ready.
 //!
-//! The story sees a switch in the pinned maps, as a program would. Who begins to connect after that and has an answer
-//! before the backend is added again must have it from another one.
+//! The story reads a switch from the pinned maps, as a program does. A connect that starts after the switch and is
+//! answered before the backend returns must be answered by another backend.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,14 +22,14 @@ use tests::{
 const CONNECTS: u64 = 20_000;
 const BACKENDS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Asking how far the client is costs it time: not after every round.
+/// Rounds between progress requests, which cost the client time.
 const ROUNDS_BETWEEN: u64 = 10;
 
-/// From when a backend was seen to be out until it was about to come back.
+/// Interval from the observed removal of a backend until just before its return.
 type Absences = BTreeMap<String, Vec<(u64, u64)>>;
 
 #[tokio::test]
-async fn nobody_reaches_a_backend_after_the_switch_away_from_it() {
+async fn no_connect_reaches_a_backend_after_the_switch_away_from_it() {
     let connects = env::var("PORTREEVE_CONNECTS").map_or(CONNECTS, |text| text.parse().expect("a number"));
     let mut chance = Chance::new();
     println!("PORTREEVE_SEED={}", chance.seed);
@@ -45,13 +45,13 @@ async fn nobody_reaches_a_backend_after_the_switch_away_from_it() {
     let (mut absences, mut periods, mut changes) = (Absences::new(), Vec::new(), 0);
     let begun = Instant::now();
     for round in 1_u64.. {
-        // The first one always stays.
+        // The first backend always stays.
         let out: BTreeSet<_> = names.iter().skip(1).filter(|_| chance.coin()).cloned().collect();
         web.list_only(|name| !out.contains(name));
         switched_to(BACKENDS - out.len());
-        // Instants are whole microseconds, cut off: only from the next one on did everybody begin after the switch.
+        // Instants are truncated to microseconds: only the next one is certainly after the switch.
         let gone = now_us() + 1;
-        // Time for a few connections to begin and end while they are out.
+        // Time for a few connects during the absence.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let back = now_us();
         web.list_only(|_| true);
@@ -71,19 +71,19 @@ async fn nobody_reaches_a_backend_after_the_switch_away_from_it() {
     println!("{} connects, {changes} changes at {rate:.0} a second", report.attempts);
     assert!(report.failures.is_empty(), "{:?} {:?}", report.failures, report.first_failures);
     absences.iter().for_each(|(name, absences)| check(&report, name, absences));
-    // What makes it a test at all: enough connects lie wholly between two switches.
+    // The test is significant only if enough connects lie between two switches.
     let spans = report.answers.values().flat_map(|answers| &answers.spans_us);
     let met = spans.filter(|span| too_late(**span, &periods).is_some()).count();
     assert!(met > 100, "only {met} connects lie between two switches");
     println!("{met} of them between two switches");
 }
 
-/// Returns as soon as so many backends serve.
+/// Waits until this many backends serve.
 fn await_switch(maps: &PinnedMaps, frontend: u32, count: usize) {
     let begun = Instant::now();
     while maps.serving(frontend, IpFamily::V4).len() != count {
-        assert!(begun.elapsed() < PATIENCE, "{count} backends do not come to serve");
-        // The agent has another processor.
+        assert!(begun.elapsed() < PATIENCE, "{count} backends do not serve");
+        // The agent runs on another processor.
         std::thread::yield_now();
     }
 }
@@ -95,9 +95,9 @@ fn check(report: &Report, name: &str, absences: &[(u64, u64)]) {
     assert_eq!(late, [""; 0], "{name} was reached after the switch away from it");
 }
 
-/// How long after the switch away from a backend a connect to it began whose answer was there before it came back.
+/// The delay of a connect after the switch away from its backend. Returns `None` if it did not lie in an absence.
 fn too_late((began, ended): (u64, u64), absences: &[(u64, u64)]) -> Option<String> {
-    // Absences do not overlap and are in order: the last one that began before it is the only one to look at.
+    // Absences are sorted and disjoint: only the last one that began before the connect matters.
     let before = absences.partition_point(|(gone, _)| *gone <= began);
     let (gone, back) = before.checked_sub(1).and_then(|index| absences.get(index))?;
     (ended < *back).then(|| format!("{} us after, {} us before it came back", began - gone, back - ended))

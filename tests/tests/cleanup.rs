@@ -1,4 +1,4 @@
-//! `portreeve cleanup` takes back what the agent made.
+//! `portreeve cleanup` removes the agent's pins and programs.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! The cluster's DNS Service is answered on the node that asks: from pods and the node, over every transport, while the
-//! node's server lives; and by the Service's other endpoints when it does not.
+//! The node's own name server answers the cluster's DNS Service, for pods and the node, over every transport; while it is
+//! down, the Service's other endpoints answer.
 
 use std::{
     env,
@@ -30,16 +30,16 @@ use tests::{
 };
 
 const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
-/// Where NodeLocal DNSCache is asked.
+/// Address of NodeLocal DNSCache.
 const LINK_LOCAL: [u8; 4] = [169, 254, 20, 10];
-/// How often the server ends and comes back; `$PORTREEVE_KILLS` says otherwise.
+/// Number of server restarts; `$PORTREEVE_KILLS` overrides it.
 const KILLS: u32 = 6;
 
-/// When a resolver tries again.
+/// Retry timeout of a resolver.
 const SECOND_TRY: Duration = Duration::from_secs(5);
-/// How much later that may be.
+/// Tolerance of that timeout.
 const BERTH: Duration = Duration::from_millis(400);
-/// How long the node may be without a server of its own after an end.
+/// Longest time without the node's own server after its end.
 const RESTART: Duration = Duration::from_secs(3);
 
 async fn cluster(name: &str, names: &NameService) -> (Cluster, Serving) {
@@ -49,13 +49,13 @@ async fn cluster(name: &str, names: &NameService) -> (Cluster, Serving) {
     (cluster, serving)
 }
 
-/// A pod, the node itself, and a pod whose sockets no program sees.
+/// A pod, the node itself, and a sandboxed pod, whose sockets no program sees.
 fn clients(cluster: &Cluster) -> [PodRef<'_>; 3] {
     [cluster.pod("pod"), cluster.pod("host").on_host(0), cluster.pod("sandbox").sandboxed_on(0)]
 }
 
 #[tokio::test]
-async fn the_node_answers_while_its_server_lives_and_others_when_it_does_not() {
+async fn the_node_answers_while_its_server_lives_and_other_endpoints_otherwise() {
     let names = NameService::new().expect("Corefiles are written");
     let (cluster, serving) = cluster("cluster-dns", &names).await;
     for client in clients(&cluster) {
@@ -67,7 +67,7 @@ async fn the_node_answers_while_its_server_lives_and_others_when_it_does_not() {
         }
     }
     cluster.node(0).kill_agent().await.expect("it was running");
-    // At once: nobody is told of its end.
+    // At once: its end is not announced.
     for client in clients(&cluster) {
         for how in LOOKUPS {
             client.clone().dials(serving.addresses()).how(how).times(10).reaches_each_of([ELSEWHERE]).await;
@@ -75,7 +75,7 @@ async fn the_node_answers_while_its_server_lives_and_others_when_it_does_not() {
             local.reaches_each_of([ELSEWHERE]).await;
         }
     }
-    cluster.node(0).start_agent().await.expect("it adopts what it finds");
+    cluster.node(0).start_agent().await.expect("it adopts the maps");
     for client in clients(&cluster) {
         for how in LOOKUPS {
             client.clone().dials(serving.addresses()).how(how).times(10).comes_to_reach_each_of([HERE]).await;
@@ -99,7 +99,7 @@ async fn no_lookup_fails_while_agents_are_killed_ended_and_replaced() {
         .comes_to_reach_each_of([HERE])
         .await;
 
-    // A server that was not optimised is not up to as many: their questions wait for it until it is killed.
+    // An unoptimised server is too slow for as many: queries would queue until it is killed.
     let askers = if asked_for.is_some() {
         Askers::start_many(&cluster, &serving).await.expect("clients start")
     } else {
@@ -128,9 +128,9 @@ async fn no_lookup_fails_while_agents_are_killed_ended_and_replaced() {
     println!("{}", askers.end(&[HERE, ELSEWHERE]).await.unwrap_or_else(|error| panic!("{error:#}")));
 }
 
-/// Until an end now would meet no second try of those who lost their first one with a server that was killed: two tries do
-/// not survive two deaths. What pods ask from the sockets they have is led elsewhere even then, but what the node itself
-/// asks from such sockets no program sees: while its server is away, that is refused.
+/// Waits until an end now would hit no retry of a query whose first try was lost with a killed server: two tries do not
+/// survive two deaths. Queries of pods from existing sockets are redirected even then. Queries of the node itself from
+/// existing sockets pass no program: they are refused while its server is down.
 async fn stay_clear(deaths: &[Instant]) {
     let is_near =
         |death: &Instant| (SECOND_TRY.saturating_sub(RESTART)..SECOND_TRY + BERTH).contains(&death.elapsed());
@@ -143,12 +143,12 @@ fn impatient<'a>(client: PodRef<'a>, to: [SocketAddr; 2]) -> Dials<'a> {
     client.dials(to).how(LOOKUPS[0]).times(2).giving_up_after(Duration::from_millis(100))
 }
 
-/// How late a client may go elsewhere: the beat's patience, and as much again for a busy machine.
+/// Longest delay of the redirect: the heartbeat timeout, doubled for a busy machine.
 const LEFT_WITHIN: Duration = Duration::from_secs(3);
 
-/// Its sockets are open, and nobody reads them: only the beat tells.
+/// A stopped server keeps its sockets open and reads none: only the missing heartbeat reveals it.
 #[tokio::test]
-async fn a_server_that_hangs_is_left_and_found_again() {
+async fn clients_leave_a_server_that_hangs_and_return() {
     let names = NameService::new().expect("Corefiles are written");
     let (cluster, serving) = cluster("dns-hangs", &names).await;
     let to = serving.addresses();
@@ -165,9 +165,9 @@ async fn a_server_that_hangs_is_left_and_found_again() {
     }
     let took = begun.elapsed();
     assert!(took < here(LEFT_WITHIN), "clients were led to it for {took:?}");
-    // Those who had asked it ask again, from sockets that they have: what the node itself asks so is not led elsewhere,
-    // but none of these is the node's.
-    tests::eventually("everybody goes on", async || {
+    // Clients retry from existing sockets. Those of the node itself would not be redirected, but all of these clients are
+    // pods.
+    tests::eventually("all lookups continue", async || {
         let progress = askers.answered_by(ELSEWHERE).await?;
         ensure!(progress.iter().all(|count| *count > 0), "{progress:?}");
         Ok(())
@@ -180,9 +180,9 @@ async fn a_server_that_hangs_is_left_and_found_again() {
     println!("left after {took:?}\n{}", askers.end(&[HERE, ELSEWHERE]).await.expect("no lookup fails"));
 }
 
-/// With an agent that takes over, nobody has to go elsewhere, and nothing is lost.
+/// During a takeover no query is redirected and none is lost.
 #[tokio::test]
-async fn names_are_answered_on_the_node_all_through_an_upgrade() {
+async fn names_are_answered_on_the_node_during_an_upgrade() {
     let names = NameService::new().expect("Corefiles are written");
     let (cluster, serving) = cluster("dns-upgrade", &names).await;
     for client in ["glibc", "musl", "over-tcp"] {
@@ -201,7 +201,7 @@ async fn names_are_answered_on_the_node_all_through_an_upgrade() {
     println!("{}", askers.end(&[HERE]).await.unwrap_or_else(|error| panic!("{error:#}")));
 }
 
-/// The sockets change with the file. An end is noticed as before.
+/// The sockets change with the Corefile. The end of the server is still noticed.
 #[tokio::test]
 async fn no_lookup_fails_when_the_corefile_changes() {
     let names = NameService::new().expect("Corefiles are written");
@@ -223,12 +223,12 @@ async fn no_lookup_fails_when_the_corefile_changes() {
     println!("{}", ended.unwrap_or_else(|error| panic!("{error:#}")));
 }
 
-/// How often a Service comes and goes.
+/// Number of creations and deletions of a Service.
 const ROUNDS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
-async fn a_name_is_answered_only_once_its_service_is_served_and_stops_with_it() {
+async fn a_name_is_answered_exactly_while_its_service_is_served() {
     let cluster = Cluster::start("one-revision").names().await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let pod = cluster.pod("client").start().await;
@@ -248,12 +248,12 @@ async fn a_name_is_answered_only_once_its_service_is_served_and_stops_with_it() 
         await_answers(&client, 1);
         came = came.max(begun.elapsed());
         let frontend = maps.frontend(web.vip()).unwrap_or_else(|error| panic!("round {round}: {error:#}"));
-        assert_eq!(maps.serving(frontend, IpFamily::V4).len(), 1, "round {round}: nobody is behind the name");
+        assert_eq!(maps.serving(frontend, IpFamily::V4).len(), 1, "round {round}: the name has no backend");
     }
     println!("from the file to the answer: {came:?} at most; from its end to the answer's: {went:?} at most");
 }
 
-/// Asks until there are so many addresses.
+/// Queries until the answer has this many addresses.
 fn await_answers(client: &Resolver<'_>, count: usize) {
     let begun = Instant::now();
     loop {
@@ -261,15 +261,15 @@ fn await_answers(client: &Resolver<'_>, count: usize) {
         if answer.answers.len() == count {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "{count} answers do not come: {answer:?}");
+        assert!(begun.elapsed() < PATIENCE, "there are not {count} answers: {answer:?}");
     }
 }
 
-/// Where the agents tell how often they were asked.
+/// The metrics address of the name servers.
 const METRICS: ([u8; 4], u16) = ([127, 0, 0, 1], 9153);
 const LOOKUPS_TIMED: usize = 200;
 
-/// What one lookup of a name elsewhere costs with the search list that the kubelet gives to pods.
+/// The cost of an external name's lookup with the search list that the kubelet gives to pods.
 #[tokio::test]
 async fn the_search_list_costs_local_answers_only() {
     let names = NameService::new().expect("Corefiles are written");
@@ -302,7 +302,7 @@ async fn the_search_list_costs_local_answers_only() {
                 took.as_secs_f64() * 1e6 / LOOKUPS_TIMED as f64
             );
             assert!(queries > 0.0 && queries <= most, "{library}: {name}: {queries} queries");
-            // One for each type, and again when the cache lets go of it.
+            // One for each type, and another when the cache entry expires.
             assert!(upstream <= 8.0, "{library}: {name}: {upstream} packets to upstreams");
         }
     }
@@ -310,7 +310,7 @@ async fn the_search_list_costs_local_answers_only() {
 
 /// The sum of a metric of the first node over all labels.
 fn counted(cluster: &Cluster, metric: &str) -> f64 {
-    let answer = http::get(cluster.node(0).netns(), METRICS.into(), "/metrics").expect("metrics are told");
+    let answer = http::get(cluster.node(0).netns(), METRICS.into(), "/metrics").expect("metrics are served");
     let lines = answer.body.lines().filter(|line| line.starts_with(&format!("{metric}{{")));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

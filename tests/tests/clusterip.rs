@@ -1,4 +1,4 @@
-//! Connections to ClusterIPs, seen by the pods that make them.
+//! Connections to ClusterIPs, from the view of client pods.
 
 use std::{
     net::SocketAddr,
@@ -14,7 +14,7 @@ use tests::{
     traffic::{How, Report, now_us},
 };
 
-/// Attempts after which a backend that takes part has answered: one of three stays silent in 40 once in ten million.
+/// Attempts after which each backend has answered: with three, one is never chosen in 40 with probability 1e-7.
 const ROUND: u64 = 40;
 
 fn mapped(to: SocketAddr) -> SocketAddr {
@@ -24,7 +24,7 @@ fn mapped(to: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Clients on both nodes that dial without pause; they must be stopped for their reports.
+/// Clients on both nodes that dial without pause, until stopped for their reports.
 async fn traffic(cluster: &Cluster, web: &Service<'_>) -> [Dialling; 2] {
     let start = async |name, node| {
         let dials = cluster.pod(name).on(node).dials(web.vips()).every(Duration::from_millis(1));
@@ -41,7 +41,7 @@ async fn ended(traffic: [Dialling; 2]) -> Vec<Report> {
     reports
 }
 
-/// Both nodes have switched: whole rounds from each reach these and nobody else.
+/// Waits until both nodes have switched: complete rounds from each reach these backends only.
 async fn all_reach<const N: usize>(cluster: &Cluster, web: &Service<'_>, names: [&str; N]) {
     for (client, node) in [("observer-1", 0), ("observer-2", 1)] {
         cluster.pod(client).on(node).dials(web.vips()).times(2 * ROUND).comes_to_reach_each_of(names).await;
@@ -62,7 +62,7 @@ async fn connections_are_balanced_over_both_families() {
     for (name, to, how, shown) in cases {
         for place in &places {
             let report = place.clone().dials(to).how(how).times(ROUND).reaches_each_of(["a", "b", "c"]).await;
-            // getpeername shows the address that was dialled, not the pod behind it.
+            // getpeername returns the frontend, not the backend.
             assert_eq!(report.peers.into_iter().collect::<Vec<_>>(), [(shown, ROUND)], "{name}");
         }
     }
@@ -92,7 +92,7 @@ async fn endpoints_come_and_go_while_connections_flow() {
     web.remove("a");
     all_reach(&cluster, &web, ["b", "c"]).await;
     let a_is_out = now_us();
-    // Nobody asks it any more, so nobody notices that it ends.
+    // It gets no connections any more, so its end goes unnoticed.
     cluster.pod("a").start().await.stop(web.port(0).protocol, web.port(0).target).await.expect("a serves");
     web.set("b", Condition::Unready);
     all_reach(&cluster, &web, ["c"]).await;
@@ -106,7 +106,7 @@ async fn endpoints_come_and_go_while_connections_flow() {
 }
 
 #[tokio::test]
-async fn scaled_to_zero_it_refuses_at_once_and_comes_back() {
+async fn a_service_scaled_to_zero_refuses_at_once_and_returns() {
     let cluster = Cluster::start("zero").nodes(2).await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let dials = || cluster.pod("client").dials(web.vips()).times(20);
@@ -136,7 +136,7 @@ async fn a_service_without_endpoints_refuses_from_the_start() {
 }
 
 #[tokio::test]
-async fn a_deleted_service_is_gone_and_comes_back_with_what_changed_meanwhile() {
+async fn a_deleted_service_returns_with_its_present_endpoints() {
     let cluster = Cluster::start("recreate").nodes(2).await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let other = cluster.service("other").tcp(80).backends(["o"]).await;
@@ -145,7 +145,7 @@ async fn a_deleted_service_is_gone_and_comes_back_with_what_changed_meanwhile() 
 
     web.delete();
     let untouched = |report: &Report| report.failures.keys().all(|failure| failure.ends_with("UNREACH"));
-    tests::eventually("nobody translates the address", async || {
+    tests::eventually("the address is no longer translated", async || {
         let report = client.clone().dials(web.vips()).times(2).report().await;
         anyhow::ensure!(report.failed() == 2 && untouched(&report), "{report:?}");
         Ok(())
@@ -155,7 +155,7 @@ async fn a_deleted_service_is_gone_and_comes_back_with_what_changed_meanwhile() 
     assert_eq!((echo.answered_by("a"), echo.failed()), (10, 0), "connections made before go on: {echo:?}");
     client.clone().dials(other.vips()).times(10).always_reaches_one_of(["o"]).await;
 
-    // The slices change while there is no Service: they come before it.
+    // The slices change while there is no Service, and so precede it.
     web.add("b").await;
     web.remove("a");
     web.write();
@@ -171,6 +171,6 @@ async fn services_do_not_mix() {
     let client = cluster.pod("client");
     for (to, names) in [(web.vips(), ["a", "b"]), (https, ["a", "b"]), (api.vips(), ["b", "c"])] {
         let report = client.clone().dials(to).times(2 * ROUND).reaches_each_of(names).await;
-        only(&report, &names).expect("nobody else answers");
+        only(&report, &names).expect("no other backend answers");
     }
 }

@@ -1,4 +1,4 @@
-//! The table of flows, as clients outside fill it.
+//! The connection tracking table under flows from outside the cluster.
 
 use std::process::Command;
 
@@ -22,9 +22,9 @@ fn connections(node: &Node) -> Result<Vec<Value>> {
     document["connections"].as_array().cloned().context("no list of connections")
 }
 
-/// The timer lives in the kernel: nobody needs to run for flows to end.
+/// The sweep is a BPF timer: entries expire without any process.
 #[tokio::test]
-async fn expired_flows_go_although_no_agent_runs() {
+async fn expired_entries_are_deleted_without_an_agent() {
     let cluster = Cluster::start("sweeper")
         .flag("--conntrack-udp-timeout=1s")
         .flag("--conntrack-udp-timeout-stream=1s")

@@ -1,4 +1,4 @@
-//! The packet plane's programs at the hooks of devices: they come with a device, stay, and harm nobody else's.
+//! The packet plane's programs at devices' hooks: attached with a device, persistent, and beside others' programs.
 
 use std::{
     fs,
@@ -20,18 +20,18 @@ use tests::{
     pod_network::device_of,
 };
 
-/// The kernel keeps this much of a program's name.
+/// Length of a program's name in the kernel.
 const NAME: usize = 15;
 
-/// Who stands at both hooks of a device, ours by the end of their names.
-fn standing(node: &Node, device: &str) -> Result<Vec<String>> {
+/// The programs at both hooks of a device; Portreeve's without their prefix.
+fn attached(node: &Node, device: &str) -> Result<Vec<String>> {
     node.netns().run(|| {
         let mut found: Vec<String> = Vec::new();
         for direction in [Direction::Ingress, Direction::Egress] {
             for name in programs_at(device, direction)? {
                 found.push(name.trim_start_matches("portreeve:").chars().take(NAME).collect());
             }
-            // A filter of this kind consists of several.
+            // One cls_bpf filter is listed several times.
             found.dedup();
         }
         Ok(found)
@@ -42,7 +42,7 @@ fn names(want: &[&str]) -> Vec<String> {
     want.iter().map(|name| name.chars().take(NAME).collect()).collect()
 }
 
-/// Runs a command in the node's namespace, and returns what it prints.
+/// Output of a command in the node's network namespace.
 fn run(node: &Node, words: &str) -> String {
     let output = node.netns().run(|| {
         let mut words = words.split(' ');
@@ -54,12 +54,12 @@ fn run(node: &Node, words: &str) -> String {
     output.unwrap_or_else(|error| panic!("{words}: {error:#}"))
 }
 
-async fn comes_to(node: &Node, device: &str, want: &[&str]) {
-    eventually(&format!("{want:?} at {device}"), async || stands(node, device, want)).await;
+async fn eventually_has(node: &Node, device: &str, want: &[&str]) {
+    eventually(&format!("{want:?} at {device}"), async || has_programs(node, device, want)).await;
 }
 
-fn stands(node: &Node, device: &str, want: &[&str]) -> Result<()> {
-    let found = standing(node, device)?;
+fn has_programs(node: &Node, device: &str, want: &[&str]) -> Result<()> {
+    let found = attached(node, device)?;
     ensure!(found == names(want), "{found:?}");
     Ok(())
 }
@@ -75,18 +75,18 @@ fn links(node: &Node) -> Vec<String> {
 async fn devices_are_followed(how: &str) {
     let cluster = Cluster::start(&format!("devices-{how}")).flag(&format!("--tc={how}")).await;
     let node = cluster.node(0);
-    comes_to(node, "eth0", EXTERNAL).await;
-    comes_to(node, "lo", &[]).await;
+    eventually_has(node, "eth0", EXTERNAL).await;
+    eventually_has(node, "lo", &[]).await;
     let pod = cluster.pod("a").start().await;
     let device = device_of(pod.addresses);
-    comes_to(node, &device, POD).await;
-    comes_to(node, "pods", POD).await;
+    eventually_has(node, &device, POD).await;
+    eventually_has(node, "pods", POD).await;
 
-    // A device that goes, one that comes, and one that becomes something else.
+    // A removed device, a new one, and one whose kind changes.
     run(node, "ip link add bridge9 type bridge");
     run(node, &format!("ip link set {device} master bridge9"));
-    comes_to(node, "pods", &[]).await;
-    comes_to(node, "bridge9", POD).await;
+    eventually_has(node, "pods", &[]).await;
+    eventually_has(node, "bridge9", POD).await;
     let before = links(node).len();
     run(node, "ip link del bridge9");
     eventually("the pins of the device are gone", async || {
@@ -96,9 +96,9 @@ async fn devices_are_followed(how: &str) {
     .await;
     run(node, "ip link add tun9 type vxlan id 9 dstport 4789 dev eth0");
     run(node, "ip address add 10.9.0.1/24 dev tun9");
-    comes_to(node, "tun9", EXTERNAL).await;
+    eventually_has(node, "tun9", EXTERNAL).await;
     run(node, "ip address del 10.9.0.1/24 dev tun9");
-    comes_to(node, "tun9", &[]).await;
+    eventually_has(node, "tun9", &[]).await;
 }
 
 #[tokio::test]
@@ -112,31 +112,31 @@ async fn devices_are_followed_by_filters() {
 }
 
 #[tokio::test]
-async fn the_command_line_says_which_devices_there_are() {
+async fn devices_can_be_named_on_the_command_line() {
     let cluster = Cluster::start("devices-named").flag("--devices=none").flag("--pod-devices=po*").await;
     let node = cluster.node(0);
     let pod = cluster.pod("a").start().await;
-    comes_to(node, &device_of(pod.addresses), POD).await;
-    stands(node, "pods", POD).expect("it comes with the others");
-    stands(node, "eth0", &[]).expect("nobody asked for it");
+    eventually_has(node, &device_of(pod.addresses), POD).await;
+    has_programs(node, "pods", POD).expect("it is attached with the others");
+    has_programs(node, "eth0", &[]).expect("it was not selected");
 }
 
-/// While no agent runs, the programs stay; the next one attaches to what came meanwhile, and forgets what went.
+/// The programs stay while no agent runs; the next agent attaches to new devices and drops the links of removed ones.
 async fn an_agent_takes_over(how: &str) {
     let cluster = Cluster::start(&format!("devices-adopt-{how}")).flag(&format!("--tc={how}")).await;
     let node = cluster.node(0);
     let (old, gone) = (cluster.pod("old").start().await, cluster.pod("gone").start().await);
     for pod in [&old, &gone] {
-        comes_to(node, &device_of(pod.addresses), POD).await;
+        eventually_has(node, &device_of(pod.addresses), POD).await;
     }
     node.kill_agent().await.expect("it runs");
-    stands(node, "eth0", EXTERNAL).expect("nobody detached it");
+    has_programs(node, "eth0", EXTERNAL).expect("it stays attached");
     let (pins, gone_device) = (links(node).len(), device_of(gone.addresses));
     run(node, &format!("ip link del {gone_device}"));
     node.start_agent().await.expect("it starts");
-    stands(node, "eth0", EXTERNAL).expect("replaced in place");
-    stands(node, &device_of(old.addresses), POD).expect("replaced in place");
-    assert!(links(node).len() < pins, "what is gone is forgotten: {:?}", links(node));
+    has_programs(node, "eth0", EXTERNAL).expect("replaced in place");
+    has_programs(node, &device_of(old.addresses), POD).expect("replaced in place");
+    assert!(links(node).len() < pins, "the links of removed devices stay: {:?}", links(node));
 }
 
 #[tokio::test]
@@ -149,24 +149,24 @@ async fn an_agent_takes_over_filters() {
     an_agent_takes_over("clsact").await;
 }
 
-/// From one way of attaching to the other there is no moment without a program, and none stands there twice.
+/// The change between tcx links and clsact filters leaves no device without programs, and no program twice.
 #[tokio::test]
 async fn links_and_filters_replace_each_other() {
     let cluster = Cluster::start("devices-change").without_agents().await;
     let node = cluster.node(0);
     node.start_agent_with(&["--tc=clsact"]).await.expect("it starts");
     for how in ["tcx", "clsact"] {
-        stands(node, "eth0", EXTERNAL).expect("attached");
+        has_programs(node, "eth0", EXTERNAL).expect("attached");
         let flag = format!("--tc={how}");
         node.replace_agent(&[&flag]).await.expect("it takes over");
-        stands(node, "eth0", EXTERNAL).unwrap_or_else(|error| panic!("by {how}: {error:#}"));
+        has_programs(node, "eth0", EXTERNAL).unwrap_or_else(|error| panic!("by {how}: {error:#}"));
         let has_links = links(node).iter().any(|pin| pin.starts_with("tc_"));
         assert_eq!(has_links, how == "tcx", "{:?}", links(node));
     }
 }
 
 #[tokio::test]
-async fn programs_that_were_taken_away_come_back() {
+async fn detached_programs_are_attached_again() {
     let cluster = Cluster::start("devices-repair").nodes(2).without_agents().await;
     let (first, second) = (cluster.node(0), cluster.node(1));
     for (node, how) in [(first, "--tc=tcx"), (second, "--tc=clsact")] {
@@ -176,9 +176,9 @@ async fn programs_that_were_taken_away_come_back() {
     fs::remove_file(first.bpffs().join("links").join(pin)).expect("it can be unpinned");
     run(second, "tc filter del dev eth0 egress");
     for node in [first, second] {
-        // They may be back at once: what says that they were away is the log.
+        // They may be attached again at once: only the log shows that they were missing.
         let back = within(VERIFICATION, "the programs are back", async || {
-            stands(node, "eth0", EXTERNAL)?;
+            has_programs(node, "eth0", EXTERNAL)?;
             let log = fs::read_to_string(&node.setting().log)?;
             ensure!(log.contains("attached again"), "no repair was needed");
             Ok(())
@@ -188,33 +188,34 @@ async fn programs_that_were_taken_away_come_back() {
 }
 
 #[tokio::test]
-async fn cleanup_leaves_what_others_attached() {
+async fn cleanup_leaves_the_programs_of_others() {
     let cluster = Cluster::start("devices-others").without_agents().await;
     let node = cluster.node(0);
     run(node, "tc qdisc add dev eth0 clsact");
     run(node, "tc filter add dev eth0 ingress prio 7 protocol all u32 match u32 0 0 flowid 1:1");
     let pod = cluster.pod("a").start().await;
     node.start_agent_with(&["--tc=clsact"]).await.expect("it starts");
-    comes_to(node, &device_of(pod.addresses), POD).await;
-    stands(node, "eth0", &["tc_external_ingress", "u32", "tc_external_egress"]).expect("ours before theirs");
+    eventually_has(node, &device_of(pod.addresses), POD).await;
+    has_programs(node, "eth0", &["tc_external_ingress", "u32", "tc_external_egress"])
+        .expect("ours before theirs");
 
     node.terminate_agent().await.expect("it ends");
     let mut cleanup = Command::new(portreeve().expect("it is built"));
     cleanup.arg("cleanup").arg("--bpffs").arg(node.bpffs());
     let output = node.netns().run(|| cleanup.output().context("it starts")).expect("it runs");
     assert!(output.status.success(), "{output:?}");
-    stands(node, "eth0", &["u32"]).expect("theirs stays");
+    has_programs(node, "eth0", &["u32"]).expect("theirs stays");
     assert!(run(node, "tc qdisc show dev eth0").contains("clsact"), "so does their qdisc");
-    stands(node, "pods", &[]).expect("ours is gone");
+    has_programs(node, "pods", &[]).expect("ours is gone");
     assert!(!run(node, "tc qdisc show dev pods").contains("clsact"), "so is our qdisc");
 }
 
-/// More notices than a socket holds, while the agent does not listen.
+/// More netlink notifications than a socket buffers, while the agent is stopped.
 #[tokio::test]
-async fn an_agent_that_missed_notices_sees_what_came_of_it() {
+async fn an_agent_that_missed_notifications_reads_all_devices_again() {
     let cluster = Cluster::start("devices-overrun").await;
     let node = cluster.node(0);
-    comes_to(node, "eth0", EXTERNAL).await;
+    eventually_has(node, "eth0", EXTERNAL).await;
     let agent = node.agent_id().await.expect("it runs");
     let pid = Pid::from_raw(i32::try_from(agent).expect("a process id"));
     kill(pid, Signal::SIGSTOP).expect("it can be stopped");
@@ -224,14 +225,14 @@ async fn an_agent_that_missed_notices_sees_what_came_of_it() {
     run(node, &format!("ip -batch {}", batch.display()));
     run(node, "ip link add tun9 type vxlan id 9 dstport 4789 dev eth0");
     run(node, "ip address add 10.9.0.1/24 dev tun9");
-    let dropped = dropped_notices(agent);
-    kill(pid, Signal::SIGCONT).expect("it goes on");
+    let dropped = dropped_notifications(agent);
+    kill(pid, Signal::SIGCONT).expect("it continues");
     assert!(dropped > 0, "the story made the agent miss something");
-    comes_to(node, "tun9", EXTERNAL).await;
+    eventually_has(node, "tun9", EXTERNAL).await;
 }
 
-/// Of all netlink sockets in the namespace of a process.
-fn dropped_notices(process: u32) -> u64 {
+/// Dropped notifications of all netlink sockets in a process's network namespace.
+fn dropped_notifications(process: u32) -> u64 {
     let table = fs::read_to_string(format!("/proc/{process}/net/netlink")).expect("it is readable");
     let drops = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
     drops.sum()

@@ -1,4 +1,4 @@
-//! The programs at devices say what the model says, for random objects and packets; and what the given cases say.
+//! The programs at devices against the model, for random objects and packets, and against kube-proxy's given cases.
 
 use tests::{
     differential::{given, run, spoilt},
@@ -6,7 +6,7 @@ use tests::{
 };
 
 const CASES: u64 = 20_000;
-/// A case is made of a few dozen kinds of Service, source and address: what comes up less often is not tested.
+/// Occurrences of each kind of Service, source and address below which it counts as untested.
 const OF_EACH: u64 = 20;
 
 #[test]
@@ -14,9 +14,9 @@ fn programs_and_model_agree() {
     let mut chance = Chance::new();
     println!("seed {}", chance.seed);
     let tally = run(CASES, None, &mut chance, |_| {}).unwrap_or_else(|error| panic!("{error:#}"));
-    for (name, came_up) in tally.counts() {
-        println!("{came_up:>8} {name}");
-        assert!(came_up >= OF_EACH, "{name} came up {came_up} times");
+    for (name, count) in tally.counts() {
+        println!("{count:>8} {name}");
+        assert!(count >= OF_EACH, "{name} occurred {count} times");
     }
 }
 
@@ -28,7 +28,7 @@ fn programs_do_what_kube_proxy_does() {
 }
 
 #[test]
-fn spoilt_packets_are_left_alone_or_refused() {
+fn corrupted_packets_are_ignored_or_dropped() {
     let mut chance = Chance::new();
     println!("seed {}", chance.seed);
     spoilt(CASES, &mut chance).unwrap_or_else(|error| panic!("{error:#}"));

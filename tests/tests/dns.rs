@@ -1,4 +1,4 @@
-//! Names, as programs in pods find them: with the C library's resolver, which asks the agent.
+//! DNS for programs in pods: through the C library's resolver and the agent.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ use tests::{
     traffic::Protocol,
 };
 
-/// How soon a change is seen.
+/// Longest delay of a change.
 const SOON: Duration = Duration::from_secs(1);
 
 type Found = BTreeSet<IpAddr>;
@@ -42,7 +42,7 @@ async fn pods(cluster: &Cluster, names: &[&str]) -> Found {
     found(pods)
 }
 
-async fn comes_to_find(resolver: &Resolver<'_>, name: &str, want: &Found) {
+async fn eventually_finds(resolver: &Resolver<'_>, name: &str, want: &Found) {
     let attempt = async || {
         let addresses = resolver.addresses(name).await?;
         ensure!(addresses == *want, "found {addresses:?}, not {want:?}");
@@ -51,8 +51,8 @@ async fn comes_to_find(resolver: &Resolver<'_>, name: &str, want: &Found) {
     within(SOON, name, attempt).await.unwrap_or_else(|error| panic!("{error:#}"));
 }
 
-/// The answer's code and its records, sorted.
-fn told(resolver: &Resolver<'_>, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
+/// Response code and sorted records of an answer.
+fn query(resolver: &Resolver<'_>, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
     let answer = resolver.ask(name, kind).unwrap_or_else(|error| panic!("{name} {kind}: {error:#}"));
     let mut records: Vec<_> = answer.answers.iter().map(|record| record.data.to_string()).collect();
     records.sort();
@@ -77,13 +77,13 @@ async fn a_service_is_found_by_its_short_and_its_full_name() {
         let inside = resolver(&cluster, &inside, NAMESPACE, server);
         let dotted = format!("{full}.");
         for name in [short, "web.default", "web.default.svc", full, &dotted, "WEB.Default"] {
-            comes_to_find(&inside, name, &want).await;
+            eventually_finds(&inside, name, &want).await;
         }
         let other = resolver(&cluster, &other, "other", server);
         for name in ["web.default", "web.default.svc", full] {
-            comes_to_find(&other, name, &want).await;
+            eventually_finds(&other, name, &want).await;
         }
-        comes_to_find(&other, "web.other.svc.cluster.local.", &Found::new()).await;
+        eventually_finds(&other, "web.other.svc.cluster.local.", &Found::new()).await;
         for vip in web.vips() {
             assert_eq!(inside.names(vip.ip()).await.expect("getent answers"), [full], "{server}: {vip}");
         }
@@ -97,7 +97,7 @@ async fn a_headless_service_names_its_pods() {
     let _db = cluster.service("db").tcp(5432).headless().backends(names).await;
     let _web = cluster.service("web").tcp(80).backends(["a"]).await;
     let pod = cluster.pod("client").start().await;
-    // The agent of the other node knows the same.
+    // The other node's agent gives the same answer.
     for node in cluster.nodes() {
         let client = resolver(&cluster, &pod, NAMESPACE, node.addresses.v4.into());
         for (name, want) in [
@@ -108,20 +108,20 @@ async fn a_headless_service_names_its_pods() {
             ("db-2.db.default.svc.cluster.local", &["db-2"]),
             ("db-3.db.default.svc.cluster.local.", &[]),
         ] {
-            comes_to_find(&client, name, &pods(&cluster, want).await).await;
+            eventually_finds(&client, name, &pods(&cluster, want).await).await;
         }
         let first = cluster.pod("db-0").start().await.addresses;
         for address in first.both() {
             let names = client.names(address).await.expect("getent answers");
             assert_eq!(names, ["db-0.db.default.svc.cluster.local"], "{address}");
         }
-        questions_are_answered(&client);
+        check_answers(&client);
     }
 }
 
-/// What the C library's resolver does not ask, or does not tell apart.
-fn questions_are_answered(client: &Resolver<'_>) {
-    // The pods serve it at 8000 more than the Service's port.
+/// Queries and answers that the C library's resolver does not send or does not distinguish.
+fn check_answers(client: &Resolver<'_>) {
+    // The target port is the Service's port plus 8000.
     let members = ["0", "1", "2"].map(|n| format!("13432 db-{n}.db.default.svc.cluster.local."));
     for (name, kind, code, want) in [
         ("_tcp-5432._tcp.db", RecordType::SRV, ResponseCode::NoError, &members[..]),
@@ -133,17 +133,17 @@ fn questions_are_answered(client: &Resolver<'_>) {
         ),
         ("_udp-80._udp.web", RecordType::SRV, ResponseCode::NXDomain, &[]),
         ("web", RecordType::TXT, ResponseCode::NoError, &[]),
-        ("nobody", RecordType::A, ResponseCode::NXDomain, &[]),
+        ("absent", RecordType::A, ResponseCode::NXDomain, &[]),
         ("db-3.db", RecordType::A, ResponseCode::NXDomain, &[]),
     ] {
-        let (answered, records) = told(client, &format!("{name}.default.svc.cluster.local."), kind);
-        // Of SRV, priority and weight come first.
+        let (answered, records) = query(client, &format!("{name}.default.svc.cluster.local."), kind);
+        // SRV: priority and weight first.
         let records: Vec<_> = records.iter().map(|record| record.splitn(3, ' ').skip(2).collect()).collect();
         assert_eq!((answered, records), (code, want.to_vec()), "{name} {kind}");
     }
 }
 
-/// Other people's implementations of the protocol, over both transports: what they print is what they understood.
+/// Independent implementations of the protocol, over both transports, compared by their output.
 #[tokio::test]
 async fn dig_and_kdig_understand_the_answers() {
     let cluster = Cluster::start("dig").names().await;
@@ -152,7 +152,7 @@ async fn dig_and_kdig_understand_the_answers() {
     let client = resolver(&cluster, &pod, NAMESPACE, cluster.node(0).addresses.v4.into());
     let full = "web.default.svc.cluster.local.";
     let vip = web.vips().iter().map(|vip| vip.ip()).find(IpAddr::is_ipv4).expect("it has one").to_string();
-    comes_to_find(&client, full, &web.vips().iter().map(|vip| vip.ip()).collect()).await;
+    eventually_finds(&client, full, &web.vips().iter().map(|vip| vip.ip()).collect()).await;
     for program in ["dig", "kdig"] {
         for transport in ["+notcp", "+tcp"] {
             for (question, want) in [
@@ -163,7 +163,7 @@ async fn dig_and_kdig_understand_the_answers() {
                     "0 100 80 web.default.svc.cluster.local.",
                 ),
                 (&["-t", "TXT", full], ""),
-                (&["-t", "A", "nobody.default.svc.cluster.local."], ""),
+                (&["-t", "A", "absent.default.svc.cluster.local."], ""),
             ] {
                 let arguments = [&["+short", transport], question].concat();
                 let printed = client.printed(program, &arguments).await;
@@ -184,29 +184,29 @@ async fn a_change_is_seen_within_a_second() {
     let (service, members) = ("web.default.svc.cluster.local.", "db.default.svc.cluster.local.");
     let member = "db-2.db.default.svc.cluster.local.";
     let vips: Found = web.vips().iter().map(|vip| vip.ip()).collect();
-    comes_to_find(&client, service, &vips).await;
-    comes_to_find(&client, members, &pods(&cluster, &["db-0", "db-1"]).await).await;
-    comes_to_find(&client, member, &Found::new()).await;
+    eventually_finds(&client, service, &vips).await;
+    eventually_finds(&client, members, &pods(&cluster, &["db-0", "db-1"]).await).await;
+    eventually_finds(&client, member, &Found::new()).await;
 
-    // Its pod is started first, which is not what is timed.
+    // The pod is started before the measurement.
     let third = pods(&cluster, &["db-2"]).await;
     db.add("db-2").await;
-    comes_to_find(&client, member, &third).await;
-    comes_to_find(&client, members, &pods(&cluster, &["db-0", "db-1", "db-2"]).await).await;
+    eventually_finds(&client, member, &third).await;
+    eventually_finds(&client, members, &pods(&cluster, &["db-0", "db-1", "db-2"]).await).await;
     db.set("db-0", Condition::Unready);
-    comes_to_find(&client, members, &pods(&cluster, &["db-1", "db-2"]).await).await;
+    eventually_finds(&client, members, &pods(&cluster, &["db-1", "db-2"]).await).await;
     db.remove("db-2");
-    comes_to_find(&client, member, &Found::new()).await;
+    eventually_finds(&client, member, &Found::new()).await;
     db.scale_to_zero();
-    comes_to_find(&client, members, &Found::new()).await;
+    eventually_finds(&client, members, &Found::new()).await;
 
     web.delete();
-    comes_to_find(&client, service, &Found::new()).await;
+    eventually_finds(&client, service, &Found::new()).await;
     web.write();
-    comes_to_find(&client, service, &vips).await;
+    eventually_finds(&client, service, &vips).await;
 }
 
-/// Starts the pods that an example promises and writes its objects for the agents.
+/// Starts the pods of an example and writes its objects for the agents.
 async fn perform(cluster: &Cluster, name: &str) -> Vec<(String, PromisedPod)> {
     let directory = examples::directory().join(name);
     let promised = Example::load(&directory).and_then(|example| example.pods()).expect("the example loads");
@@ -233,14 +233,14 @@ async fn the_members_of_the_examples_find_each_other() {
         let promised = perform(&cluster, example).await;
         assert_eq!(promised.len(), 3, "{example}: {promised:?}");
         for pod in cluster.all_pods() {
-            // As the kubelet has it: the server of its own node.
+            // The kubelet's choice: the server of the pod's own node.
             let node = cluster.nodes().iter().find(|node| Some(&node.name) == pod.node.as_ref());
             let server = node.expect("it has a node").addresses.v4.into();
             let resolver = resolver(&cluster, &pod, NAMESPACE, server);
             for (peer, _) in &promised {
                 let addresses = pods(&cluster, &[peer]).await;
                 let name = format!("{peer}.{service}");
-                comes_to_find(&resolver, &name, &addresses).await;
+                eventually_finds(&resolver, &name, &addresses).await;
                 let to: Vec<_> = addresses.into_iter().map(|ip| (ip, port).into()).collect();
                 cluster.pod(&pod.name).dials(to).times(4).always_reaches_one_of([peer.as_str()]).await;
             }

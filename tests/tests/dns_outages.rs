@@ -1,4 +1,4 @@
-//! Names while something else is away: the API server, or the agent and everything of it.
+//! DNS during an outage: of the API server, or of the agent and its pins.
 
 use std::{fs, net::SocketAddr, process::Command};
 
@@ -28,15 +28,15 @@ async fn is_answered(cluster: &Cluster, serving: &Serving, by: &str) {
     }
 }
 
-async fn comes_to_be_answered(cluster: &Cluster, serving: &Serving, by: &str) {
+async fn eventually_answered(cluster: &Cluster, serving: &Serving, by: &str) {
     for how in LOOKUPS {
         let dials = cluster.pod("client").dials(serving.addresses()).how(how).times(4);
         dials.comes_to_reach_each_of([by]).await;
     }
 }
 
-/// The agent goes on with what it knows, and one that is to take over waits. One that starts anew knows nothing: it leaves
-/// clients to the other endpoints, and the data plane as it is, until the API server is back.
+/// The agent continues with the known state, and its successor waits to take over. A new agent has no state: it leaves
+/// clients to the other endpoints, and the data plane unchanged, until the API server returns.
 #[tokio::test]
 async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
     let names = NameService::new()?;
@@ -52,11 +52,11 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
     };
     let mut agent = Agent::spawn(&setting, node.netns())?;
     agent.ready().await?;
-    comes_to_be_answered(&cluster, &serving, HERE).await;
+    eventually_answered(&cluster, &serving, HERE).await;
     let askers = Askers::start(&cluster, &serving).await;
 
     server.stop()?;
-    says(&setting, "cannot follow the API server").await;
+    logs(&setting, "cannot follow the API server").await;
     is_answered(&cluster, &serving, HERE).await;
     let pod = cluster.pod("client").start().await;
     let resolver = Resolver::new(&pod, NAMESPACE, serving.vip.v4.into(), cluster.directory())?;
@@ -71,7 +71,7 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
         ..setting.clone()
     };
     let mut next = Agent::spawn(&waiting, node.netns())?;
-    says(&waiting, "cannot follow the API server").await;
+    logs(&waiting, "cannot follow the API server").await;
     is_answered(&cluster, &serving, HERE).await;
     agent.kill()?;
     is_answered(&cluster, &serving, ELSEWHERE).await;
@@ -79,21 +79,21 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
 
     node.netns().run(|| server.start_again())?;
     next.ready().await?;
-    comes_to_be_answered(&cluster, &serving, HERE).await;
+    eventually_answered(&cluster, &serving, HERE).await;
     cluster.pod("client").dials(web.vips()).times(4).reaches_each_of(["a"]).await;
     println!("{}", askers.end(&[HERE, ELSEWHERE]).await?);
     Ok(())
 }
 
-async fn says(setting: &AgentSetting, text: &str) {
-    eventually(&format!("an agent says: {text}"), async || {
+async fn logs(setting: &AgentSetting, text: &str) {
+    eventually(&format!("an agent logs: {text}"), async || {
         ensure!(fs::read_to_string(&setting.log)?.contains(text));
         Ok(())
     })
     .await;
 }
 
-/// How an agent that is dead is taken off its node altogether.
+/// A way to remove a dead agent from its node.
 type Removal = fn(&Node);
 
 fn removed(node: &Node) {
@@ -107,28 +107,27 @@ fn cleaned_up(node: &Node) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Without its pins nothing of an agent is left on the node, so its share can only be to leave nothing in the way: no
-/// address, no rule, nothing that leads to a server which is gone. Whoever serves ClusterIPs then, as kube-proxy does beside
-/// an agent that is tried out or that was taken back, leads clients to the Service's other endpoints. So it does here, with
-/// kube-proxy's rules; and without those, nobody does.
+/// Without its pins the agent must leave no obstacle on the node: no address, no rule, no redirect to the dead server.
+/// Another proxy for ClusterIPs then sends clients to the Service's other endpoints, as kube-proxy does beside an agent
+/// on trial or after a rollback. Here kube-proxy's rules do so; without them no proxy does.
 async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<String> {
     let names = NameService::new()?;
     let cluster = names.told_to(Cluster::start(name).nodes(2)).flag(PODS).build().await?;
     let (node, serving) = (cluster.node(0), names.start(&cluster).await?);
     kube_proxy::serve(node.netns(), &served(&serving))?;
-    comes_to_be_answered(&cluster, &serving, HERE).await;
+    eventually_answered(&cluster, &serving, HERE).await;
 
     let askers = Askers::start(&cluster, &serving).await;
     node.kill_agent().await?;
     is_answered(&cluster, &serving, ELSEWHERE).await;
-    // Second tries of what the server had not read when it died come from the sockets of the first: somebody has to lead
-    // them elsewhere, too.
+    // Retries of queries that the server had not read at its death use the sockets of the first try: they must be
+    // redirected, too.
     let before = askers.end(&[HERE, ELSEWHERE]).await?;
     let programs = Linked::in_directory(node.bpffs())?;
     removal(node);
     programs.are_gone().await;
     ensure!(!node.bpffs().exists(), "something is pinned still");
-    // The harness looks for it at the end.
+    // The harness checks for it at the end.
     fs::create_dir(node.bpffs())?;
     let askers = Askers::start(&cluster, &serving).await;
     is_answered(&cluster, &serving, ELSEWHERE).await;
@@ -139,7 +138,7 @@ async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<S
     filter(node.netns(), "delete table ip kube-proxy; delete table ip6 kube-proxy")?;
     let dials = cluster.pod("client").dials(serving.addresses()).how(LOOKUPS[0]);
     let report = dials.times(4).at_once(4).report().await;
-    ensure!(report.failed() == report.attempts, "somebody leads clients there still: {report:?}");
+    ensure!(report.failed() == report.attempts, "clients are still redirected there: {report:?}");
     Ok(format!("before: {before}\nafter: {after}"))
 }
 
@@ -158,7 +157,7 @@ async fn the_other_endpoints_answer_when_the_agent_and_its_pins_are_gone() -> Re
 }
 
 #[tokio::test]
-async fn the_other_endpoints_answer_when_the_agent_was_cleaned_up_after() -> Result<()> {
+async fn the_other_endpoints_answer_after_cleanup() -> Result<()> {
     println!("{}", endpoints_are_reached_without("dns-cleaned-up", cleaned_up).await?);
     Ok(())
 }

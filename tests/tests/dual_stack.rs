@@ -1,4 +1,4 @@
-//! Services of one family, and Services of two with endpoints in one.
+//! Single-stack Services, and dual-stack Services with endpoints of one family.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ async fn a_single_stack_service_has_one_address() {
     let client = cluster.pod("client");
     client.clone().dials(v4.vip()).times(4).always_reaches_one_of(["a"]).await;
     client.clone().dials(v6.vip6()).times(4).always_reaches_one_of(["b"]).await;
-    // Nobody knows the other two.
+    // The other family's address does not exist.
     let report = client.dials([v4.vip6(), v6.vip()]).times(2).report().await;
     assert!(report.failures.keys().all(|failure| failure.ends_with("UNREACH")), "{report:?}");
     assert_eq!(report.failed(), 2, "{report:?}");

@@ -1,4 +1,4 @@
-//! Every example is understood, planned in full, and keeps its own promises. Needs no privileges.
+//! Every example is parsed and planned completely, as its README states. Needs no privileges.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +34,7 @@ fn plan(directory: &Path, node: &str) -> Value {
     serde_json::from_slice(&output.stdout).expect("plan prints JSON")
 }
 
-/// What a ClusterIP should reach from node-1, as the example's own slices have it.
+/// The backends of a ClusterIP on node-1, according to the example's slices.
 fn promised(slices: &[EndpointSlice], service: &Service, port: Option<&str>, v4: bool) -> BTreeSet<String> {
     let of_service = slices.iter().filter(|slice| {
         let labels = slice.metadata.labels.as_ref();
@@ -64,7 +64,7 @@ fn promised(slices: &[EndpointSlice], service: &Service, port: Option<&str>, v4:
 }
 
 #[test]
-fn every_cluster_ip_reaches_what_the_slices_say() {
+fn every_cluster_ip_reaches_the_endpoints_of_its_slices() {
     for (name, directory) in all() {
         let example = Example::load(&directory).expect("it loads");
         let plan = plan(&directory, "node-1");
@@ -91,7 +91,7 @@ fn check_service(name: &str, example: &Example, service: &Service, frontends: &[
             let backends: BTreeSet<_> =
                 backends.map(|backend| backend.as_str().expect("text").to_owned()).collect();
             let promised = promised(&example.slices, service, port.name.as_deref(), !ip.contains(':'));
-            assert!(!promised.is_empty(), "{name}: nobody serves {ip}:{}", port.port);
+            assert!(!promised.is_empty(), "{name}: no endpoint serves {ip}:{}", port.port);
             assert_eq!(backends, promised, "{name}: {ip}:{}", port.port);
         }
     }
@@ -114,7 +114,7 @@ fn both_nodes_plan_the_same_frontends() {
 }
 
 #[test]
-fn every_pod_has_an_address_of_its_node_and_every_object_one_place() {
+fn every_pod_has_an_address_of_its_node_and_objects_are_unique() {
     for (name, directory) in all() {
         let example = Example::load(&directory).expect("it loads");
         for (pod, promised) in example.pods().expect("the slices are sound") {
@@ -127,6 +127,6 @@ fn every_pod_has_an_address_of_its_node_and_every_object_one_place() {
         for object in &example.objects {
             assert!(seen.insert(object), "{name}: {object} is there twice");
         }
-        assert!(directory.join("README.md").exists(), "{name} does not say what it shows");
+        assert!(directory.join("README.md").exists(), "{name} has no README");
     }
 }

@@ -2,7 +2,7 @@
 
 #[expect(
     dead_code,
-    reason = "what makes writes fail and updates the scripts is for the run without privileges"
+    reason = "write failures and updates of the scripts belong to the run without privileges"
 )]
 #[path = "../../proxy/tests/golden/script.rs"]
 mod script;
@@ -12,7 +12,7 @@ use proxy_ebpf::abi::{ABI_VERSION, Config};
 use script::{Host, all};
 use tests::{leftovers::unique_name, mounts::PinDir};
 
-/// Maps that are pinned, and loaded with programs that are attached to nothing.
+/// Pinned maps, loaded with programs that are not attached.
 struct Kernel {
     pins: Pins,
 }
@@ -25,15 +25,15 @@ impl Host for Kernel {
     }
 
     fn grace_period(&mut self) {
-        grace_period().expect("membarrier, or what stands for it");
+        grace_period().expect("membarrier or its substitute works");
     }
 }
 
 #[test]
-fn the_kernels_maps_hold_what_the_scripts_say() {
+fn the_kernels_maps_match_the_scripts() {
     for (name, script) in all() {
         let directory = PinDir::create(&unique_name("golden")).expect("a bpffs, and root");
-        let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail).expect("nobody else has it");
+        let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail).expect("it is not locked");
         let _programs = load(&pins, Config::default()).unwrap_or_else(|error| panic!("{error:?}"));
         script.check(&name, &mut Kernel { pins });
     }

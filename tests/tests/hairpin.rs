@@ -12,7 +12,7 @@ async fn a_pod_reaches_itself_through_its_own_service() {
 }
 
 #[tokio::test]
-async fn a_pod_meets_itself_and_the_others() {
+async fn a_pod_reaches_itself_and_the_other_backends() {
     let cluster = Cluster::start("hairpin-some").nodes(2).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b"]).await;
     for pod in ["a", "b"] {

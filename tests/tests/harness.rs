@@ -1,4 +1,4 @@
-//! The harness itself: its clusters carry traffic, and nothing of them is left.
+//! The harness itself: its clusters carry traffic and leave nothing behind.
 
 #![expect(clippy::unwrap_used, reason = "a story that cannot go on shall panic")]
 
@@ -47,7 +47,7 @@ async fn every_form_of_pod_network_carries_traffic_and_keeps_its_source() {
                 let sources: Vec<_> = report.answers[name].sources.keys().copied().collect();
                 assert_eq!(sources, own.both(), "{network:?} {how:?} {name}");
             }
-            // What masquerading will take is an address of the node.
+            // The masquerade address belongs to the node.
             for (to, is_here) in [(near, true), (far, false)] {
                 let report = cluster.pod("host").on_host(0).dials(to).how(how).times(2).report().await;
                 let sources = report.answers.values().flat_map(|answers| answers.sources.keys().copied());
@@ -59,7 +59,7 @@ async fn every_form_of_pod_network_carries_traffic_and_keeps_its_source() {
 }
 
 #[tokio::test]
-async fn a_firewall_denies_what_its_rules_say() {
+async fn a_firewall_applies_its_rules() {
     let cluster = Cluster::start("firewall").without_agents().await;
     let a = serving(cluster.pod("a")).await;
     let rules = format!(
@@ -86,7 +86,7 @@ async fn hosts_and_clients_outside_reach_the_nodes() {
 }
 
 #[tokio::test]
-async fn a_service_nobody_translates_fails_at_once() {
+async fn an_untranslated_service_fails_at_once() {
     let cluster = Cluster::start("untranslated").without_agents().await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let report = cluster.pod("client").dials(web.vips()).times(8).report().await;
@@ -99,7 +99,7 @@ async fn a_service_nobody_translates_fails_at_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_refuses_and_comes_back() {
+async fn a_stopped_server_refuses_and_returns() {
     let cluster = Cluster::start("stop").without_agents().await;
     let a = serving(cluster.pod("a")).await;
     let client = cluster.pod("client");
@@ -116,7 +116,7 @@ async fn a_server_that_stops_refuses_and_comes_back() {
 }
 
 #[tokio::test]
-async fn dialling_in_the_background_counts_what_it_meets() {
+async fn dials_in_the_background_are_counted() {
     let cluster = Cluster::start("background").without_agents().await;
     let a = serving(cluster.pod("a")).await;
     let dialling = cluster.pod("client").dials(a).at_once(4).in_background().await;
@@ -137,9 +137,9 @@ async fn dialling_in_the_background_counts_what_it_meets() {
     assert_eq!(report.attempts, report.answered() + report.failed());
 }
 
-/// A bridge once took the address of a new pod's port, and traffic between nodes stalled for seconds.
+/// A bridge once took the MAC address of a new pod's port, and traffic between nodes stalled for seconds.
 #[tokio::test]
-async fn pods_that_come_disturb_nobody() {
+async fn new_pods_disturb_no_traffic() {
     let cluster = Cluster::start("disturb").nodes(2).without_agents().await;
     let far = serving(cluster.pod("far").on(1)).await;
     let dialling = cluster.pod("client").dials(far).in_background().await;

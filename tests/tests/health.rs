@@ -1,4 +1,4 @@
-//! What load balancers, kubelets and people are told about a node.
+//! Health checks, metrics and status of a node.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ fn here(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn ask(node: &Node, port: u16, path: &str) -> Result<Answer> {
+fn fetch(node: &Node, port: u16, path: &str) -> Result<Answer> {
     get(node.netns(), here(port), path)
 }
 
@@ -36,11 +36,11 @@ fn checks_health(spec: &mut ServiceSpec) {
     spec.health_check_node_port = Some(i32::from(HEALTH_PORT));
 }
 
-/// Waits until the node says that it has this many pods of the Service.
-async fn tells(node: &Node, pods: usize) {
-    let what = format!("{} tells of {pods} pods", node.name);
-    eventually(&what, async || {
-        let answer = ask(node, HEALTH_PORT, "/any/path")?;
+/// Waits until the health check port reports this many local endpoints.
+async fn reports_pods(node: &Node, pods: usize) {
+    let condition = format!("{} reports {pods} pods", node.name);
+    eventually(&condition, async || {
+        let answer = fetch(node, HEALTH_PORT, "/any/path")?;
         ensure!(answer.status == if pods > 0 { 200 } else { 503 }, "{answer:?}");
         ensure!(answer.has_header(&format!("x-load-balancing-endpoint-weight: {pods}")), "{answer:?}");
         ensure!(answer.body.contains(&format!("\t\"localEndpoints\": {pods},\n")), "{answer:?}");
@@ -50,43 +50,43 @@ async fn tells(node: &Node, pods: usize) {
 }
 
 #[tokio::test]
-async fn a_load_balancer_learns_which_node_serves() {
+async fn the_health_check_port_reports_local_endpoints() {
     let everywhere = "--nodeport-addresses=0.0.0.0/0,::/0";
     let cluster = Cluster::start("health-ports").nodes(2).flag(everywhere).await;
-    // In turn: `a` and `c` on the first node, `b` on the second.
+    // Pods are placed in turn: `a` and `c` on the first node, `b` on the second.
     let web =
         cluster.service("web").tcp(80).node_port(30080).change(checks_health).backends(["a", "b", "c"]).await;
-    tells(cluster.node(0), 2).await;
-    tells(cluster.node(1), 1).await;
+    reports_pods(cluster.node(0), 2).await;
+    reports_pods(cluster.node(1), 1).await;
 
-    // One that serves what it has and takes nothing new does not count, whoever else is there.
+    // A terminating endpoint does not count.
     web.set("a", Condition::Terminating);
-    tells(cluster.node(0), 1).await;
+    reports_pods(cluster.node(0), 1).await;
     web.remove("b");
-    tells(cluster.node(1), 0).await;
+    reports_pods(cluster.node(1), 0).await;
 
     web.delete();
-    eventually("nobody answers for a Service that is gone", async || {
-        ensure!(ask(cluster.node(0), HEALTH_PORT, "/").is_err(), "somebody does");
+    eventually("the deleted Service's port is closed", async || {
+        ensure!(fetch(cluster.node(0), HEALTH_PORT, "/").is_err(), "it is open");
         Ok(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn the_agent_tells_how_it_is() {
+async fn health_metrics_and_status_are_served() {
     let cluster = Cluster::start("health").await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let node = cluster.node(0);
     cluster.pod("client").dials(web.vip()).times(5).always_reaches_one_of(["a"]).await;
 
     for path in ["/healthz", "/livez"] {
-        let answer = ask(node, 10256, path).expect("it answers");
+        let answer = fetch(node, 10256, path).expect("it answers");
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         assert!(answer.has_header("content-type: application/json"), "{answer:?}");
         assert!(answer.has_header("x-content-type-options: nosniff"), "{answer:?}");
     }
-    let metrics = ask(node, 10249, "/metrics").expect("it answers").body;
+    let metrics = fetch(node, 10249, "/metrics").expect("it answers").body;
     for series in [
         "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
         "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
@@ -102,10 +102,10 @@ async fn the_agent_tells_how_it_is() {
     assert!(labels.contains("service=\"web\""), "{labels}");
     assert!(count.parse::<u64>().is_ok_and(|count| count >= 5), "{count}");
 
-    // Somebody moved the maps: what the agent knows by itself is told all the same.
+    // The maps are moved away: metrics from the agent's own state are still served.
     let (maps, aside) = (maps_of(node.bpffs(), ABI_VERSION), node.bpffs().join("aside"));
     fs::rename(&maps, &aside).expect("they can be moved");
-    let answer = ask(node, 10249, "/metrics").expect("it answers");
+    let answer = fetch(node, 10249, "/metrics").expect("it answers");
     fs::rename(&aside, &maps).expect("they can be moved back");
     let lines: Vec<_> = answer.body.lines().collect();
     assert!(lines.contains(&"portreeve_unread_counters_total 1"), "{answer:?}");
@@ -126,11 +126,11 @@ fn status(node: &Node) -> Output {
 }
 
 #[tokio::test]
-async fn a_node_that_is_about_to_go_takes_no_new_traffic() {
+async fn a_node_to_be_deleted_takes_no_new_traffic() {
     let cluster = Cluster::start("health-node").await;
     let _web = cluster.service("web").tcp(80).backends(["a"]).await;
     let node = cluster.node(0);
-    assert_eq!(ask(node, 10256, "/healthz").expect("it answers").status, 200);
+    assert_eq!(fetch(node, 10256, "/healthz").expect("it answers").status, 200);
 
     let file = cluster.manifests().directory().join(format!("{}.yaml", node.name));
     let object = fs::read_to_string(&file).expect("the Node object is there");
@@ -138,13 +138,13 @@ async fn a_node_that_is_about_to_go_takes_no_new_traffic() {
     object["spec"]["taints"] =
         serde_json::json!([{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }]);
     cluster.manifests().write(&format!("{}.yaml", node.name), &object).expect("it is written");
-    eventually("the node is not to be sent traffic any more", async || {
-        let answer = ask(node, 10256, "/healthz")?;
+    eventually("the node is not eligible for traffic", async || {
+        let answer = fetch(node, 10256, "/healthz")?;
         ensure!(answer.status == 503 && answer.body.contains("\"nodeEligible\":false"), "{answer:?}");
         Ok(())
     })
     .await;
-    assert_eq!(ask(node, 10256, "/livez").expect("it answers").status, 200);
+    assert_eq!(fetch(node, 10256, "/livez").expect("it answers").status, 200);
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn another_configuration_ends_the_agent_with_an_error() {
     let mut agent =
         Process::start("the agent", command, node.netns(), Some(node.cgroup())).expect("it starts");
     eventually("kubeadm's configuration starts the agent", async || {
-        ensure!(ask(node, 10256, "/livez")?.status == 200);
+        ensure!(fetch(node, 10256, "/livez")?.status == 200);
         Ok(())
     })
     .await;

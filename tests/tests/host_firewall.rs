@@ -1,4 +1,5 @@
-//! A host that filters what it forwards: its rules meet the client and the pod, never the Service, in both directions.
+//! A host that filters forwarded packets: its rules see the client's and the pod's addresses, never the Service's, in both
+//! directions.
 
 use tests::{
     Cluster, firewall,
@@ -9,8 +10,8 @@ use tests::{
 
 const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
 
-/// Drops what connection tracking takes for invalid, lets `client` speak to `pod` at the port of its server, and
-/// nobody else of its own accord.
+/// Drops packets that netfilter's connection tracking considers invalid; accepts new connections from `client` to the
+/// server port of `pod` only.
 fn filter(node: &Node, client: tests::addresses::Addresses, pod: tests::addresses::Addresses) {
     let rules = format!(
         "table inet story {{
@@ -36,8 +37,8 @@ fn counted(node: &Node, counter: &str) -> u64 {
     firewall::counted(node.netns(), "story", counter).expect("it counts")
 }
 
-/// `allowed` is the backend that the client may speak to, on this node or on the other one.
-async fn rules_meet_client_and_pod(allowed: &str, denied: &str) {
+/// `allowed` is the backend that the rules permit, on this node or on the other.
+async fn rules_see_client_and_pod(allowed: &str, denied: &str) {
     let cluster = Cluster::start(&format!("firewall-{allowed}")).nodes(2).await;
     let places = [cluster.pod("near").on(0).start().await, cluster.pod("far").on(1).start().await];
     let pod = places.iter().find(|pod| pod.name == allowed).expect("one of them");
@@ -72,18 +73,18 @@ async fn rules_meet_client_and_pod(allowed: &str, denied: &str) {
 }
 
 #[tokio::test]
-async fn rules_meet_the_client_and_a_pod_of_this_node() {
-    rules_meet_client_and_pod("near", "far").await;
+async fn rules_see_the_client_and_a_pod_of_this_node() {
+    rules_see_client_and_pod("near", "far").await;
 }
 
 #[tokio::test]
-async fn rules_meet_the_client_and_a_pod_of_another_node() {
-    rules_meet_client_and_pod("far", "near").await;
+async fn rules_see_the_client_and_a_pod_of_another_node() {
+    rules_see_client_and_pod("far", "near").await;
 }
 
-/// Everything that is translated packet by packet passes a rule against invalid packets, on both nodes.
+/// Packets translated by the packet plane pass a rule against invalid packets, on both nodes.
 #[tokio::test]
-async fn nothing_of_a_sandboxed_pod_looks_invalid() {
+async fn no_packet_of_a_sandboxed_pod_is_invalid() {
     let cluster = Cluster::start("firewall-sandboxed").nodes(2).await;
     for node in cluster.nodes() {
         let nobody = tests::addresses::Addresses {

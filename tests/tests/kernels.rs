@@ -1,5 +1,5 @@
-//! What has to hold on every kernel, told in short: both planes, both families, TCP and UDP, with filters at devices, as
-//! kernels without tcx have them. `cargo xtask kernels` runs it on other kernels.
+//! The short story for every kernel: both planes, both families, TCP and UDP, with clsact filters, as on kernels without
+//! tcx. `cargo xtask kernels` runs it on other kernels.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -40,7 +40,7 @@ impl Ground {
         service.backends([NEAR, FAR]).await
     }
 
-    /// As the first node masquerades whom both backends answer.
+    /// The expectation for clients masqueraded by the first node, with answers from both backends.
     fn masqueraded(&self, to: IpAddr) -> Want {
         let network = PodNetwork::default();
         let as_seen = |is_near| network.masquerade(self.cluster.node(0).addressing(), is_near);
@@ -73,18 +73,18 @@ fn lines(name: &str, to: [SocketAddr; 2], want: impl Fn(IpAddr) -> Want) -> Vec<
 async fn both_planes_serve_both_families() {
     let ground = Ground::new().await;
     let web = ground.web().await;
-    let nobody = ground.cluster.service("nobody").tcp(80).udp(80).await;
+    let empty = ground.cluster.service("empty").tcp(80).udp(80).await;
 
     let sandboxed = ground.cluster.pod("vm").sandboxed_on(0).start().await;
     ground.hold(&sandboxed, &web).await;
     let outside = ground.cluster.client("outside").start().await;
     flows::hold(&outside, lines("NodePort", ground.node_ports(), |to| ground.masqueraded(to))).await;
-    // Translated at the socket: nobody is masqueraded.
+    // Translated at the socket: no masquerade.
     let pod = ground.cluster.pod("client").start().await;
     let plain = |to| reaches([NEAR, FAR].map(|name| (name, pod.addresses)), to);
     let mut of_sockets = lines("ClusterIP", web.vips(), plain);
     of_sockets.extend(lines("NodePort", ground.node_ports(), plain));
-    of_sockets.extend(lines("nobody serves it", nobody.vips(), |_| Want::Refused));
+    of_sockets.extend(lines("no endpoints", empty.vips(), |_| Want::Refused));
     flows::hold(&pod, of_sockets).await;
     let dials = || ground.cluster.pod("client").dials(web.vips()).times(24);
     dials().how(How::MappedTcp).reaches_each_of([NEAR, FAR]).await;
@@ -92,7 +92,7 @@ async fn both_planes_serve_both_families() {
     dials().how(How::UnconnectedUdp).always_reaches_one_of([NEAR, FAR]).await;
 }
 
-/// A new agent puts its programs in the place of the old one's, at every hook, and flows go on.
+/// A new agent replaces the programs at every hook, and flows continue.
 #[tokio::test]
 async fn a_new_agent_takes_over() {
     let ground = Ground::new().await;

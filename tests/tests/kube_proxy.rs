@@ -1,4 +1,4 @@
-//! Taking over from kube-proxy, whose rules are written here by hand in the form it gives them.
+//! Takeover from kube-proxy, with handwritten rules in its format.
 
 use std::{net::SocketAddr, process::Command};
 
@@ -11,10 +11,10 @@ use tests::{
     traffic::Protocol,
 };
 
-/// Held open for the whole story.
+/// Connections open during the whole story.
 const CONNECTIONS: usize = 1_000;
 
-/// Runs a verb in the node's network namespace; what it prints.
+/// Exit code and output of a verb in the node's network namespace.
 fn verb(node: &Node, words: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(portreeve().expect("portreeve is built"));
     command.args(words);
@@ -44,14 +44,14 @@ async fn connections_through_kube_proxys_rules_outlive_them() {
     assert!(check.contains("table ip kube-proxy of nftables mode"), "{check}");
 
     node.start_agent().await.expect("it starts beside kube-proxy's rules");
-    let (code, said) = verb(node, &["cleanup", "--kube-proxy-only"]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = verb(node, &["cleanup", "--kube-proxy-only"]);
+    assert_eq!(code, Some(0), "{text}");
     assert!(
-        said.contains("removed table ip kube-proxy") && said.contains("removed table ip6 kube-proxy"),
-        "{said}"
+        text.contains("removed table ip kube-proxy") && text.contains("removed table ip6 kube-proxy"),
+        "{text}"
     );
-    let (code, said) = verb(node, &["cleanup", "--kube-proxy-only"]);
-    assert_eq!((code, said.as_str()), (Some(0), "nothing of kube-proxy's is here\n"));
+    let (code, text) = verb(node, &["cleanup", "--kube-proxy-only"]);
+    assert_eq!((code, text.as_str()), (Some(0), "nothing of kube-proxy's is here\n"));
 
     let echoes = client.echo(held).await.expect("it answers");
     assert_eq!(echoes.failed(), 0, "{:?}", echoes.failures);

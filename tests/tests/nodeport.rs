@@ -28,7 +28,7 @@ async fn loopback_serves_node_ports_over_ipv4_and_refuses_over_ipv6() {
 }
 
 #[tokio::test]
-async fn the_switch_turns_node_ports_off_on_loopback() {
+async fn node_ports_on_loopback_can_be_turned_off() {
     let cluster = Cluster::start("nodeport-switch").flag("--localhost-nodeports=false").await;
     let _web = cluster.service("web").tcp(80).node_port(PORT).backends(["a"]).await;
     let host = cluster.pod("host").on_host(0);
@@ -38,7 +38,7 @@ async fn the_switch_turns_node_ports_off_on_loopback() {
 }
 
 #[tokio::test]
-async fn a_node_port_that_nobody_serves_refuses() {
+async fn a_node_port_without_endpoints_refuses() {
     let cluster = Cluster::start("nodeport-empty").await;
     let _web = cluster.service("web").tcp(80).node_port(PORT).await;
     let to = cluster.node(0).addresses.both().map(|ip| SocketAddr::new(ip, PORT));

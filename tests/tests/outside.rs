@@ -1,4 +1,4 @@
-//! A client outside, in every form of pod network: see `tests::outside` for the table.
+//! A client outside the cluster, in every kind of pod network: `tests::outside` has the table.
 
 use tests::{
     Cluster, firewall,
@@ -29,7 +29,7 @@ async fn everything_is_reached_where_pods_are_tunnelled() {
 }
 
 #[tokio::test]
-async fn source_ranges_let_in_whom_they_name() {
+async fn source_ranges_admit_only_their_addresses() {
     let ground = Ground::new("ranges", PodNetwork::Bridged).await;
     let mut flows = Vec::new();
     let mut services = Vec::new();
@@ -52,7 +52,7 @@ async fn source_ranges_let_in_whom_they_name() {
     flows::hold(&ground.client, flows).await;
 }
 
-/// One memory for all frontends of a service port, by the client's own address.
+/// Affinity is shared by all frontends of a service port and keyed by the client's own address.
 #[tokio::test]
 async fn a_client_outside_stays_with_its_backend() {
     let ground = Ground::new("outside-affinity", PodNetwork::Bridged).await;
@@ -75,9 +75,9 @@ async fn a_client_outside_stays_with_its_backend() {
     assert!(chosen.iter().any(|name| name == NEAR) && chosen.iter().any(|name| name == FAR), "{chosen:?}");
 }
 
-/// The entry node's stack forwards nothing: what is for another node passes all the same, what is for its own pods does not.
+/// The entry node's stack does not forward: flows to another node pass, those to its own pods do not.
 #[tokio::test]
-async fn flows_go_past_the_stack_where_that_is_asked_for() {
+async fn flows_bypass_the_stack_if_configured() {
     let cluster = Cluster::start("past-stack").flag("--forwarding=redirect");
     let ground = Ground::on(cluster, PodNetwork::Routed).await;
     let rules =

@@ -1,4 +1,4 @@
-//! The embedded object against the table of maps and programs, in the kernel that runs here.
+//! The embedded object against the table of maps and programs, on the running kernel.
 
 use std::{collections::BTreeSet, env};
 
@@ -9,24 +9,24 @@ use tests::{ledger::Ledger, leftovers::unique_name, mounts::PinDir};
 
 fn loaded() -> (Programs, Pins, PinDir) {
     let directory = PinDir::create(&unique_name("programs")).expect("a bpffs, and root");
-    let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail).expect("nobody else has it");
+    let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail).expect("it is not locked");
     let programs = load(&pins, Config::default()).unwrap_or_else(|error| panic!("{error:?}"));
     (programs, pins, directory)
 }
 
 #[test]
-fn every_map_is_what_the_table_says() {
+fn every_map_matches_the_table() {
     let (programs, pins, _directory) = loaded();
     let mut wrong = Vec::new();
     for spec in &MAPS {
-        // No program reads it, which the kernel does not know.
+        // No program uses it, so it is not in the kernel.
         let kind = if spec.kind == MapKind::UserHash { MapKind::Hash } else { spec.kind };
         let want = (Some(kind), spec.key, spec.value, spec.capacity);
         match pinned_map(&pins.maps().join(pin_name(spec))) {
             Ok(map) => {
                 let found = (map.kind, map.key as usize, map.value as usize, map.capacity);
                 if found != want {
-                    wrong.push(format!("{}: {found:?}, the table says {want:?}", spec.name));
+                    wrong.push(format!("{}: {found:?}, in the table {want:?}", spec.name));
                 }
             }
             Err(error) => wrong.push(format!("{}: {error}", spec.name)),
@@ -51,11 +51,11 @@ fn every_program_loads_and_is_small_enough() {
     if Ledger::noted().is_ok_and(|noted| noted.is_none()) {
         println!("nothing was noted for this kernel: only the limit counts");
     }
-    hold(&counts).unwrap_or_else(|error| panic!("{error:#}"));
+    compare(&counts).unwrap_or_else(|error| panic!("{error:#}"));
 }
 
-/// Holds counts against what was noted for this kernel; with $UPDATE_EXPECT, notes them.
-fn hold(counts: &Ledger) -> Result<()> {
+/// Compares counts with this kernel's ledger; with $UPDATE_EXPECT, writes the ledger.
+fn compare(counts: &Ledger) -> Result<()> {
     let mut noted = Ledger::noted()?;
     if env::var_os("UPDATE_EXPECT").is_some() {
         counts.note()?;

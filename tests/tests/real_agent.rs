@@ -1,7 +1,7 @@
-//! The agent against a real API server, with nothing but a kubeconfig and the rights that `deploy/` gives. It needs the
-//! binaries that `$KUBE_APISERVER` and `$ETCD` name; without them each story says that it was not told.
+//! The agent with a real API server, with only a kubeconfig and the permissions of `deploy/`. Needs the binaries named by
+//! `$KUBE_APISERVER` and `$ETCD`; without them each story prints that it was skipped.
 
-#![expect(clippy::print_stderr, reason = "what is left out is said")]
+#![expect(clippy::print_stderr, reason = "skipped stories are reported")]
 
 use std::{
     collections::BTreeSet,
@@ -29,26 +29,26 @@ use tests::{
 };
 
 const HEALTH_PORT: u16 = 32100;
-/// Held open while one proxy takes the other's place.
+/// Connections open while one proxy replaces the other.
 const CONNECTIONS: usize = 1_000;
 
-/// A cluster whose objects a real API server holds; its directory of manifests is what that server holds.
+/// A cluster whose objects come from a real API server, which mirrors its directory of manifests.
 struct Ground {
     server: RealApiServer,
-    /// Of a service account with the rights that `deploy/` gives.
+    /// Kubeconfig of a service account with the permissions of `deploy/`.
     kubeconfig: PathBuf,
     cluster: Cluster,
 }
 
 impl Ground {
-    /// None where there are no binaries.
+    /// Returns `None` without the binaries.
     async fn new(story: &str) -> Result<Option<Self>> {
         Self::with(story, Cluster::start(story)).await
     }
 
     async fn with(story: &str, cluster: Builder) -> Result<Option<Self>> {
         let Some(binaries) = Binaries::named() else {
-            eprintln!("{story}: not told, as $KUBE_APISERVER and $ETCD name no binaries");
+            eprintln!("{story}: skipped, as $KUBE_APISERVER and $ETCD name no binaries");
             return Ok(None);
         };
         let cluster = cluster.without_agents().await;
@@ -77,19 +77,19 @@ impl Ground {
         Ok(agent)
     }
 
-    /// kube-proxy on the node, which leaves its rules behind when it ends.
+    /// Starts kube-proxy on the node. It leaves its rules at its end.
     fn start_kube_proxy(&self, binary: &Path) -> Result<Process> {
         let mut command = Command::new(binary);
         command.arg("--proxy-mode=nftables").arg("--kubeconfig").arg(self.server.kubeconfig());
         command.arg(format!("--hostname-override={}", self.node().name));
-        // Settings of the whole machine stay as they are.
+        // Keeps sysctls of the whole machine unchanged.
         command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
         let log = fs::File::create(self.cluster.directory().join("kube-proxy.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Process::start("kube-proxy", command, self.node().netns(), None)
     }
 
-    /// Runs a verb on the node, as somebody who may read what the agent may; what it prints.
+    /// Output of a verb on the node, with the agent's permissions.
     fn verb(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(portreeve()?);
         command.args(words).env("NO_COLOR", "1");
@@ -101,7 +101,7 @@ impl Ground {
         fs::read_to_string(&self.node().setting().log).context("the agent has a log")
     }
 
-    /// Of events about this kind of object: their reasons and what they are about.
+    /// Reason and object name of events about this kind of object.
     async fn events(&self, kind: &str) -> Result<Vec<(String, String)>> {
         let answer = self.server.get("/apis/events.k8s.io/v1/namespaces/default/events").await?;
         let items = answer["items"].as_array().cloned().unwrap_or_default();
@@ -110,8 +110,8 @@ impl Ground {
         Ok(about.map(|event| (text(&event["reason"]), text(&event["regarding"]["name"]))).collect())
     }
 
-    async fn sends_reject(&self, kind: &str, reason: &str, name: &str) {
-        eventually(&format!("{reason} of {name} is told"), async || {
+    async fn has_event(&self, kind: &str, reason: &str, name: &str) {
+        eventually(&format!("there is an event {reason} of {name}"), async || {
             let events = self.events(kind).await?;
             ensure!(events.contains(&(reason.to_owned(), name.to_owned())), "{events:?}");
             Ok(())
@@ -127,14 +127,14 @@ fn checks_health(spec: &mut ServiceSpec) {
 }
 
 #[tokio::test]
-async fn what_deploy_allows_is_enough() -> Result<()> {
+async fn the_permissions_of_deploy_suffice() -> Result<()> {
     let Some(ground) = Ground::new("real-rights").await? else { return Ok(()) };
     let web = ground.cluster.service("web").tcp(80).backends(["a", "b"]).await;
     let public =
         ground.cluster.service("public").tcp(80).node_port(30080).change(checks_health).backends(["c"]).await;
     let headless = ground.cluster.service("db").tcp(5432).headless().backends(["db-0"]).await;
     ground.mirror().await?;
-    // Somebody has the port, so that there is something to complain of.
+    // The port is occupied, which causes an event.
     let taken = ground
         .node()
         .netns()
@@ -150,8 +150,8 @@ async fn what_deploy_allows_is_enough() -> Result<()> {
     finds(&resolver, "web", web.vips().map(|vip| vip.ip()).into()).await;
     finds(&resolver, "db-0.db", ground.cluster.pod("db-0").start().await.addresses.both().into()).await;
 
-    ground.sends_reject("Node", "Starting", &ground.node().name).await;
-    ground.sends_reject("Service", "FailedToStartServiceHealthcheck", "public").await;
+    ground.has_event("Node", "Starting", &ground.node().name).await;
+    ground.has_event("Service", "FailedToStartServiceHealthcheck", "public").await;
     ground.node().comes_to_equal_a_fresh_start("at the start").await?;
     let log = ground.log()?;
     for trouble in ["403 Forbidden", "401 Unauthorized", "going on without", "cannot follow"] {
@@ -189,7 +189,7 @@ async fn no_connect_fails_while_a_real_server_dies_returns_and_forgets() -> Resu
         match round % 3 {
             0 => die_and_return(&mut ground).await,
             1 => forget(&mut ground).await,
-            _ => take_the_token_away(&mut ground).await,
+            _ => revoke_the_token(&mut ground).await,
         }
         .with_context(|| format!("in round {round}"))?;
         ground.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
@@ -203,7 +203,7 @@ async fn no_connect_fails_while_a_real_server_dies_returns_and_forgets() -> Resu
     Ok(())
 }
 
-/// The first endpoint always takes part, the others by turns.
+/// The first endpoint always stays, the others take turns.
 fn rotated(mut slice: Value, round: usize) -> Value {
     if let Some(endpoints) = slice["endpoints"].as_array_mut() {
         endpoints.rotate_left(1);
@@ -220,7 +220,7 @@ async fn die_and_return(ground: &mut Ground) -> Result<()> {
     ground.mirror().await
 }
 
-/// What changed is nowhere to be read any more when the agent asks for it.
+/// The missed changes are compacted when the agent resumes its watch.
 async fn forget(ground: &mut Ground) -> Result<()> {
     ground.server.stop();
     ground.server.start_unseen().await?;
@@ -230,8 +230,8 @@ async fn forget(ground: &mut Ground) -> Result<()> {
     ground.server.start_again().await
 }
 
-/// The token on disk counts no more, and later there is another one.
-async fn take_the_token_away(ground: &mut Ground) -> Result<()> {
+/// The token on disk is no longer valid, and is replaced later.
+async fn revoke_the_token(ground: &mut Ground) -> Result<()> {
     ground.server.replace_account().await?;
     ground.server.stop();
     ground.server.start_again().await?;
@@ -245,7 +245,7 @@ async fn take_the_token_away(ground: &mut Ground) -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_name_server_alone_needs_no_more() -> Result<()> {
+async fn the_name_server_alone_needs_no_other_permissions() -> Result<()> {
     let Some(ground) = Ground::new("real-names").await? else { return Ok(()) };
     let web = ground.cluster.service("web").tcp(80).backends(["a"]).await;
     ground.mirror().await?;
@@ -267,12 +267,12 @@ async fn the_name_server_alone_needs_no_more() -> Result<()> {
     Ok(())
 }
 
-/// It needs the binary that `$KUBE_PROXY` names as well.
+/// Also needs the binary named by `$KUBE_PROXY`.
 #[tokio::test]
 async fn connections_through_a_real_kube_proxy_outlive_it() -> Result<()> {
     let story = "real-takeover";
     let Some(binary) = env::var_os("KUBE_PROXY").map(PathBuf::from) else {
-        eprintln!("{story}: not told, as $KUBE_PROXY names no binary");
+        eprintln!("{story}: skipped, as $KUBE_PROXY names no binary");
         return Ok(());
     };
     let cluster = Cluster::start(story).nodes(2).pod_network(PodNetwork::Routed);

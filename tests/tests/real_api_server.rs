@@ -1,7 +1,7 @@
-//! What is told of the scripted API server, told of a real one. It needs the binaries that `$KUBE_APISERVER` and `$ETCD`
-//! name; without them each story says that it was not told.
+//! The stories of the scripted API server with a real one. Needs the binaries named by `$KUBE_APISERVER` and `$ETCD`;
+//! without them each story prints that it was skipped.
 
-#![expect(clippy::print_stderr, reason = "what is left out is said, and what was measured")]
+#![expect(clippy::print_stderr, reason = "skipped stories and measurements are reported")]
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use tests::api_server::{
     real::{Binaries, RealApiServer},
 };
 
-/// Requests that are under way at the same time.
+/// Concurrent requests.
 const AT_ONCE: usize = 32;
 
-/// A server with a Service and our Node; none where there are no binaries.
+/// A server with a Service and the agent's Node. Returns `None` without the binaries.
 async fn shop(story: &str, flags: &[&str]) -> Result<Option<RealApiServer>> {
     let Some(binaries) = Binaries::named() else {
-        eprintln!("{story}: not told, as $KUBE_APISERVER and $ETCD name no binaries");
+        eprintln!("{story}: skipped, as $KUBE_APISERVER and $ETCD name no binaries");
         return Ok(None);
     };
     let server = RealApiServer::start_with(binaries, flags).await?;
@@ -30,7 +30,7 @@ fn has(follower: &Follower, service: &str, backends: usize) -> bool {
     follower.backends(service).is_some_and(|found| found.len() == backends)
 }
 
-/// It is followed however it is set up: with streaming lists, with pages, and with every watch a question to etcd.
+/// Followed in every setup: streaming lists, pages, and without the watch cache.
 #[tokio::test]
 async fn a_real_server_is_followed() -> Result<()> {
     for flags in [&[][..], &["--feature-gates=WatchList=false"], &["--watch-cache=false"]] {
@@ -57,7 +57,7 @@ async fn a_real_server_that_dies_and_returns_costs_exactly_the_difference() -> R
     follower.synced().await;
     server.stop();
     follower.hears_no_news_for(Duration::from_secs(1)).await?;
-    assert!(has(&follower, "web", 2), "nothing goes while nobody answers");
+    assert!(has(&follower, "web", 2), "objects stay while the server is down");
     let before = follower.news;
     server.start_again().await?;
     server.put(&slice("web", [5])).await?;
@@ -66,7 +66,7 @@ async fn a_real_server_that_dies_and_returns_costs_exactly_the_difference() -> R
     Ok(())
 }
 
-/// What changes while it is away is compacted before it returns: `410 Gone`.
+/// Changes during the outage are compacted before the server returns: `410 Gone`.
 #[tokio::test]
 async fn a_real_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<()> {
     for flags in [&[][..], &["--feature-gates=WatchList=false"], &["--watch-cache=false"]] {
@@ -104,9 +104,9 @@ async fn a_follower_waits_for_a_real_server() -> Result<()> {
     Ok(())
 }
 
-/// As fast as the server takes them; says how fast that was.
+/// At the server's highest rate, which is printed.
 #[tokio::test]
-async fn changes_of_slices_are_heard_as_fast_as_a_real_server_takes_them() -> Result<()> {
+async fn changes_of_slices_arrive_at_the_rate_of_a_real_server() -> Result<()> {
     const SERVICES: u32 = 50;
     const CHANGES: u32 = 5_000;
     let Some(server) = shop("changes_of_slices", &[]).await? else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! The agent dies in every way, and traffic does not notice.
+//! The agent dies in every way, without effect on traffic.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
     let traffic = runner.in_background().await;
 
     for kill in 0..KILLS {
-        // Alive and at work on a change, or starting and adopting.
+        // The agent is applying a change, or starting and adopting.
         churn(&web, &mut chance).await;
         chance.instant(Duration::from_millis(30)).await;
         node.kill_agent().await.expect("it was running");
@@ -29,7 +29,7 @@ async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
             node.kill_agent().await.expect("it was running");
             churn(&web, &mut chance).await;
         }
-        node.start_agent().await.expect("it adopts what it finds");
+        node.start_agent().await.expect("it adopts the maps");
         equals_a_fresh_start(node, &format!("after kill {kill}")).await;
         let progress = traffic.progress().await.expect("the runner answers");
         assert!(progress.failures.is_empty(), "after kill {kill}: {progress:?}");
@@ -45,7 +45,7 @@ async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
     println!("{} connects, none failed", report.attempts);
 }
 
-/// Changes who serves; every pod goes on serving, and `a` always takes part.
+/// Changes the endpoints; every pod keeps serving, and `a` is always an endpoint.
 async fn churn(web: &Service<'_>, chance: &mut Chance) {
     for name in ["b", "c", "d"] {
         if chance.coin() { web.add(name).await } else { web.remove(name) }
@@ -72,7 +72,7 @@ async fn sigterm_leaves_the_data_plane_in_place() {
     assert_eq!(client.start().await.echo(held).await.expect("it answers").failed(), 0);
 
     web.remove("a");
-    cluster.node(0).start_agent().await.expect("it adopts what it finds");
+    cluster.node(0).start_agent().await.expect("it adopts the maps");
     client.clone().dials(web.vips()).times(40).comes_to_reach_each_of(["b"]).await;
     assert_eq!(client.start().await.echo(held).await.expect("it answers").failed(), 0);
 }
@@ -85,11 +85,11 @@ async fn a_second_agent_on_the_same_pins_names_the_first() {
     let holder = node.agent_id().await.expect("it runs").to_string();
 
     let second = node.setting().command().expect("portreeve is built").output().expect("it starts");
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert_eq!(second.status.code(), Some(1), "{said}");
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{text}");
     assert!(
-        said.lines().last().is_some_and(|line| line.contains(&holder)),
-        "it does not name {holder}: {said}"
+        text.lines().last().is_some_and(|line| line.contains(&holder)),
+        "the message does not name {holder}: {text}"
     );
     assert_eq!(node.agent_id().await.map(|id| id.to_string()), Some(holder));
     cluster.pod("client").dials(web.vips()).times(10).always_reaches_one_of(["a"]).await;

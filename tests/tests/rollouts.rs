@@ -1,15 +1,15 @@
-//! The examples run whole, by name only, while each of their pods is replaced: no request fails.
+//! The examples as whole applications, addressed by name only, while each of their pods is replaced: no request fails.
 //!
-//! What that promises depends on how a workload replaces its pods, and on what its clients know:
+//! The guarantee depends on the workload's update strategy and on the client's retries:
 //!
-//! - **The new one first** (a Deployment's rolling update), or one of several behind a ClusterIP: clients try once. Not one
-//!   try is in vain, and connections that are open are used to their end.
-//! - **The old one first** (`Recreate`, a StatefulSet): until the new one is there, its name leads nowhere, with any proxy.
-//!   Such clients try again, or ask another member; each request has its answer in the end. Tries are in vain only at
-//!   the name of a pod that is being replaced, and only meanwhile.
+//! - **New pod first** (a Deployment's rolling update), or one of several pods behind a ClusterIP: clients try once. No try
+//!   fails, and open connections continue to their end.
+//! - **Old pod first** (`Recreate`, a StatefulSet): until the new pod is up, its name has no server, with any proxy. Clients
+//!   retry, or try another member; each request is answered in the end. Tries fail only at the name of a pod under
+//!   replacement, and only during it.
 //!
-//! Everybody looks names up with the C library, and a resolv.conf as the kubelet writes it: at the cluster's DNS address,
-//! which is answered on the node.
+//! All clients resolve names with the C library and a resolv.conf like the kubelet's: at the cluster's DNS address, which
+//! is answered on the node.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,11 +20,11 @@ use tests::{
     traffic::{Report, Vain},
 };
 
-/// Longer than any pod is away.
+/// Longer than any pod's replacement.
 const PATIENCE: Duration = Duration::from_secs(30);
 const ASK: Ask = Ask::OF_VISITORS;
 
-/// Which pods, by the beginning of their names, are replaced, and which names lead to them: if the old one goes first, to it
+/// The pods to replace, by the prefix of their names, and the names that resolve to them; with the old pod first, to it
 /// alone.
 struct Roll {
     pods: &'static str,
@@ -38,7 +38,7 @@ struct Play {
     rolls: &'static [Roll],
 }
 
-/// Voters' pages, the queue behind them, a worker, a database, and the page with the result.
+/// Voting pages, their queue, a worker, a database, and the results page.
 const VOTING: Play = Play {
     example: "voting",
     asks: &[
@@ -59,7 +59,7 @@ const VOTING: Play = Play {
 
 const MONGO: [&str; 3] = ["mongo-0.mongo:27017", "mongo-1.mongo:27017", "mongo-2.mongo:27017"];
 
-/// Members find each other, and clients a member; some clients insist on one.
+/// Members resolve each other, and clients any member; some clients need a certain one.
 const MONGODB: Play = Play {
     example: "mongodb",
     asks: &[
@@ -76,7 +76,7 @@ const MONGODB: Play = Play {
     ],
 };
 
-/// Clients ask any sentinel, behind one ClusterIP, and then the server that it refers them to, by its own name.
+/// Clients query any sentinel behind one ClusterIP, then the server it refers them to, by the server's own name.
 const REDIS: Play = Play {
     example: "redis-sentinel",
     asks: &[
@@ -108,14 +108,14 @@ async fn redis_is_found_through_its_sentinels_while_every_one_is_replaced() {
     println!("{}", perform(&REDIS).await);
 }
 
-/// What there is to tell of it.
+/// Runs an example and returns its summary.
 async fn perform(play: &Play) -> String {
     let names = NameService::new().expect("Corefiles are written");
     let cluster = names.told_to(Cluster::start(play.example).nodes(2)).await;
     let serving = names.start(&cluster).await.expect("the Service is written");
     let stage = Stage::set(&cluster, play.example, serving.vip.v4.into(), play.asks).await;
     let stage = stage.expect("the example is played");
-    stage.begin().await.expect("pods ask");
+    stage.begin().await.expect("pods send requests");
     let mut gaps = Vec::new();
     for roll in play.rolls {
         let pods = stage.pods().into_iter().filter(|pod| pod.starts_with(roll.pods));
@@ -140,7 +140,7 @@ fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
             );
             *in_vain.entry(&vain.name).or_default() += 1;
         }
-        // Whoever dials a member by its name reaches that one.
+        // A client that dials a member by name reaches that member.
         if let [name] = ask.names
             && name.contains('.')
         {
@@ -155,7 +155,7 @@ fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
         longest_us = longest_us.max(report.latency.max_us);
     }
     format!(
-        "{}: {} pods replaced, {requests} requests, none failed, the longest took {} ms; tries in vain at those away: \
+        "{}: {} pods replaced, {requests} requests, none failed, the longest took {} ms; failed tries during replacements: \
          {in_vain:?}",
         play.example,
         gaps.len(),

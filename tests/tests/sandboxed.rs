@@ -1,4 +1,4 @@
-//! A pod whose sockets no program sees does everything that an ordinary pod does: it is served packet by packet.
+//! A sandboxed pod, whose sockets no program sees, is served by the packet plane in all respects.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use tests::{
 
 const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
 const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
-/// The port of Services that are dialled at their ClusterIPs.
+/// Port of the Services' ClusterIPs.
 const PORT: u16 = 80;
 
 /// The sandboxed pod is on the first node with `a`; `b` is on the second.
@@ -30,7 +30,7 @@ struct Ground {
     vm: Arc<Pod>,
 }
 
-/// Who answers, and as whom they see the pod.
+/// The backends that answer, and the pod's source address at each.
 type Seen = Vec<(&'static str, Addresses)>;
 
 impl Ground {
@@ -43,13 +43,13 @@ impl Ground {
         Self { cluster, network, vm }
     }
 
-    /// As whom pods of the first and of the second node see what this node masquerades.
+    /// The masquerade addresses of this node at pods of the first and the second node.
     fn masqueraded_by(&self, node: usize) -> Seen {
         let as_seen = |is_here| self.network.masquerade(self.cluster.node(node).addressing(), is_here);
         vec![("a", as_seen(node == 0)), ("b", as_seen(node == 1))]
     }
 
-    /// Under its own address.
+    /// The pod's own address at these backends.
     fn plainly(&self, names: &[&'static str]) -> Seen {
         names.iter().map(|name| (*name, self.vm.addresses)).collect()
     }
@@ -83,7 +83,7 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
     let web = cluster_ip(&ground, "web", &["a", "b"]).await;
     let near = cluster_ip(&ground, "near", &["a"]).await;
     let itself = cluster_ip(&ground, "itself", &["vm"]).await;
-    let nobody = cluster_ip(&ground, "nobody", &[]).await;
+    let empty = cluster_ip(&ground, "empty", &[]).await;
     let elsewhere = cluster.service("elsewhere").tcp(PORT).udp(PORT).internal_traffic_is_local();
     let elsewhere = elsewhere.unawaited().backends(["b"]).await;
     let hairpin = vec![("vm", ground.network.masquerade(cluster.node(0).addressing(), true))];
@@ -92,21 +92,21 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
     let local = Frontends::new(1);
     let local_service = cluster.service("local").dialled_from_outside(local).external_traffic_is_local();
     let _local = local_service.backends(["b"]).await;
-    // An address that nothing was ever allocated.
+    // An address that was never allocated.
     let unknown = cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
 
     let mut flows = Vec::new();
     flows.extend(lines("ClusterIP", web.vips(), |ip| reaches(&plain, ip)));
     flows.extend(lines("ClusterIP, same node", near.vips(), |ip| reaches(&ground.plainly(&["a"]), ip)));
     flows.extend(lines("hairpin", itself.vips(), |ip| reaches(&hairpin, ip)));
-    flows.extend(lines("nobody serves it", nobody.vips(), |_| Want::Refused));
+    flows.extend(lines("no endpoints", empty.vips(), |_| Want::Refused));
     flows.extend(lines("no such port", other_port(web.vips()), |_| Want::Refused));
     flows.extend(lines("policy forbids it", elsewhere.vips(), |_| Want::Silence));
     let first = cluster.node(0).addresses;
     for kind in Kind::ALL {
         let to = frontends.dialled(kind, first);
         flows.extend(lines(&format!("{kind:?}"), to, |ip| reaches(&masqueraded, ip)));
-        // From a pod, a policy for clients outside does not count, and its address is kept.
+        // A policy for external clients does not apply to a pod, and the pod's address is kept.
         let to = local.dialled(kind, first);
         flows.extend(lines(&format!("{kind:?}, Local"), to, |ip| reaches(&ground.plainly(&["b"]), ip)));
     }
@@ -114,7 +114,7 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
     flows.extend(lines("NodePort of another node", to, |ip| reaches(&ground.masqueraded_by(1), ip)));
     flows::hold(&ground.vm, flows).await;
 
-    // Not refused by us: nobody said that these addresses are for Services.
+    // Not refused by the programs: these addresses are not in a declared Service range.
     let dials = cluster.pod("vm").dials(unknown).times(2).giving_up_after(Duration::from_millis(300));
     let report = dials.report().await;
     let is_left_alone = |failure: &String| !failure.ends_with("ECONNREFUSED");
@@ -149,17 +149,17 @@ async fn a_sandboxed_pod_stays_with_its_backend() {
     }
 }
 
-/// Addresses of a range that is declared to be for Services belong to nobody else: packets to them are dropped.
+/// Packets to unallocated addresses of a declared Service range are dropped.
 #[tokio::test]
-async fn addresses_that_no_service_has_are_silent_where_the_range_is_known() {
+async fn unallocated_addresses_of_a_known_service_range_are_silent() {
     let ground = Ground::new(PodNetwork::Bridged).await;
     let range = r#"{"apiVersion":"networking.k8s.io/v1","kind":"ServiceCIDR","metadata":{"name":"kubernetes"},
         "spec":{"cidrs":["10.96.0.0/16","fd00:10:96::/112"]}}"#;
     ground.cluster.manifests().write_text("range.yaml", range).expect("it is written");
-    // Once this one is served, the range is known.
+    // Once this Service is served, the range is known.
     let web = cluster_ip(&ground, "web", &["a"]).await;
     let unknown = ground.cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
     let mut flows = lines("ClusterIP", web.vips(), |ip| reaches(&ground.plainly(&["a"]), ip));
-    flows.extend(lines("nobody's address", unknown, |_| Want::Silence));
+    flows.extend(lines("unallocated address", unknown, |_| Want::Silence));
     flows::hold(&ground.vm, flows).await;
 }

@@ -1,16 +1,16 @@
-//! Whose sockets are translated, and what happens when somebody takes the programs away. Where devices are served too,
-//! packets get there all the same.
+//! `--socket-lb` modes, and the repair of detached programs. With the packet plane, clients without socket translation are
+//! served by packets.
 
 use std::fs;
 
 use anyhow::ensure;
 use tests::{Cluster, agent::VERIFICATION, eventually::within};
 
-/// No packet plane: what sockets are not translated, nothing translates.
+/// Disables the packet plane: without socket translation there is none.
 const NO_DEVICES: [&str; 2] = ["--devices=none", "--pod-devices=none"];
 
 #[tokio::test]
-async fn host_only_leaves_pods_to_themselves() {
+async fn host_only_does_not_translate_sockets_of_pods() {
     let [external, pod] = NO_DEVICES;
     let cluster = Cluster::start("host-only").flag("--socket-lb=host-only").flag(external).flag(pod).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b"]).unawaited().await;
@@ -20,7 +20,7 @@ async fn host_only_leaves_pods_to_themselves() {
 }
 
 #[tokio::test]
-async fn pods_whose_sockets_are_left_alone_are_served_by_packets() {
+async fn pods_without_socket_translation_are_served_by_packets() {
     for how in ["--socket-lb=host-only", "--socket-lb=off"] {
         let cluster = Cluster::start("by-packets").flag(how).await;
         let web = cluster.service("web").tcp(80).backends(["a", "b"]).unawaited().await;
@@ -29,7 +29,7 @@ async fn pods_whose_sockets_are_left_alone_are_served_by_packets() {
 }
 
 #[tokio::test]
-async fn off_translates_nobody() {
+async fn off_translates_no_sockets() {
     let [external, pod] = NO_DEVICES;
     let cluster = Cluster::start("off").flag("--socket-lb=off").flag(external).flag(pod).await;
     let web = cluster.service("web").tcp(80).backends(["a"]).unawaited().await;
@@ -40,7 +40,7 @@ async fn off_translates_nobody() {
 }
 
 #[tokio::test]
-async fn a_hook_that_was_taken_away_is_attached_again() {
+async fn a_detached_hook_is_attached_again() {
     let [external, pod] = NO_DEVICES;
     let cluster = Cluster::start("repair").flag(external).flag(pod).await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
@@ -48,12 +48,12 @@ async fn a_hook_that_was_taken_away_is_attached_again() {
     for hook in ["connect4", "connect6"] {
         fs::remove_file(node.bpffs().join("links").join(hook)).expect("it is pinned");
     }
-    // They may be back at once: what says that they were away is the log.
+    // They may be attached again at once: only the log shows that they were missing.
     for hook in ["connect4", "connect6"] {
         let back = within(VERIFICATION, "it is attached again", async || {
             let log = fs::read_to_string(&node.setting().log)?;
-            let said = |line: &str| line.contains("attached again") && line.contains(hook);
-            ensure!(log.lines().any(said), "{hook} is not named: {log}");
+            let is_logged = |line: &str| line.contains("attached again") && line.contains(hook);
+            ensure!(log.lines().any(is_logged), "{hook} is not named: {log}");
             Ok(())
         });
         back.await.unwrap_or_else(|error| panic!("{error:#}"));

@@ -1,4 +1,4 @@
-//! Traffic policies and terminating endpoints, as the socket plane of a node decides them.
+//! Traffic policies and terminating endpoints in the socket plane.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use tests::{Cluster, objects::Condition};
 
 const PORT: u16 = 30080;
 
-/// Backends are spread in turn: `a` is on the first node, `b` on the second.
+/// Backends are placed in turn: `a` on the first node, `b` on the second.
 #[tokio::test]
 async fn internal_traffic_stays_on_its_node() {
     let cluster = Cluster::start("itp").nodes(2).await;
@@ -18,9 +18,9 @@ async fn internal_traffic_stays_on_its_node() {
 }
 
 #[tokio::test]
-async fn internal_traffic_that_may_not_leave_reaches_nobody() {
+async fn internal_traffic_policy_local_without_local_endpoints_fails() {
     let cluster = Cluster::start("itp-none").nodes(2).await;
-    // Only the first node has an endpoint; from the second one, policy forbids it.
+    // Only the first node has an endpoint; from the second, the policy forbids it.
     let web = cluster.service("web").tcp(80).internal_traffic_is_local().unawaited().backends(["a"]).await;
     cluster.pod("client-0").dials(web.vips()).times(10).comes_to_reach_each_of(["a"]).await;
     let report = cluster.pod("client-1").on(1).dials(web.vips()).times(4).report().await;
@@ -42,7 +42,7 @@ async fn pods_and_nodes_reach_every_endpoint_of_a_local_only_node_port() {
 }
 
 #[tokio::test]
-async fn terminating_endpoints_serve_when_nobody_else_does() {
+async fn terminating_endpoints_serve_if_no_others_do() {
     let cluster = Cluster::start("terminating").nodes(2).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b"]).await;
     let dials = || cluster.pod("client").dials(web.vips()).times(40);

@@ -24,7 +24,7 @@ async fn connected_and_unconnected_sockets_reach_the_backends_over_both_families
         let dials = client.clone().dials(to).how(How::ConnectedUdp).times(40);
         let report = dials.reaches_each_of(["a", "b"]).await;
         assert_eq!(report.peers.into_keys().collect::<Vec<_>>(), [to], "getpeername");
-        // Answers that do not come from the address that was asked count as failures.
+        // Answers from another address than the frontend count as failures.
         client.clone().dials(to).how(How::UnconnectedUdp).times(20).always_reaches_one_of(["a", "b"]).await;
     }
 }
@@ -43,7 +43,7 @@ async fn an_ipv6_socket_reaches_ipv4_frontends() {
 }
 
 #[tokio::test]
-async fn an_unconnected_socket_stays_with_a_backend_until_that_goes() {
+async fn an_unconnected_socket_keeps_its_backend_until_it_is_removed() {
     let cluster = Cluster::start("udp-stays").await;
     let dns = cluster.service("dns").udp(53).backends(["a", "b"]).await;
     let client = cluster.pod("client").start().await;
@@ -60,7 +60,7 @@ async fn an_unconnected_socket_stays_with_a_backend_until_that_goes() {
     }
     dns.remove(&first);
     let other = if first == "a" { "b" } else { "a" };
-    // No answer is lost on the way: the old backend still serves.
+    // No answer is lost: the old backend still serves.
     tests::eventually("the other backend answers", async || {
         let name = ask().await?;
         anyhow::ensure!(name == other, "{name} answers");
@@ -69,7 +69,7 @@ async fn an_unconnected_socket_stays_with_a_backend_until_that_goes() {
     .await;
 }
 
-/// The C library sorts the addresses of a name by connecting datagram sockets to them, whatever the port is for.
+/// The C library sorts a name's addresses by connecting datagram sockets to them, at any port (RFC 6724).
 #[tokio::test]
 async fn connecting_to_an_undefined_port_is_not_refused_but_sending_is() {
     let cluster = Cluster::start("udp-undefined").nodes(2).await;
@@ -81,11 +81,11 @@ async fn connecting_to_an_undefined_port_is_not_refused_but_sending_is() {
             socket.connect(to).await.unwrap_or_else(|error| panic!("{}: {error:#}", client.name));
             assert_eq!(socket.peer_name().await.expect("it is connected"), to);
             tests::eventually(&format!("{} is refused by {to}", client.name), async || {
-                // What was sent before may be refused here already.
+                // An earlier datagram may be refused here already.
                 let sent = socket.send("?").await.err();
                 let error = match sent {
                     Some(error) => error,
-                    None => socket.receive().await.err().context("somebody answers")?,
+                    None => socket.receive().await.err().context("the port answers")?,
                 };
                 ensure!(error.to_string().contains("ECONNREFUSED"), "{error}");
                 Ok(())
@@ -95,19 +95,19 @@ async fn connecting_to_an_undefined_port_is_not_refused_but_sending_is() {
     }
 }
 
-/// As musl's resolver does: every server is asked from one socket, and answers come in any order.
+/// Like musl's resolver: one socket queries all servers, and answers arrive in any order.
 #[tokio::test]
-async fn one_unconnected_socket_speaks_to_eight_services() {
-    speaks_to_all_at_once("udp-eight", 8).await;
+async fn one_unconnected_socket_uses_eight_services() {
+    uses_all_at_once("udp-eight", 8).await;
 }
 
-/// More than a socket remembers by itself.
+/// More than the capacity of a socket's own storage.
 #[tokio::test]
-async fn one_unconnected_socket_speaks_to_twelve_services() {
-    speaks_to_all_at_once("udp-twelve", 12).await;
+async fn one_unconnected_socket_uses_twelve_services() {
+    uses_all_at_once("udp-twelve", 12).await;
 }
 
-async fn speaks_to_all_at_once(story: &str, count: usize) {
+async fn uses_all_at_once(story: &str, count: usize) {
     let cluster = Cluster::start(story).nodes(2).await;
     let mut services = Vec::new();
     for index in 0..count {
@@ -137,7 +137,7 @@ async fn speaks_to_all_at_once(story: &str, count: usize) {
 }
 
 #[tokio::test]
-async fn two_services_with_one_backend_answer_from_an_address_that_was_asked() {
+async fn two_services_with_one_backend_answer_from_a_dialled_frontend() {
     let cluster = Cluster::start("udp-shared").await;
     let first = cluster.service("first").udp(53).backends(["a"]).await;
     let second = cluster.service("second").udp(53).backends(["a"]).await;
@@ -197,8 +197,8 @@ async fn tcp_and_udp_share_a_port_and_not_their_backends() {
     }
 }
 
-/// The kernel gives a connected socket only what its peer sends, so a datagram to the same frontend by name must go to
-/// the same backend.
+/// The kernel delivers to a connected socket only datagrams of its peer, so a `sendto` to the same frontend must reach the
+/// same backend.
 #[tokio::test]
 async fn a_connected_socket_that_names_its_frontend_again_gets_its_answers() {
     let cluster = Cluster::start("udp-again").await;
@@ -215,10 +215,10 @@ async fn a_connected_socket_that_names_its_frontend_again_gets_its_answers() {
     }
 }
 
-/// A connected socket whose backend has gone is led to another one, and answered in the name of the first. The next socket at
-/// its port, which knows the other one from the start, gets its answers in that one's own name.
+/// A connected socket whose backend is removed is redirected to another one, with the first backend's address as the source
+/// of replies. The next socket at its port, connected to the other backend, gets replies from that backend's own address.
 #[tokio::test]
-async fn a_port_gets_its_answers_after_a_socket_that_was_led_elsewhere() {
+async fn a_port_gets_its_replies_after_a_redirected_socket() {
     let cluster = Cluster::start("udp-port-again").nodes(2).await;
     let dns = cluster.service("dns").udp(53).backends(["a"]).await;
     let client = cluster.pod("client").start().await;
@@ -251,7 +251,7 @@ async fn a_port_gets_its_answers_after_a_socket_that_was_led_elsewhere() {
     }
 }
 
-/// An address that passes to another Service takes its clients along, though the backend they had serves on.
+/// The clients of an address that moves to another Service move too, though their backend still serves.
 #[tokio::test]
 async fn an_unconnected_socket_follows_an_address_to_another_service() {
     let cluster = Cluster::start("udp-moves").await;
@@ -266,7 +266,7 @@ async fn an_unconnected_socket_follows_an_address_to_another_service() {
         Ok::<_, anyhow::Error>(text.split(' ').next().unwrap_or_default().to_owned())
     };
     assert_eq!(ask().await.expect("an answer"), "b");
-    // The first Service by name wins the address as soon as it claims it.
+    // The first Service by name wins the address once it claims it.
     let claimant = cluster.service("a-claims").udp(53).backends(["c"]).external_ips(["192.0.2.53"]).await;
     tests::eventually("the new owner answers", async || {
         let name = ask().await?;

@@ -1,11 +1,11 @@
-//! Agents replace each other while everything goes on, also across versions of the ABI.
+//! Agents replace each other under traffic, also across versions of the ABI.
 
 use std::time::Duration;
 
 use proxy_ebpf::abi::ABI_VERSION;
 use tests::Cluster;
 
-/// Held open for the whole story, over both families.
+/// Connections open during the whole story, over both families.
 const CONNECTIONS: usize = 10_000;
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn long_lived_connections_outlive_an_upgrade_and_the_way_back() {
     assert_eq!(node.state().expect("the maps are pinned"), before, "there and back nothing changed");
     let report = traffic.stop().await.expect("it answers");
     assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
-    // What the new agent serves is alive, not a leftover.
+    // The new agent applies changes: its state is not stale.
     web.remove("a");
     cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
 }
@@ -49,7 +49,7 @@ async fn affinity_outlives_an_upgrade() {
 }
 
 #[tokio::test]
-async fn an_agent_that_waited_begins_with_the_present() {
+async fn an_agent_that_waited_starts_with_the_present_objects() {
     let cluster = Cluster::start("takeover").await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! What does not fit into a packet: fragments, and paths narrower than the network around them.
+//! Data above the MTU: IP fragments, and paths with a smaller MTU than their ends.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -23,14 +23,14 @@ use tests::{
 const ROWS: [(Policy, &[&str]); 3] =
     [(Policy::Cluster, &[NEAR]), (Policy::Cluster, &[FAR]), (Policy::Local, &[NEAR])];
 
-/// 8,000 bytes there and back.
-async fn is_answered_at_length(client: &Pod, to: SocketAddr, by: &str) {
+/// Sends 8,000 bytes and expects them back.
+async fn echoes_large_datagram(client: &Pod, to: SocketAddr, by: &str) {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     let socket = client.udp(family).await.expect("it opens");
     let text = "x".repeat(8_000);
     socket.send_to(to, &text).await.expect("it is sent");
     let (from, answer) = socket.receive().await.unwrap_or_else(|error| panic!("{by} at {to}: {error:#}"));
-    assert!(from == to && answer == format!("{by} 0 {text}"), "{by} at {to}: {from} says {answer:.80}");
+    assert!(from == to && answer == format!("{by} 0 {text}"), "{by} at {to}: {from} answers {answer:.80}");
 }
 
 #[tokio::test]
@@ -43,16 +43,16 @@ async fn large_datagrams_reach_every_frontend() {
         let service = ground.service(&format!("web-{number}"), &row).await;
         for kind in Kind::ALL {
             for to in row.frontends.dialled(kind, ground.cluster.node(ENTRY).addresses) {
-                is_answered_at_length(&ground.client, to, backends[0]).await;
+                echoes_large_datagram(&ground.client, to, backends[0]).await;
             }
         }
         for to in service.vips() {
-            is_answered_at_length(&boxed, to, backends[0]).await;
+            echoes_large_datagram(&boxed, to, backends[0]).await;
         }
     }
 }
 
-/// The last fragment first, as some senders do it, and routers with several ways.
+/// The last fragment first, as from some senders, and from routers with several paths.
 #[tokio::test]
 async fn fragments_may_come_in_any_order() {
     const PORT: u16 = 40_000;
@@ -75,7 +75,7 @@ async fn fragments_may_come_in_any_order() {
     }
 }
 
-/// Sends IPv4 packets as they are, without their link headers.
+/// Sends IPv4 packets without their link headers over a raw socket.
 fn send_raw(from: &Pod, to: SocketAddr, frames: &[Vec<u8>]) -> Result<()> {
     const ETHERNET: usize = 14;
     from.netns().run(|| {
@@ -90,9 +90,9 @@ fn send_raw(from: &Pod, to: SocketAddr, frames: &[Vec<u8>]) -> Result<()> {
     })
 }
 
-/// The router between tells the backend, by way of the frontend's address, that its packets are too big.
+/// The router sends the backend "packet too big", addressed to the frontend.
 #[tokio::test]
-async fn a_narrow_path_does_not_stall_tcp() {
+async fn a_smaller_path_mtu_does_not_stall_tcp() {
     let ground = Ground::new("narrow", PodNetwork::Routed).await;
     ground.cluster.narrow_outside(1_400).await.expect("the router takes it");
     for (number, (policy, backends)) in ROWS.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Who asks for which names, as `portreeve get dns` tells it.
+//! Query statistics per client, in the output of `portreeve get dns`.
 
 use std::process::{Command, Output};
 
@@ -30,21 +30,21 @@ fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn complaint(output: &Output) -> String {
+fn error(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The row of a client.
-fn row(told: &Value, client: &str) -> Value {
-    let rows = told["clients"].as_array().expect("a list");
+fn row(statistics: &Value, client: &str) -> Value {
+    let rows = statistics["clients"].as_array().expect("a list");
     rows.iter()
         .find(|row| row["client"] == client)
-        .unwrap_or_else(|| panic!("no {client} in {told:#}"))
+        .unwrap_or_else(|| panic!("no {client} in {statistics:#}"))
         .clone()
 }
 
-/// What was counted at all.
+/// Counters that are not zero.
 fn counted(counts: &Value) -> Vec<(String, u64)> {
     let counts = counts.as_object().expect("figures").iter();
     let counts = counts.map(|(name, count)| (name.clone(), count.as_u64().expect("a number")));
@@ -56,10 +56,10 @@ fn figures<const N: usize>(counts: [(&str, u64); N]) -> Vec<(String, u64)> {
 }
 
 #[tokio::test]
-async fn pods_are_told_apart_by_what_they_ask() {
+async fn queries_are_counted_per_client() {
     let names = NameService::new().expect("Corefiles are written");
     names.forwarded_to(pod_network(2).host(100).v4.into()).expect("a Corefile is written");
-    let cluster = names.told_to(Cluster::start("who-asks").nodes(2)).flag(PODS).await;
+    let cluster = names.told_to(Cluster::start("query-stats").nodes(2)).flag(PODS).await;
     let serving = names.start(&cluster).await.expect("the Service is written");
     let node = cluster.node(0);
     let pod = async |name| cluster.pod(name).on(0).start().await;
@@ -71,20 +71,20 @@ async fn pods_are_told_apart_by_what_they_ask() {
     let ask = |resolver: &Resolver<'_>, name: &str, kind: RecordType, times: usize| {
         (0..times).for_each(|_| drop(resolver.ask(name, kind).expect("it answers")));
     };
-    // A pod that is no endpoint; whoever asks now may still be answered elsewhere.
-    let early = of(&unlisted);
-    tests::eventually("the node's own server is asked", async || {
-        early.ask(WHO, RecordType::A)?;
-        let told = printed(&get_dns(node, &["-o", "name"]));
-        ensure!(told.contains(&unlisted.addresses.v4.to_string()), "asked by {told:?}");
+    // A pod that is no endpoint; the first queries may still be answered by another server.
+    let resolver = of(&unlisted);
+    tests::eventually("the node's own server answers", async || {
+        resolver.ask(WHO, RecordType::A)?;
+        let clients = printed(&get_dns(node, &["-o", "name"]));
+        ensure!(clients.contains(&unlisted.addresses.v4.to_string()), "clients: {clients:?}");
         Ok(())
     })
     .await;
 
-    // At the socket: a program of the pod asks, in its own way.
+    // Socket plane: a program of the pod queries through the C library.
     let bought = of(&buyer).addresses(SERVICE).await.expect("getent answers");
     assert!(!bought.is_empty());
-    // By packets, as pods do whose sockets no program sees.
+    // Packet plane, as for sandboxed pods.
     let walks = of(&walker);
     for (name, times) in [
         (SERVICE, 3),
@@ -101,23 +101,24 @@ async fn pods_are_told_apart_by_what_they_ask() {
         cluster.pod("host").on_host(0).dials(serving.addresses()).how(How::Lookup(Lookup::ConnectedUdp));
     host.times(3).reaches_each_of([ELSEWHERE]).await;
 
-    let told: Value = serde_json::from_str(&printed(&get_dns(node, &["-o", "json"]))).expect("it is JSON");
-    let bought = row(&told, "default/buyer");
+    let statistics: Value =
+        serde_json::from_str(&printed(&get_dns(node, &["-o", "json"]))).expect("it is JSON");
+    let bought = row(&statistics, "default/buyer");
     assert_eq!(bought["kind"], "pod");
     let [(topic, count)] = &*counted(&bought["topics"]) else { panic!("{bought:#}") };
     assert!(topic == "service" && *count >= 2 && bought["queries"] == *count, "{bought:#}");
     assert_eq!(bought["addresses"], serde_json::json!([buyer.addresses.v4]));
-    let walked = row(&told, "default/walker");
+    let walked = row(&statistics, "default/walker");
     assert_eq!(walked["queries"], 87);
     let want = figures([("absent", 1), ("external", 2), ("invalid", 1), ("search", 80), ("service", 3)]);
     assert_eq!(counted(&walked["topics"]), want);
     assert_eq!(counted(&walked["troubles"]), figures([("refused", 1)]));
     for (client, kind) in [(&*unlisted.addresses.v4.to_string(), "address"), ("node", "node")] {
-        let row = row(&told, client);
+        let row = row(&statistics, client);
         let [(topic, _)] = &*counted(&row["topics"]) else { panic!("{row:#}") };
         assert_eq!((row["kind"].as_str(), topic.as_str()), (Some(kind), "external"), "{row:#}");
     }
-    let upstream = &told["upstreams"][0];
+    let upstream = &statistics["upstreams"][0];
     assert_eq!(upstream["address"], format!("{}:8053", serving.endpoint.addresses.v4));
     assert!(upstream["answers"].as_u64() > Some(0), "{upstream:#}");
 
@@ -126,20 +127,20 @@ async fn pods_are_told_apart_by_what_they_ask() {
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     assert!(
         table.lines().nth(1).is_some_and(|line| line.starts_with("default/walker")),
-        "most comes first: {table}"
+        "the most queries come first: {table}"
     );
     assert_eq!(printed(&get_dns(node, &["buyer", "-o", "name"])), "default/buyer\n");
-    let nobody = complaint(&get_dns(node, &["nobody"]));
-    assert!(nobody.starts_with("portreeve: no client nobody has asked for a name since"), "{nobody}");
+    let unknown = error(&get_dns(node, &["unknown"]));
+    assert!(unknown.starts_with("portreeve: no client unknown has asked for a name since"), "{unknown}");
 
     node.kill_agent().await.expect("it was running");
-    let silence = complaint(&get_dns(node, &[]));
+    let silence = error(&get_dns(node, &[]));
     assert!(silence.starts_with("portreeve: no agent runs that could tell who asks for names"), "{silence}");
 }
 
 #[tokio::test]
-async fn an_agent_without_names_says_so() {
-    let cluster = Cluster::start("nobody-asks").await;
-    let silence = complaint(&get_dns(cluster.node(0), &[]));
+async fn an_agent_without_a_name_server_is_reported() {
+    let cluster = Cluster::start("no-names").await;
+    let silence = error(&get_dns(cluster.node(0), &[]));
     assert!(silence.starts_with("portreeve: the agent answers no names"), "{silence}");
 }

@@ -1,4 +1,4 @@
-//! What belongs to the node itself while its addresses and ports are frontends as well.
+//! The node's own servers and connections, while its addresses and ports are also frontends.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tests::{
     traffic::{How, Protocol},
 };
 
-/// Where a process of the node serves.
+/// Port of a server on the node.
 const OWN: u16 = 9000;
 
 fn at(addresses: tests::addresses::Addresses, port: u16) -> [SocketAddr; 2] {
@@ -16,7 +16,7 @@ fn at(addresses: tests::addresses::Addresses, port: u16) -> [SocketAddr; 2] {
 }
 
 #[tokio::test]
-async fn a_load_balancer_address_that_is_the_nodes_own_locks_nobody_out() {
+async fn a_load_balancer_address_of_the_node_keeps_its_other_ports_open() {
     let cluster = Cluster::start("own-address").nodes(2).await;
     let node = cluster.node(0).addresses;
     let host = cluster.pod("host").on_host(0).start().await;
@@ -33,11 +33,11 @@ async fn a_load_balancer_address_that_is_the_nodes_own_locks_nobody_out() {
         pod.clone().dials(at(node, OWN)).how(how).times(4).always_reaches_one_of(["host"]).await;
         pod.dials(at(node, PORT)).how(how).times(48).reaches_each_of(["a", "b"]).await;
     }
-    // A port that nobody serves is the node's to refuse.
+    // The node refuses a port without a server.
     client.dials(at(node, OWN + 1)).times(4).is_refused().await;
 }
 
-/// An answer to the node's own connection comes back to a port that is a NodePort.
+/// Replies to the node's own connection arrive at a port that is also a NodePort.
 #[tokio::test]
 async fn the_nodes_own_connections_may_leave_from_a_node_port() {
     let cluster = Cluster::start("own-port").await;
@@ -59,7 +59,7 @@ async fn the_nodes_own_connections_may_leave_from_a_node_port() {
         let (answered, text) = socket.receive().await.unwrap_or_else(|error| panic!("{from}: {error:#}"));
         assert_eq!((answered, text.as_str()), (to, "server 0 hello"));
         socket.close().await.expect("it closes");
-        // The NodePort serves all the same.
+        // The NodePort still serves.
         cluster.client("client").dials(from).times(4).always_reaches_one_of(["a"]).await;
     }
 }

@@ -1,5 +1,4 @@
-//! The early plane: what goes to another node leaves before the kernel has made anything of it, and nobody can tell the
-//! difference but by a counter.
+//! XDP: packets to another node are forwarded before the kernel's stack sees them. Only counters show the difference.
 
 use std::{collections::BTreeMap, fs, process::Command, time::Duration};
 
@@ -19,10 +18,10 @@ use tests::{
     xdp::pass_all,
 };
 
-/// Every ten seconds the agent asks for neighbours that went stale; then the kernel has to give one up.
+/// The agent probes stale neighbours every ten seconds; then the kernel has to fail one.
 const NEIGHBOURS: Duration = Duration::from_secs(45);
 
-/// How many packets came to each outcome.
+/// Packets per outcome.
 type Counts = BTreeMap<&'static str, u64>;
 
 fn counts(node: &Node) -> Counts {
@@ -31,7 +30,7 @@ fn counts(node: &Node) -> Counts {
     XdpOutcome::ALL.into_iter().map(count).collect()
 }
 
-/// What `work` adds to the counters of the entry node.
+/// The increase of the entry node's counters during `work`.
 async fn counted(ground: &Ground, work: impl Future<Output = ()>) -> Counts {
     let node = ground.cluster.node(ENTRY);
     let before = counts(node);
@@ -44,22 +43,22 @@ fn left(counts: &Counts) -> u64 {
     left.map(|outcome| counts[outcome.name()]).sum()
 }
 
-async fn ground(name: &str, mode: &str, network: PodNetwork) -> Ground {
-    let name = format!("early-{name}-{mode}-{network:?}").to_lowercase();
+async fn fixture(name: &str, mode: &str, network: PodNetwork) -> Ground {
+    let name = format!("xdp-{name}-{mode}-{network:?}").to_lowercase();
     Ground::on(Cluster::start(&name).network_cards().flag(&format!("--xdp={mode}")), network).await
 }
 
 /// All flows to a Service with these backends.
 async fn flows(ground: &Ground, number: u8, backends: &'static [&'static str]) -> Vec<Flow> {
     let row = Row { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
-    // It goes with its manifest, which stays.
+    // The handle may be dropped: the manifest stays.
     let _service = ground.service(&format!("web-{number}"), &row).await;
     ground.flows(&backends.join("-"), &row)
 }
 
-/// Who is far away is served by the early plane alone, once the neighbours are known; who is near never.
-async fn what_is_far_leaves_early(mode: &str, network: PodNetwork) {
-    let ground = ground("far", mode, network).await;
+/// XDP alone serves backends on other nodes, once the neighbours are known, and never those on this node.
+async fn remote_backends_are_served_by_xdp(mode: &str, network: PodNetwork) {
+    let ground = fixture("far", mode, network).await;
     let (far, near) = (flows(&ground, 0, &[FAR]).await, flows(&ground, 1, &[NEAR]).await);
     flows::hold(&ground.client, far.clone()).await;
     let count = far.len() as u64;
@@ -67,11 +66,11 @@ async fn what_is_far_leaves_early(mode: &str, network: PodNetwork) {
     for outcome in XdpOutcome::ALL {
         let packets = counted_far[outcome.name()];
         match outcome {
-            // Four dials of each flow, a packet at least each way.
+            // Four dials per flow, at least one packet in each direction.
             XdpOutcome::SentToBackend | XdpOutcome::SentToClient => {
                 assert!(packets >= 4 * count, "{counted_far:?}");
             }
-            // The neighbours' own.
+            // ARP and neighbour discovery.
             XdpOutcome::NotOurs => {}
             XdpOutcome::RedirectedToBackend
             | XdpOutcome::RedirectedToClient
@@ -93,22 +92,22 @@ async fn what_is_far_leaves_early(mode: &str, network: PodNetwork) {
 }
 
 #[tokio::test]
-async fn what_is_far_leaves_early_where_pods_are_bridged() {
-    what_is_far_leaves_early("native", PodNetwork::Bridged).await;
+async fn remote_backends_are_served_by_xdp_on_a_bridge() {
+    remote_backends_are_served_by_xdp("native", PodNetwork::Bridged).await;
 }
 
 #[tokio::test]
-async fn what_is_far_leaves_early_where_pods_are_routed() {
-    what_is_far_leaves_early("native", PodNetwork::Routed).await;
+async fn remote_backends_are_served_by_xdp_over_routes() {
+    remote_backends_are_served_by_xdp("native", PodNetwork::Routed).await;
 }
 
 #[tokio::test]
-async fn what_is_far_leaves_early_behind_the_driver_too() {
-    what_is_far_leaves_early("generic", PodNetwork::Bridged).await;
+async fn remote_backends_are_served_by_generic_xdp() {
+    remote_backends_are_served_by_xdp("generic", PodNetwork::Bridged).await;
 }
 
 async fn everything_is_reached_with(network: PodNetwork, leaves: bool) {
-    let ground = ground("all", "native", network).await;
+    let ground = fixture("all", "native", network).await;
     let counted = counted(&ground, everything_is_reached(&ground)).await;
     assert_eq!(left(&counted) > 0, leaves, "{counted:?}");
 }
@@ -123,13 +122,13 @@ async fn everything_is_reached_where_pods_are_routed() {
     everything_is_reached_with(PodNetwork::Routed, true).await;
 }
 
-/// The way into a tunnel is the stack's.
+/// The kernel's stack encapsulates: XDP forwards nothing into a tunnel.
 #[tokio::test]
 async fn everything_is_reached_where_pods_are_tunnelled() {
     everything_is_reached_with(PodNetwork::Tunnelled, false).await;
 }
 
-/// What `status` says of a device.
+/// Devices and faults in the output of `status`.
 fn status(node: &Node) -> Result<(Vec<Value>, Vec<String>)> {
     let setting = node.setting();
     let mut command = Command::new(portreeve()?);
@@ -145,17 +144,18 @@ fn status(node: &Node) -> Result<(Vec<Value>, Vec<String>)> {
     Ok((serde_json::from_value(report["agent"]["xdp"].clone())?, faults))
 }
 
-/// Another program keeps its place, everything works all the same, and somebody is told. Once it goes, ours comes.
+/// Another XDP program stays attached, flows use the tc programs, and `status` reports it. Ours is attached once the other
+/// is gone.
 #[tokio::test]
-async fn another_program_keeps_its_place() {
-    let ground = Ground::on(Cluster::start("early-other").network_cards(), PodNetwork::Bridged).await;
+async fn another_xdp_program_stays_attached() {
+    let ground = Ground::on(Cluster::start("xdp-other").network_cards(), PodNetwork::Bridged).await;
     let node = ground.cluster.node(ENTRY);
     let other = pass_all(node.netns(), "eth0").unwrap_or_else(|error| panic!("{error:#}"));
     node.replace_agent(&["--xdp=native"]).await.unwrap_or_else(|error| panic!("{error:#}"));
     let far = flows(&ground, 0, &[FAR]).await;
     let beside = counted(&ground, flows::hold(&ground.client, far.clone())).await;
     assert_eq!(beside.values().sum::<u64>(), 0, "{beside:?}");
-    eventually("the status tells of it", async || {
+    eventually("the status reports it", async || {
         let (devices, faults) = status(node)?;
         ensure!(devices[0]["place"] == "none" && devices[0]["device"] == "eth0", "{devices:?}");
         ensure!(faults.iter().any(|fault| fault.contains("another XDP program")), "{faults:?}");
@@ -163,7 +163,7 @@ async fn another_program_keeps_its_place() {
     })
     .await;
     drop(other);
-    within(VERIFICATION, "ours stands there", async || {
+    within(VERIFICATION, "ours is attached", async || {
         let (devices, faults) = status(node)?;
         ensure!(devices[0]["place"] == "native" && faults.is_empty(), "{devices:?} {faults:?}");
         Ok(())
@@ -179,22 +179,22 @@ fn links(node: &Node) -> Vec<String> {
     entries.map(|entry| entry.expect("it is readable").file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The pins of the early plane, without the device.
+/// Pin names of the XDP links, without the interface index.
 fn pins(node: &Node) -> Vec<String> {
     let ours = links(node).into_iter().filter(|name| name.starts_with("xdp_"));
     ours.map(|name| name.trim_end_matches(char::is_numeric).to_owned()).collect()
 }
 
-/// A flow goes on while agents come and go, and whichever plane its packets meet.
+/// Flows continue while agents are replaced and their packets change between XDP and tc.
 #[tokio::test]
-async fn a_flow_changes_planes_without_a_loss() {
-    let ground = Ground::on(Cluster::start("early-change").network_cards(), PodNetwork::Bridged).await;
+async fn a_flow_changes_between_xdp_and_tc_without_loss() {
+    let ground = Ground::on(Cluster::start("xdp-change").network_cards(), PodNetwork::Bridged).await;
     let node = ground.cluster.node(ENTRY);
     let far: Vec<_> = flows(&ground, 0, &[FAR]).await.into_iter().map(|flow| flow.to).collect();
     let (held, report) = ground.client.hold(far, 24).await.expect("they open");
     assert_eq!(report.answered(), 24, "{report:?}");
     for (mode, want) in
-        [("off", &[][..]), ("generic", &["xdp_external_generic-"]), ("native", &[PLACE]), ("off", &[])]
+        [("off", &[][..]), ("generic", &["xdp_external_generic-"]), ("native", &[NATIVE_LINK]), ("off", &[])]
     {
         node.replace_agent(&[&format!("--xdp={mode}")]).await.unwrap_or_else(|error| panic!("{error:#}"));
         assert_eq!(pins(node), want, "{mode}");
@@ -203,18 +203,18 @@ async fn a_flow_changes_planes_without_a_loss() {
     }
 }
 
-/// Whoever takes it away meets it again; `cleanup` leaves the device to others.
+/// A detached program is attached again; after `cleanup` the device is free for others.
 #[tokio::test]
-async fn the_program_comes_back_until_it_is_cleaned_up() {
-    let cluster = Cluster::start("early-repair").network_cards().flag("--xdp=native").await;
+async fn the_program_is_attached_again_until_cleanup() {
+    let cluster = Cluster::start("xdp-repair").network_cards().flag("--xdp=native").await;
     let node = cluster.node(0);
-    assert_eq!(pins(node), [PLACE]);
+    assert_eq!(pins(node), [NATIVE_LINK]);
     assert!(pass_all(node.netns(), "eth0").is_err(), "the device has one already");
-    for name in links(node).iter().filter(|name| name.starts_with(PLACE)) {
+    for name in links(node).iter().filter(|name| name.starts_with(NATIVE_LINK)) {
         fs::remove_file(node.bpffs().join("links").join(name)).expect("it is there");
     }
     within(VERIFICATION, "it is attached again", async || {
-        ensure!(pins(node) == [PLACE], "{:?}", pins(node));
+        ensure!(pins(node) == [NATIVE_LINK], "{:?}", pins(node));
         Ok(())
     })
     .await
@@ -229,13 +229,13 @@ async fn the_program_comes_back_until_it_is_cleaned_up() {
     drop(pass_all(node.netns(), "eth0").unwrap_or_else(|error| panic!("{error:#}")));
 }
 
-/// What pins are called but for the device.
-const PLACE: &str = "xdp_external_native-";
+/// Pin name of the native link, without the interface index.
+const NATIVE_LINK: &str = "xdp_external_native-";
 
-/// Sending a frame tells the kernel nothing about its neighbour: the agent asks.
+/// A frame sent by XDP does not refresh the kernel's neighbour entry: the agent probes it.
 #[tokio::test]
 async fn a_neighbour_that_has_changed_is_found_again() {
-    let ground = ground("neighbour", "native", PodNetwork::Bridged).await;
+    let ground = fixture("neighbour", "native", PodNetwork::Bridged).await;
     let entry = ground.cluster.node(ENTRY);
     for family in ["ipv4", "ipv6"] {
         let at = |name: &str| format!("{family}/neigh/eth0/{name}");

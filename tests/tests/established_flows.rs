@@ -1,4 +1,4 @@
-//! Flows outlive what happens to backends and agents, and UDP follows the backends that are there.
+//! Established flows survive changes of backends and agents; UDP flows move to the present backends.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +16,7 @@ use tests::{
 const PATIENCE: Duration = Duration::from_millis(200);
 const ONE_SECOND_US: u64 = 1_000_000;
 
-/// A Service that a client outside reaches at the first node, with `a` there and `b` on the second one.
+/// A Service for clients outside, who dial the first node; `a` is on the first node and `b` on the second.
 async fn web(cluster: &Cluster) -> (Service<'_>, Frontends) {
     let frontends = Frontends::new(0);
     cluster.send_to_node(frontends.routed(), 0).await.unwrap_or_else(|error| panic!("{error:#}"));
@@ -30,92 +30,92 @@ fn balancer(cluster: &Cluster, frontends: Frontends) -> [SocketAddr; 2] {
     frontends.dialled(Kind::LoadBalancer, cluster.node(0).addresses)
 }
 
-/// Asks without end over one socket.
-async fn asking(client: PodRef<'_>, to: SocketAddr, how: How) -> Dialling {
+/// Sends requests over one socket until stopped.
+async fn sending(client: PodRef<'_>, to: SocketAddr, how: How) -> Dialling {
     client.dials(to).how(how).every(Duration::from_millis(5)).giving_up_after(PATIENCE).in_background().await
 }
 
-/// A socket that asks again and again.
-struct Asking {
-    who: &'static str,
+/// A socket that sends requests until stopped.
+struct Sender {
+    client: &'static str,
     how: How,
     to: SocketAddr,
     dialling: Dialling,
 }
 
-impl Asking {
+impl Sender {
     async fn answered_by(&self, name: &str) -> Result<()> {
         let report = self.dialling.progress().await?;
-        ensure!(report.answered_by(name) > 0, "{} {:?} to {}: {report:?}", self.who, self.how, self.to);
+        ensure!(report.answered_by(name) > 0, "{} {:?} to {}: {report:?}", self.client, self.how, self.to);
         Ok(())
     }
 
-    /// Why it did not move on from `a` to `b` within a second, with few answers lost on the way.
-    async fn complaint(self, then: u64) -> Option<String> {
-        let Self { who, how, to, dialling } = self;
+    /// The problem, if it did not move from `a` to `b` within a second with few lost answers.
+    async fn problem(self, then: u64) -> Option<String> {
+        let Self { client, how, to, dialling } = self;
         let report = dialling.stop().await.expect("it answers");
         let last = report.answers.get("a").map_or(0, |answers| answers.last_began_us);
         let lost_us = report.failed() * u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
-        let what = if report.answered_by("b") == 0 {
-            "never asks b"
+        let problem = if report.answered_by("b") == 0 {
+            "never reaches b"
         } else if last > then + ONE_SECOND_US {
-            "goes on to ask a"
+            "stays with a"
         } else if lost_us > ONE_SECOND_US {
-            "loses too much"
+            "loses too many answers"
         } else {
             return None;
         };
-        Some(format!("{who} {how:?} to {to} {what}: {report:?}"))
+        Some(format!("{client} {how:?} to {to} {problem}: {report:?}"))
     }
 }
 
-/// Everybody asks over one socket that stays; then the backend goes, whether its process goes on or not.
-async fn udp_follows(name: &str, stops: bool) {
+/// Each client keeps one socket; then its backend is removed, with or without the end of its process.
+async fn udp_flows_move(name: &str, stops: bool) {
     let cluster = Cluster::start(name).nodes(2).await;
     let (web, frontends) = web(&cluster).await;
     web.list_only(|pod| pod == "a");
-    let places = [
+    let clients = [
         ("outside", cluster.client("outside")),
         ("a pod", cluster.pod("pod").on(0)),
         ("a sandboxed pod", cluster.pod("vm").sandboxed_on(0)),
         ("a node", cluster.pod("host").on_host(1)),
     ];
-    let mut everybody = Vec::new();
-    for (who, place) in places {
+    let mut senders = Vec::new();
+    for (client, pod) in clients {
         for how in [How::UnconnectedUdp, How::OneConnectedUdp] {
             for to in balancer(&cluster, frontends) {
-                everybody.push(Asking { who, how, to, dialling: asking(place.clone(), to, how).await });
+                senders.push(Sender { client, how, to, dialling: sending(pod.clone(), to, how).await });
             }
         }
     }
-    for asking in &everybody {
-        eventually("a answers", async || asking.answered_by("a").await).await;
+    for sender in &senders {
+        eventually("a answers", async || sender.answered_by("a").await).await;
     }
     let then = now_us();
     web.list_only(|pod| pod == "b");
     if stops {
         cluster.pod("a").start().await.stop(Protocol::Udp, 8080).await.expect("it serves");
     }
-    let mut complaints = Vec::new();
-    for asking in everybody {
-        // Who does not move on is told below, with the others.
-        let _ = within(Duration::from_secs(2), "b answers", async || asking.answered_by("b").await).await;
-        complaints.extend(asking.complaint(then).await);
+    let mut problems = Vec::new();
+    for sender in senders {
+        // A client that does not move is reported below, with the others.
+        let _ = within(Duration::from_secs(2), "b answers", async || sender.answered_by("b").await).await;
+        problems.extend(sender.problem(then).await);
     }
-    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
 #[tokio::test]
-async fn one_udp_socket_follows_when_its_backend_is_taken_away() {
-    udp_follows("udp-follows", false).await;
+async fn a_udp_flow_moves_when_its_backend_is_removed() {
+    udp_flows_move("udp-follows", false).await;
 }
 
 #[tokio::test]
-async fn one_udp_socket_follows_when_its_backend_ends() {
-    udp_follows("udp-follows-end", true).await;
+async fn a_udp_flow_moves_when_its_backend_ends() {
+    udp_flows_move("udp-follows-end", true).await;
 }
 
-/// Endpoints on their way out keep what they have and get nothing new; removed ones keep it as well.
+/// Terminating endpoints keep their connections and get no new ones; so do removed endpoints.
 #[tokio::test]
 async fn tcp_to_a_terminating_backend_finishes_undisturbed() {
     let cluster = Cluster::start("terminating-outside").nodes(2).await;
@@ -158,7 +158,7 @@ async fn tcp_to_a_terminating_backend_finishes_undisturbed() {
 }
 
 #[tokio::test]
-async fn nobody_outside_notices_that_the_agent_is_killed() {
+async fn clients_outside_are_not_disturbed_by_a_killed_agent() {
     let cluster = Cluster::start("killed-outside").nodes(2).await;
     let (_web, frontends) = web(&cluster).await;
     let to = balancer(&cluster, frontends);

@@ -1,4 +1,4 @@
-//! Bad input is named and does no harm; a machine that lacks something is told so in one sentence.
+//! Invalid objects are reported and affect no others; a missing requirement of the machine is one error message.
 
 use std::{
     fs, io,
@@ -27,7 +27,7 @@ fn service(name: &str, port: u16) -> Value {
     })
 }
 
-/// A second slice of `service`, with an address that is none beside one that is.
+/// A second slice of `service`, with one invalid and one valid address.
 fn slice(service: &str, good: &EndpointObject, port: u16) -> Value {
     let endpoint = |address: String| json!({"addresses": [address], "conditions": {"ready": true}});
     json!({
@@ -55,7 +55,7 @@ fn plan(manifests: &Manifests) -> Value {
 }
 
 #[tokio::test]
-async fn bad_objects_are_named_and_the_others_work() {
+async fn invalid_objects_are_reported_and_the_others_served() {
     let cluster = Cluster::start("bad").await;
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
     let b = cluster.pod("b").start().await;
@@ -67,7 +67,7 @@ async fn bad_objects_are_named_and_the_others_work() {
     manifests.write("port-zero.yaml", &service("port-zero", 0)).expect("it is written");
     manifests.write("wrong-address.yaml", &slice("web", &good, web.port(0).target)).expect("it is written");
 
-    // The good address of the slice is used, so the slice was read; the warnings are there by then.
+    // The valid address is served, so the slice was read and its warning logged.
     cluster.pod("client").dials(web.vip()).times(40).comes_to_reach_each_of(["a", "b"]).await;
     tests::eventually("the warnings name the objects", async || {
         let log = log(cluster.node(0));
@@ -83,24 +83,24 @@ async fn bad_objects_are_named_and_the_others_work() {
         assert!(skipped.contains(word), "{word} is not among the skipped: {skipped}");
     }
 
-    // What is mended is used.
+    // A corrected object is served.
     manifests.remove("broken.yaml").expect("it is removed");
     manifests.write("port-zero.yaml", &service("port-zero", 8000)).expect("it is written");
     let mended = "10.96.200.1:8000".parse::<std::net::SocketAddr>().expect("an address");
     cluster.pod("client").dials(mended).times(4).comes_to_be_refused().await;
 }
 
-/// One sentence, on the last line, that names what is missing; no backtrace, no panic.
-fn says_what_is_missing(output: &Output, word: &str) {
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(!said.contains("panicked"), "{said}");
-    let sentence = said.lines().last().unwrap_or_default();
-    assert!(sentence.contains(word), "the last line does not name {word}: {said}");
+/// The last line is one sentence with this word; no backtrace, no panic.
+fn reports_missing(output: &Output, word: &str) {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    let sentence = text.lines().last().unwrap_or_default();
+    assert!(sentence.contains(word), "the last line does not name {word}: {text}");
 }
 
 #[tokio::test]
-async fn what_the_machine_lacks_is_said_in_one_sentence() {
+async fn missing_requirements_of_the_machine_are_one_sentence() {
     let cluster = Cluster::start("lack").without_agents().await;
     let elsewhere = tempfile::tempdir().expect("a directory");
     let setting = cluster.node(0).setting();
@@ -108,22 +108,22 @@ async fn what_the_machine_lacks_is_said_in_one_sentence() {
     let mut no_cgroup = setting.clone();
     no_cgroup.cgroup = elsewhere.path().to_owned();
     let output = no_cgroup.command().expect("portreeve is built").output().expect("it starts");
-    says_what_is_missing(&output, "cgroup");
+    reports_missing(&output, "cgroup");
 
     let mut no_bpffs = setting.clone();
     no_bpffs.bpffs = elsewhere.path().join("pins");
     let output = no_bpffs.command().expect("portreeve is built").output().expect("it starts");
-    says_what_is_missing(&output, "bpffs");
+    reports_missing(&output, "bpffs");
 
     let mut unprivileged = setting.command().expect("portreeve is built");
     // SAFETY: the closure runs between fork and exec and makes only prctl calls.
-    unsafe { unprivileged.pre_exec(give_up_capabilities) };
-    says_what_is_missing(&unprivileged.output().expect("it starts"), "CAP_");
+    unsafe { unprivileged.pre_exec(drop_capabilities) };
+    reports_missing(&unprivileged.output().expect("it starts"), "CAP_");
 }
 
-/// Root whose bounding set is empty has no capability after exec.
-fn give_up_capabilities() -> io::Result<()> {
-    // More than any kernel knows; an unknown number is an error that changes nothing.
+/// Empties the bounding set: root then has no capability after exec.
+fn drop_capabilities() -> io::Result<()> {
+    // Above the last capability of any kernel; an unknown number fails without effect.
     for capability in 0..64 {
         // SAFETY: prctl with these arguments reads and writes no memory.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
