@@ -12,14 +12,14 @@ use tests::{
 };
 
 /// A cluster whose objects come from an API server, which mirrors its directory of manifests.
-struct Ground {
+struct Fixture {
     agent: Agent,
     setting: AgentSetting,
     server: ApiServer,
     cluster: Cluster,
 }
 
-impl Ground {
+impl Fixture {
     /// With `is_up`, the server starts before the agent.
     async fn new(name: &str, cluster: Cluster, is_up: bool) -> Result<Self> {
         let node = cluster.node(0);
@@ -59,18 +59,18 @@ impl Ground {
 async fn an_agent_without_a_server_waits_and_logs_it_once() -> Result<()> {
     let cluster = Cluster::start("api-down").without_agents().await;
     cluster.service("web").tcp(80).backends(["a", "b"]).await;
-    let mut ground = Ground::new("down", cluster, false).await?;
+    let mut fixture = Fixture::new("down", cluster, false).await?;
     eventually("the agent complains", async || {
-        ensure!(ground.log()?.contains("cannot reach the API server"), "not yet");
+        ensure!(fixture.log()?.contains("cannot reach the API server"), "not yet");
         Ok(())
     })
     .await;
-    ground.start_server_again()?;
-    ground.agent.ready().await?;
-    let log = ground.log()?;
+    fixture.start_server_again()?;
+    fixture.agent.ready().await?;
+    let log = fixture.log()?;
     ensure!(log.matches("cannot reach the API server").count() == 1, "it complains again and again:\n{log}");
     ensure!(log.contains("the API server answers again"), "the recovery is not logged:\n{log}");
-    ground.node().comes_to_equal_a_fresh_start("after the start").await
+    fixture.node().comes_to_equal_a_fresh_start("after the start").await
 }
 
 #[tokio::test]
@@ -79,11 +79,11 @@ async fn no_connect_fails_while_the_server_dies_returns_and_forgets() -> Result<
     let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
     let vips = web.vips();
     drop(web);
-    let mut ground = Ground::new("churn", cluster, true).await?;
-    let runner = ground.cluster.pod("runner").dials(vips).at_once(2).every(Duration::from_micros(500));
+    let mut fixture = Fixture::new("churn", cluster, true).await?;
+    let runner = fixture.cluster.pod("runner").dials(vips).at_once(2).every(Duration::from_micros(500));
     let traffic = runner.in_background().await;
     for round in 0..6 {
-        let manifests = ground.cluster.manifests().directory();
+        let manifests = fixture.cluster.manifests().directory();
         let slice = manifests.join("web.slice-ipv4.yaml");
         let mut object: serde_json::Value = serde_json::from_str(&fs::read_to_string(&slice)?)?;
         // `a` is always an endpoint, the others in turn.
@@ -93,26 +93,26 @@ async fn no_connect_fails_while_the_server_dies_returns_and_forgets() -> Result<
                 endpoint["conditions"]["ready"] = (n == 0 || (round + n) % 2 == 0).into();
             });
         }
-        ground.cluster.manifests().write("web.slice-ipv4.yaml", &object)?;
+        fixture.cluster.manifests().write("web.slice-ipv4.yaml", &object)?;
         match round % 3 {
             0 => {
-                ground.server.stop()?;
-                ground.mirror()?;
-                ground.start_server_again()?;
+                fixture.server.stop()?;
+                fixture.mirror()?;
+                fixture.start_server_again()?;
             }
             1 => {
-                ground.mirror()?;
-                ground.server.expire_watches();
+                fixture.mirror()?;
+                fixture.server.expire_watches();
             }
-            _ => ground.server.restore(objects_in(ground.cluster.manifests().directory())?),
+            _ => fixture.server.restore(objects_in(fixture.cluster.manifests().directory())?),
         }
-        ground.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        fixture.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
         let progress = traffic.progress().await?;
         ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
     }
     let report = traffic.stop().await?;
     ensure!(report.failures.is_empty() && report.attempts > 0, "{report:?}");
-    let status = ground.agent.terminate().await?;
+    let status = fixture.agent.terminate().await?;
     ensure!(status.success(), "the agent ended with {status}");
     Ok(())
 }

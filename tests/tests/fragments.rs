@@ -35,15 +35,15 @@ async fn echoes_large_datagram(client: &Pod, to: SocketAddr, by: &str) {
 
 #[tokio::test]
 async fn large_datagrams_reach_every_frontend() {
-    let ground = Ground::new("large-datagrams", PodNetwork::Bridged).await;
-    let boxed = ground.cluster.pod("boxed").sandboxed_on(ENTRY).start().await;
+    let fixture = Ground::new("large-datagrams", PodNetwork::Bridged).await;
+    let boxed = fixture.cluster.pod("boxed").sandboxed_on(ENTRY).start().await;
     for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
         let number = u8::try_from(number).expect("few rows");
         let row = Row { policy, backends, frontends: Frontends::new(number) };
-        let service = ground.service(&format!("web-{number}"), &row).await;
+        let service = fixture.service(&format!("web-{number}"), &row).await;
         for kind in Kind::ALL {
-            for to in row.frontends.dialled(kind, ground.cluster.node(ENTRY).addresses) {
-                echoes_large_datagram(&ground.client, to, backends[0]).await;
+            for to in row.frontends.dialled(kind, fixture.cluster.node(ENTRY).addresses) {
+                echoes_large_datagram(&fixture.client, to, backends[0]).await;
             }
         }
         for to in service.vips() {
@@ -56,19 +56,19 @@ async fn large_datagrams_reach_every_frontend() {
 #[tokio::test]
 async fn fragments_may_come_in_any_order() {
     const PORT: u16 = 40_000;
-    let ground = Ground::new("fragments", PodNetwork::Routed).await;
+    let fixture = Ground::new("fragments", PodNetwork::Routed).await;
     for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
         let number = u8::try_from(number).expect("few rows");
         let row = Row { policy, backends, frontends: Frontends::new(number) };
-        let _web = ground.service(&format!("web-{number}"), &row).await;
-        let to = row.frontends.dialled(Kind::LoadBalancer, ground.cluster.node(ENTRY).addresses);
+        let _web = fixture.service(&format!("web-{number}"), &row).await;
+        let to = row.frontends.dialled(Kind::LoadBalancer, fixture.cluster.node(ENTRY).addresses);
         let to = to.into_iter().find(SocketAddr::is_ipv4).expect("an IPv4 address");
-        let own = SocketAddr::new(ground.client.addresses.v4.into(), PORT + u16::from(number));
-        let socket = ground.client.udp_at(own).await.expect("it opens");
+        let own = SocketAddr::new(fixture.client.addresses.v4.into(), PORT + u16::from(number));
+        let socket = fixture.client.udp_at(own).await.expect("it opens");
         let flow = Flow { source: own.ip(), destination: to, protocol: Protocol::Udp };
         let mut fragments = Packet::first(&flow, own.port()).fragments(own.port()).expect("a datagram");
         fragments.reverse();
-        send_raw(&ground.client, to, &fragments).expect("they are sent");
+        send_raw(&fixture.client, to, &fragments).expect("they are sent");
         let (from, answer) =
             socket.receive().await.unwrap_or_else(|error| panic!("{}: {error:#}", backends[0]));
         assert_eq!((from, answer.split(' ').next()), (to, Some(backends[0])), "{answer}");
@@ -93,17 +93,17 @@ fn send_raw(from: &Pod, to: SocketAddr, frames: &[Vec<u8>]) -> Result<()> {
 /// The router sends the backend "packet too big", addressed to the frontend.
 #[tokio::test]
 async fn a_smaller_path_mtu_does_not_stall_tcp() {
-    let ground = Ground::new("narrow", PodNetwork::Routed).await;
-    ground.cluster.narrow_outside(1_400).await.expect("the router takes it");
+    let fixture = Ground::new("narrow", PodNetwork::Routed).await;
+    fixture.cluster.narrow_outside(1_400).await.expect("the router takes it");
     for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
         let number = u8::try_from(number).expect("few rows");
         let row = Row { policy, backends, frontends: Frontends::new(number) };
-        let _web = ground.service(&format!("web-{number}"), &row).await;
+        let _web = fixture.service(&format!("web-{number}"), &row).await;
         for kind in Kind::ALL {
-            let to = row.frontends.dialled(kind, ground.cluster.node(ENTRY).addresses);
-            let (held, opened) = ground.client.hold(to.to_vec(), to.len()).await.expect("it opens");
+            let to = row.frontends.dialled(kind, fixture.cluster.node(ENTRY).addresses);
+            let (held, opened) = fixture.client.hold(to.to_vec(), to.len()).await.expect("it opens");
             assert_eq!(opened.failed(), 0, "{kind:?}: {opened:?}");
-            let carried = ground.client.carry(held, 300_000).await.expect("it carries");
+            let carried = fixture.client.carry(held, 300_000).await.expect("it carries");
             assert_eq!(carried.failed(), 0, "{policy:?} {backends:?} {kind:?}: {carried:?}");
         }
     }

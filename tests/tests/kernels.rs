@@ -22,12 +22,12 @@ const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
 const NEAR: &str = "near";
 const FAR: &str = "far";
 
-struct Ground {
+struct Fixture {
     cluster: Cluster,
     frontends: Frontends,
 }
 
-impl Ground {
+impl Fixture {
     async fn new() -> Self {
         let cluster = Cluster::start("kernels").nodes(2).flag("--tc=clsact").flag(PODS).await;
         cluster.pod(NEAR).on(0).start().await;
@@ -71,22 +71,22 @@ fn lines(name: &str, to: [SocketAddr; 2], want: impl Fn(IpAddr) -> Want) -> Vec<
 
 #[tokio::test]
 async fn both_planes_serve_both_families() {
-    let ground = Ground::new().await;
-    let web = ground.web().await;
-    let empty = ground.cluster.service("empty").tcp(80).udp(80).await;
+    let fixture = Fixture::new().await;
+    let web = fixture.web().await;
+    let empty = fixture.cluster.service("empty").tcp(80).udp(80).await;
 
-    let sandboxed = ground.cluster.pod("vm").sandboxed_on(0).start().await;
-    ground.hold(&sandboxed, &web).await;
-    let outside = ground.cluster.client("outside").start().await;
-    flows::hold(&outside, lines("NodePort", ground.node_ports(), |to| ground.masqueraded(to))).await;
+    let sandboxed = fixture.cluster.pod("vm").sandboxed_on(0).start().await;
+    fixture.hold(&sandboxed, &web).await;
+    let outside = fixture.cluster.client("outside").start().await;
+    flows::hold(&outside, lines("NodePort", fixture.node_ports(), |to| fixture.masqueraded(to))).await;
     // Translated at the socket: no masquerade.
-    let pod = ground.cluster.pod("client").start().await;
+    let pod = fixture.cluster.pod("client").start().await;
     let plain = |to| reaches([NEAR, FAR].map(|name| (name, pod.addresses)), to);
     let mut of_sockets = lines("ClusterIP", web.vips(), plain);
-    of_sockets.extend(lines("NodePort", ground.node_ports(), plain));
+    of_sockets.extend(lines("NodePort", fixture.node_ports(), plain));
     of_sockets.extend(lines("no endpoints", empty.vips(), |_| Want::Refused));
     flows::hold(&pod, of_sockets).await;
-    let dials = || ground.cluster.pod("client").dials(web.vips()).times(24);
+    let dials = || fixture.cluster.pod("client").dials(web.vips()).times(24);
     dials().how(How::MappedTcp).reaches_each_of([NEAR, FAR]).await;
     // One socket, one backend.
     dials().how(How::UnconnectedUdp).always_reaches_one_of([NEAR, FAR]).await;
@@ -95,14 +95,14 @@ async fn both_planes_serve_both_families() {
 /// A new agent replaces the programs at every hook, and flows continue.
 #[tokio::test]
 async fn a_new_agent_takes_over() {
-    let ground = Ground::new().await;
-    let web = ground.web().await;
-    let sandboxed = ground.cluster.pod("vm").sandboxed_on(0).start().await;
+    let fixture = Fixture::new().await;
+    let web = fixture.web().await;
+    let sandboxed = fixture.cluster.pod("vm").sandboxed_on(0).start().await;
     let (held, opened) = sandboxed.hold(web.vips().into(), 4).await.expect("they are opened");
     assert_eq!(opened.failed(), 0, "{opened:?}");
 
-    ground.cluster.node(0).replace_agent(&[]).await.expect("it takes over");
+    fixture.cluster.node(0).replace_agent(&[]).await.expect("it takes over");
     let echoed = sandboxed.echo(held).await.expect("they are still there");
     assert_eq!((echoed.answered(), echoed.failed()), (4, 0), "{echoed:?}");
-    ground.hold(&sandboxed, &web).await;
+    fixture.hold(&sandboxed, &web).await;
 }

@@ -30,7 +30,7 @@ async fn everything_is_reached_where_pods_are_tunnelled() {
 
 #[tokio::test]
 async fn source_ranges_admit_only_their_addresses() {
-    let ground = Ground::new("ranges", PodNetwork::Bridged).await;
+    let fixture = Ground::new("ranges", PodNetwork::Bridged).await;
     let mut flows = Vec::new();
     let mut services = Vec::new();
     for (number, ranges, lets_in) in [
@@ -38,34 +38,34 @@ async fn source_ranges_admit_only_their_addresses() {
         (1, ["198.51.100.128/25", "2001:db8:52::/48"], false),
     ] {
         let row = Row { policy: Policy::Cluster, backends: &[NEAR], frontends: Frontends::new(number) };
-        let routed = ground.cluster.send_to_node(row.frontends.routed(), ENTRY).await;
+        let routed = fixture.cluster.send_to_node(row.frontends.routed(), ENTRY).await;
         routed.unwrap_or_else(|error| panic!("{error:#}"));
-        let service = ground.cluster.service(&format!("web-{number}")).dialled_from_outside(row.frontends);
+        let service = fixture.cluster.service(&format!("web-{number}")).dialled_from_outside(row.frontends);
         services.push(service.source_ranges(ranges).backends([NEAR]).await);
         // Only the load balancer's addresses are filtered.
-        let mut rows = ground.flows(&format!("{ranges:?}"), &row);
+        let mut rows = fixture.flows(&format!("{ranges:?}"), &row);
         let balancer = row.frontends.load_balancer.both();
         let filtered = rows.iter_mut().filter(|flow| !lets_in && balancer.contains(&flow.to.ip()));
         filtered.for_each(|flow| flow.want = Want::Silence);
         flows.extend(rows);
     }
-    flows::hold(&ground.client, flows).await;
+    flows::hold(&fixture.client, flows).await;
 }
 
 /// Affinity is shared by all frontends of a service port and keyed by the client's own address.
 #[tokio::test]
 async fn a_client_outside_stays_with_its_backend() {
-    let ground = Ground::new("outside-affinity", PodNetwork::Bridged).await;
+    let fixture = Ground::new("outside-affinity", PodNetwork::Bridged).await;
     let frontends = Frontends::new(0);
-    ground.cluster.send_to_node(frontends.routed(), ENTRY).await.unwrap_or_else(|error| panic!("{error:#}"));
-    let service = ground.cluster.service("web").dialled_from_outside(frontends);
+    fixture.cluster.send_to_node(frontends.routed(), ENTRY).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let service = fixture.cluster.service("web").dialled_from_outside(frontends);
     let _web = service.affinity(std::time::Duration::from_secs(600)).backends([NEAR, FAR]).await;
-    let entry = ground.cluster.node(ENTRY).addresses;
+    let entry = fixture.cluster.node(ENTRY).addresses;
     let [v4, v6]: [Vec<_>; 2] =
         [0, 1].map(|family| Kind::ALL.map(|kind| frontends.dialled(kind, entry)[family]).to_vec());
     let mut chosen = Vec::new();
     for number in 0..12 {
-        let client = ground.cluster.client(&format!("client-{number}"));
+        let client = fixture.cluster.client(&format!("client-{number}"));
         for (to, how) in [(&v4, How::Tcp), (&v6, How::Tcp), (&v4, How::ConnectedUdp)] {
             let report = client.clone().dials(to.clone()).how(how).times(9).report().await;
             assert_eq!((report.answered(), report.answers.len()), (9, 1), "{report:?}");
@@ -79,18 +79,18 @@ async fn a_client_outside_stays_with_its_backend() {
 #[tokio::test]
 async fn flows_bypass_the_stack_if_configured() {
     let cluster = Cluster::start("past-stack").flag("--forwarding=redirect");
-    let ground = Ground::on(cluster, PodNetwork::Routed).await;
+    let fixture = Ground::on(cluster, PodNetwork::Routed).await;
     let rules =
         "table inet story {\nchain forward {\ntype filter hook forward priority 0; policy drop;\n}\n}\n";
     let (mut flows, mut services) = (Vec::new(), Vec::new());
     for (number, backends) in [(0, &[FAR]), (1, &[NEAR])] {
         let row = Row { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
-        services.push(ground.service(&format!("web-{number}"), &row).await);
-        let mut rows = ground.flows(backends[0], &row);
+        services.push(fixture.service(&format!("web-{number}"), &row).await);
+        let mut rows = fixture.flows(backends[0], &row);
         let stopped = rows.iter_mut().filter(|_| backends[0] == NEAR);
         stopped.for_each(|flow| flow.want = Want::Silence);
         flows.extend(rows);
     }
-    firewall::filter(ground.cluster.node(ENTRY).netns(), rules).expect("the rules are good");
-    flows::hold(&ground.client, flows).await;
+    firewall::filter(fixture.cluster.node(ENTRY).netns(), rules).expect("the rules are good");
+    flows::hold(&fixture.client, flows).await;
 }

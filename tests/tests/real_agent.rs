@@ -33,14 +33,14 @@ const HEALTH_PORT: u16 = 32100;
 const CONNECTIONS: usize = 1_000;
 
 /// A cluster whose objects come from a real API server, which mirrors its directory of manifests.
-struct Ground {
+struct Fixture {
     server: RealApiServer,
     /// Kubeconfig of a service account with the permissions of `deploy/`.
     kubeconfig: PathBuf,
     cluster: Cluster,
 }
 
-impl Ground {
+impl Fixture {
     /// Returns `None` without the binaries.
     async fn new(story: &str) -> Result<Option<Self>> {
         Self::with(story, Cluster::start(story)).await
@@ -128,32 +128,38 @@ fn checks_health(spec: &mut ServiceSpec) {
 
 #[tokio::test]
 async fn the_permissions_of_deploy_suffice() -> Result<()> {
-    let Some(ground) = Ground::new("real-rights").await? else { return Ok(()) };
-    let web = ground.cluster.service("web").tcp(80).backends(["a", "b"]).await;
-    let public =
-        ground.cluster.service("public").tcp(80).node_port(30080).change(checks_health).backends(["c"]).await;
-    let headless = ground.cluster.service("db").tcp(5432).headless().backends(["db-0"]).await;
-    ground.mirror().await?;
+    let Some(fixture) = Fixture::new("real-rights").await? else { return Ok(()) };
+    let web = fixture.cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    let public = fixture
+        .cluster
+        .service("public")
+        .tcp(80)
+        .node_port(30080)
+        .change(checks_health)
+        .backends(["c"])
+        .await;
+    let headless = fixture.cluster.service("db").tcp(5432).headless().backends(["db-0"]).await;
+    fixture.mirror().await?;
     // The port is occupied, which causes an event.
-    let taken = ground
+    let taken = fixture
         .node()
         .netns()
         .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, HEALTH_PORT)).context("cannot listen"))?;
-    let agent = ground.start_agent(&["--dns"]).await?;
+    let agent = fixture.start_agent(&["--dns"]).await?;
 
-    let client = ground.cluster.pod("client").start().await;
-    let dials = |vips| ground.cluster.pod("client").dials(vips);
+    let client = fixture.cluster.pod("client").start().await;
+    let dials = |vips| fixture.cluster.pod("client").dials(vips);
     dials(web.vips()).times(40).comes_to_reach_each_of(["a", "b"]).await;
     dials(public.vips()).times(10).always_reaches_one_of(["c"]).await;
-    let server = ground.node().addresses.v4.into();
-    let resolver = Resolver::new(&client, NAMESPACE, server, ground.cluster.directory())?;
+    let server = fixture.node().addresses.v4.into();
+    let resolver = Resolver::new(&client, NAMESPACE, server, fixture.cluster.directory())?;
     finds(&resolver, "web", web.vips().map(|vip| vip.ip()).into()).await;
-    finds(&resolver, "db-0.db", ground.cluster.pod("db-0").start().await.addresses.both().into()).await;
+    finds(&resolver, "db-0.db", fixture.cluster.pod("db-0").start().await.addresses.both().into()).await;
 
-    ground.has_event("Node", "Starting", &ground.node().name).await;
-    ground.has_event("Service", "FailedToStartServiceHealthcheck", "public").await;
-    ground.node().comes_to_equal_a_fresh_start("at the start").await?;
-    let log = ground.log()?;
+    fixture.has_event("Node", "Starting", &fixture.node().name).await;
+    fixture.has_event("Service", "FailedToStartServiceHealthcheck", "public").await;
+    fixture.node().comes_to_equal_a_fresh_start("at the start").await?;
+    let log = fixture.log()?;
     for trouble in ["403 Forbidden", "401 Unauthorized", "going on without", "cannot follow"] {
         ensure!(!log.contains(trouble), "the agent speaks of `{trouble}`:\n{log}");
     }
@@ -174,25 +180,25 @@ async fn finds(resolver: &Resolver<'_>, name: &str, want: BTreeSet<IpAddr>) {
 
 #[tokio::test]
 async fn no_connect_fails_while_a_real_server_dies_returns_and_forgets() -> Result<()> {
-    let Some(mut ground) = Ground::new("real-churn").await? else { return Ok(()) };
-    let web = ground.cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let Some(mut fixture) = Fixture::new("real-churn").await? else { return Ok(()) };
+    let web = fixture.cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
     let vips = web.vips();
     drop(web);
-    ground.mirror().await?;
-    let agent = ground.start_agent(&[]).await?;
-    let runner = ground.cluster.pod("runner").dials(vips).at_once(2).every(Duration::from_micros(500));
+    fixture.mirror().await?;
+    let agent = fixture.start_agent(&[]).await?;
+    let runner = fixture.cluster.pod("runner").dials(vips).at_once(2).every(Duration::from_micros(500));
     let traffic = runner.in_background().await;
     for round in 0..6 {
         let slice = "web.slice-ipv4.yaml";
-        let text = fs::read_to_string(ground.cluster.manifests().directory().join(slice))?;
-        ground.cluster.manifests().write(slice, &rotated(serde_json::from_str(&text)?, round))?;
+        let text = fs::read_to_string(fixture.cluster.manifests().directory().join(slice))?;
+        fixture.cluster.manifests().write(slice, &rotated(serde_json::from_str(&text)?, round))?;
         match round % 3 {
-            0 => die_and_return(&mut ground).await,
-            1 => forget(&mut ground).await,
-            _ => revoke_the_token(&mut ground).await,
+            0 => die_and_return(&mut fixture).await,
+            1 => forget(&mut fixture).await,
+            _ => revoke_the_token(&mut fixture).await,
         }
         .with_context(|| format!("in round {round}"))?;
-        ground.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        fixture.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
         let progress = traffic.progress().await?;
         ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
     }
@@ -214,54 +220,54 @@ fn rotated(mut slice: Value, round: usize) -> Value {
     slice
 }
 
-async fn die_and_return(ground: &mut Ground) -> Result<()> {
-    ground.server.stop();
-    ground.server.start_again().await?;
-    ground.mirror().await
+async fn die_and_return(fixture: &mut Fixture) -> Result<()> {
+    fixture.server.stop();
+    fixture.server.start_again().await?;
+    fixture.mirror().await
 }
 
 /// The missed changes are compacted when the agent resumes its watch.
-async fn forget(ground: &mut Ground) -> Result<()> {
-    ground.server.stop();
-    ground.server.start_unseen().await?;
-    ground.mirror().await?;
-    ground.server.compact().await?;
-    ground.server.stop();
-    ground.server.start_again().await
+async fn forget(fixture: &mut Fixture) -> Result<()> {
+    fixture.server.stop();
+    fixture.server.start_unseen().await?;
+    fixture.mirror().await?;
+    fixture.server.compact().await?;
+    fixture.server.stop();
+    fixture.server.start_again().await
 }
 
 /// The token on disk is no longer valid, and is replaced later.
-async fn revoke_the_token(ground: &mut Ground) -> Result<()> {
-    ground.server.replace_account().await?;
-    ground.server.stop();
-    ground.server.start_again().await?;
-    ground.mirror().await?;
+async fn revoke_the_token(fixture: &mut Fixture) -> Result<()> {
+    fixture.server.replace_account().await?;
+    fixture.server.stop();
+    fixture.server.start_again().await?;
+    fixture.mirror().await?;
     eventually("the agent complains", async || {
-        ensure!(ground.log()?.contains("401 Unauthorized"), "not yet");
+        ensure!(fixture.log()?.contains("401 Unauthorized"), "not yet");
         Ok(())
     })
     .await;
-    ground.server.renew_token().await
+    fixture.server.renew_token().await
 }
 
 #[tokio::test]
 async fn the_name_server_alone_needs_no_other_permissions() -> Result<()> {
-    let Some(ground) = Ground::new("real-names").await? else { return Ok(()) };
-    let web = ground.cluster.service("web").tcp(80).backends(["a"]).await;
-    ground.mirror().await?;
-    let client = ground.cluster.pod("client").start().await;
-    let node = ground.node();
+    let Some(fixture) = Fixture::new("real-names").await? else { return Ok(()) };
+    let web = fixture.cluster.service("web").tcp(80).backends(["a"]).await;
+    fixture.mirror().await?;
+    let client = fixture.cluster.pod("client").start().await;
+    let node = fixture.node();
     let mut command = Command::new(portreeve()?);
-    command.arg("dns").arg("--kubeconfig").arg(&ground.kubeconfig);
+    command.arg("dns").arg("--kubeconfig").arg(&fixture.kubeconfig);
     command.arg(format!("--dns-listen={}:53", node.addresses.v4)).stdin(Stdio::null());
-    let log = fs::File::create(ground.cluster.directory().join("names.log"))?;
+    let log = fs::File::create(fixture.cluster.directory().join("names.log"))?;
     command.stdout(log.try_clone()?).stderr(log);
     let names = Process::start("the name server", command, node.netns(), None)?;
     let server = node.addresses.v4.into();
-    let resolver = Resolver::new(&client, NAMESPACE, server, ground.cluster.directory())?;
+    let resolver = Resolver::new(&client, NAMESPACE, server, fixture.cluster.directory())?;
     finds(&resolver, "web", web.vips().map(|vip| vip.ip()).into()).await;
-    let more = ground.cluster.service("more").tcp(80).backends(["a"]).await;
-    ground.mirror().await?;
+    let more = fixture.cluster.service("more").tcp(80).backends(["a"]).await;
+    fixture.mirror().await?;
     finds(&resolver, "more.default", more.vips().map(|vip| vip.ip()).into()).await;
     drop(names);
     Ok(())
@@ -276,26 +282,26 @@ async fn connections_through_a_real_kube_proxy_outlive_it() -> Result<()> {
         return Ok(());
     };
     let cluster = Cluster::start(story).nodes(2).pod_network(PodNetwork::Routed);
-    let Some(ground) = Ground::with(story, cluster).await? else { return Ok(()) };
-    let web = ground.cluster.service("web").tcp(80).backends(["a", "b"]).await;
-    ground.mirror().await?;
-    let kube_proxy = ground.start_kube_proxy(&binary)?;
-    let dials = || ground.cluster.pod("client").dials(web.vip()).times(40);
+    let Some(fixture) = Fixture::with(story, cluster).await? else { return Ok(()) };
+    let web = fixture.cluster.service("web").tcp(80).backends(["a", "b"]).await;
+    fixture.mirror().await?;
+    let kube_proxy = fixture.start_kube_proxy(&binary)?;
+    let dials = || fixture.cluster.pod("client").dials(web.vip()).times(40);
     dials().comes_to_reach_each_of(["a", "b"]).await;
-    let client = ground.cluster.pod("client").start().await;
+    let client = fixture.cluster.pod("client").start().await;
     let (held, opened) = client.hold(vec![web.vip()], CONNECTIONS).await?;
     ensure!(opened.answered() == CONNECTIONS as u64, "{:?}", opened.failures);
-    let check = ground.verb(&["check"])?;
+    let check = fixture.verb(&["check"])?;
     ensure!(check.contains("table ip kube-proxy of nftables mode"), "{check}");
 
-    let agent = ground.start_agent(&[]).await?;
+    let agent = fixture.start_agent(&[]).await?;
     drop(kube_proxy);
-    let said = ground.verb(&["cleanup", "--kube-proxy-only"])?;
+    let said = fixture.verb(&["cleanup", "--kube-proxy-only"])?;
     ensure!(said.contains("removed table ip kube-proxy"), "{said}");
     let echoes = client.echo(held).await?;
     ensure!(echoes.answered() == CONNECTIONS as u64 && echoes.failed() == 0, "{:?}", echoes.failures);
     dials().comes_to_reach_each_of(["a", "b"]).await;
-    let check = ground.verb(&["check"])?;
+    let check = fixture.verb(&["check"])?;
     ensure!(!check.contains("of nftables mode"), "{check}");
     let status = agent.terminate().await?;
     ensure!(status.success(), "the agent ended with {status}");

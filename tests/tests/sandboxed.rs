@@ -24,7 +24,7 @@ const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
 const PORT: u16 = 80;
 
 /// The sandboxed pod is on the first node with `a`; `b` is on the second.
-struct Ground {
+struct Fixture {
     cluster: Cluster,
     network: PodNetwork,
     vm: Arc<Pod>,
@@ -33,7 +33,7 @@ struct Ground {
 /// The backends that answer, and the pod's source address at each.
 type Seen = Vec<(&'static str, Addresses)>;
 
-impl Ground {
+impl Fixture {
     async fn new(network: PodNetwork) -> Self {
         let name = format!("sandboxed-{network:?}").to_lowercase();
         let cluster = Cluster::start(&name).nodes(2).pod_network(network).flag(PODS).await;
@@ -66,8 +66,8 @@ fn lines(name: &str, to: impl IntoIterator<Item = SocketAddr>, want: impl Fn(IpA
     to.into_iter().flat_map(|to| HOWS.map(|how| flow(to, how))).collect()
 }
 
-async fn cluster_ip<'a>(ground: &'a Ground, name: &str, backends: &[&'static str]) -> Service<'a> {
-    let service = ground.cluster.service(name).tcp(PORT).udp(PORT);
+async fn cluster_ip<'a>(fixture: &'a Fixture, name: &str, backends: &[&'static str]) -> Service<'a> {
+    let service = fixture.cluster.service(name).tcp(PORT).udp(PORT);
     service.backends(backends.iter().copied()).await
 }
 
@@ -76,17 +76,17 @@ fn other_port(vips: [SocketAddr; 2]) -> [SocketAddr; 2] {
 }
 
 async fn a_sandboxed_pod_is_served(network: PodNetwork) {
-    let ground = Ground::new(network).await;
-    let cluster = &ground.cluster;
-    let (masqueraded, plain) = (ground.masqueraded_by(0), ground.plainly(&["a", "b"]));
+    let fixture = Fixture::new(network).await;
+    let cluster = &fixture.cluster;
+    let (masqueraded, plain) = (fixture.masqueraded_by(0), fixture.plainly(&["a", "b"]));
 
-    let web = cluster_ip(&ground, "web", &["a", "b"]).await;
-    let near = cluster_ip(&ground, "near", &["a"]).await;
-    let itself = cluster_ip(&ground, "itself", &["vm"]).await;
-    let empty = cluster_ip(&ground, "empty", &[]).await;
+    let web = cluster_ip(&fixture, "web", &["a", "b"]).await;
+    let near = cluster_ip(&fixture, "near", &["a"]).await;
+    let itself = cluster_ip(&fixture, "itself", &["vm"]).await;
+    let empty = cluster_ip(&fixture, "empty", &[]).await;
     let elsewhere = cluster.service("elsewhere").tcp(PORT).udp(PORT).internal_traffic_is_local();
     let elsewhere = elsewhere.unawaited().backends(["b"]).await;
-    let hairpin = vec![("vm", ground.network.masquerade(cluster.node(0).addressing(), true))];
+    let hairpin = vec![("vm", fixture.network.masquerade(cluster.node(0).addressing(), true))];
     let frontends = Frontends::new(0);
     let _outer = cluster.service("outer").dialled_from_outside(frontends).backends(["a", "b"]).await;
     let local = Frontends::new(1);
@@ -97,7 +97,7 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
 
     let mut flows = Vec::new();
     flows.extend(lines("ClusterIP", web.vips(), |ip| reaches(&plain, ip)));
-    flows.extend(lines("ClusterIP, same node", near.vips(), |ip| reaches(&ground.plainly(&["a"]), ip)));
+    flows.extend(lines("ClusterIP, same node", near.vips(), |ip| reaches(&fixture.plainly(&["a"]), ip)));
     flows.extend(lines("hairpin", itself.vips(), |ip| reaches(&hairpin, ip)));
     flows.extend(lines("no endpoints", empty.vips(), |_| Want::Refused));
     flows.extend(lines("no such port", other_port(web.vips()), |_| Want::Refused));
@@ -108,11 +108,11 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
         flows.extend(lines(&format!("{kind:?}"), to, |ip| reaches(&masqueraded, ip)));
         // A policy for external clients does not apply to a pod, and the pod's address is kept.
         let to = local.dialled(kind, first);
-        flows.extend(lines(&format!("{kind:?}, Local"), to, |ip| reaches(&ground.plainly(&["b"]), ip)));
+        flows.extend(lines(&format!("{kind:?}, Local"), to, |ip| reaches(&fixture.plainly(&["b"]), ip)));
     }
     let to = frontends.dialled(Kind::NodePort, cluster.node(1).addresses);
-    flows.extend(lines("NodePort of another node", to, |ip| reaches(&ground.masqueraded_by(1), ip)));
-    flows::hold(&ground.vm, flows).await;
+    flows.extend(lines("NodePort of another node", to, |ip| reaches(&fixture.masqueraded_by(1), ip)));
+    flows::hold(&fixture.vm, flows).await;
 
     // Not refused by the programs: these addresses are not in a declared Service range.
     let dials = cluster.pod("vm").dials(unknown).times(2).giving_up_after(Duration::from_millis(300));
@@ -138,12 +138,12 @@ async fn a_sandboxed_pod_is_served_through_a_tunnel() {
 
 #[tokio::test]
 async fn a_sandboxed_pod_stays_with_its_backend() {
-    let ground = Ground::new(PodNetwork::Bridged).await;
-    let service = ground.cluster.service("web").tcp(PORT).udp(PORT).affinity(Duration::from_secs(600));
+    let fixture = Fixture::new(PodNetwork::Bridged).await;
+    let service = fixture.cluster.service("web").tcp(PORT).udp(PORT).affinity(Duration::from_secs(600));
     let web = service.backends(["a", "b", "c", "d"]).await;
     for how in HOWS {
         for vip in web.vips() {
-            let report = ground.cluster.pod("vm").dials(vip).how(how).times(16).report().await;
+            let report = fixture.cluster.pod("vm").dials(vip).how(how).times(16).report().await;
             assert_eq!((report.answered(), report.answers.len()), (16, 1), "{how:?} {report:?}");
         }
     }
@@ -152,14 +152,14 @@ async fn a_sandboxed_pod_stays_with_its_backend() {
 /// Packets to unallocated addresses of a declared Service range are dropped.
 #[tokio::test]
 async fn unallocated_addresses_of_a_known_service_range_are_silent() {
-    let ground = Ground::new(PodNetwork::Bridged).await;
+    let fixture = Fixture::new(PodNetwork::Bridged).await;
     let range = r#"{"apiVersion":"networking.k8s.io/v1","kind":"ServiceCIDR","metadata":{"name":"kubernetes"},
         "spec":{"cidrs":["10.96.0.0/16","fd00:10:96::/112"]}}"#;
-    ground.cluster.manifests().write_text("range.yaml", range).expect("it is written");
+    fixture.cluster.manifests().write_text("range.yaml", range).expect("it is written");
     // Once this Service is served, the range is known.
-    let web = cluster_ip(&ground, "web", &["a"]).await;
-    let unknown = ground.cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
-    let mut flows = lines("ClusterIP", web.vips(), |ip| reaches(&ground.plainly(&["a"]), ip));
+    let web = cluster_ip(&fixture, "web", &["a"]).await;
+    let unknown = fixture.cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
+    let mut flows = lines("ClusterIP", web.vips(), |ip| reaches(&fixture.plainly(&["a"]), ip));
     flows.extend(lines("unallocated address", unknown, |_| Want::Silence));
-    flows::hold(&ground.vm, flows).await;
+    flows::hold(&fixture.vm, flows).await;
 }

@@ -31,8 +31,8 @@ fn counts(node: &Node) -> Counts {
 }
 
 /// The increase of the entry node's counters during `work`.
-async fn counted(ground: &Ground, work: impl Future<Output = ()>) -> Counts {
-    let node = ground.cluster.node(ENTRY);
+async fn counted(fixture: &Ground, work: impl Future<Output = ()>) -> Counts {
+    let node = fixture.cluster.node(ENTRY);
     let before = counts(node);
     work.await;
     counts(node).into_iter().map(|(name, count)| (name, count - before[name])).collect()
@@ -49,20 +49,20 @@ async fn fixture(name: &str, mode: &str, network: PodNetwork) -> Ground {
 }
 
 /// All flows to a Service with these backends.
-async fn flows(ground: &Ground, number: u8, backends: &'static [&'static str]) -> Vec<Flow> {
+async fn flows(fixture: &Ground, number: u8, backends: &'static [&'static str]) -> Vec<Flow> {
     let row = Row { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
     // The handle may be dropped: the manifest stays.
-    let _service = ground.service(&format!("web-{number}"), &row).await;
-    ground.flows(&backends.join("-"), &row)
+    let _service = fixture.service(&format!("web-{number}"), &row).await;
+    fixture.flows(&backends.join("-"), &row)
 }
 
 /// XDP alone serves backends on other nodes, once the neighbours are known, and never those on this node.
 async fn remote_backends_are_served_by_xdp(mode: &str, network: PodNetwork) {
-    let ground = fixture("far", mode, network).await;
-    let (far, near) = (flows(&ground, 0, &[FAR]).await, flows(&ground, 1, &[NEAR]).await);
-    flows::hold(&ground.client, far.clone()).await;
+    let fixture = fixture("far", mode, network).await;
+    let (far, near) = (flows(&fixture, 0, &[FAR]).await, flows(&fixture, 1, &[NEAR]).await);
+    flows::hold(&fixture.client, far.clone()).await;
     let count = far.len() as u64;
-    let counted_far = counted(&ground, flows::hold(&ground.client, far)).await;
+    let counted_far = counted(&fixture, flows::hold(&fixture.client, far)).await;
     for outcome in XdpOutcome::ALL {
         let packets = counted_far[outcome.name()];
         match outcome {
@@ -86,7 +86,7 @@ async fn remote_backends_are_served_by_xdp(mode: &str, network: PodNetwork) {
             | XdpOutcome::NoMasqueradeSource => assert_eq!(packets, 0, "{}: {counted_far:?}", outcome.name()),
         }
     }
-    let counted_near = counted(&ground, flows::hold(&ground.client, near)).await;
+    let counted_near = counted(&fixture, flows::hold(&fixture.client, near)).await;
     assert_eq!(left(&counted_near), 0, "{counted_near:?}");
     assert!(counted_near[XdpOutcome::OnNode.name()] >= 4 * count, "{counted_near:?}");
 }
@@ -107,8 +107,8 @@ async fn remote_backends_are_served_by_generic_xdp() {
 }
 
 async fn everything_is_reached_with(network: PodNetwork, leaves: bool) {
-    let ground = fixture("all", "native", network).await;
-    let counted = counted(&ground, everything_is_reached(&ground)).await;
+    let fixture = fixture("all", "native", network).await;
+    let counted = counted(&fixture, everything_is_reached(&fixture)).await;
     assert_eq!(left(&counted) > 0, leaves, "{counted:?}");
 }
 
@@ -148,12 +148,12 @@ fn status(node: &Node) -> Result<(Vec<Value>, Vec<String>)> {
 /// is gone.
 #[tokio::test]
 async fn another_xdp_program_stays_attached() {
-    let ground = Ground::on(Cluster::start("xdp-other").network_cards(), PodNetwork::Bridged).await;
-    let node = ground.cluster.node(ENTRY);
+    let fixture = Ground::on(Cluster::start("xdp-other").network_cards(), PodNetwork::Bridged).await;
+    let node = fixture.cluster.node(ENTRY);
     let other = pass_all(node.netns(), "eth0").unwrap_or_else(|error| panic!("{error:#}"));
     node.replace_agent(&["--xdp=native"]).await.unwrap_or_else(|error| panic!("{error:#}"));
-    let far = flows(&ground, 0, &[FAR]).await;
-    let beside = counted(&ground, flows::hold(&ground.client, far.clone())).await;
+    let far = flows(&fixture, 0, &[FAR]).await;
+    let beside = counted(&fixture, flows::hold(&fixture.client, far.clone())).await;
     assert_eq!(beside.values().sum::<u64>(), 0, "{beside:?}");
     eventually("the status reports it", async || {
         let (devices, faults) = status(node)?;
@@ -170,7 +170,7 @@ async fn another_xdp_program_stays_attached() {
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}"));
-    let alone = counted(&ground, flows::hold(&ground.client, far)).await;
+    let alone = counted(&fixture, flows::hold(&fixture.client, far)).await;
     assert!(left(&alone) > 0, "{alone:?}");
 }
 
@@ -188,17 +188,17 @@ fn pins(node: &Node) -> Vec<String> {
 /// Flows continue while agents are replaced and their packets change between XDP and tc.
 #[tokio::test]
 async fn a_flow_changes_between_xdp_and_tc_without_loss() {
-    let ground = Ground::on(Cluster::start("xdp-change").network_cards(), PodNetwork::Bridged).await;
-    let node = ground.cluster.node(ENTRY);
-    let far: Vec<_> = flows(&ground, 0, &[FAR]).await.into_iter().map(|flow| flow.to).collect();
-    let (held, report) = ground.client.hold(far, 24).await.expect("they open");
+    let fixture = Ground::on(Cluster::start("xdp-change").network_cards(), PodNetwork::Bridged).await;
+    let node = fixture.cluster.node(ENTRY);
+    let far: Vec<_> = flows(&fixture, 0, &[FAR]).await.into_iter().map(|flow| flow.to).collect();
+    let (held, report) = fixture.client.hold(far, 24).await.expect("they open");
     assert_eq!(report.answered(), 24, "{report:?}");
     for (mode, want) in
         [("off", &[][..]), ("generic", &["xdp_external_generic-"]), ("native", &[NATIVE_LINK]), ("off", &[])]
     {
         node.replace_agent(&[&format!("--xdp={mode}")]).await.unwrap_or_else(|error| panic!("{error:#}"));
         assert_eq!(pins(node), want, "{mode}");
-        let echoed = ground.client.echo(held).await.expect("they are open");
+        let echoed = fixture.client.echo(held).await.expect("they are open");
         assert_eq!((echoed.answered(), echoed.failed()), (24, 0), "{mode}: {echoed:?}");
     }
 }
@@ -235,21 +235,21 @@ const NATIVE_LINK: &str = "xdp_external_native-";
 /// A frame sent by XDP does not refresh the kernel's neighbour entry: the agent probes it.
 #[tokio::test]
 async fn a_neighbour_that_has_changed_is_found_again() {
-    let ground = fixture("neighbour", "native", PodNetwork::Bridged).await;
-    let entry = ground.cluster.node(ENTRY);
+    let fixture = fixture("neighbour", "native", PodNetwork::Bridged).await;
+    let entry = fixture.cluster.node(ENTRY);
     for family in ["ipv4", "ipv6"] {
         let at = |name: &str| format!("{family}/neigh/eth0/{name}");
         let (reachable, delay) = (at("base_reachable_time_ms"), at("delay_first_probe_time"));
         entry.netns().set(&[(&reachable, "1000"), (&delay, "1")]).expect("they are there");
     }
-    let far = flows(&ground, 0, &[FAR]).await;
-    flows::hold(&ground.client, far.clone()).await;
-    let other = ground.cluster.node(1).netns().netlink().expect("it opens");
+    let far = flows(&fixture, 0, &[FAR]).await;
+    flows::hold(&fixture.client, far.clone()).await;
+    let other = fixture.cluster.node(1).netns().netlink().expect("it opens");
     other.mac("eth0", [0x02, 0, 0, 0, 0, 0x77]).await.expect("it is set");
     for flow in far {
         within(NEIGHBOURS, "the backend is reached", async || {
             let report =
-                ground.cluster.client("client").dials(vec![flow.to]).how(flow.how).times(1).report().await;
+                fixture.cluster.client("client").dials(vec![flow.to]).how(flow.how).times(1).report().await;
             ensure!(report.answered() == 1, "{}: {:?}", flow.name, report.first_failures);
             Ok(())
         })
