@@ -1,7 +1,8 @@
-//! What is promised in numbers, measured: the cost of a connect and of a packet, and that a switch of backends is atomic.
+//! Measurements of the promises: the cost of a connect and of a packet, the atomicity of a backend switch, the
+//! time from a change to its effect, the cost of a DNS answer.
 //!
-//! Each measurement lays out its own ground, starts a worker process in it and judges what the worker reports. Workers
-//! are plain threads and blocking sockets: what they cost themselves must not hide what they measure.
+//! Each measurement creates its own fixture, starts a worker process in it and evaluates the worker's report.
+//! Workers are plain threads with blocking sockets, so that their own cost does not hide the measured cost.
 
 pub mod atomicity;
 mod clock;

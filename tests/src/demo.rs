@@ -1,7 +1,9 @@
-//! The demo: the voting application of `examples/`, its pods made real, and connections balanced between them.
+//! The demo: the voting application of `examples/`, its pods as real processes, and connections balanced between
+//! them.
 //!
-//! It tells a story of about twenty seconds: everything serves, a pod goes away and comes back, an agent is killed and
-//! restarted. On a terminal it then goes on until Ctrl-C. Whenever and however it ends, it leaves nothing behind.
+//! It takes about twenty seconds: all pods serve, a pod is removed and added again, an agent is killed and
+//! restarted. On a terminal it then continues until Ctrl-C. It removes everything that it created, however it
+//! ends.
 
 #![expect(clippy::print_stdout, reason = "a demo prints to its terminal")]
 
@@ -19,8 +21,8 @@ use crate::demo::{cluster::DemoCluster, screen::Screen};
 
 /// Balances connections between the pods of a small application, in network namespaces of this machine.
 ///
-/// Needs root: it makes namespaces and cgroups and starts an agent per node, which loads eBPF programs. Nothing
-/// outside those namespaces is touched, and all of it is removed at the end.
+/// Needs root: it creates namespaces and cgroups and starts an agent per node, which loads eBPF programs. It
+/// changes nothing outside those namespaces, and removes all of it at the end.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
@@ -36,7 +38,7 @@ pub fn run() -> Result<()> {
     let screen = Screen::new();
     let ended = runtime.block_on(async {
         tokio::select! {
-            // Dropping the show drops its cluster, however far that has come.
+            // Dropping the future drops its cluster, at any stage.
             name = interrupted() => name.map(Some),
             ended = show(&screen, arguments.once) => ended.map(|()| None),
         }
@@ -66,7 +68,7 @@ async fn show(screen: &Screen, once: bool) -> Result<()> {
     Ok(())
 }
 
-/// The name of the signal that asks the demo to end.
+/// The name of the signal that ends the demo.
 async fn interrupted() -> Result<&'static str> {
     let listen = |kind| signal(kind).context("cannot listen for signals");
     let mut interrupt = listen(SignalKind::interrupt())?;

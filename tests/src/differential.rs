@@ -1,9 +1,10 @@
-//! The packet plane against the model: random objects, random packets, and every difference is a bug in one of them.
+//! The packet plane compared with the model: random objects, random packets, and every difference is a bug in one
+//! of them.
 //!
-//! Each case is a flow's first packet, sent through the compiled programs by BPF_PROG_TEST_RUN, and what follows from it:
-//! its masquerade at the egress, the answer's way back, and the packet after it. What the model says of the flow decides
-//! what each must look like, checksums included. Now and then comes a strait: a condition under which a packet must be
-//! refused, and counted under its name.
+//! Each case is a flow's first packet, sent through the compiled programs by BPF_PROG_TEST_RUN, and the packets
+//! that follow: SNAT at the egress, the reply with reverse NAT, and the next packet. The model's verdict on the
+//! flow determines the expected form of each, checksums included. In between, conditions of exhaustion are
+//! created, under which a packet must be dropped and counted under its reason.
 
 mod corrupted;
 mod exhaustion;

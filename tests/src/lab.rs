@@ -1,8 +1,8 @@
 //! The lab: a cluster of network namespaces.
 //!
-//! A node is a network namespace with a bridge for its pods, a cgroup subtree and an agent of its own; a pod is a
-//! network namespace, a cgroup and a small process that serves and dials on request. `kernel` wraps the kernel's objects,
-//! `traffic` is the process inside a pod, `client` the side of it that stories use.
+//! A node is a network namespace with a bridge for its pods, a cgroup subtree and its own agent. A pod is a
+//! network namespace, a cgroup and a small process that serves and dials on request. `kernel` wraps the kernel's
+//! objects, `traffic` is the process inside a pod, and `client` is the part of it that stories call.
 
 pub mod addresses;
 pub mod agent;

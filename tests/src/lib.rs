@@ -12,7 +12,7 @@ pub mod demo;
 pub mod differential;
 pub mod lab;
 
-// The names that stories use.
+// Names for stories.
 pub use lab::{
     addresses, agent, api_server,
     client::{dials, dials::PodRef, flows, http, udp},

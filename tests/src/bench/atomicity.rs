@@ -1,10 +1,10 @@
-//! Clients connect to one ClusterIP while its backends change: none fails, none reaches a backend after the switch
-//! away from it.
+//! Clients connect to one ClusterIP while its backends change: no connect fails, and none reaches a backend after
+//! the switch away from it.
 //!
-//! Every backend exists once: a generation is an address of its own, ready from one switch until another. Whoever
-//! answers tells the address it was reached at, so an answer names the generation. The reconciler is driven directly,
-//! and the clock read when `apply` has returned is the instant after which nobody may start a connect and reach what
-//! was taken away; the clock read before `apply` is the instant before which nobody may have reached what was added.
+//! Every backend exists once: a generation is an address of its own, ready from one switch until another. A
+//! server answers with the address that it was reached at, so an answer names the generation. The reconciler is
+//! driven directly. The clock is read when `apply` has returned: from then on no new connect may reach a removed
+//! backend. The clock is also read before `apply`: until then no connect may have reached an added backend.
 
 mod changer;
 pub mod dialler;
@@ -20,18 +20,18 @@ use super::process::{finish, start};
 
 pub use judge::AtomicityReport;
 
-/// How long and how hard.
+/// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     pub connects: u64,
     pub changes_per_second: u32,
-    /// The timeout of `ClientIP` affinity, if the Service has it.
+    /// Timeout of `ClientIP` affinity, if the Service has it.
     pub affinity: Option<NonZeroU32>,
-    /// Of the choice of backends.
+    /// Seed of the choice of backends.
     pub seed: u64,
 }
 
-/// Clients of each family.
+/// Clients per family.
 const CLIENTS: u8 = 2;
 
 pub async fn run(setting: &Setting) -> Result<AtomicityReport> {

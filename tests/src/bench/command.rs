@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{atomicity, connect, dns, packet, sync};
 
-/// Measures what Portreeve promises in numbers. Needs root: it makes network namespaces, cgroups and eBPF programs.
+/// Measures the promises of Portreeve. Needs root: it creates network namespaces, cgroups and eBPF programs.
 #[derive(Parser)]
 #[command(name = "bench", bin_name = "cargo xtask bench", max_term_width = 100)]
 enum Bench {
@@ -23,27 +23,27 @@ enum Bench {
 
 /// Compares connecting to a ClusterIP with connecting to its pod, over both families, TCP and UDP.
 ///
-/// One process connects by turns to the pod and to the ClusterIP, many other Services being loaded. Exits with 1 when
-/// a TCP connect to the ClusterIP costs more than the limit.
+/// One process connects alternately to the pod and to the ClusterIP, with many other Services loaded. Exits with
+/// 1 if a TCP connect to the ClusterIP costs more than the limit.
 #[derive(clap::Args)]
 struct Connect {
-    /// Services loaded besides the one that is dialled
+    /// Services loaded besides the dialled one
     #[arg(long, default_value_t = 10_000)]
     services: u16,
     /// Rounds, each of which gives one ratio
     #[arg(long, default_value_t = 200)]
     rounds: u32,
-    /// Connects on each way in each round
+    /// Connects per path and round
     #[arg(long, default_value_t = 200)]
     connects: u32,
-    /// The greatest ratio of ClusterIP to direct that is good enough
+    /// The highest acceptable ratio of ClusterIP to direct
     #[arg(long, default_value_t = 1.05)]
     limit: f64,
 }
 
-/// Connects to one ClusterIP while its backends change, and tells failures and answers of the wrong backend.
+/// Connects to one ClusterIP while its backends change, and reports failures and answers of wrong backends.
 ///
-/// Exits with 1 when a connect failed, or reached a backend after the switch away from it.
+/// Exits with 1 if a connect failed, or reached a backend after the switch away from it.
 #[derive(clap::Args)]
 struct Atomicity {
     /// Connects of all clients together
@@ -59,9 +59,9 @@ struct Atomicity {
     seed: u64,
 }
 
-/// Follows one agent from an API server's objects to the maps: its start, single changes, and reading everything again.
+/// Measures one agent from an API server's objects to the maps: its start, single changes, and a relist.
 ///
-/// Exits with 1 when the agent misses what is promised.
+/// Exits with 1 if the agent exceeds a limit.
 #[derive(clap::Args)]
 struct Sync {
     #[arg(long, default_value_t = 10_000)]
@@ -72,43 +72,45 @@ struct Sync {
     /// Changes to measure
     #[arg(long, default_value_t = 2000)]
     changes: u32,
-    /// Changes of other Services in each second, for the second round
+    /// Changes of other Services per second, for the second round
     #[arg(long, default_value_t = 1000)]
     others: u32,
-    /// Let the server page lists, as servers before streaming lists do
+    /// Let the server page lists, as servers without streaming lists do
     #[arg(long)]
     pages: bool,
-    /// Let the agent answer names, too, and follow each change until the name of the new endpoint is answered
+    /// Let the agent serve DNS too, and measure each change until the new endpoint's name resolves
     #[arg(long)]
     names: bool,
-    /// The longest time from synced to programmed that is good enough, in milliseconds
+    /// The highest acceptable time from synced to programmed, in milliseconds
     #[arg(long, default_value_t = 100)]
     programmed_within: u64,
-    /// The longest time from a change to its use that is good enough for 99 of 100, in milliseconds
+    /// The highest acceptable time from a change to its effect for 99 % of the changes, in milliseconds
     #[arg(long, default_value_t = 5)]
     usable_within: u64,
 }
 
-/// Asks a DNS server for 10,000 names in random order, and tells queries per second, waiting times and memory.
+/// Queries a DNS server for 10,000 names in random order, and reports queries per second, latency and memory.
 ///
-/// With $COREDNS naming a binary, that is measured in the same way, and the ratios are told.
+/// If $COREDNS names a binary, it is measured in the same way, and the ratios are reported.
 #[derive(clap::Args)]
 struct Dns {
-    /// Services that the server knows, most of them with 10 endpoints
+    /// Services in the cluster, most of them with 10 endpoints
     #[arg(long, default_value_t = 10_000)]
     services: u16,
     /// For each kind of name, at full speed and again with one query at a time
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Queries under way at full speed
+    /// Queries in flight at full speed
     #[arg(long, default_value_t = 128)]
     window: u16,
 }
 
-/// Sends packets through the programs at devices, one run each, and tells how long each took by the kernel's clock.
+/// Sends packets through the programs at devices, one run each, and reports the time of each by the kernel's
+/// clock.
 ///
-/// Clients outside dial the NodePort of a Service whose backend is on another node. A program changes its packet and cannot
-/// be repeated on it, so an empty program is run by turns with each, and what that takes is the cost of measuring.
+/// External clients dial the NodePort of a Service whose backend is on another node. A program changes its packet
+/// and cannot be repeated on it, so an empty program runs alternately with each; its time is the cost of
+/// measuring.
 #[derive(clap::Args)]
 struct Packet {
     /// Flows in the tables, a round for each number
@@ -155,7 +157,7 @@ async fn atomicity(arguments: &Atomicity) -> Result<()> {
 fn packet(arguments: &Packet) -> Result<()> {
     let Packet { flows, runs } = arguments;
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} lines, {eta} left")?;
-    // Hidden where nobody watches.
+    // Hidden without a terminal.
     let bar = ProgressBar::new(0).with_style(style);
     let report = packet::run(&packet::Setting { flows: flows.clone(), runs: *runs }, &bar)?;
     bar.finish_and_clear();

@@ -1,8 +1,8 @@
-//! What a connect to a ClusterIP costs beside a connect to the pod itself.
+//! The cost of a connect to a ClusterIP compared with a connect to the pod.
 //!
-//! One client process connects by turns to one server, directly and through the ClusterIP, with many other Services
-//! loaded. The machine's noise meets both alike, so their ratio says more than any absolute time. For comparison it
-//! also connects from a cgroup that the programs are not attached to.
+//! One client process connects alternately to one server, directly and through the ClusterIP, with many other
+//! Services loaded. The machine's noise affects both alike, so their ratio is more reliable than absolute times.
+//! For comparison it also connects from a cgroup without the programs.
 
 mod client;
 mod report;
@@ -28,19 +28,19 @@ use crate::lab::{
 pub use client::Task;
 pub use report::{Comparison, Report};
 
-/// How long and how hard.
+/// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// Loaded besides the one that is dialled.
+    /// Loaded besides the dialled one.
     pub services: u16,
     pub rounds: u32,
-    /// Connects over each path in each round.
+    /// Connects per path and round.
     pub connects: u32,
 }
 
-/// The port of the Service; its pod serves another, so that nothing is reached by accident.
+/// The ports of the Service. Its pod serves other ports, so that an untranslated connection fails.
 const PORTS: [(Protocol, u16); 2] = [(Protocol::Tcp, 80), (Protocol::Udp, 53)];
-/// Services that are only there are numbered from here, above those that the cluster hands out.
+/// The other Services are numbered from here, above the ClusterIPs that the cluster allocates.
 const FIRST_SERVICE: u16 = 2000;
 const ENDPOINTS: u16 = 10;
 
@@ -106,7 +106,7 @@ fn dialled_service(cluster: &Cluster, server: &Pod) -> Result<ServiceObjects> {
     Ok(objects)
 }
 
-/// Services nobody dials, in one file.
+/// Services without clients, in one file.
 fn load_services(cluster: &Cluster, count: u16) -> Result<()> {
     ensure!(count < u16::MAX - FIRST_SERVICE, "the Service network has no room for {count} Services");
     let mut text = String::new();
@@ -143,7 +143,7 @@ fn other_service(number: u16) -> ServiceObjects {
     }
 }
 
-/// What the server serves.
+/// The ports that the server serves.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Serving {
     tcp: u16,
@@ -168,7 +168,7 @@ impl process::Task for Serving {
     }
 }
 
-/// Accepts until it is ended.
+/// Serves until the process is killed.
 fn serve(serving: &Serving) -> Result<()> {
     let mut threads = Vec::new();
     for listener in sockets::listeners(serving.tcp)? {
@@ -181,7 +181,7 @@ fn serve(serving: &Serving) -> Result<()> {
     threads.into_iter().try_for_each(|thread| thread.join()).ok().context("a server panicked")
 }
 
-/// The client resets what it opened, so that nothing lingers on either side.
+/// The client resets its connections, so that no TIME_WAIT remains on either side.
 fn accept(listener: &TcpListener) {
     loop {
         drop(listener.accept().map(|(mut stream, _)| stream.read(&mut [0])));
@@ -191,7 +191,7 @@ fn accept(listener: &TcpListener) {
 fn echo(socket: &UdpSocket) {
     let mut buffer = [0; 64];
     loop {
-        // An error of an earlier answer shows up here; the next question is answered all the same.
+        // An ICMP error about an earlier answer is reported here; the next datagram is still answered.
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
         let _ = socket.send_to(&buffer[..length], from);
     }

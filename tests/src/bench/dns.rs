@@ -1,8 +1,9 @@
-//! What answering names costs: queries per second of processor time, how long a client waits, and the memory.
+//! The cost of DNS answers: queries per second of processor time, client latency, and memory.
 //!
-//! A server on the loopback of a network namespace of its own learns of 10,000 Services from an API server and is asked
-//! for 10,000 names in random order. Client and server share the machine, so what counts is how much processor time the
-//! server took for its answers. `$COREDNS` is measured in the same way in the same run, if it names a binary.
+//! A server on the loopback of its own network namespace reads 10,000 Services from an API server and is queried
+//! for 10,000 names in random order. Client and server share the machine, so the relevant figure is the processor
+//! time that the server used for its answers. `$COREDNS` is measured in the same way in the same run, if it names
+//! a binary.
 
 mod load;
 mod population;
@@ -21,13 +22,13 @@ pub use report::Report;
 use server::{Implementation, Server};
 use upstream::Upstream;
 
-/// How much and how long.
+/// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     pub services: u16,
     /// For each kind of name, once at full speed and once with a single query at a time.
     pub time: Duration,
-    /// Queries under way at full speed.
+    /// Queries in flight at full speed.
     pub window: u16,
 }
 

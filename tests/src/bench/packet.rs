@@ -1,8 +1,9 @@
-//! What a packet costs in each program, with few and with many flows: the compiled programs on real maps, packets sent
-//! through by BPF_PROG_TEST_RUN, and the time that the kernel itself measures around the program.
+//! The cost of a packet in each program, with few and with many flows: the compiled programs on real maps,
+//! packets sent through by BPF_PROG_TEST_RUN, and the time that the kernel measures around the program.
 //!
-//! A program changes its packet, so it cannot be repeated on it: every run is a single one on a packet of its own, and what
-//! an empty program takes in the same way is told beside it. That is mostly the kernel's clock, which is read twice.
+//! A program changes its packet, so it cannot be repeated on it: every run is a single one on a packet of its
+//! own. The time of an empty program, run in the same way, is reported beside it. That is mostly the kernel's
+//! clock, which is read twice.
 
 use std::time::Duration;
 
@@ -28,13 +29,13 @@ use report::{PacketRow, Times};
 
 #[derive(Debug, Clone)]
 pub struct Setting {
-    /// Flows in the tables while packets are sent.
+    /// Flows in the tables during the runs.
     pub flows: Vec<u32>,
     /// Runs for each row.
     pub runs: u32,
 }
 
-/// A program, and which of a flow's packets it gets.
+/// A program, and the kind of packet that it receives.
 struct MeasuredProgram {
     name: &'static str,
     kind: ProgramType,
@@ -43,9 +44,9 @@ struct MeasuredProgram {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PacketKind {
-    /// What the client sends.
+    /// The client's packet, before DNAT.
     Dialled,
-    /// The same packet once it has a backend, and leaves.
+    /// The same packet after DNAT, at the egress.
     Forwarded,
 }
 
@@ -55,7 +56,7 @@ const PROGRAMS: [MeasuredProgram; 3] = [
     MeasuredProgram { name: XDP_EXTERNAL, kind: ProgramType::Xdp, packet: PacketKind::Dialled },
 ];
 
-/// The address of the device that programs are run at. What is sent on before the kernel sees it must be for the node.
+/// The address of the device that the programs run at. XDP handles only frames for the node's own address.
 const LOOPBACK: [u8; 6] = [0; 6];
 
 pub fn run(setting: &Setting, progress: &ProgressBar) -> Result<Report> {
@@ -64,7 +65,7 @@ pub fn run(setting: &Setting, progress: &ProgressBar) -> Result<Report> {
         let mut report = Report::default();
         for flows in &setting.flows {
             for is_v6 in [false, true] {
-                // Maps of their own, so that no row finds the flows of another.
+                // New maps, so that no row finds the flows of another.
                 let mut bench = Bench::new(*flows, is_v6, setting.runs)?;
                 for program in &PROGRAMS {
                     report.rows.push(bench.established(program)?);
@@ -78,7 +79,7 @@ pub fn run(setting: &Setting, progress: &ProgressBar) -> Result<Report> {
     })
 }
 
-/// Where the neighbour on the way to the backend is known.
+/// A network with neighbour entries for the backends.
 fn network_with_neighbours() -> Result<Netns> {
     let netns = network()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -95,9 +96,9 @@ fn network_with_neighbours() -> Result<Netns> {
 struct Bench {
     fixture: ProgramFixture,
     is_v6: bool,
-    /// The flows that are in the tables since the beginning, by their numbers.
+    /// The flows created at the start, by their numbers.
     known: Vec<u32>,
-    /// Flows that were ever begun.
+    /// Flows created so far.
     begun: u32,
     runs: u32,
     chance: Chance,
@@ -122,7 +123,8 @@ impl Bench {
         Ok(bench)
     }
 
-    /// The first packet of a flow that there has not been yet. Those with a header between are the packet plane's.
+    /// The first packet of a new flow. Packets with an extension header are left out: XDP passes them to the
+    /// packet plane.
     fn next_new(&mut self) -> Packet {
         loop {
             self.begun += 1;
@@ -138,7 +140,7 @@ impl Bench {
         Packet::first(&flow, port)
     }
 
-    /// The packet as it is after it got its backend.
+    /// The packet after DNAT.
     fn forwarded(&mut self, packet: &Packet) -> Result<Packet> {
         let (_, out) = self.fixture.run(EXTERNAL_INGRESS, packet)?;
         let there = Packet::parse(&out)?;
@@ -146,7 +148,7 @@ impl Bench {
         Ok(there)
     }
 
-    /// Lets the packet leave and its answer come back: flows that nobody answers are given up sooner.
+    /// Sends the packet out and its reply back: flows without a reply are evicted earlier.
     fn reply_to(&mut self, there: &Packet) -> Result<()> {
         let (_, out) = self.fixture.run(EXTERNAL_EGRESS, there)?;
         let (_, out) = self.fixture.run(EXTERNAL_INGRESS, &Packet::parse(&out)?.answer())?;
@@ -188,7 +190,7 @@ impl Bench {
         Ok(PacketRow { program: program.name, is_v6: self.is_v6, flows, packet, times, empty: floor })
     }
 
-    /// How long a packet took in a program, and in an empty one.
+    /// The time of a packet in a program, and in an empty one.
     fn time(
         &mut self,
         program: &MeasuredProgram,
@@ -206,7 +208,7 @@ impl Bench {
         Ok((took, least))
     }
 
-    /// A packet that is let through untouched would cost little.
+    /// Fails for an untranslated packet: it would cost little.
     fn check_translated(&self, program: &MeasuredProgram, packet: &Packet, out: &[u8]) -> Result<()> {
         let left = Packet::parse(out).with_context(|| format!("{} leaves no packet", program.name))?;
         let is_masqueraded = program.kind == ProgramType::Xdp || program.packet == PacketKind::Forwarded;
@@ -222,8 +224,8 @@ impl Bench {
     }
 }
 
-/// Flows may be refused where the tables are nearly full, and silent ones given up for others: a few in a hundred are no
-/// error.
+/// The number of tolerated failures. Flows may be refused while the tables are nearly full, and idle ones evicted
+/// for others: 2 % are no error.
 struct FailureBudget(u32);
 
 impl FailureBudget {

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
 
-/// One listener for each family, so that IPv4 clients meet what most servers are.
+/// One listener per family, so that IPv4 clients connect to an IPv4 socket, as with most servers.
 pub fn listeners(port: u16) -> Result<[TcpListener; 2]> {
     let wildcards = wildcards(port);
     let [v4, v6] = wildcards.map(|address| {
@@ -44,7 +44,7 @@ fn unbound(address: SocketAddr, kind: SockType) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A fresh socket of the family of an address.
+/// A new socket of an address's family.
 pub fn open(address: SocketAddr, kind: SockType) -> Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     socket(family, kind, SockFlag::SOCK_CLOEXEC, None).context("cannot open a socket")

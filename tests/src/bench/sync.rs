@@ -1,8 +1,8 @@
-//! How long it takes from what an API server says to what the kernel does, and what the agent weighs meanwhile.
+//! The time from a change at an API server to its effect in the kernel, and the agent's memory.
 //!
-//! The API server and the one who looks are this very process. A change counts from when the server has it until the
-//! frontend's word in the pinned map is another: all of the server's own work, TLS and the loopback are in it. Where the
-//! agent answers names, the same change is followed on until the new endpoint has its name.
+//! The API server and the observer are in this process. A change counts from its arrival at the server until the
+//! frontend's word in the pinned map differs: the server's own work, TLS and the loopback are included. If the
+//! agent serves DNS, the same change is measured until the new endpoint's name resolves.
 
 mod names;
 mod report;
@@ -36,17 +36,17 @@ use crate::lab::{
     pinned_maps::PinnedMaps,
 };
 
-/// How much, and how often.
+/// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     pub services: u32,
     pub endpoints: u32,
-    /// Changes that are waited for, one by one.
+    /// Changes that are awaited one by one.
     pub changes: u32,
-    /// Changes of other Services in each second meanwhile.
+    /// Changes of other Services per second meanwhile.
     pub others_per_second: u32,
     pub streams_lists: bool,
-    /// The agent answers names, and those of the changes are asked for.
+    /// The agent serves DNS, and the names of the changed endpoints are queried.
     pub names: bool,
 }
 
@@ -54,9 +54,9 @@ pub struct Setting {
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// The Service whose changes are measured; the others have higher numbers.
 const MEASURED: u32 = 1;
-/// A mark that is written after everything else.
+/// A marker that is written after all other changes.
 const MARK: u32 = 2;
-/// Its name comes after all others, as does its place in a list.
+/// Its name is the last in the order of lists.
 const LAST: &str = "zz-last";
 const FIRST_OTHER: u32 = 16;
 
@@ -101,7 +101,7 @@ pub async fn run(setting: &Setting) -> Result<Report> {
     Ok(report)
 }
 
-/// What the next agent weighs, which adopts what this one left.
+/// The memory of the next agent, which adopts the maps of this one.
 async fn successor(setting: &AgentSetting, netns: &Netns) -> Result<Memory> {
     let mut agent = Agent::spawn(setting, netns)?;
     agent.ready().await?;
@@ -157,7 +157,7 @@ fn among_others(watched: &Watched, server: &ApiServer, setting: &Setting) -> Res
     })
 }
 
-/// The frontends whose words are looked at.
+/// The frontends whose words are observed.
 struct Watched {
     maps: KernelMaps,
     measured: u32,
@@ -175,7 +175,7 @@ impl Watched {
         Ok(Self { maps, measured, mark, names })
     }
 
-    /// Each change is made when the one before it has arrived, and a little later, at no regular time.
+    /// Each change is made after the effect of the one before it, plus an irregular pause.
     fn changes(&self, server: &ApiServer, count: u32) -> Result<Latency> {
         let (mut live, mut answered) = (Vec::with_capacity(count as usize), Vec::new());
         for number in 0..count {
@@ -191,7 +191,7 @@ impl Watched {
         Ok(Latency { live: Distribution::new(live), answered: Distribution::new(answered) })
     }
 
-    /// A change that is heard after everything before it.
+    /// A change that takes effect after all earlier ones.
     fn mark(&self, server: &ApiServer) -> Result<()> {
         self.until_flip(self.mark, || server.put(&slice(LAST, [480_000]))).map(drop)
     }
@@ -214,7 +214,7 @@ fn address(number: u32) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, b, c)), 80)
 }
 
-/// What the agent says of its first pass.
+/// The duration of the first pass, from the agent's log.
 fn programming(setting: &AgentSetting) -> Result<Duration> {
     let log = fs::read_to_string(&setting.log).context("cannot read the agent's log")?;
     let field = log.split_whitespace().find_map(|word| word.strip_prefix("programming_ms="));

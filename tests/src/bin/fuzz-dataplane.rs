@@ -1,4 +1,4 @@
-//! The programs at devices against the model, for as long as one likes.
+//! The programs at devices compared with the model, for any number of cases.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "whoever runs it wants to see how it goes")]
 
@@ -12,20 +12,20 @@ use tests::{
     rng::Chance,
 };
 
-/// Sends random packets through the programs and holds what comes of them against the model. Needs root.
+/// Sends random packets through the programs and compares the results with the model. Needs root.
 ///
-/// The seed it prints brings a run back: set $PORTREEVE_SEED to it. Exits with 1 at the first difference, or when a row
-/// of the table of verdicts or a reason of refusal came up too seldom.
+/// Set $PORTREEVE_SEED to a printed seed to repeat a run. Exits with 1 at the first difference, or if a row of
+/// the table of verdicts or a drop reason occurred too rarely.
 #[derive(Parser)]
 #[command(name = "fuzz-dataplane", bin_name = "cargo xtask fuzz-dataplane", max_term_width = 100)]
 struct Arguments {
-    /// Flows to be tried, each with its answer and its next packet
+    /// Flows to test, each with its reply and its next packet
     #[arg(long, default_value_t = 1_000_000)]
     cases: u64,
-    /// How often each row and each reason must come up
+    /// Minimum number of occurrences of each row and each reason
     #[arg(long, default_value_t = 1000)]
     of_each: u64,
-    /// An object with other programs, to be tried in the place of the agent's
+    /// An object file with other programs, used instead of the agent's
     #[arg(long, value_name = "FILE")]
     object: Option<PathBuf>,
 }
@@ -63,7 +63,7 @@ fn compare(arguments: &Arguments) -> Result<bool> {
     Ok(told(&tally, arguments.of_each))
 }
 
-/// Prints how often everything came up that must; whether that was often enough.
+/// Prints the number of occurrences of each row and reason. Returns whether each occurred often enough.
 fn told(tally: &Tally, enough: u64) -> bool {
     let mut is_enough = true;
     for (name, came_up) in tally.counts() {

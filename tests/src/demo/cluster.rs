@@ -1,4 +1,4 @@
-//! The cluster of the demo: the pods that the example's EndpointSlices promise, and clients that dial.
+//! The cluster of the demo: the pods of the example's EndpointSlices, and clients.
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, time::Instant};
 
@@ -14,10 +14,10 @@ use anyhow::{Context as _, Result};
 use crate::demo::screen::{Screen, grouped};
 
 const EXAMPLE: &str = "voting";
-/// Dialled by the clients; more than one pod serves it.
+/// Dialled by the clients; has more than one backend.
 const PAGE: &str = "vote";
 const CLIENTS: [&str; 2] = ["browser-1", "browser-2"];
-/// Rest of a client between two connections of a family.
+/// Pause of a client between two connections of a family.
 const PAUSE_US: u64 = 3_000;
 
 pub struct DemoCluster {
@@ -27,7 +27,7 @@ pub struct DemoCluster {
     pub backends: BTreeMap<String, PromisedPod>,
     pub page: [SocketAddr; 2],
     pub queue: [SocketAddr; 2],
-    // Last: everything above speaks to its pods.
+    // Last: all fields above use its pods.
     cluster: Cluster,
 }
 
@@ -74,7 +74,7 @@ impl DemoCluster {
         cluster.start_traffic().await
     }
 
-    /// The EndpointSlices as if only these pods were there.
+    /// Writes the EndpointSlices, restricted to these pods.
     pub fn publish(&self, is_there: impl Fn(&str) -> bool) -> Result<()> {
         let mut documents = Vec::new();
         for slice in &self.example.slices {
@@ -109,7 +109,7 @@ impl DemoCluster {
         self.cluster.node(0).start_agent().await
     }
 
-    /// The pod of the queue dials the queue.
+    /// The pod of the queue dials the queue's Service: a hairpin.
     pub async fn dial_itself(&self, times: u64) -> Result<(String, Report)> {
         let redis = self
             .example
@@ -123,7 +123,7 @@ impl DemoCluster {
         Ok((name.to_owned(), pod.dial(dial).await?))
     }
 
-    /// Stops the clients and adds up what they met.
+    /// Stops the clients and sums up their reports.
     pub async fn end(self) -> Result<Report> {
         let mut all = Report::default();
         for client in self.traffic {
@@ -136,7 +136,7 @@ impl DemoCluster {
         Ok(all)
     }
 
-    /// Writes the script that runs a command as a pod would, and tells about it.
+    /// Writes the script that runs a command inside a pod, and prints its usage.
     pub fn what_next(&self, screen: &Screen, goes_on: bool) -> Result<()> {
         screen.say("");
         screen.title(if goes_on { "Until Ctrl-C, from another terminal" } else { "What to try next" });
@@ -208,7 +208,7 @@ pub fn summary(report: &Report) -> String {
     format!("{} connections, {} failed.", grouped(report.attempts), grouped(report.failed()))
 }
 
-/// Starts a pod with the addresses the slices give it and serves the ports they name.
+/// Starts a pod with the addresses and ports of the slices.
 async fn start(cluster: &Cluster, name: &str, promised: &PromisedPod) -> Result<()> {
     let nodes = cluster.nodes();
     let index = nodes.iter().position(|node| node.name == promised.node);

@@ -1,4 +1,4 @@
-//! What the audience sees: lines that stay, and below them, on a terminal, a picture that is drawn again and again.
+//! Output of the demo: permanent lines, and on a terminal a picture below them that is redrawn.
 
 use std::{
     cell::RefCell,
@@ -14,7 +14,7 @@ const BAR: usize = 30;
 const EIGHTHS: [char; 9] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
 
 pub struct Screen {
-    /// Whether the picture moves.
+    /// Whether the picture is redrawn.
     live: bool,
     coloured: bool,
     picture: MultiProgress,
@@ -33,10 +33,10 @@ impl Screen {
         self.live
     }
 
-    /// A line that stays.
+    /// A permanent line.
     pub fn say(&self, line: &str) {
         if self.live {
-            // A terminal that is gone is noticed by the signal that says so.
+            // The loss of the terminal is handled by SIGHUP.
             let _ = self.picture.println(line);
         } else {
             println!("{line}");
@@ -47,12 +47,12 @@ impl Screen {
         self.say(&format!(" {}", self.bold(text)));
     }
 
-    /// Something that is now so.
+    /// A completed step.
     pub fn done(&self, text: &str) {
         self.say(&format!(" {} {text}", self.green("✓")));
     }
 
-    /// Replaces the picture; without a terminal there is none.
+    /// Replaces the picture; does nothing without a terminal.
     pub fn draw(&self, lines: &[String]) {
         if !self.live {
             return;
@@ -66,18 +66,18 @@ impl Screen {
             bars.push(bar);
         }
         for (bar, line) in bars.iter().zip(lines) {
-            // A line without anything would not be drawn at all.
+            // An empty line would not be drawn.
             bar.set_message(if line.is_empty() { " ".to_owned() } else { line.clone() });
             bar.tick();
         }
     }
 
-    /// Takes the picture away.
+    /// Removes the picture.
     pub fn clear(&self) {
         for bar in self.lines.borrow_mut().drain(..) {
             self.picture.remove(&bar);
         }
-        // As with `println`.
+        // The same as for `println`.
         let _ = self.picture.clear();
     }
 

@@ -1,4 +1,4 @@
-//! What happens, and the picture of it.
+//! The steps of the demo, and the picture of each.
 
 use std::{
     collections::VecDeque,
@@ -15,21 +15,21 @@ use crate::demo::{
 
 /// Between two pictures.
 const FRAME: Duration = Duration::from_millis(200);
-/// A chapter lasts at least this long, so that one can watch it.
+/// A chapter lasts at least this long, so that it can be watched.
 const CHAPTER: Duration = Duration::from_millis(3_500);
-/// What should be seen and is not by then never will be.
+/// The limit for the expected effect of a chapter.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// The bars show the share of this many pictures.
+/// The bars show the share over this number of pictures.
 const WINDOW: usize = 5;
 const TRIES: u64 = 20;
 
-/// The last moments, for shares and rates.
+/// The last samples, for shares and rates.
 struct Window(VecDeque<(Instant, Counts)>);
 
 pub async fn run(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     let mut window = Window(VecDeque::new());
     let all: Vec<_> = cluster.backends.keys().cloned().collect();
-    // One that the client of the last chapter does not need.
+    // A pod that the client of the last chapter does not need.
     let leaving = cluster.backends.iter().max_by_key(|(_, pod)| &pod.node);
     let leaving = leaving.map(|(name, _)| name.clone()).unwrap_or_default();
 
@@ -62,7 +62,7 @@ pub async fn run(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     Ok(())
 }
 
-/// Until Ctrl-C.
+/// Continues until Ctrl-C.
 pub async fn go_on(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     let mut window = Window(VecDeque::new());
     let mut ticks = interval(FRAME);
@@ -73,7 +73,7 @@ pub async fn go_on(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     }
 }
 
-/// Shows what happens for a while, and until it is seen.
+/// Redraws the picture for a while, and until the expected effect occurs.
 async fn chapter(
     screen: &Screen,
     cluster: &DemoCluster,
@@ -143,7 +143,7 @@ impl Window {
         }
     }
 
-    /// The part of the last connections that went to this pod.
+    /// The share of the last connections that reached this pod.
     fn share(&self, name: &str) -> f64 {
         let of = |counts: &Counts| counts.by_pod.get(name).copied().unwrap_or_default();
         let all = self.grown(|counts| counts.v4 + counts.v6);

@@ -1,5 +1,5 @@
-//! Packets that no honest sender sends: cut short, with lengths that lie, with options, tagged, or random from end to end.
-//! A program may pass them, refuse them or translate them, but must leave alone what it does not translate.
+//! Corrupted packets: truncated, with wrong lengths, with options, with a VLAN tag, or entirely random. A program
+//! may pass, refuse or translate them, but must not change packets that it does not translate.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -14,15 +14,16 @@ use super::{
 use crate::lab::rng::Chance;
 
 const PROGRAMS: [&str; 4] = [EXTERNAL_INGRESS, EXTERNAL_EGRESS, POD_INGRESS, POD_EGRESS];
-/// The kernel takes no shorter ones.
+/// The kernel refuses shorter packets in BPF_PROG_TEST_RUN.
 const SHORTEST: usize = 15;
-/// Bytes that a translation may change: two addresses, two ports and a checksum, and all of it again in a quoted packet.
+/// Bytes that a translation may change: two addresses, two ports and a checksum, and the same again in a quoted
+/// packet.
 const TRANSLATED: usize = 2 * (2 * 16 + 2 * 2 + 2 + 2);
-/// Bytes of the quickest answer that a packet can be turned into.
+/// Headers of the reply that a packet can be turned into.
 const HEADERS: usize = 128;
 
-/// Sends so many through each program; the first that is treated wrongly ends it. Some are too short for the kernel to run
-/// programs on.
+/// Sends this number of packets through each program; ends with the first wrong result. The kernel refuses to run
+/// programs on some that are too short.
 pub fn corrupted(packets: u64, chance: &mut Chance) -> Result<()> {
     network()?.run(|| {
         let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
@@ -70,20 +71,20 @@ fn frame(objects: &RandomObjects, chance: &mut Chance) -> Vec<u8> {
 fn corrupt(frame: &mut Vec<u8>, chance: &mut Chance) {
     let length = frame.len() as u64;
     match chance.below(5) {
-        // Cut off somewhere.
+        // Truncation.
         0 => frame.truncate((SHORTEST as u64 + chance.below(length)).min(length) as usize),
-        // A byte among the headers, where lengths, versions and offsets stand.
+        // A random byte in the headers, which contain lengths, versions and offsets.
         1 | 2 => {
             let at = SHORTEST as u64 + chance.below(64);
             if let Some(byte) = frame.get_mut(at as usize) {
                 *byte = chance.below(256) as u8;
             }
         }
-        // A VLAN's tag.
+        // A VLAN tag.
         3 => {
             frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
         }
-        // Options, or what looks like them: everything behind is four bytes later.
+        // IP options, or bytes in their place: the rest of the packet moves by four bytes.
         _ if frame.len() > 40 => {
             frame[14] = frame[14].wrapping_add(1);
             frame.splice(34..34, [1, 1, 1, 0]);

@@ -1,5 +1,5 @@
-//! Straits: each a condition under which a packet must be refused, and counted under its name. The agent never makes most
-//! of them; they are written into the maps.
+//! Conditions under which a packet must be dropped and counted under its reason: full tables, no free port, no
+//! route. The agent creates few of them; most are written into the maps.
 
 use std::{
     collections::BTreeMap,
@@ -34,8 +34,9 @@ use super::{
     packet::Packet,
 };
 
-/// The reasons that come up among random flows or here. The other two do not in program runs: `NeedsSourceAddress` is the
-/// socket plane's, and `RewriteFailed` the kernel's answer to a packet that it should not have let in.
+/// The reasons that occur among random flows or here. The others do not occur in program runs:
+/// `NeedsSourceAddress` belongs to the socket plane, and `RewriteFailed` is the kernel's error for a packet that
+/// it should not have accepted.
 pub const PROVOKED: [DropReason; 15] = [
     DropReason::NoEndpoint,
     DropReason::PolicyHasNoLocalEndpoint,
@@ -54,25 +55,25 @@ pub const PROVOKED: [DropReason; 15] = [
     DropReason::FragmentNotHeld,
 ];
 
-/// A Service whose only backend is elsewhere, where no route of the node's own leads.
+/// A Service whose only backend is on another node, to which the node has no route.
 const CLUSTER_IP: [&str; 2] = ["10.96.9.1", "fd00:96::9:1"];
 const EXTERNAL_IP: [&str; 2] = ["192.0.2.9", "2001:db8:2::9"];
 const ENDPOINT: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
-/// Nobody's address.
+/// Addresses that are not assigned.
 const UNUSED: [&str; 2] = ["192.0.2.10", "2001:db8:2::a"];
 const PORT: u16 = 80;
-/// SCTP's, where pods serve too.
+/// For SCTP, which cannot translate ports: also the target port.
 const SCTP_PORT: u16 = 8080;
 
-/// The ClusterIP's Service has no such port.
+/// The ClusterIP's Service does not define this port.
 const UNDEFINED_PORT: u16 = 9;
 
 const FLOWS: u32 = 64;
-/// ICMP errors in a tick, where they are few.
+/// ICMP errors per tick, for the test of their rate limit.
 const ERRORS: u32 = 3;
 
-/// Two nodes that are too small: one has few records of flows and one port for masquerades, the other no memory for the
-/// entries that lead to flows.
+/// Two exhausted nodes: one has few flow records and one masquerade port, the other no memory for conntrack
+/// entries.
 pub struct ExhaustedNodes {
     small: ProgramFixture,
     no_memory_node: ProgramFixture,
@@ -90,7 +91,7 @@ impl ExhaustedNodes {
         Ok(Self { small, no_memory_node, clients: 0 })
     }
 
-    /// Goes through each once.
+    /// Checks each condition once.
     pub fn check_all(&mut self) -> Result<()> {
         for v6 in [false, true] {
             self.no_route(v6).context("no route")?;
@@ -139,7 +140,8 @@ impl ExhaustedNodes {
         self.delete_flows()
     }
 
-    /// One client's port through two frontends to one backend: another protocol's client would get another port.
+    /// One client port through two frontends to one backend: SCTP cannot get another source port, as other
+    /// protocols do.
     fn no_other_port(&mut self, v6: bool) -> Result<()> {
         self.clients += 1;
         let [first, second] = [CLUSTER_IP, EXTERNAL_IP]
@@ -149,7 +151,8 @@ impl ExhaustedNodes {
         self.delete_flows()
     }
 
-    /// More fragments come before the first of their datagram than can wait: the next goes on as it is.
+    /// More fragments arrive before the first of their datagram than the queue holds: the next one is passed on
+    /// unchanged.
     fn fragment_not_held(&mut self, v6: bool) -> Result<()> {
         let packet = self.packet_to(client(v6), EXTERNAL_IP[usize::from(v6)], (Protocol::Udp, PORT))?;
         let count =
@@ -206,7 +209,7 @@ impl ExhaustedNodes {
         Ok(())
     }
 
-    /// New flows begin until one is refused, and none of those that were heard of just now is lost.
+    /// Creates flows until one is refused. No recently seen flow may be lost.
     fn full_table(&mut self, v6: bool) -> Result<()> {
         let mut flows = Vec::new();
         let kept_out = loop {
@@ -218,7 +221,8 @@ impl ExhaustedNodes {
             ensure!(flows.len() <= FLOWS as usize, "more flows than records");
         };
         ensure!(flows.len() > FLOWS as usize / 2, "refused after {} flows", flows.len());
-        // The first refusal may have overlooked a record; half as many again as there are records find them all in use.
+        // The first refusal may have missed a free record. Half as many flows again as there are records find all
+        // of them in use.
         for _ in 0..FLOWS / 2 {
             let packet = self.next_packet(v6)?;
             if self.small.run(EXTERNAL_INGRESS, &packet)?.0 == PASS {
@@ -231,7 +235,7 @@ impl ExhaustedNodes {
             let is_translated = Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[usize::from(v6)];
             ensure!(action == PASS && is_translated, "a flow in use was lost");
         }
-        // Once they have been silent for long, they go rather than that a new one is refused.
+        // Idle flows are evicted instead of refusing a new one.
         self.change_states(|state| {
             FlowState::new(state.tag(), state.bits(), state.last_seen().wrapping_sub(1_000))
         })?;
@@ -244,7 +248,7 @@ impl ExhaustedNodes {
         expect_drop(&mut self.no_memory_node, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)
     }
 
-    /// Begins a flow from outside: its first packet as it is on its way to the backend.
+    /// Creates a flow from an external client. Returns its first packet after DNAT.
     fn create_flow(&mut self, v6: bool) -> Result<Packet> {
         let packet = self.next_packet(v6)?;
         let (action, out) = self.small.run(EXTERNAL_INGRESS, &packet)?;
@@ -252,7 +256,7 @@ impl ExhaustedNodes {
         Packet::parse(&out)
     }
 
-    /// The first packet of another client.
+    /// The first packet of another external client.
     fn next_packet(&mut self, v6: bool) -> Result<Packet> {
         self.clients += 1;
         self.packet(client(v6), EXTERNAL_IP[usize::from(v6)])
@@ -266,7 +270,7 @@ impl ExhaustedNodes {
         packet(SocketAddr::new(source, u16::try_from(1024 + self.clients % 60_000)?), to, service)
     }
 
-    /// Ends all flows, whose entries then lead nowhere.
+    /// Deletes all flows. Their conntrack entries become stale.
     fn delete_flows(&self) -> Result<()> {
         self.change_states(|state| FlowState::new(state.tag(), 0, state.last_seen()))
     }
@@ -277,7 +281,7 @@ impl ExhaustedNodes {
     }
 }
 
-/// What needs a node of its own, and once is enough of it.
+/// Checks that need a node of their own, and run once.
 pub fn check_once(object: Option<&[u8]>) -> Result<()> {
     icmp_rate_limit(object).context("too many ICMP errors")?;
     crowded_table(object).context("a table nine tenths full")
@@ -300,7 +304,7 @@ where
     Ok(())
 }
 
-/// Silence, and one more under its name.
+/// Expects a drop, counted once under this reason.
 fn expect_drop(
     fixture: &mut ProgramFixture,
     program: &'static str,
@@ -316,7 +320,7 @@ fn expect_drop(
     Ok(())
 }
 
-/// Each CPU sends only so many ICMP errors in a tick; what it does not tell it counts all the same.
+/// Each CPU sends a limited number of ICMP errors per tick; a suppressed one is still counted.
 fn icmp_rate_limit(object: Option<&[u8]>) -> Result<()> {
     const PACKETS: u32 = 100;
     let mut fixture = ProgramFixture::new(object, Config { icmp_errors: ERRORS, ..fixture::CONFIG })?;
@@ -343,7 +347,7 @@ fn icmp_rate_limit(object: Option<&[u8]>) -> Result<()> {
     Ok(())
 }
 
-/// Where one record in ten is free, hardly any flow finds none among those that are looked at.
+/// With one record in ten free, almost every flow finds a free one among the probed records.
 fn crowded_table(object: Option<&[u8]>) -> Result<()> {
     const RECORDS: u32 = 4096;
     let mut fixture = ProgramFixture::new(object, Config { flows: RECORDS, ..fixture::CONFIG })?;
@@ -356,7 +360,7 @@ fn crowded_table(object: Option<&[u8]>) -> Result<()> {
         ensure!(action == DROP || is_translated()?, "a flow is not begun");
     }
     let refused = fixture.reconciler.maps().drops(DropReason::ConntrackFull as u32)?;
-    // At the end it is one in a thousand.
+    // At the end one in a thousand is refused.
     ensure!(refused <= 4, "{refused} are refused");
     Ok(())
 }
@@ -375,7 +379,7 @@ fn key(address: &str) -> Result<FrontendKey> {
     Ok(FrontendKey { address, port: PORT, protocol: Protocol::Tcp })
 }
 
-/// Takes the place of every entry of the index of flows.
+/// Fills the conntrack map.
 fn fill_conntrack(fixture: &ProgramFixture) -> Result<()> {
     let mut entries: HashMap<_, TupleV4, FlowRef> =
         Map::HashMap(fixture.map(map::CONNTRACK_V4)?).try_into()?;

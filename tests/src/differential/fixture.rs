@@ -1,4 +1,4 @@
-//! A node without devices: the programs on maps of their own, objects laid out in them, packets sent through by
+//! A node without devices: the programs on their own maps, objects loaded into them, packets sent through by
 //! BPF_PROG_TEST_RUN.
 
 use std::{
@@ -32,7 +32,7 @@ pub const EXTERNAL_EGRESS: &str = "tc_external_egress";
 pub const POD_INGRESS: &str = "tc_pod_ingress";
 pub const POD_EGRESS: &str = "tc_pod_egress";
 
-/// Addresses that no route leads to, one family each.
+/// Networks without a route, one per family.
 pub const UNREACHABLE: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
 
 /// One set of maps, with the programs on it.
@@ -46,11 +46,11 @@ pub struct ProgramFixture {
     _directory: PinDir,
 }
 
-/// Every refusal is told, however many there are.
+/// Without a limit of ICMP errors.
 pub const CONFIG: Config = Config { icmp_errors: u32::MAX, ..Config::DEFAULT };
 
 impl ProgramFixture {
-    /// `object`: programs in the place of those that the agent has.
+    /// `object`: programs to use instead of the agent's.
     pub fn new(object: Option<&[u8]>, config: Config) -> Result<Self> {
         let directory = PinDir::create(&unique_name("differential"))?;
         let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail)?;
@@ -66,7 +66,7 @@ impl ProgramFixture {
         Ok(Self { programs, reconciler, networks, index, devices, pins, _directory: directory })
     }
 
-    /// Makes these the node and the objects, in the place of what was there.
+    /// Replaces the node and the objects.
     pub fn load_objects(&mut self, policy: Policy, objects: impl IntoIterator<Item = Change>) -> Result<()> {
         let addresses = policy.node_addresses.clone();
         self.index = Index::new(policy);
@@ -84,7 +84,7 @@ impl ProgramFixture {
         self.set_node(&addresses)
     }
 
-    /// A program that is run without a device is run at the loopback's, which is given the node's first addresses.
+    /// A program that runs without a device runs at the loopback device, which gets the node's first addresses.
     fn set_node(&mut self, addresses: &[IpAddr]) -> Result<()> {
         let node = self.index.node();
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -95,14 +95,14 @@ impl ProgramFixture {
         self.set_masquerade(addresses)
     }
 
-    /// Which addresses stand for others on what leaves.
+    /// Sets the masquerade addresses.
     pub fn set_masquerade(&mut self, addresses: &[IpAddr]) -> Result<()> {
         let v4 = addresses.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
         let v6 = addresses.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
         Ok(self.devices.set(&[lo(v4, v6)], |_| false)?)
     }
 
-    /// Gives another device the same addresses.
+    /// Gives a second device the same addresses.
     pub fn add_uplink(&mut self, index: u32, addresses: [IpAddr; 2]) -> Result<()> {
         let [IpAddr::V4(v4), IpAddr::V6(v6)] = addresses else { bail!("one address of each family") };
         let lo = lo(Some(v4), Some(v6));
@@ -110,19 +110,19 @@ impl ProgramFixture {
         Ok(self.devices.set(&[lo, uplink], |_| false)?)
     }
 
-    /// What the early plane does with a frame that came in by a device, and the frame as it is then.
+    /// Runs XDP on a frame received at a device. Returns its action and the frame afterwards.
     pub fn run_early(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>)> {
         Ok(self.programs.run_xdp(frame, device)?)
     }
 
-    /// How many flows got a backend, of all Services that there are.
+    /// Flows with a backend, of all Services.
     pub fn translated(&self) -> Result<u64> {
         let maps = self.reconciler.maps();
         let translated = |(service, _)| Ok(maps.service_stats(service)?.translated);
         maps.services()?.into_iter().map(translated).sum()
     }
 
-    /// What a program says of a packet, and the packet as it is then.
+    /// Runs a program on a packet. Returns its action and the packet afterwards.
     pub fn run(&mut self, program: &'static str, packet: &Packet) -> Result<(i32, Vec<u8>)> {
         self.run_frame(program, packet.bytes())
     }
@@ -131,19 +131,19 @@ impl ProgramFixture {
         Ok(self.programs.run(program, frame)?)
     }
 
-    /// As `run`: the packet as it is then, and how long the program took by the kernel's clock.
+    /// As `run`. Returns the packet afterwards and the time by the kernel's clock.
     pub fn run_timed(&mut self, program: &'static str, packet: &Packet) -> Result<(Vec<u8>, Duration)> {
         let ran = self.programs.run_on(program, packet.bytes())?;
         Ok((ran.packet, ran.took))
     }
 
-    /// How often each reason was counted.
+    /// The counter of each drop reason.
     pub fn refusals(&self) -> Result<BTreeMap<&'static str, u64>> {
         let count = |reason: DropReason| Ok((reason.name(), self.reconciler.maps().drops(reason as u32)?));
         DropReason::ALL.into_iter().map(count).collect()
     }
 
-    /// An array of the maps, for writing into it what no agent would.
+    /// An array of the maps, for writing entries that no agent writes.
     pub fn array<T: Pod>(&self, name: &str) -> Result<Array<MapData, T>> {
         Ok(Map::Array(self.map(name)?).try_into()?)
     }
@@ -159,7 +159,7 @@ fn lo(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Device {
     Device { index, name, role, has_link_header: true, router: None, v4, v6 }
 }
 
-/// A network whose only device leads everywhere but to `UNREACHABLE`.
+/// A network whose only device has the routes to all networks but `UNREACHABLE`.
 pub fn network() -> Result<Netns> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -1,4 +1,4 @@
-//! What kube-proxy does with the flows of the given cases, asked of the programs.
+//! The programs compared with recorded cases of kube-proxy's behaviour.
 
 use std::{
     collections::HashMap,
@@ -65,13 +65,13 @@ struct CaseConfig {
 struct CaseFlow {
     name: String,
     from: String,
-    /// Where cases of our own leave it out, the address tells.
+    /// Absent in our own cases, where the address determines it.
     kind: Option<String>,
     to: String,
     port: u16,
     protocol: String,
     expect: Answer,
-    /// The flow whose backend it must get, "free" for any.
+    /// The earlier flow whose backend this one must get, "free" for any.
     sticky: Option<String>,
 }
 
@@ -84,7 +84,7 @@ struct Answer {
     masquerade_by_backend: HashMap<SocketAddr, bool>,
 }
 
-/// Sends every flow of every case through the programs: how many there were.
+/// Sends every flow of every case through the programs. Returns the number of flows.
 pub fn kube_proxy_cases() -> Result<usize> {
     network()?.run(|| {
         let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
@@ -93,7 +93,7 @@ pub fn kube_proxy_cases() -> Result<usize> {
             fixture.load_objects(case.policy(), case.changes()?).with_context(|| case.id.clone())?;
             let mut met = HashMap::new();
             for case_flow in case.flows.iter().filter(|case_flow| case_flow.is_seen_at_devices()) {
-                // Each flow is a new one to the programs, which keep those of the case before.
+                // Each flow is new to the programs, which keep those of earlier cases.
                 port += 1;
                 let backend = case.ask(case_flow, port, &mut fixture);
                 let backend = backend.with_context(|| format!("{} / {}", case.id, case_flow.name))?;
@@ -121,7 +121,8 @@ fn cases() -> Result<Vec<Case>> {
 }
 
 impl CaseFlow {
-    /// Nothing from ::1 leaves by a device: sockets of the node are served before they send. And a flow has one family.
+    /// Packets from ::1 do not leave by a device: the socket plane serves the node's sockets before they send.
+    /// Mixed families are no flow.
     fn is_seen_at_devices(&self) -> bool {
         self.from != "::1" && self.from.contains(':') == self.to.contains(':')
     }

@@ -1,4 +1,4 @@
-//! Random Services and endpoints, and flows that have to do with them.
+//! Random Services and endpoints, and flows to them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -26,9 +26,9 @@ pub const NODE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0xb)),
 ];
 
-/// Flows begun between two sets of maps: the ends of clients do not repeat within so many.
+/// Flows per set of maps: client addresses and ports do not repeat within them.
 pub const FLOWS: u64 = 50_000;
-/// Cases between two sets of objects.
+/// Cases per set of objects.
 pub const CASES: u64 = 500;
 
 pub fn policy() -> Policy {
@@ -41,7 +41,7 @@ pub fn policy() -> Policy {
     }
 }
 
-/// What the API server holds.
+/// Objects of the API server.
 #[derive(Debug, Default)]
 pub struct RandomObjects {
     objects: Vec<Object>,
@@ -64,7 +64,7 @@ impl RandomObjects {
         self.objects.iter().filter_map(|object| object.change(NODE_NAME).ok()?).map(|read| read.value)
     }
 
-    /// Mostly to what Services claim, sometimes just beside it.
+    /// Mostly to addresses of Services, sometimes to others beside them.
     pub fn flow(&self, chance: &mut Chance) -> Flow {
         let v6 = chance.coin();
         let (port, protocol) = PORTS[chance.below(4) as usize];
@@ -83,7 +83,7 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> Box<T> {
     Box::new(serde_json::from_value(value).expect("an object of its kind"))
 }
 
-/// `kind`: 0x96 is a ClusterIP, 0x2 an external IP, 0x113 a load balancer's, 0x99 nobody's.
+/// `kind`: 0x96 is a ClusterIP, 0x2 an external IP, 0x113 a load balancer's address, 0x99 an unassigned one.
 fn address(v6: bool, [_, kind]: [u16; 2], n: u64) -> IpAddr {
     let n = u8::try_from(n).expect("few Services");
     match (v6, kind) {
@@ -100,7 +100,7 @@ fn node_port(n: u64, port: u16, protocol: Protocol) -> u16 {
     30_000 + 10 * u16::try_from(n).expect("few Services") + u16::try_from(at).expect("few ports")
 }
 
-/// Pods here and elsewhere, among them endpoints; the node; clients outside.
+/// Local and remote pods, among them endpoints; the node; external clients.
 fn source(chance: &mut Chance, v6: bool) -> IpAddr {
     let n = 1 + chance.below(250);
     match chance.below(5) {
@@ -184,7 +184,8 @@ fn slice(chance: &mut Chance, n: u64, v6: bool) -> Value {
         "addressType": family, "endpoints": endpoints, "ports": ports})
 }
 
-/// Every client has another port for each of its flows, and none the one at which pods serve: a socket cannot dial itself.
+/// The client port of a case. It differs for each flow of a client, and from the port of the pods: a socket
+/// cannot dial itself.
 pub fn client_port(case: u64) -> u16 {
     match u16::try_from(1024 + case % FLOWS).expect("fewer flows than ports") {
         TARGET => u16::MAX,

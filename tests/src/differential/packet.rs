@@ -1,4 +1,5 @@
-//! Packets as bytes: built by a library, read back and summed by hand, so that no mistake is shared with the programs.
+//! Packets as bytes: built by a library, parsed and checksummed by separate code, so that no error is shared with
+//! the programs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -21,7 +22,7 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RESET_ACK: u8 = 0x14;
 
-/// A frame whose checksums hold.
+/// A frame with valid checksums.
 #[derive(Clone, Debug)]
 pub struct Packet {
     bytes: Vec<u8>,
@@ -30,7 +31,7 @@ pub struct Packet {
     protocol: u8,
 }
 
-/// An ICMP error, and the packet it quotes.
+/// An ICMP error, and the quoted addresses and ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     pub from: IpAddr,
@@ -38,7 +39,7 @@ pub struct IcmpError {
     pub quoted: (SocketAddr, SocketAddr),
 }
 
-/// What a program may answer with.
+/// The reply of a program that rejects a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
     Reset { from: SocketAddr, to: SocketAddr, acknowledged: u32 },
@@ -49,7 +50,7 @@ pub enum Rejection {
 impl Packet {
     pub const SEQUENCE: u32 = 0xfffe_0001;
 
-    /// The first packet of a flow. Now and then one without a checksum, or with a header between.
+    /// The first packet of a flow. Some have no UDP checksum, some an extension header.
     pub fn first(flow: &Flow, port: u16) -> Self {
         let protocol = match flow.protocol {
             Protocol::Tcp => TCP,
@@ -76,7 +77,7 @@ impl Packet {
         Self { bytes, from, to, protocol }.varied(from.port().min(to.port()))
     }
 
-    /// What a kind of client does with all its packets, by some number of the flow's.
+    /// A variation that applies to all packets of a flow, selected by its port.
     fn varied(mut self, kind: u16) -> Self {
         if kind.is_multiple_of(5) && self.protocol == UDP && self.from.is_ipv4() {
             self.bytes[ETHERNET + IPV4 + 6..ETHERNET + IPV4 + 8].fill(0);
@@ -86,7 +87,7 @@ impl Packet {
         self
     }
 
-    /// Puts destination options between the headers, eight bytes of padding.
+    /// Inserts destination options (RFC 8200) after the IPv6 header, eight bytes of padding.
     fn extend(&mut self) {
         let options = [self.protocol, 0, 1, 4, 0, 0, 0, 0];
         let length: [u8; 2] = part(&self.bytes, ETHERNET + 4).expect("a whole header");
@@ -96,34 +97,34 @@ impl Packet {
         self.bytes.splice(ETHERNET + IPV6..ETHERNET + IPV6, options);
     }
 
-    /// Whether it says that it has no checksum (RFC 768).
+    /// Whether the UDP checksum is absent (zero, RFC 768).
     fn is_unsummed(&self) -> bool {
         let at = transport(&self.bytes) + 6;
         self.protocol == UDP && self.from.is_ipv4() && self.bytes.get(at..at + 2) == Some(&[0, 0])
     }
 
-    /// The next one the client sends.
+    /// The client's next packet.
     pub fn next(&self) -> Self {
         Self::new(self.from, self.to, self.protocol, ACK)
     }
 
-    /// What whoever gets it answers.
+    /// The reply of the receiver.
     pub fn answer(&self) -> Self {
         Self::new(self.to, self.from, self.protocol, SYN | ACK)
     }
 
-    /// Whether nothing stands between its IP header and its segment.
+    /// Whether the segment follows the IP header directly.
     pub fn is_plain(&self) -> bool {
         transport(&self.bytes) <= ETHERNET + IPV6
     }
 
-    /// In a frame for a device with this address.
+    /// The packet in a frame to a device with this address.
     pub fn with_destination_mac(mut self, device: [u8; 6]) -> Self {
         self.bytes[..6].copy_from_slice(&device);
         self
     }
 
-    /// The frame as it leaves a router: one hop less, from one machine to the next.
+    /// The frame after a router: one hop less, and other link-layer addresses.
     pub fn forwarded(&self, [from, to]: [[u8; 6]; 2]) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         bytes[..6].copy_from_slice(&to);
@@ -145,7 +146,7 @@ impl Packet {
         self.protocol == SCTP
     }
 
-    /// Whether nothing but ends and checksums differs.
+    /// Whether at most addresses, ports and checksums differ.
     pub fn is_like(&self, other: &Self) -> bool {
         self.protocol == other.protocol
             && self.is_unsummed() == other.is_unsummed()
@@ -169,8 +170,8 @@ impl Packet {
         bytes
     }
 
-    /// A datagram's fragments, the first with the ports; `None` for other packets. What follows the headers is long enough
-    /// for a few.
+    /// The fragments of a datagram, the first with the ports. Returns `None` for other packets. The payload is
+    /// long enough for several.
     pub fn fragments(&self, id: u16) -> Option<Vec<Vec<u8>>> {
         const LENGTH: usize = 64;
         let is_plain = transport(&self.bytes) <= ETHERNET + IPV6 && self.protocol == UDP;
@@ -214,7 +215,7 @@ impl Packet {
         frame
     }
 
-    /// Puts fragments together again, in their order; an error where they do not make a whole datagram.
+    /// Reassembles fragments in order. Errors: they do not form a whole datagram.
     pub fn joined(fragments: &[Vec<u8>]) -> Result<Self> {
         let first = fragments.first().context("no fragments")?;
         let is_v4 = first.get(ETHERNET - 2) == Some(&0x08);
@@ -240,8 +241,8 @@ impl Packet {
         Self::parse(&frame)
     }
 
-    /// What a router says of this packet that it would be too big, quoting so many bytes of its segment; `None` of packets
-    /// whose quotes nobody reads.
+    /// A router's ICMP error that this packet is too big, quoting this number of bytes of its segment. Returns
+    /// `None` for packets with an extension header, whose quotes are not read.
     pub fn too_big(&self, router: IpAddr, quoted: usize) -> Option<Vec<u8>> {
         if transport(&self.bytes) > ETHERNET + IPV6 {
             return None;
@@ -258,7 +259,7 @@ impl Packet {
         Some(frame)
     }
 
-    /// Reads a frame; an error where a checksum does not hold.
+    /// Parses a frame. Errors: an invalid checksum.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let Header { from, to, protocol, .. } = header(bytes)?;
         let at = transport(bytes);
@@ -277,7 +278,7 @@ impl Packet {
 }
 
 impl IcmpError {
-    /// Reads a frame; an error where a checksum does not hold, that of the packet it quotes included.
+    /// Parses a frame. Errors: an invalid checksum, that of the quoted packet included.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let Header { from, to, protocol } = header(bytes)?;
         let message = bytes.get(transport(bytes)..).context("no message")?;
@@ -347,7 +348,7 @@ impl Rejection {
     }
 }
 
-/// Gives an IPv4 header its checksum.
+/// Writes the checksum of an IPv4 header.
 pub fn write_header_checksum(frame: &mut [u8]) {
     write_checksum(&mut frame[ETHERNET..ETHERNET + IPV4], 10, 0);
 }
@@ -358,7 +359,7 @@ struct Header {
     protocol: u8,
 }
 
-/// Reads the IP header, and holds its lengths and its checksum against the frame.
+/// Parses the IP header, and checks its lengths and its checksum.
 fn header(bytes: &[u8]) -> Result<Header> {
     match part(bytes, ETHERNET - 2)? {
         [0x08, 0x00] => {
@@ -399,14 +400,14 @@ fn ip(from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {
     }
 }
 
-/// A header whose checksum nobody here looks at, and a chunk.
+/// A header whose checksum is not checked here, and a chunk.
 fn sctp(from: u16, to: u16) -> Vec<u8> {
     let ([a, b], [c, d]) = (from.to_be_bytes(), to.to_be_bytes());
     let header = [a, b, c, d, 0, 0, 0, 0, 1, 2, 3, 4];
     header.into_iter().chain([1, 0, 0, 4]).collect()
 }
 
-/// Writes the checksum at an offset that makes the sum over the bytes, from a start, come out right.
+/// Writes the checksum at an offset, for the sum over the bytes and a start value.
 fn write_checksum(bytes: &mut [u8], at: usize, start: u32) {
     bytes[at..at + 2].fill(0);
     let sum = !(sum(bytes, start) as u16);
@@ -418,7 +419,7 @@ fn part<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
     Ok(part.try_into()?)
 }
 
-/// The sum of RFC 1071 over the bytes, from a start, folded.
+/// The Internet checksum (RFC 1071) over the bytes, with a start value, folded.
 fn sum(bytes: &[u8], start: u32) -> u32 {
     let words =
         bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));

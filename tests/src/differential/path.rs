@@ -1,5 +1,5 @@
-//! A flow's path through the programs: its first packet, the masquerade at the egress, the answer's path back, and the packet
-//! after it.
+//! A flow's path through the programs: its first packet, SNAT at the egress, the reply with reverse NAT, and the
+//! next packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,41 +13,41 @@ use super::{
     packet::{IcmpError, Packet, Rejection},
 };
 
-/// One on the path, of either family.
+/// A router on the path, per family.
 const ROUTER: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1)),
 ];
 
-/// Where a client's packets are met first.
+/// The device that a client's packets arrive at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// Behind a device that leads out of the node.
+    /// Behind an external device.
     Outside,
-    /// In a pod whose sockets are left alone.
+    /// In a pod whose sockets are not translated.
     Pod,
     /// On the node itself.
     Node,
 }
 
-/// Behind which device the backend is.
+/// The device that the backend is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     Outside,
     Pod,
 }
 
-/// What is to come of a flow.
+/// The expected result of a flow.
 #[derive(Clone, Debug)]
 pub struct Expected {
     pub outcome: Outcome,
-    /// Each that it may reach, and whether it then gets the node's address as its source.
+    /// Each possible backend, and whether the flow to it is masqueraded.
     pub backends: Vec<(SocketAddr, bool)>,
     /// The node's addresses on the device, IPv4 first.
     pub masquerade: [IpAddr; 2],
 }
 
-/// A flow's first packet, and where its ends are.
+/// A flow's first packet, and the locations of client and backend.
 #[derive(Clone, Debug)]
 pub struct FlowPath {
     pub packet: Packet,
@@ -64,7 +64,8 @@ impl Client {
         }
     }
 
-    /// Where its answers leave the node; a client on the node gets them where they come in.
+    /// The program at which replies leave the node. `None` for a client on the node, which receives them at the
+    /// ingress.
     fn last_program(self) -> Option<&'static str> {
         match self {
             Self::Outside => Some(EXTERNAL_EGRESS),
@@ -73,7 +74,7 @@ impl Client {
         }
     }
 
-    /// What the program says of a packet that is to go on: the node's own is on the path to another place already.
+    /// The action for a forwarded packet: one of the node itself has passed the route lookup, and is redirected.
     fn forward_action(self) -> i32 {
         if self == Self::Node { REDIRECT } else { PASS }
     }
@@ -97,7 +98,7 @@ impl Expected {
 }
 
 impl FlowPath {
-    /// Sends the flow through, and holds what comes of it against what is to come of it: the backend it got, if any.
+    /// Sends the flow through the programs and compares the result. Returns its backend, if any.
     pub fn check(&self, fixture: &mut ProgramFixture, expected: &Expected) -> Result<Option<SocketAddr>> {
         let (action, out) = fixture.run(self.client.first_program(), &self.packet)?;
         match expected.outcome {
@@ -112,13 +113,13 @@ impl FlowPath {
         Ok(None)
     }
 
-    /// Another port would need another checksum.
+    /// Another port would need another checksum (CRC32c).
     fn is_rejected_for_sctp(&self, expected: &Expected) -> bool {
         let port = self.packet.to.port();
         self.packet.is_sctp() && expected.backends.iter().all(|(backend, _)| backend.port() != port)
     }
 
-    /// There, back, and once more.
+    /// Checks the original direction, the reply direction and the next packet.
     fn check_translated(
         &self,
         fixture: &mut ProgramFixture,
@@ -141,7 +142,8 @@ impl FlowPath {
         let node_address = expected.masquerade[usize::from(forwarded.from.is_ipv6())];
         let source = if *is_masqueraded { node_address } else { forwarded.from.ip() };
         ensure!(left.from.ip() == source, "sent as {}, should be as {source}", left.from);
-        // SCTP keeps its port, for its checksum covers it; others get one at random, which may be the one they had.
+        // SCTP keeps its port, as its checksum covers it. Other protocols get a random one, which may be the
+        // same.
         let keeps_port = self.packet.is_sctp() || !is_masqueraded;
         ensure!(!keeps_port || left.from.port() == forwarded.from.port(), "sent as {}", left.from);
         let reply_at_client = self.check_reply(fixture, &forwarded, &left)?;
@@ -151,12 +153,12 @@ impl FlowPath {
         Ok(forwarded.to)
     }
 
-    /// Where a masqueraded flow has the ends that a client on the node would have, that one gets another port.
+    /// A masqueraded flow may have the 5-tuple of a client on the node: that client gets another source port.
     fn is_of_client(&self, from: SocketAddr) -> bool {
         from == self.packet.from || self.client == Client::Node && from.ip() == self.packet.from.ip()
     }
 
-    /// The answer as the client gets it.
+    /// Checks the reply. Returns it as the client receives it.
     fn check_reply(&self, fixture: &mut ProgramFixture, forwarded: &Packet, left: &Packet) -> Result<Packet> {
         let answer = left.answer();
         let (action, out) = fixture.run(self.backend.ingress(), &answer)?;
@@ -175,7 +177,7 @@ impl FlowPath {
         Ok(back)
     }
 
-    /// Routers on either side find a packet too big: what they quote is what its sender sent.
+    /// Routers on either side send "packet too big": each receiver must see its own packet quoted.
     fn check_icmp_errors(
         &self,
         fixture: &mut ProgramFixture,
@@ -196,7 +198,7 @@ impl FlowPath {
         let expected = IcmpError { from: self.packet.to.ip(), to: self.packet.from.ip(), quoted };
         ensure!(received == expected, "the client receives {received:?} instead of {expected:?}");
 
-        // What the node itself sends is not found too big by a router before it.
+        // The node's own packets do not pass a router before it.
         if self.client == Client::Node {
             return Ok(());
         }
@@ -215,11 +217,11 @@ impl FlowPath {
         Ok(())
     }
 
-    /// A datagram in fragments goes where the flow goes, in whichever order they come.
+    /// The fragments of a datagram take the path of the flow, in any order of arrival.
     fn check_fragments(&self, fixture: &mut ProgramFixture, left: &Packet) -> Result<()> {
         let Some(fragments) = self.packet.fragments(self.packet.from.port()) else { return Ok(()) };
         let first_program = self.client.first_program();
-        // What the node sends is in order.
+        // The node sends fragments in order.
         let is_early = self.client != Client::Node && self.packet.from.port().is_multiple_of(3);
         if is_early {
             let (action, _) = fixture.run_frame(first_program, &fragments[1])?;
@@ -249,7 +251,7 @@ impl FlowPath {
     }
 }
 
-/// The client hears of it at once, from whom it dialled.
+/// The client receives the rejection at once, from the frontend address.
 fn check_rejection(packet: &Packet, action: i32, out: &[u8]) -> Result<()> {
     ensure!(action == REDIRECT, "not answered: {action}");
     match Rejection::parse(out)? {

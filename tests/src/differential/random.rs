@@ -15,12 +15,12 @@ use super::{
 };
 use crate::lab::rng::Chance;
 
-/// How often everything came up that must.
+/// Occurrences of rows and reasons.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// The rows of kube-proxy's table of verdicts.
     pub rows: BTreeMap<VerdictRow, u64>,
-    /// The reasons of refusal, as the programs counted them.
+    /// The drop reasons, as counted by the programs.
     pub reasons: BTreeMap<&'static str, u64>,
 }
 
@@ -31,7 +31,7 @@ impl Tally {
         }
     }
 
-    /// Everything that must come up, and how often it did.
+    /// Each required row and reason, and its number of occurrences.
     pub fn counts(&self) -> impl Iterator<Item = (String, u64)> {
         let rows =
             VerdictRow::ALL.iter().map(|verdict_row| (verdict_row.to_string(), self.rows.get(verdict_row)));
@@ -41,7 +41,7 @@ impl Tally {
     }
 }
 
-/// Runs cases until there were so many; the first difference ends it. `object`: programs in the place of the agent's.
+/// Runs this number of cases; ends with the first difference. `object`: programs to use instead of the agent's.
 pub fn run(
     cases: u64,
     object: Option<&[u8]>,
@@ -71,7 +71,7 @@ pub fn run(
             tally.add_reasons(fixture.refusals()?);
         }
         tally.add_reasons(exhausted.refusals()?);
-        // Without any case, programs are loaded and no more.
+        // Without cases, programs are only loaded.
         if cases > 0 {
             exhaustion::check_once(object)?;
         }
@@ -98,7 +98,7 @@ fn check(
     Ok(VerdictRow::of(&flow, &verdict))
 }
 
-/// Packets of pods and of the node come in from outside as well: where masquerading is off, and in hairpins of routers.
+/// Packets of pods and of the node also arrive from outside: without masquerading, and in hairpins of routers.
 fn client(flow: &Flow, chance: &mut Chance) -> Client {
     match chance.coin() {
         true if objects::NODE.contains(&flow.source) => Client::Node,

@@ -1,4 +1,4 @@
-//! The rows of kube-proxy's table of verdicts (rule E3), and what lies outside of it.
+//! The rows of kube-proxy's table of verdicts (rule E3), and the verdicts outside it.
 
 use std::fmt;
 

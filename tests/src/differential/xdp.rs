@@ -1,5 +1,5 @@
-//! The early plane against the packet plane: what it sends is what the programs at both hooks of the device make of the
-//! packet, one hop later; what it does not send it leaves alone, and it counts no refusal.
+//! XDP compared with the packet plane: a packet that it transmits equals the result of the programs at both hooks
+//! of the device, one hop later. It does not change other packets, and counts no drop.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -19,25 +19,25 @@ use crate::lab::{
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
-/// Where frames are sent to, and where to they are sent on.
+/// The link-layer addresses of received and forwarded frames.
 const NODE: Mac = [2, 0, 0, 0, 0, 2];
 const ROUTER: Mac = [2, 0, 0, 0, 0, 9];
 const UPLINK: &str = "uplink";
-/// The longest frame for which a way is known.
+/// The longest frame that XDP forwards.
 const LONGEST: usize = 1500 + 14;
 
-/// What became of a packet, each of which must come up.
+/// The result of a packet, each of which must occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
-    /// Sent to a backend.
+    /// Transmitted to a backend.
     Sent,
-    /// An answer sent to its client.
+    /// A reply transmitted to its client.
     Returned,
     /// Translated by the packet plane alone.
     Stayed,
     Refused,
     Untouched,
-    /// Only the stack may forward it, although its flow may leave.
+    /// A packet of a flow that XDP forwards, which only the network stack may forward.
     Odd,
 }
 
@@ -48,7 +48,7 @@ impl Fate {
 
 pub type Tally = BTreeMap<Fate, u64>;
 
-/// Runs cases until there were so many; the first difference ends it.
+/// Runs this number of cases; ends with the first difference.
 pub fn run(cases: u64, chance: &mut Chance) -> Result<Tally> {
     let (netns, _router) = network()?;
     netns.run(|| {
@@ -65,7 +65,7 @@ pub fn run(cases: u64, chance: &mut Chance) -> Result<Tally> {
     })
 }
 
-/// A namespace whose uplink leads everywhere, and what is behind that.
+/// A namespace whose uplink has the default routes, and the router behind it.
 fn network() -> Result<(Netns, Netns)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -88,12 +88,12 @@ struct Uplink {
     fixture: ProgramFixture,
     objects: RandomObjects,
     device: u32,
-    /// Flows that were begun among these objects, and what was counted before.
+    /// Flows created among these objects, and the counter before them.
     begun: u64,
     counted: u64,
 }
 
-/// What the packet plane makes of a packet between coming in and going out.
+/// The result of the packet plane between ingress and egress.
 enum Forwarded {
     As(Packet),
     Untouched,
@@ -116,14 +116,14 @@ impl Uplink {
         Ok(())
     }
 
-    /// Whichever plane decided, and however often both saw a packet.
+    /// Each flow is counted once, in whichever plane, and however often both saw its packets.
     fn counted_once(&self) -> Result<()> {
         let counted = self.fixture.translated()? - self.counted;
         ensure!(counted == self.begun, "{} flows were begun, {counted} are counted", self.begun);
         Ok(())
     }
 
-    /// A flow's first packet, its answer, and the next packet.
+    /// A flow's first packet, its reply, and the next packet.
     fn check(&mut self, chance: &mut Chance, case: u64, tally: &mut Tally) -> Result<()> {
         let flow = self.objects.flow(chance);
         let packet = Packet::first(&flow, client_port(case % FLOWS));
@@ -138,7 +138,7 @@ impl Uplink {
         let (Forwarded::As(there), has_left) = forwarded else { return Ok(()) };
         self.begun += 1;
         let is_elsewhere = !objects::is_here(there.to.ip()) && !objects::NODE.contains(&flow.source);
-        // What stands between the headers is for the stack.
+        // Packets with extension headers are left to the stack.
         let leaves = |packet: &Packet| is_elsewhere && packet.is_plain();
         ensure!(has_left == leaves(&packet), "{flow:?} to {} has left: {has_left}", there.to);
         if has_left {
@@ -162,7 +162,7 @@ impl Uplink {
         Ok(())
     }
 
-    /// One plane after the other, in either order; whether the early one sends the packet.
+    /// Runs XDP and the packet plane, in either order. Returns whether XDP transmits the packet.
     fn both(&mut self, packet: &Packet, chance: &mut Chance) -> Result<(Forwarded, bool)> {
         let (forwarded, (action, out)) = if chance.coin() {
             let early = self.early(packet.bytes())?;
@@ -202,7 +202,7 @@ impl Uplink {
         Ok(early)
     }
 
-    /// What has ends that are known, and is not for it all the same.
+    /// Packets with known addresses and ports that XDP must pass.
     fn odd(&mut self, packet: &Packet, tally: &mut Tally) -> Result<()> {
         for (name, frame) in oddities(packet) {
             let (action, out) = self.early(&frame)?;
@@ -213,7 +213,7 @@ impl Uplink {
     }
 }
 
-/// Each with checksums that hold, but for the one that does not.
+/// Each with valid checksums, but for the corrupted one.
 fn oddities(packet: &Packet) -> Vec<(String, Vec<u8>)> {
     let is_v4 = packet.from.is_ipv4();
     let sent = packet.bytes();
@@ -247,7 +247,7 @@ fn oddities(packet: &Packet) -> Vec<(String, Vec<u8>)> {
 fn too_large(sent: &[u8], is_v4: bool) -> (String, Vec<u8>) {
     let mut frame = sent.to_vec();
     frame.resize(LONGEST + 1, 0);
-    // IPv4's length counts the header, IPv6's does not.
+    // IPv4's length includes the header, IPv6's does not.
     let (at, before) = if is_v4 { (16, 14) } else { (18, 54) };
     let length = u16::try_from(frame.len() - before).unwrap_or(u16::MAX);
     frame[at..at + 2].copy_from_slice(&length.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Addresses and networks of both families, numbered alike.
+//! Addresses and networks of both families, with equal host numbers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +18,7 @@ impl Addresses {
     }
 }
 
-/// A network of each family with the host numbers of both families alike.
+/// A network of each family, with the same host numbers in both.
 #[derive(Debug, Clone, Copy)]
 pub struct Subnet {
     pub v4: Ipv4Network,
@@ -26,7 +26,7 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// Panics on prefixes that are none: they are constants.
+    /// Panics on an invalid prefix: all are constants.
     pub fn new(v4: [u8; 4], v4_prefix: u8, v6: [u16; 8], v6_prefix: u8) -> Self {
         Self {
             v4: Ipv4Network::new(v4.into(), v4_prefix).expect("an IPv4 prefix has at most 32 bits"),
@@ -41,7 +41,7 @@ impl Subnet {
         }
     }
 
-    /// The addresses of a host with their prefixes, as an interface has them.
+    /// The addresses of a host with the prefixes of their networks, as on an interface.
     pub fn interface(&self, host: Addresses) -> Result<[IpNetwork; 2]> {
         let v4 = IpNetwork::new(host.v4.into(), self.v4.prefix()).context("a prefix out of range")?;
         let v6 = IpNetwork::new(host.v6.into(), self.v6.prefix()).context("a prefix out of range")?;

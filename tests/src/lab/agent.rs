@@ -1,4 +1,4 @@
-//! One agent process: started, awaited until it is ready, and ended in every way a node may end it.
+//! One agent process: start, readiness, and each way to end it.
 
 use std::{
     env,
@@ -18,27 +18,27 @@ use crate::lab::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// An agent looks after its hooks every ten seconds.
+/// An agent checks its hooks every ten seconds.
 pub const VERIFICATION: Duration = Duration::from_secs(15);
 
-/// Where an agent reads objects.
+/// The source of an agent's objects.
 #[derive(Debug, Clone)]
 pub enum Source {
     Manifests(PathBuf),
-    /// As the kubeconfig says.
+    /// With a kubeconfig.
     ApiServer(PathBuf),
 }
 
-/// What every agent of one node is started with.
+/// The options of every agent of one node.
 #[derive(Debug, Clone)]
 pub struct AgentSetting {
     pub node: String,
     pub source: Source,
     pub cgroup: PathBuf,
     pub bpffs: PathBuf,
-    /// Both outputs of every agent this node had, one after the other.
+    /// Both output streams of all agents of this node, appended.
     pub log: PathBuf,
-    /// Where the agent says that it is ready, as service managers are told.
+    /// The sd_notify socket for the agent's readiness.
     pub notify: PathBuf,
     pub more: Vec<String>,
 }
@@ -52,12 +52,12 @@ pub struct Agent {
 }
 
 impl AgentSetting {
-    /// Where the agent's socket lies; it goes with everything else of the cluster.
+    /// The directory of the agent's control socket; removed with the cluster.
     pub fn run_dir(&self) -> &Path {
         self.notify.parent().unwrap_or(Path::new("/"))
     }
 
-    /// `portreeve run` as this node runs it.
+    /// `portreeve run` with the options of this node.
     pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(portreeve()?);
         let (flag, path) = match &self.source {
@@ -73,9 +73,9 @@ impl AgentSetting {
 }
 
 impl Agent {
-    /// Starts an agent; it may still be reading when this returns.
+    /// Starts an agent. Returns before it is ready.
     pub fn spawn(setting: &AgentSetting, netns: &Netns) -> Result<Self> {
-        // A predecessor's socket is in the way.
+        // The socket of an earlier agent may exist.
         let _ = fs::remove_file(&setting.notify);
         let readiness =
             UnixDatagram::bind(&setting.notify).context("cannot listen for the agent's readiness")?;
@@ -86,7 +86,7 @@ impl Agent {
         Ok(Self { process, node: setting.node.clone(), log: setting.log.clone(), readiness })
     }
 
-    /// Waits until it has programmed what the manifests say.
+    /// Waits until it has programmed the manifests.
     pub async fn ready(&mut self) -> Result<()> {
         let patience = here(TIMEOUT);
         timeout(patience, self.until_ready())
@@ -100,12 +100,12 @@ impl Agent {
         self.process.id()
     }
 
-    /// SIGKILL: it gets no chance to say goodbye.
+    /// SIGKILL.
     pub fn kill(mut self) -> Result<()> {
         self.process.kill().map(|_| ())
     }
 
-    /// SIGTERM, and how it ended.
+    /// SIGTERM. Returns the exit status.
     pub async fn terminate(mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;
         timeout(here(TIMEOUT), self.process.ended()).await.context("the agent does not end after SIGTERM")?
@@ -135,7 +135,7 @@ pub fn tail(path: &Path, lines: usize) -> String {
     text.lines().skip(skipped).collect::<Vec<_>>().join("\n")
 }
 
-/// The agent's binary: `$PORTREEVE_BIN`, else the one built into the same target directory.
+/// The agent's binary: `$PORTREEVE_BIN`, else the one in the same target directory.
 pub fn portreeve() -> Result<PathBuf> {
     if let Some(path) = env::var_os("PORTREEVE_BIN") {
         return Ok(path.into());
@@ -148,7 +148,7 @@ pub fn portreeve() -> Result<PathBuf> {
 /// A binary of this workspace, of the same profile as the running one.
 pub fn built_beside(name: &str) -> Result<PathBuf> {
     let own = env::current_exe().context("this program does not know its own path")?;
-    // Tests lie in `deps`, one directory below the binaries.
+    // Tests are in `deps`, one directory below the binaries.
     let directory = own.parent().context("this program has no directory")?;
     let directory = match directory.parent() {
         Some(above) if directory.ends_with("deps") => above,

@@ -1,8 +1,7 @@
-//! An API server as far as a watch can see: lists and watches over TLS, with versions, bookmarks and pages, and every
-//! way in which a real one has been seen to misbehave.
+//! A scripted API server for watches: lists and watches over TLS, with resource versions, bookmarks and pages,
+//! and each misbehaviour that real servers have shown.
 //!
-//! It holds what it is told and does what it is told. It lives on a thread of its own, so that it answers whatever the
-//! story does meanwhile.
+//! It runs on a thread of its own, so that it answers independently of the story.
 
 use std::{
     fs,
@@ -48,13 +47,13 @@ struct Running {
 }
 
 impl ApiServer {
-    /// On the loopback address of this network namespace.
+    /// Starts on the loopback address of this network namespace.
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen as API server")?;
         Self::serve(listener)
     }
 
-    /// On the loopback address of another network namespace.
+    /// Starts on the loopback address of another network namespace.
     pub fn start_in(netns: &Netns) -> Result<Self> {
         netns.run(|| {
             let listener =
@@ -85,15 +84,15 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Ends: nobody listens at the address any more, and every connection is cut.
+    /// Stops the server: closes the listener and every connection.
     pub fn stop(&mut self) -> Result<()> {
         let Some(Running { stop, thread }) = self.running.take() else { return Ok(()) };
-        // Without a receiver it has ended already.
+        // Without a receiver the thread has ended already.
         let _ = stop.send(());
         thread.join().map_err(|_| anyhow!("the API server panicked"))
     }
 
-    /// Listens again where it did before. Call it on a thread in the network namespace it was started in.
+    /// Listens again at the same address. Must be called on a thread in the original network namespace.
     pub fn start_again(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.address).context("cannot listen again as API server")?;
         self.run(listener)
@@ -103,7 +102,7 @@ impl ApiServer {
         format!("https://{}", self.address)
     }
 
-    /// Writes a kubeconfig, a token and the certificate authority's certificate into a directory; the kubeconfig.
+    /// Writes a kubeconfig, a token and the CA certificate into a directory. Returns the path of the kubeconfig.
     pub fn kubeconfig(&self, directory: &Path) -> Result<PathBuf> {
         let user = json!({"tokenFile": directory.join("token")});
         self.set_token(directory, "the-first-token")?;
@@ -134,8 +133,8 @@ impl ApiServer {
         Ok(path)
     }
 
-    /// Puts a token where the kubeconfig of this directory says, as whoever renews tokens does, and asks for it from
-    /// now on.
+    /// Writes a token to the file named in the kubeconfig of this directory, as a token renewal does, and
+    /// requires it from now on.
     pub fn set_token(&self, directory: &Path, token: &str) -> Result<()> {
         fs::write(directory.join("token.new"), format!("{token}\n"))?;
         fs::rename(directory.join("token.new"), directory.join("token"))?;
@@ -143,17 +142,17 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Creates or replaces an object, in the next version.
+    /// Creates or replaces an object, in the next resource version.
     pub fn put(&self, object: &Value) {
         self.shared.change(|state| state.store.put(object.clone()));
     }
 
-    /// Creates or replaces many, before anybody hears of the first.
+    /// Creates or replaces many objects before any watch sees the first.
     pub fn put_all(&self, objects: impl IntoIterator<Item = Value>) {
         self.shared.change(|state| objects.into_iter().for_each(|object| state.store.put(object)));
     }
 
-    /// Holds what a directory of manifests does: what differs changes, what is not there goes.
+    /// Takes over the objects of a directory of manifests: changed ones are replaced, absent ones deleted.
     pub fn mirror(&self, directory: &Path) -> Result<()> {
         let objects = objects_in(directory)?;
         self.shared.change(|state| state.store.mirror(objects));
@@ -168,7 +167,7 @@ impl ApiServer {
         self.shared.change(|state| change(&mut state.behaviour));
     }
 
-    /// Comes back as from an old backup: versions start over, and the objects are these.
+    /// Restores an old backup: resource versions start over, with these objects.
     pub fn restore(&self, objects: impl IntoIterator<Item = Value>) {
         self.shared.change(|state| {
             state.store = Store::default();
@@ -176,13 +175,13 @@ impl ApiServer {
         });
     }
 
-    /// Ends every watch that is open now.
+    /// Ends every open watch.
     pub fn cut_watches(&self) {
         self.shared.change(|state| state.cuts += 1);
     }
 
-    /// Changes something and forgets at once that it did, so that no watch hears of it. Open watches are told in their
-    /// own stream that they are too old, or cut.
+    /// Changes objects and compacts the history at once, so that no watch receives the changes. Open watches
+    /// receive the error 410 (Gone) in their stream, or are cut.
     pub fn change_unheard(
         &self,
         objects: impl IntoIterator<Item = Value>,
@@ -201,12 +200,12 @@ impl ApiServer {
         });
     }
 
-    /// Tells every open watch, in its own stream, that it is too old.
+    /// Sends the error 410 (Gone) in the stream of every open watch.
     pub fn expire_watches(&self) {
         self.shared.change(|state| state.store.expire());
     }
 
-    /// How many requests so far had all of these in their path or query.
+    /// The number of requests so far with all of these in their path or query.
     pub fn requests(&self, parts: &[&str]) -> usize {
         let state = self.shared.lock();
         state.requests.iter().filter(|request| parts.iter().all(|part| request.contains(part))).count()
@@ -215,7 +214,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        // A story that has failed already does not fail once more here.
+        // A story that has failed already must not panic a second time here.
         let _ = self.stop();
     }
 }

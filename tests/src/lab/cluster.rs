@@ -1,12 +1,12 @@
-//! Nodes on a common fabric, pods on the nodes, clients outside.
+//! Nodes on a common fabric, pods on the nodes, external clients.
 //!
 //! ```text
 //! pod ─ bridge `pods` ─ node-1 ─┐
-//! pod ─ bridge `pods` ─ node-2 ─┴─ fabric (a bridge, and the router to everywhere else) ─ client outside
+//! pod ─ bridge `pods` ─ node-2 ─┴─ fabric (a bridge, and the router to all other networks) ─ external client
 //! ```
 //!
-//! Nodes and the router know the way to every pod, unless a story has another `PodNetwork`. Nobody knows of a Service: what is not translated is refused by the
-//! router at once, as a story would otherwise wait for it.
+//! Nodes and the router have routes to all pods, unless a story selects another `PodNetwork`. There are no routes
+//! to Services: the router rejects untranslated packets at once, as a story would otherwise wait for a timeout.
 
 use std::{
     collections::BTreeMap,
@@ -47,18 +47,18 @@ use crate::lab::{
 
 const FABRIC: &str = "fabric";
 const OUTSIDE: &str = "outside";
-/// Nodes and the router are numbered from these on the fabric.
+/// Host numbers of the router and the nodes on the fabric.
 const ROUTER: u16 = 1;
 const FIRST_NODE: u16 = 11;
-/// Clusters of one test program that exist at a time, however many threads it has.
+/// Limits the clusters of one test program that exist at a time, independently of its number of threads.
 static ROOM: Semaphore = Semaphore::const_new(4);
 
-/// The networks of every cluster; clusters do not see each other.
+/// The networks of every cluster; clusters are isolated from each other.
 pub fn node_network() -> Subnet {
     Subnet::new([172, 18, 0, 0], 24, [0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0], 64)
 }
 
-/// The pods of the node with this number, counted from 1 as node names are.
+/// The pods of the node with this number, counted from 1 as in node names.
 pub fn pod_network(node: u8) -> Subnet {
     Subnet::new([10, 244, node, 0], 24, [0xfd00, 0x10, 0x244, u16::from(node), 0, 0, 0, 0], 64)
 }
@@ -72,7 +72,7 @@ pub fn outside_network() -> Subnet {
 }
 
 pub struct Cluster {
-    // Pods before the nodes they run on.
+    // Pods before their nodes.
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
     nodes: Vec<Node>,
     fabric: Netns,
@@ -83,15 +83,15 @@ pub struct Cluster {
     next_client: AtomicU16,
     has_agents: bool,
     has_cards: bool,
-    /// What makes the fabric take what programs at nodes send back.
+    /// XDP programs at the router's devices, without which frames that XDP transmits at nodes are not received.
     listening: Vec<OwnedFd>,
-    // After everything below it in the tree.
+    // After all of its children.
     cgroup: Cgroup,
     directory: TempDir,
     _room: SemaphorePermit<'static>,
 }
 
-/// A cluster that is about to be: `Cluster::start("name").nodes(2).await`.
+/// Options of a cluster: `Cluster::start("name").nodes(2).await`.
 pub struct Builder {
     name: String,
     nodes: u8,
@@ -101,15 +101,15 @@ pub struct Builder {
     flags: Vec<String>,
 }
 
-/// Where a pod runs.
+/// The location of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// On the node with this index, in a namespace of its own.
+    /// On the node with this index, in a network namespace of its own.
     Node(usize),
-    /// On the node with this index, in the node's own namespace.
+    /// On the node with this index, in the node's network namespace.
     Host(usize),
-    /// On the node with this index, and in a cgroup whose sockets no program of that node sees: what a pod in a virtual
-    /// machine or with a network stack of its own looks like.
+    /// On the node with this index, in a cgroup whose sockets no program of that node sees, as for a pod in a
+    /// virtual machine or with a network stack of its own.
     Sandbox(usize),
     /// Behind the router.
     Outside,
@@ -144,7 +144,7 @@ impl Cluster {
         &self.cgroup
     }
 
-    /// Where the manifests and the logs are.
+    /// The directory of manifests and logs.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -157,12 +157,12 @@ impl Cluster {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// A ClusterIP of each family that no other Service of this cluster got here.
+    /// A ClusterIP of each family that no other Service of this cluster has.
     pub fn next_vip(&self) -> Addresses {
         service_network().host(self.next_vip.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The pod of that name, started at `place` if there is none; with addresses of its own choice if it names them.
+    /// The pod of this name. Starts it if it does not exist, with these addresses if they are given.
     pub async fn place(&self, name: &str, place: Place, addresses: Option<Addresses>) -> Result<Arc<Pod>> {
         if let Some(pod) = self.existing(name) {
             return Ok(pod);
@@ -184,7 +184,7 @@ impl Cluster {
         Ok(pod)
     }
 
-    /// Takes a pod away; its process and its devices go with the last one who knows it.
+    /// Removes a pod. Its process and its devices are removed with the last reference.
     pub fn remove_pod(&self, name: &str) {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
@@ -244,7 +244,7 @@ impl Drop for Cluster {
         if thread::panicking() {
             eprintln!("{}", dump::text(&self.all_pods(), &self.nodes, &self.manifests));
         }
-        // A story's own references to pods are gone by now: they were made after the cluster.
+        // A story's own references to pods are dropped already: they were created after the cluster.
         self.pods.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -263,18 +263,18 @@ impl Builder {
         Self { network, ..self }
     }
 
-    /// Everybody's devices behave as network cards do, as XDP programs expect it.
+    /// All devices behave as NICs do, which XDP programs rely on: complete checksums on received frames.
     pub fn network_cards(self) -> Self {
         Self { cards: true, ..self }
     }
 
-    /// One more argument for every agent.
+    /// An additional argument for every agent.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
         self
     }
 
-    /// Every agent answers names, and that there are none outside the cluster.
+    /// Every agent serves DNS, without external names.
     pub fn names(self) -> Self {
         self.flag(concat!("--corefile=", env!("CARGO_MANIFEST_DIR"), "/testdata/Corefile"))
     }
@@ -328,7 +328,7 @@ impl IntoFuture for Builder {
 }
 
 impl Cluster {
-    /// Starts an agent on every node, all at the same time.
+    /// Starts an agent on every node, in parallel.
     pub async fn start_agents(&self) -> Result<()> {
         for node in &self.nodes {
             node.spawn_agent().await?;
@@ -365,7 +365,7 @@ impl Cluster {
             .await
     }
 
-    /// Tells every node the way to the pods of the other nodes, and the router as far as it knows of pods.
+    /// Adds routes to the pods of the other nodes on every node, and on the router if the pod network has them.
     async fn connect_nodes(&self) -> Result<()> {
         for node in &self.nodes {
             node.network.announce(&self.fabric, &node.addressing()).await?;
@@ -376,12 +376,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets only packets of so many bytes go on to clients outside: the router refuses larger ones.
+    /// Limits the MTU towards external clients: the router rejects larger packets.
     pub async fn narrow_outside(&self, bytes: u32) -> Result<()> {
         self.fabric.netlink()?.mtu(OUTSIDE, bytes).await
     }
 
-    /// Lets the router send what is for these addresses to a node, as load balancers do.
+    /// Adds routes to a node on the router for these addresses, as load balancers do.
     pub async fn send_to_node(
         &self,
         addresses: impl IntoIterator<Item = IpAddr>,
@@ -424,7 +424,7 @@ async fn plug(ends: (&Netlink<'_>, &Netlink<'_>), device: &str, port: &str, brid
     there.attach(port, bridge).await
 }
 
-/// Gives `eth0` its addresses and the way to everywhere.
+/// Configures the addresses and default routes of `eth0`.
 async fn configure_eth0(
     netlink: &Netlink<'_>,
     network: &Subnet,

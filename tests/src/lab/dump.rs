@@ -1,4 +1,4 @@
-//! What a failed story shows: the agents' logs, the manifests, and what each node's kernel holds.
+//! The output of a failed story: the agents' logs, the manifests, and the state of each node's kernel.
 
 use std::{
     fmt::Write as _,
@@ -11,7 +11,7 @@ use crate::lab::{agent::tail, kernel::netns::Netns, node::Node, objects::Manifes
 use anyhow::{Context as _, Result};
 
 const LOG_LINES: usize = 60;
-/// What `iproute2` can tell, where it is installed.
+/// Commands of `iproute2`, if it is installed.
 const QUESTIONS: &[&[&str]] =
     &[&["-brief", "address"], &["route"], &["-6", "route"], &["-statistics", "-brief", "link"]];
 

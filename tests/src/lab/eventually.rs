@@ -1,4 +1,4 @@
-//! Waiting for a condition. Stories never sleep: they say what they wait for.
+//! Waiting for conditions. Stories do not sleep: they name the condition.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Tries until `attempt` succeeds and fails the story, naming `what` and the last error, when it never does.
+/// Retries until `attempt` succeeds. Panics with `what` and the last error after the timeout.
 pub async fn eventually<T, F>(what: &str, attempt: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T>>,
@@ -41,7 +41,7 @@ where
     }
 }
 
-/// What so long takes on an ordinary machine takes $PORTREEVE_PATIENCE times as long on one that is emulated.
+/// Scales a timeout of an ordinary machine by $PORTREEVE_PATIENCE, for an emulated one.
 pub fn here(ordinary: Duration) -> Duration {
     static FACTOR: LazyLock<u32> = LazyLock::new(|| {
         env::var("PORTREEVE_PATIENCE").map_or(1, |text| text.parse().expect("PORTREEVE_PATIENCE is a number"))

@@ -1,4 +1,4 @@
-//! The applications under `examples/`: their objects, and the pods that their EndpointSlices promise.
+//! The applications under `examples/`: their objects, and the pods in their EndpointSlices.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +28,7 @@ pub struct Example {
     pub slices: Vec<EndpointSlice>,
 }
 
-/// A pod that the slices name.
+/// A pod named in the slices.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct PromisedPod {
     pub node: String,
@@ -51,7 +51,7 @@ impl Example {
         Ok(example)
     }
 
-    /// By name, the pods behind every endpoint that names one.
+    /// The pods of all endpoints with a target reference, by name.
     pub fn pods(&self) -> Result<BTreeMap<String, PromisedPod>> {
         let mut pods = BTreeMap::<String, PromisedPod>::new();
         for slice in &self.slices {

@@ -1,4 +1,4 @@
-//! The three kinds of address under which a Service is dialled from outside, numbered so that stories can have many.
+//! The three kinds of external frontends of a Service, numbered so that stories can have many.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -40,12 +40,12 @@ impl Frontends {
         }
     }
 
-    /// Addresses that no interface owns; somebody must send them to a node.
+    /// Addresses that no interface owns; a router must have routes to a node for them.
     pub fn routed(self) -> impl Iterator<Item = IpAddr> {
         self.load_balancer.both().into_iter().chain(self.external.both())
     }
 
-    /// What is dialled, over both families; a NodePort at a node with these addresses.
+    /// The frontends of both families; a NodePort at a node with these addresses.
     pub fn dialled(self, kind: Kind, node: Addresses) -> [SocketAddr; 2] {
         let (addresses, port) = match kind {
             Kind::NodePort => (node, self.node_port),

@@ -1,4 +1,5 @@
-//! The kernel's objects: network namespaces, cgroups, mounts, links, packet filters, processes. Each is removed by `Drop`.
+//! Objects of the kernel: network namespaces, cgroups, mounts, links, packet filters, processes. Each is removed
+//! by `Drop`.
 
 pub mod cgroup;
 pub mod firewall;

@@ -1,4 +1,4 @@
-//! A node: a namespace with ways to its pods, a cgroup subtree, a pin directory and an agent.
+//! A node: a network namespace with routes to its pods, a cgroup subtree, a pin directory and an agent.
 
 use std::{
     path::Path,
@@ -36,12 +36,12 @@ pub struct Node {
     setting: AgentSetting,
     next_pod: AtomicU16,
     netns: Arc<Netns>,
-    // Last, in this order: what is pinned was attached to the cgroup, and the agent above used both.
+    // Last, in this order: the pinned links are attached to the cgroup, and the agent above uses both.
     _pins: PinDir,
     cgroup: Cgroup,
 }
 
-/// What a node is made of; the cluster knows how they hang together.
+/// The parts of a node, which the cluster has connected.
 pub struct NodeParts {
     pub addresses: Addresses,
     pub pods: Subnet,
@@ -101,7 +101,7 @@ impl Node {
         self.agent_is_ready().await
     }
 
-    /// Starts the agent with more flags and waits until it is ready.
+    /// Starts the agent with additional flags and waits until it is ready.
     pub async fn start_agent_with(&self, more: &[&str]) -> Result<()> {
         let mut setting = self.setting.clone();
         setting.more.extend(more.iter().map(|flag| (*flag).to_owned()));
@@ -109,7 +109,7 @@ impl Node {
         self.agent_is_ready().await
     }
 
-    /// Starts the agent and leaves it to itself.
+    /// Starts the agent without waiting.
     pub async fn spawn_agent(&self) -> Result<()> {
         self.spawn(&self.setting).await
     }
@@ -126,10 +126,10 @@ impl Node {
         agent.as_mut().with_context(|| format!("no agent runs on {}", self.name))?.ready().await
     }
 
-    /// What an agent of this node programs that starts from nothing, beside the one that may be running.
+    /// The maps of an agent of this node that starts with empty maps, beside the running one.
     pub async fn fresh_state(&self) -> Result<String> {
         let name = unique_name(&self.name);
-        // The agent is ended first, then what it used goes.
+        // The agent is ended first, then its pins, cgroup and namespace are removed.
         let (pins, cgroup, netns) =
             (PinDir::create(&name)?, self.cgroup.child(&name)?, Netns::create().await?);
         let setting = AgentSetting {
@@ -145,8 +145,8 @@ impl Node {
         Ok(state)
     }
 
-    /// The maps come to hold what an agent programs that starts from nothing: at the latest when an API server that was away
-    /// is asked again.
+    /// Waits until the maps equal those of a fresh start: at the latest after the longest retry interval to an
+    /// API server that was unavailable.
     pub async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
         let fresh = self.fresh_state().await?;
         ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
@@ -159,7 +159,7 @@ impl Node {
         .await
     }
 
-    /// What the pinned maps of this node hold, whether or not an agent runs.
+    /// The content of the pinned maps of this node, whether or not an agent runs.
     pub fn state(&self) -> Result<String> {
         pinned_state(self.bpffs())
     }
@@ -172,7 +172,7 @@ impl Node {
         self.take_agent().await?.terminate().await
     }
 
-    /// Starts another agent beside the running one, which is ended as soon as the other says that it is ready: a
+    /// Starts another agent beside the running one, which is terminated as soon as the new one is ready: a
     /// rolling update. Returns when the new one has taken over.
     pub async fn replace_agent(&self, more: &[&str]) -> Result<()> {
         let mut setting = self.setting.clone();

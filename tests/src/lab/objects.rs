@@ -1,6 +1,7 @@
-//! Kubernetes objects, and the directory the agents read them from.
+//! Kubernetes objects, and the directory from which the agents read them.
 //!
-//! Files appear and change by rename, so that no agent ever reads half of one; every node reads the same directory.
+//! Files are created and replaced by rename, so that an agent never reads a partial one; every node reads the
+//! same directory.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +31,7 @@ use crate::lab::{
 
 pub const NAMESPACE: &str = "default";
 
-/// The directory of manifests and, beside it, where files are written before they appear in it.
+/// The directory of manifests, and a staging directory beside it.
 #[derive(Debug)]
 pub struct Manifests {
     directory: PathBuf,
@@ -68,7 +69,7 @@ impl Manifests {
     }
 }
 
-/// A Service and its endpoints, as a story sees them.
+/// A Service and its endpoints.
 #[derive(Debug)]
 pub struct ServiceObjects {
     pub name: String,
@@ -76,11 +77,11 @@ pub struct ServiceObjects {
     pub ports: Vec<Port>,
     pub affinity: Option<Duration>,
     pub endpoints: Vec<EndpointObject>,
-    /// Endpoints that are in no slice now.
+    /// Endpoints that are in no slice at present.
     pub unlisted: Vec<EndpointObject>,
-    /// What a story changes about the Service beyond the fields above.
+    /// Changes to the Service beyond the fields above.
     pub change: Vec<ServiceChange>,
-    /// Addresses that a load balancer outside sends here.
+    /// Addresses of an external load balancer.
     pub load_balancer_ips: Vec<IpAddr>,
 }
 
@@ -96,7 +97,7 @@ impl fmt::Debug for ServiceChange {
 pub struct Port {
     pub protocol: Protocol,
     pub port: u16,
-    /// Where the pods serve it; differs from `port`, so that an untranslated connection reaches nobody.
+    /// The port of the pods; differs from `port`, so that an untranslated connection fails.
     pub target: u16,
     pub node_port: Option<u16>,
 }
@@ -131,9 +132,9 @@ pub enum Condition {
     Ready,
     /// Neither ready nor terminating.
     Unready,
-    /// On its way out, still serving.
+    /// Terminating, still serving.
     Terminating,
-    /// On its way out and deaf.
+    /// Terminating, no longer serving.
     Gone,
 }
 

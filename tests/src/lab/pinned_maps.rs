@@ -1,4 +1,4 @@
-//! The maps that the agents of a node pinned, read whether or not an agent runs.
+//! The pinned maps of a node, readable whether or not an agent runs.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -10,7 +10,7 @@ use proxy::{
 };
 use proxy_ebpf::abi::ABI_VERSION;
 
-/// The maps pinned by the agents of a node, open for reading whether or not an agent runs.
+/// The pinned maps of a node, open for reading.
 pub struct PinnedMaps(KernelMaps);
 
 impl PinnedMaps {
@@ -32,7 +32,7 @@ impl PinnedMaps {
         found.map(|(_, index)| index).with_context(|| format!("there is no frontend {wanted}"))
     }
 
-    /// Who serves a frontend at this instant.
+    /// The current backends of a frontend.
     pub fn serving(&self, frontend: u32, family: IpFamily) -> Vec<SocketAddr> {
         let descriptor = self.0.descriptor(self.0.published(frontend));
         let slots = self.0.slots(descriptor.internal).into_iter();

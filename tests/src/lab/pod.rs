@@ -1,4 +1,4 @@
-//! A pod: a namespace, a cgroup and a process that does what it is told.
+//! A pod: a network namespace, a cgroup and a process that runs actions on request.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,7 +34,7 @@ type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>>
 #[derive(Debug)]
 pub struct Pod {
     pub name: String,
-    /// The node it runs on; none outside the cluster.
+    /// Its node; `None` outside the cluster.
     pub node: Option<String>,
     pub addresses: Addresses,
     served: tokio::sync::Mutex<HashSet<(Protocol, u16)>>,
@@ -48,7 +48,7 @@ pub struct Pod {
     netns: Arc<Netns>,
 }
 
-/// Dialling that goes on in the pod until it is stopped.
+/// Dialling that continues in the pod until it is stopped.
 #[derive(Debug)]
 pub struct Dialling {
     pod: Arc<Pod>,
@@ -100,13 +100,13 @@ impl Pod {
         &self.netns
     }
 
-    /// Gives an order and waits for its answer.
+    /// Requests an action and waits for its answer.
     pub async fn order(&self, order: Action) -> Result<Answer> {
         let (_, answer) = self.begin(order).await?;
         self.finish(answer).await
     }
 
-    /// Serves under the pod's own name; what is served already stays as it is.
+    /// Serves under the pod's own name; a port that is served already stays as it is.
     pub async fn serve(&self, protocol: Protocol, port: u16) -> Result<()> {
         let mut served = self.served.lock().await;
         if served.insert((protocol, port)) {
@@ -121,14 +121,14 @@ impl Pod {
         self.order(Action::Stop { protocol, port }).await.map(|_| ())
     }
 
-    /// Serves on until nobody has come for so long, then no more.
+    /// Serves until there were no connections for this time, then stops.
     pub async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> Result<()> {
         self.served.lock().await.remove(&(protocol, port));
         let quiet_ms = u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX);
         self.order(Action::Retire { protocol, port, quiet_ms }).await.map(|_| ())
     }
 
-    /// Names are looked up as the kubelet lets pods of a namespace do it, by this server.
+    /// Configures the resolver of the pod as the kubelet does for this namespace, with this server.
     pub async fn resolve_by(&self, namespace: &str, server: IpAddr, directory: &Path) -> Result<()> {
         let resolv_conf = resolv_conf(&self.name, namespace, server, directory)?;
         self.order(Action::ResolveBy { resolv_conf }).await.map(|_| ())
@@ -143,7 +143,7 @@ impl Pod {
         Ok(Dialling { pod: self, id, answer })
     }
 
-    /// Opens connections that stay open; the number names them, the report tells who answers them.
+    /// Opens connections that stay open. Returns their number for later requests, and a report of their servers.
     pub async fn hold(&self, to: Vec<SocketAddr>, connections: usize) -> Result<(u64, Report)> {
         let (id, answer) = self.begin(Action::Hold { to, connections }).await?;
         Ok((id, report(self.finish(answer).await?)?))
@@ -153,7 +153,7 @@ impl Pod {
         report(self.order(Action::Echo { of: held, bytes: 0 }).await?)
     }
 
-    /// Sends so many bytes over each connection, and gets them back.
+    /// Sends this number of bytes over each connection, and reads them back.
     pub async fn carry(&self, held: u64, bytes: usize) -> Result<Report> {
         report(self.order(Action::Echo { of: held, bytes }).await?)
     }
@@ -184,12 +184,12 @@ impl Drop for Pod {
 }
 
 impl Dialling {
-    /// How it stands.
+    /// The report so far.
     pub async fn progress(&self) -> Result<Report> {
         report(self.pod.order(Action::Progress { of: self.id }).await?)
     }
 
-    /// Lets every attempt under way come to its end.
+    /// Stops after the attempts in progress.
     pub async fn stop(self) -> Result<Report> {
         self.pod.order(Action::Halt { of: self.id }).await?;
         report(self.pod.finish(self.answer).await?)
@@ -204,13 +204,13 @@ fn report(answer: Answer) -> Result<Report> {
 async fn listen(answers: pipe::Receiver, waiting: Waiting) {
     let mut lines = BufReader::new(answers).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        // Anything but an answer is what a library printed; nobody waits for it.
+        // Other lines were printed by a library.
         let Ok(Response { id, answer }) = serde_json::from_str(&line) else { continue };
         if let Some(sender) = lock(&waiting).remove(&id) {
             let _ = sender.send(answer);
         }
     }
-    // Whoever waits now learns that the process has ended.
+    // Ends the waiting requests: the process has ended.
     lock(&waiting).clear();
 }
 
@@ -218,10 +218,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Word by which a program that uses this harness becomes the process of a pod.
+/// The first argument by which a program of this crate becomes the process of a pod.
 pub const POD: &str = "pod";
 
-/// Test programs find the `pod` binary beside them; any other program of this crate is one itself, by the word `pod`.
+/// Test programs start the `pod` binary beside them; any other program of this crate starts itself with the
+/// argument `pod`.
 fn program() -> Result<Command> {
     let own = env::current_exe().context("this program does not know its own path")?;
     let is_test = own.parent().is_some_and(|directory| directory.ends_with("deps"));

@@ -1,4 +1,4 @@
-//! How a node leads to its pods and to those of other nodes: the forms that network plugins come in.
+//! The network between a node, its pods and the other nodes, in the forms of network plugins.
 
 use std::net::IpAddr;
 
@@ -10,28 +10,28 @@ use crate::lab::{
     kernel::netns::{Mac, Netlink, Netns},
 };
 
-/// The bridge that a node's pods hang on.
+/// The bridge of a node's pods.
 pub const POD_BRIDGE: &str = "pods";
 /// The tunnel to other nodes.
 const TUNNEL: &str = "tunnel0";
-/// What a tunnel over links of 1500 bytes leaves to pods.
+/// The MTU of pods behind a tunnel over links of 1500 bytes.
 const TUNNELLED_MTU: u32 = 1450;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PodNetwork {
-    /// Pods on a bridge; other nodes' pods by way of their nodes.
+    /// Pods on a bridge; routes to other nodes' pods via their nodes.
     #[default]
     Bridged,
-    /// Each pod at a device of its own, with a route to it; other nodes' pods by way of their nodes.
+    /// Each pod at a device of its own, with a route to it; routes to other nodes' pods via their nodes.
     Routed,
-    /// Pods on a bridge; other nodes' pods through VXLAN. Nobody but the nodes knows of pods.
+    /// Pods on a bridge; other nodes' pods through VXLAN. Only the nodes have routes to pods.
     Tunnelled,
 }
 
 impl PodNetwork {
     pub const ALL: [Self; 3] = [Self::Bridged, Self::Routed, Self::Tunnelled];
 
-    /// What a node has before its first pod.
+    /// Configures a node before its first pod.
     pub async fn prepare(self, node: &Netns, pods: &Subnet, underlay: Addresses) -> Result<()> {
         let netlink = node.netlink()?;
         match self {
@@ -52,7 +52,7 @@ impl PodNetwork {
         Ok(())
     }
 
-    /// Gives a pod `eth0`, and its node the other end.
+    /// Connects a pod's `eth0` with its node.
     pub async fn plug(self, pod: &Netns, node: &Netns, pods: &Subnet, own: Addresses) -> Result<()> {
         let device = device_of(own);
         let (pod, host) = (pod.netlink()?, node.netlink()?);
@@ -68,7 +68,7 @@ impl PodNetwork {
         }
     }
 
-    /// Tells a node the way to another one's pods.
+    /// Adds routes from a node to another one's pods.
     pub async fn connect(self, from: &Netns, to: &NodeAddressing) -> Result<()> {
         if self == Self::Tunnelled {
             return add_tunnel_routes(from, to).await;
@@ -76,12 +76,12 @@ impl PodNetwork {
         add_pod_routes(from, to).await
     }
 
-    /// Tells the router the way to a node's pods, in forms in which it knows of them.
+    /// Adds routes from the router to a node's pods, unless they are tunnelled.
     pub async fn announce(self, router: &Netns, node: &NodeAddressing) -> Result<()> {
         if self == Self::Tunnelled { Ok(()) } else { add_pod_routes(router, node).await }
     }
 
-    /// Which of its addresses a node masquerades as on the way to a pod: one of the device that leads there.
+    /// The masquerade address of a node for a pod: one of the egress device.
     pub fn masquerade(self, from: NodeAddressing, pod_is_here: bool) -> Addresses {
         match (self, pod_is_here) {
             (_, true) => from.pods.host(1),
@@ -91,7 +91,7 @@ impl PodNetwork {
     }
 }
 
-/// The node's end of a pod's pair.
+/// The node's end of a pod's veth pair.
 pub fn device_of(pod: Addresses) -> String {
     format!("pod{}", pod.v4.octets()[3])
 }
@@ -110,7 +110,7 @@ async fn attach(
     add_default_routes(pod, pods.host(1)).await
 }
 
-/// The node answers to the gateway's address on every pod's device.
+/// The node has the gateway's address on every pod's device.
 async fn route(
     pod: &Netlink<'_>,
     host: &Netlink<'_>,
@@ -127,7 +127,7 @@ async fn route(
     add_default_routes(pod, pods.host(1)).await
 }
 
-/// A default route by way of `gateway`.
+/// Default routes via `gateway`.
 pub async fn add_default_routes(netlink: &Netlink<'_>, gateway: Addresses) -> Result<()> {
     for (anything, via) in [IpAddr::from([0; 4]), IpAddr::from([0; 16])].into_iter().zip(gateway.both()) {
         netlink.route(IpNetwork::new(anything, 0).context("a prefix out of range")?, via).await?;
@@ -143,7 +143,7 @@ async fn add_pod_routes(from: &Netns, to: &NodeAddressing) -> Result<()> {
     Ok(())
 }
 
-/// Everything about the other end is told, nothing is learned.
+/// All entries for the other node are static; the tunnel does not learn.
 async fn add_tunnel_routes(from: &Netns, to: &NodeAddressing) -> Result<()> {
     let netlink = from.netlink()?;
     let mac = tunnel_mac(&to.pods);

@@ -1,10 +1,10 @@
-//! Random choices that a printed seed brings back.
+//! Random numbers with a printed seed, by which a run can be repeated.
 
 use std::{env, time::Duration};
 
 use crate::lab::traffic::now_us;
 
-/// A xorshift generator: random enough to choose instants and sets.
+/// A xorshift generator: sufficient for choosing instants and sets.
 #[derive(Debug)]
 pub struct Chance {
     pub seed: u64,
@@ -12,13 +12,13 @@ pub struct Chance {
 }
 
 impl Chance {
-    /// With `$PORTREEVE_SEED`, or one that nobody has had; the story prints it.
+    /// With `$PORTREEVE_SEED`, or a new seed; the story prints it.
     pub fn new() -> Self {
         let seed = match env::var("PORTREEVE_SEED") {
             Ok(seed) => seed.parse().expect("PORTREEVE_SEED is a number"),
             Err(_) => now_us(),
         };
-        // Zero would stay zero.
+        // A state of zero would stay zero.
         Self { seed, state: seed | 1 }
     }
 
@@ -33,7 +33,7 @@ impl Chance {
         self.below(2) == 0
     }
 
-    /// Waits for an instant: for stories that are about instants, not about conditions.
+    /// Sleeps for a random time: for stories about instants instead of conditions.
     pub async fn instant(&mut self, within: Duration) {
         let micros = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
         tokio::time::sleep(Duration::from_micros(self.below(micros))).await;

@@ -1,4 +1,4 @@
-//! Scenarios that several stories share: frontends dialled from outside the cluster, rollouts of the examples.
+//! Scenarios shared by several stories: frontends dialled from outside the cluster, rollouts of the examples.
 
 pub mod outside;
 pub mod rollout;

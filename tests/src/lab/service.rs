@@ -1,4 +1,4 @@
-//! A Service of a story: its objects are written for the agents, its endpoints are pods that really serve.
+//! A Service of a story: its objects are written for the agents, its endpoints are pods that serve.
 
 use std::{
     future::{Future, IntoFuture},
@@ -23,7 +23,7 @@ use crate::lab::{
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A Service that is about to be created: `cluster.service("web").tcp(80).backends(["a", "b"]).await`.
+/// Options of a Service: `cluster.service("web").tcp(80).backends(["a", "b"]).await`.
 pub struct ServiceBuilder<'a> {
     cluster: &'a Cluster,
     vip: Addresses,
@@ -71,19 +71,19 @@ impl<'a> ServiceBuilder<'a> {
         self
     }
 
-    /// The NodePort of the port named last.
+    /// The NodePort of the last port.
     pub fn node_port(mut self, number: u16) -> Self {
         let port = self.objects.ports.last_mut().expect("a NodePort belongs to the port named before it");
         port.node_port = Some(number);
         self.change(|spec| spec.type_ = Some("NodePort".to_owned()))
     }
 
-    /// Addresses that routers send to any node.
+    /// `externalIPs`.
     pub fn external_ips<const N: usize>(self, ips: [&'static str; N]) -> Self {
         self.change(move |spec| spec.external_ips = Some(ips.map(str::to_owned).into()))
     }
 
-    /// TCP and UDP at one port and one NodePort, and at addresses of every other kind.
+    /// TCP and UDP at one port and one NodePort, and at external addresses of every kind.
     pub fn dialled_from_outside(mut self, frontends: Frontends) -> Self {
         let Frontends { node_port, load_balancer, external } = frontends;
         let external: Vec<_> = external.both().iter().map(IpAddr::to_string).collect();
@@ -92,12 +92,12 @@ impl<'a> ServiceBuilder<'a> {
             .load_balancer_ips(load_balancer.both())
     }
 
-    /// Clients whose addresses may use the load balancer's.
+    /// `loadBalancerSourceRanges`.
     pub fn source_ranges<const N: usize>(self, ranges: [&'static str; N]) -> Self {
         self.change(move |spec| spec.load_balancer_source_ranges = Some(ranges.map(str::to_owned).into()))
     }
 
-    /// Addresses of a load balancer outside.
+    /// Addresses of an external load balancer.
     pub fn load_balancer_ips<const N: usize>(mut self, ips: [IpAddr; N]) -> Self {
         self.objects.load_balancer_ips = ips.into();
         self.change(|spec| spec.type_ = Some("LoadBalancer".to_owned()))
@@ -118,13 +118,13 @@ impl<'a> ServiceBuilder<'a> {
         self
     }
 
-    /// Whatever else the Service shall say.
+    /// Any other change of the Service's spec.
     pub fn change(mut self, change: impl Fn(&mut ServiceSpec) + Send + Sync + 'static) -> Self {
         self.objects.change.push(ServiceChange(Box::new(change)));
         self
     }
 
-    /// Without ClusterIPs: nobody can dial it, only its pods have names.
+    /// Without ClusterIPs: it has no frontends, only names of its pods.
     pub fn headless(mut self) -> Self {
         self.awaited = false;
         self.change(|spec| {
@@ -139,7 +139,7 @@ impl<'a> ServiceBuilder<'a> {
         self
     }
 
-    /// Pods that serve it; those that do not exist are spread over the nodes.
+    /// Pods that serve it; missing ones are started on all nodes in turn.
     pub fn backends<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
         self.backends = names.into_iter().map(str::to_owned).collect();
         self
@@ -194,14 +194,14 @@ impl Service<'_> {
         *self.objects().ports.get(index).expect("the Service has no such port")
     }
 
-    /// Adds a ready endpoint; its pod is started when there is none of that name.
+    /// Adds a ready endpoint; starts its pod if it does not exist.
     pub async fn add(&self, name: &str) {
         let index = self.objects().endpoints.len();
         self.endpoint(name, index, Condition::Ready).await.unwrap_or_else(|error| panic!("{error:#}"));
         self.publish();
     }
 
-    /// Lists exactly these of the endpoints that were ever added, in one write of each slice.
+    /// Lists exactly the matching endpoints of all that were added, in one write of each slice.
     pub fn list_only(&self, is_listed: impl Fn(&str) -> bool) {
         let mut objects = self.objects();
         let mut known = std::mem::take(&mut objects.endpoints);
@@ -212,7 +212,7 @@ impl Service<'_> {
         self.publish();
     }
 
-    /// Takes the endpoint away; its pod goes on serving.
+    /// Removes the endpoint; its pod continues to serve.
     pub fn remove(&self, name: &str) {
         self.objects().endpoints.retain(|endpoint| endpoint.pod != name);
         self.publish();
@@ -232,7 +232,7 @@ impl Service<'_> {
         self.publish();
     }
 
-    /// Deletes the Service object; its slices stay, as they do for a moment in a cluster.
+    /// Deletes the Service object; its slices remain, as they do briefly in a cluster.
     pub fn delete(&self) {
         let removed = self.objects().remove_service(self.cluster.manifests());
         removed.unwrap_or_else(|error| panic!("{error:#}"));
@@ -244,9 +244,9 @@ impl Service<'_> {
         written.unwrap_or_else(|error| panic!("{error:#}"));
     }
 
-    /// Waits until every node serves it: somebody answers, or where nobody can, the connection is refused.
+    /// Waits until every node serves it: a backend answers, or the connection is refused if there is none.
     ///
-    /// It asks from a process on the host, so that a story's own pods start with no history.
+    /// The probe is a process on the host, so that the story's own pods have no flows yet.
     pub async fn settled(&self) -> Result<()> {
         let expected = self.ready_pods();
         for index in 0..self.cluster.nodes().len() {
@@ -290,7 +290,7 @@ impl Service<'_> {
         ready.map(|endpoint| endpoint.pod.clone()).collect()
     }
 
-    /// Makes an endpoint of a pod that serves every port.
+    /// Creates an endpoint for a pod that serves every port.
     async fn endpoint(&self, name: &str, index: usize, condition: Condition) -> Result<()> {
         let nodes = self.cluster.nodes().len();
         let place = Place::Node(index.checked_rem(nodes).context("a Service needs a node")?);

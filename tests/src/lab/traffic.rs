@@ -1,7 +1,7 @@
-//! What a pod can be told to do, and the process that does it.
+//! The actions of a pod's process.
 //!
-//! The harness writes one `Request` as a JSON line to the standard input of the pod's process and reads one `Response`
-//! with the same id from its output. Requests run side by side; the process ends when its input does.
+//! The harness writes one `Request` as a JSON line to the standard input of the process and reads one `Response`
+//! with the same id from its output. Requests run in parallel; the process ends with its input.
 
 mod by_name;
 mod datagram;
@@ -41,32 +41,33 @@ pub struct Response {
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     Serve(Serve),
-    /// Stops serving and closes the connections served there, as a process that ends does.
+    /// Stops serving and closes the connections of the server, as the end of its process does.
     Stop {
         protocol: Protocol,
         port: u16,
     },
-    /// Serves on as one that was told to end: until nobody has come for so long and all who came have gone, then as `Stop`.
+    /// Serves like a terminating process: until there were no new connections for this time and all have ended,
+    /// then as `Stop`.
     Retire {
         protocol: Protocol,
         port: u16,
         quiet_ms: u64,
     },
-    /// Names are looked up as this file says, instead of /etc/resolv.conf. To come before the first lookup.
+    /// Replaces /etc/resolv.conf by this file. Must precede the first lookup.
     ResolveBy {
         resolv_conf: PathBuf,
     },
-    /// Changes the generation that every server of this pod puts into its answers.
+    /// Changes the generation in the answers of all servers of this pod.
     Retag {
         generation: u64,
     },
-    /// Answered when the dialling is over.
+    /// Answered at the end of the dialling.
     Dial(Dial),
-    /// How the dialling that request `of` started stands.
+    /// The report so far of the dialling of request `of`.
     Progress {
         of: u64,
     },
-    /// Lets the dialling that request `of` started end; that request is then answered.
+    /// Stops the dialling of request `of`, which is then answered.
     Halt {
         of: u64,
     },
@@ -74,7 +75,8 @@ pub enum Action {
         to: Vec<SocketAddr>,
         connections: usize,
     },
-    /// Sends a word over each connection that request `of` holds and reads the answer; one of so many bytes, if any.
+    /// Sends a word over each connection of request `of` and reads the answer; with a payload of this size, if
+    /// not zero.
     Echo {
         of: u64,
         bytes: usize,
@@ -89,7 +91,7 @@ pub enum Action {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SocketAction {
-    /// Opens a UDP socket; the answer's number names it from then on.
+    /// Opens a UDP socket; the answer contains its number for later calls.
     Open {
         family: Family,
         bind: Option<SocketAddr>,
@@ -139,42 +141,43 @@ pub enum Family {
     V6,
 }
 
-/// A server on every address of the pod, or on one.
+/// A server on all addresses of the pod, or on one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Serve {
-    /// Who it says it is.
+    /// The name in its answers.
     pub name: String,
     pub protocol: Protocol,
     pub port: u16,
     pub address: Option<IpAddr>,
 }
 
-/// Connections (or datagrams) made one after the other by each of `workers`, each of which asks who answers.
+/// Connections (or datagrams) made one after the other by each of `workers`, each with a query for the server's
+/// name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Dial {
-    /// Taken in turn.
+    /// Used in turn.
     pub to: Vec<SocketAddr>,
-    /// What is dialled by name instead, as `web.default:80`.
+    /// Names to dial instead, as `web.default:80`.
     #[serde(default)]
     pub names: Vec<String>,
-    /// Whom those who answer to these names refer to: dialled next, `{}` being who answered.
+    /// A second name that is dialled next; `{}` is replaced by the name of the server that answered the first.
     #[serde(default)]
     pub referred: Option<String>,
-    /// A connection dialled by name is used once more after so long.
+    /// A connection dialled by name is used a second time after this time.
     #[serde(default)]
     pub linger_ms: u64,
-    /// Where TCP connections come from, if the kernel shall not choose.
+    /// Source address of TCP connections, instead of the kernel's choice.
     #[serde(default)]
     pub from: Option<SocketAddr>,
-    /// Without it, until halted.
+    /// `None`: until halted.
     pub times: Option<u64>,
     pub workers: usize,
     pub how: How,
-    /// Rest of each worker between two attempts; where workers are threads, from the beginning of one to that of the next.
+    /// Pause of each worker between two attempts; for threads, from the start of one to the start of the next.
     pub pause_us: u64,
-    /// After this an attempt counts as failed.
+    /// The time after which an attempt fails.
     pub timeout_ms: u64,
-    /// Keep when each attempt that succeeded began and ended.
+    /// Record the start and end of each successful attempt.
     pub recorded: bool,
 }
 
@@ -203,36 +206,38 @@ pub enum How {
     /// IPv4 addresses through IPv6 sockets, as `::ffff:a.b.c.d`.
     MappedTcp,
     Http,
-    /// One new connected socket per attempt.
+    /// A new connected socket for each attempt.
     ConnectedUdp,
     /// One unconnected socket per worker for all attempts.
     UnconnectedUdp,
     /// One connected socket per worker for all attempts.
     OneConnectedUdp,
-    /// Each of the names in turn until one answers, looked up with the C library each time: one attempt for all of that.
+    /// Each of the names in turn until one answers, with a lookup of the C library each time: one attempt in
+    /// total.
     ByName,
-    /// Only lookups of the first name by the C library, each worker in a thread of its own; the IPv4 address says who answers.
+    /// Only lookups of the first name by the C library, each worker in its own thread; the IPv4 address
+    /// identifies the server.
     Library,
-    /// The question of a resolver over UDP, and as many of them as there can be: each worker in a thread of its own.
+    /// Resolver queries over UDP at the highest rate, each worker in its own thread.
     Stream,
-    /// The question of a resolver, to a server of names: the answer says who that is.
+    /// A resolver's query to a name server: the answer identifies the server.
     Lookup(Lookup),
 }
 
 impl How {
-    /// Whether each worker is a thread of its own.
+    /// Whether each worker has its own thread.
     fn is_threaded(self) -> bool {
         matches!(self, Self::Library | Self::Stream)
     }
 }
 
-/// How a resolver asks; each lookup from a socket of its own.
+/// The transport of a resolver; each lookup has its own socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lookup {
-    /// As glibc does.
+    /// As glibc.
     ConnectedUdp,
-    /// As musl does.
+    /// As musl.
     UnconnectedUdp,
     Tcp,
 }

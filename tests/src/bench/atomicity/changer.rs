@@ -1,4 +1,4 @@
-//! Changes the backends of the frontends, and notes when each came and went.
+//! Changes of the frontends' backends, with the time of each.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -27,20 +27,21 @@ use proxy::{
 use super::fixture::{self, AtomicityFixture, BACKEND_PORT, GENERATIONS};
 use crate::bench::clock::now;
 
-/// Ready backends at a time.
+/// Upper limit of ready backends.
 const MOST: u64 = 4;
 
-/// A span of time in which something may have happened.
+/// A time span in which an event may have happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub from: u64,
     pub until: u64,
 }
 
-/// What was true when.
+/// Lifetimes of backends, and the switches between them.
 #[derive(Debug, Default)]
 pub struct History {
-    /// When each generation may have been reached: from just before the switch to it until just after the one away.
+    /// When each generation may have been reached: from just before the switch to it until just after the switch
+    /// away.
     pub lifetimes: Vec<Span>,
     /// In order of time.
     pub switches: Vec<Span>,
@@ -57,7 +58,7 @@ pub struct Changer {
     grace_periods: GracePeriods,
 }
 
-/// A grace period takes longer than a change, so they pass on a thread of their own: one for all that wait.
+/// A grace period takes longer than a change, so they run on a thread of their own: one for all waiting epochs.
 struct GracePeriods {
     begin: mpsc::Sender<Epoch>,
     over: mpsc::Receiver<Result<Epoch, std::io::Error>>,
@@ -85,7 +86,7 @@ impl Changer {
         &self.history
     }
 
-    /// Changes at a steady pace; a change that came late is not a reason to let others go.
+    /// Changes at a steady rate. A late change does not skip the following ones.
     pub fn change_until(&mut self, pace: Duration, is_over: impl Fn() -> bool) -> Result<()> {
         let mut next = Instant::now();
         while !is_over() {
@@ -96,7 +97,7 @@ impl Changer {
         Ok(())
     }
 
-    /// One switch of both families: some backends stay, some go, some come.
+    /// One switch of both families: some backends stay, some are removed, some are added.
     pub fn change(&mut self) -> Result<()> {
         self.reclaim()?;
         let (gone, come) = self.choose();
@@ -111,7 +112,7 @@ impl Changer {
         Ok(())
     }
 
-    /// Chooses who serves from now on; who goes, and how many come.
+    /// Chooses the backends from now on. Returns the removed generations and the number of added ones.
     fn choose(&mut self) -> (Vec<u32>, u32) {
         let before = self.ready.len() as u64;
         let staying = self.random.below(before.min(MOST - 1) + 1);
@@ -135,7 +136,7 @@ impl Changer {
     fn apply(&mut self, changes: [(FrontendKey, Option<Frontend>); 2]) -> Result<Span> {
         let from = now();
         let pass = self.reconciler.apply(changes);
-        // The switch is a store; here it has left this CPU, whatever the clock is read with.
+        // The switch is a store. After the fence it has left this CPU, whichever clock instruction is used.
         fence(Ordering::SeqCst);
         let until = now();
         if let Some((key, error)) = pass.failed.into_iter().next() {
@@ -193,7 +194,7 @@ impl GracePeriods {
     fn start() -> Self {
         let (begin, epochs) = mpsc::channel::<Epoch>();
         let (end, over) = mpsc::channel();
-        // It ends when the changer, which holds both other ends, does.
+        // Ends with the changer, which holds both other ends.
         thread::spawn(move || {
             while let Ok(epoch) = epochs.recv() {
                 let latest = epochs.try_iter().last().unwrap_or(epoch);
@@ -206,7 +207,7 @@ impl GracePeriods {
     }
 }
 
-/// Xorshift, so that a seed repeats a run's choices.
+/// A xorshift generator: a seed repeats a run's choices.
 struct Random(u64);
 
 impl Random {

@@ -1,4 +1,4 @@
-//! The worker: every backend there will be, and the clients.
+//! The worker: all backends, and the clients.
 
 use std::{
     collections::VecDeque,
@@ -24,11 +24,12 @@ use serde::{Deserialize, Serialize};
 use super::fixture::{self, BACKEND_PORT};
 use crate::bench::{clock::now, process, sockets};
 
-/// An answer that does not come within this time has failed.
+/// An answer that takes longer counts as failed.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections a server keeps before it closes the oldest: by then its client has reset it, and nothing lingers.
+/// Connections that a server keeps before it closes the oldest: by then its client has reset it, and no TIME_WAIT
+/// remains.
 const KEPT: usize = 64;
-/// Records written at once.
+/// Records per write.
 const BATCH: u64 = 256;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,16 +37,16 @@ pub struct Task {
     pub vips: [SocketAddr; 2],
     /// Of all clients together.
     pub connects: u64,
-    /// Of each family.
+    /// Per family.
     pub clients: u8,
 }
 
-/// One connect, and who answered it.
+/// One connect, and the generation that answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Read before `connect` was called.
+    /// Read before the call of `connect`.
     pub began: u64,
-    /// Read when it had returned.
+    /// Read after the return of `connect`.
     pub connected: u64,
     pub reached: Result<u32, Failure>,
 }
@@ -53,7 +54,7 @@ pub struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
     pub step: Step,
-    /// 0: the connection ended before an answer came.
+    /// 0: the connection ended before an answer arrived.
     pub errno: i32,
 }
 
@@ -89,11 +90,11 @@ fn run(task: &Task) -> Result<()> {
     Ok(())
 }
 
-/// Answers every connection with the generation of the address it came to.
+/// Answers every connection with the generation of its local address.
 fn serve(listener: &TcpListener) {
     let mut kept = VecDeque::with_capacity(KEPT);
     loop {
-        // A client that gave up says so itself.
+        // A client that aborts reports it itself.
         let Ok((mut stream, _)) = listener.accept() else { continue };
         let Ok(reached) = stream.local_addr() else { continue };
         let _ = stream.write_all(&fixture::generation(reached.ip()).to_le_bytes());
@@ -117,14 +118,14 @@ fn dial(vip: SocketAddr, left: &AtomicU64) -> Result<()> {
         for _ in 0..had.min(BATCH) {
             batch.extend_from_slice(&connect_once(vip)?.to_bytes());
         }
-        // The lock of the standard output keeps batches whole.
+        // The lock of the standard output keeps batches in one piece.
         io::stdout().lock().write_all(&batch).context("nobody reads the records")?;
     }
 }
 
 fn connect_once(vip: SocketAddr) -> Result<Record> {
     let socket = sockets::open(vip, SockType::Stream)?;
-    // Closing resets: no connection waits for its last packets, and ports come free.
+    // Closing sends a reset: no connection waits for its last packets, and ports are free again.
     setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     let address = SockaddrStorage::from(vip);
     let began = now();
@@ -144,7 +145,7 @@ fn answer(mut stream: TcpStream) -> Result<u32, Failure> {
     outcome.map(|()| u32::from_le_bytes(generation)).map_err(failure)
 }
 
-/// Every record the worker wrote, once it has ended.
+/// All records of the worker, once it has ended.
 pub fn read(output: ChildStdout) -> Result<Vec<Record>> {
     let mut output = BufReader::with_capacity(1 << 16, output);
     let mut records = Vec::new();
@@ -161,7 +162,7 @@ pub fn read(output: ChildStdout) -> Result<Vec<Record>> {
 impl Record {
     const BYTES: usize = 24;
 
-    /// Two clocks, what was reached or the errno, and which of the two it is.
+    /// Two clock values, the generation or the errno, and a tag that tells them apart.
     fn to_bytes(self) -> [u8; Self::BYTES] {
         let (what, kind) = match self.reached {
             Ok(generation) => (generation, 0),

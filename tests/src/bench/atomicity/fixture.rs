@@ -1,4 +1,4 @@
-//! One network namespace whose loopback owns every address a backend will ever have, and a cgroup with the programs.
+//! One network namespace whose loopback owns every backend address, and a cgroup with the programs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,22 +12,22 @@ use proxy_ebpf::abi::{ABI_VERSION, Config};
 
 use crate::lab::kernel::{cgroup::Cgroup, leftovers::unique_name, mounts::PinDir, netns::Netns};
 
-/// Where every backend serves.
+/// The port of all backends.
 pub const BACKEND_PORT: u16 = 8080;
 const VIP_PORT: u16 = 80;
-/// Backends are numbered from the first address of these.
+/// Backends are numbered from the first address of these networks.
 const BACKENDS_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 128, 0, 0), 9);
 const BACKENDS_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x128, 0, 0, 0, 0, 0, 0), 96);
-/// What IPv6 clients call themselves.
+/// Source address of IPv6 clients.
 const CLIENT: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0x127, 0, 0, 0, 0, 0, 1), 128);
-/// As many as the smaller network has.
+/// The size of the smaller network.
 pub const GENERATIONS: u32 = 1 << 23;
 
 pub struct AtomicityFixture {
     pub netns: Netns,
     pins: Pins,
     _directory: PinDir,
-    // Last: what is pinned is attached to it.
+    // Last: the pinned links are attached to it.
     pub cgroup: Cgroup,
 }
 
@@ -45,13 +45,13 @@ impl AtomicityFixture {
         Ok(Self { netns, pins, _directory: directory, cgroup: Cgroup::at_the_root(&name)? })
     }
 
-    /// Loads the programs, which makes the maps, and opens those.
+    /// Loads the programs, which creates the maps, and opens the maps.
     pub fn reconciler(&self) -> Result<Reconciler<KernelMaps>> {
         datapath::load(&self.pins, config()?)?;
         Ok(Reconciler::adopt(KernelMaps::open(&self.pins.maps())?)?)
     }
 
-    /// From here on whatever connects in the cgroup is translated.
+    /// From here on, connects in the cgroup are translated.
     pub fn attach(&self) -> Result<()> {
         let mut programs = datapath::load(&self.pins, config()?)?;
         datapath::attach(&mut programs, self.cgroup.path(), &self.pins).context("cannot attach the programs")
@@ -71,7 +71,7 @@ pub fn vips() -> [SocketAddr; 2] {
     ]
 }
 
-/// The address of a generation of backends, in each family.
+/// The address of a generation, in each family.
 pub fn backends(generation: u32) -> [IpAddr; 2] {
     let number = generation + 1;
     [
@@ -80,7 +80,7 @@ pub fn backends(generation: u32) -> [IpAddr; 2] {
     ]
 }
 
-/// Which generation an address belongs to.
+/// The generation of an address.
 pub fn generation(address: IpAddr) -> u32 {
     let number = match address {
         IpAddr::V4(v4) => v4.to_bits() - BACKENDS_V4.0.to_bits(),

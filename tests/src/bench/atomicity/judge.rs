@@ -1,4 +1,4 @@
-//! Holds what clients met against what was true at the time.
+//! Compares the clients' records with the history of the backends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use super::{
     dialler::{Failure, Record, Step},
 };
 
-/// Violations that are described; the others are counted.
+/// Violations with a description; the others are only counted.
 const DESCRIBED: usize = 10;
 
 #[derive(Debug, Default, PartialEq)]
@@ -23,7 +23,7 @@ pub struct AtomicityReport {
     pub seconds: f64,
     pub failures: BTreeMap<String, u64>,
     pub violations: u64,
-    /// The first of them, for people.
+    /// Descriptions of the first violations.
     pub described: Vec<String>,
     /// Connects during which a switch happened.
     pub overtaken: u64,
@@ -36,7 +36,7 @@ impl AtomicityReport {
         self.failures.values().sum()
     }
 
-    /// Whether the promise was kept.
+    /// Whether no connect failed and none reached a wrong backend.
     pub fn holds(&self) -> bool {
         self.failures.is_empty() && self.violations == 0
     }
@@ -70,7 +70,7 @@ pub(super) fn judge(history: &History, records: &[Record]) -> AtomicityReport {
     outcome
 }
 
-/// What is wrong with reaching this backend at that time.
+/// Describes a record whose backend was not valid at that time.
 fn violation(record: &Record, generation: u32, lifetimes: &[Span]) -> Option<String> {
     let Some(life) = lifetimes.get(generation as usize) else {
         return Some(format!("reached generation {generation}, which never was"));
@@ -132,7 +132,7 @@ mod tests {
 
     const NEVER: u64 = u64::MAX;
 
-    /// Generation 0 served until the switch at 100..110 brought generation 1, which serves on.
+    /// Generation 0 served until the switch at 100..110 added generation 1, which still serves.
     fn history() -> History {
         let span = |from, until| Span { from, until };
         History {

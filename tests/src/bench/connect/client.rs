@@ -20,7 +20,7 @@ use crate::{
     lab::traffic::Protocol,
 };
 
-/// Rounds at the start that are not counted: caches, neighbours and the server's threads get warm.
+/// Rounds at the start that are not counted: they warm up caches, neighbour entries and the server's threads.
 const WARMUP: u32 = 3;
 /// An answer that takes longer fails the measurement.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,16 +37,17 @@ pub struct Task {
     pub covered: PathBuf,
 }
 
-/// Medians of one way in one round, in nanoseconds.
+/// Medians of one path in one round, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Medians {
     /// The system call `connect` alone.
     pub connect: f64,
-    /// From making the socket to closing it; for UDP with one question and its answer.
+    /// From creating the socket to closing it; for UDP with one datagram and its answer.
     pub whole: f64,
 }
 
-/// Every way once: without the programs by itself, as it takes a change of cgroups; the other two connect by connect.
+/// Every path once: the one without programs by itself, as it needs a change of cgroups; the other two
+/// alternately.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Round {
     pub bare: Medians,
@@ -82,12 +83,12 @@ fn round(task: &Task) -> Result<Round> {
     Ok(Round { bare, direct, vip })
 }
 
-/// Sockets belong to the cgroup their process is in when it makes them.
+/// Sockets belong to the cgroup of their process at creation.
 fn enter(cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("cannot enter {}", cgroup.display()))
 }
 
-/// So that whatever else the machine does meets each alike.
+/// Alternates between the paths, so that other load on the machine affects each alike.
 fn by_turns<const N: usize>(task: &Task, to: [SocketAddr; N]) -> Result<[Medians; N]> {
     let once = match task.protocol {
         Protocol::Tcp => tcp,
@@ -104,7 +105,7 @@ fn by_turns<const N: usize>(task: &Task, to: [SocketAddr; N]) -> Result<[Medians
     Ok(times.map(|(connects, wholes)| Medians { connect: median(connects), whole: median(wholes) }))
 }
 
-/// The time of `connect` alone, and of everything.
+/// The time of `connect` alone, and of the whole exchange.
 fn tcp(to: SocketAddr) -> Result<(u64, u64)> {
     let address = SockaddrStorage::from(to);
     let opened = now();

@@ -1,11 +1,11 @@
-//! From rounds to ratios.
+//! Ratios of the rounds.
 
 use std::fmt;
 
 use super::client::{Medians, Round};
 use crate::lab::traffic::Protocol;
 
-/// Every comparison that was made.
+/// All comparisons.
 #[derive(Debug, Default)]
 pub struct Report {
     pub comparisons: Vec<Comparison>,
@@ -19,12 +19,12 @@ pub struct Comparison {
     rounds: Vec<Round>,
 }
 
-/// One way against another.
+/// One path compared with another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ratio {
     /// Of the medians over all rounds.
     pub ratio: f64,
-    /// Of single rounds: nine in ten are above the first, one in ten above the second.
+    /// Of single rounds: the 10th and 90th percentile.
     pub spread: (f64, f64),
 }
 
@@ -33,11 +33,11 @@ const MEASURES: [(&str, Pick); 2] =
     [("connect", |medians| medians.connect), ("whole", |medians| medians.whole)];
 
 impl Report {
-    /// The TCP connects beyond the limit. A UDP connect sends nothing: it is a look-up of a route, beside which any
-    /// look-up is dear, so it is told but not judged.
+    /// The TCP connects beyond the limit. A UDP connect sends no packet: it is a route lookup, compared with
+    /// which any other lookup is expensive, so it is reported but has no limit.
     pub fn beyond(&self, limit: f64) -> Vec<String> {
         let tcp = self.comparisons.iter().filter(|comparison| comparison.protocol == Protocol::Tcp);
-        // What was never measured is no number, and keeps no promise.
+        // A ratio that was not measured is NaN, and exceeds every limit.
         let keeps = |comparison: &Comparison| comparison.promised().ratio <= limit;
         tcp.filter(|comparison| !keeps(comparison)).map(Comparison::name).collect()
     }

@@ -1,4 +1,4 @@
-//! Queries, as many as the server takes, and one after another.
+//! Queries at full speed, and one at a time.
 
 use std::{
     io,
@@ -14,14 +14,14 @@ use super::{
 };
 use crate::lab::{kernel::netns::Netns, rng::Chance};
 
-/// The sockets of the client. Several, as the kernel spreads clients over the server's sockets by their ports.
+/// The client's sockets. Several, as the kernel distributes clients over the server's sockets by their ports.
 pub struct Load {
     sockets: Vec<UdpSocket>,
     time: Duration,
     window: u16,
 }
 
-/// What one group of names costs.
+/// Results of one group of names.
 #[derive(Debug, Clone)]
 pub struct Figures {
     pub name: &'static str,
@@ -30,16 +30,16 @@ pub struct Figures {
     /// At full speed, by the clock and by the server's processor time.
     pub per_second: f64,
     pub per_core: f64,
-    /// With one query at a time: 50, 90, 99 and 99.9 of a hundred are answered within so many microseconds.
+    /// With one query at a time: the percentiles 50, 90, 99 and 99.9, in microseconds.
     pub latency: [f64; 4],
 }
 
 const SOCKETS: usize = 8;
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// An answer that has not come by then is lost.
+/// An answer that takes longer is lost.
 const LOST: Duration = Duration::from_millis(500);
 const HEADER: usize = 12;
-/// An OPT that offers 1232 octets.
+/// An OPT record that offers 1232 octets.
 const OPT: [u8; 11] = [0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0];
 const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
@@ -55,7 +55,7 @@ impl Load {
         Ok(Self { sockets, time, window })
     }
 
-    /// Waits until the server knows everything. Returns the time since its start.
+    /// Waits until the server has all objects. Returns the time since its start.
     pub async fn wait_until_known(&self, server: &Server, population: &Population) -> Result<Duration> {
         let last = population.last();
         while !self.is_answered(&last)? {
@@ -69,11 +69,11 @@ impl Load {
         Ok(server.since_start())
     }
 
-    /// Whether the address of a name is answered by now.
+    /// Whether the server has the address of a name.
     fn is_answered(&self, name: &str) -> Result<bool> {
         let query = query(name, 1)?;
         let socket = &self.sockets[0];
-        // Nobody may listen yet.
+        // The server may not listen yet.
         if socket.send(&query).is_err() {
             return Ok(false);
         }
@@ -86,7 +86,7 @@ impl Load {
         let mut queries =
             group.names.iter().map(|(name, kind)| query(name, *kind)).collect::<Result<Vec<_>>>()?;
         shuffle(&mut queries, &mut Chance::new());
-        // Once without a clock, so that what can be remembered is.
+        // Once without measuring, to fill the caches.
         self.one_by_one(&queries, group.expect, queries.len(), Duration::MAX)?;
         let latency = percentiles(self.one_by_one(&queries, group.expect, usize::MAX, self.time)?);
         let (clock, before) = (Instant::now(), server.processor_time()?);
@@ -102,7 +102,7 @@ impl Load {
         })
     }
 
-    /// The time of each answer.
+    /// The latency of each answer.
     fn one_by_one(
         &self,
         queries: &[Vec<u8>],
@@ -127,7 +127,8 @@ impl Load {
         Ok(times)
     }
 
-    /// As many as are answered, with a window of queries under way on all sockets together; and those that were lost.
+    /// Keeps a window of queries in flight on all sockets together. Returns the numbers of answered and lost
+    /// queries.
     fn flood(&self, queries: &[Vec<u8>], expect: Expect) -> Result<(u64, u64)> {
         let end = Instant::now() + self.time;
         std::thread::scope(|scope| {
@@ -152,7 +153,7 @@ impl Load {
     }
 }
 
-/// Each socket has its window full of queries; then as many are asked as were answered.
+/// Fills each socket's window with queries, then sends one for each answer.
 fn keep_busy(
     sockets: &[UdpSocket],
     queries: &[Vec<u8>],
@@ -168,7 +169,7 @@ fn keep_busy(
         for socket in sockets {
             let mut under_way = 0;
             for query in next.by_ref().take(window) {
-                // A full buffer of the server is a lost query like others.
+                // A full receive buffer of the server counts as a lost query.
                 under_way += u64::from(socket.send(query).is_ok());
             }
             for left in (1..=under_way).rev() {

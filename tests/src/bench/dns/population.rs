@@ -1,27 +1,27 @@
-//! The cluster that is asked about, and the names that are asked for.
+//! The cluster's objects, and the names of the queries.
 
 use serde_json::{Value, json};
 
 use crate::lab::api_server::objects::{service, slice};
 
-/// Names of one kind, and what the answers to them are.
+/// Names of one kind, and the expected answers.
 pub struct Group {
     pub name: &'static str,
-    /// With the type that is asked for.
+    /// With the qtype.
     pub names: Vec<(String, u16)>,
     pub expect: Expect,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// At least so many records; all of them, unless the answer is truncated.
+    /// At least this many records; all of them, unless the answer is truncated.
     Records(u16),
     Missing,
     /// For a mixture.
     Anything,
 }
 
-/// Of all Services, each tenth is headless: most with few endpoints, some with many.
+/// Services, of which every tenth is headless: most of those with few endpoints, some with many.
 pub struct Population {
     services: u32,
 }
@@ -31,14 +31,14 @@ const SRV: u16 = 33;
 const ENDPOINTS: u32 = 10;
 const FEW: u32 = 3;
 const MANY: u32 = 100;
-/// Of the names that are asked for, 10,000 in all.
+/// Names in the queries, 10,000 in total.
 const CLUSTER_IP_NAMES: u32 = 5000;
 const HEADLESS_NAMES: u32 = 500;
 const MANY_NAMES: u32 = 100;
 const SRV_NAMES: u32 = 2000;
 const MISSING_NAMES: u32 = 2000;
 const EXTERNAL_NAMES: u32 = 400;
-/// One Service in so many has many endpoints, and three others few.
+/// Every hundredth Service has many endpoints, and every other tenth has few.
 const HEADLESS_STRIDE: u32 = 10;
 const MANY_STRIDE: u32 = 100;
 
@@ -62,7 +62,7 @@ impl Population {
         std::iter::once(namespace).chain(pairs)
     }
 
-    /// A name that is there once everything is: the last one that was handed out.
+    /// A name that resolves once all objects are known: the last one in the list.
     pub fn last(&self) -> String {
         let last = (0..self.services).rev().find(|number| endpoints(*number) == ENDPOINTS);
         svc(last.unwrap_or_default())
@@ -116,7 +116,7 @@ fn svc(number: u32) -> String {
     format!("{}.default.svc.cluster.local", name(number))
 }
 
-/// As a search list makes them.
+/// As a search list expands them.
 fn missing(number: u32) -> String {
     format!("www-{number}.example.com.default.svc.cluster.local")
 }

@@ -1,4 +1,4 @@
-//! From figures to a table, and one server beside the other.
+//! The results as a table, and the ratios of two servers.
 
 use std::{fmt, time::Duration};
 
@@ -12,15 +12,15 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Measured {
     pub name: &'static str,
-    /// Until it knew everything.
+    /// Until it had all objects.
     pub start: Duration,
     pub measured: Vec<Figures>,
-    /// The most that was resident, in KiB.
+    /// Peak resident memory, in KiB.
     pub memory: u64,
 }
 
 impl Report {
-    /// How many times more queries ours answers with the same processor time, by kind; and its share of the memory.
+    /// Our queries per processor time divided by the other server's, by kind; and the ratio of memory.
     fn ratios(&self) -> Option<(Vec<(&'static str, f64)>, f64)> {
         let [ours, theirs] = self.servers.as_slice() else { return None };
         let pairs = ours.measured.iter().zip(&theirs.measured);

@@ -1,4 +1,4 @@
-//! The server that is measured.
+//! The measured server.
 
 use std::{
     fs::{self, File},
@@ -88,10 +88,10 @@ impl Server {
         self.address
     }
 
-    /// The processor time it has taken, in user and kernel mode.
+    /// Processor time used so far, in user and kernel mode.
     pub fn processor_time(&self) -> Result<Duration> {
         let text = self.proc("stat")?;
-        // The name may hold anything, a parenthesis too.
+        // The process name may contain a parenthesis.
         let (_, fields) = text.rsplit_once(')').context("a strange stat file")?;
         let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
         let ticks = ticks.sum::<Result<u64, _>>().context("a strange stat file")?;
@@ -99,7 +99,7 @@ impl Server {
         Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
     }
 
-    /// The most that was resident, in KiB.
+    /// Peak resident memory, in KiB.
     pub fn memory(&self) -> Result<u64> {
         let status = self.proc("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -117,7 +117,7 @@ impl Server {
     }
 }
 
-/// What a stock cluster has, but for what would ask anybody else.
+/// The Corefile of a stock cluster, without queries to external servers.
 fn configuration(kubeconfig: &Path, upstream: SocketAddr) -> String {
     let kubeconfig = kubeconfig.display();
     format!(

@@ -1,4 +1,4 @@
-//! A name server that knows one address for every name, so that a cache has something to remember.
+//! An upstream server with one address for every name, so that a cache has entries.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -20,7 +20,7 @@ pub struct Upstream {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The name of the question, A, IN, an hour, four octets.
+/// A record: the name of the question, A, IN, TTL one hour, four octets.
 const ANSWER: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4, 192, 0, 2, 1];
 const HEADER: usize = 12;
 
@@ -47,7 +47,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        // A panic of the thread was told already.
+        // A panic of the thread was reported already.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

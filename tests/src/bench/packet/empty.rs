@@ -1,4 +1,4 @@
-//! A program of two instructions, run as the others are: what is left of it is the cost of measuring.
+//! A program of two instructions, run as the others are: its time is the cost of measuring.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ pub enum ProgramType {
 }
 
 impl ProgramType {
-    /// From `enum bpf_prog_type`, and a verdict that lets packets pass.
+    /// The program type of `enum bpf_prog_type`, and a verdict that passes packets.
     fn numbers(self) -> (u32, u64) {
         match self {
             Self::Tc => (3, 0),
@@ -55,7 +55,7 @@ pub struct Empty(OwnedFd);
 
 impl Empty {
     pub fn load(kind: ProgramType) -> Result<Self> {
-        /// `r0 = verdict` and `exit`, as the kernel's `struct bpf_insn` has them in memory.
+        /// `r0 = verdict` and `exit`, in the memory layout of the kernel's `struct bpf_insn`.
         const MOVE: u64 = 0xb7;
         const EXIT: u64 = 0x95;
         let (kind, verdict) = kind.numbers();
@@ -67,11 +67,11 @@ impl Empty {
             license: c"GPL".as_ptr().expose_provenance() as u64,
         };
         let fd = bpf(BPF_PROG_LOAD, &mut attr).context("cannot load an empty program")?;
-        // SAFETY: on success the call returns a new descriptor that nobody else owns.
+        // SAFETY: on success the call returns a new descriptor without another owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// How long it took, by the kernel's clock.
+    /// Runs it once. Returns the time by the kernel's clock.
     pub fn run(&self, packet: &[u8]) -> Result<Duration> {
         let mut out = vec![0_u8; packet.len()];
         let size = u32::try_from(packet.len()).context("a packet is not that long")?;
@@ -90,7 +90,8 @@ impl Empty {
 }
 
 fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<i32> {
-    // SAFETY: `attr` is one of the structs above, valid for its size, and what its addresses lead to lives across the call.
+    // SAFETY: `attr` is one of the structs above, valid for its size, and the memory at its addresses outlives
+    // the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }

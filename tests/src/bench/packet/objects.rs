@@ -1,4 +1,4 @@
-//! One Service with backends on another node, and clients outside that dial its NodePort.
+//! One Service with backends on another node, and external clients that dial its NodePort.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,10 +13,10 @@ pub use crate::differential::objects::policy;
 use crate::differential::objects::{NODE, NODE_NAME};
 
 const NODE_PORT: u16 = 30_080;
-/// Flows to one backend that are masqueraded all need another port of the node, and there are 36,000.
+/// Masqueraded flows to one backend each need another port of the node, and there are 36,000.
 const BACKENDS: u8 = 50;
 const TARGET: u16 = 8080;
-/// Flows of each client; their ports begin at `FIRST_PORT`.
+/// Flows of each client; their ports start at `FIRST_PORT`.
 const FLOWS: u32 = 50_000;
 const FIRST_PORT: u32 = 1024;
 
@@ -26,7 +26,7 @@ pub fn changes() -> impl Iterator<Item = Change> {
     objects.filter_map(|object| object.change(NODE_NAME).ok()?).map(|read| read.value)
 }
 
-/// The flow with this number, and the port it comes from.
+/// The flow with this number, and its source port.
 pub fn flow(number: u32, is_v6: bool) -> (Flow, u16) {
     let client = 1 + number / FLOWS;
     let port = u16::try_from(FIRST_PORT + number % FLOWS).expect("a port");
@@ -49,7 +49,7 @@ pub fn is_backend(address: SocketAddr) -> bool {
     address.port() == TARGET && backends(address.is_ipv6()).any(|backend| backend == address.ip())
 }
 
-/// As whom a client's packet goes on.
+/// The masquerade address.
 pub fn masquerade(is_v6: bool) -> IpAddr {
     NODE[usize::from(is_v6)]
 }

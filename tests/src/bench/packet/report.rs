@@ -14,11 +14,11 @@ pub struct PacketRow {
     pub flows: u32,
     pub packet: &'static str,
     pub times: Times,
-    /// Of an empty program, run by turns with this one.
+    /// Of an empty program, run alternately with this one.
     pub empty: Times,
 }
 
-/// How long each run took, in nanoseconds.
+/// The time of each run, in nanoseconds.
 #[derive(Debug, Default)]
 pub struct Times(Vec<u32>);
 

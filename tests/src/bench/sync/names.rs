@@ -1,4 +1,4 @@
-//! Endpoints' names, asked of the agent whose maps are watched.
+//! Queries for endpoints' names to the measured agent.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -14,11 +14,11 @@ use hickory_server::proto::{
 
 use crate::lab::kernel::netns::Netns;
 
-/// Where the agent answers, in the node's own network.
+/// The agent's DNS address in the node's network namespace.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 /// A change that takes longer is lost.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// A lost answer is asked for again.
+/// A lost query is repeated after this time.
 const LOST: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Names {
         Ok(Self(socket))
     }
 
-    /// Until the endpoint of a Service with this address has its name, by the clock of who changed it.
+    /// Waits until an endpoint's name resolves. Returns the time since `began`.
     pub fn until_answered(&self, service: &str, endpoint: Ipv4Addr, began: Instant) -> Result<Duration> {
         let dashed = endpoint.to_string().replace('.', "-");
         let name = Name::from_str(&format!("{dashed}.{service}.default.svc.cluster.local."))?;
@@ -49,7 +49,7 @@ impl Names {
         self.0.send(question).context("cannot ask")?;
         let mut reply = [0; 512];
         let Ok(length) = self.0.recv(&mut reply) else { return Ok(false) };
-        // Without an error, and with one answer.
+        // NOERROR, and one answer.
         Ok(length > 8 && reply[..2] == question[..2] && reply[3] & 0xf == 0 && reply[7] == 1)
     }
 }

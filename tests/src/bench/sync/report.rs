@@ -1,4 +1,4 @@
-//! What was measured, as a few lines.
+//! The results as a few lines.
 
 use std::{fmt, time::Duration};
 
@@ -12,7 +12,7 @@ pub struct Report {
     pub alone: Latency,
     /// The same while other Services change.
     pub among_others: Latency,
-    /// From when the server calls every watch too old until a later change has arrived.
+    /// From the expiry of all watches until a later change has taken effect.
     pub relist: Duration,
     pub after_start: Memory,
     pub after_changes: Memory,
@@ -27,17 +27,17 @@ pub struct Memory {
     pub peak: u64,
     pub resident: u64,
     pub anonymous: u64,
-    /// Mostly the binary, and the arrays in the kernel that are mapped.
+    /// Mostly the binary, and the mapped arrays of the kernel.
     pub files: u64,
     pub maps: u64,
 }
 
-/// Of the same changes.
+/// Both times of the same changes.
 #[derive(Debug, Default)]
 pub struct Latency {
-    /// Until the frontend's word was another.
+    /// Until the frontend's word differs.
     pub live: Distribution,
-    /// Until the name of the new endpoint was answered, where names are.
+    /// Until the new endpoint's name resolves, if the agent serves DNS.
     pub answered: Distribution,
 }
 
@@ -53,7 +53,7 @@ impl Distribution {
         Self { times }
     }
 
-    /// The time within which this share of all stays.
+    /// The time that this share of all values does not exceed.
     pub fn within(&self, share: f64) -> Duration {
         let last = self.times.len().saturating_sub(1);
         let at = (last as f64 * share).round() as usize;

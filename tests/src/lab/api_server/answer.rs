@@ -1,4 +1,4 @@
-//! Connections, and the answer to each request.
+//! Connections, and the response to each request.
 
 use std::{net::TcpListener, sync::Arc};
 
@@ -25,7 +25,7 @@ use super::{
     stream,
 };
 
-/// Where clients are met, and how connections with them begin.
+/// The listener and the TLS handshake.
 struct TlsListener {
     listener: AsyncListener,
     acceptor: TlsAcceptor,
@@ -37,9 +37,9 @@ impl Listener for TlsListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            // A client that gives up, or does not trust us, is none.
+            // A client that aborts the handshake, or does not trust the CA, is skipped.
             let Ok((stream, address)) = self.listener.accept().await else { continue };
-            // As the real one: small events do not wait for the receipt of earlier ones.
+            // As the real server: small events do not wait for acknowledgements of earlier ones (Nagle).
             if stream.set_nodelay(true).is_err() {
                 continue;
             }
@@ -71,7 +71,7 @@ pub async fn serve(
 
 async fn handle(Extract(shared): Extract<Arc<Shared>>, request: HttpRequest) -> Response<Body> {
     let mut response = answer(shared, &request);
-    // Clients that would rather have something else see by this what they get.
+    // Clients that accept several formats see the actual one here.
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -89,7 +89,7 @@ fn answer(shared: Arc<Shared>, request: &HttpRequest) -> Response<Body> {
     if let Some(refusal) = refusal(&asked, token.as_deref(), &behaviour) {
         return refusal;
     }
-    // Before the answer begins, so that it misses nothing that comes after.
+    // Subscribed before the response is built, so that no later change is missed.
     let changes: watch::Receiver<u64> = shared.changes.subscribe();
     if asked.is_watch {
         return stream::watch(shared, changes, asked);

@@ -1,4 +1,4 @@
-//! Who follows an API server as the agent does, without a kernel: what it has heard, joined.
+//! A watch client like the agent's, without a kernel: it joins all received objects in an index.
 
 use std::{path::Path, time::Duration};
 
@@ -25,13 +25,13 @@ pub struct Follower {
     updates: mpsc::Receiver<Update>,
     index: Index,
     pub is_synced: bool,
-    /// How many changes were news to the index.
+    /// Number of changes that changed the index.
     pub news: usize,
-    /// What was skipped, and why.
+    /// Skipped objects, with the reason.
     pub skipped: Vec<String>,
 }
 
-/// As the agent, but with the patience of a test.
+/// The agent's timing, with shorter intervals for tests.
 pub fn timing() -> Timing {
     Timing {
         silence: Duration::from_secs(2),
@@ -59,12 +59,12 @@ impl Follower {
         Ok(Self { updates, index: Index::new(policy), is_synced: false, news: 0, skipped: Vec::new() })
     }
 
-    /// Follows until everything was heard once.
+    /// Waits until everything was read once.
     pub async fn synced(&mut self) {
         self.until("everything was read", |follower| follower.is_synced).await;
     }
 
-    /// Follows until this holds.
+    /// Processes updates until this holds.
     pub async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
         while !holds(self) {
@@ -76,7 +76,7 @@ impl Follower {
         }
     }
 
-    /// Follows for a while, in which nothing may be news.
+    /// Processes updates for this time. Errors: one changed the index.
     pub async fn hears_no_news_for(&mut self, time: Duration) -> Result<()> {
         let (deadline, before) = (Instant::now() + time, self.news);
         while let Ok(Some(update)) = timeout_at(deadline, self.updates.recv()).await {
@@ -99,7 +99,7 @@ impl Follower {
         self.index.frontends().count()
     }
 
-    /// The backends of a Service, by its name; none if nobody serves under that name.
+    /// The backends of a Service, by its name. Returns `None` if there is no frontend of that name.
     pub fn backends(&self, service: &str) -> Option<Vec<String>> {
         let frontend = self.index.frontends().find(|frontend| *frontend.service.service.name == *service)?;
         Some(addresses(&frontend))

@@ -1,4 +1,4 @@
-//! Objects as an API server holds them, with what nobody here reads.
+//! Objects with all fields of a real API server, including those that the agent does not read.
 
 use std::{fs, net::Ipv4Addr, path::Path};
 
@@ -69,7 +69,7 @@ pub fn node(name: &str, address: &str) -> Value {
     })
 }
 
-/// The objects of a directory, of which the harness writes one into each file.
+/// The objects of a directory of manifests, one per file.
 pub fn objects_in(directory: &Path) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
     for entry in fs::read_dir(directory).context("cannot read the manifests")? {
@@ -79,7 +79,7 @@ pub fn objects_in(directory: &Path) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// What an API server adds to everything: a third of an object, and often more.
+/// The metadata that an API server adds to every object: a third of its size, often more.
 fn metadata(name: &str, labels: &Value) -> Value {
     json!({
         "name": name,

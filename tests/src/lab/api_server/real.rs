@@ -1,5 +1,5 @@
-//! A real API server and its etcd, where the environment names their binaries. It starts from nothing in a directory of
-//! its own, on a loopback address.
+//! A real API server and its etcd, if the environment names their binaries. Both start empty in a directory of
+//! their own, on a loopback address.
 
 mod account;
 mod http;

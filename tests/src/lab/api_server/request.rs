@@ -1,4 +1,4 @@
-//! What a client asks for.
+//! Requests of clients.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ impl Request {
 }
 
 impl Selector {
-    /// The kind as objects name it.
+    /// The kind as named in objects.
     pub fn singular(&self) -> &'static str {
         const KINDS: [&str; 6] = ["Service", "EndpointSlice", "Node", "Namespace", "Pod", "ServiceCIDR"];
         let is_it = |kind: &&&str| format!("{}s", kind.to_lowercase()) == self.kind;

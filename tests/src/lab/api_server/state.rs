@@ -1,4 +1,4 @@
-//! The state of the server, whether or not it answers.
+//! The state of the server, also while it is stopped.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,32 +6,32 @@ use tokio::sync::watch;
 
 use super::store::Store;
 
-/// What the server does besides its duty.
+/// Optional features and misbehaviours of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Behaviour {
-    /// Sends everything as events to who asks for it (`sendInitialEvents`).
+    /// Supports `sendInitialEvents` (WatchList, KEP-3157).
     pub streams_lists: bool,
-    /// Keeps to the size of a page that is asked for.
+    /// Respects the requested page size.
     pub pages: bool,
-    /// The kinds it does not have, by their plural in the path.
+    /// Kinds that do not exist, by their plural in the path.
     pub missing: Vec<String>,
-    /// The kinds it does not let anybody see.
+    /// Kinds that are forbidden.
     pub forbidden: Vec<String>,
-    /// Who comes with another token is nobody.
+    /// Requests with another token are unauthorized.
     pub token: Option<String>,
     /// Watches send nothing at all.
     pub is_silent: bool,
-    /// Every event comes twice.
+    /// Every event is sent twice.
     pub duplicates: bool,
-    /// Of each two events, the later comes first.
+    /// Each two events are sent in reverse order.
     pub reorders: bool,
-    /// Answers come in pieces of so many bytes.
+    /// Responses are split into pieces of this size.
     pub piece: Option<usize>,
-    /// Answers break off after so many bytes.
+    /// Responses are cut after this number of bytes.
     pub breaks_after: Option<usize>,
     /// Every request is answered with this status.
     pub fails_with: Option<u16>,
-    /// How often watches get a bookmark.
+    /// The interval of bookmarks.
     pub bookmark_millis: u64,
 }
 
@@ -54,11 +54,11 @@ impl Default for Behaviour {
     }
 }
 
-/// What the server is, at any time, whether or not it answers.
+/// The state, shared with connections and watches.
 #[derive(Debug)]
 pub struct Shared {
     pub state: Mutex<State>,
-    /// Counts whatever a watch may have to notice.
+    /// Counts each change that a watch may have to process.
     pub changes: watch::Sender<u64>,
 }
 
@@ -66,7 +66,7 @@ pub struct Shared {
 pub struct State {
     pub store: Store,
     pub behaviour: Behaviour,
-    /// Watches that began before the last time they were cut end.
+    /// Counts cuts: watches that started before the last one end.
     pub cuts: u64,
     /// Every request, by path and query.
     pub requests: Vec<String>,

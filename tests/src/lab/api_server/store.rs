@@ -1,4 +1,4 @@
-//! The objects, and what has happened to them, by version.
+//! The objects and their history, by resource version.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,13 +17,13 @@ pub struct Store {
     objects: BTreeMap<ObjectKey, Arc<Stored>>,
     events: Vec<Arc<StoredEvent>>,
     version: u64,
-    /// Events up to this version are forgotten.
+    /// Events up to this version are compacted.
     forgotten: u64,
-    /// How often open watches were told to begin anew.
+    /// Number of expirations of open watches.
     pub expirations: u64,
 }
 
-/// An object as it is sent, and what of it is selected by.
+/// An object as it is sent, and its fields for selectors.
 #[derive(Debug)]
 pub struct Stored {
     pub key: ObjectKey,
@@ -40,7 +40,7 @@ pub struct StoredEvent {
     pub after: Option<Arc<Stored>>,
 }
 
-/// Changes since that version are forgotten.
+/// The events since the requested version are compacted.
 pub struct TooOld;
 
 impl Store {
@@ -59,7 +59,7 @@ impl Store {
         let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
         if let Some(before) = self.objects.remove(&key) {
             self.version += 1;
-            // The version of an object that is sent as deleted is that of its end.
+            // A deleted object is sent with the resource version of its deletion.
             let object = serde_json::from_str(&before.json).unwrap_or_default();
             self.note(Some(Arc::new(Stored::new(object, self.version))), None);
         }
@@ -94,7 +94,7 @@ impl Store {
         self.expirations += 1;
     }
 
-    /// What of a kind is after a key, in order.
+    /// The objects of a kind after a key, in order.
     pub fn list(&self, selector: &Selector, after: Option<&ObjectKey>) -> impl Iterator<Item = &Arc<Stored>> {
         let of_kind = |key: &ObjectKey| key.0 == selector.kind;
         let objects = self.objects.iter().filter(move |(key, _)| of_kind(key));
@@ -105,7 +105,7 @@ impl Store {
             .filter(|stored| stored.is_selected_by(selector))
     }
 
-    /// What happened after a version.
+    /// The events after a version.
     pub fn since(&self, version: u64) -> Result<&[Arc<StoredEvent>], TooOld> {
         if version < self.forgotten {
             return Err(TooOld);
@@ -132,7 +132,7 @@ impl Stored {
             && !(selector.no_headless && self.is_headless)
     }
 
-    /// Whether this is the object, in whatever version.
+    /// Whether this is the same object, disregarding the resource version.
     fn is(&self, object: &Value) -> bool {
         let mut own: Value = serde_json::from_str(&self.json).unwrap_or_default();
         let mut other = object.clone();

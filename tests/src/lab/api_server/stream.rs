@@ -1,4 +1,4 @@
-//! Answers that take their time: watches, and bodies that come in chunks or break off.
+//! Streamed responses: watches, and bodies that are split or cut.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -18,16 +18,16 @@ use super::{
 
 type Chunk = Result<Vec<u8>, io::Error>;
 
-/// Pieces that wait to be sent; a client that does not read makes us wait.
+/// Chunks in the queue; a client that does not read blocks the watch.
 const WAITING: usize = 16;
 
-/// A body that is known as a whole.
+/// A complete body.
 pub fn whole(bytes: Vec<u8>, behaviour: &Behaviour) -> Response<Body> {
     let chunks = chunks(bytes, behaviour);
     Response::new(Body::from_stream(stream::iter(chunks)))
 }
 
-/// The chunks that a text comes in, up to where it breaks off.
+/// The chunks of a text, up to the cut.
 fn chunks(bytes: Vec<u8>, behaviour: &Behaviour) -> Vec<Chunk> {
     let size = behaviour.piece.unwrap_or(bytes.len()).max(1);
     let upto = behaviour.breaks_after.unwrap_or(bytes.len()).min(bytes.len());
@@ -40,14 +40,14 @@ pub fn watch(shared: Arc<Shared>, changes: watch::Receiver<u64>, request: Reques
     let (sender, receiver) = mpsc::channel::<Chunk>(WAITING);
     tokio::spawn(async move {
         let mut watch = Watch::new(&shared, request, sender);
-        // Who does not listen any more has no use for the rest.
+        // A closed connection needs no more events.
         let _ = watch.run(&shared, changes).await;
     });
     let body = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
     Response::new(Body::from_stream(body))
 }
 
-/// The client is gone, or was sent away.
+/// The client has closed the connection, or the watch was ended.
 struct Closed;
 
 struct Watch {
@@ -57,10 +57,10 @@ struct Watch {
     wants_everything: bool,
     wants_bookmarks: bool,
     ends: Option<Instant>,
-    /// How often watches had been cut, and told to begin anew, when this one began.
+    /// Numbers of cuts and expirations at the start of this watch.
     cuts: u64,
     expirations: u64,
-    /// It fell silent once, and stays so.
+    /// It was silenced once, and stays so.
     is_stuck: bool,
     sender: mpsc::Sender<Chunk>,
 }
@@ -130,7 +130,7 @@ impl Watch {
         }
     }
 
-    /// The lines of what happened since the last ones; none when that is forgotten.
+    /// The lines of the events since the last call. Returns `None` if they are compacted.
     fn news(&mut self, state: &State) -> Option<String> {
         if state.store.expirations > self.expirations {
             return None;
@@ -145,7 +145,7 @@ impl Watch {
         Some(lines.iter().map(|line| line.repeat(times)).collect())
     }
 
-    /// To who selects, an object that begins to match has come, and one that no longer does has gone.
+    /// With a selector, an object that begins to match is ADDED, and one that no longer matches is DELETED.
     fn event(&self, event: &StoredEvent) -> Option<String> {
         let selected = |stored: &&Arc<Stored>| stored.is_selected_by(&self.selector);
         match (event.before.as_ref().filter(selected), event.after.as_ref().filter(selected)) {
@@ -159,7 +159,7 @@ impl Watch {
     async fn bookmark(&mut self, shared: &Shared, ends_beginning: bool) -> Result<(), Closed> {
         let (version, behaviour) = {
             let state = shared.lock();
-            // A server that lost its history has nothing newer to tell of.
+            // After a restore the server may have an older version than this watch.
             (self.version.min(state.store.version()), state.behaviour.clone())
         };
         let annotations =

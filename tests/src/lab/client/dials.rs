@@ -11,7 +11,7 @@ use crate::lab::{
     traffic::{Dial, How, Report},
 };
 
-/// What can be dialled: one address, or several taken in turn.
+/// Addresses to dial: one, or several in turn.
 pub trait Targets {
     fn addresses(self) -> Vec<SocketAddr>;
 }
@@ -48,7 +48,7 @@ impl<'a> PodRef<'a> {
         Self { place: Place::Node(node), ..self }
     }
 
-    /// In the namespace of the node with this index, as pods with `hostNetwork` are.
+    /// In the network namespace of the node with this index, as pods with `hostNetwork`.
     pub fn on_host(self, node: usize) -> Self {
         Self { place: Place::Host(node), ..self }
     }
@@ -69,18 +69,18 @@ impl<'a> PodRef<'a> {
 }
 
 impl Cluster {
-    /// A pod by name; it comes into being when it is first used, on the first node unless told otherwise.
+    /// A pod by name. It is created at its first use, on the first node by default.
     pub fn pod<'a>(&'a self, name: &str) -> PodRef<'a> {
         PodRef { cluster: self, name: name.to_owned(), place: Place::Node(0) }
     }
 
-    /// A client that is no part of the cluster.
+    /// A client outside the cluster.
     pub fn client<'a>(&'a self, name: &str) -> PodRef<'a> {
         PodRef { cluster: self, name: name.to_owned(), place: Place::Outside }
     }
 }
 
-/// Dialling that is about to happen.
+/// Connections to make.
 #[must_use = "nothing is dialled before the result is asked for"]
 pub struct Dials<'a> {
     pod: PodRef<'a>,
@@ -96,7 +96,7 @@ impl<'a> Dials<'a> {
         self.with(|dial| dial.times = Some(times))
     }
 
-    /// As many connections at a time.
+    /// Number of connections at a time.
     pub fn at_once(self, workers: usize) -> Self {
         self.with(|dial| dial.workers = workers)
     }
@@ -105,12 +105,12 @@ impl<'a> Dials<'a> {
         self.with(|dial| dial.how = how)
     }
 
-    /// TCP connections all come from this address and port.
+    /// TCP connections have this source address and port.
     pub fn from(self, from: SocketAddr) -> Self {
         self.with(|dial| dial.from = Some(from))
     }
 
-    /// A rest between two connections.
+    /// A pause between two connections.
     pub fn every(self, pause: Duration) -> Self {
         self.with(|dial| dial.pause_us = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX))
     }
@@ -119,7 +119,7 @@ impl<'a> Dials<'a> {
         self.with(|dial| dial.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Keeps when each attempt began and ended.
+    /// Records the start and end of each attempt.
     pub fn recorded(self) -> Self {
         self.with(|dial| dial.recorded = true)
     }
@@ -129,28 +129,28 @@ impl<'a> Dials<'a> {
         report.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// Goes on until it is stopped.
+    /// Continues until it is stopped.
     pub async fn in_background(self) -> Dialling {
         let pod: Arc<Pod> = self.pod.start().await;
         pod.dial_on(self.dial).await.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// No attempt fails, and nobody else answers; who of them answers is left to chance.
+    /// No attempt fails, and only these answer; the choice among them is random.
     pub async fn always_reaches_one_of<const N: usize>(&self, names: [&str; N]) -> Report {
         self.demand(|report| only(report, &names)).await
     }
 
-    /// No attempt fails, each of them answers and nobody else.
+    /// No attempt fails, each of these answers, and no other server.
     pub async fn reaches_each_of<const N: usize>(&self, names: [&str; N]) -> Report {
         self.demand(|report| only(report, &names).and_then(|()| each(report, &names))).await
     }
 
-    /// Every attempt is refused, and so at once.
+    /// Every attempt is refused, without a timeout.
     pub async fn is_refused(&self) -> Report {
         self.demand(all_refused).await
     }
 
-    /// Tries until a whole round reaches each of them and nobody else.
+    /// Retries until a whole round reaches each of these and no other server.
     pub async fn comes_to_reach_each_of<const N: usize>(&self, names: [&str; N]) -> Report {
         self.await_round(&format!("each of {names:?} answers"), |report| {
             only(report, &names).and_then(|()| each(report, &names))
@@ -158,7 +158,7 @@ impl<'a> Dials<'a> {
         .await
     }
 
-    /// Tries until a whole round is refused.
+    /// Retries until a whole round is refused.
     pub async fn comes_to_be_refused(&self) -> Report {
         self.await_round("every attempt is refused", all_refused).await
     }
@@ -186,7 +186,7 @@ impl<'a> Dials<'a> {
     }
 }
 
-/// Nothing failed, and nobody but these answered.
+/// Errors: an attempt failed, or another server answered.
 pub fn only(report: &Report, names: &[&str]) -> Result<()> {
     ensure!(report.failures.is_empty(), "attempts failed: {:?}", report.failures);
     let other = report.answers.keys().find(|name| !names.contains(&name.as_str()));

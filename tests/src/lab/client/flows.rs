@@ -1,4 +1,4 @@
-//! Tables of flows: every line is dialled, side by side, and all lines that do not hold are told at once.
+//! Tables of flows: all lines are dialled in parallel, and all failures are reported together.
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +19,9 @@ use crate::lab::{
 
 /// Longer than any answer takes.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Long enough for an answer that should not come.
+/// Long enough to establish that no answer arrives.
 const SILENCE: Duration = Duration::from_millis(300);
-/// Who of two was never chosen in so many fair draws was not among them.
+/// If a backend of two was never chosen in this number of fair draws, it was not a candidate.
 const DRAWS: u64 = 24;
 
 /// A line of the table.
@@ -35,11 +35,11 @@ pub struct Flow {
 
 #[derive(Debug, Clone)]
 pub enum Want {
-    /// Each of these answers and nobody else, and each sees the client under exactly this address.
+    /// Each of these answers and no other server, and each sees the client under exactly this address.
     Reaches(BTreeMap<String, IpAddr>),
-    /// Refused, and at once.
+    /// Refused, without a timeout.
     Refused,
-    /// Nothing comes back.
+    /// No reply arrives.
     Silence,
 }
 
@@ -58,7 +58,7 @@ impl Flow {
     async fn try_from(&self, client: &Pod) -> Result<()> {
         let whole = self.dial();
         if matches!(self.want, Want::Reaches(_)) {
-            // A line that does not hold at all is told without further waiting.
+            // A line that fails at once is reported without further waiting.
             let first = client.dial(Dial { times: Some(1), ..whole.clone() }).await?;
             ensure!(first.failed() == 0, "{:?}", first.first_failures);
         }
@@ -75,7 +75,7 @@ impl Flow {
     }
 }
 
-/// Dials every flow from a pod; panics with those that do not hold.
+/// Dials every flow from a pod. Panics with the failures.
 pub async fn hold(client: &Arc<Pod>, flows: Vec<Flow>) {
     assert!(!flows.is_empty(), "a table without lines holds nothing");
     let (count, mut dialling) = (flows.len(), JoinSet::new());

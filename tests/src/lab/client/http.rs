@@ -1,4 +1,4 @@
-//! Asking a node's own servers, as a load balancer or a kubelet does.
+//! HTTP requests to a node's servers, as from a load balancer or a kubelet.
 
 use std::{
     io::{Read as _, Write as _},
@@ -26,7 +26,7 @@ impl Answer {
     }
 }
 
-/// Asks from inside of a namespace.
+/// Sends a request from a network namespace.
 pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<Answer> {
     netns.run(|| {
         let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("nobody listens")?;

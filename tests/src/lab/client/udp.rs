@@ -1,4 +1,4 @@
-//! A UDP socket in a pod, driven call by call.
+//! A UDP socket in a pod, controlled call by call.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::lab::{
     traffic::{Action, Answer, Family, SocketAction},
 };
 
-/// Longer than any answer takes, shorter than anybody wants to wait for one that does not come.
+/// Longer than any answer takes.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Closed when the pod ends, or when a story closes it.
+/// Closed when the pod ends, or by the story.
 #[derive(Debug)]
 pub struct Udp<'a> {
     pod: &'a Pod,
@@ -42,7 +42,7 @@ impl Udp<'_> {
         self.call(SocketAction::Connect { socket: self.socket, to }).await.map(drop)
     }
 
-    /// Sends to where it is connected.
+    /// Sends to the connected address.
     pub async fn send(&self, text: &str) -> Result<()> {
         let order = SocketAction::Send { socket: self.socket, to: None, text: text.to_owned() };
         self.call(order).await.map(drop)
@@ -53,7 +53,7 @@ impl Udp<'_> {
         self.call(order).await.map(drop)
     }
 
-    /// The next datagram: where it says it comes from, and what it says.
+    /// The next datagram: its source address and its text.
     pub async fn receive(&self) -> Result<(SocketAddr, String)> {
         let within_ms = u64::try_from(TIMEOUT.as_millis())?;
         let answer = self.call(SocketAction::Receive { socket: self.socket, within_ms }).await?;

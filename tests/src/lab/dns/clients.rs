@@ -1,4 +1,4 @@
-//! Clients of the cluster's DNS Service that ask all the while, one of each kind, and what came of it.
+//! Continuous clients of the cluster's DNS Service, one of each resolver, and their results.
 
 use std::time::{Duration, Instant};
 
@@ -13,20 +13,20 @@ use crate::lab::{
     traffic::{Dial, How, Lookup, Report, WHO},
 };
 
-/// The ways in which resolvers ask.
+/// The query patterns of resolvers.
 pub const LOOKUPS: [How; 3] =
     [How::Lookup(Lookup::ConnectedUdp), How::Lookup(Lookup::UnconnectedUdp), How::Lookup(Lookup::Tcp)];
 const LIBRARY_NAME: &str = "getaddrinfo";
-/// Who asks in which of them, and how many at a time.
+/// The clients with each pattern, and their number of workers.
 const KINDS: [(&str, How, usize); 3] =
     [("glibc", LOOKUPS[0], 4), ("musl", LOOKUPS[1], 4), ("over-tcp", LOOKUPS[2], 1)];
 
-/// Lookups of the C library, each of two questions, and plain questions beside them: 10,000 questions a second, where the
-/// machine can do that. There are more clients than lose their question when a server dies, so that a silence is the
-/// server's and not that of clients who wait.
+/// Lookups of the C library, each of two queries, and single queries beside them: 10,000 queries per second, if
+/// the machine can send them. There are more clients than queries lost by the death of a server, so that a
+/// silence is caused by the server and not by waiting clients.
 const LIBRARY: ClientGroup = ClientGroup { threads: 100, each_per_second: 20 };
 const STREAM: ClientGroup = ClientGroup { threads: 150, each_per_second: 40 };
-/// From the node itself, where no packet is seen.
+/// From the node itself, where the packet plane is not involved.
 const HOST: ClientGroup = ClientGroup { threads: 4, each_per_second: 25 };
 
 pub struct Askers {
@@ -34,7 +34,7 @@ pub struct Askers {
     begun: Instant,
 }
 
-/// Threads that ask as often as this, if they get answers so soon.
+/// Threads, and the rate of each as long as answers arrive in time.
 struct ClientGroup {
     threads: usize,
     each_per_second: u64,
@@ -48,7 +48,7 @@ impl ClientGroup {
 }
 
 impl Askers {
-    /// In pods of the first node.
+    /// Starts clients in pods of the first node.
     pub async fn start(cluster: &Cluster, serving: &Serving) -> Self {
         let mut asking = Vec::new();
         for (name, how, workers) in KINDS {
@@ -58,7 +58,7 @@ impl Askers {
         Self { asking, begun: Instant::now() }
     }
 
-    /// The same, and the resolvers of a busy node besides, some of them the node's own.
+    /// The same, and the resolvers of a busy node in addition, some of them in the node's network namespace.
     pub async fn start_many(cluster: &Cluster, serving: &Serving) -> Result<Self> {
         let mut askers = Self::start(cluster, serving).await;
         let library = cluster.pod("library").start().await;
@@ -83,7 +83,7 @@ impl Askers {
         Ok(())
     }
 
-    /// How many lookups of each kind somebody has answered.
+    /// The number of lookups that a server has answered, for each client.
     pub async fn answered_by(&self, who: &str) -> Result<Vec<u64>> {
         let mut counts = Vec::new();
         for (_, asking) in &self.asking {
@@ -92,13 +92,13 @@ impl Askers {
         Ok(counts)
     }
 
-    /// Lets all come to their end: none failed, nobody else answered than these, and each of them did. What there is to
-    /// tell of it.
+    /// Stops all clients. Errors: a lookup failed, another server answered, or one of these did not. Returns a
+    /// summary.
     pub async fn end(self, who: &[&str]) -> Result<String> {
         let (mut lines, mut silent, mut rate) = (Vec::new(), who.to_vec(), 0.0);
         for (name, asking) in self.asking {
             let report = asking.stop().await?;
-            // One after another: the others ask on while a last lookup waits for its second try.
+            // Stopped one after another: the others continue while a last lookup waits for its second try.
             let lookups = report.attempts as f64 / self.begun.elapsed().as_secs_f64();
             rate += lookups * if name == LIBRARY_NAME { 2.0 } else { 1.0 };
             lines.push(summary(name, &report, lookups));

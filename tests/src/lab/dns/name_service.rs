@@ -1,5 +1,5 @@
-//! The cluster's DNS Service of a story: every node answers for it by itself, and a server in a pod of the last node is its
-//! endpoint. Who answers is told by the address of one name.
+//! The cluster's DNS Service of a story: every node serves it locally, and a server in a pod of the last node is
+//! its endpoint. The address of one name identifies the server that answered.
 
 use std::{
     fs,
@@ -27,15 +27,15 @@ const PORT: u16 = 53;
 /// The answers of nodes and of the endpoint.
 pub const HERE: &str = "192.0.2.1";
 pub const ELSEWHERE: &str = "192.0.2.2";
-/// The answer of nodes once they are told otherwise.
+/// The answer of nodes after a change of their Corefile.
 pub const CHANGED: &str = "192.0.2.3";
 
-/// What nodes are told about names, before there is a cluster.
+/// The DNS configuration of nodes, before there is a cluster.
 pub struct NameService {
     directory: TempDir,
 }
 
-/// The Service, once there is one.
+/// The running Service.
 pub struct Serving {
     pub vip: Addresses,
     pub endpoint: Arc<Pod>,
@@ -52,12 +52,12 @@ impl NameService {
         Ok(written)
     }
 
-    /// Tells nodes otherwise.
+    /// Changes the answer of nodes.
     pub fn change(&self) -> Result<()> {
         self.write("here", CHANGED)
     }
 
-    /// Lets agents ask the endpoint, which is not there yet, for what they do not know.
+    /// Forwards external names to the endpoint, which does not exist yet.
     pub fn forwarded_to(&self, endpoint: IpAddr) -> Result<()> {
         let upstream = SocketAddr::new(endpoint, Port::new(Protocol::Udp, PORT).target);
         let text = format!(
@@ -66,7 +66,7 @@ impl NameService {
         fs::write(self.corefile("here"), text).context("cannot write a Corefile")
     }
 
-    /// Lets every agent answer names, and in the place of the Service.
+    /// Configures every agent to serve DNS, also at the Service's address.
     pub fn told_to(&self, cluster: Builder) -> Builder {
         let corefile = format!("--corefile={}", self.corefile("here").display());
         cluster.flag(&corefile).flag(&format!("--dns-service={NAMESPACE}/{NAME}"))
@@ -97,7 +97,7 @@ impl NameService {
 
     fn write(&self, whose: &str, answer: &str) -> Result<()> {
         let (corefile, who) = (self.corefile(whose), WHO.trim_end_matches('.'));
-        // An address of each family: what says that there is none would have to say for how long to be kept.
+        // An address of each family: a negative answer would need an SOA record with a TTL.
         let hosts = format!("hosts /nonexistent {{\n  {answer} {who}\n  2001:db8::1 {who}\n }}");
         let text =
             format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n reload 100ms\n {hosts}\n}}\n");
@@ -110,23 +110,23 @@ impl NameService {
 }
 
 impl Serving {
-    /// Where names are asked.
+    /// The Service's addresses.
     pub fn addresses(&self) -> [SocketAddr; 2] {
         self.vip.both().map(|ip| SocketAddr::new(ip, PORT))
     }
 
-    /// Where the endpoint answers, in the same order.
+    /// The endpoint's addresses, in the same order.
     pub fn backends(&self) -> [SocketAddr; 2] {
         let port = Port::new(Protocol::Udp, PORT).target;
         self.endpoint.addresses.both().map(|ip| SocketAddr::new(ip, port))
     }
 
-    /// The same of one family.
+    /// The Service's IPv4 address.
     pub fn v4(&self) -> SocketAddr {
         SocketAddr::new(self.vip.v4.into(), PORT)
     }
 
-    /// Under an address that only nodes serve.
+    /// An address that only nodes serve.
     pub fn local(address: Ipv4Addr) -> SocketAddr {
         SocketAddr::new(address.into(), PORT)
     }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Writes what the kubelet gives a pod of a namespace for /etc/resolv.conf.
+/// Writes the resolv.conf that the kubelet gives a pod of this namespace.
 pub fn resolv_conf(pod: &str, namespace: &str, server: IpAddr, directory: &Path) -> Result<PathBuf> {
     let path = directory.join(format!("{pod}.resolv.conf"));
     let text = format!(

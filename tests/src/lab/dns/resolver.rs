@@ -1,4 +1,4 @@
-//! How a pod finds names: the C library's resolver with the pod's own resolv.conf, and single questions.
+//! Name resolution in a pod: the C library's resolver with the pod's own resolv.conf, and single queries.
 
 use std::{
     collections::BTreeSet,
@@ -25,21 +25,21 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
 /// The source of a program that looks names up.
 const LOOKUP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/lookup.rs");
-/// What getent ends with when there is no such name.
+/// The exit status of getent if the name does not exist.
 const NOT_FOUND: i32 = 2;
-/// Puts a file over /etc/resolv.conf, for itself and whatever it becomes.
+/// Mounts a file over /etc/resolv.conf, for this process and the program that it executes.
 const WITH_RESOLV_CONF: &str = r#"mount --bind "$1" /etc/resolv.conf && shift && exec "$@""#;
 
-/// Whose `getaddrinfo` it is.
+/// The implementation of `getaddrinfo`.
 #[derive(Debug)]
 pub enum Library {
     Gnu,
-    /// A program that was linked to it.
+    /// A program linked to musl.
     Musl(PathBuf),
 }
 
 impl Library {
-    /// Those for which programs can be had here; what has to be built for that is put into a directory.
+    /// The libraries available on this machine. Programs that must be built for them are written to a directory.
     pub fn all(directory: &Path) -> Result<Vec<Self>> {
         let target = format!("{ARCH}-unknown-linux-musl");
         let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
@@ -68,7 +68,7 @@ impl fmt::Display for Library {
     }
 }
 
-/// The names of a pod, as the kubelet would have it: `dnsPolicy: ClusterFirst`.
+/// The resolver of a pod, with the kubelet's `dnsPolicy: ClusterFirst`.
 #[derive(Debug)]
 pub struct Resolver<'a> {
     pod: &'a Pod,
@@ -77,13 +77,13 @@ pub struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    /// Of a pod in a namespace; its resolv.conf is kept in a directory.
+    /// For a pod in this namespace; writes its resolv.conf to a directory.
     pub fn new(pod: &'a Pod, namespace: &str, server: IpAddr, directory: &Path) -> Result<Self> {
         let resolv_conf = resolv_conf(&pod.name, namespace, server, directory)?;
         Ok(Self { pod, server, resolv_conf })
     }
 
-    /// The addresses that programs in the pod get for a name; none if there is no such name.
+    /// The addresses that programs in the pod get for a name. Returns an empty set if the name does not exist.
     pub async fn addresses(&self, name: &str) -> Result<BTreeSet<IpAddr>> {
         let mut addresses = BTreeSet::new();
         for database in ["ahostsv4", "ahostsv6"] {
@@ -95,7 +95,7 @@ impl<'a> Resolver<'a> {
         Ok(addresses)
     }
 
-    /// How long one process takes for so many lookups of a name, one after the other, each of all its addresses.
+    /// The time of one process for this number of successive lookups of a name, each for all its addresses.
     pub async fn time(&self, library: &Library, name: &str, times: usize) -> Result<Duration> {
         let names = vec![name; times];
         let begun = Instant::now();
@@ -109,13 +109,13 @@ impl<'a> Resolver<'a> {
         Ok(begun.elapsed())
     }
 
-    /// The names of an address, the first one first; none if nobody has it.
+    /// The names of an address, the primary one first. Returns an empty list if it has none.
     pub async fn names(&self, address: IpAddr) -> Result<Vec<String>> {
         let printed = self.getent("hosts", &address.to_string()).await?;
         Ok(printed.split_whitespace().skip(1).map(str::to_owned).collect())
     }
 
-    /// The server's answer to one question.
+    /// The server's answer to one query.
     pub fn ask(&self, name: &str, kind: RecordType) -> Result<Message> {
         let name = Name::from_str(name).with_context(|| format!("{name} is no name"))?;
         let mut query = Message::new(1, MessageType::Query, OpCode::Query);
@@ -132,7 +132,7 @@ impl<'a> Resolver<'a> {
         Message::from_vec(answer.get(..length).unwrap_or_default()).context("cannot read the answer")
     }
 
-    /// The lines that a program prints which asks for names.
+    /// The output lines of a program that looks names up.
     pub async fn printed(&self, program: &str, arguments: &[&str]) -> Result<Vec<String>> {
         let (status, printed) = self.run(program, arguments).await?;
         ensure!(status.success(), "{program} {arguments:?}: {status}");

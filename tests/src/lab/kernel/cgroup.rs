@@ -1,7 +1,8 @@
 //! Control groups: a node is a subtree, a pod a leaf of it.
 //!
-//! Sockets belong for ever to the group of the process that made them, which is how the programs of one node see its
-//! own pods and nobody else's. A group is removed when dropped; whoever owns the processes in it ends them first.
+//! A socket belongs permanently to the cgroup of the process that created it, so that the programs of one node
+//! see only the sockets of its own pods. A group is removed when dropped; the owner of its processes ends them
+//! first.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,7 +19,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// A group directly below the cgroup2 mount, wherever that is on this machine.
+    /// A group directly below the cgroup2 mount of this machine.
     pub fn at_the_root(name: &str) -> Result<Self> {
         let root = mounts::cgroup2()?;
         leftovers::sweep(&root, remove_tree);
@@ -33,7 +34,7 @@ impl Cgroup {
         &self.path
     }
 
-    /// The file that moves whoever writes `0` to it; to be opened before the fork.
+    /// The file that moves a process into the group if it writes `0`; to be opened before the fork.
     pub fn entrance(&self) -> Result<File> {
         let path = self.path.join("cgroup.procs");
         OpenOptions::new().write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))
@@ -60,6 +61,6 @@ fn remove_tree(group: &Path) {
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .for_each(|entry| remove_tree(&entry.path()));
-    // A group that still has a process stays; the next start tries again.
+    // A group with a process remains; the next start tries again.
     let _ = fs::remove_dir(group);
 }

@@ -1,4 +1,4 @@
-//! A host's own packet filter, which knows nothing of Services.
+//! A host's own packet filter, independent of Services.
 
 use std::{
     io::Write as _,
@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::lab::kernel::netns::Netns;
 
-/// Lets a namespace filter packets by these rules, as `nft` reads them.
+/// Loads rules of `nft` in a network namespace.
 pub fn filter(netns: &Netns, rules: &str) -> Result<()> {
     nft(netns, &["-f", "-"], rules).map(drop)
 }
 
-/// How many packets a named counter of `table` has seen.
+/// The packets counted by a named counter of `table`.
 pub fn counted(netns: &Netns, table: &str, counter: &str) -> Result<u64> {
     let words = ["--json", "list", "counter", "inet", table, counter];
     let answer: serde_json::Value = serde_json::from_str(&nft(netns, &words, "")?)?;

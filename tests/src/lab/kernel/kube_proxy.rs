@@ -1,4 +1,4 @@
-//! kube-proxy's rules in a node's kernel, written by hand in the form it gives them (nftables mode).
+//! The rules of kube-proxy in a node's kernel, written by hand in its form (nftables mode).
 
 use std::{fmt::Write as _, net::SocketAddr};
 
@@ -17,12 +17,12 @@ pub struct Served {
     pub backends: Vec<SocketAddr>,
 }
 
-/// Lets a node serve these, and nothing else.
+/// Replaces the Services of a node by these.
 pub fn serve(netns: &Netns, served: &[Served]) -> Result<()> {
     filter(netns, &format!("{}{}", table(served, true), table(served, false)))
 }
 
-/// A map from what is dialled to the chain of the Service, which draws a backend.
+/// A map from the frontend to the chain of the Service, which selects a backend.
 fn table(served: &[Served], is_v4: bool) -> String {
     let (family, address) = if is_v4 { ("ip", "ipv4_addr") } else { ("ip6", "ipv6_addr") };
     let served = served.iter().filter(|served| served.frontend.is_ipv4() == is_v4);

@@ -1,7 +1,8 @@
-//! How many instructions the verifier follows in each program, noted for each series of kernels.
+//! The number of instructions that the verifier processes for each program, recorded for each kernel series.
 //!
-//! The kernel tells it as `verified_insns` of a loaded program, which is what the verifier's log calls "processed". It is
-//! what loading costs, and what a kernel limits to a million; verifiers differ, and so each series has its own file.
+//! The kernel reports it as `verified_insns` of a loaded program, which the verifier's log calls "processed". It
+//! determines the time of loading, and the kernel limits it to a million. Verifiers differ, so each series has
+//! its own file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,17 +12,18 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// No program comes above this, whatever was noted: a tenth of what the kernel allows.
+/// The upper limit of every program, independently of the ledger: a tenth of the kernel's limit.
 pub const MOST: u32 = 100_000;
-/// Growth that goes unnoticed, in percent.
+/// Permitted growth, in percent.
 const SLACK: u64 = 5;
 
-/// Counts by the names of programs.
+/// Counts by program name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger(pub BTreeMap<String, u32>);
 
 impl Ledger {
-    /// What is wrong with these counts, beside what was noted; nothing may have been noted for this kernel.
+    /// Reports counts above the limit or above the recorded ones. `noted` is `None` for a kernel without a
+    /// ledger.
     pub fn complaints(&self, noted: Option<&Ledger>) -> Vec<String> {
         let above = self.0.iter().filter(|(_, count)| !(1..=MOST).contains(*count));
         let mut complaints: Vec<String> =
@@ -35,7 +37,7 @@ impl Ledger {
         complaints
     }
 
-    /// What was noted for this kernel.
+    /// The recorded counts of this kernel. Returns `None` if there is no ledger for it.
     pub fn noted() -> Result<Option<Ledger>> {
         let file = file()?;
         if !file.exists() {
@@ -45,7 +47,7 @@ impl Ledger {
         Ledger::parse(&text).map(Some).with_context(|| format!("in {}", file.display()))
     }
 
-    /// Notes these counts for this kernel.
+    /// Records these counts for this kernel.
     pub fn note(&self) -> Result<()> {
         let file = file()?;
         fs::write(&file, self.to_string()).with_context(|| format!("cannot write {}", file.display()))
@@ -69,7 +71,7 @@ impl fmt::Display for Ledger {
     }
 }
 
-/// The sentence about a program whose count is not as it was noted; a smaller one is welcome.
+/// Reports a program whose count has grown, or that is missing on one side. A smaller count is accepted.
 fn change(name: &str, now: Option<&u32>, noted: Option<&u32>) -> Option<String> {
     match (now, noted) {
         (Some(now), Some(noted)) if u64::from(*now) * 100 > u64::from(*noted) * (100 + SLACK) => {
@@ -81,7 +83,7 @@ fn change(name: &str, now: Option<&u32>, noted: Option<&u32>) -> Option<String> 
     }
 }
 
-/// Two numbers are enough: the verifier of a series changes seldom.
+/// Major and minor version: the verifier rarely changes within a series.
 pub fn series() -> Result<String> {
     const RELEASE: &str = "/proc/sys/kernel/osrelease";
     let release = fs::read_to_string(RELEASE).with_context(|| format!("cannot read {RELEASE}"))?;
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn growth_is_noticed() {
-        /// Name, the counts now, what was noted, what is complained of.
+        /// Name, counts, recorded counts, expected complaints.
         type Case<'a> = (&'a str, &'a [(&'a str, u32)], Option<&'a Ledger>, &'a [&'a str]);
         let noted = ledger(&[("a", 1000)]);
         let cases: [Case<'_>; 9] = [

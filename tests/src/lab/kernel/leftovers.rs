@@ -1,4 +1,5 @@
-//! What has a path outlives a killed process: it has a name that tells whose it is, and the next cluster removes it.
+//! Objects with a path outlive a killed process: their name contains the process id, and the next cluster removes
+//! them.
 
 use std::{
     fs,
@@ -10,12 +11,12 @@ use std::{
 const PREFIX: &str = "portreeve-test-";
 static MADE: AtomicU32 = AtomicU32::new(0);
 
-/// A name no other cluster on this machine has.
+/// A name that is unique on this machine.
 pub fn unique_name(what: &str) -> String {
     format!("{PREFIX}{}-{}-{what}", process::id(), MADE.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Hands every entry of `root` to `remove` that was named by a process which is gone.
+/// Calls `remove` for every entry of `root` that was named by a process that has ended.
 pub fn sweep(root: &Path, remove: impl Fn(&Path)) {
     let Ok(entries) = fs::read_dir(root) else { return };
     for entry in entries.flatten() {
@@ -26,7 +27,7 @@ pub fn sweep(root: &Path, remove: impl Fn(&Path)) {
 }
 
 pub fn remove_directory(path: &Path) {
-    // Somebody else may be removing the same one.
+    // Another process may remove it at the same time.
     let _ = fs::remove_dir_all(path);
 }
 

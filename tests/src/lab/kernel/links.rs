@@ -1,4 +1,4 @@
-//! The links that hold a node's programs at their hooks.
+//! The links that attach a node's programs to their hooks.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -10,12 +10,12 @@ use aya::programs::{
 
 use crate::lab::eventually::eventually;
 
-/// The programs of links, by the kernel's numbers.
+/// Program ids of links.
 #[derive(Debug)]
 pub struct Linked(BTreeSet<u32>);
 
 impl Linked {
-    /// Those whose links are pinned in a node's directory.
+    /// The links that are pinned in a node's directory.
     pub fn in_directory(bpffs: &Path) -> Result<Self> {
         let mut programs = BTreeSet::new();
         for entry in fs::read_dir(bpffs.join("links"))? {
@@ -26,11 +26,12 @@ impl Linked {
         Ok(Self(programs))
     }
 
-    /// The kernel takes programs off their hooks some time after the last name of their links is gone, one by one, and lets
-    /// go of them then. What a client asks meanwhile may be led elsewhere by one and never come back for want of another.
+    /// Waits until the kernel has detached and freed the programs. It does so one by one, some time after the
+    /// last pin of their links is removed. Meanwhile a query may be redirected by one program, and its reply be
+    /// lost for lack of another.
     pub async fn are_gone(&self) {
         eventually("the kernel has let go of the programs", async || {
-            // One that cannot be read was just let go of.
+            // A program that cannot be read was just freed.
             let left = loaded_programs().flatten().filter(|program| self.0.contains(&program.id())).count();
             ensure!(left == 0, "{left} of {} are left", self.0.len());
             Ok(())

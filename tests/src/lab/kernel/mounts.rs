@@ -1,4 +1,4 @@
-//! Where this machine has cgroup2 and bpffs; a bpffs is mounted where none is.
+//! The cgroup2 and bpffs mounts of this machine; a missing bpffs is mounted.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ pub fn cgroup2() -> Result<PathBuf> {
         .context("there is no cgroup2 mount: `mount -t cgroup2 none /sys/fs/cgroup/unified` makes one")
 }
 
-/// The machine's bpffs. One that is mounted here stays mounted: it is what every node has.
+/// The machine's bpffs. One that is mounted here stays mounted, as on every node.
 pub fn bpffs() -> Result<PathBuf> {
     static MOUNTING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MOUNTING.lock();
@@ -40,7 +40,7 @@ fn find(kind: &str) -> Result<Option<PathBuf>> {
         .and_then(|fields| fields.get(1).map(PathBuf::from)))
 }
 
-/// A directory below the bpffs for the pins of one node; removed with everything in it.
+/// A directory below the bpffs for the pins of one node; removed with all pins in it.
 #[derive(Debug)]
 pub struct PinDir {
     path: PathBuf,

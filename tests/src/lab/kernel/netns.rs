@@ -1,7 +1,7 @@
-//! A network namespace and the netlink requests that configure_eth0 it.
+//! A network namespace and the netlink requests that configure it.
 //!
-//! A namespace here has no name and no mount: it lives as long as a descriptor to it or a process in it, so nothing of
-//! it can be left behind, not even by SIGKILL. Only the network namespace is ever entered: a fresh mount of /sys, as
+//! A namespace here has no name and no mount: it exists as long as a descriptor to it or a process in it, so that
+//! it cannot be left behind, not even by SIGKILL. Only the network namespace is entered: a new mount of /sys, as
 //! `ip netns exec` makes, would hide cgroup2 and bpffs.
 
 use std::{
@@ -32,9 +32,9 @@ use tokio::task::JoinHandle;
 
 use crate::lab::eventually::within;
 
-/// What makes a fresh namespace behave alike everywhere, whatever the machine's own defaults are.
+/// Sysctls that make a new namespace independent of the machine's defaults.
 const SETTINGS: &[(&str, &str)] = &[
-    // Addresses are usable at once: nobody else can hold them here.
+    // Addresses are usable at once: no other host can have them here.
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/dad_transmits", "0"),
@@ -44,8 +44,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
-    // What has no route is refused each time, not once a second: a story that meets a gap then fails at once. (IPv4
-    // answers five at once and then one a second all the same: `route/error_cost` has no value per namespace.)
+    // Every packet without a route is rejected, instead of one per second: a story that meets a gap fails at
+    // once. (IPv4 still sends five at once and then one per second: `route/error_cost` has no value per
+    // namespace.)
     ("ipv4/icmp_ratelimit", "0"),
     ("ipv6/icmp/ratelimit", "0"),
     // A few thousand connections from one pod to one backend need as many ports.
@@ -54,14 +55,14 @@ const SETTINGS: &[(&str, &str)] = &[
 
 const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
 
-/// Without an address of its own a bridge takes the lowest among its ports: a pod that comes would change it, and the
-/// others would send to the old one until their neighbour entry is probed, seconds later.
+/// Without an address of its own a bridge takes the lowest of its ports' addresses: a new pod would change it,
+/// and the others would send to the old one until their neighbour entry is probed, seconds later.
 const BRIDGE_MAC: Mac = [0x02, 0, 0, 0, 0, 0x01];
 
-/// How long a device may take to be as it was told.
+/// The limit for the configuration of a device to take effect.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The port of VXLAN, by its standard.
+/// The port of VXLAN (RFC 7348).
 const VXLAN_PORT: u16 = 4789;
 
 /// A link-layer address.
@@ -88,7 +89,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// Runs `work` on a thread of its own inside the namespace.
+    /// Runs `work` on a thread of its own in the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         thread::scope(|scope| {
             scope
@@ -102,13 +103,13 @@ impl Netns {
         .map_err(|_| anyhow!("a thread inside a network namespace panicked"))?
     }
 
-    /// Lets packets pass through this namespace, as nodes and routers do.
+    /// Enables forwarding, as on nodes and routers.
     pub fn forward(&self) -> Result<()> {
         self.set(FORWARDING)
     }
 
     pub fn set(&self, settings: &[(&str, &str)]) -> Result<()> {
-        // /proc/sys/net shows the namespace of the thread that looks.
+        // /proc/sys/net shows the namespace of the reading thread.
         self.run(|| {
             settings.iter().try_for_each(|(key, value)| {
                 fs::write(format!("/proc/sys/net/{key}"), value)
@@ -117,7 +118,7 @@ impl Netns {
         })
     }
 
-    /// Opens a netlink socket inside; must be called within a tokio runtime.
+    /// Opens a netlink socket in the namespace. Must be called within a tokio runtime.
     pub fn netlink(&self) -> Result<Netlink<'_>> {
         let runtime = tokio::runtime::Handle::current();
         let (connection, handle) = self.run(|| {
@@ -150,7 +151,7 @@ impl Netlink<'_> {
         self.up(name).await
     }
 
-    /// Makes a pair of devices, `name` here and `peer` in `other`, both up.
+    /// Creates a veth pair, `name` here and `peer` in `other`, both up.
     pub async fn veth(&self, name: &str, peer: &str, other: &Netlink<'_>) -> Result<()> {
         let what = || format!("cannot make veth {name} with peer {peer}");
         self.handle.link().add(LinkVeth::new(name, peer).build()).execute().await.with_context(what)?;
@@ -162,8 +163,8 @@ impl Netlink<'_> {
         other.wait_for_carrier(peer).await
     }
 
-    /// Waits until a device that is up takes packets: until the kernel has noticed that its other end is up, too, it drops
-    /// them without a word.
+    /// Waits until a device that is up transmits packets: until the kernel has processed the carrier of the peer,
+    /// it drops them without an error.
     async fn wait_for_carrier(&self, name: &str) -> Result<()> {
         within(TIMEOUT, &format!("{name} wait_for_carrier packets"), async || {
             let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
@@ -182,7 +183,7 @@ impl Netlink<'_> {
         request.execute().await.with_context(|| format!("cannot attach {port} to bridge {bridge}"))
     }
 
-    /// A tunnel that knows its other ends by forwarding entries host_prefix.
+    /// A VXLAN tunnel whose peers are known from forwarding entries only.
     pub async fn vxlan(&self, name: &str, local: Ipv4Addr, mac: Mac) -> Result<()> {
         let link = LinkVxlan::new(name, 1).local(local).port(VXLAN_PORT).learning(false).address(mac.into());
         let request = self.handle.link().add(link.build());
@@ -190,7 +191,7 @@ impl Netlink<'_> {
         self.up(name).await
     }
 
-    /// Behind which machine of the underlay a link-layer address is.
+    /// Adds the underlay address of a link-layer address.
     pub async fn forwarding_entry(&self, tunnel: &str, mac: Mac, to: IpAddr) -> Result<()> {
         let request = self.handle.neighbours().add_bridge(self.index(tunnel)?, &mac).destination(to);
         let request = request.flags(NeighbourFlags::Own);
@@ -212,7 +213,7 @@ impl Netlink<'_> {
             .with_context(|| format!("cannot set the MTU of {name}"))
     }
 
-    /// Gives a device another link-layer address.
+    /// Sets the link-layer address of a device.
     pub async fn mac(&self, name: &str, mac: Mac) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).address(mac.to_vec()).build();
         let request = self.handle.link().set(message);
@@ -224,7 +225,7 @@ impl Netlink<'_> {
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot set {name} up"))
     }
 
-    /// Adds an address that is usable when this returns: no duplicate detection.
+    /// Adds an address that is usable at once: no duplicate address detection.
     pub async fn address(&self, name: &str, address: IpNetwork) -> Result<()> {
         let mut request = self.handle.address().add(self.index(name)?, address.ip(), address.prefix());
         if address.is_ipv6() {
@@ -242,7 +243,7 @@ impl Netlink<'_> {
         self.handle.route().add(route.build()).execute().await.with_context(what)
     }
 
-    /// What is at the other end of a device.
+    /// A route to a network that is on the link of a device.
     pub async fn route_through(&self, to: IpNetwork, device: &str) -> Result<()> {
         let what = || format!("cannot add the route to {to} through {device}");
         let route = RouteMessageBuilder::<IpAddr>::new()
@@ -253,7 +254,7 @@ impl Netlink<'_> {
         self.handle.route().add(route.build()).execute().await.with_context(what)
     }
 
-    /// Via an address that is taken to be at the other end of a device.
+    /// A route via a gateway that is assumed to be on the link of a device (onlink).
     pub async fn route_beyond(&self, to: IpNetwork, via: IpAddr, device: &str) -> Result<()> {
         let what = || format!("cannot add the route to {to} via {via} through {device}");
         let route = RouteMessageBuilder::<IpAddr>::new()
@@ -265,7 +266,7 @@ impl Netlink<'_> {
         self.handle.route().add(route.build()).execute().await.with_context(what)
     }
 
-    /// Refuses whatever goes to `to` with an ICMP error.
+    /// Rejects packets to `to` with an ICMP error.
     pub async fn unreachable(&self, to: IpNetwork) -> Result<()> {
         let what = || format!("cannot make {to} unreachable");
         let route = RouteMessageBuilder::<IpAddr>::new()
@@ -275,7 +276,7 @@ impl Netlink<'_> {
         self.handle.route().add(route.build()).execute().await.with_context(what)
     }
 
-    /// Makes every address of a network one of this namespace's own.
+    /// Makes all addresses of a network local to this namespace.
     pub async fn own(&self, network: IpNetwork) -> Result<()> {
         let what = || format!("cannot make {network} local");
         let route = RouteMessageBuilder::<IpAddr>::new()

@@ -1,4 +1,4 @@
-//! What network cards do and virtual pairs leave out, on the paths that XDP programs are on.
+//! NIC features that veth pairs lack, for the paths of XDP programs.
 
 use std::{
     io,
@@ -19,26 +19,27 @@ struct Setting {
     value: u32,
 }
 
-/// Frames leave a device with whole checksums.
+/// Disables TX checksum offload: frames leave the device with complete checksums.
 pub fn fill_checksums(netns: &Netns, device: &str) -> Result<()> {
     let what = || format!("cannot make {device} fill in checksums");
     netns.run(|| set(device, Setting { command: SET_TX_CHECKSUMS, value: 0 }).with_context(what))
 }
 
-/// What a program at the other end of a pair sends back arrives, which it does only where a program stands at this end
-/// too: for as long as what is returned lives.
+/// Attaches an XDP program to this end of a veth pair, without which frames that XDP transmits at the other end
+/// are not received. It is detached when the result is dropped.
 pub fn listen(netns: &Netns, device: &str) -> Result<OwnedFd> {
     pass_all(netns, device)
 }
 
 fn set(device: &str, mut setting: Setting) -> Result<()> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
-    // SAFETY: plain numbers and arrays of such, of which every pattern is valid.
+    // SAFETY: integers and arrays of integers, for which every bit pattern is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let name = request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1);
     name.zip(device.bytes()).for_each(|(place, byte)| *place = byte.cast_signed());
     request.ifr_ifru.ifru_data = (&raw mut setting).cast();
-    // SAFETY: the socket is open; the request and the setting it points to are whole and live until the call is over.
+    // SAFETY: the socket is open; the request and the setting that it points to are complete and outlive the
+    // call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if result == 0 { Ok(()) } else { Err(anyhow!(io::Error::last_os_error())) }
 }

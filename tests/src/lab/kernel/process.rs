@@ -1,4 +1,4 @@
-//! A child process in a network namespace and a cgroup: killed and waited for when dropped.
+//! A child process in a network namespace and a cgroup: killed and reaped when dropped.
 
 use std::{
     fs::File,
@@ -25,7 +25,7 @@ use crate::lab::kernel::{cgroup::Cgroup, netns::Netns};
 
 #[derive(Debug)]
 pub struct Process {
-    /// What messages call it.
+    /// The name in messages.
     name: String,
     child: Child,
     /// Becomes readable when the child ends.
@@ -33,17 +33,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` inside `netns`, and inside `cgroup` where one is given.
+    /// Starts `command` in `netns`, and in `cgroup` if one is given.
     ///
-    /// The child dies with the thread that calls this, so that nothing outlives a killed test; it hears no Ctrl-C of
-    /// the terminal, because whoever holds this value ends it.
+    /// The child dies with the calling thread, so that it does not outlive a killed test. It is in a process
+    /// group of its own and does not receive the terminal's Ctrl-C: the owner of this value ends it.
     pub fn start(name: &str, command: Command, netns: &Netns, cgroup: Option<&Cgroup>) -> Result<Self> {
         let netns = netns.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
         let entrance = cgroup.map(Cgroup::entrance).transpose()?;
         Self::spawn(name, command, Some(netns), entrance)
     }
 
-    /// The same where this program is, which needs no privileges.
+    /// The same in the namespaces of this program, which needs no privileges.
     pub fn start_here(name: &str, command: Command) -> Result<Self> {
         Self::spawn(name, command, None, None)
     }
@@ -55,15 +55,15 @@ impl Process {
         entrance: Option<File>,
     ) -> Result<Self> {
         command.process_group(0);
-        // SAFETY: the closure runs between fork and exec and makes only system calls on descriptors opened before; it
-        // takes no lock and allocates nothing.
+        // SAFETY: the closure runs between fork and exec and makes only system calls on descriptors opened
+        // before; it takes no lock and allocates nothing.
         unsafe { command.pre_exec(move || enter(netns.as_ref(), entrance.as_ref())) };
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().with_context(|| format!("cannot start {name} ({program})"))?;
         // From here on `child` has an owner that ends it.
         let mut guard = Guard(Some(child));
         let pidfd = guard.0.as_ref().map(pidfd_open).context("no child")??;
-        // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives, and here `AsyncFd` owns it.
+        // SAFETY: an `OwnedFd` is the same open descriptor for its whole lifetime, and here `AsyncFd` owns it.
         let ended = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
         let ended = ended.context("cannot watch a child")?;
         let child = guard.0.take().context("no child")?;
@@ -89,7 +89,7 @@ impl Process {
         kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 
-    /// Ends the process at once, however it feels about that.
+    /// Kills the process.
     pub fn kill(&mut self) -> Result<ExitStatus> {
         self.child
             .kill()
@@ -116,7 +116,7 @@ impl Drop for Guard {
 }
 
 fn end(child: &mut Child) {
-    // A child that has already ended and been waited for reports its status again; nothing else can go wrong here.
+    // A child that has ended and was reaped reports its status again; no other error is possible here.
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -133,12 +133,12 @@ fn enter(netns: Option<&OwnedFd>, entrance: Option<&File>) -> io::Result<()> {
 }
 
 fn pidfd_open(child: &Child) -> Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    // SAFETY: pidfd_open takes two integers and accesses no memory of this process.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), libc::PIDFD_NONBLOCK) };
     if fd < 0 {
         bail!("cannot open a pidfd: {}", io::Error::last_os_error());
     }
     let fd = i32::try_from(fd).context("a descriptor out of range")?;
-    // SAFETY: the kernel just returned this descriptor, and nobody else knows it.
+    // SAFETY: the kernel just returned this descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,4 +1,4 @@
-//! An XDP program that passes everything on: somebody else's, to ours.
+//! An XDP program that passes all packets: a foreign program at a hook of the agent.
 
 use std::{
     io,
@@ -39,7 +39,7 @@ struct Link {
     rest: [u64; 4],
 }
 
-/// It stands there for as long as what is returned lives.
+/// It is attached until the result is dropped.
 pub fn pass_all(netns: &Netns, device: &str) -> Result<OwnedFd> {
     netns.run(|| {
         let program = load().context("cannot load a program")?;
@@ -62,12 +62,12 @@ fn load() -> io::Result<OwnedFd> {
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the attributes are whole, and what they point to is static.
+    // SAFETY: the attributes are complete, and the memory that they point to is static.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: on success both commands return a new descriptor that nobody else owns.
+    // SAFETY: on success both commands return a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,5 +1,5 @@
-//! A client outside, and the table of what it can dial: every kind of frontend, policy, place of the backends, protocol and
-//! family. Each line says who answers, and as whom the client is seen.
+//! An external client, and the table of all frontends: every kind of frontend, policy, location of the backends,
+//! protocol and family. Each line names the servers that answer, and the source address that they see.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -15,9 +15,9 @@ use crate::lab::{
 };
 
 const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
-/// Packets for Services come in at this node.
+/// The node at which packets for Services arrive.
 pub const ENTRY: usize = 0;
-/// On the entry node and on another one.
+/// Pods on the entry node and on another one.
 pub const NEAR: &str = "near";
 pub const FAR: &str = "far";
 
@@ -35,7 +35,7 @@ pub struct Row {
     pub frontends: Frontends,
 }
 
-/// A cluster of two nodes with a pod on each, and a client outside.
+/// A cluster of two nodes with a pod on each, and an external client.
 pub struct Ground {
     pub cluster: Cluster,
     network: PodNetwork,
@@ -47,7 +47,7 @@ impl Ground {
         Self::on(Cluster::start(name), network).await
     }
 
-    /// On a cluster that is like this beyond its nodes and pods.
+    /// With these options beyond its nodes and pods.
     pub async fn on(cluster: Builder, network: PodNetwork) -> Self {
         let cluster = cluster.nodes(2).pod_network(network).await;
         cluster.pod(NEAR).on(ENTRY).start().await;
@@ -56,7 +56,7 @@ impl Ground {
         Self { cluster, network, client }
     }
 
-    /// Publishes a row, whose addresses lead to the entry node.
+    /// Publishes a row, with routes of its addresses to the entry node.
     pub async fn service(&self, name: &str, row: &Row) -> Service<'_> {
         let routed = self.cluster.send_to_node(row.frontends.routed(), ENTRY).await;
         routed.unwrap_or_else(|error| panic!("{error:#}"));
@@ -68,7 +68,7 @@ impl Ground {
         }
     }
 
-    /// Every way to dial it, and what comes of it.
+    /// All frontends of a row, with the expected results.
     pub fn flows(&self, name: &str, row: &Row) -> Vec<Flow> {
         let entry = self.cluster.node(ENTRY);
         let mut flows = Vec::new();
@@ -94,7 +94,7 @@ impl Ground {
         if seen.is_empty() { Want::Silence } else { Want::Reaches(seen) }
     }
 
-    /// As whom a backend sees the client; not at all where policy forbids it.
+    /// The source address that a backend sees. Returns `None` if the policy excludes the backend.
     fn seen(&self, policy: Policy, backend: &str) -> Option<Addresses> {
         let is_near = backend == NEAR;
         match policy {
@@ -108,7 +108,7 @@ fn of_family(addresses: Addresses, like: IpAddr) -> IpAddr {
     if like.is_ipv4() { addresses.v4.into() } else { addresses.v6.into() }
 }
 
-/// Holds the whole table: every policy, place of backends, kind of frontend, family and protocol.
+/// Checks the whole table: every policy, location of backends, kind of frontend, family and protocol.
 pub async fn everything_is_reached(ground: &Ground) {
     let placements: [&'static [&'static str]; 4] = [&[NEAR], &[FAR], &[NEAR, FAR], &[]];
     let (mut flows, mut services, mut number) = (Vec::new(), Vec::new(), 0);

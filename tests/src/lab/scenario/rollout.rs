@@ -1,7 +1,9 @@
-//! An example in motion: pods that ask each other by name, the slices that list them, and rollouts as Kubernetes makes them.
+//! A running example: pods that send requests to each other by name, the slices that list them, and rollouts as
+//! in Kubernetes.
 //!
-//! What the EndpointSlice controller, the kubelet and the controllers of workloads do here is what they do in a cluster, in
-//! their order: a pod is in a slice as it is now, one that ends is marked before it ends and taken out when it has.
+//! The EndpointSlice controller, the kubelet and the workload controllers are reproduced in their order: a slice
+//! lists a pod in its present state; a terminating pod is marked before it ends, and removed from the slice
+//! afterwards.
 
 use std::{
     collections::BTreeSet,
@@ -28,37 +30,37 @@ use crate::lab::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Nobody comes to a pod any more: as long as several of the rests between two requests of everybody who asks.
+/// A pod is idle after several times the pause between two requests of all its clients.
 const QUIET: Duration = Duration::from_millis(300);
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Requests that pods make all their life.
+/// Requests that a pod sends continuously.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
-    /// Pods whose names begin so.
+    /// Prefix of the pods' names.
     pub by: &'static str,
-    /// With ports. Whoever knows several goes on to the next when one does not answer.
+    /// With ports. A client with several names uses the next one if the first does not answer.
     pub names: &'static [&'static str],
-    /// Dialled after whoever answered: `{}`.
+    /// A second name that is dialled next; `{}` is replaced by the name of the server that answered the first.
     pub referred: Option<&'static str>,
-    /// None: one try has to do.
+    /// Zero: a single try.
     pub patience: Duration,
-    /// The connection is used once more after so long.
+    /// Time after which the connection is used a second time.
     pub linger: Duration,
 }
 
-/// How a workload replaces a pod.
+/// The way in which a workload replaces a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// A Deployment's: the new one is ready before the old one is told to end.
+    /// A Deployment's: the new pod is ready before the old one is terminated.
     RollingUpdate,
-    /// A Deployment's that bears only one at a time.
+    /// A Deployment's that permits only one pod at a time.
     Recreate,
-    /// One after the other, too, and under the same name.
+    /// One after the other, under the same name.
     StatefulSet,
 }
 
-/// Some names may lead nowhere in this time. Instants are those of `now_us`.
+/// A period in which some names may fail. Instants are those of `now_us`.
 #[derive(Debug)]
 pub struct Gap {
     pub names: &'static [&'static str],
@@ -69,23 +71,23 @@ pub struct Gap {
 pub struct Stage<'a> {
     cluster: &'a Cluster,
     namespace: String,
-    /// Where names are asked.
+    /// The address of the name server.
     names: IpAddr,
     services: Vec<Service>,
     /// As they are written.
     slices: Mutex<Vec<EndpointSlice>>,
     asks: &'static [Ask],
-    /// By pod, what goes on there.
+    /// Continuous requests, by pod.
     asking: Mutex<Vec<(String, Ask, Dialling)>>,
-    /// What has come to its end.
+    /// Reports of requests that were stopped.
     reports: Mutex<Vec<(Ask, Report)>>,
 }
 
-/// What a pod is to its Services, apart from its name and its addresses.
+/// The role of a pod for its Services: everything but its name and its addresses.
 struct Part {
     node: usize,
     ports: BTreeSet<u16>,
-    /// By their place among the slices.
+    /// By index of their slices.
     endpoints: Vec<(usize, Endpoint)>,
 }
 
@@ -125,14 +127,14 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// The pods that the slices name.
+    /// The pods in the slices.
     pub fn pods(&self) -> BTreeSet<String> {
         let slices = lock(&self.slices);
         let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
         endpoints.filter_map(pod_name).map(str::to_owned).collect()
     }
 
-    /// Lets all pods that are there make their requests, once everybody can be reached.
+    /// Starts the requests of all pods, once all names resolve to serving pods.
     pub async fn begin(&self) -> Result<()> {
         let names: BTreeSet<_> = self.asks.iter().flat_map(|ask| ask.names).copied().collect();
         let names: Vec<_> = names.into_iter().collect();
@@ -143,13 +145,14 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Every request comes to its end: what came of all of them.
+    /// Stops all requests. Returns their reports.
     pub async fn end(self) -> Result<Vec<(Ask, Report)>> {
         self.hush(|_| true).await?;
         Ok(self.reports.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces a pod, while requests go on. Over when visitors on all nodes reach the new one by each of its names.
+    /// Replaces a pod while requests continue. Returns when visitors on all nodes reach the new one by each of
+    /// its names.
     pub async fn roll(&self, old: &str, strategy: Strategy, names: &'static [&'static str]) -> Result<Gap> {
         let from_us = now_us();
         let part = self.part(old)?;
@@ -165,13 +168,13 @@ impl<'a> Stage<'a> {
             self.start(&new, &part).await?;
         }
         self.reached(&new, names).await?;
-        // There was always somebody.
+        // A serving pod was always available.
         let names = if strategy == Strategy::RollingUpdate { &[] } else { names };
         Ok(Gap { names, from_us, to_us: now_us() })
     }
 }
 
-/// What Kubernetes does.
+/// The part of Kubernetes.
 impl Stage<'_> {
     async fn start_promised(&self, name: &str, promised: &PromisedPod) -> Result<()> {
         let v4 = promised.v4.context("an IPv4 address")?;
@@ -184,7 +187,8 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// A new pod takes a part: first it has a name where names are for those that are not ready, too, then it is ready.
+    /// Starts a pod in this role: first it is listed in Services that publish unready addresses, then it is
+    /// ready.
     async fn start(&self, name: &str, part: &Part) -> Result<()> {
         let pod = self.place(name, Place::Node(part.node), None).await?;
         self.list(&pod, part, publishes_unready)?;
@@ -195,8 +199,8 @@ impl Stage<'_> {
         self.ask(pod).await
     }
 
-    /// A pod is told to end. A port that a Service has others for is served until nobody comes any more: that is what
-    /// `preStop` of the examples waits for. Others close at once.
+    /// Terminates a pod. A port that has other backends is served until it is idle, which is what `preStop` of
+    /// the examples waits for. Other ports close at once.
     async fn finish(&self, name: &str, part: &Part) -> Result<()> {
         self.hush(|pod| pod == name).await?;
         let pod = self.cluster.place(name, Place::Node(part.node), None).await?;
@@ -240,7 +244,7 @@ impl Stage<'_> {
         place.with_context(|| format!("there is no node {name}"))
     }
 
-    /// Puts a pod into the slices of its part whose Services are such.
+    /// Adds a pod to the slices of its role whose Services match.
     fn list(&self, pod: &Pod, part: &Part, is_wanted: impl Fn(&Service) -> bool) -> Result<()> {
         let mut slices = lock(&self.slices);
         for (place, template) in &part.endpoints {
@@ -276,7 +280,7 @@ impl Stage<'_> {
         self.write()
     }
 
-    /// Whether clients of every Service of that port are led to other pods when this one ends.
+    /// Whether all Services of that port have other ready backends.
     fn has_others(&self, name: &str, port: u16) -> bool {
         let slices = lock(&self.slices);
         let mut lists = slices.iter().filter(|slice| {
@@ -303,7 +307,7 @@ impl Stage<'_> {
     }
 }
 
-/// What programs do.
+/// The part of programs.
 impl Stage<'_> {
     async fn ask(&self, pod: Arc<Pod>) -> Result<()> {
         for ask in self.asks.iter().filter(|ask| pod.name.starts_with(ask.by)) {
@@ -313,7 +317,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Lets the requests of some pods come to their end.
+    /// Stops the requests of matching pods.
     async fn hush(&self, is_meant: impl Fn(&str) -> bool) -> Result<()> {
         let asking = std::mem::take(&mut *lock(&self.asking));
         let (ending, going_on) = asking.into_iter().partition::<Vec<_>, _>(|(pod, ..)| is_meant(pod));
@@ -325,12 +329,12 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Whether that pod is reached by each of these names.
+    /// Waits until this pod is reached by each of these names.
     async fn reached(&self, pod: &str, names: &[&str]) -> Result<()> {
         self.answer(names, &format!("{pod} answers"), |report| report.answered_by(pod) > 0).await
     }
 
-    /// Visitors on all nodes come to reach somebody by each of these names.
+    /// Waits until visitors on all nodes get an accepted report for each of these names.
     async fn answer(&self, names: &[&str], what: &str, is_right: impl Fn(&Report) -> bool) -> Result<()> {
         for node in 0..self.cluster.nodes().len() {
             let visitor = self.cluster.place(&visitor(node), Place::Node(node), None).await?;
@@ -349,7 +353,7 @@ impl Stage<'_> {
 }
 
 impl Ask {
-    /// By those who do nothing else; one try each.
+    /// By pods that send no other requests; a single try each.
     pub const OF_VISITORS: Self =
         Self { by: "visitor", names: &[], referred: None, patience: Duration::ZERO, linger: Duration::ZERO };
 

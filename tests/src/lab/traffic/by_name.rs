@@ -1,6 +1,6 @@
-//! Requests by name host_prefix, as programs make them: the C library looks a name up, its addresses are tried until one can be
-//! connected to, and whoever that is is asked. A client that knows several names goes on to the next, and begins anew
-//! after the last, as long as its patience lasts.
+//! Requests by name, as programs make them: the C library looks up the name, and the addresses are tried until a
+//! connection succeeds. A client with several names uses the next one after a failure, and starts over after the
+//! last, until the timeout.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -19,14 +19,14 @@ use super::{
 
 /// Between two rounds over all names.
 const REST: Duration = Duration::from_millis(10);
-/// For one step of a try; the C library has a patience of its own.
+/// The limit of one step of a try; the C library has its own timeouts.
 const STEP: Duration = Duration::from_secs(1);
 
-/// The outcome, and what was tried before.
+/// The result, and the failed tries before it.
 pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Vec<Vain>) {
     let deadline = Instant::now() + Duration::from_millis(dial.timeout_ms);
     let mut vain = Vec::new();
-    // Each request begins with another name.
+    // Each request starts with another name.
     for place in turn.. {
         let Some(name) = in_turn(&dial.names, place) else { break };
         let began_us = now_us();
@@ -43,7 +43,7 @@ pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Ve
     (Err(Failure("there is no name to dial".to_owned())), vain)
 }
 
-/// The name that led nowhere.
+/// The name that failed.
 struct Failed {
     name: String,
     failure: Failure,
@@ -70,7 +70,7 @@ async fn exchange(name: &str, dial: &Dial) -> Result<Answered, Failed> {
     answered(&answer, None).map_err(failed)
 }
 
-/// A connection to the first address that takes one.
+/// A connection to the first address that accepts one.
 async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<BufReader<TcpStream>> {
     let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
     for address in addresses {

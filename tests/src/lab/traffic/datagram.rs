@@ -1,4 +1,4 @@
-//! UDP sockets that a story drives call by call.
+//! UDP sockets that a story controls call by call.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Dialling: each attempt is a new flow that asks who answers.
+//! Dialling: each attempt is a new flow that queries the server's name.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -27,7 +27,7 @@ use super::{
     threaded::{self, Schedule},
 };
 
-/// Dialling that goes on; shared by its workers and by whoever asks how it stands.
+/// Dialling in progress; shared by its workers and by requests for its report.
 #[derive(Debug)]
 pub(super) struct Dialling {
     order: Dial,
@@ -46,7 +46,7 @@ impl Dialling {
         })
     }
 
-    /// Until every attempt is made, or it is halted.
+    /// Runs until all attempts are made, or it is halted.
     pub async fn run(self: Arc<Self>) -> Report {
         let mut workers = JoinSet::new();
         for _ in 0..self.order.workers.max(1) {
@@ -70,7 +70,7 @@ impl Dialling {
     }
 
     async fn work(self: Arc<Self>) {
-        // Kept over all attempts of an unconnected client, one of each family.
+        // Used for all attempts of an unconnected client, one of each family.
         let mut sockets = Sockets::default();
         while let Some(turn) = self.next() {
             if self.order.how == How::ByName {
@@ -84,7 +84,7 @@ impl Dialling {
         }
     }
 
-    /// On a thread of its own.
+    /// Runs on a thread of its own.
     fn work_alone(&self) {
         let mut schedule = Schedule::new(Duration::from_micros(self.order.pause_us));
         while let Some(turn) = self.next() {
@@ -120,7 +120,7 @@ impl Dialling {
         tally.record(self.order.names.join(", "), began, outcome);
     }
 
-    /// Which attempt is next; none if there are no more.
+    /// The number of the next attempt. Returns `None` if there are no more.
     fn next(&self) -> Option<usize> {
         if self.halted.load(Ordering::Relaxed) {
             return None;
@@ -196,7 +196,7 @@ pub(super) fn mapped(to: SocketAddr) -> SocketAddr {
     }
 }
 
-/// How long one attempt may take, all steps together.
+/// The limit of one attempt, all steps together.
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
     deadline: Instant,
@@ -207,7 +207,7 @@ impl Deadline {
         Self { deadline: Instant::now() + Duration::from_millis(milliseconds) }
     }
 
-    /// One step, and by what name it fails.
+    /// Runs one step, whose name is in the failure.
     async fn with<T>(self, step: &str, work: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
         match timeout_at(self.deadline, work).await {
             Ok(done) => done.map_err(Failure::at(step)),
@@ -266,7 +266,7 @@ async fn unconnected_udp(
     to: SocketAddr,
     deadline: Deadline,
 ) -> Result<Answered, Failure> {
-    // A number of its own tells an answer from a late one to an earlier attempt that timed out.
+    // A token of its own tells an answer from a late one to an earlier attempt that timed out.
     let token = now_us().to_string();
     socket.send_to(format!("who {token}").as_bytes(), to).await.map_err(Failure::at("send"))?;
     let mut buffer = [0; 256];

@@ -13,7 +13,7 @@ pub(super) fn in_turn<T>(all: &[T], turn: usize) -> Option<&T> {
     all.get(turn.checked_rem(all.len())?)
 }
 
-/// A connection that leaves no TIME_WAIT behind: ten thousand of them would use up a pod's ports.
+/// A connection that leaves no TIME_WAIT state: ten thousand of them would use up a pod's ports.
 pub(super) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     connect_from(None, to).await
 }
@@ -38,7 +38,7 @@ pub(super) async fn ask(stream: &mut BufReader<TcpStream>, word: &str) -> io::Re
     Ok(answer.trim_end().to_owned())
 }
 
-/// Reads `name generation`, and a source if one follows.
+/// Parses `name generation`, and a source if one follows.
 pub(super) fn answered(text: &str, peer: Option<SocketAddr>) -> Result<Answered, Failure> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next().map(str::parse)) {

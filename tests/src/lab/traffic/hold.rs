@@ -1,4 +1,4 @@
-//! Connections that stay open while the world changes around them.
+//! Connections that stay open while the cluster changes.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections opened at the same time.
+/// Connections opened in parallel.
 const WIDTH: usize = 64;
 
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct Connection {
     stream: BufReader<TcpStream>,
-    /// Who answered first; nobody else may ever answer.
+    /// The server of the connection, which must not change.
     name: String,
     peer: SocketAddr,
 }
@@ -41,7 +41,7 @@ impl Held {
         (held, tally.report())
     }
 
-    /// Asks over every connection and counts those that no longer answer as before.
+    /// Sends over every connection. Counts those whose server has changed.
     pub async fn echo(&mut self, bytes: usize) -> Report {
         let mut tally = Tally::default();
         for connection in &mut self.connections {
@@ -92,7 +92,7 @@ impl Connection {
         Ok(self.answered())
     }
 
-    /// Sends a word and returns who sent it back.
+    /// Sends a word. Returns the name of the server that echoed it.
     async fn word(&mut self, word: &str) -> Result<String, Failure> {
         let answer = in_time(ask(&mut self.stream, word)).await.map_err(Failure::at("echo"))?;
         answer

@@ -1,5 +1,4 @@
-//! Lookups of names, with the patience of the C library's resolver: two tries, the second from the same socket where that
-//! still works.
+//! Lookups with the timeouts of the C library's resolver: two tries, the second from the same socket if possible.
 
 use std::{
     io,
@@ -21,17 +20,17 @@ use super::{
 };
 
 pub(super) const TRIES: usize = 2;
-/// The name whose address says who answers.
+/// The name whose address identifies the server.
 pub const WHO: &str = "who.example.";
 
-/// Asks `to` who answers: its address for the name, in words.
+/// Looks up the server's address at `to`. Returns it as text.
 pub async fn look_up(how: Lookup, to: SocketAddr, patience: Duration) -> Result<Answered, Failure> {
     let mut socket = None;
     let mut failure = Failure("no try".to_owned());
     for _ in 0..TRIES {
         let answer = match how {
             Lookup::Tcp => match attempt(patience, over_tcp(to)).await {
-                // That resolver takes a reset for the end of a server, and asks again within the same try.
+                // glibc treats a reset as the end of a server, and reconnects within the same try.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     attempt(patience, over_tcp(to)).await
                 }
@@ -44,7 +43,7 @@ pub async fn look_up(how: Lookup, to: SocketAddr, patience: Duration) -> Result<
         match answer {
             Ok(answer) => return answered(&answer),
             Err(error) => {
-                // As that resolver does: a new socket after an error, the same one after silence.
+                // As glibc: a new socket after an error, the same one after a timeout.
                 if error.kind() != io::ErrorKind::TimedOut {
                     socket = None;
                 }
@@ -97,7 +96,7 @@ async fn over_tcp(to: SocketAddr) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// A message with one question for an address, and an id that no recent one had.
+/// A query with one question for an address, and a recently unused id.
 pub(super) fn question() -> Vec<u8> {
     let id = (now_us() as u16).to_be_bytes();
     let mut message = vec![id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -109,7 +108,7 @@ pub(super) fn question() -> Vec<u8> {
     message
 }
 
-/// One address record, which ends the message.
+/// One A record, which ends the message.
 pub(super) fn answered(message: &[u8]) -> Result<Answered, Failure> {
     let code = message.get(3).map_or(u8::MAX, |flags| flags & 0x0f);
     let has_answer = message.get(6..8) == Some(&[0, 1]);

@@ -1,4 +1,4 @@
-//! The process of a pod: reads orders, runs them side by side, writes answers.
+//! The process of a pod: reads requests, runs them in parallel, writes responses.
 
 use std::{
     collections::HashMap,
@@ -30,19 +30,19 @@ use super::{
 
 type ActionResult = Result<Answer, String>;
 
-/// Everything the process keeps between orders.
+/// The state between requests.
 #[derive(Debug, Default)]
 struct State {
     servers: Mutex<HashMap<(Protocol, u16), Server>>,
-    /// Put into every answer of every server.
+    /// Part of every answer of every server.
     generation: Arc<AtomicU64>,
-    /// By the id of the request that began it.
+    /// By the id of the request that started it.
     dialling: Mutex<HashMap<u64, Arc<Dialling>>>,
     held: Mutex<HashMap<u64, Held>>,
     sockets: Mutex<HashMap<u64, Arc<UdpSocket>>>,
 }
 
-/// Serves orders from the standard input until it ends.
+/// Serves requests from the standard input until it ends.
 pub fn run() -> Result<()> {
     allow_many_connections()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -52,7 +52,7 @@ pub fn run() -> Result<()> {
     runtime.block_on(serve_requests())
 }
 
-/// Shells hand down a limit that is meant for people.
+/// The limit of interactive shells is too low.
 fn allow_many_connections() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")
@@ -70,7 +70,7 @@ async fn serve_requests() -> Result<()> {
         let (state, answers) = (Arc::clone(&state), answers.clone());
         tokio::spawn(async move {
             let answer = state.run_action(id, order).await;
-            // Nobody listens any more: the process is about to end.
+            // The output is closed: the process is about to end.
             let _ = answers.send(Response { id, answer });
         });
     }
@@ -196,7 +196,7 @@ impl State {
     }
 }
 
-/// Of this thread, and those that it begins from now on: all that look names up.
+/// For this thread and the threads that it starts from now on: all that look names up.
 fn resolve_by(resolv_conf: &Path) -> nix::Result<()> {
     const NOTHING: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;

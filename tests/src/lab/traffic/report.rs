@@ -1,4 +1,4 @@
-//! What came of dialling, counted while it goes on.
+//! Results of dialling, counted while it continues.
 
 use std::{
     collections::BTreeMap,
@@ -14,33 +14,33 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Failures that are kept in full.
+/// Failures with a full description.
 const FIRST_FAILURES: usize = 8;
-/// Attempts whose latency is remembered.
+/// Attempts with a recorded latency.
 const LATENCIES: usize = 16_384;
 const SLOW_US: u32 = 1_000_000;
-/// Tries in vain that are kept.
+/// Recorded failed tries.
 const VAIN: usize = 65_536;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     pub attempts: u64,
-    /// By the name that answered.
+    /// By the name in the answer.
     pub answers: BTreeMap<String, Answers>,
     /// By step and error, as in `connect: ECONNREFUSED`.
     pub failures: BTreeMap<String, u64>,
-    /// The first failures in full: what was dialled, when, and for how long.
+    /// The first failures in full: target, time, and duration.
     pub first_failures: Vec<String>,
-    /// What attempts tried before they succeeded or failed; in the end's report only.
+    /// Failed tries before the end of an attempt; in the final report only.
     #[serde(default)]
     pub vain: Vec<Vain>,
-    /// What `getpeername` said, and how often.
+    /// Results of `getpeername`, and their number.
     pub peers: BTreeMap<SocketAddr, u64>,
     pub latency: Latency,
-    /// Attempts that succeeded after more than a second: something of theirs was lost.
+    /// Attempts that succeeded after more than a second: a packet was lost.
     #[serde(default)]
     pub slow: u64,
-    /// The longest time in which no attempt succeeded.
+    /// The longest time without a successful attempt.
     pub longest_silence_us: u64,
 }
 
@@ -48,19 +48,19 @@ pub struct Report {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
     pub count: u64,
-    /// When the last attempt that it answered began.
+    /// The start of the last attempt that it answered.
     pub last_began_us: u64,
-    /// The smallest and the largest generation it answered with.
+    /// The lowest and the highest generation in its answers.
     pub generations: (u64, u64),
-    /// The clients' addresses as this server saw them, and how often.
+    /// The clients' addresses as seen by this server, and their number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<IpAddr, u64>,
-    /// When each attempt that it answered began and when its answer was there, if that was to be recorded.
+    /// Start and end of each attempt that it answered, if recording was requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spans_us: Vec<(u64, u64)>,
 }
 
-/// One try of an attempt that went on to the next. Instants are those of `now_us`.
+/// One failed try of an attempt that continued with the next. Instants are those of `now_us`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Vain {
     pub name: String,
@@ -70,7 +70,7 @@ pub struct Vain {
     pub failure: String,
 }
 
-/// From the first packet to the whole answer, of the last attempts that succeeded; the longest, of all of them.
+/// From the first packet to the whole answer, of the last successful attempts; the maximum, of all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     pub p50_us: u32,
@@ -92,33 +92,33 @@ impl Report {
     }
 }
 
-/// A report in the making.
+/// A report in progress.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     report: Report,
-    /// Of the last attempts that succeeded, in a ring.
+    /// Of the last successful attempts, in a ring.
     latencies_us: Vec<u32>,
     longest_us: u32,
-    /// When an attempt last succeeded.
+    /// The time of the last success.
     last_us: Option<u64>,
-    /// Kept out of the report until the end: a story that asks for progress does not want a million numbers.
+    /// Left out of the report until the end: a progress report should not contain a million numbers.
     spans_us: BTreeMap<String, Vec<(u64, u64)>>,
     recorded: bool,
-    /// Kept out likewise.
+    /// Left out likewise.
     vain: Vec<Vain>,
 }
 
-/// What one attempt learned.
+/// The answer to one attempt.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub name: String,
     pub generation: u64,
     pub peer: Option<SocketAddr>,
-    /// Where the server saw it come from, if it told.
+    /// The client's address as seen by the server, if it is in the answer.
     pub source: Option<SocketAddr>,
 }
 
-/// Why one attempt failed: the step and the error's name.
+/// The failure of one attempt: the step and the error's name.
 #[derive(Debug)]
 pub(super) struct Failure(pub String);
 
@@ -150,7 +150,7 @@ impl Tally {
         Report { latency: self.latency(), ..self.report.clone() }
     }
 
-    /// With what was recorded.
+    /// With the recorded spans and tries.
     pub fn whole_report(&mut self) -> Report {
         let mut report = self.report();
         for (name, spans_us) in std::mem::take(&mut self.spans_us) {
@@ -220,7 +220,7 @@ pub fn now_us() -> u64 {
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// `ECONNREFUSED` rather than a sentence that differs between libraries.
+/// `ECONNREFUSED` instead of a message that differs between libraries.
 pub(super) fn error_name(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(code) => format!("{:?}", Errno::from_raw(code)),

@@ -1,9 +1,9 @@
-//! Servers that say who they are.
+//! Servers that answer with their name.
 //!
-//! Over TCP they answer line by line: `who` with `name generation source`, where the source is the client's address as
-//! it looks from here, `GET ..` with `name generation` as an HTTP page (and the end of the connection), anything else
-//! with `name` and that line. Over UDP every datagram is answered with `name generation` and its own text; one that
-//! begins with `who ` has the source put before the text.
+//! Over TCP they answer line by line: `who` with `name generation source`, where the source is the client's
+//! address as seen here, `GET ..` with `name generation` as an HTTP page (and the end of the connection),
+//! anything else with `name` and that line. Over UDP every datagram is answered with `name generation` and its
+//! own text; one that starts with `who ` gets the source before the text.
 
 use std::{
     io,
@@ -27,22 +27,22 @@ use super::{Protocol, Serve, now_us};
 
 const BACKLOG: u32 = 4096;
 
-/// The running servers of one order; they end with it.
+/// The running servers of one request; they end with it.
 #[derive(Debug)]
 pub(super) struct Server {
     tasks: Vec<JoinHandle<()>>,
     visits: Arc<Visits>,
 }
 
-/// Connections that were and are.
+/// Open connections, and the time of the last change.
 #[derive(Debug, Default)]
 struct Visits {
     open: AtomicUsize,
-    /// When somebody last came or went.
+    /// The time of the last connection's start or end.
     last_us: AtomicU64,
 }
 
-/// Who a server says it is.
+/// The name and generation in a server's answers.
 #[derive(Debug, Clone)]
 struct Identity {
     name: Arc<str>,
@@ -51,7 +51,7 @@ struct Identity {
 }
 
 impl Server {
-    /// When this returns, connections are accepted.
+    /// Returns when connections are accepted.
     pub fn start(order: &Serve, generation: Arc<AtomicU64>) -> io::Result<Self> {
         let visits = Arc::<Visits>::default();
         let identity = Identity { name: order.name.as_str().into(), generation, visits: Arc::clone(&visits) };
@@ -65,7 +65,7 @@ impl Server {
         Ok(Self { tasks, visits })
     }
 
-    /// Ends when nobody has come for so long, and nobody is there any more.
+    /// Stops after this time without new connections, once all have ended.
     pub async fn retire(self, quiet: Duration) {
         let told_us = now_us();
         while let Some(rest) = self.visits.rest(told_us, quiet) {
@@ -74,11 +74,11 @@ impl Server {
         self.stop().await;
     }
 
-    /// When this returns, the sockets are closed.
+    /// Returns when the sockets are closed.
     pub async fn stop(mut self) {
         for task in self.tasks.drain(..) {
             task.abort();
-            // It was cancelled: that is the answer we want.
+            // The task was cancelled, as intended.
             let _ = task.await;
         }
     }
@@ -101,7 +101,8 @@ impl Visits {
         self.last_us.store(now_us(), Ordering::Relaxed);
     }
 
-    /// How long it is at least until it was quiet for so long since that instant; none if it was.
+    /// The minimum remaining time until the server was idle for this long since that instant. Returns `None` if
+    /// it was.
     fn rest(&self, since_us: u64, quiet: Duration) -> Option<Duration> {
         let last_us = self.last_us.load(Ordering::Relaxed).max(since_us);
         let silent = Duration::from_micros(now_us().saturating_sub(last_us));
@@ -114,7 +115,7 @@ impl Visits {
     }
 }
 
-/// One socket per family rather than one for both: what most servers do, and what a wildcard reply address needs.
+/// One socket per family instead of one for both: as most servers, and as a reply from a wildcard address needs.
 fn addresses(order: &Serve) -> Vec<SocketAddr> {
     let of = |address: IpAddr| SocketAddr::new(address, order.port);
     match order.address {
@@ -146,7 +147,7 @@ async fn accept(listener: TcpListener, identity: Identity) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                // A connection that was reset while it waited is no reason to stop serving.
+                // A connection that was reset in the backlog does not stop the server.
                 let Ok((stream, source)) = accepted else { continue };
                 identity.visits.begin();
                 connections.spawn(serve_one(stream, source, identity.clone()));
@@ -157,7 +158,7 @@ async fn accept(listener: TcpListener, identity: Identity) {
 }
 
 async fn serve_one(stream: TcpStream, source: SocketAddr, identity: Identity) {
-    // Whoever breaks off a connection is not served to the end.
+    // A client may abort its connection.
     let _ = serve(stream, source, identity.clone()).await;
     identity.visits.end();
 }
@@ -184,7 +185,7 @@ async fn serve(stream: TcpStream, source: SocketAddr, identity: Identity) -> io:
 }
 
 async fn page(mut stream: BufReader<TcpStream>, identity: &Identity) -> io::Result<()> {
-    // The request's other lines are read so that closing sends no reset.
+    // The remaining lines of the request are read so that closing sends no reset.
     let mut line = String::new();
     while {
         line.clear();
@@ -202,7 +203,7 @@ async fn page(mut stream: BufReader<TcpStream>, identity: &Identity) -> io::Resu
 async fn reply(socket: UdpSocket, identity: Identity) {
     let mut buffer = vec![0; 65_536];
     loop {
-        // An ICMP error about an earlier reply shows up here; the next client is served all the same.
+        // An ICMP error about an earlier reply is reported here; the next client is still served.
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
         let answer = match text.strip_prefix("who ") {

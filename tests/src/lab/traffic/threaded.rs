@@ -1,4 +1,4 @@
-//! Lookups from threads that do nothing else: as many as a machine can make, and those of the C library, which blocks.
+//! Lookups from dedicated threads: at the highest rate of a machine, and those of the C library, which block.
 
 use std::{
     io,
@@ -12,10 +12,10 @@ use super::{
     report::{Answered, Failure},
 };
 
-/// Whoever is later than that does not catch up.
+/// A thread that is later than that does not catch up.
 const LATE: Duration = Duration::from_secs(1);
 
-/// When the next attempt of a thread is due, so that attempts that take long do not make it fewer.
+/// The schedule of a thread's attempts, so that slow attempts do not reduce their number.
 pub struct Schedule {
     due: Instant,
     interval: Duration,
@@ -33,7 +33,7 @@ impl Schedule {
     }
 }
 
-/// `getaddrinfo`, with its own patience and tries: what it gives is the lookup's outcome.
+/// `getaddrinfo`, with its own timeouts and tries: its result is that of the lookup.
 pub fn by_the_library(name: &str) -> Result<Answered, Failure> {
     let addresses = (name, 0).to_socket_addrs().map_err(|error| Failure(format!("getaddrinfo: {error}")))?;
     let address = addresses.map(|address| address.ip()).find(|ip| ip.is_ipv4());
@@ -41,7 +41,7 @@ pub fn by_the_library(name: &str) -> Result<Answered, Failure> {
     Ok(Answered { name: address.to_string(), generation: 0, peer: None, source: None })
 }
 
-/// What a resolver sends and how it tries again, and nothing around it. Each lookup has a socket of its own.
+/// The query and the retries of a resolver, without the rest of it. Each lookup has its own socket.
 pub fn plainly(to: SocketAddr, patience: Duration) -> Result<Answered, Failure> {
     let mut socket = None;
     let mut failure = Failure("no try".to_owned());
@@ -49,7 +49,7 @@ pub fn plainly(to: SocketAddr, patience: Duration) -> Result<Answered, Failure> 
         match attempt(&mut socket, to, patience) {
             Ok(answer) => return answered(&answer),
             Err(error) => {
-                // A new socket after an error, the same one after silence.
+                // A new socket after an error, the same one after a timeout.
                 if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
                     socket = None;
                 }

@@ -1,4 +1,4 @@
-//! The service account of the agent, with exactly the rights that `deploy/` gives it.
+//! The service account of the agent, with the rights of `deploy/`.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ const ACCOUNT: &str = "/api/v1/namespaces/kube-system/serviceaccounts/portreeve"
 const KINDS: [&str; 3] = ["service-account", "cluster-role", "cluster-role-binding"];
 
 impl RealApiServer {
-    /// Makes the account as `deploy/` does; a kubeconfig with a token of it in a file.
+    /// Creates the account from `deploy/`. Returns the path of a kubeconfig with its token in a file.
     pub async fn deploy_account(&self) -> Result<PathBuf> {
         for kind in KINDS {
             self.put(&deployed(kind)?).await?;
@@ -23,7 +23,7 @@ impl RealApiServer {
         self.write_kubeconfig("agent.kubeconfig", &json!({"tokenFile": self.token_file()}))
     }
 
-    /// Puts a new token where the kubeconfig says, as whoever renews tokens does.
+    /// Writes a new token to the file named in the kubeconfig, as a token renewal does.
     pub async fn renew_token(&self) -> Result<()> {
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600},
@@ -34,8 +34,8 @@ impl RealApiServer {
         fs::write(&staged, token).and_then(|()| fs::rename(&staged, &path)).context("cannot write the token")
     }
 
-    /// Makes the account anew, which is another one to the server: no token of the old one counts any more. (Of those
-    /// it has just seen, an API server says so for ten seconds more, unless it is started again.)
+    /// Deletes and creates the account. The server then rejects tokens of the old one. (An API server caches the
+    /// authentication of tokens for ten seconds, unless it is restarted.)
     pub async fn replace_account(&self) -> Result<()> {
         let account = deployed(KINDS[0])?;
         self.delete(&account).await?;

@@ -1,4 +1,4 @@
-//! The network namespace that a server is in, and sockets in it for whoever has a request.
+//! The network namespace of a server, and clients with sockets in it.
 
 use std::{
     fs::OpenOptions,
@@ -19,9 +19,9 @@ use tokio::runtime::{Builder, Runtime};
 use crate::lab::kernel::{netns::Netns, process::Process};
 
 pub struct ServerNetns {
-    /// None: this program's own.
+    /// `None`: this program's own.
     netns: Option<Arc<Netns>>,
-    /// Its threads are inside.
+    /// Its threads are in the network namespace.
     runtime: Option<Runtime>,
 }
 
@@ -57,7 +57,7 @@ impl ServerNetns {
         }
     }
 
-    /// Who has a request to this address, with the credentials of a kubeconfig.
+    /// A client for this address, with the credentials of a kubeconfig.
     pub async fn client(&self, kubeconfig: &Path, url: &str) -> Result<Client> {
         let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
@@ -66,7 +66,7 @@ impl ServerNetns {
         self.make(config)
     }
 
-    /// Who has a request to a server that asks for no credentials.
+    /// A client for a server without authentication.
     pub fn nobody(&self, url: &str) -> Result<Client> {
         self.make(Config::new(url.parse()?))
     }
@@ -76,7 +76,7 @@ impl ServerNetns {
         Ok(Client::try_from(config)?)
     }
 
-    /// Does this on a thread inside.
+    /// Runs this on a thread in the network namespace.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -88,7 +88,7 @@ impl ServerNetns {
 
 impl Drop for ServerNetns {
     fn drop(&mut self) {
-        // A runtime must not be waited for inside of another.
+        // A runtime must not be dropped with waiting inside another one.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -1,4 +1,4 @@
-//! What is asked of a real server: objects put and taken away, and a history that ends.
+//! Requests to a real server: objects created, replaced and deleted, and the compaction of its history.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,22 +13,22 @@ use super::{
 };
 use crate::lab::{api_server::objects_in, eventually::within, objects::Manifests};
 
-/// What may be said of an object beside what it is; the rest is the server's.
+/// The metadata fields that a client may set; the server sets the others.
 const METADATA: [&str; 4] = ["name", "namespace", "labels", "annotations"];
 
-/// What an API server makes for itself, and agents hear of.
+/// Objects that an API server creates by itself, and that agents receive.
 const OWN: [&str; 2] =
     ["/api/v1/namespaces/default/services/kubernetes", "/apis/networking.k8s.io/v1/servicecidrs/kubernetes"];
 
 impl RealApiServer {
-    /// Creates an object, or replaces it.
+    /// Creates or replaces an object.
     pub async fn put(&self, object: &Value) -> Result<()> {
         let client = self.client()?;
         let object = object.clone();
         self.netns.run(async move { put(&client, object).await }).await
     }
 
-    /// Creates or replaces many, so many at a time.
+    /// Creates or replaces many objects, `at_once` in parallel.
     pub async fn put_all(&self, objects: impl IntoIterator<Item = Value>, at_once: usize) -> Result<()> {
         let client = self.client()?;
         let objects: Vec<_> = objects.into_iter().collect();
@@ -43,8 +43,8 @@ impl RealApiServer {
         self.ask("DELETE", &Paths::of(object).own, &Value::Null).await.map(drop)
     }
 
-    /// Comes to hold what a directory of manifests does: what differs from the last time changes, what is not there any
-    /// more goes.
+    /// Takes over the objects of a directory of manifests: those that differ from the last call are replaced,
+    /// absent ones deleted.
     pub async fn mirror(&self, directory: &Path) -> Result<()> {
         let objects = objects_in(directory)?.into_iter().map(|object| (Paths::of(&object).own, object));
         let objects: BTreeMap<_, _> = objects.collect();
@@ -60,7 +60,7 @@ impl RealApiServer {
         Ok(())
     }
 
-    /// Writes what a cluster has by itself to where the rest is mirrored from.
+    /// Writes the server's own objects to the directory from which the others are mirrored.
     pub async fn write_own(&self, manifests: &Manifests) -> Result<()> {
         for (n, path) in OWN.iter().enumerate() {
             let object = within(TIMEOUT, path, || self.get(path)).await?;
@@ -70,12 +70,12 @@ impl RealApiServer {
         Ok(())
     }
 
-    /// What is at this path.
+    /// The object at this path.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.ask("GET", path, &Value::Null).await
     }
 
-    /// Forgets every version but the present ones.
+    /// Compacts the history of etcd up to the present revision.
     pub async fn compact(&self) -> Result<()> {
         let etcd = self.netns.nobody(&format!("http://127.0.0.1:{}", self.etcd_port))?;
         let work = async move {
@@ -86,7 +86,7 @@ impl RealApiServer {
         self.netns.run(work).await.map(drop)
     }
 
-    /// Sends a request; the answer, whose status has to be one of success.
+    /// Sends a request. Returns the response. Errors: a status other than 2xx.
     pub async fn ask(&self, method: &'static str, path: &str, body: &Value) -> Result<Value> {
         let (client, path, body) = (self.client()?, path.to_owned(), body.clone());
         self.netns.run(async move { ask(&client, method, &path, &body).await }).await
@@ -111,7 +111,7 @@ async fn put(client: &Client, mut object: Value) -> Result<()> {
     put_status(client, &own, &object).await
 }
 
-/// What a controller would say of a Service: a server takes it from nobody else.
+/// Writes the status of a Service, which a server accepts only at the subresource.
 async fn put_status(client: &Client, own: &str, object: &Value) -> Result<()> {
     let has_ingress = object.pointer("/status/loadBalancer/ingress").is_some();
     if object.get("kind").is_some_and(|kind| kind == "Service") && has_ingress {
@@ -120,7 +120,7 @@ async fn put_status(client: &Client, own: &str, object: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Where objects of a kind are, and where this one is.
+/// The paths of the collection and of one object.
 struct Paths {
     all: String,
     own: String,

@@ -24,28 +24,28 @@ use crate::lab::{
     kernel::{netns::Netns, process::Process},
 };
 
-/// Of somebody who may do everything.
+/// The token of a cluster administrator.
 const TOKEN: &str = "the-token";
-/// An API server takes its time with the first start.
+/// The first start of an API server is slow.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(120);
-/// What ClusterIPs come from. A story about many Services needs more than a cluster has by default.
+/// The networks of ClusterIPs. A story with many Services needs more addresses than the default has.
 const SERVICE_NETWORKS: &str = "10.96.0.0/12,fd00:10:96::/112";
 
-/// What is there as soon as a server is ready, and what a story may rely on.
+/// Objects that exist as soon as a server is ready, and that stories rely on.
 const EVERYWHERE: [&str; 3] = [
     "/api/v1/namespaces/default",
     "/api/v1/namespaces/kube-system",
     "/api/v1/namespaces/default/services/kubernetes",
 ];
 
-/// The binaries that `$KUBE_APISERVER` and `$ETCD` name.
+/// The binaries in `$KUBE_APISERVER` and `$ETCD`.
 pub struct Binaries {
     api_server: PathBuf,
     etcd: PathBuf,
 }
 
 impl Binaries {
-    /// `None` where they are not named.
+    /// Returns `None` if they are not set.
     pub fn named() -> Option<Self> {
         Some(Self { api_server: env::var_os("KUBE_APISERVER")?.into(), etcd: env::var_os("ETCD")?.into() })
     }
@@ -56,35 +56,35 @@ pub struct RealApiServer {
     pub(super) running: Option<Running>,
     _etcd: Process,
     pub(super) etcd_port: u16,
-    /// Where whoever follows it looks for it.
+    /// The port in the kubeconfigs.
     port: u16,
-    /// Flags beside those that every story needs.
+    /// Additional flags.
     flags: Vec<String>,
     pub(super) netns: ServerNetns,
-    /// What a directory of manifests held when it was mirrored last, by path.
+    /// The objects of the last mirrored directory, by path.
     pub(super) mirrored: RefCell<BTreeMap<String, Value>>,
     pub(super) directory: TempDir,
 }
 
 pub(super) struct Running {
     process: Process,
-    /// As somebody who may do everything.
+    /// As a cluster administrator.
     pub(super) client: Client,
 }
 
 impl RealApiServer {
-    /// On the loopback address of this network namespace.
+    /// Starts on the loopback address of this network namespace.
     pub async fn start(binaries: Binaries) -> Result<Self> {
         Self::start_with(binaries, &[]).await
     }
 
-    /// The same, with more flags.
+    /// The same, with additional flags.
     pub async fn start_with(binaries: Binaries, flags: &[&str]) -> Result<Self> {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         Self::start_at(binaries, ServerNetns::here()?, flags).await
     }
 
-    /// On the loopback address of another network namespace.
+    /// Starts on the loopback address of another network namespace.
     pub async fn start_in(binaries: Binaries, netns: &Arc<Netns>) -> Result<Self> {
         Self::start_at(binaries, ServerNetns::inside(netns)?, Vec::new()).await
     }
@@ -104,7 +104,7 @@ impl RealApiServer {
         Ok(server)
     }
 
-    /// The kubeconfig of somebody who may do everything.
+    /// The kubeconfig of a cluster administrator.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.path().join("kubeconfig")
     }
@@ -117,7 +117,7 @@ impl RealApiServer {
         self.start_on(self.port).await
     }
 
-    /// Starts again where nobody who follows it finds it.
+    /// Starts again on another port, which clients do not know.
     pub async fn start_unseen(&mut self) -> Result<()> {
         let port = self.netns.free_port()?;
         self.start_on(port).await
@@ -145,7 +145,7 @@ impl RealApiServer {
         for (flag, value) in [
             ("etcd-servers", format!("http://127.0.0.1:{}", self.etcd_port)),
             ("bind-address", Ipv4Addr::LOCALHOST.to_string()),
-            // It has to be no loopback address, and nobody is told of it.
+            // Loopback addresses are not allowed here, and the address is not published.
             ("advertise-address", "192.0.2.1".to_owned()),
             ("secure-port", port.to_string()),
             ("cert-dir", file("certificates")),
@@ -159,7 +159,7 @@ impl RealApiServer {
             ("service-account-signing-key-file", file("server.key")),
             ("service-cluster-ip-range", SERVICE_NETWORKS.to_owned()),
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
-            // Its own address is no part of any story, and differs from one start to the next.
+            // The server's own endpoint is not part of a story, and differs from one start to the next.
             ("endpoint-reconciler-type", "none".to_owned()),
         ] {
             command.arg(format!("--{flag}={value}"));
@@ -168,7 +168,7 @@ impl RealApiServer {
         command
     }
 
-    /// Writes a kubeconfig that proves who asks in this way.
+    /// Writes a kubeconfig with these credentials.
     pub(super) fn write_kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "x",
@@ -191,7 +191,7 @@ async fn is_ready(netns: &ServerNetns, client: &Client) -> Result<()> {
         netns.run(async move {
             let ready = http::request(&client, "GET", "/readyz", &Value::Null).await?;
             ensure!(ready.1 == "ok", "{ready:?}");
-            // It makes what every cluster has after that.
+            // The server creates these objects after it is ready.
             for path in EVERYWHERE {
                 http::ask(&client, "GET", path, &Value::Null).await?;
             }
@@ -209,7 +209,7 @@ fn etcd_command(binary: &Path, directory: &Path, port: u16, peer_port: u16) -> C
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
-    // What it holds ends with the story.
+    // The data is discarded with the story.
     command.arg("--unsafe-no-fsync");
     command
 }
