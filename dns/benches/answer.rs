@@ -18,8 +18,9 @@ use dns::{
         topic::Topic,
         zone::{Change, Endpoints, ObjectName, Port, Service, ServiceKey, ServiceKind, Slice},
     },
-    config::{Kubernetes, Listen, ServerBlock},
+    config::{Kubernetes, Listen},
     observe::{clients::Clients, metrics::Transport},
+    plugins::ServerBlock,
     resolve::forward::ServerContext,
     serve::handler::{Block, Client, Handled, Handler},
 };

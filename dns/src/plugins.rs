@@ -1,6 +1,133 @@
-//! The directives of a server block that answer by themselves, one file each.
+//! The directives of a server block, one file each: name, options, configuration, behaviour, and the options that are
+//! refused or have no effect.
+//!
+//! ```text
+//! corefile (syntax) ─> read ─> directives! (below) ─> ServerBlock ─> serve
+//! ```
+//!
+//! A directive is added by its file, the `mod` of it, and one line in `directives!`. A directive that is missing there
+//! is unused code, which does not compile in this room. `kubernetes`, `forward` and `cache` only read their
+//! configuration here; their behaviour lies in the rooms `cluster` and `resolve`, their values in `config`.
 
+#![deny(dead_code)]
+
+mod any;
+mod bind;
+mod bufsize;
+mod cache;
+mod config;
+mod directive;
+mod errors;
+mod forward;
+pub mod health;
 pub mod hosts;
-pub mod local;
+mod kubernetes;
+mod loadbalance;
+mod local;
+pub mod log;
+mod loop_detection;
+mod minimal;
+mod prometheus;
+mod read;
+mod ready;
+pub mod reload;
 pub mod rewrite;
 pub mod template;
+mod unsupported;
+
+use std::net::SocketAddr;
+
+pub use config::Config;
+pub(crate) use directive::{IneffectiveOption, LocalPlugin, PluginContext};
+pub use read::{ineffective_options, read};
+
+use crate::{
+    config::{BindAddress, Cache, Forward, Kubernetes, Listen, Zones},
+    corefile::{CorefileError, Statement},
+};
+use directive::Directive;
+use health::Health;
+use hosts::Hosts;
+use log::Log;
+use reload::Reload;
+use rewrite::Rewrite;
+use template::Template;
+
+/// Generates [`ServerBlock`] and [`DIRECTIVES`] from one list, so that neither can lack a directive of the other.
+macro_rules! directives {
+    ($($field:ident: $setting:ty = $directive:ty,)*) => {
+        /// One block of a Corefile: the zones it serves, and the setting of each directive. Of all blocks that listen
+        /// at an address, the one with the longest matching zone answers.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct ServerBlock {
+            pub listens: Vec<Listen>,
+            $(pub $field: $setting,)*
+        }
+
+        impl ServerBlock {
+            /// A block without directives.
+            pub fn new(listens: Vec<Listen>) -> Self {
+                Self { listens, $($field: <$directive as Directive>::absent(),)* }
+            }
+        }
+
+        /// Every directive that is supported.
+        pub(crate) const DIRECTIVES: &[Entry] = &[$(Entry {
+            name: <$directive as Directive>::NAME,
+            is_repeatable: <$directive as Directive>::IS_REPEATABLE,
+            read: |block, statement, zones| {
+                <$directive as Directive>::read(&mut block.$field, statement, zones)
+            },
+            is_enabled: |block| <$directive as Directive>::is_enabled(&block.$field),
+            start: |block, context| <$directive as Directive>::start(&block.$field, context),
+            ineffective: <$directive as Directive>::ineffective,
+        },)*];
+    };
+}
+
+// Field of the server block: its type = the directive. Local plugins answer in this order.
+directives! {
+    minimal_any: bool = any::Any,
+    local: bool = local::Local,
+    templates: Vec<Template> = Template,
+    hosts: Option<Hosts> = Hosts,
+    kubernetes: Option<Kubernetes> = Kubernetes,
+    forwards: Vec<Forward> = Forward,
+    cache: Option<Cache> = Cache,
+    rewrites: Vec<Rewrite> = Rewrite,
+    bind: Vec<BindAddress> = bind::Bind,
+    max_udp_payload: u16 = bufsize::Bufsize,
+    logs: Vec<Log> = Log,
+    errors: () = errors::Errors,
+    health: Option<Health> = Health,
+    ready: Option<SocketAddr> = ready::Ready,
+    metrics: Option<SocketAddr> = prometheus::Prometheus,
+    reload: Option<Reload> = Reload,
+    shuffle: bool = loadbalance::Loadbalance,
+    detect_loops: bool = loop_detection::Loop,
+    minimal: bool = minimal::Minimal,
+}
+
+/// A directive as functions of the server block.
+pub(crate) struct Entry {
+    pub name: &'static str,
+    pub is_repeatable: bool,
+    pub read: fn(&mut ServerBlock, &Statement, &Zones) -> Result<(), CorefileError>,
+    pub is_enabled: fn(&ServerBlock) -> bool,
+    pub start: fn(&ServerBlock, &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>>,
+    pub ineffective: fn(&Statement) -> Vec<IneffectiveOption>,
+}
+
+impl ServerBlock {
+    /// CoreDNS's names of the directives in use.
+    pub fn directives(&self) -> Vec<&'static str> {
+        let enabled = DIRECTIVES.iter().filter(|directive| (directive.is_enabled)(self));
+        enabled.map(|directive| directive.name).collect()
+    }
+
+    /// The plugins of the block that answer by themselves, in the order in which they are asked. Must be called within
+    /// a runtime.
+    pub(crate) fn local_plugins(&self, context: &PluginContext<'_>) -> Vec<Box<dyn LocalPlugin>> {
+        DIRECTIVES.iter().filter_map(|directive| (directive.start)(self, context)).collect()
+    }
+}

@@ -16,7 +16,8 @@ use dns::{
         snapshot::{Index, Published},
         zone::{Change, Endpoints, ObjectName, Service, ServiceKey, ServiceKind, Slice},
     },
-    config::{Config, Forward, Kubernetes, Listen, Protocol, ServerBlock, Tls, Upstream},
+    config::{Forward, Kubernetes, Listen, Protocol, Tls, Upstream},
+    plugins::{Config, ServerBlock},
     resolve::forward::ServerContext,
     serve::{run, server::Server},
 };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use dns::{
-    corefile,
+    plugins,
     resolve::forward::ServerContext,
     serve::{run, server::Server},
 };
@@ -67,7 +67,7 @@ async fn start() -> Server {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("Corefile");
     std::fs::write(&path, COREFILE.replace("UPSTREAM", &upstream().await.to_string())).unwrap();
-    let config = corefile::read(&path, &|_| None).unwrap();
+    let config = plugins::read(&path, &|_| None).unwrap();
     let listen = [(Ipv4Addr::LOCALHOST, 0).into()];
     run::start(&config, &listen, &Arc::default(), &ServerContext::default()).unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Zones;
+use super::zones::Zones;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cache {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use hickory_server::proto::{op::ResponseCode, rr::LowerName};
 
-use super::{Zones, zones::root};
+use super::zones::{Zones, root};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forward {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hickory_server::proto::rr::{LowerName, Name};
 
-use super::{Selector, Zones};
+use super::{selector::Selector, zones::Zones};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kubernetes {

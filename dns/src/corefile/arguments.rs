@@ -1,6 +1,11 @@
 //! What the words of a directive mean.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use hickory_server::proto::{
     op::ResponseCode,
@@ -9,24 +14,24 @@ use hickory_server::proto::{
 
 use regex::Regex;
 
-use super::{CorefileError, keys, lexer::Word, tree::Directive};
-use crate::config::Zones;
+use super::{CorefileError, keys, lexer::Word, tree::Statement};
+use crate::config::{Zones, any};
 
-impl Directive {
-    pub(super) fn refuse(&self, what: impl Into<String>) -> CorefileError {
+impl Statement {
+    pub(crate) fn refuse(&self, what: impl Into<String>) -> CorefileError {
         self.name.refuse(what)
     }
 
     /// Exactly so many words; `usage` shows how it is meant.
-    pub(super) fn exactly<const N: usize>(&self, usage: &str) -> Result<&[Word; N], CorefileError> {
+    pub(crate) fn exactly<const N: usize>(&self, usage: &str) -> Result<&[Word; N], CorefileError> {
         <&[Word; N]>::try_from(self.words.as_slice()).map_err(|_| self.misused(usage))
     }
 
-    pub(super) fn misused(&self, usage: &str) -> CorefileError {
+    pub(crate) fn misused(&self, usage: &str) -> CorefileError {
         self.refuse(format!("`{}` is to be written `{usage}`", self.name.text))
     }
 
-    pub(super) fn no_words(&self) -> Result<(), CorefileError> {
+    pub(crate) fn no_words(&self) -> Result<(), CorefileError> {
         match self.words.first() {
             None => Ok(()),
             Some(word) => {
@@ -35,56 +40,77 @@ impl Directive {
         }
     }
 
-    pub(super) fn no_body(&self) -> Result<(), CorefileError> {
+    pub(crate) fn no_body(&self) -> Result<(), CorefileError> {
         match self.body.first() {
             None => Ok(()),
             Some(option) => Err(self.unknown_option(option)),
         }
     }
 
-    pub(super) fn unknown_option(&self, option: &Directive) -> CorefileError {
+    pub(crate) fn unknown_option(&self, option: &Statement) -> CorefileError {
         let (option_name, name) = (&option.name.text, &self.name.text);
         option.refuse(format!(
             "`{option_name}` is no option of `{name}` that is supported; remove the line or correct it"
         ))
     }
 
+    /// A directive without words and options.
+    pub(crate) fn flag(&self) -> Result<bool, CorefileError> {
+        self.no_words()?;
+        self.no_body()?;
+        Ok(true)
+    }
+
+    /// The only word, as an address to listen at.
+    pub(crate) fn listen_address(&self, default: SocketAddr) -> Result<SocketAddr, CorefileError> {
+        match self.words.as_slice() {
+            [] => Ok(default),
+            [word] => listen_address(&word.text).ok_or_else(|| {
+                word.refuse(format!(
+                    "`{}` is no address to listen at; write `:9153` or `127.0.0.1:9153`",
+                    word.text
+                ))
+            }),
+            [_, more, ..] => Err(more.refuse("one address is enough")),
+        }
+    }
+
     /// Zones in which a miss is handed on: those that are named, or all.
-    pub(super) fn fallthrough(&self) -> Result<Zones, CorefileError> {
+    pub(crate) fn fallthrough(&self) -> Result<Zones, CorefileError> {
         zones_or(&self.words, Zones::all())
     }
 }
 
 impl Word {
-    pub(super) fn number<N: FromStr>(&self) -> Result<N, CorefileError> {
+    pub(crate) fn number<N: FromStr>(&self) -> Result<N, CorefileError> {
         self.text.parse().map_err(|_| self.refuse(format!("`{}` is no number that fits here", self.text)))
     }
 
     /// As Go writes them: `500ms`, `1m30s`.
-    pub(super) fn duration(&self) -> Result<Duration, CorefileError> {
+    pub(crate) fn duration(&self) -> Result<Duration, CorefileError> {
         duration(&self.text).ok_or_else(|| {
             self.refuse(format!("`{}` is no duration; write it like `500ms`, `5s` or `1m30s`", self.text))
         })
     }
 
     /// Between one time and the next.
-    pub(super) fn pause(&self) -> Result<Duration, CorefileError> {
+    pub(crate) fn interval(&self) -> Result<Duration, CorefileError> {
         match self.duration()? {
             Duration::ZERO => {
                 Err(self.refuse("without a pause nothing else would be done; write one like `5s`"))
             }
-            pause => Ok(pause),
+            interval => Ok(interval),
         }
     }
 
-    pub(super) fn seconds(&self) -> Result<Duration, CorefileError> {
+    pub(crate) fn seconds(&self) -> Result<Duration, CorefileError> {
         match self.text.parse() {
             Ok(seconds) => Ok(Duration::from_secs(seconds)),
             Err(_) => self.duration(),
         }
     }
 
-    pub(super) fn name(&self) -> Result<LowerName, CorefileError> {
+    pub(crate) fn name(&self) -> Result<LowerName, CorefileError> {
         let name = Name::from_ascii(&self.text).ok().map(|mut name| {
             name.set_fqdn(true);
             LowerName::from(name)
@@ -93,21 +119,21 @@ impl Word {
     }
 
     /// A zone, or the reverse zones of a network.
-    pub(super) fn zones(&self) -> Result<Vec<LowerName>, CorefileError> {
+    pub(crate) fn zones(&self) -> Result<Vec<LowerName>, CorefileError> {
         keys::zones(&self.text)
             .ok_or_else(|| self.refuse(format!("`{}` is neither a zone nor a network", self.text)))
     }
 
-    pub(super) fn regex(&self) -> Result<Regex, CorefileError> {
+    pub(crate) fn regex(&self) -> Result<Regex, CorefileError> {
         Regex::new(&self.text)
             .map_err(|error| self.refuse(format!("`{}` is no regular expression: {error}", self.text)))
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(&self.text)
     }
 
-    pub(super) fn rcode(&self) -> Result<ResponseCode, CorefileError> {
+    pub(crate) fn rcode(&self) -> Result<ResponseCode, CorefileError> {
         let code = match self.text.to_uppercase().as_str() {
             "NOERROR" => ResponseCode::NoError,
             "FORMERR" => ResponseCode::FormErr,
@@ -126,14 +152,25 @@ impl Word {
     }
 }
 
-pub(super) fn zones(words: &[Word]) -> Result<Zones, CorefileError> {
+pub(crate) fn zones(words: &[Word]) -> Result<Zones, CorefileError> {
     let zones: Result<Vec<_>, _> = words.iter().map(Word::zones).collect();
     zones.map(|zones| Zones(zones.concat()))
 }
 
 /// What is meant where no zone is named.
-pub(super) fn zones_or(words: &[Word], otherwise: Zones) -> Result<Zones, CorefileError> {
+pub(crate) fn zones_or(words: &[Word], otherwise: Zones) -> Result<Zones, CorefileError> {
     if words.is_empty() { Ok(otherwise) } else { zones(words) }
+}
+
+/// `:8080`, `localhost:8080`, `127.0.0.1:8080`, `[::1]:8080`.
+fn listen_address(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    match host {
+        "" => Some(any(port)),
+        "localhost" => Some((Ipv4Addr::LOCALHOST, port).into()),
+        _ => text.parse().ok(),
+    }
 }
 
 fn duration(text: &str) -> Option<Duration> {

@@ -8,7 +8,7 @@ use super::{CorefileError, lexer::Word};
 use crate::config::{DNS_PORT, Listen};
 
 /// Every zone of a key, as a key may be a network.
-pub(super) fn listens(word: &Word) -> Result<Vec<Listen>, CorefileError> {
+pub(crate) fn listens(word: &Word) -> Result<Vec<Listen>, CorefileError> {
     let text = word.text.trim_end_matches(',');
     let rest = match text.split_once("://") {
         None => text,
@@ -38,7 +38,7 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
 }
 
 /// A name, or a network, which is the reverse zones that make it up.
-pub(super) fn zones(text: &str) -> Option<Vec<LowerName>> {
+pub(crate) fn zones(text: &str) -> Option<Vec<LowerName>> {
     if let Some((address, length)) = text.split_once('/') {
         return reverse_zones(address.parse().ok()?, length.parse().ok()?);
     }

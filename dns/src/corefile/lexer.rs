@@ -6,7 +6,7 @@ use super::CorefileError;
 
 /// One word, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Word {
+pub(crate) struct Word {
     pub text: String,
     /// A quoted brace is a word like others.
     pub quoted: bool,
@@ -15,17 +15,17 @@ pub(super) struct Word {
 }
 
 impl Word {
-    pub(super) fn is(&self, symbol: &str) -> bool {
+    pub(crate) fn is(&self, symbol: &str) -> bool {
         !self.quoted && self.text == symbol
     }
 
-    pub(super) fn refuse(&self, what: impl Into<String>) -> CorefileError {
+    pub(crate) fn refuse(&self, what: impl Into<String>) -> CorefileError {
         CorefileError::Refused { file: self.file.to_string(), line: self.line, what: what.into() }
     }
 }
 
 /// The words of each line that has any, with `{$NAME}` and `{%NAME%}` filled in.
-pub(super) fn lines(
+pub(crate) fn lines(
     text: &str,
     file: &Arc<str>,
     env: &dyn Fn(&str) -> Option<String>,

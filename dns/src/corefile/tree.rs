@@ -13,17 +13,17 @@ use super::{
 };
 
 #[derive(Debug)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// At least one.
     pub keys: Vec<Word>,
-    pub directives: Vec<Directive>,
+    pub directives: Vec<Statement>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Directive {
+pub(crate) struct Statement {
     pub name: Word,
     pub words: Vec<Word>,
-    pub body: Vec<Directive>,
+    pub body: Vec<Statement>,
 }
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -32,7 +32,7 @@ type Lines = std::vec::IntoIter<Vec<Word>>;
 /// Files that import each other are not read for ever.
 const DEEPEST: usize = 16;
 
-pub(super) fn read(path: &Path, env: Env<'_>) -> Result<Vec<Block>, CorefileError> {
+pub(crate) fn read(path: &Path, env: Env<'_>) -> Result<Vec<Block>, CorefileError> {
     let mut reader = Reader { env, snippets: HashMap::new(), blocks: Vec::new() };
     reader.file(path, 0)?;
     Ok(reader.blocks)
@@ -40,7 +40,7 @@ pub(super) fn read(path: &Path, env: Env<'_>) -> Result<Vec<Block>, CorefileErro
 
 struct Reader<'a> {
     env: Env<'a>,
-    snippets: HashMap<String, Vec<Directive>>,
+    snippets: HashMap<String, Vec<Statement>>,
     blocks: Vec<Block>,
 }
 
@@ -105,7 +105,7 @@ impl Reader<'_> {
         opened: Option<&Word>,
         path: &Path,
         depth: usize,
-    ) -> Result<Vec<Directive>, CorefileError> {
+    ) -> Result<Vec<Statement>, CorefileError> {
         let mut directives = Vec::new();
         while let Some(mut words) = lines.next() {
             if words[0].is("}") {
@@ -121,7 +121,7 @@ impl Reader<'_> {
                 continue;
             }
             let body = if opens { self.directives(lines, Some(&name), path, depth)? } else { Vec::new() };
-            directives.push(Directive { name, words, body });
+            directives.push(Statement { name, words, body });
         }
         match opened {
             Some(word) => {
@@ -137,7 +137,7 @@ impl Reader<'_> {
         words: &[Word],
         path: &Path,
         depth: usize,
-    ) -> Result<Vec<Directive>, CorefileError> {
+    ) -> Result<Vec<Statement>, CorefileError> {
         let [what] = words else { return Err(at.refuse("`import` takes one snippet, file or pattern")) };
         if let Some(snippet) = self.snippets.get(&what.text) {
             return Ok(snippet.clone());

@@ -23,7 +23,6 @@ use tracing::{info, warn};
 
 use crate::{
     cluster::snapshot::Published,
-    config::Config,
     observe::{
         http,
         metrics::{HealthMetrics, Metrics},
@@ -68,19 +67,6 @@ struct Shared {
 
 /// The backlog of the listeners: probes are few.
 const BACKLOG: u32 = 64;
-
-impl HttpEndpoints {
-    /// The endpoints that the blocks of a configuration enable.
-    pub fn of(config: &Config) -> Self {
-        let blocks = || config.servers.iter();
-        Self {
-            health: blocks().filter_map(|block| block.health.as_ref()).map(|health| health.address).collect(),
-            ready: blocks().filter_map(|block| block.ready).collect(),
-            metrics: blocks().filter_map(|block| block.metrics).collect(),
-            are_shared: false,
-        }
-    }
-}
 
 impl Health {
     /// Must be called within a runtime.

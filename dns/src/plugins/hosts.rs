@@ -1,9 +1,11 @@
-//! Names that a file or the Corefile lists with their addresses.
+//! `hosts [FILE [ZONES...]]`: names with their addresses, from a file such as `/etc/hosts` or from the Corefile.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
+    path::PathBuf,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -17,20 +19,125 @@ use hickory_server::proto::{
 use tokio::time::interval;
 use tracing::warn;
 
+use super::directive::{Directive, LocalPlugin, PluginContext};
 use crate::{
-    config,
+    config::Zones,
+    corefile::{CorefileError, Statement, zones_or},
     file_watcher::FileWatcher,
     observe::metrics::HostsMetrics,
     resolve::reply::{Origin, Reply},
 };
 
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hosts {
+    /// A file like `/etc/hosts`, read again as it changes.
+    pub file: PathBuf,
+    pub zones: Zones,
+    /// What the Corefile itself lists.
+    pub entries: Vec<(IpAddr, LowerName)>,
+    pub ttl: u32,
+    /// Addresses lead back to their names.
+    pub reverse: bool,
+    /// How often the file is looked at; None reads it once.
+    pub reload: Option<Duration>,
+    /// Names of these zones that are not listed are handed on. Empty: every miss is final.
+    pub fallthrough: Zones,
+}
+
+impl Hosts {
+    pub fn new(zones: Zones) -> Self {
+        Self {
+            file: "/etc/hosts".into(),
+            zones,
+            entries: Vec::new(),
+            ttl: 3600,
+            reverse: true,
+            reload: Some(Duration::from_secs(5)),
+            fallthrough: Zones::default(),
+        }
+    }
+}
+
+impl Directive for Hosts {
+    const NAME: &'static str = "hosts";
+    type Setting = Option<Self>;
+
+    fn read(setting: &mut Option<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+        *setting = Some(parse(statement, zones)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Option<Self>) -> bool {
+        setting.is_some()
+    }
+
+    fn start(setting: &Option<Self>, context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        let hosts = setting.as_ref()?;
+        Some(Box::new(HostsPlugin::start(hosts, context.metrics.hosts())))
+    }
+}
+
+const MAX_TTL: u32 = 65_535;
+
+fn parse(statement: &Statement, zones: &Zones) -> Result<Hosts, CorefileError> {
+    let (file, named) = match statement.words.split_first() {
+        Some((file, named)) => (Some(file), named),
+        None => (None, statement.words.as_slice()),
+    };
+    let mut hosts = Hosts::new(zones_or(named, zones.clone())?);
+    if let Some(file) = file {
+        hosts.file = file.path();
+    }
+    for option in &statement.body {
+        option.no_body()?;
+        read_option(&mut hosts, statement, option)?;
+    }
+    Ok(hosts)
+}
+
+fn read_option(hosts: &mut Hosts, statement: &Statement, option: &Statement) -> Result<(), CorefileError> {
+    match option.name.text.as_str() {
+        "fallthrough" => hosts.fallthrough = option.fallthrough()?,
+        "no_reverse" => {
+            option.no_words()?;
+            hosts.reverse = false;
+        }
+        "ttl" => {
+            let [word] = option.exactly("ttl SECONDS")?;
+            hosts.ttl = word.number()?;
+            if !(1..=MAX_TTL).contains(&hosts.ttl) {
+                return Err(word.refuse("write a TTL from 1 to 65535"));
+            }
+        }
+        "reload" => {
+            let interval = option.exactly::<1>("reload DURATION")?[0].duration()?;
+            hosts.reload = (!interval.is_zero()).then_some(interval);
+        }
+        _ => entry(hosts, statement, option)?,
+    }
+    Ok(())
+}
+
+fn entry(hosts: &mut Hosts, statement: &Statement, option: &Statement) -> Result<(), CorefileError> {
+    let Ok(address) = option.name.text.parse::<IpAddr>() else {
+        return Err(statement.unknown_option(option));
+    };
+    if option.words.is_empty() {
+        return Err(option.refuse("an address without a name; write `ADDRESS NAME...`"));
+    }
+    for word in &option.words {
+        hosts.entries.push((address, word.name()?));
+    }
+    Ok(())
+}
+
 /// What one server block lists.
 #[derive(Debug, Clone)]
-pub struct Hosts(Arc<Shared>);
+struct HostsPlugin(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    config: config::Hosts,
+    config: Hosts,
     /// Replaced as a whole when the file changes.
     table: ArcSwap<Table>,
     metrics: HostsMetrics,
@@ -43,9 +150,9 @@ struct Table {
     names: HashMap<LowerName, Vec<LowerName>>,
 }
 
-impl Hosts {
+impl HostsPlugin {
     /// Must be called within a runtime: the file is followed by a task that ends with this.
-    pub fn start(config: &config::Hosts, metrics: HostsMetrics) -> Self {
+    fn start(config: &Hosts, metrics: HostsMetrics) -> Self {
         let mut file = FileWatcher::new(&config.file);
         let shared = Arc::new(Shared { config: config.clone(), table: ArcSwap::default(), metrics });
         shared.fill("");
@@ -53,9 +160,10 @@ impl Hosts {
         tokio::spawn(watch_file(Arc::downgrade(&shared), file));
         Self(shared)
     }
+}
 
-    /// None: somebody else may know.
-    pub fn answer(&self, question: &Query) -> Option<Reply> {
+impl LocalPlugin for HostsPlugin {
+    fn answer(&self, question: &Query) -> Option<Reply> {
         let Shared { config, table, .. } = &*self.0;
         let name = LowerName::new(question.name());
         let table = table.load();
@@ -110,7 +218,7 @@ impl Table {
         self.addresses.contains_key(name)
     }
 
-    fn answers(&self, question: &Query, name: &LowerName, config: &config::Hosts) -> Vec<Record> {
+    fn answers(&self, question: &Query, name: &LowerName, config: &Hosts) -> Vec<Record> {
         let record = |data| Record::from_rdata(question.name().clone(), config.ttl, data);
         if question.query_type() == RecordType::PTR && config.reverse {
             let names = self.names.get(name).into_iter().flatten();
@@ -155,9 +263,9 @@ mod tests {
     use std::{fs, time::Duration};
 
     use super::*;
-    use crate::{config::Zones, observe::metrics::Metrics};
+    use crate::observe::metrics::Metrics;
 
-    fn asked(hosts: &Hosts, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+    fn asked(hosts: &HostsPlugin, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
         let reply = hosts.answer(&Query::query(Name::from_ascii(name).unwrap(), kind))?;
         Some((reply.rcode, reply.answers.iter().map(|record| record.data.to_string()).collect()))
     }
@@ -170,14 +278,11 @@ mod tests {
             .unwrap();
         let zone = |text: &str| LowerName::from(Name::from_ascii(text).unwrap());
         let zones = Zones(vec![zone("web."), zone("example."), zone("org.")]);
-        let mut config = config::Hosts {
-            file: file.clone(),
-            fallthrough: Zones(vec![zone("org.")]),
-            ..config::Hosts::new(zones)
-        };
+        let mut config =
+            Hosts { file: file.clone(), fallthrough: Zones(vec![zone("org.")]), ..Hosts::new(zones) };
         config.entries =
             vec![("10.0.0.3".parse().unwrap(), Name::from_ascii("inline.example.").unwrap().into())];
-        let hosts = Hosts::start(&config, Metrics::default().hosts());
+        let hosts = HostsPlugin::start(&config, Metrics::default().hosts());
         let found =
             |data: &[&str]| Some((ResponseCode::NoError, data.iter().map(ToString::to_string).collect()));
         let missing = Some((ResponseCode::NXDomain, vec![]));

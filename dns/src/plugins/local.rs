@@ -10,10 +10,16 @@ use hickory_server::proto::{
     },
 };
 
+use super::directive::{Directive, LocalPlugin, PluginContext};
 use crate::{
     cluster::name::QueryName,
+    config::Zones,
+    corefile::{CorefileError, Statement},
     resolve::reply::{Origin, Reply},
 };
+
+#[derive(Debug)]
+pub(super) struct Local;
 
 const TTL: u32 = 86_400;
 const LOCALHOST: &[u8] = b"localhost";
@@ -22,8 +28,41 @@ const REVERSE_TOP: &[u8] = b"arpa";
 const REVERSE: [&[&[u8]]; 3] =
     [&[b"arpa", b"in-addr", b"0"], &[b"arpa", b"in-addr", b"127"], &[b"arpa", b"in-addr", b"255"]];
 
-/// None: the name is somebody else's.
-pub fn answer(question: &Query) -> Option<Reply> {
+impl Directive for Local {
+    const NAME: &'static str = "local";
+    type Setting = bool;
+
+    /// With or without the directive: such names must not leave this machine.
+    fn absent() -> bool {
+        true
+    }
+
+    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
+        *setting = statement.flag()?;
+        Ok(())
+    }
+
+    fn is_enabled(setting: &bool) -> bool {
+        *setting
+    }
+
+    fn start(setting: &bool, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        if *setting { Some(Box::new(Self)) } else { None }
+    }
+}
+
+impl LocalPlugin for Local {
+    fn answer(&self, question: &Query) -> Option<Reply> {
+        answer(question)
+    }
+
+    fn may_answer(&self, name: &QueryName, _qtype: RecordType) -> bool {
+        may_answer(name)
+    }
+}
+
+/// Returns `None` for a name outside the local zones.
+fn answer(question: &Query) -> Option<Reply> {
     let name = question.name();
     let top = name.iter().next_back().unwrap_or_default();
     if !top.eq_ignore_ascii_case(LOCALHOST) && !top.eq_ignore_ascii_case(REVERSE_TOP) {
@@ -51,7 +90,7 @@ pub fn answer(question: &Query) -> Option<Reply> {
 }
 
 /// A cheap guess, wrong only where it says yes.
-pub fn may_answer(name: &QueryName) -> bool {
+fn may_answer(name: &QueryName) -> bool {
     let from_top = |n: usize| name.label_count().checked_sub(n).map(|n| name.label(n)).unwrap_or_default();
     match from_top(1) {
         LOCALHOST => true,

@@ -1,4 +1,5 @@
-//! Questions that are asked under another name, and answers that come back under the first.
+//! `rewrite [continue|stop] name [exact|prefix|suffix|substring|regex] FROM TO [answer ...]`: queries are resolved under
+//! another name, and the answer returns under the name of the query.
 
 use std::borrow::Cow;
 
@@ -11,7 +12,201 @@ use hickory_server::proto::{
 };
 use regex::{Captures, Regex};
 
-use crate::config::{AnswerName, Matches, Rewrite};
+use super::directive::Directive;
+use crate::{
+    config::Zones,
+    corefile::{CorefileError, Statement, Word},
+};
+
+/// A question that matches is asked under another name; the answer comes back under the first.
+#[derive(Debug, Clone)]
+pub struct Rewrite {
+    pub matches: Matches,
+    /// The name to ask for. Of a regex, `{0}` is the whole and `{1}` the first group; of a prefix, suffix or
+    /// substring, what to put in its place.
+    pub to: String,
+    /// Names in the answer are turned back as the rule has turned the question, in owners and in data. In any case
+    /// owners are that are the name that was asked for instead.
+    pub turns_back: bool,
+    /// How else names in the answer are turned back: one after another, the last first.
+    pub answers: Vec<AnswerName>,
+    /// Rules below this one are tried on the new name.
+    pub continues: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Matches {
+    Exact(LowerName),
+    Prefix(String),
+    Suffix(String),
+    Substring(String),
+    Regex(Regex),
+}
+
+/// `answer name` and `answer value`: how names in the answer are turned back.
+#[derive(Debug, Clone)]
+pub struct AnswerName {
+    pub from: Regex,
+    pub to: String,
+    /// In the data of the record rather than its owner.
+    pub in_value: bool,
+}
+
+impl PartialEq for Rewrite {
+    fn eq(&self, other: &Self) -> bool {
+        self.matches == other.matches
+            && self.to == other.to
+            && self.turns_back == other.turns_back
+            && self.answers == other.answers
+            && self.continues == other.continues
+    }
+}
+
+impl PartialEq for Matches {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(mine), Self::Exact(theirs)) => mine == theirs,
+            (Self::Prefix(mine), Self::Prefix(theirs))
+            | (Self::Suffix(mine), Self::Suffix(theirs))
+            | (Self::Substring(mine), Self::Substring(theirs)) => mine == theirs,
+            (Self::Regex(mine), Self::Regex(theirs)) => mine.as_str() == theirs.as_str(),
+            (Self::Exact(_) | Self::Prefix(_) | Self::Suffix(_) | Self::Substring(_) | Self::Regex(_), _) => {
+                false
+            }
+        }
+    }
+}
+
+impl PartialEq for AnswerName {
+    fn eq(&self, other: &Self) -> bool {
+        self.from.as_str() == other.from.as_str() && self.to == other.to && self.in_value == other.in_value
+    }
+}
+
+impl Directive for Rewrite {
+    const NAME: &'static str = "rewrite";
+    const IS_REPEATABLE: bool = true;
+    type Setting = Vec<Self>;
+
+    fn read(setting: &mut Vec<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
+        setting.push(parse(statement)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Vec<Self>) -> bool {
+        !setting.is_empty()
+    }
+}
+
+const USAGE: &str =
+    "rewrite [continue|stop] name [exact|prefix|suffix|substring|regex] FROM TO [answer auto]";
+const KINDS: [&str; 5] = ["exact", "prefix", "suffix", "substring", "regex"];
+
+/// Over one line, or over several with the options on lines of their own.
+fn parse(statement: &Statement) -> Result<Rewrite, CorefileError> {
+    let mut words = statement.words.as_slice();
+    let continues = match words.first() {
+        Some(word) if word.is("continue") || word.is("stop") => {
+            words = &words[1..];
+            word.is("continue")
+        }
+        _ => false,
+    };
+    if words.is_empty() {
+        return over_lines(statement, continues);
+    }
+    statement.no_body()?;
+    one(statement, words, continues)
+}
+
+fn over_lines(statement: &Statement, continues: bool) -> Result<Rewrite, CorefileError> {
+    let (first, options) = statement.body.split_first().ok_or_else(|| statement.misused(USAGE))?;
+    let mut words: Vec<Word> = line(first);
+    for option in options {
+        if !option.name.is("answer") {
+            return Err(
+                option.refuse("one question is rewritten in a block; write another `rewrite` for more")
+            );
+        }
+        words.extend(line(option));
+    }
+    one(statement, &words, continues)
+}
+
+fn line(statement: &Statement) -> Vec<Word> {
+    std::iter::once(&statement.name).chain(&statement.words).cloned().collect()
+}
+
+fn one(statement: &Statement, words: &[Word], continues: bool) -> Result<Rewrite, CorefileError> {
+    let (field, rest) = words.split_first().ok_or_else(|| statement.misused(USAGE))?;
+    if !field.is("name") {
+        return Err(
+            field.refuse(format!("only names can be rewritten, not `{}`; remove the rule", field.text))
+        );
+    }
+    let (kind, rest) = match rest.split_first() {
+        Some((kind, rest)) if KINDS.contains(&kind.text.as_str()) => (kind.text.as_str(), rest),
+        _ => ("exact", rest),
+    };
+    let [from, to, options @ ..] = rest else { return Err(statement.misused(USAGE)) };
+    let (is_auto, answers) = answer_options(options)?;
+    Ok(Rewrite {
+        matches: matcher(kind, from)?,
+        to: target(kind, to)?,
+        turns_back: is_auto || kind == "exact",
+        answers,
+        continues,
+    })
+}
+
+fn matcher(kind: &str, from: &Word) -> Result<Matches, CorefileError> {
+    let text = from.text.to_lowercase();
+    Ok(match kind {
+        "prefix" => Matches::Prefix(text),
+        "suffix" => Matches::Suffix(absolute(text)),
+        "substring" => Matches::Substring(text),
+        // Names are matched in lower case, with the dot of the root at their end.
+        "regex" => Matches::Regex(from.regex()?),
+        _ => Matches::Exact(from.name()?),
+    })
+}
+
+/// What stands at the end of a name ends with the root, too.
+fn target(kind: &str, to: &Word) -> Result<String, CorefileError> {
+    Ok(match kind {
+        "prefix" | "substring" => to.text.to_lowercase(),
+        "suffix" | "regex" => absolute(to.text.to_lowercase()),
+        _ => to.name()?.to_string(),
+    })
+}
+
+fn absolute(text: String) -> String {
+    if text.ends_with('.') { text } else { text + "." }
+}
+
+/// Whether `answer auto` is among them, and the others. The word `answer` may be left out behind the first.
+fn answer_options(mut words: &[Word]) -> Result<(bool, Vec<AnswerName>), CorefileError> {
+    let (mut is_auto, mut answers) = (false, Vec::new());
+    if let Some(first) = words.first().filter(|word| !word.is("answer")) {
+        return Err(misplaced(first));
+    }
+    while let Some((first, behind)) = words.split_first() {
+        match if first.is("answer") { behind } else { words } {
+            [auto, rest @ ..] if auto.is("auto") => (is_auto, words) = (true, rest),
+            [field, from, to, rest @ ..] if field.is("name") || field.is("value") => {
+                let to = absolute(to.text.to_lowercase());
+                answers.push(AnswerName { from: from.regex()?, to, in_value: field.is("value") });
+                words = rest;
+            }
+            _ => return Err(misplaced(first)),
+        }
+    }
+    Ok((is_auto, answers))
+}
+
+fn misplaced(word: &Word) -> CorefileError {
+    word.refuse("after the names comes `answer auto`, or `answer name|value FROM TO`")
+}
 
 /// A question in other words.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,21 +1,167 @@
-//! Answers made from the words of the question.
+//! `template CLASS TYPE [ZONES...]`: replies built from the query's name and type.
 
 use hickory_server::proto::{
     op::{Query, ResponseCode},
     rr::{DNSClass, LowerName, Name, RData, Record, RecordType},
 };
-use regex::Captures;
+use regex::{Captures, Regex};
 use thiserror::Error;
 use tracing::debug;
 
+use super::directive::{Directive, LocalPlugin, PluginContext};
 use crate::{
-    config::Template,
+    config::Zones,
+    corefile::{CorefileError, Statement, Word, zones_or},
+    observe::metrics::TemplateMetrics,
     resolve::reply::{Origin, Reply},
 };
 
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub class: DNSClass,
+    /// None: every type.
+    pub qtype: Option<RecordType>,
+    pub zones: Zones,
+    /// The first of these that matches counts.
+    pub matches: Vec<Regex>,
+    /// Records in the presentation form, with `{{ .Name }}` and the like in them.
+    pub answers: Vec<String>,
+    pub additionals: Vec<String>,
+    pub authorities: Vec<String>,
+    pub rcode: ResponseCode,
+    /// Names of these zones that no expression matches are handed on. Empty: they are SERVFAIL, as in CoreDNS.
+    pub fallthrough: Zones,
+}
+
+impl PartialEq for Template {
+    fn eq(&self, other: &Self) -> bool {
+        let patterns = |template: &Self| -> Vec<String> {
+            template.matches.iter().map(|pattern| pattern.as_str().to_owned()).collect()
+        };
+        self.class == other.class
+            && self.qtype == other.qtype
+            && self.zones == other.zones
+            && patterns(self) == patterns(other)
+            && self.answers == other.answers
+            && self.additionals == other.additionals
+            && self.authorities == other.authorities
+            && self.rcode == other.rcode
+            && self.fallthrough == other.fallthrough
+    }
+}
+
+impl Directive for Template {
+    const NAME: &'static str = "template";
+    const IS_REPEATABLE: bool = true;
+    type Setting = Vec<Self>;
+
+    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+        setting.push(parse(statement, zones)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Vec<Self>) -> bool {
+        !setting.is_empty()
+    }
+
+    fn start(setting: &Vec<Self>, context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        if setting.is_empty() {
+            return None;
+        }
+        let metrics = context.metrics.templates(context.server, context.zone);
+        Some(Box::new(TemplatePlugin { templates: setting.clone(), metrics }))
+    }
+}
+
+/// The templates of one block.
+#[derive(Debug)]
+struct TemplatePlugin {
+    templates: Vec<Template>,
+    metrics: TemplateMetrics,
+}
+
+impl LocalPlugin for TemplatePlugin {
+    fn answer(&self, question: &Query) -> Option<Reply> {
+        let Expansion { reply, failed_records } = answer(&self.templates, question)?;
+        self.metrics.matched(question, failed_records);
+        Some(reply)
+    }
+}
+
+fn parse(statement: &Statement, block: &Zones) -> Result<Template, CorefileError> {
+    let [class, qtype, zones @ ..] = statement.words.as_slice() else {
+        return Err(statement.misused("template CLASS TYPE [ZONES...]"));
+    };
+    let mut template = Template {
+        class: class_of(class)?,
+        qtype: qtype_of(qtype)?,
+        zones: zones_or(zones, block.clone())?,
+        matches: Vec::new(),
+        answers: Vec::new(),
+        additionals: Vec::new(),
+        authorities: Vec::new(),
+        rcode: ResponseCode::NoError,
+        fallthrough: Zones::default(),
+    };
+    for option in &statement.body {
+        option.no_body()?;
+        read_option(&mut template, statement, option)?;
+    }
+    if template.matches.is_empty() {
+        let everything = Regex::new("").map_err(|error| statement.refuse(error.to_string()))?;
+        template.matches.push(everything);
+    }
+    Ok(template)
+}
+
+fn read_option(
+    template: &mut Template,
+    statement: &Statement,
+    option: &Statement,
+) -> Result<(), CorefileError> {
+    match option.name.text.as_str() {
+        "match" => {
+            for word in &option.words {
+                template.matches.push(word.regex()?);
+            }
+        }
+        "answer" => template.answers.extend(records(option)?),
+        "additional" => template.additionals.extend(records(option)?),
+        "authority" => template.authorities.extend(records(option)?),
+        "rcode" => template.rcode = option.exactly::<1>("rcode CODE")?[0].rcode()?,
+        "fallthrough" => template.fallthrough = option.fallthrough()?,
+        _ => return Err(statement.unknown_option(option)),
+    }
+    Ok(())
+}
+
+fn records(option: &Statement) -> Result<Vec<String>, CorefileError> {
+    let checked = |word: &Word| match Pattern::parse(&word.text) {
+        Ok(_) => Ok(word.text.clone()),
+        Err(error) => Err(word.refuse(error.to_string())),
+    };
+    option.words.iter().map(checked).collect()
+}
+
+/// Questions of other classes are refused before any template is looked at.
+fn class_of(word: &Word) -> Result<DNSClass, CorefileError> {
+    match word.text.to_uppercase().as_str() {
+        "IN" => Ok(DNSClass::IN),
+        "ANY" => Ok(DNSClass::ANY),
+        _ => Err(word.refuse("the class comes first, and only `IN` and `ANY` are answered")),
+    }
+}
+
+fn qtype_of(word: &Word) -> Result<Option<RecordType>, CorefileError> {
+    let qtype: RecordType = word.text.to_uppercase().parse().map_err(|_| {
+        word.refuse(format!("`{}` is no type of records; write one such as `A`, or `ANY`", word.text))
+    })?;
+    Ok((qtype != RecordType::ANY).then_some(qtype))
+}
+
 /// A text with places to fill in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pattern(Vec<Piece>);
+struct Pattern(Vec<Piece>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -31,7 +177,7 @@ enum Piece {
 }
 
 #[derive(Debug, Error)]
-pub(crate) enum PatternError {
+enum PatternError {
     #[error("{{{{ is never closed; add }}}}")]
     Open,
     #[error(
@@ -42,28 +188,25 @@ pub(crate) enum PatternError {
 
 /// What a template makes of a question.
 #[derive(Debug)]
-pub struct Made {
-    pub reply: Reply,
+struct Expansion {
+    reply: Reply,
     /// Texts that were no records once they were filled in. That depends on the question, so nobody could have been
     /// told before.
-    pub unmade: usize,
+    failed_records: usize,
 }
 
 /// The answer of the first template that is about the question. None: somebody else may know.
-pub fn answer(templates: &[Template], question: &Query) -> Option<Made> {
-    if templates.is_empty() {
-        return None;
-    }
+fn answer(templates: &[Template], question: &Query) -> Option<Expansion> {
     let name = LowerName::new(question.name());
     let text = name.to_string();
     for template in templates.iter().filter(|template| applies_to(template, question, &name)) {
         if let Some(captures) = template.matches.iter().find_map(|pattern| pattern.captures(&text)) {
             let zone = template.zones.longest(&name).map(ToString::to_string).unwrap_or_default();
-            return Some(made(template, &Facts { question, name: &text, zone, captures }));
+            return Some(expanded(template, &Facts { question, name: &text, zone, captures }));
         }
         if !template.fallthrough.contains(&name) {
             let reply = Reply::from_plugin(ResponseCode::ServFail, Origin::Template);
-            return Some(Made { reply, unmade: 0 });
+            return Some(Expansion { reply, failed_records: 0 });
         }
     }
     None
@@ -83,7 +226,7 @@ struct Facts<'a> {
     captures: Captures<'a>,
 }
 
-fn made(template: &Template, facts: &Facts<'_>) -> Made {
+fn expanded(template: &Template, facts: &Facts<'_>) -> Expansion {
     let records =
         |texts: &[String]| -> Vec<Record> { texts.iter().filter_map(|text| record(text, facts)).collect() };
     let reply = Reply {
@@ -93,11 +236,14 @@ fn made(template: &Template, facts: &Facts<'_>) -> Made {
         ..Reply::from_plugin(template.rcode, Origin::Template)
     };
     let wanted = template.answers.len() + template.authorities.len() + template.additionals.len();
-    let unmade = wanted - reply.answers.len() - reply.authorities.len() - reply.additionals.len();
+    let failed_records = wanted - reply.answers.len() - reply.authorities.len() - reply.additionals.len();
     // A part would be taken for the whole, and nothing for the word that there is nothing.
-    let reply =
-        if unmade == 0 { reply } else { Reply::from_plugin(ResponseCode::ServFail, Origin::Template) };
-    Made { reply, unmade }
+    let reply = if failed_records == 0 {
+        reply
+    } else {
+        Reply::from_plugin(ResponseCode::ServFail, Origin::Template)
+    };
+    Expansion { reply, failed_records }
 }
 
 fn record(text: &str, facts: &Facts<'_>) -> Option<Record> {
@@ -139,7 +285,7 @@ fn word(text: &str) -> Option<(&str, &str)> {
 }
 
 impl Pattern {
-    pub(crate) fn parse(text: &str) -> Result<Self, PatternError> {
+    fn parse(text: &str) -> Result<Self, PatternError> {
         let (mut pieces, mut rest) = (Vec::new(), text);
         while let Some((before, after)) = rest.split_once("{{") {
             let (inside, behind) = after.split_once("}}").ok_or(PatternError::Open)?;
@@ -192,10 +338,7 @@ impl Piece {
 
 #[cfg(test)]
 mod tests {
-    use regex::Regex;
-
     use super::*;
-    use crate::config::Zones;
 
     fn template(pattern: &str, answer: &str) -> Template {
         Template {
@@ -236,7 +379,7 @@ mod tests {
         for (name, qtype, templates, want) in cases {
             let templates: Vec<Template> = templates.iter().copied().cloned().collect();
             let question = Query::query(Name::from_ascii(name).unwrap(), *qtype);
-            let got = answer(&templates, &question).map(|Made { reply, .. }| {
+            let got = answer(&templates, &question).map(|Expansion { reply, .. }| {
                 let text = |record: &Record| format!("{} {} {}", record.name, record.ttl, record.data);
                 (reply.rcode, reply.answers.iter().map(text).collect())
             });

@@ -24,8 +24,8 @@ use crate::{
         snapshot::{Published, Snapshot},
         topic::Topic,
     },
-    config::{Log, ServerBlock},
     observe::metrics::{QueryMetrics, Transport},
+    plugins::{PluginContext, ServerBlock, log::Log},
     resolve::{
         forward::{Forwarder, ServerContext, TlsError},
         reply::Reply,
@@ -100,10 +100,11 @@ impl Block {
         let context = ServerContext { detect_loops: block.detect_loops, ..context.clone() };
         let cache = block.cache.as_ref().map(|cache| (cache, context.metrics.cache(server, &label)));
         let forwarder = Forwarder::start(&block.forwards, cache, &context)?;
+        let plugin_context = PluginContext { metrics: &context.metrics, server, zone: &label };
         Ok(Self {
             metrics: context.metrics.queries(server, &label),
             zones,
-            local_plugins: LocalPlugins::start(block, &context.metrics, server, &label),
+            local_plugins: LocalPlugins::start(block, &plugin_context),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shuffle: block.shuffle,

@@ -12,7 +12,8 @@ use tracing::warn;
 
 use crate::{
     cluster::snapshot::Published,
-    config::{BindAddress, Config, ServerBlock},
+    config::BindAddress,
+    plugins::{Config, ServerBlock},
     resolve::forward::{OwnAddresses, ServerContext, TlsError},
     serve::{
         handler::{Block, Handler},

@@ -11,15 +11,15 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    cluster::{snapshot::Published, zone::ReadOptions},
-    config::{Config, Reload},
-    corefile::{self, CorefileError, IneffectiveOption},
+    cluster::snapshot::Published,
+    corefile::CorefileError,
     observe::{
         clients,
         health::{Health, HealthError, HttpEndpoints},
         heartbeat::Heartbeat,
         metrics::Metrics,
     },
+    plugins::{self, Config, IneffectiveOption, reload::Reload},
     resolve::forward::ServerContext,
     serve::{
         run::{self, StartError},
@@ -52,8 +52,10 @@ pub struct Corefile {
 
 impl Corefile {
     fn log_ineffective(&self) {
-        for IneffectiveOption { place, option, reason } in corefile::ineffective(&self.path, &self.env) {
-            info!(place, option, reason, "Corefile option has no effect");
+        for IneffectiveOption { location, option, reason } in
+            plugins::ineffective_options(&self.path, &self.env)
+        {
+            info!(location, option, reason, "Corefile option has no effect");
         }
     }
 }
@@ -162,9 +164,9 @@ impl Reloader {
     /// nothing.
     fn reload(&mut self) {
         let Some(file) = &self.setup.corefile else { return };
-        match corefile::read(&file.path, &file.env) {
+        match plugins::read(&file.path, &file.env) {
             Ok(config) if config == self.setup.config => self.rejected.clear(),
-            Ok(config) if ReadOptions::of(&config) != ReadOptions::of(&self.setup.config) => {
+            Ok(config) if config.read_options() != self.setup.config.read_options() => {
                 self.reject(&ReloadError::Objects)
             }
             Ok(config) => match run::start(&config, &self.setup.listen, &self.published, &self.context) {
@@ -207,7 +209,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 fn fixed(before: &Config, after: &Config) -> Vec<&'static str> {
     let api_server = |config: &Config| config.kubernetes().next().map(|options| options.api_server.clone());
     let differs = [
-        ("addresses of health, readiness and metrics", HttpEndpoints::of(before) != HttpEndpoints::of(after)),
+        ("addresses of health, readiness and metrics", before.http_endpoints() != after.http_endpoints()),
         ("API server", api_server(before) != api_server(after)),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()
@@ -265,7 +267,7 @@ mod tests {
         let path = directory.path().join("Corefile");
         let parsed = |directives: &str| {
             fs::write(&path, format!(". {{\n{directives}\n}}")).unwrap();
-            corefile::read(&path, &|_| None).unwrap()
+            plugins::read(&path, &|_| None).unwrap()
         };
         let before = parsed("ready\nkubernetes cluster.local");
         for (directives, want) in [
@@ -282,7 +284,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("Corefile");
         write(&path, "10.0.0.1");
-        let config = corefile::read(&path, &|_| None).unwrap();
+        let config = plugins::read(&path, &|_| None).unwrap();
         // A fixed port, as the next server must listen at the same one.
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
         let setup = Setup {

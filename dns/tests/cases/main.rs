@@ -14,7 +14,8 @@ use dns::{
         snapshot::{Index, Published},
         zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
-    config::{Config, Forward, Kubernetes, Listen, PodsMode, Protocol, ServerBlock, Upstream, Zones},
+    config::{Forward, Kubernetes, Listen, PodsMode, Protocol, Upstream, Zones},
+    plugins::{Config, ServerBlock},
     resolve::forward::ServerContext,
     serve::run,
 };

@@ -7,8 +7,8 @@ use dns::{
         snapshot::{Index, Published},
         zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
-    corefile,
     observe::metrics::Metrics,
+    plugins,
     resolve::forward::ServerContext,
     serve::handler::{Block, Handler},
 };
@@ -56,7 +56,7 @@ impl Ground {
         let path = directory.path().join("Corefile");
         let address = upstream.local_addr().unwrap().to_string();
         std::fs::write(&path, COREFILE.replace("UPSTREAM", &address)).unwrap();
-        let config = corefile::read(&path, &|_| None).unwrap();
+        let config = plugins::read(&path, &|_| None).unwrap();
         let context = ServerContext::default();
         let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &context).unwrap());
         let blocks = config.servers.iter().map(start).collect();

@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use dns::{
     cluster::name,
-    config::{ApiServer, Config, DNS_PORT},
-    corefile,
+    config::{ApiServer, DNS_PORT},
     observe::{health::HttpEndpoints, heartbeat::Heartbeat},
+    plugins::{self, Config},
     serve::{
         server,
         socket_observer::SocketObserver,
@@ -84,7 +84,7 @@ impl DnsArgs {
         let (config, corefile, listen) = match corefile {
             Some(path) => {
                 let corefile = Corefile { path, env: |name| env::var(name).ok() };
-                (corefile::read(&corefile.path, &corefile.env)?, Some(corefile), dns_listen)
+                (plugins::read(&corefile.path, &corefile.env)?, Some(corefile), dns_listen)
             }
             None => {
                 let listen = if dns_listen.is_empty() { node_addresses()? } else { dns_listen };
@@ -92,7 +92,7 @@ impl DnsArgs {
             }
         };
         let mut endpoints =
-            if is_told_elsewhere { HttpEndpoints::default() } else { HttpEndpoints::of(&config) };
+            if is_told_elsewhere { HttpEndpoints::default() } else { config.http_endpoints() };
         endpoints.are_shared = answering == Answering::InTheAgent;
         for (flag, addresses) in [
             (dns_health_bind_address, &mut endpoints.health),

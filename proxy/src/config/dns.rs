@@ -26,7 +26,7 @@ impl DnsConfig {
 
     /// What of the objects has to be kept to answer as configured.
     pub fn read_options(&self) -> ReadOptions {
-        ReadOptions::of(&self.0.config)
+        self.0.config.read_options()
     }
 
     /// The same, with what tells who of a node asks.

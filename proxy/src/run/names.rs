@@ -310,7 +310,7 @@ async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<(
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-    use dns::{cluster::name, config::Config, observe::health::HttpEndpoints};
+    use dns::{cluster::name, observe::health::HttpEndpoints, plugins::Config};
 
     use super::*;
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::name::Name,
-    config::{Config, Kubernetes, Labels, PodsMode, Selector},
+    config::{Kubernetes, Labels, PodsMode, Selector},
 };
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -46,14 +46,15 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
-    pub fn of(config: &Config) -> Self {
-        let any = |is_it: fn(&Kubernetes) -> bool| config.kubernetes().any(is_it);
+    /// The union of what the `kubernetes` directives need.
+    pub fn of<'k>(directives: impl Iterator<Item = &'k Kubernetes> + Clone) -> Self {
+        let any = |needs: fn(&Kubernetes) -> bool| directives.clone().any(needs);
         Self {
             endpoint_pod_names: any(|options| options.endpoint_pod_names),
             pods: any(|options| options.pods == PodsMode::Verified),
             zones: any(|options| options.zonal),
-            labels: config.kubernetes().find_map(|options| options.labels.clone()),
-            namespace_labels: config.kubernetes().find_map(|options| options.namespace_labels.clone()),
+            labels: directives.clone().find_map(|options| options.labels.clone()),
+            namespace_labels: directives.clone().find_map(|options| options.namespace_labels.clone()),
             node: "".into(),
         }
     }

@@ -23,9 +23,8 @@ use crate::{
         topic::Topic,
         zone::Dashed,
     },
-    config::Log,
     observe::metrics::{QueryMetrics, rcode_word},
-    plugins::rewrite::Rewritten,
+    plugins::{log::Log, rewrite::Rewritten},
     resolve::reply::{QueryFlags, Reply},
 };
 

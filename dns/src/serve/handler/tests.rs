@@ -15,8 +15,9 @@ use crate::{
         snapshot::Index,
         zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
-    config::{Forward, Hosts, Kubernetes, Listen, PodsMode, Template, Upstream, Zones},
+    config::{Forward, Kubernetes, Listen, PodsMode, Upstream, Zones},
     observe::metrics::Metrics,
+    plugins::{hosts::Hosts, template::Template},
 };
 
 mod topics;

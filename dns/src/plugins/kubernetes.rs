@@ -1,33 +1,56 @@
-//! `kubernetes [ZONES...]`
+//! `kubernetes [ZONES...]`: names of Services, endpoints and pods. The answers are made in `cluster`.
 
-use super::{CorefileError, arguments::zones_or, lexer::Word, tree::Directive};
+use super::directive::Directive;
 use crate::{
     cluster::name::{Name, is_reverse},
     config::{Certificates, Kubernetes, PodsMode, Selector, SelectorError, Zones},
+    corefile::{CorefileError, Statement, Word, zones_or},
 };
 
-const LONGEST_TTL: u32 = 3600;
+const NO_THROTTLE: &str = "one watch for each kind of object needs no limit";
 
-pub(super) fn read(directive: &Directive, block: &Zones) -> Result<Kubernetes, CorefileError> {
-    let mut kubernetes = Kubernetes::new(zones_or(&directive.words, block.clone())?);
+impl Directive for Kubernetes {
+    const NAME: &'static str = "kubernetes";
+    const INEFFECTIVE: &'static [(&'static str, &'static str)] = &[
+        ("startup_timeout", "the server answers at once, SERVFAIL until the cluster is known"),
+        ("apiserver_qps", NO_THROTTLE),
+        ("apiserver_burst", NO_THROTTLE),
+        ("apiserver_max_inflight", NO_THROTTLE),
+    ];
+    type Setting = Option<Self>;
+
+    fn read(setting: &mut Option<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+        *setting = Some(parse(statement, zones)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Option<Self>) -> bool {
+        setting.is_some()
+    }
+}
+
+const MAX_TTL: u32 = 3600;
+
+fn parse(statement: &Statement, block: &Zones) -> Result<Kubernetes, CorefileError> {
+    let mut kubernetes = Kubernetes::new(zones_or(&statement.words, block.clone())?);
     if kubernetes.zones.0.iter().all(|zone| is_reverse(&Name::from(&**zone))) {
-        return Err(directive
+        return Err(statement
             .refuse("addresses lead to names of Services; add the zone of those, such as `cluster.local`"));
     }
-    for option in &directive.body {
+    for option in &statement.body {
         option.no_body()?;
         let known = read_selection(&mut kubernetes, option)?
             || read_answers(&mut kubernetes, option)?
             || read_api_server(&mut kubernetes, option)?;
         if !known {
-            return Err(directive.unknown_option(option));
+            return Err(statement.unknown_option(option));
         }
     }
     Ok(kubernetes)
 }
 
 /// Which objects count. False: it is none of these.
-fn read_selection(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bool, CorefileError> {
+fn read_selection(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bool, CorefileError> {
     match option.name.text.as_str() {
         "namespaces" => {
             kubernetes.namespaces = some_words(option, "namespaces NAMESPACE...")?;
@@ -52,7 +75,7 @@ fn read_selection(kubernetes: &mut Kubernetes, option: &Directive) -> Result<boo
 }
 
 /// What is answered about them.
-fn read_answers(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bool, CorefileError> {
+fn read_answers(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bool, CorefileError> {
     match option.name.text.as_str() {
         "pods" => kubernetes.pods = pods(option)?,
         "endpoint_pod_names" => kubernetes.endpoint_pod_names = switch(option)?,
@@ -61,7 +84,7 @@ fn read_answers(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bool,
         "ttl" => {
             let [word] = option.exactly("ttl SECONDS")?;
             kubernetes.ttl = word.number()?;
-            if kubernetes.ttl > LONGEST_TTL {
+            if kubernetes.ttl > MAX_TTL {
                 return Err(word.refuse("write a TTL from 0 to 3600"));
             }
         }
@@ -70,7 +93,7 @@ fn read_answers(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bool,
     Ok(true)
 }
 
-fn read_api_server(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bool, CorefileError> {
+fn read_api_server(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bool, CorefileError> {
     let api_server = &mut kubernetes.api_server;
     match option.name.text.as_str() {
         "endpoint" => {
@@ -100,7 +123,7 @@ fn read_api_server(kubernetes: &mut Kubernetes, option: &Directive) -> Result<bo
     Ok(true)
 }
 
-fn pods(option: &Directive) -> Result<PodsMode, CorefileError> {
+fn pods(option: &Statement) -> Result<PodsMode, CorefileError> {
     let [word] = option.exactly("pods disabled|insecure|verified")?;
     match word.text.as_str() {
         "disabled" => Ok(PodsMode::Disabled),
@@ -110,16 +133,16 @@ fn pods(option: &Directive) -> Result<PodsMode, CorefileError> {
     }
 }
 
-fn switch(option: &Directive) -> Result<bool, CorefileError> {
+fn switch(option: &Statement) -> Result<bool, CorefileError> {
     option.no_words().map(|()| true)
 }
 
-fn selector(option: &Directive) -> Result<Selector, CorefileError> {
+fn selector(option: &Statement) -> Result<Selector, CorefileError> {
     let words = some_words(option, &format!("{} SELECTOR", option.name.text))?;
     words.join(" ").parse().map_err(|error: SelectorError| option.refuse(error.to_string()))
 }
 
-fn some_words(option: &Directive, usage: &str) -> Result<Vec<String>, CorefileError> {
+fn some_words(option: &Statement, usage: &str) -> Result<Vec<String>, CorefileError> {
     match option.words.as_slice() {
         [] => Err(option.misused(usage)),
         words => Ok(words.iter().map(|word| word.text.clone()).collect()),

@@ -8,9 +8,17 @@ use hickory_server::proto::{
 };
 
 use super::*;
-use crate::config::{
-    BindAddress, Cache, Certificates, Class, Forward, Health, Kubernetes, Log, Matches, PodsMode, Policy,
-    Prefetch, Protocol, Reload, ServeStale, ServerBlock, Upstream, Verify, Zones, any,
+use crate::{
+    config::{
+        Cache, Certificates, Forward, Kubernetes, PodsMode, Policy, Prefetch, Protocol, ServeStale, Upstream,
+        Verify, any,
+    },
+    plugins::{
+        health::Health,
+        log::{Class, Log},
+        reload::Reload,
+        rewrite::Matches,
+    },
 };
 
 fn parsed(text: &str) -> Result<Config, CorefileError> {
@@ -229,9 +237,9 @@ fn what_has_no_effect_is_named() {
     let text = ". {\n errors {\n  stacktrace\n }\n kubernetes {\n  ttl 5\n  apiserver_qps 5\n }\n forward . 10.0.0.1 {\n  \
                 prefer_udp\n }\n log . \"{type} {name}\"\n}";
     fs::write(&path, text).unwrap();
-    let named = ineffective(&path, &|_| None);
+    let named = ineffective_options(&path, &|_| None);
     let places: Vec<_> =
-        named.iter().map(|ineffective| (ineffective.place.as_str(), &*ineffective.option)).collect();
+        named.iter().map(|ineffective| (ineffective.location.as_str(), &*ineffective.option)).collect();
     let place = |line: u32| format!("{}:{line}", path.display());
     let want = [
         (place(3), "stacktrace"),

@@ -1,30 +1,47 @@
-//! `cache [TTL] [ZONES...]`
+//! `cache [TTL] [ZONES...]`: answers of upstreams are cached. The cache itself is `resolve::cache`.
 
 use std::time::Duration;
 
-use super::{CorefileError, arguments::zones_or, lexer::Word, tree::Directive};
-use crate::config::{Cache, Prefetch, ServeStale, Stored, Verify, Zones};
+use super::directive::Directive;
+use crate::{
+    config::{Cache, Prefetch, ServeStale, Stored, Verify, Zones},
+    corefile::{CorefileError, Statement, Word, zones_or},
+};
 
-const LONGEST_FAILURE: Duration = Duration::from_secs(300);
+impl Directive for Cache {
+    const NAME: &'static str = "cache";
+    type Setting = Option<Self>;
 
-pub(super) fn read(directive: &Directive, zones: &Zones) -> Result<Cache, CorefileError> {
-    let (ttl, named) = match directive.words.split_first() {
+    fn read(setting: &mut Option<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+        *setting = Some(parse(statement, zones)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Option<Self>) -> bool {
+        setting.is_some()
+    }
+}
+
+const MAX_FAILURE_TTL: Duration = Duration::from_secs(300);
+
+fn parse(statement: &Statement, zones: &Zones) -> Result<Cache, CorefileError> {
+    let (ttl, named) = match statement.words.split_first() {
         Some((first, rest)) if first.text.parse::<u32>().is_ok() => (Some(first), rest),
-        _ => (None, directive.words.as_slice()),
+        _ => (None, statement.words.as_slice()),
     };
     let mut cache = match ttl {
         Some(ttl) => Cache::capped_at(positive(ttl)?),
         None => Cache::default(),
     };
     cache.zones = zones_or(named, zones.clone())?;
-    for option in &directive.body {
+    for option in &statement.body {
         option.no_body()?;
-        read_option(&mut cache, directive, option)?;
+        read_option(&mut cache, statement, option)?;
     }
     Ok(cache)
 }
 
-fn read_option(cache: &mut Cache, directive: &Directive, option: &Directive) -> Result<(), CorefileError> {
+fn read_option(cache: &mut Cache, statement: &Statement, option: &Statement) -> Result<(), CorefileError> {
     match option.name.text.as_str() {
         "success" => stored(&mut cache.success, option)?,
         "denial" => stored(&mut cache.denial, option)?,
@@ -37,7 +54,7 @@ fn read_option(cache: &mut Cache, directive: &Directive, option: &Directive) -> 
             option.no_words()?;
             cache.keep_ttl = true;
         }
-        _ => return Err(directive.unknown_option(option)),
+        _ => return Err(statement.unknown_option(option)),
     }
     Ok(())
 }
@@ -50,7 +67,7 @@ fn positive(word: &Word) -> Result<Duration, CorefileError> {
     Ok(ttl)
 }
 
-fn stored(stored: &mut Stored, option: &Directive) -> Result<(), CorefileError> {
+fn stored(stored: &mut Stored, option: &Statement) -> Result<(), CorefileError> {
     let (capacity, rest) = option.words.split_first().ok_or_else(|| stored_misused(option))?;
     stored.capacity = capacity.number()?;
     match rest {
@@ -62,11 +79,11 @@ fn stored(stored: &mut Stored, option: &Directive) -> Result<(), CorefileError> 
     Ok(())
 }
 
-fn stored_misused(option: &Directive) -> CorefileError {
+fn stored_misused(option: &Statement) -> CorefileError {
     option.misused(&format!("{} CAPACITY [TTL] [MINTTL]", option.name.text))
 }
 
-fn prefetch(option: &Directive) -> Result<Prefetch, CorefileError> {
+fn prefetch(option: &Statement) -> Result<Prefetch, CorefileError> {
     let usage = "prefetch AMOUNT [DURATION] [PERCENTAGE%]";
     let mut prefetch = Prefetch { amount: 0, duration: Duration::from_secs(60), percentage: 10 };
     let (amount, rest) = option.words.split_first().ok_or_else(|| option.misused(usage))?;
@@ -88,7 +105,7 @@ fn prefetch(option: &Directive) -> Result<Prefetch, CorefileError> {
     Ok(prefetch)
 }
 
-fn serve_stale(option: &Directive) -> Result<ServeStale, CorefileError> {
+fn serve_stale(option: &Statement) -> Result<ServeStale, CorefileError> {
     let mut stale = ServeStale { duration: Duration::from_secs(3600), verify: Verify::Immediate };
     let mut words = option.words.iter().peekable();
     if let Some(duration) = words.next_if(|word| !word.is("immediate") && !word.is("verify")) {
@@ -108,16 +125,16 @@ fn serve_stale(option: &Directive) -> Result<ServeStale, CorefileError> {
     }
 }
 
-fn servfail(option: &Directive) -> Result<Duration, CorefileError> {
+fn servfail(option: &Statement) -> Result<Duration, CorefileError> {
     let [word] = option.exactly("servfail DURATION")?;
     let duration = word.duration()?;
-    if duration > LONGEST_FAILURE {
+    if duration > MAX_FAILURE_TTL {
         return Err(word.refuse("failures are kept for 5m at the most"));
     }
     Ok(duration)
 }
 
-fn disable(cache: &mut Cache, option: &Directive) -> Result<(), CorefileError> {
+fn disable(cache: &mut Cache, option: &Statement) -> Result<(), CorefileError> {
     let usage = "disable success|denial [ZONES...]";
     let (which, zones) = option.words.split_first().ok_or_else(|| option.misused(usage))?;
     let except = zones_or(zones, Zones::all())?;

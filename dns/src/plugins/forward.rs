@@ -1,37 +1,57 @@
-//! `forward FROM TO...`
+//! `forward FROM TO...`: queries for other zones go to upstreams. The forwarder itself is `resolve::forward`.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{CorefileError, arguments::zones, lexer::Word, tree::Directive};
-use crate::config::{DNS_PORT, Forward, HealthCheck, Policy, Protocol, Tls, Upstream};
+use super::directive::Directive;
+use crate::{
+    config::{DNS_PORT, Forward, HealthCheck, Policy, Protocol, Tls, Upstream, Zones},
+    corefile::{CorefileError, Statement, Word, zones},
+};
+
+impl Directive for Forward {
+    const NAME: &'static str = "forward";
+    const IS_REPEATABLE: bool = true;
+    const INEFFECTIVE: &'static [(&'static str, &'static str)] =
+        &[("prefer_udp", "upstreams are asked over UDP first in any case")];
+    type Setting = Vec<Self>;
+
+    fn read(setting: &mut Vec<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
+        setting.push(parse(statement)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Vec<Self>) -> bool {
+        !setting.is_empty()
+    }
+}
 
 const USAGE: &str = "forward FROM TO...";
-const MOST_UPSTREAMS: usize = 15;
+const MAX_UPSTREAMS: usize = 15;
 const TLS_PORT: u16 = 853;
 
-pub(super) fn read(directive: &Directive) -> Result<Forward, CorefileError> {
-    let (from, to) = directive.words.split_first().ok_or_else(|| directive.misused(USAGE))?;
+fn parse(statement: &Statement) -> Result<Forward, CorefileError> {
+    let (from, to) = statement.words.split_first().ok_or_else(|| statement.misused(USAGE))?;
     let [from] = <[_; 1]>::try_from(from.zones()?)
         .map_err(|_| from.refuse("this network is several zones; write a `forward` for each of them"))?;
     if to.is_empty() {
-        return Err(directive.misused(USAGE));
+        return Err(statement.misused(USAGE));
     }
-    if to.len() > MOST_UPSTREAMS {
-        return Err(to[MOST_UPSTREAMS].refuse("15 upstreams are the most; remove the others"));
+    if to.len() > MAX_UPSTREAMS {
+        return Err(to[MAX_UPSTREAMS].refuse("15 upstreams are the most; remove the others"));
     }
     let to = to.iter().map(upstream).collect::<Result<_, _>>()?;
     let mut forward = Forward { from, ..Forward::to(to) };
-    for option in &directive.body {
+    for option in &statement.body {
         option.no_body()?;
         if !read_switch(&mut forward, option)? && !read_value(&mut forward, option)? {
-            return Err(directive.unknown_option(option));
+            return Err(statement.unknown_option(option));
         }
     }
     Ok(forward)
 }
 
 /// Options without words. False: it is none of these.
-fn read_switch(forward: &mut Forward, option: &Directive) -> Result<bool, CorefileError> {
+fn read_switch(forward: &mut Forward, option: &Statement) -> Result<bool, CorefileError> {
     match option.name.text.as_str() {
         "force_tcp" => forward.force_tcp = true,
         // Questions go out over UDP first in any case.
@@ -44,7 +64,7 @@ fn read_switch(forward: &mut Forward, option: &Directive) -> Result<bool, Corefi
     Ok(true)
 }
 
-fn read_value(forward: &mut Forward, option: &Directive) -> Result<bool, CorefileError> {
+fn read_value(forward: &mut Forward, option: &Statement) -> Result<bool, CorefileError> {
     match option.name.text.as_str() {
         "except" => forward.except = zones(&option.words)?,
         "expire" => forward.expire = option.exactly::<1>("expire DURATION")?[0].duration()?,
@@ -67,14 +87,14 @@ fn read_value(forward: &mut Forward, option: &Directive) -> Result<bool, Corefil
     Ok(true)
 }
 
-fn rcodes(option: &Directive) -> Result<Vec<hickory_server::proto::op::ResponseCode>, CorefileError> {
+fn rcodes(option: &Statement) -> Result<Vec<hickory_server::proto::op::ResponseCode>, CorefileError> {
     if option.words.is_empty() {
         return Err(option.misused(&format!("{} RCODE...", option.name.text)));
     }
     option.words.iter().map(Word::rcode).collect()
 }
 
-fn policy(option: &Directive) -> Result<Policy, CorefileError> {
+fn policy(option: &Statement) -> Result<Policy, CorefileError> {
     let [word] = option.exactly("policy random|round_robin|sequential")?;
     match word.text.as_str() {
         "random" => Ok(Policy::Random),
@@ -84,10 +104,10 @@ fn policy(option: &Directive) -> Result<Policy, CorefileError> {
     }
 }
 
-fn health_check(option: &Directive) -> Result<HealthCheck, CorefileError> {
+fn health_check(option: &Statement) -> Result<HealthCheck, CorefileError> {
     let usage = "health_check DURATION [no_rec] [domain NAME]";
     let mut words = option.words.iter();
-    let interval = words.next().ok_or_else(|| option.misused(usage))?.pause()?;
+    let interval = words.next().ok_or_else(|| option.misused(usage))?.interval()?;
     let mut check = HealthCheck { interval, ..HealthCheck::default() };
     while let Some(word) = words.next() {
         match word.text.as_str() {
@@ -100,7 +120,7 @@ fn health_check(option: &Directive) -> Result<HealthCheck, CorefileError> {
 }
 
 /// Nothing; an authority; certificate and key; or all three.
-fn tls(tls: &mut Tls, option: &Directive) -> Result<(), CorefileError> {
+fn tls(tls: &mut Tls, option: &Statement) -> Result<(), CorefileError> {
     let (client, authority) = match option.words.as_slice() {
         [] => (None, None),
         [authority] => (None, Some(authority)),

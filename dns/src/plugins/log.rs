@@ -1,11 +1,15 @@
-//! Which answers are logged.
+//! `log [NAMES...] [FORMAT]`, with `class CLASSES...` in its body: replies that are logged.
 
 use hickory_server::proto::{
     op::{Message, ResponseCode},
     rr::{LowerName, RecordType},
 };
 
-use super::Zones;
+use super::directive::{Directive, IneffectiveOption};
+use crate::{
+    config::Zones,
+    corefile::{CorefileError, Statement, Word, zones_or},
+};
 
 /// Names, and what is logged of them. Of several, the first one that has a name counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,72 @@ impl Class {
             ResponseCode::NXDomain if answer.answers.is_empty() => Self::Denial,
             _ => Self::Error,
         }
+    }
+}
+
+impl Directive for Log {
+    const NAME: &'static str = "log";
+    const IS_REPEATABLE: bool = true;
+    type Setting = Vec<Self>;
+
+    fn read(setting: &mut Vec<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
+        setting.push(parse(statement)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Vec<Self>) -> bool {
+        !setting.is_empty()
+    }
+
+    fn ineffective(statement: &Statement) -> Vec<IneffectiveOption> {
+        let reason = "an answer is logged with all there is to it, in fields";
+        custom_format(statement).map(|format| IneffectiveOption::new(format, reason)).into_iter().collect()
+    }
+}
+
+/// What CoreDNS can write of an answer; here that is always all there is, in fields.
+const FORMATS: [&str; 2] = ["{common}", "{combined}"];
+
+fn parse(statement: &Statement) -> Result<Log, CorefileError> {
+    let (names, _) = parts(statement);
+    let mut log = Log { zones: zones_or(names, Zones::all())?, classes: Vec::new() };
+    for option in &statement.body {
+        option.no_body()?;
+        if option.name.text != "class" {
+            return Err(statement.unknown_option(option));
+        }
+        if option.words.is_empty() {
+            return Err(option.misused("class CLASS..."));
+        }
+        for word in &option.words {
+            log.classes.extend(classes(word)?);
+        }
+    }
+    if log.classes.is_empty() {
+        log.classes = Class::ALL.to_vec();
+    }
+    Ok(log)
+}
+
+/// A format of the user's own.
+fn custom_format(statement: &Statement) -> Option<&Word> {
+    parts(statement).1.filter(|format| !FORMATS.contains(&&*format.text))
+}
+
+fn parts(statement: &Statement) -> (&[Word], Option<&Word>) {
+    match statement.words.split_last() {
+        Some((format, names)) if format.text.contains('{') => (names, Some(format)),
+        _ => (&statement.words, None),
+    }
+}
+
+fn classes(word: &Word) -> Result<&'static [Class], CorefileError> {
+    match word.text.as_str() {
+        "success" => Ok(&[Class::Success]),
+        "denial" => Ok(&[Class::Denial]),
+        "error" => Ok(&[Class::Error]),
+        "all" => Ok(&Class::ALL),
+        _ => Err(word.refuse("the classes are `success`, `denial`, `error` and `all`")),
     }
 }
 

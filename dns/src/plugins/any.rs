@@ -1,0 +1,53 @@
+//! `any`: queries for ANY get one HINFO record (RFC 8482, section 4.2).
+
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::{RData, Record, RecordType, rdata::HINFO},
+};
+
+use super::directive::{Directive, LocalPlugin, PluginContext};
+use crate::{
+    cluster::name::QueryName,
+    config::Zones,
+    corefile::{CorefileError, Statement},
+    resolve::reply::{Origin, Reply},
+};
+
+#[derive(Debug)]
+pub(super) struct Any;
+
+/// CoreDNS's TTL, the number of the RFC.
+const TTL: u32 = 8482;
+
+impl Directive for Any {
+    const NAME: &'static str = "any";
+    type Setting = bool;
+
+    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
+        *setting = statement.flag()?;
+        Ok(())
+    }
+
+    fn is_enabled(setting: &bool) -> bool {
+        *setting
+    }
+
+    fn start(setting: &bool, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        if *setting { Some(Box::new(Self)) } else { None }
+    }
+}
+
+impl LocalPlugin for Any {
+    fn answer(&self, question: &Query) -> Option<Reply> {
+        if question.query_type() != RecordType::ANY {
+            return None;
+        }
+        let data = HINFO::new("ANY obsoleted".to_owned(), "See RFC 8482".to_owned());
+        let answers = vec![Record::from_rdata(question.name().clone(), TTL, RData::HINFO(data))];
+        Some(Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Any) })
+    }
+
+    fn may_answer(&self, _name: &QueryName, qtype: RecordType) -> bool {
+        qtype == RecordType::ANY
+    }
+}

@@ -1,0 +1,88 @@
+//! The parts of a directive: its place in the Corefile, and its behaviour where it answers queries by itself.
+
+use std::fmt;
+
+use hickory_server::proto::{op::Query, rr::RecordType};
+
+use crate::{
+    cluster::name::QueryName,
+    config::Zones,
+    corefile::{CorefileError, Statement, Word},
+    observe::metrics::Metrics,
+    resolve::reply::Reply,
+};
+
+/// One directive of a server block.
+pub(crate) trait Directive {
+    /// The name in the Corefile.
+    const NAME: &'static str;
+    /// Whether it may occur more than once in a block, each occurrence adding to the others.
+    const IS_REPEATABLE: bool = false;
+    /// Options that are accepted without effect, each with the reason.
+    const INEFFECTIVE: &'static [(&'static str, &'static str)] = &[];
+    /// Its part of the server block.
+    type Setting: Default;
+
+    /// The setting of a block without the directive.
+    fn absent() -> Self::Setting {
+        Self::Setting::default()
+    }
+
+    /// Reads one occurrence in a block that serves `zones`.
+    fn read(setting: &mut Self::Setting, statement: &Statement, zones: &Zones) -> Result<(), CorefileError>;
+
+    /// Whether the metric `plugin_enabled` lists the directive.
+    fn is_enabled(_setting: &Self::Setting) -> bool {
+        false
+    }
+
+    /// The plugin that answers queries, if the directive has one. Called within a runtime.
+    fn start(_setting: &Self::Setting, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        None
+    }
+
+    /// The options of an occurrence that have no effect.
+    fn ineffective(statement: &Statement) -> Vec<IneffectiveOption> {
+        let reason = |option: &Statement| {
+            let known = Self::INEFFECTIVE.iter().find(|(name, _)| option.name.text == *name)?;
+            Some(IneffectiveOption::new(&option.name, known.1))
+        };
+        statement.body.iter().filter_map(reason).collect()
+    }
+}
+
+/// Surroundings of a plugin that starts.
+pub(crate) struct PluginContext<'a> {
+    pub metrics: &'a Metrics,
+    /// The label `server` of metrics, such as `dns://:53`.
+    pub server: &'a str,
+    /// The label `zone` of metrics.
+    pub zone: &'a str,
+}
+
+/// A plugin that answers before the cluster's data and the upstreams are asked, without waiting.
+pub(crate) trait LocalPlugin: fmt::Debug + Send + Sync {
+    /// Returns `None` where the next plugin is to answer.
+    fn answer(&self, question: &Query) -> Option<Reply>;
+
+    /// Whether [`Self::answer`] could return a reply. A cheap test for the fast path; wrong only where it returns
+    /// `true`.
+    fn may_answer(&self, _name: &QueryName, _qtype: RecordType) -> bool {
+        true
+    }
+}
+
+/// An option of the Corefile that has no effect here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IneffectiveOption {
+    /// `FILE:LINE`.
+    pub location: String,
+    pub option: String,
+    pub reason: &'static str,
+}
+
+impl IneffectiveOption {
+    pub(super) fn new(option: &Word, reason: &'static str) -> Self {
+        Self { location: format!("{}:{}", option.file, option.line), option: option.text.clone(), reason }
+    }
+}

@@ -1,0 +1,33 @@
+//! `loadbalance`: address and MX records are shuffled.
+
+use super::directive::Directive;
+use crate::{
+    config::Zones,
+    corefile::{CorefileError, Statement},
+};
+
+pub(super) struct Loadbalance;
+
+impl Directive for Loadbalance {
+    const NAME: &'static str = "loadbalance";
+    type Setting = bool;
+
+    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
+        statement.no_body()?;
+        match statement.words.as_slice() {
+            [] => {}
+            [policy] if policy.is("round_robin") => {}
+            [policy, ..] => {
+                return Err(
+                    policy.refuse("only the policy `round_robin` is supported; write `loadbalance` alone")
+                );
+            }
+        }
+        *setting = true;
+        Ok(())
+    }
+
+    fn is_enabled(setting: &bool) -> bool {
+        *setting
+    }
+}
