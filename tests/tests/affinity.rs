@@ -73,9 +73,9 @@ async fn affinity_ends_with_its_timeout_and_not_before() {
     let client = cluster.pod("client");
     let first = backend_of(&client, web.vip()).await;
     // Every use renews the entry: it holds after three timeouts.
-    let begun = Instant::now();
-    while begun.elapsed() < 3 * timeout {
-        assert_eq!(backend_of(&client, web.vip()).await, first, "after {:?}", begun.elapsed());
+    let start = Instant::now();
+    while start.elapsed() < 3 * timeout {
+        assert_eq!(backend_of(&client, web.vip()).await, first, "after {:?}", start.elapsed());
     }
     // Unused, the entry expires: another backend is chosen within ten pauses (the same ten times: 1 in 59,049).
     for _ in 0..10 {

@@ -19,7 +19,7 @@ use tests::{
 };
 
 /// A cluster of one node without an agent, and an API server.
-async fn shop(name: &str) -> Result<(Cluster, ApiServer, AgentSetting)> {
+async fn fixture(name: &str) -> Result<(Cluster, ApiServer, AgentSetting)> {
     let cluster = Cluster::start(name).without_agents().build().await?;
     let server = ApiServer::start_in(cluster.node(0).netns())?;
     server.put_all([service("web", 1), slice("web", [1, 2])]);
@@ -47,7 +47,7 @@ fn triggered(mut slice: Value, time: Timestamp) -> Value {
 
 #[tokio::test]
 async fn c14_the_time_since_a_pod_changed_is_measured_by_the_slice() -> Result<()> {
-    let (cluster, server, setting) = shop("trigger-time").await?;
+    let (cluster, server, setting) = fixture("trigger-time").await?;
     let here = cluster.node(0);
     // Triggered before the agent's start: no latency is measured.
     let long_ago = Timestamp::now() - Duration::from_secs(3600);
@@ -85,7 +85,7 @@ async fn c14_the_time_since_a_pod_changed_is_measured_by_the_slice() -> Result<(
 /// With `NodeCIDR`, pods are recognised by the Node object's CIDRs: the agent waits for them and exits if they change.
 #[tokio::test]
 async fn q2_r1_the_pod_networks_of_the_node_are_waited_for_and_stay() -> Result<()> {
-    let (cluster, server, setting) = shop("pod-cidrs").await?;
+    let (cluster, server, setting) = fixture("pod-cidrs").await?;
     let here = cluster.node(0);
     let joined = |network: Option<&str>| {
         let mut node = node(&here.name, "172.18.0.11");

@@ -18,15 +18,15 @@ use tests::{
 };
 
 /// A server with two Services, and its kubeconfig.
-fn shop() -> Result<(ApiServer, TempDir)> {
+fn fixture() -> Result<(ApiServer, TempDir)> {
     let server = ApiServer::start()?;
     let directory = tempfile::tempdir()?;
     server.kubeconfig(directory.path())?;
-    server.put_all(shop_objects());
+    server.put_all(cluster_objects());
     Ok((server, directory))
 }
 
-fn shop_objects() -> Vec<serde_json::Value> {
+fn cluster_objects() -> Vec<serde_json::Value> {
     vec![
         service("web", 1),
         slice("web", [1, 2]),
@@ -62,7 +62,7 @@ async fn objects_are_followed_from_servers_of_every_kind() -> Result<()> {
         ("out of order", |behaviour| behaviour.reorders = true),
     ];
     for (name, manner) in manners {
-        let (server, directory) = shop()?;
+        let (server, directory) = fixture()?;
         server.behave(manner);
         let mut follower = Follower::start(&kubeconfig(&directory)).await?;
         follower.synced().await;
@@ -81,7 +81,7 @@ async fn objects_are_followed_from_servers_of_every_kind() -> Result<()> {
 
 #[tokio::test]
 async fn a_list_of_many_pages_is_read_completely() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     server.behave(|behaviour| behaviour.streams_lists = false);
     server.put_all((10..1800).map(|n| service(&format!("s{n}"), n)));
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
@@ -93,7 +93,7 @@ async fn a_list_of_many_pages_is_read_completely() -> Result<()> {
 
 #[tokio::test]
 async fn a_follower_waits_for_a_server_that_is_down() -> Result<()> {
-    let (mut server, directory) = shop()?;
+    let (mut server, directory) = fixture()?;
     server.stop()?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.hears_no_news_for(Duration::from_millis(300)).await?;
@@ -106,7 +106,7 @@ async fn a_follower_waits_for_a_server_that_is_down() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result<()> {
-    let (mut server, directory) = shop()?;
+    let (mut server, directory) = fixture()?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.synced().await;
     let before = follower.news;
@@ -127,7 +127,7 @@ async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result
 /// The backoff grows while a server is down, and starts over with each outage.
 #[tokio::test]
 async fn the_backoff_starts_over_with_each_outage() -> Result<()> {
-    let (mut server, directory) = shop()?;
+    let (mut server, directory) = fixture()?;
     let timing = Timing { longest_retry: Duration::from_secs(600), ..timing() };
     let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
     follower.synced().await;
@@ -150,7 +150,7 @@ async fn a_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<
         ("in the middle of one", true, true),
         ("in the middle, with pages", false, true),
     ] {
-        let (server, directory) = shop()?;
+        let (server, directory) = fixture()?;
         server.behave(|behaviour| behaviour.streams_lists = streams_lists);
         let mut follower = Follower::start(&kubeconfig(&directory)).await?;
         follower.synced().await;
@@ -167,7 +167,7 @@ async fn a_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<
 /// Resource versions start over, so no object of the server is newer than the known one.
 #[tokio::test]
 async fn the_state_of_a_server_restored_from_a_backup_replaces_the_known_one() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     server.put_all((0..20).map(|n| slice("web", [1, 2, 100 + n])));
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.synced().await;
@@ -182,7 +182,7 @@ async fn the_state_of_a_server_restored_from_a_backup_replaces_the_known_one() -
 
 #[tokio::test]
 async fn a_watch_that_falls_silent_is_replaced() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     let timing = Timing { silence: Duration::from_millis(500), ..timing() };
     let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
     follower.synced().await;
@@ -200,7 +200,7 @@ async fn a_watch_that_falls_silent_is_replaced() -> Result<()> {
 #[tokio::test]
 async fn truncated_responses_are_requested_again() -> Result<()> {
     for (name, streams_lists) in [("streams", true), ("pages", false)] {
-        let (server, directory) = shop()?;
+        let (server, directory) = fixture()?;
         server.behave(|behaviour| {
             (behaviour.streams_lists, behaviour.breaks_after) = (streams_lists, Some(300));
         });
@@ -221,7 +221,7 @@ async fn truncated_responses_are_requested_again() -> Result<()> {
 
 #[tokio::test]
 async fn a_token_renewed_on_disk_is_used() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.synced().await;
     server.set_token(directory.path(), "the-second-token")?;
@@ -243,7 +243,7 @@ async fn a_client_certificate_authenticates() -> Result<()> {
     let server = ApiServer::start()?;
     let directory = tempfile::tempdir()?;
     let kubeconfig = server.kubeconfig_with_certificate(directory.path())?;
-    server.put_all(shop_objects());
+    server.put_all(cluster_objects());
     let mut follower = Follower::start(&kubeconfig).await?;
     follower.synced().await;
     Ok(())
@@ -251,7 +251,7 @@ async fn a_client_certificate_authenticates() -> Result<()> {
 
 #[tokio::test]
 async fn a_server_of_another_authority_is_rejected() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     let other = tempfile::tempdir()?;
     ApiServer::start()?.kubeconfig(other.path())?;
     std::fs::copy(other.path().join("ca.crt"), directory.path().join("ca.crt"))?;
@@ -274,12 +274,12 @@ async fn missing_and_forbidden_resources_do_not_delay_the_others() -> Result<()>
         ),
         ("hidden ServiceCIDRs", |behaviour| behaviour.forbidden.push("servicecidrs".to_owned())),
     ] {
-        let (server, directory) = shop()?;
+        let (server, directory) = fixture()?;
         server.behave(behave);
         let mut follower = Follower::start(&kubeconfig(&directory)).await?;
         follower.until(name, |follower| follower.is_synced).await;
     }
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     server.behave(|behaviour| behaviour.forbidden.push("endpointslices".to_owned()));
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.hears_no_news_for(Duration::ZERO).await.ok();
@@ -297,7 +297,7 @@ async fn missing_and_forbidden_resources_do_not_delay_the_others() -> Result<()>
 #[tokio::test]
 async fn an_unreadable_object_affects_no_other() -> Result<()> {
     for streams_lists in [true, false] {
-        let (server, directory) = shop()?;
+        let (server, directory) = fixture()?;
         server.behave(|behaviour| behaviour.streams_lists = streams_lists);
         let mut bad = service("bad", 9);
         bad["spec"]["ports"] = serde_json::json!("none");
@@ -323,7 +323,7 @@ async fn an_unreadable_object_affects_no_other() -> Result<()> {
 
 #[tokio::test]
 async fn changed_labels_select_and_deselect_services() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.synced().await;
     let mut foreign = service("web", 1);
@@ -342,7 +342,7 @@ async fn changed_labels_select_and_deselect_services() -> Result<()> {
 /// A second of changes, none of which may be lost or late.
 #[tokio::test]
 async fn a_thousand_changes_in_a_second_are_followed() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     server.put_all((10..60).flat_map(|n| [service(&format!("s{n}"), n), slice(&format!("s{n}"), [n])]));
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
     follower.synced().await;
@@ -382,7 +382,7 @@ async fn unusable_credentials_are_reported_at_once() -> Result<()> {
 /// `--api-server` with the credentials of a kubeconfig whose own server address is unreachable.
 #[tokio::test]
 async fn another_address_uses_the_same_credentials() -> Result<()> {
-    let (server, directory) = shop()?;
+    let (server, directory) = fixture()?;
     let path = kubeconfig(&directory);
     let text = std::fs::read_to_string(&path)?.replace(&server.url(), "https://127.0.0.1:1");
     std::fs::write(&path, text)?;

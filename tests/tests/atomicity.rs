@@ -21,7 +21,7 @@ use tests::{
 
 const CONNECTS: u64 = 20_000;
 const BACKENDS: usize = 16;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Rounds between progress requests, which cost the client time.
 const ROUNDS_BETWEEN: u64 = 10;
 
@@ -43,7 +43,7 @@ async fn no_connect_reaches_a_backend_after_the_switch_away_from_it() {
 
     let traffic = cluster.pod("client").dials(web.vip()).at_once(4).recorded().in_background().await;
     let (mut absences, mut periods, mut changes) = (Absences::new(), Vec::new(), 0);
-    let begun = Instant::now();
+    let start = Instant::now();
     for round in 1_u64.. {
         // The first backend always stays.
         let out: BTreeSet<_> = names.iter().skip(1).filter(|_| chance.coin()).cloned().collect();
@@ -66,7 +66,7 @@ async fn no_connect_reaches_a_backend_after_the_switch_away_from_it() {
             }
         }
     }
-    let rate = changes as f64 / begun.elapsed().as_secs_f64();
+    let rate = changes as f64 / start.elapsed().as_secs_f64();
     let report = traffic.stop().await.expect("the client answers");
     println!("{} connects, {changes} changes at {rate:.0} a second", report.attempts);
     assert!(report.failures.is_empty(), "{:?} {:?}", report.failures, report.first_failures);
@@ -80,9 +80,9 @@ async fn no_connect_reaches_a_backend_after_the_switch_away_from_it() {
 
 /// Waits until this many backends serve.
 fn await_switch(maps: &PinnedMaps, frontend: u32, count: usize) {
-    let begun = Instant::now();
+    let start = Instant::now();
     while maps.serving(frontend, IpFamily::V4).len() != count {
-        assert!(begun.elapsed() < PATIENCE, "{count} backends do not serve");
+        assert!(start.elapsed() < TIMEOUT, "{count} backends do not serve");
         // The agent runs on another processor.
         std::thread::yield_now();
     }

@@ -158,12 +158,12 @@ async fn clients_leave_a_server_that_hangs_and_return() {
     let askers = Askers::start(&cluster, &serving).await;
     let agent = cluster.node(0).agent_id().await.expect("it runs");
     let agent = Pid::from_raw(agent.try_into().expect("a process id"));
-    let begun = Instant::now();
+    let start = Instant::now();
     kill(agent, Signal::SIGSTOP).expect("it can be stopped");
     for client in clients(&cluster) {
         impatient(client, to).comes_to_reach_each_of([ELSEWHERE]).await;
     }
-    let took = begun.elapsed();
+    let took = start.elapsed();
     assert!(took < here(LEFT_WITHIN), "clients were led to it for {took:?}");
     // Clients retry from existing sockets. Those of the node itself would not be redirected, but all of these clients are
     // pods.
@@ -225,7 +225,7 @@ async fn no_lookup_fails_when_the_corefile_changes() {
 
 /// Number of creations and deletions of a Service.
 const ROUNDS: usize = 20;
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn a_name_is_answered_exactly_while_its_service_is_served() {
@@ -238,15 +238,15 @@ async fn a_name_is_answered_exactly_while_its_service_is_served() {
     let maps = PinnedMaps::open(cluster.node(0).bpffs()).expect("the maps are pinned");
     let (mut came, mut went) = (Duration::ZERO, Duration::ZERO);
     for round in 0..ROUNDS {
-        let begun = Instant::now();
+        let start = Instant::now();
         web.delete();
         await_answers(&client, 0);
-        went = went.max(begun.elapsed());
+        went = went.max(start.elapsed());
         assert!(maps.frontend(web.vip()).is_err(), "round {round}: without a name, it is served still");
-        let begun = Instant::now();
+        let start = Instant::now();
         web.write();
         await_answers(&client, 1);
-        came = came.max(begun.elapsed());
+        came = came.max(start.elapsed());
         let frontend = maps.frontend(web.vip()).unwrap_or_else(|error| panic!("round {round}: {error:#}"));
         assert_eq!(maps.serving(frontend, IpFamily::V4).len(), 1, "round {round}: the name has no backend");
     }
@@ -255,13 +255,13 @@ async fn a_name_is_answered_exactly_while_its_service_is_served() {
 
 /// Queries until the answer has this many addresses.
 fn await_answers(client: &Resolver<'_>, count: usize) {
-    let begun = Instant::now();
+    let start = Instant::now();
     loop {
         let answer = client.ask("web.default.svc.cluster.local.", RecordType::A).expect("the server answers");
         if answer.answers.len() == count {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "there are not {count} answers: {answer:?}");
+        assert!(start.elapsed() < TIMEOUT, "there are not {count} answers: {answer:?}");
     }
 }
 

@@ -58,10 +58,11 @@ async fn connections_are_balanced_over_both_families() {
         ("IPv4 through an IPv6 socket", web.vip(), How::MappedTcp, mapped(web.vip())),
         ("HTTP", web.vip(), How::Http, web.vip()),
     ];
-    let places = [cluster.pod("near"), cluster.pod("far").on(1), cluster.pod("host").on_host(0)];
+    let clients = [cluster.pod("near"), cluster.pod("far").on(1), cluster.pod("host").on_host(0)];
     for (name, to, how, shown) in cases {
-        for place in &places {
-            let report = place.clone().dials(to).how(how).times(ROUND).reaches_each_of(["a", "b", "c"]).await;
+        for client in &clients {
+            let report =
+                client.clone().dials(to).how(how).times(ROUND).reaches_each_of(["a", "b", "c"]).await;
             // getpeername returns the frontend, not the backend.
             assert_eq!(report.peers.into_iter().collect::<Vec<_>>(), [(shown, ROUND)], "{name}");
         }

@@ -207,7 +207,7 @@ async fn a_change_is_seen_within_a_second() {
 }
 
 /// Starts the pods of an example and writes its objects for the agents.
-async fn perform(cluster: &Cluster, name: &str) -> Vec<(String, PromisedPod)> {
+async fn start_example(cluster: &Cluster, name: &str) -> Vec<(String, PromisedPod)> {
     let directory = examples::directory().join(name);
     let promised = Example::load(&directory).and_then(|example| example.pods()).expect("the example loads");
     for (name, pod) in &promised {
@@ -230,7 +230,7 @@ async fn perform(cluster: &Cluster, name: &str) -> Vec<(String, PromisedPod)> {
 async fn the_members_of_the_examples_find_each_other() {
     for (example, service, port) in [("mongodb", "mongo", 27017), ("redis-sentinel", "redis", 6379)] {
         let cluster = Cluster::start(example).nodes(2).names().await;
-        let promised = perform(&cluster, example).await;
+        let promised = start_example(&cluster, example).await;
         assert_eq!(promised.len(), 3, "{example}: {promised:?}");
         for pod in cluster.all_pods() {
             // The kubelet's choice: the server of the pod's own node.

@@ -13,7 +13,7 @@ use tests::{
     traffic::{How, Protocol, now_us},
 };
 
-const PATIENCE: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_millis(200);
 const ONE_SECOND_US: u64 = 1_000_000;
 
 /// A Service for clients outside, who dial the first node; `a` is on the first node and `b` on the second.
@@ -32,7 +32,7 @@ fn balancer(cluster: &Cluster, frontends: Frontends) -> [SocketAddr; 2] {
 
 /// Sends requests over one socket until stopped.
 async fn sending(client: PodRef<'_>, to: SocketAddr, how: How) -> Dialling {
-    client.dials(to).how(how).every(Duration::from_millis(5)).giving_up_after(PATIENCE).in_background().await
+    client.dials(to).how(how).every(Duration::from_millis(5)).giving_up_after(TIMEOUT).in_background().await
 }
 
 /// A socket that sends requests until stopped.
@@ -55,7 +55,7 @@ impl Sender {
         let Self { client, how, to, dialling } = self;
         let report = dialling.stop().await.expect("it answers");
         let last = report.answers.get("a").map_or(0, |answers| answers.last_began_us);
-        let lost_us = report.failed() * u64::try_from(PATIENCE.as_micros()).unwrap_or(u64::MAX);
+        let lost_us = report.failed() * u64::try_from(TIMEOUT.as_micros()).unwrap_or(u64::MAX);
         let problem = if report.answered_by("b") == 0 {
             "never reaches b"
         } else if last > then + ONE_SECOND_US {

@@ -40,8 +40,8 @@ fn counted(node: &Node, counter: &str) -> u64 {
 /// `allowed` is the backend that the rules permit, on this node or on the other.
 async fn rules_see_client_and_pod(allowed: &str, denied: &str) {
     let cluster = Cluster::start(&format!("firewall-{allowed}")).nodes(2).await;
-    let places = [cluster.pod("near").on(0).start().await, cluster.pod("far").on(1).start().await];
-    let pod = places.iter().find(|pod| pod.name == allowed).expect("one of them");
+    let pods = [cluster.pod("near").on(0).start().await, cluster.pod("far").on(1).start().await];
+    let pod = pods.iter().find(|pod| pod.name == allowed).expect("one of them");
     let client = cluster.client("client").start().await;
     filter(cluster.node(0), client.addresses, pod.addresses);
     let mut services = Vec::new();
@@ -87,11 +87,11 @@ async fn rules_see_the_client_and_a_pod_of_another_node() {
 async fn no_packet_of_a_sandboxed_pod_is_invalid() {
     let cluster = Cluster::start("firewall-sandboxed").nodes(2).await;
     for node in cluster.nodes() {
-        let nobody = tests::addresses::Addresses {
+        let unused = tests::addresses::Addresses {
             v4: [192, 0, 2, 1].into(),
             v6: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
         };
-        filter(node, nobody, nobody);
+        filter(node, unused, unused);
     }
     cluster.pod("near").on(0).start().await;
     cluster.pod("far").on(1).start().await;

@@ -49,8 +49,8 @@ async fn the_nodes_own_connections_may_leave_from_a_node_port() {
         server.serve(protocol, OWN).await.expect("it serves");
     }
     let host = cluster.pod("host").on_host(0).start().await;
-    let froms = frontends.dialled(Kind::NodePort, node);
-    for (from, to) in froms.into_iter().zip(at(server.addresses, OWN)) {
+    let sources = frontends.dialled(Kind::NodePort, node);
+    for (from, to) in sources.into_iter().zip(at(server.addresses, OWN)) {
         let dials = cluster.pod("host").on_host(0).dials(to).from(from);
         let report = dials.always_reaches_one_of(["server"]).await;
         assert_eq!(report.answers["server"].sources.keys().copied().collect::<Vec<_>>(), [from.ip()]);

@@ -296,8 +296,8 @@ async fn connections_through_a_real_kube_proxy_outlive_it() -> Result<()> {
 
     let agent = fixture.start_agent(&[]).await?;
     drop(kube_proxy);
-    let said = fixture.verb(&["cleanup", "--kube-proxy-only"])?;
-    ensure!(said.contains("removed table ip kube-proxy"), "{said}");
+    let output = fixture.verb(&["cleanup", "--kube-proxy-only"])?;
+    ensure!(output.contains("removed table ip kube-proxy"), "{output}");
     let echoes = client.echo(held).await?;
     ensure!(echoes.answered() == CONNECTIONS as u64 && echoes.failed() == 0, "{:?}", echoes.failures);
     dials().comes_to_reach_each_of(["a", "b"]).await;

@@ -16,7 +16,7 @@ use tests::api_server::{
 const AT_ONCE: usize = 32;
 
 /// A server with a Service and the agent's Node. Returns `None` without the binaries.
-async fn shop(story: &str, flags: &[&str]) -> Result<Option<RealApiServer>> {
+async fn fixture(story: &str, flags: &[&str]) -> Result<Option<RealApiServer>> {
     let Some(binaries) = Binaries::named() else {
         eprintln!("{story}: skipped, as $KUBE_APISERVER and $ETCD name no binaries");
         return Ok(None);
@@ -34,7 +34,7 @@ fn has(follower: &Follower, service: &str, backends: usize) -> bool {
 #[tokio::test]
 async fn a_real_server_is_followed() -> Result<()> {
     for flags in [&[][..], &["--feature-gates=WatchList=false"], &["--watch-cache=false"]] {
-        let Some(server) = shop("a_real_server_is_followed", flags).await? else { return Ok(()) };
+        let Some(server) = fixture("a_real_server_is_followed", flags).await? else { return Ok(()) };
         let mut follower = Follower::start(&server.kubeconfig()).await?;
         follower.synced().await;
         assert!(has(&follower, "web", 2), "{flags:?}");
@@ -52,7 +52,7 @@ async fn a_real_server_is_followed() -> Result<()> {
 
 #[tokio::test]
 async fn a_real_server_that_dies_and_returns_costs_exactly_the_difference() -> Result<()> {
-    let Some(mut server) = shop("a_real_server_that_dies_and_returns", &[]).await? else { return Ok(()) };
+    let Some(mut server) = fixture("a_real_server_that_dies_and_returns", &[]).await? else { return Ok(()) };
     let mut follower = Follower::start(&server.kubeconfig()).await?;
     follower.synced().await;
     server.stop();
@@ -70,7 +70,7 @@ async fn a_real_server_that_dies_and_returns_costs_exactly_the_difference() -> R
 #[tokio::test]
 async fn a_real_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<()> {
     for flags in [&[][..], &["--feature-gates=WatchList=false"], &["--watch-cache=false"]] {
-        let Some(mut server) = shop("a_real_server_that_forgot", flags).await? else { return Ok(()) };
+        let Some(mut server) = fixture("a_real_server_that_forgot", flags).await? else { return Ok(()) };
         server.put_all([service("api", 2000), slice("api", [3])], 1).await?;
         let mut follower = Follower::start(&server.kubeconfig()).await?;
         follower.synced().await;
@@ -93,7 +93,7 @@ async fn a_real_server_that_forgot_the_past_costs_exactly_the_difference() -> Re
 
 #[tokio::test]
 async fn a_follower_waits_for_a_real_server() -> Result<()> {
-    let Some(mut server) = shop("a_follower_waits_for_a_real_server", &[]).await? else { return Ok(()) };
+    let Some(mut server) = fixture("a_follower_waits_for_a_real_server", &[]).await? else { return Ok(()) };
     server.stop();
     let mut follower = Follower::start(&server.kubeconfig()).await?;
     follower.hears_no_news_for(Duration::from_millis(500)).await?;
@@ -109,14 +109,14 @@ async fn a_follower_waits_for_a_real_server() -> Result<()> {
 async fn changes_of_slices_arrive_at_the_rate_of_a_real_server() -> Result<()> {
     const SERVICES: u32 = 50;
     const CHANGES: u32 = 5_000;
-    let Some(server) = shop("changes_of_slices", &[]).await? else { return Ok(()) };
+    let Some(server) = fixture("changes_of_slices", &[]).await? else { return Ok(()) };
     let names: Vec<String> = (0..SERVICES).map(|n| format!("s{n}")).collect();
     let services = names.iter().zip(10_000..).map(|(name, n)| service(name, n));
     server.put_all(services, AT_ONCE).await?;
     let mut follower = Follower::start(&server.kubeconfig()).await?;
     follower.synced().await;
     let changes = (0..CHANGES).map(|n| slice(&names[(n % SERVICES) as usize], [1000 + n, 30_000 + n]));
-    let began = Instant::now();
+    let start = Instant::now();
     let writing = server.put_all(changes, AT_ONCE);
     let heard = follower.until("the last change of each Service was heard", |follower| {
         (CHANGES - SERVICES..CHANGES).all(|n| {
@@ -124,8 +124,8 @@ async fn changes_of_slices_arrive_at_the_rate_of_a_real_server() -> Result<()> {
             found.is_some_and(|found| found.first() == Some(&address(n)))
         })
     });
-    let (written, ()) = tokio::join!(async { writing.await.map(|()| began.elapsed()) }, heard);
-    let (written, heard) = (written?, began.elapsed());
+    let (written, ()) = tokio::join!(async { writing.await.map(|()| start.elapsed()) }, heard);
+    let (written, heard) = (written?, start.elapsed());
     let rate = f64::from(CHANGES) / written.as_secs_f64();
     eprintln!("{CHANGES} changes written in {written:.2?} ({rate:.0}/s), all heard after {heard:.2?}");
     ensure!(heard < written + Duration::from_secs(5), "the last were heard {:?} late", heard - written);

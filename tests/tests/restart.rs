@@ -105,18 +105,18 @@ async fn thousands_of_long_lived_connections_outlive_agents() {
     let all = u64::try_from(CONNECTIONS).expect("a small number");
     assert_eq!((opened.answered(), opened.failed()), (all, 0), "{opened:?}");
 
-    let whole = async |when: &str| {
+    let all_answer = async |when: &str| {
         let echo = client.echo(held).await.expect("it answers");
         assert_eq!((echo.answered(), echo.failed()), (all, 0), "{when}: {:?}", echo.first_failures);
     };
     cluster.node(0).kill_agent().await.expect("it was running");
-    whole("while the agent is dead").await;
+    all_answer("while the agent is dead").await;
     cluster.node(0).start_agent().await.expect("it starts");
-    whole("after a restart").await;
+    all_answer("after a restart").await;
     web.remove("a");
     cluster.pod("other").dials(web.vips()).times(40).comes_to_reach_each_of(["b"]).await;
-    whole("after their backend has left").await;
+    all_answer("after their backend has left").await;
     web.delete();
     cluster.node(0).terminate_agent().await.expect("it ends");
-    whole("after their Service has gone").await;
+    all_answer("after their Service has gone").await;
 }

@@ -21,122 +21,122 @@ use tests::{
 };
 
 /// Longer than any pod's replacement.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const ASK: Ask = Ask::OF_VISITORS;
 
 /// The pods to replace, by the prefix of their names, and the names that resolve to them; with the old pod first, to it
 /// alone.
-struct Roll {
+struct Replacement {
     pods: &'static str,
     strategy: Strategy,
     names: &'static [&'static str],
 }
 
-struct Play {
+struct Scenario {
     example: &'static str,
     asks: &'static [Ask],
-    rolls: &'static [Roll],
+    replacements: &'static [Replacement],
 }
 
 /// Voting pages, their queue, a worker, a database, and the results page.
-const VOTING: Play = Play {
+const VOTING: Scenario = Scenario {
     example: "voting",
     asks: &[
         Ask { names: &["vote:80"], ..ASK },
         Ask { names: &["vote:80"], linger: Duration::from_millis(100), ..ASK },
         Ask { names: &["result:80"], ..ASK },
-        Ask { by: "vote", names: &["redis:6379"], patience: PATIENCE, ..ASK },
-        Ask { by: "results-", names: &["redis:6379"], patience: PATIENCE, ..ASK },
-        Ask { by: "result", names: &["db:5432"], patience: PATIENCE, ..ASK },
+        Ask { by: "vote", names: &["redis:6379"], patience: TIMEOUT, ..ASK },
+        Ask { by: "results-", names: &["redis:6379"], patience: TIMEOUT, ..ASK },
+        Ask { by: "result", names: &["db:5432"], patience: TIMEOUT, ..ASK },
     ],
-    rolls: &[
-        Roll { pods: "vote-", strategy: Strategy::RollingUpdate, names: &["vote:80"] },
-        Roll { pods: "result-", strategy: Strategy::RollingUpdate, names: &["result:80"] },
-        Roll { pods: "voter-", strategy: Strategy::Recreate, names: &["redis:6379"] },
-        Roll { pods: "results-", strategy: Strategy::Recreate, names: &["db:5432"] },
+    replacements: &[
+        Replacement { pods: "vote-", strategy: Strategy::RollingUpdate, names: &["vote:80"] },
+        Replacement { pods: "result-", strategy: Strategy::RollingUpdate, names: &["result:80"] },
+        Replacement { pods: "voter-", strategy: Strategy::Recreate, names: &["redis:6379"] },
+        Replacement { pods: "results-", strategy: Strategy::Recreate, names: &["db:5432"] },
     ],
 };
 
 const MONGO: [&str; 3] = ["mongo-0.mongo:27017", "mongo-1.mongo:27017", "mongo-2.mongo:27017"];
 
 /// Members resolve each other, and clients any member; some clients need a certain one.
-const MONGODB: Play = Play {
+const MONGODB: Scenario = Scenario {
     example: "mongodb",
     asks: &[
-        Ask { by: "mongo", names: &MONGO, patience: PATIENCE, ..ASK },
-        Ask { names: &MONGO, patience: PATIENCE, ..ASK },
-        Ask { names: &[MONGO[0]], patience: PATIENCE, ..ASK },
-        Ask { names: &[MONGO[1]], patience: PATIENCE, ..ASK },
-        Ask { names: &[MONGO[2]], patience: PATIENCE, ..ASK },
+        Ask { by: "mongo", names: &MONGO, patience: TIMEOUT, ..ASK },
+        Ask { names: &MONGO, patience: TIMEOUT, ..ASK },
+        Ask { names: &[MONGO[0]], patience: TIMEOUT, ..ASK },
+        Ask { names: &[MONGO[1]], patience: TIMEOUT, ..ASK },
+        Ask { names: &[MONGO[2]], patience: TIMEOUT, ..ASK },
     ],
-    rolls: &[
-        Roll { pods: "mongo-2", strategy: Strategy::StatefulSet, names: &[MONGO[2]] },
-        Roll { pods: "mongo-1", strategy: Strategy::StatefulSet, names: &[MONGO[1]] },
-        Roll { pods: "mongo-0", strategy: Strategy::StatefulSet, names: &[MONGO[0]] },
+    replacements: &[
+        Replacement { pods: "mongo-2", strategy: Strategy::StatefulSet, names: &[MONGO[2]] },
+        Replacement { pods: "mongo-1", strategy: Strategy::StatefulSet, names: &[MONGO[1]] },
+        Replacement { pods: "mongo-0", strategy: Strategy::StatefulSet, names: &[MONGO[0]] },
     ],
 };
 
 /// Clients query any sentinel behind one ClusterIP, then the server it refers them to, by the server's own name.
-const REDIS: Play = Play {
+const REDIS: Scenario = Scenario {
     example: "redis-sentinel",
     asks: &[
         Ask { names: &["sentinel:26379"], ..ASK },
         Ask { names: &["sentinel:26379"], linger: Duration::from_millis(100), ..ASK },
-        Ask { names: &["sentinel:26379"], referred: Some("{}.redis:6379"), patience: PATIENCE, ..ASK },
+        Ask { names: &["sentinel:26379"], referred: Some("{}.redis:6379"), patience: TIMEOUT, ..ASK },
         Ask { by: "redis", names: &["sentinel:26379"], ..ASK },
-        Ask { by: "redis", names: &["redis-0.redis:6379"], patience: PATIENCE, ..ASK },
+        Ask { by: "redis", names: &["redis-0.redis:6379"], patience: TIMEOUT, ..ASK },
     ],
-    rolls: &[
-        Roll { pods: "redis-2", strategy: Strategy::StatefulSet, names: &["redis-2.redis:6379"] },
-        Roll { pods: "redis-1", strategy: Strategy::StatefulSet, names: &["redis-1.redis:6379"] },
-        Roll { pods: "redis-0", strategy: Strategy::StatefulSet, names: &["redis-0.redis:6379"] },
+    replacements: &[
+        Replacement { pods: "redis-2", strategy: Strategy::StatefulSet, names: &["redis-2.redis:6379"] },
+        Replacement { pods: "redis-1", strategy: Strategy::StatefulSet, names: &["redis-1.redis:6379"] },
+        Replacement { pods: "redis-0", strategy: Strategy::StatefulSet, names: &["redis-0.redis:6379"] },
     ],
 };
 
 #[tokio::test]
 async fn the_voting_application_answers_while_every_pod_is_replaced() {
-    println!("{}", perform(&VOTING).await);
+    println!("{}", run(&VOTING).await);
 }
 
 #[tokio::test]
 async fn the_members_of_mongodb_are_found_while_every_one_is_replaced() {
-    println!("{}", perform(&MONGODB).await);
+    println!("{}", run(&MONGODB).await);
 }
 
 #[tokio::test]
 async fn redis_is_found_through_its_sentinels_while_every_one_is_replaced() {
-    println!("{}", perform(&REDIS).await);
+    println!("{}", run(&REDIS).await);
 }
 
 /// Runs an example and returns its summary.
-async fn perform(play: &Play) -> String {
+async fn run(scenario: &Scenario) -> String {
     let names = NameService::new().expect("Corefiles are written");
-    let cluster = names.told_to(Cluster::start(play.example).nodes(2)).await;
+    let cluster = names.told_to(Cluster::start(scenario.example).nodes(2)).await;
     let serving = names.start(&cluster).await.expect("the Service is written");
-    let stage = Stage::set(&cluster, play.example, serving.vip.v4.into(), play.asks).await;
-    let stage = stage.expect("the example is played");
+    let stage = Stage::set(&cluster, scenario.example, serving.vip.v4.into(), scenario.asks).await;
+    let stage = stage.expect("the example starts");
     stage.begin().await.expect("pods send requests");
     let mut gaps = Vec::new();
-    for roll in play.rolls {
-        let pods = stage.pods().into_iter().filter(|pod| pod.starts_with(roll.pods));
+    for replacement in scenario.replacements {
+        let pods = stage.pods().into_iter().filter(|pod| pod.starts_with(replacement.pods));
         for pod in pods.collect::<Vec<_>>() {
-            let gap = stage.roll(&pod, roll.strategy, roll.names).await;
-            gaps.push(gap.unwrap_or_else(|error| panic!("{}: {pod}: {error:#}", play.example)));
+            let gap = stage.roll(&pod, replacement.strategy, replacement.names).await;
+            gaps.push(gap.unwrap_or_else(|error| panic!("{}: {pod}: {error:#}", scenario.example)));
         }
     }
-    assert!(gaps.len() >= 3, "{}: not every pod was replaced: {gaps:?}", play.example);
-    judge(play, &stage.end().await.expect("requests end"), &gaps)
+    assert!(gaps.len() >= 3, "{}: not every pod was replaced: {gaps:?}", scenario.example);
+    check(scenario, &stage.end().await.expect("requests end"), &gaps)
 }
 
-fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
+fn check(scenario: &Scenario, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
     let (mut requests, mut in_vain, mut longest_us) = (0, BTreeMap::<_, u64>::new(), 0);
     for (ask, report) in reports {
-        assert!(report.failures.is_empty(), "{}: {ask:?}: {report:?}", play.example);
+        assert!(report.failures.is_empty(), "{}: {ask:?}: {report:?}", scenario.example);
         for vain in &report.vain {
             assert!(
                 gaps.iter().any(|gap| is_in(vain, gap)),
                 "{}: {vain:?} is in none of {gaps:?}",
-                play.example
+                scenario.example
             );
             *in_vain.entry(&vain.name).or_default() += 1;
         }
@@ -148,7 +148,7 @@ fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
             assert!(
                 report.answers.keys().all(|name| name == member),
                 "{}: {ask:?}: {report:?}",
-                play.example
+                scenario.example
             );
         }
         requests += report.attempts;
@@ -157,7 +157,7 @@ fn judge(play: &Play, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
     format!(
         "{}: {} pods replaced, {requests} requests, none failed, the longest took {} ms; failed tries during replacements: \
          {in_vain:?}",
-        play.example,
+        scenario.example,
         gaps.len(),
         longest_us / 1000,
     )

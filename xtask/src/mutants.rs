@@ -82,19 +82,19 @@ const MUTANTS: [Mutant; 12] = [
         wrong: "difference(c, g) + difference(d, d | h & 0)",
     },
     Mutant {
-        name: "dying-flows-followed",
-        file: "abi/life.rs",
-        right: "self.state() & (Self::ALIVE | Self::DYING) == Self::ALIVE",
-        wrong: "self.state() & Self::ALIVE == Self::ALIVE",
+        name: "dying-flows-established",
+        file: "abi/flow_state.rs",
+        right: "self.bits() & (Self::ALIVE | Self::DYING) == Self::ALIVE",
+        wrong: "self.bits() & Self::ALIVE == Self::ALIVE",
     },
     Mutant {
-        name: "errors-left-alone",
+        name: "errors-untranslated",
         file: "family.rs",
         right: "matches!(kind, 3 | 11 | 12)",
         wrong: "matches!(kind, 3 | 11 | 12) && kind > 12",
     },
     Mutant {
-        name: "quoted-ports-left-alone",
+        name: "quoted-ports-untranslated",
         file: "icmp.rs",
         right: "ctx.store(packet.quoted(), &[turned.source_port, turned.destination_port], 0)",
         wrong: "ctx.store(packet.quoted(), &[turned.source_port, turned.source_port], 0)",
@@ -112,6 +112,19 @@ const MUTANTS: [Mutant; 12] = [
         wrong: "Added::Taken(_) | Added::Refused(_) => true,",
     },
 ];
+
+impl Mutant {
+    fn file_in(&self, root: &Path) -> PathBuf {
+        root.join("proxy-ebpf/src").join(self.file)
+    }
+
+    /// The faulty source. Errors: the source does not have the original text exactly once.
+    fn applied_to(&self, source: &str) -> Result<String> {
+        let matches = source.matches(self.right).count();
+        ensure!(matches == 1, "{}: {} has {matches} matches for it", self.name, self.file);
+        Ok(source.replace(self.right, self.wrong))
+    }
+}
 
 impl Mutants {
     pub fn run(self) -> Result<ExitCode> {
@@ -197,11 +210,9 @@ impl Copy {
 
     /// Builds the object of a mutant and restores the source.
     fn build(&self, mutant: &Mutant) -> Result<PathBuf> {
-        let file = self.root.join("proxy-ebpf/src").join(mutant.file);
+        let file = mutant.file_in(&self.root);
         let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        let times = text.matches(mutant.right).count();
-        ensure!(times == 1, "{}: {} has {times} matches for it", mutant.name, mutant.file);
-        fs::write(&file, text.replace(mutant.right, mutant.wrong))?;
+        fs::write(&file, mutant.applied_to(&text)?)?;
         let built = self.compile();
         fs::write(&file, text)?;
         built.with_context(|| format!("the mutant {} does not compile", mutant.name))
@@ -248,4 +259,18 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     fs::write(to, new).with_context(|| format!("writing {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mutant_matches_the_source_once() {
+        for mutant in &MUTANTS {
+            let file = mutant.file_in(workspace_root());
+            let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", mutant.name));
+            assert_ne!(mutant.applied_to(&text).unwrap(), text, "{}", mutant.name);
+        }
+    }
 }
