@@ -9,9 +9,9 @@ use proxy::{
     model::{
         address::{IpFamily, PerFamily, Protocol},
         backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource},
-        policy::{Policy, TrafficPolicy},
-        rare::Rare,
-        service::{PortInfo, ServiceInfo, ServiceKey},
+        policy::Policy,
+        service::{PortInfo, ServiceInfo, ServiceKey, TrafficPolicy},
+        small_list::SmallList,
     },
 };
 
@@ -32,15 +32,15 @@ fn service(n: u32) -> Change {
         exclusion: None,
         has_selector: true,
         cluster_ips: PerFamily { v4: Some(address(Ipv4Addr::new(10, 96, 0, 1), n)), v6: None },
-        local_ips: Rare::default(),
+        local_ips: SmallList::default(),
         ports: Box::new([PortInfo {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
         }]),
-        external_ips: Rare::default(),
-        vips: Rare::default(),
+        external_ips: SmallList::default(),
+        vips: SmallList::default(),
         source_ranges: PerFamily::default(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

@@ -20,7 +20,7 @@ use proxy::{
     manifests,
     model::{
         address::{IpFamily, Protocol},
-        flow::{Flow, Outcome},
+        flow::{Flow, FlowOutcome},
         policy::Policy,
     },
 };
@@ -193,11 +193,11 @@ fn together(dir: &Path) {
         };
         let destination = format!("[{address}]:{port}").replace("[192.168.0.2]", "192.168.0.2");
         let flow = flow("10.1.0.9", &destination);
-        assert!(!index.explain(&flow).reason.is_empty());
+        assert!(!index.explain(&flow).reason.to_string().is_empty());
     }
     let verdict = index.explain(&flow("10.1.0.9", "10.99.99.99:80"));
     let backends: Vec<_> = verdict.choices.iter().map(|choice| choice.backend.address.to_string()).collect();
-    assert_eq!((verdict.outcome, backends), (Outcome::Dnat, vec!["10.1.0.1:8080".to_owned()]));
+    assert_eq!((verdict.outcome, backends), (FlowOutcome::Dnat, vec!["10.1.0.1:8080".to_owned()]));
 }
 
 fn through_the_binary(dir: &Path) {

@@ -20,7 +20,7 @@ use crate::{
     manifests,
     model::{
         address::{Protocol, parse_ip},
-        flow::{Choice, Flow, Verdict},
+        flow::{BackendChoice, Flow, FlowVerdict},
         node::Source,
         policy::Policy,
     },
@@ -65,6 +65,7 @@ struct Explanation {
     masquerade_by_backend: Option<BTreeMap<String, bool>>,
     plane: String,
     reason: String,
+    reason_code: &'static str,
 }
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
@@ -79,8 +80,8 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     }
 }
 
-impl From<&Verdict> for Explanation {
-    fn from(verdict: &Verdict) -> Self {
+impl From<&FlowVerdict> for Explanation {
+    fn from(verdict: &FlowVerdict) -> Self {
         let all = !verdict.choices.is_empty() && verdict.choices.iter().all(|choice| choice.masquerade);
         let some = verdict.choices.iter().any(|choice| choice.masquerade);
         Self {
@@ -90,16 +91,17 @@ impl From<&Verdict> for Explanation {
             masquerade: all,
             masquerade_by_backend: (some && !all).then(|| by_backend(&verdict.choices)),
             plane: verdict.plane.to_string(),
-            reason: verdict.reason.clone(),
+            reason: verdict.explanation(),
+            reason_code: verdict.reason.code().name(),
         }
     }
 }
 
-fn by_backend(choices: &[Choice]) -> BTreeMap<String, bool> {
+fn by_backend(choices: &[BackendChoice]) -> BTreeMap<String, bool> {
     choices.iter().map(|choice| (choice.backend.address.to_string(), choice.masquerade)).collect()
 }
 
-fn table(verdict: &Verdict) -> String {
+fn table(verdict: &FlowVerdict) -> String {
     let mut table = output::table();
     table.add_row(["RESULT", &verdict.outcome.to_string()]);
     let frontend = verdict.frontend.as_ref().map_or_else(
@@ -108,17 +110,17 @@ fn table(verdict: &Verdict) -> String {
     );
     table.add_row(["FRONTEND", &frontend]);
     table.add_row(["SOURCE", source(verdict.source)]);
-    let choices: BTreeMap<String, &Choice> =
+    let choices: BTreeMap<String, &BackendChoice> =
         verdict.choices.iter().map(|choice| (choice.backend.address.to_string(), choice)).collect();
     for (n, (address, choice)) in choices.iter().enumerate() {
         table.add_row([if n == 0 { "BACKENDS" } else { "" }, &format!("{address}{}", remarks(choice))]);
     }
     table.add_row(["PLANE", &verdict.plane.to_string()]);
-    table.add_row(["REASON", &verdict.reason]);
+    table.add_row(["REASON", &verdict.explanation()]);
     format!("{}\n", table.trim_fmt())
 }
 
-fn remarks(choice: &Choice) -> String {
+fn remarks(choice: &BackendChoice) -> String {
     let mut remarks = String::new();
     if choice.backend.is_local {
         remarks += "  local";

@@ -1,5 +1,5 @@
-//! Who claims which address. Two Services may claim one; then one of them has it, always the same one, and the other
-//! takes over when it goes.
+//! The claims of Services on addresses. If several Services claim one address, the order of claims determines the owner; the
+//! next one takes over when the owner is deleted.
 
 use std::{
     cmp::Ordering,
@@ -8,18 +8,18 @@ use std::{
     sync::Arc,
 };
 
-use super::few::Few;
+use super::{frontends::frontends, small_set::SmallSet};
 use crate::model::{
     address::Protocol,
     frontend::{FrontendAddress, FrontendKey, FrontendKind},
     service::{PortInfo, ServiceInfo},
 };
 
-/// An address that a port of a Service claims.
+/// The claim of a service port on an address.
 #[derive(Clone, Debug)]
 pub struct Claim {
     service: Arc<ServiceInfo>,
-    /// Which of its ports.
+    /// Index of the port in the Service.
     port: u32,
     kind: FrontendKind,
 }
@@ -37,8 +37,8 @@ impl Claim {
         Some((&self.service, self.service.ports.get(self.port as usize)?))
     }
 
-    /// A ClusterIP was handed out by the cluster, the other addresses are merely asked for: nobody takes over the
-    /// address of another Service by listing it as an external one. Then the lowest name wins.
+    /// ClusterIPs precede all other addresses: they are allocated by the cluster, the others merely requested, and a Service
+    /// must not take over the ClusterIP of another one by listing it as an external IP. Then the lowest name wins.
     fn rank(&self) -> impl Ord + '_ {
         let port = self.claimant().map(|(_, port)| (&port.name, port.protocol));
         (self.kind != FrontendKind::ClusterIp, &self.service.key, port, self.kind)
@@ -67,13 +67,13 @@ impl Eq for Claim {}
 
 #[derive(Default)]
 pub struct Claims {
-    /// Ordered, as those of one address are asked for, too.
-    by_frontend: BTreeMap<FrontendKey, Few<Claim>>,
+    /// Ordered by address first: `has_cluster_ip` iterates over one address.
+    by_frontend: BTreeMap<FrontendKey, SmallSet<Claim>>,
 }
 
 impl Claims {
     pub fn winner(&self, key: &FrontendKey) -> Option<&Claim> {
-        self.by_frontend.get(key).map(Few::first)
+        self.by_frontend.get(key).map(SmallSet::first)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &FrontendKey> {
@@ -91,13 +91,14 @@ impl Claims {
         if !service.is_served() {
             return;
         }
-        for (key, kind, port) in service.frontends() {
-            let place = service.ports.iter().position(|other| std::ptr::eq(other, port)).unwrap_or_default();
-            let port = u32::try_from(place).unwrap_or(u32::MAX);
+        for (key, kind, port) in frontends(service) {
+            let position =
+                service.ports.iter().position(|other| std::ptr::eq(other, port)).unwrap_or_default();
+            let port = u32::try_from(position).unwrap_or(u32::MAX);
             let new = Claim { service: service.clone(), port, kind };
             match self.by_frontend.entry(key) {
                 Entry::Occupied(mut claims) => claims.get_mut().insert(new),
-                Entry::Vacant(nobody) => drop(nobody.insert(Few::new(new))),
+                Entry::Vacant(unclaimed) => drop(unclaimed.insert(SmallSet::new(new))),
             }
             touched.insert(key);
         }
@@ -107,7 +108,7 @@ impl Claims {
         if !service.is_served() {
             return;
         }
-        for (key, ..) in service.frontends() {
+        for (key, ..) in frontends(service) {
             touched.insert(key);
             let claims = self.by_frontend.remove(&key);
             let left = claims.and_then(|claims| claims.without(|claim| claim.is_of(service)));
@@ -118,7 +119,7 @@ impl Claims {
 
 #[cfg(test)]
 impl Claims {
-    pub fn is_bare(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.by_frontend.is_empty()
     }
 }

@@ -1,4 +1,4 @@
-//! What a `healthCheckNodePort` answers: how many endpoints of a Service this node can serve from itself.
+//! The number behind a `healthCheckNodePort`: ready endpoints of a Service on this node.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -6,8 +6,8 @@ use super::Index;
 use crate::model::{address::IpFamily, service::ServiceKey};
 
 impl Index {
-    /// The number of pods, not of ports: an address counts once. Terminating endpoints never count, so that a load
-    /// balancer turns away while they still serve what they have.
+    /// The number of addresses, not of ports. Terminating endpoints do not count: a load balancer then stops sending new
+    /// connections while they finish the established ones.
     pub fn local_ready_endpoints(&self, service: &ServiceKey, family: IpFamily) -> usize {
         let Some(info) = self.service(service).filter(|info| info.is_served()) else { return 0 };
         let mut local: BTreeSet<IpAddr> = BTreeSet::new();

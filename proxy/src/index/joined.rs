@@ -1,4 +1,4 @@
-//! Services and slices as they are, joined by the Service's name. Neither waits for the other.
+//! Services and slices, joined by the Service's name. Either may arrive first.
 
 use std::{
     borrow::Borrow,
@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::few::Few;
+use super::small_set::SmallSet;
 use crate::model::{
     backend::{SliceInfo, SliceKey},
     service::{ServiceInfo, ServiceKey},
@@ -17,15 +17,15 @@ use crate::model::{
 #[derive(Default)]
 pub struct Joined {
     services: HashMap<ServiceKey, Parts>,
-    /// The same slices by their own names, which stay when a label moves one to another Service.
+    /// The same slices by their own keys, which do not change when a label assigns a slice to another Service.
     slices: HashSet<Slice>,
 }
 
-/// What there is under the name of a Service.
+/// The objects with the name of one Service.
 #[derive(Default)]
 struct Parts {
     service: Option<Arc<ServiceInfo>>,
-    slices: Option<Few<Slice>>,
+    slices: Option<SmallSet<Slice>>,
 }
 
 impl Parts {
@@ -34,7 +34,7 @@ impl Parts {
     }
 }
 
-/// A slice, found and ordered by its name.
+/// A slice, compared by its key.
 #[derive(Clone, Debug)]
 struct Slice(Arc<SliceInfo>);
 
@@ -47,15 +47,15 @@ impl Joined {
         self.services.values().filter_map(|parts| parts.service.as_deref())
     }
 
-    /// What the Service was before.
-    pub fn put_service(&mut self, service: Arc<ServiceInfo>) -> Option<Arc<ServiceInfo>> {
+    /// Returns the previous version of the Service.
+    pub fn insert_service(&mut self, service: Arc<ServiceInfo>) -> Option<Arc<ServiceInfo>> {
         let parts = self.services.entry(service.key.clone()).or_default();
         parts.service.replace(service)
     }
 
     pub fn remove_service(&mut self, key: &ServiceKey) -> Option<Arc<ServiceInfo>> {
         let removed = self.services.get_mut(key)?.service.take();
-        self.forget_if_empty(key);
+        self.remove_if_empty(key);
         removed
     }
 
@@ -63,19 +63,19 @@ impl Joined {
         self.slices.get(key).map(|Slice(slice)| slice)
     }
 
-    /// In the order of their names.
+    /// The slices of a Service, sorted by key.
     pub fn slices_of(&self, service: &ServiceKey) -> impl Iterator<Item = &SliceInfo> {
         let slices = self.services.get(service).and_then(|parts| parts.slices.as_ref());
-        slices.into_iter().flat_map(Few::iter).map(|Slice(slice)| &**slice)
+        slices.into_iter().flat_map(SmallSet::iter).map(|Slice(slice)| &**slice)
     }
 
-    /// Puts a slice where no slice of its name is.
+    /// Adds a slice; no slice with its key may exist.
     pub fn insert_slice(&mut self, slice: Arc<SliceInfo>) {
         let siblings = &mut self.services.entry(slice.service.clone()).or_default().slices;
         let new = Slice(Arc::clone(&slice));
         match siblings {
             Some(siblings) => siblings.insert(new),
-            None => *siblings = Some(Few::new(new)),
+            None => *siblings = Some(SmallSet::new(new)),
         }
         self.slices.insert(Slice(slice));
     }
@@ -83,13 +83,13 @@ impl Joined {
     pub fn remove_slice(&mut self, key: &SliceKey) -> Option<Arc<SliceInfo>> {
         let Slice(slice) = self.slices.take(key)?;
         if let Some(parts) = self.services.get_mut(&slice.service) {
-            parts.slices = parts.slices.take().and_then(|few| few.without(|Slice(one)| one.key == *key));
+            parts.slices = parts.slices.take().and_then(|set| set.without(|Slice(one)| one.key == *key));
         }
-        self.forget_if_empty(&slice.service);
+        self.remove_if_empty(&slice.service);
         Some(slice)
     }
 
-    fn forget_if_empty(&mut self, key: &ServiceKey) {
+    fn remove_if_empty(&mut self, key: &ServiceKey) {
         if self.services.get(key).is_some_and(Parts::is_empty) {
             self.services.remove(key);
         }
@@ -130,7 +130,7 @@ impl Eq for Slice {}
 
 #[cfg(test)]
 impl Joined {
-    pub fn is_bare(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.services.is_empty() && self.slices.is_empty()
     }
 }

@@ -1,14 +1,16 @@
-//! From a service port and its endpoint sets to one frontend: which set each class of clients gets, and how.
+//! From a service port and its endpoint sets to one frontend: the view of each class of clients, masquerading, source
+//! ranges.
 
 use std::net::SocketAddr;
 
 use crate::model::{
-    address::IpFamily,
+    address::{IpFamily, Protocol},
     backend::Backend,
     frontend::{Frontend, FrontendKey, FrontendKind, Masquerade, View, WhenEmpty},
+    name_server,
     node::LocalNode,
-    policy::{Policy, TrafficPolicy},
-    service::{PortInfo, ServiceInfo},
+    policy::Policy,
+    service::{PortInfo, ServiceInfo, TrafficPolicy},
     topology::EndpointSets,
 };
 
@@ -50,28 +52,32 @@ pub fn frontend(inputs: &Inputs<'_>, sets: EndpointSets) -> Frontend {
         extra_sources: Vec::new(),
     };
     if inputs.kind == FrontendKind::LoadBalancer {
-        guard(&mut frontend, inputs);
+        add_source_ranges(&mut frontend, inputs);
     }
     frontend
 }
 
-/// Where this node's own server answers for the frontend.
+/// The address of this node's own name server, if it serves the frontend: a ClusterIP of the DNS Service, as only clients
+/// inside the cluster use it.
 fn served_here(Inputs { key, kind, service, policy, node, .. }: &Inputs<'_>) -> Option<SocketAddr> {
-    let server = policy.name_server.as_ref().filter(|server| server.answers(key, *kind, &service.key))?;
-    server.address(key.address.family(), node)
+    let server = policy.name_server.as_ref().filter(|server| server.service == service.key)?;
+    let is_dns =
+        *kind == FrontendKind::ClusterIp && key.port == name_server::PORT && key.protocol != Protocol::Sctp;
+    is_dns.then(|| server.address(node.primary(key.address.family())))?
 }
 
 fn is_own_server(Inputs { policy, node, .. }: &Inputs<'_>, backend: &Backend) -> bool {
-    policy.name_server.as_ref().is_some_and(|server| server.is_at(backend.address, node))
+    let server = policy.name_server.as_ref();
+    server.is_some_and(|server| server.is_endpoint(backend.address, node.owns(backend.address.ip())))
 }
 
-/// Traffic to an external address that starts inside the cluster is not external: with `Local` it may use every
-/// endpoint, for it would never have been sent to another node by the load balancer outside.
+/// The internal and the external view. Traffic from inside the cluster to an external address is not external: under `Local`
+/// it may use all endpoints (the short-circuit of kube-proxy's rule E5), as no load balancer would send it to another node.
 fn views(kind: FrontendKind, policy: TrafficPolicy, cluster: Vec<Backend>, local: View) -> (View, View) {
     let cluster = || View::new(cluster, WhenEmpty::Reject);
     match (policy, kind) {
-        (TrafficPolicy::Cluster, _) => twice(cluster()),
-        (TrafficPolicy::Local, FrontendKind::ClusterIp) => twice(local),
+        (TrafficPolicy::Cluster, _) => same_for_both(cluster()),
+        (TrafficPolicy::Local, FrontendKind::ClusterIp) => same_for_both(local),
         (
             TrafficPolicy::Local,
             FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort,
@@ -79,7 +85,7 @@ fn views(kind: FrontendKind, policy: TrafficPolicy, cluster: Vec<Backend>, local
     }
 }
 
-fn twice(view: View) -> (View, View) {
+fn same_for_both(view: View) -> (View, View) {
     (view.clone(), view)
 }
 
@@ -101,7 +107,8 @@ fn masquerade(inputs: &Inputs<'_>, policy: TrafficPolicy) -> Masquerade {
     }
 }
 
-fn guard(frontend: &mut Frontend, inputs: &Inputs<'_>) {
+/// Sets the ranges of a load-balancer address. The Service's own addresses are admitted if the node is (kube-proxy's rule H4).
+fn add_source_ranges(frontend: &mut Frontend, inputs: &Inputs<'_>) {
     let family: IpFamily = inputs.key.address.family();
     let ranges = inputs.service.source_ranges.get(family);
     let node = inputs.node.primary(family);

@@ -48,7 +48,7 @@ fn backends(index: &Index) -> Vec<String> {
 }
 
 #[test]
-fn a_service_joins_its_slices_in_any_order_and_lets_them_go() {
+fn a_service_joins_its_slices_in_any_order_and_loses_them() {
     let mut index = Index::new(Policy::default());
     assert_eq!(index.apply(web_slice("a", "web", &["10.1.0.1"])), BTreeSet::new(), "no Service yet");
     assert_eq!(index.apply(web()), BTreeSet::from([web_key()]));
@@ -59,7 +59,7 @@ fn a_service_joins_its_slices_in_any_order_and_lets_them_go() {
     assert_eq!(backends(&index), ["10.1.0.1:8080", "10.1.0.2:8080"]);
 
     index.apply(web_slice("a", "other", &["10.1.0.1"]));
-    assert_eq!(backends(&index), ["10.1.0.2:8080"], "a relabelled slice leaves");
+    assert_eq!(backends(&index), ["10.1.0.2:8080"], "a relabelled slice belongs to another Service");
 
     index.apply(web_slice("b", "web", &[]));
     let frontend = index.frontend(&web_key()).unwrap();

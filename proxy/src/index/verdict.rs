@@ -1,110 +1,129 @@
-//! The verdict on one flow: which frontend it means, whether that one lets it in, and whom it may reach.
+//! The verdict on one flow: its frontend, whether the frontend admits its source, and the backends that it may get.
+
+use proxy_ebpf::abi::DropReason;
 
 use super::{Index, reason};
 use crate::model::{
     address::{IpFamily, Protocol},
     backend::{Backend, BackendState},
-    flow::{Choice, Flow, Outcome, Plane, Verdict},
+    flow::{BackendChoice, Flow, FlowOutcome, FlowVerdict, Plane},
     frontend::{Frontend, FrontendAddress, FrontendKey, View, WhenEmpty},
     node::Source,
+    reason::Reason,
 };
 
-pub fn decide(index: &Index, flow: &Flow) -> Verdict {
-    let source = index.node().source(flow.source);
-    if IpFamily::of(flow.source) != IpFamily::of(flow.destination.ip()) {
-        let reason =
-            "source and destination are of different address families, and nothing translates across".into();
-        return without_frontend(flow, source, Outcome::None, reason);
-    }
-    match frontend(index, flow) {
-        Some(frontend) => through(index, flow, source, frontend),
-        None => {
-            let (outcome, reason) = unclaimed(index, flow);
-            without_frontend(flow, source, outcome, reason)
+impl Index {
+    /// Decides a flow as the data plane does.
+    pub fn explain(&self, flow: &Flow) -> FlowVerdict {
+        let source = self.node().source(flow.source);
+        if IpFamily::of(flow.source) != IpFamily::of(flow.destination.ip()) {
+            return without_frontend(self, flow, source, FlowOutcome::None, Reason::MixedFamilies);
         }
+        match frontend(self, flow) {
+            Some(frontend) => with_frontend(self, flow, source, frontend),
+            None => {
+                let (outcome, reason) = unclaimed(self, flow);
+                without_frontend(self, flow, source, outcome, reason)
+            }
+        }
+    }
+
+    /// The reason, with the data of the objects, for a refusal that the kernel reports for a flow.
+    pub fn explain_refusal(&self, flow: &Flow, reason: DropReason) -> Reason {
+        let FlowVerdict { reason: modelled, frontend, .. } = self.explain(flow);
+        Reason::of_refusal(reason, modelled, frontend.map(|frontend| frontend.service))
     }
 }
 
-/// An address that a Service claims for itself wins over the NodePort on an address of the node.
+/// An address that a Service claims precedes the NodePorts on an address of the node (kube-proxy's rule E1).
 fn frontend(index: &Index, flow: &Flow) -> Option<Frontend> {
     let key = |address| FrontendKey { address, port: flow.destination.port(), protocol: flow.protocol };
     let address = flow.destination.ip();
     if let Some(frontend) = index.frontend(&key(FrontendAddress::Ip(address))) {
         return Some(frontend);
     }
-    if !serves_nodeports(index, flow) {
+    if !index.node().serves_nodeport_to(address, flow.source) {
         return None;
     }
     index.frontend(&key(FrontendAddress::NodePort(IpFamily::of(address))))
 }
 
-/// Loopback belongs to each network namespace alone: only the node itself can mean the node's.
-pub fn serves_nodeports(index: &Index, flow: &Flow) -> bool {
-    let (node, address) = (index.node(), flow.destination.ip());
-    node.serves_nodeports(address) && (!address.is_loopback() || node.owns(flow.source))
-}
-
-fn through(index: &Index, flow: &Flow, source: Source, frontend: Frontend) -> Verdict {
+fn with_frontend(index: &Index, flow: &Flow, source: Source, frontend: Frontend) -> FlowVerdict {
     let (outcome, choices) = if frontend.admits(flow.source) {
-        among(flow, source, &frontend)
+        choices(flow, source, &frontend)
     } else {
-        (Outcome::Drop, Vec::new())
+        (FlowOutcome::Drop, Vec::new())
     };
-    Verdict {
+    FlowVerdict {
         outcome,
         source,
+        is_source_inferred: index.node().detect_local.is_by_interface(),
         plane: plane(flow, source, outcome, Some(&frontend)),
-        reason: reason::through(index, flow, source, outcome, &frontend),
+        reason: reason::of_frontend(index, flow, source, outcome, &frontend),
         choices,
         frontend: Some(frontend),
     }
 }
 
-fn among(flow: &Flow, source: Source, frontend: &Frontend) -> (Outcome, Vec<Choice>) {
+fn choices(flow: &Flow, source: Source, frontend: &Frontend) -> (FlowOutcome, Vec<BackendChoice>) {
     let View { backends, when_empty, .. } = frontend.view(source);
     let own =
         frontend.served_here.map(|address| Backend { address, is_local: true, state: BackendState::Ready });
     if own.is_none() && backends.is_empty() {
         let outcome = match when_empty {
-            WhenEmpty::Reject => Outcome::Reject,
-            WhenEmpty::Drop => Outcome::Drop,
+            WhenEmpty::Reject => FlowOutcome::Reject,
+            WhenEmpty::Drop => FlowOutcome::Drop,
         };
         return (outcome, Vec::new());
     }
     let by_policy = frontend.masquerade.applies_to(source);
-    // A backend that dials itself would see its own address come in, and answer itself instead of the frontend.
+    // Without SNAT a backend that reaches itself through the frontend would see its own address as the source, and reply
+    // to itself past the reverse NAT.
     let choice = |backend: &Backend| {
         let is_hairpin = backend.is_local && backend.address.ip() == flow.source;
-        Choice { backend: *backend, masquerade: by_policy || is_hairpin }
+        BackendChoice { backend: *backend, masquerade: by_policy || is_hairpin }
     };
-    (Outcome::Dnat, own.iter().chain(backends.iter()).map(choice).collect())
+    (FlowOutcome::Dnat, own.iter().chain(backends.iter()).map(choice).collect())
 }
 
-/// No frontend has this address and port. Service addresses must not leak out even so.
-fn unclaimed(index: &Index, flow: &Flow) -> (Outcome, String) {
+/// The outcome if no frontend has this address and port. Packets to Service addresses must not leave the node even so.
+fn unclaimed(index: &Index, flow: &Flow) -> (FlowOutcome, Reason) {
     let address = flow.destination.ip();
-    // What comes in from outside for an address of the node is delivered to the node.
+    // Packets that enter the node for one of its addresses are delivered to the node.
     let is_delivered_here = index.node().owns(address) && !index.node().owns(flow.source);
     if is_delivered_here {
-        return (Outcome::None, reason::not_ours(index, flow));
+        return (FlowOutcome::None, reason::not_service_traffic(index, flow));
     }
     if let Some(owner) = index.cluster_ip_owner(address) {
-        return (Outcome::Reject, reason::undefined_port(index, flow, owner));
+        return (FlowOutcome::Reject, reason::undefined_port(index, flow, owner));
     }
     match index.service_cidrs().find(|network| network.contains(address)) {
-        Some(network) => (Outcome::Drop, reason::unallocated(address, network)),
-        None => (Outcome::None, reason::not_ours(index, flow)),
+        Some(network) => (FlowOutcome::Drop, Reason::UnallocatedAddress { address, network }),
+        None => (FlowOutcome::None, reason::not_service_traffic(index, flow)),
     }
 }
 
-fn without_frontend(flow: &Flow, source: Source, outcome: Outcome, reason: String) -> Verdict {
-    let plane = plane(flow, source, outcome, None);
-    Verdict { outcome, source, frontend: None, choices: Vec::new(), plane, reason }
+fn without_frontend(
+    index: &Index,
+    flow: &Flow,
+    source: Source,
+    outcome: FlowOutcome,
+    reason: Reason,
+) -> FlowVerdict {
+    FlowVerdict {
+        outcome,
+        source,
+        is_source_inferred: index.node().detect_local.is_by_interface(),
+        frontend: None,
+        choices: Vec::new(),
+        plane: plane(flow, source, outcome, None),
+        reason,
+    }
 }
 
-/// A connect hook knows neither the source address nor how to be silent, and SCTP does not pass it.
-fn plane(flow: &Flow, source: Source, outcome: Outcome, frontend: Option<&Frontend>) -> Plane {
+/// The connect hook knows no source address and cannot drop silently, and SCTP sockets do not pass it.
+fn plane(flow: &Flow, source: Source, outcome: FlowOutcome, frontend: Option<&Frontend>) -> Plane {
     let is_seen = source != Source::Outside && flow.protocol != Protocol::Sctp;
     let is_filtered = frontend.is_some_and(|frontend| !frontend.source_ranges.is_empty());
-    if is_seen && !is_filtered && outcome != Outcome::Drop { Plane::Socket } else { Plane::Packet }
+    if is_seen && !is_filtered && outcome != FlowOutcome::Drop { Plane::Socket } else { Plane::Packet }
 }

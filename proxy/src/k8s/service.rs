@@ -11,9 +11,8 @@ use super::{
 };
 use crate::model::{
     address::{IpFamily, PerFamily, parse_network},
-    policy::TrafficPolicy,
-    rare::Rare,
-    service::{Exclusion, PortInfo, ServiceInfo},
+    service::{Exclusion, PortInfo, ServiceInfo, TrafficPolicy},
+    small_list::SmallList,
 };
 
 const DEFAULT_AFFINITY_SECONDS: NonZeroU32 =
@@ -27,10 +26,10 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
         exclusion: exclusion(service, spec),
         has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
         cluster_ips: PerFamily::default(),
-        local_ips: Rare::default(),
+        local_ips: SmallList::default(),
         ports: Box::default(),
-        external_ips: Rare::default(),
-        vips: Rare::default(),
+        external_ips: SmallList::default(),
+        vips: SmallList::default(),
         source_ranges: PerFamily::default(),
         internal_policy: policy(spec.internal_traffic_policy.as_deref()),
         external_policy: external_policy(spec),
@@ -170,7 +169,7 @@ fn is_ours(entry: &LoadBalancerIngress) -> bool {
 }
 
 /// A zero-length prefix admits everybody: then there is nothing to filter, whatever else is listed.
-fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFamily<Rare<IpNetwork>> {
+fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFamily<SmallList<IpNetwork>> {
     let mut ranges = PerFamily::<Vec<IpNetwork>>::default();
     for (n, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         let text = text.trim();

@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::{
     address::PerFamily,
-    policy::TrafficPolicy,
-    service::{Exclusion, ServiceInfo},
+    service::{Exclusion, ServiceInfo, TrafficPolicy},
 };
 
 /// A Service that nothing is wrong with, with these fields of its spec replaced.

@@ -1,7 +1,7 @@
-//! Addresses as Kubernetes objects spell them: read leniently, kept canonically.
+//! Addresses in Kubernetes objects: lenient parsing, canonical values.
 //!
-//! Old objects carry spellings that strict parsers refuse and that kube-proxy accepts: leading zeros (decimal, not
-//! octal), IPv4 mapped into IPv6 (which counts as IPv4), and CIDRs with host bits.
+//! Old objects contain spellings that strict parsers refuse and kube-proxy accepts: leading zeros (decimal, not octal),
+//! IPv4-mapped IPv6 addresses (treated as IPv4), and CIDRs with host bits.
 
 use std::{
     borrow::Cow,
@@ -35,20 +35,55 @@ impl fmt::Display for IpFamily {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
+/// Declares the protocols, one per line: the name in the Kubernetes API and the IANA number.
+macro_rules! protocols {
+    ($($protocol:ident = $name:literal, $number:literal;)+) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Protocol {
+            $($protocol,)+
+        }
+
+        impl Protocol {
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$protocol => $name,)+
+                }
+            }
+
+            fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$protocol),)+
+                    _ => None,
+                }
+            }
+
+            /// The IANA protocol number.
+            pub const fn number(self) -> u8 {
+                match self {
+                    $(Self::$protocol => $number,)+
+                }
+            }
+
+            /// Returns `None` if no protocol has the number.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$protocol),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+protocols! {
+    Tcp = "TCP", 6;
+    Udp = "UDP", 17;
+    Sctp = "SCTP", 132;
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -56,21 +91,16 @@ impl fmt::Display for Protocol {
 #[error("`{0}` is not TCP, UDP or SCTP")]
 pub struct UnknownProtocol(pub String);
 
-/// Exactly the spelling of the API; the command line lets `tcp` pass too, by its own hand.
+/// Accepts the spelling of the Kubernetes API only. The command line converts to upper case before.
 impl FromStr for Protocol {
     type Err = UnknownProtocol;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "TCP" => Ok(Self::Tcp),
-            "UDP" => Ok(Self::Udp),
-            "SCTP" => Ok(Self::Sctp),
-            other => Err(UnknownProtocol(other.to_owned())),
-        }
+        Self::from_name(text).ok_or_else(|| UnknownProtocol(text.to_owned()))
     }
 }
 
-/// One value per address family: the families are two worlds that share nothing.
+/// One value per address family. The families share no state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PerFamily<T> {
     pub v4: T,
@@ -94,7 +124,7 @@ impl<T> PerFamily<T> {
 }
 
 impl PerFamily<Option<IpNetwork>> {
-    /// The first network of each family, which is all that kube-proxy looks at.
+    /// The first network of each family; kube-proxy ignores the others.
     pub fn first_of(networks: impl IntoIterator<Item = IpNetwork>) -> Self {
         let mut firsts = Self::default();
         for network in networks {
@@ -104,17 +134,18 @@ impl PerFamily<Option<IpNetwork>> {
     }
 }
 
+/// Returns `None` if the text is not an address, or has a zone.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     if text.contains(':') { parse_v6(text) } else { parse_v4(text).map(IpAddr::V4) }
 }
 
-/// An address and a prefix length, host bits masked off.
+/// Parses a CIDR and masks off its host bits.
 pub fn parse_network(text: &str) -> Option<IpNetwork> {
     let (address, length) = text.split_once('/')?;
     let length = decimal(length)?;
     match parse_ip(address)? {
         IpAddr::V4(v4) => {
-            // A length that was written for the mapped form counts the 96 bits in front of the IPv4 address too.
+            // The prefix length of an IPv4-mapped network includes the 96 bits before the IPv4 address.
             let length = if address.contains(':') { length.checked_sub(96)? } else { length };
             let network = Ipv4Network::new(v4, u8::try_from(length).ok()?).ok()?;
             Some(IpNetwork::V4(Ipv4Network::new(network.network(), network.prefix()).ok()?))
@@ -141,7 +172,7 @@ fn parse_v6(text: &str) -> Option<IpAddr> {
     Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
 }
 
-/// A group as the standard parser takes it: at most four digits, or a dotted tail without leading zeros.
+/// A group in the form that the standard parser accepts: at most four digits, or a dotted tail without leading zeros.
 fn plain_group(group: &str) -> Option<Cow<'_, str>> {
     if group.contains('.') {
         return Some(parse_v4(group)?.to_string().into());
@@ -150,7 +181,7 @@ fn plain_group(group: &str) -> Option<Cow<'_, str>> {
     Some(group[excess..].into())
 }
 
-/// Digits and nothing else: the standard parser would also take a sign.
+/// Digits only: the standard parser would also accept a sign.
 fn decimal(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()

@@ -1,5 +1,5 @@
-//! Session affinity: which backend a client was last sent to, per service port. The data plane keeps its own tables;
-//! this is what they have to amount to.
+//! Session affinity: the last backend of each client, per service port. This is the reference for the tables of the data
+//! plane.
 
 use std::{
     collections::HashMap,
@@ -10,26 +10,27 @@ use std::{
 
 use super::{frontend::View, service::ServicePortKey};
 
-/// Time since some beginning: the table reads no clock.
+/// Time since an arbitrary epoch: the table reads no clock.
 type Time = Duration;
 
 #[derive(Clone, Debug, Default)]
 pub struct AffinityTable {
-    remembered: HashMap<(ServicePortKey, IpAddr), Memory>,
+    entries: HashMap<(ServicePortKey, IpAddr), AffinityEntry>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Memory {
+struct AffinityEntry {
     backend: SocketAddr,
-    /// When the client last started a flow.
+    /// Start of the client's last flow.
     last_flow: Time,
-    /// As it was then: a changed timeout holds for new memories.
+    /// The timeout at that time: a changed timeout applies to new entries only.
     timeout: Duration,
 }
 
 impl AffinityTable {
-    /// The backend of a new flow. What is remembered counts only while it is permitted to this flow; otherwise `pick`
-    /// chooses among those that are, and that is remembered. All addresses of a service port share the memory.
+    /// Chooses the backend of a new flow. An entry is used only if its backend is permitted to this flow; otherwise `pick`
+    /// chooses among the permitted ones, and the entry is replaced. All addresses of a service port share one entry per
+    /// client. Returns `None` if no backend is permitted.
     pub fn choose(
         &mut self,
         service: &ServicePortKey,
@@ -41,8 +42,8 @@ impl AffinityTable {
     ) -> Option<SocketAddr> {
         let permitted = &view.backends;
         let key = (service.clone(), client);
-        let remembered = self.remembered.get(&key).filter(|memory| now < memory.last_flow + memory.timeout);
-        let remembered = remembered.filter(|_| timeout.is_some()).map(|memory| memory.backend);
+        let unexpired = self.entries.get(&key).filter(|entry| now < entry.last_flow + entry.timeout);
+        let remembered = unexpired.filter(|_| timeout.is_some()).map(|entry| entry.backend);
         let still_permitted =
             remembered.filter(|backend| permitted.iter().any(|other| other.address == *backend));
         let backend = match still_permitted {
@@ -52,9 +53,9 @@ impl AffinityTable {
         match timeout {
             Some(seconds) => {
                 let timeout = Duration::from_secs(seconds.get().into());
-                self.remembered.insert(key, Memory { backend, last_flow: now, timeout });
+                self.entries.insert(key, AffinityEntry { backend, last_flow: now, timeout });
             }
-            None => drop(self.remembered.remove(&key)),
+            None => drop(self.entries.remove(&key)),
         }
         Some(backend)
     }
@@ -81,23 +82,23 @@ mod tests {
         View::new(addresses.iter().map(backend).collect(), WhenEmpty::Reject)
     }
 
-    /// One flow: when, from whom, to which port of the Service, what is permitted, which of it chance would pick.
+    /// One flow: time, client, port of the Service, permitted backends, index that a random pick would return, result.
     type Step =
         (&'static str, u64, &'static str, &'static str, &'static [&'static str], usize, Option<&'static str>);
 
     #[test]
-    fn a_client_stays_where_it_was_while_that_is_permitted() {
+    fn a_client_keeps_its_backend_while_that_is_permitted() {
         let (a, b, c) = ("10.1.0.1:80", "10.1.0.2:80", "10.1.0.3:80");
         let all: &[&str] = Box::leak(Box::new([a, b, c]));
         let steps: [Step; 9] = [
-            ("the first flow goes where chance says", 0, "10.9.0.1", "http", all, 1, Some(b)),
+            ("the first flow gets a random backend", 0, "10.9.0.1", "http", all, 1, Some(b)),
             ("the second stays", 9, "10.9.0.1", "http", all, 2, Some(b)),
-            ("each flow starts the timer anew", 18, "10.9.0.1", "http", all, 2, Some(b)),
-            ("another client has its own memory", 18, "10.9.0.2", "http", all, 0, Some(a)),
+            ("each flow restarts the timer", 18, "10.9.0.1", "http", all, 2, Some(b)),
+            ("another client has its own entry", 18, "10.9.0.2", "http", all, 0, Some(a)),
             ("another port too", 18, "10.9.0.1", "https", all, 2, Some(c)),
-            ("after the timeout chance decides", 28, "10.9.0.1", "http", all, 0, Some(a)),
+            ("after the timeout the choice is random", 28, "10.9.0.1", "http", all, 0, Some(a)),
             (
-                "what is not permitted is not used",
+                "a backend that is not permitted is not used",
                 29,
                 "10.9.0.1",
                 "http",
@@ -105,18 +106,18 @@ mod tests {
                 1,
                 Some(c),
             ),
-            ("and forgotten", 30, "10.9.0.1", "http", all, 0, Some(c)),
-            ("nothing permitted, nothing chosen", 31, "10.9.0.1", "http", &[], 0, None),
+            ("and its entry is replaced", 30, "10.9.0.1", "http", all, 0, Some(c)),
+            ("no permitted backend, no choice", 31, "10.9.0.1", "http", &[], 0, None),
         ];
         let mut table = AffinityTable::default();
-        for (step, at, client, port, permitted, chance, want) in steps {
+        for (step, at, client, port, permitted, random, want) in steps {
             let service = ServicePortKey {
                 service: ServiceKey::new("shop", "web"),
                 port_name: port.into(),
                 protocol: Protocol::Tcp,
             };
             let (client, now) = (client.parse().unwrap(), Duration::from_secs(at));
-            let got = table.choose(&service, client, &view(permitted), TEN, now, |_| chance);
+            let got = table.choose(&service, client, &view(permitted), TEN, now, |_| random);
             assert_eq!(got.map(|backend| backend.to_string()).as_deref(), want, "{step}");
         }
     }
@@ -131,8 +132,8 @@ mod tests {
         let (client, now) = ("10.9.0.1".parse().unwrap(), Duration::from_secs(1));
         let view = view(&["10.1.0.1:80", "10.1.0.2:80"]);
         let mut table = AffinityTable::default();
-        for (timeout, chance, want) in [(TEN, 0, 0), (None, 1, 1), (TEN, 1, 1)] {
-            let got = table.choose(&service, client, &view, timeout, now, |_| chance);
+        for (timeout, random, want) in [(TEN, 0, 0), (None, 1, 1), (TEN, 1, 1)] {
+            let got = table.choose(&service, client, &view, timeout, now, |_| random);
             assert_eq!(got, Some(view.backends[want].address), "{timeout:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! Who can serve: an endpoint as the slices state it (`Candidate`), and as a frontend uses it (`Backend`).
+//! Endpoints: as slices define them (`Candidate`), and as a frontend uses them (`Backend`).
 
 use std::{
     fmt,
@@ -16,12 +16,13 @@ use super::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BackendState {
+    /// Ready; in `Frontend::serving` also serving and not ready, which only established flows may use.
     Ready,
-    /// Used only while nothing ready can be: it finishes what it has and still answers.
+    /// Used only if no ready endpoint can be: it is shutting down but still serves (KEP-1669).
     ServingTerminating,
 }
 
-/// One address that a flow may be sent to.
+/// An address and port that a flow may be translated to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Backend {
     pub address: SocketAddr,
@@ -29,20 +30,20 @@ pub struct Backend {
     pub state: BackendState,
 }
 
-/// One endpoint of a slice, whatever its state: whether it may serve depends on its siblings too.
+/// An endpoint of a slice, in any state. Whether it is used depends on the other endpoints of the service port too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub ip: IpAddr,
     pub is_ready: bool,
     pub is_serving: bool,
     pub is_terminating: bool,
-    /// It runs on this node.
+    /// On this node.
     pub is_local: bool,
-    /// Few clusters have any, and there are as many candidates as pods.
+    /// Boxed: few clusters use hints, and there are as many candidates as pods.
     pub hints: Option<Box<TopologyHints>>,
 }
 
-/// For whom an endpoint is meant.
+/// The zones and nodes whose clients should use an endpoint (KEP-2433, KEP-3015).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopologyHints {
     pub zones: Box<[ArcStr]>,
@@ -62,21 +63,22 @@ impl Candidate {
         self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
     }
 
-    /// Good enough when nothing is ready.
-    pub fn is_last_resort(&self) -> bool {
+    /// Whether it may be used if no endpoint is ready (KEP-1669).
+    pub fn is_serving_terminating(&self) -> bool {
         self.is_serving && self.is_terminating
     }
 }
 
-/// Slices and mirrored Endpoints share a namespace of names without meeting: a dump of a cluster holds both.
+/// The origin of a slice. Slices and mirrored Endpoints may have the same name: manifests made from a dump of a cluster
+/// contain both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SliceSource {
     Slice,
-    /// The nth slice that mirroring makes of one Endpoints object.
+    /// The nth slice mirrored from one Endpoints object.
     Endpoints(u32),
 }
 
-/// The identity of a slice, which stays when its label moves it to another Service.
+/// The identity of a slice. It does not change when a label assigns the slice to another Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SliceKey {
     pub namespace: ArcStr,
@@ -97,7 +99,7 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// What an EndpointSlice says about the backends of one Service in one family.
+/// The content of an EndpointSlice: endpoints of one Service in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceInfo {
     pub key: SliceKey,
@@ -105,11 +107,11 @@ pub struct SliceInfo {
     pub family: IpFamily,
     pub ports: Box<[SlicePort]>,
     pub candidates: Box<[Candidate]>,
-    /// When what it tells happened, where it says so.
+    /// Time of the change that led to this version (`endpoints.kubernetes.io/last-change-trigger-time`).
     pub triggered: Option<Timestamp>,
 }
 
-/// Slices that come and go together.
+/// Slices that are replaced as a whole.
 pub type Slices = Arc<[Arc<SliceInfo>]>;
 
 impl SliceInfo {

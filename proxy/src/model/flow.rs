@@ -1,12 +1,19 @@
-//! One flow, asked about before it starts: its first packet, and what becomes of it.
+//! One flow before it starts, and the verdict on it.
 
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
 };
 
-use super::{address::Protocol, backend::Backend, frontend::Frontend, node::Source};
+use super::{
+    address::Protocol,
+    backend::Backend,
+    frontend::Frontend,
+    node::Source,
+    reason::{INFERRED_SOURCE, Reason},
+};
 
+/// The first packet of a flow. The source port has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     pub source: IpAddr,
@@ -15,18 +22,18 @@ pub struct Flow {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum FlowOutcome {
     /// Translated to one of the permitted backends.
     Dnat,
-    /// Refused at once.
+    /// Refused at once: an ICMP error, or an error from the socket call (kube-proxy's rule G1).
     Reject,
-    /// Left without an answer.
+    /// Discarded silently.
     Drop,
     /// Not Service traffic: forwarded as it is.
     None,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for FlowOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dnat => "dnat",
@@ -37,12 +44,12 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Where the decision is made when every plane is on.
+/// The plane that decides if all planes are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Plane {
-    /// In the connect or sendmsg hook of the client's cgroup.
+    /// The connect or sendmsg hook of the client's cgroup.
     Socket,
-    /// Per packet: the decision needs a source address, or silence.
+    /// Per packet: the decision needs a source address, or the outcome is a silent drop.
     Packet,
 }
 
@@ -55,21 +62,31 @@ impl fmt::Display for Plane {
     }
 }
 
-/// A backend that the flow may get, and whether it would then carry the node's address as its source.
+/// A backend that the flow may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct BackendChoice {
     pub backend: Backend,
+    /// Whether the flow to it is masqueraded: by policy, or because it is a hairpin flow.
     pub masquerade: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    pub outcome: Outcome,
+pub struct FlowVerdict {
+    pub outcome: FlowOutcome,
     pub source: Source,
+    /// The class of the source is inferred: pods are detected by interface, which an address does not show.
+    pub is_source_inferred: bool,
     pub frontend: Option<Frontend>,
-    /// Everything the flow could reach: empty unless it is translated.
-    pub choices: Vec<Choice>,
+    /// All backends that the flow may get; empty unless it is translated.
+    pub choices: Vec<BackendChoice>,
     pub plane: Plane,
-    /// In words for an operator.
-    pub reason: String,
+    pub reason: Reason,
+}
+
+impl FlowVerdict {
+    /// The reason in words, with a note if it may be wrong about the source.
+    pub fn explanation(&self) -> String {
+        let note = if self.is_source_inferred && self.frontend.is_some() { INFERRED_SOURCE } else { "" };
+        format!("{}{note}", self.reason)
+    }
 }

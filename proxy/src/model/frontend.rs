@@ -1,4 +1,4 @@
-//! What a client dials, and the complete answer to "who may serve it from here".
+//! Frontends: the addresses that clients dial, each with the complete set of backends permitted on this node.
 
 use std::{
     fmt,
@@ -13,11 +13,10 @@ use super::{
     address::{IpFamily, Protocol},
     backend::Backend,
     node::Source,
-    policy::TrafficPolicy,
-    service::ServicePortKey,
+    service::{ServicePortKey, TrafficPolicy},
 };
 
-/// A NodePort is one wildcard frontend per family: which local addresses serve it is a property of the node.
+/// A NodePort is one wildcard frontend per family: the node determines the local addresses that serve it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendAddress {
     Ip(IpAddr),
@@ -61,8 +60,8 @@ impl fmt::Display for FrontendKey {
     }
 }
 
-/// In the order of precedence when one Service claims an address twice: source ranges guard a load-balancer address
-/// also when it is listed as an external one.
+/// In the order of precedence if one Service claims an address twice: source ranges apply to a load-balancer address
+/// even if it is also listed as an external IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     ClusterIp,
@@ -82,21 +81,21 @@ impl FrontendKind {
     }
 }
 
-/// What a client learns when a view has no backend.
+/// The treatment of a client whose view has no backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WhenEmpty {
-    /// Nobody in the cluster can serve: say so at once.
+    /// No endpoint in the cluster is usable: the client gets an error at once.
     Reject,
-    /// Somebody can, but not from here: silence lets a load balancer try elsewhere.
+    /// Endpoints on other nodes are usable, but not from here: a load balancer times out and tries another node.
     Drop,
 }
 
 /// The complete set of backends permitted to one class of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// Local ones first, then by address. Both views of a frontend are often one, and then share them.
+    /// Local backends first, then by address. Views of a frontend that are equal share the allocation.
     pub backends: Arc<[Backend]>,
-    /// How many of them are local.
+    /// Number of local backends.
     pub local: usize,
     pub when_empty: WhenEmpty,
 }
@@ -109,12 +108,12 @@ impl View {
     }
 }
 
-/// Whose flows get the node's address as their source. Hairpin flows do in any case.
+/// The clients whose flows are masqueraded. Hairpin flows always are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Masquerade {
     Never,
     Always,
-    /// A pod's network finds its way back by itself, anybody else's may not.
+    /// Replies to pods are routed back without SNAT; replies to other clients may not be.
     UnlessFromPod,
     FromNode,
 }
@@ -137,20 +136,20 @@ pub struct Frontend {
     pub service: ServicePortKey,
     /// The traffic policy that governs this kind of frontend.
     pub policy: TrafficPolicy,
-    /// For pods and for this node itself.
+    /// For clients in pods and on this node.
     pub internal: View,
-    /// For everybody else.
+    /// For all other clients.
     pub external: View,
-    /// This node's own name server, which answers in the place of all backends while it lives. It is none of them.
+    /// The node's own name server, which replaces all backends while it is alive. It is not one of them.
     pub served_here: Option<SocketAddr>,
-    /// Every serving endpoint, offered or not: flows that have one may keep it.
+    /// All serving endpoints, whether or not new flows may get them: established flows keep theirs.
     pub serving: Vec<Backend>,
     pub masquerade: Masquerade,
     pub affinity: Option<NonZeroU32>,
-    /// Not empty: sources outside of these networks are dropped before anything else is looked at.
+    /// If not empty, flows from other sources are dropped before any other rule applies.
     pub source_ranges: Vec<IpNetwork>,
-    /// Sources that pass although no range lists them: the Service's own load-balancer addresses, where the node is
-    /// allowed in. A process on the node that dials an address bound locally has that address as its source.
+    /// Sources admitted besides the ranges: the Service's own load-balancer addresses, if the node is in a range. A process
+    /// on the node that dials an address bound locally has that address as its source.
     pub extra_sources: Vec<IpAddr>,
 }
 

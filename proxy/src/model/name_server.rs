@@ -1,39 +1,29 @@
-//! The node's own name server, and the Service in whose place it answers.
+//! The node's own name server, and the Service that it serves in place of the Service's endpoints.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
-    address::{IpFamily, Protocol},
-    frontend::{FrontendKey, FrontendKind},
-    node::LocalNode,
+    address::IpFamily,
     service::{ServiceInfo, ServiceKey},
 };
 
-/// The port that names are asked at, whatever port the server has.
+/// The port of the frontends that the server serves; its own port may differ.
 pub const PORT: u16 = 53;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameServer {
     /// The cluster's DNS Service.
     pub service: ServiceKey,
-    /// Where it listens; nothing: at port 53 of the node's primary addresses.
+    /// Listening addresses; `None`: port 53 of the node's primary addresses.
     pub listens: Option<Vec<SocketAddr>>,
-    /// What is served as if it were a ClusterIP of that Service, too.
+    /// Addresses served as additional ClusterIPs of the Service, on this node only.
     pub local_addresses: Vec<IpAddr>,
 }
 
 impl NameServer {
-    /// Whether a frontend is one that this server answers for. Clients outside have other kinds of them.
-    pub fn answers(&self, key: &FrontendKey, kind: FrontendKind, service: &ServiceKey) -> bool {
-        kind == FrontendKind::ClusterIp
-            && key.port == PORT
-            && key.protocol != Protocol::Sctp
-            && *service == self.service
-    }
-
-    /// Where pods and the node reach it: at the node's primary address, if it listens there.
-    pub fn address(&self, family: IpFamily, node: &LocalNode) -> Option<SocketAddr> {
-        let primary = node.primary(family);
+    /// The address at which pods and the node reach it: the node's primary address of a family, if it listens there.
+    pub fn address(&self, primary: IpAddr) -> Option<SocketAddr> {
+        let family = IpFamily::of(primary);
         let Some(listens) = &self.listens else {
             return is_reachable(primary).then(|| SocketAddr::new(primary, PORT));
         };
@@ -44,23 +34,24 @@ impl NameServer {
         reachable.find(|address| address.ip() == primary).or(first).copied()
     }
 
-    /// Whether an endpoint of the Service is this very server: when it is gone, so is that.
-    pub fn is_at(&self, endpoint: SocketAddr, node: &LocalNode) -> bool {
+    /// Whether an endpoint of the Service is this server: both are alive or neither. `is_own` says whether the node has the
+    /// endpoint's address.
+    pub fn is_endpoint(&self, endpoint: SocketAddr, is_own: bool) -> bool {
         match &self.listens {
             Some(listens) => listens.contains(&endpoint),
-            None => endpoint.port() == PORT && node.owns(endpoint.ip()),
+            None => endpoint.port() == PORT && is_own,
         }
     }
 
-    /// Gives its Service the addresses that are wanted besides.
-    pub fn extend(&self, service: &mut ServiceInfo) {
+    /// Adds the local addresses to the Service, if it is the one served.
+    pub fn add_local_addresses(&self, service: &mut ServiceInfo) {
         if service.key == self.service {
             service.local_ips = self.local_addresses.clone().into();
         }
     }
 }
 
-/// Every pod has a loopback and link-local addresses of its own.
+/// Loopback and link-local addresses are not reachable from pods, which have their own.
 fn is_reachable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && v4 != Ipv4Addr::UNSPECIFIED,
@@ -71,13 +62,10 @@ fn is_reachable(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::policy::Policy;
 
     #[test]
     fn it_is_reached_at_the_primary_address_if_it_listens_there() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let policy = Policy { node_addresses: ["10.0.0.1", "fd00::1"].map(ip).into(), ..Policy::default() };
-        let node = LocalNode::new(&policy, None);
         for (listens, v4, v6) in [
             (None, Some("10.0.0.1:53"), Some("[fd00::1]:53")),
             (Some(&["10.0.0.9:53", "10.0.0.1:53"][..]), Some("10.0.0.1:53"), None),
@@ -95,9 +83,9 @@ mod tests {
                 listens: listens.clone(),
                 local_addresses: Vec::new(),
             };
-            for (family, want) in [(IpFamily::V4, v4), (IpFamily::V6, v6)] {
+            for (primary, want) in [("10.0.0.1", v4), ("fd00::1", v6)] {
                 let want = want.map(|text: &str| text.parse::<SocketAddr>().unwrap());
-                assert_eq!(server.address(family, &node), want, "{listens:?} {family}");
+                assert_eq!(server.address(ip(primary)), want, "{listens:?} {primary}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The node we run on: which addresses are its own, which traffic comes from pods, where NodePorts are served.
+//! This node: its addresses, the classification of sources, and the addresses that serve NodePorts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,10 +7,10 @@ use ipnetwork::IpNetwork;
 use super::{
     address::{IpFamily, PerFamily},
     policy::{DetectLocal, NodePortAddresses, Policy},
-    topology::Place,
+    topology::Location,
 };
 
-/// What the Node object of this node says, as far as Services care.
+/// The fields of this node's Node object that affect Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeInfo {
     pub name: String,
@@ -18,11 +18,11 @@ pub struct NodeInfo {
     pub addresses: Vec<IpAddr>,
     pub zone: String,
     pub pod_cidrs: Vec<IpNetwork>,
-    /// Not being deleted, neither by its owner nor by the cluster autoscaler: new load-balancer traffic may come.
+    /// Neither deleted nor tainted by the cluster autoscaler for deletion: load balancers may send new traffic (KEP-3836).
     pub is_eligible: bool,
 }
 
-/// Who a flow comes from. A pod's address that is also the node's counts as a pod's.
+/// The class of a flow's source. An address that is both in the pod range and the node's is a pod's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     Pod,
@@ -30,16 +30,16 @@ pub enum Source {
     Outside,
 }
 
-/// Flags and Node object put together. Whoever changes either builds it anew.
+/// Flags and Node object combined. Rebuilt when either changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalNode {
     pub name: String,
     pub zone: String,
     pub addresses: Vec<IpAddr>,
-    /// The addresses that count as a pod's; none: nothing tells pods from others in this family.
+    /// The addresses of pods; `None`: pods are not detected in this family.
     pub pod_range: PerFamily<Option<IpNetwork>>,
     pub detect_local: DetectLocal,
-    /// An empty list restricts nothing.
+    /// Unrestricted if empty.
     nodeports: PerFamily<Vec<IpNetwork>>,
     localhost_nodeports: bool,
 }
@@ -58,15 +58,15 @@ impl LocalNode {
         }
     }
 
-    pub fn place(&self) -> Place<'_> {
-        Place { node: &self.name, zone: &self.zone }
+    pub fn location(&self) -> Location<'_> {
+        Location { node: &self.name, zone: &self.zone }
     }
 
     pub fn has_detector(&self, family: IpFamily) -> bool {
         self.detect_local.is_by_interface() || self.pod_range.get(family).is_some()
     }
 
-    /// The address that stands for the node in its family; loopback while none is known.
+    /// The node's primary address of a family; loopback while none is known.
     pub fn primary(&self, family: IpFamily) -> IpAddr {
         primary(&self.addresses, family).unwrap_or(match family {
             IpFamily::V4 => Ipv4Addr::LOCALHOST.into(),
@@ -89,20 +89,27 @@ impl LocalNode {
         address.is_loopback() || self.addresses.contains(&address)
     }
 
-    /// Nothing restricts them in this family.
-    pub fn nodeports_are_everywhere(&self, family: IpFamily) -> bool {
+    /// Whether every local address of the family serves NodePorts.
+    pub fn nodeports_are_unrestricted(&self, family: IpFamily) -> bool {
         let ranges = self.nodeports.get(family);
         ranges.is_empty() || ranges.iter().any(|range| range.prefix() == 0)
     }
 
-    /// Whether this local address serves NodePorts. Loopback obeys its switch alone, and never on IPv6: there is no
-    /// way to masquerade ::1 away.
+    /// Whether an address of the node serves NodePorts. Loopback depends on `--localhost-nodeports` alone; ::1 never serves
+    /// them, as the kernel has no route_localnet for IPv6.
     pub fn serves_nodeports(&self, address: IpAddr) -> bool {
-        (address.is_loopback() || self.addresses.contains(&address)) && self.would_serve_nodeports(address)
+        (address.is_loopback() || self.addresses.contains(&address)) && self.nodeports_include(address)
     }
 
-    /// The same for an address that is local whatever the Node object says, because an interface has it.
-    pub fn would_serve_nodeports(&self, address: IpAddr) -> bool {
+    /// Whether the flow's destination serves NodePorts to the flow's source. Each network namespace has its own loopback:
+    /// only a client on the node reaches the node's.
+    pub fn serves_nodeport_to(&self, address: IpAddr, source: IpAddr) -> bool {
+        self.serves_nodeports(address) && (!address.is_loopback() || self.owns(source))
+    }
+
+    /// Whether an address would serve NodePorts, given that it is local because an interface has it, even if the Node object
+    /// does not list it.
+    pub fn nodeports_include(&self, address: IpAddr) -> bool {
         if address.is_loopback() {
             return address.is_ipv4() && self.localhost_nodeports;
         }
@@ -111,7 +118,7 @@ impl LocalNode {
     }
 }
 
-/// Those of the flags, else the Node object's; the bind address first of all.
+/// The addresses of the flags, or else of the Node object; the bind address comes first.
 fn node_addresses(policy: &Policy, node: Option<&NodeInfo>) -> Vec<IpAddr> {
     let mut addresses = match node {
         Some(node) if policy.node_addresses.is_empty() => node.addresses.clone(),
@@ -134,14 +141,14 @@ fn pod_range(policy: &Policy, node: Option<&NodeInfo>) -> PerFamily<Option<IpNet
     match policy.detect_local {
         DetectLocal::ClusterCidr => of_cluster,
         DetectLocal::NodeCidr => of_node,
-        // An address cannot tell its interface: the ranges of pods are the closest guess there is.
+        // An address does not show its interface: the pod ranges are the best approximation.
         DetectLocal::BridgeInterface | DetectLocal::InterfaceNamePrefix => {
             PerFamily { v4: of_node.v4.or(of_cluster.v4), v6: of_node.v6.or(of_cluster.v6) }
         }
     }
 }
 
-/// The ranges per family; none means every local address.
+/// The ranges per family; an empty list means every local address.
 fn nodeport_ranges(policy: &Policy, addresses: &[IpAddr]) -> PerFamily<Vec<IpNetwork>> {
     let ranges = match &policy.nodeport_addresses {
         NodePortAddresses::Cidrs(cidrs) => cidrs.clone(),
@@ -155,7 +162,7 @@ fn nodeport_ranges(policy: &Policy, addresses: &[IpAddr]) -> PerFamily<Vec<IpNet
     PerFamily { v4, v6 }
 }
 
-/// A list of ranges that leaves loopback out shuts it, as it does in kube-proxy; `primary` says nothing about it.
+/// A list of ranges without loopback disables NodePorts on it, as in kube-proxy; `primary` does not affect it.
 fn serves_localhost(policy: &Policy) -> bool {
     let mut v4 = match &policy.nodeport_addresses {
         NodePortAddresses::Primary => return policy.localhost_nodeports,

@@ -1,4 +1,4 @@
-//! The policies: what a Service asks for, and what this node was told on its command line.
+//! The policy of this node: the flags that change the meaning of Services.
 
 use std::net::IpAddr;
 
@@ -6,22 +6,15 @@ use ipnetwork::IpNetwork;
 
 use super::{address::PerFamily, name_server::NameServer};
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum TrafficPolicy {
-    #[default]
-    Cluster,
-    Local,
-}
-
-/// On which local addresses NodePorts are served.
+/// The local addresses on which NodePorts are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodePortAddresses {
     Primary,
-    /// A family without an entry is unrestricted, even when the other one has entries.
+    /// A family without an entry is unrestricted, even if the other family has entries.
     Cidrs(Vec<IpNetwork>),
 }
 
-/// How the traffic of pods is told from other traffic.
+/// How traffic from pods is detected (`--detect-local-mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetectLocal {
     ClusterCidr,
@@ -31,35 +24,34 @@ pub enum DetectLocal {
 }
 
 impl DetectLocal {
-    /// Modes that look at where a packet enters, which no address can tell.
+    /// Whether pods are detected by the interface that a packet enters, which no address shows.
     pub fn is_by_interface(self) -> bool {
         matches!(self, Self::BridgeInterface | Self::InterfaceNamePrefix)
     }
 }
 
-/// The flags that change what Services mean on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub node_name: String,
-    /// Primary ones first; empty: take the Node object's.
+    /// Primary addresses first; empty: those of the Node object.
     pub node_addresses: Vec<IpAddr>,
-    /// Stands before all of them, whoever names them.
+    /// The primary address of its family, before those of the flags or the Node object.
     pub bind_address: Option<IpAddr>,
     pub nodeport_addresses: NodePortAddresses,
     pub localhost_nodeports: bool,
     pub cluster_cidrs: PerFamily<Option<IpNetwork>>,
     pub detect_local: DetectLocal,
-    /// The bridge, or the prefix, by which a mode that goes by interfaces tells pods.
+    /// The bridge, or the name prefix, for the modes that detect pods by interface.
     pub pod_interface: Option<String>,
     pub masquerade_all: bool,
-    /// Whether externalIPs count at all.
+    /// Whether externalIPs are served.
     pub external_ips: bool,
-    /// None: this node answers no names.
+    /// `None` if this node serves no DNS.
     pub name_server: Option<NameServer>,
 }
 
 impl Policy {
-    /// Whether what enters through an interface, perhaps a port of a bridge, counts as a pod's (kube-proxy's rule F8).
+    /// Whether packets that enter through an interface, or through a port of `bridge`, are from pods (kube-proxy's rule F8).
     pub fn is_pod_interface(&self, name: &str, bridge: Option<&str>) -> bool {
         let Some(wanted) = self.pod_interface.as_deref() else { return false };
         match self.detect_local {

@@ -1,4 +1,4 @@
-//! A Service as the load balancer sees it: its identity, its addresses, its ports and its policies.
+//! A Service for the load balancer: its identity, addresses, ports and policies.
 
 use std::{fmt, net::IpAddr, num::NonZeroU32};
 
@@ -7,9 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::{
     address::{IpFamily, PerFamily, Protocol},
-    frontend::{FrontendAddress, FrontendKey, FrontendKind},
-    policy::TrafficPolicy,
-    rare::Rare,
+    small_list::SmallList,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,7 +28,7 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// What everything is keyed on: backends, affinity, counters.
+/// A service port: the key of backends, affinity and counters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortKey {
     pub service: ServiceKey,
@@ -55,14 +53,22 @@ pub struct PortInfo {
     pub node_port: Option<u16>,
 }
 
-/// Why a Service is none of the load balancer's business.
+/// internalTrafficPolicy or externalTrafficPolicy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+/// Why a Service is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exclusion {
-    /// It carries the `service-proxy-name` label, whatever its value.
+    /// It has the label `service.kubernetes.io/service-proxy-name`, with any value.
     ForeignProxy,
     ExternalName,
     Headless,
-    /// Nobody has assigned a ClusterIP yet.
+    /// No ClusterIP is assigned yet.
     NoClusterIp,
 }
 
@@ -70,17 +76,17 @@ pub enum Exclusion {
 pub struct ServiceInfo {
     pub key: ServiceKey,
     pub exclusion: Option<Exclusion>,
-    /// A Service without one gets its backends from whoever writes them, Endpoints objects included.
+    /// Without a selector, endpoints are written by a user or a controller, possibly as an Endpoints object.
     pub has_selector: bool,
     pub cluster_ips: PerFamily<Option<IpAddr>>,
-    /// Addresses that this node serves as if they were ClusterIPs.
-    pub local_ips: Rare<IpAddr>,
+    /// Addresses that this node alone serves as ClusterIPs.
+    pub local_ips: SmallList<IpAddr>,
     pub ports: Box<[PortInfo]>,
-    pub external_ips: Rare<IpAddr>,
-    pub vips: Rare<IpAddr>,
-    pub source_ranges: PerFamily<Rare<IpNetwork>>,
+    pub external_ips: SmallList<IpAddr>,
+    pub vips: SmallList<IpAddr>,
+    pub source_ranges: PerFamily<SmallList<IpNetwork>>,
     pub internal_policy: TrafficPolicy,
-    /// Already `Cluster` where the type of the Service makes `Local` meaningless.
+    /// `Cluster` if the type of the Service gives `Local` no meaning.
     pub external_policy: TrafficPolicy,
     pub affinity: Option<NonZeroU32>,
     pub health_check_node_port: Option<u16>,
@@ -91,7 +97,7 @@ impl ServiceInfo {
         self.exclusion.is_none()
     }
 
-    /// Where clients inside of the cluster find it; nowhere if it is none of ours.
+    /// The ClusterIPs of a served Service, and the addresses served like them; empty if the Service is not served.
     pub fn served_cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
         let families = IpFamily::BOTH.into_iter().filter(|_| self.is_served());
         let local = self.local_ips.iter().copied().filter(|_| self.is_served());
@@ -110,54 +116,15 @@ impl ServiceInfo {
         of_family(&self.vips, family)
     }
 
-    /// Whether clients from outside the cluster have an address to dial, in this family.
+    /// Whether the port has an address of this family for clients outside the cluster.
     pub fn is_externally_accessible(&self, port: &PortInfo, family: IpFamily) -> bool {
         port.node_port.is_some()
             || self.vips_of(family).next().is_some()
             || of_family(&self.external_ips, family).next().is_some()
     }
-
-    /// Every address under which clients may dial this Service, each with the port it belongs to.
-    pub fn frontends(&self) -> Vec<(FrontendKey, FrontendKind, &PortInfo)> {
-        let mut frontends = Vec::with_capacity(self.ports.len());
-        for family in IpFamily::BOTH {
-            let Some(cluster_ip) = self.cluster_ips.get(family) else { continue };
-            for port in &self.ports {
-                self.addresses(*cluster_ip, port, family, |address, number, kind| {
-                    frontends.push((
-                        FrontendKey { address, port: number, protocol: port.protocol },
-                        kind,
-                        port,
-                    ));
-                });
-            }
-        }
-        frontends
-    }
-
-    fn addresses(
-        &self,
-        cluster_ip: IpAddr,
-        port: &PortInfo,
-        family: IpFamily,
-        mut add: impl FnMut(FrontendAddress, u16, FrontendKind),
-    ) {
-        add(FrontendAddress::Ip(cluster_ip), port.port, FrontendKind::ClusterIp);
-        for ip in of_family(&self.local_ips, family) {
-            add(FrontendAddress::Ip(ip), port.port, FrontendKind::ClusterIp);
-        }
-        for vip in self.vips_of(family) {
-            add(FrontendAddress::Ip(vip), port.port, FrontendKind::LoadBalancer);
-        }
-        for ip in of_family(&self.external_ips, family) {
-            add(FrontendAddress::Ip(ip), port.port, FrontendKind::ExternalIp);
-        }
-        if let Some(node_port) = port.node_port {
-            add(FrontendAddress::NodePort(family), node_port, FrontendKind::NodePort);
-        }
-    }
 }
 
-fn of_family(addresses: &[IpAddr], family: IpFamily) -> impl Iterator<Item = IpAddr> {
+/// The addresses of one family.
+pub fn of_family(addresses: &[IpAddr], family: IpFamily) -> impl Iterator<Item = IpAddr> {
     addresses.iter().copied().filter(move |address| IpFamily::of(*address) == family)
 }

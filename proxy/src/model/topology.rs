@@ -1,4 +1,5 @@
-//! Which endpoints of a service port may be used from this node: readiness, topology hints, the terminating fallback.
+//! The endpoints of a service port that this node may use: readiness, topology hints, and terminating endpoints as the
+//! fallback (kube-proxy's rules D1 to D9).
 
 use std::net::SocketAddr;
 
@@ -6,27 +7,27 @@ use arcstr::ArcStr;
 
 use super::{
     backend::{Backend, BackendState, Candidate},
-    policy::TrafficPolicy,
+    service::TrafficPolicy,
 };
 
-/// Where we are, as far as hints care.
+/// This node's name and zone, which topology hints refer to.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct Location<'a> {
     pub node: &'a str,
     pub zone: &'a str,
 }
 
-/// The endpoints of a service port in one family by their addresses, in order, each once.
+/// The endpoints of a service port in one family, sorted by address, without duplicates.
 pub type Candidates<'a> = [(SocketAddr, &'a Candidate)];
 
-/// Which of the two sets the policies of a service port ask for.
+/// The endpoint sets that the policies of a service port require (kube-proxy's rule B11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uses {
+pub struct RequiredSets {
     pub cluster: bool,
     pub local: bool,
 }
 
-impl Uses {
+impl RequiredSets {
     pub fn of(internal: TrafficPolicy, external: TrafficPolicy, is_externally_accessible: bool) -> Self {
         let internal_local = internal == TrafficPolicy::Local;
         Self {
@@ -36,45 +37,46 @@ impl Uses {
     }
 }
 
-/// The endpoints of one service port in one family, sorted by what they may be used for.
+/// The endpoints of one service port in one family, by use (kube-proxy's rules D3 and D4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSets {
     pub cluster: Vec<Backend>,
     pub local: Vec<Backend>,
-    /// Every serving endpoint, offered or not: flows that have one may keep it (kube-proxy's rule L3).
+    /// All serving endpoints, whether or not new flows may get them: established flows keep theirs (kube-proxy's rule L3).
     pub serving: Vec<Backend>,
-    /// Whether anybody anywhere can serve: tells "refuse" from "not from here".
+    /// Whether the service port is not empty (kube-proxy's rule D7): decides between REJECT and DROP if a set is empty.
     pub has_any: bool,
-    /// What narrowed the cluster set down.
-    pub hints: Hints,
-    /// How many endpoints there are in any state, and how many of them could serve somebody.
-    pub known: usize,
-    pub able: usize,
+    /// The topology hints in effect on the cluster set.
+    pub hints: HintMode,
+    /// Number of endpoints in any state.
+    pub total: usize,
+    /// Number of endpoints that some node may use.
+    pub usable: usize,
 }
 
 impl EndpointSets {
-    pub fn new(candidates: &Candidates<'_>, uses: Uses, place: Place<'_>) -> Self {
+    pub fn new(candidates: &Candidates<'_>, required: RequiredSets, location: Location<'_>) -> Self {
         let ready = candidates.iter().map(|(_, candidate)| *candidate).filter(|c| c.is_ready);
-        let hints = Hints::in_force(ready, place);
-        let cluster = if uses.cluster { cluster_set(candidates, hints, place) } else { Vec::new() };
-        let local = if uses.local { local_set(candidates) } else { Vec::new() };
-        let able = candidates.iter().filter(|(_, candidate)| can_serve(candidate)).count();
-        let has_any = !cluster.is_empty() || (uses.local && able > 0);
+        let hints = HintMode::in_effect(ready, location);
+        let cluster = if required.cluster { cluster_set(candidates, hints, location) } else { Vec::new() };
+        let local = if required.local { local_set(candidates) } else { Vec::new() };
+        let usable = candidates.iter().filter(|(_, candidate)| is_usable(candidate)).count();
+        let has_any = !cluster.is_empty() || (required.local && usable > 0);
         let serving = serving_set(candidates);
-        Self { cluster, local, serving, has_any, hints, known: candidates.len(), able }
+        Self { cluster, local, serving, has_any, hints, total: candidates.len(), usable }
     }
 }
 
-fn can_serve(candidate: &Candidate) -> bool {
-    candidate.is_ready || candidate.is_last_resort()
+fn is_usable(candidate: &Candidate) -> bool {
+    candidate.is_ready || candidate.is_serving_terminating()
 }
 
-fn cluster_set(candidates: &Candidates<'_>, hints: Hints, place: Place<'_>) -> Vec<Backend> {
-    ready_or_last_resort(candidates, |c| hints.allow(c, place), |_| true)
+fn cluster_set(candidates: &Candidates<'_>, hints: HintMode, location: Location<'_>) -> Vec<Backend> {
+    ready_or_terminating(candidates, |c| hints.allow(c, location), |_| true)
 }
 
 fn local_set(candidates: &Candidates<'_>) -> Vec<Backend> {
-    ready_or_last_resort(candidates, |c| c.is_local, |c| c.is_local)
+    ready_or_terminating(candidates, |c| c.is_local, |c| c.is_local)
 }
 
 fn serving_set(candidates: &Candidates<'_>) -> Vec<Backend> {
@@ -84,7 +86,7 @@ fn serving_set(candidates: &Candidates<'_>) -> Vec<Backend> {
     serving
 }
 
-fn ready_or_last_resort(
+fn ready_or_terminating(
     candidates: &Candidates<'_>,
     may_use_ready: impl Fn(&Candidate) -> bool,
     may_use_terminating: impl Fn(&Candidate) -> bool,
@@ -93,7 +95,9 @@ fn ready_or_last_resort(
     if !ready.is_empty() {
         return ready;
     }
-    select(candidates, BackendState::ServingTerminating, |c| c.is_last_resort() && may_use_terminating(c))
+    select(candidates, BackendState::ServingTerminating, |c| {
+        c.is_serving_terminating() && may_use_terminating(c)
+    })
 }
 
 fn select(
@@ -111,36 +115,36 @@ fn select(
     selected
 }
 
-/// Which kind of topology hint narrows the cluster set. One ready endpoint without a hint disables its kind, for a
-/// half-hinted Service would overload the hinted endpoints.
+/// The kind of topology hint that narrows the cluster set. One ready endpoint without a hint disables that kind of hint:
+/// otherwise the endpoints with hints would be overloaded (kube-proxy's rule D2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hints {
+pub enum HintMode {
     None,
     SameNode,
     SameZone,
 }
 
-impl Hints {
-    fn in_force<'a>(ready: impl Iterator<Item = &'a Candidate> + Clone, place: Place<'_>) -> Self {
+impl HintMode {
+    fn in_effect<'a>(ready: impl Iterator<Item = &'a Candidate> + Clone, location: Location<'_>) -> Self {
         let all_and_one = |hints: fn(&Candidate) -> &[ArcStr], name: &str| {
             !name.is_empty()
                 && ready.clone().all(|c| !hints(c).is_empty())
                 && ready.clone().any(|c| hints(c).iter().any(|hint| **hint == *name))
         };
-        if all_and_one(Candidate::node_hints, place.node) {
+        if all_and_one(Candidate::node_hints, location.node) {
             Self::SameNode
-        } else if all_and_one(Candidate::zone_hints, place.zone) {
+        } else if all_and_one(Candidate::zone_hints, location.zone) {
             Self::SameZone
         } else {
             Self::None
         }
     }
 
-    fn allow(self, candidate: &Candidate, place: Place<'_>) -> bool {
+    fn allow(self, candidate: &Candidate, location: Location<'_>) -> bool {
         match self {
             Self::None => true,
-            Self::SameNode => candidate.node_hints().iter().any(|hint| **hint == *place.node),
-            Self::SameZone => candidate.zone_hints().iter().any(|hint| **hint == *place.zone),
+            Self::SameNode => candidate.node_hints().iter().any(|hint| **hint == *location.node),
+            Self::SameZone => candidate.zone_hints().iter().any(|hint| **hint == *location.zone),
         }
     }
 }

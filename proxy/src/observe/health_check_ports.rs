@@ -105,11 +105,11 @@ fn health(index: &Index, key: &ServiceKey) -> Option<ServiceHealth> {
 fn addresses(index: &Index, local: &BTreeSet<IpAddr>) -> PerFamily<BTreeSet<IpAddr>> {
     let node = index.node();
     let of = |family: IpFamily, all: IpAddr| {
-        if node.nodeports_are_everywhere(family) {
+        if node.nodeports_are_unrestricted(family) {
             return BTreeSet::from([all]);
         }
         let listed = local.iter().copied().filter(|address| IpFamily::of(*address) == family);
-        listed.filter(|address| !address.is_loopback() && node.would_serve_nodeports(*address)).collect()
+        listed.filter(|address| !address.is_loopback() && node.nodeports_include(*address)).collect()
     };
     PerFamily {
         v4: of(IpFamily::V4, Ipv4Addr::UNSPECIFIED.into()),

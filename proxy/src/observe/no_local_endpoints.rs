@@ -6,8 +6,7 @@ use super::agent_state::AgentState;
 use crate::model::{
     address::IpFamily,
     frontend::{Frontend, FrontendKey, FrontendKind, View, WhenEmpty},
-    policy::TrafficPolicy,
-    service::ServicePortKey,
+    service::{ServicePortKey, TrafficPolicy},
 };
 
 /// Few, so they are counted anew each time.

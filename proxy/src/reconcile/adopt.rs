@@ -1,7 +1,7 @@
-//! Taking over maps that an earlier agent left, at whatever instant it died.
+//! Adoption of the maps of an earlier agent, which may have died at any instant.
 //!
-//! What programs can reach stays as it is and in use; everything else is free. Nothing is written but the removal of
-//! what cannot be understood, of what leads nowhere, and of backends that no service port owns.
+//! Entries that programs can reach are unchanged and in use; all others are free. The only writes remove entries that cannot
+//! be parsed, frontends without a valid descriptor, and backends without a service port.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -9,11 +9,12 @@ use arcstr::ArcStr;
 use proxy_ebpf::abi::{BackendFlags, Descriptor};
 
 use super::{
-    Epoch, Reconciler, Retired,
+    encode,
     ids::{Ids, Runs},
     maps::{Extent, LbMaps, MapError},
-    owned_runs, plan,
     ranges::RangeSets,
+    reconciler::{Reconciler, owned_runs},
+    retired::{Epoch, Retired},
     services::{Services, parse_label, retire},
 };
 use crate::model::{
@@ -22,18 +23,18 @@ use crate::model::{
     service::{ServiceKey, ServicePortKey},
 };
 
-/// Names that many service ports have in common, kept once: those of namespaces and of ports.
+/// Shared copies of names that many service ports have in common: those of namespaces and of ports.
 #[derive(Default)]
-struct Repeated(HashSet<ArcStr>);
+struct Interner(HashSet<ArcStr>);
 
-impl Repeated {
-    fn share(&mut self, key: ServicePortKey) -> ServicePortKey {
+impl Interner {
+    fn intern_key(&mut self, key: ServicePortKey) -> ServicePortKey {
         let ServicePortKey { service: ServiceKey { namespace, name }, port_name, protocol } = key;
-        let service = ServiceKey { namespace: self.one(namespace), name };
-        ServicePortKey { service, port_name: self.one(port_name), protocol }
+        let service = ServiceKey { namespace: self.intern(namespace), name };
+        ServicePortKey { service, port_name: self.intern(port_name), protocol }
     }
 
-    fn one(&mut self, name: ArcStr) -> ArcStr {
+    fn intern(&mut self, name: ArcStr) -> ArcStr {
         if let Some(known) = self.0.get(&name) {
             return known.clone();
         }
@@ -43,8 +44,8 @@ impl Repeated {
 }
 
 impl<M: LbMaps> Reconciler<M> {
-    /// Reads back everything the maps hold. Call it after a grace period: what is unreachable here may still be in
-    /// the hands of a program that began under the previous agent.
+    /// Reads back the state of the maps. Call it after a grace period: a program that started under the previous agent may
+    /// still read entries that are unreachable here.
     pub fn adopt(mut maps: M) -> Result<Self, MapError> {
         let capacity = maps.capacity();
         let extent = maps.extent()?;
@@ -55,7 +56,7 @@ impl<M: LbMaps> Reconciler<M> {
         let mut reconciler = Self {
             services,
             frontend_ids: Ids::new(0, capacity.frontends, frontends.values().copied()),
-            // Descriptor 0 means none.
+            // Descriptor 0 means no descriptor.
             descriptor_ids: Ids::new(1, capacity.descriptors, published.iter().copied()),
             slots: Runs::new(capacity.slots, descriptors.iter().flat_map(owned_runs)),
             frontends,
@@ -63,7 +64,7 @@ impl<M: LbMaps> Reconciler<M> {
             maps,
             retired: orphans,
             created: Vec::new(),
-            unsettled: BTreeSet::new(),
+            incomplete: BTreeSet::new(),
             waiting: BTreeMap::new(),
             epoch: Epoch::default(),
         };
@@ -75,7 +76,7 @@ impl<M: LbMaps> Reconciler<M> {
     }
 }
 
-/// Every frontend whose descriptor is its own; the others are taken away.
+/// The frontends whose descriptors have their keys; the others are removed.
 fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<FrontendKey, u32>, MapError> {
     let capacity = maps.capacity();
     let mut frontends = HashMap::new();
@@ -83,14 +84,14 @@ fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<Fro
         let published = maps.published(index);
         let descriptor = maps.descriptor(published);
         let is_own = descriptor.frontend == index
-            && plan::frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
+            && encode::frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
         let is_sound = published < capacity.descriptors
             && owned_runs(&descriptor)
                 .all(|(offset, length)| offset.saturating_add(length) <= capacity.slots);
         if is_own && is_sound {
             frontends.insert(key, index);
         } else {
-            tracing::warn!(frontend = %key, id = index, "frontend with a broken state removed");
+            tracing::warn!(frontend = %key, id = index, "removed frontend with invalid state");
             maps.remove_frontend(key)?;
         }
     }
@@ -98,7 +99,7 @@ fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<Fro
     Ok(frontends)
 }
 
-/// Indices that no key leads to, left by a death between the flip and the insertion, or after a removal.
+/// Clears indices that no key references, left by an agent that died between flip and insertion, or after a removal.
 fn clear_unreachable(maps: &mut impl LbMaps, extent: Extent, frontends: &HashMap<FrontendKey, u32>) {
     let reachable: HashSet<u32> = frontends.values().copied().collect();
     for index in 0..extent.frontends {
@@ -108,13 +109,13 @@ fn clear_unreachable(maps: &mut impl LbMaps, extent: Extent, frontends: &HashMap
     }
 }
 
-/// The service ports that have a readable label, and their backends; the backends nobody owns are on their way out.
+/// The service ports with a readable label, and their backends. Backends without a service port are retired.
 fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, Vec<Retired>), MapError> {
     let capacity = maps.capacity();
-    let (mut keys, mut known, mut repeated) = (HashMap::new(), HashSet::new(), Repeated::default());
+    let (mut keys, mut known, mut interner) = (HashMap::new(), HashSet::new(), Interner::default());
     for (id, name) in maps.services()? {
         match parse_label(&name).filter(|key| known.insert(key.clone())) {
-            Some(key) => drop(keys.insert(id, repeated.share(key))),
+            Some(key) => drop(keys.insert(id, interner.intern_key(key))),
             None => maps.remove_service(id)?,
         }
     }

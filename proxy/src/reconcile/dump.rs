@@ -1,4 +1,4 @@
-//! What the maps hold, as sorted text without ids: two sets of maps that serve alike read alike.
+//! The content of the maps as sorted text without ids: maps that serve the same traffic have the same text.
 //!
 //! `FE key service=… flags=… affinity=… internal=… external=… sources=…` is a frontend, `BE service address flags=…` a backend.
 
@@ -10,7 +10,7 @@ use proxy_ebpf::abi::{BackendFlags, BackendRef, Block};
 use super::maps::{LbMaps, MapError};
 use crate::model::address::IpFamily;
 
-/// Reads everything that is reachable.
+/// All reachable frontends and all backends in use.
 pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
     let names: HashMap<u32, String> =
         maps.services()?.into_iter().map(|(id, name)| (id, name.as_str().to_owned())).collect();
@@ -34,12 +34,7 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
         for index in 0..maps.capacity().backends {
             let entry = maps.backend(family, index);
             if entry.flags.contains(BackendFlags::ALIVE) {
-                lines.push(format!(
-                    "BE {} {} flags={:#x}",
-                    name(entry.service),
-                    entry.address,
-                    entry.flags.0
-                ));
+                lines.push(format!("BE {} {} flags={:#x}", name(entry.service), entry.address, entry.flags.0));
             }
         }
     }
@@ -51,7 +46,7 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
     }))
 }
 
-/// The ranges that a frontend admits; nothing where it admits everybody.
+/// The ranges of a frontend; empty if it has none.
 fn sources(ranges: &[(u32, IpNetwork)], set: u32) -> String {
     let mut admitted: Vec<_> =
         ranges.iter().filter(|(of, _)| *of == set).map(|(_, range)| range.to_string()).collect();
@@ -59,7 +54,7 @@ fn sources(ranges: &[(u32, IpNetwork)], set: u32) -> String {
     if set == 0 { String::new() } else { format!(" sources=[{}]", admitted.join(",")) }
 }
 
-/// The backends of a block in their order; a reference to one that has gone is `!`.
+/// The backends of a block in order; a stale reference is `!`.
 fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> String {
     let address = |reference: BackendRef| {
         let entry = maps.backend(family, reference.index);

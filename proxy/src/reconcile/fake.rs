@@ -1,4 +1,4 @@
-//! The maps without a kernel: the same contract in plain vectors, with failures on demand.
+//! The maps without a kernel: the same contract in memory, with injected failures.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,7 +11,7 @@ use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName, 
 use super::maps::{BackendEntry, Capacity, LbMaps, MapError};
 use crate::model::{address::IpFamily, frontend::FrontendKey};
 
-/// In-memory twin of the kernel's maps.
+/// Maps in memory.
 #[derive(Clone, Debug)]
 pub struct FakeMaps {
     capacity: Capacity,
@@ -23,7 +23,7 @@ pub struct FakeMaps {
     backends: HashMap<(IpFamily, u32), BackendEntry>,
     source_ranges: BTreeSet<(u32, IpNetwork)>,
     service_networks: BTreeMap<IpNetwork, Unclaimed>,
-    /// How many system calls succeed before all of them fail.
+    /// Number of system calls that succeed before all others fail; `None`: no limit.
     pub calls_left: Option<u32>,
 }
 
@@ -55,7 +55,7 @@ impl FakeMaps {
     }
 }
 
-/// An entry nobody has written yet.
+/// An entry before its first write.
 fn blank(family: IpFamily) -> BackendEntry {
     let address = match family {
         IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

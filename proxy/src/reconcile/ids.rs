@@ -1,23 +1,23 @@
-//! Which indices of a map are in use: single ones, and runs of slots.
+//! Allocators of indices of a map, and of runs of slots.
 //!
-//! Invariant: nothing is handed out twice before it was given back. Owner: the reconciler, which gives back only
-//! what no program can reach any more.
+//! Invariant: an index is not allocated again before it is freed. Owner: the reconciler, which frees only indices that no
+//! program can reach any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// Single indices below a capacity. Freed ones are reused first, so that used ones stay dense.
+/// Single indices below a capacity. Freed ones are reused first, so that the used ones stay dense.
 #[derive(Debug)]
 pub struct Ids {
-    /// The lowest index that may be handed out at all.
+    /// The lowest index of the range.
     first: u32,
-    /// The lowest index never handed out.
+    /// The lowest index never allocated.
     next: u32,
     free: Vec<u32>,
     capacity: u32,
 }
 
 impl Ids {
-    /// All of `first..capacity` are free but those in `used`.
+    /// All of `first..capacity` are free except `used`.
     pub fn new(first: u32, capacity: u32, used: impl IntoIterator<Item = u32>) -> Self {
         let used: HashSet<u32> = used.into_iter().collect();
         let next = used.iter().max().map_or(first, |last| last.saturating_add(1)).max(first);
@@ -25,6 +25,7 @@ impl Ids {
         Self { first, next, free, capacity }
     }
 
+    /// Returns `None` if all indices are in use.
     pub fn allocate(&mut self) -> Option<u32> {
         self.free.pop().or_else(|| {
             let id = self.next;
@@ -41,13 +42,13 @@ impl Ids {
         (self.next - self.first).saturating_sub(u32::try_from(self.free.len()).unwrap_or(u32::MAX))
     }
 
-    /// How many can be handed out in all.
+    /// Size of the range.
     pub fn capacity(&self) -> u32 {
         self.capacity - self.first
     }
 }
 
-/// Runs of slots: the smallest free run that fits, neighbours joined again when they are given back.
+/// Runs of slots: best fit; adjacent free runs are merged.
 #[derive(Debug)]
 pub struct Runs {
     /// Free runs: offset to length.
@@ -59,8 +60,7 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// All of `0..capacity` is free but the runs (offset, length) in `used`. Runs may be named more than once, or
-    /// overlap: what one of them covers is used.
+    /// All of `0..capacity` is free except the runs (offset, length) in `used`, which may repeat and overlap.
     pub fn new(capacity: u32, used: impl IntoIterator<Item = (u32, u32)>) -> Self {
         let mut runs = Self { by_offset: BTreeMap::new(), by_length: BTreeSet::new(), free: 0, capacity };
         let mut used: Vec<_> = used.into_iter().collect();
@@ -74,7 +74,7 @@ impl Runs {
         runs
     }
 
-    /// A run of `length` slots; its offset.
+    /// Allocates a run of `length` slots and returns its offset. Returns `None` if no free run is long enough.
     pub fn allocate(&mut self, length: u32) -> Option<u32> {
         let &(found, offset) = self.by_length.range((length, 0)..).next()?;
         self.remove(offset, found);
@@ -126,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ids_skip_what_is_used_and_stop_at_the_capacity() {
+    fn ids_skip_used_indices_and_stop_at_the_capacity() {
         let mut ids = Ids::new(1, 5, [2, 3]);
         assert_eq!(ids.allocate(), Some(1));
         assert_eq!(ids.allocate(), Some(4));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_joined_when_given_back() {
+    fn freed_runs_are_merged() {
         let mut runs = Runs::new(10, []);
         let offsets: Vec<_> = [3, 3, 4].into_iter().map(|length| runs.allocate(length)).collect();
         assert_eq!(offsets, [Some(0), Some(3), Some(6)]);
@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_never_overlap_and_nothing_is_lost(steps in prop::collection::vec((1u32..9, any::<bool>()), 1..200)) {
+        fn runs_never_overlap_and_no_slot_is_lost(steps in prop::collection::vec((1u32..9, any::<bool>()), 1..200)) {
             let mut runs = Runs::new(64, []);
             let mut held: Vec<(u32, u32)> = Vec::new();
             for (length, take) in steps {

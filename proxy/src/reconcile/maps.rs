@@ -1,4 +1,4 @@
-//! What the reconciler needs of the maps, whoever holds them: the kernel, or a test.
+//! The interface of the reconciler to the maps, which are the kernel's or a test's.
 
 use std::net::SocketAddr;
 
@@ -10,13 +10,13 @@ use crate::model::{
     frontend::FrontendKey,
 };
 
-/// How many entries each map has room for.
+/// The capacity of each map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     pub frontends: u32,
     pub descriptors: u32,
     pub slots: u32,
-    /// Of each family.
+    /// Per family.
     pub backends: u32,
     pub services: u32,
 }
@@ -28,12 +28,12 @@ pub struct BackendEntry {
     /// IANA protocol number.
     pub protocol: u8,
     pub flags: BackendFlags,
-    /// The service port it serves.
+    /// Id of its service port.
     pub service: u32,
     pub generation: u32,
 }
 
-/// A write that the kernel refused.
+/// A map that is full, or a system call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     #[error("{map} is full ({capacity} entries)")]
@@ -47,30 +47,39 @@ pub enum MapError {
     },
 }
 
-/// Of entries that are inserted in order, so many were, and then one could not be.
+/// The failure of an insertion of entries in order.
 #[derive(Debug)]
-pub struct Interrupted {
+pub struct BatchError {
+    /// Number of entries inserted before the one that failed.
     pub inserted: usize,
     pub error: MapError,
 }
 
-/// How far into the arrays anything is in use: from these indices on nothing is.
+/// The fill of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    pub map: &'static str,
+    pub used: u32,
+    pub capacity: u32,
+}
+
+/// Upper bounds of the indices in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Published frontends.
+    /// Of published frontends.
     pub frontends: u32,
-    /// Backends alive.
+    /// Of backends in use.
     pub backends: PerFamily<u32>,
 }
 
 /// The maps of services, frontends and backends.
 ///
-/// What can fail is a system call (hash maps); the arrays are memory, and an index outside of them is ignored on
-/// writing and reads as zeroes, which the callers never ask for, as they stay below `capacity`.
+/// Accesses to hash maps and tries are system calls and may fail. The arrays are mapped memory: writes beyond them are
+/// ignored, reads beyond them return zeroes; the callers stay below `capacity`.
 pub trait LbMaps {
     fn capacity(&self) -> Capacity;
 
-    /// A bound that may be asked for once, as it takes a look at everything.
+    /// Bounds of the indices in use. Reads all entries; called once.
     fn extent(&self) -> Result<Extent, MapError> {
         let Capacity { frontends, backends, .. } = self.capacity();
         Ok(Extent { frontends, backends: PerFamily { v4: backends, v6: backends } })
@@ -79,22 +88,22 @@ pub trait LbMaps {
     /// Every published frontend and its index.
     fn frontends(&self) -> Result<Vec<(FrontendKey, u32)>, MapError>;
     fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError>;
-    /// Many at a time, where the kernel can.
-    fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), Interrupted> {
+    /// In batches if the kernel supports them.
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), BatchError> {
         one_by_one(entries, |(key, index)| self.insert_frontend(*key, *index))
     }
-    /// Removing what is not there is no error.
+    /// Success if the entry does not exist.
     fn remove_frontend(&mut self, key: FrontendKey) -> Result<(), MapError>;
 
     /// Every named service port and its index.
     fn services(&self) -> Result<Vec<(u32, ServiceName)>, MapError>;
     fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError>;
-    fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), Interrupted> {
+    fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), BatchError> {
         one_by_one(entries, |(index, name)| self.insert_service(*index, *name))
     }
     fn remove_service(&mut self, index: u32) -> Result<(), MapError>;
 
-    /// The descriptor index published for a frontend; 0 is none.
+    /// The descriptor index published for a frontend; 0 if none is.
     fn published(&self, frontend: u32) -> u32;
     /// The flip: one aligned 64-bit store, ordered after every write before it.
     fn publish(&mut self, frontend: u32, descriptor: u32);
@@ -108,37 +117,37 @@ pub trait LbMaps {
     /// Every entry of `SOURCE_RANGES_*`: its set and its network.
     fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError>;
     fn insert_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError>;
-    /// Removing what is not there is no error.
+    /// Success if the entry does not exist.
     fn remove_source_range(&mut self, set: u32, network: IpNetwork) -> Result<(), MapError>;
 
     /// Every entry of `SERVICE_NETWORKS_*`.
     fn service_networks(&self) -> Result<Vec<(IpNetwork, Unclaimed)>, MapError>;
     fn insert_service_network(&mut self, network: IpNetwork, unclaimed: Unclaimed) -> Result<(), MapError>;
-    fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), Interrupted> {
+    fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), BatchError> {
         one_by_one(entries, |(network, unclaimed)| self.insert_service_network(*network, *unclaimed))
     }
-    /// Removing what is not there is no error.
+    /// Success if the entry does not exist.
     fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError>;
 
     fn backend(&self, family: IpFamily, index: u32) -> BackendEntry;
-    /// Writes a whole entry, of an index that no program can reach.
+    /// Writes an entry that no program can reach.
     fn write_backend(&mut self, index: u32, entry: &BackendEntry);
-    /// Changes the generation of an entry in use, so that every reference to it is stale from now on.
+    /// Changes the generation of an entry in use, so that every reference to it becomes stale.
     fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32);
     /// Changes the flags of an entry in use.
     fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags);
 
-    /// Much was looked at or written: what that needed may be let go, and is got again when it is asked for.
+    /// Releases memory that many reads or writes needed; it is allocated again on demand.
     fn release(&mut self) {}
 }
 
-/// Inserts each entry by itself.
+/// Inserts the entries with one system call each.
 pub fn one_by_one<T>(
     entries: &[T],
     mut insert: impl FnMut(&T) -> Result<(), MapError>,
-) -> Result<(), Interrupted> {
+) -> Result<(), BatchError> {
     for (inserted, entry) in entries.iter().enumerate() {
-        insert(entry).map_err(|error| Interrupted { inserted, error })?;
+        insert(entry).map_err(|error| BatchError { inserted, error })?;
     }
     Ok(())
 }

@@ -1,21 +1,21 @@
-//! The sets of source ranges that frontends name.
+//! The sets of source ranges that descriptors reference.
 //!
-//! A set is never edited: another list of ranges is another set, so that a flip switches between two whole ones. Frontends
-//! with the same list share one. Its entries are written before a descriptor names it, and deleted a grace period after
-//! the last one that did.
+//! A set is never edited: another list of ranges is another set, so that a flip switches between two complete sets. Frontends
+//! with the same list share one. Its entries are written before a descriptor references it, and deleted a grace period after
+//! the last descriptor that did.
 
 use std::collections::{BTreeSet, HashMap};
 
 use ipnetwork::IpNetwork;
 
 use super::{
-    Fill, Retired,
     ids::Ids,
-    maps::{LbMaps, MapError},
+    maps::{Fill, LbMaps, MapError},
+    retired::Retired,
 };
 use crate::model::frontend::Frontend;
 
-/// More sets than the tries have room for prefixes.
+/// Exceeds the number of prefixes that fit in the tries, so the tries are full first.
 const SETS: u32 = 1 << 17;
 
 #[derive(Debug)]
@@ -28,24 +28,24 @@ pub struct RangeSets {
 #[derive(Debug)]
 struct Set {
     content: BTreeSet<IpNetwork>,
-    /// Descriptors that name it.
+    /// Number of published descriptors that reference the set.
     users: u32,
 }
 
 impl RangeSets {
-    /// The sets that an earlier agent left. `count` tells which of them are in use.
+    /// Adopts the sets of an earlier agent, all unused until `count` is called for their descriptors.
     pub fn adopt(maps: &impl LbMaps) -> Result<Self, MapError> {
         let mut sets: HashMap<u32, Set> = HashMap::new();
         for (id, network) in maps.source_ranges()? {
             sets.entry(id).or_insert_with(Set::new).content.insert(network);
         }
         let by_content = sets.iter().map(|(id, set)| (set.content.clone(), *id)).collect();
-        // Set 0 is none.
+        // Set 0 means no restriction.
         let ids = Ids::new(1, SETS, sets.keys().copied());
         Ok(Self { by_content, sets, ids })
     }
 
-    /// The set of a frontend's ranges, written now if it is new; 0 where everybody may come in.
+    /// The set of a frontend's ranges, written now if it is new; 0 if the frontend has no ranges.
     pub fn ensure(&mut self, maps: &mut impl LbMaps, frontend: &Frontend) -> Result<u32, MapError> {
         if frontend.source_ranges.is_empty() {
             return Ok(0);
@@ -59,7 +59,7 @@ impl RangeSets {
         let id = self.ids.allocate().ok_or(full)?;
         self.by_content.insert(content.clone(), id);
         self.sets.insert(id, Set { content: content.clone(), users: 0 });
-        // Should one of them fail, the set has no user at the end of the pass, and goes.
+        // If a write fails, the set has no user at the end of the pass and is retired.
         content.into_iter().try_for_each(|network| maps.insert_source_range(id, network)).inspect_err(
             |_| {
                 self.by_content.retain(|_, known| *known != id);
@@ -68,31 +68,31 @@ impl RangeSets {
         Ok(id)
     }
 
-    /// A descriptor that names the set was published, or is no longer (`by` is 1 or -1).
+    /// Counts a descriptor with this set that was published (`by` is 1), or is no longer (-1).
     pub fn count(&mut self, id: u32, by: i32) {
         if let Some(set) = self.sets.get_mut(&id) {
             set.users = set.users.saturating_add_signed(by);
         }
     }
 
-    /// Sets that nothing names any more: nothing comes to name them again.
+    /// Retires the unused sets; none of them is used again.
     pub fn retire_unused(&mut self) -> Vec<Retired> {
         let sets = &self.sets;
         let is_unused = |id: &u32| sets.get(id).is_some_and(|set| set.users == 0);
         let unused: Vec<u32> = sets.keys().copied().filter(is_unused).collect();
         self.by_content.retain(|_, id| !unused.contains(id));
-        // Each is retired once.
+        // Removed from the table, so that each is retired once.
         unused
             .into_iter()
             .filter_map(|id| self.sets.remove(&id).map(|set| Retired::Ranges(id, set.content)))
             .collect()
     }
 
-    /// Deletes what no program can be reading any more.
+    /// Deletes the entries of a set that no program can read any more.
     pub fn free(&mut self, maps: &mut impl LbMaps, id: u32, content: BTreeSet<IpNetwork>) {
         for network in &content {
             if let Err(error) = maps.remove_source_range(id, *network) {
-                // Retired again after the next pass.
+                // Retired again by the next pass.
                 tracing::debug!(set = id, error = %error, "source range kept");
                 self.sets.insert(id, Set { content, users: 0 });
                 return;

@@ -1,7 +1,7 @@
-//! The service ports the kernel knows, each with its backends.
+//! The service ports in the maps, each with its backends.
 //!
-//! A backend belongs to one service port: the same pod behind two of them is two backends, so that it can go from
-//! one and stay in the other. The families of a service port share its number and nothing else.
+//! A backend belongs to one service port: the same pod behind two of them is two backends, so that it can be removed from
+//! one and stay in the other. The families of a service port share its id and no other state.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,53 +12,52 @@ use std::{
 use proxy_ebpf::abi::{BackendFlags, BackendRef, ServiceName};
 
 use super::{
-    Fill, Retired,
     ids::Ids,
-    maps::{BackendEntry, LbMaps, MapError},
-    plan,
+    maps::{BackendEntry, Fill, LbMaps, MapError},
+    retired::Retired,
 };
 use crate::model::{
     address::{IpFamily, PerFamily, Protocol},
     service::{ServiceKey, ServicePortKey},
 };
 
-/// What the frontends of one service port in one family ask of its backends, by address.
+/// The backends that the frontends of one service port in one family require, with their flags, sorted by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted(Vec<(SocketAddr, BackendFlags)>);
+pub struct RequiredBackends(Vec<(SocketAddr, BackendFlags)>);
 
-impl FromIterator<(SocketAddr, BackendFlags)> for Wanted {
-    /// Of a backend that is named more than once, everything that is asked counts.
-    fn from_iter<I: IntoIterator<Item = (SocketAddr, BackendFlags)>>(wishes: I) -> Self {
-        let mut wishes: Vec<_> = wishes.into_iter().collect();
-        wishes.sort_unstable_by_key(|(address, _)| *address);
-        wishes.dedup_by(|(address, flags), (kept, all)| {
+impl FromIterator<(SocketAddr, BackendFlags)> for RequiredBackends {
+    /// Combines the flags of a backend that occurs more than once.
+    fn from_iter<I: IntoIterator<Item = (SocketAddr, BackendFlags)>>(backends: I) -> Self {
+        let mut backends: Vec<_> = backends.into_iter().collect();
+        backends.sort_unstable_by_key(|(address, _)| *address);
+        backends.dedup_by(|(address, flags), (kept, all)| {
             let is_same = address == kept;
             if is_same {
                 *all = all.with(*flags, true);
             }
             is_same
         });
-        Self(wishes)
+        Self(backends)
     }
 }
 
-impl Wanted {
+impl RequiredBackends {
     fn get(&self, address: SocketAddr) -> Option<BackendFlags> {
         let at = self.0.binary_search_by_key(&address, |(address, _)| *address).ok()?;
         self.0.get(at).map(|(_, flags)| *flags)
     }
 }
 
-/// The wanted backends of a service port, as blocks refer to them.
+/// The required backends of a service port as blocks reference them.
 #[derive(Clone, Debug, Default)]
-pub struct References {
-    /// By address.
-    of: Vec<(SocketAddr, BackendRef)>,
-    /// Every backend the service port has is wanted, and may be all that it is wanted for.
-    pub are_settled: bool,
+pub struct BackendRefs {
+    /// Sorted by address.
+    by_address: Vec<(SocketAddr, BackendRef)>,
+    /// All backends of the service port are required, and have all flags required.
+    pub are_current: bool,
 }
 
-impl References {
+impl BackendRefs {
     pub fn of(&self, backends: impl Iterator<Item = SocketAddr>) -> Vec<BackendRef> {
         let mut references = Vec::with_capacity(backends.size_hint().0);
         references.extend(backends.filter_map(|address| self.get(address)));
@@ -66,109 +65,109 @@ impl References {
     }
 
     fn get(&self, address: SocketAddr) -> Option<BackendRef> {
-        let at = self.of.binary_search_by_key(&address, |(address, _)| *address).ok()?;
-        self.of.get(at).map(|(_, reference)| *reference)
+        let at = self.by_address.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        self.by_address.get(at).map(|(_, reference)| *reference)
     }
 }
 
-/// The table of service ports grows by so many.
-const ROOM: usize = 4096;
+/// Increment by which the table of service ports grows.
+const GROWTH: usize = 4096;
 
-/// Every service port the kernel has a number for.
+/// All service ports that have an id in the maps.
 #[derive(Debug)]
 pub struct Services {
-    /// By number; none where a number is free.
-    ports: Vec<Option<Port>>,
-    numbers: HashMap<Arc<ServicePortKey>, u32>,
-    ids: Ids,
+    /// By id; `None` if the id is free.
+    ports: Vec<Option<PortEntry>>,
+    ids_by_key: HashMap<Arc<ServicePortKey>, u32>,
+    service_ids: Ids,
     backend_ids: PerFamily<Ids>,
 }
 
 #[derive(Debug)]
-struct Port {
+struct PortEntry {
     key: Arc<ServicePortKey>,
-    families: PerFamily<Family>,
+    families: PerFamily<PortFamily>,
 }
 
 #[derive(Debug, Default)]
-struct Family {
-    /// Published frontends of this service port.
+struct PortFamily {
+    /// Number of published frontends of this service port.
     frontends: u32,
-    /// By their addresses, which only the maps hold.
+    /// Backend ids, sorted by address; only the maps hold the addresses.
     backends: Box<[u32]>,
 }
 
-impl Family {
+impl PortFamily {
     fn is_unused(&self) -> bool {
         self.frontends == 0 && self.backends.is_empty()
     }
 }
 
 impl Services {
-    /// Nothing is in use but what `adopt` is told.
+    /// The service ports that `adopt` found; no backend and no frontend yet.
     pub fn new(ports: HashMap<u32, ServicePortKey>, services: u32, backend_ids: PerFamily<Ids>) -> Self {
-        let ids = Ids::new(1, services, ports.keys().copied());
-        let mut new = Self { ports: Vec::new(), numbers: HashMap::new(), ids, backend_ids };
-        ports.into_iter().for_each(|(id, key)| new.place(id, key));
+        let service_ids = Ids::new(1, services, ports.keys().copied());
+        let mut new = Self { ports: Vec::new(), ids_by_key: HashMap::new(), service_ids, backend_ids };
+        ports.into_iter().for_each(|(id, key)| new.register(id, key));
         new
     }
 
-    fn place(&mut self, id: u32, key: ServicePortKey) {
+    fn register(&mut self, id: u32, key: ServicePortKey) {
         let at = id as usize;
         if self.ports.len() <= at {
-            // Not twice as much each time: it is never moved often enough for that to pay.
-            let room = (at + 1).next_multiple_of(ROOM) - self.ports.len();
+            // Linear growth saves memory, and the table is reallocated rarely enough.
+            let room = (at + 1).next_multiple_of(GROWTH) - self.ports.len();
             self.ports.reserve_exact(room);
             self.ports.resize_with(at + 1, || None);
         }
         let key = Arc::new(key);
-        self.numbers.insert(key.clone(), id);
-        if let Some(place) = self.ports.get_mut(at) {
-            *place = Some(Port { key, families: PerFamily::default() });
+        self.ids_by_key.insert(key.clone(), id);
+        if let Some(entry) = self.ports.get_mut(at) {
+            *entry = Some(PortEntry { key, families: PerFamily::default() });
         }
     }
 
-    fn by_number(&self, id: u32) -> Option<&Port> {
+    fn by_id(&self, id: u32) -> Option<&PortEntry> {
         self.ports.get(id as usize)?.as_ref()
     }
 
-    pub fn name(&self, id: u32) -> Option<&ServicePortKey> {
-        self.by_number(id).map(|port| &*port.key)
+    pub fn key(&self, id: u32) -> Option<&ServicePortKey> {
+        self.by_id(id).map(|port| &*port.key)
     }
 
-    /// The service ports that have no frontend in some family.
+    /// The service ports without a frontend in some family, though they have backends there, and those without any.
     pub fn without_frontends(&self) -> Vec<u32> {
-        // What has neither frontends nor backends in one family only is as it should be.
-        let is_left = |family: &Family| family.frontends == 0 && !family.backends.is_empty();
-        let lacks = |Port { families, .. }: &Port| {
-            is_left(&families.v4)
-                || is_left(&families.v6)
+        // A service port may have neither frontends nor backends in one of the families.
+        let has_leftovers = |family: &PortFamily| family.frontends == 0 && !family.backends.is_empty();
+        let lacks = |PortEntry { families, .. }: &PortEntry| {
+            has_leftovers(&families.v4)
+                || has_leftovers(&families.v6)
                 || families.v4.is_unused() && families.v6.is_unused()
         };
-        let numbered = (0..).zip(&self.ports);
-        numbered.filter(|(_, port)| port.as_ref().is_some_and(lacks)).map(|(id, _)| id).collect()
+        let by_id = (0..).zip(&self.ports);
+        by_id.filter(|(_, port)| port.as_ref().is_some_and(lacks)).map(|(id, _)| id).collect()
     }
 
-    /// The number of a service port that has one.
-    pub fn number(&self, key: &ServicePortKey) -> Option<u32> {
-        self.numbers.get(key).copied()
+    /// Returns `None` if the service port has no id.
+    pub fn id(&self, key: &ServicePortKey) -> Option<u32> {
+        self.ids_by_key.get(key).copied()
     }
 
-    /// Gives numbers to the service ports that have none. Who has none afterwards can have none: why.
+    /// Allocates ids for the service ports that have none. Returns those for which that failed, with the error.
     pub fn ensure<'a>(
         &mut self,
         maps: &mut impl LbMaps,
         keys: impl Iterator<Item = &'a ServicePortKey>,
     ) -> HashMap<ServicePortKey, MapError> {
-        let unnumbered: HashSet<&ServicePortKey> =
-            keys.filter(|key| !self.numbers.contains_key(*key)).collect();
+        let without_id: HashSet<&ServicePortKey> =
+            keys.filter(|key| !self.ids_by_key.contains_key(*key)).collect();
         let mut failures = HashMap::new();
         let mut new = Vec::new();
-        for key in unnumbered {
-            match self.ids.allocate() {
+        for key in without_id {
+            match self.service_ids.allocate() {
                 Some(id) => new.push((id, key)),
                 None => {
-                    let full = MapError::Full { map: "SERVICES", capacity: self.ids.capacity() };
+                    let full = MapError::Full { map: "SERVICES", capacity: self.service_ids.capacity() };
                     failures.insert(key.clone(), full);
                 }
             }
@@ -179,12 +178,12 @@ impl Services {
             let inserted = maps.insert_services(&labels);
             let count = inserted.as_ref().map_or_else(|failure| failure.inserted, |()| rest.len());
             let (done, left) = rest.split_at(count.min(rest.len()));
-            done.iter().for_each(|(id, key)| self.place(*id, (*key).clone()));
+            done.iter().for_each(|(id, key)| self.register(*id, (*key).clone()));
             rest = left;
             if let Err(failure) = inserted
                 && let Some(((id, key), left)) = rest.split_first()
             {
-                self.ids.free(*id);
+                self.service_ids.free(*id);
                 failures.insert((*key).clone(), failure.error);
                 rest = left;
             }
@@ -192,7 +191,7 @@ impl Services {
         failures
     }
 
-    /// A frontend was published under this service port, or is no longer (`by` is 1 or -1).
+    /// Counts a frontend that was published under this service port (`by` is 1), or is no longer (-1).
     pub fn count_frontend(&mut self, id: u32, family: IpFamily, by: i32) {
         if let Some(Some(port)) = self.ports.get_mut(id as usize) {
             let frontends = &mut port.families.get_mut(family).frontends;
@@ -201,10 +200,11 @@ impl Services {
     }
 
     pub fn frontends(&self, id: u32, family: IpFamily) -> usize {
-        self.by_number(id).map_or(0, |port| port.families.get(family).frontends as usize)
+        self.by_id(id).map_or(0, |port| port.families.get(family).frontends as usize)
     }
 
-    /// Takes over a backend that a previous agent left, unless the service port has one with that address.
+    /// Adopts a backend of a previous agent. Returns `false` if the service port is unknown, or has a backend with that
+    /// address already.
     pub fn adopt_backend(
         &mut self,
         maps: &impl LbMaps,
@@ -214,42 +214,44 @@ impl Services {
     ) -> bool {
         let Some(Some(port)) = self.ports.get_mut(entry.service as usize) else { return false };
         let backends = &mut port.families.get_mut(family).backends;
-        let Err(place) = place_of(maps, family, backends, entry.address) else { return false };
+        let Err(position) = position_of(maps, family, backends, entry.address) else { return false };
         let mut longer = std::mem::take(backends).into_vec();
-        longer.insert(place, index);
+        longer.insert(position, index);
         *backends = longer.into();
         true
     }
 
-    /// Before the flips: every wanted backend exists, and none keeps a permission that it is about to lose.
+    /// Before the flips: creates the required backends, and clears flags that a backend is about to lose, so that no program
+    /// reuses a remembered choice that the new state forbids.
     pub fn prepare(
         &mut self,
         maps: &mut impl LbMaps,
         id: u32,
         family: IpFamily,
-        wanted: &Wanted,
+        required: &RequiredBackends,
         is_complete: bool,
-    ) -> Result<References, MapError> {
-        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(References::default()) };
+    ) -> Result<BackendRefs, MapError> {
+        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(BackendRefs::default()) };
         let ids = self.backend_ids.get_mut(family);
         let backends = &mut port.families.get_mut(family).backends;
         let entry = |index: &u32| (*index, maps.backend(family, *index));
         let known: Vec<(u32, BackendEntry)> = backends.iter().map(entry).collect();
         if is_complete {
-            withdraw(maps, family, &known, wanted);
+            clear_flags(maps, family, &known, required);
         }
-        let mut references = References { of: Vec::with_capacity(wanted.0.len()), are_settled: true };
-        let mut all = Vec::with_capacity(wanted.0.len().max(known.len()));
+        let mut references =
+            BackendRefs { by_address: Vec::with_capacity(required.0.len()), are_current: true };
+        let mut all = Vec::with_capacity(required.0.len().max(known.len()));
         let mut known = known.into_iter().peekable();
         let mut result = Ok(());
-        for (address, flags) in &wanted.0 {
+        for (address, flags) in &required.0 {
             while let Some((index, _)) = known.next_if(|(_, entry)| entry.address < *address) {
-                references.are_settled = false;
+                references.are_current = false;
                 all.push(index);
             }
             let reference = match known.next_if(|(_, entry)| entry.address == *address) {
                 Some((index, entry)) => {
-                    references.are_settled &= entry.flags.contains(*flags);
+                    references.are_current &= entry.flags.contains(*flags);
                     BackendRef { index, generation: entry.generation }
                 }
                 None => match ids.allocate() {
@@ -261,22 +263,22 @@ impl Services {
                 },
             };
             all.push(reference.index);
-            references.of.push((*address, reference));
+            references.by_address.push((*address, reference));
         }
-        references.are_settled &= known.peek().is_none();
+        references.are_current &= known.peek().is_none();
         all.extend(known.map(|(index, _)| index));
         *backends = all.into();
         result.map(|()| references)
     }
 
-    /// After the flips: permissions that were gained, and the end of what no frontend wants. `is_complete` says
-    /// that `wanted` holds the wishes of every frontend the service port has; without it nothing may go.
-    pub fn settle(
+    /// After the flips: sets flags that a backend gained, and retires backends that no frontend requires. The latter only if
+    /// `is_complete`: `required` covers all frontends of the service port.
+    pub fn update_backends(
         &mut self,
         maps: &mut impl LbMaps,
         id: u32,
         family: IpFamily,
-        wanted: &Wanted,
+        required: &RequiredBackends,
         is_complete: bool,
     ) -> Vec<Retired> {
         let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Vec::new() };
@@ -284,7 +286,7 @@ impl Services {
         let mut gone = Vec::new();
         for index in backends.iter().copied() {
             let entry = maps.backend(family, index);
-            match wanted.get(entry.address) {
+            match required.get(entry.address) {
                 Some(flags) if entry.flags.contains(flags) => {}
                 Some(flags) => maps.set_backend_flags(family, index, entry.flags.with(flags, true)),
                 None if is_complete => gone.push(index),
@@ -297,16 +299,16 @@ impl Services {
         gone.into_iter().map(|index| retire(maps, family, index)).collect()
     }
 
-    /// Forgets a service port that has neither frontends nor backends.
-    pub fn forget_if_unused(&mut self, maps: &mut impl LbMaps, id: u32) -> Result<Option<Retired>, MapError> {
-        let Some(place) = self.ports.get_mut(id as usize) else { return Ok(None) };
-        let is_unused = |port: &mut Port| port.families.v4.is_unused() && port.families.v6.is_unused();
-        if !place.as_mut().is_some_and(is_unused) {
+    /// Removes a service port that has neither frontends nor backends.
+    pub fn remove_if_unused(&mut self, maps: &mut impl LbMaps, id: u32) -> Result<Option<Retired>, MapError> {
+        let Some(entry) = self.ports.get_mut(id as usize) else { return Ok(None) };
+        let is_unused = |port: &mut PortEntry| port.families.v4.is_unused() && port.families.v6.is_unused();
+        if !entry.as_mut().is_some_and(is_unused) {
             return Ok(None);
         }
         maps.remove_service(id)?;
-        if let Some(Port { key, .. }) = place.take() {
-            self.numbers.remove(&key);
+        if let Some(PortEntry { key, .. }) = entry.take() {
+            self.ids_by_key.remove(&key);
         }
         Ok(Some(Retired::Service(id)))
     }
@@ -316,20 +318,20 @@ impl Services {
     }
 
     pub fn free_service(&mut self, id: u32) {
-        self.ids.free(id);
+        self.service_ids.free(id);
     }
 
     pub fn fill(&self) -> [Fill; 3] {
         let fill = |map, ids: &Ids| Fill { map, used: ids.used(), capacity: ids.capacity() };
         [
-            fill("SERVICES", &self.ids),
+            fill("SERVICES", &self.service_ids),
             fill("BACKENDS_V4", &self.backend_ids.v4),
             fill("BACKENDS_V6", &self.backend_ids.v6),
         ]
     }
 }
 
-/// Writes a backend that nobody refers to yet.
+/// Writes a backend that is not referenced yet.
 fn create(
     maps: &mut impl LbMaps,
     index: u32,
@@ -339,17 +341,22 @@ fn create(
     flags: BackendFlags,
 ) -> BackendRef {
     let family = IpFamily::of(address.ip());
-    // References start at generation 1, so that a zeroed slot means no backend.
+    // Generations in use start at 1, so that a zeroed slot references no backend.
     let generation = maps.backend(family, index).generation.max(1);
-    let protocol = plan::protocol_number(key.protocol);
+    let protocol = key.protocol.number();
     maps.write_backend(index, &BackendEntry { address, protocol, flags, service, generation });
     BackendRef { index, generation }
 }
 
-/// Takes from backends the permissions that they are about to lose.
-fn withdraw(maps: &mut impl LbMaps, family: IpFamily, backends: &[(u32, BackendEntry)], wanted: &Wanted) {
+/// Clears the flags that backends are about to lose.
+fn clear_flags(
+    maps: &mut impl LbMaps,
+    family: IpFamily,
+    backends: &[(u32, BackendEntry)],
+    required: &RequiredBackends,
+) {
     for (index, entry) in backends {
-        let kept = wanted.get(entry.address).unwrap_or(BackendFlags::ALIVE);
+        let kept = required.get(entry.address).unwrap_or(BackendFlags::ALIVE);
         let restricted = BackendFlags(entry.flags.0 & kept.0);
         if restricted != entry.flags {
             maps.set_backend_flags(family, *index, restricted);
@@ -357,8 +364,8 @@ fn withdraw(maps: &mut impl LbMaps, family: IpFamily, backends: &[(u32, BackendE
     }
 }
 
-/// Where a backend with this address is among these, or where it would be.
-fn place_of(
+/// The position of the backend with this address, or `Err` with the position at which it would be.
+fn position_of(
     maps: &impl LbMaps,
     family: IpFamily,
     backends: &[u32],
@@ -367,21 +374,21 @@ fn place_of(
     backends.binary_search_by_key(&address, |index| maps.backend(family, *index).address)
 }
 
-/// From here on every reference to the backend is stale; its index is free after a grace period.
+/// Makes every reference to the backend stale; its index is free after a grace period.
 pub fn retire(maps: &mut impl LbMaps, family: IpFamily, index: u32) -> Retired {
     let generation = maps.backend(family, index).generation;
-    // Generation 0 is what nobody has written yet, so that a zeroed slot means no backend.
+    // Generation 0 is that of an entry never written, so that a zeroed slot references no backend.
     maps.raise_generation(family, index, generation.wrapping_add(1).max(1));
     maps.set_backend_flags(family, index, BackendFlags::default());
     Retired::Backend(family, index)
 }
 
-/// `namespace/name:port/PROTOCOL`, where none of the parts can hold a separator.
+/// The label `namespace/name:port/PROTOCOL`. None of the parts can contain a separator.
 pub fn label(key: &ServicePortKey) -> ServiceName {
     ServiceName::new(&format!("{}:{}/{}", key.service, key.port_name, key.protocol))
 }
 
-/// The service port a label in the maps names; none where it was cut or is not ours.
+/// The service port of a label in the maps. Returns `None` if the label was truncated or has another format.
 pub fn parse_label(label: &ServiceName) -> Option<ServicePortKey> {
     let (name, protocol) = label.as_str().rsplit_once('/')?;
     let (service, port_name) = name.rsplit_once(':')?;
@@ -395,7 +402,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_name_the_service_port_they_were_made_from() {
+    fn labels_parse_to_the_service_port_they_were_made_from() {
         for (namespace, name, port_name, protocol) in [
             ("shop", "web", "http", Protocol::Tcp),
             ("a", "b", "", Protocol::Udp),

@@ -1,4 +1,4 @@
-//! The reconciler on watched maps: every write is checked against what a program could be reading at that instant.
+//! The reconciler on watched maps: every write is checked against the entries that a program could be reading then.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,17 +12,16 @@ use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName, 
 
 use super::*;
 use crate::model::{
-    address::Protocol,
+    address::{IpFamily, Protocol},
     backend::{Backend, BackendState},
-    frontend::{FrontendAddress, FrontendKind, Masquerade, View, WhenEmpty},
-    policy::TrafficPolicy,
-    service::ServiceKey,
+    frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade, View, WhenEmpty},
+    service::{ServiceKey, ServicePortKey, TrafficPolicy},
 };
 
 const CAPACITY: Capacity =
     Capacity { frontends: 16, descriptors: 40, slots: 200, backends: 120, services: 16 };
 
-/// Maps that know what programs may hold: all that was reachable at any time since the last grace period.
+/// Maps that record the entries programs may still read: all that were reachable at any time since the last grace period.
 #[derive(Clone)]
 struct Watched {
     maps: FakeMaps,
@@ -45,15 +44,15 @@ impl Watched {
         watched
     }
 
-    /// Programs that ran before have ended; from now on only what is reachable may be held.
+    /// Programs that ran before have ended; from now on only reachable entries may be in use.
     fn grace_period(&mut self) {
         (self.descriptors, self.slots, self.backends, self.ranges) = Default::default();
         for index in 0..CAPACITY.frontends {
-            self.hold(self.maps.published(index));
+            self.mark(self.maps.published(index));
         }
     }
 
-    fn hold(&mut self, index: u32) {
+    fn mark(&mut self, index: u32) {
         let descriptor = self.maps.descriptor(index);
         self.descriptors.insert(index);
         self.ranges.insert(descriptor.source_ranges);
@@ -64,7 +63,7 @@ impl Watched {
         }
     }
 
-    /// No frontend may lead to a backend that has gone: its connections would have to choose again.
+    /// No frontend may reference a retired backend: its connections would have to choose again.
     fn assert_sound(&self) {
         for (key, index) in self.maps.frontends().unwrap() {
             let descriptor = self.maps.descriptor(self.maps.published(index));
@@ -72,10 +71,10 @@ impl Watched {
                 [descriptor.internal, descriptor.external].iter().flat_map(|block| self.maps.slots(*block))
             {
                 let backend = self.maps.backend(key.address.family(), slot.index);
-                assert_eq!(backend.generation, slot.generation, "{key} leads to a backend that has gone");
+                assert_eq!(backend.generation, slot.generation, "{key} references a retired backend");
                 assert_eq!(
                     backend.service, descriptor.service,
-                    "{key} leads to another service port's backend"
+                    "{key} references another service port's backend"
                 );
             }
         }
@@ -97,7 +96,7 @@ impl LbMaps for Watched {
     }
 
     fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError> {
-        assert_ne!(self.maps.published(index), 0, "{key} inserted before it leads anywhere");
+        assert_ne!(self.maps.published(index), 0, "{key} inserted before it has a descriptor");
         self.maps.insert_frontend(key, index)?;
         self.assert_sound();
         Ok(())
@@ -125,9 +124,9 @@ impl LbMaps for Watched {
 
     fn publish(&mut self, frontend: u32, descriptor: u32) {
         let is_served = self.maps.frontends().unwrap().iter().any(|(_, index)| *index == frontend);
-        assert!(!is_served || descriptor != 0, "a frontend that can be looked up leads nowhere");
+        assert!(!is_served || descriptor != 0, "a frontend that look-ups find has no descriptor");
         self.maps.publish(frontend, descriptor);
-        self.hold(descriptor);
+        self.mark(descriptor);
         self.assert_sound();
     }
 
@@ -211,7 +210,7 @@ fn backends(family: IpFamily, numbers: &[u8]) -> Vec<Backend> {
     unique.into_iter().map(backend).collect()
 }
 
-/// A frontend of the service port named by a number, with these backends.
+/// A frontend of a numbered service port, with these backends.
 fn frontend(key: FrontendKey, service: u8, policy: TrafficPolicy, numbers: &[u8]) -> Frontend {
     let all = backends(key.address.family(), numbers);
     let local: Vec<_> = all.iter().filter(|backend| backend.is_local).copied().collect();
@@ -231,7 +230,7 @@ fn frontend(key: FrontendKey, service: u8, policy: TrafficPolicy, numbers: &[u8]
         serving: all,
         masquerade: Masquerade::Always,
         affinity: NonZeroU32::new(service.into()),
-        // Two lists among all, so that sets are shared, switched and given back.
+        // Two different lists in all, so that sets are shared, switched and freed.
         source_ranges: match numbers.len() % 3 {
             0 => Vec::new(),
             length => vec![IpNetwork::new([10, length as u8, 0, 0].into(), 16).unwrap()],
@@ -253,7 +252,7 @@ fn adopt(maps: FakeMaps) -> Reconciler<Watched> {
     Reconciler::adopt(Watched::new(maps)).unwrap()
 }
 
-/// What maps look like that were written once, from nothing.
+/// The dump of maps that were written once, from nothing.
 fn fresh(wanted: impl IntoIterator<Item = Frontend>) -> String {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     let pass = reconciler.apply_all(wanted);
@@ -261,7 +260,7 @@ fn fresh(wanted: impl IntoIterator<Item = Frontend>) -> String {
     dump(reconciler.maps()).unwrap()
 }
 
-fn settle(reconciler: &mut Reconciler<Watched>, pass: &Pass) {
+fn reclaim(reconciler: &mut Reconciler<Watched>, pass: &Pass) {
     if let Some(epoch) = pass.grace {
         reconciler.maps.grace_period();
         reconciler.reclaim(epoch);
@@ -293,13 +292,13 @@ fn local_views_share_the_slots_of_the_whole() {
 }
 
 #[test]
-fn a_backend_that_comes_back_is_another_one() {
+fn a_backend_that_is_added_again_has_a_new_generation() {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     let with = |numbers: &[u8]| frontend(key(0), 1, TrafficPolicy::Cluster, numbers);
     reconciler.apply_all([with(&[1, 2])]);
     let before = reconciler.maps.backend(IpFamily::V4, 0);
     let pass = reconciler.apply_all([with(&[2])]);
-    settle(&mut reconciler, &pass);
+    reclaim(&mut reconciler, &pass);
     reconciler.apply_all([with(&[1, 2])]);
     let after = reconciler.maps.backend(IpFamily::V4, 0);
     assert_eq!(before.address, after.address);
@@ -319,7 +318,7 @@ fn a_serving_backend_that_is_no_longer_offered_stays_alive() {
 }
 
 #[test]
-fn a_full_map_is_named_and_the_rest_goes_on() {
+fn a_full_map_fails_one_frontend_and_not_the_others() {
     let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 3, ..CAPACITY }));
     let (big, small) = (key(0), key(3));
     let wanted = [
@@ -333,18 +332,18 @@ fn a_full_map_is_named_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_set_of_ranges_written_in_vain_makes_no_room() {
+fn a_set_of_ranges_of_a_failed_frontend_makes_no_room() {
     let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 3, ..CAPACITY }));
     let wanted = frontend(key(0), 1, TrafficPolicy::Cluster, &[1, 2, 3, 4]);
     assert!(!wanted.source_ranges.is_empty());
     let pass = reconciler.apply([(wanted.key, Some(wanted))]);
     assert_eq!(pass.failed.len(), 1);
     reconciler.maps.grace_period();
-    assert!(!reconciler.reclaim(pass.grace.unwrap()), "who tries again now would do so for ever");
+    assert!(!reconciler.reclaim(pass.grace.unwrap()), "otherwise the retries would never end");
 }
 
 #[test]
-fn a_frontend_whose_service_port_lost_its_name_goes_too() {
+fn a_frontend_whose_service_port_has_no_label_is_removed() {
     let mut reconciler = Reconciler::adopt(FakeMaps::new(CAPACITY)).unwrap();
     reconciler.apply_all([frontend(key(0), 1, TrafficPolicy::Cluster, &[1])]);
     let mut maps = reconciler.maps.clone();
@@ -352,13 +351,13 @@ fn a_frontend_whose_service_port_lost_its_name_goes_too() {
         maps.remove_service(id).unwrap();
     }
     let mut successor = Reconciler::adopt(maps).unwrap();
-    assert_eq!(successor.len(), 1, "whoever dials it is served until somebody knows better");
+    assert_eq!(successor.len(), 1, "clients are served until the index is synced");
     assert_eq!(successor.apply_all([]).changed, 1);
     assert_eq!(dump(successor.maps()).unwrap(), "");
 }
 
 #[test]
-fn a_backend_goes_once_every_frontend_of_its_service_has_switched() {
+fn a_backend_is_retired_once_all_frontends_of_its_service_port_are_flipped() {
     let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
     let keys = [key(0), key(3)];
     let both =
@@ -370,15 +369,15 @@ fn a_backend_goes_once_every_frontend_of_its_service_has_switched() {
     assert_eq!(
         gone(&reconciler),
         BackendFlags::ALIVE,
-        "in no set, and alive for the frontend that still has it"
+        "in no set, and alive for the frontend that still references it"
     );
-    settle(&mut reconciler, &pass);
+    reclaim(&mut reconciler, &pass);
     assert!(reconciler.apply(both(&[2])).retry.is_empty());
     assert_eq!(gone(&reconciler), BackendFlags::default());
 }
 
 #[test]
-fn a_backend_goes_with_the_frontend_that_another_service_takes_over() {
+fn a_backend_is_retired_with_the_frontend_that_another_service_takes_over() {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     let [stays, moves] = [key(0), key(3)];
     let put =
@@ -398,7 +397,7 @@ fn a_backend_goes_with_the_frontend_that_another_service_takes_over() {
 }
 
 #[test]
-fn a_backend_goes_when_the_frontend_that_had_it_moves_at_the_second_attempt() {
+fn a_backend_is_retired_if_its_frontend_moves_at_the_second_attempt() {
     let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
     let [stays, moves] = [key(0), key(3)];
     let put =
@@ -407,26 +406,26 @@ fn a_backend_goes_when_the_frontend_that_had_it_moves_at_the_second_attempt() {
     let next = BTreeMap::from([put(stays, 1, &[2]), put(moves, 2, &[5])]);
     let pass = reconciler.apply(next.clone());
     assert_eq!(pass.failed.len(), 1, "one slot was free");
-    settle(&mut reconciler, &pass);
+    reclaim(&mut reconciler, &pass);
     let again = reconciler.apply(pass.retry.into_iter().map(|key| (key, next[&key].clone())));
     assert!(again.retry.is_empty());
     assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).flags, BackendFlags::default());
 }
 
 #[test]
-fn who_loses_a_frontend_keeps_the_backends_of_the_others() {
+fn a_service_port_that_loses_a_frontend_keeps_the_backends_of_the_others() {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     let [stays, moves] = [key(0), key(3)];
     let put =
         |key, service, numbers: &[u8]| (key, Some(frontend(key, service, TrafficPolicy::Cluster, numbers)));
     reconciler.apply([put(stays, 2, &[1]), put(moves, 2, &[1])]);
     let before = reconciler.maps.backend(IpFamily::V4, 0);
-    // The one that takes over comes first in the order of names.
+    // The service port that takes over is first by name.
     reconciler.apply([put(moves, 1, &[5])]);
     assert_eq!(reconciler.maps.backend(IpFamily::V4, 0), before);
 }
 
-/// One step in the life of a cluster, as the index would tell it.
+/// One change of a cluster, as the index would report it.
 #[derive(Clone, Debug)]
 enum Step {
     Put {
@@ -438,7 +437,7 @@ enum Step {
     Remove {
         key: u8,
     },
-    /// The agent dies after this many system calls of the next steps.
+    /// The agent dies after this number of system calls in the next steps.
     Die {
         calls: u8,
     },
@@ -456,7 +455,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the index would tell after a step, and what is wanted from then on.
+/// The changes that the index would report for a step; `wanted` is the state from then on.
 fn changes(wanted: &mut BTreeMap<FrontendKey, Frontend>, step: Step) -> Vec<(FrontendKey, Option<Frontend>)> {
     match step {
         Step::Put { key: number, service, is_local, backends } => {
@@ -475,7 +474,7 @@ fn changes(wanted: &mut BTreeMap<FrontendKey, Frontend>, step: Step) -> Vec<(Fro
     }
 }
 
-/// The same, and the siblings of a frontend that goes or moves: the index touches all of a Service that changes.
+/// The same, and the siblings of a frontend that is removed or moves: the index touches all frontends of a changed Service.
 fn complete_changes(
     wanted: &mut BTreeMap<FrontendKey, Frontend>,
     step: Step,
@@ -489,7 +488,7 @@ fn complete_changes(
     siblings.map(|sibling| (sibling.key, Some(sibling))).chain(changes).collect()
 }
 
-/// All backends of a service port are known to each of its frontends, as in the index.
+/// The frontends of the changed service port, all with the same backends, as in the index.
 fn consistent(wanted: &BTreeMap<FrontendKey, Frontend>, changed: &Frontend) -> Vec<Frontend> {
     let same = |other: &&Frontend| {
         other.service == changed.service && other.key.address.family() == changed.key.address.family()
@@ -513,22 +512,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn what_fails_and_is_tried_again_ends_like_a_fresh_start(steps in prop::collection::vec(step(), 1..60)) {
+    fn failed_and_retried_changes_end_like_a_fresh_start(steps in prop::collection::vec(step(), 1..60)) {
         let mut reconciler = adopt(FakeMaps::new(CAPACITY));
         let mut wanted: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
         for step in steps {
-            // Here nobody dies of it.
+            // Failing writes, without a restart of the agent.
             if let Step::Die { calls } = step {
                 reconciler.maps.maps.calls_left = Some(calls.into());
             }
             let mut pass = reconciler.apply(complete_changes(&mut wanted, step));
             if !pass.retry.is_empty() {
                 reconciler.maps.maps.calls_left = None;
-                settle(&mut reconciler, &pass);
+                reclaim(&mut reconciler, &pass);
                 pass = reconciler.apply(pass.retry.iter().map(|key| (*key, wanted.get(key).cloned())));
             }
             prop_assert!(pass.failed.is_empty() && pass.retry.is_empty(), "{:?}", pass);
-            settle(&mut reconciler, &pass);
+            reclaim(&mut reconciler, &pass);
         }
         prop_assert_eq!(dump(reconciler.maps()).unwrap(), fresh(wanted.values().cloned()));
     }
@@ -551,13 +550,13 @@ proptest! {
             let pass = reconciler.apply(changes(&mut wanted, step));
             waiting = pass.grace.or(waiting);
             if !pass.failed.is_empty() {
-                // The agent is dead; another one finds what it left.
+                // The agent is dead; its successor adopts the maps.
                 let mut maps = reconciler.maps.maps.clone();
                 maps.calls_left = None;
                 reconciler = adopt(maps);
                 let pass = reconciler.apply_all(wanted.values().cloned());
                 waiting = pass.grace;
-                // With retired entries waiting, a tiny map may be full for a moment.
+                // While retired entries wait, a tiny map may be full for a moment.
                 prop_assert!(pass.failed.is_empty(), "{:?}", pass.failed);
             }
         }
@@ -568,9 +567,9 @@ proptest! {
         }
         let pass = reconciler.apply_all(wanted.values().cloned());
         prop_assert!(pass.failed.is_empty(), "{:?}", pass.failed);
-        settle(&mut reconciler, &pass);
+        reclaim(&mut reconciler, &pass);
         prop_assert_eq!(dump(reconciler.maps()).unwrap(), fresh(wanted.values().cloned()));
-        // Nothing leaks: what is in use is what a fresh start uses.
+        // No leaks: as many entries are in use as after a fresh start.
         let mut fresh = adopt(FakeMaps::new(CAPACITY));
         fresh.apply_all(wanted.values().cloned());
         prop_assert_eq!(reconciler.fill(), fresh.fill());

@@ -33,7 +33,7 @@ use crate::{
         log_once::LogOnce,
         telemetry::{CompletedPass, Telemetry},
     },
-    reconcile::{Epoch, MapError, Networks, Pass, Reconciler},
+    reconcile::{Epoch, MapError, Pass, Reconciler, UnclaimedNetworks},
     update::Update,
 };
 
@@ -58,7 +58,7 @@ pub struct Agent {
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
     /// The node's addresses as they are written, and which of them serve NodePorts; none: not as they should be.
     node_addresses: Option<BTreeMap<IpAddr, bool>>,
-    networks: Networks,
+    networks: UnclaimedNetworks,
     /// What of these two could not be written.
     unwritten_addresses: LogOnce,
     unwritten_networks: LogOnce,
@@ -88,7 +88,7 @@ impl Agent {
         // Programs that began under a predecessor may still hold what looks free from here.
         datapath::grace_period().context("cannot wait for running programs")?;
         let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
-        let networks = Networks::adopt(reconciler.maps())?;
+        let networks = UnclaimedNetworks::adopt(reconciler.maps())?;
         info!(frontends = reconciler.len(), "adopted what an earlier agent left");
         let (sender, over) = mpsc::unbounded_channel();
         Ok(Self {
@@ -250,7 +250,7 @@ impl Agent {
         let wanted =
             index.frontends().inspect(|frontend| telemetry.frontend_resolved(frontend.key, Some(frontend)));
         let pass = reconciler.apply_all(wanted);
-        self.networks.want_only(self.index.unclaimed_networks());
+        self.networks.set_all(self.index.unclaimed_networks());
         self.write_networks();
         pass
     }
@@ -334,7 +334,7 @@ impl Agent {
         let local = self.addresses.borrow_and_update().clone();
         let reachable = local.into_iter().filter(|address| is_reachable(*address));
         let addresses: BTreeMap<IpAddr, bool> =
-            reachable.map(|address| (address, node.would_serve_nodeports(address))).collect();
+            reachable.map(|address| (address, node.nodeports_include(address))).collect();
         if self.node_addresses.as_ref() == Some(&addresses) {
             return;
         }
@@ -351,7 +351,7 @@ impl Agent {
                 (FrontendAddress::Ip(address), Some(frontend))
                     if frontend.kind == FrontendKind::ClusterIp =>
                 {
-                    self.networks.want(address.into(), Some(Unclaimed::UndefinedPort));
+                    self.networks.set(address.into(), Some(Unclaimed::UndefinedPort));
                 }
                 (FrontendAddress::Ip(address), _) if self.networks.has(address.into()) => gone.push(address),
                 (FrontendAddress::Ip(_) | FrontendAddress::NodePort(_), _) => {}
@@ -359,11 +359,11 @@ impl Agent {
         }
         // Another port of the Service, or another Service, may have the address still.
         gone.retain(|address| !self.index.has_cluster_ip(*address));
-        gone.into_iter().for_each(|address| self.networks.want(address.into(), None));
+        gone.into_iter().for_each(|address| self.networks.set(address.into(), None));
         let cidrs: BTreeSet<IpNetwork> = self.index.service_cidrs().collect();
-        let gone: Vec<_> = self.networks.unallocated().filter(|network| !cidrs.contains(network)).collect();
-        gone.into_iter().for_each(|network| self.networks.want(network, None));
-        cidrs.into_iter().for_each(|network| self.networks.want(network, Some(Unclaimed::Unallocated)));
+        let gone: Vec<_> = self.networks.service_cidrs().filter(|network| !cidrs.contains(network)).collect();
+        gone.into_iter().for_each(|network| self.networks.set(network, None));
+        cidrs.into_iter().for_each(|network| self.networks.set(network, Some(Unclaimed::Unallocated)));
     }
 
     fn write_networks(&mut self) {

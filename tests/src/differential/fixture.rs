@@ -16,7 +16,7 @@ use proxy::{
     datapath::{self, Busy, Device, DeviceTable, KernelMaps, Pins, Programs, pin_name},
     index::{Change, Index},
     model::policy::Policy,
-    reconcile::{LbMaps as _, Networks, Reconciler},
+    reconcile::{LbMaps as _, Reconciler, UnclaimedNetworks},
 };
 use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, MAPS};
 
@@ -39,7 +39,7 @@ pub const UNREACHABLE: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
 pub struct ProgramFixture {
     programs: Programs,
     pub reconciler: Reconciler<KernelMaps>,
-    networks: Networks,
+    networks: UnclaimedNetworks,
     pub index: Index,
     devices: DeviceTable,
     pins: Pins,
@@ -60,7 +60,7 @@ impl ProgramFixture {
             None => datapath::load(&pins, config)?,
         };
         let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
-        let networks = Networks::adopt(reconciler.maps())?;
+        let networks = UnclaimedNetworks::adopt(reconciler.maps())?;
         let devices = DeviceTable::open(&pins.maps())?;
         let index = Index::new(Policy::default());
         Ok(Self { programs, reconciler, networks, index, devices, pins, _directory: directory })
@@ -75,7 +75,7 @@ impl ProgramFixture {
         }
         let pass = self.reconciler.apply_all(self.index.frontends().collect::<Vec<_>>());
         ensure!(pass.failed.is_empty(), "{:?}", pass.failed);
-        self.networks.want_only(self.index.unclaimed_networks());
+        self.networks.set_all(self.index.unclaimed_networks());
         self.networks.write(self.reconciler.maps_mut())?;
         if let Some(epoch) = pass.grace {
             datapath::grace_period()?;
@@ -89,7 +89,7 @@ impl ProgramFixture {
         let node = self.index.node();
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let serving =
-            addresses.iter().chain(&loopback).map(|ip| (*ip, node.would_serve_nodeports(*ip))).collect();
+            addresses.iter().chain(&loopback).map(|ip| (*ip, node.nodeports_include(*ip))).collect();
         self.reconciler.maps_mut().set_pod_ranges(&node.pod_range);
         self.reconciler.maps_mut().set_node_addresses(&serving)?;
         self.set_masquerade(addresses)

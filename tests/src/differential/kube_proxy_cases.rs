@@ -17,7 +17,7 @@ use proxy::{
     k8s::object::Object,
     model::{
         address::{PerFamily, Protocol, parse_ip, parse_network},
-        flow::{Flow, Outcome},
+        flow::{Flow, FlowOutcome},
         policy::{NodePortAddresses, Policy},
     },
 };
@@ -183,10 +183,10 @@ impl Case {
 
     fn expected(&self, answer: &Answer) -> Result<Expected> {
         let outcome = match answer.result.as_str() {
-            "dnat" => Outcome::Dnat,
-            "reject" => Outcome::Reject,
-            "drop" => Outcome::Drop,
-            "none" => Outcome::None,
+            "dnat" => FlowOutcome::Dnat,
+            "reject" => FlowOutcome::Reject,
+            "drop" => FlowOutcome::Drop,
+            "none" => FlowOutcome::None,
             other => anyhow::bail!("no case ends in {other}"),
         };
         let masqueraded = |backend| *answer.masquerade_by_backend.get(backend).unwrap_or(&answer.masquerade);

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use proxy::model::flow::{Outcome, Verdict};
+use proxy::model::flow::{FlowOutcome, FlowVerdict};
 
 use super::{
     fixture::{
@@ -40,7 +40,7 @@ pub enum Backend {
 /// The expected result of a flow.
 #[derive(Clone, Debug)]
 pub struct Expected {
-    pub outcome: Outcome,
+    pub outcome: FlowOutcome,
     /// Each possible backend, and whether the flow to it is masqueraded.
     pub backends: Vec<(SocketAddr, bool)>,
     /// The node's addresses on the device, IPv4 first.
@@ -91,8 +91,9 @@ impl Backend {
 }
 
 impl Expected {
-    pub fn of(verdict: &Verdict, masquerade: [IpAddr; 2]) -> Self {
-        let backend = |choice: &proxy::model::flow::Choice| (choice.backend.address, choice.masquerade);
+    pub fn of(verdict: &FlowVerdict, masquerade: [IpAddr; 2]) -> Self {
+        let backend =
+            |choice: &proxy::model::flow::BackendChoice| (choice.backend.address, choice.masquerade);
         Self { outcome: verdict.outcome, backends: verdict.choices.iter().map(backend).collect(), masquerade }
     }
 }
@@ -102,13 +103,13 @@ impl FlowPath {
     pub fn check(&self, fixture: &mut ProgramFixture, expected: &Expected) -> Result<Option<SocketAddr>> {
         let (action, out) = fixture.run(self.client.first_program(), &self.packet)?;
         match expected.outcome {
-            Outcome::None => ensure!(action == PASS && out == self.packet.bytes(), "touched: {action}"),
-            Outcome::Drop => ensure!(action == DROP, "not dropped: {action}"),
-            Outcome::Reject => check_rejection(&self.packet, action, &out)?,
-            Outcome::Dnat if self.is_rejected_for_sctp(expected) => {
+            FlowOutcome::None => ensure!(action == PASS && out == self.packet.bytes(), "touched: {action}"),
+            FlowOutcome::Drop => ensure!(action == DROP, "not dropped: {action}"),
+            FlowOutcome::Reject => check_rejection(&self.packet, action, &out)?,
+            FlowOutcome::Dnat if self.is_rejected_for_sctp(expected) => {
                 check_rejection(&self.packet, action, &out)?
             }
-            Outcome::Dnat => return self.check_translated(fixture, expected, action, &out).map(Some),
+            FlowOutcome::Dnat => return self.check_translated(fixture, expected, action, &out).map(Some),
         }
         Ok(None)
     }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use proxy::model::{
-    flow::{Flow, Outcome, Verdict},
+    flow::{Flow, FlowOutcome, FlowVerdict},
     frontend::FrontendKind,
     node::Source,
-    policy::TrafficPolicy,
+    service::TrafficPolicy,
 };
 
 /// One row.
@@ -46,12 +46,12 @@ impl VerdictRow {
         Self::NotOurs,
     ];
 
-    pub fn of(flow: &Flow, verdict: &Verdict) -> Self {
+    pub fn of(flow: &Flow, verdict: &FlowVerdict) -> Self {
         let Some(frontend) = &verdict.frontend else {
             return match verdict.outcome {
-                Outcome::Reject => Self::UndefinedPort,
-                Outcome::Drop => Self::Unallocated,
-                Outcome::Dnat | Outcome::None => Self::NotOurs,
+                FlowOutcome::Reject => Self::UndefinedPort,
+                FlowOutcome::Drop => Self::Unallocated,
+                FlowOutcome::Dnat | FlowOutcome::None => Self::NotOurs,
             };
         };
         let is_local = frontend.policy == TrafficPolicy::Local;
@@ -59,12 +59,12 @@ impl VerdictRow {
             return Self::SourceRanges;
         }
         match (frontend.kind, verdict.outcome, verdict.source) {
-            (FrontendKind::ClusterIp, Outcome::Reject, _) => Self::ClusterIpEmpty,
-            (FrontendKind::ClusterIp, Outcome::Drop, _) => Self::ClusterIpLocalEmpty,
+            (FrontendKind::ClusterIp, FlowOutcome::Reject, _) => Self::ClusterIpEmpty,
+            (FrontendKind::ClusterIp, FlowOutcome::Drop, _) => Self::ClusterIpLocalEmpty,
             (FrontendKind::ClusterIp, ..) if is_local => Self::ClusterIpLocal,
             (FrontendKind::ClusterIp, ..) => Self::ClusterIpCluster,
-            (_, Outcome::Reject, _) => Self::ExternalEmpty,
-            (_, Outcome::Drop, _) => Self::ExternalLocalEmpty,
+            (_, FlowOutcome::Reject, _) => Self::ExternalEmpty,
+            (_, FlowOutcome::Drop, _) => Self::ExternalLocalEmpty,
             (_, _, _) if !is_local => Self::ExternalCluster,
             (_, _, Source::Pod) => Self::ExternalLocalFromPod,
             (_, _, Source::Node) => Self::ExternalLocalFromNode,

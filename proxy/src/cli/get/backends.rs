@@ -19,8 +19,8 @@ use super::{
     selection::Selection,
 };
 use crate::{
-    model::address::IpFamily,
-    reconcile::{BackendEntry, LbMaps, protocol_of},
+    model::address::{IpFamily, Protocol},
+    reconcile::{BackendEntry, LbMaps},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,8 +70,8 @@ impl BackendRow {
         } else {
             State::Ready
         };
-        let protocol =
-            protocol_of(protocol).map_or_else(|| protocol.to_string(), |protocol| protocol.to_string());
+        let protocol = Protocol::from_number(protocol)
+            .map_or_else(|| protocol.to_string(), |protocol| protocol.to_string());
         Self { service, address, protocol, state, sets, index, generation }
     }
 }

@@ -18,7 +18,7 @@ use super::{
     labels::{Labels, ServicePort},
     selection::Selection,
 };
-use crate::{datapath::TrackedFlow, reconcile::protocol_of};
+use crate::{datapath::TrackedFlow, model::address::Protocol};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConnectionRow {
@@ -68,7 +68,7 @@ impl ConnectionRow {
         let idle = u64::from(state.idle((now.as_nanos() >> TICK_SHIFT) as u32));
         Self {
             service,
-            protocol: protocol_of(protocol)
+            protocol: Protocol::from_number(protocol)
                 .map_or_else(|| protocol.to_string(), |protocol| protocol.to_string()),
             client,
             dialled,

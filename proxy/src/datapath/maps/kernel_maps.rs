@@ -32,8 +32,7 @@ use crate::{
         frontend::FrontendKey,
     },
     reconcile::{
-        BackendEntry, Capacity, Extent, Interrupted, LbMaps, MapError, frontend_key, one_by_one,
-        protocol_number, wire_address,
+        BackendEntry, BatchError, Capacity, Extent, LbMaps, MapError, frontend_key, one_by_one, wire_address,
     },
 };
 
@@ -231,16 +230,16 @@ impl LbMaps for KernelMaps {
         }
     }
 
-    fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), Interrupted> {
+    fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), BatchError> {
         let mut inserted = 0;
         for run in entries.chunk_by(|(a, _), (b, _)| a.address.family() == b.address.family()) {
             let result = match self.insert_run(run) {
                 Err((stopped, _)) if stopped.is_unsupported() => {
                     one_by_one(run, |(key, index)| self.insert_frontend(*key, *index))
                 }
-                result => result.map_err(|(stopped, map)| interrupted(stopped, map)),
+                result => result.map_err(|(stopped, map)| batch_error(stopped, map)),
             };
-            result.map_err(|failure| Interrupted { inserted: inserted + failure.inserted, ..failure })?;
+            result.map_err(|failure| BatchError { inserted: inserted + failure.inserted, ..failure })?;
             inserted += run.len();
         }
         Ok(())
@@ -265,7 +264,7 @@ impl LbMaps for KernelMaps {
         self.services.insert(index, name, 0).map_err(refused("write", map::SERVICES))
     }
 
-    fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), Interrupted> {
+    fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), BatchError> {
         let (indices, names): (Vec<u32>, Vec<ServiceName>) = entries.iter().copied().unzip();
         let zeroes = vec![ServiceStats::default(); indices.len() * self.cpus];
         // The counters of whoever had a number before are not this one's.
@@ -276,7 +275,7 @@ impl LbMaps for KernelMaps {
             Err(stopped) if stopped.is_unsupported() => {
                 one_by_one(entries, |(index, name)| self.insert_service(*index, *name))
             }
-            written => written.map_err(|stopped| interrupted(stopped, map::SERVICES)),
+            written => written.map_err(|stopped| batch_error(stopped, map::SERVICES)),
         }
     }
 
@@ -330,16 +329,16 @@ impl LbMaps for KernelMaps {
         self.service_networks.insert(network, unclaimed)
     }
 
-    fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), Interrupted> {
+    fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), BatchError> {
         let mut inserted = 0;
         for run in entries.chunk_by(|(a, _), (b, _)| a.is_ipv4() == b.is_ipv4()) {
             let result = match self.insert_networks_run(run) {
                 Err((stopped, _)) if stopped.is_unsupported() => {
                     one_by_one(run, |(network, unclaimed)| self.insert_service_network(*network, *unclaimed))
                 }
-                result => result.map_err(|(stopped, map)| interrupted(stopped, map)),
+                result => result.map_err(|(stopped, map)| batch_error(stopped, map)),
             };
-            result.map_err(|failure| Interrupted { inserted: inserted + failure.inserted, ..failure })?;
+            result.map_err(|failure| BatchError { inserted: inserted + failure.inserted, ..failure })?;
             inserted += run.len();
         }
         Ok(())
@@ -428,9 +427,9 @@ impl KernelMaps {
     }
 }
 
-fn interrupted(stopped: Stopped, map: &'static str) -> Interrupted {
+fn batch_error(stopped: Stopped, map: &'static str) -> BatchError {
     let Stopped { written, error } = stopped;
-    Interrupted { inserted: written, error: MapError::Refused { action: "write", map, source: error.into() } }
+    BatchError { inserted: written, error: MapError::Refused { action: "write", map, source: error.into() } }
 }
 
 enum WireKey {
@@ -440,7 +439,7 @@ enum WireKey {
 
 fn wire_key(key: FrontendKey) -> WireKey {
     let (address, port) = (wire_address(key.address), key.port.to_be_bytes());
-    let protocol = protocol_number(key.protocol);
+    let protocol = key.protocol.number();
     match unmapped(address) {
         Some(v4) => WireKey::V4(FrontendKeyV4::new(v4, port, protocol)),
         None => WireKey::V6(FrontendKeyV6::new(address, port, protocol)),

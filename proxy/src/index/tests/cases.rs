@@ -1,5 +1,5 @@
-//! What kube-proxy does, asked of the model: the flows of every case, the endpoint sets, the affinity timelines and the
-//! health counts.
+//! The behaviour of kube-proxy, checked on the model: the flows of every case, the endpoint sets, the affinity timelines and
+//! the health counts.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,6 +8,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::ServiceCIDR,
 };
+use proxy_ebpf::abi::DropReason;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -17,8 +18,9 @@ use crate::{
     model::{
         address::{PerFamily, Protocol, parse_ip, parse_network},
         affinity::AffinityTable,
-        flow::Outcome,
+        flow::{Flow, FlowOutcome, FlowVerdict},
         policy::NodePortAddresses,
+        reason::is_modelled,
     },
 };
 
@@ -93,8 +95,8 @@ fn flow(flow: &Value) -> Flow {
 fn every_flow_gets_its_verdict() {
     for case in cases() {
         let index = index(&case);
-        for asked in case["flows"].as_array().into_iter().flatten() {
-            let verdict = index.explain(&flow(asked));
+        for want in case["flows"].as_array().into_iter().flatten() {
+            let verdict = index.explain(&flow(want));
             let mut backends: Vec<_> =
                 verdict.choices.iter().map(|choice| choice.backend.address.to_string()).collect();
             backends.sort();
@@ -105,13 +107,35 @@ fn every_flow_gets_its_verdict() {
                 let each = verdict.choices.iter().map(|choice| (choice.backend.address, choice.masquerade));
                 got["masquerade_by_backend"] = json!(each.collect::<HashMap<_, _>>());
             }
-            assert_eq!(got, asked["expect"], "{} / {}: {}", case["id"], asked["name"], verdict.reason);
+            assert_eq!(got, want["expect"], "{} / {}: {}", case["id"], want["name"], verdict.reason);
         }
     }
 }
 
 #[test]
-fn endpoints_fall_into_their_sets() {
+fn refusals_have_the_reason_that_the_kernel_counts() {
+    let mut seen = BTreeSet::new();
+    for case in cases() {
+        let index = index(&case);
+        for flow in case["flows"].as_array().into_iter().flatten().map(flow) {
+            let FlowVerdict { outcome, reason, .. } = index.explain(&flow);
+            let want = match reason.drop_reason() {
+                Some(drop_reason) if drop_reason.sends_reject() => vec![FlowOutcome::Reject],
+                Some(_) => vec![FlowOutcome::Drop],
+                None => vec![FlowOutcome::Dnat, FlowOutcome::None],
+            };
+            assert!(want.contains(&outcome), "{}: {outcome}, as {reason}", case["id"]);
+            let Some(drop_reason) = reason.drop_reason() else { continue };
+            assert_eq!(index.explain_refusal(&flow, drop_reason), reason, "the data of the objects is kept");
+            seen.insert(drop_reason.name());
+        }
+    }
+    let modelled = DropReason::ALL.into_iter().filter(|reason| is_modelled(*reason)).map(DropReason::name);
+    assert_eq!(seen, modelled.collect());
+}
+
+#[test]
+fn endpoints_are_in_their_sets() {
     let mut checked = 0;
     for case in cases().iter().filter(|case| case["kind"] == "categorize") {
         let index = index(case);
@@ -119,13 +143,13 @@ fn endpoints_fall_into_their_sets() {
         let port = &service.ports[0];
         let sets = index.endpoint_sets(service, port, IpFamily::V4);
         let is_accessible = service.is_externally_accessible(port, IpFamily::V4);
-        let uses = Uses::of(service.internal_policy, service.external_policy, is_accessible);
+        let required = RequiredSets::of(service.internal_policy, service.external_policy, is_accessible);
         let list = |backends: &[crate::model::backend::Backend]| -> BTreeSet<String> {
             backends.iter().map(|backend| backend.address.to_string()).collect()
         };
         let (cluster, local) = (list(&sets.cluster), list(&sets.local));
         let got = json!({"cluster": cluster, "local": local, "all": cluster.union(&local).collect::<Vec<_>>(),
-            "uses_cluster": uses.cluster, "uses_local": uses.local, "has_any": sets.has_any});
+            "uses_cluster": required.cluster, "uses_local": required.local, "has_any": sets.has_any});
         assert_eq!(got, case["expect"], "{}", case["id"]);
         checked += 1;
     }
@@ -138,19 +162,19 @@ fn affinity_holds_along_the_timeline() {
         let index = index(case);
         let mut table = AffinityTable::default();
         let mut chosen: HashMap<&str, SocketAddr> = HashMap::new();
-        for (n, asked) in case["flows"].as_array().unwrap().iter().enumerate() {
-            let name = asked["name"].as_str().unwrap();
-            let flow = flow(asked);
+        for (n, step) in case["flows"].as_array().unwrap().iter().enumerate() {
+            let name = step["name"].as_str().unwrap();
+            let flow = flow(step);
             let verdict = index.explain(&flow);
-            assert_eq!(verdict.outcome, Outcome::Dnat, "{} / {name}", case["id"]);
+            assert_eq!(verdict.outcome, FlowOutcome::Dnat, "{} / {name}", case["id"]);
             let frontend = verdict.frontend.unwrap();
-            let now = Duration::from_secs(asked["t_seconds"].as_u64().unwrap());
+            let now = Duration::from_secs(step["t_seconds"].as_u64().unwrap());
             let view = frontend.view(verdict.source);
-            // Chance never picks the same twice in a row: whatever stays did not stay by chance.
+            // Never the same index twice in a row: a repeated backend is due to affinity.
             let pick = |permitted: usize| n % permitted;
             let backend =
                 table.choose(&frontend.service, flow.source, view, frontend.affinity, now, pick).unwrap();
-            match asked["sticky"].as_str().unwrap() {
+            match step["sticky"].as_str().unwrap() {
                 "free" => {}
                 earlier => assert_eq!(Some(&backend), chosen.get(earlier), "{} / {name}", case["id"]),
             }

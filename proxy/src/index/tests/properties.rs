@@ -1,5 +1,5 @@
-//! Random histories of random objects, held against a second reading of the rules (`oracle`) that shares no code with
-//! the first: it starts from the specifications of the objects, knows no index and takes no shortcut.
+//! Random histories of random objects, compared with a second implementation of the rules (`oracle`) that shares no code
+//! with the index: it starts from the specifications of the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +12,13 @@ use crate::{
     k8s::object::Object,
     model::{
         address::{PerFamily, Protocol},
-        flow::Outcome,
+        flow::{Flow, FlowOutcome},
         policy::{DetectLocal, NodePortAddresses},
     },
 };
 
 const NODE_IPS: [&str; 3] = ["192.168.0.2", "192.168.1.2", "2001:db8::1"];
-/// Claimed by anybody: Services quarrel over them, and one is the node's own.
+/// Addresses that several Services may claim; one of them is the node's own.
 const SHARED_IPS: [&str; 4] = ["1.2.3.4", "5.6.7.8", "192.168.0.2", "2001:db8::99"];
 const NODE_PORTS: [u16; 3] = [0, 30001, 30002];
 const CLIENTS: [&str; 6] = ["10.1.0.9", "10.1.0.1", "192.168.0.2", "203.0.113.7", "1.2.3.4", "fd00:1::9"];
@@ -76,7 +76,7 @@ enum Spec {
     Cidr,
 }
 
-/// All that exists at one time.
+/// All objects that exist at one time.
 type World = BTreeMap<(u8, usize), Spec>;
 
 impl Spec {
@@ -265,7 +265,7 @@ fn spec() -> impl Strategy<Value = Spec> {
     ]
 }
 
-/// Objects that appear, change and (the flag unset) go.
+/// Objects that are added, changed and (flag unset) deleted.
 fn history() -> impl Strategy<Value = Vec<(Spec, bool)>> {
     vec((spec(), prop::bool::weighted(0.8)), 0..16)
 }
@@ -289,8 +289,8 @@ fn policy() -> Policy {
     }
 }
 
-/// Lives through a history, holding what `apply` says it touched against what really changed.
-fn live(history: &[(Spec, bool)]) -> (Index, World) {
+/// Applies a history and checks that `apply` returns every frontend that changed.
+fn replay(history: &[(Spec, bool)]) -> (Index, World) {
     let mut index = Index::new(policy());
     let mut world = World::new();
     let mut known = snapshot(&index);
@@ -307,7 +307,7 @@ fn live(history: &[(Spec, bool)]) -> (Index, World) {
         for key in known.keys().chain(now.keys()) {
             assert!(
                 touched.contains(key) || known.get(key) == now.get(key),
-                "{key} changed untold by {spec:?}"
+                "{key} changed, but was not returned for {spec:?}"
             );
         }
         known = now;
@@ -319,7 +319,7 @@ fn snapshot(index: &Index) -> BTreeMap<FrontendKey, Frontend> {
     index.frontends().map(|frontend| (frontend.key, frontend)).collect()
 }
 
-fn born(specs: impl IntoIterator<Item = Spec>) -> Index {
+fn fresh(specs: impl IntoIterator<Item = Spec>) -> Index {
     let mut index = Index::new(policy());
     for spec in specs {
         index.apply(spec.object().change(NODE).unwrap().unwrap().value);
@@ -350,18 +350,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn any_history_ends_as_a_fresh_start_in_any_order(history in history(), seed in any::<u64>()) {
-        let (index, world) = live(&history);
+    fn any_history_ends_like_a_fresh_start_in_any_order(history in history(), seed in any::<u64>()) {
+        let (index, world) = replay(&history);
         let mut specs: Vec<Spec> = world.into_values().collect();
-        prop_assert_eq!(snapshot(&born(specs.clone())), snapshot(&index));
-        // Any order: sorted by something that has nothing to do with the objects.
+        prop_assert_eq!(snapshot(&fresh(specs.clone())), snapshot(&index));
+        // Any order: sorted by a hash.
         specs.sort_by_cached_key(|spec| (seed ^ (spec.id().1 as u64 * 7 + u64::from(spec.id().0))).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        prop_assert_eq!(snapshot(&born(specs)), snapshot(&index));
+        prop_assert_eq!(snapshot(&fresh(specs)), snapshot(&index));
     }
 
     #[test]
-    fn what_is_taken_away_leaves_no_trace(history in history(), extra in spec()) {
-        let (mut index, world) = live(&history);
+    fn a_deleted_object_leaves_no_trace(history in history(), extra in spec()) {
+        let (mut index, world) = replay(&history);
         prop_assume!(!world.contains_key(&extra.id()));
         let before = snapshot(&index);
         let object = extra.object();
@@ -371,12 +371,12 @@ proptest! {
         for spec in world.values() {
             index.apply(spec.object().id().unwrap().removal(NODE).unwrap());
         }
-        prop_assert!(index.is_bare());
+        prop_assert!(index.is_empty());
     }
 
     #[test]
-    fn every_verdict_is_what_the_rules_say(history in history()) {
-        let (index, world) = live(&history);
+    fn every_verdict_follows_the_rules(history in history()) {
+        let (index, world) = replay(&history);
         for flow in flows() {
             let verdict = index.explain(&flow);
             let backends: BTreeMap<String, bool> = verdict
@@ -391,18 +391,18 @@ proptest! {
 }
 
 impl Index {
-    /// Whether nothing is left of anything.
-    fn is_bare(&self) -> bool {
-        let owned = self.joined.is_bare() && self.endpoints.is_empty();
-        owned && self.claims.is_bare() && self.service_cidrs.is_empty()
+    /// Whether the state is empty.
+    fn is_empty(&self) -> bool {
+        let owned = self.joined.is_empty() && self.endpoints.is_empty();
+        owned && self.claims.is_empty() && self.service_cidrs.is_empty()
     }
 }
 
-/// The rules once more, for one flow at a time.
+/// The rules, implemented for one flow at a time.
 mod oracle {
     use super::*;
 
-    type Answer = (Outcome, BTreeMap<String, bool>);
+    type Answer = (FlowOutcome, BTreeMap<String, bool>);
 
     fn services(world: &World) -> impl Iterator<Item = &ServiceSpec> {
         world.values().filter_map(|spec| match spec {
@@ -440,7 +440,8 @@ mod oracle {
         source.is_loopback() || NODE_IPS.contains(&source.to_string().as_str())
     }
 
-    /// The first by name whose ClusterIP it is; else the first who lists it as a VIP or an external IP.
+    /// The first Service by name that has the address as its ClusterIP; else the first that lists it as a VIP or an external
+    /// IP.
     fn claimant<'a>(world: &'a World, to: &str, v6: bool) -> Option<(&'a ServiceSpec, &'static str)> {
         let here = || services(world).filter(|service| exists(service, v6));
         if let Some(service) = here().find(|service| own_cluster_ip(service, v6) == *to) {
@@ -460,7 +461,7 @@ mod oracle {
         let (to, v6) = (flow.destination.ip().to_string(), flow.destination.is_ipv6());
         let nothing = |outcome| (outcome, BTreeMap::new());
         if flow.source.is_ipv6() != v6 {
-            return nothing(Outcome::None);
+            return nothing(FlowOutcome::None);
         }
         let port = flow.destination.port();
         if port == 80
@@ -477,16 +478,16 @@ mod oracle {
         }
         let owns = |service: &ServiceSpec| exists(service, v6) && own_cluster_ip(service, v6) == to;
         if services(world).any(owns) {
-            return nothing(Outcome::Reject);
+            return nothing(FlowOutcome::Reject);
         }
         let in_cidr = world.contains_key(&(4, 0)) && to.starts_with("10.96.");
-        nothing(if in_cidr { Outcome::Drop } else { Outcome::None })
+        nothing(if in_cidr { FlowOutcome::Drop } else { FlowOutcome::None })
     }
 
     fn through(world: &World, flow: &Flow, service: &ServiceSpec, kind: &str, v6: bool) -> Answer {
         let nothing = |outcome| (outcome, BTreeMap::new());
         if kind == "VIP" && !passes(flow, service, v6) {
-            return nothing(Outcome::Drop);
+            return nothing(FlowOutcome::Drop);
         }
         let endpoints = endpoints(world, service, v6);
         let zone = match world.get(&(3, 0)) {
@@ -510,7 +511,7 @@ mod oracle {
         };
         if chosen.is_empty() {
             let from_elsewhere = local_only && anybody;
-            return nothing(if from_elsewhere { Outcome::Drop } else { Outcome::Reject });
+            return nothing(if from_elsewhere { FlowOutcome::Drop } else { FlowOutcome::Reject });
         }
         let node_only = !is_pod(flow.source) && is_node(flow.source);
         let masquerade = match (external, local_only) {
@@ -521,7 +522,7 @@ mod oracle {
         let hairpin = |address: &str| {
             is_here(endpoints[address]) && address.parse::<SocketAddr>().unwrap().ip() == flow.source
         };
-        (Outcome::Dnat, chosen.into_iter().map(|a| (a.clone(), masquerade || hairpin(&a))).collect())
+        (FlowOutcome::Dnat, chosen.into_iter().map(|a| (a.clone(), masquerade || hairpin(&a))).collect())
     }
 
     fn passes(flow: &Flow, service: &ServiceSpec, v6: bool) -> bool {

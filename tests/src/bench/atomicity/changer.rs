@@ -18,8 +18,7 @@ use proxy::{
         address::Protocol,
         backend::{Backend, BackendState},
         frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade, View, WhenEmpty},
-        policy::TrafficPolicy,
-        service::{ServiceKey, ServicePortKey},
+        service::{ServiceKey, ServicePortKey, TrafficPolicy},
     },
     reconcile::{Epoch, Reconciler},
 };

@@ -1,7 +1,7 @@
 //! The joined state: Services, their slices, the node and the ServiceCIDRs, and the frontends that follow from them.
 //!
-//! One owner feeds it changes and learns which frontends each one touched; asked for a frontend it answers from what
-//! it holds now. It reads no clock and does no I/O, and the order in which objects arrive never matters.
+//! One owner applies changes and gets the frontends that each one affects; a frontend is computed from the current state
+//! on request. The index reads no clock and does no I/O, and the order in which objects arrive has no effect.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,34 +16,35 @@ use proxy_ebpf::abi::Unclaimed;
 use crate::model::{
     address::IpFamily,
     backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource, Slices},
-    flow::{Flow, Verdict},
     frontend::{Frontend, FrontendKey, FrontendKind},
     node::{LocalNode, NodeInfo},
     policy::Policy,
-    rare::Rare,
     service::{PortInfo, ServiceInfo, ServiceKey, ServicePortKey},
-    topology::{EndpointSets, Uses},
+    small_list::SmallList,
+    topology::{EndpointSets, RequiredSets},
 };
 
 mod claims;
-mod few;
+mod frontends;
 mod health;
 mod joined;
 mod reason;
 mod resolve;
+mod small_set;
 mod verdict;
 
 use claims::Claims;
+use frontends::frontends;
 use joined::Joined;
 
-/// One object appeared, changed (`Some`) or went (`None`).
+/// One object was added or changed (`Some`), or deleted (`None`).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     Service(ServiceKey, Option<Arc<ServiceInfo>>),
     Slice(SliceKey, Option<Arc<SliceInfo>>),
-    /// The slices that mirroring would make of the Endpoints object of this name.
+    /// The slices mirrored from the Endpoints object of this name.
     Endpoints(ServiceKey, Option<Slices>),
-    /// The Node object of this node; others do not concern us.
+    /// The Node object of this node.
     Node(Option<NodeInfo>),
     ServiceCidr(ArcStr, Option<Vec<IpNetwork>>),
 }
@@ -51,9 +52,9 @@ pub enum Change {
 pub struct Index {
     policy: Policy,
     node_info: Option<NodeInfo>,
-    /// Policy and Node object put together; rebuilt when the Node object changes.
+    /// Policy and Node object combined; rebuilt when the Node object changes.
     node: LocalNode,
-    /// Every Service, also those that are not served: they still govern the mirroring of Endpoints.
+    /// All Services, including those not served: they still control the mirroring of Endpoints.
     joined: Joined,
     endpoints: HashMap<ServiceKey, Slices>,
     claims: Claims,
@@ -73,7 +74,7 @@ impl Index {
         }
     }
 
-    /// Takes one change in and tells which frontends may look different now.
+    /// Applies one change and returns the frontends that may differ now.
     pub fn apply(&mut self, change: Change) -> BTreeSet<FrontendKey> {
         match change {
             Change::Service(key, service) => self.apply_service(&key, service),
@@ -84,22 +85,22 @@ impl Index {
         }
     }
 
-    /// `None`: nobody claims this address any more.
+    /// Returns `None` if no Service claims the address and port.
     pub fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
         let claim = self.claims.winner(key)?;
         let (service, port) = claim.claimant()?;
         Some(self.resolve(*key, claim.kind(), service, port))
     }
 
-    /// The Service that has a frontend.
+    /// The Service that owns a frontend.
     pub fn owner(&self, key: &FrontendKey) -> Option<&ServiceKey> {
         Some(&self.claims.winner(key)?.claimant()?.0.key)
     }
 
-    /// Those of one Service come one after the other.
+    /// All frontends; those of one Service are adjacent.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend> {
         self.joined.services().filter(|service| service.is_served()).flat_map(|service| {
-            let mut keys: Vec<FrontendKey> = service.frontends().into_iter().map(|(key, ..)| key).collect();
+            let mut keys: Vec<FrontendKey> = frontends(service).into_iter().map(|(key, ..)| key).collect();
             // An address that a Service claims twice is one frontend.
             keys.sort_unstable();
             keys.dedup();
@@ -107,7 +108,7 @@ impl Index {
         })
     }
 
-    /// A frontend, if this Service has it.
+    /// Returns `None` unless this Service owns the frontend.
     fn frontend_of(&self, service: &ServiceInfo, key: &FrontendKey) -> Option<Frontend> {
         let claim = self.claims.winner(key).filter(|claim| claim.is_of(service))?;
         let (service, port) = claim.claimant()?;
@@ -139,24 +140,19 @@ impl Index {
         self.joined.slice(key).map(|slice| &slice.service)
     }
 
-    /// What becomes of a flow.
-    pub fn explain(&self, flow: &Flow) -> Verdict {
-        verdict::decide(self, flow)
-    }
-
-    /// The Service whose ClusterIP this is: ports it does not define refuse at once. Asked by who explains, so that it
-    /// may take a look at all of them.
+    /// The Service that has the address as its ClusterIP. Linear in the number of Services: for `explain` only.
     pub fn cluster_ip_owner(&self, address: IpAddr) -> Option<&ServiceKey> {
         let has = |service: &&ServiceInfo| service.served_cluster_ips().any(|own| own == address);
         self.joined.services().filter(has).map(|service| &service.key).min()
     }
 
-    /// Whether it is the ClusterIP of a Service that defines ports.
+    /// Whether the address is the ClusterIP of a Service that defines ports.
     pub fn has_cluster_ip(&self, address: IpAddr) -> bool {
         self.claims.has_cluster_ip(address)
     }
 
-    /// What becomes of packets to addresses of Services where no frontend has their port. An address may come twice.
+    /// The networks of Service addresses, with the treatment of packets to them that no frontend claims (kube-proxy's rules
+    /// G7 and G8). An address may occur twice.
     pub fn unclaimed_networks(&self) -> impl Iterator<Item = (IpNetwork, Unclaimed)> {
         let cluster_ips = self.joined.services().flat_map(ServiceInfo::served_cluster_ips);
         let allocated = cluster_ips.map(|address| (address.into(), Unclaimed::UndefinedPort));
@@ -172,7 +168,7 @@ impl Index {
         key: &ServiceKey,
         service: Option<Arc<ServiceInfo>>,
     ) -> BTreeSet<FrontendKey> {
-        let service = service.map(|service| self.admitted(service));
+        let service = service.map(|service| self.with_policy(service));
         if self.joined.service(key) == service.as_ref() {
             return BTreeSet::new();
         }
@@ -182,21 +178,22 @@ impl Index {
         }
         if let Some(new) = service {
             self.claims.add(&new, &mut touched);
-            self.joined.put_service(new);
+            self.joined.insert_service(new);
         }
-        // Whether Endpoints are mirrored hangs on the Service, all of whose frontends are touched already.
+        // The Service determines whether Endpoints are mirrored; all of its frontends are among the touched ones already.
         self.mirror(key);
         touched
     }
 
-    /// A Service as the flags let it be: external IPs may not count, and the one for names has addresses on this node only.
-    fn admitted(&self, mut service: Arc<ServiceInfo>) -> Arc<ServiceInfo> {
+    /// The Service as this node's policy changes it: external IPs may be ignored, and the DNS Service may have additional
+    /// addresses on this node.
+    fn with_policy(&self, mut service: Arc<ServiceInfo>) -> Arc<ServiceInfo> {
         if !self.policy.external_ips && !service.external_ips.is_empty() {
-            Arc::make_mut(&mut service).external_ips = Rare::default();
+            Arc::make_mut(&mut service).external_ips = SmallList::default();
         }
         if let Some(server) = self.policy.name_server.as_ref().filter(|server| server.service == service.key)
         {
-            server.extend(Arc::make_mut(&mut service));
+            server.add_local_addresses(Arc::make_mut(&mut service));
         }
         service
     }
@@ -207,10 +204,10 @@ impl Index {
         }
         let mut touched = BTreeSet::new();
         if let Some(old) = self.joined.remove_slice(key) {
-            self.frontends_fed_by(&old, &mut touched);
+            self.frontends_of_slice(&old, &mut touched);
         }
         if let Some(new) = slice {
-            self.frontends_fed_by(&new, &mut touched);
+            self.frontends_of_slice(&new, &mut touched);
             self.joined.insert_slice(new);
         }
         touched
@@ -230,7 +227,7 @@ impl Index {
         if node == self.node {
             return BTreeSet::new();
         }
-        // Hints, locality, source ranges and masquerading all look at the node, and it changes rarely.
+        // Hints, locality, source ranges and masquerading depend on the node. It changes rarely: all frontends are touched.
         self.node = node;
         self.claims.keys().copied().collect()
     }
@@ -247,8 +244,8 @@ impl Index {
         BTreeSet::new()
     }
 
-    /// Brings the mirrored slices of a Service in line with its Endpoints object. The control plane mirrors only for
-    /// Services that exist and select no pods.
+    /// Updates the mirrored slices of a Service from its Endpoints object. As in the control plane, only Services without a
+    /// selector are mirrored.
     fn mirror(&mut self, key: &ServiceKey) -> BTreeSet<FrontendKey> {
         let wanted = self.joined.service(key).filter(|service| !service.has_selector);
         let wanted = wanted.and_then(|_| self.endpoints.get(key)).cloned().unwrap_or_default();
@@ -266,18 +263,18 @@ impl Index {
         touched
     }
 
-    /// The frontends of the service ports that a slice has something to say about.
-    fn frontends_fed_by(&self, slice: &SliceInfo, touched: &mut BTreeSet<FrontendKey>) {
+    /// Adds the frontends of the service ports that a slice has endpoints for.
+    fn frontends_of_slice(&self, slice: &SliceInfo, touched: &mut BTreeSet<FrontendKey>) {
         let Some(service) = self.joined.service(&slice.service).filter(|service| service.is_served()) else {
             return;
         };
-        let feeds = |port: &PortInfo| {
-            slice.ports.iter().any(|fed| fed.name == port.name && fed.protocol == port.protocol)
+        let has_port = |port: &PortInfo| {
+            slice.ports.iter().any(|own| own.name == port.name && own.protocol == port.protocol)
         };
-        let frontends = service.frontends().into_iter();
+        let frontends = frontends(service).into_iter();
         touched.extend(
             frontends
-                .filter(|(key, _, port)| key.address.family() == slice.family && feeds(port))
+                .filter(|(key, _, port)| key.address.family() == slice.family && has_port(port))
                 .map(|(key, ..)| key),
         );
     }
@@ -286,18 +283,18 @@ impl Index {
         self.joined.slices_of(service).filter(move |slice| slice.family == family)
     }
 
-    /// The endpoints of a service port by address. Of two entries for one address the later one counts, unless it is
-    /// terminating: a pod that took over the address of a dying one must not be taken for it.
+    /// The endpoints of a service port, sorted by address. Of two entries for one address the later one applies, unless it
+    /// is terminating (kube-proxy's rule C8): a new pod may have reused the address of a terminating one.
     fn candidates(&self, key: &ServicePortKey, family: IpFamily) -> Vec<(SocketAddr, &Candidate)> {
         let mut candidates = Vec::new();
         for slice in self.slices_of(&key.service, family) {
-            let feeds = |port: &&SlicePort| port.name == key.port_name && port.protocol == key.protocol;
-            for port in slice.ports.iter().filter(feeds) {
+            let is_same = |port: &&SlicePort| port.name == key.port_name && port.protocol == key.protocol;
+            for port in slice.ports.iter().filter(is_same) {
                 candidates
                     .extend(slice.candidates.iter().map(|one| (SocketAddr::new(one.ip, port.port), one)));
             }
         }
-        // Stable: what was stated later stays behind.
+        // The sort is stable: later entries stay behind earlier ones.
         candidates.sort_by_key(|(address, _)| *address);
         candidates.dedup_by(|later, earlier| {
             let is_same = later.0 == earlier.0;
@@ -309,12 +306,12 @@ impl Index {
         candidates
     }
 
-    /// What the endpoints of a service port may be used for from this node.
+    /// The endpoints of a service port that this node may use.
     pub fn endpoint_sets(&self, service: &ServiceInfo, port: &PortInfo, family: IpFamily) -> EndpointSets {
         let candidates = self.candidates(&service.port_key(port), family);
         let is_accessible = service.is_externally_accessible(port, family);
-        let uses = Uses::of(service.internal_policy, service.external_policy, is_accessible);
-        EndpointSets::new(&candidates, uses, self.node.place())
+        let required = RequiredSets::of(service.internal_policy, service.external_policy, is_accessible);
+        EndpointSets::new(&candidates, required, self.node.location())
     }
 
     fn resolve(

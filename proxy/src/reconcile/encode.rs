@@ -1,4 +1,4 @@
-//! From a frontend of the model to what its descriptor says. Pure: ids come from the reconciler.
+//! From the model's types to the ABI's. Pure: the reconciler allocates the ids.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,25 +11,10 @@ use crate::model::{
     address::{IpFamily, Protocol},
     backend::{Backend, BackendState},
     frontend::{Frontend, FrontendAddress, FrontendKey, FrontendKind, Masquerade, WhenEmpty},
-    policy::TrafficPolicy,
+    service::TrafficPolicy,
 };
 
-/// IANA protocol numbers.
-pub fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
-}
-
-pub fn protocol_of(number: u8) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|protocol| protocol_number(*protocol) == number)
-}
-
-/// The address as programs see it; a NodePort is the unspecified one of its family.
+/// The address in keys and descriptors; a NodePort has the unspecified address of its family.
 pub fn wire_address(address: FrontendAddress) -> [u8; 16] {
     match address {
         FrontendAddress::Ip(IpAddr::V4(ip)) => mapped(ip.octets()),
@@ -39,7 +24,7 @@ pub fn wire_address(address: FrontendAddress) -> [u8; 16] {
     }
 }
 
-/// The frontend that a key in the maps means; none where no agent could have written it.
+/// The frontend of a key in the maps. Returns `None` if its protocol is unknown.
 pub fn frontend_key(address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<FrontendKey> {
     let address = match unmapped(address) {
         Some([0, 0, 0, 0]) => FrontendAddress::NodePort(IpFamily::V4),
@@ -47,15 +32,15 @@ pub fn frontend_key(address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<Fr
         None if address == [0; 16] => FrontendAddress::NodePort(IpFamily::V6),
         None => FrontendAddress::Ip(Ipv6Addr::from(address).into()),
     };
-    Some(FrontendKey { address, port: u16::from_be_bytes(port), protocol: protocol_of(protocol)? })
+    Some(FrontendKey { address, port: u16::from_be_bytes(port), protocol: Protocol::from_number(protocol)? })
 }
 
-/// Everything of a descriptor but its ids and blocks.
+/// The descriptor without its ids and blocks.
 pub fn descriptor(frontend: &Frontend) -> Descriptor {
     Descriptor {
         address: wire_address(frontend.key.address),
         port: frontend.key.port.to_be_bytes(),
-        protocol: protocol_number(frontend.key.protocol),
+        protocol: frontend.key.protocol.number(),
         flags: flags(frontend),
         affinity_seconds: frontend.affinity.map_or(0, u32::from),
         ..Descriptor::default()
@@ -83,17 +68,18 @@ fn masquerade(masquerade: Masquerade) -> DescriptorFlags {
     }
 }
 
-/// Only a ClusterIP offers its local set to clients inside; an external destination short-circuits for them.
+/// Only the internal view of a ClusterIP is a local set; for external destinations it is the short-circuit (kube-proxy's
+/// rule E5).
 fn internal_is_local(frontend: &Frontend) -> bool {
     frontend.policy == TrafficPolicy::Local && frontend.kind == FrontendKind::ClusterIp
 }
 
-/// Both views offer the very same backends.
+/// Whether both views have the same allocation of backends.
 pub fn shares_backends(frontend: &Frontend) -> bool {
     Arc::ptr_eq(&frontend.internal.backends, &frontend.external.backends)
 }
 
-/// Every backend of a frontend, each with what it is to this frontend. One may come more than once.
+/// The backends of a frontend, each with its flags for this frontend. A backend may occur more than once.
 pub fn backends(frontend: &Frontend) -> impl Iterator<Item = (SocketAddr, BackendFlags)> {
     let internal = set(internal_is_local(frontend));
     let external = set(frontend.policy == TrafficPolicy::Local);
@@ -110,7 +96,7 @@ pub fn backends(frontend: &Frontend) -> impl Iterator<Item = (SocketAddr, Backen
         .chain(frontend.served_here.map(|address| (address, name_server())))
 }
 
-/// In every set: flows may keep it while it lives.
+/// In both sets: flows may keep it while it is alive.
 fn name_server() -> BackendFlags {
     BackendFlags::ALIVE
         .with(BackendFlags::LOCAL, true)

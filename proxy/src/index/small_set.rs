@@ -1,19 +1,19 @@
-//! A sorted set that nearly always has one element, and then costs no more than that.
+//! A sorted set that has one element in nearly all cases, and takes no more memory than that one then.
 
 use std::{mem, slice};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
     clippy::box_collection,
-    reason = "one word instead of three, so that the rare case costs the other nothing"
+    reason = "one word instead of three: the rare variant does not enlarge the common one"
 )]
-pub enum Few<T> {
+pub enum SmallSet<T> {
     One(T),
     /// At least two, in order.
     More(Box<Vec<T>>),
 }
 
-impl<T: Ord> Few<T> {
+impl<T: Ord> SmallSet<T> {
     pub fn new(only: T) -> Self {
         Self::One(only)
     }
@@ -32,17 +32,17 @@ impl<T: Ord> Few<T> {
         }
     }
 
-    /// Adds an element, unless it is there.
+    /// Adds an element, unless the set contains it.
     pub fn insert(&mut self, new: T) {
         let nothing = Self::More(Box::default());
         let mut all = mem::replace(self, nothing).into_vec();
-        if let Err(place) = all.binary_search(&new) {
-            all.insert(place, new);
+        if let Err(position) = all.binary_search(&new) {
+            all.insert(position, new);
         }
-        *self = Self::from_vec(all).expect("an element was added to it");
+        *self = Self::from_vec(all).expect("an element was added");
     }
 
-    /// What is left of it.
+    /// The set without some elements. Returns `None` if none is left.
     pub fn without(self, is_unwanted: impl Fn(&T) -> bool) -> Option<Self> {
         let mut all = self.into_vec();
         all.retain(|element| !is_unwanted(element));
@@ -71,10 +71,10 @@ mod tests {
     #[test]
     fn the_least_element_comes_first_whatever_the_order() {
         for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [2, 1, 2]] {
-            let mut few = Few::new(order[0]);
-            order.iter().for_each(|number| few.insert(*number));
-            assert_eq!(*few.first(), 1, "{order:?}");
-            let left = few.without(|number| *number == 1).unwrap();
+            let mut set = SmallSet::new(order[0]);
+            order.iter().for_each(|number| set.insert(*number));
+            assert_eq!(*set.first(), 1, "{order:?}");
+            let left = set.without(|number| *number == 1).unwrap();
             assert_eq!(*left.first(), 2, "{order:?}");
             assert_eq!(left.without(|_| true), None);
         }

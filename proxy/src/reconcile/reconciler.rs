@@ -1,23 +1,4 @@
-//! Brings the maps to what the index says, one service port at a time, so that traffic never meets a gap.
-//!
-//! Order within a service port: backends, a new block, a new descriptor, the flip; then what nothing points to any
-//! more is retired. What is retired may be reused only after a grace period, which the caller waits for and reports
-//! with [`Reconciler::reclaim`]. An agent that dies between any two writes leaves maps that serve, and its successor
-//! adopts them: what is reachable is in use, all else is free.
-//!
-//! Owner of the maps' services, frontends and backends: one reconciler, guarded by the lock on the pin directory.
-
-mod adopt;
-mod dump;
-mod fake;
-mod ids;
-mod maps;
-mod networks;
-mod plan;
-mod ranges;
-mod services;
-#[cfg(test)]
-mod tests;
+//! The reconciler: applies changes of frontends to the maps, pass by pass.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -25,20 +6,15 @@ use std::{
     sync::Arc,
 };
 
-use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{BackendRef, Block, Descriptor};
 
-pub use dump::dump;
-pub use fake::FakeMaps;
-pub use maps::{BackendEntry, Capacity, Extent, Interrupted, LbMaps, MapError, one_by_one};
-pub use networks::Networks;
-pub use plan::{frontend_key, protocol_number, protocol_of, wire_address};
-pub use services::parse_label;
-
-use self::{
+use super::{
+    encode,
     ids::{Ids, Runs},
+    maps::{BatchError, Fill, LbMaps, MapError},
     ranges::RangeSets,
-    services::{References, Services, Wanted},
+    retired::{Epoch, Retired},
+    services::{BackendRefs, RequiredBackends, Services},
 };
 use crate::model::{
     address::IpFamily,
@@ -46,97 +22,74 @@ use crate::model::{
     service::ServicePortKey,
 };
 
-/// The frontends of the kernel, kept equal to those of the index.
+/// Keeps the frontends of the kernel equal to those of the index.
 #[derive(Debug)]
 pub struct Reconciler<M> {
-    maps: M,
-    /// Published frontends and their indices. All else is read back from the maps, so it cannot differ from them.
-    frontends: HashMap<FrontendKey, u32>,
-    services: Services,
-    frontend_ids: Ids,
-    descriptor_ids: Ids,
-    slots: Runs,
-    /// Frontends of this pass that lead somewhere, and can be looked up once the pass has made its flips.
-    created: Vec<Created>,
-    /// Service ports that may keep backends nobody wants: not all of their frontends were in one pass.
-    unsettled: BTreeSet<(ServicePortKey, IpFamily)>,
-    ranges: RangeSets,
-    /// Unreachable for new look-ups, but perhaps in the hands of a program that runs right now.
-    retired: Vec<Retired>,
-    /// What waits for its grace period, by the pass that retired it.
-    waiting: BTreeMap<Epoch, Vec<Retired>>,
-    epoch: Epoch,
+    pub(super) maps: M,
+    /// Published frontends and their indices. All other state is read back from the maps, so it cannot differ from them.
+    pub(super) frontends: HashMap<FrontendKey, u32>,
+    pub(super) services: Services,
+    pub(super) frontend_ids: Ids,
+    pub(super) descriptor_ids: Ids,
+    pub(super) slots: Runs,
+    /// Frontends of this pass that have a descriptor, and are inserted after the flips of the pass.
+    pub(super) created: Vec<Created>,
+    /// Service ports that may still have backends that no frontend requires: not all of their frontends were in one pass.
+    pub(super) incomplete: BTreeSet<(ServicePortKey, IpFamily)>,
+    pub(super) ranges: RangeSets,
+    /// Unreachable for new look-ups, but possibly still read by a running program.
+    pub(super) retired: Vec<Retired>,
+    /// Entries that wait for their grace period, by the pass that retired them.
+    pub(super) waiting: BTreeMap<Epoch, Vec<Retired>>,
+    pub(super) epoch: Epoch,
 }
-
-/// A pass after which something waits for its grace period.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(u64);
 
 /// A frontend that waits to be inserted.
 #[derive(Clone, Copy, Debug)]
-struct Created {
+pub struct Created {
     key: FrontendKey,
     index: u32,
     descriptor: u32,
 }
 
-/// What may be used again after a grace period.
-#[derive(Clone, Debug)]
-enum Retired {
-    Frontend(u32),
-    Descriptor(u32),
-    Slots { offset: u32, length: u32 },
-    Backend(IpFamily, u32),
-    Service(u32),
-    Ranges(u32, BTreeSet<IpNetwork>),
-}
-
-/// What one pass did.
+/// The result of one pass.
 #[derive(Debug, Default)]
 pub struct Pass {
-    /// Frontends that were written, created or taken away.
+    /// Number of frontends that were changed, created or removed.
     pub changed: usize,
-    /// Frontends that could not be brought to their state; they are as they were.
+    /// Frontends that could not be written; their old state is unchanged.
     pub failed: Vec<(FrontendKey, Arc<MapError>)>,
-    /// What must be applied again: the failed frontends and their siblings, because backends that are no longer wanted
-    /// go only when all frontends of their service port have said so.
+    /// Frontends to apply again: the failed ones and the others of their service ports, as backends are retired only in a
+    /// pass that covers all frontends of their service port.
     pub retry: Vec<FrontendKey>,
-    /// Something waits: call `reclaim` after a grace period that begins now.
+    /// Entries wait: call `reclaim` after a grace period that begins now.
     pub grace: Option<Epoch>,
 }
 
-/// How full a map is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fill {
-    pub map: &'static str,
-    pub used: u32,
-    pub capacity: u32,
-}
-
-/// The changes of one service port in one family. Its frontends share their backends, so they go together.
+/// The changes of one service port in one family. Its frontends share backends, so they are applied together.
 #[derive(Debug, Default)]
 struct Group {
     puts: Vec<Frontend>,
     removals: Vec<FrontendKey>,
-    /// Frontends that go to another service port in the same pass.
+    /// Number of frontends that move to another service port in the same pass.
     leaving: usize,
-    /// The changes speak for every frontend the service port has.
+    /// The changes cover all frontends of the service port.
     is_complete: bool,
-    /// The number of the service port, once it has one.
+    /// The id of the service port, once it has one.
     id: Option<u32>,
-    /// What the frontends ask of the backends they share.
-    wanted: Wanted,
-    references: References,
-    /// What could not be written, and why.
+    /// The backends that the frontends require.
+    required: RequiredBackends,
+    references: BackendRefs,
+    /// Frontends that could not be written.
     failures: Vec<(FrontendKey, Arc<MapError>)>,
 }
 
 type Groups = BTreeMap<(ServicePortKey, IpFamily), Group>;
 
-/// Frontends that are written at a time when all of them are.
+/// Frontends per batch when all of them are written.
 const BATCH: usize = 256;
 
-/// A descriptor to be published, and what its blocks hold. Offsets are not chosen yet.
+/// A descriptor to publish and the content of its blocks. The offsets are not allocated yet.
 struct Target {
     descriptor: Descriptor,
     internal: Vec<BackendRef>,
@@ -144,18 +97,18 @@ struct Target {
 }
 
 impl<M: LbMaps> Reconciler<M> {
-    /// Brings each frontend to its state; `None` takes it away. What cannot be written is reported, and the others
-    /// are written all the same.
+    /// Brings each frontend to the given state; `None` removes it. A frontend that cannot be written is reported, and does
+    /// not stop the others.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut pass = Pass::default();
         self.apply_some(changes, &mut pass);
         if pass.failed.is_empty() {
-            self.unsettled.clear();
+            self.incomplete.clear();
         } else {
-            // Of the service port that a frontend could not leave, all have to be asked again, too.
+            // All frontends of a service port that a frontend could not leave must be applied again, too.
             let known: HashSet<FrontendKey> = pass.retry.iter().copied().collect();
-            let unsettled = self.unsettled_frontends();
-            pass.retry.extend(unsettled.into_iter().filter(|key| !known.contains(key)));
+            let incomplete = self.take_incomplete();
+            pass.retry.extend(incomplete.into_iter().filter(|key| !known.contains(key)));
         }
         pass.grace = self.close_epoch();
         pass
@@ -166,35 +119,35 @@ impl<M: LbMaps> Reconciler<M> {
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
         pass: &mut Pass,
     ) {
-        let (mut groups, strays) = self.groups(changes);
-        self.take_strays(strays, pass);
-        let served = groups.iter().filter(|(_, group)| !group.puts.is_empty());
-        let mut unnumbered = self.services.ensure(&mut self.maps, served.map(|((service, _), _)| service));
+        let (mut groups, unowned) = self.groups(changes);
+        self.remove_unowned(unowned, pass);
+        let used = groups.iter().filter(|(_, group)| !group.puts.is_empty());
+        let mut unnumbered = self.services.ensure(&mut self.maps, used.map(|((service, _), _)| service));
         for ((service, family), group) in &mut groups {
             match unnumbered.remove(service) {
                 Some(error) => group.fail(error),
-                None => self.switch(service, *family, group, pass),
+                None => self.write_group(service, *family, group, pass),
             }
         }
         self.insert_created(&mut groups, pass);
-        // Only now: a frontend may have left one of these service ports for another.
+        // After all flips, as frontends may have moved between these service ports.
         for ((service, family), group) in groups {
-            self.settle(service, family, group, pass);
+            self.finish_group(service, family, group, pass);
         }
         self.maps.release();
     }
 
-    /// The changes by the service ports they concern: the one a frontend comes to, and the one it leaves. And what goes
-    /// without being anybody's.
+    /// The changes by service port: the one that gets a frontend, and the one that loses it. And removals of frontends without
+    /// an owner.
     fn groups(
         &self,
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
     ) -> (Groups, Vec<FrontendKey>) {
-        let (mut groups, mut strays) = (Groups::new(), Vec::new());
-        for (key, wanted) in changes {
+        let (mut groups, mut unowned) = (Groups::new(), Vec::new());
+        for (key, change) in changes {
             let family = key.address.family();
             let owner = self.owner(key);
-            match wanted {
+            match change {
                 Some(frontend) => {
                     if let Some(old) = owner.filter(|owner| **owner != frontend.service) {
                         groups.entry((old.clone(), family)).or_default().leaving += 1;
@@ -203,35 +156,35 @@ impl<M: LbMaps> Reconciler<M> {
                 }
                 None => match owner {
                     Some(owner) => groups.entry((owner.clone(), family)).or_default().removals.push(key),
-                    None => strays.push(key),
+                    None => unowned.push(key),
                 },
             }
         }
-        // Before the first switch, which moves frontends from one service port to another.
+        // Before the first write, which may move frontends between service ports.
         for ((service, family), group) in &mut groups {
             group.is_complete = self.covers(service, *family, group);
         }
-        (groups, strays)
+        (groups, unowned)
     }
 
-    /// Frontends that are not there, or whose service port has lost its name: another version may have kept names
-    /// otherwise.
-    fn take_strays(&mut self, strays: Vec<FrontendKey>, pass: &mut Pass) {
-        for key in strays {
+    /// Removes frontends that are not published, or whose service port has no readable label: another version may have used
+    /// another format.
+    fn remove_unowned(&mut self, unowned: Vec<FrontendKey>, pass: &mut Pass) {
+        for key in unowned {
             let mut failures = Vec::new();
-            note(key, self.take_away(key), pass, &mut failures);
+            record(key, self.remove(key), pass, &mut failures);
             pass.retry.extend(failures.iter().map(|(key, _)| *key));
             pass.failed.extend(failures);
         }
     }
 
-    /// Like `apply`, and takes away every frontend that is not among the wanted ones. Those of one Service should come
-    /// one after the other: they are taken in batches, so that all of them together need not be in memory.
-    pub fn apply_all(&mut self, wanted: impl IntoIterator<Item = Frontend>) -> Pass {
+    /// Like `apply`, and removes every other frontend. Frontends of one Service must be adjacent: they are written in batches,
+    /// so that not all of them are in memory at a time.
+    pub fn apply_all(&mut self, frontends: impl IntoIterator<Item = Frontend>) -> Pass {
         let mut pass = Pass::default();
         let mut gone: HashSet<FrontendKey> = self.frontends.keys().copied().collect();
         let mut batch = Vec::new();
-        for frontend in wanted {
+        for frontend in frontends {
             let is_next =
                 batch.last().is_none_or(|last: &Frontend| last.service.service != frontend.service.service);
             if is_next && batch.len() >= BATCH {
@@ -240,31 +193,31 @@ impl<M: LbMaps> Reconciler<M> {
             gone.remove(&frontend.key);
             batch.push(frontend);
         }
-        // Additions first: a full map is better met with a frontend too many than with one too few.
+        // Additions first: if a map is full, an obsolete frontend does less harm than a missing one.
         let last = batch.into_iter().map(|frontend| (frontend.key, Some(frontend)));
         self.apply_some(last.chain(gone.into_iter().map(|key| (key, None))), &mut pass);
-        self.forget_unused();
-        pass.retry.extend(self.unsettled_frontends());
+        self.remove_unused_services();
+        pass.retry.extend(self.take_incomplete());
         pass.grace = self.close_epoch();
         pass
     }
 
-    /// The frontends of service ports that were not settled: together they can be.
-    fn unsettled_frontends(&mut self) -> Vec<FrontendKey> {
-        let unsettled = std::mem::take(&mut self.unsettled);
-        if unsettled.is_empty() {
+    /// The frontends of the incomplete service ports, to be applied together. Clears the list.
+    fn take_incomplete(&mut self) -> Vec<FrontendKey> {
+        let incomplete = std::mem::take(&mut self.incomplete);
+        if incomplete.is_empty() {
             return Vec::new();
         }
-        let is_unsettled = |key: &FrontendKey| {
-            self.owner(*key).is_some_and(|owner| unsettled.contains(&(owner.clone(), key.address.family())))
+        let is_incomplete = |key: &FrontendKey| {
+            self.owner(*key).is_some_and(|owner| incomplete.contains(&(owner.clone(), key.address.family())))
         };
-        self.frontends.keys().copied().filter(is_unsettled).collect()
+        self.frontends.keys().copied().filter(is_incomplete).collect()
     }
 
-    /// A grace period that began after this pass is over: what it retired may be used again. Whether that makes room for
-    /// frontends: a set of ranges that was written for one in vain does not.
+    /// Frees the entries that passes up to this one retired; a grace period that began after this pass is over. Returns
+    /// whether that makes room for frontends: a set of ranges, possibly written for a frontend that then failed, does not.
     pub fn reclaim(&mut self, epoch: Epoch) -> bool {
-        let later = self.waiting.split_off(&Epoch(epoch.0 + 1));
+        let later = self.waiting.split_off(&epoch.next());
         let mut makes_room = false;
         for retired in std::mem::replace(&mut self.waiting, later).into_values().flatten() {
             makes_room |= !matches!(retired, Retired::Ranges(..));
@@ -280,7 +233,7 @@ impl<M: LbMaps> Reconciler<M> {
         makes_room
     }
 
-    /// How many frontends are published.
+    /// Number of published frontends.
     pub fn len(&self) -> usize {
         self.frontends.len()
     }
@@ -289,7 +242,7 @@ impl<M: LbMaps> Reconciler<M> {
         self.frontends.is_empty()
     }
 
-    /// How full each map is.
+    /// The fill of each map.
     pub fn fill(&self) -> Vec<Fill> {
         let ids = |map, ids: &Ids| Fill { map, used: ids.used(), capacity: ids.capacity() };
         let mut fill = vec![
@@ -313,46 +266,52 @@ impl<M: LbMaps> Reconciler<M> {
     /// The service port under which a frontend is published.
     fn owner(&self, key: FrontendKey) -> Option<&ServicePortKey> {
         let index = self.frontends.get(&key)?;
-        self.services.name(self.current(*index).service)
+        self.services.key(self.current(*index).service)
     }
 
     fn current(&self, index: u32) -> Descriptor {
         self.maps.descriptor(self.maps.published(index))
     }
 
-    /// Everything of a service port up to the flips.
-    fn switch(&mut self, service: &ServicePortKey, family: IpFamily, group: &mut Group, pass: &mut Pass) {
-        group.wanted = group.puts.iter().flat_map(plan::backends).collect();
+    /// Writes the backends and frontends of a service port, up to the flips.
+    fn write_group(
+        &mut self,
+        service: &ServicePortKey,
+        family: IpFamily,
+        group: &mut Group,
+        pass: &mut Pass,
+    ) {
+        group.required = group.puts.iter().flat_map(encode::backends).collect();
         let (maps, is_complete) = (&mut self.maps, group.is_complete);
-        // A service port without a number has only frontends that go.
-        let id = self.services.number(service).unwrap_or_default();
+        // A service port without an id has removals only.
+        let id = self.services.id(service).unwrap_or_default();
         group.id = Some(id);
-        match self.services.prepare(maps, id, family, &group.wanted, is_complete) {
+        match self.services.prepare(maps, id, family, &group.required, is_complete) {
             Ok(references) => {
                 group.references = references;
                 for frontend in &group.puts {
                     let result = self.put(frontend, id, &group.references);
-                    note(frontend.key, result, pass, &mut group.failures);
+                    record(frontend.key, result, pass, &mut group.failures);
                 }
             }
             Err(error) => group.fail(error),
         }
         for key in &group.removals {
-            let result = self.take_away(*key);
-            note(*key, result, pass, &mut group.failures);
+            let result = self.remove(*key);
+            record(*key, result, pass, &mut group.failures);
         }
     }
 
-    /// Makes the frontends of this pass that are new findable.
+    /// Inserts the new frontends of this pass, so that look-ups find them.
     fn insert_created(&mut self, groups: &mut Groups, pass: &mut Pass) {
         let mut created = std::mem::take(&mut self.created);
-        // One map after the other.
+        // One map per family: in batches.
         created.sort_by_key(|created| created.key.address.family());
         let mut rest = created.as_slice();
         while !rest.is_empty() {
             let entries: Vec<_> = rest.iter().map(|created| (created.key, created.index)).collect();
             let result = self.maps.insert_frontends(&entries);
-            let count = result.as_ref().map_or_else(|interrupted| interrupted.inserted, |()| rest.len());
+            let count = result.as_ref().map_or_else(|failure| failure.inserted, |()| rest.len());
             let (inserted, left) = rest.split_at(count.min(rest.len()));
             for Created { key, index, descriptor } in inserted {
                 self.frontends.insert(*key, *index);
@@ -360,37 +319,39 @@ impl<M: LbMaps> Reconciler<M> {
                 pass.changed += 1;
             }
             rest = left;
-            if let Err(Interrupted { error, .. }) = result
+            if let Err(BatchError { error, .. }) = result
                 && let Some((failed, left)) = rest.split_first()
             {
-                self.give_up(*failed, error, groups);
+                self.abort_insert(*failed, error, groups);
                 rest = left;
             }
         }
     }
 
-    /// A frontend that nobody can find leads nowhere again.
-    fn give_up(&mut self, created: Created, error: MapError, groups: &mut Groups) {
+    /// Retires a frontend whose key could not be inserted.
+    fn abort_insert(&mut self, created: Created, error: MapError, groups: &mut Groups) {
         let Created { key, index, descriptor } = created;
         self.maps.publish(index, 0);
         self.retired.push(Retired::Frontend(index));
-        let owner = self.services.name(self.maps.descriptor(descriptor).service).cloned();
+        let owner = self.services.key(self.maps.descriptor(descriptor).service).cloned();
         self.retire_descriptor(descriptor);
         if let Some(group) = owner.and_then(|owner| groups.get_mut(&(owner, key.address.family()))) {
             group.failures.push((key, Arc::new(error)));
         }
     }
 
-    /// What follows the flips. Backends go only when every frontend the service port has left was among the changes.
-    fn settle(&mut self, service: ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
+    /// Updates the backends after the flips. Backends are retired only if the changes cover all remaining frontends of the
+    /// service port.
+    fn finish_group(&mut self, service: ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
         let has_failed = !group.failures.is_empty();
-        let id = group.id.or_else(|| self.services.number(&service)).unwrap_or_default();
+        let id = group.id.or_else(|| self.services.id(&service)).unwrap_or_default();
         let is_complete = !has_failed && self.services.frontends(id, family) == group.puts.len();
-        if !group.references.are_settled {
-            let retired = self.services.settle(&mut self.maps, id, family, &group.wanted, is_complete);
+        if !group.references.are_current {
+            let retired =
+                self.services.update_backends(&mut self.maps, id, family, &group.required, is_complete);
             self.retired.extend(retired);
         }
-        self.forget(id);
+        self.remove_service_if_unused(id);
         if has_failed {
             let puts = group.puts.iter().map(|frontend| frontend.key);
             pass.retry.extend(puts.chain(group.removals.iter().copied()));
@@ -398,50 +359,50 @@ impl<M: LbMaps> Reconciler<M> {
         }
         let at = (service, family);
         if is_complete || has_failed {
-            self.unsettled.remove(&at);
+            self.incomplete.remove(&at);
         } else {
-            self.unsettled.insert(at);
+            self.incomplete.insert(at);
         }
     }
 
-    fn forget(&mut self, service: u32) {
-        match self.services.forget_if_unused(&mut self.maps, service) {
+    fn remove_service_if_unused(&mut self, service: u32) {
+        match self.services.remove_if_unused(&mut self.maps, service) {
             Ok(retired) => self.retired.extend(retired),
-            // The label stays until the next full pass: a leftover name does nobody harm.
+            // The label stays until the next full pass, which is harmless.
             Err(error) => tracing::debug!(id = service, error = %error, "label kept"),
         }
     }
 
-    /// Whether these changes speak for every frontend the service port has.
+    /// Whether the changes cover all frontends of the service port.
     fn covers(&self, service: &ServicePortKey, family: IpFamily, group: &Group) -> bool {
         let owned = |key: &FrontendKey| self.owner(*key) == Some(service);
         let puts = group.puts.iter().map(|frontend| &frontend.key);
         let named = puts.chain(&group.removals).filter(|key| owned(key)).count();
-        let id = self.services.number(service);
+        let id = self.services.id(service);
         named + group.leaving == id.map_or(0, |id| self.services.frontends(id, family))
     }
 
-    fn put(&mut self, frontend: &Frontend, service: u32, references: &References) -> Result<bool, MapError> {
+    fn put(&mut self, frontend: &Frontend, service: u32, references: &BackendRefs) -> Result<bool, MapError> {
         let mut target = target(frontend, service, references);
         target.descriptor.source_ranges = self.ranges.ensure(&mut self.maps, frontend)?;
         match self.frontends.get(&frontend.key).copied() {
             Some(index) if self.is_current(index, &target) => Ok(false),
             Some(index) => self.replace(index, target).map(|()| true),
-            // Counted once it can be looked up.
+            // Counted once its key is inserted.
             None => self.create(frontend.key, target).map(|()| false),
         }
     }
 
-    /// Whether the kernel already holds exactly this, so that a pass over unchanged objects writes nothing.
+    /// Whether the maps already hold this state, so that a pass over unchanged objects writes nothing.
     fn is_current(&self, index: u32, target: &Target) -> bool {
         let current = self.current(index);
-        let wanted = Descriptor {
+        let target_descriptor = Descriptor {
             frontend: index,
             internal: Block { offset: current.internal.offset, ..target.descriptor.internal },
             external: Block { offset: current.external.offset, ..target.descriptor.external },
             ..target.descriptor
         };
-        current == wanted
+        current == target_descriptor
             && self.maps.slots(current.internal) == target.internal
             && self.maps.slots(current.external) == target.external
     }
@@ -471,7 +432,7 @@ impl<M: LbMaps> Reconciler<M> {
         Ok(())
     }
 
-    fn take_away(&mut self, key: FrontendKey) -> Result<bool, MapError> {
+    fn remove(&mut self, key: FrontendKey) -> Result<bool, MapError> {
         let Some(index) = self.frontends.get(&key).copied() else { return Ok(false) };
         self.maps.remove_frontend(key)?;
         self.frontends.remove(&key);
@@ -483,7 +444,7 @@ impl<M: LbMaps> Reconciler<M> {
         Ok(true)
     }
 
-    /// Writes the blocks and the descriptor, which nothing points to yet; the descriptor's index.
+    /// Writes the blocks and the descriptor, which are not reachable yet. Returns the descriptor's index.
     fn write(&mut self, frontend: u32, target: Target) -> Result<u32, MapError> {
         let full = MapError::Full { map: "DESCRIPTORS", capacity: self.descriptor_ids.capacity() };
         let index = self.descriptor_ids.allocate().ok_or(full)?;
@@ -500,7 +461,8 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// An external view that begins like the internal one, as the local ones of the same backends do, shares its slots.
+    /// Writes both blocks. An external view that is a prefix of the internal one, as is the local set of the same backends,
+    /// shares its slots.
     fn write_blocks(&mut self, target: &Target) -> Result<(Block, Block), MapError> {
         let internal = self.write_block(&target.internal, target.descriptor.internal)?;
         if target.internal.starts_with(&target.external) {
@@ -535,27 +497,28 @@ impl<M: LbMaps> Reconciler<M> {
             .extend(owned_runs(&descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
     }
 
-    fn count(&mut self, descriptor: u32, by: i32) {
+    /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its service port.
+    pub(super) fn count(&mut self, descriptor: u32, by: i32) {
         let Descriptor { address, port, protocol, service, source_ranges, .. } =
             self.maps.descriptor(descriptor);
         self.ranges.count(source_ranges, by);
-        if let Some(key) = plan::frontend_key(address, port, protocol) {
+        if let Some(key) = encode::frontend_key(address, port, protocol) {
             self.services.count_frontend(service, key.address.family(), by);
         }
     }
 
-    /// What a predecessor left half done, or a conflict between Services left without frontends.
-    fn forget_unused(&mut self) {
+    /// Removes service ports without frontends: left by an agent that died, or by a conflict between Services.
+    fn remove_unused_services(&mut self) {
         for id in self.services.without_frontends() {
             for family in IpFamily::BOTH {
                 if self.services.frontends(id, family) > 0 {
                     continue;
                 }
-                let wanted = Wanted::default();
-                let retired = self.services.settle(&mut self.maps, id, family, &wanted, true);
+                let none = RequiredBackends::default();
+                let retired = self.services.update_backends(&mut self.maps, id, family, &none, true);
                 self.retired.extend(retired);
             }
-            self.forget(id);
+            self.remove_service_if_unused(id);
         }
     }
 
@@ -565,14 +528,14 @@ impl<M: LbMaps> Reconciler<M> {
             return None;
         }
         let epoch = self.epoch;
-        self.epoch = Epoch(epoch.0 + 1);
+        self.epoch = epoch.next();
         self.waiting.insert(epoch, std::mem::take(&mut self.retired));
         Some(epoch)
     }
 }
 
 impl Group {
-    /// None of its frontends can be written, all for the same reason.
+    /// Fails all of its frontends with the same error.
     fn fail(&mut self, error: MapError) {
         let error = Arc::new(error);
         let puts = self.puts.iter().map(|frontend| (frontend.key, Arc::clone(&error)));
@@ -580,7 +543,8 @@ impl Group {
     }
 }
 
-fn note(
+/// Records the result of one frontend.
+fn record(
     key: FrontendKey,
     result: Result<bool, MapError>,
     pass: &mut Pass,
@@ -592,9 +556,9 @@ fn note(
     }
 }
 
-fn target(frontend: &Frontend, service: u32, references: &References) -> Target {
+fn target(frontend: &Frontend, service: u32, references: &BackendRefs) -> Target {
     let internal = references.of(offered(frontend, &frontend.internal));
-    let is_shared = plan::shares_backends(frontend);
+    let is_shared = encode::shares_backends(frontend);
     let external =
         if is_shared { internal.clone() } else { references.of(offered(frontend, &frontend.external)) };
     let own = usize::from(frontend.served_here.is_some());
@@ -602,12 +566,12 @@ fn target(frontend: &Frontend, service: u32, references: &References) -> Target 
         service,
         internal: block(internal.len(), own + frontend.internal.local),
         external: block(external.len(), own + frontend.external.local),
-        ..plan::descriptor(frontend)
+        ..encode::descriptor(frontend)
     };
     Target { descriptor, internal, external }
 }
 
-/// The addresses of a block: the node's own server first, where it answers for the frontend.
+/// The addresses of a block: first the node's own name server, if it serves the frontend.
 fn offered<'a>(frontend: &Frontend, view: &'a View) -> impl Iterator<Item = SocketAddr> + 'a {
     frontend.served_here.into_iter().chain(view.backends.iter().map(|backend| backend.address))
 }
@@ -617,8 +581,8 @@ fn block(count: usize, local: usize) -> Block {
     Block { offset: 0, count: number(count), local: number(local) }
 }
 
-/// The runs of slots that go with a descriptor: two, or one that its views share.
-fn owned_runs(descriptor: &Descriptor) -> impl Iterator<Item = (u32, u32)> + use<> {
+/// The runs of slots of a descriptor: two, or one that its views share.
+pub fn owned_runs(descriptor: &Descriptor) -> impl Iterator<Item = (u32, u32)> + use<> {
     let (internal, external) = (descriptor.internal, descriptor.external);
     let is_shared = external.offset == internal.offset;
     let longest = if is_shared { internal.count.max(external.count) } else { internal.count };
