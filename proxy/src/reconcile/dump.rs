@@ -1,6 +1,7 @@
 //! The content of the maps as sorted text without ids: maps that serve the same traffic have the same text.
 //!
-//! `FE key service=… flags=… affinity=… internal=… external=… sources=…` is a frontend, `BE service address flags=…` a backend.
+//! `FE key service=… flags=… affinity=… internal=… external=… sources=…` is a frontend, `BE service address flags=…` a backend. Flags
+//! are printed by name.
 
 use std::{collections::HashMap, fmt::Write as _};
 
@@ -21,9 +22,9 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
         let descriptor = maps.descriptor(maps.published(index));
         let family = key.address.family();
         lines.push(format!(
-            "FE {key} service={} flags={:#x} affinity={} internal={} external={}{}",
+            "FE {key} service={} flags={} affinity={} internal={} external={}{}",
             name(descriptor.service),
-            descriptor.flags.0,
+            descriptor.flags,
             descriptor.affinity_seconds,
             addresses(maps, family, descriptor.internal),
             addresses(maps, family, descriptor.external),
@@ -34,7 +35,7 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
         for index in 0..maps.capacity().backends {
             let entry = maps.backend(family, index);
             if entry.flags.contains(BackendFlags::ALIVE) {
-                lines.push(format!("BE {} {} flags={:#x}", name(entry.service), entry.address, entry.flags.0));
+                lines.push(format!("BE {} {} flags={}", name(entry.service), entry.address, entry.flags));
             }
         }
     }

@@ -282,11 +282,11 @@ fn local_views_share_the_slots_of_the_whole() {
     reconciler.apply_all([frontend(key(0), 1, TrafficPolicy::Local, &[1, 2, 3, 4])]);
     assert_eq!(reconciler.slots.used(), 4);
     expect_test::expect![[r#"
-        BE shop/s1:http/TCP 10.0.0.1:80 flags=0x3
-        BE shop/s1:http/TCP 10.0.0.2:80 flags=0x17
-        BE shop/s1:http/TCP 10.0.0.3:80 flags=0x3
-        BE shop/s1:http/TCP 10.0.0.4:80 flags=0x17
-        FE 10.96.0.0:8000/TCP service=shop/s1:http/TCP flags=0x3a affinity=1 internal=[10.0.0.2:80,10.0.0.4:80,10.0.0.1:80,10.0.0.3:80] external=[10.0.0.2:80,10.0.0.4:80] sources=[10.1.0.0/16]
+        BE shop/s1:http/TCP 10.0.0.1:80 flags=ALIVE|IN_CLUSTER_SET
+        BE shop/s1:http/TCP 10.0.0.2:80 flags=ALIVE|IN_CLUSTER_SET|IN_LOCAL_SET|LOCAL
+        BE shop/s1:http/TCP 10.0.0.3:80 flags=ALIVE|IN_CLUSTER_SET
+        BE shop/s1:http/TCP 10.0.0.4:80 flags=ALIVE|IN_CLUSTER_SET|IN_LOCAL_SET|LOCAL
+        FE 10.96.0.0:8000/TCP service=shop/s1:http/TCP flags=EXTERNAL_LOCAL|EXTERNAL_DROPS|SOURCE_RANGES|MASQUERADE_ALWAYS affinity=1 internal=[10.0.0.2:80,10.0.0.4:80,10.0.0.1:80,10.0.0.3:80] external=[10.0.0.2:80,10.0.0.4:80] sources=[10.1.0.0/16]
     "#]]
     .assert_eq(&dump(reconciler.maps()).unwrap());
 }
