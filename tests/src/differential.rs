@@ -17,9 +17,9 @@ mod random;
 mod verdict_row;
 pub mod xdp;
 
-pub use corrupted::corrupted as spoilt;
+pub use corrupted::corrupted;
 pub use exhaustion::PROVOKED;
-pub use kube_proxy_cases::kube_proxy_cases as given;
+pub use kube_proxy_cases::kube_proxy_cases;
 pub use packet::Packet;
 pub use random::{Tally, run};
 pub use verdict_row::VerdictRow;

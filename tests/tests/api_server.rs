@@ -70,7 +70,7 @@ async fn an_agent_without_a_server_waits_and_logs_it_once() -> Result<()> {
     let log = fixture.log()?;
     ensure!(log.matches("cannot reach the API server").count() == 1, "it complains again and again:\n{log}");
     ensure!(log.contains("the API server answers again"), "the recovery is not logged:\n{log}");
-    fixture.node().comes_to_equal_a_fresh_start("after the start").await
+    fixture.node().wait_equals_fresh_start("after the start").await
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn no_connect_fails_while_the_server_dies_returns_and_forgets() -> Result<
             }
             _ => fixture.server.restore(objects_in(fixture.cluster.manifests().directory())?),
         }
-        fixture.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        fixture.node().wait_equals_fresh_start(&format!("after round {round}")).await?;
         let progress = traffic.progress().await?;
         ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
     }

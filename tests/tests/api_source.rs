@@ -96,7 +96,7 @@ async fn a_follower_waits_for_a_server_that_is_down() -> Result<()> {
     let (mut server, directory) = fixture()?;
     server.stop()?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
-    follower.hears_no_news_for(Duration::from_millis(300)).await?;
+    follower.stays_unchanged_for(Duration::from_millis(300)).await?;
     assert!(!follower.is_synced);
     server.start_again()?;
     follower.synced().await;
@@ -113,7 +113,7 @@ async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result
     server.stop()?;
     server.put_all([slice("web", [1, 2, 5]), service("new", 3)]);
     server.delete("services", "default", "api");
-    follower.hears_no_news_for(Duration::from_millis(300)).await?;
+    follower.stays_unchanged_for(Duration::from_millis(300)).await?;
     assert!(has(&follower, "web", 2) && has(&follower, "api", 1), "objects stay while the server is down");
     server.start_again()?;
     let holds = |follower: &Follower| {
@@ -132,9 +132,9 @@ async fn the_backoff_starts_over_with_each_outage() -> Result<()> {
     let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
     follower.synced().await;
     for round in 0..12 {
-        follower.hears_no_news_for(timing.first_retry * 8).await?;
+        follower.stays_unchanged_for(timing.first_retry * 8).await?;
         server.stop()?;
-        follower.hears_no_news_for(timing.first_retry * 4).await?;
+        follower.stays_unchanged_for(timing.first_retry * 4).await?;
         server.start_again()?;
         let endpoints: &[u32] = if round % 2 == 0 { &[1] } else { &[1, 2] };
         server.put(&slice("web", endpoints.iter().copied()));
@@ -155,10 +155,10 @@ async fn a_server_that_forgot_the_past_costs_exactly_the_difference() -> Result<
         let mut follower = Follower::start(&kubeconfig(&directory)).await?;
         follower.synced().await;
         let before = follower.news;
-        server.change_unheard([slice("web", [1, 2, 5])], ("services", "default", "api"), in_stream);
+        server.change_and_compact([slice("web", [1, 2, 5])], ("services", "default", "api"), in_stream);
         let holds = |follower: &Follower| has(follower, "web", 3) && follower.backends("api").is_none();
         follower.until(name, holds).await;
-        follower.hears_no_news_for(Duration::from_millis(200)).await?;
+        follower.stays_unchanged_for(Duration::from_millis(200)).await?;
         assert_eq!(follower.news - before, 2, "{name}");
     }
     Ok(())
@@ -189,7 +189,7 @@ async fn a_watch_that_falls_silent_is_replaced() -> Result<()> {
     let watches = server.requests(&["/services?", "watch=true"]);
     server.behave(|behaviour| behaviour.is_silent = true);
     server.put(&slice("web", [7]));
-    follower.hears_no_news_for(Duration::from_millis(200)).await?;
+    follower.stays_unchanged_for(Duration::from_millis(200)).await?;
     server.behave(|behaviour| behaviour.is_silent = false);
     // The lost events come with the next watch, which resumes at the last resource version.
     follower.until("the new watch was heard", |follower| has(follower, "web", 1)).await;
@@ -210,7 +210,7 @@ async fn truncated_responses_are_requested_again() -> Result<()> {
             Ok(())
         })
         .await;
-        follower.hears_no_news_for(Duration::from_millis(50)).await.ok();
+        follower.stays_unchanged_for(Duration::from_millis(50)).await.ok();
         assert!(!follower.is_synced, "{name}");
         server.behave(|behaviour| behaviour.breaks_after = None);
         follower.synced().await;
@@ -231,7 +231,7 @@ async fn a_token_renewed_on_disk_is_used() -> Result<()> {
     // The other order: the server requires the new token before it is on disk.
     server.behave(|behaviour| behaviour.token = Some("the-third-token".to_owned()));
     server.cut_watches();
-    follower.hears_no_news_for(Duration::from_millis(200)).await?;
+    follower.stays_unchanged_for(Duration::from_millis(200)).await?;
     server.set_token(directory.path(), "the-third-token")?;
     server.put(&slice("web", [7, 8]));
     follower.until("the third token was used", |follower| has(follower, "web", 2)).await;
@@ -256,7 +256,7 @@ async fn a_server_of_another_authority_is_rejected() -> Result<()> {
     ApiServer::start()?.kubeconfig(other.path())?;
     std::fs::copy(other.path().join("ca.crt"), directory.path().join("ca.crt"))?;
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
-    follower.hears_no_news_for(Duration::from_millis(300)).await?;
+    follower.stays_unchanged_for(Duration::from_millis(300)).await?;
     assert!(!follower.is_synced);
     assert_eq!(server.requests(&[""]), 0, "no request was sent, and no token");
     // The right authority is written to the file, as at a renewal of certificates.
@@ -282,7 +282,7 @@ async fn missing_and_forbidden_resources_do_not_delay_the_others() -> Result<()>
     let (server, directory) = fixture()?;
     server.behave(|behaviour| behaviour.forbidden.push("endpointslices".to_owned()));
     let mut follower = Follower::start(&kubeconfig(&directory)).await?;
-    follower.hears_no_news_for(Duration::ZERO).await.ok();
+    follower.stays_unchanged_for(Duration::ZERO).await.ok();
     eventually("slices are requested repeatedly", async || {
         anyhow::ensure!(server.requests(&["/endpointslices?"]) > 2, "not yet");
         Ok(())

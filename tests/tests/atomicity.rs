@@ -15,7 +15,7 @@ use proxy::model::address::IpFamily;
 use tests::{
     Cluster,
     pinned_maps::PinnedMaps,
-    rng::Chance,
+    rng::Rng,
     traffic::{Report, now_us},
 };
 
@@ -31,8 +31,8 @@ type Absences = BTreeMap<String, Vec<(u64, u64)>>;
 #[tokio::test]
 async fn no_connect_reaches_a_backend_after_the_switch_away_from_it() {
     let connects = env::var("PORTREEVE_CONNECTS").map_or(CONNECTS, |text| text.parse().expect("a number"));
-    let mut chance = Chance::new();
-    println!("PORTREEVE_SEED={}", chance.seed);
+    let mut rng = Rng::new();
+    println!("PORTREEVE_SEED={}", rng.seed);
     let cluster = Cluster::start("atomicity").await;
     let names: Vec<_> = (0..BACKENDS).map(|index| format!("b{index}")).collect();
     let backends = names.iter().map(String::as_str);
@@ -46,7 +46,7 @@ async fn no_connect_reaches_a_backend_after_the_switch_away_from_it() {
     let start = Instant::now();
     for round in 1_u64.. {
         // The first backend always stays.
-        let out: BTreeSet<_> = names.iter().skip(1).filter(|_| chance.coin()).cloned().collect();
+        let out: BTreeSet<_> = names.iter().skip(1).filter(|_| rng.coin()).cloned().collect();
         web.list_only(|name| !out.contains(name));
         switched_to(BACKENDS - out.len());
         // Instants are truncated to microseconds: only the next one is certainly after the switch.

@@ -18,15 +18,15 @@ use tests::{
     Cluster, PodRef,
     cluster::pod_network,
     dials::Dials,
-    dns::clients::{Askers, LOOKUPS},
-    eventually::here,
+    dns::clients::{DnsClients, LOOKUPS},
+    eventually::scaled,
     http,
-    name_service::{CHANGED, ELSEWHERE, HERE, NameService, Serving},
+    name_service::{CHANGED_ANSWER, DnsService, ENDPOINT_ANSWER, NODE_ANSWER, NameService},
     objects::NAMESPACE,
     pinned_maps::PinnedMaps,
     resolver::{Library, Resolver},
-    rng::Chance,
-    traffic::WHO,
+    rng::Rng,
+    traffic::IDENTITY_NAME,
 };
 
 const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
@@ -42,15 +42,15 @@ const BERTH: Duration = Duration::from_millis(400);
 /// Longest time without the node's own server after its end.
 const RESTART: Duration = Duration::from_secs(3);
 
-async fn cluster(name: &str, names: &NameService) -> (Cluster, Serving) {
-    let builder = names.told_to(Cluster::start(name).nodes(2)).flag(PODS);
+async fn cluster(name: &str, names: &NameService) -> (Cluster, DnsService) {
+    let builder = names.configure(Cluster::start(name).nodes(2)).flag(PODS);
     let cluster = builder.flag("--dns-local-address=169.254.20.10").await;
     let serving = names.start(&cluster).await.expect("the Service is written");
     (cluster, serving)
 }
 
 /// A pod, the node itself, and a sandboxed pod, whose sockets no program sees.
-fn clients(cluster: &Cluster) -> [PodRef<'_>; 3] {
+fn client_pods(cluster: &Cluster) -> [PodRef<'_>; 3] {
     [cluster.pod("pod"), cluster.pod("host").on_host(0), cluster.pod("sandbox").sandboxed_on(0)]
 }
 
@@ -58,27 +58,39 @@ fn clients(cluster: &Cluster) -> [PodRef<'_>; 3] {
 async fn the_node_answers_while_its_server_lives_and_other_endpoints_otherwise() {
     let names = NameService::new().expect("Corefiles are written");
     let (cluster, serving) = cluster("cluster-dns", &names).await;
-    for client in clients(&cluster) {
+    for client in client_pods(&cluster) {
         for how in LOOKUPS {
             let dials = client.clone().dials(serving.addresses()).how(how).times(10);
-            dials.comes_to_reach_each_of([HERE]).await;
-            let local = client.clone().dials(Serving::local(LINK_LOCAL.into())).how(how).times(4);
-            local.comes_to_reach_each_of([HERE]).await;
+            dials.comes_to_reach_each_of([NODE_ANSWER]).await;
+            let local = client.clone().dials(DnsService::local(LINK_LOCAL.into())).how(how).times(4);
+            local.comes_to_reach_each_of([NODE_ANSWER]).await;
         }
     }
     cluster.node(0).kill_agent().await.expect("it was running");
     // At once: its end is not announced.
-    for client in clients(&cluster) {
+    for client in client_pods(&cluster) {
         for how in LOOKUPS {
-            client.clone().dials(serving.addresses()).how(how).times(10).reaches_each_of([ELSEWHERE]).await;
-            let local = client.clone().dials(Serving::local(LINK_LOCAL.into())).how(how).times(4);
-            local.reaches_each_of([ELSEWHERE]).await;
+            client
+                .clone()
+                .dials(serving.addresses())
+                .how(how)
+                .times(10)
+                .reaches_each_of([ENDPOINT_ANSWER])
+                .await;
+            let local = client.clone().dials(DnsService::local(LINK_LOCAL.into())).how(how).times(4);
+            local.reaches_each_of([ENDPOINT_ANSWER]).await;
         }
     }
     cluster.node(0).start_agent().await.expect("it adopts the maps");
-    for client in clients(&cluster) {
+    for client in client_pods(&cluster) {
         for how in LOOKUPS {
-            client.clone().dials(serving.addresses()).how(how).times(10).comes_to_reach_each_of([HERE]).await;
+            client
+                .clone()
+                .dials(serving.addresses())
+                .how(how)
+                .times(10)
+                .comes_to_reach_each_of([NODE_ANSWER])
+                .await;
         }
     }
 }
@@ -86,8 +98,8 @@ async fn the_node_answers_while_its_server_lives_and_other_endpoints_otherwise()
 #[tokio::test]
 async fn no_lookup_fails_while_agents_are_killed_ended_and_replaced() {
     let asked_for: Option<u32> = env::var("PORTREEVE_KILLS").ok().map(|text| text.parse().expect("a number"));
-    let mut chance = Chance::new();
-    println!("PORTREEVE_SEED={}", chance.seed);
+    let mut rng = Rng::new();
+    println!("PORTREEVE_SEED={}", rng.seed);
     let names = NameService::new().expect("Corefiles are written");
     let (cluster, serving) = cluster("dns-kills", &names).await;
     let node = cluster.node(0);
@@ -96,24 +108,24 @@ async fn no_lookup_fails_while_agents_are_killed_ended_and_replaced() {
         .dials(serving.addresses())
         .how(LOOKUPS[0])
         .times(4)
-        .comes_to_reach_each_of([HERE])
+        .comes_to_reach_each_of([NODE_ANSWER])
         .await;
 
     // An unoptimised server is too slow for as many: queries would queue until it is killed.
-    let askers = if asked_for.is_some() {
-        Askers::start_many(&cluster, &serving).await.expect("clients start")
+    let clients = if asked_for.is_some() {
+        DnsClients::start_many(&cluster, &serving).await.expect("clients start")
     } else {
-        Askers::start(&cluster, &serving).await
+        DnsClients::start(&cluster, &serving).await
     };
     let mut deaths = Vec::new();
     for kill in 0..asked_for.unwrap_or(KILLS) {
-        chance.instant(Duration::from_millis(200)).await;
+        rng.sleep_up_to(Duration::from_millis(200)).await;
         match kill % 3 {
             0 => {
                 stay_clear(&deaths).await;
                 deaths.push(Instant::now());
                 node.kill_agent().await.expect("it was running");
-                chance.instant(Duration::from_millis(200)).await;
+                rng.sleep_up_to(Duration::from_millis(200)).await;
                 node.start_agent().await.expect("it starts");
             }
             1 => node.replace_agent(&[]).await.expect("it takes over"),
@@ -123,9 +135,12 @@ async fn no_lookup_fails_while_agents_are_killed_ended_and_replaced() {
                 node.start_agent().await.expect("it starts");
             }
         }
-        askers.have_not_failed().await.unwrap_or_else(|error| panic!("after end {kill}: {error:#}"));
+        clients.have_not_failed().await.unwrap_or_else(|error| panic!("after end {kill}: {error:#}"));
     }
-    println!("{}", askers.end(&[HERE, ELSEWHERE]).await.unwrap_or_else(|error| panic!("{error:#}")));
+    println!(
+        "{}",
+        clients.end(&[NODE_ANSWER, ENDPOINT_ANSWER]).await.unwrap_or_else(|error| panic!("{error:#}"))
+    );
 }
 
 /// Waits until an end now would hit no retry of a query whose first try was lost with a killed server: two tries do not
@@ -140,7 +155,7 @@ async fn stay_clear(deaths: &[Instant]) {
 }
 
 fn impatient<'a>(client: PodRef<'a>, to: [SocketAddr; 2]) -> Dials<'a> {
-    client.dials(to).how(LOOKUPS[0]).times(2).giving_up_after(Duration::from_millis(100))
+    client.dials(to).how(LOOKUPS[0]).times(2).timeout_after(Duration::from_millis(100))
 }
 
 /// Longest delay of the redirect: the heartbeat timeout, doubled for a busy machine.
@@ -152,32 +167,35 @@ async fn clients_leave_a_server_that_hangs_and_return() {
     let names = NameService::new().expect("Corefiles are written");
     let (cluster, serving) = cluster("dns-hangs", &names).await;
     let to = serving.addresses();
-    for client in clients(&cluster) {
-        impatient(client, to).comes_to_reach_each_of([HERE]).await;
+    for client in client_pods(&cluster) {
+        impatient(client, to).comes_to_reach_each_of([NODE_ANSWER]).await;
     }
-    let askers = Askers::start(&cluster, &serving).await;
+    let clients = DnsClients::start(&cluster, &serving).await;
     let agent = cluster.node(0).agent_id().await.expect("it runs");
     let agent = Pid::from_raw(agent.try_into().expect("a process id"));
     let start = Instant::now();
     kill(agent, Signal::SIGSTOP).expect("it can be stopped");
-    for client in clients(&cluster) {
-        impatient(client, to).comes_to_reach_each_of([ELSEWHERE]).await;
+    for client in client_pods(&cluster) {
+        impatient(client, to).comes_to_reach_each_of([ENDPOINT_ANSWER]).await;
     }
     let took = start.elapsed();
-    assert!(took < here(LEFT_WITHIN), "clients were led to it for {took:?}");
+    assert!(took < scaled(LEFT_WITHIN), "clients were led to it for {took:?}");
     // Clients retry from existing sockets. Those of the node itself would not be redirected, but all of these clients are
     // pods.
     tests::eventually("all lookups continue", async || {
-        let progress = askers.answered_by(ELSEWHERE).await?;
+        let progress = clients.answered_by(ENDPOINT_ANSWER).await?;
         ensure!(progress.iter().all(|count| *count > 0), "{progress:?}");
         Ok(())
     })
     .await;
     kill(agent, Signal::SIGCONT).expect("it can go on");
-    for client in clients(&cluster) {
-        impatient(client, to).comes_to_reach_each_of([HERE]).await;
+    for client in client_pods(&cluster) {
+        impatient(client, to).comes_to_reach_each_of([NODE_ANSWER]).await;
     }
-    println!("left after {took:?}\n{}", askers.end(&[HERE, ELSEWHERE]).await.expect("no lookup fails"));
+    println!(
+        "left after {took:?}\n{}",
+        clients.end(&[NODE_ANSWER, ENDPOINT_ANSWER]).await.expect("no lookup fails")
+    );
 }
 
 /// During a takeover no query is redirected and none is lost.
@@ -191,14 +209,14 @@ async fn names_are_answered_on_the_node_during_an_upgrade() {
             .dials(serving.addresses())
             .how(LOOKUPS[0])
             .times(4)
-            .comes_to_reach_each_of([HERE])
+            .comes_to_reach_each_of([NODE_ANSWER])
             .await;
     }
-    let askers = Askers::start(&cluster, &serving).await;
+    let clients = DnsClients::start(&cluster, &serving).await;
     for _ in 0..2 {
         cluster.node(0).replace_agent(&[]).await.expect("it takes over");
     }
-    println!("{}", askers.end(&[HERE]).await.unwrap_or_else(|error| panic!("{error:#}")));
+    println!("{}", clients.end(&[NODE_ANSWER]).await.unwrap_or_else(|error| panic!("{error:#}")));
 }
 
 /// The sockets change with the Corefile. The end of the server is still noticed.
@@ -206,20 +224,32 @@ async fn names_are_answered_on_the_node_during_an_upgrade() {
 async fn no_lookup_fails_when_the_corefile_changes() {
     let names = NameService::new().expect("Corefiles are written");
     let (cluster, serving) = cluster("dns-reload", &names).await;
-    let [client, ..] = clients(&cluster);
+    let [client, ..] = client_pods(&cluster);
     for how in LOOKUPS {
-        client.clone().dials(serving.addresses()).how(how).times(4).comes_to_reach_each_of([HERE]).await;
+        client
+            .clone()
+            .dials(serving.addresses())
+            .how(how)
+            .times(4)
+            .comes_to_reach_each_of([NODE_ANSWER])
+            .await;
     }
-    let askers = Askers::start(&cluster, &serving).await;
+    let clients = DnsClients::start(&cluster, &serving).await;
     names.change().expect("the Corefile is written");
     for how in LOOKUPS {
-        client.clone().dials(serving.addresses()).how(how).times(4).comes_to_reach_each_of([CHANGED]).await;
+        client
+            .clone()
+            .dials(serving.addresses())
+            .how(how)
+            .times(4)
+            .comes_to_reach_each_of([CHANGED_ANSWER])
+            .await;
     }
     cluster.node(0).kill_agent().await.expect("it was running");
     for how in LOOKUPS {
-        client.clone().dials(serving.addresses()).how(how).times(10).reaches_each_of([ELSEWHERE]).await;
+        client.clone().dials(serving.addresses()).how(how).times(10).reaches_each_of([ENDPOINT_ANSWER]).await;
     }
-    let ended = askers.end(&[HERE, CHANGED, ELSEWHERE]).await;
+    let ended = clients.end(&[NODE_ANSWER, CHANGED_ANSWER, ENDPOINT_ANSWER]).await;
     println!("{}", ended.unwrap_or_else(|error| panic!("{error:#}")));
 }
 
@@ -273,15 +303,15 @@ const LOOKUPS_TIMED: usize = 200;
 #[tokio::test]
 async fn the_search_list_costs_local_answers_only() {
     let names = NameService::new().expect("Corefiles are written");
-    names.forwarded_to(pod_network(2).host(100).v4.into()).expect("a Corefile is written");
-    let builder = names.told_to(Cluster::start("ndots").nodes(2));
+    names.forward_to(pod_network(2).host(100).v4.into()).expect("a Corefile is written");
+    let builder = names.configure(Cluster::start("ndots").nodes(2));
     let cluster = builder.flag("--dns-metrics-bind-address=127.0.0.1:9153").await;
     let serving = names.start(&cluster).await.expect("the Service is written");
     assert_eq!(serving.endpoint.addresses, pod_network(2).host(100), "agents forward elsewhere");
     let pod = cluster.pod("client").start().await;
     let client = Resolver::new(&pod, NAMESPACE, serving.vip.v4.into(), cluster.directory());
     let client = client.expect("a resolv.conf is written");
-    let (searched, absolute) = (WHO.trim_end_matches('.'), WHO);
+    let (searched, absolute) = (IDENTITY_NAME.trim_end_matches('.'), IDENTITY_NAME);
     let libraries = Library::all(cluster.directory()).expect("programs can be built");
     tests::eventually("the name is found", async || client.time(&Library::Gnu, searched, 1).await).await;
 

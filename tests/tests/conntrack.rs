@@ -30,8 +30,8 @@ async fn expired_entries_are_deleted_without_an_agent() {
         .flag("--conntrack-udp-timeout-stream=1s")
         .await;
     let frontends = Frontends::new(0);
-    let _web = cluster.service("web").dialled_from_outside(frontends).backends(["a"]).await;
-    cluster.send_to_node(frontends.routed(), 0).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let _web = cluster.service("web").external_frontends(frontends).backends(["a"]).await;
+    cluster.route_to_node(frontends.routed(), 0).await.unwrap_or_else(|error| panic!("{error:#}"));
     let node = cluster.node(0);
     let to = frontends.dialled(Kind::LoadBalancer, node.addresses);
     cluster.client("client").dials(to).how(How::ConnectedUdp).times(8).always_reaches_one_of(["a"]).await;

@@ -1,8 +1,8 @@
-//! The programs at devices against the model, for random objects and packets, and against kube-proxy's given cases.
+//! The programs at devices against the model, for random objects and packets, and against recorded cases of kube-proxy.
 
 use tests::{
-    differential::{given, run, spoilt},
-    rng::Chance,
+    differential::{corrupted, kube_proxy_cases, run},
+    rng::Rng,
 };
 
 const CASES: u64 = 20_000;
@@ -11,9 +11,9 @@ const OF_EACH: u64 = 20;
 
 #[test]
 fn programs_and_model_agree() {
-    let mut chance = Chance::new();
-    println!("seed {}", chance.seed);
-    let tally = run(CASES, None, &mut chance, |_| {}).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut rng = Rng::new();
+    println!("seed {}", rng.seed);
+    let tally = run(CASES, None, &mut rng, |_| {}).unwrap_or_else(|error| panic!("{error:#}"));
     for (name, count) in tally.counts() {
         println!("{count:>8} {name}");
         assert!(count >= OF_EACH, "{name} occurred {count} times");
@@ -22,14 +22,14 @@ fn programs_and_model_agree() {
 
 #[test]
 fn programs_do_what_kube_proxy_does() {
-    let flows = given().unwrap_or_else(|error| panic!("{error:#}"));
+    let flows = kube_proxy_cases().unwrap_or_else(|error| panic!("{error:#}"));
     println!("{flows} flows");
     assert!(flows > 1_000, "only {flows} flows");
 }
 
 #[test]
 fn corrupted_packets_are_ignored_or_dropped() {
-    let mut chance = Chance::new();
-    println!("seed {}", chance.seed);
-    spoilt(CASES, &mut chance).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut rng = Rng::new();
+    println!("seed {}", rng.seed);
+    corrupted(CASES, &mut rng).unwrap_or_else(|error| panic!("{error:#}"));
 }

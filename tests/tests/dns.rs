@@ -12,9 +12,9 @@ use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 use tests::{
     Cluster,
     addresses::Addresses,
-    cluster::{Place, node_network},
+    cluster::{Placement, node_network},
     eventually::within,
-    examples::{self, Example, PromisedPod},
+    examples::{self, Example, ExamplePod},
     objects::{Condition, NAMESPACE},
     pod::Pod,
     resolver::Resolver,
@@ -207,13 +207,13 @@ async fn a_change_is_seen_within_a_second() {
 }
 
 /// Starts the pods of an example and writes its objects for the agents.
-async fn start_example(cluster: &Cluster, name: &str) -> Vec<(String, PromisedPod)> {
+async fn start_example(cluster: &Cluster, name: &str) -> Vec<(String, ExamplePod)> {
     let directory = examples::directory().join(name);
     let promised = Example::load(&directory).and_then(|example| example.pods()).expect("the example loads");
     for (name, pod) in &promised {
         let (v4, v6) = (pod.v4.expect("an IPv4 address"), pod.v6.expect("an IPv6 address"));
         let node = cluster.nodes().iter().position(|node| node.name == pod.node).expect("it has a node");
-        let placed = cluster.place(name, Place::Node(node), Some(Addresses { v4, v6 })).await;
+        let placed = cluster.ensure_pod(name, Placement::Node(node), Some(Addresses { v4, v6 })).await;
         let placed = placed.expect("the pod starts");
         for port in &pod.ports {
             placed.serve(Protocol::Tcp, *port).await.expect("it serves");

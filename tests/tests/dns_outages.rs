@@ -8,12 +8,12 @@ use tests::{
     Cluster,
     agent::{Agent, AgentSetting, Source, portreeve},
     api_server::ApiServer,
-    dns::clients::{Askers, LOOKUPS},
+    dns::clients::{DnsClients, LOOKUPS},
     eventually,
     firewall::filter,
     kube_proxy::{self, Served},
-    links::Linked,
-    name_service::{ELSEWHERE, HERE, NameService, Serving},
+    links::LinkedPrograms,
+    name_service::{DnsService, ENDPOINT_ANSWER, NODE_ANSWER, NameService},
     node::Node,
     objects::NAMESPACE,
     resolver::Resolver,
@@ -22,13 +22,13 @@ use tests::{
 
 const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
 
-async fn is_answered(cluster: &Cluster, serving: &Serving, by: &str) {
+async fn is_answered(cluster: &Cluster, serving: &DnsService, by: &str) {
     for how in LOOKUPS {
         cluster.pod("client").dials(serving.addresses()).how(how).times(4).reaches_each_of([by]).await;
     }
 }
 
-async fn eventually_answered(cluster: &Cluster, serving: &Serving, by: &str) {
+async fn eventually_answered(cluster: &Cluster, serving: &DnsService, by: &str) {
     for how in LOOKUPS {
         let dials = cluster.pod("client").dials(serving.addresses()).how(how).times(4);
         dials.comes_to_reach_each_of([by]).await;
@@ -40,7 +40,7 @@ async fn eventually_answered(cluster: &Cluster, serving: &Serving, by: &str) {
 #[tokio::test]
 async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
     let names = NameService::new()?;
-    let builder = names.told_to(Cluster::start("dns-no-api").nodes(2)).flag(PODS);
+    let builder = names.configure(Cluster::start("dns-no-api").nodes(2)).flag(PODS);
     let cluster = builder.without_agents().build().await?;
     let (node, serving) = (cluster.node(0), names.start(&cluster).await?);
     let web = cluster.service("web").tcp(80).backends(["a"]).await;
@@ -52,12 +52,12 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
     };
     let mut agent = Agent::spawn(&setting, node.netns())?;
     agent.ready().await?;
-    eventually_answered(&cluster, &serving, HERE).await;
-    let askers = Askers::start(&cluster, &serving).await;
+    eventually_answered(&cluster, &serving, NODE_ANSWER).await;
+    let clients = DnsClients::start(&cluster, &serving).await;
 
     server.stop()?;
     logs(&setting, "cannot follow the API server").await;
-    is_answered(&cluster, &serving, HERE).await;
+    is_answered(&cluster, &serving, NODE_ANSWER).await;
     let pod = cluster.pod("client").start().await;
     let resolver = Resolver::new(&pod, NAMESPACE, serving.vip.v4.into(), cluster.directory())?;
     let answer = resolver.ask("web.default.svc.cluster.local.", RecordType::A)?;
@@ -72,16 +72,16 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
     };
     let mut next = Agent::spawn(&waiting, node.netns())?;
     logs(&waiting, "cannot follow the API server").await;
-    is_answered(&cluster, &serving, HERE).await;
+    is_answered(&cluster, &serving, NODE_ANSWER).await;
     agent.kill()?;
-    is_answered(&cluster, &serving, ELSEWHERE).await;
+    is_answered(&cluster, &serving, ENDPOINT_ANSWER).await;
     cluster.pod("client").dials(web.vips()).times(4).reaches_each_of(["a"]).await;
 
     node.netns().run(|| server.start_again())?;
     next.ready().await?;
-    eventually_answered(&cluster, &serving, HERE).await;
+    eventually_answered(&cluster, &serving, NODE_ANSWER).await;
     cluster.pod("client").dials(web.vips()).times(4).reaches_each_of(["a"]).await;
-    println!("{}", askers.end(&[HERE, ELSEWHERE]).await?);
+    println!("{}", clients.end(&[NODE_ANSWER, ENDPOINT_ANSWER]).await?);
     Ok(())
 }
 
@@ -112,28 +112,28 @@ fn cleaned_up(node: &Node) {
 /// on trial or after a rollback. Here kube-proxy's rules do so; without them no proxy does.
 async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<String> {
     let names = NameService::new()?;
-    let cluster = names.told_to(Cluster::start(name).nodes(2)).flag(PODS).build().await?;
+    let cluster = names.configure(Cluster::start(name).nodes(2)).flag(PODS).build().await?;
     let (node, serving) = (cluster.node(0), names.start(&cluster).await?);
     kube_proxy::serve(node.netns(), &served(&serving))?;
-    eventually_answered(&cluster, &serving, HERE).await;
+    eventually_answered(&cluster, &serving, NODE_ANSWER).await;
 
-    let askers = Askers::start(&cluster, &serving).await;
+    let clients = DnsClients::start(&cluster, &serving).await;
     node.kill_agent().await?;
-    is_answered(&cluster, &serving, ELSEWHERE).await;
+    is_answered(&cluster, &serving, ENDPOINT_ANSWER).await;
     // Retries of queries that the server had not read at its death use the sockets of the first try: they must be
     // redirected, too.
-    let before = askers.end(&[HERE, ELSEWHERE]).await?;
-    let programs = Linked::in_directory(node.bpffs())?;
+    let before = clients.end(&[NODE_ANSWER, ENDPOINT_ANSWER]).await?;
+    let programs = LinkedPrograms::in_directory(node.bpffs())?;
     removal(node);
-    programs.are_gone().await;
+    programs.wait_detached().await;
     ensure!(!node.bpffs().exists(), "something is pinned still");
     // The harness checks for it at the end.
     fs::create_dir(node.bpffs())?;
-    let askers = Askers::start(&cluster, &serving).await;
-    is_answered(&cluster, &serving, ELSEWHERE).await;
+    let clients = DnsClients::start(&cluster, &serving).await;
+    is_answered(&cluster, &serving, ENDPOINT_ANSWER).await;
     let host = cluster.pod("host").on_host(0);
-    host.dials(serving.addresses()).how(LOOKUPS[0]).times(4).reaches_each_of([ELSEWHERE]).await;
-    let after = askers.end(&[ELSEWHERE]).await?;
+    host.dials(serving.addresses()).how(LOOKUPS[0]).times(4).reaches_each_of([ENDPOINT_ANSWER]).await;
+    let after = clients.end(&[ENDPOINT_ANSWER]).await?;
 
     filter(node.netns(), "delete table ip kube-proxy; delete table ip6 kube-proxy")?;
     let dials = cluster.pod("client").dials(serving.addresses()).how(LOOKUPS[0]);
@@ -142,7 +142,7 @@ async fn endpoints_are_reached_without(name: &str, removal: Removal) -> Result<S
     Ok(format!("before: {before}\nafter: {after}"))
 }
 
-fn served(serving: &Serving) -> Vec<Served> {
+fn served(serving: &DnsService) -> Vec<Served> {
     let frontends = serving.addresses().into_iter().zip(serving.backends());
     let both =
         frontends.flat_map(|pair: (SocketAddr, SocketAddr)| [(pair, Protocol::Udp), (pair, Protocol::Tcp)]);

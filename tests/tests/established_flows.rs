@@ -19,10 +19,10 @@ const ONE_SECOND_US: u64 = 1_000_000;
 /// A Service for clients outside, who dial the first node; `a` is on the first node and `b` on the second.
 async fn web(cluster: &Cluster) -> (Service<'_>, Frontends) {
     let frontends = Frontends::new(0);
-    cluster.send_to_node(frontends.routed(), 0).await.unwrap_or_else(|error| panic!("{error:#}"));
+    cluster.route_to_node(frontends.routed(), 0).await.unwrap_or_else(|error| panic!("{error:#}"));
     cluster.pod("a").on(0).start().await;
     cluster.pod("b").on(1).start().await;
-    let service = cluster.service("web").dialled_from_outside(frontends);
+    let service = cluster.service("web").external_frontends(frontends);
     (service.backends(["a", "b"]).await, frontends)
 }
 
@@ -32,7 +32,7 @@ fn balancer(cluster: &Cluster, frontends: Frontends) -> [SocketAddr; 2] {
 
 /// Sends requests over one socket until stopped.
 async fn sending(client: PodRef<'_>, to: SocketAddr, how: How) -> Dialling {
-    client.dials(to).how(how).every(Duration::from_millis(5)).giving_up_after(TIMEOUT).in_background().await
+    client.dials(to).how(how).every(Duration::from_millis(5)).timeout_after(TIMEOUT).in_background().await
 }
 
 /// A socket that sends requests until stopped.

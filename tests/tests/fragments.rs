@@ -14,7 +14,7 @@ use proxy::model::{address::Protocol, flow::Flow};
 use tests::{
     differential::Packet,
     frontends::{Frontends, Kind},
-    outside::{ENTRY, FAR, Ground, NEAR, Policy, Row},
+    outside::{ENTRY, FAR, NEAR, OutsideFixture, Policy, ServiceRow},
     pod::Pod,
     pod_network::PodNetwork,
     traffic::Family,
@@ -35,11 +35,11 @@ async fn echoes_large_datagram(client: &Pod, to: SocketAddr, by: &str) {
 
 #[tokio::test]
 async fn large_datagrams_reach_every_frontend() {
-    let fixture = Ground::new("large-datagrams", PodNetwork::Bridged).await;
+    let fixture = OutsideFixture::new("large-datagrams", PodNetwork::Bridged).await;
     let boxed = fixture.cluster.pod("boxed").sandboxed_on(ENTRY).start().await;
     for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
         let number = u8::try_from(number).expect("few rows");
-        let row = Row { policy, backends, frontends: Frontends::new(number) };
+        let row = ServiceRow { policy, backends, frontends: Frontends::new(number) };
         let service = fixture.service(&format!("web-{number}"), &row).await;
         for kind in Kind::ALL {
             for to in row.frontends.dialled(kind, fixture.cluster.node(ENTRY).addresses) {
@@ -56,10 +56,10 @@ async fn large_datagrams_reach_every_frontend() {
 #[tokio::test]
 async fn fragments_may_come_in_any_order() {
     const PORT: u16 = 40_000;
-    let fixture = Ground::new("fragments", PodNetwork::Routed).await;
+    let fixture = OutsideFixture::new("fragments", PodNetwork::Routed).await;
     for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
         let number = u8::try_from(number).expect("few rows");
-        let row = Row { policy, backends, frontends: Frontends::new(number) };
+        let row = ServiceRow { policy, backends, frontends: Frontends::new(number) };
         let _web = fixture.service(&format!("web-{number}"), &row).await;
         let to = row.frontends.dialled(Kind::LoadBalancer, fixture.cluster.node(ENTRY).addresses);
         let to = to.into_iter().find(SocketAddr::is_ipv4).expect("an IPv4 address");
@@ -93,11 +93,11 @@ fn send_raw(from: &Pod, to: SocketAddr, frames: &[Vec<u8>]) -> Result<()> {
 /// The router sends the backend "packet too big", addressed to the frontend.
 #[tokio::test]
 async fn a_smaller_path_mtu_does_not_stall_tcp() {
-    let fixture = Ground::new("narrow", PodNetwork::Routed).await;
-    fixture.cluster.narrow_outside(1_400).await.expect("the router takes it");
+    let fixture = OutsideFixture::new("narrow", PodNetwork::Routed).await;
+    fixture.cluster.limit_outside_mtu(1_400).await.expect("the router takes it");
     for (number, (policy, backends)) in ROWS.into_iter().enumerate() {
         let number = u8::try_from(number).expect("few rows");
-        let row = Row { policy, backends, frontends: Frontends::new(number) };
+        let row = ServiceRow { policy, backends, frontends: Frontends::new(number) };
         let _web = fixture.service(&format!("web-{number}"), &row).await;
         for kind in Kind::ALL {
             let to = row.frontends.dialled(kind, fixture.cluster.node(ENTRY).addresses);

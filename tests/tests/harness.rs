@@ -72,7 +72,7 @@ async fn a_firewall_applies_its_rules() {
     firewall::filter(cluster.node(0).netns(), &rules).unwrap();
     let client = cluster.client("client");
     client.clone().dials(a[1]).always_reaches_one_of(["a"]).await;
-    let report = client.dials(a[0]).giving_up_after(Duration::from_millis(100)).report().await;
+    let report = client.dials(a[0]).timeout_after(Duration::from_millis(100)).report().await;
     assert_eq!(report.failures.keys().collect::<Vec<_>>(), ["connect: timed out"]);
     assert_eq!(firewall::counted(cluster.node(0).netns(), "story", "denied").unwrap(), 1);
 }

@@ -14,7 +14,7 @@ use tests::{
     Cluster,
     agent::portreeve,
     eventually,
-    http::{Answer, get},
+    http::{HttpResponse, get},
     node::Node,
     objects::Condition,
     process::Process,
@@ -26,7 +26,7 @@ fn here(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn fetch(node: &Node, port: u16, path: &str) -> Result<Answer> {
+fn fetch(node: &Node, port: u16, path: &str) -> Result<HttpResponse> {
     get(node.netns(), here(port), path)
 }
 

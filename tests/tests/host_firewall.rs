@@ -47,13 +47,13 @@ async fn rules_see_client_and_pod(allowed: &str, denied: &str) {
     let mut services = Vec::new();
     for (number, backend) in [(0, allowed), (1, denied)] {
         let frontends = Frontends::new(number);
-        cluster.send_to_node(frontends.routed(), 0).await.unwrap_or_else(|error| panic!("{error:#}"));
-        let service = cluster.service(&format!("web-{number}")).dialled_from_outside(frontends);
+        cluster.route_to_node(frontends.routed(), 0).await.unwrap_or_else(|error| panic!("{error:#}"));
+        let service = cluster.service(&format!("web-{number}")).external_frontends(frontends);
         services.push(service.backends([backend]).await);
     }
     let dials = |number: u8, kind, how| {
         let to = Frontends::new(number).dialled(kind, cluster.node(0).addresses);
-        cluster.client("client").dials(to).how(how).giving_up_after(std::time::Duration::from_millis(300))
+        cluster.client("client").dials(to).how(how).timeout_after(std::time::Duration::from_millis(300))
     };
     for how in HOWS {
         for kind in Kind::ALL {

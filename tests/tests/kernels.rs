@@ -9,7 +9,7 @@ use std::{
 use tests::{
     Cluster,
     addresses::Addresses,
-    flows::{self, Flow, Want},
+    flows::{self, Flow, FlowResult},
     frontends::{Frontends, Kind},
     pod::Pod,
     pod_network::PodNetwork,
@@ -36,12 +36,12 @@ impl Fixture {
     }
 
     async fn web(&self) -> Service<'_> {
-        let service = self.cluster.service("web").dialled_from_outside(self.frontends);
+        let service = self.cluster.service("web").external_frontends(self.frontends);
         service.backends([NEAR, FAR]).await
     }
 
     /// The expectation for clients masqueraded by the first node, with answers from both backends.
-    fn masqueraded(&self, to: IpAddr) -> Want {
+    fn masqueraded(&self, to: IpAddr) -> FlowResult {
         let network = PodNetwork::default();
         let as_seen = |is_near| network.masquerade(self.cluster.node(0).addressing(), is_near);
         reaches([(NEAR, as_seen(true)), (FAR, as_seen(false))], to)
@@ -55,17 +55,17 @@ impl Fixture {
         let plain = |to| reaches([NEAR, FAR].map(|name| (name, client.addresses)), to);
         let mut flows = lines("ClusterIP", service.vips(), plain);
         flows.extend(lines("NodePort", self.node_ports(), |to| self.masqueraded(to)));
-        flows::hold(client, flows).await;
+        flows::check(client, flows).await;
     }
 }
 
-fn reaches(seen: [(&str, Addresses); 2], to: IpAddr) -> Want {
+fn reaches(seen: [(&str, Addresses); 2], to: IpAddr) -> FlowResult {
     let source = |addresses: Addresses| addresses.both()[usize::from(to.is_ipv6())];
-    Want::Reaches(seen.map(|(name, addresses)| (name.to_owned(), source(addresses))).into())
+    FlowResult::Reaches(seen.map(|(name, addresses)| (name.to_owned(), source(addresses))).into())
 }
 
-fn lines(name: &str, to: [SocketAddr; 2], want: impl Fn(IpAddr) -> Want) -> Vec<Flow> {
-    let flow = |to: SocketAddr, how| Flow { name: name.to_owned(), to, how, want: want(to.ip()) };
+fn lines(name: &str, to: [SocketAddr; 2], expected: impl Fn(IpAddr) -> FlowResult) -> Vec<Flow> {
+    let flow = |to: SocketAddr, how| Flow { name: name.to_owned(), to, how, expected: expected(to.ip()) };
     to.into_iter().flat_map(|to| HOWS.map(|how| flow(to, how))).collect()
 }
 
@@ -78,14 +78,14 @@ async fn both_planes_serve_both_families() {
     let sandboxed = fixture.cluster.pod("vm").sandboxed_on(0).start().await;
     fixture.hold(&sandboxed, &web).await;
     let outside = fixture.cluster.client("outside").start().await;
-    flows::hold(&outside, lines("NodePort", fixture.node_ports(), |to| fixture.masqueraded(to))).await;
+    flows::check(&outside, lines("NodePort", fixture.node_ports(), |to| fixture.masqueraded(to))).await;
     // Translated at the socket: no masquerade.
     let pod = fixture.cluster.pod("client").start().await;
     let plain = |to| reaches([NEAR, FAR].map(|name| (name, pod.addresses)), to);
     let mut of_sockets = lines("ClusterIP", web.vips(), plain);
     of_sockets.extend(lines("NodePort", fixture.node_ports(), plain));
-    of_sockets.extend(lines("no endpoints", empty.vips(), |_| Want::Refused));
-    flows::hold(&pod, of_sockets).await;
+    of_sockets.extend(lines("no endpoints", empty.vips(), |_| FlowResult::Refused));
+    flows::check(&pod, of_sockets).await;
     let dials = || fixture.cluster.pod("client").dials(web.vips()).times(24);
     dials().how(How::MappedTcp).reaches_each_of([NEAR, FAR]).await;
     // One socket, one backend.

@@ -24,7 +24,7 @@ async fn a_load_balancer_address_of_the_node_keeps_its_other_ports_open() {
         host.serve(protocol, OWN).await.expect("it serves");
     }
     let frontends = Frontends { load_balancer: node, ..Frontends::new(0) };
-    let _web = cluster.service("web").dialled_from_outside(frontends).backends(["a", "b"]).await;
+    let _web = cluster.service("web").external_frontends(frontends).backends(["a", "b"]).await;
     let client = cluster.client("client");
     for how in [How::Tcp, How::ConnectedUdp] {
         client.clone().dials(at(node, PORT)).how(how).times(48).reaches_each_of(["a", "b"]).await;
@@ -43,7 +43,7 @@ async fn the_nodes_own_connections_may_leave_from_a_node_port() {
     let cluster = Cluster::start("own-port").await;
     let node = cluster.node(0).addresses;
     let frontends = Frontends::new(0);
-    let _web = cluster.service("web").dialled_from_outside(frontends).backends(["a"]).await;
+    let _web = cluster.service("web").external_frontends(frontends).backends(["a"]).await;
     let server = cluster.client("server").start().await;
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         server.serve(protocol, OWN).await.expect("it serves");

@@ -2,15 +2,16 @@
 
 use tests::{
     Cluster, firewall,
-    flows::{self, Want},
+    flows::{self, FlowResult},
     frontends::{Frontends, Kind},
-    outside::{ENTRY, FAR, Ground, NEAR, Policy, Row, everything_is_reached},
+    outside::{ENTRY, FAR, NEAR, OutsideFixture, Policy, ServiceRow, check_all_frontends},
     pod_network::PodNetwork,
     traffic::How,
 };
 
 async fn everything_is_reached_in(network: PodNetwork) {
-    everything_is_reached(&Ground::new(&format!("outside-{network:?}").to_lowercase(), network).await).await;
+    check_all_frontends(&OutsideFixture::new(&format!("outside-{network:?}").to_lowercase(), network).await)
+        .await;
 }
 
 #[tokio::test]
@@ -30,35 +31,40 @@ async fn everything_is_reached_where_pods_are_tunnelled() {
 
 #[tokio::test]
 async fn source_ranges_admit_only_their_addresses() {
-    let fixture = Ground::new("ranges", PodNetwork::Bridged).await;
+    let fixture = OutsideFixture::new("ranges", PodNetwork::Bridged).await;
     let mut flows = Vec::new();
     let mut services = Vec::new();
     for (number, ranges, lets_in) in [
         (0, ["198.51.100.0/24", "2001:db8:51::/48"], true),
         (1, ["198.51.100.128/25", "2001:db8:52::/48"], false),
     ] {
-        let row = Row { policy: Policy::Cluster, backends: &[NEAR], frontends: Frontends::new(number) };
-        let routed = fixture.cluster.send_to_node(row.frontends.routed(), ENTRY).await;
+        let row =
+            ServiceRow { policy: Policy::Cluster, backends: &[NEAR], frontends: Frontends::new(number) };
+        let routed = fixture.cluster.route_to_node(row.frontends.routed(), ENTRY).await;
         routed.unwrap_or_else(|error| panic!("{error:#}"));
-        let service = fixture.cluster.service(&format!("web-{number}")).dialled_from_outside(row.frontends);
+        let service = fixture.cluster.service(&format!("web-{number}")).external_frontends(row.frontends);
         services.push(service.source_ranges(ranges).backends([NEAR]).await);
         // Only the load balancer's addresses are filtered.
         let mut rows = fixture.flows(&format!("{ranges:?}"), &row);
         let balancer = row.frontends.load_balancer.both();
         let filtered = rows.iter_mut().filter(|flow| !lets_in && balancer.contains(&flow.to.ip()));
-        filtered.for_each(|flow| flow.want = Want::Silence);
+        filtered.for_each(|flow| flow.expected = FlowResult::NoReply);
         flows.extend(rows);
     }
-    flows::hold(&fixture.client, flows).await;
+    flows::check(&fixture.client, flows).await;
 }
 
 /// Affinity is shared by all frontends of a service port and keyed by the client's own address.
 #[tokio::test]
 async fn a_client_outside_stays_with_its_backend() {
-    let fixture = Ground::new("outside-affinity", PodNetwork::Bridged).await;
+    let fixture = OutsideFixture::new("outside-affinity", PodNetwork::Bridged).await;
     let frontends = Frontends::new(0);
-    fixture.cluster.send_to_node(frontends.routed(), ENTRY).await.unwrap_or_else(|error| panic!("{error:#}"));
-    let service = fixture.cluster.service("web").dialled_from_outside(frontends);
+    fixture
+        .cluster
+        .route_to_node(frontends.routed(), ENTRY)
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    let service = fixture.cluster.service("web").external_frontends(frontends);
     let _web = service.affinity(std::time::Duration::from_secs(600)).backends([NEAR, FAR]).await;
     let entry = fixture.cluster.node(ENTRY).addresses;
     let [v4, v6]: [Vec<_>; 2] =
@@ -79,18 +85,18 @@ async fn a_client_outside_stays_with_its_backend() {
 #[tokio::test]
 async fn flows_bypass_the_stack_if_configured() {
     let cluster = Cluster::start("past-stack").flag("--forwarding=redirect");
-    let fixture = Ground::on(cluster, PodNetwork::Routed).await;
+    let fixture = OutsideFixture::on(cluster, PodNetwork::Routed).await;
     let rules =
         "table inet story {\nchain forward {\ntype filter hook forward priority 0; policy drop;\n}\n}\n";
     let (mut flows, mut services) = (Vec::new(), Vec::new());
     for (number, backends) in [(0, &[FAR]), (1, &[NEAR])] {
-        let row = Row { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
+        let row = ServiceRow { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
         services.push(fixture.service(&format!("web-{number}"), &row).await);
         let mut rows = fixture.flows(backends[0], &row);
         let stopped = rows.iter_mut().filter(|_| backends[0] == NEAR);
-        stopped.for_each(|flow| flow.want = Want::Silence);
+        stopped.for_each(|flow| flow.expected = FlowResult::NoReply);
         flows.extend(rows);
     }
     firewall::filter(fixture.cluster.node(ENTRY).netns(), rules).expect("the rules are good");
-    flows::hold(&fixture.client, flows).await;
+    flows::check(&fixture.client, flows).await;
 }

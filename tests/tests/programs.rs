@@ -48,20 +48,20 @@ fn every_program_loads_and_is_small_enough() {
     let count = |name| programs.verified_instructions(name).unwrap_or_else(|error| panic!("{error:?}"));
     let counts = Ledger(in_table.into_iter().map(|name| (name.to_owned(), count(name))).collect());
     print!("{counts}");
-    if Ledger::noted().is_ok_and(|noted| noted.is_none()) {
-        println!("nothing was noted for this kernel: only the limit counts");
+    if Ledger::recorded().is_ok_and(|recorded| recorded.is_none()) {
+        println!("nothing was recorded for this kernel: only the limit counts");
     }
     compare(&counts).unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 /// Compares counts with this kernel's ledger; with $UPDATE_EXPECT, writes the ledger.
 fn compare(counts: &Ledger) -> Result<()> {
-    let mut noted = Ledger::noted()?;
+    let mut recorded = Ledger::recorded()?;
     if env::var_os("UPDATE_EXPECT").is_some() {
-        counts.note()?;
-        noted = Some(counts.clone());
+        counts.record()?;
+        recorded = Some(counts.clone());
     }
-    let complaints = counts.complaints(noted.as_ref());
+    let complaints = counts.complaints(recorded.as_ref());
     ensure!(
         complaints.is_empty(),
         "{}\nIf that is worth it: UPDATE_EXPECT=1 cargo test -p tests --test programs, for other kernels cargo xtask \

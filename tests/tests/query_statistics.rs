@@ -9,11 +9,11 @@ use tests::{
     Cluster,
     agent::portreeve,
     cluster::pod_network,
-    name_service::{ELSEWHERE, NameService},
+    name_service::{ENDPOINT_ANSWER, NameService},
     node::Node,
     objects::NAMESPACE,
     resolver::Resolver,
-    traffic::{How, Lookup, WHO},
+    traffic::{How, IDENTITY_NAME, Lookup},
 };
 
 const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/48";
@@ -58,8 +58,8 @@ fn figures<const N: usize>(counts: [(&str, u64); N]) -> Vec<(String, u64)> {
 #[tokio::test]
 async fn queries_are_counted_per_client() {
     let names = NameService::new().expect("Corefiles are written");
-    names.forwarded_to(pod_network(2).host(100).v4.into()).expect("a Corefile is written");
-    let cluster = names.told_to(Cluster::start("query-stats").nodes(2)).flag(PODS).await;
+    names.forward_to(pod_network(2).host(100).v4.into()).expect("a Corefile is written");
+    let cluster = names.configure(Cluster::start("query-stats").nodes(2)).flag(PODS).await;
     let serving = names.start(&cluster).await.expect("the Service is written");
     let node = cluster.node(0);
     let pod = async |name| cluster.pod(name).on(0).start().await;
@@ -74,7 +74,7 @@ async fn queries_are_counted_per_client() {
     // A pod that is no endpoint; the first queries may still be answered by another server.
     let resolver = of(&unlisted);
     tests::eventually("the node's own server answers", async || {
-        resolver.ask(WHO, RecordType::A)?;
+        resolver.ask(IDENTITY_NAME, RecordType::A)?;
         let clients = printed(&get_dns(node, &["-o", "name"]));
         ensure!(clients.contains(&unlisted.addresses.v4.to_string()), "clients: {clients:?}");
         Ok(())
@@ -91,7 +91,7 @@ async fn queries_are_counted_per_client() {
         ("www.example.org.default.svc.cluster.local.", 40),
         ("www.example.org.svc.cluster.local.", 40),
         ("wbe.default.svc.cluster.local.", 1),
-        (WHO, 2),
+        (IDENTITY_NAME, 2),
     ] {
         ask(&walks, name, RecordType::A, times);
     }
@@ -99,7 +99,7 @@ async fn queries_are_counted_per_client() {
     // The node itself.
     let host =
         cluster.pod("host").on_host(0).dials(serving.addresses()).how(How::Lookup(Lookup::ConnectedUdp));
-    host.times(3).reaches_each_of([ELSEWHERE]).await;
+    host.times(3).reaches_each_of([ENDPOINT_ANSWER]).await;
 
     let statistics: Value =
         serde_json::from_str(&printed(&get_dns(node, &["-o", "json"]))).expect("it is JSON");

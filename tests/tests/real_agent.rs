@@ -158,7 +158,7 @@ async fn the_permissions_of_deploy_suffice() -> Result<()> {
 
     fixture.has_event("Node", "Starting", &fixture.node().name).await;
     fixture.has_event("Service", "FailedToStartServiceHealthcheck", "public").await;
-    fixture.node().comes_to_equal_a_fresh_start("at the start").await?;
+    fixture.node().wait_equals_fresh_start("at the start").await?;
     let log = fixture.log()?;
     for trouble in ["403 Forbidden", "401 Unauthorized", "going on without", "cannot follow"] {
         ensure!(!log.contains(trouble), "the agent speaks of `{trouble}`:\n{log}");
@@ -198,7 +198,7 @@ async fn no_connect_fails_while_a_real_server_dies_returns_and_forgets() -> Resu
             _ => revoke_the_token(&mut fixture).await,
         }
         .with_context(|| format!("in round {round}"))?;
-        fixture.node().comes_to_equal_a_fresh_start(&format!("after round {round}")).await?;
+        fixture.node().wait_equals_fresh_start(&format!("after round {round}")).await?;
         let progress = traffic.progress().await?;
         ensure!(progress.failures.is_empty(), "after round {round}: {progress:?}");
     }
@@ -229,7 +229,7 @@ async fn die_and_return(fixture: &mut Fixture) -> Result<()> {
 /// The missed changes are compacted when the agent resumes its watch.
 async fn forget(fixture: &mut Fixture) -> Result<()> {
     fixture.server.stop();
-    fixture.server.start_unseen().await?;
+    fixture.server.start_on_another_port().await?;
     fixture.mirror().await?;
     fixture.server.compact().await?;
     fixture.server.stop();

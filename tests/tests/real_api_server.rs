@@ -56,7 +56,7 @@ async fn a_real_server_that_dies_and_returns_costs_exactly_the_difference() -> R
     let mut follower = Follower::start(&server.kubeconfig()).await?;
     follower.synced().await;
     server.stop();
-    follower.hears_no_news_for(Duration::from_secs(1)).await?;
+    follower.stays_unchanged_for(Duration::from_secs(1)).await?;
     assert!(has(&follower, "web", 2), "objects stay while the server is down");
     let before = follower.news;
     server.start_again().await?;
@@ -76,16 +76,16 @@ async fn a_real_server_that_forgot_the_past_costs_exactly_the_difference() -> Re
         follower.synced().await;
         let before = follower.news;
         server.stop();
-        server.start_unseen().await?;
+        server.start_on_another_port().await?;
         server.put(&slice("web", [1, 2, 5])).await?;
         server.delete(&service("api", 2000)).await?;
         server.compact().await?;
         server.stop();
-        follower.hears_no_news_for(Duration::from_millis(300)).await?;
+        follower.stays_unchanged_for(Duration::from_millis(300)).await?;
         server.start_again().await?;
         let holds = |follower: &Follower| has(follower, "web", 3) && follower.backends("api").is_none();
         follower.until(&format!("the difference was heard with {flags:?}"), holds).await;
-        follower.hears_no_news_for(Duration::from_millis(500)).await?;
+        follower.stays_unchanged_for(Duration::from_millis(500)).await?;
         assert_eq!(follower.news - before, 2, "{flags:?}");
     }
     Ok(())
@@ -96,7 +96,7 @@ async fn a_follower_waits_for_a_real_server() -> Result<()> {
     let Some(mut server) = fixture("a_follower_waits_for_a_real_server", &[]).await? else { return Ok(()) };
     server.stop();
     let mut follower = Follower::start(&server.kubeconfig()).await?;
-    follower.hears_no_news_for(Duration::from_millis(500)).await?;
+    follower.stays_unchanged_for(Duration::from_millis(500)).await?;
     assert!(!follower.is_synced);
     server.start_again().await?;
     follower.synced().await;

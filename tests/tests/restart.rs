@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use tests::{Cluster, node::Node, rng::Chance, service::Service};
+use tests::{Cluster, node::Node, rng::Rng, service::Service};
 
 const KILLS: u32 = 20;
 const CONNECTS: u64 = 10_000;
 
 #[tokio::test]
 async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
-    let mut chance = Chance::new();
-    println!("PORTREEVE_SEED={}", chance.seed);
+    let mut rng = Rng::new();
+    println!("PORTREEVE_SEED={}", rng.seed);
     let cluster = Cluster::start("kill").nodes(2).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
     let node = cluster.node(0);
@@ -19,15 +19,15 @@ async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
 
     for kill in 0..KILLS {
         // The agent is applying a change, or starting and adopting.
-        churn(&web, &mut chance).await;
-        chance.instant(Duration::from_millis(30)).await;
+        churn(&web, &mut rng).await;
+        rng.sleep_up_to(Duration::from_millis(30)).await;
         node.kill_agent().await.expect("it was running");
-        churn(&web, &mut chance).await;
+        churn(&web, &mut rng).await;
         if kill % 2 == 1 {
             node.spawn_agent().await.expect("it starts");
-            chance.instant(Duration::from_millis(150)).await;
+            rng.sleep_up_to(Duration::from_millis(150)).await;
             node.kill_agent().await.expect("it was running");
-            churn(&web, &mut chance).await;
+            churn(&web, &mut rng).await;
         }
         node.start_agent().await.expect("it adopts the maps");
         equals_a_fresh_start(node, &format!("after kill {kill}")).await;
@@ -46,9 +46,9 @@ async fn no_connect_fails_while_the_agent_is_killed_again_and_again() {
 }
 
 /// Changes the endpoints; every pod keeps serving, and `a` is always an endpoint.
-async fn churn(web: &Service<'_>, chance: &mut Chance) {
+async fn churn(web: &Service<'_>, rng: &mut Rng) {
     for name in ["b", "c", "d"] {
-        if chance.coin() { web.add(name).await } else { web.remove(name) }
+        if rng.coin() { web.add(name).await } else { web.remove(name) }
     }
 }
 

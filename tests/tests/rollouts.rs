@@ -16,13 +16,13 @@ use std::{collections::BTreeMap, time::Duration};
 use tests::{
     Cluster,
     name_service::NameService,
-    rollout::{Ask, Gap, Stage, Strategy},
-    traffic::{Report, Vain},
+    rollout::{AllowedOutage, ClientRequest, RunningExample, Strategy},
+    traffic::{FailedTry, Report},
 };
 
 /// Longer than any pod's replacement.
 const TIMEOUT: Duration = Duration::from_secs(30);
-const ASK: Ask = Ask::OF_VISITORS;
+const REQUEST: ClientRequest = ClientRequest::OF_VISITORS;
 
 /// The pods to replace, by the prefix of their names, and the names that resolve to them; with the old pod first, to it
 /// alone.
@@ -34,20 +34,20 @@ struct Replacement {
 
 struct Scenario {
     example: &'static str,
-    asks: &'static [Ask],
+    requests_of_clients: &'static [ClientRequest],
     replacements: &'static [Replacement],
 }
 
 /// Voting pages, their queue, a worker, a database, and the results page.
 const VOTING: Scenario = Scenario {
     example: "voting",
-    asks: &[
-        Ask { names: &["vote:80"], ..ASK },
-        Ask { names: &["vote:80"], linger: Duration::from_millis(100), ..ASK },
-        Ask { names: &["result:80"], ..ASK },
-        Ask { by: "vote", names: &["redis:6379"], patience: TIMEOUT, ..ASK },
-        Ask { by: "results-", names: &["redis:6379"], patience: TIMEOUT, ..ASK },
-        Ask { by: "result", names: &["db:5432"], patience: TIMEOUT, ..ASK },
+    requests_of_clients: &[
+        ClientRequest { names: &["vote:80"], ..REQUEST },
+        ClientRequest { names: &["vote:80"], linger: Duration::from_millis(100), ..REQUEST },
+        ClientRequest { names: &["result:80"], ..REQUEST },
+        ClientRequest { by: "vote", names: &["redis:6379"], timeout: TIMEOUT, ..REQUEST },
+        ClientRequest { by: "results-", names: &["redis:6379"], timeout: TIMEOUT, ..REQUEST },
+        ClientRequest { by: "result", names: &["db:5432"], timeout: TIMEOUT, ..REQUEST },
     ],
     replacements: &[
         Replacement { pods: "vote-", strategy: Strategy::RollingUpdate, names: &["vote:80"] },
@@ -62,12 +62,12 @@ const MONGO: [&str; 3] = ["mongo-0.mongo:27017", "mongo-1.mongo:27017", "mongo-2
 /// Members resolve each other, and clients any member; some clients need a certain one.
 const MONGODB: Scenario = Scenario {
     example: "mongodb",
-    asks: &[
-        Ask { by: "mongo", names: &MONGO, patience: TIMEOUT, ..ASK },
-        Ask { names: &MONGO, patience: TIMEOUT, ..ASK },
-        Ask { names: &[MONGO[0]], patience: TIMEOUT, ..ASK },
-        Ask { names: &[MONGO[1]], patience: TIMEOUT, ..ASK },
-        Ask { names: &[MONGO[2]], patience: TIMEOUT, ..ASK },
+    requests_of_clients: &[
+        ClientRequest { by: "mongo", names: &MONGO, timeout: TIMEOUT, ..REQUEST },
+        ClientRequest { names: &MONGO, timeout: TIMEOUT, ..REQUEST },
+        ClientRequest { names: &[MONGO[0]], timeout: TIMEOUT, ..REQUEST },
+        ClientRequest { names: &[MONGO[1]], timeout: TIMEOUT, ..REQUEST },
+        ClientRequest { names: &[MONGO[2]], timeout: TIMEOUT, ..REQUEST },
     ],
     replacements: &[
         Replacement { pods: "mongo-2", strategy: Strategy::StatefulSet, names: &[MONGO[2]] },
@@ -79,12 +79,17 @@ const MONGODB: Scenario = Scenario {
 /// Clients query any sentinel behind one ClusterIP, then the server it refers them to, by the server's own name.
 const REDIS: Scenario = Scenario {
     example: "redis-sentinel",
-    asks: &[
-        Ask { names: &["sentinel:26379"], ..ASK },
-        Ask { names: &["sentinel:26379"], linger: Duration::from_millis(100), ..ASK },
-        Ask { names: &["sentinel:26379"], referred: Some("{}.redis:6379"), patience: TIMEOUT, ..ASK },
-        Ask { by: "redis", names: &["sentinel:26379"], ..ASK },
-        Ask { by: "redis", names: &["redis-0.redis:6379"], patience: TIMEOUT, ..ASK },
+    requests_of_clients: &[
+        ClientRequest { names: &["sentinel:26379"], ..REQUEST },
+        ClientRequest { names: &["sentinel:26379"], linger: Duration::from_millis(100), ..REQUEST },
+        ClientRequest {
+            names: &["sentinel:26379"],
+            referred: Some("{}.redis:6379"),
+            timeout: TIMEOUT,
+            ..REQUEST
+        },
+        ClientRequest { by: "redis", names: &["sentinel:26379"], ..REQUEST },
+        ClientRequest { by: "redis", names: &["redis-0.redis:6379"], timeout: TIMEOUT, ..REQUEST },
     ],
     replacements: &[
         Replacement { pods: "redis-2", strategy: Strategy::StatefulSet, names: &["redis-2.redis:6379"] },
@@ -111,43 +116,49 @@ async fn redis_is_found_through_its_sentinels_while_every_one_is_replaced() {
 /// Runs an example and returns its summary.
 async fn run(scenario: &Scenario) -> String {
     let names = NameService::new().expect("Corefiles are written");
-    let cluster = names.told_to(Cluster::start(scenario.example).nodes(2)).await;
+    let cluster = names.configure(Cluster::start(scenario.example).nodes(2)).await;
     let serving = names.start(&cluster).await.expect("the Service is written");
-    let stage = Stage::set(&cluster, scenario.example, serving.vip.v4.into(), scenario.asks).await;
-    let stage = stage.expect("the example starts");
-    stage.begin().await.expect("pods send requests");
-    let mut gaps = Vec::new();
+    let running = RunningExample::start(
+        &cluster,
+        scenario.example,
+        serving.vip.v4.into(),
+        scenario.requests_of_clients,
+    )
+    .await;
+    let running = running.expect("the example starts");
+    running.start_requests().await.expect("pods send requests");
+    let mut outages = Vec::new();
     for replacement in scenario.replacements {
-        let pods = stage.pods().into_iter().filter(|pod| pod.starts_with(replacement.pods));
+        let pods = running.pods().into_iter().filter(|pod| pod.starts_with(replacement.pods));
         for pod in pods.collect::<Vec<_>>() {
-            let gap = stage.roll(&pod, replacement.strategy, replacement.names).await;
-            gaps.push(gap.unwrap_or_else(|error| panic!("{}: {pod}: {error:#}", scenario.example)));
+            let outage = running.roll(&pod, replacement.strategy, replacement.names).await;
+            outages.push(outage.unwrap_or_else(|error| panic!("{}: {pod}: {error:#}", scenario.example)));
         }
     }
-    assert!(gaps.len() >= 3, "{}: not every pod was replaced: {gaps:?}", scenario.example);
-    check(scenario, &stage.end().await.expect("requests end"), &gaps)
+    assert!(outages.len() >= 3, "{}: not every pod was replaced: {outages:?}", scenario.example);
+    check(scenario, &running.end().await.expect("requests end"), &outages)
 }
 
-fn check(scenario: &Scenario, reports: &[(Ask, Report)], gaps: &[Gap]) -> String {
+fn check(scenario: &Scenario, reports: &[(ClientRequest, Report)], outages: &[AllowedOutage]) -> String {
     let (mut requests, mut in_vain, mut longest_us) = (0, BTreeMap::<_, u64>::new(), 0);
-    for (ask, report) in reports {
-        assert!(report.failures.is_empty(), "{}: {ask:?}: {report:?}", scenario.example);
-        for vain in &report.vain {
+    for (client, report) in reports {
+        assert!(report.failures.is_empty(), "{}: {client:?}: {report:?}", scenario.example);
+        for failed_try in &report.failed_tries {
             assert!(
-                gaps.iter().any(|gap| is_in(vain, gap)),
-                "{}: {vain:?} is in none of {gaps:?}",
+                outages.iter().any(|outage| is_in(failed_try, outage)),
+                "{}: {failed_try:?} is in none of {outages:?}",
                 scenario.example
             );
-            *in_vain.entry(&vain.name).or_default() += 1;
+            *in_vain.entry(&failed_try.name).or_default() += 1;
         }
         // A client that dials a member by name reaches that member.
-        if let [name] = ask.names
+        if let [name] = client.names
             && name.contains('.')
         {
             let member = name.split('.').next().unwrap_or_default();
             assert!(
                 report.answers.keys().all(|name| name == member),
-                "{}: {ask:?}: {report:?}",
+                "{}: {client:?}: {report:?}",
                 scenario.example
             );
         }
@@ -158,11 +169,13 @@ fn check(scenario: &Scenario, reports: &[(Ask, Report)], gaps: &[Gap]) -> String
         "{}: {} pods replaced, {requests} requests, none failed, the longest took {} ms; failed tries during replacements: \
          {in_vain:?}",
         scenario.example,
-        gaps.len(),
+        outages.len(),
         longest_us / 1000,
     )
 }
 
-fn is_in(vain: &Vain, gap: &Gap) -> bool {
-    gap.names.contains(&vain.name.as_str()) && vain.ended_us >= gap.from_us && vain.began_us <= gap.to_us
+fn is_in(failed_try: &FailedTry, outage: &AllowedOutage) -> bool {
+    outage.names.contains(&failed_try.name.as_str())
+        && failed_try.ended_us >= outage.from_us
+        && failed_try.began_us <= outage.to_us
 }

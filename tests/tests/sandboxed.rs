@@ -10,7 +10,7 @@ use std::{
 use tests::{
     Cluster,
     addresses::Addresses,
-    flows::{self, Flow, Want},
+    flows::{self, Flow, FlowResult},
     frontends::{Frontends, Kind},
     pod::Pod,
     pod_network::PodNetwork,
@@ -55,14 +55,18 @@ impl Fixture {
     }
 }
 
-fn reaches(seen: &Seen, family: IpAddr) -> Want {
+fn reaches(seen: &Seen, family: IpAddr) -> FlowResult {
     let source = |addresses: &Addresses| addresses.both()[usize::from(family.is_ipv6())];
     let seen: BTreeMap<_, _> = seen.iter().map(|(name, seen)| ((*name).to_owned(), source(seen))).collect();
-    Want::Reaches(seen)
+    FlowResult::Reaches(seen)
 }
 
-fn lines(name: &str, to: impl IntoIterator<Item = SocketAddr>, want: impl Fn(IpAddr) -> Want) -> Vec<Flow> {
-    let flow = |to: SocketAddr, how| Flow { name: name.to_owned(), to, how, want: want(to.ip()) };
+fn lines(
+    name: &str,
+    to: impl IntoIterator<Item = SocketAddr>,
+    expected: impl Fn(IpAddr) -> FlowResult,
+) -> Vec<Flow> {
+    let flow = |to: SocketAddr, how| Flow { name: name.to_owned(), to, how, expected: expected(to.ip()) };
     to.into_iter().flat_map(|to| HOWS.map(|how| flow(to, how))).collect()
 }
 
@@ -88,9 +92,9 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
     let elsewhere = elsewhere.unawaited().backends(["b"]).await;
     let hairpin = vec![("vm", fixture.network.masquerade(cluster.node(0).addressing(), true))];
     let frontends = Frontends::new(0);
-    let _outer = cluster.service("outer").dialled_from_outside(frontends).backends(["a", "b"]).await;
+    let _outer = cluster.service("outer").external_frontends(frontends).backends(["a", "b"]).await;
     let local = Frontends::new(1);
-    let local_service = cluster.service("local").dialled_from_outside(local).external_traffic_is_local();
+    let local_service = cluster.service("local").external_frontends(local).external_traffic_is_local();
     let _local = local_service.backends(["b"]).await;
     // An address that was never allocated.
     let unknown = cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
@@ -99,9 +103,9 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
     flows.extend(lines("ClusterIP", web.vips(), |ip| reaches(&plain, ip)));
     flows.extend(lines("ClusterIP, same node", near.vips(), |ip| reaches(&fixture.plainly(&["a"]), ip)));
     flows.extend(lines("hairpin", itself.vips(), |ip| reaches(&hairpin, ip)));
-    flows.extend(lines("no endpoints", empty.vips(), |_| Want::Refused));
-    flows.extend(lines("no such port", other_port(web.vips()), |_| Want::Refused));
-    flows.extend(lines("policy forbids it", elsewhere.vips(), |_| Want::Silence));
+    flows.extend(lines("no endpoints", empty.vips(), |_| FlowResult::Refused));
+    flows.extend(lines("no such port", other_port(web.vips()), |_| FlowResult::Refused));
+    flows.extend(lines("policy forbids it", elsewhere.vips(), |_| FlowResult::NoReply));
     let first = cluster.node(0).addresses;
     for kind in Kind::ALL {
         let to = frontends.dialled(kind, first);
@@ -112,10 +116,10 @@ async fn a_sandboxed_pod_is_served(network: PodNetwork) {
     }
     let to = frontends.dialled(Kind::NodePort, cluster.node(1).addresses);
     flows.extend(lines("NodePort of another node", to, |ip| reaches(&fixture.masqueraded_by(1), ip)));
-    flows::hold(&fixture.vm, flows).await;
+    flows::check(&fixture.vm, flows).await;
 
     // Not refused by the programs: these addresses are not in a declared Service range.
-    let dials = cluster.pod("vm").dials(unknown).times(2).giving_up_after(Duration::from_millis(300));
+    let dials = cluster.pod("vm").dials(unknown).times(2).timeout_after(Duration::from_millis(300));
     let report = dials.report().await;
     let is_left_alone = |failure: &String| !failure.ends_with("ECONNREFUSED");
     assert!(report.answered() == 0 && report.failures.keys().all(is_left_alone), "{report:?}");
@@ -160,6 +164,6 @@ async fn unallocated_addresses_of_a_known_service_range_are_silent() {
     let web = cluster_ip(&fixture, "web", &["a"]).await;
     let unknown = fixture.cluster.next_vip().both().map(|ip| SocketAddr::new(ip, PORT));
     let mut flows = lines("ClusterIP", web.vips(), |ip| reaches(&fixture.plainly(&["a"]), ip));
-    flows.extend(lines("unallocated address", unknown, |_| Want::Silence));
-    flows::hold(&fixture.vm, flows).await;
+    flows.extend(lines("unallocated address", unknown, |_| FlowResult::NoReply));
+    flows::check(&fixture.vm, flows).await;
 }

@@ -13,7 +13,7 @@ use tests::{
     flows::{self, Flow},
     frontends::Frontends,
     node::Node,
-    outside::{ENTRY, FAR, Ground, NEAR, Policy, Row, everything_is_reached},
+    outside::{ENTRY, FAR, NEAR, OutsideFixture, Policy, ServiceRow, check_all_frontends},
     pod_network::PodNetwork,
     xdp::pass_all,
 };
@@ -31,7 +31,7 @@ fn counts(node: &Node) -> Counts {
 }
 
 /// The increase of the entry node's counters during `work`.
-async fn counted(fixture: &Ground, work: impl Future<Output = ()>) -> Counts {
+async fn counted(fixture: &OutsideFixture, work: impl Future<Output = ()>) -> Counts {
     let node = fixture.cluster.node(ENTRY);
     let before = counts(node);
     work.await;
@@ -43,14 +43,14 @@ fn left(counts: &Counts) -> u64 {
     left.map(|outcome| counts[outcome.name()]).sum()
 }
 
-async fn fixture(name: &str, mode: &str, network: PodNetwork) -> Ground {
+async fn fixture(name: &str, mode: &str, network: PodNetwork) -> OutsideFixture {
     let name = format!("xdp-{name}-{mode}-{network:?}").to_lowercase();
-    Ground::on(Cluster::start(&name).network_cards().flag(&format!("--xdp={mode}")), network).await
+    OutsideFixture::on(Cluster::start(&name).nics().flag(&format!("--xdp={mode}")), network).await
 }
 
 /// All flows to a Service with these backends.
-async fn flows(fixture: &Ground, number: u8, backends: &'static [&'static str]) -> Vec<Flow> {
-    let row = Row { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
+async fn flows(fixture: &OutsideFixture, number: u8, backends: &'static [&'static str]) -> Vec<Flow> {
+    let row = ServiceRow { policy: Policy::Cluster, backends, frontends: Frontends::new(number) };
     // The handle may be dropped: the manifest stays.
     let _service = fixture.service(&format!("web-{number}"), &row).await;
     fixture.flows(&backends.join("-"), &row)
@@ -60,9 +60,9 @@ async fn flows(fixture: &Ground, number: u8, backends: &'static [&'static str]) 
 async fn remote_backends_are_served_by_xdp(mode: &str, network: PodNetwork) {
     let fixture = fixture("far", mode, network).await;
     let (far, near) = (flows(&fixture, 0, &[FAR]).await, flows(&fixture, 1, &[NEAR]).await);
-    flows::hold(&fixture.client, far.clone()).await;
+    flows::check(&fixture.client, far.clone()).await;
     let count = far.len() as u64;
-    let counted_far = counted(&fixture, flows::hold(&fixture.client, far)).await;
+    let counted_far = counted(&fixture, flows::check(&fixture.client, far)).await;
     for outcome in XdpOutcome::ALL {
         let packets = counted_far[outcome.name()];
         match outcome {
@@ -86,7 +86,7 @@ async fn remote_backends_are_served_by_xdp(mode: &str, network: PodNetwork) {
             | XdpOutcome::NoMasqueradeSource => assert_eq!(packets, 0, "{}: {counted_far:?}", outcome.name()),
         }
     }
-    let counted_near = counted(&fixture, flows::hold(&fixture.client, near)).await;
+    let counted_near = counted(&fixture, flows::check(&fixture.client, near)).await;
     assert_eq!(left(&counted_near), 0, "{counted_near:?}");
     assert!(counted_near[XdpOutcome::OnNode.name()] >= 4 * count, "{counted_near:?}");
 }
@@ -108,7 +108,7 @@ async fn remote_backends_are_served_by_generic_xdp() {
 
 async fn everything_is_reached_with(network: PodNetwork, leaves: bool) {
     let fixture = fixture("all", "native", network).await;
-    let counted = counted(&fixture, everything_is_reached(&fixture)).await;
+    let counted = counted(&fixture, check_all_frontends(&fixture)).await;
     assert_eq!(left(&counted) > 0, leaves, "{counted:?}");
 }
 
@@ -148,12 +148,12 @@ fn status(node: &Node) -> Result<(Vec<Value>, Vec<String>)> {
 /// is gone.
 #[tokio::test]
 async fn another_xdp_program_stays_attached() {
-    let fixture = Ground::on(Cluster::start("xdp-other").network_cards(), PodNetwork::Bridged).await;
+    let fixture = OutsideFixture::on(Cluster::start("xdp-other").nics(), PodNetwork::Bridged).await;
     let node = fixture.cluster.node(ENTRY);
     let other = pass_all(node.netns(), "eth0").unwrap_or_else(|error| panic!("{error:#}"));
     node.replace_agent(&["--xdp=native"]).await.unwrap_or_else(|error| panic!("{error:#}"));
     let far = flows(&fixture, 0, &[FAR]).await;
-    let beside = counted(&fixture, flows::hold(&fixture.client, far.clone())).await;
+    let beside = counted(&fixture, flows::check(&fixture.client, far.clone())).await;
     assert_eq!(beside.values().sum::<u64>(), 0, "{beside:?}");
     eventually("the status reports it", async || {
         let (devices, faults) = status(node)?;
@@ -170,7 +170,7 @@ async fn another_xdp_program_stays_attached() {
     })
     .await
     .unwrap_or_else(|error| panic!("{error:#}"));
-    let alone = counted(&fixture, flows::hold(&fixture.client, far)).await;
+    let alone = counted(&fixture, flows::check(&fixture.client, far)).await;
     assert!(left(&alone) > 0, "{alone:?}");
 }
 
@@ -188,7 +188,7 @@ fn pins(node: &Node) -> Vec<String> {
 /// Flows continue while agents are replaced and their packets change between XDP and tc.
 #[tokio::test]
 async fn a_flow_changes_between_xdp_and_tc_without_loss() {
-    let fixture = Ground::on(Cluster::start("xdp-change").network_cards(), PodNetwork::Bridged).await;
+    let fixture = OutsideFixture::on(Cluster::start("xdp-change").nics(), PodNetwork::Bridged).await;
     let node = fixture.cluster.node(ENTRY);
     let far: Vec<_> = flows(&fixture, 0, &[FAR]).await.into_iter().map(|flow| flow.to).collect();
     let (held, report) = fixture.client.hold(far, 24).await.expect("they open");
@@ -206,7 +206,7 @@ async fn a_flow_changes_between_xdp_and_tc_without_loss() {
 /// A detached program is attached again; after `cleanup` the device is free for others.
 #[tokio::test]
 async fn the_program_is_attached_again_until_cleanup() {
-    let cluster = Cluster::start("xdp-repair").network_cards().flag("--xdp=native").await;
+    let cluster = Cluster::start("xdp-repair").nics().flag("--xdp=native").await;
     let node = cluster.node(0);
     assert_eq!(pins(node), [NATIVE_LINK]);
     assert!(pass_all(node.netns(), "eth0").is_err(), "the device has one already");
@@ -243,7 +243,7 @@ async fn a_neighbour_that_has_changed_is_found_again() {
         entry.netns().set(&[(&reachable, "1000"), (&delay, "1")]).expect("they are there");
     }
     let far = flows(&fixture, 0, &[FAR]).await;
-    flows::hold(&fixture.client, far.clone()).await;
+    flows::check(&fixture.client, far.clone()).await;
     let other = fixture.cluster.node(1).netns().netlink().expect("it opens");
     other.mac("eth0", [0x02, 0, 0, 0, 0, 0x77]).await.expect("it is set");
     for flow in far {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{process, sockets};
 use crate::lab::{
-    cluster::{Cluster, Place, pod_network, service_network},
+    cluster::{Cluster, Placement, pod_network, service_network},
     objects::{Condition, EndpointObject, Port, ServiceObjects},
     pod::Pod,
     traffic::Protocol,
@@ -46,15 +46,15 @@ const ENDPOINTS: u16 = 10;
 
 pub async fn run(setting: &Setting) -> Result<Report> {
     let cluster = Cluster::start("connect").without_agents().build().await?;
-    let server = cluster.place("server", Place::Node(0), None).await?;
-    let client = cluster.place("client", Place::Node(0), None).await?;
+    let server = cluster.ensure_pod("server", Placement::Node(0), None).await?;
+    let client = cluster.ensure_pod("client", Placement::Node(0), None).await?;
     let bare = cluster.cgroup().child("bare")?;
     load_services(&cluster, setting.services)?;
     let vip = dialled_service(&cluster, &server)?;
     cluster.node(0).start_agent().await?;
 
     let ports = PORTS.map(|(protocol, port)| Port::new(protocol, port));
-    let serving = Serving { tcp: ports[0].target, udp: ports[1].target };
+    let serving = ServerTask { tcp: ports[0].target, udp: ports[1].target };
     let (_serving, _output) = started(process::start(&serving, server.netns(), server.cgroup())?)?;
     let mut report = Report::default();
     for port in ports {
@@ -145,7 +145,7 @@ fn other_service(number: u16) -> ServiceObjects {
 
 /// The ports that the server serves.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Serving {
+pub struct ServerTask {
     tcp: u16,
     udp: u16,
 }
@@ -160,7 +160,7 @@ fn started<P>((process, output): (P, ChildStdout)) -> Result<(P, BufReader<Child
     Ok((process, output))
 }
 
-impl process::Task for Serving {
+impl process::Task for ServerTask {
     const NAME: &'static str = "serve";
 
     fn run(&self) -> Result<()> {
@@ -169,7 +169,7 @@ impl process::Task for Serving {
 }
 
 /// Serves until the process is killed.
-fn serve(serving: &Serving) -> Result<()> {
+fn serve(serving: &ServerTask) -> Result<()> {
     let mut threads = Vec::new();
     for listener in sockets::listeners(serving.tcp)? {
         threads.push(thread::spawn(move || accept(&listener)));

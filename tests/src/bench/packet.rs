@@ -16,7 +16,7 @@ use crate::{
         fixture::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, ProgramFixture, network},
         packet::Packet,
     },
-    lab::{kernel::netns::Netns, rng::Chance},
+    lab::{kernel::netns::Netns, rng::Rng},
 };
 
 mod empty;
@@ -101,14 +101,14 @@ struct Bench {
     /// Flows created so far.
     begun: u32,
     runs: u32,
-    chance: Chance,
+    rng: Rng,
 }
 
 impl Bench {
     fn new(flows: u32, is_v6: bool, runs: u32) -> Result<Self> {
         let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
         fixture.load_objects(objects::policy(), objects::changes())?;
-        let mut bench = Self { fixture, is_v6, known: Vec::new(), begun: 0, runs, chance: Chance::new() };
+        let mut bench = Self { fixture, is_v6, known: Vec::new(), begun: 0, runs, rng: Rng::new() };
         let mut failures = FailureBudget::with(flows);
         while bench.known.len() < flows as usize {
             let first = bench.next_new();
@@ -158,7 +158,7 @@ impl Bench {
 
     fn established(&mut self, program: &MeasuredProgram) -> Result<PacketRow> {
         self.row(program, "established", |bench| {
-            let at = bench.chance.below(bench.known.len() as u64);
+            let at = bench.rng.below(bench.known.len() as u64);
             bench.first_of(bench.known[at as usize]).next()
         })
     }

@@ -8,7 +8,7 @@ use super::{atomicity::dialler, connect, process::Task};
 pub fn run(name: &str, task: &str) -> Result<()> {
     match name {
         dialler::Task::NAME => run_as::<dialler::Task>(task),
-        connect::Serving::NAME => run_as::<connect::Serving>(task),
+        connect::ServerTask::NAME => run_as::<connect::ServerTask>(task),
         connect::Task::NAME => run_as::<connect::Task>(task),
         _ => bail!("there is no task {name}"),
     }

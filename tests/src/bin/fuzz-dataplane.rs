@@ -9,7 +9,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use tests::{
     differential::{Tally, run},
-    rng::Chance,
+    rng::Rng,
 };
 
 /// Sends random packets through the programs and compares the results with the model. Needs root.
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
 }
 
 fn compare(arguments: &Arguments) -> Result<bool> {
-    let mut chance = Chance::new();
-    println!("seed {}", chance.seed);
+    let mut rng = Rng::new();
+    println!("seed {}", rng.seed);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} cases, {per_sec}, {eta} left")?;
     let bar = ProgressBar::new(arguments.cases).with_style(style);
     let began = Instant::now();
@@ -52,7 +52,7 @@ fn compare(arguments: &Arguments) -> Result<bool> {
         .as_ref()
         .map(|file| fs::read(file).with_context(|| format!("cannot read the object {}", file.display())));
     let object = object.transpose()?;
-    let tally = run(arguments.cases, object.as_deref(), &mut chance, |done| bar.set_position(done))?;
+    let tally = run(arguments.cases, object.as_deref(), &mut rng, |done| bar.set_position(done))?;
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
     println!(
@@ -60,11 +60,11 @@ fn compare(arguments: &Arguments) -> Result<bool> {
         arguments.cases,
         arguments.cases as f64 / seconds
     );
-    Ok(told(&tally, arguments.of_each))
+    Ok(print_counts(&tally, arguments.of_each))
 }
 
 /// Prints the number of occurrences of each row and reason. Returns whether each occurred often enough.
-fn told(tally: &Tally, enough: u64) -> bool {
+fn print_counts(tally: &Tally, enough: u64) -> bool {
     let mut is_enough = true;
     for (name, came_up) in tally.counts() {
         let remark = if came_up < enough { "  too seldom" } else { "" };

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::PermissionsE
 
 use crate::lab::{
     addresses::Addresses,
-    cluster::{Cluster, Place},
-    examples::{self, Example, PromisedPod, pod_name},
+    cluster::{Cluster, Placement},
+    examples::{self, Example, ExamplePod, pod_name},
     pod::Dialling,
     traffic::{Dial, How, Protocol, Report},
 };
@@ -24,7 +24,7 @@ pub struct DemoCluster {
     traffic: Vec<Client>,
     example: Example,
     /// Pods of the page, by name.
-    pub backends: BTreeMap<String, PromisedPod>,
+    pub backends: BTreeMap<String, ExamplePod>,
     pub page: [SocketAddr; 2],
     pub queue: [SocketAddr; 2],
     // Last: all fields above use its pods.
@@ -59,7 +59,7 @@ impl DemoCluster {
             start(&cluster, name, promised).await?;
         }
         for (index, name) in CLIENTS.iter().enumerate() {
-            cluster.place(name, Place::Node(index), None).await?;
+            cluster.ensure_pod(name, Placement::Node(index), None).await?;
         }
         let people = CLIENTS.len();
         let took = begun.elapsed();
@@ -118,7 +118,7 @@ impl DemoCluster {
             .find(|slice| slice.metadata.name.as_ref().is_some_and(|name| name.starts_with("redis-")));
         let endpoint = redis.and_then(|slice| slice.endpoints.iter().flatten().next());
         let name = endpoint.and_then(pod_name).context("the queue has no pod")?;
-        let pod = self.cluster.place(name, Place::Node(0), None).await?;
+        let pod = self.cluster.ensure_pod(name, Placement::Node(0), None).await?;
         let dial = Dial { to: self.queue.into(), times: Some(times), ..Dial::default() };
         Ok((name.to_owned(), pod.dial(dial).await?))
     }
@@ -157,7 +157,7 @@ impl DemoCluster {
         Ok(())
     }
 
-    fn with(cluster: Cluster, example: Example, pods: BTreeMap<String, PromisedPod>) -> Result<Self> {
+    fn with(cluster: Cluster, example: Example, pods: BTreeMap<String, ExamplePod>) -> Result<Self> {
         let (page, queue) = (addresses(&example, PAGE)?, addresses(&example, "redis")?);
         let serving = pods_of(&example, PAGE);
         let backends = pods.into_iter().filter(|(name, _)| serving.contains(name)).collect();
@@ -178,7 +178,7 @@ impl DemoCluster {
 
     async fn start_traffic(mut self) -> Result<Self> {
         for (index, name) in CLIENTS.iter().enumerate() {
-            let pod = self.cluster.place(name, Place::Node(index), None).await?;
+            let pod = self.cluster.ensure_pod(name, Placement::Node(index), None).await?;
             for to in self.page {
                 let dial = Dial { to: vec![to], how: How::Http, pause_us: PAUSE_US, ..Dial::default() };
                 let dialling = pod.clone().dial_on(dial).await?;
@@ -209,13 +209,13 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// Starts a pod with the addresses and ports of the slices.
-async fn start(cluster: &Cluster, name: &str, promised: &PromisedPod) -> Result<()> {
+async fn start(cluster: &Cluster, name: &str, promised: &ExamplePod) -> Result<()> {
     let nodes = cluster.nodes();
     let index = nodes.iter().position(|node| node.name == promised.node);
     let index = index.with_context(|| format!("{name} is on {}, which is no node", promised.node))?;
     let spare = nodes.get(index).context("there is no such node")?.next_pod();
     let addresses = Addresses { v4: promised.v4.unwrap_or(spare.v4), v6: promised.v6.unwrap_or(spare.v6) };
-    let pod = cluster.place(name, Place::Node(index), Some(addresses)).await?;
+    let pod = cluster.ensure_pod(name, Placement::Node(index), Some(addresses)).await?;
     for port in &promised.ports {
         pod.serve(Protocol::Tcp, *port).await?;
     }

@@ -33,18 +33,19 @@ pub async fn run(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     let leaving = cluster.backends.iter().max_by_key(|(_, pod)| &pod.node);
     let leaving = leaving.map(|(name, _)| name.clone()).unwrap_or_default();
 
-    let told = format!("{} pods on 2 nodes serve, dialled over IPv4 and IPv6", all.len());
-    chapter(screen, cluster, &mut window, &told, |now| all.iter().all(|name| now.share(name) > 0.0)).await?;
+    let caption = format!("{} pods on 2 nodes serve, dialled over IPv4 and IPv6", all.len());
+    chapter(screen, cluster, &mut window, &caption, |now| all.iter().all(|name| now.share(name) > 0.0))
+        .await?;
     report_chapter(screen, &window, &format!("balanced over {} pods, IPv4 and IPv6", all.len()));
 
     cluster.publish(|name| name != leaving)?;
-    let told = format!("{leaving} goes away");
-    chapter(screen, cluster, &mut window, &told, |now| now.share(&leaving) == 0.0).await?;
+    let caption = format!("{leaving} goes away");
+    chapter(screen, cluster, &mut window, &caption, |now| now.share(&leaving) == 0.0).await?;
     report_chapter(screen, &window, &format!("{leaving} went away"));
 
     cluster.publish(|_| true)?;
-    let told = format!("{leaving} is back");
-    chapter(screen, cluster, &mut window, &told, |now| now.share(&leaving) > 0.2).await?;
+    let caption = format!("{leaving} is back");
+    chapter(screen, cluster, &mut window, &caption, |now| now.share(&leaving) > 0.2).await?;
     report_chapter(screen, &window, "it came back and has its share");
 
     cluster.kill_agent().await?;
@@ -78,14 +79,14 @@ async fn chapter(
     screen: &Screen,
     cluster: &DemoCluster,
     window: &mut Window,
-    told: &str,
+    caption: &str,
     is_seen: impl Fn(&Window) -> bool,
 ) -> Result<()> {
     let begun = Instant::now();
     window.0.clear();
     loop {
         window.push(cluster.counts().await?);
-        let lines = picture(screen, cluster, window, told);
+        let lines = picture(screen, cluster, window, caption);
         screen.draw(&lines);
         if begun.elapsed() >= CHAPTER && is_seen(window) {
             if !screen.is_live() {
@@ -93,7 +94,7 @@ async fn chapter(
             }
             return Ok(());
         }
-        ensure!(begun.elapsed() < TIMEOUT, "not seen within {TIMEOUT:?}: {told}");
+        ensure!(begun.elapsed() < TIMEOUT, "not seen within {TIMEOUT:?}: {caption}");
         sleep(FRAME).await;
     }
 }
@@ -107,9 +108,9 @@ fn report_chapter(screen: &Screen, window: &Window, text: &str) {
     screen.done(&format!("{text} {}", screen.dim(&format!("({failed})"))));
 }
 
-fn picture(screen: &Screen, cluster: &DemoCluster, window: &Window, told: &str) -> Vec<String> {
+fn picture(screen: &Screen, cluster: &DemoCluster, window: &Window, caption: &str) -> Vec<String> {
     let Some((_, counts)) = window.0.back() else { return Vec::new() };
-    let mut lines = vec![String::new(), format!(" {} {told}", screen.bold("▸")), String::new()];
+    let mut lines = vec![String::new(), format!(" {} {caption}", screen.bold("▸")), String::new()];
     for (name, pod) in &cluster.backends {
         let (share, count) = (window.share(name), counts.by_pod.get(name).copied().unwrap_or_default());
         let bar = screen.bar(share);

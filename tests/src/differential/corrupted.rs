@@ -11,7 +11,7 @@ use super::{
     objects::{self, CASES, RandomObjects},
     packet::Packet,
 };
-use crate::lab::rng::Chance;
+use crate::lab::rng::Rng;
 
 const PROGRAMS: [&str; 4] = [EXTERNAL_INGRESS, EXTERNAL_EGRESS, POD_INGRESS, POD_EGRESS];
 /// The kernel refuses shorter packets in BPF_PROG_TEST_RUN.
@@ -24,21 +24,21 @@ const HEADERS: usize = 128;
 
 /// Sends this number of packets through each program; ends with the first wrong result. The kernel refuses to run
 /// programs on some that are too short.
-pub fn corrupted(packets: u64, chance: &mut Chance) -> Result<()> {
+pub fn corrupted(packets: u64, rng: &mut Rng) -> Result<()> {
     network()?.run(|| {
         let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
         let (mut objects, mut runs) = (RandomObjects::default(), 0);
         for n in 0..packets {
             if n % CASES == 0 {
-                objects = RandomObjects::random(chance);
+                objects = RandomObjects::random(rng);
                 fixture.load_objects(objects::policy(), objects.changes())?;
             }
-            let frame = frame(&objects, chance);
+            let frame = frame(&objects, rng);
             for program in PROGRAMS {
                 let Ok((action, out)) = fixture.run_frame(program, &frame) else { continue };
                 runs += 1;
                 check_output(&frame, action, &out)
-                    .with_context(|| format!("seed {}, packet {n}, {program}: {frame:02x?}", chance.seed))?;
+                    .with_context(|| format!("seed {}, packet {n}, {program}: {frame:02x?}", rng.seed))?;
             }
         }
         ensure!(runs > packets * 3, "only {runs} runs of {packets} packets");
@@ -46,38 +46,38 @@ pub fn corrupted(packets: u64, chance: &mut Chance) -> Result<()> {
     })
 }
 
-fn frame(objects: &RandomObjects, chance: &mut Chance) -> Vec<u8> {
-    let flow = objects.flow(chance);
-    let port = u16::try_from(1024 + chance.below(60_000)).expect("a port");
+fn frame(objects: &RandomObjects, rng: &mut Rng) -> Vec<u8> {
+    let flow = objects.flow(rng);
+    let port = u16::try_from(1024 + rng.below(60_000)).expect("a port");
     let packet = Packet::first(&flow, port);
     let router =
         if flow.source.is_ipv4() { [192, 0, 2, 1].into() } else { [0x2001, 0xdb8, 0, 0, 0, 0, 0, 9].into() };
-    let some = |frames: Option<Vec<Vec<u8>>>, chance: &mut Chance| {
-        frames.map(|frames| frames[chance.below(frames.len() as u64) as usize].clone())
+    let some = |frames: Option<Vec<Vec<u8>>>, rng: &mut Rng| {
+        frames.map(|frames| frames[rng.below(frames.len() as u64) as usize].clone())
     };
-    let mut frame = match chance.below(4) {
-        0 => some(packet.fragments(port), chance),
-        1 => packet.too_big(router, 1 + chance.below(64) as usize),
-        2 => Some((0..SHORTEST as u64 + chance.below(200)).map(|_| chance.below(256) as u8).collect()),
+    let mut frame = match rng.below(4) {
+        0 => some(packet.fragments(port), rng),
+        1 => packet.too_big(router, 1 + rng.below(64) as usize),
+        2 => Some((0..SHORTEST as u64 + rng.below(200)).map(|_| rng.below(256) as u8).collect()),
         _ => None,
     }
     .unwrap_or_else(|| packet.bytes().to_vec());
-    for _ in 0..=chance.below(3) {
-        corrupt(&mut frame, chance);
+    for _ in 0..=rng.below(3) {
+        corrupt(&mut frame, rng);
     }
     frame
 }
 
-fn corrupt(frame: &mut Vec<u8>, chance: &mut Chance) {
+fn corrupt(frame: &mut Vec<u8>, rng: &mut Rng) {
     let length = frame.len() as u64;
-    match chance.below(5) {
+    match rng.below(5) {
         // Truncation.
-        0 => frame.truncate((SHORTEST as u64 + chance.below(length)).min(length) as usize),
+        0 => frame.truncate((SHORTEST as u64 + rng.below(length)).min(length) as usize),
         // A random byte in the headers, which contain lengths, versions and offsets.
         1 | 2 => {
-            let at = SHORTEST as u64 + chance.below(64);
+            let at = SHORTEST as u64 + rng.below(64);
             if let Some(byte) = frame.get_mut(at as usize) {
-                *byte = chance.below(256) as u8;
+                *byte = rng.below(256) as u8;
             }
         }
         // A VLAN tag.

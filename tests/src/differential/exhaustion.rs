@@ -332,16 +332,16 @@ fn icmp_rate_limit(object: Option<&[u8]>) -> Result<()> {
             (Protocol::Udp, UNDEFINED_PORT),
         )
     });
-    let (begun, mut told) = (Instant::now(), 0);
+    let (begun, mut sent) = (Instant::now(), 0);
     for packet in packets {
         let packet = packet?;
         for _ in 0..PACKETS / 2 {
-            told += u32::from(fixture.run(EXTERNAL_INGRESS, &packet)?.0 != DROP);
+            sent += u32::from(fixture.run(EXTERNAL_INGRESS, &packet)?.0 != DROP);
         }
     }
     let ticks = u32::try_from((begun.elapsed().as_nanos() >> TICK_SHIFT) + 2)?;
     let processors = u32::try_from(available_parallelism()?.get())?;
-    ensure!(told >= ERRORS && told <= ERRORS * ticks * processors, "{told} of {PACKETS} are told");
+    ensure!(sent >= ERRORS && sent <= ERRORS * ticks * processors, "{sent} of {PACKETS} are sent");
     let counted = fixture.reconciler.maps().drops(DropReason::UndefinedPort as u32)?;
     ensure!(counted == u64::from(PACKETS), "{counted} of {PACKETS} are counted");
     Ok(())

@@ -111,7 +111,7 @@ impl ProgramFixture {
     }
 
     /// Runs XDP on a frame received at a device. Returns its action and the frame afterwards.
-    pub fn run_early(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>)> {
+    pub fn run_xdp(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>)> {
         Ok(self.programs.run_xdp(frame, device)?)
     }
 

@@ -70,13 +70,13 @@ struct CaseFlow {
     to: String,
     port: u16,
     protocol: String,
-    expect: Answer,
+    expect: ExpectedVerdict,
     /// The earlier flow whose backend this one must get, "free" for any.
     sticky: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct ExpectedVerdict {
     result: String,
     backends: Vec<SocketAddr>,
     masquerade: bool,
@@ -181,7 +181,7 @@ impl Case {
         path.check(fixture, &self.expected(&case_flow.expect)?)
     }
 
-    fn expected(&self, answer: &Answer) -> Result<Expected> {
+    fn expected(&self, answer: &ExpectedVerdict) -> Result<Expected> {
         let outcome = match answer.result.as_str() {
             "dnat" => FlowOutcome::Dnat,
             "reject" => FlowOutcome::Reject,

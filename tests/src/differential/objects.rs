@@ -13,7 +13,7 @@ use proxy::{
 };
 use serde_json::{Value, json};
 
-use crate::lab::rng::Chance;
+use crate::lab::rng::Rng;
 
 pub const NODE_NAME: &str = "node-1";
 const SERVICES: u64 = 6;
@@ -48,13 +48,13 @@ pub struct RandomObjects {
 }
 
 impl RandomObjects {
-    pub fn random(chance: &mut Chance) -> Self {
+    pub fn random(rng: &mut Rng) -> Self {
         let mut objects = vec![Object::ServiceCidr(read(json!({"metadata": {"name": "kubernetes"},
             "spec": {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}})))];
         for n in 1..=SERVICES {
-            objects.push(Object::Service(read(service(chance, n))));
+            objects.push(Object::Service(read(service(rng, n))));
             for v6 in [false, true] {
-                objects.push(Object::EndpointSlice(read(slice(chance, n, v6))));
+                objects.push(Object::EndpointSlice(read(slice(rng, n, v6))));
             }
         }
         Self { objects }
@@ -65,17 +65,17 @@ impl RandomObjects {
     }
 
     /// Mostly to addresses of Services, sometimes to others beside them.
-    pub fn flow(&self, chance: &mut Chance) -> Flow {
-        let v6 = chance.coin();
-        let (port, protocol) = PORTS[chance.below(4) as usize];
-        let n = 1 + chance.below(SERVICES + 1);
-        let (address, port) = match chance.below(6) {
+    pub fn flow(&self, rng: &mut Rng) -> Flow {
+        let v6 = rng.coin();
+        let (port, protocol) = PORTS[rng.below(4) as usize];
+        let n = 1 + rng.below(SERVICES + 1);
+        let (address, port) = match rng.below(6) {
             0 => (address(v6, [0, 0x99], n), port),
             1 => (NODE[usize::from(v6)], node_port(n, port, protocol)),
             kind => (address(v6, [[0, 0x96], [0, 0x2], [0, 0x113], [0, 0x96]][kind as usize - 2], n), port),
         };
-        let port = if chance.below(12) == 0 { port + 1 } else { port };
-        Flow { source: source(chance, v6), destination: SocketAddr::new(address, port), protocol }
+        let port = if rng.below(12) == 0 { port + 1 } else { port };
+        Flow { source: source(rng, v6), destination: SocketAddr::new(address, port), protocol }
     }
 }
 
@@ -101,15 +101,15 @@ fn node_port(n: u64, port: u16, protocol: Protocol) -> u16 {
 }
 
 /// Local and remote pods, among them endpoints; the node; external clients.
-fn source(chance: &mut Chance, v6: bool) -> IpAddr {
-    let n = 1 + chance.below(250);
-    match chance.below(5) {
-        0 => endpoint(v6, true, 1 + chance.below(4)),
+fn source(rng: &mut Rng, v6: bool) -> IpAddr {
+    let n = 1 + rng.below(250);
+    match rng.below(5) {
+        0 => endpoint(v6, true, 1 + rng.below(4)),
         1 => endpoint(v6, true, n),
         2 => endpoint(v6, false, n),
         3 => NODE[usize::from(v6)],
-        _ if v6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, chance.below(4) as u16, n as u16).into(),
-        _ => Ipv4Addr::new(198, 51, 100 + chance.below(4) as u8, n as u8).into(),
+        _ if v6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, rng.below(4) as u16, n as u16).into(),
+        _ => Ipv4Addr::new(198, 51, 100 + rng.below(4) as u8, n as u8).into(),
     }
 }
 
@@ -130,7 +130,7 @@ fn endpoint(v6: bool, is_local: bool, n: u64) -> IpAddr {
     }
 }
 
-fn service(chance: &mut Chance, n: u64) -> Value {
+fn service(rng: &mut Rng, n: u64) -> Value {
     let both = |kind| [address(false, [0, kind], n), address(true, [0, kind], n)];
     let ports: Vec<_> = PORTS
         .iter()
@@ -139,34 +139,34 @@ fn service(chance: &mut Chance, n: u64) -> Value {
                 "nodePort": node_port(n, *port, *protocol)})
         })
         .collect();
-    let policy = |chance: &mut Chance| if chance.coin() { "Local" } else { "Cluster" };
-    let ranges: &[&str] = match chance.below(4) {
+    let policy = |rng: &mut Rng| if rng.coin() { "Local" } else { "Cluster" };
+    let ranges: &[&str] = match rng.below(4) {
         0 => &["198.51.100.0/24", "2001:db8::/120"],
         1 => &["10.1.0.0/16", "198.51.101.0/24", "fd00:1::/48"],
         _ => &[],
     };
-    let affinity = if chance.below(4) == 0 { "ClientIP" } else { "None" };
+    let affinity = if rng.below(4) == 0 { "ClientIP" } else { "None" };
     let ingress: Vec<_> = both(0x113).iter().map(|ip| json!({"ip": ip})).collect();
     json!({"metadata": {"name": format!("s{n}"), "namespace": "shop"},
         "spec": {"type": "LoadBalancer", "clusterIP": both(0x96)[0], "clusterIPs": both(0x96),
             "ipFamilies": ["IPv4", "IPv6"], "externalIPs": both(0x2), "ports": ports, "sessionAffinity": affinity,
-            "internalTrafficPolicy": policy(chance), "externalTrafficPolicy": policy(chance),
+            "internalTrafficPolicy": policy(rng), "externalTrafficPolicy": policy(rng),
             "loadBalancerSourceRanges": ranges},
         "status": {"loadBalancer": {"ingress": ingress}}})
 }
 
-fn slice(chance: &mut Chance, n: u64, v6: bool) -> Value {
-    let endpoints: Vec<_> = (0..chance.below(5))
+fn slice(rng: &mut Rng, n: u64, v6: bool) -> Value {
+    let endpoints: Vec<_> = (0..rng.below(5))
         .map(|_| {
-            let is_local = chance.below(3) == 0;
+            let is_local = rng.below(3) == 0;
             let (ready, serving, terminating) = [
                 (true, true, false),
                 (true, true, false),
                 (false, true, true),
                 (false, false, true),
                 (false, true, false),
-            ][chance.below(5) as usize];
-            json!({"addresses": [endpoint(v6, is_local, 1 + chance.below(4))],
+            ][rng.below(5) as usize];
+            json!({"addresses": [endpoint(v6, is_local, 1 + rng.below(4))],
                 "nodeName": if is_local { NODE_NAME } else { "node-2" },
                 "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
         })

@@ -13,7 +13,7 @@ use super::{
     path::{Backend, Client, Expected, FlowPath},
     verdict_row::VerdictRow,
 };
-use crate::lab::rng::Chance;
+use crate::lab::rng::Rng;
 
 /// Occurrences of rows and reasons.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ impl Tally {
 pub fn run(
     cases: u64,
     object: Option<&[u8]>,
-    chance: &mut Chance,
+    rng: &mut Rng,
     mut progress: impl FnMut(u64) + Send,
 ) -> Result<Tally> {
     network()?.run(|| {
@@ -56,11 +56,11 @@ pub fn run(
             let mut fixture = ProgramFixture::new(object, fixture::CONFIG)?;
             let end = cases.min(done + FLOWS);
             while done < end {
-                let objects = RandomObjects::random(chance);
+                let objects = RandomObjects::random(rng);
                 fixture.load_objects(objects::policy(), objects.changes())?;
                 for _ in 0..CASES.min(end - done) {
-                    let seed = chance.seed;
-                    let verdict_row = check(&mut fixture, &objects, chance, done);
+                    let seed = rng.seed;
+                    let verdict_row = check(&mut fixture, &objects, rng, done);
                     let verdict_row = verdict_row.with_context(|| format!("case {done}, seed {seed}"))?;
                     *tally.rows.entry(verdict_row).or_default() += 1;
                     done += 1;
@@ -82,15 +82,15 @@ pub fn run(
 fn check(
     fixture: &mut ProgramFixture,
     objects: &RandomObjects,
-    chance: &mut Chance,
+    rng: &mut Rng,
     case: u64,
 ) -> Result<VerdictRow> {
-    let flow = objects.flow(chance);
+    let flow = objects.flow(rng);
     let verdict = fixture.index.explain(&flow);
     let path = FlowPath {
         packet: Packet::first(&flow, client_port(case)),
-        client: client(&flow, chance),
-        backend: if chance.coin() { Backend::Outside } else { Backend::Pod },
+        client: client(&flow, rng),
+        backend: if rng.coin() { Backend::Outside } else { Backend::Pod },
     };
     path.check(fixture, &Expected::of(&verdict, objects::NODE)).with_context(|| {
         format!("{flow:?} from {:?} to {:?}: {}", path.client, path.backend, verdict.reason)
@@ -99,8 +99,8 @@ fn check(
 }
 
 /// Packets of pods and of the node also arrive from outside: without masquerading, and in hairpins of routers.
-fn client(flow: &Flow, chance: &mut Chance) -> Client {
-    match chance.coin() {
+fn client(flow: &Flow, rng: &mut Rng) -> Client {
+    match rng.coin() {
         true if objects::NODE.contains(&flow.source) => Client::Node,
         true if objects::is_here(flow.source) => Client::Pod,
         true | false => Client::Outside,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::lab::{
     kernel::netns::{Mac, Netns},
-    rng::Chance,
+    rng::Rng,
 };
 
 const XDP_PASS: u32 = 2;
@@ -28,37 +28,43 @@ const LONGEST: usize = 1500 + 14;
 
 /// The result of a packet, each of which must occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
+pub enum XdpResult {
     /// Transmitted to a backend.
-    Sent,
+    Transmitted,
     /// A reply transmitted to its client.
-    Returned,
+    ReplyTransmitted,
     /// Translated by the packet plane alone.
-    Stayed,
-    Refused,
+    LeftToTc,
+    Dropped,
     Untouched,
     /// A packet of a flow that XDP forwards, which only the network stack may forward.
-    Odd,
+    Ineligible,
 }
 
-impl Fate {
-    pub const ALL: [Self; 6] =
-        [Self::Sent, Self::Returned, Self::Stayed, Self::Refused, Self::Untouched, Self::Odd];
+impl XdpResult {
+    pub const ALL: [Self; 6] = [
+        Self::Transmitted,
+        Self::ReplyTransmitted,
+        Self::LeftToTc,
+        Self::Dropped,
+        Self::Untouched,
+        Self::Ineligible,
+    ];
 }
 
-pub type Tally = BTreeMap<Fate, u64>;
+pub type Tally = BTreeMap<XdpResult, u64>;
 
 /// Runs this number of cases; ends with the first difference.
-pub fn run(cases: u64, chance: &mut Chance) -> Result<Tally> {
+pub fn run(cases: u64, rng: &mut Rng) -> Result<Tally> {
     let (netns, _router) = network()?;
     netns.run(|| {
         let (mut fixture, mut tally) = (Uplink::new()?, Tally::new());
         for case in 0..cases {
             if case.is_multiple_of(CASES) {
-                fixture.renew(chance)?;
+                fixture.renew(rng)?;
             }
-            let seed = chance.seed;
-            fixture.check(chance, case, &mut tally).with_context(|| format!("case {case}, seed {seed}"))?;
+            let seed = rng.seed;
+            fixture.check(rng, case, &mut tally).with_context(|| format!("case {case}, seed {seed}"))?;
         }
         fixture.counted_once()?;
         Ok(tally)
@@ -97,7 +103,7 @@ struct Uplink {
 enum Forwarded {
     As(Packet),
     Untouched,
-    Refused,
+    Dropped,
 }
 
 impl Uplink {
@@ -107,9 +113,9 @@ impl Uplink {
         Ok(Self { fixture, objects: RandomObjects::default(), device, begun: 0, counted: 0 })
     }
 
-    fn renew(&mut self, chance: &mut Chance) -> Result<()> {
+    fn renew(&mut self, rng: &mut Rng) -> Result<()> {
         self.counted_once()?;
-        self.objects = RandomObjects::random(chance);
+        self.objects = RandomObjects::random(rng);
         self.fixture.load_objects(objects::policy(), self.objects.changes())?;
         self.fixture.add_uplink(self.device, objects::NODE)?;
         (self.begun, self.counted) = (0, self.fixture.translated()?);
@@ -124,17 +130,17 @@ impl Uplink {
     }
 
     /// A flow's first packet, its reply, and the next packet.
-    fn check(&mut self, chance: &mut Chance, case: u64, tally: &mut Tally) -> Result<()> {
-        let flow = self.objects.flow(chance);
+    fn check(&mut self, rng: &mut Rng, case: u64, tally: &mut Tally) -> Result<()> {
+        let flow = self.objects.flow(rng);
         let packet = Packet::first(&flow, client_port(case % FLOWS));
-        let forwarded = self.both(&packet, chance).with_context(|| format!("{flow:?}"))?;
-        let fate = match &forwarded {
-            (Forwarded::As(_), true) => Fate::Sent,
-            (Forwarded::As(_), false) => Fate::Stayed,
-            (Forwarded::Untouched, _) => Fate::Untouched,
-            (Forwarded::Refused, _) => Fate::Refused,
+        let forwarded = self.both(&packet, rng).with_context(|| format!("{flow:?}"))?;
+        let result = match &forwarded {
+            (Forwarded::As(_), true) => XdpResult::Transmitted,
+            (Forwarded::As(_), false) => XdpResult::LeftToTc,
+            (Forwarded::Untouched, _) => XdpResult::Untouched,
+            (Forwarded::Dropped, _) => XdpResult::Dropped,
         };
-        *tally.entry(fate).or_default() += 1;
+        *tally.entry(result).or_default() += 1;
         let (Forwarded::As(there), has_left) = forwarded else { return Ok(()) };
         self.begun += 1;
         let is_elsewhere = !objects::is_here(there.to.ip()) && !objects::NODE.contains(&flow.source);
@@ -142,34 +148,34 @@ impl Uplink {
         let leaves = |packet: &Packet| is_elsewhere && packet.is_plain();
         ensure!(has_left == leaves(&packet), "{flow:?} to {} has left: {has_left}", there.to);
         if has_left {
-            self.odd(&packet, tally).with_context(|| format!("{flow:?}"))?;
+            self.ineligible(&packet, tally).with_context(|| format!("{flow:?}"))?;
         }
         if is_elsewhere {
-            self.answered(&there, chance, tally).with_context(|| format!("the answer to {flow:?}"))?;
+            self.answered(&there, rng, tally).with_context(|| format!("the answer to {flow:?}"))?;
         }
         let next = packet.next();
-        let (_, has_left) = self.both(&next, chance).context("the next packet")?;
+        let (_, has_left) = self.both(&next, rng).context("the next packet")?;
         ensure!(has_left == leaves(&next), "the next packet has left: {has_left}");
         Ok(())
     }
 
-    fn answered(&mut self, there: &Packet, chance: &mut Chance, tally: &mut Tally) -> Result<()> {
+    fn answered(&mut self, there: &Packet, rng: &mut Rng, tally: &mut Tally) -> Result<()> {
         let is_masqueraded = objects::NODE.contains(&there.from.ip());
         let answer = there.answer();
-        let (_, has_left) = self.both(&answer, chance)?;
+        let (_, has_left) = self.both(&answer, rng)?;
         ensure!(has_left == (is_masqueraded && answer.is_plain()), "has left: {has_left}");
-        *tally.entry(Fate::Returned).or_default() += u64::from(has_left);
+        *tally.entry(XdpResult::ReplyTransmitted).or_default() += u64::from(has_left);
         Ok(())
     }
 
     /// Runs XDP and the packet plane, in either order. Returns whether XDP transmits the packet.
-    fn both(&mut self, packet: &Packet, chance: &mut Chance) -> Result<(Forwarded, bool)> {
-        let (forwarded, (action, out)) = if chance.coin() {
-            let early = self.early(packet.bytes())?;
-            (self.forward(packet)?, early)
+    fn both(&mut self, packet: &Packet, rng: &mut Rng) -> Result<(Forwarded, bool)> {
+        let (forwarded, (action, out)) = if rng.coin() {
+            let xdp = self.xdp(packet.bytes())?;
+            (self.forward(packet)?, xdp)
         } else {
             let forwarded = self.forward(packet)?;
-            (forwarded, self.early(packet.bytes())?)
+            (forwarded, self.xdp(packet.bytes())?)
         };
         match (action, &forwarded) {
             (XDP_PASS, _) => ensure!(out == packet.bytes(), "not sent, and not left alone"),
@@ -185,7 +191,7 @@ impl Uplink {
     fn forward(&mut self, packet: &Packet) -> Result<Forwarded> {
         let (action, out) = self.fixture.run(EXTERNAL_INGRESS, packet)?;
         if action != PASS {
-            return Ok(Forwarded::Refused);
+            return Ok(Forwarded::Dropped);
         }
         if out == packet.bytes() {
             return Ok(Forwarded::Untouched);
@@ -195,26 +201,26 @@ impl Uplink {
         Ok(Forwarded::As(Packet::parse(&out)?))
     }
 
-    fn early(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+    fn xdp(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
         let before = self.fixture.refusals()?;
-        let early = self.fixture.run_early(frame, self.device)?;
+        let xdp = self.fixture.run_xdp(frame, self.device)?;
         ensure!(self.fixture.refusals()? == before, "it counts a refusal");
-        Ok(early)
+        Ok(xdp)
     }
 
     /// Packets with known addresses and ports that XDP must pass.
-    fn odd(&mut self, packet: &Packet, tally: &mut Tally) -> Result<()> {
-        for (name, frame) in oddities(packet) {
-            let (action, out) = self.early(&frame)?;
+    fn ineligible(&mut self, packet: &Packet, tally: &mut Tally) -> Result<()> {
+        for (name, frame) in ineligible_packets(packet) {
+            let (action, out) = self.xdp(&frame)?;
             ensure!(action == XDP_PASS && out == frame, "{name}: {action}");
-            *tally.entry(Fate::Odd).or_default() += 1;
+            *tally.entry(XdpResult::Ineligible).or_default() += 1;
         }
         Ok(())
     }
 }
 
 /// Each with valid checksums, but for the corrupted one.
-fn oddities(packet: &Packet) -> Vec<(String, Vec<u8>)> {
+fn ineligible_packets(packet: &Packet) -> Vec<(String, Vec<u8>)> {
     let is_v4 = packet.from.is_ipv4();
     let sent = packet.bytes();
     let changed = |name: &str, at: usize, to: &[u8]| {
@@ -225,7 +231,7 @@ fn oddities(packet: &Packet) -> Vec<(String, Vec<u8>)> {
         }
         (name.to_owned(), frame)
     };
-    let mut odd = vec![
+    let mut ineligible = vec![
         changed("for another machine", 5, &[7]),
         changed("another kind of frame", 12, &[0x81]),
         changed("another version", 14, &[0x55]),
@@ -234,14 +240,15 @@ fn oddities(packet: &Packet) -> Vec<(String, Vec<u8>)> {
         too_large(sent, is_v4),
     ];
     if is_v4 {
-        odd.push(changed("with options", 14, &[0x46]));
-        odd.push(changed("a fragment", 20, &[0x20]));
+        ineligible.push(changed("with options", 14, &[0x46]));
+        ineligible.push(changed("a fragment", 20, &[0x20]));
         let mut damaged = sent.to_vec();
         damaged[24] ^= 1;
-        odd.push(("damaged".to_owned(), damaged));
+        ineligible.push(("damaged".to_owned(), damaged));
     }
-    odd.extend((14..sent.len()).map(|length| (format!("cut after {length}"), sent[..length].to_vec())));
-    odd
+    ineligible
+        .extend((14..sent.len()).map(|length| (format!("cut after {length}"), sent[..length].to_vec())));
+    ineligible
 }
 
 fn too_large(sent: &[u8], is_v4: bool) -> (String, Vec<u8>) {

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use tokio::{net::UnixDatagram, time::timeout};
 
 use crate::lab::{
-    eventually::here,
+    eventually::scaled,
     kernel::{netns::Netns, process::Process},
 };
 
@@ -88,7 +88,7 @@ impl Agent {
 
     /// Waits until it has programmed the manifests.
     pub async fn ready(&mut self) -> Result<()> {
-        let patience = here(TIMEOUT);
+        let patience = scaled(TIMEOUT);
         timeout(patience, self.until_ready())
             .await
             .with_context(|| format!("the agent of {} is not ready within {patience:?}", self.node))
@@ -108,7 +108,9 @@ impl Agent {
     /// SIGTERM. Returns the exit status.
     pub async fn terminate(mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;
-        timeout(here(TIMEOUT), self.process.ended()).await.context("the agent does not end after SIGTERM")?
+        timeout(scaled(TIMEOUT), self.process.ended())
+            .await
+            .context("the agent does not end after SIGTERM")?
     }
 
     async fn until_ready(&mut self) -> Result<()> {

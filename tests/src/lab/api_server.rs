@@ -182,7 +182,7 @@ impl ApiServer {
 
     /// Changes objects and compacts the history at once, so that no watch receives the changes. Open watches
     /// receive the error 410 (Gone) in their stream, or are cut.
-    pub fn change_unheard(
+    pub fn change_and_compact(
         &self,
         objects: impl IntoIterator<Item = Value>,
         gone: (&str, &str, &str),

@@ -82,7 +82,7 @@ pub struct Cluster {
     next_vip: AtomicU16,
     next_client: AtomicU16,
     has_agents: bool,
-    has_cards: bool,
+    has_nics: bool,
     /// XDP programs at the router's devices, without which frames that XDP transmits at nodes are not received.
     listening: Vec<OwnedFd>,
     // After all of its children.
@@ -103,7 +103,7 @@ pub struct Builder {
 
 /// The location of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Placement {
     /// On the node with this index, in a network namespace of its own.
     Node(usize),
     /// On the node with this index, in the node's network namespace.
@@ -163,21 +163,26 @@ impl Cluster {
     }
 
     /// The pod of this name. Starts it if it does not exist, with these addresses if they are given.
-    pub async fn place(&self, name: &str, place: Place, addresses: Option<Addresses>) -> Result<Arc<Pod>> {
+    pub async fn ensure_pod(
+        &self,
+        name: &str,
+        placement: Placement,
+        addresses: Option<Addresses>,
+    ) -> Result<Arc<Pod>> {
         if let Some(pod) = self.existing(name) {
             return Ok(pod);
         }
-        let pod = match place {
-            Place::Node(index) => {
+        let pod = match placement {
+            Placement::Node(index) => {
                 let cgroup = self.node_at(index)?.cgroup().child(name)?;
                 self.start_pod(name, index, addresses, cgroup).await
             }
-            Place::Sandbox(index) => {
+            Placement::Sandbox(index) => {
                 let cgroup = self.sandboxes.child(name)?;
                 self.start_pod(name, index, addresses, cgroup).await
             }
-            Place::Host(index) => self.start_host_pod(name, index),
-            Place::Outside => self.start_client(name).await,
+            Placement::Host(index) => self.start_host_pod(name, index),
+            Placement::Outside => self.start_client(name).await,
         };
         let pod = Arc::new(pod.with_context(|| format!("cannot start {name}"))?);
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&pod));
@@ -209,7 +214,7 @@ impl Cluster {
     }
 
     fn fill_checksums<const N: usize>(&self, devices: [(&Netns, &str); N]) -> Result<()> {
-        if !self.has_cards {
+        if !self.has_nics {
             return Ok(());
         }
         devices.into_iter().try_for_each(|(netns, device)| nic_offloads::fill_checksums(netns, device))
@@ -264,7 +269,7 @@ impl Builder {
     }
 
     /// All devices behave as NICs do, which XDP programs rely on: complete checksums on received frames.
-    pub fn network_cards(self) -> Self {
+    pub fn nics(self) -> Self {
         Self { cards: true, ..self }
     }
 
@@ -297,7 +302,7 @@ impl Builder {
             next_vip: AtomicU16::new(1000),
             next_client: AtomicU16::new(10),
             has_agents: self.agents,
-            has_cards: self.cards,
+            has_nics: self.cards,
             listening: Vec::new(),
             cgroup,
             directory,
@@ -377,12 +382,12 @@ impl Cluster {
     }
 
     /// Limits the MTU towards external clients: the router rejects larger packets.
-    pub async fn narrow_outside(&self, bytes: u32) -> Result<()> {
+    pub async fn limit_outside_mtu(&self, bytes: u32) -> Result<()> {
         self.fabric.netlink()?.mtu(OUTSIDE, bytes).await
     }
 
     /// Adds routes to a node on the router for these addresses, as load balancers do.
-    pub async fn send_to_node(
+    pub async fn route_to_node(
         &self,
         addresses: impl IntoIterator<Item = IpAddr>,
         index: usize,

@@ -24,17 +24,17 @@ where
     }
 }
 
-pub async fn within<T, F>(patience: Duration, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
+pub async fn within<T, F>(timeout_: Duration, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let patience = here(patience);
-    let deadline = Instant::now() + patience;
+    let timeout_ = scaled(timeout_);
+    let deadline = Instant::now() + timeout_;
     loop {
         match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= deadline => {
-                return Err(anyhow!("not within {patience:?}: {what}; at last: {error:#}"));
+                return Err(anyhow!("not within {timeout_:?}: {what}; at last: {error:#}"));
             }
             Err(_) => sleep(PAUSE).await,
         }
@@ -42,7 +42,7 @@ where
 }
 
 /// Scales a timeout of an ordinary machine by $PORTREEVE_PATIENCE, for an emulated one.
-pub fn here(ordinary: Duration) -> Duration {
+pub fn scaled(ordinary: Duration) -> Duration {
     static FACTOR: LazyLock<u32> = LazyLock::new(|| {
         env::var("PORTREEVE_PATIENCE").map_or(1, |text| text.parse().expect("PORTREEVE_PATIENCE is a number"))
     });

@@ -30,7 +30,7 @@ pub struct Example {
 
 /// A pod named in the slices.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct PromisedPod {
+pub struct ExamplePod {
     pub node: String,
     pub v4: Option<Ipv4Addr>,
     pub v6: Option<Ipv6Addr>,
@@ -52,8 +52,8 @@ impl Example {
     }
 
     /// The pods of all endpoints with a target reference, by name.
-    pub fn pods(&self) -> Result<BTreeMap<String, PromisedPod>> {
-        let mut pods = BTreeMap::<String, PromisedPod>::new();
+    pub fn pods(&self) -> Result<BTreeMap<String, ExamplePod>> {
+        let mut pods = BTreeMap::<String, ExamplePod>::new();
         for slice in &self.slices {
             let ports = slice.ports.iter().flatten().filter_map(|port| port.port);
             let ports: BTreeSet<_> = ports.filter_map(|port| u16::try_from(port).ok()).collect();
@@ -81,7 +81,7 @@ impl Example {
     }
 }
 
-impl PromisedPod {
+impl ExamplePod {
     fn also_is(&mut self, endpoint: &Endpoint, ports: &BTreeSet<u16>) -> Result<()> {
         let address = endpoint.addresses.first().context("an endpoint without address")?;
         match address.parse().with_context(|| format!("{address} is no address"))? {

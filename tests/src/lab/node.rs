@@ -147,7 +147,7 @@ impl Node {
 
     /// Waits until the maps equal those of a fresh start: at the latest after the longest retry interval to an
     /// API server that was unavailable.
-    pub async fn comes_to_equal_a_fresh_start(&self, when: &str) -> Result<()> {
+    pub async fn wait_equals_fresh_start(&self, when: &str) -> Result<()> {
         let fresh = self.fresh_state().await?;
         ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
         let patience = Timing::default().longest_retry + Duration::from_secs(10);

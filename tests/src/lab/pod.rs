@@ -26,10 +26,10 @@ use crate::lab::{
     agent::built_beside,
     dns::resolv_conf::resolv_conf,
     kernel::{cgroup::Cgroup, netns::Netns, process::Process},
-    traffic::{Action, Answer, Dial, Protocol, Report, Request, Response, Serve},
+    traffic::{Action, ActionOutput, Dial, Protocol, Report, Request, Response, Serve},
 };
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Answer, String>>>>>;
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<ActionOutput, String>>>>>;
 
 #[derive(Debug)]
 pub struct Pod {
@@ -53,7 +53,7 @@ pub struct Pod {
 pub struct Dialling {
     pod: Arc<Pod>,
     id: u64,
-    answer: oneshot::Receiver<Result<Answer, String>>,
+    answer: oneshot::Receiver<Result<ActionOutput, String>>,
 }
 
 impl Pod {
@@ -101,7 +101,7 @@ impl Pod {
     }
 
     /// Requests an action and waits for its answer.
-    pub async fn order(&self, order: Action) -> Result<Answer> {
+    pub async fn order(&self, order: Action) -> Result<ActionOutput> {
         let (_, answer) = self.begin(order).await?;
         self.finish(answer).await
     }
@@ -122,10 +122,10 @@ impl Pod {
     }
 
     /// Serves until there were no connections for this time, then stops.
-    pub async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> Result<()> {
+    pub async fn drain(&self, protocol: Protocol, port: u16, idle: Duration) -> Result<()> {
         self.served.lock().await.remove(&(protocol, port));
-        let quiet_ms = u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX);
-        self.order(Action::Retire { protocol, port, quiet_ms }).await.map(|_| ())
+        let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        self.order(Action::Drain { protocol, port, idle_ms }).await.map(|_| ())
     }
 
     /// Configures the resolver of the pod as the kubelet does for this namespace, with this server.
@@ -158,7 +158,7 @@ impl Pod {
         report(self.order(Action::Echo { of: held, bytes }).await?)
     }
 
-    async fn begin(&self, order: Action) -> Result<(u64, oneshot::Receiver<Result<Answer, String>>)> {
+    async fn begin(&self, order: Action) -> Result<(u64, oneshot::Receiver<Result<ActionOutput, String>>)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut line = serde_json::to_vec(&Request { id, order }).context("cannot write an order")?;
         line.push(b'\n');
@@ -169,7 +169,7 @@ impl Pod {
         Ok((id, receiver))
     }
 
-    async fn finish(&self, answer: oneshot::Receiver<Result<Answer, String>>) -> Result<Answer> {
+    async fn finish(&self, answer: oneshot::Receiver<Result<ActionOutput, String>>) -> Result<ActionOutput> {
         answer
             .await
             .with_context(|| format!("the process of pod {} has ended", self.name))?
@@ -196,8 +196,8 @@ impl Dialling {
     }
 }
 
-fn report(answer: Answer) -> Result<Report> {
-    let Answer::Report(report) = answer else { bail!("expected a report, not {answer:?}") };
+fn report(answer: ActionOutput) -> Result<Report> {
+    let ActionOutput::Report(report) = answer else { bail!("expected a report, not {answer:?}") };
     Ok(*report)
 }
 

@@ -6,12 +6,12 @@ use crate::lab::traffic::now_us;
 
 /// A xorshift generator: sufficient for choosing instants and sets.
 #[derive(Debug)]
-pub struct Chance {
+pub struct Rng {
     pub seed: u64,
     state: u64,
 }
 
-impl Chance {
+impl Rng {
     /// With `$PORTREEVE_SEED`, or a new seed; the story prints it.
     pub fn new() -> Self {
         let seed = match env::var("PORTREEVE_SEED") {
@@ -34,13 +34,13 @@ impl Chance {
     }
 
     /// Sleeps for a random time: for stories about instants instead of conditions.
-    pub async fn instant(&mut self, within: Duration) {
+    pub async fn sleep_up_to(&mut self, within: Duration) {
         let micros = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
         tokio::time::sleep(Duration::from_micros(self.below(micros))).await;
     }
 }
 
-impl Default for Chance {
+impl Default for Rng {
     fn default() -> Self {
         Self::new()
     }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::ServiceSpec;
 
 use crate::lab::{
     addresses::Addresses,
-    cluster::{Cluster, Place},
+    cluster::{Cluster, Placement},
     eventually::within,
     frontends::{Frontends, PORT},
     objects::{Condition, EndpointObject, Port, ServiceChange, ServiceObjects},
@@ -84,7 +84,7 @@ impl<'a> ServiceBuilder<'a> {
     }
 
     /// TCP and UDP at one port and one NodePort, and at external addresses of every kind.
-    pub fn dialled_from_outside(mut self, frontends: Frontends) -> Self {
+    pub fn external_frontends(mut self, frontends: Frontends) -> Self {
         let Frontends { node_port, load_balancer, external } = frontends;
         let external: Vec<_> = external.both().iter().map(IpAddr::to_string).collect();
         self = self.tcp(PORT).node_port(node_port).udp(PORT).node_port(node_port);
@@ -159,7 +159,7 @@ impl<'a> ServiceBuilder<'a> {
         }
         service.objects().write(cluster.manifests())?;
         if awaited {
-            service.settled().await?;
+            service.wait_programmed().await?;
         }
         Ok(service)
     }
@@ -247,10 +247,13 @@ impl Service<'_> {
     /// Waits until every node serves it: a backend answers, or the connection is refused if there is none.
     ///
     /// The probe is a process on the host, so that the story's own pods have no flows yet.
-    pub async fn settled(&self) -> Result<()> {
+    pub async fn wait_programmed(&self) -> Result<()> {
         let expected = self.ready_pods();
         for index in 0..self.cluster.nodes().len() {
-            let probe = self.cluster.place(&format!("probe-{}", index + 1), Place::Host(index), None).await?;
+            let probe = self
+                .cluster
+                .ensure_pod(&format!("probe-{}", index + 1), Placement::Host(index), None)
+                .await?;
             for dial in self.probes() {
                 let what = format!("{} serves {:?}", self.cluster.node(index).name, dial.to);
                 within(TIMEOUT, &what, async || answers(&probe, dial.clone(), &expected).await).await?;
@@ -293,8 +296,8 @@ impl Service<'_> {
     /// Creates an endpoint for a pod that serves every port.
     async fn endpoint(&self, name: &str, index: usize, condition: Condition) -> Result<()> {
         let nodes = self.cluster.nodes().len();
-        let place = Place::Node(index.checked_rem(nodes).context("a Service needs a node")?);
-        let pod: Arc<Pod> = self.cluster.place(name, place, None).await?;
+        let placement = Placement::Node(index.checked_rem(nodes).context("a Service needs a node")?);
+        let pod: Arc<Pod> = self.cluster.ensure_pod(name, placement, None).await?;
         let ports = self.objects().ports.clone();
         for port in ports {
             pod.serve(port.protocol, port.target).await?;

@@ -21,9 +21,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use lookup::WHO;
+pub use lookup::IDENTITY_NAME;
 pub use process::run;
-pub use report::{Answers, Latency, Report, Vain, now_us};
+pub use report::{Answers, FailedTry, Latency, Report, now_us};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
@@ -34,7 +34,7 @@ pub struct Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Response {
     pub id: u64,
-    pub answer: Result<Answer, String>,
+    pub answer: Result<ActionOutput, String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,10 +48,10 @@ pub enum Action {
     },
     /// Serves like a terminating process: until there were no new connections for this time and all have ended,
     /// then as `Stop`.
-    Retire {
+    Drain {
         protocol: Protocol,
         port: u16,
-        quiet_ms: u64,
+        idle_ms: u64,
     },
     /// Replaces /etc/resolv.conf by this file. Must precede the first lookup.
     ResolveBy {
@@ -119,7 +119,7 @@ pub enum SocketAction {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub enum ActionOutput {
     Done,
     Report(Box<Report>),
     Socket(u64),

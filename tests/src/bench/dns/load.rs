@@ -12,7 +12,7 @@ use super::{
     population::{Expect, Group, Population},
     server::Server,
 };
-use crate::lab::{kernel::netns::Netns, rng::Chance};
+use crate::lab::{kernel::netns::Netns, rng::Rng};
 
 /// The client's sockets. Several, as the kernel distributes clients over the server's sockets by their ports.
 pub struct Load {
@@ -85,7 +85,7 @@ impl Load {
     pub fn measure(&self, group: &Group, server: &Server) -> Result<Figures> {
         let mut queries =
             group.names.iter().map(|(name, kind)| query(name, *kind)).collect::<Result<Vec<_>>>()?;
-        shuffle(&mut queries, &mut Chance::new());
+        shuffle(&mut queries, &mut Rng::new());
         // Once without measuring, to fill the caches.
         self.one_by_one(&queries, group.expect, queries.len(), Duration::MAX)?;
         let latency = percentiles(self.one_by_one(&queries, group.expect, usize::MAX, self.time)?);
@@ -215,9 +215,9 @@ fn query(name: &str, kind: u16) -> Result<Vec<u8>> {
     Ok(query)
 }
 
-fn shuffle<T>(items: &mut [T], chance: &mut Chance) {
+fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
     for at in (1..items.len()).rev() {
-        let other = usize::try_from(chance.below(at as u64 + 1)).unwrap_or_default();
+        let other = usize::try_from(rng.below(at as u64 + 1)).unwrap_or_default();
         items.swap(at, other);
     }
 }

@@ -77,7 +77,7 @@ impl Follower {
     }
 
     /// Processes updates for this time. Errors: one changed the index.
-    pub async fn hears_no_news_for(&mut self, time: Duration) -> Result<()> {
+    pub async fn stays_unchanged_for(&mut self, time: Duration) -> Result<()> {
         let (deadline, before) = (Instant::now() + time, self.news);
         while let Ok(Some(update)) = timeout_at(deadline, self.updates.recv()).await {
             self.take(update);

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 
 use crate::lab::{
-    cluster::{Cluster, Place},
+    cluster::{Cluster, Placement},
     eventually::eventually,
     pod::{Dialling, Pod},
     traffic::{Dial, How, Report},
@@ -39,27 +39,27 @@ impl Targets for Vec<SocketAddr> {
 pub struct PodRef<'a> {
     cluster: &'a Cluster,
     name: String,
-    place: Place,
+    placement: Placement,
 }
 
 impl<'a> PodRef<'a> {
     /// On the node with this index.
     pub fn on(self, node: usize) -> Self {
-        Self { place: Place::Node(node), ..self }
+        Self { placement: Placement::Node(node), ..self }
     }
 
     /// In the network namespace of the node with this index, as pods with `hostNetwork`.
     pub fn on_host(self, node: usize) -> Self {
-        Self { place: Place::Host(node), ..self }
+        Self { placement: Placement::Host(node), ..self }
     }
 
     /// On the node with this index, where no program sees its sockets.
     pub fn sandboxed_on(self, node: usize) -> Self {
-        Self { place: Place::Sandbox(node), ..self }
+        Self { placement: Placement::Sandbox(node), ..self }
     }
 
     pub async fn start(&self) -> Arc<Pod> {
-        let pod = self.cluster.place(&self.name, self.place, None).await;
+        let pod = self.cluster.ensure_pod(&self.name, self.placement, None).await;
         pod.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
@@ -71,12 +71,12 @@ impl<'a> PodRef<'a> {
 impl Cluster {
     /// A pod by name. It is created at its first use, on the first node by default.
     pub fn pod<'a>(&'a self, name: &str) -> PodRef<'a> {
-        PodRef { cluster: self, name: name.to_owned(), place: Place::Node(0) }
+        PodRef { cluster: self, name: name.to_owned(), placement: Placement::Node(0) }
     }
 
     /// A client outside the cluster.
     pub fn client<'a>(&'a self, name: &str) -> PodRef<'a> {
-        PodRef { cluster: self, name: name.to_owned(), place: Place::Outside }
+        PodRef { cluster: self, name: name.to_owned(), placement: Placement::Outside }
     }
 }
 
@@ -115,7 +115,7 @@ impl<'a> Dials<'a> {
         self.with(|dial| dial.pause_us = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX))
     }
 
-    pub fn giving_up_after(self, timeout: Duration) -> Self {
+    pub fn timeout_after(self, timeout: Duration) -> Self {
         self.with(|dial| dial.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
     }
 

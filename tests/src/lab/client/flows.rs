@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::lab::{
     client::dials::{each, only},
-    eventually::here,
+    eventually::scaled,
     pod::Pod,
     traffic::{Dial, How, Report},
 };
@@ -30,34 +30,34 @@ pub struct Flow {
     pub name: String,
     pub to: SocketAddr,
     pub how: How,
-    pub want: Want,
+    pub expected: FlowResult,
 }
 
 #[derive(Debug, Clone)]
-pub enum Want {
+pub enum FlowResult {
     /// Each of these answers and no other server, and each sees the client under exactly this address.
     Reaches(BTreeMap<String, IpAddr>),
     /// Refused, without a timeout.
     Refused,
     /// No reply arrives.
-    Silence,
+    NoReply,
 }
 
 impl Flow {
     fn dial(&self) -> Dial {
-        let (times, patience) = match &self.want {
-            Want::Reaches(backends) if backends.len() > 1 => (DRAWS, TIMEOUT),
-            Want::Reaches(_) => (3, TIMEOUT),
-            Want::Refused => (2, SILENCE),
-            Want::Silence => (1, SILENCE),
+        let (times, patience) = match &self.expected {
+            FlowResult::Reaches(backends) if backends.len() > 1 => (DRAWS, TIMEOUT),
+            FlowResult::Reaches(_) => (3, TIMEOUT),
+            FlowResult::Refused => (2, SILENCE),
+            FlowResult::NoReply => (1, SILENCE),
         };
-        let timeout_ms = u64::try_from(here(patience).as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = u64::try_from(scaled(patience).as_millis()).unwrap_or(u64::MAX);
         Dial { to: vec![self.to], times: Some(times), how: self.how, timeout_ms, ..Dial::default() }
     }
 
     async fn try_from(&self, client: &Pod) -> Result<()> {
         let whole = self.dial();
-        if matches!(self.want, Want::Reaches(_)) {
+        if matches!(self.expected, FlowResult::Reaches(_)) {
             // A line that fails at once is reported without further waiting.
             let first = client.dial(Dial { times: Some(1), ..whole.clone() }).await?;
             ensure!(first.failed() == 0, "{:?}", first.first_failures);
@@ -67,16 +67,16 @@ impl Flow {
     }
 
     fn judge(&self, report: &Report) -> Result<()> {
-        match &self.want {
-            Want::Reaches(backends) => reached(report, backends),
-            Want::Refused => all_failed(report, "ECONNREFUSED"),
-            Want::Silence => all_failed(report, "timed out"),
+        match &self.expected {
+            FlowResult::Reaches(backends) => reached(report, backends),
+            FlowResult::Refused => all_failed(report, "ECONNREFUSED"),
+            FlowResult::NoReply => all_failed(report, "timed out"),
         }
     }
 }
 
 /// Dials every flow from a pod. Panics with the failures.
-pub async fn hold(client: &Arc<Pod>, flows: Vec<Flow>) {
+pub async fn check(client: &Arc<Pod>, flows: Vec<Flow>) {
     assert!(!flows.is_empty(), "a table without lines holds nothing");
     let (count, mut dialling) = (flows.len(), JoinSet::new());
     for flow in flows {
@@ -88,7 +88,7 @@ pub async fn hold(client: &Arc<Pod>, flows: Vec<Flow>) {
     }
     let mut broken: Vec<String> = dialling.join_all().await.into_iter().flatten().collect();
     broken.sort();
-    assert!(broken.is_empty(), "{} of {count} flows do not hold:\n{}", broken.len(), broken.join("\n"));
+    assert!(broken.is_empty(), "{} of {count} flows do not check:\n{}", broken.len(), broken.join("\n"));
 }
 
 fn reached(report: &Report, backends: &BTreeMap<String, IpAddr>) -> Result<()> {

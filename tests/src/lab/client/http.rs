@@ -13,21 +13,21 @@ use crate::lab::kernel::netns::Netns;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     pub status: u16,
     /// In lower case.
     pub headers: Vec<String>,
     pub body: String,
 }
 
-impl Answer {
+impl HttpResponse {
     pub fn has_header(&self, line: &str) -> bool {
         self.headers.iter().any(|header| header == line)
     }
 }
 
 /// Sends a request from a network namespace.
-pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<Answer> {
+pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<HttpResponse> {
     netns.run(|| {
         let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("nobody listens")?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -38,12 +38,12 @@ pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<Answer> {
     })
 }
 
-fn parse(text: &str) -> Result<Answer> {
+fn parse(text: &str) -> Result<HttpResponse> {
     let (head, body) = text.split_once("\r\n\r\n").context("an answer without an end of its headers")?;
     let mut lines = head.lines();
     let status =
         lines.next().and_then(|line| line.split(' ').nth(1)).context("an answer without a status")?;
-    Ok(Answer {
+    Ok(HttpResponse {
         status: status.parse().context("a status that is no number")?,
         headers: lines.map(str::to_lowercase).collect(),
         body: body.to_owned(),

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::lab::{
     pod::Pod,
-    traffic::{Action, Answer, Family, SocketAction},
+    traffic::{Action, ActionOutput, Family, SocketAction},
 };
 
 /// Longer than any answer takes.
@@ -32,7 +32,7 @@ impl Pod {
 
     async fn open(&self, family: Family, bind: Option<SocketAddr>) -> Result<Udp<'_>> {
         let answer = self.order(Action::Datagram(SocketAction::Open { family, bind })).await?;
-        let Answer::Socket(socket) = answer else { return unexpected(&answer) };
+        let ActionOutput::Socket(socket) = answer else { return unexpected(&answer) };
         Ok(Udp { pod: self, socket })
     }
 }
@@ -57,13 +57,13 @@ impl Udp<'_> {
     pub async fn receive(&self) -> Result<(SocketAddr, String)> {
         let within_ms = u64::try_from(TIMEOUT.as_millis())?;
         let answer = self.call(SocketAction::Receive { socket: self.socket, within_ms }).await?;
-        let Answer::Datagram { from, text } = answer else { return unexpected(&answer) };
+        let ActionOutput::Datagram { from, text } = answer else { return unexpected(&answer) };
         Ok((from, text))
     }
 
     pub async fn peer_name(&self) -> Result<SocketAddr> {
         let answer = self.call(SocketAction::PeerName { socket: self.socket }).await?;
-        let Answer::Peer(peer) = answer else { return unexpected(&answer) };
+        let ActionOutput::Peer(peer) = answer else { return unexpected(&answer) };
         Ok(peer)
     }
 
@@ -71,11 +71,11 @@ impl Udp<'_> {
         self.call(SocketAction::Close { socket: self.socket }).await.map(drop)
     }
 
-    async fn call(&self, order: SocketAction) -> Result<Answer> {
+    async fn call(&self, order: SocketAction) -> Result<ActionOutput> {
         self.pod.order(Action::Datagram(order)).await
     }
 }
 
-fn unexpected<T>(answer: &Answer) -> Result<T> {
+fn unexpected<T>(answer: &ActionOutput) -> Result<T> {
     bail!("{answer:?} is no answer to that order")
 }

@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use crate::lab::{
     client::dials::only,
     cluster::Cluster,
-    dns::name_service::{ELSEWHERE, HERE, Serving},
+    dns::name_service::{DnsService, ENDPOINT_ANSWER, NODE_ANSWER},
     objects::NAMESPACE,
     pod::Dialling,
-    traffic::{Dial, How, Lookup, Report, WHO},
+    traffic::{Dial, How, IDENTITY_NAME, Lookup, Report},
 };
 
 /// The query patterns of resolvers.
@@ -29,7 +29,7 @@ const STREAM: ClientGroup = ClientGroup { threads: 150, each_per_second: 40 };
 /// From the node itself, where the packet plane is not involved.
 const HOST: ClientGroup = ClientGroup { threads: 4, each_per_second: 25 };
 
-pub struct Askers {
+pub struct DnsClients {
     asking: Vec<(&'static str, Dialling)>,
     begun: Instant,
 }
@@ -47,9 +47,9 @@ impl ClientGroup {
     }
 }
 
-impl Askers {
+impl DnsClients {
     /// Starts clients in pods of the first node.
-    pub async fn start(cluster: &Cluster, serving: &Serving) -> Self {
+    pub async fn start(cluster: &Cluster, serving: &DnsService) -> Self {
         let mut asking = Vec::new();
         for (name, how, workers) in KINDS {
             let dials = cluster.pod(name).dials(serving.addresses()).how(how).at_once(workers);
@@ -59,20 +59,20 @@ impl Askers {
     }
 
     /// The same, and the resolvers of a busy node in addition, some of them in the node's network namespace.
-    pub async fn start_many(cluster: &Cluster, serving: &Serving) -> Result<Self> {
-        let mut askers = Self::start(cluster, serving).await;
+    pub async fn start_many(cluster: &Cluster, serving: &DnsService) -> Result<Self> {
+        let mut clients = Self::start(cluster, serving).await;
         let library = cluster.pod("library").start().await;
         library.resolve_by(NAMESPACE, serving.vip.v4.into(), cluster.directory()).await?;
-        let dial = Dial { names: vec![WHO.to_owned()], ..LIBRARY.dial(How::Library) };
-        askers.asking.push((LIBRARY_NAME, library.dial_on(dial).await?));
+        let dial = Dial { names: vec![IDENTITY_NAME.to_owned()], ..LIBRARY.dial(How::Library) };
+        clients.asking.push((LIBRARY_NAME, library.dial_on(dial).await?));
         let to = serving.addresses().to_vec();
         let stream = cluster.pod("stream").start().await;
         let dial = Dial { to: to.clone(), ..STREAM.dial(How::Stream) };
-        askers.asking.push(("stream", stream.dial_on(dial).await?));
+        clients.asking.push(("stream", stream.dial_on(dial).await?));
         let host = cluster.pod("host").on_host(0).start().await;
         let dial = Dial { to, ..HOST.dial(How::Stream) };
-        askers.asking.push(("node", host.dial_on(dial).await?));
-        Ok(askers)
+        clients.asking.push(("node", host.dial_on(dial).await?));
+        Ok(clients)
     }
 
     pub async fn have_not_failed(&self) -> Result<()> {
@@ -112,7 +112,7 @@ impl Askers {
 }
 
 fn summary(name: &str, report: &Report, per_second: f64) -> String {
-    let (here, elsewhere) = (report.answered_by(HERE), report.answered_by(ELSEWHERE));
+    let (here, elsewhere) = (report.answered_by(NODE_ANSWER), report.answered_by(ENDPOINT_ANSWER));
     format!(
         "{name}: {} lookups ({per_second:.0}/s), {here} answered here, {elsewhere} elsewhere, {} failed, {} at the second try; \
          longest silence {:.1} ms, longest lookup {:.1} ms",

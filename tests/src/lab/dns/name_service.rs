@@ -19,16 +19,16 @@ use crate::lab::{
     kernel::process::Process,
     objects::{Condition, EndpointObject, NAMESPACE, Port, ServiceObjects},
     pod::Pod,
-    traffic::{Protocol, WHO},
+    traffic::{IDENTITY_NAME, Protocol},
 };
 
 const NAME: &str = "names";
 const PORT: u16 = 53;
 /// The answers of nodes and of the endpoint.
-pub const HERE: &str = "192.0.2.1";
-pub const ELSEWHERE: &str = "192.0.2.2";
+pub const NODE_ANSWER: &str = "192.0.2.1";
+pub const ENDPOINT_ANSWER: &str = "192.0.2.2";
 /// The answer of nodes after a change of their Corefile.
-pub const CHANGED: &str = "192.0.2.3";
+pub const CHANGED_ANSWER: &str = "192.0.2.3";
 
 /// The DNS configuration of nodes, before there is a cluster.
 pub struct NameService {
@@ -36,7 +36,7 @@ pub struct NameService {
 }
 
 /// The running Service.
-pub struct Serving {
+pub struct DnsService {
     pub vip: Addresses,
     pub endpoint: Arc<Pod>,
     /// The server behind the Service.
@@ -47,18 +47,18 @@ impl NameService {
     pub fn new() -> Result<Self> {
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let written = Self { directory };
-        written.write("here", HERE)?;
-        written.write("elsewhere", ELSEWHERE)?;
+        written.write("here", NODE_ANSWER)?;
+        written.write("elsewhere", ENDPOINT_ANSWER)?;
         Ok(written)
     }
 
     /// Changes the answer of nodes.
     pub fn change(&self) -> Result<()> {
-        self.write("here", CHANGED)
+        self.write("here", CHANGED_ANSWER)
     }
 
     /// Forwards external names to the endpoint, which does not exist yet.
-    pub fn forwarded_to(&self, endpoint: IpAddr) -> Result<()> {
+    pub fn forward_to(&self, endpoint: IpAddr) -> Result<()> {
         let upstream = SocketAddr::new(endpoint, Port::new(Protocol::Udp, PORT).target);
         let text = format!(
             "cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n forward . {upstream}\n cache 30\n}}\n"
@@ -67,19 +67,19 @@ impl NameService {
     }
 
     /// Configures every agent to serve DNS, also at the Service's address.
-    pub fn told_to(&self, cluster: Builder) -> Builder {
+    pub fn configure(&self, cluster: Builder) -> Builder {
         let corefile = format!("--corefile={}", self.corefile("here").display());
         cluster.flag(&corefile).flag(&format!("--dns-service={NAMESPACE}/{NAME}"))
     }
 
     /// Starts the endpoint on the last node, and writes the Service.
-    pub async fn start(&self, cluster: &Cluster) -> Result<Serving> {
+    pub async fn start(&self, cluster: &Cluster) -> Result<DnsService> {
         let last = cluster.nodes().len().saturating_sub(1);
         let endpoint = cluster.pod("names-elsewhere").on(last).start().await;
         let server = self.serve(&endpoint, cluster.manifests().directory())?;
         let vip = cluster.next_vip();
         objects(vip, &endpoint).write(cluster.manifests())?;
-        Ok(Serving { vip, endpoint, _server: server })
+        Ok(DnsService { vip, endpoint, _server: server })
     }
 
     fn serve(&self, pod: &Pod, manifests: &Path) -> Result<Process> {
@@ -96,7 +96,7 @@ impl NameService {
     }
 
     fn write(&self, whose: &str, answer: &str) -> Result<()> {
-        let (corefile, who) = (self.corefile(whose), WHO.trim_end_matches('.'));
+        let (corefile, who) = (self.corefile(whose), IDENTITY_NAME.trim_end_matches('.'));
         // An address of each family: a negative answer would need an SOA record with a TTL.
         let hosts = format!("hosts /nonexistent {{\n  {answer} {who}\n  2001:db8::1 {who}\n }}");
         let text =
@@ -109,7 +109,7 @@ impl NameService {
     }
 }
 
-impl Serving {
+impl DnsService {
     /// The Service's addresses.
     pub fn addresses(&self) -> [SocketAddr; 2] {
         self.vip.both().map(|ip| SocketAddr::new(ip, PORT))

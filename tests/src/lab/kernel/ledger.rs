@@ -24,21 +24,21 @@ pub struct Ledger(pub BTreeMap<String, u32>);
 impl Ledger {
     /// Reports counts above the limit or above the recorded ones. `noted` is `None` for a kernel without a
     /// ledger.
-    pub fn complaints(&self, noted: Option<&Ledger>) -> Vec<String> {
+    pub fn complaints(&self, recorded: Option<&Ledger>) -> Vec<String> {
         let above = self.0.iter().filter(|(_, count)| !(1..=MOST).contains(*count));
         let mut complaints: Vec<String> =
             above.map(|(name, count)| format!("{name}: {count} instructions, of at most {MOST}")).collect();
-        if let Some(Ledger(noted)) = noted {
-            let names: BTreeSet<&String> = self.0.keys().chain(noted.keys()).collect();
+        if let Some(Ledger(recorded)) = recorded {
+            let names: BTreeSet<&String> = self.0.keys().chain(recorded.keys()).collect();
             let compared =
-                names.into_iter().filter_map(|name| change(name, self.0.get(name), noted.get(name)));
+                names.into_iter().filter_map(|name| change(name, self.0.get(name), recorded.get(name)));
             complaints.extend(compared);
         }
         complaints
     }
 
     /// The recorded counts of this kernel. Returns `None` if there is no ledger for it.
-    pub fn noted() -> Result<Option<Ledger>> {
+    pub fn recorded() -> Result<Option<Ledger>> {
         let file = file()?;
         if !file.exists() {
             return Ok(None);
@@ -48,7 +48,7 @@ impl Ledger {
     }
 
     /// Records these counts for this kernel.
-    pub fn note(&self) -> Result<()> {
+    pub fn record(&self) -> Result<()> {
         let file = file()?;
         fs::write(&file, self.to_string()).with_context(|| format!("cannot write {}", file.display()))
     }
@@ -72,10 +72,10 @@ impl fmt::Display for Ledger {
 }
 
 /// Reports a program whose count has grown, or that is missing on one side. A smaller count is accepted.
-fn change(name: &str, now: Option<&u32>, noted: Option<&u32>) -> Option<String> {
-    match (now, noted) {
-        (Some(now), Some(noted)) if u64::from(*now) * 100 > u64::from(*noted) * (100 + SLACK) => {
-            Some(format!("{name}: {now} instructions, and the ledger says {noted}"))
+fn change(name: &str, now: Option<&u32>, recorded: Option<&u32>) -> Option<String> {
+    match (now, recorded) {
+        (Some(now), Some(recorded)) if u64::from(*now) * 100 > u64::from(*recorded) * (100 + SLACK) => {
+            Some(format!("{name}: {now} instructions, and the ledger says {recorded}"))
         }
         (Some(_), Some(_)) | (None, None) => None,
         (Some(now), None) => Some(format!("{name}: {now} instructions, and it is not in the ledger")),
@@ -122,30 +122,30 @@ mod tests {
     fn growth_is_noticed() {
         /// Name, counts, recorded counts, expected complaints.
         type Case<'a> = (&'a str, &'a [(&'a str, u32)], Option<&'a Ledger>, &'a [&'a str]);
-        let noted = ledger(&[("a", 1000)]);
+        let recorded = ledger(&[("a", 1000)]);
         let cases: [Case<'_>; 9] = [
-            ("as it was", &[("a", 1000)], Some(&noted), &[]),
-            ("five percent", &[("a", 1050)], Some(&noted), &[]),
+            ("as it was", &[("a", 1000)], Some(&recorded), &[]),
+            ("five percent", &[("a", 1050)], Some(&recorded), &[]),
             (
                 "more than that",
                 &[("a", 1051)],
-                Some(&noted),
+                Some(&recorded),
                 &["a: 1051 instructions, and the ledger says 1000"],
             ),
-            ("smaller", &[("a", 10)], Some(&noted), &[]),
+            ("smaller", &[("a", 10)], Some(&recorded), &[]),
             (
                 "a new program",
                 &[("a", 1000), ("b", 5)],
-                Some(&noted),
+                Some(&recorded),
                 &["b: 5 instructions, and it is not in"],
             ),
-            ("one that is gone", &[], Some(&noted), &["a: there is no such program"]),
+            ("one that is gone", &[], Some(&recorded), &["a: there is no such program"]),
             ("a kernel without a ledger", &[("a", 99_999)], None, &[]),
             ("too many", &[("a", 100_001)], None, &["a: 100001 instructions, of at most"]),
             ("the kernel does not tell", &[("a", 0)], None, &["a: 0 instructions, of at most"]),
         ];
-        for (name, now, noted, want) in cases {
-            let complaints = ledger(now).complaints(noted);
+        for (name, now, recorded, want) in cases {
+            let complaints = ledger(now).complaints(recorded);
             assert_eq!(complaints.len(), want.len(), "{name}: {complaints:?}");
             for (complaint, want) in complaints.iter().zip(want) {
                 assert!(complaint.starts_with(want), "{name}: {complaint}");

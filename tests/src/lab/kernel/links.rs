@@ -12,9 +12,9 @@ use crate::lab::eventually::eventually;
 
 /// Program ids of links.
 #[derive(Debug)]
-pub struct Linked(BTreeSet<u32>);
+pub struct LinkedPrograms(BTreeSet<u32>);
 
-impl Linked {
+impl LinkedPrograms {
     /// The links that are pinned in a node's directory.
     pub fn in_directory(bpffs: &Path) -> Result<Self> {
         let mut programs = BTreeSet::new();
@@ -29,7 +29,7 @@ impl Linked {
     /// Waits until the kernel has detached and freed the programs. It does so one by one, some time after the
     /// last pin of their links is removed. Meanwhile a query may be redirected by one program, and its reply be
     /// lost for lack of another.
-    pub async fn are_gone(&self) {
+    pub async fn wait_detached(&self) {
         eventually("the kernel has let go of the programs", async || {
             // A program that cannot be read was just freed.
             let left = loaded_programs().flatten().filter(|program| self.0.contains(&program.id())).count();

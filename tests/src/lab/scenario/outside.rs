@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::lab::{
     addresses::Addresses,
-    client::flows::{self, Flow, Want},
+    client::flows::{self, Flow, FlowResult},
     cluster::{Builder, Cluster},
     frontends::{Frontends, Kind},
     pod::Pod,
@@ -29,20 +29,20 @@ pub enum Policy {
 }
 
 /// A Service of the table.
-pub struct Row {
+pub struct ServiceRow {
     pub policy: Policy,
     pub backends: &'static [&'static str],
     pub frontends: Frontends,
 }
 
 /// A cluster of two nodes with a pod on each, and an external client.
-pub struct Ground {
+pub struct OutsideFixture {
     pub cluster: Cluster,
     network: PodNetwork,
     pub client: Arc<Pod>,
 }
 
-impl Ground {
+impl OutsideFixture {
     pub async fn new(name: &str, network: PodNetwork) -> Self {
         Self::on(Cluster::start(name), network).await
     }
@@ -57,10 +57,10 @@ impl Ground {
     }
 
     /// Publishes a row, with routes of its addresses to the entry node.
-    pub async fn service(&self, name: &str, row: &Row) -> Service<'_> {
-        let routed = self.cluster.send_to_node(row.frontends.routed(), ENTRY).await;
+    pub async fn service(&self, name: &str, row: &ServiceRow) -> Service<'_> {
+        let routed = self.cluster.route_to_node(row.frontends.routed(), ENTRY).await;
         routed.unwrap_or_else(|error| panic!("{error:#}"));
-        let service = self.cluster.service(name).dialled_from_outside(row.frontends);
+        let service = self.cluster.service(name).external_frontends(row.frontends);
         let service = service.backends(row.backends.iter().copied());
         match row.policy {
             Policy::Cluster => service.await,
@@ -69,29 +69,30 @@ impl Ground {
     }
 
     /// All frontends of a row, with the expected results.
-    pub fn flows(&self, name: &str, row: &Row) -> Vec<Flow> {
+    pub fn flows(&self, name: &str, row: &ServiceRow) -> Vec<Flow> {
         let entry = self.cluster.node(ENTRY);
         let mut flows = Vec::new();
         for kind in Kind::ALL {
             for to in row.frontends.dialled(kind, entry.addresses) {
-                let want = self.want(row, to.ip());
-                let flow = |how| Flow { name: format!("{name} {kind:?}"), to, how, want: want.clone() };
+                let expected = self.expected(row, to.ip());
+                let flow =
+                    |how| Flow { name: format!("{name} {kind:?}"), to, how, expected: expected.clone() };
                 flows.extend(HOWS.map(flow));
             }
         }
         flows
     }
 
-    fn want(&self, row: &Row, family: IpAddr) -> Want {
+    fn expected(&self, row: &ServiceRow, family: IpAddr) -> FlowResult {
         if row.backends.is_empty() {
-            return Want::Refused;
+            return FlowResult::Refused;
         }
         let seen: BTreeMap<String, IpAddr> = row
             .backends
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), of_family(self.seen(row.policy, name)?, family))))
             .collect();
-        if seen.is_empty() { Want::Silence } else { Want::Reaches(seen) }
+        if seen.is_empty() { FlowResult::NoReply } else { FlowResult::Reaches(seen) }
     }
 
     /// The source address that a backend sees. Returns `None` if the policy excludes the backend.
@@ -109,21 +110,21 @@ fn of_family(addresses: Addresses, like: IpAddr) -> IpAddr {
 }
 
 /// Checks the whole table: every policy, location of backends, kind of frontend, family and protocol.
-pub async fn everything_is_reached(ground: &Ground) {
+pub async fn check_all_frontends(fixture: &OutsideFixture) {
     let placements: [&'static [&'static str]; 4] = [&[NEAR], &[FAR], &[NEAR, FAR], &[]];
     let (mut flows, mut services, mut number) = (Vec::new(), Vec::new(), 0);
     for policy in [Policy::Cluster, Policy::Local] {
         for backends in placements {
-            let row = Row { policy, backends, frontends: Frontends::new(number) };
+            let row = ServiceRow { policy, backends, frontends: Frontends::new(number) };
             let name = format!(
                 "{policy:?}-{}",
                 if backends.is_empty() { "nobody".to_owned() } else { backends.join("-") }
             );
-            services.push(ground.service(&name.to_lowercase(), &row).await);
-            flows.extend(ground.flows(&name, &row));
+            services.push(fixture.service(&name.to_lowercase(), &row).await);
+            flows.extend(fixture.flows(&name, &row));
             number += 1;
         }
     }
     assert_eq!(flows.len(), 2 * 4 * 3 * 2 * 2, "policies, placements, kinds, families, protocols");
-    flows::hold(&ground.client, flows).await;
+    flows::check(&fixture.client, flows).await;
 }

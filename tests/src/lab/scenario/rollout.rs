@@ -21,9 +21,9 @@ use tokio::time::timeout;
 
 use crate::lab::{
     addresses::Addresses,
-    cluster::{Cluster, Place},
-    eventually::{here, within},
-    examples::{self, Example, PromisedPod, pod_name},
+    cluster::{Cluster, Placement},
+    eventually::{scaled, within},
+    examples::{self, Example, ExamplePod, pod_name},
     objects::NAMESPACE,
     pod::{Dialling, Pod},
     traffic::{Dial, How, Protocol, Report, now_us},
@@ -31,12 +31,12 @@ use crate::lab::{
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// A pod is idle after several times the pause between two requests of all its clients.
-const QUIET: Duration = Duration::from_millis(300);
+const IDLE: Duration = Duration::from_millis(300);
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Requests that a pod sends continuously.
 #[derive(Debug, Clone, Copy)]
-pub struct Ask {
+pub struct ClientRequest {
     /// Prefix of the pods' names.
     pub by: &'static str,
     /// With ports. A client with several names uses the next one if the first does not answer.
@@ -44,7 +44,7 @@ pub struct Ask {
     /// A second name that is dialled next; `{}` is replaced by the name of the server that answered the first.
     pub referred: Option<&'static str>,
     /// Zero: a single try.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// Time after which the connection is used a second time.
     pub linger: Duration,
 }
@@ -62,13 +62,13 @@ pub enum Strategy {
 
 /// A period in which some names may fail. Instants are those of `now_us`.
 #[derive(Debug)]
-pub struct Gap {
+pub struct AllowedOutage {
     pub names: &'static [&'static str],
     pub from_us: u64,
     pub to_us: u64,
 }
 
-pub struct Stage<'a> {
+pub struct RunningExample<'a> {
     cluster: &'a Cluster,
     namespace: String,
     /// The address of the name server.
@@ -76,55 +76,55 @@ pub struct Stage<'a> {
     services: Vec<Service>,
     /// As they are written.
     slices: Mutex<Vec<EndpointSlice>>,
-    asks: &'static [Ask],
+    requests: &'static [ClientRequest],
     /// Continuous requests, by pod.
-    asking: Mutex<Vec<(String, Ask, Dialling)>>,
+    running_requests: Mutex<Vec<(String, ClientRequest, Dialling)>>,
     /// Reports of requests that were stopped.
-    reports: Mutex<Vec<(Ask, Report)>>,
+    reports: Mutex<Vec<(ClientRequest, Report)>>,
 }
 
 /// The role of a pod for its Services: everything but its name and its addresses.
-struct Part {
+struct Role {
     node: usize,
     ports: BTreeSet<u16>,
     /// By index of their slices.
     endpoints: Vec<(usize, Endpoint)>,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> RunningExample<'a> {
     /// Starts the pods of an example and writes its objects for the agents.
-    pub async fn set(
+    pub async fn start(
         cluster: &'a Cluster,
         example: &str,
         names: IpAddr,
-        asks: &'static [Ask],
+        requests: &'static [ClientRequest],
     ) -> Result<Self> {
         let example = Example::load(&examples::directory().join(example))?;
         let pods = example.pods()?;
         let Example { services, slices, .. } = example;
         let namespace = services.iter().find_map(|service| service.metadata.namespace.clone());
         let namespace = namespace.unwrap_or_else(|| NAMESPACE.to_owned());
-        let stage = Self {
+        let running = Self {
             cluster,
             namespace,
             names,
             services,
             slices: Mutex::new(slices),
-            asks,
-            asking: Mutex::default(),
+            requests,
+            running_requests: Mutex::default(),
             reports: Mutex::default(),
         };
         for (name, pod) in &pods {
-            stage.start_promised(name, pod).await?;
+            running.start_listed(name, pod).await?;
         }
         for node in 0..cluster.nodes().len() {
-            stage.place(&visitor(node), Place::Node(node), None).await?;
+            running.place(&visitor(node), Placement::Node(node), None).await?;
         }
-        for (number, service) in stage.services.iter().enumerate() {
+        for (number, service) in running.services.iter().enumerate() {
             cluster.manifests().write(&format!("example-service-{number}.yaml"), service)?;
         }
-        stage.write()?;
-        Ok(stage)
+        running.write()?;
+        Ok(running)
     }
 
     /// The pods in the slices.
@@ -135,53 +135,58 @@ impl<'a> Stage<'a> {
     }
 
     /// Starts the requests of all pods, once all names resolve to serving pods.
-    pub async fn begin(&self) -> Result<()> {
-        let names: BTreeSet<_> = self.asks.iter().flat_map(|ask| ask.names).copied().collect();
+    pub async fn start_requests(&self) -> Result<()> {
+        let names: BTreeSet<_> = self.requests.iter().flat_map(|request| request.names).copied().collect();
         let names: Vec<_> = names.into_iter().collect();
-        self.answer(&names, "somebody answers", |report| report.failures.is_empty()).await?;
+        self.wait_answered(&names, "somebody answers", |report| report.failures.is_empty()).await?;
         for pod in self.cluster.all_pods() {
-            self.ask(pod).await?;
+            self.start_requests_of(pod).await?;
         }
         Ok(())
     }
 
     /// Stops all requests. Returns their reports.
-    pub async fn end(self) -> Result<Vec<(Ask, Report)>> {
-        self.hush(|_| true).await?;
+    pub async fn end(self) -> Result<Vec<(ClientRequest, Report)>> {
+        self.stop_requests(|_| true).await?;
         Ok(self.reports.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Replaces a pod while requests continue. Returns when visitors on all nodes reach the new one by each of
     /// its names.
-    pub async fn roll(&self, old: &str, strategy: Strategy, names: &'static [&'static str]) -> Result<Gap> {
+    pub async fn roll(
+        &self,
+        old: &str,
+        strategy: Strategy,
+        names: &'static [&'static str],
+    ) -> Result<AllowedOutage> {
         let from_us = now_us();
-        let part = self.part(old)?;
+        let role = self.role(old)?;
         let new = match strategy {
             Strategy::StatefulSet => old.to_owned(),
             Strategy::RollingUpdate | Strategy::Recreate => format!("{old}-next"),
         };
         if strategy == Strategy::RollingUpdate {
-            self.start(&new, &part).await?;
-            self.finish(old, &part).await?;
+            self.start_pod(&new, &role).await?;
+            self.terminate_pod(old, &role).await?;
         } else {
-            self.finish(old, &part).await?;
-            self.start(&new, &part).await?;
+            self.terminate_pod(old, &role).await?;
+            self.start_pod(&new, &role).await?;
         }
-        self.reached(&new, names).await?;
+        self.wait_reached(&new, names).await?;
         // A serving pod was always available.
         let names = if strategy == Strategy::RollingUpdate { &[] } else { names };
-        Ok(Gap { names, from_us, to_us: now_us() })
+        Ok(AllowedOutage { names, from_us, to_us: now_us() })
     }
 }
 
 /// The part of Kubernetes.
-impl Stage<'_> {
-    async fn start_promised(&self, name: &str, promised: &PromisedPod) -> Result<()> {
-        let v4 = promised.v4.context("an IPv4 address")?;
-        let v6 = promised.v6.context("an IPv6 address")?;
-        let place = Place::Node(self.node(&promised.node)?);
-        let pod = self.place(name, place, Some(Addresses { v4, v6 })).await?;
-        for port in &promised.ports {
+impl RunningExample<'_> {
+    async fn start_listed(&self, name: &str, listed: &ExamplePod) -> Result<()> {
+        let v4 = listed.v4.context("an IPv4 address")?;
+        let v6 = listed.v6.context("an IPv6 address")?;
+        let placement = Placement::Node(self.node(&listed.node)?);
+        let pod = self.place(name, placement, Some(Addresses { v4, v6 })).await?;
+        for port in &listed.ports {
             pod.serve(Protocol::Tcp, *port).await?;
         }
         Ok(())
@@ -189,54 +194,59 @@ impl Stage<'_> {
 
     /// Starts a pod in this role: first it is listed in Services that publish unready addresses, then it is
     /// ready.
-    async fn start(&self, name: &str, part: &Part) -> Result<()> {
-        let pod = self.place(name, Place::Node(part.node), None).await?;
-        self.list(&pod, part, publishes_unready)?;
-        for port in &part.ports {
+    async fn start_pod(&self, name: &str, role: &Role) -> Result<()> {
+        let pod = self.place(name, Placement::Node(role.node), None).await?;
+        self.list(&pod, role, publishes_unready)?;
+        for port in &role.ports {
             pod.serve(Protocol::Tcp, *port).await?;
         }
-        self.list(&pod, part, |_| true)?;
-        self.ask(pod).await
+        self.list(&pod, role, |_| true)?;
+        self.start_requests_of(pod).await
     }
 
     /// Terminates a pod. A port that has other backends is served until it is idle, which is what `preStop` of
     /// the examples waits for. Other ports close at once.
-    async fn finish(&self, name: &str, part: &Part) -> Result<()> {
-        self.hush(|pod| pod == name).await?;
-        let pod = self.cluster.place(name, Place::Node(part.node), None).await?;
-        let (retiring, closing): (Vec<u16>, Vec<u16>) =
-            part.ports.iter().partition(|port| self.has_others(name, **port));
+    async fn terminate_pod(&self, name: &str, role: &Role) -> Result<()> {
+        self.stop_requests(|pod| pod == name).await?;
+        let pod = self.cluster.ensure_pod(name, Placement::Node(role.node), None).await?;
+        let (draining, closing): (Vec<u16>, Vec<u16>) =
+            role.ports.iter().partition(|port| self.has_others(name, **port));
         self.mark_terminating(name)?;
         for port in closing {
             pod.stop(Protocol::Tcp, port).await?;
         }
-        for port in retiring {
-            let quiet = timeout(here(TIMEOUT), pod.retire(Protocol::Tcp, port, QUIET)).await;
-            quiet.with_context(|| format!("{name} is dialled at {port} still"))??;
+        for port in draining {
+            let drained = timeout(scaled(TIMEOUT), pod.drain(Protocol::Tcp, port, IDLE)).await;
+            drained.with_context(|| format!("{name} is dialled at {port} still"))??;
         }
         self.unlist(name)?;
         self.cluster.remove_pod(name);
         Ok(())
     }
 
-    async fn place(&self, name: &str, place: Place, addresses: Option<Addresses>) -> Result<Arc<Pod>> {
-        let pod = self.cluster.place(name, place, addresses).await?;
+    async fn place(
+        &self,
+        name: &str,
+        placement: Placement,
+        addresses: Option<Addresses>,
+    ) -> Result<Arc<Pod>> {
+        let pod = self.cluster.ensure_pod(name, placement, addresses).await?;
         pod.resolve_by(&self.namespace, self.names, self.cluster.directory()).await?;
         Ok(pod)
     }
 
-    fn part(&self, name: &str) -> Result<Part> {
+    fn role(&self, name: &str) -> Result<Role> {
         let slices = lock(&self.slices);
-        let mut part = Part { node: 0, ports: BTreeSet::new(), endpoints: Vec::new() };
+        let mut role = Role { node: 0, ports: BTreeSet::new(), endpoints: Vec::new() };
         for (place, slice) in slices.iter().enumerate() {
             for endpoint in slice.endpoints.iter().flatten().filter(|one| pod_name(one) == Some(name)) {
-                part.ports.extend(ports(slice));
-                part.node = self.node(endpoint.node_name.as_deref().context("an endpoint without node")?)?;
-                part.endpoints.push((place, endpoint.clone()));
+                role.ports.extend(ports(slice));
+                role.node = self.node(endpoint.node_name.as_deref().context("an endpoint without node")?)?;
+                role.endpoints.push((place, endpoint.clone()));
             }
         }
-        ensure!(!part.endpoints.is_empty(), "no slice lists {name}");
-        Ok(part)
+        ensure!(!role.endpoints.is_empty(), "no slice lists {name}");
+        Ok(role)
     }
 
     fn node(&self, name: &str) -> Result<usize> {
@@ -245,9 +255,9 @@ impl Stage<'_> {
     }
 
     /// Adds a pod to the slices of its role whose Services match.
-    fn list(&self, pod: &Pod, part: &Part, is_wanted: impl Fn(&Service) -> bool) -> Result<()> {
+    fn list(&self, pod: &Pod, role: &Role, is_wanted: impl Fn(&Service) -> bool) -> Result<()> {
         let mut slices = lock(&self.slices);
-        for (place, template) in &part.endpoints {
+        for (place, template) in &role.endpoints {
             let Some(slice) = slices.get_mut(*place) else { continue };
             if !self.service(slice).is_some_and(&is_wanted) {
                 continue;
@@ -308,36 +318,42 @@ impl Stage<'_> {
 }
 
 /// The part of programs.
-impl Stage<'_> {
-    async fn ask(&self, pod: Arc<Pod>) -> Result<()> {
-        for ask in self.asks.iter().filter(|ask| pod.name.starts_with(ask.by)) {
-            let dialling = Arc::clone(&pod).dial_on(ask.dial()).await?;
-            lock(&self.asking).push((pod.name.clone(), *ask, dialling));
+impl RunningExample<'_> {
+    async fn start_requests_of(&self, pod: Arc<Pod>) -> Result<()> {
+        for request in self.requests.iter().filter(|request| pod.name.starts_with(request.by)) {
+            let dialling = Arc::clone(&pod).dial_on(request.dial()).await?;
+            lock(&self.running_requests).push((pod.name.clone(), *request, dialling));
         }
         Ok(())
     }
 
     /// Stops the requests of matching pods.
-    async fn hush(&self, is_meant: impl Fn(&str) -> bool) -> Result<()> {
-        let asking = std::mem::take(&mut *lock(&self.asking));
-        let (ending, going_on) = asking.into_iter().partition::<Vec<_>, _>(|(pod, ..)| is_meant(pod));
-        *lock(&self.asking) = going_on;
-        for (_, ask, dialling) in ending {
+    async fn stop_requests(&self, is_selected: impl Fn(&str) -> bool) -> Result<()> {
+        let running_requests = std::mem::take(&mut *lock(&self.running_requests));
+        let (ending, going_on) =
+            running_requests.into_iter().partition::<Vec<_>, _>(|(pod, ..)| is_selected(pod));
+        *lock(&self.running_requests) = going_on;
+        for (_, request, dialling) in ending {
             let report = dialling.stop().await?;
-            lock(&self.reports).push((ask, report));
+            lock(&self.reports).push((request, report));
         }
         Ok(())
     }
 
     /// Waits until this pod is reached by each of these names.
-    async fn reached(&self, pod: &str, names: &[&str]) -> Result<()> {
-        self.answer(names, &format!("{pod} answers"), |report| report.answered_by(pod) > 0).await
+    async fn wait_reached(&self, pod: &str, names: &[&str]) -> Result<()> {
+        self.wait_answered(names, &format!("{pod} answers"), |report| report.answered_by(pod) > 0).await
     }
 
     /// Waits until visitors on all nodes get an accepted report for each of these names.
-    async fn answer(&self, names: &[&str], what: &str, is_right: impl Fn(&Report) -> bool) -> Result<()> {
+    async fn wait_answered(
+        &self,
+        names: &[&str],
+        what: &str,
+        is_right: impl Fn(&Report) -> bool,
+    ) -> Result<()> {
         for node in 0..self.cluster.nodes().len() {
-            let visitor = self.cluster.place(&visitor(node), Place::Node(node), None).await?;
+            let visitor = self.cluster.ensure_pod(&visitor(node), Placement::Node(node), None).await?;
             for name in names {
                 let dial = dial(&[name]);
                 within(TIMEOUT, &format!("{what} as {name}"), async || {
@@ -352,16 +368,16 @@ impl Stage<'_> {
     }
 }
 
-impl Ask {
+impl ClientRequest {
     /// By pods that send no other requests; a single try each.
     pub const OF_VISITORS: Self =
-        Self { by: "visitor", names: &[], referred: None, patience: Duration::ZERO, linger: Duration::ZERO };
+        Self { by: "visitor", names: &[], referred: None, timeout: Duration::ZERO, linger: Duration::ZERO };
 
     fn dial(&self) -> Dial {
         Dial {
             referred: self.referred.map(str::to_owned),
             linger_ms: millis(self.linger),
-            timeout_ms: millis(self.patience),
+            timeout_ms: millis(self.timeout),
             ..dial(self.names)
         }
     }

@@ -14,7 +14,7 @@ use super::{
     Dial,
     exchange::{answered, ask, connect, in_turn},
     now_us,
-    report::{Answered, Failure, Vain},
+    report::{Answered, FailedTry, Failure},
 };
 
 /// Between two rounds over all names.
@@ -23,24 +23,24 @@ const REST: Duration = Duration::from_millis(10);
 const STEP: Duration = Duration::from_secs(1);
 
 /// The result, and the failed tries before it.
-pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Vec<Vain>) {
+pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Vec<FailedTry>) {
     let deadline = Instant::now() + Duration::from_millis(dial.timeout_ms);
-    let mut vain = Vec::new();
+    let mut failed_tries = Vec::new();
     // Each request starts with another name.
     for place in turn.. {
         let Some(name) = in_turn(&dial.names, place) else { break };
         let began_us = now_us();
         let Failed { name, failure } = match visit(name, dial).await {
-            Ok(answered) => return (Ok(answered), vain),
-            Err(failed) if Instant::now() >= deadline => return (Err(failed.failure), vain),
+            Ok(answered) => return (Ok(answered), failed_tries),
+            Err(failed) if Instant::now() >= deadline => return (Err(failed.failure), failed_tries),
             Err(failed) => failed,
         };
-        vain.push(Vain { name, began_us, ended_us: now_us(), failure: failure.0 });
+        failed_tries.push(FailedTry { name, began_us, ended_us: now_us(), failure: failure.0 });
         if place - turn + 1 >= dial.names.len() {
             sleep(REST).await;
         }
     }
-    (Err(Failure("there is no name to dial".to_owned())), vain)
+    (Err(Failure("there is no name to dial".to_owned())), failed_tries)
 }
 
 /// The name that failed.

@@ -9,7 +9,7 @@ use std::{
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 use tokio::{net::UdpSocket, time::timeout};
 
-use super::{Answer, Family, report::error_name};
+use super::{ActionOutput, Family, report::error_name};
 
 /// Opens a socket; without an address the kernel chooses the port at the first send or connect.
 pub(super) fn open(family: Family, address: Option<SocketAddr>) -> io::Result<UdpSocket> {
@@ -36,20 +36,24 @@ pub(super) fn bound(socket: std::net::UdpSocket, address: SocketAddr) -> io::Res
     UdpSocket::from_std(socket)
 }
 
-pub(super) async fn send(socket: &UdpSocket, to: Option<SocketAddr>, text: &str) -> Result<Answer, String> {
+pub(super) async fn send(
+    socket: &UdpSocket,
+    to: Option<SocketAddr>,
+    text: &str,
+) -> Result<ActionOutput, String> {
     let sent = match to {
         Some(to) => socket.send_to(text.as_bytes(), to).await,
         None => socket.send(text.as_bytes()).await,
     };
-    sent.map(|_| Answer::Done).map_err(|error| format!("send: {}", error_name(&error)))
+    sent.map(|_| ActionOutput::Done).map_err(|error| format!("send: {}", error_name(&error)))
 }
 
-pub(super) async fn receive(socket: &UdpSocket, within_ms: u64) -> Result<Answer, String> {
+pub(super) async fn receive(socket: &UdpSocket, within_ms: u64) -> Result<ActionOutput, String> {
     let mut buffer = vec![0; 65_536];
     let received = timeout(Duration::from_millis(within_ms), socket.recv_from(&mut buffer)).await;
     let (length, from) = received
         .map_err(|_| format!("receive: nothing came within {within_ms} ms"))?
         .map_err(|error| format!("receive: {}", error_name(&error)))?;
     let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
-    Ok(Answer::Datagram { from, text })
+    Ok(ActionOutput::Datagram { from, text })
 }

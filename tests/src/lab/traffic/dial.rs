@@ -114,9 +114,9 @@ impl Dialling {
 
     async fn by_name(&self, turn: usize) {
         let began = now_us();
-        let (outcome, vain) = by_name::request(&self.order, turn).await;
+        let (outcome, failed_tries) = by_name::request(&self.order, turn).await;
         let mut tally = self.tally();
-        tally.tried(vain);
+        tally.tried(failed_tries);
         tally.record(self.order.names.join(", "), began, outcome);
     }
 

@@ -21,23 +21,23 @@ use super::{
 
 pub(super) const TRIES: usize = 2;
 /// The name whose address identifies the server.
-pub const WHO: &str = "who.example.";
+pub const IDENTITY_NAME: &str = "who.example.";
 
 /// Looks up the server's address at `to`. Returns it as text.
-pub async fn look_up(how: Lookup, to: SocketAddr, patience: Duration) -> Result<Answered, Failure> {
+pub async fn look_up(how: Lookup, to: SocketAddr, timeout_: Duration) -> Result<Answered, Failure> {
     let mut socket = None;
     let mut failure = Failure("no try".to_owned());
     for _ in 0..TRIES {
         let answer = match how {
-            Lookup::Tcp => match attempt(patience, over_tcp(to)).await {
+            Lookup::Tcp => match attempt(timeout_, over_tcp(to)).await {
                 // glibc treats a reset as the end of a server, and reconnects within the same try.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    attempt(patience, over_tcp(to)).await
+                    attempt(timeout_, over_tcp(to)).await
                 }
                 answer => answer,
             },
             Lookup::ConnectedUdp | Lookup::UnconnectedUdp => {
-                attempt(patience, over_udp(how, to, &mut socket)).await
+                attempt(timeout_, over_udp(how, to, &mut socket)).await
             }
         };
         match answer {
@@ -54,8 +54,8 @@ pub async fn look_up(how: Lookup, to: SocketAddr, patience: Duration) -> Result<
     Err(failure)
 }
 
-async fn attempt(patience: Duration, work: impl Future<Output = io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
-    timeout(patience, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn attempt(timeout_: Duration, work: impl Future<Output = io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+    timeout(timeout_, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn over_udp(how: Lookup, to: SocketAddr, kept: &mut Option<UdpSocket>) -> io::Result<Vec<u8>> {
@@ -100,7 +100,7 @@ async fn over_tcp(to: SocketAddr) -> io::Result<Vec<u8>> {
 pub(super) fn question() -> Vec<u8> {
     let id = (now_us() as u16).to_be_bytes();
     let mut message = vec![id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in WHO.split('.') {
+    for label in IDENTITY_NAME.split('.') {
         message.push(u8::try_from(label.len()).unwrap_or_default());
         message.extend_from_slice(label.as_bytes());
     }

@@ -24,11 +24,11 @@ use tokio::{
 };
 
 use super::{
-    Action, Answer, Dial, Protocol, Request, Response, Serve, SocketAction, datagram, dial::Dialling,
+    Action, ActionOutput, Dial, Protocol, Request, Response, Serve, SocketAction, datagram, dial::Dialling,
     hold::Held, report::error_name, serve::Server,
 };
 
-type ActionResult = Result<Answer, String>;
+type ActionResult = Result<ActionOutput, String>;
 
 /// The state between requests.
 #[derive(Debug, Default)]
@@ -95,31 +95,33 @@ impl State {
         match order {
             Action::Serve(serve) => self.serve(serve).await,
             Action::Stop { protocol, port } => self.stop(protocol, port).await,
-            Action::Retire { protocol, port, quiet_ms } => {
-                self.retire(protocol, port, Duration::from_millis(quiet_ms)).await
+            Action::Drain { protocol, port, idle_ms } => {
+                self.drain(protocol, port, Duration::from_millis(idle_ms)).await
             }
             Action::ResolveBy { resolv_conf } => resolve_by(&resolv_conf)
-                .map(|()| Answer::Done)
+                .map(|()| ActionOutput::Done)
                 .map_err(|error| format!("cannot use {}: {error}", resolv_conf.display())),
             Action::Retag { generation } => {
                 self.generation.store(generation, Ordering::Relaxed);
-                Ok(Answer::Done)
+                Ok(ActionOutput::Done)
             }
             Action::Dial(dial) => self.dial(id, dial).await,
-            Action::Progress { of } => Ok(Answer::Report(Box::new(self.dialling(of).await?.report()))),
+            Action::Progress { of } => Ok(ActionOutput::Report(Box::new(self.dialling(of).await?.report()))),
             Action::Halt { of } => {
                 self.dialling(of).await?.halt();
-                Ok(Answer::Done)
+                Ok(ActionOutput::Done)
             }
             Action::Hold { to, connections } => {
                 let (held, report) = Held::open(&to, connections).await;
                 self.held.lock().await.insert(id, held);
-                Ok(Answer::Report(Box::new(report)))
+                Ok(ActionOutput::Report(Box::new(report)))
             }
             Action::Echo { of, bytes } => self.echo(of, bytes).await,
             Action::Release { of } => {
                 let released = self.held.lock().await.remove(&of);
-                released.map(|_| Answer::Done).ok_or_else(|| format!("nothing is held for request {of}"))
+                released
+                    .map(|_| ActionOutput::Done)
+                    .ok_or_else(|| format!("nothing is held for request {of}"))
             }
             Action::Datagram(order) => self.datagram(id, order).await,
         }
@@ -129,19 +131,19 @@ impl State {
         let server = Server::start(&serve, Arc::clone(&self.generation))
             .map_err(|error| format!("cannot serve on port {}: {}", serve.port, error_name(&error)))?;
         self.servers.lock().await.insert((serve.protocol, serve.port), server);
-        Ok(Answer::Done)
+        Ok(ActionOutput::Done)
     }
 
     async fn stop(&self, protocol: Protocol, port: u16) -> ActionResult {
         let server = self.servers.lock().await.remove(&(protocol, port));
         server.ok_or_else(|| format!("nothing is served on port {port}"))?.stop().await;
-        Ok(Answer::Done)
+        Ok(ActionOutput::Done)
     }
 
-    async fn retire(&self, protocol: Protocol, port: u16, quiet: Duration) -> ActionResult {
+    async fn drain(&self, protocol: Protocol, port: u16, idle: Duration) -> ActionResult {
         let server = self.servers.lock().await.remove(&(protocol, port));
-        server.ok_or_else(|| format!("nothing is served on port {port}"))?.retire(quiet).await;
-        Ok(Answer::Done)
+        server.ok_or_else(|| format!("nothing is served on port {port}"))?.drain(idle).await;
+        Ok(ActionOutput::Done)
     }
 
     async fn dial(&self, id: u64, dial: Dial) -> ActionResult {
@@ -149,7 +151,7 @@ impl State {
         self.dialling.lock().await.insert(id, Arc::clone(&dialling));
         let report = dialling.run().await;
         self.dialling.lock().await.remove(&id);
-        Ok(Answer::Report(Box::new(report)))
+        Ok(ActionOutput::Report(Box::new(report)))
     }
 
     async fn dialling(&self, of: u64) -> Result<Arc<Dialling>, String> {
@@ -160,7 +162,7 @@ impl State {
     async fn echo(&self, of: u64, bytes: usize) -> ActionResult {
         let mut held = self.held.lock().await;
         let held = held.get_mut(&of).ok_or_else(|| format!("nothing is held for request {of}"))?;
-        Ok(Answer::Report(Box::new(held.echo(bytes).await)))
+        Ok(ActionOutput::Report(Box::new(held.echo(bytes).await)))
     }
 
     async fn datagram(&self, id: u64, order: SocketAction) -> ActionResult {
@@ -169,11 +171,11 @@ impl State {
             SocketAction::Open { family, bind } => {
                 let socket = datagram::open(family, bind).map_err(named("bind"))?;
                 self.sockets.lock().await.insert(id, Arc::new(socket));
-                Ok(Answer::Socket(id))
+                Ok(ActionOutput::Socket(id))
             }
             SocketAction::Connect { socket, to } => {
                 let socket = self.socket(socket).await?;
-                socket.connect(to).await.map_err(named("connect")).map(|()| Answer::Done)
+                socket.connect(to).await.map_err(named("connect")).map(|()| ActionOutput::Done)
             }
             SocketAction::Send { socket, to, text } => {
                 datagram::send(&*self.socket(socket).await?, to, &text).await
@@ -182,11 +184,11 @@ impl State {
                 datagram::receive(&*self.socket(socket).await?, within_ms).await
             }
             SocketAction::PeerName { socket } => {
-                self.socket(socket).await?.peer_addr().map(Answer::Peer).map_err(named("getpeername"))
+                self.socket(socket).await?.peer_addr().map(ActionOutput::Peer).map_err(named("getpeername"))
             }
             SocketAction::Close { socket } => {
                 self.sockets.lock().await.remove(&socket);
-                Ok(Answer::Done)
+                Ok(ActionOutput::Done)
             }
         }
     }

@@ -20,7 +20,7 @@ const FIRST_FAILURES: usize = 8;
 const LATENCIES: usize = 16_384;
 const SLOW_US: u32 = 1_000_000;
 /// Recorded failed tries.
-const VAIN: usize = 65_536;
+const FAILED_TRIES: usize = 65_536;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -33,7 +33,7 @@ pub struct Report {
     pub first_failures: Vec<String>,
     /// Failed tries before the end of an attempt; in the final report only.
     #[serde(default)]
-    pub vain: Vec<Vain>,
+    pub failed_tries: Vec<FailedTry>,
     /// Results of `getpeername`, and their number.
     pub peers: BTreeMap<SocketAddr, u64>,
     pub latency: Latency,
@@ -62,7 +62,7 @@ pub struct Answers {
 
 /// One failed try of an attempt that continued with the next. Instants are those of `now_us`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Vain {
+pub struct FailedTry {
     pub name: String,
     pub began_us: u64,
     pub ended_us: u64,
@@ -105,7 +105,7 @@ pub(super) struct Tally {
     spans_us: BTreeMap<String, Vec<(u64, u64)>>,
     recorded: bool,
     /// Left out likewise.
-    vain: Vec<Vain>,
+    failed_tries: Vec<FailedTry>,
 }
 
 /// The answer to one attempt.
@@ -141,9 +141,9 @@ impl Tally {
         }
     }
 
-    pub fn tried(&mut self, vain: Vec<Vain>) {
-        let room = VAIN.saturating_sub(self.vain.len());
-        self.vain.extend(vain.into_iter().take(room));
+    pub fn tried(&mut self, failed_tries: Vec<FailedTry>) {
+        let room = FAILED_TRIES.saturating_sub(self.failed_tries.len());
+        self.failed_tries.extend(failed_tries.into_iter().take(room));
     }
 
     pub fn report(&self) -> Report {
@@ -156,7 +156,7 @@ impl Tally {
         for (name, spans_us) in std::mem::take(&mut self.spans_us) {
             report.answers.entry(name).or_default().spans_us = spans_us;
         }
-        report.vain = std::mem::take(&mut self.vain);
+        report.failed_tries = std::mem::take(&mut self.failed_tries);
         report
     }
 

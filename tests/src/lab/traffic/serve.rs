@@ -66,9 +66,9 @@ impl Server {
     }
 
     /// Stops after this time without new connections, once all have ended.
-    pub async fn retire(self, quiet: Duration) {
+    pub async fn drain(self, idle: Duration) {
         let told_us = now_us();
-        while let Some(rest) = self.visits.rest(told_us, quiet) {
+        while let Some(rest) = self.visits.rest(told_us, idle) {
             sleep(rest).await;
         }
         self.stop().await;
@@ -103,13 +103,13 @@ impl Visits {
 
     /// The minimum remaining time until the server was idle for this long since that instant. Returns `None` if
     /// it was.
-    fn rest(&self, since_us: u64, quiet: Duration) -> Option<Duration> {
+    fn rest(&self, since_us: u64, idle: Duration) -> Option<Duration> {
         let last_us = self.last_us.load(Ordering::Relaxed).max(since_us);
         let silent = Duration::from_micros(now_us().saturating_sub(last_us));
-        let rest = quiet.saturating_sub(silent);
+        let rest = idle.saturating_sub(silent);
         match (rest.is_zero(), self.open.load(Ordering::Relaxed)) {
             (true, 0) => None,
-            (true, _) => Some(quiet),
+            (true, _) => Some(idle),
             (false, _) => Some(rest),
         }
     }

@@ -26,7 +26,7 @@ pub struct ServerNetns {
 }
 
 impl ServerNetns {
-    pub fn here() -> Result<Self> {
+    pub fn scaled() -> Result<Self> {
         let runtime = Some(Builder::new_multi_thread().worker_threads(1).enable_all().build()?);
         Ok(Self { netns: None, runtime })
     }
@@ -67,7 +67,7 @@ impl ServerNetns {
     }
 
     /// A client for a server without authentication.
-    pub fn nobody(&self, url: &str) -> Result<Client> {
+    pub fn anonymous_client(&self, url: &str) -> Result<Client> {
         self.make(Config::new(url.parse()?))
     }
 

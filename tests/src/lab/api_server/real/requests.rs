@@ -77,7 +77,7 @@ impl RealApiServer {
 
     /// Compacts the history of etcd up to the present revision.
     pub async fn compact(&self) -> Result<()> {
-        let etcd = self.netns.nobody(&format!("http://127.0.0.1:{}", self.etcd_port))?;
+        let etcd = self.netns.anonymous_client(&format!("http://127.0.0.1:{}", self.etcd_port))?;
         let work = async move {
             let found = ask(&etcd, "POST", "/v3/kv/range", &json!({"key": "AA=="})).await?;
             let revision = found.pointer("/header/revision").context("etcd tells no revision")?;

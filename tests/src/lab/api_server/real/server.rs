@@ -81,7 +81,7 @@ impl RealApiServer {
     /// The same, with additional flags.
     pub async fn start_with(binaries: Binaries, flags: &[&str]) -> Result<Self> {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self::start_at(binaries, ServerNetns::here()?, flags).await
+        Self::start_at(binaries, ServerNetns::scaled()?, flags).await
     }
 
     /// Starts on the loopback address of another network namespace.
@@ -118,7 +118,7 @@ impl RealApiServer {
     }
 
     /// Starts again on another port, which clients do not know.
-    pub async fn start_unseen(&mut self) -> Result<()> {
+    pub async fn start_on_another_port(&mut self) -> Result<()> {
         let port = self.netns.free_port()?;
         self.start_on(port).await
     }
