@@ -147,7 +147,7 @@ fn statistics(criterion: &mut Criterion) {
     criterion.bench_function("per-client statistics of one query", |bench| {
         bench.iter(|| {
             let client = black_box(turn.next().unwrap());
-            clients.note(client, Topic::Service, ResponseCode::NoError, Duration::from_micros(1));
+            clients.record(client, Topic::Service, ResponseCode::NoError, Duration::from_micros(1));
         });
     });
 }

@@ -67,7 +67,7 @@ impl Started {
 
     /// Waits until the server has counted a loss.
     async fn counts_loss(&self, kind: &str) {
-        let line = format!("portreeve_dns_lost_total{{what=\"{kind}\"}} 0");
+        let line = format!("portreeve_dns_lost_total{{kind=\"{kind}\"}} 0");
         let began = Instant::now();
         while self.context.metrics.text().contains(&line) {
             assert!(began.elapsed() < TIMEOUT, "no {kind} was lost");

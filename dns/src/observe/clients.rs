@@ -89,7 +89,7 @@ impl Clients {
     }
 
     /// Counts an answered query.
-    pub fn note(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
+    pub fn record(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
         let troubles = Troubles::of(rcode, took);
         let shard = thread() % self.totals.len();
         self.totals[shard].0.add(topic, troubles);
@@ -157,8 +157,8 @@ mod tests {
     const PODS: [IpAddr; 2] =
         [IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2))];
 
-    fn note(clients: &Clients, client: IpAddr, topic: Topic, times: u64) {
-        (0..times).for_each(|_| clients.note(client, topic, ResponseCode::NoError, Duration::ZERO));
+    fn record(clients: &Clients, client: IpAddr, topic: Topic, times: u64) {
+        (0..times).for_each(|_| clients.record(client, topic, ResponseCode::NoError, Duration::ZERO));
     }
 
     fn queries(clients: &Clients) -> Vec<(IpAddr, u64)> {
@@ -172,8 +172,8 @@ mod tests {
         thread::scope(|scope| {
             for _ in 0..5 {
                 scope.spawn(|| {
-                    note(&clients, PODS[0], Topic::Service, 100);
-                    note(&clients, PODS[1], Topic::Search, 300);
+                    record(&clients, PODS[0], Topic::Service, 100);
+                    record(&clients, PODS[1], Topic::Search, 300);
                 });
             }
         });
@@ -187,10 +187,10 @@ mod tests {
     fn clients_expire_and_totals_do_not() {
         let at = |minutes: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(60 * minutes);
         let clients = Clients::new(1, at(0));
-        note(&clients, PODS[0], Topic::Service, 1);
+        record(&clients, PODS[0], Topic::Service, 1);
         clients.rotate(at(15));
-        note(&clients, PODS[0], Topic::Service, 2);
-        note(&clients, PODS[1], Topic::Service, 1);
+        record(&clients, PODS[0], Topic::Service, 2);
+        record(&clients, PODS[1], Topic::Service, 1);
         assert_eq!((queries(&clients), clients.report().since), (vec![(PODS[0], 3), (PODS[1], 1)], at(0)));
         clients.rotate(at(30));
         assert_eq!((queries(&clients), clients.report().since), (vec![(PODS[0], 2), (PODS[1], 1)], at(15)));
@@ -203,7 +203,7 @@ mod tests {
     async fn windows_rotate_until_the_statistics_are_dropped() {
         let clients = Arc::new(Clients::new(1, SystemTime::now()));
         let turning = tokio::spawn(rotate(Arc::downgrade(&clients)));
-        note(&clients, PODS[0], Topic::Pod, 1);
+        record(&clients, PODS[0], Topic::Pod, 1);
         tokio::time::sleep(WINDOW * 3 / 2).await;
         assert_eq!(queries(&clients), [(PODS[0], 1)]);
         tokio::time::sleep(WINDOW).await;
@@ -216,7 +216,7 @@ mod tests {
     fn the_table_of_clients_is_bounded() {
         const MANY: u32 = 100_000;
         let clients = Clients::new(1, SystemTime::now());
-        (0..MANY).for_each(|n| note(&clients, Ipv4Addr::from(n).into(), Topic::External, 1));
+        (0..MANY).for_each(|n| record(&clients, Ipv4Addr::from(n).into(), Topic::External, 1));
         let report = clients.report();
         assert!(report.clients.len() <= window::SLOTS, "{}", report.clients.len());
         let found = report.clients.len() as u64 + report.others.queries();
@@ -234,7 +234,7 @@ mod tests {
             ("IPv6 networks", |n| IpAddr::V6((0xfd00_u128 << 112 | u128::from(n) << 64 | 1).into())),
         ] {
             let clients = Clients::new(1, SystemTime::now());
-            (0..500).for_each(|n| note(&clients, address(n), Topic::External, 1));
+            (0..500).for_each(|n| record(&clients, address(n), Topic::External, 1));
             assert_eq!(
                 (clients.report().clients.len(), clients.report().others.queries()),
                 (500, 0),

@@ -84,7 +84,7 @@ impl Health {
             addresses.extend(listener.local_addr().ok());
             info!(%address, endpoint = endpoint.name(), "serving over HTTP");
             let router = router.with_state(Arc::clone(&state));
-            servers.spawn(async move { http::answer(listener, router).await });
+            servers.spawn(async move { http::serve_http(listener, router).await });
         }
         for address in endpoints.health.iter().filter(|address| address.port() != 0) {
             servers.spawn(self_check(*address, state.metrics.health()));
@@ -98,7 +98,7 @@ impl Health {
     }
 
     /// Reports not ready from now on, so that no new clients come while pending requests are answered.
-    pub fn stopping(&self) {
+    pub fn set_stopping(&self) {
         self.state.stopping.store(true, Relaxed);
     }
 }
@@ -139,14 +139,14 @@ async fn self_check(address: SocketAddr, metrics: HealthMetrics) {
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v6.port()).into(),
         SocketAddr::V4(_) | SocketAddr::V6(_) => address,
     };
-    let mut turns = interval(SELF_CHECK_INTERVAL);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(SELF_CHECK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        turns.tick().await;
-        let asked = Instant::now();
+        ticks.tick().await;
+        let sent = Instant::now();
         match timeout(SELF_CHECK_TIMEOUT, check_health(here)).await {
-            Ok(Ok(())) => metrics.answered(asked.elapsed()),
-            Ok(Err(_)) | Err(_) => metrics.failed(),
+            Ok(Ok(())) => metrics.observe_success(sent.elapsed()),
+            Ok(Err(_)) | Err(_) => metrics.count_failure(),
         }
     }
 }
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(get(*address, "/ready").await, (200, "OK".to_owned()));
         let (code, text) = get(*address, "/metrics").await;
         assert!(code == 200 && text.contains("coredns_build_info{version="), "{code} {text}");
-        health.stopping();
+        health.set_stopping();
         assert_eq!(get(*address, "/ready").await, (503, "stopping".to_owned()));
         assert_eq!(get(*address, "/health").await.0, 200, "a stopping server is healthy");
         let taken = HttpEndpoints { health: BTreeSet::from([*address]), ..HttpEndpoints::default() };

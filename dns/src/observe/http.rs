@@ -39,11 +39,11 @@ struct Limits {
 }
 
 /// Serves until the future is dropped, which closes all connections.
-pub async fn answer(listener: TcpListener, app: Router) -> ! {
-    answer_within(LIMITS, listener, app).await
+pub async fn serve_http(listener: TcpListener, app: Router) -> ! {
+    serve_within(LIMITS, listener, app).await
 }
 
-async fn answer_within(limits: Limits, listener: TcpListener, app: Router) -> ! {
+async fn serve_within(limits: Limits, listener: TcpListener, app: Router) -> ! {
     let mut connections = JoinSet::new();
     let mut clients = Clients::default();
     loop {
@@ -63,7 +63,7 @@ async fn answer_within(limits: Limits, listener: TcpListener, app: Router) -> ! 
                     sleep(ACCEPT_RETRY).await;
                 }
             },
-            Some(_) = connections.join_next() => clients.forget(),
+            Some(_) = connections.join_next() => clients.remove_idle(),
         }
     }
 }
@@ -79,7 +79,7 @@ impl Clients {
     }
 
     /// Removes the clients without connections.
-    fn forget(&mut self) {
+    fn remove_idle(&mut self) {
         self.0.retain(|_, own| Arc::strong_count(own) > 1);
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     async fn start(limits: Limits) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(answer_within(limits, listener, Router::new().fallback(async || "hello")));
+        tokio::spawn(serve_within(limits, listener, Router::new().fallback(async || "hello")));
         address
     }
 
@@ -121,8 +121,8 @@ mod tests {
 
     async fn is_answered(stream: &mut TcpStream) -> bool {
         let mut answer = [0; 15];
-        let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        asked.is_ok() && stream.read_exact(&mut answer).await.is_ok() && answer == *b"HTTP/1.1 200 OK"
+        let sent = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        sent.is_ok() && stream.read_exact(&mut answer).await.is_ok() && answer == *b"HTTP/1.1 200 OK"
     }
 
     #[tokio::test]
@@ -137,14 +137,14 @@ mod tests {
     #[tokio::test]
     async fn connections_per_client_are_limited() {
         let address = start(Limits { connections: 4, per_client: 2, ..LIMITS }).await;
-        let mut kept = Vec::new();
+        let mut open = Vec::new();
         for n in 0..4 {
             let mut stream = connect([127, 0, 0, 1], address).await;
             assert_eq!(is_answered(&mut stream).await, n < 2, "connection {n}");
-            kept.push(stream);
+            open.push(stream);
         }
         assert!(is_answered(&mut connect([127, 0, 0, 2], address).await).await, "another client");
-        drop(kept);
+        drop(open);
         while !is_answered(&mut connect([127, 0, 0, 1], address).await).await {
             sleep(Duration::from_millis(10)).await;
         }

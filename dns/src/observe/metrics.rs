@@ -35,7 +35,7 @@ pub struct Metrics {
     queries: queries::Families,
     cache: cache::Families,
     forward: forward::Families,
-    known: plugins::Families,
+    plugins: plugins::Families,
     losses: Losses,
     programming: HistogramVec,
     reload_failed: IntCounter,
@@ -51,7 +51,7 @@ impl Default for Metrics {
             clients,
             cache: cache::Families::new(&new),
             forward: forward::Families::new(&new),
-            known: plugins::Families::new(&new),
+            plugins: plugins::Families::new(&new),
             losses: Losses::new(&new),
             programming: new.histograms(
                 "kubernetes_dns_programming_duration_seconds",
@@ -88,19 +88,19 @@ impl Metrics {
 
     /// Reports the directives of a block.
     pub(crate) fn enable(&self, server: &str, zone: &str, names: &[&str]) {
-        self.known.enable(server, zone, names);
+        self.plugins.enable(server, zone, names);
     }
 
     pub(crate) fn hosts(&self) -> HostsMetrics {
-        self.known.of_hosts()
+        self.plugins.of_hosts()
     }
 
     pub(crate) fn templates(&self, server: &str, zone: &str) -> TemplateMetrics {
-        self.known.of_templates(server, zone)
+        self.plugins.of_templates(server, zone)
     }
 
     pub(crate) fn health(&self) -> HealthMetrics {
-        self.known.of_health()
+        self.plugins.of_health()
     }
 
     /// The losses of all listeners together.

@@ -197,7 +197,7 @@ impl Shared {
         for (address, name) in listed.filter(|(_, name)| self.config.zones.contains(name)) {
             table.add(address, name);
         }
-        self.metrics.read(table.addresses.values().map(Vec::len).sum());
+        self.metrics.record_read(table.addresses.values().map(Vec::len).sum());
         self.table.store(Arc::new(table));
     }
 }

@@ -83,7 +83,7 @@ struct TemplatePlugin {
 impl LocalPlugin for TemplatePlugin {
     fn answer(&self, question: &Query) -> Option<Reply> {
         let Expansion { reply, failed_records } = answer(&self.templates, question)?;
-        self.metrics.matched(question, failed_records);
+        self.metrics.count_match(question, failed_records);
         Some(reply)
     }
 }

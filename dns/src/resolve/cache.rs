@@ -58,7 +58,7 @@ pub(crate) struct Stale {
 struct AnswerStore {
     store: sync::Cache<CacheKey, Arc<Entry>, Weigher, quick_cache::DefaultHashBuilder, Evictions>,
     except: Zones,
-    which: StoreKind,
+    kind: StoreKind,
 }
 
 /// The minimum weight of an answer; a larger answer weighs its size. So a store holds at most its configured number of
@@ -92,7 +92,7 @@ impl Cache {
         for answers in [&self.success, &self.denial].into_iter().flatten() {
             let Some(entry) = answers.store.get(key.bytes()) else { continue };
             if let Some(found) = self.fresh(&entry, question) {
-                self.metrics.store(answers.which).hits.inc();
+                self.metrics.store(answers.kind).hits.inc();
                 return found;
             }
             expired = expired.or(Some(entry));
@@ -101,9 +101,9 @@ impl Cache {
     }
 
     fn fresh(&self, entry: &Entry, question: &Query) -> Option<CacheLookup> {
-        let left = entry.left()?;
+        let remaining = entry.remaining()?;
         let reply = entry.reply(question, if self.keep_ttl { None } else { Some(entry.age()) })?;
-        let is_due = self.prefetch.as_ref().is_some_and(|prefetch| entry.hit(prefetch, left));
+        let is_due = self.prefetch.as_ref().is_some_and(|prefetch| entry.record_hit(prefetch, remaining));
         Some(if is_due { CacheLookup::Due(reply, entry.popularity()) } else { CacheLookup::Fresh(reply) })
     }
 
@@ -116,7 +116,7 @@ impl Cache {
             reply: entry.stale_reply(question)?,
             popularity: entry.popularity(),
             verify: serve.verify.clone(),
-            is_recheck_pending: entry.begin_recheck(&serve.verify),
+            is_recheck_pending: entry.joins_recheck(&serve.verify),
         })
     }
 
@@ -127,17 +127,17 @@ impl Cache {
             return reply;
         }
         let Some(lifetime) = lifetime(&mut reply, question, &self.limits) else { return reply };
-        let (answers, others) = match lifetime.kind {
+        let (answers, other) = match lifetime.kind {
             AnswerKind::Success => (&self.success, &self.denial),
             AnswerKind::Denial => (&self.denial, &self.success),
             // A failure carries no data, and must not replace a usable answer.
-            AnswerKind::Failure if self.serves(question, flags) => return reply,
+            AnswerKind::Failure if self.has_servable_answer(question, flags) => return reply,
             AnswerKind::Failure => (&self.denial, &None),
         };
         let key = CacheKey::new(question, flags);
-        if let Some(others) = others {
+        if let Some(other) = other {
             // A later answer replaces the earlier one, even from the other store.
-            others.store.remove(key.bytes());
+            other.store.remove(key.bytes());
         }
         if let Some(answers) = answers.as_ref().filter(|answers| !answers.except.contains(&name)) {
             answers.insert(key, question, &reply, &lifetime, &self.metrics);
@@ -146,19 +146,19 @@ impl Cache {
     }
 
     /// Whether an answer is cached that clients would get, fresh or stale.
-    fn serves(&self, question: &Query, flags: QueryFlags) -> bool {
+    fn has_servable_answer(&self, question: &Query, flags: QueryFlags) -> bool {
         let key = key::KeyBuffer::new(question, flags);
         let stores = [&self.success, &self.denial].into_iter().flatten();
-        let longest = self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.duration);
+        let max_stale = self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.duration);
         let served = |entry: Arc<Entry>| {
-            !entry.is_failure && (entry.left().is_some() || entry.expired_for() < longest)
+            !entry.is_failure && (entry.remaining().is_some() || entry.expired_for() < max_stale)
         };
         stores.filter_map(|answers| answers.store.get(key.bytes())).any(served)
     }
 
     /// Ends a refresh. A new answer inherits the popularity of the old one; if there is none, the next refresh has to
     /// wait for [`RECHECK`].
-    pub(crate) fn refreshed(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
+    pub(crate) fn finish_refresh(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
         self.each_entry(question, flags, |entry| {
             if entry.awaits_refresh() { entry.defer_recheck(RECHECK) } else { entry.inherit(popularity) }
         });
@@ -192,19 +192,19 @@ impl Cache {
 }
 
 impl AnswerStore {
-    fn new(config: &Stored, which: StoreKind, metrics: &CacheMetrics) -> Option<Self> {
+    fn new(config: &Stored, kind: StoreKind, metrics: &CacheMetrics) -> Option<Self> {
         let options = OptionsBuilder::new()
             .estimated_items_capacity(config.capacity)
             .weight_capacity(u64::try_from(config.capacity).unwrap_or(u64::MAX).saturating_mul(UNIT))
             .build()
             .ok()
             .filter(|_| config.capacity > 0)?;
-        let evictions = Evictions(metrics.store(which).evictions.clone());
+        let evictions = Evictions(metrics.store(kind).evictions.clone());
         let hasher = quick_cache::DefaultHashBuilder::default();
         Some(Self {
             store: sync::Cache::with_options(options, Weigher, hasher, evictions),
             except: config.except.clone(),
-            which,
+            kind,
         })
     }
 
@@ -218,7 +218,7 @@ impl AnswerStore {
     ) {
         let Some(entry) = Entry::new(question, reply, lifetime) else { return };
         self.store.insert(key, Arc::new(entry));
-        let metrics = metrics.store(self.which);
+        let metrics = metrics.store(self.kind);
         metrics.entries.set(i64::try_from(self.store.len()).unwrap_or(i64::MAX));
         metrics.bytes.set(i64::try_from(self.store.weight()).unwrap_or(i64::MAX));
     }

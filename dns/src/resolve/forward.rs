@@ -146,11 +146,11 @@ impl Forwarder {
         };
         // The query continues after the timeout: otherwise an upstream that is slightly slower would never refresh the
         // cache.
-        let (shared, asked) = (Arc::clone(&self.0), question.clone());
-        let asking = tokio::spawn(async move { shared.resolve_once(&asked, flags).await });
-        match tokio::time::timeout(time, asking).await {
+        let (shared, owned) = (Arc::clone(&self.0), question.clone());
+        let resolving = tokio::spawn(async move { shared.resolve_once(&owned, flags).await });
+        match tokio::time::timeout(time, resolving).await {
             Ok(Ok(reply)) if reply.is_conclusive() => reply,
-            Ok(_) | Err(_) => self.0.keep_stale(question, flags, stale.reply),
+            Ok(_) | Err(_) => self.0.serve_stale(question, flags, stale.reply),
         }
     }
 
@@ -163,7 +163,7 @@ impl Forwarder {
         tokio::spawn(async move {
             shared.resolve_once(&question, flags).await;
             if let Some(cache) = &shared.cache {
-                cache.refreshed(&question, flags, popularity);
+                cache.finish_refresh(&question, flags, popularity);
             }
         });
     }
@@ -176,29 +176,29 @@ impl Shared {
     /// Resolves a question, once for all clients with the same key at the same time. AD is not part of the key.
     async fn resolve_once(&self, question: &Query, flags: QueryFlags) -> Reply {
         let key = CacheKey::new(question, flags);
-        self.in_flight.join(key, &self.coalesced, || self.ask(question, flags)).await
+        self.in_flight.join(key, &self.coalesced, || self.query_rules(question, flags)).await
     }
 
-    async fn ask(&self, question: &Query, flags: QueryFlags) -> Reply {
+    async fn query_rules(&self, question: &Query, flags: QueryFlags) -> Reply {
         let name = LowerName::new(question.name());
         let mut last = Reply::refused();
-        for rule in self.rules.iter().filter(|rule| rule.takes(&name)) {
-            match rule.ask(question, flags).await {
-                RuleResult::Final(reply) => return self.remember(question, flags, reply),
+        for rule in self.rules.iter().filter(|rule| rule.matches(&name)) {
+            match rule.query(question, flags).await {
+                RuleResult::Final(reply) => return self.store(question, flags, reply),
                 RuleResult::Next(reply) => last = reply,
             }
         }
-        self.remember(question, flags, last)
+        self.store(question, flags, last)
     }
 
-    fn remember(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
+    fn store(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
         match &self.cache {
             Some(cache) => cache.store(question, flags, reply),
             None => reply,
         }
     }
 
-    fn keep_stale(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
+    fn serve_stale(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
         if let Some(cache) = &self.cache {
             cache.defer_recheck(question, flags);
             cache.count_stale();

@@ -146,7 +146,7 @@ impl Handler {
         match catch_unwind(AssertUnwindSafe(handle)) {
             Ok(handled) => handled,
             Err(_) => {
-                self.dropped.panicked();
+                self.dropped.count_panic();
                 let header = wire::Header::parse(request);
                 header.map_or(Handled::Dropped, |header| {
                     Handled::Reply(wire::refusal(header, ResponseCode::ServFail))
@@ -175,7 +175,7 @@ impl Handler {
                 self.answer(&message, response)
             }
             Err(rcode) => {
-                self.dropped.note(client.address, Topic::Invalid, rcode, started.elapsed());
+                self.dropped.record_client(client.address, Topic::Invalid, rcode, started.elapsed());
                 Handled::Reply(wire::refusal(header, rcode))
             }
         }
@@ -196,7 +196,7 @@ impl Handler {
 
     fn answer(&self, request: &Message, mut response: Response) -> Handled {
         let question = &request.queries[0];
-        if response.speaks_unknown_edns() {
+        if response.has_unsupported_edns_version() {
             return response.refuse(ResponseCode::BADVERS, &self.dropped);
         }
         let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
@@ -210,15 +210,15 @@ impl Handler {
         };
         response.set_block(block);
         let Some(rewritten) = block.local_plugins.rewritten(question) else {
-            return self.answer_as(question, &name, response, block);
+            return self.answer_question(question, &name, response, block);
         };
         let question = rewritten.question.clone();
         response.set_rewritten(rewritten);
-        self.answer_as(&question, &QueryName::from(&question.name), response, block)
+        self.answer_question(&question, &QueryName::from(&question.name), response, block)
     }
 
     /// Answers a question, which may be a rewritten one.
-    fn answer_as(
+    fn answer_question(
         &self,
         question: &Query,
         name: &QueryName,
@@ -363,7 +363,7 @@ impl Pending {
             Some(forwarder) => {
                 let resolved = AssertUnwindSafe(forwarder.resolve(&self.question, flags)).catch_unwind();
                 resolved.await.unwrap_or_else(|_| {
-                    self.block.metrics.panicked();
+                    self.block.metrics.count_panic();
                     Reply::servfail()
                 })
             }

@@ -57,9 +57,9 @@ pub fn start(
     ours.own.store(set(&own));
     context.own.store(set(&own));
     let mut serving = Vec::new();
-    for (asked, listener) in listeners {
-        let blocks = served[&asked].iter().map(|block| Arc::clone(&blocks[&block_key(block, asked)]));
-        let dropped = context.metrics.queries(&server_name(asked), "dropped");
+    for (requested, listener) in listeners {
+        let blocks = served[&requested].iter().map(|block| Arc::clone(&blocks[&block_key(block, requested)]));
+        let dropped = context.metrics.queries(&server_name(requested), "dropped");
         serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
     }
     Ok(Server::start(serving, &context.metrics.losses(), &context.heartbeat))

@@ -33,11 +33,11 @@ pub use interfaces::{addresses as local_addresses, addresses_of};
 use socket::ServerSocket;
 
 /// Limit of pending requests. Upstreams have limits of their own; this one bounds the memory.
-const MAX_WAITING: usize = 8192;
+const MAX_PENDING: usize = 8192;
 /// The largest request over either protocol: a question fits in 300 octets, and EDNS options are small.
 const MAX_REQUEST: usize = 4096;
 /// Attempts to find a port that is free for both protocols.
-const TRIES: usize = 16;
+const MAX_BIND_TRIES: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {address} ({protocol})")]
@@ -68,7 +68,7 @@ pub struct Listener {
 #[derive(Clone)]
 struct Serving {
     handler: Arc<Handler>,
-    waiting: Arc<Semaphore>,
+    pending: Arc<Semaphore>,
     connections: Arc<tcp::Connections>,
     losses: Losses,
     /// Becomes true when the server stops receiving requests.
@@ -77,15 +77,15 @@ struct Serving {
 
 impl Serving {
     /// Acquires a slot for a pending request. Returns `None` at the limit.
-    fn wait(&self) -> Option<OwnedSemaphorePermit> {
-        self.waiting.clone().try_acquire_owned().ok()
+    fn acquire_slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.pending.clone().try_acquire_owned().ok()
     }
 }
 
 impl Listener {
     /// Binds the sockets. Must be called within a runtime. With port 0, chooses a port that is free for both protocols.
     pub fn bind(address: SocketAddr, workers: usize) -> Result<Self, ListenError> {
-        for _ in 1..TRIES {
+        for _ in 1..MAX_BIND_TRIES {
             match Self::try_bind(address, workers) {
                 Err(error) if address.port() == 0 && error.source.kind() == io::ErrorKind::AddrInUse => {}
                 bound => return bound,
@@ -94,10 +94,10 @@ impl Listener {
         Self::try_bind(address, workers)
     }
 
-    fn try_bind(asked: SocketAddr, workers: usize) -> Result<Self, ListenError> {
+    fn try_bind(requested: SocketAddr, workers: usize) -> Result<Self, ListenError> {
         let failed = |address, protocol| move |source| ListenError { address, protocol, source };
-        let first = ServerSocket::bind(asked).map_err(failed(asked, "UDP"))?;
-        let address = first.address().map_err(failed(asked, "UDP"))?;
+        let first = ServerSocket::bind(requested).map_err(failed(requested, "UDP"))?;
+        let address = first.address().map_err(failed(requested, "UDP"))?;
         let mut listener = Self { address, udp: vec![first], tcp: Vec::new() };
         for _ in 1..workers {
             listener.udp.push(ServerSocket::bind(address).map_err(failed(address, "UDP"))?);
@@ -132,13 +132,13 @@ impl Server {
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         // The limits apply to all addresses together.
-        let (waiting, connections) = (Arc::new(Semaphore::new(MAX_WAITING)), Arc::default());
+        let (pending, connections) = (Arc::new(Semaphore::new(MAX_PENDING)), Arc::default());
         for (listener, handler) in listeners {
             info!(address = %listener.address, "serving DNS");
             addresses.push(listener.address);
             let serving = Serving {
                 handler: Arc::new(handler),
-                waiting: Arc::clone(&waiting),
+                pending: Arc::clone(&pending),
                 connections: Arc::clone(&connections),
                 losses: losses.clone(),
                 stop: stopped.clone(),

@@ -74,7 +74,7 @@ pub struct Supervisor {
     metrics: Arc<Metrics>,
     addresses: Vec<SocketAddr>,
     stop: oneshot::Sender<()>,
-    served: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Supervisor {
@@ -91,10 +91,10 @@ impl Supervisor {
         let addresses = server.addresses().to_vec();
         setup.socket_observer.notify(server.sockets());
         let (stop, stopped) = oneshot::channel();
-        let following =
-            Reloader { setup, published, context, server, ending: JoinSet::new(), rejected: String::new() };
-        let served = tokio::spawn(following.until(stopped));
-        Ok(Self { health, metrics, addresses, stop, served })
+        let reloader =
+            Reloader { setup, published, context, server, stopping: JoinSet::new(), rejected: String::new() };
+        let task = tokio::spawn(reloader.run(stopped));
+        Ok(Self { health, metrics, addresses, stop, task })
     }
 
     /// The listening addresses, with the ports that were chosen.
@@ -109,10 +109,10 @@ impl Supervisor {
     /// Reports not ready, continues to serve for the configured lameduck time, then stops. Returns when all requests are
     /// answered.
     pub async fn stop(self) {
-        self.health.stopping();
+        self.health.set_stopping();
         // The task ends by itself only in a panic, which is reported already.
         let _ = self.stop.send(());
-        let _ = self.served.await;
+        let _ = self.task.await;
     }
 }
 
@@ -132,20 +132,20 @@ struct Reloader {
     context: ServerContext,
     server: Server,
     /// Earlier servers with pending requests.
-    ending: JoinSet<()>,
+    stopping: JoinSet<()>,
     /// The error of the current file, logged once.
     rejected: String,
 }
 
 impl Reloader {
-    async fn until(mut self, mut stopped: oneshot::Receiver<()>) {
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         while timeout(self.interval(), &mut stopped).await.is_err() {
             self.reload();
-            while self.ending.try_join_next().is_some() {}
+            while self.stopping.try_join_next().is_some() {}
         }
         sleep(lameduck(&self.setup)).await;
         self.server.stop().await;
-        while self.ending.join_next().await.is_some() {}
+        while self.stopping.join_next().await.is_some() {}
     }
 
     /// The time until the next check of the file. Its jitter keeps nodes that got the file at the same time from reloading
@@ -180,14 +180,14 @@ impl Reloader {
     fn switch(&mut self, config: Config, server: Server) {
         info!("configuration changed");
         self.rejected.clear();
-        for setting in fixed(&self.setup.config, &config) {
+        for setting in restart_settings(&self.setup.config, &config) {
             warn!(setting, "changed setting takes effect at the next start");
         }
         self.setup.config = config;
         self.setup.corefile.iter().for_each(Corefile::log_ineffective);
         self.setup.socket_observer.notify(server.sockets());
         let old = std::mem::replace(&mut self.server, server);
-        self.ending.spawn(old.stop());
+        self.stopping.spawn(old.stop());
     }
 
     fn reject(&mut self, error: &ReloadError) {
@@ -206,7 +206,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// The settings that differ between two configurations and take effect only at a start.
-fn fixed(before: &Config, after: &Config) -> Vec<&'static str> {
+fn restart_settings(before: &Config, after: &Config) -> Vec<&'static str> {
     let api_server = |config: &Config| config.kubernetes().next().map(|options| options.api_server.clone());
     let differs = [
         ("addresses of health, readiness and metrics", before.http_endpoints() != after.http_endpoints()),
@@ -275,7 +275,7 @@ mod tests {
             ("ready :8282\nkubernetes cluster.local", 1),
             ("ready\nkubernetes cluster.local {\n endpoint https://10.0.0.1\n}\nprometheus", 2),
         ] {
-            assert_eq!(fixed(&before, &parsed(directives)).len(), want, "{directives}");
+            assert_eq!(restart_settings(&before, &parsed(directives)).len(), want, "{directives}");
         }
     }
 

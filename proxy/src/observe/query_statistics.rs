@@ -132,7 +132,7 @@ mod tests {
             [("10.1.0.1", 3), ("fd01::1", 4), ("10.1.0.9", 5), ("172.18.0.2", 1), ("127.0.0.1", 1)]
         {
             for _ in 0..times {
-                clients.note(address(client), Topic::Service, ResponseCode::ServFail, Duration::ZERO);
+                clients.record(address(client), Topic::Service, ResponseCode::ServFail, Duration::ZERO);
             }
         }
         let (web, host) = (pod("web-0"), pod("agent"));

@@ -34,8 +34,14 @@ mod tests {
     fn each_metric_has_two_names() {
         let metrics = Metrics::default();
         let queries = metrics.queries("dns://:53", ".");
-        queries.asked(Transport::Tcp, true, RecordType::AAAA, false, 40);
-        queries.answered(Transport::Tcp, ResponseCode::NXDomain, "kubernetes", 90, Duration::from_millis(1));
+        queries.count_query(Transport::Tcp, true, RecordType::AAAA, false, 40);
+        queries.observe_answer(
+            Transport::Tcp,
+            ResponseCode::NXDomain,
+            "kubernetes",
+            90,
+            Duration::from_millis(1),
+        );
         metrics.forward().rejects.inc();
         let text = metrics.text();
         for line in [
@@ -47,7 +53,7 @@ mod tests {
             "portreeve_dns_forward_max_concurrent_rejects_total 1",
             "# TYPE coredns_dns_request_size_bytes histogram",
         ] {
-            assert!(text.lines().any(|have| have == line), "{line}\nis missing in\n{text}");
+            assert!(text.lines().any(|found| found == line), "{line}\nis missing in\n{text}");
         }
     }
 }

@@ -151,7 +151,7 @@ impl Families {
 }
 
 impl UpstreamMetrics {
-    pub(crate) fn answered(&self, rcode: ResponseCode, took: Duration) {
+    pub(crate) fn observe_answer(&self, rcode: ResponseCode, took: Duration) {
         let Upstream { families, to, durations } = &*self.0;
         let index = rcode_index(rcode);
         let labels = [FORWARD, to, rcode_name(index)];
@@ -160,27 +160,27 @@ impl UpstreamMetrics {
             .observe(took.as_secs_f64());
     }
 
-    pub(crate) fn failed(&self) {
+    pub(crate) fn count_failure(&self) {
         self.0.families.failures.with_label_values(&[FORWARD, &self.0.to]).inc();
     }
 
-    pub(crate) fn was_slow(&self) {
+    pub(crate) fn count_slow(&self) {
         self.0.families.slow.with_label_values(&[FORWARD, &self.0.to]).inc();
     }
 
-    pub(crate) fn failed_probe(&self) {
+    pub(crate) fn count_failed_probe(&self) {
         self.0.families.failed_probes.with_label_values(&[FORWARD, &self.0.to]).inc();
     }
 
-    pub(crate) fn reused(&self, protocol: &str) {
+    pub(crate) fn count_reused(&self, protocol: &str) {
         self.0.families.reused.with_label_values(&[FORWARD, &self.0.to, protocol]).inc();
     }
 
-    pub(crate) fn opened(&self, protocol: &str) {
+    pub(crate) fn count_opened(&self, protocol: &str) {
         self.0.families.opened.with_label_values(&[FORWARD, &self.0.to, protocol]).inc();
     }
 
-    pub(crate) fn loops(&self) {
+    pub(crate) fn count_loop(&self) {
         self.0.families.looping.with_label_values(&[&self.0.to]).inc();
     }
 }

@@ -23,8 +23,8 @@ pub struct Losses([IntCounter; 4]);
 impl Losses {
     pub(super) fn new(new: &Register<'_>) -> Self {
         let family: IntCounterVec =
-            new.counters("dns_lost_total", "Dropped requests, replies and connections.", &["what"]);
-        Self(["request", "reply", "connection", "unread"].map(|what| family.with_label_values(&[what])))
+            new.counters("dns_lost_total", "Dropped requests, replies and connections.", &["kind"]);
+        Self(["request", "reply", "connection", "unread"].map(|kind| family.with_label_values(&[kind])))
     }
 
     pub fn count(&self, loss: Loss, times: u64) {

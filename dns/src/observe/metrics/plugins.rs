@@ -96,7 +96,7 @@ impl Families {
 }
 
 impl HostsMetrics {
-    pub fn read(&self, entries: usize) {
+    pub fn record_read(&self, entries: usize) {
         self.entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.read_at.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
@@ -105,7 +105,7 @@ impl HostsMetrics {
 
 impl TemplateMetrics {
     /// Counts a match of a template, and its records that could not be built.
-    pub fn matched(&self, question: &Query, failed_records: usize) {
+    pub fn count_match(&self, question: &Query, failed_records: usize) {
         let qtype = type_name(type_index(question.query_type()));
         let labels = [self.server.as_str(), self.zone.as_str(), "", "IN", qtype];
         self.families.matches.with_label_values(&labels).inc();
@@ -116,11 +116,11 @@ impl TemplateMetrics {
 }
 
 impl HealthMetrics {
-    pub fn answered(&self, took: Duration) {
+    pub fn observe_success(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
     }
 
-    pub fn failed(&self) {
+    pub fn count_failure(&self) {
         self.failures.inc();
     }
 }

@@ -122,11 +122,18 @@ impl Families {
 
 impl QueryMetrics {
     /// Counts a panic; the counter is shared by all zones.
-    pub fn panicked(&self) {
+    pub fn count_panic(&self) {
         self.0.families.panics.inc();
     }
 
-    pub fn asked(&self, transport: Transport, is_v6: bool, qtype: RecordType, dnssec_ok: bool, size: usize) {
+    pub fn count_query(
+        &self,
+        transport: Transport,
+        is_v6: bool,
+        qtype: RecordType,
+        dnssec_ok: bool,
+        size: usize,
+    ) {
         let zone = &self.0;
         let at = (transport as usize, usize::from(is_v6), type_index(qtype));
         let index = (at.0 * 2 + at.1) * (TYPES.len() + 1) + at.2;
@@ -144,11 +151,11 @@ impl QueryMetrics {
     }
 
     /// Adds an answered query to the query statistics.
-    pub fn note(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
-        self.0.families.clients.note(client, topic, rcode, took);
+    pub fn record_client(&self, client: IpAddr, topic: Topic, rcode: ResponseCode, took: Duration) {
+        self.0.families.clients.record(client, topic, rcode, took);
     }
 
-    pub fn answered(
+    pub fn observe_answer(
         &self,
         transport: Transport,
         rcode: ResponseCode,

@@ -76,8 +76,8 @@ impl Entry {
     }
 
     /// Seconds until it expires. Returns `None` once it has expired.
-    pub(super) fn left(&self) -> Option<u32> {
-        self.ttl.checked_sub(self.age()).filter(|left| *left > 0)
+    pub(super) fn remaining(&self) -> Option<u32> {
+        self.ttl.checked_sub(self.age()).filter(|remaining| *remaining > 0)
     }
 
     pub(super) fn expired_for(&self) -> Duration {
@@ -107,7 +107,7 @@ impl Entry {
     }
 
     /// Counts a hit. Returns whether the caller must refresh the answer; it is then marked as refreshing.
-    pub(super) fn hit(&self, prefetch: &Prefetch, left: u32) -> bool {
+    pub(super) fn record_hit(&self, prefetch: &Prefetch, remaining: u32) -> bool {
         let now = self.now();
         let gap = now.saturating_sub(self.last_hit.swap(now, Relaxed));
         let hits = if u128::from(gap) > prefetch.duration.as_millis() {
@@ -116,7 +116,7 @@ impl Entry {
         } else {
             self.hits.fetch_add(1, Relaxed) + 1
         };
-        let is_due = u64::from(left) * 100 <= u64::from(self.ttl) * u64::from(prefetch.percentage);
+        let is_due = u64::from(remaining) * 100 <= u64::from(self.ttl) * u64::from(prefetch.percentage);
         let may_ask = now >= self.recheck.load(Relaxed);
         hits >= prefetch.amount && is_due && may_ask && !self.refreshing.swap(true, Relaxed)
     }
@@ -143,7 +143,7 @@ impl Entry {
     /// Whether to serve this entry without a query: the last refresh failed recently, or (with `verify immediate`)
     /// another one is in flight. Returns `false` to one caller, which must refresh the answer; with `immediate` the entry
     /// is then marked as refreshing.
-    pub(super) fn begin_recheck(&self, verify: &Verify) -> bool {
+    pub(super) fn joins_recheck(&self, verify: &Verify) -> bool {
         let is_immediate = *verify == Verify::Immediate;
         self.now() < self.recheck.load(Relaxed) || (is_immediate && self.refreshing.swap(true, Relaxed))
     }

@@ -48,7 +48,7 @@ pub(super) fn lifetime(reply: &mut Reply, question: &Query, limits: &Limits) -> 
         }
         AnswerKind::Success => {
             clamp_all(reply, limits.success);
-            shortest(reply)?
+            min_ttl(reply)?
         }
     };
     (ttl > 0).then_some(Lifetime { kind, ttl })
@@ -76,7 +76,7 @@ fn denial_ttl(authorities: &[Record]) -> Option<u32> {
     })
 }
 
-fn shortest(reply: &Reply) -> Option<u32> {
+fn min_ttl(reply: &Reply) -> Option<u32> {
     records(reply).map(|record| record.ttl).min()
 }
 
@@ -89,13 +89,13 @@ fn clamp_all(reply: &mut Reply, limits: (Duration, Duration)) {
     for record in answers.iter_mut().chain(authorities).chain(additionals) {
         record.ttl = clamp(record.ttl, limits);
         if record.record_type() == RecordType::SOA {
-            shorten_minimum(record);
+            limit_minimum(record);
         }
     }
 }
 
 /// Limits the SOA minimum, so that downstream caches do not keep a denial longer than this one.
-fn shorten_minimum(record: &mut Record) {
+fn limit_minimum(record: &mut Record) {
     let ttl = record.ttl;
     if let RData::SOA(soa) = &mut record.data {
         soa.minimum = soa.minimum.min(ttl);
@@ -151,17 +151,17 @@ mod tests {
         type Case = (&'static str, ResponseCode, Vec<Record>, Vec<Record>, Option<(AnswerKind, u32)>);
         let cases: Vec<Case> = vec![
             ("an address", R::NoError, vec![a(60)], vec![], Some((Success, 60))),
-            ("the shortest of a chain", R::NoError, vec![cname(50), a(60)], vec![], Some((Success, 50))),
-            ("below the shortest", R::NoError, vec![a(0)], vec![], Some((Success, 5))),
-            ("above the longest", R::NoError, vec![a(9999)], vec![], Some((Success, 3600))),
-            ("no such name", R::NXDomain, vec![], vec![soa(900, 60)], Some((Denial, 60))),
+            ("the minimum of a chain", R::NoError, vec![cname(50), a(60)], vec![], Some((Success, 50))),
+            ("below the minimum", R::NoError, vec![a(0)], vec![], Some((Success, 5))),
+            ("above the maximum", R::NoError, vec![a(9999)], vec![], Some((Success, 3600))),
+            ("NXDOMAIN", R::NXDomain, vec![], vec![soa(900, 60)], Some((Denial, 60))),
             ("the TTL of the SOA is less", R::NXDomain, vec![], vec![soa(30, 60)], Some((Denial, 30))),
-            ("no such type", R::NoError, vec![], vec![soa(900, 60)], Some((Denial, 60))),
-            ("a chain without an end", R::NoError, vec![cname(20)], vec![soa(900, 60)], Some((Denial, 60))),
+            ("NODATA", R::NoError, vec![], vec![soa(900, 60)], Some((Denial, 60))),
+            ("a chain with NODATA", R::NoError, vec![cname(20)], vec![soa(900, 60)], Some((Denial, 60))),
             ("a long denial", R::NXDomain, vec![], vec![soa(9999, 9999)], Some((Denial, 1800))),
             ("a denial without SOA", R::NXDomain, vec![], vec![], None),
-            ("nothing without SOA", R::NoError, vec![], vec![], None),
-            ("no such name at the end of a chain", R::NXDomain, vec![cname(20)], vec![soa(9, 9)], None),
+            ("NODATA without SOA", R::NoError, vec![], vec![], None),
+            ("NXDOMAIN at the end of a chain", R::NXDomain, vec![cname(20)], vec![soa(9, 9)], None),
             ("a failure", R::ServFail, vec![], vec![], Some((Failure, 7))),
             ("not implemented", R::NotImp, vec![], vec![], Some((Failure, 7))),
             ("a refusal", R::Refused, vec![], vec![], None),

@@ -69,7 +69,7 @@ impl Fake {
 
     /// Answers every query with an address.
     pub(crate) async fn plain() -> Self {
-        Self::start(|asked, _| vec![wire(&address_for(asked))]).await
+        Self::start(|query, _| vec![wire(&address_for(query))]).await
     }
 
     /// Receives queries and does not answer.
@@ -143,19 +143,19 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, 
 }
 
 /// An empty reply, with an OPT if the query has one.
-pub(crate) fn reply_to(asked: &Message) -> Message {
-    let mut reply = Message::response(asked.metadata.id, OpCode::Query);
+pub(crate) fn reply_to(query: &Message) -> Message {
+    let mut reply = Message::response(query.metadata.id, OpCode::Query);
     reply.metadata.recursion_available = true;
-    reply.add_queries(asked.queries.clone());
-    if asked.edns.is_some() {
+    reply.add_queries(query.queries.clone());
+    if query.edns.is_some() {
         reply.set_edns(Edns::new());
     }
     reply
 }
 
-pub(crate) fn address_for(asked: &Message) -> Message {
-    let mut reply = reply_to(asked);
-    reply.add_answer(a(asked.queries[0].name().clone(), 60, [192, 0, 2, 1]));
+pub(crate) fn address_for(query: &Message) -> Message {
+    let mut reply = reply_to(query);
+    reply.add_answer(a(query.queries[0].name().clone(), 60, [192, 0, 2, 1]));
     reply
 }
 

@@ -68,7 +68,7 @@ mod tests {
         after: u64,
     }
 
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const DELAY: Duration = Duration::from_millis(100);
     const TIME: Duration = Duration::from_millis(1000);
     const NEVER: u64 = 60_000;
 
@@ -116,7 +116,7 @@ mod tests {
                     sleep(Duration::from_millis(*takes)).await;
                     *end
                 },
-                hedging_delay: PATIENCE,
+                hedging_delay: DELAY,
             });
             let got = hedge(attempts, TIME).await;
             assert_eq!(

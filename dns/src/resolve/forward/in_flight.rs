@@ -82,11 +82,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn callers_during_a_query_share_its_answer() {
-        let (in_flight, asked) = (InFlight::default(), AtomicU32::new(0));
+        let (in_flight, queries) = (InFlight::default(), AtomicU32::new(0));
         let joined = IntCounter::new("joined", "joined").unwrap();
         let ask = || async {
             sleep(Duration::from_secs(1)).await;
-            asked.fetch_add(1, Relaxed)
+            queries.fetch_add(1, Relaxed)
         };
         assert_eq!(
             join_all((0..10).map(|_| in_flight.join("a", &joined, ask))).await,

@@ -50,11 +50,11 @@ impl LoopDetector {
         self.probes().insert(key.clone(), false);
         let question = Query::query(name, RecordType::HINFO);
         let budget = Budget::of(PACKETS);
-        let asked = upstream.ask(&question, QueryFlags::default(), &budget);
+        let query = upstream.query(&question, QueryFlags::default(), &budget);
         // Only the return of the probe matters, not its answer.
-        let _ = within(TIME, Failure::Timeout, asked).await;
+        let _ = within(TIME, Failure::Timeout, query).await;
         let is_own_probe = self.probes().remove(&key).unwrap_or_default();
-        conclude(upstream, is_own_probe);
+        record_result(upstream, is_own_probe);
     }
 
     fn probes(&self) -> MutexGuard<'_, HashMap<LowerName, bool>> {
@@ -62,12 +62,12 @@ impl LoopDetector {
     }
 }
 
-fn conclude(upstream: &Upstream, loops: bool) {
-    let did = upstream.loops.swap(loops, Relaxed);
-    if loops && !did {
-        upstream.metrics.loops();
+fn record_result(upstream: &Upstream, loops: bool) {
+    let looped = upstream.loops.swap(loops, Relaxed);
+    if loops && !looped {
+        upstream.metrics.count_loop();
         error!(upstream = %upstream.target, "forwarding loop detected, upstream excluded");
-    } else if did && !loops {
+    } else if looped && !loops {
         info!(upstream = %upstream.target, "forwarding loop has ended, upstream in use again");
     }
 }

@@ -29,10 +29,10 @@ pub(super) fn start(upstream: &Arc<Upstream>, check: &HealthCheck) {
         return;
     }
     let (upstream, check) = (Arc::downgrade(upstream), check.clone());
-    tokio::spawn(async move { until_alive(&upstream, &check).await });
+    tokio::spawn(async move { probe_until_alive(&upstream, &check).await });
 }
 
-async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
+async fn probe_until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     let question = Query::query(Name::from(&check.domain), RecordType::NS);
     let flags = QueryFlags { no_recursion: !check.recursion_desired, ..QueryFlags::default() };
     // Also ends when the upstream is dropped, as a changed file no longer lists it.
@@ -46,7 +46,7 @@ async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
                 return;
             }
             Err(error) => {
-                upstream.metrics.failed_probe();
+                upstream.metrics.count_failed_probe();
                 if upstream.count_failure() {
                     warn!(upstream = %upstream.target, %error, "upstream does not answer");
                 }
@@ -59,7 +59,7 @@ async fn until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
 
 async fn probe(upstream: &Upstream, question: &Query, flags: QueryFlags) -> Result<(), Failure> {
     let budget = Budget::of(PACKETS);
-    match within(TIME, Failure::Timeout, upstream.ask(question, flags, &budget)).await {
+    match within(TIME, Failure::Timeout, upstream.query(question, flags, &budget)).await {
         Err(failure) if failure.is_upstream_failure() => Err(failure),
         // Any answer shows that the upstream is alive.
         Ok(_) | Err(_) => Ok(()),

@@ -35,8 +35,8 @@ impl RttEstimator {
 
     /// The hedging delay: smoothed RTT plus four times its variation, within bounds. Nearly all answers arrive sooner.
     pub(super) fn hedging_delay(&self) -> Duration {
-        let known = self.smoothed.map(|smoothed| smoothed + self.variation * 4);
-        known.map_or(INITIAL_DELAY, |known| known.clamp(MIN_DELAY, MAX_DELAY))
+        let estimate = self.smoothed.map(|smoothed| smoothed + self.variation * 4);
+        estimate.map_or(INITIAL_DELAY, |estimate| estimate.clamp(MIN_DELAY, MAX_DELAY))
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Rule {
     /// Replaced as a whole when a watched file changes.
     upstreams: ArcSwap<Vec<Arc<Upstream>>>,
     /// The next upstream of the round robin.
-    turn: AtomicUsize,
+    round_robin: AtomicUsize,
     in_flight: Semaphore,
 }
 
@@ -75,47 +75,47 @@ impl Rule {
             context: context.clone(),
             tls,
             upstreams: ArcSwap::default(),
-            turn: AtomicUsize::new(0),
+            round_robin: AtomicUsize::new(0),
             in_flight: Semaphore::new(usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS)),
         });
-        rule.set_upstreams(&targets.now(&context.own.load()))?;
+        rule.set_upstreams(&targets.current(&context.own.load()))?;
         tokio::spawn(watch_files(Arc::downgrade(&rule), targets));
         Ok(rule)
     }
 
-    pub(super) fn takes(&self, name: &LowerName) -> bool {
+    pub(super) fn matches(&self, name: &LowerName) -> bool {
         self.config.takes(name)
     }
 
-    pub(super) async fn ask(&self, question: &Query, flags: QueryFlags) -> RuleResult {
+    pub(super) async fn query(&self, question: &Query, flags: QueryFlags) -> RuleResult {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             self.context.metrics.forward().rejects.inc();
             return RuleResult::Final(Reply::refused());
         };
-        let upstreams = self.order();
+        let upstreams = self.select_upstreams();
         let tries = (upstreams.len() * 2).min(MAX_TRIES);
         let budget = Budget::of(u32::try_from(tries).unwrap_or_default() + SPARE_PACKETS);
         let attempts = upstreams.iter().cycle().take(tries).map(|upstream| Attempt {
             hedging_delay: upstream.hedging_delay(),
-            answer: self.try_one(upstream, question, flags, &budget),
+            answer: self.query_one(upstream, question, flags, &budget),
         });
         match hedge(attempts, TIME).await {
-            Ok(reply) => self.outcome(reply, question),
-            Err(failures) => self.outcome(final_reply(failures), question),
+            Ok(reply) => self.result(reply, question),
+            Err(failures) => self.result(final_reply(failures), question),
         }
     }
 
     /// The upstreams to query, in order. Empty if there are none, or if all are loops, or down with `failfast`.
-    fn order(&self) -> Vec<Arc<Upstream>> {
+    fn select_upstreams(&self) -> Vec<Arc<Upstream>> {
         let all = self.upstreams.load();
-        let apart = |upstream: &&Arc<Upstream>| !upstream.loops.load(Relaxed);
-        let up = |upstream: &&Arc<Upstream>| !upstream.is_down(self.config.max_fails);
-        let mut chosen: Vec<_> = all.iter().filter(apart).filter(up).cloned().collect();
-        if chosen.is_empty() && all.iter().any(|upstream| apart(&upstream)) {
+        let is_usable = |upstream: &&Arc<Upstream>| !upstream.loops.load(Relaxed);
+        let is_up = |upstream: &&Arc<Upstream>| !upstream.is_down(self.config.max_fails);
+        let mut chosen: Vec<_> = all.iter().filter(is_usable).filter(is_up).cloned().collect();
+        if chosen.is_empty() && all.iter().any(|upstream| is_usable(&upstream)) {
             self.context.metrics.forward().all_down.inc();
             if !self.config.fail_fast {
                 // The probes alone may fail, so all are tried.
-                chosen = all.iter().filter(apart).cloned().collect();
+                chosen = all.iter().filter(is_usable).cloned().collect();
                 chosen.shuffle(&mut rand::rng());
             }
             return chosen;
@@ -125,35 +125,35 @@ impl Rule {
             Policy::Random => chosen.shuffle(&mut rand::rng()),
             Policy::RoundRobin if chosen.is_empty() => {}
             Policy::RoundRobin => {
-                let first = self.turn.fetch_add(1, Relaxed) % chosen.len();
+                let first = self.round_robin.fetch_add(1, Relaxed) % chosen.len();
                 chosen.rotate_left(first);
             }
         }
         chosen
     }
 
-    async fn try_one(
+    async fn query_one(
         &self,
         upstream: &Arc<Upstream>,
         question: &Query,
         flags: QueryFlags,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
-        let suspicion = FailureReport::of(upstream, &self.config.health_check);
-        let asked = upstream.ask(question, flags, budget).await;
-        suspicion.report(asked.as_ref().err());
-        let reply = asked?;
+        let report_guard = FailureReport::of(upstream, &self.config.health_check);
+        let result = upstream.query(question, flags, budget).await;
+        report_guard.report(result.as_ref().err());
+        let reply = result?;
         upstream.clear_failures();
         if self.config.failover.contains(&reply.rcode) {
-            return Err(Failure::Unwanted(reply.rcode, Box::new(reply)));
+            return Err(Failure::FailoverRcode(reply.rcode, Box::new(reply)));
         }
         Ok(reply)
     }
 
-    fn outcome(&self, reply: Reply, question: &Query) -> RuleResult {
-        let leads_on = self.config.next.contains(&reply.rcode)
+    fn result(&self, reply: Reply, question: &Query) -> RuleResult {
+        let is_inconclusive = self.config.next.contains(&reply.rcode)
             || (self.config.next_on_nodata && reply.is_nodata(question));
-        if leads_on { RuleResult::Next(reply) } else { RuleResult::Final(reply) }
+        if is_inconclusive { RuleResult::Next(reply) } else { RuleResult::Final(reply) }
     }
 
     /// Replaces the upstreams. Those that remain keep their state.
@@ -179,7 +179,7 @@ impl Rule {
                 Dial::Tls { config: Arc::clone(config), name }
             }
             _ if self.config.force_tcp => Dial::TcpOnly,
-            _ => Dial::TcpToo,
+            _ => Dial::TcpFallback,
         };
         let metrics = self.context.metrics.upstream(&target.address.to_string());
         Ok(Upstream::new(target.clone(), dial, self.config.expire, metrics))
@@ -211,12 +211,12 @@ async fn watch_files(rule: Weak<Rule>, mut targets: Targets) {
     for poll in 0_u32.. {
         polls.tick().await;
         let Some(rule) = rule.upgrade() else { return };
-        let now = targets.now(&rule.context.own.load());
+        let now = targets.current(&rule.context.own.load());
         let before: Vec<Target> =
             rule.upstreams.load().iter().map(|upstream| upstream.target.clone()).collect();
         if now != before {
             match rule.set_upstreams(&now) {
-                Ok(()) => info!(zone = %rule.config.from, upstreams = now.len(), "upstreams have changed"),
+                Ok(()) => info!(zone = %rule.config.from, upstreams = now.len(), "upstreams changed"),
                 Err(error) => warn!(%error, "cannot use the changed list of upstreams"),
             }
         }
@@ -231,15 +231,15 @@ async fn watch_files(rule: Weak<Rule>, mut targets: Targets) {
 /// The last reply with a `failover` rcode, or SERVFAIL if there is none.
 fn final_reply(failures: Vec<Failure>) -> Reply {
     let mut replies = failures.into_iter().rev().filter_map(|failure| match failure {
-        Failure::Unwanted(_, reply) => Some(*reply),
+        Failure::FailoverRcode(_, reply) => Some(*reply),
         Failure::Question(_)
         | Failure::Network(_)
         | Failure::Timeout
         | Failure::Malformed(_)
         | Failure::Foreign
-        | Failure::OtherCase
+        | Failure::CaseMismatch
         | Failure::NoQuestion
-        | Failure::Spent => None,
+        | Failure::BudgetSpent => None,
     });
     replies.next().unwrap_or_else(Reply::servfail)
 }
@@ -261,7 +261,7 @@ impl<'a> FailureReport<'a> {
     fn report(mut self, failure: Option<&Failure>) {
         self.is_reported = true;
         if failure.is_some_and(Failure::is_upstream_failure) {
-            self.upstream.metrics.failed();
+            self.upstream.metrics.count_failure();
             probe::start(self.upstream, self.check);
         }
     }

@@ -25,7 +25,7 @@ use crate::observe::metrics::UpstreamMetrics;
 #[derive(Clone)]
 pub(super) enum Dial {
     /// TCP, only after a truncated answer over UDP.
-    TcpToo,
+    TcpFallback,
     TcpOnly,
     Tls {
         config: Arc<rustls::ClientConfig>,
@@ -53,7 +53,7 @@ type Connection = Box<dyn Stream>;
 
 /// The timeout of a query on a pooled connection. All pooled connections may be dead, and a query must not spend its tries
 /// on each of them.
-const KEPT: Duration = Duration::from_millis(600);
+const POOLED_TIMEOUT: Duration = Duration::from_millis(600);
 /// The maximum of idle connections; those of a larger burst are closed.
 const MAX_IDLE: usize = 16;
 /// The maximum of answers to earlier queries that are skipped on a connection.
@@ -73,35 +73,39 @@ impl Pool {
         metrics: &UpstreamMetrics,
     ) -> Result<Vec<u8>, Failure> {
         let protocol = self.dial.protocol();
-        if let Some(kept) = self.take() {
-            metrics.reused(protocol);
-            if let Ok(Ok(answer)) = timeout(KEPT, self.on(kept, query)).await {
+        if let Some(pooled) = self.take_idle() {
+            metrics.count_reused(protocol);
+            if let Ok(Ok(answer)) = timeout(POOLED_TIMEOUT, self.exchange_on(pooled, query)).await {
                 return Ok(answer);
             }
         }
-        metrics.opened(protocol);
+        metrics.count_opened(protocol);
         let fresh = self.dial.connect(to).await?;
-        self.on(fresh, query).await
+        self.exchange_on(fresh, query).await
     }
 
-    async fn on(&self, mut connection: Connection, query: &UpstreamQuery) -> Result<Vec<u8>, Failure> {
+    async fn exchange_on(
+        &self,
+        mut connection: Connection,
+        query: &UpstreamQuery,
+    ) -> Result<Vec<u8>, Failure> {
         write(&mut connection, query.wire()).await?;
         let answer = read_answer(&mut connection, query).await?;
-        self.keep(connection);
+        self.put_back(connection);
         Ok(answer)
     }
 
-    fn take(&self) -> Option<Connection> {
+    fn take_idle(&self) -> Option<Connection> {
         self.close_expired();
-        self.idle().pop().map(|kept| kept.connection)
+        self.idle().pop().map(|pooled| pooled.connection)
     }
 
     /// Closes expired connections. Called on a timer too, for an upstream that is no longer queried.
     pub(super) fn close_expired(&self) {
-        self.idle().retain(|kept| kept.since.elapsed() < self.expire);
+        self.idle().retain(|pooled| pooled.since.elapsed() < self.expire);
     }
 
-    fn keep(&self, connection: Connection) {
+    fn put_back(&self, connection: Connection) {
         let mut idle = self.idle();
         if idle.len() < MAX_IDLE {
             idle.push(Idle { connection, since: Instant::now() });
@@ -117,14 +121,14 @@ impl Dial {
     /// Whether UDP is not used.
     pub(super) fn is_forced(&self) -> bool {
         match self {
-            Self::TcpToo => false,
+            Self::TcpFallback => false,
             Self::TcpOnly | Self::Tls { .. } => true,
         }
     }
 
     fn protocol(&self) -> &'static str {
         match self {
-            Self::TcpToo | Self::TcpOnly => "tcp",
+            Self::TcpFallback | Self::TcpOnly => "tcp",
             Self::Tls { .. } => "tcp-tls",
         }
     }
@@ -133,7 +137,7 @@ impl Dial {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         match self {
-            Self::TcpToo | Self::TcpOnly => Ok(Box::new(stream)),
+            Self::TcpFallback | Self::TcpOnly => Ok(Box::new(stream)),
             Self::Tls { config, name } => {
                 let connector = TlsConnector::from(Arc::clone(config));
                 Ok(Box::new(connector.connect(name.clone(), stream).await?))
@@ -170,7 +174,7 @@ async fn read_answer(connection: &mut Connection, query: &UpstreamQuery) -> Resu
         match query.accept(&mut message) {
             Ok(()) => return Ok(message),
             Err(Mismatch::Foreign) => {}
-            Err(mismatch @ (Mismatch::OtherCase | Mismatch::NoQuestion)) => return Err(mismatch.into()),
+            Err(mismatch @ (Mismatch::CaseMismatch | Mismatch::NoQuestion)) => return Err(mismatch.into()),
         }
     }
     Err(Failure::Foreign)

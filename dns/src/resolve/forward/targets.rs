@@ -52,11 +52,11 @@ impl Targets {
     }
 
     /// The current servers without duplicates and without this server's own addresses.
-    pub(super) fn now(&mut self, own: &OwnAddresses) -> Vec<Target> {
+    pub(super) fn current(&mut self, own: &OwnAddresses) -> Vec<Target> {
         let mut targets = Vec::new();
-        for target in self.0.iter_mut().flat_map(Source::now) {
-            let leads_here = target.tls.is_none() && own.contains(&target.address);
-            if !leads_here && !targets.contains(&target) {
+        for target in self.0.iter_mut().flat_map(Source::current) {
+            let is_self = target.tls.is_none() && own.contains(&target.address);
+            if !is_self && !targets.contains(&target) {
                 targets.push(target);
             }
         }
@@ -79,21 +79,23 @@ impl Source {
         }
     }
 
-    fn now(&mut self) -> Vec<Target> {
+    fn current(&mut self) -> Vec<Target> {
         match self {
             Self::Fixed(target) => vec![target.clone()],
-            Self::File(file) => file.now().into_iter().map(|address| Target { address, tls: None }).collect(),
+            Self::File(file) => {
+                file.current().into_iter().map(|address| Target { address, tls: None }).collect()
+            }
         }
     }
 }
 
 impl File {
-    fn now(&mut self) -> Vec<SocketAddr> {
-        let listed = self.listed.now();
+    fn current(&mut self) -> Vec<SocketAddr> {
+        let listed = self.listed.current();
         if !listed.iter().any(is_stub) {
             return listed.to_vec();
         }
-        let behind = self.behind_stub.now();
+        let behind = self.behind_stub.current();
         // Without a list of the stub's upstreams, the stub itself is used.
         let direct = listed.iter().filter(|address| behind.is_empty() || !is_stub(address));
         direct.chain(behind).copied().collect()
@@ -105,7 +107,7 @@ impl NameServers {
         Self { file: FileWatcher::new(path), name: path.display().to_string(), servers: Vec::new() }
     }
 
-    fn now(&mut self) -> &[SocketAddr] {
+    fn current(&mut self) -> &[SocketAddr] {
         match self.file.changed() {
             None => {}
             Some(Ok(text)) => self.servers = name_servers(&text),
@@ -129,7 +131,7 @@ mod tests {
         let mut targets = Targets::new(&[Upstream::ResolvConf(path.clone()), fixed.clone(), fixed]);
         let own = OwnAddresses::from(["10.96.0.10:53".parse().unwrap()]);
         let mut check = |name: &str, want: &[&str]| {
-            let got: Vec<String> = targets.now(&own).iter().map(ToString::to_string).collect();
+            let got: Vec<String> = targets.current(&own).iter().map(ToString::to_string).collect();
             assert_eq!(got, want, "{name}");
         };
         check("a missing file", &["192.0.2.9:5353"]);

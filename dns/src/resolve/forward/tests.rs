@@ -51,7 +51,7 @@ fn caching(rule: Forward, cache: &config::Cache) -> Forwarder {
     Forwarder::start(&[rule], Some((cache, metrics)), &ServerContext::default()).unwrap()
 }
 
-async fn ask(forwarder: &Forwarder, text: &str) -> Reply {
+async fn resolve(forwarder: &Forwarder, text: &str) -> Reply {
     let question = question(text);
     match forwarder.cached(&question, QueryFlags::default()) {
         Some(reply) => reply,
@@ -74,8 +74,8 @@ async fn pass(time: Duration) {
 
 #[tokio::test]
 async fn a_reply_is_returned_complete() {
-    let upstream = Fake::start(|asked, _| {
-        let mut reply = reply_to(asked);
+    let upstream = Fake::start(|query, _| {
+        let mut reply = reply_to(query);
         reply.metadata.response_code = ResponseCode::NXDomain;
         reply.metadata.authentic_data = true;
         let soa = SOA::new(name("ns.org."), name("root.org."), 1, 2, 3, 4, 5);
@@ -87,7 +87,7 @@ async fn a_reply_is_returned_complete() {
     })
     .await;
     let forwarder = start(&[rule(&[&upstream])]);
-    let reply = ask(&forwarder, "Example.ORG.").await;
+    let reply = resolve(&forwarder, "Example.ORG.").await;
     assert_eq!(reply.rcode, ResponseCode::NXDomain);
     assert!(!reply.authentic_data, "AD was not requested");
     assert_eq!((reply.authorities.len(), reply.additionals.len()), (1, 1));
@@ -100,11 +100,11 @@ async fn a_reply_is_returned_complete() {
 #[tokio::test]
 async fn query_flags_are_forwarded() {
     let seen: Arc<Mutex<Vec<(bool, bool)>>> = Arc::default();
-    let notes = Arc::clone(&seen);
-    let upstream = Fake::start(move |asked, _| {
-        let dnssec_ok = asked.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
-        notes.lock().unwrap().push((dnssec_ok, asked.metadata.checking_disabled));
-        vec![wire(&address_for(asked))]
+    let recorded = Arc::clone(&seen);
+    let upstream = Fake::start(move |query, _| {
+        let dnssec_ok = query.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        recorded.lock().unwrap().push((dnssec_ok, query.metadata.checking_disabled));
+        vec![wire(&address_for(query))]
     })
     .await;
     let forwarder = start(&[rule(&[&upstream])]);
@@ -141,22 +141,22 @@ async fn forged_replies_are_ignored() {
         }),
     ];
     for (case, forge) in cases {
-        let upstream = Fake::start(|asked, _| {
-            let right = address_for(asked);
+        let upstream = Fake::start(|query, _| {
+            let right = address_for(query);
             let mut wrong = forge(&right);
-            wrong.answers = vec![a(asked.queries[0].name().clone(), 60, [6, 6, 6, 6])];
+            wrong.answers = vec![a(query.queries[0].name().clone(), 60, [6, 6, 6, 6])];
             vec![wire(&wrong), vec![], b"garbage".to_vec(), wire(&right)]
         })
         .await;
-        let reply = ask(&start(&[rule(&[&upstream])]), "Example.ORG.").await;
+        let reply = resolve(&start(&[rule(&[&upstream])]), "Example.ORG.").await;
         assert_eq!(addresses(&reply), [FOUND], "{case}");
     }
 }
 
 #[tokio::test]
 async fn an_upstream_that_changes_the_case_gets_queries_without_0x20() {
-    let upstream = Fake::start(|asked, _| {
-        let mut reply = address_for(asked);
+    let upstream = Fake::start(|query, _| {
+        let mut reply = address_for(query);
         reply.queries[0].name = reply.queries[0].name.to_lowercase();
         vec![wire(&reply)]
     })
@@ -164,83 +164,83 @@ async fn an_upstream_that_changes_the_case_gets_queries_without_0x20() {
     let udp = rule(&[&upstream]);
     let forwarder = start(std::slice::from_ref(&udp));
     // The upstream also loses the client's own case.
-    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
-    let learnt = upstream.questions();
-    ask(&forwarder, "Example.ORG.").await;
-    assert_eq!(upstream.questions(), learnt + 1, "the capability is recorded");
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    let before = upstream.questions();
+    resolve(&forwarder, "Example.ORG.").await;
+    assert_eq!(upstream.questions(), before + 1, "the capability is recorded");
     let tcp = start(&[Forward { force_tcp: true, ..udp }]);
-    assert_eq!(addresses(&ask(&tcp, "Example.ORG.").await), [FOUND], "over TCP");
+    assert_eq!(addresses(&resolve(&tcp, "Example.ORG.").await), [FOUND], "over TCP");
 }
 
 #[tokio::test]
 async fn a_case_mismatch_of_an_upstream_that_preserves_case_is_ignored() {
-    let upstream = Fake::start(|asked, _| {
-        let right = address_for(asked);
+    let upstream = Fake::start(|query, _| {
+        let right = address_for(query);
         let mut forged = wire(&right);
         // The first letter of the name, and the last octet of the address.
         forged[13] ^= 0x20;
         *forged.last_mut().unwrap() = 66;
-        let is_second = asked.queries[0].name().to_string().to_lowercase().starts_with("second");
+        let is_second = query.queries[0].name().to_string().to_lowercase().starts_with("second");
         if is_second { vec![forged, wire(&right)] } else { vec![wire(&right)] }
     })
     .await;
     let forwarder = start(&[rule(&[&upstream])]);
-    ask(&forwarder, "first.example.").await;
-    assert_eq!(addresses(&ask(&forwarder, "second.example.").await), ["second.example. 60 192.0.2.1"]);
+    resolve(&forwarder, "first.example.").await;
+    assert_eq!(addresses(&resolve(&forwarder, "second.example.").await), ["second.example. 60 192.0.2.1"]);
 }
 
 #[tokio::test]
 async fn an_upstream_without_edns_gets_queries_without_opt() {
-    let upstream = Fake::start(|asked, _| {
-        if asked.edns.is_none() {
-            return vec![wire(&address_for(asked))];
+    let upstream = Fake::start(|query, _| {
+        if query.edns.is_none() {
+            return vec![wire(&address_for(query))];
         }
-        let mut reply = reply_to(asked);
+        let mut reply = reply_to(query);
         reply.edns = None;
         reply.metadata.response_code = ResponseCode::FormErr;
         vec![wire(&reply)]
     })
     .await;
-    assert_eq!(addresses(&ask(&start(&[rule(&[&upstream])]), "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&start(&[rule(&[&upstream])]), "Example.ORG.").await), [FOUND]);
 }
 
 #[tokio::test]
 async fn a_formerr_for_one_name_does_not_disable_edns() {
     // A server that answers one name with FORMERR and without OPT.
-    let upstream = Fake::start(|asked, _| {
-        let mut reply = address_for(asked);
-        if asked.queries[0].name().to_string().to_lowercase().starts_with("bad") {
+    let upstream = Fake::start(|query, _| {
+        let mut reply = address_for(query);
+        if query.queries[0].name().to_string().to_lowercase().starts_with("bad") {
             reply.edns = None;
             reply.metadata.response_code = ResponseCode::FormErr;
-        } else if asked.edns.is_none() {
+        } else if query.edns.is_none() {
             reply.answers.clear();
         }
         vec![wire(&reply)]
     })
     .await;
     let forwarder = start(&[rule(&[&upstream])]);
-    assert_eq!(ask(&forwarder, "bad.example.org.").await.rcode, ResponseCode::FormErr);
-    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert_eq!(resolve(&forwarder, "bad.example.org.").await.rcode, ResponseCode::FormErr);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
 }
 
 #[tokio::test]
 async fn the_next_upstream_is_queried_when_one_is_silent_or_gone() {
     let (silent, good) = (Fake::silent().await, Fake::plain().await);
     let began = Instant::now();
-    assert_eq!(addresses(&ask(&start(&[rule(&[&silent, &good])]), "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&start(&[rule(&[&silent, &good])]), "Example.ORG.").await), [FOUND]);
     assert!(began.elapsed() < Duration::from_millis(1500), "too slow: {:?}", began.elapsed());
 
     let mut gone = rule(&[&good]);
     let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     gone.to.insert(0, Upstream::plain(closed));
-    assert_eq!(addresses(&ask(&start(&[gone]), "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&start(&[gone]), "Example.ORG.").await), [FOUND]);
 }
 
 #[tokio::test]
 async fn a_query_stays_within_its_packet_budget() {
     let silent = Fake::silent().await;
     let began = Instant::now();
-    let reply = ask(&start(&[rule(&[&silent])]), "example.org.").await;
+    let reply = resolve(&start(&[rule(&[&silent])]), "example.org.").await;
     assert_eq!(reply.rcode, ResponseCode::ServFail);
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     // Two tries, and the health probes.
@@ -249,71 +249,74 @@ async fn a_query_stays_within_its_packet_budget() {
 
 #[tokio::test]
 async fn response_codes_are_final_unless_configured_otherwise() {
-    let failing = Fake::start(|asked, _| {
-        let mut reply = reply_to(asked);
+    let failing = Fake::start(|query, _| {
+        let mut reply = reply_to(query);
         reply.metadata.response_code = ResponseCode::ServFail;
         vec![wire(&reply)]
     })
     .await;
     let good = Fake::plain().await;
     let both = rule(&[&failing, &good]);
-    assert_eq!(ask(&start(std::slice::from_ref(&both)), "Example.ORG.").await.rcode, ResponseCode::ServFail);
+    assert_eq!(
+        resolve(&start(std::slice::from_ref(&both)), "Example.ORG.").await.rcode,
+        ResponseCode::ServFail
+    );
     let failover = Forward { failover: vec![ResponseCode::ServFail], ..both };
-    assert_eq!(addresses(&ask(&start(&[failover]), "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&start(&[failover]), "Example.ORG.").await), [FOUND]);
     let alone = Forward { failover: vec![ResponseCode::ServFail], ..rule(&[&failing]) };
-    assert_eq!(ask(&start(&[alone]), "Example.ORG.").await.rcode, ResponseCode::ServFail);
+    assert_eq!(resolve(&start(&[alone]), "Example.ORG.").await.rcode, ResponseCode::ServFail);
     let next = Forward { next: vec![ResponseCode::ServFail], ..rule(&[&failing]) };
-    assert_eq!(addresses(&ask(&start(&[next, rule(&[&good])]), "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&start(&[next, rule(&[&good])]), "Example.ORG.").await), [FOUND]);
 }
 
 #[tokio::test]
 async fn names_are_forwarded_by_the_matching_rule() {
-    let (mine, other) = (Fake::plain().await, Fake::plain().await);
+    let (stub_upstream, other) = (Fake::plain().await, Fake::plain().await);
     let stub = Forward {
         from: name("acme.local.").into(),
         except: config::Zones(vec![name("not.acme.local.").into()]),
-        ..rule(&[&mine])
+        ..rule(&[&stub_upstream])
     };
     let forwarder = start(&[stub.clone(), rule(&[&other])]);
-    for (text, wants_mine) in [
+    for (text, wants_stub) in [
         ("acme.local.", true),
         ("www.ACME.local.", true),
         ("notacme.local.", false),
         ("www.not.acme.local.", false),
     ] {
-        let before = mine.questions();
-        ask(&forwarder, text).await;
-        assert_eq!(mine.questions() > before, wants_mine, "{text}");
+        let before = stub_upstream.questions();
+        resolve(&forwarder, text).await;
+        assert_eq!(stub_upstream.questions() > before, wants_stub, "{text}");
     }
-    assert_eq!(ask(&start(&[stub]), "example.org.").await.rcode, ResponseCode::Refused, "no rule");
+    assert_eq!(resolve(&start(&[stub]), "example.org.").await.rcode, ResponseCode::Refused, "no rule");
 }
 
 #[tokio::test]
 async fn truncated_answers_are_retried_over_tcp() {
-    let truncated = |asked: &Message| {
-        let mut reply = address_for(asked);
+    let truncated = |query: &Message| {
+        let mut reply = address_for(query);
         reply.metadata.truncation = true;
         vec![wire(&reply)]
     };
-    let whole = Fake::start(move |asked, via| match via {
-        Via::Udp => truncated(asked),
+    let whole = Fake::start(move |query, via| match via {
+        Via::Udp => truncated(query),
         Via::Tcp => {
-            let mut reply = address_for(asked);
-            reply.add_answer(a(asked.queries[0].name().clone(), 60, [192, 0, 2, 2]));
+            let mut reply = address_for(query);
+            reply.add_answer(a(query.queries[0].name().clone(), 60, [192, 0, 2, 2]));
             vec![wire(&reply)]
         }
     })
     .await;
-    let reply = ask(&start(&[rule(&[&whole])]), "example.org.").await;
+    let reply = resolve(&start(&[rule(&[&whole])]), "example.org.").await;
     assert_eq!((reply.truncated, reply.answers.len()), (false, 2));
 
-    let partial = Fake::start(move |asked, via| match via {
-        Via::Udp => truncated(asked),
+    let partial = Fake::start(move |query, via| match via {
+        Via::Udp => truncated(query),
         Via::Tcp => vec![vec![]],
     })
     .await;
     let forwarder = caching(rule(&[&partial]), &config::Cache::default());
-    let reply = ask(&forwarder, "example.org.").await;
+    let reply = resolve(&forwarder, "example.org.").await;
     assert_eq!(
         (reply.truncated, reply.answers.len()),
         (true, 1),
@@ -328,31 +331,31 @@ async fn connections_are_reused_and_replaced_after_a_close() {
     let tcp = Forward { force_tcp: true, ..rule(&[&upstream]) };
     let forwarder = start(std::slice::from_ref(&tcp));
     for _ in 0..3 {
-        assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+        assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
     }
     assert_eq!((upstream.questions(), upstream.connections()), (3, 1));
 
-    let closing = Fake::start(|asked, _| vec![wire(&address_for(asked)), vec![]]).await;
+    let closing = Fake::start(|query, _| vec![wire(&address_for(query)), vec![]]).await;
     let forwarder = start(&[Forward { force_tcp: true, ..rule(&[&closing]) }]);
     for _ in 0..3 {
-        assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+        assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
     }
     assert_eq!(closing.connections(), 3);
 }
 
 #[tokio::test]
 async fn only_one_dead_pooled_connection_is_tried() {
-    let asked_so_far = std::sync::atomic::AtomicU32::new(0);
-    let upstream = Fake::start(move |asked, _| {
+    let queries = std::sync::atomic::AtomicU32::new(0);
+    let upstream = Fake::start(move |query, _| {
         // The first two queries open connections, which then do not answer.
-        let number = asked_so_far.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if matches!(number, 2 | 3) { Vec::new() } else { vec![wire(&address_for(asked))] }
+        let number = queries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if matches!(number, 2 | 3) { Vec::new() } else { vec![wire(&address_for(query))] }
     })
     .await;
     let forwarder = start(&[Forward { force_tcp: true, ..rule(&[&upstream]) }]);
-    join_all(["a.example.", "b.example."].map(|name| ask(&forwarder, name))).await;
+    join_all(["a.example.", "b.example."].map(|name| resolve(&forwarder, name))).await;
     assert_eq!(upstream.connections(), 2);
-    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
 }
 
 #[tokio::test]
@@ -360,7 +363,7 @@ async fn idle_connections_are_closed() {
     let upstream = Fake::plain().await;
     let rule = Forward { force_tcp: true, expire: Duration::from_millis(50), ..rule(&[&upstream]) };
     let forwarder = start(&[rule]);
-    ask(&forwarder, "example.org.").await;
+    resolve(&forwarder, "example.org.").await;
     assert_eq!(upstream.open_connections(), 1);
     while upstream.open_connections() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -382,7 +385,7 @@ async fn tls_upstreams_are_verified_by_name() {
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(server));
-    let upstream = Fake::with_tls(Some(acceptor), |asked, _| vec![wire(&address_for(asked))]).await;
+    let upstream = Fake::with_tls(Some(acceptor), |query, _| vec![wire(&address_for(query))]).await;
     let to = |server_name: Option<&str>| Upstream::Server {
         address: upstream.address,
         protocol: Protocol::Tls,
@@ -392,11 +395,15 @@ async fn tls_upstreams_are_verified_by_name() {
     let rule = |to| Forward { tls: tls.clone(), ..Forward::to(vec![to]) };
 
     let forwarder = start(&[rule(to(Some("dns.example")))]);
-    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
-    ask(&forwarder, "Example.ORG.").await;
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    resolve(&forwarder, "Example.ORG.").await;
     assert_eq!(upstream.connections(), 1, "the connection is reused");
     for (case, to) in [("another name", to(Some("other.example"))), ("no name", to(None))] {
-        assert_eq!(ask(&start(&[rule(to)]), "example.org.").await.rcode, ResponseCode::ServFail, "{case}");
+        assert_eq!(
+            resolve(&start(&[rule(to)]), "example.org.").await.rcode,
+            ResponseCode::ServFail,
+            "{case}"
+        );
     }
 }
 
@@ -404,37 +411,37 @@ async fn tls_upstreams_are_verified_by_name() {
 async fn identical_queries_are_coalesced_and_excess_queries_refused() {
     let upstream = Fake::plain().await;
     let forwarder = start(&[Forward { max_concurrent: Some(1), ..rule(&[&upstream]) }]);
-    let same = join_all((0..20).map(|_| ask(&forwarder, "Example.ORG."))).await;
+    let same = join_all((0..20).map(|_| resolve(&forwarder, "Example.ORG."))).await;
     assert!(same.iter().all(|reply| addresses(reply) == [FOUND]));
     assert_eq!(upstream.questions(), 1);
 
     let names = ["a.example.", "b.example.", "c.example."];
     let rcodes: Vec<_> =
-        join_all(names.map(|name| ask(&forwarder, name))).await.iter().map(|reply| reply.rcode).collect();
+        join_all(names.map(|name| resolve(&forwarder, name))).await.iter().map(|reply| reply.rcode).collect();
     assert_eq!(rcodes, [ResponseCode::NoError, ResponseCode::Refused, ResponseCode::Refused]);
-    assert_eq!(ask(&forwarder, "c.example.").await.rcode, ResponseCode::NoError, "below the limit again");
+    assert_eq!(resolve(&forwarder, "c.example.").await.rcode, ResponseCode::NoError, "below the limit again");
 }
 
 #[tokio::test]
 async fn a_failed_upstream_is_skipped_until_it_answers() {
-    let mute = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let is_mute = Arc::clone(&mute);
-    let moody = Fake::start(move |asked, _| {
-        let is_mute = is_mute.load(std::sync::atomic::Ordering::Relaxed);
-        if is_mute { Vec::new() } else { vec![wire(&address_for(asked))] }
+    let silent = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let is_silent = Arc::clone(&silent);
+    let flaky = Fake::start(move |query, _| {
+        let is_silent = is_silent.load(std::sync::atomic::Ordering::Relaxed);
+        if is_silent { Vec::new() } else { vec![wire(&address_for(query))] }
     })
     .await;
     let good = Fake::plain().await;
-    let forwarder = start(&[Forward { max_fails: 1, ..rule(&[&moody, &good]) }]);
+    let forwarder = start(&[Forward { max_fails: 1, ..rule(&[&flaky, &good]) }]);
     let quickly = Duration::from_millis(200);
-    let until = |wants_moody: bool| {
-        let (forwarder, moody, good) = (&forwarder, &moody, &good);
+    let until = |wants_flaky: bool| {
+        let (forwarder, flaky, good) = (&forwarder, &flaky, &good);
         async move {
             for attempt in 0..100 {
-                let (began, before) = (Instant::now(), (moody.questions(), good.questions()));
-                ask(forwarder, &format!("n{attempt}.example.")).await;
+                let (began, before) = (Instant::now(), (flaky.questions(), good.questions()));
+                resolve(forwarder, &format!("n{attempt}.example.")).await;
                 let by_good = good.questions() > before.1;
-                if began.elapsed() < quickly && by_good != wants_moody {
+                if began.elapsed() < quickly && by_good != wants_flaky {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -443,18 +450,19 @@ async fn a_failed_upstream_is_skipped_until_it_answers() {
         }
     };
     until(false).await;
-    mute.store(false, std::sync::atomic::Ordering::Relaxed);
+    silent.store(false, std::sync::atomic::Ordering::Relaxed);
     until(true).await;
 }
 
 #[tokio::test]
 async fn probes_use_the_configured_name_and_rd() {
     for recursion_desired in [true, false] {
-        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let upstream = Fake::start(move |asked, _| {
-            let is_probe = asked.queries[0].query_type() == RecordType::NS;
+        let (sender, mut probes) = tokio::sync::mpsc::unbounded_channel();
+        let upstream = Fake::start(move |query, _| {
+            let is_probe = query.queries[0].query_type() == RecordType::NS;
             if is_probe {
-                tell.send((asked.queries[0].name().to_lowercase(), asked.metadata.recursion_desired))
+                sender
+                    .send((query.queries[0].name().to_lowercase(), query.metadata.recursion_desired))
                     .unwrap();
             }
             Vec::new()
@@ -463,8 +471,8 @@ async fn probes_use_the_configured_name_and_rd() {
         let domain = name("probe.example.").into();
         let health_check = HealthCheck { domain, recursion_desired, ..HealthCheck::default() };
         let forwarder = start(&[Forward { health_check, ..rule(&[&upstream]) }]);
-        ask(&forwarder, "example.org.").await;
-        assert_eq!(told.recv().await, Some((name("probe.example."), recursion_desired)));
+        resolve(&forwarder, "example.org.").await;
+        assert_eq!(probes.recv().await, Some((name("probe.example."), recursion_desired)));
     }
 }
 
@@ -479,7 +487,7 @@ async fn with_all_upstreams_down_queries_are_sent_unless_failfast() {
         .unwrap();
         rule.fail_all();
         let (super::RuleResult::Final(reply) | super::RuleResult::Next(reply)) =
-            rule.ask(&question("example.org."), QueryFlags::default()).await;
+            rule.query(&question("example.org."), QueryFlags::default()).await;
         assert_eq!(reply.rcode, want, "fail_fast: {fail_fast}");
     }
 }
@@ -489,9 +497,9 @@ async fn a_looping_upstream_is_excluded() {
     let good = Fake::plain().await;
     // An upstream that forwards to this server, as a host's stub resolver does that is configured with the cluster's DNS.
     let (sender, receiver) = std::sync::mpsc::channel::<Forwarder>();
-    let (asks, mut asked) = tokio::sync::mpsc::unbounded_channel::<Query>();
+    let (queries, mut queried) = tokio::sync::mpsc::unbounded_channel::<Query>();
     let mirror = Fake::start(move |question, _| {
-        let _ = asks.send(question.queries[0].clone());
+        let _ = queries.send(question.queries[0].clone());
         Vec::new()
     })
     .await;
@@ -500,7 +508,7 @@ async fn a_looping_upstream_is_excluded() {
     sender.send(forwarder.clone()).unwrap();
     tokio::spawn(async move {
         let forwarder = receiver.recv().unwrap();
-        while let Some(question) = asked.recv().await {
+        while let Some(question) = queried.recv().await {
             let forwarder = forwarder.clone();
             tokio::spawn(async move { forwarder.resolve(&question, QueryFlags::default()).await });
         }
@@ -511,7 +519,7 @@ async fn a_looping_upstream_is_excluded() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let before = mirror.questions();
-    assert_eq!(addresses(&ask(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
     assert_eq!(mirror.questions(), before);
 }
 
@@ -520,9 +528,9 @@ async fn an_upstream_that_becomes_an_own_address_is_excluded() {
     let upstream = Fake::plain().await;
     let context = ServerContext::default();
     let forwarder = Forwarder::start(&[rule(&[&upstream])], None, &context).unwrap();
-    assert_eq!(ask(&forwarder, "example.org.").await.rcode, ResponseCode::NoError);
+    assert_eq!(resolve(&forwarder, "example.org.").await.rcode, ResponseCode::NoError);
     context.own.store(Arc::new(OwnAddresses::from([upstream.address])));
-    while ask(&forwarder, "example.org.").await.rcode == ResponseCode::NoError {
+    while resolve(&forwarder, "example.org.").await.rcode == ResponseCode::NoError {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -531,15 +539,19 @@ async fn an_upstream_that_becomes_an_own_address_is_excluded() {
 async fn answers_are_cached_with_capped_ttls() {
     let upstream = Fake::plain().await;
     let forwarder = caching(rule(&[&upstream]), &config::Cache::capped_at(Duration::from_secs(30)));
-    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 30 192.0.2.1"], "capped");
+    assert_eq!(
+        addresses(&resolve(&forwarder, "example.org.").await),
+        ["example.org. 30 192.0.2.1"],
+        "capped"
+    );
     pass(Duration::from_secs(10)).await;
-    assert_eq!(addresses(&ask(&forwarder, "EXAMPLE.org.").await), ["EXAMPLE.org. 20 192.0.2.1"]);
+    assert_eq!(addresses(&resolve(&forwarder, "EXAMPLE.org.").await), ["EXAMPLE.org. 20 192.0.2.1"]);
     assert_eq!(upstream.questions(), 1);
     let flags = QueryFlags { dnssec_ok: true, ..QueryFlags::default() };
     forwarder.resolve(&question("example.org."), flags).await;
     assert_eq!(upstream.questions(), 2, "DO is part of the cache key");
     pass(Duration::from_secs(20)).await;
-    ask(&forwarder, "example.org.").await;
+    resolve(&forwarder, "example.org.").await;
     assert_eq!(upstream.questions(), 3, "expired");
 }
 
@@ -547,10 +559,10 @@ async fn answers_are_cached_with_capped_ttls() {
 async fn fallible() -> (Fake, Arc<std::sync::atomic::AtomicBool>) {
     let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let shared = Arc::clone(&fails);
-    let fake = Fake::start(move |asked, _| {
-        let mut reply = address_for(asked);
+    let fake = Fake::start(move |query, _| {
+        let mut reply = address_for(query);
         if shared.load(std::sync::atomic::Ordering::Relaxed) {
-            reply = reply_to(asked);
+            reply = reply_to(query);
             reply.metadata.response_code = ResponseCode::ServFail;
         }
         vec![wire(&reply)]
@@ -566,12 +578,12 @@ async fn stale_answers_are_served_while_the_upstream_fails() {
         let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify: verify.clone() });
         let cache = config::Cache { serve_stale, ..config::Cache::default() };
         let forwarder = caching(rule(&[&upstream]), &cache);
-        ask(&forwarder, "example.org.").await;
+        resolve(&forwarder, "example.org.").await;
         fails.store(true, std::sync::atomic::Ordering::Relaxed);
         pass(Duration::from_secs(100)).await;
         for _ in 0..5 {
             let stale = ["example.org. 30 192.0.2.1"];
-            assert_eq!(addresses(&ask(&forwarder, "example.org.").await), stale, "{verify:?}");
+            assert_eq!(addresses(&resolve(&forwarder, "example.org.").await), stale, "{verify:?}");
         }
         while upstream.questions() < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -579,7 +591,7 @@ async fn stale_answers_are_served_while_the_upstream_fails() {
         assert_eq!(upstream.questions(), 2, "{verify:?}: no query until the recheck is due");
         pass(Duration::from_secs(3600)).await;
         assert_eq!(
-            ask(&forwarder, "example.org.").await.rcode,
+            resolve(&forwarder, "example.org.").await.rcode,
             ResponseCode::ServFail,
             "{verify:?}: too old"
         );
@@ -589,20 +601,20 @@ async fn stale_answers_are_served_while_the_upstream_fails() {
 #[tokio::test]
 async fn an_answer_after_the_verify_timeout_still_refreshes_the_cache() {
     let questions = std::sync::atomic::AtomicU32::new(0);
-    let upstream = Fake::start(move |asked, _| {
+    let upstream = Fake::start(move |query, _| {
         // The second query gets no answer, so that the answer comes with the next try.
         let is_second = questions.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
-        if is_second { Vec::new() } else { vec![wire(&address_for(asked))] }
+        if is_second { Vec::new() } else { vec![wire(&address_for(query))] }
     })
     .await;
     let verify = Verify::First(Some(Duration::from_millis(10)));
     let serve_stale = Some(ServeStale { duration: Duration::from_secs(3600), verify });
     let forwarder = caching(rule(&[&upstream]), &config::Cache { serve_stale, ..config::Cache::default() });
-    ask(&forwarder, "example.org.").await;
+    resolve(&forwarder, "example.org.").await;
     pass(Duration::from_secs(100)).await;
-    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 30 192.0.2.1"], "stale");
+    assert_eq!(addresses(&resolve(&forwarder, "example.org.").await), ["example.org. 30 192.0.2.1"], "stale");
     let began = Instant::now();
-    while addresses(&ask(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
+    while addresses(&resolve(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
         assert!(began.elapsed() < Duration::from_secs(10), "still stale");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -617,10 +629,10 @@ async fn a_refused_query_does_not_replace_a_cached_answer() {
     let forwarder = caching(limited, &cache);
     let names = ["a.example.", "b.example."];
     for name in names {
-        ask(&forwarder, name).await;
+        resolve(&forwarder, name).await;
     }
     pass(Duration::from_secs(100)).await;
-    let both = join_all(names.map(|name| ask(&forwarder, name))).await;
+    let both = join_all(names.map(|name| resolve(&forwarder, name))).await;
     assert!(both.iter().all(|reply| reply.rcode == ResponseCode::NoError), "{both:?}");
 }
 
@@ -633,10 +645,10 @@ async fn a_failed_prefetch_is_retried_later() {
     let context = ServerContext::default();
     let metrics = context.metrics.cache("dns://:53", ".");
     let forwarder = Forwarder::start(&[rule(&[&upstream])], Some((&cache, metrics)), &context).unwrap();
-    ask(&forwarder, "example.org.").await;
+    resolve(&forwarder, "example.org.").await;
     pass(Duration::from_secs(55)).await;
     fails.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(addresses(&ask(&forwarder, "example.org.").await), ["example.org. 5 192.0.2.1"]);
+    assert_eq!(addresses(&resolve(&forwarder, "example.org.").await), ["example.org. 5 192.0.2.1"]);
     let count_failure = || context.metrics.text().contains("rcode=\"SERVFAIL\"");
     while !count_failure() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -644,7 +656,7 @@ async fn a_failed_prefetch_is_retried_later() {
     fails.store(false, std::sync::atomic::Ordering::Relaxed);
     pass(Duration::from_secs(60)).await;
     let began = Instant::now();
-    while addresses(&ask(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
+    while addresses(&resolve(&forwarder, "example.org.").await) != ["example.org. 60 192.0.2.1"] {
         assert!(began.elapsed() < Duration::from_secs(10), "still stale");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -656,18 +668,18 @@ async fn popular_answers_are_prefetched() {
     let prefetch = Some(Prefetch { amount: 3, duration: Duration::from_secs(60), percentage: 10 });
     let cache = config::Cache { prefetch, ..config::Cache::default() };
     let forwarder = caching(rule(&[&upstream]), &cache);
-    ask(&forwarder, "popular.example.").await;
-    ask(&forwarder, "rare.example.").await;
+    resolve(&forwarder, "popular.example.").await;
+    resolve(&forwarder, "rare.example.").await;
     for _ in 0..3 {
-        ask(&forwarder, "popular.example.").await;
+        resolve(&forwarder, "popular.example.").await;
     }
     pass(Duration::from_secs(55)).await;
-    ask(&forwarder, "rare.example.").await;
-    assert_eq!(addresses(&ask(&forwarder, "popular.example.").await), ["popular.example. 5 192.0.2.1"]);
+    resolve(&forwarder, "rare.example.").await;
+    assert_eq!(addresses(&resolve(&forwarder, "popular.example.").await), ["popular.example. 5 192.0.2.1"]);
     while upstream.questions() < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    while addresses(&ask(&forwarder, "popular.example.").await) != ["popular.example. 60 192.0.2.1"] {
+    while addresses(&resolve(&forwarder, "popular.example.").await) != ["popular.example. 60 192.0.2.1"] {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(upstream.questions(), 3);
@@ -681,9 +693,9 @@ async fn concurrent_queries_are_spread_over_the_upstreams() {
         let before: u32 = upstreams.iter().map(Fake::questions).sum();
         let forwarder = start(&[Forward { policy, ..rule(&all) }]);
         let names: HashSet<String> = (0..60).map(|number| format!("n{number}.example.")).collect();
-        join_all(names.iter().map(|name| ask(&forwarder, name))).await;
+        join_all(names.iter().map(|name| resolve(&forwarder, name))).await;
         assert!(upstreams.iter().all(|upstream| upstream.questions() > 0), "{policy:?}");
-        let asked = upstreams.iter().map(Fake::questions).sum::<u32>() - before;
-        assert!((60..=70).contains(&asked), "{policy:?}: {asked}");
+        let queries = upstreams.iter().map(Fake::questions).sum::<u32>() - before;
+        assert!((60..=70).contains(&queries), "{policy:?}: {queries}");
     }
 }

@@ -10,20 +10,20 @@ use super::{
 };
 
 /// The receive buffer, larger than the advertised payload: a larger reply has to be read to be rejected.
-const LARGEST: usize = 4096;
+const RECEIVE_BUFFER: usize = 4096;
 
 /// Sends the query and waits for its answer; other datagrams are ignored. If the upstream is known to preserve the case
 /// of names, a reply with another case is ignored as forged (0x20).
 pub(super) async fn exchange(
     to: SocketAddr,
     query: &UpstreamQuery,
-    keeps_case: bool,
+    preserves_case: bool,
 ) -> Result<Vec<u8>, Failure> {
     // A socket per query: an off-path attacker has to guess its port. Connected, it receives from the upstream only.
     let socket = UdpSocket::bind(unspecified(to)).await?;
     socket.connect(to).await?;
     socket.send(query.wire()).await?;
-    let mut buffer = vec![0; LARGEST];
+    let mut buffer = vec![0; RECEIVE_BUFFER];
     loop {
         let length = socket.recv(&mut buffer).await?;
         match query.accept(&mut buffer[..length]) {
@@ -32,8 +32,8 @@ pub(super) async fn exchange(
                 return Ok(buffer);
             }
             Err(Mismatch::Foreign) => {}
-            Err(Mismatch::OtherCase) if keeps_case => {}
-            Err(mismatch @ (Mismatch::OtherCase | Mismatch::NoQuestion)) => return Err(mismatch.into()),
+            Err(Mismatch::CaseMismatch) if preserves_case => {}
+            Err(mismatch @ (Mismatch::CaseMismatch | Mismatch::NoQuestion)) => return Err(mismatch.into()),
         }
     }
 }

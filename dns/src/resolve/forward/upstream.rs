@@ -60,7 +60,7 @@ pub(super) struct Upstream {
 #[derive(Debug, Default)]
 struct Capabilities {
     /// It preserves the case of names. An upstream that does not from the start gets queries without 0x20.
-    keeps_case: AtomicBool,
+    preserves_case: AtomicBool,
     changes_case: AtomicBool,
     /// It does not support EDNS. An upstream that has ever returned an OPT does, regardless of later replies.
     lacks_edns: AtomicBool,
@@ -84,19 +84,19 @@ pub(super) enum Failure {
     #[error("the answer is to another question")]
     Foreign,
     #[error("the answer has the name in another case")]
-    OtherCase,
+    CaseMismatch,
     #[error("the answer has no question")]
     NoQuestion,
     #[error("the packet budget of the query is spent")]
-    Spent,
+    BudgetSpent,
     #[error("the upstream answers {0}")]
-    Unwanted(ResponseCode, Box<Reply>),
+    FailoverRcode(ResponseCode, Box<Reply>),
 }
 
 /// Timeout of one try; a client waits 5 s for all of them.
-const TRY: Duration = Duration::from_secs(2);
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of the retry over TCP of a truncated answer, which is served as it is if TCP is blocked.
-const WHOLE_ANSWER: Duration = Duration::from_secs(1);
+const TCP_RETRY: Duration = Duration::from_secs(1);
 
 impl Upstream {
     pub(super) fn new(target: Target, dial: Dial, expire: Duration, metrics: UpstreamMetrics) -> Self {
@@ -144,7 +144,7 @@ impl Upstream {
     }
 
     /// Sends a query, and updates the state from the answer or its absence.
-    pub(super) async fn ask(
+    pub(super) async fn query(
         &self,
         question: &Query,
         flags: QueryFlags,
@@ -152,46 +152,56 @@ impl Upstream {
     ) -> Result<Reply, Failure> {
         let mut waiting = RttSample { upstream: self, since: Instant::now(), answered: false };
         let reply = if self.force_tcp {
-            self.over_stream(question, flags, TRY, budget).await
+            self.query_stream(question, flags, TRY_TIMEOUT, budget).await
         } else {
-            self.over_udp(question, flags, budget).await
+            self.query_udp(question, flags, budget).await
         }?;
         waiting.answered = true;
         let took = waiting.since.elapsed();
         self.rtt().sample(took);
-        self.metrics.answered(reply.rcode, took);
+        self.metrics.observe_answer(reply.rcode, took);
         Ok(reply)
     }
 
     /// Queries over UDP, and over TCP when the answer is truncated: the whole answer can be cached, and is there when the
     /// client retries over TCP.
-    async fn over_udp(&self, question: &Query, flags: QueryFlags, budget: &Budget) -> Result<Reply, Failure> {
-        let part = self.adapting(question, flags, budget).await?;
+    async fn query_udp(
+        &self,
+        question: &Query,
+        flags: QueryFlags,
+        budget: &Budget,
+    ) -> Result<Reply, Failure> {
+        let part = self.query_with_fallback(question, flags, budget).await?;
         if !part.truncated {
             return Ok(part);
         }
-        Ok(self.over_stream(question, flags, WHOLE_ANSWER, budget).await.unwrap_or(part))
+        Ok(self.query_stream(question, flags, TCP_RETRY, budget).await.unwrap_or(part))
     }
 
     /// Queries over UDP, and once more without 0x20 or EDNS if the reply shows that the upstream does not support it.
-    async fn adapting(&self, question: &Query, flags: QueryFlags, budget: &Budget) -> Result<Reply, Failure> {
+    async fn query_with_fallback(
+        &self,
+        question: &Query,
+        flags: QueryFlags,
+        budget: &Budget,
+    ) -> Result<Reply, Failure> {
         let options = self.capabilities.options();
-        let first = self.datagram(question, flags, options, budget).await;
+        let first = self.exchange_datagram(question, flags, options, budget).await;
         let options = match &first {
-            Err(Failure::OtherCase) => QueryOptions { randomise_case: false, ..options },
+            Err(Failure::CaseMismatch) => QueryOptions { randomise_case: false, ..options },
             Err(Failure::NoQuestion) if options.edns => QueryOptions { edns: false, ..options },
             Ok((_, Edns::Refused)) if options.edns => QueryOptions { edns: false, ..options },
             Ok(_) | Err(_) => return first.map(|(reply, _)| reply),
         };
-        let (reply, edns) = self.datagram(question, flags, options, budget).await?;
+        let (reply, edns) = self.exchange_datagram(question, flags, options, budget).await?;
         // After a second refusal, the cause is the question, which any client can choose: nothing is recorded.
         if edns == Edns::Understood {
-            self.capabilities.learn(options);
+            self.capabilities.record(options);
         }
         Ok(reply)
     }
 
-    async fn datagram(
+    async fn exchange_datagram(
         &self,
         question: &Query,
         flags: QueryFlags,
@@ -200,10 +210,11 @@ impl Upstream {
     ) -> Result<(Reply, Edns), Failure> {
         budget.spend()?;
         let query = UpstreamQuery::new(question, flags, options)?;
-        let proven = self.capabilities.keeps_case.load(Relaxed);
-        let wire = within(TRY, Failure::Timeout, udp::exchange(self.target.address, &query, proven)).await?;
+        let proven = self.capabilities.preserves_case.load(Relaxed);
+        let wire =
+            within(TRY_TIMEOUT, Failure::Timeout, udp::exchange(self.target.address, &query, proven)).await?;
         if options.randomise_case {
-            self.capabilities.keeps_case.store(true, Relaxed);
+            self.capabilities.preserves_case.store(true, Relaxed);
         }
         let message = Message::from_vec(&wire)?;
         self.capabilities.supports_edns.fetch_or(message.edns.is_some(), Relaxed);
@@ -211,7 +222,7 @@ impl Upstream {
         Ok((Reply::from_upstream(message, question), edns))
     }
 
-    async fn over_stream(
+    async fn query_stream(
         &self,
         question: &Query,
         flags: QueryFlags,
@@ -237,10 +248,10 @@ impl Failure {
             Self::Question(_)
             | Self::Malformed(_)
             | Self::Foreign
-            | Self::OtherCase
+            | Self::CaseMismatch
             | Self::NoQuestion
-            | Self::Spent
-            | Self::Unwanted(..) => false,
+            | Self::BudgetSpent
+            | Self::FailoverRcode(..) => false,
         }
     }
 }
@@ -274,7 +285,7 @@ impl Budget {
 
     fn spend(&self) -> Result<(), Failure> {
         let spent = self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
-        spent.map(drop).map_err(|_| Failure::Spent)
+        spent.map(drop).map_err(|_| Failure::BudgetSpent)
     }
 }
 
@@ -287,7 +298,7 @@ impl Capabilities {
     }
 
     /// Records the options of a query that was answered after one with the default options failed.
-    fn learn(&self, options: QueryOptions) {
+    fn record(&self, options: QueryOptions) {
         self.changes_case.fetch_or(!options.randomise_case, Relaxed);
         self.lacks_edns.fetch_or(!options.edns && !self.supports_edns.load(Relaxed), Relaxed);
     }
@@ -322,7 +333,7 @@ impl Drop for RttSample<'_> {
             self.upstream.rtt().timed_out(waited);
         }
         if waited > SLOW {
-            self.upstream.metrics.was_slow();
+            self.upstream.metrics.count_slow();
         }
     }
 }

@@ -82,7 +82,7 @@ impl UpstreamQuery {
             return Err(Mismatch::Foreign);
         }
         if self.is_randomised && got != sent {
-            return Err(Mismatch::OtherCase);
+            return Err(Mismatch::CaseMismatch);
         }
         // Also restores the names that point to it by compression.
         reply[NAME..NAME + self.name.len()].copy_from_slice(&self.name);
@@ -96,7 +96,7 @@ pub(super) enum Mismatch {
     /// Another id, another question, or QR not set: forged, or late.
     Foreign,
     /// The same name in another case.
-    OtherCase,
+    CaseMismatch,
     /// No question section: the server did not understand the query.
     NoQuestion,
 }
@@ -105,7 +105,7 @@ impl From<Mismatch> for Failure {
     fn from(mismatch: Mismatch) -> Self {
         match mismatch {
             Mismatch::Foreign => Self::Foreign,
-            Mismatch::OtherCase => Self::OtherCase,
+            Mismatch::CaseMismatch => Self::CaseMismatch,
             Mismatch::NoQuestion => Self::NoQuestion,
         }
     }
@@ -148,10 +148,10 @@ mod tests {
     const MIXED: QueryOptions = QueryOptions { randomise_case: true, edns: true };
 
     fn query(name: &str) -> UpstreamQuery {
-        asked_as(name, MIXED)
+        query_with(name, MIXED)
     }
 
-    fn asked_as(name: &str, options: QueryOptions) -> UpstreamQuery {
+    fn query_with(name: &str, options: QueryOptions) -> UpstreamQuery {
         let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
         UpstreamQuery::new(&question, QueryFlags::default(), options).unwrap()
     }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_case_is_not_checked_unless_randomised() {
-        let query = asked_as("Www.Example.ORG.", QueryOptions { randomise_case: false, ..MIXED });
+        let query = query_with("Www.Example.ORG.", QueryOptions { randomise_case: false, ..MIXED });
         let mut reply = echoed(&query);
         reply[NAME..].make_ascii_lowercase();
         query.accept(&mut reply).unwrap();
@@ -195,7 +195,7 @@ mod tests {
             ("another id", &|reply| reply[0] ^= 1, Some(Mismatch::Foreign)),
             ("a question", &|reply| reply[2] &= 0x7f, Some(Mismatch::Foreign)),
             ("another letter", &|reply| reply[NAME + 1] = b'x', Some(Mismatch::Foreign)),
-            ("the other case", &|reply| reply[NAME + 1] ^= 0x20, Some(Mismatch::OtherCase)),
+            ("the other case", &|reply| reply[NAME + 1] ^= 0x20, Some(Mismatch::CaseMismatch)),
             ("another type", &|reply| reply[NAME + 18] = 28, Some(Mismatch::Foreign)),
             ("two questions", &|reply| reply[5] = 2, Some(Mismatch::Foreign)),
             ("no question", &|reply| reply[5] = 0, Some(Mismatch::NoQuestion)),

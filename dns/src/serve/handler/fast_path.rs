@@ -31,7 +31,7 @@ const OPT: u16 = 41;
 const OPT_LEN: usize = 11;
 
 /// The flags that a reply repeats.
-const REPEATED: u16 = RECURSION_DESIRED | CHECKING_DISABLED;
+const REPEATED_FLAGS: u16 = RECURSION_DESIRED | CHECKING_DISABLED;
 const DNSSEC_OK: u16 = 0x8000;
 
 /// A plain request: one question of class IN, and at most an OPT of version 0.
@@ -77,10 +77,10 @@ impl Handler {
         }
         let reply = request.reply(&answer, (block, authority, &snapshot), client.transport)?;
         let dnssec_ok = request.opt.is_some_and(|opt| opt.dnssec_ok);
-        block.metrics.asked(client.transport, client.address.is_ipv6(), request.qtype, dnssec_ok, len);
+        block.metrics.count_query(client.transport, client.address.is_ipv6(), request.qtype, dnssec_ok, len);
         let (rcode, took) = (rcode(&answer), started.elapsed());
-        block.metrics.answered(client.transport, rcode, KUBERNETES, reply.len(), took);
-        block.metrics.note(client.address, answer.topic, rcode, took);
+        block.metrics.observe_answer(client.transport, rcode, KUBERNETES, reply.len(), took);
+        block.metrics.record_client(client.address, answer.topic, rcode, took);
         Some(reply)
     }
 }
@@ -121,8 +121,8 @@ impl<'r> Request<'r> {
         transport: Transport,
     ) -> Option<Vec<u8>> {
         let limit = limit(transport, self.opt.map(|opt| opt.payload), block.max_udp_payload);
-        let room = limit - if self.opt.is_some() { OPT_LEN } else { 0 };
-        let mut writer = Writer::new(self.question, &self.name, room);
+        let space = limit - if self.opt.is_some() { OPT_LEN } else { 0 };
+        let mut writer = Writer::new(self.question, &self.name, space);
         let sections = writer.sections(
             answer,
             answer.has_soa.then(|| answer.soa(authority, snapshot)),
@@ -132,13 +132,13 @@ impl<'r> Request<'r> {
         let ra = if block.forwarder.is_some() { RECURSION_AVAILABLE } else { 0 };
         let tc = if sections.is_truncated { TRUNCATED } else { 0 };
         let flags =
-            RESPONSE | AUTHORITATIVE | self.flags & REPEATED | ra | tc | u16::from(rcode(answer).low());
+            RESPONSE | AUTHORITATIVE | self.flags & REPEATED_FLAGS | ra | tc | u16::from(rcode(answer).low());
         let opts = u16::from(self.opt.is_some());
         let counts = [1, sections.answers, sections.authorities, sections.additionals + opts];
         reply[..2].copy_from_slice(&self.id);
         reply[2..4].copy_from_slice(&flags.to_be_bytes());
-        for (place, count) in reply[4..HEADER].chunks_exact_mut(2).zip(counts) {
-            place.copy_from_slice(&count.to_be_bytes());
+        for (field_octets, count) in reply[4..HEADER].chunks_exact_mut(2).zip(counts) {
+            field_octets.copy_from_slice(&count.to_be_bytes());
         }
         if let Some(opt) = self.opt {
             opt.write_to(&mut reply);

@@ -1,4 +1,4 @@
-//! The plugins of a block that answer before the cluster's data and the upstreams are asked, and its rewrites.
+//! The local plugins of a block, which precede `kubernetes` and `forward`, and its rewrites.
 
 use hickory_server::proto::{op::Query, rr::RecordType};
 
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub struct LocalPlugins {
     rewrites: Vec<Rewrite>,
-    /// In the order in which they are asked.
+    /// In the order of CoreDNS.
     chain: Vec<Box<dyn LocalPlugin>>,
 }
 

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The metrics label `plugin` of a reply that no plugin gave.
-const NOBODY: &str = "";
+const NO_PLUGIN: &str = "";
 
 pub struct Response {
     message: Message,
@@ -86,7 +86,7 @@ impl Response {
         }
     }
 
-    pub fn speaks_unknown_edns(&self) -> bool {
+    pub fn has_unsupported_edns_version(&self) -> bool {
         self.edns_version > 0
     }
 
@@ -116,7 +116,7 @@ impl Response {
 
     pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Handled {
         self.message.metadata.response_code = rcode;
-        Handled::Reply(self.finish(metrics, NOBODY))
+        Handled::Reply(self.finish(metrics, NO_PLUGIN))
     }
 
     /// Adds the records of an answer. `alias`: the name that owns them, at the end of a CNAME chain.
@@ -149,7 +149,7 @@ impl Response {
             [answers, authorities, additionals].into_iter().for_each(|records| rewritten.restore(records));
         }
         let Client { transport, address } = self.client;
-        metrics.asked(transport, address.is_ipv6(), self.qtype(), self.flags.dnssec_ok, self.size);
+        metrics.count_query(transport, address.is_ipv6(), self.qtype(), self.flags.dnssec_ok, self.size);
         let rcode = &mut self.message.metadata.response_code;
         if rcode.high() > 0 && self.message.edns.is_none() {
             // Without an OPT, only the lower 4 bits would be sent, which are another rcode, such as NOERROR.
@@ -161,8 +161,8 @@ impl Response {
         let question = if is_logged { self.message.queries.first().cloned() } else { None };
         let encoded = encode(self.message, limit);
         let took = self.started.elapsed();
-        metrics.answered(transport, rcode, plugin, encoded.len(), took);
-        metrics.note(address, self.topic, rcode, took);
+        metrics.observe_answer(transport, rcode, plugin, encoded.len(), took);
+        metrics.record_client(address, self.topic, rcode, took);
         if let Some(question) = question {
             let (rcode, size) = (rcode_word(rcode), encoded.len());
             info!(client = %address, %question, %rcode, plugin, size, ?took, "answered");
@@ -196,8 +196,8 @@ impl Response {
         metadata.authoritative |= authoritative;
         metadata.authentic_data = authentic_data && !is_chain;
         metadata.truncation = truncated;
-        let asked = self.message.queries[0].name.clone();
-        self.message.answers.extend(answers.into_iter().map(|record| with_case_of(&asked, record)));
+        let qname = self.message.queries[0].name.clone();
+        self.message.answers.extend(answers.into_iter().map(|record| with_case_of(&qname, record)));
         if self.shuffle {
             shuffle(&mut self.message.answers);
         }
@@ -224,9 +224,9 @@ fn shuffle(records: &mut [Record]) {
 }
 
 /// Gives a record that the queried name owns the case of the query, as 0x20 clients require.
-fn with_case_of(asked: &Name, mut record: Record) -> Record {
-    if record.name == *asked {
-        record.name = asked.clone();
+fn with_case_of(qname: &Name, mut record: Record) -> Record {
+    if record.name == *qname {
+        record.name = qname.clone();
     }
     record
 }

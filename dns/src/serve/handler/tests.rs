@@ -24,7 +24,7 @@ mod topics;
 
 const CASES: [&str; 2] =
     [include_str!("../../../testdata/cases/dns.json"), include_str!("../../../testdata/cases/more.json")];
-const KINDS: [RecordType; 10] = [
+const QTYPES: [RecordType; 10] = [
     RecordType::A,
     RecordType::AAAA,
     RecordType::SRV,
@@ -56,19 +56,22 @@ async fn handler(config: &Value, changes: impl IntoIterator<Item = Change>) -> H
     kubernetes.namespaces = texts(&config["namespaces"]);
     kubernetes.ignore_empty_service = config["ignore_empty_service"] == true;
     kubernetes.pods = PodsMode::Insecure;
-    serving(kubernetes, changes).await
+    handler_with(kubernetes, changes).await
 }
 
-async fn serving(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Change>) -> Handler {
+async fn handler_with(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Change>) -> Handler {
     let block = ServerBlock {
         kubernetes: Some(kubernetes),
         ..ServerBlock::new(vec![Listen::plain(HickoryName::root().into())])
     };
-    serving_block(&block, changes).0
+    handler_of_block(&block, changes).0
 }
 
 /// A handler with one block, and its metrics.
-fn serving_block(block: &ServerBlock, changes: impl IntoIterator<Item = Change>) -> (Handler, Arc<Metrics>) {
+fn handler_of_block(
+    block: &ServerBlock,
+    changes: impl IntoIterator<Item = Change>,
+) -> (Handler, Arc<Metrics>) {
     let namespaces = block.kubernetes.as_ref().and_then(|kubernetes| kubernetes.namespace_labels.clone());
     let read = ReadOptions { namespace_labels: namespaces, ..ReadOptions::default() };
     let context = ServerContext::default();
@@ -125,7 +128,7 @@ fn other_client(transport: Transport) -> Client {
 }
 
 /// The content of a message, independent of order and case.
-fn meaning(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
+fn content(reply: &[u8]) -> BTreeMap<&'static str, Vec<String>> {
     let message = Message::from_vec(reply).unwrap();
     let texts = |records: &[Record]| {
         let mut texts: Vec<_> = records.iter().map(|record| record.to_string().to_lowercase()).collect();
@@ -148,7 +151,7 @@ fn compare(handler: &Handler, request: &[u8], transport: Transport) -> usize {
     else {
         panic!("the slow path has no reply to {request:?}");
     };
-    let (mut fast_path, mut slow_path) = (meaning(&fast_path), meaning(&slow_path));
+    let (mut fast_path, mut slow_path) = (content(&fast_path), content(&slow_path));
     if fast_path["header"][0].contains("truncation: true")
         || slow_path["header"][0].contains("truncation: true")
     {
@@ -172,25 +175,25 @@ fn compare(handler: &Handler, request: &[u8], transport: Transport) -> usize {
 
 #[tokio::test]
 async fn both_paths_give_the_same_answers() {
-    let mut taken = 0;
+    let mut fast_path_replies = 0;
     for group in groups() {
         let objects = group["objects"].as_array().unwrap().iter().filter_map(change);
         let handler = handler(&group["config"], objects).await;
         for query in group["queries"].as_array().unwrap() {
-            for qtype in KINDS {
+            for qtype in QTYPES {
                 for (transport, payload) in
                     [(Transport::Udp, None), (Transport::Udp, Some(700)), (Transport::Tcp, Some(1232))]
                 {
-                    let asked = request(query["qname"].as_str().unwrap(), qtype, payload);
-                    taken += asked.map_or(0, |asked| compare(&handler, &asked, transport));
+                    let request = request(query["qname"].as_str().unwrap(), qtype, payload);
+                    fast_path_replies += request.map_or(0, |request| compare(&handler, &request, transport));
                 }
             }
         }
-        let noted = handler.dropped.clients().report().clients;
-        let [fast_path, slow_path] = noted.as_slice() else { panic!("{noted:?}") };
+        let recorded = handler.dropped.clients().report().clients;
+        let [fast_path, slow_path] = recorded.as_slice() else { panic!("{recorded:?}") };
         assert_eq!(fast_path.1, slow_path.1, "both count the same topic");
     }
-    assert!(taken > 5000, "{taken} questions taken");
+    assert!(fast_path_replies > 5000, "{fast_path_replies} replies of the fast path");
 }
 
 #[tokio::test]
@@ -206,7 +209,7 @@ async fn namespaces_that_are_not_selected_are_nxdomain() {
         Kubernetes::new(Zones(["cluster.local", "10.in-addr.arpa"].map(|zone| domain(zone).unwrap()).into()));
     kubernetes.namespace_labels = Some("team=a".parse().unwrap());
     kubernetes.pods = PodsMode::Insecure;
-    let handler = serving(kubernetes, changes).await;
+    let handler = handler_with(kubernetes, changes).await;
     for (name, qtype, rcode) in [
         ("web.shop.svc.cluster.local.", RecordType::A, 0),
         ("web.other.svc.cluster.local.", RecordType::A, 3),

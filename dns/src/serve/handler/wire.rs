@@ -11,7 +11,7 @@ use crate::observe::metrics::Transport;
 
 const MIN_BUFFER: usize = 512;
 /// The root's name, and a record's fixed fields.
-const SHORTEST_RECORD: usize = 11;
+const MIN_RECORD: usize = 11;
 /// The UDP payload of a client without EDNS (RFC 1035, section 4.2.1).
 const MIN_UDP_PAYLOAD: u16 = 512;
 /// The largest message over TCP.
@@ -72,12 +72,12 @@ pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
 /// omits the authority section and as many answers as needed, and sets TC.
 pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     // Encoding thousands of records only to find that they do not fit would allow denial of service.
-    if message.answers.len() <= limit / SHORTEST_RECORD {
-        if let Some(whole) = fitting(&message, limit) {
+    if message.answers.len() <= limit / MIN_RECORD {
+        if let Some(whole) = encode_within(&message, limit) {
             return whole;
         }
         message.additionals.clear();
-        if let Some(without) = fitting(&message, limit) {
+        if let Some(without) = encode_within(&message, limit) {
             return without;
         }
     }
@@ -85,26 +85,26 @@ pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     message.additionals.clear();
     message.authorities.clear();
     let answers = std::mem::take(&mut message.answers);
-    let bare = fitting(&message, limit).unwrap_or_default();
-    let count = how_many_fit(&message, &answers, limit.saturating_sub(bare.len()));
+    let bare = encode_within(&message, limit).unwrap_or_default();
+    let count = count_fitting(&message, &answers, limit.saturating_sub(bare.len()));
     message.answers = answers.into_iter().take(count).collect();
-    fitting(&message, limit).unwrap_or(bare)
+    encode_within(&message, limit).unwrap_or(bare)
 }
 
 /// The number of records that fit in `room` octets after the question, with name compression.
-fn how_many_fit(message: &Message, records: &[Record], room: usize) -> usize {
+fn count_fitting(message: &Message, records: &[Record], space: usize) -> usize {
     let mut buffer = Vec::with_capacity(MIN_BUFFER);
     let mut encoder = BinEncoder::new(&mut buffer);
     let header = encoder.emit_vec(&[0; HEADER]);
     if header.and_then(|()| encoder.emit_all(message.queries.iter())).is_err() {
         return 0;
     }
-    let end = encoder.offset() + room;
+    let end = encoder.offset() + space;
     let fits = |record: &&Record| record.emit(&mut encoder).is_ok() && encoder.offset() <= end;
     records.iter().take_while(fits).count()
 }
 
-fn fitting(message: &Message, limit: usize) -> Option<Vec<u8>> {
+fn encode_within(message: &Message, limit: usize) -> Option<Vec<u8>> {
     let mut buffer = Vec::with_capacity(MIN_BUFFER);
     message.emit(&mut BinEncoder::new(&mut buffer)).ok()?;
     // Beyond 64 KiB the encoder itself omits records, including the OPT.

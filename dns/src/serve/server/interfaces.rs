@@ -8,7 +8,7 @@ use std::{
 use super::socket::socket_address;
 
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
-    let mut addresses: Vec<_> = all()?.map(|(_, address)| address.ip()).collect();
+    let mut addresses: Vec<_> = interface_addresses()?.map(|(_, address)| address.ip()).collect();
     addresses.sort_unstable();
     addresses.dedup();
     Ok(addresses)
@@ -17,13 +17,13 @@ pub fn addresses() -> io::Result<Vec<IpAddr>> {
 /// The addresses of one interface, with port 0. Link-local ones carry the scope of the interface, as `bind` requires.
 pub fn addresses_of(interface: &str) -> io::Result<Vec<SocketAddr>> {
     let mut addresses: Vec<_> =
-        all()?.filter(|(name, _)| name == interface).map(|(_, address)| address).collect();
+        interface_addresses()?.filter(|(name, _)| name == interface).map(|(_, address)| address).collect();
     addresses.sort_unstable();
     addresses.dedup();
     Ok(addresses)
 }
 
-fn all() -> io::Result<impl Iterator<Item = (String, SocketAddr)>> {
+fn interface_addresses() -> io::Result<impl Iterator<Item = (String, SocketAddr)>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
     Ok(interfaces.filter_map(|interface| {
         let address = socket_address(interface.address.as_ref()?)?;
@@ -40,7 +40,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_address_of_an_interface_can_be_bound() {
-        let names: BTreeSet<String> = all().unwrap().map(|(name, _)| name).collect();
+        let names: BTreeSet<String> = interface_addresses().unwrap().map(|(name, _)| name).collect();
         let addresses: Vec<_> = names.iter().flat_map(|name| addresses_of(name).unwrap()).collect();
         for address in &addresses {
             let bound = Listener::bind(*address, 1).unwrap_or_else(|error| panic!("{error}: {error:?}"));

@@ -26,12 +26,12 @@ use crate::{
 };
 
 /// The idle timeout of a connection.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout for the rest of a request after its first octet.
-const READ: Duration = Duration::from_secs(3);
-const WRITE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The idle timeout of a connection while the server stops.
-const LAST: Duration = Duration::from_millis(250);
+const STOP_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Limit of pending requests of one connection. At the limit, the connection is not read.
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_CONNECTIONS: usize = 2048;
@@ -50,7 +50,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 pub struct Connections {
     clients: Mutex<Clients>,
     /// Permits for unwritten octets, of all clients together.
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -63,12 +63,12 @@ struct Clients {
 #[derive(Debug)]
 struct ClientUsage {
     connections: usize,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { clients: Mutex::default(), room: Arc::new(Semaphore::new(MAX_UNREAD)) }
+        Self { clients: Mutex::default(), permits: Arc::new(Semaphore::new(MAX_UNREAD)) }
     }
 }
 
@@ -78,25 +78,25 @@ impl Connections {
         if clients.connections >= MAX_CONNECTIONS {
             return None;
         }
-        let share = clients.each.entry(client).or_insert_with(|| ClientUsage {
+        let usage = clients.each.entry(client).or_insert_with(|| ClientUsage {
             connections: 0,
-            room: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
+            permits: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
         });
-        if share.connections >= MAX_PER_CLIENT {
+        if usage.connections >= MAX_PER_CLIENT {
             return None;
         }
-        share.connections += 1;
-        let room = share.room.clone();
+        usage.connections += 1;
+        let permits = usage.permits.clone();
         clients.connections += 1;
-        Some(ConnectionSlot { connections: self.clone(), client, room })
+        Some(ConnectionSlot { connections: self.clone(), client, permits })
     }
 
     fn remove(&self, client: IpAddr) {
         let mut clients = self.lock();
-        let Entry::Occupied(mut share) = clients.each.entry(client) else { return };
-        share.get_mut().connections -= 1;
-        if share.get().connections == 0 {
-            share.remove();
+        let Entry::Occupied(mut usage) = clients.each.entry(client) else { return };
+        usage.get_mut().connections -= 1;
+        if usage.get().connections == 0 {
+            usage.remove();
         }
         clients.connections -= 1;
     }
@@ -110,24 +110,24 @@ impl Connections {
 struct ConnectionSlot {
     connections: Arc<Connections>,
     client: IpAddr,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl ConnectionSlot {
     /// Reserves buffer for a reply. Returns `None` at the limit of unwritten octets; the connection is then closed.
     fn reserve(&self, reply: Vec<u8>, serving: &Serving) -> Option<QueuedReply> {
-        let room = self.room(reply.len());
-        if room.is_none() {
+        let permits = self.acquire(reply.len());
+        if permits.is_none() {
             debug!(client = %self.client, "connection closed, its replies are not read");
             serving.losses.count(Loss::Unread, 1);
         }
-        room.map(|room| QueuedReply { reply, room })
+        permits.map(|permits| QueuedReply { reply, permits })
     }
 
-    fn room(&self, octets: usize) -> Option<BufferPermits> {
+    fn acquire(&self, octets: usize) -> Option<BufferPermits> {
         let octets = u32::try_from(octets).ok()?;
-        let own = self.room.clone().try_acquire_many_owned(octets).ok()?;
-        let shared = self.connections.room.clone().try_acquire_many_owned(octets).ok()?;
+        let own = self.permits.clone().try_acquire_many_owned(octets).ok()?;
+        let shared = self.connections.permits.clone().try_acquire_many_owned(octets).ok()?;
         Some([own, shared])
     }
 }
@@ -141,7 +141,7 @@ impl Drop for ConnectionSlot {
 /// A reply to be written, with the permits for its octets.
 struct QueuedReply {
     reply: Vec<u8>,
-    room: BufferPermits,
+    permits: BufferPermits,
 }
 
 /// The client's own permits, and the shared ones.
@@ -216,35 +216,35 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
     let slot = Arc::new(slot);
     let mut stop = serving.stop.clone();
     // Limit of requests received after the stop, so that a busy client cannot delay it.
-    let mut last = MAX_IN_FLIGHT;
-    while last > 0 {
+    let mut remaining = MAX_IN_FLIGHT;
+    while remaining > 0 {
         let request = tokio::select! {
             biased;
-            request = next(&mut read) => request,
+            request = read_request(&mut read) => request,
             () = stop_grace(&mut stop) => break,
         };
         if *stop.borrow() {
-            last = last.saturating_sub(1);
+            remaining = remaining.saturating_sub(1);
         }
         // Reserves the reply's queue slot first: a client that does not read replies is not read either.
-        let (Ok(request), Ok(turn)) = (request, replies.clone().reserve_owned().await) else { break };
-        let answered = match serving.handler.handle(&request, client) {
+        let (Ok(request), Ok(queue_slot)) = (request, replies.clone().reserve_owned().await) else { break };
+        let reply = match serving.handler.handle(&request, client) {
             Handled::Dropped => break,
             Handled::Reply(reply) => reply,
-            Handled::Pending(pending) => match serving.wait() {
+            Handled::Pending(pending) => match serving.acquire_slot() {
                 None => pending.refuse(),
-                Some(waits) => {
+                Some(pending_slot) => {
                     let (slot, serving) = (slot.clone(), serving.clone());
                     tokio::spawn(async move {
                         let reply = pending.finish().await;
-                        turn.send(slot.reserve(reply, &serving));
-                        drop(waits);
+                        queue_slot.send(slot.reserve(reply, &serving));
+                        drop(pending_slot);
                     });
                     continue;
                 }
             },
         };
-        turn.send(slot.reserve(answered, &serving));
+        queue_slot.send(slot.reserve(reply, &serving));
     }
     drop(replies);
     // The writer ends with the last reply.
@@ -255,16 +255,16 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
 async fn stop_grace(stop: &mut watch::Receiver<bool>) {
     // An error means that the sender was dropped: the same as a stop.
     let _ = stop.wait_for(|stop| *stop).await;
-    sleep(LAST).await;
+    sleep(STOP_IDLE_TIMEOUT).await;
 }
 
-async fn next(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+async fn read_request(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
     let mut len = [0; 2];
-    let first = timeout(IDLE, read.read(&mut len[..1])).await??;
+    let first = timeout(IDLE_TIMEOUT, read.read(&mut len[..1])).await??;
     if first == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    timeout(READ, async {
+    timeout(READ_TIMEOUT, async {
         read.read_exact(&mut len[1..]).await?;
         let len = usize::from(u16::from_be_bytes(len));
         if len > MAX_REQUEST {
@@ -284,24 +284,24 @@ async fn reply(
     losses: Losses,
 ) {
     let mut out = Vec::new();
-    let mut rooms = Vec::new();
+    let mut held = Vec::new();
     while let Some(next) = waiting.recv().await {
         let mut next = Some(next);
         // Collects the replies that are ready.
         while let Some(unread) = next {
-            let Some(QueuedReply { reply, room }) = unread else { return };
+            let Some(QueuedReply { reply, permits }) = unread else { return };
             append(&mut out, &reply);
-            rooms.push(room);
+            held.push(permits);
             next = if out.len() < WRITE_CHUNK { waiting.try_recv().ok() } else { None };
         }
-        match timeout(WRITE, write.write_all(&out)).await {
+        match timeout(WRITE_TIMEOUT, write.write_all(&out)).await {
             Ok(Ok(())) => {}
             // Closed by the client.
             Ok(Err(_)) => return,
             Err(_) => return losses.count(Loss::Unread, 1),
         }
         out.clear();
-        rooms.clear();
+        held.clear();
     }
 }
 
@@ -324,7 +324,7 @@ mod tests {
         for (case, reads, lost) in [("a client that reads", true, 0), ("one that does not", false, 1)] {
             let (metrics, connections) = (Metrics::default(), Arc::<Connections>::default());
             let slot = connections.admit(Ipv4Addr::LOCALHOST.into()).unwrap();
-            let unread = QueuedReply { reply: vec![0; 100], room: slot.room(100).unwrap() };
+            let unread = QueuedReply { reply: vec![0; 100], permits: slot.acquire(100).unwrap() };
             let (write, mut read) = tokio::io::duplex(16);
             let (replies, waiting) = mpsc::channel(1);
             replies.send(Some(unread)).await.unwrap();
@@ -334,11 +334,11 @@ mod tests {
                 if reads {
                     read.read_to_end(&mut buffer).await.unwrap();
                 } else {
-                    sleep(WRITE * 2).await;
+                    sleep(WRITE_TIMEOUT * 2).await;
                 }
             };
             tokio::join!(reply(write, waiting, metrics.losses()), client);
-            let line = format!("portreeve_dns_lost_total{{what=\"unread\"}} {lost}");
+            let line = format!("portreeve_dns_lost_total{{kind=\"unread\"}} {lost}");
             assert!(metrics.text().contains(&line), "{case}");
         }
     }

@@ -20,7 +20,7 @@ use crate::{
 /// Requests per turn, before the task yields to others on its worker.
 const BATCH: usize = 64;
 /// Limit of requests received after the stop: more than a socket buffer holds.
-const LAST: usize = 1 << 16;
+const MAX_FINAL: usize = 1 << 16;
 
 pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartbeat) {
     let (pending_tx, pending_rx) = mpsc::channel(1);
@@ -43,7 +43,7 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
                 break;
             },
         }
-        requests.take(BATCH, ServerSocket::receive);
+        requests.receive(BATCH, ServerSocket::receive);
         tokio::task::yield_now().await;
     }
     if let Err(error) = requests.socket.retire() {
@@ -51,9 +51,9 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
     }
     // Requests received before the stop are answered. One that another CPU was queueing at that moment is received after
     // the first wait.
-    requests.take(LAST, ServerSocket::receive_last);
+    requests.receive(MAX_FINAL, ServerSocket::receive_last);
     requests.finish().await;
-    requests.take(LAST, ServerSocket::receive_last);
+    requests.receive(MAX_FINAL, ServerSocket::receive_last);
     requests.finish().await;
 }
 
@@ -71,12 +71,12 @@ struct Requests {
 
 impl Requests {
     /// Receives and handles queued requests, at most `most`.
-    fn take(
+    fn receive(
         &mut self,
-        most: usize,
+        limit: usize,
         receive: impl Fn(&ServerSocket, &mut [u8]) -> io::Result<Option<Datagram>>,
     ) {
-        for _ in 0..most {
+        for _ in 0..limit {
             match receive(&self.socket, &mut self.buffer) {
                 Ok(Some(datagram)) => {
                     let more = datagram.overflows.saturating_sub(self.overflows);
@@ -102,12 +102,12 @@ impl Requests {
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
             Handled::Reply(reply) => send(&self.socket, &self.serving, &reply, &datagram),
-            Handled::Pending(pending) => self.wait(pending, datagram),
+            Handled::Pending(pending) => self.spawn(pending, datagram),
         }
     }
 
-    fn wait(&self, pending: Box<Pending>, datagram: Datagram) {
-        let Some(waits) = self.serving.wait() else {
+    fn spawn(&self, pending: Box<Pending>, datagram: Datagram) {
+        let Some(slot) = self.serving.acquire_slot() else {
             let reply = pending.refuse();
             return send(&self.socket, &self.serving, &reply, &datagram);
         };
@@ -116,7 +116,7 @@ impl Requests {
         tokio::spawn(async move {
             let reply = pending.finish().await;
             send(&socket, &serving, &reply, &datagram);
-            drop((waits, pending_tx));
+            drop((slot, pending_tx));
         });
     }
 

@@ -118,7 +118,7 @@ impl HealthCheckServers {
                 info!(%service, %address, "health check is answered");
                 let app = Router::new().fallback(check).with_state(responder);
                 // It ends when it is aborted.
-                let responder = tokio::spawn(async move { listen::answer(listener, app).await });
+                let responder = tokio::spawn(async move { listen::serve_http(listener, app).await });
                 self.failed.remove(&binding);
                 self.open.insert(binding, responder);
             }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::anyhow;
 use axum::Router;
-pub use dns::observe::http::answer;
+pub use dns::observe::http::serve_http;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tracing::{debug, warn};
@@ -37,7 +37,7 @@ pub async fn serve(server: &'static str, config: ListenConfig, app: Router) {
         match bind(address) {
             Ok(listener) => {
                 debug!(server, %address, "answering");
-                answer(listener, app).await
+                serve_http(listener, app).await
             }
             Err(error) if hard_fail => {
                 report_failure(&reports, reason, server, address, &error);

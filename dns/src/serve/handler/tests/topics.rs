@@ -37,7 +37,7 @@ fn block() -> ServerBlock {
 
 /// Sends one query to a new server, and returns its statistics.
 fn recorded(request: &[u8]) -> Counts {
-    let (handler, metrics) = serving_block(&block(), changes());
+    let (handler, metrics) = handler_of_block(&block(), changes());
     let _ = handler.handle(request, client(Transport::Udp));
     let report = metrics.clients().report();
     assert_eq!(metrics.clients().total(), report.clients[0].1);
@@ -111,7 +111,7 @@ async fn invalid_requests_are_refused_and_recorded() {
 
 #[tokio::test]
 async fn queries_before_the_first_snapshot_are_recorded_as_failed() {
-    let (mut handler, metrics) = serving_block(&block(), changes());
+    let (mut handler, metrics) = handler_of_block(&block(), changes());
     handler.published = Arc::default();
     let request = request("web.shop.svc.cluster.local", RecordType::A, None).unwrap();
     let _ = handler.handle(&request, client(Transport::Udp));
