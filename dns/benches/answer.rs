@@ -1,4 +1,5 @@
-//! The cost of an answer, without socket I/O, and of a change, in a cluster of 10,000 Services with 10 endpoints each.
+//! The cost of an answer, without socket I/O, and of a change, in a cluster of 10,000 Services with 10 endpoints
+//! each.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 

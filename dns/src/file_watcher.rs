@@ -1,7 +1,7 @@
 //! A file that is read again when it changes.
 //!
-//! It is looked at now and then rather than watched: what stands at such a path in a container is a mount or a chain of
-//! links that others swap, and whichever way they do it, the file that the path leads to is another one.
+//! The file is polled, without inotify: in a container, such a path is a mount or a chain of symbolic links
+//! (ConfigMap volumes) that are replaced. With each way of replacement the path resolves to another file.
 
 use std::{
     fs, io,
@@ -13,11 +13,11 @@ use std::{
 pub(crate) struct FileWatcher {
     path: PathBuf,
     seen: Option<Stamp>,
-    /// It could not be read when it was looked at last.
+    /// Whether the last read failed.
     has_failed: bool,
 }
 
-/// What differs when a file has changed.
+/// The metadata that identify a version of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stamp {
     Missing,
@@ -29,8 +29,8 @@ impl FileWatcher {
         Self { path: path.to_owned(), seen: None, has_failed: false }
     }
 
-    /// The text, if it may be another than last time; the first time it is. An error is told once, and tried again: it
-    /// may be one of this machine, as when there are too many open files.
+    /// The text on the first call, and when the file may have changed. Returns `None` otherwise. An error is
+    /// returned once, and the read is retried: the cause may be this machine, such as too many open files.
     pub(crate) fn changed(&mut self) -> Option<io::Result<String>> {
         let stamp = Stamp::of(&self.path);
         let is_new = self.seen != Some(stamp);
@@ -64,18 +64,18 @@ mod tests {
     fn a_file_is_read_again_when_it_changes() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        let mut followed = FileWatcher::new(&path);
-        assert!(followed.changed().unwrap().is_err(), "missing");
-        assert!(followed.changed().is_none(), "still missing");
+        let mut watcher = FileWatcher::new(&path);
+        assert!(watcher.changed().unwrap().is_err(), "missing");
+        assert!(watcher.changed().is_none(), "still missing");
         fs::write(&path, "one").unwrap();
-        assert_eq!(followed.changed().unwrap().unwrap(), "one");
-        assert!(followed.changed().is_none(), "unchanged");
+        assert_eq!(watcher.changed().unwrap().unwrap(), "one");
+        assert!(watcher.changed().is_none(), "unchanged");
         let other = directory.path().join("other");
         fs::write(&other, "two").unwrap();
         fs::rename(&other, &path).unwrap();
-        assert_eq!(followed.changed().unwrap().unwrap(), "two", "another file of the same size");
-        followed.has_failed = true;
-        assert_eq!(followed.changed().unwrap().unwrap(), "two", "it can be read again");
-        assert!(followed.changed().is_none(), "and is known");
+        assert_eq!(watcher.changed().unwrap().unwrap(), "two", "another file of the same size");
+        watcher.has_failed = true;
+        assert_eq!(watcher.changed().unwrap().unwrap(), "two", "readable again");
+        assert!(watcher.changed().is_none(), "unchanged");
     }
 }

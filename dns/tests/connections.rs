@@ -1,4 +1,5 @@
-//! Misbehaving and slow TCP clients, and connections during a stop or a restart: other clients must still be answered.
+//! Misbehaving and slow TCP clients, and connections during a stop or a restart: other clients must still be
+//! answered.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -189,7 +190,8 @@ async fn one_client_cannot_take_all_connections() {
     assert_eq!(next_reply(&mut other).await, Some(0));
 }
 
-/// Servers replace each other, as on a configuration change: a socket always listens, and each received query is answered.
+/// Servers replace each other, as on a configuration change: a socket always listens, and each received query is
+/// answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_query_is_lost_while_servers_replace_each_other() {
     let mut started = Started::new().await;

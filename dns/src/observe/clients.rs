@@ -6,12 +6,13 @@
 //!           and that of the one before                                 ├─> report
 //! ```
 //!
-//! A query costs an addition to each of the two. There are no locks, no data is shared with other workers as long as there
-//! are as many tables, and for a client in the table there is no allocation. The reader sums up the tables.
+//! A query costs an addition to each of the two. There are no locks, no data is shared with other workers as long
+//! as there are as many tables, and for a client in the table there is no allocation. The reader sums up the
+//! tables.
 //!
-//! Statistics per client cover a limited time. The addresses of deleted pods are reused, the clients of last week would
-//! hide those that send many queries now, and a table that is never cleared fills up. For the same reason clients are not a
-//! label of a metric: each pod that ever existed would remain a series.
+//! Statistics per client cover a limited time. The addresses of deleted pods are reused, the clients of last week
+//! would hide those that send many queries now, and a table that is never cleared fills up. For the same reason
+//! clients are not a label of a metric: each pod that ever existed would remain a series.
 
 use std::{
     cmp::Reverse,
@@ -119,8 +120,8 @@ impl Clients {
         }
     }
 
-    /// Begins a new window and drops the one before the current. Queries counted at the same time may still go to the
-    /// current one.
+    /// Begins a new window and drops the one before the current. Queries counted at the same time may still go to
+    /// the current one.
     fn rotate(&self, now: SystemTime) {
         let recent = self.recent.load();
         let next = Window::new(self.totals.len(), now);

@@ -35,7 +35,8 @@ pub struct HttpEndpoints {
     pub health: BTreeSet<SocketAddr>,
     pub ready: BTreeSet<SocketAddr>,
     pub metrics: BTreeSet<SocketAddr>,
-    /// Whether another process may have the same addresses (`SO_REUSEPORT`): two agents on a node, during a takeover.
+    /// Whether another process may have the same addresses (`SO_REUSEPORT`): two agents on a node, during a
+    /// takeover.
     pub are_shared: bool,
 }
 

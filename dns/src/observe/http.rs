@@ -1,5 +1,5 @@
-//! An HTTP server for clients that may be any host that reaches the node: connections are limited in number, per client and
-//! in duration.
+//! An HTTP server for clients that may be any host that reaches the node: connections are limited in number, per
+//! client and in duration.
 
 use std::{collections::HashMap, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 

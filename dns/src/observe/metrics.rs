@@ -1,7 +1,7 @@
 //! The metrics of the server.
 //!
-//! Each metric has two names: its own (`portreeve_dns_..`), and that of CoreDNS, so that dashboards keep working. The path
-//! of a query uses handles that were looked up before, without locks.
+//! Each metric has two names: its own (`portreeve_dns_..`), and that of CoreDNS, so that dashboards keep working.
+//! The path of a query uses handles that were looked up before, without locks.
 
 mod cache;
 mod clients;
@@ -181,7 +181,7 @@ fn doubling(first: f64, count: usize) -> Vec<f64> {
     exponential_buckets(first, 2.0, count).expect(FIXED)
 }
 
-/// From a quarter of a millisecond to eight seconds.
+/// Buckets from 0.25 ms to 8 s.
 fn latencies() -> Vec<f64> {
     doubling(0.000_25, 16)
 }

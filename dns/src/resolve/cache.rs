@@ -1,8 +1,8 @@
 //! The cache of forwarded answers.
 //!
-//! It never holds cluster data, which is answered from the snapshot. Answers are cached as the bytes of a message, so that
-//! their size is known to the byte, and are decoded for each client. Positive answers and denials have a store each, so
-//! that neither evicts the other.
+//! It never holds cluster data, which is answered from the snapshot. Answers are cached as the bytes of a message,
+//! so that their size is known to the byte, and are decoded for each client. Positive answers and denials have a
+//! store each, so that neither evicts the other.
 
 mod entry;
 mod key;
@@ -50,7 +50,8 @@ pub(crate) struct Stale {
     pub reply: Reply,
     pub popularity: Popularity,
     pub verify: Verify,
-    /// Whether to serve it without a query: the upstream failed within the last [`RECHECK`], or a refresh is in flight.
+    /// Whether to serve it without a query: the upstream failed within the last [`RECHECK`], or a refresh is in
+    /// flight.
     pub is_recheck_pending: bool,
 }
 
@@ -61,8 +62,8 @@ struct AnswerStore {
     kind: StoreKind,
 }
 
-/// The minimum weight of an answer; a larger answer weighs its size. So a store holds at most its configured number of
-/// answers, and at most that number times this many bytes.
+/// The minimum weight of an answer; a larger answer weighs its size. So a store holds at most its configured number
+/// of answers, and at most that number times this many bytes.
 const UNIT: u64 = 1024;
 /// The time after a failed refresh during which stale answers are served without another (RFC 8767, section 5).
 const RECHECK: Duration = Duration::from_secs(30);
@@ -156,8 +157,8 @@ impl Cache {
         stores.filter_map(|answers| answers.store.get(key.bytes())).any(served)
     }
 
-    /// Ends a refresh. A new answer inherits the popularity of the old one; if there is none, the next refresh has to
-    /// wait for [`RECHECK`].
+    /// Ends a refresh. A new answer inherits the popularity of the old one; if there is none, the next refresh has
+    /// to wait for [`RECHECK`].
     pub(crate) fn finish_refresh(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
         self.each_entry(question, flags, |entry| {
             if entry.awaits_refresh() { entry.defer_recheck(RECHECK) } else { entry.inherit(popularity) }

@@ -1,7 +1,7 @@
 //! Forwarding to upstreams, with the cache.
 //!
-//! A [`Forwarder`] belongs to one server block. It tries the block's rules in order and returns the upstream's reply
-//! complete: the rcode, all sections, and the header bits that the upstream sets.
+//! A [`Forwarder`] belongs to one server block. It tries the block's rules in order and returns the upstream's
+//! reply complete: the rcode, all sections, and the header bits that the upstream sets.
 //!
 //! ```text
 //!  query ─> cache ─> in flight ─> rule ─> hedge ─> upstream ─> udp or stream ─> reply ─> cache
@@ -144,8 +144,8 @@ impl Forwarder {
             Verify::First(Some(time)) => time,
             Verify::First(None) | Verify::Immediate => NO_LIMIT,
         };
-        // The query continues after the timeout: otherwise an upstream that is slightly slower would never refresh the
-        // cache.
+        // The query continues after the timeout: otherwise an upstream that is slightly slower would never refresh
+        // the cache.
         let (shared, owned) = (Arc::clone(&self.0), question.clone());
         let resolving = tokio::spawn(async move { shared.resolve_once(&owned, flags).await });
         match tokio::time::timeout(time, resolving).await {

@@ -158,8 +158,8 @@ impl Reply {
         self
     }
 
-    /// The target of a CNAME chain that ends without addresses, for a query for addresses. Returns `None` when there is no
-    /// alias to resolve.
+    /// The target of a CNAME chain that ends without addresses, for a query for addresses. Returns `None` when
+    /// there is no alias to resolve.
     pub(crate) fn alias(&self, qtype: RecordType) -> Option<Name> {
         let is_wanted =
             matches!(qtype, RecordType::A | RecordType::AAAA) && self.rcode == ResponseCode::NoError;

@@ -1,7 +1,8 @@
 //! The handler: a request in, a reply out. This file is the slow path, with hickory's messages.
 //!
 //! A query that can be answered from memory is answered synchronously; one that needs an upstream is returned as
-//! [`Pending`], so that the caller, which reads the socket, limits the number of pending queries. No sockets here.
+//! [`Pending`], so that the caller, which reads the socket, limits the number of pending queries. The handler has
+//! no sockets.
 
 use std::{
     net::IpAddr,
@@ -280,8 +281,8 @@ impl Handler {
         }
     }
 
-    /// Follows a CNAME chain through local plugins, the cluster and other blocks, up to an upstream. `plugin` is the label
-    /// of the first answer.
+    /// Follows a CNAME chain through local plugins, the cluster and other blocks, up to an upstream. `plugin` is
+    /// the label of the first answer.
     fn follow_chain(
         &self,
         mut response: Response,

@@ -35,8 +35,8 @@ pub enum StartError {
     Nowhere,
 }
 
-/// Starts the servers of `config`. `listen`, unless empty, replaces the addresses of the blocks. Must be called within a
-/// runtime; its threads are the workers.
+/// Starts the servers of `config`. `listen`, unless empty, replaces the addresses of the blocks. Must be called
+/// within a runtime; its threads are the workers.
 ///
 /// All checks that can fail come before the sockets are bound, as far as possible: a running server may share the
 /// addresses, and requests queued on a socket that is closed again are lost.

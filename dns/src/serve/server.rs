@@ -1,9 +1,9 @@
 //! The sockets: requests and replies over UDP and TCP on the same address.
 //!
 //! Every address has one UDP socket and one TCP listener per worker; the kernel spreads the clients over them
-//! (`SO_REUSEPORT`). A request that can be answered from memory is answered on the task that read it; one that waits for an
-//! upstream gets a task of its own, up to a limit. The loop of `hickory-server` is not used: it replies from the address
-//! that the kernel picks, echoes any payload size, and loses the OPT of a truncated reply.
+//! (`SO_REUSEPORT`). A request that can be answered from memory is answered on the task that read it; one that
+//! waits for an upstream gets a task of its own, up to a limit. The loop of `hickory-server` is not used: it
+//! replies from the address that the kernel picks, echoes any payload size, and loses the OPT of a truncated reply.
 
 use std::{
     io,
@@ -83,7 +83,8 @@ impl Serving {
 }
 
 impl Listener {
-    /// Binds the sockets. Must be called within a runtime. With port 0, chooses a port that is free for both protocols.
+    /// Binds the sockets. Must be called within a runtime. With port 0, chooses a port that is free for both
+    /// protocols.
     pub fn bind(address: SocketAddr, workers: usize) -> Result<Self, ListenError> {
         for _ in 1..MAX_BIND_TRIES {
             match Self::try_bind(address, workers) {
@@ -163,8 +164,8 @@ impl Server {
         &self.sockets
     }
 
-    /// Stops receiving, and returns when the requests received before are answered. Later requests go to other sockets at
-    /// the same address.
+    /// Stops receiving, and returns when the requests received before are answered. Later requests go to other
+    /// sockets at the same address.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}

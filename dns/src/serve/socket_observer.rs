@@ -2,8 +2,8 @@
 
 use std::{fmt, os::fd::RawFd, sync::Arc};
 
-/// A callback that receives the sockets of each server: of the first when it starts, of a later one before any socket of
-/// its predecessor is closed.
+/// A callback that receives the sockets of each server: of the first when it starts, of a later one before any
+/// socket of its predecessor is closed.
 #[derive(Clone, Default)]
 pub struct SocketObserver(Option<Arc<Notify>>);
 

@@ -106,8 +106,8 @@ impl Supervisor {
         &self.metrics
     }
 
-    /// Reports not ready, continues to serve for the configured lameduck time, then stops. Returns when all requests are
-    /// answered.
+    /// Reports not ready, continues to serve for the configured lameduck time, then stops. Returns when all
+    /// requests are answered.
     pub async fn stop(self) {
         self.health.set_stopping();
         // The task ends by itself only in a panic, which is reported already.
@@ -148,8 +148,8 @@ impl Reloader {
         while self.stopping.join_next().await.is_some() {}
     }
 
-    /// The time until the next check of the file. Its jitter keeps nodes that got the file at the same time from reloading
-    /// together.
+    /// The time until the next check of the file. Its jitter keeps nodes that got the file at the same time from
+    /// reloading together.
     fn interval(&self) -> Duration {
         let reload = self.setup.config.servers.iter().find_map(|block| block.reload.as_ref());
         match (reload, &self.setup.corefile) {
@@ -160,8 +160,8 @@ impl Reloader {
         }
     }
 
-    /// Reloads the file. The new server listens before the old one stops, so no query is lost. An unusable file changes
-    /// nothing.
+    /// Reloads the file. The new server listens before the old one stops, so no query is lost. An unusable file
+    /// changes nothing.
     fn reload(&mut self) {
         let Some(file) = &self.setup.corefile else { return };
         match plugins::read(&file.path, &file.env) {

@@ -1,5 +1,6 @@
-//! Cluster states and the expected answers, checked against a real server over UDP and TCP. `dns.json` is the given set of
-//! cases, `more.json` the project's own; `deviations.json` lists each deviation from a recommended answer, with the reason.
+//! Cluster states and the expected answers, checked against a real server over UDP and TCP. `dns.json` is the given
+//! set of cases, `more.json` the project's own; `deviations.json` lists each deviation from a recommended answer,
+//! with the reason.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "types and response codes are open lists")]
@@ -156,7 +157,8 @@ fn change(object: &Value, options: &ReadOptions) -> Option<Change> {
     })
 }
 
-/// The addresses in `server_ips`. This test cannot bind them, so the cases that depend on them are tested elsewhere.
+/// The addresses in `server_ips`. This test cannot bind them, so the cases that depend on them are tested
+/// elsewhere.
 #[expect(dead_code, reason = "part of the case format, for tests that can bind these addresses")]
 fn server_addresses(settings: &Settings) -> Vec<IpAddr> {
     settings.server_ips.iter().filter_map(|text| text.parse().ok()).collect()

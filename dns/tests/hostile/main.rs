@@ -1,7 +1,7 @@
 //! Hostile packets: the server drops every input or answers it within its limits of size and time.
 //!
-//! `cargo test` makes a short run, `cargo xtask fuzz-dns` a run of any length. A failure reports the packet and the seed,
-//! so that it can be reproduced.
+//! `cargo test` makes a short run, `cargo xtask fuzz-dns` a run of any length. A failure reports the packet and the
+//! seed, so that it can be reproduced.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

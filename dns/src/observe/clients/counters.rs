@@ -11,8 +11,8 @@ use hickory_server::proto::op::ResponseCode;
 
 use crate::cluster::topic::{TOPIC_COUNT, Topic};
 
-/// The threshold of a slow query, above any round-trip time on earth: a query was retried, or a server is overloaded. It
-/// is also a bucket bound of the histograms.
+/// The threshold of a slow query, above any round-trip time on earth: a query was retried, or a server is
+/// overloaded. It is also a bucket bound of the histograms.
 pub const SLOW: Duration = Duration::from_millis(256);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

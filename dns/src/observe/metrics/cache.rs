@@ -51,11 +51,7 @@ impl Families {
             hits: new.counters("cache_hits_total", "Queries answered from the cache.", &STORE),
             misses: new.counters("cache_misses_total", "Queries not answered from the cache.", &CACHE),
             requests: new.counters("cache_requests_total", "Queries looked up in the cache.", &CACHE),
-            prefetched: new.counters(
-                "cache_prefetch_total",
-                "Popular answers refreshed before they expired.",
-                &CACHE,
-            ),
+            prefetched: new.counters("cache_prefetch_total", "Answers refreshed in the background.", &CACHE),
             served_stale: new.counters(
                 "cache_served_stale_total",
                 "Queries answered with an expired answer.",

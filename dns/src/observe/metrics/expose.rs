@@ -5,7 +5,8 @@ use prometheus::{TextEncoder, proto::MetricFamily};
 const COREDNS: &str = "coredns_";
 const PORTREEVE: &str = "portreeve_dns_";
 
-/// Encodes the families, which are registered without a prefix. `portreeve_dns_dns_` is shortened to `portreeve_dns_`.
+/// Encodes the families, which are registered without a prefix. `portreeve_dns_dns_` is shortened to
+/// `portreeve_dns_`.
 pub(super) fn text(families: Vec<MetricFamily>) -> String {
     let mut named = Vec::with_capacity(families.len() * 2);
     for family in families {

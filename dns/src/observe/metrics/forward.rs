@@ -125,7 +125,7 @@ impl Families {
         }
     }
 
-    /// By address.
+    /// The counts of all upstreams, in order of their addresses.
     pub(super) fn upstreams(&self) -> Vec<UpstreamCounts> {
         let mut upstreams = BTreeMap::new();
         let mut each = |family: &dyn Collector, add: fn(&mut UpstreamCounts, &Metric)| {

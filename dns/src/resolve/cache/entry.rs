@@ -37,7 +37,7 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Popularity(u32);
 
-/// The TTL of stale answers, in seconds (RFC 8767, section 4).
+/// The maximum TTL of stale answers, in seconds (RFC 8767, section 4).
 const STALE_TTL: u32 = 30;
 
 impl Entry {
@@ -141,8 +141,8 @@ impl Entry {
     }
 
     /// Whether to serve this entry without a query: the last refresh failed recently, or (with `verify immediate`)
-    /// another one is in flight. Returns `false` to one caller, which must refresh the answer; with `immediate` the entry
-    /// is then marked as refreshing.
+    /// another one is in flight. Returns `false` to one caller, which must refresh the answer; with `immediate` the
+    /// entry is then marked as refreshing.
     pub(super) fn joins_recheck(&self, verify: &Verify) -> bool {
         let is_immediate = *verify == Verify::Immediate;
         self.now() < self.recheck.load(Relaxed) || (is_immediate && self.refreshing.swap(true, Relaxed))

@@ -32,8 +32,8 @@ pub(super) struct Limits {
     pub failure: Duration,
 }
 
-/// The lifetime of an answer. Clamps its TTLs to the limits, so clients see the clamped ones. Returns `None` when the
-/// answer is not cacheable.
+/// The lifetime of an answer. Clamps its TTLs to the limits, so clients see the clamped ones. Returns `None` when
+/// the answer is not cacheable.
 pub(super) fn lifetime(reply: &mut Reply, question: &Query, limits: &Limits) -> Option<Lifetime> {
     if reply.truncated || question.query_type().is_any() {
         return None;

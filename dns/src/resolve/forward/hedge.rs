@@ -11,8 +11,8 @@ pub(super) struct Attempt<A> {
     pub hedging_delay: Duration,
 }
 
-/// The result of the first attempt that succeeds, or all failures in the order in which they happened. A slow attempt is
-/// not cancelled; all are when `time` is over.
+/// The result of the first attempt that succeeds, or all failures in the order in which they happened. A slow
+/// attempt is not cancelled; all are when `time` is over.
 pub(super) async fn hedge<A, T, E>(
     mut attempts: impl Iterator<Item = Attempt<A>>,
     time: Duration,

@@ -10,7 +10,8 @@ use std::{
 use prometheus::IntCounter;
 use tokio::sync::OnceCell;
 
-/// The queries in flight, by key. The first caller runs the query; if it is cancelled, another waiter runs it again.
+/// The queries in flight, by key. The first caller runs the query; if it is cancelled, another waiter runs it
+/// again.
 #[derive(Debug)]
 pub(super) struct InFlight<K, T>(Mutex<HashMap<K, Weak<OnceCell<T>>>>);
 
@@ -48,8 +49,8 @@ impl<K: Hash + Eq + Clone, T: Clone> InFlight<K, T> {
     }
 }
 
-/// A waiter. The first one dropped after the answer, or the last one dropped without it, removes the entry: later callers
-/// send a new query.
+/// A waiter. The first one dropped after the answer, or the last one dropped without it, removes the entry: later
+/// callers send a new query.
 struct Waiter<'a, K: Hash + Eq + Clone, T: Clone> {
     cell: Arc<OnceCell<T>>,
     key: K,

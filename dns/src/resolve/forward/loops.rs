@@ -1,7 +1,7 @@
 //! Detection of forwarding loops.
 //!
-//! Each upstream gets a query for a random name. If that query arrives at this server, the upstream is excluded until a
-//! later probe does not return; all other service continues.
+//! Each upstream gets a query for a random name. If that query arrives at this server, the upstream is excluded
+//! until a later probe does not return; queries to other upstreams continue.
 
 use std::{
     collections::HashMap,

@@ -35,7 +35,8 @@ fn server(word: &str) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(address, DNS_PORT, 0, scope).into())
 }
 
-/// Whether a server is the host's stub. The stub may forward to this server again, so its own upstreams are used directly.
+/// Whether a server is the host's stub. The stub may forward to this server again, so its own upstreams are used
+/// directly.
 pub(super) fn is_stub(server: &SocketAddr) -> bool {
     STUBS.contains(&server.ip())
 }

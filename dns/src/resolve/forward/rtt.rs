@@ -9,8 +9,8 @@ pub(super) struct RttEstimator {
     variation: Duration,
 }
 
-/// The delay before the first sample. A client's own first try ends after 5 s, so a second upstream has to answer well
-/// before.
+/// The delay before the first sample. A client's own first try ends after 5 s, so a second upstream has to answer
+/// well before.
 const INITIAL_DELAY: Duration = Duration::from_millis(400);
 const MIN_DELAY: Duration = Duration::from_millis(30);
 const MAX_DELAY: Duration = Duration::from_secs(1);
@@ -33,7 +33,8 @@ impl RttEstimator {
         }
     }
 
-    /// The hedging delay: smoothed RTT plus four times its variation, within bounds. Nearly all answers arrive sooner.
+    /// The hedging delay: smoothed RTT plus four times its variation, within bounds. Nearly all answers arrive
+    /// sooner.
     pub(super) fn hedging_delay(&self) -> Duration {
         let estimate = self.smoothed.map(|smoothed| smoothed + self.variation * 4);
         estimate.map_or(INITIAL_DELAY, |estimate| estimate.clamp(MIN_DELAY, MAX_DELAY))

@@ -61,7 +61,8 @@ const MAX_TRIES: usize = 6;
 const SPARE_PACKETS: u32 = 2;
 /// The default of `max_concurrent`: a query in flight takes memory.
 const MAX_IN_FLIGHT: u32 = 10_000;
-/// The interval at which files are checked, and the number of intervals between loop probes of an excluded upstream.
+/// The interval at which files are checked, and the number of intervals between loop probes of an excluded
+/// upstream.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const POLLS_PER_LOOP_CHECK: u32 = 30;
 
@@ -244,8 +245,8 @@ fn final_reply(failures: Vec<Failure>) -> Reply {
     replies.next().unwrap_or_else(Reply::servfail)
 }
 
-/// Starts probes of an upstream after a failed query, and after one that was cancelled beyond the hedging delay because
-/// another upstream was faster.
+/// Starts probes of an upstream after a failed query, and after one that was cancelled beyond the hedging delay
+/// because another upstream was faster.
 struct FailureReport<'a> {
     upstream: &'a Arc<Upstream>,
     check: &'a HealthCheck,

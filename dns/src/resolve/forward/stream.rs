@@ -51,8 +51,8 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 type Connection = Box<dyn Stream>;
 
-/// The timeout of a query on a pooled connection. All pooled connections may be dead, and a query must not spend its tries
-/// on each of them.
+/// The timeout of a query on a pooled connection. All pooled connections may be dead, and a query must not spend
+/// its tries on each of them.
 const POOLED_TIMEOUT: Duration = Duration::from_millis(600);
 /// The maximum of idle connections; those of a larger burst are closed.
 const MAX_IDLE: usize = 16;
@@ -64,8 +64,9 @@ impl Pool {
         Self { dial, expire, idle: Mutex::default() }
     }
 
-    /// Sends a query and returns the answer. A server may close an idle connection at any time, and a connection that it
-    /// lost state of stays silent: a query that fails or is slow on a pooled connection is retried on a new one.
+    /// Sends a query and returns the answer. A server may close an idle connection at any time, and a connection
+    /// whose state it has lost stays silent: a query that fails or is slow on a pooled connection is retried on a
+    /// new one.
     pub(super) async fn exchange(
         &self,
         to: SocketAddr,

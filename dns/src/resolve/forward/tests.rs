@@ -495,7 +495,8 @@ async fn with_all_upstreams_down_queries_are_sent_unless_failfast() {
 #[tokio::test]
 async fn a_looping_upstream_is_excluded() {
     let good = Fake::plain().await;
-    // An upstream that forwards to this server, as a host's stub resolver does that is configured with the cluster's DNS.
+    // An upstream that forwards to this server, as a host's stub resolver does that is configured with the
+    // cluster's DNS.
     let (sender, receiver) = std::sync::mpsc::channel::<Forwarder>();
     let (queries, mut queried) = tokio::sync::mpsc::unbounded_channel::<Query>();
     let mirror = Fake::start(move |question, _| {

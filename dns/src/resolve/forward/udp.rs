@@ -12,14 +12,15 @@ use super::{
 /// The receive buffer, larger than the advertised payload: a larger reply has to be read to be rejected.
 const RECEIVE_BUFFER: usize = 4096;
 
-/// Sends the query and waits for its answer; other datagrams are ignored. If the upstream is known to preserve the case
-/// of names, a reply with another case is ignored as forged (0x20).
+/// Sends the query and waits for its answer; other datagrams are ignored. If the upstream is known to preserve the
+/// case of names, a reply with another case is ignored as forged (0x20).
 pub(super) async fn exchange(
     to: SocketAddr,
     query: &UpstreamQuery,
     preserves_case: bool,
 ) -> Result<Vec<u8>, Failure> {
-    // A socket per query: an off-path attacker has to guess its port. Connected, it receives from the upstream only.
+    // A socket per query: an off-path attacker has to guess its port. Connected, it receives from the upstream
+    // only.
     let socket = UdpSocket::bind(unspecified(to)).await?;
     socket.connect(to).await?;
     socket.send(query.wire()).await?;

@@ -163,8 +163,8 @@ impl Upstream {
         Ok(reply)
     }
 
-    /// Queries over UDP, and over TCP when the answer is truncated: the whole answer can be cached, and is there when the
-    /// client retries over TCP.
+    /// Queries over UDP, and over TCP when the answer is truncated: the whole answer can be cached, and is there
+    /// when the client retries over TCP.
     async fn query_udp(
         &self,
         question: &Query,
@@ -178,7 +178,8 @@ impl Upstream {
         Ok(self.query_stream(question, flags, TCP_RETRY, budget).await.unwrap_or(part))
     }
 
-    /// Queries over UDP, and once more without 0x20 or EDNS if the reply shows that the upstream does not support it.
+    /// Queries over UDP, and once more without 0x20 or EDNS if the reply shows that the upstream does not support
+    /// it.
     async fn query_with_fallback(
         &self,
         question: &Query,
@@ -318,8 +319,8 @@ impl Edns {
     }
 }
 
-/// Measures the wait for an answer. A query that is cancelled because another upstream was faster adds its wait to the RTT
-/// as a lower bound.
+/// Measures the wait for an answer. A query that is cancelled because another upstream was faster adds its wait to
+/// the RTT as a lower bound.
 struct RttSample<'a> {
     upstream: &'a Upstream,
     since: Instant,

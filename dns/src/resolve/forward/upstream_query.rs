@@ -15,8 +15,8 @@ const NAME: usize = 12;
 /// The length of qtype and class, after the name.
 const TYPE_AND_CLASS: usize = 4;
 
-/// A query as sent, with a random id and a random case. An off-path attacker has to guess the id, the source port and the
-/// case of the name (draft-vixie-dnsext-dns0x20).
+/// A query as sent, with a random id and a random case. An off-path attacker has to guess the id, the source port
+/// and the case of the name (draft-vixie-dnsext-dns0x20).
 #[derive(Debug)]
 pub(super) struct UpstreamQuery {
     wire: Vec<u8>,
@@ -26,10 +26,10 @@ pub(super) struct UpstreamQuery {
     is_randomised: bool,
 }
 
-/// What an upstream can take.
+/// The options of a query, according to the upstream's capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueryOptions {
-    /// Mix the case of the name.
+    /// Randomise the case of the name (0x20).
     pub randomise_case: bool,
     /// Send an OPT.
     pub edns: bool,
@@ -44,7 +44,8 @@ impl UpstreamQuery {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = !flags.no_recursion;
         message.metadata.checking_disabled = flags.checking_disabled;
-        // AD in a query requests AD in the reply (RFC 6840, section 5.7); clients that did not set it do not get it.
+        // AD in a query requests AD in the reply (RFC 6840, section 5.7); clients that did not set it do not get
+        // it.
         message.metadata.authentic_data = true;
         message.add_query(question.clone());
         if options.edns {

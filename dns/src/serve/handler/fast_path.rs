@@ -1,8 +1,9 @@
 //! The fast path for plain queries about the cluster: from octets to octets, without a decoded message.
 //!
-//! It handles the queries of nearly all clients (one question, and at most an OPT) and leaves the rest to the slow path.
-//! Queries that both paths can answer get the same answer: `handler/tests.rs` compares them. The fast path saves a quarter
-//! of a query's CPU time, system calls included, and the slow path compresses only some names of a long answer.
+//! It handles the queries of nearly all clients (one question, and at most an OPT) and leaves the rest to the slow
+//! path. Queries that both paths can answer get the same answer: `handler/tests.rs` compares them. The fast path
+//! saves a quarter of a query's CPU time, system calls included, and the slow path compresses only some names of a
+//! long answer.
 
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
@@ -52,7 +53,8 @@ struct Opt {
 }
 
 impl Handler {
-    /// Answers a request on the fast path. Returns `None` for a request that is not plain, or not about the cluster.
+    /// Answers a request on the fast path. Returns `None` for a request that is not plain, or not about the
+    /// cluster.
     pub(super) fn fast_path(
         &self,
         request: &[u8],

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub struct LocalPlugins {
     rewrites: Vec<Rewrite>,
-    /// In the order of CoreDNS.
+    /// In order of evaluation.
     chain: Vec<Box<dyn LocalPlugin>>,
 }
 

@@ -175,7 +175,8 @@ impl Response {
         self.finish(metrics, plugin)
     }
 
-    /// Adds a reply of a plugin or an upstream, after the CNAME chain if there is one. Returns the metrics label `plugin`.
+    /// Adds a reply of a plugin or an upstream, after the CNAME chain if there is one. Returns the metrics label
+    /// `plugin`.
     pub fn add(&mut self, reply: Reply) -> &'static str {
         // `minimal` keeps the SOA of a denial and the NS records of a referral.
         let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(&self.message.queries[0]);

@@ -10,14 +10,14 @@ pub use crate::cluster::wire::HEADER;
 use crate::observe::metrics::Transport;
 
 const MIN_BUFFER: usize = 512;
-/// The root's name, and a record's fixed fields.
+/// The size of the smallest record: the root as owner, and the fixed fields.
 const MIN_RECORD: usize = 11;
 /// The UDP payload of a client without EDNS (RFC 1035, section 4.2.1).
 const MIN_UDP_PAYLOAD: u16 = 512;
 /// The largest message over TCP.
 const MAX_TCP_PAYLOAD: usize = 65_535;
 
-/// QR, opcode, AA, TC, RD, RA and CD in the flags of a header.
+/// The flags of a header: QR, opcode, AA, TC, RD, RA and CD.
 pub const RESPONSE: u16 = 0x8000;
 pub const OPCODE: u16 = 0x7800;
 pub const AUTHORITATIVE: u16 = 0x0400;
@@ -26,7 +26,8 @@ pub const RECURSION_DESIRED: u16 = 0x0100;
 pub const RECURSION_AVAILABLE: u16 = 0x0080;
 pub const CHECKING_DISABLED: u16 = 0x0010;
 
-/// The size limit of a reply. `payload` is the client's UDP payload of its OPT, `cap` the largest that this server sends.
+/// The size limit of a reply. `payload` is the client's UDP payload of its OPT, `cap` the largest that this server
+/// sends.
 pub fn limit(transport: Transport, payload: Option<u16>, cap: u16) -> usize {
     match transport {
         Transport::Tcp => MAX_TCP_PAYLOAD,
@@ -68,8 +69,8 @@ pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
     reply
 }
 
-/// Encodes a message in at most `limit` octets, always with its OPT. To fit, it first omits the additional section; then it
-/// omits the authority section and as many answers as needed, and sets TC.
+/// Encodes a message in at most `limit` octets, always with its OPT. To fit, it first omits the additional section;
+/// then it omits the authority section and as many answers as needed, and sets TC.
 pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     // Encoding thousands of records only to find that they do not fit would allow denial of service.
     if message.answers.len() <= limit / MIN_RECORD {
@@ -91,7 +92,7 @@ pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     encode_within(&message, limit).unwrap_or(bare)
 }
 
-/// The number of records that fit in `room` octets after the question, with name compression.
+/// The number of records that fit in `space` octets after the question, with name compression.
 fn count_fitting(message: &Message, records: &[Record], space: usize) -> usize {
     let mut buffer = Vec::with_capacity(MIN_BUFFER);
     let mut encoder = BinEncoder::new(&mut buffer);

@@ -14,7 +14,8 @@ pub fn addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// The addresses of one interface, with port 0. Link-local ones carry the scope of the interface, as `bind` requires.
+/// The addresses of one interface, with port 0. Link-local ones carry the scope of the interface, as `bind`
+/// requires.
 pub fn addresses_of(interface: &str) -> io::Result<Vec<SocketAddr>> {
     let mut addresses: Vec<_> =
         interface_addresses()?.filter(|(name, _)| name == interface).map(|(_, address)| address).collect();

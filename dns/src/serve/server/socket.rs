@@ -15,7 +15,8 @@ use nix::{
 };
 use tokio::{io::Interest, net::UdpSocket};
 
-/// The receive buffer, for requests that arrive while a worker is busy. The kernel limits it to `net.core.rmem_max`.
+/// The receive buffer, for requests that arrive while a worker is busy. The kernel limits it to
+/// `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// A UDP socket that replies from the address that a request was sent to, even if it is bound to the wildcard.
@@ -53,8 +54,8 @@ impl ServerSocket {
         self.0.local_addr()
     }
 
-    /// Stops receiving, so that new datagrams go to the other sockets of this address: a connected socket only receives from
-    /// its peer, here itself. Queued datagrams stay, and replies are sent as before.
+    /// Stops receiving, so that new datagrams go to the other sockets of this address: a connected socket only
+    /// receives from its peer, here itself. Queued datagrams stay, and replies are sent as before.
     pub fn retire(&self) -> io::Result<()> {
         Ok(connect(self.0.as_raw_fd(), &SockaddrStorage::from(self.address()?))?)
     }
@@ -169,8 +170,8 @@ pub fn stream(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     let socket = open(address, SockType::Stream)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    // The node's limit applies (`net.core.somaxconn`): `nix` rejects a number above the C library's SOMAXCONN, which is 128
-    // in musl.
+    // The node's limit applies (`net.core.somaxconn`): `nix` rejects a number above the C library's SOMAXCONN,
+    // which is 128 in musl.
     listen(&socket, Backlog::MAXALLOWABLE)?;
     tokio::net::TcpListener::from_std(socket.into())
 }

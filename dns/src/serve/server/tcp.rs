@@ -36,8 +36,8 @@ const STOP_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 const MAX_IN_FLIGHT: usize = 64;
 const MAX_CONNECTIONS: usize = 2048;
 const MAX_PER_CLIENT: usize = 256;
-/// Limit of the octets of unwritten replies. A client above the limit does not read, and its connection is closed: a few
-/// connections with large answers would fill the memory of the node.
+/// Limit of the octets of unwritten replies. A client above the limit does not read, and its connection is closed:
+/// a few connections with large answers would fill the memory of the node.
 const MAX_UNREAD: usize = 64 << 20;
 const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
 /// The size at which replies are written without collecting more.
@@ -177,8 +177,8 @@ pub async fn serve(listener: TcpListener, serving: Serving, heartbeat: TaskHeart
     let _ = ended.recv().await;
 }
 
-/// The connections in the backlog of a listener that ends, accepted without the runtime: it may not have polled them yet,
-/// and its cooperative budget limits the number per poll.
+/// The connections in the backlog of a listener that ends, accepted without the runtime: it may not have polled
+/// them yet, and its cooperative budget limits the number per poll.
 fn accept_backlog(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     let listener = listener.into_std().ok();
     let accepted = iter::from_fn(move || listener.as_ref()?.accept().ok());

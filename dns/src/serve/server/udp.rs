@@ -49,8 +49,8 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
     if let Err(error) = requests.socket.retire() {
         debug!(%error, "cannot stop receiving on a UDP socket before it is closed");
     }
-    // Requests received before the stop are answered. One that another CPU was queueing at that moment is received after
-    // the first wait.
+    // Requests received before the stop are answered. One that another CPU was queueing at that moment is received
+    // after the first wait.
     requests.receive(MAX_FINAL, ServerSocket::receive_last);
     requests.finish().await;
     requests.receive(MAX_FINAL, ServerSocket::receive_last);
@@ -70,7 +70,7 @@ struct Requests {
 }
 
 impl Requests {
-    /// Receives and handles queued requests, at most `most`.
+    /// Receives and handles queued requests, at most `limit`.
     fn receive(
         &mut self,
         limit: usize,
@@ -120,8 +120,8 @@ impl Requests {
         });
     }
 
-    /// Waits until the pending requests of this socket are answered. It does not acquire all slots of the server for that:
-    /// requests of other sockets need slots meanwhile.
+    /// Waits until the pending requests of this socket are answered. It does not acquire all slots of the server
+    /// for that: requests of other sockets need slots meanwhile.
     async fn finish(&mut self) {
         let (pending_tx, pending_rx) = mpsc::channel(1);
         self.pending_tx = pending_tx;
