@@ -1,4 +1,4 @@
-//! Everything the agent was told, as plain values.
+//! The agent's configuration as plain values.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -12,34 +12,34 @@ pub use devices::{DeviceConfig, DeviceSelection, Forwarding, TcHooks, XdpMode};
 pub use dns::DnsConfig;
 pub use objects::{Environment, Objects};
 
-/// Where the agent looks and what it may do. Whoever wires it takes it apart in full, so that nothing goes unused.
+/// The agent's configuration. The wiring destructures it in full, so that no field goes unused.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where objects come from.
+    /// The source of objects.
     pub objects: Objects,
-    /// The cgroup whose sockets are translated; none: the root of the cgroup2 mount.
+    /// The cgroup whose sockets are translated; `None`: the root of the cgroup2 mount.
     pub cgroup: Option<PathBuf>,
-    /// Where maps and links are pinned.
+    /// The pin directory.
     pub bpffs: PathBuf,
     pub socket_lb: SocketLb,
     pub devices: DeviceConfig,
-    /// Prepare beside a running agent, and continue when it ends.
+    /// Prepare beside a running agent, and take over when it ends.
     pub takeover: bool,
-    /// Under which ABI version the maps are pinned; another than our own only in tests of upgrades.
+    /// The ABI version of the maps; differs from our own only in tests of upgrades.
     pub abi_version: u32,
     pub policy: Policy,
-    /// None: names are not answered.
+    /// `None`: DNS is not served.
     pub dns: Option<DnsConfig>,
     pub host: HostConfig,
-    /// The agent ends when it changes.
+    /// A change of this file ends the agent.
     pub config_file: Option<WatchedFile>,
     pub serving: ServingConfig,
     pub pages: Pages,
-    /// Where `portreeve status` finds the agent.
+    /// The directory of the control socket.
     pub run_dir: PathBuf,
 }
 
-/// What pages for debugging show of how the agent was started.
+/// The configuration as debugging pages show it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     /// JSON.
@@ -47,21 +47,21 @@ pub struct Pages {
     pub arguments: Vec<String>,
 }
 
-/// A file as it was read.
+/// A file with its content at the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchedFile {
     pub path: PathBuf,
     pub text: String,
 }
 
-/// What is set on the node itself; nothing is left as it is.
+/// Settings of the node; `None`: left unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostConfig {
     pub conntrack: Option<ConntrackConfig>,
     pub oom_score_adj: Option<i32>,
 }
 
-/// Whose sockets are translated.
+/// The sockets that are translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum SocketLb {
     /// Those of the node and of its pods
@@ -72,24 +72,24 @@ pub enum SocketLb {
     Off,
 }
 
-/// Where health and metrics are answered.
+/// Addresses of the health and metrics servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServingConfig {
-    /// /healthz and /livez; none: nowhere.
+    /// /healthz and /livez; `None`: not served.
     pub healthz: Option<SocketAddr>,
     pub metrics: Option<SocketAddr>,
-    /// End instead of trying again when an address cannot be had.
+    /// End the agent if an address cannot be bound, instead of retrying.
     pub hard_fail: bool,
-    /// A change that is older than this and not programmed yet is a fault.
+    /// The age from which a change that is not programmed is a fault.
     pub health_timeout: Duration,
 }
 
-/// Flow timeouts that kube-proxy's configuration asks for; nothing leaves them as they are.
+/// Conntrack settings of kube-proxy's configuration; `None`: left unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConntrackConfig {
-    /// Entries of the kernel's table per CPU; 0 leaves its size as it is.
+    /// Entries of the kernel's conntrack table per CPU; 0 leaves its size unchanged.
     pub max_per_core: u32,
-    /// Entries at least, however few the CPUs.
+    /// The minimum of entries, independent of the CPUs.
     pub min: u32,
     pub be_liberal: bool,
     pub tcp_established: Option<Duration>,
@@ -98,18 +98,18 @@ pub struct ConntrackConfig {
     pub udp_stream: Option<Duration>,
 }
 
-/// How long the packet plane remembers a flow without a packet.
+/// Idle timeouts of the packet plane's flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConntrackTimeouts {
     pub tcp_established: Duration,
     pub tcp_close_wait: Duration,
-    /// Only one side has spoken.
+    /// No reply was seen.
     pub udp: Duration,
     pub udp_stream: Duration,
 }
 
 impl Default for ConntrackTimeouts {
-    /// kube-proxy's defaults, and the kernel's where kube-proxy leaves them alone.
+    /// kube-proxy's defaults, and the kernel's where kube-proxy has none.
     fn default() -> Self {
         Self {
             tcp_established: Duration::from_secs(24 * 60 * 60),

@@ -1,8 +1,10 @@
-//! The kernel side: loading the programs, pinning and adopting maps and links, and the maps as the reconciler
-//! wants them. The only module that names aya.
+//! The kernel side: loads and attaches the programs, pins and adopts maps and links, and implements the
+//! reconciler's maps. The only module that names aya.
 //!
-//! Invariant: everything lives under one pin directory with the ABI version in its path, which one agent at a time
-//! holds by a lock. Programs and maps outlive the agent.
+//! Imports between its rooms go one way: `attach` → `maps` → `pins` → `kernel`.
+//!
+//! Invariant: everything lives under one pin directory with the ABI version in its path. One agent at a time
+//! holds it by a lock. Programs and maps outlive the agent.
 
 mod attach;
 mod kernel;

@@ -1,6 +1,6 @@
 //! Portreeve's node agent: Kubernetes objects in, eBPF load balancing out.
 //!
-//! k8s → index → reconcile → datapath; `model` is what they all speak.
+//! k8s → index → reconcile → datapath, with the values of `model` in between; `observe` reports on all of it.
 
 pub mod cli;
 mod config;

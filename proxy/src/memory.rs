@@ -1,31 +1,31 @@
-//! How much memory the allocator keeps to itself. glibc's defaults are for speed on large machines: an arena for each
-//! thread, and freed memory kept for later. The agent's objects are made on one thread and let go on another, and while
-//! everything is read tables are left for larger ones again and again, so those defaults cost it megabytes for nothing.
+//! Memory limits. glibc's defaults favour speed on large machines: an arena per thread, and freed memory kept
+//! for later use. The agent allocates objects on one thread and frees them on another, and during the initial
+//! sync tables grow again and again, so those defaults cost megabytes.
 
-/// To be called before there are threads. With `one_arena` they wait for each other when they allocate, which only those
-/// who answer many queries at once would feel.
+/// Sets limits of the allocator; to be called before other threads start. With `one_arena` threads contend when
+/// they allocate, which matters only for many concurrent DNS queries.
 #[cfg(target_env = "gnu")]
 pub fn limit_allocator(one_arena: bool) {
-    /// Larger blocks come from the kernel and go back to it at once: the tables, mostly.
+    /// Larger blocks are mmapped and unmapped one by one: mostly tables.
     const OWN_MAPPING: usize = 64 << 10;
-    /// Free memory at the end of the heap beyond which it goes back.
+    /// Free memory at the top of the heap that is kept.
     const KEPT: usize = 128 << 10;
     let sizes = [(libc::M_MMAP_THRESHOLD, OWN_MAPPING), (libc::M_TRIM_THRESHOLD, KEPT)];
     let arenas = one_arena.then_some((libc::M_ARENA_MAX, 1));
     for (parameter, value) in sizes.into_iter().chain(arenas) {
         let value = libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX);
-        // SAFETY: it changes numbers of the allocator, under its own lock, and no block that is in use. Of a parameter
-        // that it does not take nothing becomes.
+        // SAFETY: it changes parameters of the allocator, under its own lock, and no block in use. Unknown
+        // parameters are ignored.
         let _ = unsafe { libc::mallopt(parameter, value) };
     }
 }
 
-/// Other allocators have no such settings.
+/// Other allocators have no such parameters.
 #[cfg(not(target_env = "gnu"))]
 pub fn limit_allocator(_: bool) {}
 
-/// Lets go of the program's own pages that were needed to start and perhaps never will be again: megabytes of verifying,
-/// parsing and setting up. What is needed after all is read again from the file, a page at a time.
+/// Releases pages of the executable that were needed to start: megabytes of code for verifying, parsing and
+/// setup. Pages that are needed again are read from the file.
 ///
 /// `loaded`: constants that were needed to load the programs.
 pub fn release_startup_pages(loaded: &'static [u8]) {
@@ -35,23 +35,24 @@ pub fn release_startup_pages(loaded: &'static [u8]) {
         return;
     };
     for (start, length) in maps.lines().filter_map(|line| code_of(line, &own)) {
-        // SAFETY: pages of a private mapping that was never writable are those of the file, and come back as they were.
+        // SAFETY: pages of a private mapping that was never writable equal the file, and are read back
+        // unchanged.
         let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
     }
 }
 
-/// Lets go of the whole pages among constants that nothing points out of, so that the loader never wrote into them.
+/// Releases the whole pages of constants without pointers, which the loader never relocated.
 fn release_constants(constants: &'static [u8]) {
     const PAGE: usize = 4096;
     let range = constants.as_ptr_range();
     let start = (range.start as usize).next_multiple_of(PAGE);
     let length = (range.end as usize).saturating_sub(start) / PAGE * PAGE;
-    // SAFETY: as in `release_startup_pages`; with larger pages than these the kernel refuses an address that is none's start.
+    // SAFETY: as in `release_startup_pages`; with a larger page size the kernel rejects an unaligned address.
     let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 
-/// Where a line of /proc/self/maps maps code of a file: start and length. Not its constants, among which are some that the
-/// loader has written addresses into.
+/// The start and length of code of the file in a line of /proc/self/maps. Excludes constants, some of which the
+/// loader relocated.
 fn code_of(line: &str, file: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (range, access) = (words.next()?, words.next()?);

@@ -1,6 +1,7 @@
-//! The agent as seen from outside: metrics, health, status, query statistics, and the servers that give them out.
+//! The agent's observability: metrics, health, status, query statistics, and the servers for them.
 //!
-//! The loop reports to `Telemetry`, which keeps the shared state; `serve` answers from that on a thread of its own.
+//! The agent's loop reports to `Telemetry`, which updates the shared `AgentState`; `serve` answers requests
+//! from that on a thread of its own.
 
 pub mod agent_state;
 pub mod control;

@@ -1,4 +1,4 @@
-//! The agent: all the wiring. Each part has a file of its own below `run/`.
+//! The agent's wiring. Each part has a file below `run/`.
 //!
 //! source → agent (index → reconciler → maps), and the attachment that keeps the programs at their hooks.
 
@@ -36,7 +36,7 @@ mod attachment;
 mod config_file;
 mod devices;
 mod kube_proxy_leftovers;
-mod names;
+mod name_server;
 mod pod_cidrs;
 mod ready;
 mod source;
@@ -46,8 +46,8 @@ mod xdp;
 use agent::Agent;
 use attachment::Attachment;
 use devices::Devices;
-use names::Names;
-pub use names::run as names;
+use name_server::NameServer;
+pub use name_server::run as name_server;
 use ready::notify_ready;
 use source::Source;
 use stop::Stop;
@@ -88,8 +88,8 @@ pub async fn run(config: Config) -> Result<()> {
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
     let program_config = program_config(&policy, socket_lb, &devices, host.conntrack)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
-    let for_names = dns.as_ref().map(|dns| dns.read_options_of(&policy.node_name));
-    let reader = Reader { node_name: policy.node_name.clone(), dns: for_names };
+    let dns_options = dns.as_ref().map(|dns| dns.read_options_of(&policy.node_name));
+    let reader = Reader { node_name: policy.node_name.clone(), dns: dns_options };
     let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::watch_network().await?;
@@ -104,15 +104,15 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
     memory::release_startup_pages(datapath::object());
-    let names = dns.map(|dns| start_names(dns, &pins, takeover)).transpose()?;
+    let name_server = dns.map(|dns| start_name_server(dns, &pins, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
-    let mut agent = Agent::adopt(&pins, policy, addresses, names, telemetry)?;
+    let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry)?;
     tokio::select! {
         started = agent.initial_sync(&mut source) => started?,
         () = stop.requested() => return stop.result(),
     }
     agent.start_dns(&pins.maps())?;
-    // The one before has gone on answering until now.
+    // The earlier agent has answered DNS queries until now.
     drop(waiting);
     match socket_lb {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
@@ -125,7 +125,7 @@ pub async fn run(config: Config) -> Result<()> {
     info!(frontends = agent.frontends(), "ready");
     state.enter(Phase::Serving);
     memory::release_startup_pages(datapath::object());
-    // Without an API server nobody takes it.
+    // Without an API server there is no receiver.
     let _ = reports.send(Report::starting());
     kube_proxy_leftovers::watch();
     notify_ready();
@@ -136,24 +136,24 @@ pub async fn run(config: Config) -> Result<()> {
     outcome.and(stop.result())
 }
 
-fn prepare_node(host: &HostConfig, answers_names: bool) {
+fn prepare_node(host: &HostConfig, serves_dns: bool) {
     host::apply(host);
-    if answers_names {
+    if serves_dns {
         host::hand_over_connections();
     }
 }
 
-/// Who takes over answers later: when it knows as much as the one before.
-fn start_names(config: DnsConfig, pins: &Pins, takeover: bool) -> Result<Names> {
-    let mut names = Names::new(config);
-    names.set_heartbeats(Heartbeats::open(&pins.maps())?);
+/// A successor starts to answer later, when its data are as complete as those of the running agent.
+fn start_name_server(config: DnsConfig, pins: &Pins, takeover: bool) -> Result<NameServer> {
+    let mut name_server = NameServer::new(config);
+    name_server.set_heartbeats(Heartbeats::open(&pins.maps())?);
     if !takeover {
-        names.serve()?;
+        name_server.serve()?;
     }
-    Ok(names)
+    Ok(name_server)
 }
 
-/// Events go to the API server that objects come from; files have no place for them.
+/// Sends events to the API server that objects come from. With manifests there are no events.
 fn follow_reports(objects: &Objects, node: &str) -> mpsc::UnboundedSender<Report> {
     let (sender, reports) = mpsc::unbounded_channel();
     if let Objects::ApiServer(access) = objects {
@@ -162,18 +162,18 @@ fn follow_reports(objects: &Objects, node: &str) -> mpsc::UnboundedSender<Report
     sender
 }
 
-/// Takes the pin directory, at once or when the agent that holds it ends.
+/// Locks the pin directory, at once or when the agent that holds it ends.
 async fn acquire(dir: PathBuf, version: u32, takeover: bool, state: &AgentState) -> Result<Pins> {
     match Pins::acquire(&dir, version, Busy::Fail) {
         Err(PinError::Held { holder, .. }) if takeover => {
             info!(holder, "ready to take over, waiting");
             state.enter(Phase::Waiting { holder });
-            // Whoever replaces agents ends the old one only when the new one is ready.
+            // A rollout ends the old agent only when the new one is ready.
             notify_ready();
             let (sender, pins) = oneshot::channel();
-            // A thread of its own: the runtime would wait for it at the end, and it may wait for ever.
+            // Not on the runtime, which would wait for it at its end, perhaps for ever.
             std::thread::spawn(move || sender.send(Pins::acquire(&dir, version, Busy::Wait)));
-            Ok(pins.await.context("the wait for the other agent was broken off")??)
+            Ok(pins.await.context("the thread that waits for the other agent has ended")??)
         }
         acquired => Ok(acquired?),
     }
@@ -188,14 +188,14 @@ fn find_cgroup(named: Option<PathBuf>) -> Result<PathBuf> {
     Ok(cgroup)
 }
 
-/// What is fixed for the programs while they are loaded.
+/// The load-time constants of the programs.
 fn program_config(
     policy: &Policy,
     socket_lb: SocketLb,
     devices: &DeviceConfig,
     conntrack: Option<ConntrackConfig>,
 ) -> Result<abi::Config> {
-    let host_netns = datapath::netns_cookie().context("cannot tell the network namespace of the node")?;
+    let host_netns = datapath::netns_cookie().context("cannot read the network namespace of the node")?;
     let no_detector = |cidr: Option<_>| policy.detect_local == DetectLocal::ClusterCidr && cidr.is_none();
     let flags = ConfigFlags::default()
         .with(ConfigFlags::HOST_ONLY, socket_lb == SocketLb::HostOnly)
@@ -210,7 +210,7 @@ fn program_config(
     Ok(abi::Config { host_netns, flags, timeouts, first_port, last_port, ..abi::Config::DEFAULT })
 }
 
-/// The programs count in ticks.
+/// Converts timeouts into the programs' ticks.
 fn timeouts(configured: ConntrackTimeouts) -> abi::Timeouts {
     let ConntrackTimeouts { tcp_established, tcp_close_wait, udp, udp_stream } = configured;
     let ticks = |time: Duration| abi::flow_state::ticks(u32::try_from(time.as_secs()).unwrap_or(u32::MAX));

@@ -1,19 +1,19 @@
-//! What a source of objects passes on, whichever it is: a directory of manifests, or an API server.
+//! Updates from a source of objects: a directory of manifests, or the API server.
 
 use serde::Serialize;
 
 use crate::index::Change;
 
-/// What is new since the update before.
+/// The changes since the update before.
 #[derive(Debug, Default)]
 pub struct Update {
     pub changes: Vec<Change>,
-    /// The same, for those who answer names.
+    /// The same changes for the DNS server.
     pub names: Vec<dns::cluster::zone::Change>,
-    /// What could not be used of the objects that were read.
+    /// Invalid objects and parts of objects.
     pub skipped: Vec<Skipped>,
-    /// With this one everything has been passed on that there was when the source began. Said once; nothing that was
-    /// not named by then exists.
+    /// With this update, all objects that existed at the start have been sent. Sent once; entries of objects
+    /// that were not named by then are to be deleted.
     pub is_synced: bool,
 }
 
@@ -22,7 +22,7 @@ impl Update {
         self.changes.is_empty() && self.names.is_empty() && self.skipped.is_empty() && !self.is_synced
     }
 
-    /// Names in the log what could not be used.
+    /// Logs the skipped objects.
     pub fn log_skipped(&self) {
         for Skipped { object, reason } in &self.skipped {
             tracing::warn!(object, reason, "object skipped");
@@ -30,7 +30,7 @@ impl Update {
     }
 }
 
-/// An object, or a part of one, that could not be used, and why.
+/// An invalid object, or part of one, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Skipped {
     pub object: String,

@@ -19,5 +19,8 @@ pub struct Args {
 pub fn run(Args { source, dns }: Args) -> Result<()> {
     let config = dns.config(Answering::Alone)?;
     let objects = source.objects_or(config.api_server());
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::names(objects, config))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(run::name_server(objects, config))
 }

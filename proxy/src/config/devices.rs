@@ -1,23 +1,23 @@
-//! Which network devices the agent works on, as it is told on the command line.
+//! The selection of network devices, as given on the command line.
 
 use std::{convert::Infallible, str::FromStr};
 
 /// The devices of the packet plane.
 #[derive(Clone, Debug)]
 pub struct DeviceConfig {
-    /// Those that lead to other machines.
+    /// Devices that lead to other machines.
     pub external: DeviceSelection,
-    /// Those that lead to pods of this node.
+    /// Devices that lead to pods of this node.
     pub pod: DeviceSelection,
     pub tc: TcHooks,
     pub xdp: XdpMode,
     pub forwarding: Forwarding,
 }
 
-/// `auto`, `none`, or names of which each may end in `*`: `eth0,ens*`.
+/// `auto`, `none`, or a list of names, each of which may end in `*`: `eth0,ens*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceSelection {
-    /// Those that look like it.
+    /// Detected by their properties.
     Auto,
     None,
     Named(Vec<NamePattern>),
@@ -26,11 +26,11 @@ pub enum DeviceSelection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamePattern {
     Exact(String),
-    /// What stands before the `*`.
+    /// The text before the `*`.
     Prefix(String),
 }
 
-/// How programs are put at the hooks of a device.
+/// The mechanism that attaches programs to devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum TcHooks {
     /// tcx where the kernel has it, clsact elsewhere
@@ -41,39 +41,39 @@ pub enum TcHooks {
     Clsact,
 }
 
-/// Whether packets for other nodes leave before the kernel has made anything of them.
+/// Where the XDP program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum XdpMode {
-    /// At network cards whose drivers take XDP programs
+    /// At NICs whose drivers support XDP
     Auto,
-    /// At every device that leads to other machines, and a fault where the driver does not take it
+    /// At every device that leads to other machines; a missing driver support is a fault
     Native,
-    /// Behind the driver, at every device that leads to other machines: slower, for trying out
+    /// In the stack, at every device that leads to other machines: slower, for testing
     Generic,
     /// Nowhere
     Off,
 }
 
-/// How packets for other nodes that are not sent on early go on once they are translated.
+/// The path of translated packets for other nodes that XDP did not forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Forwarding {
-    /// Through the node's stack: it knows every kind of pod network, and what the node's firewall wants
+    /// Through the node's stack: it supports every pod network and the node's firewall
     Auto,
     /// Through the node's stack
     Stack,
-    /// By the node's routes and past its stack and its firewall, wherever the stack need not answer itself
+    /// By the node's routes, past its stack and its firewall, unless only the stack can handle a packet
     Redirect,
 }
 
 impl DeviceConfig {
-    /// Whether there is a packet plane at all.
+    /// Whether any device is selected, so that there is a packet plane.
     pub fn has_packet_plane(&self) -> bool {
         [&self.external, &self.pod].into_iter().any(|selection| *selection != DeviceSelection::None)
     }
 }
 
 impl DeviceSelection {
-    /// Whether the device is chosen by its name, whatever it is.
+    /// Whether the device is selected by name.
     pub fn matches(&self, device: &str) -> bool {
         match self {
             Self::Auto | Self::None => false,

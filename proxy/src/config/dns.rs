@@ -1,4 +1,4 @@
-//! How names are answered.
+//! The DNS configuration.
 
 use std::net::SocketAddr;
 
@@ -12,24 +12,24 @@ use dns::{
 pub struct DnsConfig(pub Setup);
 
 impl DnsConfig {
-    /// Where it listens: known before it does, but for ports that are chosen then.
+    /// The listen addresses, without those whose port is chosen by the kernel.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, StartError> {
         let mut addresses = dns::serve::run::addresses(&self.0.config, &self.0.listen)?;
         addresses.retain(|address| address.port() != 0);
         Ok(addresses)
     }
 
-    /// Of the first block that answers for the cluster.
+    /// The API server options of the first server block for the cluster's zones.
     pub fn api_server(&self) -> ApiServer {
         self.0.config.kubernetes().next().map(|options| options.api_server.clone()).unwrap_or_default()
     }
 
-    /// What of the objects has to be kept to answer as configured.
+    /// The parts of objects that this configuration needs.
     pub fn read_options(&self) -> ReadOptions {
         self.0.config.read_options()
     }
 
-    /// The same, with what tells who of a node asks.
+    /// The same, with the node's name, by which local clients are known.
     pub fn read_options_of(&self, node: &str) -> ReadOptions {
         ReadOptions { node: node.into(), ..self.read_options() }
     }

@@ -1,4 +1,4 @@
-//! Where objects come from, and what the environment says about that.
+//! The source of objects, and its settings in the environment.
 
 use std::{env, path::PathBuf};
 
@@ -7,7 +7,7 @@ use crate::k8s::{
     access::{Access, Credentials},
 };
 
-/// Where objects come from: one source at a time.
+/// The source of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Objects {
     /// A directory of manifests, or one file.
@@ -15,14 +15,14 @@ pub enum Objects {
     ApiServer(Access),
 }
 
-/// What the environment says about the API server.
+/// Settings of the API server in the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
-    /// `$KUBECONFIG`: files, the first of which counts most.
+    /// `$KUBECONFIG`: files in order of precedence.
     pub kubeconfig: Vec<PathBuf>,
-    /// `$KUBERNETES_SERVICE_HOST` and `_PORT`, which every pod is given.
+    /// `$KUBERNETES_SERVICE_HOST` and `_PORT`, set in every pod.
     pub api_server: Option<String>,
-    /// A service account's token lies where pods are given it.
+    /// The token of a service account is mounted.
     pub has_service_account: bool,
 }
 
@@ -38,8 +38,8 @@ impl Environment {
         }
     }
 
-    /// The way to the API server, of all that are given: a flag counts more than the environment, a kubeconfig more
-    /// than what a pod finds in its file system.
+    /// The access to the API server by precedence: flags before the environment, kubeconfigs before a pod's
+    /// service account.
     pub fn access(&self, kubeconfig: Option<PathBuf>, url: Option<String>) -> Access {
         let files = kubeconfig.map_or_else(|| self.kubeconfig.clone(), |file| vec![file]);
         let credentials = if !files.is_empty() {

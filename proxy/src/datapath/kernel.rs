@@ -2,17 +2,20 @@
 //! machine.
 
 mod addresses;
+pub mod bpf;
 mod clock;
 mod environment;
+pub mod fd_table;
 mod neighbours;
 mod netlink;
+mod netns;
 mod network;
-pub mod sys;
 
 pub use addresses::local_addresses;
+pub use bpf::grace_period;
 pub use clock::now;
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
 pub use neighbours::refresh_neighbours;
 pub use netlink::NetlinkError;
+pub use netns::netns_cookie;
 pub use network::{Address, Link, LinkKind, Network, PeerNetns, watch_network};
-pub use sys::{grace_period, netns_cookie};

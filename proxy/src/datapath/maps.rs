@@ -1,4 +1,4 @@
-//! The pinned maps: opened, read and written, as the reconciler and the inspecting verbs use them.
+//! The pinned maps: opened, read and written for the reconciler and the inspecting verbs.
 
 mod batch;
 mod flows;

@@ -1,9 +1,9 @@
-//! Where maps and links are pinned, and who may write them.
+//! The pin directory of maps and links, and its lock.
 //!
-//! Layout: `<dir>/links/<hook>` (of devices: `<dir>/links/<program>-<index>`, see `tc`) and
-//! `<dir>/abi-<version>/<MAP>-<layout>`. A link belongs to no version: its program is
-//! replaced in place. A map whose layout two versions agree on is pinned under both, so that flows and remembered
-//! choices outlive an upgrade, and the way back.
+//! Layout: `<dir>/links/<hook>` (of devices: `<dir>/links/<program>-<ifindex>`, see `tc`) and
+//! `<dir>/abi-<version>/<MAP>-<layout>`. A link belongs to no version: its program is replaced in place. A map
+//! whose layout is the same in two versions is pinned under both, so that flows and affinity survive an upgrade
+//! and a downgrade.
 //!
 //! One agent at a time holds the lock on `<dir>`; the kernel releases it when the agent dies, however it dies.
 
@@ -26,7 +26,7 @@ use nix::{
 };
 use proxy_ebpf::abi::{ABI_VERSION, MAPS, MapSpec, PROGRAMS};
 
-use super::kernel::sys;
+use super::kernel::bpf;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPFFS: FsType = FsType(0xcafe_4a11);
@@ -46,7 +46,7 @@ pub enum PinError {
     },
 }
 
-/// A pin directory that this process holds alone.
+/// A pin directory, locked by this process.
 #[derive(Debug)]
 pub struct Pins {
     dir: PathBuf,
@@ -55,7 +55,7 @@ pub struct Pins {
     _lock: Flock<File>,
 }
 
-/// What to do while another agent holds the directory.
+/// The behaviour while another agent holds the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
     Fail,
@@ -64,7 +64,7 @@ pub enum Busy {
 }
 
 impl Pins {
-    /// Creates the directory where it is missing and takes its lock. `version` is `ABI_VERSION` but in tests.
+    /// Creates the directory if it is missing and takes its lock. `version` is `ABI_VERSION`, except in tests.
     pub fn acquire(dir: &Path, version: u32, busy: Busy) -> Result<Self, PinError> {
         require_bpffs(dir)?;
         let lock = loop {
@@ -84,12 +84,12 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Whether pins can be made there.
+    /// Checks that pins can be created there.
     pub fn require_bpffs(dir: &Path) -> Result<(), PinError> {
         require_bpffs(dir)
     }
 
-    /// Takes the lock of a directory that exists; `None` when there is none. An error: who may not look cannot tell.
+    /// Takes the lock of an existing directory. Returns `None` if there is none. Errors: no permission to look.
     pub fn acquire_existing(dir: &Path) -> Result<Option<Self>, PinError> {
         if !dir.try_exists().map_err(io_error("look into", dir))? {
             return Ok(None);
@@ -106,22 +106,23 @@ impl Pins {
         self.dir.join("links")
     }
 
-    /// Pins what other versions left and this one understands, until `drop_other_versions` under both.
+    /// Pins the maps of other versions with a known layout under this version, too, until
+    /// `drop_other_versions`.
     fn pin_shared_maps(&self) -> Result<(), PinError> {
         let names: Vec<_> = MAPS.iter().map(pin_name).collect();
         for other in self.other_versions()? {
             for name in &names {
                 let (from, to) = (other.join(name), self.maps().join(name));
                 if from.exists() && !to.exists() {
-                    let map = sys::object_get(&from).map_err(io_error("open", &from))?;
-                    sys::object_pin(map.as_fd(), &to).map_err(io_error("pin", &to))?;
+                    let map = bpf::object_get(&from).map_err(io_error("open", &from))?;
+                    bpf::object_pin(map.as_fd(), &to).map_err(io_error("pin", &to))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Once no program of another version runs, its maps can go.
+    /// Removes the maps of other versions, once none of their programs runs.
     pub fn drop_other_versions(&self) -> Result<(), PinError> {
         for other in self.other_versions()? {
             remove_version(&other)?;
@@ -162,24 +163,25 @@ impl Pins {
     }
 }
 
-/// Which of the sockets' programs was attached here: what asks under another name goes before what gives answers theirs.
+/// The position of a socket hook in `PROGRAMS`, for detaching: a hook that rewrites a destination goes before
+/// the one that restores the source of its replies.
 fn detach_order(link: &Path) -> Option<usize> {
     let name = link.file_name()?.to_str()?;
     PROGRAMS.iter().position(|program| *program == name)
 }
 
-/// Where the maps of an ABI version are pinned below a pin directory.
+/// The directory of the maps of an ABI version below a pin directory.
 pub fn maps_of(dir: &Path, version: u32) -> PathBuf {
     dir.join(format!("{VERSION_PREFIX}{version}"))
 }
 
-/// The file under which a map is pinned. bpffs reserves names with dots.
+/// The file name of a pinned map. bpffs reserves names with dots.
 pub fn pin_name(spec: &MapSpec) -> String {
     format!("{}-{}", spec.name, spec.layout)
 }
 
 const VERSION_PREFIX: &str = "abi-";
-/// Where a version's maps are removed from: half of a set must never be taken for a whole one.
+/// Prefix of a directory that is being removed: half of a set must never be taken for a whole one.
 const DOOMED_PREFIX: &str = "doomed-";
 
 fn remove_version(dir: &Path) -> Result<usize, PinError> {
@@ -192,7 +194,7 @@ fn remove_version(dir: &Path) -> Result<usize, PinError> {
     remove_files(&doomed)
 }
 
-/// Whether a path still leads to the directory that was locked: `cleanup` may have removed that meanwhile.
+/// Whether the path is still the locked directory: `cleanup` may have removed that meanwhile.
 fn is_same_directory(dir: &Path, lock: &File) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (fs::metadata(dir), lock.metadata()) {
@@ -201,7 +203,7 @@ fn is_same_directory(dir: &Path, lock: &File) -> bool {
     }
 }
 
-/// The ABI versions that have something pinned below a pin directory.
+/// The ABI versions with pins below a pin directory.
 pub fn versions(dir: &Path) -> Result<Vec<u32>, PinError> {
     let number = |path: PathBuf| path.file_name()?.to_str()?.strip_prefix(VERSION_PREFIX)?.parse().ok();
     let mut versions: Vec<u32> = entries(dir)?.into_iter().filter_map(number).collect();
@@ -235,7 +237,7 @@ fn lock(dir: &Path, busy: Busy) -> Result<Flock<File>, PinError> {
     })
 }
 
-/// Who holds the lock, for people; from /proc/locks, whose lines end in `pid major:minor:inode start end`.
+/// The lock's holder, for messages; from /proc/locks, whose lines end in `pid major:minor:inode start end`.
 fn holder(file: &File) -> String {
     let inode = file.metadata().map(|metadata| metadata.ino()).unwrap_or_default();
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
@@ -264,16 +266,17 @@ pub fn names_in(dir: &Path) -> io::Result<BTreeSet<String>> {
     }
 }
 
-/// Detaches a link that may not be there, and removes its pin. Whoever else holds it open loses it too.
+/// Detaches a link, if there is one, and removes its pin. Other open descriptors of the link lose the program,
+/// too.
 pub fn drop_link(pin: &Path) -> io::Result<()> {
-    if let Ok(link) = sys::object_get(pin) {
-        // What is no link, or whose device or cgroup is gone, has nothing to detach.
-        let _ = sys::link_detach(link.as_fd());
+    if let Ok(link) = bpf::object_get(pin) {
+        // A pin that is not a link, or whose device or cgroup is gone, has nothing to detach.
+        let _ = bpf::link_detach(link.as_fd());
     }
     remove_if_there(pin)
 }
 
-/// Removes a pin that may not be there.
+/// Removes a pin, if there is one.
 pub fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

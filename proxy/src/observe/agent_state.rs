@@ -1,5 +1,5 @@
-//! What the agent tells about itself while it works, shared with the thread that answers for it. That thread answers
-//! also when the agent hangs, which is when somebody asks.
+//! The state that the agent's loop shares with the serving thread. That thread answers also when the loop
+//! hangs, when it is needed most.
 
 use std::{
     collections::BTreeSet,
@@ -29,30 +29,31 @@ use crate::{
     reconcile::Fill,
 };
 
-/// The agent's loop turns every ten seconds at least, as it looks after the hooks; it hangs when it has not for so long.
+/// The loop sends a heartbeat at least every ten seconds, as it verifies the hooks; without one for this long
+/// it hangs.
 const HUNG_AFTER: Duration = Duration::from_secs(60);
 
 pub struct AgentState {
     pub metrics: Metrics,
     health: Mutex<ProxyHealth>,
-    /// When the agent's loop last heartbeat; none while it has none.
+    /// The last heartbeat of the agent's loop; `None` while there is no loop.
     last_heartbeat: Mutex<Option<Instant>>,
     status: Mutex<Status>,
     phase: watch::Sender<Phase>,
-    /// Changes that are older belong to a predecessor.
+    /// Changes before this belong to an earlier agent.
     started: Timestamp,
-    /// Changes of slices that came and are not programmed yet.
+    /// Triggers of slices that are not programmed yet.
     pending_triggers: Mutex<Vec<SliceTrigger>>,
-    /// Those that the last pass programmed.
+    /// Triggers that the last pass programmed.
     programmed_triggers: Mutex<Vec<SliceTrigger>>,
-    /// Once names are answered.
+    /// Set when DNS is served.
     query_source: OnceLock<QuerySource>,
 }
 
-/// So many slices at most are remembered until they are programmed: where that never happens, there is nothing to measure.
+/// Limit of pending triggers: where slices are never programmed, there is nothing to measure.
 const MAX_TRIGGERS: usize = 10_000;
 
-/// A slice that says itself when what it tells about happened (kube-proxy's rule C14).
+/// The last-change trigger time of a slice (kube-proxy's rule C14).
 struct SliceTrigger {
     slice: SliceKey,
     family: IpFamily,
@@ -60,15 +61,15 @@ struct SliceTrigger {
 }
 
 impl SliceTrigger {
-    /// Seconds since it happened.
+    /// Seconds since the trigger.
     fn age(&self, now: Timestamp) -> f64 {
         now.duration_since(self.time).as_secs_f64().max(0.0)
     }
 }
 
-/// What the agent knows after a pass.
+/// The result of a pass.
 pub struct PassSummary<'a> {
-    /// Over everything, and not over what changed.
+    /// Over all frontends, not only the changed ones.
     pub is_full_sync: bool,
     pub took: Duration,
     pub unwritten: &'a BTreeSet<FrontendKey>,
@@ -100,12 +101,12 @@ impl AgentState {
         health
     }
 
-    /// The agent's loop is about to wait for something to do.
+    /// Heartbeat: the agent's loop is about to wait for events.
     pub fn heartbeat(&self) {
         *lock(&self.last_heartbeat) = Some(Instant::now());
     }
 
-    /// The loop is over, and nobody expects it to turn.
+    /// The loop has ended; no heartbeat is expected.
     pub fn loop_ended(&self) {
         *lock(&self.last_heartbeat) = None;
     }
@@ -119,13 +120,13 @@ impl AgentState {
         status
     }
 
-    /// Names are answered from now on.
+    /// DNS is served from now on.
     pub fn dns_started(&self, query_source: QuerySource) {
-        // It happens once.
+        // Called once.
         let _ = self.query_source.set(query_source);
     }
 
-    /// Who asks for names. Nothing: none are answered.
+    /// The query statistics. Returns `None` if DNS is not served.
     pub fn query_statistics(&self) -> Option<QueryStatistics> {
         self.query_source.get().map(QuerySource::read)
     }
@@ -139,7 +140,7 @@ impl AgentState {
         self.phase.send_replace(phase);
     }
 
-    /// A change was read. Only a slice says when what it tells about happened.
+    /// A change was received. Only slices have a trigger time.
     pub fn change_received(&self, change: &Change) {
         match change {
             Change::Service(..) => {
@@ -155,7 +156,7 @@ impl AgentState {
         }
     }
 
-    /// What happened before this agent began took as long as nobody can tell, and of a slice that goes no time counts.
+    /// Ignores triggers from before the start, whose delay is unknown. A deleted slice is not measured.
     fn note_trigger(&self, key: &SliceKey, slice: Option<&SliceInfo>) {
         let mut triggered = lock(&self.pending_triggers);
         let Some(slice) = slice else { return triggered.retain(|one| one.slice != *key) };
@@ -164,7 +165,7 @@ impl AgentState {
         triggered.extend(time.map(|time| SliceTrigger { slice: key.clone(), family: slice.family, time }));
     }
 
-    /// Frontends are to be written.
+    /// Frontends are about to be written.
     pub fn frontends_queued<'a>(&self, touched: impl IntoIterator<Item = &'a FrontendKey>) {
         let now = Timestamp::now();
         let families: BTreeSet<IpFamily> = touched.into_iter().map(|key| key.address.family()).collect();
@@ -191,7 +192,7 @@ impl AgentState {
         lock(&self.status).xdp = devices.iter().map(Into::into).collect();
     }
 
-    /// A pass is over. A family with nothing left to write is in line.
+    /// A pass has ended. A family without unwritten frontends is synced.
     pub fn pass_completed(&self, pass: PassSummary<'_>) {
         let now = Timestamp::now();
         lock(&self.programmed_triggers).clear();
@@ -230,7 +231,7 @@ impl AgentState {
         lock(&self.programmed_triggers).extend(done);
     }
 
-    /// Names are as far as the last pass.
+    /// DNS answers include the last pass.
     pub fn dns_published(&self) {
         let now = Timestamp::now();
         for done in std::mem::take(&mut *lock(&self.programmed_triggers)) {
@@ -239,7 +240,7 @@ impl AgentState {
         }
     }
 
-    /// How many service ports lack an endpoint here that others have.
+    /// The number of service ports without a local endpoint, but with endpoints elsewhere.
     pub fn set_no_local_endpoints(&self, kind: FrontendKind, family: IpFamily, count: usize) {
         let policy = if kind == FrontendKind::ClusterIp { "internal" } else { "external" };
         let labels = [policy, family_label(family)];
@@ -251,7 +252,7 @@ fn seconds(time: Timestamp) -> f64 {
     time.as_nanosecond() as f64 / 1e9
 }
 
-/// What is guarded is plain data, whole at every moment, so a panic elsewhere does not spoil it.
+/// The data are plain values and always consistent, so a poisoned lock is no problem.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

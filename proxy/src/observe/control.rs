@@ -1,10 +1,10 @@
-//! What can be asked of a running agent at its socket: a word, then the end of what is said; the answer is JSON.
+//! Requests on the agent's control socket: a word, then the end of the stream; the reply is JSON.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
-    /// How it is. Nothing needs to be said for that: agents of before heard no words.
+    /// The agent's status. The empty word: agents of earlier versions read none.
     Status,
-    /// Who asks it for names.
+    /// Statistics of DNS queries.
     QueryStatistics,
 }
 
@@ -16,7 +16,7 @@ impl ControlRequest {
         }
     }
 
-    /// `None`: a word of another version.
+    /// Returns `None` for a word of another version.
     pub fn parse(word: &[u8]) -> Option<Self> {
         [Self::Status, Self::QueryStatistics].into_iter().find(|request| request.word().as_bytes() == word)
     }

@@ -1,5 +1,5 @@
-//! What /healthz and /livez answer: whether changes become rules in time, and whether new load-balancer traffic should
-//! come to this node. Pure: time is passed in, sockets are elsewhere.
+//! The responses of /healthz and /livez: whether changes are programmed in time, and whether new load-balancer
+//! traffic should come to this node. Pure: time is passed in, sockets are elsewhere.
 
 mod service;
 
@@ -12,7 +12,7 @@ use crate::model::address::{IpFamily, PerFamily};
 
 pub use service::{ServiceHealth, service_response};
 
-/// What an HTTP client is told.
+/// A response to an HTTP client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthResponse {
     pub is_ok: bool,
@@ -26,25 +26,26 @@ impl HealthResponse {
     }
 }
 
-/// The health of both families. A family is at fault when it has a change that is late; having none for hours is fine.
+/// The health of both families. A family is unhealthy if a change is overdue; hours without a change are
+/// healthy.
 #[derive(Clone, Debug)]
 pub struct ProxyHealth {
     timeout: Duration,
     families: PerFamily<FamilyHealth>,
-    /// None: the Node object was never seen.
+    /// `None`: the Node object was never seen.
     is_node_eligible: Option<bool>,
-    /// The agent does nothing any more, not even look for changes: then none is late, as none comes.
+    /// The agent's loop hangs and does not even receive changes, so none is overdue.
     hangs: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct FamilyHealth {
     updated: Option<Timestamp>,
-    /// When the oldest change came that is not programmed yet.
+    /// The time of the oldest change that is not programmed yet.
     pending_since: Option<Timestamp>,
 }
 
-/// Field by field as upstream spells it.
+/// Fields as kube-proxy names them.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body {
@@ -64,7 +65,7 @@ struct FamilyBody {
     healthy: bool,
 }
 
-/// How Go prints a time that was never set.
+/// Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl ProxyHealth {
@@ -72,12 +73,12 @@ impl ProxyHealth {
         Self { timeout, families: PerFamily::default(), is_node_eligible: None, hangs: false }
     }
 
-    /// A change came that is to be programmed. Later ones wait behind it.
+    /// A change was received. Later ones do not move the time.
     pub fn queued(&mut self, family: IpFamily, now: Timestamp) {
         self.families.get_mut(family).pending_since.get_or_insert(now);
     }
 
-    /// Everything that had come is programmed.
+    /// All received changes are programmed.
     pub fn updated(&mut self, family: IpFamily, now: Timestamp) {
         *self.families.get_mut(family) = FamilyHealth { updated: Some(now), pending_since: None };
     }
@@ -98,7 +99,7 @@ impl ProxyHealth {
         !self.hangs && IpFamily::BOTH.into_iter().all(|family| self.is_family_healthy(family, now))
     }
 
-    /// The newest time at which a family was in line with what had come.
+    /// The last time at which a family was synced.
     pub fn last_updated(&self) -> Option<Timestamp> {
         IpFamily::BOTH.into_iter().filter_map(|family| self.families.get(family).updated).max()
     }
@@ -111,7 +112,7 @@ impl ProxyHealth {
         self.response(self.is_healthy(now), None, now)
     }
 
-    /// Also asks whether the node stays: load balancers take their new traffic elsewhere before it goes.
+    /// Includes whether the node stays: load balancers move new traffic away before it is deleted.
     pub fn healthz(&self, now: Timestamp) -> HealthResponse {
         let is_eligible = self.is_node_eligible.unwrap_or_default();
         self.response(self.is_healthy(now) && is_eligible, Some(is_eligible), now)
@@ -123,7 +124,8 @@ impl ProxyHealth {
     }
 
     fn response(&self, is_ok: bool, node_eligible: Option<bool>, now: Timestamp) -> HealthResponse {
-        // Whoever is answered 200 is told of the present, as if rules were written all the time: clients rely on it.
+        // A response with status 200 has the present as the last update, as if rules were written all the time:
+        // clients rely on it.
         let last_updated = if is_ok { Some(now) } else { self.last_updated() };
         let body = Body {
             last_updated: text(last_updated),

@@ -1,5 +1,5 @@
-//! Which Services want a health check answered, and how many pods of theirs are here. Kept by what changed, as most
-//! changes concern none of them.
+//! The Services with a healthCheckNodePort, and the number of their local endpoints. Updated per change, as
+//! most changes concern none of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,11 +18,11 @@ use crate::{
     },
 };
 
-/// What is to be answered, and where.
+/// The Services with health checks, and the addresses to serve them on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WantedHealthChecks {
     pub services: BTreeMap<ServiceKey, ServiceHealth>,
-    /// The addresses to listen on.
+    /// Addresses to listen on.
     pub addresses: PerFamily<BTreeSet<IpAddr>>,
 }
 
@@ -40,7 +40,7 @@ impl HealthCheckPorts {
         self.wanted.subscribe()
     }
 
-    /// To be told before the index takes the change in: a slice that goes is still known there.
+    /// To be called before the index applies the change: there a deleted slice still has its Service.
     pub fn change_received(&mut self, change: &Change, index: &Index) {
         match change {
             Change::Service(key, new) => self.touch(key, new.as_deref().is_some_and(wants_health), index),
@@ -49,19 +49,20 @@ impl HealthCheckPorts {
                 let owners = [slice.as_ref().map(|slice| &slice.service), index.slice_owner(key)];
                 owners.into_iter().flatten().for_each(|owner| self.touch(owner, false, index));
             }
-            // Whose endpoints are local hangs on the name of the node, which never changes.
+            // Local endpoints depend on the node's name, which never changes.
             Change::Node(_) | Change::ServiceCidr(..) => {}
         }
     }
 
-    /// Few Services are asked about, so the others are not remembered.
+    /// Only Services with health checks are remembered; they are few.
     fn touch(&mut self, key: &ServiceKey, will_want: bool, index: &Index) {
         if will_want || index.service(key).is_some_and(wants_health) {
             self.touched.insert(key.clone());
         }
     }
 
-    /// What was touched is programmed by now, so it may be told; but for Services with a frontend that could not be.
+    /// Publishes the changed Services, except those with an unwritten frontend: a health check must not claim
+    /// an endpoint that is not programmed.
     pub fn publish(&mut self, index: &Index, local: &BTreeSet<IpAddr>, unwritten: &BTreeSet<FrontendKey>) {
         let addresses = addresses(index, local);
         let unsynced: BTreeSet<&ServiceKey> = unwritten.iter().filter_map(|key| index.owner(key)).collect();
@@ -101,7 +102,7 @@ fn health(index: &Index, key: &ServiceKey) -> Option<ServiceHealth> {
     })
 }
 
-/// All of a family's addresses where nothing restricts NodePorts, else those that serve them.
+/// The wildcard address of a family if NodePorts are unrestricted, else the addresses that serve NodePorts.
 fn addresses(index: &Index, local: &BTreeSet<IpAddr>) -> PerFamily<BTreeSet<IpAddr>> {
     let node = index.node();
     let of = |family: IpFamily, all: IpAddr| {

@@ -1,4 +1,4 @@
-//! Something that goes wrong again and again, and is told once.
+//! A repeated failure that is logged once.
 
 use std::error::Error;
 
@@ -8,12 +8,12 @@ use crate::error::chain;
 
 #[derive(Debug, Default)]
 pub struct LogOnce {
-    /// Why it went wrong when it was last tried.
+    /// The error of the last attempt.
     last_error: Option<String>,
 }
 
 impl LogOnce {
-    /// How it went this time; told when it is another failure than before.
+    /// Records the result of an attempt, and logs an error that differs from the last one.
     pub fn record<E: Error>(&mut self, message: &'static str, result: Result<(), E>) {
         let now = result.err().map(|error| chain(&error));
         if now != self.last_error

@@ -1,6 +1,6 @@
-//! The agent's metrics. Upstream's names (`kubeproxy_*`) mean what they mean there; what only we have is `portreeve_*`.
+//! The agent's metrics. `kubeproxy_*` have kube-proxy's names and meanings; `portreeve_*` are our own.
 //!
-//! KernelCounters of the kernel are read when somebody asks, and never kept here.
+//! The kernel's counters are read on request, and not stored here.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::{
 
 const FAMILY: &str = "ip_family";
 
-/// What the kernel counted since the data plane was made.
+/// Counters of the kernel since the data plane was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelCounters {
-    /// By the name of the reason.
+    /// By drop reason.
     pub refusals: Vec<(&'static str, u64)>,
-    /// What the early plane made of packets, by the name of the outcome.
+    /// Packets by XDP outcome.
     pub xdp: Vec<(&'static str, u64)>,
     pub services: Vec<(ServicePortKey, ServiceStats)>,
 }
@@ -50,14 +50,14 @@ pub struct Metrics {
     table_capacity: IntGaugeVec,
 }
 
-/// How long passes took.
+/// Durations of passes.
 struct SyncDurations {
     all: HistogramVec,
     full: HistogramVec,
     partial: HistogramVec,
 }
 
-/// What came, and what of it is not programmed yet.
+/// Received and pending changes.
 pub struct ChangeCounters {
     pub endpoints: IntCounter,
     pub endpoints_pending: IntGauge,
@@ -70,17 +70,17 @@ impl SyncDurations {
         Ok(Self {
             all: of.histogram(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
-                "How long a pass took that brought the maps in line",
+                "Duration of a pass over changed or all frontends",
                 sync_buckets(),
             )?,
             full: of.histogram(
                 "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "The same, of passes over everything",
+                "Duration of a pass over all frontends",
                 sync_buckets(),
             )?,
             partial: of.histogram(
                 "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "The same, of passes over what changed",
+                "Duration of a pass over changed frontends",
                 sync_buckets(),
             )?,
         })
@@ -92,19 +92,19 @@ impl ChangeCounters {
         Ok(Self {
             endpoints: of.counter(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "ChangeCounters of EndpointSlices that came",
+                "Changes of EndpointSlices received",
             )?,
             endpoints_pending: of.plain_gauge(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "ChangeCounters of EndpointSlices that are not programmed yet",
+                "Changes of EndpointSlices not programmed yet",
             )?,
             services: of.counter(
                 "kubeproxy_sync_proxy_rules_service_changes_total",
-                "ChangeCounters of Services that came",
+                "Changes of Services received",
             )?,
             services_pending: of.plain_gauge(
                 "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "ChangeCounters of Services that are not programmed yet",
+                "Changes of Services not programmed yet",
             )?,
         })
     }
@@ -118,64 +118,59 @@ impl Metrics {
             syncs: SyncDurations::new(&of)?,
             sync_last_timestamp: of.gauge(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "When the maps were last brought in line",
+                "Time of the last pass without unwritten frontends",
             )?,
             sync_last_queued: of.gauge(
                 "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-                "When a change last came",
+                "Time of the last change received",
             )?,
             network_programming: of.histogram(
                 "kubeproxy_network_programming_duration_seconds",
-                "From the change of a pod or Service to the maps, by the slice's own time",
+                "Delay from the trigger time of an EndpointSlice to the maps",
                 network_programming_buckets(),
             )?,
             name_programming: of.histogram(
                 "portreeve_name_programming_duration_seconds",
-                "From the change of a pod or Service to the answers that show it, by the slice's own time",
+                "Delay from the trigger time of an EndpointSlice to the DNS answers",
                 network_programming_buckets(),
             )?,
             changes: ChangeCounters::new(&of)?,
             no_local_endpoints: of.gauges(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-                "Service ports whose policy is Local and that have endpoints, but none here",
+                "Service ports with policy Local and endpoints, but none on this node",
                 &["traffic_policy", FAMILY],
             )?,
-            healthz: of.counters("kubeproxy_proxy_healthz_total", "Answers of /healthz", &["code"])?,
-            livez: of.counters("kubeproxy_proxy_livez_total", "Answers of /livez", &["code"])?,
-            sync_failures: of.counter(
-                "portreeve_sync_failures_total",
-                "Passes after which a frontend could not be written",
-            )?,
-            frontends: of.plain_gauge("portreeve_frontends", "Frontends that are published")?,
+            healthz: of.counters("kubeproxy_proxy_healthz_total", "Responses of /healthz", &["code"])?,
+            livez: of.counters("kubeproxy_proxy_livez_total", "Responses of /livez", &["code"])?,
+            sync_failures: of.counter("portreeve_sync_failures_total", "Passes with unwritten frontends")?,
+            frontends: of.plain_gauge("portreeve_frontends", "Published frontends")?,
             unwritten_frontends: of
-                .plain_gauge("portreeve_unwritten_frontends", "Frontends that wait to be written again")?,
-            skipped_objects: of.counter(
-                "portreeve_skipped_objects_total",
-                "Objects, or parts of them, that could not be used",
-            )?,
+                .plain_gauge("portreeve_unwritten_frontends", "Frontends to be retried")?,
+            skipped_objects: of
+                .counter("portreeve_skipped_objects_total", "Invalid objects or parts of objects, skipped")?,
             reattachments: of.counter(
                 "portreeve_reattachments_total",
-                "Hooks that were found without our program and got it again",
+                "Hooks that had lost their program, attached again",
             )?,
             unattached: of.plain_gauge(
                 "portreeve_unattached",
-                "Hooks and devices that could not get their programs when it was last tried",
+                "Hooks and devices without their program after the last attempt",
             )?,
             unread_counters: of.counter(
                 "portreeve_unread_counters_total",
-                "Answers for metrics without what the kernel counted, as that could not be read",
+                "Scrapes without the kernel's counters, which could not be read",
             )?,
-            table_used: of.gauges("portreeve_table_entries", "Entries of a table in use", &["table"])?,
+            table_used: of.gauges("portreeve_table_entries", "Entries in use in a table", &["table"])?,
             table_capacity: of.gauges(
                 "portreeve_table_capacity",
-                "Entries a table has room for",
+                "Capacity of a table in entries",
                 &["table"],
             )?,
             registry: registry.clone(),
         };
         of.constant_one(
             "portreeve_build_info",
-            "The version that runs",
+            "Version of the agent",
             "version",
             env!("CARGO_PKG_VERSION"),
         )?;
@@ -190,7 +185,7 @@ impl Metrics {
         }
     }
 
-    /// A pass writes both families at once, so both took as long.
+    /// A pass writes both families at once, so the duration counts for both.
     pub fn observe_sync(&self, is_full: bool, took: Duration) {
         let SyncDurations { all, full, partial } = &self.syncs;
         for histogram in [all, if is_full { full } else { partial }] {
@@ -200,11 +195,11 @@ impl Metrics {
         }
     }
 
-    /// Everything, in the text format of Prometheus; what the kernel counted is passed in.
+    /// All metrics in the Prometheus text format, including the kernel's counters.
     pub fn render(&self, kernel: &KernelCounters) -> Result<Vec<u8>, prometheus::Error> {
         let mut families = self.registry.gather();
         families.extend(kernel_families(kernel)?);
-        // The encoder refuses what has nothing to tell yet.
+        // The encoder rejects families without metrics.
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
@@ -219,7 +214,7 @@ pub fn family_label(family: IpFamily) -> &'static str {
     }
 }
 
-/// KernelCounters that live in the kernel, as families of their own that are made for one answer.
+/// The kernel's counters as metric families for one response.
 fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometheus::Error> {
     let refusals = IntCounterVec::new(
         Opts::new("portreeve_refusals_total", "Connections and datagrams refused, by reason"),
@@ -229,7 +224,7 @@ fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometh
         refusals.with_label_values(&[reason]).inc_by(*count);
     }
     let xdp = IntCounterVec::new(
-        Opts::new("portreeve_xdp_packets_total", "Packets the early plane saw, by what it made of them"),
+        Opts::new("portreeve_xdp_packets_total", "Packets processed by XDP, by outcome"),
         &["outcome"],
     )?;
     for (outcome, count) in &kernel.xdp {
@@ -237,11 +232,11 @@ fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometh
     }
     let labels = ["namespace", "service", "port"];
     let connections = IntCounterVec::new(
-        Opts::new("portreeve_service_connections_total", "Connections and exchanges that got a backend"),
+        Opts::new("portreeve_service_connections_total", "Connections and datagram flows with a backend"),
         &labels,
     )?;
     let refused = IntCounterVec::new(
-        Opts::new("portreeve_service_refusals_total", "Those that were refused"),
+        Opts::new("portreeve_service_refusals_total", "Connections and datagram flows refused"),
         &labels,
     )?;
     for (service, stats) in &kernel.services {
@@ -256,18 +251,18 @@ fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometh
         .collect())
 }
 
-/// From 1 ms on, doubling.
+/// From 1 ms, doubling.
 fn sync_buckets() -> Vec<f64> {
     (0..15).map(|exponent| 0.001 * f64::from(1 << exponent)).collect()
 }
 
-/// Fine where it should be, coarse where it is bad anyway.
+/// Fine for good values, coarse for bad ones; the same as kube-proxy's.
 fn network_programming_buckets() -> Vec<f64> {
     let seconds = (1..60).chain((60..120).step_by(5)).chain((120..=300).step_by(30));
     [0.25, 0.5].into_iter().chain(seconds.map(f64::from)).collect()
 }
 
-/// Makes metrics that are in the registry.
+/// Creates registered metrics.
 struct Registrar<'a> {
     registry: &'a Registry,
 }

@@ -1,4 +1,5 @@
-//! The frontends that somebody could serve, but whose policy forbids it from here: upstream counts them.
+//! Frontends with endpoints, of which policy Local allows none on this node: kube-proxy's `no_local_endpoints`
+//! metric.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use crate::model::{
     service::{ServicePortKey, TrafficPolicy},
 };
 
-/// Few, so they are counted anew each time.
+/// The frontends are few, so they are counted anew for each pass.
 #[derive(Default)]
 pub struct NoLocalEndpoints {
     lacking: BTreeMap<FrontendKey, (bool, ServicePortKey)>,
@@ -33,7 +34,7 @@ impl NoLocalEndpoints {
         }
     }
 
-    /// Service ports, however many frontends each has.
+    /// Counts service ports, not frontends.
     fn count(&self, is_internal: bool, family: IpFamily) -> usize {
         let of = self
             .lacking
@@ -43,7 +44,7 @@ impl NoLocalEndpoints {
     }
 }
 
-/// Silence, where a refusal would say that nobody can.
+/// Dropping means that the policy excludes all endpoints; without any endpoint the frontend would reject.
 fn drops_for_policy(frontend: &Frontend) -> bool {
     let view: &View = match frontend.kind {
         FrontendKind::ClusterIp => &frontend.internal,

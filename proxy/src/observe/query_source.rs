@@ -1,4 +1,4 @@
-//! Who asks for names, told from what the server counts and what is known of this node's pods.
+//! The source of query statistics: the DNS server's counters and the names of local pods.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tracing::debug;
 
 use crate::observe::query_statistics::QueryStatistics;
 
-/// Where it is found; whoever asks for it does not hold up the loop.
+/// Shared with the DNS server, so that reading does not involve the agent's loop.
 #[derive(Debug)]
 pub struct QuerySource {
     pub metrics: Arc<Metrics>,
@@ -17,7 +17,7 @@ pub struct QuerySource {
 impl QuerySource {
     pub fn read(&self) -> QueryStatistics {
         let own = server::local_addresses().unwrap_or_else(|error| {
-            debug!(%error, "the addresses of this node are not known");
+            debug!(%error, "cannot read local addresses");
             Vec::new()
         });
         let snapshot = self.published.load();

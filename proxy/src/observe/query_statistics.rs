@@ -1,4 +1,4 @@
-//! Who asks for which names, as an agent tells it when `portreeve get dns` asks.
+//! Statistics of DNS queries by client, as `portreeve get dns` shows them.
 
 use std::{
     cmp::Reverse,
@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryStatistics {
-    /// What was asked before is forgotten.
+    /// The start of counting.
     pub since: Timestamp,
-    /// Who asks most comes first.
+    /// Ordered by queries, most first.
     pub clients: Vec<Client>,
     pub upstreams: Vec<Upstream>,
 }
@@ -32,9 +32,9 @@ pub struct Client {
     pub client: String,
     pub addresses: Vec<IpAddr>,
     pub queries: u64,
-    /// By topic; what was never asked is named too, so that the shape stays the same.
+    /// By topic; includes topics without queries, so that the shape stays the same.
     pub topics: BTreeMap<String, u64>,
-    /// By what it was.
+    /// By kind of trouble.
     pub troubles: BTreeMap<String, u64>,
 }
 
@@ -42,15 +42,15 @@ pub struct Client {
 #[serde(rename_all = "lowercase")]
 pub enum ClientKind {
     Pod,
-    /// This node, and the pods that share its addresses.
+    /// This node, including pods on the host network.
     Node,
-    /// Nobody whose name is known here.
+    /// An address without a known name.
     Address,
-    /// All who found no room in the agent's tables.
+    /// The clients beyond the capacity of the agent's tables.
     Others,
 }
 
-/// Since the agent's start.
+/// Counts since the agent's start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upstream {
     pub address: String,
@@ -66,7 +66,7 @@ impl From<UpstreamCounts> for Upstream {
 }
 
 impl QueryStatistics {
-    /// `pods` has the names of addresses, and `own` are those of this node.
+    /// `pods`: pods by address; `own`: addresses of this node.
     pub fn new(
         report: Report,
         upstreams: Vec<UpstreamCounts>,
@@ -136,7 +136,7 @@ mod tests {
             }
         }
         let (web, host) = (pod("web-0"), pod("agent"));
-        // A pod that shares the node's address is not rows from the node.
+        // A pod on the host network counts as the node.
         let pods = [("10.1.0.1", &web), ("fd01::1", &web), ("172.18.0.2", &host)];
         let pods = pods.map(|(text, pod)| (address(text), pod)).into();
         let own = ["127.0.0.1", "172.18.0.2"].map(address);

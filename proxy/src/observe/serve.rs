@@ -1,5 +1,5 @@
-//! Who answers for the agent: health, metrics, health check ports, `portreeve status` and `portreeve get dns`, on a thread of their own, so
-//! that an agent that hangs is found out.
+//! The servers of the agent: health, metrics, health check ports and the control socket. They run on a thread
+//! of their own, so that a hung agent is detected.
 
 mod control_socket;
 mod counters;
@@ -22,28 +22,28 @@ use crate::{
 pub struct Serve {
     pub config: ServingConfig,
     pub pages: Pages,
-    /// Whose counters are told.
+    /// The pin directory of the counters.
     pub bpffs: PathBuf,
-    /// Where `status` asks.
+    /// Path of the control socket.
     pub status_socket: PathBuf,
     pub state: Arc<AgentState>,
     pub health_ports: watch::Receiver<WantedHealthChecks>,
-    /// What people who look at the cluster are told.
+    /// Events for the cluster.
     pub reports: mpsc::UnboundedSender<Report>,
 }
 
-/// What the agent must end for.
+/// Errors that end the agent.
 pub type Fatal = mpsc::UnboundedReceiver<anyhow::Error>;
 
 impl Serve {
-    /// Answers until the process ends.
+    /// Serves until the process ends.
     pub fn start(self) -> Result<Fatal> {
         let (sender, fatal) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new()
             .name("serve".to_owned())
             .spawn(move || runtime.block_on(self.run(sender)))
-            .context("cannot start the thread that answers")?;
+            .context("cannot start the serving thread")?;
         Ok(fatal)
     }
 
@@ -51,7 +51,7 @@ impl Serve {
         let Self { config, pages, bpffs, status_socket, state, health_ports, reports } = self;
         let mut phases = state.phases();
         tokio::spawn(control_socket::serve(status_socket, Arc::clone(&state)));
-        // While another agent holds the data plane, these addresses are its own.
+        // While another agent holds the data plane, it serves these addresses.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;
         }

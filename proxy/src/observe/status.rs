@@ -1,4 +1,4 @@
-//! What an agent says about itself when `portreeve status` asks, and where it can be asked.
+//! The agent's status as the control socket reports it, and the path of that socket.
 
 use std::path::{Path, PathBuf};
 
@@ -14,23 +14,23 @@ pub struct Status {
     pub node: String,
     pub started: Timestamp,
     pub phase: Phase,
-    /// When every change that had come was programmed.
+    /// When all received changes were programmed last.
     pub last_sync: Option<Timestamp>,
-    /// The oldest change that is not programmed yet.
+    /// When the oldest change arrived that is not programmed yet.
     pub pending_since: Option<Timestamp>,
     pub frontends: usize,
     pub unwritten_frontends: usize,
-    /// Objects, or parts of them, that could not be used, since the start.
+    /// Invalid objects or parts of objects since the start.
     pub skipped_objects: usize,
-    /// Hooks that were found without our program, since the start.
+    /// Hooks that had lost their program, since the start.
     pub reattachments: usize,
-    /// The devices that lead to other machines, and where on each the early plane is.
+    /// The external devices, with their XDP state.
     #[serde(default)]
     pub xdp: Vec<XdpDevice>,
-    /// What could not get its programs when it was last tried, and why. Agents of before did not say.
+    /// The attach errors of the last attempt. Missing in the status of earlier versions.
     #[serde(default)]
     pub unattached: Vec<String>,
-    /// It answers, and does nothing else any more.
+    /// The loop hangs; only the serving thread works.
     #[serde(default)]
     pub hangs: bool,
     pub tables: Vec<Table>,
@@ -39,9 +39,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Nothing is known of the data plane yet.
+    /// The data plane is not open yet.
     Preparing,
-    /// The data plane is ours, and objects are being read.
+    /// The data plane is locked, and objects are being read.
     Starting,
     /// Another agent holds the data plane.
     Waiting {
@@ -62,9 +62,9 @@ pub struct XdpDevice {
     pub device: String,
     /// `native`, `generic` or `none`.
     pub place: String,
-    /// Why it is nowhere.
+    /// The reason for `none`.
     pub reason: Option<String>,
-    /// It is not where it was asked for.
+    /// The configuration demands XDP here.
     pub is_fault: bool,
 }
 
@@ -91,7 +91,7 @@ impl Table {
     }
 }
 
-/// A table that is this full wants somebody's attention before it refuses.
+/// From this percentage on, a table is reported as a fault.
 const ALMOST_FULL: u32 = 90;
 
 impl Status {
@@ -115,7 +115,7 @@ impl Status {
         }
     }
 
-    /// What is wrong now, each in a sentence. Waiting for another agent is not wrong, it is what was asked for.
+    /// The present faults, each in a sentence. Waiting for another agent is not a fault.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if matches!(self.phase, Phase::Preparing | Phase::Starting) {
@@ -143,7 +143,7 @@ impl Status {
     }
 }
 
-/// The socket of the agent whose pins are there. One directory serves several agents.
+/// The control socket of the agent with this pin directory. One run directory serves several agents.
 pub fn socket_path(run_dir: &Path, bpffs: &Path) -> PathBuf {
     let name = bpffs.to_string_lossy().trim_matches('/').replace('/', "-");
     run_dir.join(format!("{name}.sock"))
@@ -157,7 +157,7 @@ mod tests {
     fn faults_are_what_somebody_must_act_upon() {
         let table = |used| vec![Table { name: "SLOTS".to_owned(), used, capacity: 1000 }];
         let xdp = |is_fault| {
-            let reason = Some("its driver takes no XDP programs".to_owned());
+            let reason = Some("its driver does not support XDP".to_owned());
             vec![XdpDevice { device: "eth0".to_owned(), place: "none".to_owned(), reason, is_fault }]
         };
         let serving = Status { phase: Phase::Serving, ..Status::new("n") };

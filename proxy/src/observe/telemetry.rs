@@ -1,4 +1,4 @@
-//! Sees what the agent does, and passes it on to whoever is asked about it: health, metrics, status, health check ports.
+//! The agent's loop reports its steps here, for health, metrics, status and health check ports.
 
 use std::{
     collections::BTreeSet,
@@ -25,11 +25,11 @@ pub struct Telemetry {
     state: Arc<AgentState>,
     health_ports: HealthCheckPorts,
     no_local: NoLocalEndpoints,
-    /// When the pass started that is under way.
+    /// The start of the present pass.
     started: Option<Instant>,
 }
 
-/// What a pass left behind.
+/// The state after a pass.
 pub struct CompletedPass<'a> {
     pub is_full_sync: bool,
     pub index: &'a Index,
@@ -53,17 +53,17 @@ impl Telemetry {
         self.health_ports.subscribe()
     }
 
-    /// The loop is about to wait for something to do.
+    /// Heartbeat: the loop is about to wait for events.
     pub fn heartbeat(&self) {
         self.state.heartbeat();
     }
 
-    /// The loop is over.
+    /// The loop has ended.
     pub fn loop_ended(&self) {
         self.state.loop_ended();
     }
 
-    /// A change is about to go into the index.
+    /// A change is about to be applied to the index.
     pub fn change_received(&mut self, change: &Change, index: &Index) {
         self.started.get_or_insert_with(Instant::now);
         self.state.change_received(change);
@@ -74,7 +74,7 @@ impl Telemetry {
         self.state.objects_skipped(count);
     }
 
-    /// The hooks were looked at: so many were repaired, and this could not be.
+    /// The hooks were verified: the number of repaired ones, and the errors.
     pub fn hooks_verified(&self, repaired: usize, failures: BTreeSet<String>) {
         self.state.hooks_verified(repaired, failures);
     }
@@ -85,7 +85,7 @@ impl Telemetry {
         self.state.frontends_queued(touched);
     }
 
-    /// What a frontend is to look like; nothing: it goes.
+    /// The resolved state of a frontend; `None`: it is deleted.
     pub fn frontend_resolved(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
         self.no_local.update(key, frontend);
     }
@@ -107,12 +107,12 @@ impl Telemetry {
         self.health_ports.publish(pass.index, pass.local_addresses, pass.unwritten);
     }
 
-    /// Names are answered from now on.
+    /// DNS is served from now on.
     pub fn dns_started(&self, source: QuerySource) {
         self.state.dns_started(source);
     }
 
-    /// The names that belong to it are answered.
+    /// The DNS records of the pass are published.
     pub fn dns_published(&self) {
         self.state.dns_published();
     }

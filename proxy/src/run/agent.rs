@@ -1,6 +1,7 @@
-//! The loop in which changes become maps.
+//! The agent's loop: object changes become map entries.
 //!
-//! changes → index → touched frontends → reconciler → maps. Whatever has arrived while a pass ran is the next pass.
+//! changes → index → touched frontends → reconciler → maps. Changes that arrive during a pass form the next
+//! pass.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -19,7 +20,9 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{attachment::Attachment, names::Names, pod_cidrs::PodCidrs, source::Source, stop::Stop};
+use super::{
+    attachment::Attachment, name_server::NameServer, pod_cidrs::PodCidrs, source::Source, stop::Stop,
+};
 use crate::{
     datapath::{self, KernelMaps, Pins},
     error::chain,
@@ -37,41 +40,41 @@ use crate::{
     update::Update,
 };
 
-/// What could not be written is tried again after this time, or as soon as something was freed.
+/// The delay before failed writes are retried; a full map is also retried when entries were freed.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the kernel is asked whether the programs are where they should be.
+/// How often the attachment of the programs is verified.
 const VERIFICATION: Duration = Duration::from_secs(10);
 
-/// If a pass has more frontends than this, and most of those there are, it may as well take all.
+/// A pass with more frontends than this, and more than half of all, becomes a full sync.
 const FULL_SYNC_THRESHOLD: usize = 4096;
 
 /// The index and the maps that follow it.
 pub struct Agent {
     index: Index,
     reconciler: Reconciler<KernelMaps>,
-    /// Frontends to be written again: those that failed, and their siblings.
+    /// Frontends to be retried: the failed ones and their siblings.
     unwritten: BTreeSet<FrontendKey>,
-    /// Something of the last pass found a map full.
+    /// The last pass found a map full.
     has_full_map: bool,
-    /// Frontends whose last failure was logged.
+    /// Frontends whose failure was logged.
     logged: HashSet<FrontendKey>,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
-    /// The node's addresses as they are written, and which of them serve NodePorts; none: not as they should be.
+    /// The node's addresses as written, and whether each serves NodePorts; `None`: not written.
     node_addresses: Option<BTreeMap<IpAddr, bool>>,
     networks: UnclaimedNetworks,
-    /// What of these two could not be written.
+    /// Failures of these two writes.
     unwritten_addresses: LogOnce,
     unwritten_networks: LogOnce,
-    /// None: somebody else answers names.
-    names: Option<Names>,
+    /// `None`: this agent does not serve DNS.
+    name_server: Option<NameServer>,
     grace_periods: GracePeriods,
-    /// Hooks that were found without our program since the start.
+    /// Hooks that had lost their program, since the start.
     repairs: usize,
     pod_cidrs: PodCidrs,
     telemetry: Telemetry,
 }
 
-/// Grace periods take milliseconds, so they pass on another thread.
+/// Grace periods take milliseconds, so they are awaited on other threads.
 struct GracePeriods {
     sender: mpsc::UnboundedSender<Epoch>,
     over: mpsc::UnboundedReceiver<Epoch>,
@@ -82,14 +85,14 @@ impl Agent {
         pins: &Pins,
         policy: Policy,
         addresses: watch::Receiver<BTreeSet<IpAddr>>,
-        names: Option<Names>,
+        name_server: Option<NameServer>,
         telemetry: Telemetry,
     ) -> Result<Self> {
-        // Programs that began under a predecessor may still hold what looks free from here.
-        datapath::grace_period().context("cannot wait for running programs")?;
+        // Programs that started under an earlier agent may still use entries that look free from here.
+        datapath::grace_period().context("cannot wait for a grace period")?;
         let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
         let networks = UnclaimedNetworks::adopt(reconciler.maps())?;
-        info!(frontends = reconciler.len(), "adopted what an earlier agent left");
+        info!(frontends = reconciler.len(), "adopted the maps of an earlier agent");
         let (sender, over) = mpsc::unbounded_channel();
         Ok(Self {
             pod_cidrs: PodCidrs::new(&policy),
@@ -103,14 +106,14 @@ impl Agent {
             unwritten_addresses: LogOnce::default(),
             unwritten_networks: LogOnce::default(),
             addresses,
-            names,
+            name_server,
             grace_periods: GracePeriods { sender, over },
             repairs: 0,
             telemetry,
         })
     }
 
-    /// How many frontends are published.
+    /// The number of published frontends.
     pub fn frontends(&self) -> usize {
         self.reconciler.len()
     }
@@ -119,28 +122,29 @@ impl Agent {
         self.repairs
     }
 
-    /// Who takes over shares the port with nobody who knows less.
+    /// Starts to serve DNS. A successor does so only now: it must not share the port while its data are
+    /// incomplete.
     pub fn start_dns(&mut self, maps: &Path) -> Result<()> {
-        let Some(names) = &mut self.names else { return Ok(()) };
-        self.telemetry.dns_started(names.redirect_clients(maps)?);
+        let Some(name_server) = &mut self.name_server else { return Ok(()) };
+        self.telemetry.dns_started(name_server.redirect_clients(maps)?);
         Ok(())
     }
 
-    /// Answers what was asked, and leaves the maps as they are.
+    /// Answers pending DNS queries, and leaves the maps as they are.
     pub async fn shut_down(self) {
         self.telemetry.loop_ended();
-        if let Some(names) = self.names {
-            names.stop().await;
+        if let Some(name_server) = self.name_server {
+            name_server.stop().await;
         }
     }
 
-    /// Nothing is written before everything was read. What was not named by then goes, unless it has come since: an
-    /// agent that waited for another one begins with the present.
+    /// Writes nothing until all objects were read; then deletes entries without an object. Includes later
+    /// changes, because an agent that waited for another one starts with the present state.
     pub async fn initial_sync(&mut self, source: &mut Source) -> Result<()> {
         let mut is_synced = false;
         while !is_synced {
             let update =
-                source.next().await.context("the source of objects ended before everything was read")?;
+                source.next().await.context("the source of objects ended before the initial sync")?;
             is_synced = update.is_synced;
             self.apply_update(update);
         }
@@ -160,20 +164,20 @@ impl Agent {
         Ok(())
     }
 
-    /// A mode that tells pods by the networks of the Node object can tell nothing before they are there.
+    /// Waits for the pod CIDRs of the Node object, if the detection of pods depends on them.
     async fn await_pod_cidrs(&mut self, source: &mut Source) -> Result<()> {
         while let Some(remaining) = self.pod_cidrs.wait(self.index.node_info())? {
             match timeout(remaining, source.next()).await {
                 Ok(Some(update)) => drop(self.apply_update(update)),
                 Ok(None) => bail!("the source of objects ended before the Node object had pod networks"),
-                // What was waited for did not come: the next turn says so.
+                // Timeout: the next iteration returns the error.
                 Err(_) => {}
             }
         }
         Ok(())
     }
 
-    /// Until it is told to stop. An error: what was fixed at the start is not so any more.
+    /// Runs until a stop is requested. Errors: settings of the start have changed.
     pub async fn run(
         &mut self,
         source: &mut Source,
@@ -181,14 +185,14 @@ impl Agent {
         mut attachment: Attachment,
     ) -> Result<()> {
         let mut verification = interval(VERIFICATION);
-        // What was missed meanwhile is not made up for.
+        // Missed ticks are not made up for.
         verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.telemetry.heartbeat();
             tokio::select! {
                 () = stop.requested() => return Ok(()),
                 update = source.next() => {
-                    // Whoever is told of nothing any more must not go on as if nothing happened.
+                    // Without a source the agent must not go on as if nothing changed.
                     self.run_pass(update.context("the source of objects ended")?, source);
                     self.pod_cidrs.check(self.index.node_info())?;
                 }
@@ -209,10 +213,10 @@ impl Agent {
         self.telemetry.hooks_verified(repairs, attachment.failures());
     }
 
-    /// One pass for everything that has arrived.
+    /// One pass for all changes that have arrived.
     fn run_pass(&mut self, first: Update, source: &mut Source) {
         let mut touched = std::mem::take(&mut self.unwritten);
-        // What comes while these are taken in waits for the next pass, however much it is.
+        // Changes that arrive meanwhile wait for the next pass, so that this one ends.
         let waiting = source.waiting();
         touched.extend(self.apply_update(first));
         for update in (0..waiting).map_while(|_| source.next_now()) {
@@ -222,19 +226,19 @@ impl Agent {
         self.write(touched);
     }
 
-    /// Puts an update into the index; the frontends that may look different now.
+    /// Applies an update to the index. Returns the frontends that may have changed.
     fn apply_update(&mut self, update: Update) -> BTreeSet<FrontendKey> {
         self.telemetry.objects_skipped(update.skipped.len());
         update.log_skipped();
-        if let Some(names) = &mut self.names {
-            names.apply(update.names);
+        if let Some(name_server) = &mut self.name_server {
+            name_server.apply(update.names);
         }
         let mut touched = BTreeSet::new();
         for change in update.changes {
             if change == Change::Node(None) {
-                // kube-proxy does no more than say so (rule R1). Without the addresses that it named, NodePorts would be
-                // served at every address, and without its pod networks pods would be strangers.
-                warn!("the Node object is gone, going on with what it said last");
+                // kube-proxy only logs it (rule R1). Without the node's addresses NodePorts would be served at
+                // every address, and without its pod CIDRs pods would count as external.
+                warn!("the Node object was deleted, keeping its last state");
                 continue;
             }
             self.telemetry.change_received(&change, &self.index);
@@ -243,7 +247,8 @@ impl Agent {
         touched
     }
 
-    /// Brings every frontend in line, one after the other: all of them together would weigh more than everything else.
+    /// A full sync, one frontend after the other: all resolved frontends together would take more memory than
+    /// everything else.
     fn write_all(&mut self) -> Pass {
         let Self { index, reconciler, telemetry, .. } = self;
         telemetry.frontends_queued(index.frontend_keys());
@@ -257,7 +262,7 @@ impl Agent {
 
     fn write(&mut self, touched: BTreeSet<FrontendKey>) {
         if touched.len() > FULL_SYNC_THRESHOLD && touched.len() > self.frontends() / 2 {
-            // Those that have gone are not among all.
+            // Deleted frontends are not among all.
             touched.iter().for_each(|key| self.telemetry.frontend_resolved(*key, None));
             let pass = self.write_all();
             return self.finish(pass, true);
@@ -289,9 +294,9 @@ impl Agent {
             frontends: self.reconciler.len(),
             fill: self.reconciler.fill(),
         });
-        // Not before: a name must not lead to an address that nothing serves yet.
-        if let Some(names) = &mut self.names {
-            names.publish();
+        // Only now: a name must not resolve to an address that is not served yet.
+        if let Some(name_server) = &mut self.name_server {
+            name_server.publish();
             self.telemetry.dns_published();
         }
         if let Some(epoch) = pass.grace {
@@ -299,12 +304,12 @@ impl Agent {
             spawn_blocking(move || match datapath::grace_period() {
                 // The agent may have ended meanwhile.
                 Ok(()) => drop(over.send(epoch)),
-                Err(error) => warn!(%error, "no grace period: what was replaced stays unused"),
+                Err(error) => warn!(%error, "no grace period, replaced entries stay unused"),
             });
         }
     }
 
-    /// What found no room may find some now; what failed otherwise waits for its time.
+    /// Frees entries after a grace period, and retries if a map was full. Other failures wait for `RETRY`.
     fn reclaim(&mut self, epoch: Epoch) {
         let made_room = self.reconciler.reclaim(epoch);
         if self.has_full_map && made_room {
@@ -325,8 +330,8 @@ impl Agent {
         self.unwritten.is_empty() && self.node_addresses.is_some() && self.networks.is_written()
     }
 
-    /// Which addresses are the node's depends on the interfaces; which of them serve NodePorts, and which sources are
-    /// pods, on the Node object and the flags as well.
+    /// The node's addresses depend on the interfaces; their NodePorts and the pod ranges on the Node object and
+    /// the flags as well.
     fn write_node_addresses(&mut self) {
         let node = self.index.node();
         let pods = if node.detect_local.is_by_interface() { PerFamily::default() } else { node.pod_range };
@@ -343,7 +348,7 @@ impl Agent {
         self.unwritten_addresses.record("addresses of the node not written", outcome);
     }
 
-    /// A ClusterIP comes and goes with its frontends; ServiceCIDRs are few.
+    /// Updates the networks of Services: ClusterIPs follow their frontends; ServiceCIDRs are few.
     fn want_networks(&mut self, changes: &[(FrontendKey, Option<Frontend>)]) {
         let mut gone = Vec::new();
         for (key, wanted) in changes {
@@ -357,7 +362,7 @@ impl Agent {
                 (FrontendAddress::Ip(_) | FrontendAddress::NodePort(_), _) => {}
             }
         }
-        // Another port of the Service, or another Service, may have the address still.
+        // Another port of the Service, or another Service, may still have the address.
         gone.retain(|address| !self.index.has_cluster_ip(*address));
         gone.into_iter().for_each(|address| self.networks.set(address.into(), None));
         let cidrs: BTreeSet<IpNetwork> = self.index.service_cidrs().collect();
@@ -372,7 +377,7 @@ impl Agent {
     }
 }
 
-/// To the programs 127.0.0.1 is all of 127.0.0.0/8; ::1 never serves (kube-proxy's rule J6).
+/// Programs treat 127.0.0.1 as all of 127.0.0.0/8; ::1 never serves (kube-proxy's rule J6).
 fn is_reachable(address: IpAddr) -> bool {
     !address.is_loopback() || address == IpAddr::from([127, 0, 0, 1])
 }

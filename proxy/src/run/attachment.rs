@@ -1,4 +1,4 @@
-//! The programs at their hooks, and the check that they are still there.
+//! The attached programs, and the check that they are still attached.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -10,15 +10,15 @@ use crate::{
     observe::log_once::LogOnce,
 };
 
-/// What holds the programs at their hooks.
+/// The programs and their hooks.
 pub struct Attachment {
     programs: Programs,
     cgroup: PathBuf,
     pins: Pins,
-    /// Sockets are translated.
+    /// The socket programs are to be attached.
     is_wanted: bool,
     devices: Devices,
-    /// Why the programs are not at the cgroup.
+    /// The failure to attach to the cgroup.
     failure: LogOnce,
 }
 
@@ -27,18 +27,18 @@ impl Attachment {
         Self { programs, cgroup, pins, is_wanted, devices, failure: LogOnce::default() }
     }
 
-    /// What could not be attached when it was last tried, each in a sentence.
+    /// The attach errors of the last attempt, each in a sentence.
     pub fn failures(&self) -> BTreeSet<String> {
         let devices = self.devices.failures().iter().map(String::as_str);
         devices.chain(self.failure.last_error()).map(str::to_owned).collect()
     }
 
-    /// Somebody may have detached a program, or put another in its place: how many hooks were repaired.
+    /// Attaches again programs that another process detached or replaced. Returns the number of repaired hooks.
     pub fn verify(&mut self) -> usize {
         self.verify_cgroup() + self.devices.keep(&self.programs)
     }
 
-    /// Devices come and go. How many hooks were repaired.
+    /// Waits for a change of devices and attaches to new ones. Returns the number of repaired hooks.
     pub async fn devices_changed(&mut self) -> usize {
         self.devices.changed().await;
         self.devices.keep(&self.programs)
@@ -52,7 +52,7 @@ impl Attachment {
         let outcome = datapath::repair(&mut self.programs, &self.cgroup, &self.pins, &mut repaired);
         self.failure.record("programs not attached", outcome);
         for hook in &repaired {
-            warn!(hook, "program was not attached any more, attached again");
+            warn!(hook, "program was detached, attached again");
         }
         repaired.len()
     }

@@ -1,5 +1,4 @@
-//! The configuration file, watched: what it says is read at the start only, so a change ends the agent, and whoever
-//! started it starts it anew.
+//! The configuration file, watched. It is read at the start only, so a change ends the agent, to be restarted.
 
 use std::{fs, path::Path};
 
@@ -14,24 +13,24 @@ use crate::config::WatchedFile;
 
 pub struct ConfigFileWatch {
     file: WatchedFile,
-    /// Something happened in the file's directory, or nobody has looked yet.
+    /// An event in the file's directory, or the initial check.
     touched: mpsc::Receiver<()>,
-    /// The watch ends with it.
+    /// Dropping it ends the watch.
     _watcher: RecommendedWatcher,
 }
 
 impl ConfigFileWatch {
     pub fn new(file: WatchedFile) -> Result<Self> {
         let (sender, touched) = mpsc::channel(1);
-        // It was read before it is watched.
+        // The file was read before the watch started.
         sender.try_send(())?;
         let mut watcher = notify::recommended_watcher(move |event| {
-            if tells_of_a_change(&event) {
-                // One that waits is as good as many, and the receiver ends with the agent.
+            if may_be_change(&event) {
+                // One pending event suffices, and the receiver ends with the agent.
                 let _ = sender.try_send(());
             }
         })?;
-        // The file may be a link that is put in place anew (a mounted ConfigMap is), or point elsewhere.
+        // The file may be a symlink that is replaced (as in a mounted ConfigMap), or whose target is.
         let target =
             fs::canonicalize(&file.path).with_context(|| format!("cannot find {}", file.path.display()))?;
         for path in [file.path.as_path(), target.as_path()] {
@@ -47,7 +46,7 @@ impl ConfigFileWatch {
         &self.file.path
     }
 
-    /// Returns once the file says something else. While it is gone nothing is decided: it is being replaced.
+    /// Returns once the content has changed. A missing file is being replaced and does not count.
     pub async fn changed(&mut self) {
         while self.touched.recv().await.is_some() {
             if self.differs() {
@@ -62,12 +61,13 @@ impl ConfigFileWatch {
     }
 }
 
-/// A file that is opened is told of, too: whoever looked again because of that would look for ever.
-fn tells_of_a_change(event: &notify::Result<Event>) -> bool {
+/// Whether an event may be a change. Opening a file causes an event, too, and reading on each of those would
+/// loop.
+fn may_be_change(event: &notify::Result<Event>) -> bool {
     match event {
         Ok(Event { kind: EventKind::Access(AccessKind::Close(AccessMode::Write)), .. }) => true,
         Ok(Event { kind: EventKind::Access(_), .. }) => false,
-        // Of what was lost nobody knows what it was about.
+        // Lost events may have been changes.
         Ok(_) | Err(_) => true,
     }
 }
@@ -108,13 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_it_does_not_change_it() {
+    fn reading_the_file_is_no_change() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.conf");
         fs::write(&path, "a").unwrap();
         let (sender, events) = std::sync::mpsc::channel();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let _ = sender.send((tells_of_a_change(&event), event));
+            let _ = sender.send((may_be_change(&event), event));
         })
         .unwrap();
         watcher.watch(dir.path(), RecursiveMode::NonRecursive).unwrap();

@@ -1,4 +1,4 @@
-//! The devices of the packet plane, and the programs at their hooks.
+//! The devices of the packet plane, with their programs.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -24,9 +24,9 @@ pub struct Devices {
     xdp: XdpDevices,
     table: DeviceTable,
     policy: Policy,
-    /// As they were last told in the log.
+    /// The devices as last logged.
     known: Vec<Device>,
-    /// Failures of the last pass, each of which was told.
+    /// Failures of the last pass, all logged.
     logged: BTreeSet<String>,
 }
 
@@ -45,34 +45,34 @@ impl Devices {
         Ok(Self { network, config, hooks, xdp, table, policy, known, logged })
     }
 
-    /// Waits until the network is another one.
+    /// Waits for a change of the network state.
     pub async fn changed(&mut self) {
         if self.network.changed().await.is_err() {
-            // Whoever follows it never ends before we do.
+            // The sender lives as long as the runtime.
             std::future::pending::<()>().await;
         }
     }
 
-    /// What could not be attached, or written, in the last pass.
+    /// The failures of the last pass.
     pub fn failures(&self) -> &BTreeSet<String> {
         &self.logged
     }
 
-    /// Attaches what is missing; how many hooks were repaired.
+    /// Attaches missing programs. Returns the number of repaired hooks.
     pub fn keep(&mut self, programs: &Programs) -> usize {
         let network = self.network.borrow_and_update().clone();
         let devices = select_devices(&network, &self.config);
-        // Before the programs are there: without its address a device masquerades nothing.
+        // Written before the programs are attached: without its addresses a device masquerades nothing.
         let table = self.write_table(&network, &devices);
         let pass = self.hooks.keep(programs, &devices);
         for (program, iface) in &pass.repaired {
-            warn!(program, iface, "program was not attached any more, attached again");
+            warn!(program, iface, "program was detached, attached again");
         }
         let mut failures: BTreeSet<String> = pass.failed.iter().map(|error| chain(error)).collect();
         failures.extend(table.err().map(|error| chain(&error)));
-        // What the packet plane does not serve is not for the xdp plane either, so that one comes last.
+        // XDP comes last: it must not serve a device that the packet plane does not serve.
         let xdp = self.xdp.keep(programs, &network, &devices);
-        // Frames are sent to a device once it takes them.
+        // Written again: frames are redirected to a device once it has XDP.
         let table = self.write_table(&network, &devices);
         failures.extend(table.err().map(|error| chain(&error)));
         for error in failures.difference(&self.logged) {
@@ -95,10 +95,10 @@ impl Devices {
 
     fn log(&mut self, devices: Vec<Device>, hooks: usize) {
         if self.known.is_empty() && !devices.is_empty() {
-            info!(devices = devices.len(), hooks, "devices are served");
+            info!(devices = devices.len(), hooks, "serving devices");
         }
         for device in devices.iter().filter(|device| !self.known.contains(device)) {
-            debug!(iface = device.name, role = ?device.role, index = device.index, "device is served");
+            debug!(iface = device.name, role = ?device.role, index = device.index, "serving device");
         }
         self.known = devices;
     }

@@ -1,5 +1,6 @@
-//! The pod networks of this node, where pods are told by them (kube-proxy's NodeCIDR mode). The Node object gets them when
-//! the node joins, later than the agent may start; once they are in use, others are a matter for a new start.
+//! The pod CIDRs of this node, if pods are detected by them (kube-proxy's NodeCIDR mode). The Node object gets
+//! them when the node joins, perhaps after the agent starts. Once in use, a change ends the agent, to be
+//! restarted.
 
 use std::time::Duration;
 
@@ -13,15 +14,15 @@ use crate::model::{
     policy::{DetectLocal, Policy},
 };
 
-/// Upstream's.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// As in kube-proxy.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 pub struct PodCidrs {
     node_name: String,
-    /// Nothing hangs on them in other modes.
+    /// Other modes do not need them.
     are_wanted: bool,
     waiting_since: Option<Instant>,
-    /// Those that are in use.
+    /// The CIDRs in use.
     in_use: Option<Vec<IpNetwork>>,
 }
 
@@ -31,7 +32,7 @@ impl PodCidrs {
         Self { node_name: policy.node_name.clone(), are_wanted, waiting_since: None, in_use: None }
     }
 
-    /// How much longer to wait for them; nothing: there is nothing to wait for. An error: that was long enough.
+    /// The remaining time to wait; `None`: nothing to wait for. Errors: the time is over.
     pub fn wait(&mut self, node: Option<&NodeInfo>) -> Result<Option<Duration>> {
         let stated = node.map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
         if !self.are_wanted || !stated.is_empty() {
@@ -39,20 +40,20 @@ impl PodCidrs {
             return Ok(None);
         }
         if self.waiting_since.is_none() {
-            info!(node = self.node_name, "waiting for the pod networks of the Node object");
+            info!(node = self.node_name, "waiting for the pod CIDRs of the Node object");
         }
         let waited = self.waiting_since.get_or_insert_with(Instant::now).elapsed();
-        match PATIENCE.checked_sub(waited).filter(|left| !left.is_zero()) {
+        match TIMEOUT.checked_sub(waited).filter(|left| !left.is_zero()) {
             Some(left) => Ok(Some(left)),
             None => bail!(
                 "the Node object {} has had no podCIDRs for {} s, and detectLocalMode NodeCIDR tells pods by them",
                 self.node_name,
-                PATIENCE.as_secs()
+                TIMEOUT.as_secs()
             ),
         }
     }
 
-    /// An error: they are others than those in use.
+    /// Errors: the CIDRs differ from those in use.
     pub fn check(&self, node: Option<&NodeInfo>) -> Result<()> {
         let (Some(node), Some(in_use)) = (node, &self.in_use) else { return Ok(()) };
         if self.are_wanted && node.pod_cidrs != *in_use {
@@ -78,14 +79,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn q2_they_are_waited_for_and_then_given_up() {
         let mut pod_cidrs = of_mode(DetectLocal::NodeCidr);
-        assert_eq!(pod_cidrs.wait(None).unwrap(), Some(PATIENCE));
-        tokio::time::advance(PATIENCE - Duration::from_secs(1)).await;
+        assert_eq!(pod_cidrs.wait(None).unwrap(), Some(TIMEOUT));
+        tokio::time::advance(TIMEOUT - Duration::from_secs(1)).await;
         assert_eq!(pod_cidrs.wait(Some(&node(&[]))).unwrap(), Some(Duration::from_secs(1)));
         assert_eq!(pod_cidrs.wait(Some(&node(&["10.1.0.0/24"]))).unwrap(), None);
 
         let mut pod_cidrs = of_mode(DetectLocal::NodeCidr);
         pod_cidrs.wait(None).unwrap();
-        tokio::time::advance(PATIENCE).await;
+        tokio::time::advance(TIMEOUT).await;
         assert!(pod_cidrs.wait(Some(&node(&[]))).is_err());
     }
 
@@ -94,7 +95,7 @@ mod tests {
         for (mode, now, ends) in [
             (DetectLocal::NodeCidr, Some(node(&["10.1.0.0/24"])), false),
             (DetectLocal::NodeCidr, Some(node(&["10.2.0.0/24"])), true),
-            // The Node object went: kube-proxy only says so, too.
+            // The Node object was deleted: kube-proxy only logs it, too.
             (DetectLocal::NodeCidr, None, false),
             (DetectLocal::ClusterCidr, Some(node(&["10.2.0.0/24"])), false),
         ] {

@@ -1,6 +1,6 @@
 //! Readiness, reported to a service manager.
 
 pub fn notify_ready() {
-    // Nobody listens unless a service manager started us.
+    // Without a service manager there is no receiver.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }

@@ -1,4 +1,4 @@
-//! Where objects come from: one source at a time, and all of them speak in updates.
+//! The source of objects: manifests or the API server, both as a stream of updates.
 
 use std::path::Path;
 
@@ -16,10 +16,10 @@ use crate::{
     update::Update,
 };
 
-/// Updates of a directory that wait for the agent; its watch waits beyond them, and reads later what it would read now.
+/// Pending updates of a directory. The watch blocks beyond this, and reads the then present state later.
 const WAITING_UPDATES: usize = 16;
 
-/// What changed, up to the update that says that this is everything, and from there on.
+/// A stream of changes: first all existing objects, up to an update with `is_synced`, then every later change.
 pub struct Source {
     updates: mpsc::Receiver<Update>,
 }
@@ -39,24 +39,24 @@ impl Source {
         }
     }
 
-    /// A directory of manifests, or one file, watched.
+    /// Watches a directory of manifests, or one file.
     fn manifests(path: &Path, reader: Reader) -> Result<Self> {
         let (sender, updates) = mpsc::channel(WAITING_UPDATES);
         manifests::watch::watch(path, reader, move |update| sender.blocking_send(update).is_ok())?;
         Ok(Self { updates })
     }
 
-    /// The next update; `None` when there will be no more.
+    /// The next update. Returns `None` when the source has ended.
     pub async fn next(&mut self) -> Option<Update> {
         self.updates.recv().await
     }
 
-    /// How many updates are here already.
+    /// The number of pending updates.
     pub fn waiting(&self) -> usize {
         self.updates.len()
     }
 
-    /// An update that is here already.
+    /// A pending update, if there is one.
     pub fn next_now(&mut self) -> Option<Update> {
         self.updates.try_recv().ok()
     }

@@ -1,4 +1,4 @@
-//! What ends the agent.
+//! The reasons to end the agent.
 
 use std::future::pending;
 
@@ -8,13 +8,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::config_file::ConfigFileWatch;
 use crate::{config::WatchedFile, observe::serve::Fatal};
 
-/// The signals that end the agent, and the file it was started with.
+/// Signals, a changed configuration file, and fatal errors of servers.
 pub struct Stop {
     terminate: Signal,
     interrupt: Signal,
     config_file: Option<ConfigFileWatch>,
     has_new_config: bool,
-    /// What those who answer for the agent cannot do without.
+    /// Fatal errors of the servers.
     fatal: Fatal,
     failure: Option<anyhow::Error>,
 }
@@ -40,14 +40,14 @@ impl Stop {
         }
     }
 
-    /// Whether the agent ends as it was told to. Another configuration is an error, so that it is started again.
+    /// The agent's exit result. A changed configuration is an error, so that the agent is restarted.
     pub fn result(self) -> Result<()> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
         match &self.config_file {
             Some(file) if self.has_new_config => {
-                bail!("{} has changed: ending, to be started with what it says now", file.path().display())
+                bail!("{} has changed: ending, to be restarted with it", file.path().display())
             }
             _ => Ok(()),
         }

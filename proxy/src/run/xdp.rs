@@ -1,4 +1,4 @@
-//! The early plane at the devices that lead to other machines, and what is told of it.
+//! The XDP program at external devices, and its reporting.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,10 +14,10 @@ use crate::{
 pub struct XdpDevices {
     hooks: XdpHooks,
     state: Arc<AgentState>,
-    /// As they were last told in the log.
+    /// The devices as last logged.
     known: Vec<XdpAttachment>,
     not_detached: LogOnce,
-    /// Where the program stands, for whoever keeps the neighbours there fresh.
+    /// Devices with the program, for the refresh of their neighbours.
     devices: watch::Sender<BTreeSet<u32>>,
 }
 
@@ -33,11 +33,11 @@ impl XdpDevices {
         self.hooks.takes_frames(device.index)
     }
 
-    /// Attaches what is missing; how many devices were repaired.
+    /// Attaches missing programs. Returns the number of repaired devices.
     pub fn keep(&mut self, programs: &Programs, network: &Network, devices: &[Device]) -> usize {
         let pass = self.hooks.keep(programs, network, devices);
         for iface in &pass.repaired {
-            warn!(iface, "XDP program was not attached any more, attached again");
+            warn!(iface, "XDP program was detached, attached again");
         }
         self.not_detached.record("XDP program not detached", pass.failed.map_or(Ok(()), Err));
         for device in pass.devices.iter().filter(|device| !self.known.contains(device)) {
@@ -56,10 +56,10 @@ impl XdpDevices {
 fn log(device: &XdpAttachment) {
     let iface = &device.name;
     match &device.result {
-        Ok(place) => info!(iface, place = place.name(), "packets for other nodes leave by XDP"),
+        Ok(place) => info!(iface, place = place.name(), "XDP attached"),
         Err(reason) if device.is_fault => {
-            warn!(iface, reason = %reason, "no XDP here, the packet plane serves alone")
+            warn!(iface, reason = %reason, "no XDP, the packet plane serves the device alone")
         }
-        Err(reason) => info!(iface, reason = %reason, "no XDP here, the packet plane serves alone"),
+        Err(reason) => info!(iface, reason = %reason, "no XDP, the packet plane serves the device alone"),
     }
 }

@@ -1,5 +1,5 @@
-//! Puts the programs behind the hooks of a cgroup. Links outlive the agent, and a new program takes the place of the
-//! old one behind the same link, so there is no moment without one.
+//! Attaches the socket programs to a cgroup. Links outlive the agent, and a new program replaces the old one
+//! behind the same link, so a hook is never without a program.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use proxy_ebpf::abi::PROGRAMS;
 
 use super::load::{LoadError, Programs, refused};
 use crate::datapath::{
-    kernel::sys,
+    kernel::bpf,
     pins::{Pins, drop_link},
 };
 
@@ -42,8 +42,8 @@ pub enum AttachError {
     },
 }
 
-/// Attaches every program to the cgroup, or replaces what an earlier agent attached there. What it attached before an
-/// error it takes away again: half of the hooks are worse than none.
+/// Attaches every program to the cgroup, or replaces the program of an earlier agent. On an error it detaches
+/// the programs that this call attached: half of the hooks are worse than none.
 pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(), AttachError> {
     detach_unfinished(pins)?;
     let cgroup = Cgroup::open(cgroup)?;
@@ -52,7 +52,7 @@ pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(),
         let pin = pins.links().join(name);
         if let Err(error) = attach_or_replace(programs, name, &cgroup, &pin, &mut fresh) {
             for pin in &fresh {
-                // The error that is told is the first one.
+                // The first error is the one reported.
                 let _ = drop_link(pin);
             }
             return Err(error);
@@ -75,7 +75,8 @@ fn attach_or_replace(
     Ok(())
 }
 
-/// An agent that died between the pinning of a link and its renaming left a program attached under the first name.
+/// An agent that died between pinning a link and renaming the pin left a program attached under the temporary
+/// name.
 fn detach_unfinished(pins: &Pins) -> Result<(), AttachError> {
     for name in PROGRAMS {
         let pin = unfinished(&pins.links().join(name));
@@ -84,13 +85,13 @@ fn detach_unfinished(pins: &Pins) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Where a link is pinned until it works.
+/// The temporary pin of a link that is not in use yet.
 fn unfinished(pin: &Path) -> PathBuf {
     pin.with_file_name(format!("{}-new", pin.file_name().unwrap_or_default().display()))
 }
 
-/// Attaches again what is no longer as `attach` left it: a link that was detached or whose pin is gone, or a program
-/// that somebody put in our place. `repaired`: the names of the hooks where that was so, also before an error.
+/// Attaches again each program whose link was detached, whose pin is gone, or which was replaced by another
+/// program. `repaired` receives the names of those hooks, also before an error.
 pub fn repair(
     programs: &mut Programs,
     cgroup: &Path,
@@ -111,7 +112,7 @@ pub fn repair(
     Ok(())
 }
 
-/// A cgroup by its directory, and by the number under which links know it.
+/// A cgroup by its directory, and by its inode number, which is its id in a link.
 struct Cgroup {
     path: PathBuf,
     dir: File,
@@ -134,11 +135,11 @@ fn is_attached(
     cgroup: &Cgroup,
 ) -> Result<bool, AttachError> {
     let info = programs.info(name)?;
-    let link = sys::object_get(pin).and_then(|link| sys::cgroup_link(link.as_fd()));
+    let link = bpf::object_get(pin).and_then(|link| bpf::cgroup_link(link.as_fd()));
     Ok(link.is_ok_and(|link| link.cgroup_id == cgroup.id && link.program_id == info.id()))
 }
 
-/// Takes every program from its hook, as an earlier agent may have attached them.
+/// Detaches every program, including those of an earlier agent.
 pub fn detach(pins: &Pins) -> Result<(), AttachError> {
     detach_unfinished(pins)?;
     for name in PROGRAMS {
@@ -148,25 +149,26 @@ pub fn detach(pins: &Pins) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Puts the program behind the pinned link; `false` where there is none, or one to another cgroup.
+/// Updates the pinned link to the program. Returns `false` if there is no link, or one to another cgroup.
 fn replace(
     programs: &mut Programs,
     name: &'static str,
     pin: &Path,
     cgroup: &Cgroup,
 ) -> Result<bool, AttachError> {
-    let Ok(link) = sys::object_get(pin) else { return Ok(false) };
-    let is_same_cgroup = sys::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup.id);
+    let Ok(link) = bpf::object_get(pin) else { return Ok(false) };
+    let is_same_cgroup = bpf::cgroup_link(link.as_fd()).is_ok_and(|link| link.cgroup_id == cgroup.id);
     if !is_same_cgroup {
         return Ok(false);
     }
     let program = programs.get(name)?;
     let fd = program.fd().map_err(|error| refused(name, &error))?;
-    // A link whose cgroup is gone answers ENOLINK: then a new one takes its place.
-    Ok(sys::link_update(link.as_fd(), fd.as_fd()).is_ok())
+    // A link whose cgroup is gone answers ENOLINK; the caller then creates a new one.
+    Ok(bpf::link_update(link.as_fd(), fd.as_fd()).is_ok())
 }
 
-/// Links under a name of its own first: a rename drops the old pin, if any, only once the new link works.
+/// Pins the link under a temporary name first: the rename drops the old pin, if any, only once the new link
+/// works.
 fn attach_new(
     programs: &mut Programs,
     name: &'static str,
@@ -186,7 +188,7 @@ fn link_and_pin(
     cgroup: &File,
     pin: &Path,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    // Links are always of the multi kind; the kernel refuses the flag for it.
+    // Links always use multi mode; the kernel refuses the flag for them.
     let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
     let fresh = unfinished(pin);

@@ -1,4 +1,4 @@
-//! A link to a device that is pinned as `<prefix>-<index of the device>`, and outlives the agent.
+//! A link to a device, pinned as `<prefix>-<ifindex>`. It outlives the agent.
 
 use std::{
     collections::BTreeSet,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::datapath::{kernel::sys, pins::drop_link};
+use crate::datapath::{kernel::bpf, pins::drop_link};
 
 #[derive(Debug)]
 pub struct DeviceLink {
@@ -20,19 +20,20 @@ impl DeviceLink {
         Self { pin: links.join(pin_of(prefix, device)), device }
     }
 
-    /// Where a link is pinned until it works. An agent that died before the renaming left it attached.
+    /// The temporary pin of a link that is not in use yet. An agent that died before the rename left it
+    /// attached.
     fn unfinished(&self) -> PathBuf {
         let name = self.pin.file_name().unwrap_or_default().display();
         self.pin.with_file_name(format!("{name}{UNFINISHED}"))
     }
 
-    /// Whether the program stands at the device.
+    /// Whether the program is attached to the device through this link.
     pub fn is_attached(&self, program_id: u32) -> bool {
-        let link = sys::object_get(&self.pin).and_then(|link| sys::device_link(link.as_fd()));
+        let link = bpf::object_get(&self.pin).and_then(|link| bpf::device_link(link.as_fd()));
         link.is_ok_and(|link| link.device == self.device && link.program_id == program_id)
     }
 
-    /// Puts the program behind the pinned link, or behind a new one where there is none or one whose device is gone.
+    /// Updates the pinned link to the program, or creates a link if there is none or its device is gone.
     pub fn attach(
         &self,
         program: BorrowedFd<'_>,
@@ -43,17 +44,17 @@ impl DeviceLink {
         if self.replace(program) {
             return Ok(());
         }
-        sys::object_pin(create()?.as_fd(), &fresh)?;
+        bpf::object_pin(create()?.as_fd(), &fresh)?;
         fs::rename(&fresh, &self.pin)
     }
 
     fn replace(&self, program: BorrowedFd<'_>) -> bool {
-        let Ok(link) = sys::object_get(&self.pin) else { return false };
-        let is_same_device = sys::device_link(link.as_fd()).is_ok_and(|link| link.device == self.device);
-        is_same_device && sys::link_update(link.as_fd(), program).is_ok()
+        let Ok(link) = bpf::object_get(&self.pin) else { return false };
+        let is_same_device = bpf::device_link(link.as_fd()).is_ok_and(|link| link.device == self.device);
+        is_same_device && bpf::link_update(link.as_fd(), program).is_ok()
     }
 
-    /// Takes the program away, if it is there.
+    /// Detaches the program, if it is attached.
     pub fn detach(&self) -> io::Result<()> {
         drop_link(&self.unfinished())?;
         drop_link(&self.pin)
@@ -62,12 +63,12 @@ impl DeviceLink {
 
 const UNFINISHED: &str = "-new";
 
-/// The name of a pin: a prefix and the index of a device.
+/// The name of a pin: a prefix and an ifindex.
 pub fn pin_of(prefix: &str, device: u32) -> String {
     format!("{prefix}-{device}")
 }
 
-/// The devices that have a pin of this prefix, by the names of all pins.
+/// The ifindexes of the pins with this prefix.
 pub fn devices_of<'a>(pins: &'a BTreeSet<String>, prefix: &'a str) -> impl Iterator<Item = u32> + 'a {
     let index = move |pin: &String| {
         pin.strip_prefix(prefix)?.strip_prefix('-')?.trim_end_matches(UNFINISHED).parse().ok()

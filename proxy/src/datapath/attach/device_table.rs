@@ -1,4 +1,4 @@
-//! The map of devices: flags and masquerade addresses of those that the programs are at.
+//! The `DEVICES` map: flags and masquerade addresses of the devices that the programs are attached to.
 
 use std::{
     collections::{BTreeMap, HashMap as Table},
@@ -15,7 +15,7 @@ use crate::{
     reconcile::MapError,
 };
 
-/// What programs know of the devices they are at.
+/// The `DEVICES` map, through which programs know their devices.
 #[derive(Debug)]
 pub struct DeviceTable(HashMap<MapData, u32, abi::Device>);
 
@@ -24,12 +24,13 @@ impl DeviceTable {
         hash(dir, map::DEVICES).map(Self)
     }
 
-    /// Makes these the only devices; `is_pod` says through which ones only pods' packets enter.
+    /// Writes exactly these devices. `is_pod` tells which of them only pods' packets enter by.
     pub fn set(&mut self, devices: &[Device], is_pod: impl Fn(&Device) -> bool) -> Result<(), MapError> {
         self.set_flags(devices, |device| DeviceFlags::default().with(DeviceFlags::PODS, is_pod(device)))
     }
 
-    /// Makes these the only devices; `flags` says what is true of each. Additions first: what stays is known all the while.
+    /// Writes exactly these devices, with the flags of each. Additions come before removals, so a device that
+    /// stays is in the map all the time.
     pub fn set_flags(
         &mut self,
         devices: &[Device],

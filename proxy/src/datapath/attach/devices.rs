@@ -1,16 +1,17 @@
-//! The network devices that the packet plane works on, now and after every change.
+//! The network devices of the packet plane, and their roles.
 //!
-//! netlink → `Network` (what there is) → `choose` (which of it matters, and as what) → `Device`
+//! netlink → `Network` (links, addresses, routes) → `select_devices` → `Device`
 //!
-//! Reading is thin and choosing is a function of plain values, so what a bond or a tunnel is to us is a line in a table
-//! of tests.
+//! Selection is a function of plain values, so the role of a bond or a tunnel is a row in a table of tests.
 //!
-//! A pod device is the host's end of a pair whose other end is in another network namespace, or a bridge that such ends
-//! hang on. An external device leads to other machines: it carries a default route, or an address that others may use.
-//! Tunnels between nodes are external ones: replies from backends behind them come back through them.
+//! A pod device is the host's end of a veth pair whose peer is in another network namespace, or a bridge with
+//! such ports. An external device leads to other machines: it has a default route, or an address that other
+//! machines may use. Tunnels between nodes are external: replies from backends behind them come back through
+//! them.
 //!
-//! A node may itself be a namespace whose uplink is the end of a pair (Kubernetes in containers). Such an uplink carries
-//! a default route or an address with neighbours; a pod's end carries no address, or one with a full prefix.
+//! A node may itself be a network namespace whose uplink is the end of a veth pair (Kubernetes in containers).
+//! Such an uplink has a default route or an address with neighbours; a pod's end has no address, or one with a
+//! full prefix (/32, /128).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,22 +22,22 @@ use crate::{
     datapath::kernel::{Address, Link, LinkKind, Network, PeerNetns},
 };
 
-/// A device with work for the packet plane.
+/// A device with a role in the packet plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     pub index: u32,
     pub name: String,
     pub role: DeviceRole,
-    /// Packets begin with an Ethernet header; those of tunnels begin with the network's.
+    /// Packets start with an Ethernet header; those of tunnels start with the IP header.
     pub has_link_header: bool,
-    /// The Ethernet address under which what enters here is routed.
+    /// The destination MAC address of frames that are routed when they enter here.
     pub router: Option<[u8; 6]>,
-    /// Which address masquerading takes for packets that leave here.
+    /// The masquerade address for packets that leave here.
     pub v4: Option<Ipv4Addr>,
     pub v6: Option<Ipv6Addr>,
 }
 
-/// In the order of their indices.
+/// The devices with a role, ordered by ifindex.
 pub fn select_devices(network: &Network, config: &DeviceConfig) -> Vec<Device> {
     let mut devices: Vec<Device> = network
         .links
@@ -60,13 +61,13 @@ fn device(network: &Network, link: &Link, role: DeviceRole) -> Device {
     }
 }
 
-/// A port hands on to its bridge what is to be routed.
+/// A bridge port passes frames that are to be routed to its bridge.
 fn router(network: &Network, link: &Link) -> Option<[u8; 6]> {
     let bridge = network.links.iter().find(|other| Some(other.index) == link.controller);
     bridge.unwrap_or(link).address
 }
 
-/// A name on the command line says what a device is; what is left is judged by its looks.
+/// A name on the command line sets the role; the role of the other devices is detected.
 fn role(network: &Network, config: &DeviceConfig, link: &Link) -> Option<DeviceRole> {
     if config.external.matches(&link.name) {
         return Some(DeviceRole::External);
@@ -103,12 +104,12 @@ fn is_external(network: &Network, link: &Link) -> bool {
     let has_default_route = network.default_routes.contains(&link.index);
     let mut addresses = network.addresses.iter().filter(|address| address.device == link.index);
     match link.kind {
-        // What comes in through a port shows up at the bridge or the bond.
+        // Packets that enter by a port show up at the bridge or the bond.
         _ if is_port(network, link) => false,
         LinkKind::Loopback | LinkKind::Dummy | LinkKind::Vrf => false,
         LinkKind::Nic | LinkKind::Tunnel => has_default_route || addresses.next().is_some(),
         LinkKind::Veth(PeerNetns::Other) => has_default_route || addresses.any(has_neighbours),
-        // Plumbing of one host, unless somebody routes everything through it.
+        // A pair within one host, unless a default route leads through it.
         LinkKind::Veth(PeerNetns::Same) => has_default_route,
         LinkKind::Bridge => {
             has_default_route || (addresses.next().is_some() && ports(network, link).any(is_uplink))
@@ -116,7 +117,7 @@ fn is_external(network: &Network, link: &Link) -> bool {
     }
 }
 
-/// Devices of a routing domain work as if they were in none.
+/// Ports of a VRF work like devices without a controller.
 fn is_port(network: &Network, link: &Link) -> bool {
     let Some(controller) = link.controller else { return false };
     network.links.iter().all(|other| other.index != controller || other.kind != LinkKind::Vrf)
@@ -135,8 +136,8 @@ fn has_neighbours(address: &Address) -> bool {
     address.prefix < if address.ip.is_ipv4() { 32 } else { 128 }
 }
 
-/// As the kernel chooses for MASQUERADE: an address of the device itself, else of another one. There a device with a
-/// default route is preferred: the way back leads there.
+/// Masquerade addresses in the kernel's order for MASQUERADE: an address of the device itself, else of another
+/// device. Among the others a device with a default route is preferred, because replies come back there.
 fn sources(network: &Network, device: u32) -> impl Iterator<Item = IpAddr> {
     let of = move |wanted: fn(&Network, u32, u32) -> bool| {
         let addresses = network.addresses.iter().filter(|address| !address.is_secondary);

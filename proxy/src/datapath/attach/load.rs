@@ -1,4 +1,4 @@
-//! Loads the embedded programs onto the pinned maps, creating those that are missing.
+//! Loads the embedded programs with the pinned maps, and creates missing maps.
 
 use std::{
     collections::BTreeSet,
@@ -24,21 +24,21 @@ use crate::{
     error::chain,
 };
 
-/// Bytes by which a program may make a packet longer: it quotes its headers in an answer.
+/// The most bytes that a program adds to a packet: an ICMP error quotes its headers.
 const LONGEST_ANSWER: usize = 128;
-/// From linux/bpf.h: memory for entries is taken when they come.
+/// From linux/bpf.h: allocate entries on demand.
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-/// The global of aya-log that switches lines off in the programs, and its values.
+/// The global variable of aya-log that sets the log level in the programs, and its values.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
-/// The map that the lines travel in; unlike ours it dies with the agent.
+/// The ring buffer of log lines; it is not pinned and ends with the agent.
 const LOG_RING: &str = "AYA_LOGS";
 pub const LOGS_OFF: u8 = 0;
 const LOGS_DEBUG: u8 = 4;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf"));
 
-/// The embedded object, of which nothing is needed once the programs are loaded.
+/// The embedded object. It is not needed after the programs are loaded.
 pub fn object() -> &'static [u8] {
     OBJECT
 }
@@ -69,16 +69,16 @@ pub enum LoadError {
     Refused { name: &'static str, verdict: String },
 }
 
-/// What came of a packet.
+/// The result of one test run of a program.
 #[derive(Debug)]
 pub struct ProgramRun {
     pub action: i32,
     pub packet: Vec<u8>,
-    /// By the kernel's clock.
+    /// Measured by the kernel.
     pub took: Duration,
 }
 
-/// The programs, loaded and verified, attached to nothing yet.
+/// The programs, loaded and verified, not attached.
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
@@ -104,7 +104,8 @@ impl Programs {
         program.try_into().map_err(|source| LoadError::WrongKind { name, source })
     }
 
-    /// How many instructions the verifier followed, which the kernel limits to a million; 0 where it does not tell.
+    /// The instructions that the verifier processed, which the kernel limits to one million; 0 if the kernel
+    /// does not report them.
     pub fn verified_instructions(&self, name: &'static str) -> Result<u32, LoadError> {
         Ok(self.info(name)?.verified_instruction_count().unwrap_or_default())
     }
@@ -119,13 +120,14 @@ impl Programs {
         program.info().map_err(|error| refused(name, &error))
     }
 
-    /// Runs a program of the packet plane on a packet, at no device: what it says, and the packet as it is then.
+    /// Runs a program of the packet plane on a packet, without a device. Returns the verdict and the resulting
+    /// packet.
     pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(i32, Vec<u8>), LoadError> {
         let ProgramRun { action, packet, .. } = self.run_on(name, packet)?;
         Ok((action, packet))
     }
 
-    /// Runs a program of the packet plane or the early plane on a packet, at no device.
+    /// Runs a tc or XDP program on a packet, without a device.
     pub fn run_on(&mut self, name: &'static str, packet: &[u8]) -> Result<ProgramRun, LoadError> {
         let mut out = vec![0; packet.len() + LONGEST_ANSWER];
         let options =
@@ -140,10 +142,9 @@ impl Programs {
         Ok(ProgramRun { action: outcome.return_value.cast_signed(), packet: out, took: outcome.duration })
     }
 
-    /// Runs the program of the early plane on a frame that came in by a device: the action it takes, and the frame as it is
-    /// then.
+    /// Runs the XDP program on a frame received by a device. Returns the action and the resulting frame.
     pub fn run_xdp(&mut self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>), LoadError> {
-        // `struct xdp_md`: where the data begins and ends, the metadata, device, queue, and the device it leaves by.
+        // `struct xdp_md`: start and end of the data, metadata, ingress ifindex, queue, egress ifindex.
         let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let context: Vec<u8> = [0, length, 0, device, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
         let mut out = vec![0; frame.len()];
@@ -159,8 +160,8 @@ impl Programs {
         Ok((outcome.return_value, out))
     }
 
-    /// The names of all programs and of all maps of the object, but for the sections of global data and the ring of
-    /// aya-log.
+    /// The names of all programs and maps of the object, without the sections of global data and the ring
+    /// buffer of aya-log.
     pub fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         let programs = self.ebpf.programs().map(|(name, _)| name.to_owned()).collect();
         let maps = self
@@ -172,16 +173,16 @@ impl Programs {
     }
 }
 
-/// Maps that are pinned already are used as they are, contents and all.
+/// Loads the embedded object. Pinned maps are reused with their contents.
 pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     load_object(OBJECT, pins, config)
 }
 
-/// Loads another object in the place of the embedded one: for tests of programs that are wrong on purpose.
+/// Loads another object instead of the embedded one: for tests of wrong programs.
 pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
-    // What it has read of the kernel's own types is much, and the programs are compiled against none of them.
+    // The kernel's BTF takes much memory, and the programs use none of its types.
     loader.btf(None);
     let log_level = log_level();
     loader.override_global(map::CONFIG, &config, true).override_global(LOG_LEVEL, &log_level, true);
@@ -202,12 +203,13 @@ pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Program
     Ok(programs)
 }
 
-/// How much the programs say.
+/// The log level of the programs.
 pub fn log_level() -> u8 {
     if enabled!(target: "proxy_ebpf", Level::DEBUG) { LOGS_DEBUG } else { LOGS_OFF }
 }
 
-/// One sentence: the verifier's log, which runs to thousands of lines, ends with its verdict and some statistics.
+/// A one-line error: the verifier's log runs to thousands of lines and ends with the verdict and some
+/// statistics.
 pub fn refused(name: &'static str, error: &ProgramError) -> LoadError {
     let verdict = if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
@@ -228,7 +230,7 @@ fn last_words(log: &str) -> &str {
         .unwrap_or("the verifier says nothing")
 }
 
-/// The maps that no program reads, unless an earlier agent left them.
+/// Creates the maps that no program reads, unless an earlier agent left them.
 fn create_user_maps(pins: &Pins) -> Result<(), LoadError> {
     for spec in MAPS.iter().filter(|spec| spec.kind == MapKind::UserHash) {
         let path = pins.maps().join(pin_name(spec));

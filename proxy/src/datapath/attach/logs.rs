@@ -1,7 +1,7 @@
-//! The debug lines of the programs, passed on to our own log.
+//! Forwards the programs' debug lines to the agent's log.
 //!
-//! They cost nothing unless asked for: the level is a constant of the loaded programs, and the verifier removes what it
-//! switches off.
+//! They cost nothing when switched off: the level is a constant of the loaded programs, and the verifier
+//! removes dead code.
 
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::load::{LOGS_OFF, Programs, log_level};
 
-/// Passes their lines on until the runtime ends.
+/// Forwards the lines until the runtime ends.
 pub fn forward_logs(programs: &mut Programs) {
     if log_level() == LOGS_OFF {
         return;
@@ -21,7 +21,7 @@ pub fn forward_logs(programs: &mut Programs) {
 }
 
 async fn follow<T: log::Log>(logger: EbpfLogger<T>) {
-    // SAFETY: the logger owns its ring buffer's descriptor for as long as it lives, and always names that one.
+    // SAFETY: the logger owns its ring buffer's descriptor for its whole life, and always returns that one.
     let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
     let Ok(mut logger) = registered else { return };
     while let Ok(mut ready) = logger.readable_mut().await {

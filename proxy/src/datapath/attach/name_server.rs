@@ -1,7 +1,8 @@
-//! What tells the programs, and other agents, whether names are answered here.
+//! The state that tells programs, and other agents, whether this agent answers DNS queries.
 //!
-//! The programs lead clients of the cluster's DNS Service to this node's own server only while the socket of a process is
-//! in `NAME_SERVER`, from which the kernel takes it when the process ends in whatever way, and while the heartbeat is young.
+//! The programs redirect clients of the cluster's DNS Service to this node's own server only while
+//! `NAME_SERVER` holds a socket of a live process, and while the heartbeat is recent. The kernel removes the
+//! socket from the map when its process ends, however it ends.
 
 use std::{
     convert::Infallible,
@@ -19,15 +20,15 @@ use proxy_ebpf::abi::{MAPS, map};
 use tracing::{debug, warn};
 
 use crate::datapath::{
-    kernel::{now, sys},
+    kernel::{fd_table, now},
     maps::{Access, MmapArray, OpenError, mapped, pinned},
     pins::{maps_of, pin_name, versions},
 };
 
-/// Entries of `NAME_SERVER_BEAT`.
+/// Indices in the heartbeat map.
 const SERVING: u32 = 0;
 const WAITING: u32 = 1;
-/// How often whoever waits says that it is still there.
+/// Interval of the heartbeat of a waiting agent.
 const WAITING_INTERVAL: Duration = Duration::from_millis(250);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_nanos(map::NAME_SERVER_TIMEOUT);
 
@@ -35,41 +36,43 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_nanos(map::NAME_SERVER_TIMEOU
 pub enum NameServerError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("cannot make the socket that stands for the name server")]
+    #[error("cannot create the socket of the DNS redirect")]
     Socket(#[source] io::Error),
-    #[error("cannot start the thread that stands for the name server")]
+    #[error("cannot start the thread of the DNS redirect")]
     Thread(#[source] io::Error),
-    #[error("cannot sender the programs of the name server")]
+    #[error("cannot register the name server with the programs")]
     Register(#[source] aya::maps::MapError),
-    #[error("what tells the programs of the name server has ended")]
+    #[error("the thread of the DNS redirect has ended")]
     Ended,
 }
 
-/// The heartbeats of one pin directory; whoever has a clone may heartbeat.
+/// The heartbeats in one pin directory. Any clone may write them.
 #[derive(Clone, Debug)]
 pub struct Heartbeats(Arc<Mutex<MmapArray<u64>>>);
 
-/// From here on until this is dropped, clients are led to this process.
+/// Redirects DNS clients to this process until it is dropped.
 ///
-/// The socket that says so is kept by a thread, in a table of open files that is that thread's own. When a process is
-/// killed, its files are closed only after all its memory was given back, and until then clients would be led to sockets
-/// that nobody reads. The thread's are closed as soon as it ends, which is at once.
+/// The socket in `NAME_SERVER` belongs to a thread with a file descriptor table of its own. When a process is
+/// killed, its files are closed only after all of its memory was freed, and until then clients would be
+/// redirected to sockets that no thread reads. The thread's table is closed as soon as the thread ends, which
+/// is at once.
 ///
-/// The thread keeps the server's sockets, too. When a thread ends, the kernel closes the files that nobody else has open from
-/// the highest number down (`task_work_run`, which promises nothing but has done so since 4.3): this one is the highest, so
-/// nobody is led to a socket that is closed already. Both tries of a resolver could be refused in a moment.
+/// The thread holds the server's sockets, too. When a thread ends, the kernel closes the files that are open
+/// nowhere else from the highest descriptor down (`task_work_run`, not guaranteed but so since 4.3). The socket
+/// in the map has the highest descriptor, so clients are never redirected to a socket that is already closed.
+/// Otherwise both attempts of a resolver could be refused within a moment.
 #[derive(Debug)]
 pub struct DnsRedirect {
     _thread: ScopedThread,
 }
 
-/// Says that an agent waits to take over, until it is dropped.
+/// Signals that an agent waits to take over, until it is dropped.
 #[derive(Debug)]
 pub struct SuccessorHeartbeat {
     _thread: Option<ScopedThread>,
 }
 
-/// A thread that goes on until this is dropped: its channel ends then.
+/// A thread that runs until this is dropped, which closes its channel.
 #[derive(Debug)]
 struct ScopedThread {
     stop: Option<mpsc::Sender<Infallible>>,
@@ -77,12 +80,12 @@ struct ScopedThread {
 }
 
 impl Heartbeats {
-    /// Of the maps in a directory.
+    /// Opens the heartbeats among the maps of a directory.
     pub fn open(maps: &Path) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(Mutex::new(mapped(maps, map::NAME_SERVER_BEAT, Access::Write)?))))
     }
 
-    /// All who answer names were at work so long ago.
+    /// Records that all DNS server threads were alive this long ago.
     pub fn record_serving(&self, age: Duration) {
         self.store(SERVING, now().saturating_sub(age));
     }
@@ -101,19 +104,20 @@ impl Heartbeats {
 }
 
 impl DnsRedirect {
-    /// Takes the sock_map of whoever is there, for a server with these sockets. They stay open until this is dropped.
+    /// Replaces the socket of another process, for a server with these sockets. They stay open until this is
+    /// dropped.
     pub fn enable(maps: &Path, sockets: &[RawFd]) -> Result<Self, NameServerError> {
         let (maps, sockets) = (maps.to_owned(), sockets.to_owned());
         let (sender, result) = mpsc::channel();
         let thread = ScopedThread::start(move |stopped| {
-            // Where the kernel does not allow it, an end is noticed later, and nothing else is different.
-            let _own = sys::unshare_fd_table(&sockets);
-            // Closed before those.
+            // If the kernel does not allow it, the end of the process is noticed later; nothing else changes.
+            let _own = fd_table::unshare_fd_table(&sockets);
+            // Closed before the server's sockets.
             let (outcome, _socket) = match register_socket(&maps, sockets.iter().copied().max()) {
                 Ok(socket) => (Ok(()), Some(socket)),
                 Err(error) => (Err(error), None),
             };
-            // Whoever began this waits for it.
+            // The caller waits for it.
             let _ = sender.send(outcome);
             let _ = stopped.recv();
         })
@@ -123,11 +127,12 @@ impl DnsRedirect {
     }
 }
 
-/// A socket that is in the map as long as it is open, under a number above this one. Nothing ever comes to it.
+/// Puts a socket into the map, where it stays as long as it is open. Its descriptor is above `highest`. It
+/// never receives anything.
 fn register_socket(maps: &Path, highest: Option<RawFd>) -> Result<OwnedFd, NameServerError> {
-    // A bound socket is not counted by the programs that look at it. The loopback is up wherever names are answered.
+    // Programs do not count a bound socket. The loopback device is up wherever DNS is served.
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(NameServerError::Socket)?;
-    let socket = sys::duplicate_above(socket.as_fd(), highest.unwrap_or_default());
+    let socket = fd_table::duplicate_above(socket.as_fd(), highest.unwrap_or_default());
     let socket = socket.map_err(NameServerError::Socket)?;
     let (data, _) = pinned(maps, map::NAME_SERVER)?;
     let mut sock_map: SockMap<MapData> = Map::SockMap(data).try_into().map_err(NameServerError::Register)?;
@@ -136,12 +141,13 @@ fn register_socket(maps: &Path, highest: Option<RawFd>) -> Result<OwnedFd, NameS
 }
 
 impl SuccessorHeartbeat {
-    /// Below a pin directory that another agent holds. Where none of its maps is maps_with_heartbeat here, nobody is result.
+    /// Starts the heartbeat below a pin directory that another agent holds. Does nothing if no ABI version
+    /// there has a known heartbeat map.
     pub fn start(dir: &Path) -> Self {
         let heartbeats: Vec<Heartbeats> =
             maps_with_heartbeat(dir).iter().filter_map(|maps| Heartbeats::open(maps).ok()).collect();
-        debug!(maps = heartbeats.len(), "waiting to answer names");
-        // Not a task: what comes before the wait is over may keep the runtime busy.
+        debug!(maps = heartbeats.len(), "waiting to take over DNS");
+        // A thread rather than a task: preparing may keep the runtime busy.
         let thread = ScopedThread::start(move |stopped| {
             loop {
                 heartbeats.iter().for_each(|heartbeats| heartbeats.store(WAITING, now()));
@@ -152,7 +158,7 @@ impl SuccessorHeartbeat {
             heartbeats.iter().for_each(|heartbeats| heartbeats.store(WAITING, Duration::ZERO));
         });
         if let Err(error) = &thread {
-            warn!(%error, "the agent that answers names is not result that another one waits");
+            warn!(%error, "cannot signal the running agent that a successor waits");
         }
         Self { _thread: thread.ok() }
     }
@@ -170,13 +176,13 @@ impl Drop for ScopedThread {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // It cannot panic, and nothing hangs on it.
+            // It cannot panic, and its result is not used.
             let _ = thread.join();
         }
     }
 }
 
-/// The directories of all versions that have the map as we know it.
+/// The map directories of all ABI versions with a heartbeat map of the known layout.
 fn maps_with_heartbeat(dir: &Path) -> Vec<PathBuf> {
     let spec = MAPS.iter().find(|spec| spec.name == map::NAME_SERVER_BEAT);
     let is_there = |maps: &PathBuf| spec.is_some_and(|spec| maps.join(pin_name(spec)).exists());

@@ -1,11 +1,12 @@
-//! Puts the programs of the packet plane at the hooks of devices, and keeps them there.
+//! Attaches the packet plane's programs to devices, and keeps them attached.
 //!
-//! Where the kernel has tcx, each hook holds a pinned link, and a new program takes the place of the old one behind it.
-//! Elsewhere it is a filter of a clsact queueing discipline, replaced in place as well. Either way our program stands
-//! before all others at its hook, in both directions: most programs end the chain with their verdict, and one of ours
-//! that is skipped on the way back would let an untranslated reply out. Ours hand on what they do not decide.
+//! With tcx each hook has a pinned link, and a new program replaces the old one behind it. Without it the hook
+//! is a filter of a clsact qdisc, replaced in place as well. In both cases our program runs before all others
+//! at its hook, in both directions: most programs end the chain with their verdict, and if one of ours is
+//! skipped for replies, an untranslated reply leaves the node. Ours pass packets that they do not handle on to
+//! the next program.
 //!
-//! Nobody else's program is ever replaced or detached, and a queueing discipline that we did not make stays.
+//! Programs of others are never replaced or detached, and a qdisc of others stays.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use proxy_ebpf::abi::{Direction, TC_PROGRAMS, TcProgram};
 use super::{devices::Device, load::Programs};
 use crate::{
     config::TcHooks,
-    datapath::{kernel::sys, pins::Pins},
+    datapath::{kernel::bpf, pins::Pins},
 };
 
 mod clsact;
@@ -26,24 +27,24 @@ pub use hook::TcError;
 use hook::{Hook, Hooks};
 use tcx::Tcx;
 
-/// What holds the programs at the hooks of devices.
+/// The programs at the hooks of devices.
 #[derive(Debug)]
 pub struct DeviceHooks {
     hooks: Box<dyn Hooks>,
-    /// The way that is not used: an earlier agent may have used it.
+    /// The mechanism that is not used; an earlier agent may have used it.
     other: Box<dyn Hooks>,
-    /// What attached our program at the end of the last pass.
+    /// Hooks with our program at the end of the last pass.
     attached: BTreeSet<Hook>,
 }
 
-/// What a pass found and did.
+/// The result of a pass.
 #[derive(Debug, Default)]
 pub struct TcPass {
-    /// Names of program and device of hooks that had lost our program, and have it again.
+    /// Program and device of hooks that had lost our program and have it again.
     pub repaired: Vec<(&'static str, String)>,
-    /// A device may go while we attach to it; the next pass knows.
+    /// A device may disappear during the pass; the next pass has a new list.
     pub failed: Vec<TcError>,
-    /// Hooks that hold our program now.
+    /// The number of hooks with our program.
     pub attached: usize,
 }
 
@@ -51,7 +52,7 @@ impl DeviceHooks {
     pub fn new(how: TcHooks, pins: &Pins) -> Result<Self, TcError> {
         let tcx: Box<dyn Hooks> = Box::new(Tcx::new(pins.links()));
         let clsact: Box<dyn Hooks> = Box::new(Clsact::new(pins.links()));
-        let has_tcx = sys::has_tcx();
+        let has_tcx = bpf::has_tcx();
         let (hooks, other) = match how {
             TcHooks::Tcx if !has_tcx => return Err(TcError::NoTcx),
             TcHooks::Auto if has_tcx => (tcx, clsact),
@@ -61,22 +62,22 @@ impl DeviceHooks {
         Ok(Self { hooks, other, attached: BTreeSet::new() })
     }
 
-    /// Attaches what is missing to these devices, and detaches what is ours elsewhere. To be repeated whenever the
-    /// devices change, and every now and then: somebody may have detached a program or put another in its place.
+    /// Attaches missing programs to these devices, and detaches ours from others. To be repeated when the
+    /// devices change and at intervals: another process may detach or replace a program.
     pub fn keep(&mut self, programs: &Programs, devices: &[Device]) -> TcPass {
         let mut pass = TcPass::default();
         let mut attached = BTreeSet::new();
         for device in devices {
             self.keep_device(programs, device, &mut attached, &mut pass);
         }
-        // What stood there before goes last, so that no packet meets a moment without a program.
+        // The old mechanism goes last, so that a hook is never without a program.
         self.detach_others(devices, &mut pass);
         self.attached = attached;
         pass.attached = self.attached.len();
         pass
     }
 
-    /// Half of a device's hooks are worse than none, so its first failure is its last.
+    /// Stops at the first failure: half of a device's hooks are worse than none.
     fn keep_device(
         &self,
         programs: &Programs,
@@ -96,7 +97,7 @@ impl DeviceHooks {
         }
     }
 
-    /// Whether something had to be done.
+    /// Returns whether the program had to be attached.
     fn ensure(&self, programs: &Programs, hook: Hook, device: &Device) -> Result<bool, TcError> {
         if self.hooks.is_attached(hook, programs.info(hook.program)?.id()) {
             return Ok(false);
@@ -127,7 +128,7 @@ fn hooks_of(device: &Device) -> impl Iterator<Item = Hook> {
     wanted(device).map(move |program| Hook { device: index, program: program.name })
 }
 
-/// Takes every program of ours from every device, as any agent may have attached them.
+/// Detaches all of our programs from every device, including those of earlier agents.
 pub fn detach_devices(pins: &Pins) -> Result<(), TcError> {
     detach_all(&Tcx::new(pins.links()), |_| true)?;
     detach_all(&Clsact::new(pins.links()), |_| true)
@@ -142,11 +143,11 @@ fn detach_all(hooks: &dyn Hooks, is_doomed: impl Fn(Hook) -> bool) -> Result<(),
     Ok(())
 }
 
-/// Everybody's programs at a hook of a device, in the order in which packets meet them: those of tcx by the names that
-/// the kernel keeps, which are cut after 15 characters, then those of clsact by the names of their filters.
+/// All programs at a hook of a device, in the order in which they run. tcx programs are listed by the kernel's
+/// name for them, which is cut after 15 characters, clsact programs by the name of their filter.
 pub fn programs_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
     let index = nix::net::if_::if_nametoindex(device).map_err(|errno| TcError::List(errno.into()))?;
-    let mut names = if sys::has_tcx() { tcx::programs_at(device, direction)? } else { Vec::new() };
+    let mut names = if bpf::has_tcx() { tcx::programs_at(device, direction)? } else { Vec::new() };
     names.extend(clsact::programs_at(index, direction).map_err(TcError::List)?);
     Ok(names)
 }

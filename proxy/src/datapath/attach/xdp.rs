@@ -1,7 +1,7 @@
-//! Puts the program of the early plane at external devices, and keeps it there.
+//! Attaches the XDP program to external devices, and keeps it attached.
 //!
-//! A device takes one such program, or none: where the driver has no room for it, or somebody else's stands there, the
-//! packet plane serves the device alone. Nothing is lost by that, so it is told and not an error.
+//! A device takes one XDP program. If the driver does not support it, or another program is attached, the
+//! packet plane serves the device alone. Nothing is lost by that, so it is reported and not an error.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,18 +22,18 @@ use crate::{
     datapath::{
         kernel::{
             LinkKind, Network,
-            sys::{self, XdpFlags},
+            bpf::{self, XdpFlags},
         },
         pins::{Pins, names_in},
     },
 };
 
-/// Where in the kernel the program stands. Part of the names of pins.
+/// XDP attach mode. Part of the names of pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum XdpAttachMode {
-    /// In the driver, before the kernel allocates anything.
+    /// In the driver, before the kernel allocates an skb.
     Native,
-    /// Behind the driver.
+    /// In the stack, behind the driver (`XDP_FLAGS_SKB_MODE`).
     Generic,
 }
 
@@ -59,67 +59,67 @@ impl XdpAttachMode {
     }
 }
 
-/// Why a device is without the program.
+/// The reason why a device has no XDP program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum XdpUnavailable {
     #[error("its frames have no Ethernet header")]
     NoLinkHeader,
-    #[error("it carries VLANs, whose tags a network card may take off before the program looks")]
+    #[error("it carries VLANs, whose tags the NIC may strip before the program runs")]
     Vlans,
-    #[error("it is no network card")]
+    #[error("it is not a NIC")]
     NotNic,
-    #[error("its driver takes no XDP programs")]
+    #[error("its driver does not support XDP")]
     NoDriver,
-    #[error("another XDP program stands there, which stays")]
+    #[error("another XDP program is attached, which stays")]
     Taken,
     #[error("the kernel refuses: {0}")]
     Refused(String),
 }
 
 impl XdpUnavailable {
-    /// Whether somebody has to know: what was asked for is not done.
+    /// Whether this contradicts the configuration: XDP was demanded and is missing.
     fn is_fault(&self, mode: XdpMode) -> bool {
         let is_asked_for = matches!(mode, XdpMode::Native | XdpMode::Generic);
         is_asked_for && !matches!(self, Self::NoLinkHeader | Self::NotNic)
     }
 }
 
-/// What an external device has of the early plane.
+/// The XDP state of an external device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XdpAttachment {
     pub index: u32,
     pub name: String,
     pub result: Result<XdpAttachMode, XdpUnavailable>,
-    /// It is not what was asked for.
+    /// The configuration demands XDP here, and it is missing.
     pub is_fault: bool,
 }
 
-/// What a pass found and did.
+/// The result of a pass.
 #[derive(Debug, Default)]
 pub struct XdpPass {
     pub devices: Vec<XdpAttachment>,
-    /// Names of devices that had lost the program, and have it again.
+    /// Names of devices that had lost the program and have it again.
     pub repaired: Vec<String>,
-    /// What could not be taken away.
+    /// The failure to detach the program from other devices.
     pub failed: Option<XdpError>,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot take the XDP program from the devices that it does not belong to")]
+#[error("cannot detach the XDP program from devices without a role")]
 pub struct XdpError(#[from] io::Error);
 
-/// What a driver refused it is asked for again after this time: it may set its queues anew for each attempt, or complain
-/// in the kernel's log.
+/// A program that the driver refused is tried again after this time: the driver may reset its queues for each
+/// attempt, or complain in the kernel's log.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// What holds the program at devices.
+/// The XDP program at devices.
 #[derive(Debug)]
 pub struct XdpHooks {
     links: PathBuf,
     mode: XdpMode,
-    /// Devices that had the program at the end of the last pass.
+    /// Devices with the program at the end of the last pass.
     attached: BTreeSet<u32>,
-    /// Devices whose drivers refused it, when, and why.
+    /// Devices whose drivers refused the program, with time and reason.
     refused: BTreeMap<u32, (Instant, XdpUnavailable)>,
 }
 
@@ -128,12 +128,13 @@ impl XdpHooks {
         Self { links: pins.links(), mode, attached: BTreeSet::new(), refused: BTreeMap::new() }
     }
 
-    /// Whether the device takes frames that programs at other devices send out by it.
+    /// Whether the device transmits frames that XDP programs of other devices redirect to it.
     pub fn takes_frames(&self, device: u32) -> bool {
         self.attached.contains(&device)
     }
 
-    /// Attaches what is missing to these devices, and detaches what is ours elsewhere; to be repeated as `DeviceHooks::keep`.
+    /// Attaches missing programs to these devices, and detaches ours from others. To be repeated like
+    /// `DeviceHooks::keep`.
     pub fn keep(&mut self, programs: &Programs, network: &Network, devices: &[Device]) -> XdpPass {
         let mut pass = XdpPass::default();
         self.refused.retain(|_, (when, _)| when.elapsed() < RETRY_AFTER);
@@ -186,14 +187,14 @@ impl XdpHooks {
         if link.is_attached(program_id) {
             return Ok(());
         }
-        // A device has one place for a program, be it in the driver or behind it.
+        // A device takes one program, in either mode.
         for other in XdpAttachMode::ALL.into_iter().filter(|other| *other != mode) {
             DeviceLink::new(&self.links, &other.word(), device.index)
                 .detach()
                 .map_err(|error| refused(&error))?;
         }
         let program = programs.fd(XDP_EXTERNAL).map_err(|error| refused(&error))?;
-        let put = link.attach(program, || sys::link_xdp(program, device.index, mode.flags()));
+        let put = link.attach(program, || bpf::link_xdp(program, device.index, mode.flags()));
         if let Err(reason) = put.map_err(|error| reason_of(&error)) {
             if matches!(reason, XdpUnavailable::Refused(_)) {
                 self.refused.insert(device.index, (Instant::now(), reason.clone()));
@@ -207,11 +208,11 @@ impl XdpHooks {
     }
 }
 
-/// Why the program is not even tried at a device.
+/// The reason not to try the device, or `None`.
 fn unavailable_at(network: &Network, device: &Device, mode: XdpMode) -> Option<XdpUnavailable> {
     let kind = network.links.iter().find(|link| link.index == device.index).map(|link| link.kind);
     let is_nic = match mode {
-        // The other end of a pair loses frames that are sent back, unless it was prepared for them.
+        // The peer of a veth device drops redirected frames, unless it has NAPI or an XDP program of its own.
         XdpMode::Auto => kind == Some(LinkKind::Nic),
         XdpMode::Native => matches!(kind, Some(LinkKind::Nic | LinkKind::Veth(_))),
         XdpMode::Generic | XdpMode::Off => true,
@@ -235,7 +236,7 @@ fn reason_of(error: &io::Error) -> XdpUnavailable {
     }
 }
 
-/// Takes the program from every device, as any agent may have attached it.
+/// Detaches the program from every device, including those of earlier agents.
 pub fn detach_xdp(pins: &Pins) -> Result<(), XdpError> {
     Ok(detach_all(&pins.links(), |_, _| true)?)
 }

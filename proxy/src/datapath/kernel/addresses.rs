@@ -1,4 +1,4 @@
-//! The addresses of the node's interfaces, now and after every change.
+//! The addresses of the node's interfaces, updated on every change.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -14,8 +14,7 @@ use tokio::sync::watch;
 
 use super::netlink::{NetlinkError, NetlinkState, watch_state};
 
-/// The addresses of this network namespace. The receiver sees every later set; it may skip one that was replaced at
-/// once.
+/// Watches the addresses of this network namespace. The receiver may miss a state that was replaced at once.
 pub async fn local_addresses() -> Result<watch::Receiver<BTreeSet<IpAddr>>, NetlinkError> {
     watch_state().await
 }
@@ -34,7 +33,7 @@ impl NetlinkState for BTreeSet<IpAddr> {
     }
 }
 
-/// Point-to-point interfaces have their peer's address in `Address` and their own in `Local`.
+/// Point-to-point interfaces have the peer's address in `IFA_ADDRESS` and their own in `IFA_LOCAL`.
 pub fn own_address(message: &AddressMessage) -> Option<IpAddr> {
     let (mut local, mut address) = (None, None);
     for attribute in &message.attributes {

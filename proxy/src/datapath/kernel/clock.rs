@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The clock of the programs: monotonic, since the machine started.
+/// `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns` reads it.
 pub fn now() -> Duration {
-    // It fails for unknown clocks only, and this one is older than eBPF.
+    // The call fails for unknown clocks only, and this one is older than eBPF.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }

@@ -1,4 +1,4 @@
-//! What the agent needs of the machine before it touches anything; each lack is one sentence with its remedy.
+//! Requirements on the machine, checked first. Each error names the remedy.
 
 use std::{
     fs, io,
@@ -30,7 +30,7 @@ pub enum EnvironmentError {
 
 const MOUNTS: &str = "/proc/self/mounts";
 
-/// Where cgroup2 is mounted.
+/// The mount point of cgroup2.
 pub fn cgroup_root() -> Result<PathBuf, EnvironmentError> {
     let mounts =
         fs::read_to_string(MOUNTS).map_err(|source| EnvironmentError::Io { path: MOUNTS, source })?;
@@ -38,7 +38,7 @@ pub fn cgroup_root() -> Result<PathBuf, EnvironmentError> {
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())
         .find(|words| words.get(2) == Some(&"cgroup2"))
-        // The kernel writes spaces in paths as octal.
+        // The kernel escapes spaces in paths as octal.
         .and_then(|words| words.get(1).map(|path| PathBuf::from(path.replace("\\040", " "))))
         .ok_or(EnvironmentError::NoCgroup2)
 }
@@ -48,7 +48,7 @@ pub fn require_cgroup(path: &Path) -> Result<(), EnvironmentError> {
     if is_cgroup2 { Ok(()) } else { Err(EnvironmentError::NotCgroup2(path.to_owned())) }
 }
 
-/// Loading, attaching and pinning need these three; CAP_SYS_ADMIN includes two of them.
+/// Loading, attaching and pinning need these three; CAP_SYS_ADMIN implies two of them.
 pub fn require_capabilities() -> Result<(), EnvironmentError> {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability);
     let mut missing = Vec::new();

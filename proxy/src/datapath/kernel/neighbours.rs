@@ -1,8 +1,8 @@
-//! Keeps the neighbours fresh that the early plane sends to.
+//! Keeps the neighbour entries fresh that the XDP program uses.
 //!
-//! What a program sends tells the kernel nothing about its neighbour: an entry grows stale and stays as it is, however
-//! long it is used, and a neighbour with another link-layer address would never be found again. So whoever went stale is
-//! asked for, as the stack does before it sends to one.
+//! A packet sent by a program does not count as use of its neighbour entry. The entry becomes stale and stays
+//! so, and a neighbour whose link-layer address changed would never be resolved again. So stale entries are
+//! probed, as the stack does before it sends to one.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -19,10 +19,10 @@ use tracing::{debug, warn};
 use super::netlink::NetlinkError;
 use crate::error::chain;
 
-/// A third of the time for which the kernel takes a neighbour as it was.
+/// A third of the kernel's default reachable time.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Asks for the stale neighbours on these devices, every now and then; ends with the sender.
+/// Probes the stale neighbours on these devices at intervals; ends with the sender.
 pub async fn refresh_neighbours(devices: watch::Receiver<BTreeSet<u32>>) {
     let mut has_failed = false;
     while devices.has_changed().is_ok() {
@@ -30,7 +30,7 @@ pub async fn refresh_neighbours(devices: watch::Receiver<BTreeSet<u32>>) {
         if !on.is_empty() {
             let outcome = refresh(&on).await;
             if let (Err(error), false) = (&outcome, has_failed) {
-                warn!(error = %chain(error), "neighbours are not kept fresh, will retry");
+                warn!(error = %chain(error), "cannot refresh neighbours, will retry");
             }
             has_failed = outcome.is_err();
         }
@@ -43,10 +43,10 @@ async fn refresh(devices: &BTreeSet<u32>) -> Result<(), NetlinkError> {
     let connection = tokio::spawn(connection);
     let stale = stale(&handle, devices).await;
     for (device, address) in stale.iter().flatten() {
-        // It may have gone meanwhile, and then nobody needs it.
+        // The entry may be gone by now, and then it is not needed.
         let _ =
             handle.neighbours().add(*device, *address).flags(NeighbourFlags::Use).replace().execute().await;
-        debug!(device, %address, "neighbour is asked for");
+        debug!(device, %address, "probing neighbour");
     }
     connection.abort();
     stale.map(drop)
@@ -56,9 +56,9 @@ async fn stale(handle: &Handle, devices: &BTreeSet<u32>) -> Result<Vec<(u32, IpA
     let failed = |source| NetlinkError::List { what: "neighbours", source };
     let messages = handle.neighbours().get().execute();
     let on_devices = messages.try_filter_map(async |message| {
-        let is_meant =
+        let is_stale =
             devices.contains(&message.header.ifindex) && message.header.state == NeighbourState::Stale;
-        Ok(is_meant.then(|| Some((message.header.ifindex, address(&message)?))).flatten())
+        Ok(is_stale.then(|| Some((message.header.ifindex, address(&message)?))).flatten())
     });
     on_devices.try_collect().await.map_err(failed)
 }

@@ -1,7 +1,7 @@
-//! What the kernel tells about the network of this namespace, now and after every change.
+//! The network state of this namespace over netlink, updated on every change.
 //!
-//! Notifications are taken as hints only: each makes us read the whole of what they are about, so that a lost one (a socket
-//! whose buffer ran over) costs nothing but a reading. When a subscription ends, another one takes its place.
+//! A notification is only a hint: each causes a full read of the state it concerns, so a lost one (a socket
+//! buffer overrun) costs one read and nothing else. A subscription that ends is replaced.
 
 use std::{future::Future, io, pin::Pin, time::Duration};
 
@@ -17,9 +17,9 @@ use tracing::warn;
 
 use crate::error::chain;
 
-/// A burst of notifications, as when a node's pods all start at once, fits into it.
+/// Large enough for a burst of notifications, as when all pods of a node start at once.
 const RECEIVE_BUFFER: usize = 1 << 20;
-/// What could not be read is read again after this time.
+/// The delay before a failed read is repeated.
 const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +34,17 @@ pub enum NetlinkError {
     },
 }
 
-/// Something that can be read through netlink, and that notifications tell about.
+/// A state that netlink lists, and whose changes it announces.
 pub trait NetlinkState: PartialEq + Send + Sync + Sized + 'static {
     const GROUPS: &'static [MulticastGroup];
 
     fn read(handle: &Handle) -> impl Future<Output = Result<Self, NetlinkError>> + Send;
 
-    /// Whether a notification may be about a change of it.
+    /// Whether a notification may concern this state.
     fn is_affected_by(notification: &RouteNetlinkMessage) -> bool;
 }
 
-/// Reads it, and goes on reading. The receiver sees every later state; it may skip one that was replaced at once.
+/// Reads the state and watches it. The receiver may miss a state that was replaced at once.
 pub async fn watch_state<T: NetlinkState>() -> Result<watch::Receiver<T>, NetlinkError> {
     let subscription = Subscription::open(T::GROUPS)?;
     let (sender, receiver) = watch::channel(T::read(&subscription.handle).await?);
@@ -58,7 +58,7 @@ async fn keep_current<T: NetlinkState>(mut subscription: Subscription, sender: w
             () = sender.closed() => return,
             has_ended = subscription.ended_or_affected(T::is_affected_by) => {
                 if has_ended {
-                    warn!("the notifications of the kernel's network ended, requester for them again");
+                    warn!("netlink notifications ended, subscribing again");
                     subscription = Subscription::reopen(T::GROUPS).await;
                 }
             }
@@ -67,7 +67,7 @@ async fn keep_current<T: NetlinkState>(mut subscription: Subscription, sender: w
     }
 }
 
-/// Does not give up: what is known is old until something could be read.
+/// Retries until a read succeeds; until then receivers keep the old state.
 async fn publish<T: NetlinkState>(subscription: &mut Subscription, sender: &watch::Sender<T>) {
     loop {
         match T::read(&subscription.handle).await {
@@ -80,7 +80,7 @@ async fn publish<T: NetlinkState>(subscription: &mut Subscription, sender: &watc
                 return;
             }
             Err(error) => {
-                warn!(error = %chain(&error), "the kernel's network is unknown for now, will retry")
+                warn!(error = %chain(&error), "cannot read network state, will retry")
             }
         }
         sleep(RETRY).await;
@@ -90,14 +90,14 @@ async fn publish<T: NetlinkState>(subscription: &mut Subscription, sender: &watc
 
 type Notifications = Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>;
 
-/// Two netlink sockets, closed when dropped: one hears notifications, the other one asks.
+/// Two netlink sockets, closed when dropped: one for notifications, one for requests.
 ///
-/// A notification carries the number of the request that somebody else changed something by. On one socket it would be taken for
-/// the answer to our request with that number, and the reading fail.
+/// A notification carries the sequence number of the request, by any process, that caused the change. On a
+/// shared socket it would be taken for the reply to our request with that number, and the read would fail.
 struct Subscription {
     handle: Handle,
     notifications: Notifications,
-    /// Without it, nobody could ask through the socket of the notifications, and it would be closed.
+    /// Keeps the notification socket open: it is closed when its last handle is dropped.
     _listener_handle: Handle,
     connections: [AbortHandle; 2],
 }
@@ -123,14 +123,14 @@ impl Subscription {
             match Self::open(groups) {
                 Ok(subscription) => return subscription,
                 Err(error) => {
-                    warn!(error = %chain(&error), "no notifications of the kernel's network, will retry")
+                    warn!(error = %chain(&error), "cannot subscribe to netlink notifications, will retry")
                 }
             }
             sleep(RETRY).await;
         }
     }
 
-    /// Waits for a notification that is_affected; whether the notifications have ended instead.
+    /// Waits for a relevant notification. Returns whether the notifications have ended.
     async fn ended_or_affected(&mut self, is_affected: fn(&RouteNetlinkMessage) -> bool) -> bool {
         while let Some((message, _)) = self.notifications.next().await {
             if is_relevant(&message, is_affected) {
@@ -140,7 +140,7 @@ impl Subscription {
         true
     }
 
-    /// What has arrived by now is covered by one reading; whether the notifications have ended.
+    /// Drops pending notifications, which one read covers. Returns whether the notifications have ended.
     fn drain(&mut self) -> bool {
         while let Some(notification) = self.notifications.next().now_or_never() {
             if notification.is_none() {
@@ -166,7 +166,7 @@ fn is_relevant(
 ) -> bool {
     match &message.payload {
         NetlinkPayload::InnerMessage(notification) => is_affected(notification),
-        // The kernel had more to say than the socket could hold.
+        // The socket buffer was too small for all notifications.
         NetlinkPayload::Overrun(_) => true,
         _ => false,
     }
@@ -176,7 +176,7 @@ fn is_relevant(
 mod tests {
     use super::*;
 
-    /// How often it was read.
+    /// The number of reads.
     #[derive(Debug, PartialEq)]
     struct Count(u64);
 
@@ -187,7 +187,7 @@ mod tests {
 
         async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
             let links = handle.link().get().execute().collect::<Vec<_>>().await;
-            // A closed connection answers with an error.
+            // A closed connection causes an error.
             links
                 .into_iter()
                 .collect::<Result<Vec<_>, _>>()
@@ -208,6 +208,6 @@ mod tests {
         tokio::spawn(keep_current(subscription, sender));
         listener.abort();
         receiver.changed().await.unwrap();
-        assert!(receiver.borrow_and_update().0 > 0, "it was read again");
+        assert!(receiver.borrow_and_update().0 > 0, "the state is read again");
     }
 }

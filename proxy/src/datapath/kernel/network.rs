@@ -1,4 +1,4 @@
-//! What netlink says about devices, addresses and default routes, reduced to what choosing asks for.
+//! Links, addresses and default routes as netlink reports them, reduced to the input of device selection.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -19,74 +19,73 @@ use super::{
     netlink::{NetlinkError, NetlinkState, watch_state},
 };
 
-/// The network of this namespace.
+/// The network state of this namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     pub links: Vec<Link>,
     /// In the kernel's order, which is its order of preference within a device.
     pub addresses: Vec<Address>,
-    /// Devices with a default route, in whichever table.
+    /// Devices with a default route in any routing table.
     pub default_routes: BTreeSet<u32>,
 }
 
 impl Network {
-    /// The name of the bridge, bond or the like that a device is a port of.
+    /// The name of the controller of a device: its bridge, bond or VRF.
     pub fn bridge_of(&self, index: u32) -> Option<&str> {
         let controller = self.links.iter().find(|link| link.index == index)?.controller?;
         self.links.iter().find(|link| link.index == controller).map(|link| link.name.as_str())
     }
 }
 
-/// A device.
+/// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     pub index: u32,
     pub name: String,
     pub kind: LinkKind,
-    /// The bridge, bond or the like that this is a port of.
+    /// The ifindex of the bridge, bond or VRF that this is a port of.
     pub controller: Option<u32>,
     pub has_link_header: bool,
-    /// Its Ethernet address.
+    /// The MAC address.
     pub address: Option<[u8; 6]>,
-    /// The device whose frames with a certain tag are this one's.
+    /// For a VLAN device, the ifindex of the device below.
     pub vlan_parent: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkKind {
     Loopback,
-    /// A network card, or something that is named like one: a bond, a VLAN, a macvlan.
+    /// A NIC, or a device that the kernel reports like one: a bond, a VLAN, a macvlan.
     Nic,
     Bridge,
-    /// One end of a pair, and where the other one is.
+    /// One end of a veth pair, and the network namespace of its peer.
     Veth(PeerNetns),
-    /// Wraps what it sends: VXLAN, WireGuard, IP in IP.
+    /// An encapsulating device: VXLAN, WireGuard, IP in IP.
     Tunnel,
-    /// What gathers devices into a routing domain of their own.
+    /// A VRF: a routing domain of its ports.
     Vrf,
-    /// What no packet from elsewhere comes through: dummies and the like.
+    /// A device that receives no packets from outside: dummy, ifb.
     Dummy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerNetns {
     Same,
-    /// In another network namespace, as pods' ends are.
+    /// The peer is in another network namespace, as those of pods are.
     Other,
 }
 
-/// An address that others may use: neither link-local nor loopback.
+/// An address that other machines may use: neither link-local nor loopback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
     pub device: u32,
     pub ip: IpAddr,
     pub prefix: u8,
-    /// Not the first of its network, or about to go: it is no source of new connections.
+    /// A secondary or deprecated address: no source of new connections.
     pub is_secondary: bool,
 }
 
-/// What there is in this network namespace. The receiver sees every later state; it may skip one that was replaced at
-/// once.
+/// Watches the network state of this namespace. The receiver may miss a state that was replaced at once.
 pub async fn watch_network() -> Result<watch::Receiver<Network>, NetlinkError> {
     watch_state().await
 }
@@ -100,7 +99,7 @@ impl NetlinkState for Network {
         MulticastGroup::Ipv6Route,
     ];
 
-    /// One after the other: a socket carries one listing at a time.
+    /// In sequence: a socket carries one dump at a time.
     async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
         let failed = |what| move |source| NetlinkError::List { what, source };
         Ok(Self {
@@ -110,7 +109,7 @@ impl NetlinkState for Network {
         })
     }
 
-    /// A router's table may change all the time; only its default routes matter.
+    /// The routing table of a router may change all the time; only default routes matter here.
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "the enum is open; the groups hold links, addresses, routes"
@@ -152,7 +151,7 @@ fn is_default(route: &RouteMessage) -> bool {
     route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
 }
 
-/// The devices a route leads to; several where it has several next hops.
+/// The output devices of a route; several for a multipath route.
 #[expect(clippy::wildcard_enum_match_arm, reason = "a route has forty other attributes")]
 fn output_devices(route: &RouteMessage) -> Vec<u32> {
     let devices = route.attributes.iter().map(|attribute| match attribute {
@@ -174,7 +173,7 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Link(index) => below = Some(*index),
             LinkAttribute::Controller(index) => controller = Some(*index),
             LinkAttribute::LinkNetNsId(_) => peer = PeerNetns::Other,
-            LinkAttribute::LinkInfo(infos) => info = infos.iter().find_map(kind_name),
+            LinkAttribute::LinkInfo(infos) => info = infos.iter().find_map(info_kind),
             _ => {}
         }
     }
@@ -190,11 +189,11 @@ fn link(message: &LinkMessage) -> Link {
     }
 }
 
-fn kind_name(info: &LinkInfo) -> Option<&InfoKind> {
+fn info_kind(info: &LinkInfo) -> Option<&InfoKind> {
     if let LinkInfo::Kind(kind) = info { Some(kind) } else { None }
 }
 
-/// `peer`: where the device below, or the other end, is.
+/// `peer`: the network namespace of the device below, or of the other end.
 fn kind(info: Option<&InfoKind>, peer: PeerNetns) -> LinkKind {
     use InfoKind as I;
     match info {

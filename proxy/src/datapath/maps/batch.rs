@@ -1,5 +1,5 @@
-//! Many elements of a map written with one system call. Kernels before 5.6 cannot, and for some kinds of map later
-//! ones cannot either; then nothing was written, and the elements go one by one.
+//! Batched map writes: many elements with one system call. Kernels before 5.6 lack it, and later ones lack it
+//! for some map types; then no element is written, and the caller writes them one by one.
 
 use std::{
     io,
@@ -8,7 +8,7 @@ use std::{
 
 use aya::Pod;
 
-use crate::datapath::kernel::sys;
+use crate::datapath::kernel::bpf;
 
 /// A map that is written in batches.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct BatchMap {
     fd: OwnedFd,
 }
 
-/// So many elements were written, and then one could not be.
+/// The number of elements written before the one that failed.
 #[derive(Debug)]
 pub struct Stopped {
     pub written: usize,
@@ -28,20 +28,20 @@ impl BatchMap {
         Self { fd }
     }
 
-    /// Writes an element for each key, in their order; `values` holds as many for each key as the map has copies.
+    /// Writes one element per key, in order; per-CPU maps take one value per CPU and key.
     pub fn write<K: Pod, V: Pod>(&self, keys: &[K], values: &[V]) -> Result<(), Stopped> {
         if keys.is_empty() {
             return Ok(());
         }
-        let (written, result) = sys::map_update_batch(self.fd.as_fd(), keys, values);
+        let (written, result) = bpf::map_update_batch(self.fd.as_fd(), keys, values);
         result.map_err(|error| Stopped { written, error })
     }
 }
 
 impl Stopped {
-    /// The kernel does not know how.
+    /// Whether the kernel has no batched writes for this map.
     pub fn is_unsupported(&self) -> bool {
-        /// What the kernel calls ENOTSUPP and keeps from the standard's names.
+        /// The kernel's ENOTSUPP, which is not a standard errno.
         const NOT_SUPPORTED: i32 = 524;
         let code = self.error.raw_os_error();
         self.written == 0 && matches!(code, Some(libc::EINVAL | libc::EOPNOTSUPP | NOT_SUPPORTED))

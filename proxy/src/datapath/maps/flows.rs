@@ -1,4 +1,4 @@
-//! The flows that the packet plane follows, for looking at.
+//! The flow tables of the packet plane, read-only.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,7 +13,7 @@ use super::{
     open::{OpenError, mapped},
 };
 
-/// One flow as it was at an instant.
+/// A snapshot of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrackedFlow {
     pub state: FlowState,
@@ -23,11 +23,11 @@ pub struct TrackedFlow {
     pub dialled: SocketAddr,
     pub backend: SocketAddr,
     pub masquerade: Option<SocketAddr>,
-    /// The number of its service port; 0 is none.
+    /// Id of the service port; 0: none.
     pub service: u32,
 }
 
-/// The tables of both families.
+/// The flow tables of both families.
 #[derive(Debug)]
 pub struct Flows {
     v4: MmapArray<FlowV4>,
@@ -40,7 +40,7 @@ impl Flows {
         Ok(Self { v4: mapped(dir, map::FLOWS_V4, access)?, v6: mapped(dir, map::FLOWS_V6, access)? })
     }
 
-    /// Those that are alive now.
+    /// The live flows.
     pub fn alive(&self) -> impl Iterator<Item = TrackedFlow> {
         alive(&self.v4).chain(alive(&self.v6))
     }

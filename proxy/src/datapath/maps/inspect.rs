@@ -1,4 +1,4 @@
-//! Looking at what is pinned, whether or not an agent runs: nothing is written, and no lock is taken.
+//! Inspection of pinned maps, with or without an agent: no writes, no lock.
 
 use std::{
     error::Error,
@@ -12,13 +12,13 @@ use proxy_ebpf::abi::{ABI_VERSION, MapKind};
 use super::{flows::Flows, kernel_maps::KernelMaps, open::OpenError};
 use crate::datapath::pins::{maps_of, versions};
 
-/// From linux/bpf.h: user space may map the array into its memory.
+/// From linux/bpf.h: the array may be mapped into user memory.
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     #[error(
-        "no data plane at {dir}: is the agent running? `portreeve run` makes one, --bpffs names another place",
+        "no data plane at {dir}: is the agent running? `portreeve run` creates it, --bpffs names another directory",
         dir = .0.display()
     )]
     NoDataPlane(PathBuf),
@@ -27,9 +27,9 @@ pub enum InspectError {
         dir = dir.display()
     )]
     OtherVersion { dir: PathBuf, found: u32 },
-    #[error("may not look into {dir}: run as root", dir = .0.display())]
+    #[error("no permission to read {dir}: run as root", dir = .0.display())]
     Denied(PathBuf),
-    #[error("cannot look into {dir}", dir = dir.display())]
+    #[error("cannot read {dir}", dir = dir.display())]
     Io {
         dir: PathBuf,
         #[source]
@@ -41,12 +41,12 @@ pub enum InspectError {
     Unreadable(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// Opens the maps pinned below a pin directory for looking only.
+/// Opens the maps below a pin directory, read-only.
 pub fn inspect(dir: &Path) -> Result<KernelMaps, InspectError> {
     open_existing(dir, KernelMaps::inspect)
 }
 
-/// Opens the tables of flows, likewise.
+/// Opens the flow tables, read-only.
 pub fn inspect_flows(dir: &Path) -> Result<Flows, InspectError> {
     open_existing(dir, Flows::inspect)
 }
@@ -58,16 +58,17 @@ fn open_existing<T>(dir: &Path, open: impl FnOnce(&Path) -> Result<T, OpenError>
     }
     open(&maps).map_err(|error| match io_error_kind(&error) {
         Some(io::ErrorKind::PermissionDenied) => InspectError::Denied(dir.to_owned()),
-        // An agent was there that could not load its programs.
+        // An earlier agent could not load its programs.
         Some(io::ErrorKind::NotFound) => InspectError::NoDataPlane(dir.to_owned()),
         Some(_) | None => error.into(),
     })
 }
 
-/// A pinned map as the kernel describes it.
+/// The kernel's description of a pinned map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinnedMap {
-    /// `None`: of a kind that we do not use. Who reads a hash is not the kernel's to tell: it is always `Hash`.
+    /// `None`: a map type that is not used here. A `UserHash` is reported as `Hash`: the kernel cannot tell
+    /// them apart.
     pub kind: Option<MapKind>,
     pub key: u32,
     pub value: u32,
@@ -94,7 +95,7 @@ pub fn pinned_map(path: &Path) -> Result<PinnedMap, OpenError> {
     Ok(PinnedMap { kind, key: info.key_size(), value: info.value_size(), capacity: info.max_entries() })
 }
 
-/// Why there are no maps to look at.
+/// The reason why the map directory is missing.
 fn absent(dir: &Path, source: io::Error) -> InspectError {
     let dir = dir.to_owned();
     if source.kind() == io::ErrorKind::PermissionDenied {
@@ -109,7 +110,7 @@ fn absent(dir: &Path, source: io::Error) -> InspectError {
     }
 }
 
-/// What the kernel said.
+/// The kind of the I/O error in the chain of causes.
 fn io_error_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     std::iter::successors(Some(error), |&error| error.source())
         .find_map(|error| error.downcast_ref::<io::Error>())

@@ -1,4 +1,4 @@
-//! The pinned maps, as the reconciler and the inspecting verbs use them.
+//! The reconciler's maps on pinned eBPF maps.
 
 use std::{
     collections::BTreeMap,
@@ -61,7 +61,7 @@ pub struct KernelMaps {
     cpus: usize,
 }
 
-/// The maps that are written in batches.
+/// The maps with batched writes.
 struct Batches {
     frontends_v4: BatchMap,
     frontends_v6: BatchMap,
@@ -72,12 +72,12 @@ struct Batches {
 }
 
 impl KernelMaps {
-    /// Opens the maps pinned in a directory, for writing by the one who holds its lock.
+    /// Opens the maps of a directory for writing, which requires the lock on the pin directory.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         Self::with_access(dir, Access::Write)
     }
 
-    /// Opens them for looking only.
+    /// Opens the maps read-only.
     pub fn inspect(dir: &Path) -> Result<Self, OpenError> {
         Self::with_access(dir, Access::Read)
     }
@@ -129,7 +129,7 @@ impl KernelMaps {
         })
     }
 
-    /// Makes exactly these the node's addresses; each says whether it serves NodePorts.
+    /// Writes exactly these as the node's addresses; the value tells whether an address serves NodePorts.
     pub fn set_node_addresses(&mut self, addresses: &BTreeMap<IpAddr, bool>) -> Result<(), MapError> {
         let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
         for (address, serves) in addresses {
@@ -145,12 +145,12 @@ impl KernelMaps {
         set_addresses(&mut self.node_addresses_v6, map::NODE_ADDRESSES_V6, &v6)
     }
 
-    /// Makes these the sources that count as pods.
+    /// Writes the ranges of pods' source addresses.
     pub fn set_pod_ranges(&mut self, ranges: &PerFamily<Option<IpNetwork>>) {
         self.pod_ranges.set(ranges);
     }
 
-    /// The counters of a service port, summed over the CPUs.
+    /// The counters of a service port, summed over all CPUs.
     pub fn service_stats(&self, service: u32) -> Result<ServiceStats, MapError> {
         let values = self.service_stats.get(&service, 0).map_err(refused("read", map::SERVICE_STATS))?;
         Ok(values.iter().fold(ServiceStats::default(), |sum, cpu| ServiceStats {
@@ -159,26 +159,26 @@ impl KernelMaps {
         }))
     }
 
-    /// How often something was refused for a reason, by its number.
+    /// The drop counter of a reason.
     pub fn drops(&self, reason: u32) -> Result<u64, MapError> {
         let values = self.drops.get(&reason, 0).map_err(refused("read", map::DROPS))?;
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
 
-    /// How many packets the early plane came to an outcome with.
+    /// The number of packets with an XDP outcome.
     pub fn xdp_outcomes(&self, outcome: XdpOutcome) -> Result<u64, MapError> {
         let values = self.xdp.get(&(outcome as u32), 0).map_err(refused("read", map::XDP_OUTCOMES))?;
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
 
-    /// Every remembered choice of one family, stale ones too.
+    /// All affinity entries of one family, including expired ones.
     pub fn affinity(&self, family: IpFamily) -> Result<Vec<(AffinityKey, AffinityEntry)>, MapError> {
         let (table, name) = match family {
             IpFamily::V4 => (&self.affinity_v4, map::AFFINITY_V4),
             IpFamily::V6 => (&self.affinity_v6, map::AFFINITY_V6),
         };
-        // The walk starts anew where its place was evicted, so it may meet an entry twice, and would not end while
-        // programs evict faster than it reads.
+        // Iteration restarts if its current key was evicted, so it may return an entry twice, and would not end
+        // while programs evict faster than it reads.
         let most = 2 * map::MAX_AFFINITY as usize;
         let entries: Result<std::collections::HashMap<_, _>, _> = table.iter().take(most).collect();
         Ok(entries.map_err(refused("read", name))?.into_iter().collect())
@@ -191,9 +191,8 @@ impl LbMaps for KernelMaps {
     }
 
     fn extent(&self) -> Result<Extent, MapError> {
-        let unmapped = |map| {
-            move |error: io::Error| MapError::Refused { action: "look into", map, source: error.into() }
-        };
+        let unmapped =
+            |map| move |error: io::Error| MapError::Refused { action: "read", map, source: error.into() };
         let is_alive = |flags: BackendFlags| flags.contains(BackendFlags::ALIVE);
         let (v4, v6) = (&self.backends_v4, &self.backends_v6);
         Ok(Extent {
@@ -257,7 +256,7 @@ impl LbMaps for KernelMaps {
     }
 
     fn insert_service(&mut self, index: u32, name: ServiceName) -> Result<(), MapError> {
-        // The counters of whoever had this number before are not this one's.
+        // The counters belong to the previous owner of this id.
         let zeroes = PerCpuValues::try_from(vec![ServiceStats::default(); self.cpus])
             .map_err(|error| refused("write", map::SERVICE_STATS)(error.into()))?;
         self.service_stats.set(index, zeroes, 0).map_err(refused("write", map::SERVICE_STATS))?;
@@ -267,7 +266,7 @@ impl LbMaps for KernelMaps {
     fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), BatchError> {
         let (indices, names): (Vec<u32>, Vec<ServiceName>) = entries.iter().copied().unzip();
         let zeroes = vec![ServiceStats::default(); indices.len() * self.cpus];
-        // The counters of whoever had a number before are not this one's.
+        // The counters belong to the previous owners of these ids.
         let cleared = self.batches.service_stats.write(&indices, &zeroes);
         let cleared = cleared.map_err(|stopped| Stopped { written: 0, ..stopped });
         let written = cleared.and_then(|()| self.batches.services.write(&indices, &names));
@@ -458,7 +457,7 @@ fn entry_v6(entry: BackendV6) -> BackendEntry {
     BackendEntry { address, protocol, flags, service, generation }
 }
 
-/// Additions first: an address that stays serves all the while.
+/// Additions come before removals, so an address that stays is in the map all the time.
 fn set_addresses<A: Pod + Ord>(
     table: &mut HashMap<MapData, A, NodeAddressFlags>,
     name: &'static str,

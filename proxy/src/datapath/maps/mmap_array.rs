@@ -1,10 +1,10 @@
-//! An array map in our memory: writes are stores, without a system call.
+//! An array map mapped into memory: writes are stores, without a system call.
 //!
-//! Programs read the same memory at any time, so everything here is volatile or atomic, and nothing hands out
-//! references. Indices outside of the map are ignored on writing and read as zeroes.
+//! Programs read the same memory at any time, so every access is volatile or atomic, and no references are
+//! handed out. Indices out of range are ignored on writing and read as `None`.
 //!
-//! What is mapped counts as ours, used or not, and arrays are made for the largest clusters. So a window of one is
-//! mapped when something in it is first asked for, and only some stay mapped.
+//! Mapped pages count as resident memory of the agent, used or not, and arrays are sized for the largest
+//! clusters. So the array is mapped in windows on first access, and only a few windows stay mapped.
 
 use std::{
     io,
@@ -19,24 +19,24 @@ use std::{
 use aya::Pod;
 use memmap2::{MmapOptions, MmapRaw};
 
-/// A mapped array of `T`.
+/// An mmapped array of `T`.
 #[derive(Debug)]
 pub struct MmapArray<T> {
     map: OwnedFd,
     access: Access,
-    /// Parts of the array, all of one length but for the last one.
+    /// Equal parts of the array; the last one may be shorter.
     windows: Box<[OnceLock<MmapRaw>]>,
     length: u32,
     kind: PhantomData<T>,
 }
 
-/// Bytes; a multiple of every page size.
+/// In bytes; a multiple of every page size.
 const WINDOW: usize = 64 << 10;
-/// How many windows of an array stay mapped: to map one takes some microseconds.
+/// The number of windows that may stay mapped; mapping one takes some microseconds.
 const MAX_RESIDENT: usize = 8;
 const LARGEST_PAGE: usize = 64 << 10;
 
-/// Whether the map is written to from here.
+/// Access of this process to the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
@@ -44,18 +44,18 @@ pub enum Access {
 }
 
 impl<T: Pod> MmapArray<T> {
-    /// The kernel keeps elements of arrays at multiples of 8 bytes.
+    /// The kernel aligns array elements to 8 bytes.
     const STRIDE: usize = size_of::<T>().next_multiple_of(8);
 
-    /// How many elements a window holds. Every element has its place in one of them, and each begins with a page.
+    /// Elements per window. Every element lies in one window, and each window starts at a page boundary.
     const PER_WINDOW: u32 =
         (if WINDOW.is_multiple_of(Self::STRIDE) { WINDOW / Self::STRIDE } else { LARGEST_PAGE }) as u32;
 
-    /// Maps an array of `length` elements, created with BPF_F_MMAPABLE.
+    /// Maps an array of `length` elements, created with `BPF_F_MMAPABLE`.
     pub fn new(map: OwnedFd, length: u32, access: Access) -> io::Result<Self> {
         let windows = (0..length.div_ceil(Self::PER_WINDOW)).map(|_| OnceLock::new()).collect();
         let array = Self { map, access, windows, length, kind: PhantomData };
-        // If this can be mapped, so can the rest.
+        // Finds out early whether the map can be mapped at all.
         array.map_window(0)?;
         Ok(array)
     }
@@ -71,7 +71,7 @@ impl<T: Pod> MmapArray<T> {
         }
     }
 
-    /// How many elements there are up to the last one in use. Windows in which nothing is are not kept.
+    /// The number of elements up to the last one in use. Windows mapped for this are unmapped again.
     pub fn extent(&self, is_used: impl Fn(&T) -> bool) -> io::Result<u32> {
         for (window, kept) in (0..self.windows.len() as u32).zip(&self.windows).rev() {
             let mapped;
@@ -90,7 +90,7 @@ impl<T: Pod> MmapArray<T> {
         Ok(0)
     }
 
-    /// Lets go of the windows if there are many.
+    /// Unmaps the windows if many are mapped.
     pub fn release(&mut self) {
         if self.windows.iter().filter(|window| window.get().is_some()).count() > MAX_RESIDENT {
             self.windows.iter_mut().for_each(|window| drop(window.take()));
@@ -103,16 +103,16 @@ impl<T: Pod> MmapArray<T> {
 
     pub fn read(&self, index: u32) -> Option<T> {
         let element = self.element(index)?;
-        // SAFETY: `element` lies within the mapping and is aligned, as elements are at multiples of 8. `T` is plain
-        // data, so even an element that a writer is changing is a valid value.
+        // SAFETY: `element` lies within the mapping and is aligned, as elements are at multiples of 8. `T` is
+        // plain data, so an element that is being written is a valid value, too.
         Some(unsafe { element.read_volatile() })
     }
 
-    /// Writes an element that no program can reach.
+    /// Writes an element that programs cannot reach.
     pub fn write(&mut self, index: u32, value: T) {
         if let Some(element) = self.element(index) {
-            // SAFETY: as in `read`; `&mut self` keeps other writers of this process away, the lock on the pin
-            // directory those of others.
+            // SAFETY: as in `read`; `&mut self` excludes other writers in this process, the lock on the pin
+            // directory those in others.
             unsafe { element.write_volatile(value) };
         }
     }
@@ -127,7 +127,7 @@ impl<T: Pod> MmapArray<T> {
         Some(memory.as_mut_ptr().wrapping_add(Self::STRIDE * at as usize).cast())
     }
 
-    /// A field of an element.
+    /// A pointer to a field of an element.
     fn field<F>(&self, index: u32, offset: usize) -> Option<*mut F> {
         debug_assert!(offset + size_of::<F>() <= size_of::<T>());
         self.element(index).map(|element| element.wrapping_byte_add(offset).cast())
@@ -155,7 +155,7 @@ fn read<T: Pod>(memory: &MmapRaw, stride: usize, at: u32) -> T {
 }
 
 impl MmapArray<u64> {
-    /// One aligned store, ordered after every write before it, in any array.
+    /// One aligned store, ordered after every write before it to any array.
     pub fn publish(&mut self, index: u32, value: u64) {
         fence(Ordering::Release);
         if let Some(element) = self.element(index) {

@@ -1,4 +1,4 @@
-//! The maps that tell addresses apart: source ranges, the networks of Services, pods.
+//! The maps of networks: source ranges, networks of Services, pod ranges.
 
 use std::{net::IpAddr, path::Path};
 
@@ -18,10 +18,10 @@ use crate::{
     reconcile::MapError,
 };
 
-/// Bits of a set's number before the bits of an address.
+/// Bits of the set id that precede an address.
 const SET_BITS: u32 = 32;
 
-/// The tries of one purpose, one for each family.
+/// A pair of LPM tries, one for each family.
 #[derive(Debug)]
 pub struct Tries<K4: Pod, K6: Pod> {
     v4: LpmTrie<MapData, K4, u32>,
@@ -42,7 +42,7 @@ impl SourceRanges {
         Self::open(dir, map::SOURCE_RANGES_V4, map::SOURCE_RANGES_V6)
     }
 
-    /// Every range, and the set it is in.
+    /// Every range with the id of its set.
     pub fn all(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
         let mut ranges = Vec::new();
         for key in self.v4.keys() {
@@ -93,7 +93,7 @@ impl SourceRanges {
     }
 }
 
-/// The key of a network's entry, in the trie of its family.
+/// The key of a network in the trie of its family.
 pub enum NetworkKey {
     V4(Key<[u8; 4]>),
     V6(Key<[u8; 16]>),
@@ -151,7 +151,7 @@ fn unclaimed(value: u32) -> Option<Unclaimed> {
         .find(|unclaimed| *unclaimed as u32 == value)
 }
 
-/// `None`: nothing an agent could have written.
+/// Returns `None` for a key that no agent wrote.
 fn network(address: IpAddr, prefix: u32, offset: u32) -> Option<IpNetwork> {
     IpNetwork::new(address, u8::try_from(prefix.checked_sub(offset)?).ok()?).ok()
 }
@@ -161,7 +161,7 @@ fn trie<K: Pod>(dir: &Path, name: &'static str) -> Result<LpmTrie<MapData, K, u3
     LpmTrie::try_from(Map::LpmTrie(data)).map_err(open_error(&dir.join(name)))
 }
 
-/// The sources that count as pods, one range for each family.
+/// The source ranges of pods, one for each family.
 #[derive(Debug)]
 pub struct PodRanges(MmapArray<PodRange>);
 
@@ -183,7 +183,7 @@ fn pod_range(range: IpNetwork) -> PodRange {
         IpAddr::V6(ip) => ip.octets(),
     };
     let mask = match range.mask() {
-        // The bits before an IPv4 address all count.
+        // All bits before a mapped IPv4 address count.
         IpAddr::V4(mask) => (u128::MAX << 32 | u128::from(u32::from(mask))).to_be_bytes(),
         IpAddr::V6(mask) => mask.octets(),
     };

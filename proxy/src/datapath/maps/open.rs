@@ -1,4 +1,4 @@
-//! Opens pinned maps, each compared with the table of maps first.
+//! Opens pinned maps and checks their layout against the table of maps.
 
 use std::{
     io,
@@ -36,7 +36,7 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot tell the number of CPUs")]
+    #[error("cannot read the number of CPUs")]
     Cpus(#[source] io::Error),
 }
 
@@ -78,7 +78,7 @@ pub fn per_cpu<V: Pod>(dir: &Path, name: &'static str) -> Result<PerCpuArray<Map
     PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(open_error(&dir.join(name)))
 }
 
-/// Opens a pinned map, compares its layout with ours, and tells its capacity.
+/// Opens a pinned map and checks its layout. Returns its capacity, too.
 pub fn pinned(dir: &Path, name: &'static str) -> Result<(MapData, u32), OpenError> {
     let spec = MAPS.iter().find(|spec| spec.name == name).expect("every map is in the table");
     let path = dir.join(pin_name(spec));

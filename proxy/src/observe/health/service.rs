@@ -1,15 +1,15 @@
-//! What a healthCheckNodePort answers: whether a load balancer should send a Service's traffic to this node.
+//! The response of a healthCheckNodePort: whether a load balancer should send a Service's traffic to this node.
 
 use serde::Serialize;
 
 use super::HealthResponse;
 use crate::model::{address::PerFamily, service::ServiceKey};
 
-/// One Service with such a port.
+/// A Service with a healthCheckNodePort.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceHealth {
     pub port: u16,
-    /// Pods of this node that are ready; nothing in a family that the Service does not have.
+    /// Ready pods of this node; `None` for a family that the Service does not have.
     pub local_endpoints: PerFamily<Option<usize>>,
 }
 
@@ -27,7 +27,7 @@ struct ServiceBody<'a> {
     name: &'a str,
 }
 
-/// The state of the node does not count here: established flows of a draining node are the Service's own business.
+/// The state of the node is not considered: established flows of a draining node are up to the Service.
 pub fn service_response(
     service: &ServiceKey,
     local_endpoints: usize,
@@ -41,12 +41,12 @@ pub fn service_response(
     HealthResponse { is_ok: local_endpoints > 0 && is_proxy_healthy, body: with_tabs(&body) }
 }
 
-/// Indented by tabs, as upstream's.
+/// Indented by tabs, as kube-proxy's.
 fn with_tabs(body: &Body<'_>) -> String {
     let mut text = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-    // Writing plain values into memory does not fail, and JSON is UTF-8.
+    // Serialising plain values into memory does not fail, and JSON is UTF-8.
     let written = body.serialize(&mut serializer);
     written.ok().and_then(|()| String::from_utf8(text).ok()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The socket where `portreeve status` and `portreeve get dns` ask.
+//! The control socket, for `portreeve status` and `portreeve get dns`.
 
 use std::{
     fs, io,
@@ -17,20 +17,20 @@ use tracing::warn;
 
 use crate::observe::{agent_state::AgentState, control::ControlRequest};
 
-/// No request is longer.
+/// The longest request in bytes.
 const MAX_REQUEST: u64 = 16;
-/// Who says nothing for so long has said it.
+/// A client that sends nothing for this long has sent its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
-/// Who has not read it by then does not want to know.
+/// A client must have read the reply by then.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a question that could not be heard: the next one would not be either, for as long as descriptors are short.
+/// The pause after a failed accept: while file descriptors are short, the next one would fail, too.
 const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
 pub async fn serve(path: PathBuf, state: Arc<AgentState>) {
     let listener = match listen(&path) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(path = %path.display(), %error, "`portreeve status` cannot ask this agent");
+            warn!(path = %path.display(), %error, "no control socket: `portreeve status` cannot reach this agent");
             return;
         }
     };
@@ -38,28 +38,28 @@ pub async fn serve(path: PathBuf, state: Arc<AgentState>) {
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(respond(stream, Arc::clone(&state)))),
             Err(error) => {
-                warn!(%error, "`portreeve status` was not answered");
+                warn!(%error, "cannot accept on the control socket");
                 sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
 }
 
-/// A request that is not known gets no answer.
+/// An unknown request gets no reply.
 async fn respond(mut stream: UnixStream, state: Arc<AgentState>) {
     let mut request = Vec::new();
-    // Whatever came counts, be it cut short by an error or by time.
+    // The bytes received count, also after an error or a timeout.
     let _ = timeout(READ_TIMEOUT, (&mut stream).take(MAX_REQUEST).read_to_end(&mut request)).await;
     let text = match ControlRequest::parse(&request) {
         Some(ControlRequest::Status) => serde_json::to_vec(&state.status()),
         Some(ControlRequest::QueryStatistics) => serde_json::to_vec(&state.query_statistics()),
         None => return,
     };
-    // Who hangs up early did not want to know either.
+    // The client may have closed the connection.
     let _ = timeout(WRITE_TIMEOUT, stream.write_all(&text.unwrap_or_default())).await;
 }
 
-/// Under a name of its own first: an agent that takes over takes the path over too, at once.
+/// Binds under a temporary name first: an agent that takes over replaces the path atomically.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;

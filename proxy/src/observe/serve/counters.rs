@@ -1,4 +1,4 @@
-//! What the kernel counted, read where it is pinned.
+//! The kernel's counters, read from the pinned maps.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
     reconcile::{LbMaps as _, parse_label},
 };
 
-/// Service ports with nothing to tell are left out: most of a large cluster's are never dialled from one node.
+/// Service ports with all counters 0 are left out: from one node most ports of a large cluster are never used.
 pub fn read_counters(bpffs: &Path) -> Result<KernelCounters> {
     let maps = datapath::inspect(bpffs)?;
     let refusals = DropReason::ALL.into_iter().map(|reason| Ok((reason.name(), maps.drops(reason as u32)?)));

@@ -1,4 +1,4 @@
-//! The paths of the health and metrics servers, as upstream has them.
+//! The paths of the health and metrics servers, as in kube-proxy.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     observe::{agent_state::AgentState, health::HealthResponse, metrics::KernelCounters},
 };
 
-/// Upstream says so of everything: nobody is to take an answer for a page.
+/// Sent with every response, as kube-proxy does.
 const NO_SNIFF: (header::HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 const PLAIN: (header::HeaderName, &str) = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
 const METRICS: (header::HeaderName, &str) =
@@ -48,7 +48,7 @@ pub fn respond(answer: HealthResponse) -> Response {
     (status, [JSON, NO_SNIFF], answer.body).into_response()
 }
 
-/// What the metrics server answers from.
+/// The state of the metrics server.
 struct MetricsServer {
     state: Arc<AgentState>,
     bpffs: PathBuf,
@@ -69,11 +69,11 @@ pub fn metrics_router(state: Arc<AgentState>, bpffs: PathBuf, pages: Pages) -> R
 
 async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
     let bpffs = server.bpffs.clone();
-    // The kernel's counters are read by system calls, thousands of them.
+    // Reading the kernel's counters takes thousands of system calls.
     let kernel = spawn_blocking(move || read_counters(&bpffs)).await;
-    // The rest is wanted most when the data plane is broken.
-    let kernel = kernel.context("the reader broke off").flatten().unwrap_or_else(|error| {
-        warn!(error = %format_args!("{error:#}"), "metrics are told without what the kernel counted");
+    // The other metrics are needed most when the data plane is broken.
+    let kernel = kernel.context("the reader has panicked").flatten().unwrap_or_else(|error| {
+        warn!(error = %format_args!("{error:#}"), "metrics lack the kernel's counters");
         server.state.metrics.unread_counters.inc();
         KernelCounters::default()
     });

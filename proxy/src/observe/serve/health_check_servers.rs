@@ -1,4 +1,4 @@
-//! One responder per Service that has a healthCheckNodePort, and address.
+//! The servers of healthCheckNodePorts: one per Service and address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ use crate::{
     observe::{agent_state::AgentState, health::service_response, health_check_ports::WantedHealthChecks},
 };
 
-/// A port that cannot be had is asked for again after this time, or with the next change.
+/// The delay before a failed bind is retried; a change retries at once.
 const RETRY: Duration = Duration::from_secs(5);
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
@@ -42,11 +42,11 @@ struct HealthCheckServers {
     state: Arc<AgentState>,
     reports: mpsc::UnboundedSender<Report>,
     open: BTreeMap<Binding, JoinHandle<()>>,
-    /// Places that could not be had, each of which was told once.
+    /// Bindings that failed and were logged.
     failed: BTreeSet<Binding>,
 }
 
-/// What one responder answers from.
+/// The state of one server.
 #[derive(Clone)]
 struct HealthCheckServer {
     service: ServiceKey,
@@ -61,18 +61,18 @@ pub async fn run(
     reports: mpsc::UnboundedSender<Report>,
 ) {
     let (open, failed) = (BTreeMap::new(), BTreeSet::new());
-    let mut responders = HealthCheckServers { wanted: wanted.clone(), state, reports, open, failed };
+    let mut servers = HealthCheckServers { wanted: wanted.clone(), state, reports, open, failed };
     loop {
         let bindings = wanted_bindings(&wanted.borrow_and_update());
-        responders.reconcile(bindings).await;
+        servers.reconcile(bindings).await;
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            () = sleep(RETRY), if !responders.failed.is_empty() => {}
+            () = sleep(RETRY), if !servers.failed.is_empty() => {}
         }
     }
 }
 
-/// Where something is to be answered.
+/// The addresses to serve.
 fn wanted_bindings(wanted: &WantedHealthChecks) -> BTreeSet<Binding> {
     let mut bindings = BTreeSet::new();
     for (service, health) in &wanted.services {
@@ -87,15 +87,15 @@ fn wanted_bindings(wanted: &WantedHealthChecks) -> BTreeSet<Binding> {
 }
 
 impl HealthCheckServers {
-    /// What goes is closed first: its port may have gone to another Service.
+    /// Closes first: a port may have moved to another Service.
     async fn reconcile(&mut self, bindings: BTreeSet<Binding>) {
         let (open, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.open).into_iter().partition(|(binding, _)| bindings.contains(binding));
         self.open = open;
-        for responder in gone.into_values() {
-            responder.abort();
+        for server in gone.into_values() {
+            server.abort();
             // The port is free only then.
-            let _ = responder.await;
+            let _ = server.await;
         }
         self.failed.retain(|binding| bindings.contains(binding));
         for binding in bindings {
@@ -109,24 +109,24 @@ impl HealthCheckServers {
         let (service, address) = &binding;
         match bind(*address) {
             Ok(listener) => {
-                let responder = HealthCheckServer {
+                let server = HealthCheckServer {
                     service: service.clone(),
                     family: IpFamily::of(address.ip()),
                     wanted: self.wanted.clone(),
                     state: Arc::clone(&self.state),
                 };
-                info!(%service, %address, "health check is answered");
-                let app = Router::new().fallback(check).with_state(responder);
-                // It ends when it is aborted.
-                let responder = tokio::spawn(async move { listen::serve_http(listener, app).await });
+                info!(%service, %address, "serving health check");
+                let app = Router::new().fallback(check).with_state(server);
+                // The task ends by abort.
+                let server = tokio::spawn(async move { listen::serve_http(listener, app).await });
                 self.failed.remove(&binding);
-                self.open.insert(binding, responder);
+                self.open.insert(binding, server);
             }
             Err(error) => {
                 if !self.failed.contains(&binding) {
-                    warn!(%service, %address, %error, "health check not answered, will retry");
-                    let note = format!("cannot answer health checks on {address}: {error}");
-                    // Without an API server nobody takes it.
+                    warn!(%service, %address, %error, "cannot serve health check, will retry");
+                    let note = format!("cannot serve health checks on {address}: {error}");
+                    // Without an API server there is no receiver.
                     let _ = self.reports.send(Report::of_health_port(service.clone(), note));
                     self.failed.insert(binding);
                 }
@@ -135,9 +135,9 @@ impl HealthCheckServers {
     }
 }
 
-/// Whatever is asked, by whatever method.
-async fn check(State(responder): State<HealthCheckServer>) -> Response {
-    let HealthCheckServer { service, family, wanted, state } = responder;
+/// Answers any path and method.
+async fn check(State(server): State<HealthCheckServer>) -> Response {
+    let HealthCheckServer { service, family, wanted, state } = server;
     let count = wanted.borrow().services.get(&service).and_then(|health| *health.local_endpoints.get(family));
     let count = count.unwrap_or_default();
     let is_healthy = state.health().is_healthy(Timestamp::now());
@@ -155,15 +155,15 @@ mod tests {
     async fn a_port_goes_from_one_service_to_another_at_once() {
         let (_sender, wanted) = watch::channel(WantedHealthChecks::default());
         let state = Arc::new(AgentState::new(Duration::from_secs(60), Status::new("node-1")).unwrap());
-        let (reports, mut told) = mpsc::unbounded_channel();
+        let (reports, mut events) = mpsc::unbounded_channel();
         let (open, failed) = (BTreeMap::new(), BTreeSet::new());
-        let mut responders = HealthCheckServers { wanted, state, reports, open, failed };
+        let mut servers = HealthCheckServers { wanted, state, reports, open, failed };
         let port = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap().local_addr().unwrap();
         for name in ["old", "new"] {
             let binding = (ServiceKey::new("shop", name), port);
-            responders.reconcile(BTreeSet::from([binding.clone()])).await;
-            assert!(responders.open.contains_key(&binding) && responders.failed.is_empty(), "{name}");
+            servers.reconcile(BTreeSet::from([binding.clone()])).await;
+            assert!(servers.open.contains_key(&binding) && servers.failed.is_empty(), "{name}");
         }
-        assert!(told.try_recv().is_err(), "nobody was told of a failure");
+        assert!(events.try_recv().is_err(), "no failure is reported");
     }
 }

@@ -1,4 +1,4 @@
-//! Listening, also where somebody else still does: kube-proxy, or the agent before us.
+//! Listening sockets, with retries while another process has the address: kube-proxy, or an earlier agent.
 
 use std::{
     io,
@@ -15,28 +15,28 @@ use tracing::{debug, warn};
 
 use crate::k8s::events::Report;
 
-/// An address that cannot be had is asked for again after this time, as upstream does.
+/// The delay before a failed bind is retried, as in kube-proxy.
 const RETRY: Duration = Duration::from_secs(5);
 const BACKLOG: i32 = 1024;
 
 pub struct ListenConfig {
     pub address: SocketAddr,
-    /// What an address that cannot be had is called in events.
+    /// The reason of the event for a failed bind.
     pub reason: &'static str,
-    /// An address that cannot be had ends the agent.
+    /// A failed bind ends the agent.
     pub hard_fail: bool,
     pub fatal: mpsc::UnboundedSender<anyhow::Error>,
     pub reports: mpsc::UnboundedSender<Report>,
 }
 
-/// Answers there for as long as the agent lives.
+/// Serves the address for the rest of the agent's life.
 pub async fn serve(server: &'static str, config: ListenConfig, app: Router) {
     let ListenConfig { address, reason, hard_fail, fatal, reports } = config;
     let mut is_logged = false;
     loop {
         match bind(address) {
             Ok(listener) => {
-                debug!(server, %address, "answering");
+                debug!(server, %address, "serving");
                 serve_http(listener, app).await
             }
             Err(error) if hard_fail => {
@@ -48,7 +48,7 @@ pub async fn serve(server: &'static str, config: ListenConfig, app: Router) {
             Err(error) if !is_logged => {
                 is_logged = true;
                 report_failure(&reports, reason, server, address, &error);
-                warn!(server, %address, %error, "address not to be had, will retry");
+                warn!(server, %address, %error, "cannot listen, will retry");
             }
             Err(_) => {}
         }
@@ -63,11 +63,11 @@ fn report_failure(
     address: SocketAddr,
     error: &io::Error,
 ) {
-    // Without an API server nobody takes it.
+    // Without an API server there is no receiver.
     let _ = reports.send(Report::of_server(reason, format!("cannot serve {server} on {address}: {error}")));
 }
 
-/// `::` stands for every IPv6 address, and leaves the IPv4 ones to whoever wants them.
+/// `::` is every IPv6 address, and leaves the IPv4 ones to others.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {

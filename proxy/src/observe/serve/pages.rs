@@ -1,4 +1,4 @@
-//! The pages for people who debug: made of plain values.
+//! The debugging pages, built from plain values.
 
 use std::fmt::Write as _;
 
@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use crate::observe::status::Status;
 
-const FOR_PEOPLE: &str = "Warning: this page is for people who debug, and its form may change at any time.";
+const WARNING: &str = "Warning: this page is for debugging, and its format may change at any time.";
 
 pub fn statusz(status: &Status, now: Timestamp) -> String {
     let up = now.duration_since(status.started).as_secs();
-    let mut text = format!("portreeve statusz\n{FOR_PEOPLE}\n\n");
+    let mut text = format!("portreeve statusz\n{WARNING}\n\n");
     let _ = writeln!(text, "Started: {}", status.started);
     let _ = writeln!(text, "Up: {} hr {:02} min {:02} sec", up / 3600, up / 60 % 60, up % 60);
     let _ = writeln!(text, "Binary version: {}", status.version);
@@ -23,13 +23,13 @@ pub fn statusz(status: &Status, now: Timestamp) -> String {
     text
 }
 
-/// The command line as it was given.
+/// The command line.
 pub fn flagz(arguments: &[String]) -> String {
     let flags: String = arguments.iter().map(|argument| format!("{argument}\n")).collect();
-    format!("portreeve flagz\n{FOR_PEOPLE}\n\n{flags}")
+    format!("portreeve flagz\n{WARNING}\n\n{flags}")
 }
 
-/// The names that every component of Kubernetes uses for its health.
+/// Component SLIs, with the names that all Kubernetes components use.
 pub fn slis(is_healthy: bool) -> String {
     format!(
         "# HELP kubernetes_healthcheck Whether the component is healthy.\n\

@@ -1,8 +1,8 @@
-//! clsact: a filter per hook, for kernels without tcx.
+//! clsact: one filter per hook, for kernels without tcx.
 //!
-//! A filter is no link, so the kernel keeps it whoever dies, and we find it again by its name; it is replaced under the
-//! priority and the handle that it has. What a directory of pins cannot hold, the name of a pin says: `filters-7` that
-//! there may be filters of ours at device 7, `clsact-7` that its queueing discipline is ours too.
+//! A filter is not a link, so the kernel keeps it when the agent dies, and it is found again by its name. It is
+//! replaced under its priority and handle. Two marker pins record what a link would: `filters-7` means that
+//! device 7 may have filters of ours, `clsact-7` that its qdisc was created by us.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 use super::hook::{Hook, Hooks};
 use crate::datapath::{
     attach::device_link::{devices_of, pin_of},
-    kernel::sys,
+    kernel::bpf,
     pins::{names_in, remove_if_there},
 };
 
@@ -23,7 +23,7 @@ mod request;
 
 use request::Filter;
 
-/// Before everybody else; filters of one priority are asked newest first.
+/// The highest priority; filters of one priority run newest first.
 const PRIORITY: u16 = 1;
 const FILTERS: &str = "filters";
 const QDISC: &str = "clsact";
@@ -40,14 +40,14 @@ impl Clsact {
 
     fn mark(&self, prefix: &str, device: u32) -> io::Result<()> {
         let pin = self.links.join(pin_of(prefix, device));
-        if pin.exists() { Ok(()) } else { sys::object_pin(sys::marker_map()?.as_fd(), &pin) }
+        if pin.exists() { Ok(()) } else { bpf::object_pin(bpf::marker_map()?.as_fd(), &pin) }
     }
 
     fn unmark(&self, prefix: &str, device: u32) -> io::Result<()> {
         remove_if_there(&self.links.join(pin_of(prefix, device)))
     }
 
-    /// Marked first: what dies in between leaves a mark without a qdisc, which does no harm.
+    /// Sets the marker first: an agent that dies in between leaves a marker without a qdisc, which is harmless.
     fn ensure_qdisc(&self, device: u32) -> io::Result<()> {
         if request::has_qdisc(device)? {
             return Ok(());
@@ -56,7 +56,7 @@ impl Clsact {
         request::add_qdisc(device)
     }
 
-    /// Once nothing of ours is left at a device; the qdisc goes if it is ours and nobody else uses it.
+    /// Removes the markers when no filter of ours is left at a device, and the qdisc if it is ours and unused.
     fn clean_up(&self, device: u32) -> io::Result<()> {
         let mut filters = request::filters(device, Direction::Ingress)?;
         filters.extend(request::filters(device, Direction::Egress)?);
@@ -109,7 +109,7 @@ impl Hooks for Clsact {
     }
 }
 
-/// Ours at a hook, by its name.
+/// Our filter at a hook, found by its name.
 fn find(hook: Hook) -> io::Result<Option<Filter>> {
     let name = name_of(hook.program);
     let filters = request::filters(hook.device, hook.direction())?;
@@ -124,7 +124,7 @@ fn is_ours(filter: &Filter) -> bool {
     TC_PROGRAMS.iter().any(|program| filter.name == name_of(program.name))
 }
 
-/// A device that is gone took everything with it.
+/// A device that is gone took its qdisc and filters with it.
 fn unless_gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) => Ok(()),

@@ -1,4 +1,4 @@
-//! A hook of a device, and the contract of the two ways to attach a program to it.
+//! A hook of a device, and the trait of the two mechanisms that attach programs to it.
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -26,17 +26,17 @@ pub enum TcError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot tell what is attached to devices")]
+    #[error("cannot list the programs attached to devices")]
     List(#[source] io::Error),
-    #[error("cannot tell which programs stand at {0}")]
+    #[error("cannot list the programs attached to {0}")]
     Query(String, #[source] aya::programs::ProgramError),
 }
 
-/// A program's place.
+/// A program at a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hook {
     pub device: u32,
-    /// One of `TC_PROGRAMS`; it says the direction.
+    /// One of `TC_PROGRAMS`, which implies the direction.
     pub program: &'static str,
 }
 
@@ -47,17 +47,17 @@ impl Hook {
     }
 }
 
-/// One way of putting programs at hooks.
+/// A mechanism that attaches programs to hooks: tcx or clsact.
 pub trait Hooks: std::fmt::Debug {
-    /// Whether our program stands there.
+    /// Whether the program with this id is attached.
     fn is_attached(&self, hook: Hook, program_id: u32) -> bool;
 
-    /// Puts it there, in the place of an earlier one of ours.
+    /// Attaches the program, or replaces an earlier one of ours.
     fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Takes ours away, if there is one.
+    /// Detaches our program, if there is one.
     fn detach(&self, hook: Hook) -> io::Result<()>;
 
-    /// Where something of ours may be, left by any agent.
+    /// Hooks that may have a program of ours, attached by any agent.
     fn attached(&self) -> io::Result<Vec<Hook>>;
 }

@@ -1,4 +1,4 @@
-//! tcx: a link per hook, pinned as `<program>-<index of the device>`.
+//! tcx: one link per hook, pinned as `<program>-<ifindex>`.
 
 use std::{io, os::fd::BorrowedFd, path::PathBuf};
 
@@ -8,7 +8,7 @@ use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 use super::hook::{Hook, Hooks, TcError};
 use crate::datapath::{
     attach::device_link::{DeviceLink, devices_of},
-    kernel::sys::{self, TcxHook},
+    kernel::bpf::{self, TcxHook},
     pins::names_in,
 };
 
@@ -37,7 +37,7 @@ impl Hooks for Tcx {
             Direction::Ingress => TcxHook::Ingress,
             Direction::Egress => TcxHook::Egress,
         };
-        self.link(hook).attach(program, || sys::link_tcx(program, hook.device, direction))
+        self.link(hook).attach(program, || bpf::link_tcx(program, hook.device, direction))
     }
 
     fn detach(&self, hook: Hook) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The requests of tc over netlink: one question, its answers, on a socket of its own.
+//! tc requests over netlink: one request and its replies on a socket of its own.
 
 use std::{io, os::fd::RawFd};
 
@@ -18,10 +18,10 @@ use rtnetlink::{
 };
 
 const CLSACT: &str = "clsact";
-/// Both as `linux/if_ether.h` has it, and in the byte order of the wire.
+/// `ETH_P_ALL` of `linux/if_ether.h`, in network byte order.
 const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
 
-/// A filter; one that runs no program has no name, and is called by its kind.
+/// A filter. One that runs no program has no name; it gets the name of its kind.
 #[derive(Debug, Default)]
 pub struct Filter {
     pub name: String,
@@ -62,7 +62,7 @@ pub fn add_filter(device: u32, direction: Direction, filter: &Filter, program: R
     ask(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
-/// Puts another program behind a filter that is there; no packet meets a moment without one.
+/// Replaces the program of an existing filter, atomically for packets.
 pub fn change_filter(device: u32, direction: Direction, filter: &Filter, program: RawFd) -> io::Result<()> {
     let message = RouteNetlinkMessage::NewTrafficFilter(running(device, direction, filter, program));
     ask(message, NLM_F_ACK).map(drop)
@@ -136,7 +136,7 @@ fn parse(message: &TcMessage) -> Option<Filter> {
             filter.program_id = *id;
         }
     }
-    // A priority is announced once before its filters.
+    // The kernel lists each priority once before its filters, with handle 0.
     (filter.handle != 0).then_some(filter)
 }
 
@@ -158,8 +158,8 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkM
     }
 }
 
-/// Whether this was the last of the answers. Attributes that the parser does not know make it refuse a message: it is
-/// somebody else's then.
+/// Returns whether this was the last reply. A message with attributes that the parser does not know is skipped:
+/// it is not about one of our filters.
 fn take_in(mut bytes: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
     while let Ok(header) = NetlinkBuffer::new_checked(bytes) {
         let length = header.length() as usize;

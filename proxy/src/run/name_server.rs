@@ -1,7 +1,8 @@
-//! Names that are answered: what objects mean to DNS, joined, and published when the data plane is as far.
+//! The agent's DNS server: DNS data of the objects, joined, and published when the data plane includes them.
 //!
-//! The server has threads of its own, so that the agent's loop and the queries do not wait for each other. Until the first
-//! snapshot is published it answers SERVFAIL for the cluster's names: what is not known yet may well exist.
+//! The server has threads of its own, so that the agent's loop and the queries do not wait for each other.
+//! Before the first snapshot it answers SERVFAIL for the cluster's zones: a name that is not known yet may
+//! exist.
 
 use std::{
     iter,
@@ -39,40 +40,40 @@ use crate::{
     observe::query_source::QuerySource,
 };
 
-/// How long an agent that was enabled to end answers on for one that takes over.
+/// How long an agent that was told to end keeps answering for a successor.
 const HANDOVER: Duration = Duration::from_secs(20);
-/// How long what clients are led here by is waited for before it is tried again.
+/// The delay before a failed redirect is retried.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often it is looked whether that one has.
+/// How often the successor's heartbeat is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-pub struct Names {
+pub struct NameServer {
     index: Index,
     published: Arc<Published>,
-    /// Of what was published last.
+    /// The serial of the last snapshot.
     serial: u32,
-    /// Something was taken in since.
+    /// Changes are not published yet.
     is_behind: bool,
-    /// Whose endpoints changed since, and when that triggered, where their slices say so.
+    /// Services with changed endpoints, and the trigger time of their slices.
     triggered: Vec<(ServiceKey, SystemTime)>,
     started: SystemTime,
     config: DnsConfig,
-    /// The server and its threads, once it serves.
+    /// The running server and its threads.
     serving: Option<(Supervisor, Threads)>,
-    /// What tells the programs that it does; none where there are no programs.
+    /// The heartbeat that programs read; `None` without programs.
     heartbeats: Option<Heartbeats>,
     redirect: Arc<Redirect>,
 }
 
-/// What stands for the server of the moment. A changed Corefile makes another one, whose sockets are held from then on.
+/// The redirect to the present server. A changed Corefile creates another server, whose sockets it then holds.
 #[derive(Default)]
 struct Redirect(Mutex<RedirectState>);
 
 #[derive(Default)]
 struct RedirectState {
-    /// Of the server.
+    /// The server's sockets.
     sockets: Vec<RawFd>,
-    /// Where the programs look, while they may lead clients here.
+    /// The map directory, while clients may be redirected here.
     maps: Option<PathBuf>,
     registration: Option<DnsRedirect>,
 }
@@ -84,7 +85,7 @@ impl Redirect {
         state.renew()
     }
 
-    /// Clients go elsewhere until this has handed_over. Goes on until it has, or nobody has use for it any more.
+    /// Retries until the redirect works or is not needed. Clients use other servers until then.
     async fn retry(redirect: Weak<Self>) {
         loop {
             sleep(RETRY).await;
@@ -94,8 +95,10 @@ impl Redirect {
                 return;
             }
             match state.renew() {
-                Ok(()) => return info!("clients are led to the names that are answered here again"),
-                Err(error) => debug!(error = %chain(&error), "clients are not led here yet"),
+                Ok(()) => return info!("clients are redirected to this name server again"),
+                Err(error) => {
+                    debug!(error = %chain(&error), "clients are not redirected to this name server yet")
+                }
             }
         }
     }
@@ -116,7 +119,8 @@ impl Redirect {
 }
 
 impl RedirectState {
-    /// The old one goes once the new one is there, and in any case: it holds sockets that are about to be closed.
+    /// Replaces the registration. The old one is dropped after the new one was tried, and also after a failure:
+    /// it holds sockets that are about to be closed.
     fn renew(&mut self) -> Result<(), NameServerError> {
         let Some(maps) = &self.maps else { return Ok(()) };
         let new = DnsRedirect::enable(maps, &self.sockets);
@@ -126,8 +130,8 @@ impl RedirectState {
     }
 }
 
-/// What answers runs on. A runtime that is merely dropped waits for its threads, which inside of another one is a panic:
-/// whoever fails to start, or is enabled to end before it has, would end by that.
+/// The server's runtime. Dropping a runtime waits for its threads, which panics inside another runtime, as when
+/// the start fails or is aborted.
 struct Threads(Option<Runtime>);
 
 impl Drop for Threads {
@@ -138,7 +142,7 @@ impl Drop for Threads {
     }
 }
 
-impl Names {
+impl NameServer {
     pub fn new(config: DnsConfig) -> Self {
         Self {
             index: Index::new(&config.read_options()),
@@ -154,19 +158,19 @@ impl Names {
         }
     }
 
-    /// From when on the programs are enabled, too.
+    /// Sets the heartbeat that programs read.
     pub fn set_heartbeats(&mut self, heartbeats: Heartbeats) {
         self.heartbeats = Some(heartbeats);
     }
 
-    /// Lets the programs lead clients here. What is answered must be published by now.
+    /// Redirects clients to this server. A snapshot must be published before.
     pub fn redirect_clients(&mut self, maps: &Path) -> Result<QuerySource> {
         let metrics = Arc::clone(self.serve()?.metrics());
         self.redirect.enable(maps)?;
         Ok(QuerySource { metrics, published: Arc::clone(&self.published) })
     }
 
-    /// Begins to answer, if it has not begun yet.
+    /// Starts the server, if it does not run yet.
     pub fn serve(&mut self) -> Result<&Supervisor> {
         let serving = match self.serving.take() {
             Some(serving) => serving,
@@ -191,7 +195,7 @@ impl Names {
             let socket_observer = SocketObserver::new(move |sockets| {
                 let enabled = redirect.upgrade().map_or(Ok(()), |redirect| redirect.set_sockets(sockets));
                 if let Err(error) = enabled {
-                    error!(error = %chain(&error), "clients are not led to the names that are answered here");
+                    error!(error = %chain(&error), "cannot redirect clients to this name server");
                     tokio::spawn(Redirect::retry(Weak::clone(&redirect)));
                 }
             });
@@ -209,27 +213,28 @@ impl Names {
         }
     }
 
-    /// What was so before we began is not late.
+    /// Remembers trigger times, but none from before the start.
     fn note(&mut self, change: &Change) {
         let Change::Slice(_, Some(slice)) = change else { return };
         let triggered = slice.triggered.filter(|triggered| *triggered > self.started);
         self.triggered.extend(triggered.map(|triggered| (slice.service.clone(), triggered)));
     }
 
-    /// From now on answers are made of everything that was taken in.
+    /// Publishes all applied changes.
     pub fn publish(&mut self) {
         if !std::mem::take(&mut self.is_behind) {
             return;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        // The time, so that it grows from one agent to the next; two changes in a second still differ.
+        // Based on the time, so that it grows from one agent to the next; two changes within a second still
+        // differ.
         self.serial = self.serial.saturating_add(1).max(u32::try_from(now).unwrap_or(u32::MAX));
         self.published.publish(self.index.snapshot(self.serial));
-        debug!(serial = self.serial, "names published");
+        debug!(serial = self.serial, "DNS snapshot published");
         self.observe();
     }
 
-    /// How long it took until answers show what triggered.
+    /// Records the delay from the triggers to the published answers.
     fn observe(&mut self) {
         let now = SystemTime::now();
         for (service, triggered) in self.triggered.drain(..) {
@@ -245,12 +250,13 @@ impl Names {
         }
     }
 
-    /// Says so first, then answers what was asked, and no more. Goes on while an agent is about to take over.
+    /// Ends the redirect, then answers pending queries and stops. Waits first while a successor is about to
+    /// take over.
     pub async fn stop(self) {
         if let Some(heartbeats) = &self.heartbeats {
             let _ = timeout(HANDOVER, handed_over(heartbeats)).await;
         }
-        // Clients go elsewhere from here on; those that are here already are answered.
+        // Retries until the redirect works or is not needed. Clients use other servers until then.
         self.redirect.disable();
         if let Some((live, threads)) = self.serving {
             live.stop().await;
@@ -259,45 +265,45 @@ impl Names {
     }
 }
 
-/// Until nobody waits any more: then somebody else answers, or nobody will.
+/// Waits until no successor waits: it has taken over, or it is gone.
 async fn handed_over(heartbeats: &Heartbeats) {
     while heartbeats.has_successor() {
         sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Only the DNS server, until SIGTERM or SIGINT.
+/// Runs only the DNS server, until SIGTERM or SIGINT.
 pub async fn run(objects: Objects, config: DnsConfig) -> Result<()> {
-    // Nothing beside the server answers for it, so nothing of that can fail.
+    // There are no other servers that could fail.
     let (_sender, fatal) = mpsc::unbounded_channel();
     let mut stop = Stop::new(None, fatal)?;
     let reader = Reader { node_name: String::new(), dns: Some(config.read_options()) };
-    let mut names = Names::new(config);
-    names.serve()?;
+    let mut name_server = NameServer::new(config);
+    name_server.serve()?;
     let followed = tokio::select! {
-        followed = follow(&mut names, objects, reader) => followed,
+        followed = follow(&mut name_server, objects, reader) => followed,
         () = stop.requested() => Ok(()),
     };
-    names.stop().await;
+    name_server.stop().await;
     followed?;
     stop.result()
 }
 
-async fn follow(names: &mut Names, objects: Objects, reader: Reader) -> Result<()> {
+async fn follow(name_server: &mut NameServer, objects: Objects, reader: Reader) -> Result<()> {
     let mut source = Source::new(objects, reader).await?;
     let mut is_synced = false;
     loop {
         let first = source.next().await.context("the source of objects ended")?;
         let was_synced = is_synced;
-        // What comes while these are taken in waits for the next snapshot, however much it is.
+        // Changes that arrive meanwhile wait for the next snapshot, so that this one is published.
         let waiting = source.waiting();
         for update in iter::once(first).chain((0..waiting).map_while(|_| source.next_now())) {
             is_synced |= update.is_synced;
             update.log_skipped();
-            names.apply(update.names);
+            name_server.apply(update.names);
         }
         if is_synced {
-            names.publish();
+            name_server.publish();
         }
         if is_synced && !was_synced {
             info!("ready");
@@ -314,18 +320,18 @@ mod tests {
 
     use super::*;
 
-    fn at(address: SocketAddr) -> Names {
+    fn at(address: SocketAddr) -> NameServer {
         let config = Config::shipped(&name::domain("cluster.local").unwrap());
         let (corefile, listen) = (None, vec![address]);
         let (endpoints, heartbeat, socket_observer) =
             (HttpEndpoints::default(), Heartbeat::default(), SocketObserver::default());
-        Names::new(DnsConfig(Setup { config, corefile, listen, endpoints, heartbeat, socket_observer }))
+        NameServer::new(DnsConfig(Setup { config, corefile, listen, endpoints, heartbeat, socket_observer }))
     }
 
     #[tokio::test]
     async fn an_end_before_all_is_known_is_no_panic() {
-        let mut names = at((Ipv4Addr::LOCALHOST, 0).into());
-        names.serve().unwrap();
+        let mut name_server = at((Ipv4Addr::LOCALHOST, 0).into());
+        name_server.serve().unwrap();
         drop(names);
     }
 
