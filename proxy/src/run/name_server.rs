@@ -244,8 +244,8 @@ impl NameServer {
                 Some((ServiceKind::Headless, true)) => "headless_with_selector",
                 Some(_) | None => continue,
             };
-            if let Some((live, _)) = &self.serving {
-                live.metrics().programmed(kind, now.duration_since(triggered).unwrap_or_default());
+            if let Some((supervisor, _)) = &self.serving {
+                supervisor.metrics().programmed(kind, now.duration_since(triggered).unwrap_or_default());
             }
         }
     }
@@ -256,10 +256,10 @@ impl NameServer {
         if let Some(heartbeats) = &self.heartbeats {
             let _ = timeout(HANDOVER, handed_over(heartbeats)).await;
         }
-        // Retries until the redirect works or is not needed. Clients use other servers until then.
+        // New clients use other servers from here on; pending queries are answered.
         self.redirect.disable();
-        if let Some((live, threads)) = self.serving {
-            live.stop().await;
+        if let Some((supervisor, threads)) = self.serving {
+            supervisor.stop().await;
             drop(threads);
         }
     }
@@ -332,7 +332,7 @@ mod tests {
     async fn an_end_before_all_is_known_is_no_panic() {
         let mut name_server = at((Ipv4Addr::LOCALHOST, 0).into());
         name_server.serve().unwrap();
-        drop(names);
+        drop(name_server);
     }
 
     #[tokio::test]
