@@ -136,7 +136,7 @@ pub fn run() -> Result<()> {
 
 async fn connect(arguments: &Connect) -> Result<()> {
     let Connect { services, rounds, connects, limit } = *arguments;
-    println!("{services} Services, {rounds} rounds of {connects} connects on each way");
+    println!("{services} Services, {rounds} rounds of {connects} connects per path");
     let report = connect::run(&connect::Setting { services, rounds, connects }).await?;
     println!("{report}");
     let beyond = report.beyond(limit);
@@ -167,7 +167,7 @@ fn packet(arguments: &Packet) -> Result<()> {
 
 async fn dns(arguments: &Dns) -> Result<()> {
     let Dns { services, seconds, window } = *arguments;
-    println!("{services} Services, {seconds} s for each kind of name, {window} queries under way");
+    println!("{services} Services, {seconds} s for each kind of name, {window} queries in flight");
     let setting = dns::Setting { services, time: Duration::from_secs(seconds), window };
     println!("{}", dns::run(&setting).await?);
     Ok(())

@@ -78,9 +78,9 @@ async fn compare(task: Task, client: &Pod) -> Result<Comparison> {
     let (protocol, is_v4) = (task.protocol, task.vip.is_ipv4());
     let (process, mut output) = process::start(&task, client.netns(), client.cgroup())?;
     let mut text = String::new();
-    output.read_to_string(&mut text).context("cannot read what the client measured")?;
+    output.read_to_string(&mut text).context("cannot read the results of the client")?;
     process::finish(process).await?;
-    let rounds = serde_json::from_str(&text).context("cannot understand what the client measured")?;
+    let rounds = serde_json::from_str(&text).context("cannot parse the results of the client")?;
     Ok(Comparison::new(protocol, is_v4, rounds))
 }
 
@@ -108,7 +108,7 @@ fn dialled_service(cluster: &Cluster, server: &Pod) -> Result<ServiceObjects> {
 
 /// Services without clients, in one file.
 fn load_services(cluster: &Cluster, count: u16) -> Result<()> {
-    ensure!(count < u16::MAX - FIRST_SERVICE, "the Service network has no room for {count} Services");
+    ensure!(count < u16::MAX - FIRST_SERVICE, "the Service network is too small for {count} Services");
     let mut text = String::new();
     let mut add = |object: serde_json::Result<String>| -> Result<()> {
         text.push_str(&object.context("cannot write an object")?);
@@ -155,7 +155,7 @@ const READY: &str = "ready";
 fn started<P>((process, output): (P, ChildStdout)) -> Result<(P, BufReader<ChildStdout>)> {
     let mut output = BufReader::new(output);
     let mut line = String::new();
-    output.read_line(&mut line).context("cannot hear the server")?;
+    output.read_line(&mut line).context("cannot read from the server")?;
     ensure!(line.trim_end() == READY, "the server does not serve");
     Ok((process, output))
 }
@@ -177,7 +177,7 @@ fn serve(serving: &ServerTask) -> Result<()> {
     for socket in sockets::datagram_sockets(serving.udp)? {
         threads.push(thread::spawn(move || echo(&socket)));
     }
-    writeln!(std::io::stdout(), "{READY}").context("nobody listens")?;
+    writeln!(std::io::stdout(), "{READY}").context("the parent does not read")?;
     threads.into_iter().try_for_each(|thread| thread.join()).ok().context("a server panicked")
 }
 

@@ -38,7 +38,7 @@ pub async fn run(setting: &Setting) -> Result<Report> {
     let api_server = ApiServer::start_in(&netns)?;
     api_server.put_all(population.objects());
     let upstream = Upstream::start(&netns)?;
-    let directory = tempfile::tempdir().context("cannot make a directory")?;
+    let directory = tempfile::tempdir().context("cannot create a directory")?;
     let kubeconfig = api_server.kubeconfig(directory.path())?;
     let mut kinds = vec![Implementation::Portreeve];
     kinds.extend(env::var_os("COREDNS").map(PathBuf::from).map(Implementation::CoreDns));

@@ -27,7 +27,7 @@ pub trait Task: Serialize + DeserializeOwned {
 
 /// Starts a worker. Its result is its standard output.
 pub fn start<T: Task>(task: &T, netns: &Netns, cgroup: &Cgroup) -> Result<(Process, ChildStdout)> {
-    let own = env::current_exe().context("this program does not know its own path")?;
+    let own = env::current_exe().context("cannot read the path of this program")?;
     let is_test = own.parent().is_some_and(|directory| directory.ends_with("deps"));
     let mut command = Command::new(if is_test { built_beside("bench")? } else { own });
     command.args([WORKER, T::NAME]).arg(serde_json::to_string(task).context("cannot write a task")?);

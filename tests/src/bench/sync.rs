@@ -201,7 +201,7 @@ impl Watched {
         let began = Instant::now();
         change();
         while self.maps.published(frontend) == before {
-            ensure!(began.elapsed() < TIMEOUT, "a change did not arrive within {TIMEOUT:?}");
+            ensure!(began.elapsed() < TIMEOUT, "a change had no effect within {TIMEOUT:?}");
             thread::yield_now();
         }
         Ok(began.elapsed())
@@ -218,8 +218,8 @@ fn address(number: u32) -> SocketAddr {
 fn programming(setting: &AgentSetting) -> Result<Duration> {
     let log = fs::read_to_string(&setting.log).context("cannot read the agent's log")?;
     let field = log.split_whitespace().find_map(|word| word.strip_prefix("programming_ms="));
-    let text = field.context("the agent does not say how long its first pass took")?;
-    Ok(Duration::from_secs_f64(text.parse::<f64>().context("it says no number")? / 1e3))
+    let text = field.context("the log has no duration of the first pass")?;
+    Ok(Duration::from_secs_f64(text.parse::<f64>().context("the duration is not a number")? / 1e3))
 }
 
 impl Memory {

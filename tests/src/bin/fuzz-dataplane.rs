@@ -1,6 +1,10 @@
 //! The programs at devices compared with the model, for any number of cases.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "whoever runs it wants to see how it goes")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "progress and results of a command-line program"
+)]
 
 use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
@@ -67,7 +71,7 @@ fn compare(arguments: &Arguments) -> Result<bool> {
 fn print_counts(tally: &Tally, enough: u64) -> bool {
     let mut is_enough = true;
     for (name, came_up) in tally.counts() {
-        let remark = if came_up < enough { "  too seldom" } else { "" };
+        let remark = if came_up < enough { "  too rare" } else { "" };
         is_enough &= came_up >= enough;
         println!("{came_up:>12} {name}{remark}");
     }

@@ -63,7 +63,7 @@ impl DemoCluster {
         }
         let people = CLIENTS.len();
         let took = begun.elapsed();
-        screen.done(&format!("laid out 2 nodes, {} pods and {people} clients in {took:.1?}", pods.len()));
+        screen.done(&format!("started 2 nodes, {} pods and {people} clients in {took:.1?}", pods.len()));
 
         cluster
             .manifests()
@@ -139,7 +139,7 @@ impl DemoCluster {
     /// Writes the script that runs a command inside a pod, and prints its usage.
     pub fn what_next(&self, screen: &Screen, goes_on: bool) -> Result<()> {
         screen.say("");
-        screen.title(if goes_on { "Until Ctrl-C, from another terminal" } else { "What to try next" });
+        screen.title(if goes_on { "Until Ctrl-C, from another terminal" } else { "Next steps" });
         screen.say("");
         if goes_on {
             let directory = self.cluster.directory().display();
@@ -147,11 +147,12 @@ impl DemoCluster {
             screen.say(&format!("   cd {directory}"));
             screen.say(&format!("   ./in {} curl http://{}", CLIENTS[0], self.page[0].ip()));
             screen.say(&format!("   ./in {} curl -g 'http://[{}]'", CLIENTS[1], self.page[1].ip()));
-            screen.say("   $EDITOR manifests/endpointslices.yaml    saved is live");
+            screen.say("   $EDITOR manifests/endpointslices.yaml    takes effect when saved");
         } else {
-            screen.say("   sudo cargo xtask demo      in a terminal: it goes on, and you may interfere");
+            screen
+                .say("   sudo cargo xtask demo      in a terminal: continues until Ctrl-C, for experiments");
             screen.say("   portreeve plan --manifests examples/voting --node-name node-1");
-            screen.say("   cargo xtask test           every promise, told as stories");
+            screen.say("   cargo xtask test           all tests");
         }
         screen.say("");
         Ok(())
@@ -212,7 +213,7 @@ pub fn summary(report: &Report) -> String {
 async fn start(cluster: &Cluster, name: &str, promised: &ExamplePod) -> Result<()> {
     let nodes = cluster.nodes();
     let index = nodes.iter().position(|node| node.name == promised.node);
-    let index = index.with_context(|| format!("{name} is on {}, which is no node", promised.node))?;
+    let index = index.with_context(|| format!("{name} is on {}, which is not a node", promised.node))?;
     let spare = nodes.get(index).context("there is no such node")?.next_pod();
     let addresses = Addresses { v4: promised.v4.unwrap_or(spare.v4), v6: promised.v6.unwrap_or(spare.v6) };
     let pod = cluster.ensure_pod(name, Placement::Node(index), Some(addresses)).await?;
@@ -231,7 +232,7 @@ fn addresses(example: &Example, name: &str) -> Result<[SocketAddr; 2]> {
     let port = port.with_context(|| format!("Service {name} has no port"))?;
     match spec.cluster_ips.as_deref() {
         Some([v4, v6]) => Ok([SocketAddr::new(v4.parse()?, port), SocketAddr::new(v6.parse()?, port)]),
-        Some(_) | None => anyhow::bail!("Service {name} has not one ClusterIP of each family"),
+        Some(_) | None => anyhow::bail!("Service {name} does not have one ClusterIP of each family"),
     }
 }
 

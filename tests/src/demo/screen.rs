@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_fills_by_eighths_and_never_grows() {
+    fn a_bar_fills_by_eighths_and_keeps_its_width() {
         let full = "█".repeat(BAR);
         let cases = [
             (0.0, " ".repeat(BAR)),

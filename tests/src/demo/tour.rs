@@ -39,22 +39,22 @@ pub async fn run(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     report_chapter(screen, &window, &format!("balanced over {} pods, IPv4 and IPv6", all.len()));
 
     cluster.publish(|name| name != leaving)?;
-    let caption = format!("{leaving} goes away");
+    let caption = format!("{leaving} is removed");
     chapter(screen, cluster, &mut window, &caption, |now| now.share(&leaving) == 0.0).await?;
-    report_chapter(screen, &window, &format!("{leaving} went away"));
+    report_chapter(screen, &window, &format!("{leaving} was removed"));
 
     cluster.publish(|_| true)?;
-    let caption = format!("{leaving} is back");
+    let caption = format!("{leaving} is added again");
     chapter(screen, cluster, &mut window, &caption, |now| now.share(&leaving) > 0.2).await?;
-    report_chapter(screen, &window, "it came back and has its share");
+    report_chapter(screen, &window, "it was added again and gets its share");
 
     cluster.kill_agent().await?;
     chapter(screen, cluster, &mut window, "the agent of node-1 is killed: its programs stay", |_| true)
         .await?;
-    report_chapter(screen, &window, "the agent of node-1 was killed, and nobody noticed");
+    report_chapter(screen, &window, "the agent of node-1 was killed, without an effect on connections");
 
     cluster.restart_agent().await?;
-    chapter(screen, cluster, &mut window, "a new agent adopts what it found", |_| true).await?;
+    chapter(screen, cluster, &mut window, "a new agent adopts the pinned maps", |_| true).await?;
     report_chapter(screen, &window, "a new agent adopted the maps of the old one");
 
     let (name, report) = cluster.dial_itself(TRIES).await?;
@@ -70,7 +70,7 @@ pub async fn go_on(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     loop {
         ticks.tick().await;
         window.push(cluster.counts().await?);
-        screen.draw(&picture(screen, cluster, &window, "it goes on until Ctrl-C"));
+        screen.draw(&picture(screen, cluster, &window, "continues until Ctrl-C"));
     }
 }
 
@@ -94,7 +94,7 @@ async fn chapter(
             }
             return Ok(());
         }
-        ensure!(begun.elapsed() < TIMEOUT, "not seen within {TIMEOUT:?}: {caption}");
+        ensure!(begun.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {caption}");
         sleep(FRAME).await;
     }
 }

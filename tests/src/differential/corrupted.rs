@@ -103,9 +103,9 @@ fn check_output(frame: &[u8], action: i32, out: &[u8]) -> Result<()> {
             Ok(())
         }
         REDIRECT => {
-            ensure!(out.len() <= frame.len() + HEADERS, "an answer of {} bytes", out.len());
+            ensure!(out.len() <= frame.len() + HEADERS, "a reply of {} bytes", out.len());
             Ok(())
         }
-        other => anyhow::bail!("the program says {other} and leaves {} bytes", out.len()),
+        other => anyhow::bail!("action {other} with {} bytes", out.len()),
     }
 }

@@ -95,16 +95,16 @@ impl ExhaustedNodes {
     pub fn check_all(&mut self) -> Result<()> {
         for v6 in [false, true] {
             self.no_route(v6).context("no route")?;
-            self.no_masquerade_address(v6).context("no address for masquerades")?;
-            self.no_masquerade_port(v6).context("no port for masquerades")?;
+            self.no_masquerade_address(v6).context("no masquerade address")?;
+            self.no_masquerade_port(v6).context("no masquerade port")?;
             self.no_other_port(v6).context("no other port for SCTP")?;
-            self.fragment_not_held(v6).context("no room for fragments")?;
-            self.flow_ending(v6).context("a flow that is ending")?;
-            self.frontend_churn(v6).context("a frontend that changes hands")?;
-            self.backend_churn(v6).context("a backend that has gone")?;
+            self.fragment_not_held(v6).context("a full fragment queue")?;
+            self.flow_ending(v6).context("a flow that is being deleted")?;
+            self.frontend_churn(v6).context("a frontend that is replaced")?;
+            self.backend_churn(v6).context("a removed backend")?;
             self.full_table(v6).context("a full table")?;
         }
-        self.no_memory().context("no memory for entries")
+        self.no_memory().context("no memory for conntrack entries")
     }
 
     pub fn refusals(&self) -> Result<BTreeMap<&'static str, u64>> {
@@ -128,13 +128,13 @@ impl ExhaustedNodes {
         expect_drop(&mut self.small, EXTERNAL_EGRESS, &there, DropReason::NoMasqueradeAddress)?;
         self.small.set_masquerade(&NODE)?;
         // The next packet finds an address.
-        ensure!(self.small.run(EXTERNAL_EGRESS, &there)?.0 == PASS, "still refused");
+        ensure!(self.small.run(EXTERNAL_EGRESS, &there)?.0 == PASS, "still dropped");
         self.delete_flows()
     }
 
     fn no_masquerade_port(&mut self, v6: bool) -> Result<()> {
         let first = self.create_flow(v6)?;
-        ensure!(self.small.run(EXTERNAL_EGRESS, &first)?.0 == PASS, "the only port is refused");
+        ensure!(self.small.run(EXTERNAL_EGRESS, &first)?.0 == PASS, "a flow with the only port is dropped");
         let second = self.create_flow(v6)?;
         expect_drop(&mut self.small, EXTERNAL_EGRESS, &second, DropReason::NoMasqueradePort)?;
         self.delete_flows()
@@ -146,7 +146,7 @@ impl ExhaustedNodes {
         self.clients += 1;
         let [first, second] = [CLUSTER_IP, EXTERNAL_IP]
             .map(|to| self.packet_to(client(v6), to[usize::from(v6)], (Protocol::Sctp, SCTP_PORT)));
-        ensure!(self.small.run(EXTERNAL_INGRESS, &first?)?.0 == PASS, "the first is refused");
+        ensure!(self.small.run(EXTERNAL_INGRESS, &first?)?.0 == PASS, "the first flow is dropped");
         expect_drop(&mut self.small, EXTERNAL_INGRESS, &second?, DropReason::NoMasqueradePort)?;
         self.delete_flows()
     }
@@ -158,8 +158,8 @@ impl ExhaustedNodes {
         let count =
             |fixture: &ProgramFixture| fixture.reconciler.maps().drops(DropReason::FragmentNotHeld as u32);
         for id in 0..=u16::try_from(map::MAX_HELD_FRAGMENTS)? {
-            let fragments = packet.fragments(id).context("a datagram in one piece")?;
-            let early = fragments.last().context("a datagram in no piece")?;
+            let fragments = packet.fragments(id).context("the datagram has no fragments")?;
+            let early = fragments.last().context("the datagram has no last fragment")?;
             let before = count(&self.small)?;
             let (action, out) = self.small.run_frame(EXTERNAL_INGRESS, early)?;
             if action == PASS {
@@ -168,12 +168,12 @@ impl ExhaustedNodes {
                 return Ok(());
             }
         }
-        bail!("more are held than there is room for")
+        bail!("more fragments are queued than the queue holds")
     }
 
     fn flow_ending(&mut self, v6: bool) -> Result<()> {
         let packet = self.next_packet(v6)?;
-        ensure!(self.small.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "not begun");
+        ensure!(self.small.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "no flow was created");
         self.change_states(|state| if state.is_alive() { state.dying() } else { state })?;
         expect_drop(&mut self.small, EXTERNAL_INGRESS, &packet.next(), DropReason::FlowEnding)?;
         self.delete_flows()
@@ -184,7 +184,7 @@ impl ExhaustedNodes {
         let maps = self.small.reconciler.maps_mut();
         let (vacant, taken) = (vacant?, taken?);
         let published = maps.frontends()?.into_iter().find(|(key, _)| *key == taken);
-        let (_, index) = published.context("the frontend is not there")?;
+        let (_, index) = published.context("the frontend is missing")?;
         maps.insert_frontend(vacant, index)?;
         self.clients += 1;
         let packet = self.packet(client(v6), UNUSED[usize::from(v6)])?;
@@ -239,7 +239,10 @@ impl ExhaustedNodes {
         self.change_states(|state| {
             FlowState::new(state.tag(), state.bits(), state.last_seen().wrapping_sub(1_000))
         })?;
-        ensure!(self.small.run(EXTERNAL_INGRESS, &kept_out)?.0 == PASS, "silent flows keep a new one out");
+        ensure!(
+            self.small.run(EXTERNAL_INGRESS, &kept_out)?.0 == PASS,
+            "no idle flow is evicted for a new one"
+        );
         self.delete_flows()
     }
 
@@ -252,7 +255,7 @@ impl ExhaustedNodes {
     fn create_flow(&mut self, v6: bool) -> Result<Packet> {
         let packet = self.next_packet(v6)?;
         let (action, out) = self.small.run(EXTERNAL_INGRESS, &packet)?;
-        ensure!(action == PASS, "not begun: {action}");
+        ensure!(action == PASS, "no flow was created: {action}");
         Packet::parse(&out)
     }
 
@@ -314,7 +317,7 @@ fn expect_drop(
     let count = |fixture: &ProgramFixture| fixture.reconciler.maps().drops(reason as u32);
     let before = count(fixture)?;
     let (action, out) = fixture.run(program, packet)?;
-    ensure!(action == DROP, "not dropped, but sent to {}", Packet::parse(&out)?.to);
+    ensure!(action == DROP, "not dropped, but forwarded to {}", Packet::parse(&out)?.to);
     let counted = count(fixture)? - before;
     ensure!(counted == 1, "counted {counted} times as {}", reason.name());
     Ok(())
@@ -357,7 +360,7 @@ fn crowded_table(object: Option<&[u8]>) -> Result<()> {
         let (action, out) =
             fixture.run(EXTERNAL_INGRESS, &packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?)?;
         let is_translated = || Ok::<_, Error>(Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[0]);
-        ensure!(action == DROP || is_translated()?, "a flow is not begun");
+        ensure!(action == DROP || is_translated()?, "a flow is not created");
     }
     let refused = fixture.reconciler.maps().drops(DropReason::ConntrackFull as u32)?;
     // At the end one in a thousand is refused.

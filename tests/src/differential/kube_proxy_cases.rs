@@ -103,7 +103,7 @@ pub fn kube_proxy_cases() -> Result<usize> {
                         .as_ref()
                         .and_then(|earlier| met.get(earlier))
                         .is_none_or(|it| *it == backend),
-                    "{} / {}: another backend than that of the flow before: {backend:?}",
+                    "{} / {}: another backend than the earlier flow: {backend:?}",
                     case.id,
                     case_flow.name
                 );
@@ -167,7 +167,7 @@ impl Case {
         port: u16,
         fixture: &mut ProgramFixture,
     ) -> Result<Option<SocketAddr>> {
-        let ip = |text: &str| parse_ip(text).with_context(|| format!("{text} is no address"));
+        let ip = |text: &str| parse_ip(text).with_context(|| format!("{text} is not an address"));
         let protocol: Protocol = case_flow.protocol.parse()?;
         let destination = SocketAddr::new(ip(&case_flow.to)?, case_flow.port);
         let flow = Flow { source: ip(&case_flow.from)?, destination, protocol };
@@ -187,7 +187,7 @@ impl Case {
             "reject" => FlowOutcome::Reject,
             "drop" => FlowOutcome::Drop,
             "none" => FlowOutcome::None,
-            other => anyhow::bail!("no case ends in {other}"),
+            other => anyhow::bail!("unknown result {other}"),
         };
         let masqueraded = |backend| *answer.masquerade_by_backend.get(backend).unwrap_or(&answer.masquerade);
         let backends = answer.backends.iter().map(|backend| (*backend, masqueraded(backend))).collect();
@@ -209,6 +209,6 @@ fn object(value: &Value) -> Result<Object> {
         Some("Endpoints") => Object::Endpoints(typed::<Endpoints>(value)?),
         Some("Node") => Object::Node(typed::<Node>(value)?),
         Some("ServiceCIDR") => Object::ServiceCidr(typed::<ServiceCIDR>(value)?),
-        other => anyhow::bail!("no case has a {other:?}"),
+        other => anyhow::bail!("unknown kind {other:?}"),
     })
 }

@@ -226,7 +226,10 @@ impl Packet {
             ensure!(fragment.get(..ETHERNET) == first.get(..ETHERNET), "another link header");
             let Header { from, to, .. } = header(fragment)?;
             let of_first = header(first)?;
-            ensure!((from, to) == (of_first.from, of_first.to), "fragments part: {from} to {to}");
+            ensure!(
+                (from, to) == (of_first.from, of_first.to),
+                "fragments with different addresses: {from} to {to}"
+            );
             frame.extend(fragment.get(start..).context("too short")?);
         }
         let length = u16::try_from(frame.len() - ETHERNET - if is_v4 { 0 } else { IPV6 })?;

@@ -103,7 +103,7 @@ impl FlowPath {
     pub fn check(&self, fixture: &mut ProgramFixture, expected: &Expected) -> Result<Option<SocketAddr>> {
         let (action, out) = fixture.run(self.client.first_program(), &self.packet)?;
         match expected.outcome {
-            FlowOutcome::None => ensure!(action == PASS && out == self.packet.bytes(), "touched: {action}"),
+            FlowOutcome::None => ensure!(action == PASS && out == self.packet.bytes(), "changed: {action}"),
             FlowOutcome::Drop => ensure!(action == DROP, "not dropped: {action}"),
             FlowOutcome::Reject => check_rejection(&self.packet, action, &out)?,
             FlowOutcome::Dnat if self.is_rejected_for_sctp(expected) => {
@@ -128,25 +128,25 @@ impl FlowPath {
         action: i32,
         out: &[u8],
     ) -> Result<SocketAddr> {
-        ensure!(action == self.client.forward_action(), "not passed on: {action}");
+        ensure!(action == self.client.forward_action(), "not forwarded: {action}");
         let forwarded = Packet::parse(out)?;
         let choice = expected.backends.iter().find(|(backend, _)| *backend == forwarded.to);
         let (_, is_masqueraded) =
             choice.with_context(|| format!("{} is not among {:?}", forwarded.to, expected.backends))?;
         ensure!(self.is_of_client(forwarded.from), "another client: {}", forwarded.from);
-        ensure!(forwarded.is_like(&self.packet), "more than the ends has changed");
+        ensure!(forwarded.is_like(&self.packet), "more than addresses and ports has changed");
 
         let (action, out) = fixture.run(self.backend.egress(), &forwarded)?;
-        ensure!(action == PASS, "held up at the egress: {action}");
+        ensure!(action == PASS, "dropped at the egress: {action}");
         let left = Packet::parse(&out)?;
         ensure!(left.to == forwarded.to, "another backend: {}", left.to);
         let node_address = expected.masquerade[usize::from(forwarded.from.is_ipv6())];
         let source = if *is_masqueraded { node_address } else { forwarded.from.ip() };
-        ensure!(left.from.ip() == source, "sent as {}, should be as {source}", left.from);
+        ensure!(left.from.ip() == source, "source {}, expected {source}", left.from);
         // SCTP keeps its port, as its checksum covers it. Other protocols get a random one, which may be the
         // same.
         let keeps_port = self.packet.is_sctp() || !is_masqueraded;
-        ensure!(!keeps_port || left.from.port() == forwarded.from.port(), "sent as {}", left.from);
+        ensure!(!keeps_port || left.from.port() == forwarded.from.port(), "source {}", left.from);
         let reply_at_client = self.check_reply(fixture, &forwarded, &left)?;
         self.check_next(fixture, &forwarded)?;
         self.check_icmp_errors(fixture, &left, &reply_at_client)?;
@@ -163,18 +163,24 @@ impl FlowPath {
     fn check_reply(&self, fixture: &mut ProgramFixture, forwarded: &Packet, left: &Packet) -> Result<Packet> {
         let answer = left.answer();
         let (action, out) = fixture.run(self.backend.ingress(), &answer)?;
-        ensure!(action == PASS, "the answer is held up: {action}");
+        ensure!(action == PASS, "the reply is dropped: {action}");
         let mut back = Packet::parse(&out)?;
         if let Some(egress) = self.client.last_program() {
             let (from, to) = (back.from, back.to);
-            ensure!((from, to) == (forwarded.to, forwarded.from), "the answer goes from {from} to {to}");
+            ensure!(
+                (from, to) == (forwarded.to, forwarded.from),
+                "the reply has the addresses {from} to {to}"
+            );
             let (action, out) = fixture.run(egress, &back)?;
-            ensure!(action == PASS, "the answer is held up at the egress: {action}");
+            ensure!(action == PASS, "the reply is dropped at the egress: {action}");
             back = Packet::parse(&out)?;
         }
         let (from, to) = (back.from, back.to);
-        ensure!((from, to) == (self.packet.to, self.packet.from), "the client sees {from} to {to}");
-        ensure!(back.is_like(&answer), "more than the ends of the answer has changed");
+        ensure!(
+            (from, to) == (self.packet.to, self.packet.from),
+            "the client receives a reply from {from} to {to}"
+        );
+        ensure!(back.is_like(&answer), "more than addresses and ports of the reply has changed");
         Ok(back)
     }
 
@@ -191,7 +197,7 @@ impl FlowPath {
         let ways_back = [Some(self.backend.ingress()), self.client.last_program()];
         for program in ways_back.into_iter().flatten() {
             let (action, out) = fixture.run_frame(program, &error_packet)?;
-            ensure!(action == PASS, "an error about a packet is held up at {program}: {action}");
+            ensure!(action == PASS, "an ICMP error about a packet is dropped at {program}: {action}");
             error_packet = out;
         }
         let received = IcmpError::parse(&error_packet)?;
@@ -206,7 +212,7 @@ impl FlowPath {
         let Some(mut error_packet) = reply_at_client.too_big(router, quoted_bytes) else { return Ok(()) };
         for program in [self.client.first_program(), self.backend.egress()] {
             let (action, out) = fixture.run_frame(program, &error_packet)?;
-            ensure!(action == PASS, "an error about a reply is held up at {program}: {action}");
+            ensure!(action == PASS, "an ICMP error about a reply is dropped at {program}: {action}");
             error_packet = out;
         }
         let received = IcmpError::parse(&error_packet)?;
@@ -226,14 +232,14 @@ impl FlowPath {
         let is_early = self.client != Client::Node && self.packet.from.port().is_multiple_of(3);
         if is_early {
             let (action, _) = fixture.run_frame(first_program, &fragments[1])?;
-            ensure!(action == DROP, "a fragment that came too early is not held: {action}");
+            ensure!(action == DROP, "an early fragment is not queued: {action}");
         }
         let mut came = Vec::new();
         for fragment in &fragments {
             let (action, forwarded) = fixture.run_frame(first_program, fragment)?;
-            ensure!(action == self.client.forward_action(), "a fragment is not passed on: {action}");
+            ensure!(action == self.client.forward_action(), "a fragment is not forwarded: {action}");
             let (action, out) = fixture.run_frame(self.backend.egress(), &forwarded)?;
-            ensure!(action == PASS, "a fragment is held up at the egress: {action}");
+            ensure!(action == PASS, "a fragment is dropped at the egress: {action}");
             came.push(out);
         }
         let joined = Packet::joined(&came)?;
@@ -246,7 +252,7 @@ impl FlowPath {
         let is_passed_on = action == self.client.forward_action();
         ensure!(
             is_passed_on && Packet::parse(&out)?.to == forwarded.to,
-            "the next one goes elsewhere: {action}"
+            "the next packet is not forwarded to the same backend: {action}"
         );
         Ok(())
     }
@@ -254,7 +260,7 @@ impl FlowPath {
 
 /// The client receives the rejection at once, from the frontend address.
 fn check_rejection(packet: &Packet, action: i32, out: &[u8]) -> Result<()> {
-    ensure!(action == REDIRECT, "not answered: {action}");
+    ensure!(action == REDIRECT, "no rejection: {action}");
     match Rejection::parse(out)? {
         Rejection::Reset { from, to, acknowledged } => {
             ensure!((from, to) == (packet.to, packet.from), "a reset from {from} to {to}");
@@ -267,7 +273,7 @@ fn check_rejection(packet: &Packet, action: i32, out: &[u8]) -> Result<()> {
                 "another packet is quoted"
             );
         }
-        Rejection::Other => bail!("answered with something else"),
+        Rejection::Other => bail!("rejected with another packet"),
     }
     Ok(())
 }

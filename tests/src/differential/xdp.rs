@@ -125,7 +125,7 @@ impl Uplink {
     /// Each flow is counted once, in whichever plane, and however often both saw its packets.
     fn counted_once(&self) -> Result<()> {
         let counted = self.fixture.translated()? - self.counted;
-        ensure!(counted == self.begun, "{} flows were begun, {counted} are counted", self.begun);
+        ensure!(counted == self.begun, "{} flows were created, {counted} are counted", self.begun);
         Ok(())
     }
 
@@ -146,16 +146,16 @@ impl Uplink {
         let is_elsewhere = !objects::is_here(there.to.ip()) && !objects::NODE.contains(&flow.source);
         // Packets with extension headers are left to the stack.
         let leaves = |packet: &Packet| is_elsewhere && packet.is_plain();
-        ensure!(has_left == leaves(&packet), "{flow:?} to {} has left: {has_left}", there.to);
+        ensure!(has_left == leaves(&packet), "{flow:?} to {} was transmitted: {has_left}", there.to);
         if has_left {
             self.ineligible(&packet, tally).with_context(|| format!("{flow:?}"))?;
         }
         if is_elsewhere {
-            self.answered(&there, rng, tally).with_context(|| format!("the answer to {flow:?}"))?;
+            self.answered(&there, rng, tally).with_context(|| format!("the reply to {flow:?}"))?;
         }
         let next = packet.next();
         let (_, has_left) = self.both(&next, rng).context("the next packet")?;
-        ensure!(has_left == leaves(&next), "the next packet has left: {has_left}");
+        ensure!(has_left == leaves(&next), "the next packet was transmitted: {has_left}");
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl Uplink {
         let is_masqueraded = objects::NODE.contains(&there.from.ip());
         let answer = there.answer();
         let (_, has_left) = self.both(&answer, rng)?;
-        ensure!(has_left == (is_masqueraded && answer.is_plain()), "has left: {has_left}");
+        ensure!(has_left == (is_masqueraded && answer.is_plain()), "transmitted: {has_left}");
         *tally.entry(XdpResult::ReplyTransmitted).or_default() += u64::from(has_left);
         Ok(())
     }
@@ -178,10 +178,10 @@ impl Uplink {
             (forwarded, self.xdp(packet.bytes())?)
         };
         match (action, &forwarded) {
-            (XDP_PASS, _) => ensure!(out == packet.bytes(), "not sent, and not left alone"),
+            (XDP_PASS, _) => ensure!(out == packet.bytes(), "not transmitted, but changed"),
             (XDP_TX, Forwarded::As(there)) => {
                 let want = there.forwarded([NODE, ROUTER]);
-                ensure!(out == want, "sent as {:?}, not as {:?}", Packet::parse(&out), there);
+                ensure!(out == want, "transmitted as {:?}, expected {:?}", Packet::parse(&out), there);
             }
             (action, _) => anyhow::bail!("the action is {action}"),
         }
@@ -197,14 +197,14 @@ impl Uplink {
             return Ok(Forwarded::Untouched);
         }
         let (action, out) = self.fixture.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
-        ensure!(action == PASS, "held up at the egress: {action}");
+        ensure!(action == PASS, "dropped at the egress: {action}");
         Ok(Forwarded::As(Packet::parse(&out)?))
     }
 
     fn xdp(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
         let before = self.fixture.refusals()?;
         let xdp = self.fixture.run_xdp(frame, self.device)?;
-        ensure!(self.fixture.refusals()? == before, "it counts a refusal");
+        ensure!(self.fixture.refusals()? == before, "XDP counts a drop");
         Ok(xdp)
     }
 
@@ -232,10 +232,10 @@ fn ineligible_packets(packet: &Packet) -> Vec<(String, Vec<u8>)> {
         (name.to_owned(), frame)
     };
     let mut ineligible = vec![
-        changed("for another machine", 5, &[7]),
-        changed("another kind of frame", 12, &[0x81]),
-        changed("another version", 14, &[0x55]),
-        changed("the last hop", if is_v4 { 22 } else { 21 }, &[1]),
+        changed("another destination MAC", 5, &[7]),
+        changed("another EtherType", 12, &[0x81]),
+        changed("another IP version", 14, &[0x55]),
+        changed("hop limit 1", if is_v4 { 22 } else { 21 }, &[1]),
         changed("longer than the frame", if is_v4 { 16 } else { 18 }, &1000_u16.to_be_bytes()),
         too_large(sent, is_v4),
     ];
@@ -247,7 +247,7 @@ fn ineligible_packets(packet: &Packet) -> Vec<(String, Vec<u8>)> {
         ineligible.push(("damaged".to_owned(), damaged));
     }
     ineligible
-        .extend((14..sent.len()).map(|length| (format!("cut after {length}"), sent[..length].to_vec())));
+        .extend((14..sent.len()).map(|length| (format!("truncated to {length}"), sent[..length].to_vec())));
     ineligible
 }
 

@@ -88,10 +88,10 @@ impl Agent {
 
     /// Waits until it has programmed the manifests.
     pub async fn ready(&mut self) -> Result<()> {
-        let patience = scaled(TIMEOUT);
-        timeout(patience, self.until_ready())
+        let limit = scaled(TIMEOUT);
+        timeout(limit, self.until_ready())
             .await
-            .with_context(|| format!("the agent of {} is not ready within {patience:?}", self.node))
+            .with_context(|| format!("the agent of {} is not ready within {limit:?}", self.node))
             .flatten()
             .with_context(|| format!("its log ends with\n{}", tail(&self.log, 20)))
     }
@@ -118,7 +118,7 @@ impl Agent {
         loop {
             tokio::select! {
                 received = self.readiness.recv(&mut message) => {
-                    let length = received.context("cannot hear the agent")?;
+                    let length = received.context("cannot receive from the agent")?;
                     let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned();
                     if text.lines().any(|line| line == "READY=1") {
                         return Ok(());
@@ -149,7 +149,7 @@ pub fn portreeve() -> Result<PathBuf> {
 
 /// A binary of this workspace, of the same profile as the running one.
 pub fn built_beside(name: &str) -> Result<PathBuf> {
-    let own = env::current_exe().context("this program does not know its own path")?;
+    let own = env::current_exe().context("cannot read the path of this program")?;
     // Tests are in `deps`, one directory below the binaries.
     let directory = own.parent().context("this program has no directory")?;
     let directory = match directory.parent() {

@@ -285,11 +285,11 @@ impl Builder {
     }
 
     pub async fn build(self) -> Result<Cluster> {
-        let room = ROOM.acquire().await.context("the room for clusters is closed")?;
+        let room = ROOM.acquire().await.context("the semaphore of clusters is closed")?;
         let name = leftovers::unique_name(&self.name);
         leftovers::sweep(&env::temp_dir(), leftovers::remove_directory);
         let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir();
-        let directory = directory.context("cannot make a temporary directory")?;
+        let directory = directory.context("cannot create a temporary directory")?;
         let manifests = Manifests::create(directory.path())?;
         let cgroup = Cgroup::at_the_root(&name)?;
         let mut cluster = Cluster {

@@ -16,7 +16,7 @@ const QUESTIONS: &[&[&str]] =
     &[&["-brief", "address"], &["route"], &["-6", "route"], &["-statistics", "-brief", "link"]];
 
 pub fn text(pods: &[Arc<Pod>], nodes: &[Node], objects: &Manifests) -> String {
-    let mut text = String::from("---- the cluster as the story left it ----\n");
+    let mut text = String::from("---- the cluster at the end of the story ----\n");
     for pod in pods {
         let node = pod.node.as_deref().unwrap_or("outside");
         let _ = writeln!(text, "pod {} on {node}: {} {}", pod.name, pod.addresses.v4, pod.addresses.v6);

@@ -24,27 +24,28 @@ where
     }
 }
 
-pub async fn within<T, F>(timeout_: Duration, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
+pub async fn within<T, F>(limit: Duration, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let timeout_ = scaled(timeout_);
-    let deadline = Instant::now() + timeout_;
+    let limit = scaled(limit);
+    let deadline = Instant::now() + limit;
     loop {
         match attempt().await {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= deadline => {
-                return Err(anyhow!("not within {timeout_:?}: {what}; at last: {error:#}"));
+                return Err(anyhow!("not within {limit:?}: {what}; last error: {error:#}"));
             }
             Err(_) => sleep(PAUSE).await,
         }
     }
 }
 
-/// Scales a timeout of an ordinary machine by $PORTREEVE_PATIENCE, for an emulated one.
+/// Scales a timeout of an ordinary machine by $PORTREEVE_TIMEOUT_FACTOR, for an emulated one.
 pub fn scaled(ordinary: Duration) -> Duration {
     static FACTOR: LazyLock<u32> = LazyLock::new(|| {
-        env::var("PORTREEVE_PATIENCE").map_or(1, |text| text.parse().expect("PORTREEVE_PATIENCE is a number"))
+        env::var("PORTREEVE_TIMEOUT_FACTOR")
+            .map_or(1, |text| text.parse().expect("PORTREEVE_TIMEOUT_FACTOR is a number"))
     });
     ordinary * *FACTOR
 }

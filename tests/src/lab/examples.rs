@@ -84,7 +84,7 @@ impl Example {
 impl ExamplePod {
     fn also_is(&mut self, endpoint: &Endpoint, ports: &BTreeSet<u16>) -> Result<()> {
         let address = endpoint.addresses.first().context("an endpoint without address")?;
-        match address.parse().with_context(|| format!("{address} is no address"))? {
+        match address.parse().with_context(|| format!("{address} is not an address"))? {
             IpAddr::V4(v4) => self.v4 = Some(v4),
             IpAddr::V6(v6) => self.v6 = Some(v6),
         }

@@ -42,7 +42,7 @@ impl Manifests {
     pub fn create(within: &Path) -> Result<Self> {
         let (directory, staging) = (within.join("manifests"), within.join("staging"));
         for path in [&directory, &staging] {
-            fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
+            fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))?;
         }
         Ok(Self { directory, staging })
     }

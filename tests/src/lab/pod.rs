@@ -160,12 +160,12 @@ impl Pod {
 
     async fn begin(&self, order: Action) -> Result<(u64, oneshot::Receiver<Result<ActionOutput, String>>)> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let mut line = serde_json::to_vec(&Request { id, order }).context("cannot write an order")?;
+        let mut line = serde_json::to_vec(&Request { id, order }).context("cannot serialize a request")?;
         line.push(b'\n');
         let (sender, receiver) = oneshot::channel();
         lock(&self.waiting).insert(id, sender);
         let mut orders = self.orders.lock().await;
-        orders.write_all(&line).await.with_context(|| format!("pod {} takes no orders", self.name))?;
+        orders.write_all(&line).await.with_context(|| format!("pod {} accepts no requests", self.name))?;
         Ok((id, receiver))
     }
 
@@ -197,7 +197,7 @@ impl Dialling {
 }
 
 fn report(answer: ActionOutput) -> Result<Report> {
-    let ActionOutput::Report(report) = answer else { bail!("expected a report, not {answer:?}") };
+    let ActionOutput::Report(report) = answer else { bail!("expected a report, got {answer:?}") };
     Ok(*report)
 }
 
@@ -224,7 +224,7 @@ pub const POD: &str = "pod";
 /// Test programs start the `pod` binary beside them; any other program of this crate starts itself with the
 /// argument `pod`.
 fn program() -> Result<Command> {
-    let own = env::current_exe().context("this program does not know its own path")?;
+    let own = env::current_exe().context("cannot read the path of this program")?;
     let is_test = own.parent().is_some_and(|directory| directory.ends_with("deps"));
     let mut command = Command::new(if is_test { built_beside("pod")? } else { own });
     command.arg(POD);

@@ -3,7 +3,7 @@
 # line. A missing line counts as a failure.
 export PATH=/bin PORTREEVE_BIN=/portreeve PORTREEVE_LEDGER=/ledger NO_COLOR=1
 # Emulation is slow.
-export PORTREEVE_PATIENCE=10
+export PORTREEVE_TIMEOUT_FACTOR=10
 
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run
 /bin/busybox --install -s /bin

@@ -100,7 +100,7 @@ impl Changer {
     pub fn change(&mut self) -> Result<()> {
         self.reclaim()?;
         let (gone, come) = self.choose();
-        ensure!(self.history.lifetimes.len() < GENERATIONS as usize, "there are no addresses left");
+        ensure!(self.history.lifetimes.len() < GENERATIONS as usize, "no addresses are left");
         let changes = self.frontends();
         let switch = self.apply(changes)?;
         for generation in gone {
@@ -142,7 +142,7 @@ impl Changer {
             return Err(error).with_context(|| format!("cannot change {key}"));
         }
         if let Some(epoch) = pass.grace {
-            self.grace_periods.begin.send(epoch).context("nobody waits for grace periods")?;
+            self.grace_periods.begin.send(epoch).context("the thread of grace periods has ended")?;
         }
         Ok(Span { from, until })
     }

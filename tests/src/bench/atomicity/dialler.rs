@@ -119,7 +119,7 @@ fn dial(vip: SocketAddr, left: &AtomicU64) -> Result<()> {
             batch.extend_from_slice(&connect_once(vip)?.to_bytes());
         }
         // The lock of the standard output keeps batches in one piece.
-        io::stdout().lock().write_all(&batch).context("nobody reads the records")?;
+        io::stdout().lock().write_all(&batch).context("the parent does not read the records")?;
     }
 }
 

@@ -59,7 +59,7 @@ impl AtomicityFixture {
 }
 
 fn config() -> Result<Config> {
-    let host_netns = datapath::netns_cookie().context("cannot tell the network namespace of the node")?;
+    let host_netns = datapath::netns_cookie().context("cannot read the cookie of the network namespace")?;
     Ok(Config { host_netns, ..Config::default() })
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_generation_has_an_address_that_leads_back_to_it() {
+    fn every_generation_has_an_address_that_identifies_it() {
         for number in [0, 1, 254, 255, 65_535, 1_000_000, GENERATIONS - 2] {
             assert_eq!(backends(number).map(generation), [number; 2]);
         }

@@ -73,11 +73,11 @@ pub(super) fn judge(history: &History, records: &[Record]) -> AtomicityReport {
 /// Describes a record whose backend was not valid at that time.
 fn violation(record: &Record, generation: u32, lifetimes: &[Span]) -> Option<String> {
     let Some(life) = lifetimes.get(generation as usize) else {
-        return Some(format!("reached generation {generation}, which never was"));
+        return Some(format!("reached generation {generation}, which never existed"));
     };
     if record.began > life.until {
         let late = record.began - life.until;
-        Some(format!("began {late} ns after the switch away from generation {generation}, and reached it"))
+        Some(format!("reached generation {generation}, started {late} ns after the switch away from it"))
     } else if record.connected < life.from {
         let early = life.from - record.connected;
         Some(format!("reached generation {generation} {early} ns before the switch to it"))
@@ -104,7 +104,7 @@ impl fmt::Display for Failure {
             Step::Answer => "answer",
         };
         match self.errno {
-            0 => write!(f, "{step}: cut off"),
+            0 => write!(f, "{step}: connection closed"),
             errno => write!(f, "{step}: {:?}", Errno::from_raw(errno)),
         }
     }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_held_against_the_life_of_who_gave_it() {
+    fn an_answer_is_compared_with_the_lifetime_of_its_backend() {
         struct Case {
             name: &'static str,
             times: (u64, u64),
@@ -155,14 +155,14 @@ mod tests {
         for case in [
             case("before the switch", (50, 60), 0, true, 0),
             case("the new one, before the switch to it began", (50, 99), 1, false, 0),
-            case("the new one, as the switch to it begins", (50, 100), 1, true, 1),
+            case("the new one, at the start of the switch to it", (50, 100), 1, true, 1),
             case("the old one, during the switch", (105, 200), 0, true, 1),
             case("the new one, during the switch", (105, 200), 1, true, 1),
-            case("the old one, begun as the switch was over", (110, 200), 0, true, 1),
-            case("the old one, begun after the switch", (111, 200), 0, false, 0),
+            case("the old one, started at the end of the switch", (110, 200), 0, true, 1),
+            case("the old one, started after the switch", (111, 200), 0, false, 0),
             case("the new one, after the switch", (111, 200), 1, true, 0),
-            case("the old one, begun long before", (50, 5000), 0, true, 1),
-            case("nobody", (111, 200), 2, false, 0),
+            case("the old one, started long before", (50, 5000), 0, true, 1),
+            case("an unknown generation", (111, 200), 2, false, 0),
         ] {
             let (began, connected) = case.times;
             let outcome = judge(&history(), &[Record { began, connected, reached: Ok(case.generation) }]);
@@ -178,6 +178,6 @@ mod tests {
         let outcome = judge(&history(), &records);
         assert!(!outcome.holds());
         let failures: Vec<_> = outcome.failures.iter().map(|(what, count)| (what.as_str(), *count)).collect();
-        assert_eq!(failures, [("answer: cut off", 1), ("connect: ECONNREFUSED", 2)]);
+        assert_eq!(failures, [("answer: connection closed", 1), ("connect: ECONNREFUSED", 2)]);
     }
 }

@@ -72,7 +72,7 @@ fn take_turns(task: &Task) -> Result<()> {
             rounds.push(round);
         }
     }
-    process::say(&serde_json::to_string(&rounds).context("cannot write what was measured")?)
+    process::say(&serde_json::to_string(&rounds).context("cannot serialize the results")?)
 }
 
 fn round(task: &Task) -> Result<Round> {

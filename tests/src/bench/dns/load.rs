@@ -119,7 +119,7 @@ impl Load {
             }
             let socket = &self.sockets[at % SOCKETS];
             let asked = Instant::now();
-            socket.send(query).context("cannot ask")?;
+            socket.send(query).context("cannot send a query")?;
             let length = socket.recv(&mut reply).context("a single query is not answered")?;
             ensure!(expect.is_met(&reply[..length]), "a wrong answer: {:?}", &reply[..length.min(64)]);
             times.push(asked.elapsed());
@@ -182,7 +182,7 @@ fn keep_busy(
                         lost += left;
                         break;
                     }
-                    Err(error) => return Err(error).context("cannot hear an answer"),
+                    Err(error) => return Err(error).context("cannot receive an answer"),
                 }
             }
         }

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_thousand_names_are_asked_for() {
+    fn ten_thousand_names_are_queried() {
         let population = Population::new(10_000);
         assert_eq!(population.groups().last().unwrap().names.len(), 10_000);
         assert_eq!(population.objects().count(), 20_001);

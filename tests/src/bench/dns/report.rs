@@ -34,7 +34,7 @@ impl fmt::Display for Report {
         for server in &self.servers {
             writeln!(
                 f,
-                "{}: everything known after {:.2} s, {} KiB resident at most",
+                "{}: all objects after {:.2} s, {} KiB resident at most",
                 server.name,
                 server.start.as_secs_f64(),
                 server.memory
@@ -47,7 +47,7 @@ impl fmt::Display for Report {
         if let Some((ratios, memory)) = self.ratios() {
             writeln!(
                 f,
-                "for one query of theirs, those of ours with the same processor time, and our\nshare of their memory:"
+                "our queries for each of theirs with the same processor time, and our\nmemory compared with theirs:"
             )?;
             for (name, ratio) in ratios {
                 writeln!(f, "  {name:<16}{ratio:>10.2}")?;
@@ -91,7 +91,7 @@ mod tests {
             memory,
         };
         let mut report = Report { servers: vec![server("ours", 500.0, 25)] };
-        assert!(report.ratios().is_none(), "nobody to compare with");
+        assert!(report.ratios().is_none(), "no server to compare with");
         report.servers.push(server("theirs", 100.0, 100));
         assert_eq!(report.ratios(), Some((vec![("SRV", 5.0)], 0.25)));
         let text = report.to_string();

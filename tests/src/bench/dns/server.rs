@@ -66,7 +66,7 @@ impl Server {
         let corefile = directory.join("Corefile");
         fs::write(&corefile, configuration(kubeconfig, upstream)).context("cannot write a Corefile")?;
         let log = directory.join(format!("{}.log", kind.name()));
-        let output = File::create(&log).context("cannot make a log")?;
+        let output = File::create(&log).context("cannot create a log")?;
         let mut command = kind.command(&corefile, kubeconfig)?;
         let errors = output.try_clone().context("cannot duplicate a descriptor")?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
@@ -92,10 +92,10 @@ impl Server {
     pub fn processor_time(&self) -> Result<Duration> {
         let text = self.proc("stat")?;
         // The process name may contain a parenthesis.
-        let (_, fields) = text.rsplit_once(')').context("a strange stat file")?;
+        let (_, fields) = text.rsplit_once(')').context("an invalid stat file")?;
         let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-        let ticks = ticks.sum::<Result<u64, _>>().context("a strange stat file")?;
-        let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().context("ticks without a length")?;
+        let ticks = ticks.sum::<Result<u64, _>>().context("an invalid stat file")?;
+        let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().context("no CLK_TCK")?;
         Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
     }
 
@@ -104,7 +104,7 @@ impl Server {
         let status = self.proc("status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let number = line.and_then(|line| line.split_whitespace().next()).context("no VmHWM")?;
-        number.parse().context("a strange VmHWM")
+        number.parse().context("an invalid VmHWM")
     }
 
     fn proc(&self, file: &str) -> Result<String> {

@@ -74,9 +74,9 @@ impl Empty {
     /// Runs it once. Returns the time by the kernel's clock.
     pub fn run(&self, packet: &[u8]) -> Result<Duration> {
         let mut out = vec![0_u8; packet.len()];
-        let size = u32::try_from(packet.len()).context("a packet is not that long")?;
+        let size = u32::try_from(packet.len()).context("the packet is too long")?;
         let mut attr = TestRun {
-            program: u32::try_from(self.0.as_raw_fd()).context("a descriptor is no negative number")?,
+            program: u32::try_from(self.0.as_raw_fd()).context("a descriptor is not negative")?,
             size_in: size,
             size_out: size,
             data_in: packet.as_ptr().expose_provenance() as u64,

@@ -40,13 +40,13 @@ impl Names {
         question.add_query(Query::query(name, RecordType::A));
         let question = question.to_vec()?;
         while !self.is_answered(&question)? {
-            ensure!(began.elapsed() < TIMEOUT, "a change is not answered within {TIMEOUT:?}");
+            ensure!(began.elapsed() < TIMEOUT, "the name does not resolve within {TIMEOUT:?}");
         }
         Ok(began.elapsed())
     }
 
     fn is_answered(&self, question: &[u8]) -> Result<bool> {
-        self.0.send(question).context("cannot ask")?;
+        self.0.send(question).context("cannot send a query")?;
         let mut reply = [0; 512];
         let Ok(length) = self.0.recv(&mut reply) else { return Ok(false) };
         // NOERROR, and one answer.

@@ -64,7 +64,7 @@ pub async fn serve(
     let listener = TlsListener { listener, acceptor: identity.acceptor() };
     let router = Router::new().fallback(handle).with_state(shared);
     tokio::select! {
-        served = axum::serve(listener, router) => served.expect("serving has no end of its own"),
+        served = axum::serve(listener, router) => served.expect("serving does not end by itself"),
         _ = stopped => {}
     }
 }
@@ -101,7 +101,7 @@ fn answer(shared: Arc<Shared>, request: &HttpRequest) -> Response<Body> {
 fn refusal(request: &Request, token: Option<&str>, behaviour: &Behaviour) -> Option<Response<Body>> {
     let kind = &request.selector.kind;
     if let Some(code) = behaviour.fails_with {
-        return Some(status(code, "InternalError", "it is told to fail"));
+        return Some(status(code, "InternalError", "configured to fail"));
     }
     if behaviour.token.is_some() && behaviour.token.as_deref() != token {
         return Some(status(401, "Unauthorized", "Unauthorized"));

@@ -70,7 +70,7 @@ impl Follower {
         while !holds(self) {
             match timeout_at(deadline, self.updates.recv()).await {
                 Ok(Some(update)) => self.take(update),
-                Ok(None) => panic!("the watch ended while it was waited until {what}"),
+                Ok(None) => panic!("the watch ended before this held: {what}"),
                 Err(_) => panic!("not within {TIMEOUT:?}: {what}; now {:?}", self.backends_by_service()),
             }
         }

@@ -33,7 +33,7 @@ fn chunks(bytes: Vec<u8>, behaviour: &Behaviour) -> Vec<Chunk> {
     let upto = behaviour.breaks_after.unwrap_or(bytes.len()).min(bytes.len());
     let is_cut = upto < bytes.len();
     let whole = bytes.get(..upto).unwrap_or_default().chunks(size).map(|chunk| Ok(chunk.to_vec()));
-    whole.chain(is_cut.then(|| Err(io::Error::other("it is told to break off")))).collect()
+    whole.chain(is_cut.then(|| Err(io::Error::other("configured to cut the response")))).collect()
 }
 
 pub fn watch(shared: Arc<Shared>, changes: watch::Receiver<u64>, request: Request) -> Response<Body> {

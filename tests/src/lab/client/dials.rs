@@ -81,7 +81,7 @@ impl Cluster {
 }
 
 /// Connections to make.
-#[must_use = "nothing is dialled before the result is asked for"]
+#[must_use = "nothing is dialled before a result is requested"]
 pub struct Dials<'a> {
     pod: PodRef<'a>,
     dial: Dial,
@@ -190,8 +190,12 @@ impl<'a> Dials<'a> {
 pub fn only(report: &Report, names: &[&str]) -> Result<()> {
     ensure!(report.failures.is_empty(), "attempts failed: {:?}", report.failures);
     let other = report.answers.keys().find(|name| !names.contains(&name.as_str()));
-    ensure!(other.is_none(), "{} answered, which is none of {names:?}", other.map_or("nobody", |name| name));
-    ensure!(report.attempts > 0, "nothing was dialled");
+    ensure!(
+        other.is_none(),
+        "{} answered, which is not in {names:?}",
+        other.map_or("no server", |name| name)
+    );
+    ensure!(report.attempts > 0, "no attempt was made");
     Ok(())
 }
 

@@ -45,13 +45,13 @@ pub enum FlowResult {
 
 impl Flow {
     fn dial(&self) -> Dial {
-        let (times, patience) = match &self.expected {
+        let (times, limit) = match &self.expected {
             FlowResult::Reaches(backends) if backends.len() > 1 => (DRAWS, TIMEOUT),
             FlowResult::Reaches(_) => (3, TIMEOUT),
             FlowResult::Refused => (2, SILENCE),
             FlowResult::NoReply => (1, SILENCE),
         };
-        let timeout_ms = u64::try_from(scaled(patience).as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = u64::try_from(scaled(limit).as_millis()).unwrap_or(u64::MAX);
         Dial { to: vec![self.to], times: Some(times), how: self.how, timeout_ms, ..Dial::default() }
     }
 
@@ -77,7 +77,7 @@ impl Flow {
 
 /// Dials every flow from a pod. Panics with the failures.
 pub async fn check(client: &Arc<Pod>, flows: Vec<Flow>) {
-    assert!(!flows.is_empty(), "a table without lines holds nothing");
+    assert!(!flows.is_empty(), "the table has no lines");
     let (count, mut dialling) = (flows.len(), JoinSet::new());
     for flow in flows {
         let client = Arc::clone(client);
@@ -88,7 +88,7 @@ pub async fn check(client: &Arc<Pod>, flows: Vec<Flow>) {
     }
     let mut broken: Vec<String> = dialling.join_all().await.into_iter().flatten().collect();
     broken.sort();
-    assert!(broken.is_empty(), "{} of {count} flows do not check:\n{}", broken.len(), broken.join("\n"));
+    assert!(broken.is_empty(), "{} of {count} flows failed:\n{}", broken.len(), broken.join("\n"));
 }
 
 fn reached(report: &Report, backends: &BTreeMap<String, IpAddr>) -> Result<()> {

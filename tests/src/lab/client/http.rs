@@ -29,7 +29,7 @@ impl HttpResponse {
 /// Sends a request from a network namespace.
 pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<HttpResponse> {
     netns.run(|| {
-        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("nobody listens")?;
+        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT).context("no server listens")?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
@@ -39,12 +39,12 @@ pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<HttpResponse
 }
 
 fn parse(text: &str) -> Result<HttpResponse> {
-    let (head, body) = text.split_once("\r\n\r\n").context("an answer without an end of its headers")?;
+    let (head, body) = text.split_once("\r\n\r\n").context("a response with incomplete headers")?;
     let mut lines = head.lines();
     let status =
-        lines.next().and_then(|line| line.split(' ').nth(1)).context("an answer without a status")?;
+        lines.next().and_then(|line| line.split(' ').nth(1)).context("a response without a status")?;
     Ok(HttpResponse {
-        status: status.parse().context("a status that is no number")?,
+        status: status.parse().context("the status is not a number")?,
         headers: lines.map(str::to_lowercase).collect(),
         body: body.to_owned(),
     })

@@ -77,5 +77,5 @@ impl Udp<'_> {
 }
 
 fn unexpected<T>(answer: &ActionOutput) -> Result<T> {
-    bail!("{answer:?} is no answer to that order")
+    bail!("unexpected answer {answer:?}")
 }

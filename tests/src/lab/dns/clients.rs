@@ -30,8 +30,8 @@ const STREAM: ClientGroup = ClientGroup { threads: 150, each_per_second: 40 };
 const HOST: ClientGroup = ClientGroup { threads: 4, each_per_second: 25 };
 
 pub struct DnsClients {
-    asking: Vec<(&'static str, Dialling)>,
-    begun: Instant,
+    dialling: Vec<(&'static str, Dialling)>,
+    started: Instant,
 }
 
 /// Threads, and the rate of each as long as answers arrive in time.
@@ -50,12 +50,12 @@ impl ClientGroup {
 impl DnsClients {
     /// Starts clients in pods of the first node.
     pub async fn start(cluster: &Cluster, serving: &DnsService) -> Self {
-        let mut asking = Vec::new();
+        let mut dialling = Vec::new();
         for (name, how, workers) in KINDS {
             let dials = cluster.pod(name).dials(serving.addresses()).how(how).at_once(workers);
-            asking.push((name, dials.every(Duration::from_micros(500)).in_background().await));
+            dialling.push((name, dials.every(Duration::from_micros(500)).in_background().await));
         }
-        Self { asking, begun: Instant::now() }
+        Self { dialling, started: Instant::now() }
     }
 
     /// The same, and the resolvers of a busy node in addition, some of them in the node's network namespace.
@@ -64,57 +64,57 @@ impl DnsClients {
         let library = cluster.pod("library").start().await;
         library.resolve_by(NAMESPACE, serving.vip.v4.into(), cluster.directory()).await?;
         let dial = Dial { names: vec![IDENTITY_NAME.to_owned()], ..LIBRARY.dial(How::Library) };
-        clients.asking.push((LIBRARY_NAME, library.dial_on(dial).await?));
+        clients.dialling.push((LIBRARY_NAME, library.dial_on(dial).await?));
         let to = serving.addresses().to_vec();
         let stream = cluster.pod("stream").start().await;
         let dial = Dial { to: to.clone(), ..STREAM.dial(How::Stream) };
-        clients.asking.push(("stream", stream.dial_on(dial).await?));
+        clients.dialling.push(("stream", stream.dial_on(dial).await?));
         let host = cluster.pod("host").on_host(0).start().await;
         let dial = Dial { to, ..HOST.dial(How::Stream) };
-        clients.asking.push(("node", host.dial_on(dial).await?));
+        clients.dialling.push(("node", host.dial_on(dial).await?));
         Ok(clients)
     }
 
     pub async fn have_not_failed(&self) -> Result<()> {
-        for (name, asking) in &self.asking {
-            let progress = asking.progress().await?;
+        for (name, dialling) in &self.dialling {
+            let progress = dialling.progress().await?;
             ensure!(progress.failures.is_empty(), "{name}: {progress:?}");
         }
         Ok(())
     }
 
     /// The number of lookups that a server has answered, for each client.
-    pub async fn answered_by(&self, who: &str) -> Result<Vec<u64>> {
+    pub async fn answered_by(&self, server: &str) -> Result<Vec<u64>> {
         let mut counts = Vec::new();
-        for (_, asking) in &self.asking {
-            counts.push(asking.progress().await?.answered_by(who));
+        for (_, dialling) in &self.dialling {
+            counts.push(dialling.progress().await?.answered_by(server));
         }
         Ok(counts)
     }
 
     /// Stops all clients. Errors: a lookup failed, another server answered, or one of these did not. Returns a
     /// summary.
-    pub async fn end(self, who: &[&str]) -> Result<String> {
-        let (mut lines, mut silent, mut rate) = (Vec::new(), who.to_vec(), 0.0);
-        for (name, asking) in self.asking {
-            let report = asking.stop().await?;
+    pub async fn end(self, servers: &[&str]) -> Result<String> {
+        let (mut lines, mut silent, mut rate) = (Vec::new(), servers.to_vec(), 0.0);
+        for (name, dialling) in self.dialling {
+            let report = dialling.stop().await?;
             // Stopped one after another: the others continue while a last lookup waits for its second try.
-            let lookups = report.attempts as f64 / self.begun.elapsed().as_secs_f64();
+            let lookups = report.attempts as f64 / self.started.elapsed().as_secs_f64();
             rate += lookups * if name == LIBRARY_NAME { 2.0 } else { 1.0 };
             lines.push(summary(name, &report, lookups));
-            only(&report, who).with_context(|| format!("{name}: {report:?}"))?;
-            silent.retain(|who| report.answered_by(who) == 0);
+            only(&report, servers).with_context(|| format!("{name}: {report:?}"))?;
+            silent.retain(|server| report.answered_by(server) == 0);
         }
         ensure!(silent.is_empty(), "{silent:?} never answered: {lines:#?}");
-        lines.push(format!("together: {rate:.0} questions/s, second tries not counted"));
+        lines.push(format!("together: {rate:.0} queries/s, second tries not counted"));
         Ok(lines.join("\n"))
     }
 }
 
 fn summary(name: &str, report: &Report, per_second: f64) -> String {
-    let (here, elsewhere) = (report.answered_by(NODE_ANSWER), report.answered_by(ENDPOINT_ANSWER));
+    let (nodes, endpoint) = (report.answered_by(NODE_ANSWER), report.answered_by(ENDPOINT_ANSWER));
     format!(
-        "{name}: {} lookups ({per_second:.0}/s), {here} answered here, {elsewhere} elsewhere, {} failed, {} at the second try; \
+        "{name}: {} lookups ({per_second:.0}/s), {nodes} answered by nodes, {endpoint} by the endpoint, {} failed, {} at the second try; \
          longest silence {:.1} ms, longest lookup {:.1} ms",
         report.attempts,
         report.failed(),

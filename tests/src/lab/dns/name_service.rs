@@ -45,16 +45,16 @@ pub struct DnsService {
 
 impl NameService {
     pub fn new() -> Result<Self> {
-        let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-        let written = Self { directory };
-        written.write("here", NODE_ANSWER)?;
-        written.write("elsewhere", ENDPOINT_ANSWER)?;
-        Ok(written)
+        let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
+        let service = Self { directory };
+        service.write("nodes", NODE_ANSWER)?;
+        service.write("endpoint", ENDPOINT_ANSWER)?;
+        Ok(service)
     }
 
     /// Changes the answer of nodes.
     pub fn change(&self) -> Result<()> {
-        self.write("here", CHANGED_ANSWER)
+        self.write("nodes", CHANGED_ANSWER)
     }
 
     /// Forwards external names to the endpoint, which does not exist yet.
@@ -63,12 +63,12 @@ impl NameService {
         let text = format!(
             "cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n forward . {upstream}\n cache 30\n}}\n"
         );
-        fs::write(self.corefile("here"), text).context("cannot write a Corefile")
+        fs::write(self.corefile("nodes"), text).context("cannot write a Corefile")
     }
 
     /// Configures every agent to serve DNS, also at the Service's address.
     pub fn configure(&self, cluster: Builder) -> Builder {
-        let corefile = format!("--corefile={}", self.corefile("here").display());
+        let corefile = format!("--corefile={}", self.corefile("nodes").display());
         cluster.flag(&corefile).flag(&format!("--dns-service={NAMESPACE}/{NAME}"))
     }
 
@@ -85,27 +85,27 @@ impl NameService {
     fn serve(&self, pod: &Pod, manifests: &Path) -> Result<Process> {
         let mut command = Command::new(portreeve()?);
         command.arg("dns").arg("--manifests").arg(manifests);
-        command.arg("--corefile").arg(self.corefile("elsewhere")).env("NO_COLOR", "1");
+        command.arg("--corefile").arg(self.corefile("endpoint")).env("NO_COLOR", "1");
         for address in pod.addresses.both() {
             let listen = SocketAddr::new(address, Port::new(Protocol::Udp, PORT).target);
             command.arg(format!("--dns-listen={listen}"));
         }
-        let log = fs::File::create(self.directory.path().join("elsewhere.log")).context("cannot log")?;
+        let log = fs::File::create(self.directory.path().join("endpoint.log")).context("cannot log")?;
         command.stdout(log.try_clone()?).stderr(log);
-        Process::start("the server of names in a pod", command, pod.netns(), Some(pod.cgroup()))
+        Process::start("the name server in a pod", command, pod.netns(), Some(pod.cgroup()))
     }
 
-    fn write(&self, whose: &str, answer: &str) -> Result<()> {
-        let (corefile, who) = (self.corefile(whose), IDENTITY_NAME.trim_end_matches('.'));
+    fn write(&self, server: &str, answer: &str) -> Result<()> {
+        let (corefile, name) = (self.corefile(server), IDENTITY_NAME.trim_end_matches('.'));
         // An address of each family: a negative answer would need an SOA record with a TTL.
-        let hosts = format!("hosts /nonexistent {{\n  {answer} {who}\n  2001:db8::1 {who}\n }}");
+        let hosts = format!("hosts /nonexistent {{\n  {answer} {name}\n  2001:db8::1 {name}\n }}");
         let text =
             format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n reload 100ms\n {hosts}\n}}\n");
         fs::write(&corefile, text).with_context(|| format!("cannot write {}", corefile.display()))
     }
 
-    fn corefile(&self, whose: &str) -> PathBuf {
-        self.directory.path().join(format!("Corefile.{whose}"))
+    fn corefile(&self, server: &str) -> PathBuf {
+        self.directory.path().join(format!("Corefile.{server}"))
     }
 }
 

@@ -50,7 +50,7 @@ impl Library {
         let mut libraries = vec![Self::Gnu];
         if standard_library.is_ok_and(|path| Path::new(String::from_utf8_lossy(&path).trim()).is_dir()) {
             let program = directory.join("lookup");
-            let output = program.to_str().context("a path is no text")?;
+            let output = program.to_str().context("the path is not UTF-8")?;
             let built = rustc(&["--edition=2024", "-o", output, LOOKUP])?;
             ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
             libraries.push(Self::Musl(program));
@@ -89,7 +89,8 @@ impl<'a> Resolver<'a> {
         for database in ["ahostsv4", "ahostsv6"] {
             let printed = self.getent(database, name).await?;
             for line in printed.lines() {
-                addresses.insert(first_word(line)?.parse().with_context(|| format!("no address: {line}"))?);
+                addresses
+                    .insert(first_word(line)?.parse().with_context(|| format!("not an address: {line}"))?);
             }
         }
         Ok(addresses)
@@ -102,7 +103,7 @@ impl<'a> Resolver<'a> {
         let found = match library {
             Library::Gnu => self.printed("getent", &[&["ahosts"], &*names].concat()).await?,
             Library::Musl(program) => {
-                self.printed(program.to_str().context("a path is no text")?, &names).await?
+                self.printed(program.to_str().context("the path is not UTF-8")?, &names).await?
             }
         };
         ensure!(!found.is_empty(), "{name} has no address");
@@ -117,7 +118,7 @@ impl<'a> Resolver<'a> {
 
     /// The server's answer to one query.
     pub fn ask(&self, name: &str, kind: RecordType) -> Result<Message> {
-        let name = Name::from_str(name).with_context(|| format!("{name} is no name"))?;
+        let name = Name::from_str(name).with_context(|| format!("{name} is not a name"))?;
         let mut query = Message::new(1, MessageType::Query, OpCode::Query);
         query.add_query(Query::query(name, kind));
         let socket = self.pod.netns().run(|| {
@@ -126,10 +127,12 @@ impl<'a> Resolver<'a> {
         })?;
         socket.set_read_timeout(Some(TIMEOUT)).context("cannot set a time limit")?;
         socket.connect((self.server, DNS_PORT)).context("cannot connect")?;
-        socket.send(&query.to_vec().context("cannot write the question")?).context("cannot ask")?;
+        socket
+            .send(&query.to_vec().context("cannot serialize the query")?)
+            .context("cannot send the query")?;
         let mut answer = [0; 4096];
         let length = socket.recv(&mut answer).with_context(|| format!("{} does not answer", self.server))?;
-        Message::from_vec(answer.get(..length).unwrap_or_default()).context("cannot read the answer")
+        Message::from_vec(answer.get(..length).unwrap_or_default()).context("cannot parse the answer")
     }
 
     /// The output lines of a program that looks names up.
@@ -151,10 +154,11 @@ impl<'a> Resolver<'a> {
         command.arg(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         let what = format!("{program} {} in {}", arguments.join(" "), self.pod.name);
         let mut process = Process::start(&what, command, self.pod.netns(), Some(self.pod.cgroup()))?;
-        let status = timeout(TIMEOUT, process.ended()).await.with_context(|| format!("{what} hangs"))??;
+        let status =
+            timeout(TIMEOUT, process.ended()).await.with_context(|| format!("{what} does not end"))??;
         let mut printed = String::new();
-        let output = process.child().stdout.as_mut().context("its output is missing")?;
-        output.read_to_string(&mut printed).with_context(|| format!("cannot read what {what} says"))?;
+        let output = process.child().stdout.as_mut().context("the output is missing")?;
+        output.read_to_string(&mut printed).with_context(|| format!("cannot read the output of {what}"))?;
         Ok((status, printed))
     }
 }

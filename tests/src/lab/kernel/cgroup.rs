@@ -42,7 +42,7 @@ impl Cgroup {
 
     fn create(path: PathBuf) -> Result<Self> {
         fs::create_dir(&path)
-            .with_context(|| format!("cannot make the cgroup {}: this needs root", path.display()))?;
+            .with_context(|| format!("cannot create the cgroup {}: this needs root", path.display()))?;
         Ok(Self { path })
     }
 }
@@ -50,7 +50,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir(&self.path) {
-            eprintln!("the cgroup {} is left behind: {error}", self.path.display());
+            eprintln!("cannot remove the cgroup {}: {error}", self.path.display());
         }
     }
 }

@@ -59,7 +59,8 @@ impl Ledger {
             let (name, count) = line.split_once(' ')?;
             Some((name.to_owned(), count.trim().parse().ok()?))
         };
-        let entries = lines.map(|line| entry(line).with_context(|| format!("`{line}` is no name and count")));
+        let entries =
+            lines.map(|line| entry(line).with_context(|| format!("`{line}` is not a name and a count")));
         entries.collect::<Result<_>>().map(Ledger)
     }
 }
@@ -89,7 +90,7 @@ pub fn series() -> Result<String> {
     let release = fs::read_to_string(RELEASE).with_context(|| format!("cannot read {RELEASE}"))?;
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    ensure!(!major.is_empty() && !minor.is_empty(), "`{release}` is no version of a kernel");
+    ensure!(!major.is_empty() && !minor.is_empty(), "`{release}` is not a kernel version");
     Ok(format!("{major}.{minor}"))
 }
 
@@ -110,21 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_ledgers_are_read() {
         let counts = ledger(&[("connect4", 356), ("tc_external_ingress", 60_123)]);
-        assert_eq!(Ledger::parse(&counts.to_string()).expect("it is a ledger"), counts);
+        assert_eq!(Ledger::parse(&counts.to_string()).expect("the text is a ledger"), counts);
         for text in ["connect4", "connect4 many", "connect4 1 2"] {
             assert!(Ledger::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn growth_is_noticed() {
+    fn growth_is_reported() {
         /// Name, counts, recorded counts, expected complaints.
         type Case<'a> = (&'a str, &'a [(&'a str, u32)], Option<&'a Ledger>, &'a [&'a str]);
         let recorded = ledger(&[("a", 1000)]);
         let cases: [Case<'_>; 9] = [
-            ("as it was", &[("a", 1000)], Some(&recorded), &[]),
+            ("unchanged", &[("a", 1000)], Some(&recorded), &[]),
             ("five percent", &[("a", 1050)], Some(&recorded), &[]),
             (
                 "more than that",
@@ -142,7 +143,7 @@ mod tests {
             ("one that is gone", &[], Some(&recorded), &["a: there is no such program"]),
             ("a kernel without a ledger", &[("a", 99_999)], None, &[]),
             ("too many", &[("a", 100_001)], None, &["a: 100001 instructions, of at most"]),
-            ("the kernel does not tell", &[("a", 0)], None, &["a: 0 instructions, of at most"]),
+            ("the kernel does not report it", &[("a", 0)], None, &["a: 0 instructions, of at most"]),
         ];
         for (name, now, recorded, want) in cases {
             let complaints = ledger(now).complaints(recorded);

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_dead_process_named_is_an_orphan() {
+    fn only_names_of_dead_processes_are_orphans() {
         let own = unique_name("mine");
         let cases = [
             (own.as_str(), false),

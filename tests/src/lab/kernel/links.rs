@@ -30,7 +30,7 @@ impl LinkedPrograms {
     /// last pin of their links is removed. Meanwhile a query may be redirected by one program, and its reply be
     /// lost for lack of another.
     pub async fn wait_detached(&self) {
-        eventually("the kernel has let go of the programs", async || {
+        eventually("the kernel has freed the programs", async || {
             // A program that cannot be read was just freed.
             let left = loaded_programs().flatten().filter(|program| self.0.contains(&program.id())).count();
             ensure!(left == 0, "{left} of {} are left", self.0.len());

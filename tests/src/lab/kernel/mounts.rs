@@ -15,7 +15,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 pub fn cgroup2() -> Result<PathBuf> {
     find("cgroup2")?
-        .context("there is no cgroup2 mount: `mount -t cgroup2 none /sys/fs/cgroup/unified` makes one")
+        .context("there is no cgroup2 mount; create one with `mount -t cgroup2 none /sys/fs/cgroup/unified`")
 }
 
 /// The machine's bpffs. One that is mounted here stays mounted, as on every node.
@@ -25,7 +25,7 @@ pub fn bpffs() -> Result<PathBuf> {
     if let Some(path) = find("bpf")? {
         return Ok(path);
     }
-    ensure!(Path::new(BPFFS).is_dir(), "there is no {BPFFS} to mount a bpffs at");
+    ensure!(Path::new(BPFFS).is_dir(), "there is no directory {BPFFS} to mount a bpffs at");
     mount(Some("bpffs"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .with_context(|| format!("cannot mount a bpffs at {BPFFS}: this needs root"))?;
     Ok(PathBuf::from(BPFFS))
@@ -51,7 +51,8 @@ impl PinDir {
         let root = bpffs()?;
         leftovers::sweep(&root, leftovers::remove_directory);
         let path = root.join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot make the pin directory {}", path.display()))?;
+        fs::create_dir(&path)
+            .with_context(|| format!("cannot create the pin directory {}", path.display()))?;
         Ok(Self { path })
     }
 
@@ -63,7 +64,7 @@ impl PinDir {
 impl Drop for PinDir {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            eprintln!("the pins in {} are left behind: {error}", self.path.display());
+            eprintln!("cannot remove the pins in {}: {error}", self.path.display());
         }
     }
 }

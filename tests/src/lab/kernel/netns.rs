@@ -78,11 +78,11 @@ impl Netns {
     pub async fn create() -> Result<Self> {
         let file = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)
-                .context("cannot make a network namespace: this needs root (CAP_SYS_ADMIN)")?;
+                .context("cannot create a network namespace: this needs root (CAP_SYS_ADMIN)")?;
             File::open("/proc/thread-self/ns/net").context("cannot open the new network namespace")
         })
         .join()
-        .map_err(|_| anyhow!("the thread that makes a network namespace panicked"))??;
+        .map_err(|_| anyhow!("the thread that creates a network namespace panicked"))??;
         let netns = Self { file };
         netns.set(SETTINGS)?;
         netns.netlink()?.up("lo").await?;
@@ -147,13 +147,18 @@ pub struct Netlink<'a> {
 impl Netlink<'_> {
     pub async fn bridge(&self, name: &str) -> Result<()> {
         let link = LinkBridge::new(name).address(BRIDGE_MAC.into()).build();
-        self.handle.link().add(link).execute().await.with_context(|| format!("cannot make bridge {name}"))?;
+        self.handle
+            .link()
+            .add(link)
+            .execute()
+            .await
+            .with_context(|| format!("cannot create bridge {name}"))?;
         self.up(name).await
     }
 
     /// Creates a veth pair, `name` here and `peer` in `other`, both up.
     pub async fn veth(&self, name: &str, peer: &str, other: &Netlink<'_>) -> Result<()> {
-        let what = || format!("cannot make veth {name} with peer {peer}");
+        let what = || format!("cannot create veth {name} with peer {peer}");
         self.handle.link().add(LinkVeth::new(name, peer).build()).execute().await.with_context(what)?;
         let moved = LinkUnspec::new_with_name(peer).setns_by_fd(other.netns.as_fd().as_raw_fd()).build();
         self.handle.link().set(moved).execute().await.with_context(what)?;
@@ -166,12 +171,12 @@ impl Netlink<'_> {
     /// Waits until a device that is up transmits packets: until the kernel has processed the carrier of the peer,
     /// it drops them without an error.
     async fn wait_for_carrier(&self, name: &str) -> Result<()> {
-        within(TIMEOUT, &format!("{name} wait_for_carrier packets"), async || {
+        within(TIMEOUT, &format!("{name} has a carrier"), async || {
             let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
             let link = links.try_next().await?.with_context(|| format!("there is no device {name}"))?;
             let is_up = link.attributes.contains(&LinkAttribute::OperState(State::Up));
             let drops = link.attributes.contains(&LinkAttribute::Qdisc("noop".to_owned()));
-            ensure!(is_up && !drops, "it does not yet");
+            ensure!(is_up && !drops, "it does not transmit packets yet");
             Ok(())
         })
         .await
@@ -187,7 +192,7 @@ impl Netlink<'_> {
     pub async fn vxlan(&self, name: &str, local: Ipv4Addr, mac: Mac) -> Result<()> {
         let link = LinkVxlan::new(name, 1).local(local).port(VXLAN_PORT).learning(false).address(mac.into());
         let request = self.handle.link().add(link.build());
-        request.execute().await.with_context(|| format!("cannot make the tunnel {name}"))?;
+        request.execute().await.with_context(|| format!("cannot create the tunnel {name}"))?;
         self.up(name).await
     }
 

@@ -21,7 +21,7 @@ struct Setting {
 
 /// Disables TX checksum offload: frames leave the device with complete checksums.
 pub fn fill_checksums(netns: &Netns, device: &str) -> Result<()> {
-    let what = || format!("cannot make {device} fill in checksums");
+    let what = || format!("cannot disable TX checksum offload of {device}");
     netns.run(|| set(device, Setting { command: SET_TX_CHECKSUMS, value: 0 }).with_context(what))
 }
 

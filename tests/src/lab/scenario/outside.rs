@@ -118,7 +118,7 @@ pub async fn check_all_frontends(fixture: &OutsideFixture) {
             let row = ServiceRow { policy, backends, frontends: Frontends::new(number) };
             let name = format!(
                 "{policy:?}-{}",
-                if backends.is_empty() { "nobody".to_owned() } else { backends.join("-") }
+                if backends.is_empty() { "no-backend".to_owned() } else { backends.join("-") }
             );
             services.push(fixture.service(&name.to_lowercase(), &row).await);
             flows.extend(fixture.flows(&name, &row));

@@ -138,7 +138,7 @@ impl<'a> RunningExample<'a> {
     pub async fn start_requests(&self) -> Result<()> {
         let names: BTreeSet<_> = self.requests.iter().flat_map(|request| request.names).copied().collect();
         let names: Vec<_> = names.into_iter().collect();
-        self.wait_answered(&names, "somebody answers", |report| report.failures.is_empty()).await?;
+        self.wait_answered(&names, "a server answers", |report| report.failures.is_empty()).await?;
         for pod in self.cluster.all_pods() {
             self.start_requests_of(pod).await?;
         }
@@ -217,7 +217,7 @@ impl RunningExample<'_> {
         }
         for port in draining {
             let drained = timeout(scaled(TIMEOUT), pod.drain(Protocol::Tcp, port, IDLE)).await;
-            drained.with_context(|| format!("{name} is dialled at {port} still"))??;
+            drained.with_context(|| format!("{name} still has connections at port {port}"))??;
         }
         self.unlist(name)?;
         self.cluster.remove_pod(name);

@@ -40,7 +40,7 @@ pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Ve
             sleep(REST).await;
         }
     }
-    (Err(Failure("there is no name to dial".to_owned())), failed_tries)
+    (Err(Failure("no name to dial".to_owned())), failed_tries)
 }
 
 /// The name that failed.

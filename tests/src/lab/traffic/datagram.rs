@@ -52,7 +52,7 @@ pub(super) async fn receive(socket: &UdpSocket, within_ms: u64) -> Result<Action
     let mut buffer = vec![0; 65_536];
     let received = timeout(Duration::from_millis(within_ms), socket.recv_from(&mut buffer)).await;
     let (length, from) = received
-        .map_err(|_| format!("receive: nothing came within {within_ms} ms"))?
+        .map_err(|_| format!("receive: no datagram within {within_ms} ms"))?
         .map_err(|error| format!("receive: {}", error_name(&error)))?;
     let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
     Ok(ActionOutput::Datagram { from, text })

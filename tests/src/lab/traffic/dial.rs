@@ -96,7 +96,7 @@ impl Dialling {
     }
 
     fn look_up_alone(&self, turn: usize) -> Result<Answered, Failure> {
-        let nothing = || Failure("there is nothing to dial".to_owned());
+        let nothing = || Failure("no target to dial".to_owned());
         if self.order.how == How::Library {
             return threaded::by_the_library(in_turn(&self.order.names, turn).ok_or_else(nothing)?);
         }
@@ -143,7 +143,9 @@ impl Dialling {
             How::MappedTcp => tcp(self.order.from, mapped(to), deadline).await,
             How::Http => http(to, deadline).await,
             How::ConnectedUdp => connected_udp(to, deadline).await,
-            How::ByName | How::Library | How::Stream => Err(Failure("that is not how to dial".to_owned())),
+            How::ByName | How::Library | How::Stream => {
+                Err(Failure("not a mode of dialling an address".to_owned()))
+            }
             How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, deadline).await,
             How::Lookup(how) => look_up(how, to, Duration::from_millis(self.order.timeout_ms)).await,
             How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, deadline).await,
@@ -277,7 +279,7 @@ async fn unconnected_udp(
             continue;
         }
         if from != to {
-            return Err(Failure(format!("receive: the answer came from {from}, not from {to}")));
+            return Err(Failure(format!("receive: answer from {from} instead of {to}")));
         }
         return answered(&text, None);
     }

@@ -46,6 +46,6 @@ pub(super) fn answered(text: &str, peer: Option<SocketAddr>) -> Result<Answered,
             let source = words.next().and_then(|word| word.parse().ok());
             Ok(Answered { name: name.to_owned(), generation, peer, source })
         }
-        _ => Err(Failure(format!("exchange: `{text}` is no answer"))),
+        _ => Err(Failure(format!("exchange: unexpected answer `{text}`"))),
     }
 }

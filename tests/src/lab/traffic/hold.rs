@@ -84,10 +84,10 @@ impl Connection {
         let name = self.word(&word).await?;
         let peer = self.stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
         if peer != self.peer {
-            return Err(Failure(format!("getpeername: {peer} in place of {}", self.peer)));
+            return Err(Failure(format!("getpeername: {peer} instead of {}", self.peer)));
         }
         if name != self.name {
-            return Err(Failure(format!("echo: {name} answers in place of {}", self.name)));
+            return Err(Failure(format!("echo: {name} answers instead of {}", self.name)));
         }
         Ok(self.answered())
     }
@@ -98,7 +98,7 @@ impl Connection {
         answer
             .strip_suffix(word)
             .map(|name| name.trim_end().to_owned())
-            .ok_or_else(|| Failure(format!("echo: `{answer:.80}` is no answer to `{word:.80}`")))
+            .ok_or_else(|| Failure(format!("echo: unexpected answer `{answer:.80}` to `{word:.80}`")))
     }
 
     fn answered(&self) -> Answered {

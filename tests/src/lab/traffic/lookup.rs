@@ -24,20 +24,20 @@ pub(super) const TRIES: usize = 2;
 pub const IDENTITY_NAME: &str = "who.example.";
 
 /// Looks up the server's address at `to`. Returns it as text.
-pub async fn look_up(how: Lookup, to: SocketAddr, timeout_: Duration) -> Result<Answered, Failure> {
+pub async fn look_up(how: Lookup, to: SocketAddr, limit: Duration) -> Result<Answered, Failure> {
     let mut socket = None;
     let mut failure = Failure("no try".to_owned());
     for _ in 0..TRIES {
         let answer = match how {
-            Lookup::Tcp => match attempt(timeout_, over_tcp(to)).await {
+            Lookup::Tcp => match attempt(limit, over_tcp(to)).await {
                 // glibc treats a reset as the end of a server, and reconnects within the same try.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    attempt(timeout_, over_tcp(to)).await
+                    attempt(limit, over_tcp(to)).await
                 }
                 answer => answer,
             },
             Lookup::ConnectedUdp | Lookup::UnconnectedUdp => {
-                attempt(timeout_, over_udp(how, to, &mut socket)).await
+                attempt(limit, over_udp(how, to, &mut socket)).await
             }
         };
         match answer {
@@ -54,8 +54,8 @@ pub async fn look_up(how: Lookup, to: SocketAddr, timeout_: Duration) -> Result<
     Err(failure)
 }
 
-async fn attempt(timeout_: Duration, work: impl Future<Output = io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
-    timeout(timeout_, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn attempt(limit: Duration, work: impl Future<Output = io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn over_udp(how: Lookup, to: SocketAddr, kept: &mut Option<UdpSocket>) -> io::Result<Vec<u8>> {

@@ -59,14 +59,14 @@ fn allow_many_connections() -> Result<()> {
 }
 
 async fn serve_requests() -> Result<()> {
-    let input = pipe::Receiver::from_file(duplicate(io::stdin())?).context("the input is no pipe")?;
-    let output = pipe::Sender::from_file(duplicate(io::stdout())?).context("the output is no pipe")?;
+    let input = pipe::Receiver::from_file(duplicate(io::stdin())?).context("the input is not a pipe")?;
+    let output = pipe::Sender::from_file(duplicate(io::stdout())?).context("the output is not a pipe")?;
     let (answers, queue) = mpsc::unbounded_channel();
     tokio::spawn(write(output, queue));
     let state = Arc::new(State::default());
     let mut lines = BufReader::new(input).lines();
-    while let Some(line) = lines.next_line().await.context("cannot read orders")? {
-        let Request { id, order } = serde_json::from_str(&line).context("cannot understand an order")?;
+    while let Some(line) = lines.next_line().await.context("cannot read requests")? {
+        let Request { id, order } = serde_json::from_str(&line).context("cannot parse a request")?;
         let (state, answers) = (Arc::clone(&state), answers.clone());
         tokio::spawn(async move {
             let answer = state.run_action(id, order).await;
@@ -121,7 +121,7 @@ impl State {
                 let released = self.held.lock().await.remove(&of);
                 released
                     .map(|_| ActionOutput::Done)
-                    .ok_or_else(|| format!("nothing is held for request {of}"))
+                    .ok_or_else(|| format!("no connections are held for request {of}"))
             }
             Action::Datagram(order) => self.datagram(id, order).await,
         }
@@ -136,13 +136,13 @@ impl State {
 
     async fn stop(&self, protocol: Protocol, port: u16) -> ActionResult {
         let server = self.servers.lock().await.remove(&(protocol, port));
-        server.ok_or_else(|| format!("nothing is served on port {port}"))?.stop().await;
+        server.ok_or_else(|| format!("no server on port {port}"))?.stop().await;
         Ok(ActionOutput::Done)
     }
 
     async fn drain(&self, protocol: Protocol, port: u16, idle: Duration) -> ActionResult {
         let server = self.servers.lock().await.remove(&(protocol, port));
-        server.ok_or_else(|| format!("nothing is served on port {port}"))?.drain(idle).await;
+        server.ok_or_else(|| format!("no server on port {port}"))?.drain(idle).await;
         Ok(ActionOutput::Done)
     }
 
@@ -156,12 +156,12 @@ impl State {
 
     async fn dialling(&self, of: u64) -> Result<Arc<Dialling>, String> {
         let dialling = self.dialling.lock().await.get(&of).cloned();
-        dialling.ok_or_else(|| format!("request {of} dials no more"))
+        dialling.ok_or_else(|| format!("request {of} does not dial"))
     }
 
     async fn echo(&self, of: u64, bytes: usize) -> ActionResult {
         let mut held = self.held.lock().await;
-        let held = held.get_mut(&of).ok_or_else(|| format!("nothing is held for request {of}"))?;
+        let held = held.get_mut(&of).ok_or_else(|| format!("no connections are held for request {of}"))?;
         Ok(ActionOutput::Report(Box::new(held.echo(bytes).await)))
     }
 

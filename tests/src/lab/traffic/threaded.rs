@@ -42,11 +42,11 @@ pub fn by_the_library(name: &str) -> Result<Answered, Failure> {
 }
 
 /// The query and the retries of a resolver, without the rest of it. Each lookup has its own socket.
-pub fn plainly(to: SocketAddr, timeout_: Duration) -> Result<Answered, Failure> {
+pub fn plainly(to: SocketAddr, limit: Duration) -> Result<Answered, Failure> {
     let mut socket = None;
     let mut failure = Failure("no try".to_owned());
     for _ in 0..TRIES {
-        match attempt(&mut socket, to, timeout_) {
+        match attempt(&mut socket, to, limit) {
             Ok(answer) => return answered(&answer),
             Err(error) => {
                 // A new socket after an error, the same one after a timeout.
@@ -60,10 +60,10 @@ pub fn plainly(to: SocketAddr, timeout_: Duration) -> Result<Answered, Failure> 
     Err(failure)
 }
 
-fn attempt(kept: &mut Option<UdpSocket>, to: SocketAddr, timeout_: Duration) -> io::Result<Vec<u8>> {
+fn attempt(kept: &mut Option<UdpSocket>, to: SocketAddr, limit: Duration) -> io::Result<Vec<u8>> {
     let socket = match kept {
         Some(socket) => socket,
-        None => kept.insert(open(to, timeout_)?),
+        None => kept.insert(open(to, limit)?),
     };
     let question = question();
     socket.send(&question)?;
@@ -77,12 +77,12 @@ fn attempt(kept: &mut Option<UdpSocket>, to: SocketAddr, timeout_: Duration) -> 
     }
 }
 
-fn open(to: SocketAddr, timeout_: Duration) -> io::Result<UdpSocket> {
+fn open(to: SocketAddr, limit: Duration) -> io::Result<UdpSocket> {
     let socket = match to {
         SocketAddr::V4(_) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)),
     }?;
-    socket.set_read_timeout(Some(timeout_))?;
+    socket.set_read_timeout(Some(limit))?;
     socket.connect(to)?;
     Ok(socket)
 }

@@ -6,11 +6,11 @@ use serde_json::Value;
 
 pub(super) async fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
     let text = succeeded(method, path, request(client, method, path, body).await?)?;
-    serde_json::from_str(&text).with_context(|| format!("{method} {path} is answered with {text}"))
+    serde_json::from_str(&text).with_context(|| format!("{method} {path} returned {text}"))
 }
 
 pub(super) fn succeeded(method: &str, path: &str, (code, text): (u16, String)) -> Result<String> {
-    ensure!((200..300).contains(&code), "{method} {path} is answered with {code}: {text}");
+    ensure!((200..300).contains(&code), "{method} {path} returned {code}: {text}");
     Ok(text)
 }
 

@@ -33,7 +33,7 @@ impl ServerNetns {
 
     pub fn inside(netns: &Arc<Netns>) -> Result<Self> {
         let target = Arc::clone(netns);
-        let enter = move || setns(&*target, CloneFlags::CLONE_NEWNET).expect("whoever made it may enter it");
+        let enter = move || setns(&*target, CloneFlags::CLONE_NEWNET).expect("its creator may enter it");
         let runtime =
             Builder::new_multi_thread().worker_threads(1).enable_all().on_thread_start(enter).build()?;
         Ok(Self { netns: Some(Arc::clone(netns)), runtime: Some(runtime) })
@@ -81,7 +81,7 @@ impl ServerNetns {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let runtime = self.runtime.as_ref().context("the netns is closed")?;
+        let runtime = self.runtime.as_ref().context("the runtime is shut down")?;
         runtime.spawn(work).await.context("a thread inside panicked")?
     }
 }

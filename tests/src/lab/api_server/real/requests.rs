@@ -80,7 +80,7 @@ impl RealApiServer {
         let etcd = self.netns.anonymous_client(&format!("http://127.0.0.1:{}", self.etcd_port))?;
         let work = async move {
             let found = ask(&etcd, "POST", "/v3/kv/range", &json!({"key": "AA=="})).await?;
-            let revision = found.pointer("/header/revision").context("etcd tells no revision")?;
+            let revision = found.pointer("/header/revision").context("etcd reports no revision")?;
             ask(&etcd, "POST", "/v3/kv/compaction", &json!({"revision": revision, "physical": true})).await
         };
         self.netns.run(work).await.map(drop)

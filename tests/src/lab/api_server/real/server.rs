@@ -130,7 +130,7 @@ impl RealApiServer {
         let mut running = Running { process, client };
         let ready = tokio::select! {
             ready = is_ready(&self.netns, &running.client) => ready,
-            status = running.process.ended() => Err(anyhow!("it ended: {}", status?)),
+            status = running.process.ended() => Err(anyhow!("the process ended: {}", status?)),
         };
         ready.with_context(|| {
             format!("the API server does not start; its log ends with\n{}", tail(&log, 20))
