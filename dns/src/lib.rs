@@ -1,5 +1,8 @@
 //! Cluster DNS from Services and their endpoints.
 
+#[macro_use]
+mod named_enum;
+
 pub mod cluster;
 pub mod config;
 pub mod corefile;

@@ -1,67 +1,37 @@
-//! What questions are about, in the few words that somebody wants to hear who looks for where they come from.
+//! Topics of queries: a few words for operators who look for the source of a load.
 
 use crate::cluster::name::QueryName;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Topic {
-    /// A Service with an address of its own, its ports and endpoints.
-    Service,
-    /// A headless Service, its ports and endpoints.
-    Headless,
-    /// A Service that stands for another name.
-    Alias,
-    /// A pod, by its address.
-    Pod,
-    /// The name of an address.
-    Reverse,
-    /// The cluster's domain: its namespaces and fixed names, and everything in it before it is known what there is.
-    Domain,
-    /// What could be there and is not: in a namespace that there is, or below a Service that there is.
-    Absent,
-    /// Below the cluster's domain, and nothing that could be there: what search lists make of other names.
-    Search,
-    /// What the server knows by itself or by its configuration.
-    Local,
-    /// What others know.
-    External,
-    /// No question that is answered: malformed, of another class, a transfer.
-    Invalid,
+named_enum! {
+    /// The subject of a query, for query statistics.
+    pub enum Topic {
+        /// A Service with a cluster IP, its ports and endpoints.
+        Service = "service",
+        /// A headless Service, its ports and endpoints.
+        Headless = "headless",
+        /// A Service of type ExternalName.
+        Alias = "alias",
+        /// A pod, by its address.
+        Pod = "pod",
+        /// The name of an address.
+        Reverse = "reverse",
+        /// The cluster domain: its namespaces and fixed names, and all names in it before the first sync.
+        Domain = "domain",
+        /// A missing name in an existing namespace, or below an existing Service.
+        Absent = "absent",
+        /// A name below the cluster domain that cannot exist: an expansion of the search list.
+        Search = "search",
+        /// A name answered by a local plugin.
+        Local = "local",
+        /// A name of another zone.
+        External = "external",
+        /// A request that is not answered: malformed, of another class, a zone transfer.
+        Invalid = "invalid",
+    }
 }
 
-pub const TOPIC_COUNT: usize = 11;
-
 impl Topic {
-    pub const ALL: [Self; TOPIC_COUNT] = [
-        Self::Service,
-        Self::Headless,
-        Self::Alias,
-        Self::Pod,
-        Self::Reverse,
-        Self::Domain,
-        Self::Absent,
-        Self::Search,
-        Self::Local,
-        Self::External,
-        Self::Invalid,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Headless => "headless",
-            Self::Alias => "alias",
-            Self::Pod => "pod",
-            Self::Reverse => "reverse",
-            Self::Domain => "domain",
-            Self::Absent => "absent",
-            Self::Search => "search",
-            Self::Local => "local",
-            Self::External => "external",
-            Self::Invalid => "invalid",
-        }
-    }
-
-    /// Of a name that is not answered from the cluster.
+    /// The topic of a name outside the cluster's data.
     pub fn of_foreign_name(name: &QueryName) -> Self {
         let end = name.label_count();
         let is_reverse =
@@ -74,13 +44,6 @@ impl Topic {
 mod tests {
     use super::*;
     use crate::cluster::name::Name;
-
-    #[test]
-    fn every_topic_has_its_place() {
-        for (at, topic) in Topic::ALL.into_iter().enumerate() {
-            assert_eq!(topic as usize, at, "{topic:?}");
-        }
-    }
 
     #[test]
     fn what_others_know_is_a_name_or_an_address() {

@@ -23,7 +23,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector, exponential_buckets,
 };
-pub use queries::{QueryMetrics, Transport};
+pub use queries::{Plugin, QueryMetrics, Transport};
 
 use crate::observe::clients::Clients;
 

@@ -10,7 +10,8 @@ use crate::{
     cluster::name::QueryName,
     config::Zones,
     corefile::{CorefileError, Statement},
-    resolve::reply::{Origin, Reply},
+    observe::metrics::Plugin,
+    resolve::reply::Reply,
 };
 
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl LocalPlugin for Any {
         }
         let data = HINFO::new("ANY obsoleted".to_owned(), "See RFC 8482".to_owned());
         let answers = vec![Record::from_rdata(question.name().clone(), TTL, RData::HINFO(data))];
-        Some(Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Any) })
+        Some(Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Plugin::Any) })
     }
 
     fn may_answer(&self, _name: &QueryName, qtype: RecordType) -> bool {

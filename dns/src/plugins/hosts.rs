@@ -24,8 +24,8 @@ use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, zones_or},
     file_watcher::FileWatcher,
-    observe::metrics::HostsMetrics,
-    resolve::reply::{Origin, Reply},
+    observe::metrics::{HostsMetrics, Plugin},
+    resolve::reply::Reply,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -175,9 +175,9 @@ impl LocalPlugin for HostsPlugin {
         }
         if answers.is_empty() && !table.has(&name) {
             let leads_on = config.fallthrough.contains(&name);
-            return (!leads_on).then(|| Reply::from_plugin(ResponseCode::NXDomain, Origin::Hosts));
+            return (!leads_on).then(|| Reply::from_plugin(ResponseCode::NXDomain, Plugin::Hosts));
         }
-        Some(Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Hosts) })
+        Some(Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Plugin::Hosts) })
     }
 }
 

@@ -15,7 +15,8 @@ use crate::{
     cluster::name::QueryName,
     config::Zones,
     corefile::{CorefileError, Statement},
-    resolve::reply::{Origin, Reply},
+    observe::metrics::Plugin,
+    resolve::reply::Reply,
 };
 
 #[derive(Debug)]
@@ -128,7 +129,7 @@ fn below(question: &Query, zone: Name, exists: bool, data: &[RData]) -> Reply {
         true => vec![Record::from_rdata(zone.clone(), TTL, soa(&zone))],
         false => Vec::new(),
     };
-    Reply { answers, authorities, ..Reply::from_plugin(rcode, Origin::Local) }
+    Reply { answers, authorities, ..Reply::from_plugin(rcode, Plugin::Local) }
 }
 
 fn soa(zone: &Name) -> RData {

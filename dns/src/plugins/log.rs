@@ -18,13 +18,14 @@ pub struct Log {
     pub classes: Vec<Class>,
 }
 
-/// What an answer comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    Success,
-    /// There is no such name, or nothing of that type.
-    Denial,
-    Error,
+named_enum! {
+    /// The class of a reply, as CoreDNS sorts them.
+    pub enum Class {
+        Success = "success",
+        /// NXDOMAIN or NODATA.
+        Denial = "denial",
+        Error = "error",
+    }
 }
 
 impl Log {
@@ -43,8 +44,6 @@ impl Log {
 }
 
 impl Class {
-    pub const ALL: [Self; 3] = [Self::Success, Self::Denial, Self::Error];
-
     #[expect(clippy::wildcard_enum_match_arm, reason = "all others are errors")]
     fn of(answer: &Message) -> Self {
         let has_soa = || answer.authorities.iter().any(|record| record.record_type() == RecordType::SOA);
@@ -114,13 +113,13 @@ fn parts(statement: &Statement) -> (&[Word], Option<&Word>) {
     }
 }
 
-fn classes(word: &Word) -> Result<&'static [Class], CorefileError> {
-    match word.text.as_str() {
-        "success" => Ok(&[Class::Success]),
-        "denial" => Ok(&[Class::Denial]),
-        "error" => Ok(&[Class::Error]),
-        "all" => Ok(&Class::ALL),
-        _ => Err(word.refuse("the classes are `success`, `denial`, `error` and `all`")),
+fn classes(word: &Word) -> Result<Vec<Class>, CorefileError> {
+    if word.text == "all" {
+        return Ok(Class::ALL.to_vec());
+    }
+    match Class::ALL.into_iter().find(|class| class.name() == word.text) {
+        Some(class) => Ok(vec![class]),
+        None => Err(word.refuse("the classes are `success`, `denial`, `error` and `all`")),
     }
 }
 

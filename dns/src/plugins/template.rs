@@ -12,8 +12,8 @@ use super::directive::{Directive, LocalPlugin, PluginContext};
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, Word, zones_or},
-    observe::metrics::TemplateMetrics,
-    resolve::reply::{Origin, Reply},
+    observe::metrics::{Plugin, TemplateMetrics},
+    resolve::reply::Reply,
 };
 
 #[derive(Debug, Clone)]
@@ -205,7 +205,7 @@ fn answer(templates: &[Template], question: &Query) -> Option<Expansion> {
             return Some(expanded(template, &Facts { question, name: &text, zone, captures }));
         }
         if !template.fallthrough.contains(&name) {
-            let reply = Reply::from_plugin(ResponseCode::ServFail, Origin::Template);
+            let reply = Reply::from_plugin(ResponseCode::ServFail, Plugin::Template);
             return Some(Expansion { reply, failed_records: 0 });
         }
     }
@@ -233,7 +233,7 @@ fn expanded(template: &Template, facts: &Facts<'_>) -> Expansion {
         answers: records(&template.answers),
         authorities: records(&template.authorities),
         additionals: records(&template.additionals),
-        ..Reply::from_plugin(template.rcode, Origin::Template)
+        ..Reply::from_plugin(template.rcode, Plugin::Template)
     };
     let wanted = template.answers.len() + template.authorities.len() + template.additionals.len();
     let failed_records = wanted - reply.answers.len() - reply.authorities.len() - reply.additionals.len();
@@ -241,7 +241,7 @@ fn expanded(template: &Template, facts: &Facts<'_>) -> Expansion {
     let reply = if failed_records == 0 {
         reply
     } else {
-        Reply::from_plugin(ResponseCode::ServFail, Origin::Template)
+        Reply::from_plugin(ResponseCode::ServFail, Plugin::Template)
     };
     Expansion { reply, failed_records }
 }

@@ -11,6 +11,8 @@
 //!
 //! A query that loops back to this server joins the same query in flight, so a loop does not multiply queries.
 
+mod context;
+mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 mod hedge;
@@ -31,38 +33,22 @@ mod upstream_query;
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+pub use context::{OwnAddresses, ServerContext};
 use hickory_server::proto::{op::Query, rr::LowerName};
 use in_flight::InFlight;
 pub use loops::LoopDetector;
 use prometheus::IntCounter;
-pub use rule::OwnAddresses;
 use rule::{Rule, RuleResult};
 pub use tls::TlsError;
 
 use crate::{
     config::{self, Verify},
-    observe::{
-        heartbeat::Heartbeat,
-        metrics::{CacheMetrics, Metrics},
-    },
+    observe::metrics::CacheMetrics,
     resolve::{
         cache::{Cache, CacheKey, CacheLookup, Popularity, Stale},
         reply::{QueryFlags, Reply},
     },
 };
-
-/// The state that all blocks of a server share.
-#[derive(Debug, Clone, Default)]
-pub struct ServerContext {
-    pub metrics: Arc<Metrics>,
-    /// The addresses of this server, according to its sockets: never forwarded to.
-    pub own: Arc<ArcSwap<OwnAddresses>>,
-    pub loops: Arc<LoopDetector>,
-    /// Whether to probe upstreams for forwarding loops.
-    pub detect_loops: bool,
-    pub heartbeat: Heartbeat,
-}
 
 /// The rules and the cache of one server block.
 #[derive(Debug, Clone)]

@@ -11,6 +11,8 @@ use hickory_server::proto::{
     },
 };
 
+use crate::observe::metrics::Plugin;
+
 /// The flags of a query that an upstream needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct QueryFlags {
@@ -40,34 +42,8 @@ pub struct Reply {
     pub additionals: Vec<Record>,
     /// Extended DNS errors (RFC 8914), for clients that speak EDNS.
     pub errors: Vec<EdnsOption>,
-    pub origin: Origin,
-}
-
-/// The source of a reply: the label `plugin` of the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    Upstream,
-    Cache,
-    Hosts,
-    Template,
-    Local,
-    Any,
-    /// The server itself: no plugin answered.
-    Here,
-}
-
-impl Origin {
-    pub fn plugin(self) -> &'static str {
-        match self {
-            Self::Upstream => "forward",
-            Self::Cache => "cache",
-            Self::Hosts => "hosts",
-            Self::Template => "template",
-            Self::Local => "local",
-            Self::Any => "any",
-            Self::Here => "",
-        }
-    }
+    /// The source of the reply.
+    pub plugin: Plugin,
 }
 
 /// Info codes of extended DNS errors (RFC 8914, section 4).
@@ -109,13 +85,13 @@ impl Reply {
             authorities: Vec::new(),
             additionals: Vec::new(),
             errors: Vec::new(),
-            origin: Origin::Here,
+            plugin: Plugin::None,
         }
     }
 
     /// An authoritative reply without records.
-    pub(crate) fn from_plugin(rcode: ResponseCode, origin: Origin) -> Self {
-        Self { authoritative: true, origin, ..Self::failed(rcode) }
+    pub(crate) fn from_plugin(rcode: ResponseCode, plugin: Plugin) -> Self {
+        Self { authoritative: true, plugin, ..Self::failed(rcode) }
     }
 
     pub(crate) fn with_error(mut self, info: ExtendedError) -> Self {
@@ -137,7 +113,7 @@ impl Reply {
             authorities: message.authorities,
             additionals: message.additionals,
             errors: errors.into_iter().collect(),
-            origin: Origin::Upstream,
+            plugin: Plugin::Forward,
         };
         reply.restore_case(question);
         let Self { answers, authorities, additionals, .. } = &mut reply;

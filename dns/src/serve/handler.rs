@@ -25,7 +25,7 @@ use crate::{
         snapshot::{Published, Snapshot},
         topic::Topic,
     },
-    observe::metrics::{QueryMetrics, Transport},
+    observe::metrics::{Plugin, QueryMetrics, Transport},
     plugins::{PluginContext, ServerBlock, log::Log},
     resolve::{
         forward::{Forwarder, ServerContext, TlsError},
@@ -44,8 +44,6 @@ use random::below;
 use response::Response;
 pub use wire::encode;
 
-/// The metrics label `plugin` of answers from the cluster.
-const KUBERNETES: &str = "kubernetes";
 /// Limit of CNAME steps from one plugin or block to another.
 const MAX_CHAIN: usize = 4;
 
@@ -276,8 +274,10 @@ impl Handler {
         response.topic = answer.topic;
         response.add_answer(&answer, None, authority, snapshot);
         match answer.target {
-            Some(target) => self.follow_chain(response, target.to_hickory(), (block, KUBERNETES), snapshot),
-            None => Handled::Reply(response.finish(&block.metrics, KUBERNETES)),
+            Some(target) => {
+                self.follow_chain(response, target.to_hickory(), (block, Plugin::Kubernetes), snapshot)
+            }
+            None => Handled::Reply(response.finish(&block.metrics, Plugin::Kubernetes)),
         }
     }
 
@@ -287,7 +287,7 @@ impl Handler {
         &self,
         mut response: Response,
         mut target: HickoryName,
-        (block, plugin): (&Arc<Block>, &'static str),
+        (block, plugin): (&Arc<Block>, Plugin),
         snapshot: &Snapshot,
     ) -> Handled {
         for _ in 0..MAX_CHAIN {

@@ -9,39 +9,27 @@ use std::{
 
 use hickory_server::proto::op::ResponseCode;
 
-use crate::cluster::topic::{TOPIC_COUNT, Topic};
+use crate::cluster::topic::Topic;
 
 /// The threshold of a slow query, above any round-trip time on earth: a query was retried, or a server is
 /// overloaded. It is also a bucket bound of the histograms.
 pub const SLOW: Duration = Duration::from_millis(256);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// REFUSED, FORMERR, NOTIMP or BADVERS.
-    Refused,
-    /// SERVFAIL.
-    Failed,
-    /// Answered after more than [`SLOW`].
-    Slow,
-}
-
-const TROUBLE_COUNT: usize = 3;
-
-impl Trouble {
-    pub const ALL: [Self; TROUBLE_COUNT] = [Self::Refused, Self::Failed, Self::Slow];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-            Self::Slow => "slow",
-        }
+named_enum! {
+    /// A flaw of an answer, for query statistics.
+    pub enum Trouble {
+        /// REFUSED, FORMERR, NOTIMP or BADVERS.
+        Refused = "refused",
+        /// SERVFAIL.
+        Failed = "failed",
+        /// Answered after more than [`SLOW`].
+        Slow = "slow",
     }
 }
 
 /// The troubles of one query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Troubles([bool; TROUBLE_COUNT]);
+pub struct Troubles([bool; Trouble::COUNT]);
 
 impl Troubles {
     #[expect(clippy::wildcard_enum_match_arm, reason = "all other rcodes are answers")]
@@ -60,8 +48,8 @@ impl Troubles {
 /// Counters that several threads may increment.
 #[derive(Debug, Default)]
 pub struct Counters {
-    topics: [AtomicU64; TOPIC_COUNT],
-    troubles: [AtomicU64; TROUBLE_COUNT],
+    topics: [AtomicU64; Topic::COUNT],
+    troubles: [AtomicU64; Trouble::COUNT],
 }
 
 impl Counters {
@@ -82,8 +70,8 @@ impl Counters {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    topics: [u64; TOPIC_COUNT],
-    troubles: [u64; TROUBLE_COUNT],
+    topics: [u64; Topic::COUNT],
+    troubles: [u64; Trouble::COUNT],
 }
 
 impl Counts {

@@ -16,17 +16,18 @@ pub(super) struct Families {
     evictions: IntCounterVec,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    Success,
-    Denial,
+named_enum! {
+    /// The label `type` of the cache's metrics: positive and negative answers have a store each.
+    pub enum StoreKind {
+        Success = "success",
+        Denial = "denial",
+    }
 }
 
 /// The counters of one cache.
 #[derive(Debug, Clone)]
 pub struct CacheMetrics {
-    success: StoreMetrics,
-    denial: StoreMetrics,
+    stores: [StoreMetrics; StoreKind::COUNT],
     pub misses: IntCounter,
     pub requests: IntCounter,
     pub prefetched: IntCounter,
@@ -63,8 +64,8 @@ impl Families {
 
     pub(super) fn of(&self, server: &str, zones: &str) -> CacheMetrics {
         let cache = [server, zones, ""];
-        let store = |kind| {
-            let labels = [server, kind, zones, ""];
+        let store = |kind: StoreKind| {
+            let labels = [server, kind.name(), zones, ""];
             StoreMetrics {
                 entries: self.entries.with_label_values(&labels),
                 bytes: self.bytes.with_label_values(&labels),
@@ -73,8 +74,7 @@ impl Families {
             }
         };
         CacheMetrics {
-            success: store("success"),
-            denial: store("denial"),
+            stores: StoreKind::ALL.map(store),
             misses: self.misses.with_label_values(&cache),
             requests: self.requests.with_label_values(&cache),
             prefetched: self.prefetched.with_label_values(&cache),
@@ -85,9 +85,6 @@ impl Families {
 
 impl CacheMetrics {
     pub fn store(&self, store: StoreKind) -> &StoreMetrics {
-        match store {
-            StoreKind::Success => &self.success,
-            StoreKind::Denial => &self.denial,
-        }
+        &self.stores[store as usize]
     }
 }

@@ -29,7 +29,7 @@ mod tests {
 
     use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
-    use crate::observe::metrics::{Metrics, Transport};
+    use crate::observe::metrics::{Metrics, Plugin, Transport};
 
     #[test]
     fn each_metric_has_two_names() {
@@ -39,7 +39,7 @@ mod tests {
         queries.observe_answer(
             Transport::Tcp,
             ResponseCode::NXDomain,
-            "kubernetes",
+            Plugin::Kubernetes,
             90,
             Duration::from_millis(1),
         );

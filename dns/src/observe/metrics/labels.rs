@@ -4,22 +4,37 @@ use std::borrow::Cow;
 
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
-/// Types with a label of their own; all others are `other`.
-pub(super) const TYPES: [&str; 19] = [
-    "A", "AAAA", "CNAME", "DNSKEY", "DS", "MX", "NS", "NSEC", "NSEC3", "PTR", "RRSIG", "SOA", "SRV", "TXT",
-    "HTTPS", "SVCB", "AXFR", "IXFR", "ANY",
+/// Types with a label of their own, by number; all others are `other`.
+pub(super) const TYPES: [(u16, &str); 19] = [
+    (1, "A"),
+    (28, "AAAA"),
+    (5, "CNAME"),
+    (48, "DNSKEY"),
+    (43, "DS"),
+    (15, "MX"),
+    (2, "NS"),
+    (47, "NSEC"),
+    (50, "NSEC3"),
+    (12, "PTR"),
+    (46, "RRSIG"),
+    (6, "SOA"),
+    (33, "SRV"),
+    (16, "TXT"),
+    (65, "HTTPS"),
+    (64, "SVCB"),
+    (252, "AXFR"),
+    (251, "IXFR"),
+    (255, "ANY"),
 ];
 
 /// The index of a type in [`TYPES`], or its length for other types.
 pub(super) fn type_index(qtype: RecordType) -> usize {
     let number = u16::from(qtype);
-    const NUMBERS: [u16; TYPES.len()] =
-        [1, 28, 5, 48, 43, 15, 2, 47, 50, 12, 46, 6, 33, 16, 65, 64, 252, 251, 255];
-    NUMBERS.iter().position(|known| *known == number).unwrap_or(TYPES.len())
+    TYPES.iter().position(|(known, _)| *known == number).unwrap_or(TYPES.len())
 }
 
 pub(super) fn type_name(index: usize) -> &'static str {
-    TYPES.get(index).copied().unwrap_or(OTHER)
+    TYPES.get(index).map_or(OTHER, |(_, name)| name)
 }
 
 const RCODES: [&str; 11] = [

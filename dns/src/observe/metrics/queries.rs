@@ -16,10 +16,27 @@ use super::{
 };
 use crate::{cluster::topic::Topic, observe::clients::Clients};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    Udp,
-    Tcp,
+named_enum! {
+    /// The transport of a request: the label `proto`.
+    pub enum Transport {
+        Udp = "udp",
+        Tcp = "tcp",
+    }
+}
+
+named_enum! {
+    /// The part of the server that answered: the label `plugin`.
+    pub enum Plugin {
+        /// None: a refusal, or a failure of all upstreams.
+        None = "",
+        Kubernetes = "kubernetes",
+        Forward = "forward",
+        Cache = "cache",
+        Hosts = "hosts",
+        Template = "template",
+        Local = "local",
+        Any = "any",
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -44,19 +61,16 @@ struct Zone {
     server: String,
     name: String,
     /// By protocol, address family and qtype.
-    requests: [OnceLock<IntCounter>; 4 * (TYPES.len() + 1)],
+    requests: [OnceLock<IntCounter>; Transport::COUNT * FAMILIES.len() * (TYPES.len() + 1)],
     /// By plugin and response code.
-    responses: [OnceLock<IntCounter>; PLUGINS.len() * RCODE_COUNT],
+    responses: [OnceLock<IntCounter>; Plugin::COUNT * RCODE_COUNT],
     duration: Histogram,
-    request_size: [Histogram; 2],
-    response_size: [Histogram; 2],
+    request_size: [Histogram; Transport::COUNT],
+    response_size: [Histogram; Transport::COUNT],
     dnssec_ok: IntCounter,
 }
 
-/// The values of the label `plugin`; an unknown name counts as the empty one.
-const PLUGINS: [&str; 9] =
-    ["", "kubernetes", "forward", "cache", "hosts", "template", "local", "any", "rewrite"];
-const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
+/// The label `family`: IPv4, IPv6.
 const FAMILIES: [&str; 2] = ["1", "2"];
 /// The label `view`, always empty: views are not supported.
 const VIEW: &str = "";
@@ -104,7 +118,7 @@ impl Families {
     pub(super) fn of(&self, server: &str, name: &str) -> QueryMetrics {
         let zone = [server, name, VIEW];
         let sized = |family: &HistogramVec| {
-            PROTOCOLS.map(|transport| family.with_label_values(&[server, name, VIEW, transport]))
+            Transport::ALL.map(|transport| family.with_label_values(&[server, name, VIEW, transport.name()]))
         };
         QueryMetrics(Arc::new(Zone {
             families: self.clone(),
@@ -136,8 +150,8 @@ impl QueryMetrics {
     ) {
         let zone = &self.0;
         let at = (transport as usize, usize::from(is_v6), type_index(qtype));
-        let index = (at.0 * 2 + at.1) * (TYPES.len() + 1) + at.2;
-        let labels = [PROTOCOLS[at.0], FAMILIES[at.1], type_name(at.2)];
+        let index = (at.0 * FAMILIES.len() + at.1) * (TYPES.len() + 1) + at.2;
+        let labels = [transport.name(), FAMILIES[at.1], type_name(at.2)];
         zone.requests[index].get_or_init(|| zone.counter(&zone.families.requests, &labels)).inc();
         zone.request_size[at.0].observe(size as f64);
         if dnssec_ok {
@@ -159,15 +173,14 @@ impl QueryMetrics {
         &self,
         transport: Transport,
         rcode: ResponseCode,
-        plugin: &str,
+        plugin: Plugin,
         size: usize,
         took: Duration,
     ) {
         let zone = &self.0;
-        let plugin = PLUGINS.iter().position(|known| *known == plugin).unwrap_or_default();
         let rcode = rcode_index(rcode);
-        let labels = [rcode_name(rcode), PLUGINS[plugin]];
-        let counter = &zone.responses[plugin * RCODE_COUNT + rcode];
+        let labels = [rcode_name(rcode), plugin.name()];
+        let counter = &zone.responses[plugin as usize * RCODE_COUNT + rcode];
         counter.get_or_init(|| zone.counter(&zone.families.responses, &labels)).inc();
         zone.response_size[transport as usize].observe(size as f64);
         zone.duration.observe(took.as_secs_f64());

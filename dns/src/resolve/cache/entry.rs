@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::lifetime::{AnswerKind, Lifetime};
 use crate::{
     config::{Prefetch, Verify},
-    resolve::reply::{ExtendedError, Origin, Reply},
+    observe::metrics::Plugin,
+    resolve::reply::{ExtendedError, Reply},
 };
 
 #[derive(Debug)]
@@ -100,7 +101,7 @@ impl Entry {
         let message = Message::from_vec(&self.wire).ok()?;
         let mut reply = Reply::from_upstream(message, question);
         reply.authoritative = false;
-        reply.origin = Origin::Cache;
+        reply.plugin = Plugin::Cache;
         let Reply { answers, authorities, additionals, .. } = &mut reply;
         answers.iter_mut().chain(authorities).chain(additionals).for_each(change);
         Some(reply)

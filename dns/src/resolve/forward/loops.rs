@@ -16,10 +16,11 @@ use hickory_server::proto::{
 use tracing::{error, info};
 
 use super::{
-    QueryFlags,
+    failure::Failure,
     hedge::within,
-    upstream::{Budget, Failure, Upstream},
+    upstream::{Budget, Upstream},
 };
+use crate::resolve::reply::QueryFlags;
 
 /// The probes in flight, shared by all forwarders of a server, as a probe may return to any of them.
 #[derive(Debug, Default)]

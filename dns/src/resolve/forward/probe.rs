@@ -13,11 +13,11 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    QueryFlags,
+    failure::Failure,
     hedge::within,
-    upstream::{Budget, Failure, Upstream},
+    upstream::{Budget, Upstream},
 };
-use crate::config::HealthCheck;
+use crate::{config::HealthCheck, resolve::reply::QueryFlags};
 
 const TIME: Duration = Duration::from_secs(1);
 /// One query, its retry without 0x20 or EDNS, and one over TCP.

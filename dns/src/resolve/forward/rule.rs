@@ -1,8 +1,6 @@
 //! One forwarding rule: selection of upstreams, failover, health and timeouts.
 
 use std::{
-    collections::HashSet,
-    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -24,15 +22,19 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    QueryFlags, Reply, ServerContext,
+    context::ServerContext,
+    failure::Failure,
     hedge::{Attempt, hedge},
     loops, probe,
     stream::Dial,
     targets::Targets,
     tls::{self, TlsError},
-    upstream::{Budget, Failure, Target, Upstream},
+    upstream::{Budget, Target, Upstream},
 };
-use crate::config::{Forward, HealthCheck, Policy};
+use crate::{
+    config::{Forward, HealthCheck, Policy},
+    resolve::reply::{QueryFlags, Reply},
+};
 
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -275,6 +277,3 @@ impl Drop for FailureReport<'_> {
         }
     }
 }
-
-/// The addresses of this server.
-pub type OwnAddresses = HashSet<SocketAddr>;

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    upstream::Failure,
+    failure::Failure,
     upstream_query::{Mismatch, UpstreamQuery},
 };
 use crate::observe::metrics::UpstreamMetrics;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use tracing::warn;
 
 use super::{
-    OwnAddresses,
+    context::OwnAddresses,
     resolv_conf::{RESOLVED, is_stub, name_servers},
     upstream::Target,
 };

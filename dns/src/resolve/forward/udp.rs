@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
 
 use super::{
-    upstream::Failure,
+    failure::Failure,
     upstream_query::{Mismatch, UpstreamQuery},
 };
 

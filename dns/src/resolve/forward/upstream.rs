@@ -1,7 +1,7 @@
 //! One upstream server.
 
 use std::{
-    fmt, io,
+    fmt,
     net::SocketAddr,
     sync::{
         Mutex,
@@ -10,24 +10,21 @@ use std::{
     time::Duration,
 };
 
-use hickory_server::proto::{
-    ProtoError,
-    op::{Message, Query, ResponseCode},
-    serialize::binary::DecodeError,
-};
-use nix::errno::Errno;
-use thiserror::Error;
+use hickory_server::proto::op::{Message, Query, ResponseCode};
 use tokio::time::Instant;
 
 use super::{
-    QueryFlags, Reply,
+    failure::Failure,
     hedge::within,
     rtt::RttEstimator,
     stream::{Dial, Pool},
     udp,
     upstream_query::{QueryOptions, UpstreamQuery},
 };
-use crate::observe::{clients::SLOW, metrics::UpstreamMetrics};
+use crate::{
+    observe::{clients::SLOW, metrics::UpstreamMetrics},
+    resolve::reply::{QueryFlags, Reply},
+};
 
 /// The address and transport of an upstream, which identify it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,28 +67,6 @@ struct Capabilities {
 /// The packets or connections left for one client query.
 #[derive(Debug)]
 pub(super) struct Budget(AtomicU32);
-
-#[derive(Debug, Error)]
-pub(super) enum Failure {
-    #[error("cannot encode the query")]
-    Question(#[from] ProtoError),
-    #[error("cannot exchange packets")]
-    Network(#[from] io::Error),
-    #[error("no answer in time")]
-    Timeout,
-    #[error("cannot decode the answer")]
-    Malformed(#[from] DecodeError),
-    #[error("the answer is to another question")]
-    Foreign,
-    #[error("the answer has the name in another case")]
-    CaseMismatch,
-    #[error("the answer has no question")]
-    NoQuestion,
-    #[error("the packet budget of the query is spent")]
-    BudgetSpent,
-    #[error("the upstream answers {0}")]
-    FailoverRcode(ResponseCode, Box<Reply>),
-}
 
 /// Timeout of one try; a client waits 5 s for all of them.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -238,36 +213,6 @@ impl Upstream {
         let wire = within(time, Failure::Timeout, exchange).await?;
         Ok(Reply::from_upstream(Message::from_vec(&wire)?, question))
     }
-}
-
-impl Failure {
-    /// Whether the failure concerns the upstream's health, rather than this query.
-    pub(super) fn is_upstream_failure(&self) -> bool {
-        match self {
-            Self::Network(error) => !is_shortage(error),
-            Self::Timeout => true,
-            Self::Question(_)
-            | Self::Malformed(_)
-            | Self::Foreign
-            | Self::CaseMismatch
-            | Self::NoQuestion
-            | Self::BudgetSpent
-            | Self::FailoverRcode(..) => false,
-        }
-    }
-}
-
-/// Whether this machine is out of descriptors, ports or memory: no query was sent, so the upstream is not at fault.
-fn is_shortage(error: &io::Error) -> bool {
-    const SHORTAGES: [Errno; 6] = [
-        Errno::EADDRINUSE,
-        Errno::EADDRNOTAVAIL,
-        Errno::EMFILE,
-        Errno::ENFILE,
-        Errno::ENOBUFS,
-        Errno::ENOMEM,
-    ];
-    error.raw_os_error().map(Errno::from_raw).is_some_and(|errno| SHORTAGES.contains(&errno))
 }
 
 impl fmt::Display for Target {

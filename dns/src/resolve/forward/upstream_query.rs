@@ -7,8 +7,8 @@ use hickory_server::proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
 };
 
-use super::{QueryFlags, upstream::Failure};
-use crate::config::MAX_UDP_PAYLOAD;
+use super::failure::Failure;
+use crate::{config::MAX_UDP_PAYLOAD, resolve::reply::QueryFlags};
 
 /// The offset of the question: the length of the header.
 const NAME: usize = 12;

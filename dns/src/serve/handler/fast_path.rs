@@ -8,7 +8,7 @@
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
 use super::{
-    Block, Client, Handler, KUBERNETES,
+    Block, Client, Handler,
     random::below,
     wire::{
         AUTHORITATIVE, CHECKING_DISABLED, HEADER, OPCODE, RECURSION_AVAILABLE, RECURSION_DESIRED, RESPONSE,
@@ -24,7 +24,7 @@ use crate::{
         wire::{IN, Writer},
     },
     config::MAX_UDP_PAYLOAD,
-    observe::metrics::Transport,
+    observe::metrics::{Plugin, Transport},
 };
 
 const OPT: u16 = 41;
@@ -81,7 +81,7 @@ impl Handler {
         let dnssec_ok = request.opt.is_some_and(|opt| opt.dnssec_ok);
         block.metrics.count_query(client.transport, client.address.is_ipv6(), request.qtype, dnssec_ok, len);
         let (rcode, took) = (rcode(&answer), started.elapsed());
-        block.metrics.observe_answer(client.transport, rcode, KUBERNETES, reply.len(), took);
+        block.metrics.observe_answer(client.transport, rcode, Plugin::Kubernetes, reply.len(), took);
         block.metrics.record_client(client.address, answer.topic, rcode, took);
         Some(reply)
     }

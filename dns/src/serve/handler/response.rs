@@ -23,13 +23,10 @@ use crate::{
         topic::Topic,
         zone::Dashed,
     },
-    observe::metrics::{QueryMetrics, rcode_word},
+    observe::metrics::{Plugin, QueryMetrics, rcode_word},
     plugins::{log::Log, rewrite::Rewritten},
     resolve::reply::{QueryFlags, Reply},
 };
-
-/// The metrics label `plugin` of a reply that no plugin gave.
-const NO_PLUGIN: &str = "";
 
 pub struct Response {
     message: Message,
@@ -116,7 +113,7 @@ impl Response {
 
     pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Handled {
         self.message.metadata.response_code = rcode;
-        Handled::Reply(self.finish(metrics, NO_PLUGIN))
+        Handled::Reply(self.finish(metrics, Plugin::None))
     }
 
     /// Adds the records of an answer. `alias`: the name that owns them, at the end of a CNAME chain.
@@ -143,7 +140,7 @@ impl Response {
     }
 
     /// Encodes, counts and logs the reply. `plugin`: the metrics label.
-    pub fn finish(mut self, metrics: &QueryMetrics, plugin: &str) -> Vec<u8> {
+    pub fn finish(mut self, metrics: &QueryMetrics, plugin: Plugin) -> Vec<u8> {
         if let Some(rewritten) = &self.rewritten {
             let Message { answers, authorities, additionals, .. } = &mut self.message;
             [answers, authorities, additionals].into_iter().for_each(|records| rewritten.restore(records));
@@ -165,7 +162,7 @@ impl Response {
         metrics.record_client(address, self.topic, rcode, took);
         if let Some(question) = question {
             let (rcode, size) = (rcode_word(rcode), encoded.len());
-            info!(client = %address, %question, %rcode, plugin, size, ?took, "answered");
+            info!(client = %address, %question, %rcode, plugin = plugin.name(), size, ?took, "answered");
         }
         encoded
     }
@@ -177,7 +174,7 @@ impl Response {
 
     /// Adds a reply of a plugin or an upstream, after the CNAME chain if there is one. Returns the metrics label
     /// `plugin`.
-    pub fn add(&mut self, reply: Reply) -> &'static str {
+    pub fn add(&mut self, reply: Reply) -> Plugin {
         // `minimal` keeps the SOA of a denial and the NS records of a referral.
         let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(&self.message.queries[0]);
         let Reply {
@@ -189,7 +186,7 @@ impl Response {
             authorities,
             additionals,
             errors,
-            origin,
+            plugin,
         } = reply;
         let metadata = &mut self.message.metadata;
         let is_chain = metadata.authoritative;
@@ -209,7 +206,7 @@ impl Response {
         if let Some(edns) = &mut self.message.edns {
             errors.into_iter().for_each(|error| edns.options_mut().insert(error));
         }
-        origin.plugin()
+        plugin
     }
 }
 
@@ -277,10 +274,7 @@ mod tests {
     use hickory_server::proto::op::Query;
 
     use super::*;
-    use crate::{
-        observe::metrics::{Metrics, Transport},
-        resolve::reply::Origin,
-    };
+    use crate::observe::metrics::{Metrics, Transport};
 
     fn name(text: &str) -> Name {
         Name::from_ascii(text).unwrap()
@@ -320,7 +314,7 @@ mod tests {
             let reply = Reply {
                 answers,
                 authorities: vec![soa.clone()],
-                ..Reply::from_plugin(rcode, Origin::Upstream)
+                ..Reply::from_plugin(rcode, Plugin::Forward)
             };
             let minimal = Response { minimal: true, ..response(false) };
             assert_eq!(finished(minimal, reply).authorities.len(), want, "{case}");
@@ -331,7 +325,7 @@ mod tests {
     fn addresses_are_shuffled_after_their_cname() {
         let cname = Record::from_rdata(name("www.example."), 5, RData::CNAME(CNAME(name("x.example."))));
         let answers: Vec<_> = std::iter::once(cname).chain((1..=5).map(address)).collect();
-        let reply = Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Origin::Cache) };
+        let reply = Reply { answers, ..Reply::from_plugin(ResponseCode::NoError, Plugin::Cache) };
         for (shuffle, orders) in [(false, 1..=1), (true, 2..=5)] {
             let mut seconds = BTreeSet::new();
             for _ in 0..100 {
@@ -346,7 +340,7 @@ mod tests {
     #[test]
     fn a_client_without_edns_gets_servfail_for_an_extended_rcode() {
         for (has_edns, want) in [(true, ResponseCode::BADCOOKIE), (false, ResponseCode::ServFail)] {
-            let reply = Reply::from_plugin(ResponseCode::BADCOOKIE, Origin::Upstream);
+            let reply = Reply::from_plugin(ResponseCode::BADCOOKIE, Plugin::Forward);
             assert_eq!(finished(response(has_edns), reply).metadata.response_code, want, "{has_edns}");
         }
     }
