@@ -1,7 +1,9 @@
-//! The joined state: Services, their slices, the node and the ServiceCIDRs, and the frontends that follow from them.
+//! The joined state: Services, their slices, the node and the ServiceCIDRs, and the frontends that follow from
+//! them.
 //!
-//! One owner applies changes and gets the frontends that each one affects; a frontend is computed from the current state
-//! on request. The index reads no clock and does no I/O, and the order in which objects arrive has no effect.
+//! One owner applies changes and gets the frontends that each one affects; a frontend is computed from the
+//! current state on request. The index reads no clock and does no I/O, and the order in which objects arrive
+//! has no effect.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -151,8 +153,8 @@ impl Index {
         self.claims.has_cluster_ip(address)
     }
 
-    /// The networks of Service addresses, with the treatment of packets to them that no frontend claims (kube-proxy's rules
-    /// G7 and G8). An address may occur twice.
+    /// The networks of Service addresses, with the treatment of packets to them that no frontend claims
+    /// (kube-proxy's rules G7 and G8). An address may occur twice.
     pub fn unclaimed_networks(&self) -> impl Iterator<Item = (IpNetwork, Unclaimed)> {
         let cluster_ips = self.joined.services().flat_map(ServiceInfo::served_cluster_ips);
         let allocated = cluster_ips.map(|address| (address.into(), Unclaimed::UndefinedPort));
@@ -180,13 +182,14 @@ impl Index {
             self.claims.add(&new, &mut touched);
             self.joined.insert_service(new);
         }
-        // The Service determines whether Endpoints are mirrored; all of its frontends are among the touched ones already.
+        // The Service determines whether Endpoints are mirrored; all of its frontends are among the touched
+        // ones already.
         self.mirror(key);
         touched
     }
 
-    /// The Service as this node's policy changes it: external IPs may be ignored, and the DNS Service may have additional
-    /// addresses on this node.
+    /// The Service as this node's policy changes it: external IPs may be ignored, and the DNS Service may have
+    /// additional addresses on this node.
     fn with_policy(&self, mut service: Arc<ServiceInfo>) -> Arc<ServiceInfo> {
         if !self.policy.external_ips && !service.external_ips.is_empty() {
             Arc::make_mut(&mut service).external_ips = SmallList::default();
@@ -227,7 +230,8 @@ impl Index {
         if node == self.node {
             return BTreeSet::new();
         }
-        // Hints, locality, source ranges and masquerading depend on the node. It changes rarely: all frontends are touched.
+        // Hints, locality, source ranges and masquerading depend on the node. It changes rarely: all frontends
+        // are touched.
         self.node = node;
         self.claims.keys().copied().collect()
     }
@@ -244,8 +248,8 @@ impl Index {
         BTreeSet::new()
     }
 
-    /// Updates the mirrored slices of a Service from its Endpoints object. As in the control plane, only Services without a
-    /// selector are mirrored.
+    /// Updates the mirrored slices of a Service from its Endpoints object. As in the control plane, only
+    /// Services without a selector are mirrored.
     fn mirror(&mut self, key: &ServiceKey) -> BTreeSet<FrontendKey> {
         let wanted = self.joined.service(key).filter(|service| !service.has_selector);
         let wanted = wanted.and_then(|_| self.endpoints.get(key)).cloned().unwrap_or_default();
@@ -283,8 +287,9 @@ impl Index {
         self.joined.slices_of(service).filter(move |slice| slice.family == family)
     }
 
-    /// The endpoints of a service port, sorted by address. Of two entries for one address the later one applies, unless it
-    /// is terminating (kube-proxy's rule C8): a new pod may have reused the address of a terminating one.
+    /// The endpoints of a service port, sorted by address. Of two entries for one address the later one
+    /// applies, unless it is terminating (kube-proxy's rule C8): a new pod may have reused the address of a
+    /// terminating one.
     fn candidates(&self, key: &ServicePortKey, family: IpFamily) -> Vec<(SocketAddr, &Candidate)> {
         let mut candidates = Vec::new();
         for slice in self.slices_of(&key.service, family) {

@@ -1,11 +1,12 @@
 //! Brings the maps to the state of the index, one service port at a time, so that traffic never meets a gap.
 //!
-//! Order within a service port: backends, a new block, a new descriptor, the flip; then unreachable entries are retired.
-//! Retired entries may be reused only after a grace period, which the caller waits for and reports with
-//! [`Reconciler::reclaim`]. An agent that dies between any two writes leaves maps that serve traffic, and its successor
-//! adopts them: reachable entries are in use, all others are free.
+//! Order within a service port: backends, a new block, a new descriptor, the flip; then unreachable entries are
+//! retired. Retired entries may be reused only after a grace period, which the caller waits for and reports
+//! with [`Reconciler::reclaim`]. An agent that dies between any two writes leaves maps that serve traffic, and
+//! its successor adopts them: reachable entries are in use, all others are free.
 //!
-//! Owner of the maps' services, frontends and backends: one reconciler, guarded by the lock on the pin directory.
+//! Owner of the maps' services, frontends and backends: one reconciler, guarded by the lock on the pin
+//! directory.
 
 mod adopt;
 mod dump;

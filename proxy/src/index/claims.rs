@@ -1,5 +1,5 @@
-//! The claims of Services on addresses. If several Services claim one address, the order of claims determines the owner; the
-//! next one takes over when the owner is deleted.
+//! The claims of Services on addresses. If several Services claim one address, the order of claims determines
+//! the owner; the next one takes over when the owner is deleted.
 
 use std::{
     cmp::Ordering,
@@ -37,8 +37,9 @@ impl Claim {
         Some((&self.service, self.service.ports.get(self.port as usize)?))
     }
 
-    /// ClusterIPs precede all other addresses: they are allocated by the cluster, the others merely requested, and a Service
-    /// must not take over the ClusterIP of another one by listing it as an external IP. Then the lowest name wins.
+    /// ClusterIPs precede all other addresses: they are allocated by the cluster, the others merely requested,
+    /// and a Service must not take over the ClusterIP of another one by listing it as an external IP. Then the
+    /// lowest name wins.
     fn rank(&self) -> impl Ord + '_ {
         let port = self.claimant().map(|(_, port)| (&port.name, port.protocol));
         (self.kind != FrontendKind::ClusterIp, &self.service.key, port, self.kind)

@@ -6,8 +6,8 @@ use super::Index;
 use crate::model::{address::IpFamily, service::ServiceKey};
 
 impl Index {
-    /// The number of addresses, not of ports. Terminating endpoints do not count: a load balancer then stops sending new
-    /// connections while they finish the established ones.
+    /// The number of addresses, not of ports. Terminating endpoints do not count: a load balancer then stops
+    /// sending new connections while they finish the established ones.
     pub fn local_ready_endpoints(&self, service: &ServiceKey, family: IpFamily) -> usize {
         let Some(info) = self.service(service).filter(|info| info.is_served()) else { return 0 };
         let mut local: BTreeSet<IpAddr> = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! From a service port and its endpoint sets to one frontend: the view of each class of clients, masquerading, source
-//! ranges.
+//! From a service port and its endpoint sets to one frontend: the view of each class of clients, masquerading,
+//! source ranges.
 
 use std::net::SocketAddr;
 
@@ -57,8 +57,8 @@ pub fn frontend(inputs: &Inputs<'_>, sets: EndpointSets) -> Frontend {
     frontend
 }
 
-/// The address of this node's own name server, if it serves the frontend: a ClusterIP of the DNS Service, as only clients
-/// inside the cluster use it.
+/// The address of this node's own name server, if it serves the frontend: a ClusterIP of the DNS Service, as
+/// only clients inside the cluster use it.
 fn served_here(Inputs { key, kind, service, policy, node, .. }: &Inputs<'_>) -> Option<SocketAddr> {
     let server = policy.name_server.as_ref().filter(|server| server.service == service.key)?;
     let is_dns =
@@ -71,8 +71,9 @@ fn is_own_server(Inputs { policy, node, .. }: &Inputs<'_>, backend: &Backend) ->
     server.is_some_and(|server| server.is_endpoint(backend.address, node.owns(backend.address.ip())))
 }
 
-/// The internal and the external view. Traffic from inside the cluster to an external address is not external: under `Local`
-/// it may use all endpoints (the short-circuit of kube-proxy's rule E5), as no load balancer would send it to another node.
+/// The internal and the external view. Traffic from inside the cluster to an external address is not external:
+/// under `Local` it may use all endpoints (the short-circuit of kube-proxy's rule E5), as no load balancer
+/// would send it to another node.
 fn views(kind: FrontendKind, policy: TrafficPolicy, cluster: Vec<Backend>, local: View) -> (View, View) {
     let cluster = || View::new(cluster, WhenEmpty::Reject);
     match (policy, kind) {
@@ -107,7 +108,8 @@ fn masquerade(inputs: &Inputs<'_>, policy: TrafficPolicy) -> Masquerade {
     }
 }
 
-/// Sets the ranges of a load-balancer address. The Service's own addresses are admitted if the node is (kube-proxy's rule H4).
+/// Sets the ranges of a load-balancer address. The Service's own addresses are admitted if the node is
+/// (kube-proxy's rule H4).
 fn add_source_ranges(frontend: &mut Frontend, inputs: &Inputs<'_>) {
     let family: IpFamily = inputs.key.address.family();
     let ranges = inputs.service.source_ranges.get(family);

@@ -1,4 +1,5 @@
-//! The verdict on one flow: its frontend, whether the frontend admits its source, and the backends that it may get.
+//! The verdict on one flow: its frontend, whether the frontend admits its source, and the backends that it may
+//! get.
 
 use proxy_ebpf::abi::DropReason;
 
@@ -77,8 +78,8 @@ fn choices(flow: &Flow, source: Source, frontend: &Frontend) -> (FlowOutcome, Ve
         return (outcome, Vec::new());
     }
     let by_policy = frontend.masquerade.applies_to(source);
-    // Without SNAT a backend that reaches itself through the frontend would see its own address as the source, and reply
-    // to itself past the reverse NAT.
+    // Without SNAT a backend that reaches itself through the frontend would see its own address as the source,
+    // and reply to itself past the reverse NAT.
     let choice = |backend: &Backend| {
         let is_hairpin = backend.is_local && backend.address.ip() == flow.source;
         BackendChoice { backend: *backend, masquerade: by_policy || is_hairpin }
@@ -86,7 +87,8 @@ fn choices(flow: &Flow, source: Source, frontend: &Frontend) -> (FlowOutcome, Ve
     (FlowOutcome::Dnat, own.iter().chain(backends.iter()).map(choice).collect())
 }
 
-/// The outcome if no frontend has this address and port. Packets to Service addresses must not leave the node even so.
+/// The outcome if no frontend has this address and port. Packets to Service addresses must not leave the node
+/// even so.
 fn unclaimed(index: &Index, flow: &Flow) -> (FlowOutcome, Reason) {
     let address = flow.destination.ip();
     // Packets that enter the node for one of its addresses are delivered to the node.

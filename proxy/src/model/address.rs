@@ -1,7 +1,7 @@
 //! Addresses in Kubernetes objects: lenient parsing, canonical values.
 //!
-//! Old objects contain spellings that strict parsers refuse and kube-proxy accepts: leading zeros (decimal, not octal),
-//! IPv4-mapped IPv6 addresses (treated as IPv4), and CIDRs with host bits.
+//! Old objects contain spellings that strict parsers refuse and kube-proxy accepts: leading zeros (decimal, not
+//! octal), IPv4-mapped IPv6 addresses (treated as IPv4), and CIDRs with host bits.
 
 use std::{
     borrow::Cow,
@@ -172,7 +172,8 @@ fn parse_v6(text: &str) -> Option<IpAddr> {
     Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
 }
 
-/// A group in the form that the standard parser accepts: at most four digits, or a dotted tail without leading zeros.
+/// A group in the form that the standard parser accepts: at most four digits, or a dotted tail without leading
+/// zeros.
 fn plain_group(group: &str) -> Option<Cow<'_, str>> {
     if group.contains('.') {
         return Some(parse_v4(group)?.to_string().into());

@@ -1,5 +1,5 @@
-//! Session affinity: the last backend of each client, per service port. This is the reference for the tables of the data
-//! plane.
+//! Session affinity: the last backend of each client, per service port. This is the reference for the tables of
+//! the data plane.
 
 use std::{
     collections::HashMap,
@@ -28,9 +28,9 @@ struct AffinityEntry {
 }
 
 impl AffinityTable {
-    /// Chooses the backend of a new flow. An entry is used only if its backend is permitted to this flow; otherwise `pick`
-    /// chooses among the permitted ones, and the entry is replaced. All addresses of a service port share one entry per
-    /// client. Returns `None` if no backend is permitted.
+    /// Chooses the backend of a new flow. An entry is used only if its backend is permitted to this flow;
+    /// otherwise `pick` chooses among the permitted ones, and the entry is replaced. All addresses of a service
+    /// port share one entry per client. Returns `None` if no backend is permitted.
     pub fn choose(
         &mut self,
         service: &ServicePortKey,
@@ -82,7 +82,8 @@ mod tests {
         View::new(addresses.iter().map(backend).collect(), WhenEmpty::Reject)
     }
 
-    /// One flow: time, client, port of the Service, permitted backends, index that a random pick would return, result.
+    /// One flow: time, client, port of the Service, permitted backends, index that a random pick would return,
+    /// result.
     type Step =
         (&'static str, u64, &'static str, &'static str, &'static [&'static str], usize, Option<&'static str>);
 

@@ -30,7 +30,8 @@ pub struct Backend {
     pub state: BackendState,
 }
 
-/// An endpoint of a slice, in any state. Whether it is used depends on the other endpoints of the service port too.
+/// An endpoint of a slice, in any state. Whether it is used depends on the other endpoints of the service port
+/// too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub ip: IpAddr,
@@ -69,8 +70,8 @@ impl Candidate {
     }
 }
 
-/// The origin of a slice. Slices and mirrored Endpoints may have the same name: manifests made from a dump of a cluster
-/// contain both.
+/// The origin of a slice. Slices and mirrored Endpoints may have the same name: manifests made from a dump of a
+/// cluster contain both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SliceSource {
     Slice,

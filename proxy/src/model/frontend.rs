@@ -60,8 +60,8 @@ impl fmt::Display for FrontendKey {
     }
 }
 
-/// In the order of precedence if one Service claims an address twice: source ranges apply to a load-balancer address
-/// even if it is also listed as an external IP.
+/// In the order of precedence if one Service claims an address twice: source ranges apply to a load-balancer
+/// address even if it is also listed as an external IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     ClusterIp,
@@ -86,7 +86,8 @@ impl FrontendKind {
 pub enum WhenEmpty {
     /// No endpoint in the cluster is usable: the client gets an error at once.
     Reject,
-    /// Endpoints on other nodes are usable, but not from here: a load balancer times out and tries another node.
+    /// Endpoints on other nodes are usable, but not from here: a load balancer times out and tries another
+    /// node.
     Drop,
 }
 
@@ -148,8 +149,8 @@ pub struct Frontend {
     pub affinity: Option<NonZeroU32>,
     /// If not empty, flows from other sources are dropped before any other rule applies.
     pub source_ranges: Vec<IpNetwork>,
-    /// Sources admitted besides the ranges: the Service's own load-balancer addresses, if the node is in a range. A process
-    /// on the node that dials an address bound locally has that address as its source.
+    /// Sources admitted besides the ranges: the Service's own load-balancer addresses, if the node is in a
+    /// range. A process on the node that dials an address bound locally has that address as its source.
     pub extra_sources: Vec<IpAddr>,
 }
 

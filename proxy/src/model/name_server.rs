@@ -21,7 +21,8 @@ pub struct NameServer {
 }
 
 impl NameServer {
-    /// The address at which pods and the node reach it: the node's primary address of a family, if it listens there.
+    /// The address at which pods and the node reach it: the node's primary address of a family, if it listens
+    /// there.
     pub fn address(&self, primary: IpAddr) -> Option<SocketAddr> {
         let family = IpFamily::of(primary);
         let Some(listens) = &self.listens else {
@@ -34,8 +35,8 @@ impl NameServer {
         reachable.find(|address| address.ip() == primary).or(first).copied()
     }
 
-    /// Whether an endpoint of the Service is this server: both are alive or neither. `is_own` says whether the node has the
-    /// endpoint's address.
+    /// Whether an endpoint of the Service is this server: both are alive or neither. `is_own` says whether the
+    /// node has the endpoint's address.
     pub fn is_endpoint(&self, endpoint: SocketAddr, is_own: bool) -> bool {
         match &self.listens {
             Some(listens) => listens.contains(&endpoint),

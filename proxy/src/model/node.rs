@@ -18,7 +18,8 @@ pub struct NodeInfo {
     pub addresses: Vec<IpAddr>,
     pub zone: String,
     pub pod_cidrs: Vec<IpNetwork>,
-    /// Neither deleted nor tainted by the cluster autoscaler for deletion: load balancers may send new traffic (KEP-3836).
+    /// Neither deleted nor tainted by the cluster autoscaler for deletion: load balancers may send new traffic
+    /// (KEP-3836).
     pub is_eligible: bool,
 }
 
@@ -95,20 +96,20 @@ impl LocalNode {
         ranges.is_empty() || ranges.iter().any(|range| range.prefix() == 0)
     }
 
-    /// Whether an address of the node serves NodePorts. Loopback depends on `--localhost-nodeports` alone; ::1 never serves
-    /// them, as the kernel has no route_localnet for IPv6.
+    /// Whether an address of the node serves NodePorts. Loopback depends on `--localhost-nodeports` alone; ::1
+    /// never serves them, as the kernel has no route_localnet for IPv6.
     pub fn serves_nodeports(&self, address: IpAddr) -> bool {
         (address.is_loopback() || self.addresses.contains(&address)) && self.nodeports_include(address)
     }
 
-    /// Whether the flow's destination serves NodePorts to the flow's source. Each network namespace has its own loopback:
-    /// only a client on the node reaches the node's.
+    /// Whether the flow's destination serves NodePorts to the flow's source. Each network namespace has its own
+    /// loopback: only a client on the node reaches the node's.
     pub fn serves_nodeport_to(&self, address: IpAddr, source: IpAddr) -> bool {
         self.serves_nodeports(address) && (!address.is_loopback() || self.owns(source))
     }
 
-    /// Whether an address would serve NodePorts, given that it is local because an interface has it, even if the Node object
-    /// does not list it.
+    /// Whether an address would serve NodePorts, given that it is local because an interface has it, even if
+    /// the Node object does not list it.
     pub fn nodeports_include(&self, address: IpAddr) -> bool {
         if address.is_loopback() {
             return address.is_ipv4() && self.localhost_nodeports;

@@ -51,7 +51,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether packets that enter through an interface, or through a port of `bridge`, are from pods (kube-proxy's rule F8).
+    /// Whether packets that enter through an interface, or through a port of `bridge`, are from pods
+    /// (kube-proxy's rule F8).
     pub fn is_pod_interface(&self, name: &str, bridge: Option<&str>) -> bool {
         let Some(wanted) = self.pod_interface.as_deref() else { return false };
         match self.detect_local {

@@ -1,7 +1,7 @@
 //! The reason of a verdict, as data.
 //!
-//! The model fills it in, and so can anything that receives a [`DropReason`] from the kernel: `explain`, events and
-//! metrics then name the same cause by the same code and in the same words. The words are in `words`.
+//! The model fills it in, and so can anything that receives a [`DropReason`] from the kernel: `explain`, events
+//! and metrics then name the same cause by the same code and in the same words. The words are in `words`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -152,9 +152,9 @@ impl Reason {
         }
     }
 
-    /// The reason for a refusal that the kernel reports. `modelled` is the model's reason for the same flow; it carries
-    /// more data, and is taken if it agrees. It disagrees if the maps lag behind the objects, or if the cause is the
-    /// kernel's state.
+    /// The reason for a refusal that the kernel reports. `modelled` is the model's reason for the same flow; it
+    /// carries more data, and is taken if it agrees. It disagrees if the maps lag behind the objects, or if the
+    /// cause is the kernel's state.
     pub fn of_refusal(reason: DropReason, modelled: Self, service: Option<ServicePortKey>) -> Self {
         if is_modelled(reason) && modelled.drop_reason() == Some(reason) {
             modelled
@@ -164,8 +164,8 @@ impl Reason {
     }
 }
 
-/// Whether the objects alone explain a refusal, so that the model has a [`Reason`] with data for it. All other refusals
-/// depend on the state of the kernel.
+/// Whether the objects alone explain a refusal, so that the model has a [`Reason`] with data for it. All other
+/// refusals depend on the state of the kernel.
 pub const fn is_modelled(reason: DropReason) -> bool {
     match reason {
         DropReason::NoEndpoint

@@ -97,7 +97,8 @@ impl ServiceInfo {
         self.exclusion.is_none()
     }
 
-    /// The ClusterIPs of a served Service, and the addresses served like them; empty if the Service is not served.
+    /// The ClusterIPs of a served Service, and the addresses served like them; empty if the Service is not
+    /// served.
     pub fn served_cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
         let families = IpFamily::BOTH.into_iter().filter(|_| self.is_served());
         let local = self.local_ips.iter().copied().filter(|_| self.is_served());

@@ -1,5 +1,5 @@
-//! The endpoints of a service port that this node may use: readiness, topology hints, and terminating endpoints as the
-//! fallback (kube-proxy's rules D1 to D9).
+//! The endpoints of a service port that this node may use: readiness, topology hints, and terminating endpoints
+//! as the fallback (kube-proxy's rules D1 to D9).
 
 use std::net::SocketAddr;
 
@@ -42,9 +42,11 @@ impl RequiredSets {
 pub struct EndpointSets {
     pub cluster: Vec<Backend>,
     pub local: Vec<Backend>,
-    /// All serving endpoints, whether or not new flows may get them: established flows keep theirs (kube-proxy's rule L3).
+    /// All serving endpoints, whether or not new flows may get them: established flows keep theirs
+    /// (kube-proxy's rule L3).
     pub serving: Vec<Backend>,
-    /// Whether the service port is not empty (kube-proxy's rule D7): decides between REJECT and DROP if a set is empty.
+    /// Whether the service port is not empty (kube-proxy's rule D7): decides between REJECT and DROP if a set
+    /// is empty.
     pub has_any: bool,
     /// The topology hints in effect on the cluster set.
     pub hints: HintMode,
@@ -115,8 +117,8 @@ fn select(
     selected
 }
 
-/// The kind of topology hint that narrows the cluster set. One ready endpoint without a hint disables that kind of hint:
-/// otherwise the endpoints with hints would be overloaded (kube-proxy's rule D2).
+/// The kind of topology hint that narrows the cluster set. One ready endpoint without a hint disables that kind
+/// of hint: otherwise the endpoints with hints would be overloaded (kube-proxy's rule D2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HintMode {
     None,

@@ -1,7 +1,7 @@
 //! Adoption of the maps of an earlier agent, which may have died at any instant.
 //!
-//! Entries that programs can reach are unchanged and in use; all others are free. The only writes remove entries that cannot
-//! be parsed, frontends without a valid descriptor, and backends without a service port.
+//! Entries that programs can reach are unchanged and in use; all others are free. The only writes remove
+//! entries that cannot be parsed, frontends without a valid descriptor, and backends without a service port.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -44,8 +44,8 @@ impl Interner {
 }
 
 impl<M: LbMaps> Reconciler<M> {
-    /// Reads back the state of the maps. Call it after a grace period: a program that started under the previous agent may
-    /// still read entries that are unreachable here.
+    /// Reads back the state of the maps. Call it after a grace period: a program that started under the
+    /// previous agent may still read entries that are unreachable here.
     pub fn adopt(mut maps: M) -> Result<Self, MapError> {
         let capacity = maps.capacity();
         let extent = maps.extent()?;
@@ -99,7 +99,8 @@ fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<Fro
     Ok(frontends)
 }
 
-/// Clears indices that no key references, left by an agent that died between flip and insertion, or after a removal.
+/// Clears indices that no key references, left by an agent that died between flip and insertion, or after a
+/// removal.
 fn clear_unreachable(maps: &mut impl LbMaps, extent: Extent, frontends: &HashMap<FrontendKey, u32>) {
     let reachable: HashSet<u32> = frontends.values().copied().collect();
     for index in 0..extent.frontends {

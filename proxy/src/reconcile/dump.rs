@@ -1,7 +1,7 @@
 //! The content of the maps as sorted text without ids: maps that serve the same traffic have the same text.
 //!
-//! `FE key service=… flags=… affinity=… internal=… external=… sources=…` is a frontend, `BE service address flags=…` a backend. Flags
-//! are printed by name.
+//! `FE key service=… flags=… affinity=… internal=… external=… sources=…` is a frontend, `BE service address
+//! flags=…` a backend. Flags are printed by name.
 
 use std::{collections::HashMap, fmt::Write as _};
 

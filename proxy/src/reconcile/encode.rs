@@ -68,8 +68,8 @@ fn masquerade(masquerade: Masquerade) -> DescriptorFlags {
     }
 }
 
-/// Only the internal view of a ClusterIP is a local set; for external destinations it is the short-circuit (kube-proxy's
-/// rule E5).
+/// Only the internal view of a ClusterIP is a local set; for external destinations it is the short-circuit
+/// (kube-proxy's rule E5).
 fn internal_is_local(frontend: &Frontend) -> bool {
     frontend.policy == TrafficPolicy::Local && frontend.kind == FrontendKind::ClusterIp
 }

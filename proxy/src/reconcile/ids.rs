@@ -1,7 +1,7 @@
 //! Allocators of indices of a map, and of runs of slots.
 //!
-//! Invariant: an index is not allocated again before it is freed. Owner: the reconciler, which frees only indices that no
-//! program can reach any more.
+//! Invariant: an index is not allocated again before it is freed. Owner: the reconciler, which frees only
+//! indices that no program can reach any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

@@ -74,8 +74,8 @@ pub struct Extent {
 
 /// The maps of services, frontends and backends.
 ///
-/// Accesses to hash maps and tries are system calls and may fail. The arrays are mapped memory: writes beyond them are
-/// ignored, reads beyond them return zeroes; the callers stay below `capacity`.
+/// Accesses to hash maps and tries are system calls and may fail. The arrays are mapped memory: writes beyond
+/// them are ignored, reads beyond them return zeroes; the callers stay below `capacity`.
 pub trait LbMaps {
     fn capacity(&self) -> Capacity;
 

@@ -26,7 +26,8 @@ use crate::model::{
 #[derive(Debug)]
 pub struct Reconciler<M> {
     pub(super) maps: M,
-    /// Published frontends and their indices. All other state is read back from the maps, so it cannot differ from them.
+    /// Published frontends and their indices. All other state is read back from the maps, so it cannot differ
+    /// from them.
     pub(super) frontends: HashMap<FrontendKey, u32>,
     pub(super) services: Services,
     pub(super) frontend_ids: Ids,
@@ -34,7 +35,8 @@ pub struct Reconciler<M> {
     pub(super) slots: Runs,
     /// Frontends of this pass that have a descriptor, and are inserted after the flips of the pass.
     pub(super) created: Vec<Created>,
-    /// Service ports that may still have backends that no frontend requires: not all of their frontends were in one pass.
+    /// Service ports that may still have backends that no frontend requires: not all of their frontends were in
+    /// one pass.
     pub(super) incomplete: BTreeSet<(ServicePortKey, IpFamily)>,
     pub(super) ranges: RangeSets,
     /// Unreachable for new look-ups, but possibly still read by a running program.
@@ -59,8 +61,8 @@ pub struct Pass {
     pub changed: usize,
     /// Frontends that could not be written; their old state is unchanged.
     pub failed: Vec<(FrontendKey, Arc<MapError>)>,
-    /// Frontends to apply again: the failed ones and the others of their service ports, as backends are retired only in a
-    /// pass that covers all frontends of their service port.
+    /// Frontends to apply again: the failed ones and the others of their service ports, as backends are retired
+    /// only in a pass that covers all frontends of their service port.
     pub retry: Vec<FrontendKey>,
     /// Entries wait: call `reclaim` after a grace period that begins now.
     pub grace: Option<Epoch>,
@@ -97,8 +99,8 @@ struct Target {
 }
 
 impl<M: LbMaps> Reconciler<M> {
-    /// Brings each frontend to the given state; `None` removes it. A frontend that cannot be written is reported, and does
-    /// not stop the others.
+    /// Brings each frontend to the given state; `None` removes it. A frontend that cannot be written is
+    /// reported, and does not stop the others.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut pass = Pass::default();
         self.apply_some(changes, &mut pass);
@@ -122,9 +124,9 @@ impl<M: LbMaps> Reconciler<M> {
         let (mut groups, unowned) = self.groups(changes);
         self.remove_unowned(unowned, pass);
         let used = groups.iter().filter(|(_, group)| !group.puts.is_empty());
-        let mut unnumbered = self.services.ensure(&mut self.maps, used.map(|((service, _), _)| service));
+        let mut without_id = self.services.ensure(&mut self.maps, used.map(|((service, _), _)| service));
         for ((service, family), group) in &mut groups {
-            match unnumbered.remove(service) {
+            match without_id.remove(service) {
                 Some(error) => group.fail(error),
                 None => self.write_group(service, *family, group, pass),
             }
@@ -137,8 +139,8 @@ impl<M: LbMaps> Reconciler<M> {
         self.maps.release();
     }
 
-    /// The changes by service port: the one that gets a frontend, and the one that loses it. And removals of frontends without
-    /// an owner.
+    /// The changes by service port: the one that gets a frontend, and the one that loses it. And removals of
+    /// frontends without an owner.
     fn groups(
         &self,
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
@@ -167,8 +169,8 @@ impl<M: LbMaps> Reconciler<M> {
         (groups, unowned)
     }
 
-    /// Removes frontends that are not published, or whose service port has no readable label: another version may have used
-    /// another format.
+    /// Removes frontends that are not published, or whose service port has no readable label: another version
+    /// may have used another format.
     fn remove_unowned(&mut self, unowned: Vec<FrontendKey>, pass: &mut Pass) {
         for key in unowned {
             let mut failures = Vec::new();
@@ -178,8 +180,8 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// Like `apply`, and removes every other frontend. Frontends of one Service must be adjacent: they are written in batches,
-    /// so that not all of them are in memory at a time.
+    /// Like `apply`, and removes every other frontend. Frontends of one Service must be adjacent: they are
+    /// written in batches, so that not all of them are in memory at a time.
     pub fn apply_all(&mut self, frontends: impl IntoIterator<Item = Frontend>) -> Pass {
         let mut pass = Pass::default();
         let mut gone: HashSet<FrontendKey> = self.frontends.keys().copied().collect();
@@ -214,8 +216,9 @@ impl<M: LbMaps> Reconciler<M> {
         self.frontends.keys().copied().filter(is_incomplete).collect()
     }
 
-    /// Frees the entries that passes up to this one retired; a grace period that began after this pass is over. Returns
-    /// whether that makes room for frontends: a set of ranges, possibly written for a frontend that then failed, does not.
+    /// Frees the entries that passes up to this one retired; a grace period that began after this pass is over.
+    /// Returns whether that makes room for frontends: a set of ranges, possibly written for a frontend that
+    /// then failed, does not.
     pub fn reclaim(&mut self, epoch: Epoch) -> bool {
         let later = self.waiting.split_off(&epoch.next());
         let mut makes_room = false;
@@ -340,8 +343,8 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// Updates the backends after the flips. Backends are retired only if the changes cover all remaining frontends of the
-    /// service port.
+    /// Updates the backends after the flips. Backends are retired only if the changes cover all remaining
+    /// frontends of the service port.
     fn finish_group(&mut self, service: ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
         let has_failed = !group.failures.is_empty();
         let id = group.id.or_else(|| self.services.id(&service)).unwrap_or_default();
@@ -461,8 +464,8 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// Writes both blocks. An external view that is a prefix of the internal one, as is the local set of the same backends,
-    /// shares its slots.
+    /// Writes both blocks. An external view that is a prefix of the internal one, as is the local set of the
+    /// same backends, shares its slots.
     fn write_blocks(&mut self, target: &Target) -> Result<(Block, Block), MapError> {
         let internal = self.write_block(&target.internal, target.descriptor.internal)?;
         if target.internal.starts_with(&target.external) {
@@ -497,7 +500,8 @@ impl<M: LbMaps> Reconciler<M> {
             .extend(owned_runs(&descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
     }
 
-    /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its service port.
+    /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its service
+    /// port.
     pub(super) fn count(&mut self, descriptor: u32, by: i32) {
         let Descriptor { address, port, protocol, service, source_ranges, .. } =
             self.maps.descriptor(descriptor);

@@ -1,7 +1,7 @@
 //! The service ports in the maps, each with its backends.
 //!
-//! A backend belongs to one service port: the same pod behind two of them is two backends, so that it can be removed from
-//! one and stay in the other. The families of a service port share its id and no other state.
+//! A backend belongs to one service port: the same pod behind two of them is two backends, so that it can be
+//! removed from one and stay in the other. The families of a service port share its id and no other state.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +21,8 @@ use crate::model::{
     service::{ServiceKey, ServicePortKey},
 };
 
-/// The backends that the frontends of one service port in one family require, with their flags, sorted by address.
+/// The backends that the frontends of one service port in one family require, with their flags, sorted by
+/// address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequiredBackends(Vec<(SocketAddr, BackendFlags)>);
 
@@ -135,7 +136,8 @@ impl Services {
         self.by_id(id).map(|port| &*port.key)
     }
 
-    /// The service ports without a frontend in some family, though they have backends there, and those without any.
+    /// The service ports without a frontend in some family, though they have backends there, and those without
+    /// any.
     pub fn without_frontends(&self) -> Vec<u32> {
         // A service port may have neither frontends nor backends in one of the families.
         let has_leftovers = |family: &PortFamily| family.frontends == 0 && !family.backends.is_empty();
@@ -203,8 +205,8 @@ impl Services {
         self.by_id(id).map_or(0, |port| port.families.get(family).frontends as usize)
     }
 
-    /// Adopts a backend of a previous agent. Returns `false` if the service port is unknown, or has a backend with that
-    /// address already.
+    /// Adopts a backend of a previous agent. Returns `false` if the service port is unknown, or has a backend
+    /// with that address already.
     pub fn adopt_backend(
         &mut self,
         maps: &impl LbMaps,
@@ -221,8 +223,8 @@ impl Services {
         true
     }
 
-    /// Before the flips: creates the required backends, and clears flags that a backend is about to lose, so that no program
-    /// reuses a remembered choice that the new state forbids.
+    /// Before the flips: creates the required backends, and clears flags that a backend is about to lose, so
+    /// that no program reuses a remembered choice that the new state forbids.
     pub fn prepare(
         &mut self,
         maps: &mut impl LbMaps,
@@ -271,7 +273,8 @@ impl Services {
         result.map(|()| references)
     }
 
-    /// After the flips: sets flags that a backend gained, and retires backends that no frontend requires. The latter only if
+    /// After the flips: sets flags that a backend gained, and retires backends that no frontend requires. The
+    /// latter only if
     /// `is_complete`: `required` covers all frontends of the service port.
     pub fn update_backends(
         &mut self,

@@ -1,4 +1,5 @@
-//! The reconciler on watched maps: every write is checked against the entries that a program could be reading then.
+//! The reconciler on watched maps: every write is checked against the entries that a program could be reading
+//! then.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,7 +22,8 @@ use crate::model::{
 const CAPACITY: Capacity =
     Capacity { frontends: 16, descriptors: 40, slots: 200, backends: 120, services: 16 };
 
-/// Maps that record the entries programs may still read: all that were reachable at any time since the last grace period.
+/// Maps that record the entries programs may still read: all that were reachable at any time since the last
+/// grace period.
 #[derive(Clone)]
 struct Watched {
     maps: FakeMaps,
@@ -474,7 +476,8 @@ fn changes(wanted: &mut BTreeMap<FrontendKey, Frontend>, step: Step) -> Vec<(Fro
     }
 }
 
-/// The same, and the siblings of a frontend that is removed or moves: the index touches all frontends of a changed Service.
+/// The same, and the siblings of a frontend that is removed or moves: the index touches all frontends of a
+/// changed Service.
 fn complete_changes(
     wanted: &mut BTreeMap<FrontendKey, Frontend>,
     step: Step,

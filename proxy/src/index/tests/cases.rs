@@ -1,5 +1,5 @@
-//! The behaviour of kube-proxy, checked on the model: the flows of every case, the endpoint sets, the affinity timelines and
-//! the health counts.
+//! The behaviour of kube-proxy, checked on the model: the flows of every case, the endpoint sets, the affinity
+//! timelines and the health counts.
 
 use std::{collections::HashMap, time::Duration};
 

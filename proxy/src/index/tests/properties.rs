@@ -1,5 +1,5 @@
-//! Random histories of random objects, compared with a second implementation of the rules (`oracle`) that shares no code
-//! with the index: it starts from the specifications of the objects.
+//! Random histories of random objects, compared with a second implementation of the rules (`oracle`) that
+//! shares no code with the index: it starts from the specifications of the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -440,8 +440,8 @@ mod oracle {
         source.is_loopback() || NODE_IPS.contains(&source.to_string().as_str())
     }
 
-    /// The first Service by name that has the address as its ClusterIP; else the first that lists it as a VIP or an external
-    /// IP.
+    /// The first Service by name that has the address as its ClusterIP; else the first that lists it as a VIP
+    /// or an external IP.
     fn claimant<'a>(world: &'a World, to: &str, v6: bool) -> Option<(&'a ServiceSpec, &'static str)> {
         let here = || services(world).filter(|service| exists(service, v6));
         if let Some(service) = here().find(|service| own_cluster_ip(service, v6) == *to) {
