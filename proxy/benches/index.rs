@@ -1,5 +1,5 @@
-//! The cost of one change must not grow with the number of Services: one endpoint of one slice comes and goes, and the
-//! frontends it touches are resolved anew, as the reconciler does.
+//! The cost of one change, which must not grow with the number of Services: one endpoint of one slice is added or removed,
+//! and the affected frontends are computed again, as for the reconciler.
 
 use std::{hint::black_box, net::Ipv4Addr, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! What kube-proxy does, asked of the built binary: every flow of `testdata/cases/` through `explain`, and every case
-//! through `plan`. `more.json` is ours: its answers are derived from the rules, which each case names.
+//! The behaviour of kube-proxy, checked on the built binary: every flow of `testdata/cases/` with `explain`, and every
+//! case with `plan`. The results in `more.json` are derived from the rules that each case cites.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ struct Case {
     node: Node,
     config: Config,
     objects: Vec<Value>,
-    /// Whether an API server would let all of the objects pass.
+    /// Whether an API server would accept all of the objects.
     api_valid: bool,
     #[serde(default)]
     flows: Vec<Flow>,
@@ -47,8 +47,8 @@ struct Flow {
     expect: Value,
 }
 
-/// Flows of which kube-proxy's two backends think differently, and we side with nftables although the case was written
-/// for iptables: (case, flow, our answer, why).
+/// Flows that kube-proxy's two modes treat differently, where Portreeve follows nftables and the case was written for
+/// iptables: (case, flow, result, reason).
 const DEVIATIONS: &[(&str, &str, &str, &str)] = &[];
 
 fn cases() -> Vec<Case> {
@@ -58,23 +58,23 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn every_flow_is_explained_as_kube_proxy_would_treat_it() {
+fn every_flow_is_explained_as_kube_proxy_treats_it() {
     let wrong = in_parallel(&cases(), |case| {
         let dir = tempfile::tempdir().unwrap();
         write_manifests(case, dir.path());
-        let ask = |flow| differences(case, flow, &explain(case, flow, dir.path()));
-        case.flows.iter().filter_map(ask).collect()
+        let check = |flow| differences(case, flow, &explain(case, flow, dir.path()));
+        case.flows.iter().filter_map(check).collect()
     });
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A thousand processes one after the other would take long.
-fn in_parallel(cases: &[Case], ask: impl Fn(&Case) -> Vec<String> + Sync) -> Vec<String> {
+/// Parallel, as it starts a thousand processes.
+fn in_parallel(cases: &[Case], check: impl Fn(&Case) -> Vec<String> + Sync) -> Vec<String> {
     let threads = 2 * thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         let start = |share: usize| {
-            let ask = &ask;
-            scope.spawn(move || cases.iter().skip(share).step_by(threads).flat_map(ask).collect::<Vec<_>>())
+            let check = &check;
+            scope.spawn(move || cases.iter().skip(share).step_by(threads).flat_map(check).collect::<Vec<_>>())
         };
         let workers: Vec<_> = (0..threads).map(start).collect();
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()

@@ -1,4 +1,4 @@
-//! Everything in `deploy/` is what the API takes, and asks for no more than it needs.
+//! The manifests in `deploy/`: valid for the API, with no more permissions than needed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -47,7 +47,7 @@ fn kustomize(name: &str) -> BTreeMap<String, Value> {
     objects
 }
 
-/// Read as the type and written again, nothing is missing: no field was misspelt.
+/// Parsed as its type and serialised again, no field is missing: none was misspelt.
 fn typed<T: DeserializeOwned + Serialize>(objects: &BTreeMap<String, Value>, kind: &str) -> T {
     let object: T =
         serde_json::from_value(objects[kind].clone()).unwrap_or_else(|error| panic!("{kind}: {error}"));
@@ -78,7 +78,7 @@ fn every_object_is_of_its_type_and_every_file_is_used() {
     assert_eq!(listed, present.iter().map(String::as_str).collect());
 }
 
-/// Names of pods are verified only where a Corefile says so, and only then are pods read.
+/// Pods are read only if a Corefile has `pods verified`.
 #[test]
 fn pods_are_read_by_those_who_ask_for_it() {
     let objects = kustomize("pods-verified");
@@ -156,7 +156,7 @@ fn one_agent_starts_beside_the_other() {
     assert_eq!(strategy["rollingUpdate"], serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 }));
     let (_, main) = containers(&set);
     assert!(main[0].args.as_ref().unwrap().contains(&"--takeover".to_owned()));
-    // Every place that is mounted is a volume of the pod.
+    // Every mounted volume is a volume of the pod.
     let pod = set.spec.unwrap().template.spec.unwrap();
     let volumes: BTreeSet<String> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();
     let mounted: BTreeSet<String> =
@@ -164,7 +164,7 @@ fn one_agent_starts_beside_the_other() {
     assert_eq!(volumes, mounted);
 }
 
-/// The program itself reads the file that the ConfigMap holds.
+/// The binary parses the file in the ConfigMap.
 #[test]
 fn the_configuration_is_one_that_the_agent_takes() {
     let map: ConfigMap = typed(&base(), "ConfigMap");
@@ -185,7 +185,7 @@ fn the_configuration_is_one_that_the_agent_takes() {
     assert_eq!(kubeconfig["kind"], "Config");
 }
 
-/// The chart's templates use values and nothing else of the template language, so that a few lines render them.
+/// Renders the chart's templates, which use only values of the template language.
 fn render(template: &str, values: &Value) -> String {
     let mut text = String::new();
     let mut rest = template;
@@ -204,7 +204,7 @@ fn render(template: &str, values: &Value) -> String {
     text + rest
 }
 
-/// Under the name, at the ports and with the labels that everybody expects; its endpoints are the agents.
+/// The DNS Service has the usual name, ports and labels; its endpoints are the agents.
 #[test]
 fn the_cluster_dns_service_selects_the_agents() {
     let objects = kustomize("cluster-dns");
@@ -226,7 +226,7 @@ fn the_cluster_dns_service_selects_the_agents() {
     assert_eq!(self::objects(rendered), objects);
 }
 
-/// What is added to the base is what `run` takes, after what it takes the place of.
+/// Arguments added to the base are accepted by `run`, after the ones that they replace.
 #[test]
 fn the_agents_answer_names_where_cluster_dns_is_added() {
     let patch = fs::read_to_string(deploy().join("kustomize/cluster-dns/daemon-set.json")).unwrap();

@@ -1,5 +1,5 @@
-//! Cluster states and the answers they must give, asked of the built binary over UDP and TCP: `portreeve dns` with
-//! manifests and a Corefile. The cases are those of `dns/testdata/cases/`.
+//! Cluster states and the expected answers, queried from the built binary over UDP and TCP: `portreeve dns` with manifests
+//! and a Corefile. The cases are those of `dns/testdata/cases/`.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "types and response codes are open lists")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -49,12 +49,12 @@ async fn every_query_is_answered_as_listed() {
     judge::report(failures);
 }
 
-/// The binary, with what a group says in files.
+/// The binary, with the objects and the Corefile of a group as files.
 struct Server {
     process: Child,
     address: SocketAddr,
     _files: tempfile::TempDir,
-    /// An API server that says nothing, where nothing is to be known.
+    /// An API server that never answers, for groups without a synced state.
     _silent: Option<TcpListener>,
 }
 
@@ -80,7 +80,7 @@ impl Server {
         Self { process, address, _files: files, _silent: silent }
     }
 
-    /// As a service manager ends it.
+    /// Sends SIGTERM, as a service manager does.
     fn end(mut self) {
         let id = i32::try_from(self.process.id()).unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::SIGTERM).unwrap();
@@ -90,17 +90,17 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It has ended, unless the test failed.
+        // The process has ended, unless the test failed.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Reads where it listens from what it logs, and waits until it is ready, if it ever will be.
+/// Reads the listening address from the log, and waits until the server is ready, if the group has a synced state.
 fn follow_log(process: &mut Child, gets_ready: bool) -> SocketAddr {
     let log = BufReader::new(process.stderr.take().unwrap());
     let (sender, lines) = mpsc::channel();
-    // Read to the end, so that the server never waits for us.
+    // The log is read to the end, so that the server never blocks on a full pipe.
     thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
     let (mut said, mut address, mut is_ready) = (Vec::new(), None, !gets_ready);
     while address.is_none() || !is_ready {

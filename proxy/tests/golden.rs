@@ -1,6 +1,7 @@
 //! The golden scripts on maps without a kernel, and with every write failing once.
 //!
-//! `UPDATE_EXPECT=1 cargo test -p proxy --test golden the_maps` writes down what the maps hold now.
+//! `UPDATE_EXPECT=1 cargo test -p proxy --test golden the_maps` writes the present content of the
+//! maps into the scripts.
 
 #[path = "golden/script.rs"]
 mod script;
@@ -13,11 +14,11 @@ use script::{Failed, Host, all, directory, updated};
 const CAPACITY: Capacity =
     Capacity { frontends: 64, descriptors: 128, slots: 512, backends: 128, services: 64 };
 
-/// Maps in memory. In the step of the fault, only so many system calls succeed.
+/// Maps in memory. In the step of the fault, only a number of system calls succeeds.
 struct Memory {
     fault: Option<Fault>,
-    /// Whether the fault was met.
-    was_met: bool,
+    /// Whether the fault was reached.
+    was_reached: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -40,16 +41,16 @@ impl Host for Memory {
 
     fn failed(&mut self, maps: &mut FakeMaps) -> Failed {
         maps.calls_left = None;
-        self.was_met = true;
-        self.fault.expect("a write fails only where it is made to").then
+        self.was_reached = true;
+        self.fault.expect("a write fails only with an injected fault").then
     }
 }
 
 #[test]
-fn the_maps_hold_what_the_scripts_say() {
+fn the_maps_are_as_the_scripts_expect() {
     let is_update = env::var_os("UPDATE_EXPECT").is_some();
     for (name, script) in all() {
-        let mut memory = Memory { fault: None, was_met: false };
+        let mut memory = Memory { fault: None, was_reached: false };
         if is_update {
             let path = directory().join(format!("{name}.txt"));
             let text = fs::read_to_string(&path).unwrap();
@@ -61,16 +62,16 @@ fn the_maps_hold_what_the_scripts_say() {
 }
 
 #[test]
-fn no_failed_write_changes_the_end() {
+fn no_failed_write_changes_the_result() {
     let mut met = 0;
     for (name, script) in all() {
         for step in 0..script.steps() {
             for then in [Failed::Retry, Failed::Die] {
                 for calls in 0.. {
-                    let mut memory = Memory { fault: Some(Fault { step, calls, then }), was_met: false };
+                    let mut memory = Memory { fault: Some(Fault { step, calls, then }), was_reached: false };
                     script
                         .check(&format!("{name}, call {calls} of step {step} fails, {then:?}"), &mut memory);
-                    if !memory.was_met {
+                    if !memory.was_reached {
                         break;
                     }
                     met += 1;
@@ -78,5 +79,5 @@ fn no_failed_write_changes_the_end() {
             }
         }
     }
-    assert!(met >= 100, "only {met} failures were met");
+    assert!(met >= 100, "only {met} faults were reached");
 }

@@ -1,5 +1,5 @@
-//! A thousand files that somebody might have meant well, or not: each gives objects or a named complaint, none a panic,
-//! and a good Service beside them is served all the same.
+//! A thousand malformed files: each gives objects or an error with its name, none a panic, and a valid Service beside them
+//! is served.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,7 +28,7 @@ use serde_json::Value;
 
 const FILES: usize = 1000;
 
-/// Sorts before all others, so that no hostile twin can come first.
+/// First by name, so that no hostile object with the same name precedes it.
 const GOOD_FILE: &str = "0-good.yaml";
 const GOOD: &str = "\
 apiVersion: v1
@@ -55,7 +55,7 @@ const OBJECTS: [&str; 8] = [
     "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: other\nspec:\n  template: |\n    kind: Service\n    ---x\n",
 ];
 
-/// What is put in the place of something, or between things.
+/// Replacements and insertions.
 const NASTY: [&str; 40] = [
     "null",
     "~",
@@ -119,7 +119,7 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof![12 => mangled, 2 => noise, 1 => deep, 1 => lists]
 }
 
-/// Replaces a value, deletes a stretch, inserts, doubles a line or cuts the rest off.
+/// Replaces a value, deletes a range, inserts, repeats a line or truncates.
 fn edited(text: &str, from: prop::sample::Index, to: prop::sample::Index, nasty: &str, how: u8) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     if lines.is_empty() {
@@ -166,7 +166,7 @@ fn whatever_files_hold_there_is_a_plan_or_a_complaint() {
     through_the_binary(dir.path());
 }
 
-/// By itself a file never fails to load, unless it is no text at all. Tells whether it gave objects, and complaints.
+/// A file fails to load only if it is not text. Returns whether it gave objects, and errors.
 fn alone(path: &Path, bytes: &[u8]) -> (bool, bool) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(loaded) = manifests::load(path) else {
@@ -224,7 +224,7 @@ fn flow(source: &str, destination: &str) -> Flow {
     }
 }
 
-/// In a directory a file that cannot be read is one of many; alone it is the question.
+/// An unreadable file is skipped in a directory, and an error if it is the argument.
 #[test]
 fn a_file_asked_for_by_name_is_read_or_the_answer_is_no() {
     let dir = tempfile::tempdir().unwrap();

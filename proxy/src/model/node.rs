@@ -41,7 +41,7 @@ pub struct LocalNode {
     pub pod_range: PerFamily<Option<IpNetwork>>,
     pub detect_local: DetectLocal,
     /// Unrestricted if empty.
-    nodeports: PerFamily<Vec<IpNetwork>>,
+    nodeport_ranges: PerFamily<Vec<IpNetwork>>,
     localhost_nodeports: bool,
 }
 
@@ -53,7 +53,7 @@ impl LocalNode {
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
             pod_range: pod_range(policy, node),
             detect_local: policy.detect_local,
-            nodeports: nodeport_ranges(policy, &addresses),
+            nodeport_ranges: nodeport_ranges(policy, &addresses),
             localhost_nodeports: serves_localhost(policy),
             addresses,
         }
@@ -92,7 +92,7 @@ impl LocalNode {
 
     /// Whether every local address of the family serves NodePorts.
     pub fn nodeports_are_unrestricted(&self, family: IpFamily) -> bool {
-        let ranges = self.nodeports.get(family);
+        let ranges = self.nodeport_ranges.get(family);
         ranges.is_empty() || ranges.iter().any(|range| range.prefix() == 0)
     }
 
@@ -114,7 +114,7 @@ impl LocalNode {
         if address.is_loopback() {
             return address.is_ipv4() && self.localhost_nodeports;
         }
-        let ranges = self.nodeports.get(IpFamily::of(address));
+        let ranges = self.nodeport_ranges.get(IpFamily::of(address));
         ranges.is_empty() || ranges.iter().any(|range| range.contains(address))
     }
 }

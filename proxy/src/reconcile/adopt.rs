@@ -15,7 +15,7 @@ use super::{
     ranges::RangeSets,
     reconciler::{Reconciler, owned_runs},
     retired::{Epoch, Retired},
-    services::{Services, parse_label, retire},
+    services::{Services, parse_label, retire_backend},
 };
 use crate::model::{
     address::{IpFamily, PerFamily},
@@ -69,7 +69,7 @@ impl<M: LbMaps> Reconciler<M> {
             epoch: Epoch::default(),
         };
         for descriptor in published {
-            reconciler.count(descriptor, 1);
+            reconciler.count_descriptor(descriptor, 1);
         }
         reconciler.maps.release();
         Ok(reconciler)
@@ -133,7 +133,7 @@ fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, V
         for index in alive.get(family).iter().copied() {
             let entry = maps.backend(family, index);
             if !services.adopt_backend(maps, family, index, &entry) {
-                orphans.push(retire(maps, family, index));
+                orphans.push(retire_backend(maps, family, index));
             }
         }
     }

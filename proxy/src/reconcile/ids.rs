@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// Single indices below a capacity. Freed ones are reused first, so that the used ones stay dense.
+/// Single indices of a range. Freed ones are reused first, so that the used ones stay dense.
 #[derive(Debug)]
 pub struct Ids {
     /// The lowest index of the range.
@@ -13,23 +13,24 @@ pub struct Ids {
     /// The lowest index never allocated.
     next: u32,
     free: Vec<u32>,
-    capacity: u32,
+    /// The end of the range.
+    end: u32,
 }
 
 impl Ids {
-    /// All of `first..capacity` are free except `used`.
-    pub fn new(first: u32, capacity: u32, used: impl IntoIterator<Item = u32>) -> Self {
+    /// All of `first..end` are free except `used`.
+    pub fn new(first: u32, end: u32, used: impl IntoIterator<Item = u32>) -> Self {
         let used: HashSet<u32> = used.into_iter().collect();
         let next = used.iter().max().map_or(first, |last| last.saturating_add(1)).max(first);
         let free = (first..next).rev().filter(|id| !used.contains(id)).collect();
-        Self { first, next, free, capacity }
+        Self { first, next, free, end }
     }
 
     /// Returns `None` if all indices are in use.
     pub fn allocate(&mut self) -> Option<u32> {
         self.free.pop().or_else(|| {
             let id = self.next;
-            (id < self.capacity).then(|| self.next += 1)?;
+            (id < self.end).then(|| self.next += 1)?;
             Some(id)
         })
     }
@@ -44,7 +45,7 @@ impl Ids {
 
     /// Size of the range.
     pub fn capacity(&self) -> u32 {
-        self.capacity - self.first
+        self.end - self.first
     }
 }
 

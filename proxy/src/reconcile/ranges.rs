@@ -33,7 +33,7 @@ struct Set {
 }
 
 impl RangeSets {
-    /// Adopts the sets of an earlier agent, all unused until `count` is called for their descriptors.
+    /// Adopts the sets of an earlier agent, all unused until `count_user` is called for their descriptors.
     pub fn adopt(maps: &impl LbMaps) -> Result<Self, MapError> {
         let mut sets: HashMap<u32, Set> = HashMap::new();
         for (id, network) in maps.source_ranges()? {
@@ -46,7 +46,7 @@ impl RangeSets {
     }
 
     /// The set of a frontend's ranges, written now if it is new; 0 if the frontend has no ranges.
-    pub fn ensure(&mut self, maps: &mut impl LbMaps, frontend: &Frontend) -> Result<u32, MapError> {
+    pub fn ensure_set(&mut self, maps: &mut impl LbMaps, frontend: &Frontend) -> Result<u32, MapError> {
         if frontend.source_ranges.is_empty() {
             return Ok(0);
         }
@@ -69,7 +69,7 @@ impl RangeSets {
     }
 
     /// Counts a descriptor with this set that was published (`by` is 1), or is no longer (-1).
-    pub fn count(&mut self, id: u32, by: i32) {
+    pub fn count_user(&mut self, id: u32, by: i32) {
         if let Some(set) = self.sets.get_mut(&id) {
             set.users = set.users.saturating_add_signed(by);
         }

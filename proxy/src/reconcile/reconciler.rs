@@ -103,7 +103,7 @@ impl<M: LbMaps> Reconciler<M> {
     /// reported, and does not stop the others.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut pass = Pass::default();
-        self.apply_some(changes, &mut pass);
+        self.apply_batch(changes, &mut pass);
         if pass.failed.is_empty() {
             self.incomplete.clear();
         } else {
@@ -116,7 +116,7 @@ impl<M: LbMaps> Reconciler<M> {
         pass
     }
 
-    fn apply_some(
+    fn apply_batch(
         &mut self,
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
         pass: &mut Pass,
@@ -124,7 +124,7 @@ impl<M: LbMaps> Reconciler<M> {
         let (mut groups, unowned) = self.groups(changes);
         self.remove_unowned(unowned, pass);
         let used = groups.iter().filter(|(_, group)| !group.puts.is_empty());
-        let mut without_id = self.services.ensure(&mut self.maps, used.map(|((service, _), _)| service));
+        let mut without_id = self.services.ensure_ids(&mut self.maps, used.map(|((service, _), _)| service));
         for ((service, family), group) in &mut groups {
             match without_id.remove(service) {
                 Some(error) => group.fail(error),
@@ -190,14 +190,14 @@ impl<M: LbMaps> Reconciler<M> {
             let is_next =
                 batch.last().is_none_or(|last: &Frontend| last.service.service != frontend.service.service);
             if is_next && batch.len() >= BATCH {
-                self.apply_some(batch.drain(..).map(|frontend| (frontend.key, Some(frontend))), &mut pass);
+                self.apply_batch(batch.drain(..).map(|frontend| (frontend.key, Some(frontend))), &mut pass);
             }
             gone.remove(&frontend.key);
             batch.push(frontend);
         }
         // Additions first: if a map is full, an obsolete frontend does less harm than a missing one.
         let last = batch.into_iter().map(|frontend| (frontend.key, Some(frontend)));
-        self.apply_some(last.chain(gone.into_iter().map(|key| (key, None))), &mut pass);
+        self.apply_batch(last.chain(gone.into_iter().map(|key| (key, None))), &mut pass);
         self.remove_unused_services();
         pass.retry.extend(self.take_incomplete());
         pass.grace = self.close_epoch();
@@ -318,7 +318,7 @@ impl<M: LbMaps> Reconciler<M> {
             let (inserted, left) = rest.split_at(count.min(rest.len()));
             for Created { key, index, descriptor } in inserted {
                 self.frontends.insert(*key, *index);
-                self.count(*descriptor, 1);
+                self.count_descriptor(*descriptor, 1);
                 pass.changed += 1;
             }
             rest = left;
@@ -348,7 +348,7 @@ impl<M: LbMaps> Reconciler<M> {
     fn finish_group(&mut self, service: ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
         let has_failed = !group.failures.is_empty();
         let id = group.id.or_else(|| self.services.id(&service)).unwrap_or_default();
-        let is_complete = !has_failed && self.services.frontends(id, family) == group.puts.len();
+        let is_complete = !has_failed && self.services.frontend_count(id, family) == group.puts.len();
         if !group.references.are_current {
             let retired =
                 self.services.update_backends(&mut self.maps, id, family, &group.required, is_complete);
@@ -382,12 +382,12 @@ impl<M: LbMaps> Reconciler<M> {
         let puts = group.puts.iter().map(|frontend| &frontend.key);
         let named = puts.chain(&group.removals).filter(|key| owned(key)).count();
         let id = self.services.id(service);
-        named + group.leaving == id.map_or(0, |id| self.services.frontends(id, family))
+        named + group.leaving == id.map_or(0, |id| self.services.frontend_count(id, family))
     }
 
     fn put(&mut self, frontend: &Frontend, service: u32, references: &BackendRefs) -> Result<bool, MapError> {
         let mut target = target(frontend, service, references);
-        target.descriptor.source_ranges = self.ranges.ensure(&mut self.maps, frontend)?;
+        target.descriptor.source_ranges = self.ranges.ensure_set(&mut self.maps, frontend)?;
         match self.frontends.get(&frontend.key).copied() {
             Some(index) if self.is_current(index, &target) => Ok(false),
             Some(index) => self.replace(index, target).map(|()| true),
@@ -413,9 +413,9 @@ impl<M: LbMaps> Reconciler<M> {
     fn replace(&mut self, index: u32, target: Target) -> Result<(), MapError> {
         let old = self.maps.published(index);
         let new = self.write(index, target)?;
-        self.count(old, -1);
+        self.count_descriptor(old, -1);
         self.maps.publish(index, new);
-        self.count(new, 1);
+        self.count_descriptor(new, 1);
         self.retire_descriptor(old);
         Ok(())
     }
@@ -440,7 +440,7 @@ impl<M: LbMaps> Reconciler<M> {
         self.maps.remove_frontend(key)?;
         self.frontends.remove(&key);
         let descriptor = self.maps.published(index);
-        self.count(descriptor, -1);
+        self.count_descriptor(descriptor, -1);
         self.maps.publish(index, 0);
         self.retired.push(Retired::Frontend(index));
         self.retire_descriptor(descriptor);
@@ -502,10 +502,10 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its service
     /// port.
-    pub(super) fn count(&mut self, descriptor: u32, by: i32) {
+    pub(super) fn count_descriptor(&mut self, descriptor: u32, by: i32) {
         let Descriptor { address, port, protocol, service, source_ranges, .. } =
             self.maps.descriptor(descriptor);
-        self.ranges.count(source_ranges, by);
+        self.ranges.count_user(source_ranges, by);
         if let Some(key) = encode::frontend_key(address, port, protocol) {
             self.services.count_frontend(service, key.address.family(), by);
         }
@@ -515,7 +515,7 @@ impl<M: LbMaps> Reconciler<M> {
     fn remove_unused_services(&mut self) {
         for id in self.services.without_frontends() {
             for family in IpFamily::BOTH {
-                if self.services.frontends(id, family) > 0 {
+                if self.services.frontend_count(id, family) > 0 {
                     continue;
                 }
                 let none = RequiredBackends::default();

@@ -156,7 +156,7 @@ impl Services {
     }
 
     /// Allocates ids for the service ports that have none. Returns those for which that failed, with the error.
-    pub fn ensure<'a>(
+    pub fn ensure_ids<'a>(
         &mut self,
         maps: &mut impl LbMaps,
         keys: impl Iterator<Item = &'a ServicePortKey>,
@@ -201,7 +201,7 @@ impl Services {
         }
     }
 
-    pub fn frontends(&self, id: u32, family: IpFamily) -> usize {
+    pub fn frontend_count(&self, id: u32, family: IpFamily) -> usize {
         self.by_id(id).map_or(0, |port| port.families.get(family).frontends as usize)
     }
 
@@ -257,7 +257,7 @@ impl Services {
                     BackendRef { index, generation: entry.generation }
                 }
                 None => match ids.allocate() {
-                    Some(index) => create(maps, index, &port.key, id, *address, *flags),
+                    Some(index) => create_backend(maps, index, &port.key, id, *address, *flags),
                     None => {
                         result = Err(MapError::Full { map: "BACKENDS", capacity: ids.capacity() });
                         break;
@@ -299,7 +299,7 @@ impl Services {
         if !gone.is_empty() {
             *backends = backends.iter().copied().filter(|index| !gone.contains(index)).collect();
         }
-        gone.into_iter().map(|index| retire(maps, family, index)).collect()
+        gone.into_iter().map(|index| retire_backend(maps, family, index)).collect()
     }
 
     /// Removes a service port that has neither frontends nor backends.
@@ -335,7 +335,7 @@ impl Services {
 }
 
 /// Writes a backend that is not referenced yet.
-fn create(
+fn create_backend(
     maps: &mut impl LbMaps,
     index: u32,
     key: &ServicePortKey,
@@ -378,7 +378,7 @@ fn position_of(
 }
 
 /// Makes every reference to the backend stale; its index is free after a grace period.
-pub fn retire(maps: &mut impl LbMaps, family: IpFamily, index: u32) -> Retired {
+pub fn retire_backend(maps: &mut impl LbMaps, family: IpFamily, index: u32) -> Retired {
     let generation = maps.backend(family, index).generation;
     // Generation 0 is that of an entry never written, so that a zeroed slot references no backend.
     maps.raise_generation(family, index, generation.wrapping_add(1).max(1));

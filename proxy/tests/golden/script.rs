@@ -1,15 +1,15 @@
-//! Golden scripts: what happens to a node, and what its maps hold after each step.
+//! Golden scripts: changes of a cluster in steps, and the content of a node's maps after each step.
 //!
 //! ```text
 //! node: node-1                     the node, and any other flag of the policy that matters
 //! cluster-cidr: 10.244.0.0/16
-//! == apply: why this step is here
-//! apiVersion: v1 ..                objects that come or change, as YAML documents
+//! == apply: description of the step
+//! apiVersion: v1 ..                objects that are added or changed, as YAML documents
 //! -- maps
-//! FE .. / BE ..                    what the maps then hold, see `reconcile::dump`
-//! == delete: why                   `Kind namespace/name`, one per line
-//! == stop: why                     the agent dies; what follows it learns when it starts again
-//! == start: why                    it adopts what the maps hold, and learns everything at once
+//! FE .. / BE ..                    the content of the maps, see `reconcile::dump`
+//! == delete: description           `Kind namespace/name`, one per line
+//! == stop: description             the agent dies; the changes that follow reach its successor at its start
+//! == start: description            the successor adopts the maps and gets all objects at once
 //! ```
 //!
 //! The same script runs on any maps. It is included by the tests that run it without privileges and as root.
@@ -32,26 +32,26 @@ use proxy::{
     reconcile::{LbMaps, Pass, Reconciler, dump},
 };
 
-/// Whoever has the maps of a script, over all the lives of the agent.
+/// The owner of the maps of a script, over all restarts of the agent.
 pub trait Host {
     type Maps: LbMaps;
 
-    /// The maps for an agent that starts; `last` are those of the one before.
+    /// The maps for an agent that starts; `last` are those of its predecessor.
     fn open(&mut self, last: Option<&Self::Maps>) -> Self::Maps;
 
-    /// What was retired before may be used again when this returns.
+    /// Waits until retired entries may be reused.
     fn grace_period(&mut self) {}
 
-    /// Called before a step; writes may be made to fail from here on.
+    /// Called before a step; may inject write failures from here on.
     fn before(&mut self, _step: usize, _maps: &mut Self::Maps) {}
 
-    /// Something could not be written: writes work again from here on.
+    /// Called after a failed write; writes succeed from here on.
     fn failed(&mut self, _maps: &mut Self::Maps) -> Failed {
-        panic!("a write failed that nothing made fail")
+        panic!("a write failed without an injected failure")
     }
 }
 
-/// How life goes on after a failed write.
+/// The reaction to a failed write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
     /// The agent tries again.
@@ -66,7 +66,7 @@ pub struct Script {
 }
 
 struct Step {
-    /// The line that begins it.
+    /// The first line.
     title: String,
     action: Action,
     want: String,
@@ -117,7 +117,7 @@ impl Script {
         self.steps.len()
     }
 
-    /// What the maps hold after each step, with the line that began it.
+    /// The content of the maps after each step, with the step's first line.
     pub fn play(&self, host: &mut impl Host) -> Vec<(&str, String)> {
         let mut world = World::begin(self, host);
         let mut seen = Vec::new();
@@ -128,7 +128,7 @@ impl Script {
         seen
     }
 
-    /// Plays the script, and fails where the maps differ from what it says.
+    /// Plays the script, and fails if the maps differ from its expectations.
     pub fn check(&self, name: &str, host: &mut impl Host) {
         for ((title, seen), step) in self.play(host).into_iter().zip(&self.steps) {
             assert!(seen == step.want, "{name}, {title}\n-- is\n{seen}-- should be\n{}", step.want);
@@ -136,7 +136,7 @@ impl Script {
     }
 }
 
-/// The text of a script with other maps in it.
+/// The text of a script with new expectations.
 pub fn updated(text: &str, seen: &[(&str, String)]) -> String {
     let mut parts = text.split("\n== ");
     let header = parts.next().unwrap_or_default();
@@ -151,7 +151,7 @@ impl Step {
     fn parse(text: &str, node: &str) -> Self {
         let (title, rest) = text.split_once('\n').unwrap_or((text, ""));
         let (body, want) = rest.split_once("-- maps").unwrap_or((rest, ""));
-        let verb = title.split_once(": ").expect("every step says why it is there").0;
+        let verb = title.split_once(": ").expect("every step has a description").0;
         let action = match verb {
             "apply" => Action::Apply(read(body, node)),
             "delete" => Action::Delete(body.lines().map(|line| removal(line, node)).collect()),
@@ -181,7 +181,7 @@ fn removal(line: &str, node: &str) -> Change {
     id.removal(node).expect("a kind that matters")
 }
 
-/// The cluster as the index has it, and the agent with its maps.
+/// The state of the cluster in the index, and the agent with its maps.
 struct World<'a, H: Host> {
     host: &'a mut H,
     index: Index,
@@ -218,7 +218,7 @@ impl<'a, H: Host> World<'a, H> {
     fn write(&mut self, touched: &BTreeSet<FrontendKey>) {
         let changes = touched.iter().map(|key| (*key, self.index.frontend(key)));
         let pass = self.reconciler.apply(changes);
-        if !self.settle(pass) {
+        if !self.finish(pass) {
             match self.host.failed(self.reconciler.maps_mut()) {
                 Failed::Retry => self.write(touched),
                 Failed::Die => self.restart(),
@@ -227,24 +227,24 @@ impl<'a, H: Host> World<'a, H> {
     }
 
     fn restart(&mut self) {
-        // The one that starts meets the failure that its predecessor left unmet.
+        // An injected failure that the predecessor did not reach is left for this one.
         let adopted = Reconciler::adopt(self.host.open(Some(self.reconciler.maps())));
-        let is_settled = match adopted {
+        let is_complete = match adopted {
             Ok(reconciler) => {
                 self.reconciler = reconciler;
                 let pass = self.reconciler.apply_all(self.index.frontends());
-                self.settle(pass)
+                self.finish(pass)
             }
             Err(_) => false,
         };
-        if !is_settled {
+        if !is_complete {
             self.host.failed(self.reconciler.maps_mut());
             self.restart();
         }
     }
 
-    /// Whether everything was written; what was replaced may be used again.
-    fn settle(&mut self, pass: Pass) -> bool {
+    /// Ends a pass with its grace period. Returns `false` if a write failed.
+    fn finish(&mut self, pass: Pass) -> bool {
         self.host.grace_period();
         if let Some(epoch) = pass.grace {
             self.reconciler.reclaim(epoch);

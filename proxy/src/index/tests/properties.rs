@@ -494,7 +494,7 @@ mod oracle {
             Some(Spec::Node(zone)) => zone,
             _ => "",
         };
-        let anybody = endpoints.values().any(|endpoint| ready(endpoint) || dying(endpoint));
+        let has_usable = endpoints.values().any(|endpoint| ready(endpoint) || serving_terminating(endpoint));
         let external = kind != "ClusterIP";
         let local_only = if external {
             let lists_ips = service.kind == "ClusterIP" && !service.external_ips.is_empty();
@@ -510,7 +510,7 @@ mod oracle {
             prefer_ready(&endpoints, |endpoint| !ready(endpoint) || hinted(&endpoints, endpoint, zone))
         };
         if chosen.is_empty() {
-            let from_elsewhere = local_only && anybody;
+            let from_elsewhere = local_only && has_usable;
             return nothing(if from_elsewhere { FlowOutcome::Drop } else { FlowOutcome::Reject });
         }
         let node_only = !is_pod(flow.source) && is_node(flow.source);
@@ -543,7 +543,7 @@ mod oracle {
         endpoint.ready != Some(false)
     }
 
-    fn dying(endpoint: &EndpointSpec) -> bool {
+    fn serving_terminating(endpoint: &EndpointSpec) -> bool {
         endpoint.serving != Some(false) && endpoint.terminating == Some(true)
     }
 
@@ -555,7 +555,7 @@ mod oracle {
         endpoints: &BTreeMap<String, &EndpointSpec>,
         permitted: impl Fn(&EndpointSpec) -> bool,
     ) -> Vec<String> {
-        for state in [ready as fn(&EndpointSpec) -> bool, dying] {
+        for state in [ready as fn(&EndpointSpec) -> bool, serving_terminating] {
             let found: Vec<String> = endpoints
                 .iter()
                 .filter(|(_, endpoint)| state(endpoint) && permitted(endpoint))
