@@ -1,6 +1,6 @@
 //! Atomic operations on words in maps. `core::sync::atomic` has no compare-and-swap for this target.
 
-/// Stores `new` where `old` stands; what stood there.
+/// Stores `new` if the word is `old`. Returns the previous value.
 #[inline(always)]
 pub fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
     use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};

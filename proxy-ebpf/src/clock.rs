@@ -10,7 +10,7 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Ticks of the same clock.
+/// Ticks of the monotonic clock.
 #[inline(always)]
 pub fn ticks() -> u32 {
     (now() >> TICK_SHIFT) as u32

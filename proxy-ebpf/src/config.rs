@@ -1,11 +1,11 @@
-//! What the agent fixed when it loaded the programs.
+//! Configuration, fixed when the agent loads the programs.
 
 use core::ptr::read_volatile;
 
 use proxy_ebpf::abi::{Config, ConfigFlags, Timeouts};
 
-/// Set by the agent before loading; the verifier sees constants. Read field by field, and volatile, because the loader
-/// replaces the values the compiler sees.
+/// Set by the agent before loading; the verifier sees constants. Read field by field and volatile, because the loader
+/// replaces the values that the compiler sees.
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config::DEFAULT;
 
@@ -21,7 +21,7 @@ pub fn host_netns() -> u64 {
     unsafe { read_volatile(&raw const CONFIG.host_netns) }
 }
 
-/// How many records each of `FLOWS_*` has.
+/// Records in each of `FLOWS_*`.
 #[inline(always)]
 pub fn flows() -> u32 {
     // SAFETY: as in `flags`.
@@ -34,14 +34,14 @@ pub fn timeouts() -> Timeouts {
     unsafe { read_volatile(&raw const CONFIG.timeouts) }
 }
 
-/// How many ICMP errors each CPU sends in a tick.
+/// Limit of ICMP errors per CPU and tick.
 #[inline(always)]
 pub fn icmp_errors() -> u32 {
     // SAFETY: as in `flags`.
     unsafe { read_volatile(&raw const CONFIG.icmp_errors) }
 }
 
-/// The ports that masqueraded flows get, both included.
+/// First and last port for masqueraded flows, both included.
 #[inline(always)]
 pub fn masquerade_ports() -> (u16, u16) {
     // SAFETY: as in `flags`.

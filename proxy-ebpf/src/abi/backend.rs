@@ -1,9 +1,9 @@
-//! A backend is one serving address of one service port. Its index is reused only under a new generation, so a
-//! remembered choice never comes to mean another backend.
+//! A backend is one serving address of one service port. Its index is reused only with a new generation, so a stored
+//! reference never resolves to another backend.
 
 use super::{flags, map_type};
 
-/// One slot: which backend, and which state of that index.
+/// Value of a slot: the index of a backend, and its generation.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendRef {
@@ -12,10 +12,23 @@ pub struct BackendRef {
 }
 map_type!(BackendRef, 4 + 4);
 
+impl BackendRef {
+    /// Packed into one register, as functions with external linkage return it.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        (self.generation as u64) << 32 | self.index as u64
+    }
+
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
 /// Value of `BACKENDS_V4`.
 ///
-/// Rewritten only after its generation was raised and every reader of the old one has gone; in place change only
-/// the generation (the backend is gone) and the flags, each a single aligned store.
+/// Rewritten only after its generation was raised and a grace period passed. Only the generation (when the backend is removed)
+/// and the flags change in place, each by a single aligned store.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendV4 {
@@ -46,19 +59,19 @@ pub struct BackendV6 {
 map_type!(BackendV6, 16 + 2 + 1 + 1 + 4 + 4);
 
 flags! {
-    /// What is true of a backend at this instant.
+    /// The current state of a backend.
     BackendFlags(u8) {
-        /// The index is in use; without this flag it is free.
+        /// The index is in use, else free.
         ALIVE = 0;
-        /// In the cluster set of its service port: remembered choices of scopes that offer it may go on.
+        /// In the cluster set of its service port: affinity to it holds in scopes with that set.
         IN_CLUSTER_SET = 1;
         /// In the local set of its service port.
         IN_LOCAL_SET = 2;
         /// Terminating but serving.
         TERMINATING = 3;
-        /// On this node: what it dials through a frontend can lead back to itself.
+        /// On this node, so that a connection of it through a frontend may come back to it (hairpin).
         LOCAL = 4;
-        /// This node's own name server: it counts only while that lives.
+        /// This node's name server: eligible only while its heartbeat is current.
         NAME_SERVER = 5;
     }
 }

@@ -1,0 +1,18 @@
+//! Connection tracking: flow records, the conntrack entries that refer to them, and the translation of each packet of a flow.
+//!
+//! `table` holds records and entries, `allocate` finds a record for a new flow, `create` fills it, `established` translates by
+//! it, `snat` chooses its masquerade address and port, `sweep` deletes it after its idle timeout.
+
+mod allocate;
+pub mod create;
+pub mod established;
+mod insert;
+mod next;
+mod scratch;
+pub mod snat;
+pub mod sweep;
+mod table;
+
+pub use next::Next;
+pub use scratch::{Scratch, ScratchSpace};
+pub use table::{Flows, Lookup, TrackedFlow, lookup};

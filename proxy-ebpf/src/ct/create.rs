@@ -1,0 +1,205 @@
+//! Creation of a flow by the first packet: its client, the decision, the record.
+
+use aya_ebpf::programs::TcContext;
+use proxy_ebpf::abi::{
+    BackendFlags, BackendRef, DescriptorFlags, Direction, DropReason, Endpoint, FlowFlags, MASQUERADE_NONE,
+    TupleKind, Unclaimed,
+};
+
+use super::{
+    Flows, Next, Scratch,
+    insert::UnconfirmedFlow,
+    table::{Lookup, flow_in, lookup},
+};
+use crate::{
+    clock,
+    family::bytes,
+    lb::{Backend, Choice, ClientInfo, Decision, decide, frontend},
+    metrics,
+    packet::{
+        ClientLocation, Hook, Packet,
+        header::{SCTP, UDP},
+    },
+    socket::connected,
+};
+
+/// Identifies the client of a packet at tc, and the destination to decide about.
+#[inline(always)]
+pub fn identify_client<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F>, hook: Hook) {
+    // SAFETY: the kernel's own context.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    scratch.client = ClientInfo::new(scratch.packet.source, hook.client(), device);
+    let socket = socket_of::<F>(ctx, &scratch.packet, hook);
+    scratch.client.is_translated_at_socket = matches!(socket, SendingSocket::Translated).into();
+    let resteered =
+        if let SendingSocket::Stale(address, port) = socket { Some((address, port)) } else { None };
+    scratch.client.is_resteered = resteered.is_some().into();
+    scratch.client.is_in_pod = hook.is_pod().into();
+    (scratch.destination, scratch.destination_port) =
+        resteered.unwrap_or((scratch.packet.destination, scratch.packet.destination_port));
+}
+
+/// Identifies the client of a frame at XDP.
+#[inline(always)]
+pub fn identify_client_at_xdp<F: Flows>(scratch: &mut Scratch<F>, device: u32) {
+    scratch.client = ClientInfo::new(scratch.packet.source, ClientLocation::BehindDevice, device);
+    (scratch.destination, scratch.destination_port) =
+        (scratch.packet.destination, scratch.packet.destination_port);
+}
+
+/// Decides about a packet whose client is known.
+#[inline(always)]
+pub fn choose<F: Flows>(scratch: &mut Scratch<F>) -> Next {
+    match decide::<F>(scratch.destination, scratch.destination_port, scratch.packet.protocol, &scratch.client)
+    {
+        Decision::Backend(choice) => {
+            scratch.choice = choice;
+            Next::CREATE
+        }
+        Decision::Refuse(reason, service) => Next::refuse(reason, service),
+        Decision::NotOurs => match unclaimed(scratch) {
+            Some(reason) => Next::refuse(reason, None),
+            None => not_service_traffic(scratch),
+        },
+    }
+}
+
+/// UDP that the node itself sends from a port that is also a NodePort is tracked without translation: its replies would look like
+/// clients of the NodePort. Replies of TCP do not, as they are no SYN.
+#[inline(always)]
+fn not_service_traffic<F: Flows>(scratch: &mut Scratch<F>) -> Next {
+    if scratch.client.is_translated_at_socket != 0 {
+        delete_conflicting_flow(scratch);
+    }
+    let Packet { source, source_port, destination, destination_port, protocol, .. } = scratch.packet;
+    let is_ambiguous = scratch.client.is_on_node != 0 && protocol == UDP;
+    if !is_ambiguous || !frontend::is_node_port::<F>(source, source_port, protocol) {
+        return Next::PASS;
+    }
+    let backend =
+        Backend { address: destination, port: destination_port, flags: BackendFlags::default(), service: 0 };
+    scratch.choice =
+        Choice { backend, reference: BackendRef::default(), frontend: 0, flags: DescriptorFlags::default() };
+    scratch.client.is_untranslated = 1;
+    Next::CREATE
+}
+
+/// Deletes the flow of a closed, re-steered socket that had the same port and now the same backend: it would take the replies to
+/// this socket.
+#[inline(always)]
+fn delete_conflicting_flow<F: Flows>(scratch: &Scratch<F>) {
+    let direction = if scratch.client.is_on_node != 0 { Direction::Ingress } else { Direction::Egress };
+    if let Lookup::Found(flow) = lookup::<F>(&scratch.packet.reply_tuple::<F>(direction))
+        && flow.kind == TupleKind::ReplyAfterReverseSnat
+        && flow.record().flags.contains(FlowFlags::RESTEERED)
+    {
+        // If it is not deleted now, another CPU deletes it or a packet refreshed it, and the next packet finds it again.
+        let _ = flow.delete();
+    }
+}
+
+/// Creates the flow that was decided on. `replaced` is the slot of a flow that it replaces, or `NO_FLOW`.
+#[inline(always)]
+pub fn create<F: Flows>(scratch: &mut Scratch<F>, replaced: u32) -> Next {
+    let service = scratch.choice.backend.service;
+    if replaced != Next::NO_FLOW && !flow_in::<F>(replaced).is_some_and(|flow| flow.delete()) {
+        return Next::refuse(DropReason::FlowEnding, Some(service));
+    }
+    match insert(scratch) {
+        Ok(slot) => {
+            if scratch.client.is_untranslated == 0 {
+                metrics::translated(service);
+            }
+            Next::flow(slot)
+        }
+        Err(reason) => Next::refuse(reason, Some(service)),
+    }
+}
+
+#[inline(always)]
+fn insert<F: Flows>(scratch: &Scratch<F>) -> Result<u32, DropReason> {
+    let Scratch { packet, choice, client, .. } = scratch;
+    if packet.protocol == SCTP && choice.backend.port != packet.destination_port {
+        return Err(DropReason::SctpPortDiffers);
+    }
+    let mut unconfirmed = UnconfirmedFlow::<F>::new()?;
+    let record = unconfirmed.record();
+    record.masquerade_state = MASQUERADE_NONE;
+    record.client = F::bytes(packet.source);
+    record.destination = F::bytes(packet.destination);
+    record.backend = F::bytes(choice.backend.address);
+    record.client_port = packet.source_port;
+    record.destination_port = packet.destination_port;
+    record.backend_port = choice.backend.port;
+    record.translated_port = packet.source_port;
+    record.protocol = packet.protocol;
+    record.flags = flags::<F>(choice, client);
+    record.frontend = choice.frontend;
+    record.service = choice.backend.service;
+    record.reference = choice.reference;
+    record.created = clock::ticks();
+    unconfirmed.confirm()
+}
+
+/// The socket that sent a packet, as far as it matters.
+enum SendingSocket<A> {
+    /// No connected UDP socket that was translated at connect.
+    Other,
+    /// Translated at connect; its backend is alive.
+    Translated,
+    /// Translated at connect to a backend that was removed. The frontend it connected to.
+    Stale(A, [u8; 2]),
+}
+
+#[inline(always)]
+fn socket_of<F: Flows>(
+    ctx: &TcContext,
+    packet: &Packet<F::Address>,
+    hook: Hook,
+) -> SendingSocket<F::Address> {
+    if packet.protocol != UDP || !(hook.is_pod() || hook.is_egress()) {
+        return SendingSocket::Other;
+    }
+    // SAFETY: the kernel's own context; a packet from a pod still has its socket at the pod device.
+    let Some(pair) = connected::of_sender(unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk }) else {
+        return SendingSocket::Other;
+    };
+    let destination = Endpoint::new(bytes(F::mapped(packet.destination)), packet.destination_port);
+    if pair.backend != destination {
+        SendingSocket::Other
+    } else if F::backend(pair.reference).is_some() {
+        SendingSocket::Translated
+    } else {
+        SendingSocket::Stale(F::from_mapped(pair.frontend.address), pair.frontend.port)
+    }
+}
+
+/// The flags of a new flow. Hairpin is decided here: a backend that reaches itself through a frontend is masqueraded, as it would
+/// otherwise reply to its own address directly, not as the frontend.
+#[inline(always)]
+fn flags<F: Flows>(choice: &Choice<F::Address>, client: &ClientInfo<F>) -> FlowFlags {
+    let is_resteered = client.is_resteered != 0;
+    let by_policy = !is_resteered && client.is_masqueraded(choice.flags);
+    let is_local = choice.backend.flags.contains(BackendFlags::LOCAL);
+    let is_hairpin = is_local && F::is_same(F::bytes(choice.backend.address), F::bytes(client.address));
+    FlowFlags::default()
+        .with(FlowFlags::MASQUERADE, by_policy || is_hairpin)
+        .with(FlowFlags::HOST_CLIENT, client.is_on_node != 0)
+        .with(FlowFlags::RESTEERED, is_resteered)
+        .with(FlowFlags::UNTRANSLATED, client.is_untranslated != 0)
+        .with(FlowFlags::ON_NODE, is_local || client.is_node() || client.is_in_pod != 0)
+}
+
+/// The refusal of packets to a Service address and port without a frontend, which must not leave the node either. For clients
+/// other than the node, an address of the node is the node's.
+#[inline(always)]
+fn unclaimed<F: Flows>(scratch: &Scratch<F>) -> Option<DropReason> {
+    let unclaimed = F::unclaimed(scratch.packet.destination)?;
+    if !scratch.client.is_node() && F::node_address(scratch.packet.destination).is_some() {
+        return None;
+    }
+    Some(match unclaimed {
+        Unclaimed::UndefinedPort => DropReason::UndefinedPort,
+        Unclaimed::Unallocated => DropReason::UnallocatedAddress,
+    })
+}

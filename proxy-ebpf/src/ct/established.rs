@@ -1,0 +1,222 @@
+//! Packets of tracked flows: the lookup, and the translation by direction.
+
+use aya_ebpf::programs::TcContext;
+use proxy_ebpf::abi::{ConfigFlags, FlowDirection, FlowFlags, FlowState, TupleKind, flow_state::tcp};
+
+use super::{
+    Flows, Next, Scratch,
+    table::{Lookup, TrackedFlow, flow_in, lookup},
+};
+use crate::{
+    clock, config,
+    packet::{
+        Hook, Packet, Translation,
+        header::{TCP, UDP},
+    },
+};
+
+/// Looks up the flow of a packet at tc, and translates by it.
+#[inline(always)]
+pub fn look_up<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F>, hook: Hook) -> Next {
+    match lookup::<F>(&scratch.packet.tuple::<F>(hook.direction())) {
+        Lookup::Found(flow) => established(scratch, &flow, hook),
+        Lookup::Dying => Next::flow_ending(),
+        Lookup::NotFound if is_forwarded(ctx, hook) || !may_create(&scratch.packet) => Next::PASS,
+        Lookup::NotFound => Next::decide(Next::NO_FLOW),
+    }
+}
+
+#[inline(always)]
+fn established<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: Hook) -> Next {
+    match flow.kind {
+        TupleKind::Original if reopens(flow, &scratch.packet) => delete_and_decide(flow),
+        TupleKind::Original if needs_backend(flow, &scratch.packet) => Next::decide(flow.slot),
+        TupleKind::Original => original(scratch, flow, hook),
+        TupleKind::OriginalAfterDnat => Next::snat(flow.slot),
+        TupleKind::Reply | TupleKind::ReplyAfterReverseSnat
+            if is_error_of_removed_backend(flow, &scratch.packet) =>
+        {
+            delete_and_drop(flow)
+        }
+        TupleKind::Reply => masqueraded_reply(scratch, flow, hook),
+        TupleKind::ReplyAfterReverseSnat => reply(scratch, flow),
+    }
+}
+
+/// Whether a packet at egress was forwarded: only the node's own packets create flows there, and none at pod devices.
+#[inline(always)]
+fn is_forwarded(ctx: &TcContext, hook: Hook) -> bool {
+    // SAFETY: the kernel's own context. A packet without ingress interface is the node's own.
+    let is_from_node = unsafe { (*ctx.skb.skb).ingress_ifindex == 0 };
+    hook.is_egress() && (hook.is_pod() || !is_from_node)
+}
+
+/// Whether a packet may create a flow. Packets from the middle of a TCP connection are of an untracked one, and ICMP errors of
+/// untracked packets are not translated.
+#[inline(always)]
+pub fn may_create<A: Copy>(packet: &Packet<A>) -> bool {
+    !packet.is_icmp_error() && (packet.protocol != TCP || is_syn(packet.flags))
+}
+
+#[inline(always)]
+fn is_syn(flags: u8) -> bool {
+    flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
+}
+
+/// Whether a SYN opens another TCP connection with the same 5-tuple: the tracked one is closed, or was never answered and its
+/// backend was removed.
+#[inline(always)]
+pub fn reopens<F: Flows>(flow: &TrackedFlow<F>, packet: &Packet<F::Address>) -> bool {
+    packet.protocol == TCP
+        && is_syn(packet.flags)
+        && (flow.state.is_closed() || (!flow.state.has(FlowState::SEEN_REPLY) && has_lost_backend(flow)))
+}
+
+#[inline(always)]
+fn delete_and_decide<F: Flows>(flow: &TrackedFlow<F>) -> Next {
+    if flow.delete() { Next::decide(Next::NO_FLOW) } else { Next::flow_ending() }
+}
+
+/// Whether a UDP flow needs another backend, as its own was removed. Checked once per tick.
+#[inline(always)]
+pub fn needs_backend<F: Flows>(flow: &TrackedFlow<F>, packet: &Packet<F::Address>) -> bool {
+    packet.protocol == UDP
+        && !packet.is_icmp_error()
+        && flow.state.last_seen() != clock::ticks()
+        && !is_untranslated(flow)
+        && has_lost_backend(flow)
+}
+
+/// Whether a packet is an ICMP error from the address of a removed backend of a UDP flow. The next datagram gets another backend,
+/// so the error is not forwarded to the client.
+#[inline(always)]
+fn is_error_of_removed_backend<F: Flows>(flow: &TrackedFlow<F>, packet: &Packet<F::Address>) -> bool {
+    packet.is_icmp_error() && packet.protocol == UDP && !is_untranslated(flow) && has_lost_backend(flow)
+}
+
+#[inline(always)]
+fn delete_and_drop<F: Flows>(flow: &TrackedFlow<F>) -> Next {
+    // If it is not deleted now, a packet refreshed it, and the next error deletes it.
+    let _ = flow.delete();
+    Next::flow_ending()
+}
+
+#[inline(always)]
+fn is_untranslated<F: Flows>(flow: &TrackedFlow<F>) -> bool {
+    flow.record().flags.contains(FlowFlags::UNTRANSLATED)
+}
+
+#[inline(always)]
+fn has_lost_backend<F: Flows>(flow: &TrackedFlow<F>) -> bool {
+    F::backend(flow.record().reference).is_none()
+}
+
+/// Translates a packet of the original direction by the flow in a slot. The flow may have been deleted since its lookup and the slot
+/// reused, so the record is compared with the packet.
+#[inline(always)]
+pub fn original_in<F: Flows>(scratch: &mut Scratch<F>, slot: u32, hook: Hook) -> Next {
+    match flow_in::<F>(slot) {
+        Some(flow) if is_flow_of(&flow, &scratch.packet) => original(scratch, &flow, hook),
+        Some(_) | None => Next::flow_ending(),
+    }
+}
+
+#[inline(always)]
+fn is_flow_of<F: Flows>(flow: &TrackedFlow<F>, packet: &Packet<F::Address>) -> bool {
+    let record = flow.record();
+    F::is_same(record.client, F::bytes(packet.source))
+        && F::is_same(record.destination, F::bytes(packet.destination))
+        && record.client_port == packet.source_port
+        && record.destination_port == packet.destination_port
+        && record.protocol == packet.protocol
+}
+
+/// Original direction, DNAT: client to backend.
+#[inline(always)]
+fn original<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: Hook) -> Next {
+    let record = flow.record();
+    scratch.translation = Translation {
+        source: scratch.packet.source,
+        source_port: record.translated_port,
+        destination: F::address(record.backend),
+        destination_port: record.backend_port,
+    };
+    let next = if record.flags.contains(FlowFlags::UNTRANSLATED) {
+        Next::PASS
+    } else if hook.is_egress() {
+        // A client on the node: the kernel routed the packet to the frontend's address.
+        Next::TRANSLATE_AND_REDIRECT
+    } else if record.flags.contains(FlowFlags::RESTEERED) {
+        // The frame may be addressed to the removed backend itself, not to a router.
+        Next::TRANSLATE_TO_ROUTER
+    } else {
+        translate_or_forward(scratch, flow, hook)
+    };
+    refreshed(scratch, flow, FlowDirection::Original, next)
+}
+
+/// With `--forwarding redirect`, both directions of a flow between other machines bypass the node's stack.
+#[inline(always)]
+fn translate_or_forward<F: Flows>(scratch: &Scratch<F>, flow: &TrackedFlow<F>, hook: Hook) -> Next {
+    let is_enabled = config::flags().contains(ConfigFlags::BYPASS_STACK);
+    let is_transit = !hook.is_pod() && !flow.record().flags.contains(FlowFlags::ON_NODE);
+    if is_enabled && is_transit && !scratch.packet.is_icmp_error() {
+        Next::TRANSLATE_AND_FORWARD
+    } else {
+        Next::TRANSLATE
+    }
+}
+
+/// Reply direction, reverse SNAT: backend to masquerade address becomes backend to client. For a client on the node the reverse of
+/// DNAT follows at once.
+#[inline(always)]
+fn masqueraded_reply<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: Hook) -> Next {
+    let record = flow.record();
+    scratch.translation = Translation {
+        destination: F::address(record.client),
+        destination_port: record.translated_port,
+        ..Translation::of(&scratch.packet)
+    };
+    // A client behind another device: the reverse of DNAT and the refresh are done at that device's egress.
+    if !record.flags.contains(FlowFlags::HOST_CLIENT) {
+        return if flow.is_current() {
+            translate_or_forward(scratch, flow, hook)
+        } else {
+            Next::flow_ending()
+        };
+    }
+    scratch.translation.source = F::address(record.destination);
+    scratch.translation.source_port = record.destination_port;
+    scratch.translation.destination_port = record.client_port;
+    refreshed(scratch, flow, FlowDirection::Reply, Next::TRANSLATE)
+}
+
+/// Reply direction, reverse DNAT: backend to client becomes frontend to client.
+#[inline(always)]
+fn reply<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>) -> Next {
+    let record = flow.record();
+    scratch.translation = Translation {
+        source: F::address(record.destination),
+        source_port: record.destination_port,
+        destination: scratch.packet.destination,
+        destination_port: record.client_port,
+    };
+    let next = if is_untranslated(flow) { Next::PASS } else { Next::TRANSLATE };
+    refreshed(scratch, flow, FlowDirection::Reply, next)
+}
+
+/// `next`, if the record was this flow's during all reads. ICMP errors do not refresh a flow.
+#[inline(always)]
+fn refreshed<F: Flows>(
+    scratch: &Scratch<F>,
+    flow: &TrackedFlow<F>,
+    direction: FlowDirection,
+    next: Next,
+) -> Next {
+    let is_alive = if scratch.packet.is_icmp_error() {
+        flow.is_current()
+    } else {
+        flow.refresh(direction, scratch.packet.flags, clock::ticks())
+    };
+    if is_alive { next } else { Next::flow_ending() }
+}

@@ -1,0 +1,48 @@
+//! The packet being processed, in a per-CPU map: what one stage hands to the next.
+
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+
+use super::Flows;
+use crate::{
+    family::{Family, V4, V6},
+    lb::{Choice, ClientInfo},
+    packet::{Packet, Translation},
+};
+
+/// Programs at devices run with softirqs disabled and do not interrupt each other, so one per CPU suffices.
+pub struct Scratch<F: Family> {
+    pub packet: Packet<F::Address>,
+    /// Set by the stages that find or create a flow.
+    pub translation: Translation<F::Address>,
+    pub client: ClientInfo<F>,
+    /// The destination to decide about: the packet's, or for a re-steered socket the frontend it connected to.
+    pub destination: F::Address,
+    pub destination_port: [u8; 2],
+    /// Set by the decision.
+    pub choice: Choice<F::Address>,
+}
+
+#[btf_map]
+static SCRATCH_V4: PerCpuArray<Scratch<V4>, 1> = PerCpuArray::new();
+#[btf_map]
+static SCRATCH_V6: PerCpuArray<Scratch<V6>, 1> = PerCpuArray::new();
+
+pub trait ScratchSpace: Flows {
+    fn scratch() -> Option<&'static mut Scratch<Self>>;
+}
+
+impl ScratchSpace for V4 {
+    #[inline(always)]
+    fn scratch() -> Option<&'static mut Scratch<V4>> {
+        // SAFETY: this CPU's own; every pattern of its plain values is valid, and it lives as long as the program.
+        SCRATCH_V4.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+    }
+}
+
+impl ScratchSpace for V6 {
+    #[inline(always)]
+    fn scratch() -> Option<&'static mut Scratch<V6>> {
+        // SAFETY: as for `V4`.
+        SCRATCH_V6.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+    }
+}

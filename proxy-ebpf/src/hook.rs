@@ -1,0 +1,8 @@
+//! Attach points. Entry points, and the order of the stages of a packet; each decision is another room's.
+
+mod cgroup;
+mod forward;
+mod programs;
+mod stage;
+mod tc;
+mod xdp;

@@ -1,0 +1,359 @@
+//! cgroup socket hooks: translation once per connect, before the first packet; for unconnected UDP once per datagram, always to the
+//! same backend.
+//!
+//! The application sees the frontend's address, packets carry the backend's. The kernel runs these hooks with the socket locked.
+
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
+use proxy_ebpf::abi::{
+    AffinityKey, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint, SocketPair, Unclaimed,
+};
+
+use crate::{
+    config,
+    family::{Family, V4, V6, bytes, mapped, unmapped, words},
+    lb::{
+        Choice, Client, Decision, Networks, Scope, Tables, decide,
+        frontend::{self, FrontendLookup},
+    },
+    metrics,
+    packet::header::{TCP, UDP},
+    socket::{connected, context, unconnected},
+};
+
+/// IPPROTO_MPTCP, of sockets whose subflows are TCP on the wire.
+const MPTCP: u32 = 262;
+
+/// The outcome of a system call.
+#[must_use]
+pub enum SyscallOutcome {
+    /// Not Service traffic.
+    Unchanged,
+    /// To a backend.
+    Translated,
+    /// Refused with ECONNREFUSED.
+    Refused,
+}
+
+/// The configuration flag of a family: without a pod range, pods get the external view (rule E6).
+trait PodScope: Family {
+    const PODS_ARE_EXTERNAL: ConfigFlags;
+}
+
+impl PodScope for V4 {
+    const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V4;
+}
+
+impl PodScope for V6 {
+    const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V6;
+}
+
+/// A socket in connect.
+struct Connecting<'a>(&'a SockAddrContext);
+
+/// An unconnected socket in sendmsg, to a frontend without a stored backend.
+struct Sending<'a> {
+    ctx: &'a SockAddrContext,
+    frontend: &'a Endpoint,
+}
+
+/// A socket in a system call.
+trait Socket {
+    fn ctx(&self) -> &SockAddrContext;
+
+    fn avoids(&self, _backend: &Endpoint) -> bool {
+        false
+    }
+}
+
+impl Socket for Connecting<'_> {
+    #[inline(always)]
+    fn ctx(&self) -> &SockAddrContext {
+        self.0
+    }
+}
+
+impl Socket for Sending<'_> {
+    #[inline(always)]
+    fn ctx(&self) -> &SockAddrContext {
+        self.ctx
+    }
+
+    /// Replies of a backend that serves two frontends on one socket could not be attributed.
+    #[inline(always)]
+    fn avoids(&self, backend: &Endpoint) -> bool {
+        unconnected::is_taken(self.ctx, backend, self.frontend)
+    }
+}
+
+/// The client before a packet exists. The netns cookie is fetched only where it is used.
+impl<F: Networks + PodScope, S: Socket> Client<F> for S {
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        is_host(self.ctx())
+    }
+
+    #[inline(always)]
+    fn scope(&self) -> Scope {
+        if config::flags().contains(F::PODS_ARE_EXTERNAL) && !is_host(self.ctx()) {
+            Scope::External
+        } else {
+            Scope::Internal
+        }
+    }
+
+    #[inline(always)]
+    fn affinity_key(&self, service: u32) -> AffinityKey {
+        AffinityKey::from_netns(context::netns_cookie(self.ctx()), service)
+    }
+
+    /// The source address is not known yet.
+    #[inline(always)]
+    fn excluded_by_source_ranges(&self, _: &Descriptor) -> Option<DropReason> {
+        Some(DropReason::NeedsSourceAddress)
+    }
+
+    #[inline(always)]
+    fn avoids(&self, backend: &Endpoint) -> bool {
+        Socket::avoids(self, backend)
+    }
+}
+
+#[inline(always)]
+pub fn connect4(ctx: &SockAddrContext) -> SyscallOutcome {
+    let (address, port) = context::address4(ctx);
+    apply(ctx, connect::<V4>(ctx, address, port), context::set_address4)
+}
+
+#[inline(always)]
+pub fn connect6(ctx: &SockAddrContext) -> SyscallOutcome {
+    let (address, port) = context::address6(ctx);
+    match unmapped(address) {
+        Some(v4) => apply(ctx, connect::<V4>(ctx, v4, port), set_mapped),
+        None => apply(ctx, connect::<V6>(ctx, address, port), context::set_address6),
+    }
+}
+
+#[inline(always)]
+pub fn sendmsg4(ctx: &SockAddrContext) -> SyscallOutcome {
+    let (address, port) = context::address4(ctx);
+    apply(ctx, send::<V4>(ctx, address, port), context::set_address4)
+}
+
+/// IPv4-mapped destinations do not reach this hook: the kernel passes them to IPv4 first (`udpv6_sendmsg`).
+#[inline(always)]
+pub fn sendmsg6(ctx: &SockAddrContext) -> SyscallOutcome {
+    let (address, port) = context::address6(ctx);
+    apply(ctx, send::<V6>(ctx, address, port), context::set_address6)
+}
+
+#[inline(always)]
+pub fn recvmsg4(ctx: &SockAddrContext) {
+    let (address, port) = context::address4(ctx);
+    let mut peer = Endpoint::new(bytes(mapped(address)), port);
+    if reverse_translate(ctx, &mut peer) {
+        show4(ctx, &peer);
+    }
+}
+
+#[inline(always)]
+pub fn recvmsg6(ctx: &SockAddrContext) {
+    let (address, port) = context::address6(ctx);
+    let mut peer = Endpoint::new(bytes(address), port);
+    if reverse_translate(ctx, &mut peer) {
+        context::set_address6(ctx, words(peer.address), peer.port);
+    }
+}
+
+#[inline(always)]
+pub fn getpeername4(ctx: &SockAddrContext) {
+    let (address, port) = context::address4(ctx);
+    if let Some(frontend) = connected::frontend(ctx, &Endpoint::new(bytes(mapped(address)), port)) {
+        show4(ctx, &frontend);
+    }
+}
+
+#[inline(always)]
+pub fn getpeername6(ctx: &SockAddrContext) {
+    let (address, port) = context::address6(ctx);
+    if let Some(frontend) = connected::frontend(ctx, &Endpoint::new(bytes(address), port)) {
+        context::set_address6(ctx, words(frontend.address), frontend.port);
+    }
+}
+
+/// Decides about a connect, and stores the translation with the socket.
+#[inline(always)]
+fn connect<F: Tables + PodScope>(
+    ctx: &SockAddrContext,
+    address: F::Address,
+    port: [u8; 2],
+) -> Decision<F::Address> {
+    let verdict = match transport(ctx) {
+        Some(protocol) if is_enabled(ctx) => match decide::<F>(address, port, protocol, &Connecting(ctx)) {
+            Decision::NotOurs if is_undefined_port::<F>(address) => {
+                Decision::Refuse(DropReason::UndefinedPort, None)
+            }
+            verdict @ (Decision::NotOurs | Decision::Backend(_) | Decision::Refuse(..)) => verdict,
+        },
+        Some(_) | None => Decision::NotOurs,
+    };
+    match &verdict {
+        Decision::Backend(choice) => connected::store(
+            ctx,
+            SocketPair {
+                frontend: Endpoint::new(bytes(F::mapped(F::effective(address))), port),
+                backend: choice.endpoint::<F>(),
+                reference: choice.reference,
+            },
+        ),
+        Decision::NotOurs | Decision::Refuse(..) => connected::clear(ctx),
+    }
+    verdict
+}
+
+/// Decides about a datagram of an unconnected socket. The backend stays the same until it is removed.
+#[inline(always)]
+fn send<F: Tables + PodScope>(
+    ctx: &SockAddrContext,
+    address: F::Address,
+    port: [u8; 2],
+) -> Decision<F::Address> {
+    if transport(ctx) != Some(UDP) || !is_enabled(ctx) {
+        return Decision::NotOurs;
+    }
+    let frontend = Endpoint::new(bytes(F::mapped(F::effective(address))), port);
+    let connected = connected::backend(ctx, &frontend);
+    let reference = if connected.generation != 0 { connected } else { unconnected::backend(ctx, &frontend) };
+    let is_stored = reference.generation != 0;
+    if is_stored
+        && let Some(backend) = F::backend(reference)
+        && let Some(descriptor) = current_frontend_of::<F>(ctx, address, port, backend.service)
+    {
+        return Decision::Backend(Choice::of(backend, reference, descriptor));
+    }
+    let verdict = decide::<F>(address, port, UDP, &Sending { ctx, frontend: &frontend });
+    match &verdict {
+        Decision::Backend(choice) => {
+            unconnected::store(ctx, &frontend, &choice.endpoint::<F>(), choice.reference)
+        }
+        Decision::NotOurs | Decision::Refuse(..) if is_stored => unconnected::remove(ctx, &frontend),
+        Decision::NotOurs | Decision::Refuse(..) => {}
+    }
+    verdict
+}
+
+/// The frontend of a destination, if it still belongs to the service port of the stored backend and needs no source address: an
+/// address can move from one Service to another while both exist.
+#[inline(always)]
+fn current_frontend_of<F: Tables + PodScope>(
+    ctx: &SockAddrContext,
+    address: F::Address,
+    port: [u8; 2],
+    service: u32,
+) -> Option<&'static Descriptor> {
+    match frontend::current::<F>(address, port, UDP, &Connecting(ctx)) {
+        FrontendLookup::Descriptor(descriptor)
+            if descriptor.service == service
+                && !descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES) =>
+        {
+            Some(descriptor)
+        }
+        FrontendLookup::Descriptor(_) | FrontendLookup::NotFound | FrontendLookup::Changed => None,
+    }
+}
+
+/// Applies a decision and counts it.
+#[inline(always)]
+fn apply<A: Copy>(
+    ctx: &SockAddrContext,
+    verdict: Decision<A>,
+    set_address: impl Fn(&SockAddrContext, A, [u8; 2]),
+) -> SyscallOutcome {
+    match verdict {
+        Decision::NotOurs => SyscallOutcome::Unchanged,
+        Decision::Backend(Choice { backend, .. }) => {
+            set_address(ctx, backend.address, backend.port);
+            metrics::translated(backend.service);
+            SyscallOutcome::Translated
+        }
+        Decision::Refuse(reason, _) if is_deferred_to_tc(ctx, reason) => SyscallOutcome::Unchanged,
+        Decision::Refuse(reason, service) => {
+            metrics::refused(reason, service);
+            log_refusal(ctx, reason as u32, service.unwrap_or_default());
+            context::set_connection_refused(ctx);
+            SyscallOutcome::Refused
+        }
+    }
+}
+
+/// Whether the decision is left to tc: only packets have a source address, and only packets can be dropped silently. UDP connects to
+/// undefined ports succeed, as the C library sorts the addresses of a name by whether a UDP connect succeeds (RFC 6724, rule 1).
+#[inline(always)]
+fn is_deferred_to_tc(ctx: &SockAddrContext, reason: DropReason) -> bool {
+    let flags = config::flags();
+    (flags.contains(ConfigFlags::PACKET_PLANE)
+        && matches!(reason, DropReason::NeedsSourceAddress | DropReason::PolicyHasNoLocalEndpoint))
+        || (flags.contains(ConfigFlags::EXTERNAL_DEVICES)
+            && matches!(reason, DropReason::UndefinedPort)
+            && transport(ctx) == Some(UDP))
+}
+
+/// Not inlined: the macro's buffers would be on the stack of each connect.
+#[inline(never)]
+fn log_refusal(ctx: &SockAddrContext, reason: u32, service: u32) {
+    debug!(ctx, "refused: reason {}, service {}", reason, service);
+}
+
+/// Whether the address is a ClusterIP without this port. Addresses of the node are exempt.
+#[inline(always)]
+fn is_undefined_port<F: Networks>(address: F::Address) -> bool {
+    F::unclaimed(address) == Some(Unclaimed::UndefinedPort) && F::node_address(address).is_none()
+}
+
+/// Whether the socket is in the host netns.
+#[inline(always)]
+fn is_host(ctx: &SockAddrContext) -> bool {
+    context::netns_cookie(ctx) == config::host_netns()
+}
+
+/// Whether sockets of this netns are translated (`--socket-lb`).
+#[inline(always)]
+fn is_enabled(ctx: &SockAddrContext) -> bool {
+    !config::flags().contains(ConfigFlags::HOST_ONLY) || is_host(ctx)
+}
+
+/// The Service protocol of the socket. Returns `None` for protocols that are not translated here.
+#[inline(always)]
+fn transport(ctx: &SockAddrContext) -> Option<u8> {
+    const TCP_SOCKET: u32 = TCP as u32;
+    const UDP_SOCKET: u32 = UDP as u32;
+    match context::protocol(ctx) {
+        TCP_SOCKET | MPTCP => Some(TCP),
+        UDP_SOCKET => Some(UDP),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn set_mapped(ctx: &SockAddrContext, address: u32, port: [u8; 2]) {
+    context::set_address6(ctx, mapped(address), port);
+}
+
+#[inline(always)]
+fn show4(ctx: &SockAddrContext, frontend: &Endpoint) {
+    if let Some(v4) = unmapped(words(frontend.address)) {
+        context::set_address4(ctx, v4, frontend.port);
+    }
+}
+
+/// Replaces the backend's address of a received datagram by the frontend's. Returns `false` for other senders.
+#[inline(always)]
+fn reverse_translate(ctx: &SockAddrContext, peer: &mut Endpoint) -> bool {
+    match connected::frontend(ctx, peer) {
+        Some(frontend) => {
+            *peer = frontend;
+            true
+        }
+        None => unconnected::reverse_translate(ctx, peer),
+    }
+}

@@ -1,0 +1,103 @@
+//! ClientIP affinity: the last backend of a client, while it is eligible.
+//!
+//! Functions with keys and entries are not inlined, to keep them off the stack of flows without affinity.
+
+use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
+use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, Descriptor, map};
+
+use super::{Backends, Client};
+use crate::{
+    clock::now,
+    family::{V4, V6},
+};
+
+#[btf_map]
+static AFFINITY_V4: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_AFFINITY as usize }> =
+    LruHashMap::new();
+#[btf_map]
+static AFFINITY_V6: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_AFFINITY as usize }> =
+    LruHashMap::new();
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+pub trait AffinityTable: Backends {
+    fn entry(key: &AffinityKey) -> Option<AffinityEntry>;
+
+    fn store(key: &AffinityKey, entry: &AffinityEntry);
+
+    /// The bits of the backend reference of a valid entry, 0 if none. See `valid_entry`.
+    fn lookup(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64;
+}
+
+/// The stored backend, if its timeout has not expired and it is in `set`, the endpoint set of the client's scope; else generation
+/// 0. A hit restarts the timeout.
+#[inline(never)]
+pub fn lookup<F: AffinityTable, C: Client<F>>(
+    client: &C,
+    descriptor: &Descriptor,
+    set: BackendFlags,
+) -> BackendRef {
+    let key = client.affinity_key(descriptor.service);
+    BackendRef::from_bits(F::lookup(&key, descriptor.affinity_seconds, set))
+}
+
+/// Stores a choice.
+#[inline(never)]
+pub fn store<F: AffinityTable, C: Client<F>>(client: &C, service: u32, backend: BackendRef) {
+    let key = client.affinity_key(service);
+    F::store(&key, &AffinityEntry { backend, last_used: now() });
+}
+
+#[inline(always)]
+fn valid_entry<F: AffinityTable>(key: &AffinityKey, seconds: u32, set: BackendFlags) -> Option<BackendRef> {
+    let entry = F::entry(key)?;
+    let age = now().wrapping_sub(entry.last_used);
+    if age > u64::from(seconds) * NANOSECONDS {
+        return None;
+    }
+    // The check of the service also detects an element that was recycled for another client meanwhile. For a client of the
+    // same service port the worst outcome is one flow to that client's backend, which the scope permits.
+    let backend = F::backend(entry.backend)?;
+    if backend.service != key.service || !backend.flags.contains(set) {
+        return None;
+    }
+    F::store(key, &AffinityEntry { backend: entry.backend, last_used: now() });
+    Some(entry.backend)
+}
+
+macro_rules! table {
+    ($family:ident, $table:ident, $used:ident) => {
+        /// With external linkage: verified once, not for each call, with an unknown result. 0 is none.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $used(key: *const AffinityKey, seconds: u32, set: u32) -> u64 {
+            // SAFETY: a key on the caller's stack, as the verifier checks; it requires the null check.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            // A copy: Linux 6.1 accepts map keys from this function's own stack only, not through a pointer argument.
+            let key = *key;
+            valid_entry::<$family>(&key, seconds, BackendFlags(set as u8)).map_or(0, BackendRef::to_bits)
+        }
+
+        impl AffinityTable for $family {
+            #[inline(always)]
+            fn lookup(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64 {
+                $used(key, seconds, set.0.into())
+            }
+
+            #[inline(always)]
+            fn entry(key: &AffinityKey) -> Option<AffinityEntry> {
+                // SAFETY: copied at once. The element may be recycled meanwhile, which `valid_entry` detects.
+                unsafe { $table.get(key).copied() }
+            }
+
+            #[inline(always)]
+            fn store(key: &AffinityKey, entry: &AffinityEntry) {
+                // An LRU table refuses only when its free lists are in use on other CPUs: the flow continues without affinity.
+                let _ = $table.insert(key, entry, 0);
+            }
+        }
+    };
+}
+
+table!(V4, AFFINITY_V4, affinity_used_v4);
+table!(V6, AFFINITY_V6, affinity_used_v6);

@@ -1,0 +1,130 @@
+//! The client of a new flow: what the decision needs to know of it.
+
+use proxy_ebpf::abi::{AffinityKey, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint};
+
+use super::networks::{self, Networks};
+use crate::{
+    config,
+    family::{Family, bytes},
+    packet::ClientLocation,
+};
+
+/// A client, at a socket hook or by its packet.
+pub trait Client<F: Family> {
+    /// Whether the client is in the host netns.
+    fn is_host(&self) -> bool;
+
+    fn scope(&self) -> Scope;
+
+    /// The key of the client's affinity to a service port.
+    fn affinity_key(&self, service: u32) -> AffinityKey;
+
+    /// The reason for which the frontend's loadBalancerSourceRanges exclude the client, if they do.
+    fn excluded_by_source_ranges(&self, descriptor: &Descriptor) -> Option<DropReason>;
+
+    /// Whether another backend is preferable. Ignored at the last attempt.
+    fn avoids(&self, backend: &Endpoint) -> bool;
+}
+
+/// The view of a frontend that a client gets, which selects the traffic policy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Pods and the node itself.
+    Internal,
+    /// All other clients.
+    External,
+}
+
+/// The sender of a packet. Numbers, not enums: it is stored in a map between stages.
+#[derive(Clone, Copy)]
+pub struct ClientInfo<F: Family> {
+    pub address: F::Address,
+    /// `POD`, `NODE` or `OUTSIDE`.
+    origin: u32,
+    pub is_on_node: u32,
+    /// The packet entered through a pod device of this node.
+    pub is_in_pod: u32,
+    /// The packet is of a connected UDP socket whose backend was removed.
+    pub is_resteered: u32,
+    /// The packet is of a connected UDP socket that was translated at connect, and whose backend is alive.
+    pub is_translated_at_socket: u32,
+    /// The flow is to be tracked without translation.
+    pub is_untranslated: u32,
+}
+
+/// An address that is both a pod's and the node's counts as a pod's.
+const POD: u32 = 1;
+const NODE: u32 = 2;
+const OUTSIDE: u32 = 3;
+
+impl<F: Networks> ClientInfo<F> {
+    /// `device` is the interface index at which the packet is seen.
+    #[inline(always)]
+    pub fn new(address: F::Address, location: ClientLocation, device: u32) -> Self {
+        let is_on_node = location == ClientLocation::OnNode;
+        let is_pod = if config::flags().contains(ConfigFlags::PODS_BY_DEVICE) {
+            // The node's own packets enter through no device.
+            !is_on_node && networks::is_pod_device(device)
+        } else {
+            networks::is_pod::<F>(address)
+        };
+        let origin = if is_pod {
+            POD
+        } else if is_on_node || F::node_address(address).is_some() {
+            NODE
+        } else {
+            OUTSIDE
+        };
+        Self {
+            address,
+            origin,
+            is_on_node: is_on_node.into(),
+            is_in_pod: 0,
+            is_resteered: 0,
+            is_translated_at_socket: 0,
+            is_untranslated: 0,
+        }
+    }
+
+    /// Whether the client has an address of this node, or is in the host netns.
+    #[inline(always)]
+    pub fn is_node(&self) -> bool {
+        self.origin == NODE
+    }
+
+    /// Whether the frontend's policy masquerades flows of this client.
+    #[inline(always)]
+    pub fn is_masqueraded(&self, flags: DescriptorFlags) -> bool {
+        flags.contains(DescriptorFlags::MASQUERADE_ALWAYS)
+            || (flags.contains(DescriptorFlags::MASQUERADE_UNLESS_POD) && self.origin != POD)
+            || (flags.contains(DescriptorFlags::MASQUERADE_FROM_NODE) && self.origin == NODE)
+    }
+}
+
+impl<F: Networks> Client<F> for ClientInfo<F> {
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        self.is_on_node != 0
+    }
+
+    #[inline(always)]
+    fn scope(&self) -> Scope {
+        if self.origin == OUTSIDE { Scope::External } else { Scope::Internal }
+    }
+
+    #[inline(always)]
+    fn affinity_key(&self, service: u32) -> AffinityKey {
+        AffinityKey::new(bytes(F::mapped(self.address)), service)
+    }
+
+    #[inline(always)]
+    fn excluded_by_source_ranges(&self, descriptor: &Descriptor) -> Option<DropReason> {
+        (!F::is_in_source_ranges(descriptor.source_ranges, self.address))
+            .then_some(DropReason::SourceNotInRanges)
+    }
+
+    #[inline(always)]
+    fn avoids(&self, _: &Endpoint) -> bool {
+        false
+    }
+}

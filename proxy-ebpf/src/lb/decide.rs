@@ -1,0 +1,189 @@
+//! The decision: frontend, traffic policy, affinity, backend. One implementation for both families and all hooks.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, DescriptorFlags, DropReason, Endpoint};
+
+use super::{
+    Backend, Client, Scope, Tables, affinity,
+    frontend::{self, FrontendLookup},
+};
+use crate::family::{Family, bytes};
+
+/// The decision about a new flow.
+#[must_use]
+pub enum Decision<A> {
+    /// Not Service traffic.
+    NotOurs,
+    Backend(Choice<A>),
+    /// Refused, with the service port if one was found.
+    Refuse(DropReason, Option<u32>),
+}
+
+/// The chosen backend.
+#[derive(Clone, Copy)]
+pub struct Choice<A> {
+    pub backend: Backend<A>,
+    pub reference: BackendRef,
+    /// Index of the frontend.
+    pub frontend: u32,
+    /// Flags of the frontend's descriptor.
+    pub flags: DescriptorFlags,
+}
+
+impl<A: Copy> Choice<A> {
+    #[inline(always)]
+    pub fn of(backend: Backend<A>, reference: BackendRef, descriptor: &Descriptor) -> Self {
+        Self { backend, reference, frontend: descriptor.frontend, flags: descriptor.flags }
+    }
+
+    /// The backend's address and port as stored with sockets.
+    #[inline(always)]
+    pub fn endpoint<F: Family<Address = A>>(&self) -> Endpoint {
+        Endpoint::new(bytes(F::mapped(self.backend.address)), self.backend.port)
+    }
+}
+
+/// Limit of attempts if the frontend or backend is replaced meanwhile: a frontend, if its element changes in the few nanoseconds
+/// between two reads; a backend, if its slot becomes stale between the flip of the frontend and the read of the slot. Loops are
+/// expensive to verify, so there is one for all cases.
+const ATTEMPTS: u32 = 4;
+
+/// Decides for a new flow.
+#[inline(always)]
+pub fn decide<F: Tables>(
+    address: F::Address,
+    port: [u8; 2],
+    protocol: u8,
+    client: &impl Client<F>,
+) -> Decision<F::Address> {
+    for attempt in 1..=ATTEMPTS {
+        let descriptor = match frontend::current::<F>(address, port, protocol, client) {
+            FrontendLookup::Descriptor(descriptor) => descriptor,
+            FrontendLookup::NotFound => return Decision::NotOurs,
+            FrontendLookup::Changed => continue,
+        };
+        let scope = client.scope();
+        let slots = Slots::of(descriptor, scope, attempt);
+        if let Some(reason) = refusal::<F>(descriptor, scope, &slots, client) {
+            return Decision::Refuse(reason, Some(descriptor.service));
+        }
+        match choose::<F>(descriptor, scope, &slots, client) {
+            Some(choice) if attempt < ATTEMPTS && client.avoids(&choice.endpoint::<F>()) => {}
+            Some(choice) => return Decision::Backend(choice),
+            None if attempt < ATTEMPTS => {}
+            // The reason is that of the last attempt: a variable that lives across attempts would multiply the states that the
+            // verifier follows.
+            None => return Decision::Refuse(DropReason::BackendChurn, None),
+        }
+    }
+    Decision::Refuse(DropReason::FrontendChurn, None)
+}
+
+impl Scope {
+    #[inline(always)]
+    fn block(self, descriptor: &Descriptor) -> &Block {
+        match self {
+            Self::Internal => &descriptor.internal,
+            Self::External => &descriptor.external,
+        }
+    }
+
+    /// The endpoint set of this view: local or cluster-wide.
+    #[inline(always)]
+    fn set(self, descriptor: &Descriptor) -> BackendFlags {
+        let is_local = match self {
+            Self::Internal => DescriptorFlags::INTERNAL_LOCAL,
+            Self::External => DescriptorFlags::EXTERNAL_LOCAL,
+        };
+        if descriptor.flags.contains(is_local) {
+            BackendFlags::IN_LOCAL_SET
+        } else {
+            BackendFlags::IN_CLUSTER_SET
+        }
+    }
+
+    #[inline(always)]
+    fn drops(self) -> DescriptorFlags {
+        match self {
+            Self::Internal => DescriptorFlags::INTERNAL_DROPS,
+            Self::External => DescriptorFlags::EXTERNAL_DROPS,
+        }
+    }
+}
+
+/// The slots of a block from which one attempt chooses.
+struct Slots {
+    /// Index of its first slot.
+    first: u32,
+    count: u32,
+}
+
+impl Slots {
+    /// The first attempt goes to this node's name server, if the block begins with it; later attempts to the other backends.
+    /// Branch-free, as the verifier follows each branch.
+    #[inline(always)]
+    fn of(descriptor: &Descriptor, scope: Scope, attempt: u32) -> Self {
+        let block = scope.block(descriptor);
+        let own = u32::from(descriptor.flags.contains(DescriptorFlags::LOCAL_NAME_SERVER));
+        let is_first = u32::from(attempt == 1);
+        let others = block.count.wrapping_sub(own);
+        let only_own = 0_u32.wrapping_sub(own & is_first);
+        Self {
+            first: block.offset.wrapping_add(own & !is_first),
+            count: (others & !only_own) | (own & only_own),
+        }
+    }
+}
+
+/// The reason for a refusal, if policy or an empty set requires one.
+#[inline(always)]
+fn refusal<F: Tables>(
+    descriptor: &Descriptor,
+    scope: Scope,
+    slots: &Slots,
+    client: &impl Client<F>,
+) -> Option<DropReason> {
+    if descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES)
+        && let Some(reason) = client.excluded_by_source_ranges(descriptor)
+    {
+        Some(reason)
+    } else if slots.count != 0 {
+        None
+    } else if descriptor.flags.contains(scope.drops()) {
+        Some(DropReason::PolicyHasNoLocalEndpoint)
+    } else {
+        Some(DropReason::NoEndpoint)
+    }
+}
+
+#[inline(always)]
+fn choose<F: Tables>(
+    descriptor: &Descriptor,
+    scope: Scope,
+    slots: &Slots,
+    client: &impl Client<F>,
+) -> Option<Choice<F::Address>> {
+    if descriptor.affinity_seconds == 0 {
+        return random::<F>(descriptor, slots);
+    }
+    let reference = affinity::lookup::<F, _>(client, descriptor, scope.set(descriptor));
+    if reference.generation != 0
+        && let Some(backend) = F::backend(reference)
+    {
+        return Some(Choice::of(backend, reference, descriptor));
+    }
+    let choice = random::<F>(descriptor, slots)?;
+    affinity::store::<F, _>(client, descriptor.service, choice.reference);
+    Some(choice)
+}
+
+/// A uniformly random backend (rule K1).
+#[inline(always)]
+fn random<F: Tables>(descriptor: &Descriptor, slots: &Slots) -> Option<Choice<F::Address>> {
+    // SAFETY: takes no argument and has no precondition.
+    let random = unsafe { bpf_get_prandom_u32() };
+    // Multiplication instead of a remainder: no zero check, and as uniform.
+    let at = ((u64::from(random) * u64::from(slots.count)) >> 32) as u32;
+    let reference = frontend::slot(slots.first.wrapping_add(at))?;
+    Some(Choice::of(F::backend(reference)?, reference, descriptor))
+}
