@@ -1,7 +1,6 @@
-//! Checksum arithmetic of IP, TCP, UDP and ICMP (RFC 1071): sums in ones' complement, in whatever byte order the words are
-//! in.
+//! Checksum arithmetic of IP, TCP, UDP and ICMP (RFC 1071): ones' complement sums, independent of byte order.
 
-/// The sum of words, carries not yet added in. Room for four billion of them.
+/// The unfolded sum of words, of up to four billion.
 #[inline(always)]
 pub const fn sum(words: &[u32]) -> u64 {
     let (mut sum, mut at) = (0, 0);
@@ -12,20 +11,20 @@ pub const fn sum(words: &[u32]) -> u64 {
     sum
 }
 
-/// What a word's change adds to a sum.
+/// The summand of a changed word (RFC 1624).
 #[inline(always)]
 pub const fn difference(old: u32, new: u32) -> u64 {
     !old as u64 + new as u64
 }
 
-/// The sum as one word, carries added in.
+/// Folds the carries.
 #[inline(always)]
 pub const fn fold(sum: u64) -> u32 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     ((sum & 0xffff_ffff) + (sum >> 32)) as u32
 }
 
-/// The checksum that makes a sum come out right, in the words' byte order.
+/// The checksum of a sum, in the byte order of the words.
 #[inline(always)]
 pub const fn checksum(sum: u64) -> u16 {
     let sum = fold(sum);
@@ -33,7 +32,7 @@ pub const fn checksum(sum: u64) -> u16 {
     !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// The checksum that still comes out right once what it covers has changed by a sum of differences (RFC 1624).
+/// A checksum, updated by a sum of differences (RFC 1624).
 #[inline(always)]
 pub const fn adjusted(old: u16, differences: u64) -> u16 {
     checksum(!old as u64 + fold(differences) as u64)
@@ -45,21 +44,21 @@ mod tests {
 
     /// The example of RFC 1071, section 3.
     #[test]
-    fn sums_are_those_of_the_rfc() {
+    fn the_example_of_rfc_1071() {
         let words =
             [u32::from_be_bytes([0x00, 0x01, 0xf2, 0x03]), u32::from_be_bytes([0xf4, 0xf5, 0xf6, 0xf7])];
         assert_eq!(checksum(sum(&words)), !0xddf2);
-        assert_eq!(checksum(u64::MAX), 0, "all carries come in");
+        assert_eq!(checksum(u64::MAX), 0, "all carries are added");
     }
 
     #[test]
-    fn a_difference_leads_from_one_checksum_to_the_other() {
+    fn an_update_equals_a_computation() {
         for (old, new) in [(0, 1), (1, 0), (u32::MAX, 7), (0x0a00_0001, 0xc0a8_0001), (5, 5)] {
             let words = [0x1234_5678, old];
             let before = checksum(sum(&words));
             let after = adjusted(before, difference(old, new));
             let want = checksum(sum(&[0x1234_5678, new]));
-            // 0 and 0xffff are the same number.
+            // 0 and 0xffff are equal in ones' complement.
             assert!(after == want || after ^ want == 0xffff && (after == 0 || want == 0), "{old:x} {new:x}");
         }
     }

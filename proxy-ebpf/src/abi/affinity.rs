@@ -1,4 +1,4 @@
-//! ClientIP affinity: which backend a client had last.
+//! ClientIP affinity: the last backend of a client.
 
 use super::{BackendRef, map_type};
 
@@ -6,7 +6,7 @@ use super::{BackendRef, map_type};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AffinityKey {
-    /// The client's address, IPv4 as IPv4-mapped; at the socket, where none is known yet, see `from_netns`.
+    /// The client's address, IPv4 as IPv4-mapped. At connect hooks, which have no source address, see `from_netns`.
     pub client: [u8; 16],
     pub service: u32,
     pub zero: u32,
@@ -18,14 +18,14 @@ impl AffinityKey {
         Self { client, service, zero: 0 }
     }
 
-    /// Stands for an address where only the network namespace is known: its cookie under 100::/64, the prefix that
-    /// is discarded wherever it appears (RFC 6666), so that it never equals a client's address.
+    /// The key of a client of which only the netns is known: the cookie in 100::/64, the discard-only prefix (RFC 6666), so that it
+    /// never equals a client's address.
     pub const fn from_netns(cookie: u64, service: u32) -> Self {
         let [a, b, c, d, e, f, g, h] = cookie.to_be_bytes();
         Self::new([1, 0, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h], service)
     }
 
-    /// The cookie of the network namespace this stands for, if it does.
+    /// The netns cookie of a key made by `from_netns`.
     pub const fn netns(&self) -> Option<u64> {
         match self.client {
             [1, 0, 0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h] => {
@@ -41,7 +41,7 @@ impl AffinityKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AffinityEntry {
     pub backend: BackendRef,
-    /// When the client last began a flow, in nanoseconds of the monotonic clock.
+    /// Time of the client's last new flow, in nanoseconds of the monotonic clock.
     pub last_used: u64,
 }
 map_type!(AffinityEntry, 8 + 8);

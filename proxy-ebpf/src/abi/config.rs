@@ -1,4 +1,4 @@
-//! What is fixed when the programs are loaded. The verifier removes the branches that cannot be taken.
+//! Configuration that is fixed at load time. The verifier removes the dead branches.
 
 use super::{Timeouts, flags, map_type};
 
@@ -6,23 +6,22 @@ use super::{Timeouts, flags, map_type};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Cookie of the network namespace the agent runs in, the node's.
+    /// Cookie of the host netns, in which the agent runs.
     pub host_netns: u64,
     pub flags: ConfigFlags,
     /// Records in `FLOWS_V4` and in `FLOWS_V6`.
     pub flows: u32,
     pub timeouts: Timeouts,
-    /// The ports that masqueraded flows get, in host order, both included: outside of those the node's own sockets are
-    /// given.
+    /// First and last port for masqueraded flows, in host byte order, both included: outside the node's ephemeral ports.
     pub first_port: u16,
     pub last_port: u16,
-    /// How many ICMP errors each CPU sends in a tick (0.27 s) at most.
+    /// Limit of ICMP errors per CPU and tick (0.27 s).
     pub icmp_errors: u32,
 }
 map_type!(Config, 8 + 4 + 4 + 32 + 2 + 2 + 4);
 
 impl Config {
-    /// What holds unless the agent knows better.
+    /// The configuration of a program that is loaded without the agent's values.
     pub const DEFAULT: Self = Self {
         host_netns: 0,
         flags: ConfigFlags(0),
@@ -30,7 +29,7 @@ impl Config {
         timeouts: Timeouts::DEFAULT,
         first_port: 1024,
         last_port: 32_767,
-        // About a thousand a second, as Linux allows itself (`net.ipv4.icmp_msgs_per_sec`).
+        // About a thousand per second, Linux's own limit (`net.ipv4.icmp_msgs_per_sec`).
         icmp_errors: 268,
     };
 }
@@ -44,18 +43,18 @@ impl Default for Config {
 flags! {
     /// The switches of the configuration.
     ConfigFlags(u32) {
-        /// Sockets in pods are left to the packet plane (`--socket-lb host-only`).
+        /// Only sockets in the host netns are translated (`--socket-lb host-only`).
         HOST_ONLY = 0;
-        /// Nothing tells pods from other clients, so they get the external view (kube-proxy's rule E6).
+        /// No pod range is configured, so pods get the external view (rule E6).
         PODS_ARE_EXTERNAL_V4 = 1;
         PODS_ARE_EXTERNAL_V6 = 2;
-        /// Programs of the packet plane are attached: what the socket plane cannot decide is left to them.
+        /// tc programs are attached: socket hooks leave to them the decisions that need a source address.
         PACKET_PLANE = 3;
-        /// Pods are told by the device their packets enter through.
+        /// Pods are recognised by ingress device, not by address.
         PODS_BY_DEVICE = 4;
-        /// What goes through the node from one machine to another need not pass its stack (`--forwarding redirect`).
+        /// Packets between other machines bypass the node's stack (`--forwarding redirect`).
         BYPASS_STACK = 5;
-        /// Programs of the packet plane are attached to devices that lead to other machines: what leaves the node meets them.
+        /// tc programs are attached to external devices, so all packets that leave the node pass them.
         EXTERNAL_DEVICES = 6;
     }
 }

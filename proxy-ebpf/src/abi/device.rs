@@ -1,4 +1,4 @@
-//! The devices whose packets the packet plane looks at, and the networks it tells apart.
+//! Devices with tc programs, and sets of addresses.
 
 use super::{flags, map_type};
 
@@ -6,29 +6,28 @@ use super::{flags, map_type};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Device {
-    /// The address that stands for others on what leaves here; unspecified: none is known.
+    /// SNAT source address for packets that leave by this device. Unspecified if none is known.
     pub masquerade_v4: [u8; 4],
     pub masquerade_v6: [u8; 16],
     pub flags: DeviceFlags,
-    /// The link-layer address under which what enters here is routed: that of the bridge the device is a port of, or its own.
-    /// All zeroes: it has none.
+    /// MAC address for packets that are routed: the device's own, or that of the bridge that it is a port of. All zeroes for devices
+    /// without link layer.
     pub router: [u8; 6],
     pub zero: [u8; 2],
 }
 map_type!(Device, 4 + 16 + 4 + 6 + 2);
 
 flags! {
-    /// What is true of a device.
+    /// Properties of a device.
     DeviceFlags(u32) {
-        /// Pods are told by their interface, and everything that enters here is one's (kube-proxy's detectors BridgeInterface and
-        /// InterfaceNamePrefix).
+        /// All packets that enter here are a pod's (kube-proxy's local detectors BridgeInterface and InterfaceNamePrefix).
         PODS = 0;
-        /// It takes frames that programs at other devices send out by it.
+        /// Accepts frames that XDP programs at other devices redirect to it.
         TAKES_FRAMES = 1;
     }
 }
 
-/// Value of `POD_RANGES`, one per family: the sources that count as pods. A zero mask is no range at all.
+/// Value of `POD_RANGES`, one per family: the source addresses of pods. A zero mask means no range.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodRange {
@@ -50,13 +49,13 @@ pub struct SourceRange<A> {
 map_type!(SourceRange<[u8; 4]>, 4 + 4);
 map_type!(SourceRange<[u8; 16]>, 4 + 16);
 
-/// Value of `SERVICE_NETWORKS_V4` and `SERVICE_NETWORKS_V6`: what becomes of a packet to an address of Services that no
-/// frontend claims with its port.
+/// Value of `SERVICE_NETWORKS_V4` and `SERVICE_NETWORKS_V6`: the treatment of packets to a Service address without a
+/// frontend for the port.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unclaimed {
-    /// In a ServiceCIDR, and no Service has the address: dropped (kube-proxy's rule G8).
+    /// In a ServiceCIDR, not allocated: dropped (rule G8).
     Unallocated = 1,
-    /// A ClusterIP whose Service has no such port: rejected (G7).
+    /// A ClusterIP whose Service does not define the port: rejected (rule G7).
     UndefinedPort = 2,
 }

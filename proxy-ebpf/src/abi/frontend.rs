@@ -1,5 +1,5 @@
-//! A frontend is what a client dials. Its key leads to an index, the index to the current descriptor, and the
-//! descriptor to the blocks of backends; a change writes new ones and flips the one word in between.
+//! Frontends. The key maps to an index, the index to the current descriptor, and the descriptor to blocks of backends. A change writes
+//! a new block and descriptor, and flips the index to the new descriptor.
 
 use core::mem::offset_of;
 
@@ -49,15 +49,15 @@ pub struct Block {
     pub offset: u32,
     /// Backends in the block.
     pub count: u32,
-    /// How many of them, from the start, are on this node.
+    /// The number of backends on this node. They come first.
     pub local: u32,
 }
 map_type!(Block, 3 * 4);
 
-/// The state of one frontend; immutable while `FRONTEND_STATE` leads to it and until a grace period after.
+/// The state of one frontend. Immutable while `FRONTEND_STATE` refers to it, and for a grace period after that.
 ///
-/// It carries its own key: the element of a hash map is recycled under its readers, so a reader that came here
-/// through one compares the key and looks up again when it differs.
+/// It contains its own key: an element of a hash map may be recycled while it is read, so readers compare the key and look up again if
+/// it differs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {
@@ -67,7 +67,7 @@ pub struct Descriptor {
     /// IANA protocol number.
     pub protocol: u8,
     pub zero: u8,
-    /// The index under which this frontend is published.
+    /// Index of the frontend in `FRONTEND_STATE`.
     pub frontend: u32,
     pub flags: DescriptorFlags,
     /// Index into `SERVICES` and `SERVICE_STATS`.
@@ -78,15 +78,15 @@ pub struct Descriptor {
     pub internal: Block,
     /// For all other clients.
     pub external: Block,
-    /// The set of `SOURCE_RANGES_*` that may come in; 0: everybody may.
+    /// The set in `SOURCE_RANGES_*` that permits clients; 0 permits all.
     pub source_ranges: u32,
 }
 map_type!(Descriptor, 16 + 2 + 1 + 1 + 4 + 4 + 4 + 4 + 12 + 12 + 4);
-/// One cache line, so that a connection reads its frontend with one miss.
+/// One cache line, so that a lookup costs one miss.
 const _: () = assert!(size_of::<Descriptor>() == 64 && offset_of!(Descriptor, internal) == 36);
 
 flags! {
-    /// What a descriptor says besides its numbers.
+    /// Flags of a frontend.
     DescriptorFlags(u32) {
         /// The internal block is the local set (internalTrafficPolicy: Local on a ClusterIP).
         INTERNAL_LOCAL = 0;
@@ -96,16 +96,15 @@ flags! {
         INTERNAL_DROPS = 2;
         /// An empty external block means DROP; without this flag it means REJECT.
         EXTERNAL_DROPS = 3;
-        /// loadBalancerSourceRanges apply: only something that knows the client's address may decide.
+        /// loadBalancerSourceRanges apply: the decision needs the client's address.
         SOURCE_RANGES = 4;
         /// Every flow is masqueraded.
         MASQUERADE_ALWAYS = 5;
-        /// Flows that do not come from pods are.
+        /// Flows from clients other than pods are masqueraded.
         MASQUERADE_UNLESS_POD = 6;
-        /// Flows that come from the node itself are.
+        /// Flows from the node itself are masqueraded.
         MASQUERADE_FROM_NODE = 7;
-        /// The first backend of each block is this node's own name server. It is asked while it lives, the others when
-        /// it does not.
+        /// The first backend of each block is this node's name server. It gets all queries while it is up, the others otherwise.
         LOCAL_NAME_SERVER = 8;
     }
 }

@@ -1,6 +1,6 @@
 //! The binary interface between user space and the programs.
 //!
-//! Fields in wire order (addresses, ports) are byte arrays, so nobody wonders about endianness. There is no
+//! Fields in network byte order (addresses, ports) are byte arrays, so that endianness is never in doubt. There is no
 //! `bool`, `Option`, `usize` or reference in any of these types, and padding is a named zeroed field.
 
 mod affinity;
@@ -40,11 +40,10 @@ pub use socket::{
 };
 pub use xdp_outcome::XdpOutcome;
 
-/// Changes whenever a map's layout or meaning changes; part of the path below which everything is pinned, so
-/// that programs of one version never read maps of another.
+/// Raised when a map's layout or meaning changes. Part of the pin path, so that programs of one version never read maps of another.
 pub const ABI_VERSION: u32 = 4;
 
-/// IPv4 addresses travel as IPv4-mapped IPv6 addresses wherever one field serves both families (RFC 4291, 2.5.5.2).
+/// IPv4 addresses are IPv4-mapped in fields that serve both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
     let [a, b, c, d] = address;
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
@@ -58,15 +57,14 @@ pub const fn unmapped(address: [u8; 16]) -> Option<[u8; 4]> {
     }
 }
 
-/// Not 0 where two addresses differ. Without a branch: the comparison of byte arrays is a loop in BPF, and loops are
-/// the verifier's cost.
+/// Not 0 if two addresses differ. Branch-free: a comparison of byte arrays is a loop in BPF, which is expensive to verify.
 #[inline(always)]
 pub(crate) const fn difference(a: &[u8; 16], b: &[u8; 16]) -> u64 {
     let differ = u128::from_ne_bytes(*a) ^ u128::from_ne_bytes(*b);
     differ as u64 | (differ >> 64) as u64
 }
 
-/// Marks types that may cross into the kernel, and fixes their size beside their definition.
+/// Marks types of map keys and values, and fixes their size beside their definition.
 macro_rules! map_type {
     ($name:ty, $size:expr) => {
         const _: () = assert!(size_of::<$name>() == $size);
@@ -209,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_addresses_go_there_and_back() {
+    fn mapped_addresses_convert_in_both_directions() {
         for address in [[0, 0, 0, 0], [10, 0, 0, 1], [255, 255, 255, 255]] {
             assert_eq!(unmapped(mapped(address)), Some(address));
         }

@@ -1,10 +1,9 @@
-//! A service port, as the kernel knows it: a number, its name for people, and its counters.
+//! Service ports: names and counters by index.
 
 use super::map_type;
 
-/// Value of `SERVICES`: `namespace/name:port` of a service port, so that whoever reads the maps can name what
-/// they hold with the agent down. Kubernetes limits the parts to 63, 63 and 15 characters and the protocol takes
-/// at most 5 more, so it always fits.
+/// Value of `SERVICES`: `namespace/name:port` of a service port, for tools that read the maps without the agent. Kubernetes limits
+/// the parts to 63, 63 and 15 characters, and the protocol takes at most 5, so it always fits.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ServiceName {
@@ -20,7 +19,7 @@ impl core::fmt::Debug for ServiceName {
 }
 
 impl ServiceName {
-    /// Cuts what does not fit at a character boundary.
+    /// Truncates at a character boundary.
     pub fn new(name: &str) -> Self {
         let mut bytes = [0; 159];
         let length = name.floor_char_boundary(bytes.len());
@@ -38,9 +37,9 @@ impl ServiceName {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServiceStats {
-    /// Connections and unconnected exchanges that got a backend.
+    /// Connections and unconnected UDP exchanges that got a backend.
     pub translated: u64,
-    /// Those that were refused, whatever the reason.
+    /// Refused connections, for any reason.
     pub refused: u64,
 }
 map_type!(ServiceStats, 8 + 8);
@@ -53,7 +52,7 @@ mod tests {
     use super::ServiceName;
 
     #[test]
-    fn names_are_kept_and_never_cut_inside_a_character() {
+    fn names_are_truncated_at_character_boundaries() {
         let longest = String::from_utf8(std::vec![b'a'; 159]).unwrap();
         for (name, want) in
             [("", ""), ("shop/web:http", "shop/web:http"), (longest.as_str(), longest.as_str())]

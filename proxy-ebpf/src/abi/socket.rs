@@ -1,10 +1,10 @@
-//! What a socket remembers of its translation, so that the application sees the address it dialled.
+//! Translations stored with sockets, so that applications see the frontend's address.
 
 use super::{BackendRef, difference, map_type};
 
 /// An address and a port, IPv4 as IPv4-mapped.
 ///
-/// Aligned so that programs read whole words: BPF has no unaligned loads, and would go byte by byte.
+/// Aligned so that programs read words: BPF has no unaligned loads, and would read bytes.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, Eq)]
 pub struct Endpoint {
@@ -30,10 +30,10 @@ impl Endpoint {
     }
 }
 
-/// Value of `SOCKETS`: the frontend a socket is connected to, and the backend that stands for it.
+/// Value of `SOCKETS`: frontend and backend of a connected socket.
 ///
-/// Every connect overwrites it, or clears it when it goes to something that is no frontend. Only a disconnect (connect to
-/// AF_UNSPEC) runs no program: until the next connect the socket shows the frontend for datagrams of that backend.
+/// Each connect overwrites it, or clears it if the destination is no frontend. A disconnect (connect to AF_UNSPEC) runs no program: until
+/// the next connect the socket shows the frontend for datagrams from that backend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketPair {
@@ -43,22 +43,22 @@ pub struct SocketPair {
 }
 map_type!(SocketPair, 20 + 20 + 8);
 
-/// A frontend that an unconnected socket sends to, and the backend that stands for it.
+/// A frontend to which an unconnected socket sends, and its backend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnconnectedPair {
     pub frontend: Endpoint,
     pub backend: Endpoint,
     pub reference: BackendRef,
-    /// The socket's clock when this frontend came to wait for its next answer; 0 where the pair is unused.
+    /// The socket's clock when this frontend began to await its next reply. 0 if the pair is unused.
     pub since: u64,
-    /// Datagrams sent to this frontend that nothing came back for. Tells apart two frontends with one backend.
+    /// Datagrams to this frontend without a reply. Attributes replies if two frontends have the same backend.
     pub awaited: u32,
     pub zero: u32,
 }
 map_type!(UnconnectedPair, 20 + 20 + 8 + 8 + 4 + 4);
 
-/// How many frontends an unconnected socket remembers by itself; more are in `SOCKET_OVERFLOW`.
+/// Pairs in the storage of an unconnected socket; more are in `SOCKET_OVERFLOW`.
 pub const UNCONNECTED_PAIRS: usize = 8;
 
 /// Value of `UNCONNECTED_SOCKETS`.
@@ -66,14 +66,14 @@ pub const UNCONNECTED_PAIRS: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnconnectedPairs {
     pub pairs: [UnconnectedPair; UNCONNECTED_PAIRS],
-    /// Counts what is sent and answered; orders the pairs.
+    /// Counts datagrams and replies; orders the pairs.
     pub clock: u64,
-    /// How many pairs were ever put in; the place of the next one, modulo `UNCONNECTED_PAIRS`.
+    /// The number of pairs ever stored. Modulo `UNCONNECTED_PAIRS` it is the index of the next one.
     pub placed: u64,
 }
 map_type!(UnconnectedPairs, UNCONNECTED_PAIRS * 64 + 8 + 8);
 
-/// Key of `SOCKET_OVERFLOW`: one end of a pair that its socket has no room for.
+/// Key of `SOCKET_OVERFLOW`: frontend or backend of a pair beyond `UNCONNECTED_PAIRS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverflowKey {
@@ -85,18 +85,18 @@ pub struct OverflowKey {
 map_type!(OverflowKey, 8 + 20 + 4);
 
 impl OverflowKey {
-    /// By what the application dials.
+    /// The key for datagrams to a frontend.
     pub const fn frontend(socket: u64, end: Endpoint) -> Self {
         Self { socket, end, kind: 0 }
     }
 
-    /// By what answers.
+    /// The key for replies of a backend.
     pub const fn backend(socket: u64, end: Endpoint) -> Self {
         Self { socket, end, kind: 1 }
     }
 }
 
-/// Value of `SOCKET_OVERFLOW`: the other end.
+/// Value of `SOCKET_OVERFLOW`: the other one of the pair.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverflowEntry {

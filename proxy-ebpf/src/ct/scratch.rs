@@ -1,4 +1,4 @@
-//! The packet being processed, in a per-CPU map: what one stage hands to the next.
+//! The packet being processed, in a per-CPU map, which stages share.
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 

@@ -1,4 +1,4 @@
-//! The client of a new flow: what the decision needs to know of it.
+//! The client of a new flow, as the decision sees it.
 
 use proxy_ebpf::abi::{AffinityKey, ConfigFlags, Descriptor, DescriptorFlags, DropReason, Endpoint};
 

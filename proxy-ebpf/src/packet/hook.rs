@@ -1,4 +1,4 @@
-//! The tc hook at which a packet is seen, and what it implies for the location of its sender.
+//! The tc hook at which a packet is seen, and the location of its sender.
 
 use proxy_ebpf::abi::{DeviceRole, Direction};
 

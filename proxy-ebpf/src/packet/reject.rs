@@ -175,7 +175,7 @@ fn unreachable_v4(ctx: &TcContext, packet: &Packet<u32>) -> Option<()> {
     ctx.store(packet.network() + (IPV4 + ICMP) * 4, &quote, 0).ok()
 }
 
-/// RFC 4443 would have as much of the packet quoted as fits; what applications need is in its first bytes.
+/// RFC 4443 asks for a quote as long as fits; applications need the first bytes only.
 #[inline(always)]
 fn unreachable_v6(ctx: &TcContext, packet: &Packet<Words>) -> Option<()> {
     const DESTINATION_UNREACHABLE: u8 = 1;
