@@ -11,6 +11,7 @@ mod labels;
 mod losses;
 mod plugins;
 mod queries;
+mod register;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +20,9 @@ pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use labels::rcode_word;
 pub use losses::{Loss, Losses};
 pub use plugins::{HealthMetrics, HostsMetrics, TemplateMetrics};
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector, exponential_buckets,
-};
+use prometheus::{HistogramVec, IntCounter, Registry};
 pub use queries::{Plugin, QueryMetrics, Transport};
+use register::{Register, doubling};
 
 use crate::observe::clients::Clients;
 
@@ -138,50 +137,4 @@ impl Metrics {
         families.extend(clients::families(&self.clients.total()));
         expose::text(families)
     }
-}
-
-/// Creates and registers families. Their names and labels are constants of this crate, so this cannot fail.
-struct Register<'a>(&'a Registry);
-
-const FIXED: &str = "names and labels are fixed, and each is registered once";
-
-impl Register<'_> {
-    fn add<C: Collector + Clone + 'static>(&self, family: Result<C, prometheus::Error>) -> C {
-        let family = family.expect(FIXED);
-        self.0.register(Box::new(family.clone())).expect(FIXED);
-        family
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
-        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> HistogramVec {
-        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels))
-    }
-}
-
-fn doubling(first: f64, count: usize) -> Vec<f64> {
-    exponential_buckets(first, 2.0, count).expect(FIXED)
-}
-
-/// Buckets from 0.25 ms to 8 s.
-fn latencies() -> Vec<f64> {
-    doubling(0.000_25, 16)
 }

@@ -5,7 +5,6 @@
 //! no sockets.
 
 use std::{
-    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
@@ -25,21 +24,20 @@ use crate::{
         snapshot::{Published, Snapshot},
         topic::Topic,
     },
-    observe::metrics::{Plugin, QueryMetrics, Transport},
-    plugins::{PluginContext, ServerBlock, log::Log},
-    resolve::{
-        forward::{Forwarder, ServerContext, TlsError},
-        reply::Reply,
-    },
+    observe::metrics::{Plugin, QueryMetrics},
+    resolve::{forward::Forwarder, reply::Reply},
 };
 
+mod block;
+mod client;
 mod fast_path;
 mod local_plugins;
 mod random;
 mod response;
 mod wire;
 
-use local_plugins::LocalPlugins;
+pub use block::Block;
+pub use client::Client;
 use random::below;
 use response::Response;
 pub use wire::encode;
@@ -56,69 +54,11 @@ pub enum Handled {
     Pending(Box<Pending>),
 }
 
-/// The client of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Client {
-    pub transport: Transport,
-    pub address: IpAddr,
-}
-
 /// A request that waits for an upstream.
 pub struct Pending {
     response: Response,
     question: Query,
     block: Arc<Block>,
-}
-
-/// A running server block.
-#[derive(Debug)]
-pub struct Block {
-    /// The zones that it serves.
-    pub zones: Vec<Name>,
-    local_plugins: LocalPlugins,
-    authority: Option<Authority>,
-    forwarder: Option<Forwarder>,
-    shuffle: bool,
-    minimal: bool,
-    logs: Vec<Arc<Log>>,
-    max_udp_payload: u16,
-    metrics: QueryMetrics,
-}
-
-impl Block {
-    /// Must be called within a runtime, as [`Forwarder::start`]. `server` is the metrics label: `dns://:53`.
-    pub fn start(
-        block: &ServerBlock,
-        server: &str,
-        own_addresses: &[IpAddr],
-        context: &ServerContext,
-    ) -> Result<Self, TlsError> {
-        let zones: Vec<Name> = block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect();
-        let label = zones.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        context.metrics.enable(server, &label, &block.directives());
-        let context = ServerContext { detect_loops: block.detect_loops, ..context.clone() };
-        let cache = block.cache.as_ref().map(|cache| (cache, context.metrics.cache(server, &label)));
-        let forwarder = Forwarder::start(&block.forwards, cache, &context)?;
-        let plugin_context = PluginContext { metrics: &context.metrics, server, zone: &label };
-        Ok(Self {
-            metrics: context.metrics.queries(server, &label),
-            zones,
-            local_plugins: LocalPlugins::start(block, &plugin_context),
-            authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
-            forwarder: (!block.forwards.is_empty()).then_some(forwarder),
-            shuffle: block.shuffle,
-            minimal: block.minimal,
-            logs: block.logs.iter().cloned().map(Arc::new).collect(),
-            max_udp_payload: block.max_udp_payload,
-        })
-    }
-}
-
-impl Block {
-    /// Whether the fast path applies: no local plugin and no query log.
-    fn takes_fast_path(&self, name: &QueryName, qtype: RecordType) -> bool {
-        self.local_plugins.never_answers(name, qtype) && self.logs.is_empty()
-    }
 }
 
 /// The blocks that listen at one address, and the snapshot of the cluster.
@@ -196,16 +136,16 @@ impl Handler {
     fn answer(&self, request: &Message, mut response: Response) -> Handled {
         let question = &request.queries[0];
         if response.has_unsupported_edns_version() {
-            return response.refuse(ResponseCode::BADVERS, &self.dropped);
+            return Handled::Reply(response.refuse(ResponseCode::BADVERS, &self.dropped));
         }
         let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
         if question.query_class != DNSClass::IN || is_transfer {
-            return response.refuse(ResponseCode::Refused, &self.dropped);
+            return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
         }
         let name = QueryName::from(&question.name);
         response.topic = Topic::of_foreign_name(&name);
         let Some(block) = self.block_of(&name) else {
-            return response.refuse(ResponseCode::Refused, &self.dropped);
+            return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
         };
         response.set_block(block);
         let Some(rewritten) = block.local_plugins.rewritten(question) else {
@@ -227,7 +167,7 @@ impl Handler {
         let snapshot = self.published.load();
         if let Some(reply) = block.local_plugins.answer(question) {
             response.topic = Topic::Local;
-            return self.from_local_plugin(response, reply, block, &snapshot);
+            return self.answer_locally(response, reply, block, &snapshot);
         }
         response.topic = Topic::of_foreign_name(name);
         let Some(authority) = &block.authority else {
@@ -237,16 +177,16 @@ impl Handler {
             Resolution::Fallthrough => self.forward(response, question.clone(), block),
             Resolution::NotSynced => {
                 response.topic = Topic::Domain;
-                response.refuse(ResponseCode::ServFail, &block.metrics)
+                Handled::Reply(response.refuse(ResponseCode::ServFail, &block.metrics))
             }
             Resolution::Answered(answer) => {
-                self.from_cluster(response, (answer, authority), block, &snapshot)
+                self.answer_from_cluster(response, (answer, authority), block, &snapshot)
             }
         }
     }
 
     /// Answers from a local plugin.
-    fn from_local_plugin(
+    fn answer_locally(
         &self,
         mut response: Response,
         reply: Reply,
@@ -261,7 +201,7 @@ impl Handler {
         }
     }
 
-    fn from_cluster(
+    fn answer_from_cluster(
         &self,
         mut response: Response,
         (mut answer, authority): (Answer<'_>, &Authority),
@@ -311,7 +251,7 @@ impl Handler {
                     answer.target.map(Name::to_hickory)
                 }
                 (None, Some((_, Resolution::NotSynced))) => {
-                    return response.refuse(ResponseCode::ServFail, &block.metrics);
+                    return Handled::Reply(response.refuse(ResponseCode::ServFail, &block.metrics));
                 }
                 (None, Some((_, Resolution::Fallthrough)) | None) if next.forwarder.is_some() => {
                     return self.forward(response, question, next);
@@ -330,7 +270,7 @@ impl Handler {
     /// Answers from the cache of a block, or returns a pending query to its upstreams.
     fn forward(&self, response: Response, question: Query, block: &Arc<Block>) -> Handled {
         let Some(forwarder) = &block.forwarder else {
-            return response.refuse(ResponseCode::Refused, &block.metrics);
+            return Handled::Reply(response.refuse(ResponseCode::Refused, &block.metrics));
         };
         match forwarder.cached(&question, response.flags()) {
             Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),

@@ -7,14 +7,14 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
 };
 
 use nix::errno::Errno;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 use tracing::info;
@@ -24,18 +24,19 @@ use crate::{
     serve::handler::Handler,
 };
 
+mod connections;
 mod interfaces;
+mod serving;
 mod socket;
 mod tcp;
 mod udp;
 
 pub use interfaces::{addresses as local_addresses, addresses_of};
+use serving::Serving;
 use socket::ServerSocket;
 
 /// Limit of pending requests. Upstreams have limits of their own; this one bounds the memory.
 const MAX_PENDING: usize = 8192;
-/// The largest request over either protocol: a question fits in 300 octets, and EDNS options are small.
-const MAX_REQUEST: usize = 4096;
 /// Attempts to find a port that is free for both protocols.
 const MAX_BIND_TRIES: usize = 16;
 
@@ -62,24 +63,6 @@ pub struct Listener {
     pub address: SocketAddr,
     udp: Vec<ServerSocket>,
     tcp: Vec<tokio::net::TcpListener>,
-}
-
-/// The state that the tasks of one listener share; all but the handler is shared by all listeners.
-#[derive(Clone)]
-struct Serving {
-    handler: Arc<Handler>,
-    pending: Arc<Semaphore>,
-    connections: Arc<tcp::Connections>,
-    losses: Losses,
-    /// Becomes true when the server stops receiving requests.
-    stop: watch::Receiver<bool>,
-}
-
-impl Serving {
-    /// Acquires a slot for a pending request. Returns `None` at the limit.
-    fn acquire_slot(&self) -> Option<OwnedSemaphorePermit> {
-        self.pending.clone().try_acquire_owned().ok()
-    }
 }
 
 impl Listener {
@@ -170,13 +153,4 @@ impl Server {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
     }
-}
-
-/// Whether a reply can be sent: not to port 0, which is only used by malformed packets.
-fn is_answerable(client: SocketAddr) -> bool {
-    client.port() != 0
-}
-
-fn canonical(address: SocketAddr) -> IpAddr {
-    address.ip().to_canonical()
 }

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::Register;
+use super::register::Register;
 
 #[derive(Debug, Clone)]
 pub(super) struct Families {

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounterVec, Opts, core::Collector as _, proto::MetricFamily};
 
-use super::FIXED;
+use super::register::FIXED;
 use crate::observe::clients::Counts;
 
 /// Builds the families for a scrape, from the counters of the workers.

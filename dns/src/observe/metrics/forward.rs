@@ -14,9 +14,8 @@ use prometheus::{
 };
 
 use super::{
-    Register,
     labels::{RCODE_COUNT, rcode_index, rcode_name},
-    latencies,
+    register::{Register, latencies},
 };
 
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec};
 
-use super::Register;
+use super::register::Register;
 
 named_enum! {
     /// The label `kind` of `dns_lost_total`.

@@ -6,9 +6,8 @@ use hickory_server::proto::op::Query;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{
-    Register,
     labels::{type_index, type_name},
-    latencies,
+    register::{Register, latencies},
 };
 
 #[derive(Debug, Clone)]

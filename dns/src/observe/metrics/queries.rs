@@ -10,9 +10,8 @@ use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::{
-    Register,
     labels::{RCODE_COUNT, TYPES, rcode_index, rcode_name, type_index, type_name},
-    latencies,
+    register::{Register, latencies},
 };
 use crate::{cluster::topic::Topic, observe::clients::Clients};
 

@@ -21,7 +21,7 @@ pub(super) enum Failure {
     #[error("the answer is to another question")]
     Foreign,
     #[error("the answer has the name in another case")]
-    CaseMismatch,
+    WrongCase,
     #[error("the answer has no question")]
     NoQuestion,
     #[error("the packet budget of the query is spent")]
@@ -39,7 +39,7 @@ impl Failure {
             Self::Question(_)
             | Self::Malformed(_)
             | Self::Foreign
-            | Self::CaseMismatch
+            | Self::WrongCase
             | Self::NoQuestion
             | Self::BudgetSpent
             | Self::FailoverRcode(..) => false,

@@ -240,7 +240,7 @@ fn final_reply(failures: Vec<Failure>) -> Reply {
         | Failure::Timeout
         | Failure::Malformed(_)
         | Failure::Foreign
-        | Failure::CaseMismatch
+        | Failure::WrongCase
         | Failure::NoQuestion
         | Failure::BudgetSpent => None,
     });

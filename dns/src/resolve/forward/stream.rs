@@ -175,7 +175,7 @@ async fn read_answer(connection: &mut Connection, query: &UpstreamQuery) -> Resu
         match query.accept(&mut message) {
             Ok(()) => return Ok(message),
             Err(Mismatch::Foreign) => {}
-            Err(mismatch @ (Mismatch::CaseMismatch | Mismatch::NoQuestion)) => return Err(mismatch.into()),
+            Err(mismatch @ (Mismatch::WrongCase | Mismatch::NoQuestion)) => return Err(mismatch.into()),
         }
     }
     Err(Failure::Foreign)

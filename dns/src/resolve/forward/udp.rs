@@ -33,8 +33,8 @@ pub(super) async fn exchange(
                 return Ok(buffer);
             }
             Err(Mismatch::Foreign) => {}
-            Err(Mismatch::CaseMismatch) if preserves_case => {}
-            Err(mismatch @ (Mismatch::CaseMismatch | Mismatch::NoQuestion)) => return Err(mismatch.into()),
+            Err(Mismatch::WrongCase) if preserves_case => {}
+            Err(mismatch @ (Mismatch::WrongCase | Mismatch::NoQuestion)) => return Err(mismatch.into()),
         }
     }
 }

@@ -164,7 +164,7 @@ impl Upstream {
         let options = self.capabilities.options();
         let first = self.exchange_datagram(question, flags, options, budget).await;
         let options = match &first {
-            Err(Failure::CaseMismatch) => QueryOptions { randomise_case: false, ..options },
+            Err(Failure::WrongCase) => QueryOptions { randomise_case: false, ..options },
             Err(Failure::NoQuestion) if options.edns => QueryOptions { edns: false, ..options },
             Ok((_, Edns::Refused)) if options.edns => QueryOptions { edns: false, ..options },
             Ok(_) | Err(_) => return first.map(|(reply, _)| reply),

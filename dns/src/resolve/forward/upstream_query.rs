@@ -83,7 +83,7 @@ impl UpstreamQuery {
             return Err(Mismatch::Foreign);
         }
         if self.is_randomised && got != sent {
-            return Err(Mismatch::CaseMismatch);
+            return Err(Mismatch::WrongCase);
         }
         // Also restores the names that point to it by compression.
         reply[NAME..NAME + self.name.len()].copy_from_slice(&self.name);
@@ -97,7 +97,7 @@ pub(super) enum Mismatch {
     /// Another id, another question, or QR not set: forged, or late.
     Foreign,
     /// The same name in another case.
-    CaseMismatch,
+    WrongCase,
     /// No question section: the server did not understand the query.
     NoQuestion,
 }
@@ -106,7 +106,7 @@ impl From<Mismatch> for Failure {
     fn from(mismatch: Mismatch) -> Self {
         match mismatch {
             Mismatch::Foreign => Self::Foreign,
-            Mismatch::CaseMismatch => Self::CaseMismatch,
+            Mismatch::WrongCase => Self::WrongCase,
             Mismatch::NoQuestion => Self::NoQuestion,
         }
     }
@@ -196,7 +196,7 @@ mod tests {
             ("another id", &|reply| reply[0] ^= 1, Some(Mismatch::Foreign)),
             ("a question", &|reply| reply[2] &= 0x7f, Some(Mismatch::Foreign)),
             ("another letter", &|reply| reply[NAME + 1] = b'x', Some(Mismatch::Foreign)),
-            ("the other case", &|reply| reply[NAME + 1] ^= 0x20, Some(Mismatch::CaseMismatch)),
+            ("the other case", &|reply| reply[NAME + 1] ^= 0x20, Some(Mismatch::WrongCase)),
             ("another type", &|reply| reply[NAME + 18] = 28, Some(Mismatch::Foreign)),
             ("two questions", &|reply| reply[5] = 2, Some(Mismatch::Foreign)),
             ("no question", &|reply| reply[5] = 0, Some(Mismatch::NoQuestion)),

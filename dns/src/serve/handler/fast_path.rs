@@ -8,7 +8,9 @@
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
 
 use super::{
-    Block, Client, Handler,
+    Handler,
+    block::Block,
+    client::Client,
     random::below,
     wire::{
         AUTHORITATIVE, CHECKING_DISABLED, HEADER, OPCODE, RECURSION_AVAILABLE, RECURSION_DESIRED, RESPONSE,

@@ -12,7 +12,9 @@ use hickory_server::proto::{
 use tracing::info;
 
 use super::{
-    Block, Client, Handled, below,
+    block::Block,
+    client::Client,
+    random::below,
     wire::{encode, limit},
 };
 use crate::{
@@ -111,9 +113,9 @@ impl Response {
         self.flags
     }
 
-    pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Handled {
+    pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Vec<u8> {
         self.message.metadata.response_code = rcode;
-        Handled::Reply(self.finish(metrics, Plugin::None))
+        self.finish(metrics, Plugin::None)
     }
 
     /// Adds the records of an answer. `alias`: the name that owns them, at the end of a CNAME chain.

@@ -16,8 +16,9 @@ use crate::{
         zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
     config::{Forward, Kubernetes, Listen, PodsMode, Upstream, Zones},
-    observe::metrics::Metrics,
-    plugins::{hosts::Hosts, template::Template},
+    observe::metrics::{Metrics, Transport},
+    plugins::{ServerBlock, hosts::Hosts, template::Template},
+    resolve::forward::ServerContext,
 };
 
 mod topics;

@@ -1,22 +1,19 @@
 //! Requests over TCP: pipelined on a connection, and answered out of order (RFC 7766).
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    io, iter,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::{interval, sleep, timeout},
 };
 use tracing::debug;
 
-use super::{MAX_REQUEST, Serving, canonical, is_answerable};
+use super::{
+    connections::{ConnectionSlot, QueuedReply},
+    serving::{MAX_REQUEST, Serving, canonical, is_answerable},
+};
 use crate::{
     observe::{
         heartbeat::{INTERVAL, TaskHeartbeat},
@@ -34,118 +31,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const STOP_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Limit of pending requests of one connection. At the limit, the connection is not read.
 const MAX_IN_FLIGHT: usize = 64;
-const MAX_CONNECTIONS: usize = 2048;
-const MAX_PER_CLIENT: usize = 256;
-/// Limit of the octets of unwritten replies. A client above the limit does not read, and its connection is closed:
-/// a few connections with large answers would fill the memory of the node.
-const MAX_UNREAD: usize = 64 << 20;
-const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
 /// The size at which replies are written without collecting more.
 const WRITE_CHUNK: usize = 64 << 10;
 /// The pause after a failed `accept`, for lack of file descriptors: other connections must close first.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-
-/// The connections and unwritten octets per client, so that no client can exhaust them.
-#[derive(Debug)]
-pub struct Connections {
-    clients: Mutex<Clients>,
-    /// Permits for unwritten octets, of all clients together.
-    permits: Arc<Semaphore>,
-}
-
-#[derive(Debug, Default)]
-struct Clients {
-    connections: usize,
-    each: HashMap<IpAddr, ClientUsage>,
-}
-
-/// The usage of one client.
-#[derive(Debug)]
-struct ClientUsage {
-    connections: usize,
-    permits: Arc<Semaphore>,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self { clients: Mutex::default(), permits: Arc::new(Semaphore::new(MAX_UNREAD)) }
-    }
-}
-
-impl Connections {
-    fn admit(self: &Arc<Self>, client: IpAddr) -> Option<ConnectionSlot> {
-        let mut clients = self.lock();
-        if clients.connections >= MAX_CONNECTIONS {
-            return None;
-        }
-        let usage = clients.each.entry(client).or_insert_with(|| ClientUsage {
-            connections: 0,
-            permits: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
-        });
-        if usage.connections >= MAX_PER_CLIENT {
-            return None;
-        }
-        usage.connections += 1;
-        let permits = usage.permits.clone();
-        clients.connections += 1;
-        Some(ConnectionSlot { connections: self.clone(), client, permits })
-    }
-
-    fn remove(&self, client: IpAddr) {
-        let mut clients = self.lock();
-        let Entry::Occupied(mut usage) = clients.each.entry(client) else { return };
-        usage.get_mut().connections -= 1;
-        if usage.get().connections == 0 {
-            usage.remove();
-        }
-        clients.connections -= 1;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A counted connection; dropping it releases the slot.
-struct ConnectionSlot {
-    connections: Arc<Connections>,
-    client: IpAddr,
-    permits: Arc<Semaphore>,
-}
-
-impl ConnectionSlot {
-    /// Reserves buffer for a reply. Returns `None` at the limit of unwritten octets; the connection is then closed.
-    fn reserve(&self, reply: Vec<u8>, serving: &Serving) -> Option<QueuedReply> {
-        let permits = self.acquire(reply.len());
-        if permits.is_none() {
-            debug!(client = %self.client, "connection closed, its replies are not read");
-            serving.losses.count(Loss::Unread, 1);
-        }
-        permits.map(|permits| QueuedReply { reply, permits })
-    }
-
-    fn acquire(&self, octets: usize) -> Option<BufferPermits> {
-        let octets = u32::try_from(octets).ok()?;
-        let own = self.permits.clone().try_acquire_many_owned(octets).ok()?;
-        let shared = self.connections.permits.clone().try_acquire_many_owned(octets).ok()?;
-        Some([own, shared])
-    }
-}
-
-impl Drop for ConnectionSlot {
-    fn drop(&mut self) {
-        self.connections.remove(self.client);
-    }
-}
-
-/// A reply to be written, with the permits for its octets.
-struct QueuedReply {
-    reply: Vec<u8>,
-    permits: BufferPermits,
-}
-
-/// The client's own permits, and the shared ones.
-type BufferPermits = [OwnedSemaphorePermit; 2];
 
 pub async fn serve(listener: TcpListener, serving: Serving, heartbeat: TaskHeartbeat) {
     let mut stop = serving.stop.clone();
@@ -237,14 +126,14 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
                     let (slot, serving) = (slot.clone(), serving.clone());
                     tokio::spawn(async move {
                         let reply = pending.finish().await;
-                        queue_slot.send(slot.reserve(reply, &serving));
+                        queue_slot.send(slot.reserve(reply, &serving.losses));
                         drop(pending_slot);
                     });
                     continue;
                 }
             },
         };
-        queue_slot.send(slot.reserve(reply, &serving));
+        queue_slot.send(slot.reserve(reply, &serving.losses));
     }
     drop(replies);
     // The writer ends with the last reply.
@@ -317,7 +206,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::observe::metrics::Metrics;
+    use crate::{observe::metrics::Metrics, serve::server::connections::Connections};
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_is_closed_and_counted() {

@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::interval};
 use tracing::{debug, warn};
 
 use super::{
-    MAX_REQUEST, Serving, canonical, is_answerable,
+    serving::{MAX_REQUEST, Serving, canonical, is_answerable},
     socket::{Datagram, ServerSocket},
 };
 use crate::{

@@ -1,0 +1,65 @@
+//! A server block with its plugins, ready to answer.
+
+use std::{net::IpAddr, sync::Arc};
+
+use hickory_server::proto::rr::RecordType;
+
+use super::local_plugins::LocalPlugins;
+use crate::{
+    cluster::{
+        authority::Authority,
+        name::{Name, QueryName},
+    },
+    observe::metrics::QueryMetrics,
+    plugins::{PluginContext, ServerBlock, log::Log},
+    resolve::forward::{Forwarder, ServerContext, TlsError},
+};
+
+/// A running server block.
+#[derive(Debug)]
+pub struct Block {
+    /// The zones that it serves.
+    pub zones: Vec<Name>,
+    pub(super) local_plugins: LocalPlugins,
+    pub(super) authority: Option<Authority>,
+    pub(super) forwarder: Option<Forwarder>,
+    pub(super) shuffle: bool,
+    pub(super) minimal: bool,
+    pub(super) logs: Vec<Arc<Log>>,
+    pub(super) max_udp_payload: u16,
+    pub(super) metrics: QueryMetrics,
+}
+
+impl Block {
+    /// Must be called within a runtime, as [`Forwarder::start`]. `server` is the metrics label: `dns://:53`.
+    pub fn start(
+        block: &ServerBlock,
+        server: &str,
+        own_addresses: &[IpAddr],
+        context: &ServerContext,
+    ) -> Result<Self, TlsError> {
+        let zones: Vec<Name> = block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect();
+        let label = zones.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        context.metrics.enable(server, &label, &block.directives());
+        let context = ServerContext { detect_loops: block.detect_loops, ..context.clone() };
+        let cache = block.cache.as_ref().map(|cache| (cache, context.metrics.cache(server, &label)));
+        let forwarder = Forwarder::start(&block.forwards, cache, &context)?;
+        let plugin_context = PluginContext { metrics: &context.metrics, server, zone: &label };
+        Ok(Self {
+            metrics: context.metrics.queries(server, &label),
+            zones,
+            local_plugins: LocalPlugins::start(block, &plugin_context),
+            authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
+            forwarder: (!block.forwards.is_empty()).then_some(forwarder),
+            shuffle: block.shuffle,
+            minimal: block.minimal,
+            logs: block.logs.iter().cloned().map(Arc::new).collect(),
+            max_udp_payload: block.max_udp_payload,
+        })
+    }
+
+    /// Whether the fast path applies: no local plugin and no query log.
+    pub(super) fn takes_fast_path(&self, name: &QueryName, qtype: RecordType) -> bool {
+        self.local_plugins.never_answers(name, qtype) && self.logs.is_empty()
+    }
+}

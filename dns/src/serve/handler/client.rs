@@ -1,0 +1,11 @@
+//! The client of a request.
+
+use std::net::IpAddr;
+
+use crate::observe::metrics::Transport;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub transport: Transport,
+    pub address: IpAddr,
+}

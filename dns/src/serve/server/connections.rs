@@ -1,0 +1,121 @@
+//! Limits of TCP connections, per client and of all clients together.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::debug;
+
+use crate::observe::metrics::{Loss, Losses};
+
+const MAX_CONNECTIONS: usize = 2048;
+const MAX_PER_CLIENT: usize = 256;
+/// Limit of the octets of unwritten replies. A client above the limit does not read, and its connection is closed:
+/// a few connections with large answers would fill the memory of the node.
+const MAX_UNREAD: usize = 64 << 20;
+const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
+
+/// The connections and unwritten octets per client, so that no client can exhaust them.
+#[derive(Debug)]
+pub struct Connections {
+    clients: Mutex<Clients>,
+    /// Permits for unwritten octets, of all clients together.
+    permits: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    connections: usize,
+    each: HashMap<IpAddr, ClientUsage>,
+}
+
+/// The usage of one client.
+#[derive(Debug)]
+struct ClientUsage {
+    connections: usize,
+    permits: Arc<Semaphore>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { clients: Mutex::default(), permits: Arc::new(Semaphore::new(MAX_UNREAD)) }
+    }
+}
+
+impl Connections {
+    pub fn admit(self: &Arc<Self>, client: IpAddr) -> Option<ConnectionSlot> {
+        let mut clients = self.lock();
+        if clients.connections >= MAX_CONNECTIONS {
+            return None;
+        }
+        let usage = clients.each.entry(client).or_insert_with(|| ClientUsage {
+            connections: 0,
+            permits: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
+        });
+        if usage.connections >= MAX_PER_CLIENT {
+            return None;
+        }
+        usage.connections += 1;
+        let permits = usage.permits.clone();
+        clients.connections += 1;
+        Some(ConnectionSlot { connections: self.clone(), client, permits })
+    }
+
+    fn remove(&self, client: IpAddr) {
+        let mut clients = self.lock();
+        let Entry::Occupied(mut usage) = clients.each.entry(client) else { return };
+        usage.get_mut().connections -= 1;
+        if usage.get().connections == 0 {
+            usage.remove();
+        }
+        clients.connections -= 1;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A counted connection; dropping it releases the slot.
+pub struct ConnectionSlot {
+    connections: Arc<Connections>,
+    pub client: IpAddr,
+    permits: Arc<Semaphore>,
+}
+
+impl ConnectionSlot {
+    /// Reserves buffer for a reply. Returns `None` at the limit of unwritten octets; the connection is then closed.
+    pub fn reserve(&self, reply: Vec<u8>, losses: &Losses) -> Option<QueuedReply> {
+        let permits = self.acquire(reply.len());
+        if permits.is_none() {
+            debug!(client = %self.client, "connection closed, its replies are not read");
+            losses.count(Loss::Unread, 1);
+        }
+        permits.map(|permits| QueuedReply { reply, permits })
+    }
+
+    pub fn acquire(&self, octets: usize) -> Option<BufferPermits> {
+        let octets = u32::try_from(octets).ok()?;
+        let own = self.permits.clone().try_acquire_many_owned(octets).ok()?;
+        let shared = self.connections.permits.clone().try_acquire_many_owned(octets).ok()?;
+        Some([own, shared])
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.connections.remove(self.client);
+    }
+}
+
+/// A reply to be written, with the permits for its octets.
+pub struct QueuedReply {
+    pub reply: Vec<u8>,
+    pub permits: BufferPermits,
+}
+
+/// The client's own permits, and the shared ones.
+pub type BufferPermits = [OwnedSemaphorePermit; 2];

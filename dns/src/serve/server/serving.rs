@@ -1,0 +1,41 @@
+//! State shared by the tasks of a listener, and checks of requests over both protocols.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::connections::Connections;
+use crate::{observe::metrics::Losses, serve::handler::Handler};
+
+/// The largest request over either protocol: a question fits in 300 octets, and EDNS options are small.
+pub const MAX_REQUEST: usize = 4096;
+
+/// The state that the tasks of one listener share; all but the handler is shared by all listeners.
+#[derive(Clone)]
+pub struct Serving {
+    pub handler: Arc<Handler>,
+    pub pending: Arc<Semaphore>,
+    pub connections: Arc<Connections>,
+    pub losses: Losses,
+    /// Becomes true when the server stops receiving requests.
+    pub stop: watch::Receiver<bool>,
+}
+
+impl Serving {
+    /// Acquires a slot for a pending request. Returns `None` at the limit.
+    pub fn acquire_slot(&self) -> Option<OwnedSemaphorePermit> {
+        self.pending.clone().try_acquire_owned().ok()
+    }
+}
+
+/// Whether a reply can be sent: not to port 0, which is only used by malformed packets.
+pub fn is_answerable(client: SocketAddr) -> bool {
+    client.port() != 0
+}
+
+pub fn canonical(address: SocketAddr) -> IpAddr {
+    address.ip().to_canonical()
+}
