@@ -287,7 +287,8 @@ async fn a_name_is_answered_exactly_while_its_service_is_served() {
 fn await_answers(client: &Resolver<'_>, count: usize) {
     let start = Instant::now();
     loop {
-        let answer = client.ask("web.default.svc.cluster.local.", RecordType::A).expect("the server answers");
+        let answer =
+            client.query("web.default.svc.cluster.local.", RecordType::A).expect("the server answers");
         if answer.answers.len() == count {
             return;
         }

@@ -53,7 +53,7 @@ async fn eventually_finds(resolver: &Resolver<'_>, name: &str, want: &Found) {
 
 /// Response code and sorted records of an answer.
 fn query(resolver: &Resolver<'_>, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
-    let answer = resolver.ask(name, kind).unwrap_or_else(|error| panic!("{name} {kind}: {error:#}"));
+    let answer = resolver.query(name, kind).unwrap_or_else(|error| panic!("{name} {kind}: {error:#}"));
     let mut records: Vec<_> = answer.answers.iter().map(|record| record.data.to_string()).collect();
     records.sort();
     (answer.metadata.response_code, records)

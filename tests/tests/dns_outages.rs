@@ -60,7 +60,7 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
     is_answered(&cluster, &serving, NODE_ANSWER).await;
     let pod = cluster.pod("client").start().await;
     let resolver = Resolver::new(&pod, NAMESPACE, serving.vip.v4.into(), cluster.directory())?;
-    let answer = resolver.ask("web.default.svc.cluster.local.", RecordType::A)?;
+    let answer = resolver.query("web.default.svc.cluster.local.", RecordType::A)?;
     ensure!(answer.answers.len() == 1, "a name of the cluster is forgotten: {answer:?}");
 
     let more = [setting.more.clone(), vec!["--takeover".to_owned()]].concat();

@@ -69,12 +69,12 @@ async fn queries_are_counted_per_client() {
         Resolver::new(pod, NAMESPACE, serving.vip.v4.into(), cluster.directory()).expect("a file is written")
     };
     let ask = |resolver: &Resolver<'_>, name: &str, kind: RecordType, times: usize| {
-        (0..times).for_each(|_| drop(resolver.ask(name, kind).expect("it answers")));
+        (0..times).for_each(|_| drop(resolver.query(name, kind).expect("it answers")));
     };
     // A pod that is no endpoint; the first queries may still be answered by another server.
     let resolver = of(&unlisted);
     tests::eventually("the node's own server answers", async || {
-        resolver.ask(IDENTITY_NAME, RecordType::A)?;
+        resolver.query(IDENTITY_NAME, RecordType::A)?;
         let clients = printed(&get_dns(node, &["-o", "name"]));
         ensure!(clients.contains(&unlisted.addresses.v4.to_string()), "clients: {clients:?}");
         Ok(())

@@ -99,7 +99,7 @@ struct Bench {
     /// The flows created at the start, by their numbers.
     known: Vec<u32>,
     /// Flows created so far.
-    begun: u32,
+    created: u32,
     runs: u32,
     rng: Rng,
 }
@@ -108,14 +108,14 @@ impl Bench {
     fn new(flows: u32, is_v6: bool, runs: u32) -> Result<Self> {
         let mut fixture = ProgramFixture::new(None, fixture::CONFIG)?;
         fixture.load_objects(objects::policy(), objects::changes())?;
-        let mut bench = Self { fixture, is_v6, known: Vec::new(), begun: 0, runs, rng: Rng::new() };
+        let mut bench = Self { fixture, is_v6, known: Vec::new(), created: 0, runs, rng: Rng::new() };
         let mut failures = FailureBudget::with(flows);
         while bench.known.len() < flows as usize {
             let first = bench.next_new();
             match bench.forwarded(&first) {
-                Ok(there) => {
-                    bench.reply_to(&there)?;
-                    bench.known.push(bench.begun - 1);
+                Ok(forwarded) => {
+                    bench.reply_to(&forwarded)?;
+                    bench.known.push(bench.created - 1);
                 }
                 Err(error) => failures.count(error)?,
             }
@@ -127,8 +127,8 @@ impl Bench {
     /// packet plane.
     fn next_new(&mut self) -> Packet {
         loop {
-            self.begun += 1;
-            let packet = self.first_of(self.begun - 1);
+            self.created += 1;
+            let packet = self.first_of(self.created - 1);
             if packet.is_plain() {
                 return packet;
             }
@@ -143,15 +143,15 @@ impl Bench {
     /// The packet after DNAT.
     fn forwarded(&mut self, packet: &Packet) -> Result<Packet> {
         let (_, out) = self.fixture.run(EXTERNAL_INGRESS, packet)?;
-        let there = Packet::parse(&out)?;
-        ensure!(objects::is_backend(there.to), "{} went to {}", packet.to, there.to);
-        Ok(there)
+        let forwarded = Packet::parse(&out)?;
+        ensure!(objects::is_backend(forwarded.to), "{} went to {}", packet.to, forwarded.to);
+        Ok(forwarded)
     }
 
     /// Sends the packet out and its reply back: flows without a reply are evicted earlier.
-    fn reply_to(&mut self, there: &Packet) -> Result<()> {
-        let (_, out) = self.fixture.run(EXTERNAL_EGRESS, there)?;
-        let (_, out) = self.fixture.run(EXTERNAL_INGRESS, &Packet::parse(&out)?.answer())?;
+    fn reply_to(&mut self, forwarded: &Packet) -> Result<()> {
+        let (_, out) = self.fixture.run(EXTERNAL_EGRESS, forwarded)?;
+        let (_, out) = self.fixture.run(EXTERNAL_INGRESS, &Packet::parse(&out)?.reply())?;
         self.fixture.run(EXTERNAL_EGRESS, &Packet::parse(&out)?)?;
         Ok(())
     }

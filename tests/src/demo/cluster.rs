@@ -50,7 +50,7 @@ pub struct Counts {
 
 impl DemoCluster {
     pub async fn build(screen: &Screen) -> Result<Self> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let directory = examples::directory().join(EXAMPLE);
         let example = Example::load(&directory)?;
         let pods = example.pods()?;
@@ -62,7 +62,7 @@ impl DemoCluster {
             cluster.ensure_pod(name, Placement::Node(index), None).await?;
         }
         let people = CLIENTS.len();
-        let took = begun.elapsed();
+        let took = started.elapsed();
         screen.done(&format!("started 2 nodes, {} pods and {people} clients in {took:.1?}", pods.len()));
 
         cluster
@@ -166,9 +166,9 @@ impl DemoCluster {
     }
 
     async fn start_agents(&self, screen: &Screen) -> Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         self.cluster.start_agents().await?;
-        let took = begun.elapsed();
+        let took = started.elapsed();
         screen.done(&format!("examples/{EXAMPLE} is programmed by an agent on each node in {took:.1?}"));
         let [v4, v6] = self.page.map(|page| page.ip());
         screen.say("");

@@ -82,19 +82,19 @@ async fn chapter(
     caption: &str,
     is_seen: impl Fn(&Window) -> bool,
 ) -> Result<()> {
-    let begun = Instant::now();
+    let start = Instant::now();
     window.0.clear();
     loop {
         window.push(cluster.counts().await?);
         let lines = picture(screen, cluster, window, caption);
         screen.draw(&lines);
-        if begun.elapsed() >= CHAPTER && is_seen(window) {
+        if start.elapsed() >= CHAPTER && is_seen(window) {
             if !screen.is_live() {
                 lines.iter().for_each(|line| screen.say(line));
             }
             return Ok(());
         }
-        ensure!(begun.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {caption}");
+        ensure!(start.elapsed() < TIMEOUT, "not within {TIMEOUT:?}: {caption}");
         sleep(FRAME).await;
     }
 }

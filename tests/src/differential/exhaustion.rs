@@ -124,11 +124,11 @@ impl ExhaustedNodes {
 
     fn no_masquerade_address(&mut self, v6: bool) -> Result<()> {
         self.small.set_masquerade(&[])?;
-        let there = self.create_flow(v6)?;
-        expect_drop(&mut self.small, EXTERNAL_EGRESS, &there, DropReason::NoMasqueradeAddress)?;
+        let forwarded = self.create_flow(v6)?;
+        expect_drop(&mut self.small, EXTERNAL_EGRESS, &forwarded, DropReason::NoMasqueradeAddress)?;
         self.small.set_masquerade(&NODE)?;
         // The next packet finds an address.
-        ensure!(self.small.run(EXTERNAL_EGRESS, &there)?.0 == PASS, "still dropped");
+        ensure!(self.small.run(EXTERNAL_EGRESS, &forwarded)?.0 == PASS, "still dropped");
         self.delete_flows()
     }
 
@@ -335,14 +335,14 @@ fn icmp_rate_limit(object: Option<&[u8]>) -> Result<()> {
             (Protocol::Udp, UNDEFINED_PORT),
         )
     });
-    let (begun, mut sent) = (Instant::now(), 0);
+    let (start, mut sent) = (Instant::now(), 0);
     for packet in packets {
         let packet = packet?;
         for _ in 0..PACKETS / 2 {
             sent += u32::from(fixture.run(EXTERNAL_INGRESS, &packet)?.0 != DROP);
         }
     }
-    let ticks = u32::try_from((begun.elapsed().as_nanos() >> TICK_SHIFT) + 2)?;
+    let ticks = u32::try_from((start.elapsed().as_nanos() >> TICK_SHIFT) + 2)?;
     let processors = u32::try_from(available_parallelism()?.get())?;
     ensure!(sent >= ERRORS && sent <= ERRORS * ticks * processors, "{sent} of {PACKETS} are sent");
     let counted = fixture.reconciler.maps().drops(DropReason::UndefinedPort as u32)?;

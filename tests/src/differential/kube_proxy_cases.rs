@@ -91,23 +91,23 @@ pub fn kube_proxy_cases() -> Result<usize> {
         let (mut flows, mut port) = (0, 10_000);
         for case in cases()? {
             fixture.load_objects(case.policy(), case.changes()?).with_context(|| case.id.clone())?;
-            let mut met = HashMap::new();
+            let mut backends = HashMap::new();
             for case_flow in case.flows.iter().filter(|case_flow| case_flow.is_seen_at_devices()) {
                 // Each flow is new to the programs, which keep those of earlier cases.
                 port += 1;
-                let backend = case.ask(case_flow, port, &mut fixture);
+                let backend = case.check_flow(case_flow, port, &mut fixture);
                 let backend = backend.with_context(|| format!("{} / {}", case.id, case_flow.name))?;
                 ensure!(
                     case_flow
                         .sticky
                         .as_ref()
-                        .and_then(|earlier| met.get(earlier))
+                        .and_then(|earlier| backends.get(earlier))
                         .is_none_or(|it| *it == backend),
                     "{} / {}: another backend than the earlier flow: {backend:?}",
                     case.id,
                     case_flow.name
                 );
-                met.insert(case_flow.name.clone(), backend);
+                backends.insert(case_flow.name.clone(), backend);
                 flows += 1;
             }
         }
@@ -161,7 +161,7 @@ impl Case {
         Ok(changes)
     }
 
-    fn ask(
+    fn check_flow(
         &self,
         case_flow: &CaseFlow,
         port: u16,

@@ -16,8 +16,8 @@ const SCTP: u8 = 132;
 const DESTINATION_OPTIONS: u8 = 60;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
-const PAYLOAD: &[u8] = b"what the programs must leave alone, and long enough that fragments of a datagram with it are several: \
-    there is the first one, which has the ports, one between, and the last one, which is the shortest of them all";
+const PAYLOAD: &[u8] = b"A payload that the programs must not change. It is long enough for several fragments of a datagram: the first \
+    one, which contains the ports, at least one in the middle, and the last one, which is the shortest of all";
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RESET_ACK: u8 = 0x14;
@@ -109,7 +109,7 @@ impl Packet {
     }
 
     /// The reply of the receiver.
-    pub fn answer(&self) -> Self {
+    pub fn reply(&self) -> Self {
         Self::new(self.to, self.from, self.protocol, SYN | ACK)
     }
 
@@ -192,10 +192,10 @@ impl Packet {
         let mut frame = self.bytes[..ETHERNET + IPV4].to_vec();
         let more = if is_last { 0 } else { 0x2000 };
         let length = u16::try_from(IPV4 + piece.len()).expect("a short piece");
-        let place = more | u16::try_from(offset / 8).expect("a short datagram");
+        let offset_field = more | u16::try_from(offset / 8).expect("a short datagram");
         frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&length.to_be_bytes());
         frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&id.to_be_bytes());
-        frame[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&place.to_be_bytes());
+        frame[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&offset_field.to_be_bytes());
         write_checksum(&mut frame[ETHERNET..], 10, 0);
         frame.extend(piece);
         frame
@@ -205,10 +205,10 @@ impl Packet {
         const FRAGMENT: u8 = 44;
         let mut frame = self.bytes[..ETHERNET + IPV6].to_vec();
         let length = u16::try_from(8 + piece.len()).expect("a short piece");
-        let place = u16::try_from(offset).expect("a short datagram") | u16::from(!is_last);
+        let offset_field = u16::try_from(offset).expect("a short datagram") | u16::from(!is_last);
         frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&length.to_be_bytes());
         frame[ETHERNET + 6] = FRAGMENT;
-        let [high, low] = place.to_be_bytes();
+        let [high, low] = offset_field.to_be_bytes();
         let [c, d] = id.to_be_bytes();
         frame.extend([self.protocol, 0, high, low, 0, 0, c, d]);
         frame.extend(piece);

@@ -161,8 +161,8 @@ impl FlowPath {
 
     /// Checks the reply. Returns it as the client receives it.
     fn check_reply(&self, fixture: &mut ProgramFixture, forwarded: &Packet, left: &Packet) -> Result<Packet> {
-        let answer = left.answer();
-        let (action, out) = fixture.run(self.backend.ingress(), &answer)?;
+        let reply = left.reply();
+        let (action, out) = fixture.run(self.backend.ingress(), &reply)?;
         ensure!(action == PASS, "the reply is dropped: {action}");
         let mut back = Packet::parse(&out)?;
         if let Some(egress) = self.client.last_program() {
@@ -180,7 +180,7 @@ impl FlowPath {
             (from, to) == (self.packet.to, self.packet.from),
             "the client receives a reply from {from} to {to}"
         );
-        ensure!(back.is_like(&answer), "more than addresses and ports of the reply has changed");
+        ensure!(back.is_like(&reply), "more than addresses and ports of the reply has changed");
         Ok(back)
     }
 

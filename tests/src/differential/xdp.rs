@@ -95,7 +95,7 @@ struct Uplink {
     objects: RandomObjects,
     device: u32,
     /// Flows created among these objects, and the counter before them.
-    begun: u64,
+    created: u64,
     counted: u64,
 }
 
@@ -110,7 +110,7 @@ impl Uplink {
     fn new() -> Result<Self> {
         let fixture = ProgramFixture::new(None, fixture::CONFIG)?;
         let device = if_nametoindex(UPLINK)?;
-        Ok(Self { fixture, objects: RandomObjects::default(), device, begun: 0, counted: 0 })
+        Ok(Self { fixture, objects: RandomObjects::default(), device, created: 0, counted: 0 })
     }
 
     fn renew(&mut self, rng: &mut Rng) -> Result<()> {
@@ -118,14 +118,14 @@ impl Uplink {
         self.objects = RandomObjects::random(rng);
         self.fixture.load_objects(objects::policy(), self.objects.changes())?;
         self.fixture.add_uplink(self.device, objects::NODE)?;
-        (self.begun, self.counted) = (0, self.fixture.translated()?);
+        (self.created, self.counted) = (0, self.fixture.translated()?);
         Ok(())
     }
 
     /// Each flow is counted once, in whichever plane, and however often both saw its packets.
     fn counted_once(&self) -> Result<()> {
         let counted = self.fixture.translated()? - self.counted;
-        ensure!(counted == self.begun, "{} flows were created, {counted} are counted", self.begun);
+        ensure!(counted == self.created, "{} flows were created, {counted} are counted", self.created);
         Ok(())
     }
 
@@ -141,30 +141,35 @@ impl Uplink {
             (Forwarded::Dropped, _) => XdpResult::Dropped,
         };
         *tally.entry(result).or_default() += 1;
-        let (Forwarded::As(there), has_left) = forwarded else { return Ok(()) };
-        self.begun += 1;
-        let is_elsewhere = !objects::is_here(there.to.ip()) && !objects::NODE.contains(&flow.source);
+        let (Forwarded::As(forwarded_packet), is_transmitted) = forwarded else { return Ok(()) };
+        self.created += 1;
+        let is_remote = !objects::is_here(forwarded_packet.to.ip()) && !objects::NODE.contains(&flow.source);
         // Packets with extension headers are left to the stack.
-        let leaves = |packet: &Packet| is_elsewhere && packet.is_plain();
-        ensure!(has_left == leaves(&packet), "{flow:?} to {} was transmitted: {has_left}", there.to);
-        if has_left {
+        let is_eligible = |packet: &Packet| is_remote && packet.is_plain();
+        ensure!(
+            is_transmitted == is_eligible(&packet),
+            "{flow:?} to {} was transmitted: {is_transmitted}",
+            forwarded_packet.to
+        );
+        if is_transmitted {
             self.ineligible(&packet, tally).with_context(|| format!("{flow:?}"))?;
         }
-        if is_elsewhere {
-            self.answered(&there, rng, tally).with_context(|| format!("the reply to {flow:?}"))?;
+        if is_remote {
+            self.check_reply(&forwarded_packet, rng, tally)
+                .with_context(|| format!("the reply to {flow:?}"))?;
         }
         let next = packet.next();
-        let (_, has_left) = self.both(&next, rng).context("the next packet")?;
-        ensure!(has_left == leaves(&next), "the next packet was transmitted: {has_left}");
+        let (_, is_transmitted) = self.both(&next, rng).context("the next packet")?;
+        ensure!(is_transmitted == is_eligible(&next), "the next packet was transmitted: {is_transmitted}");
         Ok(())
     }
 
-    fn answered(&mut self, there: &Packet, rng: &mut Rng, tally: &mut Tally) -> Result<()> {
-        let is_masqueraded = objects::NODE.contains(&there.from.ip());
-        let answer = there.answer();
-        let (_, has_left) = self.both(&answer, rng)?;
-        ensure!(has_left == (is_masqueraded && answer.is_plain()), "transmitted: {has_left}");
-        *tally.entry(XdpResult::ReplyTransmitted).or_default() += u64::from(has_left);
+    fn check_reply(&mut self, forwarded_packet: &Packet, rng: &mut Rng, tally: &mut Tally) -> Result<()> {
+        let is_masqueraded = objects::NODE.contains(&forwarded_packet.from.ip());
+        let reply = forwarded_packet.reply();
+        let (_, is_transmitted) = self.both(&reply, rng)?;
+        ensure!(is_transmitted == (is_masqueraded && reply.is_plain()), "transmitted: {is_transmitted}");
+        *tally.entry(XdpResult::ReplyTransmitted).or_default() += u64::from(is_transmitted);
         Ok(())
     }
 
@@ -179,9 +184,14 @@ impl Uplink {
         };
         match (action, &forwarded) {
             (XDP_PASS, _) => ensure!(out == packet.bytes(), "not transmitted, but changed"),
-            (XDP_TX, Forwarded::As(there)) => {
-                let want = there.forwarded([NODE, ROUTER]);
-                ensure!(out == want, "transmitted as {:?}, expected {:?}", Packet::parse(&out), there);
+            (XDP_TX, Forwarded::As(forwarded_packet)) => {
+                let want = forwarded_packet.forwarded([NODE, ROUTER]);
+                ensure!(
+                    out == want,
+                    "transmitted as {:?}, expected {:?}",
+                    Packet::parse(&out),
+                    forwarded_packet
+                );
             }
             (action, _) => anyhow::bail!("the action is {action}"),
         }

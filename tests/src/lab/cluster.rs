@@ -51,7 +51,7 @@ const OUTSIDE: &str = "outside";
 const ROUTER: u16 = 1;
 const FIRST_NODE: u16 = 11;
 /// Limits the clusters of one test program that exist at a time, independently of its number of threads.
-static ROOM: Semaphore = Semaphore::const_new(4);
+static CLUSTERS: Semaphore = Semaphore::const_new(4);
 
 /// The networks of every cluster; clusters are isolated from each other.
 pub fn node_network() -> Subnet {
@@ -88,7 +88,7 @@ pub struct Cluster {
     // After all of its children.
     cgroup: Cgroup,
     directory: TempDir,
-    _room: SemaphorePermit<'static>,
+    _permit: SemaphorePermit<'static>,
 }
 
 /// Options of a cluster: `Cluster::start("name").nodes(2).await`.
@@ -234,12 +234,12 @@ impl Cluster {
         let network = outside_network();
         let number = self.next_client.fetch_add(1, Ordering::Relaxed);
         let (addresses, netns) = (network.host(number), Netns::create().await?);
-        let ends = (netns.netlink()?, self.fabric.netlink()?);
+        let links = (netns.netlink()?, self.fabric.netlink()?);
         let port = format!("client{number}");
-        plug((&ends.0, &ends.1), "eth0", &port, OUTSIDE).await?;
+        plug((&links.0, &links.1), "eth0", &port, OUTSIDE).await?;
         self.fill_checksums([(&netns, "eth0"), (&self.fabric, &port)])?;
-        configure_eth0(&ends.0, &network, addresses, network.host(ROUTER)).await?;
-        drop(ends);
+        configure_eth0(&links.0, &network, addresses, network.host(ROUTER)).await?;
+        drop(links);
         Pod::start(name, None, addresses, Arc::new(netns), self.outside.child(name)?)
     }
 }
@@ -285,7 +285,7 @@ impl Builder {
     }
 
     pub async fn build(self) -> Result<Cluster> {
-        let room = ROOM.acquire().await.context("the semaphore of clusters is closed")?;
+        let permit = CLUSTERS.acquire().await.context("the semaphore of clusters is closed")?;
         let name = leftovers::unique_name(&self.name);
         leftovers::sweep(&env::temp_dir(), leftovers::remove_directory);
         let directory = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir();
@@ -306,7 +306,7 @@ impl Builder {
             listening: Vec::new(),
             cgroup,
             directory,
-            _room: room,
+            _permit: permit,
         };
         for number in 1..=self.nodes {
             let node = cluster.start_node(number, &format!("{name}-{number}"), &self).await;
@@ -349,11 +349,11 @@ impl Cluster {
         let network = node_network();
         let (addresses, pods) = (network.host(FIRST_NODE - 1 + u16::from(number)), pod_network(number));
         let netns = Netns::create().await?;
-        let ends = (netns.netlink()?, self.fabric.netlink()?);
-        plug((&ends.0, &ends.1), "eth0", &name, FABRIC).await?;
+        let links = (netns.netlink()?, self.fabric.netlink()?);
+        plug((&links.0, &links.1), "eth0", &name, FABRIC).await?;
         self.fill_checksums([(&netns, "eth0"), (&self.fabric, &name)])?;
-        configure_eth0(&ends.0, &network, addresses, network.host(ROUTER)).await?;
-        drop(ends);
+        configure_eth0(&links.0, &network, addresses, network.host(ROUTER)).await?;
+        drop(links);
         self.manifests.write(&format!("{name}.yaml"), &objects::node(&name, addresses, &pods))?;
         let (pins, cgroup) = (PinDir::create(pins)?, self.cgroup.child(&name)?);
         let directory = self.directory.path();
@@ -423,10 +423,10 @@ async fn start_fabric() -> Result<Netns> {
 }
 
 /// Connects two namespaces: `device` here, `port` as a port of `bridge` there.
-async fn plug(ends: (&Netlink<'_>, &Netlink<'_>), device: &str, port: &str, bridge: &str) -> Result<()> {
-    let (here, there) = ends;
-    here.veth(device, port, there).await?;
-    there.attach(port, bridge).await
+async fn plug(links: (&Netlink<'_>, &Netlink<'_>), device: &str, port: &str, bridge: &str) -> Result<()> {
+    let (local, remote) = links;
+    local.veth(device, port, remote).await?;
+    remote.attach(port, bridge).await
 }
 
 /// Configures the addresses and default routes of `eth0`.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 
 const LOG_LINES: usize = 60;
 /// Commands of `iproute2`, if it is installed.
-const QUESTIONS: &[&[&str]] =
+const IP_COMMANDS: &[&[&str]] =
     &[&["-brief", "address"], &["route"], &["-6", "route"], &["-statistics", "-brief", "link"]];
 
 pub fn text(pods: &[Arc<Pod>], nodes: &[Node], objects: &Manifests) -> String {
@@ -35,9 +35,9 @@ fn describe(text: &mut String, node: &Node) {
         node.name,
         tail(&node.setting().log, LOG_LINES)
     );
-    for question in QUESTIONS {
-        if let Ok(answer) = ask(node.netns(), question) {
-            let _ = writeln!(text, "---- {}: ip {} ----\n{answer}", node.name, question.join(" "));
+    for arguments in IP_COMMANDS {
+        if let Ok(output) = ip_output(node.netns(), arguments) {
+            let _ = writeln!(text, "---- {}: ip {} ----\n{output}", node.name, arguments.join(" "));
         }
     }
     match node.state() {
@@ -50,10 +50,10 @@ fn describe(text: &mut String, node: &Node) {
     }
 }
 
-fn ask(netns: &Netns, question: &[&str]) -> Result<String> {
+fn ip_output(netns: &Netns, arguments: &[&str]) -> Result<String> {
     netns.run(|| {
         let output =
-            Command::new("ip").args(question).stdin(Stdio::null()).output().context("no iproute2")?;
+            Command::new("ip").args(arguments).stdin(Stdio::null()).output().context("no iproute2")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     })
 }

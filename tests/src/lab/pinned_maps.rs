@@ -26,10 +26,10 @@ impl PinnedMaps {
 
     /// The index of the TCP frontend at this address.
     pub fn frontend(&self, address: SocketAddr) -> Result<u32> {
-        let wanted = format!("{address}/TCP");
+        let key_text = format!("{address}/TCP");
         let frontends = self.0.frontends().context("cannot read the frontends")?;
-        let found = frontends.into_iter().find(|(key, _)| key.to_string() == wanted);
-        found.map(|(_, index)| index).with_context(|| format!("there is no frontend {wanted}"))
+        let found = frontends.into_iter().find(|(key, _)| key.to_string() == key_text);
+        found.map(|(_, index)| index).with_context(|| format!("there is no frontend {key_text}"))
     }
 
     /// The current backends of a frontend.

@@ -101,8 +101,8 @@ impl Pod {
     }
 
     /// Requests an action and waits for its answer.
-    pub async fn order(&self, order: Action) -> Result<ActionOutput> {
-        let (_, answer) = self.begin(order).await?;
+    pub async fn request(&self, action: Action) -> Result<ActionOutput> {
+        let (_, answer) = self.begin(action).await?;
         self.finish(answer).await
     }
 
@@ -111,31 +111,31 @@ impl Pod {
         let mut served = self.served.lock().await;
         if served.insert((protocol, port)) {
             let order = Serve { name: self.name.clone(), protocol, port, address: None };
-            self.order(Action::Serve(order)).await?;
+            self.request(Action::Serve(order)).await?;
         }
         Ok(())
     }
 
     pub async fn stop(&self, protocol: Protocol, port: u16) -> Result<()> {
         self.served.lock().await.remove(&(protocol, port));
-        self.order(Action::Stop { protocol, port }).await.map(|_| ())
+        self.request(Action::Stop { protocol, port }).await.map(|_| ())
     }
 
     /// Serves until there were no connections for this time, then stops.
     pub async fn drain(&self, protocol: Protocol, port: u16, idle: Duration) -> Result<()> {
         self.served.lock().await.remove(&(protocol, port));
         let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-        self.order(Action::Drain { protocol, port, idle_ms }).await.map(|_| ())
+        self.request(Action::Drain { protocol, port, idle_ms }).await.map(|_| ())
     }
 
     /// Configures the resolver of the pod as the kubelet does for this namespace, with this server.
     pub async fn resolve_by(&self, namespace: &str, server: IpAddr, directory: &Path) -> Result<()> {
         let resolv_conf = resolv_conf(&self.name, namespace, server, directory)?;
-        self.order(Action::ResolveBy { resolv_conf }).await.map(|_| ())
+        self.request(Action::ResolveBy { resolv_conf }).await.map(|_| ())
     }
 
     pub async fn dial(&self, dial: Dial) -> Result<Report> {
-        report(self.order(Action::Dial(dial)).await?)
+        report(self.request(Action::Dial(dial)).await?)
     }
 
     pub async fn dial_on(self: Arc<Self>, dial: Dial) -> Result<Dialling> {
@@ -150,12 +150,12 @@ impl Pod {
     }
 
     pub async fn echo(&self, held: u64) -> Result<Report> {
-        report(self.order(Action::Echo { of: held, bytes: 0 }).await?)
+        report(self.request(Action::Echo { of: held, bytes: 0 }).await?)
     }
 
     /// Sends this number of bytes over each connection, and reads them back.
     pub async fn carry(&self, held: u64, bytes: usize) -> Result<Report> {
-        report(self.order(Action::Echo { of: held, bytes }).await?)
+        report(self.request(Action::Echo { of: held, bytes }).await?)
     }
 
     async fn begin(&self, order: Action) -> Result<(u64, oneshot::Receiver<Result<ActionOutput, String>>)> {
@@ -186,12 +186,12 @@ impl Drop for Pod {
 impl Dialling {
     /// The report so far.
     pub async fn progress(&self) -> Result<Report> {
-        report(self.pod.order(Action::Progress { of: self.id }).await?)
+        report(self.pod.request(Action::Progress { of: self.id }).await?)
     }
 
     /// Stops after the attempts in progress.
     pub async fn stop(self) -> Result<Report> {
-        self.pod.order(Action::Halt { of: self.id }).await?;
+        self.pod.request(Action::Halt { of: self.id }).await?;
         report(self.pod.finish(self.answer).await?)
     }
 }

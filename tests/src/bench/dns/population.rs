@@ -70,8 +70,9 @@ impl Population {
 
     /// Each kind alone, and all of them together.
     pub fn groups(&self) -> Vec<Group> {
-        let pick = |wanted: u32, count: u32| -> Vec<String> {
-            let fitting = (0..self.services).filter(|number| endpoints(*number) == wanted).map(svc);
+        let pick = |count_of_endpoints: u32, count: u32| -> Vec<String> {
+            let fitting =
+                (0..self.services).filter(|number| endpoints(*number) == count_of_endpoints).map(svc);
             let fitting: Vec<String> = fitting.collect();
             fitting
                 .iter()

@@ -80,21 +80,21 @@ fn answer(shared: Arc<Shared>, request: &HttpRequest) -> Response<Body> {
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-    let asked = Request::parse(path, query);
+    let parsed = Request::parse(path, query);
     let behaviour = {
         let mut state = shared.lock();
         state.requests.push(format!("{path}?{query}"));
         state.behaviour.clone()
     };
-    if let Some(refusal) = refusal(&asked, token.as_deref(), &behaviour) {
+    if let Some(refusal) = refusal(&parsed, token.as_deref(), &behaviour) {
         return refusal;
     }
     // Subscribed before the response is built, so that no later change is missed.
     let changes: watch::Receiver<u64> = shared.changes.subscribe();
-    if asked.is_watch {
-        return stream::watch(shared, changes, asked);
+    if parsed.is_watch {
+        return stream::watch(shared, changes, parsed);
     }
-    let list = list(&shared.lock().store, &asked, &behaviour);
+    let list = list(&shared.lock().store, &parsed, &behaviour);
     list.map_or_else(|refusal| *refusal, |json| stream::whole(json.into_bytes(), &behaviour))
 }
 

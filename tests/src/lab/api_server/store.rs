@@ -66,16 +66,17 @@ impl Store {
     }
 
     pub fn mirror(&mut self, objects: Vec<Value>) {
-        let mut kept = BTreeSet::new();
+        let mut present = BTreeSet::new();
         for object in objects {
             let key = key(&object);
             let is_known = self.objects.get(&key).is_some_and(|stored| stored.is(&object));
-            kept.insert(key);
+            present.insert(key);
             if !is_known {
                 self.put(object);
             }
         }
-        let gone: Vec<ObjectKey> = self.objects.keys().filter(|key| !kept.contains(*key)).cloned().collect();
+        let gone: Vec<ObjectKey> =
+            self.objects.keys().filter(|key| !present.contains(*key)).cloned().collect();
         gone.iter().for_each(|(kind, namespace, name)| self.delete(kind, namespace, name));
     }
 

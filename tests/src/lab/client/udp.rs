@@ -31,7 +31,7 @@ impl Pod {
     }
 
     async fn open(&self, family: Family, bind: Option<SocketAddr>) -> Result<Udp<'_>> {
-        let answer = self.order(Action::Datagram(SocketAction::Open { family, bind })).await?;
+        let answer = self.request(Action::Datagram(SocketAction::Open { family, bind })).await?;
         let ActionOutput::Socket(socket) = answer else { return unexpected(&answer) };
         Ok(Udp { pod: self, socket })
     }
@@ -72,7 +72,7 @@ impl Udp<'_> {
     }
 
     async fn call(&self, order: SocketAction) -> Result<ActionOutput> {
-        self.pod.order(Action::Datagram(order)).await
+        self.pod.request(Action::Datagram(order)).await
     }
 }
 

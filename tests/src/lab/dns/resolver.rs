@@ -99,7 +99,7 @@ impl<'a> Resolver<'a> {
     /// The time of one process for this number of successive lookups of a name, each for all its addresses.
     pub async fn time(&self, library: &Library, name: &str, times: usize) -> Result<Duration> {
         let names = vec![name; times];
-        let begun = Instant::now();
+        let start = Instant::now();
         let found = match library {
             Library::Gnu => self.printed("getent", &[&["ahosts"], &*names].concat()).await?,
             Library::Musl(program) => {
@@ -107,7 +107,7 @@ impl<'a> Resolver<'a> {
             }
         };
         ensure!(!found.is_empty(), "{name} has no address");
-        Ok(begun.elapsed())
+        Ok(start.elapsed())
     }
 
     /// The names of an address, the primary one first. Returns an empty list if it has none.
@@ -117,10 +117,10 @@ impl<'a> Resolver<'a> {
     }
 
     /// The server's answer to one query.
-    pub fn ask(&self, name: &str, kind: RecordType) -> Result<Message> {
+    pub fn query(&self, name: &str, qtype: RecordType) -> Result<Message> {
         let name = Name::from_str(name).with_context(|| format!("{name} is not a name"))?;
         let mut query = Message::new(1, MessageType::Query, OpCode::Query);
-        query.add_query(Query::query(name, kind));
+        query.add_query(Query::query(name, qtype));
         let socket = self.pod.netns().run(|| {
             let any: IpAddr = if self.server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
             UdpSocket::bind(SocketAddr::new(any, 0)).context("cannot bind")

@@ -36,7 +36,7 @@ fn set(device: &str, mut setting: Setting) -> Result<()> {
     // SAFETY: integers and arrays of integers, for which every bit pattern is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let name = request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1);
-    name.zip(device.bytes()).for_each(|(place, byte)| *place = byte.cast_signed());
+    name.zip(device.bytes()).for_each(|(slot, byte)| *slot = byte.cast_signed());
     request.ifr_ifru.ifru_data = (&raw mut setting).cast();
     // SAFETY: the socket is open; the request and the setting that it points to are complete and outlive the
     // call.

@@ -118,7 +118,7 @@ impl<'a> RunningExample<'a> {
             running.start_listed(name, pod).await?;
         }
         for node in 0..cluster.nodes().len() {
-            running.place(&visitor(node), Placement::Node(node), None).await?;
+            running.ensure_pod(&visitor(node), Placement::Node(node), None).await?;
         }
         for (number, service) in running.services.iter().enumerate() {
             cluster.manifests().write(&format!("example-service-{number}.yaml"), service)?;
@@ -185,7 +185,7 @@ impl RunningExample<'_> {
         let v4 = listed.v4.context("an IPv4 address")?;
         let v6 = listed.v6.context("an IPv6 address")?;
         let placement = Placement::Node(self.node(&listed.node)?);
-        let pod = self.place(name, placement, Some(Addresses { v4, v6 })).await?;
+        let pod = self.ensure_pod(name, placement, Some(Addresses { v4, v6 })).await?;
         for port in &listed.ports {
             pod.serve(Protocol::Tcp, *port).await?;
         }
@@ -195,7 +195,7 @@ impl RunningExample<'_> {
     /// Starts a pod in this role: first it is listed in Services that publish unready addresses, then it is
     /// ready.
     async fn start_pod(&self, name: &str, role: &Role) -> Result<()> {
-        let pod = self.place(name, Placement::Node(role.node), None).await?;
+        let pod = self.ensure_pod(name, Placement::Node(role.node), None).await?;
         self.list(&pod, role, publishes_unready)?;
         for port in &role.ports {
             pod.serve(Protocol::Tcp, *port).await?;
@@ -224,7 +224,7 @@ impl RunningExample<'_> {
         Ok(())
     }
 
-    async fn place(
+    async fn ensure_pod(
         &self,
         name: &str,
         placement: Placement,
@@ -238,11 +238,11 @@ impl RunningExample<'_> {
     fn role(&self, name: &str) -> Result<Role> {
         let slices = lock(&self.slices);
         let mut role = Role { node: 0, ports: BTreeSet::new(), endpoints: Vec::new() };
-        for (place, slice) in slices.iter().enumerate() {
+        for (index, slice) in slices.iter().enumerate() {
             for endpoint in slice.endpoints.iter().flatten().filter(|one| pod_name(one) == Some(name)) {
                 role.ports.extend(ports(slice));
                 role.node = self.node(endpoint.node_name.as_deref().context("an endpoint without node")?)?;
-                role.endpoints.push((place, endpoint.clone()));
+                role.endpoints.push((index, endpoint.clone()));
             }
         }
         ensure!(!role.endpoints.is_empty(), "no slice lists {name}");
@@ -250,15 +250,15 @@ impl RunningExample<'_> {
     }
 
     fn node(&self, name: &str) -> Result<usize> {
-        let place = self.cluster.nodes().iter().position(|node| node.name == name);
-        place.with_context(|| format!("there is no node {name}"))
+        let index = self.cluster.nodes().iter().position(|node| node.name == name);
+        index.with_context(|| format!("there is no node {name}"))
     }
 
     /// Adds a pod to the slices of its role whose Services match.
     fn list(&self, pod: &Pod, role: &Role, is_wanted: impl Fn(&Service) -> bool) -> Result<()> {
         let mut slices = lock(&self.slices);
-        for (place, template) in &role.endpoints {
-            let Some(slice) = slices.get_mut(*place) else { continue };
+        for (index, template) in &role.endpoints {
+            let Some(slice) = slices.get_mut(*index) else { continue };
             if !self.service(slice).is_some_and(&is_wanted) {
                 continue;
             }

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     Dial,
-    exchange::{answered, ask, connect, in_turn},
+    exchange::{answered, connect, exchange_line, in_turn},
     now_us,
     report::{Answered, FailedTry, Failure},
 };
@@ -27,8 +27,8 @@ pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Ve
     let deadline = Instant::now() + Duration::from_millis(dial.timeout_ms);
     let mut failed_tries = Vec::new();
     // Each request starts with another name.
-    for place in turn.. {
-        let Some(name) = in_turn(&dial.names, place) else { break };
+    for index in turn.. {
+        let Some(name) = in_turn(&dial.names, index) else { break };
         let began_us = now_us();
         let Failed { name, failure } = match visit(name, dial).await {
             Ok(answered) => return (Ok(answered), failed_tries),
@@ -36,7 +36,7 @@ pub async fn request(dial: &Dial, turn: usize) -> (Result<Answered, Failure>, Ve
             Err(failed) => failed,
         };
         failed_tries.push(FailedTry { name, began_us, ended_us: now_us(), failure: failure.0 });
-        if place - turn + 1 >= dial.names.len() {
+        if index - turn + 1 >= dial.names.len() {
             sleep(REST).await;
         }
     }
@@ -62,10 +62,11 @@ async fn exchange(name: &str, dial: &Dial) -> Result<Answered, Failed> {
     let addresses = lookup_host(name).await.map_err(|error| failed(Failure(format!("lookup: {error}"))))?;
     let mut stream = first_of(addresses).await.map_err(Failure::at("connect")).map_err(failed)?;
     let mut answer =
-        within(ask(&mut stream, "who")).await.map_err(Failure::at("exchange")).map_err(failed)?;
+        within(exchange_line(&mut stream, "who")).await.map_err(Failure::at("exchange")).map_err(failed)?;
     if dial.linger_ms > 0 {
         sleep(Duration::from_millis(dial.linger_ms)).await;
-        answer = within(ask(&mut stream, "who")).await.map_err(Failure::at("later")).map_err(failed)?;
+        answer =
+            within(exchange_line(&mut stream, "who")).await.map_err(Failure::at("later")).map_err(failed)?;
     }
     answered(&answer, None).map_err(failed)
 }

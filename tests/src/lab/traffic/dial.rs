@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Dial, Family, How, Report, by_name, datagram,
-    exchange::{answered, ask, connect, connect_from, in_turn},
+    exchange::{answered, connect, connect_from, exchange_line, in_turn},
     lookup::look_up,
     now_us,
     report::{Answered, Failure, Tally},
@@ -30,18 +30,18 @@ use super::{
 /// Dialling in progress; shared by its workers and by requests for its report.
 #[derive(Debug)]
 pub(super) struct Dialling {
-    order: Dial,
-    begun: AtomicU64,
+    dial: Dial,
+    started: AtomicU64,
     halted: AtomicBool,
     tally: Mutex<Tally>,
 }
 
 impl Dialling {
-    pub fn new(order: Dial) -> Arc<Self> {
+    pub fn new(dial: Dial) -> Arc<Self> {
         Arc::new(Self {
-            tally: Mutex::new(Tally::recording(order.recorded)),
-            order,
-            begun: AtomicU64::new(0),
+            tally: Mutex::new(Tally::recording(dial.recorded)),
+            dial,
+            started: AtomicU64::new(0),
             halted: AtomicBool::new(false),
         })
     }
@@ -49,9 +49,9 @@ impl Dialling {
     /// Runs until all attempts are made, or it is halted.
     pub async fn run(self: Arc<Self>) -> Report {
         let mut workers = JoinSet::new();
-        for _ in 0..self.order.workers.max(1) {
+        for _ in 0..self.dial.workers.max(1) {
             let worker = Arc::clone(&self);
-            if self.order.how.is_threaded() {
+            if self.dial.how.is_threaded() {
                 workers.spawn_blocking(move || worker.work_alone());
             } else {
                 workers.spawn(worker.work());
@@ -73,51 +73,51 @@ impl Dialling {
         // Used for all attempts of an unconnected client, one of each family.
         let mut sockets = Sockets::default();
         while let Some(turn) = self.next() {
-            if self.order.how == How::ByName {
+            if self.dial.how == How::ByName {
                 self.by_name(turn).await;
             } else {
                 self.by_address(turn, &mut sockets).await;
             }
-            if self.order.pause_us > 0 {
-                sleep(Duration::from_micros(self.order.pause_us)).await;
+            if self.dial.pause_us > 0 {
+                sleep(Duration::from_micros(self.dial.pause_us)).await;
             }
         }
     }
 
     /// Runs on a thread of its own.
     fn work_alone(&self) {
-        let mut schedule = Schedule::new(Duration::from_micros(self.order.pause_us));
+        let mut schedule = Schedule::new(Duration::from_micros(self.dial.pause_us));
         while let Some(turn) = self.next() {
-            let began = now_us();
+            let start = now_us();
             let outcome = self.look_up_alone(turn);
-            self.tally().record("a lookup", began, outcome);
+            self.tally().record("a lookup", start, outcome);
             schedule.keep();
         }
     }
 
     fn look_up_alone(&self, turn: usize) -> Result<Answered, Failure> {
         let nothing = || Failure("no target to dial".to_owned());
-        if self.order.how == How::Library {
-            return threaded::by_the_library(in_turn(&self.order.names, turn).ok_or_else(nothing)?);
+        if self.dial.how == How::Library {
+            return threaded::by_the_library(in_turn(&self.dial.names, turn).ok_or_else(nothing)?);
         }
-        let to = in_turn(&self.order.to, turn).ok_or_else(nothing)?;
-        threaded::plainly(*to, Duration::from_millis(self.order.timeout_ms))
+        let to = in_turn(&self.dial.to, turn).ok_or_else(nothing)?;
+        threaded::plainly(*to, Duration::from_millis(self.dial.timeout_ms))
     }
 
     async fn by_address(&self, turn: usize, sockets: &mut Sockets) {
-        let began = now_us();
-        let Some(to) = in_turn(&self.order.to, turn).copied() else { return self.halt() };
-        let deadline = Deadline::new(self.order.timeout_ms);
+        let start = now_us();
+        let Some(to) = in_turn(&self.dial.to, turn).copied() else { return self.halt() };
+        let deadline = Deadline::new(self.dial.timeout_ms);
         let outcome = self.attempt(to, deadline, sockets).await;
-        self.tally().record(to, began, outcome);
+        self.tally().record(to, start, outcome);
     }
 
     async fn by_name(&self, turn: usize) {
-        let began = now_us();
-        let (outcome, failed_tries) = by_name::request(&self.order, turn).await;
+        let start = now_us();
+        let (outcome, failed_tries) = by_name::request(&self.dial, turn).await;
         let mut tally = self.tally();
         tally.tried(failed_tries);
-        tally.record(self.order.names.join(", "), began, outcome);
+        tally.record(self.dial.names.join(", "), start, outcome);
     }
 
     /// The number of the next attempt. Returns `None` if there are no more.
@@ -125,8 +125,8 @@ impl Dialling {
         if self.halted.load(Ordering::Relaxed) {
             return None;
         }
-        let turn = self.begun.fetch_add(1, Ordering::Relaxed);
-        if self.order.times.is_some_and(|times| turn >= times) {
+        let turn = self.started.fetch_add(1, Ordering::Relaxed);
+        if self.dial.times.is_some_and(|times| turn >= times) {
             return None;
         }
         usize::try_from(turn).ok()
@@ -138,16 +138,16 @@ impl Dialling {
         deadline: Deadline,
         sockets: &mut Sockets,
     ) -> Result<Answered, Failure> {
-        match self.order.how {
-            How::Tcp => tcp(self.order.from, to, deadline).await,
-            How::MappedTcp => tcp(self.order.from, mapped(to), deadline).await,
+        match self.dial.how {
+            How::Tcp => tcp(self.dial.from, to, deadline).await,
+            How::MappedTcp => tcp(self.dial.from, mapped(to), deadline).await,
             How::Http => http(to, deadline).await,
             How::ConnectedUdp => connected_udp(to, deadline).await,
             How::ByName | How::Library | How::Stream => {
                 Err(Failure("not a mode of dialling an address".to_owned()))
             }
             How::UnconnectedUdp => unconnected_udp(sockets.of(to)?, to, deadline).await,
-            How::Lookup(how) => look_up(how, to, Duration::from_millis(self.order.timeout_ms)).await,
+            How::Lookup(how) => look_up(how, to, Duration::from_millis(self.dial.timeout_ms)).await,
             How::OneConnectedUdp => one_connected_udp(sockets.connected(to).await?, deadline).await,
         }
     }
@@ -166,13 +166,13 @@ struct Sockets {
 
 impl Sockets {
     fn of(&mut self, to: SocketAddr) -> Result<&UdpSocket, Failure> {
-        let (place, family) = match to {
+        let (slot, family) = match to {
             SocketAddr::V4(_) => (&mut self.v4, Family::V4),
             SocketAddr::V6(_) => (&mut self.v6, Family::V6),
         };
-        match place {
+        match slot {
             Some(socket) => Ok(socket),
-            None => Ok(place.insert(datagram::open(family, None).map_err(Failure::at("socket"))?)),
+            None => Ok(slot.insert(datagram::open(family, None).map_err(Failure::at("socket"))?)),
         }
     }
 }
@@ -181,11 +181,11 @@ impl Sockets {
     async fn connected(&mut self, to: SocketAddr) -> Result<&UdpSocket, Failure> {
         match self.connected.entry(to) {
             Entry::Occupied(socket) => Ok(socket.into_mut()),
-            Entry::Vacant(place) => {
+            Entry::Vacant(slot) => {
                 let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
                 let socket = datagram::open(family, None).map_err(Failure::at("socket"))?;
                 socket.connect(to).await.map_err(Failure::at("connect"))?;
-                Ok(place.insert(socket))
+                Ok(slot.insert(socket))
             }
         }
     }
@@ -221,7 +221,7 @@ impl Deadline {
 async fn tcp(from: Option<SocketAddr>, to: SocketAddr, deadline: Deadline) -> Result<Answered, Failure> {
     let mut stream = BufReader::new(deadline.with("connect", connect_from(from, to)).await?);
     let peer = stream.get_ref().peer_addr().map_err(Failure::at("getpeername"))?;
-    let answer = deadline.with("exchange", ask(&mut stream, "who")).await?;
+    let answer = deadline.with("exchange", exchange_line(&mut stream, "who")).await?;
     answered(&answer, Some(peer))
 }
 

@@ -29,7 +29,7 @@ pub(super) async fn connect_from(from: Option<SocketAddr>, to: SocketAddr) -> io
     socket.connect(to).await
 }
 
-pub(super) async fn ask(stream: &mut BufReader<TcpStream>, word: &str) -> io::Result<String> {
+pub(super) async fn exchange_line(stream: &mut BufReader<TcpStream>, word: &str) -> io::Result<String> {
     stream.get_mut().write_all(format!("{word}\n").as_bytes()).await?;
     let mut answer = String::new();
     if stream.read_line(&mut answer).await? == 0 {

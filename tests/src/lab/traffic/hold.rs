@@ -6,7 +6,7 @@ use tokio::{io::BufReader, net::TcpStream, task::JoinSet, time::timeout};
 
 use super::{
     Report,
-    exchange::{ask, connect},
+    exchange::{connect, exchange_line},
     now_us,
     report::{Answered, Failure, Tally},
 };
@@ -35,8 +35,8 @@ impl Held {
         loop {
             opening_more(&mut opening, &mut targets);
             let Some(joined) = opening.join_next().await else { break };
-            let Ok((to, began, outcome)) = joined else { continue };
-            tally.record(to, began, held.keep(outcome));
+            let Ok((to, start, outcome)) = joined else { continue };
+            tally.record(to, start, held.keep(outcome));
         }
         (held, tally.report())
     }
@@ -45,9 +45,9 @@ impl Held {
     pub async fn echo(&mut self, bytes: usize) -> Report {
         let mut tally = Tally::default();
         for connection in &mut self.connections {
-            let began = now_us();
+            let start = now_us();
             let outcome = connection.echo(bytes).await;
-            tally.record(connection.peer, began, outcome);
+            tally.record(connection.peer, start, outcome);
         }
         tally.report()
     }
@@ -94,7 +94,7 @@ impl Connection {
 
     /// Sends a word. Returns the name of the server that echoed it.
     async fn word(&mut self, word: &str) -> Result<String, Failure> {
-        let answer = in_time(ask(&mut self.stream, word)).await.map_err(Failure::at("echo"))?;
+        let answer = in_time(exchange_line(&mut self.stream, word)).await.map_err(Failure::at("echo"))?;
         answer
             .strip_suffix(word)
             .map(|name| name.trim_end().to_owned())

@@ -58,8 +58,8 @@ async fn attempt(limit: Duration, work: impl Future<Output = io::Result<Vec<u8>>
     timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn over_udp(how: Lookup, to: SocketAddr, kept: &mut Option<UdpSocket>) -> io::Result<Vec<u8>> {
-    let socket = match kept {
+async fn over_udp(how: Lookup, to: SocketAddr, open_socket: &mut Option<UdpSocket>) -> io::Result<Vec<u8>> {
+    let socket = match open_socket {
         Some(socket) => socket,
         None => {
             let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
@@ -67,7 +67,7 @@ async fn over_udp(how: Lookup, to: SocketAddr, kept: &mut Option<UdpSocket>) -> 
             if how == Lookup::ConnectedUdp {
                 new.connect(to).await?;
             }
-            kept.insert(new)
+            open_socket.insert(new)
         }
     };
     let question = question();

@@ -142,8 +142,8 @@ impl Tally {
     }
 
     pub fn tried(&mut self, failed_tries: Vec<FailedTry>) {
-        let room = FAILED_TRIES.saturating_sub(self.failed_tries.len());
-        self.failed_tries.extend(failed_tries.into_iter().take(room));
+        let remaining = FAILED_TRIES.saturating_sub(self.failed_tries.len());
+        self.failed_tries.extend(failed_tries.into_iter().take(remaining));
     }
 
     pub fn report(&self) -> Report {
@@ -170,11 +170,11 @@ impl Tally {
         Latency { p50_us: at(50), p99_us: at(99), max_us: self.longest_us }
     }
 
-    fn took(&mut self, latency_us: u32) {
+    fn record_latency(&mut self, latency_us: u32) {
         self.longest_us = self.longest_us.max(latency_us);
         self.report.slow += u64::from(latency_us > SLOW_US);
-        let place = usize::try_from(self.report.attempts).unwrap_or_default() % LATENCIES;
-        match self.latencies_us.get_mut(place) {
+        let index = usize::try_from(self.report.attempts).unwrap_or_default() % LATENCIES;
+        match self.latencies_us.get_mut(index) {
             Some(oldest) => *oldest = latency_us,
             None => self.latencies_us.push(latency_us),
         }
@@ -210,7 +210,7 @@ impl Tally {
         let now = now_us();
         let silence = self.last_us.replace(now).map_or(0, |last| now.saturating_sub(last));
         self.report.longest_silence_us = self.report.longest_silence_us.max(silence);
-        self.took(u32::try_from(now.saturating_sub(began_us)).unwrap_or(u32::MAX));
+        self.record_latency(u32::try_from(now.saturating_sub(began_us)).unwrap_or(u32::MAX));
     }
 }
 

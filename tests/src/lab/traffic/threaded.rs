@@ -60,10 +60,10 @@ pub fn plainly(to: SocketAddr, limit: Duration) -> Result<Answered, Failure> {
     Err(failure)
 }
 
-fn attempt(kept: &mut Option<UdpSocket>, to: SocketAddr, limit: Duration) -> io::Result<Vec<u8>> {
-    let socket = match kept {
+fn attempt(open_socket: &mut Option<UdpSocket>, to: SocketAddr, limit: Duration) -> io::Result<Vec<u8>> {
+    let socket = match open_socket {
         Some(socket) => socket,
-        None => kept.insert(open(to, limit)?),
+        None => open_socket.insert(open(to, limit)?),
     };
     let question = question();
     socket.send(&question)?;

@@ -28,7 +28,7 @@ impl RealApiServer {
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600},
         });
-        let answer = self.ask("POST", &format!("{ACCOUNT}/token"), &request).await?;
+        let answer = self.send("POST", &format!("{ACCOUNT}/token"), &request).await?;
         let token = answer.pointer("/status/token").and_then(Value::as_str).context("there is no token")?;
         let (path, staged) = (self.token_file(), self.directory.path().join("agent.token.new"));
         fs::write(&staged, token).and_then(|()| fs::rename(&staged, &path)).context("cannot write the token")

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use kube::Client;
 use serde_json::Value;
 
-pub(super) async fn ask(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
+pub(super) async fn send(client: &Client, method: &str, path: &str, body: &Value) -> Result<Value> {
     let text = succeeded(method, path, request(client, method, path, body).await?)?;
     serde_json::from_str(&text).with_context(|| format!("{method} {path} returned {text}"))
 }

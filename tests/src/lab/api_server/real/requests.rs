@@ -8,7 +8,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::{
-    http::{ask, request, succeeded},
+    http::{request, send, succeeded},
     server::{RealApiServer, TIMEOUT},
 };
 use crate::lab::{api_server::objects_in, eventually::within, objects::Manifests};
@@ -40,7 +40,7 @@ impl RealApiServer {
     }
 
     pub async fn delete(&self, object: &Value) -> Result<()> {
-        self.ask("DELETE", &Paths::of(object).own, &Value::Null).await.map(drop)
+        self.send("DELETE", &Paths::of(object).own, &Value::Null).await.map(drop)
     }
 
     /// Takes over the objects of a directory of manifests: those that differ from the last call are replaced,
@@ -55,7 +55,7 @@ impl RealApiServer {
             }
         }
         for path in before.keys().filter(|path| !objects.contains_key(*path)) {
-            self.ask("DELETE", path, &Value::Null).await?;
+            self.send("DELETE", path, &Value::Null).await?;
         }
         Ok(())
     }
@@ -72,24 +72,24 @@ impl RealApiServer {
 
     /// The object at this path.
     pub async fn get(&self, path: &str) -> Result<Value> {
-        self.ask("GET", path, &Value::Null).await
+        self.send("GET", path, &Value::Null).await
     }
 
     /// Compacts the history of etcd up to the present revision.
     pub async fn compact(&self) -> Result<()> {
         let etcd = self.netns.anonymous_client(&format!("http://127.0.0.1:{}", self.etcd_port))?;
         let work = async move {
-            let found = ask(&etcd, "POST", "/v3/kv/range", &json!({"key": "AA=="})).await?;
+            let found = send(&etcd, "POST", "/v3/kv/range", &json!({"key": "AA=="})).await?;
             let revision = found.pointer("/header/revision").context("etcd reports no revision")?;
-            ask(&etcd, "POST", "/v3/kv/compaction", &json!({"revision": revision, "physical": true})).await
+            send(&etcd, "POST", "/v3/kv/compaction", &json!({"revision": revision, "physical": true})).await
         };
         self.netns.run(work).await.map(drop)
     }
 
     /// Sends a request. Returns the response. Errors: a status other than 2xx.
-    pub async fn ask(&self, method: &'static str, path: &str, body: &Value) -> Result<Value> {
+    pub async fn send(&self, method: &'static str, path: &str, body: &Value) -> Result<Value> {
         let (client, path, body) = (self.client()?, path.to_owned(), body.clone());
-        self.netns.run(async move { ask(&client, method, &path, &body).await }).await
+        self.netns.run(async move { send(&client, method, &path, &body).await }).await
     }
 
     fn client(&self) -> Result<Client> {
@@ -104,7 +104,7 @@ async fn put(client: &Client, mut object: Value) -> Result<()> {
     let Paths { all, own } = Paths::of(&object);
     let replaced = request(client, "PUT", &own, &object).await?;
     if replaced.0 == 404 {
-        ask(client, "POST", &all, &object).await?;
+        send(client, "POST", &all, &object).await?;
     } else {
         succeeded("PUT", &own, replaced)?;
     }
@@ -115,7 +115,7 @@ async fn put(client: &Client, mut object: Value) -> Result<()> {
 async fn put_status(client: &Client, own: &str, object: &Value) -> Result<()> {
     let has_ingress = object.pointer("/status/loadBalancer/ingress").is_some();
     if object.get("kind").is_some_and(|kind| kind == "Service") && has_ingress {
-        ask(client, "PUT", &format!("{own}/status"), object).await?;
+        send(client, "PUT", &format!("{own}/status"), object).await?;
     }
     Ok(())
 }

@@ -193,7 +193,7 @@ async fn is_ready(netns: &ServerNetns, client: &Client) -> Result<()> {
             ensure!(ready.1 == "ok", "{ready:?}");
             // The server creates these objects after it is ready.
             for path in EVERYWHERE {
-                http::ask(&client, "GET", path, &Value::Null).await?;
+                http::send(&client, "GET", path, &Value::Null).await?;
             }
             Ok(())
         })
