@@ -37,7 +37,7 @@ use super::{
 /// The reasons that occur among random flows or here. The others do not occur in program runs:
 /// `NeedsSourceAddress` belongs to the socket plane, and `RewriteFailed` is the kernel's error for a packet that
 /// it should not have accepted.
-pub const PROVOKED: [DropReason; 15] = [
+pub const PROVOKED: [DropReason; 16] = [
     DropReason::NoEndpoint,
     DropReason::PolicyHasNoLocalEndpoint,
     DropReason::FrontendChurn,
@@ -53,6 +53,7 @@ pub const PROVOKED: [DropReason; 15] = [
     DropReason::NoRouteToBackend,
     DropReason::SctpPortDiffers,
     DropReason::FragmentNotHeld,
+    DropReason::NoTranslatedPort,
 ];
 
 /// A Service whose only backend is on another node, to which the node has no route.
@@ -147,7 +148,7 @@ impl ExhaustedNodes {
         let [first, second] = [CLUSTER_IP, EXTERNAL_IP]
             .map(|to| self.packet_to(client(v6), to[usize::from(v6)], (Protocol::Sctp, SCTP_PORT)));
         ensure!(self.small.run(EXTERNAL_INGRESS, &first?)?.0 == PASS, "the first flow is dropped");
-        expect_drop(&mut self.small, EXTERNAL_INGRESS, &second?, DropReason::NoMasqueradePort)?;
+        expect_drop(&mut self.small, EXTERNAL_INGRESS, &second?, DropReason::NoTranslatedPort)?;
         self.delete_flows()
     }
 
