@@ -16,7 +16,7 @@ use super::{
 
 mod words;
 
-pub use words::{INFERRED_SOURCE, refusal};
+pub use words::{INFERRED_SOURCE, Origin, describe};
 
 /// Why a flow is translated, refused or forwarded as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,27 +164,7 @@ impl Reason {
     }
 }
 
-/// Whether the objects alone explain a refusal, so that the model has a [`Reason`] with data for it. All other
-/// refusals depend on the state of the kernel.
-pub const fn is_modelled(reason: DropReason) -> bool {
-    match reason {
-        DropReason::NoEndpoint
-        | DropReason::PolicyHasNoLocalEndpoint
-        | DropReason::SourceNotInRanges
-        | DropReason::UndefinedPort
-        | DropReason::UnallocatedAddress => true,
-        DropReason::NeedsSourceAddress
-        | DropReason::FrontendChurn
-        | DropReason::BackendChurn
-        | DropReason::ConntrackFull
-        | DropReason::ConntrackNoMemory
-        | DropReason::NoMasqueradePort
-        | DropReason::NoMasqueradeAddress
-        | DropReason::FlowEnding
-        | DropReason::RewriteFailed
-        | DropReason::NoRouteToBackend
-        | DropReason::SctpPortDiffers
-        | DropReason::FragmentNotHeld
-        | DropReason::NoTranslatedPort => false,
-    }
+/// Whether the objects alone explain a refusal, so that the model has a [`Reason`] with data for it.
+pub fn is_modelled(reason: DropReason) -> bool {
+    describe(reason).0 == Origin::Objects
 }

@@ -52,46 +52,54 @@ impl fmt::Display for Reason {
                 "{address} is inside the ServiceCIDR {network}, but not the ClusterIP of a Service served here"
             ),
             Self::Datapath { reason, service } => {
-                f.write_str(refusal(*reason))?;
+                f.write_str(describe(*reason).1)?;
                 service.as_ref().map_or(Ok(()), |service| write!(f, " ({service})"))
             }
         }
     }
 }
 
-/// A refusal in words where nothing but the kernel's reason is known.
-pub const fn refusal(reason: DropReason) -> &'static str {
+/// The source of the knowledge why a flow is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The objects alone: the model gives a [`Reason`] with data.
+    Objects,
+    /// The state of the kernel or of the maps at that instant, or a limit of the programs.
+    Kernel,
+}
+
+/// A refusal by its [`DropReason`] alone: one line per reason, which the compiler demands for a new one.
+pub const fn describe(reason: DropReason) -> (Origin, &'static str) {
+    use Origin::{Kernel, Objects};
     match reason {
-        DropReason::NoEndpoint => "no endpoint of the service port is ready",
+        DropReason::NoEndpoint => (Objects, "no endpoint of the service port is ready"),
         DropReason::PolicyHasNoLocalEndpoint => {
-            "the traffic policy is Local and this node has no ready endpoint"
+            (Objects, "the policy is Local and this node has no ready endpoint")
         }
         DropReason::NeedsSourceAddress => {
-            "loadBalancerSourceRanges apply, and a socket has no source address before it connects"
+            (Kernel, "source ranges apply, and the connect hook knows no source")
         }
-        DropReason::FrontendChurn => "the frontend changed during every look-up",
-        DropReason::BackendChurn => "every backend tried had just been removed",
-        DropReason::SourceNotInRanges => "loadBalancerSourceRanges do not include the client",
-        DropReason::UndefinedPort => "the Service of this ClusterIP does not define the port",
-        DropReason::UnallocatedAddress => "no Service has this address of a ServiceCIDR as its ClusterIP",
-        DropReason::ConntrackFull => "the connection-tracking table is full of flows in use",
-        DropReason::ConntrackNoMemory => "the kernel has no memory for a connection-tracking entry",
-        DropReason::NoMasqueradePort => {
-            "every port tried is in use between the masquerade address and the backend"
+        DropReason::FrontendChurn => (Kernel, "the frontend changed during every look-up"),
+        DropReason::BackendChurn => (Kernel, "every backend tried had just been removed"),
+        DropReason::SourceNotInRanges => (Objects, "loadBalancerSourceRanges do not include the client"),
+        DropReason::UndefinedPort => (Objects, "the Service of this ClusterIP does not define the port"),
+        DropReason::UnallocatedAddress => (Objects, "the address of a ServiceCIDR is not allocated"),
+        DropReason::ConntrackFull => (Kernel, "the connection-tracking table is full of flows in use"),
+        DropReason::ConntrackNoMemory => (Kernel, "the kernel has no memory for a connection-tracking entry"),
+        DropReason::NoMasqueradePort => (Kernel, "every masquerade port tried is in use to this backend"),
+        DropReason::NoMasqueradeAddress => {
+            (Kernel, "the outgoing interface has no address to masquerade with")
         }
-        DropReason::NoMasqueradeAddress => "the outgoing interface has no address to masquerade with",
-        DropReason::FlowEnding => "the connection-tracking entry of the flow was being deleted",
-        DropReason::RewriteFailed => "the kernel refused to rewrite the packet",
-        DropReason::NoRouteToBackend => "there is no route from this node to the backend",
+        DropReason::FlowEnding => (Kernel, "the connection-tracking entry of the flow was being deleted"),
+        DropReason::RewriteFailed => (Kernel, "the kernel refused to rewrite the packet"),
+        DropReason::NoRouteToBackend => (Kernel, "there is no route from this node to the backend"),
         DropReason::SctpPortDiffers => {
-            "the backend has another port, and SCTP's checksum allows no translation of ports"
-        }
-        DropReason::NoTranslatedPort => {
-            "every source port tried is in use between the client and the backend"
+            (Kernel, "the port differs, and SCTP's checksum allows no translation of ports")
         }
         DropReason::FragmentNotHeld => {
-            "a fragment arrived before the first fragment of its datagram and could not be held until that came"
+            (Kernel, "a fragment could not be held until the first of its datagram")
         }
+        DropReason::NoTranslatedPort => (Kernel, "every source port tried is in use to this backend"),
     }
 }
 
