@@ -1,7 +1,7 @@
-//! From Kubernetes objects to the narrow values of the model. Nothing else names Kubernetes types.
+//! Conversion of Kubernetes objects to the values of the model. No other module names Kubernetes types.
 //!
-//! A value that makes an object meaningless rejects that object alone; one that kube-proxy tolerates is left out and
-//! reported.
+//! An invalid value that the object cannot do without rejects this object only. An invalid value that kube-proxy
+//! tolerates is ignored and reported.
 
 use std::net::IpAddr;
 
@@ -26,13 +26,13 @@ pub mod service;
 pub mod service_cidr;
 pub mod watch;
 
-/// Its presence, with whatever value, gives a Service to another proxy.
+/// Label that assigns a Service to another proxy. Its presence counts, not its value.
 const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-/// Its presence hides the slices of headless Services, which only DNS needs.
+/// Label on the slices of headless Services, which only DNS needs.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Why an object, or a part of one, cannot be used.
+/// The reason an object, or one of its fields, cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
     #[error("metadata.name is missing")]
@@ -41,7 +41,7 @@ pub enum ObjectError {
     Port { field: String, value: i32 },
     #[error("{field}: `{value}` is not an IP address")]
     Address { field: String, value: String },
-    #[error("{field}: {value} stands for every address and is none itself")]
+    #[error("{field}: {value} is the unspecified address")]
     Unspecified { field: String, value: IpAddr },
     #[error("{field}: {value} is not an {family} address")]
     Family { field: String, value: IpAddr, family: IpFamily },
@@ -61,24 +61,24 @@ pub enum ObjectError {
     AddressType(String),
 }
 
-/// The value of an object, and what of it had to be left out.
+/// The model value of an object, and the errors of the fields that were ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read<T> {
+pub struct Parsed<T> {
     pub value: T,
-    pub left_out: Vec<ObjectError>,
+    pub ignored: Vec<ObjectError>,
 }
 
-impl<T> Read<T> {
-    fn whole(value: T) -> Self {
-        Self { value, left_out: Vec::new() }
+impl<T> Parsed<T> {
+    fn complete(value: T) -> Self {
+        Self { value, ignored: Vec::new() }
     }
 
-    fn map<U>(self, convert: impl FnOnce(T) -> U) -> Read<U> {
-        Read { value: convert(self.value), left_out: self.left_out }
+    fn map<U>(self, convert: impl FnOnce(T) -> U) -> Parsed<U> {
+        Parsed { value: convert(self.value), ignored: self.ignored }
     }
 }
 
-/// Namespace and name. Files need not say `default`, so we do.
+/// Namespace and name. Manifest files may omit the namespace: it is then `default`.
 pub fn key(metadata: &ObjectMeta) -> Result<ServiceKey, ObjectError> {
     let name = metadata.name.as_deref().filter(|name| !name.is_empty()).ok_or(ObjectError::Nameless)?;
     let namespace = metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
@@ -100,15 +100,15 @@ fn port(field: impl FnOnce() -> String, value: i32) -> Result<u16, ObjectError> 
     }
 }
 
-/// Absent means TCP, as the API server would have filled in; empty is how Go spells absent.
+/// Absent or empty (Go's zero value) means TCP, the API server's default.
 fn protocol(field: impl FnOnce() -> String, value: Option<&str>) -> Result<Protocol, ObjectError> {
     let parsed = value.filter(|text| !text.is_empty()).unwrap_or("TCP").parse();
     parsed.map_err(|source| ObjectError::Protocol { field: field(), source })
 }
 
-/// An address that something can be reached at. The unspecified one is none: to the programs it is the key of NodePorts,
-/// so that a Service with it would be served at every address of the node.
-fn dialled(field: impl Fn() -> String, text: &str) -> Result<IpAddr, ObjectError> {
+/// Parses an address other than the unspecified one. In the maps the unspecified address is the key of NodePorts: a
+/// Service with it would be served at every address of the node.
+fn specified_address(field: impl Fn() -> String, text: &str) -> Result<IpAddr, ObjectError> {
     match parse_ip(text) {
         Some(value) if value.is_unspecified() => Err(ObjectError::Unspecified { field: field(), value }),
         Some(value) => Ok(value),
@@ -116,9 +116,13 @@ fn dialled(field: impl Fn() -> String, text: &str) -> Result<IpAddr, ObjectError
     }
 }
 
-/// One that has to belong to a family: nothing is ever translated across.
-fn address(field: impl Fn() -> String, text: &str, family: IpFamily) -> Result<IpAddr, ObjectError> {
-    let value = dialled(&field, text)?;
+/// Parses an address of the given family: there is no translation between families.
+fn address_of_family(
+    field: impl Fn() -> String,
+    text: &str,
+    family: IpFamily,
+) -> Result<IpAddr, ObjectError> {
+    let value = specified_address(&field, text)?;
     if IpFamily::of(value) != family {
         return Err(ObjectError::Family { field: field(), value, family });
     }

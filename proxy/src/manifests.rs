@@ -1,6 +1,6 @@
-//! A directory of ordinary YAML as the source of objects: what an API server would hold, without one.
+//! A directory of YAML manifests as the source of objects, instead of an API server.
 //!
-//! Each document stands alone: a broken one is named with its file and place, and everything else is read.
+//! Documents are independent: an invalid one is reported with its file and line, and the others are read.
 
 use std::{
     collections::HashMap,
@@ -33,30 +33,30 @@ pub struct ManifestError {
     source: io::Error,
 }
 
-/// An object and where it was found.
+/// An object and its location, `file:line`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    pub place: String,
+pub struct ManifestObject {
+    pub location: String,
     pub object: Object,
 }
 
-impl Found {
-    /// How to call it in a message.
+impl ManifestObject {
+    /// Location and id, for messages.
     pub fn describe(&self) -> String {
         match self.object.id() {
-            Ok(id) => format!("{}: {id}", self.place),
-            Err(_) => format!("{}: {}", self.place, self.object.kind().name()),
+            Ok(id) => format!("{}: {id}", self.location),
+            Err(_) => format!("{}: {}", self.location, self.object.kind().name()),
         }
     }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifests {
-    pub objects: Vec<Found>,
+    pub objects: Vec<ManifestObject>,
     pub skipped: Vec<Skipped>,
 }
 
-/// Reads a directory, or one file.
+/// Reads a directory or one file.
 pub fn load(path: &Path) -> Result<Manifests, ManifestError> {
     let read = if path.is_dir() { read_directory(path) } else { read_named(path) };
     let mut manifests = read.map_err(|source| ManifestError { path: path.to_owned(), source })?;
@@ -74,8 +74,8 @@ fn read_directory(path: &Path) -> io::Result<Manifests> {
     Ok(manifests)
 }
 
-/// The one file that was asked for: an answer without it would answer another question. It may be a pipe, so that
-/// `kubectl get -o yaml` can be asked about too.
+/// Reads the one file named on the command line. Unlike a file of a directory, it must be readable, and it may be a pipe
+/// (`kubectl get -o yaml`).
 fn read_named(path: &Path) -> io::Result<Manifests> {
     let kind = fs::metadata(path)?.file_type();
     if !kind.is_file() && !kind.is_fifo() {
@@ -91,7 +91,7 @@ impl Manifests {
         self.skipped.push(Skipped { object: object.into(), reason: reason.to_string() });
     }
 
-    /// Everything that can be used, joined; and what could not be used.
+    /// Builds the index of all usable objects. Also returns the skipped ones.
     pub fn to_index(&self, policy: Policy) -> (Index, Vec<Skipped>) {
         let changes = in_parallel(&self.objects, |found| found.object.change(&policy.node_name));
         let mut index = Index::new(policy);
@@ -100,7 +100,7 @@ impl Manifests {
             let skip = |error: ObjectError| Skipped { object: found.describe(), reason: error.to_string() };
             match change {
                 Ok(Some(read)) => {
-                    skipped.extend(read.left_out.into_iter().map(skip));
+                    skipped.extend(read.ignored.into_iter().map(skip));
                     index.apply(read.value);
                 }
                 Ok(None) => {}
@@ -108,28 +108,28 @@ impl Manifests {
             }
         }
         for Skipped { object, reason } in &skipped {
-            tracing::warn!(object, reason, "skipped");
+            tracing::warn!(object, reason, "object skipped");
         }
         (index, skipped)
     }
 
-    /// How many DNS records these objects make.
+    /// Counts the DNS records of these objects.
     pub fn dns_records(&self) -> usize {
         k8s::dns::records(self.objects.iter().map(|found| &found.object))
     }
 
-    /// One object, one definition: the first counts, in the order of file names.
+    /// Drops all but the first definition of each object, in the order of file names.
     fn drop_duplicates(&mut self) {
-        let mut places: HashMap<ObjectId, String> = HashMap::new();
+        let mut locations: HashMap<ObjectId, String> = HashMap::new();
         for found in std::mem::take(&mut self.objects) {
             match found.object.id() {
-                Ok(id) => match places.get(&id) {
+                Ok(id) => match locations.get(&id) {
                     Some(first) => {
-                        let reason = format!("it is defined in {first} already");
+                        let reason = format!("already defined in {first}");
                         self.skip(found.describe(), reason);
                         continue;
                     }
-                    None => drop(places.insert(id, found.place.clone())),
+                    None => drop(locations.insert(id, found.location.clone())),
                 },
                 Err(error) => {
                     self.skip(found.describe(), error);
@@ -141,7 +141,7 @@ impl Manifests {
     }
 }
 
-/// The manifest files of a directory, by name. Hidden entries stay out: the mounts of ConfigMaps keep old versions there.
+/// The manifest files of a directory, sorted. Hidden entries are excluded: ConfigMap mounts keep their versions there.
 fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -174,7 +174,7 @@ fn read_file(path: &Path) -> Manifests {
 }
 
 fn text(path: &Path) -> io::Result<String> {
-    // Opening a pipe or a device would wait for somebody to write into it.
+    // Opening a pipe or a device could block.
     if !fs::metadata(path)?.is_file() {
         return Err(not_regular());
     }
@@ -186,11 +186,11 @@ fn file_name(path: &Path) -> String {
 }
 
 fn utf8(bytes: Vec<u8>) -> io::Result<String> {
-    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+    String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8 text"))
 }
 
 fn not_regular() -> io::Error {
-    io::Error::other("it is not a regular file")
+    io::Error::other("not a regular file")
 }
 
 impl Manifests {
@@ -212,7 +212,7 @@ fn read_chunk(file: &str, documents: &[document::Document<'_>]) -> Manifests {
     manifests
 }
 
-/// Maps in order, on as many threads as there are processors.
+/// Maps in order, on one thread per processor.
 fn in_parallel<T: Sync, U: Send>(items: &[T], read: impl Fn(&T) -> U + Sync) -> Vec<U> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let share = items.len().div_ceil(threads).max(1);

@@ -231,9 +231,9 @@ fn a_file_asked_for_by_name_is_read_or_the_answer_is_no() {
     let binary = dir.path().join("binary.yaml");
     fs::write(&binary, [0xff, 0xfe]).unwrap();
     for (path, want) in [
-        (binary.as_path(), "it is not UTF-8 text"),
+        (binary.as_path(), "not UTF-8 text"),
         (&dir.path().join("absent.yaml"), "No such file or directory"),
-        (Path::new("/dev/null"), "it is not a regular file"),
+        (Path::new("/dev/null"), "not a regular file"),
     ] {
         let error = manifests::load(path).unwrap_err();
         let reason = std::error::Error::source(&error).unwrap().to_string();

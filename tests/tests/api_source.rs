@@ -128,13 +128,13 @@ async fn a_server_that_dies_and_returns_costs_exactly_the_difference() -> Result
 #[tokio::test]
 async fn the_backoff_starts_over_with_each_outage() -> Result<()> {
     let (mut server, directory) = fixture()?;
-    let timing = Timing { longest_retry: Duration::from_secs(600), ..timing() };
+    let timing = Timing { max_backoff: Duration::from_secs(600), ..timing() };
     let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
     follower.synced().await;
     for round in 0..12 {
-        follower.stays_unchanged_for(timing.first_retry * 8).await?;
+        follower.stays_unchanged_for(timing.initial_backoff * 8).await?;
         server.stop()?;
-        follower.stays_unchanged_for(timing.first_retry * 4).await?;
+        follower.stays_unchanged_for(timing.initial_backoff * 4).await?;
         server.start_again()?;
         let endpoints: &[u32] = if round % 2 == 0 { &[1] } else { &[1, 2] };
         server.put(&slice("web", endpoints.iter().copied()));
@@ -183,7 +183,7 @@ async fn the_state_of_a_server_restored_from_a_backup_replaces_the_known_one() -
 #[tokio::test]
 async fn a_watch_that_falls_silent_is_replaced() -> Result<()> {
     let (server, directory) = fixture()?;
-    let timing = Timing { silence: Duration::from_millis(500), ..timing() };
+    let timing = Timing { idle_timeout: Duration::from_millis(500), ..timing() };
     let mut follower = Follower::start_with(&kubeconfig(&directory), timing).await?;
     follower.synced().await;
     let watches = server.requests(&["/services?", "watch=true"]);

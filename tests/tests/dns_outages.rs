@@ -56,7 +56,7 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
     let clients = DnsClients::start(&cluster, &serving).await;
 
     server.stop()?;
-    logs(&setting, "cannot follow the API server").await;
+    logs(&setting, "cannot watch the API server").await;
     is_answered(&cluster, &serving, NODE_ANSWER).await;
     let pod = cluster.pod("client").start().await;
     let resolver = Resolver::new(&pod, NAMESPACE, serving.vip.v4.into(), cluster.directory())?;
@@ -71,7 +71,7 @@ async fn names_are_answered_while_the_api_server_is_away() -> Result<()> {
         ..setting.clone()
     };
     let mut next = Agent::spawn(&waiting, node.netns())?;
-    logs(&waiting, "cannot follow the API server").await;
+    logs(&waiting, "cannot watch the API server").await;
     is_answered(&cluster, &serving, NODE_ANSWER).await;
     agent.kill()?;
     is_answered(&cluster, &serving, ENDPOINT_ANSWER).await;

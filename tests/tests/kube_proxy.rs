@@ -51,7 +51,7 @@ async fn connections_through_kube_proxys_rules_outlive_them() {
         "{text}"
     );
     let (code, text) = verb(node, &["cleanup", "--kube-proxy-only"]);
-    assert_eq!((code, text.as_str()), (Some(0), "nothing of kube-proxy's is here\n"));
+    assert_eq!((code, text.as_str()), (Some(0), "no leftovers of kube-proxy\n"));
 
     let echoes = client.echo(held).await.expect("it answers");
     assert_eq!(echoes.failed(), 0, "{:?}", echoes.failures);

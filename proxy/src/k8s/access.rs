@@ -1,7 +1,7 @@
-//! How the API server is reached, and as whom.
+//! Address and credentials of the API server.
 //!
-//! Everything is read anew whenever a connection is made, and the token before every request: what a node is given to
-//! prove itself with is renewed on disk.
+//! All files are read again for every new connection, and the token before every request: credentials of a node are
+//! rotated on disk.
 
 use std::{
     fs,
@@ -15,33 +15,33 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-/// Where a pod finds what its service account is given.
+/// Directory of a pod's service account credentials.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Whether this is a pod, with a service account of its own.
+/// Whether this process runs in a pod with a service account.
 pub fn has_service_account() -> bool {
     Path::new(SERVICE_ACCOUNT).join("token").exists()
 }
 
-/// How to reach the API server.
+/// Address and credentials of the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     pub credentials: Credentials,
-    /// The address of the API server, whatever the credentials say.
+    /// URL of the API server. Overrides the URL in the credentials.
     pub url: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
-    /// Files as `kubectl` reads them: of two that set the same thing the first one counts.
+    /// Kubeconfig files, merged as `kubectl` does: of two values for one field the first file's counts.
     Kubeconfig(Vec<PathBuf>),
-    /// A file as `kubectl` reads them, and which of its contexts counts.
+    /// A kubeconfig file, and the name of the context to use.
     Context(PathBuf, String),
-    /// What proves us to the API server, and it to us.
+    /// Client certificate and key, and the certificate authority of the server.
     Certificates { certificate: PathBuf, key: PathBuf, authority: PathBuf },
-    /// What a pod finds in its own file system, and the address in its environment.
+    /// The service account mounted into the pod. `url` comes from the environment.
     ServiceAccount { url: Option<String> },
-    /// Nobody in particular.
+    /// No credentials.
     Anonymous,
 }
 
@@ -52,7 +52,7 @@ pub enum AccessError {
     #[error("`{url}` is not the address of an API server, such as https://192.0.2.1:6443")]
     Url { url: String },
     #[error("no API server is named: give --kubeconfig or --api-server, or serve files with --manifests")]
-    Nowhere,
+    NoServer,
     #[error("cannot read the token in {path}")]
     Token {
         path: PathBuf,
@@ -63,10 +63,10 @@ pub enum AccessError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// A client, and the token that goes with its requests.
+/// An HTTP client, and the token file for its requests.
 pub struct Connection {
     pub client: Client,
-    /// For messages.
+    /// For log messages.
     pub url: String,
     token: Option<TokenFile>,
 }
@@ -75,7 +75,7 @@ impl Access {
     /// Reads the credentials. Nothing is sent yet.
     pub async fn connect(&self) -> Result<Connection, AccessError> {
         let mut config = self.config().await?;
-        // A token in a file is our business: kube-rs keeps one for a minute, and trips over a line break after it.
+        // Token files are read here: kube-rs caches a token for a minute, and fails on a trailing line break.
         let token = match config.auth_info.token_file.take() {
             Some(path) => Some(TokenFile::read(path.into())?),
             None => None,
@@ -83,18 +83,18 @@ impl Access {
         if token.is_some() {
             config.auth_info.token = None;
         }
-        // Who waits how long before what is tried again is decided in one place, the watch.
+        // No retries in kube-rs: the watch alone decides about backoff.
         config.default_retry = false;
         let url = config.cluster_url.to_string();
         let client = Client::try_from(config).map_err(|error| AccessError::Client(Box::new(error)))?;
         Ok(Connection { client, url, token })
     }
 
-    /// The host and port that are to be reached. Nothing is sent.
+    /// Host and port of the API server. Nothing is sent.
     pub async fn address(&self) -> Result<(String, u16), AccessError> {
         let url = self.config().await?.cluster_url;
         let default_port = if url.scheme_str() == Some("http") { 80 } else { 443 };
-        let host = url.host().ok_or(AccessError::Nowhere)?.to_owned();
+        let host = url.host().ok_or(AccessError::NoServer)?.to_owned();
         Ok((host, url.port_u16().unwrap_or(default_port)))
     }
 
@@ -113,7 +113,7 @@ impl Access {
                 kubeconfig(Kubeconfig::read_from(file)?, options, url).await
             }
             Credentials::Certificates { certificate, key, authority } => {
-                let mut config = Config::new(url.ok_or(AccessError::Nowhere)?);
+                let mut config = Config::new(url.ok_or(AccessError::NoServer)?);
                 config.root_cert_file = Some(authority.clone());
                 let text = |path: &Path| path.to_str().map(str::to_owned);
                 config.auth_info.client_certificate = text(certificate);
@@ -122,10 +122,10 @@ impl Access {
             }
             Credentials::ServiceAccount { url: own } => {
                 let own = || own.as_deref().map(parse_url).transpose();
-                let url = url.map_or_else(own, |url| Ok(Some(url)))?.ok_or(AccessError::Nowhere)?;
+                let url = url.map_or_else(own, |url| Ok(Some(url)))?.ok_or(AccessError::NoServer)?;
                 Ok(service_account(url))
             }
-            Credentials::Anonymous => Ok(Config::new(url.ok_or(AccessError::Nowhere)?)),
+            Credentials::Anonymous => Ok(Config::new(url.ok_or(AccessError::NoServer)?)),
         }
     }
 }
@@ -147,7 +147,8 @@ fn service_account(url: Uri) -> Config {
     config
 }
 
-/// kube-proxy's `--master` may be a bare host and port, which means http there; nobody serves that any more.
+/// Parses a URL. kube-proxy's `--master` may be a bare host and port. There it means http, which API servers no longer
+/// serve; here it means https.
 fn parse_url(text: &str) -> Result<Uri, AccessError> {
     let error = || AccessError::Url { url: text.to_owned() };
     let full = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
@@ -157,7 +158,7 @@ fn parse_url(text: &str) -> Result<Uri, AccessError> {
 }
 
 impl Connection {
-    /// Adds what proves who asks, where the client does not do it by itself.
+    /// Adds the bearer token, if there is a token file. Client certificates are the HTTP client's business.
     pub fn authorize(&self, request: &mut http::Request<Vec<u8>>) {
         if let Some(header) = self.token.as_ref().and_then(TokenFile::header) {
             request.headers_mut().insert(AUTHORIZATION, header);
@@ -167,7 +168,7 @@ impl Connection {
 
 struct TokenFile {
     path: PathBuf,
-    /// The last one that could be read: whoever renews a token may take the old one away first.
+    /// The last token that could be read: during rotation the file may be missing or empty.
     last: Mutex<String>,
 }
 
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_anew_for_every_request() {
+    fn the_token_is_read_again_for_every_request() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, "first\n").unwrap();
         let token = TokenFile::read(file.path().to_owned()).unwrap();
@@ -221,6 +222,6 @@ mod tests {
         fs::write(&file, "second").unwrap();
         assert_eq!(token.header().unwrap(), "Bearer second");
         fs::remove_file(&file).unwrap();
-        assert_eq!(token.header().unwrap(), "Bearer second", "the last one, while there is none");
+        assert_eq!(token.header().unwrap(), "Bearer second", "the last token, while the file is missing");
     }
 }

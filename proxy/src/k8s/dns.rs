@@ -1,4 +1,4 @@
-//! What objects mean to DNS: Services and everything that tells their endpoints, Namespaces, pods.
+//! Conversion of objects to changes of the DNS zone: Services, EndpointSlices, Endpoints, Namespaces, Pods.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
     object::{Kind, Object, ObjectId},
 };
 
-/// What DNS must hear of an object. `None`: nothing.
+/// Returns the change of the DNS zone that an object causes, or `None` if DNS does not use it.
 pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
     let id = object.id().ok()?;
     Some(match object {
@@ -22,8 +22,8 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
             }
             let read = zone::service(service);
             if zone::is_unresolvable_alias(service, &read) {
-                let reason = "spec.externalName is an address, or no name: it is not answered";
-                tracing::warn!(object = %id, reason, "alias left out");
+                let reason = "spec.externalName is an address or not a domain name: no CNAME record";
+                tracing::warn!(object = %id, reason, "ExternalName Service ignored");
             }
             Change::Service(key(&id)?, Some(Arc::new(read)))
         }
@@ -33,7 +33,7 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
             Change::Slice(name, slice)
         }
         Object::Endpoints(endpoints) => {
-            // What cannot be used of it was reported when the load balancer read it.
+            // Invalid fields were reported when the load balancer's conversion read the object.
             let slices = endpoints::mirror(endpoints).ok()?.value;
             let name = object_name(&id);
             let slices = slices.iter().filter_map(|slice| zone::slice(&name, slice, options));
@@ -51,7 +51,7 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
     })
 }
 
-/// What DNS must hear when an object is gone.
+/// Returns the change of the DNS zone when an object is deleted.
 pub fn removal(id: &ObjectId) -> Option<Change> {
     Some(match id.kind {
         Kind::Service => Change::Service(key(id)?, None),
@@ -63,7 +63,7 @@ pub fn removal(id: &ObjectId) -> Option<Change> {
     })
 }
 
-/// How many records these objects make.
+/// Counts the DNS records of these objects.
 pub fn records<'a>(objects: impl Iterator<Item = &'a Object>) -> usize {
     let mut index = Index::default();
     objects
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_the_labels_has_a_name() {
+    fn only_objects_with_the_labels_have_records() {
         let options = ReadOptions {
             labels: Some("tier=web".parse().unwrap()),
             namespace_labels: Some("!hidden".parse().unwrap()),
@@ -116,18 +116,18 @@ mod tests {
             ("Namespace", json!({"hidden": ""}), false),
             ("Namespace", json!(null), true),
         ] {
-            let is_there = match change(&object(kind, labels.clone()), &options) {
+            let is_present = match change(&object(kind, labels.clone()), &options) {
                 Some(Change::Service(_, service)) => service.is_some(),
                 Some(Change::Pod(_, pod)) => pod.is_some(),
                 Some(Change::Namespace(_, exists)) => exists,
                 Some(Change::Slice(..) | Change::Endpoints(..)) | None => panic!("{kind}"),
             };
-            assert_eq!(is_there, want, "{kind} {labels}");
+            assert_eq!(is_present, want, "{kind} {labels}");
         }
     }
 
     #[test]
-    fn endpoints_make_records_where_the_control_plane_would_mirror_them() {
+    fn endpoints_have_records_if_the_control_plane_would_mirror_them() {
         let endpoints = json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "10.1.0.1"}]}]});
         for (name, selector, want) in [
             ("no selector", json!(null), 3),
@@ -140,7 +140,7 @@ mod tests {
                 Object::Service(serde_json::from_value(service).unwrap()),
                 Object::Endpoints(serde_json::from_value(endpoints.clone()).unwrap()),
             ];
-            // The Service, its one endpoint, and the way back.
+            // The Service, its one endpoint, and the PTR record.
             assert_eq!(records(objects.iter()), want, "{name}");
         }
     }

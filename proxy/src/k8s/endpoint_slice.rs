@@ -1,11 +1,13 @@
-//! EndpointSlices: which endpoints stand behind which service port, and in what state.
+//! EndpointSlices: the endpoints of a Service's ports, with their conditions.
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 
-use super::{HEADLESS, ObjectError, Read, address, has_label, key, label, names::intern, port, protocol};
+use super::{
+    HEADLESS, ObjectError, Parsed, address_of_family, has_label, key, label, names::intern, port, protocol,
+};
 use crate::model::{
     address::IpFamily,
     backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource, TopologyHints},
@@ -21,11 +23,11 @@ pub fn slice_key(slice: &EndpointSlice) -> Result<SliceKey, ObjectError> {
     Ok(SliceKey { namespace, name, source: SliceSource::Slice })
 }
 
-/// `None`: a slice that is not for the load balancer. The `service-proxy-name` label is not looked at: slices inherit
-/// it from their Service, which decides.
+/// Converts a slice. Returns `None` for a slice that the load balancer does not use: without a Service, headless, or FQDN.
+/// The `service-proxy-name` label is ignored: slices inherit it from their Service, which decides.
 ///
-/// `node_name` is the node whose endpoints are local ones.
-pub fn read(slice: &EndpointSlice, node_name: &str) -> Result<Option<Read<SliceInfo>>, ObjectError> {
+/// Endpoints on node `node_name` are local.
+pub fn read(slice: &EndpointSlice, node_name: &str) -> Result<Option<Parsed<SliceInfo>>, ObjectError> {
     let key = slice_key(slice)?;
     let service = label(&slice.metadata, SERVICE_NAME).filter(|name| !name.is_empty());
     let Some(service) = service.filter(|_| !has_label(&slice.metadata, HEADLESS)) else { return Ok(None) };
@@ -35,37 +37,38 @@ pub fn read(slice: &EndpointSlice, node_name: &str) -> Result<Option<Read<SliceI
         "FQDN" => return Ok(None),
         other => return Err(ObjectError::AddressType(other.to_owned())),
     };
-    let mut left_out = Vec::new();
+    let mut ignored = Vec::new();
     let value = SliceInfo {
         service: ServiceKey { namespace: key.namespace.clone(), name: intern(service) },
         key,
         family,
-        ports: ports(slice, &mut left_out),
-        candidates: candidates(slice, family, node_name, &mut left_out),
+        ports: ports(slice, &mut ignored),
+        candidates: candidates(slice, family, node_name, &mut ignored),
         triggered: triggered(slice),
     };
-    Ok(Some(Read { value, left_out }))
+    Ok(Some(Parsed { value, ignored }))
 }
 
-/// The control plane notes when the pod or Service changed; a time that cannot be read is as good as none.
+/// The time the pod or Service changed, noted by the control plane. Returns `None` if it is missing or invalid.
 fn triggered(slice: &EndpointSlice) -> Option<Timestamp> {
     slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME)?.parse().ok()
 }
 
-fn ports(slice: &EndpointSlice, left_out: &mut Vec<ObjectError>) -> Box<[SlicePort]> {
+fn ports(slice: &EndpointSlice, ignored: &mut Vec<ObjectError>) -> Box<[SlicePort]> {
     let stated = slice.ports.as_deref().unwrap_or_default();
     let mut ports = Vec::with_capacity(stated.len());
     for (n, stated) in stated.iter().enumerate() {
         match slice_port(n, stated) {
             Ok(port) => ports.extend(port),
-            // It matches no port of any Service, and its siblings may.
-            Err(error) => left_out.push(error),
+            // An invalid port matches no port of any Service; the slice's other ports may.
+            Err(error) => ignored.push(error),
         }
     }
     ports.into()
 }
 
-/// A port without a name matches nothing (an empty name is a name), one without a number leads nowhere.
+/// Converts a port. Returns `None` without a name (an empty name is a name) or without a number: such a port matches no
+/// Service port.
 fn slice_port(n: usize, stated: &EndpointPort) -> Result<Option<SlicePort>, ObjectError> {
     let number = stated.port.filter(|number| *number != 0);
     let Some((name, number)) = stated.name.as_deref().zip(number) else { return Ok(None) };
@@ -80,15 +83,15 @@ fn candidates(
     slice: &EndpointSlice,
     family: IpFamily,
     node_name: &str,
-    left_out: &mut Vec<ObjectError>,
+    ignored: &mut Vec<ObjectError>,
 ) -> Box<[Candidate]> {
     let mut candidates = Vec::with_capacity(slice.endpoints.as_ref().map_or(0, Vec::len));
     for (n, endpoint) in slice.endpoints.iter().flatten().enumerate() {
-        // Only the first address counts: no other reader of slices ever used more.
+        // Only the first address counts: no consumer of EndpointSlices uses more.
         let Some(text) = endpoint.addresses.first() else { continue };
-        match address(|| format!("endpoints[{n}].addresses[0]"), text, family) {
+        match address_of_family(|| format!("endpoints[{n}].addresses[0]"), text, family) {
             Ok(ip) => candidates.push(candidate(endpoint, ip, node_name)),
-            Err(error) => left_out.push(error),
+            Err(error) => ignored.push(error),
         }
     }
     candidates.into()

@@ -1,5 +1,5 @@
-//! core/v1 Endpoints, turned into the slices that the control plane's mirroring would make of them. Whether they are
-//! mirrored at all hangs on the Service of the same name too, which the index knows.
+//! core/v1 Endpoints, converted to the slices that the control plane's EndpointSlice mirroring controller would create.
+//! Mirroring also depends on the selector of the Service of the same name, which the index knows.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -8,44 +8,44 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
 
-use super::{ObjectError, Read, endpoint_slice, key, label};
+use super::{ObjectError, Parsed, endpoint_slice, key, label};
 use crate::model::{
     address::parse_ip,
     backend::{SliceSource, Slices},
 };
 
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
-/// Before Leases, leaders were elected by writing into Endpoints objects that nobody connects to.
+/// Annotation of leader election as it was before Leases: an Endpoints object without real endpoints.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// The control plane's default for `--mirroring-max-endpoints-per-subset`.
 const MAX_PER_SUBSET: usize = 1000;
 
-/// `None`: an object that is not mirrored.
-pub fn read(endpoints: &Endpoints, node_name: &str) -> Result<Option<Read<Slices>>, ObjectError> {
+/// Converts an object. Returns `None` if it is not mirrored.
+pub fn read(endpoints: &Endpoints, node_name: &str) -> Result<Option<Parsed<Slices>>, ObjectError> {
     let mut slices = Vec::new();
-    let Read { value: mirrored, mut left_out } = mirror(endpoints)?;
+    let Parsed { value: mirrored, mut ignored } = mirror(endpoints)?;
     for slice in &mirrored {
         if let Some(mut read) = endpoint_slice::read(slice, node_name)? {
             let n = u32::try_from(slices.len()).unwrap_or(u32::MAX);
             read.value.key.source = SliceSource::Endpoints(n);
             slices.push(Arc::new(read.value));
-            left_out.extend(read.left_out);
+            ignored.extend(read.ignored);
         }
     }
-    Ok(is_mirrored(endpoints).then(|| Read { value: slices.into(), left_out }))
+    Ok(is_mirrored(endpoints).then(|| Parsed { value: slices.into(), ignored }))
 }
 
-/// One slice per subset and family, with the labels of the Endpoints object and its name as the Service's.
-pub fn mirror(endpoints: &Endpoints) -> Result<Read<Vec<EndpointSlice>>, ObjectError> {
+/// Creates one slice per subset and family, with the labels of the Endpoints object and its name as the Service name.
+pub fn mirror(endpoints: &Endpoints) -> Result<Parsed<Vec<EndpointSlice>>, ObjectError> {
     let service = key(&endpoints.metadata)?;
-    let mut left_out = Vec::new();
+    let mut ignored = Vec::new();
     let mut slices = Vec::new();
     if is_mirrored(endpoints) {
         let mut metadata = endpoints.metadata.clone();
         let labels = metadata.labels.get_or_insert_default();
         labels.insert(endpoint_slice::SERVICE_NAME.to_owned(), service.name.to_string());
         for (n, subset) in endpoints.subsets.iter().flatten().enumerate() {
-            for (address_type, endpoints) in per_family(n, subset, &mut left_out) {
+            for (address_type, endpoints) in per_family(n, subset, &mut ignored) {
                 slices.push(EndpointSlice {
                     address_type: address_type.to_owned(),
                     endpoints: Some(endpoints),
@@ -55,7 +55,7 @@ pub fn mirror(endpoints: &Endpoints) -> Result<Read<Vec<EndpointSlice>>, ObjectE
             }
         }
     }
-    Ok(Read { value: slices, left_out })
+    Ok(Parsed { value: slices, ignored })
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
@@ -75,11 +75,11 @@ fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
     stated.map(port).collect()
 }
 
-/// The ready addresses first: they are the ones that must not fall victim to the limit.
+/// Splits a subset by family. Ready addresses come first, so that the limit cuts off unready ones.
 fn per_family(
     n: usize,
     subset: &EndpointSubset,
-    left_out: &mut Vec<ObjectError>,
+    ignored: &mut Vec<ObjectError>,
 ) -> impl Iterator<Item = (&'static str, Vec<Endpoint>)> {
     let ready = subset.addresses.iter().flatten().map(|address| (address, true));
     let unready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
@@ -88,7 +88,7 @@ fn per_family(
         match parse_ip(&address.ip) {
             Some(IpAddr::V4(_)) => v4.push(endpoint(address, is_ready)),
             Some(IpAddr::V6(_)) => v6.push(endpoint(address, is_ready)),
-            None => left_out.push(ObjectError::Address {
+            None => ignored.push(ObjectError::Address {
                 field: format!("subsets[{n}].addresses"),
                 value: address.ip.clone(),
             }),

@@ -1,5 +1,5 @@
-//! Events about the node and its Services, as kube-proxy emits them. They are for people who look with `kubectl`: one
-//! that cannot be sent is no reason to wait or to try again.
+//! Kubernetes Events about the node and its Services, as kube-proxy emits them. They are informational: a failed request
+//! is not retried.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use tracing::debug;
 use super::access::{Access, Connection};
 use crate::{error::chain, model::service::ServiceKey};
 
-/// Who says so.
+/// Value of `reportingController`.
 const CONTROLLER: &str = "portreeve";
-/// Events about objects without a namespace lie in this one.
+/// Namespace of Events about cluster-scoped objects.
 const NAMESPACE: &str = "default";
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The most that the API takes.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest note that the API accepts, in bytes.
 const NOTE_LENGTH: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    pub about: About,
+    pub regarding: Regarding,
     pub is_warning: bool,
     pub reason: &'static str,
     pub action: &'static str,
@@ -33,33 +33,39 @@ pub struct Report {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum About {
+pub enum Regarding {
     ThisNode,
     Service(ServiceKey),
 }
 
 impl Report {
-    /// The agent begins to work.
+    /// The agent starts.
     pub fn starting() -> Self {
         Self::of_node(false, "Starting", String::new())
     }
 
-    /// Health or metrics cannot be answered.
+    /// The health or metrics server cannot listen.
     pub fn of_server(reason: &'static str, note: String) -> Self {
         Self::of_node(true, reason, note)
     }
 
     pub fn of_health_port(service: ServiceKey, note: String) -> Self {
-        let about = About::Service(service);
-        Self { about, is_warning: true, reason: "FailedToStartServiceHealthcheck", action: "Listen", note }
+        let regarding = Regarding::Service(service);
+        Self {
+            regarding,
+            is_warning: true,
+            reason: "FailedToStartServiceHealthcheck",
+            action: "Listen",
+            note,
+        }
     }
 
     fn of_node(is_warning: bool, reason: &'static str, note: String) -> Self {
-        Self { about: About::ThisNode, is_warning, reason, action: "StartKubeProxy", note }
+        Self { regarding: Regarding::ThisNode, is_warning, reason, action: "StartKubeProxy", note }
     }
 
     fn event(&self, node: &str, now: Timestamp) -> Event {
-        let regarding = self.regarding(node);
+        let regarding = self.reference(node);
         let namespace = regarding.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
         let name = format!("{}.{:x}", regarding.name.as_deref().unwrap_or_default(), now.as_nanosecond());
         let note: String = self.note.chars().take(NOTE_LENGTH / 4).collect();
@@ -77,8 +83,8 @@ impl Report {
         }
     }
 
-    /// As upstream: the name stands for the identity, which is not known here.
-    fn regarding(&self, node: &str) -> ObjectReference {
+    /// The object reference. As in kube-proxy, `uid` is the name: the real UID is unknown here.
+    fn reference(&self, node: &str) -> ObjectReference {
         let reference = |kind: &str, namespace: Option<&str>, name: &str, uid: String| ObjectReference {
             kind: Some(kind.to_owned()),
             namespace: namespace.map(str::to_owned),
@@ -86,25 +92,25 @@ impl Report {
             uid: Some(uid),
             ..ObjectReference::default()
         };
-        match &self.about {
-            About::ThisNode => reference("Node", None, node, node.to_owned()),
-            About::Service(key) => reference("Service", Some(&key.namespace), &key.name, key.to_string()),
+        match &self.regarding {
+            Regarding::ThisNode => reference("Node", None, node, node.to_owned()),
+            Regarding::Service(key) => reference("Service", Some(&key.namespace), &key.name, key.to_string()),
         }
     }
 }
 
-/// Sends reports for as long as somebody makes them.
+/// Sends reports until the channel closes.
 pub async fn send(access: Access, node: String, mut reports: mpsc::UnboundedReceiver<Report>) {
     while let Some(report) = reports.recv().await {
         let event = report.event(&node, Timestamp::now());
-        let sent = timeout(PATIENCE, async {
+        let sent = timeout(REQUEST_TIMEOUT, async {
             let connection = access.connect().await.map_err(|error| chain(&error))?;
             create(&connection, &event).await
         });
         match sent.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(reason = report.reason, error, "event not sent"),
-            Err(_) => debug!(reason = report.reason, "event not sent: the API server does not answer"),
+            Err(_) => debug!(reason = report.reason, "event not sent: timeout"),
         }
     }
 }
@@ -128,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_what_the_api_takes() {
+    fn events_have_the_fields_of_the_api() {
         let now: Timestamp = "2026-01-02T03:04:05.678901234Z".parse().unwrap();
         let starting = serde_json::to_value(Report::starting().event("node-1", now)).unwrap();
         assert_eq!(
@@ -151,6 +157,6 @@ mod tests {
         assert_eq!(failed.metadata.namespace.as_deref(), Some("shop"));
         assert_eq!(failed.type_.as_deref(), Some("Warning"));
         assert!(failed.note.is_some_and(|note| note.len() <= NOTE_LENGTH));
-        assert_eq!(failed.regarding.and_then(|about| about.uid).as_deref(), Some("shop/web"));
+        assert_eq!(failed.regarding.and_then(|object| object.uid).as_deref(), Some("shop/web"));
     }
 }

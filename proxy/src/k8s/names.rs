@@ -1,25 +1,25 @@
-//! Names that many objects repeat, kept once: namespaces, nodes, zones, ports, and a Service in the names of its slices.
+//! String interning for names that many objects repeat: namespaces, nodes, zones, ports, the Service of slices.
 
 use std::{cell::RefCell, collections::HashSet};
 
 use arcstr::ArcStr;
 
-/// Unused names are looked for whenever this many more than last time are known.
+/// Unused names are removed each time the table has grown by this many.
 const SWEEP: usize = 1024;
 
 #[derive(Default)]
 struct Names {
     known: HashSet<ArcStr>,
-    /// How many names may be known before the unused ones are let go.
+    /// Table size at which unused names are removed.
     limit: usize,
 }
 
 thread_local! {
-    /// One table for each thread that reads objects: which copy of a name is used changes nothing but memory.
+    /// One table per thread: a second copy of a name only costs memory.
     static NAMES: RefCell<Names> = RefCell::default();
 }
 
-/// The one copy of a name.
+/// Returns the shared copy of a name.
 pub fn intern(name: &str) -> ArcStr {
     NAMES.with_borrow_mut(|names| names.intern(name))
 }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_names_share_their_memory_and_unused_ones_go() {
+    fn equal_names_share_memory_and_unused_names_are_removed() {
         let mut names = Names::default();
         let kept = names.intern("kept");
         assert!(ArcStr::ptr_eq(&kept, &names.intern("kept")));

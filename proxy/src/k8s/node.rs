@@ -1,4 +1,4 @@
-//! The Node object: addresses, zone, pod networks, and whether the node is on its way out.
+//! The Node object: addresses, zone, pod CIDRs, and whether the node is being removed.
 
 use std::net::IpAddr;
 

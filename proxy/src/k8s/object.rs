@@ -1,4 +1,4 @@
-//! One object of any kind we read, and the change it means to the index.
+//! A Kubernetes object of any supported kind, and its conversion to a change of the index.
 
 use std::{fmt, sync::Arc};
 
@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     networking::v1::ServiceCIDR,
 };
 
-use super::{ObjectError, Read, endpoint_slice, endpoints, key, node, service, service_cidr};
+use super::{ObjectError, Parsed, endpoint_slice, endpoints, key, node, service, service_cidr};
 use crate::{
     index::Change,
     model::{
@@ -52,7 +52,7 @@ impl Kind {
         }
     }
 
-    /// How the API calls many of them, for messages.
+    /// The plural, for messages.
     pub fn plural(self) -> &'static str {
         match self {
             Self::Service => "Services",
@@ -81,7 +81,7 @@ impl Kind {
     }
 }
 
-/// What an object is called. The namespace is empty where its kind has none.
+/// Kind, namespace and name of an object. The namespace is empty for cluster-scoped kinds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
     pub kind: Kind,
@@ -94,7 +94,7 @@ impl ObjectId {
         ServiceKey { namespace: self.namespace.clone(), name: self.name.clone() }
     }
 
-    /// What the index must hear when the object is gone.
+    /// Returns the change of the index when the object is deleted.
     pub fn removal(&self, node_name: &str) -> Option<Change> {
         match self.kind {
             Kind::Service => Some(Change::Service(self.key(), None)),
@@ -157,8 +157,9 @@ impl Object {
         Ok(ObjectId { kind, namespace: if kind.is_namespaced() { namespace } else { "".into() }, name })
     }
 
-    /// What the index must hear, and what of the object had to be left out. `None`: nothing.
-    pub fn change(&self, node_name: &str) -> Result<Option<Read<Change>>, ObjectError> {
+    /// Converts the object to a change of the index, with the errors of ignored fields. Returns `None` if the index does
+    /// not use the object.
+    pub fn change(&self, node_name: &str) -> Result<Option<Parsed<Change>>, ObjectError> {
         let key = self.id()?.key();
         let name = key.name.clone();
         Ok(match self {
@@ -166,15 +167,15 @@ impl Object {
                 Some(service::read(object)?.map(|info| Change::Service(key, Some(Arc::new(info)))))
             }
             Self::EndpointSlice(object) => Some(endpoint_slice::read(object, node_name)?.map_or_else(
-                || Read::whole(Change::Slice(slice_key(key.clone()), None)),
+                || Parsed::complete(Change::Slice(slice_key(key.clone()), None)),
                 |read| read.map(|info| Change::Slice(slice_key(key.clone()), Some(Arc::new(info)))),
             )),
             Self::Endpoints(object) => Some(endpoints::read(object, node_name)?.map_or_else(
-                || Read::whole(Change::Endpoints(key.clone(), None)),
+                || Parsed::complete(Change::Endpoints(key.clone(), None)),
                 |read| read.map(|slices| Change::Endpoints(key.clone(), Some(slices))),
             )),
             Self::Node(object) if *name == *node_name => {
-                Some(Read::whole(Change::Node(Some(node::read(object)?))))
+                Some(Parsed::complete(Change::Node(Some(node::read(object)?))))
             }
             Self::ServiceCidr(object) => {
                 Some(service_cidr::read(object).map(|networks| Change::ServiceCidr(name, Some(networks))))

@@ -1,47 +1,48 @@
-//! How a source of objects reads them: for which node, and for whom.
+//! Conversion of objects for their two consumers, the load balancer and DNS.
 
 use ::dns::cluster::zone::ReadOptions;
 
 use super::{
-    ObjectError, Read, dns,
+    ObjectError, Parsed, dns,
     object::{Object, ObjectId},
 };
 use crate::index;
 
+/// The node and the DNS options for which a source converts objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reader {
-    /// Empty: no load is balanced, so nothing is kept for that.
+    /// Name of this node. Empty: the load balancer is off, there are no changes for it.
     pub node_name: String,
-    /// What of the objects is kept for DNS. `None`: nobody answers names.
+    /// Options of the DNS conversion. `None`: DNS is off.
     pub dns: Option<ReadOptions>,
 }
 
-/// What an object means to the load balancer and to DNS.
+/// The changes that an object causes in the load balancer's index and in the DNS zone.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Meaning {
-    pub change: Option<index::Change>,
-    pub names: Option<::dns::cluster::zone::Change>,
+pub struct ObjectChanges {
+    pub index: Option<index::Change>,
+    pub dns: Option<::dns::cluster::zone::Change>,
 }
 
-impl Meaning {
-    pub fn is_nothing(&self) -> bool {
-        self.change.is_none() && self.names.is_none()
+impl ObjectChanges {
+    pub fn is_empty(&self) -> bool {
+        self.index.is_none() && self.dns.is_none()
     }
 }
 
 impl Reader {
-    /// What the load balancer makes of an object, and what of it had to be left out.
-    pub fn change(&self, object: &Object) -> Result<Option<Read<index::Change>>, ObjectError> {
+    /// Converts an object for the load balancer, with the errors of ignored fields.
+    pub fn index_change(&self, object: &Object) -> Result<Option<Parsed<index::Change>>, ObjectError> {
         if self.node_name.is_empty() { Ok(None) } else { object.change(&self.node_name) }
     }
 
-    /// What DNS makes of it: whatever can be used, as what it cannot use has no name.
-    pub fn names(&self, object: &Object) -> Option<::dns::cluster::zone::Change> {
+    /// Converts an object for DNS. Fields that DNS cannot use have no records and are not reported.
+    pub fn dns_change(&self, object: &Object) -> Option<::dns::cluster::zone::Change> {
         dns::change(object, self.dns.as_ref()?)
     }
 
-    pub fn removal(&self, id: &ObjectId) -> Meaning {
-        let change = if self.node_name.is_empty() { None } else { id.removal(&self.node_name) };
-        Meaning { change, names: self.dns.as_ref().and_then(|_| dns::removal(id)) }
+    pub fn removal(&self, id: &ObjectId) -> ObjectChanges {
+        let index = if self.node_name.is_empty() { None } else { id.removal(&self.node_name) };
+        ObjectChanges { index, dns: self.dns.as_ref().and_then(|_| dns::removal(id)) }
     }
 }

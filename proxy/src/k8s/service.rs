@@ -1,5 +1,5 @@
-//! Services. What the API server would have filled in is filled in; what it would have refused and kube-proxy bears
-//! is borne.
+//! Services, with the API server's defaults. Values that the API server would refuse and kube-proxy tolerates are
+//! tolerated.
 
 use std::{net::IpAddr, num::NonZeroU32};
 
@@ -7,7 +7,8 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 
 use super::{
-    ObjectError, Read, SERVICE_PROXY_NAME, address, dialled, has_label, key, names::intern, port, protocol,
+    ObjectError, Parsed, SERVICE_PROXY_NAME, address_of_family, has_label, key, names::intern, port,
+    protocol, specified_address,
 };
 use crate::model::{
     address::{IpFamily, PerFamily, parse_network},
@@ -15,10 +16,9 @@ use crate::model::{
     small_list::SmallList,
 };
 
-const DEFAULT_AFFINITY_SECONDS: NonZeroU32 =
-    NonZeroU32::new(10_800).expect("three hours are more than nothing");
+const DEFAULT_AFFINITY_SECONDS: NonZeroU32 = NonZeroU32::new(10_800).expect("three hours are not zero");
 
-pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
+pub fn read(service: &Service) -> Result<Parsed<ServiceInfo>, ObjectError> {
     let no_spec = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&no_spec);
     let mut info = ServiceInfo {
@@ -36,16 +36,16 @@ pub fn read(service: &Service) -> Result<Read<ServiceInfo>, ObjectError> {
         affinity: affinity(spec),
         health_check_node_port: health_check_node_port(spec),
     };
-    let mut left_out = Vec::new();
+    let mut ignored = Vec::new();
     if info.is_served() {
-        info.cluster_ips = cluster_ips(spec, &mut left_out)?;
+        info.cluster_ips = cluster_ips(spec, &mut ignored)?;
         info.ports = ports(spec)?.into();
-        info.external_ips = external_ips(spec, &mut left_out).into();
-        info.vips = vips(service, &mut left_out).into();
-        info.source_ranges = source_ranges(spec, &mut left_out);
+        info.external_ips = external_ips(spec, &mut ignored).into();
+        info.vips = vips(service, &mut ignored).into();
+        info.source_ranges = source_ranges(spec, &mut ignored);
     }
-    left_out.extend(without_address(&info));
-    Ok(Read { value: info, left_out })
+    ignored.extend(without_address(&info));
+    Ok(Parsed { value: info, ignored })
 }
 
 fn exclusion(service: &Service, spec: &ServiceSpec) -> Option<Exclusion> {
@@ -62,7 +62,7 @@ fn exclusion(service: &Service, spec: &ServiceSpec) -> Option<Exclusion> {
     }
 }
 
-/// A Service that would be served if only it had an address.
+/// Returns the error of a Service that lacks an address but is served otherwise.
 fn without_address(info: &ServiceInfo) -> Option<ObjectError> {
     if info.exclusion == Some(Exclusion::NoClusterIp) {
         return Some(ObjectError::NoClusterIp);
@@ -71,17 +71,17 @@ fn without_address(info: &ServiceInfo) -> Option<ObjectError> {
     (info.is_served() && has_none).then_some(ObjectError::NoClusterIps)
 }
 
-/// Objects from before dual-stack have no families: their one address tells its own. An address that is none costs its
-/// own family only, unless it was the last one.
+/// The ClusterIP of each family. Objects from before dual-stack have no `ipFamilies`: their family is that of
+/// `clusterIP`. An invalid address costs its own family only. Errors: no valid address is left.
 fn cluster_ips(
     spec: &ServiceSpec,
-    left_out: &mut Vec<ObjectError>,
+    ignored: &mut Vec<ObjectError>,
 ) -> Result<PerFamily<Option<IpAddr>>, ObjectError> {
     let mut addresses = PerFamily::default();
     let families = spec.ip_families.as_deref().unwrap_or_default();
     if families.is_empty() {
         let text = spec.cluster_ip.as_deref().unwrap_or_default();
-        let ip = dialled(|| "spec.clusterIP".to_owned(), text)?;
+        let ip = specified_address(|| "spec.clusterIP".to_owned(), text)?;
         *addresses.get_mut(IpFamily::of(ip)) = Some(ip);
         return Ok(addresses);
     }
@@ -89,7 +89,7 @@ fn cluster_ips(
     let mut errors = Vec::new();
     for (n, (family, text)) in families.iter().zip(texts).enumerate() {
         let Some(family) = ip_family(family) else { continue };
-        match address(|| format!("spec.clusterIPs[{n}]"), text, family) {
+        match address_of_family(|| format!("spec.clusterIPs[{n}]"), text, family) {
             Ok(ip) => drop(addresses.get_mut(family).get_or_insert(ip)),
             Err(error) => errors.push(error),
         }
@@ -97,7 +97,7 @@ fn cluster_ips(
     if addresses == PerFamily::default() && !errors.is_empty() {
         return Err(errors.swap_remove(0));
     }
-    left_out.extend(errors);
+    ignored.extend(errors);
     Ok(addresses)
 }
 
@@ -109,7 +109,7 @@ fn ip_family(name: &str) -> Option<IpFamily> {
     }
 }
 
-/// One per name and protocol; of two with the same the later counts.
+/// The ports, one per name and protocol. Of two ports with the same name and protocol the later counts.
 fn ports(spec: &ServiceSpec) -> Result<Vec<PortInfo>, ObjectError> {
     let mut ports: Vec<PortInfo> = Vec::new();
     for (n, stated) in spec.ports.iter().flatten().enumerate() {
@@ -134,42 +134,44 @@ fn port_info(n: usize, stated: &ServicePort) -> Result<PortInfo, ObjectError> {
     })
 }
 
-fn external_ips(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> Vec<IpAddr> {
+fn external_ips(spec: &ServiceSpec, ignored: &mut Vec<ObjectError>) -> Vec<IpAddr> {
     let texts = spec.external_ips.iter().flatten().map(String::as_str).enumerate();
-    all_dialled(texts, |n| format!("spec.externalIPs[{n}]"), left_out)
+    specified_addresses(texts, |n| format!("spec.externalIPs[{n}]"), ignored)
 }
 
-fn vips(service: &Service, left_out: &mut Vec<ObjectError>) -> Vec<IpAddr> {
+fn vips(service: &Service, ignored: &mut Vec<ObjectError>) -> Vec<IpAddr> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     let ours = ingress.iter().enumerate().filter(|(_, entry)| is_ours(entry));
     let texts = ours.filter_map(|(n, entry)| Some((n, entry.ip.as_deref()?)));
-    all_dialled(texts, |n| format!("status.loadBalancer.ingress[{n}].ip"), left_out)
+    specified_addresses(texts, |n| format!("status.loadBalancer.ingress[{n}].ip"), ignored)
 }
 
-/// What is no address is left out; a blank one is not worth a word.
-fn all_dialled<'a>(
+/// Parses addresses. Invalid ones are reported, blank ones are ignored silently.
+fn specified_addresses<'a>(
     texts: impl Iterator<Item = (usize, &'a str)>,
     field: impl Fn(usize) -> String,
-    left_out: &mut Vec<ObjectError>,
+    ignored: &mut Vec<ObjectError>,
 ) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for (n, text) in texts.filter(|(_, text)| !text.trim().is_empty()) {
-        match dialled(|| field(n), text) {
+        match specified_address(|| field(n), text) {
             Ok(address) => addresses.push(address),
-            Err(error) => left_out.push(error),
+            Err(error) => ignored.push(error),
         }
     }
     addresses
 }
 
-/// In mode `Proxy` the load balancer wants to see the traffic itself, even from inside the cluster.
+/// Whether the node serves this address. With `ipMode: Proxy` (KEP-1860) traffic from inside the cluster goes to the
+/// load balancer too.
 fn is_ours(entry: &LoadBalancerIngress) -> bool {
     matches!(entry.ip_mode.as_deref(), None | Some("VIP"))
 }
 
-/// A zero-length prefix admits everybody: then there is nothing to filter, whatever else is listed.
-fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFamily<SmallList<IpNetwork>> {
+/// The source ranges of each family. A zero-length prefix admits every client: the family then has no filter, even if
+/// further ranges are listed.
+fn source_ranges(spec: &ServiceSpec, ignored: &mut Vec<ObjectError>) -> PerFamily<SmallList<IpNetwork>> {
     let mut ranges = PerFamily::<Vec<IpNetwork>>::default();
     for (n, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         let text = text.trim();
@@ -178,7 +180,7 @@ fn source_ranges(spec: &ServiceSpec, left_out: &mut Vec<ObjectError>) -> PerFami
             None if text.is_empty() => {}
             None => {
                 let field = format!("spec.loadBalancerSourceRanges[{n}]");
-                left_out.push(ObjectError::Network { field, value: text.to_owned() });
+                ignored.push(ObjectError::Network { field, value: text.to_owned() });
             }
         }
     }
@@ -195,7 +197,7 @@ fn policy(text: Option<&str>) -> TrafficPolicy {
     if text == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
 }
 
-/// `Local` means something only for Services that are meant to be reached from outside.
+/// The external traffic policy. `Local` applies only to Services with an external address or a NodePort.
 fn external_policy(spec: &ServiceSpec) -> TrafficPolicy {
     let is_external = match spec.type_.as_deref() {
         Some("LoadBalancer" | "NodePort") => true,

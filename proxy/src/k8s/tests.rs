@@ -1,4 +1,4 @@
-//! Sections A to C and V of the rules: what of an object counts, in tables.
+//! Sections A to C and V of the service rules: conversion of objects, in tables.
 
 use serde_json::{Value, json};
 
@@ -8,12 +8,12 @@ use crate::model::{
     service::{Exclusion, ServiceInfo, TrafficPolicy},
 };
 
-/// A Service that nothing is wrong with, with these fields of its spec replaced.
-fn service(spec: Value) -> Result<Read<ServiceInfo>, ObjectError> {
+/// A valid Service with these fields of its spec replaced.
+fn service(spec: Value) -> Result<Parsed<ServiceInfo>, ObjectError> {
     service_with(json!({}), spec, json!({}))
 }
 
-fn service_with(labels: Value, spec: Value, status: Value) -> Result<Read<ServiceInfo>, ObjectError> {
+fn service_with(labels: Value, spec: Value, status: Value) -> Result<Parsed<ServiceInfo>, ObjectError> {
     let mut full = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
         "ipFamilies": ["IPv4"], "ports": [{"name": "http", "port": 80}]});
     full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
@@ -66,7 +66,7 @@ fn b2_one_cluster_ip_per_family() {
         ("leading zeros", json!({"clusterIPs": ["10.96.0.041"]}), ["10.96.0.41", ""]),
         ("a mapped address is IPv4", json!({"clusterIPs": ["::ffff:10.96.0.4"]}), ["10.96.0.4", ""]),
         (
-            "what is no address costs its family only",
+            "an invalid address costs its family only",
             json!({"clusterIPs": ["10.96.0.1", "fd00::zz"], "ipFamilies": ["IPv4", "IPv6"]}),
             ["10.96.0.1", ""],
         ),
@@ -83,12 +83,12 @@ fn b2_one_cluster_ip_per_family() {
 }
 
 #[test]
-fn a_service_without_any_address_says_so() {
+fn a_service_without_any_address_is_reported() {
     for (name, spec, want) in [
-        ("nobody assigned one", json!({"clusterIP": ""}), ObjectError::NoClusterIp),
+        ("none assigned", json!({"clusterIP": ""}), ObjectError::NoClusterIp),
         ("families without addresses", json!({"clusterIPs": []}), ObjectError::NoClusterIps),
     ] {
-        assert_eq!(service(spec).unwrap().left_out, [want], "{name}");
+        assert_eq!(service(spec).unwrap().ignored, [want], "{name}");
     }
 }
 
@@ -123,7 +123,7 @@ fn b3_b4_ports() {
 }
 
 #[test]
-fn what_makes_a_service_meaningless_rejects_it() {
+fn invalid_required_fields_reject_a_service() {
     for (spec, want) in [
         (json!({"ports": [{"port": 0}]}), "spec.ports[0].port: 0 is not a port (1 to 65535)"),
         (json!({"ports": [{"port": 65536}]}), "spec.ports[0].port: 65536 is not a port (1 to 65535)"),
@@ -137,10 +137,7 @@ fn what_makes_a_service_meaningless_rejects_it() {
             "spec.ports[0].protocol: `ICMP` is not TCP, UDP or SCTP",
         ),
         (json!({"clusterIPs": ["10.96.0"]}), "spec.clusterIPs[0]: `10.96.0` is not an IP address"),
-        (
-            json!({"clusterIPs": ["0.0.0.0"]}),
-            "spec.clusterIPs[0]: 0.0.0.0 stands for every address and is none itself",
-        ),
+        (json!({"clusterIPs": ["0.0.0.0"]}), "spec.clusterIPs[0]: 0.0.0.0 is the unspecified address"),
         (json!({"clusterIPs": ["fd00::1"]}), "spec.clusterIPs[0]: fd00::1 is not an IPv4 address"),
         (json!({"ipFamilies": [], "clusterIP": "x"}), "spec.clusterIP: `x` is not an IP address"),
     ] {
@@ -152,36 +149,32 @@ fn what_makes_a_service_meaningless_rejects_it() {
 
 #[test]
 fn b5_external_ips() {
-    for (name, ips, want, left_out) in [
+    for (name, ips, want, ignored) in [
         ("both families", json!(["1.2.3.4", "2001:DB8::1"]), vec!["1.2.3.4", "2001:db8::1"], 0),
         ("leading zeros", json!(["192.168.099.011"]), vec!["192.168.99.11"], 0),
-        ("blank ones are not worth a word", json!(["", "  ", "1.2.3.4"]), vec!["1.2.3.4"], 0),
-        ("garbage is left out", json!(["foo", "1.2.3.4"]), vec!["1.2.3.4"], 1),
-        ("what stands for all is no address", json!(["0.0.0.0", "::", "::ffff:0.0.0.0"]), vec![], 3),
+        ("blank ones are ignored silently", json!(["", "  ", "1.2.3.4"]), vec!["1.2.3.4"], 0),
+        ("garbage is ignored", json!(["foo", "1.2.3.4"]), vec!["1.2.3.4"], 1),
+        ("the unspecified address", json!(["0.0.0.0", "::", "::ffff:0.0.0.0"]), vec![], 3),
     ] {
         let read = service(json!({"externalIPs": ips})).unwrap();
-        assert_eq!(
-            (texts(&*read.value.external_ips), read.left_out.len()),
-            (texts(want), left_out),
-            "{name}"
-        );
+        assert_eq!((texts(&*read.value.external_ips), read.ignored.len()), (texts(want), ignored), "{name}");
     }
 }
 
 #[test]
 fn b6_load_balancer_addresses() {
-    for (name, ingress, want, left_out) in [
+    for (name, ingress, want, ignored) in [
         ("no mode", json!([{"ip": "1.2.3.4"}]), vec!["1.2.3.4"], 0),
         ("VIP", json!([{"ip": "1.2.3.4", "ipMode": "VIP"}]), vec!["1.2.3.4"], 0),
         ("Proxy is the load balancer's own", json!([{"ip": "1.2.3.4", "ipMode": "Proxy"}]), vec![], 0),
         ("host names", json!([{"hostname": "lb.example.org"}, {"ip": "fd00::5"}]), vec!["fd00::5"], 0),
         ("garbage", json!([{"ip": "lb"}, {"ip": ""}, {"ip": "1.2.3.04"}]), vec!["1.2.3.4"], 1),
-        ("what stands for all is no address", json!([{"ip": "0.0.0.0"}, {"ip": "::"}]), vec![], 2),
+        ("the unspecified address", json!([{"ip": "0.0.0.0"}, {"ip": "::"}]), vec![], 2),
         ("nothing yet", json!(null), vec![], 0),
     ] {
         let read = service_with(json!({}), json!({"loadBalancerIP": "9.9.9.9"}), json!({"ingress": ingress}));
-        let Read { value, left_out: found } = read.unwrap();
-        assert_eq!((texts(&*value.vips), found.len()), (texts(want), left_out), "{name}");
+        let Parsed { value, ignored: found } = read.unwrap();
+        assert_eq!((texts(&*value.vips), found.len()), (texts(want), ignored), "{name}");
     }
 }
 
@@ -197,7 +190,7 @@ fn b7_source_ranges() {
             vec![],
             vec!["fd00::/8"],
         ),
-        ("whatever its address", json!(["10.0.0.0/8", "10.0.0.0/0"]), vec![], vec![]),
+        ("of any address", json!(["10.0.0.0/8", "10.0.0.0/0"]), vec![], vec![]),
         ("garbage", json!(["10.0.0.1", "x", "", "10.0.0.0/33", "10.0.0.0/8"]), vec!["10.0.0.0/8"], vec![]),
         ("only garbage filters nothing", json!(["x"]), vec![], vec![]),
     ] {
@@ -221,7 +214,7 @@ fn b8_b9_policies() {
             json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30000}]}),
             cluster,
         ),
-        ("not asked for", json!({"externalTrafficPolicy": "Cluster"}), cluster),
+        ("not requested", json!({"externalTrafficPolicy": "Cluster"}), cluster),
         ("unknown", json!({"externalTrafficPolicy": "Nearby"}), cluster),
     ] {
         let mut full = json!({"externalTrafficPolicy": "Local"});
@@ -274,7 +267,7 @@ fn b13_health_check_port() {
     }
 }
 
-fn slice(replaced: Value) -> Result<Option<Read<crate::model::backend::SliceInfo>>, ObjectError> {
+fn slice(replaced: Value) -> Result<Option<Parsed<crate::model::backend::SliceInfo>>, ObjectError> {
     let mut full = json!({"metadata": {"name": "web-1", "namespace": "shop",
             "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4", "endpoints": [{"addresses": ["10.1.0.1"]}], "ports": [{"name": "http", "port": 8080}]});
@@ -294,7 +287,7 @@ fn a2_a6_a7_some_slices_are_not_ours() {
         ("an empty owner", labelled(json!({service_name: ""})), false),
         ("headless", labelled(json!({service_name: "web", "service.kubernetes.io/headless": ""})), false),
         (
-            "another proxy's label is the Service's affair",
+            "another proxy's label counts on the Service only",
             labelled(json!({service_name: "web", "service.kubernetes.io/service-proxy-name": "x"})),
             true,
         ),
@@ -319,12 +312,12 @@ fn c2_slice_ports() {
     }
     let odd = json!([{"name": "a", "port": 70000}, {"name": "b", "port": 80}, {"name": "c", "port": 1, "protocol": "ICMP"}]);
     let read = slice(json!({"ports": odd})).unwrap().unwrap();
-    assert_eq!(texts(read.value.ports.iter().map(|port| &port.name)), ["b"], "its siblings stay");
-    let complaints = [
+    assert_eq!(texts(read.value.ports.iter().map(|port| &port.name)), ["b"], "the other ports stay");
+    let errors = [
         "ports[0].port: 70000 is not a port (1 to 65535)",
         "ports[2].protocol: `ICMP` is not TCP, UDP or SCTP",
     ];
-    assert_eq!(texts(read.left_out), complaints);
+    assert_eq!(texts(read.ignored), errors);
 }
 
 #[test]
@@ -335,14 +328,14 @@ fn c4_c5_c7_endpoints() {
         ("empty", json!({}), (true, true, false)),
         ("nulls", json!({"ready": null, "serving": null, "terminating": null}), (true, true, false)),
         ("not ready", json!({"ready": false}), (false, true, false)),
-        ("dying", json!({"ready": false, "terminating": true}), (false, true, true)),
+        ("terminating", json!({"ready": false, "terminating": true}), (false, true, true)),
         ("dead", json!({"ready": false, "serving": false, "terminating": true}), (false, false, true)),
     ] {
         let read = slice(json!({"endpoints": [{"addresses": ["10.1.0.1"], "conditions": conditions}]}));
         let candidate = &read.unwrap().unwrap().value.candidates[0];
         assert_eq!((candidate.is_ready, candidate.is_serving, candidate.is_terminating), want, "{name}");
     }
-    for (name, endpoints, want, left_out) in [
+    for (name, endpoints, want, ignored) in [
         (
             "only the first address counts",
             json!([{"addresses": ["10.1.0.1", "10.1.0.2"]}]),
@@ -356,9 +349,9 @@ fn c4_c5_c7_endpoints() {
         ("the other family", json!([{"addresses": ["fd00::1"]}]), vec![], 1),
         ("none", json!(null), vec![], 0),
     ] {
-        let Read { value, left_out: got } = slice(json!({"endpoints": endpoints})).unwrap().unwrap();
+        let Parsed { value, ignored: got } = slice(json!({"endpoints": endpoints})).unwrap().unwrap();
         let addresses = texts(value.candidates.iter().map(|candidate| candidate.ip));
-        assert_eq!((addresses, got.len()), (texts(want), left_out), "{name}");
+        assert_eq!((addresses, got.len()), (texts(want), ignored), "{name}");
     }
     let hints = json!({"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n"}]});
     let read = slice(json!({"endpoints": [{"addresses": ["10.1.0.1"], "nodeName": "n", "hints": hints}]}));
@@ -382,13 +375,13 @@ fn endpoints_are_mirrored_as_the_control_plane_would() {
             json!({"name": "db"}),
             Some(vec!["IPv4: 10.1.0.1 true, 10.1.0.2 false", "IPv6: fd00::1 true"]),
         ),
-        ("told not to", json!({"name": "db", "labels": {skip: "true"}}), None),
+        ("skip-mirror: true", json!({"name": "db", "labels": {skip: "true"}}), None),
         (
-            "told to",
+            "skip-mirror: false",
             json!({"name": "db", "labels": {skip: "false"}}),
             Some(vec!["IPv4: 10.1.0.1 true, 10.1.0.2 false", "IPv6: fd00::1 true"]),
         ),
-        ("an election", json!({"name": "db", "annotations": {leader: "{}"}}), None),
+        ("leader election", json!({"name": "db", "annotations": {leader: "{}"}}), None),
         (
             "hidden by a label that is copied",
             json!({"name": "db", "labels": {"service.kubernetes.io/headless": ""}}),
@@ -397,7 +390,7 @@ fn endpoints_are_mirrored_as_the_control_plane_would() {
     ] {
         let object = serde_json::from_value(json!({"metadata": metadata, "subsets": [subset]})).unwrap();
         let got = endpoints::read(&object, "n").unwrap().map(|read| {
-            assert!(read.value.is_empty() || read.left_out.len() == 1, "{name}: the garbage is told");
+            assert!(read.value.is_empty() || read.ignored.len() == 1, "{name}: the garbage is reported");
             read.value.iter().map(|slice| summary(slice)).collect::<Vec<_>>()
         });
         assert_eq!(got, want.map(texts), "{name}");
@@ -433,7 +426,11 @@ fn q3_n5_nodes() {
             json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}}),
             false,
         ),
-        ("going", json!({"metadata": {"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"}}), false),
+        (
+            "being deleted",
+            json!({"metadata": {"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+            false,
+        ),
     ] {
         assert_eq!(node(value).is_eligible, want, "{name}");
     }

@@ -1,8 +1,8 @@
-//! An API server as a source of changes: one watch for each kind, on a thread of its own.
+//! The API server as a source of changes: one reflector (list and watch) for each kind, all on one thread.
 //!
-//! Objects become narrow values as they arrive; nothing else of them is kept. Until every kind was read once, nothing
-//! is complete; from then on a server that is away, or comes back without its memory, costs nobody a connection: what
-//! is known stays as it is, and what was read again is held against it.
+//! Objects are converted as they arrive; there is no store of full objects. The source is synced once every kind was
+//! listed. After that, an unreachable API server or one that lost its history breaks no connection: the known state
+//! stays, and a relist only changes the difference.
 
 use std::{io, thread, time::Duration};
 
@@ -17,53 +17,52 @@ use crate::update::Update;
 
 mod api;
 mod backoff;
+mod error;
 mod event;
 mod items;
-mod known;
-mod outlet;
-mod problem;
 mod reflector;
 mod selection;
 mod slim;
+mod update_sender;
+mod versions;
 
 use self::{
     api::Api,
-    outlet::Outlet,
-    problem::Troubles,
+    error::FailureLog,
     reflector::{Reflector, Shared},
     selection::selections,
+    update_sender::UpdateSender,
 };
 
-/// Updates that wait for the agent. Beyond them the watches wait, and then the server.
-const WAITING_UPDATES: usize = 64;
+/// Capacity of the channel to the agent. If it is full, the watches stop reading and TCP slows down the server.
+const UPDATE_BACKLOG: usize = 64;
 
-/// How long to wait for what.
+/// Timeouts and backoff of the watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// A watch that sends nothing for so long, not even the bookmark of every minute, may have been forgotten: it is
-    /// begun anew.
-    pub silence: Duration,
-    /// The server is asked to end a watch after this time, or up to twice as much, so that watches spread over servers.
-    pub shortest_watch: Duration,
-    pub first_retry: Duration,
-    pub longest_retry: Duration,
-    /// How often a kind that the server does not have is asked for again: it may be upgraded.
-    pub missing_kind: Duration,
+    /// A watch without any data for this time, not even the bookmark of every minute, may be dead: it is restarted.
+    pub idle_timeout: Duration,
+    /// Lower bound of `timeoutSeconds`. The upper bound is twice as much: the jitter spreads watches over servers.
+    pub min_watch: Duration,
+    pub initial_backoff: Duration,
+    pub max_backoff: Duration,
+    /// Retry interval for an optional kind that the server does not serve: the server may be upgraded.
+    pub missing_kind_retry: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            silence: Duration::from_secs(100),
-            shortest_watch: Duration::from_secs(300),
-            first_retry: Duration::from_millis(200),
-            longest_retry: Duration::from_secs(20),
-            missing_kind: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(100),
+            min_watch: Duration::from_secs(300),
+            initial_backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(20),
+            missing_kind_retry: Duration::from_secs(600),
         }
     }
 }
 
-/// What is followed, and how.
+/// Configuration of the source.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub access: Access,
@@ -75,31 +74,31 @@ pub struct Settings {
 pub enum WatchError {
     #[error(transparent)]
     Access(#[from] AccessError),
-    #[error("cannot start the thread that follows the API server")]
+    #[error("cannot start the thread that watches the API server")]
     Thread(#[source] io::Error),
 }
 
-/// Follows the API server until nobody takes updates any more. Fails when the credentials cannot be used; a server
-/// that cannot be reached is waited for.
+/// Watches the API server until the receiver is dropped. Errors: the credentials cannot be used. An unreachable server is
+/// not an error: the watches retry.
 pub async fn watch(settings: Settings) -> Result<mpsc::Receiver<Update>, WatchError> {
     settings.access.connect().await?;
-    let (sender, updates) = mpsc::channel(WAITING_UPDATES);
+    let (sender, updates) = mpsc::channel(UPDATE_BACKLOG);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(WatchError::Thread)?;
     thread::Builder::new()
         .name("api-server".to_owned())
-        .spawn(move || runtime.block_on(follow(settings, sender)))
+        .spawn(move || runtime.block_on(run(settings, sender)))
         .map_err(WatchError::Thread)?;
     Ok(updates)
 }
 
-async fn follow(settings: Settings, updates: mpsc::Sender<Update>) {
+async fn run(settings: Settings, updates: mpsc::Sender<Update>) {
     let Settings { access, reader, timing } = settings;
     let selections = selections(&reader);
     let shared = Shared {
         api: &Api::new(access),
-        outlet: &Outlet::new(updates, selections.iter().map(|selection| selection.kind)),
-        troubles: &Troubles::default(),
+        sender: &UpdateSender::new(updates, selections.iter().map(|selection| selection.kind)),
+        failures: &FailureLog::default(),
         reader: &reader,
         timing,
     };

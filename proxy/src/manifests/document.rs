@@ -1,43 +1,43 @@
-//! One YAML document of a file: where it starts, which objects it holds.
+//! YAML documents of a file: splitting, parsing, and the objects in them.
 
 use serde::Deserialize;
 
-use super::{Found, Manifests, tree::Tree};
+use super::{ManifestObject, Manifests, tree::Tree};
 use crate::k8s::object::{Kind, Object};
 
 mod plain;
 
-/// Lists hold objects, not lists of lists of lists.
+/// Limit for lists nested in lists.
 const MAX_DEPTH: u32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Document<'a> {
     pub text: &'a str,
-    /// The number of its first line in the file.
+    /// Line number of its first line in the file.
     pub line: usize,
 }
 
-/// Cuts a file into documents. Doing so before parsing keeps a broken document from taking the rest of its file along,
-/// and is exact: YAML allows `---` at the start of a line nowhere but between documents.
+/// Splits a file into documents before parsing, so that an invalid document does not affect the others. The split is
+/// exact: YAML allows `---` at the start of a line only between documents.
 pub fn split(text: &str) -> impl Iterator<Item = Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut rest = Some(Document { text, line: 1 });
     std::iter::from_fn(move || {
         let current = rest?;
-        let (document, following) = cut(current);
+        let (document, following) = split_once(current);
         rest = following;
         Some(document)
     })
     .filter(|document| !is_blank(document.text))
 }
 
-/// Up to the next marker, and what follows it. What stands on the marker's own line belongs to the following document.
-fn cut(from: Document<'_>) -> (Document<'_>, Option<Document<'_>>) {
+/// Splits at the next marker. The rest of the marker's line belongs to the following document.
+fn split_once(from: Document<'_>) -> (Document<'_>, Option<Document<'_>>) {
     let mut start = 0;
     for (line, text) in (from.line..).zip(from.text.split_inclusive('\n')) {
         let end = start + text.len();
-        if let Some(behind) = behind_marker(text) {
-            let following = &from.text[end - behind..];
+        if let Some(rest) = len_after_marker(text) {
+            let following = &from.text[end - rest..];
             let document = Document { text: &from.text[..start], ..from };
             return (document, Some(Document { text: following, line }));
         }
@@ -46,14 +46,14 @@ fn cut(from: Document<'_>) -> (Document<'_>, Option<Document<'_>>) {
     (from, None)
 }
 
-/// How many bytes of the line stand behind `---` or `...`.
-fn behind_marker(line: &str) -> Option<usize> {
-    let behind = line.strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
-    let is_marker = behind.is_empty() || behind.starts_with([' ', '\t', '\r', '\n']);
-    is_marker.then_some(behind.len())
+/// Returns the number of bytes after `---` or `...`, or `None` if the line is not a marker.
+fn len_after_marker(line: &str) -> Option<usize> {
+    let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
+    let is_marker = rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']);
+    is_marker.then_some(rest.len())
 }
 
-/// Nothing but comments and directives.
+/// Whether a text holds only comments and directives.
 fn is_blank(text: &str) -> bool {
     text.lines().all(|line| {
         let trimmed = line.trim();
@@ -61,21 +61,21 @@ fn is_blank(text: &str) -> bool {
     })
 }
 
-/// Reads the objects of a document into `manifests`, and names what it cannot read.
+/// Reads the objects of a document into `manifests`, with the reasons for skipped ones.
 pub fn read(document: &Document<'_>, file: &str, manifests: &mut Manifests) {
-    let place = format!("{file}:{}", first_line(document));
+    let location = format!("{file}:{}", first_line(document));
     match parse(document) {
-        Ok(tree) => objects(tree, &place, None, 0, manifests),
-        Err(Broken { line, problem }) => manifests.skip(format!("{file}:{line}"), problem),
+        Ok(tree) => objects(tree, &location, None, 0, manifests),
+        Err(SyntaxError { line, message }) => manifests.skip(format!("{file}:{line}"), message),
     }
 }
 
-struct Broken {
+struct SyntaxError {
     line: usize,
-    problem: String,
+    message: String,
 }
 
-fn parse<'a>(document: &Document<'a>) -> Result<Tree<'a>, Broken> {
+fn parse<'a>(document: &Document<'a>) -> Result<Tree<'a>, SyntaxError> {
     if document.text.trim_start().starts_with('{')
         && let Ok(tree) = serde_json::from_str(document.text)
     {
@@ -84,17 +84,17 @@ fn parse<'a>(document: &Document<'a>) -> Result<Tree<'a>, Broken> {
     if let Some(tree) = plain::read(document.text) {
         return Ok(tree);
     }
-    serde_saphyr::from_str(document.text).map_err(|error| broken(document, &error))
+    serde_saphyr::from_str(document.text).map_err(|error| syntax_error(document, &error))
 }
 
-fn broken(document: &Document<'_>, error: &serde_saphyr::Error) -> Broken {
+fn syntax_error(document: &Document<'_>, error: &serde_saphyr::Error) -> SyntaxError {
     let within = error.location().map_or(1, |location| location.line());
     let line = document.line + usize::try_from(within).unwrap_or(1).saturating_sub(1);
-    let problem = error.without_snippet().to_string();
-    let problem = problem.lines().next().unwrap_or_default();
-    // The parser counts from the start of the document, which nobody can see.
-    let problem = problem.split(" at line ").next().unwrap_or_default();
-    Broken { line, problem: format!("it is not valid YAML: {problem}") }
+    let message = error.without_snippet().to_string();
+    let message = message.lines().next().unwrap_or_default();
+    // Without the parser's line number: it counts from the start of the document, not of the file.
+    let message = message.split(" at line ").next().unwrap_or_default();
+    SyntaxError { line, message: format!("invalid YAML: {message}") }
 }
 
 fn first_line(document: &Document<'_>) -> usize {
@@ -102,10 +102,11 @@ fn first_line(document: &Document<'_>) -> usize {
     document.line + document.text.lines().take_while(|line| !is_content(line)).count()
 }
 
-/// `list_kind` is what the elements of a typed list are, which need not say it themselves.
+/// Reads an object or a list of objects. `list_kind` is the kind and apiVersion of the elements of a typed list, which
+/// may omit both.
 fn objects(
     mut tree: Tree<'_>,
-    place: &str,
+    location: &str,
     list_kind: Option<(&str, &str)>,
     depth: u32,
     manifests: &mut Manifests,
@@ -113,61 +114,61 @@ fn objects(
     let stated = tree.text("kind").zip(tree.text("apiVersion")).or(list_kind);
     let Some((kind, api_version)) = stated.map(|(kind, version)| (kind.to_owned(), version.to_owned()))
     else {
-        return manifests.skip(place, "it is not a Kubernetes object: kind or apiVersion is missing");
+        return manifests.skip(location, "not a Kubernetes object: kind or apiVersion is missing");
     };
-    if let Some(of) = kind.strip_suffix("List").filter(|of| of.is_empty() || known(of).is_some()) {
+    if let Some(of) = kind.strip_suffix("List").filter(|of| of.is_empty() || kind_of(of).is_some()) {
         let Some(items) = tree.take_list("items") else {
-            return manifests.skip(place, format!("a {kind} without items"));
+            return manifests.skip(location, format!("a {kind} without items"));
         };
         if depth == MAX_DEPTH {
-            return manifests.skip(place, "lists within lists, too deep");
+            return manifests.skip(location, "lists are nested too deeply");
         }
         let list_kind = (!of.is_empty()).then_some((of, api_version.as_str()));
         for (n, item) in items.into_iter().enumerate() {
-            objects(item, &format!("{place} items[{n}]"), list_kind, depth + 1, manifests);
+            objects(item, &format!("{location} items[{n}]"), list_kind, depth + 1, manifests);
         }
         return;
     }
-    // Real directories hold Deployments and ConfigMaps too: they are somebody else's.
-    if let Some(kind) = known(&kind) {
-        object(kind, &api_version, tree, place, manifests);
+    // Other kinds, such as Deployments and ConfigMaps, are ignored silently.
+    if let Some(kind) = kind_of(&kind) {
+        object(kind, &api_version, tree, location, manifests);
     }
 }
 
-fn known(name: &str) -> Option<Kind> {
+fn kind_of(name: &str) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind.name() == name)
 }
 
-fn object(kind: Kind, api_version: &str, tree: Tree<'_>, place: &str, manifests: &mut Manifests) {
+fn object(kind: Kind, api_version: &str, tree: Tree<'_>, location: &str, manifests: &mut Manifests) {
     if api_version != kind.api_version() {
-        // Same name, another group: Knative has a Service too.
+        // The same kind in another group is a different kind (Knative's Service) and is ignored silently.
         let is_old = kind.api_version().rsplit_once('/').is_some_and(|(group, _)| {
             api_version.strip_prefix(group).is_some_and(|version| version.starts_with('/'))
         });
         if is_old {
             let (name, wanted) = (kind.name(), kind.api_version());
             manifests.skip(
-                describe(kind, &tree, place),
+                describe(kind, &tree, location),
                 format!("{name} is read as {wanted}, not as {api_version}"),
             );
         }
         return;
     }
-    let name = describe(kind, &tree, place);
+    let name = describe(kind, &tree, location);
     match typed(kind, tree) {
-        Ok(object) => manifests.objects.push(Found { place: place.to_owned(), object }),
+        Ok(object) => manifests.objects.push(ManifestObject { location: location.to_owned(), object }),
         Err(error) => manifests.skip(name, error),
     }
 }
 
-fn describe(kind: Kind, tree: &Tree<'_>, place: &str) -> String {
+fn describe(kind: Kind, tree: &Tree<'_>, location: &str) -> String {
     let metadata = tree.get("metadata");
     let name = metadata.and_then(|metadata| metadata.text("name"));
     let namespace = metadata.and_then(|metadata| metadata.text("namespace")).unwrap_or("default");
     match name {
-        Some(name) if kind.is_namespaced() => format!("{place}: {} {namespace}/{name}", kind.name()),
-        Some(name) => format!("{place}: {} {name}", kind.name()),
-        None => format!("{place}: {}", kind.name()),
+        Some(name) if kind.is_namespaced() => format!("{location}: {} {namespace}/{name}", kind.name()),
+        Some(name) => format!("{location}: {} {name}", kind.name()),
+        None => format!("{location}: {}", kind.name()),
     }
 }
 
@@ -193,7 +194,7 @@ mod tests {
     const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n";
 
     #[test]
-    fn files_are_cut_into_documents() {
+    fn files_are_split_into_documents() {
         for (text, want) in [
             ("", vec![]),
             ("a: b", vec![(1, "a: b")]),
@@ -209,11 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn complaints_name_the_place() {
+    fn skipped_documents_have_a_location() {
         let list = "{\"kind\": \"List\", \"apiVersion\": \"v1\", \"items\": [{\"kind\": \"Service\"}]}";
         for (text, want) in [
             (WEB.to_owned(), vec![]),
-            (format!("{WEB}---\n\nkind: [\n"), vec!["f.yaml:6: it is not valid YAML: unclosed bracket '['"]),
+            (format!("{WEB}---\n\nkind: [\n"), vec!["f.yaml:6: invalid YAML: unclosed bracket '['"]),
             (
                 format!("{WEB}spec: {{ports: [{{port: x}}]}}"),
                 vec![
@@ -222,7 +223,7 @@ mod tests {
             ),
             (
                 "\n# words\nhello".to_owned(),
-                vec!["f.yaml:3: it is not a Kubernetes object: kind or apiVersion is missing"],
+                vec!["f.yaml:3: not a Kubernetes object: kind or apiVersion is missing"],
             ),
             ("apiVersion: apps/v1\nkind: Deployment\n".to_owned(), vec![]),
             ("apiVersion: serving.knative.dev/v1\nkind: Service\n".to_owned(), vec![]),
@@ -235,7 +236,7 @@ mod tests {
             ),
             (
                 list.to_owned(),
-                vec!["f.yaml:1 items[0]: it is not a Kubernetes object: kind or apiVersion is missing"],
+                vec!["f.yaml:1 items[0]: not a Kubernetes object: kind or apiVersion is missing"],
             ),
         ] {
             let mut manifests = Manifests::default();

@@ -1,6 +1,6 @@
-//! A document after parsing and before typing: which kind an object has must be known before its fields mean anything.
+//! A parsed but untyped document. The `kind` decides the type, so it must be read before the other fields.
 //!
-//! Typing it reports the path to a field that does not fit, which streaming deserialisers cannot.
+//! Deserialising from the tree reports the path of an invalid field, which streaming deserialisers cannot.
 
 use std::{borrow::Cow, fmt};
 
@@ -35,7 +35,7 @@ impl<'a> Tree<'a> {
         if let Self::Text(text) = self.get(name)? { Some(text) } else { None }
     }
 
-    /// Takes the elements of a list field out.
+    /// Removes and returns the elements of a list field.
     pub fn take_list(&mut self, name: &str) -> Option<Vec<Tree<'a>>> {
         let Self::Map(fields) = self else { return None };
         let (_, value) = fields.iter_mut().find(|(key, _)| key == name)?;
@@ -51,11 +51,11 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// A value that does not fit, and the path that leads to it.
+/// A value of the wrong type, and the path of its field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypeError {
     path: String,
-    problem: String,
+    message: String,
 }
 
 impl TypeError {
@@ -69,9 +69,9 @@ impl TypeError {
 impl fmt::Display for TypeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
-            f.write_str(&self.problem)
+            f.write_str(&self.message)
         } else {
-            write!(f, "{}: {}", self.path, self.problem)
+            write!(f, "{}: {}", self.path, self.message)
         }
     }
 }
@@ -79,8 +79,8 @@ impl fmt::Display for TypeError {
 impl std::error::Error for TypeError {}
 
 impl de::Error for TypeError {
-    fn custom<T: fmt::Display>(problem: T) -> Self {
-        Self { path: String::new(), problem: problem.to_string() }
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self { path: String::new(), message: message.to_string() }
     }
 }
 
@@ -154,7 +154,7 @@ impl<'de> MapAccess<'de> for Fields<'de> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, TypeError> {
         let (name, value) =
-            self.current.take().ok_or_else(|| de::Error::custom("a value was asked for before its key"))?;
+            self.current.take().ok_or_else(|| de::Error::custom("a value was requested before its key"))?;
         seed.deserialize(value).map_err(|error| error.below(&name))
     }
 }
@@ -195,7 +195,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Tree<'de>, E> {
-        // No field of any object we read is that large; kept only so that other fields can be.
+        // No field in use is that large. The conversion only keeps the rest of the object readable.
         Ok(i64::try_from(value).map_or(Tree::Float(value as f64), Tree::Int))
     }
 
@@ -228,7 +228,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
         while let Some(key) = map.next_key::<Tree<'de>>()? {
             let key = field_name(key)?;
             if fields.iter().any(|(other, _)| *other == key) {
-                return Err(de::Error::custom(format!("`{key}` is stated twice")));
+                return Err(de::Error::custom(format!("duplicate field `{key}`")));
             }
             fields.push((key, map.next_value()?));
         }
@@ -236,7 +236,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 }
 
-/// Keys that YAML reads as numbers and the like are names all the same, as in JSON.
+/// Converts a key to a name. As in JSON, a key that YAML reads as a number or boolean is a name.
 fn field_name<E: de::Error>(key: Tree<'_>) -> Result<Cow<'_, str>, E> {
     match key {
         Tree::Text(text) => Ok(text),

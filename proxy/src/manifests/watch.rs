@@ -1,7 +1,7 @@
-//! A directory of manifests as a source of changes, for as long as the agent runs.
+//! A directory of manifests as a source of changes (file watcher).
 //!
-//! Only files that changed are read again, and only objects that differ are passed on. An update that cannot be read
-//! leaves its object as it was, as an API server would: a typo in a file must not cut off the Services in it.
+//! Only changed files are read again, and only changed objects cause an update. An invalid new version of an object leaves
+//! the old one in place, as with an API server: a typo in a file must not delete the Services in it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,7 +22,7 @@ use super::{ManifestError, files, is_manifest, read_file};
 use crate::{
     k8s::{
         object::ObjectId,
-        reader::{Meaning, Reader},
+        reader::{ObjectChanges, Reader},
     },
     update::{Skipped, Update},
 };
@@ -39,43 +39,45 @@ pub enum WatchError {
     },
 }
 
-/// Reads the directory, and passes on its objects and every later change to them. The first update holds everything.
+/// Reads the directory, and calls `send` with its objects and every later change. The first update holds all objects.
+/// `send` returns `false` to end the watch.
 pub fn watch(
     path: &Path,
     reader: Reader,
-    mut pass_on: impl FnMut(Update) -> bool + Send + 'static,
+    mut send: impl FnMut(Update) -> bool + Send + 'static,
 ) -> Result<(), WatchError> {
-    // Events name files by absolute paths, so that is how they are known here too.
+    // notify reports absolute paths.
     let path = std::path::absolute(path).map_err(|source| ManifestError { path: path.to_owned(), source })?;
-    let mut watch = Watch::new(&path)?;
-    // The watch comes first: what changes while the directory is read is read again.
+    let mut watcher = DirectoryWatcher::new(&path)?;
+    // Watch before reading, so that a file that changes during the first read is read again.
     let mut directory = Directory::new(&path, reader);
     let first = Update { is_synced: true, ..directory.rescan()? };
     thread::spawn(move || {
-        if pass_on(first) {
-            follow(&mut directory, &mut watch, pass_on);
+        if send(first) {
+            run(&mut directory, &mut watcher, send);
         }
     });
     Ok(())
 }
 
-/// How often it is looked whether the directory is still the one that is watched.
-const STILL_THERE: Duration = Duration::from_secs(1);
+/// Interval of the check whether the path still leads to the watched directory.
+const IDENTITY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The kernel watches a directory, not a path: one that was put in its place is another.
-struct Watch {
+/// An inotify watch on a directory. inotify watches the inode, not the path, so a replaced directory needs a new watch.
+struct DirectoryWatcher {
     path: PathBuf,
     watcher: RecommendedWatcher,
     events: mpsc::Receiver<notify::Result<Event>>,
+    /// Device and inode of the watched directory.
     identity: Option<(u64, u64)>,
 }
 
-impl Watch {
+impl DirectoryWatcher {
     fn new(path: &Path) -> Result<Self, WatchError> {
         let watch_error = |source| WatchError::Watch { path: path.to_owned(), source };
         let (sender, events) = mpsc::channel();
         let mut watcher = notify::recommended_watcher(move |event| {
-            // The receiver ends with the agent.
+            // The receiver is dropped when the agent ends.
             let _ = sender.send(event);
         })
         .map_err(watch_error)?;
@@ -83,82 +85,82 @@ impl Watch {
         Ok(Self { path: path.to_owned(), watcher, events, identity: identity(path) })
     }
 
-    /// The next events, or nothing for a while; `None` when there will be no more.
-    fn next(&self) -> Option<Touched> {
-        let mut touched = Touched::default();
-        match self.events.recv_timeout(STILL_THERE) {
+    /// Waits for events, at most for the check interval. Returns `None` if there will be no more.
+    fn next(&self) -> Option<FileChanges> {
+        let mut changes = FileChanges::default();
+        match self.events.recv_timeout(IDENTITY_CHECK_INTERVAL) {
             Ok(event) => {
-                // Whatever has come meanwhile belongs to the same update.
+                // All pending events go into one update.
                 for event in std::iter::once(event).chain(self.events.try_iter()) {
-                    touched.add(event, &self.path);
+                    changes.add(event, &self.path);
                 }
-                Some(touched)
+                Some(changes)
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => Some(touched),
+            Err(mpsc::RecvTimeoutError::Timeout) => Some(changes),
             Err(mpsc::RecvTimeoutError::Disconnected) => None,
         }
     }
 
-    /// Watches what is in the place of the directory now; `false` while nothing is, or nothing else.
-    fn move_on(&mut self) -> bool {
+    /// Watches the new directory if the path leads to another one. Returns `false` if there is no other directory.
+    fn rewatch(&mut self) -> bool {
         let now = identity(&self.path);
         if now.is_none() || now == self.identity {
             return false;
         }
         let directory = directory_of(&self.path);
-        // The watch on the old one ended with it, or goes here.
+        // Fails if the watch ended with the deletion of the old directory.
         let _ = self.watcher.unwatch(directory);
         match self.watcher.watch(directory, RecursiveMode::NonRecursive) {
             Ok(()) => {
-                tracing::info!(path = %self.path.display(), "manifests were replaced, reading what is there now");
+                tracing::info!(path = %self.path.display(), "manifest directory replaced, reading the new one");
                 self.identity = now;
                 true
             }
             Err(error) => {
-                tracing::warn!(error = %crate::error::chain(&error), "manifests not watched, will retry");
+                tracing::warn!(error = %crate::error::chain(&error), "cannot watch the manifest directory, will retry");
                 false
             }
         }
     }
 }
 
-/// Which directory a path leads to.
+/// Device and inode of the directory at a path.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(directory_of(path)).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-fn follow(directory: &mut Directory, watch: &mut Watch, mut pass_on: impl FnMut(Update) -> bool) {
-    while let Some(mut touched) = watch.next() {
-        touched.all |= watch.move_on();
-        match directory.apply(touched) {
+fn run(directory: &mut Directory, watcher: &mut DirectoryWatcher, mut send: impl FnMut(Update) -> bool) {
+    while let Some(mut changes) = watcher.next() {
+        changes.all |= watcher.rewatch();
+        match directory.apply(changes) {
             Ok(update) if update.is_empty() => {}
             Ok(update) => {
-                if !pass_on(update) {
+                if !send(update) {
                     return;
                 }
             }
             Err(error) => {
-                tracing::warn!(error = %crate::error::chain(&error), "manifests unreadable, keeping what is known");
+                tracing::warn!(error = %crate::error::chain(&error), "cannot read the manifests, keeping the known objects");
             }
         }
     }
 }
 
-/// A directory is watched as it is, a file through the directory it is in: editors replace files.
+/// The directory to watch: that of a file if the path is a file, because editors replace files.
 fn directory_of(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if path.is_dir() { path } else { parent.unwrap_or(Path::new(".")) }
 }
 
-/// Which files events are about.
+/// The files that events name.
 #[derive(Debug, Default)]
-struct Touched {
+struct FileChanges {
     files: BTreeSet<PathBuf>,
-    /// Something happened that does not name the files it concerns.
+    /// An event did not name its files: read all.
     all: bool,
 }
 
-impl Touched {
+impl FileChanges {
     fn add(&mut self, event: notify::Result<Event>, root: &Path) {
         let Ok(event) = event else {
             self.all = true;
@@ -167,8 +169,8 @@ impl Touched {
         if event.need_rescan() {
             self.all = true;
         }
-        for path in event.paths.iter().filter(|path| is_settled(&event.kind, path)) {
-            // A mounted ConfigMap is replaced by the switch of one hidden link.
+        for path in event.paths.iter().filter(|path| is_complete(&event.kind, path)) {
+            // A mounted ConfigMap is updated by replacing the hidden symbolic link `..data`.
             let is_file = path.extension().is_some() && !is_hidden(path) && path != root;
             self.all |= !is_file;
             self.files.insert(path.clone());
@@ -180,9 +182,9 @@ fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
-/// Whether the file is whole after this event. A file that is being written says so once more when it is closed; a
-/// link is whole at once.
-fn is_settled(kind: &EventKind, path: &Path) -> bool {
+/// Whether the file is complete after this event. A written file gets another event when it is closed; a link is
+/// complete at once.
+fn is_complete(kind: &EventKind, path: &Path) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(ModifyKind::Name(_)) => {
             true
@@ -200,54 +202,55 @@ fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
 }
 
-/// What the files said when they were last read.
+/// The objects of all files when they were last read.
 #[derive(Debug)]
 struct Directory {
     root: PathBuf,
     reader: Reader,
     files: BTreeMap<PathBuf, FileState>,
-    /// Which files define an object. The first by name counts.
-    holders: HashMap<ObjectId, BTreeSet<PathBuf>>,
+    /// The files that define an object. The first by name counts.
+    definitions: HashMap<ObjectId, BTreeSet<PathBuf>>,
 }
 
 #[derive(Debug, Default)]
 struct FileState {
-    meanings: BTreeMap<ObjectId, Meaning>,
+    objects: BTreeMap<ObjectId, ObjectChanges>,
     skipped: Vec<Skipped>,
 }
 
 impl Directory {
     fn new(path: &Path, reader: Reader) -> Self {
-        Self { root: path.to_owned(), reader, files: BTreeMap::new(), holders: HashMap::new() }
+        Self { root: path.to_owned(), reader, files: BTreeMap::new(), definitions: HashMap::new() }
     }
 
-    fn apply(&mut self, touched: Touched) -> Result<Update, ManifestError> {
-        if touched.all {
+    fn apply(&mut self, changes: FileChanges) -> Result<Update, ManifestError> {
+        if changes.all {
             return self.rescan();
         }
         let is_single = self.root.is_file();
-        let concerns_us =
+        let is_relevant =
             |path: &PathBuf| if is_single { *path == self.root } else { is_manifest_name(path) };
-        let paths: Vec<_> = touched.files.into_iter().filter(concerns_us).collect();
+        let paths: Vec<_> = changes.files.into_iter().filter(is_relevant).collect();
         Ok(self.reread(paths))
     }
 
-    /// Reads everything, and forgets the files that are gone.
+    /// Reads all files and drops the deleted ones.
     fn rescan(&mut self) -> Result<Update, ManifestError> {
-        let found = files(&self.root).map_err(|source| ManifestError { path: self.root.clone(), source })?;
-        let paths: BTreeSet<PathBuf> = found.into_iter().chain(self.files.keys().cloned()).collect();
+        let existing =
+            files(&self.root).map_err(|source| ManifestError { path: self.root.clone(), source })?;
+        let paths: BTreeSet<PathBuf> = existing.into_iter().chain(self.files.keys().cloned()).collect();
         Ok(self.reread(paths))
     }
 
     fn reread(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Update {
-        let mut before: BTreeMap<ObjectId, Meaning> = BTreeMap::new();
+        let mut before: BTreeMap<ObjectId, ObjectChanges> = BTreeMap::new();
         let mut update = Update::default();
         for path in paths {
             let old = self.files.get(&path);
-            let is_there = path.exists() && is_manifest(&path);
-            let new = if is_there { self.read(&path, old) } else { FileState::default() };
-            let old_ids = old.into_iter().flat_map(|old| old.meanings.keys());
-            let ids: BTreeSet<ObjectId> = old_ids.chain(new.meanings.keys()).cloned().collect();
+            let exists = path.exists() && is_manifest(&path);
+            let new = if exists { self.read(&path, old) } else { FileState::default() };
+            let old_ids = old.into_iter().flat_map(|old| old.objects.keys());
+            let ids: BTreeSet<ObjectId> = old_ids.chain(new.objects.keys()).cloned().collect();
             for id in ids {
                 let current = self.current(&id).cloned();
                 before.entry(id).or_insert(current.unwrap_or_default());
@@ -257,18 +260,18 @@ impl Directory {
         }
         update.skipped.extend(self.duplicates(before.keys()));
         for (id, before) in before {
-            let Meaning { change, names } = self.difference(&id, before);
-            update.changes.extend(change);
-            update.names.extend(names);
+            let ObjectChanges { index, dns } = self.difference(&id, before);
+            update.changes.extend(index);
+            update.names.extend(dns);
         }
         update
     }
 
     fn read(&self, path: &Path, old: Option<&FileState>) -> FileState {
         let manifests = read_file(path);
-        let was_unreadable = !manifests.skipped.is_empty();
-        let mut state = FileState { meanings: BTreeMap::new(), skipped: manifests.skipped };
-        let earlier = |id: &ObjectId| old.and_then(|old| old.meanings.get(id)).cloned();
+        let has_errors = !manifests.skipped.is_empty();
+        let mut state = FileState { objects: BTreeMap::new(), skipped: manifests.skipped };
+        let earlier = |id: &ObjectId| old.and_then(|old| old.objects.get(id)).cloned();
         for found in manifests.objects {
             let skip = |reason: String| Skipped { object: found.describe(), reason };
             let id = match found.object.id() {
@@ -278,24 +281,24 @@ impl Directory {
                     continue;
                 }
             };
-            let change = match self.reader.change(&found.object) {
+            let index = match self.reader.index_change(&found.object) {
                 Ok(read) => read.map(|read| {
-                    state.skipped.extend(read.left_out.iter().map(|error| skip(error.to_string())));
+                    state.skipped.extend(read.ignored.iter().map(|error| skip(error.to_string())));
                     read.value
                 }),
                 Err(error) => {
                     state.skipped.push(skip(error.to_string()));
-                    earlier(&id).and_then(|earlier| earlier.change)
+                    earlier(&id).and_then(|earlier| earlier.index)
                 }
             };
-            let meaning = Meaning { change, names: self.reader.names(&found.object) };
-            if !meaning.is_nothing() {
-                state.meanings.entry(id).or_insert(meaning);
+            let changes = ObjectChanges { index, dns: self.reader.dns_change(&found.object) };
+            if !changes.is_empty() {
+                state.objects.entry(id).or_insert(changes);
             }
         }
-        if was_unreadable {
-            for (id, meaning) in old.into_iter().flat_map(|old| &old.meanings) {
-                state.meanings.entry(id.clone()).or_insert_with(|| meaning.clone());
+        if has_errors {
+            for (id, changes) in old.into_iter().flat_map(|old| &old.objects) {
+                state.objects.entry(id.clone()).or_insert_with(|| changes.clone());
             }
         }
         state
@@ -303,64 +306,65 @@ impl Directory {
 
     fn replace(&mut self, path: PathBuf, new: FileState) {
         let old = self.files.remove(&path).unwrap_or_default();
-        for id in old.meanings.keys().filter(|id| !new.meanings.contains_key(id)) {
-            if let Some(holders) = self.holders.get_mut(id) {
-                holders.remove(&path);
+        for id in old.objects.keys().filter(|id| !new.objects.contains_key(id)) {
+            if let Some(files) = self.definitions.get_mut(id) {
+                files.remove(&path);
             }
         }
-        for id in new.meanings.keys() {
-            self.holders.entry(id.clone()).or_default().insert(path.clone());
+        for id in new.objects.keys() {
+            self.definitions.entry(id.clone()).or_default().insert(path.clone());
         }
         if path.exists() {
             self.files.insert(path, new);
         }
     }
 
-    fn current(&self, id: &ObjectId) -> Option<&Meaning> {
-        let path = self.holders.get(id)?.first()?;
-        self.files.get(path)?.meanings.get(id)
+    fn current(&self, id: &ObjectId) -> Option<&ObjectChanges> {
+        let path = self.definitions.get(id)?.first()?;
+        self.files.get(path)?.objects.get(id)
     }
 
-    fn difference(&mut self, id: &ObjectId, before: Meaning) -> Meaning {
+    /// Returns the changes since `before`. Drops the entry of a deleted object.
+    fn difference(&mut self, id: &ObjectId, before: ObjectChanges) -> ObjectChanges {
         let now = self.current(id).cloned();
         if now.is_none() {
-            self.holders.remove(id);
+            self.definitions.remove(id);
         }
         let now = now.unwrap_or_default();
-        let gone = self.reader.removal(id);
-        Meaning {
-            change: news(now.change, before.change, gone.change),
-            names: news(now.names, before.names, gone.names),
+        let removal = self.reader.removal(id);
+        ObjectChanges {
+            index: difference(now.index, before.index, removal.index),
+            dns: difference(now.dns, before.dns, removal.dns),
         }
     }
 
     fn duplicates<'a>(&self, ids: impl IntoIterator<Item = &'a ObjectId>) -> Vec<Skipped> {
         let mut skipped = Vec::new();
         for id in ids {
-            let holders = self.holders.get(id).into_iter().flatten();
-            let mut names = holders.map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+            let files = self.definitions.get(id).into_iter().flatten();
+            let mut names = files.map(|path| path.file_name().unwrap_or_default().to_string_lossy());
             let Some(first) = names.next() else { continue };
             skipped.extend(names.map(|name| Skipped {
                 object: format!("{name}: {id}"),
-                reason: format!("it is defined in {first} already"),
+                reason: format!("already defined in {first}"),
             }));
         }
         skipped
     }
 }
 
-/// What must be heard of `now`, or that it is `gone`, by who heard `before`.
-fn news<T: PartialEq>(now: Option<T>, before: Option<T>, gone: Option<T>) -> Option<T> {
-    if now == before { None } else { now.or(gone) }
+/// Returns the change from `before` to `now`: `now`, or `removal` if the object is deleted. `None` if nothing changed.
+fn difference<T: PartialEq>(now: Option<T>, before: Option<T>, removal: Option<T>) -> Option<T> {
+    if now == before { None } else { now.or(removal) }
 }
 
-/// A file that is gone is no file, but its name tells that it was a manifest.
+/// Whether a path names a manifest, even if the file was deleted.
 fn is_manifest_name(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     !is_hidden(path) && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-/// What was not complained about before.
+/// The skipped objects that were not reported before.
 fn new_skips(old: Option<&FileState>, new: &FileState) -> Vec<Skipped> {
     let known = |skip: &&Skipped| !old.is_some_and(|old| old.skipped.contains(skip));
     new.skipped.iter().filter(known).cloned().collect()
@@ -388,7 +392,7 @@ mod tests {
             Self { dir, directory }
         }
 
-        /// What the directory passes on after a file was written (or removed, without text).
+        /// The changes and skipped objects after a file was written, or removed if `text` is `None`.
         fn after(&mut self, file: &str, text: Option<&str>) -> (usize, Vec<String>) {
             let path = self.dir.path().join(file);
             match text {
@@ -396,23 +400,23 @@ mod tests {
                 None => fs::remove_file(&path).unwrap(),
             }
             let files = BTreeSet::from([path]);
-            let update = self.directory.apply(Touched { files, all: false }).unwrap();
+            let update = self.directory.apply(FileChanges { files, all: false }).unwrap();
             (update.changes.len(), update.skipped.into_iter().map(|skip| skip.object).collect())
         }
     }
 
     #[test]
-    fn only_differences_are_passed_on() {
+    fn only_differences_are_sent() {
         let mut fixture = Fixture::new();
         assert_eq!(fixture.after("web.yaml", Some(WEB)), (1, vec![]));
         assert_eq!(fixture.after("web.yaml", Some(WEB)), (0, vec![]));
         assert_eq!(fixture.after("web.yaml", Some(&WEB.replace("80", "81"))), (1, vec![]));
         assert_eq!(fixture.after("web.yaml", None), (1, vec![]));
-        assert!(fixture.directory.holders.is_empty() && fixture.directory.files.is_empty());
+        assert!(fixture.directory.definitions.is_empty() && fixture.directory.files.is_empty());
     }
 
     #[test]
-    fn a_file_that_became_unreadable_leaves_its_objects_alone() {
+    fn an_invalid_new_version_of_a_file_keeps_its_objects() {
         let mut fixture = Fixture::new();
         fixture.after("web.yaml", Some(WEB));
         let (changes, skipped) = fixture.after("web.yaml", Some("kind: [unclosed"));
@@ -423,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_two_definitions_counts_until_it_goes() {
+    fn the_first_of_two_definitions_counts_until_it_is_removed() {
         let mut fixture = Fixture::new();
         fixture.after("b.yaml", Some(&WEB.replace("80", "81")));
         assert_eq!(fixture.after("a.yaml", Some(WEB)), (1, vec!["b.yaml: Service shop/web".to_owned()]));
@@ -432,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rescan_finds_what_events_did_not_tell() {
+    fn a_rescan_finds_changes_without_events() {
         let mut fixture = Fixture::new();
         fixture.after("web.yaml", Some(WEB));
         fs::rename(fixture.dir.path().join("web.yaml"), fixture.dir.path().join("other.yaml")).unwrap();
@@ -442,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_was_replaced_is_read_and_watched() {
+    fn a_replaced_directory_is_read_and_watched() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("manifests");
         fs::create_dir(&root).unwrap();
@@ -455,13 +459,13 @@ mod tests {
         fs::write(other.join("web.yaml"), WEB.replace("80", "81")).unwrap();
         fs::rename(&root, dir.path().join("old")).unwrap();
         fs::rename(&other, &root).unwrap();
-        assert_eq!(updates.recv().unwrap(), 1, "what is there now");
+        assert_eq!(updates.recv().unwrap(), 1, "the objects of the new directory");
         fs::remove_file(root.join("web.yaml")).unwrap();
-        assert_eq!(updates.recv().unwrap(), 1, "and what becomes of it");
+        assert_eq!(updates.recv().unwrap(), 1, "and changes in it");
     }
 
     #[test]
-    fn relative_paths_are_followed_too() {
+    fn relative_paths_are_watched_too() {
         let dir = tempfile::tempdir_in(".").unwrap();
         let relative = Path::new(dir.path().file_name().unwrap());
         fs::write(relative.join("web.yaml"), WEB).unwrap();
@@ -469,7 +473,7 @@ mod tests {
         watch(relative, reader(), move |update| sender.send(update.changes.len()).is_ok()).unwrap();
         assert_eq!(updates.recv().unwrap(), 1);
         fs::remove_file(relative.join("web.yaml")).unwrap();
-        assert_eq!(updates.recv().unwrap(), 1, "the Service goes with its file");
+        assert_eq!(updates.recv().unwrap(), 1, "the Service is removed with its file");
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Node {
     pub async fn wait_equals_fresh_start(&self, when: &str) -> Result<()> {
         let fresh = self.fresh_state().await?;
         ensure!(fresh.lines().count() > 1, "a fresh start programs nothing: {fresh}");
-        let limit = Timing::default().longest_retry + Duration::from_secs(10);
+        let limit = Timing::default().max_backoff + Duration::from_secs(10);
         within(limit, when, async || {
             let state = self.state()?;
             ensure!(state == *fresh, "the state is\n{state}\nand a fresh start's\n{fresh}");

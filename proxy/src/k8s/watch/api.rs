@@ -1,4 +1,4 @@
-//! Requests to the API server, and their answers as they arrive.
+//! HTTP requests to the API server, with streamed response bodies.
 
 use std::{cell::RefCell, pin::Pin, rc::Rc, time::Duration};
 
@@ -7,22 +7,22 @@ use http::Request;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::timeout;
 
-use super::problem::Problem;
+use super::error::ApiError;
 use crate::k8s::{
     access::{Access, Connection},
     object::Kind,
 };
 
-/// What would end a parameter of a query, or mean something in it.
+/// Characters with a meaning in the query of a URL.
 const RESERVED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'&').add(b'+').add(b'=');
 
 pub struct Api {
     access: Access,
-    /// Made when it is first needed, and again after credentials were refused.
+    /// Created at the first request, and again after the credentials were rejected.
     connection: RefCell<Option<Rc<Connection>>>,
 }
 
-/// The body of an answer.
+/// A response body.
 pub struct Body {
     reader: Pin<Box<dyn AsyncBufRead>>,
 }
@@ -32,29 +32,29 @@ impl Api {
         Self { access, connection: RefCell::default() }
     }
 
-    /// Asks for a path and query; the answer, once it begins within this time.
-    pub async fn get(&self, kind: Kind, uri: &str, patience: Duration) -> Result<Body, Problem> {
+    /// Sends a GET request. Errors: among others, no response headers within `header_timeout`.
+    pub async fn get(&self, kind: Kind, uri: &str, header_timeout: Duration) -> Result<Body, ApiError> {
         let connection = self.connection().await?;
         let mut request = Request::get(uri)
             .header("accept", "application/json")
-            // Compressed, a watch would arrive in larger pieces, and later.
+            // Compression would delay the events of a watch until a block is full.
             .header("accept-encoding", "identity")
             .body(Vec::new())
-            .map_err(|error| Problem::Nonsense(error.to_string()))?;
+            .map_err(|error| ApiError::Malformed(error.to_string()))?;
         connection.authorize(&mut request);
-        match timeout(patience, connection.client.request_stream(request)).await {
+        match timeout(header_timeout, connection.client.request_stream(request)).await {
             Ok(Ok(reader)) => Ok(Body { reader: Box::pin(reader) }),
-            Ok(Err(error)) => Err(Problem::new(&error, kind, &connection.url)),
-            Err(_) => Err(Problem::Stalled(patience)),
+            Ok(Err(error)) => Err(ApiError::new(&error, kind, &connection.url)),
+            Err(_) => Err(ApiError::Stalled(header_timeout)),
         }
     }
 
-    /// The next request begins with credentials read anew.
+    /// Drops the connection, so that the next request reads the credentials again.
     pub fn forget_credentials(&self) {
         self.connection.borrow_mut().take();
     }
 
-    async fn connection(&self) -> Result<Rc<Connection>, Problem> {
+    async fn connection(&self) -> Result<Rc<Connection>, ApiError> {
         let current = self.connection.borrow().clone();
         if let Some(connection) = current {
             return Ok(connection);
@@ -66,11 +66,12 @@ impl Api {
 }
 
 impl Body {
-    /// Waits for more and passes it on; whether there was any: `false` is the end.
-    pub async fn read(&mut self, patience: Duration, take: impl FnOnce(&[u8])) -> Result<bool, Problem> {
-        let bytes =
-            timeout(patience, self.reader.fill_buf()).await.map_err(|_| Problem::Stalled(patience))?;
-        let bytes = bytes.map_err(|error| Problem::of_body(&error))?;
+    /// Reads the next chunk into `take`. Returns `false` at the end of the body.
+    pub async fn read(&mut self, idle_timeout: Duration, take: impl FnOnce(&[u8])) -> Result<bool, ApiError> {
+        let bytes = timeout(idle_timeout, self.reader.fill_buf())
+            .await
+            .map_err(|_| ApiError::Stalled(idle_timeout))?;
+        let bytes = bytes.map_err(|error| ApiError::of_body(&error))?;
         let count = bytes.len();
         take(bytes);
         self.reader.as_mut().consume(count);
@@ -78,7 +79,7 @@ impl Body {
     }
 }
 
-/// The parameters of a request.
+/// The query parameters of a request.
 #[derive(Debug, Default)]
 pub struct Query {
     text: String,
@@ -100,8 +101,8 @@ impl Query {
         }
     }
 
-    /// The request's target: a path, and these parameters.
-    pub fn of(&self, path: &str) -> String {
+    /// The request target: a path with these parameters.
+    pub fn target(&self, path: &str) -> String {
         format!("{path}{}", self.text)
     }
 }

@@ -1,27 +1,27 @@
-//! How long to wait before the next attempt: longer each time, and never all nodes at once.
+//! Exponential backoff with jitter, so that the nodes of a cluster do not retry at the same time.
 
 use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Backoff {
-    first: Duration,
-    longest: Duration,
+    initial: Duration,
+    max: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
+    pub fn new(initial: Duration, max: Duration) -> Self {
+        Self { initial, max, next: initial }
     }
 
     pub fn reset(&mut self) {
-        self.next = self.first;
+        self.next = self.initial;
     }
 
-    /// Between a half and the whole of what is due.
-    pub fn wait(&mut self) -> Duration {
+    /// Returns the next delay: the exponential value times a random factor between 0.5 and 1.
+    pub fn next_delay(&mut self) -> Duration {
         let due = self.next;
-        self.next = (due * 2).min(self.longest);
+        self.next = (due * 2).min(self.max);
         due.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
@@ -31,14 +31,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_become_rarer_up_to_a_bound() {
+    fn delays_grow_up_to_the_maximum() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         for due in [1, 2, 4, 5, 5] {
             let due = Duration::from_secs(due);
-            let wait = backoff.wait();
-            assert!(wait >= due / 2 && wait <= due, "{wait:?} of {due:?}");
+            let delay = backoff.next_delay();
+            assert!(delay >= due / 2 && delay <= due, "{delay:?} of {due:?}");
         }
         backoff.reset();
-        assert!(backoff.wait() <= Duration::from_secs(1));
+        assert!(backoff.next_delay() <= Duration::from_secs(1));
     }
 }

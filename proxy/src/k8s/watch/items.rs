@@ -1,14 +1,14 @@
-//! Takes a list apart while it arrives, so that no more than one object of it is in memory at a time, however large
-//! the list is: an API server may answer from its cache with everything, whatever page size was asked for.
+//! Incremental parser for list responses. It keeps one object in memory at a time: an API server that answers from its
+//! watch cache ignores `limit` and sends the whole list.
 
 use serde::Deserialize;
 
-/// The bytes of a list: those of one object after the other, and what is around them.
+/// Splits the bytes of a list into the objects in `items` and the envelope around them.
 #[derive(Debug, Default)]
 pub struct Items {
-    /// Everything but the objects.
+    /// The list without its objects.
     envelope: Vec<u8>,
-    /// The object that has begun.
+    /// The incomplete current object.
     object: Vec<u8>,
     depth: u32,
     is_in_items: bool,
@@ -16,12 +16,12 @@ pub struct Items {
     is_escaped: bool,
 }
 
-/// What a list says about itself.
+/// The `metadata` of a list.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListMetadata {
     pub resource_version: String,
-    /// Where the next page begins; empty after the last one.
+    /// Continue token of the next page; empty on the last page.
     pub r#continue: String,
 }
 
@@ -30,43 +30,43 @@ struct Envelope {
     metadata: ListMetadata,
 }
 
-/// Objects lie within the list itself and its `items`.
+/// Nesting depth of the objects: the list and its `items` array.
 const ITEMS_DEPTH: u32 = 2;
 
 impl Items {
-    /// Takes the next bytes, and passes on each object that is whole now.
-    pub fn push(&mut self, bytes: &[u8], mut pass_on: impl FnMut(&[u8])) {
+    /// Takes the next bytes and calls `take` for every complete object.
+    pub fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) {
         for byte in bytes {
-            self.take(*byte);
-            if *byte == b'}' && self.is_whole() {
-                pass_on(&self.object);
+            self.append(*byte);
+            if *byte == b'}' && self.is_complete() {
+                take(&self.object);
                 self.object.clear();
             }
         }
     }
 
-    /// The end of the list: what it says about itself. An error: it was cut off, or is no list.
+    /// Ends the list and returns its metadata. Errors: the list is truncated, or not a list.
     pub fn finish(self) -> Result<ListMetadata, serde_json::Error> {
         serde_json::from_slice::<Envelope>(&self.envelope).map(|envelope| envelope.metadata)
     }
 
-    fn is_whole(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.is_in_items && !self.is_in_string && self.depth == ITEMS_DEPTH && !self.object.is_empty()
     }
 
-    fn take(&mut self, byte: u8) {
+    fn append(&mut self, byte: u8) {
         let is_between = self.is_in_items && self.depth == ITEMS_DEPTH && self.object.is_empty();
         let was_in_items = self.is_in_items;
-        self.step(byte);
+        self.track_nesting(byte);
         match (was_in_items && self.is_in_items, is_between && byte != b'{') {
-            // What separates objects belongs to nobody.
+            // Separators between objects are dropped.
             (true, true) => {}
             (true, false) => self.object.push(byte),
             (false, _) => self.envelope.push(byte),
         }
     }
 
-    fn step(&mut self, byte: u8) {
+    fn track_nesting(&mut self, byte: u8) {
         match byte {
             _ if self.is_escaped => self.is_escaped = false,
             b'\\' if self.is_in_string => self.is_escaped = true,
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_come_apart_wherever_they_are_cut() {
+    fn lists_are_split_for_any_chunk_size() {
         let metadata = |version: &str, next: &str| {
             Some(ListMetadata { resource_version: version.to_owned(), r#continue: next.to_owned() })
         };

@@ -1,13 +1,13 @@
-//! The watch of one kind: reads everything, follows what changes, and begins again where it broke off.
+//! The reflector of one kind: list, watch, resume from the last resourceVersion, relist.
 //!
 //! ```text
-//! everything (a streaming list, else pages) ──> watch from there ──> ended: watch on from the last version
-//!          ^                                                    └──> 410, lost history ─┐
-//!          └────────────────────────────────────────────────────────────────────────────┘
+//! list (streaming, else paginated) ──> watch from its resourceVersion ──> ended: watch from the last version
+//!          ^                                                         └──> 410 Gone, lost history ─┐
+//!          └──────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Invariant: what was passed on is what the server last said of each object; reading everything again passes on what
-//! is there before it takes away what is not.
+//! Invariant: the updates sent add up to the server's last state of each object. A relist sends all existing objects
+//! before the deletions.
 
 use std::time::Duration;
 
@@ -17,34 +17,34 @@ use super::{
     Timing,
     api::{Api, Body, Query},
     backoff::Backoff,
+    error::{ApiError, FailureLog},
     event::{self, Event, Lines},
     items::{Items, ListMetadata},
-    known::{Known, Name},
-    outlet::{Closed, Outlet},
-    problem::{Problem, Troubles},
     selection::Selection,
     slim,
+    update_sender::{Closed, UpdateSender},
+    versions::{Name, ObjectVersions},
 };
 use crate::{
     error::chain,
     k8s::{
         object::{Object, ObjectId},
-        reader::{Meaning, Reader},
+        reader::{ObjectChanges, Reader},
     },
     update::{Skipped, Update},
 };
 
-/// Objects on a page of a list, where the server pages at all.
-const PAGE: u32 = 500;
+/// `limit` of a paginated list, if the server paginates at all.
+const PAGE_SIZE: u32 = 500;
 
-/// How many times the first wait a server has to answer for to count as one that is well.
-const A_WHILE: u32 = 5;
+/// A session of at least this many initial backoffs counts as healthy and resets the backoff.
+const HEALTHY_SESSION: u32 = 5;
 
-/// What all watches share.
+/// State shared by the reflectors of all kinds.
 pub struct Shared<'a> {
     pub api: &'a Api,
-    pub outlet: &'a Outlet,
-    pub troubles: &'a Troubles,
+    pub sender: &'a UpdateSender,
+    pub failures: &'a FailureLog,
     pub reader: &'a Reader,
     pub timing: Timing,
 }
@@ -52,189 +52,189 @@ pub struct Shared<'a> {
 pub struct Reflector<'a> {
     selection: Selection,
     shared: &'a Shared<'a>,
-    known: Known,
+    versions: ObjectVersions,
     progress: Progress,
-    /// The version after which the present watch began: the server has nothing to say of what was before.
-    began: u64,
-    /// The server can send everything as events, one by one.
-    has_streaming: bool,
-    /// The server does not have the kind.
+    /// The resourceVersion that the current watch started from: a lower version in it means lost history.
+    start_version: u64,
+    /// The server supports streaming lists (`sendInitialEvents`, KEP-3157).
+    has_watch_list: bool,
+    /// The server does not serve the kind.
     is_missing: bool,
-    /// The server answers in this turn.
-    is_answered: bool,
+    /// The server sent a response in this session.
+    has_response: bool,
 }
 
-/// How far the watch has come.
+/// The state of the reflector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Everything has to be read, and must not be older than this; none: as recent as there is.
-    Unread { floor: Option<u64> },
-    /// Everything up to this version was passed on.
-    Upto(u64),
+    /// A list is due. It must not be older than `min_version`; `None`: the most recent state (quorum read).
+    Unlisted { min_version: Option<u64> },
+    /// All changes up to this resourceVersion were sent.
+    Synced(u64),
 }
 
-/// Why a turn came to an end.
-enum Ended {
+/// The reason a session ended.
+enum SessionError {
     Closed,
-    Problem(Problem),
+    Api(ApiError),
 }
 
-impl From<Closed> for Ended {
+impl From<Closed> for SessionError {
     fn from(Closed: Closed) -> Self {
         Self::Closed
     }
 }
 
-impl From<Problem> for Ended {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
+impl From<ApiError> for SessionError {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
     }
 }
 
-/// An object that the server sent; without a value if that cannot be read.
-struct Sent {
+/// An object from the server. `object` is `None` if it is malformed.
+struct Received {
     name: Name,
     version: u64,
     object: Option<Object>,
 }
 
-impl Sent {
+impl Received {
     fn new(metadata: &slim::Metadata, object: Option<Object>) -> Self {
         Self { name: metadata.name(), version: metadata.version(), object }
     }
 }
 
-/// What one piece of an answer means.
+/// The updates from one chunk of a response.
 #[derive(Default)]
 struct Batch {
     update: Update,
-    /// With it, everything was read.
-    is_everything: bool,
+    /// The list is complete with this batch.
+    completes_list: bool,
 }
 
 impl<'a> Reflector<'a> {
     pub fn new(selection: Selection, shared: &'a Shared<'a>) -> Self {
-        let progress = Progress::Unread { floor: Some(0) };
+        let progress = Progress::Unlisted { min_version: Some(0) };
         Self {
             selection,
             shared,
-            known: Known::default(),
+            versions: ObjectVersions::default(),
             progress,
-            began: 0,
-            has_streaming: true,
+            start_version: 0,
+            has_watch_list: true,
             is_missing: false,
-            is_answered: false,
+            has_response: false,
         }
     }
 
-    /// Follows the kind until nobody takes updates any more.
+    /// Lists and watches the kind until the receiver of updates is dropped.
     pub async fn run(mut self) {
-        let Timing { first_retry, longest_retry, .. } = self.shared.timing;
-        let mut backoff = Backoff::new(first_retry, longest_retry);
+        let Timing { initial_backoff, max_backoff, .. } = self.shared.timing;
+        let mut backoff = Backoff::new(initial_backoff, max_backoff);
         loop {
-            self.is_answered = false;
-            let (began, ended) = (Instant::now(), self.turn().await);
-            // Whatever ended it, the server was there: the waits for it begin anew. Otherwise each of its restarts would make
-            // the next one longer.
-            if self.is_answered && began.elapsed() >= first_retry * A_WHILE {
+            self.has_response = false;
+            let (start, result) = (Instant::now(), self.session().await);
+            // A session that lasted resets the backoff even if it ended with an error. Otherwise each restart of the server
+            // would lengthen the next delay.
+            if self.has_response && start.elapsed() >= initial_backoff * HEALTHY_SESSION {
                 backoff.reset();
             }
-            match ended {
-                // A server may end a watch when it likes, but one that does nothing else is not well.
-                Ok(()) if began.elapsed() >= first_retry => backoff.reset(),
-                Ok(()) => sleep(backoff.wait()).await,
-                Err(Ended::Closed) => return,
-                Err(Ended::Problem(problem)) => match self.cope(&problem, &mut backoff).await {
-                    Ok(wait) => sleep(wait).await,
+            match result {
+                // A server may end a watch at any time. One that ends watches at once is not healthy.
+                Ok(()) if start.elapsed() >= initial_backoff => backoff.reset(),
+                Ok(()) => sleep(backoff.next_delay()).await,
+                Err(SessionError::Closed) => return,
+                Err(SessionError::Api(error)) => match self.recover(&error, &mut backoff).await {
+                    Ok(delay) => sleep(delay).await,
                     Err(Closed) => return,
                 },
             }
         }
     }
 
-    async fn turn(&mut self) -> Result<(), Ended> {
+    /// One request cycle: a watch, or a list with the watch that continues it.
+    async fn session(&mut self) -> Result<(), SessionError> {
         match self.progress {
-            Progress::Upto(version) => self.watch(version).await,
-            Progress::Unread { floor } if self.has_streaming => self.stream(floor).await,
-            Progress::Unread { floor } => self.list(floor).await,
+            Progress::Synced(version) => self.watch(version).await,
+            Progress::Unlisted { min_version } if self.has_watch_list => self.watch_list(min_version).await,
+            Progress::Unlisted { min_version } => self.list(min_version).await,
         }
     }
 
-    /// What follows from a problem: where to go on, and after what time.
-    async fn cope(&mut self, problem: &Problem, backoff: &mut Backoff) -> Result<Duration, Closed> {
-        if problem.asks_for_credentials() {
+    /// Sets the state after an error and returns the delay before the next session.
+    async fn recover(&mut self, error: &ApiError, backoff: &mut Backoff) -> Result<Duration, Closed> {
+        if error.concerns_credentials() {
             self.shared.api.forget_credentials();
         }
-        if matches!(problem, Problem::Expired | Problem::LostHistory) {
-            return Ok(self.start_over(problem, backoff));
+        if matches!(error, ApiError::Expired | ApiError::LostHistory) {
+            return Ok(self.relist(error, backoff));
         }
-        if matches!(problem, Problem::Invalid { .. } | Problem::Stalled(_)) && self.is_streaming() {
-            self.has_streaming = false;
+        if matches!(error, ApiError::Invalid { .. } | ApiError::Stalled(_)) && self.is_watch_list() {
+            self.has_watch_list = false;
             return Ok(Duration::ZERO);
         }
-        if matches!(problem, Problem::NotServed(_) | Problem::Forbidden(_)) && self.selection.is_optional() {
-            return self.do_without(problem).await;
+        if matches!(error, ApiError::NotServed(_) | ApiError::Forbidden(_)) && self.selection.is_optional() {
+            return self.set_missing(error).await;
         }
-        self.shared.troubles.note(self.selection.kind, problem);
-        Ok(backoff.wait().max(problem.retry_after()))
+        self.shared.failures.record(self.selection.kind, error);
+        Ok(backoff.next_delay().max(error.retry_after()))
     }
 
-    fn is_streaming(&self) -> bool {
-        self.has_streaming && self.is_reading()
+    fn is_watch_list(&self) -> bool {
+        self.has_watch_list && self.is_listing()
     }
 
-    /// Everything has to be read again. What is read must not be older than what was known, unless the server has
-    /// nothing that recent any more.
-    fn start_over(&mut self, problem: &Problem, backoff: &mut Backoff) -> Duration {
+    /// Requests a relist. The list must not be older than the known state, unless the server lost its history.
+    fn relist(&mut self, error: &ApiError, backoff: &mut Backoff) -> Duration {
         let kind = self.selection.kind.plural();
-        tracing::info!(kind, reason = %problem, "reading everything again");
-        let (floor, wait) = match (self.progress, problem) {
-            (Progress::Upto(version), Problem::Expired) => (Some(version), Duration::ZERO),
-            (Progress::Upto(_), _) => (None, Duration::ZERO),
-            (Progress::Unread { .. }, _) => (None, backoff.wait()),
+        tracing::info!(kind, reason = %error, "relist");
+        let (min_version, delay) = match (self.progress, error) {
+            (Progress::Synced(version), ApiError::Expired) => (Some(version), Duration::ZERO),
+            (Progress::Synced(_), _) => (None, Duration::ZERO),
+            (Progress::Unlisted { .. }, _) => (None, backoff.next_delay()),
         };
-        self.progress = Progress::Unread { floor };
-        wait
+        self.progress = Progress::Unlisted { min_version };
+        delay
     }
 
-    /// A kind that the server does not have is as if there were no object of it.
-    async fn do_without(&mut self, problem: &Problem) -> Result<Duration, Closed> {
+    /// Treats a kind that the server does not serve as an empty list. Returns the delay before the next attempt.
+    async fn set_missing(&mut self, error: &ApiError) -> Result<Duration, Closed> {
         if !self.is_missing {
             let kind = self.selection.kind.plural();
-            tracing::info!(kind, reason = %problem, "going on without");
+            tracing::info!(kind, reason = %error, "optional kind not available");
         }
         self.is_missing = true;
-        self.known.begin_round();
-        self.progress = Progress::Unread { floor: None };
-        let mut batch = Batch { is_everything: true, ..Batch::default() };
-        self.end_round(&mut batch);
-        self.pass(batch).await?;
-        Ok(self.shared.timing.missing_kind)
+        self.versions.begin_list();
+        self.progress = Progress::Unlisted { min_version: None };
+        let mut batch = Batch { completes_list: true, ..Batch::default() };
+        self.end_list(&mut batch);
+        self.send(batch).await?;
+        Ok(self.shared.timing.missing_kind_retry)
     }
 
-    /// Reads everything as events, and goes on with what changes.
-    async fn stream(&mut self, floor: Option<u64>) -> Result<(), Ended> {
+    /// Lists by a watch that starts with all existing objects as events, and continues it (KEP-3157).
+    async fn watch_list(&mut self, min_version: Option<u64>) -> Result<(), SessionError> {
         let query = self
             .watch_query()
             .with("sendInitialEvents", true)
             .with("resourceVersionMatch", "NotOlderThan")
-            .with_some("resourceVersion", floor.filter(|floor| *floor != 0));
+            .with_some("resourceVersion", min_version.filter(|version| *version != 0));
         let body = self.get(&query).await?;
-        self.known.begin_round();
-        self.began = 0;
-        self.follow(body).await
+        self.versions.begin_list();
+        self.start_version = 0;
+        self.read_events(body).await
     }
 
-    async fn watch(&mut self, version: u64) -> Result<(), Ended> {
+    async fn watch(&mut self, version: u64) -> Result<(), SessionError> {
         let body = self.get(&self.watch_query().with("resourceVersion", version)).await?;
-        self.began = version;
-        // Where nobody sends bookmarks, this is what lets go of what is remembered of the past.
-        self.known.settle(version);
-        self.follow(body).await
+        self.start_version = version;
+        // Without bookmarks, tombstones are pruned here only.
+        self.versions.prune_tombstones(version);
+        self.read_events(body).await
     }
 
     fn watch_query(&self) -> Query {
-        let seconds = self.shared.timing.shortest_watch.mul_f64(1.0 + fastrand::f64()).as_secs();
+        let seconds = self.shared.timing.min_watch.mul_f64(1.0 + fastrand::f64()).as_secs();
         self.selection
             .query()
             .with("watch", true)
@@ -242,24 +242,24 @@ impl<'a> Reflector<'a> {
             .with("timeoutSeconds", seconds.max(1))
     }
 
-    async fn get(&mut self, query: &Query) -> Result<Body, Problem> {
-        let uri = query.of(self.selection.path());
-        let body = self.shared.api.get(self.selection.kind, &uri, self.shared.timing.silence).await?;
-        self.shared.troubles.clear(self.selection.kind);
-        self.is_answered = true;
+    async fn get(&mut self, query: &Query) -> Result<Body, ApiError> {
+        let uri = query.target(self.selection.path());
+        let body = self.shared.api.get(self.selection.kind, &uri, self.shared.timing.idle_timeout).await?;
+        self.shared.failures.clear(self.selection.kind);
+        self.has_response = true;
         Ok(body)
     }
 
-    /// Passes on what a watch sends until it ends.
-    async fn follow(&mut self, mut body: Body) -> Result<(), Ended> {
-        let silence = self.shared.timing.silence;
+    /// Sends the events of a watch as updates until the watch ends.
+    async fn read_events(&mut self, mut body: Body) -> Result<(), SessionError> {
+        let idle_timeout = self.shared.timing.idle_timeout;
         let mut lines = Lines::default();
         loop {
             let (mut batch, mut taken) = (Batch::default(), Ok(()));
-            let take = |bytes: &[u8]| taken = lines.push(bytes, |line| self.take(line, &mut batch));
-            let read = body.read(silence, take).await;
-            // What came before a problem counts.
-            self.pass(batch).await?;
+            let take = |bytes: &[u8]| taken = lines.push(bytes, |line| self.handle_event(line, &mut batch));
+            let read = body.read(idle_timeout, take).await;
+            // Events before an error count.
+            self.send(batch).await?;
             taken?;
             if !self.is_continued(read)? {
                 return Ok(());
@@ -267,80 +267,81 @@ impl<'a> Reflector<'a> {
         }
     }
 
-    /// Whether there was more of a watch.
+    /// Whether the watch continues.
     ///
-    /// Where everything was read, silence is no problem: an API server sends a bookmark only if it knows of a newer
-    /// version than the last, which etcd tells it of every ten minutes unless it is set up otherwise. Whether it is still
-    /// there shows the next watch.
-    fn is_continued(&self, read: Result<bool, Problem>) -> Result<bool, Problem> {
+    /// After the list, an idle timeout is not an error: an API server sends a bookmark only if it knows a newer version
+    /// than the last, and etcd reports one every ten minutes by default (`--watch-progress-notify-interval`).
+    /// The next watch shows whether the server is alive.
+    fn is_continued(&self, read: Result<bool, ApiError>) -> Result<bool, ApiError> {
         match read {
-            Err(Problem::Stalled(_)) if !self.is_reading() => {
-                tracing::debug!(kind = self.selection.kind.plural(), "a silent watch is begun anew");
+            Err(ApiError::Stalled(_)) if !self.is_listing() => {
+                tracing::debug!(kind = self.selection.kind.plural(), "idle watch restarted");
                 Ok(false)
             }
             read => read,
         }
     }
 
-    fn is_reading(&self) -> bool {
-        matches!(self.progress, Progress::Unread { .. })
+    fn is_listing(&self) -> bool {
+        matches!(self.progress, Progress::Unlisted { .. })
     }
 
-    fn take(&mut self, line: &[u8], batch: &mut Batch) -> Result<(), Problem> {
-        match event::read(line).map_err(|error| Problem::Nonsense(chain(&error)))? {
-            Event::Put(json) => self.put(json.as_bytes(), batch),
-            Event::Gone(json) => self.remove(json.as_bytes(), batch),
-            Event::Bookmark { version, .. } if version < self.began => Err(Problem::LostHistory),
-            Event::Bookmark { version, ends_beginning } => {
-                self.known.settle(version);
-                if ends_beginning {
-                    self.end_round(batch);
-                    self.progress = Progress::Upto(version);
-                    self.began = version;
+    fn handle_event(&mut self, line: &[u8], batch: &mut Batch) -> Result<(), ApiError> {
+        match event::read(line).map_err(|error| ApiError::Malformed(chain(&error)))? {
+            Event::Apply(json) => self.apply(json.as_bytes(), batch),
+            Event::Delete(json) => self.delete(json.as_bytes(), batch),
+            Event::Bookmark { version, .. } if version < self.start_version => Err(ApiError::LostHistory),
+            Event::Bookmark { version, ends_initial_events } => {
+                self.versions.prune_tombstones(version);
+                if ends_initial_events {
+                    self.end_list(batch);
+                    self.progress = Progress::Synced(version);
+                    self.start_version = version;
                 }
                 self.advance(version);
                 Ok(())
             }
-            Event::Error(status) => Err(Problem::of_status(&status, self.selection.kind)),
+            Event::Error(status) => Err(ApiError::of_status(&status, self.selection.kind)),
         }
     }
 
-    fn put(&mut self, json: &[u8], batch: &mut Batch) -> Result<(), Problem> {
-        let Some(Sent { name, version, object }) = self.read(json, batch) else { return Ok(()) };
-        if let Progress::Unread { .. } = self.progress {
-            self.known.list(name, version);
-        } else if !self.known.put(name, version) {
+    fn apply(&mut self, json: &[u8], batch: &mut Batch) -> Result<(), ApiError> {
+        let Some(Received { name, version, object }) = self.read(json, batch) else { return Ok(()) };
+        if let Progress::Unlisted { .. } = self.progress {
+            self.versions.insert_listed(name, version);
+        } else if !self.versions.apply(name, version) {
             return Ok(());
-        } else if version < self.began {
-            return Err(Problem::LostHistory);
+        } else if version < self.start_version {
+            return Err(ApiError::LostHistory);
         }
         self.advance(version);
-        batch.put(object, self.shared.reader);
+        batch.apply(object, self.shared.reader);
         Ok(())
     }
 
-    fn remove(&mut self, json: &[u8], batch: &mut Batch) -> Result<(), Problem> {
-        let metadata = slim::metadata(json).map_err(|error| Problem::Nonsense(error.to_string()))?;
+    fn delete(&mut self, json: &[u8], batch: &mut Batch) -> Result<(), ApiError> {
+        let metadata = slim::metadata(json).map_err(|error| ApiError::Malformed(error.to_string()))?;
         let (name, version) = (metadata.name(), metadata.version());
-        if self.known.remove(name.clone(), version) {
+        if self.versions.delete(name.clone(), version) {
             self.advance(version);
-            batch.remove(self.id(name), self.shared.reader);
+            batch.delete(self.id(name), self.shared.reader);
         }
         Ok(())
     }
 
-    /// One that cannot be read leaves what was known of it as it was, but it is there.
-    fn read(&self, json: &[u8], batch: &mut Batch) -> Option<Sent> {
+    /// Reads an object. A malformed object is skipped: its last known state stays, and it counts as existing. Returns
+    /// `None` if even the metadata is malformed.
+    fn read(&self, json: &[u8], batch: &mut Batch) -> Option<Received> {
         let kind = self.selection.kind;
         let error = match slim::read(kind, json) {
-            Ok((metadata, object)) => return Some(Sent::new(&metadata, Some(object))),
+            Ok((metadata, object)) => return Some(Received::new(&metadata, Some(object))),
             Err(error) => error,
         };
         match slim::metadata(json) {
             Ok(metadata) => {
-                let sent = Sent::new(&metadata, None);
-                batch.skip(self.id(sent.name.clone()).to_string(), error);
-                Some(sent)
+                let received = Received::new(&metadata, None);
+                batch.skip(self.id(received.name.clone()).to_string(), error);
+                Some(received)
             }
             Err(error) => {
                 batch.skip(kind.name().to_owned(), error);
@@ -349,72 +350,72 @@ impl<'a> Reflector<'a> {
         }
     }
 
-    /// Events are not sent in the order of versions by everybody who stands between us and the server.
+    /// Raises the synced version. Events may be out of order behind an intermediary such as a caching proxy.
     fn advance(&mut self, version: u64) {
-        if let Progress::Upto(known) = &mut self.progress {
+        if let Progress::Synced(known) = &mut self.progress {
             *known = version.max(*known);
         }
     }
 
-    /// Reads everything page by page.
-    async fn list(&mut self, floor: Option<u64>) -> Result<(), Ended> {
-        self.known.begin_round();
-        let first = Query::with_some(self.list_query(), "resourceVersion", floor);
-        let mut query = first.with_some("resourceVersionMatch", floor.map(|_| "NotOlderThan"));
+    /// Lists page by page.
+    async fn list(&mut self, min_version: Option<u64>) -> Result<(), SessionError> {
+        self.versions.begin_list();
+        let first = Query::with_some(self.list_query(), "resourceVersion", min_version);
+        let mut query = first.with_some("resourceVersionMatch", min_version.map(|_| "NotOlderThan"));
         loop {
             let body = self.get(&query).await?;
-            let page = self.page(body).await?;
+            let page = self.read_page(body).await?;
             if page.r#continue.is_empty() {
                 let version = page.resource_version.parse();
-                let version =
-                    version.map_err(|_| Problem::Nonsense("a list without a version".to_owned()))?;
+                let version = version
+                    .map_err(|_| ApiError::Malformed("a list without a resourceVersion".to_owned()))?;
                 let mut batch = Batch::default();
-                self.end_round(&mut batch);
-                self.progress = Progress::Upto(version);
-                return Ok(self.pass(batch).await?);
+                self.end_list(&mut batch);
+                self.progress = Progress::Synced(version);
+                return Ok(self.send(batch).await?);
             }
             query = self.list_query().with("continue", page.r#continue);
         }
     }
 
     fn list_query(&self) -> Query {
-        self.selection.query().with("limit", PAGE)
+        self.selection.query().with("limit", PAGE_SIZE)
     }
 
-    async fn page(&mut self, mut body: Body) -> Result<ListMetadata, Ended> {
+    async fn read_page(&mut self, mut body: Body) -> Result<ListMetadata, SessionError> {
         let mut items = Items::default();
-        let silence = self.shared.timing.silence;
+        let idle_timeout = self.shared.timing.idle_timeout;
         loop {
             let mut batch = Batch::default();
             let take = |bytes: &[u8]| items.push(bytes, |json| self.list_item(json, &mut batch));
-            let is_over = !body.read(silence, take).await?;
-            self.pass(batch).await?;
+            let is_over = !body.read(idle_timeout, take).await?;
+            self.send(batch).await?;
             if is_over {
-                let metadata = items.finish().map_err(|error| Problem::Broken(error.to_string()))?;
+                let metadata = items.finish().map_err(|error| ApiError::Incomplete(error.to_string()))?;
                 return Ok(metadata);
             }
         }
     }
 
     fn list_item(&mut self, json: &[u8], batch: &mut Batch) {
-        if let Some(Sent { name, version, object }) = self.read(json, batch) {
-            self.known.list(name, version);
-            batch.put(object, self.shared.reader);
+        if let Some(Received { name, version, object }) = self.read(json, batch) {
+            self.versions.insert_listed(name, version);
+            batch.apply(object, self.shared.reader);
         }
     }
 
-    /// Everything was read: what was not among it is gone.
-    fn end_round(&mut self, batch: &mut Batch) {
-        for name in self.known.end_round() {
-            batch.remove(self.id(name), self.shared.reader);
+    /// Ends a list: known objects that it did not contain are deleted.
+    fn end_list(&mut self, batch: &mut Batch) {
+        for name in self.versions.end_list() {
+            batch.delete(self.id(name), self.shared.reader);
         }
-        batch.is_everything = true;
+        batch.completes_list = true;
     }
 
-    async fn pass(&self, batch: Batch) -> Result<(), Closed> {
-        self.shared.outlet.pass(batch.update).await?;
-        if batch.is_everything {
-            self.shared.outlet.synced(self.selection.kind).await?;
+    async fn send(&self, batch: Batch) -> Result<(), Closed> {
+        self.shared.sender.send(batch.update).await?;
+        if batch.completes_list {
+            self.shared.sender.synced(self.selection.kind).await?;
         }
         Ok(())
     }
@@ -429,13 +430,13 @@ impl Batch {
         self.update.skipped.push(Skipped { object, reason: reason.to_string() });
     }
 
-    fn put(&mut self, object: Option<Object>, reader: &Reader) {
+    fn apply(&mut self, object: Option<Object>, reader: &Reader) {
         let Some(object) = object else { return };
         let describe = || object.id().map_or_else(|error| error.to_string(), |id| id.to_string());
-        self.update.names.extend(reader.names(&object));
-        match reader.change(&object) {
+        self.update.names.extend(reader.dns_change(&object));
+        match reader.index_change(&object) {
             Ok(Some(read)) => {
-                for error in &read.left_out {
+                for error in &read.ignored {
                     self.skip(describe(), error);
                 }
                 self.update.changes.push(read.value);
@@ -445,9 +446,9 @@ impl Batch {
         }
     }
 
-    fn remove(&mut self, id: ObjectId, reader: &Reader) {
-        let Meaning { change, names } = reader.removal(&id);
-        self.update.changes.extend(change);
-        self.update.names.extend(names);
+    fn delete(&mut self, id: ObjectId, reader: &Reader) {
+        let ObjectChanges { index, dns } = reader.removal(&id);
+        self.update.changes.extend(index);
+        self.update.names.extend(dns);
     }
 }

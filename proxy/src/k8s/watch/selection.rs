@@ -1,9 +1,9 @@
-//! Which objects are asked for.
+//! The objects to list and watch.
 
 use super::api::Query;
 use crate::k8s::{HEADLESS, SERVICE_PROXY_NAME, object::Kind, reader::Reader};
 
-/// The objects of one kind that are asked for.
+/// A kind with its label and field selectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     pub kind: Kind,
@@ -11,18 +11,18 @@ pub struct Selection {
     pub fields: Option<String>,
 }
 
-/// One watch serves the load balancer and DNS. The load balancer alone leaves at the server what only DNS needs: headless
-/// Services, those of other proxies, namespaces.
+/// Returns the selections for the load balancer and DNS, which share one watch per kind. Without DNS, selectors exclude
+/// the objects that only DNS needs: headless Services, Services of other proxies, Namespaces.
 pub fn selections(reader: &Reader) -> Vec<Selection> {
-    let for_lb = |selector: String| reader.dns.is_none().then_some(selector);
+    let lb_only = |selector: String| reader.dns.is_none().then_some(selector);
     let all = |kind| Selection { kind, labels: None, fields: None };
     let mut selections = vec![
         Selection {
-            labels: for_lb(format!("!{SERVICE_PROXY_NAME}")),
-            fields: for_lb("spec.clusterIP!=None".to_owned()),
+            labels: lb_only(format!("!{SERVICE_PROXY_NAME}")),
+            fields: lb_only("spec.clusterIP!=None".to_owned()),
             ..all(Kind::Service)
         },
-        Selection { labels: for_lb(format!("!{HEADLESS}")), ..all(Kind::EndpointSlice) },
+        Selection { labels: lb_only(format!("!{HEADLESS}")), ..all(Kind::EndpointSlice) },
     ];
     if !reader.node_name.is_empty() {
         let own = format!("metadata.name={}", reader.node_name);
@@ -30,9 +30,9 @@ pub fn selections(reader: &Reader) -> Vec<Selection> {
     }
     if let Some(dns) = &reader.dns {
         selections.push(all(Kind::Namespace));
-        // A pod that has come to its end has no address of its own any more.
-        let alive = "status.phase!=Succeeded,status.phase!=Failed".to_owned();
-        selections.extend(dns.pods.then(|| Selection { fields: Some(alive), ..all(Kind::Pod) }));
+        // The address of a terminated pod may already belong to another pod.
+        let not_terminated = "status.phase!=Succeeded,status.phase!=Failed".to_owned();
+        selections.extend(dns.pods.then(|| Selection { fields: Some(not_terminated), ..all(Kind::Pod) }));
     }
     selections
 }
@@ -56,7 +56,7 @@ impl Selection {
             .with_some("fieldSelector", self.fields.as_ref())
     }
 
-    /// Whether everything works without it, on a server that does not have it or does not let us see it.
+    /// Whether the agent works without this kind, if the server does not serve it or RBAC forbids it.
     pub fn is_optional(&self) -> bool {
         self.kind == Kind::ServiceCidr
     }
@@ -69,12 +69,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_load_balancer_alone_leaves_the_rest_at_the_server() {
+    fn without_dns_selectors_exclude_the_objects_of_dns() {
         let requests = |dns| {
             let reader = Reader { node_name: "node-1".to_owned(), dns };
             selections(&reader)
                 .iter()
-                .map(|selection| selection.query().of(selection.path()))
+                .map(|selection| selection.query().target(selection.path()))
                 .collect::<Vec<_>>()
         };
         let lb = requests(None);

@@ -1,5 +1,4 @@
-//! Objects as an API server sends them, without what nobody here reads: who changed which field when is often more
-//! than the object itself.
+//! Deserialisation of the fields in use only: `managedFields` alone is often larger than the rest of an object.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +14,14 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::known::Name;
+use super::versions::Name;
 use crate::k8s::{
     endpoint_slice::TRIGGER_TIME,
     names::intern,
     object::{Kind, Object},
 };
 
-/// What of an object's metadata is read by anybody.
+/// The metadata fields in use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
@@ -49,7 +48,7 @@ impl Annotations {
 }
 
 impl Metadata {
-    /// The version of an object, by which a later state is told from an earlier one; 0 where there is none.
+    /// The resourceVersion, which orders the states of an object; 0 if it is missing.
     pub fn version(&self) -> u64 {
         self.resource_version.parse().unwrap_or_default()
     }
@@ -76,7 +75,7 @@ struct Named {
     metadata: Metadata,
 }
 
-/// The name of an object, whatever else is in it.
+/// Reads the metadata only, of an object whose other fields may be malformed.
 pub fn metadata(json: &[u8]) -> Result<Metadata, serde_json::Error> {
     serde_json::from_slice::<Named>(json).map(|named| named.metadata)
 }
@@ -102,10 +101,10 @@ struct SlimSlice {
     ports: Option<Vec<EndpointPort>>,
 }
 
-/// What nobody reads of an object.
+/// A part of an object that is not in use.
 type Unread = serde::de::IgnoredAny;
 
-/// Reads an object of a kind, and its metadata.
+/// Reads an object of a kind, with its metadata.
 pub fn read(kind: Kind, json: &[u8]) -> Result<(Metadata, Object), serde_json::Error> {
     match kind {
         Kind::Service => slim(json, |metadata, spec: Option<ServiceSpec>, status: Option<ServiceStatus>| {
@@ -124,7 +123,7 @@ pub fn read(kind: Kind, json: &[u8]) -> Result<(Metadata, Object), serde_json::E
         Kind::Pod => slim(json, |metadata, _: Option<Unread>, status: Option<PodStatus>| {
             Object::Pod(Box::new(Pod { metadata, spec: None, status }))
         }),
-        // An API server mirrors them into slices, so nobody watches them there.
+        // Not watched: the control plane mirrors Endpoints to EndpointSlices.
         Kind::Endpoints => {
             let endpoints: k8s_openapi::api::core::v1::Endpoints = serde_json::from_slice(json)?;
             Ok((metadata(json)?, Object::Endpoints(Box::new(endpoints))))

@@ -34,11 +34,11 @@ pub struct Follower {
 /// The agent's timing, with shorter intervals for tests.
 pub fn timing() -> Timing {
     Timing {
-        silence: Duration::from_secs(2),
-        shortest_watch: Duration::from_secs(300),
-        first_retry: Duration::from_millis(20),
-        longest_retry: Duration::from_millis(200),
-        missing_kind: Duration::from_millis(300),
+        idle_timeout: Duration::from_secs(2),
+        min_watch: Duration::from_secs(300),
+        initial_backoff: Duration::from_millis(20),
+        max_backoff: Duration::from_millis(200),
+        missing_kind_retry: Duration::from_millis(300),
     }
 }
 

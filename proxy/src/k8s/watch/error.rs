@@ -1,4 +1,4 @@
-//! What can go wrong between us and an API server, in words that say what to do about it.
+//! Errors of requests to the API server, and the log of failing kinds. Messages name the remedy.
 
 use std::{
     cell::RefCell,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum ApiError {
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error("cannot reach the API server at {url}: {cause}")]
@@ -33,25 +33,25 @@ pub enum Problem {
     Forbidden(String),
     #[error("the API server does not serve {0} (404 Not Found)")]
     NotServed(&'static str),
-    /// Not worth a word: what was read has to be read again.
-    #[error("the API server does not remember that far back (410 Gone)")]
+    /// Part of normal operation: the kind is listed again.
+    #[error("the resourceVersion is too old for the API server (410 Gone)")]
     Expired,
-    #[error("the API server has an older state than it had before")]
+    #[error("the API server has an older state than before")]
     LostHistory,
-    /// It does not know this way of asking.
+    /// The server does not support this request, such as a streaming list.
     #[error("the API server refuses the request ({code} {reason}): {message}")]
     Invalid { code: u16, reason: String, message: String },
-    #[error("the API server cannot answer now ({code} {reason}): {message}")]
+    #[error("the API server failed ({code} {reason}): {message}")]
     Failing { code: u16, reason: String, message: String, retry_after: Duration },
-    #[error("the API server has been silent for {0:?}")]
+    #[error("no data from the API server for {0:?}")]
     Stalled(Duration),
-    #[error("the answer of the API server broke off: {0}")]
-    Broken(String),
-    #[error("the answer of the API server makes no sense: {0}")]
-    Nonsense(String),
+    #[error("the response of the API server is incomplete: {0}")]
+    Incomplete(String),
+    #[error("the response of the API server is malformed: {0}")]
+    Malformed(String),
 }
 
-impl Problem {
+impl ApiError {
     pub fn new(error: &kube::Error, kind: Kind, url: &str) -> Self {
         if let kube::Error::Api(status) = error {
             Self::of_status(status, kind)
@@ -67,7 +67,7 @@ impl Problem {
             403 => Self::Forbidden(message),
             404 => Self::NotServed(kind.plural()),
             410 => Self::Expired,
-            _ if reason == "Expired" || is_from_the_future(status) => Self::Expired,
+            _ if reason == "Expired" || is_too_large_version(status) => Self::Expired,
             400 | 405 | 406 | 422 => Self::Invalid { code, reason, message },
             _ => Self::Failing { code, reason, message, retry_after: retry_after(status) },
         }
@@ -81,17 +81,17 @@ impl Problem {
         }
     }
 
-    /// A body that ends before its end.
+    /// The error of a truncated response body.
     pub fn of_body(error: &io::Error) -> Self {
-        Self::Broken(last_cause(error))
+        Self::Incomplete(last_cause(error))
     }
 
-    /// Whether credentials read anew may help.
-    pub fn asks_for_credentials(&self) -> bool {
+    /// Whether reading the credentials again may help.
+    pub fn concerns_credentials(&self) -> bool {
         matches!(self, Self::Unauthorized | Self::Tls { .. } | Self::Access(_))
     }
 
-    /// How long the API server wants to be left alone.
+    /// The `Retry-After` of the response; zero if there is none.
     pub fn retry_after(&self) -> Duration {
         match self {
             Self::Failing { retry_after, .. } => *retry_after,
@@ -105,8 +105,8 @@ impl Problem {
             | Self::LostHistory
             | Self::Invalid { .. }
             | Self::Stalled(_)
-            | Self::Broken(_)
-            | Self::Nonsense(_) => Duration::ZERO,
+            | Self::Incomplete(_)
+            | Self::Malformed(_) => Duration::ZERO,
         }
     }
 }
@@ -116,18 +116,18 @@ fn retry_after(status: &Status) -> Duration {
     Duration::from_secs(u64::from(seconds).min(60))
 }
 
-/// Asked for a state that it has not reached, an API server waits a while and then says so.
-fn is_from_the_future(status: &Status) -> bool {
+/// Whether the server has not reached the requested resourceVersion. It waits for a while before it says so.
+fn is_too_large_version(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     status.message.contains("Too large resource version")
         || causes.into_iter().any(|cause| cause.reason == "ResourceVersionTooLarge")
 }
 
-/// The error and what caused it, also inside of I/O errors, which hide what they carry.
+/// The error and its causes, including the errors inside of I/O errors, which `source` omits.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
-        let carried = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
-        carried.map(|carried| carried as &(dyn Error + 'static)).or_else(|| error.source())
+        let inner = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
     })
 }
 
@@ -135,7 +135,7 @@ fn last_cause(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map_or_else(|| chain(error), ToString::to_string)
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "what else can go wrong says so itself")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "other TLS errors describe themselves")]
 fn tls_cause(error: &(dyn Error + 'static)) -> Option<String> {
     let error = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>())?;
     Some(match error {
@@ -153,32 +153,32 @@ fn tls_cause(error: &(dyn Error + 'static)) -> Option<String> {
     })
 }
 
-/// What is wrong now, and with which kind. Each change is said once, however often is retried meanwhile.
+/// The current failure of each kind. Logs each change once, not each retry.
 #[derive(Default)]
-pub struct Troubles {
-    now: RefCell<BTreeMap<Kind, (String, Instant)>>,
+pub struct FailureLog {
+    current: RefCell<BTreeMap<Kind, (String, Instant)>>,
 }
 
-impl Troubles {
-    /// A kind cannot be followed.
-    pub fn note(&self, kind: Kind, problem: &Problem) {
-        let text = chain(problem);
-        let mut now = self.now.borrow_mut();
-        let is_known = now.values().any(|(known, _)| *known == text);
-        let since = now.get(&kind).map_or_else(Instant::now, |(_, since)| *since);
+impl FailureLog {
+    /// Records that a kind cannot be watched.
+    pub fn record(&self, kind: Kind, error: &ApiError) {
+        let text = chain(error);
+        let mut current = self.current.borrow_mut();
+        let is_known = current.values().any(|(known, _)| *known == text);
+        let since = current.get(&kind).map_or_else(Instant::now, |(_, since)| *since);
         if is_known {
-            tracing::debug!(kind = kind.plural(), problem = text, "still not following the API server");
+            tracing::debug!(kind = kind.plural(), error = text, "API server still not watched");
         } else {
-            tracing::warn!(kind = kind.plural(), problem = text, "cannot follow the API server, will retry");
+            tracing::warn!(kind = kind.plural(), error = text, "cannot watch the API server, will retry");
         }
-        now.insert(kind, (text, since));
+        current.insert(kind, (text, since));
     }
 
-    /// A kind is followed again.
+    /// Records that a kind is watched again.
     pub fn clear(&self, kind: Kind) {
-        let mut now = self.now.borrow_mut();
-        let Some((_, since)) = now.remove(&kind) else { return };
-        if now.is_empty() {
+        let mut current = self.current.borrow_mut();
+        let Some((_, since)) = current.remove(&kind) else { return };
+        if current.is_empty() {
             tracing::info!(after = ?since.elapsed(), "the API server answers again");
         }
     }
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_of_the_server_are_told_apart() {
+    fn status_codes_have_messages() {
         for (status, want) in [
             (json!({"code": 401, "reason": "Unauthorized"}), "does not know who we are"),
             (
@@ -199,27 +199,27 @@ mod tests {
                 "does not allow it (403 Forbidden): services is forbidden",
             ),
             (json!({"code": 404, "reason": "NotFound"}), "does not serve Services"),
-            (json!({"code": 410, "reason": "Expired"}), "remember that far back"),
+            (json!({"code": 410, "reason": "Expired"}), "too old for the API server"),
             (
                 json!({"code": 422, "reason": "Invalid", "message": "sendInitialEvents"}),
                 "refuses the request",
             ),
             (
                 json!({"code": 504, "reason": "Timeout", "message": "Too large resource version: 9, current: 3"}),
-                "remember that far back",
+                "too old for the API server",
             ),
-            (json!({"code": 500, "reason": "InternalError", "message": "etcd"}), "cannot answer now (500"),
+            (json!({"code": 500, "reason": "InternalError", "message": "etcd"}), "failed (500"),
         ] {
             let parsed: Status = serde_json::from_value(status.clone()).unwrap();
-            let text = Problem::of_status(&parsed, Kind::Service).to_string();
+            let text = ApiError::of_status(&parsed, Kind::Service).to_string();
             assert!(text.contains(want), "{status}: {text}");
         }
     }
 
     #[test]
-    fn a_server_in_need_of_rest_is_left_alone() {
+    fn retry_after_of_a_status_is_respected() {
         let status = json!({"code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 5}});
         let parsed: Status = serde_json::from_value(status).unwrap();
-        assert_eq!(Problem::of_status(&parsed, Kind::Service).retry_after(), Duration::from_secs(5));
+        assert_eq!(ApiError::of_status(&parsed, Kind::Service).retry_after(), Duration::from_secs(5));
     }
 }
