@@ -7,14 +7,15 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod check;
 mod cleanup;
+mod control;
 mod device_args;
 mod dns;
 mod dns_args;
+mod effective_config;
 mod explain;
 mod frontend_name;
 mod get;
 mod go_flags;
-mod inquire;
 mod kube_proxy_args;
 pub mod logging;
 mod name_server_args;
@@ -24,7 +25,6 @@ pub mod policy_args;
 mod run;
 mod source_args;
 mod status;
-mod told;
 
 use logging::LoggingArgs;
 use policy_args::PolicyArgs;
@@ -47,29 +47,29 @@ enum Verb {
     Run(Box<run::Args>),
     /// Run only the DNS server; SIGTERM ends it
     Dns(dns::Args),
-    /// Tell what runs, what is degraded and how full the tables are; exit code 1 when something is degraded
+    /// Show the state of the agent, its faults and the table fill; exit code 1 if degraded
     Status(status::Args),
-    /// Tell whether this node is fit for the agent, each line with its remedy; exit code 1 when it is not
+    /// Check the requirements of the agent on this node, each line with its remedy; exit code 1 if one is not met
     Check(check::Args),
-    /// Remove everything the agent made: pins, links and maps; refuses beside a live agent
+    /// Remove everything the agent made: pins, links and maps; refuses while an agent runs
     Cleanup(cleanup::Args),
-    /// Show what the kernel holds, by Service name, whether or not an agent runs; and who asks the agent for names
+    /// Show the data plane in the kernel by Service name, with or without an agent; and the agent's DNS clients
     Get(get::Args),
-    /// Show what would be programmed on a node; needs no privileges
+    /// Show the frontends that would be programmed on a node; needs no privileges
     Plan(plan::Args),
-    /// Tell what becomes of one flow, and why
+    /// Show the verdict on one flow, with the reason
     Explain(explain::Args),
     /// Print the version
     Version,
     /// Print a completion script
     Completion {
-        /// The shell to complete in
+        /// The shell
         shell: clap_complete::Shell,
     },
 }
 
 impl Cli {
-    /// Arguments as people and manifests write them, those of kube-proxy included.
+    /// Parses the arguments, including kube-proxy's flags in Go syntax.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Self {
         Self::parse_from(go_flags::normalize(args))
     }
@@ -78,27 +78,27 @@ impl Cli {
         match self.try_run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                output::complain(&error);
+                output::print_error(&error);
                 ExitCode::FAILURE
             }
         }
     }
 
     fn try_run(self) -> Result<()> {
-        // What is logged, and how, may stand in the file.
+        // The file may set the log level and format.
         let policy = self.verb.policy();
         let file = policy.and_then(PolicyArgs::config_file).map(ConfigFile::read).transpose()?;
         let of_file = file.as_ref().map(|file| file.settings.logging);
         logging::start(&self.logging, self.verb.default_level(), of_file);
         if let (Some(policy), Some(file)) = (policy, &file) {
-            told::remark_on(file, policy);
+            effective_config::warn_about(file, policy);
         }
         self.verb.run(file)
     }
 }
 
 impl Verb {
-    /// The agent tells its life; a question is answered and nothing else is said.
+    /// The log level without flags: lifecycle messages for servers, warnings for all other verbs.
     fn default_level(&self) -> tracing::Level {
         match self {
             Self::Run(_) | Self::Dns(_) => tracing::Level::INFO,
@@ -113,7 +113,7 @@ impl Verb {
         }
     }
 
-    /// The verbs that take kube-proxy's file in the place of flags.
+    /// The policy flags of the verbs that accept kube-proxy's file (`--config`).
     fn policy(&self) -> Option<&PolicyArgs> {
         match self {
             Self::Run(args) => Some(&args.policy),

@@ -1,7 +1,7 @@
-//! kube-proxy's own configuration file, so that its ConfigMap works unchanged.
+//! kube-proxy's configuration file, so that its ConfigMap works unchanged.
 //!
-//! text → [`decode`] → the fields as upstream spells them (`file`) → [`settings`] → narrow values. What has no effect
-//! here is named with its reason; nothing is passed over in silence.
+//! text → [`decode`] → kube-proxy's fields (`file`) → [`settings`] → validated values. Fields without effect are reported
+//! with the reason; no field is ignored silently.
 
 mod decode;
 mod fields;
@@ -19,7 +19,7 @@ use std::{
 pub use fields::without_effect;
 pub use file::{Ipvs, KubeProxyConfiguration};
 pub use go_duration::GoDuration;
-pub use settings::{LoggingSettings, Mode, Problem, Settings, settings};
+pub use settings::{FieldError, LoggingSettings, Mode, Settings, settings};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFileError {
@@ -29,22 +29,22 @@ pub enum ConfigFileError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} is no configuration of kube-proxy: {problem}")]
-    Decode { path: PathBuf, problem: String },
-    #[error("{path} cannot be used: {}", sentence(problems))]
-    Invalid { path: PathBuf, problems: Vec<Problem> },
+    #[error("{path} is not a kube-proxy configuration: {message}")]
+    Decode { path: PathBuf, message: String },
+    #[error("{path} is invalid: {}", join_errors(errors))]
+    Invalid { path: PathBuf, errors: Vec<FieldError> },
 }
 
-/// A file that was read and makes sense.
+/// A valid configuration file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigFile {
     pub path: PathBuf,
-    /// What was read, to see whether it changes.
+    /// The content, to detect changes.
     pub text: String,
     pub config: KubeProxyConfiguration,
     pub settings: Settings,
-    /// What a strict reader would refuse.
-    pub remarks: Vec<String>,
+    /// Faults that kube-proxy's strict decoder would refuse.
+    pub warnings: Vec<String>,
 }
 
 impl ConfigFile {
@@ -58,24 +58,24 @@ impl ConfigFile {
         let path = path.to_owned();
         let decoded = match decode::decode(&text) {
             Ok(decoded) => decoded,
-            Err(problem) => return Err(ConfigFileError::Decode { path, problem }),
+            Err(message) => return Err(ConfigFileError::Decode { path, message }),
         };
-        let decode::Decoded { config, remarks } = decoded;
+        let decode::Decoded { config, warnings } = decoded;
         match settings(&config) {
-            Ok(settings) => Ok(Self { path, text, config, settings, remarks }),
-            Err(problems) => Err(ConfigFileError::Invalid { path, problems }),
+            Ok(settings) => Ok(Self { path, text, config, settings, warnings }),
+            Err(errors) => Err(ConfigFileError::Invalid { path, errors }),
         }
     }
 }
 
-/// Upstream's defaults as a file of theirs.
+/// A configuration file with kube-proxy's defaults.
 pub fn default_file() -> Result<String, serde_saphyr::ser::Error> {
     serde_saphyr::to_string(&KubeProxyConfiguration::upstream_default())
 }
 
-/// All that is wrong, in one line.
-pub fn sentence(problems: &[Problem]) -> String {
-    let named: Vec<String> =
-        problems.iter().map(|Problem { field, what }| format!("{field}: {what}")).collect();
-    named.join("; ")
+/// All errors in one line.
+pub fn join_errors(errors: &[FieldError]) -> String {
+    let lines: Vec<String> =
+        errors.iter().map(|FieldError { field, message }| format!("{field}: {message}")).collect();
+    lines.join("; ")
 }

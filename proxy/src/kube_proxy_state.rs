@@ -1,8 +1,9 @@
-//! What kube-proxy leaves in the kernel. Beside ours it would translate a second time, or to backends long gone.
+//! kube-proxy's leftovers in the kernel. Beside this data plane they would translate a second time, or to removed
+//! backends.
 //!
-//! nftables' own tables are found and removed over netlink. The chains of iptables mode go through the node's own
-//! `iptables`, as two variants of it keep them in different places. Connections that were made through either go on:
-//! the kernel tracks them by itself.
+//! nftables tables are listed and deleted over netlink. Chains of iptables mode are removed with the node's own `iptables`
+//! tools, because the nft and the legacy variant store them in different places. Established connections continue: their
+//! translation is in nf_conntrack.
 
 mod nftables;
 mod xtables;
@@ -18,19 +19,20 @@ use nix::net::if_::if_nametoindex;
 
 /// The table of kube-proxy's nftables mode.
 const TABLE: &str = "kube-proxy";
-/// Ours: it keeps the connections at work that kube-proxy's rules translated, and does nothing else.
-const KEEPER: &str = "portreeve-handover";
-/// The interface of its IPVS mode.
+/// Our own table, without effect on packets. It keeps NAT and connection tracking active for the connections that
+/// kube-proxy's rules translated.
+const HANDOVER_TABLE: &str = "portreeve-handover";
+/// The dummy interface of kube-proxy's IPVS mode.
 const IPVS_INTERFACE: &str = "kube-ipvs0";
 
-/// Each speaks of one family and one of the two places where chains are kept.
+/// The iptables tools, one for each family and variant.
 const VARIANTS: &[&str] = &["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("cannot ask the kernel for its nftables")]
+    #[error("cannot list nftables")]
     List(#[source] io::Error),
-    #[error("cannot remove the tables {0}")]
+    #[error("cannot delete the tables {0}")]
     Delete(String, #[source] io::Error),
     #[error("{command} failed: {output}")]
     Command { command: String, output: String },
@@ -42,7 +44,7 @@ pub enum StateError {
     },
 }
 
-/// One thing that is there, in words.
+/// One leftover of kube-proxy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leftover {
     /// kube-proxy itself.
@@ -50,7 +52,7 @@ pub enum Leftover {
     Nftables {
         family: &'static str,
     },
-    /// Chains of iptables mode in a place that one variant of the tool speaks for.
+    /// Chains of iptables mode that one of the iptables tools lists.
     Chains {
         variant: String,
         count: usize,
@@ -64,20 +66,20 @@ pub enum Leftover {
 }
 
 impl Leftover {
-    pub fn what(&self) -> String {
+    pub fn description(&self) -> String {
         match self {
             Self::Process(id) => format!("kube-proxy runs as process {id}"),
             Self::Nftables { family } => format!("table {family} {TABLE} of nftables mode"),
             Self::Chains { variant, count } => format!("chains of iptables mode in {variant}: {count}"),
             Self::UnreachableChains { family, count } => {
-                format!("chains of iptables mode in nftables' family {family}: {count}")
+                format!("chains of iptables mode in nftables family {family}: {count}")
             }
             Self::Ipvs => format!("interface {IPVS_INTERFACE} of IPVS mode"),
         }
     }
 
-    /// What somebody has to do by hand; nothing where `cleanup --kube-proxy` does it.
-    pub fn by_hand(&self) -> Option<String> {
+    /// The command for manual removal, or `None` if `cleanup --kube-proxy` removes it.
+    pub fn manual_command(&self) -> Option<String> {
         match self {
             Self::Process(_) => {
                 Some("kubectl --namespace kube-system delete daemonset kube-proxy".to_owned())
@@ -92,11 +94,11 @@ impl Leftover {
     }
 }
 
-/// What was found, and what could not be looked at.
+/// The leftovers found, and the errors of the search.
 #[derive(Debug, Default)]
 pub struct Survey {
     pub found: Vec<Leftover>,
-    pub problems: Vec<StateError>,
+    pub errors: Vec<StateError>,
 }
 
 pub fn survey() -> Survey {
@@ -106,9 +108,9 @@ pub fn survey() -> Survey {
         Ok(tables) => survey
             .found
             .extend(tables.into_iter().map(|table| Leftover::Nftables { family: table.family.name() })),
-        Err(error) => survey.problems.push(error),
+        Err(error) => survey.errors.push(error),
     }
-    survey.look_at_chains();
+    survey.find_chains();
     if if_nametoindex(IPVS_INTERFACE).is_ok() {
         survey.found.push(Leftover::Ipvs);
     }
@@ -116,7 +118,7 @@ pub fn survey() -> Survey {
 }
 
 impl Survey {
-    fn look_at_chains(&mut self) {
+    fn find_chains(&mut self) {
         let mut has_tool = false;
         for variant in VARIANTS {
             match run(&format!("{variant}-save"), None) {
@@ -128,42 +130,42 @@ impl Survey {
                 }
                 // Not installed.
                 Err(StateError::Start { .. }) => {}
-                Err(error) => self.problems.push(error),
+                Err(error) => self.errors.push(error),
             }
         }
         if !has_tool {
-            self.look_at_chains_of_nftables();
+            self.find_chains_in_nftables();
         }
     }
 
-    /// Without the tool, chains can be seen where its newer variant keeps them.
-    fn look_at_chains_of_nftables(&mut self) {
-        // That nftables cannot be asked was said for its tables.
+    /// Finds the chains of the nft variant over netlink, if no iptables tool is installed.
+    fn find_chains_in_nftables(&mut self) {
+        // `survey` already reported the error, for the tables.
         let chains = nftables::chains().unwrap_or_default();
         for family in [Family::IPV4, Family::IPV6] {
             let of = chains.iter().filter(|chain| chain.table.family == family);
-            let count = of.filter(|chain| xtables::is_kube_proxys(&chain.name)).count();
+            let count = of.filter(|chain| xtables::is_of_kube_proxy(&chain.name)).count();
             let found = Leftover::UnreachableChains { family: family.name(), count };
             self.found.extend((count > 0).then_some(found));
         }
     }
 }
 
-/// Removes what can be removed; what was, in words, and what could not be.
+/// Removes the leftovers. Returns descriptions of the removed ones, and the errors.
 pub fn remove() -> (Vec<String>, Vec<StateError>) {
-    let (mut removed, mut problems) = (Vec::new(), Vec::new());
+    let (mut removed, mut errors) = (Vec::new(), Vec::new());
     match remove_tables() {
         Ok(tables) => removed.extend(tables),
-        Err(error) => problems.push(error),
+        Err(error) => errors.push(error),
     }
     for variant in VARIANTS {
         match remove_chains(variant) {
             Ok(0) | Err(StateError::Start { .. }) => {}
             Ok(count) => removed.push(format!("chains of iptables mode in {variant}: {count}")),
-            Err(error) => problems.push(error),
+            Err(error) => errors.push(error),
         }
     }
-    (removed, problems)
+    (removed, errors)
 }
 
 fn tables() -> Result<Vec<Table>, StateError> {
@@ -176,11 +178,11 @@ fn tables_named(name: &str) -> Result<Vec<Table>, StateError> {
     Ok(tables)
 }
 
-/// Ends the connections that kube-proxy's rules translated, where nothing else on the node keeps them; how many tables
-/// went.
+/// Deletes the handover tables and returns their number. Connections that kube-proxy's rules translated break, unless
+/// other rules on the node keep NAT active.
 pub fn end_handover() -> Result<usize, StateError> {
-    let tables = tables_named(KEEPER)?;
-    nftables::delete(&tables).map_err(|source| StateError::Delete(KEEPER.to_owned(), source))?;
+    let tables = tables_named(HANDOVER_TABLE)?;
+    nftables::delete(&tables).map_err(|source| StateError::Delete(HANDOVER_TABLE.to_owned(), source))?;
     Ok(tables.len())
 }
 
@@ -188,7 +190,8 @@ fn remove_tables() -> Result<Vec<String>, StateError> {
     let tables = tables()?;
     let named: Vec<String> =
         tables.iter().map(|table| format!("table {} {}", table.family.name(), table.name)).collect();
-    nftables::replace(&tables, KEEPER).map_err(|source| StateError::Delete(named.join(", "), source))?;
+    nftables::replace(&tables, HANDOVER_TABLE)
+        .map_err(|source| StateError::Delete(named.join(", "), source))?;
     Ok(named)
 }
 
@@ -199,7 +202,7 @@ fn remove_chains(variant: &str) -> Result<usize, StateError> {
     Ok(xtables::count(&dump))
 }
 
-/// What the program prints; `input` is what it reads. A restore leaves alone what it is not told about.
+/// Runs a tool with `input` on stdin and returns its stdout. With input, it is a restore: `--noflush` keeps other rules.
 fn run(program: &str, input: Option<&str>) -> Result<String, StateError> {
     let start_error = |source| StateError::Start { command: program.to_owned(), source };
     let mut command = Command::new(program);
@@ -219,7 +222,7 @@ fn run(program: &str, input: Option<&str>) -> Result<String, StateError> {
     Err(StateError::Command { command: program.to_owned(), output })
 }
 
-/// Processes of that name which can be seen from here.
+/// The ids of visible processes of that name.
 fn processes(name: &str) -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -205,7 +205,7 @@ fn program_config(
         .with(ConfigFlags::EXTERNAL_DEVICES, devices.external != DeviceSelection::None)
         .with(ConfigFlags::BYPASS_STACK, devices.forwarding == Forwarding::Redirect)
         .with(ConfigFlags::PODS_BY_DEVICE, policy.detect_local.is_by_interface());
-    let (first_port, last_port) = host::ports_for_others();
+    let (first_port, last_port) = host::masquerade_ports();
     let timeouts = timeouts(conntrack.unwrap_or_default().timeouts());
     Ok(abi::Config { host_netns, flags, timeouts, first_port, last_port, ..abi::Config::DEFAULT })
 }

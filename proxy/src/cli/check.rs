@@ -1,11 +1,11 @@
-//! `check`: whether this node is fit for the agent, each line with its remedy. Needs no privileges; with fewer it sees
-//! less, and says so.
+//! `check`: the requirements of the agent on this node, each line with its remedy. Needs no privileges: without them, a
+//! line says what could not be read.
 
 mod api_server;
+mod foreign_programs;
 mod kernel;
-mod neighbours;
-mod predecessor;
-mod settings;
+mod kube_proxy;
+mod sysctls;
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use super::{
 pub struct Args {
     #[command(flatten)]
     pins: PinArgs,
-    /// The cgroup v2 directory whose sockets are to be translated [default: the cgroup2 mount]
+    /// The cgroup v2 directory whose sockets the socket LB translates [default: the cgroup2 mount]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
     #[command(flatten)]
@@ -49,13 +49,13 @@ impl Verdict {
     }
 }
 
-/// One line of the answer.
+/// One line of the output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     verdict: Verdict,
     name: &'static str,
     what: String,
-    /// What to do about it; empty where nothing is to be done.
+    /// The remedy; empty if the verdict is `ok`.
     remedy: String,
 }
 
@@ -76,18 +76,18 @@ impl Finding {
 pub fn run(args: Args) -> Result<()> {
     let Args { pins, cgroup, source, output: OutputArgs { output } } = args;
     let mut findings = kernel::check(&pins.bpffs, cgroup.as_deref());
-    findings.extend(settings::check());
+    findings.extend(sysctls::check());
     findings.push(api_server::check(source));
-    findings.extend(predecessor::check());
-    findings.extend(neighbours::check());
+    findings.extend(kube_proxy::check());
+    findings.extend(foreign_programs::check());
     match output {
         Format::Json => output::print_json(&findings)?,
         Format::Table => output::print(&table(&findings))?,
     }
     match findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count() {
         0 => Ok(()),
-        1 => bail!("one thing must be mended before the agent can work here, see above"),
-        many => bail!("{many} things must be mended before the agent can work here, see above"),
+        1 => bail!("one requirement of the agent is not met, see above"),
+        many => bail!("{many} requirements of the agent are not met, see above"),
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_fit_into_a_terminal_whatever_they_say() {
+    fn long_lines_are_wrapped() {
         let long = "a sentence that goes on and on ".repeat(10);
         let text = table(&[Finding::ok("kernel", "6.1"), Finding::fail("api-server", &long, &long)]);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

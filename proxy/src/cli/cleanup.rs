@@ -1,4 +1,4 @@
-//! `cleanup`: the end of the data plane, and of what kube-proxy left.
+//! `cleanup`: removes the data plane, and kube-proxy's leftovers.
 
 use std::path::Path;
 
@@ -15,29 +15,29 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     pins: PinArgs,
-    /// Also remove what kube-proxy left in the kernel, whatever its mode was
+    /// Also remove kube-proxy's leftovers from the kernel, in any mode
     #[arg(long)]
     kube_proxy: bool,
-    /// Remove only what kube-proxy left: for a node where the agent has taken over and runs
+    /// Remove only kube-proxy's leftovers: for a node where the agent has taken over and runs
     #[arg(long, conflicts_with = "kube_proxy")]
     kube_proxy_only: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
     if !args.kube_proxy_only {
-        remove_ours(&args.pins.bpffs)?;
+        remove_data_plane(&args.pins.bpffs)?;
     }
     if args.kube_proxy || args.kube_proxy_only {
-        remove_kube_proxys()?;
+        remove_kube_proxy()?;
     }
     Ok(())
 }
 
-/// Links go first; what was translated at the socket keeps its connection, new connections are on their own.
-fn remove_ours(dir: &Path) -> Result<()> {
-    // Where nftables cannot be asked, there is none of ours.
+/// Removes links first. Connections of the socket LB survive; new connections are not translated.
+fn remove_data_plane(dir: &Path) -> Result<()> {
+    // An error means that nftables is not available: then there is no handover table either.
     if let Ok(1..) = kube_proxy_state::end_handover() {
-        output::print("removed the tables that kept connections of kube-proxy's\n")?;
+        output::print("removed the tables that kept the connections of kube-proxy\n")?;
     }
     match Pins::acquire_existing(dir)? {
         Some(pins) => {
@@ -50,28 +50,28 @@ fn remove_ours(dir: &Path) -> Result<()> {
     }
 }
 
-/// What is removed is told before what is not, so that a second attempt knows where it stands.
-fn remove_kube_proxys() -> Result<()> {
+/// Prints the removed items before the remaining ones.
+fn remove_kube_proxy() -> Result<()> {
     let before = kube_proxy_state::survey();
     if let Some(running) = before.found.iter().find(|leftover| matches!(leftover, Leftover::Process(_))) {
-        bail!("{}: end it first, as it would write its rules again", running.what());
+        bail!("{}: stop it first, it would write its rules again", running.description());
     }
-    let (removed, problems) = kube_proxy_state::remove();
-    for what in &removed {
-        output::print(&format!("removed {what}\n"))?;
+    let (removed, errors) = kube_proxy_state::remove();
+    for item in &removed {
+        output::print(&format!("removed {item}\n"))?;
     }
     let left = kube_proxy_state::survey();
     for leftover in &left.found {
-        output::print(&format!("left: {}\n", leftover.what()))?;
-        if let Some(command) = leftover.by_hand() {
+        output::print(&format!("left: {}\n", leftover.description()))?;
+        if let Some(command) = leftover.manual_command() {
             output::print(&format!("      to remove it: {command}\n"))?;
         }
     }
-    if let Some(problem) = problems.iter().chain(&left.problems).next() {
-        bail!("not everything of kube-proxy's could be removed: {}", chain(problem));
+    if let Some(error) = errors.iter().chain(&left.errors).next() {
+        bail!("cannot remove all leftovers of kube-proxy: {}", chain(error));
     }
     if !left.found.is_empty() {
-        bail!("not everything of kube-proxy's could be removed, see above");
+        bail!("cannot remove all leftovers of kube-proxy, see above");
     }
-    if removed.is_empty() { output::print("nothing of kube-proxy's is here\n") } else { Ok(()) }
+    if removed.is_empty() { output::print("no leftovers of kube-proxy\n") } else { Ok(()) }
 }

@@ -1,9 +1,9 @@
-//! `dns`: only the DNS server.
+//! `dns`: the DNS server without the agent.
 
 use anyhow::Result;
 
 use super::{
-    dns_args::{Answering, DnsArgs},
+    dns_args::{DnsArgs, ServerRole},
     source_args::SourceArgs,
 };
 use crate::run;
@@ -17,7 +17,7 @@ pub struct Args {
 }
 
 pub fn run(Args { source, dns }: Args) -> Result<()> {
-    let config = dns.config(Answering::Alone)?;
+    let config = dns.config(ServerRole::Standalone)?;
     let objects = source.objects_or(config.api_server());
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! The flags that say how names are answered.
+//! Flags of the DNS server.
 
 use std::{
     collections::BTreeSet,
@@ -24,44 +24,44 @@ use tracing::warn;
 
 use crate::config::DnsConfig;
 
-/// What nearly every cluster is called.
+/// The default of Kubernetes.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "DNS")]
 pub struct DnsArgs {
-    /// CoreDNS's configuration file, as it is; without one, names are answered as in a stock cluster
+    /// CoreDNS's configuration file, unchanged; without one, the server behaves as in a default cluster
     #[arg(long, value_name = "FILE")]
     corefile: Option<PathBuf>,
-    /// Where names are answered, over UDP and TCP, whatever the Corefile says [default: what the Corefile says, else
-    /// port 53 of this machine's addresses]
+    /// Listen address for UDP and TCP; overrides the Corefile [default: from the Corefile, else port 53 of this machine's
+    /// addresses]
     #[arg(long, value_name = "ADDR:PORT")]
     dns_listen: Vec<SocketAddr>,
-    /// The domain that Services are named in; a Corefile names its own [default: cluster.local]
+    /// The cluster domain; a Corefile sets its own [default: cluster.local]
     #[arg(long, value_name = "DOMAIN", conflicts_with = "corefile")]
     cluster_domain: Option<String>,
-    /// Where /health is told, whatever the Corefile says
+    /// Address of /health; overrides the Corefile
     #[arg(long, value_name = "ADDR:PORT")]
     dns_health_bind_address: Option<SocketAddr>,
-    /// Where /ready is told, whatever the Corefile says
+    /// Address of /ready; overrides the Corefile
     #[arg(long, value_name = "ADDR:PORT")]
     dns_ready_bind_address: Option<SocketAddr>,
-    /// Where /metrics is told, whatever the Corefile says
+    /// Address of the DNS server's /metrics; overrides the Corefile
     #[arg(long, value_name = "ADDR:PORT")]
     dns_metrics_bind_address: Option<SocketAddr>,
 }
 
-/// Who answers names.
+/// The process that runs the DNS server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answering {
-    /// A server that does nothing else.
-    Alone,
-    /// The agent, which tells its own health; of the usual ports on a node, some are another's.
-    InTheAgent,
+pub enum ServerRole {
+    /// `portreeve dns`.
+    Standalone,
+    /// The agent, which has a health endpoint of its own. CoreDNS's default ports may be taken on the node.
+    Agent,
 }
 
 impl DnsArgs {
-    /// Somebody who says how names are answered wants them to be answered.
+    /// Whether a DNS flag was given, which implies `--dns`.
     pub fn are_given(&self) -> bool {
         let addresses =
             [self.dns_health_bind_address, self.dns_ready_bind_address, self.dns_metrics_bind_address];
@@ -71,7 +71,7 @@ impl DnsArgs {
             || addresses.iter().any(Option::is_some)
     }
 
-    pub fn config(self, answering: Answering) -> Result<DnsConfig> {
+    pub fn config(self, role: ServerRole) -> Result<DnsConfig> {
         let Self {
             corefile,
             dns_listen,
@@ -80,7 +80,7 @@ impl DnsArgs {
             dns_ready_bind_address,
             dns_metrics_bind_address,
         } = self;
-        let is_told_elsewhere = corefile.is_none() && answering == Answering::InTheAgent;
+        let has_other_endpoints = corefile.is_none() && role == ServerRole::Agent;
         let (config, corefile, listen) = match corefile {
             Some(path) => {
                 let corefile = Corefile { path, env: |name| env::var(name).ok() };
@@ -88,12 +88,12 @@ impl DnsArgs {
             }
             None => {
                 let listen = if dns_listen.is_empty() { node_addresses()? } else { dns_listen };
-                (shipped(cluster_domain.as_deref().unwrap_or(CLUSTER_DOMAIN))?, None, listen)
+                (default_config(cluster_domain.as_deref().unwrap_or(CLUSTER_DOMAIN))?, None, listen)
             }
         };
         let mut endpoints =
-            if is_told_elsewhere { HttpEndpoints::default() } else { config.http_endpoints() };
-        endpoints.are_shared = answering == Answering::InTheAgent;
+            if has_other_endpoints { HttpEndpoints::default() } else { config.http_endpoints() };
+        endpoints.are_shared = role == ServerRole::Agent;
         for (flag, addresses) in [
             (dns_health_bind_address, &mut endpoints.health),
             (dns_ready_bind_address, &mut endpoints.ready),
@@ -105,25 +105,23 @@ impl DnsArgs {
         }
         let (heartbeat, socket_observer) = (Heartbeat::default(), SocketObserver::default());
         let config = DnsConfig(Setup { config, corefile, listen, endpoints, heartbeat, socket_observer });
-        if answering == Answering::InTheAgent && config.api_server() != ApiServer::default() {
-            warn!(
-                "the agent reads objects where its own flags say, not where `kubernetes` in the Corefile does"
-            );
+        if role == ServerRole::Agent && config.api_server() != ApiServer::default() {
+            warn!("API server options of `kubernetes` in the Corefile ignored: the flags of the agent count");
         }
         Ok(config)
     }
 }
 
-fn shipped(cluster_domain: &str) -> Result<Config> {
+fn default_config(cluster_domain: &str) -> Result<Config> {
     let domain = name::domain(cluster_domain).with_context(|| {
         format!("--cluster-domain: `{cluster_domain}` is not a domain name, such as cluster.local")
     })?;
     Ok(Config::shipped(&domain))
 }
 
-/// Not all addresses at once: others have a right to port 53 of 127.0.0.53 and the like.
+/// The addresses of this machine without loopback and link-local ones, where other servers may listen (127.0.0.53).
 fn node_addresses() -> Result<Vec<SocketAddr>> {
-    let local = server::local_addresses().context("cannot tell the addresses of this machine")?;
+    let local = server::local_addresses().context("cannot read the addresses of this machine")?;
     let is_own = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),

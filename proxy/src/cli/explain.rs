@@ -1,4 +1,4 @@
-//! `explain`: what becomes of one flow, and why.
+//! `explain`: the verdict on one flow, with the reason.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,15 +31,15 @@ pub struct Args {
     /// A directory of YAML files, or one file
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Who starts the flow
+    /// The source of the flow
     #[arg(long, value_name = "IP", value_parser = address)]
     from: IpAddr,
-    /// What it dials; TCP unless it says otherwise
+    /// The destination before translation; TCP by default
     #[arg(long, value_name = "IP:PORT[/tcp|udp|sctp]", value_parser = destination)]
     to: Destination,
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// The node answers names, as under `run --dns`
+    /// Assume a DNS server on the node, as under `run --dns`
     #[arg(long)]
     dns: bool,
     #[command(flatten)]
@@ -60,7 +60,7 @@ struct Explanation {
     frontend: Option<FrontendName>,
     backends: BTreeSet<String>,
     masquerade: bool,
-    /// Only when not all backends are alike.
+    /// Present only if the backends differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     masquerade_by_backend: Option<BTreeMap<String, bool>>,
     plane: String,
@@ -146,8 +146,8 @@ fn destination(text: &str) -> Result<Destination, String> {
         }
         None => (text, Protocol::Tcp),
     };
-    let wanted = || format!("`{endpoint}` is not IP:PORT (an IPv6 address goes in brackets)");
-    let (host, port) = endpoint.rsplit_once(':').ok_or_else(wanted)?;
+    let invalid = || format!("`{endpoint}` is not IP:PORT (an IPv6 address goes in brackets)");
+    let (host, port) = endpoint.rsplit_once(':').ok_or_else(invalid)?;
     let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(inner) if inner.contains(':') => parse_ip(inner),
         Some(_) => None,
@@ -155,8 +155,8 @@ fn destination(text: &str) -> Result<Destination, String> {
         None => parse_ip(host),
     };
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    let port = port.parse().ok().filter(|_| digits).ok_or_else(wanted)?;
-    Ok(Destination { address: SocketAddr::new(ip.ok_or_else(wanted)?, port), protocol })
+    let port = port.parse().ok().filter(|_| digits).ok_or_else(invalid)?;
+    Ok(Destination { address: SocketAddr::new(ip.ok_or_else(invalid)?, port), protocol })
 }
 
 #[cfg(test)]
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn destinations_are_taken_in_every_spelling_that_means_one() {
+    fn destinations_are_parsed() {
         for (text, want) in [
             ("10.0.0.1:80", Some("10.0.0.1:80 TCP")),
             ("10.0.0.1:53/udp", Some("10.0.0.1:53 UDP")),

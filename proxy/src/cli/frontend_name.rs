@@ -1,4 +1,4 @@
-//! How a frontend is named in the output of every verb.
+//! The fields that name a frontend in JSON output.
 
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ impl From<&Frontend> for FrontendName {
     }
 }
 
-/// In the order of their text, as every dump of a reference proxy has them.
+/// Backend addresses sorted as text.
 pub fn backends(view: &View) -> Vec<String> {
     let mut backends: Vec<_> = view.backends.iter().map(|backend| backend.address.to_string()).collect();
     backends.sort_unstable();

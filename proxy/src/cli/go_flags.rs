@@ -1,5 +1,4 @@
-//! Arguments as Go programs take them, so that what starts kube-proxy starts us too: `-v=2`, and underscores in the
-//! names of flags.
+//! Go's flag syntax, as manifests of kube-proxy use it: `-v=2`, and underscores in flag names.
 
 use std::ffi::OsString;
 
@@ -8,13 +7,13 @@ pub fn normalize(args: impl IntoIterator<Item = OsString>) -> impl Iterator<Item
     args.into_iter().map(move |arg| {
         is_over |= arg == "--";
         match arg.to_str() {
-            Some(text) if !is_over => OsString::from(as_we_spell_it(text)),
+            Some(text) if !is_over => OsString::from(normalize_flag(text)),
             _ => arg,
         }
     })
 }
 
-fn as_we_spell_it(arg: &str) -> String {
+fn normalize_flag(arg: &str) -> String {
     if let Some(level) = arg.strip_prefix("-v").map(|rest| rest.strip_prefix('=').unwrap_or(rest))
         && !level.is_empty()
         && level.bytes().all(|byte| byte.is_ascii_digit())
@@ -33,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn go_spellings_become_ours() {
+    fn go_syntax_is_normalized() {
         let cases: &[(&[&str], &[&str])] = &[
             (&["-v=2"], &["--v=2"]),
             (&["-v4"], &["--v=4"]),

@@ -1,5 +1,5 @@
-//! kube-proxy's own flags, with the same meaning. They fill in the fields of kube-proxy's file, and so go the same way
-//! as a file does.
+//! kube-proxy's own flags, with the same meaning. They are converted to kube-proxy's file format and then handled as a
+//! file is.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -7,78 +7,78 @@ use anyhow::{Result, anyhow};
 
 use super::policy_args::PolicyArgs;
 use crate::{
-    kube_proxy_config::{self, GoDuration, Ipvs, KubeProxyConfiguration, Settings, sentence},
+    kube_proxy_config::{self, GoDuration, Ipvs, KubeProxyConfiguration, Settings, join_errors},
     model::address::parse_ip,
 };
 
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "As kube-proxy has them")]
+#[command(next_help_heading = "Flags of kube-proxy")]
 pub struct KubeProxyArgs {
-    /// Where /healthz and /livez answer; empty: nowhere [default: 0.0.0.0:10256]
+    /// Address of /healthz and /livez; empty: off [default: 0.0.0.0:10256]
     #[arg(long, value_name = "IP[:PORT]")]
     healthz_bind_address: Option<String>,
-    /// Where /metrics answers; empty: nowhere [default: 127.0.0.1:10249]
+    /// Address of /metrics; empty: off [default: 127.0.0.1:10249]
     #[arg(long, value_name = "IP[:PORT]")]
     metrics_bind_address: Option<String>,
-    /// End when one of these addresses cannot be had, instead of trying again
+    /// Exit if the agent cannot listen on one of these addresses, instead of retrying
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     bind_address_hard_fail: Option<bool>,
-    /// The port of --healthz-bind-address; 0: nowhere
+    /// The port of --healthz-bind-address; 0: off
     #[arg(long, value_name = "PORT", hide = true)]
     healthz_port: Option<u16>,
-    /// The port of --metrics-bind-address; 0: nowhere
+    /// The port of --metrics-bind-address; 0: off
     #[arg(long, value_name = "PORT", hide = true)]
     metrics_port: Option<u16>,
-    /// Half the time after which a change that is not programmed makes /healthz fail [default: 30s]
+    /// Half of the age at which an unprogrammed change makes /healthz fail [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     iptables_sync_period: Option<GoDuration>,
     #[command(flatten)]
     conntrack: ConntrackArgs,
-    /// How reluctant the kernel is to kill the agent when memory is short, -1000 to 1000
+    /// The agent's oom_score_adj, -1000 to 1000; lower: the OOM killer spares it longer
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
-    /// Gates of kube-proxy; AllowServiceExternalIPs=false has a meaning here
+    /// Feature gates of kube-proxy; only AllowServiceExternalIPs=false has an effect
     #[arg(long, value_name = "NAME=BOOL,..", value_parser = feature_gates)]
     feature_gates: Option<BTreeMap<String, bool>>,
-    /// Set what needs full privileges (conntrack sysctls) and end
+    /// Apply the settings that need full privileges (conntrack sysctls) and exit
     #[arg(long)]
     pub init_only: bool,
-    /// Write kube-proxy's default configuration to this file and end
+    /// Write kube-proxy's default configuration to this file and exit
     #[arg(long, value_name = "FILE")]
     pub write_config_to: Option<PathBuf>,
     #[command(flatten)]
-    rare: RareArgs,
+    compatibility: CompatibilityArgs,
 }
 
-/// The node's own connection tracking is set by these when one of them, or --config, is given.
+/// Settings of the kernel's connection tracking (nf_conntrack), applied if one of them or --config is given.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 struct ConntrackArgs {
-    /// Entries of the node's conntrack table per CPU; 0 leaves it alone [default: 32768]
+    /// Maximum of nf_conntrack entries per CPU; 0: unchanged [default: 32768]
     #[arg(long, value_name = "N")]
     conntrack_max_per_core: Option<i32>,
-    /// Entries at least [default: 131072]
+    /// Lower bound of the maximum [default: 131072]
     #[arg(long, value_name = "N")]
     conntrack_min: Option<i32>,
-    /// How long an established TCP flow is remembered without a packet; 0 leaves the node's own [default: 24h]
+    /// nf_conntrack timeout of established TCP flows; 0: unchanged [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     conntrack_tcp_timeout_established: Option<GoDuration>,
-    /// The same after one side has closed [default: 1h]
+    /// nf_conntrack timeout of TCP flows in CLOSE_WAIT [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     conntrack_tcp_timeout_close_wait: Option<GoDuration>,
-    /// Let the node track TCP packets outside of the window
+    /// Accept TCP packets outside of the window (nf_conntrack_tcp_be_liberal)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     conntrack_tcp_be_liberal: Option<bool>,
-    /// The same for UDP while only one side has spoken; 0 leaves the node's own
+    /// nf_conntrack timeout of UDP flows without a reply; 0: unchanged
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     conntrack_udp_timeout: Option<GoDuration>,
-    /// The same for UDP once both sides have
+    /// nf_conntrack timeout of UDP flows with a reply; 0: unchanged
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     conntrack_udp_timeout_stream: Option<GoDuration>,
 }
 
-/// Taken so that nothing has to be edited. Most change nothing, which is said at start with the reason.
+/// Flags accepted for compatibility. Most have no effect; the agent logs the reason at start.
 #[derive(Clone, Debug, Default, clap::Args)]
-struct RareArgs {
+struct CompatibilityArgs {
     #[arg(long, hide = true)]
     kube_api_content_type: Option<String>,
     #[arg(long, hide = true)]
@@ -118,7 +118,7 @@ struct RareArgs {
 }
 
 impl KubeProxyArgs {
-    /// The flags as the file that would say the same.
+    /// The flags in kube-proxy's file format.
     pub fn config(&self, policy: &PolicyArgs) -> KubeProxyConfiguration {
         let mut config = KubeProxyConfiguration::default();
         policy.overlay(&mut config);
@@ -129,27 +129,29 @@ impl KubeProxyArgs {
         config.oom_score_adj = self.oom_score_adj;
         set(&mut config.feature_gates, self.feature_gates.clone());
         self.conntrack.overlay(&mut config);
-        self.rare.overlay(&mut config);
-        config.fill_in();
+        self.compatibility.overlay(&mut config);
+        config.set_defaults();
         config
     }
 
-    /// What the flags mean, checked as a file is.
+    /// The settings of the flags, validated as those of a file.
     pub fn settings(&self, config: &KubeProxyConfiguration) -> Result<Settings> {
         let mut settings =
-            kube_proxy_config::settings(config).map_err(|problems| anyhow!(sentence(&problems)))?;
+            kube_proxy_config::settings(config).map_err(|errors| anyhow!(join_errors(&errors)))?;
         let serving = &mut settings.serving;
-        serving.healthz = place(serving.healthz, self.healthz_bind_address.as_deref(), self.healthz_port);
-        serving.metrics = place(serving.metrics, self.metrics_bind_address.as_deref(), self.metrics_port);
+        serving.healthz =
+            server_address(serving.healthz, self.healthz_bind_address.as_deref(), self.healthz_port);
+        serving.metrics =
+            server_address(serving.metrics, self.metrics_bind_address.as_deref(), self.metrics_port);
         Ok(settings)
     }
 
-    pub fn asks_for_conntrack(&self) -> bool {
+    pub fn has_conntrack(&self) -> bool {
         self.conntrack != ConntrackArgs::default()
     }
 
-    /// The flags that were given and that do not count beside a file.
-    pub fn given(&self) -> Vec<&'static str> {
+    /// The given flags that a file overrides.
+    pub fn overridden(&self) -> Vec<&'static str> {
         let flags = [
             ("--healthz-bind-address", self.healthz_bind_address.is_some()),
             ("--metrics-bind-address", self.metrics_bind_address.is_some()),
@@ -157,14 +159,14 @@ impl KubeProxyArgs {
             ("--metrics-port", self.metrics_port.is_some()),
             ("--bind-address-hard-fail", self.bind_address_hard_fail.is_some()),
             ("--iptables-sync-period", self.iptables_sync_period.is_some()),
-            ("--conntrack-*", self.asks_for_conntrack()),
-            ("--oom-score-adj", self.asks_for_oom_score()),
+            ("--conntrack-*", self.has_conntrack()),
+            ("--oom-score-adj", self.has_oom_score_adj()),
             ("--feature-gates", self.feature_gates.is_some()),
         ];
         flags.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect()
     }
 
-    pub fn asks_for_oom_score(&self) -> bool {
+    pub fn has_oom_score_adj(&self) -> bool {
         self.oom_score_adj.is_some()
     }
 }
@@ -182,7 +184,7 @@ impl ConntrackArgs {
     }
 }
 
-impl RareArgs {
+impl CompatibilityArgs {
     fn overlay(&self, config: &mut KubeProxyConfiguration) {
         let client = &mut config.client_connection;
         set(&mut client.content_type, self.kube_api_content_type.clone());
@@ -219,15 +221,19 @@ fn set<T>(field: &mut T, flag: Option<T>) {
     }
 }
 
-/// An empty address and port 0 mean nowhere; a port of its own counts where the address names none.
-fn place(filled_in: Option<SocketAddr>, address: Option<&str>, port: Option<u16>) -> Option<SocketAddr> {
+/// The address of a server, or `None` for an empty address or port 0. The port flag counts if the address has no port.
+fn server_address(
+    default: Option<SocketAddr>,
+    address: Option<&str>,
+    port: Option<u16>,
+) -> Option<SocketAddr> {
     if address == Some("") || port == Some(0) {
         return None;
     }
-    let names_port = address.is_some_and(|address| parse_ip(address).is_none());
+    let has_port = address.is_some_and(|address| parse_ip(address).is_none());
     match port {
-        Some(port) if !names_port => filled_in.map(|address| SocketAddr::new(address.ip(), port)),
-        Some(_) | None => filled_in,
+        Some(port) if !has_port => default.map(|address| SocketAddr::new(address.ip(), port)),
+        Some(_) | None => default,
     }
 }
 
@@ -265,19 +271,20 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_where_the_flags_say() {
+    fn servers_have_the_addresses_of_the_flags() {
         let cases = [
             ("", "0.0.0.0:10256", "127.0.0.1:10249"),
             ("--bind-address fd00::1", "[::]:10256", "[::1]:10249"),
             ("--healthz-bind-address 10.0.0.1", "10.0.0.1:10256", "127.0.0.1:10249"),
-            ("--healthz-bind-address= --metrics-port=0", "nowhere", "nowhere"),
+            ("--healthz-bind-address= --metrics-port=0", "off", "off"),
             ("--healthz-port 1 --metrics-port 2", "0.0.0.0:1", "127.0.0.1:2"),
             ("--metrics-bind-address [::]:7 --metrics-port 2", "0.0.0.0:10256", "[::]:7"),
             ("--metrics-bind-address :: --metrics-port 2", "0.0.0.0:10256", "[::]:2"),
         ];
         for (flags, healthz, metrics) in cases {
             let serving = settings(flags).unwrap().serving;
-            let text = |place: Option<SocketAddr>| place.map_or("nowhere".into(), |place| place.to_string());
+            let text =
+                |address: Option<SocketAddr>| address.map_or("off".into(), |address| address.to_string());
             assert_eq!(
                 (text(serving.healthz), text(serving.metrics)),
                 (healthz.into(), metrics.into()),
@@ -287,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_upstream_refuses_is_refused() {
+    fn values_that_kube_proxy_refuses_are_refused() {
         for flags in [
             "--healthz-bind-address 10.0.0.1:x",
             "--iptables-sync-period -1s",
@@ -304,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_of_kube_proxy_is_taken() {
+    fn every_flag_of_kube_proxy_is_accepted() {
         let flags = "--hostname-override=n --cluster-cidr=10.0.0.0/8,fd00::/48 --proxy-mode=nftables --profiling \
             --nodeport-addresses=10.0.0.0/8,fd00::/48 --bind-address=0.0.0.0 --masquerade-all \
             --detect-local-mode=InterfaceNamePrefix --pod-interface-name-prefix=cali --pod-bridge-interface=cbr0 \

@@ -1,4 +1,4 @@
-//! What is said on stderr, and how.
+//! Logging to stderr.
 
 use std::io;
 
@@ -10,13 +10,13 @@ use crate::kube_proxy_config::LoggingSettings;
 
 #[derive(Debug, Args)]
 pub struct LoggingArgs {
-    /// Say more on stderr: once for every change, twice for every map write
+    /// More log messages: once for every change, twice for every map write
     #[arg(short, long, action = ArgAction::Count, global = true)]
     verbose: u8,
-    /// kube-proxy's -v: 4 and more are for debugging
+    /// kube-proxy's -v: 4 and above log debug messages
     #[arg(long = "v", value_name = "LEVEL", global = true, hide = true)]
     klog_verbosity: Option<u32>,
-    /// How log lines look [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, visible_alias = "logging-format", value_enum, global = true)]
     log_format: Option<LogFormat>,
 }
@@ -27,16 +27,15 @@ enum LogFormat {
     Json,
 }
 
-/// `default` is what the verb says without being asked; flags win over kube-proxy's file.
+/// Starts logging. `default` is the level of the verb without flags. Flags override kube-proxy's file.
 pub fn start(args: &LoggingArgs, default: Level, file: Option<LoggingSettings>) {
     let file = file.unwrap_or_default();
     let level = match args.verbose {
-        0 => level_of(args.klog_verbosity.unwrap_or(file.verbosity), default),
+        0 => level_of_klog(args.klog_verbosity.unwrap_or(file.verbosity), default),
         1 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    // The libraries speak up when something is wrong; how they relocate and poll is their own business. What goes
-    // wrong with an API server is told once, by whoever asked it.
+    // Libraries log warnings only. kube_client is off: the callers log errors of API requests, once.
     let filter = EnvFilter::new(format!(
         "warn,kube_client=off,portreeve={level},proxy={level},proxy_ebpf={level},dns={level}"
     ));
@@ -48,8 +47,8 @@ pub fn start(args: &LoggingArgs, default: Level, file: Option<LoggingSettings>) 
     }
 }
 
-/// klog's numbers: up to 3 is what an operator reads, 4 and 5 are details, the rest is everything.
-fn level_of(klog: u32, default: Level) -> Level {
+/// The level of a klog verbosity: up to 3 for operators, 4 and 5 debug, above trace.
+fn level_of_klog(klog: u32, default: Level) -> Level {
     match klog {
         0..=3 => default,
         4..=5 => Level::DEBUG,

@@ -1,4 +1,4 @@
-//! The flags that say which Service this node's own name server answers for.
+//! Flags of the node-local DNS redirect: the Service whose traffic goes to this node's DNS server.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,22 +8,21 @@ use crate::model::{name_server::NameServer, service::ServiceKey};
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "DNS")]
 pub struct NameServerArgs {
-    /// The Service whose clients this node's own name server answers, while it lives
+    /// The DNS Service whose traffic goes to this node's DNS server while it is alive
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "kube-system/kube-dns", value_parser = service)]
     dns_service: ServiceKey,
-    /// An address under which that Service is served on this node only, as 169.254.20.10; repeatable. No interface needs
-    /// to have it
+    /// A node-local address of the DNS server, such as 169.254.20.10; repeatable. No interface needs to have it
     #[arg(long = "dns-local-address", value_name = "IP", value_delimiter = ',', value_parser = address)]
     dns_local_addresses: Vec<IpAddr>,
 }
 
 impl NameServerArgs {
-    /// Somebody who says where it is served wants it to be.
+    /// Whether a flag was given that implies `--dns`.
     pub fn are_given(&self) -> bool {
         !self.dns_local_addresses.is_empty()
     }
 
-    /// `listens`: where the server does; nothing: at the node's own addresses.
+    /// The redirect. `listens` are the listen addresses of the server; `None`: the node's own addresses.
     pub fn name_server(self, listens: Option<Vec<SocketAddr>>) -> NameServer {
         let Self { dns_service: service, dns_local_addresses: local_addresses } = self;
         NameServer { service, listens, local_addresses }

@@ -1,4 +1,4 @@
-//! What is said on stdout.
+//! Output to stdout, and the error message on stderr.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::error::chain;
 
-/// Tables are read in terminals and pasted into mails.
+/// Width of tables that are not printed to a terminal.
 const WIDTH: u16 = 80;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,18 +23,18 @@ pub enum Format {
 
 #[derive(Debug, Args)]
 pub struct OutputArgs {
-    /// For people or for programs
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
     pub output: Format,
 }
 
-/// A reader that has seen enough is no failure.
+/// Prints a text. A closed pipe is not an error.
 pub fn print(text: &str) -> Result<()> {
-    print_more(text).map(drop)
+    print_while_read(text).map(drop)
 }
 
-/// Tells whether anybody still reads.
-pub fn print_more(text: &str) -> Result<ControlFlow<()>> {
+/// Prints a text. Returns `Break` if the reader closed the pipe.
+pub fn print_while_read(text: &str) -> Result<ControlFlow<()>> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
@@ -48,8 +48,8 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&text)
 }
 
-#[expect(clippy::print_stderr, reason = "this is where the one sentence about a failure is said")]
-pub fn complain(error: &anyhow::Error) {
+#[expect(clippy::print_stderr, reason = "the error message of a failed command")]
+pub fn print_error(error: &anyhow::Error) {
     eprintln!("portreeve: {}", chain(error.as_ref()));
 }
 
@@ -57,7 +57,7 @@ pub fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !io::stdout().is_terminal() {
-        // The last two are blank and are cut off when it is printed.
+        // The last two columns are padding, which `trim_fmt` removes.
         table.set_width(WIDTH + 2);
     }
     table

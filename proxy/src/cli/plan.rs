@@ -1,4 +1,4 @@
-//! `plan`: what would be programmed on a node.
+//! `plan`: the frontends that would be programmed on a node.
 
 use std::{path::PathBuf, thread};
 
@@ -29,7 +29,7 @@ pub struct Args {
     manifests: PathBuf,
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// The node answers names, as under `run --dns`
+    /// Assume a DNS server on the node, as under `run --dns`
     #[arg(long)]
     dns: bool,
     #[command(flatten)]
@@ -54,7 +54,7 @@ struct PlannedFrontend {
     affinity_seconds: Option<u32>,
     source_ranges: Vec<String>,
     when_empty: &'static str,
-    /// This node's own server, which answers in the place of all backends while it lives.
+    /// This node's own DNS server, which replaces all backends while it is alive.
     #[serde(skip_serializing_if = "Option::is_none")]
     served_here: Option<String>,
 }
@@ -104,7 +104,7 @@ impl From<&Frontend> for PlannedFrontend {
     }
 }
 
-/// The view that the policy of the frontend governs is the one that can be empty while somebody could serve.
+/// The behaviour without backends, of the view that the traffic policy of this kind of frontend filters.
 fn when_empty(frontend: &Frontend) -> &'static str {
     let view = match frontend.kind {
         FrontendKind::ClusterIp => &frontend.internal,
@@ -142,7 +142,7 @@ fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped]) -> String 
     text
 }
 
-/// How many backends a view has, or what happens without any.
+/// The number of backends of a view, or the behaviour without any.
 fn summary(frontend: &Frontend, view: &View) -> String {
     let others = match view.backends.len() {
         0 => name(view.when_empty).to_owned(),

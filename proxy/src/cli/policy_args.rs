@@ -1,5 +1,5 @@
-//! The flags that change what Services mean on a node. `run`, `plan` and `explain` share them, so that a question is
-//! answered as the agent would act.
+//! Flags that change the meaning of Services on a node. `run`, `plan` and `explain` share them, so that the model behaves
+//! as the agent.
 
 use std::{
     fs,
@@ -22,45 +22,44 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Policy")]
 pub struct PolicyArgs {
-    /// kube-proxy's own configuration file; the flags that kube-proxy has too are ignored beside it. `run` ends when
-    /// the file changes, to be started anew
+    /// kube-proxy's configuration file; overrides the flags that kube-proxy has too. `run` exits when the file changes,
+    /// to be restarted
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The node whose view is taken: its endpoints are local, its Node object tells zone and addresses
-    /// [default: the host name]
+    /// The name of this node: its endpoints are local, its Node object has the zone and addresses [default: the host
+    /// name]
     #[arg(long, visible_alias = "hostname-override", value_name = "NAME")]
     node_name: Option<String>,
     /// An address local to the node, repeatable; the first of a family is the primary [default: the Node object's]
     #[arg(long = "node-address", value_name = "IP", value_delimiter = ',', value_parser = address)]
     node_addresses: Vec<IpAddr>,
-    /// The node's primary address of its family; 0.0.0.0 and :: name none
+    /// The node's primary address of its family; 0.0.0.0 and :: have no effect
     #[arg(long, value_name = "IP", value_parser = address)]
     bind_address: Option<IpAddr>,
-    /// The networks of all pods, one per family; traffic from elsewhere to a ClusterIP is masqueraded. Without it
-    /// nothing is, and pods get no special way past externalTrafficPolicy Local
+    /// The networks of all pods, one per family. Traffic from elsewhere to a ClusterIP is masqueraded. Without it, none
+    /// is, and externalTrafficPolicy Local applies to pods too
     #[arg(long, value_name = "CIDRS", value_parser = cluster_cidrs)]
     cluster_cidr: Option<PerFamily<Option<IpNetwork>>>,
-    /// How traffic of pods is told from other traffic [default: ClusterCIDR]
+    /// How traffic of pods is recognised [default: ClusterCIDR]
     #[arg(long, value_enum, value_name = "MODE")]
     detect_local_mode: Option<DetectLocalMode>,
     /// The bridge of the pods, for --detect-local-mode BridgeInterface
     #[arg(long, value_name = "NAME")]
     pod_bridge_interface: Option<String>,
-    /// How the names of the pods' interfaces begin, for --detect-local-mode InterfaceNamePrefix
+    /// Name prefix of the pods' interfaces, for --detect-local-mode InterfaceNamePrefix
     #[arg(long, value_name = "PREFIX")]
     pod_interface_name_prefix: Option<String>,
     /// Local addresses that serve NodePorts: networks, or `primary` for the node's own address in each family
     /// [default: primary]
     #[arg(long, value_name = "CIDRS|primary", value_parser = nodeport_addresses)]
     nodeport_addresses: Option<NodePortAddresses>,
-    /// Serve NodePorts on 127.0.0.1 too; ::1 never serves them [default: true]
+    /// Serve NodePorts on 127.0.0.1 too, never on ::1 [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     localhost_nodeports: Option<bool>,
-    /// Masquerade everything that goes to a ClusterIP, also from pods
+    /// Masquerade all traffic to ClusterIPs, also from pods
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     masquerade_all: Option<bool>,
-    /// kube-proxy's mode, which chooses only a default: without --nodeport-addresses, NodePorts are served on all
-    /// addresses in modes iptables and ipvs
+    /// kube-proxy's mode. It only sets the default of --nodeport-addresses: all addresses in modes iptables and ipvs
     #[arg(long, value_name = "MODE", value_parser = Mode::parse)]
     proxy_mode: Option<Mode>,
     /// kube-proxy's name of --localhost-nodeports
@@ -90,7 +89,7 @@ impl PolicyArgs {
         self.config.as_deref()
     }
 
-    /// What the flags say, or the file in the place of those that kube-proxy has too.
+    /// The policy of the flags. A file overrides the flags that kube-proxy has too.
     pub fn policy(&self, file: Option<&Settings>) -> Result<Policy> {
         match file {
             Some(file) => self.policy_of_file(file),
@@ -133,20 +132,20 @@ impl PolicyArgs {
         })
     }
 
-    /// By what the mode tells pods. It must be named: without it nothing would be a pod's.
+    /// The interface or prefix that the mode needs. Errors: it is missing, so no traffic would count as a pod's.
     fn pod_interface(&self) -> Result<Option<String>> {
-        let (flag, named) = match self.detect_local_mode {
+        let (flag, value) = match self.detect_local_mode {
             Some(DetectLocalMode::BridgeInterface) => ("--pod-bridge-interface", &self.pod_bridge_interface),
             Some(DetectLocalMode::InterfaceNamePrefix) => {
                 ("--pod-interface-name-prefix", &self.pod_interface_name_prefix)
             }
             Some(DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr) | None => return Ok(None),
         };
-        let named = named.clone().filter(|name| !name.is_empty());
-        named.map(Some).with_context(|| format!("this --detect-local-mode needs {flag}"))
+        let value = value.clone().filter(|name| !name.is_empty());
+        value.map(Some).with_context(|| format!("this --detect-local-mode needs {flag}"))
     }
 
-    /// What of it kube-proxy's file would say, as far as more than the policy hangs on it.
+    /// Sets the fields of kube-proxy's file that settings outside of the policy depend on.
     pub fn overlay(&self, config: &mut KubeProxyConfiguration) {
         if let Some(address) = self.bind_address {
             config.bind_address = address.to_string();
@@ -165,7 +164,7 @@ impl PolicyArgs {
         }
     }
 
-    /// The flags that were given and that do not count beside a file.
+    /// The given flags that a file overrides.
     pub fn overridden(&self) -> Vec<&'static str> {
         let flags = [
             ("--bind-address", self.bind_address.is_some()),
@@ -181,14 +180,14 @@ impl PolicyArgs {
         flags.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect()
     }
 
-    /// Nodes are named in lower case, whatever the host calls itself.
+    /// The node name in lower case, as Kubernetes requires.
     fn node_name(&self, of_file: Option<&str>) -> Result<String> {
         let name = match self.node_name.as_deref().or(of_file) {
             Some(name) => name.to_owned(),
             None => fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?,
         };
         let name = name.trim().to_lowercase();
-        anyhow::ensure!(!name.is_empty(), "the node name is empty: give one with --node-name");
+        anyhow::ensure!(!name.is_empty(), "the node name is empty: set --node-name");
         Ok(name)
     }
 }
@@ -221,9 +220,7 @@ fn cluster_cidrs(text: &str) -> Result<PerFamily<Option<IpNetwork>>, String> {
         let network = network(part)?;
         let family = IpFamily::of(network.ip());
         if networks.get_mut(family).replace(network).is_some() {
-            return Err(format!(
-                "more than one {family} network: one per family is all that can be told apart"
-            ));
+            return Err(format!("more than one {family} network: only one per family is supported"));
         }
     }
     Ok(networks)

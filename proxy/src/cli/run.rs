@@ -7,12 +7,12 @@ use proxy_ebpf::abi::ABI_VERSION;
 
 use super::{
     device_args::DeviceArgs,
-    dns_args::{Answering, DnsArgs},
+    dns_args::{DnsArgs, ServerRole},
+    effective_config::{EffectiveConfig, effective_config},
     kube_proxy_args::KubeProxyArgs,
     name_server_args::NameServerArgs,
     policy_args::PolicyArgs,
     source_args::SourceArgs,
-    told::{Told, told},
 };
 use crate::{
     config::{Config, DnsConfig, Pages, SocketLb},
@@ -27,32 +27,32 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
-    /// The cgroup v2 directory whose sockets are translated [default: the cgroup2 mount]
+    /// The cgroup v2 directory whose sockets the socket LB translates [default: the cgroup2 mount]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
     #[command(flatten)]
     pins: PinArgs,
     #[command(flatten)]
     run_dir: RunDirArgs,
-    /// Whose connections are translated when they are made
+    /// The sockets whose connections are translated at connect
     #[arg(long, value_enum, default_value = "all", value_name = "WHO")]
     socket_lb: SocketLb,
     #[command(flatten)]
     devices: DeviceArgs,
-    /// Answer the names of the cluster [default: when another flag says how]
+    /// Run the cluster DNS server [default: if another DNS flag is given]
     #[arg(long, overrides_with = "no_dns")]
     dns: bool,
-    /// Do not answer names
+    /// Do not run the DNS server
     #[arg(long, overrides_with = "dns")]
     no_dns: bool,
     #[command(flatten)]
     names: DnsArgs,
     #[command(flatten)]
     name_server: NameServerArgs,
-    /// Start beside a running agent: prepare, report ready, and continue where it ends
+    /// Start beside a running agent: prepare, report ready, and take over when it ends
     #[arg(long)]
     takeover: bool,
-    /// Pin the maps under another ABI version, to try an upgrade
+    /// Pin the maps under another ABI version, to test an upgrade
     #[arg(long, hide = true, default_value_t = ABI_VERSION)]
     abi_version: u32,
     #[command(flatten)]
@@ -61,18 +61,18 @@ pub struct Args {
     kube_proxy: KubeProxyArgs,
 }
 
-/// Where the data plane is kept.
+/// The pin directory of the data plane.
 #[derive(Debug, clap::Args)]
 pub struct PinArgs {
-    /// Where maps and links are pinned, on a bpffs; they outlive the agent
+    /// Directory on a bpffs where maps and links are pinned; they outlive the agent
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/portreeve")]
     pub bpffs: PathBuf,
 }
 
-/// Where the agent and who asks it meet.
+/// The directory of the agent's control socket.
 #[derive(Debug, clap::Args)]
 pub struct RunDirArgs {
-    /// Where the agent's socket lies, at which `status` and `get dns` ask
+    /// Directory of the agent's control socket, which `status` and `get dns` use
     #[arg(long, value_name = "DIR", default_value = "/run/portreeve")]
     pub run_dir: PathBuf,
 }
@@ -97,19 +97,20 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         policy: policy_args,
         kube_proxy,
     } = args;
-    let Told { settings, config: configz, host, file } = told(&kube_proxy, &policy_args, file)?;
-    let answers_names = dns || (names.are_given() || name_server.are_given()) && !no_dns;
+    let EffectiveConfig { settings, config: configz, host, file } =
+        effective_config(&kube_proxy, &policy_args, file)?;
+    let has_dns = dns || (names.are_given() || name_server.are_given()) && !no_dns;
     if kube_proxy.init_only {
-        let is_set = host::apply(&host) & (!answers_names || host::hand_over_connections());
-        ensure!(is_set, "not everything could be set, see above");
+        let is_set = host::apply(&host) & (!has_dns || host::hand_over_connections());
+        ensure!(is_set, "not all settings could be applied, see above");
         return Ok(());
     }
-    memory::limit_allocator(!answers_names);
+    memory::limit_allocator(!has_dns);
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
-    let dns = answers_names.then(|| names.config(Answering::InTheAgent)).transpose()?;
+    let dns = has_dns.then(|| names.config(ServerRole::Agent)).transpose()?;
     let listens = dns.as_ref().map(DnsConfig::addresses).transpose()?;
     let name_server = listens.map(|listens| name_server.name_server(Some(listens)));
-    // A feature gate, which is a flag of this verb alone.
+    // `external_ips` is a feature gate, which only `run` has as a flag.
     let policy = Policy { external_ips: settings.external_ips, name_server, ..policy };
     let config = Config {
         objects: source.objects(settings.kubeconfig.clone()),
@@ -130,7 +131,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(config))
 }
 
-/// As upstream: the configuration below the name of its group.
+/// The pages /configz and /flagz. As in kube-proxy, /configz has the configuration below its API group.
 fn pages(config: &KubeProxyConfiguration) -> Pages {
     let configz = serde_json::json!({ "kubeproxy.config.k8s.io": config }).to_string();
     Pages { configz, arguments: env::args().skip(1).collect() }

@@ -1,4 +1,4 @@
-//! The flags that say where objects come from.
+//! Flags for the source of objects.
 
 use std::path::PathBuf;
 
@@ -13,20 +13,20 @@ use crate::{
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Objects")]
 pub struct SourceArgs {
-    /// A directory of YAML files to serve, watched, in place of an API server
+    /// A directory of YAML files, watched, instead of an API server
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "api_server"])]
     pub manifests: Option<PathBuf>,
     /// Credentials for the API server [default: $KUBECONFIG, else those of the pod]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The address of the API server, with whatever credentials there are; a node needs it where the address in them is
-    /// a ClusterIP that nobody serves yet
+    /// The URL of the API server; overrides the one of the credentials. Needed if that is a ClusterIP, which no proxy serves
+    /// yet when the agent starts
     #[arg(long, value_name = "URL", alias = "master")]
     pub api_server: Option<String>,
 }
 
 impl SourceArgs {
-    /// What a Corefile says about the API server counts where no flag says anything.
+    /// The source. The Corefile's API server options count if no flag is given.
     pub fn objects_or(self, corefile: ApiServer) -> Objects {
         let ApiServer { endpoint, kubeconfig: file, context, tls } = corefile;
         let has_flag = self.kubeconfig.is_some();
@@ -47,7 +47,7 @@ impl SourceArgs {
         }
     }
 
-    /// `configured` is the kubeconfig that a configuration file of kube-proxy names; there it counts more than the flag.
+    /// The source. `configured` is the kubeconfig in kube-proxy's configuration file, which overrides the flag.
     pub fn objects(self, configured: Option<PathBuf>) -> Objects {
         let Self { manifests, kubeconfig, api_server } = self;
         match manifests {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_corefile_counts_where_no_flag_does() {
+    fn flags_override_the_corefile() {
         let tls = Certificates { certificate: "c".into(), key: "k".into(), authority: "a".into() };
         let endpoint = Some("https://corefile".to_owned());
         let with_tls = ApiServer { endpoint: endpoint.clone(), tls: Some(tls), ..ApiServer::default() };

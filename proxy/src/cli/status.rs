@@ -1,4 +1,4 @@
-//! `status`: what runs, what is degraded, how full the tables are. Exit code 1 when something is degraded.
+//! `status`: the state of the agent, its faults and the table fill. Exit code 1 if degraded.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    inquire::inquire,
+    control,
     output::{self, Format, OutputArgs},
     run::{PinArgs, RunDirArgs},
 };
@@ -26,7 +26,7 @@ pub struct Args {
     pins: PinArgs,
     #[command(flatten)]
     run_dir: RunDirArgs,
-    /// Exit with 0 once everything was read, be the agent degraded or not: what a probe asks that ends agents
+    /// Exit with 0 once the agent is synced, even if degraded: for liveness probes
     #[arg(long)]
     ready: bool,
     #[command(flatten)]
@@ -34,11 +34,11 @@ pub struct Args {
 }
 
 #[derive(Debug, Serialize)]
-struct Report {
+struct StatusReport {
     state: &'static str,
-    /// What the agent says about itself; nothing: none runs.
+    /// The agent's own status; `None` if no agent runs.
     agent: Option<Status>,
-    /// What is in the kernel without an agent.
+    /// The data plane in the kernel, read only if no agent runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_plane: Option<DataPlane>,
     faults: Vec<String>,
@@ -48,16 +48,16 @@ struct Report {
 struct DataPlane {
     is_present: bool,
     frontends: usize,
-    /// Why it cannot be told.
+    /// The error if it cannot be read.
     problem: Option<String>,
 }
 
 pub fn run(args: Args) -> Result<()> {
     let bpffs = &args.pins.bpffs;
-    let agent = inquire(&socket_path(&args.run_dir.run_dir, bpffs), ControlRequest::Status)?;
-    // An agent knows what it holds; probes ask often, and reading it all takes its time.
+    let agent = control::request(&socket_path(&args.run_dir.run_dir, bpffs), ControlRequest::Status)?;
+    // Only without an agent: reading all maps is too slow for frequent probes.
     let data_plane = agent.is_none().then(|| data_plane(bpffs));
-    let report = Report::new(agent, data_plane);
+    let report = StatusReport::new(agent, data_plane);
     match args.output.output {
         Format::Json => output::print_json(&report)?,
         Format::Table => output::print(&table(&report, Timestamp::now()))?,
@@ -80,15 +80,15 @@ fn data_plane(bpffs: &Path) -> DataPlane {
     }
 }
 
-impl Report {
+impl StatusReport {
     fn new(agent: Option<Status>, data_plane: Option<DataPlane>) -> Self {
         let is_present = data_plane.as_ref().is_some_and(|data_plane| data_plane.is_present);
         let faults = match &agent {
             Some(agent) => agent.faults(),
             None if is_present => {
-                vec!["no agent runs: the data plane goes on as last programmed".to_owned()]
+                vec!["no agent runs: the data plane works as last programmed".to_owned()]
             }
-            None => vec!["no agent runs, and nothing is programmed".to_owned()],
+            None => vec!["no agent runs, and there is no data plane".to_owned()],
         };
         let state = match agent.as_ref().map(|agent| &agent.phase) {
             Some(Phase::Serving) if faults.is_empty() => "serving",
@@ -100,24 +100,24 @@ impl Report {
         Self { state, agent, data_plane, faults }
     }
 
-    /// An agent that waits for another one has read everything, too.
+    /// Whether the agent is synced. An agent that waits to take over is.
     fn is_ready(&self) -> bool {
         let phase = self.agent.as_ref().map(|agent| &agent.phase);
         matches!(phase, Some(Phase::Serving | Phase::Waiting { .. }))
     }
 }
 
-fn table(report: &Report, now: Timestamp) -> String {
+fn table(report: &StatusReport, now: Timestamp) -> String {
     let mut table = output::table();
     table.add_row(["STATE", &state(report)]);
     if let Some(agent) = &report.agent {
         add_agent(&mut table, agent, now);
     }
     if let Some(data_plane) = &report.data_plane {
-        table.add_row(["IN THE KERNEL", &programmed(data_plane)]);
+        table.add_row(["IN THE KERNEL", &data_plane_text(data_plane)]);
     }
     for (n, xdp) in report.agent.iter().flat_map(|agent| &agent.xdp).enumerate() {
-        table.add_row([if n == 0 { "XDP" } else { "" }, &early(xdp)]);
+        table.add_row([if n == 0 { "XDP" } else { "" }, &xdp_text(xdp)]);
     }
     for (n, used) in report.agent.iter().flat_map(|agent| &agent.tables).enumerate() {
         let text = format!("{} {} of {} ({} %)", used.name, used.used, used.capacity, used.percent());
@@ -129,12 +129,12 @@ fn table(report: &Report, now: Timestamp) -> String {
     format!("{}\n", table.trim_fmt())
 }
 
-fn early(xdp: &XdpDevice) -> String {
+fn xdp_text(xdp: &XdpDevice) -> String {
     let reason = xdp.reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
     format!("{}: {}{reason}", xdp.device, xdp.place)
 }
 
-fn programmed(data_plane: &DataPlane) -> String {
+fn data_plane_text(data_plane: &DataPlane) -> String {
     let DataPlane { is_present, frontends, problem } = data_plane;
     match problem {
         Some(problem) => problem.clone(),
@@ -143,7 +143,7 @@ fn programmed(data_plane: &DataPlane) -> String {
     }
 }
 
-fn state(report: &Report) -> String {
+fn state(report: &StatusReport) -> String {
     match report.agent.as_ref().map(|agent| &agent.phase) {
         Some(Phase::Waiting { holder }) => format!("waiting to take over from {holder}"),
         _ => report.state.to_owned(),
@@ -152,11 +152,11 @@ fn state(report: &Report) -> String {
 
 fn add_agent(table: &mut comfy_table::Table, agent: &Status, now: Timestamp) {
     let age = |time: Timestamp| age(now.duration_since(time).as_secs());
-    let who = format!("process {}, version {}, for {}", agent.process, agent.version, age(agent.started));
-    table.add_row(["AGENT", &who]);
+    let process = format!("process {}, version {}, for {}", agent.process, agent.version, age(agent.started));
+    table.add_row(["AGENT", &process]);
     table.add_row(["NODE", &agent.node]);
     let synced = agent.last_sync.map_or_else(|| "never".to_owned(), |time| format!("{} ago", age(time)));
-    let pending = agent.pending_since.map(|time| format!(", a change waits for {}", age(time)));
+    let pending = agent.pending_since.map(|time| format!(", a change is pending for {}", age(time)));
     table.add_row(["LAST SYNC", &format!("{synced}{}", pending.unwrap_or_default())]);
     let written = format!("{} published, {} not written", agent.frontends, agent.unwritten_frontends);
     table.add_row(["FRONTENDS", &written]);
@@ -166,7 +166,7 @@ fn add_agent(table: &mut comfy_table::Table, agent: &Status, now: Timestamp) {
     ]);
 }
 
-/// The largest unit that says enough.
+/// An age in its largest unit.
 fn age(seconds: i64) -> String {
     match seconds {
         ..60 => format!("{}s", seconds.max(0)),
@@ -203,14 +203,14 @@ mod tests {
         }
     }
 
-    fn report(agent: Option<Status>, frontends: usize) -> Report {
+    fn report(agent: Option<Status>, frontends: usize) -> StatusReport {
         let data_plane = DataPlane { is_present: frontends > 0, frontends, problem: None };
         let data_plane = agent.is_none().then_some(data_plane);
-        Report::new(agent, data_plane)
+        StatusReport::new(agent, data_plane)
     }
 
     #[test]
-    fn what_runs_is_told_in_a_few_lines() {
+    fn the_table_shows_the_agent() {
         let text = table(&report(Some(serving()), 3), at("2026-01-01T02:00:00Z"));
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(

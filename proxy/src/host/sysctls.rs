@@ -1,4 +1,4 @@
-//! The kernel's own connection tracking, which sees every flow that is not ours. Its knobs are set as kube-proxy does.
+//! Sysctls of nf_conntrack, which tracks the flows that the data plane does not translate. Set as kube-proxy sets them.
 
 use std::{
     fs, io,
@@ -8,11 +8,11 @@ use std::{
 
 use crate::config::ConntrackConfig;
 
-/// Below it lie `proc/sys` and `sys/module`.
-pub const SYSTEM: &str = "/";
+/// The directory of `proc/sys` and `sys/module`.
+pub const ROOT: &str = "/";
 
 const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
-/// A module's parameter, which is writable where the sysctl of the same meaning is not.
+/// The module parameter: writable even where the sysctl `nf_conntrack_buckets` is not.
 const HASH_SIZE: &str = "sys/module/nf_conntrack/parameters/hashsize";
 const ESTABLISHED: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
 const CLOSE_WAIT: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
@@ -20,19 +20,19 @@ const BE_LIBERAL: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 const UDP: &str = "proc/sys/net/netfilter/nf_conntrack_udp_timeout";
 const UDP_STREAM: &str = "proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream";
 
-/// More entries than this want somebody's decision: one takes some 300 bytes of the kernel's memory.
-const MOST: u32 = 1_048_576;
+/// Upper bound of the table size, about 300 MB of kernel memory. More needs an explicit setting by the operator.
+const MAX_ENTRIES: u32 = 1_048_576;
 
-/// What a listener that is closed has not accepted goes to others at its port, and is not reset.
-pub const HAND_OVER: Setting =
-    Setting { path: "proc/sys/net/ipv4/tcp_migrate_req", value: 1, is_least: false };
+/// Connections in the accept queue of a closed listener migrate to another SO_REUSEPORT listener (Linux 5.14).
+pub const MIGRATE_REQUESTS: Setting =
+    Setting { path: "proc/sys/net/ipv4/tcp_migrate_req", value: 1, is_minimum: false };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
     path: &'static str,
     pub value: u64,
-    /// A larger value is as good.
-    is_least: bool,
+    /// Whether a larger value is fine too.
+    is_minimum: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +48,12 @@ pub enum SysctlError {
     },
 }
 
-/// What is to be set, in this order.
-pub fn wanted(config: &ConntrackConfig, cpus: u32) -> Vec<Setting> {
-    let exactly = |path, value| Setting { path, value, is_least: false };
+/// The settings to apply, in this order.
+pub fn desired(config: &ConntrackConfig, cpus: u32) -> Vec<Setting> {
+    let exactly = |path, value| Setting { path, value, is_minimum: false };
     let seconds = |path, timeout: Option<Duration>| timeout.map(|timeout| exactly(path, timeout.as_secs()));
     let max = table_size(config, cpus).map(u64::from);
-    let hash_size = max.map(|max| Setting { path: HASH_SIZE, value: max / 4, is_least: true });
+    let hash_size = max.map(|max| Setting { path: HASH_SIZE, value: max / 4, is_minimum: true });
     [
         hash_size,
         max.map(|max| exactly(MAX, max)),
@@ -70,17 +70,17 @@ pub fn wanted(config: &ConntrackConfig, cpus: u32) -> Vec<Setting> {
 
 fn table_size(config: &ConntrackConfig, cpus: u32) -> Option<u32> {
     let scaled = config.max_per_core.saturating_mul(cpus);
-    (config.max_per_core > 0).then(|| scaled.max(config.min).min(MOST))
+    (config.max_per_core > 0).then(|| scaled.max(config.min).min(MAX_ENTRIES))
 }
 
 impl Setting {
-    /// As people write it.
+    /// The name in the syntax of `sysctl`.
     pub fn name(&self) -> String {
         let path = self.path;
         path.strip_prefix("proc/sys/").map_or_else(|| format!("/{path}"), |name| name.replace('/', "."))
     }
 
-    /// `false`: it was so already.
+    /// Writes the value. Returns `false` if it was set already.
     pub fn apply(&self, system: &Path) -> Result<bool, SysctlError> {
         let path = system.join(self.path);
         let now = match fs::read_to_string(&path) {
@@ -103,7 +103,7 @@ impl Setting {
 
     fn is_met_by(&self, now: &str) -> bool {
         let now: Option<u64> = now.parse().ok();
-        now == Some(self.value) || self.is_least && now.is_some_and(|now| now > self.value)
+        now == Some(self.value) || self.is_minimum && now.is_some_and(|now| now > self.value)
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_grows_with_the_machine_within_bounds() {
+    fn the_table_size_depends_on_cpus_within_bounds() {
         for (per_core, min, cpus, want) in [
             (32768, 131_072, 2, Some(131_072)),
             (32768, 131_072, 8, Some(262_144)),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_configured_and_different_is_written() {
+    fn only_different_values_are_written() {
         let system = tempfile::tempdir().unwrap();
         let file = |path: &str| system.path().join(path);
         for (path, now) in [(MAX, "65536\n"), (HASH_SIZE, "65536\n"), (CLOSE_WAIT, "60\n"), (UDP, "30\n")] {
@@ -143,16 +143,16 @@ mod tests {
             tcp_established: Some(Duration::from_secs(86400)),
             ..config()
         };
-        let outcome = |setting: &Setting| match setting.apply(system.path()) {
+        let result = |setting: &Setting| match setting.apply(system.path()) {
             Ok(changed) => changed.to_string(),
             Err(error) => error.to_string().replace(&system.path().display().to_string(), ""),
         };
-        let outcomes: Vec<_> = wanted(&config, 2)
+        let results: Vec<_> = desired(&config, 2)
             .iter()
-            .map(|setting| format!("{} {}", setting.name(), outcome(setting)))
+            .map(|setting| format!("{} {}", setting.name(), result(setting)))
             .collect();
         assert_eq!(
-            outcomes,
+            results,
             [
                 "/sys/module/nf_conntrack/parameters/hashsize false",
                 "net.netfilter.nf_conntrack_max true",

@@ -1,5 +1,4 @@
-//! From text to the file's fields. Strictly first; where only unknown or repeated fields stand in the way, once more
-//! without them, and they are named.
+//! Decodes the text of a file: strictly first, then leniently. Unknown and duplicate fields are ignored with a warning.
 
 use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
@@ -9,19 +8,19 @@ use super::file::{API_VERSION, KIND, KubeProxyConfiguration};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
     pub config: KubeProxyConfiguration,
-    /// What a strict reader would refuse, in words.
-    pub remarks: Vec<String>,
+    /// Faults that a strict decoder would refuse.
+    pub warnings: Vec<String>,
 }
 
-/// YAML or JSON. Fields that say null say nothing.
+/// Decodes YAML or JSON. Null fields are treated as absent.
 pub fn decode(text: &str) -> Result<Decoded, String> {
-    let mut remarks = Vec::new();
+    let mut warnings = Vec::new();
     let mut value = match parse(text, DuplicateKeyPolicy::Error) {
         Ok(value) => value,
         Err(strict) => {
-            // Only a repeated field makes the difference between the two.
+            // The lenient attempt succeeds only if duplicate fields are the sole fault.
             let value = parse(text, DuplicateKeyPolicy::LastWins).map_err(|_| strict.clone())?;
-            remarks.push(format!("{strict}; the last one counts"));
+            warnings.push(format!("{strict}; the last one counts"));
             value
         }
     };
@@ -30,16 +29,16 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
     let mut unknown = Vec::new();
     let config = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
     let mut config: KubeProxyConfiguration = config.map_err(|error| error.to_string())?;
-    remarks.extend(unknown.into_iter().map(|field| format!("unknown field `{field}` is ignored")));
-    config.fill_in();
-    Ok(Decoded { config, remarks })
+    warnings.extend(unknown.into_iter().map(|field| format!("unknown field `{field}`")));
+    config.set_defaults();
+    Ok(Decoded { config, warnings })
 }
 
 fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, String> {
     let options = serde_saphyr::options! { duplicate_keys: duplicate_keys };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let problem = error.without_snippet().to_string();
-        problem.lines().next().unwrap_or_default().to_owned()
+        let message = error.without_snippet().to_string();
+        message.lines().next().unwrap_or_default().to_owned()
     })
 }
 
@@ -49,7 +48,7 @@ fn require_type(value: &Value) -> Result<(), String> {
         (API_VERSION, KIND) => Ok(()),
         ("", _) => Err("apiVersion is missing".to_owned()),
         (_, "") => Err("kind is missing".to_owned()),
-        (version, kind) => Err(format!("it is a {kind} of {version}, not a {KIND} of {API_VERSION}")),
+        (version, kind) => Err(format!("kind {kind} of {version}, expected {KIND} of {API_VERSION}")),
     }
 }
 

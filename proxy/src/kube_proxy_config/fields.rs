@@ -1,21 +1,21 @@
-//! Which fields are honoured, and why the others have nothing to act on here.
+//! The fields without effect, with the reasons.
 
 use serde_json::Value;
 
 use super::{file::KubeProxyConfiguration, settings::Mode};
 
-/// Fields (and everything below them) that change nothing here, each with the reason.
+/// Fields without effect (including their subfields), each with the reason.
 const NOT_APPLICABLE: &[(&str, &str)] = &[
     ("clientConnection.acceptContentTypes", "objects are read as JSON"),
     ("clientConnection.contentType", "objects are read as JSON"),
-    ("clientConnection.qps", "a few watches are all that is asked of the API server"),
-    ("clientConnection.burst", "a few watches are all that is asked of the API server"),
-    ("configSyncPeriod", "nothing is delivered again: watches resume where they broke off"),
+    ("clientConnection.qps", "the agent only sends a few watch requests"),
+    ("clientConnection.burst", "the agent only sends a few watch requests"),
+    ("configSyncPeriod", "there is no resync: watches resume from the last resourceVersion"),
     ("enableProfiling", "there is no Go runtime to profile"),
     ("iptables.masqueradeBit", "packets are masqueraded without a mark"),
-    ("iptables.minSyncPeriod", "a change is programmed at once, together with all that has arrived"),
+    ("iptables.minSyncPeriod", "changes are programmed at once, in batches"),
     ("ipvs.excludeCIDRs", "IPVS is not used, so there is nothing to exclude"),
-    ("ipvs.minSyncPeriod", "a change is programmed at once, together with all that has arrived"),
+    ("ipvs.minSyncPeriod", "changes are programmed at once, in batches"),
     ("ipvs.scheduler", "backends are chosen at random, as in the other modes"),
     ("ipvs.strictARP", "no interface gets the addresses of Services"),
     ("ipvs.tcpFinTimeout", "IPVS is not used; conntrack has timeouts of its own"),
@@ -25,14 +25,14 @@ const NOT_APPLICABLE: &[(&str, &str)] = &[
     ("logging.options", "each line is written at once, to one stream"),
     ("logging.vmodule", "it names Go files"),
     ("nftables.masqueradeBit", "packets are masqueraded without a mark"),
-    ("nftables.minSyncPeriod", "a change is programmed at once, together with all that has arrived"),
-    ("portRange", "no version of kube-proxy looks at it any more"),
+    ("nftables.minSyncPeriod", "changes are programmed at once, in batches"),
+    ("portRange", "kube-proxy itself ignores it"),
     ("showHiddenMetricsForVersion", "no metric is hidden"),
     ("windowsRunAsService", "it is for Windows"),
     ("winkernel", "it is for Windows"),
 ];
 
-/// Sections that count in one mode only, and those fields of theirs that count in it.
+/// Fields that have an effect only in some modes.
 const SECTIONS: &[(&str, &[Mode])] = &[
     ("iptables.localhostNodePorts", &[Mode::Iptables]),
     ("iptables.masqueradeAll", &[Mode::Iptables, Mode::Ipvs]),
@@ -42,10 +42,10 @@ const SECTIONS: &[(&str, &[Mode])] = &[
     ("nftables.syncPeriod", &[Mode::Nftables]),
 ];
 
-/// A gate that has a meaning here; all others are about code that is not ours.
+/// The only feature gate with an effect; the others concern code of kube-proxy.
 const HONOURED_GATE: &str = "featureGates.AllowServiceExternalIPs";
 
-/// The fields that were set to something else than upstream's default and that change nothing, with the reason.
+/// The fields without effect that differ from kube-proxy's defaults, with the reasons.
 pub fn without_effect(config: &KubeProxyConfiguration) -> Vec<(String, String)> {
     let mode = Mode::parse(&config.mode).unwrap_or_default();
     let fields = leaves(config);
@@ -57,11 +57,11 @@ pub fn without_effect(config: &KubeProxyConfiguration) -> Vec<(String, String)> 
 
 fn reason(path: &str, mode: Mode) -> Option<String> {
     if path.starts_with("featureGates.") && path != HONOURED_GATE {
-        return Some("it is about code of kube-proxy that does not exist here".to_owned());
+        return Some("it concerns code of kube-proxy that does not exist here".to_owned());
     }
     if let Some((_, modes)) = SECTIONS.iter().find(|(field, _)| *field == path) {
-        let counts = modes.contains(&mode);
-        return (!counts).then(|| format!("it has no meaning in mode {}", mode.name()));
+        let has_effect = modes.contains(&mode);
+        return (!has_effect).then(|| format!("it has no effect in mode {}", mode.name()));
     }
     let found = NOT_APPLICABLE.iter().find(|(field, _)| is_below(path, field));
     found.map(|(_, reason)| (*reason).to_owned())
@@ -71,7 +71,7 @@ fn is_below(path: &str, field: &str) -> bool {
     path.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Written, but as if it were not.
+/// Whether a value is the same as an absent one.
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -83,7 +83,7 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-/// Every value with the path of its field.
+/// Every leaf value with the path of its field.
 fn leaves(config: &KubeProxyConfiguration) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     // A plain struct of strings, numbers and lists has a JSON form.
@@ -105,7 +105,7 @@ fn collect(path: &str, value: Value, found: &mut Vec<(String, Value)>) {
 mod tests {
     use super::*;
 
-    /// Everything else has a place in `settings`.
+    /// Fields that `settings` reads.
     const HONOURED: &[&str] = &[
         "apiVersion",
         "bindAddress",
@@ -138,9 +138,9 @@ mod tests {
         for (path, _) in leaves(&KubeProxyConfiguration::upstream_default()) {
             let is_honoured = HONOURED.contains(&path.as_str());
             let in_section = SECTIONS.iter().any(|(field, _)| *field == path);
-            let is_named = NOT_APPLICABLE.iter().any(|(field, _)| is_below(&path, field));
-            let places = [is_honoured, in_section, is_named].into_iter().filter(|is| *is).count();
-            assert_eq!(places, 1, "{path}");
+            let has_reason = NOT_APPLICABLE.iter().any(|(field, _)| is_below(&path, field));
+            let lists = [is_honoured, in_section, has_reason].into_iter().filter(|is| *is).count();
+            assert_eq!(lists, 1, "{path}");
         }
     }
 }

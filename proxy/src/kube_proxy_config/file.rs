@@ -1,4 +1,4 @@
-//! The file as upstream spells it: `kubeproxy.config.k8s.io/v1alpha1`, every field of it, with upstream's defaults.
+//! The type `kubeproxy.config.k8s.io/v1alpha1` with all fields and kube-proxy's defaults.
 
 use std::collections::BTreeMap;
 
@@ -132,36 +132,36 @@ pub struct Conntrack {
 }
 
 impl KubeProxyConfiguration {
-    /// What upstream does without a file.
+    /// kube-proxy's configuration without a file.
     pub fn upstream_default() -> Self {
         let mut config =
             Self { api_version: API_VERSION.to_owned(), kind: KIND.to_owned(), ..Self::default() };
-        config.fill_in();
+        config.set_defaults();
         config
     }
 
-    /// Puts upstream's default wherever the file says nothing, or says zero where zero means nothing.
-    pub fn fill_in(&mut self) {
-        or(&mut self.bind_address, "0.0.0.0");
+    /// Sets kube-proxy's default for absent fields, and for zero values that mean the same.
+    pub fn set_defaults(&mut self) {
+        or_default(&mut self.bind_address, "0.0.0.0");
         let is_v6 = parse_ip(&self.bind_address).is_some_and(|address| address.is_ipv6());
         let (any, loopback) = if is_v6 { ("[::]", "[::1]") } else { ("0.0.0.0", "127.0.0.1") };
         self.healthz_bind_address = with_port(&self.healthz_bind_address, any, HEALTHZ_PORT);
         self.metrics_bind_address = with_port(&self.metrics_bind_address, loopback, METRICS_PORT);
-        or(&mut self.detect_local_mode, "ClusterCIDR");
+        or_default(&mut self.detect_local_mode, "ClusterCIDR");
         self.oom_score_adj.get_or_insert(-999);
-        or_period(&mut self.config_sync_period, 15 * 60);
-        self.client_connection.fill_in();
-        self.iptables.fill_in();
-        self.nftables.fill_in();
-        or_period(&mut self.ipvs.sync_period, 30);
-        self.conntrack.fill_in();
-        or(&mut self.logging.format, "text");
+        or_default_period(&mut self.config_sync_period, 15 * 60);
+        self.client_connection.set_defaults();
+        self.iptables.set_defaults();
+        self.nftables.set_defaults();
+        or_default_period(&mut self.ipvs.sync_period, 30);
+        self.conntrack.set_defaults();
+        or_default(&mut self.logging.format, "text");
     }
 }
 
 impl ClientConnection {
-    fn fill_in(&mut self) {
-        or(&mut self.content_type, "application/vnd.kubernetes.protobuf");
+    fn set_defaults(&mut self) {
+        or_default(&mut self.content_type, "application/vnd.kubernetes.protobuf");
         if self.qps == 0.0 {
             self.qps = 5.0;
         }
@@ -172,24 +172,24 @@ impl ClientConnection {
 }
 
 impl Iptables {
-    fn fill_in(&mut self) {
+    fn set_defaults(&mut self) {
         self.masquerade_bit.get_or_insert(14);
         self.localhost_node_ports.get_or_insert(true);
-        or_period(&mut self.sync_period, 30);
-        or_period(&mut self.min_sync_period, 1);
+        or_default_period(&mut self.sync_period, 30);
+        or_default_period(&mut self.min_sync_period, 1);
     }
 }
 
 impl Nftables {
-    fn fill_in(&mut self) {
+    fn set_defaults(&mut self) {
         self.masquerade_bit.get_or_insert(14);
-        or_period(&mut self.sync_period, 30);
-        or_period(&mut self.min_sync_period, 1);
+        or_default_period(&mut self.sync_period, 30);
+        or_default_period(&mut self.min_sync_period, 1);
     }
 }
 
 impl Conntrack {
-    fn fill_in(&mut self) {
+    fn set_defaults(&mut self) {
         self.max_per_core.get_or_insert(32 * 1024);
         self.min.get_or_insert(128 * 1024);
         self.tcp_established_timeout.get_or_insert(GoDuration::seconds(24 * 60 * 60));
@@ -197,19 +197,19 @@ impl Conntrack {
     }
 }
 
-fn or(field: &mut String, default: &str) {
+fn or_default(field: &mut String, default: &str) {
     if field.is_empty() {
         default.clone_into(field);
     }
 }
 
-fn or_period(field: &mut GoDuration, seconds: i64) {
+fn or_default_period(field: &mut GoDuration, seconds: i64) {
     if field.is_zero() {
         *field = GoDuration::seconds(seconds);
     }
 }
 
-/// An address alone gets the port; what is no address stays as it is, to be named as wrong later.
+/// Adds the default port to a bare address. An invalid address stays unchanged, for the validation to report.
 fn with_port(text: &str, default: &str, port: u16) -> String {
     match parse_ip(text) {
         Some(address) if address.is_ipv6() => format!("[{text}]:{port}"),

@@ -1,10 +1,10 @@
-//! Durations as Go spells them: `1h30m`, `250ms`, `-5s`; a number without a unit is only ever `0`.
+//! Durations in Go's syntax: `1h30m`, `250ms`, `-5s`. A number without a unit must be `0`.
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Signed, because a negative one is a fault to name and not to misread.
+/// Signed, so that validation can report negative values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration {
     nanoseconds: i64,
@@ -32,7 +32,7 @@ impl GoDuration {
         self.nanoseconds < 0
     }
 
-    /// Nothing where it is negative.
+    /// Returns zero for a negative duration.
     pub fn to_std(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.nanoseconds).unwrap_or_default())
     }
@@ -48,21 +48,21 @@ impl GoDuration {
         let mut rest = (!rest.is_empty()).then_some(rest)?;
         let mut nanoseconds = 0_i64;
         while !rest.is_empty() {
-            let (part, behind) = leading_part(rest)?;
+            let (part, remaining) = leading_part(rest)?;
             nanoseconds = nanoseconds.checked_add(part)?;
-            rest = behind;
+            rest = remaining;
         }
         Some(Self { nanoseconds: sign * nanoseconds })
     }
 }
 
-/// The first number with its unit, in nanoseconds, and what stands behind it.
+/// Parses the first number with its unit. Returns nanoseconds and the remaining text.
 fn leading_part(text: &str) -> Option<(i64, &str)> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, behind) = text.split_at(unit_at);
-    let unit_end = behind.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(behind.len());
-    let (unit, behind) = behind.split_at(unit_end);
-    Some((scaled(number, unit_of(unit)?)?, behind))
+    let (number, rest) = text.split_at(unit_at);
+    let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at(unit_end);
+    Some((scaled(number, unit_of(unit)?)?, rest))
 }
 
 fn unit_of(name: &str) -> Option<i64> {
@@ -77,22 +77,22 @@ fn unit_of(name: &str) -> Option<i64> {
     })
 }
 
-/// `1.5` of a unit; digits below a nanosecond are dropped.
+/// Multiplies a decimal number such as `1.5` with a unit. Digits below a nanosecond are dropped.
 fn scaled(number: &str, unit: i64) -> Option<i64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
         return None;
     }
     let mut nanoseconds = if whole.is_empty() { 0 } else { whole.parse::<i64>().ok()?.checked_mul(unit)? };
-    let mut place = unit;
+    let mut digit_value = unit;
     for digit in fraction.bytes() {
-        place /= 10;
-        nanoseconds = nanoseconds.checked_add(i64::from(digit - b'0') * place)?;
+        digit_value /= 10;
+        nanoseconds = nanoseconds.checked_add(i64::from(digit - b'0') * digit_value)?;
     }
     Some(nanoseconds)
 }
 
-/// As Go prints it, so that what is written reads like what upstream writes.
+/// As Go prints durations.
 impl fmt::Display for GoDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_negative() {
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_and_printed_as_go_does() {
+    fn durations_are_parsed_and_printed_as_in_go() {
         for (text, want) in [
             ("0", Some("0s")),
             ("0s", Some("0s")),

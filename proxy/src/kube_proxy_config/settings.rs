@@ -1,4 +1,4 @@
-//! What the fields mean to us, as narrow values. Everything that is wrong is named at once, not one per attempt.
+//! Validation of the fields and conversion to settings. All errors are reported together.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,19 +18,19 @@ use crate::{
     },
 };
 
-/// What kube-proxy's file asks of the agent.
+/// The settings of the agent from kube-proxy's file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub node_name: Option<String>,
     pub kubeconfig: Option<PathBuf>,
-    /// The node's primary address of its family, and its family the primary one.
+    /// The node's primary address. Its family is the primary family.
     pub bind_address: Option<IpAddr>,
     pub nodeport_addresses: NodePortAddresses,
-    /// Modes without the switch say nothing.
+    /// `None` in modes without this field.
     pub localhost_nodeports: Option<bool>,
     pub cluster_cidrs: PerFamily<Option<IpNetwork>>,
     pub detect_local: DetectLocal,
-    /// The bridge, or the prefix, by which the mode tells pods.
+    /// The bridge or interface name prefix of pods, if `detect_local` needs one.
     pub pod_interface: Option<String>,
     pub masquerade_all: bool,
     pub external_ips: bool,
@@ -43,18 +43,18 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoggingSettings {
     pub is_json: bool,
-    /// klog's: 4 and more are for debugging.
+    /// klog verbosity: 4 and above are debug messages.
     pub verbosity: u32,
 }
 
-/// A field whose value makes no sense.
+/// A field with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct FieldError {
     pub field: &'static str,
-    pub what: String,
+    pub message: String,
 }
 
-/// How upstream would program the rules. Here it only chooses the section that counts, and what is the default.
+/// kube-proxy's mode. Here it only selects the section of the file and the defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     #[default]
@@ -81,7 +81,7 @@ impl Mode {
         }
     }
 
-    /// Where NodePorts are served when nothing says so.
+    /// The default of `nodePortAddresses`.
     pub fn default_nodeport_addresses(self) -> NodePortAddresses {
         match self {
             Self::Iptables | Self::Ipvs => NodePortAddresses::Cidrs(Vec::new()),
@@ -90,7 +90,7 @@ impl Mode {
     }
 }
 
-/// What only the section of the active mode says.
+/// The fields that depend on the mode, from its section.
 struct Section {
     masquerade_all: bool,
     localhost_node_ports: Option<bool>,
@@ -111,7 +111,7 @@ impl Section {
                 sync_field: "iptables.syncPeriod",
                 min_sync_field: "iptables.minSyncPeriod",
             },
-            // Upstream keeps this mode's switch in the other section.
+            // In IPVS mode kube-proxy reads `iptables.masqueradeAll`.
             Mode::Ipvs => Self {
                 masquerade_all: config.iptables.masquerade_all,
                 localhost_node_ports: None,
@@ -132,60 +132,61 @@ impl Section {
     }
 }
 
-/// Takes a filled-in file apart.
-pub fn settings(config: &KubeProxyConfiguration) -> Result<Settings, Vec<Problem>> {
-    let mut problems = Problems::default();
-    let mode = problems.value("mode", Mode::parse(&config.mode));
+/// Validates a configuration with defaults.
+pub fn settings(config: &KubeProxyConfiguration) -> Result<Settings, Vec<FieldError>> {
+    let mut errors = FieldErrors::default();
+    let mode = errors.value("mode", Mode::parse(&config.mode));
     let section = Section::of(config, mode);
-    let (detect_local, pod_interface) = problems.detect_local(config);
+    let (detect_local, pod_interface) = errors.detect_local(config);
     let settings = Settings {
         node_name: not_empty(&config.hostname_override),
         kubeconfig: not_empty(&config.client_connection.kubeconfig).map(PathBuf::from),
-        bind_address: problems.value("bindAddress", specific_address(&config.bind_address)),
-        nodeport_addresses: problems.nodeport_addresses(&config.node_port_addresses, mode),
+        bind_address: errors.value("bindAddress", specified_address(&config.bind_address)),
+        nodeport_addresses: errors.nodeport_addresses(&config.node_port_addresses, mode),
         localhost_nodeports: section.localhost_node_ports,
-        cluster_cidrs: problems.value("clusterCIDR", cluster_cidrs(&config.cluster_cidr)),
+        cluster_cidrs: errors.value("clusterCIDR", cluster_cidrs(&config.cluster_cidr)),
         detect_local,
         pod_interface,
         masquerade_all: section.masquerade_all,
         external_ips: config.feature_gates.get("AllowServiceExternalIPs").copied().unwrap_or(true),
         serving: ServingConfig {
-            healthz: problems.value("healthzBindAddress", bind_address(&config.healthz_bind_address)),
-            metrics: problems.value("metricsBindAddress", bind_address(&config.metrics_bind_address)),
+            healthz: errors.value("healthzBindAddress", bind_address(&config.healthz_bind_address)),
+            metrics: errors.value("metricsBindAddress", bind_address(&config.metrics_bind_address)),
             hard_fail: config.bind_address_hard_fail,
             health_timeout: 2 * section.sync_period.to_std(),
         },
-        conntrack: problems.conntrack(config),
+        conntrack: errors.conntrack(config),
         oom_score_adj: config.oom_score_adj.unwrap_or_default(),
         logging: LoggingSettings {
-            is_json: problems.value("logging.format", is_json(&config.logging.format)),
+            is_json: errors.value("logging.format", is_json(&config.logging.format)),
             verbosity: config.logging.verbosity,
         },
     };
-    problems.ranges(config, &section);
-    if problems.found.is_empty() { Ok(settings) } else { Err(problems.found) }
+    errors.ranges(config, &section);
+    if errors.errors.is_empty() { Ok(settings) } else { Err(errors.errors) }
 }
 
 #[derive(Default)]
-struct Problems {
-    found: Vec<Problem>,
+struct FieldErrors {
+    errors: Vec<FieldError>,
 }
 
-impl Problems {
-    fn add(&mut self, field: &'static str, what: impl Into<String>) {
-        self.found.push(Problem { field, what: what.into() });
+impl FieldErrors {
+    fn add(&mut self, field: &'static str, message: impl Into<String>) {
+        self.errors.push(FieldError { field, message: message.into() });
     }
 
-    fn require(&mut self, holds: bool, field: &'static str, what: &str) {
+    fn require(&mut self, holds: bool, field: &'static str, message: &str) {
         if !holds {
-            self.add(field, what);
+            self.add(field, message);
         }
     }
 
-    /// A value that is wrong is named; what stands in for it is never used, as a problem refuses the whole file.
+    /// Returns a valid value, or records the error. The default returned with an error is never used: one error makes the
+    /// whole file invalid.
     fn value<T: Default>(&mut self, field: &'static str, value: Result<T, String>) -> T {
-        value.unwrap_or_else(|what| {
-            self.add(field, what);
+        value.unwrap_or_else(|message| {
+            self.add(field, message);
             T::default()
         })
     }
@@ -197,11 +198,19 @@ impl Problems {
             "ClusterCIDR" => (DetectLocal::ClusterCidr, None),
             "NodeCIDR" => (DetectLocal::NodeCidr, None),
             "BridgeInterface" => {
-                self.require(bridge.is_some(), "detectLocal.bridgeInterface", "the mode needs its name");
+                self.require(
+                    bridge.is_some(),
+                    "detectLocal.bridgeInterface",
+                    "required by detectLocalMode BridgeInterface",
+                );
                 (DetectLocal::BridgeInterface, bridge)
             }
             "InterfaceNamePrefix" => {
-                self.require(prefix.is_some(), "detectLocal.interfaceNamePrefix", "the mode needs one");
+                self.require(
+                    prefix.is_some(),
+                    "detectLocal.interfaceNamePrefix",
+                    "required by detectLocalMode InterfaceNamePrefix",
+                );
                 (DetectLocal::InterfaceNamePrefix, prefix)
             }
             other => {
@@ -243,7 +252,7 @@ impl Problems {
         }
     }
 
-    /// Zero leaves things as they are.
+    /// A timeout. Zero leaves the sysctl unchanged.
     fn timeout(&mut self, field: &'static str, value: GoDuration) -> Option<Duration> {
         self.require(!value.is_negative(), field, &negative());
         (!value.is_zero()).then(|| value.to_std())
@@ -251,45 +260,45 @@ impl Problems {
 
     fn ranges(&mut self, config: &KubeProxyConfiguration, section: &Section) {
         let is_bit = |bit: Option<i32>| bit.is_none_or(|bit| (0..=31).contains(&bit));
-        let bit = "it is not within 0 and 31";
+        let bit = "must be within 0 and 31";
         self.require(is_bit(config.iptables.masquerade_bit), "iptables.masqueradeBit", bit);
         self.require(is_bit(config.nftables.masquerade_bit), "nftables.masqueradeBit", bit);
         let is_score = config.oom_score_adj.is_none_or(|score| (-1000..=1000).contains(&score));
-        self.require(is_score, "oomScoreAdj", "it is not within -1000 and 1000");
-        let positive = "it must be more than 0";
+        self.require(is_score, "oomScoreAdj", "must be within -1000 and 1000");
+        let positive = "must be greater than 0";
         self.require(config.config_sync_period > GoDuration::ZERO, "configSyncPeriod", positive);
         self.require(section.sync_period > GoDuration::ZERO, section.sync_field, positive);
         let gap = GoDuration::ZERO..=section.sync_period;
         let is_gap = gap.contains(&section.min_sync_period);
-        self.require(is_gap, section.min_sync_field, "it is not within 0 and syncPeriod");
+        self.require(is_gap, section.min_sync_field, "must be within 0 and syncPeriod");
         self.require(config.client_connection.burst >= 0, "clientConnection.burst", &negative());
     }
 }
 
 fn negative() -> String {
-    "it must not be negative".to_owned()
+    "must not be negative".to_owned()
 }
 
 fn not_empty(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// The wildcards mean "no particular one".
-fn specific_address(text: &str) -> Result<Option<IpAddr>, String> {
+/// The address, or `None` for an unspecified one (`0.0.0.0`, `::`).
+fn specified_address(text: &str) -> Result<Option<IpAddr>, String> {
     let address = parse_ip(text).ok_or_else(|| format!("`{text}` is not an IP address"))?;
     Ok(Some(address).filter(|address| !address.is_unspecified()))
 }
 
-/// `IP:port`. A file has no way to say "nowhere": what is empty was filled in.
+/// Parses `IP:port`. Never `None`: a file cannot turn a server off, since empty fields got defaults.
 fn bind_address(text: &str) -> Result<Option<SocketAddr>, String> {
-    let wanted = || format!("`{text}` is not IP:port");
-    let (host, port) = text.rsplit_once(':').ok_or_else(wanted)?;
+    let invalid = || format!("`{text}` is not IP:port");
+    let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
     let host = match host.strip_prefix('[') {
-        Some(inner) => inner.strip_suffix(']').filter(|inner| inner.contains(':')).ok_or_else(wanted)?,
-        None if host.contains(':') => return Err(wanted()),
+        Some(inner) => inner.strip_suffix(']').filter(|inner| inner.contains(':')).ok_or_else(invalid)?,
+        None if host.contains(':') => return Err(invalid()),
         None => host,
     };
-    let address = parse_ip(host).ok_or_else(wanted)?;
+    let address = parse_ip(host).ok_or_else(invalid)?;
     let port: NonZeroU16 = port.parse().map_err(|_| format!("`{port}` is not a port within 1 and 65535"))?;
     Ok(Some(SocketAddr::new(address, port.get())))
 }
@@ -299,7 +308,7 @@ fn network(text: &str) -> Result<IpNetwork, String> {
         .ok_or_else(|| format!("`{text}` is not a network in CIDR notation, nor alone `primary`"))
 }
 
-/// One network, or one of each family.
+/// Parses one network, or one of each family.
 fn cluster_cidrs(text: &str) -> Result<PerFamily<Option<IpNetwork>>, String> {
     let mut networks = PerFamily::<Option<IpNetwork>>::default();
     for part in text.split(',').filter(|_| !text.is_empty()) {

@@ -3,7 +3,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 use super::*;
 use crate::model::policy::{DetectLocal, NodePortAddresses};
 
-/// The value of `config.conf` in the ConfigMap that kubeadm makes.
+/// `config.conf` of kubeadm's ConfigMap.
 const KUBEADM: &str = include_str!("../../testdata/kube-proxy/kubeadm.conf");
 
 fn parse(text: &str) -> Result<ConfigFile, String> {
@@ -15,9 +15,9 @@ fn with(fields: &str) -> Result<ConfigFile, String> {
 }
 
 #[test]
-fn kubeadms_file_is_taken_as_it_is() {
+fn kubeadms_file_is_accepted_unchanged() {
     let file = parse(KUBEADM).unwrap();
-    assert_eq!(file.remarks, Vec::<String>::new());
+    assert_eq!(file.warnings, Vec::<String>::new());
     assert_eq!(without_effect(&file.config), Vec::new());
     let settings = file.settings;
     assert_eq!(settings.kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
@@ -38,29 +38,29 @@ fn kubeadms_file_is_taken_as_it_is() {
 }
 
 #[test]
-fn json_is_taken_too_and_what_is_written_is_read_back() {
+fn json_and_yaml_round_trip() {
     let json = serde_json::to_string(&KubeProxyConfiguration::upstream_default()).unwrap();
     let yaml = default_file().unwrap();
     for text in [&json, &yaml] {
         let file = parse(text).unwrap();
         assert_eq!(file.config, KubeProxyConfiguration::upstream_default(), "{text}");
-        assert_eq!(file.remarks, Vec::<String>::new(), "{text}");
+        assert_eq!(file.warnings, Vec::<String>::new(), "{text}");
     }
 }
 
 #[test]
-fn a_file_that_is_something_else_is_refused() {
+fn a_file_of_another_kind_is_refused() {
     let cases = [
         ("", "apiVersion is missing"),
         ("kind: KubeProxyConfiguration", "apiVersion is missing"),
         ("apiVersion: kubeproxy.config.k8s.io/v1alpha1", "kind is missing"),
-        ("apiVersion: v1\nkind: ConfigMap", "it is a ConfigMap of v1, not a KubeProxyConfiguration of "),
+        ("apiVersion: v1\nkind: ConfigMap", "kind ConfigMap of v1, expected KubeProxyConfiguration of "),
         (
             "apiVersion: kubeproxy.config.k8s.io/v1beta1\nkind: KubeProxyConfiguration",
             "of kubeproxy.config.k8s.io/v1beta1",
         ),
         ("just words", "apiVersion is missing"),
-        ("apiVersion: [", "config.conf is no configuration of kube-proxy: "),
+        ("apiVersion: [", "config.conf is not a kube-proxy configuration: "),
     ];
     for (text, want) in cases {
         let error = parse(text).unwrap_err();
@@ -69,22 +69,19 @@ fn a_file_that_is_something_else_is_refused() {
 }
 
 #[test]
-fn unknown_and_repeated_fields_are_named_and_the_rest_counts() {
+fn unknown_and_duplicate_fields_cause_warnings() {
     let file = with("bindAdress: 10.0.0.1\niptables:\n  masqueradeAll: true\n  sync: 5s\n").unwrap();
-    assert_eq!(
-        file.remarks,
-        ["unknown field `bindAdress` is ignored", "unknown field `iptables.sync` is ignored"]
-    );
+    assert_eq!(file.warnings, ["unknown field `bindAdress`", "unknown field `iptables.sync`"]);
     assert!(file.settings.masquerade_all);
 
     let file = with("clusterCIDR: 10.0.0.0/8\nclusterCIDR: 10.244.0.0/16\n").unwrap();
-    assert_eq!(file.remarks.len(), 1, "{:?}", file.remarks);
-    assert!(file.remarks[0].contains("clusterCIDR"), "{:?}", file.remarks);
+    assert_eq!(file.warnings.len(), 1, "{:?}", file.warnings);
+    assert!(file.warnings[0].contains("clusterCIDR"), "{:?}", file.warnings);
     assert_eq!(file.settings.cluster_cidrs.v4.map(|cidr| cidr.prefix()), Some(16));
 }
 
 #[test]
-fn what_makes_no_sense_is_named_by_its_field() {
+fn invalid_values_are_reported_by_field() {
     let cases: &[(&str, &[&str])] = &[
         ("mode: userspace", &["mode"]),
         ("mode: nftables", &[]),
@@ -126,9 +123,7 @@ fn what_makes_no_sense_is_named_by_its_field() {
             format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{fields}"),
         ) {
             Ok(_) => vec![],
-            Err(ConfigFileError::Invalid { problems, .. }) => {
-                problems.iter().map(|problem| problem.field).collect()
-            }
+            Err(ConfigFileError::Invalid { errors, .. }) => errors.iter().map(|error| error.field).collect(),
             Err(other) => panic!("{fields}: {other}"),
         };
         assert_eq!(named, *want, "{fields}");
@@ -141,12 +136,12 @@ fn values_of_the_wrong_type_are_refused() {
         ["oomScoreAdj: high", "bindAddressHardFail: 3", "configSyncPeriod: 30", "nodePortAddresses: primary"]
     {
         let error = with(fields).unwrap_err();
-        assert!(error.contains("is no configuration of kube-proxy"), "{fields}: {error}");
+        assert!(error.contains("is not a kube-proxy configuration"), "{fields}: {error}");
     }
 }
 
 #[test]
-fn the_mode_chooses_the_section_and_the_defaults() {
+fn the_mode_selects_the_section_and_the_defaults() {
     struct Case {
         fields: &'static str,
         masquerade_all: bool,
@@ -201,7 +196,7 @@ fn the_mode_chooses_the_section_and_the_defaults() {
 }
 
 #[test]
-fn an_ipv6_bind_address_moves_the_servers_too() {
+fn an_ipv6_bind_address_changes_the_default_server_addresses() {
     let settings = with("bindAddress: fd00::7").unwrap().settings;
     assert_eq!(settings.bind_address, Some("fd00::7".parse::<IpAddr>().unwrap()));
     assert_eq!(settings.serving.healthz, Some("[::]:10256".parse().unwrap()));
@@ -212,7 +207,7 @@ fn an_ipv6_bind_address_moves_the_servers_too() {
 }
 
 #[test]
-fn what_has_no_effect_is_named_with_its_reason() {
+fn fields_without_effect_are_reported() {
     let file = with(
         "mode: nftables\niptables: {masqueradeAll: true}\nipvs: {scheduler: lc}\nenableProfiling: true\n\
          featureGates: {SomeGate: true, AllowServiceExternalIPs: false}\nwinkernel: {networkName: x}\n\

@@ -1,5 +1,5 @@
-//! nftables over netlink (`linux/netfilter/nf_tables.h`): which tables and chains there are, and tables taken away.
-//! A few messages of a few fields, written out by hand so that the node needs no `nft`.
+//! nftables over netlink (`linux/netfilter/nf_tables.h`): list tables and chains, delete tables. The few messages are
+//! encoded here, so that the node needs no `nft`.
 
 use std::io;
 
@@ -14,7 +14,7 @@ impl Family {
     pub const IPV4: Self = Self(2);
     pub const IPV6: Self = Self(10);
 
-    /// As `nft` spells it.
+    /// The name in the syntax of `nft`.
     pub fn name(self) -> &'static str {
         match self {
             Self::IPV4 => "ip",
@@ -67,7 +67,7 @@ const EXPRESSION_DATA: u16 = 2;
 const CT_REGISTER: u16 = 1;
 const CT_KEY: u16 = 2;
 const CT_STATE: u32 = 0;
-/// Of an attribute that holds others.
+/// `NLA_F_NESTED`: the attribute holds attributes.
 const NESTED: u16 = 0x8000;
 
 const REQUEST: u16 = 1;
@@ -79,7 +79,7 @@ const APPEND: u16 = 0x800;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// Of netlink's own header, and of netfilter's behind it.
+/// Sizes of `nlmsghdr` and of the following `nfgenmsg`.
 const HEADER: usize = 16;
 const NETFILTER_HEADER: usize = 4;
 
@@ -97,17 +97,17 @@ pub fn chains() -> io::Result<Vec<Chain>> {
     Ok(found.iter().filter(|message| message.kind == NEW_CHAIN).filter_map(Message::chain).collect())
 }
 
-/// Takes all of these tables away at once, with everything in them.
+/// Deletes these tables with their content, in one transaction.
 pub fn delete(tables: &[Table]) -> io::Result<()> {
     commit(tables.iter().map(deletion).collect())
 }
 
-/// The same, and established connections stay translated: the kernel translates and tracks only while some rule of the
-/// family asks for it, so in the same instant a table comes that asks for it and does nothing.
-pub fn replace(tables: &[Table], keeper: &str) -> io::Result<()> {
+/// Deletes these tables and keeps established connections translated. The kernel translates and tracks only while a nat
+/// chain and a ct expression of the family exist, so the same transaction creates a table with both and without effect.
+pub fn replace(tables: &[Table], handover_table: &str) -> io::Result<()> {
     let mut requests = Vec::new();
     for table in tables {
-        requests.extend(keeping(&Table { family: table.family, name: keeper.to_owned() }));
+        requests.extend(handover(&Table { family: table.family, name: handover_table.to_owned() }));
     }
     requests.extend(tables.iter().map(deletion));
     commit(requests)
@@ -118,9 +118,9 @@ fn deletion(table: &Table) -> Vec<u8> {
     message(DELETE_TABLE, REQUEST | ACK, table.family, 0, &name)
 }
 
-/// A table with a chain that keeps the translation at work, and a rule that looks at the state of connections, which
-/// keeps their tracking at work. No packet is treated otherwise because of it.
-fn keeping(table: &Table) -> [Vec<u8>; 3] {
+/// A table with a nat chain, which keeps NAT active, and a rule with `ct state`, which keeps connection tracking active.
+/// The rule has no verdict, so it has no effect on packets.
+fn handover(table: &Table) -> [Vec<u8>; 3] {
     const CHAIN: &str = "established";
     let flags = REQUEST | ACK | CREATE;
     let table_name = attribute(TABLE_NAME, &terminated(&table.name));
@@ -132,12 +132,13 @@ fn keeping(table: &Table) -> [Vec<u8>; 3] {
         attribute(CHAIN_TYPE, &terminated("nat")),
     ];
     let state = [number(CT_REGISTER, 1), number(CT_KEY, CT_STATE)].concat();
-    let look = [attribute(EXPRESSION_NAME, &terminated("ct")), attribute(EXPRESSION_DATA | NESTED, &state)];
-    let looks = attribute(LIST_ELEMENT | NESTED, &look.concat());
+    let expression =
+        [attribute(EXPRESSION_NAME, &terminated("ct")), attribute(EXPRESSION_DATA | NESTED, &state)];
+    let expressions = attribute(LIST_ELEMENT | NESTED, &expression.concat());
     let rule = [
         attribute(RULE_TABLE, &terminated(&table.name)),
         attribute(RULE_CHAIN, &terminated(CHAIN)),
-        attribute(RULE_EXPRESSIONS | NESTED, &looks),
+        attribute(RULE_EXPRESSIONS | NESTED, &expressions),
     ];
     [
         message(NEW_TABLE, flags, table.family, 0, &table_name),
@@ -146,7 +147,7 @@ fn keeping(table: &Table) -> [Vec<u8>; 3] {
     ]
 }
 
-/// All of it takes place, or nothing.
+/// Sends the requests as one transaction: all take effect or none.
 fn commit(requests: Vec<Vec<u8>>) -> io::Result<()> {
     if requests.is_empty() {
         return Ok(());
@@ -156,11 +157,11 @@ fn commit(requests: Vec<Vec<u8>>) -> io::Result<()> {
     batch.extend(message(BATCH_END, REQUEST, Family::ANY, SUBSYSTEM, &[]));
     let socket = connect()?;
     socket.send(&batch, 0)?;
-    let mut confirmed = 0;
-    while confirmed < requests.len() {
+    let mut acknowledged = 0;
+    while acknowledged < requests.len() {
         for message in receive(&socket)? {
             message.error()?;
-            confirmed += usize::from(message.kind == ERROR);
+            acknowledged += usize::from(message.kind == ERROR);
         }
     }
     Ok(())
@@ -196,9 +197,9 @@ fn receive(socket: &Socket) -> io::Result<Vec<Message>> {
     let (bytes, _) = socket.recv_from_full()?;
     let mut messages = Vec::new();
     let mut rest = bytes.as_slice();
-    while let Some((message, behind)) = split(rest) {
+    while let Some((message, remaining)) = split(rest) {
         messages.push(message);
-        rest = behind;
+        rest = remaining;
     }
     Ok(messages)
 }
@@ -207,12 +208,12 @@ fn split(bytes: &[u8]) -> Option<(Message, &[u8])> {
     let length = usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let payload = bytes.get(HEADER..length)?.to_vec();
-    let behind = bytes.get(aligned(length)..).unwrap_or_default();
-    Some((Message { kind, payload }, behind))
+    let rest = bytes.get(aligned(length)..).unwrap_or_default();
+    Some((Message { kind, payload }, rest))
 }
 
 impl Message {
-    /// What the kernel refused; 0 is its word for "done".
+    /// Errors: an NLMSG_ERROR with a code other than 0, which is the acknowledgement.
     fn error(&self) -> io::Result<()> {
         if self.kind != ERROR {
             return Ok(());
@@ -250,7 +251,7 @@ impl Message {
 
 fn message(kind: u16, flags: u16, family: Family, resource: u16, attributes: &[u8]) -> Vec<u8> {
     let length = HEADER + NETFILTER_HEADER + attributes.len();
-    // Ours are a few hundred bytes long.
+    // Messages are a few hundred bytes long.
     let mut bytes = u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
@@ -270,7 +271,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// In the byte order of the wire, as netfilter has all of its numbers.
+/// A number attribute, in network byte order as in all of nf_tables.
 fn number(kind: u16, value: u32) -> Vec<u8> {
     attribute(kind, &value.to_be_bytes())
 }
@@ -288,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn messages_round_trip() {
         let name = attribute(TABLE_NAME, &terminated("kube-proxy"));
         let flags = attribute(2, &[0, 0, 0, 0]);
         let mut bytes = message(NEW_TABLE, 0, Family::IPV6, 0, &[flags, name].concat());
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_bytes_are_no_messages() {
+    fn malformed_messages_are_rejected() {
         for bytes in [&[][..], &[1, 0, 0, 0], &[255; 20], &[16, 0, 0, 0, 0, 0], &[0; 16]] {
             assert!(
                 split(bytes).is_none() || split(bytes).is_some_and(|(message, _)| message.table().is_none())
@@ -311,7 +312,7 @@ mod tests {
         }
         let cut = Message { kind: NEW_TABLE, payload: vec![2, 0, 0, 0, 200, 0, 1, 0, b'x'] };
         assert_eq!(cut.table(), None);
-        let endless = Message { kind: NEW_TABLE, payload: vec![2, 0, 0, 0, 0, 0, 9, 0] };
-        assert_eq!(endless.table(), None);
+        let zero_length = Message { kind: NEW_TABLE, payload: vec![2, 0, 0, 0, 0, 0, 9, 0] };
+        assert_eq!(zero_length.table(), None);
     }
 }

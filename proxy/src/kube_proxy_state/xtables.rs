@@ -1,9 +1,9 @@
-//! The chains of kube-proxy's iptables mode: found in what `iptables-save` prints, and taken away by a script for
-//! `iptables-restore`. Pure text in, pure text out.
+//! The chains of kube-proxy's iptables mode: found in the output of `iptables-save`, removed by a script for
+//! `iptables-restore`. Pure functions on text.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-/// The chains that one mode or another of kube-proxy installs, by their whole name.
+/// Full names of chains that any mode of kube-proxy installs.
 const CHAINS: &[&str] = &[
     "KUBE-SERVICES",
     "KUBE-EXTERNAL-SERVICES",
@@ -20,20 +20,20 @@ const CHAINS: &[&str] = &[
     "KUBE-PROXY-CANARY",
 ];
 
-/// One chain per Service or endpoint: the prefix, and a hash.
+/// Prefixes of the chains per Service or endpoint; a hash follows.
 const PREFIXES: &[&str] = &["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-"];
 
-/// Whether a chain is kube-proxy's. What belongs to kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY) is not.
-pub fn is_kube_proxys(chain: &str) -> bool {
+/// Whether a chain belongs to kube-proxy. Those of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY) do not.
+pub fn is_of_kube_proxy(chain: &str) -> bool {
     CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
-/// How many chains of kube-proxy a dump shows.
+/// Counts kube-proxy's chains in a dump.
 pub fn count(dump: &str) -> usize {
-    dump.lines().filter_map(declared_chain).filter(|chain| is_kube_proxys(chain)).count()
+    dump.lines().filter_map(declared_chain).filter(|chain| is_of_kube_proxy(chain)).count()
 }
 
-/// The script that takes kube-proxy's chains away and leaves all else alone; nothing where there are none.
+/// Returns the script that removes kube-proxy's chains and nothing else, or `None` if there are none.
 pub fn removal(dump: &str) -> Option<String> {
     let mut script = String::new();
     for section in sections(dump) {
@@ -41,17 +41,17 @@ pub fn removal(dump: &str) -> Option<String> {
             .lines
             .iter()
             .filter_map(|line| declared_chain(line))
-            .filter(|chain| is_kube_proxys(chain))
+            .filter(|chain| is_of_kube_proxy(chain))
             .collect();
         if chains.is_empty() {
             continue;
         }
         let _ = writeln!(script, "*{}", section.table);
-        // Declared again, a chain is emptied; then nothing refers to it and it can go.
+        // Declaring a chain again flushes it. After the jumps to it are deleted, it can be deleted too.
         for chain in &chains {
             let _ = writeln!(script, ":{chain} - [0:0]");
         }
-        for jump in section.lines.iter().filter_map(|line| jump_from_elsewhere(line, &chains)) {
+        for jump in section.lines.iter().filter_map(|line| jump_from_other_chain(line, &chains)) {
             let _ = writeln!(script, "-D {jump}");
         }
         for chain in &chains {
@@ -84,8 +84,8 @@ fn declared_chain(line: &str) -> Option<&str> {
     line.strip_prefix(':')?.split_whitespace().next()
 }
 
-/// A rule of somebody else's chain that leads into one of these, without the `-A` before it.
-fn jump_from_elsewhere<'a>(line: &'a str, chains: &BTreeSet<&str>) -> Option<&'a str> {
+/// Returns a rule of another chain that jumps to one of these chains, without its `-A`.
+fn jump_from_other_chain<'a>(line: &'a str, chains: &BTreeSet<&str>) -> Option<&'a str> {
     let rule = line.strip_prefix("-A ")?;
     let mut words = rule.split_whitespace();
     let from = words.next()?;
@@ -128,7 +128,7 @@ COMMIT
 ";
 
     #[test]
-    fn kube_proxys_chains_go_and_all_others_stay() {
+    fn only_chains_of_kube_proxy_are_removed() {
         let want = "\
 *filter
 :KUBE-NODEPORTS - [0:0]
@@ -152,7 +152,7 @@ COMMIT
     }
 
     #[test]
-    fn where_nothing_is_kube_proxys_nothing_is_done() {
+    fn without_chains_of_kube_proxy_there_is_no_script() {
         let foreign = DUMP.replace("KUBE-S", "MINE-S").replace("KUBE-NODEPORTS", "MINE-N");
         assert_eq!(removal(&foreign), None);
         assert_eq!(count(&foreign), 0);

@@ -25,9 +25,9 @@ pub fn watch() {
 
 fn log(known: &[Leftover], found: &[Leftover]) {
     for leftover in found.iter().filter(|leftover| !known.contains(leftover)) {
-        let remedy = leftover.by_hand();
+        let remedy = leftover.manual_command();
         let remedy = remedy.as_deref().unwrap_or("portreeve cleanup --kube-proxy-only");
-        warn!(what = leftover.what(), remedy, "found state of kube-proxy");
+        warn!(what = leftover.description(), remedy, "found state of kube-proxy");
     }
     if !known.is_empty() && found.is_empty() {
         info!("all state of kube-proxy is gone");

@@ -1,4 +1,4 @@
-//! Whether the API server is reached by an address that does not depend on us: on a fresh node nobody serves ClusterIPs.
+//! Checks the address of the API server. It must not be a ClusterIP: on a fresh node no proxy serves ClusterIPs yet.
 
 use std::{
     io,
@@ -14,8 +14,9 @@ use crate::{
 };
 
 const NAME: &str = "api-server";
-const PATIENCE: Duration = Duration::from_secs(3);
-const REMEDY: &str = "name an address of its own with --api-server, such as https://192.0.2.1:6443";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const REMEDY: &str =
+    "set an address other than the ClusterIP with --api-server, such as https://192.0.2.1:6443";
 
 pub fn check(source: SourceArgs) -> Finding {
     match source.objects(None) {
@@ -24,7 +25,7 @@ pub fn check(source: SourceArgs) -> Finding {
             Ok(false) => {
                 Finding::fail("manifests", format!("{} does not exist", path.display()), "create it")
             }
-            Err(error) => Finding::fail("manifests", error.to_string(), "let the agent read it"),
+            Err(error) => Finding::fail("manifests", error.to_string(), "make it readable for the agent"),
         },
         Objects::ApiServer(access) => server(&access),
     }
@@ -33,15 +34,15 @@ pub fn check(source: SourceArgs) -> Finding {
 fn server(access: &Access) -> Finding {
     let (host, port) = match address(access) {
         Ok(address) => address,
-        Err(sentence) => {
-            return Finding::warn(NAME, sentence, "give --kubeconfig or --api-server, or --manifests");
+        Err(message) => {
+            return Finding::warn(NAME, message, "give --kubeconfig or --api-server, or --manifests");
         }
     };
-    let is_cluster_ip = Environment::read().api_server.is_some_and(|url| leads_to(&url, &host));
-    judge(&format!("{host}:{port}"), reach(&host, port), is_cluster_ip)
+    let is_cluster_ip = Environment::read().api_server.is_some_and(|url| has_host(&url, &host));
+    finding(&format!("{host}:{port}"), connect(&host, port), is_cluster_ip)
 }
 
-fn leads_to(url: &str, host: &str) -> bool {
+fn has_host(url: &str, host: &str) -> bool {
     url.parse::<http::Uri>().is_ok_and(|url| url.host() == Some(host))
 }
 
@@ -51,10 +52,10 @@ fn address(access: &Access) -> Result<(String, u16), String> {
     runtime.block_on(access.address()).map_err(|error| chain(&error))
 }
 
-fn reach(host: &str, port: u16) -> io::Result<()> {
+fn connect(host: &str, port: u16) -> io::Result<()> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(_) => return Ok(()),
             Err(error) => last = error,
         }
@@ -62,15 +63,15 @@ fn reach(host: &str, port: u16) -> io::Result<()> {
     Err(last)
 }
 
-fn judge(place: &str, reached: io::Result<()>, is_cluster_ip: bool) -> Finding {
-    match reached {
-        Err(error) => Finding::fail(NAME, format!("{place} cannot be reached: {error}"), REMEDY),
+fn finding(address: &str, connected: io::Result<()>, is_cluster_ip: bool) -> Finding {
+    match connected {
+        Err(error) => Finding::fail(NAME, format!("cannot reach {address}: {error}"), REMEDY),
         Ok(()) if is_cluster_ip => Finding::warn(
             NAME,
-            format!("{place} is a ClusterIP: it answers only while somebody serves it"),
+            format!("{address} is a ClusterIP: it works only while a service proxy runs"),
             REMEDY,
         ),
-        Ok(()) => Finding::ok(NAME, format!("{place} answers")),
+        Ok(()) => Finding::ok(NAME, format!("{address} is reachable")),
     }
 }
 
@@ -79,27 +80,27 @@ mod tests {
     use super::{super::Verdict, *};
 
     #[test]
-    fn addresses_that_begin_alike_are_different_ones() {
+    fn addresses_with_a_common_prefix_differ() {
         for (url, host, want) in [
             ("https://10.96.0.1:443", "10.96.0.1", true),
             ("https://10.96.0.10:443", "10.96.0.1", false),
             ("https://[fd00::1]:443", "[fd00::1]", true),
             ("https://[fd00::1:1]:443", "[fd00::1]", false),
         ] {
-            assert_eq!(leads_to(url, host), want, "{url} {host}");
+            assert_eq!(has_host(url, host), want, "{url} {host}");
         }
     }
 
     #[test]
-    fn a_cluster_ip_is_no_way_to_the_api_server() {
+    fn a_cluster_ip_of_the_api_server_is_a_warning() {
         let refused = || Err(io::ErrorKind::ConnectionRefused.into());
-        for (reached, is_cluster_ip, verdict) in [
+        for (connected, is_cluster_ip, verdict) in [
             (Ok(()), false, Verdict::Ok),
             (Ok(()), true, Verdict::Warn),
             (refused(), false, Verdict::Fail),
             (refused(), true, Verdict::Fail),
         ] {
-            assert_eq!(judge("192.0.2.1:6443", reached, is_cluster_ip).verdict, verdict);
+            assert_eq!(finding("192.0.2.1:6443", connected, is_cluster_ip).verdict, verdict);
         }
     }
 }

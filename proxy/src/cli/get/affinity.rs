@@ -6,11 +6,10 @@
 //!                "age_seconds": 12, "expires_in_seconds": 10788}]}
 //! ```
 //!
-//! `client` is an address, or `netns:COOKIE` where the choice was made at the socket, which has no address yet: then
-//! all of a pod is one client. Only `followed` entries decide anything. The others are shown on request and forgotten
-//! by the kernel when it needs their room: `expired`, `gone` (the backend is, and `backend` is null, or no frontend
-//! offers it any more), and `off` (the service port has no affinity any more). `expires_in_seconds` is null for all but
-//! `followed`.
+//! `client` is an address, or `netns:COOKIE` for an entry of the socket LB: an unconnected socket has no source address,
+//! so all of a pod is one client. Only `followed` entries have an effect. The others are shown with `--stale`; the LRU
+//! map evicts them: `expired`, `gone` (the backend was removed, then `backend` is null, or no frontend selects it any
+//! more), and `off` (the service port has no affinity any more). `expires_in_seconds` is null except for `followed`.
 
 use std::{
     collections::HashMap,
@@ -32,7 +31,7 @@ use crate::{
     reconcile::{LbMaps, MapError},
 };
 
-/// A backend in neither is for flows that have it, and for no new one.
+/// A backend in neither set gets no new flows.
 const SETS: u8 = BackendFlags::IN_CLUSTER_SET.0 | BackendFlags::IN_LOCAL_SET.0;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,7 +45,7 @@ pub struct AffinityRow {
     state: State,
     age_seconds: u64,
     expires_in_seconds: Option<u64>,
-    /// On the clock of the programs.
+    /// On the clock of the BPF programs (monotonic).
     #[serde(skip)]
     last_used: Duration,
 }
@@ -60,7 +59,7 @@ enum State {
     Off,
 }
 
-/// Sorted by service port, then by client; `now` is on the clock of the programs.
+/// Reads the rows, sorted by service port and client. `now` is on the clock of the BPF programs.
 pub fn read(
     maps: &impl LbMaps,
     labels: &Labels,
@@ -88,7 +87,7 @@ pub fn read(
     Ok(rows)
 }
 
-/// The timeouts of the service ports that have affinity; all frontends of one have the same.
+/// The timeouts of service ports with affinity. All frontends of a service port have the same.
 fn timeouts(maps: &impl LbMaps) -> Result<HashMap<u32, Duration>, MapError> {
     let descriptors = maps.frontends()?.into_iter().map(|(_, index)| maps.descriptor(maps.published(index)));
     let sticky = descriptors.filter(|descriptor| descriptor.affinity_seconds != 0);
@@ -112,10 +111,10 @@ impl AffinityRow {
         let is_alive = backend.generation == entry.backend.generation
             && backend.flags.contains(BackendFlags::ALIVE)
             && backend.service == key.service;
-        let is_offered = is_alive && backend.flags.0 & SETS != 0;
+        let is_selectable = is_alive && backend.flags.0 & SETS != 0;
         let state = match timeout {
             None => State::Off,
-            Some(_) if !is_offered => State::Gone,
+            Some(_) if !is_selectable => State::Gone,
             Some(timeout) if age > timeout => State::Expired,
             Some(_) => State::Followed,
         };
@@ -133,7 +132,7 @@ impl AffinityRow {
         }
     }
 
-    /// Whether the client's next connection goes there.
+    /// Whether the client's next connection goes to this backend.
     pub fn is_followed(&self) -> bool {
         self.state == State::Followed
     }
@@ -174,7 +173,7 @@ impl Row for AffinityRow {
         cells
     }
 
-    fn is_like(&self, earlier: &Self) -> bool {
+    fn is_unchanged(&self, earlier: &Self) -> bool {
         (self.backend, self.state, self.last_used) == (earlier.backend, earlier.state, earlier.last_used)
     }
 }
@@ -190,7 +189,7 @@ impl State {
     }
 }
 
-/// Two units at most, the second one only while it matters.
+/// A duration in at most two units.
 fn time(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),

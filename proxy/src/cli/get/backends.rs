@@ -5,8 +5,8 @@
 //!                "state": "ready|terminating|unused", "sets": ["cluster", "local"], "index": 17, "generation": 3}]}
 //! ```
 //!
-//! `unused` serves, but no frontend offers it: flows that have it may keep it, and nobody else gets it. A terminating
-//! backend is in a set while there is nothing better. `index` and `generation` are how slots and affinity refer to it.
+//! `unused` is ready, but no frontend selects it: it keeps its flows and gets no new ones. A terminating backend is in a
+//! set only while no ready backend exists. Slots and affinity entries refer to a backend by `index` and `generation`.
 
 use std::net::SocketAddr;
 
@@ -43,7 +43,7 @@ enum State {
     Unused,
 }
 
-/// Sorted by service port, then by address.
+/// Reads the rows, sorted by service port and address.
 pub fn read(maps: &impl LbMaps, labels: &Labels, selection: &Selection) -> Vec<BackendRow> {
     let mut rows = Vec::new();
     for family in IpFamily::BOTH {
@@ -118,7 +118,7 @@ impl Row for BackendRow {
         cells
     }
 
-    fn is_like(&self, earlier: &Self) -> bool {
+    fn is_unchanged(&self, earlier: &Self) -> bool {
         self == earlier
     }
 }

@@ -1,4 +1,4 @@
-//! `get connections`: one row per flow that the packet plane follows.
+//! `get connections`: one row per flow in the connection tracking table of the packet plane.
 //!
 //! ```text
 //! {"connections": [{"service": "shop/web", "port_name": "http", "protocol": "TCP", "client": "198.51.100.7:40000",
@@ -6,7 +6,7 @@
 //!                   "state": "new|established|closing|closed", "idle_seconds": 3}]}
 //! ```
 //!
-//! Flows that were translated at the socket are not here: the kernel has them as they are, from client to backend.
+//! Flows of the socket LB are not included: their packets go from client to backend without translation.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -36,16 +36,16 @@ pub struct ConnectionRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
-    /// The backend has not answered yet.
+    /// No reply yet.
     New,
     Established,
-    /// One side has finished.
+    /// One side has sent a FIN.
     Closing,
-    /// Both have, or it was reset.
+    /// Both sides have sent a FIN, or one a RST.
     Closed,
 }
 
-/// Sorted by service port, then by client. `now` is the monotonic clock's.
+/// Converts flows to rows, sorted by service port and client. `now` is monotonic time.
 pub fn read(
     flows: impl IntoIterator<Item = TrackedFlow>,
     labels: &Labels,
@@ -64,7 +64,7 @@ pub fn read(
 impl ConnectionRow {
     fn new(service: ServicePort, flow: &TrackedFlow, now: Duration) -> Self {
         let TrackedFlow { state, protocol, client, dialled, backend, masquerade, .. } = *flow;
-        // The clock of flows turns over as the programs' does.
+        // The flow clock is 32 bits wide and wraps as in the BPF programs.
         let idle = u64::from(state.idle((now.as_nanos() >> TICK_SHIFT) as u32));
         Self {
             service,
@@ -133,7 +133,7 @@ impl Row for ConnectionRow {
         narrow.into_iter().chain(wide.into_iter().filter(|_| is_wide)).collect()
     }
 
-    fn is_like(&self, earlier: &Self) -> bool {
+    fn is_unchanged(&self, earlier: &Self) -> bool {
         Self { idle_seconds: 0, ..self.clone() } == Self { idle_seconds: 0, ..earlier.clone() }
     }
 }

@@ -1,4 +1,4 @@
-//! `get dns`: one row per pod, or other client, that asked for names of late; who asks most comes first.
+//! `get dns`: one row per recent DNS client, most queries first.
 //!
 //! ```text
 //! {"clients": [{"kind": "pod|node|address|others", "client": "shop/web-0", "addresses": ["10.244.1.9"],
@@ -8,21 +8,21 @@
 //!  "upstreams": [{"address": "10.0.0.2:53", "answers": 134, "failed": 0, "slow": 2}]}
 //! ```
 //!
-//! Unlike all else, it is not in the kernel but with the agent, which forgets after a quarter to half of an hour. `client`
-//! is the pod with the address that asked, if it is an endpoint of this node; the pods of the node's own network are the
-//! `node`; `others` are all together for whom there was no room. `upstreams` count from the agent's start.
+//! The data comes from the agent, not from the kernel. It covers the last 15 to 30 minutes. `client` is the pod with the
+//! source address of the query, if it is an endpoint of this node; host network pods are the `node`; `others` is the sum
+//! of the clients that the table had no room for. `upstreams` count from the agent's start.
 
 use std::{net::IpAddr, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Held, Printing, Row,
-    aside::{Aside, tally},
+    Listing, PrintArgs, Row,
+    footer::{Footer, tally},
 };
 use crate::{
     cli::{
-        inquire::inquire,
+        control,
         run::{PinArgs, RunDirArgs},
     },
     observe::{
@@ -32,43 +32,43 @@ use crate::{
     },
 };
 
-/// The words of the table.
-const WORDS: &str = "\
-What queries are about:
+/// Explanation of the columns.
+const LEGEND: &str = "\
+Topics of queries:
   service   a Service with an address, its ports and endpoints
   headless  a headless Service, its ports and endpoints
   alias     a Service of type ExternalName
   pod       a pod, by its address
   reverse   the name of an address
   domain    the cluster's domain: namespaces and fixed names
-  absent    a Service or endpoint that could be there and is not
-  search    nothing that could be there: what search lists make of other names
-  local     what the server knows by itself or by its configuration
-  external  what others know, asked or remembered
-  invalid   no question that is answered: malformed, a transfer
+  absent    a Service or endpoint that does not exist
+  search    a name that cannot exist, made by the search list of resolv.conf
+  local     names that the server answers itself or from its configuration
+  external  other names, from an upstream or from the cache
+  invalid   malformed queries, zone transfers
 
-Their trouble:
+Troubles:
   refused   answered with REFUSED, FORMERR, NOTIMP or BADVERS
   failed    answered with SERVFAIL
   slow      answered after more than 256 ms
 
-Figures of clients are of the last quarter to half of an hour of the running
-agent; those of upstreams count from its start.";
+Counts of clients cover the last 15 to 30 minutes; counts of upstreams start
+with the agent.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = WORDS)]
+#[command(after_long_help = LEGEND)]
 pub struct Args {
-    /// Only this pod, in every namespace unless one is given, or the client with this address
+    /// Only the pods of this name, or the client with this address
     #[arg(value_name = "[NAMESPACE/]POD|ADDRESS")]
     client: Option<String>,
     /// Only pods of this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Clients of every namespace and of none, which is the default
+    /// Clients of all namespaces and clients without one (default)
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     #[command(flatten)]
-    printing: Printing,
+    print: PrintArgs,
     #[command(flatten)]
     pins: PinArgs,
     #[command(flatten)]
@@ -76,29 +76,24 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Args { client, namespace, all_namespaces: _, printing, pins, run_dir } = args;
+    let Args { client, namespace, all_namespaces: _, print, pins, run_dir } = args;
     let socket = socket_path(&run_dir.run_dir, &pins.bpffs);
-    let watches = printing.watch;
-    printing.print(|| {
-        let QueryStatistics { since, mut clients, upstreams } = ask(&socket)?;
+    let watches = print.watch;
+    print.print(|| {
+        let QueryStatistics { since, mut clients, upstreams } = query_statistics(&socket)?;
         clients.retain(|one| is_selected(one, client.as_deref(), namespace.as_deref()));
         if let Some(client) = &client {
-            // Who watches may be waiting for it to ask.
-            ensure!(
-                watches || !clients.is_empty(),
-                "no client {client} has asked for a name since {since:.0}"
-            );
+            // With --watch the client may appear later.
+            ensure!(watches || !clients.is_empty(), "no query of a client {client} since {since:.0}");
         }
-        Ok(Held { rows: clients, aside: Aside::Names { since, upstreams } })
+        Ok(Listing { rows: clients, footer: Footer::Dns { since, upstreams } })
     })
 }
 
-fn ask(socket: &Path) -> Result<QueryStatistics> {
-    let answer: Option<Option<QueryStatistics>> = inquire(socket, ControlRequest::QueryStatistics)?;
-    let asked = answer.with_context(|| {
-        format!("no agent runs that could tell who asks for names: nobody listens at {}", socket.display())
-    })?;
-    asked.context("the agent answers no names, or not yet: it does with --dns, once everything was read")
+fn query_statistics(socket: &Path) -> Result<QueryStatistics> {
+    let answer: Option<Option<QueryStatistics>> = control::request(socket, ControlRequest::QueryStatistics)?;
+    let asked = answer.with_context(|| format!("no agent runs: nothing listens on {}", socket.display()))?;
+    asked.context("the DNS server of the agent is off (--dns) or not synced yet")
 }
 
 fn is_selected(one: &Client, client: Option<&str>, namespace: Option<&str>) -> bool {
@@ -113,7 +108,7 @@ fn is_selected(one: &Client, client: Option<&str>, namespace: Option<&str>) -> b
         && namespace.is_none_or(|wanted| pod.is_some_and(|(namespace, _)| namespace == wanted))
 }
 
-/// One column for each topic, then for each trouble.
+/// Columns of the topics, then of the troubles.
 const COUNTS: [&str; 14] = [
     "SERVICE", "HEADLESS", "ALIAS", "POD", "REVERSE", "DOMAIN", "ABSENT", "SEARCH", "LOCAL", "EXTERNAL",
     "INVALID", "REFUSED", "FAILED", "SLOW",
@@ -152,7 +147,7 @@ impl Row for Client {
         cells
     }
 
-    fn is_like(&self, earlier: &Self) -> bool {
+    fn is_unchanged(&self, earlier: &Self) -> bool {
         self == earlier
     }
 }
@@ -194,7 +189,7 @@ mod tests {
         let topics = Topic::ALL.into_iter().map(Topic::name);
         let names = topics.chain(Trouble::ALL.into_iter().map(Trouble::name));
         assert!(names.clone().map(str::to_uppercase).eq(COUNTS));
-        let explained = WORDS.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
+        let explained = LEGEND.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
         assert!(explained.map(|(name, _)| name).eq(names));
     }
 
@@ -226,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_for_people_and_for_programs() {
+    fn clients_in_all_formats() {
         let counts = |counts: &[(&str, u64)]| {
             counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
         };
@@ -238,14 +233,14 @@ mod tests {
         };
         let upstream = Upstream { address: "10.0.0.2:53".to_owned(), answers: 2_990, failed: 2, slow: 12 };
         let others = client(ClientKind::Others, "others", &[]);
-        let held = || Held {
+        let listing = || Listing {
             rows: vec![pod.clone(), others.clone()],
-            aside: Aside::Names {
+            footer: Footer::Dns {
                 since: "2026-01-01T12:00:00.25Z".parse().unwrap(),
                 upstreams: vec![upstream.clone()],
             },
         };
-        let text = |format| Document::whole(&held()).text(format).unwrap();
+        let text = |format| Document::full(&listing()).text(format).unwrap();
         let table = text(Format::Table);
         assert!(table.lines().all(|line| line.len() <= 80), "{table}");
         expect![[r#"

@@ -1,4 +1,4 @@
-//! What is printed at a time: everything at first, then what changed.
+//! One unit of output: the full listing, or its changes with `--watch`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,33 +9,33 @@ use anyhow::Result;
 use comfy_table::ContentArrangement;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{Aside, Format, Held, Row};
+use super::{Footer, Format, Listing, Row};
 use crate::cli::output;
 
 pub struct Document<'a, R> {
     rows: Vec<&'a R>,
-    aside: &'a Aside,
-    /// The names of rows that the look before had found.
+    footer: &'a Footer,
+    /// The ids of removed rows.
     gone: Vec<String>,
 }
 
 impl<'a, R: Row> Document<'a, R> {
-    pub fn whole(held: &'a Held<R>) -> Self {
-        Self { rows: held.rows.iter().collect(), aside: &held.aside, gone: Vec::new() }
+    pub fn full(listing: &'a Listing<R>) -> Self {
+        Self { rows: listing.rows.iter().collect(), footer: &listing.footer, gone: Vec::new() }
     }
 
-    /// `None`: nothing but time has passed.
-    pub fn changes(before: &Held<R>, now: &'a Held<R>) -> Option<Self> {
+    /// Returns the changes, or `None` if only time has passed.
+    pub fn changes(before: &Listing<R>, now: &'a Listing<R>) -> Option<Self> {
         let mut gone: BTreeMap<String, &R> = before.rows.iter().map(|row| (row.id(), row)).collect();
         let mut rows = Vec::new();
         for row in &now.rows {
-            if gone.remove(&row.id()).is_none_or(|earlier| !row.is_like(earlier)) {
+            if gone.remove(&row.id()).is_none_or(|earlier| !row.is_unchanged(earlier)) {
                 rows.push(row);
             }
         }
-        let is_silent = rows.is_empty() && gone.is_empty() && before.aside == now.aside;
+        let is_unchanged = rows.is_empty() && gone.is_empty() && before.footer == now.footer;
         let gone = gone.into_keys().collect();
-        (!is_silent).then_some(Self { rows, aside: &now.aside, gone })
+        (!is_unchanged).then_some(Self { rows, footer: &now.footer, gone })
     }
 }
 
@@ -43,7 +43,7 @@ impl<R: Row> Serialize for Document<'_, R> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry(R::LIST, &self.rows)?;
-        self.aside.serialize_into::<S>(&mut map)?;
+        self.footer.serialize_into::<S>(&mut map)?;
         if !self.gone.is_empty() {
             map.serialize_entry("gone", &self.gone)?;
         }
@@ -53,7 +53,7 @@ impl<R: Row> Serialize for Document<'_, R> {
 
 impl<R: Row> Document<'_, R> {
     pub fn print(&self, format: Format) -> Result<ControlFlow<()>> {
-        output::print_more(&self.text(format)?)
+        output::print_while_read(&self.text(format)?)
     }
 
     pub fn text(&self, format: Format) -> Result<String> {
@@ -61,7 +61,7 @@ impl<R: Row> Document<'_, R> {
             Format::Table => self.table(false),
             Format::Wide => self.table(true),
             Format::Json => serde_json::to_string_pretty(self)? + "\n",
-            // One document of the stream for each time.
+            // Each listing or change is one document of a YAML stream.
             Format::Yaml => format!("---\n{}", serde_saphyr::to_string(self)?),
             Format::Name => {
                 let names: BTreeSet<String> = self.rows.iter().map(|row| row.name()).collect();
@@ -77,13 +77,13 @@ impl<R: Row> Document<'_, R> {
         }
         table.set_header(R::header(is_wide));
         table.add_rows(self.rows.iter().map(|row| row.cells(is_wide)));
-        // Nothing of the 80 columns goes to the margins.
+        // No left margin, to use all of the 80 columns.
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
         let mut text = if self.rows.is_empty() { String::new() } else { format!("{}\n", table.trim_fmt()) };
         text.extend(self.gone.iter().map(|id| format!("gone: {id}\n")));
-        text += &self.aside.text();
+        text += &self.footer.text();
         if text.is_empty() { format!("no {}\n", R::LIST) } else { text }
     }
 }

@@ -8,10 +8,11 @@
 //! VIEW: {"backends": ["10.244.1.4:8080"], "local": 1, "policy": "Cluster|Local", "when_empty": "reject|drop"}
 //! ```
 //!
-//! `internal` is what pods and the node get, `external` what others do. `address` is `*` for a NodePort, which is one
-//! frontend in each family (in tables `*:30080` and `[*]:30080`); of the other kinds the kernel makes no difference. `affinity_seconds` is null without ClientIP affinity, and
-//! `needs_source_address` says that source ranges apply. `translated` and `refused` count the connections to the
-//! service port, over all of its addresses. `refusals` counts every reason over all Services.
+//! `internal` is the view of pods and the node, `external` the view of other clients. `address` is `*` for a NodePort,
+//! which is one frontend in each family (in tables `*:30080` and `[*]:30080`); the maps do not distinguish other kinds.
+//! `affinity_seconds` is null without ClientIP affinity. `needs_source_address` means that source ranges apply.
+//! `translated` and `refused` count the connections to all addresses of the service port. `refusals` counts drop reasons
+//! over all Services.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +36,7 @@ use crate::{
     reconcile::{LbMaps, MapError, frontend_key},
 };
 
-/// How often a frontend is read that changes while it is read.
+/// Attempts to read a consistent state of a frontend that changes meanwhile.
 const ATTEMPTS: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,32 +81,32 @@ fn key_fields<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, 
     .serialize(serializer)
 }
 
-/// For people; the families are told apart also where there is no address.
-fn dialled(key: FrontendKey) -> String {
+/// The frontend address for tables. NodePorts of the two families differ too.
+fn address_text(key: FrontendKey) -> String {
     match key.address {
         FrontendAddress::NodePort(IpFamily::V6) => format!("[*]:{}/{}", key.port, key.protocol),
         FrontendAddress::NodePort(IpFamily::V4) | FrontendAddress::Ip(_) => key.to_string(),
     }
 }
 
-/// In the order of their text, as `plan` has them.
+/// Serializes addresses sorted as text, as `plan` does.
 fn texts<S: Serializer>(addresses: &[SocketAddr], serializer: S) -> Result<S::Ok, S::Error> {
     addresses.iter().map(ToString::to_string).collect::<BTreeSet<_>>().serialize(serializer)
 }
 
-/// Sorted by service port, then by what is dialled.
+/// Reads the rows, sorted by service port and frontend address.
 pub fn read(
     maps: &impl LbMaps,
     labels: &Labels,
     selection: &Selection,
     stats: impl Fn(u32) -> Result<ServiceStats, MapError>,
 ) -> Result<Vec<FrontendRow>> {
-    // A walk over a table that changes may meet a key twice.
+    // Iteration over a hash map that changes may return a key twice.
     let frontends: BTreeMap<FrontendKey, u32> = maps.frontends()?.into_iter().collect();
     let mut counted: BTreeMap<u32, ServiceStats> = BTreeMap::new();
     let mut rows = Vec::with_capacity(frontends.len());
     for (key, index) in frontends {
-        let Some((descriptor, [internal, external])) = current(maps, key, index) else { continue };
+        let Some((descriptor, [internal, external])) = read_consistent(maps, key, index) else { continue };
         let service = labels.get(descriptor.service);
         if !selection.takes(service) {
             continue;
@@ -129,9 +130,9 @@ pub fn read(
     Ok(rows)
 }
 
-/// The state of a frontend, all of one instant. No grace period waits for readers out here: what is still published
-/// after it was read has not been written over meanwhile.
-fn current(maps: &impl LbMaps, key: FrontendKey, index: u32) -> Option<(Descriptor, [View; 2])> {
+/// Reads a consistent state of a frontend. Grace periods do not cover readers outside of the kernel; instead, a descriptor
+/// that is still published after the read was not overwritten during it. Returns `None` if it changes too often.
+fn read_consistent(maps: &impl LbMaps, key: FrontendKey, index: u32) -> Option<(Descriptor, [View; 2])> {
     (0..ATTEMPTS).find_map(|_| {
         let published = maps.published(index);
         let descriptor = maps.descriptor(published);
@@ -187,7 +188,7 @@ impl Row for FrontendRow {
     const LIST: &'static str = "frontends";
 
     fn id(&self) -> String {
-        format!("{} of {}", dialled(self.key), self.service.text())
+        format!("{} of {}", address_text(self.key), self.service.text())
     }
 
     fn name(&self) -> String {
@@ -202,7 +203,7 @@ impl Row for FrontendRow {
     }
 
     fn cells(&self, is_wide: bool) -> Vec<String> {
-        let mut cells = vec![self.service.text(), dialled(self.key)];
+        let mut cells = vec![self.service.text(), address_text(self.key)];
         if is_wide {
             cells.extend([self.internal.list(), self.external.list()]);
         } else {
@@ -213,7 +214,7 @@ impl Row for FrontendRow {
         cells
     }
 
-    fn is_like(&self, earlier: &Self) -> bool {
+    fn is_unchanged(&self, earlier: &Self) -> bool {
         self == earlier
     }
 }
@@ -224,7 +225,7 @@ impl FrontendRow {
         if internal == external { internal } else { format!("{internal}\nout: {external}") }
     }
 
-    /// What is not as most Services have it.
+    /// The settings that differ from the defaults.
     fn policy(&self, is_wide: bool) -> String {
         let affinity = self.affinity_seconds.map(|seconds| match is_wide {
             true => format!("ClientIP {seconds}s"),
@@ -240,7 +241,7 @@ impl FrontendRow {
 }
 
 impl View {
-    /// How many backends there are, or what happens without any.
+    /// The number of backends, or the behaviour without any.
     fn summary(&self) -> String {
         match self.backends.len() {
             0 => self.when_empty.to_owned(),

@@ -1,4 +1,4 @@
-//! The names of service ports, as the agent left them in the maps for whoever looks.
+//! The names of service ports, which the agent stores in a map for this purpose.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::{
     reconcile::{LbMaps, MapError, parse_label},
 };
 
-/// Service ports by the number the kernel knows them by.
+/// Service ports by their id in the maps.
 #[derive(Debug, Default)]
 pub struct Labels(HashMap<u32, ServicePortKey>);
 
@@ -19,7 +19,7 @@ impl Labels {
         Ok(Self(labels.filter_map(|(id, label)| Some((id, parse_label(&label)?))).collect()))
     }
 
-    /// An agent that dies between two writes may leave a number without a name, until the next one.
+    /// Returns `None` for an id without a name: an agent that is killed between two writes may leave one.
     pub fn get(&self, id: u32) -> Option<&ServicePortKey> {
         self.0.get(&id)
     }
@@ -32,7 +32,7 @@ impl Labels {
 /// A service port in the output.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ServicePort {
-    /// `NAMESPACE/NAME`; `?` where the name is lost.
+    /// `NAMESPACE/NAME`; `?` for an id without a name.
     pub service: String,
     pub port_name: String,
 }
@@ -47,7 +47,7 @@ impl From<Option<&ServicePortKey>> for ServicePort {
 }
 
 impl ServicePort {
-    /// For a cell of a table.
+    /// The text of a table cell.
     pub fn text(&self) -> String {
         match self.port_name.as_str() {
             "" => self.service.clone(),

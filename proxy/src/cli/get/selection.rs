@@ -1,4 +1,4 @@
-//! Which Services are asked about.
+//! Selection of Services by namespace and name.
 
 use clap::{CommandFactory as _, Error, error::ErrorKind};
 
@@ -7,13 +7,13 @@ use crate::{cli::Cli, model::service::ServicePortKey};
 
 #[derive(Debug, clap::Args)]
 pub struct SelectionArgs {
-    /// Only the Service of this name, in every namespace unless one is given
+    /// Only the Services of this name
     #[arg(value_name = "[NAMESPACE/]NAME")]
     name: Option<String>,
     /// Only Services of this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Services of every namespace, which is the default: a node serves them all
+    /// Services of all namespaces (default)
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
 }
@@ -25,7 +25,7 @@ pub struct Selection {
 }
 
 impl SelectionArgs {
-    /// Ends the program where the arguments contradict each other.
+    /// The selection. Exits with a usage error if the arguments contradict each other.
     pub fn selection(self) -> Selection {
         Selection::new(self).unwrap_or_else(|error| error.exit())
     }
@@ -44,13 +44,13 @@ impl Selection {
         match (&in_name, &namespace) {
             (Some(one), Some(other)) if one != other => Err(Cli::command().error(
                 ErrorKind::ArgumentConflict,
-                format!("the name says namespace `{one}`, --namespace says `{other}`"),
+                format!("the name has namespace `{one}`, --namespace is `{other}`"),
             )),
             _ => Ok(Self { namespace: in_name.or(namespace), name }),
         }
     }
 
-    /// What has lost its name is shown where everything is.
+    /// Whether a service port is selected. One without a name is selected only if all are.
     pub fn takes(&self, key: Option<&ServicePortKey>) -> bool {
         let is = |wanted: &Option<String>, part: fn(&ServicePortKey) -> &str| {
             wanted.as_deref().is_none_or(|wanted| key.is_some_and(|key| part(key) == wanted))
@@ -58,7 +58,7 @@ impl Selection {
         is(&self.namespace, |key| &key.service.namespace) && is(&self.name, |key| &key.service.name)
     }
 
-    /// The one Service that was asked for by name and that nobody has heard of.
+    /// Returns the selected name if no Service has it.
     pub fn unknown(&self, labels: &Labels) -> Option<String> {
         let name = self.name.as_ref().filter(|_| !labels.keys().any(|key| self.takes(Some(key))))?;
         Some(match &self.namespace {

@@ -1,4 +1,4 @@
-//! What is printed of maps that the reconciler filled from ordinary objects.
+//! Output for maps that the reconciler filled.
 
 use std::{fs, time::Duration};
 
@@ -6,7 +6,7 @@ use expect_test::expect;
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, ServiceStats, mapped};
 
 use super::{
-    Aside, Format, Held, affinity, backends, document::Document, frontends, labels::Labels,
+    Footer, Format, Listing, affinity, backends, document::Document, frontends, labels::Labels,
     selection::Selection,
 };
 use crate::{
@@ -44,7 +44,7 @@ metadata: {namespace: blog, name: empty}
 spec: {clusterIP: "fd96::1", clusterIPs: ["fd96::1"], ipFamilies: [IPv6], ports: [{port: 80}]}
 "#;
 
-fn held() -> Reconciler<FakeMaps> {
+fn reconciler() -> Reconciler<FakeMaps> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("objects.yaml"), OBJECTS).unwrap();
     let policy = Policy { node_name: "node-1".into(), ..Policy::default() };
@@ -57,7 +57,7 @@ fn held() -> Reconciler<FakeMaps> {
 }
 
 fn text<R: super::Row>(format: Format, rows: Vec<R>) -> String {
-    Document::whole(&Held { rows, aside: Aside::Nothing }).text(format).unwrap()
+    Document::full(&Listing { rows, footer: Footer::Empty }).text(format).unwrap()
 }
 
 fn frontend_rows(maps: &FakeMaps, translated: u64) -> Vec<frontends::FrontendRow> {
@@ -67,8 +67,8 @@ fn frontend_rows(maps: &FakeMaps, translated: u64) -> Vec<frontends::FrontendRow
 }
 
 #[test]
-fn frontends_for_people() {
-    let reconciler = held();
+fn frontends_as_tables() {
+    let reconciler = reconciler();
     let rows = || frontend_rows(reconciler.maps(), 40);
     expect![[r#"
         SERVICE        FRONTEND           BACKENDS      POLICY      TRANSLATED  REFUSED
@@ -97,8 +97,8 @@ fn frontends_for_people() {
 }
 
 #[test]
-fn frontends_for_programs() {
-    let reconciler = held();
+fn frontends_as_json_and_yaml() {
+    let reconciler = reconciler();
     // The NodePort on IPv4.
     let row = || frontend_rows(reconciler.maps(), 40).drain(3..4).collect();
     expect![[r#"
@@ -168,15 +168,15 @@ fn frontends_for_programs() {
 }
 
 #[test]
-fn no_two_rows_are_taken_for_one() {
-    let rows = frontend_rows(held().maps(), 0);
+fn ids_of_rows_are_unique() {
+    let rows = frontend_rows(reconciler().maps(), 0);
     let ids: std::collections::BTreeSet<_> = rows.iter().map(super::Row::id).collect();
     assert_eq!(ids.len(), rows.len(), "{ids:?}");
 }
 
 #[test]
-fn backends_with_what_they_are_to_their_service() {
-    let reconciler = held();
+fn backends_with_state_and_sets() {
+    let reconciler = reconciler();
     let labels = Labels::read(reconciler.maps()).unwrap();
     let rows = || backends::read(reconciler.maps(), &labels, &Selection::default());
     expect![[r#"
@@ -206,8 +206,8 @@ fn backends_with_what_they_are_to_their_service() {
 }
 
 #[test]
-fn affinity_tells_what_is_followed_from_what_is_not() {
-    let reconciler = held();
+fn affinity_entries_have_a_state() {
+    let reconciler = reconciler();
     let maps = reconciler.maps();
     let labels = Labels::read(maps).unwrap();
     let index = |address: &str| {
@@ -269,14 +269,17 @@ fn affinity_tells_what_is_followed_from_what_is_not() {
 }
 
 #[test]
-fn watching_prints_what_changed_and_what_went() {
-    let before = frontend_rows(held().maps(), 40);
-    let mut now = frontend_rows(held().maps(), 41);
+fn watch_prints_changed_and_removed_rows() {
+    let before = frontend_rows(reconciler().maps(), 40);
+    let mut now = frontend_rows(reconciler().maps(), 41);
     let rest = now.split_off(1);
-    let (before, same) = (Held { rows: before, aside: Aside::Nothing }, frontend_rows(held().maps(), 40));
-    assert!(Document::changes(&before, &Held { rows: same, aside: Aside::Nothing }).is_none());
-    let now =
-        Held { rows: rest, aside: Aside::Refusals([("no_endpoint", 3), ("needs_source_address", 0)].into()) };
+    let (before, same) =
+        (Listing { rows: before, footer: Footer::Empty }, frontend_rows(reconciler().maps(), 40));
+    assert!(Document::changes(&before, &Listing { rows: same, footer: Footer::Empty }).is_none());
+    let now = Listing {
+        rows: rest,
+        footer: Footer::Refusals([("no_endpoint", 3), ("needs_source_address", 0)].into()),
+    };
     let text = Document::changes(&before, &now).unwrap().text(Format::Table).unwrap();
     expect![[r#"
         SERVICE        FRONTEND           BACKENDS      POLICY      TRANSLATED  REFUSED

@@ -1,4 +1,4 @@
-//! What is told beside the rows.
+//! Data below the rows.
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 
@@ -8,47 +8,47 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::observe::query_statistics::Upstream;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Aside {
-    Nothing,
-    /// Over all Services, by reason; only where connections are what was asked about.
+pub enum Footer {
+    Empty,
+    /// Refused connections of all Services by reason.
     Refusals(Refusals),
-    /// From when on names were counted, and who was asked for those that are not known here.
-    Names {
+    /// The start of the DNS statistics, and the statistics of the upstreams.
+    Dns {
         since: Timestamp,
         upstreams: Vec<Upstream>,
     },
 }
 
-/// How often connections were refused, by reason.
+/// Counts of refused connections by reason.
 pub type Refusals = BTreeMap<&'static str, u64>;
 
-impl Aside {
-    /// Its fields, beside the list.
+impl Footer {
+    /// Serializes the fields into the object that holds the list.
     pub fn serialize_into<S: Serializer>(&self, map: &mut S::SerializeMap) -> Result<(), S::Error> {
         match self {
-            Self::Nothing => Ok(()),
+            Self::Empty => Ok(()),
             Self::Refusals(refusals) => map.serialize_entry("refusals", refusals),
-            Self::Names { since, upstreams } => {
+            Self::Dns { since, upstreams } => {
                 map.serialize_entry("since", since)?;
                 map.serialize_entry("upstreams", upstreams)
             }
         }
     }
 
-    /// Below a table.
+    /// The text below a table.
     pub fn text(&self) -> String {
         match self {
-            Self::Nothing => String::new(),
+            Self::Empty => String::new(),
             Self::Refusals(refusals) => {
                 let counts = tally(refusals.iter().map(|(reason, count)| (*reason, *count)));
                 if counts.is_empty() { counts } else { format!("\nrefused: {counts}\n") }
             }
-            Self::Names { since, upstreams } => names(*since, upstreams),
+            Self::Dns { since, upstreams } => dns(*since, upstreams),
         }
     }
 }
 
-fn names(since: Timestamp, upstreams: &[Upstream]) -> String {
+fn dns(since: Timestamp, upstreams: &[Upstream]) -> String {
     let mut text = format!("\nsince {since:.0}\n");
     for Upstream { address, answers, failed, slow } in upstreams {
         let counts = tally([("answered", *answers), ("failed", *failed), ("slow", *slow)]);
@@ -57,7 +57,7 @@ fn names(since: Timestamp, upstreams: &[Upstream]) -> String {
     text
 }
 
-/// What happened at all, most frequent first.
+/// The counts that are not zero, the highest first.
 pub fn tally<'a>(counts: impl IntoIterator<Item = (&'a str, u64)>) -> String {
     let mut counts: Vec<_> = counts.into_iter().filter(|(_, count)| *count != 0).collect();
     counts.sort_by_key(|(name, count)| (Reverse(*count), *name));

@@ -1,4 +1,4 @@
-//! kube-proxy, and what it left.
+//! Checks for a running kube-proxy and its leftovers.
 
 use super::Finding;
 use crate::{
@@ -9,24 +9,28 @@ use crate::{
 const NAME: &str = "kube-proxy";
 
 pub fn check() -> Vec<Finding> {
-    judge(&survey())
+    findings(&survey())
 }
 
-fn judge(survey: &Survey) -> Vec<Finding> {
+fn findings(survey: &Survey) -> Vec<Finding> {
     let mut findings: Vec<Finding> = survey.found.iter().map(finding).collect();
-    findings.extend(survey.problems.iter().map(|problem| {
-        Finding::warn(NAME, format!("not to be seen from here: {}", chain(problem)), "run check as root")
-    }));
+    findings.extend(
+        survey
+            .errors
+            .iter()
+            .map(|error| Finding::warn(NAME, format!("not visible: {}", chain(error)), "run check as root")),
+    );
     if findings.is_empty() {
-        findings.push(Finding::ok(NAME, "nothing of it is here"));
+        findings.push(Finding::ok(NAME, "not running, no leftovers"));
     }
     findings
 }
 
-/// Translating twice goes wrong quietly, so it is worth a warning; while kube-proxy runs it is being replaced.
+/// A warning, not a failure: kube-proxy may run while it is being replaced. Translation by both proxies fails silently.
 fn finding(leftover: &Leftover) -> Finding {
-    let remedy = leftover.by_hand().unwrap_or_else(|| "portreeve cleanup --kube-proxy-only".to_owned());
-    Finding::warn(NAME, leftover.what(), remedy)
+    let remedy =
+        leftover.manual_command().unwrap_or_else(|| "portreeve cleanup --kube-proxy-only".to_owned());
+    Finding::warn(NAME, leftover.description(), remedy)
 }
 
 #[cfg(test)]
@@ -42,9 +46,9 @@ mod tests {
             Leftover::UnreachableChains { family: "ip6", count: 3 },
             Leftover::Ipvs,
         ];
-        let findings = judge(&Survey { found, problems: vec![] });
+        let findings = super::findings(&Survey { found, errors: vec![] });
         assert_eq!(findings.len(), 5);
         assert!(findings.iter().all(|finding| !finding.remedy.is_empty()), "{findings:?}");
-        assert_eq!(judge(&Survey::default()).len(), 1);
+        assert_eq!(super::findings(&Survey::default()).len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The node's settings that decide whether packets get through.
+//! Checks the sysctls for forwarding and reverse path filtering.
 
 use std::fs;
 
@@ -10,9 +10,9 @@ pub fn check() -> Vec<Finding> {
         fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
     };
     let mut findings: Vec<Finding> =
-        SETTINGS.iter().filter_map(|setting| setting.judge(read(setting.name))).collect();
+        SETTINGS.iter().filter_map(|setting| setting.check(read(setting.name))).collect();
     if findings.is_empty() {
-        findings.push(Finding::ok("sysctls", "packets are forwarded and not filtered by their way back"));
+        findings.push(Finding::ok("sysctls", "forwarding is on, rp_filter is not strict"));
     }
     findings
 }
@@ -21,7 +21,7 @@ struct Setting {
     name: &'static str,
     good: &'static [&'static str],
     wanted: &'static str,
-    why: &'static str,
+    consequence: &'static str,
 }
 
 const SETTINGS: &[Setting] = &[
@@ -29,27 +29,27 @@ const SETTINGS: &[Setting] = &[
         name: "net.ipv4.ip_forward",
         good: &["1"],
         wanted: "1",
-        why: "pods are not reached from other nodes",
+        consequence: "pods are not reachable from other nodes",
     },
     Setting {
         name: "net.ipv6.conf.all.forwarding",
         good: &["1"],
         wanted: "1",
-        why: "pods are not reached over IPv6 from other nodes",
+        consequence: "pods are not reachable over IPv6 from other nodes",
     },
     Setting {
         name: "net.ipv4.conf.all.rp_filter",
         good: &["0", "2"],
         wanted: "2",
-        why: "packets that come back another way are dropped",
+        consequence: "strict rp_filter drops packets on asymmetric paths",
     },
 ];
 
 impl Setting {
-    /// One that does not exist concerns nobody: IPv6 may be off.
-    fn judge(&self, value: Option<String>) -> Option<Finding> {
+    /// Returns a finding for a bad value. A sysctl that does not exist is fine: IPv6 may be off.
+    fn check(&self, value: Option<String>) -> Option<Finding> {
         let value = value.filter(|value| !self.good.contains(&value.as_str()))?;
-        let what = format!("{} is {value}: {}", self.name, self.why);
+        let what = format!("{} is {value}: {}", self.name, self.consequence);
         Some(Finding::warn("sysctls", what, format!("sysctl -w {}={}", self.name, self.wanted)))
     }
 }
@@ -59,8 +59,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_values_that_hurt_are_named() {
-        for (at, value, is_named) in [
+    fn only_bad_values_are_reported() {
+        for (at, value, is_reported) in [
             (0, Some("1"), false),
             (0, Some("0"), true),
             (1, None, false),
@@ -68,8 +68,8 @@ mod tests {
             (2, Some("2"), false),
             (2, Some("1"), true),
         ] {
-            let found = SETTINGS[at].judge(value.map(str::to_owned));
-            assert_eq!(found.is_some(), is_named, "{} {value:?}", SETTINGS[at].name);
+            let found = SETTINGS[at].check(value.map(str::to_owned));
+            assert_eq!(found.is_some(), is_reported, "{} {value:?}", SETTINGS[at].name);
         }
     }
 }

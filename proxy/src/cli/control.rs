@@ -1,0 +1,41 @@
+//! Requests on the control socket of a running agent.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::de::DeserializeOwned;
+
+use crate::observe::control::ControlRequest;
+
+/// Read timeout. An agent that does not respond within it hangs.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sends a request and returns the response. Returns `None` if no agent listens.
+pub fn request<T: DeserializeOwned>(socket: &Path, command: ControlRequest) -> Result<Option<T>> {
+    let context = || format!("no response from the agent at {}", socket.display());
+    let mut stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).with_context(context),
+    };
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT)).with_context(context)?;
+    stream.write_all(command.word().as_bytes()).with_context(context)?;
+    stream.shutdown(Shutdown::Write).with_context(context)?;
+    let mut text = String::new();
+    match stream.read_to_string(&mut text) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            bail!("no response from the agent at {} for {} s", socket.display(), RESPONSE_TIMEOUT.as_secs())
+        }
+        read => read.with_context(context)?,
+    };
+    let response = serde_json::from_str(&text).context("the agent is of an incompatible version")?;
+    Ok(Some(response))
+}
