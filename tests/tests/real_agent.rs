@@ -160,7 +160,9 @@ async fn the_permissions_of_deploy_suffice() -> Result<()> {
     fixture.has_event("Service", "FailedToStartServiceHealthcheck", "public").await;
     fixture.node().wait_equals_fresh_start("at the start").await?;
     let log = fixture.log()?;
-    for trouble in ["403 Forbidden", "401 Unauthorized", "optional kind not available", "cannot watch the API server"] {
+    for trouble in
+        ["403 Forbidden", "401 Unauthorized", "optional kind not available", "cannot watch the API server"]
+    {
         ensure!(!log.contains(trouble), "the agent speaks of `{trouble}`:\n{log}");
     }
     drop((taken, headless));
