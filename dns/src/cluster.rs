@@ -1,6 +1,6 @@
-//! The cluster's names: what Kubernetes' objects mean to DNS, the snapshot of them, and the answers made from it.
+//! The names of the cluster: the DNS view of Kubernetes objects, snapshots of it, and answers from a snapshot.
 //!
-//! Nothing here does I/O. The files depend on each other from left to right only:
+//! Nothing here does I/O. Imports between the files run one way:
 //!
 //! ```text
 //! name ─> zone ─> snapshot ─> authority ─> answer ─> wire

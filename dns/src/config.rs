@@ -1,7 +1,7 @@
-//! What a DNS server is told to do: plain values, however they were written down.
+//! Plain values of the configuration: zones, selectors, listening addresses, and the settings of the directives
+//! whose behaviour lies in other rooms (`kubernetes`, `forward`, `cache`).
 //!
-//! A [`Config`] comes from a Corefile, or is [`Config::shipped`]: what the Corefile of a stock cluster says. Names in it
-//! are lower-case and absolute. Nothing here knows files, sockets or Kubernetes.
+//! Names are lower-case and absolute. Nothing here does I/O; this room imports no other.
 
 mod cache;
 mod forward;
@@ -12,18 +12,18 @@ mod zones;
 use std::net::SocketAddr;
 
 pub use cache::{Cache, Prefetch, ServeStale, Stored, Verify};
-pub use forward::{Forward, HealthCheck, Policy, Protocol, Tls, Upstream};
+pub use forward::{Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol};
 use hickory_server::proto::rr::LowerName;
 pub use kubernetes::{ApiServer, Certificates, Kubernetes, PodsMode};
 pub use selector::{Labels, Selector, SelectorError};
 pub use zones::Zones;
 pub(crate) use zones::root;
 
-/// A key of a server block.
+/// A key of a server block: a zone and its port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listen {
     pub zone: LowerName,
-    /// Over UDP and TCP.
+    /// For UDP and TCP.
     pub port: u16,
 }
 
@@ -34,10 +34,10 @@ pub enum BindAddress {
 }
 
 pub const DNS_PORT: u16 = 53;
-/// What fits any path without fragments (DNS flag day 2020).
+/// The largest UDP payload that needs no fragments on common paths (DNS flag day 2020).
 pub const MAX_UDP_PAYLOAD: u16 = 1232;
 
-/// Every address of this machine, of both families.
+/// The unspecified address of IPv6, which also accepts IPv4.
 pub(crate) fn any(port: u16) -> SocketAddr {
     (std::net::Ipv6Addr::UNSPECIFIED, port).into()
 }

@@ -23,8 +23,8 @@ pub(crate) use tree::{Block, Statement, read};
 pub enum CorefileError {
     #[error("cannot read {0}")]
     Unreadable(PathBuf, #[source] io::Error),
-    #[error("{file}:{line}: {what}")]
-    Refused { file: String, line: usize, what: String },
+    #[error("{file}:{line}: {problem}")]
+    Refused { file: String, line: usize, problem: String },
     #[error(
         "{0} has no server block: add one, such as `. {{ forward . /etc/resolv.conf }}` over three lines"
     )]

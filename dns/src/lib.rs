@@ -1,4 +1,14 @@
 //! Cluster DNS from Services and their endpoints.
+//!
+//! Rooms, each importing only those above it:
+//!
+//! - `config`: values of the configuration
+//! - `corefile`: syntax of the Corefile
+//! - `cluster`: names of the cluster, from objects to answers
+//! - `observe`: metrics, query statistics, health
+//! - `resolve`: cache and forwarder
+//! - `plugins`: one file per directive
+//! - `serve`: sockets, handler, supervisor
 
 #[macro_use]
 mod named_enum;

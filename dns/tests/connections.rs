@@ -17,7 +17,7 @@ use dns::{
         snapshot::{Index, Published},
         zone::{Change, Endpoints, ObjectName, Service, ServiceKey, ServiceKind, Slice},
     },
-    config::{Forward, Kubernetes, Listen, Protocol, Tls, Upstream},
+    config::{Forward, Kubernetes, Listen, Tls, Upstream, UpstreamProtocol},
     plugins::{Config, ServerBlock},
     resolve::forward::ServerContext,
     serve::{run, server::Server},
@@ -225,7 +225,7 @@ async fn no_query_is_lost_to_a_server_that_cannot_start() {
     let upstream = started.upstream.local_addr().unwrap();
     let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let taken = other.local_addr().unwrap();
-    let to = Upstream::Server { address: upstream, protocol: Protocol::Tls, server_name: None };
+    let to = Upstream::Server { address: upstream, protocol: UpstreamProtocol::Tls, server_name: None };
     let tls = Tls { authority: Some("/nonexistent".into()), ..Tls::default() };
     let unusable = [
         (forwarding(Forward { tls, ..Forward::to(vec![to]) }), vec![started.address]),

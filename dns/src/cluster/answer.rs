@@ -1,7 +1,8 @@
-//! Question and snapshot in, answer out: no I/O, no clock, no chance.
+//! Answers from a question and a snapshot: no I/O, no clock, no random numbers.
 //!
-//! What exists is decided before what was asked: a name that exists and has no record of the type is NODATA, whatever
-//! the type, and all types of a name are decided from one snapshot. Stub resolvers walk on, or stop, by that difference.
+//! Existence of the name is decided before the qtype: an existing name without records of the type is NODATA,
+//! and all types of a name are decided from one snapshot. The search of stub resolvers depends on that
+//! difference.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,35 +22,35 @@ use crate::{
 mod apex;
 mod service;
 
-/// How many aliases are followed before a chain counts as a loop.
+/// Limit of CNAMEs in a chain.
 const MAX_ALIASES: usize = 10;
-/// The DNS-based service discovery specification that is followed.
+/// The version of the specification of Kubernetes DNS-based service discovery.
 const VERSION: &str = "1.1.0";
 const VERSION_TTL: u32 = 28_800;
 
 #[derive(Debug)]
 pub enum Resolution<'s> {
-    /// Not cluster data: somebody else answers.
+    /// Outside the zones, or fallthrough: the next plugin answers.
     Fallthrough,
-    /// It is not known yet what exists.
+    /// Before the first sync: it is not known which names exist.
     NotSynced,
     Answered(Answer<'s>),
 }
 
 #[derive(Debug)]
 pub struct Answer<'s> {
-    /// Of the name that was asked for.
+    /// The topic of the queried name.
     pub topic: Topic,
-    /// The zone that answers; where `has_soa`, its SOA goes into the authority section.
+    /// The zone of the answer; its SOA is added to the authority section if `has_soa`.
     pub zone: &'s Zone,
-    /// NXDOMAIN, of the last name of a chain.
+    /// NXDOMAIN, of the last name of a CNAME chain.
     pub is_missing: bool,
     pub has_soa: bool,
-    /// In the order they go out: an alias before what it leads to.
+    /// In order: a CNAME before its target.
     pub records: Vec<AnswerRecord<'s>>,
-    /// May be left out.
+    /// The additional section, which may be omitted.
     pub additional: Vec<AnswerRecord<'s>>,
-    /// The chain goes on with this name, which is somebody else's.
+    /// The target of the last CNAME, if it is outside the cluster's names.
     pub target: Option<&'s Name>,
 }
 
@@ -60,10 +61,10 @@ pub struct AnswerRecord<'s> {
     pub data: AnswerData<'s>,
 }
 
-/// A name in an answer, as the parts it is made of.
+/// A name in an answer, as its parts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Owner<'s> {
-    /// What was asked, in the letters of who asked.
+    /// The qname, in the case of the query.
     Question,
     Whole(&'s Name),
     /// A Service, or one of its endpoints.
@@ -90,7 +91,7 @@ pub enum AnswerData<'s> {
     Ns(Owner<'s>),
     Txt(&'static str),
     Soa(Soa<'s>),
-    /// What a question for all types gets (RFC 8482).
+    /// The answer to ANY (RFC 8482).
     HostInfo,
 }
 
@@ -102,8 +103,8 @@ pub struct Soa<'s> {
 }
 
 impl Owner<'_> {
-    /// The labels of a name that is made of parts; those of the question are known to who reads it. `scratch` is where an
-    /// address becomes a label.
+    /// The labels of the name; none for [`Self::Question`], which the caller has. `scratch` is the buffer for a
+    /// dashed address.
     pub fn labels<'a>(&'a self, scratch: &'a mut Dashed) -> impl Iterator<Item = &'a [u8]> {
         let (first, below): ([&[u8]; 4], Option<&Name>) = match self {
             Self::Question => ([&[]; 4], None),
@@ -120,7 +121,7 @@ impl Owner<'_> {
 }
 
 impl Soa<'_> {
-    /// Refresh, retry and expire: nobody transfers these zones, so they are what CoreDNS says.
+    /// Refresh, retry and expire. These zones are not transferred, so the values are CoreDNS's.
     pub const TIMERS: [u32; 3] = [7200, 1800, 86_400];
 }
 
@@ -133,13 +134,13 @@ impl AnswerData<'_> {
     }
 }
 
-/// What there is at a name.
+/// A node of the domain tree (RFC 1034, section 3.1).
 enum Node<'s> {
     /// No such name.
     NxDomain,
-    /// A name that only stands above others.
+    /// A name without records, above other names.
     EmptyNonTerminal,
-    /// A name with records: those of the type that was asked, and what helps to use them.
+    /// A name with records: those of the qtype, and additional ones.
     Records(Vec<AnswerData<'s>>, Vec<AnswerRecord<'s>>),
     Alias(&'s Name),
 }
@@ -162,7 +163,7 @@ impl<'s> Node<'s> {
     }
 }
 
-/// What is looked at while a question is answered.
+/// The context of a lookup.
 #[derive(Clone, Copy)]
 struct Lookup<'s> {
     authority: &'s Authority,
@@ -203,7 +204,7 @@ impl<'s> Answer<'s> {
         }
     }
 
-    /// The SOA record of the zone, as it tells how long a missing record may be taken for missing.
+    /// The SOA record of the zone, for negative answers (RFC 2308).
     pub fn soa(&self, authority: &Authority, snapshot: &Snapshot) -> AnswerRecord<'s> {
         let soa = Soa { zone: &self.zone.name, serial: snapshot.serial, minimum: authority.negative_ttl };
         AnswerRecord {
@@ -213,7 +214,8 @@ impl<'s> Answer<'s> {
         }
     }
 
-    /// Puts addresses into another order, so that who takes the first spreads over all. `below(n)` is any number under n.
+    /// Shuffles address records, so that clients that use the first one are spread. `below(n)` returns a number
+    /// below n.
     pub fn shuffle(&mut self, mut below: impl FnMut(usize) -> usize) {
         let is_address =
             |record: &AnswerRecord<'_>| matches!(record.data, AnswerData::A(_) | AnswerData::Aaaa(_));
@@ -226,7 +228,7 @@ impl<'s> Answer<'s> {
 }
 
 impl<'s> Lookup<'s> {
-    /// Follows aliases for as long as they lead to names of ours.
+    /// Follows CNAMEs within the cluster's names.
     fn follow_aliases(self, answer: &mut Answer<'s>, mut node: Node<'s>) {
         let mut owner = Owner::Question;
         for _ in 0..MAX_ALIASES {
@@ -248,7 +250,7 @@ impl<'s> Lookup<'s> {
             owner = Owner::Whole(target);
             answer.zone = zone;
         }
-        // Nobody is helped by a part of a circle.
+        // A part of a CNAME loop is of no use.
         answer.records.clear();
         answer.has_soa = true;
     }
@@ -286,20 +288,20 @@ impl<'s> Lookup<'s> {
             return (Topic::Domain, self.apex_only(name, zone));
         }
         match classify(name, zone.labels) {
-            NameKind::Service(service) => self.at_its_name(service, zone),
+            NameKind::Service(service) => self.service_name(service, zone),
             NameKind::BelowService { service, label } => {
-                self.at_service(service, |view| self.below_service(view, label))
+                self.in_service(service, |view| self.below_service(view, label))
             }
             NameKind::Port { service, port, protocol } => {
-                self.at_service(service, |view| self.port(view, port, protocol, zone))
+                self.in_service(service, |view| self.port(view, port, protocol, zone))
             }
             NameKind::Zonal { service, choice, zone } => {
-                self.at_service(service, |view| self.zonal(view, choice, zone))
+                self.in_service(service, |view| self.zonal(view, choice, zone))
             }
             NameKind::Pod { namespace, address } => (Topic::Pod, self.pod(namespace, address)),
             NameKind::Invalid => (Topic::Search, Node::NxDomain),
             NameKind::ServiceNamespace(namespace) | NameKind::PodNamespace(namespace) => {
-                self.at_namespace(namespace)
+                self.namespace(namespace)
             }
             NameKind::Apex => (Topic::Domain, self.apex(zone)),
             NameKind::NameServer => {
@@ -313,7 +315,7 @@ impl<'s> Lookup<'s> {
         }
     }
 
-    fn at_namespace(self, name: &[u8]) -> (Topic, Node<'s>) {
+    fn namespace(self, name: &[u8]) -> (Topic, Node<'s>) {
         if self.has_namespace(name) {
             (Topic::Domain, Node::EmptyNonTerminal)
         } else {
@@ -342,7 +344,7 @@ impl<'s> Lookup<'s> {
             return self.apex(zone);
         }
         match reverse(name) {
-            Reverse::Address(address) => self.holders(address),
+            Reverse::Address(address) => self.pointers(address),
             Reverse::Network(first, last) => Node::if_exists(
                 name.label_count() == zone.labels || self.snapshot.has_address_in(first, last),
             ),
@@ -350,16 +352,17 @@ impl<'s> Lookup<'s> {
         }
     }
 
-    /// A Service's own address names the Service; any other all endpoints that have it.
-    fn holders(self, address: IpAddr) -> Node<'s> {
+    /// The PTR records of an address: of the Service with this cluster IP, or else of all endpoints with the
+    /// address.
+    fn pointers(self, address: IpAddr) -> Node<'s> {
         let Some(zone) = self.authority.primary() else { return Node::NxDomain };
         let exposed = |view: &&View| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot);
-        let holders: Vec<&'s View> = self.snapshot.holders(address).filter(exposed).collect();
+        let services: Vec<&'s View> = self.snapshot.services_with(address).filter(exposed).collect();
         let name = |view: &'s View, endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
-        let owning = holders.iter().filter(|view| view.own_addresses().contains(&address));
+        let owning = services.iter().filter(|view| view.own_addresses().contains(&address));
         let mut targets: Vec<_> = owning.map(|view| name(view, None)).collect();
         if targets.is_empty() && !self.authority.no_endpoints {
-            let named = holders.iter().filter(|view| view.names_endpoints());
+            let named = services.iter().filter(|view| view.names_endpoints());
             targets.extend(
                 named.flat_map(|view| {
                     view.labels_of(address).into_iter().map(|label| name(view, Some(label)))

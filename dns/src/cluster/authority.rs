@@ -1,4 +1,4 @@
-//! The zones that are answered from the objects of the cluster, and how: one server block's `kubernetes`, made ready.
+//! The cluster's zones and the options of their answers: the directive `kubernetes` of one block, compiled.
 
 use std::net::IpAddr;
 
@@ -10,27 +10,27 @@ use crate::{
     config::{Kubernetes, PodsMode, Zones},
 };
 
-/// Operators poll for names that are about to appear: what is not there is not remembered for long.
+/// The negative TTL is short: operators poll for names that are about to appear.
 const NEGATIVE_TTL: u32 = 5;
 
 #[derive(Clone, Debug)]
 pub struct Authority {
     pub zones: Box<[Zone]>,
-    /// Where addresses lead back to.
+    /// The index of the zone of PTR targets.
     primary: usize,
     pub pods: PodsMode,
     pub ttl: u32,
     pub negative_ttl: u32,
     /// Lower-case. Empty: all.
     namespaces: Box<[String]>,
-    /// Nothing is answered about what is in a namespace that is not known.
+    /// Objects in unknown namespaces are not exposed.
     selects_namespaces: bool,
     fallthrough: Box<[Name]>,
     pub no_endpoints: bool,
     pub ignore_empty_service: bool,
-    /// Endpoints are answered for by topology zone.
+    /// Endpoints have names by topology zone.
     pub zonal: bool,
-    /// Where clients reach this server, for the name of the name server.
+    /// The addresses of this server, for the NS records.
     pub own_addresses: Box<[IpAddr]>,
 }
 
@@ -39,7 +39,7 @@ pub struct Zone {
     pub name: Name,
     pub labels: usize,
     pub is_reverse: bool,
-    /// Of multi-cluster Services.
+    /// A zone of multi-cluster Services.
     pub is_multicluster: bool,
 }
 
@@ -69,7 +69,7 @@ impl Authority {
         }
     }
 
-    /// The most specific of our zones that a name is in.
+    /// The longest zone that contains the name.
     pub fn zone_of(&self, name: &QueryName) -> Option<&Zone> {
         self.zones.iter().filter(|zone| name.is_in(&zone.name)).max_by_key(|zone| zone.labels)
     }
@@ -78,14 +78,14 @@ impl Authority {
         self.zones.get(self.primary)
     }
 
-    /// Whether anything is told of what is in a namespace.
+    /// Whether objects in the namespace have names.
     pub fn exposes(&self, namespace: &[u8], snapshot: &Snapshot) -> bool {
         let is_listed =
             self.namespaces.is_empty() || self.namespaces.iter().any(|name| name.as_bytes() == namespace);
         is_listed && (!self.selects_namespaces || snapshot.has_namespace(namespace))
     }
 
-    /// Whether a name that is not found here is somebody else's to answer.
+    /// Whether a missing name falls through to the next plugin.
     pub fn falls_through(&self, name: &QueryName) -> bool {
         self.fallthrough.iter().any(|zone| name.is_in(zone))
     }
@@ -95,8 +95,8 @@ fn names(zones: &Zones) -> Box<[Name]> {
     zones.0.iter().map(|name| Name::from(&**name)).collect()
 }
 
-/// A link-local address means nothing without its interface, and a wildcard is none. Loopback is another machine for
-/// each client, so it counts only where nothing else is served.
+/// The addresses under which clients reach this server: no link-local ones, which need an interface, and no
+/// wildcards. Loopback is only used if there is nothing else: on a client it is the client.
 fn reachable(addresses: &[IpAddr]) -> Box<[IpAddr]> {
     let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let named = addresses.iter().filter(|address| !address.is_unspecified() && !is_link_local(address));
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_server_has_the_addresses_that_others_can_reach() {
+    fn a_name_server_has_reachable_addresses() {
         for (addresses, want) in [
             (&["0.0.0.0", "::", "fe80::1"][..], &[][..]),
             (&["127.0.0.1", "::1"], &["127.0.0.1", "::1"]),

@@ -1,4 +1,4 @@
-//! Names: as they stand in messages, and what a name below the cluster domain asks for.
+//! Names in wire format, and the kinds of names in the cluster domain.
 
 use hickory_server::proto::rr;
 
@@ -6,17 +6,17 @@ mod classify;
 
 pub use classify::{NameKind, Reverse, ServiceName, classify, is_reverse, reverse};
 
-/// The longest name there is, with the length octets of its labels and the root's.
+/// The maximum length of a name, with length octets and the root (RFC 1035, section 2.3.4).
 const MAX_OCTETS: usize = 255;
 
-/// A domain as people write it, lower-case and absolute.
+/// Parses a domain name; lower-case and absolute.
 pub fn domain(text: &str) -> Option<rr::LowerName> {
     let mut name = Name::from_text(text)?.to_hickory();
     name.set_fqdn(true);
     Some(name.into())
 }
 
-/// A name we hold: labels with their lengths, and the root's zero at the end.
+/// A stored name, in uncompressed wire format.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(Box<[u8]>);
 
@@ -25,7 +25,7 @@ impl Name {
         Self([0].into())
     }
 
-    /// `None`: labels of no or more than 63 octets, or too many of them.
+    /// Returns `None` for a label that is empty or above 63 octets, or a name above 255 octets.
     pub fn from_text(text: &str) -> Option<Self> {
         let labels = text.trim_end_matches('.').split('.').map(str::as_bytes);
         Self::from_labels(labels)
@@ -49,9 +49,9 @@ impl Name {
         labels(&self.0)
     }
 
-    /// As a question that somebody might ask.
+    /// The name as a queried one.
     pub fn to_query(&self) -> QueryName {
-        // Every name of ours is one that can be asked for.
+        // Every stored name is a valid query name.
         QueryName::parse(&self.0).unwrap_or_default()
     }
 
@@ -85,12 +85,12 @@ fn labels(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A name that is asked for, lower-case, cut into labels. It lives on the stack: a query is parsed without allocating.
+/// A queried name, lower-case, with the offsets of its labels. It is on the stack: parsing does not allocate.
 #[derive(Clone)]
 pub struct QueryName {
     octets: [u8; MAX_OCTETS],
     len: u8,
-    /// Where each label's length stands.
+    /// The offset of each label's length octet.
     starts: [u8; MAX_OCTETS / 2 + 1],
     labels: u8,
 }
@@ -103,7 +103,7 @@ impl Default for QueryName {
 }
 
 impl QueryName {
-    /// Reads an uncompressed name at the start of `octets`.
+    /// Parses an uncompressed name at the start of `octets`.
     pub fn parse(octets: &[u8]) -> Option<Self> {
         let mut name = Self::default();
         let mut at = 0;
@@ -118,8 +118,8 @@ impl QueryName {
             }
             let label = octets.get(at + 1..end)?;
             name.octets[at] = octets[at];
-            for (place, octet) in name.octets[at + 1..end].iter_mut().zip(label) {
-                *place = octet.to_ascii_lowercase();
+            for (lower, octet) in name.octets[at + 1..end].iter_mut().zip(label) {
+                *lower = octet.to_ascii_lowercase();
             }
             name.starts[usize::from(name.labels)] = u8::try_from(at).ok()?;
             name.labels += 1;
@@ -129,7 +129,7 @@ impl QueryName {
         Some(name)
     }
 
-    /// What stands in the message, the root's zero included.
+    /// The wire format, with the root's zero.
     pub fn octets(&self) -> &[u8] {
         &self.octets[..usize::from(self.len)]
     }
@@ -145,14 +145,14 @@ impl QueryName {
         &self.octets[start + 1..=start + len]
     }
 
-    /// The name without its first `n` labels.
+    /// The wire format without the first `n` labels.
     pub fn below(&self, n: usize) -> &[u8] {
         let last = self.len.saturating_sub(1);
         let start = self.starts[..self.label_count()].get(n).copied().unwrap_or(last);
         &self.octets[usize::from(start)..usize::from(self.len)]
     }
 
-    /// Whether this name is `zone` or below it: by labels, not by letters.
+    /// Whether the name is `zone` or below it, by labels.
     pub fn is_in(&self, zone: &Name) -> bool {
         let labels = zone.labels().count();
         self.label_count() >= labels && self.below(self.label_count() - labels) == zone.octets()

@@ -1,8 +1,8 @@
-//! What is known of the cluster: an immutable view for those who answer, and the index that makes the next one.
+//! The state of the cluster: an immutable snapshot for answers, and the index that produces the next one.
 //!
-//! A [`Snapshot`] never changes, so A and AAAA of a name, a Service and its endpoints always agree. The [`Index`] has one
-//! owner, who applies changes and publishes a snapshot when the data plane is as far. The two share everything that did
-//! not change: a change costs its own names and a few hundred bytes beside.
+//! A [`Snapshot`] never changes, so A and AAAA of a name, and a Service and its endpoints, always agree. The
+//! [`Index`] has one owner, which applies changes and publishes a snapshot when the data plane has caught up.
+//! The two share all unchanged data: a change costs its own names and a few hundred bytes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,23 +21,23 @@ mod sorted;
 mod view;
 
 pub use record::{ZoneData, ZoneRecord};
-use sorted::Sorted;
+use sorted::SortedMultimap;
 pub use view::View;
 
-/// Everything that can be answered, at one moment.
+/// All names of the cluster at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// By the hash of their name.
-    services: Sorted<u64, Arc<View>>,
-    namespaces: Sorted<u64, ArcStr>,
-    /// Who has an address: the address, and what [`Snapshot::holders`] finds the Service by.
-    v4: Sorted<(Ipv4Addr, u32), ()>,
-    v6: Sorted<(Ipv6Addr, u32), ()>,
-    /// Addresses of pods, and the hash of their namespace.
-    pods: Sorted<(IpAddr, u64), ()>,
-    /// Changes whenever an answer may have changed.
+    /// By the hash of the name.
+    services: SortedMultimap<u64, Arc<View>>,
+    namespaces: SortedMultimap<u64, ArcStr>,
+    /// By address: the upper half of the hash of the Service, for [`Snapshot::services_with`].
+    v4: SortedMultimap<(Ipv4Addr, u32), ()>,
+    v6: SortedMultimap<(Ipv6Addr, u32), ()>,
+    /// Addresses of pods, with the hash of their namespace.
+    pods: SortedMultimap<(IpAddr, u64), ()>,
+    /// The SOA serial, changed with every snapshot.
     pub serial: u32,
-    /// Every kind of object was listed once. Before that, what is missing here may well exist.
+    /// Whether every kind of object was listed once. Before that, a name that is missing here may exist.
     pub is_synced: bool,
     hashes: RandomState,
 }
@@ -47,7 +47,7 @@ impl Snapshot {
         self.entry(namespace, name).filter(|view| view.service.is_some()).map(|view| &**view)
     }
 
-    /// Also of Services that only their slices tell of.
+    /// Includes entries with slices but no Service.
     fn entry(&self, namespace: &[u8], name: &[u8]) -> Option<&Arc<View>> {
         let mut found = self.services.get(self.hash(&[name, b".", namespace]));
         found.find(|view| view.key.is(namespace, name))
@@ -61,8 +61,8 @@ impl Snapshot {
         self.pods.get((address, self.hash(&[namespace]))).next().is_some()
     }
 
-    /// The Services that an address belongs to, as their own or as that of an endpoint.
-    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &View> {
+    /// The Services with this address, as a cluster IP or of an endpoint.
+    pub fn services_with(&self, address: IpAddr) -> impl Iterator<Item = &View> {
         let all = 0..=u32::MAX;
         let (v4, v6) = match address {
             IpAddr::V4(ip) => (Some(self.v4.range((ip, *all.start())..=(ip, *all.end()))), None),
@@ -77,7 +77,7 @@ impl Snapshot {
         views.map(|(_, view)| &**view).filter(move |view| view.service.is_some() && view.holds(address))
     }
 
-    /// Whether any Service or endpoint has an address from `first` to `last`, two addresses of one family.
+    /// Whether a Service or endpoint has an address from `first` to `last`, two addresses of one family.
     pub fn has_address_in(&self, first: IpAddr, last: IpAddr) -> bool {
         match (first, last) {
             (IpAddr::V4(first), IpAddr::V4(last)) => {
@@ -90,13 +90,13 @@ impl Snapshot {
         }
     }
 
-    /// Every Service, in no order that means anything.
+    /// All Services, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &View> {
         self.services.values().filter(|view| view.service.is_some()).map(|view| &**view)
     }
 
-    /// Which pods of this node have which addresses, as far as they are endpoints. While an address is handed on, two may
-    /// seem to have it; then nobody has.
+    /// The pods of this node by address, as far as they are endpoints. An address that two pods appear to have,
+    /// as while it is reused, is left out.
     pub fn local_pods(&self) -> HashMap<IpAddr, &ObjectName> {
         let slices = self.services().flat_map(|view| &view.slices);
         let mut pods: HashMap<IpAddr, Option<&ObjectName>> = HashMap::new();
@@ -109,12 +109,12 @@ impl Snapshot {
         pods.into_iter().filter_map(|(address, pod)| Some((address, pod?))).collect()
     }
 
-    /// Every record below the cluster domain and in the reverse zones, Service by Service.
+    /// All records of the cluster domain and the reverse zones, Service by Service.
     pub fn records(&self) -> impl Iterator<Item = ZoneRecord> {
         self.services().flat_map(record::records)
     }
 
-    /// Names come from whoever may create objects: without a secret they could be chosen to collide.
+    /// Keyed: names are chosen by the users who may create objects, and could be made to collide.
     fn hash(&self, parts: &[&[u8]]) -> u64 {
         let mut hasher = self.hashes.build_hasher();
         parts.iter().for_each(|part| hasher.write(part));
@@ -126,7 +126,7 @@ impl Snapshot {
     }
 }
 
-/// The snapshot that answers are made from now. Reading it locks nothing.
+/// The current snapshot. Reads are lock-free.
 #[derive(Debug, Default)]
 pub struct Published(ArcSwap<Snapshot>);
 
@@ -140,27 +140,27 @@ impl Published {
     }
 }
 
-/// The upper half of a Service's hash: enough to find it among those with the same half.
+/// The upper half of a Service's hash.
 fn short(hash: u64) -> u32 {
     u32::try_from(hash >> 32).unwrap_or_default()
 }
 
-/// The joined state, and what is needed to change it.
+/// The joined state, with the data to apply changes.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// As it will be published next.
+    /// The next snapshot.
     next: Snapshot,
-    /// By their own name, to find what a changed slice was before.
+    /// By name, to find the previous version of a changed slice.
     slices: HashSet<ByName>,
-    /// What Endpoints objects mean, where they are mirrored.
+    /// The mirrored slices of Endpoints objects.
     endpoints: HashMap<ServiceKey, Arc<[Arc<Slice>]>>,
     namespaces: HashMap<ArcStr, Presence>,
     pods: HashMap<ObjectName, Arc<Pod>>,
-    /// Namespaces are selected, so only their own objects tell which there are.
+    /// With a namespace selector, only Namespace objects say which namespaces exist.
     selects_namespaces: bool,
 }
 
-/// A Service tells that its namespace exists as well as the Namespace itself does.
+/// A namespace exists if its Namespace object does, or a Service in it.
 #[derive(Debug, Default)]
 struct Presence {
     is_declared: bool,
@@ -168,12 +168,12 @@ struct Presence {
 }
 
 impl Index {
-    /// Of objects that are read with these options.
+    /// An empty index for objects that are read with these options.
     pub fn new(options: &ReadOptions) -> Self {
         Self { selects_namespaces: options.namespace_labels.is_some(), ..Self::default() }
     }
 
-    /// What may be answered from now on.
+    /// A snapshot of the present state.
     pub fn snapshot(&self, serial: u32) -> Snapshot {
         Snapshot { serial, is_synced: true, ..self.next.clone() }
     }
@@ -229,7 +229,8 @@ impl Index {
         self.change_slices(&key, |slices| [without(slices, &before).as_slice(), &after].concat());
     }
 
-    /// The control plane mirrors the Endpoints of Services that exist and select no pods.
+    /// The slices mirrored for a Service. The control plane mirrors Endpoints only for Services without a
+    /// selector.
     fn mirrored(&self, key: &ServiceKey, service: Option<&Service>) -> Arc<[Arc<Slice>]> {
         let is_mirrored = service.is_some_and(|service| !service.has_selector);
         self.endpoints.get(key).filter(|_| is_mirrored).cloned().unwrap_or_default()
@@ -241,7 +242,7 @@ impl Index {
             Some(pod) => self.pods.insert(name, pod),
             None => self.pods.remove(&name),
         };
-        // The new ones first: a pod that only changes never seems to be gone.
+        // Insert first, so that a changed pod is never missing.
         for (address, hash) in self.pod_entries(after.as_deref()) {
             self.next.pods.insert((address, hash), ());
         }
@@ -286,14 +287,14 @@ impl Index {
         self.next.entry(key.namespace().as_bytes(), key.name().as_bytes())
     }
 
-    /// Takes the view of a Service out, or an empty one.
+    /// Removes and returns the view of a Service, or an empty one.
     fn take(&mut self, key: &ServiceKey) -> Arc<View> {
         let hash = self.next.hash_of(key);
         let found = self.next.services.remove(hash, |view| view.key == *key);
         found.unwrap_or_else(|| Arc::new(View::new(key.clone(), None, Vec::new())))
     }
 
-    /// Puts a view where one was taken out, and tells under which addresses it is found now.
+    /// Inserts a view in place of `before`, and updates the index by address.
     fn put(&mut self, after: View, before: &View) {
         let hash = self.next.hash_of(&after.key);
         let (old, new) = (before.all_addresses(), after.all_addresses());
@@ -323,7 +324,7 @@ impl Index {
     }
 }
 
-/// Not by name: what is made of an Endpoints object may be called like a slice.
+/// Removes slices by identity: a mirrored slice may have the name of another one.
 fn without(slices: &[Arc<Slice>], gone: &[Arc<Slice>]) -> Vec<Arc<Slice>> {
     let is_gone = |slice: &&Arc<Slice>| gone.iter().any(|gone| Arc::ptr_eq(gone, slice));
     slices.iter().filter(|slice| !is_gone(slice)).cloned().collect()
@@ -335,7 +336,7 @@ impl Presence {
     }
 }
 
-/// A slice that is found by its own name.
+/// A slice, hashed by its name.
 #[derive(Debug)]
 struct ByName(Arc<Slice>);
 

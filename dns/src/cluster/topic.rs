@@ -46,7 +46,7 @@ mod tests {
     use crate::cluster::name::Name;
 
     #[test]
-    fn what_others_know_is_a_name_or_an_address() {
+    fn other_names_are_external_or_reverse() {
         for (name, want) in [
             ("www.example.org", Topic::External),
             ("9.9.9.9.in-addr.arpa", Topic::Reverse),

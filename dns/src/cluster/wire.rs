@@ -1,4 +1,4 @@
-//! Records as octets, with every name compressed that can be.
+//! The wire format of answers, with name compression (RFC 1035, section 4.1.4).
 
 use crate::cluster::{
     answer::{Answer, AnswerData, AnswerRecord, Owner, Soa},
@@ -6,26 +6,27 @@ use crate::cluster::{
     zone::Dashed,
 };
 
-/// The header of a message.
+/// The length of a message's header.
 pub const HEADER: usize = 12;
 pub const IN: u16 = 1;
-/// A pointer has fourteen bits for where it leads.
+/// The range of a compression pointer: 14 bits.
 const MAX_POINTER: usize = 0x3fff;
 const POINTER: u16 = 0xc000;
-/// Names that later ones may point to. In answers that have more, nearly all share the suffixes of the first ones.
+/// Limit of the suffixes that are remembered for compression. In larger answers nearly all names share the
+/// first suffixes.
 const MAX_SUFFIXES: usize = 256;
 const MAX_NAME: usize = 255;
 
 pub struct Writer<'q> {
     out: Vec<u8>,
-    /// No more than this is written.
+    /// The limit of octets.
     room: usize,
     question: &'q QueryName,
-    /// Where names stand that others end in: the hash of the name, and its place.
+    /// The suffixes that were written: their hash, and their offset.
     suffixes: Vec<(u32, u16)>,
 }
 
-/// How many records each section got.
+/// The number of records per section.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sections {
     pub answers: u16,
@@ -35,7 +36,7 @@ pub struct Sections {
 }
 
 impl<'q> Writer<'q> {
-    /// `question` goes behind a header that is still empty.
+    /// Starts with a zeroed header and the question.
     pub fn new(question: &[u8], name: &'q QueryName, room: usize) -> Self {
         let mut out = Vec::with_capacity(512);
         out.resize(HEADER, 0);
@@ -44,8 +45,8 @@ impl<'q> Writer<'q> {
         let mut hash = Hash::default();
         for n in (0..name.label_count()).rev() {
             hash = hash.below(name.label(n));
-            let place = HEADER + name.octets().len() - name.below(n).len();
-            writer.remember(hash, place);
+            let offset = HEADER + name.octets().len() - name.below(n).len();
+            writer.remember(hash, offset);
         }
         writer
     }
@@ -54,8 +55,8 @@ impl<'q> Writer<'q> {
         self.out
     }
 
-    /// What may be left out is left out whole; where the rest does not fit, as many answers go as do. `None`: a name is
-    /// longer than names can be.
+    /// Writes the sections. The additional section is written whole or not at all; if the answers do not fit,
+    /// as many as fit are written. Returns `None` if a name is too long.
     pub fn sections(
         &mut self,
         answer: &Answer<'_>,
@@ -87,7 +88,7 @@ impl<'q> Writer<'q> {
         Some(sections)
     }
 
-    /// Writes a record, or nothing of it.
+    /// Writes a record, or nothing if it does not fit.
     fn fits(&mut self, record: &AnswerRecord<'_>) -> Option<bool> {
         let before = (self.out.len(), self.suffixes.len());
         self.record(record)?;
@@ -123,7 +124,7 @@ impl<'q> Writer<'q> {
             AnswerData::Ptr(target) | AnswerData::Ns(target) => self.name(*target)?,
             AnswerData::Cname(target) => self.name(Owner::Whole(target))?,
             AnswerData::Txt(text) => self.text(text)?,
-            AnswerData::Soa(soa) => self.start_of_authority(*soa)?,
+            AnswerData::Soa(soa) => self.soa(*soa)?,
             AnswerData::HostInfo => {
                 self.text("RFC8482")?;
                 self.text("")?;
@@ -132,7 +133,7 @@ impl<'q> Writer<'q> {
         Some(())
     }
 
-    fn start_of_authority(&mut self, Soa { zone, serial, minimum }: Soa<'_>) -> Option<()> {
+    fn soa(&mut self, Soa { zone, serial, minimum }: Soa<'_>) -> Option<()> {
         self.name(Owner::NameServer(zone))?;
         self.labels([b"hostmaster".as_slice()].into_iter().chain(zone.labels()))?;
         let [refresh, retry, expire] = Soa::TIMERS;
@@ -163,7 +164,7 @@ impl<'q> Writer<'q> {
         Some(())
     }
 
-    /// A name, up to the first suffix of it that stands somewhere already.
+    /// Writes a name up to the first suffix that is in the message already.
     fn labels<'n>(&mut self, labels: impl Iterator<Item = &'n [u8]>) -> Option<()> {
         let mut all: [&[u8]; MAX_NAME / 2 + 1] = [&[]; MAX_NAME / 2 + 1];
         let (mut count, mut len) = (0, 1);
@@ -177,8 +178,8 @@ impl<'q> Writer<'q> {
             hashes[n] = hashes[n + 1].below(all[n]);
         }
         for (n, label) in all.iter().enumerate() {
-            if let Some(place) = self.place_of(hashes[n], &all[n..]) {
-                self.number(POINTER | place);
+            if let Some(offset) = self.offset_of(hashes[n], &all[n..]) {
+                self.number(POINTER | offset);
                 return Some(());
             }
             self.remember(hashes[n], self.out.len());
@@ -189,13 +190,13 @@ impl<'q> Writer<'q> {
         Some(())
     }
 
-    fn place_of(&self, hash: Hash, labels: &[&[u8]]) -> Option<u16> {
-        let mut places = self.suffixes.iter().filter(|(known, _)| *known == hash.0);
-        // The question is the client's, so hashes alone prove nothing.
-        places.find(|(_, place)| self.is_at(usize::from(*place), labels)).map(|(_, place)| *place)
+    fn offset_of(&self, hash: Hash, labels: &[&[u8]]) -> Option<u16> {
+        let mut offsets = self.suffixes.iter().filter(|(known, _)| *known == hash.0);
+        // Clients choose the question, so equal hashes prove nothing.
+        offsets.find(|(_, offset)| self.is_at(usize::from(*offset), labels)).map(|(_, offset)| *offset)
     }
 
-    /// Whether these labels, and no more, stand at a place.
+    /// Whether the name at an offset consists of exactly these labels.
     fn is_at(&self, mut at: usize, labels: &[&[u8]]) -> bool {
         for label in labels {
             at = self.led(at);
@@ -210,7 +211,7 @@ impl<'q> Writer<'q> {
         self.out.get(self.led(at)) == Some(&0)
     }
 
-    /// Where a name goes on: at the place itself, or where its pointer leads. Pointers lead to labels.
+    /// The offset of the label at `at`, after pointers, which lead to labels.
     fn led(&self, at: usize) -> usize {
         match self.out.get(at..at + 2) {
             Some([high, low]) if *high >= 0xc0 => usize::from(u16::from_be_bytes([*high & 0x3f, *low])),
@@ -218,19 +219,19 @@ impl<'q> Writer<'q> {
         }
     }
 
-    fn remember(&mut self, Hash(hash): Hash, place: usize) {
-        if place <= MAX_POINTER && self.suffixes.len() < MAX_SUFFIXES {
-            self.suffixes.push((hash, place as u16));
+    fn remember(&mut self, Hash(hash): Hash, offset: usize) {
+        if offset <= MAX_POINTER && self.suffixes.len() < MAX_SUFFIXES {
+            self.suffixes.push((hash, offset as u16));
         }
     }
 }
 
-/// Of a name, without regard to case: of its last label first (FNV-1a).
+/// The hash of a name, case-insensitive, from the last label to the first (FNV-1a).
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Hash(u32);
 
 impl Default for Hash {
-    /// Of the root.
+    /// The hash of the root.
     fn default() -> Self {
         Self(0x811c_9dc5)
     }

@@ -1,8 +1,8 @@
-//! What the objects of a cluster mean to DNS: narrow values, read once from Kubernetes' types.
+//! The DNS view of Kubernetes objects: narrow values, converted once from Kubernetes' types.
 //!
-//! Everything that is compared with a query is lower-case here; what can never be answered (endpoints that are not
-//! ready, unnamed ports, slices of foreign families) is left out. Whoever watches the cluster turns each object into a
-//! [`Change`] and hands it to [`crate::cluster::snapshot::Index`].
+//! Strings that are compared with queries are lower-case. Data that can never be answered (endpoints that are
+//! not ready, unnamed ports, slices of type FQDN) is dropped. The watcher of the cluster converts each object
+//! to a [`Change`] and applies it to [`crate::cluster::snapshot::Index`].
 
 use std::{
     fmt,
@@ -21,18 +21,18 @@ mod read;
 pub use label::{Dashed, Label, dashed, parse_dashed};
 pub use read::{ReadOptions, is_unresolvable_alias, pod, service, slice};
 
-/// Namespace and name of a Service, lower-case, written as in a query: `web.shop`.
+/// Namespace and name of a Service, lower-case, in the order of a query: `web.shop`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey(Arc<str>);
 
 impl ServiceKey {
-    /// `None`: no query could name it.
+    /// Returns `None` if no query could contain the name.
     pub fn new(namespace: &str, name: &str) -> Option<Self> {
         let both = [name, namespace];
         both.iter().all(|label| is_label(label)).then(|| Self(both.join(".").to_ascii_lowercase().into()))
     }
 
-    /// Compares without looking for the dot: neither has one.
+    /// Compares without a search for the dot: neither part contains one.
     pub fn is(&self, namespace: &[u8], name: &[u8]) -> bool {
         let both = self.0.as_bytes();
         both.len() == name.len() + 1 + namespace.len()
@@ -66,19 +66,19 @@ pub(crate) fn is_label(text: &str) -> bool {
     !text.is_empty() && text.len() <= 63 && !text.contains('.')
 }
 
-/// What an object is called where it was found; shared with whoever watches.
+/// Namespace and name of an object, shared with the watcher.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectName {
     pub namespace: ArcStr,
     pub name: ArcStr,
 }
 
-/// What a changed object means. `None`: it is gone, or has no part in DNS.
+/// The change of an object. `None`: it was deleted, or has no part in DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Service(ServiceKey, Option<Arc<Service>>),
     Slice(ObjectName, Option<Arc<Slice>>),
-    /// The slices that the control plane would make of an Endpoints object, if its Service selects no pods.
+    /// The slices that the control plane mirrors from an Endpoints object, if its Service has no selector.
     Endpoints(ServiceKey, Option<Arc<[Arc<Slice>]>>),
     Namespace(ArcStr, bool),
     Pod(ObjectName, Option<Arc<Pod>>),
@@ -87,7 +87,7 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub kind: ServiceKind,
-    /// Its endpoints are pods, so an Endpoints object of its name is not mirrored.
+    /// With a selector, an Endpoints object of the same name is not mirrored.
     pub has_selector: bool,
 }
 
@@ -99,11 +99,11 @@ pub enum ServiceKind {
     },
     Headless,
     ExternalName(Name),
-    /// No address yet, or an external name that is an address or no name at all.
+    /// No cluster IP yet, or an ExternalName with an invalid target.
     Nothing,
 }
 
-/// A named port; unnamed ones have no name in DNS either.
+/// A named port; unnamed ports have no SRV record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Port {
     pub name: Box<str>,
@@ -119,7 +119,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it stands in a name, behind its underscore.
+    /// The label without its underscore.
     pub fn label(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -129,7 +129,7 @@ impl Protocol {
     }
 }
 
-/// The ready endpoints of one EndpointSlice.
+/// The ready endpoints of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     pub id: ObjectName,
@@ -137,24 +137,24 @@ pub struct Slice {
     pub ports: Box<[Port]>,
     pub v4: Endpoints<Ipv4Addr>,
     pub v6: Endpoints<Ipv6Addr>,
-    /// Which topology zone has which address, sorted; empty unless that is asked about.
+    /// Topology zone and address, sorted; empty unless the option `zonal` is set.
     pub zones: Box<[(Box<str>, IpAddr)]>,
-    /// When what it tells of happened, if it says so.
+    /// The time of the change that caused this version of the slice, if annotated.
     pub triggered: Option<SystemTime>,
-    /// Ready or not; a pointer, as most slices have none of them.
+    /// The pods of this node, ready or not. A pointer, as most slices have none.
     pub local_pods: Option<Arc<LocalPods>>,
 }
 
-/// Which pods of this node have which addresses, for who wants to know who asks; nothing is answered from it.
+/// Addresses and names of pods of this node, for query statistics; answers do not use them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPods(pub Box<[(IpAddr, ObjectName)]>);
 
-/// Sorted, each once.
+/// Endpoints of one family, sorted, without duplicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints<A> {
-    /// Called after their address.
+    /// Endpoints whose label is their dashed address.
     pub unnamed: Box<[A]>,
-    /// Called after their hostname, or their pod.
+    /// Endpoints whose label is their hostname or their pod's name.
     pub named: Box<[(Box<str>, A)]>,
 }
 
@@ -171,7 +171,7 @@ impl<A: Copy + Ord> Endpoints<A> {
         self.unnamed.iter().copied().chain(self.named.iter().map(|(_, address)| *address))
     }
 
-    /// The addresses of all endpoints with this name.
+    /// The addresses of all endpoints with this label.
     pub fn named(&self, name: &[u8]) -> impl Iterator<Item = A> {
         let from = self.named.partition_point(|(named, _)| named.as_bytes() < name);
         let found = self.named.iter().skip(from).take_while(move |(named, _)| named.as_bytes() == name);
@@ -183,7 +183,7 @@ impl<A: Copy + Ord> Endpoints<A> {
     }
 }
 
-/// A pod that may be answered for in the mode `verified`.
+/// A pod, for the mode `pods verified`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     pub namespace: Box<str>,

@@ -1,4 +1,4 @@
-//! What is remembered of forwarded answers, and for how long.
+//! The setting of the directive `cache`.
 
 use std::time::Duration;
 
@@ -6,41 +6,41 @@ use super::zones::Zones;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cache {
-    /// Only names of these zones.
+    /// Only names of these zones are cached.
     pub zones: Zones,
     pub success: Stored,
     pub denial: Stored,
-    /// How long a failure of the upstream is remembered.
+    /// The TTL of an upstream's failure.
     pub servfail: Duration,
     pub prefetch: Option<Prefetch>,
     pub serve_stale: Option<ServeStale>,
-    /// Tell clients the TTL that was stored, not what is left of it.
+    /// Replies carry the TTL at the time of caching, not the remaining one.
     pub keep_ttl: bool,
 }
 
-/// Answers of one kind.
+/// Limits for positive or for negative answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
-    /// As many answers as that; 0 stores none.
+    /// Number of answers; 0 disables the store.
     pub capacity: usize,
     pub min_ttl: Duration,
     pub max_ttl: Duration,
-    /// Names that are not stored.
+    /// Zones whose names are not cached.
     pub except: Zones,
 }
 
-/// Popular answers are asked for again before they expire.
+/// Popular answers are refreshed before they expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefetch {
-    /// UpstreamQuery for so often ...
+    /// Least number of queries ...
     pub amount: u32,
-    /// ... with no gap longer than that.
+    /// ... with no gap longer than this.
     pub duration: Duration,
-    /// Of the TTL, what is left when it is time.
+    /// The remaining part of the TTL at which an answer is refreshed.
     pub percentage: u8,
 }
 
-/// Expired answers serve on while the upstream fails.
+/// Expired answers are served while the upstream fails (RFC 8767).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeStale {
     pub duration: Duration,
@@ -49,9 +49,9 @@ pub struct ServeStale {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verify {
-    /// Answer at once and ask the upstream behind the client's back.
+    /// Reply with the stale answer, and query the upstream in the background.
     Immediate,
-    /// Ask the upstream first, for no longer than this when one is given.
+    /// Query the upstream first, with this timeout if there is one.
     First(Option<Duration>),
 }
 
@@ -77,7 +77,7 @@ impl Default for Cache {
 }
 
 impl Cache {
-    /// `cache SECONDS`: nothing is kept for longer.
+    /// `cache SECONDS`: an upper limit of all TTLs.
     pub fn capped_at(ttl: Duration) -> Self {
         let mut cache = Self::default();
         cache.success.max_ttl = ttl;

@@ -1,4 +1,4 @@
-//! Where names go that are not answered here.
+//! The setting of the directive `forward`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -8,48 +8,48 @@ use super::zones::{Zones, root};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forward {
-    /// Names below this zone.
+    /// Names in this zone are forwarded.
     pub from: LowerName,
     pub to: Vec<Upstream>,
-    /// Names that are not forwarded after all.
+    /// Zones that are not forwarded.
     pub except: Zones,
-    /// Ask over TCP even who came over UDP.
+    /// Query over TCP even for clients over UDP.
     pub force_tcp: bool,
     pub policy: Policy,
-    /// Failures in a row until an upstream counts as down; 0 never does.
+    /// Consecutive failures after which an upstream is down; 0: never.
     pub max_fails: u32,
-    /// How long a connection is kept for the next question.
+    /// How long an idle connection is kept open.
     pub expire: Duration,
     pub tls: Tls,
-    /// How often a failed upstream is probed.
+    /// How a failed upstream is probed.
     pub health_check: HealthCheck,
-    /// Questions in flight; more are refused. None: no limit but that of the server.
+    /// Limit of in-flight queries; queries above it are refused. `None`: only the server's limit.
     pub max_concurrent: Option<u32>,
-    /// With every upstream down, fail at once instead of trying one all the same.
+    /// With all upstreams down, fail at once instead of querying one at random.
     pub fail_fast: bool,
-    /// Response codes after which the next upstream is asked.
+    /// Response codes after which the next upstream is queried.
     pub failover: Vec<ResponseCode>,
-    /// Response codes after which the next rule for the name is followed.
+    /// Response codes after which the next rule for the name is tried.
     pub next: Vec<ResponseCode>,
-    /// An empty answer leads to the next rule, too.
+    /// NODATA also leads to the next rule.
     pub next_on_nodata: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Upstream {
-    /// The name servers of a file like `/etc/resolv.conf`, followed as it changes.
+    /// The name servers of a file such as `/etc/resolv.conf`, which is watched.
     ResolvConf(PathBuf),
     Server {
         address: SocketAddr,
-        protocol: Protocol,
-        /// The name that the certificate must carry, when it is not that of the rule.
+        protocol: UpstreamProtocol,
+        /// The name that the certificate must have, if not that of the rule.
         server_name: Option<String>,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// UDP, and TCP where that is needed.
+pub enum UpstreamProtocol {
+    /// UDP, with TCP after a truncated answer.
     Dns,
     Tls,
 }
@@ -62,11 +62,11 @@ pub enum Policy {
     Sequential,
 }
 
-/// How a DNS-over-TLS upstream is trusted, and what is shown to it.
+/// Trust anchors and client certificate of DNS over TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     pub server_name: Option<String>,
-    /// Trusted instead of what the system trusts.
+    /// Trusted in place of the system's certificates.
     pub authority: Option<PathBuf>,
     /// Certificate and key.
     pub client: Option<(PathBuf, PathBuf)>,
@@ -75,7 +75,7 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     pub interval: Duration,
-    /// The name that is asked for.
+    /// The qname of the probe.
     pub domain: LowerName,
     pub recursion_desired: bool,
 }
@@ -87,7 +87,7 @@ impl Default for HealthCheck {
 }
 
 impl Forward {
-    /// Everything to these upstreams, as the directive does without options.
+    /// A rule for all names, as the directive without options.
     pub fn to(to: Vec<Upstream>) -> Self {
         Self {
             from: root(),
@@ -114,6 +114,6 @@ impl Forward {
 
 impl Upstream {
     pub fn plain(address: SocketAddr) -> Self {
-        Self::Server { address, protocol: Protocol::Dns, server_name: None }
+        Self::Server { address, protocol: UpstreamProtocol::Dns, server_name: None }
     }
 }

@@ -1,4 +1,4 @@
-//! What is answered from the objects of the cluster.
+//! The setting of the directive `kubernetes`.
 
 use std::path::PathBuf;
 
@@ -8,54 +8,55 @@ use super::{selector::Selector, zones::Zones};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kubernetes {
-    /// Forward zones and reverse zones, as they were written.
+    /// Forward zones and reverse zones, in the order of the Corefile.
     pub zones: Zones,
     pub pods: PodsMode,
-    /// Endpoints without a hostname are called after their pod.
+    /// Endpoints without a hostname are named after their pod.
     pub endpoint_pod_names: bool,
-    /// Seconds that a record may be kept.
+    /// The TTL of records, in seconds.
     pub ttl: u32,
-    /// Names that are not found in these zones are handed on. Empty: every miss is final.
+    /// Zones in which a missing name falls through to the next plugin. Empty: none.
     pub fallthrough: Zones,
-    /// Only these Kubernetes namespaces are answered for. Empty: all.
+    /// The exposed Kubernetes namespaces. Empty: all.
     pub namespaces: Vec<String>,
-    /// Only what has these labels: Services and pods; and only Kubernetes namespaces that have those. The same in all
-    /// blocks, as each object is read once for all of them.
+    /// Selectors for Services and pods, and for Kubernetes namespaces. The same in all blocks, as each object
+    /// is read once for all of them.
     pub labels: Option<Selector>,
     pub namespace_labels: Option<Selector>,
-    /// Endpoints are not looked at: headless Services have no names.
+    /// Endpoints are ignored: headless Services have no names.
     pub no_endpoints: bool,
-    /// A Service without ready endpoints is NXDOMAIN (headless and ExternalName are as ever).
+    /// A Service with a cluster IP and no ready endpoints is NXDOMAIN. Headless Services and ExternalNames are
+    /// not affected.
     pub ignore_empty_service: bool,
-    /// Of `zones`, those of multi-cluster Services.
+    /// The zones of multi-cluster Services, a subset of `zones`.
     pub multicluster: Zones,
-    /// `ZONE.pin._zone.SERVICE` and `ZONE.prefer._zone.SERVICE`.
+    /// Names of endpoints by topology zone: `ZONE.pin._zone.SERVICE` and `ZONE.prefer._zone.SERVICE`.
     pub zonal: bool,
     pub api_server: ApiServer,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PodsMode {
-    /// No names of pods.
+    /// Pods have no names.
     #[default]
     Disabled,
-    /// The address in the name is the answer.
+    /// The answer is the address in the name.
     Insecure,
-    /// The same, when a pod of that Kubernetes namespace has the address.
+    /// As `Insecure`, if a pod of the namespace has the address.
     Verified,
 }
 
-/// How to reach the API server, where a Corefile says so.
+/// The API server, as far as the Corefile names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ApiServer {
     pub endpoint: Option<String>,
     pub kubeconfig: Option<PathBuf>,
-    /// Of the kubeconfig, where it is not the current one.
+    /// The context of the kubeconfig, if not the current one.
     pub context: Option<String>,
     pub tls: Option<Certificates>,
 }
 
-/// What proves each side to the other.
+/// The client certificate, and the CA of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificates {
     pub certificate: PathBuf,
@@ -67,7 +68,7 @@ const IPV4_REVERSE: &[&[u8]] = &[b"in-addr", b"arpa"];
 const IPV6_REVERSE: &[&[u8]] = &[b"ip6", b"arpa"];
 
 impl Kubernetes {
-    /// What the directive does without options.
+    /// The setting of the directive without options.
     pub fn new(zones: Zones) -> Self {
         Self {
             zones,
@@ -86,7 +87,7 @@ impl Kubernetes {
         }
     }
 
-    /// What the Corefile of a stock cluster says.
+    /// The setting in the Corefile of a stock cluster.
     pub fn shipped(cluster_domain: &LowerName) -> Self {
         let reverse = reverse_zones();
         let zones = Zones([vec![cluster_domain.clone()], reverse.clone()].concat());

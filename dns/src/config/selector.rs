@@ -1,10 +1,10 @@
-//! Which objects count, by their labels: a selector as `kubectl --selector` takes it.
+//! Label selectors, in the syntax of `kubectl --selector`.
 
 use std::{collections::BTreeMap, str::FromStr};
 
 use thiserror::Error;
 
-/// Every requirement must be met; one without any is met by every object.
+/// Requirements that must all be met; without any, every object matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
@@ -19,7 +19,7 @@ enum Operator {
     Exists,
     DoesNotExist,
     In(Vec<String>),
-    /// An object without the label is as good as one with another value.
+    /// Also met by an object without the label.
     NotIn(Vec<String>),
 }
 
@@ -34,7 +34,7 @@ impl Selector {
         self.0.iter().all(|requirement| requirement.is_met(labels))
     }
 
-    /// The labels that are looked at.
+    /// The label keys of all requirements.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|requirement| &*requirement.key)
     }
@@ -60,7 +60,7 @@ impl FromStr for Selector {
     }
 }
 
-/// At the commas, except those between parentheses.
+/// Splits at commas outside parentheses.
 fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut depth = 0_i32;
     text.split(move |character| {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_selector_is_refused() {
+    fn malformed_selectors_are_refused() {
         for text in ["", "a b", "a=b=c", "a in b", "a in (b", "=b", "a,,b", "!", "a>1"] {
             assert!(text.parse::<Selector>().is_err(), "{text:?}");
         }

@@ -1,4 +1,4 @@
-//! A set of zones, and whether a name is in one.
+//! Sets of zones.
 
 use hickory_server::proto::rr::LowerName;
 
@@ -6,7 +6,7 @@ use hickory_server::proto::rr::LowerName;
 pub struct Zones(pub Vec<LowerName>);
 
 impl Zones {
-    /// Every name there is.
+    /// The root zone, which contains every name.
     pub fn all() -> Self {
         Self(vec![root()])
     }
@@ -15,7 +15,7 @@ impl Zones {
         self.0.iter().any(|zone| zone.zone_of(name))
     }
 
-    /// The most specific zone that a name is in.
+    /// The longest zone that contains the name.
     pub fn longest(&self, name: &LowerName) -> Option<&LowerName> {
         self.0.iter().filter(|zone| zone.zone_of(name)).max_by_key(|zone| zone.num_labels())
     }

@@ -1,4 +1,4 @@
-//! What the words of a directive mean.
+//! Values of words: numbers, durations, names, zones, addresses.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -18,11 +18,11 @@ use super::{CorefileError, keys, lexer::Word, tree::Statement};
 use crate::config::{Zones, any};
 
 impl Statement {
-    pub(crate) fn refuse(&self, what: impl Into<String>) -> CorefileError {
-        self.name.refuse(what)
+    pub(crate) fn refuse(&self, problem: impl Into<String>) -> CorefileError {
+        self.name.refuse(problem)
     }
 
-    /// Exactly so many words; `usage` shows how it is meant.
+    /// The words, if there are exactly `N`; `usage` is for the error.
     pub(crate) fn exactly<const N: usize>(&self, usage: &str) -> Result<&[Word; N], CorefileError> {
         <&[Word; N]>::try_from(self.words.as_slice()).map_err(|_| self.misused(usage))
     }
@@ -54,14 +54,14 @@ impl Statement {
         ))
     }
 
-    /// A directive without words and options.
+    /// Returns true for a directive without words and options.
     pub(crate) fn flag(&self) -> Result<bool, CorefileError> {
         self.no_words()?;
         self.no_body()?;
         Ok(true)
     }
 
-    /// The only word, as an address to listen at.
+    /// The only word as an address to listen at.
     pub(crate) fn listen_address(&self, default: SocketAddr) -> Result<SocketAddr, CorefileError> {
         match self.words.as_slice() {
             [] => Ok(default),
@@ -75,7 +75,7 @@ impl Statement {
         }
     }
 
-    /// Zones in which a miss is handed on: those that are named, or all.
+    /// Zones of the option `fallthrough`: the named ones, or all.
     pub(crate) fn fallthrough(&self) -> Result<Zones, CorefileError> {
         zones_or(&self.words, Zones::all())
     }
@@ -86,14 +86,14 @@ impl Word {
         self.text.parse().map_err(|_| self.refuse(format!("`{}` is no number that fits here", self.text)))
     }
 
-    /// As Go writes them: `500ms`, `1m30s`.
+    /// A duration in the syntax of Go: `500ms`, `1m30s`.
     pub(crate) fn duration(&self) -> Result<Duration, CorefileError> {
         duration(&self.text).ok_or_else(|| {
             self.refuse(format!("`{}` is no duration; write it like `500ms`, `5s` or `1m30s`", self.text))
         })
     }
 
-    /// Between one time and the next.
+    /// A duration between two runs of a task, not zero.
     pub(crate) fn interval(&self) -> Result<Duration, CorefileError> {
         match self.duration()? {
             Duration::ZERO => {
@@ -157,7 +157,7 @@ pub(crate) fn zones(words: &[Word]) -> Result<Zones, CorefileError> {
     zones.map(|zones| Zones(zones.concat()))
 }
 
-/// What is meant where no zone is named.
+/// The zones, or `otherwise` if none is named.
 pub(crate) fn zones_or(words: &[Word], otherwise: Zones) -> Result<Zones, CorefileError> {
     if words.is_empty() { Ok(otherwise) } else { zones(words) }
 }

@@ -1,4 +1,4 @@
-//! What stands before a block: zones, and where they are served.
+//! The keys of a server block: zones and ports.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use hickory_server::proto::rr::{LowerName, Name};
 use super::{CorefileError, lexer::Word};
 use crate::config::{DNS_PORT, Listen};
 
-/// Every zone of a key, as a key may be a network.
+/// The zones of a key; a network may have several.
 pub(crate) fn listens(word: &Word) -> Result<Vec<Listen>, CorefileError> {
     let text = word.text.trim_end_matches(',');
     let rest = match text.split_once("://") {
@@ -29,7 +29,7 @@ pub(crate) fn listens(word: &Word) -> Result<Vec<Listen>, CorefileError> {
     Ok(zones.into_iter().map(|zone| Listen { zone, port }).collect())
 }
 
-/// A network of IPv6 has colons of its own.
+/// Splits off the port. An IPv6 network contains colons itself.
 fn split_port(text: &str) -> (&str, Option<&str>) {
     match text.rsplit_once(':') {
         Some((zone, port)) if !zone.contains(':') => (if zone.is_empty() { "." } else { zone }, Some(port)),
@@ -37,7 +37,7 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A name, or a network, which is the reverse zones that make it up.
+/// A name, or the reverse zones of a network.
 pub(crate) fn zones(text: &str) -> Option<Vec<LowerName>> {
     if let Some((address, length)) = text.split_once('/') {
         return reverse_zones(address.parse().ok()?, length.parse().ok()?);
@@ -47,7 +47,8 @@ pub(crate) fn zones(text: &str) -> Option<Vec<LowerName>> {
     Some(vec![name.into()])
 }
 
-/// Reverse names are cut at octets or nibbles: a network that ends between two is several zones.
+/// Reverse zones are delimited at octets (IPv4) or nibbles (IPv6), so a network with another prefix length
+/// consists of several.
 fn reverse_zones(address: IpAddr, length: usize) -> Option<Vec<LowerName>> {
     let (digits, bits, suffix): (Vec<u8>, usize, &str) = match address {
         IpAddr::V4(v4) => (v4.octets().into(), 8, "in-addr.arpa."),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::CorefileError;
 
-/// One word, and where it stands.
+/// A word and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Word {
     pub text: String,
-    /// A quoted brace is a word like others.
+    /// Whether the word was quoted; a quoted brace is an ordinary word.
     pub quoted: bool,
     pub file: Arc<str>,
     pub line: usize,
@@ -19,12 +19,12 @@ impl Word {
         !self.quoted && self.text == symbol
     }
 
-    pub(crate) fn refuse(&self, what: impl Into<String>) -> CorefileError {
-        CorefileError::Refused { file: self.file.to_string(), line: self.line, what: what.into() }
+    pub(crate) fn refuse(&self, problem: impl Into<String>) -> CorefileError {
+        CorefileError::Refused { file: self.file.to_string(), line: self.line, problem: problem.into() }
     }
 }
 
-/// The words of each line that has any, with `{$NAME}` and `{%NAME%}` filled in.
+/// The words of each non-empty line, with `{$NAME}` and `{%NAME%}` expanded.
 pub(crate) fn lines(
     text: &str,
     file: &Arc<str>,
@@ -37,7 +37,7 @@ pub(crate) fn lines(
             Step::NewLine => lines.push(Vec::new()),
             Step::Word(mut word) => {
                 word.text = filled(&word.text, env);
-                // What a variable without a value leaves behind is nothing.
+                // An empty variable leaves no word.
                 let is_there = word.quoted || !word.text.is_empty();
                 lines.last_mut().into_iter().for_each(|line| line.extend(is_there.then(|| word.clone())));
             }
@@ -81,7 +81,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// Backslashes stay as they are, for regular expressions, except before a quote.
+    /// A backslash is kept, for regular expressions, except before a quote.
     fn quoted(&mut self) -> Result<Word, CorefileError> {
         let start = self.line;
         let mut text = String::new();
@@ -116,7 +116,7 @@ impl Lexer<'_> {
     }
 }
 
-/// What was filled in is not looked at again.
+/// Expands variables, but not in the value of one.
 fn filled(text: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(at) = rest.find('{') {
@@ -136,7 +136,7 @@ fn filled(text: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
     out + rest
 }
 
-/// The name of the variable at the start, and how much of the text it takes.
+/// The variable name at the start, and the length of its reference.
 fn variable(text: &str) -> Option<(&str, usize)> {
     let (inside, close) = match text.strip_prefix("{$") {
         Some(inside) => (inside, "}"),
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_told_apart() {
+    fn words_are_split() {
         let env = |name: &str| (name == "NAME").then(|| "a value".to_owned());
         let cases: &[(&str, &[&str])] = &[
             ("", &[]),

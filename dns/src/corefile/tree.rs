@@ -1,4 +1,4 @@
-//! Server blocks with their directives, everything that was imported in its place.
+//! Server blocks and their directives, with imports resolved.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ pub(crate) struct Statement {
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 type Lines = std::vec::IntoIter<Vec<Word>>;
 
-/// Files that import each other are not read for ever.
+/// Limit of the import depth, against circular imports.
 const DEEPEST: usize = 16;
 
 pub(crate) fn read(path: &Path, env: Env<'_>) -> Result<Vec<Block>, CorefileError> {
@@ -79,7 +79,7 @@ impl Reader<'_> {
             return Err(CorefileError::Refused {
                 file: path.display().to_string(),
                 line: 1,
-                what: "a block begins without saying for which zones; write them before the {".to_owned(),
+                problem: "a block begins without saying for which zones; write them before the {".to_owned(),
             });
         };
         if first.is("}") {
@@ -98,7 +98,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Up to the closing brace, or to the end of the file where none was opened.
+    /// Reads up to the closing brace, or to the end of the file if there is no opening one.
     fn directives(
         &self,
         lines: &mut Lines,
@@ -138,20 +138,20 @@ impl Reader<'_> {
         path: &Path,
         depth: usize,
     ) -> Result<Vec<Statement>, CorefileError> {
-        let [what] = words else { return Err(at.refuse("`import` takes one snippet, file or pattern")) };
-        if let Some(snippet) = self.snippets.get(&what.text) {
+        let [target] = words else { return Err(at.refuse("`import` takes one snippet, file or pattern")) };
+        if let Some(snippet) = self.snippets.get(&target.text) {
             return Ok(snippet.clone());
         }
         let mut directives = Vec::new();
-        for file in imported(what, path, depth)? {
+        for file in imported(target, path, depth)? {
             directives.extend(self.directives(&mut self.lines(&file)?, None, &file, depth + 1)?);
         }
         Ok(directives)
     }
 
     fn import_blocks(&mut self, line: &[Word], path: &Path, depth: usize) -> Result<(), CorefileError> {
-        let [_, what] = line else { return Err(line[0].refuse("`import` takes one file or pattern here")) };
-        for file in imported(what, path, depth)? {
+        let [_, target] = line else { return Err(line[0].refuse("`import` takes one file or pattern here")) };
+        for file in imported(target, path, depth)? {
             self.file(&file, depth + 1)?;
         }
         Ok(())
@@ -168,26 +168,28 @@ fn closed(words: &[Word], opened: Option<&Word>) -> Result<(), CorefileError> {
 }
 
 fn refuse_lone_brace(opened: Option<&Word>, path: &Path) -> CorefileError {
-    let what = "a { stands alone; it belongs at the end of the line that it opens";
+    let problem = "a { stands alone; it belongs at the end of the line that it opens";
     match opened {
-        Some(word) => word.refuse(format!("in this block {what}")),
-        None => CorefileError::Refused { file: path.display().to_string(), line: 1, what: what.to_owned() },
+        Some(word) => word.refuse(format!("in this block {problem}")),
+        None => {
+            CorefileError::Refused { file: path.display().to_string(), line: 1, problem: problem.to_owned() }
+        }
     }
 }
 
-/// The files that are meant, sorted. A pattern may mean none.
-fn imported(what: &Word, from: &Path, depth: usize) -> Result<Vec<PathBuf>, CorefileError> {
+/// The files of an import, sorted. A pattern may match none.
+fn imported(target: &Word, from: &Path, depth: usize) -> Result<Vec<PathBuf>, CorefileError> {
     if depth >= DEEPEST {
-        return Err(what.refuse("files import each other without end; break the circle"));
+        return Err(target.refuse("files import each other without end; break the circle"));
     }
-    let path = from.parent().unwrap_or(Path::new("")).join(&what.text);
+    let path = from.parent().unwrap_or(Path::new("")).join(&target.text);
     let pattern = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if !pattern.contains(['*', '?']) {
         let missing = "there is no such snippet before this line, and no such file; correct the name";
-        return if path.is_file() { Ok(vec![path]) } else { Err(what.refuse(missing)) };
+        return if path.is_file() { Ok(vec![path]) } else { Err(target.refuse(missing)) };
     }
     let directory = path.parent().unwrap_or(Path::new(""));
-    // A ConfigMap that need not exist is mounted as an empty directory, or not at all.
+    // An optional ConfigMap is mounted as an empty directory, or not at all.
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let is_meant = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -198,7 +200,7 @@ fn imported(what: &Word, from: &Path, depth: usize) -> Result<Vec<PathBuf>, Core
     Ok(files)
 }
 
-/// `*` is any run, `?` any octet.
+/// `*` matches any sequence, `?` any octet.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match pattern.split_first() {
         None => name.is_empty(),

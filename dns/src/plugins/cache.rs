@@ -45,7 +45,7 @@ fn read_option(cache: &mut Cache, statement: &Statement, option: &Statement) -> 
     match option.name.text.as_str() {
         "success" => stored(&mut cache.success, option)?,
         "denial" => stored(&mut cache.denial, option)?,
-        // As in CoreDNS, 0 is how it is done without.
+        // As in CoreDNS, an amount of 0 disables it.
         "prefetch" => cache.prefetch = Some(prefetch(option)?).filter(|prefetch| prefetch.amount > 0),
         "serve_stale" => cache.serve_stale = Some(serve_stale(option)?),
         "servfail" => cache.servfail = servfail(option)?,

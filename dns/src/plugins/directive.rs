@@ -1,4 +1,4 @@
-//! The parts of a directive: its place in the Corefile, and its behaviour where it answers queries by itself.
+//! The parts of a directive: its name and options in the Corefile, and its local plugin.
 
 use std::fmt;
 
@@ -72,7 +72,7 @@ pub(crate) trait LocalPlugin: fmt::Debug + Send + Sync {
     }
 }
 
-/// An option of the Corefile that has no effect here.
+/// An option of the Corefile without effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IneffectiveOption {
     /// `FILE:LINE`.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::directive::Directive;
 use crate::{
-    config::{DNS_PORT, Forward, HealthCheck, Policy, Protocol, Tls, Upstream, Zones},
+    config::{DNS_PORT, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol, Zones},
     corefile::{CorefileError, Statement, Word, zones},
 };
 
@@ -50,11 +50,11 @@ fn parse(statement: &Statement) -> Result<Forward, CorefileError> {
     Ok(forward)
 }
 
-/// Options without words. False: it is none of these.
+/// Reads an option without words. Returns `false` for another option.
 fn read_switch(forward: &mut Forward, option: &Statement) -> Result<bool, CorefileError> {
     match option.name.text.as_str() {
         "force_tcp" => forward.force_tcp = true,
-        // Questions go out over UDP first in any case.
+        // UDP comes first anyway.
         "prefer_udp" => {}
         "next_on_nodata" => forward.next_on_nodata = true,
         "failfast_all_unhealthy_upstreams" => forward.fail_fast = true,
@@ -119,7 +119,7 @@ fn health_check(option: &Statement) -> Result<HealthCheck, CorefileError> {
     Ok(check)
 }
 
-/// Nothing; an authority; certificate and key; or all three.
+/// Words: none; a CA; certificate and key; or all three.
 fn tls(tls: &mut Tls, option: &Statement) -> Result<(), CorefileError> {
     let (client, authority) = match option.words.as_slice() {
         [] => (None, None),
@@ -135,24 +135,26 @@ fn tls(tls: &mut Tls, option: &Statement) -> Result<(), CorefileError> {
 
 fn upstream(word: &Word) -> Result<Upstream, CorefileError> {
     let (protocol, rest) = match word.text.split_once("://") {
-        None => (Protocol::Dns, word.text.as_str()),
-        Some(("dns", rest)) => (Protocol::Dns, rest),
-        Some(("tls", rest)) => (Protocol::Tls, rest),
+        None => (UpstreamProtocol::Dns, word.text.as_str()),
+        Some(("dns", rest)) => (UpstreamProtocol::Dns, rest),
+        Some(("tls", rest)) => (UpstreamProtocol::Tls, rest),
         Some((other, _)) => {
             return Err(word.refuse(format!(
                 "upstreams over `{other}://` are not supported; use the same server over `tls://` or plain"
             )));
         }
     };
-    let (place, name) = match rest.split_once('%') {
-        Some((place, name)) if protocol == Protocol::Tls => (place, Some(name.to_owned())),
+    let (target, name) = match rest.split_once('%') {
+        Some((target, name)) if protocol == UpstreamProtocol::Tls => (target, Some(name.to_owned())),
         _ => (rest, None),
     };
-    if let Some(address) = address(place, if protocol == Protocol::Tls { TLS_PORT } else { DNS_PORT }) {
+    if let Some(address) =
+        address(target, if protocol == UpstreamProtocol::Tls { TLS_PORT } else { DNS_PORT })
+    {
         return Ok(Upstream::Server { address, protocol, server_name: name });
     }
-    if protocol == Protocol::Dns && place.starts_with('/') {
-        return Ok(Upstream::ResolvConf(place.into()));
+    if protocol == UpstreamProtocol::Dns && target.starts_with('/') {
+        return Ok(Upstream::ResolvConf(target.into()));
     }
     Err(word.refuse(format!(
         "`{}` is neither an address nor a file; names cannot be upstreams, as nobody could resolve them",

@@ -30,17 +30,17 @@ use crate::{
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hosts {
-    /// A file like `/etc/hosts`, read again as it changes.
+    /// A file such as `/etc/hosts`, which is watched.
     pub file: PathBuf,
     pub zones: Zones,
-    /// What the Corefile itself lists.
+    /// Entries in the Corefile itself.
     pub entries: Vec<(IpAddr, LowerName)>,
     pub ttl: u32,
-    /// Addresses lead back to their names.
+    /// Whether PTR queries are answered.
     pub reverse: bool,
-    /// How often the file is looked at; None reads it once.
+    /// The polling interval of the file; `None`: the file is read once.
     pub reload: Option<Duration>,
-    /// Names of these zones that are not listed are handed on. Empty: every miss is final.
+    /// Zones in which a missing name falls through to the next plugin. Empty: none.
     pub fallthrough: Zones,
 }
 
@@ -131,7 +131,7 @@ fn entry(hosts: &mut Hosts, statement: &Statement, option: &Statement) -> Result
     Ok(())
 }
 
-/// What one server block lists.
+/// The entries of one server block.
 #[derive(Debug, Clone)]
 struct HostsPlugin(Arc<Shared>);
 
@@ -151,7 +151,7 @@ struct Table {
 }
 
 impl HostsPlugin {
-    /// Must be called within a runtime: the file is followed by a task that ends with this.
+    /// Must be called within a runtime, for the task that watches the file until the plugin is dropped.
     fn start(config: &Hosts, metrics: HostsMetrics) -> Self {
         let mut file = FileWatcher::new(&config.file);
         let shared = Arc::new(Shared { config: config.clone(), table: ArcSwap::default(), metrics });
@@ -168,7 +168,7 @@ impl LocalPlugin for HostsPlugin {
         let name = LowerName::new(question.name());
         let table = table.load();
         let answers = table.answers(question, &name, config);
-        // Names that addresses lead to need not be in a zone of the list, and what is not listed is never missing.
+        // A reverse name need not be in a configured zone, and an unlisted one is no miss.
         let is_pointer = question.query_type() == RecordType::PTR;
         if answers.is_empty() && (is_pointer || !config.zones.contains(&name)) {
             return None;
@@ -182,12 +182,12 @@ impl LocalPlugin for HostsPlugin {
 }
 
 impl Shared {
-    /// A file that has become unreadable changes nothing.
+    /// Keeps the entries of a file that has become unreadable.
     fn reload(&self, file: &mut FileWatcher) {
         match file.changed() {
             None => {}
             Some(Ok(text)) => self.fill(&text),
-            Some(Err(error)) => warn!(file = %self.config.file.display(), %error, "cannot read hosts"),
+            Some(Err(error)) => warn!(file = %self.config.file.display(), %error, "cannot read hosts file"),
         }
     }
 
@@ -244,7 +244,7 @@ async fn watch_file(shared: Weak<Shared>, mut file: FileWatcher) {
     }
 }
 
-/// Lines of another form are passed over, as every program does that reads such a file.
+/// Skips malformed lines, as other readers of hosts files do.
 fn entries(text: &str) -> Vec<(IpAddr, LowerName)> {
     let mut entries = Vec::new();
     for line in text.lines() {

@@ -49,7 +49,7 @@ fn parse(statement: &Statement, block: &Zones) -> Result<Kubernetes, CorefileErr
     Ok(kubernetes)
 }
 
-/// Which objects count. False: it is none of these.
+/// Reads an option that selects objects. Returns `false` for another option.
 fn read_selection(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bool, CorefileError> {
     match option.name.text.as_str() {
         "namespaces" => {
@@ -63,7 +63,7 @@ fn read_selection(kubernetes: &mut Kubernetes, option: &Statement) -> Result<boo
         }
         "noendpoints" => kubernetes.no_endpoints = switch(option)?,
         "ignore" => match option.words.as_slice() {
-            [what] if what.is("empty_service") => kubernetes.ignore_empty_service = true,
+            [condition] if condition.is("empty_service") => kubernetes.ignore_empty_service = true,
             _ => return Err(option.misused("ignore empty_service")),
         },
         "multicluster" => {
@@ -74,7 +74,7 @@ fn read_selection(kubernetes: &mut Kubernetes, option: &Statement) -> Result<boo
     Ok(true)
 }
 
-/// What is answered about them.
+/// Reads an option of the answers. Returns `false` for another option.
 fn read_answers(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bool, CorefileError> {
     match option.name.text.as_str() {
         "pods" => kubernetes.pods = pods(option)?,
@@ -112,9 +112,9 @@ fn read_api_server(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bo
             let [certificate, key, authority] = [certificate, key, authority].map(Word::path);
             api_server.tls = Some(Certificates { certificate, key, authority });
         }
-        // Answers begin at once: SERVFAIL for the cluster until it is known, the rest as ever.
+        // The server answers before the first sync: SERVFAIL for the cluster's names, all others as usual.
         "startup_timeout" => drop(option.exactly::<1>("startup_timeout DURATION")?[0].duration()?),
-        // One watch per kind needs no throttle; the numbers must be numbers all the same.
+        // Each kind of object has one watch, which needs no throttle; the values are only validated.
         "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
             let _: f32 = option.exactly::<1>(&format!("{} NUMBER", option.name.text))?[0].number()?;
         }

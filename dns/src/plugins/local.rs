@@ -1,4 +1,4 @@
-//! Names that mean this machine, whoever asks: they are not to leak to an upstream (RFC 6303, RFC 6761).
+//! `local`: names of the local machine, which must not be sent to an upstream (RFC 6303, RFC 6761).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -33,7 +33,7 @@ impl Directive for Local {
     const NAME: &'static str = "local";
     type Setting = bool;
 
-    /// With or without the directive: such names must not leave this machine.
+    /// Enabled with or without the directive.
     fn absent() -> bool {
         true
     }
@@ -90,12 +90,12 @@ fn answer(question: &Query) -> Option<Reply> {
     Some(below(question, apex, is_loopback || labels.len() == zone.len(), &data))
 }
 
-/// A cheap guess, wrong only where it says yes.
+/// Whether the name could be in a local zone. Cheap; wrong only where it returns `true`.
 fn may_answer(name: &QueryName) -> bool {
     let from_top = |n: usize| name.label_count().checked_sub(n).map(|n| name.label(n)).unwrap_or_default();
     match from_top(1) {
         LOCALHOST => true,
-        // Of IPv6, ::1.
+        // Includes ::1.
         REVERSE_TOP => matches!(from_top(3), b"0" | b"127" | b"255"),
         _ => false,
     }
@@ -115,7 +115,7 @@ fn localhost() -> Name {
     Name::from_labels([LOCALHOST]).unwrap_or_default()
 }
 
-/// A name in a zone of ours; names below `localhost` are as good as itself.
+/// The reply for a name in a local zone; all names below `localhost` exist.
 fn below(question: &Query, zone: Name, exists: bool, data: &[RData]) -> Reply {
     let is_apex = *question.name() == zone;
     let mut data = data.to_vec();
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_is_known() {
+    fn local_names_are_answered() {
         use RecordType::{A, AAAA, MX, NS, PTR, SOA};
         let found = |data: &str| Some(format!("No Error {data}"));
         for (name, kind, want) in [

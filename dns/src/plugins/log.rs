@@ -11,7 +11,7 @@ use crate::{
     corefile::{CorefileError, Statement, Word, zones_or},
 };
 
-/// Names, and what is logged of them. Of several, the first one that has a name counts.
+/// Zones, and the classes that are logged. For each name the first matching one applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub zones: Zones,
@@ -29,7 +29,7 @@ named_enum! {
 }
 
 impl Log {
-    /// Everything of every name.
+    /// All classes of all names.
     pub fn all() -> Self {
         Self { zones: Zones::all(), classes: Class::ALL.to_vec() }
     }
@@ -50,7 +50,7 @@ impl Class {
         match answer.metadata.response_code {
             ResponseCode::NoError if answer.answers.is_empty() && has_soa() => Self::Denial,
             ResponseCode::NoError => Self::Success,
-            // An alias of nothing is none (CoreDNS since 1.14.5).
+            // CNAMEs to a missing name are no denial (CoreDNS since 1.14.5).
             ResponseCode::NXDomain if answer.answers.is_empty() => Self::Denial,
             _ => Self::Error,
         }
@@ -77,7 +77,7 @@ impl Directive for Log {
     }
 }
 
-/// What CoreDNS can write of an answer; here that is always all there is, in fields.
+/// CoreDNS's formats. Here every entry has all fields.
 const FORMATS: [&str; 2] = ["{common}", "{combined}"];
 
 fn parse(statement: &Statement) -> Result<Log, CorefileError> {
@@ -101,7 +101,7 @@ fn parse(statement: &Statement) -> Result<Log, CorefileError> {
     Ok(log)
 }
 
-/// A format of the user's own.
+/// The format, if it is a custom one.
 fn custom_format(statement: &Statement) -> Option<&Word> {
     parts(statement).1.filter(|format| !FORMATS.contains(&&*format.text))
 }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_sorted_as_coredns_does() {
+    fn answers_are_classified_as_in_coredns() {
         for (code, has_answer, has_soa, want) in [
             (ResponseCode::NoError, true, false, Class::Success),
             (ResponseCode::NoError, true, true, Class::Success),

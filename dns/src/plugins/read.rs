@@ -1,6 +1,6 @@
 //! From the statements of a Corefile to a [`Config`].
 //!
-//! An option that cannot be honoured as written is refused with its place and the remedy; none is ignored silently.
+//! An option that cannot be honoured as written is refused with its location and the remedy; none is ignored silently.
 
 #[cfg(test)]
 mod tests;

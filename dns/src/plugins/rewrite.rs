@@ -18,19 +18,19 @@ use crate::{
     corefile::{CorefileError, Statement, Word},
 };
 
-/// A question that matches is asked under another name; the answer comes back under the first.
+/// A rule: a matching name is replaced for resolution, and restored in the answer.
 #[derive(Debug, Clone)]
 pub struct Rewrite {
     pub matches: Matches,
-    /// The name to ask for. Of a regex, `{0}` is the whole and `{1}` the first group; of a prefix, suffix or
-    /// substring, what to put in its place.
+    /// The replacement. For a regex, `{0}` is the whole match and `{1}` the first group; for a prefix, suffix
+    /// or substring, it replaces that part.
     pub to: String,
-    /// Names in the answer are turned back as the rule has turned the question, in owners and in data. In any case
-    /// owners are that are the name that was asked for instead.
-    pub turns_back: bool,
-    /// How else names in the answer are turned back: one after another, the last first.
+    /// `answer auto`: names in the answer are rewritten in reverse, in owners and in data. Owners equal to the
+    /// replacement are restored in any case.
+    pub restores: bool,
+    /// Further rewrites of names in the answer, applied from the last to the first.
     pub answers: Vec<AnswerName>,
-    /// Rules below this one are tried on the new name.
+    /// The rules below this one are applied to the new name.
     pub continues: bool,
 }
 
@@ -43,12 +43,12 @@ pub enum Matches {
     Regex(Regex),
 }
 
-/// `answer name` and `answer value`: how names in the answer are turned back.
+/// `answer name` and `answer value`: a rewrite of names in the answer.
 #[derive(Debug, Clone)]
 pub struct AnswerName {
     pub from: Regex,
     pub to: String,
-    /// In the data of the record rather than its owner.
+    /// Applies to the data of a record instead of its owner.
     pub in_value: bool,
 }
 
@@ -56,7 +56,7 @@ impl PartialEq for Rewrite {
     fn eq(&self, other: &Self) -> bool {
         self.matches == other.matches
             && self.to == other.to
-            && self.turns_back == other.turns_back
+            && self.restores == other.restores
             && self.answers == other.answers
             && self.continues == other.continues
     }
@@ -102,7 +102,7 @@ const USAGE: &str =
     "rewrite [continue|stop] name [exact|prefix|suffix|substring|regex] FROM TO [answer auto]";
 const KINDS: [&str; 5] = ["exact", "prefix", "suffix", "substring", "regex"];
 
-/// Over one line, or over several with the options on lines of their own.
+/// Reads a rule on one line, or with its options on lines of their own.
 fn parse(statement: &Statement) -> Result<Rewrite, CorefileError> {
     let mut words = statement.words.as_slice();
     let continues = match words.first() {
@@ -153,7 +153,7 @@ fn one(statement: &Statement, words: &[Word], continues: bool) -> Result<Rewrite
     Ok(Rewrite {
         matches: matcher(kind, from)?,
         to: target(kind, to)?,
-        turns_back: is_auto || kind == "exact",
+        restores: is_auto || kind == "exact",
         answers,
         continues,
     })
@@ -165,13 +165,13 @@ fn matcher(kind: &str, from: &Word) -> Result<Matches, CorefileError> {
         "prefix" => Matches::Prefix(text),
         "suffix" => Matches::Suffix(absolute(text)),
         "substring" => Matches::Substring(text),
-        // Names are matched in lower case, with the dot of the root at their end.
+        // Names are matched in lower case with the final dot.
         "regex" => Matches::Regex(from.regex()?),
         _ => Matches::Exact(from.name()?),
     })
 }
 
-/// What stands at the end of a name ends with the root, too.
+/// A replacement at the end of a name is absolute.
 fn target(kind: &str, to: &Word) -> Result<String, CorefileError> {
     Ok(match kind {
         "prefix" | "substring" => to.text.to_lowercase(),
@@ -184,7 +184,8 @@ fn absolute(text: String) -> String {
     if text.ends_with('.') { text } else { text + "." }
 }
 
-/// Whether `answer auto` is among them, and the others. The word `answer` may be left out behind the first.
+/// Reads the answer options: whether `answer auto` is among them, and the others. After the first, the word
+/// `answer` may be omitted.
 fn answer_options(mut words: &[Word]) -> Result<(bool, Vec<AnswerName>), CorefileError> {
     let (mut is_auto, mut answers) = (false, Vec::new());
     if let Some(first) = words.first().filter(|word| !word.is("answer")) {
@@ -208,19 +209,19 @@ fn misplaced(word: &Word) -> CorefileError {
     word.refuse("after the names comes `answer auto`, or `answer name|value FROM TO`")
 }
 
-/// A question in other words.
+/// A rewritten question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rewritten {
     pub question: Query,
-    asked: Name,
-    /// Of every rule that matched, in their order; names in the answer go the way back.
-    turns: Vec<Turn>,
+    original: Name,
+    /// The reverse rewrites of all rules that matched, in the order of the rules.
+    restorations: Vec<Restoration>,
 }
 
-/// How a name in the answer is turned back.
+/// A rewrite of names in the answer.
 #[derive(Debug, Clone, PartialEq)]
-enum Turn {
-    /// A name and those below it.
+enum Restoration {
+    /// A name and the names below it.
     Whole {
         from: String,
         to: String,
@@ -232,42 +233,42 @@ enum Turn {
     Pattern(AnswerName),
 }
 
-/// None: no rule matches, or what it makes is no name.
+/// Applies the rules. Returns `None` if no rule matches, or if the result is not a name.
 pub fn rewritten(rules: &[Rewrite], question: &Query) -> Option<Rewritten> {
     let mut name = question.name().clone();
-    let (mut turns, mut matches) = (Vec::new(), false);
+    let (mut restorations, mut matches) = (Vec::new(), false);
     for rule in rules {
-        let Some(other) = replaced(rule, &name) else { continue };
-        turns.extend(Turn::of(rule, &name, &other));
+        let Some(other) = rewrite_name(rule, &name) else { continue };
+        restorations.extend(Restoration::of(rule, &name, &other));
         (name, matches) = (other, true);
         if !rule.continues {
             break;
         }
     }
-    let mut asked_instead = question.clone();
-    asked_instead.set_name(name);
-    matches.then(|| Rewritten { question: asked_instead, asked: question.name().clone(), turns })
+    let mut rewritten = question.clone();
+    rewritten.set_name(name);
+    matches.then(|| Rewritten { question: rewritten, original: question.name().clone(), restorations })
 }
 
 impl Rewritten {
-    /// Gives the records of an answer the names that belong to the first question.
+    /// Restores the names of the original question in the records of an answer.
     pub fn restore(&self, records: &mut [Record]) {
         for record in records {
             if record.name == *self.question.name() {
-                record.name.clone_from(&self.asked);
+                record.name.clone_from(&self.original);
             } else {
-                self.turn_back(&mut record.name, false);
+                self.restore_name(&mut record.name, false);
             }
             if let Some(name) = name_in(&mut record.data) {
-                self.turn_back(name, true);
+                self.restore_name(name, true);
             }
         }
     }
 
-    fn turn_back(&self, name: &mut Name, in_value: bool) {
+    fn restore_name(&self, name: &mut Name, in_value: bool) {
         let before = text(name);
-        let turned = |now: String, turn: &Turn| turn.turned(&now, in_value).unwrap_or(now);
-        let after = self.turns.iter().rev().fold(before.clone(), turned);
+        let apply = |now: String, restoration: &Restoration| restoration.apply(&now, in_value).unwrap_or(now);
+        let after = self.restorations.iter().rev().fold(before.clone(), apply);
         if let Some(other) = parsed(&after).filter(|_| after != before) {
             *name = other;
         }
@@ -287,9 +288,9 @@ fn name_in(data: &mut RData) -> Option<&mut Name> {
     Some(name)
 }
 
-impl Turn {
+impl Restoration {
     fn of(rule: &Rewrite, before: &Name, after: &Name) -> impl Iterator<Item = Self> {
-        let own = rule.turns_back.then(|| match &rule.matches {
+        let own = rule.restores.then(|| match &rule.matches {
             Matches::Suffix(suffix) => Self::Suffix { from: rule.to.clone(), to: suffix.clone() },
             Matches::Exact(_) | Matches::Prefix(_) | Matches::Substring(_) | Matches::Regex(_) => {
                 Self::Whole { from: text(after), to: text(before) }
@@ -298,7 +299,7 @@ impl Turn {
         own.into_iter().chain(rule.answers.iter().cloned().map(Self::Pattern))
     }
 
-    fn turned(&self, name: &str, in_value: bool) -> Option<String> {
+    fn apply(&self, name: &str, in_value: bool) -> Option<String> {
         match self {
             Self::Whole { from, to } => {
                 let above = name.strip_suffix(from.as_str())?;
@@ -312,7 +313,7 @@ impl Turn {
     }
 }
 
-fn replaced(rule: &Rewrite, name: &Name) -> Option<Name> {
+fn rewrite_name(rule: &Rewrite, name: &Name) -> Option<Name> {
     let text = text(name);
     let to = rule.to.as_str();
     let other = match &rule.matches {
@@ -325,7 +326,7 @@ fn replaced(rule: &Rewrite, name: &Name) -> Option<Name> {
     other.and_then(|text| parsed(&text))
 }
 
-/// The whole name becomes the replacement, in which `{1}` is what the first group matched.
+/// Replaces the whole name; `{1}` is the first group.
 fn substituted(from: &Regex, to: &str, text: &str) -> Option<String> {
     let captures = from.captures(text)?;
     Some(filled(to, &captures))
@@ -363,7 +364,7 @@ mod tests {
     }
 
     fn rule(matches: Matches, to: &str) -> Rewrite {
-        Rewrite { matches, to: to.to_owned(), turns_back: false, answers: Vec::new(), continues: false }
+        Rewrite { matches, to: to.to_owned(), restores: false, answers: Vec::new(), continues: false }
     }
 
     fn regex(pattern: &str) -> Matches {
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_back_under_the_first_name() {
+    fn answers_are_restored_to_the_original_name() {
         let answers = vec![
             AnswerName {
                 from: Regex::new(r"^(.*)\.svc\.$").unwrap(),
@@ -430,8 +431,8 @@ mod tests {
     }
 
     #[test]
-    fn rules_turn_back_what_they_have_turned() {
-        let back = |rule: Rewrite| Rewrite { turns_back: true, ..rule };
+    fn rules_restore_the_names_that_they_rewrote() {
+        let back = |rule: Rewrite| Rewrite { restores: true, ..rule };
         let exact = || back(rule(Matches::Exact(name("red.example.").into()), "blue.example."));
         let suffix = || back(rule(Matches::Suffix(".outer.".to_owned()), ".svc."));
         let pattern = || back(rule(regex("^(.*)-(.*)$"), "{1}.{2}"));
@@ -439,7 +440,7 @@ mod tests {
         let srv = |owner: &str, target: &str| {
             Record::from_rdata(name(owner), 5, RData::SRV(SRV::new(0, 1, 80, name(target))))
         };
-        for (what, rules, asked, before, want) in [
+        for (case, rules, asked, before, want) in [
             (
                 "exact",
                 vec![exact()],
@@ -475,8 +476,8 @@ mod tests {
             let rewritten = rewritten(&rules, &Query::query(name(asked), RecordType::SRV)).unwrap();
             let mut records = [srv(before.0, before.1)];
             rewritten.restore(&mut records);
-            let RData::SRV(SRV { target, .. }) = &records[0].data else { panic!("{what}") };
-            assert_eq!(format!("{} {target}", records[0].name), want, "{what}");
+            let RData::SRV(SRV { target, .. }) = &records[0].data else { panic!("{case}") };
+            assert_eq!(format!("{} {target}", records[0].name), want, "{case}");
         }
     }
 }

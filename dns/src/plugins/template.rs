@@ -19,17 +19,17 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Template {
     pub class: DNSClass,
-    /// None: every type.
+    /// `None`: every qtype.
     pub qtype: Option<RecordType>,
     pub zones: Zones,
-    /// The first of these that matches counts.
+    /// The first expression that matches is used.
     pub matches: Vec<Regex>,
-    /// Records in the presentation form, with `{{ .Name }}` and the like in them.
+    /// Records in presentation format, with placeholders such as `{{ .Name }}`.
     pub answers: Vec<String>,
     pub additionals: Vec<String>,
     pub authorities: Vec<String>,
     pub rcode: ResponseCode,
-    /// Names of these zones that no expression matches are handed on. Empty: they are SERVFAIL, as in CoreDNS.
+    /// Zones in which a name without a match falls through. In others it is SERVFAIL, as in CoreDNS.
     pub fallthrough: Zones,
 }
 
@@ -143,7 +143,7 @@ fn records(option: &Statement) -> Result<Vec<String>, CorefileError> {
     option.words.iter().map(checked).collect()
 }
 
-/// Questions of other classes are refused before any template is looked at.
+/// Queries of other classes are refused before the plugins.
 fn class_of(word: &Word) -> Result<DNSClass, CorefileError> {
     match word.text.to_uppercase().as_str() {
         "IN" => Ok(DNSClass::IN),
@@ -159,7 +159,7 @@ fn qtype_of(word: &Word) -> Result<Option<RecordType>, CorefileError> {
     Ok((qtype != RecordType::ANY).then_some(qtype))
 }
 
-/// A text with places to fill in.
+/// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern(Vec<Piece>);
 
@@ -186,23 +186,23 @@ enum PatternError {
     Unknown(String),
 }
 
-/// What a template makes of a question.
+/// The reply of a template.
 #[derive(Debug)]
 struct Expansion {
     reply: Reply,
-    /// Texts that were no records once they were filled in. That depends on the question, so nobody could have been
-    /// told before.
+    /// Number of texts that were no valid records after expansion. This depends on the question, so it cannot
+    /// be checked when the Corefile is read.
     failed_records: usize,
 }
 
-/// The answer of the first template that is about the question. None: somebody else may know.
+/// The reply of the first applicable template. Returns `None` if there is none, or on fallthrough.
 fn answer(templates: &[Template], question: &Query) -> Option<Expansion> {
     let name = LowerName::new(question.name());
     let text = name.to_string();
     for template in templates.iter().filter(|template| applies_to(template, question, &name)) {
         if let Some(captures) = template.matches.iter().find_map(|pattern| pattern.captures(&text)) {
             let zone = template.zones.longest(&name).map(ToString::to_string).unwrap_or_default();
-            return Some(expanded(template, &Facts { question, name: &text, zone, captures }));
+            return Some(expanded(template, &Variables { question, name: &text, zone, captures }));
         }
         if !template.fallthrough.contains(&name) {
             let reply = Reply::from_plugin(ResponseCode::ServFail, Plugin::Template);
@@ -218,17 +218,18 @@ fn applies_to(template: &Template, question: &Query, name: &LowerName) -> bool {
     class && qtype && template.zones.contains(name)
 }
 
-/// What may be filled in.
-struct Facts<'a> {
+/// Values of the placeholders.
+struct Variables<'a> {
     question: &'a Query,
     name: &'a str,
     zone: String,
     captures: Captures<'a>,
 }
 
-fn expanded(template: &Template, facts: &Facts<'_>) -> Expansion {
-    let records =
-        |texts: &[String]| -> Vec<Record> { texts.iter().filter_map(|text| record(text, facts)).collect() };
+fn expanded(template: &Template, variables: &Variables<'_>) -> Expansion {
+    let records = |texts: &[String]| -> Vec<Record> {
+        texts.iter().filter_map(|text| record(text, variables)).collect()
+    };
     let reply = Reply {
         answers: records(&template.answers),
         authorities: records(&template.authorities),
@@ -237,7 +238,7 @@ fn expanded(template: &Template, facts: &Facts<'_>) -> Expansion {
     };
     let wanted = template.answers.len() + template.authorities.len() + template.additionals.len();
     let failed_records = wanted - reply.answers.len() - reply.authorities.len() - reply.additionals.len();
-    // A part would be taken for the whole, and nothing for the word that there is nothing.
+    // A partial answer would be taken for the whole, and an empty one for NODATA.
     let reply = if failed_records == 0 {
         reply
     } else {
@@ -246,12 +247,12 @@ fn expanded(template: &Template, facts: &Facts<'_>) -> Expansion {
     Expansion { reply, failed_records }
 }
 
-fn record(text: &str, facts: &Facts<'_>) -> Option<Record> {
-    let text = Pattern::parse(text).ok()?.expand(facts);
+fn record(text: &str, variables: &Variables<'_>) -> Option<Record> {
+    let text = Pattern::parse(text).ok()?.expand(variables);
     let parsed = parsed(&text);
     if parsed.is_none() {
-        // Counted, too; any client can make it happen, so it must not fill the log.
-        debug!(record = text, "a template has made no record");
+        // Counted as well. Any client can cause it, so it is logged at debug level only.
+        debug!(record = text, "template record invalid after expansion");
     }
     parsed
 }
@@ -275,7 +276,7 @@ fn parsed(text: &str) -> Option<Record> {
     Some(Record::from_rdata(name, ttl, data))
 }
 
-/// Of records that do not say.
+/// The default TTL.
 const TTL: u32 = 3600;
 
 fn word(text: &str) -> Option<(&str, &str)> {
@@ -297,8 +298,8 @@ impl Pattern {
         Ok(Self(pieces))
     }
 
-    fn expand(&self, facts: &Facts<'_>) -> String {
-        self.0.iter().map(|piece| piece.expand(facts)).collect()
+    fn expand(&self, variables: &Variables<'_>) -> String {
+        self.0.iter().map(|piece| piece.expand(variables)).collect()
     }
 }
 
@@ -322,16 +323,16 @@ impl Piece {
         }
     }
 
-    fn expand(&self, facts: &Facts<'_>) -> String {
+    fn expand(&self, variables: &Variables<'_>) -> String {
         let group = |found: Option<regex::Match<'_>>| found.map_or("", |found| found.as_str()).to_owned();
         match self {
             Self::Text(text) => text.clone(),
-            Self::Name => facts.name.to_owned(),
-            Self::Zone => facts.zone.clone(),
-            Self::Class => facts.question.query_class().to_string(),
-            Self::Type => facts.question.query_type().to_string(),
-            Self::Group(number) => group(facts.captures.get(*number)),
-            Self::Named(name) => group(facts.captures.name(name)),
+            Self::Name => variables.name.to_owned(),
+            Self::Zone => variables.zone.clone(),
+            Self::Class => variables.question.query_class().to_string(),
+            Self::Type => variables.question.query_type().to_string(),
+            Self::Group(number) => group(variables.captures.get(*number)),
+            Self::Named(name) => group(variables.captures.name(name)),
         }
     }
 }
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_made_from_the_question() {
+    fn replies_are_built_from_the_question() {
         let by_number = template(
             r"^ip-(\d+)-(\d+)-(\d+)-(\d+)\.example\.$",
             "{{ .Name }} 60 IN A {{ index .Match 1 }}.{{index .Match 2}}.{{ index .Match 3 }}.{{ index .Match 4 }}",
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_filled_in_is_refused() {
+    fn unknown_placeholders_are_refused() {
         for text in ["{{ .Name", "{{ .Meta }}", "{{ index .Match x }}", "{{ if .Name }}x{{ end }}"] {
             assert!(Pattern::parse(text).is_err(), "{text}");
         }

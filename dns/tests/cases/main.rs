@@ -15,7 +15,7 @@ use dns::{
         snapshot::{Index, Published},
         zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
-    config::{Forward, Kubernetes, Listen, PodsMode, Protocol, Upstream, Zones},
+    config::{Forward, Kubernetes, Listen, PodsMode, Upstream, UpstreamProtocol, Zones},
     plugins::{Config, ServerBlock},
     resolve::forward::ServerContext,
     serve::run,
@@ -98,7 +98,7 @@ async fn config(group: &Group, upstreams: &mut Vec<upstream::Upstream>) -> Confi
 fn forward(upstream: upstream::Upstream, upstreams: &mut Vec<upstream::Upstream>) -> Forward {
     let address = upstream.address;
     upstreams.push(upstream);
-    Forward::to(vec![Upstream::Server { address, protocol: Protocol::Dns, server_name: None }])
+    Forward::to(vec![Upstream::Server { address, protocol: UpstreamProtocol::Dns, server_name: None }])
 }
 
 fn kubernetes(settings: &Settings) -> Kubernetes {

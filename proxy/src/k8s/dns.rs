@@ -17,7 +17,7 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
     let id = object.id().ok()?;
     Some(match object {
         Object::Service(service) => {
-            if !options.takes(service.metadata.labels.as_ref()) {
+            if !options.selects(service.metadata.labels.as_ref()) {
                 return Some(Change::Service(key(&id)?, None));
             }
             let read = zone::service(service);
@@ -40,10 +40,10 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
             Change::Endpoints(key(&id)?, Some(slices.map(Arc::new).collect()))
         }
         Object::Namespace(namespace) => {
-            Change::Namespace(id.name, options.takes_namespace(namespace.metadata.labels.as_ref()))
+            Change::Namespace(id.name, options.selects_namespace(namespace.metadata.labels.as_ref()))
         }
         Object::Pod(pod) => {
-            let is_wanted = options.pods && options.takes(pod.metadata.labels.as_ref());
+            let is_wanted = options.pods && options.selects(pod.metadata.labels.as_ref());
             let pod = zone::pod(pod).filter(|_| is_wanted);
             Change::Pod(object_name(&id), pod.map(Arc::new))
         }

@@ -1,4 +1,4 @@
-//! The top of a zone: its SOA, and which name server to ask.
+//! The apex of a zone: SOA, NS and glue.
 
 use std::net::IpAddr;
 
@@ -17,19 +17,20 @@ impl<'s> Lookup<'s> {
         Node::data((self.qtype == RecordType::SOA).then_some(AnswerData::Soa(soa)))
     }
 
-    /// A zone of which nothing is known but that it is ours.
+    /// A zone with an apex only.
     pub(super) fn apex_only(self, name: &QueryName, zone: &'s Zone) -> Node<'s> {
         if name.label_count() == zone.labels { self.apex(zone) } else { Node::NxDomain }
     }
 
-    /// The Service that leads here, if any does: its address outlives this server.
+    /// The NS records: the Services that point to this server, as their addresses outlive it, or else `ns.dns`.
     fn name_servers(self, zone: &'s Zone) -> Node<'s> {
         let primary = self.authority.primary().unwrap_or(zone);
         let mut views: Vec<&'s View> = Vec::new();
         for address in &self.authority.own_addresses {
-            let leads_here = self.snapshot.holders(*address).filter(|view| !view.own_addresses().is_empty());
+            let pointing_here =
+                self.snapshot.services_with(*address).filter(|view| !view.own_addresses().is_empty());
             views.extend(
-                leads_here
+                pointing_here
                     .filter(|view| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot)),
             );
         }

@@ -13,23 +13,23 @@ use crate::cluster::{
     zone::{Label, Port, ServiceKind},
 };
 
-/// What the weights of all targets of one name add up to, or near it.
+/// The approximate sum of the SRV weights of a name.
 const WEIGHT: usize = 100;
 
-/// Of how many targets the addresses are looked up, too: with more, they would hardly fit beside the targets.
+/// Limit of SRV targets with address records in the additional section: with more, they would hardly fit.
 const MAX_RESOLVED: usize = 512;
 
 impl<'s> Lookup<'s> {
-    /// Where a Service is alone, a namespace that there is tells that it was meant.
-    pub(super) fn at_its_name(self, service: ServiceName<'_>, zone: &'s Zone) -> (Topic, Node<'s>) {
-        match self.at_service(service, |view| self.service(view, zone)) {
+    /// The name of a Service. If it is missing in an existing namespace, the topic is [`Topic::Absent`].
+    pub(super) fn service_name(self, service: ServiceName<'_>, zone: &'s Zone) -> (Topic, Node<'s>) {
+        match self.in_service(service, |view| self.service(view, zone)) {
             (Topic::Search, missing) if self.has_namespace(service.namespace) => (Topic::Absent, missing),
             node => node,
         }
     }
 
-    /// What `find` finds at a Service or below it, if that has a name, and what it is about.
-    pub(super) fn at_service(
+    /// Looks up a Service and calls `find` if it has a name. Returns the topic, too.
+    pub(super) fn in_service(
         self,
         service: ServiceName<'_>,
         find: impl FnOnce(&'s View) -> Node<'s>,
@@ -46,7 +46,7 @@ impl<'s> Lookup<'s> {
     fn is_named(self, view: &View) -> bool {
         match view.kind() {
             ServiceKind::ClusterIp { .. } => !self.authority.ignore_empty_service || view.has_endpoints(),
-            // Not NODATA: who looks for a peer that is not there yet must look further.
+            // Not NODATA: a client that looks for a peer must continue its search list.
             ServiceKind::Headless => !self.authority.no_endpoints && view.has_endpoints(),
             ServiceKind::ExternalName(_) => true,
             ServiceKind::Nothing => false,
@@ -56,7 +56,7 @@ impl<'s> Lookup<'s> {
     pub(super) fn service(self, view: &'s View, zone: &'s Zone) -> Node<'s> {
         match (view.kind(), self.qtype) {
             (ServiceKind::ExternalName(target), _) => Node::Alias(target),
-            // As CoreDNS does: all named ports in one answer.
+            // As in CoreDNS: all named ports in one answer.
             (_, RecordType::SRV) => self.targets(view, zone, |_| true),
             (ServiceKind::Headless, RecordType::A) => Node::data(view.v4().into_iter().map(AnswerData::A)),
             (ServiceKind::Headless, RecordType::AAAA) => {
@@ -66,7 +66,7 @@ impl<'s> Lookup<'s> {
         }
     }
 
-    /// An endpoint, or a protocol below which there are ports.
+    /// An endpoint, or the protocol label above ports.
     pub(super) fn below_service(self, view: &'s View, label: &[u8]) -> Node<'s> {
         if let Some(protocol) = label.strip_prefix(b"_") {
             let is_it = |port: &Port| port.protocol.label().as_bytes() == protocol;
@@ -91,8 +91,8 @@ impl<'s> Lookup<'s> {
         if self.qtype == RecordType::SRV { self.targets(view, zone, is_it) } else { Node::data([]) }
     }
 
-    /// `ZONE.pin._zone` and `ZONE.prefer._zone` below a headless Service: its endpoints in one topology zone, or all of
-    /// them where that has none.
+    /// `ZONE.pin._zone` and `ZONE.prefer._zone` below a headless Service: the endpoints in a topology zone; for
+    /// `prefer`, all endpoints if the zone has none.
     pub(super) fn zonal(self, view: &'s View, choice: Option<&[u8]>, zone: Option<&[u8]>) -> Node<'s> {
         let is_served = self.authority.zonal && matches!(view.kind(), ServiceKind::Headless);
         let prefers = choice == Some(b"prefer");
@@ -111,13 +111,14 @@ impl<'s> Lookup<'s> {
         Node::addresses(near, self.qtype)
     }
 
-    /// SRV records for the ports that `is_it` takes: to the Service where it has an address, else to each endpoint.
+    /// SRV records for the ports that `is_it` selects: to the Service if it has a cluster IP, or else to each
+    /// endpoint.
     fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Node<'s> {
         let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
         if let ServiceKind::ClusterIp { addresses, ports } = view.kind() {
             let mut numbers: Vec<_> =
                 ports.iter().filter(|port| is_it(port)).map(|port| port.number).collect();
-            // Several protocols may have the same.
+            // Several protocols may have the same port.
             numbers.sort_unstable();
             numbers.dedup();
             let weight = weight(numbers.len());
@@ -145,7 +146,7 @@ impl<'s> Lookup<'s> {
             return Vec::new();
         }
         let mut labels: Vec<_> = targets.iter().map(|(label, _)| *label).collect();
-        // Of several ports in one answer, each endpoint comes more than once.
+        // With several ports, each endpoint occurs several times.
         labels.sort_unstable();
         labels.dedup();
         let mut addresses = Vec::with_capacity(labels.len());

@@ -1,15 +1,15 @@
-//! What a name asks for, by its labels alone: nobody has looked yet whether it exists.
+//! The kind of a name, from its labels alone, without a lookup.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Name, QueryName};
 
-/// The place of a name below the cluster domain.
+/// The kind of a name in the cluster domain, as in the specification of DNS-based service discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameKind<'q> {
     Apex,
     DnsVersion,
-    /// `dns`, which holds nothing but the name of the name server.
+    /// `dns`, the empty non-terminal above the name of the name server.
     Dns,
     NameServer,
     Services,
@@ -22,13 +22,13 @@ pub enum NameKind<'q> {
         service: ServiceName<'q>,
         label: &'q [u8],
     },
-    /// `_port._protocol`, underscores included.
+    /// `_port._protocol`, with the underscores.
     Port {
         service: ServiceName<'q>,
         port: &'q [u8],
         protocol: &'q [u8],
     },
-    /// `_zone`, and below it how to choose by zone, and below that the zone.
+    /// `_zone`, below it the choice, and below that the topology zone.
     Zonal {
         service: ServiceName<'q>,
         choice: Option<&'q [u8]>,
@@ -38,7 +38,7 @@ pub enum NameKind<'q> {
         namespace: &'q [u8],
         address: &'q [u8],
     },
-    /// Nothing can ever be there.
+    /// A name that cannot exist.
     Invalid,
 }
 
@@ -48,7 +48,7 @@ pub struct ServiceName<'q> {
     pub name: &'q [u8],
 }
 
-/// `zone_labels`: how many labels at the end are the cluster domain's.
+/// Classifies a name. `zone_labels`: the number of labels of the cluster domain.
 pub fn classify(name: &QueryName, zone_labels: usize) -> NameKind<'_> {
     let own = name.label_count().saturating_sub(zone_labels);
     // Counted from the cluster domain downwards.
@@ -77,13 +77,13 @@ pub fn classify(name: &QueryName, zone_labels: usize) -> NameKind<'_> {
     }
 }
 
-/// What a name in a reverse zone asks for.
+/// The kind of a name in a reverse zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reverse {
     Address(IpAddr),
-    /// All addresses from one to the other: the name is a parent of theirs.
+    /// The first and the last address below the name.
     Network(IpAddr, IpAddr),
-    /// No address can be below it.
+    /// No address can be below the name.
     Malformed,
 }
 
@@ -133,7 +133,7 @@ fn range(first: IpAddr, last: IpAddr, is_whole: bool) -> Reverse {
     if is_whole { Reverse::Address(first) } else { Reverse::Network(first, last) }
 }
 
-/// As an address would be written: `01` is another label than `1`.
+/// A number without leading zeros: `01` is another label than `1`.
 fn decimal(label: &[u8]) -> Option<u8> {
     let is_plain = matches!(label, [b'0'] | [b'1'..=b'9', ..]) && label.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(label).ok().filter(|_| is_plain)?.parse().ok()
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn places_follow_from_labels() {
+    fn kinds_follow_from_labels() {
         let service = ServiceName { namespace: b"shop", name: b"web" };
         for (text, want) in [
             ("", NameKind::Apex),

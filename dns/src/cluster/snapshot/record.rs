@@ -1,6 +1,6 @@
-//! The records that a Service makes, as plain values: for counting and for looking at, not for answering.
+//! The records of a Service as plain values, for counts and listings; answers are not made from them.
 //!
-//! Names are relative to the cluster domain, except the reverse ones, which end in `arpa`.
+//! Names are relative to the cluster domain, except reverse names, which end in `arpa`.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ pub enum ZoneData {
     Cname(String),
 }
 
-/// Sorted, each once.
+/// The records of a Service, sorted, without duplicates.
 pub(super) fn records(view: &View) -> Vec<ZoneRecord> {
     let mut records =
         Records { name: format!("{}.{}.svc", view.key.name(), view.key.namespace()), all: Vec::new() };
@@ -44,7 +44,7 @@ pub(super) fn records(view: &View) -> Vec<ZoneRecord> {
 }
 
 struct Records {
-    /// Of the Service.
+    /// The name of the Service.
     name: String,
     all: Vec<ZoneRecord>,
 }
@@ -74,7 +74,7 @@ impl Records {
         }
     }
 
-    /// The port of a headless Service is the port of its pods: nobody translates one into the other.
+    /// The ports of a headless Service are the pods' ports: they are not translated.
     fn headless(&mut self, view: &View) {
         self.endpoints(view);
         let (v4, v6) = (view.v4(), view.v6());

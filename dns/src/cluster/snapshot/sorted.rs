@@ -1,14 +1,14 @@
-//! A sorted multimap that is cheap to clone and to change: a writer copies the chunk it touches, and only while somebody
-//! still reads the old one.
+//! A sorted multimap with cheap clones and changes: a writer copies the chunk that it changes, if a clone still
+//! shares it.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-/// A chunk is split when it has more entries. Large enough that few chunks hold a large cluster, small enough that
-/// copying one is nothing.
+/// The maximum length of a chunk, which is split above it. Large enough that a large cluster has few chunks,
+/// small enough that a copy is cheap.
 const CHUNK: usize = 128;
 
 #[derive(Clone, Debug)]
-pub struct Sorted<K, V> {
+pub struct SortedMultimap<K, V> {
     chunks: Arc<Vec<Chunk<K, V>>>,
     len: usize,
 }
@@ -21,13 +21,13 @@ struct Chunk<K, V> {
     entries: Arc<Vec<(K, V)>>,
 }
 
-impl<K, V> Default for Sorted<K, V> {
+impl<K, V> Default for SortedMultimap<K, V> {
     fn default() -> Self {
         Self { chunks: Arc::default(), len: 0 }
     }
 }
 
-impl<K: Ord + Copy, V: Clone> Sorted<K, V> {
+impl<K: Ord + Copy, V: Clone> SortedMultimap<K, V> {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.len
@@ -52,7 +52,7 @@ impl<K: Ord + Copy, V: Clone> Sorted<K, V> {
         self.range(key..=key).map(|(_, value)| value)
     }
 
-    /// Where the first entry with this key is, if there is any.
+    /// The index of the chunk with the first entry of this key, if there is one.
     fn first_chunk(&self, key: &K) -> usize {
         self.chunks.partition_point(|chunk| chunk.first < *key).saturating_sub(1)
     }
@@ -66,8 +66,8 @@ impl<K: Ord + Copy, V: Clone> Sorted<K, V> {
             return;
         };
         let entries = Arc::make_mut(&mut chunk.entries);
-        let place = entries.partition_point(|(present, _)| *present <= key);
-        entries.insert(place, (key, value));
+        let index = entries.partition_point(|(present, _)| *present <= key);
+        entries.insert(index, (key, value));
         chunk.first = chunk.first.min(key);
         if entries.len() > CHUNK {
             let behind = entries.split_off(CHUNK / 2);
@@ -77,13 +77,13 @@ impl<K: Ord + Copy, V: Clone> Sorted<K, V> {
         }
     }
 
-    /// Takes out one entry with this key of which `is_it` holds.
+    /// Removes one entry with this key that `is_it` selects.
     pub fn remove(&mut self, key: K, is_it: impl Fn(&V) -> bool) -> Option<V> {
-        let (chunk, place) = self.find(key, is_it)?;
+        let (chunk, index) = self.find(key, is_it)?;
         self.len -= 1;
         let chunks = Arc::make_mut(&mut self.chunks);
         let entries = Arc::make_mut(&mut chunks[chunk].entries);
-        let (_, value) = entries.remove(place);
+        let (_, value) = entries.remove(index);
         match entries.first() {
             Some((first, _)) => chunks[chunk].first = *first,
             None => {
@@ -101,15 +101,15 @@ impl<K: Ord + Copy, V: Clone> Sorted<K, V> {
             let start = chunk.entries.partition_point(|(present, _)| *present < key);
             let equal = chunk.entries.iter().enumerate().skip(start);
             let mut equal = equal.take_while(|(_, (present, _))| *present == key);
-            if let Some((place, _)) = equal.find(|(_, (_, value))| is_it(value)) {
-                return Some((n, place));
+            if let Some((index, _)) = equal.find(|(_, (_, value))| is_it(value)) {
+                return Some((n, index));
             }
         }
         None
     }
 }
 
-/// Small neighbours become one, or a cluster that shrank would keep as many chunks as it ever had.
+/// Joins small neighbours; otherwise a cluster that shrank would keep its number of chunks.
 fn join<K: Copy, V: Clone>(chunks: &mut Vec<Chunk<K, V>>, at: usize) {
     let Some([one, two]) = chunks.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) else { return };
     if one.entries.len() + two.entries.len() <= CHUNK / 2 {
@@ -129,7 +129,7 @@ impl<K, V> Chunk<K, V> {
 mod tests {
     use super::*;
 
-    /// A small generator, so that every run tries the same history.
+    /// Seeded random numbers, so that every run is the same.
     struct Random(u64);
 
     impl Random {
@@ -140,11 +140,11 @@ mod tests {
     }
 
     #[test]
-    fn it_does_what_a_sorted_list_does() {
+    fn it_equals_a_sorted_list() {
         let mut random = Random(1);
-        let (mut sorted, mut list) = (Sorted::<u64, u64>::default(), Vec::<(u64, u64)>::new());
+        let (mut sorted, mut list) = (SortedMultimap::<u64, u64>::default(), Vec::<(u64, u64)>::new());
         for step in 0..20_000 {
-            // Grow, then shrink; few keys, so that equal ones cross the borders of chunks.
+            // Grow, then shrink; with few keys, so that equal ones cross chunks.
             let grows = random.below(10) < if step < 10_000 { 7 } else { 3 };
             let key = random.below(40);
             if grows {
@@ -170,8 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_stays_as_it_was() {
-        let mut sorted = Sorted::default();
+    fn a_clone_does_not_change() {
+        let mut sorted = SortedMultimap::default();
         (0..1000_u64).for_each(|key| sorted.insert(key, key));
         let before = sorted.clone();
         (0..1000_u64).for_each(|key| assert_eq!(sorted.remove(key, |_| true), Some(key)));
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_change_copies_one_chunk() {
-        let mut sorted = Sorted::default();
+        let mut sorted = SortedMultimap::default();
         (0..10_000_u64).for_each(|key| sorted.insert(key, ()));
         let before = sorted.clone();
         sorted.insert(5_000, ());

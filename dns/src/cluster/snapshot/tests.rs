@@ -49,7 +49,7 @@ fn texts(snapshot: &Snapshot) -> Vec<String> {
 fn check(name: &str, changes: Vec<Change>, want: &[&str]) {
     let mut want = want.to_vec();
     want.sort_unstable();
-    // In whatever order objects come, the result is the same.
+    // The order of the objects does not matter.
     for backwards in [false, true] {
         let mut index = Index::default();
         let mut changes = changes.clone();
@@ -62,7 +62,7 @@ fn check(name: &str, changes: Vec<Change>, want: &[&str]) {
 }
 
 #[test]
-fn services_make_the_records_of_the_dns_specification() {
+fn records_follow_the_dns_specification() {
     check(
         "a dual-stack ClusterIP",
         vec![service(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
@@ -119,7 +119,7 @@ fn services_make_the_records_of_the_dns_specification() {
 }
 
 #[test]
-fn every_change_leaves_what_the_objects_say_now() {
+fn every_change_leaves_the_state_of_the_objects() {
     let headless = || service(json!({"clusterIP": "None"}));
     let mut index = Index::default();
     let endpoint = |ip: &str| json!([{"addresses": [ip], "hostname": "a"}]);
@@ -180,8 +180,8 @@ fn addresses_and_namespaces_and_pods_are_found() {
     let pod = Pod { namespace: "shop".into(), addresses: ["10.1.0.9".parse().unwrap()].into() };
     index.apply(Change::Pod(object_name("p"), Some(Arc::new(pod))));
     let snapshot = index.snapshot(1);
-    let holders = |text: &str| snapshot.holders(text.parse().unwrap()).count();
-    let found = ["10.96.0.1", "10.1.0.1", "10.1.0.2", "10.1.0.9"].map(holders);
+    let services_with = |text: &str| snapshot.services_with(text.parse().unwrap()).count();
+    let found = ["10.96.0.1", "10.1.0.1", "10.1.0.2", "10.1.0.9"].map(services_with);
     assert_eq!(found, [1, 1, 1, 0]);
     let within =
         |first: &str, last: &str| snapshot.has_address_in(first.parse().unwrap(), last.parse().unwrap());
@@ -205,7 +205,7 @@ fn pods_of_this_node_are_known_by_name() {
             endpoint("10.1.0.3", "there", "Pod", "web-2"),
             endpoint("10.1.0.4", "here", "VirtualMachine", "vm"),
             {"addresses": ["10.1.0.5"], "nodeName": "here"},
-            // The same in two slices, as while endpoints move; and an address that is handed on.
+            // One pod in two slices, as while endpoints move; and an address that is reused.
             endpoint("10.1.0.1", "here", "Pod", "web-0"),
             endpoint("10.1.0.6", "here", "Pod", "old"),
             endpoint("10.1.0.6", "here", "Pod", "new"),

@@ -1,4 +1,4 @@
-//! One Service with its endpoints, joined: what every name below it is answered from.
+//! One Service joined with its endpoints, for the answers of all names below it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -12,10 +12,10 @@ use crate::cluster::zone::{
 #[derive(Clone, Debug)]
 pub struct View {
     pub key: ServiceKey,
-    /// `None`: slices have come before their Service, which has no name until it comes too.
+    /// `None`: the slices arrived before their Service, which has no name until it arrives.
     pub service: Option<Arc<Service>>,
     pub slices: Box<[Arc<Slice>]>,
-    /// An address stands in two places, as while endpoints move from slice to slice.
+    /// Whether an address occurs twice, as while endpoints move between slices.
     repeats: bool,
 }
 
@@ -38,7 +38,7 @@ impl View {
         self.service.as_ref().map_or(&ServiceKind::Nothing, |service| &service.kind)
     }
 
-    /// The addresses of the Service itself.
+    /// The cluster IPs.
     pub fn own_addresses(&self) -> &[IpAddr] {
         match self.kind() {
             ServiceKind::ClusterIp { addresses, .. } => addresses,
@@ -46,7 +46,7 @@ impl View {
         }
     }
 
-    /// Whether the endpoints have names below that of the Service.
+    /// Whether endpoints have names below the name of the Service.
     pub fn names_endpoints(&self) -> bool {
         matches!(self.kind(), ServiceKind::ClusterIp { .. } | ServiceKind::Headless)
     }
@@ -55,12 +55,12 @@ impl View {
         self.slices.iter().any(|slice| !slice.v4.is_empty() || !slice.v6.is_empty())
     }
 
-    /// The IPv4 addresses of the endpoints, each once.
+    /// The IPv4 addresses of the endpoints, without duplicates.
     pub fn v4(&self) -> Vec<Ipv4Addr> {
         self.each_once(|slice| &slice.v4)
     }
 
-    /// The IPv6 addresses of the endpoints, each once.
+    /// The IPv6 addresses of the endpoints, without duplicates.
     pub fn v6(&self) -> Vec<Ipv6Addr> {
         self.each_once(|slice| &slice.v6)
     }
@@ -76,14 +76,14 @@ impl View {
         addresses
     }
 
-    /// The addresses of the endpoints with this name, each once.
+    /// The addresses of the endpoints with this label, without duplicates.
     pub fn endpoint(&self, label: &[u8]) -> Vec<IpAddr> {
         let mut addresses = Vec::new();
         for slice in &self.slices {
             addresses.extend(slice.v4.named(label).map(IpAddr::from));
             addresses.extend(slice.v6.named(label).map(IpAddr::from));
         }
-        // Only as we spell it: an endpoint has one name.
+        // Only in canonical spelling: an endpoint has one name.
         let spelt = parse_dashed(label).filter(|address| dashed(*address).as_bytes() == label);
         addresses
             .extend(spelt.filter(|address| self.slices.iter().any(|slice| has_unnamed(slice, *address))));
@@ -92,7 +92,7 @@ impl View {
         addresses
     }
 
-    /// The addresses of the endpoints in a topology zone, each once.
+    /// The addresses of the endpoints in a topology zone, without duplicates.
     pub fn in_zone(&self, zone: &[u8]) -> Vec<IpAddr> {
         let zones = self.slices.iter().flat_map(|slice| &slice.zones);
         let mut addresses: Vec<_> =
@@ -102,7 +102,7 @@ impl View {
         addresses
     }
 
-    /// What the endpoints of a slice are called.
+    /// The labels of the endpoints of a slice.
     pub fn labels(slice: &Slice) -> impl Iterator<Item = Label<'_>> {
         let v4 = slice.v4.named.iter().map(|(name, _)| &**name);
         let v6 = slice.v6.named.iter().map(|(name, _)| &**name);
@@ -111,7 +111,7 @@ impl View {
         v4.chain(v6).map(Label::Named).chain(unnamed_v4).chain(unnamed_v6)
     }
 
-    /// What the endpoints with this address are called, each name once.
+    /// The labels of the endpoints with this address, without duplicates.
     pub fn labels_of(&self, address: IpAddr) -> Vec<Label<'_>> {
         let mut labels = Vec::new();
         for slice in &self.slices {
@@ -126,7 +126,7 @@ impl View {
         labels
     }
 
-    /// What the ports that `is_it` takes lead to: endpoint by endpoint, each name and port once.
+    /// The SRV targets of the ports that `is_it` selects: label and port, without duplicates.
     pub fn endpoint_ports(&self, is_it: impl Fn(&Port) -> bool) -> Vec<(Label<'_>, u16)> {
         let (mut found, mut lists) = (Vec::new(), 0);
         for slice in &self.slices {
@@ -135,7 +135,7 @@ impl View {
                 lists += if slice.v4.is_empty() || slice.v6.is_empty() { 1 } else { 2 };
             }
         }
-        // The endpoints of one name stand together in one slice, for one family and one port; in more they do not.
+        // Within one slice, family and port, equal labels are adjacent; across several they are not.
         if lists > 1 {
             found.sort_unstable();
         }
@@ -151,7 +151,7 @@ impl View {
             })
     }
 
-    /// Its own and those of its endpoints, sorted, each once.
+    /// The addresses of the Service and its endpoints, sorted, without duplicates.
     pub(super) fn all_addresses(&self) -> Vec<IpAddr> {
         let mut addresses = self.own_addresses().to_vec();
         for slice in &self.slices {

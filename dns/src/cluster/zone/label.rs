@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What an endpoint is called below its Service.
+/// The label of an endpoint below its Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Label<'s> {
     Named(&'s str),
@@ -10,7 +10,7 @@ pub enum Label<'s> {
 }
 
 impl Label<'_> {
-    /// `scratch` is where an address becomes a label.
+    /// `scratch` is the buffer for a dashed address.
     pub fn octets<'a>(&'a self, scratch: &'a mut Dashed) -> &'a [u8] {
         match self {
             Self::Named(name) => name.as_bytes(),
@@ -22,7 +22,7 @@ impl Label<'_> {
     }
 }
 
-/// An address as a label, without a place on the heap.
+/// An address as a label, on the stack.
 #[derive(Clone, Copy, Debug)]
 pub struct Dashed {
     octets: [u8; 48],
@@ -35,13 +35,13 @@ impl Dashed {
     }
 
     fn push(&mut self, octet: u8) {
-        if let Some(place) = self.octets.get_mut(usize::from(self.len)) {
-            *place = octet;
+        if let Some(slot) = self.octets.get_mut(usize::from(self.len)) {
+            *slot = octet;
             self.len += 1;
         }
     }
 
-    /// Without leading zeros.
+    /// Writes a number without leading zeros.
     fn push_number(&mut self, number: u8) {
         for (digit, least) in [(number / 100, 100), (number / 10 % 10, 10), (number % 10, 0)] {
             if number >= least {
@@ -68,11 +68,11 @@ impl std::io::Write for Dashed {
     }
 }
 
-/// A label must not end in a dash, so an address that ends in `::` gets its last zero back.
+/// The address with dashes. A label must not end in a dash, so `::` at the end is followed by a zero.
 pub fn dashed(address: IpAddr) -> Dashed {
     let mut label = Dashed::default();
     match address {
-        // Large answers are made of these, and the formatting of numbers would take most of their time.
+        // Large answers contain many of these, and number formatting would take most of their time.
         IpAddr::V4(address) => {
             for (n, octet) in address.octets().into_iter().enumerate() {
                 if n > 0 {
@@ -92,7 +92,7 @@ pub fn dashed(address: IpAddr) -> Dashed {
     label
 }
 
-/// The address that such a label names, however it is spelt. Exactly three single dashes mean IPv4.
+/// The address of a dashed label, in any spelling. Exactly three single dashes mean IPv4.
 pub fn parse_dashed(label: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(label).ok().filter(|text| text.len() < 48)?;
     if text.matches('-').count() == 3 && !text.contains("--") {

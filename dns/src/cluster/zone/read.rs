@@ -1,4 +1,4 @@
-//! From Kubernetes' types to the values of [`super`].
+//! Conversion from Kubernetes' types to the values of [`super`].
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -28,25 +28,25 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// What is worth keeping depends on how it will be answered.
+/// Options for the conversion: data that no answer needs is dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// Endpoints without a hostname are called after their pod.
+    /// Endpoints without a hostname are named after their pod.
     pub endpoint_pod_names: bool,
-    /// Pods are answered for, so they are kept.
+    /// Pods are kept, for `pods verified`.
     pub pods: bool,
-    /// Endpoints are answered for by zone, so theirs are kept.
+    /// The topology zones of endpoints are kept.
     pub zones: bool,
-    /// Only Services and pods with these labels have names.
+    /// The selector for Services and pods with names.
     pub labels: Option<Selector>,
-    /// Only Namespaces with these labels have names, they and what is in them.
+    /// The selector for Namespaces with names; it applies to the objects in them, too.
     pub namespace_labels: Option<Selector>,
-    /// The pods of this node are known by name, too; empty: of none.
+    /// The node whose pods are kept by name, for query statistics; empty: none.
     pub node: Box<str>,
 }
 
 impl ReadOptions {
-    /// The union of what the `kubernetes` directives need.
+    /// The union of the needs of all `kubernetes` directives.
     pub fn of<'k>(directives: impl Iterator<Item = &'k Kubernetes> + Clone) -> Self {
         let any = |needs: fn(&Kubernetes) -> bool| directives.clone().any(needs);
         Self {
@@ -60,16 +60,16 @@ impl ReadOptions {
     }
 
     /// Whether a Service or pod with these labels has a name.
-    pub fn takes(&self, labels: Option<&Labels>) -> bool {
-        is_met(self.labels.as_ref(), labels)
+    pub fn selects(&self, labels: Option<&Labels>) -> bool {
+        is_selected(self.labels.as_ref(), labels)
     }
 
-    pub fn takes_namespace(&self, labels: Option<&Labels>) -> bool {
-        is_met(self.namespace_labels.as_ref(), labels)
+    pub fn selects_namespace(&self, labels: Option<&Labels>) -> bool {
+        is_selected(self.namespace_labels.as_ref(), labels)
     }
 }
 
-fn is_met(selector: Option<&Selector>, labels: Option<&Labels>) -> bool {
+fn is_selected(selector: Option<&Selector>, labels: Option<&Labels>) -> bool {
     selector.is_none_or(|selector| selector.matches(labels.unwrap_or(&Labels::new())))
 }
 
@@ -106,13 +106,13 @@ fn kind(spec: &ServiceSpec) -> ServiceKind {
     ServiceKind::ClusterIp { addresses: addresses.into(), ports: ports.collect() }
 }
 
-/// An ExternalName that leads nowhere, which its owner should hear of.
+/// Whether an ExternalName has an invalid target, which deserves a warning to its owner.
 pub fn is_unresolvable_alias(service: &core::Service, read: &Service) -> bool {
     let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
     kind == Some("ExternalName") && read.kind == ServiceKind::Nothing
 }
 
-/// A name that is an address by itself stands for nothing: nobody can resolve it.
+/// The target of an ExternalName. Returns `None` for an address, which is not a name that could be resolved.
 fn external_name(text: &str) -> Option<Name> {
     let text = text.trim_end_matches('.');
     if text.parse::<IpAddr>().is_ok() { None } else { Name::from_text(text) }
@@ -134,7 +134,7 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().map(|address: IpAddr| address.to_canonical())
 }
 
-/// `None`: it belongs to no Service, or holds no addresses.
+/// Returns `None` for a slice without a Service, or of type FQDN.
 pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> Option<Slice> {
     let labels = slice.metadata.labels.as_ref()?;
     let namespace = slice.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
@@ -142,7 +142,7 @@ pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> O
     if slice.address_type == "FQDN" {
         return None;
     }
-    let mut endpoints = Ready::default();
+    let mut endpoints = ReadyEndpoints::default();
     for endpoint in slice.endpoints.iter().flatten() {
         endpoints.add(endpoint, options);
     }
@@ -169,7 +169,7 @@ fn local_pods(slice: &EndpointSlice, id: &ObjectName, options: &ReadOptions) -> 
         .filter(|endpoint| !options.node.is_empty() && endpoint.node_name.as_deref() == Some(&*options.node));
     let pod = |endpoint: &Endpoint| {
         let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
-        // In the namespace of its Service, whatever is written there.
+        // In the namespace of the Service, whatever `targetRef` says.
         let name = target.name.as_deref()?.into();
         Some((address(endpoint.addresses.first()?)?, ObjectName { namespace: id.namespace.clone(), name }))
     };
@@ -177,30 +177,31 @@ fn local_pods(slice: &EndpointSlice, id: &ObjectName, options: &ReadOptions) -> 
     (!pods.is_empty()).then(|| Arc::new(LocalPods(pods)))
 }
 
-/// The control plane notes when the pod or Service changed; a time that cannot be read is as good as none.
+/// The time of the pod's or Service's change, noted by the control plane. Returns `None` if it cannot be
+/// parsed.
 fn triggered(metadata: &ObjectMeta) -> Option<SystemTime> {
     let time: Timestamp = metadata.annotations.as_ref()?.get(TRIGGER_TIME)?.parse().ok()?;
     UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(time.as_millisecond()).ok()?))
 }
 
 #[derive(Default)]
-struct Ready {
+struct ReadyEndpoints {
     v4: Vec<(Option<Box<str>>, Ipv4Addr)>,
     v6: Vec<(Option<Box<str>>, Ipv6Addr)>,
     zones: Vec<(Box<str>, IpAddr)>,
 }
 
-impl Ready {
-    /// Ready is what does not say it is not; serving and terminating do not count here. Only the first address counts:
-    /// no reader of slices ever used more.
+impl ReadyEndpoints {
+    /// Adds a ready endpoint: one without a `ready` condition is ready; `serving` and `terminating` are
+    /// ignored. Only the first address is used, as in all readers of slices.
     fn add(&mut self, endpoint: &Endpoint, options: &ReadOptions) {
         let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
         let Some(address) = endpoint.addresses.first().and_then(|text| address(text)).filter(|_| is_ready)
         else {
             return;
         };
-        let name = own_name(endpoint, options);
-        // A name that says what the address says anyway must not make a second one.
+        let name = endpoint_label(endpoint, options);
+        // A hostname equal to the dashed address must not become a second name.
         let name = name.filter(|name| name.as_bytes() != dashed(address).as_bytes());
         let zone = endpoint.zone.as_deref().filter(|zone| options.zones && is_label(zone));
         self.zones.extend(zone.map(|zone| (zone.to_ascii_lowercase().into(), address)));
@@ -211,7 +212,7 @@ impl Ready {
     }
 }
 
-fn own_name(endpoint: &Endpoint, options: &ReadOptions) -> Option<Box<str>> {
+fn endpoint_label(endpoint: &Endpoint, options: &ReadOptions) -> Option<Box<str>> {
     let hostname = endpoint.hostname.as_deref().filter(|hostname| is_label(hostname));
     let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
     let pod = pod.filter(|name| options.endpoint_pod_names && is_label(name));
@@ -233,7 +234,7 @@ fn sorted<A: Ord + Copy>(endpoints: Vec<(Option<Box<str>>, A)>) -> Endpoints<A> 
     Endpoints { unnamed: unnamed.into(), named: named.into() }
 }
 
-/// `None`: a pod that is not to be reached any more. Addresses are handed to others as soon as a pod has ended.
+/// Returns `None` for a pod that has ended: its address may be reused.
 pub fn pod(pod: &core::Pod) -> Option<Pod> {
     let status = pod.status.as_ref()?;
     let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed" | "Unknown"));

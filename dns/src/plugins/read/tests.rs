@@ -1,4 +1,4 @@
-//! Corefiles as people write them, and what is refused about them.
+//! Corefiles that are accepted, and options that are refused.
 
 use std::{fs, time::Duration};
 
@@ -10,8 +10,8 @@ use hickory_server::proto::{
 use super::*;
 use crate::{
     config::{
-        Cache, Certificates, Forward, Kubernetes, PodsMode, Policy, Prefetch, Protocol, ServeStale, Upstream,
-        Verify, any,
+        Cache, Certificates, Forward, Kubernetes, PodsMode, Policy, Prefetch, ServeStale, Upstream,
+        UpstreamProtocol, Verify, any,
     },
     plugins::{
         health::Health,
@@ -151,10 +151,10 @@ fn forward_and_cache_options_are_read() {
         next_on_nodata: true,
         fail_fast: true,
         ..Forward::to(vec![
-            server("10.0.0.1:53", Protocol::Dns, None),
-            server("[fd00::1]:54", Protocol::Dns, None),
-            server("9.9.9.9:853", Protocol::Tls, Some("dns.quad9.net")),
-            server("10.0.0.2:55", Protocol::Dns, None),
+            server("10.0.0.1:53", UpstreamProtocol::Dns, None),
+            server("[fd00::1]:54", UpstreamProtocol::Dns, None),
+            server("9.9.9.9:853", UpstreamProtocol::Tls, Some("dns.quad9.net")),
+            server("10.0.0.2:55", UpstreamProtocol::Dns, None),
             Upstream::ResolvConf("/r".into()),
         ])
     };
@@ -199,7 +199,7 @@ fn hosts_rewrite_and_template_are_read() {
     assert_eq!((&exact.matches, exact.to.as_str()), (&Matches::Exact(zone("a.example")), "b.example."));
     assert_eq!((&suffix.matches, suffix.to.as_str()), (&Matches::Suffix(".x.".to_owned()), ".y."));
     assert!(suffix.continues && !regex.continues);
-    assert_eq!([exact, suffix, regex].map(|rule| rule.turns_back), [true, true, false]);
+    assert_eq!([exact, suffix, regex].map(|rule| rule.restores), [true, true, false]);
     assert_eq!(regex.answers.iter().map(|answer| answer.in_value).collect::<Vec<_>>(), [false, true]);
     let [v6, all] = block.templates.as_slice() else { panic!("{:?}", block.templates) };
     assert_eq!((v6.rcode, v6.matches.len(), v6.zones.clone()), (ResponseCode::NXDomain, 1, zones("example")));
@@ -231,23 +231,23 @@ fn small_directives_are_read() {
 }
 
 #[test]
-fn what_has_no_effect_is_named() {
+fn ineffective_options_are_listed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("Corefile");
     let text = ". {\n errors {\n  stacktrace\n }\n kubernetes {\n  ttl 5\n  apiserver_qps 5\n }\n forward . 10.0.0.1 {\n  \
                 prefer_udp\n }\n log . \"{type} {name}\"\n}";
     fs::write(&path, text).unwrap();
     let named = ineffective_options(&path, &|_| None);
-    let places: Vec<_> =
+    let locations: Vec<_> =
         named.iter().map(|ineffective| (ineffective.location.as_str(), &*ineffective.option)).collect();
-    let place = |line: u32| format!("{}:{line}", path.display());
+    let location = |line: u32| format!("{}:{line}", path.display());
     let want = [
-        (place(3), "stacktrace"),
-        (place(7), "apiserver_qps"),
-        (place(10), "prefer_udp"),
-        (place(12), "{type} {name}"),
+        (location(3), "stacktrace"),
+        (location(7), "apiserver_qps"),
+        (location(10), "prefer_udp"),
+        (location(12), "{type} {name}"),
     ];
-    assert_eq!(places, want.each_ref().map(|(place, option)| (place.as_str(), *option)));
+    assert_eq!(locations, want.each_ref().map(|(location, option)| (location.as_str(), *option)));
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn files_are_imported() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_with_its_place() {
+fn unsupported_options_are_refused_with_their_location() {
     for (text, want) in [
         ("", "has no server block"),
         (". {\n forwrd . 10.0.0.1\n}", ":2: there is no directive `forwrd`; is `forward` meant?"),

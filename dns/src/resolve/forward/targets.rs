@@ -10,7 +10,7 @@ use super::{
     upstream::Target,
 };
 use crate::{
-    config::{Protocol, Upstream},
+    config::{Upstream, UpstreamProtocol},
     file_watcher::FileWatcher,
 };
 
@@ -73,7 +73,7 @@ impl Source {
                 behind_stub: NameServers::of(Path::new(RESOLVED)),
             }),
             Upstream::Server { address, protocol, server_name } => {
-                let tls = (*protocol == Protocol::Tls).then(|| server_name.clone());
+                let tls = (*protocol == UpstreamProtocol::Tls).then(|| server_name.clone());
                 Self::Fixed(Target { address: *address, tls })
             }
         }

@@ -24,7 +24,9 @@ use super::{
     fake::{Fake, Via, a, address_for, reply_to, wire},
 };
 use crate::{
-    config::{self, Forward, HealthCheck, Policy, Prefetch, Protocol, ServeStale, Tls, Upstream, Verify},
+    config::{
+        self, Forward, HealthCheck, Policy, Prefetch, ServeStale, Tls, Upstream, UpstreamProtocol, Verify,
+    },
     observe::metrics::Metrics,
 };
 
@@ -388,7 +390,7 @@ async fn tls_upstreams_are_verified_by_name() {
     let upstream = Fake::with_tls(Some(acceptor), |query, _| vec![wire(&address_for(query))]).await;
     let to = |server_name: Option<&str>| Upstream::Server {
         address: upstream.address,
-        protocol: Protocol::Tls,
+        protocol: UpstreamProtocol::Tls,
         server_name: server_name.map(str::to_owned),
     };
     let tls = Tls { authority: Some(authority), ..Tls::default() };
