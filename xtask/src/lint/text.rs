@@ -92,10 +92,10 @@ mod tests {
     #[test]
     fn words_have_lines_and_know_whether_they_continue() {
         let cases: &[(&str, &[Found])] = &[
-            ("an early plane", &[(1, "an", false), (1, "early", true), (1, "plane", true)]),
-            ("early, plane", &[(1, "early", false), (1, "plane", false)]),
-            ("/// early\n    /// plane_2", &[(1, "early", false), (2, "plane_2", true)]),
-            ("early.\n\nplane", &[(1, "early", false), (3, "plane", false)]),
+            ("a slow path", &[(1, "a", false), (1, "slow", true), (1, "path", true)]),
+            ("slow, path", &[(1, "slow", false), (1, "path", false)]),
+            ("/// slow\n    /// path_2", &[(1, "slow", false), (2, "path_2", true)]),
+            ("slow.\n\npath", &[(1, "slow", false), (3, "path", false)]),
             ("a::b", &[(1, "a", false), (1, "b", false)]),
             ("", &[]),
         ];
