@@ -51,7 +51,7 @@ pub(crate) trait Directive {
     }
 }
 
-/// Surroundings of a plugin that starts.
+/// The metrics, and their labels, of the plugins of one block.
 pub(crate) struct PluginContext<'a> {
     pub metrics: &'a Metrics,
     /// The label `server` of metrics, such as `dns://:53`.

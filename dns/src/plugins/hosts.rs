@@ -265,8 +265,8 @@ mod tests {
     use super::*;
     use crate::observe::metrics::Metrics;
 
-    fn asked(hosts: &HostsPlugin, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
-        let reply = hosts.answer(&Query::query(Name::from_ascii(name).unwrap(), kind))?;
+    fn answer(hosts: &HostsPlugin, name: &str, qtype: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+        let reply = hosts.answer(&Query::query(Name::from_ascii(name).unwrap(), qtype))?;
         Some((reply.rcode, reply.answers.iter().map(|record| record.data.to_string()).collect()))
     }
 
@@ -286,7 +286,7 @@ mod tests {
         let found =
             |data: &[&str]| Some((ResponseCode::NoError, data.iter().map(ToString::to_string).collect()));
         let missing = Some((ResponseCode::NXDomain, vec![]));
-        for (name, kind, want) in [
+        for (name, qtype, want) in [
             ("WEB.example.", RecordType::A, found(&["10.0.0.1", "10.0.0.2"])),
             ("web.", RecordType::A, found(&["10.0.0.1"])),
             ("web.example.", RecordType::AAAA, found(&["fd00::1"])),
@@ -300,17 +300,17 @@ mod tests {
             ("other.example.", RecordType::A, missing),
             ("other.org.", RecordType::A, None),
         ] {
-            assert_eq!(asked(&hosts, name, kind), want, "{name} {kind}");
+            assert_eq!(answer(&hosts, name, qtype), want, "{name} {qtype}");
         }
         fs::write(&file, "10.0.0.9 new.example").unwrap();
         tokio::time::sleep(Duration::from_secs(6)).await;
         assert_eq!(
-            asked(&hosts, "new.example.", RecordType::A),
+            answer(&hosts, "new.example.", RecordType::A),
             found(&["10.0.0.9"]),
             "the file has changed"
         );
         fs::remove_file(&file).unwrap();
         tokio::time::sleep(Duration::from_secs(6)).await;
-        assert_eq!(asked(&hosts, "new.example.", RecordType::A), found(&["10.0.0.9"]), "it is gone");
+        assert_eq!(answer(&hosts, "new.example.", RecordType::A), found(&["10.0.0.9"]), "it is gone");
     }
 }

@@ -145,7 +145,7 @@ mod tests {
     fn local_names_are_answered() {
         use RecordType::{A, AAAA, MX, NS, PTR, SOA};
         let found = |data: &str| Some(format!("No Error {data}"));
-        for (name, kind, want) in [
+        for (name, qtype, want) in [
             ("LOCALHOST.", A, found("127.0.0.1")),
             ("localhost.", AAAA, found("::1")),
             ("www.localhost.", A, found("127.0.0.1")),
@@ -161,12 +161,12 @@ mod tests {
             ("in-addr.arpa.", PTR, None),
             (".", NS, None),
         ] {
-            let got = answer(&Query::query(Name::from_ascii(name).unwrap(), kind)).map(|reply| {
+            let got = answer(&Query::query(Name::from_ascii(name).unwrap(), qtype)).map(|reply| {
                 let data = reply.answers.iter().map(|record| record.data.to_string());
                 let soa = reply.authorities.iter().map(|record| format!("SOA {}", record.name));
                 format!("{} {}", reply.rcode, data.chain(soa).collect::<Vec<_>>().join(" "))
             });
-            assert_eq!(got, want, "{name} {kind}");
+            assert_eq!(got, want, "{name} {qtype}");
         }
     }
 }
