@@ -124,13 +124,14 @@ pub fn run(args: Args) -> Result<()> {
             Ok(Listing { rows, footer: Footer::Refusals(refusals(maps)?) })
         }),
         Resource::Backends(get) => get.run(|maps, labels, selection| {
-            Ok(Listing { rows: backends::read(maps, labels, selection), footer: Footer::Empty })
+            Ok(Listing { rows: backends::read(maps, labels, selection)?, footer: Footer::Empty })
         }),
         Resource::Connections(get) => {
             let bpffs = get.pins.bpffs.clone();
             get.run(|_, labels, selection| {
                 let flows = datapath::inspect_flows(&bpffs)?;
-                let rows = connections::read(flows.alive(), labels, selection, datapath::now());
+                let flows = flows.alive().collect::<Result<Vec<_>, _>>()?;
+                let rows = connections::read(flows, labels, selection, datapath::now());
                 Ok(Listing { rows, footer: Footer::Empty })
             })
         }

@@ -50,8 +50,10 @@ impl<M: LbMaps> Reconciler<M> {
         let capacity = maps.capacity();
         let extent = maps.extent()?;
         let frontends = adopt_frontends(&mut maps, extent)?;
-        let published: Vec<u32> = frontends.values().map(|index| maps.published(*index)).collect();
-        let descriptors: Vec<Descriptor> = published.iter().map(|index| maps.descriptor(*index)).collect();
+        let published: Vec<u32> =
+            frontends.values().map(|index| maps.published(*index)).collect::<Result<_, _>>()?;
+        let descriptors: Vec<Descriptor> =
+            published.iter().map(|index| maps.descriptor(*index)).collect::<Result<_, _>>()?;
         let (services, orphans) = adopt_services(&mut maps, extent)?;
         let mut reconciler = Self {
             services,
@@ -65,10 +67,11 @@ impl<M: LbMaps> Reconciler<M> {
             retired: orphans,
             created: Vec::new(),
             incomplete: BTreeSet::new(),
+            has_unused_backends: false,
             waiting: BTreeMap::new(),
             epoch: Epoch::default(),
         };
-        for descriptor in published {
+        for descriptor in &descriptors {
             reconciler.count_descriptor(descriptor, 1);
         }
         reconciler.maps.release();
@@ -81,8 +84,8 @@ fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<Fro
     let capacity = maps.capacity();
     let mut frontends = HashMap::new();
     for (key, index) in maps.frontends()? {
-        let published = maps.published(index);
-        let descriptor = maps.descriptor(published);
+        let published = maps.published(index)?;
+        let descriptor = maps.descriptor(published)?;
         let is_own = descriptor.frontend == index
             && encode::frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
         let is_sound = published < capacity.descriptors
@@ -95,19 +98,23 @@ fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<Fro
             maps.remove_frontend(key)?;
         }
     }
-    clear_unreachable(maps, extent, &frontends);
+    clear_unreachable(maps, extent, &frontends)?;
     Ok(frontends)
 }
 
-/// Clears indices that no key references, left by an agent that died between flip and insertion, or after a
-/// removal.
-fn clear_unreachable(maps: &mut impl LbMaps, extent: Extent, frontends: &HashMap<FrontendKey, u32>) {
+/// Clears indices that no key references, left by an agent that died between flip and insertion, or after a removal.
+fn clear_unreachable(
+    maps: &mut impl LbMaps,
+    extent: Extent,
+    frontends: &HashMap<FrontendKey, u32>,
+) -> Result<(), MapError> {
     let reachable: HashSet<u32> = frontends.values().copied().collect();
     for index in 0..extent.frontends {
-        if maps.published(index) != 0 && !reachable.contains(&index) {
-            maps.publish(index, 0);
+        if maps.published(index)? != 0 && !reachable.contains(&index) {
+            maps.publish(index, 0)?;
         }
     }
+    Ok(())
 }
 
 /// The service ports with a readable label, and their backends. Backends without a service port are retired.
@@ -122,8 +129,11 @@ fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, V
     }
     let mut alive = PerFamily { v4: Vec::new(), v6: Vec::new() };
     for family in IpFamily::BOTH {
-        let is_alive = |index: &u32| maps.backend(family, *index).flags.contains(BackendFlags::ALIVE);
-        *alive.get_mut(family) = (0..*extent.backends.get(family)).filter(is_alive).collect();
+        for index in 0..*extent.backends.get(family) {
+            if maps.backend(family, index)?.flags.contains(BackendFlags::ALIVE) {
+                alive.get_mut(family).push(index);
+            }
+        }
     }
     let ids = |family| Ids::new(0, capacity.backends, alive.get(family).iter().copied());
     let backend_ids = PerFamily { v4: ids(IpFamily::V4), v6: ids(IpFamily::V6) };
@@ -131,9 +141,9 @@ fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, V
     let mut orphans = Vec::new();
     for family in IpFamily::BOTH {
         for index in alive.get(family).iter().copied() {
-            let entry = maps.backend(family, index);
-            if !services.adopt_backend(maps, family, index, &entry) {
-                orphans.push(retire_backend(maps, family, index));
+            let entry = maps.backend(family, index)?;
+            if !services.adopt_backend(maps, family, index, &entry)? {
+                orphans.push(retire_backend(maps, family, index)?);
             }
         }
     }

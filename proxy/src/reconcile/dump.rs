@@ -19,21 +19,21 @@ pub fn dump(maps: &impl LbMaps) -> Result<String, MapError> {
     let ranges = maps.source_ranges()?;
     let mut lines = Vec::new();
     for (key, index) in maps.frontends()? {
-        let descriptor = maps.descriptor(maps.published(index));
+        let descriptor = maps.descriptor(maps.published(index)?)?;
         let family = key.address.family();
         lines.push(format!(
             "FE {key} service={} flags={} affinity={} internal={} external={}{}",
             name(descriptor.service),
             descriptor.flags,
             descriptor.affinity_seconds,
-            addresses(maps, family, descriptor.internal),
-            addresses(maps, family, descriptor.external),
+            addresses(maps, family, descriptor.internal)?,
+            addresses(maps, family, descriptor.external)?,
             sources(&ranges, descriptor.source_ranges),
         ));
     }
     for family in IpFamily::BOTH {
         for index in 0..maps.capacity().backends {
-            let entry = maps.backend(family, index);
+            let entry = maps.backend(family, index)?;
             if entry.flags.contains(BackendFlags::ALIVE) {
                 lines.push(format!("BE {} {} flags={}", name(entry.service), entry.address, entry.flags));
             }
@@ -56,12 +56,12 @@ fn sources(ranges: &[(u32, IpNetwork)], set: u32) -> String {
 }
 
 /// The backends of a block in order; a stale reference is `!`.
-fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> String {
+fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> Result<String, MapError> {
     let address = |reference: BackendRef| {
-        let entry = maps.backend(family, reference.index);
+        let entry = maps.backend(family, reference.index)?;
         let is_alive = entry.generation == reference.generation && entry.flags.contains(BackendFlags::ALIVE);
-        if is_alive { entry.address.to_string() } else { "!".to_owned() }
+        Ok(if is_alive { entry.address.to_string() } else { "!".to_owned() })
     };
-    let addresses: Vec<_> = maps.slots(block).into_iter().map(address).collect();
-    format!("[{}]", addresses.join(","))
+    let addresses: Vec<_> = maps.slots(block)?.into_iter().map(address).collect::<Result<_, MapError>>()?;
+    Ok(format!("[{}]", addresses.join(",")))
 }

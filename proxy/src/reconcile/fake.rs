@@ -1,6 +1,7 @@
 //! The maps without a kernel: the same contract in memory, with injected failures.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
@@ -25,7 +26,14 @@ pub struct FakeMaps {
     service_networks: BTreeMap<IpNetwork, Unclaimed>,
     /// Number of system calls that succeed before all others fail; `None`: no limit.
     pub calls_left: Option<u32>,
+    /// How many parts of arrays can be mapped before mapping fails.
+    pub mappings_left: Cell<Option<u32>>,
+    /// Parts of arrays that are mapped: the array, and the index of the part.
+    mapped: RefCell<BTreeSet<(&'static str, u32)>>,
 }
+
+/// Elements in each part of an array.
+const WINDOW: u32 = 4;
 
 impl FakeMaps {
     pub fn new(capacity: Capacity) -> Self {
@@ -40,7 +48,24 @@ impl FakeMaps {
             source_ranges: BTreeSet::new(),
             service_networks: BTreeMap::new(),
             calls_left: None,
+            mappings_left: Cell::new(None),
+            mapped: RefCell::default(),
         }
+    }
+
+    /// Ends all injected failures.
+    pub fn stop_failing(&mut self) {
+        self.calls_left = None;
+        self.mappings_left.set(None);
+    }
+
+    /// Inspects the maps without failures, and without mapping anything.
+    pub fn unlimited<T>(&self, inspect: impl FnOnce(&Self) -> T) -> T {
+        let (left, mapped) = (self.mappings_left.take(), self.mapped.borrow().clone());
+        let result = inspect(self);
+        self.mappings_left.set(left);
+        self.mapped.replace(mapped);
+        result
     }
 
     fn call(&mut self, map: &'static str) -> Result<(), MapError> {
@@ -52,6 +77,30 @@ impl FakeMaps {
             }
             None => Ok(()),
         }
+    }
+
+    /// Accesses an element of an array: maps its part, unless it is mapped already.
+    fn access(&self, map: &'static str, index: u32) -> Result<(), MapError> {
+        let part = (map, index / WINDOW);
+        if self.mapped.borrow().contains(&part) {
+            return Ok(());
+        }
+        match self.mappings_left.get() {
+            Some(0) => Err(MapError::Refused { action: "map", map, source: "injected failure".into() }),
+            left => {
+                self.mappings_left.set(left.map(|left| left - 1));
+                self.mapped.borrow_mut().insert(part);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The name of the array of backends.
+fn backends(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "BACKENDS_V4",
+        IpFamily::V6 => "BACKENDS_V6",
     }
 }
 
@@ -107,30 +156,42 @@ impl LbMaps for FakeMaps {
         Ok(())
     }
 
-    fn published(&self, frontend: u32) -> u32 {
-        self.state.get(&frontend).copied().unwrap_or_default()
+    fn published(&self, frontend: u32) -> Result<u32, MapError> {
+        self.access("FRONTEND_STATE", frontend)?;
+        Ok(self.state.get(&frontend).copied().unwrap_or_default())
     }
 
-    fn publish(&mut self, frontend: u32, descriptor: u32) {
+    fn publish(&mut self, frontend: u32, descriptor: u32) -> Result<(), MapError> {
+        self.access("FRONTEND_STATE", frontend)?;
         self.state.insert(frontend, descriptor);
+        Ok(())
     }
 
-    fn descriptor(&self, index: u32) -> Descriptor {
-        self.descriptors.get(&index).copied().unwrap_or_default()
+    fn descriptor(&self, index: u32) -> Result<Descriptor, MapError> {
+        self.access("DESCRIPTORS", index)?;
+        Ok(self.descriptors.get(&index).copied().unwrap_or_default())
     }
 
-    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) {
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) -> Result<(), MapError> {
+        self.access("DESCRIPTORS", index)?;
         self.descriptors.insert(index, *descriptor);
+        Ok(())
     }
 
-    fn slots(&self, block: Block) -> Vec<BackendRef> {
-        (block.offset..block.offset + block.count)
-            .map(|at| self.slots.get(&at).copied().unwrap_or_default())
-            .collect()
+    fn slots(&self, block: Block) -> Result<Vec<BackendRef>, MapError> {
+        let slot = |at| {
+            self.access("SLOTS", at)?;
+            Ok(self.slots.get(&at).copied().unwrap_or_default())
+        };
+        (block.offset..block.offset + block.count).map(slot).collect()
     }
 
-    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
-        self.slots.extend((offset..).zip(slots.iter().copied()));
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) -> Result<(), MapError> {
+        for (at, slot) in (offset..).zip(slots) {
+            self.access("SLOTS", at)?;
+            self.slots.insert(at, *slot);
+        }
+        Ok(())
     }
 
     fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
@@ -165,19 +226,36 @@ impl LbMaps for FakeMaps {
         Ok(())
     }
 
-    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
-        self.backends.get(&(family, index)).copied().unwrap_or_else(|| blank(family))
+    fn backend(&self, family: IpFamily, index: u32) -> Result<BackendEntry, MapError> {
+        self.access(backends(family), index)?;
+        Ok(self.backends.get(&(family, index)).copied().unwrap_or_else(|| blank(family)))
     }
 
-    fn write_backend(&mut self, index: u32, entry: &BackendEntry) {
-        self.backends.insert((IpFamily::of(entry.address.ip()), index), *entry);
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) -> Result<(), MapError> {
+        let family = IpFamily::of(entry.address.ip());
+        self.access(backends(family), index)?;
+        self.backends.insert((family, index), *entry);
+        Ok(())
     }
 
-    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) {
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) -> Result<(), MapError> {
+        self.access(backends(family), index)?;
         self.backends.entry((family, index)).or_insert_with(|| blank(family)).generation = generation;
+        Ok(())
     }
 
-    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags) {
+    fn set_backend_flags(
+        &mut self,
+        family: IpFamily,
+        index: u32,
+        flags: BackendFlags,
+    ) -> Result<(), MapError> {
+        self.access(backends(family), index)?;
         self.backends.entry((family, index)).or_insert_with(|| blank(family)).flags = flags;
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        self.mapped.get_mut().clear();
     }
 }

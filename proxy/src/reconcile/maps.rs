@@ -74,8 +74,9 @@ pub struct Extent {
 
 /// The maps of services, frontends and backends.
 ///
-/// Accesses to hash maps and tries are system calls and may fail. The arrays are mapped memory: writes beyond
-/// them are ignored, reads beyond them return zeroes; the callers stay below `capacity`.
+/// Accesses to hash maps and tries are system calls and may fail. The arrays are mapped memory: the first access to a part
+/// of one since `release` maps it, which may fail; after it has succeeded, every access to the same element does. Writes
+/// beyond an array are ignored, reads beyond it return zeroes; the callers stay below `capacity`.
 pub trait LbMaps {
     fn capacity(&self) -> Capacity;
 
@@ -104,15 +105,15 @@ pub trait LbMaps {
     fn remove_service(&mut self, index: u32) -> Result<(), MapError>;
 
     /// The descriptor index published for a frontend; 0 if none is.
-    fn published(&self, frontend: u32) -> u32;
+    fn published(&self, frontend: u32) -> Result<u32, MapError>;
     /// The flip: one aligned 64-bit store, ordered after every write before it.
-    fn publish(&mut self, frontend: u32, descriptor: u32);
+    fn publish(&mut self, frontend: u32, descriptor: u32) -> Result<(), MapError>;
 
-    fn descriptor(&self, index: u32) -> Descriptor;
-    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor);
+    fn descriptor(&self, index: u32) -> Result<Descriptor, MapError>;
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) -> Result<(), MapError>;
 
-    fn slots(&self, block: Block) -> Vec<BackendRef>;
-    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]);
+    fn slots(&self, block: Block) -> Result<Vec<BackendRef>, MapError>;
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) -> Result<(), MapError>;
 
     /// Every entry of `SOURCE_RANGES_*`: its set and its network.
     fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError>;
@@ -129,13 +130,18 @@ pub trait LbMaps {
     /// Success if the entry does not exist.
     fn remove_service_network(&mut self, network: IpNetwork) -> Result<(), MapError>;
 
-    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry;
+    fn backend(&self, family: IpFamily, index: u32) -> Result<BackendEntry, MapError>;
     /// Writes an entry that no program can reach.
-    fn write_backend(&mut self, index: u32, entry: &BackendEntry);
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) -> Result<(), MapError>;
     /// Changes the generation of an entry in use, so that every reference to it becomes stale.
-    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32);
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) -> Result<(), MapError>;
     /// Changes the flags of an entry in use.
-    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags);
+    fn set_backend_flags(
+        &mut self,
+        family: IpFamily,
+        index: u32,
+        flags: BackendFlags,
+    ) -> Result<(), MapError>;
 
     /// Releases memory that many reads or writes needed; it is allocated again on demand.
     fn release(&mut self) {}

@@ -38,6 +38,8 @@ pub struct Reconciler<M> {
     /// Service ports that may still have backends that no frontend requires: not all of their frontends were in
     /// one pass.
     pub(super) incomplete: BTreeSet<(ServicePortKey, IpFamily)>,
+    /// The backends of a service port without frontends could not be retired.
+    pub(super) has_unused_backends: bool,
     pub(super) ranges: RangeSets,
     /// Unreachable for new look-ups, but possibly still read by a running program.
     pub(super) retired: Vec<Retired>,
@@ -51,7 +53,14 @@ pub struct Reconciler<M> {
 pub struct Created {
     key: FrontendKey,
     index: u32,
-    descriptor: u32,
+    published: Written,
+}
+
+/// A descriptor that was written, and its index.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    index: u32,
+    descriptor: Descriptor,
 }
 
 /// The result of one pass.
@@ -59,7 +68,7 @@ pub struct Created {
 pub struct Pass {
     /// Number of frontends that were changed, created or removed.
     pub changed: usize,
-    /// Frontends that could not be written; their old state is unchanged.
+    /// Frontends that could not be written and have their old state, or whose backends could not be updated.
     pub failed: Vec<(FrontendKey, Arc<MapError>)>,
     /// Frontends to apply again: the failed ones and the others of their service ports, as backends are retired
     /// only in a pass that covers all frontends of their service port.
@@ -73,8 +82,8 @@ pub struct Pass {
 struct Group {
     puts: Vec<Frontend>,
     removals: Vec<FrontendKey>,
-    /// Number of frontends that move to another service port in the same pass.
-    leaving: usize,
+    /// Frontends that move to another service port in the same pass.
+    leaving: Vec<FrontendKey>,
     /// The changes cover all frontends of the service port.
     is_complete: bool,
     /// The id of the service port, once it has one.
@@ -104,13 +113,17 @@ impl<M: LbMaps> Reconciler<M> {
     pub fn apply(&mut self, changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>) -> Pass {
         let mut pass = Pass::default();
         self.apply_batch(changes, &mut pass);
+        if self.has_unused_backends && pass.failed.is_empty() {
+            self.has_unused_backends = false;
+            self.remove_unused_services();
+        }
         if pass.failed.is_empty() {
             self.incomplete.clear();
         } else {
             // All frontends of a service port that a frontend could not leave must be applied again, too.
-            let known: HashSet<FrontendKey> = pass.retry.iter().copied().collect();
-            let incomplete = self.take_incomplete();
-            pass.retry.extend(incomplete.into_iter().filter(|key| !known.contains(key)));
+            pass.retry.extend(self.take_incomplete());
+            let mut known = HashSet::new();
+            pass.retry.retain(|key| known.insert(*key));
         }
         pass.grace = self.close_epoch();
         pass
@@ -121,7 +134,7 @@ impl<M: LbMaps> Reconciler<M> {
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
         pass: &mut Pass,
     ) {
-        let (mut groups, unowned) = self.groups(changes);
+        let (mut groups, unowned) = self.groups(changes, pass);
         self.remove_unowned(unowned, pass);
         let used = groups.iter().filter(|(_, group)| !group.puts.is_empty());
         let mut without_id = self.services.ensure_ids(&mut self.maps, used.map(|((service, _), _)| service));
@@ -144,15 +157,23 @@ impl<M: LbMaps> Reconciler<M> {
     fn groups(
         &self,
         changes: impl IntoIterator<Item = (FrontendKey, Option<Frontend>)>,
+        pass: &mut Pass,
     ) -> (Groups, Vec<FrontendKey>) {
         let (mut groups, mut unowned) = (Groups::new(), Vec::new());
         for (key, change) in changes {
             let family = key.address.family();
-            let owner = self.owner(key);
+            let owner = match self.owner(key) {
+                Ok(owner) => owner,
+                Err(error) => {
+                    pass.failed.push((key, Arc::new(error)));
+                    pass.retry.push(key);
+                    continue;
+                }
+            };
             match change {
                 Some(frontend) => {
                     if let Some(old) = owner.filter(|owner| **owner != frontend.service) {
-                        groups.entry((old.clone(), family)).or_default().leaving += 1;
+                        groups.entry((old.clone(), family)).or_default().leaving.push(key);
                     }
                     groups.entry((frontend.service.clone(), family)).or_default().puts.push(frontend);
                 }
@@ -211,7 +232,13 @@ impl<M: LbMaps> Reconciler<M> {
             return Vec::new();
         }
         let is_incomplete = |key: &FrontendKey| {
-            self.owner(*key).is_some_and(|owner| incomplete.contains(&(owner.clone(), key.address.family())))
+            match self.owner(*key) {
+                Ok(owner) => {
+                    owner.is_some_and(|owner| incomplete.contains(&(owner.clone(), key.address.family())))
+                }
+                // Applying a frontend in vain is harmless.
+                Err(_) => true,
+            }
         };
         self.frontends.keys().copied().filter(is_incomplete).collect()
     }
@@ -267,13 +294,14 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// The service port under which a frontend is published.
-    fn owner(&self, key: FrontendKey) -> Option<&ServicePortKey> {
-        let index = self.frontends.get(&key)?;
-        self.services.key(self.current(*index).service)
+    fn owner(&self, key: FrontendKey) -> Result<Option<&ServicePortKey>, MapError> {
+        let Some(index) = self.frontends.get(&key) else { return Ok(None) };
+        Ok(self.services.key(self.current(*index)?.descriptor.service))
     }
 
-    fn current(&self, index: u32) -> Descriptor {
-        self.maps.descriptor(self.maps.published(index))
+    fn current(&self, index: u32) -> Result<Written, MapError> {
+        let index = self.maps.published(index)?;
+        Ok(Written { index, descriptor: self.maps.descriptor(index)? })
     }
 
     /// Writes the backends and frontends of a service port, up to the flips.
@@ -316,9 +344,9 @@ impl<M: LbMaps> Reconciler<M> {
             let result = self.maps.insert_frontends(&entries);
             let count = result.as_ref().map_or_else(|failure| failure.inserted, |()| rest.len());
             let (inserted, left) = rest.split_at(count.min(rest.len()));
-            for Created { key, index, descriptor } in inserted {
+            for Created { key, index, published } in inserted {
                 self.frontends.insert(*key, *index);
-                self.count_descriptor(*descriptor, 1);
+                self.count_descriptor(&published.descriptor, 1);
                 pass.changed += 1;
             }
             rest = left;
@@ -333,29 +361,42 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// Retires a frontend whose key could not be inserted.
     fn abort_insert(&mut self, created: Created, error: MapError, groups: &mut Groups) {
-        let Created { key, index, descriptor } = created;
-        self.maps.publish(index, 0);
-        self.retired.push(Retired::Frontend(index));
-        let owner = self.services.key(self.maps.descriptor(descriptor).service).cloned();
-        self.retire_descriptor(descriptor);
+        let Created { key, index, published } = created;
+        // It cannot fail after the frontend was published in this pass. If it did, the entries would be kept until adoption.
+        if self.maps.publish(index, 0).is_ok() {
+            self.retired.push(Retired::Frontend(index));
+            self.retire_descriptor(&published);
+        }
+        let owner = self.services.key(published.descriptor.service).cloned();
         if let Some(group) = owner.and_then(|owner| groups.get_mut(&(owner, key.address.family()))) {
             group.failures.push((key, Arc::new(error)));
         }
     }
 
-    /// Updates the backends after the flips. Backends are retired only if the changes cover all remaining
-    /// frontends of the service port.
-    fn finish_group(&mut self, service: ServicePortKey, family: IpFamily, group: Group, pass: &mut Pass) {
-        let has_failed = !group.failures.is_empty();
+    /// Updates the backends after the flips. Backends are retired only if the changes cover all remaining frontends of the
+    /// service port.
+    fn finish_group(&mut self, service: ServicePortKey, family: IpFamily, mut group: Group, pass: &mut Pass) {
+        let mut has_failed = !group.failures.is_empty();
         let id = group.id.or_else(|| self.services.id(&service)).unwrap_or_default();
         let is_complete = !has_failed && self.services.frontend_count(id, family) == group.puts.len();
         if !group.references.are_current {
-            let retired =
-                self.services.update_backends(&mut self.maps, id, family, &group.required, is_complete);
-            self.retired.extend(retired);
+            match self.services.update_backends(&mut self.maps, id, family, &group.required, is_complete) {
+                Ok(retired) => self.retired.extend(retired),
+                Err(error) if group.puts.is_empty() => {
+                    // To be retired by the next pass, if no frontend is left, else by one over all of the service port.
+                    self.has_unused_backends |= is_complete;
+                    group.fail_gone(error);
+                    pass.retry.extend(group.leaving.iter().copied());
+                }
+                Err(_) if has_failed => {}
+                Err(error) => {
+                    group.fail(error);
+                    has_failed = true;
+                }
+            }
         }
         self.remove_service_if_unused(id);
-        if has_failed {
+        if !group.failures.is_empty() {
             let puts = group.puts.iter().map(|frontend| frontend.key);
             pass.retry.extend(puts.chain(group.removals.iter().copied()));
             pass.failed.extend(group.failures);
@@ -378,18 +419,18 @@ impl<M: LbMaps> Reconciler<M> {
 
     /// Whether the changes cover all frontends of the service port.
     fn covers(&self, service: &ServicePortKey, family: IpFamily, group: &Group) -> bool {
-        let owned = |key: &FrontendKey| self.owner(*key) == Some(service);
+        let owned = |key: &FrontendKey| self.owner(*key).is_ok_and(|owner| owner == Some(service));
         let puts = group.puts.iter().map(|frontend| &frontend.key);
         let named = puts.chain(&group.removals).filter(|key| owned(key)).count();
         let id = self.services.id(service);
-        named + group.leaving == id.map_or(0, |id| self.services.frontend_count(id, family))
+        named + group.leaving.len() == id.map_or(0, |id| self.services.frontend_count(id, family))
     }
 
     fn put(&mut self, frontend: &Frontend, service: u32, references: &BackendRefs) -> Result<bool, MapError> {
         let mut target = target(frontend, service, references);
         target.descriptor.source_ranges = self.ranges.ensure_set(&mut self.maps, frontend)?;
         match self.frontends.get(&frontend.key).copied() {
-            Some(index) if self.is_current(index, &target) => Ok(false),
+            Some(index) if self.is_current(index, &target)? => Ok(false),
             Some(index) => self.replace(index, target).map(|()| true),
             // Counted once its key is inserted.
             None => self.create(frontend.key, target).map(|()| false),
@@ -397,71 +438,74 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// Whether the maps already hold this state, so that a pass over unchanged objects writes nothing.
-    fn is_current(&self, index: u32, target: &Target) -> bool {
-        let current = self.current(index);
+    fn is_current(&self, index: u32, target: &Target) -> Result<bool, MapError> {
+        let current = self.current(index)?.descriptor;
         let target_descriptor = Descriptor {
             frontend: index,
             internal: Block { offset: current.internal.offset, ..target.descriptor.internal },
             external: Block { offset: current.external.offset, ..target.descriptor.external },
             ..target.descriptor
         };
-        current == target_descriptor
-            && self.maps.slots(current.internal) == target.internal
-            && self.maps.slots(current.external) == target.external
+        Ok(current == target_descriptor
+            && self.maps.slots(current.internal)? == target.internal
+            && self.maps.slots(current.external)? == target.external)
     }
 
     fn replace(&mut self, index: u32, target: Target) -> Result<(), MapError> {
-        let old = self.maps.published(index);
+        let old = self.current(index)?;
         let new = self.write(index, target)?;
-        self.count_descriptor(old, -1);
-        self.maps.publish(index, new);
-        self.count_descriptor(new, 1);
-        self.retire_descriptor(old);
+        self.publish(index, &new)?;
+        self.count_descriptor(&old.descriptor, -1);
+        self.count_descriptor(&new.descriptor, 1);
+        self.retire_descriptor(&old);
         Ok(())
     }
 
     fn create(&mut self, key: FrontendKey, target: Target) -> Result<(), MapError> {
         let full = MapError::Full { map: "FRONTENDS", capacity: self.frontend_ids.capacity() };
         let index = self.frontend_ids.allocate().ok_or(full)?;
-        let descriptor = match self.write(index, target) {
-            Ok(descriptor) => descriptor,
-            Err(error) => {
-                self.frontend_ids.free(index);
-                return Err(error);
-            }
-        };
-        self.maps.publish(index, descriptor);
-        self.created.push(Created { key, index, descriptor });
-        Ok(())
+        let written = self.write(index, target);
+        let published = written.and_then(|new| self.publish(index, &new).map(|()| new));
+        match published {
+            Ok(published) => self.created.push(Created { key, index, published }),
+            Err(_) => self.frontend_ids.free(index),
+        }
+        published.map(drop)
+    }
+
+    /// Flips a frontend to a new descriptor, which is freed after an error.
+    fn publish(&mut self, frontend: u32, new: &Written) -> Result<(), MapError> {
+        self.maps.publish(frontend, new.index).inspect_err(|_| {
+            self.descriptor_ids.free(new.index);
+            owned_runs(&new.descriptor).for_each(|(offset, length)| self.slots.free(offset, length));
+        })
     }
 
     fn remove(&mut self, key: FrontendKey) -> Result<bool, MapError> {
         let Some(index) = self.frontends.get(&key).copied() else { return Ok(false) };
+        // Before the removal: all that follows it must succeed.
+        let old = self.current(index)?;
         self.maps.remove_frontend(key)?;
         self.frontends.remove(&key);
-        let descriptor = self.maps.published(index);
-        self.count_descriptor(descriptor, -1);
-        self.maps.publish(index, 0);
+        self.count_descriptor(&old.descriptor, -1);
+        self.maps.publish(index, 0)?;
         self.retired.push(Retired::Frontend(index));
-        self.retire_descriptor(descriptor);
+        self.retire_descriptor(&old);
         Ok(true)
     }
 
-    /// Writes the blocks and the descriptor, which are not reachable yet. Returns the descriptor's index.
-    fn write(&mut self, frontend: u32, target: Target) -> Result<u32, MapError> {
+    /// Writes the blocks and the descriptor, which are not reachable yet.
+    fn write(&mut self, frontend: u32, target: Target) -> Result<Written, MapError> {
         let full = MapError::Full { map: "DESCRIPTORS", capacity: self.descriptor_ids.capacity() };
         let index = self.descriptor_ids.allocate().ok_or(full)?;
-        match self.write_blocks(&target) {
-            Ok((internal, external)) => {
-                let descriptor = Descriptor { frontend, internal, external, ..target.descriptor };
-                self.maps.write_descriptor(index, &descriptor);
-                Ok(index)
-            }
-            Err(error) => {
-                self.descriptor_ids.free(index);
-                Err(error)
-            }
-        }
+        let written = self.write_blocks(&target).and_then(|(internal, external)| {
+            let descriptor = Descriptor { frontend, internal, external, ..target.descriptor };
+            self.maps.write_descriptor(index, &descriptor).inspect_err(|_| {
+                owned_runs(&descriptor).for_each(|(offset, length)| self.slots.free(offset, length));
+            })?;
+            Ok(Written { index, descriptor })
+        });
+        written.inspect_err(|_| self.descriptor_ids.free(index))
     }
 
     /// Writes both blocks. An external view that is a prefix of the internal one, as is the local set of the
@@ -486,25 +530,22 @@ impl<M: LbMaps> Reconciler<M> {
         }
         let full = MapError::Full { map: "SLOTS", capacity: self.slots.capacity() };
         let offset = self.slots.allocate(block.count).ok_or(full)?;
-        self.maps.write_slots(offset, slots);
+        self.maps.write_slots(offset, slots).inspect_err(|_| self.slots.free(offset, block.count))?;
         Ok(Block { offset, ..block })
     }
 
-    fn retire_descriptor(&mut self, index: u32) {
-        if index == 0 {
+    fn retire_descriptor(&mut self, old: &Written) {
+        if old.index == 0 {
             return;
         }
-        let descriptor = self.maps.descriptor(index);
-        self.retired.push(Retired::Descriptor(index));
+        self.retired.push(Retired::Descriptor(old.index));
         self.retired
-            .extend(owned_runs(&descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
+            .extend(owned_runs(&old.descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
     }
 
-    /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its service
-    /// port.
-    pub(super) fn count_descriptor(&mut self, descriptor: u32, by: i32) {
-        let Descriptor { address, port, protocol, service, source_ranges, .. } =
-            self.maps.descriptor(descriptor);
+    /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its service port.
+    pub(super) fn count_descriptor(&mut self, descriptor: &Descriptor, by: i32) {
+        let Descriptor { address, port, protocol, service, source_ranges, .. } = *descriptor;
         self.ranges.count_user(source_ranges, by);
         if let Some(key) = encode::frontend_key(address, port, protocol) {
             self.services.count_frontend(service, key.address.family(), by);
@@ -519,11 +560,17 @@ impl<M: LbMaps> Reconciler<M> {
                     continue;
                 }
                 let none = RequiredBackends::default();
-                let retired = self.services.update_backends(&mut self.maps, id, family, &none, true);
-                self.retired.extend(retired);
+                match self.services.update_backends(&mut self.maps, id, family, &none, true) {
+                    Ok(retired) => self.retired.extend(retired),
+                    Err(error) => {
+                        tracing::debug!(id, error = %error, "unused backends kept");
+                        self.has_unused_backends = true;
+                    }
+                }
             }
             self.remove_service_if_unused(id);
         }
+        self.maps.release();
     }
 
     fn close_epoch(&mut self) -> Option<Epoch> {
@@ -544,6 +591,13 @@ impl Group {
         let error = Arc::new(error);
         let puts = self.puts.iter().map(|frontend| (frontend.key, Arc::clone(&error)));
         self.failures.extend(puts);
+    }
+
+    /// Fails the frontends that it has lost with the same error.
+    fn fail_gone(&mut self, error: MapError) {
+        let error = Arc::new(error);
+        let gone = self.removals.iter().chain(&self.leaving).map(|key| (*key, Arc::clone(&error)));
+        self.failures.extend(gone);
     }
 }
 

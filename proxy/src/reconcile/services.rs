@@ -4,6 +4,7 @@
 //! removed from one and stay in the other. The families of a service port share its id and no other state.
 
 use std::{
+    cmp::Ordering,
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
@@ -213,14 +214,14 @@ impl Services {
         family: IpFamily,
         index: u32,
         entry: &BackendEntry,
-    ) -> bool {
-        let Some(Some(port)) = self.ports.get_mut(entry.service as usize) else { return false };
+    ) -> Result<bool, MapError> {
+        let Some(Some(port)) = self.ports.get_mut(entry.service as usize) else { return Ok(false) };
         let backends = &mut port.families.get_mut(family).backends;
-        let Err(position) = position_of(maps, family, backends, entry.address) else { return false };
+        let Err(position) = position_of(maps, family, backends, entry.address)? else { return Ok(false) };
         let mut longer = std::mem::take(backends).into_vec();
         longer.insert(position, index);
         *backends = longer.into();
-        true
+        Ok(true)
     }
 
     /// Before the flips: creates the required backends, and clears flags that a backend is about to lose, so
@@ -236,10 +237,10 @@ impl Services {
         let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(BackendRefs::default()) };
         let ids = self.backend_ids.get_mut(family);
         let backends = &mut port.families.get_mut(family).backends;
-        let entry = |index: &u32| (*index, maps.backend(family, *index));
-        let known: Vec<(u32, BackendEntry)> = backends.iter().map(entry).collect();
+        let entry = |index: &u32| Ok((*index, maps.backend(family, *index)?));
+        let known: Vec<(u32, BackendEntry)> = backends.iter().map(entry).collect::<Result<_, MapError>>()?;
         if is_complete {
-            clear_flags(maps, family, &known, required);
+            clear_flags(maps, family, &known, required)?;
         }
         let mut references =
             BackendRefs { by_address: Vec::with_capacity(required.0.len()), are_current: true };
@@ -256,10 +257,10 @@ impl Services {
                     references.are_current &= entry.flags.contains(*flags);
                     BackendRef { index, generation: entry.generation }
                 }
-                None => match ids.allocate() {
-                    Some(index) => create_backend(maps, index, &port.key, id, *address, *flags),
-                    None => {
-                        result = Err(MapError::Full { map: "BACKENDS", capacity: ids.capacity() });
+                None => match create_backend(maps, ids, &port.key, id, *address, *flags) {
+                    Ok(reference) => reference,
+                    Err(error) => {
+                        result = Err(error);
                         break;
                     }
                 },
@@ -283,23 +284,25 @@ impl Services {
         family: IpFamily,
         required: &RequiredBackends,
         is_complete: bool,
-    ) -> Vec<Retired> {
-        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Vec::new() };
+    ) -> Result<Vec<Retired>, MapError> {
+        let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(Vec::new()) };
         let backends = &mut port.families.get_mut(family).backends;
         let mut gone = Vec::new();
         for index in backends.iter().copied() {
-            let entry = maps.backend(family, index);
+            let entry = maps.backend(family, index)?;
             match required.get(entry.address) {
                 Some(flags) if entry.flags.contains(flags) => {}
-                Some(flags) => maps.set_backend_flags(family, index, entry.flags.with(flags, true)),
+                Some(flags) => maps.set_backend_flags(family, index, entry.flags.with(flags, true))?,
                 None if is_complete => gone.push(index),
                 None => {}
             }
         }
+        // After an error the service port keeps all of them, to be retired again.
+        let retired = gone.iter().map(|index| retire_backend(maps, family, *index)).collect::<Result<_, _>>()?;
         if !gone.is_empty() {
             *backends = backends.iter().copied().filter(|index| !gone.contains(index)).collect();
         }
-        gone.into_iter().map(|index| retire_backend(maps, family, index)).collect()
+        Ok(retired)
     }
 
     /// Removes a service port that has neither frontends nor backends.
@@ -337,18 +340,23 @@ impl Services {
 /// Writes a backend that is not referenced yet.
 fn create_backend(
     maps: &mut impl LbMaps,
-    index: u32,
+    ids: &mut Ids,
     key: &ServicePortKey,
     service: u32,
     address: SocketAddr,
     flags: BackendFlags,
-) -> BackendRef {
+) -> Result<BackendRef, MapError> {
     let family = IpFamily::of(address.ip());
-    // Generations in use start at 1, so that a zeroed slot references no backend.
-    let generation = maps.backend(family, index).generation.max(1);
-    let protocol = key.protocol.number();
-    maps.write_backend(index, &BackendEntry { address, protocol, flags, service, generation });
-    BackendRef { index, generation }
+    let full = MapError::Full { map: "BACKENDS", capacity: ids.capacity() };
+    let index = ids.allocate().ok_or(full)?;
+    let written = maps.backend(family, index).and_then(|entry| {
+        // Generations in use start at 1, so that a zeroed slot references no backend.
+        let generation = entry.generation.max(1);
+        let protocol = key.protocol.number();
+        maps.write_backend(index, &BackendEntry { address, protocol, flags, service, generation })?;
+        Ok(BackendRef { index, generation })
+    });
+    written.inspect_err(|_| ids.free(index))
 }
 
 /// Clears the flags that backends are about to lose.
@@ -357,14 +365,15 @@ fn clear_flags(
     family: IpFamily,
     backends: &[(u32, BackendEntry)],
     required: &RequiredBackends,
-) {
+) -> Result<(), MapError> {
     for (index, entry) in backends {
         let kept = required.get(entry.address).unwrap_or(BackendFlags::ALIVE);
         let restricted = BackendFlags(entry.flags.0 & kept.0);
         if restricted != entry.flags {
-            maps.set_backend_flags(family, *index, restricted);
+            maps.set_backend_flags(family, *index, restricted)?;
         }
     }
+    Ok(())
 }
 
 /// The position of the backend with this address, or `Err` with the position at which it would be.
@@ -373,17 +382,27 @@ fn position_of(
     family: IpFamily,
     backends: &[u32],
     address: SocketAddr,
-) -> Result<usize, usize> {
-    backends.binary_search_by_key(&address, |index| maps.backend(family, *index).address)
+) -> Result<Result<usize, usize>, MapError> {
+    // Adoption has read all of them, so an error here would have ended it.
+    let (mut low, mut high) = (0, backends.len());
+    while let Some(index) = backends.get(low..high).and_then(|range| range.get(range.len() / 2)) {
+        let middle = low + (high - low) / 2;
+        match maps.backend(family, *index)?.address.cmp(&address) {
+            Ordering::Less => low = middle + 1,
+            Ordering::Equal => return Ok(Ok(middle)),
+            Ordering::Greater => high = middle,
+        }
+    }
+    Ok(Err(low))
 }
 
 /// Makes every reference to the backend stale; its index is free after a grace period.
-pub fn retire_backend(maps: &mut impl LbMaps, family: IpFamily, index: u32) -> Retired {
-    let generation = maps.backend(family, index).generation;
+pub fn retire_backend(maps: &mut impl LbMaps, family: IpFamily, index: u32) -> Result<Retired, MapError> {
+    let generation = maps.backend(family, index)?.generation;
     // Generation 0 is that of an entry never written, so that a zeroed slot references no backend.
-    maps.raise_generation(family, index, generation.wrapping_add(1).max(1));
-    maps.set_backend_flags(family, index, BackendFlags::default());
-    Retired::Backend(family, index)
+    maps.raise_generation(family, index, generation.wrapping_add(1).max(1))?;
+    maps.set_backend_flags(family, index, BackendFlags::default())?;
+    Ok(Retired::Backend(family, index))
 }
 
 /// The label `namespace/name:port/PROTOCOL`. None of the parts can contain a separator.

@@ -50,29 +50,34 @@ impl Watched {
     fn grace_period(&mut self) {
         (self.descriptors, self.slots, self.backends, self.ranges) = Default::default();
         for index in 0..CAPACITY.frontends {
-            self.mark(self.maps.published(index));
+            self.mark(self.maps.unlimited(|maps| maps.published(index)).unwrap());
         }
     }
 
     fn mark(&mut self, index: u32) {
-        let descriptor = self.maps.descriptor(index);
+        let descriptor = self.maps.unlimited(|maps| maps.descriptor(index)).unwrap();
         self.descriptors.insert(index);
         self.ranges.insert(descriptor.source_ranges);
         for block in [descriptor.internal, descriptor.external] {
             self.slots.extend(block.offset..block.offset + block.count);
             let family = family_of(&descriptor);
-            self.backends.extend(self.maps.slots(block).iter().map(|slot| (family, slot.index)));
+            let slots = self.maps.unlimited(|maps| maps.slots(block)).unwrap();
+            self.backends.extend(slots.iter().map(|slot| (family, slot.index)));
         }
     }
 
     /// No frontend may reference a retired backend: its connections would have to choose again.
     fn assert_sound(&self) {
-        for (key, index) in self.maps.frontends().unwrap() {
-            let descriptor = self.maps.descriptor(self.maps.published(index));
-            for slot in
-                [descriptor.internal, descriptor.external].iter().flat_map(|block| self.maps.slots(*block))
-            {
-                let backend = self.maps.backend(key.address.family(), slot.index);
+        self.maps.unlimited(assert_sound);
+    }
+}
+
+fn assert_sound(maps: &FakeMaps) {
+    for (key, index) in maps.frontends().unwrap() {
+        let descriptor = maps.descriptor(maps.published(index).unwrap()).unwrap();
+        for block in [descriptor.internal, descriptor.external] {
+            for slot in maps.slots(block).unwrap() {
+                let backend = maps.backend(key.address.family(), slot.index).unwrap();
                 assert_eq!(backend.generation, slot.generation, "{key} references a retired backend");
                 assert_eq!(
                     backend.service, descriptor.service,
@@ -98,7 +103,7 @@ impl LbMaps for Watched {
     }
 
     fn insert_frontend(&mut self, key: FrontendKey, index: u32) -> Result<(), MapError> {
-        assert_ne!(self.maps.published(index), 0, "{key} inserted before it has a descriptor");
+        assert_ne!(self.maps.published(index)?, 0, "{key} inserted before it has a descriptor");
         self.maps.insert_frontend(key, index)?;
         self.assert_sound();
         Ok(())
@@ -120,36 +125,37 @@ impl LbMaps for Watched {
         self.maps.remove_service(index)
     }
 
-    fn published(&self, frontend: u32) -> u32 {
+    fn published(&self, frontend: u32) -> Result<u32, MapError> {
         self.maps.published(frontend)
     }
 
-    fn publish(&mut self, frontend: u32, descriptor: u32) {
+    fn publish(&mut self, frontend: u32, descriptor: u32) -> Result<(), MapError> {
         let is_served = self.maps.frontends().unwrap().iter().any(|(_, index)| *index == frontend);
         assert!(!is_served || descriptor != 0, "a frontend that look-ups find has no descriptor");
-        self.maps.publish(frontend, descriptor);
+        self.maps.publish(frontend, descriptor)?;
         self.mark(descriptor);
         self.assert_sound();
+        Ok(())
     }
 
-    fn descriptor(&self, index: u32) -> Descriptor {
+    fn descriptor(&self, index: u32) -> Result<Descriptor, MapError> {
         self.maps.descriptor(index)
     }
 
-    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) {
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) -> Result<(), MapError> {
         assert!(!self.descriptors.contains(&index), "descriptor {index} rewritten under its readers");
-        self.maps.write_descriptor(index, descriptor);
+        self.maps.write_descriptor(index, descriptor)
     }
 
-    fn slots(&self, block: Block) -> Vec<BackendRef> {
+    fn slots(&self, block: Block) -> Result<Vec<BackendRef>, MapError> {
         self.maps.slots(block)
     }
 
-    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) -> Result<(), MapError> {
         for at in (offset..).take(slots.len()) {
             assert!(!self.slots.contains(&at), "slot {at} rewritten under its readers");
         }
-        self.maps.write_slots(offset, slots);
+        self.maps.write_slots(offset, slots)
     }
 
     fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
@@ -178,23 +184,33 @@ impl LbMaps for Watched {
         self.maps.remove_service_network(network)
     }
 
-    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
+    fn backend(&self, family: IpFamily, index: u32) -> Result<BackendEntry, MapError> {
         self.maps.backend(family, index)
     }
 
-    fn write_backend(&mut self, index: u32, entry: &BackendEntry) {
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) -> Result<(), MapError> {
         let family = IpFamily::of(entry.address.ip());
         assert!(!self.backends.contains(&(family, index)), "backend {index} rewritten under its readers");
-        self.maps.write_backend(index, entry);
+        self.maps.write_backend(index, entry)
     }
 
-    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) {
-        self.maps.raise_generation(family, index, generation);
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) -> Result<(), MapError> {
+        self.maps.raise_generation(family, index, generation)?;
         self.assert_sound();
+        Ok(())
     }
 
-    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags) {
-        self.maps.set_backend_flags(family, index, flags);
+    fn set_backend_flags(
+        &mut self,
+        family: IpFamily,
+        index: u32,
+        flags: BackendFlags,
+    ) -> Result<(), MapError> {
+        self.maps.set_backend_flags(family, index, flags)
+    }
+
+    fn release(&mut self) {
+        self.maps.release();
     }
 }
 
@@ -298,11 +314,11 @@ fn a_backend_that_is_added_again_has_a_new_generation() {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     let with = |numbers: &[u8]| frontend(key(0), 1, TrafficPolicy::Cluster, numbers);
     reconciler.apply_all([with(&[1, 2])]);
-    let before = reconciler.maps.backend(IpFamily::V4, 0);
+    let before = reconciler.maps.backend(IpFamily::V4, 0).unwrap();
     let pass = reconciler.apply_all([with(&[2])]);
     reclaim(&mut reconciler, &pass);
     reconciler.apply_all([with(&[1, 2])]);
-    let after = reconciler.maps.backend(IpFamily::V4, 0);
+    let after = reconciler.maps.backend(IpFamily::V4, 0).unwrap();
     assert_eq!(before.address, after.address);
     assert_ne!(before.generation, after.generation);
 }
@@ -315,7 +331,7 @@ fn a_serving_backend_that_is_no_longer_offered_stays_alive() {
     wanted.internal = View::new(backends(IpFamily::V4, &[2]), WhenEmpty::Reject);
     wanted.external = wanted.internal.clone();
     reconciler.apply_all([wanted]);
-    let entry = reconciler.maps.backend(IpFamily::V4, 0);
+    let entry = reconciler.maps.backend(IpFamily::V4, 0).unwrap();
     assert_eq!(entry.flags, BackendFlags::ALIVE, "alive, and in no set");
 }
 
@@ -367,7 +383,7 @@ fn a_backend_is_retired_once_all_frontends_of_its_service_port_are_flipped() {
     assert!(reconciler.apply(both(&[1, 2])).failed.is_empty());
     let pass = reconciler.apply(both(&[2]));
     assert_eq!((pass.failed.len(), pass.retry.as_slice()), (1, keys.as_slice()), "one slot was free");
-    let gone = |reconciler: &Reconciler<Watched>| reconciler.maps.backend(IpFamily::V4, 0).flags;
+    let gone = |reconciler: &Reconciler<Watched>| reconciler.maps.backend(IpFamily::V4, 0).unwrap().flags;
     assert_eq!(
         gone(&reconciler),
         BackendFlags::ALIVE,
@@ -386,7 +402,7 @@ fn a_backend_is_retired_with_the_frontend_that_another_service_takes_over() {
         |key, service, numbers: &[u8]| (key, Some(frontend(key, service, TrafficPolicy::Cluster, numbers)));
     reconciler.apply([put(stays, 1, &[1, 2]), put(moves, 1, &[1, 2])]);
     reconciler.apply([put(stays, 1, &[2]), put(moves, 2, &[5])]);
-    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).flags, BackendFlags::default());
+    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).unwrap().flags, BackendFlags::default());
     assert_eq!(
         dump(reconciler.maps()).unwrap(),
         fresh(
@@ -411,7 +427,7 @@ fn a_backend_is_retired_if_its_frontend_moves_at_the_second_attempt() {
     reclaim(&mut reconciler, &pass);
     let again = reconciler.apply(pass.retry.into_iter().map(|key| (key, next[&key].clone())));
     assert!(again.retry.is_empty());
-    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).flags, BackendFlags::default());
+    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).unwrap().flags, BackendFlags::default());
 }
 
 #[test]
@@ -421,10 +437,10 @@ fn a_service_port_that_loses_a_frontend_keeps_the_backends_of_the_others() {
     let put =
         |key, service, numbers: &[u8]| (key, Some(frontend(key, service, TrafficPolicy::Cluster, numbers)));
     reconciler.apply([put(stays, 2, &[1]), put(moves, 2, &[1])]);
-    let before = reconciler.maps.backend(IpFamily::V4, 0);
+    let before = reconciler.maps.backend(IpFamily::V4, 0).unwrap();
     // The service port that takes over is first by name.
     reconciler.apply([put(moves, 1, &[5])]);
-    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0), before);
+    assert_eq!(reconciler.maps.backend(IpFamily::V4, 0).unwrap(), before);
 }
 
 /// One change of a cluster, as the index would report it.
@@ -443,7 +459,20 @@ enum Step {
     Die {
         calls: u8,
     },
+    /// Like `Die`, after this number of parts of arrays were mapped.
+    DieUnmapped {
+        mappings: u8,
+    },
     GracePeriod,
+}
+
+/// Lets system calls or mappings fail later, if the step says so.
+fn inject(maps: &mut FakeMaps, step: &Step) {
+    match step {
+        Step::Die { calls } => maps.calls_left = Some((*calls).into()),
+        Step::DieUnmapped { mappings } => maps.mappings_left.set(Some((*mappings).into())),
+        Step::Put { .. } | Step::Remove { .. } | Step::GracePeriod => {}
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -453,6 +482,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => put,
         2 => (0..12_u8).prop_map(|key| Step::Remove { key }),
         1 => (0..4_u8).prop_map(|calls| Step::Die { calls }),
+        1 => (0..16_u8).prop_map(|mappings| Step::DieUnmapped { mappings }),
         2 => Just(Step::GracePeriod),
     ]
 }
@@ -472,7 +502,7 @@ fn changes(wanted: &mut BTreeMap<FrontendKey, Frontend>, step: Step) -> Vec<(Fro
             wanted.remove(&key(number));
             vec![(key(number), None)]
         }
-        Step::Die { .. } | Step::GracePeriod => Vec::new(),
+        Step::Die { .. } | Step::DieUnmapped { .. } | Step::GracePeriod => Vec::new(),
     }
 }
 
@@ -484,7 +514,7 @@ fn complete_changes(
 ) -> BTreeMap<FrontendKey, Option<Frontend>> {
     let left = match &step {
         Step::Put { key: number, .. } | Step::Remove { key: number } => wanted.get(&key(*number)).cloned(),
-        Step::Die { .. } | Step::GracePeriod => None,
+        Step::Die { .. } | Step::DieUnmapped { .. } | Step::GracePeriod => None,
     };
     let changes = changes(wanted, step);
     let siblings = left.iter().flat_map(|left| consistent(wanted, left));
@@ -520,18 +550,17 @@ proptest! {
         let mut wanted: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
         for step in steps {
             // Failing writes, without a restart of the agent.
-            if let Step::Die { calls } = step {
-                reconciler.maps.maps.calls_left = Some(calls.into());
-            }
+            inject(&mut reconciler.maps.maps, &step);
             let mut pass = reconciler.apply(complete_changes(&mut wanted, step));
             if !pass.retry.is_empty() {
-                reconciler.maps.maps.calls_left = None;
+                reconciler.maps.maps.stop_failing();
                 reclaim(&mut reconciler, &pass);
                 pass = reconciler.apply(pass.retry.iter().map(|key| (*key, wanted.get(key).cloned())));
             }
             prop_assert!(pass.failed.is_empty() && pass.retry.is_empty(), "{:?}", pass);
             reclaim(&mut reconciler, &pass);
         }
+        reconciler.maps.maps.stop_failing();
         prop_assert_eq!(dump(reconciler.maps()).unwrap(), fresh(wanted.values().cloned()));
     }
 
@@ -541,9 +570,7 @@ proptest! {
         let mut wanted: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
         let mut waiting = None;
         for step in steps {
-            if let Step::Die { calls } = step {
-                reconciler.maps.maps.calls_left = Some(calls.into());
-            }
+            inject(&mut reconciler.maps.maps, &step);
             if matches!(step, Step::GracePeriod)
                 && let Some(epoch) = waiting.take()
             {
@@ -555,7 +582,7 @@ proptest! {
             if !pass.failed.is_empty() {
                 // The agent is dead; its successor adopts the maps.
                 let mut maps = reconciler.maps.maps.clone();
-                maps.calls_left = None;
+                maps.stop_failing();
                 reconciler = adopt(maps);
                 let pass = reconciler.apply_all(wanted.values().cloned());
                 waiting = pass.grace;
@@ -563,7 +590,7 @@ proptest! {
                 prop_assert!(pass.failed.is_empty(), "{:?}", pass.failed);
             }
         }
-        reconciler.maps.maps.calls_left = None;
+        reconciler.maps.maps.stop_failing();
         if let Some(epoch) = waiting {
             reconciler.maps.grace_period();
             reconciler.reclaim(epoch);

@@ -335,17 +335,18 @@ impl Agent {
     fn write_node_addresses(&mut self) {
         let node = self.index.node();
         let pods = if node.detect_local.is_by_interface() { PerFamily::default() } else { node.pod_range };
-        self.reconciler.maps_mut().set_pod_ranges(&pods);
+        let ranges = self.reconciler.maps_mut().set_pod_ranges(&pods);
         let local = self.addresses.borrow_and_update().clone();
         let reachable = local.into_iter().filter(|address| is_reachable(*address));
         let addresses: BTreeMap<IpAddr, bool> =
             reachable.map(|address| (address, node.nodeports_include(address))).collect();
-        if self.node_addresses.as_ref() == Some(&addresses) {
+        if ranges.is_ok() && self.node_addresses.as_ref() == Some(&addresses) {
             return;
         }
-        let outcome = self.reconciler.maps_mut().set_node_addresses(&addresses);
-        self.node_addresses = outcome.is_ok().then_some(addresses);
-        self.unwritten_addresses.record("addresses of the node not written", outcome);
+        let maps = self.reconciler.maps_mut();
+        let result = ranges.and_then(|()| maps.set_node_addresses(&addresses));
+        self.node_addresses = result.is_ok().then_some(addresses);
+        self.unwritten_addresses.record("addresses of the node not written", result);
     }
 
     /// Updates the networks of Services: ClusterIPs follow their frontends; ServiceCIDRs are few.

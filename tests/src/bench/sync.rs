@@ -197,10 +197,10 @@ impl Watched {
     }
 
     fn until_flip(&self, frontend: u32, change: impl FnOnce()) -> Result<Duration> {
-        let before = self.maps.published(frontend);
+        let before = self.maps.published(frontend)?;
         let began = Instant::now();
         change();
-        while self.maps.published(frontend) == before {
+        while self.maps.published(frontend)? == before {
             ensure!(began.elapsed() < TIMEOUT, "a change had no effect within {TIMEOUT:?}");
             thread::yield_now();
         }

@@ -198,14 +198,15 @@ impl ExhaustedNodes {
         let packet = self.next_packet(v6)?;
         let maps = self.small.reconciler.maps_mut();
         let backends = 0..=*maps.extent()?.backends.get(family);
-        let generations: Vec<_> = backends.map(|at| (at, maps.backend(family, at).generation)).collect();
+        let generation = |at| Ok((at, maps.backend(family, at)?.generation));
+        let generations: Vec<_> = backends.map(generation).collect::<Result<_>>()?;
         for (at, generation) in &generations {
-            maps.raise_generation(family, *at, generation + 1);
+            maps.raise_generation(family, *at, generation + 1)?;
         }
         expect_drop(&mut self.small, EXTERNAL_INGRESS, &packet, DropReason::BackendChurn)?;
         let maps = self.small.reconciler.maps_mut();
         for (at, generation) in generations {
-            maps.raise_generation(family, at, generation);
+            maps.raise_generation(family, at, generation)?;
         }
         Ok(())
     }

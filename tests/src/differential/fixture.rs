@@ -90,7 +90,7 @@ impl ProgramFixture {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         let serving =
             addresses.iter().chain(&loopback).map(|ip| (*ip, node.nodeports_include(*ip))).collect();
-        self.reconciler.maps_mut().set_pod_ranges(&node.pod_range);
+        self.reconciler.maps_mut().set_pod_ranges(&node.pod_range)?;
         self.reconciler.maps_mut().set_node_addresses(&serving)?;
         self.set_masquerade(addresses)
     }

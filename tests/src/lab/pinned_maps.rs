@@ -33,10 +33,10 @@ impl PinnedMaps {
     }
 
     /// The current backends of a frontend.
-    pub fn serving(&self, frontend: u32, family: IpFamily) -> Vec<SocketAddr> {
-        let descriptor = self.0.descriptor(self.0.published(frontend));
-        let slots = self.0.slots(descriptor.internal).into_iter();
-        slots.map(|slot| self.0.backend(family, slot.index).address).collect()
+    pub fn serving(&self, frontend: u32, family: IpFamily) -> Result<Vec<SocketAddr>> {
+        let descriptor = self.0.descriptor(self.0.published(frontend)?)?;
+        let slots = self.0.slots(descriptor.internal)?.into_iter();
+        slots.map(|slot| Ok(self.0.backend(family, slot.index)?.address)).collect()
     }
 }
 

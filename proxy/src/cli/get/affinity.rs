@@ -78,7 +78,7 @@ pub fn read(
             let row = AffinityRow {
                 service: service.into(),
                 protocol: service.map(|service| service.protocol.to_string()),
-                ..AffinityRow::new(maps, family, &key, &entry, timeouts.get(&key.service).copied(), now)
+                ..AffinityRow::new(maps, family, &key, &entry, timeouts.get(&key.service).copied(), now)?
             };
             rows.push(row);
         }
@@ -89,11 +89,14 @@ pub fn read(
 
 /// The timeouts of service ports with affinity. All frontends of a service port have the same.
 fn timeouts(maps: &impl LbMaps) -> Result<HashMap<u32, Duration>, MapError> {
-    let descriptors = maps.frontends()?.into_iter().map(|(_, index)| maps.descriptor(maps.published(index)));
-    let sticky = descriptors.filter(|descriptor| descriptor.affinity_seconds != 0);
-    Ok(sticky
-        .map(|descriptor| (descriptor.service, Duration::from_secs(descriptor.affinity_seconds.into())))
-        .collect())
+    let mut timeouts = HashMap::new();
+    for (_, index) in maps.frontends()? {
+        let descriptor = maps.descriptor(maps.published(index)?)?;
+        if descriptor.affinity_seconds != 0 {
+            timeouts.insert(descriptor.service, Duration::from_secs(descriptor.affinity_seconds.into()));
+        }
+    }
+    Ok(timeouts)
 }
 
 impl AffinityRow {
@@ -104,10 +107,10 @@ impl AffinityRow {
         entry: &AffinityEntry,
         timeout: Option<Duration>,
         now: Duration,
-    ) -> Self {
+    ) -> Result<Self, MapError> {
         let last_used = Duration::from_nanos(entry.last_used);
         let age = now.saturating_sub(last_used);
-        let backend = maps.backend(family, entry.backend.index);
+        let backend = maps.backend(family, entry.backend.index)?;
         let is_alive = backend.generation == entry.backend.generation
             && backend.flags.contains(BackendFlags::ALIVE)
             && backend.service == key.service;
@@ -119,7 +122,7 @@ impl AffinityRow {
             Some(_) => State::Followed,
         };
         let left = timeout.filter(|_| state == State::Followed).map(|timeout| (timeout - age).as_secs());
-        Self {
+        Ok(Self {
             client: client(key),
             service: None.into(),
             protocol: None,
@@ -129,7 +132,7 @@ impl AffinityRow {
             age_seconds: age.as_secs(),
             expires_in_seconds: left,
             last_used,
-        }
+        })
     }
 
     /// Whether the client's next connection goes to this backend.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     model::address::{IpFamily, Protocol},
-    reconcile::{BackendEntry, LbMaps},
+    reconcile::{BackendEntry, LbMaps, MapError},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,11 +44,11 @@ enum State {
 }
 
 /// Reads the rows, sorted by service port and address.
-pub fn read(maps: &impl LbMaps, labels: &Labels, selection: &Selection) -> Vec<BackendRow> {
+pub fn read(maps: &impl LbMaps, labels: &Labels, selection: &Selection) -> Result<Vec<BackendRow>, MapError> {
     let mut rows = Vec::new();
     for family in IpFamily::BOTH {
         for index in 0..maps.capacity().backends {
-            let entry = maps.backend(family, index);
+            let entry = maps.backend(family, index)?;
             if entry.flags.contains(BackendFlags::ALIVE) {
                 let service = labels.get(entry.service);
                 rows.extend(selection.takes(service).then(|| BackendRow::new(service.into(), index, &entry)));
@@ -56,7 +56,7 @@ pub fn read(maps: &impl LbMaps, labels: &Labels, selection: &Selection) -> Vec<B
         }
     }
     rows.sort_by(|a, b| (&a.service, a.address, &a.protocol).cmp(&(&b.service, b.address, &b.protocol)));
-    rows
+    Ok(rows)
 }
 
 impl BackendRow {

@@ -106,7 +106,7 @@ pub fn read(
     let mut counted: BTreeMap<u32, ServiceStats> = BTreeMap::new();
     let mut rows = Vec::with_capacity(frontends.len());
     for (key, index) in frontends {
-        let Some((descriptor, [internal, external])) = read_consistent(maps, key, index) else { continue };
+        let Some((descriptor, [internal, external])) = read_consistent(maps, key, index)? else { continue };
         let service = labels.get(descriptor.service);
         if !selection.takes(service) {
             continue;
@@ -130,26 +130,34 @@ pub fn read(
     Ok(rows)
 }
 
-/// Reads a consistent state of a frontend. Grace periods do not cover readers outside of the kernel; instead, a descriptor
-/// that is still published after the read was not overwritten during it. Returns `None` if it changes too often.
-fn read_consistent(maps: &impl LbMaps, key: FrontendKey, index: u32) -> Option<(Descriptor, [View; 2])> {
-    (0..ATTEMPTS).find_map(|_| {
-        let published = maps.published(index);
-        let descriptor = maps.descriptor(published);
+/// Reads a consistent state of a frontend. Grace periods do not cover readers outside of the kernel; instead, a
+/// descriptor that is still published after the read was not overwritten during it. Returns `None` if it changes
+/// too often.
+fn read_consistent(
+    maps: &impl LbMaps,
+    key: FrontendKey,
+    index: u32,
+) -> Result<Option<(Descriptor, [View; 2])>, MapError> {
+    for _ in 0..ATTEMPTS {
+        let published = maps.published(index)?;
+        let descriptor = maps.descriptor(published)?;
         let is_own = descriptor.frontend == index
             && frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
-        let views = views(maps, key.address.family(), &descriptor);
-        (is_own && maps.published(index) == published).then_some((descriptor, views))
-    })
+        let views = views(maps, key.address.family(), &descriptor)?;
+        if is_own && maps.published(index)? == published {
+            return Ok(Some((descriptor, views)));
+        }
+    }
+    Ok(None)
 }
 
-fn views(maps: &impl LbMaps, family: IpFamily, descriptor: &Descriptor) -> [View; 2] {
+fn views(maps: &impl LbMaps, family: IpFamily, descriptor: &Descriptor) -> Result<[View; 2], MapError> {
     let Descriptor { internal, external, flags, .. } = *descriptor;
-    let internal_backends = addresses(maps, family, internal);
+    let internal_backends = addresses(maps, family, internal)?;
     let external_backends = if (internal.offset, internal.count) == (external.offset, external.count) {
         internal_backends.clone()
     } else {
-        addresses(maps, family, external)
+        addresses(maps, family, external)?
     };
     let view = |backends, local, is_local, drops| View {
         backends,
@@ -157,7 +165,7 @@ fn views(maps: &impl LbMaps, family: IpFamily, descriptor: &Descriptor) -> [View
         policy: if flags.contains(is_local) { "Local" } else { "Cluster" },
         when_empty: if flags.contains(drops) { "drop" } else { "reject" },
     };
-    [
+    Ok([
         view(
             internal_backends,
             internal.local,
@@ -170,18 +178,19 @@ fn views(maps: &impl LbMaps, family: IpFamily, descriptor: &Descriptor) -> [View
             DescriptorFlags::EXTERNAL_LOCAL,
             DescriptorFlags::EXTERNAL_DROPS,
         ),
-    ]
+    ])
 }
 
-fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> Vec<SocketAddr> {
-    let slots = maps.slots(block).into_iter();
-    let entries = slots.map(|slot| (slot, maps.backend(family, slot.index)));
-    entries
+fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> Result<Vec<SocketAddr>, MapError> {
+    let slots = maps.slots(block)?.into_iter();
+    let entries = slots.map(|slot| Ok((slot, maps.backend(family, slot.index)?)));
+    let entries = entries.collect::<Result<Vec<_>, MapError>>()?.into_iter();
+    let alive = entries
         .filter(|(slot, entry)| {
             entry.generation == slot.generation && entry.flags.contains(BackendFlags::ALIVE)
         })
-        .map(|(_, entry)| entry.address)
-        .collect()
+        .map(|(_, entry)| entry.address);
+    Ok(alive.collect())
 }
 
 impl Row for FrontendRow {

@@ -178,7 +178,7 @@ fn ids_of_rows_are_unique() {
 fn backends_with_state_and_sets() {
     let reconciler = reconciler();
     let labels = Labels::read(reconciler.maps()).unwrap();
-    let rows = || backends::read(reconciler.maps(), &labels, &Selection::default());
+    let rows = || backends::read(reconciler.maps(), &labels, &Selection::default()).unwrap();
     expect![[r#"
         SERVICE        ADDRESS          PROTOCOL  STATE        SETS           INDEX  GENERATION
         shop/web:http  10.244.1.4:8080  TCP       ready        cluster,local  0      1
@@ -211,7 +211,7 @@ fn affinity_entries_have_a_state() {
     let maps = reconciler.maps();
     let labels = Labels::read(maps).unwrap();
     let index = |address: &str| {
-        let find = |index: &u32| maps.backend(IpFamily::V4, *index).address.to_string() == address;
+        let find = |index: &u32| maps.backend(IpFamily::V4, *index).unwrap().address.to_string() == address;
         (0..16).find(find).unwrap()
     };
     let service = |name: &str| {
@@ -220,7 +220,7 @@ fn affinity_entries_have_a_state() {
     let (web, empty) = (service("shop/web"), service("blog/empty"));
     let first = BackendRef { index: index("10.244.1.4:8080"), generation: 1 };
     let unused = BackendRef { index: index("10.244.2.5:8080"), generation: 1 };
-    assert!(!maps.backend(IpFamily::V4, unused.index).flags.contains(BackendFlags::IN_CLUSTER_SET));
+    assert!(!maps.backend(IpFamily::V4, unused.index).unwrap().flags.contains(BackendFlags::IN_CLUSTER_SET));
     let gone = BackendRef { generation: 7, ..first };
     let client = |number| AffinityKey::new(mapped([10, 244, 1, number]), web);
     let entries = [

@@ -82,7 +82,11 @@ struct ScopedThread {
 impl Heartbeats {
     /// Opens the heartbeats among the maps of a directory.
     pub fn open(maps: &Path) -> Result<Self, OpenError> {
-        Ok(Self(Arc::new(Mutex::new(mapped(maps, map::NAME_SERVER_BEAT, Access::Write)?))))
+        let name = map::NAME_SERVER_BEAT;
+        let heartbeats: MmapArray<u64> = mapped(maps, name, Access::Write)?;
+        // It stays mapped from here on.
+        heartbeats.read(SERVING).map_err(|source| OpenError::Map { name, source })?;
+        Ok(Self(Arc::new(Mutex::new(heartbeats))))
     }
 
     /// Records that all DNS server threads were alive this long ago.
@@ -93,13 +97,16 @@ impl Heartbeats {
     /// Whether an agent waits to take over.
     pub fn has_successor(&self) -> bool {
         let heartbeats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let heartbeat = Duration::from_nanos(heartbeats.read(WAITING).unwrap_or_default());
+        let heartbeat = heartbeats.read(WAITING).ok().flatten().unwrap_or_default();
+        let heartbeat = Duration::from_nanos(heartbeat);
         heartbeat != Duration::ZERO && now() < heartbeat + HEARTBEAT_TIMEOUT
     }
 
     fn store(&self, index: u32, heartbeat: Duration) {
         let nanoseconds = u64::try_from(heartbeat.as_nanos()).unwrap_or(u64::MAX);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).publish(index, nanoseconds);
+        let mut heartbeats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It cannot fail, and to programs and other agents a lost heartbeat is a late one.
+        let _ = heartbeats.publish(index, nanoseconds);
     }
 }
 

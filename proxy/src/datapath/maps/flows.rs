@@ -10,8 +10,9 @@ use proxy_ebpf::abi::{Flow, FlowState, FlowV4, FlowV6, MASQUERADE_DONE, map};
 
 use super::{
     mmap_array::{Access, MmapArray},
-    open::{OpenError, mapped},
+    open::{OpenError, mapped, unmapped_array},
 };
+use crate::reconcile::MapError;
 
 /// A snapshot of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +42,21 @@ impl Flows {
     }
 
     /// The live flows.
-    pub fn alive(&self) -> impl Iterator<Item = TrackedFlow> {
-        alive(&self.v4).chain(alive(&self.v6))
+    pub fn alive(&self) -> impl Iterator<Item = Result<TrackedFlow, MapError>> {
+        alive(&self.v4, map::FLOWS_V4).chain(alive(&self.v6, map::FLOWS_V6))
     }
 }
 
-fn alive<A: Copy + Into<IpAddr>>(table: &MmapArray<Flow<A>>) -> impl Iterator<Item = TrackedFlow>
+fn alive<A: Copy + Into<IpAddr>>(
+    table: &MmapArray<Flow<A>>,
+    name: &'static str,
+) -> impl Iterator<Item = Result<TrackedFlow, MapError>>
 where
     Flow<A>: Pod,
 {
-    let flows = (0..table.len()).filter_map(|slot| table.read(slot));
-    flows.filter(|flow| flow.state.is_alive()).map(|flow| tracked(&flow))
+    let flows = (0..table.len()).filter_map(|slot| table.read(slot).transpose());
+    let alive = flows.filter(|flow| flow.as_ref().map_or(true, |flow| flow.state.is_alive()));
+    alive.map(move |flow| flow.map(|flow| tracked(&flow)).map_err(unmapped_array(name)))
 }
 
 fn tracked<A: Copy + Into<IpAddr>>(flow: &Flow<A>) -> TrackedFlow {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     mem::offset_of,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -24,7 +23,7 @@ use super::{
     batch::{BatchMap, Stopped},
     mmap_array::{Access, MmapArray},
     networks::{NetworkKey, PodRanges, ServiceNetworks, SourceRanges, network_key},
-    open::{OpenError, absent_is_fine, batch, hash, lru_hash, mapped, per_cpu, refused},
+    open::{OpenError, absent_is_fine, batch, hash, lru_hash, mapped, per_cpu, refused, unmapped_array},
 };
 use crate::{
     model::{
@@ -146,8 +145,8 @@ impl KernelMaps {
     }
 
     /// Writes the ranges of pods' source addresses.
-    pub fn set_pod_ranges(&mut self, ranges: &PerFamily<Option<IpNetwork>>) {
-        self.pod_ranges.set(ranges);
+    pub fn set_pod_ranges(&mut self, ranges: &PerFamily<Option<IpNetwork>>) -> Result<(), MapError> {
+        self.pod_ranges.set(ranges)
     }
 
     /// The counters of a service port, summed over all CPUs.
@@ -191,15 +190,13 @@ impl LbMaps for KernelMaps {
     }
 
     fn extent(&self) -> Result<Extent, MapError> {
-        let unmapped =
-            |map| move |error: io::Error| MapError::Refused { action: "read", map, source: error.into() };
         let is_alive = |flags: BackendFlags| flags.contains(BackendFlags::ALIVE);
         let (v4, v6) = (&self.backends_v4, &self.backends_v6);
         Ok(Extent {
-            frontends: self.state.extent(|word| *word != 0).map_err(unmapped(map::FRONTEND_STATE))?,
+            frontends: self.state.extent(|word| *word != 0).map_err(unmapped_array(map::FRONTEND_STATE))?,
             backends: PerFamily {
-                v4: v4.extent(|entry| is_alive(entry.flags)).map_err(unmapped(map::BACKENDS_V4))?,
-                v6: v6.extent(|entry| is_alive(entry.flags)).map_err(unmapped(map::BACKENDS_V6))?,
+                v4: v4.extent(|entry| is_alive(entry.flags)).map_err(unmapped_array(map::BACKENDS_V4))?,
+                v6: v6.extent(|entry| is_alive(entry.flags)).map_err(unmapped_array(map::BACKENDS_V6))?,
             },
         })
     }
@@ -282,30 +279,34 @@ impl LbMaps for KernelMaps {
         absent_is_fine(self.services.remove(&index), map::SERVICES)
     }
 
-    fn published(&self, frontend: u32) -> u32 {
-        self.state.read(frontend).unwrap_or_default() as u32
+    fn published(&self, frontend: u32) -> Result<u32, MapError> {
+        let state = self.state.read(frontend).map_err(unmapped_array(map::FRONTEND_STATE))?;
+        Ok(state.unwrap_or_default() as u32)
     }
 
-    fn publish(&mut self, frontend: u32, descriptor: u32) {
-        self.state.publish(frontend, descriptor.into());
+    fn publish(&mut self, frontend: u32, descriptor: u32) -> Result<(), MapError> {
+        self.state.publish(frontend, descriptor.into()).map_err(unmapped_array(map::FRONTEND_STATE))
     }
 
-    fn descriptor(&self, index: u32) -> Descriptor {
-        self.descriptors.read(index).unwrap_or_default()
+    fn descriptor(&self, index: u32) -> Result<Descriptor, MapError> {
+        let descriptor = self.descriptors.read(index).map_err(unmapped_array(map::DESCRIPTORS))?;
+        Ok(descriptor.unwrap_or_default())
     }
 
-    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) {
-        self.descriptors.write(index, *descriptor);
+    fn write_descriptor(&mut self, index: u32, descriptor: &Descriptor) -> Result<(), MapError> {
+        self.descriptors.write(index, *descriptor).map_err(unmapped_array(map::DESCRIPTORS))
     }
 
-    fn slots(&self, block: Block) -> Vec<BackendRef> {
-        (block.offset..block.offset.saturating_add(block.count)).map_while(|at| self.slots.read(at)).collect()
+    fn slots(&self, block: Block) -> Result<Vec<BackendRef>, MapError> {
+        let slots = (block.offset..block.offset.saturating_add(block.count)).map(|at| self.slots.read(at));
+        slots.map_while(Result::transpose).collect::<Result<_, _>>().map_err(unmapped_array(map::SLOTS))
     }
 
-    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) {
+    fn write_slots(&mut self, offset: u32, slots: &[BackendRef]) -> Result<(), MapError> {
         for (at, slot) in (offset..).zip(slots) {
-            self.slots.write(at, *slot);
+            self.slots.write(at, *slot).map_err(unmapped_array(map::SLOTS))?;
         }
+        Ok(())
     }
 
     fn source_ranges(&self) -> Result<Vec<(u32, IpNetwork)>, MapError> {
@@ -347,42 +348,51 @@ impl LbMaps for KernelMaps {
         self.service_networks.remove(network)
     }
 
-    fn backend(&self, family: IpFamily, index: u32) -> BackendEntry {
-        match family {
-            IpFamily::V4 => entry_v4(self.backends_v4.read(index).unwrap_or_default()),
-            IpFamily::V6 => entry_v6(self.backends_v6.read(index).unwrap_or_default()),
-        }
+    fn backend(&self, family: IpFamily, index: u32) -> Result<BackendEntry, MapError> {
+        let entry = match family {
+            IpFamily::V4 => self.backends_v4.read(index).map(|entry| entry_v4(entry.unwrap_or_default())),
+            IpFamily::V6 => self.backends_v6.read(index).map(|entry| entry_v6(entry.unwrap_or_default())),
+        };
+        entry.map_err(unmapped_array(backends(family)))
     }
 
-    fn write_backend(&mut self, index: u32, entry: &BackendEntry) {
+    fn write_backend(&mut self, index: u32, entry: &BackendEntry) -> Result<(), MapError> {
         let BackendEntry { address, protocol, flags, service, generation } = *entry;
         let port = address.port().to_be_bytes();
-        match address.ip() {
+        let written = match address.ip() {
             IpAddr::V4(ip) => {
                 let address = ip.octets();
-                self.backends_v4
-                    .write(index, BackendV4 { address, port, protocol, flags, service, generation });
+                let entry = BackendV4 { address, port, protocol, flags, service, generation };
+                self.backends_v4.write(index, entry)
             }
             IpAddr::V6(ip) => {
                 let address = ip.octets();
-                self.backends_v6
-                    .write(index, BackendV6 { address, port, protocol, flags, service, generation });
+                let entry = BackendV6 { address, port, protocol, flags, service, generation };
+                self.backends_v6.write(index, entry)
             }
-        }
+        };
+        written.map_err(unmapped_array(backends(IpFamily::of(address.ip()))))
     }
 
-    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) {
-        match family {
+    fn raise_generation(&mut self, family: IpFamily, index: u32, generation: u32) -> Result<(), MapError> {
+        let stored = match family {
             IpFamily::V4 => self.backends_v4.store_u32(index, offset_of!(BackendV4, generation), generation),
             IpFamily::V6 => self.backends_v6.store_u32(index, offset_of!(BackendV6, generation), generation),
-        }
+        };
+        stored.map_err(unmapped_array(backends(family)))
     }
 
-    fn set_backend_flags(&mut self, family: IpFamily, index: u32, flags: BackendFlags) {
-        match family {
+    fn set_backend_flags(
+        &mut self,
+        family: IpFamily,
+        index: u32,
+        flags: BackendFlags,
+    ) -> Result<(), MapError> {
+        let stored = match family {
             IpFamily::V4 => self.backends_v4.store_u8(index, offset_of!(BackendV4, flags), flags.0),
             IpFamily::V6 => self.backends_v6.store_u8(index, offset_of!(BackendV6, flags), flags.0),
-        }
+        };
+        stored.map_err(unmapped_array(backends(family)))
     }
 
     fn release(&mut self) {
@@ -442,6 +452,14 @@ fn wire_key(key: FrontendKey) -> WireKey {
     match unmapped(address) {
         Some(v4) => WireKey::V4(FrontendKeyV4::new(v4, port, protocol)),
         None => WireKey::V6(FrontendKeyV6::new(address, port, protocol)),
+    }
+}
+
+/// The name of the array of backends.
+fn backends(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => map::BACKENDS_V4,
+        IpFamily::V6 => map::BACKENDS_V6,
     }
 }
 

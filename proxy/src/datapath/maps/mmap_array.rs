@@ -4,7 +4,8 @@
 //! handed out. Indices out of range are ignored on writing and read as `None`.
 //!
 //! Mapped pages count as resident memory of the agent, used or not, and arrays are sized for the largest
-//! clusters. So the array is mapped in windows on first access, and only a few windows stay mapped.
+//! clusters. So the array is mapped in windows on first access, and only a few windows stay mapped. Mapping a window may
+//! fail, and is tried again on the next access.
 
 use std::{
     io,
@@ -101,50 +102,59 @@ impl<T: Pod> MmapArray<T> {
         self.length
     }
 
-    pub fn read(&self, index: u32) -> Option<T> {
-        let element = self.element(index)?;
+    pub fn read(&self, index: u32) -> io::Result<Option<T>> {
+        let Some(element) = self.element(index)? else { return Ok(None) };
         // SAFETY: `element` lies within the mapping and is aligned, as elements are at multiples of 8. `T` is
         // plain data, so an element that is being written is a valid value, too.
-        Some(unsafe { element.read_volatile() })
+        Ok(Some(unsafe { element.read_volatile() }))
     }
 
     /// Writes an element that programs cannot reach.
-    pub fn write(&mut self, index: u32, value: T) {
-        if let Some(element) = self.element(index) {
+    pub fn write(&mut self, index: u32, value: T) -> io::Result<()> {
+        if let Some(element) = self.element(index)? {
             // SAFETY: as in `read`; `&mut self` excludes other writers in this process, the lock on the pin
             // directory those in others.
             unsafe { element.write_volatile(value) };
         }
+        Ok(())
     }
 
-    fn element(&self, index: u32) -> Option<*mut T> {
+    /// The address of an element, whose window is mapped first. Returns `None` for an index out of range.
+    fn element(&self, index: u32) -> io::Result<Option<*mut T>> {
         let (window, at) = (index / Self::PER_WINDOW, index % Self::PER_WINDOW);
-        let kept = self.windows.get(window as usize).filter(|_| index < self.length)?;
-        let map = || {
-            self.map_window(window).unwrap_or_else(|error| panic!("no memory for a map's window: {error}"))
+        let Some(kept) = self.windows.get(window as usize).filter(|_| index < self.length) else {
+            return Ok(None);
         };
-        let memory = kept.get_or_init(map);
-        Some(memory.as_mut_ptr().wrapping_add(Self::STRIDE * at as usize).cast())
+        let memory = match kept.get() {
+            Some(memory) => memory,
+            None => {
+                let memory = self.map_window(window)?;
+                kept.get_or_init(|| memory)
+            }
+        };
+        Ok(Some(memory.as_mut_ptr().wrapping_add(Self::STRIDE * at as usize).cast()))
     }
 
     /// A pointer to a field of an element.
-    fn field<F>(&self, index: u32, offset: usize) -> Option<*mut F> {
+    fn field<F>(&self, index: u32, offset: usize) -> io::Result<Option<*mut F>> {
         debug_assert!(offset + size_of::<F>() <= size_of::<T>());
-        self.element(index).map(|element| element.wrapping_byte_add(offset).cast())
+        Ok(self.element(index)?.map(|element| element.wrapping_byte_add(offset).cast()))
     }
 
-    pub fn store_u32(&mut self, index: u32, offset: usize, value: u32) {
-        if let Some(field) = self.field(index, offset) {
+    pub fn store_u32(&mut self, index: u32, offset: usize, value: u32) -> io::Result<()> {
+        if let Some(field) = self.field(index, offset)? {
             // SAFETY: the field lies within the mapping and, being a `u32` of a `repr(C)` type, is aligned.
             unsafe { AtomicU32::from_ptr(field) }.store(value, Ordering::Release);
         }
+        Ok(())
     }
 
-    pub fn store_u8(&mut self, index: u32, offset: usize, value: u8) {
-        if let Some(field) = self.field(index, offset) {
+    pub fn store_u8(&mut self, index: u32, offset: usize, value: u8) -> io::Result<()> {
+        if let Some(field) = self.field(index, offset)? {
             // SAFETY: the field lies within the mapping; bytes need no alignment.
             unsafe { AtomicU8::from_ptr(field) }.store(value, Ordering::Release);
         }
+        Ok(())
     }
 }
 
@@ -156,11 +166,12 @@ fn read<T: Pod>(memory: &MmapRaw, stride: usize, at: u32) -> T {
 
 impl MmapArray<u64> {
     /// One aligned store, ordered after every write before it to any array.
-    pub fn publish(&mut self, index: u32, value: u64) {
+    pub fn publish(&mut self, index: u32, value: u64) -> io::Result<()> {
         fence(Ordering::Release);
-        if let Some(element) = self.element(index) {
+        if let Some(element) = self.element(index)? {
             // SAFETY: the element lies within the mapping and is aligned to 8 bytes.
             unsafe { AtomicU64::from_ptr(element) }.store(value, Ordering::Release);
         }
+        Ok(())
     }
 }

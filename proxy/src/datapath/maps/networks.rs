@@ -11,7 +11,7 @@ use proxy_ebpf::abi::{PodRange, SourceRange, Unclaimed, map, mapped as as_mapped
 
 use super::{
     mmap_array::{Access, MmapArray},
-    open::{OpenError, absent_is_fine, mapped, open_error, pinned, refused},
+    open::{OpenError, absent_is_fine, mapped, open_error, pinned, refused, unmapped_array},
 };
 use crate::{
     model::address::{IpFamily, PerFamily},
@@ -170,10 +170,12 @@ impl PodRanges {
         mapped(dir, map::POD_RANGES, access).map(Self)
     }
 
-    pub fn set(&mut self, ranges: &PerFamily<Option<IpNetwork>>) {
+    pub fn set(&mut self, ranges: &PerFamily<Option<IpNetwork>>) -> Result<(), MapError> {
         for (index, family) in (0..).zip(IpFamily::BOTH) {
-            self.0.write(index, ranges.get(family).map_or_else(PodRange::default, pod_range));
+            let range = ranges.get(family).map_or_else(PodRange::default, pod_range);
+            self.0.write(index, range).map_err(unmapped_array(map::POD_RANGES))?;
         }
+        Ok(())
     }
 }
 

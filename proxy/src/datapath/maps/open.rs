@@ -44,6 +44,11 @@ pub fn refused(action: &'static str, map: &'static str) -> impl FnOnce(aya::maps
     move |error| MapError::Refused { action, map, source: error.into() }
 }
 
+/// An array that could not be mapped into memory.
+pub fn unmapped_array(map: &'static str) -> impl FnOnce(io::Error) -> MapError {
+    move |error| MapError::Refused { action: "map", map, source: error.into() }
+}
+
 pub fn absent_is_fine(result: Result<(), aya::maps::MapError>, map: &'static str) -> Result<(), MapError> {
     match result {
         Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
