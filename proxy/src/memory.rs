@@ -2,8 +2,8 @@
 //! for later use. The agent allocates objects on one thread and frees them on another, and during the initial
 //! sync tables grow again and again, so those defaults cost megabytes.
 
-/// Sets limits of the allocator; to be called before other threads start. With `one_arena` threads contend when
-/// they allocate, which matters only for many concurrent DNS queries.
+/// Sets limits of the allocator; to be called before other threads start. With `one_arena` threads contend
+/// when they allocate, which matters only for many concurrent DNS queries.
 #[cfg(target_env = "gnu")]
 pub fn limit_allocator(one_arena: bool) {
     /// Larger blocks are mmapped and unmapped one by one: mostly tables.
@@ -51,8 +51,8 @@ fn release_constants(constants: &'static [u8]) {
     let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 
-/// The start and length of code of the file in a line of /proc/self/maps. Excludes constants, some of which the
-/// loader relocated.
+/// The start and length of code of the file in a line of /proc/self/maps. Excludes constants, some of which
+/// the loader relocated.
 fn code_of(line: &str, file: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (range, access) = (words.next()?, words.next()?);

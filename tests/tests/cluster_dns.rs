@@ -278,7 +278,11 @@ async fn a_name_is_answered_exactly_while_its_service_is_served() {
         await_answers(&client, 1);
         came = came.max(start.elapsed());
         let frontend = maps.frontend(web.vip()).unwrap_or_else(|error| panic!("round {round}: {error:#}"));
-        assert_eq!(maps.serving(frontend, IpFamily::V4).unwrap().len(), 1, "round {round}: the name has no backend");
+        assert_eq!(
+            maps.serving(frontend, IpFamily::V4).unwrap().len(),
+            1,
+            "round {round}: the name has no backend"
+        );
     }
     println!("from the file to the answer: {came:?} at most; from its end to the answer's: {went:?} at most");
 }

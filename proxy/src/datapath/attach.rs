@@ -1,4 +1,5 @@
-//! Programs and sockets at the kernel's hooks: loading the programs, the devices that get them, links and filters.
+//! Programs and sockets at the kernel's hooks: loading the programs, the devices that get them, links and
+//! filters.
 
 mod cgroup;
 mod device_link;

@@ -1,5 +1,5 @@
-//! The kernel beside eBPF objects: system calls that aya lacks, its network state over netlink, and requirements on the
-//! machine.
+//! The kernel beside eBPF objects: system calls that aya lacks, its network state over netlink, and
+//! requirements on the machine.
 
 mod addresses;
 pub mod bpf;

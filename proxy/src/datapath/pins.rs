@@ -1,11 +1,12 @@
 //! The pin directory of maps and links, and its lock.
 //!
 //! Layout: `<dir>/links/<hook>` (of devices: `<dir>/links/<program>-<ifindex>`, see `tc`) and
-//! `<dir>/abi-<version>/<MAP>-<layout>`. A link belongs to no version: its program is replaced in place. A map
-//! whose layout is the same in two versions is pinned under both, so that flows and affinity survive an upgrade
-//! and a downgrade.
+//! `<dir>/abi-<version>/<MAP>-<layout>`. A link belongs to no version: its program is replaced in place. A
+//! map whose layout is the same in two versions is pinned under both, so that flows and affinity survive an
+//! upgrade and a downgrade.
 //!
-//! One agent at a time holds the lock on `<dir>`; the kernel releases it when the agent dies, however it dies.
+//! One agent at a time holds the lock on `<dir>`; the kernel releases it when the agent dies, however it
+//! dies.
 
 use std::{
     cmp::Reverse,
@@ -64,7 +65,8 @@ pub enum Busy {
 }
 
 impl Pins {
-    /// Creates the directory if it is missing and takes its lock. `version` is `ABI_VERSION`, except in tests.
+    /// Creates the directory if it is missing and takes its lock. `version` is `ABI_VERSION`, except in
+    /// tests.
     pub fn acquire(dir: &Path, version: u32, busy: Busy) -> Result<Self, PinError> {
         require_bpffs(dir)?;
         let lock = loop {
@@ -89,7 +91,8 @@ impl Pins {
         require_bpffs(dir)
     }
 
-    /// Takes the lock of an existing directory. Returns `None` if there is none. Errors: no permission to look.
+    /// Takes the lock of an existing directory. Returns `None` if there is none. Errors: no permission to
+    /// look.
     pub fn acquire_existing(dir: &Path) -> Result<Option<Self>, PinError> {
         if !dir.try_exists().map_err(io_error("look into", dir))? {
             return Ok(None);
@@ -266,8 +269,8 @@ pub fn names_in(dir: &Path) -> io::Result<BTreeSet<String>> {
     }
 }
 
-/// Detaches a link, if there is one, and removes its pin. Other open descriptors of the link lose the program,
-/// too.
+/// Detaches a link, if there is one, and removes its pin. Other open descriptors of the link lose the
+/// program, too.
 pub fn drop_link(pin: &Path) -> io::Result<()> {
     if let Ok(link) = bpf::object_get(pin) {
         // A pin that is not a link, or whose device or cgroup is gone, has nothing to detach.

@@ -1,5 +1,5 @@
-//! The responses of /healthz and /livez: whether changes are programmed in time, and whether new load-balancer
-//! traffic should come to this node. Pure: time is passed in, sockets are elsewhere.
+//! The responses of /healthz and /livez: whether changes are programmed in time, and whether new
+//! load-balancer traffic should come to this node. Pure: time is passed in, sockets are elsewhere.
 
 mod service;
 
@@ -124,8 +124,8 @@ impl ProxyHealth {
     }
 
     fn response(&self, is_ok: bool, node_eligible: Option<bool>, now: Timestamp) -> HealthResponse {
-        // A response with status 200 has the present as the last update, as if rules were written all the time:
-        // clients rely on it.
+        // A response with status 200 has the present as the last update, as if rules were written all the
+        // time: clients rely on it.
         let last_updated = if is_ok { Some(now) } else { self.last_updated() };
         let body = Body {
             last_updated: text(last_updated),

@@ -1,5 +1,5 @@
-//! Frontends with endpoints, of which policy Local allows none on this node: kube-proxy's `no_local_endpoints`
-//! metric.
+//! Frontends with endpoints, of which policy Local allows none on this node: kube-proxy's
+//! `no_local_endpoints` metric.
 
 use std::collections::{BTreeMap, BTreeSet};
 

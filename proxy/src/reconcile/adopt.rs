@@ -102,7 +102,8 @@ fn adopt_frontends(maps: &mut impl LbMaps, extent: Extent) -> Result<HashMap<Fro
     Ok(frontends)
 }
 
-/// Clears indices that no key references, left by an agent that died between flip and insertion, or after a removal.
+/// Clears indices that no key references, left by an agent that died between flip and insertion, or after a
+/// removal.
 fn clear_unreachable(
     maps: &mut impl LbMaps,
     extent: Extent,

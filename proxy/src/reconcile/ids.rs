@@ -75,7 +75,8 @@ impl Runs {
         runs
     }
 
-    /// Allocates a run of `length` slots and returns its offset. Returns `None` if no free run is long enough.
+    /// Allocates a run of `length` slots and returns its offset. Returns `None` if no free run is long
+    /// enough.
     pub fn allocate(&mut self, length: u32) -> Option<u32> {
         let &(found, offset) = self.by_length.range((length, 0)..).next()?;
         self.remove(offset, found);

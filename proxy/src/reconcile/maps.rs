@@ -74,9 +74,10 @@ pub struct Extent {
 
 /// The maps of services, frontends and backends.
 ///
-/// Accesses to hash maps and tries are system calls and may fail. The arrays are mapped memory: the first access to a part
-/// of one since `release` maps it, which may fail; after it has succeeded, every access to the same element does. Writes
-/// beyond an array are ignored, reads beyond it return zeroes; the callers stay below `capacity`.
+/// Accesses to hash maps and tries are system calls and may fail. The arrays are mapped memory: the first
+/// access to a part of one since `release` maps it, which may fail; after it has succeeded, every access to
+/// the same element does. Writes beyond an array are ignored, reads beyond it return zeroes; the callers stay
+/// below `capacity`.
 pub trait LbMaps {
     fn capacity(&self) -> Capacity;
 

@@ -1,8 +1,8 @@
 //! The sets of source ranges that descriptors reference.
 //!
 //! A set is never edited: another list of ranges is another set, so that a flip switches between two complete
-//! sets. Frontends with the same list share one. Its entries are written before a descriptor references it, and
-//! deleted a grace period after the last descriptor that did.
+//! sets. Frontends with the same list share one. Its entries are written before a descriptor references it,
+//! and deleted a grace period after the last descriptor that did.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -35,8 +35,8 @@ pub struct Reconciler<M> {
     pub(super) slots: Runs,
     /// Frontends of this pass that have a descriptor, and are inserted after the flips of the pass.
     pub(super) created: Vec<Created>,
-    /// Service ports that may still have backends that no frontend requires: not all of their frontends were in
-    /// one pass.
+    /// Service ports that may still have backends that no frontend requires: not all of their frontends were
+    /// in one pass.
     pub(super) incomplete: BTreeSet<(ServicePortKey, IpFamily)>,
     /// The backends of a service port without frontends could not be retired.
     pub(super) has_unused_backends: bool,
@@ -70,8 +70,8 @@ pub struct Pass {
     pub changed: usize,
     /// Frontends that could not be written and have their old state, or whose backends could not be updated.
     pub failed: Vec<(FrontendKey, Arc<MapError>)>,
-    /// Frontends to apply again: the failed ones and the others of their service ports, as backends are retired
-    /// only in a pass that covers all frontends of their service port.
+    /// Frontends to apply again: the failed ones and the others of their service ports, as backends are
+    /// retired only in a pass that covers all frontends of their service port.
     pub retry: Vec<FrontendKey>,
     /// Entries wait: call `reclaim` after a grace period that begins now.
     pub grace: Option<Epoch>,
@@ -243,9 +243,9 @@ impl<M: LbMaps> Reconciler<M> {
         self.frontends.keys().copied().filter(is_incomplete).collect()
     }
 
-    /// Frees the entries that passes up to this one retired; a grace period that began after this pass is over.
-    /// Returns whether that makes room for frontends: a set of ranges, possibly written for a frontend that
-    /// then failed, does not.
+    /// Frees the entries that passes up to this one retired; a grace period that began after this pass is
+    /// over. Returns whether that makes room for frontends: a set of ranges, possibly written for a frontend
+    /// that then failed, does not.
     pub fn reclaim(&mut self, epoch: Epoch) -> bool {
         let later = self.waiting.split_off(&epoch.next());
         let mut makes_room = false;
@@ -362,7 +362,8 @@ impl<M: LbMaps> Reconciler<M> {
     /// Retires a frontend whose key could not be inserted.
     fn abort_insert(&mut self, created: Created, error: MapError, groups: &mut Groups) {
         let Created { key, index, published } = created;
-        // It cannot fail after the frontend was published in this pass. If it did, the entries would be kept until adoption.
+        // It cannot fail after the frontend was published in this pass. If it did, the entries would be kept
+        // until adoption.
         if self.maps.publish(index, 0).is_ok() {
             self.retired.push(Retired::Frontend(index));
             self.retire_descriptor(&published);
@@ -373,8 +374,8 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// Updates the backends after the flips. Backends are retired only if the changes cover all remaining frontends of the
-    /// service port.
+    /// Updates the backends after the flips. Backends are retired only if the changes cover all remaining
+    /// frontends of the service port.
     fn finish_group(&mut self, service: ServicePortKey, family: IpFamily, mut group: Group, pass: &mut Pass) {
         let mut has_failed = !group.failures.is_empty();
         let id = group.id.or_else(|| self.services.id(&service)).unwrap_or_default();
@@ -383,7 +384,8 @@ impl<M: LbMaps> Reconciler<M> {
             match self.services.update_backends(&mut self.maps, id, family, &group.required, is_complete) {
                 Ok(retired) => self.retired.extend(retired),
                 Err(error) if group.puts.is_empty() => {
-                    // To be retired by the next pass, if no frontend is left, else by one over all of the service port.
+                    // To be retired by the next pass, if no frontend is left, else by one over all of the
+                    // service port.
                     self.has_unused_backends |= is_complete;
                     group.fail_gone(error);
                     pass.retry.extend(group.leaving.iter().copied());
@@ -543,7 +545,8 @@ impl<M: LbMaps> Reconciler<M> {
             .extend(owned_runs(&old.descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
     }
 
-    /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its service port.
+    /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its
+    /// service port.
     pub(super) fn count_descriptor(&mut self, descriptor: &Descriptor, by: i32) {
         let Descriptor { address, port, protocol, service, source_ranges, .. } = *descriptor;
         self.ranges.count_user(source_ranges, by);
@@ -552,7 +555,8 @@ impl<M: LbMaps> Reconciler<M> {
         }
     }
 
-    /// Removes service ports without frontends: left by an agent that died, or by a conflict between Services.
+    /// Removes service ports without frontends: left by an agent that died, or by a conflict between
+    /// Services.
     fn remove_unused_services(&mut self) {
         for id in self.services.without_frontends() {
             for family in IpFamily::BOTH {

@@ -137,8 +137,8 @@ impl Services {
         self.by_id(id).map(|port| &*port.key)
     }
 
-    /// The service ports without a frontend in some family, though they have backends there, and those without
-    /// any.
+    /// The service ports without a frontend in some family, though they have backends there, and those
+    /// without any.
     pub fn without_frontends(&self) -> Vec<u32> {
         // A service port may have neither frontends nor backends in one of the families.
         let has_leftovers = |family: &PortFamily| family.frontends == 0 && !family.backends.is_empty();
@@ -156,7 +156,8 @@ impl Services {
         self.ids_by_key.get(key).copied()
     }
 
-    /// Allocates ids for the service ports that have none. Returns those for which that failed, with the error.
+    /// Allocates ids for the service ports that have none. Returns those for which that failed, with the
+    /// error.
     pub fn ensure_ids<'a>(
         &mut self,
         maps: &mut impl LbMaps,
@@ -298,7 +299,8 @@ impl Services {
             }
         }
         // After an error the service port keeps all of them, to be retired again.
-        let retired = gone.iter().map(|index| retire_backend(maps, family, *index)).collect::<Result<_, _>>()?;
+        let retired =
+            gone.iter().map(|index| retire_backend(maps, family, *index)).collect::<Result<_, _>>()?;
         if !gone.is_empty() {
             *backends = backends.iter().copied().filter(|index| !gone.contains(index)).collect();
         }

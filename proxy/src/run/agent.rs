@@ -236,8 +236,8 @@ impl Agent {
         let mut touched = BTreeSet::new();
         for change in update.changes {
             if change == Change::Node(None) {
-                // kube-proxy only logs it (rule R1). Without the node's addresses NodePorts would be served at
-                // every address, and without its pod CIDRs pods would count as external.
+                // kube-proxy only logs it (rule R1). Without the node's addresses NodePorts would be served
+                // at every address, and without its pod CIDRs pods would count as external.
                 warn!("the Node object was deleted, keeping its last state");
                 continue;
             }
@@ -330,8 +330,8 @@ impl Agent {
         self.unwritten.is_empty() && self.node_addresses.is_some() && self.networks.is_written()
     }
 
-    /// The node's addresses depend on the interfaces; their NodePorts and the pod ranges on the Node object and
-    /// the flags as well.
+    /// The node's addresses depend on the interfaces; their NodePorts and the pod ranges on the Node object
+    /// and the flags as well.
     fn write_node_addresses(&mut self) {
         let node = self.index.node();
         let pods = if node.detect_local.is_by_interface() { PerFamily::default() } else { node.pod_range };

@@ -33,7 +33,8 @@ impl Attachment {
         devices.chain(self.failure.last_error()).map(str::to_owned).collect()
     }
 
-    /// Attaches again programs that another process detached or replaced. Returns the number of repaired hooks.
+    /// Attaches again programs that another process detached or replaced. Returns the number of repaired
+    /// hooks.
     pub fn verify(&mut self) -> usize {
         self.verify_cgroup() + self.devices.keep(&self.programs)
     }

@@ -1,4 +1,5 @@
-//! The configuration file, watched. It is read at the start only, so a change ends the agent, to be restarted.
+//! The configuration file, watched. It is read at the start only, so a change ends the agent, to be
+//! restarted.
 
 use std::{fs, path::Path};
 

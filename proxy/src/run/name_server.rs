@@ -65,7 +65,8 @@ pub struct NameServer {
     redirect: Arc<Redirect>,
 }
 
-/// The redirect to the present server. A changed Corefile creates another server, whose sockets it then holds.
+/// The redirect to the present server. A changed Corefile creates another server, whose sockets it then
+/// holds.
 #[derive(Default)]
 struct Redirect(Mutex<RedirectState>);
 
@@ -119,8 +120,8 @@ impl Redirect {
 }
 
 impl RedirectState {
-    /// Replaces the registration. The old one is dropped after the new one was tried, and also after a failure:
-    /// it holds sockets that are about to be closed.
+    /// Replaces the registration. The old one is dropped after the new one was tried, and also after a
+    /// failure: it holds sockets that are about to be closed.
     fn renew(&mut self) -> Result<(), NameServerError> {
         let Some(maps) = &self.maps else { return Ok(()) };
         let new = DnsRedirect::enable(maps, &self.sockets);
@@ -130,8 +131,8 @@ impl RedirectState {
     }
 }
 
-/// The server's runtime. Dropping a runtime waits for its threads, which panics inside another runtime, as when
-/// the start fails or is aborted.
+/// The server's runtime. Dropping a runtime waits for its threads, which panics inside another runtime, as
+/// when the start fails or is aborted.
 struct Threads(Option<Runtime>);
 
 impl Drop for Threads {

@@ -1,5 +1,5 @@
-//! The pod CIDRs of this node, if pods are detected by them (kube-proxy's NodeCIDR mode). The Node object gets
-//! them when the node joins, perhaps after the agent starts. Once in use, a change ends the agent, to be
+//! The pod CIDRs of this node, if pods are detected by them (kube-proxy's NodeCIDR mode). The Node object
+//! gets them when the node joins, perhaps after the agent starts. Once in use, a change ends the agent, to be
 //! restarted.
 
 use std::time::Duration;

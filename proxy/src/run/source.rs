@@ -19,7 +19,8 @@ use crate::{
 /// Pending updates of a directory. The watch blocks beyond this, and reads the then present state later.
 const WAITING_UPDATES: usize = 16;
 
-/// A stream of changes: first all existing objects, up to an update with `is_synced`, then every later change.
+/// A stream of changes: first all existing objects, up to an update with `is_synced`, then every later
+/// change.
 pub struct Source {
     updates: mpsc::Receiver<Update>,
 }

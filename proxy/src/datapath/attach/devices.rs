@@ -9,9 +9,9 @@
 //! machines may use. Tunnels between nodes are external: replies from backends behind them come back through
 //! them.
 //!
-//! A node may itself be a network namespace whose uplink is the end of a veth pair (Kubernetes in containers).
-//! Such an uplink has a default route or an address with neighbours; a pod's end has no address, or one with a
-//! full prefix (/32, /128).
+//! A node may itself be a network namespace whose uplink is the end of a veth pair (Kubernetes in
+//! containers). Such an uplink has a default route or an address with neighbours; a pod's end has no address,
+//! or one with a full prefix (/32, /128).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -136,8 +136,9 @@ fn has_neighbours(address: &Address) -> bool {
     address.prefix < if address.ip.is_ipv4() { 32 } else { 128 }
 }
 
-/// Masquerade addresses in the kernel's order for MASQUERADE: an address of the device itself, else of another
-/// device. Among the others a device with a default route is preferred, because replies come back there.
+/// Masquerade addresses in the kernel's order for MASQUERADE: an address of the device itself, else of
+/// another device. Among the others a device with a default route is preferred, because replies come back
+/// there.
 fn sources(network: &Network, device: u32) -> impl Iterator<Item = IpAddr> {
     let of = move |wanted: fn(&Network, u32, u32) -> bool| {
         let addresses = network.addresses.iter().filter(|address| !address.is_secondary);

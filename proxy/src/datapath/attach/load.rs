@@ -120,8 +120,8 @@ impl Programs {
         program.info().map_err(|error| refused(name, &error))
     }
 
-    /// Runs a program of the packet plane on a packet, without a device. Returns the verdict and the resulting
-    /// packet.
+    /// Runs a program of the packet plane on a packet, without a device. Returns the verdict and the
+    /// resulting packet.
     pub fn run(&mut self, name: &'static str, packet: &[u8]) -> Result<(i32, Vec<u8>), LoadError> {
         let ProgramRun { action, packet, .. } = self.run_on(name, packet)?;
         Ok((action, packet))

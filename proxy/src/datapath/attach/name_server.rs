@@ -58,9 +58,9 @@ pub struct Heartbeats(Arc<Mutex<MmapArray<u64>>>);
 /// is at once.
 ///
 /// The thread holds the server's sockets, too. When a thread ends, the kernel closes the files that are open
-/// nowhere else from the highest descriptor down (`task_work_run`, not guaranteed but so since 4.3). The socket
-/// in the map has the highest descriptor, so clients are never redirected to a socket that is already closed.
-/// Otherwise both attempts of a resolver could be refused within a moment.
+/// nowhere else from the highest descriptor down (`task_work_run`, not guaranteed but so since 4.3). The
+/// socket in the map has the highest descriptor, so clients are never redirected to a socket that is already
+/// closed. Otherwise both attempts of a resolver could be refused within a moment.
 #[derive(Debug)]
 pub struct DnsRedirect {
     _thread: ScopedThread,

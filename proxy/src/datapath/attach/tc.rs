@@ -1,10 +1,10 @@
 //! Attaches the packet plane's programs to devices, and keeps them attached.
 //!
-//! With tcx each hook has a pinned link, and a new program replaces the old one behind it. Without it the hook
-//! is a filter of a clsact qdisc, replaced in place as well. In both cases our program runs before all others
-//! at its hook, in both directions: most programs end the chain with their verdict, and if one of ours is
-//! skipped for replies, an untranslated reply leaves the node. Ours pass packets that they do not handle on to
-//! the next program.
+//! With tcx each hook has a pinned link, and a new program replaces the old one behind it. Without it the
+//! hook is a filter of a clsact qdisc, replaced in place as well. In both cases our program runs before all
+//! others at its hook, in both directions: most programs end the chain with their verdict, and if one of ours
+//! is skipped for replies, an untranslated reply leaves the node. Ours pass packets that they do not handle
+//! on to the next program.
 //!
 //! Programs of others are never replaced or detached, and a qdisc of others stays.
 
@@ -143,8 +143,8 @@ fn detach_all(hooks: &dyn Hooks, is_doomed: impl Fn(Hook) -> bool) -> Result<(),
     Ok(())
 }
 
-/// All programs at a hook of a device, in the order in which they run. tcx programs are listed by the kernel's
-/// name for them, which is cut after 15 characters, clsact programs by the name of their filter.
+/// All programs at a hook of a device, in the order in which they run. tcx programs are listed by the
+/// kernel's name for them, which is cut after 15 characters, clsact programs by the name of their filter.
 pub fn programs_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
     let index = nix::net::if_::if_nametoindex(device).map_err(|errno| TcError::List(errno.into()))?;
     let mut names = if bpf::has_tcx() { tcx::programs_at(device, direction)? } else { Vec::new() };

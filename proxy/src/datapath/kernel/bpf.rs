@@ -277,8 +277,9 @@ pub fn marker_map() -> io::Result<OwnedFd> {
 /// Waits until every running program has ended. Takes milliseconds: call it from a thread that may block.
 ///
 /// membarrier's global command is `synchronize_rcu`, but returns at once on a machine with one CPU, where a
-/// program may be preempted all the same; and kernels with `nohz_full` reject it. In those cases an update of a
-/// map of maps does it: the kernel waits for running programs before it returns (`maybe_wait_bpf_programs`).
+/// program may be preempted all the same; and kernels with `nohz_full` reject it. In those cases an update of
+/// a map of maps does it: the kernel waits for running programs before it returns
+/// (`maybe_wait_bpf_programs`).
 pub fn grace_period() -> io::Result<()> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: sysconf takes no pointers.
@@ -344,8 +345,8 @@ fn map_create(mut attr: MapCreate) -> io::Result<OwnedFd> {
 /// bpf(2). `attr` is one of the structs above, which mirror the head of `union bpf_attr` for the command; the
 /// kernel takes the rest as zeroes.
 fn bpf<A>(command: Command, attr: &mut A) -> io::Result<i32> {
-    // SAFETY: `attr` is valid for its size, and the addresses in it are of values that outlive the call in the
-    // functions above.
+    // SAFETY: `attr` is valid for its size, and the addresses in it are of values that outlive the call in
+    // the functions above.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_int, &raw mut *attr, size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }

@@ -176,8 +176,8 @@ impl KernelMaps {
             IpFamily::V4 => (&self.affinity_v4, map::AFFINITY_V4),
             IpFamily::V6 => (&self.affinity_v6, map::AFFINITY_V6),
         };
-        // Iteration restarts if its current key was evicted, so it may return an entry twice, and would not end
-        // while programs evict faster than it reads.
+        // Iteration restarts if its current key was evicted, so it may return an entry twice, and would not
+        // end while programs evict faster than it reads.
         let most = 2 * map::MAX_AFFINITY as usize;
         let entries: Result<std::collections::HashMap<_, _>, _> = table.iter().take(most).collect();
         Ok(entries.map_err(refused("read", name))?.into_iter().collect())

@@ -4,8 +4,8 @@
 //! handed out. Indices out of range are ignored on writing and read as `None`.
 //!
 //! Mapped pages count as resident memory of the agent, used or not, and arrays are sized for the largest
-//! clusters. So the array is mapped in windows on first access, and only a few windows stay mapped. Mapping a window may
-//! fail, and is tried again on the next access.
+//! clusters. So the array is mapped in windows on first access, and only a few windows stay mapped. Mapping a
+//! window may fail, and is tried again on the next access.
 
 use std::{
     io,

@@ -1,4 +1,5 @@
-//! The response of a healthCheckNodePort: whether a load balancer should send a Service's traffic to this node.
+//! The response of a healthCheckNodePort: whether a load balancer should send a Service's traffic to this
+//! node.
 
 use serde::Serialize;
 

@@ -11,7 +11,8 @@ use crate::{
     reconcile::{LbMaps as _, parse_label},
 };
 
-/// Service ports with all counters 0 are left out: from one node most ports of a large cluster are never used.
+/// Service ports with all counters 0 are left out: from one node most ports of a large cluster are never
+/// used.
 pub fn read_counters(bpffs: &Path) -> Result<KernelCounters> {
     let maps = datapath::inspect(bpffs)?;
     let refusals = DropReason::ALL.into_iter().map(|reason| Ok((reason.name(), maps.drops(reason as u32)?)));

@@ -1,8 +1,8 @@
 //! clsact: one filter per hook, for kernels without tcx.
 //!
-//! A filter is not a link, so the kernel keeps it when the agent dies, and it is found again by its name. It is
-//! replaced under its priority and handle. Two marker pins record what a link would: `filters-7` means that
-//! device 7 may have filters of ours, `clsact-7` that its qdisc was created by us.
+//! A filter is not a link, so the kernel keeps it when the agent dies, and it is found again by its name. It
+//! is replaced under its priority and handle. Two marker pins record what a link would: `filters-7` means
+//! that device 7 may have filters of ours, `clsact-7` that its qdisc was created by us.
 
 use std::{
     io,
@@ -47,7 +47,8 @@ impl Clsact {
         remove_if_there(&self.links.join(pin_of(prefix, device)))
     }
 
-    /// Sets the marker first: an agent that dies in between leaves a marker without a qdisc, which is harmless.
+    /// Sets the marker first: an agent that dies in between leaves a marker without a qdisc, which is
+    /// harmless.
     fn ensure_qdisc(&self, device: u32) -> io::Result<()> {
         if request::has_qdisc(device)? {
             return Ok(());
@@ -56,7 +57,8 @@ impl Clsact {
         request::add_qdisc(device)
     }
 
-    /// Removes the markers when no filter of ours is left at a device, and the qdisc if it is ours and unused.
+    /// Removes the markers when no filter of ours is left at a device, and the qdisc if it is ours and
+    /// unused.
     fn clean_up(&self, device: u32) -> io::Result<()> {
         let mut filters = request::filters(device, Direction::Ingress)?;
         filters.extend(request::filters(device, Direction::Egress)?);

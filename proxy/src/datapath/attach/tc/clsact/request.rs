@@ -158,8 +158,8 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkM
     }
 }
 
-/// Returns whether this was the last reply. A message with attributes that the parser does not know is skipped:
-/// it is not about one of our filters.
+/// Returns whether this was the last reply. A message with attributes that the parser does not know is
+/// skipped: it is not about one of our filters.
 fn take_in(mut bytes: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
     while let Ok(header) = NetlinkBuffer::new_checked(bytes) {
         let length = header.length() as usize;
