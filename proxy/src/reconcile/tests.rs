@@ -350,6 +350,32 @@ fn a_full_map_fails_one_frontend_and_not_the_others() {
 }
 
 #[test]
+fn an_array_that_cannot_be_mapped_fails_its_frontends_until_it_can() {
+    let old = frontend(key(0), 1, TrafficPolicy::Cluster, &[1, 2]);
+    let new = frontend(key(0), 2, TrafficPolicy::Local, &[2, 3, 4, 5, 6]);
+    let mut failures = 0;
+    for mappings in 0..20 {
+        let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+        let pass = reconciler.apply_all([old.clone()]);
+        reclaim(&mut reconciler, &pass);
+        reconciler.maps.maps.mappings_left.set(Some(mappings));
+        let pass = reconciler.apply([(new.key, Some(new.clone()))]);
+        reconciler.maps.maps.stop_failing();
+        for (failed, error) in &pass.failed {
+            failures += 1;
+            assert_eq!((*failed, error.to_string().starts_with("cannot map ")), (new.key, true), "{error}");
+        }
+        assert_eq!(pass.failed.is_empty(), pass.retry.is_empty(), "{mappings}");
+        reclaim(&mut reconciler, &pass);
+        let pass = reconciler.apply(pass.retry.iter().map(|key| (*key, Some(new.clone()))));
+        assert!(pass.failed.is_empty(), "{mappings}: {:?}", pass.failed);
+        reclaim(&mut reconciler, &pass);
+        assert_eq!(dump(reconciler.maps()).unwrap(), fresh([new.clone()]), "{mappings}");
+    }
+    assert!(failures > 3, "{failures} of the parts are needed");
+}
+
+#[test]
 fn a_set_of_ranges_of_a_failed_frontend_makes_no_room() {
     let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 3, ..CAPACITY }));
     let wanted = frontend(key(0), 1, TrafficPolicy::Cluster, &[1, 2, 3, 4]);
