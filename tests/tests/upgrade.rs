@@ -1,6 +1,9 @@
 //! Agents replace each other under traffic, also across versions of the ABI.
+//!
+//! One story replaces the agent by one of another release, whose binary `$PORTREEVE_PREVIOUS` names; without it the story prints
+//! that it was skipped.
 
-use std::time::Duration;
+use std::{env, path::PathBuf, time::Duration};
 
 use proxy_ebpf::abi::ABI_VERSION;
 use tests::Cluster;
@@ -29,6 +32,34 @@ async fn long_lived_connections_outlive_an_upgrade_and_the_way_back() {
     let report = traffic.stop().await.expect("it answers");
     assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
     // The new agent applies changes: its state is not stale.
+    web.remove("a");
+    cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
+}
+
+#[tokio::test]
+async fn connections_outlive_an_upgrade_from_another_release_and_the_way_back() {
+    let Some(previous) = env::var_os("PORTREEVE_PREVIOUS").map(PathBuf::from) else {
+        eprintln!("upgrade from another release: skipped, as $PORTREEVE_PREVIOUS names no binary");
+        return;
+    };
+    let cluster = Cluster::start("releases").await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let node = cluster.node(0);
+    let client = cluster.pod("client").start().await;
+    let (held, opened) = client.hold(web.vips().into(), CONNECTIONS).await.expect("it opens");
+    assert_eq!((opened.answered(), opened.failed()), (CONNECTIONS as u64, 0), "{:?}", opened.failures);
+    let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));
+    let traffic = dials.in_background().await;
+
+    let before = node.state().expect("the maps are pinned");
+    for binary in [Some(&*previous), None, Some(&*previous), None] {
+        node.replace_agent_by(binary, &[]).await.expect("it takes over");
+        let echoes = client.echo(held).await.expect("it answers");
+        assert_eq!(echoes.failed(), 0, "after the change to {binary:?}: {:?}", echoes.failures);
+    }
+    assert_eq!(node.state().expect("the maps are pinned"), before, "there and back nothing changed");
+    let report = traffic.stop().await.expect("it answers");
+    assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
     web.remove("a");
     cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
 }

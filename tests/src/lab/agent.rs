@@ -41,6 +41,8 @@ pub struct AgentSetting {
     /// The sd_notify socket for the agent's readiness.
     pub notify: PathBuf,
     pub more: Vec<String>,
+    /// Instead of the one that was built with the tests.
+    pub binary: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,8 @@ impl AgentSetting {
 
     /// `portreeve run` with the options of this node.
     pub fn command(&self) -> Result<Command> {
-        let mut command = Command::new(portreeve()?);
+        let binary = self.binary.clone().map_or_else(portreeve, Ok)?;
+        let mut command = Command::new(binary);
         let (flag, path) = match &self.source {
             Source::Manifests(path) => ("--manifests", path),
             Source::ApiServer(path) => ("--kubeconfig", path),

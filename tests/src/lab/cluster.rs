@@ -364,6 +364,7 @@ impl Cluster {
             log: directory.join(format!("{name}.log")),
             notify: directory.join(format!("{name}.notify")),
             more: builder.flags.clone(),
+            binary: None,
             node: name,
         };
         Node::start(NodeParts { addresses, pods, network: builder.network, setting, netns, pins, cgroup })

@@ -175,7 +175,13 @@ impl Node {
     /// Starts another agent beside the running one, which is terminated as soon as the new one is ready: a
     /// rolling update. Returns when the new one has taken over.
     pub async fn replace_agent(&self, more: &[&str]) -> Result<()> {
+        self.replace_agent_by(None, more).await
+    }
+
+    /// The same with an agent of another binary; `None` is the one that was built with the tests.
+    pub async fn replace_agent_by(&self, binary: Option<&Path>, more: &[&str]) -> Result<()> {
         let mut setting = self.setting.clone();
+        setting.binary = binary.map(Path::to_owned);
         setting.notify = self.setting.notify.with_extension("next");
         setting.more.extend(["--takeover"].iter().chain(more).map(|flag| (*flag).to_owned()));
         let mut next = Agent::spawn(&setting, &self.netns)?;
