@@ -57,9 +57,9 @@ async fn show(screen: &Screen, once: bool) -> Result<()> {
     let mut cluster = DemoCluster::build(screen).await?;
     tour::run(screen, &mut cluster).await?;
     let stays = io::stdout().is_terminal() && !once;
-    cluster.what_next(screen, stays)?;
+    cluster.print_next_steps(screen, stays)?;
     if stays {
-        tour::go_on(screen, &mut cluster).await?;
+        tour::run_until_interrupted(screen, &mut cluster).await?;
     }
     let report = cluster.end().await?;
     screen.clear();

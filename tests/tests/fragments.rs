@@ -103,7 +103,7 @@ async fn a_smaller_path_mtu_does_not_stall_tcp() {
             let to = row.frontends.dialled(kind, fixture.cluster.node(ENTRY).addresses);
             let (held, opened) = fixture.client.hold(to.to_vec(), to.len()).await.expect("it opens");
             assert_eq!(opened.failed(), 0, "{kind:?}: {opened:?}");
-            let carried = fixture.client.carry(held, 300_000).await.expect("it carries");
+            let carried = fixture.client.transfer(held, 300_000).await.expect("it carries");
             assert_eq!(carried.failed(), 0, "{policy:?} {backends:?} {kind:?}: {carried:?}");
         }
     }

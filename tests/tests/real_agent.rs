@@ -53,7 +53,7 @@ impl Fixture {
         };
         let cluster = cluster.without_agents().await;
         let server = RealApiServer::start_in(binaries, cluster.node(0).netns()).await?;
-        server.write_own(cluster.manifests()).await?;
+        server.write_server_objects(cluster.manifests()).await?;
         let kubeconfig = server.deploy_account().await?;
         Ok(Some(Self { server, kubeconfig, cluster }))
     }

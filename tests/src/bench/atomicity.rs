@@ -22,7 +22,7 @@ pub use judge::AtomicityReport;
 
 /// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting {
+pub struct Parameters {
     pub connects: u64,
     pub changes_per_second: u32,
     /// Timeout of `ClientIP` affinity, if the Service has it.
@@ -34,15 +34,15 @@ pub struct Setting {
 /// Clients per family.
 const CLIENTS: u8 = 2;
 
-pub async fn run(setting: &Setting) -> Result<AtomicityReport> {
+pub async fn run(parameters: &Parameters) -> Result<AtomicityReport> {
     let fixture = AtomicityFixture::create().await?;
-    let mut changer = Changer::new(&fixture, setting.affinity, setting.seed)?;
+    let mut changer = Changer::new(&fixture, parameters.affinity, parameters.seed)?;
     changer.change()?;
     fixture.attach()?;
-    let task = dialler::Task { vips: fixture::vips(), connects: setting.connects, clients: CLIENTS };
+    let task = dialler::Task { vips: fixture::vips(), connects: parameters.connects, clients: CLIENTS };
     let (process, output) = start(&task, &fixture.netns, &fixture.cgroup)?;
     let records = std::thread::spawn(move || dialler::read(output));
-    changer.change_until(Duration::from_secs(1) / setting.changes_per_second, || records.is_finished())?;
+    changer.change_until(Duration::from_secs(1) / parameters.changes_per_second, || records.is_finished())?;
     let records = records.join().ok().context("the thread that reads the records panicked")??;
     finish(process).await?;
     Ok(judge::judge(changer.history(), &records))

@@ -137,18 +137,22 @@ pub fn run() -> Result<()> {
 async fn connect(arguments: &Connect) -> Result<()> {
     let Connect { services, rounds, connects, limit } = *arguments;
     println!("{services} Services, {rounds} rounds of {connects} connects per path");
-    let report = connect::run(&connect::Setting { services, rounds, connects }).await?;
+    let report = connect::run(&connect::Parameters { services, rounds, connects }).await?;
     println!("{report}");
-    let beyond = report.beyond(limit);
-    ensure!(beyond.is_empty(), "connecting to a ClusterIP costs more than {limit}: {}", beyond.join(", "));
+    let above_limit = report.above_limit(limit);
+    ensure!(
+        above_limit.is_empty(),
+        "connecting to a ClusterIP costs more than {limit}: {}",
+        above_limit.join(", ")
+    );
     Ok(())
 }
 
 async fn atomicity(arguments: &Atomicity) -> Result<()> {
     let Atomicity { connects, changes_per_second, affinity, seed } = *arguments;
     println!("{connects} connects while backends change {changes_per_second} times a second");
-    let setting = atomicity::Setting { connects, changes_per_second, affinity, seed };
-    let report = atomicity::run(&setting).await?;
+    let parameters = atomicity::Parameters { connects, changes_per_second, affinity, seed };
+    let report = atomicity::run(&parameters).await?;
     println!("{report}");
     ensure!(report.holds(), "a switch of backends was not atomic");
     Ok(())
@@ -159,7 +163,7 @@ fn packet(arguments: &Packet) -> Result<()> {
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} lines, {eta} left")?;
     // Hidden without a terminal.
     let bar = ProgressBar::new(0).with_style(style);
-    let report = packet::run(&packet::Setting { flows: flows.clone(), runs: *runs }, &bar)?;
+    let report = packet::run(&packet::Parameters { flows: flows.clone(), runs: *runs }, &bar)?;
     bar.finish_and_clear();
     print!("{report}");
     Ok(())
@@ -168,8 +172,8 @@ fn packet(arguments: &Packet) -> Result<()> {
 async fn dns(arguments: &Dns) -> Result<()> {
     let Dns { services, seconds, window } = *arguments;
     println!("{services} Services, {seconds} s for each kind of name, {window} queries in flight");
-    let setting = dns::Setting { services, time: Duration::from_secs(seconds), window };
-    println!("{}", dns::run(&setting).await?);
+    let parameters = dns::Parameters { services, time: Duration::from_secs(seconds), window };
+    println!("{}", dns::run(&parameters).await?);
     Ok(())
 }
 
@@ -177,7 +181,7 @@ async fn sync(arguments: &Sync) -> Result<()> {
     let Sync { services, endpoints, changes, others, pages, names, programmed_within, usable_within } =
         *arguments;
     println!("{services} Services with {endpoints} endpoints each");
-    let setting = sync::Setting {
+    let parameters = sync::Parameters {
         services,
         endpoints,
         changes,
@@ -185,7 +189,7 @@ async fn sync(arguments: &Sync) -> Result<()> {
         streams_lists: !pages,
         names,
     };
-    let report = sync::run(&setting).await?;
+    let report = sync::run(&parameters).await?;
     println!("{report}");
     let (programmed, usable) =
         (Duration::from_millis(programmed_within), Duration::from_millis(usable_within));

@@ -30,7 +30,7 @@ pub use report::{Comparison, Report};
 
 /// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting {
+pub struct Parameters {
     /// Loaded besides the dialled one.
     pub services: u16,
     pub rounds: u32,
@@ -44,12 +44,12 @@ const PORTS: [(Protocol, u16); 2] = [(Protocol::Tcp, 80), (Protocol::Udp, 53)];
 const FIRST_SERVICE: u16 = 2000;
 const ENDPOINTS: u16 = 10;
 
-pub async fn run(setting: &Setting) -> Result<Report> {
+pub async fn run(parameters: &Parameters) -> Result<Report> {
     let cluster = Cluster::start("connect").without_agents().build().await?;
     let server = cluster.ensure_pod("server", Placement::Node(0), None).await?;
     let client = cluster.ensure_pod("client", Placement::Node(0), None).await?;
     let bare = cluster.cgroup().child("bare")?;
-    load_services(&cluster, setting.services)?;
+    load_services(&cluster, parameters.services)?;
     let vip = dialled_service(&cluster, &server)?;
     cluster.node(0).start_agent().await?;
 
@@ -63,8 +63,8 @@ pub async fn run(setting: &Setting) -> Result<Report> {
                 protocol: port.protocol,
                 direct: SocketAddr::new(direct, port.target),
                 vip: SocketAddr::new(*vip, port.port),
-                rounds: setting.rounds,
-                connects: setting.connects,
+                rounds: parameters.rounds,
+                connects: parameters.connects,
                 bare: bare.path().to_owned(),
                 covered: client.cgroup().path().to_owned(),
             };

@@ -24,7 +24,7 @@ use upstream::Upstream;
 
 /// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting {
+pub struct Parameters {
     pub services: u16,
     /// For each kind of name, once at full speed and once with a single query at a time.
     pub time: Duration,
@@ -32,9 +32,9 @@ pub struct Setting {
     pub window: u16,
 }
 
-pub async fn run(setting: &Setting) -> Result<Report> {
+pub async fn run(parameters: &Parameters) -> Result<Report> {
     let netns = Netns::create().await?;
-    let population = Population::new(setting.services);
+    let population = Population::new(parameters.services);
     let api_server = ApiServer::start_in(&netns)?;
     api_server.put_all(population.objects());
     let upstream = Upstream::start(&netns)?;
@@ -46,7 +46,7 @@ pub async fn run(setting: &Setting) -> Result<Report> {
     for kind in kinds {
         let name = kind.name();
         let server = Server::start(kind, &netns, directory.path(), &kubeconfig, upstream.address())?;
-        let load = Load::new(&netns, server.address(), setting.time, setting.window)?;
+        let load = Load::new(&netns, server.address(), parameters.time, parameters.window)?;
         let start = load.wait_until_known(&server, &population).await?;
         let mut measured = Vec::new();
         for group in population.groups() {

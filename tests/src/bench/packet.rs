@@ -28,7 +28,7 @@ pub use report::Report;
 use report::{PacketRow, Times};
 
 #[derive(Debug, Clone)]
-pub struct Setting {
+pub struct Parameters {
     /// Flows in the tables during the runs.
     pub flows: Vec<u32>,
     /// Runs for each row.
@@ -59,14 +59,14 @@ const PROGRAMS: [MeasuredProgram; 3] = [
 /// The address of the device that the programs run at. XDP handles only frames for the node's own address.
 const LOOPBACK: [u8; 6] = [0; 6];
 
-pub fn run(setting: &Setting, progress: &ProgressBar) -> Result<Report> {
-    progress.set_length(setting.flows.len() as u64 * 2 * PROGRAMS.len() as u64 * 2);
+pub fn run(parameters: &Parameters, progress: &ProgressBar) -> Result<Report> {
+    progress.set_length(parameters.flows.len() as u64 * 2 * PROGRAMS.len() as u64 * 2);
     network_with_neighbours()?.run(|| {
         let mut report = Report::default();
-        for flows in &setting.flows {
+        for flows in &parameters.flows {
             for is_v6 in [false, true] {
                 // New maps, so that no row finds the flows of another.
-                let mut bench = Bench::new(*flows, is_v6, setting.runs)?;
+                let mut bench = Bench::new(*flows, is_v6, parameters.runs)?;
                 for program in &PROGRAMS {
                     report.rows.push(bench.established(program)?);
                     progress.inc(1);

@@ -38,7 +38,7 @@ use crate::lab::{
 
 /// Parameters of the measurement.
 #[derive(Debug, Clone, Copy)]
-pub struct Setting {
+pub struct Parameters {
     pub services: u32,
     pub endpoints: u32,
     /// Changes that are awaited one by one.
@@ -60,7 +60,7 @@ const MARK: u32 = 2;
 const LAST: &str = "zz-last";
 const FIRST_OTHER: u32 = 16;
 
-pub async fn run(setting: &Setting) -> Result<Report> {
+pub async fn run(setting: &Parameters) -> Result<Report> {
     let cluster = Cluster::start("sync").without_agents().build().await?;
     let node = cluster.node(0);
     let server = ApiServer::start_in(node.netns())?;
@@ -116,7 +116,7 @@ async fn end(agent: Agent) -> Result<()> {
     Ok(())
 }
 
-fn objects(setting: &Setting, node_name: &str) -> impl Iterator<Item = serde_json::Value> {
+fn objects(setting: &Parameters, node_name: &str) -> impl Iterator<Item = serde_json::Value> {
     let (services, endpoints) = (setting.services, setting.endpoints);
     let others = (FIRST_OTHER..FIRST_OTHER + services).flat_map(move |number| {
         let name = other_name(number);
@@ -132,7 +132,7 @@ fn other_name(number: u32) -> String {
     format!("service-{number}")
 }
 
-fn among_others(watched: &Watched, server: &ApiServer, setting: &Setting) -> Result<Latency> {
+fn among_others(watched: &Watched, server: &ApiServer, setting: &Parameters) -> Result<Latency> {
     if setting.others_per_second == 0 {
         return Ok(Latency::default());
     }

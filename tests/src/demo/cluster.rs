@@ -55,8 +55,8 @@ impl DemoCluster {
         let example = Example::load(&directory)?;
         let pods = example.pods()?;
         let cluster = Cluster::start("demo").nodes(2).without_agents().build().await?;
-        for (name, promised) in &pods {
-            start(&cluster, name, promised).await?;
+        for (name, listed) in &pods {
+            start(&cluster, name, listed).await?;
         }
         for (index, name) in CLIENTS.iter().enumerate() {
             cluster.ensure_pod(name, Placement::Node(index), None).await?;
@@ -137,11 +137,11 @@ impl DemoCluster {
     }
 
     /// Writes the script that runs a command inside a pod, and prints its usage.
-    pub fn what_next(&self, screen: &Screen, goes_on: bool) -> Result<()> {
+    pub fn print_next_steps(&self, screen: &Screen, continues: bool) -> Result<()> {
         screen.say("");
-        screen.title(if goes_on { "Until Ctrl-C, from another terminal" } else { "Next steps" });
+        screen.title(if continues { "Until Ctrl-C, from another terminal" } else { "Next steps" });
         screen.say("");
-        if goes_on {
+        if continues {
             let directory = self.cluster.directory().display();
             self.write_entrance()?;
             screen.say(&format!("   cd {directory}"));
@@ -182,7 +182,7 @@ impl DemoCluster {
             let pod = self.cluster.ensure_pod(name, Placement::Node(index), None).await?;
             for to in self.page {
                 let dial = Dial { to: vec![to], how: How::Http, pause_us: PAUSE_US, ..Dial::default() };
-                let dialling = pod.clone().dial_on(dial).await?;
+                let dialling = pod.clone().dial_in_background(dial).await?;
                 self.traffic.push(Client { is_v4: to.is_ipv4(), dialling });
             }
         }
@@ -210,14 +210,14 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// Starts a pod with the addresses and ports of the slices.
-async fn start(cluster: &Cluster, name: &str, promised: &ExamplePod) -> Result<()> {
+async fn start(cluster: &Cluster, name: &str, listed: &ExamplePod) -> Result<()> {
     let nodes = cluster.nodes();
-    let index = nodes.iter().position(|node| node.name == promised.node);
-    let index = index.with_context(|| format!("{name} is on {}, which is not a node", promised.node))?;
+    let index = nodes.iter().position(|node| node.name == listed.node);
+    let index = index.with_context(|| format!("{name} is on {}, which is not a node", listed.node))?;
     let spare = nodes.get(index).context("there is no such node")?.next_pod();
-    let addresses = Addresses { v4: promised.v4.unwrap_or(spare.v4), v6: promised.v6.unwrap_or(spare.v6) };
+    let addresses = Addresses { v4: listed.v4.unwrap_or(spare.v4), v6: listed.v6.unwrap_or(spare.v6) };
     let pod = cluster.ensure_pod(name, Placement::Node(index), Some(addresses)).await?;
-    for port in &promised.ports {
+    for port in &listed.ports {
         pod.serve(Protocol::Tcp, *port).await?;
     }
     Ok(())

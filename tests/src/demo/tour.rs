@@ -64,7 +64,7 @@ pub async fn run(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
 }
 
 /// Continues until Ctrl-C.
-pub async fn go_on(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
+pub async fn run_until_interrupted(screen: &Screen, cluster: &mut DemoCluster) -> Result<()> {
     let mut window = Window(VecDeque::new());
     let mut ticks = interval(FRAME);
     loop {
@@ -147,17 +147,17 @@ impl Window {
     /// The share of the last connections that reached this pod.
     fn share(&self, name: &str) -> f64 {
         let of = |counts: &Counts| counts.by_pod.get(name).copied().unwrap_or_default();
-        let all = self.grown(|counts| counts.v4 + counts.v6);
-        if all == 0 { 0.0 } else { self.grown(of) as f64 / all as f64 }
+        let all = self.growth(|counts| counts.v4 + counts.v6);
+        if all == 0 { 0.0 } else { self.growth(of) as f64 / all as f64 }
     }
 
     fn rate(&self, of: impl Fn(&Counts) -> u64) -> f64 {
         let (Some((first, _)), Some((last, _))) = (self.0.front(), self.0.back()) else { return 0.0 };
         let seconds = last.duration_since(*first).as_secs_f64();
-        if seconds == 0.0 { 0.0 } else { self.grown(of) as f64 / seconds }
+        if seconds == 0.0 { 0.0 } else { self.growth(of) as f64 / seconds }
     }
 
-    fn grown(&self, of: impl Fn(&Counts) -> u64) -> u64 {
+    fn growth(&self, of: impl Fn(&Counts) -> u64) -> u64 {
         match (self.0.front(), self.0.back()) {
             (Some((_, first)), Some((_, last))) => of(last).saturating_sub(of(first)),
             _ => 0,

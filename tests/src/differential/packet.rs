@@ -150,10 +150,10 @@ impl Packet {
     pub fn is_like(&self, other: &Self) -> bool {
         self.protocol == other.protocol
             && self.is_unsummed() == other.is_unsummed()
-            && self.without_ends() == other.without_ends()
+            && self.without_addresses() == other.without_addresses()
     }
 
-    fn without_ends(&self) -> Vec<u8> {
+    fn without_addresses(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let transport = transport(&self.bytes);
         let checksum = match self.protocol {

@@ -59,7 +59,7 @@ impl Example {
             let ports: BTreeSet<_> = ports.filter_map(|port| u16::try_from(port).ok()).collect();
             for endpoint in slice.endpoints.iter().flatten() {
                 let Some(name) = pod_name(endpoint) else { continue };
-                pods.entry(name.to_owned()).or_default().also_is(endpoint, &ports)?;
+                pods.entry(name.to_owned()).or_default().add_endpoint(endpoint, &ports)?;
             }
         }
         Ok(pods)
@@ -82,7 +82,7 @@ impl Example {
 }
 
 impl ExamplePod {
-    fn also_is(&mut self, endpoint: &Endpoint, ports: &BTreeSet<u16>) -> Result<()> {
+    fn add_endpoint(&mut self, endpoint: &Endpoint, ports: &BTreeSet<u16>) -> Result<()> {
         let address = endpoint.addresses.first().context("an endpoint without address")?;
         match address.parse().with_context(|| format!("{address} is not an address"))? {
             IpAddr::V4(v4) => self.v4 = Some(v4),

@@ -138,7 +138,7 @@ impl Pod {
         report(self.request(Action::Dial(dial)).await?)
     }
 
-    pub async fn dial_on(self: Arc<Self>, dial: Dial) -> Result<Dialling> {
+    pub async fn dial_in_background(self: Arc<Self>, dial: Dial) -> Result<Dialling> {
         let (id, answer) = self.begin(Action::Dial(Dial { times: None, ..dial })).await?;
         Ok(Dialling { pod: self, id, answer })
     }
@@ -154,7 +154,7 @@ impl Pod {
     }
 
     /// Sends this number of bytes over each connection, and reads them back.
-    pub async fn carry(&self, held: u64, bytes: usize) -> Result<Report> {
+    pub async fn transfer(&self, held: u64, bytes: usize) -> Result<Report> {
         report(self.request(Action::Echo { of: held, bytes }).await?)
     }
 

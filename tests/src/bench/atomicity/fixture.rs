@@ -37,8 +37,8 @@ impl AtomicityFixture {
         let netns = Netns::create().await?;
         let netlink = netns.netlink()?;
         netlink.address("lo", IpNetwork::new(CLIENT.0.into(), CLIENT.1)?).await?;
-        netlink.own(IpNetwork::new(BACKENDS_V4.0.into(), BACKENDS_V4.1)?).await?;
-        netlink.own(IpNetwork::new(BACKENDS_V6.0.into(), BACKENDS_V6.1)?).await?;
+        netlink.add_local_network(IpNetwork::new(BACKENDS_V4.0.into(), BACKENDS_V4.1)?).await?;
+        netlink.add_local_network(IpNetwork::new(BACKENDS_V6.0.into(), BACKENDS_V6.1)?).await?;
         drop(netlink);
         let directory = PinDir::create(&name)?;
         let pins = Pins::acquire(directory.path(), ABI_VERSION, Busy::Fail)?;

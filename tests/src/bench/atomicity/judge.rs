@@ -72,14 +72,14 @@ pub(super) fn judge(history: &History, records: &[Record]) -> AtomicityReport {
 
 /// Describes a record whose backend was not valid at that time.
 fn violation(record: &Record, generation: u32, lifetimes: &[Span]) -> Option<String> {
-    let Some(life) = lifetimes.get(generation as usize) else {
+    let Some(lifetime) = lifetimes.get(generation as usize) else {
         return Some(format!("reached generation {generation}, which never existed"));
     };
-    if record.began > life.until {
-        let late = record.began - life.until;
+    if record.began > lifetime.until {
+        let late = record.began - lifetime.until;
         Some(format!("reached generation {generation}, started {late} ns after the switch away from it"))
-    } else if record.connected < life.from {
-        let early = life.from - record.connected;
+    } else if record.connected < lifetime.from {
+        let early = lifetime.from - record.connected;
         Some(format!("reached generation {generation} {early} ns before the switch to it"))
     } else {
         None

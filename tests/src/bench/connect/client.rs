@@ -59,12 +59,12 @@ impl process::Task for Task {
     const NAME: &'static str = "connect";
 
     fn run(&self) -> Result<()> {
-        take_turns(self)
+        measure(self)
     }
 }
 
 /// Measures, and prints every round.
-fn take_turns(task: &Task) -> Result<()> {
+fn measure(task: &Task) -> Result<()> {
     let mut rounds = Vec::new();
     for number in 0..WARMUP + task.rounds {
         let round = round(task)?;
@@ -77,9 +77,9 @@ fn take_turns(task: &Task) -> Result<()> {
 
 fn round(task: &Task) -> Result<Round> {
     enter(&task.bare)?;
-    let [bare] = by_turns(task, [task.direct])?;
+    let [bare] = alternate(task, [task.direct])?;
     enter(&task.covered)?;
-    let [direct, vip] = by_turns(task, [task.direct, task.vip])?;
+    let [direct, vip] = alternate(task, [task.direct, task.vip])?;
     Ok(Round { bare, direct, vip })
 }
 
@@ -89,7 +89,7 @@ fn enter(cgroup: &Path) -> Result<()> {
 }
 
 /// Alternates between the paths, so that other load on the machine affects each alike.
-fn by_turns<const N: usize>(task: &Task, to: [SocketAddr; N]) -> Result<[Medians; N]> {
+fn alternate<const N: usize>(task: &Task, to: [SocketAddr; N]) -> Result<[Medians; N]> {
     let once = match task.protocol {
         Protocol::Tcp => tcp,
         Protocol::Udp => udp,

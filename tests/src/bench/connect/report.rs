@@ -35,7 +35,7 @@ const MEASURES: [(&str, Pick); 2] =
 impl Report {
     /// The TCP connects beyond the limit. A UDP connect sends no packet: it is a route lookup, compared with
     /// which any other lookup is expensive, so it is reported but has no limit.
-    pub fn beyond(&self, limit: f64) -> Vec<String> {
+    pub fn above_limit(&self, limit: f64) -> Vec<String> {
         let tcp = self.comparisons.iter().filter(|comparison| comparison.protocol == Protocol::Tcp);
         // A ratio that was not measured is NaN, and exceeds every limit.
         let keeps = |comparison: &Comparison| comparison.promised().ratio <= limit;
@@ -126,9 +126,9 @@ mod tests {
         assert_eq!(comparison.promised(), Ratio { ratio: 1.10, spread: (1.0, 1.04) });
         let udp = Comparison::new(Protocol::Udp, true, vec![round(100.0, 200.0)]);
         let report = Report { comparisons: vec![comparison, udp] };
-        assert_eq!(report.beyond(1.05), ["TCP over IPv4"]);
-        assert_eq!(report.beyond(1.10), Vec::<String>::new());
+        assert_eq!(report.above_limit(1.05), ["TCP over IPv4"]);
+        assert_eq!(report.above_limit(1.10), Vec::<String>::new());
         let unmeasured = Report { comparisons: vec![Comparison::new(Protocol::Tcp, false, Vec::new())] };
-        assert_eq!(unmeasured.beyond(1.05), ["TCP over IPv6"]);
+        assert_eq!(unmeasured.above_limit(1.05), ["TCP over IPv6"]);
     }
 }

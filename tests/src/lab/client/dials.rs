@@ -132,22 +132,22 @@ impl<'a> Dials<'a> {
     /// Continues until it is stopped.
     pub async fn in_background(self) -> Dialling {
         let pod: Arc<Pod> = self.pod.start().await;
-        pod.dial_on(self.dial).await.unwrap_or_else(|error| panic!("{error:#}"))
+        pod.dial_in_background(self.dial).await.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// No attempt fails, and only these answer; the choice among them is random.
     pub async fn always_reaches_one_of<const N: usize>(&self, names: [&str; N]) -> Report {
-        self.demand(|report| only(report, &names)).await
+        self.expect(|report| only(report, &names)).await
     }
 
     /// No attempt fails, each of these answers, and no other server.
     pub async fn reaches_each_of<const N: usize>(&self, names: [&str; N]) -> Report {
-        self.demand(|report| only(report, &names).and_then(|()| each(report, &names))).await
+        self.expect(|report| only(report, &names).and_then(|()| each(report, &names))).await
     }
 
     /// Every attempt is refused, without a timeout.
     pub async fn is_refused(&self) -> Report {
-        self.demand(all_refused).await
+        self.expect(all_refused).await
     }
 
     /// Retries until a whole round reaches each of these and no other server.
@@ -163,7 +163,7 @@ impl<'a> Dials<'a> {
         self.await_round("every attempt is refused", all_refused).await
     }
 
-    async fn demand(&self, condition: impl Fn(&Report) -> Result<()>) -> Report {
+    async fn expect(&self, condition: impl Fn(&Report) -> Result<()>) -> Report {
         let report = self.report().await;
         if let Err(error) = condition(&report) {
             panic!("{error:#}\ndialled: {:?}\n{report:#?}", self.dial.to);

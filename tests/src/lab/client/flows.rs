@@ -63,10 +63,11 @@ impl Flow {
             ensure!(first.failed() == 0, "{:?}", first.first_failures);
         }
         let report = client.dial(whole).await?;
-        self.judge(&report).with_context(|| format!("{:?} {:?}", report.answers, report.first_failures))
+        self.check_report(&report)
+            .with_context(|| format!("{:?} {:?}", report.answers, report.first_failures))
     }
 
-    fn judge(&self, report: &Report) -> Result<()> {
+    fn check_report(&self, report: &Report) -> Result<()> {
         match &self.expected {
             FlowResult::Reaches(backends) => reached(report, backends),
             FlowResult::Refused => all_failed(report, "ECONNREFUSED"),

@@ -64,14 +64,14 @@ impl DnsClients {
         let library = cluster.pod("library").start().await;
         library.resolve_by(NAMESPACE, serving.vip.v4.into(), cluster.directory()).await?;
         let dial = Dial { names: vec![IDENTITY_NAME.to_owned()], ..LIBRARY.dial(How::Library) };
-        clients.dialling.push((LIBRARY_NAME, library.dial_on(dial).await?));
+        clients.dialling.push((LIBRARY_NAME, library.dial_in_background(dial).await?));
         let to = serving.addresses().to_vec();
         let stream = cluster.pod("stream").start().await;
         let dial = Dial { to: to.clone(), ..STREAM.dial(How::Stream) };
-        clients.dialling.push(("stream", stream.dial_on(dial).await?));
+        clients.dialling.push(("stream", stream.dial_in_background(dial).await?));
         let host = cluster.pod("host").on_host(0).start().await;
         let dial = Dial { to, ..HOST.dial(How::Stream) };
-        clients.dialling.push(("node", host.dial_on(dial).await?));
+        clients.dialling.push(("node", host.dial_in_background(dial).await?));
         Ok(clients)
     }
 

@@ -282,7 +282,7 @@ impl Netlink<'_> {
     }
 
     /// Makes all addresses of a network local to this namespace.
-    pub async fn own(&self, network: IpNetwork) -> Result<()> {
+    pub async fn add_local_network(&self, network: IpNetwork) -> Result<()> {
         let what = || format!("cannot make {network} local");
         let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(network.network(), network.prefix())

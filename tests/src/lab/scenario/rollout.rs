@@ -321,7 +321,7 @@ impl RunningExample<'_> {
 impl RunningExample<'_> {
     async fn start_requests_of(&self, pod: Arc<Pod>) -> Result<()> {
         for request in self.requests.iter().filter(|request| pod.name.starts_with(request.by)) {
-            let dialling = Arc::clone(&pod).dial_on(request.dial()).await?;
+            let dialling = Arc::clone(&pod).dial_in_background(request.dial()).await?;
             lock(&self.running_requests).push((pod.name.clone(), *request, dialling));
         }
         Ok(())

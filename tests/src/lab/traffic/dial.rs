@@ -98,10 +98,10 @@ impl Dialling {
     fn look_up_alone(&self, turn: usize) -> Result<Answered, Failure> {
         let nothing = || Failure("no target to dial".to_owned());
         if self.dial.how == How::Library {
-            return threaded::by_the_library(in_turn(&self.dial.names, turn).ok_or_else(nothing)?);
+            return threaded::getaddrinfo(in_turn(&self.dial.names, turn).ok_or_else(nothing)?);
         }
         let to = in_turn(&self.dial.to, turn).ok_or_else(nothing)?;
-        threaded::plainly(*to, Duration::from_millis(self.dial.timeout_ms))
+        threaded::query_udp(*to, Duration::from_millis(self.dial.timeout_ms))
     }
 
     async fn by_address(&self, turn: usize, sockets: &mut Sockets) {

@@ -34,7 +34,7 @@ impl Schedule {
 }
 
 /// `getaddrinfo`, with its own timeouts and tries: its result is that of the lookup.
-pub fn by_the_library(name: &str) -> Result<Answered, Failure> {
+pub fn getaddrinfo(name: &str) -> Result<Answered, Failure> {
     let addresses = (name, 0).to_socket_addrs().map_err(|error| Failure(format!("getaddrinfo: {error}")))?;
     let address = addresses.map(|address| address.ip()).find(|ip| ip.is_ipv4());
     let address = address.ok_or_else(|| Failure("getaddrinfo: no IPv4 address".to_owned()))?;
@@ -42,7 +42,7 @@ pub fn by_the_library(name: &str) -> Result<Answered, Failure> {
 }
 
 /// The query and the retries of a resolver, without the rest of it. Each lookup has its own socket.
-pub fn plainly(to: SocketAddr, limit: Duration) -> Result<Answered, Failure> {
+pub fn query_udp(to: SocketAddr, limit: Duration) -> Result<Answered, Failure> {
     let mut socket = None;
     let mut failure = Failure("no try".to_owned());
     for _ in 0..TRIES {

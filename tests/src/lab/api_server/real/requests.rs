@@ -61,7 +61,7 @@ impl RealApiServer {
     }
 
     /// Writes the server's own objects to the directory from which the others are mirrored.
-    pub async fn write_own(&self, manifests: &Manifests) -> Result<()> {
+    pub async fn write_server_objects(&self, manifests: &Manifests) -> Result<()> {
         for (n, path) in OWN.iter().enumerate() {
             let object = within(TIMEOUT, path, || self.get(path)).await?;
             manifests.write(&format!("own-{n}.yaml"), &object)?;
