@@ -45,25 +45,25 @@ fn has(follower: &Follower, service: &str, backends: usize) -> bool {
     follower.backends(service).is_some_and(|found| found.len() == backends)
 }
 
-type Manner = (&'static str, fn(&mut Behaviour));
+type ServerVariant = (&'static str, fn(&mut Behaviour));
 
 /// The follower receives all objects, with streaming lists, bookmarks and pages as the server supports them.
 #[tokio::test]
 async fn objects_are_followed_from_servers_of_every_kind() -> Result<()> {
-    let manners: [Manner; 7] = [
-        ("it streams lists", |_| {}),
-        ("it does not", |behaviour| behaviour.streams_lists = false),
-        ("it knows no pages", |behaviour| (behaviour.streams_lists, behaviour.pages) = (false, false)),
-        ("in small pieces", |behaviour| behaviour.piece = Some(7)),
-        ("pages in small pieces", |behaviour| {
+    let variants: [ServerVariant; 7] = [
+        ("streaming lists", |_| {}),
+        ("no streaming lists", |behaviour| behaviour.streams_lists = false),
+        ("no pages", |behaviour| (behaviour.streams_lists, behaviour.pages) = (false, false)),
+        ("small chunks", |behaviour| behaviour.piece = Some(7)),
+        ("pages in small chunks", |behaviour| {
             (behaviour.streams_lists, behaviour.piece) = (false, Some(5));
         }),
-        ("everything twice", |behaviour| behaviour.duplicates = true),
+        ("duplicate events", |behaviour| behaviour.duplicates = true),
         ("out of order", |behaviour| behaviour.reorders = true),
     ];
-    for (name, manner) in manners {
+    for (name, variant) in variants {
         let (server, directory) = fixture()?;
-        server.behave(manner);
+        server.behave(variant);
         let mut follower = Follower::start(&kubeconfig(&directory)).await?;
         follower.synced().await;
         assert!(has(&follower, "web", 2) && has(&follower, "api", 1), "{name}");
