@@ -60,6 +60,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("keeps_case", "preserves_case"),
     ("LiveError", "SupervisorError"),
     ("make_way", "delete_conflicting_flow"),
+    ("Manner", "QueryOptions"),
     ("MappedArray", "MmapArray"),
     ("may_complain", "is_within_rate_limit"),
     ("narrow_outside", "limit_outside_mtu"),
