@@ -8,9 +8,11 @@ mod hook;
 mod icmp;
 mod parse;
 pub mod reject;
-pub mod rewrite;
+mod rewrite;
+mod translate;
 
 pub use header::Headers;
 pub use hook::{ClientLocation, Hook};
 pub use parse::{Packet, parse_v4, parse_v6};
 pub use rewrite::Translation;
+pub use translate::translate;

@@ -20,7 +20,6 @@ use crate::{
         fragment,
         header::{ETHERNET, IPV4, IPV6, PacketData as _, read},
         reject,
-        rewrite::translate as rewrite,
     },
 };
 
@@ -210,7 +209,7 @@ stage!(
 stage!(
     /// Applies the translation. Returns a `Next`: pass or refuse.
     translate, translate_v4, translate_v6, (skb: *mut __sk_buff) -> u64,
-    |scratch, F| passed(rewrite::<F>(&TcContext::new(skb), &scratch.packet, &scratch.translation)).0,
+    |scratch, F| passed(packet::translate::<F>(&TcContext::new(skb), &scratch.packet, &scratch.translation)).0,
     else Next::PASS.0
 );
 

@@ -14,7 +14,6 @@ use proxy_ebpf::{
 
 use super::{
     header::{Headers, SCTP, UDP},
-    icmp,
     parse::Packet,
 };
 
@@ -43,19 +42,9 @@ impl<A: Copy> Translation<A> {
     }
 }
 
-/// Applies a translation to a packet, or to an ICMP error and the packet it quotes.
-#[inline(always)]
-pub fn translate<F: Headers>(
-    ctx: &TcContext,
-    packet: &Packet<F::Address>,
-    to: &Translation<F::Address>,
-) -> Result<(), DropReason> {
-    if packet.is_icmp_error() { icmp::rewrite::<F>(ctx, packet, to) } else { rewrite::<F>(ctx, packet, to) }
-}
-
 /// 1. The IP header checksum, 2. the transport checksum for the addresses, 3. for the ports, 4. the addresses, 5. the ports.
 #[inline(always)]
-fn rewrite<F: Headers>(
+pub fn rewrite<F: Headers>(
     ctx: &TcContext,
     packet: &Packet<F::Address>,
     to: &Translation<F::Address>,
