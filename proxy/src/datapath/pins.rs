@@ -94,7 +94,7 @@ impl Pins {
     /// Takes the lock of an existing directory. Returns `None` if there is none. Errors: no permission to
     /// look.
     pub fn acquire_existing(dir: &Path) -> Result<Option<Self>, PinError> {
-        if !dir.try_exists().map_err(io_error("look into", dir))? {
+        if !dir.try_exists().map_err(io_error("read", dir))? {
             return Ok(None);
         }
         require_bpffs(dir)?;
@@ -246,8 +246,8 @@ fn holder(file: &File) -> String {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     let pid = locks.lines().filter(|line| !line.contains("->")).find_map(|line| {
         let mut words = line.split_whitespace().skip(4);
-        let (pid, place) = (words.next()?, words.next()?);
-        let found: u64 = place.rsplit(':').next()?.parse().ok()?;
+        let (pid, file) = (words.next()?, words.next()?);
+        let found: u64 = file.rsplit(':').next()?.parse().ok()?;
         (found == inode && line.contains("FLOCK")).then(|| pid.to_owned())
     });
     match pid {

@@ -172,7 +172,7 @@ mod tests {
         assert!(health.is_healthy(at(0)), "before anything happened");
         health.updated(IpFamily::V4, at(0));
         health.updated(IpFamily::V6, at(0));
-        assert!(health.is_healthy(at(100_000)), "nothing was asked for");
+        assert!(health.is_healthy(at(100_000)), "no change is pending");
         health.queued(IpFamily::V6, at(100));
         health.queued(IpFamily::V6, at(150));
         assert!(health.is_healthy(at(159)), "not late yet");
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_upstreams() {
+    fn bodies_are_kube_proxys() {
         let mut health = health();
         assert_eq!(
             health.healthz(at(0)).body,

@@ -320,7 +320,7 @@ mod tests {
     use crate::model::{address::Protocol, service::ServiceKey};
 
     #[test]
-    fn buckets_are_upstreams() {
+    fn buckets_are_kube_proxys() {
         let sync = sync_buckets();
         assert_eq!((sync.len(), sync[0], sync[14]), (15, 0.001, 16.384));
         let network = network_programming_buckets();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_counted_and_what_we_did_are_told_together() {
+    fn kernel_counters_and_agent_metrics_are_rendered_together() {
         let metrics = Metrics::new().unwrap();
         metrics.observe_sync(true, Duration::from_millis(3));
         metrics.set_fill(&[Fill { map: "SLOTS", used: 7, capacity: 100 }]);

@@ -73,14 +73,14 @@ impl QueryStatistics {
         pods: &HashMap<IpAddr, &ObjectName>,
         own: &[IpAddr],
     ) -> Self {
-        let who = |address: IpAddr| match pods.get(&address) {
+        let client_of = |address: IpAddr| match pods.get(&address) {
             _ if own.contains(&address) => (ClientKind::Node, "node".to_owned()),
             Some(pod) => (ClientKind::Pod, format!("{}/{}", pod.namespace, pod.name)),
             None => (ClientKind::Address, address.to_string()),
         };
         let mut named: BTreeMap<(ClientKind, String), (Vec<IpAddr>, Counts)> = BTreeMap::new();
         for (address, counts) in report.clients {
-            let (addresses, sum) = named.entry(who(address)).or_default();
+            let (addresses, sum) = named.entry(client_of(address)).or_default();
             addresses.push(address);
             *sum += counts;
         }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_have_the_names_that_are_known() {
+    fn clients_are_named_where_their_addresses_are_known() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let clients = Clients::default();
         for (client, times) in

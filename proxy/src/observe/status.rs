@@ -71,7 +71,7 @@ pub struct XdpDevice {
 impl From<&XdpAttachment> for XdpDevice {
     fn from(device: &XdpAttachment) -> Self {
         let (place, reason) = match &device.result {
-            Ok(place) => (place.name(), None),
+            Ok(mode) => (mode.name(), None),
             Err(reason) => ("none", Some(reason.to_string())),
         };
         Self { device: device.name.clone(), place: place.to_owned(), reason, is_fault: device.is_fault }
@@ -119,23 +119,20 @@ impl Status {
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if matches!(self.phase, Phase::Preparing | Phase::Starting) {
-            faults.push("nothing was read yet: the source of objects has not said what there is".to_owned());
+            faults.push("the initial sync of objects has not finished".to_owned());
         }
         if self.hangs {
-            faults.push(
-                "the agent hangs: changes are not even read; end it, and have it started anew".to_owned(),
-            );
+            faults.push("the agent hangs and receives no changes: restart it".to_owned());
         }
         if self.unwritten_frontends > 0 {
             faults.push(format!("{} frontends could not be written", self.unwritten_frontends));
         }
         for xdp in self.xdp.iter().filter(|xdp| xdp.is_fault) {
-            let reason = xdp.reason.as_deref().unwrap_or("the reason is unknown");
-            faults.push(format!("XDP is not attached to {}, which is served without: {reason}", xdp.device));
+            let reason = xdp.reason.as_deref().unwrap_or("unknown reason");
+            faults
+                .push(format!("XDP is not attached to {}, which is served without it: {reason}", xdp.device));
         }
-        faults.extend(
-            self.unattached.iter().map(|why| format!("programs are not where they should be: {why}")),
-        );
+        faults.extend(self.unattached.iter().map(|error| format!("programs are not attached: {error}")));
         for table in self.tables.iter().filter(|table| table.percent() >= ALMOST_FULL) {
             faults.push(format!("table {} is {} % full", table.name, table.percent()));
         }
@@ -154,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_what_somebody_must_act_upon() {
+    fn faults_require_action() {
         let table = |used| vec![Table { name: "SLOTS".to_owned(), used, capacity: 1000 }];
         let xdp = |is_fault| {
             let reason = Some("its driver does not support XDP".to_owned());

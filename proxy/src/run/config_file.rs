@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_text_is_a_change_and_the_same_one_is_none() {
+    async fn only_another_content_is_a_change() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.conf");
         fs::write(&path, "a").unwrap();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_config_map_is_replaced_behind_a_link() {
+    async fn a_config_map_is_replaced_behind_a_symlink() {
         let dir = tempfile::tempdir().unwrap();
         let version = |name: &str, text: &str| {
             fs::create_dir(dir.path().join(name)).unwrap();

@@ -27,7 +27,7 @@ fn log(known: &[Leftover], found: &[Leftover]) {
     for leftover in found.iter().filter(|leftover| !known.contains(leftover)) {
         let remedy = leftover.manual_command();
         let remedy = remedy.as_deref().unwrap_or("portreeve cleanup --kube-proxy-only");
-        warn!(what = leftover.description(), remedy, "found state of kube-proxy");
+        warn!(leftover = leftover.description(), remedy, "found state of kube-proxy");
     }
     if !known.is_empty() && found.is_empty() {
         info!("all state of kube-proxy is gone");

@@ -330,14 +330,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_before_all_is_known_is_no_panic() {
+    async fn a_stop_before_the_initial_sync_does_not_panic() {
         let mut name_server = at((Ipv4Addr::LOCALHOST, 0).into());
         name_server.serve().unwrap();
         drop(name_server);
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_an_error_and_no_panic() {
+    async fn a_taken_port_is_an_error_and_no_panic() {
         let others = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let error = at(others.local_addr().unwrap()).serve().unwrap_err();
         assert!(error.to_string().contains("listen"), "{error:#}");

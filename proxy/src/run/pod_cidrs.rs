@@ -46,7 +46,7 @@ impl PodCidrs {
         match TIMEOUT.checked_sub(waited).filter(|left| !left.is_zero()) {
             Some(left) => Ok(Some(left)),
             None => bail!(
-                "the Node object {} has had no podCIDRs for {} s, and detectLocalMode NodeCIDR tells pods by them",
+                "the Node object {} has had no podCIDRs for {} s, and detectLocalMode NodeCIDR requires them",
                 self.node_name,
                 TIMEOUT.as_secs()
             ),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn q2_they_are_waited_for_and_then_given_up() {
+    async fn q2_missing_pod_cidrs_are_an_error_after_the_timeout() {
         let mut pod_cidrs = of_mode(DetectLocal::NodeCidr);
         assert_eq!(pod_cidrs.wait(None).unwrap(), Some(TIMEOUT));
         tokio::time::advance(TIMEOUT - Duration::from_secs(1)).await;
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn r1_others_end_the_agent_where_they_count() {
+    fn r1_changed_pod_cidrs_end_the_agent_in_node_cidr_mode() {
         for (mode, now, ends) in [
             (DetectLocal::NodeCidr, Some(node(&["10.1.0.0/24"])), false),
             (DetectLocal::NodeCidr, Some(node(&["10.2.0.0/24"])), true),

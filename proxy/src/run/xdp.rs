@@ -56,7 +56,7 @@ impl XdpDevices {
 fn log(device: &XdpAttachment) {
     let iface = &device.name;
     match &device.result {
-        Ok(place) => info!(iface, place = place.name(), "XDP attached"),
+        Ok(mode) => info!(iface, mode = mode.name(), "XDP attached"),
         Err(reason) if device.is_fault => {
             warn!(iface, reason = %reason, "no XDP, the packet plane serves the device alone")
         }

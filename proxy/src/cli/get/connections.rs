@@ -63,7 +63,7 @@ pub fn read(
 
 impl ConnectionRow {
     fn new(service: ServicePort, flow: &TrackedFlow, now: Duration) -> Self {
-        let TrackedFlow { state, protocol, client, dialled, backend, masquerade, .. } = *flow;
+        let TrackedFlow { state, protocol, client, frontend, backend, masquerade, .. } = *flow;
         // The flow clock is 32 bits wide and wraps as in the BPF programs.
         let idle = u64::from(state.idle((now.as_nanos() >> TICK_SHIFT) as u32));
         Self {
@@ -71,7 +71,7 @@ impl ConnectionRow {
             protocol: Protocol::from_number(protocol)
                 .map_or_else(|| protocol.to_string(), |protocol| protocol.to_string()),
             client,
-            dialled,
+            dialled: frontend,
             backend,
             masquerade,
             state: State::of(state),

@@ -47,7 +47,7 @@ impl XdpAttachMode {
         }
     }
 
-    fn word(self) -> String {
+    fn pin_prefix(self) -> String {
         format!("{XDP_EXTERNAL}_{}", self.name())
     }
 
@@ -183,13 +183,13 @@ impl XdpHooks {
         }
         let refused = |error: &dyn std::error::Error| XdpUnavailable::Refused(error.to_string());
         let program_id = programs.info(XDP_EXTERNAL).map_err(|error| refused(&error))?.id();
-        let link = DeviceLink::new(&self.links, &mode.word(), device.index);
+        let link = DeviceLink::new(&self.links, &mode.pin_prefix(), device.index);
         if link.is_attached(program_id) {
             return Ok(());
         }
         // A device takes one program, in either mode.
         for other in XdpAttachMode::ALL.into_iter().filter(|other| *other != mode) {
-            DeviceLink::new(&self.links, &other.word(), device.index)
+            DeviceLink::new(&self.links, &other.pin_prefix(), device.index)
                 .detach()
                 .map_err(|error| refused(&error))?;
         }
@@ -244,9 +244,9 @@ pub fn detach_xdp(pins: &Pins) -> Result<(), XdpError> {
 fn detach_all(links: &std::path::Path, is_doomed: impl Fn(XdpAttachMode, u32) -> bool) -> io::Result<()> {
     let pins = names_in(links)?;
     for mode in XdpAttachMode::ALL {
-        let word = mode.word();
-        for device in devices_of(&pins, &word).filter(|device| is_doomed(mode, *device)) {
-            DeviceLink::new(links, &word, device).detach()?;
+        let pin_prefix = mode.pin_prefix();
+        for device in devices_of(&pins, &pin_prefix).filter(|device| is_doomed(mode, *device)) {
+            DeviceLink::new(links, &pin_prefix, device).detach()?;
         }
     }
     Ok(())
@@ -258,7 +258,7 @@ mod tests {
     use crate::datapath::kernel::{Link, PeerNetns};
 
     #[test]
-    fn cards_are_taken_and_pairs_only_on_demand() {
+    fn nics_get_xdp_and_veth_pairs_only_on_demand() {
         let link = |index, kind, vlan_parent| Link {
             index,
             name: format!("eth{index}"),

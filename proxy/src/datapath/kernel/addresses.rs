@@ -25,7 +25,7 @@ impl NetlinkState for BTreeSet<IpAddr> {
     async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
         let messages = handle.address().get().execute();
         let addresses = messages.try_filter_map(async |message| Ok(own_address(&message)));
-        addresses.try_collect().await.map_err(|source| NetlinkError::List { what: "addresses", source })
+        addresses.try_collect().await.map_err(|source| NetlinkError::List { objects: "addresses", source })
     }
 
     fn is_affected_by(_: &RouteNetlinkMessage) -> bool {

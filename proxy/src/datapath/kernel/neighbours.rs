@@ -53,7 +53,7 @@ async fn refresh(devices: &BTreeSet<u32>) -> Result<(), NetlinkError> {
 }
 
 async fn stale(handle: &Handle, devices: &BTreeSet<u32>) -> Result<Vec<(u32, IpAddr)>, NetlinkError> {
-    let failed = |source| NetlinkError::List { what: "neighbours", source };
+    let failed = |source| NetlinkError::List { objects: "neighbours", source };
     let messages = handle.neighbours().get().execute();
     let on_devices = messages.try_filter_map(async |message| {
         let is_stale =

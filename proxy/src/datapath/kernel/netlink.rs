@@ -26,9 +26,9 @@ const RETRY: Duration = Duration::from_secs(1);
 pub enum NetlinkError {
     #[error("cannot open a netlink socket")]
     Socket(#[source] io::Error),
-    #[error("cannot list the {what}")]
+    #[error("cannot list {objects}")]
     List {
-        what: &'static str,
+        objects: &'static str,
         #[source]
         source: rtnetlink::Error,
     },
@@ -159,7 +159,7 @@ impl Drop for Subscription {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open, and what is neither tells nothing new")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open, and other messages change nothing")]
 fn is_relevant(
     message: &NetlinkMessage<RouteNetlinkMessage>,
     is_affected: fn(&RouteNetlinkMessage) -> bool,
@@ -191,7 +191,7 @@ mod tests {
             links
                 .into_iter()
                 .collect::<Result<Vec<_>, _>>()
-                .map_err(|source| NetlinkError::List { what: "links", source })?;
+                .map_err(|source| NetlinkError::List { objects: "links", source })?;
             Ok(Self(READINGS.fetch_add(1, std::sync::atomic::Ordering::Relaxed)))
         }
 
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn notices_that_end_are_asked_for_again() {
+    async fn notifications_that_end_are_subscribed_again() {
         let subscription = Subscription::open(Count::GROUPS).unwrap();
         let [listener, _] = subscription.connections.clone();
         let (sender, mut receiver) = watch::channel(Count::read(&subscription.handle).await.unwrap());

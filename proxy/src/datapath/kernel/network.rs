@@ -101,7 +101,7 @@ impl NetlinkState for Network {
 
     /// In sequence: a socket carries one dump at a time.
     async fn read(handle: &Handle) -> Result<Self, NetlinkError> {
-        let failed = |what| move |source| NetlinkError::List { what, source };
+        let failed = |objects| move |source| NetlinkError::List { objects, source };
         Ok(Self {
             links: links(handle).await.map_err(failed("devices"))?,
             addresses: addresses(handle).await.map_err(failed("addresses"))?,

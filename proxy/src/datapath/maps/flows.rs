@@ -21,7 +21,7 @@ pub struct TrackedFlow {
     /// IANA protocol number.
     pub protocol: u8,
     pub client: SocketAddr,
-    pub dialled: SocketAddr,
+    pub frontend: SocketAddr,
     pub backend: SocketAddr,
     pub masquerade: Option<SocketAddr>,
     /// Id of the service port; 0: none.
@@ -66,7 +66,7 @@ fn tracked<A: Copy + Into<IpAddr>>(flow: &Flow<A>) -> TrackedFlow {
         state: flow.state,
         protocol: flow.protocol,
         client: end(flow.client, flow.client_port),
-        dialled: end(flow.destination, flow.destination_port),
+        frontend: end(flow.destination, flow.destination_port),
         backend: end(flow.backend, flow.backend_port),
         masquerade: is_masqueraded.then(|| end(flow.masquerade, flow.masquerade_port)),
         service: flow.service,

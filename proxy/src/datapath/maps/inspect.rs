@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_data_plane_is_told_from_another_version_of_it() {
+    fn a_missing_data_plane_and_another_version_are_different_errors() {
         let dir = tempfile::tempdir().unwrap();
         let sentence = || inspect(dir.path()).err().unwrap().to_string();
         assert!(sentence().starts_with("no data plane at "), "{}", sentence());

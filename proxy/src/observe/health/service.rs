@@ -57,17 +57,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_upstreams() {
+    fn responses_are_kube_proxys() {
         let service = ServiceKey::new("shop", "web");
         for (count, is_healthy, status) in [(0, true, 503), (2, true, 200), (2, false, 503), (0, false, 503)]
         {
-            let answer = service_response(&service, count, is_healthy);
-            assert_eq!(answer.status(), status, "{count} {is_healthy}");
+            let response = service_response(&service, count, is_healthy);
+            assert_eq!(response.status(), status, "{count} {is_healthy}");
             let want = format!(
                 "{{\n\t\"service\": {{\n\t\t\"namespace\": \"shop\",\n\t\t\"name\": \"web\"\n\t}},\n\
                  \t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {is_healthy}\n}}"
             );
-            assert_eq!(answer.body, want);
+            assert_eq!(response.body, want);
         }
     }
 }

@@ -32,20 +32,20 @@ pub fn health_router(state: Arc<AgentState>) -> Router {
 }
 
 async fn healthz(State(state): State<Arc<AgentState>>) -> Response {
-    let answer = state.health().healthz(Timestamp::now());
-    state.metrics.healthz.with_label_values(&[answer.status().to_string()]).inc();
-    respond(answer)
+    let response = state.health().healthz(Timestamp::now());
+    state.metrics.healthz.with_label_values(&[response.status().to_string()]).inc();
+    respond(response)
 }
 
 async fn livez(State(state): State<Arc<AgentState>>) -> Response {
-    let answer = state.health().livez(Timestamp::now());
-    state.metrics.livez.with_label_values(&[answer.status().to_string()]).inc();
-    respond(answer)
+    let response = state.health().livez(Timestamp::now());
+    state.metrics.livez.with_label_values(&[response.status().to_string()]).inc();
+    respond(response)
 }
 
-pub fn respond(answer: HealthResponse) -> Response {
-    let status = if answer.is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, [JSON, NO_SNIFF], answer.body).into_response()
+pub fn respond(response: HealthResponse) -> Response {
+    let status = if response.is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [JSON, NO_SNIFF], response.body).into_response()
 }
 
 /// The state of the metrics server.

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_page_tells_how_long_it_runs_and_what_is_wrong() {
+    fn the_status_page_shows_uptime_and_faults() {
         let started: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let status = Status { started, unwritten_frontends: 3, ..Status::new("node-1") };
         let page = statusz(&status, "2026-01-02T01:02:03Z".parse().unwrap());

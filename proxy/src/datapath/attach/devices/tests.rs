@@ -40,10 +40,10 @@ fn network(text: &str) -> Network {
 fn named(kind: &str) -> LinkKind {
     match kind {
         "lo" => LinkKind::Loopback,
-        "card" => LinkKind::Nic,
+        "nic" => LinkKind::Nic,
         "bridge" => LinkKind::Bridge,
         "pod" => LinkKind::Veth(PeerNetns::Other),
-        "pair" => LinkKind::Veth(PeerNetns::Same),
+        "veth" => LinkKind::Veth(PeerNetns::Same),
         "tunnel" => LinkKind::Tunnel,
         "vrf" => LinkKind::Vrf,
         "dummy" => LinkKind::Dummy,
@@ -87,11 +87,11 @@ struct Case {
     want: &'static str,
 }
 
-const LOOKS: &[Case] = &[
+const DETECTION: &[Case] = &[
     Case {
-        name: "one card, pods on a bridge",
+        name: "one NIC, pods on a bridge",
         devices: "lo lo 127.0.0.1/8
-                      eth0 card default 192.0.2.1/24
+                      eth0 nic default 192.0.2.1/24
                       cni0 bridge 10.244.1.1/24
                       veth1 pod in=cni0
                       veth2 pod in=cni0",
@@ -99,49 +99,49 @@ const LOOKS: &[Case] = &[
     },
     Case {
         name: "pods routed one by one, without and with an address at the host's end",
-        devices: "eth0 card default 192.0.2.1/24
+        devices: "eth0 nic default 192.0.2.1/24
                       cali1 pod
                       ptp1 pod 10.244.1.1/32 fd00::1/128",
         want: "eth0=external cali1=pod ptp1=pod",
     },
     Case {
-        name: "a node that is a container: its uplinks look like pods' ends",
+        name: "a node that is a container: its uplinks are veth devices",
         devices: "eth0 pod default 172.18.0.2/16
                       eth1 pod 172.19.0.2/16
                       veth1 pod 10.244.1.1/32",
         want: "eth0=external eth1=external veth1=pod",
     },
     Case {
-        name: "a card without an address serves nobody, one for storage does",
-        devices: "eth0 card default 192.0.2.1/24
-                      eth1 card
-                      ib0 card 10.9.0.1/24",
+        name: "a NIC without an address has no role, one for storage has",
+        devices: "eth0 nic default 192.0.2.1/24
+                      eth1 nic
+                      ib0 nic 10.9.0.1/24",
         want: "eth0=external ib0=external",
     },
     Case {
         name: "a bond and its ports",
-        devices: "eth0 card in=bond0
-                      eth1 card in=bond0
-                      bond0 card default 192.0.2.1/24",
+        devices: "eth0 nic in=bond0
+                      eth1 nic in=bond0
+                      bond0 nic default 192.0.2.1/24",
         want: "bond0=external",
     },
     Case {
         name: "a bond that is the port of a bridge",
-        devices: "eth0 card in=bond0
-                      bond0 card in=br0
+        devices: "eth0 nic in=bond0
+                      bond0 nic in=br0
                       br0 bridge default 192.0.2.1/24
                       vnet0 tunnel in=br0",
         want: "br0=external",
     },
     Case {
-        name: "a VLAN beside the card below it",
-        devices: "eth0 card 192.0.2.1/24
-                      vlan10 card default 198.51.100.1/24",
+        name: "a VLAN and the NIC below it",
+        devices: "eth0 nic 192.0.2.1/24
+                      vlan10 nic default 198.51.100.1/24",
         want: "eth0=external vlan10=external",
     },
     Case {
-        name: "tunnels between nodes are ways to other machines",
-        devices: "eth0 card default 192.0.2.1/24
+        name: "tunnels between nodes lead to other machines",
+        devices: "eth0 nic default 192.0.2.1/24
                       flannel1 tunnel 10.244.1.0/32
                       tunl0 tunnel 10.244.1.0/32
                       wg0 tunnel 100.64.0.1/10
@@ -150,7 +150,7 @@ const LOOKS: &[Case] = &[
     },
     Case {
         name: "VXLAN as the port of a bridge",
-        devices: "eth0 card default 192.0.2.1/24
+        devices: "eth0 nic default 192.0.2.1/24
                       br1 bridge 10.1.0.1/16
                       vx1 tunnel in=br1
                       veth1 pod in=br1",
@@ -158,52 +158,52 @@ const LOOKS: &[Case] = &[
     },
     Case {
         name: "pods on the bridge that has the uplink",
-        devices: "eth0 card in=br0
+        devices: "eth0 nic in=br0
                       br0 bridge default 192.0.2.1/24
                       veth1 pod in=br0",
         want: "br0=external veth1=pod",
     },
     Case {
         name: "a second bridge with an uplink and no default route",
-        devices: "eth0 card default 192.0.2.1/24
-                      eth1 card in=br1
+        devices: "eth0 nic default 192.0.2.1/24
+                      eth1 nic in=br1
                       br1 bridge 198.51.100.1/24",
         want: "eth0=external br1=external",
     },
     Case {
-        name: "bridges of nobody: docker without containers, libvirt",
-        devices: "eth0 card default 192.0.2.1/24
+        name: "bridges without ports of pods: docker without containers, libvirt",
+        devices: "eth0 nic default 192.0.2.1/24
                       docker0 bridge 172.17.0.1/16
                       virbr0 bridge 192.168.122.1/24
                       vnet0 tunnel in=virbr0",
         want: "eth0=external",
     },
     Case {
-        name: "what only holds addresses",
-        devices: "eth0 card default 192.0.2.1/24
+        name: "devices that only hold addresses",
+        devices: "eth0 nic default 192.0.2.1/24
                       kubeipvs0 dummy 10.96.0.1/32
                       nodelocaldns dummy 169.254.20.10/32",
         want: "eth0=external",
     },
     Case {
-        name: "Cilium's own pair",
-        devices: "eth0 card default 192.0.2.1/24
-                      cilium_net pair
-                      cilium_host pair 10.0.0.1/32
+        name: "Cilium's own veth pair",
+        devices: "eth0 nic default 192.0.2.1/24
+                      cilium_net veth
+                      cilium_host veth 10.0.0.1/32
                       cilium_vxlan tunnel
                       lxc1 pod",
         want: "eth0=external lxc1=pod",
     },
     Case {
-        name: "devices of a routing domain",
-        devices: "eth0 card default 192.0.2.1/24
+        name: "ports of a VRF",
+        devices: "eth0 nic default 192.0.2.1/24
                       blue vrf 127.0.0.1/8
-                      eth1 card in=blue 198.51.100.1/24",
+                      eth1 nic in=blue 198.51.100.1/24",
         want: "eth0=external eth1=external",
     },
     Case {
         name: "IPv6 alone",
-        devices: "eth0 card default 2001:db8::1/64
+        devices: "eth0 nic default 2001:db8::1/64
                       veth1 pod fd00::1/128",
         want: "eth0=external veth1=pod",
     },
@@ -211,18 +211,18 @@ const LOOKS: &[Case] = &[
 ];
 
 #[test]
-fn devices_are_judged_by_their_looks() {
-    for Case { name, devices, want } in LOOKS {
+fn roles_are_detected_from_properties() {
+    for Case { name, devices, want } in DETECTION {
         assert_eq!(roles(&network(devices), &auto()), *want, "{name}");
     }
 }
 
 #[test]
-fn the_command_line_overrules_looks() {
+fn the_command_line_overrides_detection() {
     let network = network(
         "lo lo 127.0.0.1/8
-         eth0 card default 192.0.2.1/24
-         eth1 card 198.51.100.1/24
+         eth0 nic default 192.0.2.1/24
+         eth1 nic 198.51.100.1/24
          veth1 pod
          tap1 tunnel",
     );
@@ -244,11 +244,11 @@ fn the_command_line_overrules_looks() {
 }
 
 #[test]
-fn masquerading_takes_an_address_of_the_way_out() {
+fn masquerading_takes_an_address_of_the_output_device() {
     let network = network(
         "lo lo 127.0.0.1/8
-         eth1 card ~198.51.100.9/24 198.51.100.1/24
-         eth0 card default 192.0.2.1/24 192.0.2.2/24 2001:db8::1/64
+         eth1 nic ~198.51.100.9/24 198.51.100.1/24
+         eth0 nic default 192.0.2.1/24 192.0.2.2/24 2001:db8::1/64
          cni0 bridge 10.244.1.1/24
          veth1 pod in=cni0
          flannel1 tunnel 10.244.1.0/32",

@@ -32,7 +32,7 @@ pub struct Filter {
 }
 
 pub fn has_qdisc(device: u32) -> io::Result<bool> {
-    let found = ask(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()), NLM_F_DUMP)?;
+    let found = request(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default()), NLM_F_DUMP)?;
     let mut qdiscs = found.iter().filter_map(|message| {
         if let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message { Some(qdisc) } else { None }
     });
@@ -41,16 +41,16 @@ pub fn has_qdisc(device: u32) -> io::Result<bool> {
 
 pub fn add_qdisc(device: u32) -> io::Result<()> {
     let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc(device));
-    ask(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    request(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
 pub fn delete_qdisc(device: u32) -> io::Result<()> {
-    ask(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), NLM_F_ACK).map(drop)
+    request(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), NLM_F_ACK).map(drop)
 }
 
 pub fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filter>> {
     let question = RouteNetlinkMessage::GetTrafficFilter(message(device, parent(direction), 0, 0));
-    let found = ask(question, NLM_F_DUMP)?;
+    let found = request(question, NLM_F_DUMP)?;
     let filters = found.iter().filter_map(|message| {
         if let RouteNetlinkMessage::NewTrafficFilter(filter) = message { parse(filter) } else { None }
     });
@@ -58,19 +58,19 @@ pub fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filter>> {
 }
 
 pub fn add_filter(device: u32, direction: Direction, filter: &Filter, program: RawFd) -> io::Result<()> {
-    let message = RouteNetlinkMessage::NewTrafficFilter(running(device, direction, filter, program));
-    ask(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    let message = RouteNetlinkMessage::NewTrafficFilter(filter_message(device, direction, filter, program));
+    request(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
 }
 
 /// Replaces the program of an existing filter, atomically for packets.
 pub fn change_filter(device: u32, direction: Direction, filter: &Filter, program: RawFd) -> io::Result<()> {
-    let message = RouteNetlinkMessage::NewTrafficFilter(running(device, direction, filter, program));
-    ask(message, NLM_F_ACK).map(drop)
+    let message = RouteNetlinkMessage::NewTrafficFilter(filter_message(device, direction, filter, program));
+    request(message, NLM_F_ACK).map(drop)
 }
 
 pub fn delete_filter(device: u32, direction: Direction, filter: &Filter) -> io::Result<()> {
     let message = message(device, parent(direction), filter.handle, info(filter.priority));
-    ask(RouteNetlinkMessage::DelTrafficFilter(message), NLM_F_ACK).map(drop)
+    request(RouteNetlinkMessage::DelTrafficFilter(message), NLM_F_ACK).map(drop)
 }
 
 fn qdisc(device: u32) -> TcMessage {
@@ -80,7 +80,7 @@ fn qdisc(device: u32) -> TcMessage {
     message
 }
 
-fn running(device: u32, direction: Direction, filter: &Filter, program: RawFd) -> TcMessage {
+fn filter_message(device: u32, direction: Direction, filter: &Filter, program: RawFd) -> TcMessage {
     let mut message = message(device, parent(direction), filter.handle, info(filter.priority));
     let options = [
         TcFilterBpfOption::ProgFd(program.cast_unsigned()),
@@ -140,7 +140,7 @@ fn parse(message: &TcMessage) -> Option<Filter> {
     (filter.handle != 0).then_some(filter)
 }
 
-fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
     let socket = Socket::new(NETLINK_ROUTE)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut packet = NetlinkMessage::from(message);
@@ -149,18 +149,18 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkM
     let mut bytes = vec![0; packet.buffer_len()];
     packet.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
-    let mut answers = Vec::new();
+    let mut replies = Vec::new();
     loop {
         let (bytes, _) = socket.recv_from_full()?;
-        if take_in(&bytes, &mut answers)? {
-            return Ok(answers);
+        if parse_replies(&bytes, &mut replies)? {
+            return Ok(replies);
         }
     }
 }
 
 /// Returns whether this was the last reply. A message with attributes that the parser does not know is
 /// skipped: it is not about one of our filters.
-fn take_in(mut bytes: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+fn parse_replies(mut bytes: &[u8], replies: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
     while let Ok(header) = NetlinkBuffer::new_checked(bytes) {
         let length = header.length() as usize;
         match NetlinkMessage::deserialize(bytes).map(|message| message.payload) {
@@ -168,7 +168,7 @@ fn take_in(mut bytes: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Resu
             Ok(NetlinkPayload::Error(error)) => {
                 return if error.code.is_some() { Err(error.to_io()) } else { Ok(true) };
             }
-            Ok(NetlinkPayload::InnerMessage(answer)) => answers.push(answer),
+            Ok(NetlinkPayload::InnerMessage(reply)) => replies.push(reply),
             Ok(_) | Err(_) => {}
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
