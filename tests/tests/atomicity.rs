@@ -81,7 +81,7 @@ async fn no_connect_reaches_a_backend_after_the_switch_away_from_it() {
 /// Waits until this many backends serve.
 fn await_switch(maps: &PinnedMaps, frontend: u32, count: usize) {
     let start = Instant::now();
-    while maps.serving(frontend, IpFamily::V4).unwrap().len() != count {
+    while maps.serving(frontend, IpFamily::V4).expect("the maps are readable").len() != count {
         assert!(start.elapsed() < TIMEOUT, "{count} backends do not serve");
         // The agent runs on another processor.
         std::thread::yield_now();
