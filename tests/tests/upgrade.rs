@@ -3,7 +3,11 @@
 //! One story replaces the agent by one of another release, whose binary `$PORTREEVE_PREVIOUS` names; without it the story prints
 //! that it was skipped.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use proxy_ebpf::abi::ABI_VERSION;
 use tests::Cluster;
@@ -13,27 +17,12 @@ const CONNECTIONS: usize = 10_000;
 
 #[tokio::test]
 async fn long_lived_connections_outlive_an_upgrade_and_the_way_back() {
-    let cluster = Cluster::start("upgrade").await;
-    let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
-    let node = cluster.node(0);
-    let client = cluster.pod("client").start().await;
-    let (held, opened) = client.hold(web.vips().into(), CONNECTIONS).await.expect("it opens");
-    assert_eq!((opened.answered(), opened.failed()), (CONNECTIONS as u64, 0), "{:?}", opened.failures);
-    let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));
-    let traffic = dials.in_background().await;
-
-    let before = node.state().expect("the maps are pinned");
-    for version in [ABI_VERSION + 1, ABI_VERSION] {
-        node.replace_agent(&["--abi-version", &version.to_string()]).await.expect("it takes over");
-        let echoes = client.echo(held).await.expect("it answers");
-        assert_eq!(echoes.failed(), 0, "after the change to version {version}: {:?}", echoes.failures);
-    }
-    assert_eq!(node.state().expect("the maps are pinned"), before, "there and back nothing changed");
-    let report = traffic.stop().await.expect("it answers");
-    assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
-    // The new agent applies changes: its state is not stale.
-    web.remove("a");
-    cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
+    let [next, present] = [ABI_VERSION + 1, ABI_VERSION].map(|version| version.to_string());
+    replace_under_traffic(
+        "upgrade",
+        &[(None, &["--abi-version", &next]), (None, &["--abi-version", &present])],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -42,7 +31,17 @@ async fn connections_outlive_an_upgrade_from_another_release_and_the_way_back() 
         eprintln!("upgrade from another release: skipped, as $PORTREEVE_PREVIOUS names no binary");
         return;
     };
-    let cluster = Cluster::start("releases").await;
+    let previous = Some(&*previous);
+    replace_under_traffic("releases", &[(previous, &[]), (None, &[]), (previous, &[]), (None, &[])]).await;
+}
+
+/// An agent: its binary, `None` for the one that was built with the tests, and its options.
+type Successor<'a> = (Option<&'a Path>, &'a [&'a str]);
+
+/// Replaces the agent by each successor in turn. No open connection breaks, no new one fails, and the maps are the same after all
+/// of them.
+async fn replace_under_traffic(name: &str, successors: &[Successor<'_>]) {
+    let cluster = Cluster::start(name).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
     let node = cluster.node(0);
     let client = cluster.pod("client").start().await;
@@ -52,14 +51,15 @@ async fn connections_outlive_an_upgrade_from_another_release_and_the_way_back() 
     let traffic = dials.in_background().await;
 
     let before = node.state().expect("the maps are pinned");
-    for binary in [Some(&*previous), None, Some(&*previous), None] {
-        node.replace_agent_by(binary, &[]).await.expect("it takes over");
+    for (binary, options) in successors {
+        node.replace_agent_by(*binary, options).await.expect("it takes over");
         let echoes = client.echo(held).await.expect("it answers");
-        assert_eq!(echoes.failed(), 0, "after the change to {binary:?}: {:?}", echoes.failures);
+        assert_eq!(echoes.failed(), 0, "after the change to {binary:?} {options:?}: {:?}", echoes.failures);
     }
     assert_eq!(node.state().expect("the maps are pinned"), before, "there and back nothing changed");
     let report = traffic.stop().await.expect("it answers");
     assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
+    // The new agent applies changes: its state is not stale.
     web.remove("a");
     cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
 }
