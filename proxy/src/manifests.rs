@@ -3,27 +3,18 @@
 //! Documents are independent: an invalid one is reported with its file and line, and the others are read.
 
 use std::{
-    collections::HashMap,
     fs, io,
-    num::NonZeroUsize,
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
-    thread,
-};
-
-use crate::{
-    index::Index,
-    k8s::{
-        self, ObjectError,
-        object::{Object, ObjectId},
-    },
-    model::policy::Policy,
-    update::Skipped,
 };
 
 mod document;
+mod objects;
+mod parallel;
 mod tree;
 pub mod watch;
+
+pub use objects::{ManifestObject, Manifests};
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read manifests from {path}", path = path.display())]
@@ -31,29 +22,6 @@ pub struct ManifestError {
     path: PathBuf,
     #[source]
     source: io::Error,
-}
-
-/// An object and its location, `file:line`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ManifestObject {
-    pub location: String,
-    pub object: Object,
-}
-
-impl ManifestObject {
-    /// Location and id, for messages.
-    pub fn describe(&self) -> String {
-        match self.object.id() {
-            Ok(id) => format!("{}: {id}", self.location),
-            Err(_) => format!("{}: {}", self.location, self.object.kind().name()),
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Manifests {
-    pub objects: Vec<ManifestObject>,
-    pub skipped: Vec<Skipped>,
 }
 
 /// Reads a directory or one file.
@@ -67,7 +35,7 @@ pub fn load(path: &Path) -> Result<Manifests, ManifestError> {
 fn read_directory(path: &Path) -> io::Result<Manifests> {
     let files = files(path)?;
     let mut manifests = Manifests::default();
-    for read in in_parallel(&files, |file| read_file(file)) {
+    for read in parallel::map(&files, |file| read_file(file)) {
         manifests.objects.extend(read.objects);
         manifests.skipped.extend(read.skipped);
     }
@@ -84,61 +52,6 @@ fn read_named(path: &Path) -> io::Result<Manifests> {
     let mut manifests = Manifests::default();
     manifests.read_documents(&file_name(path), &utf8(fs::read(path)?)?);
     Ok(manifests)
-}
-
-impl Manifests {
-    fn skip(&mut self, object: impl Into<String>, reason: impl ToString) {
-        self.skipped.push(Skipped { object: object.into(), reason: reason.to_string() });
-    }
-
-    /// Builds the index of all usable objects. Also returns the skipped ones.
-    pub fn to_index(&self, policy: Policy) -> (Index, Vec<Skipped>) {
-        let changes = in_parallel(&self.objects, |found| found.object.change(&policy.node_name));
-        let mut index = Index::new(policy);
-        let mut skipped = self.skipped.clone();
-        for (found, change) in self.objects.iter().zip(changes) {
-            let skip = |error: ObjectError| Skipped { object: found.describe(), reason: error.to_string() };
-            match change {
-                Ok(Some(read)) => {
-                    skipped.extend(read.ignored.into_iter().map(skip));
-                    index.apply(read.value);
-                }
-                Ok(None) => {}
-                Err(error) => skipped.push(skip(error)),
-            }
-        }
-        for Skipped { object, reason } in &skipped {
-            tracing::warn!(object, reason, "object skipped");
-        }
-        (index, skipped)
-    }
-
-    /// Counts the DNS records of these objects.
-    pub fn dns_records(&self) -> usize {
-        k8s::dns::records(self.objects.iter().map(|found| &found.object))
-    }
-
-    /// Drops all but the first definition of each object, in the order of file names.
-    fn drop_duplicates(&mut self) {
-        let mut locations: HashMap<ObjectId, String> = HashMap::new();
-        for found in std::mem::take(&mut self.objects) {
-            match found.object.id() {
-                Ok(id) => match locations.get(&id) {
-                    Some(first) => {
-                        let reason = format!("already defined in {first}");
-                        self.skip(found.describe(), reason);
-                        continue;
-                    }
-                    None => drop(locations.insert(id, found.location.clone())),
-                },
-                Err(error) => {
-                    self.skip(found.describe(), error);
-                    continue;
-                }
-            }
-            self.objects.push(found);
-        }
-    }
 }
 
 /// The manifest files of a directory, sorted. Hidden entries are excluded: ConfigMap mounts keep their versions there.
@@ -197,7 +110,7 @@ impl Manifests {
     fn read_documents(&mut self, file: &str, text: &str) {
         let documents: Vec<_> = document::split(text).collect();
         let chunks: Vec<_> = documents.chunks(256).collect();
-        for read in in_parallel(&chunks, |chunk| read_chunk(file, chunk)) {
+        for read in parallel::map(&chunks, |chunk| read_chunk(file, chunk)) {
             self.objects.extend(read.objects);
             self.skipped.extend(read.skipped);
         }
@@ -210,26 +123,4 @@ fn read_chunk(file: &str, documents: &[document::Document<'_>]) -> Manifests {
         document::read(document, file, &mut manifests);
     }
     manifests
-}
-
-/// Maps in order, on one thread per processor.
-fn in_parallel<T: Sync, U: Send>(items: &[T], read: impl Fn(&T) -> U + Sync) -> Vec<U> {
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let share = items.len().div_ceil(threads).max(1);
-    if items.len() < 2 || threads == 1 {
-        return items.iter().map(read).collect();
-    }
-    thread::scope(|scope| {
-        let workers: Vec<_> = items
-            .chunks(share)
-            .map(|share| scope.spawn(|| share.iter().map(&read).collect::<Vec<_>>()))
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| match worker.join() {
-                Ok(read) => read,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect()
-    })
 }

@@ -2,6 +2,7 @@
 //! line says what could not be read.
 
 mod api_server;
+mod finding;
 mod foreign_programs;
 mod kernel;
 mod kube_proxy;
@@ -10,7 +11,7 @@ mod sysctls;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use serde::Serialize;
+use finding::{Finding, Verdict};
 
 use super::{
     output::{self, Format, OutputArgs},
@@ -29,48 +30,6 @@ pub struct Args {
     source: SourceArgs,
     #[command(flatten)]
     output: OutputArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Ok,
-    Warn,
-    Fail,
-}
-
-impl Verdict {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
-        }
-    }
-}
-
-/// One line of the output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    verdict: Verdict,
-    name: &'static str,
-    what: String,
-    /// The remedy; empty if the verdict is `ok`.
-    remedy: String,
-}
-
-impl Finding {
-    pub fn ok(name: &'static str, what: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Ok, name, what: what.into(), remedy: String::new() }
-    }
-
-    pub fn warn(name: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Warn, name, what: what.into(), remedy: remedy.into() }
-    }
-
-    pub fn fail(name: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Fail, name, what: what.into(), remedy: remedy.into() }
-    }
 }
 
 pub fn run(args: Args) -> Result<()> {

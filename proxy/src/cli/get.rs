@@ -4,12 +4,9 @@
 //! object with a list of rows, see `frontends`, `backends`, `affinity` and `dns`. `--watch` prints one such object per
 //! change: added and changed rows in the list, the ids of removed rows in `gone`.
 
-use std::{thread, time::Duration};
-
 use anyhow::{Result, bail};
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use proxy_ebpf::abi::DropReason;
-use serde::Serialize;
 
 use super::run::PinArgs;
 use crate::datapath::{self, KernelMaps};
@@ -22,17 +19,17 @@ mod document;
 mod footer;
 mod frontends;
 mod labels;
+mod listing;
+mod print;
 mod selection;
 #[cfg(test)]
 mod tests;
 
-use document::Document;
 use footer::{Footer, Refusals};
 use labels::Labels;
+use listing::{Listing, Row};
+use print::PrintArgs;
 use selection::{Selection, SelectionArgs};
-
-/// Polling interval of `--watch`: map writes cause no events.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -72,49 +69,6 @@ struct GetArgs {
     print: PrintArgs,
     #[command(flatten)]
     pins: PinArgs,
-}
-
-#[derive(Clone, Copy, Debug, clap::Args)]
-struct PrintArgs {
-    /// Output format
-    #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
-    output: Format,
-    /// Continue and print changes until interrupted
-    #[arg(short, long)]
-    watch: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// 80 columns, unless a terminal has more
-    Table,
-    /// A table with all columns, of any width
-    Wide,
-    Json,
-    Yaml,
-    /// One name per line
-    Name,
-}
-
-/// One row of the output.
-trait Row: Serialize {
-    /// The name of the list in JSON and YAML.
-    const LIST: &'static str;
-
-    /// Unique among the rows.
-    fn id(&self) -> String;
-    /// The output of `-o name`. Rows may share it.
-    fn name(&self) -> String;
-    fn header(is_wide: bool) -> Vec<&'static str>;
-    fn cells(&self, is_wide: bool) -> Vec<String>;
-    /// Whether the row is unchanged except for elapsed time.
-    fn is_unchanged(&self, earlier: &Self) -> bool;
-}
-
-/// The rows and footer at one time.
-struct Listing<R> {
-    rows: Vec<R>,
-    footer: Footer,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -162,23 +116,6 @@ impl GetArgs {
             }
             read(&maps, &labels, &selection)
         })
-    }
-}
-
-impl PrintArgs {
-    /// Prints the listing once, or its changes until interrupted.
-    fn print<R: Row>(self, read: impl Fn() -> Result<Listing<R>>) -> Result<()> {
-        let mut previous = read()?;
-        let mut flow = Document::full(&previous).print(self.output)?;
-        while self.watch && flow.is_continue() {
-            thread::sleep(WATCH_INTERVAL);
-            let current = read()?;
-            if let Some(changes) = Document::changes(&previous, &current) {
-                flow = changes.print(self.output)?;
-            }
-            previous = current;
-        }
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 //! listed. After that, an unreachable API server or one that lost its history breaks no connection: the known state
 //! stays, and a relist only changes the difference.
 
-use std::{io, thread, time::Duration};
+use std::{io, thread};
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
@@ -23,8 +23,11 @@ mod items;
 mod reflector;
 mod selection;
 mod slim;
+mod timing;
 mod update_sender;
 mod versions;
+
+pub use timing::Timing;
 
 use self::{
     api::Api,
@@ -36,31 +39,6 @@ use self::{
 
 /// Capacity of the channel to the agent. If it is full, the watches stop reading and TCP slows down the server.
 const UPDATE_BACKLOG: usize = 64;
-
-/// Timeouts and backoff of the watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// A watch without any data for this time, not even the bookmark of every minute, may be dead: it is restarted.
-    pub idle_timeout: Duration,
-    /// Lower bound of `timeoutSeconds`. The upper bound is twice as much: the jitter spreads watches over servers.
-    pub min_watch: Duration,
-    pub initial_backoff: Duration,
-    pub max_backoff: Duration,
-    /// Retry interval for an optional kind that the server does not serve: the server may be upgraded.
-    pub missing_kind_retry: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Duration::from_secs(100),
-            min_watch: Duration::from_secs(300),
-            initial_backoff: Duration::from_millis(200),
-            max_backoff: Duration::from_secs(20),
-            missing_kind_retry: Duration::from_secs(600),
-        }
-    }
-}
 
 /// Configuration of the source.
 #[derive(Clone, Debug)]

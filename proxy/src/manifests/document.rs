@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{ManifestObject, Manifests, tree::Tree};
+use super::{
+    objects::{ManifestObject, Manifests},
+    tree::Tree,
+};
 use crate::k8s::object::{Kind, Object};
 
 mod plain;

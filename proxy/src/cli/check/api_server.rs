@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{super::source_args::SourceArgs, Finding};
+use super::finding::Finding;
 use crate::{
+    cli::source_args::SourceArgs,
     config::{Environment, Objects},
     error::chain,
     k8s::access::Access,
@@ -77,7 +78,7 @@ fn finding(address: &str, connected: io::Result<()>, is_cluster_ip: bool) -> Fin
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Verdict, *};
+    use super::{super::finding::Verdict, *};
 
     #[test]
     fn addresses_with_a_common_prefix_differ() {

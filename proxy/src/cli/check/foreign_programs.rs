@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nix::net::if_::if_nameindex;
 use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 
-use super::Finding;
+use super::finding::Finding;
 use crate::datapath::{self, TcError, programs_at};
 
 const NAME: &str = "other programs";

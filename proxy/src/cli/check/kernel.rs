@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::Finding;
+use super::finding::Finding;
 use crate::datapath::{self, EnvironmentError, Pins};
 
 /// The oldest supported kernel.
@@ -95,7 +95,7 @@ fn capabilities(held: Result<(), EnvironmentError>, is_root: bool) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Verdict, *};
+    use super::{super::finding::Verdict, *};
 
     #[test]
     fn kernels_are_checked_by_release() {

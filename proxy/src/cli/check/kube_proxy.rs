@@ -1,6 +1,6 @@
 //! Checks for a running kube-proxy and its leftovers.
 
-use super::Finding;
+use super::finding::Finding;
 use crate::{
     error::chain,
     kube_proxy_state::{Leftover, Survey, survey},

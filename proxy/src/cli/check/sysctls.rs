@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::Finding;
+use super::finding::Finding;
 
 pub fn check() -> Vec<Finding> {
     let read = |name: &str| {

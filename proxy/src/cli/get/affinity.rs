@@ -22,8 +22,8 @@ use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags};
 use serde::Serialize;
 
 use super::{
-    Row,
     labels::{Labels, ServicePort},
+    listing::Row,
     selection::Selection,
 };
 use crate::{

@@ -14,8 +14,8 @@ use proxy_ebpf::abi::BackendFlags;
 use serde::Serialize;
 
 use super::{
-    Row,
     labels::{Labels, ServicePort},
+    listing::Row,
     selection::Selection,
 };
 use crate::{

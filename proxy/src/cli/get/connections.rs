@@ -14,8 +14,8 @@ use proxy_ebpf::abi::{FlowState, flow_state::TICK_SHIFT};
 use serde::Serialize;
 
 use super::{
-    Row,
     labels::{Labels, ServicePort},
+    listing::Row,
     selection::Selection,
 };
 use crate::{datapath::TrackedFlow, model::address::Protocol};

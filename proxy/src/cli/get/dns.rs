@@ -17,8 +17,9 @@ use std::{net::IpAddr, path::Path};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Listing, PrintArgs, Row,
     footer::{Footer, tally},
+    listing::{Listing, Row},
+    print::PrintArgs,
 };
 use crate::{
     cli::{
@@ -169,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::get::{Format, document::Document},
+        cli::get::document::{Document, Format},
         observe::query_statistics::Upstream,
     };
 

@@ -6,11 +6,27 @@ use std::{
 };
 
 use anyhow::Result;
+use clap::ValueEnum;
 use comfy_table::ContentArrangement;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{Footer, Format, Listing, Row};
+use super::{
+    footer::Footer,
+    listing::{Listing, Row},
+};
 use crate::cli::output;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// 80 columns, unless a terminal has more
+    Table,
+    /// A table with all columns, of any width
+    Wide,
+    Json,
+    Yaml,
+    /// One name per line
+    Name,
+}
 
 pub struct Document<'a, R> {
     rows: Vec<&'a R>,

@@ -24,8 +24,8 @@ use proxy_ebpf::abi::{BackendFlags, Block, Descriptor, DescriptorFlags, ServiceS
 use serde::{Serialize, Serializer};
 
 use super::{
-    Row,
     labels::{Labels, ServicePort},
+    listing::Row,
     selection::Selection,
 };
 use crate::{

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory as _, Error, error::ErrorKind};
 
-use super::Labels;
+use super::labels::Labels;
 use crate::{cli::Cli, model::service::ServicePortKey};
 
 #[derive(Debug, clap::Args)]

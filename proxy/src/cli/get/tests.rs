@@ -6,7 +6,12 @@ use expect_test::expect;
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, ServiceStats, mapped};
 
 use super::{
-    Footer, Format, Listing, affinity, backends, document::Document, frontends, labels::Labels,
+    affinity, backends,
+    document::{Document, Format},
+    footer::Footer,
+    frontends,
+    labels::Labels,
+    listing::{Listing, Row},
     selection::Selection,
 };
 use crate::{
@@ -56,7 +61,7 @@ fn reconciler() -> Reconciler<FakeMaps> {
     reconciler
 }
 
-fn text<R: super::Row>(format: Format, rows: Vec<R>) -> String {
+fn text<R: Row>(format: Format, rows: Vec<R>) -> String {
     Document::full(&Listing { rows, footer: Footer::Empty }).text(format).unwrap()
 }
 
@@ -170,7 +175,7 @@ fn frontends_as_json_and_yaml() {
 #[test]
 fn ids_of_rows_are_unique() {
     let rows = frontend_rows(reconciler().maps(), 0);
-    let ids: std::collections::BTreeSet<_> = rows.iter().map(super::Row::id).collect();
+    let ids: std::collections::BTreeSet<_> = rows.iter().map(Row::id).collect();
     assert_eq!(ids.len(), rows.len(), "{ids:?}");
 }
 

@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Timing,
     api::{Api, Body, Query},
     backoff::Backoff,
     error::{ApiError, FailureLog},
@@ -22,6 +21,7 @@ use super::{
     items::{Items, ListMetadata},
     selection::Selection,
     slim,
+    timing::Timing,
     update_sender::{Closed, UpdateSender},
     versions::{Name, ObjectVersions},
 };

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::Tree;
+use crate::manifests::tree::Tree;
 
 const MAX_DEPTH: u32 = 64;
 

@@ -156,14 +156,14 @@ impl Watch {
         }
     }
 
-    async fn bookmark(&mut self, shared: &Shared, ends_beginning: bool) -> Result<(), Closed> {
+    async fn bookmark(&mut self, shared: &Shared, ends_initial_events: bool) -> Result<(), Closed> {
         let (version, behaviour) = {
             let state = shared.lock();
             // After a restore the server may have an older version than this watch.
             (self.version.min(state.store.version()), state.behaviour.clone())
         };
         let annotations =
-            if ends_beginning { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
+            if ends_initial_events { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
         let (kind, api_version) = (self.selector.singular(), &self.selector.api_version);
         let metadata = format!(r#"{{"resourceVersion":"{version}"{annotations}}}"#);
         let object = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata}}}"#);
