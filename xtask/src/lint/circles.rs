@@ -16,7 +16,7 @@ use modules::{Crate, Names};
 
 /// The most files that import each other in one circle, by the crate's source directory; a crate that is not listed
 /// may have no circle. A number may only shrink.
-const LARGEST_CIRCLES: &[(&str, usize)] = &[("proxy/src", 9)];
+const LARGEST_CIRCLES: &[(&str, usize)] = &[("proxy/src", 7)];
 
 /// Modules that are divided into rooms of their own.
 const DIVIDED: &[(&str, &[&str])] = &[("proxy/src", &["datapath"])];
