@@ -15,7 +15,7 @@ use graph::Graph;
 use modules::{Crate, Names};
 
 /// The most files that import each other in one circle, by the crate's source directory; a crate that is not listed
-/// may have no circle. A number may only shrink.
+/// may have no circle. A number may only shrink. `proxy`: a usage error of `get` is rendered with the root command.
 const LARGEST_CIRCLES: &[(&str, usize)] = &[("proxy/src", 7)];
 
 /// Modules that are divided into rooms of their own.
