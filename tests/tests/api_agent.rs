@@ -108,7 +108,7 @@ async fn q2_r1_the_pod_networks_of_the_node_are_waited_for_and_stay() -> Result<
             Ok(())
         }
     };
-    let waits = says("waiting for the pod networks");
+    let waits = says("waiting for the pod CIDRs");
     eventually("it waits", async || waits()).await;
     ensure!(says("ready")().is_err(), "it does not go on without them");
 

@@ -16,6 +16,8 @@ use tests::{
 
 /// Attempts after which each backend has answered: with three, one is never chosen in 40 with probability 1e-7.
 const ROUND: u64 = 40;
+/// TCP_TIMEOUT_INIT.
+const SYN_RETRANSMISSION: Duration = Duration::from_secs(1);
 
 fn mapped(to: SocketAddr) -> SocketAddr {
     match to {
@@ -93,8 +95,10 @@ async fn endpoints_come_and_go_while_connections_flow() {
     web.remove("a");
     all_reach(&cluster, &web, ["b", "c"]).await;
     let a_is_out = now_us();
-    // It gets no connections any more, so its end goes unnoticed.
-    cluster.pod("a").start().await.stop(web.port(0).protocol, web.port(0).target).await.expect("a serves");
+    // New connections do not reach it. One whose SYN was lost before the switch retransmits it a second later, so the server
+    // ends only when it has had no connection for longer.
+    let (pod, port) = (cluster.pod("a").start().await, web.port(0));
+    pod.drain(port.protocol, port.target, 2 * SYN_RETRANSMISSION).await.expect("a serves");
     web.set("b", Condition::Unready);
     all_reach(&cluster, &web, ["c"]).await;
     web.set("b", Condition::Ready);
