@@ -17,8 +17,9 @@ pub struct Config {
     pub last_port: u16,
     /// Limit of ICMP errors per CPU and tick (0.27 s).
     pub icmp_errors: u32,
+    pub zero: u32,
 }
-map_type!(Config, 8 + 4 + 4 + 32 + 2 + 2 + 4);
+map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4);
 
 impl Config {
     /// The configuration of a program that is loaded without the agent's values.
@@ -31,6 +32,7 @@ impl Config {
         last_port: 32_767,
         // About a thousand per second, Linux's own limit (`net.ipv4.icmp_msgs_per_sec`).
         icmp_errors: 268,
+        zero: 0,
     };
 }
 

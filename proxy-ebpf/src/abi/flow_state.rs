@@ -21,6 +21,9 @@ pub const fn ticks(seconds: u32) -> u32 {
 /// Ticks after its last packet during which a flow is never evicted, even from a full table.
 pub const SAFE_TICKS: u32 = ticks(10);
 
+/// The same for an assured flow: a flood of flows whose clients do not complete a handshake evicts none of these.
+pub const ASSURED_SAFE_TICKS: u32 = ticks(3_600);
+
 /// `last seen (32 bits) | state bits (8) | tag (24)`.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub mod tcp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     pub tcp_syn_sent: u32,
+    /// A reply was seen, and nothing of the client after it.
+    pub tcp_syn_recv: u32,
     pub tcp_established: u32,
     /// One side has sent FIN.
     pub tcp_close_wait: u32,
@@ -58,15 +63,16 @@ pub struct Timeouts {
     /// Reset.
     pub tcp_close: u32,
     pub udp: u32,
-    /// UDP with a reply.
+    /// UDP that is assured.
     pub udp_stream: u32,
     pub sctp: u32,
 }
-map_type!(Timeouts, 8 * 4);
+map_type!(Timeouts, 9 * 4);
 
 impl Timeouts {
     pub const DEFAULT: Self = Self {
         tcp_syn_sent: ticks(120),
+        tcp_syn_recv: ticks(60),
         tcp_established: ticks(86_400),
         tcp_close_wait: ticks(3_600),
         tcp_time_wait: ticks(120),
@@ -100,6 +106,10 @@ impl FlowState {
     pub const REPLY_FIN: u8 = 0x10;
     /// RST in either direction.
     pub const RESET: u8 = 0x20;
+    /// No packet of the original direction has followed a reply: the inverse of IPS_ASSURED. A client that forges its source address
+    /// never sees the reply, so such flows have short timeouts and are evicted first. Inverse, so that flows of releases without
+    /// the bit count as assured.
+    pub const UNASSURED: u8 = 0x40;
 
     #[inline(always)]
     pub const fn new(tag: u32, bits: u8, last_seen: u32) -> Self {
@@ -139,7 +149,7 @@ impl FlowState {
     /// The state of the record's next flow. The tag differs, so entries of the previous flow do not match it.
     #[inline(always)]
     pub const fn successor(self, now: u32) -> Self {
-        Self::new(self.tag().wrapping_add(1), Self::ALIVE, now)
+        Self::new(self.tag().wrapping_add(1), Self::ALIVE | Self::UNASSURED, now)
     }
 
     /// The state while the entries of the flow are being deleted.
@@ -170,6 +180,9 @@ impl FlowState {
         }
         match direction {
             FlowDirection::Original => {
+                if bits & Self::SEEN_REPLY != 0 && flags & tcp::SYN == 0 {
+                    bits &= !Self::UNASSURED;
+                }
                 if flags & tcp::FIN != 0 {
                     bits |= Self::ORIGINAL_FIN;
                 }
@@ -191,19 +204,26 @@ impl FlowState {
         self.has(Self::RESET) || self.bits() & both == both
     }
 
+    /// Whether a packet of the original direction has followed a reply (IPS_ASSURED).
+    #[inline(always)]
+    pub const fn is_assured(self) -> bool {
+        self.has(Self::SEEN_REPLY) && !self.has(Self::UNASSURED)
+    }
+
     /// The idle timeout of this flow, in ticks.
     #[inline(always)]
     pub const fn timeout(self, protocol: u8, timeouts: &Timeouts) -> u32 {
         const TCP: u8 = 6;
         const UDP: u8 = 17;
-        let is_answered = self.has(Self::SEEN_REPLY);
+        let is_assured = self.is_assured();
         match protocol {
             TCP if self.has(Self::RESET) => timeouts.tcp_close,
             TCP if self.is_closed() => timeouts.tcp_time_wait,
             TCP if self.has(Self::ORIGINAL_FIN | Self::REPLY_FIN) => timeouts.tcp_close_wait,
-            TCP if is_answered => timeouts.tcp_established,
+            TCP if is_assured => timeouts.tcp_established,
+            TCP if self.has(Self::SEEN_REPLY) => timeouts.tcp_syn_recv,
             TCP => timeouts.tcp_syn_sent,
-            UDP if is_answered => timeouts.udp_stream,
+            UDP if is_assured => timeouts.udp_stream,
             UDP => timeouts.udp,
             _ => timeouts.sctp,
         }
@@ -228,7 +248,7 @@ mod tests {
         let state = FlowState::new(0xff_ffff, FlowState::ALIVE, 5).successor(NOW);
         assert_eq!(
             (state.tag(), state.bits(), state.last_seen()),
-            (0, FlowState::ALIVE, NOW),
+            (0, FlowState::ALIVE | FlowState::UNASSURED, NOW),
             "tags wrap around"
         );
         assert!(!state.dying().is_alive() && !state.free().is_alive() && state.is_alive());
@@ -247,16 +267,29 @@ mod tests {
         let timeouts = Timeouts::DEFAULT;
         let original = FlowDirection::Original;
         let reply = FlowDirection::Reply;
+        const HANDSHAKE: [(FlowDirection, u8); 3] = [
+            (FlowDirection::Original, tcp::SYN),
+            (FlowDirection::Reply, tcp::SYN | tcp::ACK),
+            (FlowDirection::Original, tcp::ACK),
+        ];
         for (name, protocol, packets, want) in [
             ("a SYN", 6, &[(original, tcp::SYN)][..], ticks(120)),
-            ("a reply", 6, &[(original, tcp::SYN), (reply, tcp::SYN | tcp::ACK)], ticks(86_400)),
-            ("half closed", 6, &[(original, tcp::SYN), (reply, tcp::ACK), (reply, tcp::FIN)], ticks(3_600)),
+            ("a SYN-ACK", 6, &[(original, tcp::SYN), (reply, tcp::SYN | tcp::ACK)], ticks(60)),
+            (
+                "the SYN again",
+                6,
+                &[(original, tcp::SYN), (reply, tcp::SYN | tcp::ACK), (original, tcp::SYN)],
+                ticks(60),
+            ),
+            ("a handshake", 6, &HANDSHAKE, ticks(86_400)),
+            ("half closed", 6, &[HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], (reply, tcp::FIN)], ticks(3_600)),
             ("closed", 6, &[(original, tcp::SYN), (reply, tcp::FIN), (original, tcp::FIN)], ticks(120)),
             ("reset", 6, &[(original, tcp::SYN), (reply, tcp::RST)], ticks(10)),
             ("a datagram", 17, &[(original, 0)], ticks(30)),
-            ("an exchange", 17, &[(original, 0), (reply, 0)], ticks(120)),
+            ("a query and its answer", 17, &[(original, 0), (reply, 0)], ticks(30)),
+            ("an exchange", 17, &[(original, 0), (reply, 0), (original, 0)], ticks(120)),
         ] {
-            let created = FlowState::new(1, FlowState::ALIVE, NOW);
+            let created = FlowState::default().successor(NOW);
             let state = packets
                 .iter()
                 .fold(created, |state, (direction, flags)| state.after(*direction, *flags, NOW));
@@ -264,6 +297,13 @@ mod tests {
             assert!(!state.is_expired(protocol, &timeouts, NOW + want), "{name}");
             assert!(state.is_expired(protocol, &timeouts, NOW + want + 1), "{name}");
         }
+    }
+
+    #[test]
+    fn flows_of_releases_without_the_bit_are_assured() {
+        let bits = FlowState::ALIVE | FlowState::SEEN_REPLY;
+        assert!(FlowState::new(1, bits, NOW).is_assured());
+        assert!(!FlowState::new(1, bits | FlowState::UNASSURED, NOW).is_assured());
     }
 
     #[test]

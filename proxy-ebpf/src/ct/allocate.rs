@@ -28,8 +28,7 @@ struct Search {
     score: u32,
 }
 
-/// Allocates a record: a free one, an expired one, or, in a full table, the one with the highest eviction score, which has been
-/// idle for more than ten seconds. Returns its slot, `u64::MAX` if none.
+/// Allocates a record: a free one, an expired one, or, in a full table, the one with the highest eviction score. Returns its slot, `u64::MAX` if none.
 #[inline(never)]
 pub fn allocate<F: Flows>(now: u32) -> u64 {
     // SAFETY: takes no argument and has no precondition.
@@ -77,17 +76,20 @@ extern "C" fn probe<F: Flows>(step: u64, search: *mut c_void) -> i64 {
     0
 }
 
-/// Added to the score of flows without a reply and of closed ones, in ticks.
-const NOT_ESTABLISHED: u32 = flow_state::ticks(3_600);
+/// Added to the score of unassured and closed flows, which are evicted before any assured one.
+const EXPENDABLE: u32 = 1 << 30;
 
-/// Ticks without packets. 0 for flows that must not be evicted.
+/// Ticks without packets. 0 for flows that must not be evicted: nf_conntrack's early drop spares assured flows, here only those that
+/// had a packet within the last hour.
 #[inline(always)]
 fn eviction_score(state: FlowState, now: u32) -> u32 {
     let idle = state.idle(now);
     if idle <= flow_state::SAFE_TICKS {
         0
-    } else if !state.has(FlowState::SEEN_REPLY) || state.is_closed() {
-        idle.saturating_add(NOT_ESTABLISHED)
+    } else if !state.is_assured() || state.is_closed() {
+        idle.saturating_add(EXPENDABLE)
+    } else if idle <= flow_state::ASSURED_SAFE_TICKS {
+        0
     } else {
         idle
     }

@@ -24,7 +24,9 @@ use proxy::{
     reconcile::LbMaps as _,
 };
 use proxy_ebpf::abi::{
-    Config, DropReason, Flow as Record, FlowRef, FlowState, TupleV4, flow_state::TICK_SHIFT, map,
+    Config, DropReason, Flow as Record, FlowRef, FlowState, TupleV4,
+    flow_state::{TICK_SHIFT, ticks},
+    map,
 };
 use serde_json::json;
 
@@ -104,6 +106,7 @@ impl ExhaustedNodes {
             self.frontend_churn(v6).context("a frontend that is replaced")?;
             self.backend_churn(v6).context("a removed backend")?;
             self.full_table(v6).context("a full table")?;
+            self.unassured_first(v6).context("a flood of flows without the client's ACK")?;
         }
         self.no_memory().context("no memory for conntrack entries")
     }
@@ -238,14 +241,51 @@ impl ExhaustedNodes {
             ensure!(action == PASS && is_translated, "a flow in use was lost");
         }
         // Idle flows are evicted instead of refusing a new one.
-        self.change_states(|state| {
-            FlowState::new(state.tag(), state.bits(), state.last_seen().wrapping_sub(1_000))
-        })?;
+        self.age(268)?;
         ensure!(
             self.small.run(EXTERNAL_INGRESS, &kept_out)?.0 == PASS,
             "no idle flow is evicted for a new one"
         );
         self.delete_flows()
+    }
+
+    /// Flows whose client never acknowledged the SYN-ACK are evicted before a connection that has been idle for longer.
+    fn unassured_first(&mut self, v6: bool) -> Result<()> {
+        let connection = self.next_packet(v6)?;
+        self.small.run(EXTERNAL_INGRESS, &connection)?;
+        self.set_reply_seen()?;
+        self.small.run(EXTERNAL_INGRESS, &connection.next())?;
+        self.age(1_000)?;
+        for _ in 0..2 * FLOWS {
+            let packet = self.next_packet(v6)?;
+            self.small.run(EXTERNAL_INGRESS, &packet)?;
+        }
+        self.set_reply_seen()?;
+        for _ in 0..2 * FLOWS {
+            self.age(11)?;
+            let packet = self.next_packet(v6)?;
+            ensure!(self.small.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "no flow is evicted for a new one");
+            self.set_reply_seen()?;
+        }
+        let (_, out) = self.small.run(EXTERNAL_INGRESS, &connection.next())?;
+        let is_translated = Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[usize::from(v6)];
+        ensure!(is_translated, "an idle connection was evicted before flows without the client's ACK");
+        self.delete_flows()
+    }
+
+    fn set_reply_seen(&self) -> Result<()> {
+        self.change_states(|state| {
+            let seen = if state.is_alive() { FlowState::SEEN_REPLY } else { 0 };
+            FlowState::new(state.tag(), state.bits() | seen, state.last_seen())
+        })
+    }
+
+    /// Lets all flows be idle for longer.
+    fn age(&self, seconds: u32) -> Result<()> {
+        let idle = ticks(seconds);
+        self.change_states(|state| {
+            FlowState::new(state.tag(), state.bits(), state.last_seen().wrapping_sub(idle))
+        })
     }
 
     fn no_memory(&mut self) -> Result<()> {
