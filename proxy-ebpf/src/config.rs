@@ -23,7 +23,7 @@ pub fn host_netns() -> u64 {
 
 /// Records in each of `FLOWS_*`.
 #[inline(always)]
-pub fn flows() -> u32 {
+pub fn max_flows() -> u32 {
     // SAFETY: as in `flags`.
     unsafe { read_volatile(&raw const CONFIG.flows) }
 }

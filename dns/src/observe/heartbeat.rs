@@ -41,7 +41,7 @@ impl fmt::Debug for Heartbeat {
 struct Shared {
     heartbeat: Heartbeat,
     created: Instant,
-    /// By task: the time of the last heartbeat, in milliseconds since `begun`.
+    /// By task: the time of the last heartbeat, in milliseconds since `created`.
     tasks: Box<[AtomicU64]>,
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_loop};
 use proxy_ebpf::abi::{FlowState, flow_state};
 
 use super::table::{Flows, change_state, delete_entries, is_expired, load_state};
-use crate::config::flows;
+use crate::config::max_flows;
 
 /// Limit of records that are probed.
 const PROBES: u32 = 64;
@@ -55,7 +55,7 @@ extern "C" fn probe<F: Flows>(step: u64, search: *mut c_void) -> i64 {
     // fifty instead of one in a thousand.
     let at = search.start.wrapping_add(step.wrapping_mul(step).wrapping_mul(STRIDE));
     // Multiplication instead of a remainder: no zero check, and uniform.
-    let slot = ((u64::from(at) * u64::from(flows())) >> 32) as u32;
+    let slot = ((u64::from(at) * u64::from(max_flows())) >> 32) as u32;
     let Some(record) = F::flow(slot) else { return 0 };
     let state = load_state::<F>(record);
     if state.has(FlowState::DYING) {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::flows,
+    config::max_flows,
     family::{V4, V6},
 };
 
@@ -66,7 +66,7 @@ extern "C" fn on_timer(_: *mut c_void, _: *mut u32, sweeper: *mut Sweeper) -> i3
     let next = first.wrapping_add(BATCH);
     // SAFETY: as above; a timer's callback does not run concurrently with itself.
     unsafe {
-        (*sweeper).next = if next < flows() { next } else { 0 };
+        (*sweeper).next = if next < max_flows() { next } else { 0 };
         bpf_timer_start(&raw mut (*sweeper).timer, INTERVAL, 0);
     }
     0

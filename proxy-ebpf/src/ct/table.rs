@@ -23,17 +23,17 @@ use crate::{
     socket::SocketLookup,
 };
 
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
-const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-static FLOWS_V4: Array<FlowV4, { map::MAX_FLOWS as usize }, MAPPED> = Array::new();
+static FLOWS_V4: Array<FlowV4, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static FLOWS_V6: Array<FlowV6, { map::MAX_FLOWS as usize }, MAPPED> = Array::new();
+static FLOWS_V6: Array<FlowV6, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static CONNTRACK_V4: HashMap<TupleV4, FlowRef, { map::MAX_CONNTRACK as usize }, LAZY> = HashMap::new();
+static CONNTRACK_V4: HashMap<TupleV4, FlowRef, { map::MAX_CONNTRACK as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static CONNTRACK_V6: HashMap<TupleV6, FlowRef, { map::MAX_CONNTRACK as usize }, LAZY> = HashMap::new();
+static CONNTRACK_V6: HashMap<TupleV6, FlowRef, { map::MAX_CONNTRACK as usize }, NO_PREALLOC> = HashMap::new();
 
 /// The flow tables of a family.
 pub trait Flows: Tables + Headers + SocketLookup {

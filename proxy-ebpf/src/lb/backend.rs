@@ -7,12 +7,12 @@ use super::name_server;
 use crate::family::{Family, V4, V6, Words, words};
 
 // No BPF_F_RDONLY_PROG: the kernel then refuses to map the array writable.
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
-static BACKENDS_V4: Array<BackendV4, { map::MAX_BACKENDS as usize }, MAPPED> = Array::new();
+static BACKENDS_V4: Array<BackendV4, { map::MAX_BACKENDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static BACKENDS_V6: Array<BackendV6, { map::MAX_BACKENDS as usize }, MAPPED> = Array::new();
+static BACKENDS_V6: Array<BackendV6, { map::MAX_BACKENDS as usize }, MMAPABLE> = Array::new();
 
 /// A backend that was alive when it was read.
 #[derive(Clone, Copy)]

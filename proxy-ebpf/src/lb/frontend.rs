@@ -10,20 +10,22 @@ use proxy_ebpf::abi::{BackendRef, Descriptor, FrontendKeyV4, FrontendKeyV6, Node
 use super::{Client, Networks};
 use crate::family::{Family, V4, V6, Words, bytes, same, words};
 
-const LAZY: usize = (BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG) as usize;
+const NO_PREALLOC: usize = (BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG) as usize;
 // No BPF_F_RDONLY_PROG: the kernel then refuses to map the array writable.
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
-static FRONTENDS_V4: HashMap<FrontendKeyV4, u32, { map::MAX_FRONTENDS as usize }, LAZY> = HashMap::new();
+static FRONTENDS_V4: HashMap<FrontendKeyV4, u32, { map::MAX_FRONTENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
-static FRONTENDS_V6: HashMap<FrontendKeyV6, u32, { map::MAX_FRONTENDS as usize }, LAZY> = HashMap::new();
+static FRONTENDS_V6: HashMap<FrontendKeyV6, u32, { map::MAX_FRONTENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
-static FRONTEND_STATE: Array<u64, { map::MAX_FRONTENDS as usize }, MAPPED> = Array::new();
+static FRONTEND_STATE: Array<u64, { map::MAX_FRONTENDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static DESCRIPTORS: Array<Descriptor, { map::MAX_DESCRIPTORS as usize }, MAPPED> = Array::new();
+static DESCRIPTORS: Array<Descriptor, { map::MAX_DESCRIPTORS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static SLOTS: Array<BackendRef, { map::MAX_SLOTS as usize }, MAPPED> = Array::new();
+static SLOTS: Array<BackendRef, { map::MAX_SLOTS as usize }, MMAPABLE> = Array::new();
 
 /// The result of a frontend lookup.
 pub enum FrontendLookup {

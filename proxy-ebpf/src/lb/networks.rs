@@ -9,19 +9,27 @@ use proxy_ebpf::abi::{Device, DeviceFlags, NodeAddressFlags, PodRange, SourceRan
 
 use crate::family::{Family, LOOPBACK_V4, V4, V6, Words, bytes, words};
 
-const MAPPED: usize = BPF_F_MMAPABLE as usize;
-const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-static NODE_ADDRESSES_V4: HashMap<[u8; 4], NodeAddressFlags, { map::MAX_NODE_ADDRESSES as usize }, LAZY> =
-    HashMap::new();
+static NODE_ADDRESSES_V4: HashMap<
+    [u8; 4],
+    NodeAddressFlags,
+    { map::MAX_NODE_ADDRESSES as usize },
+    NO_PREALLOC,
+> = HashMap::new();
 #[btf_map]
-static NODE_ADDRESSES_V6: HashMap<[u8; 16], NodeAddressFlags, { map::MAX_NODE_ADDRESSES as usize }, LAZY> =
-    HashMap::new();
+static NODE_ADDRESSES_V6: HashMap<
+    [u8; 16],
+    NodeAddressFlags,
+    { map::MAX_NODE_ADDRESSES as usize },
+    NO_PREALLOC,
+> = HashMap::new();
 #[btf_map]
-static DEVICES: HashMap<u32, Device, { map::MAX_DEVICES as usize }, LAZY> = HashMap::new();
+static DEVICES: HashMap<u32, Device, { map::MAX_DEVICES as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static POD_RANGES: Array<PodRange, 2, MAPPED> = Array::new();
+static POD_RANGES: Array<PodRange, 2, MMAPABLE> = Array::new();
 #[btf_map]
 static SOURCE_RANGES_V4: LpmTrie<SourceRange<[u8; 4]>, u32, { map::MAX_SOURCE_RANGES as usize }> =
     LpmTrie::new();
