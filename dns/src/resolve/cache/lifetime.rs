@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hickory_server::proto::{
     op::{Query, ResponseCode},
-    rr::{RData, Record, RecordType},
+    rr::{RData, Record},
 };
 
 use crate::resolve::reply::Reply;
@@ -32,8 +32,8 @@ pub(super) struct Limits {
     pub failure: Duration,
 }
 
-/// The lifetime of an answer. Clamps its TTLs to the limits, so clients see the clamped ones. Returns `None` when
-/// the answer is not cacheable.
+/// The lifetime of an answer. Clamps its TTLs to the limits, so clients see the clamped ones; RDATA is not changed, as
+/// it may be signed (RFC 4034, section 3.1.8.1). Returns `None` when the answer is not cacheable.
 pub(super) fn lifetime(reply: &mut Reply, question: &Query, limits: &Limits) -> Option<Lifetime> {
     if reply.truncated || question.query_type().is_any() {
         return None;
@@ -43,8 +43,11 @@ pub(super) fn lifetime(reply: &mut Reply, question: &Query, limits: &Limits) -> 
         AnswerKind::Failure => seconds(limits.failure),
         AnswerKind::Denial => {
             let (ttl, limits) = (denial_ttl(&reply.authorities)?, limits.denial);
+            let ttl = clamp(ttl, limits);
             clamp_all(reply, limits);
-            clamp(ttl, limits)
+            // Downstream caches must not keep the denial longer than this one (RFC 2308, section 5).
+            reply.authorities.iter_mut().for_each(|record| record.ttl = record.ttl.min(ttl));
+            ttl
         }
         AnswerKind::Success => {
             clamp_all(reply, limits.success);
@@ -88,17 +91,6 @@ fn clamp_all(reply: &mut Reply, limits: (Duration, Duration)) {
     let Reply { answers, authorities, additionals, .. } = reply;
     for record in answers.iter_mut().chain(authorities).chain(additionals) {
         record.ttl = clamp(record.ttl, limits);
-        if record.record_type() == RecordType::SOA {
-            limit_minimum(record);
-        }
-    }
-}
-
-/// Limits the SOA minimum, so that downstream caches do not keep a denial longer than this one.
-fn limit_minimum(record: &mut Record) {
-    let ttl = record.ttl;
-    if let RData::SOA(soa) = &mut record.data {
-        soa.minimum = soa.minimum.min(ttl);
     }
 }
 
@@ -116,7 +108,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use hickory_server::proto::rr::{
-        Name,
+        Name, RecordType,
         rdata::{A, CNAME, SOA},
     };
 

@@ -69,6 +69,34 @@ async fn a_later_answer_replaces_the_earlier_and_a_failure_replaces_nothing() {
     assert_eq!(found(&cache, &question), None);
 }
 
+/// The TTL and the MINIMUM of the SOA of a denial.
+fn soa_of(reply: &Reply) -> (u32, u32) {
+    match &reply.authorities[0] {
+        Record { ttl, data: RData::SOA(soa), .. } => (*ttl, soa.minimum),
+        other => panic!("{other}"),
+    }
+}
+
+/// RDATA is signed (RFC 4034, section 3.1.8.1); a TTL may be lowered (RFC 2308, section 5).
+#[tokio::test(start_paused = true)]
+async fn only_the_ttls_of_a_denial_are_lowered() {
+    // TTL and MINIMUM of the upstream, and the TTL of the denial.
+    for (ttl, minimum, want) in [(900, 3600, 900), (3600, 60, 60), (9999, 86400, 1800), (900, 60, 60)] {
+        let (cache, question) = (cache(&config::Cache::default()), question("www.example."));
+        let mut reply = denial();
+        reply.authorities[0].ttl = ttl;
+        let RData::SOA(soa) = &mut reply.authorities[0].data else { panic!("no SOA") };
+        soa.minimum = minimum;
+        let first = cache.store(&question, QueryFlags::default(), reply);
+        assert_eq!(soa_of(&first), (want, minimum), "first reply, {ttl} {minimum}");
+        advance(Duration::from_secs(10)).await;
+        let CacheLookup::Fresh(cached) = cache.lookup(&question, QueryFlags::default()) else {
+            panic!("not cached")
+        };
+        assert_eq!(soa_of(&cached), (want - 10, minimum), "cached reply, {ttl} {minimum}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn zones_and_exceptions_limit_the_cache() {
     let zone = |text: &str| Zones(vec![LowerName::new(&Name::from_ascii(text).unwrap())]);
