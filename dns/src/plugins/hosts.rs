@@ -1,4 +1,7 @@
 //! `hosts [FILE [ZONES...]]`: names with their addresses, from a file such as `/etc/hosts` or from the Corefile.
+//!
+//! An asterisk as the first label matches any one label, where the name itself has no address of the family. Such an
+//! entry has no PTR record.
 
 use std::{
     collections::HashMap,
@@ -119,7 +122,7 @@ fn read_option(hosts: &mut Hosts, statement: &Statement, option: &Statement) -> 
 }
 
 fn entry(hosts: &mut Hosts, statement: &Statement, option: &Statement) -> Result<(), CorefileError> {
-    let Ok(address) = option.name.text.parse::<IpAddr>() else {
+    let Some(address) = address(&option.name.text) else {
         return Err(statement.unknown_option(option));
     };
     if option.words.is_empty() {
@@ -204,9 +207,8 @@ impl Shared {
 
 impl Table {
     fn add(&mut self, address: IpAddr, name: LowerName) {
-        let names = self.names.entry(Name::from(address).into()).or_default();
-        if !names.contains(&name) {
-            names.push(name.clone());
+        if !name.is_wildcard() {
+            self.add_pointer(address, &name);
         }
         let addresses = self.addresses.entry(name).or_default();
         if !addresses.contains(&address) {
@@ -214,8 +216,24 @@ impl Table {
         }
     }
 
+    fn add_pointer(&mut self, address: IpAddr, name: &LowerName) {
+        let names = self.names.entry(Name::from(address).into()).or_default();
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+
     fn has(&self, name: &LowerName) -> bool {
-        self.addresses.contains_key(name)
+        self.addresses.contains_key(name) || self.addresses.contains_key(&wildcard_of(name))
+    }
+
+    /// The addresses of one family: of the name, or else of the wildcard that matches it.
+    fn addresses(&self, name: &LowerName, is_wanted: fn(&IpAddr) -> bool) -> Vec<IpAddr> {
+        let of = |name: &LowerName| -> Vec<IpAddr> {
+            self.addresses.get(name).into_iter().flatten().copied().filter(is_wanted).collect()
+        };
+        let own = of(name);
+        if own.is_empty() { of(&wildcard_of(name)) } else { own }
     }
 
     fn answers(&self, question: &Query, name: &LowerName, config: &Hosts) -> Vec<Record> {
@@ -224,14 +242,30 @@ impl Table {
             let names = self.names.get(name).into_iter().flatten();
             return names.map(|name| record(RData::PTR(PTR(name.into())))).collect();
         }
-        let addresses = self.addresses.get(name).into_iter().flatten();
-        let data = addresses.filter_map(|address| match (address, question.query_type()) {
-            (IpAddr::V4(v4), RecordType::A) => Some(RData::A(A(*v4))),
-            (IpAddr::V6(v6), RecordType::AAAA) => Some(RData::AAAA(AAAA(*v6))),
-            _ => None,
+        let addresses = if question.query_type() == RecordType::A {
+            self.addresses(name, IpAddr::is_ipv4)
+        } else if question.query_type() == RecordType::AAAA {
+            self.addresses(name, IpAddr::is_ipv6)
+        } else {
+            Vec::new()
+        };
+        let data = addresses.into_iter().map(|address| match address {
+            IpAddr::V4(v4) => RData::A(A(v4)),
+            IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
         });
         data.map(record).collect()
     }
+}
+
+/// The name with an asterisk in place of its first label.
+fn wildcard_of(name: &LowerName) -> LowerName {
+    name.clone().into_wildcard()
+}
+
+/// An IPv4-mapped address is IPv4, and the zone of a link-local address is dropped.
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.split_once('%').map_or(text, |(address, _)| address);
+    text.parse().ok().map(|address: IpAddr| address.to_canonical())
 }
 
 async fn watch_file(shared: Weak<Shared>, mut file: FileWatcher) {
@@ -249,7 +283,7 @@ fn entries(text: &str) -> Vec<(IpAddr, LowerName)> {
     let mut entries = Vec::new();
     for line in text.lines() {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let Some(address) = words.next().and_then(|word| word.parse().ok()) else { continue };
+        let Some(address) = words.next().and_then(address) else { continue };
         for mut name in words.filter_map(|word| Name::from_ascii(word).ok()) {
             name.set_fqdn(true);
             entries.push((address, name.into()));
@@ -312,5 +346,38 @@ mod tests {
         fs::remove_file(&file).unwrap();
         tokio::time::sleep(Duration::from_secs(6)).await;
         assert_eq!(answer(&hosts, "new.example.", RecordType::A), found(&["10.0.0.9"]), "it is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wildcard_matches_one_label() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("hosts");
+        let text = "192.0.2.10 *.apps.example.net\n192.0.2.11 a.apps.example.net\n2001:db8::10 *.apps.example.net\n\
+                    192.0.2.12 x.*.example.org\n::ffff:10.0.0.2 mapped.example.net\n";
+        fs::write(&file, text).unwrap();
+        let hosts = Hosts { file, ..Hosts::new(Zones::all()) };
+        let hosts = HostsPlugin::start(&hosts, Metrics::default().hosts());
+        let found =
+            |data: &[&str]| Some((ResponseCode::NoError, data.iter().map(ToString::to_string).collect()));
+        let missing = Some((ResponseCode::NXDomain, vec![]));
+        for (name, qtype, want) in [
+            ("X.Apps.example.net.", RecordType::A, found(&["192.0.2.10"])),
+            ("x.apps.example.net.", RecordType::AAAA, found(&["2001:db8::10"])),
+            ("x.apps.example.net.", RecordType::MX, found(&[])),
+            // As in CoreDNS, a name of its own is preferred in each family.
+            ("a.apps.example.net.", RecordType::A, found(&["192.0.2.11"])),
+            ("a.apps.example.net.", RecordType::AAAA, found(&["2001:db8::10"])),
+            ("apps.example.net.", RecordType::A, missing.clone()),
+            ("y.x.apps.example.net.", RecordType::A, missing.clone()),
+            ("10.2.0.192.in-addr.arpa.", RecordType::PTR, None),
+            ("11.2.0.192.in-addr.arpa.", RecordType::PTR, found(&["a.apps.example.net."])),
+            // An asterisk is special only as the whole first label.
+            ("x.y.example.org.", RecordType::A, missing.clone()),
+            ("mapped.example.net.", RecordType::A, found(&["10.0.0.2"])),
+            ("mapped.example.net.", RecordType::AAAA, found(&[])),
+            ("2.0.0.10.in-addr.arpa.", RecordType::PTR, found(&["mapped.example.net."])),
+        ] {
+            assert_eq!(answer(&hosts, name, qtype), want, "{name} {qtype}");
+        }
     }
 }
