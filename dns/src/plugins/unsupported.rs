@@ -2,46 +2,105 @@
 
 use crate::corefile::{CorefileError, Statement};
 
-/// Directives that this server cannot implement, or does not need.
+const FORWARD: &str = "forward the zone to a server that has it";
+const FILES: &str = "forward the zone to a server that has its files";
+const BLOCKED: &str = "write a `template` for the names, or forward to a server that filters them";
+
+/// Directives of CoreDNS (its plugin.cfg) that this server cannot implement, or does not need.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("acl", "use a NetworkPolicy"),
-    ("auto", "forward the zone to a server that has its files"),
+    ("auto", FILES),
     ("autopath", "remove it: the search list is answered from memory anyway"),
-    ("azure", "forward the zone to a server that has it"),
+    ("azure", FORWARD),
     ("cancel", "remove it: no query takes longer than 5 s anyway"),
-    ("clouddns", "forward the zone to a server that has it"),
+    ("chaos", "remove it: no version is disclosed"),
+    ("clouddns", FORWARD),
+    ("debug", "remove it; `--verbose` logs more"),
     ("dns64", "let a server behind `forward` do it"),
     ("dnssec", "forward the zone to a server that signs it"),
-    ("dnstap", "remove it"),
-    ("erratic", "remove it"),
-    ("etcd", "forward the zone to a server that has it"),
-    ("file", "forward the zone to a server that has the file"),
+    ("dnstap", "remove it; `log` logs queries"),
+    ("erratic", "remove it: it is for tests"),
+    ("etcd", FORWARD),
+    ("file", FILES),
+    ("geoip", "remove it: nothing here depends on a client's location"),
     ("grpc", "use `forward`"),
+    ("grpc_server", "remove it: DNS is served over UDP and TCP"),
     ("header", "remove it"),
-    ("k8s_external", "forward the zone to a server that has it"),
+    ("https", "serve plain DNS"),
+    ("https3", "serve plain DNS"),
+    ("k8s_external", FORWARD),
     ("metadata", "remove it"),
     ("multisocket", "remove it: there is a socket for each core anyway"),
-    ("nomad", "forward the zone to a server that has it"),
+    ("nomad", FORWARD),
     ("nsid", "remove it"),
+    ("on", "remove it: commands are for the pod's lifecycle hooks"),
     ("pprof", "remove it"),
-    ("proxyproto", "remove it"),
+    ("proxyproto", "remove it: clients are seen with their own addresses"),
     ("quic", "serve plain DNS"),
-    ("route53", "forward the zone to a server that has it"),
+    ("root", "remove it, and write paths in full"),
+    ("route53", FORWARD),
     ("secondary", "forward the zone to its primary"),
+    ("shed", "remove it: queries above the limits are refused anyway"),
     ("sign", "forward the zone to a server that signs it"),
     ("timeouts", "remove it: connections are timed as CoreDNS does without it"),
     ("tls", "serve plain DNS"),
     ("trace", "remove it"),
-    ("transfer", "remove it"),
+    ("transfer", "remove it: there are no zones to transfer"),
     ("tsig", "remove it"),
     ("view", "write a server block without it"),
     ("whoami", "remove it"),
 ];
 
+/// Well-known plugins that are compiled into CoreDNS by their users.
+const EXTERNAL: &[(&str, &str)] = &[
+    ("ads", BLOCKED),
+    ("alias", "write the address, or forward the zone"),
+    ("alternate", "use `next` of `forward`"),
+    ("bigcache", "use `cache`"),
+    ("blocklist", BLOCKED),
+    ("demo", "remove it: it is an example"),
+    ("dump", "use `log`"),
+    ("dynamicupdate", FORWARD),
+    ("ebpf", "remove it"),
+    ("external", FORWARD),
+    ("fallback", "use `next` of `forward`"),
+    ("fanout", "use `forward`: a slow upstream is joined by another one"),
+    ("finalize", "remove it: aliases are resolved by the upstreams"),
+    ("git", FILES),
+    ("github", FILES),
+    ("gslb", FORWARD),
+    ("ipin", "use `template`"),
+    ("k8s_crd", FORWARD),
+    ("k8s_event", "remove it: failures are in the log and in metrics"),
+    ("k8s_gateway", FORWARD),
+    ("kubenodes", FORWARD),
+    ("mdns", FORWARD),
+    ("meship", FORWARD),
+    ("meshname", FORWARD),
+    ("metrics", "use `prometheus`"),
+    ("multicluster", FORWARD),
+    ("mysql", FORWARD),
+    ("netbox", FORWARD),
+    ("pdsql", FORWARD),
+    ("proxy", "use `forward`"),
+    ("records", "use `hosts` or `template`"),
+    ("recursor", "use `forward` to a recursive server"),
+    ("redis", FORWARD),
+    ("redisc", "use `cache`"),
+    ("rrl", "remove it"),
+    ("split", "use a server block for each view"),
+    ("tailscale", FORWARD),
+    ("unbound", "use `forward` to a recursive server"),
+    ("warnlist", BLOCKED),
+    ("wgsd", FORWARD),
+];
+
 /// The refusal of a directive that is none of `supported`.
 pub(super) fn refuse(statement: &Statement, supported: impl Iterator<Item = &'static str>) -> CorefileError {
     let name = statement.name.text.as_str();
-    if let Some((_, remedy)) = UNSUPPORTED.iter().find(|(unsupported, _)| *unsupported == name) {
+    if let Some((_, remedy)) =
+        UNSUPPORTED.iter().chain(EXTERNAL).find(|(unsupported, _)| *unsupported == name)
+    {
         return statement.refuse(format!("the directive `{name}` is not supported; {remedy}"));
     }
     let mut similar = supported.filter(|known| is_similar(known, name));

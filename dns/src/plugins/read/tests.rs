@@ -345,3 +345,25 @@ fn unsupported_options_are_refused_with_their_location() {
         assert!(error.contains(want), "{text:?}\nwants {want}\ngot {error}");
     }
 }
+
+/// The directives of CoreDNS 1.14.7 (its plugin.cfg), and well-known external ones.
+const COREDNS: &str = "acl any auto autopath azure bind bufsize cache cancel chaos clouddns debug dns64 dnssec dnstap \
+    erratic errors etcd file forward geoip grpc grpc_server header health hosts https https3 import k8s_external \
+    kubernetes loadbalance local log loop metadata minimal multisocket nomad nsid on pprof prometheus proxyproto quic \
+    ready reload rewrite root route53 secondary shed sign template timeouts tls trace transfer tsig view whoami";
+const EXTERNAL: &str = "ads alias alternate bigcache blocklist demo dump dynamicupdate ebpf external fallback fanout \
+    finalize git github gslb ipin k8s_crd k8s_event k8s_gateway kubenodes meshname mdns meship metrics multicluster \
+    mysql netbox pdsql proxy records recursor redis redisc rrl split tailscale unbound warnlist wgsd";
+
+#[test]
+fn every_directive_of_coredns_is_supported_or_refused_by_name() {
+    let is_supported = |name: &str| DIRECTIVES.iter().any(|directive| directive.name == name);
+    for name in COREDNS.split_whitespace().chain(EXTERNAL.split_whitespace()) {
+        if is_supported(name) || name == "import" {
+            continue;
+        }
+        let error = parsed(&format!(". {{\n {name} x\n}}")).unwrap_err().to_string();
+        let want = format!(":2: the directive `{name}` is not supported; ");
+        assert!(error.contains(&want), "{name}: {error}");
+    }
+}
