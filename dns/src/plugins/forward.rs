@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use rustls::pki_types::ServerName;
+
 use super::directive::Directive;
 use crate::{
     config::{DNS_PORT, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol, Zones},
@@ -28,6 +30,8 @@ impl Directive for Forward {
 const USAGE: &str = "forward FROM TO...";
 const MAX_UPSTREAMS: usize = 15;
 const TLS_PORT: u16 = 853;
+const TLS_USAGE: &str = "an upstream over TLS is `tls://ADDRESS:PORT`, with the name in its certificate \
+                         `tls://ADDRESS%NAME:PORT` or `tls://[ADDRESS%NAME]:PORT`";
 
 fn parse(statement: &Statement) -> Result<Forward, CorefileError> {
     let (from, to) = statement.words.split_first().ok_or_else(|| statement.misused(USAGE))?;
@@ -78,6 +82,9 @@ fn read_value(forward: &mut Forward, option: &Statement) -> Result<bool, Corefil
         "tls" => tls(&mut forward.tls, option)?,
         "tls_servername" => {
             let [name] = option.exactly("tls_servername NAME")?;
+            if ServerName::try_from(name.text.as_str()).is_err() {
+                return Err(name.refuse(format!("`{}` is no name of a server", name.text)));
+            }
             forward.tls.server_name = Some(name.text.clone());
         }
         "failover" => forward.failover = rcodes(option)?,
@@ -144,13 +151,12 @@ fn upstream(word: &Word) -> Result<Upstream, CorefileError> {
             )));
         }
     };
-    let (target, name) = match rest.split_once('%') {
-        Some((target, name)) if protocol == UpstreamProtocol::Tls => (target, Some(name.to_owned())),
-        _ => (rest, None),
+    let (target, name) = match protocol {
+        UpstreamProtocol::Tls => server_name(rest).ok_or_else(|| word.refuse(TLS_USAGE))?,
+        UpstreamProtocol::Dns => (rest.to_owned(), None),
     };
-    if let Some(address) =
-        address(target, if protocol == UpstreamProtocol::Tls { TLS_PORT } else { DNS_PORT })
-    {
+    let port = if protocol == UpstreamProtocol::Tls { TLS_PORT } else { DNS_PORT };
+    if let Some(address) = address(&target, port) {
         return Ok(Upstream::Server { address, protocol, server_name: name });
     }
     if protocol == UpstreamProtocol::Dns && target.starts_with('/') {
@@ -160,6 +166,16 @@ fn upstream(word: &Word) -> Result<Upstream, CorefileError> {
         "`{}` is neither an address nor a file; names cannot be upstreams, as nobody could resolve them",
         word.text
     )))
+}
+
+/// The server name of `ADDRESS%NAME:PORT`, `[ADDRESS%NAME]:PORT` or `ADDRESS:PORT%NAME`, and the text without it.
+fn server_name(text: &str) -> Option<(String, Option<String>)> {
+    let Some((before, after)) = text.rsplit_once('%') else { return Some((text.to_owned(), None)) };
+    // The bracket of an IPv6 address is closed after the name.
+    let end = after.find([']', ':']).unwrap_or(after.len());
+    let (name, rest) = after.split_at(end);
+    let is_valid = ServerName::try_from(name).is_ok();
+    is_valid.then(|| (format!("{before}{rest}"), Some(name.to_owned())))
 }
 
 fn address(text: &str, port: u16) -> Option<SocketAddr> {

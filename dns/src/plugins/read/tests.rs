@@ -367,3 +367,40 @@ fn every_directive_of_coredns_is_supported_or_refused_by_name() {
         assert!(error.contains(&want), "{name}: {error}");
     }
 }
+
+#[test]
+fn tls_upstreams_have_a_server_name_and_a_port() {
+    for (text, want, want_name) in [
+        ("tls://127.0.0.1%dns.example:10853", "127.0.0.1:10853", Some("dns.example")),
+        ("tls://127.0.0.1%dns.example", "127.0.0.1:853", Some("dns.example")),
+        ("tls://127.0.0.1:10853", "127.0.0.1:10853", None),
+        ("tls://127.0.0.1:10853%dns.example", "127.0.0.1:10853", Some("dns.example")),
+        ("tls://[2001:db8::1%dns.example]:10853", "[2001:db8::1]:10853", Some("dns.example")),
+        ("tls://[2001:db8::1%dns.example]", "[2001:db8::1]:853", Some("dns.example")),
+        ("tls://2001:db8::1%dns.example", "[2001:db8::1]:853", Some("dns.example")),
+        ("tls://[2001:db8::1]:10853", "[2001:db8::1]:10853", None),
+    ] {
+        let block = block(&format!(". {{\n forward . {text}\n}}"));
+        let want = Upstream::Server {
+            address: want.parse().unwrap(),
+            protocol: UpstreamProtocol::Tls,
+            server_name: want_name.map(str::to_owned),
+        };
+        assert_eq!(block.forwards[0].to, [want], "{text}");
+    }
+    for text in [
+        "tls://127.0.0.1%",
+        "tls://127.0.0.1%:853",
+        "tls://127.0.0.1%dns.example:0x",
+        "tls://127.0.0.1%dns..example",
+        "tls://127.0.0.1:853%dns.example:853",
+        "tls://dns.example%dns.example",
+        "tls://[127.0.0.1%a%b]:853",
+        "10.0.0.1%eth0",
+        "tls://127.0.0.1 {\n tls_servername a..b\n }",
+    ] {
+        let error = parsed(&format!(". {{\n forward . {text}\n}}")).unwrap_err().to_string();
+        let line = if text.contains('\n') { 3 } else { 2 };
+        assert!(error.contains(&format!("Corefile:{line}: ")), "{text}: {error}");
+    }
+}
