@@ -2,6 +2,7 @@
 //!
 //! Rooms, each importing only those above it:
 //!
+//! - `address`: parsing of addresses
 //! - `config`: values of the configuration
 //! - `corefile`: syntax of the Corefile
 //! - `cluster`: names of the cluster, from objects to answers
@@ -13,6 +14,7 @@
 #[macro_use]
 mod named_enum;
 
+pub mod address;
 pub mod cluster;
 pub mod config;
 pub mod corefile;

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use dns::cluster::{
-    snapshot::Index,
-    zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
+use dns::{
+    address::parse_ip,
+    cluster::{
+        snapshot::Index,
+        zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
+    },
 };
 
+use k8s_openapi::api::core::v1::PodStatus;
+
 use super::{
-    endpoints,
+    HEADLESS, endpoints, has_label,
     object::{Kind, Object, ObjectId},
 };
 
@@ -49,6 +54,44 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
         }
         Object::Node(_) | Object::ServiceCidr(_) => return None,
     })
+}
+
+/// The addresses of an object that have no records, as they cannot be parsed. `is_lb_on`: without those that the load
+/// balancer's conversion reports.
+pub fn unreadable_addresses<'o>(object: &'o Object, options: &ReadOptions, is_lb_on: bool) -> Vec<&'o str> {
+    let mut stated: Vec<&str> = Vec::new();
+    match object {
+        Object::Service(service) if !is_lb_on => {
+            let spec = service.spec.iter();
+            let ips = spec.flat_map(|spec| spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()));
+            stated.extend(ips.map(String::as_str).filter(|ip| !["", "None"].contains(ip)));
+        }
+        Object::EndpointSlice(slice) => {
+            let is_reported = is_lb_on && !has_label(&slice.metadata, HEADLESS);
+            if !is_reported && slice.address_type != "FQDN" {
+                let endpoints = slice.endpoints.iter().flatten();
+                stated
+                    .extend(endpoints.filter_map(|endpoint| endpoint.addresses.first()).map(String::as_str));
+            }
+        }
+        Object::Pod(pod) if options.pods => {
+            let ips = |status: &'o PodStatus| {
+                let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+                all.chain(status.pod_ip.as_deref())
+            };
+            stated.extend(pod.status.iter().flat_map(ips));
+        }
+        Object::Service(_)
+        | Object::Pod(_)
+        | Object::Endpoints(_)
+        | Object::Namespace(_)
+        | Object::Node(_)
+        | Object::ServiceCidr(_) => {}
+    }
+    stated.retain(|text| parse_ip(text).is_none());
+    stated.sort_unstable();
+    stated.dedup();
+    stated
 }
 
 /// Returns the change of the DNS zone when an object is deleted.
@@ -124,6 +167,52 @@ mod tests {
             };
             assert_eq!(is_present, want, "{kind} {labels}");
         }
+    }
+
+    /// As in the load balancer, leading zeros are decimal.
+    #[test]
+    fn addresses_with_leading_zeros_have_records() {
+        let service = |name: &str, ip: &str| {
+            let ports = json!([{"name": "http", "port": 80}]);
+            let value = json!({"metadata": {"name": name}, "spec": {"clusterIP": ip, "ports": ports}});
+            Object::Service(serde_json::from_value(value).unwrap())
+        };
+        let slice = json!({
+            "metadata": {"name": "hl-x", "labels": {"kubernetes.io/service-name": "hl"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["010.244.001.020"]}],
+        });
+        let plain = service("plain", "10.96.0.041");
+        assert_eq!(records([&plain].into_iter()), records([&service("plain", "10.96.0.41")].into_iter()));
+        let headless = [service("hl", "None"), Object::EndpointSlice(serde_json::from_value(slice).unwrap())];
+        // The Service, its endpoint, and the PTR record.
+        assert_eq!(records(headless.iter()), 3);
+    }
+
+    #[test]
+    fn unreadable_addresses_are_named() {
+        let slice = |headless: bool| {
+            let labels = if headless { json!({HEADLESS: ""}) } else { json!({}) };
+            let endpoints = json!([{"addresses": ["10.244.1.300"]}, {"addresses": ["010.244.001.020"]}]);
+            let value =
+                json!({"metadata": {"labels": labels}, "addressType": "IPv4", "endpoints": endpoints});
+            Object::EndpointSlice(serde_json::from_value(value).unwrap())
+        };
+        let spec = json!({"clusterIP": "10.96.0.x", "clusterIPs": ["10.96.0.x"]});
+        let service = Object::Service(serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap());
+        let status = json!({"podIP": "10.244.1.x", "podIPs": [{"ip": "10.244.1.x"}, {"ip": "fd00::01"}]});
+        let pod = Object::Pod(serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap());
+        let options = ReadOptions { pods: true, ..ReadOptions::default() };
+        // With the load balancer, only those that its conversion does not report.
+        for (object, alone, beside_lb) in [
+            (slice(true), vec!["10.244.1.300"], vec!["10.244.1.300"]),
+            (slice(false), vec!["10.244.1.300"], vec![]),
+            (service, vec!["10.96.0.x"], vec![]),
+            (pod.clone(), vec!["10.244.1.x"], vec!["10.244.1.x"]),
+        ] {
+            assert_eq!(unreadable_addresses(&object, &options, false), alone);
+            assert_eq!(unreadable_addresses(&object, &options, true), beside_lb);
+        }
+        assert!(unreadable_addresses(&pod, &ReadOptions::default(), false).is_empty(), "no pod has a name");
     }
 
     #[test]

@@ -36,9 +36,19 @@ impl Reader {
         if self.node_name.is_empty() { Ok(None) } else { object.change(&self.node_name) }
     }
 
-    /// Converts an object for DNS. Fields that DNS cannot use have no records and are not reported.
+    /// Converts an object for DNS. Addresses that cannot be parsed have no records, and are logged.
     pub fn dns_change(&self, object: &Object) -> Option<::dns::cluster::zone::Change> {
-        dns::change(object, self.dns.as_ref()?)
+        let options = self.dns.as_ref()?;
+        for address in dns::unreadable_addresses(object, options, !self.node_name.is_empty()) {
+            let id = object.id().map(|id| id.to_string()).unwrap_or_default();
+            tracing::warn!(
+                object = id,
+                address,
+                reason = "not an IP address: no DNS records",
+                "address ignored"
+            );
+        }
+        dns::change(object, options)
     }
 
     pub fn removal(&self, id: &ObjectId) -> ObjectChanges {

@@ -20,6 +20,7 @@ use super::{
     is_label,
 };
 use crate::{
+    address::parse_ip,
     cluster::name::Name,
     config::{Kubernetes, Labels, PodsMode, Selector},
 };
@@ -92,7 +93,7 @@ fn kind(spec: &ServiceSpec) -> ServiceKind {
         return ServiceKind::Headless;
     }
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in stated().filter_map(|text| address(text)) {
+    for address in stated().filter_map(|text| parse_ip(text)) {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -128,10 +129,6 @@ fn port(name: Option<&str>, protocol: Option<&str>, number: Option<i32>) -> Opti
         _ => return None,
     };
     Some(Port { name: name.to_ascii_lowercase().into(), protocol, number })
-}
-
-fn address(text: &str) -> Option<IpAddr> {
-    text.parse().ok().map(|address: IpAddr| address.to_canonical())
 }
 
 /// Returns `None` for a slice without a Service, or of type FQDN.
@@ -171,7 +168,7 @@ fn local_pods(slice: &EndpointSlice, id: &ObjectName, options: &ReadOptions) -> 
         let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
         // In the namespace of the Service, whatever `targetRef` says.
         let name = target.name.as_deref()?.into();
-        Some((address(endpoint.addresses.first()?)?, ObjectName { namespace: id.namespace.clone(), name }))
+        Some((parse_ip(endpoint.addresses.first()?)?, ObjectName { namespace: id.namespace.clone(), name }))
     };
     let pods: Box<[_]> = local.filter_map(pod).collect();
     (!pods.is_empty()).then(|| Arc::new(LocalPods(pods)))
@@ -196,7 +193,7 @@ impl ReadyEndpoints {
     /// ignored. Only the first address is used, as in all readers of slices.
     fn add(&mut self, endpoint: &Endpoint, options: &ReadOptions) {
         let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
-        let Some(address) = endpoint.addresses.first().and_then(|text| address(text)).filter(|_| is_ready)
+        let Some(address) = endpoint.addresses.first().and_then(|text| parse_ip(text)).filter(|_| is_ready)
         else {
             return;
         };
@@ -242,10 +239,42 @@ pub fn pod(pod: &core::Pod) -> Option<Pod> {
         return None;
     }
     let all = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).chain(status.pod_ip.as_deref());
-    let mut addresses: Vec<_> = all.filter_map(address).collect();
+    let mut addresses: Vec<_> = all.filter_map(parse_ip).collect();
     addresses.sort_unstable();
     addresses.dedup();
     let namespace = pod.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
     let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE).to_ascii_lowercase().into();
     Some(Pod { namespace, addresses: addresses.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+
+    /// As in the load balancer, which serves these addresses: leading zeros are decimal.
+    #[test]
+    fn addresses_with_leading_zeros_are_read() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let spec = json!({"clusterIP": "10.96.0.041", "clusterIPs": ["10.96.0.041", "fd00::0000a"]});
+        let ServiceKind::ClusterIp { addresses, .. } =
+            service(&from_value(json!({"spec": spec})).unwrap()).kind
+        else {
+            panic!("no cluster IP")
+        };
+        assert_eq!(*addresses, [ip("10.96.0.41"), ip("fd00::a")]);
+
+        let id = ObjectName { namespace: "default".into(), name: "hl-x".into() };
+        let slice_of = json!({
+            "metadata": {"name": "hl-x", "labels": {SERVICE_NAME: "hl"}}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["010.244.001.020"]}, {"addresses": ["10.244.1.300"]}],
+        });
+        let slice = slice(&id, &from_value(slice_of).unwrap(), &ReadOptions::default()).unwrap();
+        assert_eq!(*slice.v4.unnamed, ["10.244.1.20".parse::<Ipv4Addr>().unwrap()]);
+
+        let status = json!({"podIP": "10.244.001.030", "podIPs": [{"ip": "10.244.001.030"}]});
+        let pod = pod(&from_value(json!({"metadata": {}, "status": status})).unwrap()).unwrap();
+        assert_eq!(*pod.addresses, [ip("10.244.1.30")]);
+    }
 }
