@@ -45,6 +45,10 @@ pub struct Prefetch {
 pub struct ServeStale {
     pub duration: Duration,
     pub verify: Verify,
+    /// The TTL of stale answers, in seconds.
+    pub ttl: u32,
+    /// The time after a failed refresh during which stale answers are served without another (RFC 8767, section 5).
+    pub recheck: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,6 +23,8 @@ impl Directive for Cache {
 }
 
 const MAX_FAILURE_TTL: Duration = Duration::from_secs(300);
+/// RFC 8767, section 5.
+const MAX_RECHECK: Duration = Duration::from_secs(300);
 
 fn parse(statement: &Statement, zones: &Zones) -> Result<Cache, CorefileError> {
     let (ttl, named) = match statement.words.split_first() {
@@ -105,24 +107,47 @@ fn prefetch(option: &Statement) -> Result<Prefetch, CorefileError> {
     Ok(prefetch)
 }
 
+const SERVE_STALE: &str =
+    "serve_stale [DURATION] [immediate [TTL [RECHECK]] | verify [TIMEOUT [TTL [RECHECK]]]]";
+
 fn serve_stale(option: &Statement) -> Result<ServeStale, CorefileError> {
-    let mut stale = ServeStale { duration: Duration::from_secs(3600), verify: Verify::Immediate };
     let mut words = option.words.iter().peekable();
-    if let Some(duration) = words.next_if(|word| !word.is("immediate") && !word.is("verify")) {
-        stale.duration = duration.duration()?;
-    }
-    match words.next() {
-        None => {}
-        Some(word) if word.is("immediate") => {}
-        Some(word) if word.is("verify") => {
-            stale.verify = Verify::First(words.next().map(Word::duration).transpose()?);
+    let is = |word: &Word, mode: &str| word.text.eq_ignore_ascii_case(mode);
+    let duration = words.next_if(|word| !is(word, "immediate") && !is(word, "verify"));
+    let verify = match words.next() {
+        None => Verify::Immediate,
+        Some(word) if is(word, "immediate") => Verify::Immediate,
+        Some(word) if is(word, "verify") => {
+            let timeout = words.next().map(Word::duration).transpose()?;
+            // As in CoreDNS, 0 is the upstream's own timeout.
+            Verify::First(timeout.filter(|timeout| !timeout.is_zero()))
         }
         Some(word) => return Err(word.refuse("a stale answer is served `immediate` or after `verify`")),
-    }
+    };
+    let stale = ServeStale {
+        duration: duration.map_or(Ok(Duration::from_secs(3600)), Word::duration)?,
+        verify,
+        ttl: words.next().map_or(Ok(0), stale_ttl)?,
+        recheck: words.next().map_or(Ok(Duration::ZERO), recheck)?,
+    };
     match words.next() {
         None => Ok(stale),
-        Some(_) => Err(option.misused("serve_stale [DURATION] [immediate|verify [TIMEOUT]]")),
+        Some(_) => Err(option.misused(SERVE_STALE)),
     }
+}
+
+fn stale_ttl(word: &Word) -> Result<u32, CorefileError> {
+    let ttl = word.duration()?;
+    let seconds = u32::try_from(ttl.as_secs()).ok().filter(|_| ttl.subsec_nanos() == 0);
+    seconds.ok_or_else(|| word.refuse("a TTL is a number of whole seconds, such as `30s`"))
+}
+
+fn recheck(word: &Word) -> Result<Duration, CorefileError> {
+    let time = word.duration()?;
+    if time > MAX_RECHECK {
+        return Err(word.refuse("a failed refresh is tried again after 5m at the most"));
+    }
+    Ok(time)
 }
 
 fn servfail(option: &Statement) -> Result<Duration, CorefileError> {

@@ -50,8 +50,8 @@ pub(crate) struct Stale {
     pub reply: Reply,
     pub popularity: Popularity,
     pub verify: Verify,
-    /// Whether to serve it without a query: the upstream failed within the last [`RECHECK`], or a refresh is in
-    /// flight.
+    /// Whether to serve it without a query: the upstream failed within the configured recheck time, or a
+    /// refresh is in flight.
     pub is_recheck_pending: bool,
 }
 
@@ -65,8 +65,6 @@ struct AnswerStore {
 /// The minimum weight of an answer; a larger answer weighs its size. So a store holds at most its configured number
 /// of answers, and at most that number times this many bytes.
 const UNIT: u64 = 1024;
-/// The time after a failed refresh during which stale answers are served without another (RFC 8767, section 5).
-const RECHECK: Duration = Duration::from_secs(30);
 
 impl Cache {
     pub(crate) fn new(config: &config::Cache, metrics: CacheMetrics) -> Self {
@@ -114,7 +112,7 @@ impl Cache {
             return None;
         }
         Some(Stale {
-            reply: entry.stale_reply(question)?,
+            reply: entry.stale_reply(question, serve.ttl)?,
             popularity: entry.popularity(),
             verify: serve.verify.clone(),
             is_recheck_pending: entry.joins_recheck(&serve.verify),
@@ -158,15 +156,23 @@ impl Cache {
     }
 
     /// Ends a refresh. A new answer inherits the popularity of the old one; if there is none, the next refresh has
-    /// to wait for [`RECHECK`].
+    /// to wait for the configured recheck time.
     pub(crate) fn finish_refresh(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
         self.each_entry(question, flags, |entry| {
-            if entry.awaits_refresh() { entry.defer_recheck(RECHECK) } else { entry.inherit(popularity) }
+            if entry.awaits_refresh() {
+                entry.defer_recheck(self.recheck())
+            } else {
+                entry.inherit(popularity)
+            }
         });
     }
 
     pub(crate) fn defer_recheck(&self, question: &Query, flags: QueryFlags) {
-        self.each_entry(question, flags, |entry| entry.defer_recheck(RECHECK));
+        self.each_entry(question, flags, |entry| entry.defer_recheck(self.recheck()));
+    }
+
+    fn recheck(&self) -> Duration {
+        self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.recheck)
     }
 
     fn each_entry(&self, question: &Query, flags: QueryFlags, act: impl Fn(&Entry)) {

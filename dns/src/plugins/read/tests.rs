@@ -132,7 +132,7 @@ fn forward_and_cache_options_are_read() {
          except a.acme.local b.acme.local\n  prefer_udp\n  expire 20s\n  max_fails 3\n  tls\n  \
          tls_servername dns.example\n  policy sequential\n  health_check 1s no_rec domain example.org\n  \
          failover SERVFAIL REFUSED\n  next NXDOMAIN\n  next_on_nodata\n  failfast_all_unhealthy_upstreams\n }\n \
-         cache 60 example.org {\n  prefetch 10 1m 20%\n  serve_stale 2h verify 500ms\n  servfail 0s\n  \
+         cache 60 example.org {\n  prefetch 10 1m 20%\n  serve_stale 2h verify 500ms 30s 20s\n  servfail 0s\n  \
          disable denial sub.example.org\n  keepttl\n }\n}",
     );
     let server = |address: &str, protocol, name: Option<&str>| Upstream::Server {
@@ -168,11 +168,47 @@ fn forward_and_cache_options_are_read() {
     cache.zones = zones("example.org");
     cache.prefetch = Some(Prefetch { amount: 10, duration: Duration::from_secs(60), percentage: 20 });
     let verify = Verify::First(Some(Duration::from_millis(500)));
-    cache.serve_stale = Some(ServeStale { duration: Duration::from_secs(7200), verify });
+    let (duration, ttl, recheck) = (Duration::from_secs(7200), 30, Duration::from_secs(20));
+    cache.serve_stale = Some(ServeStale { duration, verify, ttl, recheck });
     cache.servfail = Duration::ZERO;
     cache.denial.except = zones("sub.example.org");
     cache.keep_ttl = true;
     assert_eq!(block.cache, Some(cache));
+}
+
+#[test]
+fn the_options_of_serve_stale_follow_its_mode() {
+    let stale = |seconds, verify, ttl, recheck| ServeStale {
+        duration: Duration::from_secs(seconds),
+        verify,
+        ttl,
+        recheck: Duration::from_secs(recheck),
+    };
+    let millis = |millis| Some(Duration::from_millis(millis));
+    for (text, want) in [
+        ("", stale(3600, Verify::Immediate, 0, 0)),
+        ("30m", stale(1800, Verify::Immediate, 0, 0)),
+        ("1h immediate 30s", stale(3600, Verify::Immediate, 30, 0)),
+        ("1h IMMEDIATE 30s 1m", stale(3600, Verify::Immediate, 30, 60)),
+        ("1h verify", stale(3600, Verify::First(None), 0, 0)),
+        ("1h verify 0 30s", stale(3600, Verify::First(None), 30, 0)),
+        ("1h verify 100ms", stale(3600, Verify::First(millis(100)), 0, 0)),
+        ("1h verify 100ms 30s 30s", stale(3600, Verify::First(millis(100)), 30, 30)),
+    ] {
+        let block = block(&format!(". {{\n cache {{\n  serve_stale {text}\n }}\n}}"));
+        assert_eq!(block.cache.unwrap().serve_stale, Some(want), "{text}");
+    }
+    for (text, want) in [
+        ("1h later", "served `immediate` or after `verify`"),
+        ("1h immediate 1500ms", "whole seconds"),
+        ("1h immediate 30s 10m", "5m at the most"),
+        ("1h immediate 30s 30s 30s", "to be written"),
+        ("1h verify 1s 30s 30s 30s", "to be written"),
+    ] {
+        let error =
+            parsed(&format!(". {{\n cache {{\n  serve_stale {text}\n }}\n}}")).unwrap_err().to_string();
+        assert!(error.contains(":3: ") && error.contains(want), "{text}: {error}");
+    }
 }
 
 #[test]

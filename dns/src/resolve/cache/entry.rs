@@ -38,9 +38,6 @@ pub(super) struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Popularity(u32);
 
-/// The maximum TTL of stale answers, in seconds (RFC 8767, section 4).
-const STALE_TTL: u32 = 30;
-
 impl Entry {
     /// Returns `None` when the answer cannot be encoded, which does not happen to an answer that was decoded.
     pub(super) fn new(question: &Query, reply: &Reply, lifetime: &Lifetime) -> Option<Self> {
@@ -91,8 +88,8 @@ impl Entry {
         self.read(question, |record| record.ttl = record.ttl.saturating_sub(age))
     }
 
-    pub(super) fn stale_reply(&self, question: &Query) -> Option<Reply> {
-        let reply = self.read(question, |record| record.ttl = record.ttl.min(STALE_TTL))?;
+    pub(super) fn stale_reply(&self, question: &Query, ttl: u32) -> Option<Reply> {
+        let reply = self.read(question, |record| record.ttl = ttl)?;
         Some(reply.with_error(ExtendedError::StaleAnswer))
     }
 
