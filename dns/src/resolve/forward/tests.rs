@@ -192,6 +192,30 @@ async fn a_case_mismatch_of_an_upstream_that_preserves_case_is_ignored() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_stops_preserving_the_case_gets_queries_without_0x20() {
+    let upstream = Fake::start(|query, _| {
+        let mut reply = address_for(query);
+        let is_first = query.queries[0].name().to_string().to_lowercase().starts_with("first");
+        if !is_first {
+            reply.queries[0].name = reply.queries[0].name.to_lowercase();
+        }
+        vec![wire(&reply)]
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    resolve(&forwarder, "first-name-with-many-letters.example.").await;
+    // Several letters, so that a random case is hardly ever all lower.
+    const SECOND: &str = "Second-Name-With-Many-Letters.Example.";
+    let want = ["Second-Name-With-Many-Letters.Example. 60 192.0.2.1"];
+    let began = Instant::now();
+    assert_eq!(addresses(&resolve(&forwarder, SECOND).await), want);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let before = upstream.questions();
+    assert_eq!(addresses(&resolve(&forwarder, SECOND).await), want);
+    assert_eq!(upstream.questions(), before + 1, "the capability is recorded");
+}
+
+#[tokio::test]
 async fn an_upstream_without_edns_gets_queries_without_opt() {
     let upstream = Fake::start(|query, _| {
         if query.edns.is_none() {

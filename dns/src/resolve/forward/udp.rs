@@ -1,8 +1,14 @@
 //! Queries over UDP.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
-use tokio::net::UdpSocket;
+use tokio::{
+    net::UdpSocket,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     failure::Failure,
@@ -12,8 +18,13 @@ use super::{
 /// The receive buffer, larger than the advertised payload: a larger reply has to be read to be rejected.
 const RECEIVE_BUFFER: usize = 4096;
 
+/// How long to wait for the reply in the case of the query, after one in another case. The genuine reply of an upstream
+/// that preserves the case is not long behind a forged one.
+const CASE_GRACE: Duration = Duration::from_millis(100);
+
 /// Sends the query and waits for its answer; other datagrams are ignored. If the upstream is known to preserve the
-/// case of names, a reply with another case is ignored as forged (0x20).
+/// case of names, a reply with another case may be forged (0x20), or the upstream has ceased to: it fails only if no
+/// other follows.
 pub(super) async fn exchange(
     to: SocketAddr,
     query: &UpstreamQuery,
@@ -25,15 +36,22 @@ pub(super) async fn exchange(
     socket.connect(to).await?;
     socket.send(query.wire()).await?;
     let mut buffer = vec![0; RECEIVE_BUFFER];
+    let mut grace: Option<Instant> = None;
     loop {
-        let length = socket.recv(&mut buffer).await?;
+        let received = socket.recv(&mut buffer);
+        let length = match grace {
+            None => received.await?,
+            Some(end) => timeout_at(end, received).await.map_err(|_| Failure::WrongCase)??,
+        };
         match query.accept(&mut buffer[..length]) {
             Ok(()) => {
                 buffer.truncate(length);
                 return Ok(buffer);
             }
             Err(Mismatch::Foreign) => {}
-            Err(Mismatch::WrongCase) if preserves_case => {}
+            Err(Mismatch::WrongCase) if preserves_case => {
+                grace.get_or_insert_with(|| Instant::now() + CASE_GRACE);
+            }
             Err(mismatch @ (Mismatch::WrongCase | Mismatch::NoQuestion)) => return Err(mismatch.into()),
         }
     }

@@ -56,7 +56,7 @@ pub(super) struct Upstream {
 /// The capabilities of an upstream over UDP, as observed.
 #[derive(Debug, Default)]
 struct Capabilities {
-    /// It preserves the case of names. An upstream that does not from the start gets queries without 0x20.
+    /// It preserves the case of names. An upstream that does not, or ceases to, gets queries without 0x20.
     preserves_case: AtomicBool,
     changes_case: AtomicBool,
     /// It does not support EDNS. An upstream that has ever returned an OPT does, regardless of later replies.
