@@ -59,8 +59,9 @@ pub(super) enum RuleResult {
 /// Timeout of all tries together: a stub resolver waits for 5 s.
 const TIME: Duration = Duration::from_secs(5);
 const MAX_TRIES: usize = 6;
-/// Packets beyond one per try: for retries without 0x20 or EDNS, and for truncated answers.
-const SPARE_PACKETS: u32 = 2;
+/// Packets beyond one per try: for retries without 0x20 or EDNS, and for truncated answers. One for each try, so that
+/// silent upstreams, which get a query without EDNS as well, do not use up the packet of the last upstream.
+const SPARE_PACKETS: u32 = 6;
 /// The default of `max_concurrent`: a query in flight takes memory.
 const MAX_IN_FLIGHT: u32 = 10_000;
 /// The interval at which files are checked, and the number of intervals between loop probes of an excluded

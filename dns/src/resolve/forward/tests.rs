@@ -216,6 +216,39 @@ async fn an_upstream_that_stops_preserving_the_case_gets_queries_without_0x20() 
 }
 
 #[tokio::test]
+async fn an_upstream_that_drops_queries_with_edns_gets_queries_without_opt() {
+    let upstream = Fake::start(|query, _| match query.edns {
+        Some(_) => Vec::new(),
+        None => vec![wire(&address_for(query))],
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    let (before, began) = (upstream.questions(), Instant::now());
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert_eq!(upstream.questions(), before + 1, "the capability is recorded");
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_slow_upstream_keeps_edns() {
+    let questions = std::sync::atomic::AtomicU32::new(0);
+    let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let recorded = Arc::clone(&seen);
+    let upstream = Fake::start(move |query, _| {
+        recorded.lock().unwrap().push(query.edns.is_some());
+        // The first query is lost.
+        let is_first = questions.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        if is_first { Vec::new() } else { vec![wire(&address_for(query))] }
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert!(seen.lock().unwrap().iter().all(|edns| *edns), "the hedged query had EDNS, too");
+}
+
+#[tokio::test]
 async fn an_upstream_without_edns_gets_queries_without_opt() {
     let upstream = Fake::start(|query, _| {
         if query.edns.is_none() {

@@ -3,15 +3,17 @@
 use std::{
     fmt,
     net::SocketAddr,
+    pin::pin,
     sync::{
-        Mutex,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use hickory_server::proto::op::{Message, Query, ResponseCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     failure::Failure,
@@ -62,6 +64,8 @@ struct Capabilities {
     /// It does not support EDNS. An upstream that has ever returned an OPT does, regardless of later replies.
     lacks_edns: AtomicBool,
     supports_edns: AtomicBool,
+    /// When it answered a query without EDNS while one with EDNS got no answer.
+    dropped_edns: Mutex<Option<Instant>>,
 }
 
 /// The packets or connections left for one client query.
@@ -70,6 +74,12 @@ pub(super) struct Budget(AtomicU32);
 
 /// Timeout of one try; a client waits 5 s for all of them.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The wait for the reply to a query with EDNS, of an upstream that never returned an OPT, before one without EDNS is
+/// sent as well.
+const EDNS_DELAY: Duration = Duration::from_secs(1);
+/// The time for which queries to an upstream that dropped one with EDNS have none. Not forever: the datagram may have
+/// been lost.
+const EDNS_RETRY: Duration = Duration::from_secs(600);
 /// Timeout of the retry over TCP of a truncated answer, which is served as it is if TCP is blocked.
 const TCP_RETRY: Duration = Duration::from_secs(1);
 
@@ -100,8 +110,8 @@ impl Upstream {
         self.rtt().hedging_delay()
     }
 
-    fn rtt(&self) -> std::sync::MutexGuard<'_, RttEstimator> {
-        self.rtt.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn rtt(&self) -> MutexGuard<'_, RttEstimator> {
+        self.rtt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_down(&self, max_fails: u32) -> bool {
@@ -162,7 +172,11 @@ impl Upstream {
         budget: &Budget,
     ) -> Result<Reply, Failure> {
         let options = self.capabilities.options();
-        let first = self.exchange_datagram(question, flags, options, budget).await;
+        let first = if options.edns && !self.capabilities.supports_edns.load(Relaxed) {
+            self.exchange_with_unproven_edns(question, flags, options, budget).await
+        } else {
+            self.exchange_datagram(question, flags, options, budget).await
+        };
         let options = match &first {
             Err(Failure::WrongCase) => QueryOptions { randomise_case: false, ..options },
             Err(Failure::NoQuestion) if options.edns => QueryOptions { edns: false, ..options },
@@ -175,6 +189,36 @@ impl Upstream {
             self.capabilities.record(options);
         }
         Ok(reply)
+    }
+
+    /// Queries with EDNS, and without it as well when the reply is late: some servers and middleboxes drop queries
+    /// with EDNS. The first answer counts, so a server that is only slow keeps EDNS.
+    async fn exchange_with_unproven_edns(
+        &self,
+        question: &Query,
+        flags: QueryFlags,
+        options: QueryOptions,
+        budget: &Budget,
+    ) -> Result<(Reply, Edns), Failure> {
+        let mut with_edns = pin!(self.exchange_datagram(question, flags, options, budget));
+        if let Ok(answer) = timeout(EDNS_DELAY, &mut with_edns).await {
+            return answer;
+        }
+        let options = QueryOptions { edns: false, ..options };
+        let without = pin!(self.exchange_datagram(question, flags, options, budget));
+        match select(with_edns, without).await {
+            Either::Left((Ok(answer), _)) => Ok(answer),
+            Either::Right((Err(_), with_edns)) => with_edns.await,
+            Either::Left((Err(_), without)) => self.record_dropped_edns(without.await),
+            Either::Right((answer, _)) => self.record_dropped_edns(answer),
+        }
+    }
+
+    fn record_dropped_edns(&self, answer: Result<(Reply, Edns), Failure>) -> Result<(Reply, Edns), Failure> {
+        if answer.is_ok() {
+            *self.capabilities.dropped_edns() = Some(Instant::now());
+        }
+        answer
     }
 
     async fn exchange_datagram(
@@ -206,8 +250,7 @@ impl Upstream {
         budget: &Budget,
     ) -> Result<Reply, Failure> {
         budget.spend()?;
-        let options =
-            QueryOptions { randomise_case: false, edns: !self.capabilities.lacks_edns.load(Relaxed) };
+        let options = QueryOptions { randomise_case: false, edns: !self.capabilities.lacks_edns() };
         let query = UpstreamQuery::new(question, flags, options)?;
         let exchange = self.pool.exchange(self.target.address, &query, &self.metrics);
         let wire = within(time, Failure::Timeout, exchange).await?;
@@ -237,10 +280,16 @@ impl Budget {
 
 impl Capabilities {
     fn options(&self) -> QueryOptions {
-        QueryOptions {
-            randomise_case: !self.changes_case.load(Relaxed),
-            edns: !self.lacks_edns.load(Relaxed),
-        }
+        QueryOptions { randomise_case: !self.changes_case.load(Relaxed), edns: !self.lacks_edns() }
+    }
+
+    fn lacks_edns(&self) -> bool {
+        let has_dropped = || self.dropped_edns().is_some_and(|since| since.elapsed() < EDNS_RETRY);
+        self.lacks_edns.load(Relaxed) || (!self.supports_edns.load(Relaxed) && has_dropped())
+    }
+
+    fn dropped_edns(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.dropped_edns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records the options of a query that was answered after one with the default options failed.
