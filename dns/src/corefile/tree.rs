@@ -1,7 +1,7 @@
 //! Server blocks and their directives, with imports resolved.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,7 +27,8 @@ pub(crate) struct Statement {
 }
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
-type Lines = std::vec::IntoIter<Vec<Word>>;
+/// The lines to read. The rest of a line after a brace is put back as a line.
+type Lines = VecDeque<Vec<Word>>;
 
 /// Limit of the import depth, against circular imports.
 const DEEPEST: usize = 16;
@@ -36,6 +37,14 @@ pub(crate) fn read(path: &Path, env: Env<'_>) -> Result<Vec<Block>, CorefileErro
     let mut reader = Reader { env, snippets: HashMap::new(), blocks: Vec::new() };
     reader.file(path, 0)?;
     Ok(reader.blocks)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// Of a server block.
+    Directives,
+    /// Of a directive. As in CoreDNS, they may share a line with its braces.
+    Options,
 }
 
 struct Reader<'a> {
@@ -47,7 +56,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), CorefileError> {
         let mut lines = self.lines(path)?;
-        while let Some(line) = lines.next() {
+        while let Some(line) = lines.pop_front() {
             if line[0].is("import") {
                 self.import_blocks(&line, path, depth)?;
             } else {
@@ -60,7 +69,7 @@ impl Reader<'_> {
     fn lines(&self, path: &Path) -> Result<Lines, CorefileError> {
         let text =
             fs::read_to_string(path).map_err(|error| CorefileError::Unreadable(path.to_owned(), error))?;
-        Ok(lines(&text, &Arc::from(path.display().to_string()), self.env)?.into_iter())
+        Ok(lines(&text, &Arc::from(path.display().to_string()), self.env)?.into())
     }
 
     fn block(
@@ -72,9 +81,12 @@ impl Reader<'_> {
     ) -> Result<(), CorefileError> {
         let mut keys = line;
         while keys.last().is_some_and(|word| word.text.ends_with(',')) {
-            keys.extend(lines.next().unwrap_or_default());
+            keys.extend(lines.pop_front().unwrap_or_default());
         }
-        let opens = keys.pop_if(|word| word.is("{")).is_some();
+        // The brace may stand alone on the next line, unlike that of a directive.
+        let is_alone = |line: &Vec<Word>| line[0].is("{") && line.len() == 1;
+        let opens =
+            put_back_after_brace(&mut keys, lines) || lines.pop_front_if(|line| is_alone(line)).is_some();
         let Some(first) = keys.first().cloned() else {
             return Err(CorefileError::Refused {
                 file: path.display().to_string(),
@@ -88,7 +100,7 @@ impl Reader<'_> {
         if !opens && !self.blocks.is_empty() {
             return Err(first.refuse("a server block needs a { at the end of its first line"));
         }
-        let directives = self.directives(lines, opens.then_some(&first), path, depth)?;
+        let directives = self.directives(lines, opens.then_some(&first), Level::Directives, path, depth)?;
         match first.text.strip_prefix('(').and_then(|name| name.strip_suffix(')')) {
             Some(name) => {
                 self.snippets.insert(name.to_owned(), directives);
@@ -103,15 +115,22 @@ impl Reader<'_> {
         &self,
         lines: &mut Lines,
         opened: Option<&Word>,
+        level: Level,
         path: &Path,
         depth: usize,
     ) -> Result<Vec<Statement>, CorefileError> {
         let mut directives = Vec::new();
-        while let Some(mut words) = lines.next() {
+        while let Some(mut words) = lines.pop_front() {
             if words[0].is("}") {
                 return closed(&words, opened).map(|()| directives);
             }
-            let opens = words.pop_if(|word| word.is("{")).is_some();
+            let opens = put_back_after_brace(&mut words, lines);
+            if let Some(at) = words.iter().position(|word| word.is("}")) {
+                if level == Level::Directives {
+                    return Err(words[at].refuse("the } of a server block begins a line of its own"));
+                }
+                lines.push_front(words.split_off(at));
+            }
             if words.is_empty() {
                 return Err(refuse_lone_brace(opened, path));
             }
@@ -120,7 +139,11 @@ impl Reader<'_> {
                 directives.extend(self.import(&name, &words, path, depth)?);
                 continue;
             }
-            let body = if opens { self.directives(lines, Some(&name), path, depth)? } else { Vec::new() };
+            let body = if opens {
+                self.directives(lines, Some(&name), Level::Options, path, depth)?
+            } else {
+                Vec::new()
+            };
             directives.push(Statement { name, words, body });
         }
         match opened {
@@ -144,7 +167,13 @@ impl Reader<'_> {
         }
         let mut directives = Vec::new();
         for file in imported(target, path, depth)? {
-            directives.extend(self.directives(&mut self.lines(&file)?, None, &file, depth + 1)?);
+            directives.extend(self.directives(
+                &mut self.lines(&file)?,
+                None,
+                Level::Directives,
+                &file,
+                depth + 1,
+            )?);
         }
         Ok(directives)
     }
@@ -156,6 +185,16 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// Splits a line at its opening brace, and puts the words after it back as a line. Returns whether there is one.
+fn put_back_after_brace(words: &mut Vec<Word>, lines: &mut Lines) -> bool {
+    let Some(at) = words.iter().position(|word| word.is("{")) else { return false };
+    let rest = words.split_off(at).split_off(1);
+    if !rest.is_empty() {
+        lines.push_front(rest);
+    }
+    true
 }
 
 fn closed(words: &[Word], opened: Option<&Word>) -> Result<(), CorefileError> {

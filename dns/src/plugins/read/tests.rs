@@ -440,3 +440,38 @@ fn tls_upstreams_have_a_server_name_and_a_port() {
         assert!(error.contains(&format!("Corefile:{line}: ")), "{text}: {error}");
     }
 }
+
+#[test]
+fn braces_may_share_a_line_with_options() {
+    let forward = |max_fails, seconds| Forward {
+        max_fails,
+        expire: Duration::from_secs(seconds),
+        ..Forward::to(vec![Upstream::plain("10.0.0.1:53".parse().unwrap())])
+    };
+    for (body, want) in [
+        ("{ max_fails 1 }", forward(1, 10)),
+        ("{ }", forward(2, 10)),
+        ("{\n max_fails 1 }", forward(1, 10)),
+        ("{ max_fails 1\n }", forward(1, 10)),
+        ("{ max_fails 1\n expire 20s }", forward(1, 20)),
+    ] {
+        let block = block(&format!(". {{\n forward . 10.0.0.1 {body}\n any\n}}"));
+        assert_eq!(block.forwards, [want], "{body}");
+        assert!(block.minimal_any, "{body}");
+    }
+    for text in [". {\n errors { }\n any\n}", ".\n{\n any\n}", ". { any\n}"] {
+        assert!(block(text).minimal_any, "{text}");
+    }
+    assert_eq!(block(". { }"), ServerBlock::new(vec![Listen::plain(Zones::all().0[0].clone())]));
+    for (text, want) in [
+        (". { any }", ":1: the } of a server block begins a line of its own"),
+        (". {\n any }", ":2: the } of a server block begins a line of its own"),
+        (". {\n errors { } }", ":2: nothing may follow a }"),
+        (". {\n forward . 10.0.0.1\n {\n max_fails 1\n }\n}", "a { stands alone"),
+        (". {\n forward . 10.0.0.1 { max_fails 1 expire 20s }\n}", ":2: `max_fails` is to be written"),
+        (". {\n errors {", "the { of this line is never closed"),
+    ] {
+        let error = parsed(text).unwrap_err().to_string();
+        assert!(error.contains(want), "{text:?}: {error}");
+    }
+}
