@@ -15,7 +15,10 @@ use super::lifetime::{AnswerKind, Lifetime};
 use crate::{
     config::{Prefetch, Verify},
     observe::metrics::Plugin,
-    resolve::reply::{ExtendedError, Reply},
+    resolve::{
+        decode::decode,
+        reply::{ExtendedError, Reply},
+    },
 };
 
 #[derive(Debug)]
@@ -95,7 +98,7 @@ impl Entry {
 
     fn read(&self, question: &Query, change: impl Fn(&mut Record)) -> Option<Reply> {
         // Encoded by `new`, so it can be decoded.
-        let message = Message::from_vec(&self.wire).ok()?;
+        let message = decode(&self.wire).ok()?;
         let mut reply = Reply::from_upstream(message, question);
         reply.authoritative = false;
         reply.plugin = Plugin::Cache;

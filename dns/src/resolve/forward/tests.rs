@@ -99,6 +99,65 @@ async fn a_reply_is_returned_complete() {
     assert!(forwarder.resolve(&question("Example.ORG."), flags).await.authentic_data);
 }
 
+/// The answer of one record, owned by the question's name.
+fn answer_with(query: &Message, qtype: u16, data: &[u8]) -> Vec<u8> {
+    let mut reply = reply_to(query);
+    reply.edns = None;
+    let mut wire = wire(&reply);
+    wire[7] = 1;
+    wire.extend([0xc0, 12]);
+    wire.extend(qtype.to_be_bytes());
+    wire.extend([0, 1, 0, 0, 0, 60]);
+    wire.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+    wire.extend(data);
+    wire
+}
+
+/// RFC 3597: including RDATA that is empty, and RDATA that the library cannot parse.
+#[tokio::test]
+async fn rdata_is_returned_as_it_came() {
+    let cases: &[(u16, &[u8])] = &[
+        (42, b""),
+        (42, b"\x00\x01\x08\x01\x0a"),
+        (10, b""),
+        (10, b"\x01\x02\x03"),
+        (65_280, b""),
+        (65_280, b"\x01\x02"),
+        (62_345, b""),
+        (62_345, b"\x00"),
+        (257, b"\x00\x09un-usual!value"),
+        (257, b"\x80\x03tbsUnknown"),
+        (257, b"\x00\x00value"),
+        // Public keys of another protocol, and of another length.
+        (48, b"\x01\x00\x04\x08key"),
+        (43, b"\x00\x01\x08"),
+        (44, b""),
+        (52, b""),
+        (64, b"\x00\x01\x00\x00\x03\x00\x02\x01\xbb\x00\x01\x00\x03\x02h2"),
+        (13, b"\x01"),
+    ];
+    for (qtype, data) in cases {
+        let (code, rdata) = (*qtype, data.to_vec());
+        let upstream = Fake::start(move |query, _| vec![answer_with(query, code, &rdata)]).await;
+        let forwarder = caching(rule(&[&upstream]), &config::Cache::default());
+        let question = Query::query(name("www.example."), RecordType::from(*qtype));
+        for source in ["upstream", "cache"] {
+            let reply = match forwarder.cached(&question, QueryFlags::default()) {
+                Some(reply) => reply,
+                None => forwarder.resolve(&question, QueryFlags::default()).await,
+            };
+            let mut message = Message::response(0, hickory_server::proto::op::OpCode::Query);
+            message.answers = reply.answers;
+            let sent = wire(&message);
+            assert_eq!(reply.rcode, ResponseCode::NoError, "{source}: {qtype} {data:?}");
+            assert!(sent.ends_with(data), "{source}: {qtype} {data:?}: {sent:?}");
+            assert_eq!(sent.len(), 12 + 13 + 10 + data.len(), "{source}: {qtype} {data:?}");
+            assert_eq!(sent[25..27], qtype.to_be_bytes(), "{source}: {qtype} {data:?}");
+        }
+        assert_eq!(upstream.questions(), 1, "{qtype} {data:?} is cached");
+    }
+}
+
 #[tokio::test]
 async fn query_flags_are_forwarded() {
     let seen: Arc<Mutex<Vec<(bool, bool)>>> = Arc::default();

@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     observe::{clients::SLOW, metrics::UpstreamMetrics},
-    resolve::reply::{QueryFlags, Reply},
+    resolve::{
+        decode::decode,
+        reply::{QueryFlags, Reply},
+    },
 };
 
 /// The address and transport of an upstream, which identify it.
@@ -236,7 +239,7 @@ impl Upstream {
         if options.randomise_case {
             self.capabilities.preserves_case.store(true, Relaxed);
         }
-        let message = Message::from_vec(&wire)?;
+        let message = decode(&wire)?;
         self.capabilities.supports_edns.fetch_or(message.edns.is_some(), Relaxed);
         let edns = Edns::of(&message);
         Ok((Reply::from_upstream(message, question), edns))
@@ -254,7 +257,7 @@ impl Upstream {
         let query = UpstreamQuery::new(question, flags, options)?;
         let exchange = self.pool.exchange(self.target.address, &query, &self.metrics);
         let wire = within(time, Failure::Timeout, exchange).await?;
-        Ok(Reply::from_upstream(Message::from_vec(&wire)?, question))
+        Ok(Reply::from_upstream(decode(&wire)?, question))
     }
 }
 

@@ -141,6 +141,7 @@ mod tests {
         observe::metrics::Metrics,
         resolve::{
             cache::{Cache, CacheLookup},
+            decode::decode,
             forward::fake::a,
             reply::Reply,
         },
@@ -230,7 +231,7 @@ mod tests {
             if query.accept(&mut reply).is_err() {
                 return Ok(());
             }
-            let Ok(message) = Message::from_vec(&reply) else { return Ok(()) };
+            let Ok(message) = decode(&reply) else { return Ok(()) };
             let upstream = Reply::from_upstream(message, &question);
             let cache = Cache::new(&config::Cache::default(), Metrics::default().cache("", ""));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
