@@ -43,12 +43,20 @@ pub(crate) trait Directive {
 
     /// The options of an occurrence that have no effect.
     fn ineffective(statement: &Statement) -> Vec<IneffectiveOption> {
-        let reason = |option: &Statement| {
-            let known = Self::INEFFECTIVE.iter().find(|(name, _)| option.name.text == *name)?;
-            Some(IneffectiveOption::new(&option.name, known.1))
-        };
-        statement.body.iter().filter_map(reason).collect()
+        listed(Self::INEFFECTIVE, statement)
     }
+}
+
+/// The options of an occurrence that are in the list, each with its reason.
+pub(super) fn listed(
+    ineffective: &[(&'static str, &'static str)],
+    statement: &Statement,
+) -> Vec<IneffectiveOption> {
+    let reason = |option: &Statement| {
+        let known = ineffective.iter().find(|(name, _)| option.name.text == *name)?;
+        Some(IneffectiveOption::new(&option.name, known.1))
+    };
+    statement.body.iter().filter_map(reason).collect()
 }
 
 /// The metrics, and their labels, of the plugins of one block.

@@ -17,7 +17,13 @@ impl Directive for Errors {
     type Setting = ();
 
     fn read((): &mut (), statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        statement.no_words()?;
+        match statement.words.as_slice() {
+            [] => {}
+            [file] if file.is("stdout") => {}
+            [file, ..] => {
+                return Err(file.refuse("errors go to the log; write `errors` alone, or `errors stdout`"));
+            }
+        }
         let is_known =
             |option: &&Statement| Self::INEFFECTIVE.iter().any(|(name, _)| option.name.text == *name);
         match statement.body.iter().find(|option| !is_known(option)) {

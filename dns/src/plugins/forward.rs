@@ -1,6 +1,9 @@
 //! `forward FROM TO...`: queries for other zones go to upstreams. The forwarder itself is `resolve::forward`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use rustls::pki_types::ServerName;
 
@@ -160,7 +163,10 @@ fn upstream(word: &Word) -> Result<Upstream, CorefileError> {
         return Ok(Upstream::Server { address, protocol, server_name: name });
     }
     if protocol == UpstreamProtocol::Dns && target.starts_with('/') {
-        return Ok(Upstream::ResolvConf(target.into()));
+        return match Path::new(&target).is_file() {
+            true => Ok(Upstream::ResolvConf(target.into())),
+            false => Err(word.refuse(format!("there is no file `{target}`; correct the name"))),
+        };
     }
     Err(word.refuse(format!(
         "`{}` is neither an address nor a file; names cannot be upstreams, as nobody could resolve them",

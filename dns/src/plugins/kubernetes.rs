@@ -1,6 +1,6 @@
 //! `kubernetes [ZONES...]`: names of Services, endpoints and pods. The answers are made in `cluster`.
 
-use super::directive::Directive;
+use super::directive::{Directive, IneffectiveOption, listed};
 use crate::{
     cluster::name::{Name, is_reverse},
     config::{Certificates, Kubernetes, PodsMode, Selector, SelectorError, Zones},
@@ -27,6 +27,13 @@ impl Directive for Kubernetes {
     fn is_enabled(setting: &Option<Self>) -> bool {
         setting.is_some()
     }
+
+    fn ineffective(statement: &Statement) -> Vec<IneffectiveOption> {
+        let endpoints = statement.body.iter().filter(|option| option.name.text == "endpoint");
+        let others = endpoints.flat_map(|option| option.words.iter().skip(1));
+        let others = others.map(|url| IneffectiveOption::new(url, "only the first endpoint counts"));
+        listed(Self::INEFFECTIVE, statement).into_iter().chain(others).collect()
+    }
 }
 
 const MAX_TTL: u32 = 3600;
@@ -46,7 +53,22 @@ fn parse(statement: &Statement, block: &Zones) -> Result<Kubernetes, CorefileErr
             return Err(statement.unknown_option(option));
         }
     }
+    refuse_contradictions(&kubernetes, statement)?;
     Ok(kubernetes)
+}
+
+fn refuse_contradictions(kubernetes: &Kubernetes, statement: &Statement) -> Result<(), CorefileError> {
+    let option =
+        |name: &str| statement.body.iter().find(|option| option.name.text == name).unwrap_or(statement);
+    if !kubernetes.namespaces.is_empty() && kubernetes.namespace_labels.is_some() {
+        let problem = "`namespaces` and `namespace_labels` exclude each other; remove one of them";
+        return Err(option("namespace_labels").refuse(problem));
+    }
+    if kubernetes.zonal && kubernetes.no_endpoints {
+        let problem = "`zonal` names endpoints, and `noendpoints` removes them; remove one of them";
+        return Err(option("zonal").refuse(problem));
+    }
+    Ok(())
 }
 
 /// Reads an option that selects objects. Returns `false` for another option.
@@ -97,7 +119,8 @@ fn read_api_server(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bo
     let api_server = &mut kubernetes.api_server;
     match option.name.text.as_str() {
         "endpoint" => {
-            let [word] = option.exactly("endpoint URL")?;
+            // As in CoreDNS, only the first counts.
+            let word = option.words.first().ok_or_else(|| option.misused("endpoint URL"))?;
             api_server.endpoint = Some(word.text.clone());
         }
         "kubeconfig" => match option.words.as_slice() {
@@ -116,7 +139,10 @@ fn read_api_server(kubernetes: &mut Kubernetes, option: &Statement) -> Result<bo
         "startup_timeout" => drop(option.exactly::<1>("startup_timeout DURATION")?[0].duration()?),
         // Each kind of object has one watch, which needs no throttle; the values are only validated.
         "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
-            let _: f32 = option.exactly::<1>(&format!("{} NUMBER", option.name.text))?[0].number()?;
+            let [word] = option.exactly(&format!("{} NUMBER", option.name.text))?;
+            if word.number::<f32>()?.is_sign_negative() {
+                return Err(word.refuse("a limit is not negative"));
+            }
         }
         _ => return Ok(false),
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::directive::Directive;
 use crate::{
     config::{Zones, any},
-    corefile::{CorefileError, Statement},
+    corefile::{CorefileError, Statement, Word},
 };
 
 pub(super) struct Ready;
@@ -23,10 +23,10 @@ impl Directive for Ready {
         statement: &Statement,
         _zones: &Zones,
     ) -> Result<(), CorefileError> {
-        // Once synced, the server stays ready, as with `monitor until-ready`.
-        let is_harmless = |option: &&Statement| {
-            option.name.text == "monitor" && option.words.iter().all(|word| word.is("until-ready"))
-        };
+        // Once synced, the server stays ready, so both modes are the same.
+        let is_mode = |word: &Word| word.is("until-ready") || word.is("continuously");
+        let is_harmless =
+            |option: &&Statement| option.name.text == "monitor" && option.words.iter().all(is_mode);
         if let Some(option) = statement.body.iter().find(|option| !is_harmless(option)) {
             return Err(statement.unknown_option(option));
         }

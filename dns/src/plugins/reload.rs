@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::directive::Directive;
 use crate::{
     config::Zones,
-    corefile::{CorefileError, Statement},
+    corefile::{CorefileError, Statement, Word},
 };
 
 /// The Corefile is read at this interval, plus or minus the jitter.
@@ -34,15 +34,14 @@ impl Directive for Reload {
                 *setting = None;
                 return Ok(());
             }
-            [interval] => {
-                reload.interval = interval.interval()?;
-                reload.jitter = reload.jitter.min(reload.interval / 2);
-            }
+            [interval] => reload.interval = at_least(MIN_INTERVAL, interval)?,
             [interval, jitter] => {
-                (reload.interval, reload.jitter) = (interval.interval()?, jitter.duration()?);
+                reload.interval = at_least(MIN_INTERVAL, interval)?;
+                reload.jitter = at_least(MIN_JITTER, jitter)?;
             }
             [_, _, ..] => return Err(statement.misused("reload [INTERVAL] [JITTER]")),
         }
+        reload.jitter = reload.jitter.min(reload.interval / 2);
         *setting = Some(reload);
         Ok(())
     }
@@ -50,4 +49,16 @@ impl Directive for Reload {
     fn is_enabled(setting: &Option<Self>) -> bool {
         setting.is_some()
     }
+}
+
+/// CoreDNS's limits.
+const MIN_INTERVAL: Duration = Duration::from_secs(2);
+const MIN_JITTER: Duration = Duration::from_secs(1);
+
+fn at_least(min: Duration, word: &Word) -> Result<Duration, CorefileError> {
+    let duration = word.interval()?;
+    if duration < min {
+        return Err(word.refuse(format!("the shortest duration is {}s here", min.as_secs())));
+    }
+    Ok(duration)
 }

@@ -150,13 +150,11 @@ fn one(statement: &Statement, words: &[Word], continues: bool) -> Result<Rewrite
     };
     let [from, to, options @ ..] = rest else { return Err(statement.misused(USAGE)) };
     let (is_auto, answers) = answer_options(options)?;
-    Ok(Rewrite {
-        matches: matcher(kind, from)?,
-        to: target(kind, to)?,
-        restores: is_auto || kind == "exact",
-        answers,
-        continues,
-    })
+    let matches = matcher(kind, from)?;
+    if let Matches::Regex(from) = &matches {
+        refuse_missing_groups(from, to)?;
+    }
+    Ok(Rewrite { matches, to: target(kind, to)?, restores: is_auto || kind == "exact", answers, continues })
 }
 
 fn matcher(kind: &str, from: &Word) -> Result<Matches, CorefileError> {
@@ -169,6 +167,18 @@ fn matcher(kind: &str, from: &Word) -> Result<Matches, CorefileError> {
         "regex" => Matches::Regex(from.regex()?),
         _ => Matches::Exact(from.name()?),
     })
+}
+
+/// Refuses a replacement with `{N}` beyond the groups of the regex.
+fn refuse_missing_groups(from: &Regex, to: &Word) -> Result<(), CorefileError> {
+    let numbers = to.text.split('{').skip(1).filter_map(|text| text.split_once('}')?.0.parse::<usize>().ok());
+    match numbers.max().filter(|number| *number >= from.captures_len()) {
+        None => Ok(()),
+        Some(number) => Err(to.refuse(format!(
+            "`{{{number}}}` has no group: `{from}` has {}; add one, or correct the number",
+            from.captures_len() - 1
+        ))),
+    }
 }
 
 /// A replacement at the end of a name is absolute.
@@ -195,8 +205,10 @@ fn answer_options(mut words: &[Word]) -> Result<(bool, Vec<AnswerName>), Corefil
         match if first.is("answer") { behind } else { words } {
             [auto, rest @ ..] if auto.is("auto") => (is_auto, words) = (true, rest),
             [field, from, to, rest @ ..] if field.is("name") || field.is("value") => {
+                let from = from.regex()?;
+                refuse_missing_groups(&from, to)?;
                 let to = absolute(to.text.to_lowercase());
-                answers.push(AnswerName { from: from.regex()?, to, in_value: field.is("value") });
+                answers.push(AnswerName { from, to, in_value: field.is("value") });
                 words = rest;
             }
             _ => return Err(misplaced(first)),

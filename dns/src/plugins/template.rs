@@ -121,6 +121,9 @@ fn read_option(
 ) -> Result<(), CorefileError> {
     match option.name.text.as_str() {
         "match" => {
+            if option.words.is_empty() {
+                return Err(option.misused("match REGEX..."));
+            }
             for word in &option.words {
                 template.matches.push(word.regex()?);
             }
@@ -140,6 +143,9 @@ fn records(option: &Statement) -> Result<Vec<String>, CorefileError> {
         Ok(_) => Ok(word.text.clone()),
         Err(error) => Err(word.refuse(error.to_string())),
     };
+    if option.words.is_empty() {
+        return Err(option.misused(&format!("{} \"RECORD\"...", option.name.text)));
+    }
     option.words.iter().map(checked).collect()
 }
 

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, address: &str) {
-        let text = format!(". {{\n hosts /nonexistent {{\n  {address} a.example\n }}\n reload 20ms\n}}");
+        let text = format!(". {{\n hosts /nonexistent {{\n  {address} a.example\n }}\n reload 2s 1s\n}}");
         fs::write(path, text).unwrap();
     }
 

@@ -99,10 +99,10 @@ fn the_files_of_a_node_cache_are_read() {
 #[test]
 fn kubernetes_options_are_read() {
     let block = block(
-        ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k other\n  tls c k a\n  labels a in (b, c),d\n  namespace_labels e!=f\n  \
+        ". {\n kubernetes cluster.local 10.0.0.0/16 {\n  endpoint https://10.0.0.1:6443\n  kubeconfig /k other\n  tls c k a\n  labels a in (b, c),d\n  \
          namespaces one two\n  pods verified\n  endpoint_pod_names\n  ttl 7\n  \
          noendpoints\n  fallthrough\n  ignore empty_service\n  startup_timeout 9s\n  \
-         apiserver_qps 5\n  zonal\n }\n}",
+         apiserver_qps 5\n }\n}",
     );
     let mut want = Kubernetes {
         pods: PodsMode::Verified,
@@ -112,7 +112,6 @@ fn kubernetes_options_are_read() {
         namespaces: vec!["one".to_owned(), "two".to_owned()],
         no_endpoints: true,
         ignore_empty_service: true,
-        zonal: true,
         ..Kubernetes::new(zones("cluster.local 0.10.in-addr.arpa"))
     };
     want.api_server.endpoint = Some("https://10.0.0.1:6443".to_owned());
@@ -121,14 +120,17 @@ fn kubernetes_options_are_read() {
     want.api_server.tls =
         Some(Certificates { certificate: "c".into(), key: "k".into(), authority: "a".into() });
     want.labels = Some("a in (b,c),d".parse().unwrap());
-    want.namespace_labels = Some("e!=f".parse().unwrap());
     assert_eq!(block.kubernetes, Some(want));
+    let other = self::block("cluster.local {\n kubernetes {\n  namespace_labels e!=f\n  zonal\n }\n}");
+    let mut want = Kubernetes { zonal: true, ..Kubernetes::new(zones("cluster.local")) };
+    want.namespace_labels = Some("e!=f".parse().unwrap());
+    assert_eq!(other.kubernetes, Some(want));
 }
 
 #[test]
 fn forward_and_cache_options_are_read() {
     let block = block(
-        "example.org {\n forward acme.local 10.0.0.1 [fd00::1]:54 tls://9.9.9.9%dns.quad9.net dns://10.0.0.2:55 /r {\n  \
+        "example.org {\n forward acme.local 10.0.0.1 [fd00::1]:54 tls://9.9.9.9%dns.quad9.net dns://10.0.0.2:55 /etc/resolv.conf {\n  \
          except a.acme.local b.acme.local\n  prefer_udp\n  expire 20s\n  max_fails 3\n  tls\n  \
          tls_servername dns.example\n  policy sequential\n  health_check 1s no_rec domain example.org\n  \
          failover SERVFAIL REFUSED\n  next NXDOMAIN\n  next_on_nodata\n  failfast_all_unhealthy_upstreams\n }\n \
@@ -155,7 +157,7 @@ fn forward_and_cache_options_are_read() {
             server("[fd00::1]:54", UpstreamProtocol::Dns, None),
             server("9.9.9.9:853", UpstreamProtocol::Tls, Some("dns.quad9.net")),
             server("10.0.0.2:55", UpstreamProtocol::Dns, None),
-            Upstream::ResolvConf("/r".into()),
+            Upstream::ResolvConf("/etc/resolv.conf".into()),
         ])
     };
     want.tls.server_name = Some("dns.example".to_owned());
@@ -474,4 +476,51 @@ fn braces_may_share_a_line_with_options() {
         let error = parsed(text).unwrap_err().to_string();
         assert!(error.contains(want), "{text:?}: {error}");
     }
+}
+
+#[test]
+fn contradictions_and_mistakes_are_refused_as_in_coredns() {
+    for (text, want) in [
+        ("kubernetes {\n namespaces a\n namespace_labels b=c\n }", ":4: `namespaces` and `namespace_labels`"),
+        ("kubernetes {\n noendpoints\n zonal\n }", ":4: `zonal` names endpoints"),
+        ("kubernetes {\n apiserver_qps -1\n }", ":3: a limit is not negative"),
+        ("kubernetes {\n endpoint\n }", ":3: `endpoint` is to be written"),
+        ("rewrite name regex (.*)\\.a {2}.b", ":2: `{2}` has no group: `(.*)\\.a` has 1"),
+        ("rewrite name regex a {1}.b", ":2: `{1}` has no group"),
+        ("rewrite name regex (a) {1}.b answer name (c) {3}.d", ":2: `{3}` has no group"),
+        ("template IN A {\n answer\n }", ":3: `answer` is to be written"),
+        ("template IN A {\n match\n }", ":3: `match` is to be written"),
+        ("forward . /nonexistent", ":2: there is no file `/nonexistent`"),
+        ("reload 1s", ":2: the shortest duration is 2s here"),
+        ("reload 10s 500ms", ":2: the shortest duration is 1s here"),
+        ("errors /var/log/dns", ":2: errors go to the log"),
+        ("ready {\n monitor sometimes\n }", ":3: `monitor` is no option of `ready`"),
+    ] {
+        let error = parsed(&format!(". {{\n {text}\n}}")).unwrap_err().to_string();
+        assert!(error.contains(want), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn directives_are_accepted_as_in_coredns() {
+    for text in [
+        "ready {\n monitor continuously\n }",
+        "errors stdout",
+        "reload 2s",
+        "rewrite name regex (a)(b) {2}.{1}",
+        "kubernetes {\n apiserver_qps 0\n }",
+    ] {
+        block(&format!(". {{\n {text}\n}}"));
+    }
+    let two = block(". {\n kubernetes {\n endpoint https://10.0.0.1:6443 https://10.0.0.2:6443\n }\n}");
+    let endpoint = two.kubernetes.unwrap().api_server.endpoint;
+    assert_eq!(endpoint.as_deref(), Some("https://10.0.0.1:6443"), "the first one");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    fs::write(&path, ". {\n kubernetes {\n endpoint https://10.0.0.1 https://10.0.0.2\n }\n}").unwrap();
+    let named: Vec<String> =
+        ineffective_options(&path, &|_| None).into_iter().map(|ineffective| ineffective.option).collect();
+    assert_eq!(named, ["https://10.0.0.2"]);
+    let reload = block(". {\n reload 10s 9s\n}").reload.unwrap();
+    assert_eq!(reload.jitter, Duration::from_secs(5), "half of the interval at the most");
 }

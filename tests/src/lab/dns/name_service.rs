@@ -100,7 +100,7 @@ impl NameService {
         // An address of each family: a negative answer would need an SOA record with a TTL.
         let hosts = format!("hosts /nonexistent {{\n  {answer} {name}\n  2001:db8::1 {name}\n }}");
         let text =
-            format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n reload 100ms\n {hosts}\n}}\n");
+            format!("cluster.local {{\n kubernetes cluster.local\n}}\n. {{\n reload 2s 1s\n {hosts}\n}}\n");
         fs::write(&corefile, text).with_context(|| format!("cannot write {}", corefile.display()))
     }
 
