@@ -14,6 +14,9 @@ pub struct Cache {
     pub servfail: Duration,
     pub prefetch: Option<Prefetch>,
     pub serve_stale: Option<ServeStale>,
+    /// With `serve_stale`: a negative answer neither replaces nor hides a positive one that is fresh or stale. Off by
+    /// default, as it masks the deletion of records (RFC 8767, section 4).
+    pub prefer_positive: bool,
     /// Replies carry the TTL at the time of caching, not the remaining one.
     pub keep_ttl: bool,
 }
@@ -75,6 +78,7 @@ impl Default for Cache {
             servfail: Duration::from_secs(5),
             prefetch: None,
             serve_stale: None,
+            prefer_positive: false,
             keep_ttl: false,
         }
     }

@@ -40,6 +40,9 @@ fn parse(statement: &Statement, zones: &Zones) -> Result<Cache, CorefileError> {
         option.no_body()?;
         read_option(&mut cache, statement, option)?;
     }
+    if cache.prefer_positive && cache.serve_stale.is_none() {
+        return Err(statement.refuse("`serve_stale_policy` needs `serve_stale`; add it"));
+    }
     Ok(cache)
 }
 
@@ -50,6 +53,13 @@ fn read_option(cache: &mut Cache, statement: &Statement, option: &Statement) -> 
         // As in CoreDNS, an amount of 0 disables it.
         "prefetch" => cache.prefetch = Some(prefetch(option)?).filter(|prefetch| prefetch.amount > 0),
         "serve_stale" => cache.serve_stale = Some(serve_stale(option)?),
+        "serve_stale_policy" => {
+            let [policy] = option.exactly("serve_stale_policy prefer_positive")?;
+            if !policy.text.eq_ignore_ascii_case("prefer_positive") {
+                return Err(policy.refuse("the only policy is `prefer_positive`"));
+            }
+            cache.prefer_positive = true;
+        }
         "servfail" => cache.servfail = servfail(option)?,
         "disable" => disable(cache, option)?,
         "keepttl" => {

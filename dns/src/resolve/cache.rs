@@ -32,6 +32,7 @@ pub(crate) struct Cache {
     limits: lifetime::Limits,
     prefetch: Option<Prefetch>,
     serve_stale: Option<ServeStale>,
+    prefer_positive: bool,
     keep_ttl: bool,
     metrics: CacheMetrics,
 }
@@ -50,6 +51,8 @@ pub(crate) struct Stale {
     pub reply: Reply,
     pub popularity: Popularity,
     pub verify: Verify,
+    /// Whether only a positive answer replaces it.
+    pub needs_positive: bool,
     /// Whether to serve it without a query: the upstream failed within the configured recheck time, or a
     /// refresh is in flight.
     pub is_recheck_pending: bool,
@@ -68,7 +71,16 @@ const UNIT: u64 = 1024;
 
 impl Cache {
     pub(crate) fn new(config: &config::Cache, metrics: CacheMetrics) -> Self {
-        let config::Cache { zones, success, denial, servfail, prefetch, serve_stale, keep_ttl } = config;
+        let config::Cache {
+            zones,
+            success,
+            denial,
+            servfail,
+            prefetch,
+            serve_stale,
+            prefer_positive,
+            keep_ttl,
+        } = config;
         Self {
             zones: zones.clone(),
             success: AnswerStore::new(success, StoreKind::Success, &metrics),
@@ -80,6 +92,7 @@ impl Cache {
             },
             prefetch: prefetch.clone(),
             serve_stale: serve_stale.clone(),
+            prefer_positive: *prefer_positive,
             keep_ttl: *keep_ttl,
             metrics,
         }
@@ -93,6 +106,9 @@ impl Cache {
             if let Some(found) = self.fresh(&entry, question) {
                 self.metrics.store(answers.kind).hits.inc();
                 return found;
+            }
+            if self.prefer_positive && answers.kind == StoreKind::Success && self.is_servable(&entry) {
+                return self.stale(&entry, question).map_or(CacheLookup::Miss, CacheLookup::Stale);
             }
             expired = expired.or(Some(entry));
         }
@@ -111,10 +127,13 @@ impl Cache {
         if entry.is_failure || entry.expired_for() > serve.duration {
             return None;
         }
+        let reply = entry.stale_reply(question, serve.ttl)?;
+        let reply_is_negative = !reply.is_positive(question);
         Some(Stale {
-            reply: entry.stale_reply(question, serve.ttl)?,
+            reply,
             popularity: entry.popularity(),
             verify: serve.verify.clone(),
+            needs_positive: self.prefer_positive && !reply_is_negative,
             is_recheck_pending: entry.joins_recheck(&serve.verify),
         })
     }
@@ -128,6 +147,7 @@ impl Cache {
         let Some(lifetime) = lifetime(&mut reply, question, &self.limits) else { return reply };
         let (answers, other) = match lifetime.kind {
             AnswerKind::Success => (&self.success, &self.denial),
+            AnswerKind::Denial if self.prefer_positive => (&self.denial, &None),
             AnswerKind::Denial => (&self.denial, &self.success),
             // A failure carries no data, and must not replace a usable answer.
             AnswerKind::Failure if self.has_servable_answer(question, flags) => return reply,
@@ -148,11 +168,12 @@ impl Cache {
     fn has_servable_answer(&self, question: &Query, flags: QueryFlags) -> bool {
         let key = key::KeyBuffer::new(question, flags);
         let stores = [&self.success, &self.denial].into_iter().flatten();
+        stores.filter_map(|answers| answers.store.get(key.bytes())).any(|entry| self.is_servable(&entry))
+    }
+
+    fn is_servable(&self, entry: &Entry) -> bool {
         let max_stale = self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.duration);
-        let served = |entry: Arc<Entry>| {
-            !entry.is_failure && (entry.remaining().is_some() || entry.expired_for() < max_stale)
-        };
-        stores.filter_map(|answers| answers.store.get(key.bytes())).any(served)
+        !entry.is_failure && (entry.remaining().is_some() || entry.expired_for() < max_stale)
     }
 
     /// Ends a refresh. A new answer inherits the popularity of the old one; if there is none, the next refresh has

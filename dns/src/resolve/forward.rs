@@ -135,7 +135,11 @@ impl Forwarder {
         let (shared, owned) = (Arc::clone(&self.0), question.clone());
         let resolving = tokio::spawn(async move { shared.resolve_once(&owned, flags).await });
         match tokio::time::timeout(time, resolving).await {
-            Ok(Ok(reply)) if reply.is_conclusive() => reply,
+            Ok(Ok(reply))
+                if reply.is_conclusive() && (!stale.needs_positive || reply.is_positive(question)) =>
+            {
+                reply
+            }
             Ok(_) | Err(_) => self.0.serve_stale(question, flags, stale.reply),
         }
     }

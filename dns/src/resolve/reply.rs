@@ -150,6 +150,11 @@ impl Reply {
         matches!(self.rcode, ResponseCode::NoError | ResponseCode::NXDomain)
     }
 
+    /// Whether this answers the question with records.
+    pub(crate) fn is_positive(&self, question: &Query) -> bool {
+        self.rcode == ResponseCode::NoError && !self.is_nodata(question)
+    }
+
     /// Whether this is NODATA: NOERROR without a record of the qtype, possibly after a CNAME chain.
     pub(crate) fn is_nodata(&self, question: &Query) -> bool {
         let answers = |record: &Record| {

@@ -201,6 +201,7 @@ fn the_options_of_serve_stale_follow_its_mode() {
         assert_eq!(block.cache.unwrap().serve_stale, Some(want), "{text}");
     }
     for (text, want) in [
+        ("1h\n  serve_stale_policy any", "the only policy is `prefer_positive`"),
         ("1h later", "served `immediate` or after `verify`"),
         ("1h immediate 1500ms", "whole seconds"),
         ("1h immediate 30s 10m", "5m at the most"),
@@ -209,8 +210,13 @@ fn the_options_of_serve_stale_follow_its_mode() {
     ] {
         let error =
             parsed(&format!(". {{\n cache {{\n  serve_stale {text}\n }}\n}}")).unwrap_err().to_string();
-        assert!(error.contains(":3: ") && error.contains(want), "{text}: {error}");
+        let line = if text.contains('\n') { ":4: " } else { ":3: " };
+        assert!(error.contains(line) && error.contains(want), "{text}: {error}");
     }
+    let preferring = block(". {\n cache {\n  serve_stale\n  serve_stale_policy prefer_positive\n }\n}");
+    assert!(preferring.cache.unwrap().prefer_positive);
+    let error = parsed(". {\n cache {\n  serve_stale_policy prefer_positive\n }\n}").unwrap_err().to_string();
+    assert!(error.contains(":2: `serve_stale_policy` needs `serve_stale`"), "{error}");
 }
 
 #[test]

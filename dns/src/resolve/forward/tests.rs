@@ -725,6 +725,47 @@ async fn a_fresh_answer_follows_as_soon_as_the_upstream_is_back() {
 }
 
 #[tokio::test]
+async fn a_preferred_positive_answer_is_replaced_by_a_positive_one_only() {
+    const FRESH: [&str; 1] = ["example.org. 60 192.0.2.1"];
+    const STALE: [&str; 1] = ["example.org. 0 192.0.2.1"];
+    for prefer_positive in [false, true] {
+        for verify in [Verify::Immediate, Verify::First(None)] {
+            let denies = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let shared = Arc::clone(&denies);
+            let upstream = Fake::start(move |query, _| {
+                let mut reply = address_for(query);
+                if shared.load(std::sync::atomic::Ordering::Relaxed) {
+                    reply = reply_to(query);
+                    reply.metadata.response_code = ResponseCode::NXDomain;
+                    let soa = SOA::new(name("ns.org."), name("root.org."), 1, 2, 3, 4, 300);
+                    reply.add_authority(Record::from_rdata(name("org."), 300, RData::SOA(soa)));
+                }
+                vec![wire(&reply)]
+            })
+            .await;
+            let serve_stale = Some(stale_for_an_hour(verify.clone()));
+            let cache = config::Cache { serve_stale, prefer_positive, ..config::Cache::default() };
+            let forwarder = caching(rule(&[&upstream]), &cache);
+            resolve(&forwarder, "example.org.").await;
+            denies.store(true, std::sync::atomic::Ordering::Relaxed);
+            pass(Duration::from_secs(100)).await;
+            // The first lookup refreshes, with `immediate` in the background.
+            resolve(&forwarder, "example.org.").await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let reply = resolve(&forwarder, "example.org.").await;
+            let want = if prefer_positive { &STALE[..] } else { &[] };
+            assert_eq!(addresses(&reply), want, "{prefer_positive} {verify:?}");
+            denies.store(false, std::sync::atomic::Ordering::Relaxed);
+            resolve(&forwarder, "example.org.").await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let reply = resolve(&forwarder, "example.org.").await;
+            let want = if prefer_positive { &FRESH[..] } else { &[] };
+            assert_eq!(addresses(&reply), want, "{prefer_positive} {verify:?}, positive again");
+        }
+    }
+}
+
+#[tokio::test]
 async fn stale_answers_are_served_while_the_upstream_fails() {
     for verify in [Verify::Immediate, Verify::First(None), Verify::First(Some(Duration::from_secs(1)))] {
         let (upstream, fails) = fallible().await;
