@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod authority;
 pub mod name;
+pub mod selection;
 pub mod snapshot;
 pub mod topic;
 pub(crate) mod wire;

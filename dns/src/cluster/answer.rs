@@ -12,6 +12,7 @@ use crate::{
     cluster::{
         authority::{Authority, Zone},
         name::{Name, NameKind, QueryName, Reverse, classify, reverse},
+        selection::Selection,
         snapshot::{Snapshot, View},
         topic::Topic,
         zone::{Dashed, Label, ServiceKey, parse_dashed},
@@ -52,6 +53,8 @@ pub struct Answer<'s> {
     pub additional: Vec<AnswerRecord<'s>>,
     /// The target of the last CNAME, if it is outside the cluster's names.
     pub target: Option<&'s Name>,
+    /// Whether records were left out that cannot fit: the reply is truncated.
+    pub is_cut: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -142,6 +145,8 @@ enum Node<'s> {
     EmptyNonTerminal,
     /// A name with records: those of the qtype, and additional ones.
     Records(Vec<AnswerData<'s>>, Vec<AnswerRecord<'s>>),
+    /// The same, but records that cannot fit were left out.
+    SomeRecords(Vec<AnswerData<'s>>),
     Alias(&'s Name),
 }
 
@@ -169,19 +174,22 @@ struct Lookup<'s> {
     authority: &'s Authority,
     snapshot: &'s Snapshot,
     qtype: RecordType,
+    selection: Selection,
 }
 
+/// Answers a question. `selection`: the records to choose of those that cannot fit all.
 pub fn answer<'s>(
     name: &QueryName,
     qtype: RecordType,
     authority: &'s Authority,
     snapshot: &'s Snapshot,
+    selection: Selection,
 ) -> Resolution<'s> {
     let Some(zone) = authority.zone_of(name) else { return Resolution::Fallthrough };
     if !snapshot.is_synced {
         return Resolution::NotSynced;
     }
-    let lookup = Lookup { authority, snapshot, qtype };
+    let lookup = Lookup { authority, snapshot, qtype, selection };
     let (topic, node) = lookup.find(name, zone);
     if matches!(node, Node::NxDomain) && authority.falls_through(name) {
         return Resolution::Fallthrough;
@@ -201,6 +209,7 @@ impl<'s> Answer<'s> {
             records: Vec::new(),
             additional: Vec::new(),
             target: None,
+            is_cut: false,
         }
     }
 
@@ -259,13 +268,18 @@ impl<'s> Lookup<'s> {
         match node {
             Node::NxDomain => answer.is_missing = true,
             Node::EmptyNonTerminal | Node::Alias(_) => {}
-            Node::Records(..) if self.qtype == RecordType::ANY => {
+            Node::Records(..) | Node::SomeRecords(_) if self.qtype == RecordType::ANY => {
                 self.add(answer, owner, [AnswerData::HostInfo]);
                 return;
             }
             Node::Records(data, additional) if !data.is_empty() => {
                 self.add(answer, owner, data);
                 answer.additional = additional;
+                return;
+            }
+            Node::SomeRecords(data) => {
+                self.add(answer, owner, data);
+                answer.is_cut = true;
                 return;
             }
             Node::Records(..) => {}
@@ -375,3 +389,6 @@ impl<'s> Lookup<'s> {
         Node::data(targets.into_iter().filter(|_| self.qtype == RecordType::PTR).map(AnswerData::Ptr))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,7 +85,7 @@ impl<'q> Writer<'q> {
             }
             sections.additionals += 1;
         }
-        Some(sections)
+        Some(Sections { is_truncated: answer.is_cut, ..sections })
     }
 
     /// Writes a record, or nothing if it does not fit.

@@ -173,7 +173,8 @@ impl Handler {
         let Some(authority) = &block.authority else {
             return self.forward(response, question.clone(), block);
         };
-        match answer(name, question.query_type, authority, &snapshot) {
+        let selection = block.selection(response.limit());
+        match answer(name, question.query_type, authority, &snapshot, selection) {
             Resolution::Fallthrough => self.forward(response, question.clone(), block),
             Resolution::NotSynced => {
                 response.topic = Topic::Domain;
@@ -236,7 +237,8 @@ impl Handler {
             let Some(next) = self.block_of(&name) else { break };
             let local = next.local_plugins.answer(&question);
             let own = next.authority.as_ref().filter(|_| local.is_none());
-            let found = own.map(|own| (own, answer(&name, question.query_type, own, snapshot)));
+            let selection = block.selection(response.limit());
+            let found = own.map(|own| (own, answer(&name, question.query_type, own, snapshot, selection)));
             let alias = match (local, found) {
                 (Some(reply), _) => {
                     let alias = reply.alias(question.query_type);

@@ -58,11 +58,17 @@ impl<'s> Lookup<'s> {
             (ServiceKind::ExternalName(target), _) => Node::Alias(target),
             // As in CoreDNS: all named ports in one answer.
             (_, RecordType::SRV) => self.targets(view, zone, |_| true),
-            (ServiceKind::Headless, RecordType::A) => Node::data(view.v4().into_iter().map(AnswerData::A)),
-            (ServiceKind::Headless, RecordType::AAAA) => {
-                Node::data(view.v6().into_iter().map(AnswerData::Aaaa))
-            }
+            (ServiceKind::Headless, RecordType::A | RecordType::AAAA) => self.endpoints(view),
             (_, qtype) => Node::addresses(view.own_addresses().iter().copied(), qtype),
+        }
+    }
+
+    /// The addresses of the endpoints.
+    fn endpoints(self, view: &'s View) -> Node<'s> {
+        match self.qtype {
+            RecordType::A => Node::data(view.v4(self.selection).into_iter().map(AnswerData::A)),
+            RecordType::AAAA => Node::data(view.v6(self.selection).into_iter().map(AnswerData::Aaaa)),
+            _ => Node::data([]),
         }
     }
 
@@ -102,13 +108,15 @@ impl<'s> Lookup<'s> {
         let Some(zone) = zone else { return Node::EmptyNonTerminal };
         let near = view.in_zone(zone);
         if near.is_empty() && prefers {
-            let (v4, v6) = (view.v4(), view.v6());
-            return Node::addresses(
-                v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)),
-                self.qtype,
-            );
+            return self.endpoints(view);
         }
-        Node::addresses(near, self.qtype)
+        let (v4, v6) = near.split_at(near.partition_point(IpAddr::is_ipv4));
+        let (of_family, window) = match self.qtype {
+            RecordType::A => (v4, self.selection.of_a()),
+            RecordType::AAAA => (v6, self.selection.of_aaaa()),
+            _ => return Node::data([]),
+        };
+        Node::addresses(window.select(of_family).copied(), self.qtype)
     }
 
     /// SRV records for the ports that `is_it` selects: to the Service if it has a cluster IP, or else to each
@@ -125,7 +133,7 @@ impl<'s> Lookup<'s> {
             let data = numbers.into_iter().map(|port| AnswerData::Srv { weight, port, target: name(None) });
             return Node::Records(data.collect(), self.glue(name(None), addresses));
         }
-        let targets = view.endpoint_ports(is_it);
+        let (targets, is_cut) = view.endpoint_ports(is_it, self.selection);
         let weight = weight(targets.len());
         let srv = |(label, port): &(Label<'s>, u16)| AnswerData::Srv {
             weight,
@@ -133,6 +141,9 @@ impl<'s> Lookup<'s> {
             target: name(Some(*label)),
         };
         let data = targets.iter().map(srv).collect();
+        if is_cut {
+            return Node::SomeRecords(data);
+        }
         Node::Records(data, self.target_addresses(view, zone, &targets))
     }
 

@@ -5,7 +5,10 @@
 use std::net::IpAddr;
 
 use super::View;
-use crate::cluster::zone::{Dashed, Label, Port, ServiceKind};
+use crate::cluster::{
+    selection::Selection,
+    zone::{Dashed, Label, Port, ServiceKind},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ZoneRecord {
@@ -77,7 +80,7 @@ impl Records {
     /// The ports of a headless Service are the pods' ports: they are not translated.
     fn headless(&mut self, view: &View) {
         self.endpoints(view);
-        let (v4, v6) = (view.v4(), view.v6());
+        let (v4, v6) = (view.v4(Selection::ALL), view.v6(Selection::ALL));
         for address in v4.into_iter().map(IpAddr::from).chain(v6.into_iter().map(IpAddr::from)) {
             self.add(self.name.clone(), ZoneData::Address(address));
         }

@@ -1,12 +1,14 @@
 //! One Service joined with its endpoints, for the answers of all names below it.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
-use crate::cluster::zone::{
-    Endpoints, Label, Port, Service, ServiceKey, ServiceKind, Slice, dashed, parse_dashed,
+use crate::cluster::{
+    selection::{Selection, Window},
+    zone::{Endpoints, Label, Port, Service, ServiceKey, ServiceKind, Slice, dashed, parse_dashed},
 };
 
 #[derive(Clone, Debug)]
@@ -15,23 +17,44 @@ pub struct View {
     /// `None`: the slices arrived before their Service, which has no name until it arrives.
     pub service: Option<Arc<Service>>,
     pub slices: Box<[Arc<Slice>]>,
-    /// Whether an address occurs twice, as while endpoints move between slices.
-    repeats: bool,
+    /// The number of endpoints up to and including each slice, so that a position is found without visiting those
+    /// before it.
+    extents: Box<[Extent]>,
+    /// The addresses of a family, sorted, while one occurs twice, as while endpoints move between slices.
+    distinct_v4: Option<Box<[Ipv4Addr]>>,
+    distinct_v6: Option<Box<[Ipv6Addr]>>,
+    /// The topology zones, sorted, and the addresses of their endpoints, sorted, without duplicates.
+    zones: Box<[(Box<str>, Box<[IpAddr]>)]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    v4: usize,
+    v6: usize,
+}
+
+impl Extent {
+    fn both(&self) -> usize {
+        self.v4 + self.v6
+    }
 }
 
 impl View {
     pub(super) fn new(key: ServiceKey, service: Option<Arc<Service>>, slices: Vec<Arc<Slice>>) -> Self {
-        let mut view = Self { key, service, slices: slices.into(), repeats: false };
-        view.repeats = view.repeats();
-        view
-    }
-
-    fn repeats(&self) -> bool {
-        let mut v4: Vec<_> = self.slices.iter().flat_map(|slice| slice.v4.addresses()).collect();
-        let mut v6: Vec<_> = self.slices.iter().flat_map(|slice| slice.v6.addresses()).collect();
-        v4.sort_unstable();
-        v6.sort_unstable();
-        v4.windows(2).any(|pair| pair[0] == pair[1]) || v6.windows(2).any(|pair| pair[0] == pair[1])
+        let extents = slices.iter().scan(Extent::default(), |sum, slice| {
+            sum.v4 += slice.v4.len();
+            sum.v6 += slice.v6.len();
+            Some(*sum)
+        });
+        Self {
+            key,
+            service,
+            extents: extents.collect(),
+            distinct_v4: distinct_if_repeated(slices.iter().flat_map(|slice| slice.v4.addresses())),
+            distinct_v6: distinct_if_repeated(slices.iter().flat_map(|slice| slice.v6.addresses())),
+            zones: zones(&slices),
+            slices: slices.into(),
+        }
     }
 
     pub fn kind(&self) -> &ServiceKind {
@@ -55,25 +78,50 @@ impl View {
         self.slices.iter().any(|slice| !slice.v4.is_empty() || !slice.v6.is_empty())
     }
 
-    /// The IPv4 addresses of the endpoints, without duplicates.
-    pub fn v4(&self) -> Vec<Ipv4Addr> {
-        self.each_once(|slice| &slice.v4)
-    }
-
-    /// The IPv6 addresses of the endpoints, without duplicates.
-    pub fn v6(&self) -> Vec<Ipv6Addr> {
-        self.each_once(|slice| &slice.v6)
-    }
-
-    fn each_once<A: Copy + Ord>(&self, family: impl Fn(&Slice) -> &Endpoints<A>) -> Vec<A> {
-        let count = self.slices.iter().map(|slice| family(slice).len()).sum();
-        let mut addresses = Vec::with_capacity(count);
-        self.slices.iter().for_each(|slice| addresses.extend(family(slice).addresses()));
-        if self.repeats {
-            addresses.sort_unstable();
-            addresses.dedup();
+    /// The selected IPv4 addresses of the endpoints, without duplicates.
+    pub fn v4(&self, selection: Selection) -> Vec<Ipv4Addr> {
+        let window = selection.of_a();
+        match &self.distinct_v4 {
+            Some(distinct) => window.select(distinct).copied().collect(),
+            None => self.each(|slice| &slice.v4, |extent| extent.v4, window),
         }
-        addresses
+    }
+
+    /// The selected IPv6 addresses of the endpoints, without duplicates.
+    pub fn v6(&self, selection: Selection) -> Vec<Ipv6Addr> {
+        let window = selection.of_aaaa();
+        match &self.distinct_v6 {
+            Some(distinct) => window.select(distinct).copied().collect(),
+            None => self.each(|slice| &slice.v6, |extent| extent.v6, window),
+        }
+    }
+
+    fn each<A: Copy + Ord>(
+        &self,
+        family: impl Fn(&Slice) -> &Endpoints<A>,
+        extent: impl Fn(&Extent) -> usize,
+        window: Window,
+    ) -> Vec<A> {
+        let count = self.extents.last().map_or(0, &extent);
+        let (first, offset) = self.locate(window.start(count), extent);
+        let from = self.rotated(first).flat_map(|slice| family(slice).addresses()).skip(offset);
+        let before = self.slices.get(first).into_iter().flat_map(|slice| family(slice).addresses());
+        let mut selected = Vec::with_capacity(count.min(window.records));
+        selected.extend(from.chain(before.take(offset)).take(window.records));
+        selected
+    }
+
+    /// The slice of the endpoint at a position, and the number of endpoints of this slice before it.
+    fn locate(&self, position: usize, extent: impl Fn(&Extent) -> usize) -> (usize, usize) {
+        let slice = self.extents.partition_point(|sum| extent(sum) <= position);
+        let before = slice.checked_sub(1).and_then(|before| self.extents.get(before)).map_or(0, extent);
+        (slice, position.saturating_sub(before))
+    }
+
+    /// All slices, in rotation from the given one on.
+    fn rotated(&self, first: usize) -> impl Iterator<Item = &Arc<Slice>> {
+        let (before, from) = self.slices.split_at(first.min(self.slices.len()));
+        from.iter().chain(before)
     }
 
     /// The addresses of the endpoints with this label, without duplicates.
@@ -92,14 +140,10 @@ impl View {
         addresses
     }
 
-    /// The addresses of the endpoints in a topology zone, without duplicates.
-    pub fn in_zone(&self, zone: &[u8]) -> Vec<IpAddr> {
-        let zones = self.slices.iter().flat_map(|slice| &slice.zones);
-        let mut addresses: Vec<_> =
-            zones.filter(|(name, _)| name.as_bytes() == zone).map(|(_, address)| *address).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses
+    /// The addresses of the endpoints in a topology zone, sorted (IPv4 first), without duplicates.
+    pub fn in_zone(&self, zone: &[u8]) -> &[IpAddr] {
+        let found = self.zones.binary_search_by(|(name, _)| name.as_bytes().cmp(zone));
+        found.ok().and_then(|index| self.zones.get(index)).map_or(&[], |(_, addresses)| addresses)
     }
 
     /// The labels of the endpoints of a slice.
@@ -126,21 +170,44 @@ impl View {
         labels
     }
 
-    /// The SRV targets of the ports that `is_it` selects: label and port, without duplicates.
-    pub fn endpoint_ports(&self, is_it: impl Fn(&Port) -> bool) -> Vec<(Label<'_>, u16)> {
+    /// The selected SRV targets of the ports that `is_it` selects, label and port, without duplicates; and whether
+    /// there are more.
+    pub fn endpoint_ports(
+        &self,
+        is_it: impl Fn(&Port) -> bool,
+        selection: Selection,
+    ) -> (Vec<(Label<'_>, u16)>, bool) {
+        // The labels of dual-stack endpoints occur in slices of both families.
+        let window = selection.of_srv().times(2);
+        let start = window.start(self.extents.last().map_or(0, Extent::both));
+        let (first, offset) = self.locate(start, Extent::both);
         let (mut found, mut lists) = (Vec::new(), 0);
-        for slice in &self.slices {
-            for port in slice.ports.iter().filter(|port| is_it(port)) {
-                found.extend(Self::labels(slice).map(|label| (label, port.number)));
-                lists += if slice.v4.is_empty() || slice.v6.is_empty() { 1 } else { 2 };
+        // Last, the endpoints of the first slice that were skipped.
+        let before = self.slices.get(first).filter(|_| offset > 0).map(|slice| (slice, 0, offset));
+        let skipped = std::iter::once(offset).chain(std::iter::repeat(0));
+        let from = self.rotated(first).zip(skipped).map(|(slice, skipped)| (slice, skipped, usize::MAX));
+        for (slice, skipped, end) in from.chain(before) {
+            let ports = || slice.ports.iter().filter(|port| is_it(port)).map(|port| port.number);
+            let count = ports().count();
+            if count == 0 {
+                continue;
+            }
+            lists += if slice.v4.is_empty() || slice.v6.is_empty() { count } else { 2 * count };
+            let labels = Self::labels(slice).take(end).skip(skipped);
+            let targets = labels.flat_map(|label| ports().map(move |port| (label, port)));
+            found.extend(targets.take(window.records + 1 - found.len()));
+            if found.len() > window.records {
+                break;
             }
         }
+        let is_cut = found.len() > window.records;
+        found.truncate(window.records);
         // Within one slice, family and port, equal labels are adjacent; across several they are not.
         if lists > 1 {
             found.sort_unstable();
         }
         found.dedup();
-        found
+        (found, is_cut)
     }
 
     pub fn holds(&self, address: IpAddr) -> bool {
@@ -174,4 +241,26 @@ fn has_unnamed(slice: &Slice, address: IpAddr) -> bool {
 fn names_of<A: Copy + Ord>(endpoints: &Endpoints<A>, address: A) -> impl Iterator<Item = Label<'_>> {
     let named = endpoints.named.iter().filter(move |(_, present)| *present == address);
     named.map(|(name, _)| Label::Named(name))
+}
+
+/// The addresses, sorted, if one occurs twice.
+fn distinct_if_repeated<A: Ord>(addresses: impl Iterator<Item = A>) -> Option<Box<[A]>> {
+    let mut addresses: Vec<_> = addresses.collect();
+    addresses.sort_unstable();
+    let count = addresses.len();
+    addresses.dedup();
+    (addresses.len() < count).then(|| addresses.into())
+}
+
+fn zones(slices: &[Arc<Slice>]) -> Box<[(Box<str>, Box<[IpAddr]>)]> {
+    let mut zones = BTreeMap::<&str, Vec<IpAddr>>::new();
+    for (zone, address) in slices.iter().flat_map(|slice| &slice.zones) {
+        zones.entry(zone).or_default().push(*address);
+    }
+    let sorted = |mut addresses: Vec<IpAddr>| {
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.into()
+    };
+    zones.into_iter().map(|(zone, addresses)| (zone.into(), sorted(addresses))).collect()
 }

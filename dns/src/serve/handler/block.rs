@@ -4,11 +4,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use hickory_server::proto::rr::RecordType;
 
-use super::local_plugins::LocalPlugins;
+use super::{local_plugins::LocalPlugins, random::below};
 use crate::{
     cluster::{
         authority::Authority,
         name::{Name, QueryName},
+        selection::Selection,
     },
     observe::metrics::QueryMetrics,
     plugins::{PluginContext, ServerBlock, log::Log},
@@ -56,6 +57,13 @@ impl Block {
             logs: block.logs.iter().cloned().map(Arc::new).collect(),
             max_udp_payload: block.max_udp_payload,
         })
+    }
+
+    /// The selection of records for a reply of at most `octets`: from a random position, unless the order of records
+    /// is fixed.
+    pub(super) fn selection(&self, octets: usize) -> Selection {
+        let position = if self.shuffle { below(1 << 32) } else { 0 };
+        Selection { octets, position: u32::try_from(position).unwrap_or_default() }
     }
 
     /// Whether the fast path applies: no local plugin and no query log.

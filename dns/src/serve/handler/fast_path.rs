@@ -69,10 +69,9 @@ impl Handler {
         let authority =
             block.authority.as_ref().filter(|_| block.takes_fast_path(&request.name, request.qtype))?;
         let snapshot = self.published.load();
-        let Resolution::Answered(mut answer) = answer(&request.name, request.qtype, authority, &snapshot)
-        else {
-            return None;
-        };
+        let selection = block.selection(request.limit(block, client.transport));
+        let found = answer(&request.name, request.qtype, authority, &snapshot, selection);
+        let Resolution::Answered(mut answer) = found else { return None };
         if answer.target.is_some() {
             return None;
         }
@@ -118,13 +117,17 @@ impl<'r> Request<'r> {
         Some(Self { id: [header[0], header[1]], flags, name, question, qtype: qtype.into(), opt })
     }
 
+    fn limit(&self, block: &Block, transport: Transport) -> usize {
+        limit(transport, self.opt.map(|opt| opt.payload), block.max_udp_payload)
+    }
+
     fn reply(
         &self,
         answer: &Answer<'_>,
         (block, authority, snapshot): (&Block, &Authority, &Snapshot),
         transport: Transport,
     ) -> Option<Vec<u8>> {
-        let limit = limit(transport, self.opt.map(|opt| opt.payload), block.max_udp_payload);
+        let limit = self.limit(block, transport);
         let space = limit - if self.opt.is_some() { OPT_LEN } else { 0 };
         let mut writer = Writer::new(self.question, &self.name, space);
         let sections = writer.sections(

@@ -109,6 +109,11 @@ impl Response {
         self.message.queries[0].query_type
     }
 
+    /// The limit of the reply, in octets.
+    pub fn limit(&self) -> usize {
+        limit(self.client.transport, self.payload, self.cap)
+    }
+
     pub fn flags(&self) -> QueryFlags {
         self.flags
     }
@@ -133,6 +138,7 @@ impl Response {
         let question = alias.unwrap_or(&self.message.queries[0].name).clone();
         let record = |from: &answer::AnswerRecord<'_>| record(from, &question);
         self.message.answers.extend(answer.records.iter().map(record));
+        self.message.metadata.truncation |= answer.is_cut;
         if answer.has_soa {
             self.message.authorities.push(record(&answer.soa(authority, snapshot)));
         }
@@ -155,7 +161,7 @@ impl Response {
             *rcode = ResponseCode::ServFail;
         }
         let rcode = *rcode;
-        let limit = limit(transport, self.payload, self.cap);
+        let limit = self.limit();
         let is_logged = self.log.is_some_and(|log| log.includes(&self.message));
         let question = if is_logged { self.message.queries.first().cloned() } else { None };
         let encoded = encode(self.message, limit);
