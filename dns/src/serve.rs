@@ -3,5 +3,6 @@
 pub mod handler;
 pub mod run;
 pub mod server;
+mod shares;
 pub mod socket_observer;
 pub mod supervisor;

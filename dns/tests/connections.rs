@@ -53,7 +53,8 @@ impl Started {
         let published = Arc::new(Published::default());
         published.publish(cluster().snapshot(1));
         let context = ServerContext::default();
-        let config = forwarding(Forward::to(vec![Upstream::plain(upstream.local_addr().unwrap())]));
+        let to = vec![Upstream::plain(upstream.local_addr().unwrap())];
+        let config = forwarding(Forward { max_concurrent: Some(1000), ..Forward::to(to) });
         let server = run::start(&config, &[address], &published, &context).unwrap();
         let address = server.addresses()[0];
         Self { server, address, context, upstream }
@@ -188,6 +189,35 @@ async fn one_client_cannot_take_all_connections() {
     let mut other = started.connect([127, 0, 0, 2]).await;
     other.write_all(&question("missing.shop.svc.cluster.local")).await.unwrap();
     assert_eq!(next_reply(&mut other).await, Some(0));
+}
+
+/// The upstream is silent, except for the other client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_floods_does_not_affect_others() {
+    let started = Started::new().await;
+    let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let count = |name: &str| {
+        let text = started.context.metrics.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        line.unwrap_or_default()
+    };
+    let refused = "portreeve_dns_refused_total{reason=\"client\"}";
+    let mut sent = 0;
+    while count(refused) == 0 {
+        for _ in 0..50 {
+            let name = format!("n{sent}.silent.example.org");
+            flood.send_to(&question(&name)[2..], started.address).await.unwrap();
+            sent += 1;
+        }
+        assert!(sent < 20_000, "no query was refused");
+        sleep(Duration::from_millis(5)).await;
+    }
+    let mut other = started.connect([127, 0, 0, 2]).await;
+    other.write_all(&question("www.example.net")).await.unwrap();
+    let (query, server) = receive(&started.upstream, b"www").await;
+    echo(&started.upstream, &query, server).await;
+    assert_eq!(next_reply(&mut other).await, Some(0));
+    assert_eq!(count("portreeve_dns_refused_total{reason=\"pending\"}"), 0);
 }
 
 /// Servers replace each other, as on a configuration change: a socket always listens, and each received query is

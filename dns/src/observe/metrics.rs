@@ -11,6 +11,7 @@ mod labels;
 mod losses;
 mod plugins;
 mod queries;
+mod refusals;
 mod register;
 
 use std::{sync::Arc, time::Duration};
@@ -22,6 +23,7 @@ pub use losses::{Loss, Losses};
 pub use plugins::{HealthMetrics, HostsMetrics, TemplateMetrics};
 use prometheus::{HistogramVec, IntCounter, Registry};
 pub use queries::{Plugin, QueryMetrics, Transport};
+pub use refusals::{Refusal, Refusals};
 use register::{Register, doubling};
 
 use crate::observe::clients::Clients;
@@ -36,6 +38,7 @@ pub struct Metrics {
     forward: forward::Families,
     plugins: plugins::Families,
     losses: Losses,
+    refusals: Refusals,
     programming: HistogramVec,
     reload_failed: IntCounter,
 }
@@ -52,6 +55,7 @@ impl Default for Metrics {
             forward: forward::Families::new(&new),
             plugins: plugins::Families::new(&new),
             losses: Losses::new(&new),
+            refusals: Refusals::new(&new),
             programming: new.histograms(
                 "kubernetes_dns_programming_duration_seconds",
                 "Time from a change of endpoints to its publication in DNS.",
@@ -105,6 +109,11 @@ impl Metrics {
     /// The losses of all listeners together.
     pub fn losses(&self) -> Losses {
         self.losses.clone()
+    }
+
+    /// The refusals of all server blocks together.
+    pub fn refusals(&self) -> Refusals {
+        self.refusals.clone()
     }
 
     /// Records the publication of changed endpoints; `kind` is `cluster_ip` or `headless_with_selector`.

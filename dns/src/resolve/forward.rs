@@ -43,7 +43,7 @@ pub use tls::TlsError;
 
 use crate::{
     config::{self, Verify},
-    observe::metrics::CacheMetrics,
+    observe::metrics::{CacheMetrics, Refusal},
     resolve::{
         cache::{Cache, CacheKey, CacheLookup, Popularity, Stale},
         reply::{QueryFlags, Reply},
@@ -77,6 +77,12 @@ impl Forwarder {
             coalesced: context.metrics.forward().coalesced,
             context: context.clone(),
         })))
+    }
+
+    /// The limit of queries in flight, by the least `max_concurrent` of the rules.
+    pub fn max_in_flight(rules: &[config::Forward]) -> usize {
+        let limits = rules.iter().map(|rule| rule.max_concurrent.unwrap_or(rule::MAX_IN_FLIGHT));
+        limits.min().and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
     }
 
     /// The cached answer. Does not block; a refresh runs in a task of its own.
@@ -121,6 +127,7 @@ impl Forwarder {
     /// The reply to a query that exceeds the limit of pending queries.
     pub fn refuse(&self) -> Reply {
         self.0.context.metrics.forward().rejects.inc();
+        self.0.context.metrics.refusals().count(Refusal::Pending);
         Reply::refused()
     }
 

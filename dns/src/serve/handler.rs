@@ -24,8 +24,9 @@ use crate::{
         snapshot::{Published, Snapshot},
         topic::Topic,
     },
-    observe::metrics::{Plugin, QueryMetrics},
+    observe::metrics::{Plugin, QueryMetrics, Refusal},
     resolve::{forward::Forwarder, reply::Reply},
+    serve::shares::Share,
 };
 
 mod block;
@@ -36,7 +37,7 @@ mod random;
 mod response;
 mod wire;
 
-pub use block::Block;
+pub use block::{Block, MAX_PENDING};
 pub use client::Client;
 use random::below;
 use response::Response;
@@ -59,6 +60,7 @@ pub struct Pending {
     response: Response,
     question: Query,
     block: Arc<Block>,
+    _share: Share,
 }
 
 /// The blocks that listen at one address, and the snapshot of the cluster.
@@ -276,7 +278,18 @@ impl Handler {
         };
         match forwarder.cached(&question, response.flags()) {
             Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),
-            None => Handled::Pending(Box::new(Pending { response, question, block: block.clone() })),
+            None => match block.shares.acquire(response.client()) {
+                Some(share) => Handled::Pending(Box::new(Pending {
+                    response,
+                    question,
+                    block: block.clone(),
+                    _share: share,
+                })),
+                None => {
+                    block.refusals.count(Refusal::Client);
+                    Handled::Reply(response.refuse(ResponseCode::Refused, &block.metrics))
+                }
+            },
         }
     }
 

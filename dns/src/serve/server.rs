@@ -21,7 +21,7 @@ use tracing::info;
 
 use crate::{
     observe::{heartbeat::Heartbeat, metrics::Losses},
-    serve::handler::Handler,
+    serve::handler::{Handler, MAX_PENDING},
 };
 
 mod connections;
@@ -35,8 +35,6 @@ pub use interfaces::{addresses as local_addresses, addresses_of};
 use serving::Serving;
 use socket::ServerSocket;
 
-/// Limit of pending requests. Upstreams have limits of their own; this one bounds the memory.
-const MAX_PENDING: usize = 8192;
 /// Attempts to find a port that is free for both protocols.
 const MAX_BIND_TRIES: usize = 16;
 

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     config::{Forward, HealthCheck, Policy},
+    observe::metrics::Refusal,
     resolve::reply::{QueryFlags, Reply},
 };
 
@@ -63,7 +64,7 @@ const MAX_TRIES: usize = 6;
 /// silent upstreams, which get a query without EDNS as well, do not use up the packet of the last upstream.
 const SPARE_PACKETS: u32 = 6;
 /// The default of `max_concurrent`: a query in flight takes memory.
-const MAX_IN_FLIGHT: u32 = 10_000;
+pub(super) const MAX_IN_FLIGHT: u32 = 10_000;
 /// The interval at which files are checked, and the number of intervals between loop probes of an excluded
 /// upstream.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -94,6 +95,7 @@ impl Rule {
     pub(super) async fn query(&self, question: &Query, flags: QueryFlags) -> RuleResult {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             self.context.metrics.forward().rejects.inc();
+            self.context.metrics.refusals().count(Refusal::MaxConcurrent);
             return RuleResult::Final(Reply::refused());
         };
         let upstreams = self.select_upstreams();

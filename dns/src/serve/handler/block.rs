@@ -11,10 +11,14 @@ use crate::{
         name::{Name, QueryName},
         selection::Selection,
     },
-    observe::metrics::QueryMetrics,
+    observe::metrics::{QueryMetrics, Refusals},
     plugins::{PluginContext, ServerBlock, log::Log},
     resolve::forward::{Forwarder, ServerContext, TlsError},
+    serve::shares::Shares,
 };
+
+/// Limit of pending requests, of all blocks together. Upstreams have limits of their own; this one bounds the memory.
+pub const MAX_PENDING: usize = 8192;
 
 /// A running server block.
 #[derive(Debug)]
@@ -24,6 +28,9 @@ pub struct Block {
     pub(super) local_plugins: LocalPlugins,
     pub(super) authority: Option<Authority>,
     pub(super) forwarder: Option<Forwarder>,
+    /// The pending queries, per client.
+    pub(super) shares: Arc<Shares>,
+    pub(super) refusals: Refusals,
     pub(super) shuffle: bool,
     pub(super) minimal: bool,
     pub(super) logs: Vec<Arc<Log>>,
@@ -52,6 +59,8 @@ impl Block {
             local_plugins: LocalPlugins::start(block, &plugin_context),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
+            shares: Arc::new(Shares::new(Forwarder::max_in_flight(&block.forwards).min(MAX_PENDING))),
+            refusals: context.metrics.refusals(),
             shuffle: block.shuffle,
             minimal: block.minimal,
             logs: block.logs.iter().cloned().map(Arc::new).collect(),

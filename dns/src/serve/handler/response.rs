@@ -1,6 +1,6 @@
 //! The construction of a reply on the slow path.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use hickory_server::proto::{
     op::{Edns, Message, Metadata, OpCode, ResponseCode},
@@ -107,6 +107,10 @@ impl Response {
 
     pub fn qtype(&self) -> RecordType {
         self.message.queries[0].query_type
+    }
+
+    pub fn client(&self) -> IpAddr {
+        self.client.address
     }
 
     /// The limit of the reply, in octets.

@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-use crate::observe::metrics::{Loss, Losses};
+use crate::{
+    observe::metrics::{Loss, Losses},
+    serve::shares::{Share, Shares},
+};
 
 const MAX_CONNECTIONS: usize = 2048;
 const MAX_PER_CLIENT: usize = 256;
@@ -21,15 +24,10 @@ const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
 /// The connections and unwritten octets per client, so that no client can exhaust them.
 #[derive(Debug)]
 pub struct Connections {
-    clients: Mutex<Clients>,
+    clients: Mutex<HashMap<IpAddr, ClientUsage>>,
+    shares: Arc<Shares>,
     /// Permits for unwritten octets, of all clients together.
     permits: Arc<Semaphore>,
-}
-
-#[derive(Debug, Default)]
-struct Clients {
-    connections: usize,
-    each: HashMap<IpAddr, ClientUsage>,
 }
 
 /// The usage of one client.
@@ -41,17 +39,19 @@ struct ClientUsage {
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { clients: Mutex::default(), permits: Arc::new(Semaphore::new(MAX_UNREAD)) }
+        Self {
+            clients: Mutex::default(),
+            shares: Arc::new(Shares::new(MAX_CONNECTIONS)),
+            permits: Arc::new(Semaphore::new(MAX_UNREAD)),
+        }
     }
 }
 
 impl Connections {
     pub fn admit(self: &Arc<Self>, client: IpAddr) -> Option<ConnectionSlot> {
+        let share = self.shares.acquire(client)?;
         let mut clients = self.lock();
-        if clients.connections >= MAX_CONNECTIONS {
-            return None;
-        }
-        let usage = clients.each.entry(client).or_insert_with(|| ClientUsage {
+        let usage = clients.entry(client).or_insert_with(|| ClientUsage {
             connections: 0,
             permits: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
         });
@@ -60,21 +60,19 @@ impl Connections {
         }
         usage.connections += 1;
         let permits = usage.permits.clone();
-        clients.connections += 1;
-        Some(ConnectionSlot { connections: self.clone(), client, permits })
+        Some(ConnectionSlot { connections: self.clone(), client, permits, _share: share })
     }
 
     fn remove(&self, client: IpAddr) {
         let mut clients = self.lock();
-        let Entry::Occupied(mut usage) = clients.each.entry(client) else { return };
+        let Entry::Occupied(mut usage) = clients.entry(client) else { return };
         usage.get_mut().connections -= 1;
         if usage.get().connections == 0 {
             usage.remove();
         }
-        clients.connections -= 1;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, ClientUsage>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,6 +82,7 @@ pub struct ConnectionSlot {
     connections: Arc<Connections>,
     pub client: IpAddr,
     permits: Arc<Semaphore>,
+    _share: Share,
 }
 
 impl ConnectionSlot {
