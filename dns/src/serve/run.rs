@@ -17,7 +17,7 @@ use crate::{
     resolve::forward::{OwnAddresses, ServerContext, TlsError},
     serve::{
         handler::{Block, Handler},
-        server::{ListenError, Listener, Server, addresses_of, local_addresses},
+        server::{Admission, ListenError, Listener, Server, addresses_of, local_addresses},
     },
 };
 
@@ -62,7 +62,13 @@ pub fn start(
         let dropped = context.metrics.queries(&server_name(requested), "dropped");
         serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
     }
-    Ok(Server::start(serving, &context.metrics.losses(), &context.heartbeat))
+    let local = local_addresses().map_err(StartError::Addresses)?;
+    let admission = Admission {
+        networks: context.allow.clone(),
+        own: local.into_iter().collect(),
+        published: Arc::clone(published),
+    };
+    Ok(Server::start(serving, admission, &context.metrics.losses(), &context.heartbeat))
 }
 
 /// The key of a running block: a block with a port. Its addresses share one instance, hence one cache.

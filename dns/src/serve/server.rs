@@ -24,6 +24,7 @@ use crate::{
     serve::handler::{Handler, MAX_PENDING},
 };
 
+mod admission;
 mod connections;
 mod interfaces;
 mod serving;
@@ -31,6 +32,7 @@ mod socket;
 mod tcp;
 mod udp;
 
+pub use admission::Admission;
 pub use interfaces::{addresses as local_addresses, addresses_of};
 use serving::Serving;
 use socket::ServerSocket;
@@ -107,7 +109,13 @@ pub struct Server {
 
 impl Server {
     /// Must be called within a runtime.
-    pub fn start(listeners: Vec<(Listener, Handler)>, losses: &Losses, heartbeat: &Heartbeat) -> Self {
+    pub fn start(
+        listeners: Vec<(Listener, Handler)>,
+        admission: Admission,
+        losses: &Losses,
+        heartbeat: &Heartbeat,
+    ) -> Self {
+        let admission = Arc::new(admission);
         let (stop, stopped) = watch::channel(false);
         let sockets: Vec<RawFd> = listeners.iter().flat_map(|(listener, _)| listener.sockets()).collect();
         let mut heartbeats = heartbeat.tasks(sockets.len());
@@ -122,6 +130,7 @@ impl Server {
                 handler: Arc::new(handler),
                 pending: Arc::clone(&pending),
                 connections: Arc::clone(&connections),
+                admission: Arc::clone(&admission),
                 losses: losses.clone(),
                 stop: stopped.clone(),
             };

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use ipnetwork::IpNetwork;
 use thiserror::Error;
 use tokio::{
     sync::oneshot,
@@ -36,6 +37,8 @@ pub struct Setup {
     pub corefile: Option<Corefile>,
     /// Replaces the addresses of the server blocks, unless empty.
     pub listen: Vec<SocketAddr>,
+    /// The networks of the clients that are admitted; `None` admits every client.
+    pub allow: Option<Arc<[IpNetwork]>>,
     pub endpoints: HttpEndpoints,
     /// Receives the heartbeats.
     pub heartbeat: Heartbeat,
@@ -80,7 +83,11 @@ pub struct Supervisor {
 impl Supervisor {
     /// Must be called within a runtime; its threads are the workers.
     pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, SupervisorError> {
-        let context = ServerContext { heartbeat: setup.heartbeat.clone(), ..ServerContext::default() };
+        let context = ServerContext {
+            heartbeat: setup.heartbeat.clone(),
+            allow: setup.allow.clone(),
+            ..ServerContext::default()
+        };
         setup.corefile.iter().for_each(Corefile::log_ineffective);
         let server = run::start(&setup.config, &setup.listen, &published, &context)?;
         let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
@@ -291,6 +298,7 @@ mod tests {
             config,
             corefile: Some(Corefile { path: path.clone(), env: |_| None }),
             listen: vec![port],
+            allow: None,
             endpoints: HttpEndpoints::default(),
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),

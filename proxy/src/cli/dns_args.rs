@@ -20,6 +20,7 @@ use dns::{
     },
 };
 
+use ipnetwork::IpNetwork;
 use tracing::warn;
 
 use crate::config::DnsConfig;
@@ -37,6 +38,10 @@ pub struct DnsArgs {
     /// addresses]
     #[arg(long, value_name = "ADDR:PORT")]
     dns_listen: Vec<SocketAddr>,
+    /// Networks of the clients that are answered, besides this machine and the addresses of Services and endpoints;
+    /// packets of others are dropped and counted [default: every client]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    dns_allow: Vec<IpNetwork>,
     /// The cluster domain; a Corefile sets its own [default: cluster.local]
     #[arg(long, value_name = "DOMAIN", conflicts_with = "corefile")]
     cluster_domain: Option<String>,
@@ -67,6 +72,7 @@ impl DnsArgs {
             [self.dns_health_bind_address, self.dns_ready_bind_address, self.dns_metrics_bind_address];
         self.corefile.is_some()
             || !self.dns_listen.is_empty()
+            || !self.dns_allow.is_empty()
             || self.cluster_domain.is_some()
             || addresses.iter().any(Option::is_some)
     }
@@ -75,11 +81,18 @@ impl DnsArgs {
         let Self {
             corefile,
             dns_listen,
+            dns_allow,
             cluster_domain,
             dns_health_bind_address,
             dns_ready_bind_address,
             dns_metrics_bind_address,
         } = self;
+        for address in
+            dns_listen.iter().filter(|_| dns_allow.is_empty()).filter(|listen| is_public(listen.ip()))
+        {
+            warn!(%address, "public listen address without --dns-allow: every client that reaches it is answered");
+        }
+        let allow = (!dns_allow.is_empty()).then(|| dns_allow.into());
         let has_other_endpoints = corefile.is_none() && role == ServerRole::Agent;
         let (config, corefile, listen) = match corefile {
             Some(path) => {
@@ -104,7 +117,8 @@ impl DnsArgs {
             }
         }
         let (heartbeat, socket_observer) = (Heartbeat::default(), SocketObserver::default());
-        let config = DnsConfig(Setup { config, corefile, listen, endpoints, heartbeat, socket_observer });
+        let config =
+            DnsConfig(Setup { config, corefile, listen, allow, endpoints, heartbeat, socket_observer });
         if role == ServerRole::Agent && config.api_server() != ApiServer::default() {
             warn!("API server options of `kubernetes` in the Corefile ignored: the flags of the agent count");
         }
@@ -127,4 +141,44 @@ fn node_addresses() -> Result<Vec<SocketAddr>> {
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     };
     Ok(local.into_iter().filter(is_own).map(|address| SocketAddr::new(address, DNS_PORT)).collect())
+}
+
+/// Whether an address may be reachable from the internet.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            // RFC 6598: 100.64.0.0/10.
+            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            let is_local = v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_unspecified();
+            !is_local && !is_shared
+        }
+        IpAddr::V6(v6) => {
+            let is_local = v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified();
+            !is_local && !v6.is_unique_local()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_addresses_are_told_from_private_ones() {
+        for (address, public) in [
+            ("127.0.0.1", false),
+            ("10.0.0.1", false),
+            ("100.64.0.1", false),
+            ("169.254.20.10", false),
+            ("0.0.0.0", false),
+            ("fd00::1", false),
+            ("fe80::1", false),
+            ("::ffff:10.0.0.1", false),
+            ("100.128.0.1", true),
+            ("198.51.100.1", true),
+            ("2001:db8::1", true),
+        ] {
+            assert_eq!(is_public(address.parse().unwrap()), public, "{address}");
+        }
+    }
 }

@@ -326,7 +326,16 @@ mod tests {
         let (corefile, listen) = (None, vec![address]);
         let (endpoints, heartbeat, socket_observer) =
             (HttpEndpoints::default(), Heartbeat::default(), SocketObserver::default());
-        NameServer::new(DnsConfig(Setup { config, corefile, listen, endpoints, heartbeat, socket_observer }))
+        let allow = None;
+        NameServer::new(DnsConfig(Setup {
+            config,
+            corefile,
+            listen,
+            allow,
+            endpoints,
+            heartbeat,
+            socket_observer,
+        }))
     }
 
     #[tokio::test]

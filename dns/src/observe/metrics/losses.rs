@@ -13,6 +13,8 @@ named_enum! {
         Reply = "reply",
         /// A connection above the limit per client, or above that of all clients.
         Connection = "connection",
+        /// A request or connection of a client that is not admitted.
+        Client = "client",
         /// A connection that was closed because its client did not read the replies.
         Unread = "unread",
     }

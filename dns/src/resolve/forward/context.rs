@@ -3,6 +3,7 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use ipnetwork::IpNetwork;
 
 use super::loops::LoopDetector;
 use crate::observe::{heartbeat::Heartbeat, metrics::Metrics};
@@ -17,6 +18,8 @@ pub struct ServerContext {
     /// Whether to probe upstreams for forwarding loops.
     pub detect_loops: bool,
     pub heartbeat: Heartbeat,
+    /// The networks of the clients that are admitted; `None` admits every client.
+    pub allow: Option<Arc<[IpNetwork]>>,
 }
 
 /// The addresses of this server.

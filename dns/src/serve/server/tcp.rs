@@ -82,6 +82,9 @@ fn accept(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: 
         return;
     }
     let client = canonical(client);
+    if !serving.admits(client) {
+        return;
+    }
     let Some(slot) = serving.connections.admit(client) else {
         debug!(%client, "connection refused, limit reached");
         serving.losses.count(Loss::Connection, 1);

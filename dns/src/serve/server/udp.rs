@@ -95,10 +95,11 @@ impl Requests {
 
     fn handle(&self, datagram: Datagram) {
         let request = self.buffer.get(..datagram.len).unwrap_or_default();
-        if !is_answerable(datagram.client) {
+        let address = canonical(datagram.client);
+        if !is_answerable(datagram.client) || !self.serving.admits(address) {
             return;
         }
-        let client = Client { transport: Transport::Udp, address: canonical(datagram.client) };
+        let client = Client { transport: Transport::Udp, address };
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
             Handled::Reply(reply) => send(&self.socket, &self.serving, &reply, &datagram),
