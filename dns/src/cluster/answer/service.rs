@@ -65,10 +65,12 @@ impl<'s> Lookup<'s> {
 
     /// The addresses of the endpoints.
     fn endpoints(self, view: &'s View) -> Node<'s> {
-        match self.qtype {
-            RecordType::A => Node::data(view.v4(self.selection).into_iter().map(AnswerData::A)),
-            RecordType::AAAA => Node::data(view.v6(self.selection).into_iter().map(AnswerData::Aaaa)),
-            _ => Node::data([]),
+        if self.qtype == RecordType::A {
+            Node::data(view.v4(self.selection).into_iter().map(AnswerData::A))
+        } else if self.qtype == RecordType::AAAA {
+            Node::data(view.v6(self.selection).into_iter().map(AnswerData::Aaaa))
+        } else {
+            Node::data([])
         }
     }
 
@@ -111,10 +113,11 @@ impl<'s> Lookup<'s> {
             return self.endpoints(view);
         }
         let (v4, v6) = near.split_at(near.partition_point(IpAddr::is_ipv4));
-        let (of_family, window) = match self.qtype {
-            RecordType::A => (v4, self.selection.of_a()),
-            RecordType::AAAA => (v6, self.selection.of_aaaa()),
-            _ => return Node::data([]),
+        // Other types have no records, and `addresses` selects none.
+        let (of_family, window) = if self.qtype == RecordType::A {
+            (v4, self.selection.of_a())
+        } else {
+            (v6, self.selection.of_aaaa())
         };
         Node::addresses(window.select(of_family).copied(), self.qtype)
     }

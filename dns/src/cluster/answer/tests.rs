@@ -57,10 +57,10 @@ fn answered<'s>(
     selection: Selection,
 ) -> Answer<'s> {
     let name = Name::from(&*domain("web.shop.svc.cluster.local").unwrap()).to_query();
-    match answer(&name, qtype, authority, snapshot, selection) {
-        Resolution::Answered(answer) => answer,
-        other => panic!("{other:?}"),
-    }
+    let Resolution::Answered(answer) = answer(&name, qtype, authority, snapshot, selection) else {
+        panic!("not answered")
+    };
+    answer
 }
 
 #[test]

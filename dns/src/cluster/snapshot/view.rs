@@ -24,8 +24,10 @@ pub struct View {
     distinct_v4: Option<Box<[Ipv4Addr]>>,
     distinct_v6: Option<Box<[Ipv6Addr]>>,
     /// The topology zones, sorted, and the addresses of their endpoints, sorted, without duplicates.
-    zones: Box<[(Box<str>, Box<[IpAddr]>)]>,
+    zones: Zones,
 }
+
+type Zones = Box<[(Box<str>, Box<[IpAddr]>)]>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Extent {
@@ -252,7 +254,7 @@ fn distinct_if_repeated<A: Ord>(addresses: impl Iterator<Item = A>) -> Option<Bo
     (addresses.len() < count).then(|| addresses.into())
 }
 
-fn zones(slices: &[Arc<Slice>]) -> Box<[(Box<str>, Box<[IpAddr]>)]> {
+fn zones(slices: &[Arc<Slice>]) -> Zones {
     let mut zones = BTreeMap::<&str, Vec<IpAddr>>::new();
     for (zone, address) in slices.iter().flat_map(|slice| &slice.zones) {
         zones.entry(zone).or_default().push(*address);
