@@ -17,7 +17,8 @@ pub(crate) use arguments::{zones, zones_or};
 pub(crate) use keys::listens;
 pub(crate) use lexer::Word;
 use thiserror::Error;
-pub(crate) use tree::{Block, Statement, read};
+pub use tree::Source;
+pub(crate) use tree::{Block, Statement, Tree, read};
 
 #[derive(Debug, Error)]
 pub enum CorefileError {
@@ -29,4 +30,14 @@ pub enum CorefileError {
         "{0} has no server block: add one, such as `. {{ forward . /etc/resolv.conf }}` over three lines"
     )]
     Empty(PathBuf),
+}
+
+impl CorefileError {
+    /// The file and the line, where there is one.
+    pub(crate) fn position(&self) -> Option<(&str, usize)> {
+        match self {
+            Self::Refused { file, line, .. } => Some((file, *line)),
+            Self::Unreadable(..) | Self::Empty(_) => None,
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod any;
 mod bind;
 mod bufsize;
 mod cache;
+pub mod check;
 mod config;
 mod directive;
 mod errors;

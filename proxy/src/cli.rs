@@ -45,7 +45,7 @@ pub struct Cli {
 enum Verb {
     /// Run the agent of this node; SIGTERM ends it and leaves the data plane in place
     Run(Box<run::Args>),
-    /// Run only the DNS server; SIGTERM ends it
+    /// Run only the DNS server, which SIGTERM ends; or check a Corefile
     Dns(dns::Args),
     /// Show the state of the agent, its faults and the table fill; exit code 1 if degraded
     Status(status::Args),
@@ -101,8 +101,10 @@ impl Verb {
     /// The log level without flags: lifecycle messages for servers, warnings for all other verbs.
     fn default_level(&self) -> tracing::Level {
         match self {
-            Self::Run(_) | Self::Dns(_) => tracing::Level::INFO,
-            Self::Cleanup(_)
+            Self::Run(_) => tracing::Level::INFO,
+            Self::Dns(args) if args.is_server() => tracing::Level::INFO,
+            Self::Dns(_)
+            | Self::Cleanup(_)
             | Self::Status(_)
             | Self::Check(_)
             | Self::Get(_)

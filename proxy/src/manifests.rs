@@ -14,6 +14,7 @@ mod parallel;
 mod tree;
 pub mod watch;
 
+pub(crate) use document::split;
 pub use objects::{ManifestObject, Manifests};
 
 #[derive(Debug, thiserror::Error)]

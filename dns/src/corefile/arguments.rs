@@ -18,6 +18,14 @@ use super::{CorefileError, keys, lexer::Word, tree::Statement};
 use crate::config::{Zones, any};
 
 impl Statement {
+    /// Whether a word of it stands in the line.
+    pub(crate) fn stands_at(&self, file: &str, line: usize) -> bool {
+        let is_there = |word: &Word| *word.file == *file && word.line == line;
+        is_there(&self.name)
+            || self.words.iter().any(is_there)
+            || self.body.iter().any(|option| option.stands_at(file, line))
+    }
+
     pub(crate) fn refuse(&self, problem: impl Into<String>) -> CorefileError {
         self.name.refuse(problem)
     }

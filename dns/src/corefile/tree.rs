@@ -1,6 +1,7 @@
 //! Server blocks and their directives, with imports resolved.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     fs,
     path::{Path, PathBuf},
@@ -33,10 +34,50 @@ type Lines = VecDeque<Vec<Word>>;
 /// Limit of the import depth, against circular imports.
 const DEEPEST: usize = 16;
 
-pub(crate) fn read(path: &Path, env: Env<'_>) -> Result<Vec<Block>, CorefileError> {
-    let mut reader = Reader { env, snippets: HashMap::new(), blocks: Vec::new() };
-    reader.file(path, 0)?;
-    Ok(reader.blocks)
+/// A Corefile. Its path is that of error messages, and imports are relative to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    path: &'a Path,
+    /// The text, if it is not to be read from the path.
+    text: Option<&'a str>,
+}
+
+impl<'a> Source<'a> {
+    pub fn file(path: &'a Path) -> Self {
+        Self { path, text: None }
+    }
+
+    pub fn text(path: &'a Path, text: &'a str) -> Self {
+        Self { path, text: Some(text) }
+    }
+
+    pub(crate) fn path(&self) -> &'a Path {
+        self.path
+    }
+}
+
+/// The blocks of a Corefile, and all problems of its syntax in the order of their discovery. With a problem, the blocks
+/// are those that could be read in spite of it.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub blocks: Vec<Block>,
+    pub problems: Vec<CorefileError>,
+}
+
+pub(crate) fn read(source: Source<'_>, env: Env<'_>) -> Tree {
+    let mut reader = Reader {
+        source,
+        env,
+        snippets: HashMap::new(),
+        blocks: Vec::new(),
+        problems: RefCell::default(),
+        is_cut_off: Cell::new(false),
+    };
+    let end = reader.file(source.path, 0);
+    let Reader { blocks, problems, .. } = reader;
+    let mut problems = problems.into_inner();
+    problems.extend(end.err());
+    Tree { blocks, problems }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,17 +89,28 @@ enum Level {
 }
 
 struct Reader<'a> {
+    source: Source<'a>,
     env: Env<'a>,
     snippets: HashMap<String, Vec<Statement>>,
     blocks: Vec<Block>,
+    /// The problems after which reading went on.
+    problems: RefCell<Vec<CorefileError>>,
+    /// Whether a brace that is never closed was reported; the braces around it are not closed either.
+    is_cut_off: Cell<bool>,
 }
 
 impl Reader<'_> {
+    fn report(&self, problem: CorefileError) {
+        self.problems.borrow_mut().push(problem);
+    }
+
     fn file(&mut self, path: &Path, depth: usize) -> Result<(), CorefileError> {
         let mut lines = self.lines(path)?;
         while let Some(line) = lines.pop_front() {
             if line[0].is("import") {
-                self.import_blocks(&line, path, depth)?;
+                if let Err(problem) = self.import_blocks(&line, path, depth) {
+                    self.report(problem);
+                }
             } else {
                 self.block(line, &mut lines, path, depth)?;
             }
@@ -67,8 +119,10 @@ impl Reader<'_> {
     }
 
     fn lines(&self, path: &Path) -> Result<Lines, CorefileError> {
+        let given = self.source.text.filter(|_| path == self.source.path).map(str::to_owned);
+        let read = || fs::read_to_string(path);
         let text =
-            fs::read_to_string(path).map_err(|error| CorefileError::Unreadable(path.to_owned(), error))?;
+            given.map_or_else(read, Ok).map_err(|error| CorefileError::Unreadable(path.to_owned(), error))?;
         Ok(lines(&text, &Arc::from(path.display().to_string()), self.env)?.into())
     }
 
@@ -95,7 +149,8 @@ impl Reader<'_> {
             });
         };
         if first.is("}") {
-            return closed(&keys, None);
+            self.close(&keys, None);
+            return Ok(());
         }
         if !opens && !self.blocks.is_empty() {
             return Err(first.refuse("a server block needs a { at the end of its first line"));
@@ -122,21 +177,26 @@ impl Reader<'_> {
         let mut directives = Vec::new();
         while let Some(mut words) = lines.pop_front() {
             if words[0].is("}") {
-                return closed(&words, opened).map(|()| directives);
+                self.close(&words, opened);
+                return Ok(directives);
             }
             let opens = put_back_after_brace(&mut words, lines);
             if let Some(at) = words.iter().position(|word| word.is("}")) {
                 if level == Level::Directives {
-                    return Err(words[at].refuse("the } of a server block begins a line of its own"));
+                    self.report(words[at].refuse("the } of a server block begins a line of its own"));
                 }
                 lines.push_front(words.split_off(at));
             }
             if words.is_empty() {
-                return Err(refuse_lone_brace(opened, path));
+                self.report(refuse_lone_brace(opened, path));
+                continue;
             }
             let name = words.remove(0);
             if name.is("import") {
-                directives.extend(self.import(&name, &words, path, depth)?);
+                match self.import(&name, &words, path, depth) {
+                    Ok(imported) => directives.extend(imported),
+                    Err(problem) => self.report(problem),
+                }
                 continue;
             }
             let body = if opens {
@@ -146,11 +206,22 @@ impl Reader<'_> {
             };
             directives.push(Statement { name, words, body });
         }
-        match opened {
-            Some(word) => {
-                Err(word.refuse("the { of this line is never closed; add a } on a line of its own"))
+        if let Some(word) = opened
+            && !self.is_cut_off.replace(true)
+        {
+            self.report(word.refuse("the { of this line is never closed; add a } on a line of its own"));
+        }
+        Ok(directives)
+    }
+
+    /// Reports a closing brace that has a problem.
+    fn close(&self, words: &[Word], opened: Option<&Word>) {
+        match (words, opened) {
+            ([_, more, ..], _) => {
+                self.report(more.refuse("nothing may follow a } on its line; begin a new one"))
             }
-            None => Ok(directives),
+            ([brace], None) => self.report(brace.refuse("this } closes nothing; remove it")),
+            _ => {}
         }
     }
 
@@ -195,15 +266,6 @@ fn put_back_after_brace(words: &mut Vec<Word>, lines: &mut Lines) -> bool {
         lines.push_front(rest);
     }
     true
-}
-
-fn closed(words: &[Word], opened: Option<&Word>) -> Result<(), CorefileError> {
-    match (words, opened) {
-        ([_, more, ..], _) => Err(more.refuse("nothing may follow a } on its line; begin a new one")),
-        (_, Some(_)) => Ok(()),
-        ([brace, ..], None) => Err(brace.refuse("this } closes nothing; remove it")),
-        ([], None) => Ok(()),
-    }
 }
 
 fn refuse_lone_brace(opened: Option<&Word>, path: &Path) -> CorefileError {

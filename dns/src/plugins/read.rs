@@ -10,60 +10,119 @@ use std::{collections::HashMap, path::Path};
 use super::{DIRECTIVES, Entry, ServerBlock, config::Config, directive::IneffectiveOption, unsupported};
 use crate::{
     config::{BindAddress, Listen, Zones},
-    corefile::{self, Block, CorefileError, Statement},
+    corefile::{self, Block, CorefileError, Source, Statement, Tree},
 };
 
-/// Reads a Corefile and the files it imports. `env` returns the value of `{$NAME}`.
+/// Reads a Corefile and the files it imports. `env` returns the value of `{$NAME}`. Errors: the first problem.
 pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, CorefileError> {
-    let blocks = corefile::read(path, env)?;
-    if blocks.is_empty() {
-        return Err(CorefileError::Empty(path.to_owned()));
+    let Reading { servers, problems, .. } = Reading::of(Source::file(path), env);
+    match problems.into_iter().next() {
+        None => Ok(Config { servers }),
+        Some(problem) => Err(problem),
     }
-    let mut seen = HashMap::new();
-    let mut servers = Vec::new();
-    for block in &blocks {
-        let server = server(block)?;
-        for listen in &server.listens {
-            refuse_duplicate_block(listen, &server.bind, block, &mut seen)?;
-        }
-        servers.push(server);
-    }
-    refuse_other_selectors(&blocks, &servers)?;
-    Ok(Config { servers })
 }
 
 /// The options in a Corefile that have no effect, for the log. Empty if the file cannot be read.
 pub fn ineffective_options(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Vec<IneffectiveOption> {
-    let blocks = corefile::read(path, env).unwrap_or_default();
+    ineffective(&corefile::read(Source::file(path), env).blocks)
+}
+
+pub(super) fn ineffective(blocks: &[Block]) -> Vec<IneffectiveOption> {
     let statements = blocks.iter().flat_map(|block| &block.directives);
     statements.filter_map(|statement| Some((find(statement)?.ineffective)(statement))).flatten().collect()
+}
+
+/// A Corefile with all its problems.
+pub(super) struct Reading {
+    pub blocks: Vec<Block>,
+    /// Complete if there is no problem.
+    servers: Vec<ServerBlock>,
+    pub problems: Vec<CorefileError>,
+}
+
+impl Reading {
+    pub(super) fn of(source: Source<'_>, env: &dyn Fn(&str) -> Option<String>) -> Self {
+        let Tree { blocks, mut problems } = corefile::read(source, env);
+        if blocks.is_empty() && problems.is_empty() {
+            problems.push(CorefileError::Empty(source.path().to_owned()));
+        }
+        let mut seen = HashMap::new();
+        let mut servers = Vec::new();
+        for block in &blocks {
+            let server = server(block, &mut problems);
+            for listen in &server.listens {
+                problems.extend(refuse_duplicate_block(listen, &server.bind, block, &mut seen).err());
+            }
+            servers.push(server);
+        }
+        problems.extend(refuse_other_selectors(&blocks, &servers).err());
+        Self { blocks, servers, problems }
+    }
 }
 
 fn find(statement: &Statement) -> Option<&'static Entry> {
     DIRECTIVES.iter().find(|directive| directive.name == statement.name.text)
 }
 
-fn server(block: &Block) -> Result<ServerBlock, CorefileError> {
+fn server(block: &Block, problems: &mut Vec<CorefileError>) -> ServerBlock {
     let mut listens = Vec::new();
     for key in &block.keys {
-        listens.extend(corefile::listens(key)?);
+        match corefile::listens(key) {
+            Ok(read) => listens.extend(read),
+            Err(problem) => problems.push(problem),
+        }
     }
-    let zones = Zones(listens.iter().map(|listen| listen.zone.clone()).collect());
+    let zones = match listens.as_slice() {
+        // The keys are refused; the directives are read nevertheless.
+        [] => Zones::all(),
+        _ => Zones(listens.iter().map(|listen: &Listen| listen.zone.clone()).collect()),
+    };
     let mut server = ServerBlock::new(listens);
     for (at, statement) in block.directives.iter().enumerate() {
         let directive = find(statement);
         if !directive.is_some_and(|directive| directive.is_repeatable) {
-            refuse_duplicate(statement, &block.directives[..at])?;
+            problems.extend(refuse_duplicate(statement, &block.directives[..at]).err());
         }
         match directive {
-            Some(directive) => (directive.read)(&mut server, statement, &zones)?,
+            Some(directive) => read_statement(directive, statement, (&mut server, &zones), problems),
             None => {
                 let supported = DIRECTIVES.iter().map(|directive| directive.name);
-                return Err(unsupported::refuse(statement, supported));
+                problems.push(unsupported::refuse(statement, supported));
             }
         }
     }
-    Ok(server)
+    server
+}
+
+/// Reads a directive. After a problem of an option it is read again without that option, for the problems of the
+/// others.
+fn read_statement(
+    directive: &Entry,
+    statement: &Statement,
+    (server, zones): (&mut ServerBlock, &Zones),
+    problems: &mut Vec<CorefileError>,
+) {
+    let Err(mut problem) = (directive.read)(server, statement, zones) else { return };
+    let mut rest = statement.clone();
+    loop {
+        let options = rest.body.len();
+        if let Some((file, line)) = problem.position() {
+            rest.body.retain(|option| !option.stands_at(file, line));
+        }
+        let is_first = options == statement.body.len();
+        let is_of_option = rest.body.len() < options;
+        // Without its refused options the directive may lack one, which is no problem of the file.
+        if is_first || is_of_option {
+            problems.push(problem);
+        }
+        if !is_of_option {
+            return;
+        }
+        match (directive.read)(server, &rest, zones) {
+            Ok(()) => return,
+            Err(next) => problem = next,
+        }
+    }
 }
 
 fn refuse_duplicate(statement: &Statement, before: &[Statement]) -> Result<(), CorefileError> {
