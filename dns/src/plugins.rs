@@ -31,6 +31,7 @@ mod minimal;
 mod prometheus;
 mod read;
 mod ready;
+pub mod reference;
 pub mod reload;
 pub mod rewrite;
 pub mod template;
@@ -75,6 +76,9 @@ macro_rules! directives {
         /// Every directive that is supported.
         pub(crate) const DIRECTIVES: &[Entry] = &[$(Entry {
             name: <$directive as Directive>::NAME,
+            summary: <$directive as Directive>::SUMMARY,
+            options: <$directive as Directive>::OPTIONS,
+            ineffective_options: <$directive as Directive>::INEFFECTIVE,
             is_repeatable: <$directive as Directive>::IS_REPEATABLE,
             read: |block, statement, zones| {
                 <$directive as Directive>::read(&mut block.$field, statement, zones)
@@ -112,6 +116,10 @@ directives! {
 /// A directive as functions of the server block.
 pub(crate) struct Entry {
     pub name: &'static str,
+    pub summary: &'static str,
+    pub options: &'static [&'static str],
+    /// Options without effect, each with the reason.
+    pub ineffective_options: &'static [(&'static str, &'static str)],
     pub is_repeatable: bool,
     pub read: fn(&mut ServerBlock, &Statement, &Zones) -> Result<(), CorefileError>,
     pub is_enabled: fn(&ServerBlock) -> bool,

@@ -22,6 +22,7 @@ const TTL: u32 = 8482;
 
 impl Directive for Any {
     const NAME: &'static str = "any";
+    const SUMMARY: &'static str = "one HINFO record for queries of type ANY";
     type Setting = bool;
 
     fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {

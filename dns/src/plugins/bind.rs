@@ -12,6 +12,7 @@ pub(super) struct Bind;
 
 impl Directive for Bind {
     const NAME: &'static str = "bind";
+    const SUMMARY: &'static str = "listening addresses; an interface stands for its addresses";
     const IS_REPEATABLE: bool = true;
     /// Empty: all addresses.
     type Setting = Vec<BindAddress>;

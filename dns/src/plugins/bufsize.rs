@@ -10,6 +10,7 @@ pub(super) struct Bufsize;
 
 impl Directive for Bufsize {
     const NAME: &'static str = "bufsize";
+    const SUMMARY: &'static str = "the largest UDP reply";
     type Setting = u16;
 
     fn absent() -> u16 {

@@ -16,6 +16,10 @@ use crate::{
 pub(crate) trait Directive {
     /// The name in the Corefile.
     const NAME: &'static str;
+    /// Its function, for the reference page.
+    const SUMMARY: &'static str;
+    /// Names of the options in its body, for the reference page.
+    const OPTIONS: &'static [&'static str] = &[];
     /// Whether it may occur more than once in a block, each occurrence adding to the others.
     const IS_REPEATABLE: bool = false;
     /// Options that are accepted without effect, each with the reason.

@@ -10,6 +10,7 @@ pub(super) struct Errors;
 
 impl Directive for Errors {
     const NAME: &'static str = "errors";
+    const SUMMARY: &'static str = "failures are in the log, with or without it";
     const INEFFECTIVE: &'static [(&'static str, &'static str)] = &[
         ("consolidate", "a failure is logged when it begins and when it ends, not each time"),
         ("stacktrace", "a panic is logged with its place in any case"),

@@ -15,6 +15,22 @@ use crate::{
 
 impl Directive for Forward {
     const NAME: &'static str = "forward";
+    const SUMMARY: &'static str = "upstreams over UDP, TCP and TLS, by address or from a resolv.conf";
+    const OPTIONS: &'static [&'static str] = &[
+        "except",
+        "force_tcp",
+        "expire",
+        "max_fails",
+        "max_concurrent",
+        "policy",
+        "health_check",
+        "tls",
+        "tls_servername",
+        "failover",
+        "next",
+        "next_on_nodata",
+        "failfast_all_unhealthy_upstreams",
+    ];
     const IS_REPEATABLE: bool = true;
     const INEFFECTIVE: &'static [(&'static str, &'static str)] =
         &[("prefer_udp", "upstreams are asked over UDP first in any case")];

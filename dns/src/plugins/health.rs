@@ -19,6 +19,8 @@ const PORT: u16 = 8080;
 
 impl Directive for Health {
     const NAME: &'static str = "health";
+    const SUMMARY: &'static str = "liveness over HTTP";
+    const OPTIONS: &'static [&'static str] = &["lameduck"];
     type Setting = Option<Self>;
 
     fn read(setting: &mut Option<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {

@@ -63,6 +63,8 @@ impl Hosts {
 
 impl Directive for Hosts {
     const NAME: &'static str = "hosts";
+    const SUMMARY: &'static str = "names with their addresses, from a file or inline";
+    const OPTIONS: &'static [&'static str] = &["ttl", "no_reverse", "reload", "fallthrough"];
     type Setting = Option<Self>;
 
     fn read(setting: &mut Option<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {

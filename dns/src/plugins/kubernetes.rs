@@ -11,6 +11,22 @@ const NO_THROTTLE: &str = "one watch for each kind of object needs no limit";
 
 impl Directive for Kubernetes {
     const NAME: &'static str = "kubernetes";
+    const SUMMARY: &'static str = "names of Services, endpoints and pods; `multicluster` is refused";
+    const OPTIONS: &'static [&'static str] = &[
+        "endpoint",
+        "kubeconfig",
+        "tls",
+        "namespaces",
+        "namespace_labels",
+        "labels",
+        "pods",
+        "endpoint_pod_names",
+        "ttl",
+        "noendpoints",
+        "fallthrough",
+        "ignore",
+        "zonal",
+    ];
     const INEFFECTIVE: &'static [(&'static str, &'static str)] = &[
         ("startup_timeout", "the server answers at once, SERVFAIL until the cluster is known"),
         ("apiserver_qps", NO_THROTTLE),

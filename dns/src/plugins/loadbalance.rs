@@ -10,6 +10,7 @@ pub(super) struct Loadbalance;
 
 impl Directive for Loadbalance {
     const NAME: &'static str = "loadbalance";
+    const SUMMARY: &'static str = "addresses and MX records are shuffled; only the policy `round_robin`";
     type Setting = bool;
 
     fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {

@@ -31,6 +31,7 @@ const REVERSE: [&[&[u8]]; 3] =
 
 impl Directive for Local {
     const NAME: &'static str = "local";
+    const SUMMARY: &'static str = "names of the local machine (RFC 6303)";
     type Setting = bool;
 
     /// Enabled with or without the directive.

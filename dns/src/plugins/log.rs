@@ -59,6 +59,8 @@ impl Class {
 
 impl Directive for Log {
     const NAME: &'static str = "log";
+    const SUMMARY: &'static str = "a log entry for each reply, with all its fields; formats have no effect";
+    const OPTIONS: &'static [&'static str] = &["class"];
     const IS_REPEATABLE: bool = true;
     type Setting = Vec<Self>;
 

@@ -10,6 +10,8 @@ pub(super) struct Loop;
 
 impl Directive for Loop {
     const NAME: &'static str = "loop";
+    const SUMMARY: &'static str =
+        "an upstream that forwards to this server is left out, and the server goes on";
     type Setting = bool;
 
     fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {

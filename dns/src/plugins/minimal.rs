@@ -10,6 +10,7 @@ pub(super) struct Minimal;
 
 impl Directive for Minimal {
     const NAME: &'static str = "minimal";
+    const SUMMARY: &'static str = "only the records of the answer";
     type Setting = bool;
 
     fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {

@@ -14,6 +14,7 @@ const PORT: u16 = 8181;
 
 impl Directive for Ready {
     const NAME: &'static str = "ready";
+    const SUMMARY: &'static str = "readiness over HTTP";
     const INEFFECTIVE: &'static [(&'static str, &'static str)] =
         &[("monitor", "readiness never ends before the server does")];
     type Setting = Option<SocketAddr>;

@@ -23,6 +23,7 @@ impl Default for Reload {
 
 impl Directive for Reload {
     const NAME: &'static str = "reload";
+    const SUMMARY: &'static str = "a changed Corefile is applied without a restart";
     type Setting = Option<Self>;
 
     fn read(setting: &mut Option<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {

@@ -85,6 +85,8 @@ impl PartialEq for AnswerName {
 
 impl Directive for Rewrite {
     const NAME: &'static str = "rewrite";
+    const SUMMARY: &'static str = "names of queries and answers; not types, classes, TTLs and EDNS options";
+    const OPTIONS: &'static [&'static str] = &["name", "answer"];
     const IS_REPEATABLE: bool = true;
     type Setting = Vec<Self>;
 

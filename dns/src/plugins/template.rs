@@ -52,6 +52,9 @@ impl PartialEq for Template {
 
 impl Directive for Template {
     const NAME: &'static str = "template";
+    const SUMMARY: &'static str = "replies built from the query's name and type";
+    const OPTIONS: &'static [&'static str] =
+        &["match", "answer", "additional", "authority", "rcode", "fallthrough"];
     const IS_REPEATABLE: bool = true;
     type Setting = Vec<Self>;
 

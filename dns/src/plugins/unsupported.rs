@@ -7,7 +7,7 @@ const FILES: &str = "forward the zone to a server that has its files";
 const BLOCKED: &str = "write a `template` for the names, or forward to a server that filters them";
 
 /// Directives of CoreDNS (its plugin.cfg) that this server cannot implement, or does not need.
-const UNSUPPORTED: &[(&str, &str)] = &[
+pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("acl", "use a NetworkPolicy"),
     ("auto", FILES),
     ("autopath", "remove it: the search list is answered from memory anyway"),
@@ -52,7 +52,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 ];
 
 /// Well-known plugins that are compiled into CoreDNS by their users.
-const EXTERNAL: &[(&str, &str)] = &[
+pub(super) const EXTERNAL: &[(&str, &str)] = &[
     ("ads", BLOCKED),
     ("alias", "write the address, or forward the zone"),
     ("alternate", "use `next` of `forward`"),

@@ -530,3 +530,23 @@ fn directives_are_accepted_as_in_coredns() {
     let reload = block(". {\n reload 10s 9s\n}").reload.unwrap();
     assert_eq!(reload.jitter, Duration::from_secs(5), "half of the interval at the most");
 }
+
+#[test]
+fn the_options_of_the_reference_are_options() {
+    for directive in DIRECTIVES {
+        let name = directive.name;
+        let head = match name {
+            "forward" => "forward . 10.0.0.1",
+            "template" => "template IN A",
+            other => other,
+        };
+        let ineffective = directive.ineffective_options.iter().map(|(option, _)| option);
+        for option in directive.options.iter().chain(ineffective) {
+            let error = parsed(&format!("example {{\n {head} {{\n  {option}\n }}\n}}")).err();
+            let text = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(!text.contains("is no option"), "{name} {option}: {text}");
+        }
+        let unknown = parsed(&format!("example {{\n {head} {{\n  frobnicate\n }}\n}}")).is_err();
+        assert!(unknown, "{name}");
+    }
+}
