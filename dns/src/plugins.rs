@@ -11,15 +11,18 @@
 
 #![deny(dead_code)]
 
+pub mod acl;
 mod any;
 mod bind;
 mod bufsize;
 mod cache;
+pub mod chaos;
 pub mod check;
 mod config;
 mod directive;
 mod errors;
 mod forward;
+pub mod header;
 pub mod health;
 pub mod hosts;
 mod kubernetes;
@@ -28,6 +31,7 @@ mod local;
 pub mod log;
 mod loop_detection;
 mod minimal;
+pub mod nsid;
 mod prometheus;
 mod read;
 mod ready;
@@ -36,6 +40,7 @@ pub mod reload;
 pub mod rewrite;
 pub mod template;
 mod unsupported;
+pub mod whoami;
 
 use std::net::SocketAddr;
 
@@ -47,10 +52,14 @@ use crate::{
     config::{BindAddress, Cache, Forward, Kubernetes, Listen, Zones},
     corefile::{CorefileError, Statement},
 };
+use acl::Acl;
+use chaos::Chaos;
 use directive::Directive;
+use header::Header;
 use health::Health;
 use hosts::Hosts;
 use log::Log;
+use nsid::Nsid;
 use reload::Reload;
 use rewrite::Rewrite;
 use template::Template;
@@ -111,6 +120,11 @@ directives! {
     shuffle: bool = loadbalance::Loadbalance,
     detect_loops: bool = loop_detection::Loop,
     minimal: bool = minimal::Minimal,
+    acls: Vec<Acl> = Acl,
+    chaos: Option<Chaos> = Chaos,
+    header: Header = Header,
+    nsid: Option<Nsid> = Nsid,
+    whoami: bool = whoami::Whoami,
 }
 
 /// A directive as functions of the server block.

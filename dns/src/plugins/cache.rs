@@ -11,8 +11,16 @@ use crate::{
 impl Directive for Cache {
     const NAME: &'static str = "cache";
     const SUMMARY: &'static str = "cache of the answers of upstreams";
-    const OPTIONS: &'static [&'static str] =
-        &["success", "denial", "prefetch", "serve_stale", "servfail", "disable", "keepttl"];
+    const OPTIONS: &'static [&'static str] = &[
+        "success",
+        "denial",
+        "prefetch",
+        "serve_stale",
+        "serve_stale_policy",
+        "servfail",
+        "disable",
+        "keepttl",
+    ];
     type Setting = Option<Self>;
 
     fn read(setting: &mut Option<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {

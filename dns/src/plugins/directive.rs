@@ -1,6 +1,6 @@
 //! The parts of a directive: its name and options in the Corefile, and its local plugin.
 
-use std::fmt;
+use std::{fmt, fs};
 
 use hickory_server::proto::{op::Query, rr::RecordType};
 
@@ -61,6 +61,11 @@ pub(super) fn listed(
         Some(IneffectiveOption::new(&option.name, known.1))
     };
     statement.body.iter().filter_map(reason).collect()
+}
+
+/// The host name, as the kernel has it. Empty if it cannot be read.
+pub(super) fn hostname() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 /// The metrics, and their labels, of the plugins of one block.

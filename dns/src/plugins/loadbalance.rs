@@ -18,6 +18,12 @@ impl Directive for Loadbalance {
         match statement.words.as_slice() {
             [] => {}
             [policy] if policy.is("round_robin") => {}
+            [policy, ..] if policy.is("weighted") || policy.is("prefer") => {
+                return Err(policy.refuse(format!(
+                    "the policy `{}` is not supported; write `loadbalance` alone, which shuffles evenly",
+                    policy.text
+                )));
+            }
             [policy, ..] => {
                 return Err(
                     policy.refuse("only the policy `round_robin` is supported; write `loadbalance` alone")

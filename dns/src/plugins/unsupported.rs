@@ -8,12 +8,10 @@ const BLOCKED: &str = "write a `template` for the names, or forward to a server 
 
 /// Directives of CoreDNS (its plugin.cfg) that this server cannot implement, or does not need.
 pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
-    ("acl", "use a NetworkPolicy"),
     ("auto", FILES),
     ("autopath", "remove it: the search list is answered from memory anyway"),
     ("azure", FORWARD),
     ("cancel", "remove it: no query takes longer than 5 s anyway"),
-    ("chaos", "remove it: no version is disclosed"),
     ("clouddns", FORWARD),
     ("debug", "remove it; `--verbose` logs more"),
     ("dns64", "let a server behind `forward` do it"),
@@ -25,14 +23,12 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("geoip", "remove it: nothing here depends on a client's location"),
     ("grpc", "use `forward`"),
     ("grpc_server", "remove it: DNS is served over UDP and TCP"),
-    ("header", "remove it"),
     ("https", "serve plain DNS"),
     ("https3", "serve plain DNS"),
     ("k8s_external", FORWARD),
     ("metadata", "remove it"),
     ("multisocket", "remove it: there is a socket for each core anyway"),
     ("nomad", FORWARD),
-    ("nsid", "remove it"),
     ("on", "remove it: commands are for the pod's lifecycle hooks"),
     ("pprof", "remove it"),
     ("proxyproto", "remove it: clients are seen with their own addresses"),
@@ -48,7 +44,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("transfer", "remove it: there are no zones to transfer"),
     ("tsig", "remove it"),
     ("view", "write a server block without it"),
-    ("whoami", "remove it"),
 ];
 
 /// Well-known plugins that are compiled into CoreDNS by their users.

@@ -50,6 +50,8 @@ pub struct Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExtendedError {
     StaleAnswer = 3,
+    Blocked = 15,
+    Filtered = 17,
     Prohibited = 18,
     NoReachableAuthority = 22,
 }

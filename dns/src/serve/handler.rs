@@ -13,7 +13,7 @@ use std::{
 use futures_util::FutureExt as _;
 use hickory_server::proto::{
     op::{Message, OpCode, Query, ResponseCode},
-    rr::{DNSClass, Name as HickoryName, RecordType},
+    rr::{DNSClass, LowerName, Name as HickoryName, RecordType},
 };
 
 use crate::{
@@ -25,6 +25,10 @@ use crate::{
         topic::Topic,
     },
     observe::metrics::{Plugin, QueryMetrics, Refusal},
+    plugins::{
+        acl::{self, Action},
+        whoami,
+    },
     resolve::{forward::Forwarder, reply::Reply},
     serve::shares::Share,
 };
@@ -142,7 +146,7 @@ impl Handler {
         }
         let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
         if question.query_class != DNSClass::IN || is_transfer {
-            return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
+            return self.answer_about_server(question, response);
         }
         let name = QueryName::from(&question.name);
         response.topic = Topic::of_foreign_name(&name);
@@ -150,8 +154,36 @@ impl Handler {
             return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
         };
         response.set_block(block);
+        let response = match restrict(response, question, block) {
+            Ok(response) => response,
+            Err(handled) => return handled,
+        };
+        self.answer_allowed(question, &name, response, block)
+    }
+
+    /// Answers a query of class CH about the server. All others of another class, and transfers, are refused.
+    fn answer_about_server(&self, question: &Query, mut response: Response) -> Handled {
+        let block = self.block_of(&QueryName::from(&question.name));
+        let found = block.and_then(|block| Some((block, block.chaos.as_ref()?.answer(question)?)));
+        let Some((block, reply)) = found else {
+            return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
+        };
+        response.set_block(block);
+        match restrict(response, question, block) {
+            Ok(response) => Handled::Reply(response.finish_with(reply, &block.metrics)),
+            Err(handled) => handled,
+        }
+    }
+
+    fn answer_allowed(
+        &self,
+        question: &Query,
+        name: &QueryName,
+        mut response: Response,
+        block: &Arc<Block>,
+    ) -> Handled {
         let Some(rewritten) = block.local_plugins.rewritten(question) else {
-            return self.answer_question(question, &name, response, block);
+            return self.answer_question(question, name, response, block);
         };
         let question = rewritten.question.clone();
         response.set_rewritten(rewritten);
@@ -274,6 +306,11 @@ impl Handler {
     /// Answers from the cache of a block, or returns a pending query to its upstreams.
     fn forward(&self, response: Response, question: Query, block: &Arc<Block>) -> Handled {
         let Some(forwarder) = &block.forwarder else {
+            if block.whoami {
+                let (address, transport) = response.client_socket();
+                let reply = whoami::reply(&question, address, transport);
+                return Handled::Reply(response.finish_with(reply, &block.metrics));
+            }
             return Handled::Reply(response.refuse(ResponseCode::Refused, &block.metrics));
         };
         match forwarder.cached(&question, response.flags()) {
@@ -326,6 +363,21 @@ impl Pending {
             None => Reply::refused(),
         };
         self.response.finish_with(reply, &self.block.metrics)
+    }
+}
+
+/// Applies the rules for clients. Errors: the query is dropped, or answered without the block.
+fn restrict(response: Response, question: &Query, block: &Block) -> Result<Response, Handled> {
+    if block.acls.is_empty() {
+        return Ok(response);
+    }
+    let name = LowerName::from(&question.name);
+    match acl::action(&block.acls, &name, question.query_type, response.client()) {
+        Action::Allow => Ok(response),
+        action => Err(match action.reply() {
+            Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),
+            None => Handled::Dropped,
+        }),
     }
 }
 

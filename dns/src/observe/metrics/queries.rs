@@ -35,6 +35,9 @@ named_enum! {
         Template = "template",
         Local = "local",
         Any = "any",
+        Acl = "acl",
+        Chaos = "chaos",
+        Whoami = "whoami",
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
         selection::Selection,
     },
     observe::metrics::{QueryMetrics, Refusals},
-    plugins::{PluginContext, ServerBlock, log::Log},
+    plugins::{PluginContext, ServerBlock, acl::Acl, chaos::Chaos, header::Header, log::Log, nsid::Nsid},
     resolve::forward::{Forwarder, ServerContext, TlsError},
     serve::shares::Shares,
 };
@@ -33,6 +33,13 @@ pub struct Block {
     pub(super) refusals: Refusals,
     pub(super) shuffle: bool,
     pub(super) minimal: bool,
+    pub(super) acls: Vec<Acl>,
+    pub(super) chaos: Option<Chaos>,
+    /// `None` if it changes nothing.
+    pub(super) header: Option<Arc<Header>>,
+    /// The identifier of the server.
+    pub(super) nsid: Option<Vec<u8>>,
+    pub(super) whoami: bool,
     pub(super) logs: Vec<Arc<Log>>,
     pub(super) max_udp_payload: u16,
     pub(super) metrics: QueryMetrics,
@@ -63,6 +70,11 @@ impl Block {
             refusals: context.metrics.refusals(),
             shuffle: block.shuffle,
             minimal: block.minimal,
+            acls: block.acls.clone(),
+            chaos: block.chaos.clone(),
+            header: (!block.header.is_empty()).then(|| Arc::new(block.header.clone())),
+            nsid: block.nsid.as_ref().map(Nsid::octets),
+            whoami: block.whoami,
             logs: block.logs.iter().cloned().map(Arc::new).collect(),
             max_udp_payload: block.max_udp_payload,
         })
@@ -75,8 +87,12 @@ impl Block {
         Selection { octets, position: u32::try_from(position).unwrap_or_default() }
     }
 
-    /// Whether the fast path applies: no local plugin and no query log.
+    /// Whether the fast path applies: no local plugin, no query log, and no directive for single queries or replies.
     pub(super) fn takes_fast_path(&self, name: &QueryName, qtype: RecordType) -> bool {
-        self.local_plugins.never_answers(name, qtype) && self.logs.is_empty()
+        self.local_plugins.never_answers(name, qtype)
+            && self.logs.is_empty()
+            && self.acls.is_empty()
+            && self.header.is_none()
+            && self.nsid.is_none()
     }
 }

@@ -8,4 +8,5 @@ use crate::observe::metrics::Transport;
 pub struct Client {
     pub transport: Transport,
     pub address: IpAddr,
+    pub port: u16,
 }

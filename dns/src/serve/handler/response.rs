@@ -1,12 +1,19 @@
 //! The construction of a reply on the slow path.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use hickory_server::proto::{
     op::{Edns, Message, Metadata, OpCode, ResponseCode},
     rr::{
         LowerName, Name, RData, Record, RecordType,
-        rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT},
+        rdata::{
+            A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT,
+            opt::{EdnsCode, EdnsOption},
+        },
     },
 };
 use tracing::info;
@@ -25,8 +32,8 @@ use crate::{
         topic::Topic,
         zone::Dashed,
     },
-    observe::metrics::{Plugin, QueryMetrics, rcode_word},
-    plugins::{log::Log, rewrite::Rewritten},
+    observe::metrics::{Plugin, QueryMetrics, Transport, rcode_word},
+    plugins::{header::Header, log::Log, rewrite::Rewritten},
     resolve::reply::{QueryFlags, Reply},
 };
 
@@ -46,6 +53,9 @@ pub struct Response {
     minimal: bool,
     shuffle: bool,
     log: Option<Arc<Log>>,
+    header: Option<Arc<Header>>,
+    /// Whether the client requests the identifier of the server.
+    wants_nsid: bool,
     flags: QueryFlags,
     /// Set if the question was rewritten.
     rewritten: Option<Rewritten>,
@@ -75,6 +85,8 @@ impl Response {
             minimal: false,
             shuffle: false,
             log: None,
+            header: None,
+            wants_nsid: request.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::NSID).is_some()),
             rewritten: None,
             flags: QueryFlags {
                 dnssec_ok,
@@ -97,12 +109,26 @@ impl Response {
             let name = LowerName::from(&self.message.queries[0].name);
             self.log = block.logs.iter().find(|log| log.covers(&name)).cloned();
         }
+        self.header.clone_from(&block.header);
+        if let Some(desired) = block.header.as_ref().and_then(|header| header.recursion_desired()) {
+            self.message.metadata.recursion_desired = desired;
+            self.flags.no_recursion = !desired;
+        }
+        if let (Some(data), Some(edns), true) = (&block.nsid, &mut self.message.edns, self.wants_nsid) {
+            edns.options_mut().insert(EdnsOption::Unknown(EdnsCode::NSID.into(), data.clone()));
+        }
         // Also for the cluster's names: some clients stop using a server without RA.
         self.message.metadata.recursion_available = block.forwarder.is_some();
     }
 
     pub fn set_rewritten(&mut self, rewritten: Rewritten) {
         self.rewritten = Some(rewritten);
+    }
+
+    /// The client's address and port, and its transport.
+    pub fn client_socket(&self) -> (SocketAddr, Transport) {
+        let Client { transport, address, port } = self.client;
+        (SocketAddr::new(address, port), transport)
     }
 
     pub fn qtype(&self) -> RecordType {
@@ -157,7 +183,10 @@ impl Response {
             let Message { answers, authorities, additionals, .. } = &mut self.message;
             [answers, authorities, additionals].into_iter().for_each(|records| rewritten.restore(records));
         }
-        let Client { transport, address } = self.client;
+        if let Some(header) = &self.header {
+            header.change_response(&mut self.message.metadata);
+        }
+        let Client { transport, address, .. } = self.client;
         metrics.count_query(transport, address.is_ipv6(), self.qtype(), self.flags.dnssec_ok, self.size);
         let rcode = &mut self.message.metadata.response_code;
         if rcode.high() > 0 && self.message.edns.is_none() {
@@ -286,7 +315,7 @@ mod tests {
     use hickory_server::proto::op::Query;
 
     use super::*;
-    use crate::observe::metrics::{Metrics, Transport};
+    use crate::observe::metrics::Metrics;
 
     fn name(text: &str) -> Name {
         Name::from_ascii(text).unwrap()
@@ -298,7 +327,7 @@ mod tests {
         if has_edns {
             request.set_edns(Edns::new());
         }
-        let client = Client { transport: Transport::Udp, address: Ipv4Addr::LOCALHOST.into() };
+        let client = Client { transport: Transport::Udp, address: Ipv4Addr::LOCALHOST.into(), port: 4242 };
         Response::to(&request, client, Instant::now())
     }
 

@@ -21,6 +21,7 @@ use crate::{
     resolve::forward::ServerContext,
 };
 
+mod directives;
 mod topics;
 
 const CASES: [&str; 2] =
@@ -120,12 +121,12 @@ fn request(name: &str, qtype: RecordType, payload: Option<u16>) -> Option<Vec<u8
 }
 
 fn client(transport: Transport) -> Client {
-    Client { transport, address: Ipv4Addr::LOCALHOST.into() }
+    Client { transport, address: Ipv4Addr::LOCALHOST.into(), port: 4242 }
 }
 
 /// The client of queries on the slow path.
 fn other_client(transport: Transport) -> Client {
-    Client { transport, address: Ipv4Addr::new(127, 0, 0, 2).into() }
+    Client { transport, address: Ipv4Addr::new(127, 0, 0, 2).into(), port: 4242 }
 }
 
 /// The content of a message, independent of order and case.

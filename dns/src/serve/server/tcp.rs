@@ -101,10 +101,11 @@ fn accept(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: 
 async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serving) {
     // Replies are written in one piece, so Nagle's algorithm only delays them.
     let _ = stream.set_nodelay(true);
+    let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let (mut read, write) = stream.into_split();
     let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
     let writer = tokio::spawn(reply(write, waiting, serving.losses.clone()));
-    let client = Client { transport: Transport::Tcp, address: slot.client };
+    let client = Client { transport: Transport::Tcp, address: slot.client, port };
     let slot = Arc::new(slot);
     let mut stop = serving.stop.clone();
     // Limit of requests received after the stop, so that a busy client cannot delay it.

@@ -99,7 +99,7 @@ impl Requests {
         if !is_answerable(datagram.client) || !self.serving.admits(address) {
             return;
         }
-        let client = Client { transport: Transport::Udp, address };
+        let client = Client { transport: Transport::Udp, address, port: datagram.client.port() };
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
             Handled::Reply(reply) => send(&self.socket, &self.serving, &reply, &datagram),

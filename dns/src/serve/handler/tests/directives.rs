@@ -1,0 +1,219 @@
+//! Directives that answer or change single queries: `acl`, `chaos`, `header`, `nsid`, `whoami`.
+
+use std::fs;
+
+use hickory_server::proto::{
+    op::{Edns, Message, Query},
+    rr::{
+        DNSClass, Name, Record, RecordType,
+        rdata::opt::{EdnsCode, EdnsOption},
+    },
+};
+
+use super::{client, handler_of_block};
+use crate::{
+    observe::metrics::Transport,
+    plugins,
+    serve::handler::{Handled, Handler},
+};
+
+/// A handler of one block for `.` with these directives.
+fn handler(directives: &str) -> Handler {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    fs::write(&path, format!(". {{\n{directives}\n}}\n")).unwrap();
+    let config = plugins::read(&path, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+    handler_of_block(&config.servers[0], []).0
+}
+
+fn problem(directives: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    fs::write(&path, format!(". {{\n{directives}\n}}\n")).unwrap();
+    plugins::read(&path, &|_| None).err().map_or_else(|| "accepted".to_owned(), |error| error.to_string())
+}
+
+fn query(name: &str, qtype: RecordType, class: DNSClass) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    let mut query = Query::query(Name::from_ascii(name).unwrap(), qtype);
+    query.set_query_class(class);
+    message.add_query(query);
+    message
+}
+
+fn reply(handler: &Handler, query: &Message, transport: Transport) -> Option<Message> {
+    match handler.handle(&query.to_vec().unwrap(), client(transport)) {
+        Handled::Reply(reply) => Some(Message::from_vec(&reply).unwrap()),
+        Handled::Dropped => None,
+        Handled::Pending(_) => panic!("nothing is to be forwarded"),
+    }
+}
+
+fn texts(records: &[Record]) -> Vec<String> {
+    records
+        .iter()
+        .map(|record| format!("{} {} {} {}", record.name, record.ttl, record.dns_class, record.data))
+        .collect()
+}
+
+#[tokio::test]
+async fn clients_are_restricted_by_type_and_network() {
+    // The client is 127.0.0.1.
+    for (rules, name, qtype, want) in [
+        ("block", "a.example.", RecordType::A, "REFUSED 15"),
+        ("filter", "a.example.", RecordType::A, "NOERROR 17"),
+        ("drop", "a.example.", RecordType::A, "nothing"),
+        ("allow", "a.example.", RecordType::A, "NOERROR"),
+        ("", "a.example.", RecordType::A, "NOERROR"),
+        ("block type AAAA", "a.example.", RecordType::A, "NOERROR"),
+        ("block type aaaa a", "a.example.", RecordType::A, "REFUSED 15"),
+        ("block type *", "a.example.", RecordType::A, "REFUSED 15"),
+        ("block net 10.0.0.0/8", "a.example.", RecordType::A, "NOERROR"),
+        ("block net 10.0.0.0/8 127.0.0.1", "a.example.", RecordType::A, "REFUSED 15"),
+        ("block net *", "a.example.", RecordType::A, "REFUSED 15"),
+        ("block type AAAA net 127.0.0.0/8", "a.example.", RecordType::A, "NOERROR"),
+        ("BLOCK NET 127.0.0.0/8 TYPE A", "a.example.", RecordType::A, "REFUSED 15"),
+        ("allow net 127.0.0.0/8\n block", "a.example.", RecordType::A, "NOERROR"),
+        ("allow net ::/0\n block", "a.example.", RecordType::A, "REFUSED 15"),
+        ("filter type A\n block", "a.example.", RecordType::A, "NOERROR 17"),
+    ] {
+        let handler = handler(&format!(" acl {{\n {rules}\n }}\n whoami"));
+        let mut query = query(name, qtype, DNSClass::IN);
+        query.set_edns(Edns::new());
+        let got = reply(&handler, &query, Transport::Udp).map_or_else(
+            || "nothing".to_owned(),
+            |reply| {
+                let rcode = if reply.metadata.response_code.low() == 5 { "REFUSED" } else { "NOERROR" };
+                let error = reply.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Unknown(15)));
+                match error {
+                    Some(EdnsOption::Unknown(_, code)) => format!("{rcode} {}", code[1]),
+                    _ => rcode.to_owned(),
+                }
+            },
+        );
+        assert_eq!(got, want, "{rules}");
+    }
+    let zones = handler(" acl a.example {\n block\n }\n whoami");
+    for (name, is_refused) in [("a.example.", true), ("x.A.example.", true), ("b.example.", false)] {
+        let query = query(name, RecordType::A, DNSClass::IN);
+        let rcode = reply(&zones, &query, Transport::Udp).unwrap().metadata.response_code;
+        assert_eq!(rcode.low() == 5, is_refused, "{name}");
+    }
+    for (rules, want) in [
+        ("deny", "no option of `acl`"),
+        ("block types A", "a rule is written"),
+        ("block type", "lists nothing"),
+        ("block type BOGUS", "`BOGUS` is no type"),
+        ("block net 10.0.0.0/99", "neither an address nor a network"),
+    ] {
+        let got = problem(&format!(" acl {{\n  {rules}\n }}"));
+        assert!(got.contains(":3: ") && got.contains(want), "{rules}: {got}");
+    }
+}
+
+#[tokio::test]
+async fn the_class_chaos_tells_of_the_server() {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let host = host.trim();
+    let named = handler(" chaos Server-1 a@example.org b@example.org");
+    let plain = handler(" chaos");
+    let version = concat!("portreeve-", env!("CARGO_PKG_VERSION"));
+    for (handler, name, want) in [
+        (&named, "version.bind.", vec!["Server-1"]),
+        (&named, "VERSION.server.", vec!["Server-1"]),
+        (&named, "authors.bind.", vec!["a@example.org", "b@example.org"]),
+        (&named, "hostname.bind.", vec![host]),
+        (&named, "id.server.", vec![host]),
+        (&plain, "version.bind.", vec![version]),
+        (&plain, "authors.bind.", vec![]),
+    ] {
+        let reply = reply(handler, &query(name, RecordType::TXT, DNSClass::CH), Transport::Udp).unwrap();
+        let want: Vec<String> = want.iter().map(|text| format!("{name} 0 CH {text}")).collect();
+        assert_eq!((texts(&reply.answers), reply.metadata.response_code.low()), (want, 0), "{name}");
+    }
+    let none = handler(" any");
+    for (handler, name, qtype) in [
+        (&named, "other.bind.", RecordType::TXT),
+        (&named, "version.bind.", RecordType::A),
+        (&none, "version.bind.", RecordType::TXT),
+    ] {
+        let reply = reply(handler, &query(name, qtype, DNSClass::CH), Transport::Udp).unwrap();
+        assert_eq!(reply.metadata.response_code.low(), 5, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn flags_of_the_header_are_changed() {
+    // RD is set by the client, AA by `whoami`; without an upstream RA is clear.
+    for (changes, want) in [
+        ("response set ra", "aa ra rd"),
+        ("response clear aa rd", ""),
+        ("response set ra aa\n response clear rd", "aa ra"),
+        ("response set ra\n response clear ra", "aa rd"),
+        ("QUERY Clear RD", "aa"),
+        ("query set rd", "aa rd"),
+        ("query set aa ra", "aa rd"),
+    ] {
+        let handler = handler(&format!(" header {{\n {changes}\n }}\n whoami"));
+        let query = query("a.example.", RecordType::A, DNSClass::IN);
+        let flags = reply(&handler, &query, Transport::Udp).unwrap().metadata;
+        let flags =
+            [(flags.authoritative, "aa"), (flags.recursion_available, "ra"), (flags.recursion_desired, "rd")];
+        let got: Vec<&str> = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| *name).collect();
+        assert_eq!(got.join(" "), want, "{changes}");
+    }
+    for (directive, want) in [
+        (" header", ":2: `header` changes nothing"),
+        (" header {\n  set ra\n }", ":3: write `response set` instead"),
+        (" header {\n  response flip ra\n }", ":3: a change is written"),
+        (" header {\n  response set\n }", ":3: a change is written"),
+        (" header {\n  response set ad\n }", ":3: `ad` cannot be changed"),
+        (" header {\n  answer set ra\n }", ":3: `answer` is no option of `header`"),
+    ] {
+        assert!(problem(directive).contains(want), "{directive}: {}", problem(directive));
+    }
+}
+
+#[tokio::test]
+async fn the_server_is_identified_on_request() {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    for (directive, requests, want) in [
+        (" nsid Use The Force", true, Some("Use The Force")),
+        (" nsid", true, Some(host.trim())),
+        (" nsid x", false, None),
+        (" any", true, None),
+    ] {
+        let handler = handler(&format!("{directive}\n whoami"));
+        let mut query = query("a.example.", RecordType::A, DNSClass::IN);
+        let mut edns = Edns::new();
+        if requests {
+            edns.options_mut().insert(EdnsOption::Unknown(3, Vec::new()));
+        }
+        query.set_edns(edns);
+        let edns = reply(&handler, &query, Transport::Udp).unwrap().edns.unwrap();
+        let got = match edns.option(EdnsCode::NSID) {
+            Some(EdnsOption::NSID(payload)) => Some(payload.as_ref().to_vec()),
+            _ => None,
+        };
+        assert_eq!(got, want.map(|text| text.as_bytes().to_vec()), "{directive}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_is_told_its_address() {
+    let handler = handler(" whoami");
+    for (name, qtype, transport, service) in [
+        ("a.example.", RecordType::A, Transport::Udp, "_udp.a.example."),
+        ("A.example.", RecordType::AAAA, Transport::Tcp, "_tcp.A.example."),
+        (".", RecordType::MX, Transport::Udp, "_udp."),
+    ] {
+        let reply = reply(&handler, &query(name, qtype, DNSClass::IN), transport).unwrap();
+        assert!(reply.answers.is_empty() && reply.metadata.authoritative, "{name}");
+        let want = [format!("{name} 0 IN 127.0.0.1"), format!("{service} 0 IN 0 0 4242 .")];
+        assert_eq!(texts(&reply.additionals), want, "{name}");
+    }
+    let hosts = self::handler(" hosts /nonexistent {\n  10.0.0.1 a.example\n  fallthrough\n }\n whoami");
+    let answered = reply(&hosts, &query("a.example.", RecordType::A, DNSClass::IN), Transport::Udp).unwrap();
+    assert_eq!(texts(&answered.answers), ["a.example. 3600 IN 10.0.0.1"]);
+}
