@@ -18,12 +18,14 @@ pub mod dns;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod events;
+pub mod lenient;
 mod names;
 pub mod node;
 pub mod object;
 pub mod reader;
 pub mod service;
 pub mod service_cidr;
+pub mod tree;
 pub mod watch;
 
 /// Label that assigns a Service to another proxy. Its presence counts, not its value.

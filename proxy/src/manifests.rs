@@ -11,7 +11,6 @@ use std::{
 mod document;
 mod objects;
 mod parallel;
-mod tree;
 pub mod watch;
 
 pub(crate) use document::split;

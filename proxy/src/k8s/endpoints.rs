@@ -16,7 +16,7 @@ use crate::model::{
 
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Annotation of leader election as it was before Leases: an Endpoints object without real endpoints.
-const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+pub(super) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// The control plane's default for `--mirroring-max-endpoints-per-subset`.
 const MAX_PER_SUBSET: usize = 1000;
 

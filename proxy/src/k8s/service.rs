@@ -39,7 +39,7 @@ pub fn read(service: &Service) -> Result<Parsed<ServiceInfo>, ObjectError> {
     let mut ignored = Vec::new();
     if info.is_served() {
         info.cluster_ips = cluster_ips(spec, &mut ignored)?;
-        info.ports = ports(spec)?.into();
+        info.ports = ports(spec, &mut ignored)?.into();
         info.external_ips = external_ips(spec, &mut ignored).into();
         info.vips = vips(service, &mut ignored).into();
         info.source_ranges = source_ranges(spec, &mut ignored);
@@ -109,29 +109,50 @@ fn ip_family(name: &str) -> Option<IpFamily> {
     }
 }
 
-/// The ports, one per name and protocol. Of two ports with the same name and protocol the later counts.
-fn ports(spec: &ServiceSpec) -> Result<Vec<PortInfo>, ObjectError> {
+/// The ports, one per name and protocol. Of two ports with the same name and protocol the later counts. An invalid port
+/// costs itself only. Errors: no valid port is left; then the last known state of the Service stays.
+fn ports(spec: &ServiceSpec, ignored: &mut Vec<ObjectError>) -> Result<Vec<PortInfo>, ObjectError> {
     let mut ports: Vec<PortInfo> = Vec::new();
+    let mut errors = Vec::new();
     for (n, stated) in spec.ports.iter().flatten().enumerate() {
-        let info = port_info(n, stated)?;
+        let info = match port_info(n, stated, ignored) {
+            Ok(info) => info,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
         let twin = ports.iter_mut().find(|other| other.name == info.name && other.protocol == info.protocol);
         match twin {
             Some(twin) => *twin = info,
             None => ports.push(info),
         }
     }
+    if ports.is_empty() && !errors.is_empty() {
+        return Err(errors.swap_remove(0));
+    }
+    ignored.extend(errors);
     Ok(ports)
 }
 
-fn port_info(n: usize, stated: &ServicePort) -> Result<PortInfo, ObjectError> {
+fn port_info(
+    n: usize,
+    stated: &ServicePort,
+    ignored: &mut Vec<ObjectError>,
+) -> Result<PortInfo, ObjectError> {
     let field = |name: &str| format!("spec.ports[{n}].{name}");
-    let node_port = stated.node_port.filter(|number| *number != 0);
-    Ok(PortInfo {
+    let mut info = PortInfo {
         name: intern(stated.name.as_deref().unwrap_or_default()),
         protocol: protocol(|| field("protocol"), stated.protocol.as_deref())?,
         port: port(|| field("port"), stated.port)?,
-        node_port: node_port.map(|number| port(|| field("nodePort"), number)).transpose()?,
-    })
+        node_port: None,
+    };
+    match stated.node_port.filter(|number| *number != 0).map(|number| port(|| field("nodePort"), number)) {
+        Some(Ok(number)) => info.node_port = Some(number),
+        Some(Err(error)) => ignored.push(error),
+        None => {}
+    }
+    Ok(info)
 }
 
 fn external_ips(spec: &ServiceSpec, ignored: &mut Vec<ObjectError>) -> Vec<IpAddr> {

@@ -123,15 +123,35 @@ fn b3_b4_ports() {
 }
 
 #[test]
+fn an_invalid_port_costs_itself_only() {
+    for (ports, want, error) in [
+        (
+            json!([{"port": 1}, {"port": -1}]),
+            vec![(1, None)],
+            "spec.ports[1].port: -1 is not a port (1 to 65535)",
+        ),
+        (
+            json!([{"port": 1, "nodePort": 70000}]),
+            vec![(1, None)],
+            "spec.ports[0].nodePort: 70000 is not a port (1 to 65535)",
+        ),
+        (
+            json!([{"port": 1, "protocol": "ICMP"}, {"port": 2, "nodePort": 30000}]),
+            vec![(2, Some(30000))],
+            "spec.ports[0].protocol: `ICMP` is not TCP, UDP or SCTP",
+        ),
+    ] {
+        let Parsed { value, ignored } = service(json!({"ports": ports})).unwrap();
+        let got: Vec<_> = value.ports.iter().map(|port| (port.port, port.node_port)).collect();
+        assert_eq!((got, texts(ignored)), (want, texts([error])), "{ports}");
+    }
+}
+
+#[test]
 fn invalid_required_fields_reject_a_service() {
     for (spec, want) in [
         (json!({"ports": [{"port": 0}]}), "spec.ports[0].port: 0 is not a port (1 to 65535)"),
         (json!({"ports": [{"port": 65536}]}), "spec.ports[0].port: 65536 is not a port (1 to 65535)"),
-        (json!({"ports": [{"port": 1}, {"port": -1}]}), "spec.ports[1].port: -1 is not a port (1 to 65535)"),
-        (
-            json!({"ports": [{"port": 1, "nodePort": 70000}]}),
-            "spec.ports[0].nodePort: 70000 is not a port (1 to 65535)",
-        ),
         (
             json!({"ports": [{"port": 1, "protocol": "ICMP"}]}),
             "spec.ports[0].protocol: `ICMP` is not TCP, UDP or SCTP",

@@ -22,7 +22,6 @@ mod event;
 mod items;
 mod reflector;
 mod selection;
-mod slim;
 mod timing;
 mod update_sender;
 mod versions;

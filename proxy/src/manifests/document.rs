@@ -1,12 +1,11 @@
 //! YAML documents of a file: splitting, parsing, and the objects in them.
 
-use serde::Deserialize;
-
-use super::{
-    objects::{ManifestObject, Manifests},
+use super::objects::{ManifestObject, Manifests};
+use crate::k8s::{
+    lenient::{self, Lenient},
+    object::Kind,
     tree::Tree,
 };
-use crate::k8s::object::{Kind, Object};
 
 mod plain;
 
@@ -158,8 +157,12 @@ fn object(kind: Kind, api_version: &str, tree: Tree<'_>, location: &str, manifes
         return;
     }
     let name = describe(kind, &tree, location);
-    match typed(kind, tree) {
-        Ok(object) => manifests.objects.push(ManifestObject { location: location.to_owned(), object }),
+    match lenient::read(kind, tree) {
+        Ok(Lenient { object, faults, .. }) => {
+            faults.into_iter().for_each(|fault| manifests.skip(name.clone(), fault));
+            let location = location.to_owned();
+            manifests.objects.extend(object.map(|object| ManifestObject { location, object }));
+        }
         Err(error) => manifests.skip(name, error),
     }
 }
@@ -173,21 +176,6 @@ fn describe(kind: Kind, tree: &Tree<'_>, location: &str) -> String {
         Some(name) => format!("{location}: {} {name}", kind.name()),
         None => format!("{location}: {}", kind.name()),
     }
-}
-
-fn typed(kind: Kind, tree: Tree<'_>) -> Result<Object, super::tree::TypeError> {
-    fn boxed<'a, T: Deserialize<'a>>(tree: Tree<'a>) -> Result<Box<T>, super::tree::TypeError> {
-        tree.typed().map(Box::new)
-    }
-    Ok(match kind {
-        Kind::Service => Object::Service(boxed(tree)?),
-        Kind::EndpointSlice => Object::EndpointSlice(boxed(tree)?),
-        Kind::Endpoints => Object::Endpoints(boxed(tree)?),
-        Kind::Node => Object::Node(boxed(tree)?),
-        Kind::ServiceCidr => Object::ServiceCidr(boxed(tree)?),
-        Kind::Namespace => Object::Namespace(boxed(tree)?),
-        Kind::Pod => Object::Pod(boxed(tree)?),
-    })
 }
 
 #[cfg(test)]
@@ -221,7 +209,7 @@ mod tests {
             (
                 format!("{WEB}spec: {{ports: [{{port: x}}]}}"),
                 vec![
-                    "f.yaml:1: Service default/web: spec.ports[0].port: invalid type: string \"x\", expected i32",
+                    "f.yaml:1: Service default/web: spec.ports[0].port: expected a 32-bit integer, found text",
                 ],
             ),
             (

@@ -20,7 +20,6 @@ use super::{
     event::{self, Event, Lines},
     items::{Items, ListMetadata},
     selection::Selection,
-    slim,
     timing::Timing,
     update_sender::{Closed, UpdateSender},
     versions::{Name, ObjectVersions},
@@ -28,6 +27,9 @@ use super::{
 use crate::{
     error::chain,
     k8s::{
+        ObjectError,
+        lenient::{self, Lenient},
+        names::intern,
         object::{Object, ObjectId},
         reader::{ObjectChanges, Reader},
     },
@@ -96,12 +98,6 @@ struct Received {
     name: Name,
     version: u64,
     object: Option<Object>,
-}
-
-impl Received {
-    fn new(metadata: &slim::Metadata, object: Option<Object>) -> Self {
-        Self { name: metadata.name(), version: metadata.version(), object }
-    }
 }
 
 /// The updates from one chunk of a response.
@@ -320,8 +316,9 @@ impl<'a> Reflector<'a> {
     }
 
     fn delete(&mut self, json: &[u8], batch: &mut Batch) -> Result<(), ApiError> {
-        let metadata = slim::metadata(json).map_err(|error| ApiError::Malformed(error.to_string()))?;
-        let (name, version) = (metadata.name(), metadata.version());
+        let read = lenient::metadata(&mut serde_json::Deserializer::from_slice(json));
+        let metadata = read.map_err(|error| ApiError::Malformed(error.to_string()))?;
+        let (name, version) = (name(&metadata), metadata.version);
         if self.versions.delete(name.clone(), version) {
             self.advance(version);
             batch.delete(self.id(name), self.shared.reader);
@@ -329,25 +326,27 @@ impl<'a> Reflector<'a> {
         Ok(())
     }
 
-    /// Reads an object. A malformed object is skipped: its last known state stays, and it counts as existing. Returns
-    /// `None` if even the metadata is malformed.
+    /// Reads an object. A malformed object is skipped: its last known state stays, and it counts as existing. A field of
+    /// the wrong type is reported and treated as absent. Returns `None` if the object has no name.
     fn read(&self, json: &[u8], batch: &mut Batch) -> Option<Received> {
         let kind = self.selection.kind;
-        let error = match slim::read(kind, json) {
-            Ok((metadata, object)) => return Some(Received::new(&metadata, Some(object))),
-            Err(error) => error,
-        };
-        match slim::metadata(json) {
-            Ok(metadata) => {
-                let received = Received::new(&metadata, None);
-                batch.skip(self.id(received.name.clone()).to_string(), error);
-                Some(received)
-            }
+        let read = match lenient::read(kind, &mut serde_json::Deserializer::from_slice(json)) {
+            Ok(read) => read,
             Err(error) => {
                 batch.skip(kind.name().to_owned(), error);
-                None
+                return None;
             }
+        };
+        let name = name(&read);
+        let Lenient { version, object, faults, .. } = read;
+        for fault in faults {
+            batch.skip(self.id(name.clone()).to_string(), fault);
         }
+        if name.1.is_empty() {
+            batch.skip(kind.name().to_owned(), ObjectError::Nameless);
+            return None;
+        }
+        Some(Received { name, version, object })
     }
 
     /// Raises the synced version. Events may be out of order behind an intermediary such as a caching proxy.
@@ -423,6 +422,10 @@ impl<'a> Reflector<'a> {
     fn id(&self, (namespace, name): Name) -> ObjectId {
         ObjectId { kind: self.selection.kind, namespace, name }
     }
+}
+
+fn name(read: &Lenient) -> Name {
+    (intern(&read.namespace), intern(&read.name))
 }
 
 impl Batch {

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::manifests::tree::Tree;
+use crate::k8s::tree::Tree;
 
 const MAX_DEPTH: u32 = 64;
 
