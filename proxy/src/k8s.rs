@@ -14,6 +14,7 @@ use crate::model::{
 };
 
 pub mod access;
+pub mod defaults;
 pub mod dns;
 pub mod endpoint_slice;
 pub mod endpoints;

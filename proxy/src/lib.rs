@@ -18,3 +18,4 @@ mod observe;
 pub mod reconcile;
 mod run;
 pub mod update;
+mod yaml;

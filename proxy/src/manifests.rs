@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::yaml;
+
 mod document;
 mod objects;
 mod parallel;
@@ -108,7 +110,7 @@ fn not_regular() -> io::Error {
 
 impl Manifests {
     fn read_documents(&mut self, file: &str, text: &str) {
-        let documents: Vec<_> = document::split(text).collect();
+        let documents: Vec<_> = yaml::split(text).collect();
         let chunks: Vec<_> = documents.chunks(256).collect();
         for read in parallel::map(&chunks, |chunk| read_chunk(file, chunk)) {
             self.objects.extend(read.objects);
@@ -117,7 +119,7 @@ impl Manifests {
     }
 }
 
-fn read_chunk(file: &str, documents: &[document::Document<'_>]) -> Manifests {
+fn read_chunk(file: &str, documents: &[yaml::Document<'_>]) -> Manifests {
     let mut manifests = Manifests::default();
     for document in documents {
         document::read(document, file, &mut manifests);

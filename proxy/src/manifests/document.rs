@@ -1,67 +1,20 @@
-//! YAML documents of a file: splitting, parsing, and the objects in them.
+//! YAML documents of a file: parsing, and the objects in them.
 
 use super::objects::{ManifestObject, Manifests};
-use crate::k8s::{
-    lenient::{self, Lenient},
-    object::Kind,
-    tree::Tree,
+use crate::{
+    k8s::{
+        defaults,
+        lenient::{self, Lenient},
+        object::Kind,
+        tree::Tree,
+    },
+    yaml::{self, Document},
 };
 
 mod plain;
 
 /// Limit for lists nested in lists.
 const MAX_DEPTH: u32 = 8;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Document<'a> {
-    pub text: &'a str,
-    /// Line number of its first line in the file.
-    pub line: usize,
-}
-
-/// Splits a file into documents before parsing, so that an invalid document does not affect the others. The split is
-/// exact: YAML allows `---` at the start of a line only between documents.
-pub fn split(text: &str) -> impl Iterator<Item = Document<'_>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut rest = Some(Document { text, line: 1 });
-    std::iter::from_fn(move || {
-        let current = rest?;
-        let (document, following) = split_once(current);
-        rest = following;
-        Some(document)
-    })
-    .filter(|document| !is_blank(document.text))
-}
-
-/// Splits at the next marker. The rest of the marker's line belongs to the following document.
-fn split_once(from: Document<'_>) -> (Document<'_>, Option<Document<'_>>) {
-    let mut start = 0;
-    for (line, text) in (from.line..).zip(from.text.split_inclusive('\n')) {
-        let end = start + text.len();
-        if let Some(rest) = len_after_marker(text) {
-            let following = &from.text[end - rest..];
-            let document = Document { text: &from.text[..start], ..from };
-            return (document, Some(Document { text: following, line }));
-        }
-        start = end;
-    }
-    (from, None)
-}
-
-/// Returns the number of bytes after `---` or `...`, or `None` if the line is not a marker.
-fn len_after_marker(line: &str) -> Option<usize> {
-    let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("..."))?;
-    let is_marker = rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']);
-    is_marker.then_some(rest.len())
-}
-
-/// Whether a text holds only comments and directives.
-fn is_blank(text: &str) -> bool {
-    text.lines().all(|line| {
-        let trimmed = line.trim();
-        trimmed.is_empty() || trimmed.starts_with('#') || line.starts_with('%')
-    })
-}
 
 /// Reads the objects of a document into `manifests`, with the reasons for skipped ones.
 pub fn read(document: &Document<'_>, file: &str, manifests: &mut Manifests) {
@@ -92,8 +45,7 @@ fn parse<'a>(document: &Document<'a>) -> Result<Tree<'a>, SyntaxError> {
 fn syntax_error(document: &Document<'_>, error: &serde_saphyr::Error) -> SyntaxError {
     let within = error.location().map_or(1, |location| location.line());
     let line = document.line + usize::try_from(within).unwrap_or(1).saturating_sub(1);
-    let message = error.without_snippet().to_string();
-    let message = message.lines().next().unwrap_or_default();
+    let message = yaml::message(error);
     // Without the parser's line number: it counts from the start of the document, not of the file.
     let message = message.split(" at line ").next().unwrap_or_default();
     SyntaxError { line, message: format!("invalid YAML: {message}") }
@@ -160,8 +112,11 @@ fn object(kind: Kind, api_version: &str, tree: Tree<'_>, location: &str, manifes
     match lenient::read(kind, tree) {
         Ok(Lenient { object, faults, .. }) => {
             faults.into_iter().for_each(|fault| manifests.skip(name.clone(), fault));
-            let location = location.to_owned();
-            manifests.objects.extend(object.map(|object| ManifestObject { location, object }));
+            let Some(mut object) = object else { return };
+            for refusal in defaults::apply(&mut object) {
+                manifests.skip(name.clone(), format!("an API server would refuse this: {refusal}"));
+            }
+            manifests.objects.push(ManifestObject { location: location.to_owned(), object });
         }
         Err(error) => manifests.skip(name, error),
     }
@@ -181,23 +136,33 @@ fn describe(kind: Kind, tree: &Tree<'_>, location: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::yaml::split;
 
     const WEB: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n";
 
     #[test]
-    fn files_are_split_into_documents() {
-        for (text, want) in [
-            ("", vec![]),
-            ("a: b", vec![(1, "a: b")]),
-            ("---\na: b\n---\nc: d\n", vec![(1, "\na: b\n"), (3, "\nc: d\n")]),
-            ("# one\n---\n---\n\n--- # two\na: b", vec![(5, " # two\na: b")]),
-            ("%YAML 1.2\n---\r\na: b\r\n...\r\n", vec![(2, "\r\na: b\r\n")]),
-            ("a: ---\nb: |\n  ---\n---c: d\n", vec![(1, "a: ---\nb: |\n  ---\n---c: d\n")]),
-            ("\u{feff}a: b\n---", vec![(1, "a: b\n")]),
-        ] {
-            let got: Vec<_> = split(text).map(|document| (document.line, document.text)).collect();
-            assert_eq!(got, want, "{text:?}");
-        }
+    fn an_unnamed_port_serves_as_behind_an_api_server() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+            spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, \"fd00::1\"], ports: [{port: 80}]}\n---\n\
+            apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+            metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n\
+            addressType: IPv4\nports: [{port: 8080}]\nendpoints: [{addresses: [10.1.0.1]}]\n";
+        let mut manifests = Manifests::default();
+        split(text).for_each(|document| read(&document, "f.yaml", &mut manifests));
+        let (index, skipped) = manifests.to_index(crate::model::policy::Policy::default());
+        assert_eq!(skipped, []);
+        let backends: Vec<_> = index
+            .frontends()
+            .map(|frontend| {
+                let backends = frontend.internal.backends.iter().map(|backend| backend.address.to_string());
+                (frontend.key.to_string(), backends.collect::<Vec<_>>())
+            })
+            .collect();
+        let want = [("10.96.0.1:80/TCP", vec!["10.1.0.1:8080"]), ("[fd00::1]:80/TCP", vec![])];
+        assert_eq!(
+            backends,
+            want.map(|(key, backends)| (key.to_owned(), backends.iter().map(ToString::to_string).collect()))
+        );
     }
 
     #[test]
