@@ -1,9 +1,11 @@
-//! Decodes the text of a file: strictly first, then leniently. Unknown and duplicate fields are ignored with a warning.
+//! Decodes the text of a file: strictly first, then leniently. Unknown and duplicate fields are ignored with a warning, and
+//! so are all YAML documents but the first, as in kube-proxy's decoder.
 
 use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
 
 use super::file::{API_VERSION, KIND, KubeProxyConfiguration};
+use crate::yaml;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
@@ -14,7 +16,12 @@ pub struct Decoded {
 
 /// Decodes YAML or JSON. Null fields are treated as absent.
 pub fn decode(text: &str) -> Result<Decoded, String> {
-    let mut warnings = Vec::new();
+    let (text, others) = yaml::first(text);
+    let mut warnings: Vec<String> = others
+        .map(|other| {
+            format!("the YAML document at line {} is ignored, as kube-proxy reads the first one", other.line)
+        })
+        .collect();
     let mut value = match parse(text, DuplicateKeyPolicy::Error) {
         Ok(value) => value,
         Err(strict) => {
@@ -36,10 +43,7 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
 
 fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, String> {
     let options = serde_saphyr::options! { duplicate_keys: duplicate_keys };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
-        let message = error.without_snippet().to_string();
-        message.lines().next().unwrap_or_default().to_owned()
-    })
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| yaml::message(&error))
 }
 
 fn require_type(value: &Value) -> Result<(), String> {

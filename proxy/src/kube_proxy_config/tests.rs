@@ -69,6 +69,49 @@ fn a_file_of_another_kind_is_refused() {
 }
 
 #[test]
+fn the_first_document_counts() {
+    let ignored =
+        |line| format!("the YAML document at line {line} is ignored, as kube-proxy reads the first one");
+    for (name, rest, want) in [
+        ("a last marker", "mode: ipvs\n---\n", vec![]),
+        ("comments behind it", "mode: ipvs\n---\n# the end\n", vec![]),
+        ("a second document", "mode: ipvs\n---\nkind: KubeletConfiguration\n", vec![ignored(4)]),
+        ("an invalid one", "mode: ipvs\n--- [\n---\nmode: [\n", vec![ignored(4), ignored(5)]),
+    ] {
+        let file = with(rest).unwrap();
+        assert_eq!((file.config.mode.as_str(), file.warnings), ("ipvs", want), "{name}");
+    }
+    let text =
+        "# kubeadm\n---\napiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n---\n";
+    assert_eq!(parse(text).unwrap().warnings, Vec::<String>::new());
+    assert!(
+        parse(&format!("---\n{text}")).unwrap_err().contains("apiVersion is missing"),
+        "an empty document is first"
+    );
+}
+
+#[test]
+fn messages_do_not_name_a_library() {
+    let twice = with("clusterCIDR: 10.0.0.0/8\nclusterCIDR: 10.244.0.0/16\n").unwrap().warnings.remove(0);
+    assert!(twice.contains("clusterCIDR") && twice.contains("the last one counts"), "{twice}");
+    let errors = [
+        "iptables: [",
+        "mode: *x",
+        "mode: !include x",
+        "? [a]\n: b",
+        "{}",
+        "a: b: c",
+        "\tmode: x",
+        "mode: 'x",
+    ];
+    for text in errors.map(|fields| with(fields).err()).into_iter().flatten().chain([twice]) {
+        for word in ["Policy", "Options", "from_str", "serde", "saphyr", "deserialize", "::"] {
+            assert!(!text.contains(word), "{text}");
+        }
+    }
+}
+
+#[test]
 fn unknown_and_duplicate_fields_cause_warnings() {
     let file = with("bindAdress: 10.0.0.1\niptables:\n  masqueradeAll: true\n  sync: 5s\n").unwrap();
     assert_eq!(file.warnings, ["unknown field `bindAdress`", "unknown field `iptables.sync`"]);
