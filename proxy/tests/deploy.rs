@@ -226,21 +226,54 @@ fn the_cluster_dns_service_selects_the_agents() {
     assert_eq!(self::objects(rendered), objects);
 }
 
-/// Arguments added to the base are accepted by `run`, after the ones that they replace.
+/// The base with the overlay's patch: of the two DNS flags one is left in each container.
 #[test]
 fn the_agents_answer_names_where_cluster_dns_is_added() {
     let patch = fs::read_to_string(deploy().join("kustomize/cluster-dns/daemon-set.json")).unwrap();
     let patch: Vec<Value> = serde_json::from_str(&patch).unwrap();
-    let added: Vec<&str> = patch.iter().filter_map(|operation| operation["value"].as_str()).collect();
-    assert_eq!(added, ["--dns", "--dns", "--dns-metrics-bind-address=[::]:9153"]);
-    let paths: Vec<_> = patch.iter().filter_map(|operation| operation["path"].as_str()).collect();
-    let (init, main) = ("initContainers", "containers");
-    let args = |kind| format!("/spec/template/spec/{kind}/0/args/-");
-    assert_eq!(paths, [args(init), args(main), args(main)]);
-    let (init, main) = containers(&typed(&base(), "DaemonSet"));
-    for container in [&init[0], &main[0]] {
-        assert!(container.args.as_ref().unwrap().contains(&"--no-dns".to_owned()), "{}", container.name);
+    let mut objects = base();
+    for operation in &patch {
+        apply(operation, objects.get_mut("DaemonSet").unwrap());
     }
+    let (init, main) = containers(&typed(&objects, "DaemonSet"));
+    let dns = |container: &Container| -> Vec<String> {
+        container.args.iter().flatten().filter(|arg| arg.contains("dns")).cloned().collect()
+    };
+    assert_eq!(dns(&init[0]), ["--dns"]);
+    assert_eq!(dns(&main[0]), ["--dns", "--dns-metrics-bind-address=[::]:9153"]);
+}
+
+/// An operation of a JSON patch (RFC 6902).
+fn apply(operation: &Value, object: &mut Value) {
+    let text = |name: &str| operation[name].as_str().unwrap();
+    let (path, value) = (text("path"), &operation["value"]);
+    match text("op") {
+        "test" => assert_eq!(object.pointer(path), Some(value), "{path}"),
+        "replace" => *object.pointer_mut(path).unwrap() = value.clone(),
+        "add" => {
+            let list = object.pointer_mut(path.strip_suffix("/-").unwrap()).unwrap();
+            list.as_array_mut().unwrap().push(value.clone());
+        }
+        other => panic!("{other} is not in use"),
+    }
+}
+
+/// On nodes in containers not even root may lower the OOM score. No sysctl is set: this may run as root.
+#[test]
+fn the_init_container_ends_well_without_the_right_to_set_the_oom_score() {
+    // Capabilities belong to threads, and a child inherits those of the thread that starts it.
+    let without_rights = std::thread::spawn(|| {
+        // Fails for a user who has no such right to drop.
+        let _ = caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_SYS_RESOURCE);
+        Command::new(env!("CARGO_BIN_EXE_portreeve"))
+            .args(["run", "--init-only", "--no-dns", "--oom-score-adj=-999", "--conntrack-max-per-core=0"])
+            .args(["--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"])
+            .output()
+            .unwrap()
+    });
+    let output = without_rights.join().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("OOM score unchanged"), "{stderr}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use proxy_ebpf::abi::ABI_VERSION;
 
 use super::{
@@ -101,8 +101,11 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         effective_config(&kube_proxy, &policy_args, file)?;
     let has_dns = dns || (names.are_given() || name_server.are_given()) && !no_dns;
     if kube_proxy.init_only {
-        let is_set = host::apply(&host) & (!has_dns || host::hand_over_connections());
-        ensure!(is_set, "not all settings could be applied, see above");
+        // Settings that this node does not allow must not hold up the agent, which works without them.
+        host::apply(&host);
+        if has_dns {
+            host::hand_over_connections();
+        }
         return Ok(());
     }
     memory::limit_allocator(!has_dns);
