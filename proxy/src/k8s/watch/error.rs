@@ -91,6 +91,24 @@ impl ApiError {
         matches!(self, Self::Unauthorized | Self::Tls { .. } | Self::Access(_))
     }
 
+    /// Whether a streaming list that ends with this error is replaced by pages. As in client-go every error does so unless
+    /// the same request may succeed later (no connection, 429, `Retry-After`, a version that is not there yet) or pages need
+    /// the same rights. An API server whose etcd cannot report progress (before 3.4.25) fails each streaming list with 500.
+    pub fn rules_out_streaming(&self) -> bool {
+        match self {
+            Self::Failing { code, retry_after, .. } => *code != 429 && retry_after.is_zero(),
+            Self::Invalid { .. } | Self::Stalled(_) | Self::Incomplete(_) | Self::Malformed(_) => true,
+            Self::Access(_)
+            | Self::Unreachable { .. }
+            | Self::Tls { .. }
+            | Self::Unauthorized
+            | Self::Forbidden(_)
+            | Self::NotServed(_)
+            | Self::Expired
+            | Self::LostHistory => false,
+        }
+    }
+
     /// The `Retry-After` of the response; zero if there is none.
     pub fn retry_after(&self) -> Duration {
         match self {

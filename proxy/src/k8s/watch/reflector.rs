@@ -58,7 +58,7 @@ pub struct Reflector<'a> {
     progress: Progress,
     /// The resourceVersion that the current watch started from: a lower version in it means lost history.
     start_version: u64,
-    /// The server supports streaming lists (`sendInitialEvents`, KEP-3157).
+    /// The server supports streaming lists (`sendInitialEvents`, KEP-3157). Assumed again at the next start of the agent.
     has_watch_list: bool,
     /// The server does not serve the kind.
     is_missing: bool,
@@ -165,7 +165,9 @@ impl<'a> Reflector<'a> {
         if matches!(error, ApiError::Expired | ApiError::LostHistory) {
             return Ok(self.relist(error, backoff));
         }
-        if matches!(error, ApiError::Invalid { .. } | ApiError::Stalled(_)) && self.is_watch_list() {
+        if self.is_watch_list() && error.rules_out_streaming() {
+            let kind = self.selection.kind.plural();
+            tracing::info!(kind, reason = %error, "the API server does not stream the list, reading it in pages");
             self.has_watch_list = false;
             return Ok(Duration::ZERO);
         }
@@ -455,3 +457,6 @@ impl Batch {
         self.update.names.extend(dns);
     }
 }
+
+#[cfg(test)]
+mod tests;
