@@ -33,6 +33,7 @@ mod joined;
 mod reason;
 mod resolve;
 mod small_set;
+mod unserved;
 mod verdict;
 
 use claims::Claims;

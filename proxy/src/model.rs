@@ -14,3 +14,4 @@ pub mod reason;
 pub mod service;
 pub mod small_list;
 pub mod topology;
+pub mod unserved;

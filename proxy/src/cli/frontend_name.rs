@@ -27,9 +27,10 @@ impl From<&Frontend> for FrontendName {
     }
 }
 
-/// Backend addresses sorted as text.
-pub fn backends(view: &View) -> Vec<String> {
-    let mut backends: Vec<_> = view.backends.iter().map(|backend| backend.address.to_string()).collect();
+/// The addresses of the backends of a view that the data plane does not refuse, sorted as text.
+pub fn backends(frontend: &Frontend, view: &View) -> Vec<String> {
+    let usable = view.backends.iter().filter(|backend| !frontend.refuses(backend));
+    let mut backends: Vec<_> = usable.map(|backend| backend.address.to_string()).collect();
     backends.sort_unstable();
     backends
 }

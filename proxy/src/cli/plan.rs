@@ -68,12 +68,16 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     let loaded = manifests::load(&args.manifests)?;
     let name_server = args.dns.then(|| args.names.name_server(None));
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
-    let (records, (index, skipped)) = thread::scope(|scope| {
+    let (records, (index, mut skipped)) = thread::scope(|scope| {
         let records = scope.spawn(|| loaded.dns_records());
         let joined = loaded.to_index(policy);
         (records.join(), joined)
     });
     let records = records.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    skipped.extend(index.unserved().into_iter().map(|(service, unserved)| Skipped {
+        object: format!("Service {service}"),
+        reason: unserved.to_string(),
+    }));
     let frontends = sorted(&index);
     match args.output.output {
         Format::Json => {
@@ -94,8 +98,8 @@ impl From<&Frontend> for PlannedFrontend {
     fn from(frontend: &Frontend) -> Self {
         Self {
             name: frontend.into(),
-            internal: backends(&frontend.internal),
-            external: backends(&frontend.external),
+            internal: backends(frontend, &frontend.internal),
+            external: backends(frontend, &frontend.external),
             affinity_seconds: frontend.affinity.map(Into::into),
             source_ranges: frontend.source_ranges.iter().map(ToString::to_string).collect(),
             when_empty: when_empty(frontend),
@@ -110,7 +114,12 @@ fn when_empty(frontend: &Frontend) -> &'static str {
         FrontendKind::ClusterIp => &frontend.internal,
         FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => &frontend.external,
     };
-    name(view.when_empty)
+    name(when_unused(frontend, view))
+}
+
+/// The behaviour of a view without usable backends. The data plane rejects flows to backends that it refuses.
+fn when_unused(frontend: &Frontend, view: &View) -> WhenEmpty {
+    if frontend.refused_ports(view).is_empty() { view.when_empty } else { WhenEmpty::Reject }
 }
 
 fn name(when_empty: WhenEmpty) -> &'static str {
@@ -144,9 +153,10 @@ fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped]) -> String 
 
 /// The number of backends of a view, or the behaviour without any.
 fn summary(frontend: &Frontend, view: &View) -> String {
-    let others = match view.backends.len() {
-        0 => name(view.when_empty).to_owned(),
-        all => format!("{all} ({} local)", view.local),
+    let usable = || view.backends.iter().filter(|backend| !frontend.refuses(backend));
+    let others = match usable().count() {
+        0 => name(when_unused(frontend, view)).to_owned(),
+        all => format!("{all} ({} local)", usable().filter(|backend| backend.is_local).count()),
     };
     if frontend.served_here.is_some() { format!("served on this node, else {others}") } else { others }
 }

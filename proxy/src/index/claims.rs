@@ -33,6 +33,10 @@ impl Claim {
         self.service.key == service.key
     }
 
+    fn is_of_port_of(&self, other: &Self) -> bool {
+        self.service.key == other.service.key && self.port == other.port
+    }
+
     pub fn claimant(&self) -> Option<(&ServiceInfo, &PortInfo)> {
         Some((&self.service, self.service.ports.get(self.port as usize)?))
     }
@@ -79,6 +83,16 @@ impl Claims {
 
     pub fn keys(&self) -> impl Iterator<Item = &FrontendKey> {
         self.by_frontend.keys()
+    }
+
+    /// The claims that have no effect, with the frontend and the claim that precedes. An address that one service port
+    /// claims twice is not lost.
+    pub fn lost(&self) -> impl Iterator<Item = (&FrontendKey, &Claim, &Claim)> {
+        self.by_frontend.iter().flat_map(|(key, claims)| {
+            let winner = claims.first();
+            let lost = claims.iter().filter(|claim| !claim.is_of_port_of(winner));
+            lost.map(move |claim| (key, claim, winner))
+        })
     }
 
     /// Whether a Service claims a port of this address as its ClusterIP.

@@ -1,6 +1,6 @@
 //! The reason of a verdict, with the data of the objects that led to it.
 
-use super::Index;
+use super::{Index, unserved};
 use crate::model::{
     address::IpFamily,
     backend::BackendState,
@@ -10,6 +10,7 @@ use crate::model::{
     reason::{HintEffect, MasqueradeCause, PolicyEffect, PolicyField, Reason, Translation},
     service::{ServiceKey, TrafficPolicy},
     topology::{EndpointSets, HintMode},
+    unserved::PortNames,
 };
 
 pub fn of_frontend(
@@ -30,13 +31,25 @@ pub fn of_frontend(
             policy: policy_field(frontend.kind),
             elsewhere: endpoint_sets(index, frontend).map_or(0, |sets| sets.usable),
         },
-        FlowOutcome::Reject => Reason::NoEndpoint {
+        FlowOutcome::Reject if !frontend.view(source).backends.is_empty() => Reason::SctpPortDiffers {
             service: frontend.service.clone(),
-            family: frontend.key.address.family(),
-            total: endpoint_sets(index, frontend).map_or(0, |sets| sets.total),
+            port: frontend.key.port,
+            endpoint_ports: frontend.refused_ports(frontend.view(source)),
         },
+        FlowOutcome::Reject => no_endpoint(index, frontend),
         FlowOutcome::Dnat | FlowOutcome::None => Reason::Translated(translation(index, source, frontend)),
     }
+}
+
+fn no_endpoint(index: &Index, frontend: &Frontend) -> Reason {
+    let service = frontend.service.clone();
+    let family = frontend.key.address.family();
+    let total = endpoint_sets(index, frontend).map_or(0, |sets| sets.total);
+    let unmatched = match index.service(&service.service) {
+        Some(service) if total == 0 => unserved::unmatched_ports(index, service, family),
+        Some(_) | None => PortNames::default(),
+    };
+    Reason::NoEndpoint { service, family, total, unmatched }
 }
 
 pub fn undefined_port(index: &Index, flow: &Flow, owner: &ServiceKey) -> Reason {
@@ -66,13 +79,15 @@ pub fn not_service_traffic(index: &Index, flow: &Flow) -> Reason {
 }
 
 fn translation(index: &Index, source: Source, frontend: &Frontend) -> Translation {
-    let backends = &frontend.view(source).backends;
+    let view = frontend.view(source);
+    let backends: Vec<_> = view.backends.iter().filter(|backend| !frontend.refuses(backend)).collect();
     let is_terminating = backends.iter().any(|backend| backend.state == BackendState::ServingTerminating);
     let policy = policy_effect(source, frontend);
     Translation {
         service: frontend.service.clone(),
         source,
         endpoints: backends.len(),
+        refused_ports: frontend.refused_ports(view),
         is_terminating,
         name_server: frontend.served_here,
         hint: match policy {

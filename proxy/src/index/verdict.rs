@@ -84,7 +84,9 @@ fn choices(flow: &Flow, source: Source, frontend: &Frontend) -> (FlowOutcome, Ve
         let is_hairpin = backend.is_local && backend.address.ip() == flow.source;
         BackendChoice { backend: *backend, masquerade: by_policy || is_hairpin }
     };
-    (FlowOutcome::Dnat, own.iter().chain(backends.iter()).map(choice).collect())
+    let served = own.iter().chain(backends.iter()).filter(|backend| !frontend.refuses(backend));
+    let choices: Vec<_> = served.map(choice).collect();
+    (if choices.is_empty() { FlowOutcome::Reject } else { FlowOutcome::Dnat }, choices)
 }
 
 /// The outcome if no frontend has this address and port. Packets to Service addresses must not leave the node

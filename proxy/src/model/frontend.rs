@@ -1,6 +1,7 @@
 //! Frontends: the addresses that clients dial, each with the complete set of backends permitted on this node.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
@@ -160,6 +161,17 @@ impl Frontend {
             Source::Pod | Source::Node => &self.internal,
             Source::Outside => &self.external,
         }
+    }
+
+    /// Whether the data plane refuses flows to this backend: SCTP's checksum (CRC32c) cannot be updated for another port.
+    pub fn refuses(&self, backend: &Backend) -> bool {
+        self.key.protocol == Protocol::Sctp && backend.address.port() != self.key.port
+    }
+
+    /// The ports of the refused backends of a view.
+    pub fn refused_ports(&self, view: &View) -> BTreeSet<u16> {
+        let refused = view.backends.iter().filter(|backend| self.refuses(backend));
+        refused.map(|backend| backend.address.port()).collect()
     }
 
     pub fn admits(&self, source: IpAddr) -> bool {

@@ -3,7 +3,10 @@
 //! The model fills it in, and so can anything that receives a [`DropReason`] from the kernel: `explain`, events
 //! and metrics then name the same cause by the same code and in the same words. The words are in `words`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::DropReason;
@@ -12,6 +15,7 @@ use super::{
     address::{IpFamily, Protocol},
     node::Source,
     service::{ServiceKey, ServicePortKey},
+    unserved::PortNames,
 };
 
 mod words;
@@ -34,7 +38,15 @@ pub enum Reason {
     /// The policy is `Local`: endpoints are usable, but none of them on this node.
     NoLocalEndpoint { service: ServicePortKey, policy: PolicyField, elsewhere: usize },
     /// No endpoint of the service port is usable on any node.
-    NoEndpoint { service: ServicePortKey, family: IpFamily, total: usize },
+    NoEndpoint {
+        service: ServicePortKey,
+        family: IpFamily,
+        total: usize,
+        /// Ports of the Service's slices that match no port of the Service. Empty if there are endpoints.
+        unmatched: PortNames,
+    },
+    /// SCTP to endpoints with these ports only.
+    SctpPortDiffers { service: ServicePortKey, port: u16, endpoint_ports: BTreeSet<u16> },
     /// The ClusterIP of a Service that does not define the port.
     UndefinedPort {
         service: ServiceKey,
@@ -55,6 +67,8 @@ pub struct Translation {
     pub source: Source,
     /// Number of permitted endpoints.
     pub endpoints: usize,
+    /// Ports of further endpoints, to which the data plane refuses SCTP.
+    pub refused_ports: BTreeSet<u16>,
     /// No endpoint is ready: the permitted ones are terminating and still serving (KEP-1669).
     pub is_terminating: bool,
     /// The node's own name server, which precedes the endpoints while it is alive.
@@ -135,6 +149,7 @@ impl Reason {
             Self::SourceNotInRanges { .. } => ReasonCode::Refused(DropReason::SourceNotInRanges),
             Self::NoLocalEndpoint { .. } => ReasonCode::Refused(DropReason::PolicyHasNoLocalEndpoint),
             Self::NoEndpoint { .. } => ReasonCode::Refused(DropReason::NoEndpoint),
+            Self::SctpPortDiffers { .. } => ReasonCode::Refused(DropReason::SctpPortDiffers),
             Self::UndefinedPort { .. } => ReasonCode::Refused(DropReason::UndefinedPort),
             Self::UnallocatedAddress { .. } => ReasonCode::Refused(DropReason::UnallocatedAddress),
             Self::Datapath { reason, .. } => ReasonCode::Refused(*reason),

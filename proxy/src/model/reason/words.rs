@@ -13,6 +13,7 @@ use crate::model::{
     address::{IpFamily, Protocol},
     node::Source,
     service::{ServiceKey, ServicePortKey},
+    unserved::{PortNames, SCTP_PORTS, label, list, mismatch},
 };
 
 /// A note behind a reason if pods are detected by interface.
@@ -43,7 +44,14 @@ impl fmt::Display for Reason {
                      {elsewhere} {are} on other nodes"
                 )
             }
-            Self::NoEndpoint { service, family, total } => no_endpoint(f, service, *family, *total),
+            Self::NoEndpoint { service, family, total, unmatched } => {
+                no_endpoint(f, service, *family, *total, unmatched)
+            }
+            Self::SctpPortDiffers { service, port, endpoint_ports } => write!(
+                f,
+                "the endpoints of {service} have port {} and not {port}, and {SCTP_PORTS}",
+                list(endpoint_ports)
+            ),
             Self::UndefinedPort { service, destination, protocol, defined } => {
                 undefined_port(f, service, *destination, *protocol, defined)
             }
@@ -94,7 +102,7 @@ pub const fn describe(reason: DropReason) -> (Origin, &'static str) {
         DropReason::RewriteFailed => (Kernel, "the kernel refused to rewrite the packet"),
         DropReason::NoRouteToBackend => (Kernel, "there is no route from this node to the backend"),
         DropReason::SctpPortDiffers => {
-            (Kernel, "the port differs, and SCTP's checksum allows no translation of ports")
+            (Objects, "the port differs, and SCTP's checksum allows no translation of ports")
         }
         DropReason::FragmentNotHeld => {
             (Kernel, "a fragment could not be held until the first of its datagram")
@@ -137,8 +145,15 @@ fn no_endpoint(
     service: &ServicePortKey,
     family: IpFamily,
     total: usize,
+    unmatched: &PortNames,
 ) -> fmt::Result {
     match total {
+        0 if !unmatched.is_empty() => write!(
+            f,
+            "{service} has no {family} endpoints for port {}: {}",
+            label(service),
+            mismatch(unmatched)
+        ),
         0 => write!(f, "{service} has no {family} endpoints"),
         1 => write!(f, "the only {family} endpoint of {service} is not ready"),
         _ => write!(f, "none of the {total} {family} endpoints of {service} is ready"),
@@ -170,8 +185,17 @@ fn translated(f: &mut fmt::Formatter<'_>, translation: &Translation) -> fmt::Res
 }
 
 fn permitted(f: &mut fmt::Formatter<'_>, translation: &Translation) -> fmt::Result {
-    let Translation { service, source, endpoints, is_terminating, name_server: _, policy, hint, masquerade } =
-        translation;
+    let Translation {
+        service,
+        source,
+        endpoints,
+        refused_ports,
+        is_terminating,
+        name_server: _,
+        policy,
+        hint,
+        masquerade,
+    } = translation;
     let client = match source {
         Source::Pod => "a pod",
         Source::Node => "the node",
@@ -181,6 +205,10 @@ fn permitted(f: &mut fmt::Formatter<'_>, translation: &Translation) -> fmt::Resu
     write!(f, "{client} may use {endpoints} endpoint{plural} of {service}")?;
     if *is_terminating {
         f.write_str(", terminating but still serving, as none is ready")?;
+    }
+    if !refused_ports.is_empty() {
+        let ports = list(refused_ports);
+        write!(f, "; flows that get an endpoint with port {ports} are refused, as {SCTP_PORTS}")?;
     }
     match policy {
         PolicyEffect::Cluster => {}
@@ -229,6 +257,7 @@ mod tests {
             service: service(),
             source: Source::Outside,
             endpoints: 2,
+            refused_ports: [].into(),
             is_terminating: false,
             name_server: None,
             policy: PolicyEffect::Cluster,
@@ -260,8 +289,33 @@ mod tests {
                 "externalTrafficPolicy is Local and this node has no ready endpoint of shop/web:http; 1 is on other nodes",
             ),
             (
-                Reason::NoEndpoint { service: service(), family: IpFamily::V4, total: 3 },
+                Reason::NoEndpoint {
+                    service: service(),
+                    family: IpFamily::V4,
+                    total: 3,
+                    unmatched: PortNames::default(),
+                },
                 "none of the 3 IPv4 endpoints of shop/web:http is ready",
+            ),
+            (
+                Reason::NoEndpoint {
+                    service: service(),
+                    family: IpFamily::V4,
+                    total: 0,
+                    unmatched: [("".into(), protocol)].into(),
+                },
+                "shop/web:http has no IPv4 endpoints for port `http` (TCP): the EndpointSlices of the Service have endpoints \
+                 for port without a name (TCP) instead",
+            ),
+            (
+                Reason::SctpPortDiffers { service: service(), port: 31412, endpoint_ports: [38412].into() },
+                "the endpoints of shop/web:http have port 38412 and not 31412, and SCTP's checksum allows no translation of \
+                 ports",
+            ),
+            (
+                Reason::Translated(Translation { refused_ports: [81, 82].into(), ..translation() }),
+                "a client outside the cluster may use 2 endpoints of shop/web:http; flows that get an endpoint with port 81, \
+                 82 are refused, as SCTP's checksum allows no translation of ports",
             ),
             (
                 Reason::Translated(Translation { policy: local, endpoints: 1, ..translation() }),

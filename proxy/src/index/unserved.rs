@@ -1,0 +1,67 @@
+//! Parts of Services that have no effect although their objects are valid.
+
+use super::Index;
+use crate::model::{
+    address::IpFamily,
+    service::{PortInfo, ServiceInfo, ServiceKey},
+    unserved::{PortNames, Unserved},
+};
+
+impl Index {
+    /// The parts of all Services that clients cannot use, sorted by Service. Visits every object: for `plan`.
+    pub fn unserved(&self) -> Vec<(ServiceKey, Unserved)> {
+        let mut found: Vec<_> = lost_claims(self).chain(sctp_ports(self)).collect();
+        for service in self.services().filter(|service| service.is_served()) {
+            found.extend(port_names(self, service).map(|unserved| (service.key.clone(), unserved)));
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found
+    }
+}
+
+fn lost_claims(index: &Index) -> impl Iterator<Item = (ServiceKey, Unserved)> {
+    index.claims.lost().filter_map(|(key, lost, winner)| {
+        let (loser, _) = lost.claimant()?;
+        let (service, port) = winner.claimant()?;
+        let owner = service.port_key(port);
+        Some((loser.key.clone(), Unserved::LostClaim { frontend: *key, kind: lost.kind(), owner }))
+    })
+}
+
+fn sctp_ports(index: &Index) -> impl Iterator<Item = (ServiceKey, Unserved)> {
+    index.frontends().filter_map(|frontend| {
+        let mut endpoint_ports = frontend.refused_ports(&frontend.internal);
+        endpoint_ports.extend(frontend.refused_ports(&frontend.external));
+        let (key, kind) = (frontend.key, frontend.kind);
+        let unserved = Unserved::SctpPorts { frontend: key, kind, endpoint_ports: endpoint_ports.clone() };
+        (!endpoint_ports.is_empty()).then_some((frontend.service.service, unserved))
+    })
+}
+
+/// The ports without endpoints of a Service whose slices have endpoints for other ports.
+fn port_names(index: &Index, service: &ServiceInfo) -> impl Iterator<Item = Unserved> {
+    let served = IpFamily::BOTH.into_iter().filter(|family| service.cluster_ips.get(*family).is_some());
+    served.flat_map(move |family| {
+        let theirs = unmatched_ports(index, service, family);
+        let ports = service.ports.iter().filter(|_| !theirs.is_empty());
+        let ports: Vec<_> = ports
+            .map(|port| service.port_key(port))
+            .filter(|port| index.candidates(port, family).is_empty())
+            .map(|port| Unserved::PortNames { port, family, theirs: theirs.clone() })
+            .collect();
+        ports
+    })
+}
+
+/// The ports for which a Service's slices of a family have endpoints, but which the Service does not define.
+pub fn unmatched_ports(index: &Index, service: &ServiceInfo, family: IpFamily) -> PortNames {
+    let slices = index.slices_of(&service.key, family).filter(|slice| !slice.candidates.is_empty());
+    let ports = slices.flat_map(|slice| slice.ports.iter());
+    let is_defined = |name: &str, protocol| {
+        service.ports.iter().any(|own: &PortInfo| *own.name == *name && own.protocol == protocol)
+    };
+    ports
+        .filter(|port| !is_defined(&port.name, port.protocol))
+        .map(|port| (port.name.clone(), port.protocol))
+        .collect()
+}

@@ -1,0 +1,70 @@
+//! Parts of Services that clients cannot use although the objects are valid, in words for their owner.
+
+use std::{collections::BTreeSet, fmt};
+
+use arcstr::ArcStr;
+
+use super::{
+    address::{IpFamily, Protocol},
+    frontend::{FrontendKey, FrontendKind},
+    service::ServicePortKey,
+};
+
+/// Why a frontend or a port of a Service has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    /// Another service port owns the address and port.
+    LostClaim { frontend: FrontendKey, kind: FrontendKind, owner: ServicePortKey },
+    /// The Service's EndpointSlices have endpoints, but none of their ports has the name of this one.
+    PortNames { port: ServicePortKey, family: IpFamily, theirs: PortNames },
+    /// SCTP to endpoints with another port number.
+    SctpPorts { frontend: FrontendKey, kind: FrontendKind, endpoint_ports: BTreeSet<u16> },
+}
+
+/// Names and protocols of ports.
+pub type PortNames = BTreeSet<(ArcStr, Protocol)>;
+
+impl fmt::Display for Unserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LostClaim { frontend, kind, owner } => write!(
+                f,
+                "{} {frontend} is served for {owner}, which precedes it: ClusterIPs precede other addresses, then the \
+                 lowest name counts",
+                kind.name()
+            ),
+            Self::PortNames { port, family, theirs } => {
+                write!(f, "port {} has no {family} endpoints: {}", label(port), mismatch(theirs))
+            }
+            Self::SctpPorts { frontend, kind, endpoint_ports } => write!(
+                f,
+                "{} {frontend} is refused for endpoints with port {}: {SCTP_PORTS}",
+                kind.name(),
+                list(endpoint_ports)
+            ),
+        }
+    }
+}
+
+/// Why SCTP keeps its port.
+pub const SCTP_PORTS: &str = "SCTP's checksum allows no translation of ports";
+
+/// The name and protocol of a service port, without its Service.
+pub fn label(port: &ServicePortKey) -> String {
+    named(&port.port_name, port.protocol)
+}
+
+/// The difference between the name of a service port and those of the slices' ports.
+pub fn mismatch(theirs: &PortNames) -> String {
+    let names: Vec<_> = theirs.iter().map(|(name, protocol)| named(name, *protocol)).collect();
+    format!("the EndpointSlices of the Service have endpoints for port {} instead", names.join(", "))
+}
+
+fn named(name: &str, protocol: Protocol) -> String {
+    if name.is_empty() { format!("without a name ({protocol})") } else { format!("`{name}` ({protocol})") }
+}
+
+pub fn list(ports: &BTreeSet<u16>) -> String {
+    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    ports.join(", ")
+}

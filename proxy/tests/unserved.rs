@@ -1,0 +1,104 @@
+//! What clients cannot use although the objects are valid has its cause in `explain` and `plan`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{fs, process::Command};
+
+use serde_json::{Value, json};
+
+/// A Service with this spec and status, and a slice for it with these ports.
+fn service(name: &str, fields: &str, ports: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n{fields}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
+         endpoints: [{{addresses: [10.244.0.6]}}]\nports: {ports}\n---\n"
+    )
+}
+
+fn portreeve(manifests: &str, verb: &str, args: &[&str]) -> Value {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("objects.yaml"), manifests).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_portreeve"))
+        .args([verb, "-o", "json", "--node-name", "node-1", "--node-address", "192.0.2.11", "--manifests"])
+        .arg(directory.path())
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn explain(manifests: &str, to: &str) -> Value {
+    portreeve(manifests, "explain", &["--from", "203.0.113.9", "--to", to])
+}
+
+#[test]
+fn a_mismatch_of_port_names_is_named() {
+    let fields = "spec: {type: NodePort, clusterIP: 10.96.1.4, ports: [{port: 80, nodePort: 30950}]}";
+    let manifests = service("hello", fields, "[{name: http, port: 80}]");
+    let explained = explain(&manifests, "192.0.2.11:30950");
+    assert_eq!((&explained["result"], &explained["reason_code"]), (&json!("reject"), &json!("no_endpoint")));
+    let cause = "the EndpointSlices of the Service have endpoints for port `http` (TCP) instead";
+    assert_eq!(
+        explained["reason"],
+        format!("default/hello has no IPv4 endpoints for port without a name (TCP): {cause}")
+    );
+    assert_eq!(
+        portreeve(&manifests, "plan", &[])["skipped"],
+        json!([{"object": "Service default/hello",
+            "reason": format!("port without a name (TCP) has no IPv4 endpoints: {cause}")}])
+    );
+    // A port that waits for its first endpoint is no mismatch.
+    let waiting = service("hello", fields, "[{port: 80}]").replace("{addresses: [10.244.0.6]}", "");
+    assert_eq!(portreeve(&waiting, "plan", &[])["skipped"], json!([]));
+    assert_eq!(explain(&waiting, "192.0.2.11:30950")["reason"], "default/hello has no IPv4 endpoints");
+}
+
+#[test]
+fn a_lost_claim_on_an_address_is_named() {
+    let fields = |ip: &str| {
+        format!(
+            "spec: {{type: LoadBalancer, clusterIP: {ip}, ports: [{{port: 80}}]}}\n\
+             status: {{loadBalancer: {{ingress: [{{ip: 198.51.100.31}}]}}}}"
+        )
+    };
+    let one = service("one", &fields("10.96.1.31"), "[{port: 8080}]");
+    let two = service("two", &fields("10.96.1.32"), "[{port: 8080}]");
+    let skipped = &portreeve(&(one + &two), "plan", &[])["skipped"];
+    assert_eq!(
+        *skipped,
+        json!([{"object": "Service default/two", "reason": "LoadBalancer 198.51.100.31:80/TCP is served for default/one, \
+            which precedes it: ClusterIPs precede other addresses, then the lowest name counts"}])
+    );
+}
+
+#[test]
+fn sctp_to_another_port_is_refused_in_every_tool() {
+    let fields = "spec: {type: NodePort, clusterIP: 10.96.1.38, \
+        ports: [{name: ngap, port: 38412, protocol: SCTP, nodePort: 31412}]}";
+    let manifests = service("amf", fields, "[{name: ngap, port: 38412, protocol: SCTP}]");
+    let refused = explain(&manifests, "192.0.2.11:31412/sctp");
+    assert_eq!(
+        (&refused["result"], &refused["backends"], &refused["reason_code"]),
+        (&json!("reject"), &json!([]), &json!("sctp_port_differs"))
+    );
+    let kept = explain(&manifests, "10.96.1.38:38412/sctp");
+    assert_eq!((&kept["result"], &kept["backends"]), (&json!("dnat"), &json!(["10.244.0.6:38412"])));
+
+    let plan = portreeve(&manifests, "plan", &[]);
+    let backends: Vec<_> = plan["frontends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|frontend| (&frontend["kind"], &frontend["internal"], &frontend["when_empty"]))
+        .collect();
+    let (cluster_ip, node_port, reject) = (json!("ClusterIP"), json!("NodePort"), json!("reject"));
+    let (served, none) = (json!(["10.244.0.6:38412"]), json!([]));
+    assert_eq!(backends, [(&cluster_ip, &served, &reject), (&node_port, &none, &reject)]);
+    assert_eq!(
+        plan["skipped"],
+        json!([{"object": "Service default/amf", "reason": "NodePort *:31412/SCTP is refused for endpoints with port 38412: \
+            SCTP's checksum allows no translation of ports"}])
+    );
+}
