@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
@@ -149,11 +149,61 @@ fn no_container_is_privileged_but_the_first_one() {
     }
 }
 
+/// The whole list: a right that is added anywhere fails here.
+#[test]
+fn the_pod_has_no_other_rights() {
+    let pod = base()["DaemonSet"]["spec"]["template"]["spec"].clone();
+    let seccomp = json!({ "type": "RuntimeDefault" });
+    assert_eq!(pod["securityContext"], json!({ "seccompProfile": seccomp }));
+    assert_eq!(pod["hostNetwork"], true);
+    for namespace in ["hostPID", "hostIPC", "shareProcessNamespace"] {
+        assert!(pod[namespace].is_null(), "{namespace}");
+    }
+    assert_eq!(
+        pod["containers"][0]["securityContext"],
+        json!({
+            "privileged": false,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "runAsUser": 0,
+            "seccompProfile": seccomp,
+            "capabilities": {
+                "drop": ["ALL"],
+                "add": ["BPF", "NET_ADMIN", "PERFMON", "NET_BIND_SERVICE"],
+            },
+        })
+    );
+    // Of the node's files: cgroups to read, and the agent's own pins to write.
+    let volumes = pod["volumes"].as_array().unwrap();
+    let host: Vec<&Value> = volumes.iter().filter(|it| !it["hostPath"].is_null()).collect();
+    let path = |name: &str, path: &str, kind: &str| json!({ "name": name, "hostPath": { "path": path, "type": kind } });
+    let cgroup = path("cgroup", "/sys/fs/cgroup", "Directory");
+    let pins = path("pins", "/sys/fs/bpf/portreeve", "DirectoryOrCreate");
+    assert_eq!(host, [&cgroup, &pins]);
+    assert_eq!(
+        pod["containers"][0]["volumeMounts"],
+        json!([
+            { "name": "config", "mountPath": "/var/lib/kube-proxy", "readOnly": true },
+            { "name": "cgroup", "mountPath": "/host/cgroup", "readOnly": true },
+            { "name": "mount-point", "mountPath": "/sys/fs/bpf" },
+            { "name": "pins", "mountPath": "/sys/fs/bpf/portreeve" },
+            { "name": "run", "mountPath": "/run/portreeve" },
+        ])
+    );
+    // The privileged container sees the configuration only.
+    let config = json!([{ "name": "config", "mountPath": "/var/lib/kube-proxy", "readOnly": true }]);
+    assert_eq!(pod["initContainers"][0]["volumeMounts"], config);
+    assert_eq!(
+        pod["initContainers"].as_array().unwrap().len() + pod["containers"].as_array().unwrap().len(),
+        2
+    );
+}
+
 #[test]
 fn one_agent_starts_beside_the_other() {
     let set: DaemonSet = typed(&base(), "DaemonSet");
     let strategy = serde_json::to_value(set.spec.as_ref().unwrap().update_strategy.clone().unwrap()).unwrap();
-    assert_eq!(strategy["rollingUpdate"], serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 }));
+    assert_eq!(strategy["rollingUpdate"], json!({ "maxSurge": 1, "maxUnavailable": 0 }));
     let (_, main) = containers(&set);
     assert!(main[0].args.as_ref().unwrap().contains(&"--takeover".to_owned()));
     // Every mounted volume is a volume of the pod.
