@@ -4,7 +4,7 @@
 mod ports;
 mod sysctls;
 
-pub use ports::masquerade_ports;
+pub use ports::{EphemeralPorts, masquerade_ports};
 
 use std::{fs, io, thread};
 

@@ -6,6 +6,7 @@ mod finding;
 mod foreign_programs;
 mod kernel;
 mod kube_proxy;
+mod masquerade_ports;
 mod sysctls;
 
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ pub fn run(args: Args) -> Result<()> {
     let Args { pins, cgroup, source, output: OutputArgs { output } } = args;
     let mut findings = kernel::check(&pins.bpffs, cgroup.as_deref());
     findings.extend(sysctls::check());
+    findings.push(masquerade_ports::check());
     findings.push(api_server::check(source));
     findings.extend(kube_proxy::check());
     findings.extend(foreign_programs::check());

@@ -1,4 +1,4 @@
-//! Masquerade ports: those outside of the ephemeral port range of the node's own sockets.
+//! Masquerade ports: those that the kernel gives to no socket of the node by itself.
 
 use std::fs;
 
@@ -8,18 +8,64 @@ use tracing::warn;
 const FIRST: u16 = 1024;
 const LAST: u16 = u16::MAX;
 const LOCAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// Minimum size of the range. Fewer ports would soon be exhausted between the node and one backend.
-const MIN_PORTS: u16 = 1024;
+const MIN_PORTS: usize = 1024;
 
-/// The source ports of masqueraded flows, inclusive: the larger of the ranges below and above the ephemeral ports
-/// (`ip_local_port_range`). If both are too small, all unprivileged ports, and each port is checked for a socket.
+/// The ports that the kernel may choose for the node's own sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EphemeralPorts {
+    /// `ip_local_port_range`, inclusive.
+    pub low: u16,
+    pub high: u16,
+    /// `ip_local_reserved_ports`, as the kernel prints it: ports of the range that are never chosen.
+    pub reserved: String,
+}
+
+impl EphemeralPorts {
+    /// Reads the sysctls of this network namespace. Returns `None` if the range cannot be read.
+    pub fn read() -> Option<Self> {
+        let text = fs::read_to_string(LOCAL_RANGE).ok()?;
+        let (low, high) = parse(&text)?;
+        let reserved = fs::read_to_string(RESERVED).unwrap_or_default().trim().to_owned();
+        Some(Self { low, high, reserved })
+    }
+
+    /// The largest range of unprivileged ports that are not ephemeral, inclusive. Returns `None` if it is too small.
+    pub fn free_range(&self) -> Option<(u16, u16)> {
+        let mut is_free = vec![true; usize::from(LAST) + 1];
+        for port in self.low..=self.high {
+            is_free[usize::from(port)] = false;
+        }
+        for (low, high) in self.reserved.split(',').filter_map(interval) {
+            for port in low..=high {
+                is_free[usize::from(port)] = true;
+            }
+        }
+        let mut largest: Option<(u16, u16)> = None;
+        let mut current: Option<(u16, u16)> = None;
+        for port in FIRST..=LAST {
+            current = is_free[usize::from(port)].then(|| (current.map_or(port, |(low, _)| low), port));
+            if size(current) > size(largest) {
+                largest = current;
+            }
+        }
+        largest.filter(|_| size(largest) >= MIN_PORTS)
+    }
+}
+
+fn size(range: Option<(u16, u16)>) -> usize {
+    range.map_or(0, |(low, high)| usize::from(high.saturating_sub(low)) + 1)
+}
+
+/// The source ports of masqueraded flows, inclusive: the largest range without ephemeral ports. If it is too small, all
+/// unprivileged ports, and each port is checked for a socket.
 pub fn masquerade_ports() -> (u16, u16) {
-    let text = fs::read_to_string(LOCAL_RANGE).unwrap_or_default();
-    let Some((low, high)) = parse(&text) else {
+    let ephemeral = EphemeralPorts::read().unwrap_or_else(|| {
         warn!(file = LOCAL_RANGE, "cannot read the ephemeral port range, using the kernel's default");
-        return outside(32_768, 60_999);
-    };
-    outside(low, high)
+        EphemeralPorts { low: 32_768, high: 60_999, reserved: String::new() }
+    });
+    ephemeral.free_range().unwrap_or((FIRST, LAST))
 }
 
 fn parse(text: &str) -> Option<(u16, u16)> {
@@ -27,16 +73,10 @@ fn parse(text: &str) -> Option<(u16, u16)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-fn outside(low: u16, high: u16) -> (u16, u16) {
-    let below = low.saturating_sub(FIRST);
-    let above = LAST - high;
-    if below.max(above) < MIN_PORTS {
-        (FIRST, LAST)
-    } else if below >= above {
-        (FIRST, low - 1)
-    } else {
-        (high + 1, LAST)
-    }
+/// One element of `ip_local_reserved_ports`: a port, or `low-high`.
+fn interval(text: &str) -> Option<(u16, u16)> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    Some((low.trim().parse().ok()?, high.trim().parse().ok()?))
 }
 
 #[cfg(test)]
@@ -44,15 +84,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_larger_range_outside_of_ephemeral_ports_is_used() {
-        for (text, want) in [
-            ("32768\t60999\n", (1024, 32_767)),
-            ("1024 40000", (40_001, 65_535)),
-            ("1024 65535", (1024, 65_535)),
-            ("1 65000", (1024, 65_535)),
+    fn the_largest_range_without_ephemeral_ports_is_used() {
+        for (text, reserved, want) in [
+            ("32768\t60999\n", "", Some((1024, 32_767))),
+            ("1024 40000", "", Some((40_001, 65_535))),
+            ("1024 65535", "", None),
+            ("1 65000", "", None),
+            ("1024 65535", "8080,61000-65535", Some((61_000, 65_535))),
+            ("1024 65000", "64000-65000", Some((64_000, 65_535))),
+            ("1024 65535", "8080,9000-9100", None),
+            ("32768 60999", "30000-32767,32768-40000", Some((1024, 40_000))),
+            ("1024 65535", "nonsense,70000-80000", None),
         ] {
             let (low, high) = parse(text).unwrap();
-            assert_eq!(outside(low, high), want, "{text}");
+            let ephemeral = EphemeralPorts { low, high, reserved: reserved.to_owned() };
+            assert_eq!(ephemeral.free_range(), want, "{text} {reserved}");
         }
         assert_eq!(parse("32768"), None);
     }
