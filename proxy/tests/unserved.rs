@@ -42,12 +42,12 @@ fn a_mismatch_of_port_names_is_named() {
     let cause = "the EndpointSlices of the Service have endpoints for port `http` (TCP) instead";
     assert_eq!(
         explained["reason"],
-        format!("default/hello has no IPv4 endpoints for port without a name (TCP): {cause}")
+        format!("default/hello has no IPv4 endpoints for the unnamed port (TCP): {cause}")
     );
     assert_eq!(
         portreeve(&manifests, "plan", &[])["skipped"],
         json!([{"object": "Service default/hello",
-            "reason": format!("port without a name (TCP) has no IPv4 endpoints: {cause}")}])
+            "reason": format!("the unnamed port (TCP) has no IPv4 endpoints: {cause}")}])
     );
     // A port that waits for its first endpoint is no mismatch.
     let waiting = service("hello", fields, "[{port: 80}]").replace("{addresses: [10.244.0.6]}", "");

@@ -34,7 +34,7 @@ impl fmt::Display for Unserved {
                 kind.name()
             ),
             Self::PortNames { port, family, theirs } => {
-                write!(f, "port {} has no {family} endpoints: {}", label(port), mismatch(theirs))
+                write!(f, "{} has no {family} endpoints: {}", label(port), mismatch(theirs))
             }
             Self::SctpPorts { frontend, kind, endpoint_ports } => write!(
                 f,
@@ -57,11 +57,15 @@ pub fn label(port: &ServicePortKey) -> String {
 /// The difference between the name of a service port and those of the slices' ports.
 pub fn mismatch(theirs: &PortNames) -> String {
     let names: Vec<_> = theirs.iter().map(|(name, protocol)| named(name, *protocol)).collect();
-    format!("the EndpointSlices of the Service have endpoints for port {} instead", names.join(", "))
+    format!("the EndpointSlices of the Service have endpoints for {} instead", names.join(", "))
 }
 
 fn named(name: &str, protocol: Protocol) -> String {
-    if name.is_empty() { format!("without a name ({protocol})") } else { format!("`{name}` ({protocol})") }
+    if name.is_empty() {
+        format!("the unnamed port ({protocol})")
+    } else {
+        format!("port `{name}` ({protocol})")
+    }
 }
 
 pub fn list(ports: &BTreeSet<u16>) -> String {

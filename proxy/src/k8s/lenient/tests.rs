@@ -8,6 +8,7 @@ use super::{Lenient, read, shapes, shapes::Shape};
 use crate::k8s::{
     object::Kind,
     reader::{ObjectChanges, Reader},
+    tree::Tree,
 };
 
 /// A valid object of every kind that states every field in use.
@@ -67,6 +68,10 @@ fn changes(kind: Kind, object: &Value) -> (ObjectChanges, Vec<String>) {
     let text = object.to_string();
     let Lenient { object, faults, .. } =
         read(kind, &mut serde_json::Deserializer::from_str(&text)).expect("it is JSON");
+    // Objects of files come as a tree.
+    let tree: Tree<'_> = serde_json::from_str(&text).expect("it is JSON");
+    let of_file = read(kind, tree).expect("a tree is well-formed");
+    assert_eq!((&of_file.object, &of_file.faults), (&object, &faults), "{text}");
     let object = object.expect("the object stays");
     let index = reader.index_change(&object).unwrap_or_default().map(|read| read.value);
     (ObjectChanges { index, dns: reader.dns_change(&object) }, faults)

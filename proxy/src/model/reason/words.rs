@@ -148,12 +148,9 @@ fn no_endpoint(
     unmatched: &PortNames,
 ) -> fmt::Result {
     match total {
-        0 if !unmatched.is_empty() => write!(
-            f,
-            "{service} has no {family} endpoints for port {}: {}",
-            label(service),
-            mismatch(unmatched)
-        ),
+        0 if !unmatched.is_empty() => {
+            write!(f, "{service} has no {family} endpoints for {}: {}", label(service), mismatch(unmatched))
+        }
         0 => write!(f, "{service} has no {family} endpoints"),
         1 => write!(f, "the only {family} endpoint of {service} is not ready"),
         _ => write!(f, "none of the {total} {family} endpoints of {service} is ready"),
@@ -305,7 +302,7 @@ mod tests {
                     unmatched: [("".into(), protocol)].into(),
                 },
                 "shop/web:http has no IPv4 endpoints for port `http` (TCP): the EndpointSlices of the Service have endpoints \
-                 for port without a name (TCP) instead",
+                 for the unnamed port (TCP) instead",
             ),
             (
                 Reason::SctpPortDiffers { service: service(), port: 31412, endpoint_ports: [38412].into() },
