@@ -4,6 +4,7 @@
 mod api_server;
 mod finding;
 mod foreign_programs;
+mod ipsec;
 mod kernel;
 mod kube_proxy;
 mod masquerade_ports;
@@ -38,6 +39,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut findings = kernel::check(&pins.bpffs, cgroup.as_deref());
     findings.extend(sysctls::check());
     findings.push(masquerade_ports::check());
+    findings.push(ipsec::check());
     findings.push(api_server::check(source));
     findings.extend(kube_proxy::check());
     findings.extend(foreign_programs::check());

@@ -10,6 +10,7 @@ mod neighbours;
 mod netlink;
 mod netns;
 mod network;
+mod xfrm;
 
 pub use addresses::local_addresses;
 pub use bpf::grace_period;
@@ -19,3 +20,4 @@ pub use neighbours::refresh_neighbours;
 pub use netlink::NetlinkError;
 pub use netns::netns_cookie;
 pub use network::{Address, Link, LinkKind, Network, PeerNetns, watch_network};
+pub use xfrm::ipsec_policies;
