@@ -20,7 +20,7 @@ fn finding(policies: &io::Result<u32>) -> Finding {
         Ok(count) => Finding::warn(
             NAME,
             format!(
-                "{count} IPsec policies: flows through the packet plane are not masqueraded where they apply, and \
+                "IPsec policies: {count}; flows through the packet plane are not masqueraded where they apply, and \
                  --xdp and --forwarding redirect send packets past them, in clear text"
             ),
             "use route-based IPsec (XFRM interfaces) or WireGuard between nodes; no --xdp, no --forwarding redirect",
