@@ -5,3 +5,4 @@ pub mod health;
 pub mod heartbeat;
 pub mod http;
 pub mod metrics;
+pub mod unbound;

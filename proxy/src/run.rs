@@ -5,6 +5,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use dns::observe::unbound::Unbound;
 use proxy_ebpf::abi::{self, ConfigFlags};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -104,7 +105,8 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
     memory::release_startup_pages(datapath::object());
-    let name_server = dns.map(|dns| start_name_server(dns, &pins, takeover)).transpose()?;
+    let unbound = &state.unbound;
+    let name_server = dns.map(|dns| start_name_server(dns, &pins, unbound, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry)?;
     tokio::select! {
@@ -144,7 +146,13 @@ fn prepare_node(host: &HostConfig, serves_dns: bool) {
 }
 
 /// A successor starts to answer later, when its data are as complete as those of the running agent.
-fn start_name_server(config: DnsConfig, pins: &Pins, takeover: bool) -> Result<NameServer> {
+fn start_name_server(
+    mut config: DnsConfig,
+    pins: &Pins,
+    unbound: &Unbound,
+    takeover: bool,
+) -> Result<NameServer> {
+    config.0.unbound = unbound.clone();
     let mut name_server = NameServer::new(config);
     name_server.set_heartbeats(Heartbeats::open(&pins.maps())?);
     if !takeover {

@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -26,6 +26,7 @@ use crate::{
     observe::{
         http,
         metrics::{HealthMetrics, Metrics},
+        unbound::{self, Unbound},
     },
 };
 
@@ -40,9 +41,10 @@ pub struct HttpEndpoints {
     pub are_shared: bool,
 }
 
+/// The failure to bind an address.
 #[derive(Debug, Error)]
 #[error("cannot serve {endpoint} at {address}; choose another address with {flag}")]
-pub struct HealthError {
+struct HealthError {
     endpoint: &'static str,
     flag: &'static str,
     address: SocketAddr,
@@ -70,30 +72,42 @@ struct Shared {
 const BACKLOG: u32 = 64;
 
 impl Health {
-    /// Must be called within a runtime.
+    /// Must be called within a runtime. An address that cannot be bound is retried.
     pub fn start(
         endpoints: &HttpEndpoints,
         metrics: Arc<Metrics>,
         published: Option<Arc<Published>>,
-    ) -> Result<Self, HealthError> {
+        unbound: Unbound,
+    ) -> Self {
         let state = Arc::new(Shared { metrics, published, stopping: AtomicBool::new(false) });
         let mut servers = JoinSet::new();
         let mut addresses = Vec::new();
         for (address, (router, endpoint)) in routers(endpoints) {
-            let listener =
-                bind(address, endpoints.are_shared).map_err(|source| endpoint.failed(address, source))?;
-            addresses.extend(listener.local_addr().ok());
-            info!(%address, endpoint = endpoint.name(), "serving over HTTP");
             let router = router.with_state(Arc::clone(&state));
-            servers.spawn(async move { http::serve_http(listener, router).await });
+            let is_shared = endpoints.are_shared;
+            match bind(address, is_shared) {
+                Ok(listener) => {
+                    addresses.extend(listener.local_addr().ok());
+                    info!(%address, endpoint = endpoint.name(), "serving over HTTP");
+                    servers.spawn(async move { http::serve_http(listener, router).await });
+                }
+                Err(error) => {
+                    unbound.insert(endpoint.name(), address, &endpoint.failed(address, error));
+                    let unbound = unbound.clone();
+                    servers.spawn(async move {
+                        let listener = bind_later(address, is_shared, endpoint, &unbound).await;
+                        http::serve_http(listener, router).await
+                    });
+                }
+            }
         }
         for address in endpoints.health.iter().filter(|address| address.port() != 0) {
             servers.spawn(self_check(*address, state.metrics.health()));
         }
-        Ok(Self { state, addresses, _servers: servers })
+        Self { state, addresses, _servers: servers }
     }
 
-    /// The listening addresses, in the order of the configured ones.
+    /// The listening addresses at the start, in the order of the configured ones.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -206,6 +220,27 @@ fn bind(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     }
 }
 
+/// Retries until the address can be bound.
+async fn bind_later(
+    address: SocketAddr,
+    is_shared: bool,
+    endpoint: HttpEndpoint,
+    unbound: &Unbound,
+) -> TcpListener {
+    let mut delay = unbound::FIRST_RETRY;
+    loop {
+        sleep(delay).await;
+        match bind(address, is_shared) {
+            Ok(listener) => {
+                unbound.remove(endpoint.name(), address);
+                return listener;
+            }
+            Err(error) => unbound.insert(endpoint.name(), address, &endpoint.failed(address, error)),
+        }
+        delay = unbound::next_retry(delay);
+    }
+}
+
 fn listen(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Sockets of an earlier server may be in TIME_WAIT.
@@ -236,7 +271,8 @@ mod tests {
         let endpoints =
             HttpEndpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
         let published = Arc::new(Published::default());
-        let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published))).unwrap();
+        let unbound = Unbound::default();
+        let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published)), unbound.clone());
         let [address] = health.addresses() else { panic!("{:?}", health.addresses()) };
         assert_eq!(get(*address, "/health").await, (200, "OK".to_owned()));
         assert_eq!(get(*address, "/ready").await, (503, "kubernetes".to_owned()));
@@ -248,7 +284,8 @@ mod tests {
         assert_eq!(get(*address, "/ready").await, (503, "stopping".to_owned()));
         assert_eq!(get(*address, "/health").await.0, 200, "a stopping server is healthy");
         let taken = HttpEndpoints { health: BTreeSet::from([*address]), ..HttpEndpoints::default() };
-        let error = Health::start(&taken, Arc::default(), None).unwrap_err().to_string();
-        assert!(error.contains("--dns-health-bind-address"), "{error}");
+        let _degraded = Health::start(&taken, Arc::default(), None, unbound.clone());
+        let errors = unbound.errors();
+        assert!(errors.len() == 1 && errors[0].contains("--dns-health-bind-address"), "{errors:?}");
     }
 }

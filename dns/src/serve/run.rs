@@ -35,24 +35,53 @@ pub enum StartError {
     Nowhere,
 }
 
-/// Starts the servers of `config`. `listen`, unless empty, replaces the addresses of the blocks. Must be called
-/// within a runtime; its threads are the workers.
-///
-/// All checks that can fail come before the sockets are bound, as far as possible: a running server may share the
-/// addresses, and requests queued on a socket that is closed again are lost.
+/// The addresses that need not be bound at a start.
+#[derive(Clone, Copy, Debug)]
+pub enum MayFail<'a> {
+    All,
+    /// All but one of them, whichever it is.
+    AllButOne,
+    /// These.
+    Only(&'a [SocketAddr]),
+}
+
+/// A running server and the addresses that could not be bound.
+#[derive(Debug)]
+pub struct Started {
+    pub server: Server,
+    pub unbound: Vec<(SocketAddr, ListenError)>,
+}
+
+/// Starts the servers of `config` at all addresses, as [`start_partially`] does.
 pub fn start(
     config: &Config,
     listen: &[SocketAddr],
     published: &Arc<Published>,
     context: &ServerContext,
 ) -> Result<Server, StartError> {
+    let started = start_partially(config, listen, published, context, MayFail::Only(&[]))?;
+    Ok(started.server)
+}
+
+/// Starts the servers of `config`. `listen`, unless empty, replaces the addresses of the blocks. Must be called
+/// within a runtime; its threads are the workers.
+///
+/// All checks that can fail come before the sockets are bound, as far as possible: a running server may share the
+/// addresses, and requests queued on a socket that is closed again are lost.
+pub fn start_partially(
+    config: &Config,
+    listen: &[SocketAddr],
+    published: &Arc<Published>,
+    context: &ServerContext,
+    may_fail: MayFail<'_>,
+) -> Result<Started, StartError> {
     let served = blocks_by_address(config, listen)?;
     let before = context.own.load_full();
     // A running server keeps its own list.
     let own = reachable_addresses(served.keys().copied())?;
     let ours = ServerContext { own: Arc::new(ArcSwap::new(set(&own))), ..context.clone() };
     let blocks = start_blocks(&served, &own, &ours)?;
-    let listeners = bind(served.keys().copied(), &before)?;
+    let Bound { listeners, unbound } = bind(served.keys().copied(), &before, may_fail)?;
     let own = reachable_addresses(listeners.iter().map(|(_, listener)| listener.address))?;
     ours.own.store(set(&own));
     context.own.store(set(&own));
@@ -68,7 +97,8 @@ pub fn start(
         own: local.into_iter().collect(),
         published: Arc::clone(published),
     };
-    Ok(Server::start(serving, admission, &context.metrics.losses(), &context.heartbeat))
+    let server = Server::start(serving, admission, &context.metrics.losses(), &context.heartbeat);
+    Ok(Started { server, unbound })
 }
 
 /// The key of a running block: a block with a port. Its addresses share one instance, hence one cache.
@@ -100,18 +130,25 @@ fn server_name(address: SocketAddr) -> String {
     format!("dns://:{}", address.port())
 }
 
+/// Listeners and failures by the requested address.
+struct Bound {
+    listeners: Vec<(SocketAddr, Listener)>,
+    unbound: Vec<(SocketAddr, ListenError)>,
+}
+
 /// Binds the listeners. Addresses that are served already (`before`) hardly fail, so they come last.
 fn bind(
     addresses: impl Iterator<Item = SocketAddr>,
     before: &OwnAddresses,
-) -> Result<Vec<(SocketAddr, Listener)>, StartError> {
+    may_fail: MayFail<'_>,
+) -> Result<Bound, StartError> {
     let is_served = |address: &SocketAddr| {
         let is_it = |served: &SocketAddr| address.ip().is_unspecified() || served.ip() == address.ip();
         before.iter().any(|served| served.port() == address.port() && is_it(served))
     };
     let (last, first): (Vec<_>, Vec<_>) = addresses.partition(is_served);
     let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let mut listeners = Vec::new();
+    let (mut listeners, mut unbound) = (Vec::new(), Vec::new());
     for address in first.into_iter().chain(last) {
         match Listener::bind(address, workers) {
             Ok(listener) => listeners.push((address, listener)),
@@ -119,10 +156,18 @@ fn bind(
             Err(error) if address.ip().is_unspecified() && error.is_family_missing() => {
                 warn!(error = %error, "a family of addresses is not served");
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => match may_fail {
+                MayFail::Only(addresses) if !addresses.contains(&address) => return Err(error.into()),
+                MayFail::Only(_) | MayFail::All | MayFail::AllButOne => unbound.push((address, error)),
+            },
         }
     }
-    if listeners.is_empty() { Err(StartError::Nowhere) } else { Ok(listeners) }
+    match may_fail {
+        MayFail::AllButOne if listeners.is_empty() => {
+            Err(unbound.pop().map_or(StartError::Nowhere, |(_, error)| error.into()))
+        }
+        MayFail::Only(_) | MayFail::All | MayFail::AllButOne => Ok(Bound { listeners, unbound }),
+    }
 }
 
 fn set(addresses: &[SocketAddr]) -> Arc<OwnAddresses> {

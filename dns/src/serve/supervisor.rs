@@ -1,13 +1,13 @@
 //! The supervisor of a server: reloads its Corefile, and serves the endpoints of [`Health`].
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use ipnetwork::IpNetwork;
 use thiserror::Error;
 use tokio::{
     sync::oneshot,
     task::{JoinHandle, JoinSet},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tracing::{info, warn};
 
@@ -16,15 +16,16 @@ use crate::{
     corefile::CorefileError,
     observe::{
         clients,
-        health::{Health, HealthError, HttpEndpoints},
+        health::{Health, HttpEndpoints},
         heartbeat::Heartbeat,
         metrics::Metrics,
+        unbound::{self, Unbound, with_causes},
     },
     plugins::{self, Config, IneffectiveOption, reload::Reload},
     resolve::forward::ServerContext,
     serve::{
-        run::{self, StartError},
-        server::Server,
+        run::{self, MayFail, StartError, Started},
+        server::{ListenError, Listener, Server},
         socket_observer::SocketObserver,
     },
 };
@@ -44,7 +45,14 @@ pub struct Setup {
     pub heartbeat: Heartbeat,
     /// Receives the sockets of each server.
     pub socket_observer: SocketObserver,
+    /// Receives the addresses that cannot be bound; they are retried.
+    pub unbound: Unbound,
+    /// Whether to start even if no address can be bound.
+    pub starts_unbound: bool,
 }
+
+/// The name of the DNS servers among the unbound addresses.
+const DNS: &str = "DNS";
 
 #[derive(Clone)]
 pub struct Corefile {
@@ -67,8 +75,6 @@ impl Corefile {
 pub enum SupervisorError {
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error(transparent)]
-    Health(#[from] HealthError),
 }
 
 #[derive(Debug)]
@@ -89,10 +95,14 @@ impl Supervisor {
             ..ServerContext::default()
         };
         setup.corefile.iter().for_each(Corefile::log_ineffective);
-        let server = run::start(&setup.config, &setup.listen, &published, &context)?;
+        let may_fail = if setup.starts_unbound { MayFail::All } else { MayFail::AllButOne };
+        let Started { server, unbound } =
+            run::start_partially(&setup.config, &setup.listen, &published, &context, may_fail)?;
+        record_unbound(&setup.unbound, &unbound);
         let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
         let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
-        let health = Health::start(&setup.endpoints, Arc::clone(&context.metrics), synced)?;
+        let health =
+            Health::start(&setup.endpoints, Arc::clone(&context.metrics), synced, setup.unbound.clone());
         let metrics = Arc::clone(&context.metrics);
         tokio::spawn(clients::rotate(Arc::downgrade(metrics.clients())));
         let addresses = server.addresses().to_vec();
@@ -123,6 +133,18 @@ impl Supervisor {
     }
 }
 
+/// Replaces the unbound addresses of the DNS server.
+fn record_unbound(known: &Unbound, now: &[(SocketAddr, ListenError)]) {
+    for address in known.addresses(DNS) {
+        if now.iter().all(|(unbound, _)| *unbound != address) {
+            known.remove(DNS, address);
+        }
+    }
+    for (address, error) in now {
+        known.insert(DNS, *address, error);
+    }
+}
+
 /// The lameduck time. Zero without health and readiness endpoints: clients cannot learn of the stop from them.
 fn lameduck(Setup { config, endpoints, .. }: &Setup) -> Duration {
     if endpoints.ready.is_empty() && endpoints.health.is_empty() {
@@ -146,8 +168,21 @@ struct Reloader {
 
 impl Reloader {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
-        while timeout(self.interval(), &mut stopped).await.is_err() {
-            self.reload();
+        let mut reload = pin!(sleep(self.interval()));
+        let mut delay = unbound::FIRST_RETRY;
+        let mut retry = pin!(sleep(delay));
+        loop {
+            tokio::select! {
+                _ = &mut stopped => break,
+                () = &mut reload => {
+                    self.reload();
+                    reload.set(sleep(self.interval()));
+                }
+                () = &mut retry => {
+                    delay = if self.retry() { unbound::FIRST_RETRY } else { unbound::next_retry(delay) };
+                    retry.set(sleep(delay));
+                }
+            }
             while self.stopping.try_join_next().is_some() {}
         }
         sleep(lameduck(&self.setup)).await;
@@ -176,7 +211,7 @@ impl Reloader {
             Ok(config) if config.read_options() != self.setup.config.read_options() => {
                 self.reject(&ReloadError::Objects)
             }
-            Ok(config) => match run::start(&config, &self.setup.listen, &self.published, &self.context) {
+            Ok(config) => match self.start(&config) {
                 Ok(server) => self.switch(config, server),
                 Err(error) => self.reject(&error.into()),
             },
@@ -184,7 +219,7 @@ impl Reloader {
         }
     }
 
-    fn switch(&mut self, config: Config, server: Server) {
+    fn switch(&mut self, config: Config, server: Started) {
         info!("configuration changed");
         self.rejected.clear();
         for setting in restart_settings(&self.setup.config, &config) {
@@ -192,9 +227,45 @@ impl Reloader {
         }
         self.setup.config = config;
         self.setup.corefile.iter().for_each(Corefile::log_ineffective);
+        self.replace(server);
+    }
+
+    /// Starts a server for a configuration, without the addresses that cannot be bound already.
+    fn start(&self, config: &Config) -> Result<Started, StartError> {
+        let unbound = self.setup.unbound.addresses(DNS);
+        let may_fail = MayFail::Only(&unbound);
+        run::start_partially(config, &self.setup.listen, &self.published, &self.context, may_fail)
+    }
+
+    /// The new server listens before the old one stops, so no query is lost.
+    fn replace(&mut self, Started { server, unbound }: Started) {
+        record_unbound(&self.setup.unbound, &unbound);
         self.setup.socket_observer.notify(server.sockets());
         let old = std::mem::replace(&mut self.server, server);
         self.stopping.spawn(old.stop());
+    }
+
+    /// Tries the unbound addresses again. If one can be bound, replaces the server by one that listens there, too.
+    /// Returns whether all is bound or something has changed.
+    fn retry(&mut self) -> bool {
+        let unbound = self.setup.unbound.addresses(DNS);
+        let can_bind = |address: &SocketAddr| Listener::bind(*address, 1).is_ok();
+        if !unbound.is_empty() && !unbound.iter().any(can_bind) {
+            return false;
+        }
+        if unbound.is_empty() {
+            return true;
+        }
+        match self.start(&self.setup.config) {
+            Ok(started) => {
+                self.replace(started);
+                true
+            }
+            Err(error) => {
+                warn!(error = with_causes(&error), "cannot listen at further addresses yet");
+                false
+            }
+        }
     }
 
     fn reject(&mut self, error: &ReloadError) {
@@ -205,11 +276,6 @@ impl Reloader {
             self.rejected = rejected;
         }
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The settings that differ between two configurations and take effect only at a start.
@@ -287,6 +353,52 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_in_use_is_retried_and_the_others_are_served() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Corefile");
+        write(&path, "10.0.0.1");
+        let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let taken = other.local_addr().unwrap();
+        let free: SocketAddr = (Ipv4Addr::new(127, 0, 0, 2), taken.port()).into();
+        let http = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let ready = http.local_addr().unwrap();
+        let setup = Setup {
+            config: plugins::read(&path, &|_| None).unwrap(),
+            corefile: None,
+            listen: vec![taken, free],
+            endpoints: HttpEndpoints { ready: [ready].into(), ..HttpEndpoints::default() },
+            heartbeat: Heartbeat::default(),
+            socket_observer: SocketObserver::default(),
+            unbound: Unbound::default(),
+            starts_unbound: false,
+        };
+        let unbound = setup.unbound.clone();
+        let supervisor = Supervisor::start(setup.clone(), Arc::default()).unwrap();
+        assert_eq!(answer(free).await, "10.0.0.1");
+        let errors = unbound.errors();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        for address in [taken, ready] {
+            assert!(errors.iter().any(|error| error.contains(&address.to_string())), "{errors:?}");
+        }
+        drop((other, http));
+        while !unbound.errors().is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!((answer(taken).await, answer(free).await), ("10.0.0.1".to_owned(), "10.0.0.1".to_owned()));
+        tokio::net::TcpStream::connect(ready).await.unwrap();
+        supervisor.stop().await;
+
+        let _other = UdpSocket::bind(taken).await.unwrap();
+        let (endpoints, unbound) = (HttpEndpoints::default(), Unbound::default());
+        let alone = Setup { listen: vec![taken], endpoints, unbound, ..setup };
+        let error = Supervisor::start(alone.clone(), Arc::default()).unwrap_err().to_string();
+        assert!(error.contains("cannot listen at"), "{error}");
+        let agent = Setup { starts_unbound: true, ..alone };
+        Supervisor::start(agent.clone(), Arc::default()).unwrap().stop().await;
+        assert_eq!(agent.unbound.errors().len(), 1);
+    }
+
+    #[tokio::test]
     async fn a_changed_file_is_reloaded_and_an_invalid_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("Corefile");
@@ -302,6 +414,8 @@ mod tests {
             endpoints: HttpEndpoints::default(),
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),
+            unbound: Unbound::default(),
+            starts_unbound: false,
         };
         let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
         assert_eq!(answer(port).await, "10.0.0.1");

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use dns::{
     cluster::name,
     config::{ApiServer, DNS_PORT},
-    observe::{health::HttpEndpoints, heartbeat::Heartbeat},
+    observe::{health::HttpEndpoints, heartbeat::Heartbeat, unbound::Unbound},
     plugins::{self, Config},
     serve::{
         server,
@@ -117,8 +117,17 @@ impl DnsArgs {
             }
         }
         let (heartbeat, socket_observer) = (Heartbeat::default(), SocketObserver::default());
-        let config =
-            DnsConfig(Setup { config, corefile, listen, allow, endpoints, heartbeat, socket_observer });
+        let config = DnsConfig(Setup {
+            config,
+            corefile,
+            listen,
+            allow,
+            endpoints,
+            heartbeat,
+            socket_observer,
+            unbound: Unbound::default(),
+            starts_unbound: role == ServerRole::Agent,
+        });
         if role == ServerRole::Agent && config.api_server() != ApiServer::default() {
             warn!("API server options of `kubernetes` in the Corefile ignored: the flags of the agent count");
         }

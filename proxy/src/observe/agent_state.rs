@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
+use dns::observe::unbound::Unbound;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -48,6 +49,8 @@ pub struct AgentState {
     programmed_triggers: Mutex<Vec<SliceTrigger>>,
     /// Set when DNS is served.
     query_source: OnceLock<QuerySource>,
+    /// The addresses at which DNS and its endpoints cannot listen.
+    pub unbound: Unbound,
 }
 
 /// Limit of pending triggers: where slices are never programmed, there is nothing to measure.
@@ -91,6 +94,7 @@ impl AgentState {
             pending_triggers: Mutex::default(),
             programmed_triggers: Mutex::default(),
             query_source: OnceLock::new(),
+            unbound: Unbound::default(),
         })
     }
 
@@ -117,6 +121,7 @@ impl AgentState {
         status.last_sync = health.last_updated();
         status.pending_since = health.pending_since();
         status.hangs = health.hangs();
+        status.unbound = self.unbound.errors();
         status
     }
 

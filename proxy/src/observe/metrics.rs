@@ -45,6 +45,7 @@ pub struct Metrics {
     pub skipped_objects: IntCounter,
     pub reattachments: IntCounter,
     pub unattached: IntGauge,
+    pub unbound: IntGauge,
     pub unread_counters: IntCounter,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
@@ -155,6 +156,10 @@ impl Metrics {
             unattached: of.plain_gauge(
                 "portreeve_unattached",
                 "Hooks and devices without their program after the last attempt",
+            )?,
+            unbound: of.plain_gauge(
+                "portreeve_dns_unbound",
+                "Addresses at which DNS and its endpoints cannot listen",
             )?,
             unread_counters: of.counter(
                 "portreeve_unread_counters_total",

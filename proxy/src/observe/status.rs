@@ -30,6 +30,9 @@ pub struct Status {
     /// The attach errors of the last attempt. Missing in the status of earlier versions.
     #[serde(default)]
     pub unattached: Vec<String>,
+    /// The addresses at which DNS and its endpoints cannot listen, each with its error.
+    #[serde(default)]
+    pub unbound: Vec<String>,
     /// The loop hangs; only the serving thread works.
     #[serde(default)]
     pub hangs: bool,
@@ -110,6 +113,7 @@ impl Status {
             reattachments: 0,
             xdp: Vec::new(),
             unattached: Vec::new(),
+            unbound: Vec::new(),
             hangs: false,
             tables: Vec::new(),
         }
@@ -133,6 +137,7 @@ impl Status {
                 .push(format!("XDP is not attached to {}, which is served without it: {reason}", xdp.device));
         }
         faults.extend(self.unattached.iter().map(|error| format!("programs are not attached: {error}")));
+        faults.extend(self.unbound.iter().cloned());
         for table in self.tables.iter().filter(|table| table.percent() >= ALMOST_FULL) {
             faults.push(format!("table {} is {} % full", table.name, table.percent()));
         }
@@ -168,6 +173,7 @@ mod tests {
             (Status { xdp: xdp(true), ..serving.clone() }, 1),
             (Status { xdp: xdp(false), ..serving.clone() }, 0),
             (Status { unattached: vec!["cannot attach to eth0".to_owned()], ..serving.clone() }, 1),
+            (Status { unbound: vec!["cannot listen at [::1]:53".to_owned()], ..serving.clone() }, 1),
             (Status { tables: table(899), ..serving.clone() }, 0),
             (Status { tables: table(900), ..serving.clone() }, 1),
             (Status { tables: table(1000), unwritten_frontends: 1, ..serving }, 2),

@@ -124,6 +124,11 @@ impl RedirectState {
     /// failure: it holds sockets that are about to be closed.
     fn renew(&mut self) -> Result<(), NameServerError> {
         let Some(maps) = &self.maps else { return Ok(()) };
+        if self.sockets.is_empty() {
+            // No address could be bound: clients use other servers until one can.
+            self.registration = None;
+            return Ok(());
+        }
         let new = DnsRedirect::enable(maps, &self.sockets);
         self.registration = None;
         self.registration = Some(new?);
@@ -317,7 +322,11 @@ async fn follow(name_server: &mut NameServer, objects: Objects, reader: Reader) 
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-    use dns::{cluster::name, observe::health::HttpEndpoints, plugins::Config};
+    use dns::{
+        cluster::name,
+        observe::{health::HttpEndpoints, unbound::Unbound},
+        plugins::Config,
+    };
 
     use super::*;
 
@@ -327,6 +336,7 @@ mod tests {
         let (endpoints, heartbeat, socket_observer) =
             (HttpEndpoints::default(), Heartbeat::default(), SocketObserver::default());
         let allow = None;
+        let (unbound, starts_unbound) = (Unbound::default(), false);
         NameServer::new(DnsConfig(Setup {
             config,
             corefile,
@@ -335,6 +345,8 @@ mod tests {
             endpoints,
             heartbeat,
             socket_observer,
+            unbound,
+            starts_unbound,
         }))
     }
 

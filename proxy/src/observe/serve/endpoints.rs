@@ -77,6 +77,7 @@ async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
         server.state.metrics.unread_counters.inc();
         KernelCounters::default()
     });
+    server.state.metrics.unbound.set(server.state.unbound.errors().len() as i64);
     let text = server.state.metrics.render(&kernel);
     match text {
         Ok(text) => ([METRICS, NO_SNIFF], text).into_response(),
