@@ -68,6 +68,9 @@ impl Devices {
         for (program, iface) in &pass.repaired {
             warn!(program, iface, "program was detached, attached again");
         }
+        for error in &pass.gone {
+            debug!(error = %chain(error), "device is gone");
+        }
         let mut failures: BTreeSet<String> = pass.failed.iter().map(|error| chain(error)).collect();
         failures.extend(table.err().map(|error| chain(&error)));
         // XDP comes last: it must not serve a device that the packet plane does not serve.

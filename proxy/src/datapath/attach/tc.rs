@@ -42,10 +42,18 @@ pub struct DeviceHooks {
 pub struct TcPass {
     /// Program and device of hooks that had lost our program and have it again.
     pub repaired: Vec<(&'static str, String)>,
-    /// A device may disappear during the pass; the next pass has a new list.
     pub failed: Vec<TcError>,
+    /// Failures for devices that disappeared during the pass; the next pass has a new list.
+    pub gone: Vec<TcError>,
     /// The number of hooks with our program.
     pub attached: usize,
+}
+
+impl TcPass {
+    fn record(&mut self, error: TcError) {
+        let errors = if error.is_device_gone() { &mut self.gone } else { &mut self.failed };
+        errors.push(error);
+    }
 }
 
 impl DeviceHooks {
@@ -91,7 +99,7 @@ impl DeviceHooks {
                 Ok(false) => {}
                 Ok(true) if !self.attached.contains(&hook) => {}
                 Ok(true) => pass.repaired.push((program.name, device.name.clone())),
-                Err(error) => return pass.failed.push(error),
+                Err(error) => return pass.record(error),
             }
             attached.insert(hook);
         }
@@ -150,4 +158,19 @@ pub fn programs_at(device: &str, direction: Direction) -> Result<Vec<String>, Tc
     let mut names = if bpf::has_tcx() { tcx::programs_at(device, direction)? } else { Vec::new() };
     names.extend(clsact::programs_at(index, direction).map_err(TcError::List)?);
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_gone_is_no_failure() {
+        let mut pass = TcPass::default();
+        for errno in [libc::ENODEV, libc::EPERM, libc::ENODEV] {
+            let source = std::io::Error::from_raw_os_error(errno);
+            pass.record(TcError::Attach { program: "tc", device: "veth1".to_owned(), source });
+        }
+        assert_eq!((pass.failed.len(), pass.gone.len()), (1, 2), "{pass:?}");
+    }
 }

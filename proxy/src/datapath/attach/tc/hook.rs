@@ -32,6 +32,13 @@ pub enum TcError {
     Query(String, #[source] aya::programs::ProgramError),
 }
 
+impl TcError {
+    /// Whether the device disappeared before its program was attached.
+    pub fn is_device_gone(&self) -> bool {
+        matches!(self, Self::Attach { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    }
+}
+
 /// A program at a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hook {
