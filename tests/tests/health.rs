@@ -105,6 +105,8 @@ async fn health_metrics_and_status_are_served() {
     // The maps are moved away: metrics from the agent's own state are still served.
     let (maps, aside) = (maps_of(node.bpffs(), ABI_VERSION), node.bpffs().join("aside"));
     fs::rename(&maps, &aside).expect("they can be moved");
+    // The last ones are sent again for a second.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     let answer = fetch(node, 10249, "/metrics").expect("it answers");
     fs::rename(&aside, &maps).expect("they can be moved back");
     let lines: Vec<_> = answer.body.lines().collect();

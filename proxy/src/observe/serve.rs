@@ -1,6 +1,7 @@
 //! The servers of the agent: health, metrics, health check ports and the control socket. They run on a thread
 //! of their own, so that a hung agent is detected.
 
+mod coalesced;
 mod control_socket;
 mod counters;
 mod endpoints;

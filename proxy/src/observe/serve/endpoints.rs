@@ -1,10 +1,11 @@
 //! The paths of the health and metrics servers, as in kube-proxy.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::{
     Router,
+    body::Bytes,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::{counters::read_counters, pages};
+use super::{coalesced::Coalesced, counters::read_counters, pages};
 use crate::{
     config::Pages,
     observe::{agent_state::AgentState, health::HealthResponse, metrics::KernelCounters},
@@ -53,7 +54,12 @@ struct MetricsServer {
     state: Arc<AgentState>,
     bpffs: PathBuf,
     pages: Pages,
+    /// The metrics as text, or the error.
+    metrics: Coalesced<Result<Bytes, String>>,
 }
+
+/// The age up to which the metrics are sent again. Reading the kernel's counters takes thousands of system calls.
+const METRICS_MAX_AGE: Duration = Duration::from_secs(1);
 
 pub fn metrics_router(state: Arc<AgentState>, bpffs: PathBuf, pages: Pages) -> Router {
     Router::new()
@@ -64,12 +70,22 @@ pub fn metrics_router(state: Arc<AgentState>, bpffs: PathBuf, pages: Pages) -> R
         .route("/configz", any(configz))
         .route("/statusz", any(statusz))
         .route("/flagz", any(flagz))
-        .with_state(Arc::new(MetricsServer { state, bpffs, pages }))
+        .with_state(Arc::new(MetricsServer { state, bpffs, pages, metrics: Coalesced::new(METRICS_MAX_AGE) }))
 }
 
 async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
+    // A task of its own: if the client is gone, its computation still counts as one in progress.
+    let text = tokio::spawn(async move { server.metrics.get(async || metrics_text(&server).await).await });
+    match text.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(text) => ([METRICS, NO_SNIFF], text).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [PLAIN, NO_SNIFF], format!("{error}\n")).into_response()
+        }
+    }
+}
+
+async fn metrics_text(server: &MetricsServer) -> Result<Bytes, String> {
     let bpffs = server.bpffs.clone();
-    // Reading the kernel's counters takes thousands of system calls.
     let kernel = spawn_blocking(move || read_counters(&bpffs)).await;
     // The other metrics are needed most when the data plane is broken.
     let kernel = kernel.context("the reader has panicked").flatten().unwrap_or_else(|error| {
@@ -78,13 +94,7 @@ async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
         KernelCounters::default()
     });
     server.state.metrics.unbound.set(server.state.unbound.errors().len() as i64);
-    let text = server.state.metrics.render(&kernel);
-    match text {
-        Ok(text) => ([METRICS, NO_SNIFF], text).into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, [PLAIN, NO_SNIFF], format!("{error}\n")).into_response()
-        }
-    }
+    server.state.metrics.render(&kernel).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 async fn slis(State(server): State<Arc<MetricsServer>>) -> Response {
