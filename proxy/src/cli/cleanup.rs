@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::{output, run::PinArgs};
+use super::{agents, output, run::PinArgs};
 use crate::{
     datapath::{Pins, detach_devices, detach_xdp},
     error::chain,
@@ -46,7 +46,10 @@ fn remove_data_plane(dir: &Path) -> Result<()> {
             let removed = pins.remove()?;
             output::print(&format!("removed {removed} pins from {}\n", dir.display()))
         }
-        None => output::print(&format!("nothing to remove at {}\n", dir.display())),
+        None => {
+            let hint = agents::hint(dir, None);
+            output::print(&format!("nothing to remove at {}{hint}\n", dir.display()))
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use proxy_ebpf::abi::DropReason;
 
-use super::run::PinArgs;
-use crate::datapath::{self, KernelMaps};
+use super::{agents, run::PinArgs};
+use crate::datapath::{self, InspectError, KernelMaps};
 
 mod affinity;
 mod backends;
@@ -108,7 +108,10 @@ impl GetArgs {
         let selection = selection.selection();
         // Open the maps for each read: `cleanup` and a new start replace them.
         print.print(|| {
-            let maps = datapath::inspect(&bpffs)?;
+            let maps = match datapath::inspect(&bpffs) {
+                Err(error @ InspectError::NoDataPlane(_)) => bail!("{error}{}", agents::hint(&bpffs, None)),
+                opened => opened?,
+            };
             let labels = Labels::read(&maps)?;
             // With --watch the Service may appear later.
             if let Some(name) = selection.unknown(&labels).filter(|_| !print.watch) {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use proxy_ebpf::abi::ABI_VERSION;
 
 use super::{
+    agents,
     device_args::DeviceArgs,
     dns_args::{DnsArgs, ServerRole},
     effective_config::{EffectiveConfig, effective_config},
@@ -65,7 +66,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct PinArgs {
     /// Directory on a bpffs where maps and links are pinned; they outlive the agent
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/portreeve")]
+    #[arg(long, value_name = "DIR", default_value = agents::BPFFS)]
     pub bpffs: PathBuf,
 }
 
@@ -73,7 +74,7 @@ pub struct PinArgs {
 #[derive(Debug, clap::Args)]
 pub struct RunDirArgs {
     /// Directory of the agent's control socket, which `status` and `get dns` use
-    #[arg(long, value_name = "DIR", default_value = "/run/portreeve")]
+    #[arg(long, value_name = "DIR", default_value = agents::RUN_DIR)]
     pub run_dir: PathBuf,
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    control,
+    agents, control,
     output::{self, Format, OutputArgs},
     run::{PinArgs, RunDirArgs},
 };
@@ -54,10 +54,15 @@ struct DataPlane {
 
 pub fn run(args: Args) -> Result<()> {
     let bpffs = &args.pins.bpffs;
-    let agent = control::request(&socket_path(&args.run_dir.run_dir, bpffs), ControlRequest::Status)?;
+    let socket = socket_path(&args.run_dir.run_dir, bpffs);
+    let agent = control::request(&socket, ControlRequest::Status)?;
     // Only without an agent: reading all maps is too slow for frequent probes.
     let data_plane = agent.is_none().then(|| data_plane(bpffs));
-    let report = StatusReport::new(agent, data_plane);
+    let mut report = StatusReport::new(agent, data_plane);
+    if let (None, Some(fault)) = (&report.agent, report.faults.first_mut()) {
+        let hint = agents::hint(bpffs, Some(&args.run_dir.run_dir));
+        *fault += &format!("; nothing listens on {}{hint}", socket.display());
+    }
     match args.output.output {
         Format::Json => output::print_json(&report)?,
         Format::Table => output::print(&table(&report, Timestamp::now()))?,

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     cli::{
-        control,
+        agents, control,
         run::{PinArgs, RunDirArgs},
     },
     observe::{
@@ -81,7 +81,8 @@ pub fn run(args: Args) -> Result<()> {
     let socket = socket_path(&run_dir.run_dir, &pins.bpffs);
     let watches = print.watch;
     print.print(|| {
-        let QueryStatistics { since, mut clients, upstreams } = query_statistics(&socket)?;
+        let hint = || agents::hint(&pins.bpffs, Some(&run_dir.run_dir));
+        let QueryStatistics { since, mut clients, upstreams } = query_statistics(&socket, hint)?;
         clients.retain(|one| is_selected(one, client.as_deref(), namespace.as_deref()));
         if let Some(client) = &client {
             // With --watch the client may appear later.
@@ -91,9 +92,10 @@ pub fn run(args: Args) -> Result<()> {
     })
 }
 
-fn query_statistics(socket: &Path) -> Result<QueryStatistics> {
+fn query_statistics(socket: &Path, hint: impl FnOnce() -> String) -> Result<QueryStatistics> {
     let answer: Option<Option<QueryStatistics>> = control::request(socket, ControlRequest::QueryStatistics)?;
-    let asked = answer.with_context(|| format!("no agent runs: nothing listens on {}", socket.display()))?;
+    let asked = answer
+        .with_context(|| format!("no agent runs: nothing listens on {}{}", socket.display(), hint()))?;
     asked.context("the DNS server of the agent is off (--dns) or not synced yet")
 }
 

@@ -1,0 +1,167 @@
+//! Agents on this node, for commands that find none in the directories that they were given.
+//!
+//! Found by the arguments of processes, by pin directories and by control sockets. Unreadable sources are left out.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::observe::status::socket_path;
+
+/// The defaults of `--bpffs` and `--run-dir`.
+pub const BPFFS: &str = "/sys/fs/bpf/portreeve";
+pub const RUN_DIR: &str = "/run/portreeve";
+
+/// Directories that are searched.
+struct Roots<'a> {
+    processes: &'a Path,
+    bpffs: &'a Path,
+    run: &'a Path,
+}
+
+/// A sentence for each agent or data plane with another pin directory, or another control socket if one was used.
+pub fn elsewhere(bpffs: &Path, run_dir: Option<&Path>) -> Vec<String> {
+    let roots =
+        Roots { processes: Path::new("/proc"), bpffs: Path::new("/sys/fs/bpf"), run: Path::new("/run") };
+    roots.elsewhere(bpffs, run_dir)
+}
+
+/// The same in brackets after a sentence that says where an agent was looked for.
+pub fn hint(bpffs: &Path, run_dir: Option<&Path>) -> String {
+    let found = elsewhere(bpffs, run_dir);
+    if found.is_empty() { String::new() } else { format!(" ({})", found.join("; ")) }
+}
+
+impl Roots<'_> {
+    fn elsewhere(&self, bpffs: &Path, run_dir: Option<&Path>) -> Vec<String> {
+        let mut pins = BTreeSet::from([bpffs.to_owned()]);
+        let mut sockets: BTreeSet<PathBuf> = run_dir.map(|dir| socket_path(dir, bpffs)).into_iter().collect();
+        let mut found = Vec::new();
+        for (process, arguments) in self.agents() {
+            let value = |flag, default| option(&arguments, flag).unwrap_or(default).to_owned();
+            let (dir, run) = (value("--bpffs", BPFFS), value("--run-dir", RUN_DIR));
+            let socket = socket_path(Path::new(&run), Path::new(&dir));
+            let is_same = Path::new(&dir) == bpffs && run_dir.is_none_or(|wanted| Path::new(&run) == wanted);
+            pins.insert(dir.clone().into());
+            sockets.insert(socket);
+            if !is_same {
+                found.push(format!("process {process} runs with --bpffs={dir} --run-dir={run}"));
+            }
+        }
+        for dir in self.pin_directories().into_iter().filter(|dir| !pins.contains(dir)) {
+            sockets.insert(socket_path(Path::new(RUN_DIR), &dir));
+            found.push(format!("a data plane is pinned at {}", dir.display()));
+        }
+        if run_dir.is_some() {
+            let others = self.sockets().into_iter().filter(|socket| !sockets.contains(socket));
+            found.extend(others.map(|socket| format!("there is a control socket at {}", socket.display())));
+        }
+        found
+    }
+
+    /// Process and arguments of each `portreeve run`.
+    fn agents(&self) -> Vec<(u32, Vec<String>)> {
+        let processes = entries(self.processes).into_iter().filter_map(|dir| {
+            let process = dir.file_name()?.to_str()?.parse().ok()?;
+            let line = fs::read(dir.join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let mut arguments = line.trim_end_matches('\0').split('\0').map(str::to_owned);
+            let program = arguments.next()?;
+            let arguments: Vec<_> = arguments.collect();
+            let is_agent = Path::new(&program).file_name()? == "portreeve"
+                && arguments.iter().any(|argument| argument == "run");
+            is_agent.then_some((process, arguments))
+        });
+        let mut processes: Vec<_> = processes.collect();
+        processes.sort_unstable();
+        processes
+    }
+
+    /// Directories with maps of an agent, up to two levels below the mount.
+    fn pin_directories(&self) -> Vec<PathBuf> {
+        let first = entries(self.bpffs);
+        let second: Vec<_> = first.iter().flat_map(|dir| entries(dir)).collect();
+        let mut dirs: Vec<_> = first.into_iter().chain(second).filter(|dir| has_maps(dir)).collect();
+        dirs.sort_unstable();
+        dirs
+    }
+
+    /// Control sockets in directories named like the default one.
+    fn sockets(&self) -> Vec<PathBuf> {
+        let is_ours = |dir: &PathBuf| {
+            dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("portreeve"))
+        };
+        let files = entries(self.run).into_iter().filter(is_ours).flat_map(|dir| entries(&dir));
+        let mut sockets: Vec<_> =
+            files.filter(|path| path.extension().is_some_and(|kind| kind == "sock")).collect();
+        sockets.sort_unstable();
+        sockets
+    }
+}
+
+fn has_maps(dir: &Path) -> bool {
+    entries(dir).iter().any(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_prefix("abi-").is_some_and(|version| version.parse::<u32>().is_ok())
+    })
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// The last value of a flag: `--flag=value` or `--flag value`.
+fn option<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
+    let values = arguments.iter().enumerate().filter_map(|(n, argument)| {
+        let rest = argument.strip_prefix(flag)?;
+        match rest.strip_prefix('=') {
+            Some(value) => Some(value),
+            None if rest.is_empty() => arguments.get(n + 1).map(String::as_str),
+            None => None,
+        }
+    });
+    values.last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_elsewhere_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = |path: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let processes = dir("proc");
+        for (process, line) in [
+            ("12", "/usr/bin/portreeve\0run\0--bpffs=/sys/fs/bpf/a\0--run-dir\0/run/a\0"),
+            ("13", "portreeve\0status\0--bpffs=/sys/fs/bpf/b\0"),
+            ("14", "portreeve\0-v\0run\0"),
+            ("self", "portreeve\0run\0"),
+        ] {
+            fs::write(dir(&format!("proc/{process}")).join("cmdline"), line).unwrap();
+        }
+        let pinned = dir("bpf/tests/c");
+        dir("bpf/tests/c/abi-7");
+        dir("bpf/tests/other/maps");
+        let socket = dir("run/portreeve").join("sys-fs-bpf-d.sock");
+        fs::write(&socket, "").unwrap();
+        let (bpffs, run) = (dir("bpf"), dir("run"));
+        let roots = Roots { processes: &processes, bpffs: &bpffs, run: &run };
+        let default =
+            "process 14 runs with --bpffs=/sys/fs/bpf/portreeve --run-dir=/run/portreeve".to_owned();
+        let custom = "process 12 runs with --bpffs=/sys/fs/bpf/a --run-dir=/run/a".to_owned();
+        let data_plane = format!("a data plane is pinned at {}", pinned.display());
+        let listener = format!("there is a control socket at {}", socket.display());
+        let found = roots.elsewhere(Path::new(BPFFS), Some(Path::new(RUN_DIR)));
+        assert_eq!(found, [&custom, &data_plane, &listener].map(String::as_str));
+        let found = roots.elsewhere(Path::new("/sys/fs/bpf/a"), Some(Path::new(RUN_DIR)));
+        assert_eq!(found, [&custom, &default, &data_plane, &listener].map(String::as_str));
+        assert_eq!(roots.elsewhere(Path::new("/sys/fs/bpf/a"), None), [default, data_plane]);
+    }
+}
