@@ -40,6 +40,7 @@ mod kube_proxy_leftovers;
 mod name_server;
 mod pod_cidrs;
 mod ready;
+mod retries;
 mod source;
 mod stop;
 mod xdp;
@@ -72,8 +73,8 @@ pub async fn run(config: Config) -> Result<()> {
         run_dir,
     } = config;
     let state = Arc::new(AgentState::new(serving.health_timeout, Status::new(&policy.node_name))?);
-    let telemetry = Telemetry::new(Arc::clone(&state));
     let reports = follow_reports(&objects, &policy.node_name);
+    let telemetry = Telemetry::new(Arc::clone(&state), reports.clone());
     let serve = Serve {
         reports: reports.clone(),
         config: serving,

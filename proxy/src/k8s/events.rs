@@ -60,6 +60,12 @@ impl Report {
         }
     }
 
+    /// Frontends of a Service have no room in a table of the node.
+    pub fn of_unplaced(service: ServiceKey, note: String) -> Self {
+        let regarding = Regarding::Service(service);
+        Self { regarding, is_warning: true, reason: "NoRoomForFrontends", action: "Program", note }
+    }
+
     fn of_node(is_warning: bool, reason: &'static str, note: String) -> Self {
         Self { regarding: Regarding::ThisNode, is_warning, reason, action: "StartKubeProxy", note }
     }

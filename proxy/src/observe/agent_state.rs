@@ -17,7 +17,7 @@ use super::{
     metrics::{Metrics, family_label},
     query_source::QuerySource,
     query_statistics::QueryStatistics,
-    status::{Phase, Status},
+    status::{Phase, Status, Unplaced},
 };
 use crate::{
     datapath::XdpAttachment,
@@ -71,11 +71,16 @@ impl SliceTrigger {
 }
 
 /// The result of a pass.
-pub struct PassSummary<'a> {
+pub struct PassSummary {
     /// Over all frontends, not only the changed ones.
     pub is_full_sync: bool,
     pub took: Duration,
-    pub unwritten: &'a BTreeSet<FrontendKey>,
+    /// Number of frontends that could not be written.
+    pub unwritten: usize,
+    /// Families that are late for a reason of the node: only these count for health.
+    pub late: BTreeSet<IpFamily>,
+    /// Services without room.
+    pub unplaced: Vec<Unplaced>,
     pub frontends: usize,
     pub fill: Vec<Fill>,
     pub is_node_eligible: Option<bool>,
@@ -197,32 +202,34 @@ impl AgentState {
         lock(&self.status).xdp = devices.iter().map(Into::into).collect();
     }
 
-    /// A pass has ended. A family without unwritten frontends is synced.
-    pub fn pass_completed(&self, pass: PassSummary<'_>) {
+    /// A pass has ended. A family that is not late is synced.
+    pub fn pass_completed(&self, pass: PassSummary) {
         let now = Timestamp::now();
         lock(&self.programmed_triggers).clear();
         self.metrics.observe_sync(pass.is_full_sync, pass.took);
-        let late: BTreeSet<IpFamily> = pass.unwritten.iter().map(|key| key.address.family()).collect();
-        for family in IpFamily::BOTH.into_iter().filter(|family| !late.contains(family)) {
+        for family in IpFamily::BOTH.into_iter().filter(|family| !pass.late.contains(family)) {
             self.family_synced(family, now);
         }
-        if late.is_empty() {
+        if pass.late.is_empty() {
             self.metrics.changes.services_pending.set(0);
             self.metrics.changes.endpoints_pending.set(0);
-        } else {
+        }
+        if pass.unwritten > 0 {
             self.metrics.sync_failures.inc();
         }
         self.health().set_node_eligible(pass.is_node_eligible);
         self.record(pass);
     }
 
-    fn record(&self, pass: PassSummary<'_>) {
+    fn record(&self, pass: PassSummary) {
         self.metrics.frontends.set(pass.frontends as i64);
-        self.metrics.unwritten_frontends.set(pass.unwritten.len() as i64);
+        self.metrics.unwritten_frontends.set(pass.unwritten as i64);
+        self.metrics.set_unplaced(&pass.unplaced);
         self.metrics.set_fill(&pass.fill);
         let mut status = lock(&self.status);
         status.frontends = pass.frontends;
-        status.unwritten_frontends = pass.unwritten.len();
+        status.unwritten_frontends = pass.unwritten;
+        status.unplaced = pass.unplaced;
         status.tables = pass.fill.into_iter().map(Into::into).collect();
     }
 
@@ -260,4 +267,49 @@ fn seconds(time: Timestamp) -> f64 {
 /// The data are plain values and always consistent, so a poisoned lock is no problem.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::metrics::KernelCounters, *};
+    use crate::model::{address::Protocol, frontend::FrontendAddress};
+
+    fn summary(late: BTreeSet<IpFamily>) -> PassSummary {
+        let unplaced = Unplaced {
+            service: "a/huge".to_owned(),
+            table: "SLOTS".to_owned(),
+            reason: "SLOTS is full (8 entries)".to_owned(),
+            frontends: 1,
+            since: Timestamp::UNIX_EPOCH,
+        };
+        PassSummary {
+            is_full_sync: false,
+            took: Duration::ZERO,
+            unwritten: 1,
+            late,
+            unplaced: vec![unplaced],
+            frontends: 9,
+            fill: Vec::new(),
+            is_node_eligible: Some(true),
+        }
+    }
+
+    #[test]
+    fn a_service_without_room_is_in_the_status_and_costs_the_node_no_health() {
+        // Everything that is pending is overdue.
+        let state = AgentState::new(Duration::ZERO, Status::new("n")).unwrap();
+        let address = FrontendAddress::Ip([10, 96, 0, 1].into());
+        let key = FrontendKey { address, port: 80, protocol: Protocol::Tcp };
+        for (late, code) in [(BTreeSet::new(), 200), (BTreeSet::from([IpFamily::V4]), 503)] {
+            state.frontends_queued([&key]);
+            state.pass_completed(summary(late));
+            let (health, now) = (state.health().clone(), Timestamp::now());
+            assert_eq!((health.livez(now).status(), health.healthz(now).status()), (code, code));
+            let status = state.status();
+            assert_eq!((status.unwritten_frontends, status.unplaced.len()), (1, 1));
+            let metrics = state.metrics.render(&KernelCounters::default()).unwrap();
+            let metrics = String::from_utf8(metrics).unwrap();
+            assert!(metrics.contains(r#"portreeve_unplaced_frontends{reason="SLOTS"} 1"#), "{metrics}");
+        }
+    }
 }

@@ -13,7 +13,6 @@ use crate::{
     index::{Change, Index},
     model::{
         address::{IpFamily, PerFamily},
-        frontend::FrontendKey,
         service::{ServiceInfo, ServiceKey},
     },
 };
@@ -63,9 +62,8 @@ impl HealthCheckPorts {
 
     /// Publishes the changed Services, except those with an unwritten frontend: a health check must not claim
     /// an endpoint that is not programmed.
-    pub fn publish(&mut self, index: &Index, local: &BTreeSet<IpAddr>, unwritten: &BTreeSet<FrontendKey>) {
+    pub fn publish(&mut self, index: &Index, local: &BTreeSet<IpAddr>, unsynced: &BTreeSet<&ServiceKey>) {
         let addresses = addresses(index, local);
-        let unsynced: BTreeSet<&ServiceKey> = unwritten.iter().filter_map(|key| index.owner(key)).collect();
         let (touched, waiting): (BTreeSet<_>, BTreeSet<_>) =
             std::mem::take(&mut self.touched).into_iter().partition(|key| !unsynced.contains(key));
         self.touched = waiting;

@@ -11,6 +11,7 @@ use prometheus::{
 
 use proxy_ebpf::abi::ServiceStats;
 
+use super::status::Unplaced;
 use crate::{
     model::{address::IpFamily, service::ServicePortKey},
     reconcile::Fill,
@@ -42,6 +43,7 @@ pub struct Metrics {
     pub sync_failures: IntCounter,
     pub frontends: IntGauge,
     pub unwritten_frontends: IntGauge,
+    unplaced_frontends: IntGaugeVec,
     pub skipped_objects: IntCounter,
     pub reattachments: IntCounter,
     pub unattached: IntGauge,
@@ -147,6 +149,11 @@ impl Metrics {
             frontends: of.plain_gauge("portreeve_frontends", "Published frontends")?,
             unwritten_frontends: of
                 .plain_gauge("portreeve_unwritten_frontends", "Frontends to be retried")?,
+            unplaced_frontends: of.gauges(
+                "portreeve_unplaced_frontends",
+                "Frontends without room, by the table that has none",
+                &["reason"],
+            )?,
             skipped_objects: of
                 .counter("portreeve_skipped_objects_total", "Invalid objects or parts of objects, skipped")?,
             reattachments: of.counter(
@@ -181,6 +188,13 @@ impl Metrics {
         )?;
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)
+    }
+
+    pub fn set_unplaced(&self, unplaced: &[Unplaced]) {
+        self.unplaced_frontends.reset();
+        for Unplaced { table, frontends, .. } in unplaced {
+            self.unplaced_frontends.with_label_values(&[table]).add(*frontends as i64);
+        }
     }
 
     pub fn set_fill(&self, fill: &[Fill]) {

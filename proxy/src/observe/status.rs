@@ -20,6 +20,9 @@ pub struct Status {
     pub pending_since: Option<Timestamp>,
     pub frontends: usize,
     pub unwritten_frontends: usize,
+    /// Services with frontends that found no room. Missing in the status of earlier versions.
+    #[serde(default)]
+    pub unplaced: Vec<Unplaced>,
     /// Invalid objects or parts of objects since the start.
     pub skipped_objects: usize,
     /// Hooks that had lost their program, since the start.
@@ -51,6 +54,17 @@ pub enum Phase {
         holder: String,
     },
     Serving,
+}
+
+/// A Service with frontends that found no room. Those that are published keep their last state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unplaced {
+    pub service: String,
+    /// The table without room.
+    pub table: String,
+    pub reason: String,
+    pub frontends: usize,
+    pub since: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +123,7 @@ impl Status {
             pending_since: None,
             frontends: 0,
             unwritten_frontends: 0,
+            unplaced: Vec::new(),
             skipped_objects: 0,
             reattachments: 0,
             xdp: Vec::new(),
@@ -129,7 +144,8 @@ impl Status {
             faults.push("the agent hangs and receives no changes: restart it".to_owned());
         }
         if self.unwritten_frontends > 0 {
-            faults.push(format!("{} frontends could not be written", self.unwritten_frontends));
+            let services = unplaced_text(&self.unplaced);
+            faults.push(format!("{} frontends could not be written{services}", self.unwritten_frontends));
         }
         for xdp in self.xdp.iter().filter(|xdp| xdp.is_fault) {
             let reason = xdp.reason.as_deref().unwrap_or("unknown reason");
@@ -142,6 +158,18 @@ impl Status {
             faults.push(format!("table {} is {} % full", table.name, table.percent()));
         }
         faults
+    }
+}
+
+/// The first Services without room, as the end of a sentence.
+fn unplaced_text(unplaced: &[Unplaced]) -> String {
+    const NAMES: usize = 3;
+    let names: Vec<_> =
+        unplaced.iter().take(NAMES).map(|one| format!("{} ({})", one.service, one.reason)).collect();
+    match unplaced.len() {
+        0 => String::new(),
+        count @ ..=NAMES => format!("; no room for {count} of the Services: {}", names.join(", ")),
+        count => format!("; no room for {count} of the Services: {}, …", names.join(", ")),
     }
 }
 

@@ -7,24 +7,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     agent_state::{AgentState, PassSummary},
     health_check_ports::{HealthCheckPorts, WantedHealthChecks},
     no_local_endpoints::NoLocalEndpoints,
     query_source::QuerySource,
+    status::Unplaced,
 };
 use crate::{
     index::{Change, Index},
-    model::frontend::{Frontend, FrontendKey},
+    k8s::events::Report,
+    model::{
+        address::IpFamily,
+        frontend::{Frontend, FrontendKey},
+        service::ServiceKey,
+    },
     reconcile::Fill,
 };
+
+/// Limit of Events about Services per pass.
+const MAX_REPORTS: usize = 10;
 
 pub struct Telemetry {
     state: Arc<AgentState>,
     health_ports: HealthCheckPorts,
     no_local: NoLocalEndpoints,
+    /// Services without room, each with an Event.
+    reported: BTreeSet<String>,
+    reports: mpsc::UnboundedSender<Report>,
     /// The start of the present pass.
     started: Option<Instant>,
 }
@@ -33,18 +45,26 @@ pub struct Telemetry {
 pub struct CompletedPass<'a> {
     pub is_full_sync: bool,
     pub index: &'a Index,
-    pub unwritten: &'a BTreeSet<FrontendKey>,
+    /// Number of frontends that could not be written.
+    pub unwritten: usize,
+    /// Services with frontends to be retried.
+    pub unsynced: BTreeSet<&'a ServiceKey>,
+    /// Families that are late for a reason of the node.
+    pub late: BTreeSet<IpFamily>,
+    pub unplaced: Vec<Unplaced>,
     pub local_addresses: &'a BTreeSet<IpAddr>,
     pub frontends: usize,
     pub fill: Vec<Fill>,
 }
 
 impl Telemetry {
-    pub fn new(state: Arc<AgentState>) -> Self {
+    pub fn new(state: Arc<AgentState>, reports: mpsc::UnboundedSender<Report>) -> Self {
         Self {
             state,
             health_ports: HealthCheckPorts::new(),
             no_local: NoLocalEndpoints::default(),
+            reported: BTreeSet::new(),
+            reports,
             started: None,
         }
     }
@@ -91,20 +111,40 @@ impl Telemetry {
     }
 
     pub fn pass_completed(&mut self, pass: CompletedPass<'_>) {
-        let is_clean = pass.unwritten.is_empty();
+        let is_clean = pass.late.is_empty();
         let took = self.started.take().map_or(Duration::ZERO, |started| started.elapsed());
         if is_clean {
             self.no_local.publish(&self.state);
         }
+        self.report_unplaced(&pass.unplaced);
         self.state.pass_completed(PassSummary {
             is_full_sync: pass.is_full_sync,
             took,
             unwritten: pass.unwritten,
+            late: pass.late,
+            unplaced: pass.unplaced,
             frontends: pass.frontends,
             fill: pass.fill,
             is_node_eligible: pass.index.node_info().map(|node| node.is_eligible),
         });
-        self.health_ports.publish(pass.index, pass.local_addresses, pass.unwritten);
+        self.health_ports.publish(pass.index, pass.local_addresses, &pass.unsynced);
+    }
+
+    /// Sends an Event per Service that has no room any more, to a few of them at a time.
+    fn report_unplaced(&mut self, unplaced: &[Unplaced]) {
+        let present: BTreeSet<&str> = unplaced.iter().map(|one| one.service.as_str()).collect();
+        self.reported.retain(|service| present.contains(service.as_str()));
+        let mut left = MAX_REPORTS;
+        for Unplaced { service, reason, frontends, .. } in unplaced {
+            let Some((namespace, name)) = service.split_once('/').filter(|_| left > 0) else { continue };
+            if self.reported.insert(service.clone()) {
+                left -= 1;
+                let note = format!("{frontends} frontends are not served or not up to date: {reason}");
+                let key = ServiceKey::new(namespace, name);
+                // Without an API server there is no receiver.
+                let _ = self.reports.send(Report::of_unplaced(key, note));
+            }
+        }
     }
 
     /// DNS is served from now on.

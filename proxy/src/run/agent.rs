@@ -4,7 +4,7 @@
 //! pass.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
     time::Duration,
@@ -12,20 +12,25 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use ipnetwork::IpNetwork;
+use jiff::Timestamp;
 use proxy_ebpf::abi::Unclaimed;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
 
 use super::{
-    attachment::Attachment, name_server::NameServer, pod_cidrs::PodCidrs, source::Source, stop::Stop,
+    attachment::Attachment,
+    name_server::NameServer,
+    pod_cidrs::PodCidrs,
+    retries::{FIRST_DELAY, FailedPass, Retries},
+    source::Source,
+    stop::Stop,
 };
 use crate::{
     datapath::{self, KernelMaps, Pins},
-    error::chain,
     index::{Change, Index},
     model::{
         address::PerFamily,
@@ -36,12 +41,10 @@ use crate::{
         log_once::LogOnce,
         telemetry::{CompletedPass, Telemetry},
     },
-    reconcile::{Epoch, MapError, Pass, Reconciler, UnclaimedNetworks},
+    reconcile::{Epoch, Pass, Reconciler, UnclaimedNetworks},
     update::Update,
 };
 
-/// The delay before failed writes are retried; a full map is also retried when entries were freed.
-const RETRY: Duration = Duration::from_secs(1);
 /// How often the attachment of the programs is verified.
 const VERIFICATION: Duration = Duration::from_secs(10);
 
@@ -52,12 +55,8 @@ const FULL_SYNC_THRESHOLD: usize = 4096;
 pub struct Agent {
     index: Index,
     reconciler: Reconciler<KernelMaps>,
-    /// Frontends to be retried: the failed ones and their siblings.
-    unwritten: BTreeSet<FrontendKey>,
-    /// The last pass found a map full.
-    has_full_map: bool,
-    /// Frontends whose failure was logged.
-    logged: HashSet<FrontendKey>,
+    /// Frontends to be retried.
+    retries: Retries,
     addresses: watch::Receiver<BTreeSet<IpAddr>>,
     /// The node's addresses as written, and whether each serves NodePorts; `None`: not written.
     node_addresses: Option<BTreeMap<IpAddr, bool>>,
@@ -98,9 +97,7 @@ impl Agent {
             pod_cidrs: PodCidrs::new(&policy),
             index: Index::new(policy),
             reconciler,
-            unwritten: BTreeSet::new(),
-            has_full_map: false,
-            logged: HashSet::new(),
+            retries: Retries::default(),
             node_addresses: None,
             networks,
             unwritten_addresses: LogOnce::default(),
@@ -154,6 +151,7 @@ impl Agent {
         self.await_pod_cidrs(source).await?;
         let began = Instant::now();
         self.write_node_addresses();
+        self.retries.take_all();
         let pass = self.write_all();
         info!(
             frontends = self.frontends(),
@@ -189,6 +187,7 @@ impl Agent {
         verification.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.telemetry.heartbeat();
+            let (next_retry, is_written) = (self.next_retry(), self.is_written());
             tokio::select! {
                 () = stop.requested() => return Ok(()),
                 update = source.next() => {
@@ -203,7 +202,7 @@ impl Agent {
                     let repairs = attachment.verify();
                     self.report_attachment(repairs, &attachment);
                 }
-                () = sleep(RETRY), if !self.is_written() => self.retry(),
+                () = sleep_until(next_retry), if !is_written => self.retry(),
             }
         }
     }
@@ -215,13 +214,14 @@ impl Agent {
 
     /// One pass for all changes that have arrived.
     fn run_pass(&mut self, first: Update, source: &mut Source) {
-        let mut touched = std::mem::take(&mut self.unwritten);
+        let mut touched = BTreeSet::new();
         // Changes that arrive meanwhile wait for the next pass, so that this one ends.
         let waiting = source.waiting();
         touched.extend(self.apply_update(first));
         for update in (0..waiting).map_while(|_| source.next_now()) {
             touched.extend(self.apply_update(update));
         }
+        touched.extend(self.retries.take(Instant::now(), &touched));
         self.write_node_addresses();
         self.write(touched);
     }
@@ -264,6 +264,7 @@ impl Agent {
         if touched.len() > FULL_SYNC_THRESHOLD && touched.len() > self.frontends() / 2 {
             // Deleted frontends are not among all.
             touched.iter().for_each(|key| self.telemetry.frontend_resolved(*key, None));
+            self.retries.take_all();
             let pass = self.write_all();
             return self.finish(pass, true);
         }
@@ -280,19 +281,27 @@ impl Agent {
 
     fn finish(&mut self, pass: Pass, is_full_sync: bool) {
         debug!(changed = pass.changed, failed = pass.failed.len(), "pass");
-        for (key, error) in pass.failed.iter().filter(|(key, _)| !self.logged.contains(key)) {
-            warn!(frontend = %key, error = %chain(&**error), "frontend not written, will retry");
+        let (index, fill) = (&self.index, self.reconciler.fill());
+        let failed = FailedPass { failed: &pass.failed, retry: pass.retry, fill: &fill };
+        let owner = |key: &FrontendKey| index.owner(key).cloned();
+        for new in self.retries.record(failed, owner, (Instant::now(), Timestamp::now())) {
+            warn!(
+                frontends = new.count,
+                first = new.names,
+                error = new.error,
+                "frontends not written, will retry"
+            );
         }
-        self.has_full_map = pass.failed.iter().any(|(_, error)| matches!(**error, MapError::Full { .. }));
-        self.logged = pass.failed.into_iter().map(|(key, _)| key).collect();
-        self.unwritten.extend(pass.retry);
         self.telemetry.pass_completed(CompletedPass {
             is_full_sync,
             index: &self.index,
-            unwritten: &self.unwritten,
+            unwritten: self.retries.failed(),
+            unsynced: self.retries.services(),
+            late: self.retries.late_families(self.reconciler.len()),
+            unplaced: self.retries.unplaced(),
             local_addresses: &self.addresses.borrow(),
             frontends: self.reconciler.len(),
-            fill: self.reconciler.fill(),
+            fill,
         });
         // Only now: a name must not resolve to an address that is not served yet.
         if let Some(name_server) = &mut self.name_server {
@@ -309,10 +318,10 @@ impl Agent {
         }
     }
 
-    /// Frees entries after a grace period, and retries if a map was full. Other failures wait for `RETRY`.
+    /// Frees entries after a grace period, and retries what waited for them.
     fn reclaim(&mut self, epoch: Epoch) {
         let made_room = self.reconciler.reclaim(epoch);
-        if self.has_full_map && made_room {
+        if made_room && self.retries.room_appeared(Instant::now(), &self.reconciler.fill()) {
             self.retry();
         }
     }
@@ -320,14 +329,24 @@ impl Agent {
     fn retry(&mut self) {
         self.write_node_addresses();
         self.write_networks();
-        if !self.unwritten.is_empty() {
-            let touched = std::mem::take(&mut self.unwritten);
-            self.write(touched);
+        let due = self.retries.take(Instant::now(), &BTreeSet::new());
+        if !due.is_empty() {
+            self.write(due);
         }
     }
 
     fn is_written(&self) -> bool {
-        self.unwritten.is_empty() && self.node_addresses.is_some() && self.networks.is_written()
+        self.retries.is_empty() && self.are_networks_written()
+    }
+
+    fn are_networks_written(&self) -> bool {
+        self.node_addresses.is_some() && self.networks.is_written()
+    }
+
+    fn next_retry(&self) -> Instant {
+        let soon = Instant::now() + FIRST_DELAY;
+        let due = self.retries.next_due().unwrap_or(soon);
+        if self.are_networks_written() { due } else { due.min(soon) }
     }
 
     /// The node's addresses depend on the interfaces; their NodePorts and the pod ranges on the Node object
