@@ -30,6 +30,7 @@ mod claims;
 mod frontends;
 mod health;
 mod joined;
+mod precedence;
 mod reason;
 mod resolve;
 mod small_set;
@@ -39,6 +40,7 @@ mod verdict;
 use claims::Claims;
 use frontends::frontends;
 use joined::Joined;
+pub use precedence::Precedence;
 
 /// One object was added or changed (`Some`), or deleted (`None`).
 #[derive(Clone, Debug, PartialEq)]
@@ -100,15 +102,34 @@ impl Index {
         Some(&self.claims.winner(key)?.claimant()?.0.key)
     }
 
-    /// All frontends; those of one Service are adjacent.
+    /// All frontends, in order of precedence; those of one Service are adjacent.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend> {
-        self.joined.services().filter(|service| service.is_served()).flat_map(|service| {
+        let mut services: Vec<_> = self
+            .joined
+            .services()
+            .filter(|service| service.is_served())
+            .map(|service| (self.precedence(service), service))
+            .collect();
+        services.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        services.into_iter().flat_map(|(_, service)| {
             let mut keys: Vec<FrontendKey> = frontends(service).into_iter().map(|(key, ..)| key).collect();
             // An address that a Service claims twice is one frontend.
             keys.sort_unstable();
             keys.dedup();
             keys.into_iter().filter_map(|key| self.frontend_of(service, &key))
         })
+    }
+
+    /// The precedence of the owner of a frontend; frontends without one come first.
+    pub fn precedence_of(&self, key: &FrontendKey) -> Option<Precedence> {
+        let (service, _) = self.claims.winner(key)?.claimant()?;
+        Some(self.precedence(service))
+    }
+
+    fn precedence(&self, service: &ServiceInfo) -> Precedence {
+        let endpoints = self.joined.slices_of(&service.key).map(|slice| slice.candidates.len()).sum();
+        let name_server = self.policy.name_server.as_ref().map(|server| &server.service);
+        Precedence::new(service, endpoints, name_server)
     }
 
     /// Returns `None` unless this Service owns the frontend.

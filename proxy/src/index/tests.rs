@@ -69,3 +69,27 @@ fn a_service_joins_its_slices_in_any_order_and_loses_them() {
     assert_eq!(index.apply(Change::Service(key, None)), BTreeSet::from([web_key()]));
     assert_eq!(index.frontend(&web_key()), None);
 }
+
+#[test]
+fn the_clusters_own_services_precede_and_the_largest_comes_last() {
+    let mut index = Index::new(Policy::default());
+    let ports =
+        |count: u16| (1..=count).map(|n| json!({"name": format!("p{n}"), "port": n})).collect::<Vec<_>>();
+    for (n, (namespace, name, count)) in [
+        ("a", "huge", 30),
+        ("b", "web", 1),
+        ("kube-system", "z", 40),
+        ("default", "kubernetes", 2),
+        ("b", "api", 2),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        index.apply(service(json!({"metadata": {"name": name, "namespace": namespace},
+            "spec": {"clusterIP": format!("10.96.0.{}", n + 1), "ports": ports(count)}})));
+    }
+    let mut order: Vec<String> =
+        index.frontends().map(|frontend| frontend.service.service.to_string()).collect();
+    order.dedup();
+    assert_eq!(order, ["default/kubernetes", "kube-system/z", "b/web", "b/api", "a/huge"]);
+}

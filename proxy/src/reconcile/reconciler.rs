@@ -80,6 +80,8 @@ pub struct Pass {
 /// The changes of one service port in one family. Its frontends share backends, so they are applied together.
 #[derive(Debug, Default)]
 struct Group {
+    /// The place among the groups of the pass, by the first change.
+    position: usize,
     puts: Vec<Frontend>,
     removals: Vec<FrontendKey>,
     /// Frontends that move to another service port in the same pass.
@@ -136,11 +138,15 @@ impl<M: LbMaps> Reconciler<M> {
     ) {
         let (mut groups, unowned) = self.groups(changes, pass);
         self.remove_unowned(unowned, pass);
-        let used = groups.iter().filter(|(_, group)| !group.puts.is_empty());
-        let mut without_id = self.services.ensure_ids(&mut self.maps, used.map(|((service, _), _)| service));
-        for ((service, family), group) in &mut groups {
-            match without_id.remove(service) {
-                Some(error) => group.fail(error),
+        // In the order of the changes: where a map fills up, the last ones find no room.
+        let mut ordered: Vec<_> = groups.iter_mut().collect();
+        ordered.sort_by_key(|(_, group)| group.position);
+        let used = ordered.iter().filter(|(_, group)| !group.puts.is_empty());
+        let without_id = self.services.ensure_ids(&mut self.maps, used.map(|((service, _), _)| service));
+        for ((service, family), group) in ordered {
+            match without_id.get(service) {
+                // Of both families.
+                Some(error) => group.fail_with(error),
                 None => self.write_group(service, *family, group, pass),
             }
         }
@@ -173,12 +179,12 @@ impl<M: LbMaps> Reconciler<M> {
             match change {
                 Some(frontend) => {
                     if let Some(old) = owner.filter(|owner| **owner != frontend.service) {
-                        groups.entry((old.clone(), family)).or_default().leaving.push(key);
+                        group_of(&mut groups, old.clone(), family).leaving.push(key);
                     }
-                    groups.entry((frontend.service.clone(), family)).or_default().puts.push(frontend);
+                    group_of(&mut groups, frontend.service.clone(), family).puts.push(frontend);
                 }
                 None => match owner {
-                    Some(owner) => groups.entry((owner.clone(), family)).or_default().removals.push(key),
+                    Some(owner) => group_of(&mut groups, owner.clone(), family).removals.push(key),
                     None => unowned.push(key),
                 },
             }
@@ -592,8 +598,11 @@ impl<M: LbMaps> Reconciler<M> {
 impl Group {
     /// Fails all of its frontends with the same error.
     fn fail(&mut self, error: MapError) {
-        let error = Arc::new(error);
-        let puts = self.puts.iter().map(|frontend| (frontend.key, Arc::clone(&error)));
+        self.fail_with(&Arc::new(error));
+    }
+
+    fn fail_with(&mut self, error: &Arc<MapError>) {
+        let puts = self.puts.iter().map(|frontend| (frontend.key, Arc::clone(error)));
         self.failures.extend(puts);
     }
 
@@ -603,6 +612,11 @@ impl Group {
         let gone = self.removals.iter().chain(&self.leaving).map(|key| (*key, Arc::clone(&error)));
         self.failures.extend(gone);
     }
+}
+
+fn group_of(groups: &mut Groups, service: ServicePortKey, family: IpFamily) -> &mut Group {
+    let position = groups.len();
+    groups.entry((service, family)).or_insert_with(|| Group { position, ..Group::default() })
 }
 
 /// Records the result of one frontend.

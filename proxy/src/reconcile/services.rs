@@ -162,9 +162,10 @@ impl Services {
         &mut self,
         maps: &mut impl LbMaps,
         keys: impl Iterator<Item = &'a ServicePortKey>,
-    ) -> HashMap<ServicePortKey, MapError> {
-        let without_id: HashSet<&ServicePortKey> =
-            keys.filter(|key| !self.ids_by_key.contains_key(*key)).collect();
+    ) -> HashMap<ServicePortKey, Arc<MapError>> {
+        let mut seen = HashSet::new();
+        let without_id: Vec<&ServicePortKey> =
+            keys.filter(|key| !self.ids_by_key.contains_key(*key) && seen.insert(*key)).collect();
         let mut failures = HashMap::new();
         let mut new = Vec::new();
         for key in without_id {
@@ -172,7 +173,7 @@ impl Services {
                 Some(id) => new.push((id, key)),
                 None => {
                     let full = MapError::Full { map: "SERVICES", capacity: self.service_ids.capacity() };
-                    failures.insert(key.clone(), full);
+                    failures.insert(key.clone(), Arc::new(full));
                 }
             }
         }
@@ -188,7 +189,7 @@ impl Services {
                 && let Some(((id, key), left)) = rest.split_first()
             {
                 self.service_ids.free(*id);
-                failures.insert((*key).clone(), failure.error);
+                failures.insert((*key).clone(), Arc::new(failure.error));
                 rest = left;
             }
         }

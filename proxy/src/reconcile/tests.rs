@@ -350,6 +350,32 @@ fn a_full_map_fails_one_frontend_and_not_the_others() {
 }
 
 #[test]
+fn what_comes_first_has_room_whatever_its_name() {
+    let frontends = |order: [u8; 2]| {
+        order.map(|service| match service {
+            1 => frontend(key(0), 1, TrafficPolicy::Cluster, &[1, 2, 3, 4]),
+            other => frontend(key(2), other, TrafficPolicy::Cluster, &[1, 2]),
+        })
+    };
+    for (order, without_room) in [([1, 9], key(2)), ([9, 1], key(0))] {
+        for capacity in [Capacity { slots: 4, ..CAPACITY }, Capacity { services: 2, ..CAPACITY }] {
+            let mut reconciler = adopt(FakeMaps::new(capacity));
+            let pass = reconciler.apply_all(frontends(order));
+            let failed: Vec<_> = pass.failed.iter().map(|(key, _)| *key).collect();
+            assert_eq!(failed, [without_room], "{order:?}, {capacity:?}");
+        }
+    }
+}
+
+#[test]
+fn a_service_port_without_an_id_fails_in_both_families() {
+    let mut reconciler = adopt(FakeMaps::new(Capacity { services: 1, ..CAPACITY }));
+    let both = [key(0), key(1)].map(|key| frontend(key, 1, TrafficPolicy::Cluster, &[1]));
+    let pass = reconciler.apply_all(both);
+    assert_eq!((pass.failed.len(), reconciler.len()), (2, 0));
+}
+
+#[test]
 fn an_array_that_cannot_be_mapped_fails_its_frontends_until_it_can() {
     let old = frontend(key(0), 1, TrafficPolicy::Cluster, &[1, 2]);
     let new = frontend(key(0), 2, TrafficPolicy::Local, &[2, 3, 4, 5, 6]);

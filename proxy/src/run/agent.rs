@@ -268,7 +268,8 @@ impl Agent {
             let pass = self.write_all();
             return self.finish(pass, true);
         }
-        let changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
+        let mut changes: Vec<_> = touched.into_iter().map(|key| (key, self.index.frontend(&key))).collect();
+        changes.sort_by_cached_key(|(key, _)| self.index.precedence_of(key));
         self.want_networks(&changes);
         self.telemetry.frontends_queued(changes.iter().map(|(key, _)| key));
         for (key, wanted) in &changes {
