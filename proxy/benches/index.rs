@@ -3,7 +3,9 @@
 
 use std::{hint::black_box, net::Ipv4Addr, sync::Arc};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main, measurement::WallTime,
+};
 use proxy::{
     index::{Change, Index},
     model::{
@@ -103,5 +105,60 @@ fn one_endpoint(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, one_endpoint);
+/// A Service with many ports, all in one slice.
+fn wide(index: &mut Index, ports: u16) {
+    let Change::Service(key, Some(mut info)) = service(0) else { unreachable!("a Service was added") };
+    let port =
+        |n| PortInfo { name: format!("p{n}").into(), protocol: Protocol::Tcp, port: n, node_port: None };
+    Arc::make_mut(&mut info).ports = (1..=ports).map(port).collect();
+    index.apply(Change::Service(key, Some(info)));
+    index.apply(wide_slice(ports, ENDPOINTS));
+}
+
+fn wide_slice(ports: u16, endpoints: u32) -> Change {
+    let Change::Slice(key, Some(mut info)) = slice(0, endpoints) else { unreachable!("a slice was added") };
+    let port = |n| SlicePort { name: format!("p{n}").into(), protocol: Protocol::Tcp, port: n };
+    Arc::make_mut(&mut info).ports = (1..=ports).map(port).collect();
+    Change::Slice(key, Some(info))
+}
+
+/// One of the slices of a Service with many endpoints.
+fn numbered_slice(number: u32, endpoints: u32) -> Change {
+    let Change::Slice(mut key, Some(mut info)) = slice(0, endpoints) else {
+        unreachable!("a slice was added")
+    };
+    key.name = format!("slice-{number}").into();
+    let slice = Arc::make_mut(&mut info);
+    slice.key = key.clone();
+    for (n, candidate) in (0..).zip(&mut slice.candidates) {
+        candidate.ip = address(Ipv4Addr::new(10, 128, 0, 1), number * 100 + n);
+    }
+    Change::Slice(key, Some(info))
+}
+
+fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, mut index: Index, changes: &[Change]) {
+    let mut changes = changes.iter().cycle();
+    group.bench_function(name, |bencher| {
+        bencher.iter(|| {
+            let touched = index.apply(changes.next().expect("a cycle does not end").clone());
+            touched.iter().filter(|key| black_box(index.frontend(key)).is_some()).count()
+        });
+    });
+}
+
+/// The cost must not grow with the square of the size.
+fn one_endpoint_of_a_large_service(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one endpoint of a large Service");
+    group.sample_size(10);
+    let mut index = filled(10);
+    wide(&mut index, 17_000);
+    let changes = [wide_slice(17_000, ENDPOINTS - 1), wide_slice(17_000, ENDPOINTS)];
+    measure(&mut group, "17000 ports", index, &changes);
+    let mut index = filled(10);
+    (0..50).for_each(|number| drop(index.apply(numbered_slice(number, 100))));
+    measure(&mut group, "5000 endpoints", index, &[numbered_slice(7, 99), numbered_slice(7, 100)]);
+    group.finish();
+}
+
+criterion_group!(benches, one_endpoint, one_endpoint_of_a_large_service);
 criterion_main!(benches);

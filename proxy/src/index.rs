@@ -17,7 +17,7 @@ use proxy_ebpf::abi::Unclaimed;
 
 use crate::model::{
     address::IpFamily,
-    backend::{Candidate, SliceInfo, SliceKey, SlicePort, SliceSource, Slices},
+    backend::{Candidate, SliceInfo, SliceKey, SliceSource, Slices},
     frontend::{Frontend, FrontendKey, FrontendKind},
     node::{LocalNode, NodeInfo},
     policy::Policy,
@@ -224,6 +224,7 @@ impl Index {
     }
 
     fn apply_slice(&mut self, key: &SliceKey, slice: Option<Arc<SliceInfo>>) -> BTreeSet<FrontendKey> {
+        let slice = slice.map(SliceInfo::with_sorted_ports);
         if self.joined.slice(key) == slice.as_ref() {
             return BTreeSet::new();
         }
@@ -294,13 +295,13 @@ impl Index {
         let Some(service) = self.joined.service(&slice.service).filter(|service| service.is_served()) else {
             return;
         };
-        let has_port = |port: &PortInfo| {
-            slice.ports.iter().any(|own| own.name == port.name && own.protocol == port.protocol)
-        };
+        let has_port = |port: &PortInfo| !slice.ports_of(&port.name, port.protocol).is_empty();
+        let has_port: Vec<bool> = service.ports.iter().map(has_port).collect();
+        let is_fed = |port: u32| has_port.get(port as usize) == Some(&true);
         let frontends = frontends(service).into_iter();
         touched.extend(
             frontends
-                .filter(|(key, _, port)| key.address.family() == slice.family && has_port(port))
+                .filter(|(key, _, port)| key.address.family() == slice.family && is_fed(*port))
                 .map(|(key, ..)| key),
         );
     }
@@ -315,8 +316,7 @@ impl Index {
     fn candidates(&self, key: &ServicePortKey, family: IpFamily) -> Vec<(SocketAddr, &Candidate)> {
         let mut candidates = Vec::new();
         for slice in self.slices_of(&key.service, family) {
-            let is_same = |port: &&SlicePort| port.name == key.port_name && port.protocol == key.protocol;
-            for port in slice.ports.iter().filter(is_same) {
+            for port in slice.ports_of(&key.port_name, key.protocol) {
                 candidates
                     .extend(slice.candidates.iter().map(|one| (SocketAddr::new(one.ip, port.port), one)));
             }

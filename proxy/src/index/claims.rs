@@ -107,9 +107,6 @@ impl Claims {
             return;
         }
         for (key, kind, port) in frontends(service) {
-            let position =
-                service.ports.iter().position(|other| std::ptr::eq(other, port)).unwrap_or_default();
-            let port = u32::try_from(position).unwrap_or(u32::MAX);
             let new = Claim { service: service.clone(), port, kind };
             match self.by_frontend.entry(key) {
                 Entry::Occupied(mut claims) => claims.get_mut().insert(new),

@@ -8,14 +8,14 @@ use crate::model::{
     service::{PortInfo, ServiceInfo, of_family},
 };
 
-/// Every frontend of a Service, with its port. A frontend may occur more than once.
-pub fn frontends(service: &ServiceInfo) -> Vec<(FrontendKey, FrontendKind, &PortInfo)> {
+/// Every frontend of a Service, with the position of its port. A frontend may occur more than once.
+pub fn frontends(service: &ServiceInfo) -> Vec<(FrontendKey, FrontendKind, u32)> {
     let mut frontends = Vec::with_capacity(service.ports.len());
     for family in IpFamily::BOTH {
         let Some(cluster_ip) = service.cluster_ips.get(family) else { continue };
-        for port in &service.ports {
+        for (n, port) in (0..).zip(&service.ports) {
             addresses(service, *cluster_ip, port, family, |address, number, kind| {
-                frontends.push((FrontendKey { address, port: number, protocol: port.protocol }, kind, port));
+                frontends.push((FrontendKey { address, port: number, protocol: port.protocol }, kind, n));
             });
         }
     }

@@ -1,5 +1,6 @@
 mod cases;
 mod properties;
+mod scaling;
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};

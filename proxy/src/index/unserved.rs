@@ -1,9 +1,11 @@
 //! Parts of Services that have no effect although their objects are valid.
 
+use std::collections::HashSet;
+
 use super::Index;
 use crate::model::{
-    address::IpFamily,
-    service::{PortInfo, ServiceInfo, ServiceKey},
+    address::{IpFamily, Protocol},
+    service::{ServiceInfo, ServiceKey},
     unserved::{PortNames, Unserved},
 };
 
@@ -57,11 +59,10 @@ fn port_names(index: &Index, service: &ServiceInfo) -> impl Iterator<Item = Unse
 pub fn unmatched_ports(index: &Index, service: &ServiceInfo, family: IpFamily) -> PortNames {
     let slices = index.slices_of(&service.key, family).filter(|slice| !slice.candidates.is_empty());
     let ports = slices.flat_map(|slice| slice.ports.iter());
-    let is_defined = |name: &str, protocol| {
-        service.ports.iter().any(|own: &PortInfo| *own.name == *name && own.protocol == protocol)
-    };
+    let defined: HashSet<(&str, Protocol)> =
+        service.ports.iter().map(|own| (&*own.name, own.protocol)).collect();
     ports
-        .filter(|port| !is_defined(&port.name, port.protocol))
+        .filter(|port| !defined.contains(&(&*port.name, port.protocol)))
         .map(|port| (port.name.clone(), port.protocol))
         .collect()
 }

@@ -1,7 +1,11 @@
 //! Services, with the API server's defaults. Values that the API server would refuse and kube-proxy tolerates are
 //! tolerated.
 
-use std::{net::IpAddr, num::NonZeroU32};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    num::NonZeroU32,
+};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
@@ -114,6 +118,7 @@ fn ip_family(name: &str) -> Option<IpFamily> {
 fn ports(spec: &ServiceSpec, ignored: &mut Vec<ObjectError>) -> Result<Vec<PortInfo>, ObjectError> {
     let mut ports: Vec<PortInfo> = Vec::new();
     let mut errors = Vec::new();
+    let mut positions = HashMap::new();
     for (n, stated) in spec.ports.iter().flatten().enumerate() {
         let info = match port_info(n, stated, ignored) {
             Ok(info) => info,
@@ -122,10 +127,16 @@ fn ports(spec: &ServiceSpec, ignored: &mut Vec<ObjectError>) -> Result<Vec<PortI
                 continue;
             }
         };
-        let twin = ports.iter_mut().find(|other| other.name == info.name && other.protocol == info.protocol);
-        match twin {
-            Some(twin) => *twin = info,
-            None => ports.push(info),
+        match positions.entry((info.name.clone(), info.protocol)) {
+            Entry::Occupied(position) => {
+                if let Some(twin) = ports.get_mut(*position.get()) {
+                    *twin = info;
+                }
+            }
+            Entry::Vacant(unknown) => {
+                unknown.insert(ports.len());
+                ports.push(info);
+            }
         }
     }
     if ports.is_empty() && !errors.is_empty() {

@@ -112,6 +112,30 @@ pub struct SliceInfo {
     pub triggered: Option<Timestamp>,
 }
 
+impl SliceInfo {
+    /// Sorts the ports by name and protocol, for `ports_of`. The order of ports with the same name stays.
+    pub fn with_sorted_ports(mut this: Arc<Self>) -> Arc<Self> {
+        if !this.ports.is_sorted_by_key(SlicePort::sort_key) {
+            Arc::make_mut(&mut this).ports.sort_by(|one, other| one.sort_key().cmp(&other.sort_key()));
+        }
+        this
+    }
+
+    /// The ports with this name and protocol. The ports must be sorted.
+    pub fn ports_of(&self, name: &str, protocol: Protocol) -> &[SlicePort] {
+        let start = self.ports.partition_point(|port| port.sort_key() < (name, protocol));
+        let rest = self.ports.get(start..).unwrap_or_default();
+        let count = rest.partition_point(|port| port.sort_key() == (name, protocol));
+        rest.get(..count).unwrap_or_default()
+    }
+}
+
+impl SlicePort {
+    fn sort_key(&self) -> (&str, Protocol) {
+        (&self.name, self.protocol)
+    }
+}
+
 /// Slices that are replaced as a whole.
 pub type Slices = Arc<[Arc<SliceInfo>]>;
 

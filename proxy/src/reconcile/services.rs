@@ -289,13 +289,13 @@ impl Services {
     ) -> Result<Vec<Retired>, MapError> {
         let Some(Some(port)) = self.ports.get_mut(id as usize) else { return Ok(Vec::new()) };
         let backends = &mut port.families.get_mut(family).backends;
-        let mut gone = Vec::new();
+        let mut gone = HashSet::new();
         for index in backends.iter().copied() {
             let entry = maps.backend(family, index)?;
             match required.get(entry.address) {
                 Some(flags) if entry.flags.contains(flags) => {}
                 Some(flags) => maps.set_backend_flags(family, index, entry.flags.with(flags, true))?,
-                None if is_complete => gone.push(index),
+                None if is_complete => _ = gone.insert(index),
                 None => {}
             }
         }
