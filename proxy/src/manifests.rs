@@ -15,7 +15,6 @@ mod objects;
 mod parallel;
 pub mod watch;
 
-pub(crate) use document::split;
 pub use objects::{ManifestObject, Manifests};
 
 #[derive(Debug, thiserror::Error)]

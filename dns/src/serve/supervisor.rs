@@ -366,6 +366,7 @@ mod tests {
             config: plugins::read(&path, &|_| None).unwrap(),
             corefile: None,
             listen: vec![taken, free],
+            allow: None,
             endpoints: HttpEndpoints { ready: [ready].into(), ..HttpEndpoints::default() },
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),

@@ -105,14 +105,14 @@ enum Step {
 }
 
 impl Faults {
-    /// Whether nothing is left to serve without the current field. To treat it as absent would stop a Service because of
+    /// Whether without the current field nothing is left to serve, or it would be open to all clients. To treat it as absent would stop a Service because of
     /// one mistake; the last known state stays instead, as with an invalid address.
     fn is_essential(&self) -> bool {
         use Step::Field;
         matches!(
             *self.path,
             [] | [Field("spec" | "addressType" | "endpoints" | "ports" | "subsets")]
-                | [Field("spec"), Field("clusterIP" | "ports")]
+                | [Field("spec"), Field("clusterIP" | "ports" | "loadBalancerSourceRanges")]
         )
     }
 

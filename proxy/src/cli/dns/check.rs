@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cli::output::{self, Format, OutputArgs},
-    manifests::split,
+    yaml::split,
 };
 
 #[derive(Debug, clap::Args)]

@@ -175,7 +175,7 @@ fn is_essential(path: &str, name: &str) -> bool {
     match path {
         "" => name != "status",
         "/metadata" => name == "name",
-        "/spec" => matches!(name, "clusterIP" | "ports"),
+        "/spec" => matches!(name, "clusterIP" | "ports" | "loadBalancerSourceRanges"),
         _ => false,
     }
 }
