@@ -16,9 +16,9 @@ use crate::{
     config::Kubernetes,
 };
 
-const PER_SLICE: u32 = 100;
+const PER_SLICE: u32 = 1_000;
 
-/// A headless Service of `endpoints`, in slices of 100.
+/// A headless Service of `endpoints`, in slices of 1,000, the most that Kubernetes allows.
 fn snapshot(endpoints: u32) -> Snapshot {
     let mut index = Index::default();
     let key = ServiceKey::new("shop", "web").unwrap();
