@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod config;
 pub mod corefile;
 mod file_watcher;
+pub mod interfaces;
 pub mod observe;
 pub mod plugins;
 pub mod resolve;

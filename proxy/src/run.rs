@@ -5,7 +5,6 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use dns::observe::unbound::Unbound;
 use proxy_ebpf::abi::{self, ConfigFlags};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -106,8 +105,7 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
     memory::release_startup_pages(datapath::object());
-    let unbound = &state.unbound;
-    let name_server = dns.map(|dns| start_name_server(dns, &pins, unbound, takeover)).transpose()?;
+    let name_server = dns.map(|dns| start_name_server(dns, &pins, &state, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry)?;
     tokio::select! {
@@ -150,10 +148,10 @@ fn prepare_node(host: &HostConfig, serves_dns: bool) {
 fn start_name_server(
     mut config: DnsConfig,
     pins: &Pins,
-    unbound: &Unbound,
+    state: &AgentState,
     takeover: bool,
 ) -> Result<NameServer> {
-    config.0.unbound = unbound.clone();
+    config.0.unbound = state.unbound.clone();
     let mut name_server = NameServer::new(config);
     name_server.set_heartbeats(Heartbeats::open(&pins.maps())?);
     if !takeover {

@@ -13,11 +13,12 @@ use tracing::warn;
 use crate::{
     cluster::snapshot::Published,
     config::BindAddress,
+    interfaces,
     plugins::{Config, ServerBlock},
     resolve::forward::{OwnAddresses, ServerContext, TlsError},
     serve::{
         handler::{Block, Handler},
-        server::{Admission, ListenError, Listener, Server, addresses_of, local_addresses},
+        server::{Admission, ListenError, Listener, Server},
     },
 };
 
@@ -91,7 +92,7 @@ pub fn start_partially(
         let dropped = context.metrics.queries(&server_name(requested), "dropped");
         serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
     }
-    let local = local_addresses().map_err(StartError::Addresses)?;
+    let local = interfaces::addresses().map_err(StartError::Addresses)?;
     let admission = Admission {
         networks: context.allow.clone(),
         own: local.into_iter().collect(),
@@ -202,7 +203,7 @@ fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
         match bind {
             BindAddress::Address(address) => hosts.push((*address, 0).into()),
             BindAddress::Interface(name) => {
-                let local = addresses_of(name).map_err(StartError::Addresses)?;
+                let local = interfaces::addresses_of(name).map_err(StartError::Addresses)?;
                 if local.is_empty() {
                     return Err(StartError::Interface(name.clone()));
                 }
@@ -223,7 +224,7 @@ fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
 
 /// The addresses at which clients reach the listeners: a wildcard expands to every address of this machine.
 fn reachable_addresses(listening: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, StartError> {
-    let local = local_addresses().map_err(StartError::Addresses)?;
+    let local = interfaces::addresses().map_err(StartError::Addresses)?;
     let mut own = Vec::new();
     for address in listening {
         if !address.ip().is_unspecified() {

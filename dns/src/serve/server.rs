@@ -26,14 +26,12 @@ use crate::{
 
 mod admission;
 mod connections;
-mod interfaces;
 mod serving;
 mod socket;
 mod tcp;
 mod udp;
 
 pub use admission::Admission;
-pub use interfaces::{addresses as local_addresses, addresses_of};
 use serving::Serving;
 use socket::ServerSocket;
 

@@ -14,7 +14,6 @@ use dns::{
     observe::{health::HttpEndpoints, heartbeat::Heartbeat, unbound::Unbound},
     plugins::{self, Config},
     serve::{
-        server,
         socket_observer::SocketObserver,
         supervisor::{Corefile, Setup},
     },
@@ -144,7 +143,7 @@ fn default_config(cluster_domain: &str) -> Result<Config> {
 
 /// The addresses of this machine without loopback and link-local ones, where other servers may listen (127.0.0.53).
 fn node_addresses() -> Result<Vec<SocketAddr>> {
-    let local = server::local_addresses().context("cannot read the addresses of this machine")?;
+    let local = dns::interfaces::addresses().context("cannot read the addresses of this machine")?;
     let is_own = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dns::{cluster::snapshot::Published, observe::metrics::Metrics, serve::server};
+use dns::{cluster::snapshot::Published, observe::metrics::Metrics};
 use tracing::debug;
 
 use crate::observe::query_statistics::QueryStatistics;
@@ -16,7 +16,7 @@ pub struct QuerySource {
 
 impl QuerySource {
     pub fn read(&self) -> QueryStatistics {
-        let own = server::local_addresses().unwrap_or_else(|error| {
+        let own = dns::interfaces::addresses().unwrap_or_else(|error| {
             debug!(%error, "cannot read local addresses");
             Vec::new()
         });

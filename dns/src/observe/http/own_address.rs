@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::serve::server::local_addresses;
+use crate::interfaces;
 
 /// How long a list of addresses is used.
 const MAX_AGE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub fn is_own(client: IpAddr, to: IpAddr) -> bool {
 fn is_local(client: IpAddr) -> bool {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if known.as_ref().is_none_or(|known| known.read.elapsed() > MAX_AGE) {
-        let addresses = local_addresses().unwrap_or_default().into_iter().collect();
+        let addresses = interfaces::addresses().unwrap_or_default().into_iter().collect();
         *known = Some(Known { addresses, read: Instant::now() });
     }
     known.as_ref().is_some_and(|known| known.addresses.contains(&client))
@@ -45,7 +45,7 @@ mod tests {
         assert!(is_own("127.0.0.9".parse().unwrap(), documentation));
         assert!(is_own(documentation, documentation));
         assert!(!is_own("198.51.100.7".parse().unwrap(), documentation));
-        for address in local_addresses().unwrap() {
+        for address in interfaces::addresses().unwrap() {
             assert!(is_own(address, documentation), "{address}");
         }
     }

@@ -15,6 +15,8 @@ use nix::{
 };
 use tokio::{io::Interest, net::UdpSocket};
 
+use crate::interfaces;
+
 /// The receive buffer, for requests that arrive while a worker is busy. The kernel limits it to
 /// `net.core.rmem_max`.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -124,7 +126,8 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Datagram> {
         Some(&mut control),
         MsgFlags::MSG_DONTWAIT,
     )?;
-    let client = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
+    let client =
+        message.address.as_ref().and_then(interfaces::socket_address).ok_or(io::ErrorKind::InvalidData)?;
     let mut datagram = Datagram { len: message.bytes, client, to: None, overflows: 0 };
     message.cmsgs()?.for_each(|control| datagram.note(&control));
     Ok(datagram)
@@ -144,12 +147,6 @@ impl Datagram {
             _ => {}
         }
     }
-}
-
-/// Returns `None` for a family other than IP.
-pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
 }
 
 fn v4_source(address: Ipv4Addr) -> libc::in_pktinfo {

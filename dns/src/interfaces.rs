@@ -5,8 +5,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::socket::socket_address;
+use nix::sys::socket::SockaddrStorage;
 
+/// All addresses, without duplicates.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
     let mut addresses: Vec<_> = interface_addresses()?.map(|(_, address)| address.ip()).collect();
     addresses.sort_unstable();
@@ -50,4 +51,10 @@ mod tests {
         let all = addresses.iter().map(SocketAddr::ip).collect::<BTreeSet<_>>();
         assert!(all.contains(&IpAddr::from([127, 0, 0, 1])), "{all:?}");
     }
+}
+
+/// Returns `None` for a family other than IP.
+pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
 }
