@@ -33,6 +33,12 @@ fn interface_addresses() -> io::Result<impl Iterator<Item = (String, SocketAddr)
     }))
 }
 
+/// Returns `None` for a family other than IP.
+pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -51,10 +57,4 @@ mod tests {
         let all = addresses.iter().map(SocketAddr::ip).collect::<BTreeSet<_>>();
         assert!(all.contains(&IpAddr::from([127, 0, 0, 1])), "{all:?}");
     }
-}
-
-/// Returns `None` for a family other than IP.
-pub fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::V4((*address).into()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::V6((*address).into())))
 }

@@ -2,8 +2,6 @@
 //!
 //! `UPDATE_EXPECT=1 cargo test -p dns --test reference` writes the page.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{env, fs};
 
 use dns::plugins::reference;

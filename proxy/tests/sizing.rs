@@ -1,7 +1,5 @@
 //! The table of maps in `docs/sizing.md` is that of the ABI.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{fs, path::Path};
 
 use proxy_ebpf::abi::{MAPS, MapKind, MapSpec};

@@ -374,7 +374,7 @@ fn restrict(response: Response, question: &Query, block: &Block) -> Result<Respo
     let name = LowerName::from(&question.name);
     match acl::action(&block.acls, &name, question.query_type, response.client()) {
         Action::Allow => Ok(response),
-        action => Err(match action.reply() {
+        action @ (Action::Block | Action::Filter | Action::Drop) => Err(match action.reply() {
             Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),
             None => Handled::Dropped,
         }),

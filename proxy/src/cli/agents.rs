@@ -114,7 +114,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 
 /// The last value of a flag: `--flag=value` or `--flag value`.
 fn option<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
-    let values = arguments.iter().enumerate().filter_map(|(n, argument)| {
+    let mut values = arguments.iter().enumerate().filter_map(|(n, argument)| {
         let rest = argument.strip_prefix(flag)?;
         match rest.strip_prefix('=') {
             Some(value) => Some(value),
@@ -122,7 +122,7 @@ fn option<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
             None => None,
         }
     });
-    values.last()
+    values.next_back()
 }
 
 #[cfg(test)]

@@ -222,7 +222,13 @@ impl<'de> Visitor<'de> for Value<'_> {
     fn visit_i64<E>(self, value: i64) -> Result<Tree<'de>, E> {
         match self.shape {
             Shape::Int if i32::try_from(value).is_ok() => Ok(Tree::Int(value)),
-            _ => self.wrong("another number"),
+            Shape::Int
+            | Shape::Bool
+            | Shape::Text
+            | Shape::Time
+            | Shape::Texts
+            | Shape::List(_)
+            | Shape::Fields(_) => self.wrong("another number"),
         }
     }
 
