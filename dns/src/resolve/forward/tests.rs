@@ -690,6 +690,15 @@ async fn fallible() -> (Fake, Arc<std::sync::atomic::AtomicBool>) {
     (fake, fails)
 }
 
+/// Resolves until a refresh in the background has led to these addresses.
+async fn until_resolved_to(forwarder: &Forwarder, want: &[&str]) {
+    let began = Instant::now();
+    while addresses(&resolve(forwarder, "example.org.").await) != want {
+        assert!(began.elapsed() < Duration::from_secs(10), "not resolved to {want:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 fn stale_for_an_hour(verify: Verify) -> ServeStale {
     ServeStale { duration: Duration::from_secs(3600), verify, ttl: 0, recheck: Duration::ZERO }
 }
@@ -707,18 +716,16 @@ async fn a_fresh_answer_follows_as_soon_as_the_upstream_is_back() {
         fails.store(true, std::sync::atomic::Ordering::Relaxed);
         pass(Duration::from_secs(100)).await;
         for _ in 0..2 {
+            // Lookups during a refresh of `immediate` start no other.
             let before = upstream.questions();
-            assert_eq!(addresses(&resolve(&forwarder, "example.org.").await), STALE, "{verify:?}");
             while upstream.questions() == before {
+                assert_eq!(addresses(&resolve(&forwarder, "example.org.").await), STALE, "{verify:?}");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            // The refresh of `immediate` ends after the upstream's reply.
-            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         fails.store(false, std::sync::atomic::Ordering::Relaxed);
         if verify == Verify::Immediate {
-            assert_eq!(addresses(&resolve(&forwarder, "example.org.").await), STALE, "{verify:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            until_resolved_to(&forwarder, &FRESH).await;
         }
         assert_eq!(addresses(&resolve(&forwarder, "example.org.").await), FRESH, "{verify:?}");
     }
@@ -749,17 +756,21 @@ async fn a_preferred_positive_answer_is_replaced_by_a_positive_one_only() {
             resolve(&forwarder, "example.org.").await;
             denies.store(true, std::sync::atomic::Ordering::Relaxed);
             pass(Duration::from_secs(100)).await;
-            // The first lookup refreshes, with `immediate` in the background.
-            resolve(&forwarder, "example.org.").await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let reply = resolve(&forwarder, "example.org.").await;
-            let want = if prefer_positive { &STALE[..] } else { &[] };
-            assert_eq!(addresses(&reply), want, "{prefer_positive} {verify:?}");
+            if prefer_positive {
+                // A second refresh starts after the denial that ended the first one.
+                let second = upstream.questions() + 2;
+                while upstream.questions() < second {
+                    let reply = resolve(&forwarder, "example.org.").await;
+                    assert_eq!(addresses(&reply), STALE, "{verify:?}");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            } else {
+                until_resolved_to(&forwarder, &[]).await;
+            }
             denies.store(false, std::sync::atomic::Ordering::Relaxed);
-            resolve(&forwarder, "example.org.").await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let reply = resolve(&forwarder, "example.org.").await;
             let want = if prefer_positive { &FRESH[..] } else { &[] };
+            until_resolved_to(&forwarder, want).await;
+            let reply = resolve(&forwarder, "example.org.").await;
             assert_eq!(addresses(&reply), want, "{prefer_positive} {verify:?}, positive again");
         }
     }
