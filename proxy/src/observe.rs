@@ -4,6 +4,7 @@
 //! from that on a thread of its own.
 
 pub mod agent_state;
+pub mod conditions;
 pub mod control;
 pub mod health;
 mod health_check_ports;

@@ -62,3 +62,10 @@ pub fn table() -> Table {
     }
     table
 }
+
+/// A table whose lines are as long as their content.
+pub fn unwrapped_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}

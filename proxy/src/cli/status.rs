@@ -14,6 +14,7 @@ use super::{
 use crate::{
     datapath::{self, InspectError},
     observe::{
+        conditions::Condition,
         control::ControlRequest,
         status::{Phase, Status, XdpDevice, socket_path},
     },
@@ -131,7 +132,23 @@ fn table(report: &StatusReport, now: Timestamp) -> String {
     for (n, fault) in report.faults.iter().enumerate() {
         table.add_row([if n == 0 { "FAULTS" } else { "" }, fault]);
     }
-    format!("{}\n", table.trim_fmt())
+    let conditions = report.agent.as_ref().map(|agent| agent.conditions.as_slice()).unwrap_or_default();
+    format!("{}\n{}", table.trim_fmt(), conditions_table(conditions, now))
+}
+
+/// As `kubectl describe` prints conditions. One line each, however long: the message comes last.
+fn conditions_table(conditions: &[Condition], now: Timestamp) -> String {
+    if conditions.is_empty() {
+        return String::new();
+    }
+    let mut table = output::unwrapped_table();
+    table.set_header(["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]);
+    for Condition { r#type, status, since, reason, message } in conditions {
+        let since = age(now.duration_since(*since).as_secs());
+        let message = if message.is_empty() { "-" } else { message };
+        table.add_row([&r#type.to_string(), status.name(), &since, reason, message]);
+    }
+    format!("\n{}\n", table.trim_fmt())
 }
 
 fn xdp_text(xdp: &XdpDevice) -> String {

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
+    conditions::Conditions,
     health::ProxyHealth,
     metrics::{Metrics, family_label},
     query_source::QuerySource,
@@ -51,6 +52,8 @@ pub struct AgentState {
     query_source: OnceLock<QuerySource>,
     /// The addresses at which DNS and its endpoints cannot listen.
     pub unbound: Unbound,
+    /// Any part of the agent states its faults here.
+    pub conditions: Conditions,
 }
 
 /// Limit of pending triggers: where slices are never programmed, there is nothing to measure.
@@ -100,6 +103,7 @@ impl AgentState {
             programmed_triggers: Mutex::default(),
             query_source: OnceLock::new(),
             unbound: Unbound::default(),
+            conditions: Conditions::default(),
         })
     }
 
@@ -121,6 +125,21 @@ impl AgentState {
     }
 
     pub fn status(&self) -> Status {
+        let mut status = self.refresh_conditions();
+        status.conditions = self.conditions.all();
+        status
+    }
+
+    /// States the conditions that follow from the status. Called at intervals, so that faults are logged when they begin.
+    pub fn refresh_conditions(&self) -> Status {
+        let status = self.plain_status();
+        for (r#type, faults) in status.stated() {
+            self.conditions.set(r#type, "agent", faults);
+        }
+        status
+    }
+
+    fn plain_status(&self) -> Status {
         let mut status = lock(&self.status).clone();
         let health = self.health();
         status.last_sync = health.last_updated();

@@ -11,7 +11,7 @@ use prometheus::{
 
 use proxy_ebpf::abi::ServiceStats;
 
-use super::status::Unplaced;
+use super::{conditions::Condition, status::Unplaced};
 use crate::{
     model::{address::IpFamily, service::ServicePortKey},
     reconcile::Fill,
@@ -51,6 +51,7 @@ pub struct Metrics {
     pub unread_counters: IntCounter,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
+    conditions: IntGaugeVec,
 }
 
 /// Durations of passes.
@@ -178,6 +179,11 @@ impl Metrics {
                 "Capacity of a table in entries",
                 &["table"],
             )?,
+            conditions: of.gauges(
+                "portreeve_condition",
+                "A condition of the agent with its present status and reason, always 1",
+                &["type", "status", "reason"],
+            )?,
             registry: registry.clone(),
         };
         of.constant_one(
@@ -194,6 +200,14 @@ impl Metrics {
         self.unplaced_frontends.reset();
         for Unplaced { table, frontends, .. } in unplaced {
             self.unplaced_frontends.with_label_values(&[table]).add(*frontends as i64);
+        }
+    }
+
+    pub fn set_conditions(&self, conditions: &[Condition]) {
+        self.conditions.reset();
+        for Condition { r#type, status, reason, .. } in conditions {
+            let labels = [&r#type.to_string(), status.name(), reason.as_str()];
+            self.conditions.with_label_values(&labels).set(1);
         }
     }
 

@@ -9,10 +9,13 @@ mod health_check_servers;
 mod listen;
 mod pages;
 
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use super::{agent_state::AgentState, health_check_ports::WantedHealthChecks, status::Phase};
 use crate::{
@@ -36,6 +39,9 @@ pub struct Serve {
 /// Errors that end the agent.
 pub type Fatal = mpsc::UnboundedReceiver<anyhow::Error>;
 
+/// How often conditions are derived from the status: a fault is logged at most this much later.
+const CONDITIONS_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Serve {
     /// Serves until the process ends.
     pub fn start(self) -> Result<Fatal> {
@@ -52,6 +58,7 @@ impl Serve {
         let Self { config, pages, bpffs, status_socket, state, health_ports, reports } = self;
         let mut phases = state.phases();
         tokio::spawn(control_socket::serve(status_socket, Arc::clone(&state)));
+        tokio::spawn(refresh_conditions(Arc::clone(&state)));
         // While another agent holds the data plane, it serves these addresses.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;
@@ -62,6 +69,7 @@ impl Serve {
             hard_fail: config.hard_fail,
             fatal: fatal.clone(),
             reports: reports.clone(),
+            conditions: state.conditions.clone(),
         };
         if let Some(address) = config.healthz {
             let app = endpoints::health_router(Arc::clone(&state));
@@ -76,5 +84,13 @@ impl Serve {
             tokio::spawn(listen::serve("metrics", listen_config(address, "FailedToStartMetricServer"), app));
         }
         health_check_servers::run(health_ports, state, reports).await;
+    }
+}
+
+/// Here and not in the agent's loop, whose hanging is a condition.
+async fn refresh_conditions(state: Arc<AgentState>) {
+    loop {
+        sleep(CONDITIONS_INTERVAL).await;
+        state.refresh_conditions();
     }
 }

@@ -1,10 +1,14 @@
 //! The agent's status as the control socket reports it, and the path of that socket.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::conditions::{Condition, ConditionType, Fault};
 use crate::{datapath::XdpAttachment, reconcile::Fill};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +44,9 @@ pub struct Status {
     #[serde(default)]
     pub hangs: bool,
     pub tables: Vec<Table>,
+    /// Missing in the status of earlier versions.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,33 +138,78 @@ impl Status {
             unbound: Vec::new(),
             hangs: false,
             tables: Vec::new(),
+            conditions: Vec::new(),
         }
     }
 
     /// The present faults, each in a sentence. Waiting for another agent is not a fault.
     pub fn faults(&self) -> Vec<String> {
+        if self.conditions.is_empty() {
+            // An agent of an earlier version.
+            return self
+                .stated()
+                .into_iter()
+                .flat_map(|(_, faults)| faults)
+                .map(|fault| fault.message)
+                .collect();
+        }
+        self.conditions.iter().filter(|one| one.is_fault()).map(|fault| fault.message.clone()).collect()
+    }
+
+    /// The conditions that follow from the other fields. A type that does not apply is missing.
+    pub fn stated(&self) -> BTreeMap<ConditionType, Vec<Fault>> {
+        let mut stated = BTreeMap::from([
+            (ConditionType::Synced, self.unsynced()),
+            (ConditionType::ProgramsAttached, self.attach_faults()),
+            (
+                ConditionType::AddressesBound,
+                self.unbound.iter().map(|error| Fault::new(error, "CannotListen", error)).collect(),
+            ),
+            (ConditionType::TablesHaveRoom, self.full_tables()),
+        ]);
+        if !self.xdp.is_empty() {
+            stated.insert(ConditionType::XdpAttached, self.xdp_faults());
+        }
+        stated
+    }
+
+    fn unsynced(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if matches!(self.phase, Phase::Preparing | Phase::Starting) {
-            faults.push("the initial sync of objects has not finished".to_owned());
+            faults.push(Fault::new("", "InitialSync", "the initial sync of objects has not finished"));
         }
         if self.hangs {
-            faults.push("the agent hangs and receives no changes: restart it".to_owned());
+            faults.push(Fault::new("loop", "Hangs", "the agent hangs and receives no changes: restart it"));
         }
         if self.unwritten_frontends > 0 {
             let services = unplaced_text(&self.unplaced);
-            faults.push(format!("{} frontends could not be written{services}", self.unwritten_frontends));
-        }
-        for xdp in self.xdp.iter().filter(|xdp| xdp.is_fault) {
-            let reason = xdp.reason.as_deref().unwrap_or("unknown reason");
-            faults
-                .push(format!("XDP is not attached to {}, which is served without it: {reason}", xdp.device));
-        }
-        faults.extend(self.unattached.iter().map(|error| format!("programs are not attached: {error}")));
-        faults.extend(self.unbound.iter().cloned());
-        for table in self.tables.iter().filter(|table| table.percent() >= ALMOST_FULL) {
-            faults.push(format!("table {} is {} % full", table.name, table.percent()));
+            let message = format!("{} frontends could not be written{services}", self.unwritten_frontends);
+            faults.push(Fault::new("frontends", "NotWritten", message));
         }
         faults
+    }
+
+    fn attach_faults(&self) -> Vec<Fault> {
+        let fault =
+            |error: &String| Fault::new(error, "AttachFailed", format!("programs are not attached: {error}"));
+        self.unattached.iter().map(fault).collect()
+    }
+
+    fn xdp_faults(&self) -> Vec<Fault> {
+        let fault = |xdp: &XdpDevice| {
+            let (device, reason) = (&xdp.device, xdp.reason.as_deref().unwrap_or("unknown reason"));
+            let message = format!("XDP is not attached to {device}, which is served without it: {reason}");
+            Fault::new(device, "NotAttached", message)
+        };
+        self.xdp.iter().filter(|xdp| xdp.is_fault).map(fault).collect()
+    }
+
+    fn full_tables(&self) -> Vec<Fault> {
+        let fault = |table: &Table| {
+            let message = format!("table {} is {} % full", table.name, table.percent());
+            Fault::new(&table.name, "AlmostFull", message)
+        };
+        self.tables.iter().filter(|table| table.percent() >= ALMOST_FULL).map(fault).collect()
     }
 }
 

@@ -79,7 +79,8 @@ impl Devices {
         let table = self.write_table(&network, &devices);
         failures.extend(table.err().map(|error| chain(&error)));
         for error in failures.difference(&self.logged) {
-            warn!(error, "device not served, will retry");
+            // A condition: logged there.
+            debug!(error, "device not served, will retry");
         }
         self.logged = failures;
         self.log(devices, pass.attached);

@@ -93,7 +93,9 @@ async fn metrics_text(server: &MetricsServer) -> Result<Bytes, String> {
         server.state.metrics.unread_counters.inc();
         KernelCounters::default()
     });
-    server.state.metrics.unbound.set(server.state.unbound.errors().len() as i64);
+    let status = server.state.status();
+    server.state.metrics.unbound.set(status.unbound.len() as i64);
+    server.state.metrics.set_conditions(&status.conditions);
     server.state.metrics.render(&kernel).map(Bytes::from).map_err(|error| error.to_string())
 }
 
