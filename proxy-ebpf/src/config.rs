@@ -41,6 +41,13 @@ pub fn icmp_errors() -> u32 {
     unsafe { read_volatile(&raw const CONFIG.icmp_errors) }
 }
 
+/// Length of a jiffy, and the monotonic clock at jiffy 0, both in nanoseconds.
+#[inline(always)]
+pub fn jiffies() -> (u32, u64) {
+    // SAFETY: as in `flags`.
+    unsafe { (read_volatile(&raw const CONFIG.jiffy), read_volatile(&raw const CONFIG.jiffies_origin)) }
+}
+
 /// First and last port for masqueraded flows, both included.
 #[inline(always)]
 pub fn masquerade_ports() -> (u16, u16) {

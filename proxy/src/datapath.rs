@@ -18,8 +18,9 @@ pub use attach::{
     object, programs_at, repair, select_devices, start_sweeper,
 };
 pub use kernel::{
-    EnvironmentError, NetlinkError, Network, cgroup_root, grace_period, ipsec_policies, local_addresses,
-    netns_cookie, now, refresh_neighbours, require_capabilities, require_cgroup, watch_network,
+    EnvironmentError, Jiffies, NetlinkError, Network, cgroup_root, grace_period, ipsec_policies,
+    local_addresses, netns_cookie, now, refresh_neighbours, require_capabilities, require_cgroup,
+    watch_network,
 };
 pub use maps::{
     Flows, InspectError, KernelMaps, OpenError, PinnedMap, TrackedFlow, inspect, inspect_flows, pinned_map,

@@ -1,9 +1,9 @@
 //! The embedded object against the table of maps and programs, on the running kernel.
 
-use std::{collections::BTreeSet, env};
+use std::{collections::BTreeSet, env, time::Duration};
 
 use anyhow::{Result, ensure};
-use proxy::datapath::{Busy, Pins, Programs, load, pin_name, pinned_map};
+use proxy::datapath::{Busy, Jiffies, Pins, Programs, load, now, pin_name, pinned_map};
 use proxy_ebpf::abi::{ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, TC_PROGRAMS, XDP_EXTERNAL, map};
 use tests::{ledger::Ledger, leftovers::unique_name, mounts::PinDir};
 
@@ -52,6 +52,22 @@ fn every_program_loads_and_is_small_enough() {
         println!("nothing was recorded for this kernel: only the limit counts");
     }
     compare(&counts).unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// Whenever jiffies are read, they tell the same monotonic time, to a jiffy.
+#[test]
+fn jiffies_follow_the_monotonic_clock() {
+    const SPAN: Duration = Duration::from_millis(100);
+    let start = now();
+    let first = Jiffies::read().expect("the kernel runs the program");
+    while now() - start < SPAN {
+        let next = Jiffies::read().expect("the kernel runs the program");
+        assert_eq!(next.length, first.length);
+        let drift = next.origin.wrapping_sub(first.origin).cast_signed().unsigned_abs();
+        assert!(drift <= 2 * u64::from(first.length), "{drift} ns between {first:?} and {next:?}");
+    }
+    let hertz = 1_000_000_000 / first.length;
+    assert!((10..=10_000).contains(&hertz), "{first:?}");
 }
 
 /// Compares counts with this kernel's ledger; with $UPDATE_EXPECT, writes the ledger.

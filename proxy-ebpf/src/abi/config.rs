@@ -17,9 +17,12 @@ pub struct Config {
     pub last_port: u16,
     /// Limit of ICMP errors per CPU and tick (0.27 s).
     pub icmp_errors: u32,
-    pub zero: u32,
+    /// Nanoseconds of a jiffy; 0: unknown, and the monotonic clock is read instead.
+    pub jiffy: u32,
+    /// Nanoseconds of the monotonic clock at jiffy 0, modulo 2^64.
+    pub jiffies_origin: u64,
 }
-map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4);
+map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4 + 8);
 
 impl Config {
     /// The configuration of a program that is loaded without the agent's values.
@@ -32,7 +35,8 @@ impl Config {
         last_port: 32_767,
         // About a thousand per second, Linux's own limit (`net.ipv4.icmp_msgs_per_sec`).
         icmp_errors: 268,
-        zero: 0,
+        jiffy: 0,
+        jiffies_origin: 0,
     };
 }
 

@@ -20,7 +20,10 @@ use proxy_ebpf::abi::{
 use tracing::{Level, debug, enabled};
 
 use crate::{
-    datapath::pins::{Pins, pin_name},
+    datapath::{
+        kernel::Jiffies,
+        pins::{Pins, pin_name},
+    },
     error::chain,
 };
 
@@ -180,6 +183,7 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
 
 /// Loads another object instead of the embedded one: for tests of wrong programs.
 pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Programs, LoadError> {
+    let config = with_clock(config);
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
     // The kernel's BTF takes much memory, and the programs use none of its types.
@@ -201,6 +205,17 @@ pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Program
     programs.xdp(XDP_EXTERNAL)?.load().map_err(|error| refused(XDP_EXTERNAL, &error))?;
     programs.tc(map::START_SWEEPER)?.load().map_err(|error| refused(map::START_SWEEPER, &error))?;
     Ok(programs)
+}
+
+/// Lets the programs read jiffies, if this kernel says how they relate to the monotonic clock.
+fn with_clock(config: Config) -> Config {
+    match Jiffies::read() {
+        Ok(Jiffies { length, origin }) => Config { jiffy: length, jiffies_origin: origin, ..config },
+        Err(error) => {
+            debug!(%error, "no jiffies, the programs read the monotonic clock");
+            config
+        }
+    }
 }
 
 /// The log level of the programs.

@@ -17,8 +17,10 @@ use aya::Pod;
 enum Command {
     MapCreate = 0,
     MapUpdate = 2,
+    ProgramLoad = 5,
     ObjectPin = 6,
     ObjectGet = 7,
+    ProgramTestRun = 10,
     InfoByFd = 15,
     ProgramQuery = 16,
     MapUpdateBatch = 26,
@@ -46,6 +48,29 @@ struct MapUpdate {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The head; the rest is for programs with BTF, offload or a log.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    kind: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgramTestRun {
+    program_fd: u32,
+    verdict: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
 }
 
 #[repr(C)]
@@ -272,6 +297,35 @@ pub fn marker_map() -> io::Result<OwnedFd> {
         max_entries: 1,
         ..MapCreate::default()
     })
+}
+
+/// Loads a program of some instructions, in the memory layout of `struct bpf_insn`.
+pub fn load_program(code: &[u64]) -> io::Result<OwnedFd> {
+    /// From `enum bpf_prog_type`: the kind for tc.
+    const SCHED_CLS: u32 = 3;
+    let mut attr = ProgramLoad {
+        kind: SCHED_CLS,
+        instructions: u32::try_from(code.len()).unwrap_or(u32::MAX),
+        code: code.as_ptr().expose_provenance() as u64,
+        license: c"GPL".as_ptr().expose_provenance() as u64,
+    };
+    let fd = bpf(Command::ProgramLoad, &mut attr)?;
+    // SAFETY: on success BPF_PROG_LOAD returns a new descriptor without another owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs a program once, without a packet that matters. Returns the lower half of its `r0`.
+pub fn run_program(program: BorrowedFd<'_>) -> io::Result<u32> {
+    /// At least an Ethernet header.
+    const PACKET: [u8; 14] = [0; 14];
+    let mut attr = ProgramTestRun {
+        program_fd: raw(program),
+        size_in: PACKET.len() as u32,
+        data_in: PACKET.as_ptr().expose_provenance() as u64,
+        ..ProgramTestRun::default()
+    };
+    bpf(Command::ProgramTestRun, &mut attr)?;
+    Ok(attr.verdict)
 }
 
 /// Waits until every running program has ended. Takes milliseconds: call it from a thread that may block.
