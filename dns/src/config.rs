@@ -11,7 +11,7 @@ mod zones;
 
 use std::net::SocketAddr;
 
-pub use cache::{Cache, Prefetch, ServeStale, Stored, Verify};
+pub use cache::{Cache, Doubt, LastKnownGood, Prefetch, ServeStale, Stored, Verify};
 pub use forward::{Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol};
 use hickory_server::proto::rr::LowerName;
 pub use kubernetes::{ApiServer, Certificates, Kubernetes, PodsMode};

@@ -1,5 +1,6 @@
 //! Metrics, query statistics by client, and the HTTP endpoints for health, readiness and metrics.
 
+pub mod alarms;
 pub mod clients;
 pub mod health;
 pub mod heartbeat;

@@ -16,17 +16,20 @@ mod register;
 
 use std::{sync::Arc, time::Duration};
 
-pub use cache::{CacheMetrics, StoreKind};
+pub use cache::{CacheMetrics, KnownGood, StoreKind};
 pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use labels::rcode_word;
 pub use losses::{Loss, Losses};
 pub use plugins::{HealthMetrics, HostsMetrics, TemplateMetrics};
-use prometheus::{HistogramVec, IntCounter, Registry};
+use prometheus::{HistogramVec, IntCounter, IntGaugeVec, Registry};
 pub use queries::{Plugin, QueryMetrics, Transport};
 pub use refusals::{Refusal, Refusals};
 use register::{Register, doubling};
 
-use crate::observe::clients::Clients;
+use crate::observe::{
+    alarms::{Alarm, Alarms},
+    clients::Clients,
+};
 
 /// All metric families, and constructors of their handles.
 #[derive(Debug, Clone)]
@@ -41,6 +44,8 @@ pub struct Metrics {
     refusals: Refusals,
     programming: HistogramVec,
     reload_failed: IntCounter,
+    alarms: Alarms,
+    alarm: IntGaugeVec,
 }
 
 impl Default for Metrics {
@@ -63,6 +68,8 @@ impl Default for Metrics {
                 doubling(0.001, 20),
             ),
             reload_failed: new.counter("reload_failed_total", "Changed configurations that were rejected."),
+            alarms: Alarms::default(),
+            alarm: new.gauges("forward_alarm", "1 while the alarm of the upstreams lasts.", &["alarm"]),
             registry: registry.clone(),
         };
         let build = new.gauges("build_info", "Always 1, with the version as its label.", &["version"]);
@@ -78,7 +85,7 @@ impl Metrics {
     }
 
     pub fn cache(&self, server: &str, zones: &str) -> CacheMetrics {
-        self.cache.of(server, zones)
+        self.cache.of(server, zones, &self.alarms)
     }
 
     pub fn forward(&self) -> ForwardMetrics {
@@ -140,8 +147,18 @@ impl Metrics {
         self.forward.upstreams()
     }
 
+    /// The alarms of the upstreams.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
     /// The metrics in the text format of Prometheus.
     pub fn text(&self) -> String {
+        let present = self.alarms.present();
+        for alarm in Alarm::ALL {
+            let is_present = present.iter().any(|present| present.alarm == alarm);
+            self.alarm.with_label_values(&[alarm.name()]).set(is_present.into());
+        }
         let mut families = self.registry.gather();
         families.extend(clients::families(&self.clients.total()));
         expose::text(families)

@@ -8,7 +8,7 @@ mod entry;
 mod key;
 mod lifetime;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use entry::Entry;
 pub(crate) use entry::Popularity;
@@ -19,8 +19,8 @@ use prometheus::IntCounter;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync};
 
 use crate::{
-    config::{self, Prefetch, ServeStale, Stored, Verify, Zones},
-    observe::metrics::{CacheMetrics, StoreKind},
+    config::{self, Doubt, LastKnownGood, Prefetch, ServeStale, Stored, Verify, Zones},
+    observe::metrics::{CacheMetrics, KnownGood, StoreKind},
     resolve::reply::{QueryFlags, Reply},
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct Cache {
     prefetch: Option<Prefetch>,
     serve_stale: Option<ServeStale>,
     prefer_positive: bool,
+    /// Set if a denial of a name that was resolved just before is doubted.
+    doubt: Option<Doubt>,
     keep_ttl: bool,
     metrics: CacheMetrics,
 }
@@ -65,12 +67,20 @@ struct AnswerStore {
     kind: StoreKind,
 }
 
+/// The TTL, in seconds, of a denial that was doubted. RFC 2308, section 5, limits it from above only.
+const DOUBTED_TTL: u32 = 5;
+/// An answer inherits the clients of an earlier one that expired at most this long ago.
+const CLIENTS_KEPT: Duration = Duration::from_secs(60);
+/// The time for which a held answer is served before the upstreams are asked again.
+const HELD_RECHECK: Duration = Duration::from_secs(5);
+
 /// The minimum weight of an answer; a larger answer weighs its size. So a store holds at most its configured number
 /// of answers, and at most that number times this many bytes.
 const UNIT: u64 = 1024;
 
 impl Cache {
-    pub(crate) fn new(config: &config::Cache, metrics: CacheMetrics) -> Self {
+    /// A Corefile's `serve_stale` replaces the policy.
+    pub(crate) fn new(config: &config::Cache, policy: LastKnownGood, metrics: CacheMetrics) -> Self {
         let config::Cache {
             zones,
             success,
@@ -81,6 +91,7 @@ impl Cache {
             prefer_positive,
             keep_ttl,
         } = config;
+        let policy = if serve_stale.is_some() { LastKnownGood::Off } else { policy };
         Self {
             zones: zones.clone(),
             success: AnswerStore::new(success, StoreKind::Success, &metrics),
@@ -91,26 +102,34 @@ impl Cache {
                 failure: *servfail,
             },
             prefetch: prefetch.clone(),
-            serve_stale: serve_stale.clone(),
+            // An outage is not felt more often than without the policy: a failure would be kept for that time.
+            serve_stale: serve_stale.clone().or_else(|| policy.serve_stale(*servfail)),
             prefer_positive: *prefer_positive,
+            doubt: policy.doubt(),
             keep_ttl: *keep_ttl,
             metrics,
         }
     }
 
-    pub(crate) fn lookup(&self, question: &Query, flags: QueryFlags) -> CacheLookup {
+    /// `client` asks the question; `None` if it is only asked again.
+    pub(crate) fn lookup(&self, question: &Query, flags: QueryFlags, client: Option<IpAddr>) -> CacheLookup {
         let key = key::KeyBuffer::new(question, flags);
-        let mut expired = None;
+        let mut expired: Option<Arc<Entry>> = None;
         for answers in [&self.success, &self.denial].into_iter().flatten() {
             let Some(entry) = answers.store.get(key.bytes()) else { continue };
             if let Some(found) = self.fresh(&entry, question) {
+                if let Some(client) = client {
+                    entry.record_client(client);
+                }
                 self.metrics.store(answers.kind).hits.inc();
                 return found;
             }
             if self.prefer_positive && answers.kind == StoreKind::Success && self.is_servable(&entry) {
                 return self.stale(&entry, question).map_or(CacheLookup::Miss, CacheLookup::Stale);
             }
-            expired = expired.or(Some(entry));
+            if expired.as_ref().is_none_or(|other| other.is_older_than(&entry)) {
+                expired = Some(entry);
+            }
         }
         expired.and_then(|entry| self.stale(&entry, question)).map_or(CacheLookup::Miss, CacheLookup::Stale)
     }
@@ -144,10 +163,16 @@ impl Cache {
         if !self.zones.contains(&name) {
             return reply;
         }
-        let Some(lifetime) = lifetime(&mut reply, question, &self.limits) else { return reply };
+        let Some(mut lifetime) = lifetime(&mut reply, question, &self.limits) else { return reply };
+        let is_doubted = lifetime.kind == AnswerKind::Denial && self.doubts(question, flags, &reply);
+        if is_doubted {
+            lifetime.ttl = lifetime.ttl.min(DOUBTED_TTL);
+            reply.authorities.iter_mut().for_each(|record| record.ttl = record.ttl.min(DOUBTED_TTL));
+        }
         let (answers, other) = match lifetime.kind {
             AnswerKind::Success => (&self.success, &self.denial),
-            AnswerKind::Denial if self.prefer_positive => (&self.denial, &None),
+            // A later denial is doubted, too, as long as the answer is there.
+            AnswerKind::Denial if self.prefer_positive || is_doubted => (&self.denial, &None),
             AnswerKind::Denial => (&self.denial, &self.success),
             // A failure carries no data, and must not replace a usable answer.
             AnswerKind::Failure if self.has_servable_answer(question, flags) => return reply,
@@ -162,6 +187,38 @@ impl Cache {
             answers.insert(key, question, &reply, &lifetime, &self.metrics);
         }
         reply
+    }
+
+    /// Whether a reply denies a name that several clients have just resolved.
+    pub(crate) fn doubts(&self, question: &Query, flags: QueryFlags, reply: &Reply) -> bool {
+        reply.is_conclusive() && !reply.is_positive(question) && self.doubted_entry(question, flags).is_some()
+    }
+
+    /// The answer whose denial would be doubted.
+    fn doubted_entry(&self, question: &Query, flags: QueryFlags) -> Option<Arc<Entry>> {
+        let Doubt { window, .. } = self.doubt?;
+        let entry = self.success.as_ref()?.store.get(key::KeyBuffer::new(question, flags).bytes())?;
+        (entry.has_several_clients() && entry.expired_for() <= window).then_some(entry)
+    }
+
+    /// Stores a denial that no upstream contradicts. Returns the reply to clients: the denial, or with the policy
+    /// `hold` the last answer.
+    pub(crate) fn store_denied(&self, question: &Query, flags: QueryFlags, denial: Reply) -> Reply {
+        let held = self.doubt.filter(|doubt| doubt.holds).and(self.doubted_entry(question, flags));
+        let reply = held.and_then(|entry| {
+            entry.defer_recheck(HELD_RECHECK);
+            entry.stale_reply(question, self.serve_stale.as_ref()?.ttl)
+        });
+        match reply {
+            Some(reply) => {
+                self.count_known_good(KnownGood::Held, question);
+                reply
+            }
+            None => {
+                self.count_known_good(KnownGood::Denied, question);
+                self.store(question, flags, denial)
+            }
+        }
     }
 
     /// Whether an answer is cached that clients would get, fresh or stale.
@@ -192,6 +249,10 @@ impl Cache {
         self.each_entry(question, flags, |entry| entry.defer_recheck(self.recheck()));
     }
 
+    pub(crate) fn record_client(&self, question: &Query, flags: QueryFlags, client: IpAddr) {
+        self.each_entry(question, flags, |entry| entry.record_client(client));
+    }
+
     fn recheck(&self) -> Duration {
         self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.recheck)
     }
@@ -212,6 +273,10 @@ impl Cache {
 
     pub(crate) fn count_prefetch(&self) {
         self.metrics.prefetched.inc();
+    }
+
+    pub(crate) fn count_known_good(&self, outcome: KnownGood, question: &Query) {
+        self.metrics.count_known_good(outcome, question.name());
     }
 
     pub(crate) fn count_stale(&self) {
@@ -245,6 +310,10 @@ impl AnswerStore {
         metrics: &CacheMetrics,
     ) {
         let Some(entry) = Entry::new(question, reply, lifetime) else { return };
+        if let Some(before) = self.store.get(key.bytes()).filter(|before| before.expired_for() < CLIENTS_KEPT)
+        {
+            entry.inherit_clients(&before);
+        }
         self.store.insert(key, Arc::new(entry));
         let metrics = metrics.store(self.kind);
         metrics.entries.set(i64::try_from(self.store.len()).unwrap_or(i64::MAX));

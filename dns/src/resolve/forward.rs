@@ -31,7 +31,7 @@ mod udp;
 mod upstream;
 mod upstream_query;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 pub use context::{OwnAddresses, ServerContext};
 use hickory_server::proto::{op::Query, rr::LowerName};
@@ -43,7 +43,7 @@ pub use tls::TlsError;
 
 use crate::{
     config::{self, Verify},
-    observe::metrics::{CacheMetrics, Refusal},
+    observe::metrics::{CacheMetrics, KnownGood, Refusal},
     resolve::{
         cache::{Cache, CacheKey, CacheLookup, Popularity, Stale},
         reply::{QueryFlags, Reply},
@@ -72,7 +72,7 @@ impl Forwarder {
     ) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(Shared {
             rules: rules.iter().map(|rule| Rule::start(rule, context)).collect::<Result<_, _>>()?,
-            cache: cache.map(|(config, metrics)| Cache::new(config, metrics)),
+            cache: cache.map(|(config, metrics)| Cache::new(config, context.last_known_good, metrics)),
             in_flight: InFlight::default(),
             coalesced: context.metrics.forward().coalesced,
             context: context.clone(),
@@ -86,10 +86,10 @@ impl Forwarder {
     }
 
     /// The cached answer. Does not block; a refresh runs in a task of its own.
-    pub fn cached(&self, question: &Query, flags: QueryFlags) -> Option<Reply> {
+    pub fn cached(&self, question: &Query, flags: QueryFlags, client: IpAddr) -> Option<Reply> {
         let cache = self.0.cache.as_ref()?;
         cache.count_request();
-        match cache.lookup(question, flags) {
+        match cache.lookup(question, flags, Some(client)) {
             CacheLookup::Fresh(reply) => Some(reply.mask_ad(flags)),
             CacheLookup::Due(reply, popularity) => {
                 self.refresh(question, flags, popularity);
@@ -106,6 +106,13 @@ impl Forwarder {
         }
     }
 
+    /// Notes a client that got the answer of [`Self::resolve`].
+    pub fn record_client(&self, question: &Query, flags: QueryFlags, client: IpAddr) {
+        if let Some(cache) = &self.0.cache {
+            cache.record_client(question, flags, client);
+        }
+    }
+
     /// The answer of the upstreams, after a miss in [`Self::cached`]. A name that no rule matches is REFUSED.
     pub async fn resolve(&self, question: &Query, flags: QueryFlags) -> Reply {
         if self.0.context.loops.is_own_probe(question) {
@@ -114,7 +121,7 @@ impl Forwarder {
         if let Some(cache) = &self.0.cache {
             cache.count_miss();
         }
-        let mut reply = match self.0.cache.as_ref().map(|cache| cache.lookup(question, flags)) {
+        let mut reply = match self.0.cache.as_ref().map(|cache| cache.lookup(question, flags, None)) {
             Some(CacheLookup::Stale(stale)) => self.resolve_or_stale(question, flags, stale).await,
             Some(CacheLookup::Fresh(_) | CacheLookup::Due(..) | CacheLookup::Miss) | None => {
                 self.0.resolve_once(question, flags).await
@@ -147,7 +154,10 @@ impl Forwarder {
             {
                 reply
             }
-            Ok(_) | Err(_) => self.0.serve_stale(question, flags, stale.reply),
+            Ok(Ok(reply)) if reply.is_conclusive() => {
+                self.0.serve_stale(question, flags, stale.reply, KnownGood::Held)
+            }
+            Ok(_) | Err(_) => self.0.serve_stale(question, flags, stale.reply, KnownGood::Stale),
         }
     }
 
@@ -158,8 +168,11 @@ impl Forwarder {
             cache.count_prefetch();
         }
         tokio::spawn(async move {
-            shared.resolve_once(&question, flags).await;
+            let reply = shared.resolve_once(&question, flags).await;
             if let Some(cache) = &shared.cache {
+                if !reply.is_conclusive() {
+                    cache.count_known_good(KnownGood::Stale, &question);
+                }
                 cache.finish_refresh(&question, flags, popularity);
             }
         });
@@ -181,11 +194,26 @@ impl Shared {
         let mut last = Reply::refused();
         for rule in self.rules.iter().filter(|rule| rule.matches(&name)) {
             match rule.query(question, flags).await {
-                RuleResult::Final(reply) => return self.store(question, flags, reply),
+                RuleResult::Final(reply) => return self.conclude(rule, question, flags, reply).await,
                 RuleResult::Next(reply) => last = reply,
             }
         }
         self.store(question, flags, last)
+    }
+
+    /// Stores a reply, after a second opinion if it denies a name that was resolved just before.
+    async fn conclude(&self, rule: &Rule, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
+        let Some(cache) = &self.cache else { return reply };
+        if !cache.doubts(question, flags, &reply) {
+            return cache.store(question, flags, reply);
+        }
+        match rule.find_positive(question, flags).await {
+            Some(positive) => {
+                cache.count_known_good(KnownGood::Contradicted, question);
+                cache.store(question, flags, positive)
+            }
+            None => cache.store_denied(question, flags, reply),
+        }
     }
 
     fn store(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
@@ -195,8 +223,9 @@ impl Shared {
         }
     }
 
-    fn serve_stale(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
+    fn serve_stale(&self, question: &Query, flags: QueryFlags, reply: Reply, outcome: KnownGood) -> Reply {
         if let Some(cache) = &self.cache {
+            cache.count_known_good(outcome, question);
             cache.defer_recheck(question, flags);
             cache.count_stale();
         }

@@ -313,7 +313,7 @@ impl Handler {
             }
             return Handled::Reply(response.refuse(ResponseCode::Refused, &block.metrics));
         };
-        match forwarder.cached(&question, response.flags()) {
+        match forwarder.cached(&question, response.flags(), response.client()) {
             Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),
             None => match block.shares.acquire(response.client()) {
                 Some(share) => Handled::Pending(Box::new(Pending {
@@ -354,8 +354,13 @@ impl Pending {
         let flags = self.response.flags();
         let reply = match &self.block.forwarder {
             Some(forwarder) => {
-                let resolved = AssertUnwindSafe(forwarder.resolve(&self.question, flags)).catch_unwind();
-                resolved.await.unwrap_or_else(|_| {
+                let client = self.response.client();
+                let resolved = AssertUnwindSafe(async {
+                    let reply = forwarder.resolve(&self.question, flags).await;
+                    forwarder.record_client(&self.question, flags, client);
+                    reply
+                });
+                resolved.catch_unwind().await.unwrap_or_else(|_| {
                     self.block.metrics.count_panic();
                     Reply::servfail()
                 })

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     cluster::snapshot::Published,
+    config::LastKnownGood,
     corefile::CorefileError,
     observe::{
         clients,
@@ -40,6 +41,8 @@ pub struct Setup {
     pub listen: Vec<SocketAddr>,
     /// The networks of the clients that are admitted; `None` admits every client.
     pub allow: Option<Arc<[IpNetwork]>>,
+    /// The policy of the blocks with a cache but without `serve_stale`.
+    pub last_known_good: LastKnownGood,
     pub endpoints: HttpEndpoints,
     /// Receives the heartbeats.
     pub heartbeat: Heartbeat,
@@ -92,6 +95,7 @@ impl Supervisor {
         let context = ServerContext {
             heartbeat: setup.heartbeat.clone(),
             allow: setup.allow.clone(),
+            last_known_good: setup.last_known_good,
             ..ServerContext::default()
         };
         setup.corefile.iter().for_each(Corefile::log_ineffective);
@@ -367,6 +371,7 @@ mod tests {
             corefile: None,
             listen: vec![taken, free],
             allow: None,
+            last_known_good: LastKnownGood::default(),
             endpoints: HttpEndpoints { ready: [ready].into(), ..HttpEndpoints::default() },
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),
@@ -412,6 +417,7 @@ mod tests {
             corefile: Some(Corefile { path: path.clone(), env: |_| None }),
             listen: vec![port],
             allow: None,
+            last_known_good: LastKnownGood::default(),
             endpoints: HttpEndpoints::default(),
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),

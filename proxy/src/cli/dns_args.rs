@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use dns::{
     cluster::name,
-    config::{ApiServer, DNS_PORT},
+    config::{ApiServer, DNS_PORT, LastKnownGood},
     observe::{health::HttpEndpoints, heartbeat::Heartbeat, unbound::Unbound},
     plugins::{self, Config},
     serve::{
@@ -41,6 +41,11 @@ pub struct DnsArgs {
     /// packets of others are dropped and counted [default: every client]
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     dns_allow: Vec<IpNetwork>,
+    /// Cached answers whose names the upstreams cannot resolve any more: dropped (off), served while all upstreams fail
+    /// (failures), and also if another upstream contradicts a denial of a name just resolved (confirm), or for five
+    /// minutes whoever denies it (hold). `serve_stale` in a Corefile says it otherwise for its block
+    #[arg(long, value_name = "off|failures|confirm|hold", value_parser = last_known_good)]
+    dns_last_known_good: Option<LastKnownGood>,
     /// The cluster domain; a Corefile sets its own [default: cluster.local]
     #[arg(long, value_name = "DOMAIN", conflicts_with = "corefile")]
     cluster_domain: Option<String>,
@@ -72,6 +77,7 @@ impl DnsArgs {
         self.corefile.is_some()
             || !self.dns_listen.is_empty()
             || !self.dns_allow.is_empty()
+            || self.dns_last_known_good.is_some()
             || self.cluster_domain.is_some()
             || addresses.iter().any(Option::is_some)
     }
@@ -81,6 +87,7 @@ impl DnsArgs {
             corefile,
             dns_listen,
             dns_allow,
+            dns_last_known_good,
             cluster_domain,
             dns_health_bind_address,
             dns_ready_bind_address,
@@ -121,6 +128,7 @@ impl DnsArgs {
             corefile,
             listen,
             allow,
+            last_known_good: dns_last_known_good.unwrap_or_default(),
             endpoints,
             heartbeat,
             socket_observer,
@@ -132,6 +140,10 @@ impl DnsArgs {
         }
         Ok(config)
     }
+}
+
+fn last_known_good(text: &str) -> Result<LastKnownGood, String> {
+    LastKnownGood::parse(text).ok_or_else(|| format!("`{text}` is none of off, failures, confirm and hold"))
 }
 
 fn default_config(cluster_domain: &str) -> Result<Config> {

@@ -66,6 +66,12 @@ impl Report {
         Self { regarding, is_warning: true, reason: "NoRoomForFrontends", action: "Program", note }
     }
 
+    /// The upstreams of DNS fail, or deny names that they have just resolved.
+    pub fn of_upstreams(note: String) -> Self {
+        let regarding = Regarding::ThisNode;
+        Self { regarding, is_warning: true, reason: "DNSUpstreamsUnreliable", action: "Resolve", note }
+    }
+
     fn of_node(is_warning: bool, reason: &'static str, note: String) -> Self {
         Self { regarding: Regarding::ThisNode, is_warning, reason, action: "StartKubeProxy", note }
     }

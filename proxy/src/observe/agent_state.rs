@@ -8,12 +8,15 @@ use std::{
 };
 
 use anyhow::Result;
-use dns::observe::unbound::Unbound;
+use dns::observe::{
+    alarms::{Alarm, PresentAlarm},
+    unbound::Unbound,
+};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{
-    conditions::Conditions,
+    conditions::{ConditionType, Conditions, Fault},
     health::ProxyHealth,
     metrics::{Metrics, family_label},
     query_source::QuerySource,
@@ -136,6 +139,14 @@ impl AgentState {
         for (r#type, faults) in status.stated() {
             self.conditions.set(r#type, "agent", faults);
         }
+        if self.query_source.get().is_some() {
+            let fault = |PresentAlarm { alarm, sentence }| Fault::new(alarm.name(), reason(alarm), sentence);
+            self.conditions.set(
+                ConditionType::UpstreamsReliable,
+                "dns",
+                self.dns_alarms().into_iter().map(fault),
+            );
+        }
         status
     }
 
@@ -147,6 +158,11 @@ impl AgentState {
         status.hangs = health.hangs();
         status.unbound = self.unbound.errors();
         status
+    }
+
+    /// The alarms of the upstreams of DNS.
+    pub fn dns_alarms(&self) -> Vec<PresentAlarm> {
+        self.query_source.get().map(|source| source.metrics.alarms().present()).unwrap_or_default()
     }
 
     /// DNS is served from now on.
@@ -276,6 +292,15 @@ impl AgentState {
         let policy = if kind == FrontendKind::ClusterIp { "internal" } else { "external" };
         let labels = [policy, family_label(family)];
         self.metrics.no_local_endpoints.with_label_values(&labels).set(count as i64);
+    }
+}
+
+/// The reason of a condition.
+fn reason(alarm: Alarm) -> &'static str {
+    match alarm {
+        Alarm::Failing => "Failing",
+        Alarm::Contradicted => "Contradicted",
+        Alarm::Held => "Held",
     }
 }
 

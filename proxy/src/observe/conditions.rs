@@ -36,6 +36,8 @@ pub enum ConditionType {
     AddressesBound,
     /// The name server answers queries.
     NameServerAlive,
+    /// The upstreams of DNS answer, and know the names that they have just resolved.
+    UpstreamsReliable,
     /// Services have the addresses that they claim.
     ClaimsHeld,
     /// All tables have room.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dns::observe::alarms::{Alarm, PresentAlarm};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -36,6 +37,8 @@ pub struct Telemetry {
     no_local: NoLocalEndpoints,
     /// Services without room, each with an Event.
     reported: BTreeSet<String>,
+    /// The alarms of the upstreams of DNS, each with an Event.
+    dns_alarms: Vec<Alarm>,
     reports: mpsc::UnboundedSender<Report>,
     /// The start of the present pass.
     started: Option<Instant>,
@@ -64,6 +67,7 @@ impl Telemetry {
             health_ports: HealthCheckPorts::new(),
             no_local: NoLocalEndpoints::default(),
             reported: BTreeSet::new(),
+            dns_alarms: Vec::new(),
             reports,
             started: None,
         }
@@ -74,8 +78,21 @@ impl Telemetry {
     }
 
     /// Heartbeat: the loop is about to wait for events.
-    pub fn heartbeat(&self) {
+    pub fn heartbeat(&mut self) {
         self.state.heartbeat();
+        self.report_dns();
+    }
+
+    /// Sends an Event per alarm that begins.
+    fn report_dns(&mut self) {
+        let present = self.state.dns_alarms();
+        for PresentAlarm { alarm, sentence } in &present {
+            if !self.dns_alarms.contains(alarm) {
+                // Without an API server there is no receiver.
+                let _ = self.reports.send(Report::of_upstreams(sentence.clone()));
+            }
+        }
+        self.dns_alarms = present.into_iter().map(|present| present.alarm).collect();
     }
 
     /// The loop has ended.
@@ -155,5 +172,33 @@ impl Telemetry {
     /// The DNS records of the pass are published.
     pub fn dns_published(&self) {
         self.state.dns_published();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dns::observe::metrics::Metrics;
+
+    use super::*;
+    use crate::observe::{conditions::ConditionType, status::Status};
+
+    #[test]
+    fn an_alarm_of_the_upstreams_of_dns_is_in_the_status_and_makes_one_event() {
+        let state = Arc::new(AgentState::new(Duration::ZERO, Status::new("n")).unwrap());
+        let (sender, mut reports) = mpsc::unbounded_channel();
+        let mut telemetry = Telemetry::new(Arc::clone(&state), sender);
+        let metrics = Arc::<Metrics>::default();
+        telemetry.dns_started(QuerySource { metrics: Arc::clone(&metrics), published: Arc::default() });
+        telemetry.heartbeat();
+        assert!(reports.try_recv().is_err(), "no alarm");
+        metrics.alarms().raise(Alarm::Failing, "a.example.");
+        (0..2).for_each(|_| telemetry.heartbeat());
+        let report = reports.try_recv().unwrap();
+        assert_eq!((report.is_warning, report.reason), (true, "DNSUpstreamsUnreliable"));
+        assert!(report.note.ends_with("for a.example."), "{}", report.note);
+        assert!(reports.try_recv().is_err(), "once");
+        let conditions = state.status().conditions;
+        let upstreams = conditions.iter().find(|one| one.r#type == ConditionType::UpstreamsReliable).unwrap();
+        assert_eq!((upstreams.reason.as_str(), &upstreams.message), ("Failing", &report.note));
     }
 }

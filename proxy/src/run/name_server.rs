@@ -324,6 +324,7 @@ mod tests {
 
     use dns::{
         cluster::name,
+        config::LastKnownGood,
         observe::{health::HttpEndpoints, unbound::Unbound},
         plugins::Config,
     };
@@ -335,13 +336,14 @@ mod tests {
         let (corefile, listen) = (None, vec![address]);
         let (endpoints, heartbeat, socket_observer) =
             (HttpEndpoints::default(), Heartbeat::default(), SocketObserver::default());
-        let allow = None;
+        let (allow, last_known_good) = (None, LastKnownGood::default());
         let (unbound, starts_unbound) = (Unbound::default(), false);
         NameServer::new(DnsConfig(Setup {
             config,
             corefile,
             listen,
             allow,
+            last_known_good,
             endpoints,
             heartbeat,
             socket_observer,

@@ -1,8 +1,11 @@
 //! The metrics of the cache.
 
+use std::fmt;
+
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::register::Register;
+use crate::observe::alarms::{Alarm, Alarms};
 
 #[derive(Debug, Clone)]
 pub(super) struct Families {
@@ -14,6 +17,22 @@ pub(super) struct Families {
     prefetched: IntCounterVec,
     served_stale: IntCounterVec,
     evictions: IntCounterVec,
+    last_known_good: IntCounterVec,
+}
+
+named_enum! {
+    /// The label `outcome` of `cache_last_known_good_total`: what the upstreams said of a name with a known answer, and
+    /// what became of it.
+    pub enum KnownGood {
+        /// All upstreams failed, and the expired answer was served.
+        Stale = "stale",
+        /// One upstream denied the name, another one did not.
+        Contradicted = "contradicted",
+        /// All upstreams denied the name; the denial was served, and cached for seconds only.
+        Denied = "denied",
+        /// All upstreams denied the name, and the expired answer was served.
+        Held = "held",
+    }
 }
 
 named_enum! {
@@ -32,6 +51,8 @@ pub struct CacheMetrics {
     pub requests: IntCounter,
     pub prefetched: IntCounter,
     pub served_stale: IntCounter,
+    last_known_good: [IntCounter; KnownGood::COUNT],
+    alarms: Alarms,
 }
 
 #[derive(Debug, Clone)]
@@ -59,10 +80,15 @@ impl Families {
                 &CACHE,
             ),
             evictions: new.counters("cache_evictions_total", "Evicted answers.", &STORE),
+            last_known_good: new.counters(
+                "cache_last_known_good_total",
+                "Failures and denials of names that were resolved before, by the outcome.",
+                &["server", "zones", "view", "outcome"],
+            ),
         }
     }
 
-    pub(super) fn of(&self, server: &str, zones: &str) -> CacheMetrics {
+    pub(super) fn of(&self, server: &str, zones: &str, alarms: &Alarms) -> CacheMetrics {
         let cache = [server, zones, ""];
         let store = |kind: StoreKind| {
             let labels = [server, kind.name(), zones, ""];
@@ -79,6 +105,9 @@ impl Families {
             requests: self.requests.with_label_values(&cache),
             prefetched: self.prefetched.with_label_values(&cache),
             served_stale: self.served_stale.with_label_values(&cache),
+            last_known_good: KnownGood::ALL
+                .map(|outcome| self.last_known_good.with_label_values(&[server, zones, "", outcome.name()])),
+            alarms: alarms.clone(),
         }
     }
 }
@@ -86,5 +115,18 @@ impl Families {
 impl CacheMetrics {
     pub fn store(&self, store: StoreKind) -> &StoreMetrics {
         &self.stores[store as usize]
+    }
+
+    /// Counts what became of a known answer, and raises the alarm.
+    pub fn count_known_good(&self, outcome: KnownGood, name: impl fmt::Display) {
+        self.last_known_good[outcome as usize].inc();
+        let alarm = match outcome {
+            KnownGood::Stale => Alarm::Failing,
+            KnownGood::Contradicted => Alarm::Contradicted,
+            KnownGood::Held => Alarm::Held,
+            // The deletion of a record is nothing unusual.
+            KnownGood::Denied => return,
+        };
+        self.alarms.raise(alarm, name);
     }
 }

@@ -1,6 +1,7 @@
 //! A cached answer.
 
 use std::{
+    net::IpAddr,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
@@ -35,6 +36,8 @@ pub(super) struct Entry {
     recheck: AtomicU64,
     /// Whether a refresh is in flight.
     refreshing: AtomicBool,
+    /// The clients that asked for it, each a bit by the hash of its address.
+    clients: AtomicU64,
 }
 
 /// The hit count of an answer, which the answer that replaces it inherits.
@@ -65,6 +68,7 @@ impl Entry {
             last_hit: AtomicU64::new(0),
             recheck: AtomicU64::new(0),
             refreshing: AtomicBool::new(false),
+            clients: AtomicU64::new(0),
         })
     }
 
@@ -83,6 +87,27 @@ impl Entry {
 
     pub(super) fn expired_for(&self) -> Duration {
         self.stored.elapsed().saturating_sub(Duration::from_secs(self.ttl.into()))
+    }
+
+    pub(super) fn is_older_than(&self, other: &Self) -> bool {
+        self.stored < other.stored
+    }
+
+    /// Notes a client. Two clients of the same hash count as one.
+    pub(super) fn record_client(&self, client: IpAddr) {
+        let bit = 1 << hash(client);
+        // Most often it is known; a write would take the cache line from the other workers.
+        if self.clients.load(Relaxed) & bit == 0 {
+            self.clients.fetch_or(bit, Relaxed);
+        }
+    }
+
+    pub(super) fn has_several_clients(&self) -> bool {
+        self.clients.load(Relaxed).count_ones() > 1
+    }
+
+    pub(super) fn inherit_clients(&self, other: &Self) {
+        self.clients.fetch_or(other.clients.load(Relaxed), Relaxed);
     }
 
     /// The reply to a client, its TTLs reduced by `age`.
@@ -152,4 +177,14 @@ impl Entry {
     fn now(&self) -> u64 {
         u64::try_from(self.stored.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// A number below 64. Addresses of pods differ in their last bits.
+fn hash(client: IpAddr) -> u32 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let low = match client {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64 ^ v6.to_bits() as u64,
+    };
+    (low.wrapping_mul(ODD) >> 58) as u32
 }

@@ -15,7 +15,7 @@ use super::*;
 use crate::{observe::metrics::Metrics, resolve::forward::fake::a};
 
 fn cache(config: &config::Cache) -> Cache {
-    Cache::new(config, Metrics::default().cache("dns://:53", "."))
+    Cache::new(config, LastKnownGood::Off, Metrics::default().cache("dns://:53", "."))
 }
 
 fn question(text: &str) -> Query {
@@ -36,7 +36,7 @@ fn denial() -> Reply {
 
 /// Response code and TTL of the fresh answer.
 fn found(cache: &Cache, question: &Query) -> Option<(ResponseCode, u32)> {
-    match cache.lookup(question, QueryFlags::default()) {
+    match cache.lookup(question, QueryFlags::default(), None) {
         CacheLookup::Fresh(reply) | CacheLookup::Due(reply, _) => {
             let first = reply.answers.first().or(reply.authorities.first());
             Some((reply.rcode, first.map_or(0, |record| record.ttl)))
@@ -90,7 +90,7 @@ async fn only_the_ttls_of_a_denial_are_lowered() {
         let first = cache.store(&question, QueryFlags::default(), reply);
         assert_eq!(soa_of(&first), (want, minimum), "first reply, {ttl} {minimum}");
         advance(Duration::from_secs(10)).await;
-        let CacheLookup::Fresh(cached) = cache.lookup(&question, QueryFlags::default()) else {
+        let CacheLookup::Fresh(cached) = cache.lookup(&question, QueryFlags::default(), None) else {
             panic!("not cached")
         };
         assert_eq!(soa_of(&cached), (want - 10, minimum), "cached reply, {ttl} {minimum}");

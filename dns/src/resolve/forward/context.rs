@@ -6,7 +6,10 @@ use arc_swap::ArcSwap;
 use ipnetwork::IpNetwork;
 
 use super::loops::LoopDetector;
-use crate::observe::{heartbeat::Heartbeat, metrics::Metrics};
+use crate::{
+    config::LastKnownGood,
+    observe::{heartbeat::Heartbeat, metrics::Metrics},
+};
 
 /// The state that all blocks of a server share.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +23,7 @@ pub struct ServerContext {
     pub heartbeat: Heartbeat,
     /// The networks of the clients that are admitted; `None` admits every client.
     pub allow: Option<Arc<[IpNetwork]>>,
+    pub last_known_good: LastKnownGood,
 }
 
 /// The addresses of this server.

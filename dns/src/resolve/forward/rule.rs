@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use hickory_server::proto::{
     op::Query,
     rr::{LowerName, Name},
@@ -17,7 +18,7 @@ use rand::seq::SliceRandom as _;
 use rustls::ClientConfig;
 use tokio::{
     sync::Semaphore,
-    time::{Instant, interval},
+    time::{Instant, interval, timeout},
 };
 use tracing::{info, warn};
 
@@ -63,6 +64,9 @@ const MAX_TRIES: usize = 6;
 /// Packets beyond one per try: for retries without 0x20 or EDNS, and for truncated answers. One for each try, so that
 /// silent upstreams, which get a query without EDNS as well, do not use up the packet of the last upstream.
 const SPARE_PACKETS: u32 = 6;
+/// The upstreams that are asked for a second opinion on a denial, and the time for it. The client waits meanwhile.
+const MAX_OPINIONS: usize = 4;
+const OPINION_TIME: Duration = Duration::from_secs(1);
 /// The default of `max_concurrent`: a query in flight takes memory.
 pub(super) const MAX_IN_FLIGHT: u32 = 10_000;
 /// The interval at which files are checked, and the number of intervals between loop probes of an excluded
@@ -109,6 +113,25 @@ impl Rule {
             Ok(reply) => self.result(reply, question),
             Err(failures) => self.result(final_reply(failures), question),
         }
+    }
+
+    /// The first positive reply of some upstreams, which are queried at the same time, among them perhaps the one that
+    /// denied the name. `None` if there is none in time.
+    pub(super) async fn find_positive(&self, question: &Query, flags: QueryFlags) -> Option<Reply> {
+        let upstreams = self.select_upstreams();
+        let asked = || upstreams.iter().take(MAX_OPINIONS);
+        let budget = Budget::of(u32::try_from(asked().count()).unwrap_or_default() + SPARE_PACKETS);
+        let mut replies: FuturesUnordered<_> =
+            asked().map(|upstream| self.query_one(upstream, question, flags, &budget)).collect();
+        let first = async {
+            while let Some(reply) = replies.next().await {
+                if let Some(reply) = reply.ok().filter(|reply| reply.is_positive(question)) {
+                    return Some(reply);
+                }
+            }
+            None
+        };
+        timeout(OPINION_TIME, first).await.ok().flatten()
     }
 
     /// The upstreams to query, in order. Empty if there are none, or if all are loops, or down with `failfast`.

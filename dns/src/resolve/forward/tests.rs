@@ -1,7 +1,10 @@
 //! Forwarding to upstreams that are slow, silent, faulty or spoofed.
 
+mod last_known_good;
+
 use std::{
     collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -53,11 +56,21 @@ fn caching(rule: Forward, cache: &config::Cache) -> Forwarder {
     Forwarder::start(&[rule], Some((cache, metrics)), &ServerContext::default()).unwrap()
 }
 
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 async fn resolve(forwarder: &Forwarder, text: &str) -> Reply {
-    let question = question(text);
-    match forwarder.cached(&question, QueryFlags::default()) {
+    resolve_for(CLIENT, forwarder, text).await
+}
+
+async fn resolve_for(client: IpAddr, forwarder: &Forwarder, text: &str) -> Reply {
+    let (question, flags) = (question(text), QueryFlags::default());
+    match forwarder.cached(&question, flags, client) {
         Some(reply) => reply,
-        None => forwarder.resolve(&question, QueryFlags::default()).await,
+        None => {
+            let reply = forwarder.resolve(&question, flags).await;
+            forwarder.record_client(&question, flags, client);
+            reply
+        }
     }
 }
 
@@ -142,7 +155,7 @@ async fn rdata_is_returned_as_it_came() {
         let forwarder = caching(rule(&[&upstream]), &config::Cache::default());
         let question = Query::query(name("www.example."), RecordType::from(*qtype));
         for source in ["upstream", "cache"] {
-            let reply = match forwarder.cached(&question, QueryFlags::default()) {
+            let reply = match forwarder.cached(&question, QueryFlags::default(), CLIENT) {
                 Some(reply) => reply,
                 None => forwarder.resolve(&question, QueryFlags::default()).await,
             };
@@ -440,7 +453,7 @@ async fn truncated_answers_are_retried_over_tcp() {
         (true, 1),
         "the client gets TC and the partial answer"
     );
-    assert_eq!(forwarder.cached(&question("example.org."), QueryFlags::default()), None);
+    assert_eq!(forwarder.cached(&question("example.org."), QueryFlags::default(), CLIENT), None);
 }
 
 #[tokio::test]

@@ -233,11 +233,11 @@ mod tests {
             }
             let Ok(message) = decode(&reply) else { return Ok(()) };
             let upstream = Reply::from_upstream(message, &question);
-            let cache = Cache::new(&config::Cache::default(), Metrics::default().cache("", ""));
+            let cache = Cache::new(&config::Cache::default(), config::LastKnownGood::Off, Metrics::default().cache("", ""));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _inside = runtime.enter();
             let given = cache.store(&question, QueryFlags::default(), upstream);
-            if let CacheLookup::Fresh(kept) = cache.lookup(&question, QueryFlags::default()) {
+            if let CacheLookup::Fresh(kept) = cache.lookup(&question, QueryFlags::default(), None) {
                 prop_assert_eq!(kept.rcode, given.rcode);
                 prop_assert_eq!(kept.answers, given.answers);
             }
