@@ -12,7 +12,7 @@ mod zones;
 use std::net::SocketAddr;
 
 pub use cache::{Cache, Doubt, LastKnownGood, Prefetch, ServeStale, Stored, Verify};
-pub use forward::{Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol};
+pub use forward::{DohMethod, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol};
 use hickory_server::proto::rr::LowerName;
 pub use kubernetes::{ApiServer, Certificates, Kubernetes, PodsMode};
 pub use selector::{Labels, Selector, SelectorError};
@@ -34,6 +34,10 @@ pub enum BindAddress {
 }
 
 pub const DNS_PORT: u16 = 53;
+/// RFC 7858.
+pub const TLS_PORT: u16 = 853;
+/// RFC 8484.
+pub const HTTPS_PORT: u16 = 443;
 /// The largest UDP payload that needs no fragments on common paths (DNS flag day 2020).
 pub const MAX_UDP_PAYLOAD: u16 = 1232;
 

@@ -1,10 +1,17 @@
 //! The setting of the directive `forward`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use hickory_server::proto::{op::ResponseCode, rr::LowerName};
 
-use super::zones::{Zones, root};
+use super::{
+    DNS_PORT, HTTPS_PORT, TLS_PORT,
+    zones::{Zones, root},
+};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forward {
@@ -18,8 +25,22 @@ pub struct Forward {
     pub policy: Policy,
     /// Consecutive failures after which an upstream is down; 0: never.
     pub max_fails: u32,
+    /// The wait for the answer of one upstream.
+    pub read_timeout: Duration,
+    /// The limit of attempts for one query, without those whose answer leads to the next upstream (`failover`). `None`:
+    /// twice the upstreams, six at most. 0: as many as time allows.
+    pub max_attempts: Option<u32>,
+    /// The address that queries are sent from.
+    pub source: Option<IpAddr>,
     /// How long an idle connection is kept open.
     pub expire: Duration,
+    /// The age at which a connection is not used again.
+    pub max_age: Option<Duration>,
+    /// The limit of idle connections per upstream.
+    pub max_idle: usize,
+    pub doh_method: DohMethod,
+    /// The servers that resolve the names of upstreams. Empty: those of `/etc/resolv.conf`.
+    pub resolvers: Vec<SocketAddr>,
     pub tls: Tls,
     /// How a failed upstream is probed.
     pub health_check: HealthCheck,
@@ -45,6 +66,14 @@ pub enum Upstream {
         /// The name that the certificate must have, if not that of the rule.
         server_name: Option<String>,
     },
+    /// Each address of a name, which is resolved again and again.
+    Host {
+        name: LowerName,
+        port: u16,
+        protocol: UpstreamProtocol,
+        /// As of [`Self::Server`]; with neither it is the name.
+        server_name: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +81,17 @@ pub enum UpstreamProtocol {
     /// UDP, with TCP after a truncated answer.
     Dns,
     Tls,
+    /// RFC 8484, at the path `/dns-query`.
+    Https,
+}
+
+/// The method of queries over HTTPS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DohMethod {
+    #[default]
+    Post,
+    /// Answers may come from caches on the way.
+    Get,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,7 +102,7 @@ pub enum Policy {
     Sequential,
 }
 
-/// Trust anchors and client certificate of DNS over TLS.
+/// Trust anchors and client certificate of DNS over TLS and HTTPS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     pub server_name: Option<String>,
@@ -86,6 +126,9 @@ impl Default for HealthCheck {
     }
 }
 
+/// The default limit of idle connections; those of a larger burst are closed.
+const MAX_IDLE: usize = 16;
+
 impl Forward {
     /// A rule for all names, as the directive without options.
     pub fn to(to: Vec<Upstream>) -> Self {
@@ -96,7 +139,14 @@ impl Forward {
             force_tcp: false,
             policy: Policy::default(),
             max_fails: 2,
+            read_timeout: Duration::from_secs(2),
+            max_attempts: None,
+            source: None,
             expire: Duration::from_secs(10),
+            max_age: None,
+            max_idle: MAX_IDLE,
+            doh_method: DohMethod::default(),
+            resolvers: Vec::new(),
             tls: Tls::default(),
             health_check: HealthCheck::default(),
             max_concurrent: None,
@@ -109,6 +159,16 @@ impl Forward {
 
     pub fn takes(&self, name: &LowerName) -> bool {
         self.from.zone_of(name) && !self.except.contains(name)
+    }
+}
+
+impl UpstreamProtocol {
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Dns => DNS_PORT,
+            Self::Tls => TLS_PORT,
+            Self::Https => HTTPS_PORT,
+        }
     }
 }
 

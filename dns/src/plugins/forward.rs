@@ -3,23 +3,33 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
+use hickory_server::proto::rr::{LowerName, Name};
 use rustls::pki_types::ServerName;
 
 use super::directive::Directive;
 use crate::{
-    config::{DNS_PORT, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol, Zones},
+    config::{DNS_PORT, DohMethod, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol, Zones},
     corefile::{CorefileError, Statement, Word, zones},
 };
 
 impl Directive for Forward {
     const NAME: &'static str = "forward";
-    const SUMMARY: &'static str = "upstreams over UDP, TCP and TLS, by address or from a resolv.conf";
+    const SUMMARY: &'static str =
+        "upstreams over UDP, TCP, TLS and HTTPS, by address, by name or from a resolv.conf";
     const OPTIONS: &'static [&'static str] = &[
         "except",
         "force_tcp",
         "expire",
+        "max_age",
+        "max_idle_conns",
+        "read_timeout",
+        "max_connect_attempts",
+        "doh_method",
+        "source_address",
+        "resolver",
         "max_fails",
         "max_concurrent",
         "policy",
@@ -48,8 +58,7 @@ impl Directive for Forward {
 
 const USAGE: &str = "forward FROM TO...";
 const MAX_UPSTREAMS: usize = 15;
-const TLS_PORT: u16 = 853;
-const TLS_USAGE: &str = "an upstream over TLS is `tls://ADDRESS:PORT`, with the name in its certificate \
+const TLS_USAGE: &str = "an upstream over TLS (or `https://`) is `tls://ADDRESS:PORT`, with the name in its certificate \
                          `tls://ADDRESS%NAME:PORT` or `tls://[ADDRESS%NAME]:PORT`";
 
 fn parse(statement: &Statement) -> Result<Forward, CorefileError> {
@@ -69,6 +78,9 @@ fn parse(statement: &Statement) -> Result<Forward, CorefileError> {
         if !read_switch(&mut forward, option)? && !read_value(&mut forward, option)? {
             return Err(statement.unknown_option(option));
         }
+    }
+    if forward.max_age.is_some_and(|age| age < forward.expire) {
+        return Err(statement.refuse("`max_age` is less than `expire`; raise it, or lower `expire`"));
     }
     Ok(forward)
 }
@@ -91,6 +103,22 @@ fn read_value(forward: &mut Forward, option: &Statement) -> Result<bool, Corefil
     match option.name.text.as_str() {
         "except" => forward.except = zones(&option.words)?,
         "expire" => forward.expire = option.exactly::<1>("expire DURATION")?[0].duration()?,
+        "max_age" => {
+            let [age] = option.exactly("max_age DURATION")?;
+            forward.max_age = Some(age.duration()?).filter(|age| !age.is_zero());
+        }
+        "max_idle_conns" => {
+            let number: usize = option.exactly::<1>("max_idle_conns NUMBER")?[0].number()?;
+            // As in CoreDNS, 0 is no limit.
+            forward.max_idle = if number == 0 { usize::MAX } else { number };
+        }
+        "read_timeout" => forward.read_timeout = read_timeout(option)?,
+        "max_connect_attempts" => {
+            forward.max_attempts = Some(option.exactly::<1>("max_connect_attempts NUMBER")?[0].number()?);
+        }
+        "doh_method" => forward.doh_method = doh_method(option)?,
+        "source_address" => forward.source = Some(source(option)?),
+        "resolver" => forward.resolvers = resolvers(option)?,
         "max_fails" => forward.max_fails = option.exactly::<1>("max_fails NUMBER")?[0].number()?,
         "max_concurrent" => {
             let number: u32 = option.exactly::<1>("max_concurrent NUMBER")?[0].number()?;
@@ -118,6 +146,40 @@ fn rcodes(option: &Statement) -> Result<Vec<hickory_server::proto::op::ResponseC
         return Err(option.misused(&format!("{} RCODE...", option.name.text)));
     }
     option.words.iter().map(Word::rcode).collect()
+}
+
+fn read_timeout(option: &Statement) -> Result<Duration, CorefileError> {
+    let [word] = option.exactly("read_timeout DURATION")?;
+    match word.duration()? {
+        Duration::ZERO => Err(word.refuse("no upstream answers in no time; write one like `2s`")),
+        timeout => Ok(timeout),
+    }
+}
+
+fn doh_method(option: &Statement) -> Result<DohMethod, CorefileError> {
+    let [word] = option.exactly("doh_method GET|POST")?;
+    match word.text.as_str() {
+        "GET" => Ok(DohMethod::Get),
+        "POST" => Ok(DohMethod::Post),
+        _ => Err(word.refuse("a method is `GET` or `POST`")),
+    }
+}
+
+fn source(option: &Statement) -> Result<IpAddr, CorefileError> {
+    let [word] = option.exactly("source_address IP")?;
+    word.text.parse().map_err(|_| word.refuse(format!("`{}` is no address", word.text)))
+}
+
+fn resolvers(option: &Statement) -> Result<Vec<SocketAddr>, CorefileError> {
+    if option.words.is_empty() {
+        return Err(option.misused("resolver IP[:PORT]..."));
+    }
+    let resolver = |word: &Word| {
+        let refuse =
+            || word.refuse(format!("`{}` is no address; a resolver is `IP` or `IP:PORT`", word.text));
+        address(&word.text, DNS_PORT).ok_or_else(refuse)
+    };
+    option.words.iter().map(resolver).collect()
 }
 
 fn policy(option: &Statement) -> Result<Policy, CorefileError> {
@@ -164,18 +226,23 @@ fn upstream(word: &Word) -> Result<Upstream, CorefileError> {
         None => (UpstreamProtocol::Dns, word.text.as_str()),
         Some(("dns", rest)) => (UpstreamProtocol::Dns, rest),
         Some(("tls", rest)) => (UpstreamProtocol::Tls, rest),
+        Some(("https", rest)) => (UpstreamProtocol::Https, rest),
         Some((other, _)) => {
             return Err(word.refuse(format!(
-                "upstreams over `{other}://` are not supported; use the same server over `tls://` or plain"
+                "upstreams over `{other}://` are not supported; use the same server over `tls://`, `https://` or plain"
             )));
         }
     };
+    if protocol == UpstreamProtocol::Https && rest.contains('/') {
+        return Err(word.refuse("the path of an upstream over HTTPS is `/dns-query`; remove it here"));
+    }
     let (target, name) = match protocol {
-        UpstreamProtocol::Tls => server_name(rest).ok_or_else(|| word.refuse(TLS_USAGE))?,
+        UpstreamProtocol::Tls | UpstreamProtocol::Https => {
+            server_name(rest).ok_or_else(|| word.refuse(TLS_USAGE))?
+        }
         UpstreamProtocol::Dns => (rest.to_owned(), None),
     };
-    let port = if protocol == UpstreamProtocol::Tls { TLS_PORT } else { DNS_PORT };
-    if let Some(address) = address(&target, port) {
+    if let Some(address) = address(&target, protocol.port()) {
         return Ok(Upstream::Server { address, protocol, server_name: name });
     }
     if protocol == UpstreamProtocol::Dns && target.starts_with('/') {
@@ -184,10 +251,23 @@ fn upstream(word: &Word) -> Result<Upstream, CorefileError> {
             false => Err(word.refuse(format!("there is no file `{target}`; correct the name"))),
         };
     }
-    Err(word.refuse(format!(
-        "`{}` is neither an address nor a file; names cannot be upstreams, as nobody could resolve them",
-        word.text
-    )))
+    let refuse = || word.refuse(format!("`{}` is neither an address, nor a name, nor a file", word.text));
+    let (host, port) = host(&target, protocol.port()).ok_or_else(refuse)?;
+    Ok(Upstream::Host { name: host, port, protocol, server_name: name })
+}
+
+/// A name that can be resolved, and its port. Not what only looks like an address, such as `10.0.0.256`.
+fn host(text: &str, default: u16) -> Option<(LowerName, u16)> {
+    let (name, port) = match text.rsplit_once(':') {
+        None => (text, default),
+        Some((name, port)) => (name, port.parse().ok()?),
+    };
+    let is_name = matches!(ServerName::try_from(name), Ok(ServerName::DnsName(_)));
+    let top = name.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let is_numeric = top.bytes().all(|octet| octet.is_ascii_digit());
+    let mut name = Name::from_ascii(name).ok().filter(|_| is_name && !is_numeric)?;
+    name.set_fqdn(true);
+    Some((name.into(), port))
 }
 
 /// The server name of `ADDRESS%NAME:PORT`, `[ADDRESS%NAME]:PORT` or `ADDRESS:PORT%NAME`, and the text without it.

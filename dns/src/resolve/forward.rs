@@ -11,11 +11,13 @@
 //!
 //! A query that loops back to this server joins the same query in flight, so a loop does not multiply queries.
 
+mod bootstrap;
 mod context;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 mod hedge;
+mod https;
 mod in_flight;
 mod loops;
 mod probe;

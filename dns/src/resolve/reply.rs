@@ -123,6 +123,15 @@ impl Reply {
         reply
     }
 
+    /// Reduces the TTLs by an age in seconds.
+    pub(crate) fn aged(mut self, age: u32) -> Self {
+        let Self { answers, authorities, additionals, .. } = &mut self;
+        for record in answers.iter_mut().chain(authorities).chain(additionals) {
+            record.ttl = record.ttl.saturating_sub(age);
+        }
+        self
+    }
+
     /// Gives records that the question's name owns the case of the question.
     pub(crate) fn restore_case(&mut self, question: &Query) {
         for record in self.answers.iter_mut().filter(|record| record.name == *question.name()) {

@@ -10,8 +10,8 @@ use hickory_server::proto::{
 use super::*;
 use crate::{
     config::{
-        Cache, Certificates, Forward, Kubernetes, PodsMode, Policy, Prefetch, ServeStale, Upstream,
-        UpstreamProtocol, Verify, any,
+        Cache, Certificates, DohMethod, Forward, Kubernetes, PodsMode, Policy, Prefetch, ServeStale,
+        Upstream, UpstreamProtocol, Verify, any,
     },
     plugins::{
         health::Health,
@@ -352,8 +352,15 @@ fn unsupported_options_are_refused_with_their_location() {
         (". {\n cache {\n  prefetch 1 1m 5%\n }\n}", ":3: write a percentage from 10% to 90%"),
         (". {\n cache {\n  servfail 10m\n }\n}", ":3: failures are kept for 5m at the most"),
         (". {\n forward .\n}", ":2: `forward` is to be written `forward FROM TO...`"),
-        (". {\n forward . dns.google\n}", "names cannot be upstreams"),
-        (". {\n forward . https://9.9.9.9\n}", "upstreams over `https://` are not supported"),
+        (". {\n forward . 10.0.0.256\n}", "neither an address, nor a name, nor a file"),
+        (". {\n forward . dns..google\n}", "neither an address, nor a name, nor a file"),
+        (". {\n forward . quic://9.9.9.9\n}", "upstreams over `quic://` are not supported"),
+        (". {\n forward . https://9.9.9.9/query\n}", "`/dns-query`; remove it"),
+        (". {\n forward . 10.0.0.1 {\n  max_age 5s\n }\n}", ":2: `max_age` is less than `expire`"),
+        (". {\n forward . 10.0.0.1 {\n  read_timeout 0s\n }\n}", ":3: no upstream answers in no time"),
+        (". {\n forward . 10.0.0.1 {\n  doh_method PUT\n }\n}", ":3: a method is `GET` or `POST`"),
+        (". {\n forward . 10.0.0.1 {\n  source_address lo\n }\n}", ":3: `lo` is no address"),
+        (". {\n forward . 10.0.0.1 {\n  resolver dns.example\n }\n}", ":3: `dns.example` is no address"),
         (
             ". {\n forward . 10.0.0.1 {\n  max_cocurrent 5\n }\n}",
             ":3: `max_cocurrent` is no option of `forward`",
@@ -415,6 +422,46 @@ fn every_directive_of_coredns_is_supported_or_refused_by_name() {
 }
 
 #[test]
+fn options_of_upstreams_are_read() {
+    let block = block(
+        ". {\n forward . https://9.9.9.9%dns.quad9.net https://dns.example:8443 tls://dns.example \
+         tls://dns.example%other.example:853 dns.example. my-dns.svc.cluster.local:54 https://[fd00::1] {\n  \
+         max_age 60s\n  max_idle_conns 4\n  read_timeout 3s\n  max_connect_attempts 0\n  doh_method GET\n  \
+         source_address 10.0.0.9\n  resolver 10.0.0.1 [fd00::1]:54 fd00::2\n }\n}",
+    );
+    let server = |address: &str, name: Option<&str>| Upstream::Server {
+        address: address.parse().unwrap(),
+        protocol: UpstreamProtocol::Https,
+        server_name: name.map(str::to_owned),
+    };
+    let host = |name: &str, port, protocol, server_name: Option<&str>| Upstream::Host {
+        name: zone(name),
+        port,
+        protocol,
+        server_name: server_name.map(str::to_owned),
+    };
+    let want = Forward {
+        max_age: Some(Duration::from_secs(60)),
+        max_idle: 4,
+        read_timeout: Duration::from_secs(3),
+        max_attempts: Some(0),
+        doh_method: DohMethod::Get,
+        source: Some("10.0.0.9".parse().unwrap()),
+        resolvers: ["10.0.0.1:53", "[fd00::1]:54", "[fd00::2]:53"].map(|text| text.parse().unwrap()).to_vec(),
+        ..Forward::to(vec![
+            server("9.9.9.9:443", Some("dns.quad9.net")),
+            host("dns.example", 8443, UpstreamProtocol::Https, None),
+            host("dns.example", 853, UpstreamProtocol::Tls, None),
+            host("dns.example", 853, UpstreamProtocol::Tls, Some("other.example")),
+            host("dns.example", 53, UpstreamProtocol::Dns, None),
+            host("my-dns.svc.cluster.local", 54, UpstreamProtocol::Dns, None),
+            server("[fd00::1]:443", None),
+        ])
+    };
+    assert_eq!(block.forwards, [want]);
+}
+
+#[test]
 fn tls_upstreams_have_a_server_name_and_a_port() {
     for (text, want, want_name) in [
         ("tls://127.0.0.1%dns.example:10853", "127.0.0.1:10853", Some("dns.example")),
@@ -440,7 +487,6 @@ fn tls_upstreams_have_a_server_name_and_a_port() {
         "tls://127.0.0.1%dns.example:0x",
         "tls://127.0.0.1%dns..example",
         "tls://127.0.0.1:853%dns.example:853",
-        "tls://dns.example%dns.example",
         "tls://[127.0.0.1%a%b]:853",
         "10.0.0.1%eth0",
         "tls://127.0.0.1 {\n tls_servername a..b\n }",

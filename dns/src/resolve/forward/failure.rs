@@ -14,6 +14,8 @@ pub(super) enum Failure {
     Question(#[from] ProtoError),
     #[error("cannot exchange packets")]
     Network(#[from] io::Error),
+    #[error("no answer over HTTP: {0}")]
+    Http(String),
     #[error("no answer in time")]
     Timeout,
     #[error("cannot decode the answer")]
@@ -35,7 +37,7 @@ impl Failure {
     pub(super) fn is_upstream_failure(&self) -> bool {
         match self {
             Self::Network(error) => !is_shortage(error),
-            Self::Timeout => true,
+            Self::Timeout | Self::Http(_) => true,
             Self::Question(_)
             | Self::Malformed(_)
             | Self::Foreign

@@ -1,21 +1,23 @@
 //! A fake upstream for tests, with scripted answers over UDP and TCP.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use hickory_server::proto::{
-    op::{Edns, Message, OpCode},
+    op::{Edns, Message, OpCode, ResponseCode},
     rr::{Name, RData, Record, rdata::A},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, UdpSocket},
     task::JoinHandle,
+    time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -36,12 +38,26 @@ pub(crate) struct Fake {
 
 #[derive(Default)]
 struct Counts {
+    last_client: Mutex<Option<IpAddr>>,
     questions: AtomicU32,
     connections: AtomicU32,
     ended: AtomicU32,
 }
 
-type Script = Arc<dyn Fn(&Message, Via) -> Answer + Send + Sync>;
+#[derive(Clone)]
+struct Script {
+    answer: Arc<dyn Fn(&Message, Via) -> Answer + Send + Sync>,
+    delay: Duration,
+}
+
+impl Script {
+    async fn answer(&self, query: &[u8], via: Via) -> Answer {
+        if !self.delay.is_zero() {
+            sleep(self.delay).await;
+        }
+        (self.answer)(&Message::from_vec(query).unwrap(), via)
+    }
+}
 
 impl Fake {
     pub(crate) async fn start(script: impl Fn(&Message, Via) -> Answer + Send + Sync + 'static) -> Self {
@@ -49,6 +65,14 @@ impl Fake {
     }
 
     pub(crate) async fn with_tls(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Message, Via) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_delay(Duration::ZERO, tls, script).await
+    }
+
+    async fn with_delay(
+        delay: Duration,
         tls: Option<TlsAcceptor>,
         script: impl Fn(&Message, Via) -> Answer + Send + Sync + 'static,
     ) -> Self {
@@ -60,9 +84,10 @@ impl Fake {
                 break (listener, socket);
             }
         };
-        let (script, counts): (Script, _) = (Arc::new(script), Arc::<Counts>::default());
+        let script = Script { answer: Arc::new(script), delay };
+        let counts = Arc::<Counts>::default();
         let address = listener.local_addr().unwrap();
-        let datagrams = tokio::spawn(datagrams(socket, Arc::clone(&script), Arc::clone(&counts)));
+        let datagrams = tokio::spawn(datagrams(socket, script.clone(), Arc::clone(&counts)));
         let streams = tokio::spawn(streams(listener, tls, script, Arc::clone(&counts)));
         Self { address, counts, tasks: vec![datagrams, streams] }
     }
@@ -72,6 +97,21 @@ impl Fake {
         Self::start(|query, _| vec![wire(&address_for(query))]).await
     }
 
+    /// Answers every query with an address, late.
+    pub(crate) async fn slow(delay: Duration) -> Self {
+        Self::with_delay(delay, None, |query, _| vec![wire(&address_for(query))]).await
+    }
+
+    /// Answers every query with REFUSED.
+    pub(crate) async fn refusing() -> Self {
+        Self::start(|query, _| {
+            let mut reply = reply_to(query);
+            reply.metadata.response_code = ResponseCode::Refused;
+            vec![wire(&reply)]
+        })
+        .await
+    }
+
     /// Receives queries and does not answer.
     pub(crate) async fn silent() -> Self {
         Self::start(|_, _| Vec::new()).await
@@ -79,6 +119,11 @@ impl Fake {
 
     pub(crate) fn questions(&self) -> u32 {
         self.counts.questions.load(Relaxed)
+    }
+
+    /// The address that the last query came from.
+    pub(crate) fn last_client(&self) -> Option<IpAddr> {
+        *self.counts.last_client.lock().unwrap()
     }
 
     pub(crate) fn connections(&self) -> u32 {
@@ -101,7 +146,8 @@ async fn datagrams(socket: UdpSocket, script: Script, counts: Arc<Counts>) {
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
         counts.questions.fetch_add(1, Relaxed);
-        for answer in script(&Message::from_vec(&buffer[..length]).unwrap(), Via::Udp) {
+        *counts.last_client.lock().unwrap() = Some(from.ip());
+        for answer in script.answer(&buffer[..length], Via::Udp).await {
             let _ = socket.send_to(&answer, from).await;
         }
     }
@@ -109,9 +155,10 @@ async fn datagrams(socket: UdpSocket, script: Script, counts: Arc<Counts>) {
 
 async fn streams(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script, counts: Arc<Counts>) {
     loop {
-        let (stream, _) = listener.accept().await.unwrap();
+        let (stream, client) = listener.accept().await.unwrap();
+        *counts.last_client.lock().unwrap() = Some(client.ip());
         counts.connections.fetch_add(1, Relaxed);
-        let (tls, script, counts) = (tls.clone(), Arc::clone(&script), Arc::clone(&counts));
+        let (tls, script, counts) = (tls.clone(), script.clone(), Arc::clone(&counts));
         tokio::spawn(async move {
             match tls {
                 None => serve(stream, script, &counts).await,
@@ -132,7 +179,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script, 
         let mut question = vec![0; length.into()];
         stream.read_exact(&mut question).await.unwrap();
         counts.questions.fetch_add(1, Relaxed);
-        for answer in script(&Message::from_vec(&question).unwrap(), Via::Tcp) {
+        for answer in script.answer(&question, Via::Tcp).await {
             if answer.is_empty() {
                 return;
             }

@@ -1,9 +1,10 @@
 //! One forwarding rule: selection of upstreams, failover, health and timeouts.
 
 use std::{
+    pin::pin,
     sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -17,23 +18,25 @@ use hickory_server::proto::{
 use rand::seq::SliceRandom as _;
 use rustls::ClientConfig;
 use tokio::{
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::{Instant, interval, timeout},
 };
 use tracing::{info, warn};
 
 use super::{
+    bootstrap::{self, Resolvers},
     context::ServerContext,
     failure::Failure,
     hedge::{Attempt, hedge},
+    https::Https,
     loops, probe,
-    stream::Dial,
+    stream::{Dial, Limits},
     targets::Targets,
     tls::{self, TlsError},
     upstream::{Budget, Target, Upstream},
 };
 use crate::{
-    config::{Forward, HealthCheck, Policy},
+    config::{self, Forward, HealthCheck, Policy, UpstreamProtocol},
     observe::metrics::Refusal,
     resolve::reply::{QueryFlags, Reply},
 };
@@ -44,8 +47,11 @@ pub(super) struct Rule {
     context: ServerContext,
     /// Set if any upstream uses TLS.
     tls: Option<Arc<ClientConfig>>,
-    /// Replaced as a whole when a watched file changes.
+    targets: Mutex<Targets>,
+    /// Replaced as a whole when a watched file or the addresses of a name change.
     upstreams: ArcSwap<Vec<Arc<Upstream>>>,
+    /// Notified when the upstreams are replaced; `None` if none has to be resolved.
+    resolved: Option<Notify>,
     /// The next upstream of the round robin.
     round_robin: AtomicUsize,
     in_flight: Semaphore,
@@ -61,6 +67,10 @@ pub(super) enum RuleResult {
 /// Timeout of all tries together: a stub resolver waits for 5 s.
 const TIME: Duration = Duration::from_secs(5);
 const MAX_TRIES: usize = 6;
+/// The limit of tries for any `max_connect_attempts`.
+const MOST_TRIES: usize = 64;
+/// How long a query waits for the first addresses of upstreams that are given by name.
+const NAMES_TIME: Duration = Duration::from_secs(2);
 /// Packets beyond one per try: for retries without 0x20 or EDNS, and for truncated answers. One for each try, so that
 /// silent upstreams, which get a query without EDNS as well, do not use up the packet of the last upstream.
 const SPARE_PACKETS: u32 = 6;
@@ -76,19 +86,29 @@ const POLLS_PER_LOOP_CHECK: u32 = 30;
 
 impl Rule {
     pub(super) fn start(config: &Forward, context: &ServerContext) -> Result<Arc<Self>, TlsError> {
-        let mut targets = Targets::new(&config.to);
-        let tls = targets.needs_tls().then(|| tls::client_config(&config.tls)).transpose()?;
+        let targets = Targets::new(config);
+        let hosts = targets.hosts();
+        let tls = needs_tls(config).then(|| tls::client_config(&config.tls)).transpose()?;
         let limit = config.max_concurrent.unwrap_or(MAX_IN_FLIGHT);
         let rule = Arc::new(Self {
             config: config.clone(),
             context: context.clone(),
             tls,
+            targets: Mutex::new(targets),
             upstreams: ArcSwap::default(),
+            resolved: (!hosts.is_empty()).then(Notify::new),
             round_robin: AtomicUsize::new(0),
             in_flight: Semaphore::new(usize::try_from(limit).unwrap_or(Semaphore::MAX_PERMITS)),
         });
-        rule.set_upstreams(&targets.current(&context.own.load()))?;
-        tokio::spawn(watch_files(Arc::downgrade(&rule), targets));
+        rule.set_upstreams(&rule.current_targets())?;
+        tokio::spawn(watch_files(Arc::downgrade(&rule)));
+        for host in hosts {
+            tokio::spawn(bootstrap::keep_resolved(
+                host,
+                Resolvers::new(config, context),
+                Arc::downgrade(&rule),
+            ));
+        }
         Ok(rule)
     }
 
@@ -102,16 +122,52 @@ impl Rule {
             self.context.metrics.refusals().count(Refusal::MaxConcurrent);
             return RuleResult::Final(Reply::refused());
         };
+        self.wait_for_names().await;
         let upstreams = self.select_upstreams();
-        let tries = (upstreams.len() * 2).min(MAX_TRIES);
+        let tries = self.max_tries(upstreams.len());
         let budget = Budget::of(u32::try_from(tries).unwrap_or_default() + SPARE_PACKETS);
-        let attempts = upstreams.iter().cycle().take(tries).map(|upstream| Attempt {
-            hedging_delay: upstream.hedging_delay(),
-            answer: self.query_one(upstream, question, flags, &budget),
+        // An answer that only leads to the next upstream does not count as an attempt.
+        let started = AtomicU32::new(0);
+        let may_start = || {
+            let limit = self.config.max_attempts.filter(|limit| *limit > 0).unwrap_or(u32::MAX);
+            started.fetch_add(1, Relaxed) < limit
+        };
+        let attempts = upstreams.iter().cycle().take(tries).take_while(|_| may_start()).map(|upstream| {
+            let answer = async {
+                let answer = self.query_one(upstream, question, flags, &budget).await;
+                if matches!(answer, Err(Failure::FailoverRcode(..))) {
+                    started.fetch_sub(1, Relaxed);
+                }
+                answer
+            };
+            Attempt { hedging_delay: upstream.hedging_delay(), answer }
         });
-        match hedge(attempts, TIME).await {
+        match hedge(attempts, TIME.max(self.config.read_timeout)).await {
             Ok(reply) => self.result(reply, question),
             Err(failures) => self.result(final_reply(failures), question),
+        }
+    }
+
+    /// The limit of tries of all kinds.
+    fn max_tries(&self, upstreams: usize) -> usize {
+        match self.config.max_attempts {
+            None => (upstreams * 2).min(MAX_TRIES),
+            Some(_) if upstreams == 0 => 0,
+            Some(0) => MOST_TRIES,
+            Some(limit) => {
+                usize::try_from(limit).unwrap_or(MOST_TRIES).saturating_add(upstreams).min(MOST_TRIES)
+            }
+        }
+    }
+
+    /// Waits for the first addresses of upstreams that are given by name.
+    async fn wait_for_names(&self) {
+        let Some(resolved) = &self.resolved else { return };
+        let mut resolved = pin!(resolved.notified());
+        // Before the check, so that no notification is missed.
+        resolved.as_mut().enable();
+        if self.upstreams.load().is_empty() {
+            let _ = timeout(NAMES_TIME, resolved).await;
         }
     }
 
@@ -185,6 +241,31 @@ impl Rule {
         if is_inconclusive { RuleResult::Next(reply) } else { RuleResult::Final(reply) }
     }
 
+    /// Replaces the upstreams if they have changed.
+    pub(super) fn update(&self) {
+        let now = self.current_targets();
+        let before: Vec<Target> =
+            self.upstreams.load().iter().map(|upstream| upstream.target.clone()).collect();
+        if now == before {
+            return;
+        }
+        match self.set_upstreams(&now) {
+            Ok(()) => info!(zone = %self.config.from, upstreams = now.len(), "upstreams changed"),
+            Err(error) => warn!(%error, "cannot use the changed list of upstreams"),
+        }
+        if let Some(resolved) = &self.resolved {
+            resolved.notify_waiters();
+        }
+    }
+
+    fn current_targets(&self) -> Vec<Target> {
+        self.targets().current(&self.context.own.load())
+    }
+
+    fn targets(&self) -> MutexGuard<'_, Targets> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Replaces the upstreams. Those that remain keep their state.
     fn set_upstreams(&self, targets: &[Target]) -> Result<(), TlsError> {
         if targets.is_empty() {
@@ -201,17 +282,22 @@ impl Rule {
     }
 
     fn upstream(&self, target: &Target) -> Result<Upstream, TlsError> {
-        let dial = match (&target.tls, &self.tls) {
-            (Some(name), Some(config)) => {
-                let name = name.as_deref().or(self.config.tls.server_name.as_deref());
-                let name = tls::server_name(name, target.address.ip())?;
-                Dial::Tls { config: Arc::clone(config), name }
-            }
+        let name = || tls::server_name(target.server_name.as_deref(), target.address.ip());
+        let dial = match (target.protocol, &self.tls) {
+            (UpstreamProtocol::Tls, Some(config)) => Dial::Tls { config: Arc::clone(config), name: name()? },
+            (UpstreamProtocol::Https, Some(config)) => Dial::Https(Arc::new(Https::new(
+                config,
+                name()?,
+                target.address.port(),
+                self.config.doh_method,
+            ))),
             _ if self.config.force_tcp => Dial::TcpOnly,
             _ => Dial::TcpFallback,
         };
+        let Forward { expire, max_age, max_idle, source, read_timeout, .. } = self.config;
+        let limits = Limits { expire, max_age, max_idle, source };
         let metrics = self.context.metrics.upstream(&target.address.to_string());
-        Ok(Upstream::new(target.clone(), dial, self.config.expire, metrics))
+        Ok(Upstream::new(target.clone(), dial, limits, read_timeout, metrics))
     }
 
     /// Probes the upstreams that were never probed for a loop, and with `again` those that were found to loop.
@@ -234,21 +320,23 @@ impl Rule {
     }
 }
 
+fn needs_tls(config: &Forward) -> bool {
+    let is_encrypted = |upstream: &config::Upstream| match upstream {
+        config::Upstream::Server { protocol, .. } | config::Upstream::Host { protocol, .. } => {
+            *protocol != UpstreamProtocol::Dns
+        }
+        config::Upstream::ResolvConf(_) => false,
+    };
+    config.to.iter().any(is_encrypted)
+}
+
 /// Watches the files that list upstreams, and probes the excluded upstreams, until the rule is dropped.
-async fn watch_files(rule: Weak<Rule>, mut targets: Targets) {
+async fn watch_files(rule: Weak<Rule>) {
     let mut polls = interval(POLL_INTERVAL);
     for poll in 0_u32.. {
         polls.tick().await;
         let Some(rule) = rule.upgrade() else { return };
-        let now = targets.current(&rule.context.own.load());
-        let before: Vec<Target> =
-            rule.upstreams.load().iter().map(|upstream| upstream.target.clone()).collect();
-        if now != before {
-            match rule.set_upstreams(&now) {
-                Ok(()) => info!(zone = %rule.config.from, upstreams = now.len(), "upstreams changed"),
-                Err(error) => warn!(%error, "cannot use the changed list of upstreams"),
-            }
-        }
+        rule.update();
         rule.upstreams.load().iter().for_each(|upstream| upstream.close_expired());
         // Not in the first interval: the listeners that a looping probe would reach may not be bound yet.
         if poll > 0 && rule.context.detect_loops {
@@ -263,6 +351,7 @@ fn final_reply(failures: Vec<Failure>) -> Reply {
         Failure::FailoverRcode(_, reply) => Some(*reply),
         Failure::Question(_)
         | Failure::Network(_)
+        | Failure::Http(_)
         | Failure::Timeout
         | Failure::Malformed(_)
         | Failure::Foreign

@@ -1,8 +1,8 @@
-//! Queries over TCP and TLS, on pooled connections.
+//! Queries over TCP and TLS, on pooled connections, and the transport of an upstream.
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,13 +10,15 @@ use std::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
     failure::Failure,
+    https::Https,
+    udp::local_address,
     upstream_query::{Mismatch, UpstreamQuery},
 };
 use crate::observe::metrics::UpstreamMetrics;
@@ -31,20 +33,45 @@ pub(super) enum Dial {
         config: Arc<rustls::ClientConfig>,
         name: ServerName<'static>,
     },
+    Https(Arc<Https>),
+}
+
+/// The limits of the connections to one upstream.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    /// The idle timeout.
+    pub expire: Duration,
+    /// The age at which a connection is not used again.
+    pub max_age: Option<Duration>,
+    pub max_idle: usize,
+    /// The address to connect from.
+    pub source: Option<IpAddr>,
 }
 
 /// The idle connections of one upstream.
 #[derive(Debug)]
 pub(super) struct Pool {
     dial: Dial,
-    /// The idle timeout.
-    expire: Duration,
+    limits: Limits,
     idle: Mutex<Vec<Idle>>,
 }
 
 struct Idle {
     connection: Connection,
+    created: Instant,
     since: Instant,
+}
+
+impl Limits {
+    pub(super) fn is_usable(&self, created: Instant, since: Instant) -> bool {
+        since.elapsed() < self.expire && self.max_age.is_none_or(|age| created.elapsed() < age)
+    }
+}
+
+/// An answer, and the seconds that it spent in caches on the way.
+pub(super) struct Answer {
+    pub wire: Vec<u8>,
+    pub age: u32,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -54,14 +81,12 @@ type Connection = Box<dyn Stream>;
 /// The timeout of a query on a pooled connection. All pooled connections may be dead, and a query must not spend
 /// its tries on each of them.
 const POOLED_TIMEOUT: Duration = Duration::from_millis(600);
-/// The maximum of idle connections; those of a larger burst are closed.
-const MAX_IDLE: usize = 16;
 /// The maximum of answers to earlier queries that are skipped on a connection.
 const MAX_FOREIGN: usize = 8;
 
 impl Pool {
-    pub(super) fn new(dial: Dial, expire: Duration) -> Self {
-        Self { dial, expire, idle: Mutex::default() }
+    pub(super) fn new(dial: Dial, limits: Limits) -> Self {
+        Self { dial, limits, idle: Mutex::default() }
     }
 
     /// Sends a query and returns the answer. A server may close an idle connection at any time, and a connection
@@ -72,44 +97,52 @@ impl Pool {
         to: SocketAddr,
         query: &UpstreamQuery,
         metrics: &UpstreamMetrics,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<Answer, Failure> {
         let protocol = self.dial.protocol();
-        if let Some(pooled) = self.take_idle() {
+        if let Dial::Https(https) = &self.dial {
+            return https.exchange(to, query, &self.limits, metrics).await;
+        }
+        if let Some(Idle { connection, created, .. }) = self.take_idle() {
             metrics.count_reused(protocol);
-            if let Ok(Ok(answer)) = timeout(POOLED_TIMEOUT, self.exchange_on(pooled, query)).await {
+            let exchange = self.exchange_on(connection, created, query);
+            if let Ok(Ok(answer)) = timeout(POOLED_TIMEOUT, exchange).await {
                 return Ok(answer);
             }
         }
         metrics.count_opened(protocol);
-        let fresh = self.dial.connect(to).await?;
-        self.exchange_on(fresh, query).await
+        let fresh = self.dial.connect(to, self.limits.source).await?;
+        self.exchange_on(fresh, Instant::now(), query).await
     }
 
     async fn exchange_on(
         &self,
         mut connection: Connection,
+        created: Instant,
         query: &UpstreamQuery,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<Answer, Failure> {
         write(&mut connection, query.wire()).await?;
-        let answer = read_answer(&mut connection, query).await?;
-        self.put_back(connection);
-        Ok(answer)
+        let wire = read_answer(&mut connection, query).await?;
+        self.put_back(Idle { connection, created, since: Instant::now() });
+        Ok(Answer { wire, age: 0 })
     }
 
-    fn take_idle(&self) -> Option<Connection> {
+    fn take_idle(&self) -> Option<Idle> {
         self.close_expired();
-        self.idle().pop().map(|pooled| pooled.connection)
+        self.idle().pop()
     }
 
     /// Closes expired connections. Called on a timer too, for an upstream that is no longer queried.
     pub(super) fn close_expired(&self) {
-        self.idle().retain(|pooled| pooled.since.elapsed() < self.expire);
+        self.idle().retain(|pooled| self.limits.is_usable(pooled.created, pooled.since));
+        if let Dial::Https(https) = &self.dial {
+            https.close_expired(&self.limits);
+        }
     }
 
-    fn put_back(&self, connection: Connection) {
+    fn put_back(&self, used: Idle) {
         let mut idle = self.idle();
-        if idle.len() < MAX_IDLE {
-            idle.push(Idle { connection, since: Instant::now() });
+        if idle.len() < self.limits.max_idle {
+            idle.push(used);
         }
     }
 
@@ -123,7 +156,7 @@ impl Dial {
     pub(super) fn is_forced(&self) -> bool {
         match self {
             Self::TcpFallback => false,
-            Self::TcpOnly | Self::Tls { .. } => true,
+            Self::TcpOnly | Self::Tls { .. } | Self::Https(_) => true,
         }
     }
 
@@ -131,20 +164,30 @@ impl Dial {
         match self {
             Self::TcpFallback | Self::TcpOnly => "tcp",
             Self::Tls { .. } => "tcp-tls",
+            Self::Https(_) => "https",
         }
     }
 
-    async fn connect(&self, to: SocketAddr) -> io::Result<Connection> {
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
+    async fn connect(&self, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Connection> {
+        let stream = connect(to, source).await?;
         match self {
-            Self::TcpFallback | Self::TcpOnly => Ok(Box::new(stream)),
+            Self::TcpFallback | Self::TcpOnly | Self::Https(_) => Ok(Box::new(stream)),
             Self::Tls { config, name } => {
                 let connector = TlsConnector::from(Arc::clone(config));
                 Ok(Box::new(connector.connect(name.clone(), stream).await?))
             }
         }
     }
+}
+
+pub(super) async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if source.is_some() {
+        socket.bind(local_address(to, source))?;
+    }
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl fmt::Debug for Dial {

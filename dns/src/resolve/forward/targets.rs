@@ -1,16 +1,17 @@
 //! The current list of servers of a rule.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use tracing::warn;
 
 use super::{
+    bootstrap::Host,
     context::OwnAddresses,
     resolv_conf::{RESOLVED, is_stub, name_servers},
     upstream::Target,
 };
 use crate::{
-    config::{Upstream, UpstreamProtocol},
+    config::{Forward, Upstream, UpstreamProtocol},
     file_watcher::FileWatcher,
 };
 
@@ -22,11 +23,12 @@ pub(super) struct Targets(Vec<Source>);
 enum Source {
     Fixed(Target),
     File(File),
+    Host(Arc<Host>),
 }
 
 /// A file like `/etc/resolv.conf`, and the upstreams of the host's stub resolver.
 #[derive(Debug)]
-struct File {
+pub(super) struct File {
     listed: NameServers,
     behind_stub: NameServers,
 }
@@ -43,19 +45,24 @@ struct NameServers {
 const MAX_TARGETS: usize = 15;
 
 impl Targets {
-    pub(super) fn new(to: &[Upstream]) -> Self {
-        Self(to.iter().map(Source::new).collect())
+    pub(super) fn new(config: &Forward) -> Self {
+        Self(config.to.iter().map(|upstream| Source::new(upstream, config)).collect())
     }
 
-    pub(super) fn needs_tls(&self) -> bool {
-        self.0.iter().any(|source| matches!(source, Source::Fixed(Target { tls: Some(_), .. })))
+    /// The names of upstreams, whose addresses have to be kept up to date.
+    pub(super) fn hosts(&self) -> Vec<Arc<Host>> {
+        let host = |source: &Source| match source {
+            Source::Host(host) => Some(Arc::clone(host)),
+            Source::Fixed(_) | Source::File(_) => None,
+        };
+        self.0.iter().filter_map(host).collect()
     }
 
     /// The current servers without duplicates and without this server's own addresses.
     pub(super) fn current(&mut self, own: &OwnAddresses) -> Vec<Target> {
         let mut targets = Vec::new();
         for target in self.0.iter_mut().flat_map(Source::current) {
-            let is_self = target.tls.is_none() && own.contains(&target.address);
+            let is_self = target.protocol == UpstreamProtocol::Dns && own.contains(&target.address);
             if !is_self && !targets.contains(&target) {
                 targets.push(target);
             }
@@ -66,15 +73,17 @@ impl Targets {
 }
 
 impl Source {
-    fn new(upstream: &Upstream) -> Self {
+    fn new(upstream: &Upstream, config: &Forward) -> Self {
         match upstream {
-            Upstream::ResolvConf(path) => Self::File(File {
-                listed: NameServers::of(path),
-                behind_stub: NameServers::of(Path::new(RESOLVED)),
+            Upstream::ResolvConf(path) => Self::File(File::new(path)),
+            Upstream::Server { address, protocol, server_name } => Self::Fixed(Target {
+                address: *address,
+                protocol: *protocol,
+                server_name: server_name.clone().or_else(|| config.tls.server_name.clone()),
             }),
-            Upstream::Server { address, protocol, server_name } => {
-                let tls = (*protocol == UpstreamProtocol::Tls).then(|| server_name.clone());
-                Self::Fixed(Target { address: *address, tls })
+            Upstream::Host { name, port, protocol, server_name } => {
+                let named = server_name.clone().or_else(|| config.tls.server_name.clone());
+                Self::Host(Arc::new(Host::new(name, (*port, *protocol), named)))
             }
         }
     }
@@ -82,15 +91,18 @@ impl Source {
     fn current(&mut self) -> Vec<Target> {
         match self {
             Self::Fixed(target) => vec![target.clone()],
-            Self::File(file) => {
-                file.current().into_iter().map(|address| Target { address, tls: None }).collect()
-            }
+            Self::File(file) => file.current().into_iter().map(Target::plain).collect(),
+            Self::Host(host) => host.targets(),
         }
     }
 }
 
 impl File {
-    fn current(&mut self) -> Vec<SocketAddr> {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { listed: NameServers::of(path), behind_stub: NameServers::of(Path::new(RESOLVED)) }
+    }
+
+    pub(super) fn current(&mut self) -> Vec<SocketAddr> {
         let listed = self.listed.current();
         if !listed.iter().any(is_stub) {
             return listed.to_vec();
@@ -128,7 +140,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
         let fixed = Upstream::plain("192.0.2.9:5353".parse().unwrap());
-        let mut targets = Targets::new(&[Upstream::ResolvConf(path.clone()), fixed.clone(), fixed]);
+        let to = vec![Upstream::ResolvConf(path.clone()), fixed.clone(), fixed];
+        let mut targets = Targets::new(&Forward::to(to));
         let own = OwnAddresses::from(["10.96.0.10:53".parse().unwrap()]);
         let mut check = |name: &str, want: &[&str]| {
             let got: Vec<String> = targets.current(&own).iter().map(ToString::to_string).collect();

@@ -1,5 +1,7 @@
 //! Forwarding to upstreams that are slow, silent, faulty or spoofed.
 
+mod connections;
+mod https;
 mod last_known_good;
 
 use std::{

@@ -1,7 +1,7 @@
 //! Queries over UDP.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -27,12 +27,13 @@ const CASE_GRACE: Duration = Duration::from_millis(100);
 /// other follows.
 pub(super) async fn exchange(
     to: SocketAddr,
+    source: Option<IpAddr>,
     query: &UpstreamQuery,
     preserves_case: bool,
 ) -> Result<Vec<u8>, Failure> {
     // A socket per query: an off-path attacker has to guess its port. Connected, it receives from the upstream
     // only.
-    let socket = UdpSocket::bind(unspecified(to)).await?;
+    let socket = UdpSocket::bind(local_address(to, source)).await?;
     socket.connect(to).await?;
     socket.send(query.wire()).await?;
     let mut buffer = vec![0; RECEIVE_BUFFER];
@@ -57,9 +58,11 @@ pub(super) async fn exchange(
     }
 }
 
-fn unspecified(to: SocketAddr) -> SocketAddr {
-    match to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+/// The address to bind to, with a port of the kernel's choice.
+pub(super) fn local_address(to: SocketAddr, source: Option<IpAddr>) -> SocketAddr {
+    match (source, to) {
+        (Some(source), _) => (source, 0).into(),
+        (None, SocketAddr::V4(_)) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        (None, SocketAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }

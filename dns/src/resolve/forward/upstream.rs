@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -19,11 +19,12 @@ use super::{
     failure::Failure,
     hedge::within,
     rtt::RttEstimator,
-    stream::{Dial, Pool},
+    stream::{Answer, Dial, Limits, Pool},
     udp,
     upstream_query::{QueryOptions, UpstreamQuery},
 };
 use crate::{
+    config::UpstreamProtocol,
     observe::{clients::SLOW, metrics::UpstreamMetrics},
     resolve::{
         decode::decode,
@@ -35,8 +36,9 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     pub address: SocketAddr,
-    /// With TLS: the server name that the certificate must carry; `None` inside for the address.
-    pub tls: Option<Option<String>>,
+    pub protocol: UpstreamProtocol,
+    /// The name that the certificate must carry; `None` for the address.
+    pub server_name: Option<String>,
 }
 
 /// The state of one upstream, updated with each query.
@@ -44,6 +46,9 @@ pub(super) struct Target {
 pub(super) struct Upstream {
     pub target: Target,
     force_tcp: bool,
+    /// The timeout of one try.
+    read_timeout: Duration,
+    source: Option<IpAddr>,
     pool: Pool,
     rtt: Mutex<RttEstimator>,
     /// Consecutive failed probes. A failed query starts the probes.
@@ -75,8 +80,6 @@ struct Capabilities {
 #[derive(Debug)]
 pub(super) struct Budget(AtomicU32);
 
-/// Timeout of one try; a client waits 5 s for all of them.
-const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The wait for the reply to a query with EDNS, of an upstream that never returned an OPT, before one without EDNS is
 /// sent as well.
 const EDNS_DELAY: Duration = Duration::from_secs(1);
@@ -87,12 +90,19 @@ const EDNS_RETRY: Duration = Duration::from_secs(600);
 const TCP_RETRY: Duration = Duration::from_secs(1);
 
 impl Upstream {
-    pub(super) fn new(target: Target, dial: Dial, expire: Duration, metrics: UpstreamMetrics) -> Self {
-        let force_tcp = dial.is_forced();
+    pub(super) fn new(
+        target: Target,
+        dial: Dial,
+        limits: Limits,
+        read_timeout: Duration,
+        metrics: UpstreamMetrics,
+    ) -> Self {
         Self {
             target,
-            force_tcp,
-            pool: Pool::new(dial, expire),
+            force_tcp: dial.is_forced(),
+            read_timeout,
+            source: limits.source,
+            pool: Pool::new(dial, limits),
             rtt: Mutex::default(),
             fails: AtomicU32::new(0),
             probing: AtomicBool::new(false),
@@ -140,7 +150,7 @@ impl Upstream {
     ) -> Result<Reply, Failure> {
         let mut waiting = RttSample { upstream: self, since: Instant::now(), answered: false };
         let reply = if self.force_tcp {
-            self.query_stream(question, flags, TRY_TIMEOUT, budget).await
+            self.query_stream(question, flags, self.read_timeout, budget).await
         } else {
             self.query_udp(question, flags, budget).await
         }?;
@@ -234,8 +244,8 @@ impl Upstream {
         budget.spend()?;
         let query = UpstreamQuery::new(question, flags, options)?;
         let proven = self.capabilities.preserves_case.load(Relaxed);
-        let wire =
-            within(TRY_TIMEOUT, Failure::Timeout, udp::exchange(self.target.address, &query, proven)).await?;
+        let exchange = udp::exchange(self.target.address, self.source, &query, proven);
+        let wire = within(self.read_timeout, Failure::Timeout, exchange).await?;
         if options.randomise_case {
             self.capabilities.preserves_case.store(true, Relaxed);
         }
@@ -254,19 +264,29 @@ impl Upstream {
     ) -> Result<Reply, Failure> {
         budget.spend()?;
         let options = QueryOptions { randomise_case: false, edns: !self.capabilities.lacks_edns() };
-        let query = UpstreamQuery::new(question, flags, options)?;
+        let mut query = UpstreamQuery::new(question, flags, options)?;
+        if self.target.protocol == UpstreamProtocol::Https {
+            query = query.without_id();
+        }
         let exchange = self.pool.exchange(self.target.address, &query, &self.metrics);
-        let wire = within(time, Failure::Timeout, exchange).await?;
-        Ok(Reply::from_upstream(decode(&wire)?, question))
+        let Answer { wire, age } = within(time, Failure::Timeout, exchange).await?;
+        Ok(Reply::from_upstream(decode(&wire)?, question).aged(age))
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.tls {
-            None => write!(f, "{}", self.address),
-            Some(_) => write!(f, "tls://{}", self.address),
+        match self.protocol {
+            UpstreamProtocol::Dns => write!(f, "{}", self.address),
+            UpstreamProtocol::Tls => write!(f, "tls://{}", self.address),
+            UpstreamProtocol::Https => write!(f, "https://{}", self.address),
         }
+    }
+}
+
+impl Target {
+    pub(super) fn plain(address: SocketAddr) -> Self {
+        Self { address, protocol: UpstreamProtocol::Dns, server_name: None }
     }
 }
 

@@ -61,6 +61,12 @@ impl UpstreamQuery {
         Ok(Self { wire, name, is_randomised: options.randomise_case })
     }
 
+    /// The query with the id 0, as caches on the way want it (RFC 8484, section 4.1). TLS protects its answer.
+    pub(super) fn without_id(mut self) -> Self {
+        self.wire[..2].fill(0);
+        self
+    }
+
     pub(super) fn wire(&self) -> &[u8] {
         &self.wire
     }

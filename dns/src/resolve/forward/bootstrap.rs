@@ -1,0 +1,173 @@
+//! Upstreams that are given by name: their addresses, resolved by other servers and kept up to date.
+//!
+//! CoreDNS resolves such a name once, at its start. Here the start does not depend on it, and the addresses follow the
+//! name; the last known ones stay while it cannot be resolved.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures_util::future::join;
+use hickory_server::proto::{
+    op::Query,
+    rr::{LowerName, Name, RData, RecordType},
+};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::{
+    context::ServerContext,
+    rule::Rule,
+    stream::{Dial, Limits},
+    targets::File,
+    upstream::{Budget, Target, Upstream},
+};
+use crate::{
+    config::{Forward, UpstreamProtocol},
+    resolve::reply::QueryFlags,
+};
+
+/// The file with the servers that resolve names, unless the rule names some.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The limits of the time until a name is resolved again; in between, its TTL.
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
+const MAX_INTERVAL: Duration = Duration::from_secs(300);
+/// The delay after a failure; each further one is twice as long.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Packets per server and type: one query, its retry without 0x20 or EDNS, and one over TCP.
+const PACKETS: u32 = 3;
+/// The limit of addresses of one name, as of all upstreams.
+const MAX_ADDRESSES: usize = 15;
+
+/// A name, and its present addresses.
+#[derive(Debug)]
+pub(super) struct Host {
+    name: Name,
+    port: u16,
+    protocol: UpstreamProtocol,
+    /// The name that the certificates must carry.
+    server_name: String,
+    addresses: ArcSwap<Vec<IpAddr>>,
+}
+
+/// The servers that resolve the names of a rule.
+pub(super) struct Resolvers {
+    config: Forward,
+    context: ServerContext,
+    file: File,
+}
+
+impl Host {
+    /// `server_name`: the name that the certificates must carry, if not the host's.
+    pub(super) fn new(
+        name: &LowerName,
+        (port, protocol): (u16, UpstreamProtocol),
+        server_name: Option<String>,
+    ) -> Self {
+        let name = Name::from(name);
+        let host = name.to_ascii().trim_end_matches('.').to_owned();
+        Self { server_name: server_name.unwrap_or(host), name, port, protocol, addresses: ArcSwap::default() }
+    }
+
+    pub(super) fn targets(&self) -> Vec<Target> {
+        let target = |address: &IpAddr| Target {
+            address: SocketAddr::new(*address, self.port),
+            protocol: self.protocol,
+            server_name: (self.protocol != UpstreamProtocol::Dns).then(|| self.server_name.clone()),
+        };
+        self.addresses.load().iter().map(target).collect()
+    }
+}
+
+/// Resolves a name again and again, until the rule is dropped.
+pub(super) async fn keep_resolved(host: Arc<Host>, mut resolvers: Resolvers, rule: Weak<Rule>) {
+    let mut retry = FIRST_RETRY;
+    loop {
+        let found = resolvers.resolve(&host.name).await;
+        let Some(rule) = rule.upgrade() else { return };
+        let pause = match found {
+            Some((addresses, ttl)) => {
+                host.addresses.store(Arc::new(addresses));
+                rule.update();
+                retry = FIRST_RETRY;
+                ttl.clamp(MIN_INTERVAL, MAX_INTERVAL)
+            }
+            None => {
+                if retry == FIRST_RETRY {
+                    warn!(upstream = %host.name, "cannot resolve the name of an upstream, will retry");
+                }
+                let pause = retry;
+                retry = (retry * 2).min(LAST_RETRY);
+                pause
+            }
+        };
+        drop(rule);
+        sleep(pause).await;
+    }
+}
+
+impl Resolvers {
+    pub(super) fn new(config: &Forward, context: &ServerContext) -> Self {
+        Self { config: config.clone(), context: context.clone(), file: File::new(Path::new(RESOLV_CONF)) }
+    }
+
+    /// The addresses of a name that the first server with an answer knows, and their TTL.
+    async fn resolve(&mut self, name: &Name) -> Option<(Vec<IpAddr>, Duration)> {
+        for resolver in self.upstreams() {
+            let (v4, v6) =
+                join(lookup(&resolver, name, RecordType::A), lookup(&resolver, name, RecordType::AAAA)).await;
+            let found = v4.into_iter().chain(v6).filter(|(address, _)| self.is_reachable(*address));
+            let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
+            if let Some(ttl) = found.iter().map(|(_, ttl)| *ttl).min() {
+                let addresses = found.into_iter().map(|(address, _)| address).collect();
+                return Some((addresses, Duration::from_secs(ttl.into())));
+            }
+        }
+        None
+    }
+
+    /// The resolvers without this server, which would wait for itself.
+    fn upstreams(&mut self) -> Vec<Upstream> {
+        let servers = if self.config.resolvers.is_empty() {
+            self.file.current()
+        } else {
+            self.config.resolvers.clone()
+        };
+        let own = self.context.own.load();
+        let Forward { expire, max_age, max_idle, source, read_timeout, .. } = self.config;
+        let limits = Limits { expire, max_age, max_idle, source };
+        let upstream = |server: SocketAddr| {
+            let metrics = self.context.metrics.upstream(&server.to_string());
+            Upstream::new(Target::plain(server), Dial::TcpFallback, limits.clone(), read_timeout, metrics)
+        };
+        servers.into_iter().filter(|server| !own.contains(server)).map(upstream).collect()
+    }
+
+    /// Whether queries can be sent to an address from the one of the rule.
+    fn is_reachable(&self, address: IpAddr) -> bool {
+        self.config.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4())
+    }
+}
+
+async fn lookup(resolver: &Upstream, name: &Name, qtype: RecordType) -> Vec<(IpAddr, u32)> {
+    let question = Query::query(name.clone(), qtype);
+    let reply = match resolver.query(&question, QueryFlags::default(), &Budget::of(PACKETS)).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            debug!(resolver = %resolver.target, %question, %error, "no answer about an upstream");
+            return Vec::new();
+        }
+    };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other data are no addresses")]
+    let address = |data: &RData| match data {
+        RData::A(v4) => Some(IpAddr::V4(v4.0)),
+        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+        _ => None,
+    };
+    reply.answers.iter().filter_map(|record| Some((address(&record.data)?, record.ttl))).collect()
+}
