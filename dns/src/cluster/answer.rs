@@ -309,8 +309,8 @@ impl<'s> Lookup<'s> {
             NameKind::Port { service, port, protocol } => {
                 self.in_service(service, |view| self.port(view, port, protocol, zone))
             }
-            NameKind::Zonal { service, choice, zone } => {
-                self.in_service(service, |view| self.zonal(view, choice, zone))
+            NameKind::Zonal { service, choice, zone: topology_zone } => {
+                self.zonal_name(service, choice, topology_zone, zone)
             }
             NameKind::Pod { namespace, address } => (Topic::Pod, self.pod(namespace, address)),
             NameKind::Invalid => (Topic::Search, Node::NxDomain),

@@ -17,7 +17,7 @@ pub fn domain(text: &str) -> Option<rr::LowerName> {
 }
 
 /// A stored name, in uncompressed wire format.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Box<[u8]>);
 
 impl Name {
@@ -152,6 +152,11 @@ impl QueryName {
         &self.octets[usize::from(start)..usize::from(self.len)]
     }
 
+    /// The wire format of the first `n` labels, without a final zero.
+    pub fn first(&self, n: usize) -> &[u8] {
+        &self.octets[..usize::from(self.len) - self.below(n).len()]
+    }
+
     /// Whether the name is `zone` or below it, by labels.
     pub fn is_in(&self, zone: &Name) -> bool {
         let labels = zone.labels().count();
@@ -191,6 +196,8 @@ mod tests {
         assert_eq!(name.label(3), b"");
         assert_eq!(name.below(1), b"\x07example\x03org\0");
         assert_eq!(name.below(9), b"\0");
+        assert_eq!(name.first(1), b"\x03www");
+        assert_eq!(name.first(0), b"");
     }
 
     #[test]

@@ -137,8 +137,8 @@ pub struct Slice {
     pub ports: Box<[Port]>,
     pub v4: Endpoints<Ipv4Addr>,
     pub v6: Endpoints<Ipv6Addr>,
-    /// Topology zone and address, sorted; empty unless the option `zonal` is set.
-    pub zones: Box<[(Box<str>, IpAddr)]>,
+    /// Topology zone, whose value may contain dots, and address, sorted; empty unless the option `zonal` is set.
+    pub zones: Box<[(Name, IpAddr)]>,
     /// The time of the change that caused this version of the slice, if annotated.
     pub triggered: Option<SystemTime>,
     /// The pods of this node, ready or not. A pointer, as most slices have none.

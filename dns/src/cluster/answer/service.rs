@@ -39,8 +39,7 @@ impl<'s> Lookup<'s> {
         };
         let is_named = self.authority.exposes(service.namespace, self.snapshot) && self.is_named(view);
         let node = if is_named { find(view) } else { Node::NxDomain };
-        let topic = if matches!(node, Node::NxDomain) { Topic::Absent } else { topic_of(view.kind()) };
-        (topic, node)
+        (topic_of_node(view, &node), node)
     }
 
     fn is_named(self, view: &View) -> bool {
@@ -100,16 +99,46 @@ impl<'s> Lookup<'s> {
     }
 
     /// `ZONE.pin._zone` and `ZONE.prefer._zone` below a headless Service: the endpoints in a topology zone; for
-    /// `prefer`, all endpoints if the zone has none.
-    pub(super) fn zonal(self, view: &'s View, choice: Option<&[u8]>, zone: Option<&[u8]>) -> Node<'s> {
-        let is_served = self.authority.zonal && matches!(view.kind(), ServiceKind::Headless);
+    /// `prefer`, all endpoints if the zone has none. As in CoreDNS, these names exist even if the Service has no
+    /// endpoints.
+    pub(super) fn zonal_name(
+        self,
+        service: ServiceName<'_>,
+        choice: Option<&[u8]>,
+        topology_zone: Option<&[u8]>,
+        zone: &'s Zone,
+    ) -> (Topic, Node<'s>) {
+        let found = self.snapshot.service(service.namespace, service.name);
+        let exposed = self.authority.exposes(service.namespace, self.snapshot);
+        let Some(view) = found.filter(|_| exposed && self.authority.zonal) else {
+            return (Topic::Search, Node::NxDomain);
+        };
+        let node = self.zonal(view, choice, topology_zone, zone);
+        (topic_of_node(view, &node), node)
+    }
+
+    fn zonal(
+        self,
+        view: &'s View,
+        choice: Option<&[u8]>,
+        topology_zone: Option<&[u8]>,
+        zone: &'s Zone,
+    ) -> Node<'s> {
         let prefers = choice == Some(b"prefer");
+        let is_served = matches!(view.kind(), ServiceKind::Headless);
         if !is_served || choice.is_some_and(|choice| choice != b"pin" && !prefers) {
             return Node::NxDomain;
         }
-        let Some(zone) = zone else { return Node::EmptyNonTerminal };
-        let near = view.in_zone(zone);
-        if near.is_empty() && prefers {
+        let Some(topology_zone) = topology_zone else { return Node::EmptyNonTerminal };
+        let near = view.in_zone(topology_zone);
+        let is_far = near.is_empty() && prefers;
+        if self.qtype == RecordType::SRV {
+            return match is_far {
+                true => self.targets(view, zone, |_| true),
+                false => self.srv(view, zone, view.zone_ports(topology_zone, self.selection)),
+            };
+        }
+        if is_far {
             return self.endpoints(view);
         }
         let (v4, v6) = near.split_at(near.partition_point(IpAddr::is_ipv4));
@@ -136,7 +165,17 @@ impl<'s> Lookup<'s> {
             let data = numbers.into_iter().map(|port| AnswerData::Srv { weight, port, target: name(None) });
             return Node::Records(data.collect(), self.glue(name(None), addresses));
         }
-        let (targets, is_cut) = view.endpoint_ports(is_it, self.selection);
+        self.srv(view, zone, view.endpoint_ports(is_it, self.selection))
+    }
+
+    /// SRV records to endpoints.
+    fn srv(
+        self,
+        view: &'s View,
+        zone: &'s Zone,
+        (targets, is_cut): (Vec<(Label<'s>, u16)>, bool),
+    ) -> Node<'s> {
+        let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
         let weight = weight(targets.len());
         let srv = |(label, port): &(Label<'s>, u16)| AnswerData::Srv {
             weight,
@@ -170,6 +209,10 @@ impl<'s> Lookup<'s> {
         }
         addresses
     }
+}
+
+fn topic_of_node(view: &View, node: &Node<'_>) -> Topic {
+    if matches!(node, Node::NxDomain) { Topic::Absent } else { topic_of(view.kind()) }
 }
 
 fn topic_of(kind: &ServiceKind) -> Topic {

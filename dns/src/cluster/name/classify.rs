@@ -28,7 +28,8 @@ pub enum NameKind<'q> {
         port: &'q [u8],
         protocol: &'q [u8],
     },
-    /// `_zone`, below it the choice, and below that the topology zone.
+    /// `_zone`, below it the choice, and below that the topology zone: labels in wire format, as a zone may contain
+    /// dots.
     Zonal {
         service: ServiceName<'q>,
         choice: Option<&'q [u8]>,
@@ -66,9 +67,9 @@ pub fn classify(name: &QueryName, zone_labels: usize) -> NameKind<'_> {
         (b"svc", 2, _) => NameKind::ServiceNamespace(label(1)),
         (b"pod", 2, _) => NameKind::PodNamespace(label(1)),
         (b"svc", 3, Some(service)) => NameKind::Service(service),
-        (b"svc", 4..=6, Some(service)) if label(3) == b"_zone" => {
-            let below = |n: usize| (own > n).then(|| label(n));
-            NameKind::Zonal { service, choice: below(4), zone: below(5) }
+        (b"svc", 4.., Some(service)) if label(3) == b"_zone" => {
+            let (choice, zone) = ((own > 4).then(|| label(4)), (own > 5).then(|| name.first(own - 5)));
+            NameKind::Zonal { service, choice, zone }
         }
         (b"svc", 4, Some(service)) => NameKind::BelowService { service, label: label(3) },
         (b"svc", 5, Some(service)) => NameKind::Port { service, protocol: label(3), port: label(4) },
@@ -174,9 +175,12 @@ mod tests {
             ("_zone.web.shop.svc.", NameKind::Zonal { service, choice: None, zone: None }),
             (
                 "a.pin._zone.web.shop.svc.",
-                NameKind::Zonal { service, choice: Some(b"pin"), zone: Some(b"a") },
+                NameKind::Zonal { service, choice: Some(b"pin"), zone: Some(b"\x01a") },
             ),
-            ("b.a.pin._zone.web.shop.svc.", NameKind::Invalid),
+            (
+                "B.a.pin._zone.web.shop.svc.",
+                NameKind::Zonal { service, choice: Some(b"pin"), zone: Some(b"\x01b\x01a") },
+            ),
             ("10-0-0-1.shop.pod.", NameKind::Pod { namespace: b"shop", address: b"10-0-0-1" }),
             ("a.10-0-0-1.shop.pod.", NameKind::Invalid),
         ] {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::cluster::{
+    name::Name,
     selection::{Selection, Window},
     zone::{Endpoints, Label, Port, Service, ServiceKey, ServiceKind, Slice, dashed, parse_dashed},
 };
@@ -23,11 +24,18 @@ pub struct View {
     /// The addresses of a family, sorted, while one occurs twice, as while endpoints move between slices.
     distinct_v4: Option<Box<[Ipv4Addr]>>,
     distinct_v6: Option<Box<[Ipv6Addr]>>,
-    /// The topology zones, sorted, and the addresses of their endpoints, sorted, without duplicates.
-    zones: Zones,
+    /// The topology zones, sorted by name.
+    zones: Box<[TopologyZone]>,
 }
 
-type Zones = Box<[(Box<str>, Box<[IpAddr]>)]>;
+#[derive(Clone, Debug)]
+struct TopologyZone {
+    name: Name,
+    /// The addresses of its endpoints, sorted, without duplicates.
+    addresses: Box<[IpAddr]>,
+    /// Its endpoints: the index of the slice, and the address.
+    endpoints: Box<[(usize, IpAddr)]>,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Extent {
@@ -142,10 +150,38 @@ impl View {
         addresses
     }
 
-    /// The addresses of the endpoints in a topology zone, sorted (IPv4 first), without duplicates.
+    /// The addresses of the endpoints in a topology zone, sorted (IPv4 first), without duplicates. `zone`: the labels in
+    /// wire format, without a final zero.
     pub fn in_zone(&self, zone: &[u8]) -> &[IpAddr] {
-        let found = self.zones.binary_search_by(|(name, _)| name.as_bytes().cmp(zone));
-        found.ok().and_then(|index| self.zones.get(index)).map_or(&[], |(_, addresses)| addresses)
+        self.topology_zone(zone).map_or(&[], |zone| &zone.addresses)
+    }
+
+    fn topology_zone(&self, zone: &[u8]) -> Option<&TopologyZone> {
+        let labels = |name: &Name| name.octets().len() - 1;
+        let found =
+            self.zones.binary_search_by(|known| known.name.octets()[..labels(&known.name)].cmp(zone)).ok()?;
+        self.zones.get(found)
+    }
+
+    /// The selected SRV targets in a topology zone, label and port, without duplicates; and whether there are more.
+    pub fn zone_ports(&self, zone: &[u8], selection: Selection) -> (Vec<(Label<'_>, u16)>, bool) {
+        let window = selection.of_srv();
+        let endpoints = self.topology_zone(zone).map_or(&[][..], |zone| &zone.endpoints);
+        let mut found = Vec::new();
+        for (index, address) in window.select(endpoints) {
+            let Some(slice) = self.slices.get(*index) else { continue };
+            for label in labels_in(slice, *address) {
+                found.extend(slice.ports.iter().map(|port| (label, port.number)));
+            }
+            if found.len() > window.records {
+                break;
+            }
+        }
+        let is_cut = found.len() > window.records;
+        found.truncate(window.records);
+        found.sort_unstable();
+        found.dedup();
+        (found, is_cut)
     }
 
     /// The labels of the endpoints of a slice.
@@ -161,11 +197,7 @@ impl View {
     pub fn labels_of(&self, address: IpAddr) -> Vec<Label<'_>> {
         let mut labels = Vec::new();
         for slice in &self.slices {
-            match address {
-                IpAddr::V4(address) => labels.extend(names_of(&slice.v4, address)),
-                IpAddr::V6(address) => labels.extend(names_of(&slice.v6, address)),
-            }
-            labels.extend(has_unnamed(slice, address).then_some(Label::Dashed(address)));
+            labels.extend(labels_in(slice, address));
         }
         labels.sort_unstable();
         labels.dedup();
@@ -233,6 +265,16 @@ impl View {
     }
 }
 
+/// The labels of the endpoints of a slice with this address.
+fn labels_in(slice: &Slice, address: IpAddr) -> impl Iterator<Item = Label<'_>> {
+    let (v4, v6) = match address {
+        IpAddr::V4(address) => (Some(names_of(&slice.v4, address)), None),
+        IpAddr::V6(address) => (None, Some(names_of(&slice.v6, address))),
+    };
+    let unnamed = has_unnamed(slice, address).then_some(Label::Dashed(address));
+    v4.into_iter().flatten().chain(v6.into_iter().flatten()).chain(unnamed)
+}
+
 fn has_unnamed(slice: &Slice, address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => slice.v4.has_unnamed(address),
@@ -254,15 +296,18 @@ fn distinct_if_repeated<A: Ord>(addresses: impl Iterator<Item = A>) -> Option<Bo
     (addresses.len() < count).then(|| addresses.into())
 }
 
-fn zones(slices: &[Arc<Slice>]) -> Zones {
-    let mut zones = BTreeMap::<&str, Vec<IpAddr>>::new();
-    for (zone, address) in slices.iter().flat_map(|slice| &slice.zones) {
-        zones.entry(zone).or_default().push(*address);
+fn zones(slices: &[Arc<Slice>]) -> Box<[TopologyZone]> {
+    let mut zones = BTreeMap::<&Name, Vec<(usize, IpAddr)>>::new();
+    for (index, slice) in slices.iter().enumerate() {
+        for (zone, address) in &slice.zones {
+            zones.entry(zone).or_default().push((index, *address));
+        }
     }
-    let sorted = |mut addresses: Vec<IpAddr>| {
+    let zone = |(name, endpoints): (&Name, Vec<(usize, IpAddr)>)| {
+        let mut addresses: Vec<_> = endpoints.iter().map(|(_, address)| *address).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        addresses.into()
+        TopologyZone { name: name.clone(), addresses: addresses.into(), endpoints: endpoints.into() }
     };
-    zones.into_iter().map(|(zone, addresses)| (zone.into(), sorted(addresses))).collect()
+    zones.into_iter().map(zone).collect()
 }

@@ -185,7 +185,7 @@ fn triggered(metadata: &ObjectMeta) -> Option<SystemTime> {
 struct ReadyEndpoints {
     v4: Vec<(Option<Box<str>>, Ipv4Addr)>,
     v6: Vec<(Option<Box<str>>, Ipv6Addr)>,
-    zones: Vec<(Box<str>, IpAddr)>,
+    zones: Vec<(Name, IpAddr)>,
 }
 
 impl ReadyEndpoints {
@@ -200,8 +200,9 @@ impl ReadyEndpoints {
         let name = endpoint_label(endpoint, options);
         // A hostname equal to the dashed address must not become a second name.
         let name = name.filter(|name| name.as_bytes() != dashed(address).as_bytes());
-        let zone = endpoint.zone.as_deref().filter(|zone| options.zones && is_label(zone));
-        self.zones.extend(zone.map(|zone| (zone.to_ascii_lowercase().into(), address)));
+        let zone = endpoint.zone.as_deref().filter(|_| options.zones);
+        let zone = zone.and_then(|zone| Name::from_text(&zone.to_ascii_lowercase()));
+        self.zones.extend(zone.map(|zone| (zone, address)));
         match address {
             IpAddr::V4(address) => self.v4.push((name, address)),
             IpAddr::V6(address) => self.v6.push((name, address)),
