@@ -9,7 +9,7 @@ use std::{
 
 use hickory_server::proto::{
     op::ResponseCode,
-    rr::{LowerName, Name},
+    rr::{LowerName, Name, RecordType},
 };
 
 use regex::Regex;
@@ -135,6 +135,13 @@ impl Word {
     pub(crate) fn regex(&self) -> Result<Regex, CorefileError> {
         Regex::new(&self.text)
             .map_err(|error| self.refuse(format!("`{}` is no regular expression: {error}", self.text)))
+    }
+
+    pub(crate) fn record_type(&self) -> Result<RecordType, CorefileError> {
+        self.text
+            .to_uppercase()
+            .parse()
+            .map_err(|_| self.refuse(format!("`{}` is no type of records; write one such as `A`", self.text)))
     }
 
     pub(crate) fn path(&self) -> PathBuf {

@@ -1,6 +1,6 @@
 //! `acl [ZONES...]`, with `ACTION [type QTYPE...] [net SOURCE...]` in its body: the clients that are answered.
 
-use std::{net::IpAddr, str::FromStr as _};
+use std::net::IpAddr;
 
 use hickory_server::proto::{
     op::ResponseCode,
@@ -106,7 +106,7 @@ fn rule(statement: &Statement, option: &Statement) -> Result<Rule, CorefileError
         }
         let is_all = values.iter().any(|word| word.is("*"));
         match section.text.to_lowercase().as_str() {
-            "type" => rule.qtypes = if is_all { None } else { Some(all(values, qtype)?) },
+            "type" => rule.qtypes = if is_all { None } else { Some(all(values, Word::record_type)?) },
             _ => rule.networks = if is_all { None } else { Some(all(values, network)?) },
         }
         words = next;
@@ -119,12 +119,6 @@ fn all<T>(
     value: impl Fn(&Word) -> Result<T, CorefileError>,
 ) -> Result<Vec<T>, CorefileError> {
     words.iter().map(value).collect()
-}
-
-fn qtype(word: &Word) -> Result<RecordType, CorefileError> {
-    RecordType::from_str(&word.text.to_uppercase()).map_err(|_| {
-        word.refuse(format!("`{}` is no type of records; write one such as `A`, or `*`", word.text))
-    })
 }
 
 fn network(word: &Word) -> Result<IpNetwork, CorefileError> {

@@ -162,9 +162,7 @@ fn class_of(word: &Word) -> Result<DNSClass, CorefileError> {
 }
 
 fn qtype_of(word: &Word) -> Result<Option<RecordType>, CorefileError> {
-    let qtype: RecordType = word.text.to_uppercase().parse().map_err(|_| {
-        word.refuse(format!("`{}` is no type of records; write one such as `A`, or `ANY`", word.text))
-    })?;
+    let qtype = word.record_type()?;
     Ok((qtype != RecordType::ANY).then_some(qtype))
 }
 
@@ -257,11 +255,11 @@ fn expanded(template: &Template, variables: &Variables<'_>) -> Expansion {
 }
 
 fn record(text: &str, variables: &Variables<'_>) -> Option<Record> {
-    let text = Pattern::parse(text).ok()?.expand(variables);
-    let parsed = parsed(&text);
+    let expanded = Pattern::parse(text).ok()?.expand(variables);
+    let parsed = expanded.as_deref().and_then(parsed);
     if parsed.is_none() {
         // Counted as well. Any client can cause it, so it is logged at debug level only.
-        debug!(record = text, "template record invalid after expansion");
+        debug!(record = expanded.as_deref().unwrap_or(text), "template record invalid after expansion");
     }
     parsed
 }
@@ -307,7 +305,9 @@ impl Pattern {
         Ok(Self(pieces))
     }
 
-    fn expand(&self, variables: &Variables<'_>) -> String {
+    /// Returns `None` for an index beyond the groups of the expression, as the expression that matches is one of
+    /// several.
+    fn expand(&self, variables: &Variables<'_>) -> Option<String> {
         self.0.iter().map(|piece| piece.expand(variables)).collect()
     }
 }
@@ -332,17 +332,18 @@ impl Piece {
         }
     }
 
-    fn expand(&self, variables: &Variables<'_>) -> String {
+    fn expand(&self, variables: &Variables<'_>) -> Option<String> {
         let group = |found: Option<regex::Match<'_>>| found.map_or("", |found| found.as_str()).to_owned();
-        match self {
+        Some(match self {
             Self::Text(text) => text.clone(),
             Self::Name => variables.name.to_owned(),
             Self::Zone => variables.zone.clone(),
             Self::Class => variables.question.query_class().to_string(),
             Self::Type => variables.question.query_type().to_string(),
+            Self::Group(number) if *number >= variables.captures.len() => return None,
             Self::Group(number) => group(variables.captures.get(*number)),
             Self::Named(name) => group(variables.captures.name(name)),
-        }
+        })
     }
 }
 
@@ -374,6 +375,8 @@ mod tests {
             template(r"^(?P<host>[a-z]+)\.example\.$", "{{ .Name }} {{ .Class }} A 10.0.0.{{ .Group.host }}");
         let elsewhere = Zones(vec![Name::from_ascii("example.").unwrap().into()]);
         let first = Template { fallthrough: elsewhere, ..by_number.clone() };
+        let no_group = template("^x", "{{ .Name }} 60 IN TXT x{{ index .Match 1 }}");
+        let unused_group = template("^x(y)?", "{{ .Name }} 60 IN TXT x{{ index .Match 1 }}");
         let no_ipv6 = Template { qtype: Some(RecordType::AAAA), answers: vec![], ..template(".*", "") };
         let found = |text: &str| Some((ResponseCode::NoError, vec![text.to_owned()]));
         type Want = Option<(ResponseCode, Vec<String>)>;
@@ -385,6 +388,9 @@ mod tests {
             ("ip-10-0-0-1.example.", RecordType::AAAA, &[&by_number], None),
             ("ip-10-0-0-1.elsewhere.", RecordType::A, &[&by_number], None),
             ("x.example.", RecordType::AAAA, &[&no_ipv6], Some((ResponseCode::NoError, vec![]))),
+            // An index out of range fails; a group without a match is empty.
+            ("x.example.", RecordType::A, &[&no_group], Some((ResponseCode::ServFail, vec![]))),
+            ("x.example.", RecordType::A, &[&unused_group], found("x.example. 60 x")),
         ];
         for (name, qtype, templates, want) in cases {
             let templates: Vec<Template> = templates.iter().copied().cloned().collect();
