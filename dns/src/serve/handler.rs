@@ -27,6 +27,7 @@ use crate::{
     observe::metrics::{Plugin, QueryMetrics, Refusal},
     plugins::{
         acl::{self, Action},
+        rewrite::InvalidName,
         whoami,
     },
     resolve::{forward::Forwarder, reply::Reply},
@@ -144,53 +145,49 @@ impl Handler {
         if response.has_unsupported_edns_version() {
             return Handled::Reply(response.refuse(ResponseCode::BADVERS, &self.dropped));
         }
-        let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
-        if question.query_class != DNSClass::IN || is_transfer {
-            return self.answer_about_server(question, response);
-        }
         let name = QueryName::from(&question.name);
-        response.topic = Topic::of_foreign_name(&name);
+        if is_served(question) {
+            response.topic = Topic::of_foreign_name(&name);
+        }
         let Some(block) = self.block_of(&name) else {
             return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
         };
-        response.set_block(block);
-        let response = match restrict(response, question, block) {
-            Ok(response) => response,
-            Err(handled) => return handled,
-        };
-        self.answer_allowed(question, &name, response, block)
+        if let Some(reply) = block.chaos.as_ref().and_then(|chaos| chaos.answer(question)) {
+            response.set_block(block);
+            return match restrict(response, question, block) {
+                Ok(response) => Handled::Reply(response.finish_with(reply, &block.metrics)),
+                Err(handled) => handled,
+            };
+        }
+        match block.local_plugins.rewritten(question) {
+            None => self.answer_in_block(question, response, block),
+            Some(Ok(rewritten)) => {
+                let question = rewritten.question.clone();
+                response.set_rewritten(rewritten);
+                self.answer_in_block(&question, response, block)
+            }
+            Some(Err(InvalidName)) => {
+                response.set_block(block);
+                Handled::Reply(response.refuse(ResponseCode::ServFail, &block.metrics))
+            }
+        }
     }
 
-    /// Answers a query of class CH about the server. All others of another class, and transfers, are refused.
-    fn answer_about_server(&self, question: &Query, mut response: Response) -> Handled {
-        let block = self.block_of(&QueryName::from(&question.name));
-        let found = block.and_then(|block| Some((block, block.chaos.as_ref()?.answer(question)?)));
-        let Some((block, reply)) = found else {
+    /// Answers a question, which may be a rewritten one, for the clients of the block. Other classes and transfers are
+    /// refused.
+    fn answer_in_block(&self, question: &Query, mut response: Response, block: &Arc<Block>) -> Handled {
+        if !is_served(question) {
             return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
-        };
+        }
+        let name = QueryName::from(&question.name);
+        response.topic = Topic::of_foreign_name(&name);
         response.set_block(block);
         match restrict(response, question, block) {
-            Ok(response) => Handled::Reply(response.finish_with(reply, &block.metrics)),
+            Ok(response) => self.answer_question(question, &name, response, block),
             Err(handled) => handled,
         }
     }
 
-    fn answer_allowed(
-        &self,
-        question: &Query,
-        name: &QueryName,
-        mut response: Response,
-        block: &Arc<Block>,
-    ) -> Handled {
-        let Some(rewritten) = block.local_plugins.rewritten(question) else {
-            return self.answer_question(question, name, response, block);
-        };
-        let question = rewritten.question.clone();
-        response.set_rewritten(rewritten);
-        self.answer_question(&question, &QueryName::from(&question.name), response, block)
-    }
-
-    /// Answers a question, which may be a rewritten one.
     fn answer_question(
         &self,
         question: &Query,
@@ -369,6 +366,13 @@ impl Pending {
         };
         self.response.finish_with(reply, &self.block.metrics)
     }
+}
+
+/// Whether the class and the type are answered: only by directives of their own, if at all, are other classes and
+/// transfers.
+fn is_served(question: &Query) -> bool {
+    let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
+    question.query_class == DNSClass::IN && !is_transfer
 }
 
 /// Applies the rules for clients. Errors: the query is dropped, or answered without the block.

@@ -17,7 +17,7 @@ use crate::{
         health::Health,
         log::{Class, Log},
         reload::Reload,
-        rewrite::Matches,
+        rewrite::{Pattern, Rule},
     },
 };
 
@@ -240,9 +240,13 @@ fn hosts_rewrite_and_template_are_read() {
     assert_eq!((hosts.ttl, hosts.reverse, hosts.reload), (60, false, None));
     assert_eq!(hosts.entries.len(), 2);
     let [exact, suffix, regex] = block.rewrites.as_slice() else { panic!("{:?}", block.rewrites) };
-    assert_eq!((&exact.matches, exact.to.as_str()), (&Matches::Exact(zone("a.example")), "b.example."));
-    assert_eq!((&suffix.matches, suffix.to.as_str()), (&Matches::Suffix(".x.".to_owned()), ".y."));
     assert!(suffix.continues && !regex.continues);
+    let [exact, suffix, regex] = [exact, suffix, regex].map(|rewrite| match &rewrite.rule {
+        Rule::Name(rule) => rule,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!((&exact.from, exact.to.as_str()), (&Pattern::Exact("a.example.".to_owned()), "b.example."));
+    assert_eq!((&suffix.from, suffix.to.as_str()), (&Pattern::Suffix(".x.".to_owned()), ".y."));
     assert_eq!([exact, suffix, regex].map(|rule| rule.restores), [true, true, false]);
     assert_eq!(regex.answers.iter().map(|answer| answer.in_value).collect::<Vec<_>>(), [false, true]);
     let [v6, all] = block.templates.as_slice() else { panic!("{:?}", block.templates) };
@@ -376,7 +380,7 @@ fn unsupported_options_are_refused_with_their_location() {
             "a {\n kubernetes a {\n  labels x\n }\n}\nb {\n kubernetes b {\n }\n}",
             ":7: `labels` and `namespace_labels` must be the same in all blocks",
         ),
-        (". {\n rewrite type A AAAA\n}", "only names can be rewritten"),
+        (". {\n rewrite size 1 2\n}", "`size` cannot be rewritten"),
         (". {\n rewrite name regex ( a\n}", "`(` is no regular expression"),
         (". {\n rewrite name suffix a b auto\n}", ":2: after the names comes `answer auto`"),
         (". {\n rewrite name suffix a b answer name c\n}", ":2: after the names comes `answer auto`"),

@@ -6,7 +6,7 @@ use crate::{
     cluster::name::QueryName,
     plugins::{
         LocalPlugin, PluginContext, ServerBlock,
-        rewrite::{Rewrite, Rewritten, rewritten},
+        rewrite::{InvalidName, Rewrite, Rewritten, rewritten},
     },
     resolve::reply::Reply,
 };
@@ -29,7 +29,8 @@ impl LocalPlugins {
         self.rewrites.is_empty() && !self.chain.iter().any(|plugin| plugin.may_answer(name, qtype))
     }
 
-    pub fn rewritten(&self, question: &Query) -> Option<Rewritten> {
+    /// The rewritten query. `None`: no rule matches.
+    pub fn rewritten(&self, question: &Query) -> Option<Result<Rewritten, InvalidName>> {
         if self.rewrites.is_empty() { None } else { rewritten(&self.rewrites, question) }
     }
 

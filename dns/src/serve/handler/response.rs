@@ -7,7 +7,7 @@ use std::{
 };
 
 use hickory_server::proto::{
-    op::{Edns, Message, Metadata, OpCode, ResponseCode},
+    op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
     rr::{
         LowerName, Name, RData, Record, RecordType,
         rdata::{
@@ -57,7 +57,7 @@ pub struct Response {
     /// Whether the client requests the identifier of the server.
     wants_nsid: bool,
     flags: QueryFlags,
-    /// Set if the question was rewritten.
+    /// Set if a rule rewrites the question or the response.
     rewritten: Option<Rewritten>,
 }
 
@@ -131,8 +131,14 @@ impl Response {
         (SocketAddr::new(address, port), transport)
     }
 
+    /// The question to resolve, which may be a rewritten one.
+    fn question(&self) -> &Query {
+        self.rewritten.as_ref().map_or(&self.message.queries[0], |rewritten| &rewritten.question)
+    }
+
+    /// The qtype to resolve.
     pub fn qtype(&self) -> RecordType {
-        self.message.queries[0].query_type
+        self.question().query_type
     }
 
     pub fn client(&self) -> IpAddr {
@@ -180,14 +186,14 @@ impl Response {
     /// Encodes, counts and logs the reply. `plugin`: the metrics label.
     pub fn finish(mut self, metrics: &QueryMetrics, plugin: Plugin) -> Vec<u8> {
         if let Some(rewritten) = &self.rewritten {
-            let Message { answers, authorities, additionals, .. } = &mut self.message;
-            [answers, authorities, additionals].into_iter().for_each(|records| rewritten.restore(records));
+            rewritten.restore(&mut self.message);
         }
         if let Some(header) = &self.header {
             header.change_response(&mut self.message.metadata);
         }
         let Client { transport, address, .. } = self.client;
-        metrics.count_query(transport, address.is_ipv6(), self.qtype(), self.flags.dnssec_ok, self.size);
+        let qtype = self.message.queries[0].query_type;
+        metrics.count_query(transport, address.is_ipv6(), qtype, self.flags.dnssec_ok, self.size);
         let rcode = &mut self.message.metadata.response_code;
         if rcode.high() > 0 && self.message.edns.is_none() {
             // Without an OPT, only the lower 4 bits would be sent, which are another rcode, such as NOERROR.
@@ -217,7 +223,7 @@ impl Response {
     /// `plugin`.
     pub fn add(&mut self, reply: Reply) -> Plugin {
         // `minimal` keeps the SOA of a denial and the NS records of a referral.
-        let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(&self.message.queries[0]);
+        let is_answer = reply.rcode == ResponseCode::NoError && !reply.is_nodata(self.question());
         let Reply {
             rcode,
             authoritative,
@@ -311,8 +317,6 @@ fn name(owner: Owner<'_>, question: &Name) -> Name {
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, net::Ipv4Addr};
-
-    use hickory_server::proto::op::Query;
 
     use super::*;
     use crate::observe::metrics::Metrics;

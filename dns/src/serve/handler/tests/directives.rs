@@ -217,3 +217,50 @@ async fn the_client_is_told_its_address() {
     let answered = reply(&hosts, &query("a.example.", RecordType::A, DNSClass::IN), Transport::Udp).unwrap();
     assert_eq!(texts(&answered.answers), ["a.example. 3600 IN 10.0.0.1"]);
 }
+
+#[tokio::test]
+async fn rewrites_come_before_the_rules_for_clients() {
+    let hosts = " hosts /nonexistent {\n  10.0.0.1 b.example\n  fallthrough\n }\n whoami";
+    for (rules, qtype, class, want) in [
+        (" rewrite name a.example b.example", RecordType::A, DNSClass::IN, "0 a.example. 3600 IN 10.0.0.1"),
+        (
+            " rewrite continue name a.example b.example\n rewrite type MX A",
+            RecordType::MX,
+            DNSClass::IN,
+            "0 a.example. 3600 IN 10.0.0.1",
+        ),
+        (
+            " rewrite continue class CH IN\n rewrite name a.example b.example",
+            RecordType::A,
+            DNSClass::CH,
+            "0 a.example. 3600 IN 10.0.0.1",
+        ),
+        (" rewrite class IN CH", RecordType::A, DNSClass::IN, "5"),
+        (
+            " rewrite continue name a.example b.example\n rewrite ttl b.example 7",
+            RecordType::A,
+            DNSClass::IN,
+            "0 a.example. 7 IN 10.0.0.1",
+        ),
+        (
+            " rewrite continue name a.example b.example\n rewrite rcode b.example NOERROR REFUSED",
+            RecordType::A,
+            DNSClass::IN,
+            "5 a.example. 3600 IN 10.0.0.1",
+        ),
+        (" rewrite name prefix a ..", RecordType::A, DNSClass::IN, "2"),
+        (
+            " rewrite name a.example b.example\n acl b.example {\n  block\n }",
+            RecordType::A,
+            DNSClass::IN,
+            "5",
+        ),
+    ] {
+        let handler = handler(&format!("{rules}\n{hosts}"));
+        let reply = reply(&handler, &query("a.example.", qtype, class), Transport::Udp).unwrap();
+        let asked = &reply.queries[0];
+        assert_eq!((asked.query_type(), asked.query_class()), (qtype, class), "{rules}");
+        let got = format!("{} {}", reply.metadata.response_code.low(), texts(&reply.answers).join(" "));
+        assert_eq!(got.trim(), want, "{rules}");
+    }
+}
