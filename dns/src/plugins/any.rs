@@ -5,14 +5,8 @@ use hickory_server::proto::{
     rr::{RData, Record, RecordType, rdata::HINFO},
 };
 
-use super::directive::{Directive, LocalPlugin, PluginContext};
-use crate::{
-    cluster::name::QueryName,
-    config::Zones,
-    corefile::{CorefileError, Statement},
-    observe::metrics::Plugin,
-    resolve::reply::Reply,
-};
+use super::directive::{LocalPlugin, Switch};
+use crate::{cluster::name::QueryName, observe::metrics::Plugin, resolve::reply::Reply};
 
 #[derive(Debug)]
 pub(super) struct Any;
@@ -20,22 +14,12 @@ pub(super) struct Any;
 /// CoreDNS's TTL, the number of the RFC.
 const TTL: u32 = 8482;
 
-impl Directive for Any {
+impl Switch for Any {
     const NAME: &'static str = "any";
     const SUMMARY: &'static str = "one HINFO record for queries of type ANY";
-    type Setting = bool;
 
-    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        *setting = statement.flag()?;
-        Ok(())
-    }
-
-    fn is_enabled(setting: &bool) -> bool {
-        *setting
-    }
-
-    fn start(setting: &bool, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
-        if *setting { Some(Box::new(Self)) } else { None }
+    fn plugin() -> Option<Box<dyn LocalPlugin>> {
+        Some(Box::new(Self))
     }
 }
 

@@ -51,6 +51,43 @@ pub(crate) trait Directive {
     }
 }
 
+/// A directive without words and options: it is there or not.
+pub(super) trait Switch {
+    const NAME: &'static str;
+    /// Its function, for the reference page.
+    const SUMMARY: &'static str;
+    /// Whether it is on in a block without it.
+    const IS_DEFAULT: bool = false;
+
+    /// Its plugin, if it has one.
+    fn plugin() -> Option<Box<dyn LocalPlugin>> {
+        None
+    }
+}
+
+impl<T: Switch> Directive for T {
+    const NAME: &'static str = <T as Switch>::NAME;
+    const SUMMARY: &'static str = <T as Switch>::SUMMARY;
+    type Setting = bool;
+
+    fn absent() -> bool {
+        T::IS_DEFAULT
+    }
+
+    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
+        *setting = statement.flag()?;
+        Ok(())
+    }
+
+    fn is_enabled(setting: &bool) -> bool {
+        *setting
+    }
+
+    fn start(setting: &bool, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        if *setting { T::plugin() } else { None }
+    }
+}
+
 /// The options of an occurrence that are in the list, each with its reason.
 pub(super) fn listed(
     ineffective: &[(&'static str, &'static str)],
@@ -81,6 +118,11 @@ pub(crate) struct PluginContext<'a> {
 pub(crate) trait LocalPlugin: fmt::Debug + Send + Sync {
     /// Returns `None` where the next plugin is to answer.
     fn answer(&self, question: &Query) -> Option<Reply>;
+
+    /// Whether the plugin answers only what the cluster's data do not answer.
+    fn follows_cluster(&self) -> bool {
+        false
+    }
 
     /// Whether [`Self::answer`] could return a reply. A cheap test for the fast path; wrong only where it returns
     /// `true`.

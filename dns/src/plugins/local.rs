@@ -10,14 +10,8 @@ use hickory_server::proto::{
     },
 };
 
-use super::directive::{Directive, LocalPlugin, PluginContext};
-use crate::{
-    cluster::name::QueryName,
-    config::Zones,
-    corefile::{CorefileError, Statement},
-    observe::metrics::Plugin,
-    resolve::reply::Reply,
-};
+use super::directive::{LocalPlugin, Switch};
+use crate::{cluster::name::QueryName, observe::metrics::Plugin, resolve::reply::Reply};
 
 #[derive(Debug)]
 pub(super) struct Local;
@@ -29,27 +23,13 @@ const REVERSE_TOP: &[u8] = b"arpa";
 const REVERSE: [&[&[u8]]; 3] =
     [&[b"arpa", b"in-addr", b"0"], &[b"arpa", b"in-addr", b"127"], &[b"arpa", b"in-addr", b"255"]];
 
-impl Directive for Local {
+impl Switch for Local {
     const NAME: &'static str = "local";
     const SUMMARY: &'static str = "names of the local machine (RFC 6303)";
-    type Setting = bool;
+    const IS_DEFAULT: bool = true;
 
-    /// Enabled with or without the directive.
-    fn absent() -> bool {
-        true
-    }
-
-    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        *setting = statement.flag()?;
-        Ok(())
-    }
-
-    fn is_enabled(setting: &bool) -> bool {
-        *setting
-    }
-
-    fn start(setting: &bool, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
-        if *setting { Some(Box::new(Self)) } else { None }
+    fn plugin() -> Option<Box<dyn LocalPlugin>> {
+        Some(Box::new(Self))
     }
 }
 

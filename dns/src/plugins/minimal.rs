@@ -1,24 +1,9 @@
 //! `minimal`: replies carry the records of the answer only.
 
-use super::directive::Directive;
-use crate::{
-    config::Zones,
-    corefile::{CorefileError, Statement},
-};
-
+use super::directive::Switch;
 pub(super) struct Minimal;
 
-impl Directive for Minimal {
+impl Switch for Minimal {
     const NAME: &'static str = "minimal";
     const SUMMARY: &'static str = "only the records of the answer";
-    type Setting = bool;
-
-    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        *setting = statement.flag()?;
-        Ok(())
-    }
-
-    fn is_enabled(setting: &bool) -> bool {
-        *setting
-    }
 }

@@ -10,29 +10,17 @@ use hickory_server::proto::{
     },
 };
 
-use super::directive::Directive;
+use super::directive::Switch;
 use crate::{
-    config::Zones,
-    corefile::{CorefileError, Statement},
     observe::metrics::{Plugin, Transport},
     resolve::reply::Reply,
 };
 
 pub(super) struct Whoami;
 
-impl Directive for Whoami {
+impl Switch for Whoami {
     const NAME: &'static str = "whoami";
     const SUMMARY: &'static str = "the client's address, port and transport";
-    type Setting = bool;
-
-    fn read(setting: &mut bool, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        *setting = statement.flag()?;
-        Ok(())
-    }
-
-    fn is_enabled(setting: &bool) -> bool {
-        *setting
-    }
 }
 
 /// The reply for a client: its address, and `_TRANSPORT.QNAME SRV 0 0 PORT .`, in the additional section.
