@@ -21,7 +21,7 @@ use dns::{
     },
     config::{Kubernetes, Listen},
     observe::{clients::Clients, metrics::Transport},
-    plugins::ServerBlock,
+    plugins::{ServerBlock, loadbalance::Loadbalance},
     resolve::forward::ServerContext,
     serve::handler::{Block, Client, Handled, Handler},
 };
@@ -79,7 +79,7 @@ fn filled() -> Index {
 fn handler(index: &Index) -> Handler {
     let block = ServerBlock {
         kubernetes: Some(Kubernetes::shipped(&domain("cluster.local").unwrap())),
-        shuffle: true,
+        loadbalance: Some(Loadbalance::round_robin()),
         ..ServerBlock::new(vec![Listen::plain(domain(".").unwrap_or_default())])
     };
     let context = ServerContext::default();

@@ -8,6 +8,7 @@
 //! - `cluster`: names of the cluster, from objects to answers
 //! - `observe`: metrics, query statistics, health
 //! - `resolve`: cache and forwarder
+//! - `zone_data`: zones of master files
 //! - `plugins`: one file per directive
 //! - `serve`: sockets, handler, supervisor
 
@@ -24,3 +25,4 @@ pub mod observe;
 pub mod plugins;
 pub mod resolve;
 pub mod serve;
+mod zone_data;

@@ -81,7 +81,11 @@ impl Default for Metrics {
 impl Metrics {
     /// The counters of one zone of one server, labelled like `dns://:53`.
     pub fn queries(&self, server: &str, zone: &str) -> QueryMetrics {
-        self.queries.of(server, zone)
+        self.queries_of_view(server, zone, "")
+    }
+
+    pub(crate) fn queries_of_view(&self, server: &str, zone: &str, view: &str) -> QueryMetrics {
+        self.queries.of(server, zone, view)
     }
 
     pub fn cache(&self, server: &str, zones: &str) -> CacheMetrics {
@@ -97,8 +101,8 @@ impl Metrics {
     }
 
     /// Reports the directives of a block.
-    pub(crate) fn enable(&self, server: &str, zone: &str, names: &[&str]) {
-        self.plugins.enable(server, zone, names);
+    pub(crate) fn enable(&self, server: &str, zone: &str, view: &str, names: &[&str]) {
+        self.plugins.enable(server, zone, view, names);
     }
 
     pub(crate) fn hosts(&self) -> HostsMetrics {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hickory_server::proto::rr::LowerName;
 
-use super::{ServerBlock, health::Health, reload::Reload};
+use super::{ServerBlock, health::Health, loadbalance::Loadbalance, reload::Reload};
 use crate::{
     cluster::zone::ReadOptions,
     config::{Cache, Forward, Kubernetes, Listen, Upstream, any, root},
@@ -31,7 +31,7 @@ impl Config {
             metrics: Some(any(9153)),
             detect_loops: true,
             reload: Some(Reload::default()),
-            shuffle: true,
+            loadbalance: Some(Loadbalance::round_robin()),
             ..ServerBlock::new(vec![Listen::plain(root())])
         };
         Self { servers: vec![block] }

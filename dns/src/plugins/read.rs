@@ -50,7 +50,8 @@ impl Reading {
         let mut servers = Vec::new();
         for block in &blocks {
             let server = server(block, &mut problems);
-            for listen in &server.listens {
+            // Blocks with views, and one without, share a zone.
+            for listen in server.listens.iter().filter(|_| server.view.is_none()) {
                 problems.extend(refuse_duplicate_block(listen, &server.bind, block, &mut seen).err());
             }
             servers.push(server);

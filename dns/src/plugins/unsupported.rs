@@ -14,12 +14,10 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("cancel", "remove it: no query takes longer than 5 s anyway"),
     ("clouddns", FORWARD),
     ("debug", "remove it; `--verbose` logs more"),
-    ("dns64", "let a server behind `forward` do it"),
     ("dnssec", "forward the zone to a server that signs it"),
     ("dnstap", "remove it; `log` logs queries"),
     ("erratic", "remove it: it is for tests"),
     ("etcd", FORWARD),
-    ("file", FILES),
     ("geoip", "remove it: nothing here depends on a client's location"),
     ("grpc", "use `forward`"),
     ("grpc_server", "remove it: DNS is served over UDP and TCP"),
@@ -43,7 +41,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("trace", "remove it"),
     ("transfer", "remove it: there are no zones to transfer"),
     ("tsig", "remove it"),
-    ("view", "write a server block without it"),
 ];
 
 /// Well-known plugins that are compiled into CoreDNS by their users.

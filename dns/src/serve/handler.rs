@@ -27,7 +27,9 @@ use crate::{
     observe::metrics::{Plugin, QueryMetrics, Refusal},
     plugins::{
         acl::{self, Action},
+        dns64::Dns64,
         rewrite::InvalidName,
+        view::Asked,
         whoami,
     },
     resolve::{forward::Forwarder, reply::Reply},
@@ -65,13 +67,22 @@ pub struct Pending {
     response: Response,
     question: Query,
     block: Arc<Block>,
+    work: Work,
     _share: Share,
 }
 
+/// What is left to do for a request.
+enum Work {
+    /// To query the upstreams of the block.
+    Forward,
+    /// To look up the A records if there are no AAAA records.
+    Synthesize(Dns64, Handler),
+}
+
 /// The blocks that listen at one address, and the snapshot of the cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Handler {
-    blocks: Vec<Arc<Block>>,
+    blocks: Arc<[Arc<Block>]>,
     published: Arc<Published>,
     /// Counters of the requests that no block matches.
     dropped: QueryMetrics,
@@ -79,7 +90,7 @@ pub struct Handler {
 
 impl Handler {
     pub fn new(blocks: Vec<Arc<Block>>, published: Arc<Published>, dropped: QueryMetrics) -> Self {
-        Self { blocks, published, dropped }
+        Self { blocks: blocks.into(), published, dropped }
     }
 
     /// Handles a request. A panic is answered with SERVFAIL and counted, and does not affect later requests.
@@ -149,7 +160,7 @@ impl Handler {
         if is_served(question) {
             response.topic = Topic::of_foreign_name(&name);
         }
-        let Some(block) = self.block_of(&name) else {
+        let Some(block) = self.block_of(&response.asked(&name)) else {
             return Handled::Reply(response.refuse(ResponseCode::Refused, &self.dropped));
         };
         if let Some(reply) = block.chaos.as_ref().and_then(|chaos| chaos.answer(question)) {
@@ -183,7 +194,13 @@ impl Handler {
         response.topic = Topic::of_foreign_name(&name);
         response.set_block(block);
         match restrict(response, question, block) {
-            Ok(response) => self.answer_question(question, &name, response, block),
+            Ok(response) => match block.dns64.filter(|dns64| dns64.concerns(question, response.client())) {
+                None => self.answer_question(question, &name, response, block),
+                Some(dns64) => {
+                    let work = Work::Synthesize(dns64, self.clone());
+                    pending(response, question.clone(), block, work)
+                }
+            },
             Err(handled) => handled,
         }
     }
@@ -202,11 +219,11 @@ impl Handler {
         }
         response.topic = Topic::of_foreign_name(name);
         let Some(authority) = &block.authority else {
-            return self.forward(response, question.clone(), block);
+            return self.answer_behind_cluster(question, response, block, &snapshot);
         };
         let selection = block.selection(response.limit());
         match answer(name, question.query_type, authority, &snapshot, selection) {
-            Resolution::Fallthrough => self.forward(response, question.clone(), block),
+            Resolution::Fallthrough => self.answer_behind_cluster(question, response, block, &snapshot),
             Resolution::NotSynced => {
                 response.topic = Topic::Domain;
                 Handled::Reply(response.refuse(ResponseCode::ServFail, &block.metrics))
@@ -214,6 +231,23 @@ impl Handler {
             Resolution::Answered(answer) => {
                 self.answer_from_cluster(response, (answer, authority), block, &snapshot)
             }
+        }
+    }
+
+    /// Answers a question that the cluster's data do not answer.
+    fn answer_behind_cluster(
+        &self,
+        question: &Query,
+        mut response: Response,
+        block: &Arc<Block>,
+        snapshot: &Snapshot,
+    ) -> Handled {
+        match block.local_plugins.answer_last(question) {
+            Some(reply) => {
+                response.topic = Topic::Local;
+                self.answer_locally(response, reply, block, snapshot)
+            }
+            None => self.forward(response, question.clone(), block),
         }
     }
 
@@ -265,11 +299,14 @@ impl Handler {
         for _ in 0..MAX_CHAIN {
             let question = Query::query(target, response.qtype());
             let name = QueryName::from(&question.name);
-            let Some(next) = self.block_of(&name) else { break };
+            let Some(next) = self.block_of(&response.asked(&name)) else { break };
             let local = next.local_plugins.answer(&question);
             let own = next.authority.as_ref().filter(|_| local.is_none());
             let selection = block.selection(response.limit());
             let found = own.map(|own| (own, answer(&name, question.query_type, own, snapshot, selection)));
+            let is_open = matches!(found, None | Some((_, Resolution::Fallthrough)));
+            let local =
+                local.or_else(|| if is_open { next.local_plugins.answer_last(&question) } else { None });
             let alias = match (local, found) {
                 (Some(reply), _) => {
                     let alias = reply.alias(question.query_type);
@@ -312,26 +349,33 @@ impl Handler {
         };
         match forwarder.cached(&question, response.flags(), response.client()) {
             Some(reply) => Handled::Reply(response.finish_with(reply, &block.metrics)),
-            None => match block.shares.acquire(response.client()) {
-                Some(share) => Handled::Pending(Box::new(Pending {
-                    response,
-                    question,
-                    block: block.clone(),
-                    _share: share,
-                })),
-                None => {
-                    block.refusals.count(Refusal::Client);
-                    Handled::Reply(response.refuse(ResponseCode::Refused, &block.metrics))
-                }
-            },
+            None => pending(response, question, block, Work::Forward),
         }
     }
 
-    /// The block with the longest matching zone.
-    fn block_of(&self, name: &QueryName) -> Option<&Arc<Block>> {
+    /// The answer to a question of this server itself, in a block, in the course of answering `response`. As all of
+    /// `dns64`, it does not lead to such questions again.
+    async fn lookup(&self, question: &Query, response: &Response, block: &Arc<Block>) -> Reply {
+        let mut inner = response.internal(question);
+        inner.set_block(block);
+        let handled = self.answer_question(question, &QueryName::from(&question.name), inner, block);
+        let octets = match handled {
+            Handled::Dropped => return Reply::servfail(),
+            Handled::Reply(reply) => reply,
+            // Boxed: a lookup within a pending request.
+            Handled::Pending(pending) => Box::pin(pending.finish()).await,
+        };
+        match Message::from_vec(&octets) {
+            Ok(message) => Reply { plugin: Plugin::Dns64, ..Reply::from_upstream(message, question) },
+            Err(_) => Reply::servfail(),
+        }
+    }
+
+    /// The block with the longest matching zone whose view, if it has one, includes the query.
+    fn block_of(&self, asked: &Asked<'_>) -> Option<&Arc<Block>> {
         let length = |block: &Block| {
-            let zones = block.zones.iter().filter(|zone| name.is_in(zone));
-            zones.map(|zone| zone.octets().len()).max()
+            let zones = block.zones.iter().filter(|zone| asked.name.is_in(zone));
+            zones.map(|zone| zone.octets().len()).max().filter(|_| block.sees(asked))
         };
         let serving = self.blocks.iter().filter_map(|block| Some((length(block)?, block)));
         // Of two blocks with the same zone, the first is used.
@@ -349,8 +393,8 @@ impl Pending {
     /// Queries the upstreams. A panic is answered and counted as in [`Handler::handle`].
     pub async fn finish(self) -> Vec<u8> {
         let flags = self.response.flags();
-        let reply = match &self.block.forwarder {
-            Some(forwarder) => {
+        let reply = match (&self.work, &self.block.forwarder) {
+            (Work::Forward, Some(forwarder)) => {
                 let client = self.response.client();
                 let resolved = AssertUnwindSafe(async {
                     let reply = forwarder.resolve(&self.question, flags).await;
@@ -362,9 +406,36 @@ impl Pending {
                     Reply::servfail()
                 })
             }
-            None => Reply::refused(),
+            (Work::Forward, None) => Reply::refused(),
+            (Work::Synthesize(dns64, handler), _) => self.synthesize(*dns64, handler).await,
         };
         self.response.finish_with(reply, &self.block.metrics)
+    }
+
+    async fn synthesize(&self, dns64: Dns64, handler: &Handler) -> Reply {
+        let original = handler.lookup(&self.question, &self.response, &self.block).await;
+        if !dns64.replaces(&original) {
+            return original;
+        }
+        let of_a = Query::query(self.question.name.clone(), RecordType::A);
+        dns64.synthesized(&original, handler.lookup(&of_a, &self.response, &self.block).await)
+    }
+}
+
+/// A request that waits, if its client may have another one.
+fn pending(response: Response, question: Query, block: &Arc<Block>, work: Work) -> Handled {
+    match block.shares.acquire(response.client()) {
+        Some(share) => Handled::Pending(Box::new(Pending {
+            response,
+            question,
+            block: block.clone(),
+            work,
+            _share: share,
+        })),
+        None => {
+            block.refusals.count(Refusal::Client);
+            Handled::Reply(response.refuse(ResponseCode::Refused, &block.metrics))
+        }
     }
 }
 

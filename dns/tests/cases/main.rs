@@ -16,7 +16,7 @@ use dns::{
         zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
     },
     config::{Forward, Kubernetes, Listen, PodsMode, Upstream, UpstreamProtocol, Zones},
-    plugins::{Config, ServerBlock},
+    plugins::{Config, ServerBlock, loadbalance::Loadbalance},
     resolve::forward::ServerContext,
     serve::run,
 };
@@ -82,7 +82,7 @@ impl Started {
 async fn config(group: &Group, upstreams: &mut Vec<upstream::Upstream>) -> Config {
     let mut main = ServerBlock::new(vec![Listen::plain(lower("."))]);
     main.kubernetes = Some(kubernetes(&group.config));
-    main.shuffle = true;
+    main.loadbalance = Some(Loadbalance::round_robin());
     if let Some(zone) = &group.upstream {
         main.forwards.push(forward(upstream::Upstream::start(zone).await, upstreams));
     }

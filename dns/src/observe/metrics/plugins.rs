@@ -75,9 +75,9 @@ impl Families {
         }
     }
 
-    pub(super) fn enable(&self, server: &str, zone: &str, names: &[&str]) {
+    pub(super) fn enable(&self, server: &str, zone: &str, view: &str, names: &[&str]) {
         for name in names {
-            self.enabled.with_label_values(&[server, zone, "", name]).set(1);
+            self.enabled.with_label_values(&[server, zone, view, name]).set(1);
         }
     }
 

@@ -38,6 +38,8 @@ named_enum! {
         Acl = "acl",
         Chaos = "chaos",
         Whoami = "whoami",
+        File = "file",
+        Dns64 = "dns64",
     }
 }
 
@@ -62,6 +64,7 @@ struct Zone {
     families: Families,
     server: String,
     name: String,
+    view: String,
     /// By protocol, address family and qtype.
     requests: [OnceLock<IntCounter>; Transport::COUNT * FAMILIES.len() * (TYPES.len() + 1)],
     /// By plugin and response code.
@@ -74,8 +77,6 @@ struct Zone {
 
 /// The label `family`: IPv4, IPv6.
 const FAMILIES: [&str; 2] = ["1", "2"];
-/// The label `view`, always empty: views are not supported.
-const VIEW: &str = "";
 
 impl Families {
     pub(super) fn new(new: &Register<'_>, clients: &Arc<Clients>) -> Self {
@@ -117,15 +118,17 @@ impl Families {
         self.panics.get()
     }
 
-    pub(super) fn of(&self, server: &str, name: &str) -> QueryMetrics {
-        let zone = [server, name, VIEW];
+    /// `view`: the name of the block's view, or empty.
+    pub(super) fn of(&self, server: &str, name: &str, view: &str) -> QueryMetrics {
+        let zone = [server, name, view];
         let sized = |family: &HistogramVec| {
-            Transport::ALL.map(|transport| family.with_label_values(&[server, name, VIEW, transport.name()]))
+            Transport::ALL.map(|transport| family.with_label_values(&[server, name, view, transport.name()]))
         };
         QueryMetrics(Arc::new(Zone {
             families: self.clone(),
             server: server.to_owned(),
             name: name.to_owned(),
+            view: view.to_owned(),
             requests: [const { OnceLock::new() }; _],
             responses: [const { OnceLock::new() }; _],
             duration: self.duration.with_label_values(&zone),
@@ -191,7 +194,7 @@ impl QueryMetrics {
 
 impl Zone {
     fn counter(&self, family: &IntCounterVec, labels: &[&str]) -> IntCounter {
-        let labels = [&[self.server.as_str(), self.name.as_str(), VIEW], labels].concat();
+        let labels = [&[self.server.as_str(), self.name.as_str(), self.view.as_str()], labels].concat();
         family.with_label_values(&labels)
     }
 }

@@ -273,8 +273,12 @@ fn small_directives_are_read() {
     (want.bind, want.metrics, want.reload) = (block.bind.clone(), block.metrics, block.reload.clone());
     (want.ready, want.max_udp_payload) = (block.ready, 1400);
     (want.local, want.minimal_any, want.minimal) = (true, true, true);
-    want.logs =
-        vec![Log::all(), Log { zones: zones("a.example"), classes: vec![Class::Denial, Class::Error] }];
+    want.logs = vec![
+        Log::all(),
+        Log { zones: zones("a.example"), classes: vec![Class::Denial, Class::Error], format: None },
+    ];
+    assert!(block.logs.iter().all(|log| log.format.is_some()), "{:?}", block.logs);
+    block.logs.iter_mut().for_each(|log| log.format = None);
     assert_eq!(block, want);
 }
 
@@ -289,12 +293,7 @@ fn ineffective_options_are_listed() {
     let locations: Vec<_> =
         named.iter().map(|ineffective| (ineffective.location.as_str(), &*ineffective.option)).collect();
     let location = |line: u32| format!("{}:{line}", path.display());
-    let want = [
-        (location(3), "stacktrace"),
-        (location(7), "apiserver_qps"),
-        (location(10), "prefer_udp"),
-        (location(12), "{type} {name}"),
-    ];
+    let want = [(location(3), "stacktrace"), (location(7), "apiserver_qps"), (location(10), "prefer_udp")];
     assert_eq!(locations, want.each_ref().map(|(location, option)| (location.as_str(), *option)));
 }
 
@@ -387,9 +386,13 @@ fn unsupported_options_are_refused_with_their_location() {
         (". {\n template IN A {\n  answer \"{{ .Remote }}\"\n }\n}", ":3: `.Remote` cannot be filled in"),
         (". {\n hosts {\n  10.0.0.300 a\n }\n}", ":3: `10.0.0.300` is no option of `hosts`"),
         (". {\n import nothing\n}", ":2: there is no such snippet"),
-        (". {\n loadbalance weighted /w\n}", ":2: the policy `weighted` is not supported"),
-        (". {\n loadbalance prefer 10.0.0.0/8\n}", ":2: the policy `prefer` is not supported"),
-        (". {\n loadbalance fair\n}", "only the policy `round_robin`"),
+        (". {\n loadbalance weighted\n}", ":2: write `weighted FILE`"),
+        (". {\n loadbalance {\n  reload 5s\n }\n}", ":3: only the policy `weighted` has a file"),
+        (". {\n loadbalance {\n  prefer 10.0.0.1\n }\n}", ":3: `10.0.0.1` is no network"),
+        (". {\n dns64 10.0.0.0/8\n}", ":2: `10.0.0.0/8` is no prefix"),
+        (". {\n dns64 {\n  prefix 64:ff9b::/97\n }\n}", ":3: `64:ff9b::/97` is no prefix"),
+        (". {\n view a {\n  expr type()\n }\n}", ":3: `type()` is neither true nor false"),
+        (". {\n loadbalance fair\n}", "the policies are `round_robin` and `weighted FILE`"),
         (". {\n prometheus 9153\n}", "`9153` is no address to listen at"),
         (". {\n bufsize 100\n}", "a size from 512 to 4096"),
         (". {\n reload soon\n}", "`soon` is no duration"),

@@ -12,7 +12,17 @@ use crate::{
         selection::Selection,
     },
     observe::metrics::{QueryMetrics, Refusals},
-    plugins::{PluginContext, ServerBlock, acl::Acl, chaos::Chaos, header::Header, log::Log, nsid::Nsid},
+    plugins::{
+        PluginContext, ServerBlock,
+        acl::Acl,
+        chaos::Chaos,
+        dns64::Dns64,
+        header::Header,
+        loadbalance::{Balancer, Loadbalance},
+        log::Log,
+        nsid::Nsid,
+        view::{Asked, View},
+    },
     resolve::forward::{Forwarder, ServerContext, TlsError},
     serve::shares::Shares,
 };
@@ -31,7 +41,15 @@ pub struct Block {
     /// The pending queries, per client.
     pub(super) shares: Arc<Shares>,
     pub(super) refusals: Refusals,
+    /// Whether addresses and MX records are shuffled evenly.
     pub(super) shuffle: bool,
+    /// The order of records beyond that.
+    pub(super) balancer: Option<Arc<Balancer>>,
+    /// The queries that it serves; `None`: all.
+    view: Option<View>,
+    pub(super) dns64: Option<Dns64>,
+    /// The port of the server.
+    pub(super) server_port: u16,
     pub(super) minimal: bool,
     pub(super) acls: Vec<Acl>,
     pub(super) chaos: Option<Chaos>,
@@ -55,20 +73,25 @@ impl Block {
     ) -> Result<Self, TlsError> {
         let zones: Vec<Name> = block.listens.iter().map(|listen| Name::from(&*listen.zone)).collect();
         let label = zones.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        context.metrics.enable(server, &label, &block.directives());
+        let view = block.view.as_ref().map_or("", |view| &view.name);
+        context.metrics.enable(server, &label, view, &block.directives());
         let context = ServerContext { detect_loops: block.detect_loops, ..context.clone() };
         let cache = block.cache.as_ref().map(|cache| (cache, context.metrics.cache(server, &label)));
         let forwarder = Forwarder::start(&block.forwards, cache, &context)?;
         let plugin_context = PluginContext { metrics: &context.metrics, server, zone: &label };
         Ok(Self {
-            metrics: context.metrics.queries(server, &label),
+            metrics: context.metrics.queries_of_view(server, &label, view),
             zones,
             local_plugins: LocalPlugins::start(block, &plugin_context),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shares: Arc::new(Shares::new(Forwarder::max_in_flight(&block.forwards).min(MAX_PENDING))),
             refusals: context.metrics.refusals(),
-            shuffle: block.shuffle,
+            shuffle: block.loadbalance.as_ref().is_some_and(Loadbalance::shuffles),
+            balancer: block.loadbalance.as_ref().and_then(Loadbalance::start).map(Arc::new),
+            view: block.view.clone(),
+            dns64: block.dns64,
+            server_port: server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default(),
             minimal: block.minimal,
             acls: block.acls.clone(),
             chaos: block.chaos.clone(),
@@ -78,6 +101,11 @@ impl Block {
             logs: block.logs.iter().cloned().map(Arc::new).collect(),
             max_udp_payload: block.max_udp_payload,
         })
+    }
+
+    /// Whether a query is for this block, as far as its view says.
+    pub(super) fn sees(&self, asked: &Asked<'_>) -> bool {
+        self.view.as_ref().is_none_or(|view| view.serves(&Asked { server_port: self.server_port, ..*asked }))
     }
 
     /// The selection of records for a reply of at most `octets`: from a random position, unless the order of records
@@ -94,5 +122,7 @@ impl Block {
             && self.acls.is_empty()
             && self.header.is_none()
             && self.nsid.is_none()
+            && self.balancer.is_none()
+            && self.dns64.is_none()
     }
 }

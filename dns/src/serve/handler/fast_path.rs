@@ -5,7 +5,10 @@
 //! saves a quarter of a query's CPU time, system calls included, and the slow path compresses only some names of a
 //! long answer.
 
-use hickory_server::proto::{op::ResponseCode, rr::RecordType};
+use hickory_server::proto::{
+    op::ResponseCode,
+    rr::{DNSClass, RecordType},
+};
 
 use super::{
     Handler,
@@ -27,6 +30,7 @@ use crate::{
     },
     config::MAX_UDP_PAYLOAD,
     observe::metrics::{Plugin, Transport},
+    plugins::view::Asked,
 };
 
 const OPT: u16 = 41;
@@ -65,7 +69,7 @@ impl Handler {
     ) -> Option<Vec<u8>> {
         let len = request.len();
         let request = Request::parse(request)?;
-        let block = self.block_of(&request.name)?;
+        let block = self.block_of(&request.asked(client, len))?;
         let authority =
             block.authority.as_ref().filter(|_| block.takes_fast_path(&request.name, request.qtype))?;
         let snapshot = self.published.load();
@@ -115,6 +119,22 @@ impl<'r> Request<'r> {
         };
         let question = &request[HEADER..end];
         Some(Self { id: [header[0], header[1]], flags, name, question, qtype: qtype.into(), opt })
+    }
+
+    fn asked(&self, client: Client, size: usize) -> Asked<'_> {
+        Asked {
+            name: &self.name,
+            qtype: self.qtype,
+            class: DNSClass::IN,
+            transport: client.transport,
+            client: client.address,
+            port: client.port,
+            server_port: 0,
+            id: u16::from_be_bytes(self.id),
+            size,
+            dnssec_ok: self.opt.is_some_and(|opt| opt.dnssec_ok),
+            payload: self.opt.map(|opt| opt.payload),
+        }
     }
 
     fn limit(&self, block: &Block, transport: Transport) -> usize {

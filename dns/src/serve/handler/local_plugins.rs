@@ -16,12 +16,16 @@ pub struct LocalPlugins {
     rewrites: Vec<Rewrite>,
     /// In order of evaluation.
     chain: Vec<Box<dyn LocalPlugin>>,
+    /// Those that follow the cluster's data.
+    last: Vec<Box<dyn LocalPlugin>>,
 }
 
 impl LocalPlugins {
     /// Must be called within a runtime: some plugins watch files.
     pub fn start(block: &ServerBlock, context: &PluginContext<'_>) -> Self {
-        Self { rewrites: block.rewrites.clone(), chain: block.local_plugins(context) }
+        let plugins = block.local_plugins(context);
+        let (last, chain) = plugins.into_iter().partition(|plugin| plugin.follows_cluster());
+        Self { rewrites: block.rewrites.clone(), chain, last }
     }
 
     /// Whether neither a rewrite nor a plugin can apply to the query.
@@ -36,5 +40,10 @@ impl LocalPlugins {
 
     pub fn answer(&self, question: &Query) -> Option<Reply> {
         self.chain.iter().find_map(|plugin| plugin.answer(question))
+    }
+
+    /// The answer of a plugin that follows the cluster's data, if these have none.
+    pub fn answer_last(&self, question: &Query) -> Option<Reply> {
+        self.last.iter().find_map(|plugin| plugin.answer(question))
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hickory_server::proto::{
-    op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
+    op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
     rr::{
         LowerName, Name, RData, Record, RecordType,
         rdata::{
@@ -28,12 +28,19 @@ use crate::{
     cluster::{
         answer::{self, Answer, AnswerData, Owner, Soa},
         authority::Authority,
+        name::QueryName,
         snapshot::Snapshot,
         topic::Topic,
         zone::Dashed,
     },
     observe::metrics::{Plugin, QueryMetrics, Transport, rcode_word},
-    plugins::{header::Header, log::Log, rewrite::Rewritten},
+    plugins::{
+        header::Header,
+        loadbalance::Balancer,
+        log::{Exchange, Log},
+        rewrite::Rewritten,
+        view::Asked,
+    },
     resolve::reply::{QueryFlags, Reply},
 };
 
@@ -52,11 +59,14 @@ pub struct Response {
     cap: u16,
     minimal: bool,
     shuffle: bool,
+    balancer: Option<Arc<Balancer>>,
     log: Option<Arc<Log>>,
     header: Option<Arc<Header>>,
     /// Whether the client requests the identifier of the server.
     wants_nsid: bool,
     flags: QueryFlags,
+    /// A lookup of this server itself, which is neither counted nor logged.
+    is_internal: bool,
     /// Set if a rule rewrites the question or the response.
     rewritten: Option<Rewritten>,
 }
@@ -84,16 +94,46 @@ impl Response {
             cap: crate::config::MAX_UDP_PAYLOAD,
             minimal: false,
             shuffle: false,
+            balancer: None,
             log: None,
             header: None,
             wants_nsid: request.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::NSID).is_some()),
             rewritten: None,
+            is_internal: false,
             flags: QueryFlags {
                 dnssec_ok,
                 checking_disabled: request.metadata.checking_disabled,
                 authentic_data: request.metadata.authentic_data,
                 no_recursion: false,
             },
+        }
+    }
+
+    /// A response to a lookup of this server itself, in the course of answering a client. It is limited only by the size
+    /// of a message.
+    pub fn internal(&self, question: &Query) -> Self {
+        let mut message = Message::response(0, OpCode::Query);
+        message.add_query(question.clone());
+        let client = Client { transport: Transport::Tcp, ..self.client };
+        Self { is_internal: true, flags: self.flags, ..Self::to(&message, client, self.started) }
+    }
+
+    /// The query, as views see it. `name`: that of the question, or of a target.
+    pub fn asked<'n>(&self, name: &'n QueryName) -> Asked<'n> {
+        let question = self.question();
+        let Client { transport, address, port } = self.client;
+        Asked {
+            name,
+            qtype: question.query_type,
+            class: question.query_class,
+            transport,
+            client: address,
+            port,
+            server_port: 0,
+            id: self.message.metadata.id,
+            size: self.size,
+            dnssec_ok: self.flags.dnssec_ok,
+            payload: self.payload,
         }
     }
 
@@ -105,6 +145,7 @@ impl Response {
         self.cap = block.max_udp_payload;
         self.minimal = block.minimal;
         self.shuffle = block.shuffle;
+        self.balancer.clone_from(&block.balancer);
         if !block.logs.is_empty() {
             let name = LowerName::from(&self.message.queries[0].name);
             self.log = block.logs.iter().find(|log| log.covers(&name)).cloned();
@@ -188,10 +229,20 @@ impl Response {
         if let Some(rewritten) = &self.rewritten {
             rewritten.restore(&mut self.message);
         }
+        if let Some(balancer) = self.balancer.take()
+            && self.message.metadata.response_code == ResponseCode::NoError
+        {
+            let qtype = self.message.queries[0].query_type;
+            balancer.order(&mut self.message.answers, qtype, below);
+            balancer.order(&mut self.message.additionals, qtype, below);
+        }
         if let Some(header) = &self.header {
             header.change_response(&mut self.message.metadata);
         }
-        let Client { transport, address, .. } = self.client;
+        if self.is_internal {
+            return encode(self.message, usize::from(u16::MAX));
+        }
+        let Client { transport, address, port } = self.client;
         let qtype = self.message.queries[0].query_type;
         metrics.count_query(transport, address.is_ipv6(), qtype, self.flags.dnssec_ok, self.size);
         let rcode = &mut self.message.metadata.response_code;
@@ -201,15 +252,16 @@ impl Response {
         }
         let rcode = *rcode;
         let limit = self.limit();
-        let is_logged = self.log.is_some_and(|log| log.includes(&self.message));
-        let question = if is_logged { self.message.queries.first().cloned() } else { None };
+        let log = self.log.filter(|log| log.includes(&self.message));
+        let logged = log.map(|log| (log, without_records(&self.message)));
         let encoded = encode(self.message, limit);
         let took = self.started.elapsed();
         metrics.observe_answer(transport, rcode, plugin, encoded.len(), took);
         metrics.record_client(address, self.topic, rcode, took);
-        if let Some(question) = question {
-            let (rcode, size) = (rcode_word(rcode), encoded.len());
-            info!(client = %address, %question, %rcode, plugin = plugin.name(), size, ?took, "answered");
+        if let Some((log, reply)) = logged {
+            let sizes = (self.size, encoded.len());
+            let exchange = Exchange { client: address, port, transport, payload: self.payload, sizes, took };
+            log_answer(&log, &reply, &exchange, plugin);
         }
         encoded
     }
@@ -255,6 +307,27 @@ impl Response {
         }
         plugin
     }
+}
+
+/// The header, the question and the OPT.
+fn without_records(message: &Message) -> Message {
+    let mut head = Message::new(message.metadata.id, MessageType::Response, OpCode::Query);
+    head.metadata = message.metadata.clone();
+    head.queries.clone_from(&message.queries);
+    head.edns.clone_from(&message.edns);
+    head
+}
+
+/// `reply`: without its records.
+fn log_answer(log: &Log, reply: &Message, exchange: &Exchange, plugin: Plugin) {
+    if let Some(format) = &log.format {
+        info!("{}", format.line(reply, exchange));
+        return;
+    }
+    let Exchange { client, sizes: (_, size), took, .. } = *exchange;
+    let (question, rcode) = (reply.queries.first(), rcode_word(reply.metadata.response_code));
+    let question = question.map(ToString::to_string).unwrap_or_default();
+    info!(%client, question, %rcode, plugin = plugin.name(), size, ?took, "answered");
 }
 
 /// Shuffles the A and AAAA records, and the MX records; all other records stay in place.

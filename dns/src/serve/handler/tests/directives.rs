@@ -1,6 +1,6 @@
 //! Directives that answer or change single queries: `acl`, `chaos`, `header`, `nsid`, `whoami`.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use hickory_server::proto::{
     op::{Edns, Message, Query},
@@ -14,7 +14,8 @@ use super::{client, handler_of_block};
 use crate::{
     observe::metrics::Transport,
     plugins,
-    serve::handler::{Handled, Handler},
+    resolve::forward::ServerContext,
+    serve::handler::{Block, Client, Handled, Handler},
 };
 
 /// A handler of one block for `.` with these directives.
@@ -263,4 +264,115 @@ async fn rewrites_come_before_the_rules_for_clients() {
         let got = format!("{} {}", reply.metadata.response_code.low(), texts(&reply.answers).join(" "));
         assert_eq!(got.trim(), want, "{rules}");
     }
+}
+
+/// A handler of all blocks of a Corefile.
+fn handler_of(text: &str) -> Handler {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    fs::write(&path, text).unwrap();
+    let config = plugins::read(&path, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+    let context = ServerContext::default();
+    let start = |block| Arc::new(Block::start(block, "dns://:53", &[], &context).unwrap());
+    let blocks = config.servers.iter().map(start).collect();
+    let dropped = context.metrics.queries("dns://:53", "dropped");
+    Handler::new(blocks, Arc::default(), dropped)
+}
+
+#[tokio::test]
+async fn a_view_chooses_the_block() {
+    let hosts = |address: &str| format!(" hosts /nonexistent {{\n  {address} a.example\n }}\n");
+    let view = |expression: &str| format!(" view v {{\n  expr {expression}\n }}\n");
+    let text = format!(
+        "example {{\n{}{}}}\nexample {{\n{}{}}}\nexample {{\n{}}}\na.example {{\n{}{}}}\n",
+        view("client_ip() == '10.0.0.1'"),
+        hosts("10.0.0.1"),
+        view("incidr(client_ip(), '127.0.0.0/8') && type() in ['A', 'AAAA'] && server_port() == '53'"),
+        hosts("10.0.0.2"),
+        hosts("10.0.0.3"),
+        view("proto() == 'tcp'"),
+        hosts("10.0.0.4"),
+    );
+    let handler = handler_of(&text);
+    for (transport, qtype, want) in [
+        (Transport::Udp, RecordType::A, "a.example. 3600 IN 10.0.0.2"),
+        (Transport::Udp, RecordType::MX, ""),
+        // The longer zone first.
+        (Transport::Tcp, RecordType::A, "a.example. 3600 IN 10.0.0.4"),
+    ] {
+        let reply = reply(&handler, &query("a.example.", qtype, DNSClass::IN), transport).unwrap();
+        assert_eq!(texts(&reply.answers).join(" "), want, "{transport:?} {qtype}");
+    }
+    let only = handler_of(&format!(". {{\n{} whoami\n}}\n", view("false")));
+    let reply = reply(&only, &query("a.example.", RecordType::A, DNSClass::IN), Transport::Udp).unwrap();
+    assert_eq!(reply.metadata.response_code.low(), 5);
+}
+
+/// The reply, also to a request that has to wait.
+async fn eventual_reply(handler: &Handler, query: &Message, client: Client) -> Message {
+    let reply = match handler.handle(&query.to_vec().unwrap(), client) {
+        Handled::Reply(reply) => reply,
+        Handled::Dropped => panic!("dropped"),
+        Handled::Pending(pending) => pending.finish().await,
+    };
+    Message::from_vec(&reply).unwrap()
+}
+
+#[tokio::test]
+async fn addresses_are_synthesized_for_clients_over_ipv6() {
+    let hosts =
+        " hosts /nonexistent {\n  192.0.2.33 a.example\n  192.0.2.34 b.example\n  2001:db8::1 b.example\n }";
+    let v4 = "127.0.0.1";
+    for (options, address, name, qtype, want) in [
+        ("", "::1", "a.example.", RecordType::AAAA, "0 a.example. 600 IN 64:ff9b::c000:221"),
+        ("", "::1", "a.example.", RecordType::A, "0 a.example. 3600 IN 192.0.2.33"),
+        ("", "::1", "b.example.", RecordType::AAAA, "0 b.example. 3600 IN 2001:db8::1"),
+        ("", "::1", "c.example.", RecordType::AAAA, "3"),
+        ("", v4, "a.example.", RecordType::AAAA, "0"),
+        ("allow_ipv4", v4, "a.example.", RecordType::AAAA, "0 a.example. 600 IN 64:ff9b::c000:221"),
+        ("translate_all", "::1", "b.example.", RecordType::AAAA, "0 b.example. 600 IN 64:ff9b::c000:222"),
+        (
+            "prefix 2001:db8::/96",
+            "::1",
+            "a.example.",
+            RecordType::AAAA,
+            "0 a.example. 600 IN 2001:db8::c000:221",
+        ),
+    ] {
+        let handler = handler(&format!("{hosts}\n dns64 {{\n{options}\n }}"));
+        let client = Client { address: address.parse().unwrap(), ..client(Transport::Udp) };
+        let reply = eventual_reply(&handler, &query(name, qtype, DNSClass::IN), client).await;
+        let got = format!("{} {}", reply.metadata.response_code.low(), texts(&reply.answers).join(" "));
+        assert_eq!(got.trim(), want, "{options}: {name} {qtype}");
+    }
+}
+
+#[tokio::test]
+async fn files_come_after_the_other_plugins() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let zone = "@ SOA ns c 1 1 1 1 60\n@ NS ns\na A 10.0.0.1\nb A 10.0.0.2\nout CNAME c.other.\nloop CNAME loop.other.\n";
+    fs::write(&path, zone).unwrap();
+    let text = format!(
+        "example {{\n file {path}\n hosts /nonexistent {{\n  10.0.0.9 b.example\n  fallthrough\n }}\n}}\n\
+         other {{\n hosts /nonexistent {{\n  10.0.0.3 c.other\n  fallthrough\n }}\n template IN A {{\n  match ^loop\n  \
+         answer \"loop.other. 5 IN CNAME loop.example.\"\n  fallthrough\n }}\n}}\n",
+        path = path.display()
+    );
+    let handler = handler_of(&text);
+    for (name, rcode, want) in [
+        ("a.example.", 0, "a.example. 3600 IN 10.0.0.1"),
+        ("b.example.", 0, "b.example. 3600 IN 10.0.0.9"),
+        ("x.example.", 3, ""),
+        ("out.example.", 0, "out.example. 3600 IN c.other. c.other. 3600 IN 10.0.0.3"),
+    ] {
+        let reply = reply(&handler, &query(name, RecordType::A, DNSClass::IN), Transport::Udp).unwrap();
+        assert_eq!(
+            (reply.metadata.response_code.low(), texts(&reply.answers).join(" ")),
+            (rcode, want.to_owned())
+        );
+    }
+    let reply =
+        reply(&handler, &query("loop.example.", RecordType::A, DNSClass::IN), Transport::Udp).unwrap();
+    assert!((2..=8).contains(&reply.answers.len()), "a chain ends: {}", reply.answers.len());
 }

@@ -1,0 +1,227 @@
+//! `file FILE [ZONES...]`: zones of master files (RFC 1035, section 5), answered after `kubernetes`.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::LowerName,
+};
+use tokio::{task::spawn_blocking, time::interval};
+use tracing::{info, warn};
+
+use super::directive::{Directive, LocalPlugin, PluginContext};
+use crate::{
+    config::Zones,
+    corefile::{CorefileError, Statement, zones_or},
+    observe::metrics::Plugin,
+    resolve::reply::Reply,
+    zone_data::{Found, Outcome, Zone, ZoneFileError, parse},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneFile {
+    path: PathBuf,
+    /// The origins of the file, each of which is read from it.
+    zones: Zones,
+    /// `None`: the file is read once.
+    reload: Option<Duration>,
+    /// A changed file is read for its modification time instead of a changed serial.
+    by_mtime: bool,
+    /// Zones in which a missing name falls through to the next plugin. Empty: none.
+    fallthrough: Zones,
+}
+
+/// The size, in octets, up to which a file is checked with the Corefile.
+const MAX_CHECKED: u64 = 1 << 20;
+const RELOAD: Duration = Duration::from_secs(60);
+
+impl Directive for ZoneFile {
+    const NAME: &'static str = "file";
+    const SUMMARY: &'static str =
+        "zones of master files, with wildcards, delegations, CNAME and DNAME; signed zones are refused";
+    const OPTIONS: &'static [&'static str] = &["reload", "reload_by_mtime", "fallthrough"];
+    const INEFFECTIVE: &'static [(&'static str, &'static str)] =
+        &[("upstream", "aliases are resolved by this server anyway")];
+    const IS_REPEATABLE: bool = true;
+    type Setting = Vec<Self>;
+
+    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+        setting.push(read(statement, zones)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Vec<Self>) -> bool {
+        !setting.is_empty()
+    }
+
+    fn start(setting: &Vec<Self>, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        if setting.is_empty() {
+            return None;
+        }
+        let of_file = |file: &Self| {
+            let of_zone = |zone: &LowerName| Served::start(file, zone);
+            file.zones.0.iter().map(of_zone).collect::<Vec<_>>()
+        };
+        Some(Box::new(FilePlugin(setting.iter().flat_map(of_file).collect())))
+    }
+}
+
+fn read(statement: &Statement, block: &Zones) -> Result<ZoneFile, CorefileError> {
+    let [word, named @ ..] = statement.words.as_slice() else {
+        return Err(statement.misused("file FILE [ZONES...]"));
+    };
+    let mut file = ZoneFile {
+        path: word.path(),
+        zones: zones_or(named, block.clone())?,
+        reload: Some(RELOAD),
+        by_mtime: false,
+        fallthrough: Zones::default(),
+    };
+    for option in &statement.body {
+        option.no_body()?;
+        match option.name.text.as_str() {
+            "reload" => {
+                let interval = option.exactly::<1>("reload DURATION")?[0].duration()?;
+                file.reload = (!interval.is_zero()).then_some(interval);
+            }
+            "reload_by_mtime" => {
+                option.no_words()?;
+                file.by_mtime = true;
+            }
+            "fallthrough" => file.fallthrough = option.fallthrough()?,
+            // CoreDNS ignores it as well.
+            "upstream" => {}
+            _ => return Err(statement.unknown_option(option)),
+        }
+    }
+    // A larger file takes too long for each reading of the Corefile; its mistakes are logged at the start.
+    let size = std::fs::metadata(&file.path).map_or(0, |metadata| metadata.len());
+    for zone in file.zones.0.iter().filter(|_| size <= MAX_CHECKED) {
+        match parse(&file.path, zone) {
+            Ok(_) => {}
+            // It may appear later, as in CoreDNS.
+            Err(ZoneFileError::Unreadable(..)) if file.reload.is_some() => {}
+            Err(error) => return Err(word.refuse(with_cause(&error))),
+        }
+    }
+    Ok(file)
+}
+
+fn with_cause(error: &ZoneFileError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// The zones of all files of one block.
+#[derive(Debug)]
+struct FilePlugin(Vec<Arc<Served>>);
+
+/// One zone.
+#[derive(Debug)]
+struct Served {
+    file: ZoneFile,
+    origin: LowerName,
+    /// `None` before the file could be read: SERVFAIL.
+    zone: ArcSwapOption<Zone>,
+}
+
+impl LocalPlugin for FilePlugin {
+    fn answer(&self, question: &Query) -> Option<Reply> {
+        let name = LowerName::new(question.name());
+        let matching = self.0.iter().filter(|served| served.origin.zone_of(&name));
+        // Of two files with one zone, the last is used, as in CoreDNS.
+        let served = matching.max_by_key(|served| served.origin.iter().count())?;
+        let Some(zone) = &*served.zone.load() else {
+            return Some(Reply::from_plugin(ResponseCode::ServFail, Plugin::File));
+        };
+        let found = zone.lookup(question.name(), question.query_type());
+        let is_missing = found.outcome == Outcome::NxDomain && found.answers.is_empty();
+        if is_missing && served.file.fallthrough.contains(&name) {
+            return None;
+        }
+        Some(reply(found))
+    }
+
+    fn follows_cluster(&self) -> bool {
+        true
+    }
+}
+
+/// The reply with these records.
+pub(super) fn reply(found: Found) -> Reply {
+    let Found { outcome, answers, authorities, additionals } = found;
+    let rcode = match outcome {
+        Outcome::Answer | Outcome::Referral | Outcome::NoData => ResponseCode::NoError,
+        Outcome::NxDomain => ResponseCode::NXDomain,
+        Outcome::TooLong => ResponseCode::YXDomain,
+        Outcome::Loop => return Reply::from_plugin(ResponseCode::ServFail, Plugin::File),
+    };
+    // A referral is not authoritative, but an alias before it is.
+    let authoritative = outcome != Outcome::Referral || !answers.is_empty();
+    Reply { authoritative, answers, authorities, additionals, ..Reply::from_plugin(rcode, Plugin::File) }
+}
+
+impl Served {
+    /// Must be called within a runtime, for the task that reads the file again until the plugin is dropped.
+    fn start(file: &ZoneFile, origin: &LowerName) -> Arc<Self> {
+        let served =
+            Arc::new(Self { file: file.clone(), origin: origin.clone(), zone: ArcSwapOption::empty() });
+        let mtime = modified(&file.path);
+        served.load();
+        if let Some(period) = file.reload {
+            tokio::spawn(reload(Arc::downgrade(&served), period, mtime));
+        }
+        served
+    }
+
+    /// Reads the file. A zone that was read before stays if the file is invalid, or if neither its serial has changed
+    /// nor `by_mtime` is set.
+    fn load(&self) {
+        let path = self.file.path.display();
+        match parse(&self.file.path, &self.origin) {
+            Err(error) => {
+                warn!(file = %path, zone = %self.origin, error = with_cause(&error), "zone not loaded")
+            }
+            Ok(zone) => {
+                let before = self.zone.load();
+                let is_same = before.as_ref().is_some_and(|before| before.serial() == zone.serial());
+                if is_same && !self.file.by_mtime {
+                    return;
+                }
+                let (serial, foreign) = (zone.serial(), zone.foreign);
+                info!(file = %path, zone = %self.origin, serial, foreign, "zone loaded");
+                self.zone.store(Some(Arc::new(zone)));
+            }
+        }
+    }
+}
+
+fn modified(path: &PathBuf) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+async fn reload(served: Weak<Served>, period: Duration, mut seen: Option<SystemTime>) {
+    let mut polls = interval(period);
+    polls.tick().await;
+    loop {
+        polls.tick().await;
+        let Some(served) = served.upgrade() else { return };
+        let mtime = modified(&served.file.path);
+        if served.file.by_mtime && mtime == seen {
+            continue;
+        }
+        seen = mtime;
+        // A large file must not delay queries. The task ends abnormally only by a panic, which is reported already.
+        let _ = spawn_blocking(move || served.load()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! Data of authoritative zones: master files, and answers from their records.
+//!
+//! ```text
+//! text ─> lexer (entries) ─> parse (records) ─> Zone ─> lookup ─> answer, referral, denial
+//! ```
+//!
+//! A [`Zone`] never changes; a reload replaces it as a whole. The size of a file, the number of its records and the
+//! depth of its inclusions are limited: a mistake in one file must not take the memory of the node.
+
+mod lexer;
+mod lookup;
+mod parse;
+mod rdata;
+mod zone;
+
+pub use lookup::{Found, Outcome};
+pub use parse::{ZoneFileError, parse};
+pub use zone::Zone;

@@ -1,0 +1,186 @@
+//! The data of a record from its words.
+
+use hickory_server::proto::rr::{
+    Name, RData, RecordType,
+    rdata::{A, AAAA, CNAME, MX, NAPTR, NS, NULL, PTR, SOA, SRV, TXT},
+};
+
+use super::lexer::Word;
+
+/// A name, relative to the origin unless it ends with a dot.
+pub(super) fn name(word: &Word, origin: &Name) -> Option<Name> {
+    if word.text == "@" && !word.quoted {
+        return Some(origin.clone());
+    }
+    let mut name = Name::from_ascii(&word.text).ok()?;
+    if !name.is_fqdn() {
+        name = name.append_domain(origin).ok()?;
+    }
+    name.set_fqdn(true);
+    Some(name)
+}
+
+/// A type by its name, or as `TYPE123` (RFC 3597).
+pub(super) fn record_type(text: &str) -> Option<RecordType> {
+    let text = text.to_ascii_uppercase();
+    let number = text.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok());
+    number.map(RecordType::from).or_else(|| text.parse().ok())
+}
+
+/// A TTL in seconds, or with units such as `1h30m` (as BIND).
+pub(super) fn ttl(text: &str) -> Option<u32> {
+    let (mut total, mut number) = (0_u32, None::<u32>);
+    for character in text.chars() {
+        if let Some(digit) = character.to_digit(10) {
+            number = Some(number.unwrap_or_default().checked_mul(10)?.checked_add(digit)?);
+            continue;
+        }
+        let unit = match character.to_ascii_lowercase() {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86_400,
+            'w' => 604_800,
+            _ => return None,
+        };
+        total = total.checked_add(number.take()?.checked_mul(unit)?)?;
+    }
+    let seconds = total.checked_add(number.unwrap_or_default())?;
+    let has_digits = text.starts_with(|first: char| first.is_ascii_digit());
+    (has_digits && i32::try_from(seconds).is_ok()).then_some(seconds)
+}
+
+/// The data of a record of class IN.
+#[expect(clippy::wildcard_enum_match_arm, reason = "types are an open list")]
+pub(super) fn rdata(record_type: RecordType, words: &[Word], origin: &Name) -> Option<RData> {
+    if words.first().is_some_and(|word| word.text == "\\#" && !word.quoted) {
+        return generic(record_type, &words[1..]);
+    }
+    let name = |word: &Word| name(word, origin);
+    let data = match (record_type, words) {
+        (RecordType::A, [address]) => RData::A(A(address.text.parse().ok()?)),
+        (RecordType::AAAA, [address]) => RData::AAAA(AAAA(address.text.parse().ok()?)),
+        (RecordType::CNAME, [target]) => RData::CNAME(CNAME(name(target)?)),
+        (RecordType::NS, [server]) => RData::NS(NS(name(server)?)),
+        (RecordType::PTR, [target]) => RData::PTR(PTR(name(target)?)),
+        (RecordType::DNAME, [target]) => {
+            let labels = name(target)?;
+            let mut octets: Vec<u8> = Vec::new();
+            for label in labels.iter() {
+                octets.push(u8::try_from(label.len()).ok()?);
+                octets.extend_from_slice(label);
+            }
+            octets.push(0);
+            RData::Unknown { code: RecordType::DNAME, rdata: NULL::with(octets) }
+        }
+        (RecordType::MX, [preference, exchange]) => {
+            RData::MX(MX::new(preference.text.parse().ok()?, name(exchange)?))
+        }
+        (RecordType::SRV, [priority, weight, port, target]) => RData::SRV(SRV::new(
+            priority.text.parse().ok()?,
+            weight.text.parse().ok()?,
+            port.text.parse().ok()?,
+            name(target)?,
+        )),
+        (RecordType::NAPTR, [order, preference, flags, services, regexp, replacement]) => {
+            RData::NAPTR(NAPTR::new(
+                order.text.parse().ok()?,
+                preference.text.parse().ok()?,
+                unescaped(&flags.text)?.into(),
+                unescaped(&services.text)?.into(),
+                unescaped(&regexp.text)?.into(),
+                name(replacement)?,
+            ))
+        }
+        (RecordType::SOA, [server, contact, serial, timers @ ..]) => {
+            let [refresh, retry, expire, minimum] = timers else { return None };
+            let timer = |word: &Word| i32::try_from(ttl(&word.text)?).ok();
+            let (serial, minimum) = (serial.text.parse().ok()?, ttl(&minimum.text)?);
+            let [refresh, retry, expire] = [timer(refresh)?, timer(retry)?, timer(expire)?];
+            RData::SOA(SOA::new(name(server)?, name(contact)?, serial, refresh, retry, expire, minimum))
+        }
+        (RecordType::TXT, [_, ..]) => {
+            let texts: Vec<Vec<u8>> =
+                words.iter().map(|word| unescaped(&word.text)).collect::<Option<_>>()?;
+            if texts.iter().any(|text| text.len() > usize::from(u8::MAX)) {
+                return None;
+            }
+            RData::TXT(TXT::from_bytes(texts.iter().map(Vec::as_slice).collect()))
+        }
+        (RecordType::DS, [tag, algorithm, kind, digest @ ..]) => {
+            let mut octets = tag.text.parse::<u16>().ok()?.to_be_bytes().to_vec();
+            octets.extend([algorithm.text.parse::<u8>().ok()?, kind.text.parse::<u8>().ok()?]);
+            octets.extend(hexadecimal(digest).filter(|digest| !digest.is_empty())?);
+            RData::Unknown { code: RecordType::DS, rdata: NULL::with(octets) }
+        }
+        // The library knows no origin, and needs none for other types.
+        (other, _) => RData::try_from_str(other, &joined(words)).ok()?,
+    };
+    Some(data)
+}
+
+fn joined(words: &[Word]) -> String {
+    let word = |word: &Word| if word.quoted { format!("\"{}\"", word.text) } else { word.text.clone() };
+    words.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// `\# LENGTH HEX...` (RFC 3597, section 5).
+fn generic(record_type: RecordType, words: &[Word]) -> Option<RData> {
+    let (length, digits) = words.split_first()?;
+    let octets = hexadecimal(digits)?;
+    if length.text.parse() != Ok(octets.len()) || u16::try_from(octets.len()).is_err() {
+        return None;
+    }
+    Some(RData::Unknown { code: record_type, rdata: NULL::with(octets) })
+}
+
+fn hexadecimal(words: &[Word]) -> Option<Vec<u8>> {
+    let digits: String = words.iter().map(|word| word.text.as_str()).collect();
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || digits.len() % 2 != 0 {
+        return None;
+    }
+    let octet = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).ok();
+    (0..digits.len()).step_by(2).map(octet).collect()
+}
+
+/// Replaces `\DDD` and `\X`.
+fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let (mut out, mut octets) = (Vec::new(), text.bytes());
+    while let Some(octet) = octets.next() {
+        if octet != b'\\' {
+            out.push(octet);
+            continue;
+        }
+        let first = octets.next()?;
+        if !first.is_ascii_digit() {
+            out.push(first);
+            continue;
+        }
+        let digits = [first, octets.next()?, octets.next()?];
+        out.push(std::str::from_utf8(&digits).ok()?.parse().ok()?);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ttls_have_units() {
+        for (text, want) in [
+            ("0", Some(0)),
+            ("3600", Some(3600)),
+            ("1h30m", Some(5400)),
+            ("1W", Some(604_800)),
+            ("2147483648", None),
+            ("", None),
+            ("h", None),
+            ("1x", None),
+            ("IN", None),
+            ("99999999999", None),
+        ] {
+            assert_eq!(ttl(text), want, "{text}");
+        }
+    }
+}

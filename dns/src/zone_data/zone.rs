@@ -1,0 +1,108 @@
+//! The records of a zone, by name.
+
+use std::collections::BTreeMap;
+
+use hickory_server::proto::rr::{LowerName, Name, RData, Record, rdata::SOA};
+use thiserror::Error;
+
+/// An immutable zone.
+#[derive(Debug)]
+pub struct Zone {
+    pub(super) origin: Name,
+    pub(super) soa: Record,
+    serial: u32,
+    /// In canonical order (RFC 4034, section 6.1): the names below a name follow it.
+    pub(super) nodes: BTreeMap<LowerName, Vec<Record>>,
+    /// Number of records outside the zone, which are left out.
+    pub foreign: usize,
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum InvalidZone {
+    #[error("there is no SOA record of {0}")]
+    NoSoa(Name),
+    #[error("there are several SOA records of {0}")]
+    SeveralSoas(Name),
+}
+
+impl Zone {
+    /// A zone of these records. Equal records are one; records outside the zone are left out.
+    pub fn new(origin: &Name, records: Vec<Record>) -> Result<Self, InvalidZone> {
+        let zone = LowerName::new(origin);
+        let mut nodes = BTreeMap::<LowerName, Vec<Record>>::new();
+        let mut soa: Option<(Record, u32)> = None;
+        let mut foreign = 0;
+        for record in records {
+            let name = LowerName::new(&record.name);
+            if !zone.zone_of(&name) {
+                foreign += 1;
+                continue;
+            }
+            if let RData::SOA(SOA { serial, .. }) = &record.data {
+                if name != zone {
+                    foreign += 1;
+                    continue;
+                }
+                if soa.as_ref().is_some_and(|(known, _)| known.data != record.data) {
+                    return Err(InvalidZone::SeveralSoas(origin.clone()));
+                }
+                soa = Some((record.clone(), *serial));
+            }
+            nodes.entry(name).or_default().push(record);
+        }
+        for records in nodes.values_mut() {
+            sort(records);
+        }
+        let (soa, serial) = soa.ok_or_else(|| InvalidZone::NoSoa(origin.clone()))?;
+        Ok(Self { origin: origin.clone(), soa, serial, nodes, foreign })
+    }
+
+    pub fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    /// All records, but the SOA record.
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.nodes.values().flatten().filter(|record| record.data != self.soa.data)
+    }
+
+    pub(super) fn node(&self, name: &LowerName) -> Option<&[Record]> {
+        self.nodes.get(name).map(Vec::as_slice)
+    }
+
+    /// Whether a name below this one has records.
+    pub(super) fn has_descendant(&self, name: &LowerName) -> bool {
+        let mut from = self.nodes.range(name..).map(|(next, _)| next).filter(|next| *next != name);
+        from.next().is_some_and(|next| name.zone_of(next))
+    }
+
+    pub(super) fn exists(&self, name: &LowerName) -> bool {
+        self.nodes.contains_key(name) || self.has_descendant(name)
+    }
+}
+
+/// Sorts by type, in the order of the file otherwise, without equal records. All TTLs of a set are its least (RFC 2181,
+/// section 5.2).
+fn sort(records: &mut Vec<Record>) {
+    records.sort_by_key(|record| u16::from(record.record_type()));
+    let mut kept: Vec<Record> = Vec::with_capacity(records.len());
+    for record in records.drain(..) {
+        let start =
+            kept.partition_point(|known| u16::from(known.record_type()) < u16::from(record.record_type()));
+        // Quadratic in a set, whose size a message limits anyway; beyond it equal records stay.
+        let is_new =
+            kept.len() - start > MAX_COMPARED || kept[start..].iter().all(|known| known.data != record.data);
+        if is_new {
+            kept.push(record);
+        }
+    }
+    for set in kept.chunk_by_mut(|one, next| one.record_type() == next.record_type()) {
+        let least = set.iter().map(|record| record.ttl).min().unwrap_or_default();
+        set.iter_mut().for_each(|record| record.ttl = least);
+    }
+    *records = kept;
+}
+
+/// Limit of the records of a set that are compared with each new one.
+const MAX_COMPARED: usize = 4096;
