@@ -8,7 +8,9 @@
 
 mod arguments;
 mod keys;
+pub mod kube_dns;
 mod lexer;
+mod pillar;
 mod tree;
 
 use std::{io, path::PathBuf};

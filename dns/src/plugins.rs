@@ -20,13 +20,15 @@ pub mod chaos;
 pub mod check;
 mod config;
 mod directive;
+pub mod dns64;
 mod errors;
+mod file;
 mod forward;
 pub mod header;
 pub mod health;
 pub mod hosts;
 mod kubernetes;
-mod loadbalance;
+pub mod loadbalance;
 mod local;
 pub mod log;
 mod loop_detection;
@@ -40,6 +42,7 @@ pub mod reload;
 pub mod rewrite;
 pub mod template;
 mod unsupported;
+pub mod view;
 pub mod whoami;
 
 use std::net::SocketAddr;
@@ -55,14 +58,18 @@ use crate::{
 use acl::Acl;
 use chaos::Chaos;
 use directive::Directive;
+use dns64::Dns64;
+use file::ZoneFile;
 use header::Header;
 use health::Health;
 use hosts::Hosts;
+use loadbalance::Loadbalance;
 use log::Log;
 use nsid::Nsid;
 use reload::Reload;
 use rewrite::Rewrite;
 use template::Template;
+use view::View;
 
 /// Generates [`ServerBlock`] and [`DIRECTIVES`] from one list, so that neither can lack a directive of the other.
 macro_rules! directives {
@@ -117,7 +124,7 @@ directives! {
     ready: Option<SocketAddr> = ready::Ready,
     metrics: Option<SocketAddr> = prometheus::Prometheus,
     reload: Option<Reload> = Reload,
-    shuffle: bool = loadbalance::Loadbalance,
+    loadbalance: Option<Loadbalance> = Loadbalance,
     detect_loops: bool = loop_detection::Loop,
     minimal: bool = minimal::Minimal,
     acls: Vec<Acl> = Acl,
@@ -125,6 +132,9 @@ directives! {
     header: Header = Header,
     nsid: Option<Nsid> = Nsid,
     whoami: bool = whoami::Whoami,
+    files: Vec<ZoneFile> = ZoneFile,
+    view: Option<View> = View,
+    dns64: Option<Dns64> = Dns64,
 }
 
 /// A directive as functions of the server block.

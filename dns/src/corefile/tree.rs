@@ -9,8 +9,9 @@ use std::{
 };
 
 use super::{
-    CorefileError,
+    CorefileError, kube_dns,
     lexer::{Word, lines},
+    pillar,
 };
 
 #[derive(Debug)]
@@ -34,7 +35,8 @@ type Lines = VecDeque<Vec<Word>>;
 /// Limit of the import depth, against circular imports.
 const DEEPEST: usize = 16;
 
-/// A Corefile. Its path is that of error messages, and imports are relative to it.
+/// A Corefile. Its path is that of error messages, and imports are relative to it. A directory is a mounted ConfigMap, of
+/// CoreDNS or of kube-dns.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     path: &'a Path,
@@ -65,6 +67,16 @@ pub(crate) struct Tree {
 }
 
 pub(crate) fn read(source: Source<'_>, env: Env<'_>) -> Tree {
+    if source.text.is_some() || !source.path.is_dir() {
+        return read_file(source, env);
+    }
+    match kube_dns::in_directory(source.path) {
+        Ok((path, text)) => read_file(Source { path: &path, text: text.as_deref() }, env),
+        Err(problem) => Tree { blocks: Vec::new(), problems: vec![problem] },
+    }
+}
+
+fn read_file(source: Source<'_>, env: Env<'_>) -> Tree {
     let mut reader = Reader {
         source,
         env,
@@ -123,7 +135,13 @@ impl Reader<'_> {
         let read = || fs::read_to_string(path);
         let text =
             given.map_or_else(read, Ok).map_err(|error| CorefileError::Unreadable(path.to_owned(), error))?;
-        Ok(lines(&text, &Arc::from(path.display().to_string()), self.env)?.into())
+        let mut lines = lines(&text, &Arc::from(path.display().to_string()), self.env)?;
+        for word in lines.iter_mut().flatten() {
+            if let Err(problem) = pillar::fill(word, self.env) {
+                self.report(problem);
+            }
+        }
+        Ok(lines.into())
     }
 
     fn block(

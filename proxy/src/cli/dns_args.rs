@@ -30,7 +30,8 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "DNS")]
 pub struct DnsArgs {
-    /// CoreDNS's configuration file, unchanged; without one, the server behaves as in a default cluster
+    /// CoreDNS's configuration file, unchanged, or the directory to which the ConfigMap of CoreDNS or of kube-dns is
+    /// mounted; without one, the server behaves as in a default cluster
     #[arg(long, value_name = "FILE")]
     corefile: Option<PathBuf>,
     /// Listen address for UDP and TCP; overrides the Corefile [default: from the Corefile, else port 53 of this machine's

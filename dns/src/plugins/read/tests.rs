@@ -605,3 +605,60 @@ fn the_options_of_the_reference_are_options() {
         assert!(unknown, "{name}");
     }
 }
+
+#[test]
+fn a_mounted_config_map_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let read = || read(directory.path(), &|_| None);
+    let missing = read().unwrap_err();
+    assert!(std::error::Error::source(&missing).unwrap().to_string().contains("neither `Corefile` nor"));
+    let write = |key: &str, text: &str| fs::write(directory.path().join(key), text).unwrap();
+    write("stubDomains", r#"{"acme.local": ["1.2.3.4"]}"#);
+    write("upstreamNameservers", r#"["8.8.8.8"]"#);
+    let Config { servers } = read().unwrap();
+    let upstreams: Vec<_> = servers.iter().map(|server| server.forwards[0].to.clone()).collect();
+    let plain = |address: &str| vec![Upstream::plain(address.parse().unwrap())];
+    assert_eq!(upstreams, [plain("8.8.8.8:53"), plain("1.2.3.4:53")]);
+    let mut want = Config::shipped(&zone("cluster.local")).servers.remove(0);
+    want.forwards = vec![Forward::to(plain("8.8.8.8:53"))];
+    assert_eq!(servers[0], want);
+    write("stubDomains", "\n{");
+    assert!(read().unwrap_err().to_string().contains("stubDomains:2: no valid JSON"));
+    // A Corefile comes first, and imports are relative to it.
+    fs::create_dir(directory.path().join("custom")).unwrap();
+    write("custom/a.override", "any\n");
+    write("Corefile", ". {\n import custom/*.override\n}");
+    assert!(read().unwrap().servers[0].minimal_any);
+}
+
+#[test]
+fn the_placeholders_of_a_node_cache_are_filled_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    let read = |text: &str, upstream: Option<&str>| {
+        fs::write(&path, text).unwrap();
+        let env =
+            |name: &str| upstream.filter(|_| name == "KUBE_DNS_UPSTREAM_SERVICE_HOST").map(str::to_owned);
+        read(&path, &env)
+    };
+    let forward = |to: &str| format!(".:53 {{\n forward . {to}\n}}\n");
+    let filled = read(&forward("__PILLAR__UPSTREAM__SERVERS__"), None).unwrap();
+    assert_eq!(filled.servers[0].forwards[0].to, [Upstream::ResolvConf("/etc/resolv.conf".into())]);
+    let filled = read(&forward("__PILLAR__CLUSTER__DNS__"), Some("10.96.0.11")).unwrap();
+    assert_eq!(filled.servers[0].forwards[0].to, [Upstream::plain("10.96.0.11:53".parse().unwrap())]);
+    for (text, want) in [
+        (forward("__PILLAR__CLUSTER__DNS__"), ":2: `__PILLAR__CLUSTER__DNS__` is the address of the Service"),
+        (
+            "__PILLAR__DNS__DOMAIN__:53 {\n bind __PILLAR__LOCAL__DNS__\n}\n".to_owned(),
+            ":1: `__PILLAR__DNS__DOMAIN__` is to be replaced by the cluster domain",
+        ),
+        (
+            ". {\n bind __PILLAR__LOCAL__DNS__ __PILLAR__DNS__SERVER__\n}\n".to_owned(),
+            ":2: `__PILLAR__LOCAL__DNS__` is to be replaced by the address",
+        ),
+        (forward("__PILLAR__OTHER__"), ":2: `__PILLAR__OTHER__` is no placeholder"),
+    ] {
+        let error = read(&text, None).unwrap_err().to_string();
+        assert!(error.contains(want), "{text}: {error}");
+    }
+}

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use dns::{
-    corefile::Source,
+    corefile::{
+        Source,
+        kube_dns::{STUB_DOMAINS, UPSTREAM_NAMESERVERS, from_config_map},
+    },
     plugins::check::{CheckedLine, Verdict, check},
 };
 use serde::{Deserialize, Serialize};
@@ -17,10 +20,11 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[group(id = "input", required = true, multiple = false, args = ["corefile", "from_configmap"])]
 pub struct Args {
-    /// CoreDNS's configuration file
+    /// CoreDNS's configuration file, or the directory to which the ConfigMap of CoreDNS or of kube-dns is mounted
     #[arg(value_name = "COREFILE")]
     corefile: Option<PathBuf>,
-    /// The YAML of a ConfigMap with the key `Corefile`, as `kubectl get configmap coredns -o yaml` prints it
+    /// The YAML of a ConfigMap with the key `Corefile`, as `kubectl get configmap coredns -o yaml` prints it, or of
+    /// kube-dns's with `stubDomains` and `upstreamNameservers`
     #[arg(long, value_name = "FILE")]
     from_configmap: Option<PathBuf>,
     #[command(flatten)]
@@ -95,9 +99,8 @@ struct ConfigMap {
     data: BTreeMap<String, String>,
 }
 
-/// The Corefile in the first ConfigMap that has one.
+/// The Corefile in the first ConfigMap that has one, or that of kube-dns's ConfigMap.
 fn corefile_of(text: &str) -> Result<String> {
-    let mut keys = Vec::new();
     for document in split(text) {
         // Other objects may stand in the file.
         let Ok(ConfigMap { kind, mut data }) = serde_saphyr::from_str(document.text) else { continue };
@@ -107,13 +110,10 @@ fn corefile_of(text: &str) -> Result<String> {
         if let Some(corefile) = data.remove("Corefile") {
             return Ok(corefile);
         }
-        keys.extend(data.into_keys());
-    }
-    if keys.iter().any(|key| key == "stubDomains" || key == "upstreamNameservers") {
-        bail!(
-            "this is the ConfigMap of kube-dns; write each of its `stubDomains` as a server block with `forward`, and \
-             its `upstreamNameservers` as `forward . ADDRESS...`"
-        );
+        let (stub_domains, upstreams) = (data.remove(STUB_DOMAINS), data.remove(UPSTREAM_NAMESERVERS));
+        if stub_domains.is_some() || upstreams.is_some() {
+            return Ok(from_config_map(stub_domains.as_deref(), upstreams.as_deref())?);
+        }
     }
     bail!("there is no ConfigMap with the key `Corefile`")
 }
@@ -135,10 +135,12 @@ mod tests {
             ("", "no ConfigMap"),
             ("kind: Service\ndata:\n  Corefile: x\n", "no ConfigMap"),
             ("kind: ConfigMap\ndata:\n  other: x\n", "no ConfigMap"),
-            ("kind: ConfigMap\ndata:\n  stubDomains: '{}'\n", "kube-dns"),
+            ("kind: ConfigMap\ndata:\n  stubDomains: '{'\n", "stubDomains, line 1: no valid JSON"),
         ] {
             let error = corefile_of(text).unwrap_err().to_string();
             assert!(error.contains(want), "{text}: {error}");
         }
+        let kube_dns = "kind: ConfigMap\ndata:\n  stubDomains: '{\"acme.local\": [\"1.2.3.4\"]}'\n";
+        assert!(corefile_of(kube_dns).unwrap().contains("acme.local:53 {\n"));
     }
 }
