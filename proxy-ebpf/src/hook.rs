@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod forward;
+mod link_layer;
 mod programs;
 mod stage;
 mod tc;

@@ -10,6 +10,7 @@ mod parse;
 pub mod reject;
 mod rewrite;
 mod translate;
+pub mod vlan;
 
 pub use header::Headers;
 pub use hook::{ClientLocation, Hook};

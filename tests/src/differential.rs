@@ -14,6 +14,8 @@ pub(crate) mod objects;
 pub(crate) mod packet;
 mod path;
 mod random;
+mod received;
+mod tracked;
 mod verdict_row;
 pub mod xdp;
 
@@ -22,4 +24,5 @@ pub use exhaustion::PROVOKED;
 pub use kube_proxy_cases::kube_proxy_cases;
 pub use packet::Packet;
 pub use random::{Tally, run};
+pub use tracked::segments_above_the_mtu;
 pub use verdict_row::VerdictRow;

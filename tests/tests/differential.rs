@@ -1,7 +1,7 @@
 //! The programs at devices against the model, for random objects and packets, and against recorded cases of kube-proxy.
 
 use tests::{
-    differential::{corrupted, kube_proxy_cases, run},
+    differential::{corrupted, kube_proxy_cases, run, segments_above_the_mtu},
     rng::Rng,
 };
 
@@ -25,6 +25,11 @@ fn programs_do_what_kube_proxy_does() {
     let flows = kube_proxy_cases().unwrap_or_else(|error| panic!("{error:#}"));
     println!("{flows} flows");
     assert!(flows > 1_000, "only {flows} flows");
+}
+
+#[test]
+fn segments_above_the_mtu_of_their_route_take_the_stack() {
+    segments_above_the_mtu().unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[test]

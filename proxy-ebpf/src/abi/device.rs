@@ -24,6 +24,8 @@ flags! {
         PODS = 0;
         /// Accepts frames that XDP programs at other devices redirect to it.
         TAKES_FRAMES = 1;
+        /// Packets begin with the IP header: WireGuard, TUN, IP in IP.
+        NO_LINK_LAYER = 2;
     }
 }
 

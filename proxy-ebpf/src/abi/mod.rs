@@ -41,7 +41,7 @@ pub use socket::{
 pub use xdp_outcome::XdpOutcome;
 
 /// Raised when a map's layout or meaning changes. Part of the pin path, so that programs of one version never read maps of another.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// IPv4 addresses are IPv4-mapped in fields that serve both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {

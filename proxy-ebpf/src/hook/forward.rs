@@ -33,16 +33,36 @@ pub fn ingress_device(ctx: &XdpContext) -> u32 {
 pub fn forward<F: Flows + FrameHeader + Routes>(ctx: &XdpContext, packet: &Packet<F::Address>) -> Next {
     match lookup::<F>(&packet.tuple::<F>(Direction::Ingress)) {
         Lookup::Found(flow) if flow.kind == TupleKind::Original && reopens(&flow, packet) => {
-            if flow.delete() { Next::decide(Next::NO_FLOW) } else { Next::xdp(XdpOutcome::FlowChanging) }
+            if !is_for_node(ctx) {
+                Next::xdp(XdpOutcome::NotForNode)
+            } else if flow.delete() {
+                Next::decide(Next::NO_FLOW)
+            } else {
+                Next::xdp(XdpOutcome::FlowChanging)
+            }
         }
         Lookup::Found(flow) if flow.kind == TupleKind::Original && needs_backend(&flow, packet) => {
-            Next::decide(flow.slot)
+            decide(ctx, flow.slot)
         }
         Lookup::Found(flow) => Next::xdp(send::<F>(ctx, packet, &flow).unwrap_or_else(|passed| passed)),
         Lookup::Dying => Next::xdp(XdpOutcome::FlowChanging),
-        Lookup::NotFound if may_create(packet) => Next::decide(Next::NO_FLOW),
+        Lookup::NotFound if may_create(packet) => decide(ctx, Next::NO_FLOW),
         Lookup::NotFound => Next::xdp(XdpOutcome::NotOurs),
     }
+}
+
+/// `Next::decide`, unless the frame is for another machine.
+#[inline(always)]
+fn decide(ctx: &XdpContext, slot: u32) -> Next {
+    if is_for_node(ctx) { Next::decide(slot) } else { Next::xdp(XdpOutcome::NotForNode) }
+}
+
+/// Whether a frame is addressed to this node. A promiscuous device receives others, too.
+#[inline(always)]
+fn is_for_node(ctx: &XdpContext) -> bool {
+    MacAddresses::of(ctx).is_ok_and(|frame| {
+        networks::device(ingress_device(ctx)).is_some_and(|device| device.router == frame.destination)
+    })
 }
 
 /// Sends a frame. Everything is resolved before the first change; `Err` is the reason for passing the frame to tc.
@@ -99,8 +119,7 @@ fn leaves_by_other_device(ctx: &XdpContext, hop: &NextHop) -> Result<bool, XdpOu
     if !networks::device(hop.device).is_some_and(|device| takes_frames(&device)) {
         return Err(XdpOutcome::OtherDevice);
     }
-    let is_for_node = networks::device(ingress).is_some_and(|device| device.router == frame.destination);
-    if is_for_node { Ok(true) } else { Err(XdpOutcome::NotForNode) }
+    if is_for_node(ctx) { Ok(true) } else { Err(XdpOutcome::NotForNode) }
 }
 
 /// The combined translation: DNAT and SNAT, or the reverse of both.

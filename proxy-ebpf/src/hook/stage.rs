@@ -9,16 +9,16 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::XdpOutcome;
 
-use super::forward;
+use super::{forward, link_layer};
 use crate::{
-    ct::{Next, ScratchSpace as _, create, established, snat},
+    ct::{Next, ScratchSpace, create, established, snat},
     family::{Family, V4, V6},
     fib::redirect,
     packet::{
         self, ClientLocation, Hook,
-        dissect::{Dissected, PULL_LENGTH, dissect},
+        dissect::{Dissect, Dissected, PULL_LENGTH, dissect},
         fragment,
-        header::{ETHERNET, IPV4, IPV6, PacketData as _, read},
+        header::{ETHERNET, Headers as _, PacketData as _, read},
         reject,
     },
 };
@@ -79,28 +79,33 @@ macro_rules! stage {
 /// Dissects a packet at tc into the scratch map. Returns a `Parsed` code, and a `Dissected` above it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn parse_packet(skb: *mut __sk_buff) -> u32 {
+pub extern "C" fn parse_packet(skb: *mut __sk_buff, hook: u32) -> u32 {
     let ctx = TcContext::new(skb);
-    // SAFETY: the kernel's own context.
-    let (ethertype, is_tagged) = unsafe { (u16::from_be((*skb).protocol as u16), (*skb).vlan_present != 0) };
-    if is_tagged {
-        // The packet is seen again, untagged, at the VLAN device.
+    if !link_layer::is_processed(&ctx, Hook(hook)) {
         return Parsed::Other.code();
     }
+    // SAFETY: the kernel's own context.
+    let ethertype = unsafe { u16::from_be((*skb).protocol as u16) };
     let linear = (ctx.end() - ctx.start()) as u32;
     if linear < PULL_LENGTH && linear < ctx.len() {
         // Headers that cannot be pulled are not parsed.
         let _ = ctx.pull_data(if ctx.len() < PULL_LENGTH { ctx.len() } else { PULL_LENGTH });
     }
     let (family, dissected) = match ethertype {
-        IPV4 => (Parsed::V4, V4::scratch().map(|scratch| dissect::<V4>(&ctx, &mut scratch.packet))),
-        IPV6 => (Parsed::V6, V6::scratch().map(|scratch| dissect::<V6>(&ctx, &mut scratch.packet))),
+        V4::ETHERTYPE => (Parsed::V4, dissected::<V4>(&ctx)),
+        V6::ETHERTYPE => (Parsed::V6, dissected::<V6>(&ctx)),
         _ => (Parsed::Other, None),
     };
     match dissected {
         None | Some(Dissected::Other) => Parsed::Other.code(),
         Some(dissected) => family.code() | (dissected as u32) << Parsed::BITS,
     }
+}
+
+#[inline(always)]
+fn dissected<F: ScratchSpace + Dissect + 'static>(ctx: &TcContext) -> Option<Dissected> {
+    let network = link_layer::network_header::<F>(ctx)?;
+    Some(dissect::<F>(ctx, network, &mut F::scratch()?.packet))
 }
 
 /// Parses a frame at XDP into the scratch map: untagged, with an Ethernet header. Returns a `Parsed` code.
@@ -110,10 +115,10 @@ pub extern "C" fn parse_frame(xdp: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(xdp);
     let ethertype = read::<[u8; 2]>(&ctx, ETHERNET - 2).map(u16::from_be_bytes);
     match ethertype {
-        Some(IPV4) => V4::scratch()
+        Some(V4::ETHERTYPE) => V4::scratch()
             .is_some_and(|scratch| packet::parse_v4(&ctx, &mut scratch.packet))
             .then_some(Parsed::V4),
-        Some(IPV6) => V6::scratch()
+        Some(V6::ETHERTYPE) => V6::scratch()
             .is_some_and(|scratch| packet::parse_v6(&ctx, &mut scratch.packet))
             .then_some(Parsed::V6),
         Some(_) | None => None,

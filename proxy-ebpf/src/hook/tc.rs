@@ -28,7 +28,7 @@ pub enum Action {
 
 #[inline(always)]
 pub fn handle(ctx: &TcContext, hook: Hook) -> Action {
-    let code = stage::parse_packet(ctx.skb.skb);
+    let code = stage::parse_packet(ctx.skb.skb, hook.0);
     let dissected = Dissected::of(code >> Parsed::BITS);
     match Parsed::of(code) {
         Parsed::V4 => handle_dissected::<V4>(ctx, hook, dissected),

@@ -4,7 +4,7 @@
 
 use super::{
     fragment,
-    header::{Headers, Ipv4, Ipv6, PacketData, SCTP, TCP, UDP, network_header, read},
+    header::{Headers, Ipv4, Ipv6, PacketData, SCTP, TCP, UDP, read},
     parse::{Packet, PacketKind, parse_transport},
 };
 use crate::family::{Family, V4, V6, Words, words};
@@ -72,9 +72,13 @@ pub trait Dissect: Headers {
     fn skip_extensions(packet: &impl PacketData, into: &mut IpFields<Self::Address>) -> bool;
 }
 
+/// Dissects the packet whose IP header is at an offset.
 #[inline(always)]
-pub fn dissect<F: Dissect>(packet: &impl PacketData, into: &mut Packet<F::Address>) -> Dissected {
-    let Some(at_offset) = network_header(packet, F::ETHERTYPE) else { return Dissected::Other };
+pub fn dissect<F: Dissect>(
+    packet: &impl PacketData,
+    at_offset: usize,
+    into: &mut Packet<F::Address>,
+) -> Dissected {
     let mut outer = IpFields::new(F::UNSPECIFIED);
     if !F::parse(packet, at_offset, &mut outer) || !F::skip_extensions(packet, &mut outer) {
         return Dissected::Other;

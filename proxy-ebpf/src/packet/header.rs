@@ -12,8 +12,6 @@ pub const UDP: u8 = 17;
 pub const SCTP: u8 = 132;
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
-pub const IPV4: u16 = 0x0800;
-pub const IPV6: u16 = 0x86dd;
 
 /// The linear part of a packet, which is open to direct packet access.
 pub trait PacketData {
@@ -61,6 +59,9 @@ pub const IPV6_HEADER: usize = size_of::<Ipv6>();
 pub trait Headers: Family {
     const ETHERTYPE: u16;
 
+    /// The version in the first half of the header's first byte.
+    const VERSION: u8;
+
     /// Offset of TTL or hop limit.
     const TTL: usize;
 
@@ -86,7 +87,8 @@ pub trait Headers: Family {
 }
 
 impl Headers for V4 {
-    const ETHERTYPE: u16 = IPV4;
+    const ETHERTYPE: u16 = 0x0800;
+    const VERSION: u8 = 4;
     const TTL: usize = IPV4_TTL;
     const ICMP: u8 = 1;
     const CHECKSUM: Option<usize> = Some(IPV4_CHECKSUM);
@@ -109,7 +111,8 @@ impl Headers for V4 {
 }
 
 impl Headers for V6 {
-    const ETHERTYPE: u16 = IPV6;
+    const ETHERTYPE: u16 = 0x86dd;
+    const VERSION: u8 = 6;
     const TTL: usize = IPV6_HOP_LIMIT;
     const ICMP: u8 = 58;
     const CHECKSUM: Option<usize> = None;
@@ -170,12 +173,4 @@ pub fn read<T: Copy>(packet: &impl PacketData, offset: usize) -> Option<T> {
     }
     // SAFETY: inside the packet, as just checked; unaligned, because headers are.
     Some(unsafe { ptr::read_unaligned(start as *const T) })
-}
-
-/// Offset of the IP header. Devices such as WireGuard's have no link layer: the packet begins with the IP header. On others the
-/// EtherType that the kernel knows is in the Ethernet header.
-#[inline(always)]
-pub fn network_header(packet: &impl PacketData, ethertype: u16) -> Option<usize> {
-    let (in_header, _) = read::<([u8; 2], u8)>(packet, ETHERNET - 2)?;
-    Some(if u16::from_be_bytes(in_header) == ethertype { ETHERNET } else { 0 })
 }

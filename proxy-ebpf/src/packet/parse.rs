@@ -2,7 +2,7 @@
 
 use proxy_ebpf::abi::{Direction, Tuple};
 
-use super::header::{IPV4, IPV6, Ipv4, Ipv6, PacketData, SCTP, TCP, UDP, network_header, read};
+use super::header::{ETHERNET, Ipv4, Ipv6, PacketData, SCTP, TCP, UDP, read};
 use crate::family::{Family, Words, words};
 
 /// The 5-tuple of a packet, and the offsets of its headers.
@@ -112,12 +112,11 @@ impl<A: Copy> Packet<A> {
     }
 }
 
-/// Parses an IPv4 packet. Returns `false` for fragments and for packets that cannot be translated.
+/// Parses an IPv4 packet with an Ethernet header. Returns `false` for fragments and for packets that cannot be translated.
 #[inline(always)]
 pub fn parse_v4(packet: &impl PacketData, into: &mut Packet<u32>) -> bool {
     const FRAGMENT: u16 = 0x3fff;
-    let Some(network) = network_header(packet, IPV4) else { return false };
-    let Some(header) = read::<Ipv4>(packet, network) else { return false };
+    let Some(header) = read::<Ipv4>(packet, ETHERNET) else { return false };
     let length = usize::from(header.version_and_length & 0xf) * 4;
     let is_whole = u16::from_be_bytes(header.fragment) & FRAGMENT == 0;
     if header.version_and_length >> 4 != 4 || length < size_of::<Ipv4>() || !is_whole {
@@ -125,20 +124,19 @@ pub fn parse_v4(packet: &impl PacketData, into: &mut Packet<u32>) -> bool {
     }
     into.source = u32::from_ne_bytes(header.source);
     into.destination = u32::from_ne_bytes(header.destination);
-    parse_transport(packet, into, header.protocol, network, network + length)
+    parse_transport(packet, into, header.protocol, ETHERNET, ETHERNET + length)
 }
 
-/// Parses an IPv6 packet without extension headers.
+/// Parses an IPv6 packet with an Ethernet header and without extension headers.
 #[inline(always)]
 pub fn parse_v6(packet: &impl PacketData, into: &mut Packet<Words>) -> bool {
-    let Some(network) = network_header(packet, IPV6) else { return false };
-    let Some(header) = read::<Ipv6>(packet, network) else { return false };
+    let Some(header) = read::<Ipv6>(packet, ETHERNET) else { return false };
     if header.version[0] >> 4 != 6 {
         return false;
     }
     into.source = words(header.source);
     into.destination = words(header.destination);
-    parse_transport(packet, into, header.next, network, network + size_of::<Ipv6>())
+    parse_transport(packet, into, header.next, ETHERNET, ETHERNET + size_of::<Ipv6>())
 }
 
 #[inline(always)]

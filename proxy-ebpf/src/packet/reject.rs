@@ -15,6 +15,7 @@ use super::{
     header::{ETHERNET, Headers, PacketData, TCP, read},
     hook::ClientLocation,
     parse::Packet,
+    vlan,
 };
 use crate::{
     clock, config,
@@ -99,6 +100,7 @@ pub fn reject<F: Reject>(
         return None;
     }
     swap_mac_addresses(ctx, packet.network())?;
+    vlan::remove_priority_tag(ctx).ok()?;
     // SAFETY: plain numbers; the kernel's own context.
     Some(unsafe {
         let flags = if client == ClientLocation::OnNode { BPF_F_INGRESS } else { 0 };

@@ -14,7 +14,7 @@ use proxy_ebpf::abi::XDP_EXTERNAL;
 use crate::{
     differential::{
         fixture::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, ProgramFixture, network},
-        packet::Packet,
+        packet::{DEVICE, Packet},
     },
     lab::{kernel::netns::Netns, rng::Rng},
 };
@@ -56,9 +56,6 @@ const PROGRAMS: [MeasuredProgram; 3] = [
     MeasuredProgram { name: XDP_EXTERNAL, kind: ProgramType::Xdp, packet: PacketKind::Dialled },
 ];
 
-/// The address of the device that the programs run at. XDP handles only frames for the node's own address.
-const LOOPBACK: [u8; 6] = [0; 6];
-
 pub fn run(parameters: &Parameters, progress: &ProgressBar) -> Result<Report> {
     progress.set_length(parameters.flows.len() as u64 * 2 * PROGRAMS.len() as u64 * 2);
     network_with_neighbours()?.run(|| {
@@ -86,7 +83,7 @@ fn network_with_neighbours() -> Result<Netns> {
     runtime.block_on(async {
         let netlink = netns.netlink()?;
         for backend in [false, true].into_iter().flat_map(objects::backends) {
-            netlink.neighbour("lo", backend, LOOPBACK).await?;
+            netlink.neighbour("lo", backend, DEVICE).await?;
         }
         Ok::<_, anyhow::Error>(())
     })?;
@@ -199,8 +196,6 @@ impl Bench {
     ) -> Result<(Duration, Duration)> {
         if program.packet == PacketKind::Forwarded {
             packet = self.forwarded(&packet)?;
-        } else if program.kind == ProgramType::Xdp {
-            packet = packet.with_destination_mac(LOOPBACK);
         }
         let least = empty.run(packet.bytes())?;
         let (out, took) = self.fixture.run_timed(program.name, &packet)?;

@@ -2,7 +2,7 @@
 //! BPF_PROG_TEST_RUN.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -12,6 +12,7 @@ use aya::{
     Pod,
     maps::{Array, Map, MapData},
 };
+use nix::net::if_::if_nametoindex;
 use proxy::{
     datapath::{self, Busy, Device, DeviceTable, KernelMaps, Pins, Programs, pin_name},
     index::{Change, Index},
@@ -20,7 +21,10 @@ use proxy::{
 };
 use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, MAPS};
 
-use super::packet::Packet;
+use super::{
+    packet::{DEVICE, ETHERNET, Packet},
+    received::{self, Tagged},
+};
 use crate::lab::kernel::{leftovers::unique_name, mounts::PinDir, netns::Netns};
 
 pub const PASS: i32 = -1;
@@ -35,6 +39,20 @@ pub const POD_EGRESS: &str = "tc_pod_egress";
 /// Networks without a route, one per family.
 pub const UNREACHABLE: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
 
+/// A device without link layer, of those that each kernel has.
+pub const TUNNEL: &str = "tunnel";
+
+/// The link layer of the device that a packet arrives at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLayer {
+    Ethernet,
+    /// Ethernet, and a frame with this VLAN tag (TCI).
+    Tagged(u16),
+    /// None: packets begin with the IP header. Runs of programs are limited to sources of which two bytes are the EtherType, see
+    /// `objects::without_link_layer`.
+    None,
+}
+
 /// One set of maps, with the programs on it.
 pub struct ProgramFixture {
     programs: Programs,
@@ -42,6 +60,8 @@ pub struct ProgramFixture {
     networks: UnclaimedNetworks,
     pub index: Index,
     devices: DeviceTable,
+    /// Programs that set a VLAN tag, by the program that they call.
+    tagged: BTreeMap<(&'static str, u16), Tagged>,
     pins: Pins,
     _directory: PinDir,
 }
@@ -63,7 +83,8 @@ impl ProgramFixture {
         let networks = UnclaimedNetworks::adopt(reconciler.maps())?;
         let devices = DeviceTable::open(&pins.maps())?;
         let index = Index::new(Policy::default());
-        Ok(Self { programs, reconciler, networks, index, devices, pins, _directory: directory })
+        let tagged = BTreeMap::new();
+        Ok(Self { programs, reconciler, networks, index, devices, tagged, pins, _directory: directory })
     }
 
     /// Replaces the node and the objects.
@@ -99,7 +120,13 @@ impl ProgramFixture {
     pub fn set_masquerade(&mut self, addresses: &[IpAddr]) -> Result<()> {
         let v4 = addresses.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
         let v6 = addresses.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
-        Ok(self.devices.set(&[lo(v4, v6)], |_| false)?)
+        let mut devices = vec![lo(v4, v6)];
+        // Not in each network.
+        if let Ok(index) = if_nametoindex(TUNNEL) {
+            let (name, has_link_header, router) = (TUNNEL.to_owned(), false, None);
+            devices.push(Device { index, name, has_link_header, router, ..lo(v4, v6) });
+        }
+        Ok(self.devices.set(&devices, |_| false)?)
     }
 
     /// Gives a second device the same addresses.
@@ -131,6 +158,37 @@ impl ProgramFixture {
         Ok(self.programs.run(program, frame)?)
     }
 
+    /// Runs a program on a packet that arrives at a device of this kind. Returns its action and the frame afterwards.
+    pub fn run_at(&mut self, link: LinkLayer, program: &'static str, frame: &[u8]) -> Result<(i32, Vec<u8>)> {
+        match link {
+            LinkLayer::Ethernet => self.run_frame(program, frame),
+            LinkLayer::Tagged(tag) => {
+                let fd = self.programs.fd(program)?;
+                let tagged = match self.tagged.entry((program, tag)) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(vacant) => vacant.insert(Tagged::new(fd, tag)?),
+                };
+                tagged.run(frame)
+            }
+            LinkLayer::None => {
+                let (header, packet) = frame.split_at_checked(ETHERNET).context("too short")?;
+                let device = if_nametoindex(TUNNEL)?;
+                let (action, out) = received::run_at(self.programs.fd(program)?, device, packet)?;
+                Ok((action, [header, &out].concat()))
+            }
+        }
+    }
+
+    /// Runs a program on a frame that stands for several segments with this many bytes of payload each.
+    pub fn run_segments(
+        &mut self,
+        program: &'static str,
+        frame: &[u8],
+        payload: u32,
+    ) -> Result<(i32, Vec<u8>)> {
+        received::run_segments(self.programs.fd(program)?, payload, frame)
+    }
+
     /// As `run`. Returns the packet afterwards and the time by the kernel's clock.
     pub fn run_timed(&mut self, program: &'static str, packet: &Packet) -> Result<(Vec<u8>, Duration)> {
         let ran = self.programs.run_on(program, packet.bytes())?;
@@ -156,7 +214,7 @@ impl ProgramFixture {
 
 fn lo(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Device {
     let (index, name, role) = (1, "lo".to_owned(), DeviceRole::External);
-    Device { index, name, role, has_link_header: true, router: None, v4, v6 }
+    Device { index, name, role, has_link_header: true, router: Some(DEVICE), v4, v6 }
 }
 
 /// A network whose only device has the routes to all networks but `UNREACHABLE`.
@@ -166,6 +224,8 @@ pub fn network() -> Result<Netns> {
         let netns = Netns::create().await?;
         netns.forward()?;
         let netlink = netns.netlink()?;
+        netlink.mac("lo", DEVICE).await?;
+        netlink.tunnel(TUNNEL).await?;
         for network in ["0.0.0.0/0", "::/0"] {
             netlink.route_through(network.parse()?, "lo").await?;
         }

@@ -25,7 +25,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    fixture::{self, ProgramFixture, network},
+    fixture::{self, LinkLayer, ProgramFixture, network},
     packet::Packet,
     path::{Backend, Client, Expected, FlowPath},
 };
@@ -177,7 +177,8 @@ impl Case {
             None if self.node.ips.contains(&flow.source) || flow.source.is_loopback() => Client::Node,
             Some(_) | None => Client::Outside,
         };
-        let path = FlowPath { packet: Packet::first(&flow, port), client, backend: Backend::Outside };
+        let (packet, link) = (Packet::first(&flow, port), LinkLayer::Ethernet);
+        let path = FlowPath { packet, client, backend: Backend::Outside, link };
         path.check(fixture, &self.expected(&case_flow.expect)?)
     }
 

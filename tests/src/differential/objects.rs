@@ -113,6 +113,16 @@ fn source(rng: &mut Rng, v6: bool) -> IpAddr {
     }
 }
 
+/// A client whose packets, without link layer, have the EtherType of their family where an Ethernet header has it.
+pub fn without_link_layer(rng: &mut Rng, v6: bool) -> IpAddr {
+    let n = 1 + rng.below(250);
+    if v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, n as u16).into()
+    } else {
+        Ipv4Addr::new(8, 0, rng.below(4) as u8, n as u8).into()
+    }
+}
+
 /// Whether a source is a pod of this node.
 pub fn is_here(source: IpAddr) -> bool {
     match source {

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep};
 use proxy::model::{address::Protocol, flow::Flow};
 
-const ETHERNET: usize = 14;
+/// Length of the Ethernet header.
+pub const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const TCP: u8 = 6;
@@ -21,6 +22,9 @@ const PAYLOAD: &[u8] = b"A payload that the programs must not change. It is long
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RESET_ACK: u8 = 0x14;
+
+/// The address of the device that receives the frames.
+pub const DEVICE: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// A frame with valid checksums.
 #[derive(Clone, Debug)]
@@ -395,7 +399,7 @@ fn transport(bytes: &[u8]) -> usize {
 }
 
 fn ip(from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {
-    let frame = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let frame = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DEVICE);
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => frame.ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => frame.ipv6(from.octets(), to.octets(), 64),

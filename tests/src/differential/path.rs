@@ -8,7 +8,8 @@ use proxy::model::flow::{FlowOutcome, FlowVerdict};
 
 use super::{
     fixture::{
-        DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, POD_EGRESS, POD_INGRESS, ProgramFixture, REDIRECT,
+        DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, LinkLayer, PASS, POD_EGRESS, POD_INGRESS, ProgramFixture,
+        REDIRECT,
     },
     packet::{IcmpError, Packet, Rejection},
 };
@@ -53,6 +54,8 @@ pub struct FlowPath {
     pub packet: Packet,
     pub client: Client,
     pub backend: Backend,
+    /// Of the device at which the client's packets arrive.
+    pub link: LinkLayer,
 }
 
 impl Client {
@@ -101,7 +104,7 @@ impl Expected {
 impl FlowPath {
     /// Sends the flow through the programs and compares the result. Returns its backend, if any.
     pub fn check(&self, fixture: &mut ProgramFixture, expected: &Expected) -> Result<Option<SocketAddr>> {
-        let (action, out) = fixture.run(self.client.first_program(), &self.packet)?;
+        let (action, out) = self.arrives(fixture, self.packet.bytes())?;
         match expected.outcome {
             FlowOutcome::None => ensure!(action == PASS && out == self.packet.bytes(), "changed: {action}"),
             FlowOutcome::Drop => ensure!(action == DROP, "not dropped: {action}"),
@@ -109,6 +112,11 @@ impl FlowPath {
             FlowOutcome::Dnat => return self.check_translated(fixture, expected, action, &out).map(Some),
         }
         Ok(None)
+    }
+
+    /// Runs the program at the client's device on a packet of the client.
+    fn arrives(&self, fixture: &mut ProgramFixture, frame: &[u8]) -> Result<(i32, Vec<u8>)> {
+        fixture.run_at(self.link, self.client.first_program(), frame)
     }
 
     /// Checks the original direction, the reply direction and the next packet.
@@ -218,16 +226,15 @@ impl FlowPath {
     /// The fragments of a datagram take the path of the flow, in any order of arrival.
     fn check_fragments(&self, fixture: &mut ProgramFixture, left: &Packet) -> Result<()> {
         let Some(fragments) = self.packet.fragments(self.packet.from.port()) else { return Ok(()) };
-        let first_program = self.client.first_program();
         // The node sends fragments in order.
         let is_early = self.client != Client::Node && self.packet.from.port().is_multiple_of(3);
         if is_early {
-            let (action, _) = fixture.run_frame(first_program, &fragments[1])?;
+            let (action, _) = self.arrives(fixture, &fragments[1])?;
             ensure!(action == DROP, "an early fragment is not queued: {action}");
         }
         let mut came = Vec::new();
         for fragment in &fragments {
-            let (action, forwarded) = fixture.run_frame(first_program, fragment)?;
+            let (action, forwarded) = self.arrives(fixture, fragment)?;
             ensure!(action == self.client.forward_action(), "a fragment is not forwarded: {action}");
             let (action, out) = fixture.run_frame(self.backend.egress(), &forwarded)?;
             ensure!(action == PASS, "a fragment is dropped at the egress: {action}");
@@ -239,7 +246,7 @@ impl FlowPath {
     }
 
     fn check_next(&self, fixture: &mut ProgramFixture, forwarded: &Packet) -> Result<()> {
-        let (action, out) = fixture.run(self.client.first_program(), &self.packet.next())?;
+        let (action, out) = self.arrives(fixture, self.packet.next().bytes())?;
         let is_passed_on = action == self.client.forward_action();
         ensure!(
             is_passed_on && Packet::parse(&out)?.to == forwarded.to,

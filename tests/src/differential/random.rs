@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use proxy::model::flow::Flow;
 
 use super::{
     exhaustion::{self, ExhaustedNodes, PROVOKED},
-    fixture::{self, ProgramFixture, network},
+    fixture::{self, EXTERNAL_INGRESS, LinkLayer, PASS, ProgramFixture, network},
     objects::{self, CASES, FLOWS, RandomObjects, client_port},
     packet::Packet,
     path::{Backend, Client, Expected, FlowPath},
@@ -85,17 +85,45 @@ fn check(
     rng: &mut Rng,
     case: u64,
 ) -> Result<VerdictRow> {
-    let flow = objects.flow(rng);
+    let mut flow = objects.flow(rng);
+    let client = client(&flow, rng);
+    let link = link(client, rng);
+    if link == LinkLayer::None {
+        flow.source = objects::without_link_layer(rng, flow.source.is_ipv6());
+    }
     let verdict = fixture.index.explain(&flow);
-    let path = FlowPath {
-        packet: Packet::first(&flow, client_port(case)),
-        client: client(&flow, rng),
-        backend: if rng.coin() { Backend::Outside } else { Backend::Pod },
-    };
+    let packet = Packet::first(&flow, client_port(case));
+    if client == Client::Outside {
+        is_ignored(fixture, &packet, rng).with_context(|| format!("{flow:?}"))?;
+    }
+    let backend = if rng.coin() { Backend::Outside } else { Backend::Pod };
+    let path = FlowPath { packet, client, backend, link };
     path.check(fixture, &Expected::of(&verdict, objects::NODE)).with_context(|| {
-        format!("{flow:?} from {:?} to {:?}: {}", path.client, path.backend, verdict.reason)
+        format!("{flow:?} from {:?} ({link:?}) to {:?}: {}", path.client, path.backend, verdict.reason)
     })?;
     Ok(VerdictRow::of(&flow, &verdict))
+}
+
+/// Most devices have an Ethernet header and frames without a tag.
+fn link(client: Client, rng: &mut Rng) -> LinkLayer {
+    match rng.below(8) {
+        // A priority, in VLAN 0.
+        0 if client != Client::Node => LinkLayer::Tagged((rng.below(8) as u16) << 13),
+        1 if client == Client::Outside => LinkLayer::None,
+        _ => LinkLayer::Ethernet,
+    }
+}
+
+/// A frame to another machine, and one of a VLAN, are passed on unchanged.
+fn is_ignored(fixture: &mut ProgramFixture, packet: &Packet, rng: &mut Rng) -> Result<()> {
+    let (link, frame) = match rng.below(8) {
+        0 => (LinkLayer::Ethernet, packet.clone().with_destination_mac([2, 0, 0, 0, 0, 7])),
+        1 => (LinkLayer::Tagged(7), packet.clone()),
+        _ => return Ok(()),
+    };
+    let (action, out) = fixture.run_at(link, EXTERNAL_INGRESS, frame.bytes())?;
+    ensure!(action == PASS && out == frame.bytes(), "{link:?}: {action}, or changed");
+    Ok(())
 }
 
 /// Packets of pods and of the node also arrive from outside: without masquerading, and in hairpins of routers.

@@ -9,7 +9,7 @@ use nix::net::if_::if_nametoindex;
 use super::{
     fixture::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, ProgramFixture},
     objects::{self, CASES, FLOWS, RandomObjects, client_port},
-    packet::{Packet, write_header_checksum},
+    packet::{DEVICE, Packet, write_header_checksum},
 };
 use crate::lab::{
     kernel::netns::{Mac, Netns},
@@ -20,8 +20,10 @@ const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
 /// The link-layer addresses of received and forwarded frames.
-const NODE: Mac = [2, 0, 0, 0, 0, 2];
+const NODE: Mac = DEVICE;
 const ROUTER: Mac = [2, 0, 0, 0, 0, 9];
+/// A machine on the same link.
+const OTHER: Mac = [2, 0, 0, 0, 0, 7];
 const UPLINK: &str = "uplink";
 /// The longest frame that XDP forwards.
 const LONGEST: usize = 1500 + 14;
@@ -80,6 +82,7 @@ fn network() -> Result<(Netns, Netns)> {
         let (netlink, beyond) = (netns.netlink()?, router.netlink()?);
         netlink.veth(UPLINK, "downlink", &beyond).await?;
         netlink.mac(UPLINK, NODE).await?;
+        netlink.mac("lo", NODE).await?;
         for (everything, gateway) in [("0.0.0.0/0", "172.18.0.1"), ("::/0", "fd00:172:18::1")] {
             let gateway: IpAddr = gateway.parse()?;
             netlink.neighbour(UPLINK, gateway, ROUTER).await?;
@@ -133,6 +136,8 @@ impl Uplink {
     fn check(&mut self, rng: &mut Rng, case: u64, tally: &mut Tally) -> Result<()> {
         let flow = self.objects.flow(rng);
         let packet = Packet::first(&flow, client_port(case % FLOWS));
+        self.for_other_machine(&packet)
+            .with_context(|| format!("{flow:?}, in a frame to another machine"))?;
         let forwarded = self.both(&packet, rng).with_context(|| format!("{flow:?}"))?;
         let result = match &forwarded {
             (Forwarded::As(_), true) => XdpResult::Transmitted,
@@ -216,6 +221,16 @@ impl Uplink {
         let xdp = self.fixture.run_xdp(frame, self.device)?;
         ensure!(self.fixture.refusals()? == before, "XDP counts a drop");
         Ok(xdp)
+    }
+
+    /// A promiscuous device receives frames to other machines: they create no flow.
+    fn for_other_machine(&mut self, packet: &Packet) -> Result<()> {
+        let frame = packet.clone().with_destination_mac(OTHER);
+        let (action, out) = self.xdp(frame.bytes())?;
+        ensure!(action == XDP_PASS && out == frame.bytes(), "the action is {action}");
+        let created = self.fixture.translated()? - self.counted;
+        ensure!(created == self.created, "{created} flows, expected {}", self.created);
+        Ok(())
     }
 
     /// Packets with known addresses and ports that XDP must pass.

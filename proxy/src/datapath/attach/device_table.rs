@@ -54,7 +54,7 @@ fn entry(device: &Device, flags: DeviceFlags) -> abi::Device {
     abi::Device {
         masquerade_v4: device.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
         masquerade_v6: device.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
-        flags,
+        flags: flags.with(DeviceFlags::NO_LINK_LAYER, !device.has_link_header),
         router: device.router.unwrap_or_default(),
         zero: [0; 2],
     }

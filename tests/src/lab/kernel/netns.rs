@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -196,6 +197,17 @@ impl Netlink<'_> {
         self.up(name).await
     }
 
+    /// A device without link layer.
+    pub async fn tunnel(&self, name: &str) -> Result<()> {
+        let created = self.netns.run(|| {
+            let command = ["tuntap", "add", "dev", name, "mode", "tun"];
+            let output = Command::new("ip").args(command).output().context("cannot run ip")?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        });
+        created.with_context(|| format!("cannot create the device {name}"))
+    }
+
     /// Adds the underlay address of a link-layer address.
     pub async fn forwarding_entry(&self, tunnel: &str, mac: Mac, to: IpAddr) -> Result<()> {
         let request = self.handle.neighbours().add_bridge(self.index(tunnel)?, &mac).destination(to);
@@ -257,6 +269,17 @@ impl Netlink<'_> {
             .output_interface(self.index(device)?)
             .scope(RouteScope::Link);
         self.handle.route().add(route.build()).execute().await.with_context(what)
+    }
+
+    /// Replaces the route to a network by one that is on the link of a device.
+    pub async fn replace_route_through(&self, to: IpNetwork, device: &str) -> Result<()> {
+        let what = || format!("cannot replace the route to {to} by one through {device}");
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.network(), to.prefix())
+            .with_context(what)?
+            .output_interface(self.index(device)?)
+            .scope(RouteScope::Link);
+        self.handle.route().add(route.build()).replace().execute().await.with_context(what)
     }
 
     /// A route via a gateway that is assumed to be on the link of a device (onlink).
