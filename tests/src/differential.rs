@@ -24,5 +24,5 @@ pub use exhaustion::PROVOKED;
 pub use kube_proxy_cases::kube_proxy_cases;
 pub use packet::Packet;
 pub use random::{Tally, run};
-pub use tracked::segments_above_the_mtu;
+pub use tracked::{flows_of_removed_backends, segments_above_the_mtu};
 pub use verdict_row::VerdictRow;

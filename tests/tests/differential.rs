@@ -1,7 +1,7 @@
 //! The programs at devices against the model, for random objects and packets, and against recorded cases of kube-proxy.
 
 use tests::{
-    differential::{corrupted, kube_proxy_cases, run, segments_above_the_mtu},
+    differential::{corrupted, flows_of_removed_backends, kube_proxy_cases, run, segments_above_the_mtu},
     rng::Rng,
 };
 
@@ -30,6 +30,11 @@ fn programs_do_what_kube_proxy_does() {
 #[test]
 fn segments_above_the_mtu_of_their_route_take_the_stack() {
     segments_above_the_mtu().unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+#[test]
+fn udp_flows_of_removed_backends_end_or_move() {
+    flows_of_removed_backends().unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[test]

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tests::{
     Cluster,
+    eventually::eventually,
+    pod_network::PodNetwork,
     traffic::{Family, How},
+    udp::Udp,
 };
 
 fn mapped(to: SocketAddr) -> SocketAddr {
@@ -275,4 +278,67 @@ async fn an_unconnected_socket_follows_an_address_to_another_service() {
     })
     .await;
     drop((old, new, claimant));
+}
+
+async fn is_answered_by(socket: &Udp<'_>, name: &str) -> Result<()> {
+    socket.send("who").await?;
+    let (_, text) = socket.receive().await?;
+    ensure!(text.split(' ').next() == Some(name), "{text}");
+    Ok(())
+}
+
+async fn is_refused(socket: &Udp<'_>) -> Result<()> {
+    // An earlier datagram may be refused here already.
+    let error = match socket.send("?").await.err() {
+        Some(error) => error,
+        None => socket.receive().await.err().context("it is answered")?,
+    };
+    ensure!(error.to_string().contains("ECONNREFUSED"), "{error}");
+    Ok(())
+}
+
+/// A removed backend still serves at its address, as another pod may later. Sockets that are connected to it through the
+/// frontend are refused once there is no other backend, return with the next one, and do not outlive the Service.
+#[tokio::test]
+async fn connected_sockets_end_with_the_endpoints_and_return_with_the_next() {
+    let cluster = Cluster::start("udp-ends").nodes(2).pod_network(PodNetwork::Routed).await;
+    cluster.pod("a").on(0).start().await;
+    cluster.pod("b").on(1).start().await;
+    let dns = cluster.service("dns").udp(53).backends(["a", "b"]).await;
+    dns.list_only(|pod| pod == "a");
+    let pods = [
+        cluster.pod("near").on(0).start().await,
+        cluster.pod("far").on(1).start().await,
+        cluster.pod("host-near").on_host(0).start().await,
+        cluster.pod("host-far").on_host(1).start().await,
+        cluster.pod("boxed").sandboxed_on(0).start().await,
+    ];
+    let mut sockets = Vec::new();
+    for pod in &pods {
+        for (family, to) in [Family::V4, Family::V6].into_iter().zip(dns.vips()) {
+            let socket = pod.udp(family).await.expect("it opens");
+            let what = format!("{} at {to}", pod.name);
+            eventually(&format!("a answers {what}"), async || {
+                socket.connect(to).await?;
+                is_answered_by(&socket, "a").await
+            })
+            .await;
+            sockets.push((what, socket));
+        }
+    }
+    dns.list_only(|_| false);
+    for (what, socket) in &sockets {
+        eventually(&format!("{what} is refused"), async || is_refused(socket).await).await;
+        is_refused(socket).await.unwrap_or_else(|error| panic!("{what} is refused no longer: {error:#}"));
+    }
+    dns.list_only(|pod| pod == "b");
+    for (what, socket) in &sockets {
+        eventually(&format!("b answers {what}"), async || is_answered_by(socket, "b").await).await;
+    }
+    dns.delete();
+    // Without the Service, the network itself refuses packets to its address.
+    for (what, socket) in sockets.iter().filter(|(what, _)| !what.starts_with("boxed")) {
+        eventually(&format!("{what} is refused"), async || is_refused(socket).await).await;
+        is_refused(socket).await.unwrap_or_else(|error| panic!("{what} is refused no longer: {error:#}"));
+    }
 }

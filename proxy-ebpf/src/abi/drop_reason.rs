@@ -42,5 +42,7 @@ counters! {
         FragmentNotHeld = "fragment_not_held", false;
         /// Each source port that was tried after DNAT is in use between the client and the backend.
         NoTranslatedPort = "no_translated_port", false;
+        /// A connected UDP socket still sends to a backend that was removed, and the frontend it dialled is gone, too.
+        FrontendRemoved = "frontend_removed", true;
     }
 }

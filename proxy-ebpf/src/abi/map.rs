@@ -156,7 +156,7 @@ pub const MAPS: [MapSpec; 32] = [
     spec::<u32, BackendV6>(BACKENDS_V6, MapKind::MmapArray, MAX_BACKENDS),
     spec::<u32, ServiceName>(SERVICES, MapKind::UserHash, MAX_SERVICES),
     spec::<u32, ServiceStats>(SERVICE_STATS, MapKind::PerCpuArray, MAX_SERVICES),
-    spec_of_layout::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32, 4),
+    spec_of_layout::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32, 5),
     spec::<u32, u64>(XDP_OUTCOMES, MapKind::PerCpuArray, XdpOutcome::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
     spec::<u32, UnconnectedPairs>(UNCONNECTED_SOCKETS, MapKind::SocketStorage, 0),

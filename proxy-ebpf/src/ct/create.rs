@@ -57,6 +57,10 @@ pub fn choose<F: Flows>(scratch: &mut Scratch<F>) -> Next {
             Next::CREATE
         }
         Decision::Refuse(reason, service) => Next::refuse(reason, service),
+        // Passed on, the packet would go to the removed backend's address, which may be another pod's by now.
+        Decision::NotOurs if scratch.client.is_resteered != 0 => {
+            Next::refuse(DropReason::FrontendRemoved, None)
+        }
         Decision::NotOurs => match unclaimed(scratch) {
             Some(reason) => Next::refuse(reason, None),
             None => not_service_traffic(scratch),

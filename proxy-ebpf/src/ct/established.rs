@@ -21,7 +21,9 @@ pub fn look_up<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F>, hook: Hook) 
     match lookup::<F>(&scratch.packet.tuple::<F>(hook.direction())) {
         Lookup::Found(flow) => established(scratch, &flow, hook),
         Lookup::Dying => Next::flow_ending(),
-        Lookup::NotFound if is_forwarded(ctx, hook) || !may_create(&scratch.packet) => Next::PASS,
+        Lookup::NotFound if is_forwarded(ctx, &scratch.packet, hook) || !may_create(&scratch.packet) => {
+            Next::PASS
+        }
         Lookup::NotFound => Next::decide(Next::NO_FLOW),
     }
 }
@@ -43,12 +45,13 @@ fn established<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: 
     }
 }
 
-/// Whether a packet at egress was forwarded: only the node's own packets create flows there, and none at pod devices.
+/// Whether a packet at egress creates no flow: it was forwarded, or the node itself sends it to a pod. Only datagrams to a pod may
+/// be of a socket whose backend was removed, on this node.
 #[inline(always)]
-fn is_forwarded(ctx: &TcContext, hook: Hook) -> bool {
+fn is_forwarded<A>(ctx: &TcContext, packet: &Packet<A>, hook: Hook) -> bool {
     // SAFETY: the kernel's own context. A packet without ingress interface is the node's own.
     let is_from_node = unsafe { (*ctx.skb.skb).ingress_ifindex == 0 };
-    hook.is_egress() && (hook.is_pod() || !is_from_node)
+    hook.is_egress() && (!is_from_node || (hook.is_pod() && packet.protocol != UDP))
 }
 
 /// Whether a packet may create a flow. Packets from the middle of a TCP connection are of an untracked one, and ICMP errors of
@@ -77,7 +80,7 @@ fn delete_and_decide<F: Flows>(flow: &TrackedFlow<F>) -> Next {
     if flow.delete() { Next::decide(Next::NO_FLOW) } else { Next::flow_ending() }
 }
 
-/// Whether a UDP flow needs another backend, as its own was removed. Checked once per tick.
+/// Whether a UDP flow needs another backend, as its own was removed. Checked once per tick, by a packet of either direction.
 #[inline(always)]
 pub fn needs_backend<F: Flows>(flow: &TrackedFlow<F>, packet: &Packet<F::Address>) -> bool {
     packet.protocol == UDP
@@ -118,6 +121,15 @@ pub fn original_in<F: Flows>(scratch: &mut Scratch<F>, slot: u32, hook: Hook) ->
     match flow_in::<F>(slot) {
         Some(flow) if is_flow_of(&flow, &scratch.packet) => original(scratch, &flow, hook),
         Some(_) | None => Next::flow_ending(),
+    }
+}
+
+/// Deletes the flow of a packet in a slot, unless it was deleted already.
+#[inline(always)]
+pub fn end<F: Flows>(scratch: &Scratch<F>, slot: u32) -> Next {
+    match flow_in::<F>(slot) {
+        Some(flow) if is_flow_of(&flow, &scratch.packet) && !flow.delete() => Next::flow_ending(),
+        Some(_) | None => Next::PASS,
     }
 }
 
@@ -205,7 +217,8 @@ fn reply<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>) -> Next {
     refreshed(scratch, flow, FlowDirection::Reply, next)
 }
 
-/// `next`, if the record was this flow's during all reads. ICMP errors do not refresh a flow.
+/// `next`, if the record was this flow's during all reads. ICMP errors do not refresh a flow, nor do replies of a removed backend:
+/// its client's next packet would not look for another one in the same tick.
 #[inline(always)]
 fn refreshed<F: Flows>(
     scratch: &Scratch<F>,
@@ -213,7 +226,8 @@ fn refreshed<F: Flows>(
     direction: FlowDirection,
     next: Next,
 ) -> Next {
-    let is_alive = if scratch.packet.is_icmp_error() {
+    let is_of_removed_backend = direction == FlowDirection::Reply && needs_backend(flow, &scratch.packet);
+    let is_alive = if scratch.packet.is_icmp_error() || is_of_removed_backend {
         flow.is_current()
     } else {
         flow.refresh(direction, scratch.packet.flags, clock::ticks())

@@ -89,6 +89,10 @@ fn send<F: Flows + FrameHeader + Routes>(
     let hop = next_hop::<F>(ctx, packet, to, ingress_device(ctx), tick)?;
     let is_redirected = leaves_by_other_device(ctx, &hop)?;
     let translation = translation(ctx, packet, flow, hop.device)?;
+    if needs_backend(flow, packet) {
+        // A reply of a removed backend: see `established::refreshed`.
+        return Err(XdpOutcome::FlowChanging);
+    }
     if !flow.is_current() || !flow.refresh(direction, packet.flags, tick) {
         return Err(XdpOutcome::FlowChanging);
     }

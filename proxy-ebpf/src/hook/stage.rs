@@ -206,6 +206,12 @@ stage!(
 );
 
 stage!(
+    /// Deletes the flow of a packet in a slot. Returns a `Next`: pass or refuse.
+    end_flow, end_flow_v4, end_flow_v6, (slot: u32) -> u64,
+    |scratch, F| established::end::<F>(scratch, slot).0, else Next::PASS.0
+);
+
+stage!(
     /// The masquerade of a packet by the flow in a slot. Returns a `Next`.
     masquerade, masquerade_v4, masquerade_v6, (skb: *mut __sk_buff, slot: u32) -> u64,
     |scratch, F| snat::snat::<F>(&TcContext::new(skb), scratch, slot).0, else Next::PASS.0

@@ -91,8 +91,9 @@ fn decide<F: Family>(ctx: &TcContext, hook: Hook, slot: u32) -> Next {
         let created = Next(stage::create::<F>(slot));
         if created.is_flow() { Next(stage::original::<F>(created.value(), hook.0)) } else { created }
     } else if slot != Next::NO_FLOW {
-        // No other backend either: the flow keeps its own (rule L5).
-        Next(stage::original::<F>(slot, hook.0))
+        // No other backend either: the flow ends, as since kube-proxy 1.37 (rule L5). Its address may be another pod's by now.
+        let ended = Next(stage::end_flow::<F>(slot));
+        if ended.is_refuse() { ended } else { next }
     } else {
         next
     }

@@ -37,7 +37,7 @@ use super::{
 };
 
 /// The reasons that occur among random flows or here. The others do not occur in program runs:
-/// `NeedsSourceAddress` belongs to the socket plane, and `RewriteFailed` is the kernel's error for a packet that
+/// `NeedsSourceAddress` belongs to the socket plane, `FrontendRemoved` to packets with their sockets, and `RewriteFailed` is the kernel's error for a packet that
 /// it should not have accepted.
 pub const PROVOKED: [DropReason; 16] = [
     DropReason::NoEndpoint,

@@ -1,20 +1,21 @@
-//! Packets of tracked flows: segments above the MTU of their route.
+//! Packets of tracked flows: segments above the MTU of their route, and UDP flows whose backend was removed.
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use aya::Pod;
 use proxy::{
     index::Change,
     k8s::object::Object,
     model::{address::Protocol, flow::Flow},
 };
-use proxy_ebpf::abi::{Config, ConfigFlags};
+use proxy_ebpf::abi::{Config, ConfigFlags, Flow as Record, FlowState, flow_state::ticks, map};
 use serde_json::json;
 
 use super::{
-    fixture::{self, EXTERNAL_INGRESS, PASS, ProgramFixture, REDIRECT, network},
+    fixture::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, ProgramFixture, REDIRECT, network},
     objects,
-    packet::{DEVICE, Packet},
+    packet::{DEVICE, Packet, Rejection},
 };
 use crate::lab::kernel::netns::Netns;
 
@@ -25,6 +26,7 @@ const ENDPOINTS: [[&str; 2]; 2] = [["10.9.0.1", "fd00:9::1"], ["10.9.0.2", "fd00
 /// The networks of the endpoints.
 const BEHIND: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
 const PORT: u16 = 80;
+const FLOWS: u32 = 64;
 
 /// The device towards the endpoints, whose MTU is below that of the others.
 const NARROW: &str = "narrow";
@@ -51,6 +53,73 @@ pub fn segments_above_the_mtu() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// A UDP flow ends with its last endpoint or its Service, and goes to the next endpoint.
+pub fn flows_of_removed_backends() -> Result<()> {
+    network()?.run(|| {
+        let mut fixture = ProgramFixture::new(None, Config { flows: FLOWS, ..fixture::CONFIG })?;
+        for v6 in [0, 1] {
+            removed_backend(&mut fixture, v6).with_context(|| format!("IPv{}", 4 + 2 * v6))?;
+        }
+        Ok(())
+    })
+}
+
+fn removed_backend(fixture: &mut ProgramFixture, v6: usize) -> Result<()> {
+    let datagram = packet(v6, Protocol::Udp, 2000)?;
+    let [first, second] = ENDPOINTS.map(|endpoint| endpoint[v6].parse::<IpAddr>());
+    let (first, second) = (first?, second?);
+    fixture.load_objects(objects::policy(), service(Some(0))?)?;
+    let forwarded = goes_to(fixture, &datagram, first)?;
+    let left = Packet::parse(&fixture.run(EXTERNAL_EGRESS, &forwarded)?.1)?;
+
+    fixture.load_objects(objects::policy(), service(None)?)?;
+    wait_a_tick(fixture)?;
+    // The removed backend still answers, and its answers arrive first in each tick.
+    let (action, reply) = fixture.run(EXTERNAL_INGRESS, &left.reply())?;
+    ensure!(action == PASS, "its reply is dropped: {action}");
+    let (action, reply) = fixture.run_frame(EXTERNAL_EGRESS, &reply)?;
+    ensure!(action == PASS && Packet::parse(&reply)?.from == datagram.to, "its reply is not translated");
+    let (action, out) = fixture.run(EXTERNAL_INGRESS, &datagram)?;
+    ensure!(action == REDIRECT, "without endpoints: {action}");
+    ensure!(matches!(Rejection::parse(&out)?, Rejection::PortUnreachable { .. }), "no port unreachable");
+
+    fixture.load_objects(objects::policy(), service(Some(1))?)?;
+    goes_to(fixture, &datagram, second)?;
+
+    fixture.load_objects(objects::policy(), [])?;
+    wait_a_tick(fixture)?;
+    let (action, out) = fixture.run(EXTERNAL_INGRESS, &datagram)?;
+    ensure!(action == PASS && out == datagram.bytes(), "without the Service: {action}");
+    Ok(())
+}
+
+fn goes_to(fixture: &mut ProgramFixture, datagram: &Packet, endpoint: IpAddr) -> Result<Packet> {
+    let (action, out) = fixture.run(EXTERNAL_INGRESS, datagram)?;
+    let forwarded = Packet::parse(&out)?;
+    ensure!(action == PASS && forwarded.to.ip() == endpoint, "{action}, to {}", forwarded.to);
+    Ok(forwarded)
+}
+
+/// Moves the last packet of each flow into the past.
+fn wait_a_tick(fixture: &ProgramFixture) -> Result<()> {
+    age::<[u8; 4]>(fixture, map::FLOWS_V4)?;
+    age::<[u8; 16]>(fixture, map::FLOWS_V6)
+}
+
+fn age<A>(fixture: &ProgramFixture, table: &str) -> Result<()>
+where
+    Record<A>: Pod,
+{
+    let mut records = fixture.array::<Record<A>>(table)?;
+    for slot in 0..FLOWS {
+        let mut record = records.get(&slot, 0)?;
+        let state = record.state;
+        record.state = FlowState::new(state.tag(), state.bits(), state.last_seen().saturating_sub(ticks(1)));
+        records.set(slot, record, 0)?;
+    }
+    Ok(())
 }
 
 fn packet(v6: usize, protocol: Protocol, port: u16) -> Result<Packet> {

@@ -108,6 +108,9 @@ pub const fn describe(reason: DropReason) -> (Origin, &'static str) {
             (Kernel, "a fragment could not be held until the first of its datagram")
         }
         DropReason::NoTranslatedPort => (Kernel, "every source port tried is in use to this backend"),
+        DropReason::FrontendRemoved => {
+            (Kernel, "the backend of a connected UDP socket is gone, and so is the frontend that it dialled")
+        }
     }
 }
 
