@@ -3,6 +3,7 @@
 //! Rooms, each importing only those above it:
 //!
 //! - `address`: parsing of addresses
+//! - `admitted`: the clients that are answered
 //! - `config`: values of the configuration
 //! - `corefile`: syntax of the Corefile
 //! - `cluster`: names of the cluster, from objects to answers
@@ -16,6 +17,7 @@
 mod named_enum;
 
 pub mod address;
+pub mod admitted;
 pub mod cluster;
 pub mod config;
 pub mod corefile;

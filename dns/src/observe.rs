@@ -2,8 +2,8 @@
 
 pub mod alarms;
 pub mod clients;
+pub mod faults;
 pub mod health;
 pub mod heartbeat;
 pub mod http;
 pub mod metrics;
-pub mod unbound;

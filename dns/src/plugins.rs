@@ -49,7 +49,7 @@ use std::net::SocketAddr;
 
 pub use config::Config;
 pub(crate) use directive::{IneffectiveOption, LocalPlugin, PluginContext};
-pub use read::{ineffective_options, read};
+pub use read::{ineffective_options, read, read_source};
 
 use crate::{
     config::{BindAddress, Cache, Forward, Kubernetes, Listen, Zones},

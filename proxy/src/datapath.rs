@@ -15,12 +15,12 @@ pub use attach::{
     AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError, NameServerError,
     ProgramRun, Programs, SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode, XdpAttachment,
     XdpError, XdpHooks, XdpPass, attach, detach, detach_devices, detach_xdp, forward_logs, load, load_object,
-    object, programs_at, repair, select_devices, start_sweeper,
+    local_pod_networks, object, primary_addresses, programs_at, repair, select_devices, start_sweeper,
 };
 pub use kernel::{
-    EnvironmentError, Jiffies, NetlinkError, Network, cgroup_root, grace_period, ipsec_policies,
-    local_addresses, netns_cookie, now, refresh_neighbours, require_capabilities, require_cgroup,
-    watch_network,
+    EnvironmentError, Jiffies, NetlinkError, Network, Routes, cgroup_root, grace_period, ipsec_policies,
+    local_addresses, netns_cookie, now, read_notification, refresh_neighbours, require_capabilities,
+    require_cgroup, watch_network, watch_routes,
 };
 pub use maps::{
     Flows, InspectError, KernelMaps, OpenError, PinnedMap, TrackedFlow, inspect, inspect_flows, pinned_map,

@@ -159,6 +159,22 @@ impl Index {
         self.joined.services()
     }
 
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Sets the addresses at which the node's name server can be reached now. Returns the frontends that lead there.
+    pub fn set_name_server_addresses(&mut self, addresses: Vec<SocketAddr>) -> BTreeSet<FrontendKey> {
+        let Some(server) = &mut self.policy.name_server else { return BTreeSet::new() };
+        if server.listens.as_ref() == Some(&addresses) {
+            return BTreeSet::new();
+        }
+        server.listens = Some(addresses);
+        let service = server.service.clone();
+        let service = self.joined.service(&service).filter(|service| service.is_served());
+        service.into_iter().flat_map(|service| frontends(service)).map(|(key, ..)| key).collect()
+    }
+
     /// The Service to which a slice contributes.
     pub fn slice_owner(&self, key: &SliceKey) -> Option<&ServiceKey> {
         self.joined.slice(key).map(|slice| &slice.service)

@@ -9,7 +9,7 @@ pub mod error;
 mod host;
 pub mod index;
 pub mod k8s;
-mod kube_proxy_config;
+pub mod kube_proxy_config;
 mod kube_proxy_state;
 pub mod manifests;
 mod memory;

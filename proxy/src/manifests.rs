@@ -33,6 +33,14 @@ pub fn load(path: &Path) -> Result<Manifests, ManifestError> {
     Ok(manifests)
 }
 
+/// Reads the documents of a text. `file` is its name in messages.
+pub fn parse(file: &str, text: &str) -> Manifests {
+    let mut manifests = Manifests::default();
+    manifests.read_documents(file, text);
+    manifests.drop_duplicates();
+    manifests
+}
+
 fn read_directory(path: &Path) -> io::Result<Manifests> {
     let files = files(path)?;
     let mut manifests = Manifests::default();

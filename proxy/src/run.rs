@@ -36,6 +36,7 @@ mod attachment;
 mod config_file;
 mod devices;
 mod kube_proxy_leftovers;
+mod local_networks;
 mod name_server;
 mod pod_cidrs;
 mod ready;
@@ -47,6 +48,7 @@ mod xdp;
 use agent::Agent;
 use attachment::Attachment;
 use devices::Devices;
+use local_networks::LocalNetworks;
 use name_server::NameServer;
 pub use name_server::run as name_server;
 use ready::notify_ready;
@@ -94,6 +96,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut source = Source::new(objects, reader).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::watch_network().await?;
+    let routes = datapath::watch_routes().await?;
 
     let waiting = (takeover && dns.is_some()).then(|| SuccessorHeartbeat::start(&bpffs));
     let pins = tokio::select! {
@@ -105,7 +108,9 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
     memory::release_startup_pages(datapath::object());
-    let name_server = dns.map(|dns| start_name_server(dns, &pins, &state, takeover)).transpose()?;
+    let local = LocalNetworks { addresses: addresses.clone(), network: network.clone(), routes };
+    let name_server =
+        dns.map(|dns| start_name_server(dns, &policy, local, &pins, &state, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
     let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry)?;
     tokio::select! {
@@ -147,12 +152,14 @@ fn prepare_node(host: &HostConfig, serves_dns: bool) {
 /// A successor starts to answer later, when its data are as complete as those of the running agent.
 fn start_name_server(
     mut config: DnsConfig,
+    policy: &Policy,
+    local: LocalNetworks,
     pins: &Pins,
     state: &AgentState,
     takeover: bool,
 ) -> Result<NameServer> {
-    config.0.unbound = state.unbound.clone();
-    let mut name_server = NameServer::new(config);
+    config.setup.faults = state.dns_faults.clone();
+    let mut name_server = NameServer::of_agent(config, policy, local);
     name_server.set_heartbeats(Heartbeats::open(&pins.maps())?);
     if !takeover {
         name_server.serve()?;

@@ -24,9 +24,9 @@ use tracing::{info, warn};
 use crate::{
     cluster::snapshot::Published,
     observe::{
+        faults::{self, Faults, Part},
         http,
         metrics::{HealthMetrics, Metrics},
-        unbound::{self, Unbound},
     },
 };
 
@@ -77,7 +77,7 @@ impl Health {
         endpoints: &HttpEndpoints,
         metrics: Arc<Metrics>,
         published: Option<Arc<Published>>,
-        unbound: Unbound,
+        faults: Faults,
     ) -> Self {
         let state = Arc::new(Shared { metrics, published, stopping: AtomicBool::new(false) });
         let mut servers = JoinSet::new();
@@ -92,10 +92,10 @@ impl Health {
                     servers.spawn(async move { http::serve_http(listener, router).await });
                 }
                 Err(error) => {
-                    unbound.insert(endpoint.name(), address, &endpoint.failed(address, error));
-                    let unbound = unbound.clone();
+                    faults.insert(endpoint.at(address), &endpoint.failed(address, error));
+                    let faults = faults.clone();
                     servers.spawn(async move {
-                        let listener = bind_later(address, is_shared, endpoint, &unbound).await;
+                        let listener = bind_later(address, is_shared, endpoint, &faults).await;
                         http::serve_http(listener, router).await
                     });
                 }
@@ -132,6 +132,10 @@ impl HttpEndpoint {
             Self::Ready => "readiness",
             Self::Metrics => "metrics",
         }
+    }
+
+    fn at(self, address: SocketAddr) -> Part {
+        Part::Address(self.name(), address)
     }
 
     fn failed(self, address: SocketAddr, source: io::Error) -> HealthError {
@@ -225,19 +229,19 @@ async fn bind_later(
     address: SocketAddr,
     is_shared: bool,
     endpoint: HttpEndpoint,
-    unbound: &Unbound,
+    faults: &Faults,
 ) -> TcpListener {
-    let mut delay = unbound::FIRST_RETRY;
+    let mut delay = faults::FIRST_RETRY;
     loop {
         sleep(delay).await;
         match bind(address, is_shared) {
             Ok(listener) => {
-                unbound.remove(endpoint.name(), address);
+                faults.remove(endpoint.at(address));
                 return listener;
             }
-            Err(error) => unbound.insert(endpoint.name(), address, &endpoint.failed(address, error)),
+            Err(error) => faults.insert(endpoint.at(address), &endpoint.failed(address, error)),
         }
-        delay = unbound::next_retry(delay);
+        delay = faults::next_retry(delay);
     }
 }
 
@@ -271,8 +275,8 @@ mod tests {
         let endpoints =
             HttpEndpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
         let published = Arc::new(Published::default());
-        let unbound = Unbound::default();
-        let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published)), unbound.clone());
+        let faults = Faults::default();
+        let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published)), faults.clone());
         let [address] = health.addresses() else { panic!("{:?}", health.addresses()) };
         assert_eq!(get(*address, "/health").await, (200, "OK".to_owned()));
         assert_eq!(get(*address, "/ready").await, (503, "kubernetes".to_owned()));
@@ -284,8 +288,8 @@ mod tests {
         assert_eq!(get(*address, "/ready").await, (503, "stopping".to_owned()));
         assert_eq!(get(*address, "/health").await.0, 200, "a stopping server is healthy");
         let taken = HttpEndpoints { health: BTreeSet::from([*address]), ..HttpEndpoints::default() };
-        let _degraded = Health::start(&taken, Arc::default(), None, unbound.clone());
-        let errors = unbound.errors();
+        let _degraded = Health::start(&taken, Arc::default(), None, faults.clone());
+        let errors = faults.errors();
         assert!(errors.len() == 1 && errors[0].contains("--dns-health-bind-address"), "{errors:?}");
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     observe::health::HttpEndpoints,
 };
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     pub servers: Vec<ServerBlock>,
 }

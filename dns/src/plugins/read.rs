@@ -15,7 +15,15 @@ use crate::{
 
 /// Reads a Corefile and the files it imports. `env` returns the value of `{$NAME}`. Errors: the first problem.
 pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, CorefileError> {
-    let Reading { servers, problems, .. } = Reading::of(Source::file(path), env);
+    read_source(Source::file(path), env)
+}
+
+/// As [`read`], also of a text.
+pub fn read_source(
+    source: Source<'_>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, CorefileError> {
+    let Reading { servers, problems, .. } = Reading::of(source, env);
     match problems.into_iter().next() {
         None => Ok(Config { servers }),
         Some(problem) => Err(problem),

@@ -34,6 +34,17 @@ pub enum StartError {
     Interface(String),
     #[error("no server block has a listening address")]
     Nowhere,
+    #[error("this node has no address to listen at, and --dns-listen names none")]
+    NoNodeAddress,
+}
+
+/// Where to listen, apart from the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListenAt<'a> {
+    /// Replaces the addresses of the server blocks, unless empty.
+    pub listen: &'a [SocketAddr],
+    /// Replaces wildcards; `None` binds them.
+    pub node: Option<&'a [IpAddr]>,
 }
 
 /// The addresses that need not be bound at a start.
@@ -60,18 +71,18 @@ pub fn start(
     published: &Arc<Published>,
     context: &ServerContext,
 ) -> Result<Server, StartError> {
+    let listen = ListenAt { listen, node: None };
     let started = start_partially(config, listen, published, context, MayFail::Only(&[]))?;
     Ok(started.server)
 }
 
-/// Starts the servers of `config`. `listen`, unless empty, replaces the addresses of the blocks. Must be called
-/// within a runtime; its threads are the workers.
+/// Starts the servers of `config`. Must be called within a runtime; its threads are the workers.
 ///
 /// All checks that can fail come before the sockets are bound, as far as possible: a running server may share the
 /// addresses, and requests queued on a socket that is closed again are lost.
 pub fn start_partially(
     config: &Config,
-    listen: &[SocketAddr],
+    listen: ListenAt<'_>,
     published: &Arc<Published>,
     context: &ServerContext,
     may_fail: MayFail<'_>,
@@ -93,11 +104,8 @@ pub fn start_partially(
         serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
     }
     let local = interfaces::addresses().map_err(StartError::Addresses)?;
-    let admission = Admission {
-        networks: context.allow.clone(),
-        own: local.into_iter().collect(),
-        published: Arc::clone(published),
-    };
+    let (admitted, own) = (context.admitted.clone(), local.into_iter().collect());
+    let admission = Admission::new(admitted, own, Arc::clone(published));
     let server = Server::start(serving, admission, &context.metrics.losses(), &context.heartbeat);
     Ok(Started { server, unbound })
 }
@@ -176,7 +184,7 @@ fn set(addresses: &[SocketAddr]) -> Arc<OwnAddresses> {
 }
 
 /// The addresses at which `start` would listen, with wildcards expanded to the addresses of this machine.
-pub fn addresses(config: &Config, listen: &[SocketAddr]) -> Result<Vec<SocketAddr>, StartError> {
+pub fn addresses(config: &Config, listen: ListenAt<'_>) -> Result<Vec<SocketAddr>, StartError> {
     reachable_addresses(blocks_by_address(config, listen)?.into_keys())
 }
 
@@ -185,16 +193,28 @@ type BlocksByAddress<'c> = BTreeMap<SocketAddr, Vec<&'c ServerBlock>>;
 
 fn blocks_by_address<'c>(
     config: &'c Config,
-    listen: &[SocketAddr],
+    ListenAt { listen, node }: ListenAt<'_>,
 ) -> Result<BlocksByAddress<'c>, StartError> {
     let mut served = BlocksByAddress::new();
     for block in &config.servers {
-        let mut addresses = if listen.is_empty() { block_addresses(block)? } else { listen.to_vec() };
+        let named = if listen.is_empty() { block_addresses(block)? } else { listen.to_vec() };
+        let mut addresses: Vec<_> = named.into_iter().flat_map(|address| specific(address, node)).collect();
         addresses.sort_unstable();
         addresses.dedup();
         addresses.into_iter().for_each(|address| served.entry(address).or_default().push(block));
     }
-    if served.is_empty() { Err(StartError::Nowhere) } else { Ok(served) }
+    match node {
+        _ if !served.is_empty() => Ok(served),
+        Some(_) if !config.servers.is_empty() => Err(StartError::NoNodeAddress),
+        Some(_) | None => Err(StartError::Nowhere),
+    }
+}
+
+/// A wildcard stands for the addresses of the node, if these are given.
+fn specific(address: SocketAddr, node: Option<&[IpAddr]>) -> Vec<SocketAddr> {
+    let Some(node) = node.filter(|_| address.ip().is_unspecified()) else { return vec![address] };
+    let family = node.iter().filter(|own| own.is_ipv4() == address.is_ipv4());
+    family.map(|own| SocketAddr::new(*own, address.port())).collect()
 }
 
 fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {

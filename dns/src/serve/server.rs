@@ -106,6 +106,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// A server that listens nowhere.
+    pub fn idle() -> Self {
+        Self {
+            addresses: Vec::new(),
+            sockets: Vec::new(),
+            tasks: JoinSet::new(),
+            stop: watch::channel(false).0,
+        }
+    }
+
     /// Must be called within a runtime.
     pub fn start(
         listeners: Vec<(Listener, Handler)>,

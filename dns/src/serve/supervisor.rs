@@ -1,8 +1,7 @@
 //! The supervisor of a server: reloads its Corefile, and serves the endpoints of [`Health`].
 
-use std::{fmt, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
-use ipnetwork::IpNetwork;
 use thiserror::Error;
 use tokio::{
     sync::oneshot,
@@ -12,20 +11,22 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    admitted::Admitted,
     cluster::snapshot::Published,
     config::LastKnownGood,
     corefile::CorefileError,
     observe::{
         clients,
+        faults::{self, Faults, Part, with_causes},
         health::{Health, HttpEndpoints},
         heartbeat::Heartbeat,
         metrics::Metrics,
-        unbound::{self, Unbound, with_causes},
     },
     plugins::{self, Config, IneffectiveOption, reload::Reload},
     resolve::forward::ServerContext,
     serve::{
-        run::{self, MayFail, StartError, Started},
+        node_addresses::NodeAddresses,
+        run::{self, ListenAt, MayFail, StartError, Started},
         server::{ListenError, Listener, Server},
         socket_observer::SocketObserver,
     },
@@ -34,27 +35,29 @@ use crate::{
 /// The parameters of a server.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// Without server blocks, the Corefile could not be read yet: `may_start_later` is set.
     pub config: Config,
     /// The source of the configuration, reloaded when it changes.
     pub corefile: Option<Corefile>,
     /// Replaces the addresses of the server blocks, unless empty.
     pub listen: Vec<SocketAddr>,
-    /// The networks of the clients that are admitted; `None` admits every client.
-    pub allow: Option<Arc<[IpNetwork]>>,
     /// The policy of the blocks with a cache but without `serve_stale`.
     pub last_known_good: LastKnownGood,
+    /// Replaces wildcards among the addresses.
+    pub node_addresses: NodeAddresses,
+    pub admitted: Admitted,
     pub endpoints: HttpEndpoints,
     /// Receives the heartbeats.
     pub heartbeat: Heartbeat,
     /// Receives the sockets of each server.
     pub socket_observer: SocketObserver,
-    /// Receives the addresses that cannot be bound; they are retried.
-    pub unbound: Unbound,
-    /// Whether to start even if no address can be bound.
-    pub starts_unbound: bool,
+    /// Receives what does not work and is retried.
+    pub faults: Faults,
+    /// Whether the supervisor starts even if the server cannot, and retries that.
+    pub may_start_later: bool,
 }
 
-/// The name of the DNS servers among the unbound addresses.
+/// The name of the DNS servers among the addresses that cannot be bound.
 const DNS: &str = "DNS";
 
 #[derive(Clone)]
@@ -82,7 +85,6 @@ pub enum SupervisorError {
 
 #[derive(Debug)]
 pub struct Supervisor {
-    health: Health,
     metrics: Arc<Metrics>,
     addresses: Vec<SocketAddr>,
     stop: oneshot::Sender<()>,
@@ -94,31 +96,30 @@ impl Supervisor {
     pub fn start(setup: Setup, published: Arc<Published>) -> Result<Self, SupervisorError> {
         let context = ServerContext {
             heartbeat: setup.heartbeat.clone(),
-            allow: setup.allow.clone(),
             last_known_good: setup.last_known_good,
+            admitted: setup.admitted.clone(),
             ..ServerContext::default()
         };
-        setup.corefile.iter().for_each(Corefile::log_ineffective);
-        let may_fail = if setup.starts_unbound { MayFail::All } else { MayFail::AllButOne };
-        let Started { server, unbound } =
-            run::start_partially(&setup.config, &setup.listen, &published, &context, may_fail)?;
-        record_unbound(&setup.unbound, &unbound);
-        let answers_for_a_cluster = setup.config.kubernetes().next().is_some();
-        let synced = answers_for_a_cluster.then(|| Arc::clone(&published));
-        let health =
-            Health::start(&setup.endpoints, Arc::clone(&context.metrics), synced, setup.unbound.clone());
         let metrics = Arc::clone(&context.metrics);
         tokio::spawn(clients::rotate(Arc::downgrade(metrics.clients())));
-        let addresses = server.addresses().to_vec();
-        setup.socket_observer.notify(server.sockets());
+        let mut reloader = Reloader {
+            server: Server::idle(),
+            setup,
+            published,
+            context,
+            is_started: false,
+            health: Vec::new(),
+            stopping: JoinSet::new(),
+            rejected: String::new(),
+        };
+        reloader.begin()?;
+        let addresses = reloader.server.addresses().to_vec();
         let (stop, stopped) = oneshot::channel();
-        let reloader =
-            Reloader { setup, published, context, server, stopping: JoinSet::new(), rejected: String::new() };
         let task = tokio::spawn(reloader.run(stopped));
-        Ok(Self { health, metrics, addresses, stop, task })
+        Ok(Self { metrics, addresses, stop, task })
     }
 
-    /// The listening addresses, with the ports that were chosen.
+    /// The listening addresses at the start, with the ports that were chosen.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -130,22 +131,21 @@ impl Supervisor {
     /// Reports not ready, continues to serve for the configured lameduck time, then stops. Returns when all
     /// requests are answered.
     pub async fn stop(self) {
-        self.health.set_stopping();
         // The task ends by itself only in a panic, which is reported already.
         let _ = self.stop.send(());
         let _ = self.task.await;
     }
 }
 
-/// Replaces the unbound addresses of the DNS server.
-fn record_unbound(known: &Unbound, now: &[(SocketAddr, ListenError)]) {
-    for address in known.addresses(DNS) {
+/// Replaces the addresses of the DNS server that cannot be bound.
+fn record_unbound(faults: &Faults, now: &[(SocketAddr, ListenError)]) {
+    for address in faults.addresses(DNS) {
         if now.iter().all(|(unbound, _)| *unbound != address) {
-            known.remove(DNS, address);
+            faults.remove(Part::Address(DNS, address));
         }
     }
     for (address, error) in now {
-        known.insert(DNS, *address, error);
+        faults.insert(Part::Address(DNS, *address), error);
     }
 }
 
@@ -158,12 +158,16 @@ fn lameduck(Setup { config, endpoints, .. }: &Setup) -> Duration {
     healths.map(|health| health.lameduck).max().unwrap_or_default()
 }
 
-/// The task that runs the current server and replaces it when the configuration changes.
+/// The task that runs the current server and replaces it when the configuration or the node's addresses change.
 struct Reloader {
     setup: Setup,
     published: Arc<Published>,
     context: ServerContext,
     server: Server,
+    /// Whether `server` serves the configuration at the present addresses, as far as they can be bound.
+    is_started: bool,
+    /// The endpoints over HTTP.
+    health: Vec<Health>,
     /// Earlier servers with pending requests.
     stopping: JoinSet<()>,
     /// The error of the current file, logged once.
@@ -171,10 +175,24 @@ struct Reloader {
 }
 
 impl Reloader {
+    /// The first start. Fails only if nothing may start later.
+    fn begin(&mut self) -> Result<(), StartError> {
+        self.setup.corefile.iter().for_each(Corefile::log_ineffective);
+        self.serve_http(&self.setup.endpoints.clone());
+        if self.setup.may_start_later {
+            self.start_now();
+            return Ok(());
+        }
+        let started = self.start(&self.setup.config, MayFail::AllButOne)?;
+        self.replace(started);
+        Ok(())
+    }
+
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut reload = pin!(sleep(self.interval()));
-        let mut delay = unbound::FIRST_RETRY;
+        let mut delay = faults::FIRST_RETRY;
         let mut retry = pin!(sleep(delay));
+        let mut node_addresses = self.setup.node_addresses.clone();
         loop {
             tokio::select! {
                 _ = &mut stopped => break,
@@ -182,13 +200,19 @@ impl Reloader {
                     self.reload();
                     reload.set(sleep(self.interval()));
                 }
+                () = node_addresses.changed() => self.follow_addresses(),
                 () = &mut retry => {
-                    delay = if self.retry() { unbound::FIRST_RETRY } else { unbound::next_retry(delay) };
+                    let was_started = self.is_started;
+                    delay = if self.retry() { faults::FIRST_RETRY } else { faults::next_retry(delay) };
                     retry.set(sleep(delay));
+                    if self.is_started != was_started {
+                        reload.set(sleep(self.interval()));
+                    }
                 }
             }
             while self.stopping.try_join_next().is_some() {}
         }
+        self.health.iter().for_each(Health::set_stopping);
         sleep(lameduck(&self.setup)).await;
         self.server.stop().await;
         while self.stopping.join_next().await.is_some() {}
@@ -215,7 +239,7 @@ impl Reloader {
             Ok(config) if config.read_options() != self.setup.config.read_options() => {
                 self.reject(&ReloadError::Objects)
             }
-            Ok(config) => match self.start(&config) {
+            Ok(config) => match self.start(&config, MayFail::Only(&self.setup.faults.addresses(DNS))) {
                 Ok(server) => self.switch(config, server),
                 Err(error) => self.reject(&error.into()),
             },
@@ -234,33 +258,84 @@ impl Reloader {
         self.replace(server);
     }
 
-    /// Starts a server for a configuration, without the addresses that cannot be bound already.
-    fn start(&self, config: &Config) -> Result<Started, StartError> {
-        let unbound = self.setup.unbound.addresses(DNS);
-        let may_fail = MayFail::Only(&unbound);
-        run::start_partially(config, &self.setup.listen, &self.published, &self.context, may_fail)
+    fn start(&self, config: &Config, may_fail: MayFail<'_>) -> Result<Started, StartError> {
+        let node = self.setup.node_addresses.current();
+        let listen = ListenAt { listen: &self.setup.listen, node: node.as_deref() };
+        run::start_partially(config, listen, &self.published, &self.context, may_fail)
     }
 
     /// The new server listens before the old one stops, so no query is lost.
     fn replace(&mut self, Started { server, unbound }: Started) {
-        record_unbound(&self.setup.unbound, &unbound);
-        self.setup.socket_observer.notify(server.sockets());
+        self.is_started = true;
+        self.setup.faults.remove(Part::Server);
+        record_unbound(&self.setup.faults, &unbound);
+        self.setup.socket_observer.notify(server.sockets(), server.addresses());
         let old = std::mem::replace(&mut self.server, server);
         self.stopping.spawn(old.stop());
     }
 
-    /// Tries the unbound addresses again. If one can be bound, replaces the server by one that listens there, too.
-    /// Returns whether all is bound or something has changed.
-    fn retry(&mut self) -> bool {
-        let unbound = self.setup.unbound.addresses(DNS);
-        let can_bind = |address: &SocketAddr| Listener::bind(*address, 1).is_ok();
-        if !unbound.is_empty() && !unbound.iter().any(can_bind) {
+    /// Starts a server at all addresses that can be bound. Returns whether it runs.
+    fn start_now(&mut self) -> bool {
+        if self.setup.config.servers.is_empty() && !self.read_first() {
             return false;
         }
+        match self.start(&self.setup.config, MayFail::All) {
+            Ok(started) => self.replace(started),
+            Err(error) => {
+                self.is_started = false;
+                self.setup.faults.insert(Part::Server, &error);
+            }
+        }
+        self.is_started
+    }
+
+    /// Reads a file that could not be read at the start. Returns whether there is a configuration now.
+    fn read_first(&mut self) -> bool {
+        let Some(file) = &self.setup.corefile else { return false };
+        let read = match plugins::read(&file.path, &file.env) {
+            Ok(config) if config.read_options() != self.setup.config.read_options() => {
+                Err(ReloadError::Objects)
+            }
+            read => read.map_err(ReloadError::from),
+        };
+        match read {
+            Ok(config) => {
+                self.setup.faults.remove(Part::Corefile);
+                file.log_ineffective();
+                let endpoints = missing_endpoints(&self.setup.endpoints, config.http_endpoints());
+                self.setup.config = config;
+                self.serve_http(&endpoints);
+                true
+            }
+            Err(error) => {
+                self.setup.faults.insert(Part::Corefile, &error);
+                false
+            }
+        }
+    }
+
+    fn serve_http(&mut self, endpoints: &HttpEndpoints) {
+        let answers_for_a_cluster = self.setup.config.kubernetes().next().is_some();
+        let synced = answers_for_a_cluster.then(|| Arc::clone(&self.published));
+        let metrics = Arc::clone(&self.context.metrics);
+        self.health.push(Health::start(endpoints, metrics, synced, self.setup.faults.clone()));
+    }
+
+    /// Tries again what failed. If one address can be bound, replaces the server by one that listens there, too.
+    /// Returns whether all is well or something has changed.
+    fn retry(&mut self) -> bool {
+        if !self.is_started {
+            return self.start_now();
+        }
+        let unbound = self.setup.faults.addresses(DNS);
+        let can_bind = |address: &SocketAddr| Listener::bind(*address, 1).is_ok();
         if unbound.is_empty() {
             return true;
         }
-        match self.start(&self.setup.config) {
+        if !unbound.iter().any(can_bind) {
+            return false;
+        }
+        match self.start(&self.setup.config, MayFail::Only(&unbound)) {
             Ok(started) => {
                 self.replace(started);
                 true
@@ -272,6 +347,19 @@ impl Reloader {
         }
     }
 
+    /// The node's addresses have changed. A server that listens elsewhere goes on.
+    fn follow_addresses(&mut self) {
+        let node = self.setup.node_addresses.current();
+        let listen = ListenAt { listen: &self.setup.listen, node: node.as_deref() };
+        let wanted = run::addresses(&self.setup.config, listen).unwrap_or_default();
+        let mut present: BTreeSet<_> = self.server.addresses().iter().copied().collect();
+        present.extend(self.setup.faults.addresses(DNS));
+        if !self.is_started || wanted.into_iter().collect::<BTreeSet<_>>() != present {
+            info!(addresses = ?node.unwrap_or_default(), "addresses of the node changed");
+            self.start_now();
+        }
+    }
+
     fn reject(&mut self, error: &ReloadError) {
         let rejected = with_causes(error);
         if rejected != self.rejected {
@@ -279,6 +367,17 @@ impl Reloader {
             warn!(error = rejected, "changed configuration not used, the previous one stays");
             self.rejected = rejected;
         }
+    }
+}
+
+/// The endpoints of a late configuration. Flags, which are set already, override it.
+fn missing_endpoints(set: &HttpEndpoints, of_file: HttpEndpoints) -> HttpEndpoints {
+    let missing = |set: &BTreeSet<_>, file: BTreeSet<_>| if set.is_empty() { file } else { BTreeSet::new() };
+    HttpEndpoints {
+        health: missing(&set.health, of_file.health),
+        ready: missing(&set.ready, of_file.ready),
+        metrics: missing(&set.metrics, of_file.metrics),
+        are_shared: set.are_shared,
     }
 }
 
@@ -370,24 +469,25 @@ mod tests {
             config: plugins::read(&path, &|_| None).unwrap(),
             corefile: None,
             listen: vec![taken, free],
-            allow: None,
             last_known_good: LastKnownGood::default(),
+            node_addresses: NodeAddresses::default(),
+            admitted: Admitted::default(),
             endpoints: HttpEndpoints { ready: [ready].into(), ..HttpEndpoints::default() },
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),
-            unbound: Unbound::default(),
-            starts_unbound: false,
+            faults: Faults::default(),
+            may_start_later: false,
         };
-        let unbound = setup.unbound.clone();
+        let faults = setup.faults.clone();
         let supervisor = Supervisor::start(setup.clone(), Arc::default()).unwrap();
         assert_eq!(answer(free).await, "10.0.0.1");
-        let errors = unbound.errors();
+        let errors = faults.errors();
         assert_eq!(errors.len(), 2, "{errors:?}");
         for address in [taken, ready] {
             assert!(errors.iter().any(|error| error.contains(&address.to_string())), "{errors:?}");
         }
         drop((other, http));
-        while !unbound.errors().is_empty() {
+        while !faults.errors().is_empty() {
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!((answer(taken).await, answer(free).await), ("10.0.0.1".to_owned(), "10.0.0.1".to_owned()));
@@ -395,13 +495,13 @@ mod tests {
         supervisor.stop().await;
 
         let _other = UdpSocket::bind(taken).await.unwrap();
-        let (endpoints, unbound) = (HttpEndpoints::default(), Unbound::default());
-        let alone = Setup { listen: vec![taken], endpoints, unbound, ..setup };
+        let (endpoints, faults) = (HttpEndpoints::default(), Faults::default());
+        let alone = Setup { listen: vec![taken], endpoints, faults, ..setup };
         let error = Supervisor::start(alone.clone(), Arc::default()).unwrap_err().to_string();
         assert!(error.contains("cannot listen at"), "{error}");
-        let agent = Setup { starts_unbound: true, ..alone };
+        let agent = Setup { may_start_later: true, ..alone };
         Supervisor::start(agent.clone(), Arc::default()).unwrap().stop().await;
-        assert_eq!(agent.unbound.errors().len(), 1);
+        assert_eq!(agent.faults.errors().len(), 1);
     }
 
     #[tokio::test]
@@ -416,13 +516,14 @@ mod tests {
             config,
             corefile: Some(Corefile { path: path.clone(), env: |_| None }),
             listen: vec![port],
-            allow: None,
             last_known_good: LastKnownGood::default(),
+            node_addresses: NodeAddresses::default(),
+            admitted: Admitted::default(),
             endpoints: HttpEndpoints::default(),
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),
-            unbound: Unbound::default(),
-            starts_unbound: false,
+            faults: Faults::default(),
+            may_start_later: false,
         };
         let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
         assert_eq!(answer(port).await, "10.0.0.1");
@@ -433,6 +534,107 @@ mod tests {
         assert_eq!(answer(port).await, "10.0.0.1", "the previous configuration stays");
         write(&path, "10.0.0.2");
         while answer(port).await != "10.0.0.2" {
+            sleep(Duration::from_millis(10)).await;
+        }
+        supervisor.stop().await;
+    }
+
+    fn later(path: &Path) -> Setup {
+        Setup {
+            config: Config::default(),
+            corefile: Some(Corefile { path: path.to_owned(), env: |_| None }),
+            listen: Vec::new(),
+            node_addresses: NodeAddresses::default(),
+            last_known_good: LastKnownGood::default(),
+            admitted: Admitted::default(),
+            endpoints: HttpEndpoints::default(),
+            heartbeat: Heartbeat::default(),
+            socket_observer: SocketObserver::default(),
+            faults: Faults::default(),
+            may_start_later: true,
+        }
+    }
+
+    /// A port that is free, for servers that are to be found again.
+    async fn free_port() -> u16 {
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
+    }
+
+    async fn works(faults: &Faults) {
+        while !faults.errors().is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unusable_corefile_is_named_and_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Corefile");
+        let at: SocketAddr = (Ipv4Addr::LOCALHOST, free_port().await).into();
+        let setup = Setup { listen: vec![at], ..later(&path) };
+        let faults = setup.faults.clone();
+        let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
+        assert!(faults.errors()[0].contains("Corefile"), "{:?}", faults.errors());
+        fs::write(&path, ". {\n bogus\n}").unwrap();
+        while !faults.errors()[0].contains("bogus") {
+            sleep(Duration::from_millis(10)).await;
+        }
+        write(&path, "10.0.0.1");
+        works(&faults).await;
+        assert_eq!(answer(at).await, "10.0.0.1");
+        write(&path, "10.0.0.2");
+        while answer(at).await != "10.0.0.2" {
+            sleep(Duration::from_millis(10)).await;
+        }
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_certificate_is_named_and_awaited() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, authority) = (directory.path().join("Corefile"), directory.path().join("ca.pem"));
+        let at: SocketAddr = (Ipv4Addr::LOCALHOST, free_port().await).into();
+        let authority_name = authority.display();
+        let text = format!(
+            ". {{\n hosts /nonexistent {{\n  10.0.0.1 a.example\n }}\n forward b.example tls://127.0.0.1 {{\n  tls \
+             {authority_name}\n }}\n}}"
+        );
+        fs::write(&path, text).unwrap();
+        let config = plugins::read(&path, &|_| None).unwrap();
+        let setup = Setup { listen: vec![at], config, ..later(&path) };
+        let faults = setup.faults.clone();
+        let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
+        assert!(faults.errors()[0].contains("ca.pem"), "{:?}", faults.errors());
+        fs::write(&authority, rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap().cert.pem())
+            .unwrap();
+        works(&faults).await;
+        assert_eq!(answer(at).await, "10.0.0.1");
+        supervisor.stop().await;
+    }
+
+    #[tokio::test]
+    async fn wildcards_are_the_addresses_of_the_node_as_they_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("Corefile");
+        let port = free_port().await;
+        let text = format!(".:{port} {{\n hosts /nonexistent {{\n  10.0.0.1 a.example\n }}\n}}");
+        fs::write(&path, text).unwrap();
+        // The stub of another server has the port at loopback, which would keep a wildcard from being bound.
+        let _stub = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 53), port)).await.unwrap();
+        let (sender, addresses) = tokio::sync::watch::channel(Vec::new());
+        let setup = Setup { node_addresses: NodeAddresses::new(addresses), ..later(&path) };
+        let faults = setup.faults.clone();
+        let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
+        assert!(faults.errors()[0].contains("no address"), "{:?}", faults.errors());
+        let [first, second] = [2, 3].map(|n| Ipv4Addr::new(127, 0, 0, n));
+        for ip in [first, second] {
+            sender.send_replace(vec![ip.into()]);
+            while faults.errors() != Vec::<String>::new() || UdpSocket::bind((ip, port)).await.is_ok() {
+                sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(answer((ip, port).into()).await, "10.0.0.1");
+        }
+        while UdpSocket::bind((first, port)).await.is_err() {
             sleep(Duration::from_millis(10)).await;
         }
         supervisor.stop().await;

@@ -9,18 +9,20 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dns::{
+    admitted::{Admitted, Clients, KnownClients, UnknownPods, is_private},
     cluster::name,
     config::{ApiServer, DNS_PORT, LastKnownGood},
-    observe::{health::HttpEndpoints, heartbeat::Heartbeat, unbound::Unbound},
+    observe::{faults::Faults, health::HttpEndpoints, heartbeat::Heartbeat},
     plugins::{self, Config},
     serve::{
+        node_addresses::NodeAddresses,
         socket_observer::SocketObserver,
         supervisor::{Corefile, Setup},
     },
 };
 
 use ipnetwork::IpNetwork;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::DnsConfig;
 
@@ -34,12 +36,13 @@ pub struct DnsArgs {
     /// mounted; without one, the server behaves as in a default cluster
     #[arg(long, value_name = "FILE")]
     corefile: Option<PathBuf>,
-    /// Listen address for UDP and TCP; overrides the Corefile [default: from the Corefile, else port 53 of this machine's
-    /// addresses]
+    /// Listen address for UDP and TCP; overrides the Corefile [default: from the Corefile, else port 53]. The agent listens
+    /// at the node's primary addresses in place of wildcards, and follows their changes
     #[arg(long, value_name = "ADDR:PORT")]
     dns_listen: Vec<SocketAddr>,
-    /// Networks of the clients that are answered, besides this machine and the addresses of Services and endpoints;
-    /// packets of others are dropped and counted [default: every client]
+    /// More networks whose clients are answered, besides pods, this machine and the addresses of Services and endpoints;
+    /// packets of others are dropped and counted. Where no cluster CIDR is known, private addresses are taken for pods,
+    /// unless this is given. `portreeve dns` alone answers every client by default
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     dns_allow: Vec<IpNetwork>,
     /// Cached answers whose names the upstreams cannot resolve any more: dropped (off), served while all upstreams fail
@@ -94,22 +97,20 @@ impl DnsArgs {
             dns_ready_bind_address,
             dns_metrics_bind_address,
         } = self;
-        for address in
-            dns_listen.iter().filter(|_| dns_allow.is_empty()).filter(|listen| is_public(listen.ip()))
-        {
-            warn!(%address, "public listen address without --dns-allow: every client that reaches it is answered");
-        }
-        let allow = (!dns_allow.is_empty()).then(|| dns_allow.into());
+        announce_public(&dns_listen, &dns_allow, role);
         let has_other_endpoints = corefile.is_none() && role == ServerRole::Agent;
-        let (config, corefile, listen) = match corefile {
-            Some(path) => {
-                let corefile = Corefile { path, env: |name| env::var(name).ok() };
-                (plugins::read(&corefile.path, &corefile.env)?, Some(corefile), dns_listen)
-            }
-            None => {
-                let listen = if dns_listen.is_empty() { node_addresses()? } else { dns_listen };
-                (default_config(cluster_domain.as_deref().unwrap_or(CLUSTER_DOMAIN))?, None, listen)
-            }
+        let corefile = corefile.map(|path| Corefile { path, env: |name| env::var(name).ok() });
+        let config = match &corefile {
+            Some(corefile) => match plugins::read(&corefile.path, &corefile.env) {
+                // The file is read again when the server starts, which names the error and retries.
+                Err(_) if role == ServerRole::Agent => Config::default(),
+                read => read?,
+            },
+            None => default_config(cluster_domain.as_deref().unwrap_or(CLUSTER_DOMAIN))?,
+        };
+        let listen = match role {
+            ServerRole::Standalone if corefile.is_none() && dns_listen.is_empty() => local_addresses()?,
+            ServerRole::Standalone | ServerRole::Agent => dns_listen,
         };
         let mut endpoints =
             if has_other_endpoints { HttpEndpoints::default() } else { config.http_endpoints() };
@@ -124,18 +125,20 @@ impl DnsArgs {
             }
         }
         let (heartbeat, socket_observer) = (Heartbeat::default(), SocketObserver::default());
-        let config = DnsConfig(Setup {
+        let setup = Setup {
             config,
             corefile,
             listen,
-            allow,
             last_known_good: dns_last_known_good.unwrap_or_default(),
+            node_addresses: NodeAddresses::default(),
+            admitted: Admitted::new(clients(&dns_allow, role)),
             endpoints,
             heartbeat,
             socket_observer,
-            unbound: Unbound::default(),
-            starts_unbound: role == ServerRole::Agent,
-        });
+            faults: Faults::default(),
+            may_start_later: role == ServerRole::Agent,
+        };
+        let config = DnsConfig { setup, allow: dns_allow };
         if role == ServerRole::Agent && config.api_server() != ApiServer::default() {
             warn!("API server options of `kubernetes` in the Corefile ignored: the flags of the agent count");
         }
@@ -154,8 +157,40 @@ fn default_config(cluster_domain: &str) -> Result<Config> {
     Ok(Config::shipped(&domain))
 }
 
+/// Says who is answered at addresses that may be reached from the internet.
+fn announce_public(listen: &[SocketAddr], allow: &[IpNetwork], role: ServerRole) {
+    let is_open = allow.iter().any(|network| network.prefix() == 0);
+    for address in listen.iter().filter(|address| !is_private(address.ip())) {
+        match role {
+            ServerRole::Standalone if allow.is_empty() => {
+                warn!(%address, "public listen address without --dns-allow: every client that reaches it is answered");
+            }
+            ServerRole::Standalone | ServerRole::Agent if is_open => {
+                warn!(%address, "public listen address, and --dns-allow admits every client that reaches it");
+            }
+            ServerRole::Standalone | ServerRole::Agent => {
+                info!(%address, "public listen address: only pods, this node and the networks of --dns-allow are answered");
+            }
+        }
+    }
+}
+
+/// The rule at the start. That of an agent follows the networks of the cluster, which are not known yet.
+fn clients(allow: &[IpNetwork], role: ServerRole) -> Clients {
+    match role {
+        ServerRole::Standalone if allow.is_empty() => Clients::All,
+        ServerRole::Standalone => {
+            Clients::Known(KnownClients { networks: allow.into(), ..KnownClients::default() })
+        }
+        ServerRole::Agent => {
+            let unknown_pods = if allow.is_empty() { UnknownPods::ALL } else { UnknownPods::default() };
+            Clients::Known(KnownClients { networks: allow.into(), unknown_pods, ..KnownClients::default() })
+        }
+    }
+}
+
 /// The addresses of this machine without loopback and link-local ones, where other servers may listen (127.0.0.53).
-fn node_addresses() -> Result<Vec<SocketAddr>> {
+fn local_addresses() -> Result<Vec<SocketAddr>> {
     let local = dns::interfaces::addresses().context("cannot read the addresses of this machine")?;
     let is_own = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
@@ -164,42 +199,18 @@ fn node_addresses() -> Result<Vec<SocketAddr>> {
     Ok(local.into_iter().filter(is_own).map(|address| SocketAddr::new(address, DNS_PORT)).collect())
 }
 
-/// Whether an address may be reachable from the internet.
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            // RFC 6598: 100.64.0.0/10.
-            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            let is_local = v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.is_unspecified();
-            !is_local && !is_shared
-        }
-        IpAddr::V6(v6) => {
-            let is_local = v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified();
-            !is_local && !v6.is_unique_local()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn public_addresses_are_told_from_private_ones() {
-        for (address, public) in [
-            ("127.0.0.1", false),
-            ("10.0.0.1", false),
-            ("100.64.0.1", false),
-            ("169.254.20.10", false),
-            ("0.0.0.0", false),
-            ("fd00::1", false),
-            ("fe80::1", false),
-            ("::ffff:10.0.0.1", false),
-            ("100.128.0.1", true),
-            ("198.51.100.1", true),
-            ("2001:db8::1", true),
-        ] {
-            assert_eq!(is_public(address.parse().unwrap()), public, "{address}");
+    fn only_the_standalone_server_answers_everybody_by_default() {
+        let network = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(clients(&[], ServerRole::Standalone), Clients::All);
+        for (allow, role) in
+            [(&[][..], ServerRole::Agent), (&network, ServerRole::Agent), (&network, ServerRole::Standalone)]
+        {
+            assert_ne!(clients(allow, role), Clients::All, "{allow:?} {role:?}");
         }
     }
 }

@@ -69,7 +69,7 @@ struct Explanation {
 }
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
-    let name_server = args.dns.then(|| args.names.name_server(None));
+    let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
     let (index, _) = manifests::load(&args.manifests)?.to_index(policy);
     let Destination { address: destination, protocol } = args.to;

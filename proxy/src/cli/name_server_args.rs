@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnetwork::IpNetwork;
+
 use super::policy_args::address;
 use crate::model::{name_server::NameServer, service::ServiceKey};
 
@@ -22,10 +24,11 @@ impl NameServerArgs {
         !self.dns_local_addresses.is_empty()
     }
 
-    /// The redirect. `listens` are the listen addresses of the server; `None`: the node's own addresses.
-    pub fn name_server(self, listens: Option<Vec<SocketAddr>>) -> NameServer {
+    /// The redirect. `listens` are the listen addresses of the server; `None`: the node's own addresses. `allow` are the
+    /// networks of additional clients.
+    pub fn name_server(self, listens: Option<Vec<SocketAddr>>, allow: Vec<IpNetwork>) -> NameServer {
         let Self { dns_service: service, dns_local_addresses: local_addresses } = self;
-        NameServer { service, listens, local_addresses }
+        NameServer { service, listens, local_addresses, allow }
     }
 }
 

@@ -66,7 +66,7 @@ struct PlannedDns {
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     let loaded = manifests::load(&args.manifests)?;
-    let name_server = args.dns.then(|| args.names.name_server(None));
+    let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
     let (records, (index, mut skipped)) = thread::scope(|scope| {
         let records = scope.spawn(|| loaded.dns_records());

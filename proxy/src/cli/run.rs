@@ -16,7 +16,7 @@ use super::{
     source_args::SourceArgs,
 };
 use crate::{
-    config::{Config, DnsConfig, Pages, SocketLb},
+    config::{Config, Pages, SocketLb},
     host,
     kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
     memory,
@@ -112,8 +112,8 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
     memory::limit_allocator(!has_dns);
     let policy = policy_args.policy(file.is_some().then_some(&settings))?;
     let dns = has_dns.then(|| names.config(ServerRole::Agent)).transpose()?;
-    let listens = dns.as_ref().map(DnsConfig::addresses).transpose()?;
-    let name_server = listens.map(|listens| name_server.name_server(Some(listens)));
+    // Its addresses are those of the node, which the agent follows.
+    let name_server = dns.as_ref().map(|dns| name_server.name_server(Some(Vec::new()), dns.allow.clone()));
     // `external_ips` is a feature gate, which only `run` has as a flag.
     let policy = Policy { external_ips: settings.external_ips, name_server, ..policy };
     let config = Config {

@@ -1,32 +1,39 @@
 //! The DNS configuration.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use dns::{
     cluster::zone::ReadOptions,
     config::ApiServer,
-    serve::{run::StartError, supervisor::Setup},
+    serve::{run::ListenAt, supervisor::Setup},
 };
+use ipnetwork::IpNetwork;
 
 #[derive(Clone, Debug)]
-pub struct DnsConfig(pub Setup);
+pub struct DnsConfig {
+    pub setup: Setup,
+    /// The networks that `--dns-allow` names.
+    pub allow: Vec<IpNetwork>,
+}
 
 impl DnsConfig {
-    /// The listen addresses, without those whose port is chosen by the kernel.
-    pub fn addresses(&self) -> Result<Vec<SocketAddr>, StartError> {
-        let mut addresses = dns::serve::run::addresses(&self.0.config, &self.0.listen)?;
+    /// The listen addresses on a node with these addresses, without those whose port is chosen by the kernel. Empty if
+    /// the server cannot start.
+    pub fn addresses(&self, node: &[IpAddr]) -> Vec<SocketAddr> {
+        let listen = ListenAt { listen: &self.setup.listen, node: Some(node) };
+        let mut addresses = dns::serve::run::addresses(&self.setup.config, listen).unwrap_or_default();
         addresses.retain(|address| address.port() != 0);
-        Ok(addresses)
+        addresses
     }
 
     /// The API server options of the first server block for the cluster's zones.
     pub fn api_server(&self) -> ApiServer {
-        self.0.config.kubernetes().next().map(|options| options.api_server.clone()).unwrap_or_default()
+        self.setup.config.kubernetes().next().map(|options| options.api_server.clone()).unwrap_or_default()
     }
 
     /// The parts of objects that this configuration needs.
     pub fn read_options(&self) -> ReadOptions {
-        self.0.config.read_options()
+        self.setup.config.read_options()
     }
 
     /// The same, with the node's name, by which local clients are known.

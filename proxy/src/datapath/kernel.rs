@@ -11,6 +11,7 @@ mod neighbours;
 mod netlink;
 mod netns;
 mod network;
+mod routes;
 mod xfrm;
 
 pub use addresses::local_addresses;
@@ -19,7 +20,10 @@ pub use clock::now;
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
 pub use jiffies::Jiffies;
 pub use neighbours::refresh_neighbours;
-pub use netlink::NetlinkError;
+pub use netlink::{NetlinkError, read_notification};
 pub use netns::netns_cookie;
 pub use network::{Address, Link, LinkKind, Network, PeerNetns, watch_network};
+#[cfg(test)]
+pub use routes::Route;
+pub use routes::{Routes, watch_routes};
 pub use xfrm::ipsec_policies;

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnetwork::IpNetwork;
+
 use super::{
     address::IpFamily,
     service::{ServiceInfo, ServiceKey},
@@ -14,10 +16,12 @@ pub const PORT: u16 = 53;
 pub struct NameServer {
     /// The cluster's DNS Service.
     pub service: ServiceKey,
-    /// Listening addresses; `None`: port 53 of the node's primary addresses.
+    /// Listening addresses that are local and bound; `None`: port 53 of the node's primary addresses.
     pub listens: Option<Vec<SocketAddr>>,
     /// Addresses served as additional ClusterIPs of the Service, on this node only.
     pub local_addresses: Vec<IpAddr>,
+    /// The networks of additional clients.
+    pub allow: Vec<IpNetwork>,
 }
 
 impl NameServer {
@@ -83,6 +87,7 @@ mod tests {
                 service: ServiceKey::new("kube-system", "kube-dns"),
                 listens: listens.clone(),
                 local_addresses: Vec::new(),
+                allow: Vec::new(),
             };
             for (primary, want) in [("10.0.0.1", v4), ("fd00::1", v6)] {
                 let want = want.map(|text: &str| text.parse::<SocketAddr>().unwrap());

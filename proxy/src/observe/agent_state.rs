@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use dns::observe::{
     alarms::{Alarm, PresentAlarm},
-    unbound::Unbound,
+    faults::Faults,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -53,8 +53,8 @@ pub struct AgentState {
     programmed_triggers: Mutex<Vec<SliceTrigger>>,
     /// Set when DNS is served.
     query_source: OnceLock<QuerySource>,
-    /// The addresses at which DNS and its endpoints cannot listen.
-    pub unbound: Unbound,
+    /// What of DNS does not work.
+    pub dns_faults: Faults,
     /// Any part of the agent states its faults here.
     pub conditions: Conditions,
 }
@@ -105,7 +105,7 @@ impl AgentState {
             pending_triggers: Mutex::default(),
             programmed_triggers: Mutex::default(),
             query_source: OnceLock::new(),
-            unbound: Unbound::default(),
+            dns_faults: Faults::default(),
             conditions: Conditions::default(),
         })
     }
@@ -156,7 +156,7 @@ impl AgentState {
         status.last_sync = health.last_updated();
         status.pending_since = health.pending_since();
         status.hangs = health.hangs();
-        status.unbound = self.unbound.errors();
+        status.dns_faults = self.dns_faults.errors();
         status
     }
 

@@ -47,7 +47,7 @@ pub struct Metrics {
     pub skipped_objects: IntCounter,
     pub reattachments: IntCounter,
     pub unattached: IntGauge,
-    pub unbound: IntGauge,
+    pub dns_faults: IntGauge,
     pub unread_counters: IntCounter,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
@@ -165,9 +165,9 @@ impl Metrics {
                 "portreeve_unattached",
                 "Hooks and devices without their program after the last attempt",
             )?,
-            unbound: of.plain_gauge(
-                "portreeve_dns_unbound",
-                "Addresses at which DNS and its endpoints cannot listen",
+            dns_faults: of.plain_gauge(
+                "portreeve_dns_faults",
+                "Parts of DNS that do not work and are retried: unbound addresses, an unusable Corefile",
             )?,
             unread_counters: of.counter(
                 "portreeve_unread_counters_total",

@@ -37,9 +37,9 @@ pub struct Status {
     /// The attach errors of the last attempt. Missing in the status of earlier versions.
     #[serde(default)]
     pub unattached: Vec<String>,
-    /// The addresses at which DNS and its endpoints cannot listen, each with its error.
-    #[serde(default)]
-    pub unbound: Vec<String>,
+    /// What of DNS does not work and is retried: addresses that cannot be bound, an unusable Corefile.
+    #[serde(default, alias = "unbound")]
+    pub dns_faults: Vec<String>,
     /// The loop hangs; only the serving thread works.
     #[serde(default)]
     pub hangs: bool,
@@ -135,7 +135,7 @@ impl Status {
             reattachments: 0,
             xdp: Vec::new(),
             unattached: Vec::new(),
-            unbound: Vec::new(),
+            dns_faults: Vec::new(),
             hangs: false,
             tables: Vec::new(),
             conditions: Vec::new(),
@@ -163,7 +163,7 @@ impl Status {
             (ConditionType::ProgramsAttached, self.attach_faults()),
             (
                 ConditionType::AddressesBound,
-                self.unbound.iter().map(|error| Fault::new(error, "CannotListen", error)).collect(),
+                self.dns_faults.iter().map(|error| Fault::new(error, "DnsDegraded", error)).collect(),
             ),
             (ConditionType::TablesHaveRoom, self.full_tables()),
         ]);
@@ -253,7 +253,7 @@ mod tests {
             (Status { xdp: xdp(true), ..serving.clone() }, 1),
             (Status { xdp: xdp(false), ..serving.clone() }, 0),
             (Status { unattached: vec!["cannot attach to eth0".to_owned()], ..serving.clone() }, 1),
-            (Status { unbound: vec!["cannot listen at [::1]:53".to_owned()], ..serving.clone() }, 1),
+            (Status { dns_faults: vec!["cannot listen at [::1]:53".to_owned()], ..serving.clone() }, 1),
             (Status { tables: table(899), ..serving.clone() }, 0),
             (Status { tables: table(900), ..serving.clone() }, 1),
             (Status { tables: table(1000), unwritten_frontends: 1, ..serving }, 2),

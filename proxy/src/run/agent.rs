@@ -70,6 +70,8 @@ pub struct Agent {
     /// Hooks that had lost their program, since the start.
     repairs: usize,
     pod_cidrs: PodCidrs,
+    /// The Node object has changed since the name server followed it.
+    is_node_new: bool,
     telemetry: Telemetry,
 }
 
@@ -106,6 +108,7 @@ impl Agent {
             name_server,
             grace_periods: GracePeriods { sender, over },
             repairs: 0,
+            is_node_new: false,
             telemetry,
         })
     }
@@ -151,6 +154,7 @@ impl Agent {
         self.await_pod_cidrs(source).await?;
         let began = Instant::now();
         self.write_node_addresses();
+        self.follow_name_server();
         self.retries.take_all();
         let pass = self.write_all();
         info!(
@@ -197,6 +201,12 @@ impl Agent {
                 }
                 Some(epoch) = self.grace_periods.over.recv() => self.reclaim(epoch),
                 Ok(()) = self.addresses.changed() => self.write_node_addresses(),
+                () = name_server_changed(&mut self.name_server) => {
+                    let touched = self.follow_name_server();
+                    if !touched.is_empty() {
+                        self.write(touched);
+                    }
+                }
                 repairs = attachment.devices_changed() => self.report_attachment(repairs, &attachment),
                 _ = verification.tick() => {
                     let repairs = attachment.verify();
@@ -221,9 +231,20 @@ impl Agent {
         for update in (0..waiting).map_while(|_| source.next_now()) {
             touched.extend(self.apply_update(update));
         }
+        if std::mem::take(&mut self.is_node_new) {
+            touched.extend(self.follow_name_server());
+        }
         touched.extend(self.retries.take(Instant::now(), &touched));
         self.write_node_addresses();
         self.write(touched);
+    }
+
+    /// The name server follows the node's networks, and the redirect to it the addresses at which it can be reached.
+    /// Returns the frontends that may have changed.
+    fn follow_name_server(&mut self) -> BTreeSet<FrontendKey> {
+        let Self { name_server: Some(name_server), index, .. } = self else { return BTreeSet::new() };
+        let addresses = name_server.follow_node(index.policy(), index.node_info(), &index.node().addresses);
+        index.set_name_server_addresses(addresses)
     }
 
     /// Applies an update to the index. Returns the frontends that may have changed.
@@ -241,6 +262,7 @@ impl Agent {
                 warn!("the Node object was deleted, keeping its last state");
                 continue;
             }
+            self.is_node_new |= matches!(change, Change::Node(_));
             self.telemetry.change_received(&change, &self.index);
             touched.extend(self.index.apply(change));
         }
@@ -395,6 +417,14 @@ impl Agent {
     fn write_networks(&mut self) {
         let outcome = self.networks.write(self.reconciler.maps_mut());
         self.unwritten_networks.record("networks of Services not written", outcome);
+    }
+}
+
+/// Waits for ever without a name server.
+async fn name_server_changed(name_server: &mut Option<NameServer>) {
+    match name_server {
+        Some(name_server) => name_server.changed().await,
+        None => std::future::pending().await,
     }
 }
 

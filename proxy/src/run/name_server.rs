@@ -6,6 +6,7 @@
 
 use std::{
     iter,
+    net::{IpAddr, SocketAddr},
     os::fd::RawFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -20,23 +21,25 @@ use dns::{
     },
     observe::heartbeat::Heartbeat,
     serve::{
+        node_addresses::NodeAddresses,
         socket_observer::SocketObserver,
         supervisor::{Setup, Supervisor},
     },
 };
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 use tracing::{debug, error, info};
 
-use super::{ready::notify_ready, source::Source, stop::Stop};
+use super::{local_networks::LocalNetworks, ready::notify_ready, source::Source, stop::Stop};
 use crate::{
     config::{DnsConfig, Objects},
     datapath::{DnsRedirect, Heartbeats, NameServerError},
     error::chain,
     k8s::reader::Reader,
+    model::{node::NodeInfo, policy::Policy},
     observe::query_source::QuerySource,
 };
 
@@ -63,6 +66,18 @@ pub struct NameServer {
     /// The heartbeat that programs read; `None` without programs.
     heartbeats: Option<Heartbeats>,
     redirect: Arc<Redirect>,
+    /// The addresses of the sockets; `None`: no server has started yet.
+    bound: watch::Sender<Option<Vec<SocketAddr>>>,
+    bound_changes: watch::Receiver<Option<Vec<SocketAddr>>>,
+    /// `None` without an agent.
+    node: Option<NodeState>,
+}
+
+/// What the server of an agent depends on.
+struct NodeState {
+    local: LocalNetworks,
+    /// The addresses at which the server listens by default.
+    primary: watch::Sender<Vec<IpAddr>>,
 }
 
 /// The redirect to the present server. A changed Corefile creates another server, whose sockets it then
@@ -149,8 +164,20 @@ impl Drop for Threads {
 }
 
 impl NameServer {
+    /// The server of an agent.
+    pub fn of_agent(mut config: DnsConfig, policy: &Policy, local: LocalNetworks) -> Self {
+        let (primary, addresses) = watch::channel(local.primary_addresses(&policy.node_addresses));
+        config.setup.node_addresses = NodeAddresses::new(addresses);
+        config.setup.admitted.set(local.clients(policy, None));
+        Self { node: Some(NodeState { local, primary }), ..Self::new(config) }
+    }
+
     pub fn new(config: DnsConfig) -> Self {
+        let (bound, bound_changes) = watch::channel(None);
         Self {
+            bound,
+            bound_changes,
+            node: None,
             index: Index::new(&config.read_options()),
             published: Arc::default(),
             serial: 0,
@@ -167,6 +194,40 @@ impl NameServer {
     /// Sets the heartbeat that programs read.
     pub fn set_heartbeats(&mut self, heartbeats: Heartbeats) {
         self.heartbeats = Some(heartbeats);
+    }
+
+    /// Waits for a change of the node's networks, or of the addresses of the server.
+    pub async fn changed(&mut self) {
+        let Some(NodeState { local, .. }) = &mut self.node else { return std::future::pending().await };
+        tokio::select! {
+            () = local.changed() => {}
+            // The sender is `bound`.
+            _ = self.bound_changes.changed() => {}
+        }
+    }
+
+    /// Follows the networks of the node and its object: the clients that are answered, and the addresses to listen at.
+    /// Returns the addresses that are bound and local: only these may be redirected to. `named` are the addresses of the
+    /// flags or the Node object.
+    pub fn follow_node(
+        &mut self,
+        policy: &Policy,
+        node: Option<&NodeInfo>,
+        named: &[IpAddr],
+    ) -> Vec<SocketAddr> {
+        let Some(NodeState { local, primary }) = &self.node else { return Vec::new() };
+        self.config.setup.admitted.set(local.clients(policy, node));
+        let addresses = local.primary_addresses(named);
+        primary.send_if_modified(|known| {
+            let is_new = *known != addresses;
+            known.clone_from(&addresses);
+            is_new
+        });
+        let bound = self.bound_changes.borrow().clone();
+        // Before the takeover the other agent's server has the addresses that this one will have.
+        let mut listens = bound.unwrap_or_else(|| self.config.addresses(&addresses));
+        listens.retain(|address| local.has(address.ip()));
+        listens
     }
 
     /// Redirects clients to this server. A snapshot must be published before.
@@ -192,13 +253,14 @@ impl NameServer {
         let threads = Threads(Some(runtime));
         let supervisor = {
             let _inside = inside.enter();
-            let DnsConfig(setup) = self.config.clone();
+            let DnsConfig { setup, allow: _ } = self.config.clone();
             let heartbeat = self
                 .heartbeats
                 .clone()
                 .map(|heartbeats| Heartbeat::new(move |age| heartbeats.record_serving(age)));
-            let redirect = Arc::downgrade(&self.redirect);
-            let socket_observer = SocketObserver::new(move |sockets| {
+            let (redirect, bound) = (Arc::downgrade(&self.redirect), self.bound.clone());
+            let socket_observer = SocketObserver::new(move |sockets, addresses| {
+                bound.send_replace(Some(addresses.to_vec()));
                 let enabled = redirect.upgrade().map_or(Ok(()), |redirect| redirect.set_sockets(sockets));
                 if let Err(error) = enabled {
                     error!(error = %chain(&error), "cannot redirect clients to this name server");
@@ -320,12 +382,13 @@ async fn follow(name_server: &mut NameServer, objects: Objects, reader: Reader) 
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+    use std::net::{Ipv4Addr, UdpSocket};
 
     use dns::{
+        admitted::Admitted,
         cluster::name,
         config::LastKnownGood,
-        observe::{health::HttpEndpoints, unbound::Unbound},
+        observe::{faults::Faults, health::HttpEndpoints},
         plugins::Config,
     };
 
@@ -336,20 +399,20 @@ mod tests {
         let (corefile, listen) = (None, vec![address]);
         let (endpoints, heartbeat, socket_observer) =
             (HttpEndpoints::default(), Heartbeat::default(), SocketObserver::default());
-        let (allow, last_known_good) = (None, LastKnownGood::default());
-        let (unbound, starts_unbound) = (Unbound::default(), false);
-        NameServer::new(DnsConfig(Setup {
+        let setup = Setup {
             config,
             corefile,
             listen,
-            allow,
-            last_known_good,
+            node_addresses: NodeAddresses::default(),
+            admitted: Admitted::default(),
+            last_known_good: LastKnownGood::default(),
             endpoints,
             heartbeat,
             socket_observer,
-            unbound,
-            starts_unbound,
-        }))
+            faults: Faults::default(),
+            may_start_later: false,
+        };
+        NameServer::new(DnsConfig { setup, allow: Vec::new() })
     }
 
     #[tokio::test]

@@ -3,10 +3,10 @@
 use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use ipnetwork::IpNetwork;
 
 use super::loops::LoopDetector;
 use crate::{
+    admitted::Admitted,
     config::LastKnownGood,
     observe::{heartbeat::Heartbeat, metrics::Metrics},
 };
@@ -21,9 +21,8 @@ pub struct ServerContext {
     /// Whether to probe upstreams for forwarding loops.
     pub detect_loops: bool,
     pub heartbeat: Heartbeat,
-    /// The networks of the clients that are admitted; `None` admits every client.
-    pub allow: Option<Arc<[IpNetwork]>>,
     pub last_known_good: LastKnownGood,
+    pub admitted: Admitted,
 }
 
 /// The addresses of this server.

@@ -1,39 +1,77 @@
 //! The clients that are served.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
-use ipnetwork::IpNetwork;
+use tracing::warn;
 
-use crate::cluster::snapshot::Published;
+use crate::{
+    admitted::{Admitted, Clients, is_private, neighbourhood},
+    cluster::snapshot::Published,
+};
 
-/// Admits the clients of given networks, this machine, and the addresses of Services and endpoints.
-#[derive(Clone, Debug)]
+/// Admits the clients of the present rule, this machine, and the addresses of Services and endpoints.
+#[derive(Debug)]
 pub struct Admission {
-    /// `None`: every client is admitted.
-    pub networks: Option<Arc<[IpNetwork]>>,
-    /// The addresses of this machine.
-    pub own: HashSet<IpAddr>,
-    pub published: Arc<Published>,
+    admitted: Admitted,
+    /// The addresses of this machine at the start of the server.
+    own: HashSet<IpAddr>,
+    published: Arc<Published>,
+    /// Whether a refusal was logged.
+    is_logged: AtomicBool,
 }
 
 impl Admission {
+    pub fn new(admitted: Admitted, own: HashSet<IpAddr>, published: Arc<Published>) -> Self {
+        Self { admitted, own, published, is_logged: AtomicBool::new(false) }
+    }
+
     pub fn admits(&self, client: IpAddr) -> bool {
-        let Some(networks) = &self.networks else { return true };
-        client.is_loopback()
-            || networks.iter().any(|network| network.contains(client))
-            || self.own.contains(&client)
-            || self.published.load().has_address_in(client, client)
+        match &**self.admitted.load() {
+            Clients::All => true,
+            Clients::Known(known) => {
+                known.has(client)
+                    || self.own.contains(&client)
+                    || self.has_endpoint(client, client)
+                    || known.unknown_pods.has_family_of(client) && self.may_be_pod(client)
+            }
+        }
+    }
+
+    /// Logs the first client that is not admitted; further ones are only counted.
+    pub fn log_refusal(&self, client: IpAddr) {
+        if !self.is_logged.swap(true, Relaxed) {
+            warn!(%client, "client is not admitted, its queries are dropped and counted; --dns-allow admits more");
+        }
+    }
+
+    fn may_be_pod(&self, client: IpAddr) -> bool {
+        let (first, last) = neighbourhood(client);
+        is_private(client) || self.has_endpoint(first, last)
+    }
+
+    fn has_endpoint(&self, first: IpAddr, last: IpAddr) -> bool {
+        self.published.load().has_address_in(first, last)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{collections::BTreeSet, net::Ipv4Addr};
 
     use super::*;
-    use crate::cluster::{
-        snapshot::Index,
-        zone::{Change, Endpoints, ObjectName, ServiceKey, Slice},
+    use crate::{
+        admitted::{KnownClients, UnknownPods},
+        cluster::{
+            snapshot::Index,
+            zone::{Change, Endpoints, ObjectName, ServiceKey, Slice},
+        },
     };
 
     fn published() -> Arc<Published> {
@@ -57,29 +95,48 @@ mod tests {
 
     #[test]
     fn only_known_clients_are_admitted() {
-        let networks = ["10.244.0.0/16", "fd00:1::/48"].map(|network| network.parse().unwrap());
-        let restricted = Admission {
-            networks: Some(networks.into()),
-            own: HashSet::from(["203.0.113.1".parse().unwrap()]),
-            published: published(),
+        let networks = ["10.244.0.0/16", "fd00:1::/48"].map(|network| network.parse().unwrap()).into();
+        let own = BTreeSet::from(["203.0.113.9".parse().unwrap()]);
+        let known = KnownClients { networks, own, unknown_pods: UnknownPods::default() };
+        let guessing = KnownClients { unknown_pods: UnknownPods { v4: true, v6: false }, ..known.clone() };
+        let admission = |clients| {
+            let own = HashSet::from(["203.0.113.1".parse().unwrap()]);
+            Admission::new(Admitted::new(clients), own, published())
         };
-        let open = Admission { networks: None, ..restricted.clone() };
-        for (client, admitted) in [
-            ("127.0.0.1", true),
-            ("::1", true),
-            ("10.244.3.4", true),
-            ("fd00:1::9", true),
-            ("203.0.113.1", true),
-            ("198.51.100.7", true),
-            ("10.245.0.1", false),
-            ("198.51.100.8", false),
-            ("203.0.113.2", false),
-            ("fd00:2::9", false),
-            ("2001:db8::1", false),
+        let (open, restricted) = (admission(Clients::All), admission(Clients::Known(known)));
+        let guessing = admission(Clients::Known(guessing));
+        for (client, admitted, guessed) in [
+            ("127.0.0.1", true, true),
+            ("::1", true, true),
+            ("10.244.3.4", true, true),
+            ("fd00:1::9", true, true),
+            ("203.0.113.1", true, true),
+            ("203.0.113.9", true, true),
+            ("198.51.100.7", true, true),
+            ("10.245.0.1", false, true),
+            ("192.168.1.1", false, true),
+            ("100.64.0.1", false, true),
+            ("198.51.100.8", false, true),
+            ("198.51.101.8", false, false),
+            ("203.0.113.2", false, false),
+            ("fd00:2::9", false, false),
+            ("2001:db8::1", false, false),
         ] {
             let address = client.parse().unwrap();
             assert_eq!(restricted.admits(address), admitted, "{client}");
+            assert_eq!(guessing.admits(address), guessed, "{client}, without known pod networks");
             assert!(open.admits(address), "{client}, without restriction");
         }
+    }
+
+    #[test]
+    fn a_change_of_the_rule_takes_effect_at_once() {
+        let admitted = Admitted::new(Clients::Known(KnownClients::default()));
+        let admission = Admission::new(admitted.clone(), HashSet::new(), Arc::default());
+        let client = "10.244.3.4".parse().unwrap();
+        assert!(!admission.admits(client));
+        let networks = vec!["10.244.0.0/16".parse().unwrap()];
+        admitted.set(Clients::Known(KnownClients { networks, ..KnownClients::default() }));
+        assert!(admission.admits(client));
     }
 }

@@ -33,6 +33,7 @@ impl Serving {
     pub fn admits(&self, client: IpAddr) -> bool {
         let admitted = self.admission.admits(client);
         if !admitted {
+            self.admission.log_refusal(client);
             self.losses.count(Loss::Client, 1);
         }
         admitted

@@ -83,7 +83,7 @@ fn role(network: &Network, config: &DeviceConfig, link: &Link) -> Option<DeviceR
     (*selection == DeviceSelection::Auto).then_some(role)
 }
 
-fn detect_role(network: &Network, link: &Link) -> Option<DeviceRole> {
+pub fn detect_role(network: &Network, link: &Link) -> Option<DeviceRole> {
     if is_external(network, link) {
         return Some(DeviceRole::External);
     }
@@ -150,4 +150,4 @@ fn sources(network: &Network, device: u32) -> impl Iterator<Item = IpAddr> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -15,6 +15,10 @@ use rtnetlink::{
 use tokio::{sync::watch, task::AbortHandle, time::sleep};
 use tracing::warn;
 
+use super::{
+    network::{self, Network},
+    routes::Routes,
+};
 use crate::error::chain;
 
 /// Large enough for a burst of notifications, as when all pods of a node start at once.
@@ -86,6 +90,14 @@ async fn publish<T: NetlinkState>(subscription: &mut Subscription, sender: &watc
         sleep(RETRY).await;
         *subscription = Subscription::reopen(T::GROUPS).await;
     }
+}
+
+/// Parses a message of the kernel and converts it as the watches do. Returns whether it concerns any of them.
+pub fn read_notification(octets: &[u8]) -> bool {
+    let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(octets) else { return false };
+    let NetlinkPayload::InnerMessage(notification) = message.payload else { return false };
+    network::convert(&notification);
+    Network::is_affected_by(&notification) | Routes::is_affected_by(&notification)
 }
 
 type Notifications = Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>;

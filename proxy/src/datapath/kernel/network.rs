@@ -122,6 +122,17 @@ impl NetlinkState for Network {
     }
 }
 
+/// Converts a message, as a read does.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open, and other messages are not read")]
+pub fn convert(message: &RouteNetlinkMessage) {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => drop(link(message)),
+        RouteNetlinkMessage::NewAddress(message) => drop(address(message)),
+        RouteNetlinkMessage::NewRoute(message) => drop(output_devices(message)),
+        _ => {}
+    }
+}
+
 async fn links(handle: &Handle) -> Result<Vec<Link>, rtnetlink::Error> {
     let request = handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
     request.execute().map_ok(|message| link(&message)).try_collect().await

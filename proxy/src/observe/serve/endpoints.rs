@@ -94,7 +94,7 @@ async fn metrics_text(server: &MetricsServer) -> Result<Bytes, String> {
         KernelCounters::default()
     });
     let status = server.state.status();
-    server.state.metrics.unbound.set(status.unbound.len() as i64);
+    server.state.metrics.dns_faults.set(status.dns_faults.len() as i64);
     server.state.metrics.set_conditions(&status.conditions);
     server.state.metrics.render(&kernel).map(Bytes::from).map_err(|error| error.to_string())
 }

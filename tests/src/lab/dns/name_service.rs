@@ -57,6 +57,21 @@ impl NameService {
         self.write("nodes", CHANGED_ANSWER)
     }
 
+    /// The nodes' Corefile again, after [`Self::set_corefile`].
+    pub fn restore(&self) -> Result<()> {
+        self.write("nodes", NODE_ANSWER)
+    }
+
+    /// Replaces the nodes' Corefile; `None` removes it.
+    pub fn set_corefile(&self, text: Option<&str>) -> Result<()> {
+        let path = self.corefile("nodes");
+        let changed = match text {
+            Some(text) => fs::write(&path, text),
+            None => fs::remove_file(&path),
+        };
+        changed.with_context(|| format!("cannot change {}", path.display()))
+    }
+
     /// Forwards external names to the endpoint, which does not exist yet.
     pub fn forward_to(&self, endpoint: IpAddr) -> Result<()> {
         let upstream = SocketAddr::new(endpoint, Port::new(Protocol::Udp, PORT).target);

@@ -118,13 +118,17 @@ impl<'a> Resolver<'a> {
 
     /// The server's answer to one query.
     pub fn query(&self, name: &str, qtype: RecordType) -> Result<Message> {
+        let any: IpAddr = if self.server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+        self.query_from(any, name, qtype)
+    }
+
+    /// The server's answer to one query from an address of the pod.
+    pub fn query_from(&self, source: IpAddr, name: &str, qtype: RecordType) -> Result<Message> {
         let name = Name::from_str(name).with_context(|| format!("{name} is not a name"))?;
         let mut query = Message::new(1, MessageType::Query, OpCode::Query);
         query.add_query(Query::query(name, qtype));
-        let socket = self.pod.netns().run(|| {
-            let any: IpAddr = if self.server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-            UdpSocket::bind(SocketAddr::new(any, 0)).context("cannot bind")
-        })?;
+        let bind = || UdpSocket::bind(SocketAddr::new(source, 0)).context("cannot bind");
+        let socket = self.pod.netns().run(bind)?;
         socket.set_read_timeout(Some(TIMEOUT)).context("cannot set a time limit")?;
         socket.connect((self.server, DNS_PORT)).context("cannot connect")?;
         socket

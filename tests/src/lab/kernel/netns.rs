@@ -251,6 +251,14 @@ impl Netlink<'_> {
         request.execute().await.with_context(|| format!("cannot add {address} to {name}"))
     }
 
+    pub async fn remove_address(&self, name: &str, address: IpAddr) -> Result<()> {
+        let what = || format!("cannot remove {address} from {name}");
+        let request = self.handle.address().get().set_link_index_filter(self.index(name)?);
+        let mut found = request.set_address_filter(address).execute();
+        let message = found.try_next().await.with_context(what)?.with_context(what)?;
+        self.handle.address().del(message).execute().await.with_context(what)
+    }
+
     pub async fn route(&self, to: IpNetwork, via: IpAddr) -> Result<()> {
         let what = || format!("cannot add the route to {to} via {via}");
         let route = RouteMessageBuilder::<IpAddr>::new()

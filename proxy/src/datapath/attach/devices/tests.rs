@@ -3,7 +3,7 @@ use crate::config::{Forwarding, TcHooks, XdpMode};
 
 /// `name kind [in controller] [address]*`, one device a line; its index is its line, and `default` is a
 /// default route.
-fn network(text: &str) -> Network {
+pub fn network(text: &str) -> Network {
     let mut network = Network::default();
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     let lines: Vec<_> = lines.into_iter().filter(|words| !words.is_empty()).collect();
