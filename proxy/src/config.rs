@@ -72,6 +72,17 @@ pub enum SocketLb {
     Off,
 }
 
+impl SocketLb {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::HostOnly => "host-only",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Addresses of the health and metrics servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServingConfig {

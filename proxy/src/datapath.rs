@@ -15,7 +15,8 @@ pub use attach::{
     AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError, NameServerError,
     ProgramRun, Programs, SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode, XdpAttachment,
     XdpError, XdpHooks, XdpPass, attach, detach, detach_devices, detach_xdp, forward_logs, load, load_object,
-    local_pod_networks, object, primary_addresses, programs_at, repair, select_devices, start_sweeper,
+    local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at, repair, select_devices,
+    start_sweeper,
 };
 pub use kernel::{
     EnvironmentError, Jiffies, NetlinkError, Network, Routes, cgroup_root, grace_period, ipsec_policies,

@@ -17,5 +17,6 @@ pub mod model;
 mod observe;
 pub mod reconcile;
 mod run;
+pub mod source_state;
 pub mod update;
 mod yaml;

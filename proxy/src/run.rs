@@ -89,11 +89,12 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::require_capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
+    state.set_setup(&cgroup, socket_lb.name(), devices.has_packet_plane());
     let program_config = program_config(&policy, socket_lb, &devices, host.conntrack)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
     let dns_options = dns.as_ref().map(|dns| dns.read_options_of(&policy.node_name));
     let reader = Reader { node_name: policy.node_name.clone(), dns: dns_options };
-    let mut source = Source::new(objects, reader).await?;
+    let mut source = Source::new(objects, reader, state.source.clone()).await?;
     let addresses = datapath::local_addresses().await?;
     let network = datapath::watch_network().await?;
     let routes = datapath::watch_routes().await?;
@@ -160,7 +161,10 @@ fn start_name_server(
 ) -> Result<NameServer> {
     config.setup.faults = state.dns_faults.clone();
     let mut name_server = NameServer::of_agent(config, policy, local);
-    name_server.set_heartbeats(Heartbeats::open(&pins.maps())?);
+    let heartbeats = Heartbeats::open(&pins.maps())?;
+    let beats = heartbeats.clone();
+    state.watch_name_server(move || beats.serving_age());
+    name_server.set_heartbeats(heartbeats);
     if !takeover {
         name_server.serve()?;
     }

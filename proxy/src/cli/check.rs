@@ -1,6 +1,7 @@
 //! `check`: the requirements of the agent on this node, each line with its remedy. Needs no privileges: without them, a
 //! line says what could not be read.
 
+mod agent;
 mod api_server;
 mod finding;
 mod foreign_programs;
@@ -16,15 +17,15 @@ use anyhow::{Result, bail};
 use finding::{Finding, Verdict};
 
 use super::{
+    agents::{self, FindArgs},
     output::{self, Format, OutputArgs},
-    run::PinArgs,
     source_args::SourceArgs,
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    pins: PinArgs,
+    find: FindArgs,
     /// The cgroup v2 directory whose sockets the socket LB translates [default: the cgroup2 mount]
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
@@ -35,14 +36,17 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Args { pins, cgroup, source, output: OutputArgs { output } } = args;
-    let mut findings = kernel::check(&pins.bpffs, cgroup.as_deref());
+    let Args { find, cgroup, source, output: OutputArgs { output } } = args;
+    // Of several agents, that with the usual directories: what `run` would use.
+    let bpffs = find.find().map_or_else(|_| agents::BPFFS.into(), |place| place.bpffs);
+    let mut findings = kernel::check(&bpffs, cgroup.as_deref());
     findings.extend(sysctls::check());
     findings.push(masquerade_ports::check());
     findings.push(ipsec::check());
     findings.push(api_server::check(source));
     findings.extend(kube_proxy::check());
     findings.extend(foreign_programs::check());
+    findings.extend(agent::check(&find));
     match output {
         Format::Json => output::print_json(&findings)?,
         Format::Table => output::print(&table(&findings))?,

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::{agents, output, run::PinArgs};
+use super::{
+    agents::{self, FindArgs},
+    output,
+};
 use crate::{
     datapath::{Pins, detach_devices, detach_xdp},
     error::chain,
@@ -14,7 +17,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    pins: PinArgs,
+    find: FindArgs,
     /// Also remove kube-proxy's leftovers from the kernel, in any mode
     #[arg(long)]
     kube_proxy: bool,
@@ -25,7 +28,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     if !args.kube_proxy_only {
-        remove_data_plane(&args.pins.bpffs)?;
+        remove_data_plane(&args.find.find()?.bpffs)?;
     }
     if args.kube_proxy || args.kube_proxy_only {
         remove_kube_proxy()?;

@@ -4,11 +4,13 @@
 //! object with a list of rows, see `frontends`, `backends`, `affinity` and `dns`. `--watch` prints one such object per
 //! change: added and changed rows in the list, the ids of removed rows in `gone`.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use proxy_ebpf::abi::DropReason;
 
-use super::{agents, run::PinArgs};
+use super::agents::{self, FindArgs};
 use crate::datapath::{self, InspectError, KernelMaps};
 
 mod affinity;
@@ -68,28 +70,29 @@ struct GetArgs {
     #[command(flatten)]
     print: PrintArgs,
     #[command(flatten)]
-    pins: PinArgs,
+    find: FindArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
     match args.resource {
-        Resource::Services(get) => get.run(|maps, labels, selection| {
-            let rows = frontends::read(maps, labels, selection, |id| maps.service_stats(id))?;
+        Resource::Services(get) => get.run(|source| {
+            let Source { maps, labels, selection, .. } = source;
+            let is_up = source.name_server_is_up();
+            let rows = frontends::read(maps, labels, selection, is_up, |id| maps.service_stats(id))?;
             Ok(Listing { rows, footer: Footer::Refusals(refusals(maps)?) })
         }),
-        Resource::Backends(get) => get.run(|maps, labels, selection| {
-            Ok(Listing { rows: backends::read(maps, labels, selection)?, footer: Footer::Empty })
+        Resource::Backends(get) => get.run(|source| {
+            let Source { maps, labels, selection, .. } = source;
+            let rows = backends::read(maps, labels, selection, source.name_server_is_up())?;
+            Ok(Listing { rows, footer: Footer::Empty })
         }),
-        Resource::Connections(get) => {
-            let bpffs = get.pins.bpffs.clone();
-            get.run(|_, labels, selection| {
-                let flows = datapath::inspect_flows(&bpffs)?;
-                let flows = flows.alive().collect::<Result<Vec<_>, _>>()?;
-                let rows = connections::read(flows, labels, selection, datapath::now());
-                Ok(Listing { rows, footer: Footer::Empty })
-            })
-        }
-        Resource::Affinity { get, stale } => get.run(|maps, labels, selection| {
+        Resource::Connections(get) => get.run(|Source { labels, selection, bpffs, .. }| {
+            let flows = datapath::inspect_flows(bpffs)?;
+            let flows = flows.alive().collect::<Result<Vec<_>, _>>()?;
+            let rows = connections::read(flows, labels, selection, datapath::now());
+            Ok(Listing { rows, footer: Footer::Empty })
+        }),
+        Resource::Affinity { get, stale } => get.run(|Source { maps, labels, selection, .. }| {
             let entries = |family| maps.affinity(family);
             let mut rows = affinity::read(maps, labels, selection, entries, datapath::now())?;
             rows.retain(|row| stale || row.is_followed());
@@ -99,13 +102,26 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// The opened data plane, and the part of it that is asked for.
+struct Source<'a> {
+    maps: &'a KernelMaps,
+    labels: &'a Labels,
+    selection: &'a Selection,
+    bpffs: &'a Path,
+}
+
+impl Source<'_> {
+    /// Whether the programs use the node's name server. An unreadable heartbeat is none.
+    fn name_server_is_up(&self) -> bool {
+        datapath::name_server_is_alive(self.bpffs).unwrap_or(false)
+    }
+}
+
 impl GetArgs {
-    fn run<R: Row>(
-        self,
-        read: impl Fn(&KernelMaps, &Labels, &Selection) -> Result<Listing<R>>,
-    ) -> Result<()> {
-        let Self { selection, print, pins: PinArgs { bpffs } } = self;
+    fn run<R: Row>(self, read: impl Fn(Source<'_>) -> Result<Listing<R>>) -> Result<()> {
+        let Self { selection, print, find } = self;
         let selection = selection.selection();
+        let bpffs = find.find()?.bpffs;
         // Open the maps for each read: `cleanup` and a new start replace them.
         print.print(|| {
             let maps = match datapath::inspect(&bpffs) {
@@ -117,7 +133,7 @@ impl GetArgs {
             if let Some(name) = selection.unknown(&labels).filter(|_| !print.watch) {
                 bail!("no Service {name} in the data plane at {}", bpffs.display());
             }
-            read(&maps, &labels, &selection)
+            read(Source { maps: &maps, labels: &labels, selection: &selection, bpffs: &bpffs })
         })
     }
 }

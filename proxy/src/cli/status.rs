@@ -7,16 +7,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    agents, control,
+    agents::{self, FindArgs, Place},
+    control,
     output::{self, Format, OutputArgs},
-    run::{PinArgs, RunDirArgs},
 };
 use crate::{
     datapath::{self, InspectError},
     observe::{
         conditions::Condition,
         control::ControlRequest,
-        status::{Phase, Status, XdpDevice, socket_path},
+        status::{DeviceStatus, Phase, Port, Status, XdpDevice},
     },
     reconcile::LbMaps as _,
 };
@@ -24,9 +24,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    pins: PinArgs,
-    #[command(flatten)]
-    run_dir: RunDirArgs,
+    find: FindArgs,
     /// Exit with 0 once the agent is synced, even if degraded: for liveness probes
     #[arg(long)]
     ready: bool,
@@ -54,14 +52,13 @@ struct DataPlane {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let bpffs = &args.pins.bpffs;
-    let socket = socket_path(&args.run_dir.run_dir, bpffs);
+    let Place { bpffs, run_dir, socket, .. } = args.find.find()?;
     let agent = control::request(&socket, ControlRequest::Status)?;
     // Only without an agent: reading all maps is too slow for frequent probes.
-    let data_plane = agent.is_none().then(|| data_plane(bpffs));
+    let data_plane = agent.is_none().then(|| data_plane(&bpffs));
     let mut report = StatusReport::new(agent, data_plane);
     if let (None, Some(fault)) = (&report.agent, report.faults.first_mut()) {
-        let hint = agents::hint(bpffs, Some(&args.run_dir.run_dir));
+        let hint = agents::hint(&bpffs, Some(&run_dir));
         *fault += &format!("; nothing listens on {}{hint}", socket.display());
     }
     match args.output.output {
@@ -114,7 +111,7 @@ impl StatusReport {
 }
 
 fn table(report: &StatusReport, now: Timestamp) -> String {
-    let mut table = output::table();
+    let mut table = output::unwrapped_table();
     table.add_row(["STATE", &state(report)]);
     if let Some(agent) = &report.agent {
         add_agent(&mut table, agent, now);
@@ -129,10 +126,11 @@ fn table(report: &StatusReport, now: Timestamp) -> String {
         let text = format!("{} {} of {} ({} %)", used.name, used.used, used.capacity, used.percent());
         table.add_row([if n == 0 { "TABLES" } else { "" }, &text]);
     }
-    for (n, fault) in report.faults.iter().enumerate() {
+    let conditions = report.agent.as_ref().map(|agent| agent.conditions.as_slice()).unwrap_or_default();
+    // An agent of an earlier version, or none.
+    for (n, fault) in report.faults.iter().enumerate().filter(|_| conditions.is_empty()) {
         table.add_row([if n == 0 { "FAULTS" } else { "" }, fault]);
     }
-    let conditions = report.agent.as_ref().map(|agent| agent.conditions.as_slice()).unwrap_or_default();
     format!("{}\n{}", table.trim_fmt(), conditions_table(conditions, now))
 }
 
@@ -186,6 +184,36 @@ fn add_agent(table: &mut comfy_table::Table, agent: &Status, now: Timestamp) {
         "SINCE START",
         &format!("{} objects skipped, {} hooks repaired", agent.skipped_objects, agent.reattachments),
     ]);
+    add_setup(table, agent, age);
+}
+
+fn add_setup(table: &mut comfy_table::Table, agent: &Status, age: impl Fn(Timestamp) -> String) {
+    if let Some(source) = &agent.source {
+        let kind = if source.is_api_server { "API server" } else { "manifests" };
+        let heard =
+            source.last_heard().map_or_else(|| "never".to_owned(), |time| format!("{} ago", age(time)));
+        table.add_row(["SOURCE", &format!("{kind} {}, last heard {heard}", source.name)]);
+    }
+    if let Some(cgroup) = &agent.cgroup {
+        table.add_row(["CGROUP", &cgroup.display().to_string()]);
+    }
+    if let Some(planes) = &agent.planes {
+        let packet = if planes.packet { "on" } else { "off" };
+        table.add_row(["PLANES", &format!("socket LB {}, packet LB {packet}", planes.socket_lb)]);
+    }
+    let name_server = match &agent.name_server {
+        Some(server) if server.is_alive => "alive",
+        Some(_) => "not alive",
+        None => "none",
+    };
+    table.add_row(["NAME SERVER", name_server]);
+    for (n, Port { server, address }) in agent.ports.iter().enumerate() {
+        table.add_row([if n == 0 { "PORTS" } else { "" }, &format!("{server} {address}")]);
+    }
+    for (n, DeviceStatus { device, role, hooks }) in agent.devices.iter().enumerate() {
+        let hooks = if hooks.is_empty() { "no program".to_owned() } else { hooks.join(", ") };
+        table.add_row([if n == 0 { "DEVICES" } else { "" }, &format!("{device}: {role}, {hooks}")]);
+    }
 }
 
 /// An age in its largest unit.
@@ -201,7 +229,13 @@ fn age(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::Table;
+    use crate::{
+        observe::{
+            conditions::{ConditionStatus, ConditionType},
+            status::{NameServerStatus, Planes, Table},
+        },
+        source_state::{KindReport, SourceReport},
+    };
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -221,8 +255,36 @@ mod tests {
                 is_fault: false,
             }],
             tables: vec![Table { name: "SLOTS".to_owned(), used: 10, capacity: 1000 }],
-            ..Status::new("node-1")
+            ..with_setup(Status::new("node-1"))
         }
+    }
+
+    fn with_setup(status: Status) -> Status {
+        let heard = KindReport { last_heard: Some(at("2026-01-01T01:59:55Z")), ..KindReport::default() };
+        let (name, kinds) = ("https://192.0.2.1:6443".to_owned(), [("Services".to_owned(), heard)].into());
+        let hooks = ["tc_external_ingress", "tc_external_egress"].map(str::to_owned).into();
+        let (device, role) = ("eth0".to_owned(), "external".to_owned());
+        let (server, address) = ("health".to_owned(), "0.0.0.0:10256".parse().unwrap());
+        Status {
+            source: Some(SourceReport { name, is_api_server: true, kinds }),
+            cgroup: Some("/sys/fs/cgroup".into()),
+            planes: Some(Planes { socket_lb: "all".to_owned(), packet: true }),
+            devices: vec![DeviceStatus { device, role, hooks }],
+            name_server: Some(NameServerStatus { is_alive: true, heartbeat_age_ms: Some(100) }),
+            ports: vec![Port { server, address }],
+            ..status
+        }
+    }
+
+    fn condition(
+        r#type: ConditionType,
+        status: ConditionStatus,
+        since: &str,
+        reason: &str,
+        message: &str,
+    ) -> Condition {
+        let (since, reason, message) = (at(since), reason.to_owned(), message.to_owned());
+        Condition { r#type, status, since, reason, message }
     }
 
     fn report(agent: Option<Status>, frontends: usize) -> StatusReport {
@@ -233,19 +295,41 @@ mod tests {
 
     #[test]
     fn the_table_shows_the_agent() {
-        let text = table(&report(Some(serving()), 3), at("2026-01-01T02:00:00Z"));
+        let conditions = vec![
+            condition(ConditionType::Synced, ConditionStatus::True, "2026-01-01T00:00:00Z", "AsExpected", ""),
+            condition(
+                ConditionType::NameServerAlive,
+                ConditionStatus::False,
+                "2026-01-01T01:59:30Z",
+                "NoHeartbeat",
+                "the name server does not answer",
+            ),
+        ];
+        let report = report(Some(Status { conditions, ..serving() }), 3);
+        assert_eq!(report.state, "degraded");
+        let text = table(&report, at("2026-01-01T02:00:00Z"));
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
             text.lines().map(words).collect::<Vec<_>>(),
             [
-                "STATE serving",
+                "STATE degraded",
                 concat!("AGENT process 7, version ", env!("CARGO_PKG_VERSION"), ", for 2h"),
                 "NODE node-1",
                 "LAST SYNC 1m ago",
                 "FRONTENDS 3 published, 0 not written",
                 "SINCE START 0 objects skipped, 0 hooks repaired",
+                "SOURCE API server https://192.0.2.1:6443, last heard 5s ago",
+                "CGROUP /sys/fs/cgroup",
+                "PLANES socket LB all, packet LB on",
+                "NAME SERVER alive",
+                "PORTS health 0.0.0.0:10256",
+                "DEVICES eth0: external, tc_external_ingress, tc_external_egress",
                 "XDP eth0: native",
                 "TABLES SLOTS 10 of 1000 (1 %)",
+                "",
+                "TYPE STATUS SINCE REASON MESSAGE",
+                "Synced True 2h AsExpected -",
+                "NameServerAlive False 30s NoHeartbeat the name server does not answer",
             ]
         );
     }

@@ -19,7 +19,7 @@ pub use devices::{Device, select_devices};
 pub use load::{LoadError, ProgramRun, Programs, load, load_object, object};
 pub use local_networks::{local_pod_networks, primary_addresses};
 pub use logs::forward_logs;
-pub use name_server::{DnsRedirect, Heartbeats, NameServerError, SuccessorHeartbeat};
+pub use name_server::{DnsRedirect, Heartbeats, NameServerError, SuccessorHeartbeat, name_server_is_alive};
 pub use sweeper::{SweeperError, start_sweeper};
 pub use tc::{DeviceHooks, TcError, TcPass, detach_devices, programs_at};
 pub use xdp::{XdpAttachMode, XdpAttachment, XdpError, XdpHooks, XdpPass, detach_xdp};

@@ -13,7 +13,7 @@ use super::{
     access::{Access, AccessError},
     reader::Reader,
 };
-use crate::update::Update;
+use crate::{source_state::SourceState, update::Update};
 
 mod api;
 mod backoff;
@@ -45,6 +45,8 @@ pub struct Settings {
     pub access: Access,
     pub reader: Reader,
     pub timing: Timing,
+    /// Receives the state of the watches.
+    pub state: SourceState,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +60,8 @@ pub enum WatchError {
 /// Watches the API server until the receiver is dropped. Errors: the credentials cannot be used. An unreachable server is
 /// not an error: the watches retry.
 pub async fn watch(settings: Settings) -> Result<mpsc::Receiver<Update>, WatchError> {
-    settings.access.connect().await?;
+    let connection = settings.access.connect().await?;
+    settings.state.set_name(connection.url, true);
     let (sender, updates) = mpsc::channel(UPDATE_BACKLOG);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(WatchError::Thread)?;
@@ -70,12 +73,13 @@ pub async fn watch(settings: Settings) -> Result<mpsc::Receiver<Update>, WatchEr
 }
 
 async fn run(settings: Settings, updates: mpsc::Sender<Update>) {
-    let Settings { access, reader, timing } = settings;
+    let Settings { access, reader, timing, state } = settings;
     let selections = selections(&reader);
     let shared = Shared {
         api: &Api::new(access),
         sender: &UpdateSender::new(updates, selections.iter().map(|selection| selection.kind)),
         failures: &FailureLog::default(),
+        state: &state,
         reader: &reader,
         timing,
     };

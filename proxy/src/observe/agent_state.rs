@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use super::{
     metrics::{Metrics, family_label},
     query_source::QuerySource,
     query_statistics::QueryStatistics,
-    status::{Phase, Status, Unplaced},
+    status::{DeviceStatus, NameServerStatus, Phase, Planes, Port, Status, Unplaced},
 };
 use crate::{
     datapath::XdpAttachment,
@@ -32,6 +33,7 @@ use crate::{
         frontend::{FrontendKey, FrontendKind},
     },
     reconcile::Fill,
+    source_state::SourceState,
 };
 
 /// The loop sends a heartbeat at least every ten seconds, as it verifies the hooks; without one for this long
@@ -55,9 +57,15 @@ pub struct AgentState {
     query_source: OnceLock<QuerySource>,
     /// What of DNS does not work.
     pub dns_faults: Faults,
+    /// The watches state their state here.
+    pub source: SourceState,
+    /// The age of the name server's heartbeat; unset without a name server.
+    name_server_age: OnceLock<NameServerAge>,
     /// Any part of the agent states its faults here.
     pub conditions: Conditions,
 }
+
+type NameServerAge = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 /// Limit of pending triggers: where slices are never programmed, there is nothing to measure.
 const MAX_TRIGGERS: usize = 10_000;
@@ -106,6 +114,8 @@ impl AgentState {
             programmed_triggers: Mutex::default(),
             query_source: OnceLock::new(),
             dns_faults: Faults::default(),
+            source: SourceState::default(),
+            name_server_age: OnceLock::new(),
             conditions: Conditions::default(),
         })
     }
@@ -136,7 +146,7 @@ impl AgentState {
     /// States the conditions that follow from the status. Called at intervals, so that faults are logged when they begin.
     pub fn refresh_conditions(&self) -> Status {
         let status = self.plain_status();
-        for (r#type, faults) in status.stated() {
+        for (r#type, faults) in status.stated(Timestamp::now()) {
             self.conditions.set(r#type, "agent", faults);
         }
         if self.query_source.get().is_some() {
@@ -157,12 +167,34 @@ impl AgentState {
         status.pending_since = health.pending_since();
         status.hangs = health.hangs();
         status.dns_faults = self.dns_faults.errors();
+        status.source = Some(self.source.report());
+        status.name_server = self.name_server_age.get().map(|age| NameServerStatus::new(age()));
         status
     }
 
     /// The alarms of the upstreams of DNS.
     pub fn dns_alarms(&self) -> Vec<PresentAlarm> {
         self.query_source.get().map(|source| source.metrics.alarms().present()).unwrap_or_default()
+    }
+
+    pub fn set_setup(&self, cgroup: &Path, socket_lb: &str, has_packet_plane: bool) {
+        let mut status = lock(&self.status);
+        status.cgroup = Some(cgroup.to_owned());
+        status.planes = Some(Planes { socket_lb: socket_lb.to_owned(), packet: has_packet_plane });
+    }
+
+    pub fn set_ports(&self, ports: Vec<Port>) {
+        lock(&self.status).ports = ports;
+    }
+
+    pub fn set_devices(&self, devices: Vec<DeviceStatus>) {
+        lock(&self.status).devices = devices;
+    }
+
+    /// `age`: the time since the name server was alive; `None`: it never was.
+    pub fn watch_name_server(&self, age: impl Fn() -> Option<Duration> + Send + Sync + 'static) {
+        // Called once.
+        let _ = self.name_server_age.set(Box::new(age));
     }
 
     /// DNS is served from now on.
@@ -266,6 +298,7 @@ impl AgentState {
         status.unwritten_frontends = pass.unwritten;
         status.unplaced = pass.unplaced;
         status.tables = pass.fill.into_iter().map(Into::into).collect();
+        status.is_node_known = Some(pass.is_node_eligible.is_some());
     }
 
     fn family_synced(&self, family: IpFamily, now: Timestamp) {

@@ -5,6 +5,7 @@
 //! line when a fault begins and one when it ends. A type that no part has stated does not apply to this agent.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -44,6 +45,13 @@ pub enum ConditionType {
     TablesHaveRoom,
 }
 
+impl ConditionType {
+    /// The watches of the source log their failures themselves: they do so also without an agent.
+    fn has_own_log(self) -> bool {
+        self == Self::SourceWatched
+    }
+}
+
 impl fmt::Display for ConditionType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -56,14 +64,18 @@ pub struct Fault {
     /// A device, a table, a kind of object; empty if there is only one such fault. Tells faults of one type apart.
     pub subject: String,
     /// One word in CamelCase, for machines.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// A sentence that names the subject, and the remedy if it is not obvious.
     pub message: String,
 }
 
 impl Fault {
-    pub fn new(subject: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { subject: subject.into(), reason, message: message.into() }
+    pub fn new(
+        subject: impl Into<String>,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { subject: subject.into(), reason: reason.into(), message: message.into() }
     }
 }
 
@@ -133,7 +145,9 @@ impl Conditions {
         let change = stated.replace(part, faults, now);
         // A slow reader of the log must not block others.
         drop(map);
-        change.log(r#type, now);
+        if !r#type.has_own_log() {
+            change.log(r#type, now);
+        }
     }
 
     /// All conditions, by type: one that is True, or each fault of a type that is False, the oldest first.
@@ -153,7 +167,7 @@ fn limited(faults: impl IntoIterator<Item = Fault>) -> Vec<Fault> {
     let mut first: Vec<_> = faults.by_ref().take(MAX_FAULTS).collect();
     let rest = faults.count();
     if rest > 0 {
-        let reason = first.last().map_or("More", |last| last.reason);
+        let reason = first.last().map_or("More".into(), |last| last.reason.clone());
         first.push(Fault::new("more", reason, format!("and {rest} more")));
     }
     first
@@ -207,7 +221,7 @@ impl Stated {
         // Stable: faults of the same age stay in the order of their subjects, and `more` at the end.
         faults.sort_by_key(|(fault, since)| (fault.subject == "more", *since));
         let of = |(fault, since): &(Fault, Timestamp)| {
-            condition(ConditionStatus::False, *since, fault.reason, &fault.message)
+            condition(ConditionStatus::False, *since, &fault.reason, &fault.message)
         };
         faults.into_iter().map(of).collect()
     }
@@ -217,10 +231,10 @@ impl Change {
     fn log(&self, condition: ConditionType, now: Timestamp) {
         for (Fault { reason, message, .. }, since) in &self.ended {
             let seconds = now.duration_since(*since).as_secs();
-            info!(%condition, reason, message, seconds, "fault has ended");
+            info!(%condition, reason = &**reason, detail = message, seconds, "fault has ended");
         }
         for Fault { reason, message, .. } in &self.begun {
-            warn!(%condition, reason, message, "fault");
+            warn!(%condition, reason = &**reason, detail = message, "fault");
         }
     }
 }

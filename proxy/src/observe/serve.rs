@@ -17,7 +17,11 @@ use tokio::{
     time::sleep,
 };
 
-use super::{agent_state::AgentState, health_check_ports::WantedHealthChecks, status::Phase};
+use super::{
+    agent_state::AgentState,
+    health_check_ports::WantedHealthChecks,
+    status::{Phase, Port},
+};
 use crate::{
     config::{Pages, ServingConfig},
     k8s::events::Report,
@@ -56,6 +60,11 @@ impl Serve {
 
     async fn run(self, fatal: mpsc::UnboundedSender<anyhow::Error>) {
         let Self { config, pages, bpffs, status_socket, state, health_ports, reports } = self;
+        let port = |server: &str, address: Option<_>| {
+            address.map(|address| Port { server: server.to_owned(), address })
+        };
+        let ports = [port("health", config.healthz), port("metrics", config.metrics)];
+        state.set_ports(ports.into_iter().flatten().collect());
         let mut phases = state.phases();
         tokio::spawn(control_socket::serve(status_socket, Arc::clone(&state)));
         tokio::spawn(refresh_conditions(Arc::clone(&state)));

@@ -2,14 +2,21 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{Timestamp, ToSpan as _};
+use proxy_ebpf::abi::map;
 use serde::{Deserialize, Serialize};
 
 use super::conditions::{Condition, ConditionType, Fault};
-use crate::{datapath::XdpAttachment, reconcile::Fill};
+use crate::{
+    datapath::XdpAttachment,
+    reconcile::Fill,
+    source_state::{SourceFailure, SourceReport},
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -44,9 +51,68 @@ pub struct Status {
     #[serde(default)]
     pub hangs: bool,
     pub tables: Vec<Table>,
-    /// Missing in the status of earlier versions.
+    /// Missing in the status of earlier versions, as all that follow.
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    #[serde(default)]
+    pub source: Option<SourceReport>,
+    /// Whether the Node object of this node was seen; `None` before the initial sync.
+    #[serde(default)]
+    pub is_node_known: Option<bool>,
+    /// The directory whose sockets are translated.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    #[serde(default)]
+    pub planes: Option<Planes>,
+    #[serde(default)]
+    pub devices: Vec<DeviceStatus>,
+    /// `None`: the agent has none.
+    #[serde(default)]
+    pub name_server: Option<NameServerStatus>,
+    /// The addresses of the agent's servers, bound or not.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+}
+
+/// The places of translation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planes {
+    /// The value of `--socket-lb`.
+    pub socket_lb: String,
+    pub packet: bool,
+}
+
+/// A device of the packet plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    pub device: String,
+    /// `external` or `pod`.
+    pub role: String,
+    /// The programs at its hooks.
+    pub hooks: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameServerStatus {
+    /// As the programs judge it.
+    pub is_alive: bool,
+    /// The time since all its threads were alive; `None`: they never were.
+    pub heartbeat_age_ms: Option<u64>,
+}
+
+impl NameServerStatus {
+    pub fn new(age: Option<Duration>) -> Self {
+        let timeout = Duration::from_nanos(map::NAME_SERVER_TIMEOUT);
+        let heartbeat_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Self { is_alive: age.is_some_and(|age| age < timeout), heartbeat_age_ms }
+    }
+}
+
+/// An address of one of the agent's servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    pub server: String,
+    pub address: SocketAddr,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +181,10 @@ impl Table {
     }
 }
 
+/// Changes that wait for this many seconds are a fault.
+const BEHIND: i64 = 60;
+/// A name server that was never alive is a fault after this many seconds.
+const STARTUP: i64 = 5;
 /// From this percentage on, a table is reported as a fault.
 const ALMOST_FULL: u32 = 90;
 
@@ -139,6 +209,13 @@ impl Status {
             hangs: false,
             tables: Vec::new(),
             conditions: Vec::new(),
+            source: None,
+            is_node_known: None,
+            cgroup: None,
+            planes: None,
+            devices: Vec::new(),
+            name_server: None,
+            ports: Vec::new(),
         }
     }
 
@@ -147,7 +224,7 @@ impl Status {
         if self.conditions.is_empty() {
             // An agent of an earlier version.
             return self
-                .stated()
+                .stated(Timestamp::now())
                 .into_iter()
                 .flat_map(|(_, faults)| faults)
                 .map(|fault| fault.message)
@@ -157,9 +234,9 @@ impl Status {
     }
 
     /// The conditions that follow from the other fields. A type that does not apply is missing.
-    pub fn stated(&self) -> BTreeMap<ConditionType, Vec<Fault>> {
+    pub fn stated(&self, now: Timestamp) -> BTreeMap<ConditionType, Vec<Fault>> {
         let mut stated = BTreeMap::from([
-            (ConditionType::Synced, self.unsynced()),
+            (ConditionType::Synced, self.unsynced(now)),
             (ConditionType::ProgramsAttached, self.attach_faults()),
             (
                 ConditionType::AddressesBound,
@@ -170,16 +247,48 @@ impl Status {
         if !self.xdp.is_empty() {
             stated.insert(ConditionType::XdpAttached, self.xdp_faults());
         }
+        if let Some(source) = &self.source {
+            stated.insert(ConditionType::SourceWatched, source_faults(source, now));
+            if let (Some(is_known), true) = (self.is_node_known, source.is_api_server) {
+                stated.insert(ConditionType::NodeFound, self.node_faults(is_known));
+            }
+        }
+        if let Some(name_server) = self.name_server.as_ref().filter(|_| self.phase == Phase::Serving) {
+            stated.insert(ConditionType::NameServerAlive, self.name_server_faults(name_server, now));
+        }
         stated
     }
 
-    fn unsynced(&self) -> Vec<Fault> {
+    fn node_faults(&self, is_known: bool) -> Vec<Fault> {
+        let message = format!(
+            "the cluster has no Node object {}: local endpoints, NodePorts and pod networks are unknown; set --node-name",
+            self.node
+        );
+        if is_known { Vec::new() } else { vec![Fault::new("", "NoSuchNode", message)] }
+    }
+
+    /// A server that was just started has not been alive yet.
+    fn name_server_faults(&self, server: &NameServerStatus, now: Timestamp) -> Vec<Fault> {
+        let is_starting = server.heartbeat_age_ms.is_none() && now < self.started + STARTUP.seconds();
+        if server.is_alive || is_starting {
+            return Vec::new();
+        }
+        let message = "the name server of this node does not answer: clients use the other endpoints of the DNS Service";
+        vec![Fault::new("", "NoHeartbeat", message)]
+    }
+
+    fn unsynced(&self, now: Timestamp) -> Vec<Fault> {
         let mut faults = Vec::new();
         if matches!(self.phase, Phase::Preparing | Phase::Starting) {
             faults.push(Fault::new("", "InitialSync", "the initial sync of objects has not finished"));
         }
         if self.hangs {
             faults.push(Fault::new("loop", "Hangs", "the agent hangs and receives no changes: restart it"));
+        }
+        let is_behind = self.pending_since.is_some_and(|since| since < now - BEHIND.seconds());
+        if is_behind && self.unwritten_frontends == 0 {
+            let message = format!("received changes are not programmed after {BEHIND} s");
+            faults.push(Fault::new("pending", "Behind", message));
         }
         if self.unwritten_frontends > 0 {
             let services = unplaced_text(&self.unplaced);
@@ -213,6 +322,15 @@ impl Status {
     }
 }
 
+fn source_faults(source: &SourceReport, now: Timestamp) -> Vec<Fault> {
+    let fault = |(kind, failure): (String, SourceFailure)| {
+        let SourceFailure { reason, message, .. } = failure;
+        let message = if kind.is_empty() { message } else { format!("{kind}: {message}") };
+        Fault { subject: kind, reason: reason.into(), message }
+    };
+    source.failures(now).into_iter().map(fault).collect()
+}
+
 /// The first Services without room, as the end of a sentence.
 fn unplaced_text(unplaced: &[Unplaced]) -> String {
     const NAMES: usize = 3;
@@ -234,6 +352,7 @@ pub fn socket_path(run_dir: &Path, bpffs: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source_state::KindReport;
 
     #[test]
     fn faults_require_action() {
@@ -259,6 +378,49 @@ mod tests {
             (Status { tables: table(1000), unwritten_frontends: 1, ..serving }, 2),
         ] {
             assert_eq!(status.faults().len(), want, "{status:?}");
+        }
+    }
+
+    /// One condition per fault that operators met and that `status` did not show.
+    #[test]
+    fn each_fault_has_a_condition_with_a_reason() {
+        let failure =
+            |is_common| SourceFailure { reason: "R".to_owned(), is_common, message: "m".to_owned() };
+        let source = |failure: Option<SourceFailure>| {
+            let kind = KindReport { failure, ..KindReport::default() };
+            let kinds = [("Nodes".to_owned(), kind)].into();
+            Some(SourceReport { name: String::new(), is_api_server: true, kinds })
+        };
+        let serving = Status { phase: Phase::Serving, source: source(None), ..Status::new("n") };
+        let dead = Some(NameServerStatus::new(Some(Duration::from_secs(2))));
+        let now = serving.started + 100.seconds();
+        for (status, want) in [
+            (serving.clone(), None),
+            (Status { source: source(Some(failure(true))), ..serving.clone() }, Some("SourceWatched R m")),
+            (
+                Status { source: source(Some(failure(false))), ..serving.clone() },
+                Some("SourceWatched R Nodes: m"),
+            ),
+            (Status { is_node_known: Some(true), ..serving.clone() }, None),
+            (Status { is_node_known: Some(false), ..serving.clone() }, Some("NodeFound NoSuchNode")),
+            (Status { pending_since: Some(now - 59.seconds()), ..serving.clone() }, None),
+            (Status { pending_since: Some(now - 61.seconds()), ..serving.clone() }, Some("Synced Behind")),
+            (Status { name_server: dead, ..serving.clone() }, Some("NameServerAlive NoHeartbeat")),
+            (
+                Status { name_server: Some(NameServerStatus::new(None)), ..serving },
+                Some("NameServerAlive NoHeartbeat"),
+            ),
+        ] {
+            let line = |(r#type, fault): (ConditionType, Fault)| {
+                format!("{type} {} {}", fault.reason, fault.message)
+            };
+            let stated = status.stated(now).into_iter();
+            let mut lines = stated
+                .flat_map(|(r#type, faults)| faults.into_iter().map(move |fault| (r#type, fault)))
+                .map(line);
+            let (line, more) = (lines.next(), lines.next());
+            assert_eq!((line.is_some(), more), (want.is_some(), None), "{want:?} {line:?}");
+            assert!(line.unwrap_or_default().starts_with(want.unwrap_or_default()), "{want:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Result;
-use proxy_ebpf::abi::DeviceFlags;
+use proxy_ebpf::abi::{DeviceFlags, DeviceRole};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -13,7 +13,7 @@ use crate::{
     datapath::{Device, DeviceHooks, DeviceTable, Network, Pins, Programs, select_devices},
     error::chain,
     model::policy::Policy,
-    observe::agent_state::AgentState,
+    observe::{agent_state::AgentState, status::DeviceStatus},
     reconcile::MapError,
 };
 
@@ -24,6 +24,7 @@ pub struct Devices {
     xdp: XdpDevices,
     table: DeviceTable,
     policy: Policy,
+    state: Arc<AgentState>,
     /// The devices as last logged.
     known: Vec<Device>,
     /// Failures of the last pass, all logged.
@@ -39,10 +40,10 @@ impl Devices {
         state: Arc<AgentState>,
     ) -> Result<Self> {
         let hooks = DeviceHooks::new(config.tc, pins)?;
-        let xdp = XdpDevices::new(config.xdp, pins, state);
+        let xdp = XdpDevices::new(config.xdp, pins, Arc::clone(&state));
         let table = DeviceTable::open(&pins.maps())?;
         let (known, logged) = (Vec::new(), BTreeSet::new());
-        Ok(Self { network, config, hooks, xdp, table, policy, known, logged })
+        Ok(Self { network, config, hooks, xdp, table, policy, state, known, logged })
     }
 
     /// Waits for a change of the network state.
@@ -83,8 +84,18 @@ impl Devices {
             debug!(error, "device not served, will retry");
         }
         self.logged = failures;
+        self.state.set_devices(devices.iter().map(|device| self.status_of(device)).collect());
         self.log(devices, pass.attached);
         pass.repaired.len() + xdp
+    }
+
+    fn status_of(&self, device: &Device) -> DeviceStatus {
+        let role = match device.role {
+            DeviceRole::External => "external",
+            DeviceRole::Pod => "pod",
+        };
+        let hooks = self.hooks.attached_to(device.index).map(str::to_owned).collect();
+        DeviceStatus { device: device.name.clone(), role: role.to_owned(), hooks }
     }
 
     fn write_table(&mut self, network: &Network, devices: &[Device]) -> Result<(), MapError> {

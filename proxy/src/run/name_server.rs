@@ -41,6 +41,7 @@ use crate::{
     k8s::reader::Reader,
     model::{node::NodeInfo, policy::Policy},
     observe::query_source::QuerySource,
+    source_state::SourceState,
 };
 
 /// How long an agent that was told to end keeps answering for a successor.
@@ -358,7 +359,7 @@ pub async fn run(objects: Objects, config: DnsConfig) -> Result<()> {
 }
 
 async fn follow(name_server: &mut NameServer, objects: Objects, reader: Reader) -> Result<()> {
-    let mut source = Source::new(objects, reader).await?;
+    let mut source = Source::new(objects, reader, SourceState::default()).await?;
     let mut is_synced = false;
     loop {
         let first = source.next().await.context("the source of objects ended")?;

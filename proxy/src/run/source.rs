@@ -13,6 +13,7 @@ use crate::{
         watch::{self, Settings, Timing},
     },
     manifests,
+    source_state::SourceState,
     update::Update,
 };
 
@@ -26,24 +27,29 @@ pub struct Source {
 }
 
 impl Source {
-    pub async fn new(objects: Objects, reader: Reader) -> Result<Self> {
+    pub async fn new(objects: Objects, reader: Reader, state: SourceState) -> Result<Self> {
         match objects {
             Objects::Manifests(path) => {
                 info!(manifests = %path.display(), "reading manifests");
-                Self::manifests(&path, reader)
+                Self::manifests(&path, reader, state)
             }
             Objects::ApiServer(access) => {
                 info!("reading from the API server");
-                let updates = watch::watch(Settings { access, reader, timing: Timing::default() }).await?;
+                let timing = Timing::default();
+                let updates = watch::watch(Settings { access, reader, timing, state }).await?;
                 Ok(Self { updates })
             }
         }
     }
 
     /// Watches a directory of manifests, or one file.
-    fn manifests(path: &Path, reader: Reader) -> Result<Self> {
+    fn manifests(path: &Path, reader: Reader, state: SourceState) -> Result<Self> {
+        state.set_name(path.display().to_string(), false);
         let (sender, updates) = mpsc::channel(WAITING_UPDATES);
-        manifests::watch::watch(path, reader, move |update| sender.blocking_send(update).is_ok())?;
+        manifests::watch::watch(path, reader, move |update| {
+            state.heard("files");
+            sender.blocking_send(update).is_ok()
+        })?;
         Ok(Self { updates })
     }
 

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! {"backends": [{"service": "shop/web", "port_name": "http", "address": "10.244.1.4:8080", "protocol": "TCP",
-//!                "state": "ready|terminating|unused", "sets": ["cluster", "local"], "index": 17, "generation": 3}]}
+//!                "state": "ready|terminating|unused|down", "sets": ["cluster", "local"], "index": 17, "generation": 3}]}
 //! ```
 //!
 //! `unused` is ready, but no frontend selects it: it keeps its flows and gets no new ones. A terminating backend is in a
-//! set only while no ready backend exists. Slots and affinity entries refer to a backend by `index` and `generation`.
+//! set only while no ready backend exists. `down` is this node's name server without a heartbeat: no client gets it. Slots and affinity entries refer to a backend by `index` and `generation`.
 
 use std::net::SocketAddr;
 
@@ -41,17 +41,25 @@ enum State {
     Ready,
     Terminating,
     Unused,
+    Down,
 }
 
 /// Reads the rows, sorted by service port and address.
-pub fn read(maps: &impl LbMaps, labels: &Labels, selection: &Selection) -> Result<Vec<BackendRow>, MapError> {
+pub fn read(
+    maps: &impl LbMaps,
+    labels: &Labels,
+    selection: &Selection,
+    name_server_is_up: bool,
+) -> Result<Vec<BackendRow>, MapError> {
     let mut rows = Vec::new();
     for family in IpFamily::BOTH {
         for index in 0..maps.capacity().backends {
             let entry = maps.backend(family, index)?;
             if entry.flags.contains(BackendFlags::ALIVE) {
                 let service = labels.get(entry.service);
-                rows.extend(selection.takes(service).then(|| BackendRow::new(service.into(), index, &entry)));
+                if selection.takes(service) {
+                    rows.push(BackendRow::new(service.into(), index, &entry, name_server_is_up));
+                }
             }
         }
     }
@@ -60,10 +68,12 @@ pub fn read(maps: &impl LbMaps, labels: &Labels, selection: &Selection) -> Resul
 }
 
 impl BackendRow {
-    fn new(service: ServicePort, index: u32, entry: &BackendEntry) -> Self {
+    fn new(service: ServicePort, index: u32, entry: &BackendEntry, name_server_is_up: bool) -> Self {
         let BackendEntry { address, protocol, flags, service: _, generation } = *entry;
         let sets = sets(flags);
-        let state = if flags.contains(BackendFlags::TERMINATING) {
+        let state = if flags.contains(BackendFlags::NAME_SERVER) && !name_server_is_up {
+            State::Down
+        } else if flags.contains(BackendFlags::TERMINATING) {
             State::Terminating
         } else if sets.is_empty() {
             State::Unused
@@ -87,6 +97,7 @@ impl State {
             Self::Ready => "ready",
             Self::Terminating => "terminating",
             Self::Unused => "unused",
+            Self::Down => "down",
         }
     }
 }

@@ -23,13 +23,12 @@ use super::{
 };
 use crate::{
     cli::{
-        agents, control,
-        run::{PinArgs, RunDirArgs},
+        agents::{self, FindArgs, Place},
+        control,
     },
     observe::{
         control::ControlRequest,
         query_statistics::{Client, ClientKind, QueryStatistics},
-        status::socket_path,
     },
 };
 
@@ -71,17 +70,15 @@ pub struct Args {
     #[command(flatten)]
     print: PrintArgs,
     #[command(flatten)]
-    pins: PinArgs,
-    #[command(flatten)]
-    run_dir: RunDirArgs,
+    find: FindArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Args { client, namespace, all_namespaces: _, print, pins, run_dir } = args;
-    let socket = socket_path(&run_dir.run_dir, &pins.bpffs);
+    let Args { client, namespace, all_namespaces: _, print, find } = args;
+    let Place { bpffs, run_dir, socket, .. } = find.find()?;
     let watches = print.watch;
     print.print(|| {
-        let hint = || agents::hint(&pins.bpffs, Some(&run_dir.run_dir));
+        let hint = || agents::hint(&bpffs, Some(&run_dir));
         let QueryStatistics { since, mut clients, upstreams } = query_statistics(&socket, hint)?;
         clients.retain(|one| is_selected(one, client.as_deref(), namespace.as_deref()));
         if let Some(client) = &client {

@@ -99,6 +99,7 @@ pub fn read(
     maps: &impl LbMaps,
     labels: &Labels,
     selection: &Selection,
+    name_server_is_up: bool,
     stats: impl Fn(u32) -> Result<ServiceStats, MapError>,
 ) -> Result<Vec<FrontendRow>> {
     // Iteration over a hash map that changes may return a key twice.
@@ -106,7 +107,10 @@ pub fn read(
     let mut counted: BTreeMap<u32, ServiceStats> = BTreeMap::new();
     let mut rows = Vec::with_capacity(frontends.len());
     for (key, index) in frontends {
-        let Some((descriptor, [internal, external])) = read_consistent(maps, key, index)? else { continue };
+        let Some((descriptor, [internal, external])) = read_consistent(maps, key, index, name_server_is_up)?
+        else {
+            continue;
+        };
         let service = labels.get(descriptor.service);
         if !selection.takes(service) {
             continue;
@@ -137,13 +141,14 @@ fn read_consistent(
     maps: &impl LbMaps,
     key: FrontendKey,
     index: u32,
+    name_server_is_up: bool,
 ) -> Result<Option<(Descriptor, [View; 2])>, MapError> {
     for _ in 0..ATTEMPTS {
         let published = maps.published(index)?;
         let descriptor = maps.descriptor(published)?;
         let is_own = descriptor.frontend == index
             && frontend_key(descriptor.address, descriptor.port, descriptor.protocol) == Some(key);
-        let views = views(maps, key.address.family(), &descriptor)?;
+        let views = views(maps, key.address.family(), &descriptor, name_server_is_up)?;
         if is_own && maps.published(index)? == published {
             return Ok(Some((descriptor, views)));
         }
@@ -151,13 +156,18 @@ fn read_consistent(
     Ok(None)
 }
 
-fn views(maps: &impl LbMaps, family: IpFamily, descriptor: &Descriptor) -> Result<[View; 2], MapError> {
+fn views(
+    maps: &impl LbMaps,
+    family: IpFamily,
+    descriptor: &Descriptor,
+    name_server_is_up: bool,
+) -> Result<[View; 2], MapError> {
     let Descriptor { internal, external, flags, .. } = *descriptor;
-    let internal_backends = addresses(maps, family, internal)?;
+    let internal_backends = addresses(maps, family, internal, name_server_is_up)?;
     let external_backends = if (internal.offset, internal.count) == (external.offset, external.count) {
         internal_backends.clone()
     } else {
-        addresses(maps, family, external)?
+        addresses(maps, family, external, name_server_is_up)?
     };
     let view = |backends, local, is_local, drops| View {
         backends,
@@ -181,13 +191,21 @@ fn views(maps: &impl LbMaps, family: IpFamily, descriptor: &Descriptor) -> Resul
     ])
 }
 
-fn addresses(maps: &impl LbMaps, family: IpFamily, block: Block) -> Result<Vec<SocketAddr>, MapError> {
+/// The backends that new flows may get: this node's name server only while it is up, as in the programs.
+fn addresses(
+    maps: &impl LbMaps,
+    family: IpFamily,
+    block: Block,
+    name_server_is_up: bool,
+) -> Result<Vec<SocketAddr>, MapError> {
     let slots = maps.slots(block)?.into_iter();
     let entries = slots.map(|slot| Ok((slot, maps.backend(family, slot.index)?)));
     let entries = entries.collect::<Result<Vec<_>, MapError>>()?.into_iter();
     let alive = entries
         .filter(|(slot, entry)| {
-            entry.generation == slot.generation && entry.flags.contains(BackendFlags::ALIVE)
+            entry.generation == slot.generation
+                && entry.flags.contains(BackendFlags::ALIVE)
+                && (name_server_is_up || !entry.flags.contains(BackendFlags::NAME_SERVER))
         })
         .map(|(_, entry)| entry.address);
     Ok(alive.collect())

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     manifests,
-    model::{address::IpFamily, policy::Policy},
+    model::{address::IpFamily, name_server::NameServer, policy::Policy, service::ServiceKey},
     reconcile::{Capacity, FakeMaps, LbMaps as _, Reconciler},
 };
 
@@ -68,7 +68,7 @@ fn text<R: Row>(format: Format, rows: Vec<R>) -> String {
 fn frontend_rows(maps: &FakeMaps, translated: u64) -> Vec<frontends::FrontendRow> {
     let labels = Labels::read(maps).unwrap();
     let stats = |_| Ok(ServiceStats { translated, refused: 2 });
-    frontends::read(maps, &labels, &Selection::default(), stats).unwrap()
+    frontends::read(maps, &labels, &Selection::default(), true, stats).unwrap()
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn ids_of_rows_are_unique() {
 fn backends_with_state_and_sets() {
     let reconciler = reconciler();
     let labels = Labels::read(reconciler.maps()).unwrap();
-    let rows = || backends::read(reconciler.maps(), &labels, &Selection::default()).unwrap();
+    let rows = || backends::read(reconciler.maps(), &labels, &Selection::default(), true).unwrap();
     expect![[r#"
         SERVICE        ADDRESS          PROTOCOL  STATE        SETS           INDEX  GENERATION
         shop/web:http  10.244.1.4:8080  TCP       ready        cluster,local  0      1
@@ -301,3 +301,45 @@ fn watch_prints_changed_and_removed_rows() {
     .assert_eq(&text);
     assert_eq!(self::text(Format::Table, Vec::<backends::BackendRow>::new()), "no backends\n");
 }
+
+#[test]
+fn a_dead_name_server_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("dns.yaml"), DNS_SERVICE).unwrap();
+    let service = ServiceKey::new("kube-system", "kube-dns");
+    let listens = Some(vec!["192.0.2.1:53".parse().unwrap()]);
+    let name_server = Some(NameServer { service, listens, local_addresses: Vec::new() });
+    let node_addresses = vec!["192.0.2.1".parse().unwrap()];
+    let policy = Policy { node_name: "node-1".into(), name_server, node_addresses, ..Policy::default() };
+    let (index, _) = manifests::load(dir.path()).unwrap().to_index(policy);
+    let capacity = Capacity { frontends: 16, descriptors: 16, slots: 64, backends: 16, services: 16 };
+    let mut reconciler = Reconciler::adopt(FakeMaps::new(capacity)).unwrap();
+    assert!(reconciler.apply_all(index.frontends()).failed.is_empty());
+    let maps = reconciler.maps();
+    let labels = Labels::read(maps).unwrap();
+    let state = |is_up| {
+        let all = Selection::default();
+        let backends = text(Format::Table, backends::read(maps, &labels, &all, is_up).unwrap());
+        let stats = |_| Ok(ServiceStats::default());
+        let frontends = text(Format::Wide, frontends::read(maps, &labels, &all, is_up, stats).unwrap());
+        let line = backends.lines().find(|line| line.contains("192.0.2.1:53")).unwrap().to_owned();
+        (line.contains("ready"), line.contains("down"), frontends.contains("192.0.2.1:53"))
+    };
+    assert_eq!(state(true), (true, false, true));
+    assert_eq!(state(false), (false, true, false));
+}
+
+const DNS_SERVICE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {namespace: kube-system, name: kube-dns}
+spec: {clusterIP: 10.96.0.53, clusterIPs: [10.96.0.53], ports: [{name: dns, port: 53, protocol: UDP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: kube-system, name: dns-1, labels: {kubernetes.io/service-name: kube-dns}}
+addressType: IPv4
+ports: [{name: dns, port: 53, protocol: UDP}]
+endpoints:
+- {addresses: [10.244.2.4], nodeName: node-2, conditions: {ready: true}}
+"#;

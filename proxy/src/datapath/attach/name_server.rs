@@ -16,7 +16,7 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, SockMap};
-use proxy_ebpf::abi::{MAPS, map};
+use proxy_ebpf::abi::{ABI_VERSION, MAPS, map};
 use tracing::{debug, warn};
 
 use crate::datapath::{
@@ -94,6 +94,12 @@ impl Heartbeats {
         self.store(SERVING, now().saturating_sub(age));
     }
 
+    /// The time since all DNS server threads were alive; `None`: they never were.
+    pub fn serving_age(&self) -> Option<Duration> {
+        let heartbeats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        age(heartbeats.read(SERVING).ok().flatten())
+    }
+
     /// Whether an agent waits to take over.
     pub fn has_successor(&self) -> bool {
         let heartbeats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,6 +114,19 @@ impl Heartbeats {
         // It cannot fail, and to programs and other agents a lost heartbeat is a late one.
         let _ = heartbeats.publish(index, nanoseconds);
     }
+}
+
+/// Whether programs count the name server of a pin directory as alive, by its heartbeat. The agent may be gone.
+pub fn name_server_is_alive(dir: &Path) -> Result<bool, OpenError> {
+    let name = map::NAME_SERVER_BEAT;
+    let heartbeats: MmapArray<u64> = mapped(&maps_of(dir, ABI_VERSION), name, Access::Read)?;
+    let heartbeat = heartbeats.read(SERVING).map_err(|source| OpenError::Map { name, source })?;
+    Ok(age(heartbeat).is_some_and(|age| age < HEARTBEAT_TIMEOUT))
+}
+
+fn age(heartbeat: Option<u64>) -> Option<Duration> {
+    let heartbeat = heartbeat.filter(|heartbeat| *heartbeat != 0)?;
+    Some(now().saturating_sub(Duration::from_nanos(heartbeat)))
 }
 
 impl DnsRedirect {

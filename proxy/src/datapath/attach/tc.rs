@@ -70,6 +70,11 @@ impl DeviceHooks {
         Ok(Self { hooks, other, attached: BTreeSet::new() })
     }
 
+    /// The programs that are at a device since the last pass.
+    pub fn attached_to(&self, device: u32) -> impl Iterator<Item = &'static str> {
+        self.attached.iter().filter(move |hook| hook.device == device).map(|hook| hook.program)
+    }
+
     /// Attaches missing programs to these devices, and detaches ours from others. To be repeated when the
     /// devices change and at intervals: another process may detach or replace a program.
     pub fn keep(&mut self, programs: &Programs, devices: &[Device]) -> TcPass {

@@ -14,6 +14,7 @@ use rustls::CertificateError;
 use crate::{
     error::chain,
     k8s::{access::AccessError, object::Kind},
+    source_state::SourceFailure,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,24 @@ impl ApiError {
     /// The error of a truncated response body.
     pub fn of_body(error: &io::Error) -> Self {
         Self::Incomplete(last_cause(error))
+    }
+
+    /// The same for status and metrics.
+    pub fn failure(&self) -> SourceFailure {
+        let (reason, is_common) = match self {
+            Self::Access(_) => ("Credentials", true),
+            Self::Unreachable { .. } => ("Unreachable", true),
+            Self::Tls { .. } => ("NoSecureConnection", true),
+            Self::Unauthorized => ("Unauthorized", true),
+            Self::Stalled(_) => ("NoResponse", true),
+            Self::Forbidden(_) => ("Forbidden", false),
+            Self::NotServed(_) => ("NotServed", false),
+            Self::Expired | Self::LostHistory => ("Relist", false),
+            Self::Invalid { .. } => ("Refused", false),
+            Self::Failing { .. } => ("ServerError", false),
+            Self::Incomplete(_) | Self::Malformed(_) => ("BadResponse", false),
+        };
+        SourceFailure { reason: reason.to_owned(), is_common, message: chain(self) }
     }
 
     /// Whether reading the credentials again may help.

@@ -33,6 +33,7 @@ use crate::{
         object::{Object, ObjectId},
         reader::{ObjectChanges, Reader},
     },
+    source_state::SourceState,
     update::{Skipped, Update},
 };
 
@@ -47,6 +48,7 @@ pub struct Shared<'a> {
     pub api: &'a Api,
     pub sender: &'a UpdateSender,
     pub failures: &'a FailureLog,
+    pub state: &'a SourceState,
     pub reader: &'a Reader,
     pub timing: Timing,
 }
@@ -175,6 +177,7 @@ impl<'a> Reflector<'a> {
             return self.set_missing(error).await;
         }
         self.shared.failures.record(self.selection.kind, error);
+        self.shared.state.failed(self.selection.kind.plural(), error.failure());
         Ok(backoff.next_delay().max(error.retry_after()))
     }
 
@@ -202,6 +205,7 @@ impl<'a> Reflector<'a> {
             tracing::info!(kind, reason = %error, "optional kind not available");
         }
         self.is_missing = true;
+        self.shared.state.heard(self.selection.kind.plural());
         self.versions.begin_list();
         self.progress = Progress::Unlisted { min_version: None };
         let mut batch = Batch { completes_list: true, ..Batch::default() };
@@ -242,8 +246,10 @@ impl<'a> Reflector<'a> {
 
     async fn get(&mut self, query: &Query) -> Result<Body, ApiError> {
         let uri = query.target(self.selection.path());
+        self.shared.state.asked(self.selection.kind.plural());
         let body = self.shared.api.get(self.selection.kind, &uri, self.shared.timing.idle_timeout).await?;
         self.shared.failures.clear(self.selection.kind);
+        self.shared.state.heard(self.selection.kind.plural());
         self.has_response = true;
         Ok(body)
     }
@@ -256,6 +262,9 @@ impl<'a> Reflector<'a> {
             let (mut batch, mut taken) = (Batch::default(), Ok(()));
             let take = |bytes: &[u8]| taken = lines.push(bytes, |line| self.handle_event(line, &mut batch));
             let read = body.read(idle_timeout, take).await;
+            if read.is_ok() {
+                self.shared.state.heard(self.selection.kind.plural());
+            }
             // Events before an error count.
             self.send(batch).await?;
             taken?;
@@ -390,6 +399,7 @@ impl<'a> Reflector<'a> {
             let mut batch = Batch::default();
             let take = |bytes: &[u8]| items.push(bytes, |json| self.list_item(json, &mut batch));
             let is_over = !body.read(idle_timeout, take).await?;
+            self.shared.state.heard(self.selection.kind.plural());
             self.send(batch).await?;
             if is_over {
                 let metadata = items.finish().map_err(|error| ApiError::Incomplete(error.to_string()))?;

@@ -11,6 +11,7 @@ use proxy::{
         watch::{self, Settings, Timing},
     },
     model::{frontend::Frontend, policy::Policy},
+    source_state::SourceState,
     update::Update,
 };
 use tokio::{
@@ -54,7 +55,8 @@ impl Follower {
 
     pub async fn start_as(access: Access, timing: Timing) -> Result<Self> {
         let reader = Reader { node_name: NODE.to_owned(), dns: None };
-        let updates = watch::watch(Settings { access, reader, timing }).await?;
+        let updates =
+            watch::watch(Settings { access, reader, timing, state: SourceState::default() }).await?;
         let policy = Policy { node_name: NODE.to_owned(), ..Policy::default() };
         Ok(Self { updates, index: Index::new(policy), is_synced: false, news: 0, skipped: Vec::new() })
     }

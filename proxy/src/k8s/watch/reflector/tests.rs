@@ -14,6 +14,7 @@ use crate::k8s::{
     access::{Access, Credentials},
     watch::{Settings, watch},
 };
+use crate::source_state::SourceState;
 
 type Requests = Arc<Mutex<Vec<String>>>;
 
@@ -59,7 +60,9 @@ async fn answer(mut stream: TcpStream, status: &'static str, body: &'static str,
 async fn updates(url: &str) -> mpsc::Receiver<Update> {
     let access = Access { credentials: Credentials::Anonymous, url: Some(url.to_owned()) };
     let reader = Reader { node_name: "node-1".to_owned(), dns: None };
-    watch(Settings { access, reader, timing: Timing::default() }).await.unwrap()
+    watch(Settings { access, reader, timing: Timing::default(), state: SourceState::default() })
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
