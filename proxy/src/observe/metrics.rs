@@ -2,7 +2,7 @@
 //!
 //! The kernel's counters are read on request, and not stored here.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use prometheus::{
     Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -15,6 +15,7 @@ use super::{conditions::Condition, status::Unplaced};
 use crate::{
     model::{address::IpFamily, service::ServicePortKey},
     reconcile::Fill,
+    source_state::SourceReport,
 };
 
 const FAMILY: &str = "ip_family";
@@ -52,6 +53,9 @@ pub struct Metrics {
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
     conditions: IntGaugeVec,
+    source_failing: IntGaugeVec,
+    source_last_heard: GaugeVec,
+    described: Vec<Described>,
 }
 
 /// Durations of passes.
@@ -74,17 +78,17 @@ impl SyncDurations {
         Ok(Self {
             all: of.histogram(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
-                "Duration of a pass over changed or all frontends",
+                "Duration of a pass over changed or all frontends.",
                 sync_buckets(),
             )?,
             full: of.histogram(
                 "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "Duration of a pass over all frontends",
+                "Duration of a pass over all frontends.",
                 sync_buckets(),
             )?,
             partial: of.histogram(
                 "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "Duration of a pass over changed frontends",
+                "Duration of a pass over changed frontends.",
                 sync_buckets(),
             )?,
         })
@@ -96,19 +100,19 @@ impl ChangeCounters {
         Ok(Self {
             endpoints: of.counter(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "Changes of EndpointSlices received",
+                "Changes of EndpointSlices received.",
             )?,
             endpoints_pending: of.plain_gauge(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "Changes of EndpointSlices not programmed yet",
+                "Changes of EndpointSlices not programmed yet.",
             )?,
             services: of.counter(
                 "kubeproxy_sync_proxy_rules_service_changes_total",
-                "Changes of Services received",
+                "Changes of Services received.",
             )?,
             services_pending: of.plain_gauge(
                 "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "Changes of Services not programmed yet",
+                "Changes of Services not programmed yet.",
             )?,
         })
     }
@@ -117,83 +121,117 @@ impl ChangeCounters {
 impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let of = Registrar { registry: &registry };
+        let of = Registrar { registry: &registry, described: RefCell::default() };
         let metrics = Self {
             syncs: SyncDurations::new(&of)?,
             sync_last_timestamp: of.gauge(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "Time of the last pass without unwritten frontends",
+                "Time of the last pass without unwritten frontends.",
             )?,
             sync_last_queued: of.gauge(
                 "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-                "Time of the last change received",
+                "Time of the last change received.",
             )?,
             network_programming: of.histogram(
                 "kubeproxy_network_programming_duration_seconds",
-                "Delay from the trigger time of an EndpointSlice to the maps",
+                "Delay from the trigger time of an EndpointSlice to the maps.",
                 network_programming_buckets(),
             )?,
             name_programming: of.histogram(
                 "portreeve_name_programming_duration_seconds",
-                "Delay from the trigger time of an EndpointSlice to the DNS answers",
+                "Delay from the trigger time of an EndpointSlice to the DNS answers.",
                 network_programming_buckets(),
             )?,
             changes: ChangeCounters::new(&of)?,
             no_local_endpoints: of.gauges(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-                "Service ports with policy Local and endpoints, but none on this node",
+                "Service ports with policy Local and endpoints, but none on this node.",
                 &["traffic_policy", FAMILY],
             )?,
-            healthz: of.counters("kubeproxy_proxy_healthz_total", "Responses of /healthz", &["code"])?,
-            livez: of.counters("kubeproxy_proxy_livez_total", "Responses of /livez", &["code"])?,
-            sync_failures: of.counter("portreeve_sync_failures_total", "Passes with unwritten frontends")?,
-            frontends: of.plain_gauge("portreeve_frontends", "Published frontends")?,
+            healthz: of.counters("kubeproxy_proxy_healthz_total", "Responses of /healthz.", &["code"])?,
+            livez: of.counters("kubeproxy_proxy_livez_total", "Responses of /livez.", &["code"])?,
+            sync_failures: of.counter("portreeve_sync_failures_total", "Passes with unwritten frontends.")?,
+            frontends: of.plain_gauge("portreeve_frontends", "Published frontends.")?,
             unwritten_frontends: of
-                .plain_gauge("portreeve_unwritten_frontends", "Frontends to be retried")?,
+                .plain_gauge("portreeve_unwritten_frontends", "Frontends to be retried.")?,
             unplaced_frontends: of.gauges(
                 "portreeve_unplaced_frontends",
-                "Frontends without room, by the table that has none",
+                "Frontends without room, by the table that has none.",
                 &["reason"],
             )?,
-            skipped_objects: of
-                .counter("portreeve_skipped_objects_total", "Invalid objects or parts of objects, skipped")?,
+            skipped_objects: of.counter(
+                "portreeve_skipped_objects_total",
+                "Invalid objects or parts of objects, skipped.",
+            )?,
             reattachments: of.counter(
                 "portreeve_reattachments_total",
-                "Hooks that had lost their program, attached again",
+                "Hooks that had lost their program, attached again.",
             )?,
             unattached: of.plain_gauge(
                 "portreeve_unattached",
-                "Hooks and devices without their program after the last attempt",
+                "Hooks and devices without their program after the last attempt.",
             )?,
             dns_faults: of.plain_gauge(
                 "portreeve_dns_faults",
-                "Parts of DNS that do not work and are retried: unbound addresses, an unusable Corefile",
+                "Parts of DNS that do not work and are retried: unbound addresses, an unusable Corefile.",
             )?,
             unread_counters: of.counter(
                 "portreeve_unread_counters_total",
-                "Scrapes without the kernel's counters, which could not be read",
+                "Scrapes without the kernel's counters, which could not be read.",
             )?,
-            table_used: of.gauges("portreeve_table_entries", "Entries in use in a table", &["table"])?,
+            table_used: of.gauges("portreeve_table_entries", "Entries in use in a table.", &["table"])?,
             table_capacity: of.gauges(
                 "portreeve_table_capacity",
-                "Capacity of a table in entries",
+                "Capacity of a table in entries.",
                 &["table"],
             )?,
             conditions: of.gauges(
                 "portreeve_condition",
-                "A condition of the agent with its present status and reason, always 1",
+                "A condition of the agent with its present status and reason, always 1.",
                 &["type", "status", "reason"],
             )?,
+            source_failing: of.gauges(
+                "portreeve_source_failing",
+                "Whether a kind of object cannot be watched at its source now.",
+                &["kind"],
+            )?,
+            source_last_heard: of.register(
+                "gauge",
+                GaugeVec::new(
+                    Opts::new(
+                        "portreeve_source_last_heard_timestamp_seconds",
+                        "Time of the last data about a kind of object, also without a change.",
+                    ),
+                    &["kind"],
+                )?,
+            )?,
+            described: Vec::new(),
             registry: registry.clone(),
         };
         of.constant_one(
             "portreeve_build_info",
-            "Version of the agent",
+            "Version of the agent, always 1.",
             "version",
             env!("CARGO_PKG_VERSION"),
         )?;
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(metrics)
+        // The name that all Kubernetes components have, for dashboards.
+        of.constant_one(
+            "kubernetes_build_info",
+            "Version of the component, always 1.",
+            "git_version",
+            concat!("v", env!("CARGO_PKG_VERSION")),
+        )?;
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        let mut described = of.described.into_inner();
+        described.extend(Described::all(&process, "gauge").map(|one| {
+            let kind = if one.name.ends_with("_total") { "counter" } else { "gauge" };
+            Described { kind, ..one }
+        }));
+        let kernel = KernelFamilies::new()?;
+        described.extend(kernel.all().into_iter().flat_map(|family| Described::all(family, "counter")));
+        described.sort();
+        registry.register(Box::new(process))?;
+        Ok(Self { described, ..metrics })
     }
 
     pub fn set_unplaced(&self, unplaced: &[Unplaced]) {
@@ -209,6 +247,20 @@ impl Metrics {
             let labels = [&r#type.to_string(), status.name(), reason.as_str()];
             self.conditions.with_label_values(&labels).set(1);
         }
+    }
+
+    pub fn set_source(&self, source: &SourceReport) {
+        for (kind, report) in &source.kinds {
+            self.source_failing.with_label_values(&[kind]).set(report.failure.is_some().into());
+            let heard = report.last_heard.map_or(0.0, |time| time.as_nanosecond() as f64 / 1e9);
+            self.source_last_heard.with_label_values(&[kind]).set(heard);
+        }
+    }
+
+    /// All families, by name.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the reference in docs/ is made from it by a test"))]
+    pub fn described(&self) -> &[Described] {
+        &self.described
     }
 
     pub fn set_fill(&self, fill: &[Fill]) {
@@ -249,39 +301,61 @@ pub fn family_label(family: IpFamily) -> &'static str {
 
 /// The kernel's counters as metric families for one response.
 fn kernel_families(kernel: &KernelCounters) -> Result<Vec<MetricFamily>, prometheus::Error> {
-    let refusals = IntCounterVec::new(
-        Opts::new("portreeve_refusals_total", "Connections and datagrams refused, by reason"),
-        &["reason"],
-    )?;
+    let families = KernelFamilies::new()?;
+    let KernelFamilies { refusals, xdp, connections, refused } = &families;
     for (reason, count) in &kernel.refusals {
         refusals.with_label_values(&[reason]).inc_by(*count);
     }
-    let xdp = IntCounterVec::new(
-        Opts::new("portreeve_xdp_packets_total", "Packets processed by XDP, by outcome"),
-        &["outcome"],
-    )?;
     for (outcome, count) in &kernel.xdp {
         xdp.with_label_values(&[outcome]).inc_by(*count);
     }
-    let labels = ["namespace", "service", "port"];
-    let connections = IntCounterVec::new(
-        Opts::new("portreeve_service_connections_total", "Connections and datagram flows with a backend"),
-        &labels,
-    )?;
-    let refused = IntCounterVec::new(
-        Opts::new("portreeve_service_refusals_total", "Connections and datagram flows refused"),
-        &labels,
-    )?;
     for (service, stats) in &kernel.services {
         let key = &service.service;
         let values = [&*key.namespace, &*key.name, &*service.port_name];
         connections.with_label_values(&values).inc_by(stats.translated);
         refused.with_label_values(&values).inc_by(stats.refused);
     }
-    Ok([refusals.collect(), xdp.collect(), connections.collect(), refused.collect()]
-        .into_iter()
-        .flatten()
-        .collect())
+    Ok(families.all().into_iter().flat_map(Collector::collect).collect())
+}
+
+struct KernelFamilies {
+    refusals: IntCounterVec,
+    xdp: IntCounterVec,
+    connections: IntCounterVec,
+    refused: IntCounterVec,
+}
+
+impl KernelFamilies {
+    fn new() -> Result<Self, prometheus::Error> {
+        let family = |name, help, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let service = ["namespace", "service", "port"];
+        Ok(Self {
+            refusals: family(
+                "portreeve_refusals_total",
+                "Connections and datagrams refused, by reason.",
+                &["reason"],
+            )?,
+            xdp: family(
+                "portreeve_xdp_packets_total",
+                "Packets processed by XDP, by outcome.",
+                &["outcome"],
+            )?,
+            connections: family(
+                "portreeve_service_connections_total",
+                "Connections and datagram flows with a backend.",
+                &service,
+            )?,
+            refused: family(
+                "portreeve_service_refusals_total",
+                "Connections and datagram flows refused.",
+                &service,
+            )?,
+        })
+    }
+
+    fn all(&self) -> [&IntCounterVec; 4] {
+        [&self.refusals, &self.xdp, &self.connections, &self.refused]
+    }
 }
 
 /// From 1 ms, doubling.
@@ -295,13 +369,39 @@ fn network_programming_buckets() -> Vec<f64> {
     [0.25, 0.5].into_iter().chain(seconds.map(f64::from)).collect()
 }
 
+/// A metric family, for the reference.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Described {
+    pub name: String,
+    pub kind: &'static str,
+    pub labels: Vec<String>,
+    pub help: String,
+}
+
+impl Described {
+    fn all(metric: &impl Collector, kind: &'static str) -> impl Iterator<Item = Self> {
+        metric.desc().into_iter().map(move |desc| Self {
+            name: desc.fq_name.clone(),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        })
+    }
+}
+
 /// Creates registered metrics.
 struct Registrar<'a> {
     registry: &'a Registry,
+    described: RefCell<Vec<Described>>,
 }
 
 impl Registrar<'_> {
-    fn register<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+    fn register<C: Collector + Clone + 'static>(
+        &self,
+        kind: &'static str,
+        metric: C,
+    ) -> Result<C, prometheus::Error> {
+        self.described.borrow_mut().extend(Described::all(&metric, kind));
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
@@ -312,27 +412,30 @@ impl Registrar<'_> {
         help: &str,
         buckets: Vec<f64>,
     ) -> Result<HistogramVec, prometheus::Error> {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[FAMILY])?)
+        self.register(
+            "histogram",
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[FAMILY])?,
+        )
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
-        self.register(GaugeVec::new(Opts::new(name, help), &[FAMILY])?)
+        self.register("gauge", GaugeVec::new(Opts::new(name, help), &[FAMILY])?)
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
+        self.register("gauge", IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     fn plain_gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-        self.register(IntGauge::new(name, help)?)
+        self.register("gauge", IntGauge::new(name, help)?)
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-        self.register(IntCounter::new(name, help)?)
+        self.register("counter", IntCounter::new(name, help)?)
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+        self.register("counter", IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
     fn constant_one(
@@ -391,5 +494,95 @@ mod tests {
         }
         assert!(text.contains("process_resident_memory_bytes"));
         metrics.render(&KernelCounters::default()).unwrap();
+    }
+
+    /// Names that kube-proxy has and promtool does not like.
+    const OF_KUBE_PROXY: [&str; 1] = ["kubeproxy_sync_proxy_rules_no_local_endpoints_total"];
+
+    /// The rules of `promtool check metrics` (prometheus/client_golang, `testutil/promlint`), and full sentences.
+    fn complaints(Described { name, kind, labels, help }: &Described) -> Vec<&'static str> {
+        let words: Vec<_> = name.split('_').collect();
+        let has_word = |list: &[&str]| words.iter().any(|word| list.contains(word));
+        let is_snake_case = |text: &str| {
+            text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        };
+        let is_counter = *kind == "counter";
+        let rules = [
+            (help.is_empty() || !help.ends_with('.'), "no sentence as help"),
+            (is_counter && !name.ends_with("_total"), "a counter without _total"),
+            (!is_counter && name.ends_with("_total"), "_total without being a counter"),
+            (["_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end)), "a reserved suffix"),
+            (labels.iter().any(|label| label == "le" || label == "quantile"), "a reserved label"),
+            (has_word(&["gauge", "counter", "histogram", "summary", "untyped"]), "a type in the name"),
+            (!is_snake_case(name) || !labels.iter().all(|label| is_snake_case(label)), "not snake_case"),
+            (
+                has_word(&[
+                    "milliseconds",
+                    "microseconds",
+                    "nanoseconds",
+                    "minutes",
+                    "hours",
+                    "days",
+                    "kilobytes",
+                    "megabytes",
+                    "gigabytes",
+                    "bits",
+                    "celsius",
+                ]),
+                "not a base unit",
+            ),
+            (
+                has_word(&["s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "tb", "pb", "m", "h", "d"]),
+                "an abbreviated unit",
+            ),
+            // Prometheus adds these at a scrape, and renames ours.
+            (labels.iter().any(|label| label == "job" || label == "instance"), "a label of Prometheus"),
+        ];
+        rules.into_iter().filter(|(is_broken, _)| *is_broken).map(|(_, rule)| rule).collect()
+    }
+
+    #[test]
+    fn every_metric_passes_promtools_lint() {
+        let metrics = Metrics::new().unwrap();
+        let named = |described: &&Described| !OF_KUBE_PROXY.contains(&described.name.as_str());
+        let wrong: Vec<_> = metrics
+            .described()
+            .iter()
+            .filter(named)
+            .map(|described| (described.name.as_str(), complaints(described)))
+            .filter(|(_, complaints)| !complaints.is_empty())
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let names: std::collections::BTreeSet<_> =
+            metrics.described().iter().map(|described| &described.name).collect();
+        assert_eq!(names.len(), metrics.described().len(), "each is registered once");
+    }
+
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    const INTRODUCTION: &str = "# Metrics
+
+The agent serves these at `--metrics-bind-address` under `/metrics`. `kubeproxy_*` have kube-proxy's names and meanings, so
+that its dashboards and alerts keep working. There is no Go runtime: the `go_*` series of other components do not exist.
+`rest_client_*` does not exist either: see `portreeve_source_failing` and `portreeve_condition{type=\"SourceWatched\"}`.
+
+The name server has a server of its own, see [replacing-coredns.md](replacing-coredns.md). Each of its metrics has two names:
+CoreDNS's, `coredns_*`, and `portreeve_dns_*`.
+
+A useful alert is `portreeve_condition{status=\"False\"} == 1`: `portreeve status` shows the message.
+
+This page is generated: `UPDATE_EXPECT=1 cargo test -p proxy --lib observe::metrics`.
+
+| metric | type | labels | meaning |
+| --- | --- | --- | --- |
+";
+
+    #[test]
+    fn the_page_lists_every_metric() {
+        let mut page = INTRODUCTION.to_owned();
+        for Described { name, kind, labels, help } in Metrics::new().unwrap().described() {
+            let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            page += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
+        }
+        expect_test::expect_file![PAGE].assert_eq(&page);
     }
 }

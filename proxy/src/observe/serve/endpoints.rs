@@ -96,6 +96,9 @@ async fn metrics_text(server: &MetricsServer) -> Result<Bytes, String> {
     let status = server.state.status();
     server.state.metrics.dns_faults.set(status.dns_faults.len() as i64);
     server.state.metrics.set_conditions(&status.conditions);
+    if let Some(source) = &status.source {
+        server.state.metrics.set_source(source);
+    }
     server.state.metrics.render(&kernel).map(Bytes::from).map_err(|error| error.to_string())
 }
 
