@@ -1,4 +1,5 @@
-//! The command line: one file per verb. Exit codes: 0 done, 1 failed with one sentence on stderr, 2 wrong usage.
+//! The command line: one file per verb. Exit codes: 0 done, 1 failed with one sentence on stderr, 2 wrong usage, 3 done
+//! but something was skipped (`plan`).
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -77,7 +78,7 @@ impl Cli {
 
     pub fn run(self) -> ExitCode {
         match self.try_run() {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 output::print_error(&error);
                 ExitCode::FAILURE
@@ -85,7 +86,7 @@ impl Cli {
         }
     }
 
-    fn try_run(self) -> Result<()> {
+    fn try_run(self) -> Result<ExitCode> {
         // The file may set the log level and format.
         let policy = self.verb.policy();
         let file = policy.and_then(PolicyArgs::config_file).map(ConfigFile::read).transpose()?;
@@ -132,15 +133,15 @@ impl Verb {
         }
     }
 
-    fn run(self, file: Option<ConfigFile>) -> Result<()> {
-        match self {
+    fn run(self, file: Option<ConfigFile>) -> Result<ExitCode> {
+        let done = match self {
+            Self::Plan(args) => return plan::run(args, file.as_ref()),
             Self::Run(args) => run::run(*args, file),
             Self::Dns(args) => dns::run(args),
             Self::Cleanup(args) => cleanup::run(args),
             Self::Status(args) => status::run(args),
             Self::Check(args) => check::run(args),
             Self::Get(args) => get::run(args),
-            Self::Plan(args) => plan::run(args, file.as_ref()),
             Self::Explain(args) => explain::run(args, file.as_ref()),
             Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),
             Self::Completion { shell } => {
@@ -148,6 +149,7 @@ impl Verb {
                 clap_complete::generate(shell, &mut Cli::command(), "portreeve", &mut script);
                 output::print(&String::from_utf8(script)?)
             }
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }

@@ -72,6 +72,11 @@ pub enum SocketLb {
     Off,
 }
 
+/// Whether the user wants output without colour, even on a terminal.
+pub fn is_colour_refused() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 impl SocketLb {
     /// As on the command line.
     pub fn name(self) -> &'static str {

@@ -13,6 +13,7 @@ use crate::yaml;
 mod document;
 mod objects;
 mod parallel;
+mod strict;
 pub mod watch;
 
 pub use objects::{ManifestObject, Manifests};
@@ -23,6 +24,13 @@ pub struct ManifestError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+/// As [`load`], and reports misspelt kinds and fields, as kubectl's strict validation does.
+pub fn load_strictly(path: &Path) -> Result<Manifests, ManifestError> {
+    let mut manifests = load(path)?;
+    strict::check(path, &mut manifests).map_err(|source| ManifestError { path: path.to_owned(), source })?;
+    Ok(manifests)
 }
 
 /// Reads a directory or one file.

@@ -18,7 +18,7 @@ use finding::{Finding, Verdict};
 
 use super::{
     agents::{self, FindArgs},
-    output::{self, Format, OutputArgs},
+    output::{self, Format, OutputArgs, Tone},
     source_args::SourceArgs,
 };
 
@@ -61,12 +61,19 @@ pub fn run(args: Args) -> Result<()> {
 fn table(findings: &[Finding]) -> String {
     let mut table = output::table();
     for finding in findings {
-        table.add_row([finding.verdict.name(), finding.name, &finding.what]);
+        let tone = match finding.verdict {
+            Verdict::Ok => Tone::Good,
+            Verdict::Warn => Tone::Plain,
+            Verdict::Fail => Tone::Bad,
+        };
+        let plain = |text: &str| output::cell(text, Tone::Plain);
+        let verdict = output::cell(finding.verdict.name(), tone);
+        table.add_row([verdict, plain(finding.name), plain(&finding.what)]);
         if !finding.remedy.is_empty() {
             table.add_row(["", "", &format!("-> {}", finding.remedy)]);
         }
     }
-    format!("{}\n", table.trim_fmt())
+    output::text(table)
 }
 
 #[cfg(test)]
@@ -74,10 +81,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_lines_are_wrapped() {
-        let long = "a sentence that goes on and on ".repeat(10);
+    fn a_finding_is_one_line_and_its_remedy_another() {
+        let long = "a sentence that goes on and on ".repeat(10).trim_end().to_owned();
         let text = table(&[Finding::ok("kernel", "6.1"), Finding::fail("api-server", &long, &long)]);
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        assert!(text.contains("->"), "{text}");
+        let want = format!("ok    kernel      6.1\nfail  api-server  {long}\n                  -> {long}\n");
+        assert_eq!(text, want);
     }
 }

@@ -24,6 +24,7 @@ use crate::{
         node::Source,
         policy::Policy,
     },
+    update::Skipped,
 };
 
 #[derive(Debug, clap::Args)]
@@ -71,7 +72,10 @@ struct Explanation {
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
-    let (index, _) = manifests::load(&args.manifests)?.to_index(policy);
+    let (index, skipped) = manifests::load(&args.manifests)?.to_index(policy);
+    for Skipped { object, reason } in &skipped {
+        tracing::warn!(object, reason, "object skipped");
+    }
     let Destination { address: destination, protocol } = args.to;
     let verdict = index.explain(&Flow { source: args.from, destination, protocol });
     match args.output.output {
@@ -117,7 +121,7 @@ fn table(verdict: &FlowVerdict) -> String {
     }
     table.add_row(["PLANE", &verdict.plane.to_string()]);
     table.add_row(["REASON", &verdict.explanation()]);
-    format!("{}\n", table.trim_fmt())
+    output::text(table)
 }
 
 fn remarks(choice: &BackendChoice) -> String {

@@ -19,6 +19,7 @@ mod connections;
 mod dns;
 mod document;
 mod footer;
+mod format;
 mod frontends;
 mod labels;
 mod listing;
@@ -79,7 +80,10 @@ pub fn run(args: Args) -> Result<()> {
             let Source { maps, labels, selection, .. } = source;
             let is_up = source.name_server_is_up();
             let rows = frontends::read(maps, labels, selection, is_up, |id| maps.service_stats(id))?;
-            Ok(Listing { rows, footer: Footer::Refusals(refusals(maps)?) })
+            let has_node_ports = rows.iter().any(frontends::FrontendRow::is_node_port);
+            let node_ports_at = has_node_ports.then(|| maps.node_port_addresses()).transpose()?;
+            let (refusals, is_all) = (refusals(maps)?, selection.is_all());
+            Ok(Listing { rows, footer: Footer::Frontends { refusals, is_all, node_ports_at } })
         }),
         Resource::Backends(get) => get.run(|source| {
             let Source { maps, labels, selection, .. } = source;

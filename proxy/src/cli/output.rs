@@ -7,13 +7,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use crate::error::chain;
-
-/// Width of tables that are not printed to a terminal.
-const WIDTH: u16 = 80;
+use crate::{config, error::chain};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -53,19 +50,39 @@ pub fn print_error(error: &anyhow::Error) {
     eprintln!("portreeve: {}", chain(error.as_ref()));
 }
 
+/// A table as kubectl prints it: one line per row, as long as its content, also in a narrow terminal and in a pipe.
 pub fn table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    if !io::stdout().is_terminal() {
-        // The last two columns are padding, which `trim_fmt` removes.
-        table.set_width(WIDTH + 2);
-    }
-    table
-}
-
-/// A table whose lines are as long as their content.
-pub fn unwrapped_table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table
+}
+
+/// The text of a table, without margins. A cell is one line: a line break in it becomes a comma.
+pub fn text(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// The meaning of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    Good,
+    Bad,
+    Plain,
+}
+
+/// A cell in the colour of its meaning, if the output is a terminal and `NO_COLOR` (no-color.org) is not set.
+pub fn cell(text: impl ToString, tone: Tone) -> Cell {
+    let cell = Cell::new(text);
+    match tone {
+        Tone::Good if has_colour() => cell.fg(Color::Green),
+        Tone::Bad if has_colour() => cell.fg(Color::Red),
+        Tone::Good | Tone::Bad | Tone::Plain => cell,
+    }
+}
+
+fn has_colour() -> bool {
+    io::stdout().is_terminal() && !config::is_colour_refused()
 }

@@ -1,14 +1,18 @@
 //! `plan`: the frontends that would be programmed on a node.
+//!
+//! With a table the exit code is 3 if an object, a part of one or a field was skipped: a pipeline notices a typo. In JSON the
+//! list `skipped` says it, and the exit code is 0.
 
-use std::{path::PathBuf, thread};
+use std::{path::PathBuf, process::ExitCode, thread};
 
 use anyhow::Result;
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
     frontend_name::{FrontendName, backends},
     name_server_args::NameServerArgs,
-    output::{self, Format, OutputArgs},
+    output,
     policy_args::PolicyArgs,
 };
 use crate::{
@@ -34,9 +38,21 @@ pub struct Args {
     dns: bool,
     #[command(flatten)]
     names: NameServerArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    /// Output format
+    #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
+    output: PlanFormat,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PlanFormat {
+    Table,
+    /// A table with all backends
+    Wide,
+    Json,
+}
+
+/// The exit code if something was skipped.
+const SKIPPED: u8 = 3;
 
 #[derive(Debug, Serialize)]
 struct Plan {
@@ -64,8 +80,8 @@ struct PlannedDns {
     records: usize,
 }
 
-pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
-    let loaded = manifests::load(&args.manifests)?;
+pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<ExitCode> {
+    let loaded = manifests::load_strictly(&args.manifests)?;
     let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
     let (records, (index, mut skipped)) = thread::scope(|scope| {
@@ -74,17 +90,24 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
         (records.join(), joined)
     });
     let records = records.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let has_skipped = !skipped.is_empty();
+    // Valid, but of no use to clients.
     skipped.extend(index.unserved().into_iter().map(|(service, unserved)| Skipped {
         object: format!("Service {service}"),
         reason: unserved.to_string(),
     }));
     let frontends = sorted(&index);
-    match args.output.output {
-        Format::Json => {
+    match args.output {
+        PlanFormat::Json => {
             let frontends = frontends.iter().map(PlannedFrontend::from).collect();
-            output::print_json(&Plan { frontends, dns: PlannedDns { records }, skipped })
+            output::print_json(&Plan { frontends, dns: PlannedDns { records }, skipped })?;
+            Ok(ExitCode::SUCCESS)
         }
-        Format::Table => output::print(&table(&frontends, records, &skipped)),
+        PlanFormat::Table | PlanFormat::Wide => {
+            let is_wide = args.output == PlanFormat::Wide;
+            output::print(&table(&frontends, records, &skipped, is_wide))?;
+            Ok(if has_skipped { ExitCode::from(SKIPPED) } else { ExitCode::SUCCESS })
+        }
     }
 }
 
@@ -129,26 +152,46 @@ fn name(when_empty: WhenEmpty) -> &'static str {
     }
 }
 
-fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped]) -> String {
+fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped], is_wide: bool) -> String {
     let mut table = output::table();
-    table.set_header(["SERVICE", "KIND", "FRONTEND", "INTERNAL", "EXTERNAL"]);
+    let wide: &[_] = if is_wide { &["AFFINITY", "SOURCE RANGES"] } else { &[] };
+    table.set_header([&["SERVICE", "TYPE", "ADDRESS", "PORT(S)", "INTERNAL", "EXTERNAL"], wide].concat());
     for frontend in frontends {
-        table.add_row([
+        let cell = |view| if is_wide { list(frontend, view) } else { summary(frontend, view) };
+        let mut row = vec![
             frontend.service.to_string(),
             frontend.kind.name().to_owned(),
-            frontend.key.to_string(),
-            summary(frontend, &frontend.internal),
-            summary(frontend, &frontend.external),
-        ]);
+            frontend.key.address.to_string(),
+            format!("{}/{}", frontend.key.port, frontend.key.protocol),
+            cell(&frontend.internal),
+            cell(&frontend.external),
+        ];
+        if is_wide {
+            let ranges = frontend.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let affinity = frontend.affinity.map(|seconds| format!("{}s", u32::from(seconds)));
+            row.extend([affinity.unwrap_or_else(|| "-".to_owned()), or_dash(ranges.join(","))]);
+        }
+        table.add_row(row);
     }
-    let mut text = format!("{}\n\n{} frontends, {records} DNS records\n", table.trim_fmt(), frontends.len());
+    let mut text = output::text(table);
+    text += &format!("\n{} frontends, {records} DNS records\n", frontends.len());
     if !skipped.is_empty() {
         let mut table = output::table();
         table.set_header(["SKIPPED", "REASON"]);
         table.add_rows(skipped.iter().map(|skipped| [&skipped.object, &skipped.reason]));
-        text += &format!("\n{}\n", table.trim_fmt());
+        text += &format!("\n{}", output::text(table));
     }
     text
+}
+
+/// All backends of a view, or the behaviour without any.
+fn list(frontend: &Frontend, view: &View) -> String {
+    let backends = backends(frontend, view);
+    if backends.is_empty() { summary(frontend, view) } else { backends.join(",") }
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 /// The number of backends of a view, or the behaviour without any.

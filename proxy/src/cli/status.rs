@@ -9,12 +9,12 @@ use serde::Serialize;
 use super::{
     agents::{self, FindArgs, Place},
     control,
-    output::{self, Format, OutputArgs},
+    output::{self, Format, OutputArgs, Tone},
 };
 use crate::{
     datapath::{self, InspectError},
     observe::{
-        conditions::Condition,
+        conditions::{Condition, ConditionStatus},
         control::ControlRequest,
         status::{DeviceStatus, Phase, Port, Status, XdpDevice},
     },
@@ -111,7 +111,7 @@ impl StatusReport {
 }
 
 fn table(report: &StatusReport, now: Timestamp) -> String {
-    let mut table = output::unwrapped_table();
+    let mut table = output::table();
     table.add_row(["STATE", &state(report)]);
     if let Some(agent) = &report.agent {
         add_agent(&mut table, agent, now);
@@ -131,7 +131,7 @@ fn table(report: &StatusReport, now: Timestamp) -> String {
     for (n, fault) in report.faults.iter().enumerate().filter(|_| conditions.is_empty()) {
         table.add_row([if n == 0 { "FAULTS" } else { "" }, fault]);
     }
-    format!("{}\n{}", table.trim_fmt(), conditions_table(conditions, now))
+    output::text(table) + &conditions_table(conditions, now)
 }
 
 /// As `kubectl describe` prints conditions. One line each, however long: the message comes last.
@@ -139,14 +139,17 @@ fn conditions_table(conditions: &[Condition], now: Timestamp) -> String {
     if conditions.is_empty() {
         return String::new();
     }
-    let mut table = output::unwrapped_table();
+    let mut table = output::table();
     table.set_header(["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]);
     for Condition { r#type, status, since, reason, message } in conditions {
         let since = age(now.duration_since(*since).as_secs());
         let message = if message.is_empty() { "-" } else { message };
-        table.add_row([&r#type.to_string(), status.name(), &since, reason, message]);
+        let tone = if *status == ConditionStatus::True { Tone::Good } else { Tone::Bad };
+        let plain = |text: &str| output::cell(text, Tone::Plain);
+        let status = output::cell(status.name(), tone);
+        table.add_row([plain(&r#type.to_string()), status, plain(&since), plain(reason), plain(message)]);
     }
-    format!("\n{}\n", table.trim_fmt())
+    format!("\n{}", output::text(table))
 }
 
 fn xdp_text(xdp: &XdpDevice) -> String {

@@ -57,9 +57,6 @@ impl Manifests {
                 Err(error) => skipped.push(skip(error)),
             }
         }
-        for Skipped { object, reason } in &skipped {
-            tracing::warn!(object, reason, "object skipped");
-        }
         (index, skipped)
     }
 

@@ -86,7 +86,7 @@ fn table(lines: &[CheckedLine]) -> String {
             }
         }
         let name = of_file.first().map_or("", |line| &line.file);
-        text += &format!("{name}:\n{}\n", table.trim_fmt());
+        text += &format!("{name}:\n{}", output::text(table));
     }
     text
 }

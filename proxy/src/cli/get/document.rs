@@ -6,26 +6,20 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::ValueEnum;
-use comfy_table::ContentArrangement;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{
     footer::Footer,
+    format::{Field, Format},
     listing::{Listing, Row},
 };
 use crate::cli::output;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// 80 columns, unless a terminal has more
-    Table,
-    /// A table with all columns, of any width
-    Wide,
-    Json,
-    Yaml,
-    /// One name per line
-    Name,
+/// Whether a table has headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Headers {
+    Shown,
+    None,
 }
 
 pub struct Document<'a, R> {
@@ -68,14 +62,25 @@ impl<R: Row> Serialize for Document<'_, R> {
 }
 
 impl<R: Row> Document<'_, R> {
-    pub fn print(&self, format: Format) -> Result<ControlFlow<()>> {
-        output::print_while_read(&self.text(format)?)
+    /// Sorts the rows by a field, if one is given.
+    pub fn sorted_by(mut self, field: Option<&Field>) -> Result<Self> {
+        if let Some(field) = field {
+            let keyed = self.rows.iter().map(|row| Ok((serde_json::to_value(row)?, *row)));
+            let mut keyed = keyed.collect::<Result<Vec<_>>>()?;
+            keyed.sort_by(|(a, _), (b, _)| field.compare(a, b));
+            self.rows = keyed.into_iter().map(|(_, row)| row).collect();
+        }
+        Ok(self)
     }
 
-    pub fn text(&self, format: Format) -> Result<String> {
+    pub fn print(&self, format: &Format, headers: Headers) -> Result<ControlFlow<()>> {
+        output::print_while_read(&self.text(format, headers)?)
+    }
+
+    pub fn text(&self, format: &Format, headers: Headers) -> Result<String> {
         Ok(match format {
-            Format::Table => self.table(false),
-            Format::Wide => self.table(true),
+            Format::Table => self.table(false, headers),
+            Format::Wide => self.table(true, headers),
             Format::Json => serde_json::to_string_pretty(self)? + "\n",
             // Each listing or change is one document of a YAML stream.
             Format::Yaml => format!("---\n{}", serde_saphyr::to_string(self)?),
@@ -83,23 +88,31 @@ impl<R: Row> Document<'_, R> {
                 let names: BTreeSet<String> = self.rows.iter().map(|row| row.name()).collect();
                 names.into_iter().map(|name| name + "\n").collect()
             }
+            Format::Columns(columns) => self.columns(columns, headers)?,
         })
     }
 
-    fn table(&self, is_wide: bool) -> String {
+    fn table(&self, is_wide: bool, headers: Headers) -> String {
         let mut table = output::table();
-        if is_wide {
-            table.set_content_arrangement(ContentArrangement::Disabled);
+        if headers == Headers::Shown {
+            table.set_header(R::header(is_wide));
         }
-        table.set_header(R::header(is_wide));
         table.add_rows(self.rows.iter().map(|row| row.cells(is_wide)));
-        // No left margin, to use all of the 80 columns.
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        let mut text = if self.rows.is_empty() { String::new() } else { format!("{}\n", table.trim_fmt()) };
+        let mut text = if self.rows.is_empty() { String::new() } else { output::text(table) };
         text.extend(self.gone.iter().map(|id| format!("gone: {id}\n")));
         text += &self.footer.text();
         if text.is_empty() { format!("no {}\n", R::LIST) } else { text }
+    }
+
+    fn columns(&self, columns: &[(String, Field)], headers: Headers) -> Result<String> {
+        let mut table = output::table();
+        if headers == Headers::Shown {
+            table.set_header(columns.iter().map(|(header, _)| header));
+        }
+        for row in &self.rows {
+            let row = serde_json::to_value(row)?;
+            table.add_row(columns.iter().map(|(_, field)| field.text(&row)));
+        }
+        Ok(output::text(table))
     }
 }

@@ -1,6 +1,6 @@
 //! Data below the rows.
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use jiff::Timestamp;
 use serde::ser::{SerializeMap, Serializer};
@@ -10,8 +10,13 @@ use crate::observe::query_statistics::Upstream;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Footer {
     Empty,
-    /// Refused connections of all Services by reason.
-    Refusals(Refusals),
+    /// Refused connections of all Services by reason, which a table of some of them does not show; and the addresses that
+    /// serve the NodePorts of the table.
+    Frontends {
+        refusals: Refusals,
+        is_all: bool,
+        node_ports_at: Option<Vec<IpAddr>>,
+    },
     /// The start of the DNS statistics, and the statistics of the upstreams.
     Dns {
         since: Timestamp,
@@ -27,7 +32,10 @@ impl Footer {
     pub fn serialize_into<S: Serializer>(&self, map: &mut S::SerializeMap) -> Result<(), S::Error> {
         match self {
             Self::Empty => Ok(()),
-            Self::Refusals(refusals) => map.serialize_entry("refusals", refusals),
+            Self::Frontends { refusals, node_ports_at, .. } => {
+                map.serialize_entry("refusals", refusals)?;
+                node_ports_at.as_ref().map_or(Ok(()), |at| map.serialize_entry("node_ports_at", at))
+            }
             Self::Dns { since, upstreams } => {
                 map.serialize_entry("since", since)?;
                 map.serialize_entry("upstreams", upstreams)
@@ -39,13 +47,29 @@ impl Footer {
     pub fn text(&self) -> String {
         match self {
             Self::Empty => String::new(),
-            Self::Refusals(refusals) => {
-                let counts = tally(refusals.iter().map(|(reason, count)| (*reason, *count)));
-                if counts.is_empty() { counts } else { format!("\nrefused: {counts}\n") }
+            Self::Frontends { refusals, is_all, node_ports_at } => {
+                frontends(refusals, *is_all, node_ports_at)
             }
             Self::Dns { since, upstreams } => dns(*since, upstreams),
         }
     }
+}
+
+fn frontends(refusals: &Refusals, is_all: bool, node_ports_at: &Option<Vec<IpAddr>>) -> String {
+    let mut text = String::new();
+    match node_ports_at.as_deref() {
+        None => {}
+        Some([]) => text += "\nno address of this node serves NodePorts\n",
+        Some(addresses) => {
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "\nNodePorts are served at {}", addresses.join(", "));
+        }
+    }
+    let counts = tally(refusals.iter().map(|(reason, count)| (*reason, *count)));
+    if is_all && !counts.is_empty() {
+        let _ = writeln!(text, "\nrefused: {counts}");
+    }
+    text
 }
 
 fn dns(since: Timestamp, upstreams: &[Upstream]) -> String {

@@ -2,25 +2,26 @@
 //!
 //! ```text
 //! {"frontends": [{"service": "shop/web", "port_name": "http", "family": "IPv4", "address": "10.96.0.10", "port": 80,
-//!                 "protocol": "TCP", "internal": VIEW, "external": VIEW, "affinity_seconds": 10800, "needs_source_address": false,
+//!                 "protocol": "TCP", "type": "ClusterIP|NodePort|External", "internal": VIEW, "external": VIEW, "affinity_seconds": 10800, "needs_source_address": false,
 //!                 "translated": 12, "refused": 0}],
-//!  "refusals": {"no_endpoint": 0, ..}}
+//!  "refusals": {"no_endpoint": 0, ..}, "node_ports_at": ["192.0.2.11"]}
 //! VIEW: {"backends": ["10.244.1.4:8080"], "local": 1, "policy": "Cluster|Local", "when_empty": "reject|drop"}
 //! ```
 //!
 //! `internal` is the view of pods and the node, `external` the view of other clients. `address` is `*` for a NodePort,
-//! which is one frontend in each family (in tables `*:30080` and `[*]:30080`); the maps do not distinguish other kinds.
+//! which is one frontend in each family (in tables `*` and `[*]`); the maps do not distinguish external IPs and
+//! load-balancer IPs. `node_ports_at` is present if a NodePort is: the addresses of this node that serve it.
 //! `affinity_seconds` is null without ClientIP affinity. `needs_source_address` means that source ranges apply.
-//! `translated` and `refused` count the connections to all addresses of the service port. `refusals` counts drop reasons
+//! `translated` and `refused` count the connections to all addresses of the service port; a table has them once. `refusals` counts drop reasons
 //! over all Services.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use anyhow::Result;
-use proxy_ebpf::abi::{BackendFlags, Block, Descriptor, DescriptorFlags, ServiceStats};
+use proxy_ebpf::abi::{BackendFlags, Block, Descriptor, DescriptorFlags, ServiceStats, Unclaimed};
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     model::{
-        address::IpFamily,
+        address::{IpFamily, Protocol},
         frontend::{FrontendAddress, FrontendKey},
     },
     reconcile::{LbMaps, MapError, frontend_key},
@@ -45,12 +46,16 @@ pub struct FrontendRow {
     service: ServicePort,
     #[serde(flatten, serialize_with = "key_fields")]
     key: FrontendKey,
+    r#type: &'static str,
     internal: View,
     external: View,
     affinity_seconds: Option<u32>,
     needs_source_address: bool,
     translated: u64,
     refused: u64,
+    /// The first row of its service port.
+    #[serde(skip)]
+    is_first: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,6 +94,13 @@ fn address_text(key: FrontendKey) -> String {
     }
 }
 
+fn ip_text(key: FrontendKey) -> String {
+    match key.address {
+        FrontendAddress::NodePort(IpFamily::V6) => "[*]".to_owned(),
+        FrontendAddress::NodePort(IpFamily::V4) | FrontendAddress::Ip(_) => key.address.to_string(),
+    }
+}
+
 /// Serializes addresses sorted as text, as `plan` does.
 fn texts<S: Serializer>(addresses: &[SocketAddr], serializer: S) -> Result<S::Ok, S::Error> {
     addresses.iter().map(ToString::to_string).collect::<BTreeSet<_>>().serialize(serializer)
@@ -104,6 +116,7 @@ pub fn read(
 ) -> Result<Vec<FrontendRow>> {
     // Iteration over a hash map that changes may return a key twice.
     let frontends: BTreeMap<FrontendKey, u32> = maps.frontends()?.into_iter().collect();
+    let cluster_ips = cluster_ips(maps)?;
     let mut counted: BTreeMap<u32, ServiceStats> = BTreeMap::new();
     let mut rows = Vec::with_capacity(frontends.len());
     for (key, index) in frontends {
@@ -122,16 +135,37 @@ pub fn read(
         rows.push(FrontendRow {
             service: service.into(),
             key,
+            r#type: type_of(key, &cluster_ips),
             internal,
             external,
             affinity_seconds: Some(descriptor.affinity_seconds).filter(|seconds| *seconds != 0),
             needs_source_address: descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES),
             translated,
             refused,
+            is_first: false,
         });
     }
     rows.sort_by(|a, b| (&a.service, a.key).cmp(&(&b.service, b.key)));
+    for n in 0..rows.len() {
+        let is_first = n == 0 || rows[n - 1].port() != rows[n].port();
+        rows[n].is_first = is_first;
+    }
     Ok(rows)
+}
+
+/// The programs refuse undefined ports of a ClusterIP, so its address is in a map of its own.
+fn cluster_ips(maps: &impl LbMaps) -> Result<BTreeSet<IpAddr>, MapError> {
+    let networks = maps.service_networks()?.into_iter();
+    let ips = networks.filter(|(_, unclaimed)| *unclaimed == Unclaimed::UndefinedPort);
+    Ok(ips.map(|(network, _)| network.ip()).collect())
+}
+
+fn type_of(key: FrontendKey, cluster_ips: &BTreeSet<IpAddr>) -> &'static str {
+    match key.address {
+        FrontendAddress::NodePort(_) => "NodePort",
+        FrontendAddress::Ip(ip) if cluster_ips.contains(&ip) => "ClusterIP",
+        FrontendAddress::Ip(_) => "External",
+    }
 }
 
 /// Reads a consistent state of a frontend. Grace periods do not cover readers outside of the kernel; instead, a
@@ -223,21 +257,22 @@ impl Row for FrontendRow {
     }
 
     fn header(is_wide: bool) -> Vec<&'static str> {
-        match is_wide {
-            false => vec!["SERVICE", "FRONTEND", "BACKENDS", "POLICY", "TRANSLATED", "REFUSED"],
-            true => vec!["SERVICE", "FRONTEND", "INTERNAL", "EXTERNAL", "POLICY", "TRANSLATED", "REFUSED"],
-        }
+        let backends: &[_] = if is_wide { &["INTERNAL", "EXTERNAL"] } else { &["BACKENDS"] };
+        [&["SERVICE", "TYPE", "ADDRESS", "PORT(S)"], backends, &["POLICY", "CONNECTIONS", "REFUSED"]].concat()
     }
 
     fn cells(&self, is_wide: bool) -> Vec<String> {
-        let mut cells = vec![self.service.text(), address_text(self.key)];
+        let FrontendKey { port, protocol, .. } = self.key;
+        let port = format!("{port}/{protocol}");
+        let mut cells = vec![self.service.text(), self.r#type.to_owned(), ip_text(self.key), port];
         if is_wide {
             cells.extend([self.internal.list(), self.external.list()]);
         } else {
             cells.push(self.summary());
         }
         cells.push(self.policy(is_wide));
-        cells.extend([self.translated.to_string(), self.refused.to_string()]);
+        let count = |count: u64| if self.is_first { count.to_string() } else { "-".to_owned() };
+        cells.extend([count(self.translated), count(self.refused)]);
         cells
     }
 
@@ -247,9 +282,18 @@ impl Row for FrontendRow {
 }
 
 impl FrontendRow {
+    pub fn is_node_port(&self) -> bool {
+        matches!(self.key.address, FrontendAddress::NodePort(_))
+    }
+
+    /// The service port, which the counters belong to.
+    fn port(&self) -> (&ServicePort, Protocol) {
+        (&self.service, self.key.protocol)
+    }
+
     fn summary(&self) -> String {
         let (internal, external) = (self.internal.summary(), self.external.summary());
-        if internal == external { internal } else { format!("{internal}\nout: {external}") }
+        if internal == external { internal } else { format!("{internal}, out: {external}") }
     }
 
     /// The settings that differ from the defaults.
@@ -263,7 +307,7 @@ impl FrontendRow {
         let words =
             [local(&self.internal, "in: Local"), local(&self.external, "out: Local"), affinity, ranges];
         let words: Vec<_> = words.into_iter().flatten().collect();
-        if words.is_empty() { "-".to_owned() } else { words.join(if is_wide { ", " } else { "\n" }) }
+        if words.is_empty() { "-".to_owned() } else { words.join(", ") }
     }
 }
 

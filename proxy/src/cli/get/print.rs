@@ -5,33 +5,43 @@ use std::{thread, time::Duration};
 use anyhow::Result;
 
 use super::{
-    document::{Document, Format},
+    document::{Document, Headers},
+    format::{Field, Format},
     listing::{Listing, Row},
 };
 
 /// Polling interval of `--watch`: map writes cause no events.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct PrintArgs {
-    /// Output format
-    #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
+    /// Output format: table, wide, json, yaml, name, or custom-columns=HEADER:.field,..
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     output: Format,
     /// Continue and print changes until interrupted
     #[arg(short, long)]
     pub watch: bool,
+    /// Print tables without headers
+    #[arg(long)]
+    no_headers: bool,
+    /// Sort by a field of the JSON output, such as .translated
+    #[arg(long, value_name = "FIELD")]
+    sort_by: Option<Field>,
 }
 
 impl PrintArgs {
     /// Prints the listing once, or its changes until interrupted.
-    pub fn print<R: Row>(self, read: impl Fn() -> Result<Listing<R>>) -> Result<()> {
+    pub fn print<R: Row>(&self, read: impl Fn() -> Result<Listing<R>>) -> Result<()> {
         let mut previous = read()?;
-        let mut flow = Document::full(&previous).print(self.output)?;
+        let headers = if self.no_headers { Headers::None } else { Headers::Shown };
+        let sort_by = self.sort_by.as_ref();
+        let mut flow = Document::full(&previous).sorted_by(sort_by)?.print(&self.output, headers)?;
         while self.watch && flow.is_continue() {
             thread::sleep(WATCH_INTERVAL);
             let current = read()?;
             if let Some(changes) = Document::changes(&previous, &current) {
-                flow = changes.print(self.output)?;
+                // As kubectl: the headers are printed once.
+                flow = changes.sorted_by(sort_by)?.print(&self.output, Headers::None)?;
             }
             previous = current;
         }

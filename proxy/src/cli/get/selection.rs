@@ -7,9 +7,9 @@ use crate::{cli::Cli, model::service::ServicePortKey};
 
 #[derive(Debug, clap::Args)]
 pub struct SelectionArgs {
-    /// Only the Services of this name
-    #[arg(value_name = "[NAMESPACE/]NAME")]
-    name: Option<String>,
+    /// Only the Services of these names
+    #[arg(value_name = "[svc/|NAMESPACE/]NAME")]
+    names: Vec<String>,
     /// Only Services of this namespace
     #[arg(short, long)]
     namespace: Option<String>,
@@ -21,8 +21,18 @@ pub struct SelectionArgs {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     namespace: Option<String>,
-    name: Option<String>,
+    /// Any of these; empty: any name.
+    names: Vec<Name>,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name {
+    namespace: Option<String>,
+    name: String,
+}
+
+/// The kind in front of a name, as kubectl accepts it.
+const KINDS: [&str; 3] = ["svc", "service", "services"];
 
 impl SelectionArgs {
     /// The selection. Exits with a usage error if the arguments contradict each other.
@@ -33,38 +43,55 @@ impl SelectionArgs {
 
 impl Selection {
     fn new(args: SelectionArgs) -> Result<Self, Error> {
-        let SelectionArgs { name, namespace, all_namespaces: _ } = args;
-        let (in_name, name) = match name {
-            Some(name) => match name.split_once('/') {
-                Some((namespace, name)) => (Some(namespace.to_owned()), Some(name.to_owned())),
-                None => (None, Some(name)),
-            },
-            None => (None, None),
-        };
-        match (&in_name, &namespace) {
-            (Some(one), Some(other)) if one != other => Err(Cli::command().error(
-                ErrorKind::ArgumentConflict,
-                format!("the name has namespace `{one}`, --namespace is `{other}`"),
-            )),
-            _ => Ok(Self { namespace: in_name.or(namespace), name }),
-        }
+        let SelectionArgs { names, namespace, all_namespaces: _ } = args;
+        let names =
+            names.iter().map(|name| Name::new(name, namespace.as_deref())).collect::<Result<_, _>>()?;
+        Ok(Self { namespace, names })
+    }
+
+    /// Whether every Service is selected.
+    pub fn is_all(&self) -> bool {
+        self.namespace.is_none() && self.names.is_empty()
     }
 
     /// Whether a service port is selected. One without a name is selected only if all are.
     pub fn takes(&self, key: Option<&ServicePortKey>) -> bool {
-        let is = |wanted: &Option<String>, part: fn(&ServicePortKey) -> &str| {
-            wanted.as_deref().is_none_or(|wanted| key.is_some_and(|key| part(key) == wanted))
-        };
-        is(&self.namespace, |key| &key.service.namespace) && is(&self.name, |key| &key.service.name)
+        let Some(key) = key else { return self.is_all() };
+        let namespace = &*key.service.namespace;
+        self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+            && (self.names.is_empty() || self.names.iter().any(|name| name.is(key)))
     }
 
-    /// Returns the selected name if no Service has it.
+    /// Returns the first selected name that no Service has.
     pub fn unknown(&self, labels: &Labels) -> Option<String> {
-        let name = self.name.as_ref().filter(|_| !labels.keys().any(|key| self.takes(Some(key))))?;
-        Some(match &self.namespace {
+        let is_known = |name: &Name| labels.keys().any(|key| name.is(key));
+        let Name { namespace, name } = self.names.iter().find(|name| !is_known(name))?;
+        Some(match namespace {
             Some(namespace) => format!("{namespace}/{name}"),
             None => name.clone(),
         })
+    }
+}
+
+impl Name {
+    fn new(text: &str, namespace: Option<&str>) -> Result<Self, Error> {
+        let (stated, name) = match text.split_once('/') {
+            Some((kind, name)) if KINDS.contains(&kind) => (None, name),
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, text),
+        };
+        match (stated, namespace) {
+            (Some(one), Some(other)) if one != other => Err(Cli::command().error(
+                ErrorKind::ArgumentConflict,
+                format!("the name has namespace `{one}`, --namespace is `{other}`"),
+            )),
+            _ => Ok(Self { namespace: stated.or(namespace).map(str::to_owned), name: name.to_owned() }),
+        }
+    }
+
+    fn is(&self, key: &ServicePortKey) -> bool {
+        self.namespace.as_deref().is_none_or(|wanted| wanted == &*key.service.namespace)
+            && self.name == *key.service.name
     }
 }
 
@@ -102,6 +129,10 @@ mod tests {
             ("-A web", Some("shop/web blog/web")),
             ("web -n blog", Some("blog/web")),
             ("blog/web", Some("blog/web")),
+            ("svc/web", Some("shop/web blog/web")),
+            ("service/web -n shop", Some("shop/web")),
+            ("db blog/web", Some("shop/db blog/web")),
+            ("web db -n shop", Some("shop/web shop/db")),
             ("blog/web -n blog", Some("blog/web")),
             ("blog/web -n shop", None),
             ("-A -n shop", None),

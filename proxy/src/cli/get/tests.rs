@@ -7,8 +7,9 @@ use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, Serv
 
 use super::{
     affinity, backends,
-    document::{Document, Format},
+    document::{Document, Headers},
     footer::Footer,
+    format::Format,
     frontends,
     labels::Labels,
     listing::{Listing, Row},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     manifests,
     model::{address::IpFamily, name_server::NameServer, policy::Policy, service::ServiceKey},
-    reconcile::{Capacity, FakeMaps, LbMaps as _, Reconciler},
+    reconcile::{Capacity, FakeMaps, LbMaps as _, Reconciler, UnclaimedNetworks},
 };
 
 const OBJECTS: &str = r#"
@@ -58,11 +59,14 @@ fn reconciler() -> Reconciler<FakeMaps> {
     let capacity = Capacity { frontends: 16, descriptors: 16, slots: 64, backends: 16, services: 16 };
     let mut reconciler = Reconciler::adopt(FakeMaps::new(capacity)).unwrap();
     assert!(reconciler.apply_all(index.frontends()).failed.is_empty());
+    let mut networks = UnclaimedNetworks::adopt(reconciler.maps()).unwrap();
+    networks.set_all(index.unclaimed_networks());
+    networks.write(reconciler.maps_mut()).unwrap();
     reconciler
 }
 
 fn text<R: Row>(format: Format, rows: Vec<R>) -> String {
-    Document::full(&Listing { rows, footer: Footer::Empty }).text(format).unwrap()
+    Document::full(&Listing { rows, footer: Footer::Empty }).text(&format, Headers::Shown).unwrap()
 }
 
 fn frontend_rows(maps: &FakeMaps, translated: u64) -> Vec<frontends::FrontendRow> {
@@ -76,29 +80,63 @@ fn frontends_as_tables() {
     let reconciler = reconciler();
     let rows = || frontend_rows(reconciler.maps(), 40);
     expect![[r#"
-        SERVICE        FRONTEND           BACKENDS      POLICY      TRANSLATED  REFUSED
-        blog/empty     [fd96::1]:80/TCP   reject        -           40          2
-        shop/web:http  10.96.0.10:80/TCP  2 (1 local)   ClientIP    40          2
-        shop/web:http  [fd96::10]:80/TCP  reject        ClientIP    40          2
-        shop/web:http  *:30080/TCP        2 (1 local)   out: Local  40          2
-                                          out: 1 local  ClientIP
-        shop/web:http  [*]:30080/TCP      reject        out: Local  40          2
-                                                        ClientIP
+        SERVICE        TYPE       ADDRESS     PORT(S)    BACKENDS                   POLICY                CONNECTIONS  REFUSED
+        blog/empty     ClusterIP  fd96::1     80/TCP     reject                     -                     40           2
+        shop/web:http  ClusterIP  10.96.0.10  80/TCP     2 (1 local)                ClientIP              40           2
+        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                     ClientIP              -            -
+        shop/web:http  NodePort   *           30080/TCP  2 (1 local), out: 1 local  out: Local, ClientIP  -            -
+        shop/web:http  NodePort   [*]         30080/TCP  reject                     out: Local, ClientIP  -            -
     "#]]
     .assert_eq(&text(Format::Table, rows()));
     expect![[r#"
-        SERVICE        FRONTEND           INTERNAL                         EXTERNAL                         POLICY                       TRANSLATED  REFUSED
-        blog/empty     [fd96::1]:80/TCP   reject                           reject                           -                            40          2
-        shop/web:http  10.96.0.10:80/TCP  10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080,10.244.2.4:8080  ClientIP 10800s              40          2
-        shop/web:http  [fd96::10]:80/TCP  reject                           reject                           ClientIP 10800s              40          2
-        shop/web:http  *:30080/TCP        10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080                  out: Local, ClientIP 10800s  40          2
-        shop/web:http  [*]:30080/TCP      reject                           reject                           out: Local, ClientIP 10800s  40          2
+        SERVICE        TYPE       ADDRESS     PORT(S)    INTERNAL                         EXTERNAL                         POLICY                       CONNECTIONS  REFUSED
+        blog/empty     ClusterIP  fd96::1     80/TCP     reject                           reject                           -                            40           2
+        shop/web:http  ClusterIP  10.96.0.10  80/TCP     10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080,10.244.2.4:8080  ClientIP 10800s              40           2
+        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                           reject                           ClientIP 10800s              -            -
+        shop/web:http  NodePort   *           30080/TCP  10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080                  out: Local, ClientIP 10800s  -            -
+        shop/web:http  NodePort   [*]         30080/TCP  reject                           reject                           out: Local, ClientIP 10800s  -            -
     "#]].assert_eq(&text(Format::Wide, rows()));
     expect![[r#"
         blog/empty
         shop/web
     "#]]
     .assert_eq(&text(Format::Name, rows()));
+}
+
+#[test]
+fn columns_headers_and_order_can_be_chosen() {
+    let reconciler = reconciler();
+    let rows = frontend_rows(reconciler.maps(), 40);
+    let listing = Listing { rows, footer: Footer::Empty };
+    let print = |format: &str, headers, sort_by: Option<&str>| {
+        let field = sort_by.map(|field| field.parse().unwrap());
+        let document = Document::full(&listing).sorted_by(field.as_ref()).unwrap();
+        document.text(&format.parse().unwrap(), headers).unwrap()
+    };
+    let columns = "custom-columns=NAME:.service,PORT:.port,FIRST:.internal.backends[0]";
+    expect![[r#"
+        NAME        PORT   FIRST
+        blog/empty  80     <none>
+        shop/web    80     10.244.1.4:8080
+        shop/web    80     <none>
+        shop/web    30080  10.244.1.4:8080
+        shop/web    30080  <none>
+    "#]]
+    .assert_eq(&print(columns, Headers::Shown, None));
+    let ports = print("custom-columns=P:.port,A:.address", Headers::None, Some(".address"));
+    assert_eq!(ports.split_whitespace().collect::<Vec<_>>()[..4], ["30080", "*", "30080", "*"]);
+}
+
+/// One line per frontend in every format of tables, whatever its backends and policies.
+#[test]
+fn a_row_is_one_line() {
+    let rows = frontend_rows(reconciler().maps(), 40);
+    let lines = rows.len() + 1;
+    for format in [Format::Table, Format::Wide] {
+        let text = text(format, frontend_rows(reconciler().maps(), 40));
+        assert_eq!(text.lines().count(), lines, "{text}");
+        assert!(!text.contains('\u{1b}'), "no colour in a pipe: {text:?}");
+    }
 }
 
 #[test]
@@ -116,6 +154,7 @@ fn frontends_as_json_and_yaml() {
               "address": "*",
               "port": 30080,
               "protocol": "TCP",
+              "type": "NodePort",
               "internal": {
                 "backends": [
                   "10.244.1.4:8080",
@@ -151,6 +190,7 @@ fn frontends_as_json_and_yaml() {
           address: "*"
           port: 30080
           protocol: TCP
+          type: NodePort
           internal:
             backends:
             - 10.244.1.4:8080
@@ -283,18 +323,21 @@ fn watch_prints_changed_and_removed_rows() {
     assert!(Document::changes(&before, &Listing { rows: same, footer: Footer::Empty }).is_none());
     let now = Listing {
         rows: rest,
-        footer: Footer::Refusals([("no_endpoint", 3), ("needs_source_address", 0)].into()),
+        footer: Footer::Frontends {
+            refusals: [("no_endpoint", 3), ("needs_source_address", 0)].into(),
+            is_all: true,
+            node_ports_at: Some(vec!["192.0.2.11".parse().unwrap()]),
+        },
     };
-    let text = Document::changes(&before, &now).unwrap().text(Format::Table).unwrap();
+    let text = Document::changes(&before, &now).unwrap().text(&Format::Table, Headers::None).unwrap();
     expect![[r#"
-        SERVICE        FRONTEND           BACKENDS      POLICY      TRANSLATED  REFUSED
-        shop/web:http  10.96.0.10:80/TCP  2 (1 local)   ClientIP    41          2
-        shop/web:http  [fd96::10]:80/TCP  reject        ClientIP    41          2
-        shop/web:http  *:30080/TCP        2 (1 local)   out: Local  41          2
-                                          out: 1 local  ClientIP
-        shop/web:http  [*]:30080/TCP      reject        out: Local  41          2
-                                                        ClientIP
+        shop/web:http  ClusterIP  10.96.0.10  80/TCP     2 (1 local)                ClientIP              41  2
+        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                     ClientIP              -   -
+        shop/web:http  NodePort   *           30080/TCP  2 (1 local), out: 1 local  out: Local, ClientIP  -   -
+        shop/web:http  NodePort   [*]         30080/TCP  reject                     out: Local, ClientIP  -   -
         gone: [fd96::1]:80/TCP of blog/empty
+
+        NodePorts are served at 192.0.2.11
 
         refused: 3 no_endpoint
     "#]]

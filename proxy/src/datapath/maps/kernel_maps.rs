@@ -144,6 +144,15 @@ impl KernelMaps {
         set_addresses(&mut self.node_addresses_v6, map::NODE_ADDRESSES_V6, &v6)
     }
 
+    /// The addresses of this node that serve NodePorts.
+    pub fn node_port_addresses(&self) -> Result<Vec<IpAddr>, MapError> {
+        let v4 = served_addresses(&self.node_addresses_v4, map::NODE_ADDRESSES_V4)?;
+        let v6 = served_addresses(&self.node_addresses_v6, map::NODE_ADDRESSES_V6)?;
+        let mut addresses: Vec<IpAddr> = v4.map(IpAddr::from).chain(v6.map(IpAddr::from)).collect();
+        addresses.sort_unstable();
+        Ok(addresses)
+    }
+
     /// Writes the ranges of pods' source addresses.
     pub fn set_pod_ranges(&mut self, ranges: &PerFamily<Option<IpNetwork>>) -> Result<(), MapError> {
         self.pod_ranges.set(ranges)
@@ -476,6 +485,16 @@ fn entry_v6(entry: BackendV6) -> BackendEntry {
 }
 
 /// Additions come before removals, so an address that stays is in the map all the time.
+fn served_addresses<A: Pod>(
+    table: &HashMap<MapData, A, NodeAddressFlags>,
+    name: &'static str,
+) -> Result<impl Iterator<Item = A> + use<A>, MapError> {
+    let known: Result<Vec<(A, NodeAddressFlags)>, _> = table.iter().collect();
+    let known = known.map_err(refused("read", name))?.into_iter();
+    let serving = known.filter(|(_, flags)| flags.contains(NodeAddressFlags::NODE_PORTS));
+    Ok(serving.map(|(address, _)| address))
+}
+
 fn set_addresses<A: Pod + Ord>(
     table: &mut HashMap<MapData, A, NodeAddressFlags>,
     name: &'static str,
