@@ -19,6 +19,7 @@ mod frontend_name;
 mod get;
 mod go_flags;
 mod kube_proxy_args;
+mod log_level;
 pub mod logging;
 mod name_server_args;
 mod output;
@@ -61,6 +62,8 @@ enum Verb {
     Plan(plan::Args),
     /// Show the verdict on one flow, with the reason
     Explain(explain::Args),
+    /// Show or change the log level of the running agent
+    LogLevel(log_level::Args),
     /// Print the version
     Version,
     /// Print a completion script
@@ -112,6 +115,7 @@ impl Verb {
             | Self::Get(_)
             | Self::Plan(_)
             | Self::Explain(_)
+            | Self::LogLevel(_)
             | Self::Version
             | Self::Completion { .. } => tracing::Level::WARN,
         }
@@ -128,6 +132,7 @@ impl Verb {
             | Self::Status(_)
             | Self::Check(_)
             | Self::Get(_)
+            | Self::LogLevel(_)
             | Self::Version
             | Self::Completion { .. } => None,
         }
@@ -143,6 +148,7 @@ impl Verb {
             Self::Check(args) => check::run(args),
             Self::Get(args) => get::run(args),
             Self::Explain(args) => explain::run(args, file.as_ref()),
+            Self::LogLevel(args) => log_level::run(args),
             Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),
             Self::Completion { shell } => {
                 let mut script = Vec::new();

@@ -11,6 +11,7 @@ pub mod index;
 pub mod k8s;
 pub mod kube_proxy_config;
 mod kube_proxy_state;
+mod log_level;
 pub mod manifests;
 mod memory;
 pub mod model;

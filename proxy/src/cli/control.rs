@@ -11,13 +11,23 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 
-use crate::observe::control::ControlRequest;
+use crate::observe::control::{ControlRequest, LOG_LEVEL};
 
 /// Read timeout. An agent that does not respond within it hangs.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends a request and returns the response. Returns `None` if no agent listens.
 pub fn request<T: DeserializeOwned>(socket: &Path, command: ControlRequest) -> Result<Option<T>> {
+    send(socket, command.word())
+}
+
+/// Changes the levels of the agent's log, or only asks for them. `Err` inside: the agent refuses the level.
+pub fn change_log_level(socket: &Path, level: Option<&str>) -> Result<Option<Result<String, String>>> {
+    let level = level.unwrap_or_default();
+    send(socket, &format!("{LOG_LEVEL}{level}"))
+}
+
+fn send<T: DeserializeOwned>(socket: &Path, words: &str) -> Result<Option<T>> {
     let context = || format!("no response from the agent at {}", socket.display());
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
@@ -27,7 +37,7 @@ pub fn request<T: DeserializeOwned>(socket: &Path, command: ControlRequest) -> R
         Err(error) => return Err(error).with_context(context),
     };
     stream.set_read_timeout(Some(RESPONSE_TIMEOUT)).with_context(context)?;
-    stream.write_all(command.word().as_bytes()).with_context(context)?;
+    stream.write_all(words.as_bytes()).with_context(context)?;
     stream.shutdown(Shutdown::Write).with_context(context)?;
     let mut text = String::new();
     match stream.read_to_string(&mut text) {

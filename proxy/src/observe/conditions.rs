@@ -46,9 +46,9 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
-    /// The watches of the source log their failures themselves: they do so also without an agent.
+    /// The watches of the source and the alarms of upstreams log themselves: they do so also without an agent.
     fn has_own_log(self) -> bool {
-        self == Self::SourceWatched
+        matches!(self, Self::SourceWatched | Self::UpstreamsReliable)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Requests on the agent's control socket: a word, then the end of the stream; the reply is JSON.
 
+/// The start of a request that shows or changes the log level; the level follows.
+pub const LOG_LEVEL: &str = "log-level ";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
     /// The agent's status. The empty word: agents of earlier versions read none.

@@ -13,12 +13,18 @@ use tokio::{
     net::{UnixListener, UnixStream},
     time::{sleep, timeout},
 };
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::observe::{agent_state::AgentState, control::ControlRequest};
+use crate::{
+    log_level,
+    observe::{
+        agent_state::AgentState,
+        control::{ControlRequest, LOG_LEVEL},
+    },
+};
 
 /// The longest request in bytes.
-const MAX_REQUEST: u64 = 16;
+const MAX_REQUEST: u64 = 64;
 /// A client that sends nothing for this long has sent its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// A client must have read the reply by then.
@@ -50,6 +56,16 @@ async fn respond(mut stream: UnixStream, state: Arc<AgentState>) {
     let mut request = Vec::new();
     // The bytes received count, also after an error or a timeout.
     let _ = timeout(READ_TIMEOUT, (&mut stream).take(MAX_REQUEST).read_to_end(&mut request)).await;
+    if let Some(level) = request.strip_prefix(LOG_LEVEL.as_bytes()) {
+        let changed = log_level::change(&String::from_utf8_lossy(level));
+        if let Ok(levels) = &changed {
+            info!(levels, "log level");
+        }
+        let text = serde_json::to_vec(&changed).unwrap_or_default();
+        // The client may have closed the connection.
+        let _ = timeout(WRITE_TIMEOUT, stream.write_all(&text)).await;
+        return;
+    }
     let text = match ControlRequest::parse(&request) {
         Some(ControlRequest::Status) => serde_json::to_vec(&state.status()),
         Some(ControlRequest::QueryStatistics) => serde_json::to_vec(&state.query_statistics()),
