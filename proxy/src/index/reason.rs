@@ -72,7 +72,8 @@ pub fn not_service_traffic(index: &Index, flow: &Flow) -> Reason {
         Some(frontend)
             if node.owns(destination.ip()) && !node.serves_nodeport_to(destination.ip(), source) =>
         {
-            Reason::NodePortNotServed { service: frontend.service, destination, protocol }
+            let served_at = node.nodeport_addresses(IpFamily::of(destination.ip()), source);
+            Reason::NodePortNotServed { service: frontend.service, destination, protocol, served_at }
         }
         _ => Reason::NoFrontend { destination, protocol },
     }

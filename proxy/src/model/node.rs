@@ -108,6 +108,12 @@ impl LocalNode {
         self.serves_nodeports(address) && (!address.is_loopback() || self.owns(source))
     }
 
+    /// The addresses of the node that serve NodePorts to a source.
+    pub fn nodeport_addresses(&self, family: IpFamily, source: IpAddr) -> Vec<IpAddr> {
+        let of_family = self.addresses.iter().copied().filter(|address| IpFamily::of(*address) == family);
+        of_family.filter(|address| self.serves_nodeport_to(*address, source)).collect()
+    }
+
     /// Whether an address would serve NodePorts, given that it is local because an interface has it, even if
     /// the Node object does not list it.
     pub fn nodeports_include(&self, address: IpAddr) -> bool {

@@ -29,8 +29,13 @@ pub enum Reason {
     MixedFamilies,
     /// No frontend has this destination, and no Service owns its address.
     NoFrontend { destination: SocketAddr, protocol: Protocol },
-    /// The destination port is a NodePort, but the destination address serves no NodePorts.
-    NodePortNotServed { service: ServicePortKey, destination: SocketAddr, protocol: Protocol },
+    /// The destination port is a NodePort, but the destination address serves no NodePorts; these of the node do.
+    NodePortNotServed {
+        service: ServicePortKey,
+        destination: SocketAddr,
+        protocol: Protocol,
+        served_at: Vec<IpAddr>,
+    },
     /// A backend is chosen.
     Translated(Translation),
     /// loadBalancerSourceRanges do not include the client.

@@ -29,8 +29,9 @@ impl fmt::Display for Reason {
             Self::NoFrontend { destination, protocol } => {
                 write!(f, "no Service has {} with port {}/{protocol}", destination.ip(), destination.port())
             }
-            Self::NodePortNotServed { service, destination, protocol } => {
-                node_port_not_served(f, service, *destination, *protocol)
+            Self::NodePortNotServed { service, destination, protocol, served_at } => {
+                node_port_not_served(f, service, *destination, *protocol)?;
+                served_at_instead(f, served_at)
             }
             Self::Translated(translation) => translated(f, translation),
             Self::SourceNotInRanges { service, source, ranges } => {
@@ -130,6 +131,15 @@ fn node_port_not_served(
         ),
         IpAddr::V6(v6) if v6.is_loopback() => f.write_str("::1 never serves NodePorts"),
         IpAddr::V4(_) | IpAddr::V6(_) => write!(f, "--nodeport-addresses does not include {address}"),
+    }
+}
+
+fn served_at_instead(f: &mut fmt::Formatter<'_>, addresses: &[IpAddr]) -> fmt::Result {
+    let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    match addresses.len() {
+        0 => f.write_str("; no address of this node serves it"),
+        1 => write!(f, "; {} serves it", addresses[0]),
+        _ => write!(f, "; {} serve it", addresses.join(", ")),
     }
 }
 
