@@ -14,5 +14,6 @@ mod no_local_endpoints;
 pub mod query_source;
 pub mod query_statistics;
 pub mod serve;
+mod service_changes;
 pub mod status;
 pub mod telemetry;

@@ -74,6 +74,8 @@ impl Eq for Claim {}
 pub struct Claims {
     /// Ordered by address first: `has_cluster_ip` iterates over one address.
     by_frontend: BTreeMap<FrontendKey, SmallSet<Claim>>,
+    /// Those with a claim that is lost, which are few.
+    contested: BTreeSet<FrontendKey>,
 }
 
 impl Claims {
@@ -88,10 +90,10 @@ impl Claims {
     /// The claims that have no effect, with the frontend and the claim that precedes. An address that one service port
     /// claims twice is not lost.
     pub fn lost(&self) -> impl Iterator<Item = (&FrontendKey, &Claim, &Claim)> {
-        self.by_frontend.iter().flat_map(|(key, claims)| {
+        let contested = self.contested.iter().filter_map(|key| self.by_frontend.get_key_value(key));
+        contested.flat_map(|(key, claims)| {
             let winner = claims.first();
-            let lost = claims.iter().filter(|claim| !claim.is_of_port_of(winner));
-            lost.map(move |claim| (key, claim, winner))
+            lost(claims).map(move |claim| (key, claim, winner))
         })
     }
 
@@ -112,6 +114,7 @@ impl Claims {
                 Entry::Occupied(mut claims) => claims.get_mut().insert(new),
                 Entry::Vacant(unclaimed) => drop(unclaimed.insert(SmallSet::new(new))),
             }
+            self.note_contest(key);
             touched.insert(key);
         }
     }
@@ -125,8 +128,23 @@ impl Claims {
             let claims = self.by_frontend.remove(&key);
             let left = claims.and_then(|claims| claims.without(|claim| claim.is_of(service)));
             self.by_frontend.extend(left.map(|left| (key, left)));
+            self.note_contest(key);
         }
     }
+
+    fn note_contest(&mut self, key: FrontendKey) {
+        if self.by_frontend.get(&key).is_some_and(|claims| lost(claims).next().is_some()) {
+            self.contested.insert(key);
+        } else {
+            self.contested.remove(&key);
+        }
+    }
+}
+
+/// The claims of other service ports than the owner's.
+fn lost(claims: &SmallSet<Claim>) -> impl Iterator<Item = &Claim> {
+    let winner = claims.first();
+    claims.iter().filter(|claim| !claim.is_of_port_of(winner))
 }
 
 #[cfg(test)]

@@ -12,22 +12,23 @@ use crate::model::{
 impl Index {
     /// The parts of all Services that clients cannot use, sorted by Service. Visits every object: for `plan`.
     pub fn unserved(&self) -> Vec<(ServiceKey, Unserved)> {
-        let mut found: Vec<_> = lost_claims(self).chain(sctp_ports(self)).collect();
+        let mut found: Vec<_> = self.lost_claims().chain(sctp_ports(self)).collect();
         for service in self.services().filter(|service| service.is_served()) {
             found.extend(port_names(self, service).map(|unserved| (service.key.clone(), unserved)));
         }
         found.sort_by(|(one, _), (other, _)| one.cmp(other));
         found
     }
-}
 
-fn lost_claims(index: &Index) -> impl Iterator<Item = (ServiceKey, Unserved)> {
-    index.claims.lost().filter_map(|(key, lost, winner)| {
-        let (loser, _) = lost.claimant()?;
-        let (service, port) = winner.claimant()?;
-        let owner = service.port_key(port);
-        Some((loser.key.clone(), Unserved::LostClaim { frontend: *key, kind: lost.kind(), owner }))
-    })
+    /// The claims of Services on addresses that another Service has. Costs no more than there are.
+    pub fn lost_claims(&self) -> impl Iterator<Item = (ServiceKey, Unserved)> {
+        self.claims.lost().filter_map(|(key, lost, winner)| {
+            let (loser, _) = lost.claimant()?;
+            let (service, port) = winner.claimant()?;
+            let owner = service.port_key(port);
+            Some((loser.key.clone(), Unserved::LostClaim { frontend: *key, kind: lost.kind(), owner }))
+        })
+    }
 }
 
 fn sctp_ports(index: &Index) -> impl Iterator<Item = (ServiceKey, Unserved)> {

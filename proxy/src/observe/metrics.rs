@@ -52,9 +52,7 @@ pub struct Metrics {
     pub unread_counters: IntCounter,
     table_used: IntGaugeVec,
     table_capacity: IntGaugeVec,
-    conditions: IntGaugeVec,
-    source_failing: IntGaugeVec,
-    source_last_heard: GaugeVec,
+    faults: FaultGauges,
     described: Vec<Described>,
 }
 
@@ -116,6 +114,50 @@ impl ChangeCounters {
             )?,
         })
     }
+}
+
+/// Conditions, and the state of the source.
+struct FaultGauges {
+    conditions: IntGaugeVec,
+    source_failing: IntGaugeVec,
+    source_last_heard: GaugeVec,
+}
+
+impl FaultGauges {
+    fn new(of: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        let last_heard = Opts::new(
+            "portreeve_source_last_heard_timestamp_seconds",
+            "Time of the last data about a kind of object, also without a change.",
+        );
+        Ok(Self {
+            conditions: of.gauges(
+                "portreeve_condition",
+                "A condition of the agent with its present status and reason, always 1.",
+                &["type", "status", "reason"],
+            )?,
+            source_failing: of.gauges(
+                "portreeve_source_failing",
+                "Whether a kind of object cannot be watched at its source now.",
+                &["kind"],
+            )?,
+            source_last_heard: of.register("gauge", GaugeVec::new(last_heard, &["kind"])?)?,
+        })
+    }
+}
+
+/// All families by name, with those that are not registered by a `Registrar`.
+fn described(
+    mut registered: Vec<Described>,
+    process: &impl Collector,
+) -> Result<Vec<Described>, prometheus::Error> {
+    registered.extend(Described::all(process, "gauge").map(|one| {
+        let kind = if one.name.ends_with("_total") { "counter" } else { "gauge" };
+        Described { kind, ..one }
+    }));
+    let kernel = KernelFamilies::new()?;
+    registered.extend(kernel.all().into_iter().flat_map(|family| Described::all(family, "counter")));
+    registered.sort();
+    Ok(registered)
 }
 
 impl Metrics {
@@ -185,51 +227,13 @@ impl Metrics {
                 "Capacity of a table in entries.",
                 &["table"],
             )?,
-            conditions: of.gauges(
-                "portreeve_condition",
-                "A condition of the agent with its present status and reason, always 1.",
-                &["type", "status", "reason"],
-            )?,
-            source_failing: of.gauges(
-                "portreeve_source_failing",
-                "Whether a kind of object cannot be watched at its source now.",
-                &["kind"],
-            )?,
-            source_last_heard: of.register(
-                "gauge",
-                GaugeVec::new(
-                    Opts::new(
-                        "portreeve_source_last_heard_timestamp_seconds",
-                        "Time of the last data about a kind of object, also without a change.",
-                    ),
-                    &["kind"],
-                )?,
-            )?,
+            faults: FaultGauges::new(&of)?,
             described: Vec::new(),
             registry: registry.clone(),
         };
-        of.constant_one(
-            "portreeve_build_info",
-            "Version of the agent, always 1.",
-            "version",
-            env!("CARGO_PKG_VERSION"),
-        )?;
-        // The name that all Kubernetes components have, for dashboards.
-        of.constant_one(
-            "kubernetes_build_info",
-            "Version of the component, always 1.",
-            "git_version",
-            concat!("v", env!("CARGO_PKG_VERSION")),
-        )?;
+        of.build_info()?;
         let process = prometheus::process_collector::ProcessCollector::for_self();
-        let mut described = of.described.into_inner();
-        described.extend(Described::all(&process, "gauge").map(|one| {
-            let kind = if one.name.ends_with("_total") { "counter" } else { "gauge" };
-            Described { kind, ..one }
-        }));
-        let kernel = KernelFamilies::new()?;
-        described.extend(kernel.all().into_iter().flat_map(|family| Described::all(family, "counter")));
-        described.sort();
+        let described = described(of.described.into_inner(), &process)?;
         registry.register(Box::new(process))?;
         Ok(Self { described, ..metrics })
     }
@@ -242,18 +246,18 @@ impl Metrics {
     }
 
     pub fn set_conditions(&self, conditions: &[Condition]) {
-        self.conditions.reset();
+        self.faults.conditions.reset();
         for Condition { r#type, status, reason, .. } in conditions {
             let labels = [&r#type.to_string(), status.name(), reason.as_str()];
-            self.conditions.with_label_values(&labels).set(1);
+            self.faults.conditions.with_label_values(&labels).set(1);
         }
     }
 
     pub fn set_source(&self, source: &SourceReport) {
         for (kind, report) in &source.kinds {
-            self.source_failing.with_label_values(&[kind]).set(report.failure.is_some().into());
+            self.faults.source_failing.with_label_values(&[kind]).set(report.failure.is_some().into());
             let heard = report.last_heard.map_or(0.0, |time| time.as_nanosecond() as f64 / 1e9);
-            self.source_last_heard.with_label_values(&[kind]).set(heard);
+            self.faults.source_last_heard.with_label_values(&[kind]).set(heard);
         }
     }
 
@@ -436,6 +440,22 @@ impl Registrar<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.register("counter", IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn build_info(&self) -> Result<(), prometheus::Error> {
+        self.constant_one(
+            "portreeve_build_info",
+            "Version of the agent, always 1.",
+            "version",
+            env!("CARGO_PKG_VERSION"),
+        )?;
+        // The name that all Kubernetes components have, for dashboards.
+        self.constant_one(
+            "kubernetes_build_info",
+            "Version of the component, always 1.",
+            "git_version",
+            concat!("v", env!("CARGO_PKG_VERSION")),
+        )
     }
 
     fn constant_one(

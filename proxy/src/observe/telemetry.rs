@@ -12,9 +12,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     agent_state::{AgentState, PassSummary},
+    conditions::{ConditionType, Fault},
     health_check_ports::{HealthCheckPorts, WantedHealthChecks},
     no_local_endpoints::NoLocalEndpoints,
     query_source::QuerySource,
+    service_changes::ServiceChanges,
     status::Unplaced,
 };
 use crate::{
@@ -35,6 +37,7 @@ pub struct Telemetry {
     state: Arc<AgentState>,
     health_ports: HealthCheckPorts,
     no_local: NoLocalEndpoints,
+    service_changes: ServiceChanges,
     /// Services without room, each with an Event.
     reported: BTreeSet<String>,
     /// The alarms of the upstreams of DNS, each with an Event.
@@ -66,6 +69,7 @@ impl Telemetry {
             state,
             health_ports: HealthCheckPorts::new(),
             no_local: NoLocalEndpoints::default(),
+            service_changes: ServiceChanges::default(),
             reported: BTreeSet::new(),
             dns_alarms: Vec::new(),
             reports,
@@ -125,15 +129,18 @@ impl Telemetry {
     /// The resolved state of a frontend; `None`: it is deleted.
     pub fn frontend_resolved(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
         self.no_local.update(key, frontend);
+        self.service_changes.update(key, frontend);
     }
 
     pub fn pass_completed(&mut self, pass: CompletedPass<'_>) {
         let is_clean = pass.late.is_empty();
         let took = self.started.take().map_or(Duration::ZERO, |started| started.elapsed());
+        self.service_changes.log(took, pass.is_full_sync);
         if is_clean {
             self.no_local.publish(&self.state);
         }
         self.report_unplaced(&pass.unplaced);
+        self.state.conditions.set(ConditionType::ClaimsHeld, "claims", lost_claims(pass.index));
         self.state.pass_completed(PassSummary {
             is_full_sync: pass.is_full_sync,
             took,
@@ -175,12 +182,23 @@ impl Telemetry {
     }
 }
 
+fn lost_claims(index: &Index) -> impl Iterator<Item = Fault> {
+    index.lost_claims().map(|(service, lost)| {
+        let message = format!("{service}: {lost}");
+        Fault::new(message.clone(), "LostClaim", message)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use dns::observe::metrics::Metrics;
 
     use super::*;
-    use crate::observe::{conditions::ConditionType, status::Status};
+    use crate::{
+        manifests,
+        model::policy::Policy,
+        observe::{conditions::Condition, status::Status},
+    };
 
     #[test]
     fn an_alarm_of_the_upstreams_of_dns_is_in_the_status_and_makes_one_event() {
@@ -200,5 +218,43 @@ mod tests {
         let conditions = state.status().conditions;
         let upstreams = conditions.iter().find(|one| one.r#type == ConditionType::UpstreamsReliable).unwrap();
         assert_eq!((upstreams.reason.as_str(), &upstreams.message), ("Failing", &report.note));
+    }
+
+    fn service(name: &str, ip: u8) -> String {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.0.{ip}, \
+             externalIPs: [203.0.113.10], ports: [{{port: 80}}]}}\n---\n"
+        )
+    }
+
+    #[test]
+    fn a_lost_claim_is_a_condition_until_the_owner_is_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("all.yaml"), service("one", 1) + &service("two", 2)).unwrap();
+        let (mut index, _) = manifests::load(dir.path()).unwrap().to_index(Policy::default());
+        let state = Arc::new(AgentState::new(Duration::ZERO, Status::new("n")).unwrap());
+        let mut telemetry = Telemetry::new(Arc::clone(&state), mpsc::unbounded_channel().0);
+        let mut claims = |index: &Index| -> Condition {
+            telemetry.pass_completed(CompletedPass {
+                is_full_sync: false,
+                index,
+                unwritten: 0,
+                unsynced: BTreeSet::new(),
+                late: BTreeSet::new(),
+                unplaced: Vec::new(),
+                local_addresses: &BTreeSet::new(),
+                frontends: 0,
+                fill: Vec::new(),
+            });
+            let conditions = state.conditions.all().into_iter();
+            let mut claims = conditions.filter(|one| one.r#type == ConditionType::ClaimsHeld);
+            claims.next().unwrap()
+        };
+        let lost = claims(&index);
+        assert_eq!((lost.is_fault(), lost.reason.as_str()), (true, "LostClaim"));
+        let start = "default/two: ExternalIP 203.0.113.10:80/TCP is served for default/one";
+        assert!(lost.message.starts_with(start), "{lost:?}");
+        index.apply(Change::Service(ServiceKey::new("default", "one"), None));
+        assert!(!claims(&index).is_fault());
     }
 }

@@ -59,7 +59,9 @@ fn remedy(r#type: ConditionType) -> (&'static str, bool) {
             ("end the process that has the port (`ss -lntup`), or give the agent another address", false)
         }
         ConditionType::NameServerAlive => ("see the log of the agent; restart it if the log ends", false),
-        ConditionType::UpstreamsReliable => ("query the upstreams of the Corefile with dig from this node", true),
+        ConditionType::UpstreamsReliable => {
+            ("query the upstreams of the Corefile with dig from this node", true)
+        }
         ConditionType::ClaimsHeld => ("let only one Service have the address", true),
         ConditionType::TablesHaveRoom => ("see docs/sizing.md", true),
     }

@@ -351,7 +351,7 @@ fn a_dead_name_server_is_not_ready() {
     fs::write(dir.path().join("dns.yaml"), DNS_SERVICE).unwrap();
     let service = ServiceKey::new("kube-system", "kube-dns");
     let listens = Some(vec!["192.0.2.1:53".parse().unwrap()]);
-    let name_server = Some(NameServer { service, listens, local_addresses: Vec::new() });
+    let name_server = Some(NameServer { service, listens, allow: Vec::new(), local_addresses: Vec::new() });
     let node_addresses = vec!["192.0.2.1".parse().unwrap()];
     let policy = Policy { node_name: "node-1".into(), name_server, node_addresses, ..Policy::default() };
     let (index, _) = manifests::load(dir.path()).unwrap().to_index(policy);
