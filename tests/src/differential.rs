@@ -22,7 +22,7 @@ pub mod xdp;
 pub use corrupted::corrupted;
 pub use exhaustion::PROVOKED;
 pub use kube_proxy_cases::kube_proxy_cases;
-pub use packet::Packet;
+pub use packet::{DEVICE, Packet};
 pub use random::{Tally, run};
 pub use tracked::{flows_of_removed_backends, segments_above_the_mtu};
 pub use verdict_row::VerdictRow;

@@ -23,7 +23,9 @@ pub use lab::{
     eventually,
     eventually::eventually,
     examples, frontends,
-    kernel::{firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, process, xdp},
+    kernel::{
+        firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, process, tun, xdp,
+    },
     node, objects, pinned_maps, pod, pod_network, rng,
     scenario::{outside, rollout},
     service, traffic,

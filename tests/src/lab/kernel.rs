@@ -11,4 +11,5 @@ pub mod mounts;
 pub mod netns;
 pub mod nic_offloads;
 pub mod process;
+pub mod tun;
 pub mod xdp;
