@@ -19,12 +19,34 @@ pub use selector::{Labels, Selector, SelectorError};
 pub use zones::Zones;
 pub(crate) use zones::root;
 
-/// A key of a server block: a zone and its port.
+/// A key of a server block: a zone, its protocol and port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listen {
     pub zone: LowerName,
-    /// For UDP and TCP.
+    pub protocol: ServerProtocol,
     pub port: u16,
+}
+
+named_enum! {
+    /// The scheme of a key.
+    pub enum ServerProtocol {
+        /// UDP and TCP.
+        Dns = "dns",
+        /// RFC 7858.
+        Tls = "tls",
+        /// RFC 8484.
+        Https = "https",
+    }
+}
+
+impl ServerProtocol {
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Dns => DNS_PORT,
+            Self::Tls => TLS_PORT,
+            Self::Https => HTTPS_PORT,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +70,6 @@ pub(crate) fn any(port: u16) -> SocketAddr {
 
 impl Listen {
     pub fn plain(zone: LowerName) -> Self {
-        Self { zone, port: DNS_PORT }
+        Self { zone, protocol: ServerProtocol::Dns, port: DNS_PORT }
     }
 }

@@ -1,11 +1,28 @@
-//! The addresses of this machine.
+//! The addresses of this machine, and the networks of its pods.
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
+use arc_swap::ArcSwap;
+use ipnetwork::IpNetwork;
 use nix::sys::socket::SockaddrStorage;
+
+/// The networks of this node's pods, as far as its Node object states them. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct LocalNetworks(Arc<ArcSwap<Vec<IpNetwork>>>);
+
+impl LocalNetworks {
+    pub fn set(&self, networks: Vec<IpNetwork>) {
+        self.0.store(Arc::new(networks));
+    }
+
+    pub fn contain(&self, client: IpAddr) -> bool {
+        self.0.load().iter().any(|network| network.contains(client))
+    }
+}
 
 /// All addresses, without duplicates.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {

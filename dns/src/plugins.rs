@@ -27,6 +27,7 @@ mod forward;
 pub mod header;
 pub mod health;
 pub mod hosts;
+mod https;
 mod kubernetes;
 pub mod loadbalance;
 mod local;
@@ -41,6 +42,7 @@ pub mod reference;
 pub mod reload;
 pub mod rewrite;
 pub mod template;
+pub mod tls;
 mod unsupported;
 pub mod view;
 pub mod whoami;
@@ -69,6 +71,7 @@ use nsid::Nsid;
 use reload::Reload;
 use rewrite::Rewrite;
 use template::Template;
+use tls::ServerTls;
 use view::View;
 
 /// Generates [`ServerBlock`] and [`DIRECTIVES`] from one list, so that neither can lack a directive of the other.
@@ -135,6 +138,8 @@ directives! {
     files: Vec<ZoneFile> = ZoneFile,
     view: Option<View> = View,
     dns64: Option<Dns64> = Dns64,
+    tls: Option<ServerTls> = ServerTls,
+    https: () = https::Https,
 }
 
 /// A directive as functions of the server block.

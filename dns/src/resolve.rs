@@ -1,6 +1,6 @@
 //! Names of other zones: queries to upstreams, and the cache of their answers.
 
 pub(crate) mod cache;
-mod decode;
+pub(crate) mod decode;
 pub mod forward;
 pub mod reply;

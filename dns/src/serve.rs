@@ -2,6 +2,7 @@
 
 pub mod handler;
 pub mod node_addresses;
+pub mod rate_limit;
 pub mod run;
 pub mod server;
 mod shares;

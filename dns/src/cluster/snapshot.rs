@@ -90,6 +90,13 @@ impl Snapshot {
         }
     }
 
+    /// Whether a pod of this node has this address, as far as it is a ready endpoint.
+    pub fn is_local_pod(&self, address: IpAddr) -> bool {
+        let slices = self.services_with(address).flat_map(|view| &view.slices);
+        let mut pods = slices.filter_map(|slice| slice.local_pods.as_deref()).flat_map(|local| &local.0);
+        pods.any(|(local, _)| *local == address)
+    }
+
     /// All Services, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &View> {
         self.services.values().filter(|view| view.service.is_some()).map(|view| &**view)

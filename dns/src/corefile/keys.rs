@@ -5,28 +5,31 @@ use std::net::IpAddr;
 use hickory_server::proto::rr::{LowerName, Name};
 
 use super::{CorefileError, lexer::Word};
-use crate::config::{DNS_PORT, Listen};
+use crate::config::{Listen, ServerProtocol};
 
 /// The zones of a key; a network may have several.
 pub(crate) fn listens(word: &Word) -> Result<Vec<Listen>, CorefileError> {
     let text = word.text.trim_end_matches(',');
-    let rest = match text.split_once("://") {
-        None => text,
-        Some(("dns", rest)) => rest,
-        Some((other, _)) => {
-            return Err(word.refuse(format!(
-                "serving over `{other}://` is not supported; serve plain DNS, and let something else speak {other}"
-            )));
+    let (protocol, rest) = match text.split_once("://") {
+        None => (ServerProtocol::Dns, text),
+        Some((scheme, rest)) => {
+            let known = ServerProtocol::ALL.into_iter().find(|protocol| protocol.name() == scheme);
+            let refuse = || {
+                word.refuse(format!(
+                    "serving over `{scheme}://` is not supported; serve plain DNS, `tls://` or `https://`"
+                ))
+            };
+            (known.ok_or_else(refuse)?, rest)
         }
     };
     let (zone, port) = split_port(rest);
     let port = match port {
-        None => DNS_PORT,
+        None => protocol.port(),
         Some(port) => port.parse().map_err(|_| word.refuse(format!("`{port}` is no port")))?,
     };
     let zones =
         zones(zone).ok_or_else(|| word.refuse(format!("`{zone}` is neither a zone nor a network")))?;
-    Ok(zones.into_iter().map(|zone| Listen { zone, port }).collect())
+    Ok(zones.into_iter().map(|zone| Listen { zone, protocol, port }).collect())
 }
 
 /// Splits off the port. An IPv6 network contains colons itself.

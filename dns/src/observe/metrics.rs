@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 pub use cache::{CacheMetrics, KnownGood, StoreKind};
 pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use labels::rcode_word;
-pub use losses::{Loss, Losses};
+pub use losses::{Loss, Losses, RateLimited};
 pub use plugins::{HealthMetrics, HostsMetrics, TemplateMetrics};
 use prometheus::{HistogramVec, IntCounter, IntGaugeVec, Registry};
 pub use queries::{Plugin, QueryMetrics, Transport};
@@ -44,6 +44,7 @@ pub struct Metrics {
     refusals: Refusals,
     programming: HistogramVec,
     reload_failed: IntCounter,
+    certificate_failures: IntCounter,
     alarms: Alarms,
     alarm: IntGaugeVec,
 }
@@ -68,6 +69,10 @@ impl Default for Metrics {
                 doubling(0.001, 20),
             ),
             reload_failed: new.counter("reload_failed_total", "Changed configurations that were rejected."),
+            certificate_failures: new.counter(
+                "tls_certificate_failures_total",
+                "Changed certificates or keys of `tls` that could not be used.",
+            ),
             alarms: Alarms::default(),
             alarm: new.gauges("forward_alarm", "1 while the alarm of the upstreams lasts.", &["alarm"]),
             registry: registry.clone(),
@@ -135,6 +140,11 @@ impl Metrics {
     /// The number of queries that caused a panic.
     pub fn panics(&self) -> u64 {
         self.queries.panics()
+    }
+
+    /// Counts changed certificates that could not be used.
+    pub fn certificate_failures(&self) -> IntCounter {
+        self.certificate_failures.clone()
     }
 
     pub fn reload_failed(&self) {

@@ -9,7 +9,7 @@ use std::{collections::HashMap, path::Path};
 
 use super::{DIRECTIVES, Entry, ServerBlock, config::Config, directive::IneffectiveOption, unsupported};
 use crate::{
-    config::{BindAddress, Listen, Zones},
+    config::{BindAddress, Listen, ServerProtocol, Zones},
     corefile::{self, Block, CorefileError, Source, Statement, Tree},
 };
 
@@ -62,6 +62,7 @@ impl Reading {
             for listen in server.listens.iter().filter(|_| server.view.is_none()) {
                 problems.extend(refuse_duplicate_block(listen, &server.bind, block, &mut seen).err());
             }
+            problems.extend(refuse_without_certificate(block, &server).err());
             servers.push(server);
         }
         problems.extend(refuse_other_selectors(&blocks, &servers).err());
@@ -157,6 +158,17 @@ fn refuse_duplicate_block<'a>(
         "the zone {} on port {} has a block at {}:{} already; put the directives of both into one",
         listen.zone, listen.port, before.file, before.line
     )))
+}
+
+fn refuse_without_certificate(block: &Block, server: &ServerBlock) -> Result<(), CorefileError> {
+    let is_encrypted = |listen: &Listen| listen.protocol != ServerProtocol::Dns;
+    match server.listens.iter().find(|listen| is_encrypted(listen)) {
+        Some(listen) if server.tls.is_none() => {
+            let scheme = listen.protocol.name();
+            Err(block.keys[0].refuse(format!("`{scheme}://` needs a certificate; add `tls CERT KEY`")))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Each object is read once for all blocks, so that all must select the same.

@@ -98,7 +98,7 @@ fn u16_at(wire: &[u8], at: usize) -> Option<u16> {
 }
 
 /// The offset after a name, which may end with a pointer.
-fn end_of_name(wire: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn end_of_name(wire: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match *wire.get(at)? {
             0 => return Some(at + 1),

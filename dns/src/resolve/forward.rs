@@ -28,7 +28,7 @@ mod stream;
 mod targets;
 #[cfg(test)]
 mod tests;
-mod tls;
+pub(crate) mod tls;
 mod udp;
 mod upstream;
 mod upstream_query;

@@ -46,9 +46,9 @@ mod wire;
 
 pub use block::{Block, MAX_PENDING};
 pub use client::Client;
-use random::below;
+pub use random::below;
 use response::Response;
-pub use wire::encode;
+pub use wire::{encode, min_ttl};
 
 /// Limit of CNAME steps from one plugin or block to another.
 const MAX_CHAIN: usize = 4;

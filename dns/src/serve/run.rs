@@ -12,13 +12,14 @@ use tracing::warn;
 
 use crate::{
     cluster::snapshot::Published,
-    config::BindAddress,
+    config::{BindAddress, Listen, ServerProtocol},
     interfaces,
     plugins::{Config, ServerBlock},
     resolve::forward::{OwnAddresses, ServerContext, TlsError},
     serve::{
         handler::{Block, Handler},
-        server::{Admission, ListenError, Listener, Server},
+        rate_limit::RateLimiter,
+        server::{Admission, ListenError, Listener, Security, Server, ServerCertificate},
     },
 };
 
@@ -87,10 +88,10 @@ pub fn start_partially(
     context: &ServerContext,
     may_fail: MayFail<'_>,
 ) -> Result<Started, StartError> {
-    let served = blocks_by_address(config, listen)?;
+    let served = blocks_by_endpoint(config, listen)?;
     let before = context.own.load_full();
     // A running server keeps its own list.
-    let own = reachable_addresses(served.keys().copied())?;
+    let own = reachable_addresses(served.keys().map(|endpoint| endpoint.address))?;
     let ours = ServerContext { own: Arc::new(ArcSwap::new(set(&own))), ..context.clone() };
     let blocks = start_blocks(&served, &own, &ours)?;
     let Bound { listeners, unbound } = bind(served.keys().copied(), &before, may_fail)?;
@@ -101,33 +102,49 @@ pub fn start_partially(
     for (requested, listener) in listeners {
         let blocks = served[&requested].iter().map(|block| Arc::clone(&blocks[&block_key(block, requested)]));
         let dropped = context.metrics.queries(&server_name(requested), "dropped");
-        serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped)));
+        let security = security(requested, &served[&requested], context)?;
+        serving.push((listener, Handler::new(blocks.collect(), published.clone(), dropped), security));
     }
     let local = interfaces::addresses().map_err(StartError::Addresses)?;
-    let (admitted, own) = (context.admitted.clone(), local.into_iter().collect());
-    let admission = Admission::new(admitted, own, Arc::clone(published));
-    let server = Server::start(serving, admission, &context.metrics.losses(), &context.heartbeat);
+    let own = local.into_iter().collect();
+    let (admitted, local_networks) = (context.admitted.clone(), context.local_networks.clone());
+    let admission = Admission::new(admitted, local_networks, own, Arc::clone(published));
+    let limiter = context.rate_limit.map(RateLimiter::new);
+    let server = Server::start(serving, (admission, limiter), &context.metrics.losses(), &context.heartbeat);
     Ok(Started { server, unbound })
 }
 
-/// The key of a running block: a block with a port. Its addresses share one instance, hence one cache.
-type BlockKey = (*const ServerBlock, u16);
+/// The TLS of an endpoint, by the first of its blocks that has a certificate.
+fn security(
+    endpoint: Endpoint,
+    blocks: &[&ServerBlock],
+    context: &ServerContext,
+) -> Result<Option<Security>, TlsError> {
+    let tls = blocks.iter().find_map(|block| block.tls.as_ref());
+    let Some(tls) = tls.filter(|_| endpoint.protocol != ServerProtocol::Dns) else { return Ok(None) };
+    let failures = context.metrics.certificate_failures();
+    let certificate = ServerCertificate::start(tls, endpoint.protocol, failures)?;
+    Ok(Some(Security { certificate, is_https: endpoint.protocol == ServerProtocol::Https }))
+}
 
-fn block_key(block: &ServerBlock, address: SocketAddr) -> BlockKey {
-    (std::ptr::from_ref(block), address.port())
+/// The key of a running block: a block with a protocol and port. Its addresses share one instance, hence one cache.
+type BlockKey = (*const ServerBlock, ServerProtocol, u16);
+
+fn block_key(block: &ServerBlock, endpoint: Endpoint) -> BlockKey {
+    (std::ptr::from_ref(block), endpoint.protocol, endpoint.address.port())
 }
 
 fn start_blocks(
-    served: &BlocksByAddress<'_>,
+    served: &BlocksByEndpoint<'_>,
     own: &[SocketAddr],
     context: &ServerContext,
 ) -> Result<HashMap<BlockKey, Arc<Block>>, TlsError> {
     let hosts: Vec<IpAddr> = own.iter().map(SocketAddr::ip).collect();
     let mut ready = HashMap::new();
-    for (address, blocks) in served {
+    for (endpoint, blocks) in served {
         for block in blocks {
-            if let Entry::Vacant(free) = ready.entry(block_key(block, *address)) {
-                free.insert(Arc::new(Block::start(block, &server_name(*address), &hosts, context)?));
+            if let Entry::Vacant(free) = ready.entry(block_key(block, *endpoint)) {
+                free.insert(Arc::new(Block::start(block, &server_name(*endpoint), &hosts, context)?));
             }
         }
     }
@@ -135,32 +152,44 @@ fn start_blocks(
 }
 
 /// The metrics label `server`.
-fn server_name(address: SocketAddr) -> String {
-    format!("dns://:{}", address.port())
+fn server_name(endpoint: Endpoint) -> String {
+    format!("{}://:{}", endpoint.protocol.name(), endpoint.address.port())
+}
+
+/// An address with the protocol that is served there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Endpoint {
+    address: SocketAddr,
+    protocol: ServerProtocol,
 }
 
 /// Listeners and failures by the requested address.
 struct Bound {
-    listeners: Vec<(SocketAddr, Listener)>,
+    listeners: Vec<(Endpoint, Listener)>,
     unbound: Vec<(SocketAddr, ListenError)>,
 }
 
 /// Binds the listeners. Addresses that are served already (`before`) hardly fail, so they come last.
 fn bind(
-    addresses: impl Iterator<Item = SocketAddr>,
+    endpoints: impl Iterator<Item = Endpoint>,
     before: &OwnAddresses,
     may_fail: MayFail<'_>,
 ) -> Result<Bound, StartError> {
-    let is_served = |address: &SocketAddr| {
+    let is_served = |Endpoint { address, .. }: &Endpoint| {
         let is_it = |served: &SocketAddr| address.ip().is_unspecified() || served.ip() == address.ip();
         before.iter().any(|served| served.port() == address.port() && is_it(served))
     };
-    let (last, first): (Vec<_>, Vec<_>) = addresses.partition(is_served);
+    let (last, first): (Vec<_>, Vec<_>) = endpoints.partition(is_served);
     let workers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let (mut listeners, mut unbound) = (Vec::new(), Vec::new());
-    for address in first.into_iter().chain(last) {
-        match Listener::bind(address, workers) {
-            Ok(listener) => listeners.push((address, listener)),
+    for endpoint in first.into_iter().chain(last) {
+        let address = endpoint.address;
+        let bound = match endpoint.protocol {
+            ServerProtocol::Dns => Listener::bind(address, workers),
+            ServerProtocol::Tls | ServerProtocol::Https => Listener::bind_encrypted(address, workers),
+        };
+        match bound {
+            Ok(listener) => listeners.push((endpoint, listener)),
             // Two blocks may name all addresses of a family that this machine does not have.
             Err(error) if address.ip().is_unspecified() && error.is_family_missing() => {
                 warn!(error = %error, "a family of addresses is not served");
@@ -183,25 +212,36 @@ fn set(addresses: &[SocketAddr]) -> Arc<OwnAddresses> {
     Arc::new(addresses.iter().copied().collect())
 }
 
-/// The addresses at which `start` would listen, with wildcards expanded to the addresses of this machine.
+/// The addresses at which `start` would listen for UDP and TCP, with wildcards expanded to the addresses of this machine.
 pub fn addresses(config: &Config, listen: ListenAt<'_>) -> Result<Vec<SocketAddr>, StartError> {
-    reachable_addresses(blocks_by_address(config, listen)?.into_keys())
+    let served = blocks_by_endpoint(config, listen)?.into_keys();
+    reachable_addresses(served.filter(|one| one.protocol == ServerProtocol::Dns).map(|one| one.address))
 }
 
-/// The blocks of each listening address.
-type BlocksByAddress<'c> = BTreeMap<SocketAddr, Vec<&'c ServerBlock>>;
+/// The blocks of each endpoint.
+type BlocksByEndpoint<'c> = BTreeMap<Endpoint, Vec<&'c ServerBlock>>;
 
-fn blocks_by_address<'c>(
+/// `listen`, unless empty, replaces the endpoints for UDP and TCP.
+fn blocks_by_endpoint<'c>(
     config: &'c Config,
     ListenAt { listen, node }: ListenAt<'_>,
-) -> Result<BlocksByAddress<'c>, StartError> {
-    let mut served = BlocksByAddress::new();
+) -> Result<BlocksByEndpoint<'c>, StartError> {
+    let mut served = BlocksByEndpoint::new();
     for block in &config.servers {
-        let named = if listen.is_empty() { block_addresses(block)? } else { listen.to_vec() };
-        let mut addresses: Vec<_> = named.into_iter().flat_map(|address| specific(address, node)).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.into_iter().for_each(|address| served.entry(address).or_default().push(block));
+        let mut endpoints = block_endpoints(block)?;
+        if !listen.is_empty() {
+            let is_plain = |one: &Endpoint| one.protocol == ServerProtocol::Dns;
+            let has_plain = endpoints.extract_if(.., |one| is_plain(one)).count() > 0;
+            let plain = |address: &SocketAddr| Endpoint { address: *address, protocol: ServerProtocol::Dns };
+            endpoints.extend(listen.iter().filter(|_| has_plain).map(plain));
+        }
+        let specific = |one: Endpoint| {
+            specific(one.address, node).into_iter().map(move |address| Endpoint { address, ..one })
+        };
+        let mut endpoints: Vec<_> = endpoints.into_iter().flat_map(specific).collect();
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        endpoints.into_iter().for_each(|endpoint| served.entry(endpoint).or_default().push(block));
     }
     match node {
         _ if !served.is_empty() => Ok(served),
@@ -217,7 +257,7 @@ fn specific(address: SocketAddr, node: Option<&[IpAddr]>) -> Vec<SocketAddr> {
     family.map(|own| SocketAddr::new(*own, address.port())).collect()
 }
 
-fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
+fn block_endpoints(block: &ServerBlock) -> Result<Vec<Endpoint>, StartError> {
     let mut hosts: Vec<SocketAddr> = Vec::new();
     for bind in &block.bind {
         match bind {
@@ -234,12 +274,12 @@ fn block_addresses(block: &ServerBlock) -> Result<Vec<SocketAddr>, StartError> {
     if hosts.is_empty() {
         hosts = vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
     }
-    let at_port = |mut host: SocketAddr, port| {
-        host.set_port(port);
-        host
+    let at_host = |mut address: SocketAddr, listen: &Listen| {
+        address.set_port(listen.port);
+        Endpoint { address, protocol: listen.protocol }
     };
-    let ports = block.listens.iter().map(|listen| listen.port);
-    Ok(ports.flat_map(|port| hosts.iter().map(move |host| at_port(*host, port))).collect())
+    let listens = block.listens.iter();
+    Ok(listens.flat_map(|listen| hosts.iter().map(move |host| at_host(*host, listen))).collect())
 }
 
 /// The addresses at which clients reach the listeners: a wildcard expands to every address of this machine.

@@ -21,19 +21,26 @@ use tracing::info;
 
 use crate::{
     observe::{heartbeat::Heartbeat, metrics::Losses},
-    serve::handler::{Handler, MAX_PENDING},
+    serve::{
+        handler::{Handler, MAX_PENDING},
+        rate_limit::RateLimiter,
+    },
 };
 
 mod admission;
 mod connections;
+mod https;
 mod serving;
 mod socket;
 mod tcp;
+mod tls;
 mod udp;
 
 pub use admission::Admission;
+pub use serving::Security;
 use serving::Serving;
 use socket::ServerSocket;
+pub use tls::ServerCertificate;
 
 /// Attempts to find a port that is free for both protocols.
 const MAX_BIND_TRIES: usize = 16;
@@ -90,6 +97,18 @@ impl Listener {
         Ok(listener)
     }
 
+    /// Binds the sockets of a listener over TLS, which has none for UDP.
+    pub fn bind_encrypted(requested: SocketAddr, workers: usize) -> Result<Self, ListenError> {
+        let failed = |source| ListenError { address: requested, protocol: "TCP", source };
+        let first = socket::stream(requested).map_err(failed)?;
+        let address = first.local_addr().map_err(failed)?;
+        let mut listener = Self { address, udp: Vec::new(), tcp: vec![first] };
+        for _ in 1..workers {
+            listener.tcp.push(socket::stream(address).map_err(failed)?);
+        }
+        Ok(listener)
+    }
+
     fn sockets(&self) -> impl Iterator<Item = RawFd> + '_ {
         let udp = self.udp.iter().map(ServerSocket::as_raw_fd);
         udp.chain(self.tcp.iter().map(AsRawFd::as_raw_fd))
@@ -118,27 +137,31 @@ impl Server {
 
     /// Must be called within a runtime.
     pub fn start(
-        listeners: Vec<(Listener, Handler)>,
-        admission: Admission,
+        listeners: Vec<(Listener, Handler, Option<Security>)>,
+        (admission, limiter): (Admission, Option<Arc<RateLimiter>>),
         losses: &Losses,
         heartbeat: &Heartbeat,
     ) -> Self {
         let admission = Arc::new(admission);
         let (stop, stopped) = watch::channel(false);
-        let sockets: Vec<RawFd> = listeners.iter().flat_map(|(listener, _)| listener.sockets()).collect();
-        let mut heartbeats = heartbeat.tasks(sockets.len());
+        let all = listeners.iter().map(|(listener, ..)| listener.sockets().count()).sum();
+        let plain = listeners.iter().filter(|(.., security)| security.is_none());
+        let sockets: Vec<RawFd> = plain.flat_map(|(listener, ..)| listener.sockets()).collect();
+        let mut heartbeats = heartbeat.tasks(all);
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         // The limits apply to all addresses together.
         let (pending, connections) = (Arc::new(Semaphore::new(MAX_PENDING)), Arc::default());
-        for (listener, handler) in listeners {
-            info!(address = %listener.address, "serving DNS");
+        for (listener, handler, security) in listeners {
+            info!(address = %listener.address, is_encrypted = security.is_some(), "serving DNS");
             addresses.push(listener.address);
             let serving = Serving {
                 handler: Arc::new(handler),
                 pending: Arc::clone(&pending),
                 connections: Arc::clone(&connections),
                 admission: Arc::clone(&admission),
+                limiter: limiter.clone(),
+                security: security.map(Arc::new),
                 losses: losses.clone(),
                 stop: stopped.clone(),
             };
@@ -157,7 +180,7 @@ impl Server {
         &self.addresses
     }
 
-    /// The descriptors of all sockets, valid until the server is stopped.
+    /// The descriptors of the sockets for UDP and TCP without TLS, valid until the server is stopped.
     pub fn sockets(&self) -> &[RawFd] {
         &self.sockets
     }

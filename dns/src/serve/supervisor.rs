@@ -1,6 +1,9 @@
 //! The supervisor of a server: reloads its Corefile, and serves the endpoints of [`Health`].
 
-use std::{collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, pin::pin, sync::Arc,
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{
@@ -15,6 +18,7 @@ use crate::{
     cluster::snapshot::Published,
     config::LastKnownGood,
     corefile::CorefileError,
+    interfaces::LocalNetworks,
     observe::{
         clients,
         faults::{self, Faults, Part, with_causes},
@@ -46,6 +50,10 @@ pub struct Setup {
     /// Replaces wildcards among the addresses.
     pub node_addresses: NodeAddresses,
     pub admitted: Admitted,
+    /// The limit of identical replies over UDP to one network, per second, except those of `local_networks` and this
+    /// machine; `None`: unlimited.
+    pub rate_limit: Option<NonZeroU32>,
+    pub local_networks: LocalNetworks,
     pub endpoints: HttpEndpoints,
     /// Receives the heartbeats.
     pub heartbeat: Heartbeat,
@@ -98,6 +106,8 @@ impl Supervisor {
             heartbeat: setup.heartbeat.clone(),
             last_known_good: setup.last_known_good,
             admitted: setup.admitted.clone(),
+            rate_limit: setup.rate_limit,
+            local_networks: setup.local_networks.clone(),
             ..ServerContext::default()
         };
         let metrics = Arc::clone(&context.metrics);
@@ -472,6 +482,8 @@ mod tests {
             last_known_good: LastKnownGood::default(),
             node_addresses: NodeAddresses::default(),
             admitted: Admitted::default(),
+            rate_limit: None,
+            local_networks: LocalNetworks::default(),
             endpoints: HttpEndpoints { ready: [ready].into(), ..HttpEndpoints::default() },
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),
@@ -519,6 +531,8 @@ mod tests {
             last_known_good: LastKnownGood::default(),
             node_addresses: NodeAddresses::default(),
             admitted: Admitted::default(),
+            rate_limit: None,
+            local_networks: LocalNetworks::default(),
             endpoints: HttpEndpoints::default(),
             heartbeat: Heartbeat::default(),
             socket_observer: SocketObserver::default(),
@@ -546,6 +560,8 @@ mod tests {
             listen: Vec::new(),
             node_addresses: NodeAddresses::default(),
             last_known_good: LastKnownGood::default(),
+            rate_limit: None,
+            local_networks: LocalNetworks::default(),
             admitted: Admitted::default(),
             endpoints: HttpEndpoints::default(),
             heartbeat: Heartbeat::default(),

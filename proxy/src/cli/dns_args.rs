@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     env,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
@@ -12,10 +13,12 @@ use dns::{
     admitted::{Admitted, Clients, KnownClients, UnknownPods, is_private},
     cluster::name,
     config::{ApiServer, DNS_PORT, LastKnownGood},
+    interfaces::LocalNetworks,
     observe::{faults::Faults, health::HttpEndpoints, heartbeat::Heartbeat},
     plugins::{self, Config},
     serve::{
         node_addresses::NodeAddresses,
+        rate_limit,
         socket_observer::SocketObserver,
         supervisor::{Corefile, Setup},
     },
@@ -45,9 +48,14 @@ pub struct DnsArgs {
     /// unless this is given. `portreeve dns` alone answers every client by default
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     dns_allow: Vec<IpNetwork>,
+    /// Identical replies over UDP per second to one network (a /24 or /56) outside this machine and its pods; others are
+    /// dropped, or truncated, after which a genuine client comes over TCP. 0: unlimited [default: 200; of `dns`:
+    /// unlimited]
+    #[arg(long, value_name = "NUMBER")]
+    dns_rate_limit: Option<u32>,
     /// Cached answers whose names the upstreams cannot resolve any more: dropped (off), served while all upstreams fail
     /// (failures), and also if another upstream contradicts a denial of a name just resolved (confirm), or for five
-    /// minutes whoever denies it (hold). `serve_stale` in a Corefile says it otherwise for its block
+    /// minutes in spite of all denials (hold). `serve_stale` in a Corefile says it otherwise for its block
     #[arg(long, value_name = "off|failures|confirm|hold", value_parser = last_known_good)]
     dns_last_known_good: Option<LastKnownGood>,
     /// The cluster domain; a Corefile sets its own [default: cluster.local]
@@ -82,6 +90,7 @@ impl DnsArgs {
             || !self.dns_listen.is_empty()
             || !self.dns_allow.is_empty()
             || self.dns_last_known_good.is_some()
+            || self.dns_rate_limit.is_some()
             || self.cluster_domain.is_some()
             || addresses.iter().any(Option::is_some)
     }
@@ -92,6 +101,7 @@ impl DnsArgs {
             dns_listen,
             dns_allow,
             dns_last_known_good,
+            dns_rate_limit,
             cluster_domain,
             dns_health_bind_address,
             dns_ready_bind_address,
@@ -132,6 +142,8 @@ impl DnsArgs {
             last_known_good: dns_last_known_good.unwrap_or_default(),
             node_addresses: NodeAddresses::default(),
             admitted: Admitted::new(clients(&dns_allow, role)),
+            rate_limit: rate_limit(dns_rate_limit, role),
+            local_networks: LocalNetworks::default(),
             endpoints,
             heartbeat,
             socket_observer,
@@ -143,6 +155,15 @@ impl DnsArgs {
             warn!("API server options of `kubernetes` in the Corefile ignored: the flags of the agent count");
         }
         Ok(config)
+    }
+}
+
+/// `portreeve dns` may be the server of a whole cluster: it does not know which networks are those of its pods.
+fn rate_limit(limit: Option<u32>, role: ServerRole) -> Option<NonZeroU32> {
+    match (limit, role) {
+        (Some(limit), _) => NonZeroU32::new(limit),
+        (None, ServerRole::Agent) => Some(rate_limit::DEFAULT),
+        (None, ServerRole::Standalone) => None,
     }
 }
 
@@ -211,6 +232,20 @@ mod tests {
             [(&[][..], ServerRole::Agent), (&network, ServerRole::Agent), (&network, ServerRole::Standalone)]
         {
             assert_ne!(clients(allow, role), Clients::All, "{allow:?} {role:?}");
+        }
+    }
+
+    #[test]
+    fn the_rate_limit_is_the_agents_default() {
+        let ten = NonZeroU32::new(10);
+        for (flag, role, want) in [
+            (None, ServerRole::Agent, Some(rate_limit::DEFAULT)),
+            (None, ServerRole::Standalone, None),
+            (Some(0), ServerRole::Agent, None),
+            (Some(10), ServerRole::Agent, ten),
+            (Some(10), ServerRole::Standalone, ten),
+        ] {
+            assert_eq!(rate_limit(flag, role), want, "{flag:?} {role:?}");
         }
     }
 }

@@ -263,6 +263,9 @@ impl Agent {
                 continue;
             }
             self.is_node_new |= matches!(change, Change::Node(_));
+            if let (Change::Node(Some(node)), Some(name_server)) = (&change, &self.name_server) {
+                name_server.set_local_networks(&node.pod_cidrs);
+            }
             self.telemetry.change_received(&change, &self.index);
             touched.extend(self.index.apply(change));
         }

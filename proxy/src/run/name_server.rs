@@ -26,6 +26,7 @@ use dns::{
         supervisor::{Setup, Supervisor},
     },
 };
+use ipnetwork::IpNetwork;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{mpsc, watch},
@@ -274,6 +275,11 @@ impl NameServer {
         Ok((supervisor, threads))
     }
 
+    /// Sets the networks of this node's pods, whose replies are not limited.
+    pub fn set_local_networks(&self, networks: &[IpNetwork]) {
+        self.config.setup.local_networks.set(networks.to_vec());
+    }
+
     pub fn apply(&mut self, changes: Vec<Change>) {
         self.is_behind |= !changes.is_empty();
         for change in changes {
@@ -389,6 +395,7 @@ mod tests {
         admitted::Admitted,
         cluster::name,
         config::LastKnownGood,
+        interfaces::LocalNetworks,
         observe::{faults::Faults, health::HttpEndpoints},
         plugins::Config,
     };
@@ -407,6 +414,8 @@ mod tests {
             node_addresses: NodeAddresses::default(),
             admitted: Admitted::default(),
             last_known_good: LastKnownGood::default(),
+            rate_limit: None,
+            local_networks: LocalNetworks::default(),
             endpoints,
             heartbeat,
             socket_observer,

@@ -222,6 +222,9 @@ fn pods_of_this_node_are_known_by_name() {
         }
         let snapshot = index.snapshot(1);
         let pods = snapshot.local_pods();
+        let ready = ["10.1.0.1", "10.1.0.3", "10.1.0.6"].map(|text| text.parse().unwrap());
+        let local = ready.into_iter().filter(|address| snapshot.is_local_pod(*address)).count();
+        assert_eq!(local, if node == "here" { 2 } else { want.len() }, "{node:?}");
         let mut pods: Vec<_> = pods.iter().map(|(address, pod)| format!("{address} {}", pod.name)).collect();
         pods.sort();
         assert_eq!(pods, want, "{node:?}");

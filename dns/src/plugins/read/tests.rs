@@ -18,6 +18,7 @@ use crate::{
         log::{Class, Log},
         reload::Reload,
         rewrite::{Pattern, Rule},
+        tls::{ClientAuth, ServerTls},
     },
 };
 
@@ -349,7 +350,10 @@ fn unsupported_options_are_refused_with_their_location() {
         (". {\n any\n}\n.:53 {\n}", ":4: the zone . on port 53 has a block at"),
         (". {\n any\n any\n}", ":3: `any` stands in line 2 already"),
         (". {\n any more\n}", ":2: `any` takes nothing more; remove `more`"),
-        ("tls://. {\n}", ":1: serving over `tls://` is not supported"),
+        ("quic://. {\n}", ":1: serving over `quic://` is not supported"),
+        ("tls://. {\n}", ":1: `tls://` needs a certificate; add `tls CERT KEY`"),
+        ("https://. {\n tls a.pem\n}", ":2: `tls` is to be written `tls CERT KEY [CA]`"),
+        (". {\n tls a.pem a.key {\n  client_auth require\n }\n}", ":3: a certificate that nobody verifies"),
         ("a..b {\n}", "`a..b` is neither a zone nor a network"),
         (". {\n cache zero..\n}", ":2: `zero..` is neither a zone nor a network"),
         (". {\n cache {\n  prefetch 1 1m 5%\n }\n}", ":3: write a percentage from 10% to 90%"),
@@ -466,6 +470,24 @@ fn options_of_upstreams_are_read() {
         ])
     };
     assert_eq!(block.forwards, [want]);
+}
+
+#[test]
+fn blocks_are_served_over_tls_and_https() {
+    let block = block(
+        "tls://example.org https://example.org tls://example.org:8853 example.org {\n tls a.pem a.key ca.pem {\n  \
+         client_auth require_and_verify\n }\n https {\n  max_connections 0\n }\n}",
+    );
+    let listens: Vec<_> =
+        block.listens.iter().map(|listen| format!("{}:{}", listen.protocol.name(), listen.port)).collect();
+    assert_eq!(listens, ["tls:853", "https:443", "tls:8853", "dns:53"]);
+    let want = ServerTls {
+        certificate: "a.pem".into(),
+        key: "a.key".into(),
+        authority: Some("ca.pem".into()),
+        client_auth: ClientAuth::RequireAndVerify,
+    };
+    assert_eq!(block.tls, Some(want));
 }
 
 #[test]

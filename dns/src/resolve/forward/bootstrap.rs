@@ -6,30 +6,25 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use futures_util::future::join;
 use hickory_server::proto::{
     op::Query,
-    rr::{LowerName, Name, RData, RecordType},
+    rr::{Name, RData, RecordType},
 };
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{
     context::ServerContext,
-    rule::Rule,
     stream::{Dial, Limits},
-    targets::File,
+    targets::{File, Host},
     upstream::{Budget, Target, Upstream},
 };
-use crate::{
-    config::{Forward, UpstreamProtocol},
-    resolve::reply::QueryFlags,
-};
+use crate::{config::Forward, resolve::reply::QueryFlags};
 
 /// The file with the servers that resolve names, unless the rule names some.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -44,17 +39,6 @@ const PACKETS: u32 = 3;
 /// The limit of addresses of one name, as of all upstreams.
 const MAX_ADDRESSES: usize = 15;
 
-/// A name, and its present addresses.
-#[derive(Debug)]
-pub(super) struct Host {
-    name: Name,
-    port: u16,
-    protocol: UpstreamProtocol,
-    /// The name that the certificates must carry.
-    server_name: String,
-    addresses: ArcSwap<Vec<IpAddr>>,
-}
-
 /// The servers that resolve the names of a rule.
 pub(super) struct Resolvers {
     config: Forward,
@@ -62,51 +46,29 @@ pub(super) struct Resolvers {
     file: File,
 }
 
-impl Host {
-    /// `server_name`: the name that the certificates must carry, if not the host's.
-    pub(super) fn new(
-        name: &LowerName,
-        (port, protocol): (u16, UpstreamProtocol),
-        server_name: Option<String>,
-    ) -> Self {
-        let name = Name::from(name);
-        let host = name.to_ascii().trim_end_matches('.').to_owned();
-        Self { server_name: server_name.unwrap_or(host), name, port, protocol, addresses: ArcSwap::default() }
-    }
-
-    pub(super) fn targets(&self) -> Vec<Target> {
-        let target = |address: &IpAddr| Target {
-            address: SocketAddr::new(*address, self.port),
-            protocol: self.protocol,
-            server_name: (self.protocol != UpstreamProtocol::Dns).then(|| self.server_name.clone()),
-        };
-        self.addresses.load().iter().map(target).collect()
-    }
-}
-
-/// Resolves a name again and again, until the rule is dropped.
-pub(super) async fn keep_resolved(host: Arc<Host>, mut resolvers: Resolvers, rule: Weak<Rule>) {
+/// Resolves a name again and again, until `update`, which is told of each result, returns `false`.
+pub(super) async fn keep_resolved(host: Arc<Host>, mut resolvers: Resolvers, update: impl Fn() -> bool) {
     let mut retry = FIRST_RETRY;
     loop {
-        let found = resolvers.resolve(&host.name).await;
-        let Some(rule) = rule.upgrade() else { return };
+        let found = resolvers.resolve(host.name()).await;
         let pause = match found {
             Some((addresses, ttl)) => {
-                host.addresses.store(Arc::new(addresses));
-                rule.update();
+                host.set_addresses(addresses);
                 retry = FIRST_RETRY;
                 ttl.clamp(MIN_INTERVAL, MAX_INTERVAL)
             }
             None => {
                 if retry == FIRST_RETRY {
-                    warn!(upstream = %host.name, "cannot resolve the name of an upstream, will retry");
+                    warn!(upstream = %host.name(), "cannot resolve the name of an upstream, will retry");
                 }
                 let pause = retry;
                 retry = (retry * 2).min(LAST_RETRY);
                 pause
             }
         };
-        drop(rule);
+        if !update() {
+            return;
+        }
         sleep(pause).await;
     }
 }

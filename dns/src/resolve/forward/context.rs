@@ -1,6 +1,6 @@
 //! State that all forwarders of a server share.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{collections::HashSet, net::SocketAddr, num::NonZeroU32, sync::Arc};
 
 use arc_swap::ArcSwap;
 
@@ -8,6 +8,7 @@ use super::loops::LoopDetector;
 use crate::{
     admitted::Admitted,
     config::LastKnownGood,
+    interfaces::LocalNetworks,
     observe::{heartbeat::Heartbeat, metrics::Metrics},
 };
 
@@ -23,6 +24,10 @@ pub struct ServerContext {
     pub heartbeat: Heartbeat,
     pub last_known_good: LastKnownGood,
     pub admitted: Admitted,
+    /// The limit of identical replies over UDP to one network, per second; `None`: unlimited.
+    pub rate_limit: Option<NonZeroU32>,
+    /// Their clients are not limited.
+    pub local_networks: LocalNetworks,
 }
 
 /// The addresses of this server.

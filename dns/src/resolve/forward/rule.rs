@@ -103,11 +103,9 @@ impl Rule {
         rule.set_upstreams(&rule.current_targets())?;
         tokio::spawn(watch_files(Arc::downgrade(&rule)));
         for host in hosts {
-            tokio::spawn(bootstrap::keep_resolved(
-                host,
-                Resolvers::new(config, context),
-                Arc::downgrade(&rule),
-            ));
+            let weak = Arc::downgrade(&rule);
+            let update = move || weak.upgrade().map(|rule| rule.update()).is_some();
+            tokio::spawn(bootstrap::keep_resolved(host, Resolvers::new(config, context), update));
         }
         Ok(rule)
     }

@@ -1,11 +1,16 @@
 //! The current list of servers of a rule.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
+use arc_swap::ArcSwap;
+use hickory_server::proto::rr::{LowerName, Name};
 use tracing::warn;
 
 use super::{
-    bootstrap::Host,
     context::OwnAddresses,
     resolv_conf::{RESOLVED, is_stub, name_servers},
     upstream::Target,
@@ -39,6 +44,17 @@ struct NameServers {
     name: String,
     /// The servers of the last successful read: an unreadable file changes nothing.
     servers: Vec<SocketAddr>,
+}
+
+/// A name, and its present addresses.
+#[derive(Debug)]
+pub(super) struct Host {
+    name: Name,
+    port: u16,
+    protocol: UpstreamProtocol,
+    /// The name that the certificates must carry.
+    server_name: String,
+    addresses: ArcSwap<Vec<IpAddr>>,
 }
 
 /// The maximum number of upstreams of a rule, as in CoreDNS.
@@ -94,6 +110,32 @@ impl Source {
             Self::File(file) => file.current().into_iter().map(Target::plain).collect(),
             Self::Host(host) => host.targets(),
         }
+    }
+}
+
+impl Host {
+    /// `server_name`: the name that the certificates must carry, if not the host's.
+    fn new(name: &LowerName, (port, protocol): (u16, UpstreamProtocol), server_name: Option<String>) -> Self {
+        let name = Name::from(name);
+        let host = name.to_ascii().trim_end_matches('.').to_owned();
+        Self { server_name: server_name.unwrap_or(host), name, port, protocol, addresses: ArcSwap::default() }
+    }
+
+    pub(super) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(super) fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        self.addresses.store(Arc::new(addresses));
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let target = |address: &IpAddr| Target {
+            address: SocketAddr::new(*address, self.port),
+            protocol: self.protocol,
+            server_name: (self.protocol != UpstreamProtocol::Dns).then(|| self.server_name.clone()),
+        };
+        self.addresses.load().iter().map(target).collect()
     }
 }
 

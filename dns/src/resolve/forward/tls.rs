@@ -1,4 +1,4 @@
-//! The TLS configuration of DNS over TLS.
+//! The TLS configuration of upstreams over TLS and HTTPS, and the files of certificates.
 
 use std::{
     net::IpAddr,
@@ -13,6 +13,7 @@ use rustls::{
         CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName,
         pem::{self, PemObject as _},
     },
+    server::VerifierBuilderError,
 };
 use thiserror::Error;
 
@@ -28,6 +29,8 @@ pub enum TlsError {
     NoRoots,
     #[error("{0:?} is not a valid TLS server name")]
     Name(String, #[source] InvalidDnsNameError),
+    #[error("cannot verify certificates of clients")]
+    Verifier(#[source] VerifierBuilderError),
     #[error("cannot set up TLS")]
     Setup(#[source] rustls::Error),
 }
@@ -71,12 +74,12 @@ fn with_client(
         .map_err(|error| TlsError::Certificate(certificate.to_owned(), error))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unreadable = |error| TlsError::Pem(path.to_owned(), error);
     CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
+pub(crate) fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|error| TlsError::Certificate(path.to_owned(), error))?;
@@ -84,7 +87,7 @@ fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn roots_of_the_system() -> Result<RootCertStore, TlsError> {
+pub(crate) fn roots_of_the_system() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     // An unreadable certificate does not exclude the others.
     let (added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

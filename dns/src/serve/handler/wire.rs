@@ -7,7 +7,7 @@ use hickory_server::proto::{
 };
 
 pub use crate::cluster::wire::HEADER;
-use crate::observe::metrics::Transport;
+use crate::{observe::metrics::Transport, resolve::decode::end_of_name};
 
 const MIN_BUFFER: usize = 512;
 /// The size of the smallest record: the root as owner, and the fixed fields.
@@ -58,6 +58,28 @@ impl Header {
     pub fn opcode(self) -> u8 {
         ((self.flags & OPCODE) >> 11) as u8
     }
+}
+
+/// The lowest TTL of the records of a message, without its OPT. Returns `None` without records, and for a message that
+/// cannot be read.
+pub fn min_ttl(message: &[u8]) -> Option<u32> {
+    const OPT: u16 = 41;
+    let number = |at: usize| Some(u16::from_be_bytes(*message.get(at..)?.first_chunk()?));
+    let mut at = HEADER;
+    for _ in 0..number(4)? {
+        at = end_of_name(message, at)? + 4;
+    }
+    let mut lowest = None;
+    let records = [6, 8, 10].into_iter().map(|count| number(count).map(u32::from)).sum::<Option<u32>>()?;
+    for _ in 0..records {
+        at = end_of_name(message, at)?;
+        let ttl = u32::from_be_bytes(*message.get(at + 4..)?.first_chunk()?);
+        if number(at)? != OPT {
+            lowest = Some(lowest.map_or(ttl, |lowest: u32| lowest.min(ttl)));
+        }
+        at += 10 + usize::from(number(at + 8)?);
+    }
+    lowest
 }
 
 /// A reply to a malformed request: a header only.

@@ -14,6 +14,7 @@ use tracing::warn;
 use crate::{
     admitted::{Admitted, Clients, is_private, neighbourhood},
     cluster::snapshot::Published,
+    interfaces::LocalNetworks,
 };
 
 /// Admits the clients of the present rule, this machine, and the addresses of Services and endpoints.
@@ -25,11 +26,17 @@ pub struct Admission {
     published: Arc<Published>,
     /// Whether a refusal was logged.
     is_logged: AtomicBool,
+    local_networks: LocalNetworks,
 }
 
 impl Admission {
-    pub fn new(admitted: Admitted, own: HashSet<IpAddr>, published: Arc<Published>) -> Self {
-        Self { admitted, own, published, is_logged: AtomicBool::new(false) }
+    pub fn new(
+        admitted: Admitted,
+        local_networks: LocalNetworks,
+        own: HashSet<IpAddr>,
+        published: Arc<Published>,
+    ) -> Self {
+        Self { admitted, own, published, is_logged: AtomicBool::new(false), local_networks }
     }
 
     pub fn admits(&self, client: IpAddr) -> bool {
@@ -58,6 +65,19 @@ impl Admission {
 
     fn has_endpoint(&self, first: IpAddr, last: IpAddr) -> bool {
         self.published.load().has_address_in(first, last)
+    }
+}
+
+impl Admission {
+    /// Whether a client is of this machine or in the network of its pods: a forged query from there harms nobody
+    /// elsewhere.
+    pub fn is_near(&self, client: IpAddr) -> bool {
+        client.is_loopback() || self.local_networks.contain(client)
+    }
+
+    /// The same for clients that only a search finds: other addresses of this machine, and pods of it.
+    pub fn is_local(&self, client: IpAddr) -> bool {
+        self.own.contains(&client) || self.published.load().is_local_pod(client)
     }
 }
 
@@ -101,7 +121,7 @@ mod tests {
         let guessing = KnownClients { unknown_pods: UnknownPods { v4: true, v6: false }, ..known.clone() };
         let admission = |clients| {
             let own = HashSet::from(["203.0.113.1".parse().unwrap()]);
-            Admission::new(Admitted::new(clients), own, published())
+            Admission::new(Admitted::new(clients), LocalNetworks::default(), own, published())
         };
         let (open, restricted) = (admission(Clients::All), admission(Clients::Known(known)));
         let guessing = admission(Clients::Known(guessing));
@@ -132,7 +152,8 @@ mod tests {
     #[test]
     fn a_change_of_the_rule_takes_effect_at_once() {
         let admitted = Admitted::new(Clients::Known(KnownClients::default()));
-        let admission = Admission::new(admitted.clone(), HashSet::new(), Arc::default());
+        let admission =
+            Admission::new(admitted.clone(), LocalNetworks::default(), HashSet::new(), Arc::default());
         let client = "10.244.3.4".parse().unwrap();
         assert!(!admission.admits(client));
         let networks = vec!["10.244.0.0/16".parse().unwrap()];

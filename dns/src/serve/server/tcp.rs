@@ -3,8 +3,8 @@
 use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
+    net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
     time::{interval, sleep, timeout},
 };
@@ -12,6 +12,7 @@ use tracing::debug;
 
 use super::{
     connections::{ConnectionSlot, QueuedReply},
+    https,
     serving::{MAX_REQUEST, Serving, canonical, is_answerable},
 };
 use crate::{
@@ -97,16 +98,34 @@ fn accept(stream: TcpStream, client: SocketAddr, serving: &Serving, conversing: 
     });
 }
 
-/// Serves one connection until it is closed, idle for too long, or too slow.
 async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serving) {
     // Replies are written in one piece, so Nagle's algorithm only delays them.
     let _ = stream.set_nodelay(true);
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
-    let (mut read, write) = stream.into_split();
-    let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
-    let writer = tokio::spawn(reply(write, waiting, serving.losses.clone()));
     let client = Client { transport: Transport::Tcp, address: slot.client, port };
     let slot = Arc::new(slot);
+    let Some(security) = serving.security.clone() else {
+        let (read, write) = stream.into_split();
+        return converse((read, write), (slot, client), serving).await;
+    };
+    match timeout(READ_TIMEOUT, security.certificate.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) if security.is_https => https::converse(stream, (slot, client), serving).await,
+        Ok(Ok(stream)) => converse(split(stream), (slot, client), serving).await,
+        Ok(Err(_)) | Err(_) => {
+            debug!(client = %client.address, "no TLS connection");
+            serving.losses.count(Loss::Handshake, 1);
+        }
+    }
+}
+
+/// Serves one connection until it is closed, idle for too long, or too slow.
+async fn converse(
+    (mut read, write): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin + Send + 'static),
+    (slot, client): (Arc<ConnectionSlot>, Client),
+    serving: Serving,
+) {
+    let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
+    let writer = tokio::spawn(reply(write, waiting, serving.losses.clone()));
     let mut stop = serving.stop.clone();
     // Limit of requests received after the stop, so that a busy client cannot delay it.
     let mut remaining = MAX_IN_FLIGHT;
@@ -151,7 +170,7 @@ async fn stop_grace(stop: &mut watch::Receiver<bool>) {
     sleep(STOP_IDLE_TIMEOUT).await;
 }
 
-async fn read_request(read: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+async fn read_request(read: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut len = [0; 2];
     let first = timeout(IDLE_TIMEOUT, read.read(&mut len[..1])).await??;
     if first == 0 {
@@ -187,7 +206,12 @@ async fn reply(
             held.push(permits);
             next = if out.len() < WRITE_CHUNK { waiting.try_recv().ok() } else { None };
         }
-        match timeout(WRITE_TIMEOUT, write.write_all(&out)).await {
+        // Over TLS, octets may wait in its buffer.
+        let written = async {
+            write.write_all(&out).await?;
+            write.flush().await
+        };
+        match timeout(WRITE_TIMEOUT, written).await {
             Ok(Ok(())) => {}
             // Closed by the client.
             Ok(Err(_)) => return,

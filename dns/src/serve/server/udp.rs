@@ -102,7 +102,7 @@ impl Requests {
         let client = Client { transport: Transport::Udp, address, port: datagram.client.port() };
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
-            Handled::Reply(reply) => send(&self.socket, &self.serving, &reply, &datagram),
+            Handled::Reply(reply) => send(&self.socket, &self.serving, reply, &datagram),
             Handled::Pending(pending) => self.spawn(pending, datagram),
         }
     }
@@ -110,13 +110,13 @@ impl Requests {
     fn spawn(&self, pending: Box<Pending>, datagram: Datagram) {
         let Some(slot) = self.serving.acquire_slot() else {
             let reply = pending.refuse();
-            return send(&self.socket, &self.serving, &reply, &datagram);
+            return send(&self.socket, &self.serving, reply, &datagram);
         };
         let (socket, serving, pending_tx) =
             (self.socket.clone(), self.serving.clone(), self.pending_tx.clone());
         tokio::spawn(async move {
             let reply = pending.finish().await;
-            send(&socket, &serving, &reply, &datagram);
+            send(&socket, &serving, reply, &datagram);
             drop((slot, pending_tx));
         });
     }
@@ -132,8 +132,9 @@ impl Requests {
 }
 
 /// Sends a reply without blocking. If that fails, the client retries; waiting would delay all others.
-fn send(socket: &ServerSocket, serving: &Serving, reply: &[u8], datagram: &Datagram) {
-    if let Err(error) = socket.send(reply, datagram) {
+fn send(socket: &ServerSocket, serving: &Serving, reply: Vec<u8>, datagram: &Datagram) {
+    let Some(reply) = serving.limited(canonical(datagram.client), reply) else { return };
+    if let Err(error) = socket.send(&reply, datagram) {
         debug!(client = %datagram.client, %error, "reply not sent");
         serving.losses.count(Loss::Reply, 1);
     }
