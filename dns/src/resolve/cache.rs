@@ -6,6 +6,7 @@
 
 mod entry;
 mod key;
+mod layout;
 mod lifetime;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -46,6 +47,19 @@ pub(crate) enum CacheLookup {
     Due(Reply, Popularity),
     Stale(Stale),
     Miss,
+}
+
+/// A question as octets.
+pub struct AskedOctets<'q> {
+    /// In lower case, with the root.
+    pub name: &'q [u8],
+    pub qtype: u16,
+    /// The question section.
+    pub question: &'q [u8],
+    pub flags: QueryFlags,
+    pub client: IpAddr,
+    /// Set if addresses are shuffled: a random number below another.
+    pub shuffle: Option<fn(usize) -> usize>,
 }
 
 /// An expired answer that may be served while the upstream fails (RFC 8767).
@@ -132,6 +146,29 @@ impl Cache {
             }
         }
         expired.and_then(|entry| self.stale(&entry, question)).map_or(CacheLookup::Miss, CacheLookup::Stale)
+    }
+
+    /// A fresh answer as octets, for the fast path. Returns `None` for every answer that needs more.
+    pub(crate) fn octets(&self, asked: &AskedOctets<'_>) -> Option<Vec<u8>> {
+        if self.prefetch.is_some() {
+            return None;
+        }
+        let key = key::KeyBuffer::of_octets(asked.name, asked.qtype, asked.flags);
+        for answers in [&self.success, &self.denial].into_iter().flatten() {
+            let Some(entry) = answers.store.get(key.bytes()) else { continue };
+            if entry.remaining().is_some() {
+                let age = (!self.keep_ttl).then(|| entry.age());
+                let reply = entry.octets(asked.question, age, asked.shuffle)?;
+                entry.record_client(asked.client);
+                self.metrics.requests.inc();
+                self.metrics.store(answers.kind).hits.inc();
+                return Some(reply);
+            }
+            if self.prefer_positive && answers.kind == StoreKind::Success {
+                return None;
+            }
+        }
+        None
     }
 
     fn fresh(&self, entry: &Entry, question: &Query) -> Option<CacheLookup> {

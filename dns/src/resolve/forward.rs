@@ -47,7 +47,7 @@ use crate::{
     config::{self, Verify},
     observe::metrics::{CacheMetrics, KnownGood, Refusal},
     resolve::{
-        cache::{Cache, CacheKey, CacheLookup, Popularity, Stale},
+        cache::{AskedOctets, Cache, CacheKey, CacheLookup, Popularity, Stale},
         reply::{QueryFlags, Reply},
     },
 };
@@ -106,6 +106,12 @@ impl Forwarder {
             }
             CacheLookup::Stale(_) | CacheLookup::Miss => None,
         }
+    }
+
+    /// A fresh cached answer as octets: its id and flags but AD and the rcode are to be set. Returns `None` for every
+    /// answer that needs more.
+    pub fn cached_octets(&self, asked: &AskedOctets<'_>) -> Option<Vec<u8>> {
+        self.0.cache.as_ref()?.octets(asked)
     }
 
     /// Notes a client that got the answer of [`Self::resolve`].

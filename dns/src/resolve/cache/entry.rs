@@ -12,7 +12,10 @@ use hickory_server::proto::{
 };
 use tokio::time::Instant;
 
-use super::lifetime::{AnswerKind, Lifetime};
+use super::{
+    layout::Layout,
+    lifetime::{AnswerKind, Lifetime},
+};
 use crate::{
     config::{Prefetch, Verify},
     observe::metrics::Plugin,
@@ -26,6 +29,8 @@ use crate::{
 pub(super) struct Entry {
     /// A complete message with id 0.
     wire: Box<[u8]>,
+    /// `None` if the message has to be decoded for each reply.
+    layout: Option<Layout>,
     stored: Instant,
     ttl: u32,
     pub is_failure: bool,
@@ -39,6 +44,10 @@ pub(super) struct Entry {
     /// The clients that asked for it, each a bit by the hash of its address.
     clients: AtomicU64,
 }
+
+const HEADER: usize = 12;
+/// Room for the OPT that is appended to a copy.
+const MAX_OPT: usize = 16;
 
 /// The hit count of an answer, which the answer that replaces it inherits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +68,10 @@ impl Entry {
             reply.errors.iter().for_each(|error| edns.options_mut().insert(error.clone()));
             message.set_edns(edns);
         }
+        let wire = message.to_vec().ok()?;
         Some(Self {
-            wire: message.to_vec().ok()?.into(),
+            layout: Layout::of(&wire),
+            wire: wire.into(),
             stored: Instant::now(),
             ttl: lifetime.ttl,
             is_failure: lifetime.kind == AnswerKind::Failure,
@@ -73,7 +84,7 @@ impl Entry {
     }
 
     pub(super) fn size(&self) -> usize {
-        size_of::<Self>() + self.wire.len()
+        size_of::<Self>() + self.wire.len() + self.layout.as_ref().map_or(0, Layout::size)
     }
 
     pub(super) fn age(&self) -> u32 {
@@ -114,6 +125,27 @@ impl Entry {
     pub(super) fn reply(&self, question: &Query, age: Option<u32>) -> Option<Reply> {
         let age = age.unwrap_or_default();
         self.read(question, |record| record.ttl = record.ttl.saturating_sub(age))
+    }
+
+    /// The same as octets, with a question that differs from the cached one in case only. Returns `None` if the message
+    /// has to be decoded for that.
+    pub(super) fn octets(
+        &self,
+        question: &[u8],
+        age: Option<u32>,
+        shuffle: Option<fn(usize) -> usize>,
+    ) -> Option<Vec<u8>> {
+        let layout = self.layout.as_ref()?;
+        let mut reply = Vec::with_capacity(self.wire.len() + MAX_OPT);
+        reply.extend_from_slice(&self.wire);
+        reply.get_mut(HEADER..HEADER + question.len())?.copy_from_slice(question);
+        if let Some(age) = age {
+            layout.age(&mut reply, age);
+        }
+        if let Some(below) = shuffle {
+            layout.shuffle(&mut reply, below);
+        }
+        Some(reply)
     }
 
     pub(super) fn stale_reply(&self, question: &Query, ttl: u32) -> Option<Reply> {

@@ -47,10 +47,23 @@ impl KeyBuffer {
             buffer.push(label);
         }
         buffer.bytes[..buffer.length].make_ascii_lowercase();
-        buffer.push(&u16::from(question.query_type()).to_be_bytes());
-        buffer.push(&u16::from(question.query_class()).to_be_bytes());
-        buffer.push(&[u8::from(flags.dnssec_ok) << 1 | u8::from(flags.checking_disabled)]);
+        buffer.push_tail(question.query_type().into(), question.query_class().into(), flags);
         buffer
+    }
+
+    /// The key of a lower-case name in wire format.
+    pub(super) fn of_octets(name: &[u8], qtype: u16, flags: QueryFlags) -> Self {
+        const IN: u16 = 1;
+        let mut buffer = Self { bytes: [0; MAX_LEN], length: 0 };
+        buffer.push(name.strip_suffix(&[0]).unwrap_or(name));
+        buffer.push_tail(qtype, IN, flags);
+        buffer
+    }
+
+    fn push_tail(&mut self, qtype: u16, class: u16, flags: QueryFlags) {
+        self.push(&qtype.to_be_bytes());
+        self.push(&class.to_be_bytes());
+        self.push(&[u8::from(flags.dnssec_ok) << 1 | u8::from(flags.checking_disabled)]);
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

@@ -1,4 +1,5 @@
-//! The fast path for plain queries about the cluster: from octets to octets, without a decoded message.
+//! The fast path for plain queries about the cluster and for cached answers: from octets to octets, without a decoded
+//! message.
 //!
 //! It handles the queries of nearly all clients (one question, and at most an OPT) and leaves the rest to the slow
 //! path. Queries that both paths can answer get the same answer: `handler/tests.rs` compares them. The fast path
@@ -26,11 +27,13 @@ use crate::{
         authority::Authority,
         name::QueryName,
         snapshot::Snapshot,
+        topic::Topic,
         wire::{IN, Writer},
     },
     config::MAX_UDP_PAYLOAD,
     observe::metrics::{Plugin, Transport},
     plugins::view::Asked,
+    resolve::{cache::AskedOctets, reply::QueryFlags},
 };
 
 const OPT: u16 = 41;
@@ -40,6 +43,9 @@ const OPT_LEN: usize = 11;
 /// The flags that a reply repeats.
 const REPEATED_FLAGS: u16 = RECURSION_DESIRED | CHECKING_DISABLED;
 const DNSSEC_OK: u16 = 0x8000;
+/// The bits of a header for AD and the rcode.
+const AUTHENTIC_DATA: u16 = 0x0020;
+const RCODE: u16 = 0x000f;
 
 /// A plain request: one question of class IN, and at most an OPT of version 0.
 struct Request<'r> {
@@ -70,12 +76,20 @@ impl Handler {
         let len = request.len();
         let request = Request::parse(request)?;
         let block = self.block_of(&request.asked(client, len))?;
-        let authority =
-            block.authority.as_ref().filter(|_| block.takes_fast_path(&request.name, request.qtype))?;
+        if !block.takes_fast_path(&request.name, request.qtype) {
+            return None;
+        }
+        let Some(authority) = &block.authority else {
+            return answer_from_cache(&request, block, client, (started, len));
+        };
         let snapshot = self.published.load();
         let selection = block.selection(request.limit(block, client.transport));
         let found = answer(&request.name, request.qtype, authority, &snapshot, selection);
-        let Resolution::Answered(mut answer) = found else { return None };
+        let mut answer = match found {
+            Resolution::Answered(answer) => answer,
+            Resolution::Fallthrough => return answer_from_cache(&request, block, client, (started, len)),
+            Resolution::NotSynced => return None,
+        };
         if answer.target.is_some() {
             return None;
         }
@@ -90,6 +104,47 @@ impl Handler {
         block.metrics.record_client(client.address, answer.topic, rcode, took);
         Some(reply)
     }
+}
+
+/// Answers from the cache of a block. `len` is the length of the request.
+fn answer_from_cache(
+    request: &Request<'_>,
+    block: &Block,
+    client: Client,
+    (started, len): (std::time::Instant, usize),
+) -> Option<Vec<u8>> {
+    let forwarder = block.forwarder.as_ref().filter(|_| !block.minimal)?;
+    let flags = request.query_flags();
+    let mut reply = forwarder.cached_octets(&AskedOctets {
+        name: request.name.octets(),
+        qtype: request.qtype.into(),
+        question: request.question,
+        flags,
+        client: client.address,
+        shuffle: block.shuffle.then_some(below),
+    })?;
+    let opt_len = if request.opt.is_some() { OPT_LEN } else { 0 };
+    if reply.len() + opt_len > request.limit(block, client.transport) {
+        return None;
+    }
+    let cached = u16::from_be_bytes([*reply.get(2)?, *reply.get(3)?]);
+    let ad = if flags.authentic_data || flags.dnssec_ok { cached & AUTHENTIC_DATA } else { 0 };
+    let rcode = ResponseCode::from_low((cached & RCODE) as u8);
+    let header = RESPONSE | request.flags & REPEATED_FLAGS | RECURSION_AVAILABLE | ad | cached & RCODE;
+    reply[..2].copy_from_slice(&request.id);
+    reply[2..4].copy_from_slice(&header.to_be_bytes());
+    if let Some(opt) = request.opt {
+        // Cached messages on this path have no OPT.
+        let additionals = u16::from_be_bytes([reply[10], reply[11]]).checked_add(1)?;
+        reply[10..HEADER].copy_from_slice(&additionals.to_be_bytes());
+        opt.write_to(&mut reply);
+    }
+    let transport = client.transport;
+    block.metrics.count_query(transport, client.address.is_ipv6(), request.qtype, flags.dnssec_ok, len);
+    let took = started.elapsed();
+    block.metrics.observe_answer(transport, rcode, Plugin::Cache, reply.len(), took);
+    block.metrics.record_client(client.address, Topic::of_foreign_name(&request.name), rcode, took);
+    Some(reply)
 }
 
 fn rcode(answer: &Answer<'_>) -> ResponseCode {
@@ -134,6 +189,15 @@ impl<'r> Request<'r> {
             size,
             dnssec_ok: self.opt.is_some_and(|opt| opt.dnssec_ok),
             payload: self.opt.map(|opt| opt.payload),
+        }
+    }
+
+    fn query_flags(&self) -> QueryFlags {
+        QueryFlags {
+            dnssec_ok: self.opt.is_some_and(|opt| opt.dnssec_ok),
+            checking_disabled: self.flags & CHECKING_DISABLED != 0,
+            authentic_data: self.flags & AUTHENTIC_DATA != 0,
+            no_recursion: false,
         }
     }
 

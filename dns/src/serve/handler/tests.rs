@@ -21,6 +21,7 @@ use crate::{
     resolve::forward::ServerContext,
 };
 
+mod cached;
 mod directives;
 mod topics;
 

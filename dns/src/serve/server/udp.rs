@@ -1,13 +1,13 @@
 //! Requests over UDP.
 
-use std::{io, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc};
 
 use tokio::{sync::mpsc, time::interval};
 use tracing::{debug, warn};
 
 use super::{
     serving::{MAX_REQUEST, Serving, canonical, is_answerable},
-    socket::{Datagram, ServerSocket},
+    socket::{ControlBuffer, Datagram, ServerSocket},
 };
 use crate::{
     observe::{
@@ -30,6 +30,8 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
         pending_tx,
         pending_rx,
         buffer: [0; MAX_REQUEST],
+        control: ControlBuffer::default(),
+        held: Held::default(),
         overflows: 0,
     };
     let mut stop = requests.serving.stop.clone();
@@ -65,19 +67,33 @@ struct Requests {
     pending_tx: mpsc::Sender<()>,
     pending_rx: mpsc::Receiver<()>,
     buffer: [u8; MAX_REQUEST],
+    control: ControlBuffer,
+    held: Held,
     /// The socket's drop counter (`SO_RXQ_OVFL`) as far as it is counted in the metrics.
     overflows: u32,
 }
+
+/// Replies to a client that sends several requests at a time, to be sent together. A client's first reply in a turn is
+/// sent at once, so that a single query does not wait.
+#[derive(Default)]
+struct Held {
+    /// The last request of this turn.
+    last: Option<Datagram>,
+    replies: Vec<Vec<u8>>,
+}
+
+/// Limit of held replies.
+const MAX_HELD: usize = 64;
 
 impl Requests {
     /// Receives and handles queued requests, at most `limit`.
     fn receive(
         &mut self,
         limit: usize,
-        receive: impl Fn(&ServerSocket, &mut [u8]) -> io::Result<Option<Datagram>>,
+        receive: impl Fn(&ServerSocket, &mut [u8], &mut ControlBuffer) -> io::Result<Option<Datagram>>,
     ) {
         for _ in 0..limit {
-            match receive(&self.socket, &mut self.buffer) {
+            match receive(&self.socket, &mut self.buffer, &mut self.control) {
                 Ok(Some(datagram)) => {
                     let more = datagram.overflows.saturating_sub(self.overflows);
                     if more > 0 {
@@ -91,9 +107,16 @@ impl Requests {
                 Err(error) => debug!(%error, "receive failed"),
             }
         }
+        self.send_held();
+        self.held.last = None;
     }
 
-    fn handle(&self, datagram: Datagram) {
+    fn handle(&mut self, datagram: Datagram) {
+        let is_repeated = self.held.last.is_some_and(|last| last.is_of_same_client(&datagram));
+        if !is_repeated {
+            self.send_held();
+        }
+        self.held.last = Some(datagram);
         let request = self.buffer.get(..datagram.len).unwrap_or_default();
         let address = canonical(datagram.client);
         if !is_answerable(datagram.client) || !self.serving.admits(address) {
@@ -102,8 +125,27 @@ impl Requests {
         let client = Client { transport: Transport::Udp, address, port: datagram.client.port() };
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
+            Handled::Reply(reply) if is_repeated => self.hold(reply, address),
             Handled::Reply(reply) => send(&self.socket, &self.serving, reply, &datagram),
             Handled::Pending(pending) => self.spawn(pending, datagram),
+        }
+    }
+
+    fn hold(&mut self, reply: Vec<u8>, client: IpAddr) {
+        self.held.replies.extend(self.serving.limited(client, reply));
+        if self.held.replies.len() >= MAX_HELD {
+            self.send_held();
+        }
+    }
+
+    fn send_held(&mut self) {
+        let Held { last: Some(datagram), replies } = &mut self.held else { return };
+        if replies.is_empty() {
+            return;
+        }
+        for error in self.socket.send_all(replies, datagram) {
+            debug!(client = %datagram.client, %error, "reply not sent");
+            self.serving.losses.count(Loss::Reply, 1);
         }
     }
 
