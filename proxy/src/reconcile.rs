@@ -9,6 +9,7 @@
 //! directory.
 
 mod adopt;
+mod blocks;
 mod dump;
 mod encode;
 mod fake;

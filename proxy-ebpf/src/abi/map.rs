@@ -147,11 +147,12 @@ pub const SCRATCH: [&str; 7] = [
 
 /// Every map that is pinned.
 pub const MAPS: [MapSpec; 32] = [
-    spec::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS),
-    spec::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS),
-    spec::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS),
-    spec::<u32, Descriptor>(DESCRIPTORS, MapKind::MmapArray, MAX_DESCRIPTORS),
-    spec::<u32, BackendRef>(SLOTS, MapKind::MmapArray, MAX_SLOTS),
+    // Version 5: frontends share blocks, which an earlier agent would free with the first of them.
+    spec_of_layout::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS, 5),
+    spec_of_layout::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS, 5),
+    spec_of_layout::<u32, u64>(FRONTEND_STATE, MapKind::MmapArray, MAX_FRONTENDS, 5),
+    spec_of_layout::<u32, Descriptor>(DESCRIPTORS, MapKind::MmapArray, MAX_DESCRIPTORS, 5),
+    spec_of_layout::<u32, BackendRef>(SLOTS, MapKind::MmapArray, MAX_SLOTS, 5),
     spec::<u32, BackendV4>(BACKENDS_V4, MapKind::MmapArray, MAX_BACKENDS),
     spec::<u32, BackendV6>(BACKENDS_V6, MapKind::MmapArray, MAX_BACKENDS),
     spec::<u32, ServiceName>(SERVICES, MapKind::UserHash, MAX_SERVICES),

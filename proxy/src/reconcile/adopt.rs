@@ -9,11 +9,12 @@ use arcstr::ArcStr;
 use proxy_ebpf::abi::{BackendFlags, Descriptor};
 
 use super::{
+    blocks::{Blocks, owned_runs},
     encode,
-    ids::{Ids, Runs},
+    ids::Ids,
     maps::{Extent, LbMaps, MapError},
     ranges::RangeSets,
-    reconciler::{Reconciler, owned_runs},
+    reconciler::Reconciler,
     retired::{Epoch, Retired},
     services::{Services, parse_label, retire_backend},
 };
@@ -60,7 +61,7 @@ impl<M: LbMaps> Reconciler<M> {
             frontend_ids: Ids::new(0, capacity.frontends, frontends.values().copied()),
             // Descriptor 0 means no descriptor.
             descriptor_ids: Ids::new(1, capacity.descriptors, published.iter().copied()),
-            slots: Runs::new(capacity.slots, descriptors.iter().flat_map(owned_runs)),
+            blocks: Blocks::adopt(&maps, &descriptors)?,
             frontends,
             ranges: RangeSets::adopt(&maps)?,
             maps,

@@ -35,6 +35,12 @@ pub fn frontend_key(address: [u8; 16], port: [u8; 2], protocol: u8) -> Option<Fr
     Some(FrontendKey { address, port: u16::from_be_bytes(port), protocol: Protocol::from_number(protocol)? })
 }
 
+/// The family of a descriptor's backends.
+pub fn family_of(descriptor: &Descriptor) -> IpFamily {
+    let key = frontend_key(descriptor.address, descriptor.port, descriptor.protocol);
+    key.map_or(IpFamily::V4, |key| key.address.family())
+}
+
 /// The descriptor without its ids and blocks.
 pub fn descriptor(frontend: &Frontend) -> Descriptor {
     Descriptor {

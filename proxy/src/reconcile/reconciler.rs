@@ -9,8 +9,9 @@ use std::{
 use proxy_ebpf::abi::{BackendRef, Block, Descriptor};
 
 use super::{
+    blocks::Blocks,
     encode,
-    ids::{Ids, Runs},
+    ids::Ids,
     maps::{BatchError, Fill, LbMaps, MapError},
     ranges::RangeSets,
     retired::{Epoch, Retired},
@@ -32,7 +33,7 @@ pub struct Reconciler<M> {
     pub(super) services: Services,
     pub(super) frontend_ids: Ids,
     pub(super) descriptor_ids: Ids,
-    pub(super) slots: Runs,
+    pub(super) blocks: Blocks,
     /// Frontends of this pass that have a descriptor, and are inserted after the flips of the pass.
     pub(super) created: Vec<Created>,
     /// Service ports that may still have backends that no frontend requires: not all of their frontends were
@@ -260,7 +261,7 @@ impl<M: LbMaps> Reconciler<M> {
             match retired {
                 Retired::Frontend(index) => self.frontend_ids.free(index),
                 Retired::Descriptor(index) => self.descriptor_ids.free(index),
-                Retired::Slots { offset, length } => self.slots.free(offset, length),
+                Retired::Slots { offset, length } => self.blocks.free(offset, length),
                 Retired::Backend(family, index) => self.services.free_backend(family, index),
                 Retired::Service(id) => self.services.free_service(id),
                 Retired::Ranges(id, content) => self.ranges.free(&mut self.maps, id, content),
@@ -284,7 +285,7 @@ impl<M: LbMaps> Reconciler<M> {
         let mut fill = vec![
             ids("FRONTENDS", &self.frontend_ids),
             ids("DESCRIPTORS", &self.descriptor_ids),
-            Fill { map: "SLOTS", used: self.slots.used(), capacity: self.slots.capacity() },
+            self.blocks.fill(),
         ];
         fill.extend(self.services.fill());
         fill.push(self.ranges.fill());
@@ -461,7 +462,7 @@ impl<M: LbMaps> Reconciler<M> {
 
     fn replace(&mut self, index: u32, target: Target) -> Result<(), MapError> {
         let old = self.current(index)?;
-        let new = self.write(index, target)?;
+        let new = self.write(index, &target)?;
         self.publish(index, &new)?;
         self.count_descriptor(&old.descriptor, -1);
         self.count_descriptor(&new.descriptor, 1);
@@ -472,7 +473,7 @@ impl<M: LbMaps> Reconciler<M> {
     fn create(&mut self, key: FrontendKey, target: Target) -> Result<(), MapError> {
         let full = MapError::Full { map: "FRONTENDS", capacity: self.frontend_ids.capacity() };
         let index = self.frontend_ids.allocate().ok_or(full)?;
-        let written = self.write(index, target);
+        let written = self.write(index, &target);
         let published = written.and_then(|new| self.publish(index, &new).map(|()| new));
         match published {
             Ok(published) => self.created.push(Created { key, index, published }),
@@ -485,7 +486,7 @@ impl<M: LbMaps> Reconciler<M> {
     fn publish(&mut self, frontend: u32, new: &Written) -> Result<(), MapError> {
         self.maps.publish(frontend, new.index).inspect_err(|_| {
             self.descriptor_ids.free(new.index);
-            owned_runs(&new.descriptor).for_each(|(offset, length)| self.slots.free(offset, length));
+            self.blocks.abandon(&new.descriptor);
         })
     }
 
@@ -503,43 +504,18 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// Writes the blocks and the descriptor, which are not reachable yet.
-    fn write(&mut self, frontend: u32, target: Target) -> Result<Written, MapError> {
+    fn write(&mut self, frontend: u32, target: &Target) -> Result<Written, MapError> {
         let full = MapError::Full { map: "DESCRIPTORS", capacity: self.descriptor_ids.capacity() };
         let index = self.descriptor_ids.allocate().ok_or(full)?;
-        let written = self.write_blocks(&target).and_then(|(internal, external)| {
+        let views = (&*target.internal, &*target.external);
+        let blocks = self.blocks.ensure_both(&mut self.maps, &target.descriptor, views);
+        let written = blocks.and_then(|(internal, external)| {
             let descriptor = Descriptor { frontend, internal, external, ..target.descriptor };
-            self.maps.write_descriptor(index, &descriptor).inspect_err(|_| {
-                owned_runs(&descriptor).for_each(|(offset, length)| self.slots.free(offset, length));
-            })?;
+            let written = self.maps.write_descriptor(index, &descriptor);
+            written.inspect_err(|_| self.blocks.abandon(&descriptor))?;
             Ok(Written { index, descriptor })
         });
         written.inspect_err(|_| self.descriptor_ids.free(index))
-    }
-
-    /// Writes both blocks. An external view that is a prefix of the internal one, as is the local set of the
-    /// same backends, shares its slots.
-    fn write_blocks(&mut self, target: &Target) -> Result<(Block, Block), MapError> {
-        let internal = self.write_block(&target.internal, target.descriptor.internal)?;
-        if target.internal.starts_with(&target.external) {
-            return Ok((internal, Block { offset: internal.offset, ..target.descriptor.external }));
-        }
-        match self.write_block(&target.external, target.descriptor.external) {
-            Ok(external) => Ok((internal, external)),
-            Err(error) => {
-                self.slots.free(internal.offset, internal.count);
-                Err(error)
-            }
-        }
-    }
-
-    fn write_block(&mut self, slots: &[BackendRef], block: Block) -> Result<Block, MapError> {
-        if slots.is_empty() {
-            return Ok(block);
-        }
-        let full = MapError::Full { map: "SLOTS", capacity: self.slots.capacity() };
-        let offset = self.slots.allocate(block.count).ok_or(full)?;
-        self.maps.write_slots(offset, slots).inspect_err(|_| self.slots.free(offset, block.count))?;
-        Ok(Block { offset, ..block })
     }
 
     fn retire_descriptor(&mut self, old: &Written) {
@@ -547,8 +523,7 @@ impl<M: LbMaps> Reconciler<M> {
             return;
         }
         self.retired.push(Retired::Descriptor(old.index));
-        self.retired
-            .extend(owned_runs(&old.descriptor).map(|(offset, length)| Retired::Slots { offset, length }));
+        self.retired.extend(self.blocks.release(&old.descriptor));
     }
 
     /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its
@@ -655,14 +630,4 @@ fn offered<'a>(frontend: &Frontend, view: &'a View) -> impl Iterator<Item = Sock
 fn block(count: usize, local: usize) -> Block {
     let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
     Block { offset: 0, count: number(count), local: number(local) }
-}
-
-/// The runs of slots of a descriptor: two, or one that its views share.
-pub fn owned_runs(descriptor: &Descriptor) -> impl Iterator<Item = (u32, u32)> + use<> {
-    let (internal, external) = (descriptor.internal, descriptor.external);
-    let is_shared = external.offset == internal.offset;
-    let longest = if is_shared { internal.count.max(external.count) } else { internal.count };
-    [(internal.offset, longest), (external.offset, if is_shared { 0 } else { external.count })]
-        .into_iter()
-        .filter(|(_, length)| *length > 0)
 }

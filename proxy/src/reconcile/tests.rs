@@ -298,7 +298,7 @@ fn an_unchanged_frontend_is_not_written_again() {
 fn local_views_share_the_slots_of_the_whole() {
     let mut reconciler = adopt(FakeMaps::new(CAPACITY));
     reconciler.apply_all([frontend(key(0), 1, TrafficPolicy::Local, &[1, 2, 3, 4])]);
-    assert_eq!(reconciler.slots.used(), 4);
+    assert_eq!(slots_used(&reconciler), 4);
     expect_test::expect![[r#"
         BE shop/s1:http/TCP 10.0.0.1:80 flags=ALIVE|IN_CLUSTER_SET
         BE shop/s1:http/TCP 10.0.0.2:80 flags=ALIVE|IN_CLUSTER_SET|IN_LOCAL_SET|LOCAL
@@ -307,6 +307,50 @@ fn local_views_share_the_slots_of_the_whole() {
         FE 10.96.0.0:8000/TCP service=shop/s1:http/TCP flags=EXTERNAL_LOCAL|EXTERNAL_DROPS|SOURCE_RANGES|MASQUERADE_ALWAYS affinity=1 internal=[10.0.0.2:80,10.0.0.4:80,10.0.0.1:80,10.0.0.3:80] external=[10.0.0.2:80,10.0.0.4:80] sources=[10.1.0.0/16]
     "#]]
     .assert_eq(&dump(reconciler.maps()).unwrap());
+}
+
+fn slots_used(reconciler: &Reconciler<Watched>) -> u32 {
+    reconciler.fill().iter().find(|fill| fill.map == "SLOTS").map_or(0, |fill| fill.used)
+}
+
+#[test]
+fn frontends_of_a_service_port_share_a_block() {
+    let keys = [0, 2, 3, 5, 6].map(key);
+    let all = |numbers: &[u8]| {
+        // The local set is the first part of the whole.
+        let policy = |at| if at % 2 == 0 { TrafficPolicy::Cluster } else { TrafficPolicy::Local };
+        let put = |(at, key): (usize, FrontendKey)| (key, Some(frontend(key, 1, policy(at), numbers)));
+        keys.into_iter().enumerate().map(put).collect::<Vec<_>>()
+    };
+    // A block and its successor have room, and a second one of the same size has none.
+    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 9, ..CAPACITY }));
+    let pass = reconciler.apply(all(&[1, 2, 3, 4, 5]));
+    assert!(pass.failed.is_empty(), "{:?}", pass.failed);
+    assert_eq!(slots_used(&reconciler), 5);
+    let pass = reconciler.apply(all(&[2, 3, 4, 5]));
+    assert!(pass.failed.is_empty(), "{:?}", pass.failed);
+    assert_eq!(slots_used(&reconciler), 9, "the old block waits for its readers");
+    reclaim(&mut reconciler, &pass);
+    assert_eq!(slots_used(&reconciler), 4);
+
+    // A successor finds the same block, and frees it with its last frontend.
+    let mut successor = adopt(reconciler.maps.maps.clone());
+    assert_eq!(slots_used(&successor), 4);
+    let pass = successor.apply_all(all(&[2, 3, 4, 5]).into_iter().filter_map(|(_, wanted)| wanted));
+    assert_eq!((pass.changed, slots_used(&successor)), (0, 4));
+    for (left, key) in keys.into_iter().enumerate().rev() {
+        let pass = successor.apply([(key, None)]);
+        reclaim(&mut successor, &pass);
+        assert_eq!(slots_used(&successor), if left > 0 { 4 } else { 0 }, "{left} frontends are left");
+    }
+}
+
+#[test]
+fn a_block_of_equal_indices_in_the_other_family_is_another_one() {
+    let mut reconciler = adopt(FakeMaps::new(CAPACITY));
+    let both = [key(0), key(1)].map(|key| frontend(key, 1, TrafficPolicy::Cluster, &[1, 2]));
+    assert!(reconciler.apply_all(both).failed.is_empty());
+    assert_eq!(slots_used(&reconciler), 4);
 }
 
 #[test]
@@ -428,13 +472,13 @@ fn a_frontend_whose_service_port_has_no_label_is_removed() {
 
 #[test]
 fn a_backend_is_retired_once_all_frontends_of_its_service_port_are_flipped() {
-    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
+    let mut reconciler = adopt(FakeMaps::new(Capacity { descriptors: 4, ..CAPACITY }));
     let keys = [key(0), key(3)];
     let both =
         |numbers: &[u8]| keys.map(|key| (key, Some(frontend(key, 1, TrafficPolicy::Cluster, numbers))));
     assert!(reconciler.apply(both(&[1, 2])).failed.is_empty());
     let pass = reconciler.apply(both(&[2]));
-    assert_eq!((pass.failed.len(), pass.retry.as_slice()), (1, keys.as_slice()), "one slot was free");
+    assert_eq!((pass.failed.len(), pass.retry.as_slice()), (1, keys.as_slice()), "one descriptor was free");
     let gone = |reconciler: &Reconciler<Watched>| reconciler.maps.backend(IpFamily::V4, 0).unwrap().flags;
     assert_eq!(
         gone(&reconciler),
@@ -468,14 +512,14 @@ fn a_backend_is_retired_with_the_frontend_that_another_service_takes_over() {
 
 #[test]
 fn a_backend_is_retired_if_its_frontend_moves_at_the_second_attempt() {
-    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 5, ..CAPACITY }));
+    let mut reconciler = adopt(FakeMaps::new(Capacity { descriptors: 4, ..CAPACITY }));
     let [stays, moves] = [key(0), key(3)];
     let put =
         |key, service, numbers: &[u8]| (key, Some(frontend(key, service, TrafficPolicy::Cluster, numbers)));
     reconciler.apply([put(stays, 1, &[1, 2]), put(moves, 1, &[1, 2])]);
     let next = BTreeMap::from([put(stays, 1, &[2]), put(moves, 2, &[5])]);
     let pass = reconciler.apply(next.clone());
-    assert_eq!(pass.failed.len(), 1, "one slot was free");
+    assert_eq!(pass.failed.len(), 1, "one descriptor was free");
     reclaim(&mut reconciler, &pass);
     let again = reconciler.apply(pass.retry.into_iter().map(|key| (key, next[&key].clone())));
     assert!(again.retry.is_empty());
