@@ -28,6 +28,8 @@ pub mod policy_args;
 mod run;
 mod source_args;
 mod status;
+mod table_args;
+mod table_room;
 
 use logging::LoggingArgs;
 use policy_args::PolicyArgs;

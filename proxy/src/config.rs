@@ -31,12 +31,20 @@ pub struct Config {
     /// `None`: DNS is not served.
     pub dns: Option<DnsConfig>,
     pub host: HostConfig,
+    pub shares: TableShares,
     /// A change of this file ends the agent.
     pub config_file: Option<WatchedFile>,
     pub serving: ServingConfig,
     pub pages: Pages,
     /// The directory of the control socket.
     pub run_dir: PathBuf,
+}
+
+/// The shares of each table of the data plane that one Service and one namespace may take, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableShares {
+    pub service: u8,
+    pub namespace: u8,
 }
 
 /// The configuration as debugging pages show it.

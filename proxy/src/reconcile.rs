@@ -10,6 +10,7 @@
 
 mod adopt;
 mod blocks;
+mod budget;
 mod dump;
 mod encode;
 mod fake;
@@ -19,10 +20,12 @@ mod ranges;
 mod reconciler;
 mod retired;
 mod services;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod unclaimed;
 
+pub use budget::Budget;
 pub use dump::dump;
 pub use encode::{frontend_key, wire_address};
 pub use fake::FakeMaps;
@@ -30,4 +33,5 @@ pub use maps::{BackendEntry, BatchError, Capacity, Extent, Fill, LbMaps, MapErro
 pub use reconciler::{Pass, Reconciler};
 pub use retired::Epoch;
 pub use services::parse_label;
+pub use tenant::{Table, Tenant};
 pub use unclaimed::UnclaimedNetworks;

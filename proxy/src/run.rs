@@ -68,6 +68,7 @@ pub async fn run(config: Config) -> Result<()> {
         policy,
         dns,
         host,
+        shares,
         config_file,
         serving,
         pages,
@@ -113,7 +114,7 @@ pub async fn run(config: Config) -> Result<()> {
     let name_server =
         dns.map(|dns| start_name_server(dns, &policy, local, &pins, &state, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
-    let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry)?;
+    let mut agent = Agent::adopt(&pins, policy, addresses, name_server, telemetry, shares)?;
     tokio::select! {
         started = agent.initial_sync(&mut source) => started?,
         () = stop.requested() => return stop.result(),

@@ -14,6 +14,7 @@ use super::{
     name_server_args::NameServerArgs,
     output,
     policy_args::PolicyArgs,
+    table_room,
 };
 use crate::{
     index::Index,
@@ -83,6 +84,7 @@ struct PlannedDns {
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<ExitCode> {
     let loaded = manifests::load_strictly(&args.manifests)?;
     let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
+    let dns = name_server.as_ref().map(|server| server.service.clone());
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
     let (records, (index, mut skipped)) = thread::scope(|scope| {
         let records = scope.spawn(|| loaded.dns_records());
@@ -97,6 +99,7 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<ExitCode> {
         reason: unserved.to_string(),
     }));
     let frontends = sorted(&index);
+    skipped.extend(table_room::unplaced(&index, &frontends, dns)?);
     match args.output {
         PlanFormat::Json => {
             let frontends = frontends.iter().map(PlannedFrontend::from).collect();

@@ -14,6 +14,7 @@ use super::{
     name_server_args::NameServerArgs,
     policy_args::PolicyArgs,
     source_args::SourceArgs,
+    table_args::TableArgs,
 };
 use crate::{
     config::{Config, Pages, SocketLb},
@@ -50,6 +51,8 @@ pub struct Args {
     names: DnsArgs,
     #[command(flatten)]
     name_server: NameServerArgs,
+    #[command(flatten)]
+    tables: TableArgs,
     /// Start beside a running agent: prepare, report ready, and take over when it ends
     #[arg(long)]
     takeover: bool,
@@ -93,6 +96,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         no_dns,
         names,
         name_server,
+        tables,
         takeover,
         abi_version,
         policy: policy_args,
@@ -127,6 +131,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         policy,
         dns,
         host,
+        shares: tables.shares(),
         config_file: file,
         serving: settings.serving,
         pages: pages(&configz),

@@ -2,9 +2,6 @@
 
 use crate::model::service::{ServiceInfo, ServiceKey};
 
-/// The namespace of the cluster's own Services.
-const SYSTEM_NAMESPACE: &str = "kube-system";
-
 /// The place of a Service in a pass: first those that the cluster itself needs, then the others by size.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
@@ -21,8 +18,7 @@ impl Precedence {
         let addresses = cluster_ips + local_ips.len() + external_ips.len() + vips.len();
         let node_ports = ports.iter().filter(|port| port.node_port.is_some()).count() * cluster_ips;
         let frontends = addresses * ports.len() + node_ports;
-        let is_api_server = *key.namespace == *"default" && *key.name == *"kubernetes";
-        let is_clusters = *key.namespace == *SYSTEM_NAMESPACE || is_api_server || name_server == Some(key);
-        Self { is_tenants: !is_clusters, size: frontends * (1 + endpoints), service: key.clone() }
+        let is_tenants = !key.is_clusters_own(name_server);
+        Self { is_tenants, size: frontends * (1 + endpoints), service: key.clone() }
     }
 }

@@ -10,6 +10,9 @@ use super::{
     small_list::SmallList,
 };
 
+/// The namespace of the cluster's own Services.
+const SYSTEM_NAMESPACE: &str = "kube-system";
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     pub namespace: ArcStr,
@@ -19,6 +22,12 @@ pub struct ServiceKey {
 impl ServiceKey {
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Whether the cluster itself needs the Service: it is written first and has no budget.
+    pub fn is_clusters_own(&self, name_server: Option<&Self>) -> bool {
+        let is_api_server = *self.namespace == *"default" && *self.name == *"kubernetes";
+        *self.namespace == *SYSTEM_NAMESPACE || is_api_server || name_server == Some(self)
     }
 }
 

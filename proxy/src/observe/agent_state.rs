@@ -355,6 +355,7 @@ mod tests {
         let unplaced = Unplaced {
             service: "a/huge".to_owned(),
             table: "SLOTS".to_owned(),
+            is_over_budget: false,
             reason: "SLOTS is full (8 entries)".to_owned(),
             frontends: 1,
             since: Timestamp::UNIX_EPOCH,

@@ -198,7 +198,7 @@ impl Metrics {
                 .plain_gauge("portreeve_unwritten_frontends", "Frontends to be retried.")?,
             unplaced_frontends: of.gauges(
                 "portreeve_unplaced_frontends",
-                "Frontends without room, by the table that has none.",
+                "Frontends without room, by the table that is full or whose share is used up.",
                 &["reason"],
             )?,
             skipped_objects: of.counter(
@@ -240,8 +240,9 @@ impl Metrics {
 
     pub fn set_unplaced(&self, unplaced: &[Unplaced]) {
         self.unplaced_frontends.reset();
-        for Unplaced { table, frontends, .. } in unplaced {
-            self.unplaced_frontends.with_label_values(&[table]).add(*frontends as i64);
+        for Unplaced { table, is_over_budget, frontends, .. } in unplaced {
+            let reason = if *is_over_budget { format!("share of {table}") } else { table.clone() };
+            self.unplaced_frontends.with_label_values(&[&reason]).add(*frontends as i64);
         }
     }
 

@@ -135,6 +135,9 @@ pub struct Unplaced {
     pub service: String,
     /// The table without room.
     pub table: String,
+    /// The Service or its namespace has used up its share of the table. Missing in the status of earlier versions.
+    #[serde(default)]
+    pub is_over_budget: bool,
     pub reason: String,
     pub frontends: usize,
     pub since: Timestamp,

@@ -10,6 +10,7 @@ use proxy_ebpf::abi::{BackendFlags, Descriptor};
 
 use super::{
     blocks::{Blocks, owned_runs},
+    budget::{Budget, Ledger},
     encode,
     ids::Ids,
     maps::{Extent, LbMaps, MapError},
@@ -17,6 +18,7 @@ use super::{
     reconciler::Reconciler,
     retired::{Epoch, Retired},
     services::{Services, parse_label, retire_backend},
+    tenant::Table,
 };
 use crate::model::{
     address::{IpFamily, PerFamily},
@@ -47,21 +49,30 @@ impl Interner {
 impl<M: LbMaps> Reconciler<M> {
     /// Reads back the state of the maps. Call it after a grace period: a program that started under the
     /// previous agent may still read entries that are unreachable here.
-    pub fn adopt(mut maps: M) -> Result<Self, MapError> {
+    ///
+    /// Without budgets.
+    pub fn adopt(maps: M) -> Result<Self, MapError> {
+        Self::adopt_with(maps, None)
+    }
+
+    /// Like `adopt`, with budgets for what is written from now on.
+    pub fn adopt_with(mut maps: M, budget: Option<Budget>) -> Result<Self, MapError> {
         let capacity = maps.capacity();
+        let mut ledger = Ledger::new(capacity, budget);
         let extent = maps.extent()?;
         let frontends = adopt_frontends(&mut maps, extent)?;
         let published: Vec<u32> =
             frontends.values().map(|index| maps.published(*index)).collect::<Result<_, _>>()?;
         let descriptors: Vec<Descriptor> =
             published.iter().map(|index| maps.descriptor(*index)).collect::<Result<_, _>>()?;
-        let (services, orphans) = adopt_services(&mut maps, extent)?;
+        let (services, orphans) = adopt_services(&mut maps, extent, &mut ledger)?;
         let mut reconciler = Self {
             services,
             frontend_ids: Ids::new(0, capacity.frontends, frontends.values().copied()),
             // Descriptor 0 means no descriptor.
             descriptor_ids: Ids::new(1, capacity.descriptors, published.iter().copied()),
-            blocks: Blocks::adopt(&maps, &descriptors)?,
+            blocks: Blocks::new(capacity.slots, descriptors.iter().flat_map(owned_runs)),
+            ledger,
             frontends,
             ranges: RangeSets::adopt(&maps)?,
             maps,
@@ -74,6 +85,8 @@ impl<M: LbMaps> Reconciler<M> {
         };
         for descriptor in &descriptors {
             reconciler.count_descriptor(descriptor, 1);
+            reconciler.charge(descriptor.service, Table::Frontends, 1);
+            reconciler.with_blocks(descriptor.service, |blocks, maps| blocks.adopt(maps, descriptor))?;
         }
         reconciler.maps.release();
         Ok(reconciler)
@@ -120,12 +133,19 @@ fn clear_unreachable(
 }
 
 /// The service ports with a readable label, and their backends. Backends without a service port are retired.
-fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, Vec<Retired>), MapError> {
+fn adopt_services(
+    maps: &mut impl LbMaps,
+    extent: Extent,
+    ledger: &mut Ledger,
+) -> Result<(Services, Vec<Retired>), MapError> {
     let capacity = maps.capacity();
     let (mut keys, mut known, mut interner) = (HashMap::new(), HashSet::new(), Interner::default());
     for (id, name) in maps.services()? {
         match parse_label(&name).filter(|key| known.insert(key.clone())) {
-            Some(key) => drop(keys.insert(id, interner.intern_key(key))),
+            Some(key) => {
+                ledger.charge(&key.service, Table::Services, 1);
+                keys.insert(id, interner.intern_key(key));
+            }
             None => maps.remove_service(id)?,
         }
     }
@@ -144,7 +164,7 @@ fn adopt_services(maps: &mut impl LbMaps, extent: Extent) -> Result<(Services, V
     for family in IpFamily::BOTH {
         for index in alive.get(family).iter().copied() {
             let entry = maps.backend(family, index)?;
-            if !services.adopt_backend(maps, family, index, &entry)? {
+            if !services.adopt_backend(maps, ledger, family, index, &entry)? {
                 orphans.push(retire_backend(maps, family, index)?);
             }
         }

@@ -29,6 +29,8 @@ pub struct Blocks {
     used: HashMap<u32, UsedBlock>,
     /// Offsets by the hash of the content.
     by_content: HashMap<u64, u32>,
+    /// The slots of all referenced blocks.
+    referenced: u32,
 }
 
 #[derive(Debug)]
@@ -40,22 +42,26 @@ struct UsedBlock {
 }
 
 impl Blocks {
-    /// The blocks that these descriptors reference.
-    pub fn adopt(maps: &impl LbMaps, descriptors: &[Descriptor]) -> Result<Self, MapError> {
-        let runs = Runs::new(maps.capacity().slots, descriptors.iter().flat_map(owned_runs));
-        let mut adopted = Self { runs, used: HashMap::new(), by_content: HashMap::new() };
-        for descriptor in descriptors {
-            for (offset, count) in owned_runs(descriptor) {
-                if let Some(block) = adopted.used.get_mut(&offset) {
-                    block.users += 1;
-                    block.length = block.length.max(count);
-                    continue;
-                }
-                let content = maps.slots(Block { offset, count, local: 0 })?;
-                adopted.insert(offset, content_hash(encode::family_of(descriptor), &content), count);
+    /// All slots are free except the runs (offset, length) in `used`, whose users follow.
+    pub fn new(capacity: u32, used: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        let runs = Runs::new(capacity, used);
+        Self { runs, used: HashMap::new(), by_content: HashMap::new(), referenced: 0 }
+    }
+
+    /// Counts a descriptor that an earlier agent published.
+    pub fn adopt(&mut self, maps: &impl LbMaps, descriptor: &Descriptor) -> Result<(), MapError> {
+        for (offset, count) in owned_runs(descriptor) {
+            if let Some(block) = self.used.get_mut(&offset) {
+                block.users += 1;
+                // They are equal, unless the map is corrupt.
+                self.referenced += count.saturating_sub(block.length);
+                block.length = block.length.max(count);
+                continue;
             }
+            let content = maps.slots(Block { offset, count, local: 0 })?;
+            self.insert(offset, content_hash(encode::family_of(descriptor), &content), count);
         }
-        Ok(adopted)
+        Ok(())
     }
 
     /// The blocks of both views of a descriptor whose offsets are not allocated yet. An external view that is a
@@ -123,6 +129,7 @@ impl Blocks {
     }
 
     fn insert(&mut self, offset: u32, hash: u64, length: u32) {
+        self.referenced += length;
         self.used.insert(offset, UsedBlock { length, users: 1, hash });
         self.by_content.insert(hash, offset);
     }
@@ -155,10 +162,16 @@ impl Blocks {
             return None;
         }
         let UsedBlock { length, hash, .. } = block.remove();
+        self.referenced = self.referenced.saturating_sub(length);
         if self.by_content.get(&hash) == Some(&offset) {
             self.by_content.remove(&hash);
         }
         Some(length)
+    }
+
+    /// The slots of all referenced blocks: those in use, but for the ones that wait for a grace period.
+    pub fn referenced(&self) -> u32 {
+        self.referenced
     }
 
     /// Frees slots that no program can read any more.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{BackendFlags, BackendRef, Block, Descriptor, ServiceName, Unclaimed};
 
+use super::tenant::{Table, Tenant};
 use crate::model::{
     address::{IpFamily, PerFamily},
     frontend::FrontendKey,
@@ -33,11 +34,13 @@ pub struct BackendEntry {
     pub generation: u32,
 }
 
-/// A map that is full, or a system call that failed.
+/// A map that is full, a share that is used up, or a system call that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     #[error("{map} is full ({capacity} entries)")]
     Full { map: &'static str, capacity: u32 },
+    #[error("{tenant} has used up its share of {map} ({share} entries)")]
+    OverBudget { map: &'static str, table: Table, tenant: Tenant, share: u32 },
     #[error("cannot {action} {map}")]
     Refused {
         action: &'static str,

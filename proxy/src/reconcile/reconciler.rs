@@ -9,13 +9,15 @@ use std::{
 use proxy_ebpf::abi::{BackendRef, Block, Descriptor};
 
 use super::{
-    blocks::Blocks,
+    blocks::{Blocks, owned_runs},
+    budget::Ledger,
     encode,
     ids::Ids,
     maps::{BatchError, Fill, LbMaps, MapError},
     ranges::RangeSets,
     retired::{Epoch, Retired},
     services::{BackendRefs, RequiredBackends, Services},
+    tenant::Table,
 };
 use crate::model::{
     address::IpFamily,
@@ -34,6 +36,7 @@ pub struct Reconciler<M> {
     pub(super) frontend_ids: Ids,
     pub(super) descriptor_ids: Ids,
     pub(super) blocks: Blocks,
+    pub(super) ledger: Ledger,
     /// Frontends of this pass that have a descriptor, and are inserted after the flips of the pass.
     pub(super) created: Vec<Created>,
     /// Service ports that may still have backends that no frontend requires: not all of their frontends were
@@ -143,7 +146,8 @@ impl<M: LbMaps> Reconciler<M> {
         let mut ordered: Vec<_> = groups.iter_mut().collect();
         ordered.sort_by_key(|(_, group)| group.position);
         let used = ordered.iter().filter(|(_, group)| !group.puts.is_empty());
-        let without_id = self.services.ensure_ids(&mut self.maps, used.map(|((service, _), _)| service));
+        let keys = used.map(|((service, _), _)| service);
+        let without_id = self.services.ensure_ids(&mut self.maps, &mut self.ledger, keys);
         for ((service, family), group) in ordered {
             match without_id.get(service) {
                 // Of both families.
@@ -320,11 +324,12 @@ impl<M: LbMaps> Reconciler<M> {
         pass: &mut Pass,
     ) {
         group.required = group.puts.iter().flat_map(encode::backends).collect();
-        let (maps, is_complete) = (&mut self.maps, group.is_complete);
+        let is_complete = group.is_complete;
         // A service port without an id has removals only.
         let id = self.services.id(service).unwrap_or_default();
         group.id = Some(id);
-        match self.services.prepare(maps, id, family, &group.required, is_complete) {
+        let books = (&mut self.maps, &mut self.ledger);
+        match self.services.prepare(books, id, family, &group.required, is_complete) {
             Ok(references) => {
                 group.references = references;
                 for frontend in &group.puts {
@@ -371,6 +376,7 @@ impl<M: LbMaps> Reconciler<M> {
         let Created { key, index, published } = created;
         // It cannot fail after the frontend was published in this pass. If it did, the entries would be kept
         // until adoption.
+        self.charge(published.descriptor.service, Table::Frontends, -1);
         if self.maps.publish(index, 0).is_ok() {
             self.retired.push(Retired::Frontend(index));
             self.retire_descriptor(&published);
@@ -388,7 +394,8 @@ impl<M: LbMaps> Reconciler<M> {
         let id = group.id.or_else(|| self.services.id(&service)).unwrap_or_default();
         let is_complete = !has_failed && self.services.frontend_count(id, family) == group.puts.len();
         if !group.references.are_current {
-            match self.services.update_backends(&mut self.maps, id, family, &group.required, is_complete) {
+            let books = (&mut self.maps, &mut self.ledger);
+            match self.services.update_backends(books, id, family, &group.required, is_complete) {
                 Ok(retired) => self.retired.extend(retired),
                 Err(error) if group.puts.is_empty() => {
                     // To be retired by the next pass, if no frontend is left, else by one over all of the
@@ -419,7 +426,7 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     fn remove_service_if_unused(&mut self, service: u32) {
-        match self.services.remove_if_unused(&mut self.maps, service) {
+        match self.services.remove_if_unused(&mut self.maps, &mut self.ledger, service) {
             Ok(retired) => self.retired.extend(retired),
             // The label stays until the next full pass, which is harmless.
             Err(error) => tracing::debug!(id = service, error = %error, "label kept"),
@@ -462,8 +469,15 @@ impl<M: LbMaps> Reconciler<M> {
 
     fn replace(&mut self, index: u32, target: Target) -> Result<(), MapError> {
         let old = self.current(index)?;
-        let new = self.write(index, &target)?;
+        let (from, to) = (old.descriptor.service, target.descriptor.service);
+        if from != to {
+            self.check(to, Table::Frontends, 1)?;
+        }
+        let credit = owned_runs(&old.descriptor).map(|(_, length)| length).sum();
+        let new = self.write(index, &target, if from == to { credit } else { 0 })?;
         self.publish(index, &new)?;
+        self.charge(from, Table::Frontends, -1);
+        self.charge(to, Table::Frontends, 1);
         self.count_descriptor(&old.descriptor, -1);
         self.count_descriptor(&new.descriptor, 1);
         self.retire_descriptor(&old);
@@ -471,12 +485,17 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     fn create(&mut self, key: FrontendKey, target: Target) -> Result<(), MapError> {
+        let service = target.descriptor.service;
+        self.check(service, Table::Frontends, 1)?;
         let full = MapError::Full { map: "FRONTENDS", capacity: self.frontend_ids.capacity() };
         let index = self.frontend_ids.allocate().ok_or(full)?;
-        let written = self.write(index, &target);
+        let written = self.write(index, &target, 0);
         let published = written.and_then(|new| self.publish(index, &new).map(|()| new));
         match published {
-            Ok(published) => self.created.push(Created { key, index, published }),
+            Ok(published) => {
+                self.charge(service, Table::Frontends, 1);
+                self.created.push(Created { key, index, published });
+            }
             Err(_) => self.frontend_ids.free(index),
         }
         published.map(drop)
@@ -486,7 +505,7 @@ impl<M: LbMaps> Reconciler<M> {
     fn publish(&mut self, frontend: u32, new: &Written) -> Result<(), MapError> {
         self.maps.publish(frontend, new.index).inspect_err(|_| {
             self.descriptor_ids.free(new.index);
-            self.blocks.abandon(&new.descriptor);
+            self.abandon_blocks(&new.descriptor);
         })
     }
 
@@ -497,25 +516,83 @@ impl<M: LbMaps> Reconciler<M> {
         self.maps.remove_frontend(key)?;
         self.frontends.remove(&key);
         self.count_descriptor(&old.descriptor, -1);
+        self.charge(old.descriptor.service, Table::Frontends, -1);
         self.maps.publish(index, 0)?;
         self.retired.push(Retired::Frontend(index));
         self.retire_descriptor(&old);
         Ok(true)
     }
 
-    /// Writes the blocks and the descriptor, which are not reachable yet.
-    fn write(&mut self, frontend: u32, target: &Target) -> Result<Written, MapError> {
+    /// Writes the blocks and the descriptor, which are not reachable yet. `credit` is the number of slots that the
+    /// frontend gives back in return.
+    fn write(&mut self, frontend: u32, target: &Target, credit: u32) -> Result<Written, MapError> {
         let full = MapError::Full { map: "DESCRIPTORS", capacity: self.descriptor_ids.capacity() };
         let index = self.descriptor_ids.allocate().ok_or(full)?;
-        let views = (&*target.internal, &*target.external);
-        let blocks = self.blocks.ensure_both(&mut self.maps, &target.descriptor, views);
-        let written = blocks.and_then(|(internal, external)| {
+        let written = self.write_blocks(target).and_then(|(added, internal, external)| {
             let descriptor = Descriptor { frontend, internal, external, ..target.descriptor };
-            let written = self.maps.write_descriptor(index, &descriptor);
-            written.inspect_err(|_| self.blocks.abandon(&descriptor))?;
+            let within_budget = self.check_slots(target.descriptor.service, added, credit);
+            let written = within_budget.and_then(|()| self.maps.write_descriptor(index, &descriptor));
+            written.inspect_err(|_| self.abandon_blocks(&descriptor))?;
             Ok(Written { index, descriptor })
         });
         written.inspect_err(|_| self.descriptor_ids.free(index))
+    }
+
+    /// The blocks of both views, and the number of slots that were added for them.
+    fn write_blocks(&mut self, target: &Target) -> Result<(u32, Block, Block), MapError> {
+        let (descriptor, views) = (&target.descriptor, (&*target.internal, &*target.external));
+        let before = self.blocks.referenced();
+        let (internal, external) =
+            self.with_blocks(descriptor.service, |blocks, maps| blocks.ensure_both(maps, descriptor, views))?;
+        Ok((self.blocks.referenced() - before, internal, external))
+    }
+
+    /// The added slots are counted already.
+    fn check_slots(&self, service: u32, added: u32, credit: u32) -> Result<(), MapError> {
+        let Some(key) = self.services.key(service).filter(|_| added > credit) else { return Ok(()) };
+        self.ledger.check_present(&key.service, Table::Slots)
+    }
+
+    fn abandon_blocks(&mut self, descriptor: &Descriptor) {
+        self.with_blocks(descriptor.service, |blocks, _| blocks.abandon(descriptor));
+    }
+
+    /// Counts the slots that `change` adds or frees.
+    pub(super) fn with_blocks<T>(
+        &mut self,
+        service: u32,
+        change: impl FnOnce(&mut Blocks, &mut M) -> T,
+    ) -> T {
+        let before = self.blocks.referenced();
+        let result = change(&mut self.blocks, &mut self.maps);
+        let by = i64::from(self.blocks.referenced()) - i64::from(before);
+        self.charge(service, Table::Slots, by);
+        result
+    }
+
+    fn check(&self, service: u32, table: Table, more: u32) -> Result<(), MapError> {
+        let key = self.services.key(service);
+        key.map_or(Ok(()), |key| self.ledger.check(&key.service, table, more))
+    }
+
+    /// Counts entries of a service port; without a label they are nobody's.
+    pub(super) fn charge(&mut self, service: u32, table: Table, by: i64) {
+        if let Some(key) = self.services.key(service) {
+            self.ledger.charge(&key.service, table, by);
+        }
+    }
+
+    /// The entries that are free for what failed for lack of them.
+    pub fn room(&self, error: &MapError) -> u32 {
+        match error {
+            MapError::Full { map, .. } => {
+                // Of both families if the name has none.
+                let fill = self.fill().into_iter().filter(|fill| fill.map.starts_with(map));
+                fill.map(|fill| fill.capacity.saturating_sub(fill.used)).sum()
+            }
+            MapError::OverBudget { table, tenant, .. } => self.ledger.room(tenant, *table),
+            MapError::Refused { .. } => 0,
+        }
     }
 
     fn retire_descriptor(&mut self, old: &Written) {
@@ -523,7 +600,8 @@ impl<M: LbMaps> Reconciler<M> {
             return;
         }
         self.retired.push(Retired::Descriptor(old.index));
-        self.retired.extend(self.blocks.release(&old.descriptor));
+        let unused = self.with_blocks(old.descriptor.service, |blocks, _| blocks.release(&old.descriptor));
+        self.retired.extend(unused);
     }
 
     /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its
@@ -545,7 +623,8 @@ impl<M: LbMaps> Reconciler<M> {
                     continue;
                 }
                 let none = RequiredBackends::default();
-                match self.services.update_backends(&mut self.maps, id, family, &none, true) {
+                let books = (&mut self.maps, &mut self.ledger);
+                match self.services.update_backends(books, id, family, &none, true) {
                     Ok(retired) => self.retired.extend(retired),
                     Err(error) => {
                         tracing::debug!(id, error = %error, "unused backends kept");

@@ -13,9 +13,11 @@ use std::{
 use proxy_ebpf::abi::{BackendFlags, BackendRef, ServiceName};
 
 use super::{
+    budget::Ledger,
     ids::Ids,
     maps::{BackendEntry, Fill, LbMaps, MapError},
     retired::Retired,
+    tenant::Table,
 };
 use crate::model::{
     address::{IpFamily, PerFamily, Protocol},
@@ -44,6 +46,13 @@ impl FromIterator<(SocketAddr, BackendFlags)> for RequiredBackends {
 }
 
 impl RequiredBackends {
+    /// How many more backends there will be than are known now. Those no longer required are retired if `is_complete`.
+    fn growth(&self, known: &[(u32, BackendEntry)], is_complete: bool) -> u32 {
+        let kept = known.iter().filter(|(_, entry)| self.get(entry.address).is_some()).count();
+        let gone = if is_complete { known.len() - kept } else { 0 };
+        u32::try_from((self.0.len() - kept).saturating_sub(gone)).unwrap_or(u32::MAX)
+    }
+
     fn get(&self, address: SocketAddr) -> Option<BackendFlags> {
         let at = self.0.binary_search_by_key(&address, |(address, _)| *address).ok()?;
         self.0.get(at).map(|(_, flags)| *flags)
@@ -161,6 +170,7 @@ impl Services {
     pub fn ensure_ids<'a>(
         &mut self,
         maps: &mut impl LbMaps,
+        ledger: &mut Ledger,
         keys: impl Iterator<Item = &'a ServicePortKey>,
     ) -> HashMap<ServicePortKey, Arc<MapError>> {
         let mut seen = HashSet::new();
@@ -169,12 +179,9 @@ impl Services {
         let mut failures = HashMap::new();
         let mut new = Vec::new();
         for key in without_id {
-            match self.service_ids.allocate() {
-                Some(id) => new.push((id, key)),
-                None => {
-                    let full = MapError::Full { map: "SERVICES", capacity: self.service_ids.capacity() };
-                    failures.insert(key.clone(), Arc::new(full));
-                }
+            match self.allocate_id(ledger, &key.service) {
+                Ok(id) => new.push((id, key)),
+                Err(error) => _ = failures.insert(key.clone(), Arc::new(error)),
             }
         }
         let mut rest = new.as_slice();
@@ -189,11 +196,20 @@ impl Services {
                 && let Some(((id, key), left)) = rest.split_first()
             {
                 self.service_ids.free(*id);
+                ledger.charge(&key.service, Table::Services, -1);
                 failures.insert((*key).clone(), Arc::new(failure.error));
                 rest = left;
             }
         }
         failures
+    }
+
+    fn allocate_id(&mut self, ledger: &mut Ledger, service: &ServiceKey) -> Result<u32, MapError> {
+        ledger.check(service, Table::Services, 1)?;
+        let full = MapError::Full { map: "SERVICES", capacity: self.service_ids.capacity() };
+        let id = self.service_ids.allocate().ok_or(full)?;
+        ledger.charge(service, Table::Services, 1);
+        Ok(id)
     }
 
     /// Counts a frontend that was published under this service port (`by` is 1), or is no longer (-1).
@@ -213,6 +229,7 @@ impl Services {
     pub fn adopt_backend(
         &mut self,
         maps: &impl LbMaps,
+        ledger: &mut Ledger,
         family: IpFamily,
         index: u32,
         entry: &BackendEntry,
@@ -223,6 +240,7 @@ impl Services {
         let mut longer = std::mem::take(backends).into_vec();
         longer.insert(position, index);
         *backends = longer.into();
+        ledger.charge(&port.key.service, Table::backends(family), 1);
         Ok(true)
     }
 
@@ -230,7 +248,7 @@ impl Services {
     /// that no program reuses a remembered choice that the new state forbids.
     pub fn prepare(
         &mut self,
-        maps: &mut impl LbMaps,
+        (maps, ledger): (&mut impl LbMaps, &mut Ledger),
         id: u32,
         family: IpFamily,
         required: &RequiredBackends,
@@ -241,9 +259,12 @@ impl Services {
         let backends = &mut port.families.get_mut(family).backends;
         let entry = |index: &u32| Ok((*index, maps.backend(family, *index)?));
         let known: Vec<(u32, BackendEntry)> = backends.iter().map(entry).collect::<Result<_, MapError>>()?;
+        let (service, table) = (&port.key.service, Table::backends(family));
+        ledger.check(service, table, required.growth(&known, is_complete))?;
         if is_complete {
             clear_flags(maps, family, &known, required)?;
         }
+        let before = known.len();
         let mut references =
             BackendRefs { by_address: Vec::with_capacity(required.0.len()), are_current: true };
         let mut all = Vec::with_capacity(required.0.len().max(known.len()));
@@ -272,6 +293,7 @@ impl Services {
         }
         references.are_current &= known.peek().is_none();
         all.extend(known.map(|(index, _)| index));
+        ledger.charge(service, table, all.len() as i64 - before as i64);
         *backends = all.into();
         result.map(|()| references)
     }
@@ -281,7 +303,7 @@ impl Services {
     /// `is_complete`: `required` covers all frontends of the service port.
     pub fn update_backends(
         &mut self,
-        maps: &mut impl LbMaps,
+        (maps, ledger): (&mut impl LbMaps, &mut Ledger),
         id: u32,
         family: IpFamily,
         required: &RequiredBackends,
@@ -304,12 +326,18 @@ impl Services {
             gone.iter().map(|index| retire_backend(maps, family, *index)).collect::<Result<_, _>>()?;
         if !gone.is_empty() {
             *backends = backends.iter().copied().filter(|index| !gone.contains(index)).collect();
+            ledger.charge(&port.key.service, Table::backends(family), -(gone.len() as i64));
         }
         Ok(retired)
     }
 
     /// Removes a service port that has neither frontends nor backends.
-    pub fn remove_if_unused(&mut self, maps: &mut impl LbMaps, id: u32) -> Result<Option<Retired>, MapError> {
+    pub fn remove_if_unused(
+        &mut self,
+        maps: &mut impl LbMaps,
+        ledger: &mut Ledger,
+        id: u32,
+    ) -> Result<Option<Retired>, MapError> {
         let Some(entry) = self.ports.get_mut(id as usize) else { return Ok(None) };
         let is_unused = |port: &mut PortEntry| port.families.v4.is_unused() && port.families.v6.is_unused();
         if !entry.as_mut().is_some_and(is_unused) {
@@ -318,6 +346,7 @@ impl Services {
         maps.remove_service(id)?;
         if let Some(PortEntry { key, .. }) = entry.take() {
             self.ids_by_key.remove(&key);
+            ledger.charge(&key.service, Table::Services, -1);
         }
         Ok(Some(Retired::Service(id)))
     }

@@ -267,7 +267,14 @@ fn key(number: u8) -> FrontendKey {
 }
 
 fn adopt(maps: FakeMaps) -> Reconciler<Watched> {
-    Reconciler::adopt(Watched::new(maps)).unwrap()
+    adopt_with(maps, UNLIMITED)
+}
+
+/// Budgets that count and refuse nothing.
+const UNLIMITED: Budget = Budget { service: u8::MAX, namespace: u8::MAX, name_server: None };
+
+fn adopt_with(maps: FakeMaps, budget: Budget) -> Reconciler<Watched> {
+    Reconciler::adopt_with(Watched::new(maps), Some(budget)).unwrap()
 }
 
 /// The dump of maps that were written once, from nothing.
@@ -343,6 +350,102 @@ fn frontends_of_a_service_port_share_a_block() {
         reclaim(&mut successor, &pass);
         assert_eq!(slots_used(&successor), if left > 0 { 4 } else { 0 }, "{left} frontends are left");
     }
+}
+
+fn errors(pass: &Pass) -> Vec<(FrontendKey, String)> {
+    pass.failed.iter().map(|(key, error)| (*key, error.to_string())).collect()
+}
+
+#[test]
+fn a_service_beyond_its_share_is_named_and_the_others_are_served() {
+    let budget = || Budget { service: 25, namespace: 50, ..UNLIMITED };
+    let used_up = |table: &str, share: u32| {
+        format!("Service shop/s1 has used up its share of {table} ({share} entries)")
+    };
+    for (capacity, reason) in [
+        (Capacity { frontends: 12, ..CAPACITY }, used_up("FRONTENDS", 3)),
+        (Capacity { slots: 8, ..CAPACITY }, used_up("SLOTS", 2)),
+        (Capacity { backends: 8, ..CAPACITY }, used_up("BACKENDS_V4", 2)),
+    ] {
+        let mut reconciler = adopt_with(FakeMaps::new(capacity), budget());
+        let large = [0, 2, 3, 5].map(|n| frontend(key(n), 1, TrafficPolicy::Cluster, &[1, 2, 3]));
+        let small = frontend(key(6), 2, TrafficPolicy::Cluster, &[1, 2]);
+        let pass = reconciler.apply_all(large.into_iter().chain([small]));
+        let failed = errors(&pass);
+        assert!(
+            !failed.is_empty() && failed.iter().all(|(key, error)| key.port != 8006 && *error == reason),
+            "{failed:?}"
+        );
+        assert!(dump(reconciler.maps()).unwrap().contains("10.96.0.6:8006/TCP"), "{reason}");
+    }
+}
+
+#[test]
+fn a_namespace_beyond_its_share_leaves_room_for_others() {
+    let budget = Budget { service: 25, namespace: 50, ..UNLIMITED };
+    let mut reconciler = adopt_with(FakeMaps::new(Capacity { services: 8, ..CAPACITY }), budget);
+    let of = |namespace: &str, number: u8| {
+        let mut one = frontend(key(3 * number), number + 1, TrafficPolicy::Cluster, &[1]);
+        one.service.service = ServiceKey { namespace: namespace.into(), ..one.service.service };
+        one
+    };
+    let pass =
+        reconciler.apply_all((0..6).map(|n| of("shop", n)).chain([of("other", 6), of("kube-system", 7)]));
+    let reason = "namespace shop has used up its share of SERVICES (4 entries)";
+    assert_eq!(errors(&pass), [4, 5].map(|n| (key(3 * n), reason.to_owned())));
+    // Room appears when a Service of the namespace goes.
+    let (_, error) = &pass.failed[0];
+    assert_eq!(reconciler.room(error), 0);
+    let pass = reconciler.apply([(key(0), None)]);
+    reclaim(&mut reconciler, &pass);
+    assert_eq!(reconciler.room(error), 1);
+    assert!(reconciler.apply([(key(12), Some(of("shop", 4)))]).failed.is_empty());
+}
+
+#[test]
+fn a_rollout_needs_no_more_than_the_share_that_it_keeps() {
+    // The new block and backends are beside the old ones for a while.
+    let capacity = Capacity { slots: 16, backends: 16, ..CAPACITY };
+    let mut reconciler =
+        adopt_with(FakeMaps::new(capacity), Budget { service: 25, namespace: 50, ..UNLIMITED });
+    let all = |numbers: &[u8]| {
+        let frontends = [0, 2, 3].map(key).map(|key| frontend(key, 1, TrafficPolicy::Cluster, numbers));
+        frontends.map(|frontend| (frontend.key, Some(frontend)))
+    };
+    for numbers in [[1, 2, 3, 4], [3, 4, 5, 6], [7, 8, 1, 2]] {
+        let pass = reconciler.apply(all(&numbers));
+        assert_eq!(errors(&pass), []);
+        reclaim(&mut reconciler, &pass);
+    }
+    assert_eq!(errors(&reconciler.apply(all(&[1, 2, 3, 4, 5]))).len(), 3, "more than before");
+}
+
+#[test]
+fn a_large_service_is_within_the_default_budgets() {
+    let capacity = Capacity {
+        frontends: 1 << 17,
+        descriptors: 1 << 18,
+        slots: 1 << 19,
+        backends: 1 << 18,
+        services: 1 << 16,
+    };
+    let budget =
+        Budget { service: Budget::SERVICE_SHARE, namespace: Budget::NAMESPACE_SHARE, name_server: None };
+    let mut reconciler = Reconciler::adopt_with(FakeMaps::new(capacity), Some(budget)).unwrap();
+    let backend = |n: u32| Backend {
+        address: SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + n).into(), 80),
+        is_local: n < 50,
+        state: BackendState::Ready,
+    };
+    let view = View::new((0..5000).map(backend).collect(), WhenEmpty::Reject);
+    let frontends = (0..14).map(|n| Frontend {
+        internal: view.clone(),
+        external: view.clone(),
+        ..frontend(key(3 * n), 1, TrafficPolicy::Cluster, &[])
+    });
+    assert_eq!(errors(&reconciler.apply_all(frontends)), []);
+    let slots = reconciler.fill().into_iter().find(|fill| fill.map == "SLOTS");
+    assert_eq!(slots.map(|fill| fill.used), Some(5000));
 }
 
 #[test]
@@ -658,6 +761,8 @@ proptest! {
         }
         reconciler.maps.maps.stop_failing();
         prop_assert_eq!(dump(reconciler.maps()).unwrap(), fresh(wanted.values().cloned()));
+        let adopted = adopt(reconciler.maps.maps.clone());
+        prop_assert_eq!(reconciler.ledger, adopted.ledger);
     }
 
     #[test]
@@ -699,5 +804,6 @@ proptest! {
         let mut fresh = adopt(FakeMaps::new(CAPACITY));
         fresh.apply_all(wanted.values().cloned());
         prop_assert_eq!(reconciler.fill(), fresh.fill());
+        prop_assert_eq!(reconciler.ledger, fresh.ledger);
     }
 }

@@ -30,6 +30,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
+    config::TableShares,
     datapath::{self, KernelMaps, Pins},
     index::{Change, Index},
     model::{
@@ -41,7 +42,7 @@ use crate::{
         log_once::LogOnce,
         telemetry::{CompletedPass, Telemetry},
     },
-    reconcile::{Epoch, Pass, Reconciler, UnclaimedNetworks},
+    reconcile::{Budget, Epoch, MapError, Pass, Reconciler, UnclaimedNetworks},
     update::Update,
 };
 
@@ -88,10 +89,14 @@ impl Agent {
         addresses: watch::Receiver<BTreeSet<IpAddr>>,
         name_server: Option<NameServer>,
         telemetry: Telemetry,
+        shares: TableShares,
     ) -> Result<Self> {
         // Programs that started under an earlier agent may still use entries that look free from here.
         datapath::grace_period().context("cannot wait for a grace period")?;
-        let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
+        let TableShares { service, namespace } = shares;
+        let dns = policy.name_server.as_ref().map(|server| server.service.clone());
+        let budget = Budget { service, namespace, name_server: dns };
+        let reconciler = Reconciler::adopt_with(KernelMaps::open(&pins.maps())?, Some(budget))?;
         let networks = UnclaimedNetworks::adopt(reconciler.maps())?;
         info!(frontends = reconciler.len(), "adopted the maps of an earlier agent");
         let (sender, over) = mpsc::unbounded_channel();
@@ -308,7 +313,8 @@ impl Agent {
     fn finish(&mut self, pass: Pass, is_full_sync: bool) {
         debug!(changed = pass.changed, failed = pass.failed.len(), "pass");
         let (index, fill) = (&self.index, self.reconciler.fill());
-        let failed = FailedPass { failed: &pass.failed, retry: pass.retry, fill: &fill };
+        let room = |error: &MapError| self.reconciler.room(error);
+        let failed = FailedPass { failed: &pass.failed, retry: pass.retry, room: &room };
         let owner = |key: &FrontendKey| index.owner(key).cloned();
         for new in self.retries.record(failed, owner, (Instant::now(), Timestamp::now())) {
             warn!(
@@ -347,7 +353,7 @@ impl Agent {
     /// Frees entries after a grace period, and retries what waited for them.
     fn reclaim(&mut self, epoch: Epoch) {
         let made_room = self.reconciler.reclaim(epoch);
-        if made_room && self.retries.room_appeared(Instant::now(), &self.reconciler.fill()) {
+        if made_room && self.retries.room_appeared(Instant::now(), |error| self.reconciler.room(error)) {
             self.retry();
         }
     }

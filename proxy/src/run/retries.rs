@@ -16,7 +16,7 @@ use crate::{
     error::chain,
     model::{address::IpFamily, frontend::FrontendKey, service::ServiceKey},
     observe::status::Unplaced,
-    reconcile::{Fill, MapError},
+    reconcile::MapError,
 };
 
 /// The delay after a first failure, and after each refusal of the kernel.
@@ -47,13 +47,14 @@ struct Cohort {
     due: Instant,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Cause {
-    /// No room: the table and the entries that were free in it.
+    /// Not tried yet.
+    None,
+    /// No room in a table or in a share of it, and the entries that were free there.
     Full {
-        map: &'static str,
+        error: Arc<MapError>,
         free: u32,
-        text: String,
     },
     Refused,
 }
@@ -71,7 +72,8 @@ pub struct FailureSummary {
 pub struct FailedPass<'a> {
     pub failed: &'a [(FrontendKey, Arc<MapError>)],
     pub retry: Vec<FrontendKey>,
-    pub fill: &'a [Fill],
+    /// The entries that are free for what failed for lack of them.
+    pub room: &'a dyn Fn(&MapError) -> u32,
 }
 
 impl Retries {
@@ -121,7 +123,7 @@ impl Retries {
             let service = owner(key);
             let earlier = taken.get(&service);
             let cohort = self.cohorts.entry(service).or_insert_with(|| Cohort::new(earlier, now, time));
-            cohort.add(*key, cause(error, pass.fill));
+            cohort.add(*key, cause(error, pass.room));
             if !cohort.failed.contains(key) && earlier.is_none_or(|earlier| !earlier.failed.contains(key)) {
                 new.entry(chain(&**error)).or_default().push(*key);
             }
@@ -145,12 +147,12 @@ impl Retries {
         }
     }
 
-    /// Entries were freed: what waits for room in those tables is due. Returns whether anything is.
-    pub fn room_appeared(&mut self, now: Instant, fill: &[Fill]) -> bool {
+    /// Entries were freed: what waits for room in those tables or shares is due. Returns whether anything is.
+    pub fn room_appeared(&mut self, now: Instant, room: impl Fn(&MapError) -> u32) -> bool {
         let mut is_any_due = false;
         for cohort in self.cohorts.values_mut() {
-            if let Cause::Full { map, free, .. } = &cohort.cause
-                && free_entries(map, fill) > *free
+            if let Cause::Full { error, free } = &cohort.cause
+                && room(error) > *free
             {
                 cohort.due = now;
                 is_any_due = true;
@@ -173,14 +175,18 @@ impl Retries {
     pub fn unplaced(&self) -> Vec<Unplaced> {
         let cohorts = self.cohorts.iter();
         let unplaced = cohorts.filter_map(|(service, Cohort { failed, cause, since, .. })| match cause {
-            Cause::Full { map, text, .. } => Some(Unplaced {
-                service: service.as_ref()?.to_string(),
-                table: (*map).to_owned(),
-                reason: text.clone(),
-                frontends: failed.len(),
-                since: *since,
-            }),
-            Cause::Refused => None,
+            Cause::Full { error, .. } => {
+                let (table, is_over_budget) = table(error)?;
+                Some(Unplaced {
+                    service: service.as_ref()?.to_string(),
+                    table: table.to_owned(),
+                    is_over_budget,
+                    reason: error.to_string(),
+                    frontends: failed.len(),
+                    since: *since,
+                })
+            }
+            Cause::Refused | Cause::None => None,
         });
         unplaced.collect()
     }
@@ -189,9 +195,13 @@ impl Retries {
     /// the frontends have no room.
     pub fn late_families(&self, published: usize) -> BTreeSet<IpFamily> {
         let is_full = |cohort: &&Cohort| matches!(cohort.cause, Cause::Full { .. });
-        let full: usize = self.cohorts.values().filter(is_full).map(|cohort| cohort.failed.len()).sum();
-        let most_are_late = full > published;
-        let late = self.cohorts.values().filter(|cohort| most_are_late || !is_full(cohort));
+        let is_over_budget = |cohort: &&Cohort| cohort.is_over_budget();
+        let full = self.cohorts.values().filter(|cohort| is_full(cohort) && !is_over_budget(cohort));
+        let most_are_late = full.map(|cohort| cohort.failed.len()).sum::<usize>() > published;
+        let late = self
+            .cohorts
+            .values()
+            .filter(|cohort| !is_full(cohort) || most_are_late && !is_over_budget(cohort));
         late.flat_map(|cohort| cohort.keys.iter().chain(&cohort.failed))
             .map(|key| key.address.family())
             .collect()
@@ -200,13 +210,19 @@ impl Retries {
 
 impl Cohort {
     fn new(earlier: Option<&Self>, now: Instant, time: Timestamp) -> Self {
-        let cause = Cause::Full { map: "", free: u32::MAX, text: String::new() };
         let delay = match earlier {
-            Some(Self { delay, cause: Cause::Full { .. }, .. }) => (*delay * 2).min(LONGEST_DELAY),
-            Some(_) | None => FIRST_DELAY,
+            Some(Self { delay, cause: Cause::Full { .. } | Cause::None, .. }) => {
+                (*delay * 2).min(LONGEST_DELAY)
+            }
+            Some(Self { cause: Cause::Refused, .. }) | None => FIRST_DELAY,
         };
         let since = earlier.map_or(time, |earlier| earlier.since);
-        Self { keys: BTreeSet::new(), failed: BTreeSet::new(), cause, since, delay, due: now + delay }
+        let (keys, failed) = (BTreeSet::new(), BTreeSet::new());
+        Self { keys, failed, cause: Cause::None, since, delay, due: now + delay }
+    }
+
+    fn is_over_budget(&self) -> bool {
+        matches!(&self.cause, Cause::Full { error, .. } if matches!(**error, MapError::OverBudget { .. }))
     }
 
     /// A refusal outweighs a full table: it is retried soon.
@@ -231,25 +247,29 @@ impl FailureSummary {
     }
 }
 
-fn cause(error: &MapError, fill: &[Fill]) -> Cause {
-    match error {
-        MapError::Full { map, .. } => {
-            Cause::Full { map, free: free_entries(map, fill), text: error.to_string() }
-        }
-        MapError::Refused { .. } => Cause::Refused,
+fn cause(error: &Arc<MapError>, room: &dyn Fn(&MapError) -> u32) -> Cause {
+    match table(error) {
+        Some(_) => Cause::Full { free: room(error), error: Arc::clone(error) },
+        None => Cause::Refused,
     }
 }
 
-/// The free entries of a table; of both families if the name has none.
-fn free_entries(map: &str, fill: &[Fill]) -> u32 {
-    let tables = fill.iter().filter(|fill| fill.map.starts_with(map));
-    tables.map(|fill| fill.capacity.saturating_sub(fill.used)).sum()
+/// The table without room, and whether only the share of a tenant is used up.
+fn table(error: &MapError) -> Option<(&'static str, bool)> {
+    match error {
+        MapError::Full { map, .. } => Some((map, false)),
+        MapError::OverBudget { map, .. } => Some((map, true)),
+        MapError::Refused { .. } => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{address::Protocol, frontend::FrontendAddress};
+    use crate::{
+        model::{address::Protocol, frontend::FrontendAddress},
+        reconcile::{Table, Tenant},
+    };
 
     fn key(n: u16) -> FrontendKey {
         FrontendKey { address: FrontendAddress::Ip([10, 96, 0, 1].into()), port: n, protocol: Protocol::Tcp }
@@ -268,8 +288,9 @@ mod tests {
         MapError::Refused { action: "write", map: "SLOTS", source: "x".into() }
     }
 
-    fn fill(used: u32) -> [Fill; 1] {
-        [Fill { map: "SLOTS", used, capacity: 100 }]
+    fn over_budget() -> MapError {
+        let tenant = Tenant::Namespace("a".into());
+        MapError::OverBudget { map: "SLOTS", table: Table::Slots, tenant, share: 50 }
     }
 
     struct Clock {
@@ -291,7 +312,7 @@ mod tests {
             let failed: Vec<_> = keys.iter().map(|n| (key(*n), Arc::new(error()))).collect();
             let retry = keys.iter().map(|n| key(*n)).collect();
             let now = self.at(seconds);
-            self.retries.record(FailedPass { failed: &failed, retry, fill: &fill(90) }, owner, now)
+            self.retries.record(FailedPass { failed: &failed, retry, room: &|_| 10 }, owner, now)
         }
 
         fn take(&mut self, seconds: u64, changed: &[u16]) -> Vec<u16> {
@@ -326,6 +347,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_over_its_budget_makes_no_node_late() {
+        let mut clock = Clock::new();
+        clock.fail(0, &[1, 2, 3], over_budget);
+        assert_eq!(clock.retries.late_families(0), BTreeSet::new());
+        let unplaced = clock.retries.unplaced();
+        let reason = "namespace a has used up its share of SLOTS (50 entries)";
+        assert_eq!((unplaced[0].is_over_budget, &*unplaced[0].reason), (true, reason));
+        assert_eq!(clock.take(1, &[]), [1, 2, 3]);
+        clock.fail(1, &[1, 2, 3], over_budget);
+        assert_eq!(clock.due(), Some(3), "as for a full table");
+        assert!(clock.retries.room_appeared(clock.at(2).0, |error| match error {
+            MapError::OverBudget { .. } => 11,
+            MapError::Full { .. } | MapError::Refused { .. } => 0,
+        }));
+    }
+
+    #[test]
     fn refused_writes_are_retried_every_second() {
         let mut clock = Clock::new();
         for now in 0..9 {
@@ -342,9 +380,9 @@ mod tests {
         clock.take(1, &[]);
         clock.fail(1, &[1], full);
         let now = clock.at(2).0;
-        assert!(!clock.retries.room_appeared(now, &fill(90)), "as much as before");
+        assert!(!clock.retries.room_appeared(now, |_| 10), "as much as before");
         assert!(clock.take(2, &[]).is_empty());
-        assert!(clock.retries.room_appeared(now, &fill(80)));
+        assert!(clock.retries.room_appeared(now, |_| 20));
         assert_eq!(clock.take(2, &[]), [1]);
     }
 
