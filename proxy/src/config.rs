@@ -32,6 +32,7 @@ pub struct Config {
     pub dns: Option<DnsConfig>,
     pub host: HostConfig,
     pub shares: TableShares,
+    pub sizes: TableSizes,
     /// A change of this file ends the agent.
     pub config_file: Option<WatchedFile>,
     pub serving: ServingConfig,
@@ -45,6 +46,19 @@ pub struct Config {
 pub struct TableShares {
     pub service: u8,
     pub namespace: u8,
+}
+
+/// Entries of the tables of the data plane; `None`: as many as there are, or the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Per family.
+    pub flows: Option<u32>,
+    /// Of both families together.
+    pub frontends: Option<u32>,
+    /// Per family.
+    pub backends: Option<u32>,
+    pub slots: Option<u32>,
+    pub service_ports: Option<u32>,
 }
 
 /// The configuration as debugging pages show it.
@@ -145,6 +159,26 @@ impl Default for ConntrackTimeouts {
 }
 
 impl ConntrackConfig {
+    /// kube-proxy's defaults.
+    pub const MAX_PER_CORE: u32 = 32_768;
+    pub const MIN: u32 = 131_072;
+
+    /// The configured number of tracked flows. Returns `None` for kube-proxy's defaults, which are no wish: most flows
+    /// are translated at sockets, and a table for those of all CPUs takes its memory at once.
+    pub fn flows(&self, cpus: u32) -> Option<u32> {
+        let is_default = (self.max_per_core, self.min) == (Self::MAX_PER_CORE, Self::MIN);
+        self.table_size(cpus).filter(|_| !is_default)
+    }
+
+    /// The entries of the kernel's conntrack table, as kube-proxy computes them. Returns `None` if it is to stay as it
+    /// is.
+    pub fn table_size(&self, cpus: u32) -> Option<u32> {
+        /// About 300 MB of kernel memory. More needs an explicit setting by the operator.
+        const MAX_ENTRIES: u32 = 1_048_576;
+        let scaled = self.max_per_core.saturating_mul(cpus);
+        (self.max_per_core > 0).then(|| scaled.max(self.min).min(MAX_ENTRIES))
+    }
+
     pub fn timeouts(&self) -> ConntrackTimeouts {
         let default = ConntrackTimeouts::default();
         ConntrackTimeouts {

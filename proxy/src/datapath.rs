@@ -10,12 +10,14 @@ mod attach;
 mod kernel;
 mod maps;
 mod pins;
+mod sizes;
 
 pub use attach::{
     AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError, NameServerError,
     ProgramRun, Programs, SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode, XdpAttachment,
     XdpError, XdpHooks, XdpPass, attach, detach, detach_devices, detach_xdp, forward_logs, load, load_object,
-    local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at, repair, select_devices,
+    load_with_sizes, local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at, repair,
+    select_devices,
     start_sweeper,
 };
 pub use kernel::{
@@ -24,6 +26,7 @@ pub use kernel::{
     require_cgroup, watch_network, watch_routes,
 };
 pub use maps::{
-    Flows, InspectError, KernelMaps, OpenError, PinnedMap, TrackedFlow, inspect, inspect_flows, pinned_map,
+    Flows, InspectError, KernelMaps, OpenError, OutgrownError, OutgrownFlows, PinnedMap, TrackedFlow,
+    inspect, inspect_flows, pinned_map,
 };
 pub use pins::{Busy, PinError, Pins, maps_of, pin_name};

@@ -29,9 +29,12 @@ pub fn hand_over_connections() {
 }
 
 fn apply_conntrack(config: &ConntrackConfig) {
-    let cpus =
-        thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
-    sysctls::desired(config, cpus).iter().for_each(apply_sysctl);
+    sysctls::desired(config, cpus()).iter().for_each(apply_sysctl);
+}
+
+/// The number of CPUs that kube-proxy's limits per core count.
+pub fn cpus() -> u32 {
+    thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX))
 }
 
 /// Applies and logs a setting.

@@ -14,7 +14,7 @@ use crate::{
         Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DeviceSelection, DnsConfig, Forwarding,
         HostConfig, Objects, SocketLb,
     },
-    datapath::{self, Busy, Heartbeats, PinError, Pins, SuccessorHeartbeat},
+    datapath::{self, Busy, Heartbeats, OutgrownFlows, PinError, Pins, SuccessorHeartbeat},
     error::chain,
     host,
     k8s::{
@@ -69,6 +69,7 @@ pub async fn run(config: Config) -> Result<()> {
         dns,
         host,
         shares,
+        sizes,
         config_file,
         serving,
         pages,
@@ -106,7 +107,10 @@ pub async fn run(config: Config) -> Result<()> {
         () = stop.requested() => return stop.result(),
     };
     state.enter(Phase::Starting);
-    let mut programs = datapath::load(&pins, program_config)?;
+    let (mut programs, not_grown) = datapath::load_with_sizes(&pins, program_config, &sizes)?;
+    if let Some(error) = &not_grown {
+        warn!(error = %chain(error), "the tables keep their sizes");
+    }
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
     memory::release_startup_pages(datapath::object());
@@ -122,11 +126,15 @@ pub async fn run(config: Config) -> Result<()> {
     agent.start_dns(&pins.maps())?;
     // The earlier agent has answered DNS queries until now.
     drop(waiting);
+    let mut outgrown = OutgrownFlows::open(&pins)?;
+    copy_flows(outgrown.as_mut())?;
     match socket_lb {
         SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
         SocketLb::Off => datapath::detach(&pins)?,
     }
     devices.keep(&programs);
+    copy_flows(outgrown.as_mut())?;
+    outgrown.map_or(Ok(()), |outgrown| outgrown.forget(&pins))?;
     if let Err(error) = pins.drop_other_versions() {
         warn!(error = %chain(&error), "maps of another version kept");
     }
@@ -149,6 +157,15 @@ fn prepare_node(host: &HostConfig, serves_dns: bool) {
     if serves_dns {
         host::hand_over_connections();
     }
+}
+
+/// Copies the flows of tables that larger ones replace.
+fn copy_flows(outgrown: Option<&mut OutgrownFlows>) -> Result<()> {
+    if let Some(outgrown) = outgrown {
+        let copied = outgrown.copy()?;
+        info!(flows = copied.alive, lost = copied.lost, "copied flows to larger tables");
+    }
+    Ok(())
 }
 
 /// A successor starts to answer later, when its data are as complete as those of the running agent.

@@ -4,12 +4,13 @@
 //! that it was skipped.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use proxy_ebpf::abi::ABI_VERSION;
+use proxy::datapath::{maps_of, pin_name, pinned_map};
+use proxy_ebpf::abi::{ABI_VERSION, MAPS};
 use tests::Cluster;
 
 /// Connections open during the whole story, over both families.
@@ -62,6 +63,48 @@ async fn replace_under_traffic(name: &str, successors: &[Successor<'_>]) {
     // The new agent applies changes: its state is not stale.
     web.remove("a");
     cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
+}
+
+/// Larger tables replace those of the earlier agent while connections through the packet plane are open.
+#[tokio::test]
+async fn tables_grow_under_open_connections() {
+    let cluster = Cluster::start("grow").flag("--socket-lb=off").await;
+    let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let node = cluster.node(0);
+    let client = cluster.pod("client").start().await;
+    let (held, opened) = client.hold(web.vips().into(), 1000).await.expect("it opens");
+    assert_eq!((opened.answered(), opened.failed()), (1000, 0), "{:?}", opened.failures);
+    let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(5));
+    let traffic = dials.in_background().await;
+    let before = node.state().expect("the maps are pinned");
+    let grown = [
+        "--max-flows=200000",
+        "--max-frontends=140000",
+        "--max-backends=300000",
+        "--max-slots=600000",
+        "--max-service-ports=70000",
+    ];
+    for options in [&grown[..], &[]] {
+        node.replace_agent(options).await.expect("it takes over");
+        let echoes = client.echo(held).await.expect("it answers");
+        assert_eq!(echoes.failed(), 0, "after {options:?}: {:?}", echoes.failures);
+        let entries = ["FLOWS_V6", "CONNTRACK_V4", "FRONTENDS_V4", "BACKENDS_V6", "SLOTS", "SERVICES"];
+        let sizes = entries.map(|name| capacity(node.bpffs(), name));
+        assert_eq!(sizes, [200_000, 800_000, 140_000, 300_000, 600_000, 70_000], "after {options:?}");
+    }
+    assert_eq!(node.state().expect("the maps are pinned"), before);
+    let log = fs::read_to_string(&node.setting().log).expect("the agent logs");
+    assert!(log.contains("copied flows to larger tables"), "{log}");
+    let report = traffic.stop().await.expect("it answers");
+    assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
+    web.remove("a");
+    cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
+}
+
+/// The entries of a pinned map.
+fn capacity(bpffs: &Path, name: &str) -> u32 {
+    let spec = MAPS.iter().find(|spec| spec.name == name).expect("it is in the table");
+    pinned_map(&maps_of(bpffs, ABI_VERSION).join(pin_name(spec))).expect("it is pinned").capacity
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ mod xdp;
 pub use cgroup::{AttachError, attach, detach, repair};
 pub use device_table::DeviceTable;
 pub use devices::{Device, select_devices};
-pub use load::{LoadError, ProgramRun, Programs, load, load_object, object};
+pub use load::{LoadError, ProgramRun, Programs, load, load_object, load_with_sizes, object};
 pub use local_networks::{local_pod_networks, primary_addresses};
 pub use logs::forward_logs;
 pub use name_server::{DnsRedirect, Heartbeats, NameServerError, SuccessorHeartbeat, name_server_is_alive};

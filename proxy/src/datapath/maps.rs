@@ -7,9 +7,11 @@ mod kernel_maps;
 mod mmap_array;
 mod networks;
 mod open;
+mod outgrown;
 
 pub use flows::{Flows, TrackedFlow};
 pub use inspect::{InspectError, PinnedMap, inspect, inspect_flows, pinned_map};
 pub use kernel_maps::KernelMaps;
 pub use mmap_array::{Access, MmapArray};
 pub use open::{OpenError, absent_is_fine, hash, mapped, pinned, refused};
+pub use outgrown::{OutgrownError, OutgrownFlows, copy_outgrown};

@@ -105,6 +105,38 @@ impl Pins {
         maps_of(&self.dir, self.version)
     }
 
+    /// The directory of maps that larger ones replace, until their content is copied.
+    pub fn outgrown(&self) -> PathBuf {
+        self.dir.join(format!("{OUTGROWN_PREFIX}{}", self.version))
+    }
+
+    /// Moves the pin of a map to `outgrown`.
+    pub fn set_aside(&self, spec: &MapSpec) -> Result<(), PinError> {
+        create(&self.outgrown())?;
+        self.move_pin(spec, &self.maps(), &self.outgrown())
+    }
+
+    /// Moves it back, in place of its successor.
+    pub fn take_back(&self, spec: &MapSpec) -> Result<(), PinError> {
+        if self.outgrown().join(pin_name(spec)).exists() {
+            remove_pin(&self.maps().join(pin_name(spec)))?;
+            self.move_pin(spec, &self.outgrown(), &self.maps())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the pin of a map in `outgrown`.
+    pub fn drop_outgrown(&self, spec: &MapSpec) -> Result<(), PinError> {
+        remove_pin(&self.outgrown().join(pin_name(spec)))
+    }
+
+    fn move_pin(&self, spec: &MapSpec, from: &Path, to: &Path) -> Result<(), PinError> {
+        let (from, to) = (from.join(pin_name(spec)), to.join(pin_name(spec)));
+        // A copy from an earlier attempt is older.
+        remove_pin(&to)?;
+        fs::rename(&from, &to).map_err(io_error("rename", &from))
+    }
+
     pub fn links(&self) -> PathBuf {
         self.dir.join("links")
     }
@@ -129,6 +161,11 @@ impl Pins {
     pub fn drop_other_versions(&self) -> Result<(), PinError> {
         for other in self.other_versions()? {
             remove_version(&other)?;
+        }
+        for outgrown in self.entries_with(OUTGROWN_PREFIX)? {
+            if outgrown != self.outgrown() {
+                remove_files(&outgrown)?;
+            }
         }
         Ok(())
     }
@@ -158,8 +195,10 @@ impl Pins {
         for version in self.entries_with(VERSION_PREFIX)? {
             removed += remove_version(&version)?;
         }
-        for doomed in self.entries_with(DOOMED_PREFIX)? {
-            removed += remove_files(&doomed)?;
+        for rest in [DOOMED_PREFIX, OUTGROWN_PREFIX] {
+            for doomed in self.entries_with(rest)? {
+                removed += remove_files(&doomed)?;
+            }
         }
         fs::remove_dir(&self.dir).map_err(io_error("remove", &self.dir))?;
         Ok(removed)
@@ -186,6 +225,8 @@ pub fn pin_name(spec: &MapSpec) -> String {
 const VERSION_PREFIX: &str = "abi-";
 /// Prefix of a directory that is being removed: half of a set must never be taken for a whole one.
 const DOOMED_PREFIX: &str = "doomed-";
+/// Prefix of the directory of maps that larger ones replace.
+const OUTGROWN_PREFIX: &str = "outgrown-";
 
 fn remove_version(dir: &Path) -> Result<usize, PinError> {
     let name = dir.file_name().unwrap_or_default().display();
@@ -285,6 +326,10 @@ pub fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+fn remove_pin(path: &Path) -> Result<(), PinError> {
+    remove_if_there(path).map_err(io_error("remove", path))
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, PinError> {

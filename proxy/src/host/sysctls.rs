@@ -20,9 +20,6 @@ const BE_LIBERAL: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 const UDP: &str = "proc/sys/net/netfilter/nf_conntrack_udp_timeout";
 const UDP_STREAM: &str = "proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream";
 
-/// Upper bound of the table size, about 300 MB of kernel memory. More needs an explicit setting by the operator.
-const MAX_ENTRIES: u32 = 1_048_576;
-
 /// Connections in the accept queue of a closed listener migrate to another SO_REUSEPORT listener (Linux 5.14).
 pub const MIGRATE_REQUESTS: Setting =
     Setting { path: "proc/sys/net/ipv4/tcp_migrate_req", value: 1, is_minimum: false };
@@ -52,7 +49,7 @@ pub enum SysctlError {
 pub fn desired(config: &ConntrackConfig, cpus: u32) -> Vec<Setting> {
     let exactly = |path, value| Setting { path, value, is_minimum: false };
     let seconds = |path, timeout: Option<Duration>| timeout.map(|timeout| exactly(path, timeout.as_secs()));
-    let max = table_size(config, cpus).map(u64::from);
+    let max = config.table_size(cpus).map(u64::from);
     let hash_size = max.map(|max| Setting { path: HASH_SIZE, value: max / 4, is_minimum: true });
     [
         hash_size,
@@ -66,11 +63,6 @@ pub fn desired(config: &ConntrackConfig, cpus: u32) -> Vec<Setting> {
     .into_iter()
     .flatten()
     .collect()
-}
-
-fn table_size(config: &ConntrackConfig, cpus: u32) -> Option<u32> {
-    let scaled = config.max_per_core.saturating_mul(cpus);
-    (config.max_per_core > 0).then(|| scaled.max(config.min).min(MAX_ENTRIES))
 }
 
 impl Setting {
@@ -126,7 +118,9 @@ mod tests {
             (0, 131_072, 8, None),
         ] {
             let config = ConntrackConfig { max_per_core: per_core, min, ..ConntrackConfig::default() };
-            assert_eq!(table_size(&config, cpus), want, "{per_core} {min} {cpus}");
+            assert_eq!(config.table_size(cpus), want, "{per_core} {min} {cpus}");
+            let is_default = (per_core, min) == (32768, 131_072);
+            assert_eq!(config.flows(cpus), want.filter(|_| !is_default), "{per_core} {min} {cpus}");
         }
     }
 

@@ -17,12 +17,15 @@ use aya::{
 use proxy_ebpf::abi::{
     Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
 };
-use tracing::{Level, debug, enabled};
+use tracing::{Level, debug, enabled, info};
 
 use crate::{
+    config::TableSizes,
     datapath::{
         kernel::Jiffies,
-        pins::{Pins, pin_name},
+        maps::{OpenError, OutgrownError, copy_outgrown, pinned_map},
+        pins::{PinError, Pins, pin_name},
+        sizes::{self, MapSize, group},
     },
     error::chain,
 };
@@ -60,6 +63,12 @@ pub enum LoadError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("cannot read the pinned maps")]
+    Open(#[from] OpenError),
+    #[error("cannot replace the pinned maps")]
+    Pins(#[from] PinError),
+    #[error("cannot copy the maps that larger ones replace")]
+    Copy(#[from] OutgrownError),
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
     #[error("{name} is a program of another kind")]
@@ -181,8 +190,56 @@ pub fn load(pins: &Pins, config: Config) -> Result<Programs, LoadError> {
     load_object(OBJECT, pins, config)
 }
 
+/// Loads the embedded object onto maps of these sizes. Pinned maps are reused with their contents, unless larger ones
+/// are wanted. If those cannot be created, the old ones are kept; the error is returned beside the programs.
+pub fn load_with_sizes(
+    pins: &Pins,
+    config: Config,
+    sizes: &TableSizes,
+) -> Result<(Programs, Option<LoadError>), LoadError> {
+    let maps = map_sizes(pins, sizes)?;
+    let outgrown: Vec<&MapSpec> = maps.iter().filter(|size| size.is_outgrown).map(|size| size.spec).collect();
+    if outgrown.is_empty() {
+        return Ok((load_sized(OBJECT, pins, with_flows(config, &maps), &maps)?, None));
+    }
+    info!(maps = outgrown.len(), "larger tables replace those of an earlier agent");
+    outgrown.iter().try_for_each(|spec| pins.set_aside(spec))?;
+    match load_sized(OBJECT, pins, with_flows(config, &maps), &maps) {
+        Ok(programs) => Ok((programs, None)),
+        Err(error) => {
+            // The whole groups: another agent may have set aside the rest.
+            let groups: Vec<_> = outgrown.iter().map(|spec| group(spec)).collect();
+            let replaced = MAPS.iter().filter(|spec| groups.contains(&group(spec)));
+            replaced.into_iter().try_for_each(|spec| pins.take_back(spec))?;
+            let maps = map_sizes(pins, &TableSizes::default())?;
+            Ok((load_sized(OBJECT, pins, with_flows(config, &maps), &maps)?, Some(error)))
+        }
+    }
+}
+
 /// Loads another object instead of the embedded one: for tests of wrong programs.
 pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Programs, LoadError> {
+    load_sized(object, pins, config, &map_sizes(pins, &TableSizes::default())?)
+}
+
+/// The sizes that the maps are to have.
+fn map_sizes(pins: &Pins, sizes: &TableSizes) -> Result<Vec<MapSize>, LoadError> {
+    let present = |spec: &'static MapSpec| {
+        let path = pins.maps().join(pin_name(spec));
+        let entries = path.exists().then(|| pinned_map(&path).map(|map| map.capacity)).transpose()?;
+        Ok((spec, entries))
+    };
+    let present: Vec<_> = MAPS.iter().map(present).collect::<Result<_, LoadError>>()?;
+    Ok(sizes::plan(&present, sizes))
+}
+
+/// The configuration for flow tables of these sizes.
+fn with_flows(config: Config, sizes: &[MapSize]) -> Config {
+    let flows = sizes.iter().filter(|size| matches!(size.spec.name, map::FLOWS_V4 | map::FLOWS_V6));
+    Config { flows: flows.map(|size| size.entries).min().unwrap_or(config.flows), ..config }
+}
+
+fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> Result<Programs, LoadError> {
     let config = with_clock(config);
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
@@ -190,11 +247,15 @@ pub fn load_object(object: &[u8], pins: &Pins, config: Config) -> Result<Program
     loader.btf(None);
     let log_level = log_level();
     loader.override_global(map::CONFIG, &config, true).override_global(LOG_LEVEL, &log_level, true);
-    for spec in MAPS.iter().filter(|spec| spec.kind != MapKind::UserHash) {
+    for MapSize { spec, entries, .. } in sizes.iter().filter(|size| size.spec.kind != MapKind::UserHash) {
         loader.map_pin_path(spec.name, dir.join(pin_name(spec)));
+        if group(spec).is_some() {
+            loader.map_max_entries(spec.name, *entries);
+        }
     }
     let ebpf = loader.load(object).map_err(|source| LoadError::Object { dir, source: source.into() })?;
-    create_user_maps(pins)?;
+    create_user_maps(pins, sizes)?;
+    copy_outgrown(pins)?;
     let mut programs = Programs { ebpf };
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|error| refused(name, &error))?;
@@ -246,17 +307,18 @@ fn last_words(log: &str) -> &str {
 }
 
 /// Creates the maps that no program reads, unless an earlier agent left them.
-fn create_user_maps(pins: &Pins) -> Result<(), LoadError> {
-    for spec in MAPS.iter().filter(|spec| spec.kind == MapKind::UserHash) {
+fn create_user_maps(pins: &Pins, sizes: &[MapSize]) -> Result<(), LoadError> {
+    for MapSize { spec, entries, .. } in sizes.iter().filter(|size| size.spec.kind == MapKind::UserHash) {
         let path = pins.maps().join(pin_name(spec));
         if !path.exists() {
-            create_services(spec, &path).map_err(|source| LoadError::Create { name: spec.name, source })?;
+            create_services(*entries, &path)
+                .map_err(|source| LoadError::Create { name: spec.name, source })?;
         }
     }
     Ok(())
 }
 
-fn create_services(spec: &MapSpec, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let created: HashMap<MapData, u32, ServiceName> = HashMap::create(spec.capacity, BPF_F_NO_PREALLOC)?;
+fn create_services(entries: u32, path: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let created: HashMap<MapData, u32, ServiceName> = HashMap::create(entries, BPF_F_NO_PREALLOC)?;
     Ok(created.pin(path)?)
 }

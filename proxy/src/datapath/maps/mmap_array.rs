@@ -149,6 +149,14 @@ impl<T: Pod> MmapArray<T> {
         Ok(())
     }
 
+    /// Replaces an aligned 64-bit field if it is `old`. Returns whether it was.
+    pub fn compare_exchange_u64(&self, index: u32, offset: usize, old: u64, new: u64) -> io::Result<bool> {
+        let Some(field) = self.field(index, offset)? else { return Ok(false) };
+        // SAFETY: the field lies within the mapping and, being a `u64` of a `repr(C)` type, is aligned.
+        let field = unsafe { AtomicU64::from_ptr(field) };
+        Ok(field.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok())
+    }
+
     pub fn store_u8(&mut self, index: u32, offset: usize, value: u8) -> io::Result<()> {
         if let Some(field) = self.field(index, offset)? {
             // SAFETY: the field lies within the mapping; bytes need no alignment.

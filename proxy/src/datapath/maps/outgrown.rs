@@ -1,0 +1,257 @@
+//! The content of maps that larger ones replace.
+//!
+//! Backends and service ports keep their indices: flows, affinity and sockets refer to them. They are copied before the
+//! first pass, and only the new maps change from then on. Flows change until the last hook has its new program: they
+//! are copied before, and once more after.
+
+use std::{cmp::Reverse, io, path::Path};
+
+use aya::{
+    Pod,
+    maps::{HashMap, MapData},
+};
+use proxy_ebpf::abi::{
+    BackendV4, BackendV6, Flow, FlowRef, FlowState, MAPS, MASQUERADE_DONE, ServiceName, ServiceStats, Tuple,
+    map,
+};
+
+use super::{
+    mmap_array::{Access, MmapArray},
+    open::{OpenError, hash, mapped, per_cpu, refused, unmapped_array},
+};
+use crate::{
+    datapath::{
+        pins::{PinError, Pins, pin_name},
+        sizes::{MapGroup, group},
+    },
+    reconcile::MapError,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum OutgrownError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+}
+
+/// Copies backends, service ports and their counters, and forgets the maps of this group.
+pub fn copy_outgrown(pins: &Pins) -> Result<(), OutgrownError> {
+    let (from, to) = (pins.outgrown(), pins.maps());
+    if is_there(&from, map::BACKENDS_V4) {
+        copy_array::<BackendV4>(&from, &to, map::BACKENDS_V4)?;
+    }
+    if is_there(&from, map::BACKENDS_V6) {
+        copy_array::<BackendV6>(&from, &to, map::BACKENDS_V6)?;
+    }
+    if is_there(&from, map::SERVICES) {
+        copy_services(&from, &to)?;
+    }
+    for spec in MAPS.iter().filter(|spec| group(spec) == Some(MapGroup::Derived)) {
+        pins.drop_outgrown(spec)?;
+    }
+    Ok(())
+}
+
+fn is_there(dir: &Path, name: &str) -> bool {
+    MAPS.iter().any(|spec| spec.name == name && dir.join(pin_name(spec)).exists())
+}
+
+fn copy_array<T: Pod>(from: &Path, to: &Path, name: &'static str) -> Result<(), OutgrownError> {
+    let old = mapped::<T>(from, name, Access::Read)?;
+    let mut new = mapped::<T>(to, name, Access::Write)?;
+    let copy = |index| match old.read(index)? {
+        Some(value) => new.write(index, value),
+        None => Ok(()),
+    };
+    Ok((0..old.len()).try_for_each(copy).map_err(unmapped_array(name))?)
+}
+
+/// The counters follow their service ports, as far as both are there.
+fn copy_services(from: &Path, to: &Path) -> Result<(), OutgrownError> {
+    let old: HashMap<MapData, u32, ServiceName> = hash(from, map::SERVICES)?;
+    let mut new: HashMap<MapData, u32, ServiceName> = hash(to, map::SERVICES)?;
+    let has_counters = is_there(from, map::SERVICE_STATS);
+    let old_stats = has_counters.then(|| per_cpu::<ServiceStats>(from, map::SERVICE_STATS)).transpose()?;
+    let mut new_stats = per_cpu::<ServiceStats>(to, map::SERVICE_STATS)?;
+    for entry in old.iter() {
+        let (id, name) = entry.map_err(refused("read", map::SERVICES))?;
+        new.insert(id, name, 0).map_err(refused("write", map::SERVICES))?;
+        if let Some(stats) = &old_stats {
+            let counters = stats.get(&id, 0).map_err(refused("read", map::SERVICE_STATS))?;
+            new_stats.set(id, counters, 0).map_err(refused("write", map::SERVICE_STATS))?;
+        }
+    }
+    Ok(())
+}
+
+/// The flow tables that programs still use while larger ones wait to replace them.
+pub struct OutgrownFlows {
+    v4: Tables<[u8; 4]>,
+    v6: Tables<[u8; 16]>,
+}
+
+struct Tables<A>
+where
+    Flow<A>: Pod,
+    Tuple<A>: Pod,
+{
+    old: MmapArray<Flow<A>>,
+    new: MmapArray<Flow<A>>,
+    old_entries: HashMap<MapData, Tuple<A>, FlowRef>,
+    new_entries: HashMap<MapData, Tuple<A>, FlowRef>,
+    names: [&'static str; 2],
+}
+
+/// The result of a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopiedFlows {
+    /// Flows alive in the old tables.
+    pub alive: usize,
+    /// Flows whose place in the new table another flow had taken.
+    pub lost: usize,
+}
+
+impl OutgrownFlows {
+    /// Returns `None` if no flow tables were set aside.
+    pub fn open(pins: &Pins) -> Result<Option<Self>, OutgrownError> {
+        let (from, to) = (pins.outgrown(), pins.maps());
+        let names = [map::FLOWS_V4, map::FLOWS_V6, map::CONNTRACK_V4, map::CONNTRACK_V6];
+        if !names.into_iter().all(|name| is_there(&from, name)) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            v4: Tables::open(&from, &to, [map::FLOWS_V4, map::CONNTRACK_V4])?,
+            v6: Tables::open(&from, &to, [map::FLOWS_V6, map::CONNTRACK_V6])?,
+        }))
+    }
+
+    /// Copies what the new tables lack, and what is newer in the old ones.
+    pub fn copy(&mut self) -> Result<CopiedFlows, MapError> {
+        let (v4, v6) = (self.v4.copy()?, self.v6.copy()?);
+        Ok(CopiedFlows { alive: v4.alive + v6.alive, lost: v4.lost + v6.lost })
+    }
+
+    /// Forgets the old tables. Their memory is freed with the last program that uses them.
+    pub fn forget(self, pins: &Pins) -> Result<(), PinError> {
+        let mut specs: Vec<_> = MAPS.iter().filter(|spec| group(spec) == Some(MapGroup::Flows)).collect();
+        // `open` needs all of them: after a failure the rest is not taken for the whole.
+        specs.sort_by_key(|spec| Reverse(spec.name));
+        specs.into_iter().try_for_each(|spec| pins.drop_outgrown(spec))
+    }
+}
+
+impl<A: Copy> Tables<A>
+where
+    Flow<A>: Pod,
+    Tuple<A>: Pod,
+{
+    fn open(from: &Path, to: &Path, names: [&'static str; 2]) -> Result<Self, OutgrownError> {
+        let [flows, entries] = names;
+        Ok(Self {
+            old: mapped(from, flows, Access::Read)?,
+            new: mapped(to, flows, Access::Write)?,
+            old_entries: hash(from, entries)?,
+            new_entries: hash(to, entries)?,
+            names,
+        })
+    }
+
+    fn copy(&mut self) -> Result<CopiedFlows, MapError> {
+        let [flows, _] = self.names;
+        let mut copied = CopiedFlows::default();
+        for slot in 0..self.old.len() {
+            let is_placed = self.copy_record(slot).map_err(unmapped_array(flows))?;
+            copied.alive += usize::from(is_placed.is_some());
+            copied.lost += usize::from(is_placed == Some(false));
+        }
+        // Afterwards: an entry refers to a record.
+        self.copy_entries()?;
+        self.new.release();
+        Ok(copied)
+    }
+
+    /// Copies a record to the same slot. Returns `None` if it is free, `false` if another flow has the slot.
+    fn copy_record(&mut self, slot: u32) -> io::Result<Option<bool>> {
+        let Some(old) = self.old.read(slot)?.filter(|flow| flow.state.is_alive()) else { return Ok(None) };
+        let Some(new) = self.new.read(slot)? else { return Ok(Some(false)) };
+        let is_same = new.state.is_alive() && new.state.tag() == old.state.tag();
+        let state = if is_same { merged(old.state, new.state) } else { old.state };
+        if is_same
+            && (old.masquerade_state == new.masquerade_state || old.masquerade_state != MASQUERADE_DONE)
+        {
+            // A failure is a packet's refresh, which is later.
+            self.new.compare_exchange_state(slot, new.state, state)?;
+            return Ok(Some(true));
+        }
+        if !is_same && (new.state.is_alive() || new.state.has(FlowState::DYING)) {
+            return Ok(Some(false));
+        }
+        // As in the programs, the CPU that changed the state owns the record.
+        let owned = state.dying();
+        if !self.new.compare_exchange_state(slot, new.state, owned)? {
+            return Ok(Some(is_same));
+        }
+        self.new.write(slot, Flow { state: owned, ..old })?;
+        self.new.compare_exchange_state(slot, owned, state).map(Some)
+    }
+
+    fn copy_entries(&mut self) -> Result<(), MapError> {
+        let [flows, entries] = self.names;
+        // Programs change the map meanwhile, which may restart the iteration.
+        let most = 8 * self.old.len() as usize;
+        for entry in self.old_entries.iter().take(most) {
+            let (tuple, reference) = entry.map_err(refused("read", entries))?;
+            let state = |table: &MmapArray<Flow<A>>| {
+                let flow = table.read(reference.slot).map_err(unmapped_array(flows))?;
+                Ok(flow.map(|flow| flow.state).filter(|state| state.is_alive()))
+            };
+            let tag = |state: Option<FlowState>| state.map(FlowState::tag);
+            let (old, new) = (tag(state(&self.old)?), tag(state(&self.new)?));
+            if old == Some(reference.tag()) && old == new && self.new_entries.get(&tuple, 0).is_err() {
+                self.new_entries.insert(tuple, reference, 0).map_err(refused("write", entries))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The state of a flow that packets changed in both tables: hooks switched to the new ones one after the other.
+fn merged(old: FlowState, new: FlowState) -> FlowState {
+    let latest = if new.idle(old.last_seen()) > 0 { old } else { new };
+    let unassured = old.bits() & new.bits() & FlowState::UNASSURED;
+    let others = (old.bits() | new.bits()) & !FlowState::UNASSURED;
+    FlowState::new(new.tag(), others | unassured, latest.last_seen())
+}
+
+impl<A: Copy> MmapArray<Flow<A>>
+where
+    Flow<A>: Pod,
+{
+    /// Changes the state of a flow by compare-and-swap. Returns `false` if it was not `old`.
+    fn compare_exchange_state(&self, slot: u32, old: FlowState, new: FlowState) -> io::Result<bool> {
+        self.compare_exchange_u64(slot, std::mem::offset_of!(Flow<A>, state), old.0, new.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_seen_in_both_tables_keeps_what_either_saw() {
+        const ALIVE: u8 = FlowState::ALIVE;
+        let state = |bits, last_seen| FlowState::new(7, ALIVE | bits, last_seen);
+        let (unassured, reply, fin) = (FlowState::UNASSURED, FlowState::SEEN_REPLY, FlowState::ORIGINAL_FIN);
+        for (old, new, want) in [
+            (state(unassured, 5), state(unassured, 5), state(unassured, 5)),
+            (state(unassured | reply, 6), state(unassured, 5), state(unassured | reply, 6)),
+            (state(reply, 6), state(unassured | reply, 9), state(reply, 9)),
+            (state(reply | fin, 6), state(reply, 9), state(reply | fin, 9)),
+        ] {
+            assert_eq!(merged(old, new), want, "{old:?} {new:?}");
+        }
+    }
+}
