@@ -23,7 +23,9 @@ use super::{
     batch::{BatchMap, Stopped},
     mmap_array::{Access, MmapArray},
     networks::{NetworkKey, PodRanges, ServiceNetworks, SourceRanges, network_key},
-    open::{OpenError, absent_is_fine, batch, hash, lru_hash, mapped, per_cpu, refused, unmapped_array},
+    open::{
+        OpenError, absent_is_fine, batch, hash, is_full, lru_hash, mapped, per_cpu, refused, unmapped_array,
+    },
 };
 use crate::{
     model::{
@@ -236,13 +238,13 @@ impl LbMaps for KernelMaps {
     }
 
     fn insert_frontends(&mut self, entries: &[(FrontendKey, u32)]) -> Result<(), BatchError> {
-        let mut inserted = 0;
+        let (mut inserted, capacity) = (0, self.capacity.frontends);
         for run in entries.chunk_by(|(a, _), (b, _)| a.address.family() == b.address.family()) {
             let result = match self.insert_run(run) {
                 Err((stopped, _)) if stopped.is_unsupported() => {
                     one_by_one(run, |(key, index)| self.insert_frontend(*key, *index))
                 }
-                result => result.map_err(|(stopped, map)| batch_error(stopped, map)),
+                result => result.map_err(|(stopped, map)| batch_error(stopped, map, capacity)),
             };
             result.map_err(|failure| BatchError { inserted: inserted + failure.inserted, ..failure })?;
             inserted += run.len();
@@ -280,7 +282,7 @@ impl LbMaps for KernelMaps {
             Err(stopped) if stopped.is_unsupported() => {
                 one_by_one(entries, |(index, name)| self.insert_service(*index, *name))
             }
-            written => written.map_err(|stopped| batch_error(stopped, map::SERVICES)),
+            written => written.map_err(|stopped| batch_error(stopped, map::SERVICES, self.capacity.services)),
         }
     }
 
@@ -339,13 +341,13 @@ impl LbMaps for KernelMaps {
     }
 
     fn insert_service_networks(&mut self, entries: &[(IpNetwork, Unclaimed)]) -> Result<(), BatchError> {
-        let mut inserted = 0;
+        let (mut inserted, capacity) = (0, self.service_networks.capacity());
         for run in entries.chunk_by(|(a, _), (b, _)| a.is_ipv4() == b.is_ipv4()) {
             let result = match self.insert_networks_run(run) {
                 Err((stopped, _)) if stopped.is_unsupported() => {
                     one_by_one(run, |(network, unclaimed)| self.insert_service_network(*network, *unclaimed))
                 }
-                result => result.map_err(|(stopped, map)| batch_error(stopped, map)),
+                result => result.map_err(|(stopped, map)| batch_error(stopped, map, capacity)),
             };
             result.map_err(|failure| BatchError { inserted: inserted + failure.inserted, ..failure })?;
             inserted += run.len();
@@ -445,9 +447,14 @@ impl KernelMaps {
     }
 }
 
-fn batch_error(stopped: Stopped, map: &'static str) -> BatchError {
+fn batch_error(stopped: Stopped, map: &'static str, capacity: u32) -> BatchError {
     let Stopped { written, error } = stopped;
-    BatchError { inserted: written, error: MapError::Refused { action: "write", map, source: error.into() } }
+    let error = if is_full(&error) {
+        MapError::Full { map, capacity }
+    } else {
+        MapError::Refused { action: "write", map, source: error.into() }
+    };
+    BatchError { inserted: written, error }
 }
 
 enum WireKey {

@@ -11,7 +11,7 @@ use proxy_ebpf::abi::{PodRange, SourceRange, Unclaimed, map, mapped as as_mapped
 
 use super::{
     mmap_array::{Access, MmapArray},
-    open::{OpenError, absent_is_fine, mapped, open_error, pinned, refused, unmapped_array},
+    open::{OpenError, absent_is_fine, mapped, open_error, pinned, refused, unmapped_array, unwritten},
 };
 use crate::{
     model::address::{IpFamily, PerFamily},
@@ -26,14 +26,22 @@ const SET_BITS: u32 = 32;
 pub struct Tries<K4: Pod, K6: Pod> {
     v4: LpmTrie<MapData, K4, u32>,
     v6: LpmTrie<MapData, K6, u32>,
+    /// Of each.
+    capacity: u32,
 }
 
 pub type SourceRanges = Tries<SourceRange<[u8; 4]>, SourceRange<[u8; 16]>>;
 pub type ServiceNetworks = Tries<[u8; 4], [u8; 16]>;
 
 impl<K4: Pod, K6: Pod> Tries<K4, K6> {
+    /// Entries of each trie.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     fn open(dir: &Path, v4: &'static str, v6: &'static str) -> Result<Self, OpenError> {
-        Ok(Self { v4: trie(dir, v4)?, v6: trie(dir, v6)? })
+        let ((v4, most_v4), (v6, most_v6)) = (trie(dir, v4)?, trie(dir, v6)?);
+        Ok(Self { v4, v6, capacity: most_v4.min(most_v6) })
     }
 }
 
@@ -69,11 +77,11 @@ impl SourceRanges {
         match range.network() {
             IpAddr::V4(ip) => {
                 let key = Key::new(prefix, SourceRange { set, address: ip.octets() });
-                self.v4.insert(&key, 1, 0).map_err(refused("write", map::SOURCE_RANGES_V4))
+                self.v4.insert(&key, 1, 0).map_err(unwritten(map::SOURCE_RANGES_V4, self.capacity))
             }
             IpAddr::V6(ip) => {
                 let key = Key::new(prefix, SourceRange { set, address: ip.octets() });
-                self.v6.insert(&key, 1, 0).map_err(refused("write", map::SOURCE_RANGES_V6))
+                self.v6.insert(&key, 1, 0).map_err(unwritten(map::SOURCE_RANGES_V6, self.capacity))
             }
         }
     }
@@ -129,10 +137,10 @@ impl ServiceNetworks {
         let value = unclaimed as u32;
         match network_key(network) {
             NetworkKey::V4(key) => {
-                self.v4.insert(&key, value, 0).map_err(refused("write", map::SERVICE_NETWORKS_V4))
+                self.v4.insert(&key, value, 0).map_err(unwritten(map::SERVICE_NETWORKS_V4, self.capacity))
             }
             NetworkKey::V6(key) => {
-                self.v6.insert(&key, value, 0).map_err(refused("write", map::SERVICE_NETWORKS_V6))
+                self.v6.insert(&key, value, 0).map_err(unwritten(map::SERVICE_NETWORKS_V6, self.capacity))
             }
         }
     }
@@ -156,9 +164,11 @@ fn network(address: IpAddr, prefix: u32, offset: u32) -> Option<IpNetwork> {
     IpNetwork::new(address, u8::try_from(prefix.checked_sub(offset)?).ok()?).ok()
 }
 
-fn trie<K: Pod>(dir: &Path, name: &'static str) -> Result<LpmTrie<MapData, K, u32>, OpenError> {
-    let (data, _) = pinned(dir, name)?;
-    LpmTrie::try_from(Map::LpmTrie(data)).map_err(open_error(&dir.join(name)))
+/// A trie and its capacity.
+fn trie<K: Pod>(dir: &Path, name: &'static str) -> Result<(LpmTrie<MapData, K, u32>, u32), OpenError> {
+    let (data, capacity) = pinned(dir, name)?;
+    let trie = LpmTrie::try_from(Map::LpmTrie(data)).map_err(open_error(&dir.join(name)))?;
+    Ok((trie, capacity))
 }
 
 /// The source ranges of pods, one for each family.

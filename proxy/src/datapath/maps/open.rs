@@ -44,6 +44,24 @@ pub fn refused(action: &'static str, map: &'static str) -> impl FnOnce(aya::maps
     move |error| MapError::Refused { action, map, source: error.into() }
 }
 
+/// A write that failed: a hash without room answers E2BIG, a trie ENOSPC.
+pub fn unwritten(map: &'static str, capacity: u32) -> impl FnOnce(aya::maps::MapError) -> MapError {
+    move |error| {
+        let is_full = io_error(&error).is_some_and(is_full);
+        if is_full { MapError::Full { map, capacity } } else { refused("write", map)(error) }
+    }
+}
+
+/// Whether the kernel refused a write because the map has no room.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::E2BIG))
+}
+
+fn io_error(error: &aya::maps::MapError) -> Option<&io::Error> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+        .find_map(|error| error.downcast_ref())
+}
+
 /// An array that could not be mapped into memory.
 pub fn unmapped_array(map: &'static str) -> impl FnOnce(io::Error) -> MapError {
     move |error| MapError::Refused { action: "map", map, source: error.into() }
@@ -99,4 +117,21 @@ pub fn pinned(dir: &Path, name: &'static str) -> Result<(MapData, u32), OpenErro
 pub fn open_error(path: &Path) -> impl FnOnce(aya::maps::MapError) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Open { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_without_room_is_full_and_other_errors_are_refusals() {
+        for (errno, is_full) in
+            [(libc::ENOSPC, true), (libc::E2BIG, true), (libc::ENOMEM, false), (libc::EPERM, false)]
+        {
+            let io_error = io::Error::from_raw_os_error(errno);
+            let error = aya::sys::SyscallError { call: "bpf_map_update_elem", io_error };
+            let error = unwritten("SOURCE_RANGES_V4", 9)(error.into());
+            assert_eq!(matches!(error, MapError::Full { capacity: 9, .. }), is_full, "{error}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The work for one change of a Service with very many ports grows with their number, not with its square.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -32,6 +32,36 @@ fn cost(ports: u16) -> Duration {
         assert_eq!(frontend.internal.backends[0].address.port(), key.port + 20_000);
     }
     cpu_time() - start
+}
+
+/// The time to compute the frontend of a Service with this many slices.
+fn cost_of_slices(slices: u32) -> Duration {
+    let mut index = Index::new(Policy::default());
+    index.apply(service(json!({"metadata": {"name": "huge", "namespace": "a"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]}})));
+    let mut touched = BTreeSet::new();
+    for n in 0..slices {
+        // Not in the order of their addresses.
+        let net = n.wrapping_mul(37) % slices;
+        let address = |host: u32| Ipv4Addr::from(0x0a01_0000 + (net << 8) + host).to_string();
+        let endpoints: Vec<_> = (1..=100).map(|host| json!({"addresses": [address(host)]})).collect();
+        touched = index.apply(slice(json!({"metadata": {"name": format!("huge-{n}"), "namespace": "a",
+                "labels": {"kubernetes.io/service-name": "huge"}}, "addressType": "IPv4",
+            "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}]})));
+    }
+    let key = touched.first().unwrap();
+    let start = cpu_time();
+    for _ in 0..10 {
+        assert_eq!(index.frontend(key).unwrap().internal.backends.len(), 100 * slices as usize);
+    }
+    cpu_time() - start
+}
+
+#[test]
+fn work_does_not_grow_with_the_square_of_the_slices() {
+    let (few, many) = (cost_of_slices(10), cost_of_slices(200));
+    // Linear growth is 20-fold, a square 400-fold.
+    assert!(many < few * 60, "{few:?} for 10 slices, {many:?} for 200");
 }
 
 #[test]
