@@ -16,9 +16,8 @@ pub use attach::{
     AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError, NameServerError,
     ProgramRun, Programs, SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode, XdpAttachment,
     XdpError, XdpHooks, XdpPass, attach, detach, detach_devices, detach_xdp, forward_logs, load, load_object,
-    load_with_sizes, local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at, repair,
-    select_devices,
-    start_sweeper,
+    load_with_sizes, local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at,
+    repair, select_devices, start_sweeper,
 };
 pub use kernel::{
     EnvironmentError, Jiffies, NetlinkError, Network, Routes, cgroup_root, grace_period, ipsec_policies,

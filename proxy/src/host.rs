@@ -10,26 +10,28 @@ use std::{fs, io, thread};
 
 use tracing::{info, warn};
 
-use crate::config::{ConntrackConfig, HostConfig};
+use crate::{
+    config::{ConntrackConfig, HostConfig},
+    error::chain,
+};
 use sysctls::{ROOT, Setting, SysctlError};
 
 /// Applies the configured settings that differ, and logs those that cannot be set. The agent works without each of them.
-pub fn apply(config: &HostConfig) {
-    if let Some(conntrack) = &config.conntrack {
-        apply_conntrack(conntrack);
-    }
-    if let Some(score) = config.oom_score_adj {
-        apply_oom_score(score);
-    }
+/// Returns those that this node does not permit, each in a sentence.
+pub fn apply(config: &HostConfig) -> Vec<String> {
+    let mut impossible: Vec<String> = config.conntrack.iter().flat_map(apply_conntrack).collect();
+    impossible.extend(config.oom_score_adj.and_then(apply_oom_score));
+    impossible
 }
 
-/// Enables the migration of TCP connections in an agent's accept queue to the next agent.
-pub fn hand_over_connections() {
-    apply_sysctl(&sysctls::MIGRATE_REQUESTS);
+/// Enables the migration of TCP connections in an agent's accept queue to the next agent. Returns the reason if the node
+/// does not permit that.
+pub fn hand_over_connections() -> Option<String> {
+    apply_sysctl(&sysctls::MIGRATE_REQUESTS)
 }
 
-fn apply_conntrack(config: &ConntrackConfig) {
-    sysctls::desired(config, cpus()).iter().for_each(apply_sysctl);
+fn apply_conntrack(config: &ConntrackConfig) -> Vec<String> {
+    sysctls::desired(config, cpus()).iter().filter_map(apply_sysctl).collect()
 }
 
 /// The number of CPUs that kube-proxy's limits per core count.
@@ -37,26 +39,34 @@ pub fn cpus() -> u32 {
     thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX))
 }
 
-/// Applies and logs a setting.
-fn apply_sysctl(setting: &Setting) {
+/// Applies and logs a setting. Returns the reason if the node does not permit it.
+fn apply_sysctl(setting: &Setting) -> Option<String> {
+    let (name, value) = (setting.name(), setting.value);
     match setting.apply(ROOT.as_ref()) {
-        Ok(false) => {}
-        Ok(true) => info!(sysctl = setting.name(), value = setting.value, "sysctl set"),
-        Err(SysctlError::Absent { .. }) => info!(sysctl = setting.name(), "sysctl does not exist"),
+        Ok(false) => None,
+        Ok(true) => {
+            info!(sysctl = name, value, "sysctl set");
+            None
+        }
+        Err(SysctlError::Absent { .. }) => {
+            info!(sysctl = name, "sysctl does not exist");
+            Some(format!("sysctl {name} is not {value}: it does not exist here"))
+        }
         Err(error) => {
-            let remedy = "run with --init-only in a privileged container";
-            warn!(error = %crate::error::chain(&error), remedy, "sysctl not set");
+            let (error, remedy) = (chain(&error), "run with --init-only in a privileged container");
+            warn!(error, remedy, "sysctl not set");
+            Some(format!("sysctl {name} is not {value}: {error}; {remedy}"))
         }
     }
 }
 
 const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
 
-fn apply_oom_score(score: i32) {
-    if let Err(error) = set_oom_score(score) {
-        // The container runtime or service manager has set a score already; lowering it needs CAP_SYS_RESOURCE.
-        info!(score, %error, "OOM score unchanged");
-    }
+fn apply_oom_score(score: i32) -> Option<String> {
+    let error = set_oom_score(score).err()?;
+    // The container runtime or service manager has set a score already.
+    info!(score, %error, "OOM score unchanged");
+    Some(format!("the OOM score is not {score}: {error}; lowering it needs CAP_SYS_RESOURCE"))
 }
 
 fn set_oom_score(score: i32) -> io::Result<()> {

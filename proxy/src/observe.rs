@@ -17,3 +17,4 @@ pub mod serve;
 mod service_changes;
 pub mod status;
 pub mod telemetry;
+mod unserved_parts;

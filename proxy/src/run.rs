@@ -2,7 +2,11 @@
 //!
 //! source → agent (index → reconciler → maps), and the attachment that keeps the programs at their hooks.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use proxy_ebpf::abi::{self, ConfigFlags};
@@ -12,9 +16,9 @@ use tracing::{info, warn};
 use crate::{
     config::{
         Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DeviceSelection, DnsConfig, Forwarding,
-        HostConfig, Objects, SocketLb,
+        HostConfig, Objects, SocketLb, TableSizes,
     },
-    datapath::{self, Busy, Heartbeats, OutgrownFlows, PinError, Pins, SuccessorHeartbeat},
+    datapath::{self, Busy, Heartbeats, OutgrownFlows, PinError, Pins, Programs, SuccessorHeartbeat},
     error::chain,
     host,
     k8s::{
@@ -87,7 +91,7 @@ pub async fn run(config: Config) -> Result<()> {
         state: Arc::clone(&state),
         health_ports: telemetry.health_ports(),
     };
-    prepare_node(&host, dns.is_some());
+    state.add_impossible(prepare_node(&host, dns.is_some()));
     datapath::require_capabilities()?;
     let cgroup = find_cgroup(cgroup)?;
     info!(node = policy.node_name, bpffs = %bpffs.display(), cgroup = %cgroup.display(), "starting");
@@ -107,10 +111,7 @@ pub async fn run(config: Config) -> Result<()> {
         () = stop.requested() => return stop.result(),
     };
     state.enter(Phase::Starting);
-    let (mut programs, not_grown) = datapath::load_with_sizes(&pins, program_config, &sizes)?;
-    if let Some(error) = &not_grown {
-        warn!(error = %chain(error), "the tables keep their sizes");
-    }
+    let mut programs = load_programs(&pins, program_config, &sizes, &state)?;
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
     memory::release_startup_pages(datapath::object());
@@ -126,18 +127,7 @@ pub async fn run(config: Config) -> Result<()> {
     agent.start_dns(&pins.maps())?;
     // The earlier agent has answered DNS queries until now.
     drop(waiting);
-    let mut outgrown = OutgrownFlows::open(&pins)?;
-    copy_flows(outgrown.as_mut())?;
-    match socket_lb {
-        SocketLb::All | SocketLb::HostOnly => datapath::attach(&mut programs, &cgroup, &pins)?,
-        SocketLb::Off => datapath::detach(&pins)?,
-    }
-    devices.keep(&programs);
-    copy_flows(outgrown.as_mut())?;
-    outgrown.map_or(Ok(()), |outgrown| outgrown.forget(&pins))?;
-    if let Err(error) = pins.drop_other_versions() {
-        warn!(error = %chain(&error), "maps of another version kept");
-    }
+    attach_programs(&mut programs, &pins, (socket_lb, &cgroup), &mut devices)?;
     info!(frontends = agent.frontends(), "ready");
     state.enter(Phase::Serving);
     memory::release_startup_pages(datapath::object());
@@ -152,11 +142,51 @@ pub async fn run(config: Config) -> Result<()> {
     outcome.and(stop.result())
 }
 
-fn prepare_node(host: &HostConfig, serves_dns: bool) {
-    host::apply(host);
+/// Applies the settings of the node. Returns those that it does not permit.
+fn prepare_node(host: &HostConfig, serves_dns: bool) -> Vec<String> {
+    let mut impossible = host::apply(host);
     if serves_dns {
-        host::hand_over_connections();
+        impossible.extend(host::hand_over_connections());
     }
+    impossible
+}
+
+/// Loads the programs. The status tells if there is no memory for tables of the wanted sizes.
+fn load_programs(
+    pins: &Pins,
+    config: abi::Config,
+    sizes: &TableSizes,
+    state: &AgentState,
+) -> Result<Programs> {
+    let (programs, not_grown) = datapath::load_with_sizes(pins, config, sizes)?;
+    if let Some(error) = &not_grown {
+        warn!(error = %chain(error), "the tables keep their sizes");
+        state.add_impossible([format!("the tables keep their sizes: {}", chain(error))]);
+    }
+    Ok(programs)
+}
+
+/// Attaches the programs to all hooks, and forgets maps that no program uses any more.
+fn attach_programs(
+    programs: &mut Programs,
+    pins: &Pins,
+    (socket_lb, cgroup): (SocketLb, &Path),
+    devices: &mut Devices,
+) -> Result<()> {
+    let mut outgrown = OutgrownFlows::open(pins)?;
+    copy_flows(outgrown.as_mut())?;
+    match socket_lb {
+        SocketLb::All | SocketLb::HostOnly => datapath::attach(programs, cgroup, pins)?,
+        SocketLb::Off => datapath::detach(pins)?,
+    }
+    devices.keep(programs);
+    // Once more, as the hooks were switched one by one.
+    copy_flows(outgrown.as_mut())?;
+    outgrown.map_or(Ok(()), |outgrown| outgrown.forget(pins))?;
+    if let Err(error) = pins.drop_other_versions() {
+        warn!(error = %chain(&error), "maps of another version kept");
+    }
+    Ok(())
 }
 
 /// Copies the flows of tables that larger ones replace.

@@ -74,6 +74,37 @@ fn a_lost_claim_on_an_address_is_named() {
 }
 
 #[test]
+fn a_health_check_port_that_is_a_node_port_is_named() {
+    let nodeport = "spec: {type: NodePort, clusterIP: 10.96.1.33, ports: [{port: 80, nodePort: 30999}]}";
+    let balanced = "spec: {type: LoadBalancer, clusterIP: 10.96.1.34, externalTrafficPolicy: Local, \
+        healthCheckNodePort: 30999, ports: [{port: 80, nodePort: 30998}]}";
+    let manifests = service("web", nodeport, "[{port: 80}]") + &service("balanced", balanced, "[{port: 80}]");
+    assert_eq!(
+        portreeve(&manifests, "plan", &[])["skipped"],
+        json!([{"object": "Service default/balanced",
+            "reason": "IPv4 health checks at port 30999 do not arrive: it is the NodePort of default/web"}])
+    );
+}
+
+#[test]
+fn a_service_beyond_its_share_of_the_tables_is_named() {
+    let ports: Vec<_> = (1..=17_000).map(|n| format!("{{name: p{n}, port: {n}}}")).collect();
+    let fields = format!("spec: {{clusterIP: 10.96.1.35, ports: [{}]}}", ports.join(", "));
+    let manifests = service("huge", &fields, "[{name: p1, port: 80}]")
+        + &service(
+            "web",
+            "spec: {clusterIP: 10.96.1.36, \
+        ports: [{port: 80}]}",
+            "[{port: 80}]",
+        );
+    assert_eq!(
+        portreeve(&manifests, "plan", &[])["skipped"],
+        json!([{"object": "Service default/huge", "reason": "616 frontends are not served: Service default/huge has used \
+            up its share of SERVICES (16384 entries)"}])
+    );
+}
+
+#[test]
 fn sctp_to_another_port_is_refused_in_every_tool() {
     let fields = "spec: {type: NodePort, clusterIP: 10.96.1.38, \
         ports: [{name: ngap, port: 38412, protocol: SCTP, nodePort: 31412}]}";

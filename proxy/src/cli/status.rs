@@ -126,6 +126,16 @@ fn table(report: &StatusReport, now: Timestamp) -> String {
         let text = format!("{} {} of {} ({} %)", used.name, used.used, used.capacity, used.percent());
         table.add_row([if n == 0 { "TABLES" } else { "" }, &text]);
     }
+    for (n, part) in report.agent.iter().flat_map(|agent| &agent.unserved).enumerate() {
+        table
+            .add_row([if n == 0 { "NOT SERVED" } else { "" }, &format!("{}: {}", part.service, part.reason)]);
+    }
+    if let Some(more) = report.agent.as_ref().and_then(|agent| more_unserved(agent)) {
+        table.add_row(["", &more]);
+    }
+    for (n, impossible) in report.agent.iter().flat_map(|agent| &agent.impossible).enumerate() {
+        table.add_row([if n == 0 { "NOT POSSIBLE HERE" } else { "" }, impossible]);
+    }
     let conditions = report.agent.as_ref().map(|agent| agent.conditions.as_slice()).unwrap_or_default();
     // An agent of an earlier version, or none.
     for (n, fault) in report.faults.iter().enumerate().filter(|_| conditions.is_empty()) {
@@ -155,6 +165,12 @@ fn conditions_table(conditions: &[Condition], now: Timestamp) -> String {
 fn xdp_text(xdp: &XdpDevice) -> String {
     let reason = xdp.reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
     format!("{}: {}{reason}", xdp.device, xdp.place)
+}
+
+/// The number of parts of Services that are not named.
+fn more_unserved(agent: &Status) -> Option<String> {
+    let more = agent.unserved_count.saturating_sub(agent.unserved.len());
+    (more > 0).then(|| format!("and {more} more"))
 }
 
 fn data_plane_text(data_plane: &DataPlane) -> String {
@@ -235,7 +251,7 @@ mod tests {
     use crate::{
         observe::{
             conditions::{ConditionStatus, ConditionType},
-            status::{NameServerStatus, Planes, Table},
+            status::{NameServerStatus, Planes, Table, UnservedPart},
         },
         source_state::{KindReport, SourceReport},
     };
@@ -335,6 +351,22 @@ mod tests {
                 "NameServerAlive False 30s NoHeartbeat the name server does not answer",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_not_served_and_not_possible_is_named_and_no_fault() {
+        let part = UnservedPart { service: "shop/web".to_owned(), reason: "lost".to_owned() };
+        let impossible = vec!["the OOM score is not -999".to_owned()];
+        let agent = Status { unserved: vec![part], unserved_count: 3, impossible, ..serving() };
+        let report = report(Some(agent), 3);
+        assert_eq!((report.state, report.faults.len()), ("serving", 0));
+        let text = table(&report, at("2026-01-01T02:00:00Z"));
+        let words: Vec<_> = text.split_whitespace().collect();
+        let text = words.join(" ");
+        for line in ["NOT SERVED shop/web: lost", "and 2 more", "NOT POSSIBLE HERE the OOM score is not -999"]
+        {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

@@ -5,16 +5,18 @@ use std::collections::HashSet;
 use super::Index;
 use crate::model::{
     address::{IpFamily, Protocol},
+    frontend::{FrontendAddress, FrontendKey},
     service::{ServiceInfo, ServiceKey},
     unserved::{PortNames, Unserved},
 };
 
 impl Index {
-    /// The parts of all Services that clients cannot use, sorted by Service. Visits every object: for `plan`.
+    /// The parts of all Services that clients cannot use, sorted by Service. Visits every object.
     pub fn unserved(&self) -> Vec<(ServiceKey, Unserved)> {
         let mut found: Vec<_> = self.lost_claims().chain(sctp_ports(self)).collect();
         for service in self.services().filter(|service| service.is_served()) {
-            found.extend(port_names(self, service).map(|unserved| (service.key.clone(), unserved)));
+            let parts = port_names(self, service).chain(health_check_ports(self, service));
+            found.extend(parts.map(|unserved| (service.key.clone(), unserved)));
         }
         found.sort_by(|(one, _), (other, _)| one.cmp(other));
         found
@@ -32,12 +34,24 @@ impl Index {
 }
 
 fn sctp_ports(index: &Index) -> impl Iterator<Item = (ServiceKey, Unserved)> {
-    index.frontends().filter_map(|frontend| {
+    let sctp = index.frontend_keys().filter(|key| key.protocol == Protocol::Sctp);
+    sctp.filter_map(|key| index.frontend(key)).filter_map(|frontend| {
         let mut endpoint_ports = frontend.refused_ports(&frontend.internal);
         endpoint_ports.extend(frontend.refused_ports(&frontend.external));
         let (key, kind) = (frontend.key, frontend.kind);
         let unserved = Unserved::SctpPorts { frontend: key, kind, endpoint_ports: endpoint_ports.clone() };
         (!endpoint_ports.is_empty()).then_some((frontend.service.service, unserved))
+    })
+}
+
+fn health_check_ports(index: &Index, service: &ServiceInfo) -> impl Iterator<Item = Unserved> {
+    let port = service.health_check_node_port;
+    let served = IpFamily::BOTH.into_iter().filter(|family| service.cluster_ips.get(*family).is_some());
+    served.filter_map(move |family| {
+        let port = port?;
+        let key = FrontendKey { address: FrontendAddress::NodePort(family), port, protocol: Protocol::Tcp };
+        let (service, owner) = index.claims.winner(&key)?.claimant()?;
+        Some(Unserved::HealthCheckPort { port, family, owner: service.port_key(owner) })
     })
 }
 

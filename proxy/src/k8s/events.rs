@@ -1,7 +1,10 @@
 //! Kubernetes Events about the node and its Services, as kube-proxy emits them. They are informational: a failed request
 //! is not retried.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
+};
 
 use http::Request;
 use jiff::Timestamp;
@@ -30,6 +33,8 @@ pub struct Report {
     pub reason: &'static str,
     pub action: &'static str,
     pub note: String,
+    /// Every node sees the same. The Event's name is that of its content, so that the API server keeps one.
+    pub is_of_cluster: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,37 +55,58 @@ impl Report {
     }
 
     pub fn of_health_port(service: ServiceKey, note: String) -> Self {
-        let regarding = Regarding::Service(service);
-        Self {
-            regarding,
-            is_warning: true,
-            reason: "FailedToStartServiceHealthcheck",
-            action: "Listen",
-            note,
-        }
+        Self::of_service(service, "FailedToStartServiceHealthcheck", "Listen", note)
     }
 
     /// Frontends of a Service have no room in a table of the node.
     pub fn of_unplaced(service: ServiceKey, note: String) -> Self {
+        Self::of_service(service, "NoRoomForFrontends", "Program", note)
+    }
+
+    /// A part of a Service has no effect, on no node.
+    pub fn of_unserved(service: ServiceKey, note: String) -> Self {
+        Self { is_of_cluster: true, ..Self::of_service(service, "NotServed", "Program", note) }
+    }
+
+    fn of_service(service: ServiceKey, reason: &'static str, action: &'static str, note: String) -> Self {
         let regarding = Regarding::Service(service);
-        Self { regarding, is_warning: true, reason: "NoRoomForFrontends", action: "Program", note }
+        Self { regarding, is_warning: true, reason, action, note, is_of_cluster: false }
     }
 
     /// The upstreams of DNS fail, or deny names that they have just resolved.
     pub fn of_upstreams(note: String) -> Self {
         let regarding = Regarding::ThisNode;
-        Self { regarding, is_warning: true, reason: "DNSUpstreamsUnreliable", action: "Resolve", note }
+        Self {
+            regarding,
+            is_warning: true,
+            reason: "DNSUpstreamsUnreliable",
+            action: "Resolve",
+            note,
+            is_of_cluster: false,
+        }
     }
 
     fn of_node(is_warning: bool, reason: &'static str, note: String) -> Self {
-        Self { regarding: Regarding::ThisNode, is_warning, reason, action: "StartKubeProxy", note }
+        let (regarding, action) = (Regarding::ThisNode, "StartKubeProxy");
+        Self { regarding, is_warning, reason, action, note, is_of_cluster: false }
+    }
+
+    /// The part of the Event's name behind the object's.
+    fn suffix(&self, now: Timestamp) -> String {
+        if self.is_of_cluster {
+            let mut hasher = DefaultHasher::new();
+            (self.reason, &self.note).hash(&mut hasher);
+            format!("{:x}", hasher.finish())
+        } else {
+            format!("{:x}", now.as_nanosecond())
+        }
     }
 
     fn event(&self, node: &str, now: Timestamp) -> Event {
         let regarding = self.reference(node);
         let namespace = regarding.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
-        let name = format!("{}.{:x}", regarding.name.as_deref().unwrap_or_default(), now.as_nanosecond());
-        let note: String = self.note.chars().take(NOTE_LENGTH / 4).collect();
+        let name = format!("{}.{}", regarding.name.as_deref().unwrap_or_default(), self.suffix(now));
+        let note = self.note[..self.note.floor_char_boundary(NOTE_LENGTH)].to_owned();
         Event {
             metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() },
             event_time: Some(MicroTime(now)),
@@ -168,7 +194,27 @@ mod tests {
         let failed = Report::of_health_port(service, "x".repeat(5000)).event("node-1", now);
         assert_eq!(failed.metadata.namespace.as_deref(), Some("shop"));
         assert_eq!(failed.type_.as_deref(), Some("Warning"));
-        assert!(failed.note.is_some_and(|note| note.len() <= NOTE_LENGTH));
+        assert_eq!(failed.note.map(|note| note.len()), Some(NOTE_LENGTH));
         assert_eq!(failed.regarding.and_then(|object| object.uid).as_deref(), Some("shop/web"));
+    }
+
+    #[test]
+    fn notes_are_cut_between_characters() {
+        let note = |text: String| {
+            let report = Report::of_health_port(ServiceKey::new("shop", "web"), text);
+            report.event("node-1", Timestamp::UNIX_EPOCH).note.unwrap()
+        };
+        assert_eq!(note("x".repeat(1024)).len(), 1024);
+        assert_eq!(note(format!("x{}", "\u{e4}".repeat(1000))).len(), 1023);
+    }
+
+    #[test]
+    fn all_nodes_name_an_event_about_the_cluster_alike() {
+        let name = |node: &str, note: &str| {
+            let report = Report::of_unserved(ServiceKey::new("shop", "web"), note.to_owned());
+            report.event(node, Timestamp::now()).metadata.name.unwrap()
+        };
+        assert_eq!(name("node-1", "lost"), name("node-2", "lost"));
+        assert_ne!(name("node-1", "lost"), name("node-1", "other"));
     }
 }

@@ -17,8 +17,22 @@ pub enum Unserved {
     LostClaim { frontend: FrontendKey, kind: FrontendKind, owner: ServicePortKey },
     /// The Service's EndpointSlices have endpoints, but none of their ports has the name of this one.
     PortNames { port: ServicePortKey, family: IpFamily, theirs: PortNames },
+    /// The port of a Service's health checks is the NodePort of a service port, which gets its packets.
+    HealthCheckPort { port: u16, family: IpFamily, owner: ServicePortKey },
     /// SCTP to endpoints with another port number.
     SctpPorts { frontend: FrontendKey, kind: FrontendKind, endpoint_ports: BTreeSet<u16> },
+}
+
+impl Unserved {
+    /// The metric label.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::LostClaim { .. } => "lost_claim",
+            Self::PortNames { .. } => "port_names",
+            Self::HealthCheckPort { .. } => "health_check_port",
+            Self::SctpPorts { .. } => "sctp_ports",
+        }
+    }
 }
 
 /// Names and protocols of ports.
@@ -36,6 +50,10 @@ impl fmt::Display for Unserved {
             Self::PortNames { port, family, theirs } => {
                 write!(f, "{} has no {family} endpoints: {}", label(port), mismatch(theirs))
             }
+            Self::HealthCheckPort { port, family, owner } => write!(
+                f,
+                "{family} health checks at port {port} do not arrive: it is the NodePort of {owner}"
+            ),
             Self::SctpPorts { frontend, kind, endpoint_ports } => write!(
                 f,
                 "{} {frontend} is refused for endpoints with port {}: {SCTP_PORTS}",

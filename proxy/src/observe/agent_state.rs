@@ -22,7 +22,7 @@ use super::{
     metrics::{Metrics, family_label},
     query_source::QuerySource,
     query_statistics::QueryStatistics,
-    status::{DeviceStatus, NameServerStatus, Phase, Planes, Port, Status, Unplaced},
+    status::{DeviceStatus, NameServerStatus, Phase, Planes, Port, Status, Unplaced, UnservedPart},
 };
 use crate::{
     datapath::XdpAttachment,
@@ -31,6 +31,8 @@ use crate::{
         address::IpFamily,
         backend::{SliceInfo, SliceKey},
         frontend::{FrontendKey, FrontendKind},
+        service::ServiceKey,
+        unserved::Unserved,
     },
     reconcile::Fill,
     source_state::SourceState,
@@ -66,6 +68,9 @@ pub struct AgentState {
 }
 
 type NameServerAge = Box<dyn Fn() -> Option<Duration> + Send + Sync>;
+
+/// Limit of named parts of Services without effect.
+const MAX_UNSERVED: usize = 100;
 
 /// Limit of pending triggers: where slices are never programmed, there is nothing to measure.
 const MAX_TRIGGERS: usize = 10_000;
@@ -250,6 +255,23 @@ impl AgentState {
             self.health().queued(family, now);
             self.metrics.sync_last_queued.with_label_values(&[family_label(family)]).set(seconds(now));
         }
+    }
+
+    /// What the node does not permit.
+    pub fn add_impossible(&self, impossible: impl IntoIterator<Item = String>) {
+        lock(&self.status).impossible.extend(impossible);
+    }
+
+    /// The parts of Services without effect.
+    pub fn set_unserved(&self, unserved: &[(ServiceKey, Unserved)]) {
+        self.metrics.set_unserved(unserved);
+        let part = |(service, unserved): &(ServiceKey, Unserved)| UnservedPart {
+            service: service.to_string(),
+            reason: unserved.to_string(),
+        };
+        let mut status = lock(&self.status);
+        status.unserved_count = unserved.len();
+        status.unserved = unserved.iter().take(MAX_UNSERVED).map(part).collect();
     }
 
     pub fn objects_skipped(&self, count: usize) {

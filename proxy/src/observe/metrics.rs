@@ -13,7 +13,11 @@ use proxy_ebpf::abi::ServiceStats;
 
 use super::{conditions::Condition, status::Unplaced};
 use crate::{
-    model::{address::IpFamily, service::ServicePortKey},
+    model::{
+        address::IpFamily,
+        service::{ServiceKey, ServicePortKey},
+        unserved::Unserved,
+    },
     reconcile::Fill,
     source_state::SourceReport,
 };
@@ -44,7 +48,7 @@ pub struct Metrics {
     pub sync_failures: IntCounter,
     pub frontends: IntGauge,
     pub unwritten_frontends: IntGauge,
-    unplaced_frontends: IntGaugeVec,
+    tenants: TenantGauges,
     pub skipped_objects: IntCounter,
     pub reattachments: IntCounter,
     pub unattached: IntGauge,
@@ -54,6 +58,12 @@ pub struct Metrics {
     table_capacity: IntGaugeVec,
     faults: FaultGauges,
     described: Vec<Described>,
+}
+
+/// Parts of Services that are not served for a reason of their own.
+struct TenantGauges {
+    unplaced_frontends: IntGaugeVec,
+    unserved: IntGaugeVec,
 }
 
 /// Durations of passes.
@@ -88,6 +98,23 @@ impl SyncDurations {
                 "kubeproxy_sync_partial_proxy_rules_duration_seconds",
                 "Duration of a pass over changed frontends.",
                 sync_buckets(),
+            )?,
+        })
+    }
+}
+
+impl TenantGauges {
+    fn new(of: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            unplaced_frontends: of.gauges(
+                "portreeve_unplaced_frontends",
+                "Frontends without room, by the table that is full or whose share is used up.",
+                &["reason"],
+            )?,
+            unserved: of.gauges(
+                "portreeve_unserved",
+                "Addresses and ports of Services without effect, by reason.",
+                &["reason"],
             )?,
         })
     }
@@ -196,11 +223,7 @@ impl Metrics {
             frontends: of.plain_gauge("portreeve_frontends", "Published frontends.")?,
             unwritten_frontends: of
                 .plain_gauge("portreeve_unwritten_frontends", "Frontends to be retried.")?,
-            unplaced_frontends: of.gauges(
-                "portreeve_unplaced_frontends",
-                "Frontends without room, by the table that is full or whose share is used up.",
-                &["reason"],
-            )?,
+            tenants: TenantGauges::new(&of)?,
             skipped_objects: of.counter(
                 "portreeve_skipped_objects_total",
                 "Invalid objects or parts of objects, skipped.",
@@ -239,10 +262,10 @@ impl Metrics {
     }
 
     pub fn set_unplaced(&self, unplaced: &[Unplaced]) {
-        self.unplaced_frontends.reset();
+        self.tenants.unplaced_frontends.reset();
         for Unplaced { table, is_over_budget, frontends, .. } in unplaced {
             let reason = if *is_over_budget { format!("share of {table}") } else { table.clone() };
-            self.unplaced_frontends.with_label_values(&[&reason]).add(*frontends as i64);
+            self.tenants.unplaced_frontends.with_label_values(&[&reason]).add(*frontends as i64);
         }
     }
 
@@ -266,6 +289,13 @@ impl Metrics {
     #[cfg_attr(not(test), expect(dead_code, reason = "the reference in docs/ is made from it by a test"))]
     pub fn described(&self) -> &[Described] {
         &self.described
+    }
+
+    pub fn set_unserved(&self, unserved: &[(ServiceKey, Unserved)]) {
+        self.tenants.unserved.reset();
+        for (_, unserved) in unserved {
+            self.tenants.unserved.with_label_values(&[unserved.code()]).inc();
+        }
     }
 
     pub fn set_fill(&self, fill: &[Fill]) {
@@ -474,7 +504,7 @@ impl Registrar<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{address::Protocol, service::ServiceKey};
+    use crate::model::address::Protocol;
 
     #[test]
     fn buckets_are_kube_proxys() {

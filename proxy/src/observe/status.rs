@@ -34,6 +34,15 @@ pub struct Status {
     /// Services with frontends that found no room. Missing in the status of earlier versions.
     #[serde(default)]
     pub unplaced: Vec<Unplaced>,
+    /// Parts of Services without effect, the first of them. Missing in the status of earlier versions.
+    #[serde(default)]
+    pub unserved: Vec<UnservedPart>,
+    /// The number of all of them.
+    #[serde(default)]
+    pub unserved_count: usize,
+    /// What this node does not permit, and the agent works without.
+    #[serde(default)]
+    pub impossible: Vec<String>,
     /// Invalid objects or parts of objects since the start.
     pub skipped_objects: usize,
     /// Hooks that had lost their program, since the start.
@@ -143,6 +152,13 @@ pub struct Unplaced {
     pub since: Timestamp,
 }
 
+/// A part of a Service that clients cannot use although the object is valid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnservedPart {
+    pub service: String,
+    pub reason: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
@@ -204,6 +220,9 @@ impl Status {
             frontends: 0,
             unwritten_frontends: 0,
             unplaced: Vec::new(),
+            unserved: Vec::new(),
+            unserved_count: 0,
+            impossible: Vec::new(),
             skipped_objects: 0,
             reattachments: 0,
             xdp: Vec::new(),

@@ -9,6 +9,7 @@ use std::{
 
 use dns::observe::alarms::{Alarm, PresentAlarm};
 use tokio::sync::{mpsc, watch};
+use tracing::info;
 
 use super::{
     agent_state::{AgentState, PassSummary},
@@ -18,6 +19,7 @@ use super::{
     query_source::QuerySource,
     service_changes::ServiceChanges,
     status::Unplaced,
+    unserved_parts::UnservedParts,
 };
 use crate::{
     index::{Change, Index},
@@ -42,6 +44,10 @@ pub struct Telemetry {
     reported: BTreeSet<String>,
     /// The alarms of the upstreams of DNS, each with an Event.
     dns_alarms: Vec<Alarm>,
+    /// Parts of Services without effect, each with an Event.
+    unserved: UnservedParts,
+    /// Objects have changed since these were determined.
+    has_changed: bool,
     reports: mpsc::UnboundedSender<Report>,
     /// The start of the present pass.
     started: Option<Instant>,
@@ -72,6 +78,8 @@ impl Telemetry {
             service_changes: ServiceChanges::default(),
             reported: BTreeSet::new(),
             dns_alarms: Vec::new(),
+            unserved: UnservedParts::default(),
+            has_changed: false,
             reports,
             started: None,
         }
@@ -107,6 +115,7 @@ impl Telemetry {
     /// A change is about to be applied to the index.
     pub fn change_received(&mut self, change: &Change, index: &Index) {
         self.started.get_or_insert_with(Instant::now);
+        self.has_changed = true;
         self.state.change_received(change);
         self.health_ports.change_received(change, index);
     }
@@ -171,6 +180,22 @@ impl Telemetry {
         }
     }
 
+    /// Reports the parts of Services without effect, if objects have changed. Visits every object: called every few
+    /// seconds.
+    pub fn report_unserved(&mut self, index: &Index) {
+        if !self.has_changed && !self.unserved.is_behind() {
+            return;
+        }
+        self.has_changed = false;
+        let unserved = index.unserved();
+        self.state.set_unserved(&unserved);
+        for (service, note) in self.unserved.update(&unserved) {
+            info!(%service, reason = note, "part of a Service not served");
+            // Without an API server there is no receiver.
+            let _ = self.reports.send(Report::of_unserved(service, note));
+        }
+    }
+
     /// DNS is served from now on.
     pub fn dns_started(&self, source: QuerySource) {
         self.state.dns_started(source);
@@ -192,12 +217,15 @@ fn lost_claims(index: &Index) -> impl Iterator<Item = Fault> {
 #[cfg(test)]
 mod tests {
     use dns::observe::metrics::Metrics;
+    use k8s_openapi::api::core::v1::Service;
+    use serde_json::json;
 
     use super::*;
     use crate::{
+        k8s::{self, events::Regarding},
         manifests,
         model::policy::Policy,
-        observe::{conditions::Condition, status::Status},
+        observe::{conditions::Condition, metrics::KernelCounters, status::Status},
     };
 
     #[test]
@@ -256,5 +284,36 @@ mod tests {
         assert!(lost.message.starts_with(start), "{lost:?}");
         index.apply(Change::Service(ServiceKey::new("default", "one"), None));
         assert!(!claims(&index).is_fault());
+    }
+
+    #[test]
+    fn a_lost_claim_is_an_event_a_line_of_the_status_and_a_metric() {
+        let state = Arc::new(AgentState::new(Duration::from_secs(60), Status::new("node-1")).unwrap());
+        let (reports, mut events) = mpsc::unbounded_channel();
+        let mut telemetry = Telemetry::new(Arc::clone(&state), reports);
+        let mut index = Index::new(Policy::default());
+        for (name, ip) in [("one", "10.96.0.1"), ("two", "10.96.0.2")] {
+            let service: Service =
+                serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"},
+                "spec": {"clusterIP": ip, "externalIPs": ["198.51.100.1"], "ports": [{"port": 80}]}}))
+                .unwrap();
+            let service = k8s::service::read(&service).unwrap().value;
+            let change = Change::Service(service.key.clone(), Some(Arc::new(service)));
+            telemetry.change_received(&change, &index);
+            index.apply(change);
+        }
+        telemetry.report_unserved(&index);
+        assert!(events.try_recv().is_err(), "it may last for a moment only");
+        telemetry.report_unserved(&index);
+        let event = events.try_recv().unwrap();
+        assert_eq!(event.regarding, Regarding::Service(ServiceKey::new("shop", "two")));
+        assert!(event.note.contains("198.51.100.1:80/TCP is served for shop/one"), "{}", event.note);
+        let status = state.status();
+        assert_eq!((status.unserved_count, &*status.unserved[0].service), (1, "shop/two"));
+        assert!(status.faults().iter().all(|fault| !fault.contains("shop")), "it is the tenant's");
+        let metrics = state.metrics.render(&KernelCounters::default()).unwrap();
+        assert!(String::from_utf8(metrics).unwrap().contains(r#"portreeve_unserved{reason="lost_claim"} 1"#));
+        telemetry.report_unserved(&index);
+        assert!(events.try_recv().is_err(), "reported once");
     }
 }

@@ -216,6 +216,7 @@ impl Agent {
                 _ = verification.tick() => {
                     let repairs = attachment.verify();
                     self.report_attachment(repairs, &attachment);
+                    self.telemetry.report_unserved(&self.index);
                 }
                 () = sleep_until(next_retry), if !is_written => self.retry(),
             }
