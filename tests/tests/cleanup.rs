@@ -40,3 +40,23 @@ async fn cleanup_removes_every_pin_and_program_but_not_beside_a_live_agent() {
     let again = cleanup(node);
     assert_eq!(again.status.code(), Some(0), "nothing to clean up is no error: {again:?}");
 }
+
+/// In a container the pin directory is a mount point, which cannot be removed.
+#[tokio::test]
+async fn cleanup_leaves_a_mount_point_empty() {
+    let cluster = Cluster::start("cleanup-pod").await;
+    let node = cluster.node(0);
+    node.terminate_agent().await.expect("it ends");
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--",
+        "sh",
+        "-c",
+        "mount --bind \"$1\" \"$1\" && exec \"$0\" cleanup --bpffs \"$1\"",
+    ]);
+    command.arg(portreeve().expect("portreeve is built")).arg(node.bpffs());
+    let done = command.output().expect("it starts");
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert_eq!(pins(node.bpffs()), 0);
+}

@@ -200,8 +200,16 @@ impl Pins {
                 removed += remove_files(&doomed)?;
             }
         }
-        fs::remove_dir(&self.dir).map_err(io_error("remove", &self.dir))?;
+        remove_emptied(&self.dir)?;
         Ok(removed)
+    }
+}
+
+/// Removes the emptied pin directory. In a container it is a mount point, which stays.
+fn remove_emptied(dir: &Path) -> Result<(), PinError> {
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+        removed => removed.map_err(io_error("remove", dir)),
     }
 }
 
