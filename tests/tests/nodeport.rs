@@ -64,3 +64,17 @@ async fn external_and_load_balancer_addresses_are_reached_without_leaving_the_no
         cluster.pod("host").on_host(1).dials(to).times(80).reaches_each_of(["a", "b"]).await;
     }
 }
+
+/// The words of kube-proxy 1.37.
+#[tokio::test]
+async fn localhost_serves_node_ports_on_both_families() {
+    let builder = Cluster::start("nodeport-words").flag("--nodeport-addresses=primary,localhost");
+    let cluster = builder.await;
+    let _web = cluster.service("web").tcp(80).node_port(PORT).backends(["a", "b"]).await;
+    let host = cluster.pod("host").on_host(0);
+    let [v4, v6]: [std::net::IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    for ip in [v4, v6, cluster.node(0).addresses.v6.into()] {
+        host.clone().dials(SocketAddr::new(ip, PORT)).times(40).reaches_each_of(["a", "b"]).await;
+    }
+    cluster.pod("client").dials(SocketAddr::new(v6, PORT)).times(4).is_refused().await;
+}

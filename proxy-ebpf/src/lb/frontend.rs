@@ -8,7 +8,10 @@ use aya_ebpf::{
 use proxy_ebpf::abi::{BackendRef, Descriptor, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, map};
 
 use super::{Client, Networks};
-use crate::family::{Family, V4, V6, Words, bytes, same, words};
+use crate::{
+    family::{Family, V4, V6, Words, bytes, same, words},
+    packet::header::TCP,
+};
 
 const NO_PREALLOC: usize = (BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG) as usize;
 // No BPF_F_RDONLY_PROG: the kernel then refuses to map the array writable.
@@ -51,7 +54,7 @@ pub fn current<F: Frontends + Networks>(
 ) -> FrontendLookup {
     let address = F::effective(address);
     match exact::<F>(address, port, protocol) {
-        FrontendLookup::NotFound if serves_node_ports::<F>(address, client) => {
+        FrontendLookup::NotFound if serves_node_ports::<F>(address, protocol, client) => {
             exact::<F>(F::UNSPECIFIED, port, protocol)
         }
         found @ (FrontendLookup::Descriptor(_) | FrontendLookup::NotFound | FrontendLookup::Changed) => found,
@@ -65,11 +68,16 @@ pub fn is_node_port<F: Frontends + Networks>(address: F::Address, port: [u8; 2],
         && F::frontend(F::UNSPECIFIED, port, protocol).is_some()
 }
 
+/// Loopback serves the host netns alone, and ::1 only over TCP.
 #[inline(always)]
-fn serves_node_ports<F: Networks>(address: F::Address, client: &impl Client<F>) -> bool {
+fn serves_node_ports<F: Networks>(address: F::Address, protocol: u8, client: &impl Client<F>) -> bool {
     let Some(flags) = F::node_address(address) else { return false };
+    // A product instead of a comparison: the verifier would follow all that comes once for TCP and once for the rest.
+    let other_than_tcp = if F::IS_V6 { u32::from(protocol ^ TCP) } else { 0 };
+    let is_loopback = flags.0 & NodeAddressFlags::HOST_NETNS_ONLY.0;
     flags.contains(NodeAddressFlags::NODE_PORTS)
-        && (!flags.contains(NodeAddressFlags::HOST_NETNS_ONLY) || client.is_host())
+        && is_loopback.wrapping_mul(other_than_tcp) == 0
+        && (is_loopback == 0 || client.is_host())
 }
 
 #[inline(always)]

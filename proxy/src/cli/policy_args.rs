@@ -49,11 +49,11 @@ pub struct PolicyArgs {
     /// Name prefix of the pods' interfaces, for --detect-local-mode InterfaceNamePrefix
     #[arg(long, value_name = "PREFIX")]
     pod_interface_name_prefix: Option<String>,
-    /// Local addresses that serve NodePorts: networks, or `primary` for the node's own address in each family
-    /// [default: primary]
-    #[arg(long, value_name = "CIDRS|primary", value_parser = nodeport_addresses)]
+    /// Local addresses that serve NodePorts: networks, `primary` for the node's own address in each family, `localhost`,
+    /// or `all` [default: primary]
+    #[arg(long, value_name = "LIST", value_parser = nodeport_addresses)]
     nodeport_addresses: Option<NodePortAddresses>,
-    /// Serve NodePorts on 127.0.0.1 too, never on ::1 [default: true]
+    /// Serve NodePorts on 127.0.0.1 too; on ::1, over TCP, if --nodeport-addresses has `localhost` or `all` [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     localhost_nodeports: Option<bool>,
     /// Masquerade all traffic to ClusterIPs, also from pods
@@ -230,5 +230,5 @@ fn nodeport_addresses(text: &str) -> Result<NodePortAddresses, String> {
     if matches!(text.trim(), "" | "primary") {
         return Ok(NodePortAddresses::Primary);
     }
-    text.split(',').map(network).collect::<Result<_, _>>().map(NodePortAddresses::Cidrs)
+    NodePortAddresses::parse(text.split(','))
 }

@@ -70,7 +70,8 @@ pub fn not_service_traffic(index: &Index, flow: &Flow) -> Reason {
     let node = index.node();
     match node_port {
         Some(frontend)
-            if node.owns(destination.ip()) && !node.serves_nodeport_to(destination.ip(), source) =>
+            if node.owns(destination.ip())
+                && !node.serves_nodeport_to(destination.ip(), source, protocol) =>
         {
             let served_at = node.nodeport_addresses(IpFamily::of(destination.ip()), source);
             Reason::NodePortNotServed { service: frontend.service, destination, protocol, served_at }

@@ -43,7 +43,7 @@ fn frontend(index: &Index, flow: &Flow) -> Option<Frontend> {
     if let Some(frontend) = index.frontend(&key(FrontendAddress::Ip(address))) {
         return Some(frontend);
     }
-    if !index.node().serves_nodeport_to(address, flow.source) {
+    if !index.node().serves_nodeport_to(address, flow.source, flow.protocol) {
         return None;
     }
     index.frontend(&key(FrontendAddress::NodePort(IpFamily::of(address))))

@@ -224,10 +224,12 @@ impl FieldErrors {
     fn nodeport_addresses(&mut self, listed: &[String], mode: Mode) -> NodePortAddresses {
         match listed {
             [] => mode.default_nodeport_addresses(),
-            [only] if only == "primary" => NodePortAddresses::Primary,
             _ => {
-                let networks = listed.iter().map(|text| network(text)).collect();
-                NodePortAddresses::Cidrs(self.value("nodePortAddresses", networks))
+                let parsed = NodePortAddresses::parse(listed.iter().map(String::as_str));
+                parsed.unwrap_or_else(|message| {
+                    self.add("nodePortAddresses", message);
+                    NodePortAddresses::Primary
+                })
             }
         }
     }
@@ -301,11 +303,6 @@ fn bind_address(text: &str) -> Result<Option<SocketAddr>, String> {
     let address = parse_ip(host).ok_or_else(invalid)?;
     let port: NonZeroU16 = port.parse().map_err(|_| format!("`{port}` is not a port within 1 and 65535"))?;
     Ok(Some(SocketAddr::new(address, port.get())))
-}
-
-fn network(text: &str) -> Result<IpNetwork, String> {
-    parse_network(text)
-        .ok_or_else(|| format!("`{text}` is not a network in CIDR notation, nor alone `primary`"))
 }
 
 /// Parses one network, or one of each family.

@@ -140,7 +140,7 @@ fn invalid_values_are_reported_by_field() {
         ("clusterCIDR: 10.0.0.0/8,11.0.0.0/8", &["clusterCIDR"]),
         ("clusterCIDR: 10.0.0.0/8,fd00::/48", &[]),
         ("clusterCIDR: 10.0.0.0/8,fd00::/48,fd01::/48", &["clusterCIDR"]),
-        ("nodePortAddresses: [primary, 10.0.0.0/8]", &["nodePortAddresses"]),
+        ("nodePortAddresses: [secondary, 10.0.0.0/8]", &["nodePortAddresses"]),
         ("nodePortAddresses: [10.0.0.1]", &["nodePortAddresses"]),
         ("nodePortAddresses: [primary]", &[]),
         ("detectLocalMode: Guess", &["detectLocalMode"]),

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::{
-    address::{IpFamily, PerFamily},
-    policy::{DetectLocal, NodePortAddresses, Policy},
+    address::{IpFamily, PerFamily, Protocol},
+    policy::{DetectLocal, NodePortAddresses, NodePortRange, Policy},
     topology::Location,
 };
 
@@ -42,7 +42,7 @@ pub struct LocalNode {
     pub detect_local: DetectLocal,
     /// Unrestricted if empty.
     nodeport_ranges: PerFamily<Vec<IpNetwork>>,
-    localhost_nodeports: bool,
+    localhost_nodeports: PerFamily<bool>,
 }
 
 impl LocalNode {
@@ -54,7 +54,7 @@ impl LocalNode {
             pod_range: pod_range(policy, node),
             detect_local: policy.detect_local,
             nodeport_ranges: nodeport_ranges(policy, &addresses),
-            localhost_nodeports: serves_localhost(policy),
+            localhost_nodeports: PerFamily { v4: serves_localhost(policy), v6: serves_localhost_v6(policy) },
             addresses,
         }
     }
@@ -96,29 +96,34 @@ impl LocalNode {
         ranges.is_empty() || ranges.iter().any(|range| range.prefix() == 0)
     }
 
-    /// Whether an address of the node serves NodePorts. Loopback depends on `--localhost-nodeports` alone; ::1
-    /// never serves them, as the kernel has no route_localnet for IPv6.
+    /// Whether an address of the node serves NodePorts.
     pub fn serves_nodeports(&self, address: IpAddr) -> bool {
         (address.is_loopback() || self.addresses.contains(&address)) && self.nodeports_include(address)
     }
 
     /// Whether the flow's destination serves NodePorts to the flow's source. Each network namespace has its own
-    /// loopback: only a client on the node reaches the node's.
-    pub fn serves_nodeport_to(&self, address: IpAddr, source: IpAddr) -> bool {
-        self.serves_nodeports(address) && (!address.is_loopback() || self.owns(source))
+    /// loopback: only a client on the node reaches the node's. ::1 serves TCP alone, as in kube-proxy 1.37.
+    pub fn serves_nodeport_to(&self, address: IpAddr, source: IpAddr, protocol: Protocol) -> bool {
+        let is_reached = match address {
+            _ if !address.is_loopback() => true,
+            IpAddr::V4(_) => self.owns(source),
+            IpAddr::V6(_) => self.owns(source) && protocol == Protocol::Tcp,
+        };
+        is_reached && self.serves_nodeports(address)
     }
 
     /// The addresses of the node that serve NodePorts to a source.
     pub fn nodeport_addresses(&self, family: IpFamily, source: IpAddr) -> Vec<IpAddr> {
         let of_family = self.addresses.iter().copied().filter(|address| IpFamily::of(*address) == family);
-        of_family.filter(|address| self.serves_nodeport_to(*address, source)).collect()
+        // The protocol matters at ::1 alone, which is none of these.
+        of_family.filter(|address| self.serves_nodeport_to(*address, source, Protocol::Tcp)).collect()
     }
 
     /// Whether an address would serve NodePorts, given that it is local because an interface has it, even if
     /// the Node object does not list it.
     pub fn nodeports_include(&self, address: IpAddr) -> bool {
         if address.is_loopback() {
-            return address.is_ipv4() && self.localhost_nodeports;
+            return *self.localhost_nodeports.get(IpFamily::of(address));
         }
         let ranges = self.nodeport_ranges.get(IpFamily::of(address));
         ranges.is_empty() || ranges.iter().any(|range| range.contains(address))
@@ -157,26 +162,50 @@ fn pod_range(policy: &Policy, node: Option<&NodeInfo>) -> PerFamily<Option<IpNet
 
 /// The ranges per family; an empty list means every local address.
 fn nodeport_ranges(policy: &Policy, addresses: &[IpAddr]) -> PerFamily<Vec<IpNetwork>> {
-    let ranges = match &policy.nodeport_addresses {
+    let primary =
+        || IpFamily::BOTH.into_iter().filter_map(|family| primary(addresses, family)).map(IpNetwork::from);
+    let ranges: Vec<IpNetwork> = match &policy.nodeport_addresses {
         NodePortAddresses::Cidrs(cidrs) => cidrs.clone(),
-        NodePortAddresses::Primary => IpFamily::BOTH
+        NodePortAddresses::Primary => primary().collect(),
+        NodePortAddresses::List(list) => list
             .iter()
-            .filter_map(|family| primary(addresses, *family))
-            .map(IpNetwork::from)
+            .flat_map(|range| match range {
+                NodePortRange::Primary => primary().collect(),
+                NodePortRange::Localhost => loopback().to_vec(),
+                NodePortRange::Cidr(network) => vec![*network],
+            })
             .collect(),
     };
     let (v4, v6) = ranges.into_iter().partition(IpNetwork::is_ipv4);
     PerFamily { v4, v6 }
 }
 
-/// A list of ranges without loopback disables NodePorts on it, as in kube-proxy; `primary` does not affect it.
+fn loopback() -> [IpNetwork; 2] {
+    [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(|address: IpAddr| address.into())
+}
+
+/// Loopback of IPv4. A list of ranges without loopback disables NodePorts on it, as in kube-proxy; `primary` alone does
+/// not affect it.
 fn serves_localhost(policy: &Policy) -> bool {
-    let mut v4 = match &policy.nodeport_addresses {
-        NodePortAddresses::Primary => return policy.localhost_nodeports,
-        NodePortAddresses::Cidrs(cidrs) => cidrs.iter().filter(|cidr| cidr.is_ipv4()).peekable(),
-    };
+    let is_loopback = |network: &IpNetwork| network.contains(Ipv4Addr::LOCALHOST.into());
     policy.localhost_nodeports
-        && (v4.peek().is_none() || v4.any(|cidr| cidr.contains(Ipv4Addr::LOCALHOST.into())))
+        && match &policy.nodeport_addresses {
+            NodePortAddresses::Primary => true,
+            NodePortAddresses::Cidrs(cidrs) => {
+                cidrs.iter().all(IpNetwork::is_ipv6) || cidrs.iter().any(is_loopback)
+            }
+            NodePortAddresses::List(list) => list.iter().any(|range| match range {
+                NodePortRange::Localhost => true,
+                NodePortRange::Cidr(network) => is_loopback(network),
+                NodePortRange::Primary => false,
+            }),
+        }
+}
+
+/// Loopback of IPv6: only `localhost` and `all` mean it, as networks never did in kube-proxy.
+fn serves_localhost_v6(policy: &Policy) -> bool {
+    let NodePortAddresses::List(list) = &policy.nodeport_addresses else { return false };
+    policy.localhost_nodeports && list.contains(&NodePortRange::Localhost)
 }
 
 #[cfg(test)]
@@ -198,6 +227,32 @@ mod tests {
             assert_eq!(node.primary(IpFamily::V6), ip(v6), "{bind:?}");
             assert_eq!(node.addresses[0], ip(first), "{bind:?}");
             assert!(node.owns(ip("10.0.0.1")), "{bind:?}");
+        }
+    }
+
+    #[test]
+    fn j6_localhost_serves_nodeports_where_it_is_named() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let info = NodeInfo { addresses: ["10.0.0.1", "fd00::1"].map(ip).into(), ..NodeInfo::default() };
+        for (list, own, v4, v6) in [
+            ("primary", true, true, false),
+            ("localhost", false, true, true),
+            ("all", true, true, true),
+            ("primary,localhost", true, true, true),
+            ("primary,192.0.2.0/24", true, false, false),
+            ("127.0.0.0/8", false, true, false),
+            ("10.0.0.0/8", true, false, false),
+        ] {
+            let nodeport_addresses = NodePortAddresses::parse(list.split(',')).unwrap();
+            let policy = Policy { nodeport_addresses, ..Policy::default() };
+            let node = LocalNode::new(&policy, Some(&info));
+            let serves = |address, protocol| node.serves_nodeport_to(ip(address), ip("10.0.0.1"), protocol);
+            assert_eq!(serves("10.0.0.1", Protocol::Tcp), own, "{list}");
+            assert_eq!(serves("127.0.0.1", Protocol::Tcp), v4, "{list}");
+            assert_eq!(serves("127.0.0.1", Protocol::Udp), v4, "{list}");
+            assert_eq!(serves("::1", Protocol::Tcp), v6, "{list}");
+            assert!(!serves("::1", Protocol::Udp), "{list}");
+            assert!(!node.serves_nodeport_to(ip("::1"), ip("fd00::9"), Protocol::Tcp), "{list}");
         }
     }
 }

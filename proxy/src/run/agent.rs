@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     time::Duration,
 };
@@ -438,7 +438,7 @@ async fn name_server_changed(name_server: &mut Option<NameServer>) {
     }
 }
 
-/// Programs treat 127.0.0.1 as all of 127.0.0.0/8; ::1 never serves (kube-proxy's rule J6).
+/// Programs treat 127.0.0.1 as all of 127.0.0.0/8.
 fn is_reachable(address: IpAddr) -> bool {
-    !address.is_loopback() || address == IpAddr::from([127, 0, 0, 1])
+    !address.is_loopback() || [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].contains(&address)
 }

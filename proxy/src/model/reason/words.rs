@@ -129,7 +129,10 @@ fn node_port_not_served(
             "{address} serves NodePorts only to the node itself, and only with --localhost-nodeports and with \
              --nodeport-addresses that include it"
         ),
-        IpAddr::V6(v6) if v6.is_loopback() => f.write_str("::1 never serves NodePorts"),
+        IpAddr::V6(v6) if v6.is_loopback() => f.write_str(
+            "::1 serves NodePorts over TCP only and to the node itself, with --localhost-nodeports and `localhost` among \
+             --nodeport-addresses",
+        ),
         IpAddr::V4(_) | IpAddr::V6(_) => write!(f, "--nodeport-addresses does not include {address}"),
     }
 }
