@@ -10,6 +10,7 @@ use crate::{cargo, setup};
 mod abi;
 mod arrows;
 mod circles;
+mod dependencies;
 mod finding;
 mod forbidden;
 mod paths;
@@ -26,7 +27,8 @@ use source::Source;
 /// The rules: `aya` only in proxy/src/datapath, kube types only in proxy/src/k8s, no I/O in proxy/src/model and
 /// proxy/src/index; no import circles between the top-level modules of a crate; files under 1,000 lines and
 /// functions of at most 80; no `todo!`, `unimplemented!` or `#[ignore]`; no retired words; no change of
-/// proxy-ebpf/src/abi without a new ABI_VERSION.
+/// proxy-ebpf/src/abi without a new ABI_VERSION; dependencies in one version, from crates.io, with permissive licences.
+/// Advisories are checked where cargo-deny and its database can be had.
 #[derive(Args)]
 pub struct Lint {
     /// Record the present ABI after ABI_VERSION was raised; checks nothing.
@@ -64,6 +66,7 @@ pub fn check() -> Result<bool> {
         (rules_hold()?, "rules of this repository are broken, see above"),
         (clippy_of_programs(&note)?, "clippy reports problems in the eBPF programs, see above"),
         (clippy()?, "clippy reports problems, see above"),
+        (dependencies::has_no_advisories()?, "there are advisories about dependencies, see above"),
     ];
     for (_, problem) in checks.iter().filter(|(holds, _)| !holds) {
         eprintln!("lint: {problem}");
@@ -117,6 +120,7 @@ fn rules_hold() -> Result<bool> {
     findings.extend(texts.iter().flat_map(retired::check));
     findings.extend(circles::check(&sources));
     findings.extend(abi::check(root, &sources)?);
+    findings.extend(dependencies::check()?);
     for finding in &findings {
         eprintln!("{finding}");
     }
