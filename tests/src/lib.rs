@@ -24,7 +24,8 @@ pub use lab::{
     eventually::eventually,
     examples, frontends,
     kernel::{
-        firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, process, tun, xdp,
+        confine, firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, process, tun,
+        xdp,
     },
     node, objects, pinned_maps, pod, pod_network, rng,
     scenario::{outside, rollout},

@@ -14,7 +14,7 @@ use tokio::{net::UnixDatagram, time::timeout};
 
 use crate::lab::{
     eventually::scaled,
-    kernel::{netns::Netns, process::Process},
+    kernel::{confine::Confinement, netns::Netns, process::Process},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -43,6 +43,8 @@ pub struct AgentSetting {
     pub more: Vec<String>,
     /// Instead of the one that was built with the tests.
     pub binary: Option<PathBuf>,
+    /// Exactly the rights of the DaemonSet, instead of those of the test.
+    pub is_confined: bool,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,13 @@ impl Agent {
         let log = OpenOptions::new().create(true).append(true).open(&setting.log).context("cannot log")?;
         let mut command = setting.command()?;
         command.env("NOTIFY_SOCKET", &setting.notify).stdout(log.try_clone()?).stderr(log);
-        let process = Process::start(&format!("the agent of {}", setting.node), command, netns, None)?;
+        let name = format!("the agent of {}", setting.node);
+        let process = if setting.is_confined {
+            let confinement = Confinement::of_daemon_set(&[&setting.bpffs, setting.run_dir()])?;
+            Process::start_confined(&name, command, netns, confinement)?
+        } else {
+            Process::start(&name, command, netns, None)?
+        };
         Ok(Self { process, node: setting.node.clone(), log: setting.log.clone(), readiness })
     }
 

@@ -45,6 +45,8 @@ use crate::lab::{
     pod_network::{PodNetwork, add_default_routes},
 };
 
+/// Confines the agents of all clusters.
+const CONFINED: &str = "PORTREEVE_CONFINED";
 const FABRIC: &str = "fabric";
 const OUTSIDE: &str = "outside";
 /// Host numbers of the router and the nodes on the fabric.
@@ -99,6 +101,7 @@ pub struct Builder {
     network: PodNetwork,
     cards: bool,
     flags: Vec<String>,
+    is_confined: bool,
 }
 
 /// The location of a pod.
@@ -124,6 +127,7 @@ impl Cluster {
             network: PodNetwork::default(),
             cards: false,
             flags: Vec::new(),
+            is_confined: false,
         }
     }
 
@@ -273,6 +277,11 @@ impl Builder {
         Self { cards: true, ..self }
     }
 
+    /// Every agent has exactly the rights of the DaemonSet. With `$PORTREEVE_CONFINED`, those of all clusters have.
+    pub fn confined(self) -> Self {
+        Self { is_confined: true, ..self }
+    }
+
     /// An additional argument for every agent.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
@@ -365,6 +374,7 @@ impl Cluster {
             notify: directory.join(format!("{name}.notify")),
             more: builder.flags.clone(),
             binary: None,
+            is_confined: builder.is_confined || env::var_os(CONFINED).is_some(),
             node: name,
         };
         Node::start(NodeParts { addresses, pods, network: builder.network, setting, netns, pins, cgroup })

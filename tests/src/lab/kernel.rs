@@ -2,6 +2,7 @@
 //! by `Drop`.
 
 pub mod cgroup;
+pub mod confine;
 pub mod firewall;
 pub mod kube_proxy;
 pub mod ledger;

@@ -21,7 +21,7 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::lab::kernel::{cgroup::Cgroup, netns::Netns};
+use crate::lab::kernel::{cgroup::Cgroup, confine::Confinement, netns::Netns};
 
 #[derive(Debug)]
 pub struct Process {
@@ -41,6 +41,23 @@ impl Process {
         let netns = netns.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
         let entrance = cgroup.map(Cgroup::entrance).transpose()?;
         Self::spawn(name, command, Some(netns), entrance)
+    }
+
+    /// As [`Self::start`], with the rights of a container.
+    pub fn start_confined(
+        name: &str,
+        mut command: Command,
+        netns: &Netns,
+        confinement: Confinement,
+    ) -> Result<Self> {
+        let netns = netns.as_fd().try_clone_to_owned().context("cannot duplicate a descriptor")?;
+        // SAFETY: both closures run between fork and exec and make only system calls on values made before; they take no
+        // lock and allocate nothing.
+        unsafe {
+            command.pre_exec(move || enter(Some(&netns), None));
+            command.pre_exec(move || confinement.enter());
+        }
+        Self::spawn(name, command, None, None)
     }
 
     /// The same in the namespaces of this program, which needs no privileges.
