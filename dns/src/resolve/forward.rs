@@ -12,6 +12,7 @@
 //! A query that loops back to this server joins the same query in flight, so a loop does not multiply queries.
 
 mod bootstrap;
+mod connection;
 mod context;
 mod failure;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Response rate limiting over UDP, against reflection: a forged query makes this server send its answer to a victim.
+//! Response rate limiting over UDP, against reflection: a forged query makes this server send its answer to another host.
 //!
 //! Identical answers to one network are limited, and all denials and errors to it together, as an attacker would ask for
 //! other names that do not exist. Every other excess answer is replaced by a truncated one, which is no larger than the

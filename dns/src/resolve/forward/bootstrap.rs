@@ -19,8 +19,9 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{
+    connection::Limits,
     context::ServerContext,
-    stream::{Dial, Limits},
+    stream::Dial,
     targets::{File, Host},
     upstream::{Budget, Target, Upstream},
 };

@@ -25,8 +25,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
+    connection::{Answer, Limits, connect},
     failure::Failure,
-    stream::{Answer, Limits, connect},
     upstream_query::UpstreamQuery,
 };
 use crate::{
@@ -73,10 +73,8 @@ impl Https {
     ) -> Self {
         let mut config = ClientConfig::clone(config);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let host = match &name {
-            ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)) => format!("[{}]", name.to_str()),
-            _ => name.to_str().into_owned(),
-        };
+        let is_v6 = matches!(name, ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)));
+        let host = if is_v6 { format!("[{}]", name.to_str()) } else { name.to_str().into_owned() };
         let authority = if port == HTTPS_PORT { host } else { format!("{host}:{port}") };
         let connections = Mutex::default();
         Self { connector: TlsConnector::from(Arc::new(config)), name, authority, method, connections }

@@ -25,12 +25,13 @@ use tracing::{info, warn};
 
 use super::{
     bootstrap::{self, Resolvers},
+    connection::Limits,
     context::ServerContext,
     failure::Failure,
     hedge::{Attempt, hedge},
     https::Https,
     loops, probe,
-    stream::{Dial, Limits},
+    stream::Dial,
     targets::Targets,
     tls::{self, TlsError},
     upstream::{Budget, Target, Upstream},

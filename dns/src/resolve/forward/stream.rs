@@ -10,15 +10,14 @@ use std::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
+    connection::{Answer, Limits, connect},
     failure::Failure,
     https::Https,
-    udp::local_address,
     upstream_query::{Mismatch, UpstreamQuery},
 };
 use crate::observe::metrics::UpstreamMetrics;
@@ -36,18 +35,6 @@ pub(super) enum Dial {
     Https(Arc<Https>),
 }
 
-/// The limits of the connections to one upstream.
-#[derive(Debug, Clone)]
-pub(super) struct Limits {
-    /// The idle timeout.
-    pub expire: Duration,
-    /// The age at which a connection is not used again.
-    pub max_age: Option<Duration>,
-    pub max_idle: usize,
-    /// The address to connect from.
-    pub source: Option<IpAddr>,
-}
-
 /// The idle connections of one upstream.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -60,18 +47,6 @@ struct Idle {
     connection: Connection,
     created: Instant,
     since: Instant,
-}
-
-impl Limits {
-    pub(super) fn is_usable(&self, created: Instant, since: Instant) -> bool {
-        since.elapsed() < self.expire && self.max_age.is_none_or(|age| created.elapsed() < age)
-    }
-}
-
-/// An answer, and the seconds that it spent in caches on the way.
-pub(super) struct Answer {
-    pub wire: Vec<u8>,
-    pub age: u32,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -178,16 +153,6 @@ impl Dial {
             }
         }
     }
-}
-
-pub(super) async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if source.is_some() {
-        socket.bind(local_address(to, source))?;
-    }
-    let stream = socket.connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 impl fmt::Debug for Dial {

@@ -16,10 +16,11 @@ use hickory_server::proto::op::{Message, Query, ResponseCode};
 use tokio::time::{Instant, timeout};
 
 use super::{
+    connection::{Answer, Limits},
     failure::Failure,
     hedge::within,
     rtt::RttEstimator,
-    stream::{Answer, Dial, Limits, Pool},
+    stream::{Dial, Pool},
     udp,
     upstream_query::{QueryOptions, UpstreamQuery},
 };
