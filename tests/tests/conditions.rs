@@ -76,7 +76,7 @@ impl Fixture {
 
 #[tokio::test]
 async fn the_source_and_the_node_are_told_by_status() -> Result<()> {
-    let mut fixture = Fixture::new("conditions-source", |_| Ok(())).await?;
+    let mut fixture = Fixture::new("cond-src", |_| Ok(())).await?;
     let name = fixture.node().name.clone();
     fixture.has("NodeFound", Some(("NoSuchNode", name.as_str()))).await;
     fixture.has("SourceWatched", None).await;
@@ -106,7 +106,7 @@ async fn the_source_and_the_node_are_told_by_status() -> Result<()> {
 #[tokio::test]
 async fn a_taken_port_is_told_by_status_metric_and_log() -> Result<()> {
     let mut taken = None;
-    let fixture = Fixture::new("conditions-port", |node| {
+    let fixture = Fixture::new("cond-port", |node| {
         taken = Some(node.netns().run(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 10256))?))?);
         Ok(())
     })
@@ -124,6 +124,35 @@ async fn a_taken_port_is_told_by_status_metric_and_log() -> Result<()> {
     ] {
         ensure!(log.matches(line).count() == 1, "`{line}` is not there once:\n{log}");
     }
+    fixture.agent.terminate().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_log_level_is_changed_while_the_agent_runs() -> Result<()> {
+    let fixture = Fixture::new("cond-log", |_| Ok(())).await?;
+    let change = |level: &str| -> Result<(bool, String)> {
+        let mut command = Command::new(portreeve()?);
+        command.args(["log-level", level, "--bpffs"]).arg(fixture.node().bpffs());
+        let output = command.arg("--run-dir").arg(fixture.setting.run_dir()).output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    };
+    let (is_done, text) = change("dns=loud")?;
+    ensure!(!is_done && text.contains("`loud` is no level"), "{text}");
+    let is_detailed =
+        || -> Result<bool> { Ok(fs::read_to_string(&fixture.setting.log)?.contains("DEBUG pass")) };
+    ensure!(!is_detailed()?, "debug messages are off");
+    ensure!(change("proxy=debug")? == (true, "proxy=debug dns=info programs=info\n".to_owned()));
+    fixture.server.put_all([service("later", 2), slice("later", [3])]);
+    eventually("a pass is logged", async || {
+        ensure!(is_detailed()?);
+        Ok(())
+    })
+    .await;
+    let log = fs::read_to_string(&fixture.setting.log)?;
+    ensure!(log.contains("Service programmed: "), "{log}");
+    ensure!(log.contains(" is new, with "), "{log}");
     fixture.agent.terminate().await?;
     Ok(())
 }

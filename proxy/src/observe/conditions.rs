@@ -19,6 +19,8 @@ use tracing::{info, warn};
 const MAX_FAULTS: usize = 16;
 /// The reason of a condition that is True.
 const AS_EXPECTED: &str = "AsExpected";
+/// The reason at each start, which is not worth a line in the log.
+pub const INITIAL_SYNC: &str = "InitialSync";
 
 /// True is the good state of each type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -229,11 +231,13 @@ impl Stated {
 
 impl Change {
     fn log(&self, condition: ConditionType, now: Timestamp) {
-        for (Fault { reason, message, .. }, since) in &self.ended {
+        let is_logged = |fault: &Fault| fault.reason != INITIAL_SYNC;
+        for (Fault { reason, message, .. }, since) in self.ended.iter().filter(|(fault, _)| is_logged(fault))
+        {
             let seconds = now.duration_since(*since).as_secs();
             info!(%condition, reason = &**reason, detail = message, seconds, "fault has ended");
         }
-        for Fault { reason, message, .. } in &self.begun {
+        for Fault { reason, message, .. } in self.begun.iter().filter(|fault| is_logged(fault)) {
             warn!(%condition, reason = &**reason, detail = message, "fault");
         }
     }

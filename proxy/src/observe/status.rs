@@ -11,7 +11,7 @@ use jiff::{Timestamp, ToSpan as _};
 use proxy_ebpf::abi::map;
 use serde::{Deserialize, Serialize};
 
-use super::conditions::{Condition, ConditionType, Fault};
+use super::conditions::{Condition, ConditionType, Fault, INITIAL_SYNC};
 use crate::{
     datapath::XdpAttachment,
     reconcile::Fill,
@@ -302,7 +302,7 @@ impl Status {
     fn unsynced(&self, now: Timestamp) -> Vec<Fault> {
         let mut faults = Vec::new();
         if matches!(self.phase, Phase::Preparing | Phase::Starting) {
-            faults.push(Fault::new("", "InitialSync", "the initial sync of objects has not finished"));
+            faults.push(Fault::new("", INITIAL_SYNC, "the initial sync of objects has not finished"));
         }
         if self.hangs {
             faults.push(Fault::new("loop", "Hangs", "the agent hangs and receives no changes: restart it"));

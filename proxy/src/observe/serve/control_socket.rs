@@ -19,6 +19,7 @@ use crate::{
     log_level,
     observe::{
         agent_state::AgentState,
+        conditions::{ConditionType, Fault},
         control::{ControlRequest, LOG_LEVEL},
     },
 };
@@ -36,7 +37,11 @@ pub async fn serve(path: PathBuf, state: Arc<AgentState>) {
     let listener = match listen(&path) {
         Ok(listener) => listener,
         Err(error) => {
-            warn!(path = %path.display(), %error, "no control socket: `portreeve status` cannot reach this agent");
+            let path = path.display();
+            let message =
+                format!("no control socket at {path}, `portreeve status` cannot reach this agent: {error}");
+            let fault = Fault::new("control socket", "CannotListen", message);
+            state.conditions.set(ConditionType::AddressesBound, "control socket", [fault]);
             return;
         }
     };
