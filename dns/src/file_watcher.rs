@@ -19,7 +19,7 @@ pub(crate) struct FileWatcher {
 
 /// The metadata that identify a version of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stamp {
+pub(crate) enum Stamp {
     Missing,
     File { device: u64, inode: u64, size: u64, changed: (i64, i64) },
 }
@@ -45,7 +45,7 @@ impl FileWatcher {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path) -> Self {
         let Ok(metadata) = fs::metadata(path) else { return Self::Missing };
         Self::File {
             device: metadata.dev(),

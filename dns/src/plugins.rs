@@ -13,6 +13,7 @@
 
 pub mod acl;
 mod any;
+mod auto;
 mod bind;
 mod bufsize;
 mod cache;
@@ -58,6 +59,7 @@ use crate::{
     corefile::{CorefileError, Statement},
 };
 use acl::Acl;
+use auto::Auto;
 use chaos::Chaos;
 use directive::Directive;
 use dns64::Dns64;
@@ -136,6 +138,7 @@ directives! {
     nsid: Option<Nsid> = Nsid,
     whoami: bool = whoami::Whoami,
     files: Vec<ZoneFile> = ZoneFile,
+    auto: Option<Auto> = Auto,
     view: Option<View> = View,
     dns64: Option<Dns64> = Dns64,
     tls: Option<ServerTls> = ServerTls,

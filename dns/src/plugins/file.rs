@@ -112,7 +112,7 @@ fn read(statement: &Statement, block: &Zones) -> Result<ZoneFile, CorefileError>
     Ok(file)
 }
 
-fn with_cause(error: &ZoneFileError) -> String {
+pub(super) fn with_cause(error: &ZoneFileError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
@@ -146,7 +146,7 @@ impl LocalPlugin for FilePlugin {
         if is_missing && served.file.fallthrough.contains(&name) {
             return None;
         }
-        Some(reply(found))
+        Some(reply(found, Plugin::File))
     }
 
     fn follows_cluster(&self) -> bool {
@@ -155,17 +155,17 @@ impl LocalPlugin for FilePlugin {
 }
 
 /// The reply with these records.
-pub(super) fn reply(found: Found) -> Reply {
+pub(super) fn reply(found: Found, plugin: Plugin) -> Reply {
     let Found { outcome, answers, authorities, additionals } = found;
     let rcode = match outcome {
         Outcome::Answer | Outcome::Referral | Outcome::NoData => ResponseCode::NoError,
         Outcome::NxDomain => ResponseCode::NXDomain,
         Outcome::TooLong => ResponseCode::YXDomain,
-        Outcome::Loop => return Reply::from_plugin(ResponseCode::ServFail, Plugin::File),
+        Outcome::Loop => return Reply::from_plugin(ResponseCode::ServFail, plugin),
     };
     // A referral is not authoritative, but an alias before it is.
     let authoritative = outcome != Outcome::Referral || !answers.is_empty();
-    Reply { authoritative, answers, authorities, additionals, ..Reply::from_plugin(rcode, Plugin::File) }
+    Reply { authoritative, answers, authorities, additionals, ..Reply::from_plugin(rcode, plugin) }
 }
 
 impl Served {

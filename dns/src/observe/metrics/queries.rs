@@ -39,6 +39,7 @@ named_enum! {
         Chaos = "chaos",
         Whoami = "whoami",
         File = "file",
+        Auto = "auto",
         Dns64 = "dns64",
     }
 }
