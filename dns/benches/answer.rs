@@ -62,6 +62,8 @@ fn slice(n: u32, endpoints: u32) -> Change {
         ports: port(),
         v4,
         v6,
+        cluster: None,
+        imported: None,
         zones: [].into(),
         triggered: None,
         local_pods: None,

@@ -100,6 +100,8 @@ fn cluster() -> Index {
         ports: [].into(),
         v4: Endpoints { unnamed, named: [].into() },
         v6: Endpoints { unnamed: [].into(), named: [].into() },
+        cluster: None,
+        imported: None,
         zones: [].into(),
         triggered: None,
         local_pods: None,

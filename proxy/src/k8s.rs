@@ -26,6 +26,7 @@ pub mod object;
 pub mod reader;
 pub mod service;
 pub mod service_cidr;
+pub mod service_import;
 pub mod strict;
 pub mod tree;
 pub mod watch;

@@ -113,6 +113,7 @@ fn only_what_is_read_and_written_is_permitted() {
         "/services list,watch",
         "discovery.k8s.io/endpointslices list,watch",
         "events.k8s.io/events create",
+        "multicluster.x-k8s.io/serviceimports list,watch",
         "networking.k8s.io/servicecidrs list,watch",
     ];
     assert_eq!(granted(&role), want.map(str::to_owned).into());

@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod apex;
+mod multicluster;
 mod service;
 
 /// Limit of CNAMEs in a chain.
@@ -70,10 +71,11 @@ pub enum Owner<'s> {
     /// The qname, in the case of the query.
     Question,
     Whole(&'s Name),
-    /// A Service, or one of its endpoints.
+    /// A Service, or one of its endpoints; of a multi-cluster Service, in a cluster.
     Service {
         key: &'s ServiceKey,
         endpoint: Option<Label<'s>>,
+        cluster: Option<&'s str>,
         zone: &'s Name,
     },
     /// `ns.dns` below a zone.
@@ -109,13 +111,14 @@ impl Owner<'_> {
     /// The labels of the name; none for [`Self::Question`], which the caller has. `scratch` is the buffer for a
     /// dashed address.
     pub fn labels<'a>(&'a self, scratch: &'a mut Dashed) -> impl Iterator<Item = &'a [u8]> {
-        let (first, below): ([&[u8]; 4], Option<&Name>) = match self {
-            Self::Question => ([&[]; 4], None),
-            Self::Whole(name) => ([&[]; 4], Some(name)),
-            Self::NameServer(zone) => ([b"ns", b"dns", &[], &[]], Some(zone)),
-            Self::Service { key, endpoint, zone } => {
+        let (first, below): ([&[u8]; 5], Option<&Name>) = match self {
+            Self::Question => ([&[]; 5], None),
+            Self::Whole(name) => ([&[]; 5], Some(name)),
+            Self::NameServer(zone) => ([b"ns", b"dns", &[], &[], &[]], Some(zone)),
+            Self::Service { key, endpoint, cluster, zone } => {
                 let endpoint = endpoint.as_ref().map(|label| label.octets(scratch)).unwrap_or_default();
-                ([endpoint, key.name().as_bytes(), key.namespace().as_bytes(), b"svc"], Some(zone))
+                let cluster = cluster.unwrap_or_default().as_bytes();
+                ([endpoint, cluster, key.name().as_bytes(), key.namespace().as_bytes(), b"svc"], Some(zone))
             }
         };
         let below = below.into_iter().flat_map(|name| name.labels());
@@ -298,10 +301,13 @@ impl<'s> Lookup<'s> {
         if zone.is_reverse {
             return (Topic::Reverse, self.find_reverse(name, zone));
         }
-        if zone.is_multicluster {
-            return (Topic::Domain, self.apex_only(name, zone));
+        let kind = classify(name, zone.labels);
+        if zone.is_multicluster
+            && let Some(found) = self.multicluster(&kind, zone)
+        {
+            return found;
         }
-        match classify(name, zone.labels) {
+        match kind {
             NameKind::Service(service) => self.service_name(service, zone),
             NameKind::BelowService { service, label } => {
                 self.in_service(service, |view| self.below_service(view, label))
@@ -372,7 +378,12 @@ impl<'s> Lookup<'s> {
         let Some(zone) = self.authority.primary() else { return Node::NxDomain };
         let exposed = |view: &&View| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot);
         let services: Vec<&'s View> = self.snapshot.services_with(address).filter(exposed).collect();
-        let name = |view: &'s View, endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
+        let name = |view: &'s View, endpoint| Owner::Service {
+            key: &view.key,
+            endpoint,
+            cluster: None,
+            zone: &zone.name,
+        };
         let owning = services.iter().filter(|view| view.own_addresses().contains(&address));
         let mut targets: Vec<_> = owning.map(|view| name(view, None)).collect();
         if targets.is_empty() && !self.authority.no_endpoints {

@@ -35,6 +35,8 @@ pub struct Snapshot {
     v6: SortedMultimap<(Ipv6Addr, u32), ()>,
     /// Addresses of pods, with the hash of their namespace.
     pods: SortedMultimap<(IpAddr, u64), ()>,
+    /// The Services of several clusters.
+    pub imports: Option<Arc<Snapshot>>,
     /// The SOA serial, changed with every snapshot.
     pub serial: u32,
     /// Whether every kind of object was listed once. Before that, a name that is missing here may exist.
@@ -163,6 +165,8 @@ pub struct Index {
     endpoints: HashMap<ServiceKey, Arc<[Arc<Slice>]>>,
     namespaces: HashMap<ArcStr, Presence>,
     pods: HashMap<ObjectName, Arc<Pod>>,
+    /// The Services of several clusters.
+    imports: Option<Box<Index>>,
     /// With a namespace selector, only Namespace objects say which namespaces exist.
     selects_namespaces: bool,
 }
@@ -182,13 +186,25 @@ impl Index {
 
     /// A snapshot of the present state.
     pub fn snapshot(&self, serial: u32) -> Snapshot {
-        Snapshot { serial, is_synced: true, ..self.next.clone() }
+        let imports = self.imports.as_ref().map(|imports| Arc::new(imports.snapshot(serial)));
+        Snapshot { serial, is_synced: true, imports, ..self.next.clone() }
     }
 
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Service(key, service) => self.apply_service(key, service),
-            Change::Slice(name, slice) => self.apply_slice(&name, slice),
+            Change::Import(key, service) => self.imports().apply_service(key, service),
+            Change::Slice(name, slice) => {
+                let (own, imported) = match slice {
+                    Some(slice) if slice.cluster.is_some() => (None, Some(slice)),
+                    Some(slice) => (Some(Arc::clone(&slice)), slice.imported.clone()),
+                    None => (None, None),
+                };
+                if imported.is_some() || self.imports.is_some() {
+                    self.imports().apply_slice(&name, imported);
+                }
+                self.apply_slice(&name, own);
+            }
             Change::Endpoints(key, slices) => self.apply_endpoints(key, slices),
             Change::Namespace(name, exists) => {
                 let name: ArcStr = name.to_ascii_lowercase().into();
@@ -196,6 +212,10 @@ impl Index {
             }
             Change::Pod(name, pod) => self.apply_pod(name, pod),
         }
+    }
+
+    fn imports(&mut self) -> &mut Self {
+        self.imports.get_or_insert_default()
     }
 
     fn apply_service(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {

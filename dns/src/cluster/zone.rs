@@ -19,7 +19,7 @@ mod label;
 mod read;
 
 pub use label::{Dashed, Label, dashed, parse_dashed};
-pub use read::{ReadOptions, is_unresolvable_alias, pod, service, slice};
+pub use read::{ReadOptions, StatedPort, import, is_unresolvable_alias, pod, service, slice};
 
 /// Namespace and name of a Service, lower-case, in the order of a query: `web.shop`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,6 +77,9 @@ pub struct ObjectName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Service(ServiceKey, Option<Arc<Service>>),
+    /// A ServiceImport: a Service of several clusters.
+    Import(ServiceKey, Option<Arc<Service>>),
+    /// Of a Service of this cluster, or of an imported one.
     Slice(ObjectName, Option<Arc<Slice>>),
     /// The slices that the control plane mirrors from an Endpoints object, if its Service has no selector.
     Endpoints(ServiceKey, Option<Arc<[Arc<Slice>]>>),
@@ -137,12 +140,23 @@ pub struct Slice {
     pub ports: Box<[Port]>,
     pub v4: Endpoints<Ipv4Addr>,
     pub v6: Endpoints<Ipv6Addr>,
+    /// The cluster of the endpoints of an imported Service, lower-case. `None`: a Service of this cluster.
+    pub cluster: Option<Box<str>>,
+    /// The same endpoints as those of an imported Service, if this one stands for it.
+    pub imported: Option<Arc<Slice>>,
     /// Topology zone, whose value may contain dots, and address, sorted; empty unless the option `zonal` is set.
     pub zones: Box<[(Name, IpAddr)]>,
     /// The time of the change that caused this version of the slice, if annotated.
     pub triggered: Option<SystemTime>,
     /// The pods of this node, ready or not. A pointer, as most slices have none.
     pub local_pods: Option<Arc<LocalPods>>,
+}
+
+impl Slice {
+    /// Whether the endpoints are of this cluster among those of an imported Service.
+    pub fn is_of(&self, cluster: &[u8]) -> bool {
+        self.cluster.as_ref().is_some_and(|own| own.as_bytes() == cluster)
+    }
 }
 
 /// Addresses and names of pods of this node, for query statistics; answers do not use them.

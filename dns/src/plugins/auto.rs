@@ -226,7 +226,9 @@ fn load(path: PathBuf, origin: &LowerName, before: Option<&Loaded>) -> Option<Lo
 fn collect(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) => return warn!(directory = %directory.display(), %error, "cannot read directory of zones"),
+        Err(error) => {
+            return warn!(directory = %directory.display(), %error, "cannot read directory of zones");
+        }
     };
     for entry in entries.flatten() {
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -316,10 +318,8 @@ mod tests {
     #[tokio::test]
     async fn the_directory_is_read_again() {
         let directory = tempfile::tempdir().unwrap();
-        let options = format!(
-            "directory {} ^(.*)\\.zone$ {{1}}.org\nreload 10ms",
-            directory.path().display()
-        );
+        let options =
+            format!("directory {} ^(.*)\\.zone$ {{1}}.org\nreload 10ms", directory.path().display());
         let plugin = AutoPlugin(Served::start(&auto(&options).unwrap()));
         fs::write(directory.path().join("x.zone"), "@ SOA ns c 1 1 1 1 1\na A 10.0.0.1\n").unwrap();
         while answer(&plugin, "a.x.org.") != "0 10.0.0.1" {

@@ -4,14 +4,15 @@ use super::directive::{Directive, IneffectiveOption, listed};
 use crate::{
     cluster::name::{Name, is_reverse},
     config::{Certificates, Kubernetes, PodsMode, Selector, SelectorError, Zones},
-    corefile::{CorefileError, Statement, Word, zones_or},
+    corefile::{CorefileError, Statement, Word, zones, zones_or},
 };
 
 const NO_THROTTLE: &str = "one watch for each kind of object needs no limit";
 
 impl Directive for Kubernetes {
     const NAME: &'static str = "kubernetes";
-    const SUMMARY: &'static str = "names of Services, endpoints and pods; `multicluster` is refused";
+    const SUMMARY: &'static str =
+        "names of Services, endpoints and pods, and of Services of several clusters";
     const OPTIONS: &'static [&'static str] = &[
         "endpoint",
         "kubeconfig",
@@ -26,6 +27,7 @@ impl Directive for Kubernetes {
         "fallthrough",
         "ignore",
         "zonal",
+        "multicluster",
     ];
     const INEFFECTIVE: &'static [(&'static str, &'static str)] = &[
         ("startup_timeout", "the server answers at once, SERVFAIL until the cluster is known"),
@@ -80,6 +82,10 @@ fn refuse_contradictions(kubernetes: &Kubernetes, statement: &Statement) -> Resu
         let problem = "`namespaces` and `namespace_labels` exclude each other; remove one of them";
         return Err(option("namespace_labels").refuse(problem));
     }
+    if let Some(zone) = kubernetes.multicluster.0.iter().find(|zone| !kubernetes.zones.0.contains(zone)) {
+        let problem = format!("`{zone}` is no zone of `kubernetes`; add it to those on its line");
+        return Err(option("multicluster").refuse(problem));
+    }
     if kubernetes.zonal && kubernetes.no_endpoints {
         let problem = "`zonal` names endpoints, and `noendpoints` removes them; remove one of them";
         return Err(option("zonal").refuse(problem));
@@ -104,9 +110,7 @@ fn read_selection(kubernetes: &mut Kubernetes, option: &Statement) -> Result<boo
             [condition] if condition.is("empty_service") => kubernetes.ignore_empty_service = true,
             _ => return Err(option.misused("ignore empty_service")),
         },
-        "multicluster" => {
-            return Err(option.refuse("`multicluster` is not supported; remove it and its zone"));
-        }
+        "multicluster" => kubernetes.multicluster = zones(&option.words)?,
         _ => return Ok(false),
     }
     Ok(true)

@@ -404,8 +404,8 @@ fn restart_settings(before: &Config, after: &Config) -> Vec<&'static str> {
 #[derive(Debug, Error)]
 enum ReloadError {
     #[error(
-        "the set of watched objects changes only with a restart: `pods verified`, `endpoint_pod_names`, `zonal`, `labels` \
-         and `namespace_labels`"
+        "the set of watched objects changes only with a restart: `pods verified`, `endpoint_pod_names`, `zonal`, \
+         `multicluster`, `labels` and `namespace_labels`"
     )]
     Objects,
     #[error(transparent)]

@@ -13,7 +13,7 @@ use std::{
 use dns::{
     cluster::{
         snapshot::{Index, Published},
-        zone::{self, Change, ObjectName, ReadOptions, ServiceKey},
+        zone::{self, Change, ObjectName, ReadOptions, ServiceKey, StatedPort},
     },
     config::{Forward, Kubernetes, Listen, PodsMode, Upstream, UpstreamProtocol, Zones},
     plugins::{Config, ServerBlock, loadbalance::Loadbalance},
@@ -132,6 +132,7 @@ fn read_options(settings: &Settings) -> ReadOptions {
         endpoint_pod_names: settings.endpoint_pod_names,
         pods: settings.pods == "verified",
         zones: settings.zonal,
+        multicluster: !settings.multicluster_zones.is_empty(),
         ..ReadOptions::default()
     }
 }
@@ -146,6 +147,22 @@ fn change(object: &Value, options: &ReadOptions) -> Option<Change> {
     Some(match object["kind"].as_str()? {
         "Service" => {
             Change::Service(key?, Some(Arc::new(zone::service(&serde_json::from_value(object).unwrap()))))
+        }
+        "ServiceImport" => {
+            let spec = &object["spec"];
+            let list = |field: &str| spec[field].as_array().cloned().unwrap_or_default();
+            let (ips, ports) = (list("ips"), list("ports"));
+            let ports = ports.iter().map(|port| StatedPort {
+                name: port["name"].as_str(),
+                protocol: port["protocol"].as_str(),
+                number: port["port"]
+                    .as_i64()
+                    .and_then(|number| i32::try_from(number).ok())
+                    .unwrap_or_default(),
+            });
+            let is_headless = spec["type"] == "Headless";
+            let import = zone::import(is_headless, ips.iter().filter_map(Value::as_str), ports);
+            Change::Import(key?, Some(Arc::new(import)))
         }
         "EndpointSlice" => {
             let slice = zone::slice(&id, &serde_json::from_value(object).unwrap(), options);

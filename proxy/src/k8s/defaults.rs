@@ -26,7 +26,8 @@ pub fn apply(object: &mut Object) -> Vec<String> {
         | Object::Node(_)
         | Object::ServiceCidr(_)
         | Object::Namespace(_)
-        | Object::Pod(_) => Vec::new(),
+        | Object::Pod(_)
+        | Object::ServiceImport(_) => Vec::new(),
     }
 }
 

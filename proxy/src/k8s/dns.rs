@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use super::{
     HEADLESS, endpoints, has_label,
     object::{Kind, Object, ObjectId},
+    service_import,
 };
 
 /// Returns the change of the DNS zone that an object causes, or `None` if DNS does not use it.
@@ -52,7 +53,10 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
             let pod = zone::pod(pod).filter(|_| is_wanted);
             Change::Pod(object_name(&id), pod.map(Arc::new))
         }
-        Object::Node(_) | Object::ServiceCidr(_) => return None,
+        Object::ServiceImport(import) if options.multicluster => {
+            Change::Import(key(&id)?, Some(Arc::new(service_import::read(&import.spec))))
+        }
+        Object::Node(_) | Object::ServiceCidr(_) | Object::ServiceImport(_) => return None,
     })
 }
 
@@ -86,7 +90,8 @@ pub fn unreadable_addresses<'o>(object: &'o Object, options: &ReadOptions, is_lb
         | Object::Endpoints(_)
         | Object::Namespace(_)
         | Object::Node(_)
-        | Object::ServiceCidr(_) => {}
+        | Object::ServiceCidr(_)
+        | Object::ServiceImport(_) => {}
     }
     stated.retain(|text| parse_ip(text).is_none());
     stated.sort_unstable();
@@ -102,6 +107,7 @@ pub fn removal(id: &ObjectId) -> Option<Change> {
         Kind::Endpoints => Change::Endpoints(key(id)?, None),
         Kind::Namespace => Change::Namespace(id.name.clone(), false),
         Kind::Pod => Change::Pod(object_name(id), None),
+        Kind::ServiceImport => Change::Import(key(id)?, None),
         Kind::Node | Kind::ServiceCidr => return None,
     })
 }
@@ -163,10 +169,34 @@ mod tests {
                 Some(Change::Service(_, service)) => service.is_some(),
                 Some(Change::Pod(_, pod)) => pod.is_some(),
                 Some(Change::Namespace(_, exists)) => exists,
-                Some(Change::Slice(..) | Change::Endpoints(..)) | None => panic!("{kind}"),
+                Some(Change::Slice(..) | Change::Endpoints(..) | Change::Import(..)) | None => {
+                    panic!("{kind}")
+                }
             };
             assert_eq!(is_present, want, "{kind} {labels}");
         }
+    }
+
+    #[test]
+    fn imported_services_are_read_for_zones_of_several_clusters_only() {
+        let spec = json!({"type": "ClusterSetIP", "ips": ["10.42.0.1", "x"],
+            "ports": [{"name": "tcp", "port": 42, "protocol": "TCP"}]});
+        let import = json!({"metadata": {"name": "hello", "namespace": "demo"}, "spec": spec});
+        let import = Object::ServiceImport(serde_json::from_value(import).unwrap());
+        let labels = json!({"multicluster.kubernetes.io/service-name": "hello",
+            "multicluster.kubernetes.io/source-cluster": "East"});
+        let slice = json!({"metadata": {"name": "x", "namespace": "demo", "labels": labels},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.1.0.1"]}]});
+        let slice = Object::EndpointSlice(serde_json::from_value(slice).unwrap());
+        let options = ReadOptions { multicluster: true, ..ReadOptions::default() };
+        let Some(Change::Import(key, Some(service))) = change(&import, &options) else { panic!() };
+        assert_eq!(key.to_string(), "demo/hello");
+        let zone::ServiceKind::ClusterIp { addresses, ports } = &service.kind else { panic!() };
+        assert_eq!((addresses.len(), ports.len()), (1, 1));
+        let Some(Change::Slice(_, Some(slice_read))) = change(&slice, &options) else { panic!() };
+        assert_eq!(slice_read.cluster.as_deref(), Some("east"));
+        assert!(change(&import, &ReadOptions::default()).is_none());
+        assert!(matches!(change(&slice, &ReadOptions::default()), Some(Change::Slice(_, None))));
     }
 
     /// As in the load balancer, leading zeros are decimal.

@@ -75,6 +75,7 @@ fn typed(kind: Kind, tree: Tree<'_>) -> Result<Object, TypeError> {
         Kind::ServiceCidr => Object::ServiceCidr(Box::new(tree.typed()?)),
         Kind::Namespace => Object::Namespace(Box::new(tree.typed()?)),
         Kind::Pod => Object::Pod(Box::new(tree.typed()?)),
+        Kind::ServiceImport => Object::ServiceImport(Box::new(tree.typed()?)),
     })
 }
 

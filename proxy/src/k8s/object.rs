@@ -9,7 +9,10 @@ use k8s_openapi::api::{
     networking::v1::ServiceCIDR,
 };
 
-use super::{ObjectError, Parsed, endpoint_slice, endpoints, key, node, service, service_cidr};
+use super::{
+    ObjectError, Parsed, endpoint_slice, endpoints, key, node, service, service_cidr,
+    service_import::ServiceImport,
+};
 use crate::{
     index::Change,
     model::{
@@ -27,10 +30,12 @@ pub enum Kind {
     ServiceCidr,
     Namespace,
     Pod,
+    /// A Service of several clusters.
+    ServiceImport,
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Endpoints,
@@ -38,6 +43,7 @@ impl Kind {
         Self::ServiceCidr,
         Self::Namespace,
         Self::Pod,
+        Self::ServiceImport,
     ];
 
     pub fn name(self) -> &'static str {
@@ -49,6 +55,7 @@ impl Kind {
             Self::ServiceCidr => "ServiceCIDR",
             Self::Namespace => "Namespace",
             Self::Pod => "Pod",
+            Self::ServiceImport => "ServiceImport",
         }
     }
 
@@ -62,6 +69,7 @@ impl Kind {
             Self::ServiceCidr => "ServiceCIDRs",
             Self::Namespace => "Namespaces",
             Self::Pod => "Pods",
+            Self::ServiceImport => "ServiceImports",
         }
     }
 
@@ -70,12 +78,20 @@ impl Kind {
             Self::Service | Self::Endpoints | Self::Node | Self::Namespace | Self::Pod => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::ServiceCidr => "networking.k8s.io/v1",
+            // The oldest that is served; what is read is the same in v1beta1.
+            Self::ServiceImport => "multicluster.x-k8s.io/v1alpha1",
         }
+    }
+
+    /// Whether files may state this version.
+    pub fn is_read_as(self, api_version: &str) -> bool {
+        let is_newer = self == Self::ServiceImport && api_version == "multicluster.x-k8s.io/v1beta1";
+        api_version == self.api_version() || is_newer
     }
 
     pub fn is_namespaced(self) -> bool {
         match self {
-            Self::Service | Self::EndpointSlice | Self::Endpoints | Self::Pod => true,
+            Self::Service | Self::EndpointSlice | Self::Endpoints | Self::Pod | Self::ServiceImport => true,
             Self::Node | Self::ServiceCidr | Self::Namespace => false,
         }
     }
@@ -102,7 +118,7 @@ impl ObjectId {
             Kind::Endpoints => Some(Change::Endpoints(self.key(), None)),
             Kind::Node => (*self.name == *node_name).then_some(Change::Node(None)),
             Kind::ServiceCidr => Some(Change::ServiceCidr(self.name.clone(), None)),
-            Kind::Namespace | Kind::Pod => None,
+            Kind::Namespace | Kind::Pod | Kind::ServiceImport => None,
         }
     }
 }
@@ -127,6 +143,7 @@ pub enum Object {
     ServiceCidr(Box<ServiceCIDR>),
     Namespace(Box<Namespace>),
     Pod(Box<Pod>),
+    ServiceImport(Box<ServiceImport>),
 }
 
 impl Object {
@@ -139,6 +156,7 @@ impl Object {
             Self::ServiceCidr(_) => Kind::ServiceCidr,
             Self::Namespace(_) => Kind::Namespace,
             Self::Pod(_) => Kind::Pod,
+            Self::ServiceImport(_) => Kind::ServiceImport,
         }
     }
 
@@ -151,6 +169,7 @@ impl Object {
             Self::ServiceCidr(object) => &object.metadata,
             Self::Namespace(object) => &object.metadata,
             Self::Pod(object) => &object.metadata,
+            Self::ServiceImport(object) => &object.metadata,
         };
         let ServiceKey { namespace, name } = key(metadata)?;
         let kind = self.kind();
@@ -180,7 +199,7 @@ impl Object {
             Self::ServiceCidr(object) => {
                 Some(service_cidr::read(object).map(|networks| Change::ServiceCidr(name, Some(networks))))
             }
-            Self::Node(_) | Self::Namespace(_) | Self::Pod(_) => None,
+            Self::Node(_) | Self::Namespace(_) | Self::Pod(_) | Self::ServiceImport(_) => None,
         })
     }
 }

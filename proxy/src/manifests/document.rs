@@ -94,7 +94,7 @@ fn kind_of(name: &str) -> Option<Kind> {
 }
 
 fn object(kind: Kind, api_version: &str, tree: Tree<'_>, location: &str, manifests: &mut Manifests) {
-    if api_version != kind.api_version() {
+    if !kind.is_read_as(api_version) {
         // The same kind in another group is a different kind (Knative's Service) and is ignored silently.
         let is_old = kind.api_version().rsplit_once('/').is_some_and(|(group, _)| {
             api_version.strip_prefix(group).is_some_and(|version| version.starts_with('/'))

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hickory_server::proto::rr::RecordType;
 
 use super::{AnswerData, AnswerRecord, Lookup, Node, Owner, Soa};
-use crate::cluster::{authority::Zone, name::QueryName, snapshot::View};
+use crate::cluster::{authority::Zone, snapshot::View};
 
 impl<'s> Lookup<'s> {
     pub(super) fn apex(self, zone: &'s Zone) -> Node<'s> {
@@ -15,11 +15,6 @@ impl<'s> Lookup<'s> {
         let soa =
             Soa { zone: &zone.name, serial: self.snapshot.serial, minimum: self.authority.negative_ttl };
         Node::data((self.qtype == RecordType::SOA).then_some(AnswerData::Soa(soa)))
-    }
-
-    /// A zone with an apex only.
-    pub(super) fn apex_only(self, name: &QueryName, zone: &'s Zone) -> Node<'s> {
-        if name.label_count() == zone.labels { self.apex(zone) } else { Node::NxDomain }
     }
 
     /// The NS records: the Services that point to this server, as their addresses outlive it, or else `ns.dns`.
@@ -40,7 +35,12 @@ impl<'s> Lookup<'s> {
             let name = Owner::NameServer(&zone.name);
             return Node::Records(vec![AnswerData::Ns(name)], self.glue(name, &self.authority.own_addresses));
         }
-        let name = |view: &'s View| Owner::Service { key: &view.key, endpoint: None, zone: &primary.name };
+        let name = |view: &'s View| Owner::Service {
+            key: &view.key,
+            endpoint: None,
+            cluster: None,
+            zone: &primary.name,
+        };
         let glue = views.iter().flat_map(|view| self.glue(name(view), view.own_addresses()));
         Node::Records(views.iter().map(|view| AnswerData::Ns(name(view))).collect(), glue.collect())
     }

@@ -17,7 +17,7 @@ use crate::cluster::{
 const WEIGHT: usize = 100;
 
 /// Limit of SRV targets with address records in the additional section: with more, they would hardly fit.
-const MAX_RESOLVED: usize = 512;
+pub(super) const MAX_RESOLVED: usize = 512;
 
 impl<'s> Lookup<'s> {
     /// The name of a Service. If it is missing in an existing namespace, the topic is [`Topic::Absent`].
@@ -153,8 +153,8 @@ impl<'s> Lookup<'s> {
 
     /// SRV records for the ports that `is_it` selects: to the Service if it has a cluster IP, or else to each
     /// endpoint.
-    fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Node<'s> {
-        let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
+    pub(super) fn targets(self, view: &'s View, zone: &'s Zone, is_it: impl Fn(&Port) -> bool) -> Node<'s> {
+        let name = |endpoint| Owner::Service { key: &view.key, endpoint, cluster: None, zone: &zone.name };
         if let ServiceKind::ClusterIp { addresses, ports } = view.kind() {
             let mut numbers: Vec<_> =
                 ports.iter().filter(|port| is_it(port)).map(|port| port.number).collect();
@@ -164,6 +164,9 @@ impl<'s> Lookup<'s> {
             let weight = weight(numbers.len());
             let data = numbers.into_iter().map(|port| AnswerData::Srv { weight, port, target: name(None) });
             return Node::Records(data.collect(), self.glue(name(None), addresses));
+        }
+        if view.is_imported() {
+            return self.imported_targets(view, zone, is_it);
         }
         self.srv(view, zone, view.endpoint_ports(is_it, self.selection))
     }
@@ -175,7 +178,7 @@ impl<'s> Lookup<'s> {
         zone: &'s Zone,
         (targets, is_cut): (Vec<(Label<'s>, u16)>, bool),
     ) -> Node<'s> {
-        let name = |endpoint| Owner::Service { key: &view.key, endpoint, zone: &zone.name };
+        let name = |endpoint| Owner::Service { key: &view.key, endpoint, cluster: None, zone: &zone.name };
         let weight = weight(targets.len());
         let srv = |(label, port): &(Label<'s>, u16)| AnswerData::Srv {
             weight,
@@ -204,7 +207,8 @@ impl<'s> Lookup<'s> {
         labels.dedup();
         let mut addresses = Vec::with_capacity(labels.len());
         for label in labels {
-            let owner = Owner::Service { key: &view.key, endpoint: Some(label), zone: &zone.name };
+            let owner =
+                Owner::Service { key: &view.key, endpoint: Some(label), cluster: None, zone: &zone.name };
             addresses.extend(self.glue(owner, &addresses_of(view, label)));
         }
         addresses
@@ -231,7 +235,7 @@ fn addresses_of(view: &View, label: Label<'_>) -> Vec<IpAddr> {
     }
 }
 
-fn has_port(view: &View, is_it: impl Fn(&Port) -> bool) -> bool {
+pub(super) fn has_port(view: &View, is_it: impl Fn(&Port) -> bool) -> bool {
     match view.kind() {
         ServiceKind::ClusterIp { ports, .. } => ports.iter().any(is_it),
         ServiceKind::Headless => {
@@ -243,6 +247,6 @@ fn has_port(view: &View, is_it: impl Fn(&Port) -> bool) -> bool {
 }
 
 /// At least 1: many clients never choose a target of weight 0.
-fn weight(targets: usize) -> u16 {
+pub(super) fn weight(targets: usize) -> u16 {
     u16::try_from(WEIGHT / targets.max(1)).unwrap_or(1).max(1)
 }

@@ -37,6 +37,8 @@ fn snapshot(endpoints: u32) -> Snapshot {
                 named: [].into(),
             },
             v6: Endpoints { unnamed: [].into(), named: [].into() },
+            cluster: None,
+            imported: None,
             zones: [].into(),
             triggered: None,
             local_pods: None,

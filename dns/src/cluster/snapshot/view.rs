@@ -136,18 +136,51 @@ impl View {
 
     /// The addresses of the endpoints with this label, without duplicates.
     pub fn endpoint(&self, label: &[u8]) -> Vec<IpAddr> {
-        let mut addresses = Vec::new();
-        for slice in &self.slices {
-            addresses.extend(slice.v4.named(label).map(IpAddr::from));
-            addresses.extend(slice.v6.named(label).map(IpAddr::from));
+        endpoints_in(self.slices.iter(), label)
+    }
+
+    /// Whether the endpoints are those of clusters, each with its own.
+    pub fn is_imported(&self) -> bool {
+        self.slices.iter().any(|slice| slice.cluster.is_some())
+    }
+
+    /// Whether a cluster has endpoints.
+    pub fn has_cluster(&self, cluster: &[u8]) -> bool {
+        let of_cluster = self.slices.iter().filter(|slice| slice.is_of(cluster));
+        of_cluster.clone().any(|slice| !slice.v4.is_empty() || !slice.v6.is_empty())
+    }
+
+    /// The addresses of the endpoints with this label in a cluster, without duplicates.
+    pub fn endpoint_in(&self, cluster: &[u8], label: &[u8]) -> Vec<IpAddr> {
+        endpoints_in(self.slices.iter().filter(|slice| slice.is_of(cluster)), label)
+    }
+
+    /// The selected SRV targets of the ports that `is_it` selects, with their clusters, sorted, without duplicates; and
+    /// whether there are more.
+    pub fn imported_ports(
+        &self,
+        is_it: impl Fn(&Port) -> bool,
+        selection: Selection,
+    ) -> (Vec<(&str, Label<'_>, u16)>, bool) {
+        // The labels of dual-stack endpoints occur in slices of both families.
+        let window = selection.of_srv().times(2);
+        let (first, _) = self.locate(window.start(self.extents.last().map_or(0, Extent::both)), Extent::both);
+        let mut found = Vec::new();
+        for slice in self.rotated(first) {
+            let Some(cluster) = slice.cluster.as_deref() else { continue };
+            let ports = || slice.ports.iter().filter(|port| is_it(port)).map(|port| port.number);
+            let targets =
+                Self::labels(slice).flat_map(|label| ports().map(move |port| (cluster, label, port)));
+            found.extend(targets.take(window.records + 1 - found.len()));
+            if found.len() > window.records {
+                break;
+            }
         }
-        // Only in canonical spelling: an endpoint has one name.
-        let spelt = parse_dashed(label).filter(|address| dashed(*address).as_bytes() == label);
-        addresses
-            .extend(spelt.filter(|address| self.slices.iter().any(|slice| has_unnamed(slice, *address))));
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses
+        let is_cut = found.len() > window.records;
+        found.truncate(window.records);
+        found.sort_unstable();
+        found.dedup();
+        (found, is_cut)
     }
 
     /// The addresses of the endpoints in a topology zone, sorted (IPv4 first), without duplicates. `zone`: the labels in
@@ -273,6 +306,21 @@ fn labels_in(slice: &Slice, address: IpAddr) -> impl Iterator<Item = Label<'_>> 
     };
     let unnamed = has_unnamed(slice, address).then_some(Label::Dashed(address));
     v4.into_iter().flatten().chain(v6.into_iter().flatten()).chain(unnamed)
+}
+
+/// The addresses of the endpoints with this label in some slices, without duplicates.
+fn endpoints_in<'s>(slices: impl Iterator<Item = &'s Arc<Slice>> + Clone, label: &[u8]) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for slice in slices.clone() {
+        addresses.extend(slice.v4.named(label).map(IpAddr::from));
+        addresses.extend(slice.v6.named(label).map(IpAddr::from));
+    }
+    // Only in canonical spelling: an endpoint has one name.
+    let spelt = parse_dashed(label).filter(|address| dashed(*address).as_bytes() == label);
+    addresses.extend(spelt.filter(|address| slices.clone().any(|slice| has_unnamed(slice, *address))));
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 fn has_unnamed(slice: &Slice, address: IpAddr) -> bool {

@@ -26,6 +26,9 @@ use crate::{
 };
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The labels of slices of imported Services (KEP-1645).
+const IMPORTED_NAME: &str = "multicluster.kubernetes.io/service-name";
+const SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -38,6 +41,8 @@ pub struct ReadOptions {
     pub pods: bool,
     /// The topology zones of endpoints are kept.
     pub zones: bool,
+    /// The Services of several clusters are kept.
+    pub multicluster: bool,
     /// The selector for Services and pods with names.
     pub labels: Option<Selector>,
     /// The selector for Namespaces with names; it applies to the objects in them, too.
@@ -54,6 +59,7 @@ impl ReadOptions {
             endpoint_pod_names: any(|options| options.endpoint_pod_names),
             pods: any(|options| options.pods == PodsMode::Verified),
             zones: any(|options| options.zonal),
+            multicluster: any(|options| !options.multicluster.0.is_empty()),
             labels: directives.clone().find_map(|options| options.labels.clone()),
             namespace_labels: directives.clone().find_map(|options| options.namespace_labels.clone()),
             node: "".into(),
@@ -107,6 +113,35 @@ fn kind(spec: &ServiceSpec) -> ServiceKind {
     ServiceKind::ClusterIp { addresses: addresses.into(), ports: ports.collect() }
 }
 
+/// A port as an object states it.
+#[derive(Clone, Copy, Debug)]
+pub struct StatedPort<'o> {
+    pub name: Option<&'o str>,
+    pub protocol: Option<&'o str>,
+    pub number: i32,
+}
+
+/// A ServiceImport with the addresses of the cluster set, or a headless one.
+pub fn import<'o>(
+    is_headless: bool,
+    ips: impl Iterator<Item = &'o str>,
+    ports: impl Iterator<Item = StatedPort<'o>>,
+) -> Service {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in ips.filter_map(parse_ip) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let ports = ports.filter_map(|stated| port(stated.name, stated.protocol, Some(stated.number)));
+    let kind = match is_headless {
+        true => ServiceKind::Headless,
+        false => ServiceKind::ClusterIp { addresses: addresses.into(), ports: ports.collect() },
+    };
+    // Endpoints objects are not mirrored for it.
+    Service { kind, has_selector: true }
+}
+
 /// Whether an ExternalName has an invalid target, which deserves a warning to its owner.
 pub fn is_unresolvable_alias(service: &core::Service, read: &Service) -> bool {
     let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
@@ -135,7 +170,14 @@ fn port(name: Option<&str>, protocol: Option<&str>, number: Option<i32>) -> Opti
 pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> Option<Slice> {
     let labels = slice.metadata.labels.as_ref()?;
     let namespace = slice.metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty());
-    let service = ServiceKey::new(namespace.unwrap_or(DEFAULT_NAMESPACE), labels.get(SERVICE_NAME)?)?;
+    let key = |name: &String| ServiceKey::new(namespace.unwrap_or(DEFAULT_NAMESPACE), name);
+    let own = labels.get(SERVICE_NAME).and_then(key);
+    let imported = labels.get(IMPORTED_NAME).filter(|_| options.multicluster).and_then(key);
+    let cluster = labels.get(SOURCE_CLUSTER).filter(|cluster| is_label(cluster));
+    let imported = imported.zip(cluster.map(|cluster| cluster.to_ascii_lowercase()));
+    if own.is_none() && imported.is_none() {
+        return None;
+    }
     if slice.address_type == "FQDN" {
         return None;
     }
@@ -148,15 +190,28 @@ pub fn slice(id: &ObjectName, slice: &EndpointSlice, options: &ReadOptions) -> O
     let ports = slice.ports.iter().flatten();
     let ports =
         ports.filter_map(|stated| port(stated.name.as_deref(), stated.protocol.as_deref(), stated.port));
-    Some(Slice {
+    let of = |service| Slice {
         id: id.clone(),
         service,
+        cluster: None,
+        imported: None,
         ports: ports.collect(),
         v4: sorted(endpoints.v4),
         v6: sorted(endpoints.v6),
         zones: endpoints.zones.into(),
         triggered: triggered(&slice.metadata),
         local_pods: local_pods(slice, id, options),
+    };
+    // A slice may serve an imported Service, and a Service of this cluster that stands for it.
+    Some(match (own, imported) {
+        (Some(own), None) => of(own),
+        (None, Some((service, cluster))) => Slice { cluster: Some(cluster.into()), ..of(service) },
+        (Some(own), Some((service, cluster))) => {
+            let own = of(own);
+            let imported = Slice { service, cluster: Some(cluster.into()), ..own.clone() };
+            Slice { imported: Some(Arc::new(imported)), ..own }
+        }
+        (None, None) => return None,
     })
 }
 

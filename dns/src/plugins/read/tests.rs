@@ -566,6 +566,10 @@ fn contradictions_and_mistakes_are_refused_as_in_coredns() {
     for (text, want) in [
         ("kubernetes {\n namespaces a\n namespace_labels b=c\n }", ":4: `namespaces` and `namespace_labels`"),
         ("kubernetes {\n noendpoints\n zonal\n }", ":4: `zonal` names endpoints"),
+        (
+            "kubernetes {\n multicluster clusterset.local\n }",
+            ":3: `clusterset.local.` is no zone of `kubernetes`",
+        ),
         ("kubernetes {\n apiserver_qps -1\n }", ":3: a limit is not negative"),
         ("kubernetes {\n endpoint\n }", ":3: `endpoint` is to be written"),
         ("rewrite name regex (.*)\\.a {2}.b", ":2: `{2}` has no group: `(.*)\\.a` has 1"),

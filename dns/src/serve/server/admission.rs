@@ -102,6 +102,8 @@ mod tests {
             ports: [].into(),
             v4: Endpoints { unnamed: [Ipv4Addr::new(198, 51, 100, 7)].into(), named: [].into() },
             v6: Endpoints { unnamed: [].into(), named: [].into() },
+            cluster: None,
+            imported: None,
             zones: [].into(),
             triggered: None,
             local_pods: None,

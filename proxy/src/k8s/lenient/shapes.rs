@@ -56,6 +56,7 @@ pub fn of(kind: Kind) -> &'static Shape {
         Kind::ServiceCidr => &SERVICE_CIDR,
         Kind::Namespace => &NAMED,
         Kind::Pod => &POD,
+        Kind::ServiceImport => &SERVICE_IMPORT,
     }
 }
 
@@ -144,6 +145,18 @@ static NODE: Shape = Fields(&[
 ]);
 
 static SERVICE_CIDR: Shape = Fields(&[METADATA, ("spec", Fields(&[("cidrs", List(&Text))]))]);
+
+static SERVICE_IMPORT: Shape = Fields(&[
+    METADATA,
+    (
+        "spec",
+        Fields(&[
+            ("type", Text),
+            ("ips", List(&Text)),
+            ("ports", List(&Fields(&[("name", Text), ("port", Int), ("protocol", Text)]))),
+        ]),
+    ),
+]);
 
 static POD: Shape = Fields(&[
     METADATA,

@@ -55,6 +55,11 @@ fn objects() -> Vec<(Kind, Value)> {
         (Kind::ServiceCidr, json!({"metadata": metadata("kubernetes"), "spec": {"cidrs": ["10.96.0.0/16"]}})),
         (Kind::Namespace, json!({"metadata": metadata("shop")})),
         (
+            Kind::ServiceImport,
+            json!({"metadata": metadata("hello"), "spec": {"type": "ClusterSetIP", "ips": ["10.42.0.1"],
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}),
+        ),
+        (
             Kind::Pod,
             json!({"metadata": metadata("web-0"),
             "status": {"phase": "Running", "podIP": "10.1.0.1", "podIPs": [{"ip": "10.1.0.1"}]}}),
@@ -63,7 +68,13 @@ fn objects() -> Vec<(Kind, Value)> {
 }
 
 fn changes(kind: Kind, object: &Value) -> (ObjectChanges, Vec<String>) {
-    let dns = ReadOptions { pods: true, zones: true, endpoint_pod_names: true, ..ReadOptions::default() };
+    let dns = ReadOptions {
+        pods: true,
+        zones: true,
+        endpoint_pod_names: true,
+        multicluster: true,
+        ..ReadOptions::default()
+    };
     let reader = Reader { node_name: "node-1".to_owned(), dns: Some(dns) };
     let text = object.to_string();
     let Lenient { object, faults, .. } =

@@ -33,6 +33,7 @@ pub fn selections(reader: &Reader) -> Vec<Selection> {
         // The address of a terminated pod may already belong to another pod.
         let not_terminated = "status.phase!=Succeeded,status.phase!=Failed".to_owned();
         selections.extend(dns.pods.then(|| Selection { fields: Some(not_terminated), ..all(Kind::Pod) }));
+        selections.extend(dns.multicluster.then(|| all(Kind::ServiceImport)));
     }
     selections
 }
@@ -47,6 +48,7 @@ impl Selection {
             Kind::ServiceCidr => "/apis/networking.k8s.io/v1/servicecidrs",
             Kind::Namespace => "/api/v1/namespaces",
             Kind::Pod => "/api/v1/pods",
+            Kind::ServiceImport => "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
         }
     }
 
@@ -58,7 +60,7 @@ impl Selection {
 
     /// Whether the agent works without this kind, if the server does not serve it or RBAC forbids it.
     pub fn is_optional(&self) -> bool {
-        self.kind == Kind::ServiceCidr
+        matches!(self.kind, Kind::ServiceCidr | Kind::ServiceImport)
     }
 }
 
@@ -87,7 +89,7 @@ mod tests {
                 "/apis/networking.k8s.io/v1/servicecidrs",
             ]
         );
-        let dns = requests(Some(ReadOptions { pods: true, ..ReadOptions::default() }));
+        let dns = requests(Some(ReadOptions { pods: true, multicluster: true, ..ReadOptions::default() }));
         assert_eq!(
             dns,
             [
@@ -97,6 +99,7 @@ mod tests {
                 "/apis/networking.k8s.io/v1/servicecidrs",
                 "/api/v1/namespaces",
                 "/api/v1/pods?fieldSelector=status.phase!%3DSucceeded,status.phase!%3DFailed",
+                "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
             ]
         );
     }
