@@ -67,101 +67,99 @@ fn texts(records: &[Record]) -> String {
     records.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
+const NS: &str = " NS ns.example.org.,  NS ns.elsewhere.net.";
+const SOA: &str = " SOA ns.example.org. hostmaster.example.org. 7 7200 1800 604800 300";
+const GLUE: &str = "ns A 192.0.2.1, ns AAAA 2001:db8::1";
+
+/// A name below the zone with its type, and the answer: rcode, AA, and the records of each section.
+type Case = (&'static str, RecordType, u8, bool, &'static str, &'static str, &'static str);
+
+const ANSWERS: &[Case] = &[
+    ("web", RecordType::A, 0, true, "web A 192.0.2.3", NS, ""),
+    ("WEB", RecordType::A, 0, true, "WEB A 192.0.2.3", NS, ""),
+    ("web", RecordType::AAAA, 0, true, "", SOA, ""),
+    ("none", RecordType::A, 3, true, "", SOA, ""),
+    ("", RecordType::SOA, 0, true, SOA, NS, ""),
+    ("", RecordType::NS, 0, true, NS, "", GLUE),
+    (
+        "",
+        RecordType::MX,
+        0,
+        true,
+        " MX 10 mail.example.org.,  MX 20 mail.example.org.",
+        NS,
+        "mail A 192.0.2.2",
+    ),
+    ("www", RecordType::A, 0, true, "www CNAME web.example.org., web A 192.0.2.3", NS, ""),
+    ("www", RecordType::CNAME, 0, true, "www CNAME web.example.org.", NS, ""),
+    ("www", RecordType::AAAA, 0, true, "www CNAME web.example.org.", SOA, ""),
+    ("out", RecordType::A, 0, true, "out CNAME www.example.net.", "", ""),
+    ("broken", RecordType::A, 3, true, "broken CNAME missing.example.org.", SOA, ""),
+    ("ring", RecordType::A, 2, true, "", "", ""),
+    ("below.it", RecordType::A, 0, true, "", SOA, ""),
+    ("it", RecordType::A, 0, true, "", SOA, ""),
+    ("x.it", RecordType::A, 3, true, "", SOA, ""),
+    ("deep.below.it", RecordType::TXT, 0, true, "deep.below.it TXT a bc;d", NS, ""),
+    // Wildcards (RFC 4592).
+    ("a.wild", RecordType::A, 0, true, "a.wild A 192.0.2.4", NS, ""),
+    ("a.a.wild", RecordType::A, 0, true, "a.a.wild A 192.0.2.4", NS, ""),
+    ("a.wild", RecordType::MX, 0, true, "a.wild MX 5 mail.example.org.", NS, "mail A 192.0.2.2"),
+    ("a.wild", RecordType::AAAA, 0, true, "", SOA, ""),
+    ("wild", RecordType::A, 0, true, "", SOA, ""),
+    ("b.wild", RecordType::A, 0, true, "", SOA, ""),
+    ("a.b.wild", RecordType::A, 3, true, "", SOA, ""),
+    ("a.ent.wild", RecordType::A, 3, true, "", SOA, ""),
+    (
+        "alias.wild",
+        RecordType::A,
+        0,
+        true,
+        "alias.wild CNAME any.wild.example.org., any.wild A 192.0.2.4",
+        NS,
+        "",
+    ),
+    // Delegations: not authoritative, with glue.
+    (
+        "sub",
+        RecordType::A,
+        0,
+        false,
+        "",
+        "sub NS ns.sub.example.org., sub NS ns.example.org.",
+        "ns.sub A 192.0.2.5",
+    ),
+    (
+        "x.sub",
+        RecordType::MX,
+        0,
+        false,
+        "",
+        "sub NS ns.sub.example.org., sub NS ns.example.org.",
+        "ns.sub A 192.0.2.5",
+    ),
+    (
+        "ns.sub",
+        RecordType::A,
+        0,
+        false,
+        "",
+        "sub NS ns.sub.example.org., sub NS ns.example.org.",
+        "ns.sub A 192.0.2.5",
+    ),
+    // DNAME (RFC 6672).
+    ("tree", RecordType::A, 0, true, "", SOA, ""),
+    ("b.tree", RecordType::A, 3, true, "*CNAME b.forest.example.org.", SOA, ""),
+    ("a.tree", RecordType::A, 0, true, "*CNAME a.forest.example.org., a.forest A 192.0.2.6", NS, ""),
+    ("_http._tcp", RecordType::SRV, 0, true, "_http._tcp SRV 0 5 80 web.example.org.", NS, "web A 192.0.2.3"),
+];
+
 #[tokio::test]
 async fn names_are_answered_as_in_rfc_1034() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db.example.org");
     fs::write(&path, ZONE).unwrap();
     let plugin = start(&path, "");
-    const NS: &str = " NS ns.example.org.,  NS ns.elsewhere.net.";
-    const SOA: &str = " SOA ns.example.org. hostmaster.example.org. 7 7200 1800 604800 300";
-    const GLUE: &str = "ns A 192.0.2.1, ns AAAA 2001:db8::1";
-    for (name, qtype, rcode, aa, answers, authorities, additionals) in [
-        ("web", RecordType::A, 0, true, "web A 192.0.2.3", NS, ""),
-        ("WEB", RecordType::A, 0, true, "WEB A 192.0.2.3", NS, ""),
-        ("web", RecordType::AAAA, 0, true, "", SOA, ""),
-        ("none", RecordType::A, 3, true, "", SOA, ""),
-        ("", RecordType::SOA, 0, true, SOA, NS, ""),
-        ("", RecordType::NS, 0, true, NS, "", GLUE),
-        (
-            "",
-            RecordType::MX,
-            0,
-            true,
-            " MX 10 mail.example.org.,  MX 20 mail.example.org.",
-            NS,
-            "mail A 192.0.2.2",
-        ),
-        ("www", RecordType::A, 0, true, "www CNAME web.example.org., web A 192.0.2.3", NS, ""),
-        ("www", RecordType::CNAME, 0, true, "www CNAME web.example.org.", NS, ""),
-        ("www", RecordType::AAAA, 0, true, "www CNAME web.example.org.", SOA, ""),
-        ("out", RecordType::A, 0, true, "out CNAME www.example.net.", "", ""),
-        ("broken", RecordType::A, 3, true, "broken CNAME missing.example.org.", SOA, ""),
-        ("ring", RecordType::A, 2, true, "", "", ""),
-        ("below.it", RecordType::A, 0, true, "", SOA, ""),
-        ("it", RecordType::A, 0, true, "", SOA, ""),
-        ("x.it", RecordType::A, 3, true, "", SOA, ""),
-        ("deep.below.it", RecordType::TXT, 0, true, "deep.below.it TXT a bc;d", NS, ""),
-        // Wildcards (RFC 4592).
-        ("a.wild", RecordType::A, 0, true, "a.wild A 192.0.2.4", NS, ""),
-        ("a.a.wild", RecordType::A, 0, true, "a.a.wild A 192.0.2.4", NS, ""),
-        ("a.wild", RecordType::MX, 0, true, "a.wild MX 5 mail.example.org.", NS, "mail A 192.0.2.2"),
-        ("a.wild", RecordType::AAAA, 0, true, "", SOA, ""),
-        ("wild", RecordType::A, 0, true, "", SOA, ""),
-        ("b.wild", RecordType::A, 0, true, "", SOA, ""),
-        ("a.b.wild", RecordType::A, 3, true, "", SOA, ""),
-        ("a.ent.wild", RecordType::A, 3, true, "", SOA, ""),
-        (
-            "alias.wild",
-            RecordType::A,
-            0,
-            true,
-            "alias.wild CNAME any.wild.example.org., any.wild A 192.0.2.4",
-            NS,
-            "",
-        ),
-        // Delegations: not authoritative, with glue.
-        (
-            "sub",
-            RecordType::A,
-            0,
-            false,
-            "",
-            "sub NS ns.sub.example.org., sub NS ns.example.org.",
-            "ns.sub A 192.0.2.5",
-        ),
-        (
-            "x.sub",
-            RecordType::MX,
-            0,
-            false,
-            "",
-            "sub NS ns.sub.example.org., sub NS ns.example.org.",
-            "ns.sub A 192.0.2.5",
-        ),
-        (
-            "ns.sub",
-            RecordType::A,
-            0,
-            false,
-            "",
-            "sub NS ns.sub.example.org., sub NS ns.example.org.",
-            "ns.sub A 192.0.2.5",
-        ),
-        // DNAME (RFC 6672).
-        ("tree", RecordType::A, 0, true, "", SOA, ""),
-        ("b.tree", RecordType::A, 3, true, "*CNAME b.forest.example.org.", SOA, ""),
-        ("a.tree", RecordType::A, 0, true, "*CNAME a.forest.example.org., a.forest A 192.0.2.6", NS, ""),
-        (
-            "_http._tcp",
-            RecordType::SRV,
-            0,
-            true,
-            "_http._tcp SRV 0 5 80 web.example.org.",
-            NS,
-            "web A 192.0.2.3",
-        ),
-    ] {
+    for (name, qtype, rcode, aa, answers, authorities, additionals) in ANSWERS.iter().copied() {
         let whole = if name.is_empty() { "example.org.".to_owned() } else { format!("{name}.example.org.") };
         let question = Query::query(Name::from_ascii(&whole).unwrap(), qtype);
         let reply = plugin.answer(&question).unwrap();
