@@ -14,6 +14,7 @@
 pub mod acl;
 mod any;
 mod auto;
+pub mod autopath;
 mod bind;
 mod bufsize;
 mod cache;
@@ -60,6 +61,7 @@ use crate::{
 };
 use acl::Acl;
 use auto::Auto;
+use autopath::Autopath;
 use chaos::Chaos;
 use directive::Directive;
 use dns64::Dns64;
@@ -139,6 +141,7 @@ directives! {
     whoami: bool = whoami::Whoami,
     files: Vec<ZoneFile> = ZoneFile,
     auto: Option<Auto> = Auto,
+    autopath: Option<Autopath> = Autopath,
     view: Option<View> = View,
     dns64: Option<Dns64> = Dns64,
     tls: Option<ServerTls> = ServerTls,

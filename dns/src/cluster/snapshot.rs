@@ -63,6 +63,12 @@ impl Snapshot {
         self.pods.get((address, self.hash(&[namespace]))).next().is_some()
     }
 
+    /// The namespace of a pod with this address, if pods are kept.
+    pub fn namespace_of_pod(&self, address: IpAddr) -> Option<&str> {
+        let ((_, namespace), ()) = self.pods.range((address, 0)..=(address, u64::MAX)).next()?;
+        self.namespaces.get(*namespace).next().map(|name| name.as_str())
+    }
+
     /// The Services with this address, as a cluster IP or of an endpoint.
     pub fn services_with(&self, address: IpAddr) -> impl Iterator<Item = &View> {
         let all = 0..=u32::MAX;

@@ -1,6 +1,7 @@
 //! `rewrite [continue|stop] FIELD ...`: queries are resolved under another name, type or class, and responses get other
 //! names, TTLs and response codes.
 
+mod cname;
 mod name;
 mod pattern;
 mod response;
@@ -9,9 +10,11 @@ mod tests;
 
 use std::ops::RangeInclusive;
 
+pub use cname::CnameRule;
+use cname::retarget;
 use hickory_server::proto::{
     op::{Message, Query, ResponseCode},
-    rr::{DNSClass, RecordType},
+    rr::{DNSClass, Name, Record, RecordType},
 };
 pub use name::NameRule;
 use name::{Restoration, restore};
@@ -35,16 +38,24 @@ pub struct Rewrite {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rule {
     Name(NameRule),
-    Type { from: RecordType, to: RecordType },
-    Class { from: DNSClass, to: DNSClass },
+    Type {
+        from: RecordType,
+        to: RecordType,
+    },
+    Class {
+        from: DNSClass,
+        to: DNSClass,
+    },
     Ttl(TtlRule),
     Rcode(RcodeRule),
+    /// Matches each query.
+    Cname(CnameRule),
 }
 
 impl Directive for Rewrite {
     const NAME: &'static str = "rewrite";
-    const SUMMARY: &'static str = "names, types and classes of queries; names, TTLs and response codes of responses; not EDNS options and CNAMEs";
-    const OPTIONS: &'static [&'static str] = &["name", "answer", "type", "class", "ttl", "rcode"];
+    const SUMMARY: &'static str = "names, types and classes of queries; names, TTLs and response codes of responses; targets of CNAMEs; not EDNS options";
+    const OPTIONS: &'static [&'static str] = &["name", "answer", "type", "class", "ttl", "rcode", "cname"];
     const IS_REPEATABLE: bool = true;
     type Setting = Vec<Self>;
 
@@ -58,7 +69,7 @@ impl Directive for Rewrite {
     }
 }
 
-const USAGE: &str = "rewrite [continue|stop] name|type|class|ttl|rcode ...";
+const USAGE: &str = "rewrite [continue|stop] name|type|class|ttl|rcode|cname ...";
 
 /// Reads a rule on one line, or with its options on lines of their own.
 fn parse(statement: &Statement) -> Result<Rewrite, CorefileError> {
@@ -107,6 +118,10 @@ fn one(statement: &Statement, words: &[Word]) -> Result<Rule, CorefileError> {
         },
         "ttl" => TtlRule::parse(statement, rest).map(Rule::Ttl),
         "rcode" => RcodeRule::parse(statement, rest).map(Rule::Rcode),
+        "cname" => CnameRule::parse(statement, rest).map(Rule::Cname),
+        "edns0" => {
+            Err(field.refuse("options of EDNS cannot be rewritten; let a server behind `forward` do it"))
+        }
         "answer" => {
             Err(field.refuse("`answer` follows the names of a rule; write `name FROM TO answer ...`"))
         }
@@ -130,6 +145,7 @@ pub struct Rewritten {
     restorations: Vec<Restoration>,
     ttls: Vec<RangeInclusive<u32>>,
     rcodes: Vec<(ResponseCode, ResponseCode)>,
+    cnames: Vec<CnameRule>,
 }
 
 /// A rule makes something of a name that is no name.
@@ -144,6 +160,7 @@ pub fn rewritten(rules: &[Rewrite], question: &Query) -> Option<Result<Rewritten
         restorations: Vec::new(),
         ttls: Vec::new(),
         rcodes: Vec::new(),
+        cnames: Vec::new(),
     };
     let mut matches = false;
     for Rewrite { rule, continues } in rules {
@@ -183,8 +200,22 @@ impl Rewritten {
                 self.rcodes.extend(matches.then_some((*old, *new)));
                 matches
             }
+            Rule::Cname(rule) => {
+                self.cnames.push(rule.clone());
+                true
+            }
         };
         Ok(matches)
+    }
+
+    /// Whether targets in the response may be replaced.
+    pub(crate) fn has_cnames(&self) -> bool {
+        !self.cnames.is_empty()
+    }
+
+    /// Replaces the target of a CNAME, and leaves out the records behind it. Returns the target, whose records follow.
+    pub(crate) fn retarget(&self, answers: &mut Vec<Record>) -> Option<Name> {
+        retarget(&self.cnames, answers)
     }
 
     /// Applies the changes of the response; as in CoreDNS, those of the last rule first.

@@ -8,7 +8,6 @@ const BLOCKED: &str = "write a `template` for the names, or forward to a server 
 
 /// Directives of CoreDNS (its plugin.cfg) that this server cannot implement, or does not need.
 pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
-    ("autopath", "remove it: the search list is answered from memory anyway"),
     ("azure", FORWARD),
     ("cancel", "remove it: no query takes longer than 5 s anyway"),
     ("clouddns", FORWARD),

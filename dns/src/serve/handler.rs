@@ -27,7 +27,6 @@ use crate::{
     observe::metrics::{Plugin, QueryMetrics, Refusal},
     plugins::{
         acl::{self, Action},
-        dns64::Dns64,
         rewrite::InvalidName,
         view::Asked,
         whoami,
@@ -40,6 +39,7 @@ mod block;
 mod client;
 mod fast_path;
 mod local_plugins;
+mod lookups;
 mod random;
 mod response;
 mod wire;
@@ -75,8 +75,8 @@ pub struct Pending {
 enum Work {
     /// To query the upstreams of the block.
     Forward,
-    /// To look up the A records if there are no AAAA records.
-    Synthesize(Dns64, Handler),
+    /// To look up names by this server itself.
+    LookUp(lookups::Lookups, Handler),
 }
 
 /// The blocks that listen at one address, and the snapshot of the cluster.
@@ -194,10 +194,10 @@ impl Handler {
         response.topic = Topic::of_foreign_name(&name);
         response.set_block(block);
         match restrict(response, question, block) {
-            Ok(response) => match block.dns64.filter(|dns64| dns64.concerns(question, response.client())) {
+            Ok(response) => match self.lookups(question, &response, block) {
                 None => self.answer_question(question, &name, response, block),
-                Some(dns64) => {
-                    let work = Work::Synthesize(dns64, self.clone());
+                Some(lookups) => {
+                    let work = Work::LookUp(lookups, self.clone());
                     pending(response, question.clone(), block, work)
                 }
             },
@@ -353,24 +353,6 @@ impl Handler {
         }
     }
 
-    /// The answer to a question of this server itself, in a block, in the course of answering `response`. As all of
-    /// `dns64`, it does not lead to such questions again.
-    async fn lookup(&self, question: &Query, response: &Response, block: &Arc<Block>) -> Reply {
-        let mut inner = response.internal(question);
-        inner.set_block(block);
-        let handled = self.answer_question(question, &QueryName::from(&question.name), inner, block);
-        let octets = match handled {
-            Handled::Dropped => return Reply::servfail(),
-            Handled::Reply(reply) => reply,
-            // Boxed: a lookup within a pending request.
-            Handled::Pending(pending) => Box::pin(pending.finish()).await,
-        };
-        match Message::from_vec(&octets) {
-            Ok(message) => Reply { plugin: Plugin::Dns64, ..Reply::from_upstream(message, question) },
-            Err(_) => Reply::servfail(),
-        }
-    }
-
     /// The block with the longest matching zone whose view, if it has one, includes the query.
     fn block_of(&self, asked: &Asked<'_>) -> Option<&Arc<Block>> {
         let length = |block: &Block| {
@@ -407,18 +389,11 @@ impl Pending {
                 })
             }
             (Work::Forward, None) => Reply::refused(),
-            (Work::Synthesize(dns64, handler), _) => self.synthesize(*dns64, handler).await,
+            (Work::LookUp(lookups, handler), _) => {
+                lookups.reply(handler, &self.question, &self.response, &self.block).await
+            }
         };
         self.response.finish_with(reply, &self.block.metrics)
-    }
-
-    async fn synthesize(&self, dns64: Dns64, handler: &Handler) -> Reply {
-        let original = handler.lookup(&self.question, &self.response, &self.block).await;
-        if !dns64.replaces(&original) {
-            return original;
-        }
-        let of_a = Query::query(self.question.name.clone(), RecordType::A);
-        dns64.synthesized(&original, handler.lookup(&of_a, &self.response, &self.block).await)
     }
 }
 

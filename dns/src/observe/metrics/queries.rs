@@ -40,6 +40,8 @@ named_enum! {
         Whoami = "whoami",
         File = "file",
         Auto = "auto",
+        Autopath = "autopath",
+        Rewrite = "rewrite",
         Dns64 = "dns64",
     }
 }

@@ -64,6 +64,17 @@ impl Pattern {
         })
     }
 
+    /// As [`Self::parse`], but a prefix, suffix or substring is a part of any label.
+    pub(super) fn parse_part(kind: PatternKind, from: &Word) -> Result<Self, CorefileError> {
+        let text = || from.text.to_lowercase();
+        Ok(match kind {
+            PatternKind::Prefix => Self::Prefix(text()),
+            PatternKind::Suffix => Self::Suffix(text()),
+            PatternKind::Substring => Self::Substring(text()),
+            PatternKind::Exact | PatternKind::Regex => Self::parse(kind, from)?,
+        })
+    }
+
     /// `name`: lower-case, with the final dot.
     pub(super) fn matches(&self, name: &str) -> bool {
         match self {

@@ -155,6 +155,33 @@ fn response_codes_are_replaced() {
 }
 
 #[test]
+fn targets_of_cnames_are_replaced() {
+    let cname =
+        |owner: &str, target: &str| Record::from_rdata(name(owner), 5, RData::CNAME(CNAME(name(target))));
+    for (lines, want) in [
+        ("rewrite cname exact b.cdn.example.net c.other", Some("a. c.other.")),
+        ("rewrite cname suffix .cdn.example.net. .other.", Some("a. b.other.")),
+        ("rewrite cname prefix b. c.", Some("a. c.cdn.example.net.")),
+        ("rewrite cname substring cdn mirror", Some("a. b.mirror.example.net.")),
+        ("rewrite cname regex (.*)\\.cdn\\.example\\.net\\. {1}.other.cdn.com.", Some("a. b.other.cdn.com.")),
+        ("rewrite cname x.example y.example", None),
+        // The last rule first.
+        (
+            "rewrite continue cname prefix b. c.\nrewrite cname suffix .net. .org.",
+            Some("a. b.cdn.example.org."),
+        ),
+    ] {
+        let rewritten = rewritten(&rules(lines), &query("a.")).unwrap().unwrap();
+        let mut answers = vec![cname("a.", "B.cdn.example.net."), cname("b.cdn.example.net.", "d.")];
+        let target = rewritten.retarget(&mut answers);
+        let texts: Vec<String> =
+            answers.iter().map(|record| format!("{} {}", record.name, record.data)).collect();
+        let got = target.is_some().then(|| texts.join(";"));
+        assert_eq!(got.as_deref(), want, "{lines}");
+    }
+}
+
+#[test]
 fn mistakes_are_refused() {
     for (line, want) in [
         ("rewrite type A", "`rewrite type FROM TO`"),
@@ -170,6 +197,9 @@ fn mistakes_are_refused() {
         ("rewrite rcode a.example SERVFAIL 24", "`24` is no response code"),
         ("rewrite answer name a b", "`answer` follows the names"),
         ("rewrite size 1 2", "`size` cannot be rewritten"),
+        ("rewrite edns0 nsid set", "options of EDNS cannot be rewritten"),
+        ("rewrite cname a.example", "is to be written `rewrite [continue|stop] cname"),
+        ("rewrite cname regex (a) {2}", "`{2}` has no group"),
         ("rewrite name suffix a b answer auto answer name c d", "exclude each other"),
         ("rewrite stop", "is to be written"),
     ] {

@@ -15,6 +15,7 @@ use crate::{
     plugins::{
         PluginContext, ServerBlock,
         acl::Acl,
+        autopath::Autopath,
         chaos::Chaos,
         dns64::Dns64,
         header::Header,
@@ -48,6 +49,7 @@ pub struct Block {
     /// The queries that it serves; `None`: all.
     view: Option<View>,
     pub(super) dns64: Option<Dns64>,
+    pub(super) autopath: Option<Autopath>,
     /// The port of the server.
     pub(super) server_port: u16,
     pub(super) minimal: bool,
@@ -91,6 +93,7 @@ impl Block {
             balancer: block.loadbalance.as_ref().and_then(Loadbalance::start).map(Arc::new),
             view: block.view.clone(),
             dns64: block.dns64,
+            autopath: block.autopath.clone(),
             server_port: server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default(),
             minimal: block.minimal,
             acls: block.acls.clone(),
@@ -124,5 +127,6 @@ impl Block {
             && self.nsid.is_none()
             && self.balancer.is_none()
             && self.dns64.is_none()
+            && self.autopath.is_none()
     }
 }

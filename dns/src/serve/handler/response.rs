@@ -162,6 +162,11 @@ impl Response {
         self.message.metadata.recursion_available = block.forwarder.is_some();
     }
 
+    /// The rules that change the response, if there are any.
+    pub fn rewritten(&self) -> Option<&Rewritten> {
+        self.rewritten.as_ref()
+    }
+
     pub fn set_rewritten(&mut self, rewritten: Rewritten) {
         self.rewritten = Some(rewritten);
     }

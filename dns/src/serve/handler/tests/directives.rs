@@ -376,3 +376,45 @@ async fn files_come_after_the_other_plugins() {
         reply(&handler, &query("loop.example.", RecordType::A, DNSClass::IN), Transport::Udp).unwrap();
     assert!((2..=8).contains(&reply.answers.len()), "a chain ends: {}", reply.answers.len());
 }
+
+#[tokio::test]
+async fn the_target_of_an_alias_is_replaced() {
+    let text = "example {\n rewrite cname suffix .cdn.net. .example.\n template IN A {\n  match ^www\n  \
+                answer \"www.example. 5 IN CNAME b.cdn.net.\"\n  answer \"b.cdn.net. 5 IN A 10.0.0.1\"\n  fallthrough\n }\n \
+                hosts /nonexistent {\n  10.0.0.2 b.example\n }\n}\n";
+    let handler = handler_of(text);
+    for (name, want) in [
+        ("www.example.", "0 www.example. 5 IN b.example. b.example. 3600 IN 10.0.0.2"),
+        ("b.example.", "0 b.example. 3600 IN 10.0.0.2"),
+        ("none.example.", "3"),
+    ] {
+        let query = query(name, RecordType::A, DNSClass::IN);
+        let reply = eventual_reply(&handler, &query, client(Transport::Udp)).await;
+        let got = format!("{} {}", reply.metadata.response_code.low(), texts(&reply.answers).join(" "));
+        assert_eq!(got.trim(), want, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_list_is_walked_by_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("resolv.conf");
+    fs::write(&list, "search one.example two.example\n").unwrap();
+    let hosts =
+        " hosts /nonexistent {\n  10.0.0.1 a.one.example\n  10.0.0.2 b.two.example\n  10.0.0.3 c.org\n }";
+    let handler = handler(&format!("{hosts}\n autopath {}", list.display()));
+    for (name, want) in [
+        ("a.one.example.", "0 a.one.example. 3600 IN 10.0.0.1"),
+        ("b.one.example.", "0 b.one.example. 3600 IN b.two.example. b.two.example. 3600 IN 10.0.0.2"),
+        ("C.org.one.example.", "0 C.org.one.example. 3600 IN C.org. C.org. 3600 IN 10.0.0.3"),
+        ("none.one.example.", "3"),
+        // Not the first of the list.
+        ("b.two.example.", "0 b.two.example. 3600 IN 10.0.0.2"),
+        ("one.example.", "3"),
+    ] {
+        let query = query(name, RecordType::A, DNSClass::IN);
+        let reply = eventual_reply(&handler, &query, client(Transport::Udp)).await;
+        let got = format!("{} {}", reply.metadata.response_code.low(), texts(&reply.answers).join(" "));
+        assert_eq!(got.trim(), want, "{name}");
+    }
+}
