@@ -75,8 +75,8 @@ fn of_file(file: &Word) -> Result<Vec<Name>, CorefileError> {
 /// The domains of the last `search` line.
 fn domains(text: &str) -> Vec<Name> {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let lines = text.lines().map(words);
-    let last = lines.filter(|words| words.first().is_some_and(|word| word == "search")).last();
+    let mut lines = text.lines().map(words);
+    let last = lines.rfind(|words| words.first().is_some_and(|word| word == "search"));
     let names = last.unwrap_or_default().into_iter().skip(1).take(MAX_DOMAINS);
     names.filter_map(|text| absolute(&text)).collect()
 }

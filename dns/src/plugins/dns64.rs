@@ -99,14 +99,13 @@ impl Dns64 {
 
     /// The answer for AAAA, from `original`, which has none, and from that for A.
     pub(crate) fn synthesized(&self, original: &Reply, of_a: Reply) -> Reply {
-        let soas = original.authorities.iter().filter(|record| record.record_type() == RecordType::SOA);
-        let max_ttl = soas.last().map_or(MAX_TTL, |soa| soa.ttl);
-        let translated = |record: Record| match record.data {
-            RData::A(A(address)) => {
-                let ttl = record.ttl.min(max_ttl);
-                Record::from_rdata(record.name, ttl, RData::AAAA(AAAA(self.translated(address))))
-            }
-            _ => record,
+        let mut authorities = original.authorities.iter();
+        let soa = authorities.rfind(|record| record.record_type() == RecordType::SOA);
+        let max_ttl = soa.map_or(MAX_TTL, |soa| soa.ttl);
+        let translated = |record: Record| {
+            let RData::A(A(address)) = record.data else { return record };
+            let data = RData::AAAA(AAAA(self.translated(address)));
+            Record::from_rdata(record.name, record.ttl.min(max_ttl), data)
         };
         let answers = of_a.answers.into_iter().map(translated).collect();
         Reply { answers, authentic_data: false, plugin: Plugin::Dns64, ..of_a }

@@ -119,10 +119,9 @@ fn network(word: &Word) -> Result<IpNetwork, CorefileError> {
 
 fn weighted(file: &Word) -> Result<Weighted, CorefileError> {
     let weighted = Weighted { file: file.path(), reload: Some(RELOAD) };
-    match std::fs::read_to_string(&weighted.file) {
-        Ok(text) => drop(table(&text).map_err(|problem| file.refuse(format!("{}: {problem}", file.text)))?),
-        // It may appear later, as in CoreDNS.
-        Err(_) => {}
+    // A missing file may appear later, as in CoreDNS.
+    if let Ok(text) = std::fs::read_to_string(&weighted.file) {
+        table(&text).map_err(|problem| file.refuse(format!("{}: {problem}", file.text)))?;
     }
     Ok(weighted)
 }

@@ -51,7 +51,6 @@ pub(super) fn ttl(text: &str) -> Option<u32> {
 }
 
 /// The data of a record of class IN.
-#[expect(clippy::wildcard_enum_match_arm, reason = "types are an open list")]
 pub(super) fn rdata(record_type: RecordType, words: &[Word], origin: &Name) -> Option<RData> {
     if words.first().is_some_and(|word| word.text == "\\#" && !word.quoted) {
         return generic(record_type, &words[1..]);
@@ -136,7 +135,7 @@ fn generic(record_type: RecordType, words: &[Word]) -> Option<RData> {
 
 fn hexadecimal(words: &[Word]) -> Option<Vec<u8>> {
     let digits: String = words.iter().map(|word| word.text.as_str()).collect();
-    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || digits.len() % 2 != 0 {
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
         return None;
     }
     let octet = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).ok();

@@ -242,9 +242,9 @@ fn hosts_rewrite_and_template_are_read() {
     assert_eq!(hosts.entries.len(), 2);
     let [exact, suffix, regex] = block.rewrites.as_slice() else { panic!("{:?}", block.rewrites) };
     assert!(suffix.continues && !regex.continues);
-    let [exact, suffix, regex] = [exact, suffix, regex].map(|rewrite| match &rewrite.rule {
-        Rule::Name(rule) => rule,
-        other => panic!("{other:?}"),
+    let [exact, suffix, regex] = [exact, suffix, regex].map(|rewrite| {
+        let Rule::Name(rule) = &rewrite.rule else { panic!("{rewrite:?}") };
+        rule
     });
     assert_eq!((&exact.from, exact.to.as_str()), (&Pattern::Exact("a.example.".to_owned()), "b.example."));
     assert_eq!((&suffix.from, suffix.to.as_str()), (&Pattern::Suffix(".x.".to_owned()), ".y."));
