@@ -23,6 +23,7 @@ pub mod check;
 mod config;
 mod directive;
 pub mod dns64;
+pub mod dnstap;
 mod errors;
 mod file;
 mod forward;
@@ -65,6 +66,7 @@ use autopath::Autopath;
 use chaos::Chaos;
 use directive::Directive;
 use dns64::Dns64;
+use dnstap::Dnstap;
 use file::ZoneFile;
 use header::Header;
 use health::Health;
@@ -141,6 +143,7 @@ directives! {
     whoami: bool = whoami::Whoami,
     files: Vec<ZoneFile> = ZoneFile,
     auto: Option<Auto> = Auto,
+    taps: Vec<Dnstap> = Dnstap,
     autopath: Option<Autopath> = Autopath,
     view: Option<View> = View,
     dns64: Option<Dns64> = Dns64,

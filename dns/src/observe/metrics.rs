@@ -118,6 +118,11 @@ impl Metrics {
         self.plugins.of_templates(server, zone)
     }
 
+    /// The messages for dnstap collectors that are dropped.
+    pub(crate) fn taps_dropped(&self) -> IntCounter {
+        self.plugins.taps_dropped()
+    }
+
     pub(crate) fn health(&self) -> HealthMetrics {
         self.plugins.of_health()
     }

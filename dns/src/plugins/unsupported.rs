@@ -13,7 +13,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("clouddns", FORWARD),
     ("debug", "remove it; `--verbose` logs more"),
     ("dnssec", "forward the zone to a server that signs it"),
-    ("dnstap", "remove it; `log` logs queries"),
     ("erratic", "remove it: it is for tests"),
     ("etcd", FORWARD),
     ("geoip", "remove it: nothing here depends on a client's location"),

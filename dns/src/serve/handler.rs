@@ -129,6 +129,9 @@ impl Handler {
             Ok(message) => {
                 let mut response = Response::to(&message, client, started);
                 response.size = request.len();
+                if self.blocks.iter().any(|block| block.taps.is_some()) {
+                    response.request = request.into();
+                }
                 self.answer(&message, response)
             }
             Err(rcode) => {

@@ -17,6 +17,7 @@ pub(super) struct Families {
     matches: IntCounterVec,
     failed_records: IntCounterVec,
     health: HealthMetrics,
+    taps_dropped: IntCounter,
 }
 
 /// The last read of the hosts file.
@@ -61,6 +62,10 @@ impl Families {
                 "Records of templates that could not be built.",
                 &TEMPLATE,
             ),
+            taps_dropped: new.counter(
+                "dnstap_dropped_messages_total",
+                "Messages for dnstap collectors above the limits of the queue.",
+            ),
             health: HealthMetrics {
                 duration: new.histogram(
                     "health_request_duration_seconds",
@@ -87,6 +92,10 @@ impl Families {
 
     pub(super) fn of_templates(&self, server: &str, zone: &str) -> TemplateMetrics {
         TemplateMetrics { families: self.clone(), server: server.to_owned(), zone: zone.to_owned() }
+    }
+
+    pub(super) fn taps_dropped(&self) -> IntCounter {
+        self.taps_dropped.clone()
     }
 
     pub(super) fn of_health(&self) -> HealthMetrics {

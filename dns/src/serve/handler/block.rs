@@ -18,6 +18,7 @@ use crate::{
         autopath::Autopath,
         chaos::Chaos,
         dns64::Dns64,
+        dnstap::Taps,
         header::Header,
         loadbalance::{Balancer, Loadbalance},
         log::Log,
@@ -50,6 +51,7 @@ pub struct Block {
     view: Option<View>,
     pub(super) dns64: Option<Dns64>,
     pub(super) autopath: Option<Autopath>,
+    pub(super) taps: Option<Arc<Taps>>,
     /// The port of the server.
     pub(super) server_port: u16,
     pub(super) minimal: bool,
@@ -94,6 +96,8 @@ impl Block {
             view: block.view.clone(),
             dns64: block.dns64,
             autopath: block.autopath.clone(),
+            taps: (!block.taps.is_empty())
+                .then(|| Arc::new(Taps::start(&block.taps, &context.metrics.taps_dropped()))),
             server_port: server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or_default(),
             minimal: block.minimal,
             acls: block.acls.clone(),
@@ -128,5 +132,6 @@ impl Block {
             && self.balancer.is_none()
             && self.dns64.is_none()
             && self.autopath.is_none()
+            && self.taps.is_none()
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use hickory_server::proto::{
@@ -35,6 +35,7 @@ use crate::{
     },
     observe::metrics::{Plugin, QueryMetrics, Transport, rcode_word},
     plugins::{
+        dnstap::{ClientMessage, Taps},
         header::Header,
         loadbalance::Balancer,
         log::{Exchange, Log},
@@ -50,6 +51,9 @@ pub struct Response {
     started: Instant,
     /// The size of the request.
     pub size: usize,
+    /// The request, for taps.
+    pub request: Box<[u8]>,
+    taps: Option<Arc<Taps>>,
     /// The topic of the query, for the query statistics.
     pub topic: Topic,
     /// The client's UDP payload size of its OPT.
@@ -88,6 +92,8 @@ impl Response {
             client,
             started,
             size: 0,
+            request: [].into(),
+            taps: None,
             topic: Topic::Invalid,
             payload: request.edns.as_ref().map(Edns::max_payload),
             edns_version: request.edns.as_ref().map_or(0, Edns::version),
@@ -150,6 +156,10 @@ impl Response {
             let name = LowerName::from(&self.message.queries[0].name);
             self.log = block.logs.iter().find(|log| log.covers(&name)).cloned();
         }
+        if let Some(taps) = block.taps.as_ref().filter(|_| !self.is_internal) {
+            taps.query(&self.client_message(&self.request));
+            self.taps = Some(Arc::clone(taps));
+        }
         self.header.clone_from(&block.header);
         if let Some(desired) = block.header.as_ref().and_then(|header| header.recursion_desired()) {
             self.message.metadata.recursion_desired = desired;
@@ -165,6 +175,12 @@ impl Response {
     /// The rules that change the response, if there are any.
     pub fn rewritten(&self) -> Option<&Rewritten> {
         self.rewritten.as_ref()
+    }
+
+    fn client_message<'m>(&self, octets: &'m [u8]) -> ClientMessage<'m> {
+        let Client { transport, address, port } = self.client;
+        let asked = SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
+        ClientMessage { client: address, port, transport, asked, octets }
     }
 
     pub fn set_rewritten(&mut self, rewritten: Rewritten) {
@@ -257,9 +273,13 @@ impl Response {
         }
         let rcode = *rcode;
         let limit = self.limit();
-        let log = self.log.filter(|log| log.includes(&self.message));
+        let log = self.log.take().filter(|log| log.includes(&self.message));
         let logged = log.map(|log| (log, without_records(&self.message)));
+        let taps = self.taps.take().map(|taps| (taps, self.client_message(&[])));
         let encoded = encode(self.message, limit);
+        if let Some((taps, message)) = taps {
+            taps.response(&ClientMessage { octets: &encoded, ..message });
+        }
         let took = self.started.elapsed();
         metrics.observe_answer(transport, rcode, plugin, encoded.len(), took);
         metrics.record_client(address, self.topic, rcode, took);
@@ -317,7 +337,7 @@ impl Response {
 /// The header, the question and the OPT.
 fn without_records(message: &Message) -> Message {
     let mut head = Message::new(message.metadata.id, MessageType::Response, OpCode::Query);
-    head.metadata = message.metadata.clone();
+    head.metadata = message.metadata;
     head.queries.clone_from(&message.queries);
     head.edns.clone_from(&message.edns);
     head

@@ -10,6 +10,11 @@ use hickory_server::proto::{
     },
 };
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixListener,
+};
+
 use super::{client, handler_of_block};
 use crate::{
     observe::metrics::Transport,
@@ -416,5 +421,23 @@ async fn a_search_list_is_walked_by_the_server() {
         let reply = eventual_reply(&handler, &query, client(Transport::Udp)).await;
         let got = format!("{} {}", reply.metadata.response_code.low(), texts(&reply.answers).join(" "));
         assert_eq!(got.trim(), want, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_gets_the_queries_and_the_replies() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("tap.sock");
+    let collector = UnixListener::bind(&socket).unwrap();
+    let handler = handler(&format!(" dnstap {} full\n whoami", socket.display()));
+    let query = query("a.example.", RecordType::A, DNSClass::IN);
+    reply(&handler, &query, Transport::Udp).unwrap();
+    let (mut stream, _) = collector.accept().await.unwrap();
+    // ACCEPT, without a type of the content.
+    stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1]).await.unwrap();
+    let mut received = Vec::new();
+    let name = b"\x01a\x07example\0";
+    while received.windows(name.len()).filter(|window| *window == name).count() < 2 {
+        assert!(stream.read_buf(&mut received).await.unwrap() > 0, "closed");
     }
 }
