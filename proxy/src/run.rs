@@ -98,12 +98,9 @@ pub async fn run(config: Config) -> Result<()> {
     state.set_setup(&cgroup, socket_lb.name(), devices.has_packet_plane());
     let program_config = program_config(&policy, socket_lb, &devices, host.conntrack)?;
     let mut stop = Stop::new(config_file, serve.start()?)?;
-    let dns_options = dns.as_ref().map(|dns| dns.read_options_of(&policy.node_name));
-    let reader = Reader { node_name: policy.node_name.clone(), dns: dns_options };
-    let mut source = Source::new(objects, reader, state.source.clone()).await?;
-    let addresses = datapath::local_addresses().await?;
-    let network = datapath::watch_network().await?;
-    let routes = datapath::watch_routes().await?;
+    let mut source = Source::new(objects, reader(&policy, dns.as_ref()), state.source.clone()).await?;
+    let local = LocalNetworks::watch().await?;
+    let (addresses, network) = (local.addresses.clone(), local.network.clone());
 
     let waiting = (takeover && dns.is_some()).then(|| SuccessorHeartbeat::start(&bpffs));
     let pins = tokio::select! {
@@ -115,7 +112,6 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::start_sweeper(&mut programs)?;
     datapath::forward_logs(&mut programs);
     memory::release_startup_pages(datapath::object());
-    let local = LocalNetworks { addresses: addresses.clone(), network: network.clone(), routes };
     let name_server =
         dns.map(|dns| start_name_server(dns, &policy, local, &pins, &state, takeover)).transpose()?;
     let mut devices = Devices::new(network, devices, policy.clone(), &pins, Arc::clone(&state))?;
@@ -217,6 +213,12 @@ fn start_name_server(
         name_server.serve()?;
     }
     Ok(name_server)
+}
+
+/// Reads the objects and fields that this agent uses.
+fn reader(policy: &Policy, dns: Option<&DnsConfig>) -> Reader {
+    let dns = dns.map(|dns| dns.read_options_of(&policy.node_name));
+    Reader { node_name: policy.node_name.clone(), dns }
 }
 
 /// Sends events to the API server that objects come from. With manifests there are no events.

@@ -54,6 +54,14 @@ impl ConditionType {
     }
 }
 
+impl ConditionType {
+    /// Whether a fault of this type is the node's. A tenant causes the others with objects of its own: they are shown, and
+    /// must not make an agent unhealthy.
+    pub fn is_of_node(self) -> bool {
+        self != Self::ClaimsHeld
+    }
+}
+
 impl fmt::Display for ConditionType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

@@ -241,7 +241,7 @@ impl Status {
         }
     }
 
-    /// The present faults, each in a sentence. Waiting for another agent is not a fault.
+    /// The present faults of the node, each in a sentence. Waiting for another agent is not a fault.
     pub fn faults(&self) -> Vec<String> {
         if self.conditions.is_empty() {
             // An agent of an earlier version.
@@ -252,7 +252,8 @@ impl Status {
                 .map(|fault| fault.message)
                 .collect();
         }
-        self.conditions.iter().filter(|one| one.is_fault()).map(|fault| fault.message.clone()).collect()
+        let faults = self.conditions.iter().filter(|one| one.is_fault() && one.r#type.is_of_node());
+        faults.map(|fault| fault.message.clone()).collect()
     }
 
     /// The conditions that follow from the other fields. A type that does not apply is missing.
@@ -374,7 +375,7 @@ pub fn socket_path(run_dir: &Path, bpffs: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source_state::KindReport;
+    use crate::{observe::conditions::ConditionStatus, source_state::KindReport};
 
     #[test]
     fn faults_require_action() {
@@ -401,6 +402,21 @@ mod tests {
         ] {
             assert_eq!(status.faults().len(), want, "{status:?}");
         }
+    }
+
+    /// A tenant that claims an address of another one must not make the agents of all nodes unhealthy.
+    #[test]
+    fn conditions_of_tenants_are_no_faults_of_the_node() {
+        let condition = |r#type| Condition {
+            r#type,
+            status: ConditionStatus::False,
+            since: Timestamp::now(),
+            reason: "R".to_owned(),
+            message: "m".to_owned(),
+        };
+        let with = |r#type| Status { conditions: vec![condition(r#type)], ..Status::new("n") };
+        assert_eq!(with(ConditionType::ProgramsAttached).faults(), ["m"]);
+        assert_eq!(with(ConditionType::ClaimsHeld).faults(), [""; 0]);
     }
 
     /// One condition per fault that operators met and that `status` did not show.

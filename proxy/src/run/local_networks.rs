@@ -6,7 +6,10 @@ use dns::admitted::{Clients, KnownClients, UnknownPods};
 use tokio::sync::watch;
 
 use crate::{
-    datapath::{Network, Routes, local_pod_networks, primary_addresses},
+    datapath::{
+        NetlinkError, Network, Routes, local_addresses, local_pod_networks, primary_addresses, watch_network,
+        watch_routes,
+    },
     model::{name_clients::NameClients, node::NodeInfo, policy::Policy},
 };
 
@@ -20,6 +23,15 @@ pub struct LocalNetworks {
 }
 
 impl LocalNetworks {
+    /// Follows the network state of this network namespace.
+    pub async fn watch() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            addresses: local_addresses().await?,
+            network: watch_network().await?,
+            routes: watch_routes().await?,
+        })
+    }
+
     /// Waits for a change of any of them.
     pub async fn changed(&mut self) {
         // The senders live as long as the runtime.
