@@ -1,6 +1,6 @@
 //! Load balancing: from the destination address and port of a client to a backend.
 
-mod affinity;
+pub mod affinity;
 mod backend;
 pub mod client;
 mod decide;

@@ -6,21 +6,26 @@
 //! flow determines the expected form of each, checksums included. In between, conditions of exhaustion are
 //! created, under which a packet must be dropped and counted under its reason.
 
+mod connection;
 mod corrupted;
 mod exhaustion;
 pub(crate) mod fixture;
+mod flow_states;
 mod kube_proxy_cases;
 pub(crate) mod objects;
 pub(crate) mod packet;
 mod path;
+mod race;
 mod random;
 mod received;
 mod tracked;
 mod verdict_row;
 pub mod xdp;
 
+pub use connection::ConnectionNode;
 pub use corrupted::corrupted;
 pub use exhaustion::PROVOKED;
+pub use fixture::network;
 pub use kube_proxy_cases::kube_proxy_cases;
 pub use packet::{DEVICE, Packet};
 pub use random::{Tally, run};

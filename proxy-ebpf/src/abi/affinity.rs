@@ -2,7 +2,7 @@
 
 use super::{BackendRef, map_type};
 
-/// Key of `AFFINITY_V4` and `AFFINITY_V6`: a client of a service port.
+/// Key of `AFFINITY_*` and `NEW_AFFINITY_*`: a client of a service port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AffinityKey {
@@ -36,7 +36,7 @@ impl AffinityKey {
     }
 }
 
-/// Value of `AFFINITY_V4` and `AFFINITY_V6`. Replaced as a whole, never edited.
+/// Value of `AFFINITY_*` and `NEW_AFFINITY_*`. Replaced as a whole, never edited.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AffinityEntry {

@@ -12,7 +12,7 @@
 //!  reply      backend > client          ReplyAfterReverseSnat   egress towards the client
 //! ```
 
-use super::{BackendRef, flags, flow_state::FlowState, map_type};
+use super::{BackendRef, Positions, flags, flow_state::FlowState, map_type};
 
 /// Key of `CONNTRACK_V4` (`A` is 4 bytes) and `CONNTRACK_V6` (16 bytes): a packet's 5-tuple and the direction in which the node sees it.
 #[repr(C, align(4))]
@@ -82,7 +82,7 @@ pub enum TupleKind {
 
 /// Value of `FLOWS_V4` (`A` is 4 bytes) and `FLOWS_V6` (16 bytes).
 ///
-/// All fields but `state` and the masquerade are written before an entry refers to the record, and not changed until it is deleted.
+/// All fields but `state`, the masquerade and the positions are written before an entry refers to the record, and not changed until it is deleted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow<A> {
@@ -110,8 +110,8 @@ pub struct Flow<A> {
     /// Index into `SERVICES` and `SERVICE_STATS`.
     pub service: u32,
     pub reference: BackendRef,
-    /// Time of creation, in ticks.
-    pub created: u32,
+    /// Where the streams of a TCP connection are; valid with `FlowFlags::FOLLOWED`.
+    pub positions: Positions,
 }
 pub type FlowV4 = Flow<[u8; 4]>;
 pub type FlowV6 = Flow<[u8; 16]>;
@@ -136,11 +136,16 @@ flags! {
         HOST_CLIENT = 1;
         /// From a connected UDP socket whose backend was removed; the socket still sends to that address.
         RESTEERED = 2;
-        /// Tracked without translation: the node's own datagrams from a source port that is also a NodePort, so that replies are not
-        /// taken for clients of the NodePort.
+        /// Tracked without translation of addresses: the node's own datagrams from a source port that is also a NodePort, so that replies are not
+        /// taken for clients of the NodePort; and a direct connection to a backend from a port from which the client also reaches that
+        /// backend through a frontend, which differs in its source port.
         UNTRANSLATED = 3;
         /// Client or backend is on this node, or claims to be: its packets go through the node's stack.
         ON_NODE = 4;
+        /// TCP, created by a release that follows sequence numbers: `positions` is valid.
+        FOLLOWED = 5;
+        /// The choice is the client's affinity, kept in `AFFINITY_*` once the flow is assured.
+        AFFINITY = 6;
     }
 }
 

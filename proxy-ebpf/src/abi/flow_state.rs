@@ -30,6 +30,13 @@ pub const ASSURED_SAFE_TICKS: u32 = ticks(3_600);
 pub struct FlowState(pub u64);
 map_type!(FlowState, 8);
 
+/// State bits that a packet sets and clears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BitChange {
+    pub set: u8,
+    pub clear: u8,
+}
+
 /// The direction of a packet within its flow, as in nf_conntrack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowDirection {
@@ -45,6 +52,10 @@ pub mod tcp {
     pub const SYN: u8 = 0x02;
     pub const RST: u8 = 0x04;
     pub const ACK: u8 = 0x10;
+    /// These four: a segment of a known connection has one of them.
+    pub const FOLLOWED: u8 = FIN | SYN | RST | ACK;
+    /// Instead of flags: the segment's numbers are not the connection's.
+    pub const ELSEWHERE: u8 = 0x80;
 }
 
 /// Idle timeouts by state, in ticks. The names and, unless configured, the values are those of
@@ -58,9 +69,9 @@ pub struct Timeouts {
     pub tcp_established: u32,
     /// One side has sent FIN.
     pub tcp_close_wait: u32,
-    /// Both have sent FIN.
+    /// Both have sent FIN, or one RST.
     pub tcp_time_wait: u32,
-    /// Reset.
+    /// Reset before the connection was established.
     pub tcp_close: u32,
     pub udp: u32,
     /// UDP that is assured.
@@ -110,6 +121,10 @@ impl FlowState {
     /// never sees the reply, so such flows have short timeouts and are evicted first. Inverse, so that flows of releases without
     /// the bit count as assured.
     pub const UNASSURED: u8 = 0x40;
+    /// Nothing contradicts yet that the connection is another's by now. Assured: the client has sent a SYN; the backend's challenge
+    /// ACK contradicts (RFC 5961, 4). Not answered: the backend has sent what answers no SYN, so it has a direct connection from the
+    /// same client's port.
+    pub const IN_DOUBT: u8 = 0x80;
 
     #[inline(always)]
     pub const fn new(tag: u32, bits: u8, last_seen: u32) -> Self {
@@ -171,37 +186,74 @@ impl FlowState {
         if idle > i32::MAX as u32 { 0 } else { idle }
     }
 
-    /// The state after a packet. `flags` are TCP's, 0 for other protocols.
+    /// The state after a packet. `flags` are TCP's as far as they are believed (`Segment::believed`), 0 for other protocols.
     #[inline(always)]
     pub const fn after(self, direction: FlowDirection, flags: u8, now: u32) -> Self {
-        let mut bits = self.bits();
-        if flags & tcp::RST != 0 {
-            bits |= Self::RESET;
-        }
-        match direction {
-            FlowDirection::Original => {
-                if bits & Self::SEEN_REPLY != 0 && flags & tcp::SYN == 0 {
-                    bits &= !Self::UNASSURED;
-                }
-                if flags & tcp::FIN != 0 {
-                    bits |= Self::ORIGINAL_FIN;
-                }
-            }
-            FlowDirection::Reply => {
-                bits |= Self::SEEN_REPLY;
-                if flags & tcp::FIN != 0 {
-                    bits |= Self::REPLY_FIN;
-                }
-            }
-        }
-        Self::new(self.tag(), bits, now)
+        self.with(self.change(direction, flags), now)
     }
 
-    /// Whether the TCP connection is closed, so that a SYN with the same 5-tuple opens another one.
+    /// The state with some bits changed, and used now.
+    #[inline(always)]
+    pub const fn with(self, change: BitChange, now: u32) -> Self {
+        Self::new(self.tag(), self.bits() & !change.clear | change.set, now)
+    }
+
+    /// What a packet changes.
+    #[inline(always)]
+    pub const fn change(self, direction: FlowDirection, flags: u8) -> BitChange {
+        let is_reply = matches!(direction, FlowDirection::Reply);
+        let answered = if is_reply { Self::SEEN_REPLY } else { 0 };
+        if flags & tcp::ELSEWHERE != 0 {
+            BitChange { set: 0, clear: 0 }
+        } else if flags & tcp::RST != 0 {
+            BitChange { set: answered | Self::RESET, clear: 0 }
+        } else if flags & tcp::SYN != 0 {
+            // A SYN of an established connection puts it in doubt; a SYN-ACK then says that it is a new one, at the same backend.
+            let doubt = if !is_reply && self.is_assured() { Self::IN_DOUBT } else { 0 };
+            let over = Self::IN_DOUBT | Self::RESET | Self::ORIGINAL_FIN | Self::REPLY_FIN;
+            let clear = if is_reply && self.has(Self::IN_DOUBT) { over } else { 0 };
+            BitChange { set: answered | doubt, clear }
+        } else {
+            // An end that goes on has not reset the connection, nor begun another.
+            let fin = if is_reply { Self::REPLY_FIN } else { Self::ORIGINAL_FIN };
+            let fin = if flags & tcp::FIN != 0 { fin } else { 0 };
+            let assured = if !is_reply && self.has(Self::SEEN_REPLY) { Self::UNASSURED } else { 0 };
+            BitChange { set: answered | fin, clear: Self::RESET | Self::IN_DOUBT | assured }
+        }
+    }
+
+    /// The state of a flow that is in doubt.
+    #[inline(always)]
+    pub const fn doubted(self) -> Self {
+        Self::new(self.tag(), self.bits() | Self::IN_DOUBT, self.last_seen())
+    }
+
+    /// Whether both ends have sent FIN.
+    #[inline(always)]
+    pub const fn is_finished(self) -> bool {
+        let both = Self::ORIGINAL_FIN | Self::REPLY_FIN;
+        self.bits() & both == both
+    }
+
+    /// Whether the TCP connection is over.
     #[inline(always)]
     pub const fn is_closed(self) -> bool {
-        let both = Self::ORIGINAL_FIN | Self::REPLY_FIN;
-        self.has(Self::RESET) || self.bits() & both == both
+        self.has(Self::RESET) || self.is_finished()
+    }
+
+    /// Whether a SYN with the same 5-tuple starts anew: with another flow, and perhaps another backend. A connection that may be
+    /// established is spared: someone else's SYN would end it. So the SYN goes to its backend, which accepts it or contradicts; if
+    /// that was removed (`is_backend_lost`) and did not contradict, the next SYN starts anew.
+    #[inline(always)]
+    pub const fn starts_anew(self, is_backend_lost: bool) -> bool {
+        let is_in_doubt = self.has(Self::IN_DOUBT);
+        if !self.has(Self::SEEN_REPLY) {
+            self.is_closed() || is_backend_lost || is_in_doubt
+        } else if !self.is_assured() {
+            self.is_closed() || is_backend_lost
+        } else {
+            self.is_finished() || (is_backend_lost && (is_in_doubt || self.has(Self::RESET)))
+        }
     }
 
     /// Whether a packet of the original direction has followed a reply (IPS_ASSURED).
@@ -217,7 +269,7 @@ impl FlowState {
         const UDP: u8 = 17;
         let is_assured = self.is_assured();
         match protocol {
-            TCP if self.has(Self::RESET) => timeouts.tcp_close,
+            TCP if self.has(Self::RESET) && !is_assured => timeouts.tcp_close,
             TCP if self.is_closed() => timeouts.tcp_time_wait,
             TCP if self.has(Self::ORIGINAL_FIN | Self::REPLY_FIN) => timeouts.tcp_close_wait,
             TCP if is_assured => timeouts.tcp_established,
@@ -284,7 +336,34 @@ mod tests {
             ("a handshake", 6, &HANDSHAKE, ticks(86_400)),
             ("half closed", 6, &[HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], (reply, tcp::FIN)], ticks(3_600)),
             ("closed", 6, &[(original, tcp::SYN), (reply, tcp::FIN), (original, tcp::FIN)], ticks(120)),
-            ("reset", 6, &[(original, tcp::SYN), (reply, tcp::RST)], ticks(10)),
+            ("refused", 6, &[(original, tcp::SYN), (reply, tcp::RST)], ticks(10)),
+            ("reset", 6, &[HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], (reply, tcp::RST)], ticks(120)),
+            (
+                "reset by nobody",
+                6,
+                &[HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], (reply, tcp::RST), (reply, tcp::ACK)],
+                ticks(86_400),
+            ),
+            (
+                "reset from elsewhere",
+                6,
+                &[HANDSHAKE[0], HANDSHAKE[1], HANDSHAKE[2], (reply, tcp::ELSEWHERE)],
+                ticks(86_400),
+            ),
+            ("a client that aborts", 6, &[HANDSHAKE[0], HANDSHAKE[1], (original, tcp::RST)], ticks(10)),
+            (
+                "a new connection at the same backend",
+                6,
+                &[
+                    HANDSHAKE[0],
+                    HANDSHAKE[1],
+                    HANDSHAKE[2],
+                    (original, tcp::FIN | tcp::ACK),
+                    (original, tcp::SYN),
+                    (reply, tcp::SYN | tcp::ACK),
+                ],
+                ticks(86_400),
+            ),
             ("a datagram", 17, &[(original, 0)], ticks(30)),
             ("a query and its answer", 17, &[(original, 0), (reply, 0)], ticks(30)),
             ("an exchange", 17, &[(original, 0), (reply, 0), (original, 0)], ticks(120)),
@@ -296,6 +375,43 @@ mod tests {
             assert_eq!(state.timeout(protocol, &timeouts), want, "{name}");
             assert!(!state.is_expired(protocol, &timeouts, NOW + want), "{name}");
             assert!(state.is_expired(protocol, &timeouts, NOW + want + 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_syn_spares_what_may_be_established() {
+        const ALIVE: u8 = FlowState::ALIVE;
+        const HALF: u8 = ALIVE | FlowState::SEEN_REPLY | FlowState::UNASSURED;
+        const ASSURED: u8 = ALIVE | FlowState::SEEN_REPLY;
+        const FINISHED: u8 = FlowState::ORIGINAL_FIN | FlowState::REPLY_FIN;
+        for (name, bits, with_backend, without) in [
+            ("not answered", ALIVE | FlowState::UNASSURED, false, true),
+            ("answered, but not to the SYN", ALIVE | FlowState::UNASSURED | FlowState::IN_DOUBT, true, true),
+            ("refused", HALF | FlowState::RESET, true, true),
+            ("half open", HALF, false, true),
+            ("established", ASSURED, false, false),
+            ("half closed", ASSURED | FlowState::REPLY_FIN, false, false),
+            ("in doubt", ASSURED | FlowState::IN_DOUBT, false, true),
+            ("reset", ASSURED | FlowState::RESET, false, true),
+            ("finished", ASSURED | FINISHED, true, true),
+        ] {
+            let state = FlowState::new(1, bits, NOW);
+            assert_eq!(
+                (state.starts_anew(false), state.starts_anew(true)),
+                (with_backend, without),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn doubt_ends_with_the_next_segment_of_either_end() {
+        let assured = FlowState::new(1, FlowState::ALIVE | FlowState::SEEN_REPLY, NOW);
+        let doubted = assured.after(FlowDirection::Original, tcp::SYN, NOW);
+        assert!(doubted.has(FlowState::IN_DOUBT) && doubted.is_assured());
+        for direction in [FlowDirection::Original, FlowDirection::Reply] {
+            assert_eq!(doubted.after(direction, tcp::ACK, NOW), assured, "{direction:?}");
+            assert_eq!(doubted.after(direction, tcp::ELSEWHERE, NOW), doubted, "{direction:?}");
         }
     }
 

@@ -65,6 +65,8 @@ pub const MAX_BACKENDS: u32 = 1 << 18;
 pub const MAX_SERVICES: u32 = 1 << 16;
 /// Affinity entries of one family.
 pub const MAX_AFFINITY: u32 = 1 << 17;
+/// Affinity entries of one family for clients whose addresses may be forged.
+pub const MAX_NEW_AFFINITY: u32 = 1 << 16;
 /// Addresses of the node, of one family.
 pub const MAX_NODE_ADDRESSES: u32 = 1 << 12;
 /// Tracked flows of one family: kube-proxy's minimum for conntrack (`conntrack.min`).
@@ -79,8 +81,8 @@ pub const MAX_SOURCE_RANGES: u32 = 1 << 16;
 pub const MAX_SERVICE_NETWORKS: u32 = 1 << 17;
 /// Fragmented datagrams whose ports are stored.
 pub const MAX_FRAGMENTS: u32 = 1 << 13;
-/// Queued fragments that arrived before the first of their datagram.
-pub const MAX_HELD_FRAGMENTS: u32 = 64;
+/// Queued fragments that arrived before the first of their datagram. A quarter holds the largest datagram at Ethernet's MTU.
+pub const MAX_HELD_FRAGMENTS: u32 = 256;
 /// Entries of `NAME_SERVER_BEAT`: the serving process, and one that waits to take over.
 pub const NAME_SERVER_BEATS: u32 = 2;
 /// Entries for pairs beyond a socket's own `UNCONNECTED_PAIRS`.
@@ -103,6 +105,8 @@ pub const UNCONNECTED_SOCKETS: &str = "UNCONNECTED_SOCKETS";
 pub const SOCKET_OVERFLOW: &str = "SOCKET_OVERFLOW";
 pub const AFFINITY_V4: &str = "AFFINITY_V4";
 pub const AFFINITY_V6: &str = "AFFINITY_V6";
+pub const NEW_AFFINITY_V4: &str = "NEW_AFFINITY_V4";
+pub const NEW_AFFINITY_V6: &str = "NEW_AFFINITY_V6";
 pub const NODE_ADDRESSES_V4: &str = "NODE_ADDRESSES_V4";
 pub const NODE_ADDRESSES_V6: &str = "NODE_ADDRESSES_V6";
 pub const FLOWS_V4: &str = "FLOWS_V4";
@@ -146,7 +150,7 @@ pub const SCRATCH: [&str; 7] = [
 ];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 32] = [
+pub const MAPS: [MapSpec; 34] = [
     // Version 5: frontends share blocks, which an earlier agent would free with the first of them.
     spec_of_layout::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS, 5),
     spec_of_layout::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS, 5),
@@ -164,6 +168,8 @@ pub const MAPS: [MapSpec; 32] = [
     spec::<OverflowKey, OverflowEntry>(SOCKET_OVERFLOW, MapKind::LruHash, MAX_OVERFLOW),
     spec::<AffinityKey, AffinityEntry>(AFFINITY_V4, MapKind::LruHash, MAX_AFFINITY),
     spec::<AffinityKey, AffinityEntry>(AFFINITY_V6, MapKind::LruHash, MAX_AFFINITY),
+    spec::<AffinityKey, AffinityEntry>(NEW_AFFINITY_V4, MapKind::LruHash, MAX_NEW_AFFINITY),
+    spec::<AffinityKey, AffinityEntry>(NEW_AFFINITY_V6, MapKind::LruHash, MAX_NEW_AFFINITY),
     spec::<[u8; 4], NodeAddressFlags>(NODE_ADDRESSES_V4, MapKind::Hash, MAX_NODE_ADDRESSES),
     spec::<[u8; 16], NodeAddressFlags>(NODE_ADDRESSES_V6, MapKind::Hash, MAX_NODE_ADDRESSES),
     spec::<u32, FlowV4>(FLOWS_V4, MapKind::MmapArray, MAX_FLOWS),

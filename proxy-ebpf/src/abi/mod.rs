@@ -14,6 +14,7 @@ mod fragment;
 mod frontend;
 pub mod map;
 mod node;
+mod segment;
 mod service;
 mod socket;
 mod xdp_outcome;
@@ -34,6 +35,7 @@ pub use map::{
     DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL,
 };
 pub use node::NodeAddressFlags;
+pub use segment::{Positions, Segment};
 pub use service::{ServiceName, ServiceStats};
 pub use socket::{
     Endpoint, OverflowEntry, OverflowKey, SocketPair, UNCONNECTED_PAIRS, UnconnectedPair, UnconnectedPairs,

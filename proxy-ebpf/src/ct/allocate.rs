@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_loop};
 use proxy_ebpf::abi::{FlowState, flow_state};
 
-use super::table::{Flows, change_state, delete_entries, is_expired, load_state};
+use super::table::{Flows, TrackedFlow, change_state, delete_entries, flow_in, is_expired, load_state};
 use crate::config::max_flows;
 
 /// Limit of records that are probed.
@@ -14,7 +14,7 @@ const PROBES: u32 = 64;
 /// 2^32 divided by the golden ratio: successive multiples are far from each other.
 const STRIDE: u32 = 0x9e37_79b1;
 
-const NO_SLOT: u32 = u32::MAX;
+pub const NO_SLOT: u32 = u32::MAX;
 
 /// A search for a record.
 #[repr(C)]
@@ -93,6 +93,19 @@ fn eviction_score(state: FlowState, now: u32) -> u32 {
     } else {
         idle
     }
+}
+
+/// Whether a flow is expired, or unassured or closed, and silent: what it holds is given to another.
+#[inline(always)]
+pub fn is_expendable<F: Flows>(flow: &TrackedFlow<F>, now: u32) -> bool {
+    eviction_score(flow.state, now) >= EXPENDABLE || is_expired::<F>(flow.record, flow.state, now)
+}
+
+/// Deletes an expendable flow. Returns 1 on success.
+#[inline(never)]
+pub fn delete_expendable<F: Flows>(slot: u32, now: u32) -> u32 {
+    let Some(flow) = flow_in::<F>(slot) else { return 0 };
+    u32::from(is_expendable(&flow, now) && flow.delete())
 }
 
 /// Takes ownership of a record, deleting its flow. Returns 1 on success.

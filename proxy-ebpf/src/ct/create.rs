@@ -2,23 +2,22 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_ebpf::abi::{
-    BackendFlags, BackendRef, DescriptorFlags, Direction, DropReason, Endpoint, FlowFlags, MASQUERADE_NONE,
-    TupleKind, Unclaimed,
+    BackendFlags, BackendRef, DescriptorFlags, Direction, DropReason, Endpoint, FlowFlags, FlowState,
+    MASQUERADE_NONE, Positions, TupleKind, Unclaimed,
 };
 
 use super::{
     Flows, Next, Scratch,
-    insert::UnconfirmedFlow,
+    insert::{UnconfirmedFlow, random_port},
     table::{Lookup, flow_in, lookup},
 };
 use crate::{
-    clock,
     family::bytes,
     lb::{Backend, Choice, ClientInfo, Decision, decide, frontend},
     metrics,
     packet::{
         ClientLocation, Hook, Packet,
-        header::{SCTP, UDP},
+        header::{SCTP, TCP, UDP},
     },
     socket::connected,
 };
@@ -68,45 +67,65 @@ pub fn choose<F: Flows>(scratch: &mut Scratch<F>) -> Next {
     }
 }
 
-/// UDP that the node itself sends from a port that is also a NodePort is tracked without translation: its replies would look like
-/// clients of the NodePort. Replies of TCP do not, as they are no SYN.
+/// Traffic that is not a Service's is tracked without translation of addresses where its replies would be taken for a Service's: UDP
+/// that the node itself sends from a port that is also a NodePort (replies of TCP are no SYN), and connections of a client directly to
+/// a backend from a port from which it also reaches that backend through a frontend.
 #[inline(always)]
 fn not_service_traffic<F: Flows>(scratch: &mut Scratch<F>) -> Next {
-    if scratch.client.is_translated_at_socket != 0 {
-        delete_conflicting_flow(scratch);
-    }
+    let has_conflict = has_conflicting_flow(scratch);
     let Packet { source, source_port, destination, destination_port, protocol, .. } = scratch.packet;
-    let is_ambiguous = scratch.client.is_on_node != 0 && protocol == UDP;
-    if !is_ambiguous || !frontend::is_node_port::<F>(source, source_port, protocol) {
+    let is_ambiguous = has_conflict
+        || (scratch.client.is_on_node != 0
+            && protocol == UDP
+            && frontend::is_node_port::<F>(source, source_port, protocol));
+    if !is_ambiguous {
         return Next::PASS;
     }
     let backend =
         Backend { address: destination, port: destination_port, flags: BackendFlags::default(), service: 0 };
-    scratch.choice =
-        Choice { backend, reference: BackendRef::default(), frontend: 0, flags: DescriptorFlags::default() };
+    scratch.choice = Choice {
+        backend,
+        reference: BackendRef::default(),
+        frontend: 0,
+        flags: DescriptorFlags::default(),
+        has_affinity: 0,
+    };
     scratch.client.is_untranslated = 1;
     Next::CREATE
 }
 
-/// Deletes the flow of a closed, re-steered socket that had the same port and now the same backend: it would take the replies to
-/// this socket.
+/// Whether replies to a SYN would be taken for those of a Service's flow from the same port. UDP has no numbers by which a direct
+/// datagram could be told from a translated one that is seen at another device again (a bridge), and SCTP cannot get another port.
+///
+/// The flow of a closed, re-steered socket that had the port of this socket, and now the same backend, is deleted instead.
 #[inline(always)]
-fn delete_conflicting_flow<F: Flows>(scratch: &Scratch<F>) {
-    let direction = if scratch.client.is_on_node != 0 { Direction::Ingress } else { Direction::Egress };
-    if let Lookup::Found(flow) = lookup::<F>(&scratch.packet.reply_tuple::<F>(direction))
-        && flow.kind == TupleKind::ReplyAfterReverseSnat
-        && flow.record().flags.contains(FlowFlags::RESTEERED)
-    {
-        // If it is not deleted now, another CPU deletes it or a packet refreshed it, and the next packet finds it again.
-        let _ = flow.delete();
+fn has_conflicting_flow<F: Flows>(scratch: &Scratch<F>) -> bool {
+    if scratch.packet.protocol != TCP && scratch.client.is_translated_at_socket == 0 {
+        return false;
     }
+    let direction = if scratch.client.is_on_node != 0 { Direction::Ingress } else { Direction::Egress };
+    let Lookup::Found(flow) = lookup::<F>(&scratch.packet.reply_tuple::<F>(direction)) else { return false };
+    let flags = flow.record().flags;
+    if flow.kind != TupleKind::ReplyAfterReverseSnat || flags.contains(FlowFlags::UNTRANSLATED) {
+        return false;
+    }
+    if scratch.client.is_translated_at_socket != 0 {
+        if flags.contains(FlowFlags::RESTEERED) {
+            let _ = flow.delete();
+        }
+        return false;
+    }
+    // The flow's own SYN, translated already, has its number, or has put the flow in doubt.
+    let is_own = flow.state.has(FlowState::IN_DOUBT)
+        || (!flow.state.is_assured() && scratch.packet.segment().begins_at(flow.positions().client));
+    flow.is_followed() && !is_own
 }
 
 /// Creates the flow that was decided on. `replaced` is the slot of a flow that it replaces, or `NO_FLOW`.
 #[inline(always)]
 pub fn create<F: Flows>(scratch: &mut Scratch<F>, replaced: u32) -> Next {
     let service = scratch.choice.backend.service;
-    if replaced != Next::NO_FLOW && !flow_in::<F>(replaced).is_some_and(|flow| flow.delete()) {
+    if replaced != Next::NO_FLOW && !delete_judged(scratch, replaced) {
         return Next::refuse(DropReason::FlowEnding, Some(service));
     }
     match insert(scratch) {
@@ -120,9 +139,15 @@ pub fn create<F: Flows>(scratch: &mut Scratch<F>, replaced: u32) -> Next {
     }
 }
 
+/// Deletes the flow that was judged to need another backend. Its slot may hold another by now, which is not touched.
+#[inline(always)]
+fn delete_judged<F: Flows>(scratch: &Scratch<F>, slot: u32) -> bool {
+    flow_in::<F>(slot).is_some_and(|flow| flow.state.tag() == scratch.judged && flow.delete())
+}
+
 #[inline(always)]
 fn insert<F: Flows>(scratch: &Scratch<F>) -> Result<u32, DropReason> {
-    let Scratch { packet, choice, client, .. } = scratch;
+    let Scratch { packet, choice, client, is_port_taken, .. } = scratch;
     if packet.protocol == SCTP && choice.backend.port != packet.destination_port {
         return Err(DropReason::SctpPortDiffers);
     }
@@ -135,13 +160,14 @@ fn insert<F: Flows>(scratch: &Scratch<F>) -> Result<u32, DropReason> {
     record.client_port = packet.source_port;
     record.destination_port = packet.destination_port;
     record.backend_port = choice.backend.port;
-    record.translated_port = packet.source_port;
+    record.translated_port = if *is_port_taken != 0 { random_port() } else { packet.source_port };
     record.protocol = packet.protocol;
-    record.flags = flags::<F>(choice, client);
+    record.flags = flags::<F>(choice, client).with(FlowFlags::FOLLOWED, packet.protocol == TCP);
     record.frontend = choice.frontend;
     record.service = choice.backend.service;
     record.reference = choice.reference;
-    record.created = clock::ticks();
+    // Of other protocols it has no meaning.
+    record.positions = Positions { client: Positions::of(packet.sequence), backend: 0 };
     unconfirmed.confirm()
 }
 
@@ -191,6 +217,7 @@ fn flags<F: Flows>(choice: &Choice<F::Address>, client: &ClientInfo<F>) -> FlowF
         .with(FlowFlags::HOST_CLIENT, client.is_on_node != 0)
         .with(FlowFlags::RESTEERED, is_resteered)
         .with(FlowFlags::UNTRANSLATED, client.is_untranslated != 0)
+        .with(FlowFlags::AFFINITY, choice.has_affinity != 0)
         .with(FlowFlags::ON_NODE, is_local || client.is_node() || client.is_in_pod != 0)
 }
 

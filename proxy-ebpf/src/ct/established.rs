@@ -24,17 +24,27 @@ pub fn look_up<F: Flows>(ctx: &TcContext, scratch: &mut Scratch<F>, hook: Hook) 
         Lookup::NotFound if is_forwarded(ctx, &scratch.packet, hook) || !may_create(&scratch.packet) => {
             Next::PASS
         }
-        Lookup::NotFound => Next::decide(Next::NO_FLOW),
+        Lookup::NotFound => undecided(scratch),
     }
 }
 
 #[inline(always)]
 fn established<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: Hook) -> Next {
     match flow.kind {
-        TupleKind::Original if reopens(flow, &scratch.packet) => delete_and_decide(flow),
-        TupleKind::Original if needs_backend(flow, &scratch.packet) => Next::decide(flow.slot),
-        TupleKind::Original => original(scratch, flow, hook),
+        TupleKind::Original => match replaced(scratch, flow) {
+            Some(next) => next,
+            None => original(scratch, flow, hook),
+        },
+        TupleKind::OriginalAfterDnat if is_foreign(flow, FlowDirection::Original, &scratch.packet) => {
+            Next::PASS
+        }
         TupleKind::OriginalAfterDnat => Next::snat(flow.slot),
+        TupleKind::ReplyAfterReverseSnat if is_foreign(flow, FlowDirection::Reply, &scratch.packet) => {
+            if !flow.state.has(FlowState::SEEN_REPLY) {
+                flow.doubt();
+            }
+            Next::PASS
+        }
         TupleKind::Reply | TupleKind::ReplyAfterReverseSnat
             if is_error_of_removed_backend(flow, &scratch.packet) =>
         {
@@ -66,18 +76,58 @@ fn is_syn(flags: u8) -> bool {
     flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
-/// Whether a SYN opens another TCP connection with the same 5-tuple: the tracked one is closed, or was never answered and its
-/// backend was removed.
+/// A packet without a flow that may create one.
+#[inline(always)]
+pub fn undecided<F: Flows>(scratch: &mut Scratch<F>) -> Next {
+    scratch.is_port_taken = 0;
+    Next::decide(Next::NO_FLOW)
+}
+
+/// The next step if another flow replaces this one, of a packet of its original direction.
+#[inline(always)]
+pub fn replaced<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>) -> Option<Next> {
+    if reopens(flow, &scratch.packet) {
+        let was_answered = flow.state.has(FlowState::SEEN_REPLY);
+        scratch.is_port_taken = (flow.state.has(FlowState::IN_DOUBT) && !was_answered).into();
+        return Some(if flow.delete() { Next::decide(Next::NO_FLOW) } else { Next::flow_ending() });
+    }
+    if needs_backend(flow, &scratch.packet) {
+        scratch.is_port_taken = 0;
+        scratch.judged = flow.state.tag();
+        return Some(Next::decide(flow.slot));
+    }
+    None
+}
+
+/// Whether a SYN opens another TCP connection with the same 5-tuple.
 #[inline(always)]
 pub fn reopens<F: Flows>(flow: &TrackedFlow<F>, packet: &Packet<F::Address>) -> bool {
     packet.protocol == TCP
         && is_syn(packet.flags)
-        && (flow.state.is_closed() || (!flow.state.has(FlowState::SEEN_REPLY) && has_lost_backend(flow)))
+        && flow.state.starts_anew(!is_untranslated(flow) && has_lost_backend(flow))
 }
 
+/// Whether a segment between client and backend is not of the flow with this tuple, but of a direct connection between the same
+/// ports: it answers no SYN of the client, or its numbers are elsewhere.
 #[inline(always)]
-fn delete_and_decide<F: Flows>(flow: &TrackedFlow<F>) -> Next {
-    if flow.delete() { Next::decide(Next::NO_FLOW) } else { Next::flow_ending() }
+fn is_foreign<F: Flows>(
+    flow: &TrackedFlow<F>,
+    direction: FlowDirection,
+    packet: &Packet<F::Address>,
+) -> bool {
+    if packet.flags & tcp::FOLLOWED == 0 || !flow.is_followed() {
+        return false;
+    }
+    let (own, peer) = flow.positions().seen_by(direction);
+    let is_elsewhere = !packet.segment().is_near(own, peer);
+    if flow.state.has(FlowState::SEEN_REPLY) {
+        // In doubt, the next connection at the same backend has other numbers.
+        return is_elsewhere && !flow.state.has(FlowState::IN_DOUBT) && packet.flags & tcp::SYN == 0;
+    }
+    match direction {
+        FlowDirection::Original => packet.flags & tcp::SYN == 0,
+        FlowDirection::Reply => is_elsewhere || packet.flags & (tcp::SYN | tcp::RST) == 0,
+    }
 }
 
 /// Whether a UDP flow needs another backend, as its own was removed. Checked once per tick, by a packet of either direction.
@@ -153,8 +203,8 @@ fn original<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: Hoo
         destination: F::address(record.backend),
         destination_port: record.backend_port,
     };
-    let next = if record.flags.contains(FlowFlags::UNTRANSLATED) {
-        Next::PASS
+    let next = if is_untranslated(flow) {
+        translated_port_only(flow)
     } else if hook.is_egress() {
         // A client on the node: the kernel routed the packet to the frontend's address.
         Next::TRANSLATE_AND_REDIRECT
@@ -165,6 +215,13 @@ fn original<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>, hook: Hoo
         translate_or_forward(scratch, flow, hook)
     };
     refreshed(scratch, flow, FlowDirection::Original, next)
+}
+
+/// A flow without translation of addresses differs at most in the client's port.
+#[inline(always)]
+fn translated_port_only<F: Flows>(flow: &TrackedFlow<F>) -> Next {
+    let record = flow.record();
+    if record.translated_port == record.client_port { Next::PASS } else { Next::TRANSLATE }
 }
 
 /// With `--forwarding redirect`, both directions of a flow between other machines bypass the node's stack.
@@ -213,7 +270,7 @@ fn reply<F: Flows>(scratch: &mut Scratch<F>, flow: &TrackedFlow<F>) -> Next {
         destination: scratch.packet.destination,
         destination_port: record.client_port,
     };
-    let next = if is_untranslated(flow) { Next::PASS } else { Next::TRANSLATE };
+    let next = if is_untranslated(flow) { translated_port_only(flow) } else { Next::TRANSLATE };
     refreshed(scratch, flow, FlowDirection::Reply, next)
 }
 
@@ -230,7 +287,7 @@ fn refreshed<F: Flows>(
     let is_alive = if scratch.packet.is_icmp_error() || is_of_removed_backend {
         flow.is_current()
     } else {
-        flow.refresh(direction, scratch.packet.flags, clock::ticks())
+        flow.use_for(direction, &scratch.packet.segment())
     };
     if is_alive { next } else { Next::flow_ending() }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_loop};
 use proxy_ebpf::abi::{DropReason, Flow, FlowFlags, FlowRef, TupleKind};
 
 use super::{
-    allocate::allocate,
+    allocate::{NO_SLOT, allocate},
     table::{Flows, Lookup, TrackedFlow, delete_entries, load_state, lookup, store_state, tuple_of},
 };
 use crate::{clock, packet::header::SCTP};
@@ -145,13 +145,13 @@ extern "C" fn try_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
     if let EntryInserted::Duplicate(other) = inserted
         && !is_same_flow::<F>(record, other)
     {
-        // SAFETY: this CPU owns the record; the helper takes no argument and has no precondition.
+        // SAFETY: this CPU owns the record, which lies in an array map.
         unsafe {
             // SCTP's checksum cannot be updated for another port.
             if (*record).protocol == SCTP {
                 return 1;
             }
-            (*record).translated_port = random_port(bpf_get_prandom_u32());
+            (*record).translated_port = random_port();
         }
         return 0;
     }
@@ -161,7 +161,9 @@ extern "C" fn try_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
 
 /// An unprivileged port.
 #[inline(always)]
-fn random_port(random: u32) -> [u8; 2] {
+pub fn random_port() -> [u8; 2] {
+    // SAFETY: takes no argument and has no precondition.
+    let random = unsafe { bpf_get_prandom_u32() };
     (1024 + (random % 64_512) as u16).to_be_bytes()
 }
 
@@ -201,11 +203,12 @@ fn insert_entry<F: Flows>(
     }
 }
 
-/// Inserts the entry for replies to a masqueraded flow. Returns `false` if the tuple is in use.
+/// Inserts the entry for replies to a masqueraded flow. Returns its slot; that of another flow if the tuple is in use; else `NO_SLOT`.
 #[inline(always)]
-pub fn insert_masqueraded_reply<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> bool {
+pub fn insert_masqueraded_reply<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u32 {
     match insert_entry::<F>(record, slot, tag, TupleKind::Reply) {
-        EntryInserted::New => true,
-        EntryInserted::Duplicate(_) | EntryInserted::Refused(_) => false,
+        EntryInserted::New => slot,
+        EntryInserted::Duplicate(other) => other,
+        EntryInserted::Refused(_) => NO_SLOT,
     }
 }

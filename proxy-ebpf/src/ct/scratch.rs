@@ -20,6 +20,10 @@ pub struct Scratch<F: Family> {
     pub destination_port: [u8; 2],
     /// Set by the decision.
     pub choice: Choice<F::Address>,
+    /// The tag of the flow that a new one replaces, if any.
+    pub judged: u32,
+    /// Whether the client's own source port is in use at the backend: not 0 if so.
+    pub is_port_taken: u32,
 }
 
 #[btf_map]

@@ -1,7 +1,8 @@
 //! SNAT: masquerade address and port of a flow, chosen when its first packet leaves, as only then the egress device is known.
 //!
 //! A port is taken only if neither another flow nor a socket of the node has the resulting tuple, and only from outside the range of
-//! ephemeral ports: a connection of the node is never mistaken for a masqueraded one.
+//! ephemeral ports: a connection of the node is never mistaken for a masqueraded one. If none is free, that of a flow is taken over
+//! whose client was never heard after an answer, or which is closed, and which was silent for 10 s: SYNs alone hold no ports.
 
 use core::ffi::c_void;
 
@@ -13,18 +14,21 @@ use proxy_ebpf::abi::{DropReason, FlowFlags, MASQUERADE_DONE, MASQUERADE_NONE, M
 
 use super::{
     Flows, Next, Scratch,
+    allocate::{NO_SLOT, delete_expendable, is_expendable},
     insert::insert_masqueraded_reply,
     table::{TrackedFlow, flow_in},
 };
 use crate::{
-    atomic,
+    atomic, clock,
     config::masquerade_ports,
     packet::{Translation, header::SCTP},
     socket,
 };
 
-/// Limit of ports that are tried. With half of the ports in use, one flow in four billion finds none.
-const PORTS: u32 = 32;
+/// Limit of free ports that are tried. With half of the ports in use, one flow in four billion finds none.
+const FREE_PORTS: u32 = 32;
+/// Limit of ports after these that are tried, in use or not.
+const HELD_PORTS: u32 = 32;
 
 /// The translation of a packet that leaves for its backend in a masqueraded flow.
 #[inline(always)]
@@ -110,21 +114,42 @@ struct PortSearch {
     ctx: *mut c_void,
     slot: u32,
     tag: u32,
-    is_found: u64,
+    /// The flow that holds the port tried last, if its port may be taken over; else `NO_SLOT`.
+    holder: u32,
+    is_found: u32,
 }
 
-/// Chooses a port at random. Returns `false` if each one that was tried is in use.
+/// Chooses a port at random. Returns `false` if each one that was tried is in use, and must stay so.
 #[inline(always)]
 fn choose_port<F: Flows>(ctx: *mut c_void, flow: &TrackedFlow<F>) -> bool {
-    let mut search = PortSearch { ctx, slot: flow.slot, tag: flow.state.tag(), is_found: 0 };
-    let callback: extern "C" fn(u64, *mut c_void) -> i64 = try_port::<F>;
-    // SAFETY: the callback has the signature the kernel expects, and `search` outlives the loop.
-    unsafe { bpf_loop(PORTS, callback as *mut c_void, (&raw mut search).cast(), 0) };
+    let mut search = PortSearch { ctx, slot: flow.slot, tag: flow.state.tag(), holder: NO_SLOT, is_found: 0 };
+    search.run(FREE_PORTS + HELD_PORTS, try_port::<F>);
+    if search.holder != NO_SLOT && delete_expendable::<F>(search.holder, clock::ticks()) != 0 {
+        search.run(1, try_same_port::<F>);
+    }
     search.is_found != 0
 }
 
+impl PortSearch {
+    #[inline(always)]
+    fn run(&mut self, steps: u32, callback: extern "C" fn(u64, *mut c_void) -> i64) {
+        // SAFETY: the callback has the signature the kernel expects, and the search outlives the loop.
+        unsafe { bpf_loop(steps, callback as *mut c_void, (&raw mut *self).cast(), 0) };
+    }
+}
+
+/// Tries the port of a flow that was deleted for it.
+extern "C" fn try_same_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
+    // SAFETY: as in `try_port`.
+    let search = unsafe { &mut *search.cast::<PortSearch>() };
+    let Some(record) = F::flow(search.slot) else { return 1 };
+    let slot = insert_masqueraded_reply::<F>(record, search.slot, search.tag);
+    search.is_found = (slot == search.slot).into();
+    1
+}
+
 /// Tries one port. Returns 1 to end the search.
-extern "C" fn try_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
+extern "C" fn try_port<F: Flows>(step: u64, search: *mut c_void) -> i64 {
     // SAFETY: the kernel passes the pointer given to `bpf_loop` in `choose_port`.
     let search = unsafe { &mut *search.cast::<PortSearch>() };
     let Some(record) = F::flow(search.slot) else { return 1 };
@@ -141,13 +166,20 @@ extern "C" fn try_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
         source_port: flow.backend_port,
         destination_port: flow.masquerade_port,
     };
-    if F::has_socket(search.ctx, flow.protocol, &reply)
-        || !insert_masqueraded_reply::<F>(record, search.slot, search.tag)
-    {
+    if F::has_socket(search.ctx, flow.protocol, &reply) {
         return 0;
     }
-    search.is_found = 1;
-    1
+    let holder = insert_masqueraded_reply::<F>(record, search.slot, search.tag);
+    if holder == search.slot {
+        search.is_found = 1;
+        return 1;
+    }
+    let may_take_over = step >= FREE_PORTS.into()
+        && flow_in::<F>(holder).is_some_and(|flow| is_expendable(&flow, clock::ticks()));
+    if may_take_over {
+        search.holder = holder;
+    }
+    may_take_over.into()
 }
 
 #[inline(always)]

@@ -10,15 +10,17 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_ebpf::abi::{
-    Direction, Flow, FlowDirection, FlowFlags, FlowRef, FlowState, FlowV4, FlowV6, Tuple, TupleKind, TupleV4,
-    TupleV6, map,
+    Direction, Flow, FlowDirection, FlowFlags, FlowRef, FlowState, FlowV4, FlowV6, Positions, Segment, Tuple,
+    TupleKind, TupleV4, TupleV6,
+    flow_state::{BitChange, tcp},
+    map,
 };
 
 use crate::{
-    atomic,
+    atomic, clock,
     config::timeouts,
     family::{V4, V6},
-    lb::Tables,
+    lb::{Tables, affinity},
     packet::Headers,
     socket::SocketLookup,
 };
@@ -47,10 +49,29 @@ pub trait Flows: Tables + Headers + SocketLookup {
     fn insert_flow_ref(tuple: &Tuple<Self::Bytes>, reference: &FlowRef, replace: bool) -> Result<(), i32>;
 
     fn remove_flow_ref(tuple: &Tuple<Self::Bytes>);
+
+    /// `TrackedFlow::use_for`, verified once. `state` is that of the lookup; `numbers` are sequence and acknowledgement.
+    fn use_flow(slot: u32, state: u64, numbers: u64, flags: u32, is_reply: u32) -> u32;
 }
 
 macro_rules! flows {
-    ($family:ty, $flows:ident, $conntrack:ident, $flow:ident, $tuple:ident) => {
+    ($family:ident, $flows:ident, $conntrack:ident, $flow:ident, $tuple:ident, $use_flow:ident) => {
+        /// With external linkage: verified once, not for each call.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $use_flow(slot: u32, state: u64, numbers: u64, flags: u32, is_reply: u32) -> u32 {
+            let Some(record) = $family::flow(slot) else { return 0 };
+            let (kind, state) = (TupleKind::Original, FlowState(state));
+            let flow = TrackedFlow::<$family> { record, slot, kind, state };
+            let segment = Segment {
+                flags: flags as u8,
+                sequence: (numbers >> 32) as u32,
+                acknowledged: numbers as u32,
+            };
+            let direction = if is_reply != 0 { FlowDirection::Reply } else { FlowDirection::Original };
+            flow.used_for(direction, &segment).into()
+        }
+
         impl Flows for $family {
             #[inline(always)]
             fn flow(slot: u32) -> Option<*mut $flow> {
@@ -75,12 +96,17 @@ macro_rules! flows {
                 // An entry that is missing already is no error.
                 let _ = $conntrack.remove(tuple);
             }
+
+            #[inline(always)]
+            fn use_flow(slot: u32, state: u64, numbers: u64, flags: u32, is_reply: u32) -> u32 {
+                $use_flow(slot, state, numbers, flags, is_reply)
+            }
         }
     };
 }
 
-flows!(V4, FLOWS_V4, CONNTRACK_V4, FlowV4, TupleV4);
-flows!(V6, FLOWS_V6, CONNTRACK_V6, FlowV6, TupleV6);
+flows!(V4, FLOWS_V4, CONNTRACK_V4, FlowV4, TupleV4, use_flow_v4);
+flows!(V6, FLOWS_V6, CONNTRACK_V6, FlowV6, TupleV6, use_flow_v6);
 
 /// A flow that was alive when it was looked up.
 #[derive(Clone, Copy)]
@@ -144,10 +170,10 @@ impl<F: Flows> TrackedFlow<F> {
     ///
     /// Writes at most once per tick, unless the state changes.
     #[inline(always)]
-    pub fn refresh(&self, direction: FlowDirection, flags: u8, now: u32) -> bool {
+    fn refresh(&self, change: BitChange, now: u32) -> bool {
         let mut state = self.state;
         for _ in 0..ATTEMPTS {
-            let next = state.after(direction, flags, now);
+            let next = state.with(change, now);
             if next == state {
                 return true;
             }
@@ -162,6 +188,100 @@ impl<F: Flows> TrackedFlow<F> {
         }
         // Other CPUs refresh it continuously, so it is alive. At worst a state change is recorded one packet later.
         true
+    }
+
+    /// Updates state, time of last use and the streams' positions for a packet. The client of a flow that becomes assured keeps its
+    /// backend as its affinity. Returns `false` if the flow was deleted meanwhile.
+    #[inline(always)]
+    pub fn use_for(&self, direction: FlowDirection, segment: &Segment) -> bool {
+        let numbers = u64::from(segment.sequence) << 32 | u64::from(segment.acknowledged);
+        let is_reply = matches!(direction, FlowDirection::Reply);
+        F::use_flow(self.slot, self.state.0, numbers, segment.flags.into(), is_reply.into()) != 0
+    }
+
+    #[inline(always)]
+    fn used_for(&self, direction: FlowDirection, segment: &Segment) -> bool {
+        let change = self.state.change(direction, self.follow(direction, segment));
+        if !self.refresh(change, clock::ticks()) {
+            return false;
+        }
+        let record = self.record();
+        let is_kept = record.flags.contains(FlowFlags::AFFINITY) && change.clear & FlowState::UNASSURED != 0;
+        if is_kept && self.state.has(FlowState::UNASSURED) {
+            affinity::keep::<F>(F::address(record.client), record.service, record.reference);
+        }
+        true
+    }
+
+    /// Whether the flow's TCP segments are compared with its streams.
+    #[inline(always)]
+    pub fn is_followed(&self) -> bool {
+        self.record().flags.contains(FlowFlags::FOLLOWED)
+    }
+
+    /// Where the flow's streams are.
+    #[inline(always)]
+    pub fn positions(&self) -> Positions {
+        // SAFETY: `record` points into an array map; aligned half-words, volatile because other CPUs write them.
+        unsafe {
+            let positions = &raw const (*self.record).positions;
+            Positions {
+                client: (&raw const (*positions).client).read_volatile(),
+                backend: (&raw const (*positions).backend).read_volatile(),
+            }
+        }
+    }
+
+    /// The flags of a segment as far as they are believed. Its stream's position follows it.
+    #[inline(always)]
+    fn follow(&self, direction: FlowDirection, segment: &Segment) -> u8 {
+        let flags = segment.flags & tcp::FOLLOWED;
+        if flags == 0 || !self.is_followed() {
+            return flags;
+        }
+        let is_in_doubt = self.state.is_assured() && self.state.has(FlowState::IN_DOUBT);
+        let is_reply = matches!(direction, FlowDirection::Reply);
+        let (own, peer) = self.positions().seen_by(direction);
+        if flags & (tcp::SYN | tcp::RST) == tcp::SYN {
+            // The handshake sets the positions: of the first connection, or of the next one at the same backend.
+            if !self.state.is_assured() || (is_reply && is_in_doubt) {
+                self.set_position(direction, Positions::of(segment.sequence));
+            }
+            if is_reply && is_in_doubt {
+                self.set_position(FlowDirection::Original, Positions::of(segment.acknowledged));
+            }
+            return flags;
+        }
+        if flags & tcp::RST != 0 && is_reply && is_in_doubt {
+            // The backend refuses the next connection.
+            return flags;
+        }
+        let believed =
+            segment.believed(own, peer, self.state.is_assured()) & (tcp::FOLLOWED | tcp::ELSEWHERE);
+        let moved = segment.moved(own);
+        if believed & (tcp::ELSEWHERE | tcp::RST) == 0 && moved != own {
+            self.set_position(direction, moved);
+        }
+        believed
+    }
+
+    /// If the record is another flow's since a moment ago, this costs that one a retransmission: its handshake sets the positions.
+    #[inline(always)]
+    fn set_position(&self, direction: FlowDirection, position: u16) {
+        // SAFETY: `record` points into an array map; one aligned half-word. Of concurrent writes any is near enough.
+        unsafe {
+            let positions = &raw mut (*self.record).positions;
+            match direction {
+                FlowDirection::Original => (&raw mut (*positions).client).write_volatile(position),
+                FlowDirection::Reply => (&raw mut (*positions).backend).write_volatile(position),
+            }
+        }
+    }
+
+    /// Notes that the flow is in doubt. If its state changes at the same time, the next such packet does.
+    #[inline(always)]
+    pub fn doubt(&self) {
+        change_state::<F>(self.record, self.state, self.state.doubted());
     }
 
     /// Deletes the flow. Returns `false` if it was refreshed, or another CPU deletes it.

@@ -107,6 +107,11 @@ impl<F: Networks + PodScope, S: Socket> Client<F> for S {
         AffinityKey::from_netns(context::netns_cookie(self.ctx()), service)
     }
 
+    #[inline(always)]
+    fn is_proven(&self) -> bool {
+        true
+    }
+
     /// The source address is not known yet.
     #[inline(always)]
     fn excluded_by_source_ranges(&self, _: &Descriptor) -> Option<DropReason> {

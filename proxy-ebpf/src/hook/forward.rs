@@ -6,8 +6,8 @@ use proxy_ebpf::abi::{Device, DeviceFlags, Direction, FlowDirection, FlowFlags, 
 use crate::{
     clock,
     ct::{
-        Flows, Lookup, Next, TrackedFlow,
-        established::{may_create, needs_backend, reopens},
+        Flows, Lookup, Next, Scratch, TrackedFlow,
+        established::{may_create, needs_backend, reopens, replaced, undecided},
         lookup, snat,
     },
     fib::{
@@ -30,31 +30,37 @@ pub fn ingress_device(ctx: &XdpContext) -> u32 {
 
 /// Forwards a frame of a known flow. Returns `Next::decide` if there is none, or if the flow may need another backend.
 #[inline(always)]
-pub fn forward<F: Flows + FrameHeader + Routes>(ctx: &XdpContext, packet: &Packet<F::Address>) -> Next {
-    match lookup::<F>(&packet.tuple::<F>(Direction::Ingress)) {
-        Lookup::Found(flow) if flow.kind == TupleKind::Original && reopens(&flow, packet) => {
-            if !is_for_node(ctx) {
-                Next::xdp(XdpOutcome::NotForNode)
-            } else if flow.delete() {
-                Next::decide(Next::NO_FLOW)
-            } else {
-                Next::xdp(XdpOutcome::FlowChanging)
-            }
-        }
-        Lookup::Found(flow) if flow.kind == TupleKind::Original && needs_backend(&flow, packet) => {
-            decide(ctx, flow.slot)
-        }
-        Lookup::Found(flow) => Next::xdp(send::<F>(ctx, packet, &flow).unwrap_or_else(|passed| passed)),
+pub fn forward<F: Flows + FrameHeader + Routes>(ctx: &XdpContext, scratch: &mut Scratch<F>) -> Next {
+    match lookup::<F>(&scratch.packet.tuple::<F>(Direction::Ingress)) {
+        Lookup::Found(flow) => forward_in(ctx, scratch, &flow),
         Lookup::Dying => Next::xdp(XdpOutcome::FlowChanging),
-        Lookup::NotFound if may_create(packet) => decide(ctx, Next::NO_FLOW),
+        Lookup::NotFound if may_create(&scratch.packet) => for_node(ctx, undecided(scratch)),
         Lookup::NotFound => Next::xdp(XdpOutcome::NotOurs),
     }
 }
 
-/// `Next::decide`, unless the frame is for another machine.
 #[inline(always)]
-fn decide(ctx: &XdpContext, slot: u32) -> Next {
-    if is_for_node(ctx) { Next::decide(slot) } else { Next::xdp(XdpOutcome::NotForNode) }
+fn forward_in<F: Flows + FrameHeader + Routes>(
+    ctx: &XdpContext,
+    scratch: &mut Scratch<F>,
+    flow: &TrackedFlow<F>,
+) -> Next {
+    let is_original = flow.kind == TupleKind::Original;
+    if is_original && reopens(flow, &scratch.packet) && !is_for_node(ctx) {
+        return Next::xdp(XdpOutcome::NotForNode);
+    }
+    let next = if is_original { replaced(scratch, flow) } else { None };
+    match next {
+        Some(next) if next.is_decide() => for_node(ctx, next),
+        Some(_) => Next::xdp(XdpOutcome::FlowChanging),
+        None => Next::xdp(send::<F>(ctx, &scratch.packet, flow).unwrap_or_else(|passed| passed)),
+    }
+}
+
+/// The next step, unless the frame is for another machine.
+#[inline(always)]
+fn for_node(ctx: &XdpContext, next: Next) -> Next {
+    if is_for_node(ctx) { next } else { Next::xdp(XdpOutcome::NotForNode) }
 }
 
 /// Whether a frame is addressed to this node. A promiscuous device receives others, too.
@@ -93,7 +99,7 @@ fn send<F: Flows + FrameHeader + Routes>(
         // A reply of a removed backend: see `established::refreshed`.
         return Err(XdpOutcome::FlowChanging);
     }
-    if !flow.is_current() || !flow.refresh(direction, packet.flags, tick) {
+    if !flow.is_current() || !flow.use_for(direction, &packet.segment()) {
         return Err(XdpOutcome::FlowChanging);
     }
     rewrite::<F>(ctx, packet, &translation, hop.mac).ok_or(XdpOutcome::NeedsStack)?;

@@ -252,6 +252,6 @@ stage!(
 stage!(
     /// Translates and forwards a frame of a known flow. Returns a `Next`: the outcome, or decide.
     forward_frame, forward_frame_v4, forward_frame_v6, (xdp: *mut xdp_md) -> u64,
-    |scratch, F| forward::forward::<F>(&XdpContext::new(xdp), &scratch.packet).0,
+    |scratch, F| forward::forward::<F>(&XdpContext::new(xdp), scratch).0,
     else Next::xdp(XdpOutcome::FlowChanging).0
 );

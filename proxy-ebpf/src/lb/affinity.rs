@@ -1,5 +1,8 @@
 //! ClientIP affinity: the last backend of a client, while it is eligible.
 //!
+//! A first packet's source address may be forged, so what it chooses is kept apart, in `NEW_AFFINITY_*`, until the client has
+//! answered: a flood of forged addresses evicts no entry of a client that ever had an assured flow.
+//!
 //! Functions with keys and entries are not inlined, to keep them off the stack of flows without affinity.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
@@ -8,7 +11,7 @@ use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, Desc
 use super::{Backends, Client};
 use crate::{
     clock::now,
-    family::{V4, V6},
+    family::{V4, V6, bytes},
 };
 
 #[btf_map]
@@ -18,12 +21,19 @@ static AFFINITY_V4: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_AFFINITY a
 static AFFINITY_V6: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_AFFINITY as usize }> =
     LruHashMap::new();
 
+#[btf_map]
+static NEW_AFFINITY_V4: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_NEW_AFFINITY as usize }> =
+    LruHashMap::new();
+#[btf_map]
+static NEW_AFFINITY_V6: LruHashMap<AffinityKey, AffinityEntry, { map::MAX_NEW_AFFINITY as usize }> =
+    LruHashMap::new();
+
 const NANOSECONDS: u64 = 1_000_000_000;
 
 pub trait AffinityTable: Backends {
-    fn entry(key: &AffinityKey) -> Option<AffinityEntry>;
+    fn entry(key: &AffinityKey, is_proven: bool) -> Option<AffinityEntry>;
 
-    fn store(key: &AffinityKey, entry: &AffinityEntry);
+    fn store(key: &AffinityKey, entry: &AffinityEntry, is_proven: bool);
 
     /// The bits of the backend reference of a valid entry, 0 if none. See `valid_entry`.
     fn lookup(key: &AffinityKey, seconds: u32, set: BackendFlags) -> u64;
@@ -45,12 +55,24 @@ pub fn lookup<F: AffinityTable, C: Client<F>>(
 #[inline(never)]
 pub fn store<F: AffinityTable, C: Client<F>>(client: &C, service: u32, backend: BackendRef) {
     let key = client.affinity_key(service);
-    F::store(&key, &AffinityEntry { backend, last_used: now() });
+    F::store(&key, &AffinityEntry { backend, last_used: now() }, client.is_proven());
+}
+
+/// Stores the choice of a client that has shown that its address is its own.
+#[inline(never)]
+pub fn keep<F: AffinityTable>(address: F::Address, service: u32, backend: BackendRef) {
+    let key = AffinityKey::new(bytes(F::mapped(address)), service);
+    F::store(&key, &AffinityEntry { backend, last_used: now() }, true);
 }
 
 #[inline(always)]
-fn valid_entry<F: AffinityTable>(key: &AffinityKey, seconds: u32, set: BackendFlags) -> Option<BackendRef> {
-    let entry = F::entry(key)?;
+fn valid_entry<F: AffinityTable>(
+    key: &AffinityKey,
+    seconds: u32,
+    set: BackendFlags,
+    is_proven: bool,
+) -> Option<BackendRef> {
+    let entry = F::entry(key, is_proven)?;
     let age = now().wrapping_sub(entry.last_used);
     if age > u64::from(seconds) * NANOSECONDS {
         return None;
@@ -61,12 +83,12 @@ fn valid_entry<F: AffinityTable>(key: &AffinityKey, seconds: u32, set: BackendFl
     if backend.service != key.service || !backend.flags.contains(set) {
         return None;
     }
-    F::store(key, &AffinityEntry { backend: entry.backend, last_used: now() });
+    F::store(key, &AffinityEntry { backend: entry.backend, last_used: now() }, is_proven);
     Some(entry.backend)
 }
 
 macro_rules! table {
-    ($family:ident, $table:ident, $used:ident) => {
+    ($family:ident, $table:ident, $new:ident, $used:ident) => {
         /// With external linkage: verified once, not for each call, with an unknown result. 0 is none.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -75,7 +97,10 @@ macro_rules! table {
             let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
             // A copy: Linux 6.1 accepts map keys from this function's own stack only, not through a pointer argument.
             let key = *key;
-            valid_entry::<$family>(&key, seconds, BackendFlags(set as u8)).map_or(0, BackendRef::to_bits)
+            let set = BackendFlags(set as u8);
+            valid_entry::<$family>(&key, seconds, set, true)
+                .or_else(|| valid_entry::<$family>(&key, seconds, set, false))
+                .map_or(0, BackendRef::to_bits)
         }
 
         impl AffinityTable for $family {
@@ -85,19 +110,19 @@ macro_rules! table {
             }
 
             #[inline(always)]
-            fn entry(key: &AffinityKey) -> Option<AffinityEntry> {
+            fn entry(key: &AffinityKey, is_proven: bool) -> Option<AffinityEntry> {
                 // SAFETY: copied at once. The element may be recycled meanwhile, which `valid_entry` detects.
-                unsafe { $table.get(key).copied() }
+                unsafe { if is_proven { $table.get(key).copied() } else { $new.get(key).copied() } }
             }
 
             #[inline(always)]
-            fn store(key: &AffinityKey, entry: &AffinityEntry) {
+            fn store(key: &AffinityKey, entry: &AffinityEntry, is_proven: bool) {
                 // An LRU table refuses only when its free lists are in use on other CPUs: the flow continues without affinity.
-                let _ = $table.insert(key, entry, 0);
+                let _ = if is_proven { $table.insert(key, entry, 0) } else { $new.insert(key, entry, 0) };
             }
         }
     };
 }
 
-table!(V4, AFFINITY_V4, affinity_used_v4);
-table!(V6, AFFINITY_V6, affinity_used_v6);
+table!(V4, AFFINITY_V4, NEW_AFFINITY_V4, affinity_used_v4);
+table!(V6, AFFINITY_V6, NEW_AFFINITY_V6, affinity_used_v6);

@@ -19,6 +19,9 @@ pub trait Client<F: Family> {
     /// The key of the client's affinity to a service port.
     fn affinity_key(&self, service: u32) -> AffinityKey;
 
+    /// Whether the client cannot be another than its affinity key says.
+    fn is_proven(&self) -> bool;
+
     /// The reason for which the frontend's loadBalancerSourceRanges exclude the client, if they do.
     fn excluded_by_source_ranges(&self, descriptor: &Descriptor) -> Option<DropReason>;
 
@@ -115,6 +118,12 @@ impl<F: Networks> Client<F> for ClientInfo<F> {
     #[inline(always)]
     fn affinity_key(&self, service: u32) -> AffinityKey {
         AffinityKey::new(bytes(F::mapped(self.address)), service)
+    }
+
+    /// A first packet may have a forged source address.
+    #[inline(always)]
+    fn is_proven(&self) -> bool {
+        false
     }
 
     #[inline(always)]

@@ -28,12 +28,15 @@ pub struct Choice<A> {
     pub frontend: u32,
     /// Flags of the frontend's descriptor.
     pub flags: DescriptorFlags,
+    /// Whether the frontend has affinity: not 0 if so. A number, as it is stored in a map between stages.
+    pub has_affinity: u32,
 }
 
 impl<A: Copy> Choice<A> {
     #[inline(always)]
     pub fn of(backend: Backend<A>, reference: BackendRef, descriptor: &Descriptor) -> Self {
-        Self { backend, reference, frontend: descriptor.frontend, flags: descriptor.flags }
+        let has_affinity = (descriptor.affinity_seconds != 0).into();
+        Self { backend, reference, frontend: descriptor.frontend, flags: descriptor.flags, has_affinity }
     }
 
     /// The backend's address and port as stored with sockets.

@@ -41,6 +41,8 @@ static LAST_QUEUED: Array<u64, 1> = Array::new();
 const MAX_LENGTH: u32 = 2048;
 /// An IPv4 header. Linux 6.1's verifier does not derive a lower bound from `!= 0`.
 const MIN_LENGTH: u32 = 20;
+/// Limit of queued fragments of one source: one sender does not fill the queue.
+const SHARE: u32 = map::MAX_HELD_FRAGMENTS / 4;
 /// Time after which a queued fragment is discarded, in ticks. A sender sends the fragments of a datagram in one burst.
 const TIMEOUT: u32 = ticks_of(1);
 
@@ -103,12 +105,16 @@ struct Search {
     now: u32,
     /// The acquired slot.
     slot: u32,
+    /// `now` and the number of queued fragments of the same source: the verifier follows a counter that begins with a known number
+    /// through each iteration.
+    of_source: u32,
 }
 
 impl Search {
     #[inline(always)]
     fn new(ctx: &TcContext) -> Self {
-        Self { skb: ctx.skb.skb, now: clock::ticks(), slot: NO_SLOT }
+        let now = clock::ticks();
+        Self { skb: ctx.skb.skb, now, slot: NO_SLOT, of_source: now }
     }
 
     #[inline(always)]
@@ -120,10 +126,15 @@ impl Search {
 
 const NO_SLOT: u32 = u32::MAX;
 
-/// Queues a fragment until the first of its datagram arrives. Returns `false` if the queue is full or the frame too long.
+/// Queues a fragment until the first of its datagram arrives. Returns `false` if the queue or its source's share is full, or the frame
+/// too long.
 #[inline(always)]
 pub fn queue(ctx: &TcContext) -> bool {
     let mut search = Search::new(ctx);
+    search.run(count);
+    if search.of_source.wrapping_sub(search.now) >= SHARE {
+        return false;
+    }
     search.run(acquire);
     let Some(fragment) = scratch() else { return false };
     let Some(queued) = QUEUED_FRAGMENTS.get_ptr_mut(search.slot) else { return false };
@@ -163,6 +174,22 @@ pub fn release(ctx: &TcContext) -> bool {
     }
     set_state(own, FREE);
     is_restored
+}
+
+/// Counts a queued fragment of the same source. One that is replaced meanwhile is counted or not: the share is not exact.
+extern "C" fn count(at: u64, search: *mut c_void) -> i64 {
+    // SAFETY: the kernel passes the pointer given to `bpf_loop` in `run`.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let Some(queued) = QUEUED_FRAGMENTS.get_ptr_mut(at as u32) else { return 1 };
+    let Some(fragment) = scratch() else { return 1 };
+    // SAFETY: aligned words of an array map.
+    let (state, since, source) = unsafe {
+        ((&raw const (*queued).state).read_volatile(), (*queued).since, words((*queued).fragment.source))
+    };
+    let is_held = state == QUEUED && search.now.wrapping_sub(since) <= TIMEOUT;
+    let is_of_source = is_held && same(source, words(fragment.source));
+    search.of_source = search.of_source.wrapping_add(is_of_source.into());
+    0
 }
 
 /// Acquires a slot that is free or timed out. Returns 1 to end the search.

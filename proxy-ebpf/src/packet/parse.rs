@@ -1,6 +1,6 @@
 //! A packet's 5-tuple and the offsets of its headers, from packets that are neither fragments nor ICMP errors.
 
-use proxy_ebpf::abi::{Direction, Tuple};
+use proxy_ebpf::abi::{Direction, Segment, Tuple};
 
 use super::header::{ETHERNET, Ipv4, Ipv6, PacketData, SCTP, TCP, UDP, read};
 use crate::family::{Family, Words, words};
@@ -14,9 +14,12 @@ pub struct Packet<A> {
     pub destination_port: [u8; 2],
     /// IANA protocol number.
     pub protocol: u8,
-    /// TCP flags; 0 for other protocols.
+    /// TCP flags; 0 for other protocols, and without a transport header.
     pub flags: u8,
     pub kind: PacketKind,
+    /// TCP sequence and acknowledgement number; valid if there are flags.
+    pub sequence: u32,
+    pub acknowledged: u32,
     /// Fragment identification, in network byte order.
     pub id: u32,
     /// Source address of an ICMP error.
@@ -76,6 +79,11 @@ impl<A: Copy> Packet<A> {
     #[inline(always)]
     pub fn is_icmp_error(&self) -> bool {
         self.kind == PacketKind::ICMP_ERROR
+    }
+
+    #[inline(always)]
+    pub fn segment(&self) -> Segment {
+        Segment { flags: self.flags, sequence: self.sequence, acknowledged: self.acknowledged }
     }
 
     /// Whether the packet has no transport header.
@@ -147,32 +155,46 @@ pub fn parse_transport<A: Copy>(
     network: usize,
     transport: usize,
 ) -> bool {
-    let Some(([a, b, c, d], flags)) = transport_header(packet, transport, protocol) else { return false };
+    let Some(header) = transport_header(packet, transport, protocol) else { return false };
+    let [a, b, c, d] = header.ports;
     into.source_port = [a, b];
     into.destination_port = [c, d];
     into.protocol = protocol;
-    into.flags = flags;
+    into.flags = header.flags;
+    into.sequence = u32::from_be_bytes(header.sequence);
+    into.acknowledged = u32::from_be_bytes(header.acknowledged);
     into.kind = PacketKind::COMPLETE;
     into.set_offsets(network, transport);
     true
 }
 
-/// Ports and TCP flags. Returns `None` for a truncated header or another protocol.
+/// TCP's header without options, or of another protocol the ports.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TransportHeader {
+    ports: [u8; 4],
+    sequence: [u8; 4],
+    acknowledged: [u8; 4],
+    length: u8,
+    flags: u8,
+    rest: [u8; 6],
+}
+
+/// Returns `None` for a truncated header or another protocol.
 #[inline(always)]
-fn transport_header(packet: &impl PacketData, offset: usize, protocol: u8) -> Option<([u8; 4], u8)> {
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Tcp {
-        ports: [u8; 4],
-        numbers: [u8; 8],
-        length: u8,
-        flags: u8,
-        rest: [u8; 6],
-    }
+fn transport_header(packet: &impl PacketData, offset: usize, protocol: u8) -> Option<TransportHeader> {
+    let of_ports = |ports| TransportHeader {
+        ports,
+        sequence: [0; 4],
+        acknowledged: [0; 4],
+        length: 0,
+        flags: 0,
+        rest: [0; 6],
+    };
     match protocol {
-        TCP => read::<Tcp>(packet, offset).map(|header| (header.ports, header.flags)),
-        UDP => read::<[u8; 8]>(packet, offset).map(|[a, b, c, d, ..]| ([a, b, c, d], 0)),
-        SCTP => read::<[u8; 12]>(packet, offset).map(|[a, b, c, d, ..]| ([a, b, c, d], 0)),
+        TCP => read::<TransportHeader>(packet, offset),
+        UDP => read::<[u8; 8]>(packet, offset).map(|[a, b, c, d, ..]| of_ports([a, b, c, d])),
+        SCTP => read::<[u8; 12]>(packet, offset).map(|[a, b, c, d, ..]| of_ports([a, b, c, d])),
         _ => None,
     }
 }

@@ -9,10 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
-use aya::{
-    Pod,
-    maps::{HashMap, Map},
-};
+use aya::maps::{HashMap, Map};
 use proxy::{
     index::Change,
     k8s::object::Object,
@@ -24,7 +21,7 @@ use proxy::{
     reconcile::LbMaps as _,
 };
 use proxy_ebpf::abi::{
-    Config, DropReason, Flow as Record, FlowRef, FlowState, TupleV4,
+    Config, DropReason, FlowRef, FlowState, TupleV4,
     flow_state::{TICK_SHIFT, ticks},
     map,
 };
@@ -32,6 +29,7 @@ use serde_json::json;
 
 use super::{
     fixture::{self, DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, ProgramFixture},
+    flow_states::change_states,
     objects::{self, NODE},
     packet::Packet,
 };
@@ -65,6 +63,8 @@ const ENDPOINT: [&str; 2] = ["10.9.0.1", "fd00:9::1"];
 /// Addresses that are not assigned.
 const UNUSED: [&str; 2] = ["192.0.2.10", "2001:db8:2::a"];
 const PORT: u16 = 80;
+/// Another client outside.
+const OTHER_CLIENT: [&str; 2] = ["198.51.100.8", "2001:db8::8"];
 /// For SCTP, which cannot translate ports: also the target port.
 const SCTP_PORT: u16 = 8080;
 
@@ -141,7 +141,29 @@ impl ExhaustedNodes {
         ensure!(self.small.run(EXTERNAL_EGRESS, &first)?.0 == PASS, "a flow with the only port is dropped");
         let second = self.create_flow(v6)?;
         expect_drop(&mut self.small, EXTERNAL_EGRESS, &second, DropReason::NoMasqueradePort)?;
+        // The first flow's client is silent, and was never heard after an answer: its port is taken over.
+        self.age(11)?;
+        ensure!(
+            self.small.run(EXTERNAL_EGRESS, &second)?.0 == PASS,
+            "the port of an idle flow without the client's ACK is not taken over"
+        );
+        self.delete_flows()?;
+        // That of a connection is not.
+        let first = self.create_flow(v6)?;
+        ensure!(self.small.run(EXTERNAL_EGRESS, &first)?.0 == PASS, "the port is not free");
+        self.assure()?;
+        self.age(11)?;
+        let second = self.create_flow(v6)?;
+        expect_drop(&mut self.small, EXTERNAL_EGRESS, &second, DropReason::NoMasqueradePort)?;
         self.delete_flows()
+    }
+
+    /// Lets all flows be assured.
+    fn assure(&self) -> Result<()> {
+        self.change_states(|state| {
+            let bits = if state.is_alive() { FlowState::SEEN_REPLY } else { 0 };
+            FlowState::new(state.tag(), (state.bits() | bits) & !FlowState::UNASSURED, state.last_seen())
+        })
     }
 
     /// One client port through two frontends to one backend: SCTP cannot get another source port, as other
@@ -155,10 +177,13 @@ impl ExhaustedNodes {
         self.delete_flows()
     }
 
-    /// More fragments arrive before the first of their datagram than the queue holds: the next one is passed on
-    /// unchanged.
+    /// More fragments arrive before the first of their datagram than one source may have queued: the next one is
+    /// passed on unchanged. Those of another source are still queued.
     fn fragment_not_held(&mut self, v6: bool) -> Result<()> {
-        let packet = self.packet_to(client(v6), EXTERNAL_IP[usize::from(v6)], (Protocol::Udp, PORT))?;
+        let service = (Protocol::Udp, PORT);
+        let packet = self.packet_to(client(v6), EXTERNAL_IP[usize::from(v6)], service)?;
+        let other =
+            self.packet_to(OTHER_CLIENT[usize::from(v6)].parse()?, EXTERNAL_IP[usize::from(v6)], service)?;
         let count =
             |fixture: &ProgramFixture| fixture.reconciler.maps().drops(DropReason::FragmentNotHeld as u32);
         for id in 0..=u16::try_from(map::MAX_HELD_FRAGMENTS)? {
@@ -169,6 +194,10 @@ impl ExhaustedNodes {
             if action == PASS {
                 let counted = count(&self.small)? - before;
                 ensure!(counted == 1 && out == *early, "changed, or counted {counted} times");
+                let fragments = other.fragments(id).context("the datagram has no fragments")?;
+                let early = fragments.last().context("the datagram has no last fragment")?;
+                let (action, _) = self.small.run_frame(EXTERNAL_INGRESS, early)?;
+                ensure!(action == DROP, "one source keeps out another's fragments");
                 return Ok(());
             }
         }
@@ -321,8 +350,7 @@ impl ExhaustedNodes {
     }
 
     fn change_states(&self, change: impl Fn(FlowState) -> FlowState + Copy) -> Result<()> {
-        change_states::<[u8; 4]>(&self.small, map::FLOWS_V4, change)?;
-        change_states::<[u8; 16]>(&self.small, map::FLOWS_V6, change)
+        change_states(&self.small, FLOWS, change)
     }
 }
 
@@ -330,23 +358,6 @@ impl ExhaustedNodes {
 pub fn check_once(object: Option<&[u8]>) -> Result<()> {
     icmp_rate_limit(object).context("too many ICMP errors")?;
     crowded_table(object).context("a table nine tenths full")
-}
-
-fn change_states<A>(
-    fixture: &ProgramFixture,
-    table: &str,
-    change: impl Fn(FlowState) -> FlowState,
-) -> Result<()>
-where
-    Record<A>: Pod,
-{
-    let mut records = fixture.array::<Record<A>>(table)?;
-    for slot in 0..FLOWS {
-        let mut record = records.get(&slot, 0)?;
-        record.state = change(record.state);
-        records.set(slot, record, 0)?;
-    }
-    Ok(())
 }
 
 /// Expects a drop, counted once under this reason.

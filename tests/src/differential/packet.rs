@@ -19,9 +19,11 @@ const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
 const PAYLOAD: &[u8] = b"A payload that the programs must not change. It is long enough for several fragments of a datagram: the first \
     one, which contains the ports, at least one in the middle, and the last one, which is the shortest of all";
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-const RESET_ACK: u8 = 0x14;
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const ACK: u8 = 0x10;
+const RESET_ACK: u8 = RST | ACK;
 
 /// The address of the device that receives the frames.
 pub const DEVICE: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -33,6 +35,13 @@ pub struct Packet {
     pub from: SocketAddr,
     pub to: SocketAddr,
     protocol: u8,
+}
+
+/// Sequence and acknowledgement number of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    pub sequence: u32,
+    pub acknowledged: u32,
 }
 
 /// An ICMP error, and the quoted addresses and ports.
@@ -64,14 +73,31 @@ impl Packet {
         Self::new(SocketAddr::new(flow.source, port), flow.destination, protocol, SYN)
     }
 
+    /// A TCP segment.
+    pub fn segment(from: SocketAddr, to: SocketAddr, flags: u8, numbers: Numbers) -> Self {
+        Self::with_numbers(from, to, TCP, flags, numbers)
+    }
+
+    /// A datagram.
+    pub fn datagram(from: SocketAddr, to: SocketAddr) -> Self {
+        Self::new(from, to, UDP, 0)
+    }
+
     fn new(from: SocketAddr, to: SocketAddr, protocol: u8, flags: u8) -> Self {
+        let numbers = Numbers { sequence: Self::SEQUENCE, acknowledged: Self::SEQUENCE.wrapping_add(1) };
+        Self::with_numbers(from, to, protocol, flags, numbers)
+    }
+
+    fn with_numbers(from: SocketAddr, to: SocketAddr, protocol: u8, flags: u8, numbers: Numbers) -> Self {
         let mut bytes = Vec::new();
         let ip = ip(from.ip(), to.ip());
         let written = match protocol {
             TCP => {
-                let tcp = ip.tcp(from.port(), to.port(), Self::SEQUENCE, 64_000);
+                let tcp = ip.tcp(from.port(), to.port(), numbers.sequence, 64_000);
+                let tcp = if flags & FIN != 0 { tcp.fin() } else { tcp };
                 let tcp = if flags & SYN != 0 { tcp.syn() } else { tcp };
-                let tcp = if flags & ACK != 0 { tcp.ack(1) } else { tcp };
+                let tcp = if flags & RST != 0 { tcp.rst() } else { tcp };
+                let tcp = if flags & ACK != 0 { tcp.ack(numbers.acknowledged) } else { tcp };
                 tcp.write(&mut bytes, PAYLOAD)
             }
             UDP => ip.udp(from.port(), to.port()).write(&mut bytes, PAYLOAD),

@@ -6,11 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use proxy::model::flow::Flow;
 
 use super::{
+    connection::ConnectionNode,
     exhaustion::{self, ExhaustedNodes, PROVOKED},
     fixture::{self, EXTERNAL_INGRESS, LinkLayer, PASS, ProgramFixture, network},
     objects::{self, CASES, FLOWS, RandomObjects, client_port},
     packet::Packet,
     path::{Backend, Client, Expected, FlowPath},
+    race,
     verdict_row::VerdictRow,
 };
 use crate::lab::rng::Rng;
@@ -51,6 +53,7 @@ pub fn run(
     network()?.run(|| {
         let mut tally = Tally::default();
         let mut exhausted = ExhaustedNodes::new(object)?;
+        let mut connections = ConnectionNode::new(object)?;
         let mut done = 0;
         while done < cases {
             let mut fixture = ProgramFixture::new(object, fixture::CONFIG)?;
@@ -66,6 +69,8 @@ pub fn run(
                     done += 1;
                 }
                 exhausted.check_all()?;
+                let seed = rng.seed;
+                connections.check_all(rng).with_context(|| format!("connections, seed {seed}"))?;
                 progress(done);
             }
             tally.add_reasons(fixture.refusals()?);
@@ -74,6 +79,8 @@ pub fn run(
         // Without cases, programs are only loaded.
         if cases > 0 {
             exhaustion::check_once(object)?;
+            connections.affinity_of_an_established_client(rng).context("affinity")?;
+            race::slot_given_away(object).context("a slot that is given away")?;
         }
         Ok(tally)
     })

@@ -47,6 +47,8 @@ pub struct KernelMaps {
     xdp: PerCpuArray<MapData, u64>,
     affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
     affinity_v6: HashMap<MapData, AffinityKey, AffinityEntry>,
+    new_affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
+    new_affinity_v6: HashMap<MapData, AffinityKey, AffinityEntry>,
     node_addresses_v4: HashMap<MapData, [u8; 4], NodeAddressFlags>,
     node_addresses_v6: HashMap<MapData, [u8; 16], NodeAddressFlags>,
     pod_ranges: PodRanges,
@@ -107,6 +109,8 @@ impl KernelMaps {
             xdp: per_cpu(dir, map::XDP_OUTCOMES)?,
             affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
             affinity_v6: lru_hash(dir, map::AFFINITY_V6)?,
+            new_affinity_v4: lru_hash(dir, map::NEW_AFFINITY_V4)?,
+            new_affinity_v6: lru_hash(dir, map::NEW_AFFINITY_V6)?,
             node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
             node_addresses_v6: hash(dir, map::NODE_ADDRESSES_V6)?,
             pod_ranges: PodRanges::open(dir, access)?,
@@ -181,17 +185,28 @@ impl KernelMaps {
         Ok(values.iter().fold(0, |sum, cpu| sum.wrapping_add(*cpu)))
     }
 
-    /// All affinity entries of one family, including expired ones.
+    /// All affinity entries of one family, including expired ones. Of a client with two, the one that
+    /// applies.
     pub fn affinity(&self, family: IpFamily) -> Result<Vec<(AffinityKey, AffinityEntry)>, MapError> {
-        let (table, name) = match family {
-            IpFamily::V4 => (&self.affinity_v4, map::AFFINITY_V4),
-            IpFamily::V6 => (&self.affinity_v6, map::AFFINITY_V6),
+        let tables = match family {
+            IpFamily::V4 => {
+                [(&self.new_affinity_v4, map::NEW_AFFINITY_V4), (&self.affinity_v4, map::AFFINITY_V4)]
+            }
+            IpFamily::V6 => {
+                [(&self.new_affinity_v6, map::NEW_AFFINITY_V6), (&self.affinity_v6, map::AFFINITY_V6)]
+            }
         };
         // Iteration restarts if its current key was evicted, so it may return an entry twice, and would not
         // end while programs evict faster than it reads.
         let most = 2 * map::MAX_AFFINITY as usize;
-        let entries: Result<std::collections::HashMap<_, _>, _> = table.iter().take(most).collect();
-        Ok(entries.map_err(refused("read", name))?.into_iter().collect())
+        let mut found = std::collections::HashMap::new();
+        for (table, name) in tables {
+            for entry in table.iter().take(most) {
+                let (key, entry) = entry.map_err(refused("read", name))?;
+                found.insert(key, entry);
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 }
 
