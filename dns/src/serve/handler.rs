@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use hickory_server::proto::{
     op::{Message, OpCode, Query, ResponseCode},
     rr::{DNSClass, LowerName, Name as HickoryName, RecordType},
@@ -46,6 +46,7 @@ mod wire;
 
 pub use block::{Block, MAX_PENDING};
 pub use client::Client;
+use lookups::{Lookups, SelfLookup};
 pub use random::below;
 use response::Response;
 pub use wire::{encode, min_ttl};
@@ -76,7 +77,7 @@ enum Work {
     /// To query the upstreams of the block.
     Forward,
     /// To look up names by this server itself.
-    LookUp(lookups::Lookups, Handler),
+    LookUp(Lookups, Handler),
 }
 
 /// The blocks that listen at one address, and the snapshot of the cluster.
@@ -197,7 +198,7 @@ impl Handler {
         response.topic = Topic::of_foreign_name(&name);
         response.set_block(block);
         match restrict(response, question, block) {
-            Ok(response) => match self.lookups(question, &response, block) {
+            Ok(response) => match Lookups::new(question, &response, block, &self.published) {
                 None => self.answer_question(question, &name, response, block),
                 Some(lookups) => {
                     let work = Work::LookUp(lookups, self.clone());
@@ -355,8 +356,31 @@ impl Handler {
             None => pending(response, question, block, Work::Forward),
         }
     }
+}
 
-    /// The block with the longest matching zone whose view, if it has one, includes the query.
+impl SelfLookup for Handler {
+    fn lookup<'a>(
+        &'a self,
+        question: &'a Query,
+        response: &'a Response,
+        block: &'a Arc<Block>,
+    ) -> BoxFuture<'a, Reply> {
+        let mut inner = response.internal(question);
+        inner.set_block(block);
+        let handled = self.answer_question(question, &QueryName::from(&question.name), inner, block);
+        Box::pin(async move {
+            let octets = match handled {
+                Handled::Dropped => return Reply::servfail(),
+                Handled::Reply(reply) => reply,
+                Handled::Pending(pending) => pending.finish().await,
+            };
+            match Message::from_vec(&octets) {
+                Ok(message) => Reply::from_upstream(message, question),
+                Err(_) => Reply::servfail(),
+            }
+        })
+    }
+
     fn block_of(&self, asked: &Asked<'_>) -> Option<&Arc<Block>> {
         let length = |block: &Block| {
             let zones = block.zones.iter().filter(|zone| asked.name.is_in(zone));

@@ -130,7 +130,7 @@ fn table(report: &StatusReport, now: Timestamp) -> String {
         table
             .add_row([if n == 0 { "NOT SERVED" } else { "" }, &format!("{}: {}", part.service, part.reason)]);
     }
-    if let Some(more) = report.agent.as_ref().and_then(|agent| more_unserved(agent)) {
+    if let Some(more) = report.agent.as_ref().and_then(more_unserved) {
         table.add_row(["", &more]);
     }
     for (n, impossible) in report.agent.iter().flat_map(|agent| &agent.impossible).enumerate() {

@@ -247,8 +247,8 @@ impl Status {
             // An agent of an earlier version.
             return self
                 .stated(Timestamp::now())
-                .into_iter()
-                .flat_map(|(_, faults)| faults)
+                .into_values()
+                .flatten()
                 .map(|fault| fault.message)
                 .collect();
         }

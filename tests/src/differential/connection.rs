@@ -130,15 +130,15 @@ impl ConnectionNode {
                 1 => self.backend_data(&mut open, rng)?,
                 2 => {
                     let sequence = far(open.client_next, rng);
-                    self.from_client(&open, RST, Numbers { sequence, acknowledged: 0 })?;
+                    self.client_sends(&open, RST, Numbers { sequence, acknowledged: 0 })?;
                 }
                 3 => {
                     let sequence = far(open.backend_next, rng);
-                    self.from_backend(&open, RST, Numbers { sequence, acknowledged: 0 })?;
+                    self.backend_sends(&open, RST, Numbers { sequence, acknowledged: 0 })?;
                 }
                 4 => {
                     let sequence = far(open.client_next, rng);
-                    let syn = self.from_client(&open, SYN, Numbers { sequence, acknowledged: 0 })?;
+                    let syn = self.client_sends(&open, SYN, Numbers { sequence, acknowledged: 0 })?;
                     ensure!(syn.to == open.backend, "a SYN goes to {}", syn.to);
                     // The challenge ACK.
                     let numbers = Numbers { sequence: open.backend_next, acknowledged: open.client_next };
@@ -147,7 +147,7 @@ impl ConnectionNode {
                 5 => {
                     let sequence = far(open.client_next, rng);
                     let acknowledged = far(open.backend_next, rng);
-                    self.from_client(&open, FIN | ACK, Numbers { sequence, acknowledged })?;
+                    self.client_sends(&open, FIN | ACK, Numbers { sequence, acknowledged })?;
                 }
                 _ => self.age(u32::try_from(rng.below(3_000))?)?,
             }
@@ -168,7 +168,7 @@ impl ConnectionNode {
         self.endpoints(&ENDPOINTS)?;
         let timeouts = Timeouts::DEFAULT;
         let mut open = self.open(rng, place, v6)?;
-        self.from_client(&open, RST, Numbers { sequence: open.client_next, acknowledged: 0 })?;
+        self.client_sends(&open, RST, Numbers { sequence: open.client_next, acknowledged: 0 })?;
         let state = self.state(&open)?;
         ensure!(state.timeout(6, &timeouts) < timeouts.tcp_established, "the client's RST does not count");
         self.client_data(&mut open, rng)?;
@@ -176,11 +176,11 @@ impl ConnectionNode {
             self.state(&open)?.timeout(6, &timeouts) == timeouts.tcp_established,
             "the RST is not undone"
         );
-        self.from_backend(&open, RST, Numbers { sequence: open.backend_next, acknowledged: 0 })?;
+        self.backend_sends(&open, RST, Numbers { sequence: open.backend_next, acknowledged: 0 })?;
         ensure!(self.state(&open)?.is_closed(), "the backend's RST does not count");
         // A port used again within the timeout: the same backend, which is there.
         let sequence = rng.below(1 << 32) as u32;
-        let syn = self.from_client(&open, SYN, Numbers { sequence, acknowledged: 0 })?;
+        let syn = self.client_sends(&open, SYN, Numbers { sequence, acknowledged: 0 })?;
         ensure!(syn.to == open.backend, "another backend after a RST: {}", syn.to);
         (open.client_next, open.backend_next) = (sequence.wrapping_add(1), rng.below(1 << 32) as u32);
         let numbers = Numbers { sequence: open.backend_next, acknowledged: open.client_next };
@@ -193,9 +193,9 @@ impl ConnectionNode {
             "the new connection does not count as established"
         );
         let numbers = Numbers { sequence: open.client_next, acknowledged: open.backend_next };
-        self.from_client(&open, FIN | ACK, numbers)?;
+        self.client_sends(&open, FIN | ACK, numbers)?;
         let numbers = Numbers { sequence: open.backend_next, acknowledged: open.client_next };
-        self.from_backend(&open, FIN | ACK, numbers)?;
+        self.backend_sends(&open, FIN | ACK, numbers)?;
         ensure!(
             self.state(&open)?.timeout(6, &timeouts) == timeouts.tcp_time_wait,
             "both have closed: {:#x}",
@@ -216,7 +216,7 @@ impl ConnectionNode {
         let numbers = Numbers { sequence, acknowledged: 0 };
         let challenge = Numbers { sequence: open.backend_next, acknowledged: open.client_next };
         for _ in 0..3 {
-            let to = self.from_client(&open, SYN, numbers)?.to;
+            let to = self.client_sends(&open, SYN, numbers)?.to;
             ensure!(to == open.backend, "a stranger's SYN ends a connection that finishes: {to}");
             self.reaches_client(&open, ACK, challenge)?;
         }
@@ -224,7 +224,7 @@ impl ConnectionNode {
         // Now the backend is silent.
         let mut reached = Vec::new();
         for _ in 0..2 {
-            reached.push(self.from_client(&open, SYN, numbers)?.to);
+            reached.push(self.client_sends(&open, SYN, numbers)?.to);
         }
         ensure!(reached.last() == Some(&new), "the SYN of a new connection goes to {reached:?}");
         self.delete_flows()
@@ -246,7 +246,7 @@ impl ConnectionNode {
             self.endpoints(&ENDPOINTS[1..])?;
             half.client_next = rng.below(1 << 32) as u32;
             let numbers = Numbers { sequence: half.client_next, acknowledged: 0 };
-            let to = self.from_client(&half, SYN, numbers)?.to;
+            let to = self.client_sends(&half, SYN, numbers)?.to;
             ensure!(to == new, "another attempt goes to {to}");
         }
         self.delete_flows()
@@ -330,14 +330,14 @@ impl ConnectionNode {
         let syn = Numbers { sequence: through.client_next, acknowledged: 0 };
         through.client_next = through.client_next.wrapping_add(1);
         through.backend = direct.backend;
-        through.seen = self.from_client(&through, SYN, syn)?.from;
+        through.seen = self.client_sends(&through, SYN, syn)?.from;
         self.client_data(&mut direct, rng)?;
         self.backend_data(&mut direct, rng)?;
         if through.seen == direct.seen {
             // The backend takes the SYN for one of the direct connection. Its challenge ACK is that one's, too.
             let numbers = Numbers { sequence: direct.backend_next, acknowledged: direct.client_next };
             self.reaches_client(&direct, ACK, numbers)?;
-            through.seen = self.from_client(&through, SYN, syn)?.from;
+            through.seen = self.client_sends(&through, SYN, syn)?.from;
             ensure!(through.seen != direct.seen, "the SYN is sent from a port in use again");
         }
         through.backend_next = far(direct.backend_next, rng);
@@ -372,7 +372,7 @@ impl ConnectionNode {
     fn syn(&mut self, open: &mut Connection, rng: &mut Rng) -> Result<()> {
         open.client_next = rng.below(1 << 32) as u32;
         open.backend_next = rng.below(1 << 32) as u32;
-        let syn = self.from_client(open, SYN, Numbers { sequence: open.client_next, acknowledged: 0 })?;
+        let syn = self.client_sends(open, SYN, Numbers { sequence: open.client_next, acknowledged: 0 })?;
         open.client_next = open.client_next.wrapping_add(1);
         (open.backend, open.seen) = (syn.to, syn.from);
         Ok(())
@@ -389,7 +389,7 @@ impl ConnectionNode {
         self.reaches_client(open, SYN | ACK, numbers)?;
         open.backend_next = open.backend_next.wrapping_add(1);
         let numbers = Numbers { sequence: open.client_next, acknowledged: open.backend_next };
-        let ack = self.from_client(open, ACK, numbers)?;
+        let ack = self.client_sends(open, ACK, numbers)?;
         ensure!(
             (ack.from, ack.to) == (open.seen, open.backend),
             "the ACK goes from {} to {}",
@@ -401,7 +401,7 @@ impl ConnectionNode {
 
     fn client_data(&mut self, open: &mut Connection, rng: &mut Rng) -> Result<()> {
         let numbers = Numbers { sequence: open.client_next, acknowledged: open.backend_next };
-        let sent = self.from_client(open, ACK, numbers)?;
+        let sent = self.client_sends(open, ACK, numbers)?;
         ensure!((sent.from, sent.to) == (open.seen, open.backend), "from {} to {}", sent.from, sent.to);
         open.client_next = open.client_next.wrapping_add(rng.below(1 << 20) as u32);
         Ok(())
@@ -415,18 +415,18 @@ impl ConnectionNode {
     }
 
     /// A segment from the client's address. Returns it as it leaves for the backend.
-    fn from_client(&mut self, open: &Connection, flags: u8, numbers: Numbers) -> Result<Packet> {
+    fn client_sends(&mut self, open: &Connection, flags: u8, numbers: Numbers) -> Result<Packet> {
         self.leave(open.place, &Packet::segment(open.client, open.frontend, flags, numbers))
     }
 
     /// A segment from the backend's address. Returns it as it leaves for the client.
-    fn from_backend(&mut self, open: &Connection, flags: u8, numbers: Numbers) -> Result<Packet> {
+    fn backend_sends(&mut self, open: &Connection, flags: u8, numbers: Numbers) -> Result<Packet> {
         self.come_back(open.place, &Packet::segment(open.backend, open.seen, flags, numbers))
     }
 
     /// A segment of the backend, which the client receives as the frontend's.
     fn reaches_client(&mut self, open: &Connection, flags: u8, numbers: Numbers) -> Result<()> {
-        let Packet { from, to, .. } = self.from_backend(open, flags, numbers)?;
+        let Packet { from, to, .. } = self.backend_sends(open, flags, numbers)?;
         ensure!(
             (from, to) == (open.frontend, open.client),
             "the client of {} gets it from {from} to {to}",

@@ -44,9 +44,11 @@ struct Counts {
     ended: AtomicU32,
 }
 
+type AnswerOf = dyn Fn(&Message, Via) -> Answer + Send + Sync;
+
 #[derive(Clone)]
 struct Script {
-    answer: Arc<dyn Fn(&Message, Via) -> Answer + Send + Sync>,
+    answer: Arc<AnswerOf>,
     delay: Duration,
 }
 

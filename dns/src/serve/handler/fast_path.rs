@@ -15,6 +15,7 @@ use super::{
     Handler,
     block::Block,
     client::Client,
+    lookups::SelfLookup as _,
     random::below,
     wire::{
         AUTHORITATIVE, CHECKING_DISABLED, HEADER, OPCODE, RECURSION_AVAILABLE, RECURSION_DESIRED, RESPONSE,

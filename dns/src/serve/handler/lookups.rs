@@ -5,18 +5,20 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use hickory_server::proto::{
-    op::{Message, Query},
+    op::Query,
     rr::{Name, RecordType},
 };
 
-use super::{Handled, Handler, block::Block, response::Response};
+use super::{block::Block, response::Response};
 use crate::{
-    cluster::name::QueryName,
+    cluster::{name::QueryName, snapshot::Published},
     observe::metrics::Plugin,
     plugins::{
         autopath::{Autopath, Pod},
         dns64::Dns64,
+        view::Asked,
     },
     resolve::reply::Reply,
 };
@@ -28,72 +30,73 @@ pub struct Lookups {
     names: Option<Vec<Name>>,
 }
 
-impl Handler {
+/// The server, as far as it answers questions of its own.
+pub trait SelfLookup: Sync {
+    /// The answer of a block, in the course of answering `response`.
+    fn lookup<'a>(
+        &'a self,
+        question: &'a Query,
+        response: &'a Response,
+        block: &'a Arc<Block>,
+    ) -> BoxFuture<'a, Reply>;
+
+    /// The block with the longest matching zone whose view, if it has one, includes the query.
+    fn block_of(&self, asked: &Asked<'_>) -> Option<&Arc<Block>>;
+}
+
+impl Lookups {
     /// `None`: nothing beyond the question.
-    pub(super) fn lookups(&self, question: &Query, response: &Response, block: &Block) -> Option<Lookups> {
+    pub(super) fn new(
+        question: &Query,
+        response: &Response,
+        block: &Block,
+        published: &Published,
+    ) -> Option<Self> {
         let dns64 = block.dns64.filter(|dns64| dns64.concerns(question, response.client()));
         let names = block.autopath.as_ref().and_then(|autopath| {
             autopath.names(question, || {
                 let zone = block.authority.as_ref()?.zone_of(&QueryName::from(&question.name))?;
-                let snapshot = self.published.load();
+                let snapshot = published.load();
                 let namespace = snapshot.namespace_of_pod(response.client())?.to_owned();
                 Some(Pod { namespace, zone: zone.name.to_hickory() })
             })
         });
         let has_cnames = response.rewritten().is_some_and(|rewritten| rewritten.has_cnames());
-        (dns64.is_some() || names.is_some() || has_cnames).then_some(Lookups { dns64, names })
+        (dns64.is_some() || names.is_some() || has_cnames).then_some(Self { dns64, names })
     }
 
-    /// The answer to a question of this server itself, in a block, in the course of answering `response`.
-    async fn lookup(&self, question: &Query, response: &Response, block: &Arc<Block>) -> Reply {
-        let mut inner = response.internal(question);
-        inner.set_block(block);
-        let octets = match self.answer_question(question, &QueryName::from(&question.name), inner, block) {
-            Handled::Dropped => return Reply::servfail(),
-            Handled::Reply(reply) => reply,
-            // Boxed: a lookup within a pending request.
-            Handled::Pending(pending) => Box::pin(pending.finish()).await,
-        };
-        match Message::from_vec(&octets) {
-            Ok(message) => Reply::from_upstream(message, question),
-            Err(_) => Reply::servfail(),
-        }
-    }
-}
-
-impl Lookups {
     pub(super) async fn reply(
         &self,
-        handler: &Handler,
+        server: &impl SelfLookup,
         question: &Query,
         response: &Response,
         block: &Arc<Block>,
     ) -> Reply {
-        let reply = self.listed(handler, question, response, block).await;
+        let reply = self.listed(server, question, response, block).await;
         let reply = match self.dns64.filter(|dns64| dns64.replaces(&reply)) {
             None => reply,
             Some(dns64) => {
                 let of_a = Query::query(question.name.clone(), RecordType::A);
-                dns64.synthesized(&reply, self.listed(handler, &of_a, response, block).await)
+                dns64.synthesized(&reply, self.listed(server, &of_a, response, block).await)
             }
         };
-        retargeted(reply, handler, question, response).await
+        retargeted(reply, server, question, response).await
     }
 
     /// The answer for the first name of the search list that exists. If none does, it is that for the question.
     async fn listed(
         &self,
-        handler: &Handler,
+        server: &impl SelfLookup,
         question: &Query,
         response: &Response,
         block: &Arc<Block>,
     ) -> Reply {
-        let first = handler.lookup(question, response, block).await;
+        let first = server.lookup(question, response, block).await;
         let Some(names) = self.names.as_ref().filter(|_| Autopath::goes_on(&first)) else { return first };
         // The first name of the list is that of the question.
         for name in names.iter().skip(1) {
             let next = Query::query(name.clone(), question.query_type);
-            let reply = handler.lookup(&next, response, block).await;
+            let reply = server.lookup(&next, response, block).await;
             if !Autopath::goes_on(&reply) {
                 return Autopath::as_alias(question, reply);
             }
@@ -104,15 +107,20 @@ impl Lookups {
 
 /// Replaces the target of a CNAME by a rule, with the records of the new target. A target that cannot be resolved changes
 /// nothing.
-async fn retargeted(mut reply: Reply, handler: &Handler, question: &Query, response: &Response) -> Reply {
+async fn retargeted(
+    mut reply: Reply,
+    server: &impl SelfLookup,
+    question: &Query,
+    response: &Response,
+) -> Reply {
     let mut answers = reply.answers.clone();
     let Some(target) = response.rewritten().and_then(|rewritten| rewritten.retarget(&mut answers)) else {
         return reply;
     };
     let behind = Query::query(target, question.query_type);
     let name = QueryName::from(&behind.name);
-    let Some(block) = handler.block_of(&response.asked(&name)) else { return reply };
-    let found = handler.lookup(&behind, response, block).await;
+    let Some(block) = server.block_of(&response.asked(&name)) else { return reply };
+    let found = server.lookup(&behind, response, block).await;
     if found.is_conclusive() {
         reply.answers = answers;
         reply.answers.extend(found.answers);

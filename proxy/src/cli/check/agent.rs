@@ -87,7 +87,7 @@ mod tests {
             findings(conditions).into_iter().map(|finding| (finding.verdict, finding.what)).collect()
         };
         let good = condition(ConditionType::Synced, ConditionStatus::True);
-        let found = verdicts(&[good.clone()]);
+        let found = verdicts(std::slice::from_ref(&good));
         assert_eq!(found, [(Verdict::Ok, "all its conditions are as expected".to_owned())]);
         let bad = condition(ConditionType::NodeFound, ConditionStatus::False);
         let found = verdicts(&[good, bad]);
