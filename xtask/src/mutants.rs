@@ -108,8 +108,8 @@ const MUTANTS: [Mutant; 12] = [
     Mutant {
         name: "port-taken-twice",
         file: "ct/insert.rs",
-        right: "EntryInserted::Duplicate(_) | EntryInserted::Refused(_) => false,",
-        wrong: "EntryInserted::Duplicate(_) | EntryInserted::Refused(_) => true,",
+        right: "EntryInserted::Duplicate(other) => other,",
+        wrong: "EntryInserted::Duplicate(_) => slot,",
     },
 ];
 

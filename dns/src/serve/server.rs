@@ -153,7 +153,7 @@ impl Server {
         // The limits apply to all addresses together.
         let (pending, connections) = (Arc::new(Semaphore::new(MAX_PENDING)), Arc::default());
         for (listener, handler, security) in listeners {
-            info!(address = %listener.address, is_encrypted = security.is_some(), "serving DNS");
+            info!(is_encrypted = security.is_some(), address = %listener.address, "serving DNS");
             addresses.push(listener.address);
             let serving = Serving {
                 handler: Arc::new(handler),

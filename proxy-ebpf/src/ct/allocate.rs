@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_loop};
-use proxy_ebpf::abi::{FlowState, flow_state};
+use proxy_ebpf::abi::{FlowState, TupleKind, flow_state};
 
 use super::table::{Flows, TrackedFlow, change_state, delete_entries, flow_in, is_expired, load_state};
 use crate::config::max_flows;
@@ -104,8 +104,20 @@ pub fn is_expendable<F: Flows>(flow: &TrackedFlow<F>, now: u32) -> bool {
 /// Deletes an expendable flow. Returns 1 on success.
 #[inline(never)]
 pub fn delete_expendable<F: Flows>(slot: u32, now: u32) -> u32 {
-    let Some(flow) = flow_in::<F>(slot) else { return 0 };
-    u32::from(is_expendable(&flow, now) && flow.delete())
+    let state = FlowState(expendable_state::<F>(slot, now));
+    let Some(record) = F::flow(slot) else { return 0 };
+    let flow = TrackedFlow::<F> { record, slot, kind: TupleKind::Original, state };
+    u32::from(state.is_alive() && flow.delete())
+}
+
+/// The state of a flow if it is expendable, else 0. In a frame of its own, which has ended before the flow is deleted: this is
+/// one of the deepest call chains.
+#[inline(never)]
+fn expendable_state<F: Flows>(slot: u32, now: u32) -> u64 {
+    match flow_in::<F>(slot) {
+        Some(flow) if is_expendable(&flow, now) => flow.state.0,
+        _ => 0,
+    }
 }
 
 /// Takes ownership of a record, deleting its flow. Returns 1 on success.
