@@ -27,7 +27,7 @@ use source::Source;
 /// The rules: `aya` only in proxy/src/datapath, kube types only in proxy/src/k8s, no I/O in proxy/src/model and
 /// proxy/src/index; no import circles between the top-level modules of a crate; files under 1,000 lines and
 /// functions of at most 80; no `todo!`, `unimplemented!` or `#[ignore]`; no retired words; no change of
-/// proxy-ebpf/src/abi without a new ABI_VERSION; dependencies in one version, from crates.io, with permissive licences.
+/// proxy-ebpf/src/abi without a new ABI_VERSION; dependencies in one version, from a registry, with permissive licences.
 /// Advisories are checked where cargo-deny and its database can be had.
 #[derive(Args)]
 pub struct Lint {

@@ -43,7 +43,8 @@ const TWICE: [&str; 11] = [
     "synstructure",
     "windows-sys",
 ];
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// How the sources of packages from a registry begin; others are git repositories.
+const REGISTRY: &str = "registry+";
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -82,8 +83,8 @@ fn problems(packages: &[Package]) -> Vec<String> {
                 "{name} {version} has the licence `{license}`, which is not among the allowed ones"
             ));
         }
-        if source.as_deref().is_some_and(|source| source != REGISTRY) {
-            problems.push(format!("{name} {version} does not come from crates.io"));
+        if source.as_deref().is_some_and(|source| !source.starts_with(REGISTRY)) {
+            problems.push(format!("{name} {version} does not come from a package registry"));
         }
     }
     for (name, versions) in
