@@ -10,8 +10,8 @@ use crate::{
     yaml,
 };
 
-/// A kind with at most this many wrong letters is a misspelt one.
-const MAX_DISTANCE: usize = 2;
+/// A kind of which at most one letter in so many is wrong is a misspelt one.
+const LETTERS_PER_MISTAKE: usize = 4;
 
 /// Reports each misspelt kind and unknown field. A pipe was read already and is not checked.
 pub fn check(path: &Path, manifests: &mut Manifests) -> io::Result<()> {
@@ -51,7 +51,11 @@ fn check_object(object: &Value, location: &str, manifests: &mut Manifests) {
             }
         }
         None if known.is_none() => {
-            if let Some(meant) = Kind::ALL.into_iter().find(|known| is_misspelt(kind, known.name())) {
+            // A kind of another group is another kind, such as Job of batch/v1 beside Pod.
+            let of_group =
+                |known: &Kind| object["apiVersion"].as_str().is_none_or(|of| of == known.api_version());
+            let is_meant = |known: &Kind| of_group(known) && is_misspelt(kind, known.name());
+            if let Some(meant) = Kind::ALL.into_iter().find(is_meant) {
                 let reason = format!("unknown kind \"{kind}\", did you mean {}?", meant.name());
                 manifests.skip(format!("{location}: {kind} {name}"), reason);
             }
@@ -62,7 +66,8 @@ fn check_object(object: &Value, location: &str, manifests: &mut Manifests) {
 }
 
 fn is_misspelt(kind: &str, known: &str) -> bool {
-    kind.len().abs_diff(known.len()) <= MAX_DISTANCE && distance(kind, known) <= MAX_DISTANCE
+    let limit = known.len() / LETTERS_PER_MISTAKE;
+    kind.len().abs_diff(known.len()) <= limit && distance(kind, known) <= limit
 }
 
 /// The Levenshtein distance.
@@ -110,6 +115,8 @@ mod tests {
                 ),
             ),
             ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {any: 1}", None),
+            ("apiVersion: batch/v1\nkind: Job\nmetadata: {name: setup}\nspec: {any: 1}", None),
+            ("apiVersion: v1\nkind: Job\nmetadata: {name: setup}\nspec: {any: 1}", None),
             ("apiVersion: serving.knative.dev/v1\nkind: Service\nspec: {any: 1}", None),
         ] {
             let dir = tempfile::tempdir().unwrap();
