@@ -124,7 +124,8 @@ async fn queries_are_counted_per_client() {
 
     let table = printed(&get_dns(node, &[]));
     println!("{table}");
-    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    let lines = table.lines().take_while(|line| !line.is_empty()).count();
+    assert_eq!(lines, 1 + 4, "a header and one line per client, however long: {table}");
     assert!(
         table.lines().nth(1).is_some_and(|line| line.starts_with("default/walker")),
         "the most queries come first: {table}"
