@@ -15,6 +15,7 @@ mod kube_proxy_cases;
 pub(crate) mod objects;
 pub(crate) mod packet;
 mod path;
+mod race;
 mod random;
 mod received;
 mod tracked;

@@ -38,7 +38,7 @@ struct Mutant {
     wrong: &'static str,
 }
 
-const MUTANTS: [Mutant; 12] = [
+const MUTANTS: [Mutant; 13] = [
     Mutant {
         name: "wrong-scope",
         file: "lb/client.rs",
@@ -110,6 +110,12 @@ const MUTANTS: [Mutant; 12] = [
         file: "ct/insert.rs",
         right: "EntryInserted::Duplicate(other) => other,",
         wrong: "EntryInserted::Duplicate(_) => slot,",
+    },
+    Mutant {
+        name: "another-flow-in-the-slot",
+        file: "ct/create.rs",
+        right: "flow.state.tag() == scratch.judged && flow.delete()",
+        wrong: "flow.delete()",
     },
 ];
 

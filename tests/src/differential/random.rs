@@ -12,6 +12,7 @@ use super::{
     objects::{self, CASES, FLOWS, RandomObjects, client_port},
     packet::Packet,
     path::{Backend, Client, Expected, FlowPath},
+    race,
     verdict_row::VerdictRow,
 };
 use crate::lab::rng::Rng;
@@ -79,6 +80,7 @@ pub fn run(
         if cases > 0 {
             exhaustion::check_once(object)?;
             connections.affinity_of_an_established_client(rng).context("affinity")?;
+            race::slot_given_away(object).context("a slot that is given away")?;
         }
         Ok(tally)
     })
