@@ -399,28 +399,28 @@ impl Pending {
         self.response.finish_with(reply, &self.block.metrics)
     }
 
-    /// Queries the upstreams. A panic is answered and counted as in [`Handler::handle`].
+    /// Does what is left. A panic is answered and counted as in [`Handler::handle`].
     pub async fn finish(self) -> Vec<u8> {
-        let flags = self.response.flags();
-        let reply = match (&self.work, &self.block.forwarder) {
+        let reply = AssertUnwindSafe(self.reply()).catch_unwind().await.unwrap_or_else(|_| {
+            self.block.metrics.count_panic();
+            Reply::servfail()
+        });
+        self.response.finish_with(reply, &self.block.metrics)
+    }
+
+    async fn reply(&self) -> Reply {
+        let (flags, client) = (self.response.flags(), self.response.client());
+        match (&self.work, &self.block.forwarder) {
             (Work::Forward, Some(forwarder)) => {
-                let client = self.response.client();
-                let resolved = AssertUnwindSafe(async {
-                    let reply = forwarder.resolve(&self.question, flags).await;
-                    forwarder.record_client(&self.question, flags, client);
-                    reply
-                });
-                resolved.catch_unwind().await.unwrap_or_else(|_| {
-                    self.block.metrics.count_panic();
-                    Reply::servfail()
-                })
+                let reply = forwarder.resolve(&self.question, flags).await;
+                forwarder.record_client(&self.question, flags, client);
+                reply
             }
             (Work::Forward, None) => Reply::refused(),
             (Work::LookUp(lookups, handler), _) => {
                 lookups.reply(handler, &self.question, &self.response, &self.block).await
             }
-        };
-        self.response.finish_with(reply, &self.block.metrics)
+        }
     }
 }
 
