@@ -34,7 +34,7 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("sign", "forward the zone to a server that signs it"),
     ("timeouts", "remove it: connections are timed as CoreDNS does without it"),
     ("trace", "remove it"),
-    ("transfer", "remove it: there are no zones to transfer"),
+    ("transfer", "remove it, and give the zone's file to the other servers: zones are not transferred"),
     ("tsig", "remove it"),
 ];
 
