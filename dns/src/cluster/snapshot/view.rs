@@ -176,11 +176,7 @@ impl View {
                 break;
             }
         }
-        let is_cut = found.len() > window.records;
-        found.truncate(window.records);
-        found.sort_unstable();
-        found.dedup();
-        (found, is_cut)
+        limited(found, window.records)
     }
 
     /// The addresses of the endpoints in a topology zone, sorted (IPv4 first), without duplicates. `zone`: the labels in
@@ -210,11 +206,7 @@ impl View {
                 break;
             }
         }
-        let is_cut = found.len() > window.records;
-        found.truncate(window.records);
-        found.sort_unstable();
-        found.dedup();
-        (found, is_cut)
+        limited(found, window.records)
     }
 
     /// The labels of the endpoints of a slice.
@@ -358,4 +350,13 @@ fn zones(slices: &[Arc<Slice>]) -> Box<[TopologyZone]> {
         TopologyZone { name: name.clone(), addresses: addresses.into(), endpoints: endpoints.into() }
     };
     zones.into_iter().map(zone).collect()
+}
+
+/// At most so many, sorted and without duplicates; and whether there were more.
+fn limited<T: Ord>(mut found: Vec<T>, most: usize) -> (Vec<T>, bool) {
+    let is_cut = found.len() > most;
+    found.truncate(most);
+    found.sort_unstable();
+    found.dedup();
+    (found, is_cut)
 }

@@ -506,7 +506,6 @@ fn entry_v6(entry: BackendV6) -> BackendEntry {
     BackendEntry { address, protocol, flags, service, generation }
 }
 
-/// Additions come before removals, so an address that stays is in the map all the time.
 fn served_addresses<A: Pod>(
     table: &HashMap<MapData, A, NodeAddressFlags>,
     name: &'static str,
@@ -517,6 +516,7 @@ fn served_addresses<A: Pod>(
     Ok(serving.map(|(address, _)| address))
 }
 
+/// Additions come before removals, so an address that stays is in the map all the time.
 fn set_addresses<A: Pod + Ord>(
     table: &mut HashMap<MapData, A, NodeAddressFlags>,
     name: &'static str,
