@@ -43,7 +43,7 @@ fn service(n: u32) -> Change {
         0 => ServiceKind::Headless,
         _ => ServiceKind::ClusterIp { addresses, ports: port() },
     };
-    Change::Service(key(n), Some(Arc::new(Service { kind, has_selector: true })))
+    Change::Service(key(n), Some(Arc::new(Service { kind, has_selector: true, external: None })))
 }
 
 fn key(n: u32) -> ServiceKey {

@@ -31,6 +31,7 @@ pub mod header;
 pub mod health;
 pub mod hosts;
 mod https;
+pub mod k8s_external;
 mod kubernetes;
 pub mod loadbalance;
 mod local;
@@ -71,6 +72,7 @@ use file::ZoneFile;
 use header::Header;
 use health::Health;
 use hosts::Hosts;
+use k8s_external::External;
 use loadbalance::Loadbalance;
 use log::Log;
 use nsid::Nsid;
@@ -121,6 +123,7 @@ directives! {
     local: bool = local::Local,
     templates: Vec<Template> = Template,
     hosts: Option<Hosts> = Hosts,
+    external: Option<External> = External,
     kubernetes: Option<Kubernetes> = Kubernetes,
     forwards: Vec<Forward> = Forward,
     cache: Option<Cache> = Cache,

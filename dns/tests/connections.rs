@@ -90,7 +90,7 @@ fn forwarding(forward: Forward) -> Config {
 fn cluster() -> Index {
     let mut index = Index::default();
     let key = ServiceKey::new("shop", "huge").unwrap();
-    let service = Service { kind: ServiceKind::Headless, has_selector: true };
+    let service = Service { kind: ServiceKind::Headless, has_selector: true, external: None };
     index.apply(Change::Service(key.clone(), Some(Arc::new(service))));
     let id = ObjectName { namespace: "shop".into(), name: "huge-1".into() };
     let unnamed = (0..ENDPOINTS).map(|n| Ipv4Addr::from(0x0a00_0000 + n)).collect();

@@ -35,6 +35,8 @@ pub struct Snapshot {
     v6: SortedMultimap<(Ipv6Addr, u32), ()>,
     /// Addresses of pods, with the hash of their namespace.
     pods: SortedMultimap<(IpAddr, u64), ()>,
+    /// External addresses of Services, with the hash of the Service.
+    external: SortedMultimap<(IpAddr, u64), ()>,
     /// The Services of several clusters.
     pub imports: Option<Arc<Snapshot>>,
     /// The SOA serial, changed with every snapshot.
@@ -83,6 +85,15 @@ impl Snapshot {
             self.services.range(from..=from | u64::from(u32::MAX))
         });
         views.map(|(_, view)| &**view).filter(move |view| view.service.is_some() && view.holds(address))
+    }
+
+    /// The Services with this external address, if external addresses are kept.
+    pub fn services_with_external(&self, address: IpAddr) -> impl Iterator<Item = &View> {
+        let hashes = self.external.range((address, 0)..=(address, u64::MAX)).map(|((_, hash), ())| *hash);
+        let views = hashes.flat_map(|hash| self.services.get(hash)).map(|view| &**view);
+        let has_it =
+            move |view: &&View| view.external().is_some_and(|external| external.addresses.contains(&address));
+        views.filter(has_it)
     }
 
     /// Whether a Service or endpoint has an address from `first` to `last`, two addresses of one family.
@@ -337,8 +348,21 @@ impl Index {
         for address in new.iter().filter(|address| old.binary_search(address).is_err()) {
             self.insert_address(*address, short(hash));
         }
+        self.put_external(&after, before, hash);
         if after.service.is_some() || !after.slices.is_empty() {
             self.next.services.insert(hash, Arc::new(after));
+        }
+    }
+
+    fn put_external(&mut self, after: &View, before: &View, hash: u64) {
+        let addresses =
+            |view: &View| view.external().map(|external| external.addresses.clone()).unwrap_or_default();
+        let (old, new) = (addresses(before), addresses(after));
+        for address in old.iter().filter(|address| !new.contains(address)) {
+            self.next.external.remove((*address, hash), |()| true);
+        }
+        for address in new.iter().filter(|address| !old.contains(address)) {
+            self.next.external.insert((*address, hash), ());
         }
     }
 

@@ -92,6 +92,19 @@ pub struct Service {
     pub kind: ServiceKind,
     /// With a selector, an Endpoints object of the same name is not mirrored.
     pub has_selector: bool,
+    /// What clients outside the cluster reach, if it is kept and there is any.
+    pub external: Option<Box<External>>,
+}
+
+/// The addresses and names of a Service outside the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct External {
+    /// External IPs, and the load balancer's addresses, without duplicates.
+    pub addresses: Box<[IpAddr]>,
+    /// Names of load balancers.
+    pub names: Box<[Name]>,
+    /// All ports; unnamed ones have an empty name.
+    pub ports: Box<[Port]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

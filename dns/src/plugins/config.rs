@@ -44,7 +44,8 @@ impl Config {
 
     /// How objects are read from the API server for all blocks.
     pub fn read_options(&self) -> ReadOptions {
-        ReadOptions::of(self.kubernetes())
+        let external = self.servers.iter().any(|block| block.external.is_some());
+        ReadOptions { external, ..ReadOptions::of(self.kubernetes()) }
     }
 
     /// The addresses for health, readiness and metrics, of all blocks.

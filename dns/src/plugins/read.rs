@@ -63,6 +63,7 @@ impl Reading {
                 problems.extend(refuse_duplicate_block(listen, &server.bind, block, &mut seen).err());
             }
             problems.extend(refuse_without_certificate(block, &server).err());
+            problems.extend(refuse_without_cluster(block, &server).err());
             servers.push(server);
         }
         problems.extend(refuse_other_selectors(&blocks, &servers).err());
@@ -168,6 +169,17 @@ fn refuse_without_certificate(block: &Block, server: &ServerBlock) -> Result<(),
             Err(block.keys[0].refuse(format!("`{scheme}://` needs a certificate; add `tls CERT KEY`")))
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// The Services that `k8s_external` names are those of `kubernetes`.
+fn refuse_without_cluster(block: &Block, server: &ServerBlock) -> Result<(), CorefileError> {
+    let statement = block.directives.iter().find(|statement| statement.name.is("k8s_external"));
+    match statement.filter(|_| server.external.is_some() && server.kubernetes.is_none()) {
+        Some(statement) => {
+            Err(statement.refuse("the Services are those of `kubernetes`; add `kubernetes` to the block"))
+        }
+        None => Ok(()),
     }
 }
 

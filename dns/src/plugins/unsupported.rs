@@ -19,7 +19,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("grpc", "use `forward`"),
     ("grpc_server", "remove it: DNS is served over UDP, TCP, TLS and HTTPS"),
     ("https3", "serve `https://`"),
-    ("k8s_external", FORWARD),
     ("metadata", "remove it"),
     ("multisocket", "remove it: there is a socket for each core anyway"),
     ("nomad", FORWARD),

@@ -217,7 +217,7 @@ impl Handler {
         block: &Arc<Block>,
     ) -> Handled {
         let snapshot = self.published.load();
-        if let Some(reply) = block.local_plugins.answer(question) {
+        if let Some(reply) = block.answer_first(question, &snapshot, response.limit()) {
             response.topic = Topic::Local;
             return self.answer_locally(response, reply, block, &snapshot);
         }
@@ -304,7 +304,7 @@ impl Handler {
             let question = Query::query(target, response.qtype());
             let name = QueryName::from(&question.name);
             let Some(next) = self.block_of(&response.asked(&name)) else { break };
-            let local = next.local_plugins.answer(&question);
+            let local = next.answer_first(&question, snapshot, response.limit());
             let own = next.authority.as_ref().filter(|_| local.is_none());
             let selection = block.selection(response.limit());
             let found = own.map(|own| (own, answer(&name, question.query_type, own, snapshot, selection)));

@@ -145,9 +145,10 @@ fn change(object: &Value, options: &ReadOptions) -> Option<Change> {
     let id = ObjectName { namespace: namespace.into(), name: name.clone().into() };
     let object = object.clone();
     Some(match object["kind"].as_str()? {
-        "Service" => {
-            Change::Service(key?, Some(Arc::new(zone::service(&serde_json::from_value(object).unwrap()))))
-        }
+        "Service" => Change::Service(
+            key?,
+            Some(Arc::new(zone::service(&serde_json::from_value(object).unwrap(), options))),
+        ),
         "ServiceImport" => {
             let spec = &object["spec"];
             let list = |field: &str| spec[field].as_array().cloned().unwrap_or_default();

@@ -79,7 +79,7 @@ fn cluster() -> Index {
         ("near", json!({"type": "ExternalName", "externalName": "peers.shop.svc.cluster.local"})),
     ] {
         let object = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
-        let service = zone::service(&serde_json::from_value(object).unwrap());
+        let service = zone::service(&serde_json::from_value(object).unwrap(), &ReadOptions::default());
         index.apply(Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(service))));
     }
     let id = ObjectName { namespace: "shop".into(), name: "peers-1".into() };

@@ -26,7 +26,7 @@ pub fn change(object: &Object, options: &ReadOptions) -> Option<Change> {
             if !options.selects(service.metadata.labels.as_ref()) {
                 return Some(Change::Service(key(&id)?, None));
             }
-            let read = zone::service(service);
+            let read = zone::service(service, options);
             if zone::is_unresolvable_alias(service, &read) {
                 let reason = "spec.externalName is an address or not a domain name: no CNAME record";
                 tracing::warn!(object = %id, reason, "ExternalName Service ignored");

@@ -22,7 +22,8 @@ const PER_SLICE: u32 = 1_000;
 fn snapshot(endpoints: u32) -> Snapshot {
     let mut index = Index::default();
     let key = ServiceKey::new("shop", "web").unwrap();
-    let service = Service { kind: crate::cluster::zone::ServiceKind::Headless, has_selector: true };
+    let service =
+        Service { kind: crate::cluster::zone::ServiceKind::Headless, has_selector: true, external: None };
     index.apply(Change::Service(key.clone(), Some(Arc::new(service))));
     for n in 0..endpoints.div_ceil(PER_SLICE) {
         let id = ObjectName { namespace: "shop".into(), name: format!("web-{n}").into() };

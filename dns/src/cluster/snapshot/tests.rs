@@ -6,7 +6,7 @@ use crate::cluster::zone::{self, ReadOptions};
 
 fn service(spec: Value) -> Change {
     let object: v1::Service = serde_json::from_value(json!({"spec": spec})).unwrap();
-    Change::Service(key(), Some(Arc::new(zone::service(&object))))
+    Change::Service(key(), Some(Arc::new(zone::service(&object, &ReadOptions::default()))))
 }
 
 fn key() -> ServiceKey {

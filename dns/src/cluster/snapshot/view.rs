@@ -9,7 +9,7 @@ use std::{
 use crate::cluster::{
     name::Name,
     selection::{Selection, Window},
-    zone::{Endpoints, Label, Port, Service, ServiceKey, ServiceKind, Slice, dashed, parse_dashed},
+    zone::{Endpoints, External, Label, Port, Service, ServiceKey, ServiceKind, Slice, dashed, parse_dashed},
 };
 
 #[derive(Clone, Debug)]
@@ -69,6 +69,10 @@ impl View {
 
     pub fn kind(&self) -> &ServiceKind {
         self.service.as_ref().map_or(&ServiceKind::Nothing, |service| &service.kind)
+    }
+
+    pub fn external(&self) -> Option<&External> {
+        self.service.as_ref()?.external.as_deref()
     }
 
     /// The cluster IPs.

@@ -16,8 +16,8 @@ use k8s_openapi::{
 };
 
 use super::{
-    Endpoints, LocalPods, ObjectName, Pod, Port, Protocol, Service, ServiceKey, ServiceKind, Slice, dashed,
-    is_label,
+    Endpoints, External, LocalPods, ObjectName, Pod, Port, Protocol, Service, ServiceKey, ServiceKind, Slice,
+    dashed, is_label,
 };
 use crate::{
     address::parse_ip,
@@ -43,6 +43,8 @@ pub struct ReadOptions {
     pub zones: bool,
     /// The Services of several clusters are kept.
     pub multicluster: bool,
+    /// External addresses of Services are kept.
+    pub external: bool,
     /// The selector for Services and pods with names.
     pub labels: Option<Selector>,
     /// The selector for Namespaces with names; it applies to the objects in them, too.
@@ -60,6 +62,7 @@ impl ReadOptions {
             pods: any(|options| options.pods == PodsMode::Verified),
             zones: any(|options| options.zonal),
             multicluster: any(|options| !options.multicluster.0.is_empty()),
+            external: false,
             labels: directives.clone().find_map(|options| options.labels.clone()),
             namespace_labels: directives.clone().find_map(|options| options.namespace_labels.clone()),
             node: "".into(),
@@ -80,13 +83,39 @@ fn is_selected(selector: Option<&Selector>, labels: Option<&Labels>) -> bool {
     selector.is_none_or(|selector| selector.matches(labels.unwrap_or(&Labels::new())))
 }
 
-pub fn service(service: &core::Service) -> Service {
+pub fn service(service: &core::Service, options: &ReadOptions) -> Service {
     let no_spec = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&no_spec);
     Service {
         kind: kind(spec),
         has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
+        external: if options.external { external(service, spec) } else { None },
     }
+}
+
+/// The load balancer may state a name instead of an address.
+fn external(service: &core::Service, spec: &ServiceSpec) -> Option<Box<External>> {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = || balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    let stated = spec.external_ips.iter().flatten().map(String::as_str);
+    let stated = stated.chain(ingress().filter_map(|ingress| ingress.ip.as_deref()));
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in stated.filter_map(parse_ip) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let names = ingress().filter(|ingress| ingress.ip.as_deref().is_none_or(str::is_empty));
+    let names = names.filter_map(|ingress| external_name(ingress.hostname.as_deref()?));
+    let names: Box<[Name]> = names.collect();
+    let ports = spec.ports.iter().flatten().filter_map(|stated| {
+        let name = stated.name.as_deref().filter(|name| !name.is_empty());
+        // A name that no query could contain is none.
+        let named = port(name, stated.protocol.as_deref(), Some(stated.port));
+        named.or_else(|| port_of("", stated.protocol.as_deref(), Some(stated.port)))
+    });
+    let has_any = !addresses.is_empty() || !names.is_empty();
+    has_any.then(|| Box::new(External { addresses: addresses.into(), names, ports: ports.collect() }))
 }
 
 fn kind(spec: &ServiceSpec) -> ServiceKind {
@@ -139,7 +168,7 @@ pub fn import<'o>(
         false => ServiceKind::ClusterIp { addresses: addresses.into(), ports: ports.collect() },
     };
     // Endpoints objects are not mirrored for it.
-    Service { kind, has_selector: true }
+    Service { kind, has_selector: true, external: None }
 }
 
 /// Whether an ExternalName has an invalid target, which deserves a warning to its owner.
@@ -155,7 +184,10 @@ fn external_name(text: &str) -> Option<Name> {
 }
 
 fn port(name: Option<&str>, protocol: Option<&str>, number: Option<i32>) -> Option<Port> {
-    let name = name.filter(|name| is_label(name))?;
+    port_of(name.filter(|name| is_label(name))?, protocol, number)
+}
+
+fn port_of(name: &str, protocol: Option<&str>, number: Option<i32>) -> Option<Port> {
     let number = u16::try_from(number?).ok().filter(|number| *number != 0)?;
     let protocol = match protocol.unwrap_or_default().to_ascii_lowercase().as_str() {
         "" | "tcp" => Protocol::Tcp,
@@ -315,7 +347,7 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let spec = json!({"clusterIP": "10.96.0.041", "clusterIPs": ["10.96.0.041", "fd00::0000a"]});
         let ServiceKind::ClusterIp { addresses, .. } =
-            service(&from_value(json!({"spec": spec})).unwrap()).kind
+            service(&from_value(json!({"spec": spec})).unwrap(), &ReadOptions::default()).kind
         else {
             panic!("no cluster IP")
         };

@@ -29,6 +29,7 @@ named_enum! {
         /// None: a refusal, or a failure of all upstreams.
         None = "",
         Kubernetes = "kubernetes",
+        K8sExternal = "k8s_external",
         Forward = "forward",
         Cache = "cache",
         Hosts = "hosts",

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use hickory_server::proto::rr::RecordType;
+use hickory_server::proto::{op::Query, rr::RecordType};
 
 use super::{local_plugins::LocalPlugins, random::below};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         authority::Authority,
         name::{Name, QueryName},
         selection::Selection,
+        snapshot::Snapshot,
     },
     observe::metrics::{QueryMetrics, Refusals},
     plugins::{
@@ -20,12 +21,16 @@ use crate::{
         dns64::Dns64,
         dnstap::Taps,
         header::Header,
+        k8s_external::External,
         loadbalance::{Balancer, Loadbalance},
         log::Log,
         nsid::Nsid,
         view::{Asked, View},
     },
-    resolve::forward::{Forwarder, ServerContext, TlsError},
+    resolve::{
+        forward::{Forwarder, ServerContext, TlsError},
+        reply::Reply,
+    },
     serve::shares::Shares,
 };
 
@@ -38,6 +43,8 @@ pub struct Block {
     /// The zones that it serves.
     pub zones: Vec<Name>,
     pub(super) local_plugins: LocalPlugins,
+    /// Asked after the local plugins that precede the cluster's data.
+    external: Option<External>,
     pub(super) authority: Option<Authority>,
     pub(super) forwarder: Option<Forwarder>,
     /// The pending queries, per client.
@@ -87,6 +94,7 @@ impl Block {
             metrics: context.metrics.queries_of_view(server, &label, view),
             zones,
             local_plugins: LocalPlugins::start(block, &plugin_context),
+            external: block.external.clone(),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),
             shares: Arc::new(Shares::new(Forwarder::max_in_flight(&block.forwards).min(MAX_PENDING))),
@@ -115,6 +123,14 @@ impl Block {
         self.view.as_ref().is_none_or(|view| view.serves(&Asked { server_port: self.server_port, ..*asked }))
     }
 
+    /// The answer of what precedes the cluster's data, to a reply of at most `octets`.
+    pub(super) fn answer_first(&self, question: &Query, snapshot: &Snapshot, octets: usize) -> Option<Reply> {
+        self.local_plugins.answer(question).or_else(|| {
+            let (external, authority) = self.external.as_ref().zip(self.authority.as_ref())?;
+            external.answer(question, authority, snapshot, self.selection(octets))
+        })
+    }
+
     /// The selection of records for a reply of at most `octets`: from a random position, unless the order of records
     /// is fixed.
     pub(super) fn selection(&self, octets: usize) -> Selection {
@@ -125,6 +141,7 @@ impl Block {
     /// Whether the fast path applies: no local plugin, no query log, and no directive for single queries or replies.
     pub(super) fn takes_fast_path(&self, name: &QueryName, qtype: RecordType) -> bool {
         self.local_plugins.never_answers(name, qtype)
+            && !self.external.as_ref().is_some_and(|external| external.may_answer(name))
             && self.logs.is_empty()
             && self.acls.is_empty()
             && self.header.is_none()

@@ -95,7 +95,7 @@ fn change(object: &Value) -> Option<Change> {
     let parsed = object.clone();
     match object["kind"].as_str()? {
         "Service" => {
-            let service = zone::service(&serde_json::from_value(parsed).unwrap());
+            let service = zone::service(&serde_json::from_value(parsed).unwrap(), &ReadOptions::default());
             Some(Change::Service(ServiceKey::new(&namespace, &name)?, Some(Arc::new(service))))
         }
         "EndpointSlice" => {
@@ -203,7 +203,7 @@ async fn both_paths_give_the_same_answers() {
 async fn namespaces_that_are_not_selected_are_nxdomain() {
     let service = |namespace: &str, n: u8| {
         let spec = serde_json::json!({"spec": {"clusterIP": format!("10.96.0.{n}")}});
-        let read = zone::service(&serde_json::from_value(spec).unwrap());
+        let read = zone::service(&serde_json::from_value(spec).unwrap(), &ReadOptions::default());
         Change::Service(ServiceKey::new(namespace, "web").unwrap(), Some(Arc::new(read)))
     };
     // The index holds only the Namespaces that the label selector matches.
@@ -244,7 +244,7 @@ fn headless(endpoints: u32, named: bool) -> Vec<Change> {
             "endpoints": (0..100).map(endpoint).collect::<Vec<_>>()})
     };
     let slices = (0..endpoints / 100).filter_map(|n| change(&slice(n)));
-    let service = Change::Service(key, Some(Arc::new(zone::service(&service))));
+    let service = Change::Service(key, Some(Arc::new(zone::service(&service, &ReadOptions::default()))));
     std::iter::once(service).chain(slices).collect()
 }
 
@@ -367,7 +367,10 @@ fn two_blocks(changes: impl IntoIterator<Item = Change>) -> Handler {
 #[tokio::test]
 async fn aliases_are_followed_over_plugins_and_blocks() {
     let service = |name: &str, spec: Value| {
-        let read = zone::service(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap());
+        let read = zone::service(
+            &serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap(),
+            &ReadOptions::default(),
+        );
         Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(read)))
     };
     let alias =

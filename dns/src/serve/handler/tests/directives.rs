@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{client, handler_of_block};
 use crate::{
+    cluster::zone::{self, Change, ServiceKey},
     observe::metrics::Transport,
     plugins,
     resolve::forward::ServerContext,
@@ -439,5 +440,38 @@ async fn a_collector_gets_the_queries_and_the_replies() {
     let name = b"\x01a\x07example\0";
     while received.windows(name.len()).filter(|window| *window == name).count() < 2 {
         assert!(stream.read_buf(&mut received).await.unwrap() > 0, "closed");
+    }
+}
+
+#[tokio::test]
+async fn external_names_precede_those_of_the_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    let text = ". {\n hosts {\n  192.0.2.9 lb.cloud.example\n  fallthrough\n }\n kubernetes cluster.local\n \
+                k8s_external out.cluster.local {\n  fallthrough\n }\n}\n";
+    fs::write(&path, text).unwrap();
+    let config = plugins::read(&path, &|_| None).unwrap_or_else(|error| panic!("{error}"));
+    let options = config.read_options();
+    let service = |name: &str, address: serde_json::Value| {
+        let object = serde_json::json!({
+            "spec": {"clusterIP": "10.96.0.1"}, "status": {"loadBalancer": {"ingress": [address]}}
+        });
+        let read = zone::service(&serde_json::from_value(object).unwrap(), &options);
+        Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(read)))
+    };
+    let changes = [
+        service("web", serde_json::json!({"ip": "192.0.2.1"})),
+        service("lb", serde_json::json!({"hostname": "lb.cloud.example"})),
+    ];
+    let handler = handler_of_block(&config.servers[0], changes).0;
+    for (name, want) in [
+        ("web.shop.svc.cluster.local.", vec!["10.96.0.1"]),
+        ("web.shop.out.cluster.local.", vec!["192.0.2.1"]),
+        ("lb.shop.out.cluster.local.", vec!["lb.cloud.example.", "192.0.2.9"]),
+        ("missing.shop.out.cluster.local.", vec![]),
+    ] {
+        let reply = reply(&handler, &query(name, RecordType::A, DNSClass::IN), Transport::Udp).unwrap();
+        let data: Vec<String> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+        assert_eq!(data, want, "{name}");
     }
 }

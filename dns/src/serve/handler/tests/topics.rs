@@ -5,7 +5,10 @@ use crate::observe::clients::{Counts, Trouble};
 
 fn changes() -> Vec<Change> {
     let service = |name: &str, spec: Value| {
-        let read = zone::service(&serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap());
+        let read = zone::service(
+            &serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap(),
+            &ReadOptions::default(),
+        );
         Change::Service(ServiceKey::new("shop", name).unwrap(), Some(Arc::new(read)))
     };
     let slice = |service: &str, endpoints: Value| {
