@@ -110,7 +110,13 @@ fn answers(criterion: &mut Criterion) {
     let handler = handler(&filled());
     let client = |n: usize| {
         let address = Ipv4Addr::from(0x0af4_0100 + u32::try_from(n % PODS).unwrap()).into();
-        Client { transport: Transport::Udp, address, port: 4242 }
+        Client {
+            transport: Transport::Udp,
+            address,
+            port: 4242,
+            local: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_encrypted: false,
+        }
     };
     let every = |prefix: &'static str, step: usize, qtype: u16| -> Vec<Vec<u8>> {
         let numbers = (0..SERVICES).step_by(step).map(|n| (n + u32::from(step == 1), n));

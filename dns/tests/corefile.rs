@@ -16,7 +16,7 @@ use hickory_server::proto::{
     op::{Message, MessageType, OpCode, Query},
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{A, CNAME},
+        rdata::{A, CNAME, TXT},
     },
 };
 use tokio::net::UdpSocket;
@@ -64,16 +64,24 @@ async fn upstream() -> SocketAddr {
 }
 
 async fn start() -> Server {
+    start_with(&COREFILE.replace("UPSTREAM", &upstream().await.to_string()))
+}
+
+fn start_with(corefile: &str) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("Corefile");
-    std::fs::write(&path, COREFILE.replace("UPSTREAM", &upstream().await.to_string())).unwrap();
+    std::fs::write(&path, corefile).unwrap();
     let config = plugins::read(&path, &|_| None).unwrap();
     let listen = [(Ipv4Addr::LOCALHOST, 0).into()];
     run::start(&config, &listen, &Arc::default(), &ServerContext::default()).unwrap()
 }
 
 async fn query(server: &Server, name: &str, qtype: RecordType) -> String {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    query_from(Ipv4Addr::LOCALHOST, server, name, qtype).await
+}
+
+async fn query_from(client: Ipv4Addr, server: &Server, name: &str, qtype: RecordType) -> String {
+    let socket = UdpSocket::bind((client, 0)).await.unwrap();
     socket.connect(server.addresses()[0]).await.unwrap();
     let mut question = Message::new(7, MessageType::Query, OpCode::Query);
     question.add_query(Query::query(Name::from_ascii(name).unwrap(), qtype));
@@ -111,4 +119,56 @@ async fn directives_of_a_block_take_effect() {
     ] {
         assert_eq!(query(&server, name, qtype).await, want, "{name} {qtype}");
     }
+}
+
+/// An upstream that answers with the options of the query, and the number of queries before it.
+async fn echo() -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        for count in 0_u32.. {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let mut reply = Message::response(query.metadata.id, OpCode::Query);
+            let name = query.queries[0].name().clone();
+            reply.add_query(query.queries[0].clone());
+            let options =
+                query.edns.as_ref().unwrap().options().as_ref().iter().map(|(code, option)| {
+                    format!("{} {:?}", u16::from(*code), Vec::try_from(option).unwrap())
+                });
+            let text = format!("{count}: {}", options.collect::<Vec<_>>().join(", "));
+            reply.add_answer(Record::from_rdata(name, 300, RData::TXT(TXT::new(vec![text]))));
+            socket.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn options_reach_upstreams_and_belong_to_a_cached_answer() {
+    let rules = "rewrite continue edns0 local set 0xffee {client_ip}\n rewrite edns0 subnet set 24 56";
+    let server = start_with(&format!(". {{\n {rules}\n forward . {}\n cache 30\n}}\n", echo().await));
+    let client = |last| Ipv4Addr::new(127, 0, 0, last);
+    for (from, want) in [
+        (client(1), "0: 8 [0, 1, 24, 0, 127, 0, 0], 65518 [127, 0, 0, 1]"),
+        (client(2), "1: 8 [0, 1, 24, 0, 127, 0, 0], 65518 [127, 0, 0, 2]"),
+        // From the cache.
+        (client(1), "0: 8 [0, 1, 24, 0, 127, 0, 0], 65518 [127, 0, 0, 1]"),
+    ] {
+        let got = query_from(from, &server, "a.example.", RecordType::TXT).await;
+        assert_eq!(got, format!("No Error | a.example. {want}"), "{from}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_knows_the_address_of_the_server() {
+    let template =
+        |text: &str| format!(" template IN TXT {{\n  answer \"{{{{ .Name }}}} 5 IN TXT {text}\"\n }}\n");
+    let server = start_with(&format!(
+        ". {{\n view a {{\n  expr server_ip() == '127.0.0.1'\n }}\n{}}}\n. {{\n{}}}\n",
+        template("here"),
+        template("elsewhere"),
+    ));
+    assert_eq!(query(&server, "a.example.", RecordType::TXT).await, "No Error | a.example. here");
 }

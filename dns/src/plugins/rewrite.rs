@@ -2,6 +2,7 @@
 //! names, TTLs and response codes.
 
 mod cname;
+mod edns;
 mod name;
 mod pattern;
 mod response;
@@ -12,6 +13,8 @@ use std::ops::RangeInclusive;
 
 pub use cname::CnameRule;
 use cname::retarget;
+use edns::EdnsRule;
+pub(crate) use edns::Sender;
 use hickory_server::proto::{
     op::{Message, Query, ResponseCode},
     rr::{DNSClass, Name, Record, RecordType},
@@ -26,6 +29,7 @@ use super::directive::Directive;
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, Word},
+    resolve::reply::EdnsOptions,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,12 +54,14 @@ pub enum Rule {
     Rcode(RcodeRule),
     /// Matches each query.
     Cname(CnameRule),
+    Edns(EdnsRule),
 }
 
 impl Directive for Rewrite {
     const NAME: &'static str = "rewrite";
-    const SUMMARY: &'static str = "names, types and classes of queries; names, TTLs and response codes of responses; targets of CNAMEs; not EDNS options";
-    const OPTIONS: &'static [&'static str] = &["name", "answer", "type", "class", "ttl", "rcode", "cname"];
+    const SUMMARY: &'static str = "names, types and classes of queries; names, TTLs and response codes of responses; targets of CNAMEs; EDNS options of queries to upstreams";
+    const OPTIONS: &'static [&'static str] =
+        &["name", "answer", "type", "class", "ttl", "rcode", "cname", "edns0"];
     const IS_REPEATABLE: bool = true;
     type Setting = Vec<Self>;
 
@@ -69,7 +75,7 @@ impl Directive for Rewrite {
     }
 }
 
-const USAGE: &str = "rewrite [continue|stop] name|type|class|ttl|rcode|cname ...";
+const USAGE: &str = "rewrite [continue|stop] name|type|class|ttl|rcode|cname|edns0 ...";
 
 /// Reads a rule on one line, or with its options on lines of their own.
 fn parse(statement: &Statement) -> Result<Rewrite, CorefileError> {
@@ -119,9 +125,7 @@ fn one(statement: &Statement, words: &[Word]) -> Result<Rule, CorefileError> {
         "ttl" => TtlRule::parse(statement, rest).map(Rule::Ttl),
         "rcode" => RcodeRule::parse(statement, rest).map(Rule::Rcode),
         "cname" => CnameRule::parse(statement, rest).map(Rule::Cname),
-        "edns0" => {
-            Err(field.refuse("options of EDNS cannot be rewritten; let a server behind `forward` do it"))
-        }
+        "edns0" => EdnsRule::parse(statement, rest).map(Rule::Edns),
         "answer" => {
             Err(field.refuse("`answer` follows the names of a rule; write `name FROM TO answer ...`"))
         }
@@ -146,6 +150,8 @@ pub struct Rewritten {
     ttls: Vec<RangeInclusive<u32>>,
     rcodes: Vec<(ResponseCode, ResponseCode)>,
     cnames: Vec<CnameRule>,
+    /// Those of queries to upstreams.
+    pub(crate) options: EdnsOptions,
 }
 
 /// A rule makes something of a name that is no name.
@@ -153,7 +159,11 @@ pub struct Rewritten {
 pub struct InvalidName;
 
 /// Applies the rules. Returns `None` if no rule matches.
-pub fn rewritten(rules: &[Rewrite], question: &Query) -> Option<Result<Rewritten, InvalidName>> {
+pub(crate) fn rewritten(
+    rules: &[Rewrite],
+    question: &Query,
+    sender: &Sender<'_>,
+) -> Option<Result<Rewritten, InvalidName>> {
     let mut rewritten = Rewritten {
         question: question.clone(),
         original: question.clone(),
@@ -161,10 +171,11 @@ pub fn rewritten(rules: &[Rewrite], question: &Query) -> Option<Result<Rewritten
         ttls: Vec::new(),
         rcodes: Vec::new(),
         cnames: Vec::new(),
+        options: EdnsOptions::default(),
     };
     let mut matches = false;
     for Rewrite { rule, continues } in rules {
-        match rewritten.apply(rule) {
+        match rewritten.apply(rule, sender) {
             Ok(false) => continue,
             Ok(true) => matches = true,
             Err(invalid) => return Some(Err(invalid)),
@@ -178,7 +189,10 @@ pub fn rewritten(rules: &[Rewrite], question: &Query) -> Option<Result<Rewritten
 
 impl Rewritten {
     /// Returns whether the rule matches.
-    fn apply(&mut self, rule: &Rule) -> Result<bool, InvalidName> {
+    fn apply(&mut self, rule: &Rule, sender: &Sender<'_>) -> Result<bool, InvalidName> {
+        if let Rule::Edns(rule) = rule {
+            return Ok(rule.apply(&mut self.options, &self.question, sender));
+        }
         let Query { name, query_type, query_class, .. } = &mut self.question;
         let matches = match rule {
             Rule::Name(rule) => {
@@ -200,6 +214,7 @@ impl Rewritten {
                 self.rcodes.extend(matches.then_some((*old, *new)));
                 matches
             }
+            Rule::Edns(_) => false,
             Rule::Cname(rule) => {
                 self.cnames.push(rule.clone());
                 true

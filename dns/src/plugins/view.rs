@@ -31,8 +31,8 @@ impl View {
 impl Directive for View {
     const NAME: &'static str = "view";
     const SUMMARY: &'static str = "expressions that choose the queries of the block: `name()`, `type()`, `class()`, \
-        `client_ip()`, `port()`, `proto()`, `id()`, `opcode()`, `do()`, `size()`, `bufsize()`, `server_port()`, \
-        `incidr()`, `metadata()` (empty), literals, lists and operators; not `server_ip()`";
+        `client_ip()`, `port()`, `proto()`, `id()`, `opcode()`, `do()`, `size()`, `bufsize()`, `server_ip()`, `server_port()`, \
+        `incidr()`, `metadata()` (empty), literals, lists and operators";
     const OPTIONS: &'static [&'static str] = &["expr"];
     type Setting = Option<Self>;
 

@@ -126,7 +126,7 @@ impl Cache {
     }
 
     /// `client` asks the question; `None` if it is only asked again.
-    pub(crate) fn lookup(&self, question: &Query, flags: QueryFlags, client: Option<IpAddr>) -> CacheLookup {
+    pub(crate) fn lookup(&self, question: &Query, flags: &QueryFlags, client: Option<IpAddr>) -> CacheLookup {
         let key = key::KeyBuffer::new(question, flags);
         let mut expired: Option<Arc<Entry>> = None;
         for answers in [&self.success, &self.denial].into_iter().flatten() {
@@ -153,7 +153,7 @@ impl Cache {
         if self.prefetch.is_some() {
             return None;
         }
-        let key = key::KeyBuffer::of_octets(asked.name, asked.qtype, asked.flags);
+        let key = key::KeyBuffer::of_octets(asked.name, asked.qtype, &asked.flags);
         for answers in [&self.success, &self.denial].into_iter().flatten() {
             let Some(entry) = answers.store.get(key.bytes()) else { continue };
             if entry.remaining().is_some() {
@@ -195,7 +195,7 @@ impl Cache {
     }
 
     /// Stores the reply if it is cacheable. Returns it as clients must see it, with its TTLs within the limits.
-    pub(crate) fn store(&self, question: &Query, flags: QueryFlags, mut reply: Reply) -> Reply {
+    pub(crate) fn store(&self, question: &Query, flags: &QueryFlags, mut reply: Reply) -> Reply {
         let name = LowerName::new(question.name());
         if !self.zones.contains(&name) {
             return reply;
@@ -227,12 +227,12 @@ impl Cache {
     }
 
     /// Whether a reply denies a name that several clients have just resolved.
-    pub(crate) fn doubts(&self, question: &Query, flags: QueryFlags, reply: &Reply) -> bool {
+    pub(crate) fn doubts(&self, question: &Query, flags: &QueryFlags, reply: &Reply) -> bool {
         reply.is_conclusive() && !reply.is_positive(question) && self.doubted_entry(question, flags).is_some()
     }
 
     /// The answer whose denial would be doubted.
-    fn doubted_entry(&self, question: &Query, flags: QueryFlags) -> Option<Arc<Entry>> {
+    fn doubted_entry(&self, question: &Query, flags: &QueryFlags) -> Option<Arc<Entry>> {
         let Doubt { window, .. } = self.doubt?;
         let entry = self.success.as_ref()?.store.get(key::KeyBuffer::new(question, flags).bytes())?;
         (entry.has_several_clients() && entry.expired_for() <= window).then_some(entry)
@@ -240,7 +240,7 @@ impl Cache {
 
     /// Stores a denial that no upstream contradicts. Returns the reply to clients: the denial, or with the policy
     /// `hold` the last answer.
-    pub(crate) fn store_denied(&self, question: &Query, flags: QueryFlags, denial: Reply) -> Reply {
+    pub(crate) fn store_denied(&self, question: &Query, flags: &QueryFlags, denial: Reply) -> Reply {
         let held = self.doubt.filter(|doubt| doubt.holds).and(self.doubted_entry(question, flags));
         let reply = held.and_then(|entry| {
             entry.defer_recheck(HELD_RECHECK);
@@ -259,7 +259,7 @@ impl Cache {
     }
 
     /// Whether an answer is cached that clients would get, fresh or stale.
-    fn has_servable_answer(&self, question: &Query, flags: QueryFlags) -> bool {
+    fn has_servable_answer(&self, question: &Query, flags: &QueryFlags) -> bool {
         let key = key::KeyBuffer::new(question, flags);
         let stores = [&self.success, &self.denial].into_iter().flatten();
         stores.filter_map(|answers| answers.store.get(key.bytes())).any(|entry| self.is_servable(&entry))
@@ -272,7 +272,7 @@ impl Cache {
 
     /// Ends a refresh. A new answer inherits the popularity of the old one; if there is none, the next refresh has
     /// to wait for the configured recheck time.
-    pub(crate) fn finish_refresh(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
+    pub(crate) fn finish_refresh(&self, question: &Query, flags: &QueryFlags, popularity: Popularity) {
         self.each_entry(question, flags, |entry| {
             if entry.awaits_refresh() {
                 entry.defer_recheck(self.recheck())
@@ -282,11 +282,11 @@ impl Cache {
         });
     }
 
-    pub(crate) fn defer_recheck(&self, question: &Query, flags: QueryFlags) {
+    pub(crate) fn defer_recheck(&self, question: &Query, flags: &QueryFlags) {
         self.each_entry(question, flags, |entry| entry.defer_recheck(self.recheck()));
     }
 
-    pub(crate) fn record_client(&self, question: &Query, flags: QueryFlags, client: IpAddr) {
+    pub(crate) fn record_client(&self, question: &Query, flags: &QueryFlags, client: IpAddr) {
         self.each_entry(question, flags, |entry| entry.record_client(client));
     }
 
@@ -294,7 +294,7 @@ impl Cache {
         self.serve_stale.as_ref().map_or(Duration::ZERO, |serve| serve.recheck)
     }
 
-    fn each_entry(&self, question: &Query, flags: QueryFlags, act: impl Fn(&Entry)) {
+    fn each_entry(&self, question: &Query, flags: &QueryFlags, act: impl Fn(&Entry)) {
         let key = key::KeyBuffer::new(question, flags);
         let stores = [&self.success, &self.denial].into_iter().flatten();
         stores.filter_map(|answers| answers.store.get(key.bytes())).for_each(|entry| act(&entry));

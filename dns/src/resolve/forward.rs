@@ -89,7 +89,7 @@ impl Forwarder {
     }
 
     /// The cached answer. Does not block; a refresh runs in a task of its own.
-    pub fn cached(&self, question: &Query, flags: QueryFlags, client: IpAddr) -> Option<Reply> {
+    pub fn cached(&self, question: &Query, flags: &QueryFlags, client: IpAddr) -> Option<Reply> {
         let cache = self.0.cache.as_ref()?;
         cache.count_request();
         match cache.lookup(question, flags, Some(client)) {
@@ -116,14 +116,14 @@ impl Forwarder {
     }
 
     /// Notes a client that got the answer of [`Self::resolve`].
-    pub fn record_client(&self, question: &Query, flags: QueryFlags, client: IpAddr) {
+    pub fn record_client(&self, question: &Query, flags: &QueryFlags, client: IpAddr) {
         if let Some(cache) = &self.0.cache {
             cache.record_client(question, flags, client);
         }
     }
 
     /// The answer of the upstreams, after a miss in [`Self::cached`]. A name that no rule matches is REFUSED.
-    pub async fn resolve(&self, question: &Query, flags: QueryFlags) -> Reply {
+    pub async fn resolve(&self, question: &Query, flags: &QueryFlags) -> Reply {
         if self.0.context.loops.is_own_probe(question) {
             return Reply::refused();
         }
@@ -148,15 +148,15 @@ impl Forwarder {
     }
 
     /// Queries the upstreams, with the stale answer as the fallback.
-    async fn resolve_or_stale(&self, question: &Query, flags: QueryFlags, stale: Stale) -> Reply {
+    async fn resolve_or_stale(&self, question: &Query, flags: &QueryFlags, stale: Stale) -> Reply {
         let time = match stale.verify {
             Verify::First(Some(time)) => time,
             Verify::First(None) | Verify::Immediate => NO_LIMIT,
         };
         // The query continues after the timeout: otherwise an upstream that is slightly slower would never refresh
         // the cache.
-        let (shared, owned) = (Arc::clone(&self.0), question.clone());
-        let resolving = tokio::spawn(async move { shared.resolve_once(&owned, flags).await });
+        let (shared, owned) = (Arc::clone(&self.0), (question.clone(), flags.clone()));
+        let resolving = tokio::spawn(async move { shared.resolve_once(&owned.0, &owned.1).await });
         match tokio::time::timeout(time, resolving).await {
             Ok(Ok(reply))
                 if reply.is_conclusive() && (!stale.needs_positive || reply.is_positive(question)) =>
@@ -171,18 +171,18 @@ impl Forwarder {
     }
 
     /// Refreshes an answer in the background.
-    fn refresh(&self, question: &Query, flags: QueryFlags, popularity: Popularity) {
-        let (shared, question) = (Arc::clone(&self.0), question.clone());
+    fn refresh(&self, question: &Query, flags: &QueryFlags, popularity: Popularity) {
+        let (shared, question, flags) = (Arc::clone(&self.0), question.clone(), flags.clone());
         if let Some(cache) = &shared.cache {
             cache.count_prefetch();
         }
         tokio::spawn(async move {
-            let reply = shared.resolve_once(&question, flags).await;
+            let reply = shared.resolve_once(&question, &flags).await;
             if let Some(cache) = &shared.cache {
                 if !reply.is_conclusive() {
                     cache.count_known_good(KnownGood::Stale, &question);
                 }
-                cache.finish_refresh(&question, flags, popularity);
+                cache.finish_refresh(&question, &flags, popularity);
             }
         });
     }
@@ -193,12 +193,12 @@ const NO_LIMIT: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Resolves a question, once for all clients with the same key at the same time. AD is not part of the key.
-    async fn resolve_once(&self, question: &Query, flags: QueryFlags) -> Reply {
+    async fn resolve_once(&self, question: &Query, flags: &QueryFlags) -> Reply {
         let key = CacheKey::new(question, flags);
         self.in_flight.join(key, &self.coalesced, || self.query_rules(question, flags)).await
     }
 
-    async fn query_rules(&self, question: &Query, flags: QueryFlags) -> Reply {
+    async fn query_rules(&self, question: &Query, flags: &QueryFlags) -> Reply {
         let name = LowerName::new(question.name());
         let mut last = Reply::refused();
         for rule in self.rules.iter().filter(|rule| rule.matches(&name)) {
@@ -211,7 +211,7 @@ impl Shared {
     }
 
     /// Stores a reply, after a second opinion if it denies a name that was resolved just before.
-    async fn conclude(&self, rule: &Rule, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
+    async fn conclude(&self, rule: &Rule, question: &Query, flags: &QueryFlags, reply: Reply) -> Reply {
         let Some(cache) = &self.cache else { return reply };
         if !cache.doubts(question, flags, &reply) {
             return cache.store(question, flags, reply);
@@ -225,14 +225,14 @@ impl Shared {
         }
     }
 
-    fn store(&self, question: &Query, flags: QueryFlags, reply: Reply) -> Reply {
+    fn store(&self, question: &Query, flags: &QueryFlags, reply: Reply) -> Reply {
         match &self.cache {
             Some(cache) => cache.store(question, flags, reply),
             None => reply,
         }
     }
 
-    fn serve_stale(&self, question: &Query, flags: QueryFlags, reply: Reply, outcome: KnownGood) -> Reply {
+    fn serve_stale(&self, question: &Query, flags: &QueryFlags, reply: Reply, outcome: KnownGood) -> Reply {
         if let Some(cache) = &self.cache {
             cache.count_known_good(outcome, question);
             cache.defer_recheck(question, flags);

@@ -1,5 +1,7 @@
 //! The reply to a query, without the parts of one exchange.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use hickory_server::proto::{
     op::{Message, Query, ResponseCode},
     rr::{
@@ -14,7 +16,7 @@ use hickory_server::proto::{
 use crate::observe::metrics::Plugin;
 
 /// The flags of a query that an upstream needs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct QueryFlags {
     /// DO: include DNSSEC records.
     pub dnssec_ok: bool,
@@ -24,6 +26,33 @@ pub struct QueryFlags {
     pub authentic_data: bool,
     /// RD clear: no recursion, as health checks may request with `no_rec`.
     pub no_recursion: bool,
+    /// Further options of EDNS, by rules. Upstreams may answer by them, so that they belong to a cached answer.
+    pub options: EdnsOptions,
+}
+
+/// Options of EDNS by their codes; nearly always none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct EdnsOptions(Option<Arc<BTreeMap<u16, Option<Vec<u8>>>>>);
+
+impl EdnsOptions {
+    /// Sets the data of an option; `None`: it is not sent.
+    pub(crate) fn set(&mut self, code: u16, data: Option<Vec<u8>>) {
+        Arc::make_mut(self.0.get_or_insert_default()).insert(code, data);
+    }
+
+    pub(crate) fn was_decided(&self, code: u16) -> bool {
+        self.0.as_ref().is_some_and(|options| options.contains_key(&code))
+    }
+
+    pub(crate) fn has(&self, code: u16) -> bool {
+        self.iter().any(|(known, _)| known == code)
+    }
+
+    /// The options that are sent, by code.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        let all = self.0.iter().flat_map(|options| options.iter());
+        all.filter_map(|(code, data)| Some((*code, data.as_deref()?)))
+    }
 }
 
 /// A complete reply without id, question and OPT, which the server adds for each client.
@@ -140,7 +169,7 @@ impl Reply {
     }
 
     /// Clears AD unless the client has set AD or DO (RFC 6840, section 5.8).
-    pub(crate) fn mask_ad(mut self, flags: QueryFlags) -> Self {
+    pub(crate) fn mask_ad(mut self, flags: &QueryFlags) -> Self {
         self.authentic_data &= flags.authentic_data || flags.dnssec_ok;
         self
     }

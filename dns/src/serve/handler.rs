@@ -12,8 +12,8 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use hickory_server::proto::{
-    op::{Message, OpCode, Query, ResponseCode},
-    rr::{DNSClass, LowerName, Name as HickoryName, RecordType},
+    op::{Edns, Message, OpCode, Query, ResponseCode},
+    rr::{DNSClass, LowerName, Name as HickoryName, RecordType, rdata::opt::EdnsCode},
 };
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     observe::metrics::{Plugin, QueryMetrics, Refusal},
     plugins::{
         acl::{self, Action},
-        rewrite::InvalidName,
+        rewrite::{InvalidName, Sender},
         view::Asked,
         whoami,
     },
@@ -174,7 +174,13 @@ impl Handler {
                 Err(handled) => handled,
             };
         }
-        match block.local_plugins.rewritten(question) {
+        let sender = Sender {
+            client: (response.client_socket().0.ip(), response.client_socket().0.port()),
+            server: (response.local(), block.server_port),
+            transport: response.client_socket().1,
+            options: &|code| option(request.edns.as_ref()?, code),
+        };
+        match block.local_plugins.rewritten(question, &sender) {
             None => self.answer_in_block(question, response, block),
             Some(Ok(rewritten)) => {
                 let question = rewritten.question.clone();
@@ -439,6 +445,11 @@ fn pending(response: Response, question: Query, block: &Arc<Block>, work: Work) 
             Handled::Reply(response.refuse(ResponseCode::Refused, &block.metrics))
         }
     }
+}
+
+/// The data of an option.
+fn option(edns: &Edns, code: u16) -> Option<Vec<u8>> {
+    edns.option(EdnsCode::from(code)).and_then(|option| Vec::try_from(option).ok())
 }
 
 /// Whether the class and the type are answered: only by directives of their own, if at all, are other classes and

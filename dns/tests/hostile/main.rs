@@ -65,7 +65,13 @@ fn one(
     transport: Transport,
     tally: &mut Counters,
 ) -> Result<(), String> {
-    let client = Client { transport, address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 4242 };
+    let client = Client {
+        transport,
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 4242,
+        local: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        is_encrypted: false,
+    };
     let before = processor_time();
     let reply = catch_unwind(AssertUnwindSafe(|| match fixture.handler.handle(packet, client) {
         Handled::Dropped => (Outcome::Dropped, None),

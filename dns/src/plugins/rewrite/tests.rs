@@ -1,4 +1,7 @@
-use std::path::Path;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 use hickory_server::proto::{
     op::{MessageType, OpCode},
@@ -9,7 +12,10 @@ use hickory_server::proto::{
 };
 
 use super::*;
-use crate::corefile::{self, Source};
+use crate::{
+    corefile::{self, Source},
+    observe::metrics::Transport,
+};
 
 /// The rules of a block with these lines.
 fn rules(lines: &str) -> Vec<Rewrite> {
@@ -34,9 +40,16 @@ fn query(name: &str) -> Query {
     Query::query(self::name(name), RecordType::A)
 }
 
+const SENDER: Sender<'_> = Sender {
+    client: (IpAddr::V4(Ipv4Addr::new(10, 244, 7, 9)), 4242),
+    server: (IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)), 53),
+    transport: Transport::Udp,
+    options: &|_| None,
+};
+
 /// The name that is resolved.
 fn resolved(rules: &[Rewrite], asked: &str) -> String {
-    match rewritten(rules, &query(asked)) {
+    match rewritten(rules, &query(asked), &SENDER) {
         None => "unchanged".to_owned(),
         Some(Ok(rewritten)) => rewritten.question.name().to_string(),
         Some(Err(InvalidName)) => "invalid".to_owned(),
@@ -88,7 +101,7 @@ fn types_and_classes_are_replaced() {
     ] {
         let mut asked = Query::query(name("a.example."), qtype);
         asked.set_query_class(class);
-        let got = rewritten(&all, &asked).map(|rewritten| {
+        let got = rewritten(&all, &asked, &SENDER).map(|rewritten| {
             let question = rewritten.unwrap().question;
             format!("{} {}", question.query_type(), question.query_class())
         });
@@ -127,7 +140,7 @@ fn ttls_are_moved_into_a_range() {
         ("rewrite continue name a.example b.example\nrewrite ttl b.example 9", 1, 9),
     ] {
         let mut response = response(ResponseCode::NoError, Some(before));
-        if let Some(rewritten) = rewritten(&rules(lines), &query("a.example.")) {
+        if let Some(rewritten) = rewritten(&rules(lines), &query("a.example."), &SENDER) {
             rewritten.unwrap().restore(&mut response);
         }
         assert_eq!((response.answers[0].ttl, response.authorities[0].ttl), (want, want), "{lines}");
@@ -146,7 +159,7 @@ fn response_codes_are_replaced() {
     ] {
         for ttl in [None, Some(5)] {
             let mut response = response(before, ttl);
-            if let Some(rewritten) = rewritten(&rules(lines), &query("a.example.")) {
+            if let Some(rewritten) = rewritten(&rules(lines), &query("a.example."), &SENDER) {
                 rewritten.unwrap().restore(&mut response);
             }
             assert_eq!(response.metadata.response_code, want, "{lines}");
@@ -171,7 +184,7 @@ fn targets_of_cnames_are_replaced() {
             Some("a. b.cdn.example.org."),
         ),
     ] {
-        let rewritten = rewritten(&rules(lines), &query("a.")).unwrap().unwrap();
+        let rewritten = rewritten(&rules(lines), &query("a."), &SENDER).unwrap().unwrap();
         let mut answers = vec![cname("a.", "B.cdn.example.net."), cname("b.cdn.example.net.", "d.")];
         let target = rewritten.retarget(&mut answers);
         let texts: Vec<String> =
@@ -197,7 +210,24 @@ fn mistakes_are_refused() {
         ("rewrite rcode a.example SERVFAIL 24", "`24` is no response code"),
         ("rewrite answer name a b", "`answer` follows the names"),
         ("rewrite size 1 2", "`size` cannot be rewritten"),
-        ("rewrite edns0 nsid set", "options of EDNS cannot be rewritten"),
+        ("rewrite edns0", "is to be written `rewrite [continue|stop] edns0"),
+        ("rewrite edns0 nsid", "is to be written `rewrite [continue|stop] edns0"),
+        ("rewrite edns0 nsid set x", "is to be written `rewrite [continue|stop] edns0"),
+        ("rewrite edns0 cookie set", "write `local`, `nsid` or `subnet`"),
+        ("rewrite edns0 local add 1 x", "write `set`, `append`, `replace` or `unset`"),
+        ("rewrite edns0 local set 1", "is to be written `rewrite [continue|stop] edns0"),
+        ("rewrite edns0 local set revert", "is to be written `rewrite [continue|stop] edns0"),
+        ("rewrite edns0 local unset 1 x", "is to be written `rewrite [continue|stop] edns0"),
+        ("rewrite edns0 local set 65536 x", "`65536` is no code"),
+        ("rewrite edns0 local set 017 x", "`017` is no code"),
+        ("rewrite edns0 local set 0x x", "`0x` is no code"),
+        ("rewrite edns0 local set 1 0x1", "`0x1` is not hexadecimal"),
+        ("rewrite edns0 local set 1 0xgg", "`0xgg` is not hexadecimal"),
+        ("rewrite edns0 local set 1 {metadata/label}", "`{metadata/label}` is not known here"),
+        ("rewrite edns0 subnet set 24", "is to be written `rewrite [continue|stop] edns0"),
+        ("rewrite edns0 subnet set 33 56", "from 0 to 32"),
+        ("rewrite edns0 subnet set 24 129", "from 0 to 128"),
+        ("rewrite edns0 subnet unset 24 56", "is to be written `rewrite [continue|stop] edns0"),
         ("rewrite cname a.example", "is to be written `rewrite [continue|stop] cname"),
         ("rewrite cname regex (a) {2}", "`{2}` has no group"),
         ("rewrite name suffix a b answer auto answer name c d", "exclude each other"),
@@ -219,7 +249,7 @@ fn answers_are_restored_to_the_original_name() {
     let rules = rules(
         "rewrite name suffix .outer .svc answer name ^(.*)\\.svc\\.$ {1}.outer answer value ^(.*)\\.svc\\.$ {1}.value",
     );
-    let rewritten = rewritten(&rules, &query("Web.outer.")).unwrap().unwrap();
+    let rewritten = rewritten(&rules, &query("Web.outer."), &SENDER).unwrap().unwrap();
     let cname =
         |owner: &str, target: &str| Record::from_rdata(name(owner), 5, RData::CNAME(CNAME(name(target))));
     let mut response = with_answers(vec![cname("web.svc.", "x.svc."), cname("x.svc.", "y.elsewhere.")]);
@@ -270,10 +300,66 @@ fn rules_restore_the_names_that_they_rewrote() {
         ),
     ] {
         let rewritten =
-            rewritten(&rules(lines), &Query::query(name(asked), RecordType::SRV)).unwrap().unwrap();
+            rewritten(&rules(lines), &Query::query(name(asked), RecordType::SRV), &SENDER).unwrap().unwrap();
         let mut response = with_answers(vec![srv(before.0, before.1)]);
         rewritten.restore(&mut response);
         let RData::SRV(SRV { target, .. }) = &response.answers[0].data else { panic!("{case}") };
         assert_eq!(format!("{} {target}", response.answers[0].name), want, "{case}");
     }
+}
+
+#[test]
+fn options_of_queries_are_rewritten() {
+    // The client sends the option 1 with `own`.
+    for (lines, want) in [
+        ("edns0 local set 0xffee 0x61626364", "65518 61626364"),
+        ("edns0 local set 65518 abcd", "65518 61626364"),
+        ("edns0 LOCAL Set 2 abcd revert", "2 61626364"),
+        ("edns0 local set 2 0x", "2 "),
+        ("edns0 local append 2 x", "2 78"),
+        ("edns0 local append 1 x", "unchanged"),
+        ("edns0 local set 1 x", "1 78"),
+        ("edns0 local replace 1 x", "1 78"),
+        ("edns0 local replace 2 x", "unchanged"),
+        ("edns0 local unset 1", ""),
+        ("edns0 local unset 2", "unchanged"),
+        ("edns0 nsid set", "3 "),
+        ("edns0 nsid unset", "unchanged"),
+        ("edns0 subnet set 24 56", "8 000118000af407"),
+        ("edns0 subnet set 20 56", "8 000114000af400"),
+        ("edns0 subnet set 0 0", "8 00010000"),
+        ("edns0 subnet append 32 56", "8 000120000af40709"),
+        ("edns0 subnet replace 24 56", "unchanged"),
+        ("edns0 local set 2 {qname}", "2 612e6578616d706c652e"),
+        ("edns0 local set 2 {qtype}", "2 0001"),
+        ("edns0 local set 2 {client_ip}", "2 0af40709"),
+        ("edns0 local set 2 {client_port}", "2 1092"),
+        ("edns0 local set 2 {protocol}", "2 756470"),
+        ("edns0 local set 2 {server_ip}", "2 0a60000a"),
+        ("edns0 local set 2 {server_port}", "2 0035"),
+        // A rule that does not match lets the next one apply, whatever it says.
+        ("edns0 local replace 2 x\nrewrite edns0 local set 4 y", "4 79"),
+        ("edns0 local set 2 x\nrewrite edns0 local set 4 y", "2 78"),
+        ("continue edns0 local set 2 x\nrewrite edns0 local set 4 y", "2 78,4 79"),
+        ("continue edns0 local set 2 x\nrewrite edns0 local append 2 y", "2 78"),
+        ("continue edns0 local unset 1\nrewrite edns0 local append 1 y", "1 79"),
+        ("continue name a.example b.example\nrewrite edns0 local set 2 {qname}", "2 622e6578616d706c652e"),
+    ] {
+        let rules = rules(&format!("rewrite {lines}"));
+        let options = |code: u16| (code == 1).then(|| b"own".to_vec());
+        let sender = Sender { options: &options, ..SENDER };
+        let got =
+            rewritten(&rules, &query("a.example."), &sender).map_or("unchanged".to_owned(), |rewritten| {
+                let hex = |data: &[u8]| data.iter().map(|octet| format!("{octet:02x}")).collect::<String>();
+                let rewritten = rewritten.unwrap();
+                let shown = rewritten.options.iter().map(|(code, data)| format!("{code} {}", hex(data)));
+                shown.collect::<Vec<_>>().join(",")
+            });
+        assert_eq!(got, want, "{lines}");
+    }
+    let rules = rules("rewrite edns0 subnet set 24 60");
+    let sender = Sender { client: ("fd00:1:2:fff4::9".parse().unwrap(), 1), ..SENDER };
+    let rewritten = rewritten(&rules, &query("a.example."), &sender).unwrap().unwrap();
+    let want = [0, 2, 60, 0, 0xfd, 0, 0, 1, 0, 2, 0xff, 0xf0];
+    assert_eq!(rewritten.options.iter().next(), Some((8, &want[..])));
 }

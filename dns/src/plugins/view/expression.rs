@@ -21,6 +21,8 @@ pub(crate) struct Asked<'a> {
     pub transport: Transport,
     pub client: IpAddr,
     pub port: u16,
+    /// The address that the query came to.
+    pub server: IpAddr,
     pub server_port: u16,
     pub id: u16,
     /// In octets.
@@ -69,6 +71,7 @@ enum Function {
     Class,
     ClientIp,
     Port,
+    ServerIp,
     ServerPort,
     Proto,
     Id,
@@ -393,6 +396,7 @@ fn function(name: &str) -> Result<(Function, Kind), String> {
         "class" => (Function::Class, Kind::Text),
         "client_ip" => (Function::ClientIp, Kind::Text),
         "port" => (Function::Port, Kind::Text),
+        "server_ip" => (Function::ServerIp, Kind::Text),
         "server_port" => (Function::ServerPort, Kind::Text),
         "proto" => (Function::Proto, Kind::Text),
         "id" => (Function::Id, Kind::Number),
@@ -400,9 +404,6 @@ fn function(name: &str) -> Result<(Function, Kind), String> {
         "do" => (Function::Do, Kind::Truth),
         "size" => (Function::Size, Kind::Number),
         "bufsize" => (Function::Bufsize, Kind::Number),
-        "server_ip" => {
-            return Err("`server_ip()` is not known here; give the block an address with `bind`".to_owned());
-        }
         _ => return Err(format!("there is no function `{name}`")),
     })
 }
@@ -550,6 +551,7 @@ impl Function {
             Self::Class => Value::Text(asked.class.to_string()),
             Self::ClientIp => Value::Text(asked.client.to_string()),
             Self::Port => Value::Text(asked.port.to_string()),
+            Self::ServerIp => Value::Text(asked.server.to_string()),
             Self::ServerPort => Value::Text(asked.server_port.to_string()),
             Self::Proto => Value::Text(asked.transport.name().to_owned()),
             Self::Id => Value::Number(asked.id.into()),

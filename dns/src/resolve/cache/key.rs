@@ -1,12 +1,16 @@
 //! The key of a cached answer.
 
-use std::borrow::Borrow;
+use std::{
+    borrow::Borrow,
+    hash::{BuildHasher as _, RandomState},
+    sync::LazyLock,
+};
 
 use hickory_server::proto::op::Query;
 
 use crate::resolve::reply::QueryFlags;
 
-/// The lower-case name, qtype, class, DO and CD, as bytes.
+/// The lower-case name, qtype, class, DO and CD, as bytes, and a hash of further options.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CacheKey(Box<[u8]>);
 
@@ -16,11 +20,14 @@ pub(super) struct KeyBuffer {
     length: usize,
 }
 
-/// A name of 255 octets, type, class and flags.
-const MAX_LEN: usize = 255 + 2 + 2 + 1;
+/// A name of 255 octets, type, class, flags and the hash.
+const MAX_LEN: usize = 255 + 2 + 2 + 1 + 8;
+
+/// Keyed: clients choose the data of options, and could make them collide.
+static OPTIONS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl CacheKey {
-    pub(crate) fn new(question: &Query, flags: QueryFlags) -> Self {
+    pub(crate) fn new(question: &Query, flags: &QueryFlags) -> Self {
         Self(KeyBuffer::new(question, flags).bytes().into())
     }
 
@@ -40,7 +47,7 @@ impl Borrow<[u8]> for CacheKey {
 }
 
 impl KeyBuffer {
-    pub(super) fn new(question: &Query, flags: QueryFlags) -> Self {
+    pub(super) fn new(question: &Query, flags: &QueryFlags) -> Self {
         let mut buffer = Self { bytes: [0; MAX_LEN], length: 0 };
         for label in question.name().iter() {
             buffer.push(&[u8::try_from(label.len()).unwrap_or(u8::MAX)]);
@@ -52,7 +59,7 @@ impl KeyBuffer {
     }
 
     /// The key of a lower-case name in wire format.
-    pub(super) fn of_octets(name: &[u8], qtype: u16, flags: QueryFlags) -> Self {
+    pub(super) fn of_octets(name: &[u8], qtype: u16, flags: &QueryFlags) -> Self {
         const IN: u16 = 1;
         let mut buffer = Self { bytes: [0; MAX_LEN], length: 0 };
         buffer.push(name.strip_suffix(&[0]).unwrap_or(name));
@@ -60,10 +67,13 @@ impl KeyBuffer {
         buffer
     }
 
-    fn push_tail(&mut self, qtype: u16, class: u16, flags: QueryFlags) {
+    fn push_tail(&mut self, qtype: u16, class: u16, flags: &QueryFlags) {
         self.push(&qtype.to_be_bytes());
         self.push(&class.to_be_bytes());
         self.push(&[u8::from(flags.dnssec_ok) << 1 | u8::from(flags.checking_disabled)]);
+        if flags.options.iter().next().is_some() {
+            self.push(&OPTIONS.hash_one(&flags.options).to_be_bytes());
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -90,7 +100,7 @@ mod tests {
             let mut question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
             let mut flags = QueryFlags::default();
             change(&mut question, &mut flags);
-            CacheKey::new(&question, flags)
+            CacheKey::new(&question, &flags)
         };
         let plain = key("www.example.org.", &|_, _| ());
         assert_eq!(plain, key("WWW.Example.ORG.", &|_, _| ()));
@@ -101,7 +111,10 @@ mod tests {
         assert_ne!(plain, key("www.example.org.", &|question, _| question.query_class = DNSClass::CH));
         assert_ne!(plain, key("www.example.org.", &|_, flags| flags.dnssec_ok = true));
         assert_ne!(plain, key("www.example.org.", &|_, flags| flags.checking_disabled = true));
+        assert_eq!(plain, key("www.example.org.", &|_, flags| flags.options.set(8, None)));
+        let option = |data: u8| key("www.example.org.", &|_, flags| flags.options.set(8, Some(vec![data])));
+        assert!(option(1) == option(1) && option(1) != option(2) && option(1) != plain);
         let longest = [["a"; 63].join("").as_str(); 3].join(".") + "." + &"b".repeat(61) + ".";
-        assert_eq!(key(&longest, &|_, _| ()).0.len(), MAX_LEN - 1, "{longest}");
+        assert_eq!(key(&longest, &|_, _| ()).0.len(), MAX_LEN - 1 - 8, "{longest}");
     }
 }

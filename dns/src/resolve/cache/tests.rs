@@ -36,7 +36,7 @@ fn denial() -> Reply {
 
 /// Response code and TTL of the fresh answer.
 fn found(cache: &Cache, question: &Query) -> Option<(ResponseCode, u32)> {
-    match cache.lookup(question, QueryFlags::default(), None) {
+    match cache.lookup(question, &QueryFlags::default(), None) {
         CacheLookup::Fresh(reply) | CacheLookup::Due(reply, _) => {
             let first = reply.answers.first().or(reply.authorities.first());
             Some((reply.rcode, first.map_or(0, |record| record.ttl)))
@@ -49,7 +49,7 @@ fn found(cache: &Cache, question: &Query) -> Option<(ResponseCode, u32)> {
 async fn a_later_answer_replaces_the_earlier_and_a_failure_replaces_nothing() {
     use ResponseCode::{NXDomain, NoError, ServFail};
     let (cache, question) = (cache(&config::Cache::default()), question("www.example."));
-    let store = |reply| cache.store(&question, QueryFlags::default(), reply);
+    let store = |reply| cache.store(&question, &QueryFlags::default(), reply);
     store(Reply::servfail());
     assert_eq!(found(&cache, &question), Some((ServFail, 0)));
     store(address(&question));
@@ -87,10 +87,10 @@ async fn only_the_ttls_of_a_denial_are_lowered() {
         reply.authorities[0].ttl = ttl;
         let RData::SOA(soa) = &mut reply.authorities[0].data else { panic!("no SOA") };
         soa.minimum = minimum;
-        let first = cache.store(&question, QueryFlags::default(), reply);
+        let first = cache.store(&question, &QueryFlags::default(), reply);
         assert_eq!(soa_of(&first), (want, minimum), "first reply, {ttl} {minimum}");
         advance(Duration::from_secs(10)).await;
-        let CacheLookup::Fresh(cached) = cache.lookup(&question, QueryFlags::default(), None) else {
+        let CacheLookup::Fresh(cached) = cache.lookup(&question, &QueryFlags::default(), None) else {
             panic!("not cached")
         };
         assert_eq!(soa_of(&cached), (want - 10, minimum), "cached reply, {ttl} {minimum}");
@@ -105,7 +105,7 @@ async fn zones_and_exceptions_limit_the_cache() {
     let cache = cache(&config);
     for (name, want) in [("www.example.", true), ("www.not.example.", false), ("www.elsewhere.", false)] {
         let question = question(name);
-        cache.store(&question, QueryFlags::default(), address(&question));
+        cache.store(&question, &QueryFlags::default(), address(&question));
         advance(Duration::from_secs(10)).await;
         let want = want.then_some((ResponseCode::NoError, 60));
         assert_eq!(found(&cache, &question), want, "{name}");
@@ -130,7 +130,7 @@ fn memory_is_bounded() {
         if number % 2 == 1 {
             question.query_type = RecordType::TXT;
         }
-        cache.store(&question, QueryFlags::default(), reply);
+        cache.store(&question, &QueryFlags::default(), reply);
     }
     let store = cache.metrics.store(StoreKind::Success);
     let (entries, bytes) = (store.entries.get(), store.bytes.get());

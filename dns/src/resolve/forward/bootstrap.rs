@@ -119,7 +119,7 @@ impl Resolvers {
 
 async fn lookup(resolver: &Upstream, name: &Name, qtype: RecordType) -> Vec<(IpAddr, u32)> {
     let question = Query::query(name.clone(), qtype);
-    let reply = match resolver.query(&question, QueryFlags::default(), &Budget::of(PACKETS)).await {
+    let reply = match resolver.query(&question, &QueryFlags::default(), &Budget::of(PACKETS)).await {
         Ok(reply) => reply,
         Err(error) => {
             debug!(resolver = %resolver.target, %question, %error, "no answer about an upstream");

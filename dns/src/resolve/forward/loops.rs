@@ -51,7 +51,8 @@ impl LoopDetector {
         self.probes().insert(key.clone(), false);
         let question = Query::query(name, RecordType::HINFO);
         let budget = Budget::of(PACKETS);
-        let query = upstream.query(&question, QueryFlags::default(), &budget);
+        let flags = QueryFlags::default();
+        let query = upstream.query(&question, &flags, &budget);
         // Only the return of the probe matters, not its answer.
         let _ = within(TIME, Failure::Timeout, query).await;
         let is_own_probe = self.probes().remove(&key).unwrap_or_default();

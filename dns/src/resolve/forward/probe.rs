@@ -37,7 +37,7 @@ async fn probe_until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     let flags = QueryFlags { no_recursion: !check.recursion_desired, ..QueryFlags::default() };
     // Also ends when the upstream is dropped, as a changed file no longer lists it.
     while let Some(upstream) = upstream.upgrade() {
-        match probe(&upstream, &question, flags).await {
+        match probe(&upstream, &question, &flags).await {
             Ok(()) => {
                 if upstream.clear_failures() {
                     info!(upstream = %upstream.target, "upstream answers again");
@@ -57,7 +57,7 @@ async fn probe_until_alive(upstream: &Weak<Upstream>, check: &HealthCheck) {
     }
 }
 
-async fn probe(upstream: &Upstream, question: &Query, flags: QueryFlags) -> Result<(), Failure> {
+async fn probe(upstream: &Upstream, question: &Query, flags: &QueryFlags) -> Result<(), Failure> {
     let budget = Budget::of(PACKETS);
     match within(TIME, Failure::Timeout, upstream.query(question, flags, &budget)).await {
         Err(failure) if failure.is_upstream_failure() => Err(failure),

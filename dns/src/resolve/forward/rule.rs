@@ -115,7 +115,7 @@ impl Rule {
         self.config.takes(name)
     }
 
-    pub(super) async fn query(&self, question: &Query, flags: QueryFlags) -> RuleResult {
+    pub(super) async fn query(&self, question: &Query, flags: &QueryFlags) -> RuleResult {
         let Ok(_permit) = self.in_flight.try_acquire() else {
             self.context.metrics.forward().rejects.inc();
             self.context.metrics.refusals().count(Refusal::MaxConcurrent);
@@ -172,7 +172,7 @@ impl Rule {
 
     /// The first positive reply of some upstreams, which are queried at the same time, among them perhaps the one that
     /// denied the name. `None` if there is none in time.
-    pub(super) async fn find_positive(&self, question: &Query, flags: QueryFlags) -> Option<Reply> {
+    pub(super) async fn find_positive(&self, question: &Query, flags: &QueryFlags) -> Option<Reply> {
         let upstreams = self.select_upstreams();
         let asked = || upstreams.iter().take(MAX_OPINIONS);
         let budget = Budget::of(u32::try_from(asked().count()).unwrap_or_default() + SPARE_PACKETS);
@@ -220,7 +220,7 @@ impl Rule {
         &self,
         upstream: &Arc<Upstream>,
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
         let report_guard = FailureReport::of(upstream, &self.config.health_check);

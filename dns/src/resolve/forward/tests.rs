@@ -65,7 +65,7 @@ async fn resolve(forwarder: &Forwarder, text: &str) -> Reply {
 }
 
 async fn resolve_for(client: IpAddr, forwarder: &Forwarder, text: &str) -> Reply {
-    let (question, flags) = (question(text), QueryFlags::default());
+    let (question, flags) = (question(text), &QueryFlags::default());
     match forwarder.cached(&question, flags, client) {
         Some(reply) => reply,
         None => {
@@ -111,7 +111,7 @@ async fn a_reply_is_returned_complete() {
     assert_eq!([reply.authorities[0].ttl, reply.additionals[0].ttl], [9, 0], "no TTL is negative");
     assert_eq!(reply.errors, [EdnsOption::Unknown(15, vec![0, 9])]);
     let flags = QueryFlags { authentic_data: true, ..QueryFlags::default() };
-    assert!(forwarder.resolve(&question("Example.ORG."), flags).await.authentic_data);
+    assert!(forwarder.resolve(&question("Example.ORG."), &flags).await.authentic_data);
 }
 
 /// The answer of one record, owned by the question's name.
@@ -157,9 +157,9 @@ async fn rdata_is_returned_as_it_came() {
         let forwarder = caching(rule(&[&upstream]), &config::Cache::default());
         let question = Query::query(name("www.example."), RecordType::from(*qtype));
         for source in ["upstream", "cache"] {
-            let reply = match forwarder.cached(&question, QueryFlags::default(), CLIENT) {
+            let reply = match forwarder.cached(&question, &QueryFlags::default(), CLIENT) {
                 Some(reply) => reply,
-                None => forwarder.resolve(&question, QueryFlags::default()).await,
+                None => forwarder.resolve(&question, &QueryFlags::default()).await,
             };
             let mut message = Message::response(0, hickory_server::proto::op::OpCode::Query);
             message.answers = reply.answers;
@@ -186,7 +186,7 @@ async fn query_flags_are_forwarded() {
     let forwarder = start(&[rule(&[&upstream])]);
     for (dnssec_ok, checking_disabled) in [(false, false), (true, false), (false, true)] {
         let flags = QueryFlags { dnssec_ok, checking_disabled, ..QueryFlags::default() };
-        forwarder.resolve(&question("example.org."), flags).await;
+        forwarder.resolve(&question("example.org."), &flags).await;
         assert_eq!(seen.lock().unwrap().pop(), Some((dnssec_ok, checking_disabled)));
     }
 }
@@ -455,7 +455,7 @@ async fn truncated_answers_are_retried_over_tcp() {
         (true, 1),
         "the client gets TC and the partial answer"
     );
-    assert_eq!(forwarder.cached(&question("example.org."), QueryFlags::default(), CLIENT), None);
+    assert_eq!(forwarder.cached(&question("example.org."), &QueryFlags::default(), CLIENT), None);
 }
 
 #[tokio::test]
@@ -620,7 +620,7 @@ async fn with_all_upstreams_down_queries_are_sent_unless_failfast() {
         .unwrap();
         rule.fail_all();
         let (super::RuleResult::Final(reply) | super::RuleResult::Next(reply)) =
-            rule.query(&question("example.org."), QueryFlags::default()).await;
+            rule.query(&question("example.org."), &QueryFlags::default()).await;
         assert_eq!(reply.rcode, want, "fail_fast: {fail_fast}");
     }
 }
@@ -644,7 +644,7 @@ async fn a_looping_upstream_is_excluded() {
         let forwarder = receiver.recv().unwrap();
         while let Some(question) = queried.recv().await {
             let forwarder = forwarder.clone();
-            tokio::spawn(async move { forwarder.resolve(&question, QueryFlags::default()).await });
+            tokio::spawn(async move { forwarder.resolve(&question, &QueryFlags::default()).await });
         }
     });
     let text = || context.metrics.text();
@@ -682,7 +682,7 @@ async fn answers_are_cached_with_capped_ttls() {
     assert_eq!(addresses(&resolve(&forwarder, "EXAMPLE.org.").await), ["EXAMPLE.org. 20 192.0.2.1"]);
     assert_eq!(upstream.questions(), 1);
     let flags = QueryFlags { dnssec_ok: true, ..QueryFlags::default() };
-    forwarder.resolve(&question("example.org."), flags).await;
+    forwarder.resolve(&question("example.org."), &flags).await;
     assert_eq!(upstream.questions(), 2, "DO is part of the cache key");
     pass(Duration::from_secs(20)).await;
     resolve(&forwarder, "example.org.").await;

@@ -146,7 +146,7 @@ impl Upstream {
     pub(super) async fn query(
         &self,
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
         let mut waiting = RttSample { upstream: self, since: Instant::now(), answered: false };
@@ -167,7 +167,7 @@ impl Upstream {
     async fn query_udp(
         &self,
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
         let part = self.query_with_fallback(question, flags, budget).await?;
@@ -182,7 +182,7 @@ impl Upstream {
     async fn query_with_fallback(
         &self,
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         budget: &Budget,
     ) -> Result<Reply, Failure> {
         let options = self.capabilities.options();
@@ -210,7 +210,7 @@ impl Upstream {
     async fn exchange_with_unproven_edns(
         &self,
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         options: QueryOptions,
         budget: &Budget,
     ) -> Result<(Reply, Edns), Failure> {
@@ -238,7 +238,7 @@ impl Upstream {
     async fn exchange_datagram(
         &self,
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         options: QueryOptions,
         budget: &Budget,
     ) -> Result<(Reply, Edns), Failure> {
@@ -259,7 +259,7 @@ impl Upstream {
     async fn query_stream(
         &self,
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         time: Duration,
         budget: &Budget,
     ) -> Result<Reply, Failure> {

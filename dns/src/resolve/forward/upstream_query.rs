@@ -5,6 +5,7 @@ use std::ops::Range;
 use hickory_server::proto::{
     ProtoError,
     op::{Edns, Message, MessageType, OpCode, Query},
+    rr::rdata::opt::EdnsOption,
 };
 
 use super::failure::Failure;
@@ -38,7 +39,7 @@ pub(super) struct QueryOptions {
 impl UpstreamQuery {
     pub(super) fn new(
         question: &Query,
-        flags: QueryFlags,
+        flags: &QueryFlags,
         options: QueryOptions,
     ) -> Result<Self, ProtoError> {
         let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
@@ -51,6 +52,9 @@ impl UpstreamQuery {
         if options.edns {
             let mut edns = Edns::new();
             edns.set_max_payload(MAX_UDP_PAYLOAD).set_dnssec_ok(flags.dnssec_ok);
+            for (code, data) in flags.options.iter() {
+                edns.options_mut().insert(EdnsOption::Unknown(code, data.to_vec()));
+            }
             message.set_edns(edns);
         }
         let mut wire = message.to_vec()?;
@@ -161,7 +165,7 @@ mod tests {
 
     fn query_with(name: &str, options: QueryOptions) -> UpstreamQuery {
         let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
-        UpstreamQuery::new(&question, QueryFlags::default(), options).unwrap()
+        UpstreamQuery::new(&question, &QueryFlags::default(), options).unwrap()
     }
 
     fn echoed(query: &UpstreamQuery) -> Vec<u8> {
@@ -225,7 +229,7 @@ mod tests {
             tail in vec(any::<u8>(), 0..64),
         ) {
             let question = Query::query(name("www.example.org."), RecordType::A);
-            let query = UpstreamQuery::new(&question, QueryFlags::default(), MIXED).unwrap();
+            let query = UpstreamQuery::new(&question, &QueryFlags::default(), MIXED).unwrap();
             let mut reply = answer_to(&query);
             // Only after the question, as hardly any other change would be accepted.
             let (from, length) = (NAME + query.name.len() + TYPE_AND_CLASS, reply.len());
@@ -242,8 +246,8 @@ mod tests {
             let cache = Cache::new(&config::Cache::default(), config::LastKnownGood::Off, Metrics::default().cache("", ""));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _inside = runtime.enter();
-            let given = cache.store(&question, QueryFlags::default(), upstream);
-            if let CacheLookup::Fresh(kept) = cache.lookup(&question, QueryFlags::default(), None) {
+            let given = cache.store(&question, &QueryFlags::default(), upstream);
+            if let CacheLookup::Fresh(kept) = cache.lookup(&question, &QueryFlags::default(), None) {
                 prop_assert_eq!(kept.rcode, given.rcode);
                 prop_assert_eq!(kept.answers, given.answers);
             }

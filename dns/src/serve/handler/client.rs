@@ -9,4 +9,8 @@ pub struct Client {
     pub transport: Transport,
     pub address: IpAddr,
     pub port: u16,
+    /// The address that the request came to.
+    pub local: IpAddr,
+    /// TLS or HTTPS.
+    pub is_encrypted: bool,
 }

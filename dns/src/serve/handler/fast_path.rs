@@ -34,7 +34,10 @@ use crate::{
     config::MAX_UDP_PAYLOAD,
     observe::metrics::{Plugin, Transport},
     plugins::view::Asked,
-    resolve::{cache::AskedOctets, reply::QueryFlags},
+    resolve::{
+        cache::AskedOctets,
+        reply::{EdnsOptions, QueryFlags},
+    },
 };
 
 const OPT: u16 = 41;
@@ -116,6 +119,7 @@ fn answer_from_cache(
 ) -> Option<Vec<u8>> {
     let forwarder = block.forwarder.as_ref().filter(|_| !block.minimal)?;
     let flags = request.query_flags();
+    let (dnssec_ok, wants_ad) = (flags.dnssec_ok, flags.authentic_data || flags.dnssec_ok);
     let mut reply = forwarder.cached_octets(&AskedOctets {
         name: request.name.octets(),
         qtype: request.qtype.into(),
@@ -129,7 +133,7 @@ fn answer_from_cache(
         return None;
     }
     let cached = u16::from_be_bytes([*reply.get(2)?, *reply.get(3)?]);
-    let ad = if flags.authentic_data || flags.dnssec_ok { cached & AUTHENTIC_DATA } else { 0 };
+    let ad = if wants_ad { cached & AUTHENTIC_DATA } else { 0 };
     let rcode = ResponseCode::from_low((cached & RCODE) as u8);
     let header = RESPONSE | request.flags & REPEATED_FLAGS | RECURSION_AVAILABLE | ad | cached & RCODE;
     reply[..2].copy_from_slice(&request.id);
@@ -141,7 +145,7 @@ fn answer_from_cache(
         opt.write_to(&mut reply);
     }
     let transport = client.transport;
-    block.metrics.count_query(transport, client.address.is_ipv6(), request.qtype, flags.dnssec_ok, len);
+    block.metrics.count_query(transport, client.address.is_ipv6(), request.qtype, dnssec_ok, len);
     let took = started.elapsed();
     block.metrics.observe_answer(transport, rcode, Plugin::Cache, reply.len(), took);
     block.metrics.record_client(client.address, Topic::of_foreign_name(&request.name), rcode, took);
@@ -185,6 +189,7 @@ impl<'r> Request<'r> {
             transport: client.transport,
             client: client.address,
             port: client.port,
+            server: client.local,
             server_port: 0,
             id: u16::from_be_bytes(self.id),
             size,
@@ -198,6 +203,7 @@ impl<'r> Request<'r> {
             dnssec_ok: self.opt.is_some_and(|opt| opt.dnssec_ok),
             checking_disabled: self.flags & CHECKING_DISABLED != 0,
             authentic_data: self.flags & AUTHENTIC_DATA != 0,
+            options: EdnsOptions::default(),
             no_recursion: false,
         }
     }

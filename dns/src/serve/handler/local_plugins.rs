@@ -6,7 +6,7 @@ use crate::{
     cluster::name::QueryName,
     plugins::{
         LocalPlugin, PluginContext, ServerBlock,
-        rewrite::{InvalidName, Rewrite, Rewritten, rewritten},
+        rewrite::{InvalidName, Rewrite, Rewritten, Sender, rewritten},
     },
     resolve::reply::Reply,
 };
@@ -34,8 +34,8 @@ impl LocalPlugins {
     }
 
     /// The rewritten query. `None`: no rule matches.
-    pub fn rewritten(&self, question: &Query) -> Option<Result<Rewritten, InvalidName>> {
-        if self.rewrites.is_empty() { None } else { rewritten(&self.rewrites, question) }
+    pub fn rewritten(&self, question: &Query, sender: &Sender<'_>) -> Option<Result<Rewritten, InvalidName>> {
+        if self.rewrites.is_empty() { None } else { rewritten(&self.rewrites, question, sender) }
     }
 
     pub fn answer(&self, question: &Query) -> Option<Reply> {

@@ -42,7 +42,7 @@ use crate::{
         rewrite::Rewritten,
         view::Asked,
     },
-    resolve::reply::{QueryFlags, Reply},
+    resolve::reply::{EdnsOptions, QueryFlags, Reply},
 };
 
 pub struct Response {
@@ -111,6 +111,7 @@ impl Response {
                 checking_disabled: request.metadata.checking_disabled,
                 authentic_data: request.metadata.authentic_data,
                 no_recursion: false,
+                options: EdnsOptions::default(),
             },
         }
     }
@@ -121,13 +122,13 @@ impl Response {
         let mut message = Message::response(0, OpCode::Query);
         message.add_query(question.clone());
         let client = Client { transport: Transport::Tcp, ..self.client };
-        Self { is_internal: true, flags: self.flags, ..Self::to(&message, client, self.started) }
+        Self { is_internal: true, flags: self.flags.clone(), ..Self::to(&message, client, self.started) }
     }
 
     /// The query, as views see it. `name`: that of the question, or of a target.
     pub fn asked<'n>(&self, name: &'n QueryName) -> Asked<'n> {
         let question = self.question();
-        let Client { transport, address, port } = self.client;
+        let Client { transport, address, port, local, .. } = self.client;
         Asked {
             name,
             qtype: question.query_type,
@@ -135,6 +136,7 @@ impl Response {
             transport,
             client: address,
             port,
+            server: local,
             server_port: 0,
             id: self.message.metadata.id,
             size: self.size,
@@ -178,18 +180,19 @@ impl Response {
     }
 
     fn client_message<'m>(&self, octets: &'m [u8]) -> ClientMessage<'m> {
-        let Client { transport, address, port } = self.client;
+        let Client { transport, address, port, .. } = self.client;
         let asked = SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH);
         ClientMessage { client: address, port, transport, asked, octets }
     }
 
     pub fn set_rewritten(&mut self, rewritten: Rewritten) {
+        self.flags.options.clone_from(&rewritten.options);
         self.rewritten = Some(rewritten);
     }
 
     /// The client's address and port, and its transport.
     pub fn client_socket(&self) -> (SocketAddr, Transport) {
-        let Client { transport, address, port } = self.client;
+        let Client { transport, address, port, .. } = self.client;
         (SocketAddr::new(address, port), transport)
     }
 
@@ -203,6 +206,11 @@ impl Response {
         self.question().query_type
     }
 
+    /// The address that the query came to.
+    pub fn local(&self) -> IpAddr {
+        self.client.local
+    }
+
     pub fn client(&self) -> IpAddr {
         self.client.address
     }
@@ -212,8 +220,8 @@ impl Response {
         limit(self.client.transport, self.payload, self.cap)
     }
 
-    pub fn flags(&self) -> QueryFlags {
-        self.flags
+    pub fn flags(&self) -> &QueryFlags {
+        &self.flags
     }
 
     pub fn refuse(mut self, rcode: ResponseCode, metrics: &QueryMetrics) -> Vec<u8> {
@@ -263,7 +271,7 @@ impl Response {
         if self.is_internal {
             return encode(self.message, usize::from(u16::MAX));
         }
-        let Client { transport, address, port } = self.client;
+        let Client { transport, address, port, .. } = self.client;
         let qtype = self.message.queries[0].query_type;
         metrics.count_query(transport, address.is_ipv6(), qtype, self.flags.dnssec_ok, self.size);
         let rcode = &mut self.message.metadata.response_code;
@@ -429,7 +437,13 @@ mod tests {
         if has_edns {
             request.set_edns(Edns::new());
         }
-        let client = Client { transport: Transport::Udp, address: Ipv4Addr::LOCALHOST.into(), port: 4242 };
+        let client = Client {
+            transport: Transport::Udp,
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 4242,
+            local: Ipv4Addr::LOCALHOST.into(),
+            is_encrypted: false,
+        };
         Response::to(&request, client, Instant::now())
     }
 

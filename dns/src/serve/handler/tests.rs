@@ -122,12 +122,24 @@ fn request(name: &str, qtype: RecordType, payload: Option<u16>) -> Option<Vec<u8
 }
 
 fn client(transport: Transport) -> Client {
-    Client { transport, address: Ipv4Addr::LOCALHOST.into(), port: 4242 }
+    Client {
+        transport,
+        address: Ipv4Addr::LOCALHOST.into(),
+        port: 4242,
+        local: Ipv4Addr::LOCALHOST.into(),
+        is_encrypted: false,
+    }
 }
 
 /// The client of queries on the slow path.
 fn other_client(transport: Transport) -> Client {
-    Client { transport, address: Ipv4Addr::new(127, 0, 0, 2).into(), port: 4242 }
+    Client {
+        transport,
+        address: Ipv4Addr::new(127, 0, 0, 2).into(),
+        port: 4242,
+        local: Ipv4Addr::LOCALHOST.into(),
+        is_encrypted: false,
+    }
 }
 
 /// The content of a message, independent of order and case.

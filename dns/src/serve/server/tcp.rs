@@ -1,6 +1,11 @@
 //! Requests over TCP: pipelined on a connection, and answered out of order (RFC 7766).
 
-use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io, iter,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
@@ -102,7 +107,9 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
     // Replies are written in one piece, so Nagle's algorithm only delays them.
     let _ = stream.set_nodelay(true);
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
-    let client = Client { transport: Transport::Tcp, address: slot.client, port };
+    let local = stream.local_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |local| local.ip().to_canonical());
+    let is_encrypted = serving.security.is_some();
+    let client = Client { transport: Transport::Tcp, address: slot.client, port, local, is_encrypted };
     let slot = Arc::new(slot);
     let Some(security) = serving.security.clone() else {
         let (read, write) = stream.into_split();
@@ -231,8 +238,6 @@ fn append(out: &mut Vec<u8>, reply: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::{observe::metrics::Metrics, serve::server::connections::Connections};
 

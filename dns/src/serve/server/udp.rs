@@ -1,6 +1,10 @@
 //! Requests over UDP.
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use tokio::{sync::mpsc, time::interval};
 use tracing::{debug, warn};
@@ -24,7 +28,9 @@ const MAX_FINAL: usize = 1 << 16;
 
 pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartbeat) {
     let (pending_tx, pending_rx) = mpsc::channel(1);
+    let local = socket.address().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip().to_canonical());
     let mut requests = Requests {
+        local,
         socket: Arc::new(socket),
         serving,
         pending_tx,
@@ -61,6 +67,8 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
 
 /// The requests of one socket.
 struct Requests {
+    /// The address of the socket, which may be the wildcard.
+    local: IpAddr,
     socket: Arc<ServerSocket>,
     serving: Serving,
     /// A sender is held by each pending request; the receiver is closed when there are none.
@@ -122,7 +130,13 @@ impl Requests {
         if !is_answerable(datagram.client) || !self.serving.admits(address) {
             return;
         }
-        let client = Client { transport: Transport::Udp, address, port: datagram.client.port() };
+        let client = Client {
+            transport: Transport::Udp,
+            address,
+            port: datagram.client.port(),
+            local: datagram.to.map_or(self.local, |to| to.to_canonical()),
+            is_encrypted: false,
+        };
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
             Handled::Reply(reply) if is_repeated => self.hold(reply, address),
