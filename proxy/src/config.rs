@@ -59,6 +59,8 @@ pub struct TableSizes {
     pub backends: Option<u32>,
     pub slots: Option<u32>,
     pub service_ports: Option<u32>,
+    /// Per family.
+    pub source_ranges: Option<u32>,
 }
 
 /// The configuration as debugging pages show it.

@@ -41,6 +41,7 @@ use claims::Claims;
 use frontends::frontends;
 use joined::Joined;
 pub use precedence::Precedence;
+pub use verdict::NotProgrammed;
 
 /// One object was added or changed (`Some`), or deleted (`None`).
 #[derive(Clone, Debug, PartialEq)]

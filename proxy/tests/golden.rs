@@ -12,7 +12,7 @@ use proxy::reconcile::{Capacity, FakeMaps};
 use script::{Failed, Host, all, directory, updated};
 
 const CAPACITY: Capacity =
-    Capacity { frontends: 64, descriptors: 128, slots: 512, backends: 128, services: 64 };
+    Capacity { frontends: 64, descriptors: 128, slots: 512, backends: 128, services: 64, source_ranges: 64 };
 
 /// Maps in memory. In the step of the fault, only a number of system calls succeeds.
 struct Memory {

@@ -102,6 +102,48 @@ fn a_service_beyond_its_share_of_the_tables_is_named() {
         json!([{"object": "Service default/huge", "reason": "616 frontends are not served: Service default/huge has used \
             up its share of SERVICES (16384 entries)"}])
     );
+    // The ports are written in their order.
+    let last = explain(&manifests, "10.96.1.35:17000");
+    assert_eq!((&last["result"], &last["reason_code"]), (&json!("reject"), &json!("not_programmed")));
+    assert_eq!(
+        last["reason"],
+        "the frontend of default/huge:p17000 is not programmed: Service default/huge has used up its share of \
+         SERVICES (16384 entries)"
+    );
+    assert_eq!(explain(&manifests, "10.96.1.35:1")["result"], "dnat");
+    let larger = &["--from", "203.0.113.9", "--to", "10.96.1.35:17000", "--max-service-ports", "80000"];
+    assert_eq!(portreeve(&manifests, "explain", larger)["reason_code"], "no_endpoint");
+}
+
+#[test]
+fn a_service_beyond_its_share_of_source_ranges_is_closed_and_named() {
+    let balanced = |name: &str, n: u8, ranges: &str| {
+        let fields = format!(
+            "spec: {{type: LoadBalancer, clusterIP: 10.96.2.{n}, ports: [{{port: 80, nodePort: 310{n}}}], \
+             loadBalancerSourceRanges: [{ranges}]}}\n\
+             status: {{loadBalancer: {{ingress: [{{ip: 198.51.100.{n}}}]}}}}"
+        );
+        service(name, &fields, "[{port: 8080}]")
+    };
+    let many: Vec<_> = (0..17_000).map(|n| format!("203.{}.{}.0/24", n / 256, n % 256)).collect();
+    let manifests = balanced("huge", 41, &many.join(", ")) + &balanced("web", 42, "203.0.113.0/24");
+    let share = "Service default/huge has used up its share of SOURCE_RANGES_V4 (16384 entries)";
+    let plan = portreeve(&manifests, "plan", &[]);
+    assert_eq!(
+        plan["skipped"],
+        json!([{"object": "Service default/huge", "reason": format!("1 frontends are not served: {share}")}])
+    );
+    let reasons: Vec<_> = plan["frontends"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|frontend| Some((&frontend["address"], frontend.get("not_programmed")?)))
+        .collect();
+    assert_eq!(reasons, [(&json!("198.51.100.41"), &json!(share))]);
+    let closed = explain(&manifests, "198.51.100.41:80");
+    assert_eq!((&closed["result"], &closed["reason_code"]), (&json!("none"), &json!("not_programmed")));
+    assert!(closed["reason"].as_str().unwrap().ends_with(share), "{closed}");
+    assert_eq!(explain(&manifests, "198.51.100.42:80")["result"], "dnat");
 }
 
 #[test]

@@ -14,6 +14,8 @@ use super::{
     name_server_args::NameServerArgs,
     output::{self, Format, OutputArgs},
     policy_args::{PolicyArgs, address},
+    table_args::TableArgs,
+    table_room,
 };
 use crate::{
     kube_proxy_config::ConfigFile,
@@ -46,6 +48,8 @@ pub struct Args {
     #[command(flatten)]
     names: NameServerArgs,
     #[command(flatten)]
+    tables: TableArgs,
+    #[command(flatten)]
     output: OutputArgs,
 }
 
@@ -71,13 +75,15 @@ struct Explanation {
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
     let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
+    let dns = name_server.as_ref().map(|server| server.service.clone());
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
     let (index, skipped) = manifests::load(&args.manifests)?.to_index(policy);
     for Skipped { object, reason } in &skipped {
         tracing::warn!(object, reason, "object skipped");
     }
     let Destination { address: destination, protocol } = args.to;
-    let verdict = index.explain(&Flow { source: args.from, destination, protocol });
+    let not_programmed = table_room::not_programmed(&index, &args.tables, dns)?;
+    let verdict = index.explain_without(&Flow { source: args.from, destination, protocol }, &not_programmed);
     match args.output.output {
         Format::Json => output::print_json(&Explanation::from(&verdict)),
         Format::Table => output::print(&table(&verdict)),

@@ -14,10 +14,11 @@ use super::{
     name_server_args::NameServerArgs,
     output,
     policy_args::PolicyArgs,
+    table_args::TableArgs,
     table_room,
 };
 use crate::{
-    index::Index,
+    index::{Index, NotProgrammed},
     kube_proxy_config::ConfigFile,
     manifests,
     model::{
@@ -39,6 +40,8 @@ pub struct Args {
     dns: bool,
     #[command(flatten)]
     names: NameServerArgs,
+    #[command(flatten)]
+    tables: TableArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
     output: PlanFormat,
@@ -74,6 +77,9 @@ struct PlannedFrontend {
     /// This node's own DNS server, which replaces all backends while it is alive.
     #[serde(skip_serializing_if = "Option::is_none")]
     served_here: Option<String>,
+    /// Why the frontend is not programmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_programmed: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,16 +105,18 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<ExitCode> {
         reason: unserved.to_string(),
     }));
     let frontends = sorted(&index);
-    skipped.extend(table_room::unplaced(&index, &frontends, dns)?);
+    let not_programmed = table_room::not_programmed(&index, &args.tables, dns)?;
+    skipped.extend(table_room::skipped(&index, &not_programmed));
     match args.output {
         PlanFormat::Json => {
-            let frontends = frontends.iter().map(PlannedFrontend::from).collect();
+            let planned = |frontend| PlannedFrontend::new(frontend, &not_programmed);
+            let frontends = frontends.iter().map(planned).collect();
             output::print_json(&Plan { frontends, dns: PlannedDns { records }, skipped })?;
             Ok(ExitCode::SUCCESS)
         }
         PlanFormat::Table | PlanFormat::Wide => {
             let is_wide = args.output == PlanFormat::Wide;
-            output::print(&table(&frontends, records, &skipped, is_wide))?;
+            output::print(&table(&frontends, records, (&skipped, &not_programmed), is_wide))?;
             Ok(if has_skipped { ExitCode::from(SKIPPED) } else { ExitCode::SUCCESS })
         }
     }
@@ -120,8 +128,8 @@ fn sorted(index: &Index) -> Vec<Frontend> {
     frontends
 }
 
-impl From<&Frontend> for PlannedFrontend {
-    fn from(frontend: &Frontend) -> Self {
+impl PlannedFrontend {
+    fn new(frontend: &Frontend, not_programmed: &NotProgrammed) -> Self {
         Self {
             name: frontend.into(),
             internal: backends(frontend, &frontend.internal),
@@ -130,6 +138,7 @@ impl From<&Frontend> for PlannedFrontend {
             source_ranges: frontend.source_ranges.iter().map(ToString::to_string).collect(),
             when_empty: when_empty(frontend),
             served_here: frontend.served_here.map(|address| address.to_string()),
+            not_programmed: not_programmed.get(&frontend.key).cloned(),
         }
     }
 }
@@ -155,12 +164,21 @@ fn name(when_empty: WhenEmpty) -> &'static str {
     }
 }
 
-fn table(frontends: &[Frontend], records: usize, skipped: &[Skipped], is_wide: bool) -> String {
+fn table(
+    frontends: &[Frontend],
+    records: usize,
+    (skipped, not_programmed): (&[Skipped], &NotProgrammed),
+    is_wide: bool,
+) -> String {
     let mut table = output::table();
     let wide: &[_] = if is_wide { &["AFFINITY", "SOURCE RANGES"] } else { &[] };
     table.set_header([&["SERVICE", "TYPE", "ADDRESS", "PORT(S)", "INTERNAL", "EXTERNAL"], wide].concat());
     for frontend in frontends {
-        let cell = |view| if is_wide { list(frontend, view) } else { summary(frontend, view) };
+        let cell = |view| match not_programmed.get(&frontend.key) {
+            Some(_) => "not programmed".to_owned(),
+            None if is_wide => list(frontend, view),
+            None => summary(frontend, view),
+        };
         let mut row = vec![
             frontend.service.to_string(),
             frontend.kind.name().to_owned(),

@@ -1,9 +1,11 @@
 //! The sizes of the tables in the kernel, and the shares of them.
 
+use proxy_ebpf::abi::map;
+
 use crate::{
     config::{ConntrackConfig, TableShares, TableSizes},
     host,
-    reconcile::Budget,
+    reconcile::{Budget, Capacity},
 };
 
 /// Sizes and shares of the tables of the data plane.
@@ -26,6 +28,9 @@ pub struct TableArgs {
     /// Service ports [default: 65536]
     #[arg(long, value_name = "N", value_parser = entries(MOST))]
     max_service_ports: Option<u32>,
+    /// Prefixes of loadBalancerSourceRanges, of each family [default: 65536]
+    #[arg(long, value_name = "N", value_parser = entries(MOST))]
+    max_source_ranges: Option<u32>,
     /// The share of each table that the Services of one namespace may take; what exceeds it is not served, and the
     /// status names it. kube-system has no limit
     #[arg(long, value_name = "PERCENT", default_value_t = Budget::NAMESPACE_SHARE, value_parser = percent())]
@@ -61,6 +66,22 @@ impl TableArgs {
             backends: self.max_backends,
             slots: self.max_slots,
             service_ports: self.max_service_ports,
+            source_ranges: self.max_source_ranges,
+        }
+    }
+
+    /// The capacity of new tables.
+    pub fn capacity(&self) -> Capacity {
+        let TableSizes { flows: _, frontends, backends, slots, service_ports, source_ranges } =
+            self.sizes(None);
+        let frontends = frontends.unwrap_or(map::MAX_FRONTENDS);
+        Capacity {
+            frontends,
+            descriptors: frontends.saturating_add(frontends / 8),
+            slots: slots.unwrap_or(map::MAX_SLOTS),
+            backends: backends.unwrap_or(map::MAX_BACKENDS),
+            services: service_ports.unwrap_or(map::MAX_SERVICES),
+            source_ranges: source_ranges.unwrap_or(map::MAX_SOURCE_RANGES),
         }
     }
 }

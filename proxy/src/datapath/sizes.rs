@@ -41,6 +41,8 @@ pub fn group(spec: &MapSpec) -> Option<MapGroup> {
         | map::BACKENDS_V6
         | map::SERVICES
         | map::SERVICE_STATS
+        | map::SOURCE_RANGES_V4
+        | map::SOURCE_RANGES_V6
         | map::SERVICE_NETWORKS_V4
         | map::SERVICE_NETWORKS_V6 => Some(MapGroup::Derived),
         _ => None,
@@ -49,7 +51,7 @@ pub fn group(spec: &MapSpec) -> Option<MapGroup> {
 
 /// The wanted entries of a map, if they are configured.
 fn wanted(spec: &MapSpec, sizes: &TableSizes) -> Option<u32> {
-    let TableSizes { flows, frontends, backends, slots, service_ports } = *sizes;
+    let TableSizes { flows, frontends, backends, slots, service_ports, source_ranges } = *sizes;
     match spec.name {
         map::FLOWS_V4 | map::FLOWS_V6 => flows,
         // A masqueraded flow has four tuples.
@@ -64,6 +66,7 @@ fn wanted(spec: &MapSpec, sizes: &TableSizes) -> Option<u32> {
         map::SLOTS => slots,
         map::BACKENDS_V4 | map::BACKENDS_V6 => backends,
         map::SERVICES | map::SERVICE_STATS => service_ports,
+        map::SOURCE_RANGES_V4 | map::SOURCE_RANGES_V6 => source_ranges,
         _ => None,
     }
 }
@@ -139,6 +142,10 @@ mod tests {
         let grown =
             [(5000, true), (5000, true), (6000, true), (5000, false), (5000, false), (131_072, false)];
         assert_eq!(sizes_of(&plan(&there, &slots), &SHOWN), grown);
+        let ranges = TableSizes { source_ranges: Some(6000), ..TableSizes::default() };
+        let names = ["SOURCE_RANGES_V4", "SOURCE_RANGES_V6", "SLOTS", "FLOWS_V4"];
+        let grown = [(6000, true), (6000, true), (5000, true), (5000, false)];
+        assert_eq!(sizes_of(&plan(&there, &ranges), &names), grown);
         let flows = TableSizes { flows: Some(6000), ..TableSizes::default() };
         let grown =
             [(5000, false), (5000, false), (5000, false), (6000, true), (24_000, true), (131_072, false)];
@@ -151,6 +158,6 @@ mod tests {
         let plan = plan(&there, &TableSizes::default());
         let outgrown = plan.iter().filter(|size| size.is_outgrown);
         assert!(outgrown.clone().all(|size| group(size.spec) == Some(MapGroup::Derived)));
-        assert_eq!(outgrown.count(), 10);
+        assert_eq!(outgrown.count(), 12);
     }
 }

@@ -1,6 +1,8 @@
 //! The verdict on one flow: its frontend, whether the frontend admits its source, and the backends that it may
 //! get.
 
+use std::collections::BTreeMap;
+
 use proxy_ebpf::abi::DropReason;
 
 use super::{Index, reason};
@@ -13,19 +15,36 @@ use crate::model::{
     reason::Reason,
 };
 
+/// Frontends that are not in the tables of the node, with the reason.
+pub type NotProgrammed = BTreeMap<FrontendKey, String>;
+
 impl Index {
     /// Decides a flow as the data plane does.
     pub fn explain(&self, flow: &Flow) -> FlowVerdict {
+        self.explain_without(flow, &NotProgrammed::new())
+    }
+
+    /// Like `explain`, on a node that lacks some frontends.
+    pub fn explain_without(&self, flow: &Flow, missing: &NotProgrammed) -> FlowVerdict {
         let source = self.node().source(flow.source);
         if IpFamily::of(flow.source) != IpFamily::of(flow.destination.ip()) {
             return without_frontend(self, flow, source, FlowOutcome::None, Reason::MixedFamilies);
         }
-        match frontend(self, flow) {
-            Some(frontend) => with_frontend(self, flow, source, frontend),
-            None => {
-                let (outcome, reason) = unclaimed(self, flow);
-                without_frontend(self, flow, source, outcome, reason)
-            }
+        let mut candidates = candidates(self, flow);
+        let is_programmed = |frontend: &Frontend| !missing.contains_key(&frontend.key);
+        if let Some(at) = candidates.iter().position(is_programmed) {
+            return with_frontend(self, flow, source, candidates.swap_remove(at));
+        }
+        let (outcome, reason) = unclaimed(self, flow);
+        let Some((first, cause)) =
+            candidates.first().and_then(|first| Some((first, missing.get(&first.key)?)))
+        else {
+            return without_frontend(self, flow, source, outcome, reason);
+        };
+        let reason = Reason::NotProgrammed { service: first.service.clone(), cause: cause.clone() };
+        FlowVerdict {
+            frontend: candidates.into_iter().next(),
+            ..without_frontend(self, flow, source, outcome, reason)
         }
     }
 
@@ -37,16 +56,14 @@ impl Index {
 }
 
 /// An address that a Service claims precedes the NodePorts on an address of the node (kube-proxy's rule E1).
-fn frontend(index: &Index, flow: &Flow) -> Option<Frontend> {
+fn candidates(index: &Index, flow: &Flow) -> Vec<Frontend> {
     let key = |address| FrontendKey { address, port: flow.destination.port(), protocol: flow.protocol };
     let address = flow.destination.ip();
-    if let Some(frontend) = index.frontend(&key(FrontendAddress::Ip(address))) {
-        return Some(frontend);
-    }
-    if !index.node().serves_nodeport_to(address, flow.source, flow.protocol) {
-        return None;
-    }
-    index.frontend(&key(FrontendAddress::NodePort(IpFamily::of(address))))
+    let claimed = index.frontend(&key(FrontendAddress::Ip(address)));
+    let serves_nodeports = index.node().serves_nodeport_to(address, flow.source, flow.protocol);
+    let node_port =
+        serves_nodeports.then(|| index.frontend(&key(FrontendAddress::NodePort(IpFamily::of(address)))));
+    claimed.into_iter().chain(node_port.flatten()).collect()
 }
 
 fn with_frontend(index: &Index, flow: &Flow, source: Source, frontend: Frontend) -> FlowVerdict {

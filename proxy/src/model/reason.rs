@@ -29,6 +29,8 @@ pub enum Reason {
     MixedFamilies,
     /// No frontend has this destination, and no Service owns its address.
     NoFrontend { destination: SocketAddr, protocol: Protocol },
+    /// The frontend finds no room in the tables of the node, or in its tenant's share of one.
+    NotProgrammed { service: ServicePortKey, cause: String },
     /// The destination port is a NodePort, but the destination address serves no NodePorts; these of the node do.
     NodePortNotServed {
         service: ServicePortKey,
@@ -126,6 +128,7 @@ pub enum MasqueradeCause {
 pub enum ReasonCode {
     MixedFamilies,
     NoFrontend,
+    NotProgrammed,
     NodePortNotServed,
     Translated,
     /// The kernel's own reason; its name is the label of the counter.
@@ -137,6 +140,7 @@ impl ReasonCode {
         match self {
             Self::MixedFamilies => "mixed_families",
             Self::NoFrontend => "no_frontend",
+            Self::NotProgrammed => "not_programmed",
             Self::NodePortNotServed => "node_port_not_served",
             Self::Translated => "translated",
             Self::Refused(reason) => reason.name(),
@@ -149,6 +153,7 @@ impl Reason {
         match self {
             Self::MixedFamilies => ReasonCode::MixedFamilies,
             Self::NoFrontend { .. } => ReasonCode::NoFrontend,
+            Self::NotProgrammed { .. } => ReasonCode::NotProgrammed,
             Self::NodePortNotServed { .. } => ReasonCode::NodePortNotServed,
             Self::Translated(_) => ReasonCode::Translated,
             Self::SourceNotInRanges { .. } => ReasonCode::Refused(DropReason::SourceNotInRanges),
@@ -167,6 +172,7 @@ impl Reason {
             ReasonCode::Refused(reason) => Some(reason),
             ReasonCode::MixedFamilies
             | ReasonCode::NoFrontend
+            | ReasonCode::NotProgrammed
             | ReasonCode::NodePortNotServed
             | ReasonCode::Translated => None,
         }

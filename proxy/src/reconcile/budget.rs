@@ -31,7 +31,7 @@ impl Budget {
 
 /// Entries by table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Usage([u32; 5]);
+struct Usage([u32; 7]);
 
 impl Usage {
     fn of(&self, table: Table) -> u32 {
@@ -44,6 +44,13 @@ impl Usage {
             *used = u32::try_from(now).unwrap_or_default();
         }
     }
+}
+
+/// Entries that a change adds, and those that it gives back in return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    pub more: u32,
+    pub back: u32,
 }
 
 /// The entries of each Service and namespace, and their limits.
@@ -66,19 +73,35 @@ impl Ledger {
         if more == 0 {
             return Ok(());
         }
-        self.check_tenants(service, table, |limit, used| used.saturating_add(more) <= limit)
+        self.check_tenants(service, table, |_, limit, used| used.saturating_add(more) <= limit)
     }
 
     /// Checks that a Service may have the entries that it has.
     pub fn check_present(&self, service: &ServiceKey, table: Table) -> Result<(), MapError> {
-        self.check_tenants(service, table, |limit, used| used <= limit)
+        self.check_tenants(service, table, |_, limit, used| used <= limit)
+    }
+
+    /// Checks that a Service may have `service_wants` entries in all, and its namespace `more` beside those that remain
+    /// when it has given `back` some.
+    pub fn check_exchange(
+        &self,
+        service: &ServiceKey,
+        table: Table,
+        service_wants: u32,
+        Exchange { more, back }: Exchange,
+    ) -> Result<(), MapError> {
+        self.check_tenants(service, table, |tenant, limit, used| match tenant {
+            Tenant::Service(_) => service_wants <= limit,
+            // What is there already may stay, as others may have brought it about.
+            Tenant::Namespace(_) => more <= back || used.saturating_sub(back).saturating_add(more) <= limit,
+        })
     }
 
     fn check_tenants(
         &self,
         service: &ServiceKey,
         table: Table,
-        is_within: impl Fn(u32, u32) -> bool,
+        is_within: impl Fn(&Tenant, u32, u32) -> bool,
     ) -> Result<(), MapError> {
         let Some(budget) = &self.budget else { return Ok(()) };
         if service.is_clusters_own(budget.name_server.as_ref()) {
@@ -86,7 +109,7 @@ impl Ledger {
         }
         for tenant in [Tenant::Service(service.clone()), Tenant::Namespace(service.namespace.clone())] {
             let share = self.limit(&tenant, table);
-            if !is_within(share, self.used(&tenant, table)) {
+            if !is_within(&tenant, share, self.used(&tenant, table)) {
                 return Err(MapError::OverBudget { map: table.name(), table, tenant, share });
             }
         }
@@ -95,11 +118,22 @@ impl Ledger {
 
     /// Counts entries that a Service takes, or gives back if negative.
     pub fn charge(&mut self, service: &ServiceKey, table: Table, by: i64) {
-        if self.budget.is_none() || by == 0 {
-            return;
+        self.charge_service(service, table, by);
+        self.charge_namespace(&service.namespace, table, by);
+    }
+
+    /// Counts entries that the namespace of the Service has already.
+    pub fn charge_service(&mut self, service: &ServiceKey, table: Table, by: i64) {
+        if self.budget.is_some() && by != 0 {
+            charge(&mut self.services, service, table, by);
         }
-        charge(&mut self.services, service, table, by);
-        charge(&mut self.namespaces, &service.namespace, table, by);
+    }
+
+    /// Counts entries that Services of a namespace share, once.
+    pub fn charge_namespace(&mut self, namespace: &ArcStr, table: Table, by: i64) {
+        if self.budget.is_some() && by != 0 {
+            charge(&mut self.namespaces, namespace, table, by);
+        }
     }
 
     /// The entries that a tenant may still take.
@@ -131,6 +165,7 @@ fn capacity_of(table: Table, capacity: &Capacity) -> u32 {
         Table::Slots => capacity.slots,
         Table::Services => capacity.services,
         Table::BackendsV4 | Table::BackendsV6 => capacity.backends,
+        Table::SourceRangesV4 | Table::SourceRangesV6 => capacity.source_ranges,
     }
 }
 
@@ -150,8 +185,14 @@ fn charge<K: Clone + Eq + std::hash::Hash>(owners: &mut HashMap<K, Usage>, owner
 mod tests {
     use super::*;
 
-    const CAPACITY: Capacity =
-        Capacity { frontends: 100, descriptors: 100, slots: 100, backends: 100, services: 100 };
+    const CAPACITY: Capacity = Capacity {
+        frontends: 100,
+        descriptors: 100,
+        slots: 100,
+        backends: 100,
+        services: 100,
+        source_ranges: 100,
+    };
 
     fn ledger() -> Ledger {
         let name_server = Some(ServiceKey::new("dns", "dns"));

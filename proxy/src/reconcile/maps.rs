@@ -20,6 +20,8 @@ pub struct Capacity {
     /// Per family.
     pub backends: u32,
     pub services: u32,
+    /// Per family.
+    pub source_ranges: u32,
 }
 
 /// An entry of `BACKENDS_V4` or `BACKENDS_V6`; the family is the address's.

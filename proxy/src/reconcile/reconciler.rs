@@ -154,6 +154,7 @@ impl<M: LbMaps> Reconciler<M> {
                 Some(error) => group.fail_with(error),
                 None => self.write_group(service, *family, group, pass),
             }
+            self.close_failed(group, pass);
         }
         self.insert_created(&mut groups, pass);
         // After all flips, as frontends may have moved between these service ports.
@@ -255,20 +256,20 @@ impl<M: LbMaps> Reconciler<M> {
     }
 
     /// Frees the entries that passes up to this one retired; a grace period that began after this pass is
-    /// over. Returns whether that makes room for frontends: a set of ranges, possibly written for a frontend
-    /// that then failed, does not.
+    /// over. Returns whether that makes room for frontends: a set of ranges that was written for a frontend
+    /// that then failed does not.
     pub fn reclaim(&mut self, epoch: Epoch) -> bool {
         let later = self.waiting.split_off(&epoch.next());
         let mut makes_room = false;
         for retired in std::mem::replace(&mut self.waiting, later).into_values().flatten() {
-            makes_room |= !matches!(retired, Retired::Ranges(..));
+            makes_room |= !matches!(retired, Retired::Ranges { was_published: false, .. });
             match retired {
                 Retired::Frontend(index) => self.frontend_ids.free(index),
                 Retired::Descriptor(index) => self.descriptor_ids.free(index),
                 Retired::Slots { offset, length } => self.blocks.free(offset, length),
                 Retired::Backend(family, index) => self.services.free_backend(family, index),
                 Retired::Service(id) => self.services.free_service(id),
-                Retired::Ranges(id, content) => self.ranges.free(&mut self.maps, id, content),
+                Retired::Ranges { set, content, .. } => self.ranges.free(&mut self.maps, set, content),
             }
         }
         makes_room
@@ -292,7 +293,7 @@ impl<M: LbMaps> Reconciler<M> {
             self.blocks.fill(),
         ];
         fill.extend(self.services.fill());
-        fill.push(self.ranges.fill());
+        fill.extend(self.ranges.fill());
         fill
     }
 
@@ -358,7 +359,7 @@ impl<M: LbMaps> Reconciler<M> {
             let (inserted, left) = rest.split_at(count.min(rest.len()));
             for Created { key, index, published } in inserted {
                 self.frontends.insert(*key, *index);
-                self.count_descriptor(&published.descriptor, 1);
+                self.count_frontend(&published.descriptor, 1);
                 pass.changed += 1;
             }
             rest = left;
@@ -377,6 +378,7 @@ impl<M: LbMaps> Reconciler<M> {
         // It cannot fail after the frontend was published in this pass. If it did, the entries would be kept
         // until adoption.
         self.charge(published.descriptor.service, Table::Frontends, -1);
+        self.count_ranges(&published.descriptor, -1);
         if self.maps.publish(index, 0).is_ok() {
             self.retired.push(Retired::Frontend(index));
             self.retire_descriptor(&published);
@@ -444,13 +446,34 @@ impl<M: LbMaps> Reconciler<M> {
 
     fn put(&mut self, frontend: &Frontend, service: u32, references: &BackendRefs) -> Result<bool, MapError> {
         let mut target = target(frontend, service, references);
-        target.descriptor.source_ranges = self.ranges.ensure_set(&mut self.maps, frontend)?;
+        target.descriptor.source_ranges = self.ranges.ensure_set(&mut self.maps, &self.ledger, frontend)?;
         match self.frontends.get(&frontend.key).copied() {
             Some(index) if self.is_current(index, &target)? => Ok(false),
             Some(index) => self.replace(index, target).map(|()| true),
             // Counted once its key is inserted.
             None => self.create(frontend.key, target).map(|()| false),
         }
+    }
+
+    /// Removes the frontends that could not be written and still admit sources that their ranges exclude by now: a
+    /// frontend whose ranges find no room must not stay open.
+    fn close_failed(&mut self, group: &mut Group, pass: &mut Pass) {
+        let failed: HashSet<FrontendKey> = group.failures.iter().map(|(key, _)| *key).collect();
+        for frontend in group.puts.iter().filter(|frontend| failed.contains(&frontend.key)) {
+            match self.close_unless_within(frontend) {
+                Ok(is_closed) => pass.changed += usize::from(is_closed),
+                Err(error) => group.failures.push((frontend.key, Arc::new(error))),
+            }
+        }
+    }
+
+    fn close_unless_within(&mut self, frontend: &Frontend) -> Result<bool, MapError> {
+        let Some(index) = self.frontends.get(&frontend.key).copied() else { return Ok(false) };
+        if frontend.source_ranges.is_empty() {
+            return Ok(false);
+        }
+        let published = self.current(index)?.descriptor.source_ranges;
+        if self.ranges.is_within(published, frontend) { Ok(false) } else { self.remove(frontend.key) }
     }
 
     /// Whether the maps already hold this state, so that a pass over unchanged objects writes nothing.
@@ -494,6 +517,7 @@ impl<M: LbMaps> Reconciler<M> {
         match published {
             Ok(published) => {
                 self.charge(service, Table::Frontends, 1);
+                self.count_ranges(&published.descriptor, 1);
                 self.created.push(Created { key, index, published });
             }
             Err(_) => self.frontend_ids.free(index),
@@ -607,8 +631,17 @@ impl<M: LbMaps> Reconciler<M> {
     /// Counts a descriptor that was published (`by` is 1) or is no longer (-1) with its ranges and its
     /// service port.
     pub(super) fn count_descriptor(&mut self, descriptor: &Descriptor, by: i32) {
-        let Descriptor { address, port, protocol, service, source_ranges, .. } = *descriptor;
-        self.ranges.count_user(source_ranges, by);
+        self.count_ranges(descriptor, by);
+        self.count_frontend(descriptor, by);
+    }
+
+    fn count_ranges(&mut self, descriptor: &Descriptor, by: i32) {
+        let service = self.services.key(descriptor.service).map(|key| &key.service);
+        self.ranges.count_user(&mut self.ledger, descriptor.source_ranges, service, by);
+    }
+
+    fn count_frontend(&mut self, descriptor: &Descriptor, by: i32) {
+        let Descriptor { address, port, protocol, service, .. } = *descriptor;
         if let Some(key) = encode::frontend_key(address, port, protocol) {
             self.services.count_frontend(service, key.address.family(), by);
         }

@@ -24,5 +24,5 @@ pub enum Retired {
     Slots { offset: u32, length: u32 },
     Backend(IpFamily, u32),
     Service(u32),
-    Ranges(u32, BTreeSet<IpNetwork>),
+    Ranges { set: u32, content: BTreeSet<IpNetwork>, was_published: bool },
 }

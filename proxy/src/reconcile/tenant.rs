@@ -14,6 +14,8 @@ pub enum Table {
     Services,
     BackendsV4,
     BackendsV6,
+    SourceRangesV4,
+    SourceRangesV6,
 }
 
 impl Table {
@@ -21,6 +23,13 @@ impl Table {
         match family {
             IpFamily::V4 => Self::BackendsV4,
             IpFamily::V6 => Self::BackendsV6,
+        }
+    }
+
+    pub fn source_ranges(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::SourceRangesV4,
+            IpFamily::V6 => Self::SourceRangesV6,
         }
     }
 
@@ -32,6 +41,8 @@ impl Table {
             Self::Services => "SERVICES",
             Self::BackendsV4 => "BACKENDS_V4",
             Self::BackendsV6 => "BACKENDS_V6",
+            Self::SourceRangesV4 => "SOURCE_RANGES_V4",
+            Self::SourceRangesV6 => "SOURCE_RANGES_V6",
         }
     }
 }

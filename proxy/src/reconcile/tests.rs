@@ -20,7 +20,7 @@ use crate::model::{
 };
 
 const CAPACITY: Capacity =
-    Capacity { frontends: 16, descriptors: 40, slots: 200, backends: 120, services: 16 };
+    Capacity { frontends: 16, descriptors: 40, slots: 200, backends: 120, services: 16, source_ranges: 64 };
 
 /// Maps that record the entries programs may still read: all that were reachable at any time since the last
 /// grace period.
@@ -420,6 +420,127 @@ fn a_rollout_needs_no_more_than_the_share_that_it_keeps() {
     assert_eq!(errors(&reconciler.apply(all(&[1, 2, 3, 4, 5]))).len(), 3, "more than before");
 }
 
+/// A frontend of a Service in a namespace, open to these networks.
+fn open_to(number: u8, namespace: &str, networks: std::ops::Range<u8>) -> Frontend {
+    let mut one = frontend(key(3 * number), number + 1, TrafficPolicy::Cluster, &[1]);
+    one.service.service = ServiceKey { namespace: namespace.into(), ..one.service.service };
+    one.source_ranges =
+        networks.map(|network| IpNetwork::new([10, network, 0, 0].into(), 16).unwrap()).collect();
+    one
+}
+
+fn ranges_used(reconciler: &Reconciler<Watched>) -> u32 {
+    reconciler.fill().iter().find(|fill| fill.map == "SOURCE_RANGES_V4").map_or(0, |fill| fill.used)
+}
+
+fn is_published(reconciler: &Reconciler<Watched>, number: u8) -> bool {
+    reconciler.maps.maps.frontends().unwrap().iter().any(|(at, _)| *at == key(3 * number))
+}
+
+#[test]
+fn source_ranges_have_shares_too() {
+    let budget = Budget { service: 25, namespace: 50, ..UNLIMITED };
+    let mut reconciler =
+        adopt_with(FakeMaps::new(Capacity { source_ranges: 16, ..CAPACITY }), budget.clone());
+    let pass = reconciler.apply_all([
+        open_to(0, "shop", 0..5),
+        open_to(1, "shop", 0..4),
+        // Of equal lists the namespace has the entries once.
+        open_to(2, "shop", 0..4),
+        open_to(3, "shop", 4..8),
+        open_to(4, "shop", 8..9),
+        open_to(5, "other", 10..14),
+    ]);
+    let reason = |owner: &str, share: u32| {
+        format!("{owner} has used up its share of SOURCE_RANGES_V4 ({share} entries)")
+    };
+    let (service, namespace) = (reason("Service shop/s1", 4), reason("namespace shop", 8));
+    assert_eq!(errors(&pass), [(key(0), service), (key(12), namespace)]);
+    assert_eq!(ranges_used(&reconciler), 12);
+    // Another list of the same length, and then room for the one that waits.
+    let (_, error) = &pass.failed[1];
+    let before = reconciler.room(error);
+    let pass = reconciler.apply([(key(9), Some(open_to(3, "shop", 5..9)))]);
+    assert_eq!(errors(&pass), []);
+    reclaim(&mut reconciler, &pass);
+    let pass = reconciler.apply([(key(9), Some(open_to(3, "shop", 5..8)))]);
+    assert!(pass.failed.is_empty() && reconciler.room(error) > before);
+    reclaim(&mut reconciler, &pass);
+    assert!(reconciler.apply([(key(12), Some(open_to(4, "shop", 8..9)))]).failed.is_empty());
+    // A later agent counts the same.
+    let Reconciler { maps, ledger, .. } = reconciler;
+    assert_eq!(adopt_with(maps.maps, budget).ledger, ledger);
+}
+
+#[test]
+fn a_service_with_two_addresses_may_change_to_all_of_its_share() {
+    let budget = Budget { service: 25, namespace: 50, ..UNLIMITED };
+    let mut reconciler = adopt_with(FakeMaps::new(Capacity { source_ranges: 16, ..CAPACITY }), budget);
+    let both = |networks: std::ops::Range<u8>| {
+        [0, 1].map(|number| {
+            let mut one = open_to(number, "shop", networks.clone());
+            one.service.service = ServiceKey::new("shop", "web");
+            (one.key, Some(one))
+        })
+    };
+    for networks in [0..3, 3..7, 7..11] {
+        let pass = reconciler.apply(both(networks));
+        assert_eq!(errors(&pass), []);
+        reclaim(&mut reconciler, &pass);
+    }
+}
+
+#[test]
+fn ranges_without_room_close_a_frontend_that_admits_more() {
+    let (open, narrow, same) = (0..0, 0..2, 0..4);
+    for (earlier, wanted, stays) in [
+        (open.clone(), 0..9, false),
+        (narrow.clone(), 1..10, false),
+        // Sources that are wanted still; the others wait.
+        (narrow.clone(), 0..9, true),
+        (same, open, true),
+    ] {
+        let budget = Budget { service: 50, ..UNLIMITED };
+        let capacity = Capacity { source_ranges: 16, ..CAPACITY };
+        let mut reconciler = adopt_with(FakeMaps::new(capacity), budget);
+        let case = format!("{earlier:?} to {wanted:?}");
+        let pass = reconciler.apply_all([open_to(0, "shop", earlier), open_to(1, "shop", 0..1)]);
+        assert_eq!(errors(&pass), [], "{case}");
+        let pass = reconciler.apply([(key(0), Some(open_to(0, "shop", wanted.clone())))]);
+        assert_eq!(pass.failed.len(), usize::from(!wanted.is_empty()), "{case}");
+        assert_eq!((is_published(&reconciler, 0), is_published(&reconciler, 1)), (stays, true), "{case}");
+        reclaim(&mut reconciler, &pass);
+        assert_eq!(errors(&reconciler.apply([(key(0), Some(open_to(0, "shop", 0..8)))])), [], "{case}");
+    }
+}
+
+#[test]
+fn a_frontend_without_room_in_another_table_does_not_stay_open() {
+    let mut reconciler = adopt(FakeMaps::new(Capacity { slots: 3, backends: 5, ..CAPACITY }));
+    for backends in [[1, 2, 3, 4].as_slice(), &[1, 2, 3, 4, 5, 6]] {
+        assert_eq!(errors(&reconciler.apply([(key(0), Some(open_to(0, "shop", 0..0)))])), []);
+        let wanted = frontend(key(0), 1, TrafficPolicy::Cluster, backends);
+        let wanted = Frontend { source_ranges: open_to(0, "shop", 0..1).source_ranges, ..wanted };
+        let pass = reconciler.apply([(key(0), Some(wanted))]);
+        assert_eq!((pass.failed.len(), is_published(&reconciler, 0)), (1, false), "{backends:?}");
+        reclaim(&mut reconciler, &pass);
+    }
+}
+
+#[test]
+fn ranges_that_do_not_fit_are_not_begun() {
+    let mut reconciler = adopt(FakeMaps::new(Capacity { source_ranges: 8, ..CAPACITY }));
+    let pass = reconciler.apply_all([open_to(0, "shop", 0..6), open_to(1, "shop", 6..9)]);
+    assert_eq!(errors(&pass), [(key(3), "SOURCE_RANGES_V4 is full (8 entries)".to_owned())]);
+    let (_, error) = &pass.failed[0];
+    assert_eq!((ranges_used(&reconciler), reconciler.room(error)), (6, 2));
+    let pass = reconciler.apply([(key(0), None)]);
+    reconciler.maps.grace_period();
+    assert!(reconciler.reclaim(pass.grace.unwrap()), "room for the other");
+    assert_eq!(reconciler.room(error), 8);
+    assert!(reconciler.apply([(key(3), Some(open_to(1, "shop", 6..9)))]).failed.is_empty());
+}
+
 #[test]
 fn a_large_service_is_within_the_default_budgets() {
     let capacity = Capacity {
@@ -428,6 +549,7 @@ fn a_large_service_is_within_the_default_budgets() {
         slots: 1 << 19,
         backends: 1 << 18,
         services: 1 << 16,
+        source_ranges: 1 << 16,
     };
     let budget =
         Budget { service: Budget::SERVICE_SHARE, namespace: Budget::NAMESPACE_SHARE, name_server: None };

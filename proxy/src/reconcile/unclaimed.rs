@@ -104,7 +104,8 @@ mod tests {
     use super::*;
     use crate::reconcile::{Capacity, FakeMaps};
 
-    const CAPACITY: Capacity = Capacity { frontends: 1, descriptors: 2, slots: 1, backends: 1, services: 2 };
+    const CAPACITY: Capacity =
+        Capacity { frontends: 1, descriptors: 2, slots: 1, backends: 1, services: 2, source_ranges: 64 };
 
     fn network(text: &str) -> IpNetwork {
         text.parse().unwrap()

@@ -56,7 +56,8 @@ fn reconciler() -> Reconciler<FakeMaps> {
     let policy = Policy { node_name: "node-1".into(), ..Policy::default() };
     let (index, skipped) = manifests::load(dir.path()).unwrap().to_index(policy);
     assert!(skipped.is_empty(), "{skipped:?}");
-    let capacity = Capacity { frontends: 16, descriptors: 16, slots: 64, backends: 16, services: 16 };
+    let capacity =
+        Capacity { frontends: 16, descriptors: 16, slots: 64, backends: 16, services: 16, source_ranges: 64 };
     let mut reconciler = Reconciler::adopt(FakeMaps::new(capacity)).unwrap();
     assert!(reconciler.apply_all(index.frontends()).failed.is_empty());
     let mut networks = UnclaimedNetworks::adopt(reconciler.maps()).unwrap();
@@ -355,7 +356,8 @@ fn a_dead_name_server_is_not_ready() {
     let node_addresses = vec!["192.0.2.1".parse().unwrap()];
     let policy = Policy { node_name: "node-1".into(), name_server, node_addresses, ..Policy::default() };
     let (index, _) = manifests::load(dir.path()).unwrap().to_index(policy);
-    let capacity = Capacity { frontends: 16, descriptors: 16, slots: 64, backends: 16, services: 16 };
+    let capacity =
+        Capacity { frontends: 16, descriptors: 16, slots: 64, backends: 16, services: 16, source_ranges: 64 };
     let mut reconciler = Reconciler::adopt(FakeMaps::new(capacity)).unwrap();
     assert!(reconciler.apply_all(index.frontends()).failed.is_empty());
     let maps = reconciler.maps();

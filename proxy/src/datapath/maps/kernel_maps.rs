@@ -93,12 +93,14 @@ impl KernelMaps {
         let backends_v6 = mapped::<BackendV6>(dir, map::BACKENDS_V6, access)?;
         let services = hash(dir, map::SERVICES)?;
         let service_stats = per_cpu(dir, map::SERVICE_STATS)?;
+        let source_ranges = SourceRanges::open_ranges(dir)?;
         let capacity = Capacity {
             frontends: state.len(),
             descriptors: descriptors.len(),
             slots: slots.len(),
             backends: backends_v4.len().min(backends_v6.len()),
             services: service_stats.len(),
+            source_ranges: source_ranges.capacity(),
         };
         Ok(Self {
             frontends_v4: hash(dir, map::FRONTENDS_V4)?,
@@ -114,7 +116,7 @@ impl KernelMaps {
             node_addresses_v4: hash(dir, map::NODE_ADDRESSES_V4)?,
             node_addresses_v6: hash(dir, map::NODE_ADDRESSES_V6)?,
             pod_ranges: PodRanges::open(dir, access)?,
-            source_ranges: SourceRanges::open_ranges(dir)?,
+            source_ranges,
             service_networks: ServiceNetworks::open_networks(dir)?,
             state,
             descriptors,

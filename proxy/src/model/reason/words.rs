@@ -29,6 +29,9 @@ impl fmt::Display for Reason {
             Self::NoFrontend { destination, protocol } => {
                 write!(f, "no Service has {} with port {}/{protocol}", destination.ip(), destination.port())
             }
+            Self::NotProgrammed { service, cause } => {
+                write!(f, "the frontend of {service} is not programmed: {cause}")
+            }
             Self::NodePortNotServed { service, destination, protocol, served_at } => {
                 node_port_not_served(f, service, *destination, *protocol)?;
                 served_at_instead(f, served_at)
