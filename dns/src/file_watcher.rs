@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::text_file;
+
 #[derive(Debug)]
 pub(crate) struct FileWatcher {
     path: PathBuf,
@@ -38,7 +40,7 @@ impl FileWatcher {
             return None;
         }
         self.seen = Some(stamp);
-        let read = fs::read_to_string(&self.path);
+        let read = text_file::read(&self.path);
         self.has_failed = read.is_err();
         (is_new || !self.has_failed).then_some(read)
     }

@@ -9,6 +9,7 @@
 //! - `cluster`: names of the cluster, from objects to answers
 //! - `observe`: metrics, query statistics, health
 //! - `resolve`: cache and forwarder
+//! - `text_file`: reading of files in UTF-8
 //! - `zone_data`: zones of master files
 //! - `plugins`: one file per directive
 //! - `serve`: sockets, handler, supervisor
@@ -27,4 +28,5 @@ pub mod observe;
 pub mod plugins;
 pub mod resolve;
 pub mod serve;
+pub mod text_file;
 mod zone_data;

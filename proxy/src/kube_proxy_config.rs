@@ -10,11 +10,14 @@ mod go_duration;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
+
+use dns::text_file;
 
 pub use fields::without_effect;
 pub use file::{Ipvs, KubeProxyConfiguration};
@@ -49,7 +52,7 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self, ConfigFileError> {
-        let text = fs::read_to_string(path)
+        let text = text_file::read(path)
             .map_err(|source| ConfigFileError::Read { path: path.to_owned(), source })?;
         Self::parse(path, text)
     }

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dns::text_file;
+
 use crate::yaml;
 
 mod document;
@@ -67,7 +69,7 @@ fn read_named(path: &Path) -> io::Result<Manifests> {
         return Err(not_regular());
     }
     let mut manifests = Manifests::default();
-    manifests.read_documents(&file_name(path), &utf8(fs::read(path)?)?);
+    manifests.read_documents(&file_name(path), &text_file::text(fs::read(path)?)?);
     Ok(manifests)
 }
 
@@ -108,15 +110,11 @@ fn text(path: &Path) -> io::Result<String> {
     if !fs::metadata(path)?.is_file() {
         return Err(not_regular());
     }
-    utf8(fs::read(path)?)
+    text_file::read(path)
 }
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-fn utf8(bytes: Vec<u8>) -> io::Result<String> {
-    String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8 text"))
 }
 
 fn not_regular() -> io::Error {

@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use super::{CorefileError, keys};
+use crate::text_file;
 
 /// The keys of the ConfigMap.
 pub const STUB_DOMAINS: &str = "stubDomains";
@@ -34,7 +35,7 @@ pub(super) fn in_directory(directory: &Path) -> Result<(PathBuf, Option<String>)
     if path.exists() {
         return Ok((path, None));
     }
-    let read = |key: &str| match fs::read_to_string(directory.join(key)) {
+    let read = |key: &str| match text_file::read(&directory.join(key)) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(CorefileError::Unreadable(directory.join(key), error)),

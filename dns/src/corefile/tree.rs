@@ -13,6 +13,7 @@ use super::{
     lexer::{Word, lines},
     pillar,
 };
+use crate::text_file;
 
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -132,7 +133,7 @@ impl Reader<'_> {
 
     fn lines(&self, path: &Path) -> Result<Lines, CorefileError> {
         let given = self.source.text.filter(|_| path == self.source.path).map(str::to_owned);
-        let read = || fs::read_to_string(path);
+        let read = || text_file::read(path);
         let text =
             given.map_or_else(read, Ok).map_err(|error| CorefileError::Unreadable(path.to_owned(), error))?;
         let mut lines = lines(&text, &Arc::from(path.display().to_string()), self.env)?;

@@ -13,6 +13,7 @@ use super::{
     rdata::{name, rdata, record_type, ttl},
     zone::{InvalidZone, Zone},
 };
+use crate::text_file;
 
 /// Limit of the octets of a file.
 const MAX_FILE: u64 = 256 << 20;
@@ -68,7 +69,7 @@ impl Parser {
         if fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
             return Err(ZoneFileError::TooLarge(path.to_owned()));
         }
-        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let text = text_file::read(path).map_err(unreadable)?;
         let malformed = |(line, problem): (usize, &str)| ZoneFileError::Malformed {
             file: path.to_owned(),
             line,

@@ -15,6 +15,10 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
+mod words;
+
+pub use words::auth;
+
 /// Directory of a pod's service account credentials.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -47,8 +51,8 @@ pub enum Credentials {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[from] KubeconfigError),
+    #[error("the kubeconfig {files} cannot be used: {fault}")]
+    Kubeconfig { files: String, fault: String },
     #[error("`{url}` is not the address of an API server, such as https://192.0.2.1:6443")]
     Url { url: String },
     #[error("no API server is named: give --kubeconfig or --api-server, or serve files with --manifests")]
@@ -59,8 +63,8 @@ pub enum AccessError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the credentials cannot be used")]
-    Client(#[source] Box<kube::Error>),
+    #[error("the credentials for the API server cannot be used: {0}")]
+    Credentials(String),
 }
 
 /// An HTTP client, and the token file for its requests.
@@ -86,7 +90,8 @@ impl Access {
         // No retries in kube-rs: the watch alone decides about backoff.
         config.default_retry = false;
         let url = config.cluster_url.to_string();
-        let client = Client::try_from(config).map_err(|error| AccessError::Client(Box::new(error)))?;
+        let client =
+            Client::try_from(config).map_err(|error| AccessError::Credentials(words::client(&error)))?;
         Ok(Connection { client, url, token })
     }
 
@@ -101,16 +106,11 @@ impl Access {
     async fn config(&self) -> Result<Config, AccessError> {
         let url = self.url.as_deref().map(parse_url).transpose()?;
         match &self.credentials {
-            Credentials::Kubeconfig(files) => {
-                let merged = files.iter().try_fold(Kubeconfig::default(), |merged, file| {
-                    merged.merge(Kubeconfig::read_from(file)?)
-                })?;
-                kubeconfig(merged, KubeConfigOptions::default(), url).await
-            }
+            Credentials::Kubeconfig(files) => kubeconfig(files, KubeConfigOptions::default(), url).await,
             Credentials::Context(file, context) => {
                 let options =
                     KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-                kubeconfig(Kubeconfig::read_from(file)?, options, url).await
+                kubeconfig(std::slice::from_ref(file), options, url).await
             }
             Credentials::Certificates { certificate, key, authority } => {
                 let mut config = Config::new(url.ok_or(AccessError::NoServer)?);
@@ -131,12 +131,21 @@ impl Access {
 }
 
 async fn kubeconfig(
-    files: Kubeconfig,
+    files: &[PathBuf],
     options: KubeConfigOptions,
     url: Option<Uri>,
 ) -> Result<Config, AccessError> {
-    let mut config = Config::from_custom_kubeconfig(files, &options).await?;
-    config.cluster_url = url.unwrap_or(config.cluster_url);
+    let refused = |error: KubeconfigError| {
+        let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        AccessError::Kubeconfig { files: files.join(", "), fault: words::kubeconfig(&error) }
+    };
+    let merged = files
+        .iter()
+        .try_fold(Kubeconfig::default(), |merged, file| merged.merge(Kubeconfig::read_from(file)?))
+        .map_err(refused)?;
+    let mut config = Config::from_custom_kubeconfig(merged, &options).await.map_err(refused)?;
+    // A server may be a host and a port; requests need a whole URL.
+    config.cluster_url = url.map_or_else(|| parse_url(&config.cluster_url.to_string()), Ok)?;
     Ok(config)
 }
 
@@ -196,6 +205,7 @@ impl TokenFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::chain;
 
     #[test]
     fn addresses_of_api_servers() {
@@ -211,6 +221,117 @@ mod tests {
             let url = parse_url(text).map(|url| url.to_string());
             assert_eq!(url.ok().as_deref(), want, "{text:?}");
         }
+    }
+
+    async fn fault(text: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, text).unwrap();
+        let credentials = Credentials::Kubeconfig(vec![file.path().to_owned()]);
+        let result = Access { credentials, url: None }.connect().await;
+        let error = chain(&result.err().unwrap_or_else(|| panic!("accepted: {text}")));
+        error.replace(&file.path().display().to_string(), "FILE")
+    }
+
+    fn file_with(cluster: &str, user: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: x\nclusters: [{{name: a, cluster: {{{cluster}}}}}]\n\
+             contexts: [{{name: x, context: {{cluster: a, user: u}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn faults_of_a_kubeconfig_are_named_in_words() {
+        let file = "the kubeconfig FILE cannot be used: ";
+        let credentials = "the credentials for the API server cannot be used: ";
+        let server = "server: \"https://127.0.0.1:1\"";
+        let with = |more: &str| file_with(&format!("{server}, {more}"), "");
+        let user = |user: &str| file_with(server, user);
+        for (text, want) in [
+            (String::new(), format!("{file}current-context is missing")),
+            ("current-context: x\n".to_owned(), format!("{file}it has no context `x`")),
+            (file_with("", ""), format!("{file}the cluster has no server")),
+            (
+                file_with("server: \"http://[::1\"", ""),
+                format!("{file}the cluster's server is not a URL such as https://192.0.2.1:6443"),
+            ),
+            (
+                file_with("server: \"ftp://127.0.0.1\"", ""),
+                "`ftp://127.0.0.1/` is not the address of an API server, such as https://192.0.2.1:6443"
+                    .to_owned(),
+            ),
+            (
+                with("certificate-authority-data: \"!\""),
+                format!("{file}certificate-authority-data is not base64"),
+            ),
+            (
+                with("certificate-authority: /none"),
+                format!(
+                    "{file}cannot read certificate-authority /none: No such file or directory (os error 2)"
+                ),
+            ),
+            (
+                with("proxy-url: \"foo://x\""),
+                format!("{credentials}the proxy foo://x/ has an unknown protocol"),
+            ),
+            (
+                user("client-certificate: /none, client-key: /none"),
+                format!(
+                    "{credentials}cannot read client-certificate /none: No such file or directory (os error 2)"
+                ),
+            ),
+            (
+                user("client-certificate-data: aGVsbG8=, client-key-data: aGVsbG8="),
+                format!(
+                    "{credentials}the client certificate, its key or the certificate authority is not valid PEM"
+                ),
+            ),
+            (
+                user("tokenFile: /none"),
+                "cannot read the token in /none: No such file or directory (os error 2)".into(),
+            ),
+            (
+                user(
+                    "exec: {apiVersion: client.authentication.k8s.io/v1, command: /none, interactiveMode: Never}",
+                ),
+                format!(
+                    "{credentials}the command of `exec` cannot be started: No such file or directory (os error 2)"
+                ),
+            ),
+        ] {
+            assert_eq!(fault(&text).await, want, "{text}");
+        }
+    }
+
+    /// A parser's excerpt of the file, or the output of a command, would bring tokens into the log.
+    #[tokio::test]
+    async fn faults_of_a_kubeconfig_show_no_secrets() {
+        let exec = |script: &str| {
+            file_with(
+                "server: \"https://127.0.0.1:1\"",
+                &format!(
+                    "exec: {{apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command: sh, \
+                     args: [-c, {script}]}}"
+                ),
+            )
+        };
+        for (text, want) in [
+            (format!("{}  token: hunter2\nusers: [\n", file_with("", "token: hunter2")), "line "),
+            (file_with("insecure-skip-tls-verify: maybe", "token: hunter2"), "line "),
+            (exec("'echo hunter2; exit 3'"), "the command of `exec` failed (exit status: 3)"),
+            (exec("'echo \"token: [hunter2\"'"), "the command of `exec` printed no ExecCredential"),
+        ] {
+            let error = fault(&text).await;
+            assert!(error.contains(want) && !error.contains("hunter2") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_server_of_a_kubeconfig_may_be_a_host_and_a_port() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, file_with("server: \"127.0.0.1:6443\"", "")).unwrap();
+        let credentials = Credentials::Kubeconfig(vec![file.path().to_owned()]);
+        let connection = Access { credentials, url: None }.connect().await.unwrap();
+        assert_eq!(connection.url, "https://127.0.0.1:6443/");
     }
 
     #[test]

@@ -4,7 +4,10 @@
 use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
 
-use super::file::{API_VERSION, KIND, KubeProxyConfiguration};
+use super::{
+    file::{API_VERSION, KIND, KubeProxyConfiguration},
+    types,
+};
 use crate::yaml;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +36,10 @@ pub fn decode(text: &str) -> Result<Decoded, String> {
     };
     require_type(&value)?;
     drop_nulls(&mut value);
+    types::check(&value)?;
     let mut unknown = Vec::new();
     let config = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
-    let mut config: KubeProxyConfiguration = config.map_err(|error| error.to_string())?;
+    let mut config: KubeProxyConfiguration = config.map_err(|_| "a field has a value of the wrong type")?;
     warnings.extend(unknown.into_iter().map(|field| format!("unknown field `{field}`")));
     config.set_defaults();
     Ok(Decoded { config, warnings })

@@ -1,5 +1,7 @@
 use std::{net::IpAddr, path::Path, time::Duration};
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::model::policy::{DetectLocal, NodePortAddresses};
 
@@ -174,13 +176,84 @@ fn invalid_values_are_reported_by_field() {
 }
 
 #[test]
-fn values_of_the_wrong_type_are_refused() {
-    for fields in
-        ["oomScoreAdj: high", "bindAddressHardFail: 3", "configSyncPeriod: 30", "nodePortAddresses: primary"]
-    {
+fn values_of_the_wrong_type_are_refused_by_field() {
+    let integer = "an integer within -2147483648 and 2147483647";
+    let duration = "a duration such as 30s or 1h30m";
+    for (fields, field, value, wanted) in [
+        ("mode: 3", "mode", "`3`", "a string (values such as 1 and true need quotes)"),
+        ("hostnameOverride: [a]", "hostnameOverride", "the list `[\"a\"]`", "a string"),
+        ("oomScoreAdj: high", "oomScoreAdj", "`high`", integer),
+        ("oomScoreAdj: \"3\"", "oomScoreAdj", "`3`", integer),
+        ("oomScoreAdj: 1.5", "oomScoreAdj", "`1.5`", integer),
+        ("conntrack: {maxPerCore: 99999999999}", "conntrack.maxPerCore", "`99999999999`", integer),
+        ("logging: {verbosity: -1}", "logging.verbosity", "`-1`", "an integer within 0 and 4294967295"),
+        ("bindAddressHardFail: 3", "bindAddressHardFail", "`3`", "true or false"),
+        ("iptables: {localhostNodePorts: abc}", "iptables.localhostNodePorts", "`abc`", "true or false"),
+        ("featureGates: {A: 3}", "featureGates.A", "`3`", "true or false"),
+        ("featureGates: abc", "featureGates", "`abc`", "a map of fields"),
+        ("clientConnection: {qps: abc}", "clientConnection.qps", "`abc`", "a number"),
+        ("clientConnection: [a]", "clientConnection", "the list `[\"a\"]`", "a map of fields"),
+        ("conntrack: true", "conntrack", "`true`", "a map of fields"),
+        ("nodePortAddresses: primary", "nodePortAddresses", "`primary`", "a list"),
+        ("nodePortAddresses: [primary, 3]", "nodePortAddresses[1]", "`3`", "a string"),
+        ("ipvs: {excludeCIDRs: {a: b}}", "ipvs.excludeCIDRs", "the map `{\"a\":\"b\"}`", "a list"),
+        ("configSyncPeriod: 30", "configSyncPeriod", "`30`", duration),
+        ("conntrack: {udpTimeout: 5x}", "conntrack.udpTimeout", "`5x`", duration),
+        ("iptables: {minSyncPeriod: 99999999999h}", "iptables.minSyncPeriod", "`99999999999h`", duration),
+    ] {
         let error = with(fields).unwrap_err();
-        assert!(error.contains("is not a kube-proxy configuration"), "{fields}: {error}");
+        let want = format!("is not a kube-proxy configuration: {field}: {value} is not {wanted}");
+        assert!(error.contains(&want), "{fields}: {error}");
     }
+}
+
+/// The check of types finds all that decoding would refuse in words of its own.
+#[test]
+fn decoding_accepts_whatever_has_the_right_types() {
+    let defaults = serde_json::to_value(KubeProxyConfiguration::upstream_default()).unwrap();
+    let values = [
+        json!(3),
+        json!(-1),
+        json!(1.5),
+        json!(99_999_999_999_i64),
+        json!(u64::MAX),
+        json!(1e300),
+        json!("abc"),
+        json!(""),
+        json!("5s"),
+        json!(true),
+        json!([]),
+        json!(["a"]),
+        json!([3]),
+        json!([null]),
+        json!([{}]),
+        json!({}),
+        json!({"a": "b"}),
+        json!({"a": true}),
+    ];
+    for pointer in pointers("", &defaults) {
+        for value in &values {
+            let mut file = defaults.clone();
+            *file.pointer_mut(&pointer).unwrap() = value.clone();
+            let error = parse(&file.to_string()).err().unwrap_or_default();
+            let field = pointer.trim_start_matches('/').replace('/', ".");
+            let is_named = error.contains(&format!("configuration: {field}")) || is_type(&pointer);
+            assert!(!error.contains("is not a kube-proxy") || is_named, "{pointer}, {value}: {error}");
+        }
+    }
+}
+
+fn is_type(pointer: &str) -> bool {
+    ["/apiVersion", "/kind"].contains(&pointer)
+}
+
+fn pointers(at: &str, value: &Value) -> Vec<String> {
+    let fields = value.as_object().into_iter().flatten();
+    let below = fields.flat_map(|(name, value)| {
+        let path = format!("{at}/{name}");
+        [path.clone()].into_iter().chain(pointers(&path, value)).collect::<Vec<_>>()
+    });
+    below.collect()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `dns check`: line by line, what the server does with a Corefile. Needs no privileges.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use dns::{
@@ -9,6 +9,7 @@ use dns::{
         kube_dns::{STUB_DOMAINS, UPSTREAM_NAMESERVERS, from_config_map},
     },
     plugins::check::{CheckedLine, Verdict, check},
+    text_file,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +47,7 @@ pub fn run(Args { corefile, from_configmap, output: OutputArgs { output } }: Arg
     let lines = match (corefile, from_configmap) {
         (Some(path), _) => check(Source::file(&path), &environment),
         (None, Some(path)) => {
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = text_file::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let corefile = corefile_of(&text).with_context(|| format!("{}", path.display()))?;
             // The keys of a ConfigMap are files of one directory.
             let name = PathBuf::from(format!("{}#Corefile", path.display()));

@@ -13,7 +13,10 @@ use rustls::CertificateError;
 
 use crate::{
     error::chain,
-    k8s::{access::AccessError, object::Kind},
+    k8s::{
+        access::{self, AccessError},
+        object::Kind,
+    },
     source_state::SourceFailure,
 };
 
@@ -75,6 +78,9 @@ impl ApiError {
     }
 
     fn of_transport(error: &kube::Error, url: &str) -> Self {
+        if let Some(fault) = causes(error).find_map(|cause| cause.downcast_ref()) {
+            return Self::Access(AccessError::Credentials(access::auth(fault)));
+        }
         let url = url.to_owned();
         match tls_cause(error) {
             Some(cause) => Self::Tls { url, cause },
