@@ -116,6 +116,7 @@ fn answers(criterion: &mut Criterion) {
             port: 4242,
             local: std::net::Ipv4Addr::LOCALHOST.into(),
             is_encrypted: false,
+            is_http: false,
         }
     };
     let every = |prefix: &'static str, step: usize, qtype: u16| -> Vec<Vec<u8>> {
@@ -141,7 +142,9 @@ fn answers(criterion: &mut Criterion) {
                 let (client, request) = turn.next().unwrap();
                 match handler.handle(black_box(request), client) {
                     Handled::Reply(reply) => reply.len(),
-                    Handled::Dropped | Handled::Pending(_) => panic!("{name} was not answered"),
+                    Handled::Dropped | Handled::Pending(_) | Handled::Transfer(_) => {
+                        panic!("{name} was not answered")
+                    }
                 }
             });
         });

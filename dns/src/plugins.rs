@@ -47,6 +47,7 @@ pub mod reload;
 pub mod rewrite;
 pub mod template;
 pub mod tls;
+pub mod transfer;
 mod unsupported;
 pub mod view;
 pub mod whoami;
@@ -80,6 +81,7 @@ use reload::Reload;
 use rewrite::Rewrite;
 use template::Template;
 use tls::ServerTls;
+use transfer::Transfer;
 use view::View;
 
 /// Generates [`ServerBlock`] and [`DIRECTIVES`] from one list, so that neither can lack a directive of the other.
@@ -146,6 +148,7 @@ directives! {
     whoami: bool = whoami::Whoami,
     files: Vec<ZoneFile> = ZoneFile,
     auto: Option<Auto> = Auto,
+    transfers: Vec<Transfer> = Transfer,
     taps: Vec<Dnstap> = Dnstap,
     autopath: Option<Autopath> = Autopath,
     view: Option<View> = View,

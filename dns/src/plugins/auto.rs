@@ -152,6 +152,19 @@ impl LocalPlugin for AutoPlugin {
     fn follows_cluster(&self) -> bool {
         true
     }
+
+    fn zone(&self, origin: &LowerName) -> Option<Arc<Zone>> {
+        let zones = self.0.zones.load();
+        zones
+            .get(origin)
+            .filter(|_| self.0.auto.origins.contains(origin))
+            .map(|loaded| Arc::clone(&loaded.zone))
+    }
+
+    fn serials(&self) -> Vec<(LowerName, u32)> {
+        let zones = self.0.zones.load();
+        zones.iter().map(|(origin, loaded)| (origin.clone(), loaded.zone.serial())).collect()
+    }
 }
 
 impl Served {

@@ -1,8 +1,11 @@
 //! The parts of a directive: its name and options in the Corefile, and its local plugin.
 
-use std::{fmt, fs};
+use std::{fmt, fs, sync::Arc};
 
-use hickory_server::proto::{op::Query, rr::RecordType};
+use hickory_server::proto::{
+    op::Query,
+    rr::{LowerName, RecordType},
+};
 
 use crate::{
     cluster::name::QueryName,
@@ -10,6 +13,7 @@ use crate::{
     corefile::{CorefileError, Statement, Word},
     observe::metrics::Metrics,
     resolve::reply::Reply,
+    zone_data::Zone,
 };
 
 /// One directive of a server block.
@@ -122,6 +126,16 @@ pub(crate) trait LocalPlugin: fmt::Debug + Send + Sync {
     /// Whether the plugin answers only what the cluster's data do not answer.
     fn follows_cluster(&self) -> bool {
         false
+    }
+
+    /// The zone with this origin, for transfers.
+    fn zone(&self, _origin: &LowerName) -> Option<Arc<Zone>> {
+        None
+    }
+
+    /// The serials of the zones that [`Self::zone`] knows.
+    fn serials(&self) -> Vec<(LowerName, u32)> {
+        Vec::new()
     }
 
     /// Whether [`Self::answer`] could return a reply. A cheap test for the fast path; wrong only where it returns

@@ -152,6 +152,16 @@ impl LocalPlugin for FilePlugin {
     fn follows_cluster(&self) -> bool {
         true
     }
+
+    fn zone(&self, origin: &LowerName) -> Option<Arc<Zone>> {
+        self.0.iter().rfind(|served| served.origin == *origin)?.zone.load_full()
+    }
+
+    fn serials(&self) -> Vec<(LowerName, u32)> {
+        let serial =
+            |served: &Arc<Served>| Some((served.origin.clone(), served.zone.load().as_ref()?.serial()));
+        self.0.iter().filter_map(serial).collect()
+    }
 }
 
 /// The reply with these records.

@@ -33,7 +33,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("sign", "forward the zone to a server that signs it"),
     ("timeouts", "remove it: connections are timed as CoreDNS does without it"),
     ("trace", "remove it"),
-    ("transfer", "remove it, and give the zone's file to the other servers: zones are not transferred"),
     ("tsig", "remove it"),
 ];
 

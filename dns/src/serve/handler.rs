@@ -28,6 +28,7 @@ use crate::{
     plugins::{
         acl::{self, Action},
         rewrite::{InvalidName, Sender},
+        transfer as transfers,
         view::Asked,
         whoami,
     },
@@ -42,6 +43,7 @@ mod local_plugins;
 mod lookups;
 mod random;
 mod response;
+mod transfer;
 mod wire;
 
 pub use block::{Block, MAX_PENDING};
@@ -49,6 +51,7 @@ pub use client::Client;
 use lookups::{Lookups, SelfLookup};
 pub use random::below;
 use response::Response;
+pub use transfer::Transfer;
 pub use wire::{encode, min_ttl};
 
 /// Limit of CNAME steps from one plugin or block to another.
@@ -61,6 +64,8 @@ pub enum Handled {
     Reply(Vec<u8>),
     /// An upstream has to be queried.
     Pending(Box<Pending>),
+    /// A zone, only over TCP and TLS.
+    Transfer(Box<Transfer>),
 }
 
 /// A request that waits for an upstream.
@@ -173,6 +178,9 @@ impl Handler {
                 Ok(response) => Handled::Reply(response.finish_with(reply, &block.metrics)),
                 Err(handled) => handled,
             };
+        }
+        if is_transfer(question) && !block.transfers.is_empty() {
+            return transfer(request, response, block);
         }
         let sender = Sender {
             client: (response.client_socket().0.ip(), response.client_socket().0.port()),
@@ -379,6 +387,8 @@ impl SelfLookup for Handler {
                 Handled::Dropped => return Reply::servfail(),
                 Handled::Reply(reply) => reply,
                 Handled::Pending(pending) => pending.finish().await,
+                // Only clients ask for zones.
+                Handled::Transfer(_) => return Reply::servfail(),
             };
             match Message::from_vec(&octets) {
                 Ok(message) => Reply::from_upstream(message, question),
@@ -455,8 +465,37 @@ fn option(edns: &Edns, code: u16) -> Option<Vec<u8>> {
 /// Whether the class and the type are answered: only by directives of their own, if at all, are other classes and
 /// transfers.
 fn is_served(question: &Query) -> bool {
-    let is_transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
-    question.query_class == DNSClass::IN && !is_transfer
+    question.query_class == DNSClass::IN && !is_transfer(question)
+}
+
+fn is_transfer(question: &Query) -> bool {
+    matches!(question.query_type, RecordType::AXFR | RecordType::IXFR)
+}
+
+/// Begins the transfer of a zone to a client that may have it, or refuses it.
+fn transfer(request: &Message, mut response: Response, block: &Block) -> Handled {
+    let question = &request.queries[0];
+    response.topic = Topic::Local;
+    response.set_block(block);
+    let response = match restrict(response, question, block) {
+        Ok(response) => response,
+        Err(handled) => return handled,
+    };
+    let refuse = |response: Response, rcode| Handled::Reply(response.refuse(rcode, &block.metrics));
+    let origin = LowerName::from(&question.name);
+    let is_admitted = transfers::admits(&block.transfers, &origin, response.client());
+    if !is_admitted || !response.is_over_stream() || question.query_class != DNSClass::IN {
+        return refuse(response, ResponseCode::Refused);
+    }
+    let Some(zone) = block.local_plugins.zone(&origin) else {
+        return refuse(response, ResponseCode::NotAuth);
+    };
+    let Some(running) = block.running.begin(response.client()) else {
+        block.refusals.count(Refusal::Transfer);
+        return refuse(response, ResponseCode::Refused);
+    };
+    response.count_transfer(&block.metrics);
+    Handled::Transfer(Box::new(Transfer::new(request, zone, running)))
 }
 
 /// Applies the rules for clients. Errors: the query is dropped, or answered without the block.

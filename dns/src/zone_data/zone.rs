@@ -61,8 +61,11 @@ impl Zone {
         self.serial
     }
 
+    pub(crate) fn soa(&self) -> &Record {
+        &self.soa
+    }
+
     /// All records, but the SOA record.
-    #[cfg(test)]
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
         self.nodes.values().flatten().filter(|record| record.data != self.soa.data)
     }

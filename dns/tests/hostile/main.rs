@@ -71,10 +71,12 @@ fn one(
         port: 4242,
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),
         is_encrypted: false,
+        is_http: false,
     };
     let before = processor_time();
     let reply = catch_unwind(AssertUnwindSafe(|| match fixture.handler.handle(packet, client) {
         Handled::Dropped => (Outcome::Dropped, None),
+        Handled::Transfer(_) => (Outcome::Answered, None),
         Handled::Reply(reply) => (Outcome::Answered, Some(reply)),
         Handled::Pending(pending) => (Outcome::Forwarded, Some(pending.refuse())),
     }));

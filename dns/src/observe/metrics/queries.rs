@@ -41,6 +41,7 @@ named_enum! {
         Whoami = "whoami",
         File = "file",
         Auto = "auto",
+        Transfer = "transfer",
         Autopath = "autopath",
         Rewrite = "rewrite",
         Dns64 = "dns64",

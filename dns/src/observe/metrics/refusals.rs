@@ -13,6 +13,8 @@ named_enum! {
         Pending = "pending",
         /// `max_concurrent` of `forward`.
         MaxConcurrent = "max_concurrent",
+        /// The limit of transfers at a time.
+        Transfer = "transfer",
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hickory_server::proto::{op::Query, rr::RecordType};
 
-use super::{local_plugins::LocalPlugins, random::below};
+use super::{local_plugins::LocalPlugins, random::below, transfer::Transfers};
 use crate::{
     cluster::{
         authority::Authority,
@@ -25,6 +25,7 @@ use crate::{
         loadbalance::{Balancer, Loadbalance},
         log::Log,
         nsid::Nsid,
+        transfer::{self, Transfer},
         view::{Asked, View},
     },
     resolve::{
@@ -42,7 +43,10 @@ pub const MAX_PENDING: usize = 8192;
 pub struct Block {
     /// The zones that it serves.
     pub zones: Vec<Name>,
-    pub(super) local_plugins: LocalPlugins,
+    pub(super) local_plugins: Arc<LocalPlugins>,
+    /// Those who may have zones.
+    pub(super) transfers: Vec<Transfer>,
+    pub(super) running: Arc<Transfers>,
     /// Asked after the local plugins that precede the cluster's data.
     external: Option<External>,
     pub(super) authority: Option<Authority>,
@@ -90,10 +94,18 @@ impl Block {
         let cache = block.cache.as_ref().map(|cache| (cache, context.metrics.cache(server, &label)));
         let forwarder = Forwarder::start(&block.forwards, cache, &context)?;
         let plugin_context = PluginContext { metrics: &context.metrics, server, zone: &label };
+        let local_plugins = Arc::new(LocalPlugins::start(block, &plugin_context));
+        if !block.transfers.is_empty() {
+            let plugins = Arc::downgrade(&local_plugins);
+            let serials = move || plugins.upgrade().map(|plugins| plugins.serials());
+            tokio::spawn(transfer::notify(block.transfers.clone(), serials));
+        }
         Ok(Self {
             metrics: context.metrics.queries_of_view(server, &label, view),
             zones,
-            local_plugins: LocalPlugins::start(block, &plugin_context),
+            local_plugins,
+            transfers: block.transfers.clone(),
+            running: Arc::default(),
             external: block.external.clone(),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
             forwarder: (!block.forwards.is_empty()).then_some(forwarder),

@@ -13,4 +13,6 @@ pub struct Client {
     pub local: IpAddr,
     /// TLS or HTTPS.
     pub is_encrypted: bool,
+    /// A request that may have one message as its reply.
+    pub is_http: bool,
 }

@@ -1,6 +1,11 @@
 //! The local plugins of a block, which precede `kubernetes` and `forward`, and its rewrites.
 
-use hickory_server::proto::{op::Query, rr::RecordType};
+use std::{collections::BTreeMap, sync::Arc};
+
+use hickory_server::proto::{
+    op::Query,
+    rr::{LowerName, RecordType},
+};
 
 use crate::{
     cluster::name::QueryName,
@@ -9,6 +14,7 @@ use crate::{
         rewrite::{InvalidName, Rewrite, Rewritten, Sender, rewritten},
     },
     resolve::reply::Reply,
+    zone_data::Zone,
 };
 
 #[derive(Debug)]
@@ -40,6 +46,16 @@ impl LocalPlugins {
 
     pub fn answer(&self, question: &Query) -> Option<Reply> {
         self.chain.iter().find_map(|plugin| plugin.answer(question))
+    }
+
+    /// The zone with this origin.
+    pub fn zone(&self, origin: &LowerName) -> Option<Arc<Zone>> {
+        self.chain.iter().chain(&self.last).find_map(|plugin| plugin.zone(origin))
+    }
+
+    /// The serials of all zones.
+    pub fn serials(&self) -> BTreeMap<LowerName, u32> {
+        self.chain.iter().chain(&self.last).flat_map(|plugin| plugin.serials()).collect()
     }
 
     /// The answer of a plugin that follows the cluster's data, if these have none.

@@ -174,6 +174,20 @@ impl Response {
         self.message.metadata.recursion_available = block.forwarder.is_some();
     }
 
+    /// Whether several messages may be the reply.
+    pub fn is_over_stream(&self) -> bool {
+        self.client.transport == Transport::Tcp && !self.client.is_http
+    }
+
+    /// Counts a query that is answered with a zone.
+    pub fn count_transfer(&self, metrics: &QueryMetrics) {
+        let Client { transport, address, .. } = self.client;
+        let (qtype, took) = (self.message.queries[0].query_type, self.started.elapsed());
+        metrics.count_query(transport, address.is_ipv6(), qtype, self.flags.dnssec_ok, self.size);
+        metrics.observe_answer(transport, ResponseCode::NoError, Plugin::Transfer, 0, took);
+        metrics.record_client(address, self.topic, ResponseCode::NoError, took);
+    }
+
     /// The rules that change the response, if there are any.
     pub fn rewritten(&self) -> Option<&Rewritten> {
         self.rewritten.as_ref()
@@ -443,6 +457,7 @@ mod tests {
             port: 4242,
             local: Ipv4Addr::LOCALHOST.into(),
             is_encrypted: false,
+            is_http: false,
         };
         Response::to(&request, client, Instant::now())
     }

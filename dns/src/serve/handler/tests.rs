@@ -128,6 +128,7 @@ fn client(transport: Transport) -> Client {
         port: 4242,
         local: Ipv4Addr::LOCALHOST.into(),
         is_encrypted: false,
+        is_http: false,
     }
 }
 
@@ -139,6 +140,7 @@ fn other_client(transport: Transport) -> Client {
         port: 4242,
         local: Ipv4Addr::LOCALHOST.into(),
         is_encrypted: false,
+        is_http: false,
     }
 }
 

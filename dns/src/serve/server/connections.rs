@@ -96,6 +96,15 @@ impl ConnectionSlot {
         permits.map(|permits| QueuedReply { reply, permits })
     }
 
+    /// Reserves buffer for a message of a transfer, when there is some: the client is sent as much as it reads. Returns
+    /// `None` for a message that is larger than the buffer.
+    pub async fn reserve_when_free(&self, reply: Vec<u8>) -> Option<QueuedReply> {
+        let octets = u32::try_from(reply.len()).ok().filter(|_| reply.len() <= MAX_UNREAD_PER_CLIENT)?;
+        let own = self.permits.clone().acquire_many_owned(octets).await.ok()?;
+        let shared = self.connections.permits.clone().acquire_many_owned(octets).await.ok()?;
+        Some(QueuedReply { reply, permits: [own, shared] })
+    }
+
     pub fn acquire(&self, octets: usize) -> Option<BufferPermits> {
         let octets = u32::try_from(octets).ok()?;
         let own = self.permits.clone().try_acquire_many_owned(octets).ok()?;

@@ -113,6 +113,8 @@ async fn respond(
     let reply = match serving.handler.handle(&query, client) {
         Handled::Dropped => return error(StatusCode::BAD_REQUEST),
         Handled::Reply(reply) => reply,
+        // Refused by the handler over HTTP.
+        Handled::Transfer(_) => return error(StatusCode::BAD_REQUEST),
         Handled::Pending(pending) => match serving.acquire_slot() {
             None => pending.refuse(),
             Some(pending_slot) => {

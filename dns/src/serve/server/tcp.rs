@@ -10,7 +10,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, OwnedPermit},
+        watch,
+    },
     time::{interval, sleep, timeout},
 };
 use tracing::debug;
@@ -25,7 +28,7 @@ use crate::{
         heartbeat::{INTERVAL, TaskHeartbeat},
         metrics::{Loss, Losses, Transport},
     },
-    serve::handler::{Client, Handled},
+    serve::handler::{Client, Handled, Transfer},
 };
 
 /// The idle timeout of a connection.
@@ -35,6 +38,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(3);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The idle timeout of a connection while the server stops.
 const STOP_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
+/// The limit of a transfer: a client that reads slowly must not keep others from theirs.
+const MAX_TRANSFER: Duration = Duration::from_secs(600);
 /// Limit of pending requests of one connection. At the limit, the connection is not read.
 const MAX_IN_FLIGHT: usize = 64;
 /// The size at which replies are written without collecting more.
@@ -109,7 +114,9 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let local = stream.local_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |local| local.ip().to_canonical());
     let is_encrypted = serving.security.is_some();
-    let client = Client { transport: Transport::Tcp, address: slot.client, port, local, is_encrypted };
+    let is_http = serving.security.as_ref().is_some_and(|security| security.is_https);
+    let client =
+        Client { transport: Transport::Tcp, address: slot.client, port, local, is_encrypted, is_http };
     let slot = Arc::new(slot);
     let Some(security) = serving.security.clone() else {
         let (read, write) = stream.into_split();
@@ -149,6 +156,11 @@ async fn converse(
         let (Ok(request), Ok(queue_slot)) = (request, replies.clone().reserve_owned().await) else { break };
         let reply = match serving.handler.handle(&request, client) {
             Handled::Dropped => break,
+            Handled::Transfer(transfer) => {
+                let (slot, replies) = (slot.clone(), replies.clone());
+                tokio::spawn(timeout(MAX_TRANSFER, send_zone(transfer, slot, (queue_slot, replies))));
+                continue;
+            }
             Handled::Reply(reply) => reply,
             Handled::Pending(pending) => match serving.acquire_slot() {
                 None => pending.refuse(),
@@ -168,6 +180,30 @@ async fn converse(
     drop(replies);
     // The writer ends with the last reply.
     let _ = writer.await;
+}
+
+/// Sends the messages of a transfer, until the client goes away.
+async fn send_zone(
+    transfer: Box<Transfer>,
+    slot: Arc<ConnectionSlot>,
+    (first, replies): (OwnedPermit<Option<QueuedReply>>, mpsc::Sender<Option<QueuedReply>>),
+) {
+    let mut place = Some(first);
+    for message in transfer.messages() {
+        let next = match place.take() {
+            Some(first) => first,
+            None => match replies.clone().reserve_owned().await {
+                Ok(next) => next,
+                Err(_) => return,
+            },
+        };
+        let reply = slot.reserve_when_free(message).await;
+        let is_cut = reply.is_none();
+        next.send(reply);
+        if is_cut {
+            return;
+        }
+    }
 }
 
 /// Waits until the server stops, and then for requests that may be in transit.

@@ -136,12 +136,15 @@ impl Requests {
             port: datagram.client.port(),
             local: datagram.to.map_or(self.local, |to| to.to_canonical()),
             is_encrypted: false,
+            is_http: false,
         };
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
             Handled::Reply(reply) if is_repeated => self.hold(reply, address),
             Handled::Reply(reply) => send(&self.socket, &self.serving, reply, &datagram),
             Handled::Pending(pending) => self.spawn(pending, datagram),
+            // Refused by the handler over UDP.
+            Handled::Transfer(_) => {}
         }
     }
 

@@ -53,7 +53,7 @@ fn reply(handler: &Handler, query: &Message, transport: Transport) -> Option<Mes
     match handler.handle(&query.to_vec().unwrap(), client(transport)) {
         Handled::Reply(reply) => Some(Message::from_vec(&reply).unwrap()),
         Handled::Dropped => None,
-        Handled::Pending(_) => panic!("nothing is to be forwarded"),
+        Handled::Pending(_) | Handled::Transfer(_) => panic!("nothing is to be forwarded"),
     }
 }
 
@@ -319,6 +319,7 @@ async fn eventual_reply(handler: &Handler, query: &Message, client: Client) -> M
     let reply = match handler.handle(&query.to_vec().unwrap(), client) {
         Handled::Reply(reply) => reply,
         Handled::Dropped => panic!("dropped"),
+        Handled::Transfer(_) => panic!("a transfer"),
         Handled::Pending(pending) => pending.finish().await,
     };
     Message::from_vec(&reply).unwrap()
