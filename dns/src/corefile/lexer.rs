@@ -60,7 +60,8 @@ enum Step {
 
 impl Lexer<'_> {
     fn step(&mut self) -> Result<Option<Step>, CorefileError> {
-        self.rest = self.rest.trim_start_matches([' ', '\t', '\r']);
+        // As in CoreDNS, the space of any language separates: an editor or a web page may have put in a no-break one.
+        self.rest = self.rest.trim_start_matches(|next: char| next.is_whitespace() && next != '\n');
         let Some(first) = self.rest.chars().next() else { return Ok(None) };
         match first {
             '\n' => {
@@ -162,6 +163,7 @@ mod tests {
             ("\"two\nlines\" b\nc", &["1:two\nlines", "2:b", "3:c"]),
             ("{$NAME}:{%NAME%} {$OTHER} {x {$", &["1:a value:a value", "1:{x", "1:{$"]),
             ("\u{feff}. {\n}", &["1:.", "1:{", "2:}"]),
+            ("a\u{a0}b\u{c}c\u{2003}\u{b}\n\u{85}d", &["1:a", "1:b", "1:c", "2:d"]),
         ];
         for (text, want) in cases {
             let lines = lines(text, &"f".into(), &env).unwrap();
