@@ -72,6 +72,14 @@ pub fn build_static(target: &StaticTarget) -> Result<PathBuf> {
     Built::with_flags(command, &["-C", "strip=debuginfo"])?.get(PORTREEVE)
 }
 
+/// Builds the driver of the fuzz targets, with a wrapper around the compiler of this workspace's crates.
+pub fn build_fuzz(wrapper: &Path) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--package", "fuzz", "--features", "driver", "--bin", "fuzz"]);
+    command.env("RUSTC_WORKSPACE_WRAPPER", wrapper);
+    Built::by(command)?.get("fuzz")
+}
+
 /// Builds the agent, these stories, and the binary that runs in pods.
 pub fn build_stories(stories: &[String]) -> Result<Built> {
     let mut built = Built::by(build())?;

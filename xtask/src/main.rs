@@ -14,6 +14,7 @@ mod cargo;
 mod demo;
 mod fuzz;
 mod fuzz_dataplane;
+mod fuzz_targets;
 mod image;
 mod kernels;
 mod lint;
@@ -43,6 +44,7 @@ enum Verb {
     Bench(bench::Bench),
     Image(image::MakeImage),
     Kernels(kernels::Kernels),
+    Fuzz(fuzz_targets::Fuzz),
     FuzzDns(fuzz::FuzzDns),
     FuzzDataplane(fuzz_dataplane::FuzzDataplane),
     Mutants(mutants::Mutants),
@@ -69,6 +71,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Bench(verb) => verb.run(),
         Verb::Image(verb) => verb.run(),
         Verb::Kernels(verb) => verb.run(),
+        Verb::Fuzz(verb) => verb.run(),
         Verb::FuzzDns(verb) => verb.run(),
         Verb::FuzzDataplane(verb) => verb.run(),
         Verb::Mutants(verb) => verb.run(),

@@ -12,6 +12,7 @@ use clap::Args;
 use crate::cargo::StaticTarget;
 
 mod apt;
+mod cpp_compiler;
 mod kernel_tools;
 mod linker;
 mod lint_tools;
@@ -41,6 +42,7 @@ impl Setup {
     pub fn run(self) -> Result<ExitCode> {
         let note = ensure()?;
         lint_tools::ensure(&note)?;
+        ensure_for_fuzz()?;
         if self.kernels {
             ensure_for_kernels()?;
         }
@@ -68,6 +70,11 @@ pub fn ensure_for_lint() -> Result<Note> {
 /// Adds the tools of the stories.
 pub fn ensure_for_stories() -> Result<()> {
     story_tools::ensure()
+}
+
+/// Adds the C++ compiler of `cargo xtask fuzz`.
+pub fn ensure_for_fuzz() -> Result<()> {
+    cpp_compiler::ensure()
 }
 
 /// Adds the target of `cargo xtask image`.

@@ -11,11 +11,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    cargo, lint, mutants, needs,
+    cargo, fuzz_targets, lint, mutants, needs,
     progress::{command_line, seconds},
     setup,
 };
 
+/// The time of each fuzz target, in seconds.
+const FUZZ_SECONDS: u32 = 5;
 /// Flows within which a mutant must be detected.
 const MUTANT_CASES: u64 = 20_000;
 
@@ -50,7 +52,11 @@ impl Test {
 
     fn set_up(&self) -> Result<()> {
         setup::ensure_for_lint()?;
-        if self.no_root { Ok(()) } else { setup::ensure_for_stories() }
+        if self.no_root {
+            return Ok(());
+        }
+        setup::ensure_for_stories()?;
+        setup::ensure_for_fuzz()
     }
 
     /// A failed stage stops only the stages that depend on it.
@@ -67,6 +73,11 @@ impl Test {
                 cargo::cargo().args(["test", "--workspace", "--exclude", "tests", "--no-fail-fast"]),
                 counts,
             )
+        })?;
+        report.stage("fuzz targets", |_| {
+            // Without root there may be no C++ compiler, which costs this stage and no other.
+            let held = fuzz_targets::run_briefly(FUZZ_SECONDS);
+            Ok(held.inspect_err(|error| eprintln!("error: {error:#}")).unwrap_or(false))
         })?;
         if let Some(binary) = binary.filter(|_| !self.no_root) {
             report.stage("stories, as root", |counts| stories(&binary, counts))?;
