@@ -153,8 +153,13 @@ impl Reader<'_> {
         depth: usize,
     ) -> Result<(), CorefileError> {
         let mut keys = line;
-        while keys.last().is_some_and(|word| word.text.ends_with(',')) {
-            keys.extend(lines.pop_front().unwrap_or_default());
+        while let Some(last) = keys.last().filter(|word| word.text.ends_with(',')) {
+            let Some(more) = lines.pop_front() else {
+                return Err(
+                    last.refuse("the file ends after a comma; add the next zone, or remove the comma")
+                );
+            };
+            keys.extend(more);
         }
         // The brace may stand alone on the next line, unlike that of a directive.
         let is_alone = |line: &Vec<Word>| line[0].is("{") && line.len() == 1;
@@ -334,6 +339,20 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_comma_awaits_a_zone() {
+        for (text, want) in
+            [(",", "f:1: "), ("a,\n\n", "f:1: "), ("a {\n}\nb, c,", "f:3: "), ("a,\nb {\n}\n", "")]
+        {
+            let Tree { problems, .. } = read(Source::text(Path::new("f"), text), &|_| None);
+            let problem = problems.first().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                problem.starts_with(want) && problem.is_empty() == want.is_empty(),
+                "{text:?}: {problem}"
+            );
+        }
+    }
 
     #[test]
     fn patterns_mean_files() {
