@@ -45,6 +45,7 @@ mod ready;
 pub mod reference;
 pub mod reload;
 pub mod rewrite;
+mod secondary;
 pub mod template;
 pub mod tls;
 pub mod transfer;
@@ -79,6 +80,7 @@ use log::Log;
 use nsid::Nsid;
 use reload::Reload;
 use rewrite::Rewrite;
+use secondary::Secondary;
 use template::Template;
 use tls::ServerTls;
 use transfer::Transfer;
@@ -148,6 +150,7 @@ directives! {
     whoami: bool = whoami::Whoami,
     files: Vec<ZoneFile> = ZoneFile,
     auto: Option<Auto> = Auto,
+    secondaries: Vec<Secondary> = Secondary,
     transfers: Vec<Transfer> = Transfer,
     taps: Vec<Dnstap> = Dnstap,
     autopath: Option<Autopath> = Autopath,

@@ -14,5 +14,5 @@ mod rdata;
 mod zone;
 
 pub use lookup::{Found, Outcome};
-pub use parse::{ZoneFileError, parse};
-pub use zone::Zone;
+pub use parse::{MAX_RECORDS, ZoneFileError, parse};
+pub use zone::{InvalidZone, Timers, Zone, is_newer};

@@ -151,3 +151,90 @@ async fn secondaries_are_notified_of_changes() {
         write_zone(directory.path(), serial);
     }
 }
+
+/// A primary whose zone may change, and its secondary, which is notified.
+struct Pair {
+    directory: tempfile::TempDir,
+    primary: Server,
+    secondary: Server,
+}
+
+fn write_small(directory: &Path, serial: u32) {
+    let text = format!(
+        "@ 5 IN SOA ns.example.org. root.example.org. {serial} 3600 1 3 5\n@ NS ns\na A 10.0.0.{serial}\n"
+    );
+    fs::write(directory.join("new"), text).unwrap();
+    fs::rename(directory.join("new"), directory.join("zone")).unwrap();
+}
+
+async fn pair() -> Pair {
+    let directory = tempfile::tempdir().unwrap();
+    write_small(directory.path(), 1);
+    // Free a moment ago.
+    let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port();
+    let primary = start(directory.path(), &format!("127.0.0.1:{port}"));
+    let text =
+        format!("example.org {{\n secondary {{\n  transfer from {}\n }}\n}}\n", primary.addresses()[0]);
+    let path = directory.path().join("Secondary");
+    fs::write(&path, text).unwrap();
+    let config = plugins::read(&path, &|_| None).unwrap();
+    let listen = [(Ipv4Addr::LOCALHOST, port).into()];
+    let secondary = run::start(&config, &listen, &Default::default(), &ServerContext::default()).unwrap();
+    Pair { directory, primary, secondary }
+}
+
+/// The rcode and the first answer.
+async fn asked(server: SocketAddr) -> String {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.send_to(&request("a.example.org.", RecordType::A, None).to_vec().unwrap(), server).await.unwrap();
+    let mut buffer = [0; 512];
+    let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+    let reply = Message::from_vec(&buffer[..length]).unwrap();
+    let data = reply.answers.first().map(|record| record.data.to_string());
+    format!("{} {}", reply.metadata.response_code.low(), data.unwrap_or_default())
+}
+
+async fn becomes(server: SocketAddr, want: &str) {
+    let mut got = String::new();
+    let becomes = async {
+        while got != want {
+            got = asked(server).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let is_reached = timeout(PATIENCE, becomes).await.is_ok();
+    assert!(is_reached, "{got} instead of {want}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secondary_follows_its_primary_and_expires_without_it() {
+    let Pair { directory, primary, secondary } = pair().await;
+    let address = secondary.addresses()[0];
+    becomes(address, "0 10.0.0.1").await;
+    // The refresh timer is an hour: only NOTIFY tells.
+    write_small(directory.path(), 2);
+    becomes(address, "0 10.0.0.2").await;
+
+    // Another host than the primary gets no answer.
+    let mut notification = request("example.org.", RecordType::SOA, None);
+    notification.metadata.op_code = OpCode::Notify;
+    let octets = notification.to_vec().unwrap();
+    let [stranger, own] =
+        [2, 1].map(|last| std::net::UdpSocket::bind((Ipv4Addr::new(127, 0, 0, last), 0)).unwrap());
+    stranger.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    own.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buffer = [0; 512];
+    stranger.send_to(&octets, address).unwrap();
+    assert!(stranger.recv(&mut buffer).is_err());
+    own.send_to(&octets, address).unwrap();
+    let length = own.recv(&mut buffer).unwrap();
+    let reply = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(
+        (reply.metadata.op_code, reply.metadata.response_code),
+        (OpCode::Notify, ResponseCode::NoError)
+    );
+    assert!(reply.metadata.authoritative);
+
+    primary.stop().await;
+    becomes(address, "2 ").await;
+}

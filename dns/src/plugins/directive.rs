@@ -1,6 +1,6 @@
 //! The parts of a directive: its name and options in the Corefile, and its local plugin.
 
-use std::{fmt, fs, sync::Arc};
+use std::{fmt, fs, net::IpAddr, sync::Arc};
 
 use hickory_server::proto::{
     op::Query,
@@ -136,6 +136,11 @@ pub(crate) trait LocalPlugin: fmt::Debug + Send + Sync {
     /// The serials of the zones that [`Self::zone`] knows.
     fn serials(&self) -> Vec<(LowerName, u32)> {
         Vec::new()
+    }
+
+    /// Notes that a zone may have changed, if the client is a primary of it. `None`: the zone is of no other server.
+    fn notified(&self, _origin: &LowerName, _client: IpAddr) -> Option<bool> {
+        None
     }
 
     /// Whether [`Self::answer`] could return a reply. A cheap test for the fast path; wrong only where it returns

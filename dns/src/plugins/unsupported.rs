@@ -28,7 +28,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("quic", "serve `tls://`"),
     ("root", "remove it, and write paths in full"),
     ("route53", FORWARD),
-    ("secondary", "forward the zone to its primary"),
     ("shed", "remove it: queries above the limits are refused anyway"),
     ("sign", "forward the zone to a server that signs it"),
     ("timeouts", "remove it: connections are timed as CoreDNS does without it"),

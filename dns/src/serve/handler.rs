@@ -131,6 +131,9 @@ impl Handler {
         if header.is_response() {
             return Handled::Dropped;
         }
+        if header.opcode() == u8::from(OpCode::Notify) && header.questions == 1 {
+            return self.notified(request, header, client, started);
+        }
         match self.question(request, header) {
             Ok(message) => {
                 let mut response = Response::to(&message, client, started);
@@ -143,6 +146,33 @@ impl Handler {
             Err(rcode) => {
                 self.dropped.record_client(client.address, Topic::Invalid, rcode, started.elapsed());
                 Handled::Reply(wire::refusal(header, rcode))
+            }
+        }
+    }
+
+    /// Answers a notification of a zone (RFC 1996): that of a primary, and no other.
+    fn notified(&self, request: &[u8], header: wire::Header, client: Client, started: Instant) -> Handled {
+        let refuse = |rcode| {
+            self.dropped.record_client(client.address, Topic::Invalid, rcode, started.elapsed());
+            Handled::Reply(wire::refusal(header, rcode))
+        };
+        let Ok(message) = Message::from_vec(request) else { return refuse(ResponseCode::FormErr) };
+        let question = &message.queries[0];
+        let response = Response::to(&message, client, started);
+        let name = QueryName::from(&question.name);
+        let origin = LowerName::from(&question.name);
+        let Some(block) = self.block_of(&response.asked(&name)) else { return refuse(ResponseCode::NotAuth) };
+        match block.local_plugins.notified(&origin, client.address) {
+            None => refuse(ResponseCode::NotImp),
+            Some(false) => {
+                block.refusals.count(Refusal::Notify);
+                Handled::Dropped
+            }
+            Some(true) => {
+                let mut reply = Message::response(message.metadata.id, OpCode::Notify);
+                reply.metadata.authoritative = true;
+                reply.queries.clone_from(&message.queries);
+                Handled::Reply(wire::encode(reply, response.limit()))
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::text_file;
 /// Limit of the octets of a file.
 const MAX_FILE: u64 = 256 << 20;
 /// Limit of the records of a zone.
-const MAX_RECORDS: usize = 2_000_000;
+pub const MAX_RECORDS: usize = 2_000_000;
 /// Limit of the depth of `$INCLUDE`.
 const MAX_DEPTH: usize = 7;
 /// The TTL of a record without one, in a file without `$TTL` and before any other.

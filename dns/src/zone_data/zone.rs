@@ -1,6 +1,6 @@
 //! The records of a zone, by name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use hickory_server::proto::rr::{LowerName, Name, RData, Record, rdata::SOA};
 use thiserror::Error;
@@ -15,6 +15,20 @@ pub struct Zone {
     pub(super) nodes: BTreeMap<LowerName, Vec<Record>>,
     /// Number of records outside the zone, which are left out.
     pub foreign: usize,
+}
+
+/// When a copy of a zone is compared with the original, after a failure again, and no longer used (RFC 1035, section
+/// 3.3.13).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timers {
+    pub refresh: Duration,
+    pub retry: Duration,
+    pub expire: Duration,
+}
+
+/// Whether a serial is newer than another one (RFC 1982).
+pub fn is_newer(serial: u32, than: u32) -> bool {
+    serial != than && serial.wrapping_sub(than) < 1 << 31
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -59,6 +73,17 @@ impl Zone {
 
     pub fn serial(&self) -> u32 {
         self.serial
+    }
+
+    /// The timers of the SOA record.
+    pub(crate) fn timers(&self) -> Timers {
+        let seconds = |timer: i32| Duration::from_secs(u64::try_from(timer).unwrap_or_default());
+        match &self.soa.data {
+            RData::SOA(SOA { refresh, retry, expire, .. }) => {
+                Timers { refresh: seconds(*refresh), retry: seconds(*retry), expire: seconds(*expire) }
+            }
+            _ => Timers::default(),
+        }
     }
 
     pub(crate) fn soa(&self) -> &Record {
@@ -109,3 +134,17 @@ fn sort(records: &mut Vec<Record>) {
 
 /// Limit of the records of a set that are compared with each new one.
 const MAX_COMPARED: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_wrap() {
+        for (serial, than, want) in
+            [(2, 1, true), (1, 1, false), (1, 2, false), (0, u32::MAX, true), (u32::MAX, 0, false)]
+        {
+            assert_eq!(is_newer(serial, than), want, "{serial} {than}");
+        }
+    }
+}

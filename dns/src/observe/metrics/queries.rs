@@ -41,6 +41,7 @@ named_enum! {
         Whoami = "whoami",
         File = "file",
         Auto = "auto",
+        Secondary = "secondary",
         Transfer = "transfer",
         Autopath = "autopath",
         Rewrite = "rewrite",

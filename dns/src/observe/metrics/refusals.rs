@@ -1,4 +1,4 @@
-//! Counters of queries that are refused because of a limit.
+//! Counters of queries that are refused because of a limit or their sender.
 
 use prometheus::{IntCounter, IntCounterVec};
 
@@ -15,6 +15,8 @@ named_enum! {
         MaxConcurrent = "max_concurrent",
         /// The limit of transfers at a time.
         Transfer = "transfer",
+        /// A notification of a zone by a server that is no primary of it.
+        Notify = "notify",
     }
 }
 

@@ -1,6 +1,6 @@
 //! The local plugins of a block, which precede `kubernetes` and `forward`, and its rewrites.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use hickory_server::proto::{
     op::Query,
@@ -51,6 +51,11 @@ impl LocalPlugins {
     /// The zone with this origin.
     pub fn zone(&self, origin: &LowerName) -> Option<Arc<Zone>> {
         self.chain.iter().chain(&self.last).find_map(|plugin| plugin.zone(origin))
+    }
+
+    /// Notes a notification. `None`: the zone is of no other server.
+    pub fn notified(&self, origin: &LowerName, client: IpAddr) -> Option<bool> {
+        self.last.iter().find_map(|plugin| plugin.notified(origin, client))
     }
 
     /// The serials of all zones.

@@ -1,0 +1,278 @@
+//! `secondary [ZONES...]`: zones that are fetched from other servers, kept in memory, and refreshed by the timers of
+//! their SOA records and by NOTIFY (RFC 1034, section 4.3.5; RFC 1996).
+
+mod fetch;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use fetch::{FetchError, fetch, serial_of};
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::LowerName,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use tracing::{info, warn};
+
+use super::{
+    directive::{Directive, LocalPlugin, PluginContext},
+    file::reply,
+};
+use crate::{
+    config::{DNS_PORT, Zones},
+    corefile::{CorefileError, Statement, Word, zones_or},
+    observe::{faults::with_causes, metrics::Plugin},
+    resolve::reply::Reply,
+    zone_data::{Outcome, Timers, Zone, is_newer},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secondary {
+    zones: Zones,
+    /// The servers that have the zones, in the order in which they are asked.
+    primaries: Vec<SocketAddr>,
+    /// Zones in which a missing name falls through to the next plugin. Empty: none.
+    fallthrough: Zones,
+}
+
+impl Directive for Secondary {
+    const NAME: &'static str = "secondary";
+    const SUMMARY: &'static str =
+        "zones of other servers, fetched over TCP (AXFR), refreshed by their SOA records and by NOTIFY";
+    const OPTIONS: &'static [&'static str] = &["transfer", "fallthrough"];
+    const IS_REPEATABLE: bool = true;
+    type Setting = Vec<Self>;
+
+    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+        setting.push(read(statement, zones)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Vec<Self>) -> bool {
+        !setting.is_empty()
+    }
+
+    fn start(setting: &Vec<Self>, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        if setting.is_empty() {
+            return None;
+        }
+        let of_setting = |one: &Self| {
+            let of_zone = |zone: &LowerName| Served::start(one, zone);
+            one.zones.0.iter().map(of_zone).collect::<Vec<_>>()
+        };
+        Some(Box::new(SecondaryPlugin(setting.iter().flat_map(of_setting).collect())))
+    }
+}
+
+fn read(statement: &Statement, block: &Zones) -> Result<Secondary, CorefileError> {
+    let mut secondary = Secondary {
+        zones: zones_or(&statement.words, block.clone())?,
+        primaries: Vec::new(),
+        fallthrough: Zones::default(),
+    };
+    for option in &statement.body {
+        option.no_body()?;
+        match (option.name.text.as_str(), option.words.as_slice()) {
+            ("transfer", [from, primaries @ ..]) if from.is("from") && !primaries.is_empty() => {
+                for word in primaries {
+                    secondary.primaries.push(primary(word)?);
+                }
+            }
+            ("transfer", _) => return Err(option.misused("transfer from ADDRESS...")),
+            ("fallthrough", _) => secondary.fallthrough = option.fallthrough()?,
+            ("catalog", _) => {
+                return Err(option.refuse("catalogs of zones are not followed; name the zones"));
+            }
+            _ => return Err(statement.unknown_option(option)),
+        }
+    }
+    if secondary.primaries.is_empty() {
+        return Err(statement.refuse("no server has the zones; add `transfer from ADDRESS`"));
+    }
+    Ok(secondary)
+}
+
+fn primary(word: &Word) -> Result<SocketAddr, CorefileError> {
+    let text = word.text.strip_prefix("dns://").unwrap_or(&word.text);
+    let address = text.parse::<IpAddr>().map(|address| (address, DNS_PORT).into());
+    address
+        .or_else(|_| text.parse())
+        .map_err(|_| word.refuse(format!("`{text}` is no address; write one such as `192.0.2.1:53`")))
+}
+
+/// The zones of one block.
+#[derive(Debug)]
+struct SecondaryPlugin(Vec<Arc<Served>>);
+
+/// One zone.
+#[derive(Debug)]
+struct Served {
+    setting: Secondary,
+    origin: LowerName,
+    /// `None` before the first transfer and after the zone has expired: SERVFAIL.
+    zone: ArcSwapOption<Zone>,
+    /// Ends a pause: the zone may have changed, or it is dropped.
+    wake: Arc<Notify>,
+}
+
+impl SecondaryPlugin {
+    /// Of two settings with one zone, the last is used, as of two files.
+    fn with_origin(&self, origin: &LowerName) -> Option<&Arc<Served>> {
+        self.0.iter().rfind(|served| served.origin == *origin)
+    }
+}
+
+impl LocalPlugin for SecondaryPlugin {
+    fn answer(&self, question: &Query) -> Option<Reply> {
+        let name = LowerName::new(question.name());
+        let matching = self.0.iter().filter(|served| served.origin.zone_of(&name));
+        let served = matching.max_by_key(|served| served.origin.iter().count())?;
+        let Some(zone) = &*served.zone.load() else {
+            return Some(Reply::from_plugin(ResponseCode::ServFail, Plugin::Secondary));
+        };
+        let found = zone.lookup(question.name(), question.query_type());
+        let is_missing = found.outcome == Outcome::NxDomain && found.answers.is_empty();
+        if is_missing && served.setting.fallthrough.contains(&name) {
+            return None;
+        }
+        Some(reply(found, Plugin::Secondary))
+    }
+
+    fn follows_cluster(&self) -> bool {
+        true
+    }
+
+    fn zone(&self, origin: &LowerName) -> Option<Arc<Zone>> {
+        self.with_origin(origin)?.zone.load_full()
+    }
+
+    fn serials(&self) -> Vec<(LowerName, u32)> {
+        let serial =
+            |served: &Arc<Served>| Some((served.origin.clone(), served.zone.load().as_ref()?.serial()));
+        self.0.iter().filter_map(serial).collect()
+    }
+
+    fn notified(&self, origin: &LowerName, client: IpAddr) -> Option<bool> {
+        let served = self.with_origin(origin)?;
+        let is_primary = served.setting.primaries.iter().any(|primary| primary.ip().to_canonical() == client);
+        if is_primary {
+            served.wake.notify_one();
+        }
+        Some(is_primary)
+    }
+}
+
+/// The first pause after a failure while there is no zone, which doubles; as in CoreDNS.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const MAX_FIRST_RETRY: Duration = Duration::from_secs(10);
+/// The least pause, whatever a SOA record says and however many notifications arrive.
+const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// Limit of the random part of a pause.
+const MAX_JITTER: Duration = Duration::from_secs(5);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}
+
+impl Served {
+    /// Must be called within a runtime, for the task that keeps the zone until the plugin is dropped.
+    fn start(setting: &Secondary, origin: &LowerName) -> Arc<Self> {
+        let served = Arc::new(Self {
+            setting: setting.clone(),
+            origin: origin.clone(),
+            zone: ArcSwapOption::empty(),
+            wake: Arc::default(),
+        });
+        tokio::spawn(keep(Arc::downgrade(&served), Arc::clone(&served.wake)));
+        served
+    }
+
+    /// Fetches the zone if a primary has a newer one. Errors: that of the last primary.
+    async fn refresh(&self) -> Result<(), FetchError> {
+        let known = self.zone.load().as_ref().map(|zone| zone.serial());
+        let mut last = FetchError::Nothing;
+        for primary in &self.setting.primaries {
+            match self.refresh_from(*primary, known).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    warn!(zone = %self.origin, %primary, error = with_causes(&error), "zone not refreshed");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn refresh_from(&self, primary: SocketAddr, known: Option<u32>) -> Result<(), FetchError> {
+        if let Some(known) = known
+            && !is_newer(serial_of(primary, &self.origin).await?, known)
+        {
+            return Ok(());
+        }
+        let zone = fetch(primary, &self.origin).await?;
+        let (serial, foreign) = (zone.serial(), zone.foreign);
+        info!(zone = %self.origin, %primary, serial, foreign, "zone transferred");
+        self.zone.store(Some(Arc::new(zone)));
+        Ok(())
+    }
+
+    fn timers(&self) -> Option<Timers> {
+        self.zone.load().as_ref().map(|zone| zone.timers())
+    }
+
+    /// Expires the zone if it is time. Returns the time that it has left.
+    fn expire(&self, verified: Instant, timers: &Timers) -> Duration {
+        let left = timers.expire.saturating_sub(verified.elapsed());
+        if left.is_zero() {
+            warn!(zone = %self.origin, "zone expired: no primary has confirmed it in time");
+            self.zone.store(None);
+        }
+        left
+    }
+}
+
+/// Keeps a zone until it is dropped.
+async fn keep(served: Weak<Served>, wake: Arc<Notify>) {
+    let (mut verified, mut first_retry) = (Instant::now(), FIRST_RETRY);
+    loop {
+        let Some(served) = served.upgrade() else { return };
+        let refreshed = served.refresh().await;
+        let pause = match (refreshed, served.timers()) {
+            (Ok(()), Some(timers)) => {
+                (verified, first_retry) = (Instant::now(), FIRST_RETRY);
+                timers.refresh.max(MIN_PAUSE).min(timers.expire.max(MIN_PAUSE)) + jitter(timers.refresh)
+            }
+            (Err(_), Some(timers)) => {
+                let left = served.expire(verified, &timers);
+                (timers.retry.max(MIN_PAUSE) + jitter(timers.retry)).min(left.max(MIN_PAUSE))
+            }
+            (_, None) => {
+                let pause = first_retry;
+                first_retry = (2 * first_retry).min(MAX_FIRST_RETRY);
+                pause
+            }
+        };
+        drop(served);
+        sleep(pause.min(MIN_PAUSE)).await;
+        tokio::select! {
+            () = sleep(pause.saturating_sub(MIN_PAUSE)) => {}
+            () = wake.notified() => {}
+        }
+    }
+}
+
+/// Spreads the refreshes of the nodes of a cluster.
+fn jitter(pause: Duration) -> Duration {
+    MAX_JITTER.min(pause / 4).mul_f32(rand::random::<f32>())
+}
