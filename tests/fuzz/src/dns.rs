@@ -38,14 +38,18 @@ pub fn run(octets: &[u8]) {
         port: 4242,
         local: IpAddr::from([10, 96, 0, 10]),
         is_encrypted: first & 2 == 2,
+        is_http: first & 6 == 6,
     };
-    let reply = match handler.handle(packet, client) {
-        Handled::Dropped => return,
-        Handled::Reply(reply) => reply,
-        Handled::Pending(pending) => pending.refuse(),
+    let check = |reply: Vec<u8>| {
+        assert!(reply.len() <= largest, "a reply of {} octets", reply.len());
+        assert_eq!(reply.get(..2), packet.get(..2), "the reply has the identifier of the request");
     };
-    assert!(reply.len() <= largest, "a reply of {} octets", reply.len());
-    assert_eq!(reply.get(..2), packet.get(..2), "the reply has the identifier of the request");
+    match handler.handle(packet, client) {
+        Handled::Dropped => {}
+        Handled::Reply(reply) => check(reply),
+        Handled::Pending(pending) => check(pending.refuse()),
+        Handled::Transfer(transfer) => transfer.messages().for_each(check),
+    }
 }
 
 /// A server with every kind of record, and an upstream that never answers.
