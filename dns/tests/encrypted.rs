@@ -264,3 +264,35 @@ async fn queries_over_https_are_answered_by_both_methods() {
         }
     }
 }
+
+/// The query with an OPT that has these options.
+fn with_options(options: &[u8]) -> Vec<u8> {
+    let mut query = QUERY.to_vec();
+    query[11] = 1;
+    let length = u16::try_from(options.len()).unwrap().to_be_bytes();
+    [&query, &[0, 0, 41, 16, 0, 0, 0, 0, 0][..], &length, options].concat()
+}
+
+#[tokio::test]
+async fn replies_are_padded_if_the_query_was() {
+    let started = Started::new("");
+    let mut stream = started.connect(started.tls, "dot").await.unwrap();
+    for (case, options, is_padded) in [
+        ("padding", &[0, 12, 0, 3, 0, 0, 0][..], true),
+        ("empty padding", &[0, 12, 0, 0], true),
+        ("another option", &[0, 10, 0, 1, 0], false),
+        ("none", &[], false),
+    ] {
+        let query = with_options(options);
+        let framed = [&u16::try_from(query.len()).unwrap().to_be_bytes(), query.as_slice()].concat();
+        stream.write_all(&framed).await.unwrap();
+        let length = stream.read_u16().await.unwrap();
+        let mut reply = vec![0; length.into()];
+        stream.read_exact(&mut reply).await.unwrap();
+        assert!(reply.windows(4).any(|octets| octets == [192, 0, 2, 7]), "{case}: {reply:?}");
+        assert_eq!(length == 468, is_padded, "{case}: {length} octets");
+        let head = post("application/dns-message", &query);
+        let (_, _, over_https) = fetch(&started, "h2", head).await;
+        assert_eq!(over_https.len() == 468, is_padded, "{case} over HTTPS");
+    }
+}

@@ -66,6 +66,7 @@ struct Request<'r> {
 struct Opt {
     payload: u16,
     dnssec_ok: bool,
+    has_options: bool,
 }
 
 impl Handler {
@@ -79,6 +80,10 @@ impl Handler {
     ) -> Option<Vec<u8>> {
         let len = request.len();
         let request = Request::parse(request)?;
+        // A padded query has a padded reply.
+        if client.is_encrypted && request.opt.is_some_and(|opt| opt.has_options) {
+            return None;
+        }
         let block = self.block_of(&request.asked(client, len))?;
         if !block.takes_fast_path(&request.name, request.qtype) {
             return None;
@@ -246,14 +251,15 @@ impl<'r> Request<'r> {
 }
 
 impl Opt {
-    /// Parses all octets after the question as an OPT. Options are skipped: none changes the answer.
+    /// Parses all octets after the question as an OPT. Options are skipped: none but padding changes the answer.
     fn parse(octets: &[u8]) -> Option<Self> {
         let (fixed, options): (&[u8; OPT_LEN], _) = octets.split_first_chunk()?;
         let field = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
         // The root as owner, and version 0 with an extended RCODE of 0.
         let is_supported = fixed[0] == 0 && field(1) == OPT && fixed[5..7] == [0, 0];
         let is_whole = usize::from(field(9)) == options.len() && are_options(options);
-        let opt = Self { payload: field(3), dnssec_ok: field(7) & DNSSEC_OK != 0 };
+        let has_options = !options.is_empty();
+        let opt = Self { payload: field(3), dnssec_ok: field(7) & DNSSEC_OK != 0, has_options };
         (is_supported && is_whole).then_some(opt)
     }
 

@@ -22,7 +22,7 @@ use super::{
     block::Block,
     client::Client,
     random::below,
-    wire::{encode, limit},
+    wire::{encode, encode_padded, limit},
 };
 use crate::{
     cluster::{
@@ -68,6 +68,8 @@ pub struct Response {
     header: Option<Arc<Header>>,
     /// Whether the client requests the identifier of the server.
     wants_nsid: bool,
+    /// Whether the query is padded, on an encrypted connection.
+    wants_padding: bool,
     flags: QueryFlags,
     /// A lookup of this server itself, which is neither counted nor logged.
     is_internal: bool,
@@ -104,6 +106,8 @@ impl Response {
             log: None,
             header: None,
             wants_nsid: request.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::NSID).is_some()),
+            wants_padding: client.is_encrypted
+                && request.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::Padding).is_some()),
             rewritten: None,
             is_internal: false,
             flags: QueryFlags {
@@ -298,7 +302,8 @@ impl Response {
         let log = self.log.take().filter(|log| log.includes(&self.message));
         let logged = log.map(|log| (log, without_records(&self.message)));
         let taps = self.taps.take().map(|taps| (taps, self.client_message(&[])));
-        let encoded = encode(self.message, limit);
+        let encoded =
+            if self.wants_padding { encode_padded(self.message, limit) } else { encode(self.message, limit) };
         if let Some((taps, message)) = taps {
             taps.response(&ClientMessage { octets: &encoded, ..message });
         }

@@ -2,7 +2,10 @@
 
 use hickory_server::proto::{
     op::{Message, ResponseCode},
-    rr::Record,
+    rr::{
+        Record,
+        rdata::opt::{EdnsCode, EdnsOption},
+    },
     serialize::binary::{BinEncodable as _, BinEncoder},
 };
 
@@ -10,6 +13,9 @@ pub use crate::cluster::wire::HEADER;
 use crate::{observe::metrics::Transport, resolve::decode::end_of_name};
 
 const MIN_BUFFER: usize = 512;
+/// The block of padded replies, and the octets of an empty option.
+const BLOCK: usize = 468;
+const OPTION: usize = 4;
 /// The size of the smallest record: the root as owner, and the fixed fields.
 const MIN_RECORD: usize = 11;
 /// The UDP payload of a client without EDNS (RFC 1035, section 4.2.1).
@@ -112,6 +118,17 @@ pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     let count = count_fitting(&message, &answers, limit.saturating_sub(bare.len()));
     message.answers = answers.into_iter().take(count).collect();
     encode_within(&message, limit).unwrap_or(bare)
+}
+
+/// Encodes a message as [`encode`] does, padded to a multiple of 468 octets as far as the limit allows (RFC 8467, section
+/// 4.1), so that its size tells less of its content.
+pub fn encode_padded(mut message: Message, limit: usize) -> Vec<u8> {
+    let plain = encode(message.clone(), limit);
+    let (length, Some(edns)) = (plain.len() + OPTION, &mut message.edns) else { return plain };
+    let Some(room) = limit.checked_sub(length) else { return plain };
+    let padding = (length.next_multiple_of(BLOCK) - length).min(room);
+    edns.options_mut().insert(EdnsOption::Unknown(EdnsCode::Padding.into(), vec![0; padding]));
+    encode(message, limit)
 }
 
 /// The number of records that fit in `space` octets after the question, with name compression.
