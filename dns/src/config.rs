@@ -12,7 +12,7 @@ mod zones;
 use std::net::SocketAddr;
 
 pub use cache::{Cache, Doubt, LastKnownGood, Prefetch, ServeStale, Stored, Verify};
-pub use forward::{DohMethod, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol};
+pub use forward::{Alternate, DohMethod, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol};
 use hickory_server::proto::rr::LowerName;
 pub use kubernetes::{ApiServer, Certificates, Kubernetes, PodsMode};
 pub use selector::{Labels, Selector, SelectorError};

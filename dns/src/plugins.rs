@@ -12,6 +12,7 @@
 #![deny(dead_code)]
 
 pub mod acl;
+mod alternate;
 mod any;
 mod auto;
 pub mod autopath;
@@ -60,7 +61,7 @@ pub(crate) use directive::{IneffectiveOption, LocalPlugin, PluginContext};
 pub use read::{ineffective_options, read, read_source};
 
 use crate::{
-    config::{BindAddress, Cache, Forward, Kubernetes, Listen, Zones},
+    config::{Alternate, BindAddress, Cache, Forward, Kubernetes, Listen, Zones},
     corefile::{CorefileError, Statement},
 };
 use acl::Acl;
@@ -130,6 +131,7 @@ directives! {
     external: Option<External> = External,
     kubernetes: Option<Kubernetes> = Kubernetes,
     forwards: Vec<Forward> = Forward,
+    alternates: Vec<Alternate> = Alternate,
     cache: Option<Cache> = Cache,
     rewrites: Vec<Rewrite> = Rewrite,
     bind: Vec<BindAddress> = bind::Bind,

@@ -56,6 +56,15 @@ pub struct Forward {
     pub next_on_nodata: bool,
 }
 
+/// The setting of the directive `alternate`: upstreams for answers with some response codes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternate {
+    /// They get the query without options of rules.
+    pub original: bool,
+    pub rcodes: Vec<ResponseCode>,
+    pub forward: Forward,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Upstream {
     /// The name servers of a file such as `/etc/resolv.conf`, which is watched.

@@ -68,11 +68,7 @@ fn parse(statement: &Statement) -> Result<Forward, CorefileError> {
     if to.is_empty() {
         return Err(statement.misused(USAGE));
     }
-    if to.len() > MAX_UPSTREAMS {
-        return Err(to[MAX_UPSTREAMS].refuse("15 upstreams are the most; remove the others"));
-    }
-    let to = to.iter().map(upstream).collect::<Result<_, _>>()?;
-    let mut forward = Forward { from, ..Forward::to(to) };
+    let mut forward = Forward { from, ..Forward::to(upstreams(to)?) };
     for option in &statement.body {
         option.no_body()?;
         if !read_switch(&mut forward, option)? && !read_value(&mut forward, option)? {
@@ -83,6 +79,14 @@ fn parse(statement: &Statement) -> Result<Forward, CorefileError> {
         return Err(statement.refuse("`max_age` is less than `expire`; raise it, or lower `expire`"));
     }
     Ok(forward)
+}
+
+/// Reads the words behind the zone.
+pub(super) fn upstreams(words: &[Word]) -> Result<Vec<Upstream>, CorefileError> {
+    match words.get(MAX_UPSTREAMS) {
+        Some(more) => Err(more.refuse("15 upstreams are the most; remove the others")),
+        None => words.iter().map(upstream).collect(),
+    }
 }
 
 /// Reads an option without words. Returns `false` for another option.

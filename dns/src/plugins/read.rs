@@ -64,6 +64,7 @@ impl Reading {
             }
             problems.extend(refuse_without_certificate(block, &server).err());
             problems.extend(refuse_without_cluster(block, &server).err());
+            problems.extend(refuse_original(block, &server).err());
             servers.push(server);
         }
         problems.extend(refuse_other_selectors(&blocks, &servers).err());
@@ -169,6 +170,21 @@ fn refuse_without_certificate(block: &Block, server: &ServerBlock) -> Result<(),
             Err(block.keys[0].refuse(format!("`{scheme}://` needs a certificate; add `tls CERT KEY`")))
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// `alternate original` asks for the name of the client, whose answer would be that for another name.
+fn refuse_original(block: &Block, server: &ServerBlock) -> Result<(), CorefileError> {
+    let is_refused = server.alternates.iter().any(|alternate| alternate.original)
+        && server.rewrites.iter().any(|rewrite| rewrite.rule.changes_question());
+    let statement = block.directives.iter().find(|statement| {
+        statement.name.is("alternate") && statement.words.first().is_some_and(|word| word.is("original"))
+    });
+    match statement.filter(|_| is_refused) {
+        Some(statement) => Err(statement.refuse(
+            "`original` undoes only `rewrite edns0`; remove it, or the rules for names, types and classes",
+        )),
+        None => Ok(()),
     }
 }
 

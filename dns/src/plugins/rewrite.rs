@@ -57,6 +57,13 @@ pub enum Rule {
     Edns(EdnsRule),
 }
 
+impl Rule {
+    /// Whether it changes the name, the type or the class.
+    pub(super) fn changes_question(&self) -> bool {
+        matches!(self, Self::Name(_) | Self::Type { .. } | Self::Class { .. })
+    }
+}
+
 impl Directive for Rewrite {
     const NAME: &'static str = "rewrite";
     const SUMMARY: &'static str = "names, types and classes of queries; names, TTLs and response codes of responses; targets of CNAMEs; EDNS options of queries to upstreams";

@@ -39,7 +39,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
 pub(super) const EXTERNAL: &[(&str, &str)] = &[
     ("ads", BLOCKED),
     ("alias", "write the address, or forward the zone"),
-    ("alternate", "use `next` of `forward`"),
     ("bigcache", "use `cache`"),
     ("blocklist", BLOCKED),
     ("demo", "remove it: it is an example"),

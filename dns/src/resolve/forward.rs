@@ -37,7 +37,10 @@ mod upstream_query;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 pub use context::{OwnAddresses, ServerContext};
-use hickory_server::proto::{op::Query, rr::LowerName};
+use hickory_server::proto::{
+    op::{Query, ResponseCode},
+    rr::LowerName,
+};
 use in_flight::InFlight;
 pub use loops::LoopDetector;
 use prometheus::IntCounter;
@@ -49,7 +52,7 @@ use crate::{
     observe::metrics::{CacheMetrics, KnownGood, Refusal},
     resolve::{
         cache::{AskedOctets, Cache, CacheKey, CacheLookup, Popularity, Stale},
-        reply::{QueryFlags, Reply},
+        reply::{EdnsOptions, QueryFlags, Reply},
     },
 };
 
@@ -60,21 +63,41 @@ pub struct Forwarder(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     rules: Vec<Arc<Rule>>,
+    alternates: Vec<Alternate>,
     cache: Option<Cache>,
     in_flight: InFlight<CacheKey, Reply>,
     coalesced: IntCounter,
     context: ServerContext,
 }
 
+/// The rule for answers with some response codes.
+#[derive(Debug)]
+struct Alternate {
+    original: bool,
+    rcodes: Vec<ResponseCode>,
+    rule: Arc<Rule>,
+}
+
+impl Alternate {
+    fn start(config: &config::Alternate, context: &ServerContext) -> Result<Self, TlsError> {
+        let rule = Rule::start(&config.forward, context)?;
+        Ok(Self { original: config.original, rcodes: config.rcodes.clone(), rule })
+    }
+}
+
 impl Forwarder {
     /// Must be called within a runtime: its tasks watch files and probe upstreams, and end with the forwarder.
     pub fn start(
-        rules: &[config::Forward],
+        (rules, alternates): (&[config::Forward], &[config::Alternate]),
         cache: Option<(&config::Cache, CacheMetrics)>,
         context: &ServerContext,
     ) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(Shared {
             rules: rules.iter().map(|rule| Rule::start(rule, context)).collect::<Result<_, _>>()?,
+            alternates: alternates
+                .iter()
+                .map(|one| Alternate::start(one, context))
+                .collect::<Result<_, _>>()?,
             cache: cache.map(|(config, metrics)| Cache::new(config, context.last_known_good, metrics)),
             in_flight: InFlight::default(),
             coalesced: context.metrics.forward().coalesced,
@@ -200,14 +223,27 @@ impl Shared {
 
     async fn query_rules(&self, question: &Query, flags: &QueryFlags) -> Reply {
         let name = LowerName::new(question.name());
-        let mut last = Reply::refused();
+        let (mut last, mut concluded) = (Reply::refused(), None);
         for rule in self.rules.iter().filter(|rule| rule.matches(&name)) {
             match rule.query(question, flags).await {
-                RuleResult::Final(reply) => return self.conclude(rule, question, flags, reply).await,
+                RuleResult::Final(reply) => {
+                    (last, concluded) = (reply, Some(rule));
+                    break;
+                }
                 RuleResult::Next(reply) => last = reply,
             }
         }
-        self.store(question, flags, last)
+        if let Some(alternate) = self.alternates.iter().find(|other| other.rcodes.contains(&last.rcode)) {
+            let plain = QueryFlags { options: EdnsOptions::default(), ..flags.clone() };
+            let asked = if alternate.original { &plain } else { flags };
+            let (RuleResult::Final(reply) | RuleResult::Next(reply)) =
+                alternate.rule.query(question, asked).await;
+            (last, concluded) = (reply, Some(&alternate.rule));
+        }
+        match concluded {
+            Some(rule) => self.conclude(rule, question, flags, last).await,
+            None => self.store(question, flags, last),
+        }
     }
 
     /// Stores a reply, after a second opinion if it denies a name that was resolved just before.

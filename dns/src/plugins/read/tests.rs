@@ -433,6 +433,41 @@ fn every_directive_of_coredns_is_supported_or_refused_by_name() {
 }
 
 #[test]
+fn alternates_are_read() {
+    let read = block(
+        ". {\n forward . 10.0.0.1\n alternate nxdomain . 10.0.0.2\n \
+         alternate original SERVFAIL,REFUSED . 10.0.0.3:54 tls://9.9.9.9%dns.quad9.net\n}",
+    );
+    let [first, second] = read.alternates.as_slice() else { panic!("{:?}", read.alternates) };
+    assert_eq!((first.original, &first.rcodes[..]), (false, &[ResponseCode::NXDomain][..]));
+    assert_eq!(first.forward, Forward::to(vec![Upstream::plain("10.0.0.2:53".parse().unwrap())]));
+    assert_eq!((second.original, second.rcodes.len(), second.forward.to.len()), (true, 2, 2));
+    for (lines, line, want) in [
+        ("alternate", 2, "is to be written `alternate [original] RCODE"),
+        ("alternate original NXDOMAIN", 2, "is to be written `alternate [original] RCODE"),
+        ("alternate NXDOMAIN .", 2, "is to be written `alternate [original] RCODE"),
+        ("alternate NXDOMAIN example.org 10.0.0.2", 2, "the zone is `.`"),
+        ("alternate NXDOMAIN,BOGUS . 10.0.0.2", 2, "`BOGUS` is no response code"),
+        ("alternate NXDOMAIN, . 10.0.0.2", 2, "`` is no response code"),
+        ("alternate NXDOMAIN . grpc://10.0.0.2", 2, "are not supported"),
+        (
+            "alternate NXDOMAIN . 10.0.0.2 {\n policy sequential\n }",
+            3,
+            "`policy` is no option of `alternate`",
+        ),
+        ("alternate NXDOMAIN . 10.0.0.2\n alternate REFUSED,NXDOMAIN . 10.0.0.3", 3, "has upstreams already"),
+        (
+            "rewrite name a b\n alternate original NXDOMAIN . 10.0.0.2",
+            3,
+            "`original` undoes only `rewrite edns0`",
+        ),
+    ] {
+        let error = parsed(&format!(". {{\n {lines}\n}}")).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(&format!(":{line}: ")) && error.contains(want), "{lines}: {error}");
+    }
+}
+
+#[test]
 fn options_of_upstreams_are_read() {
     let block = block(
         ". {\n forward . https://9.9.9.9%dns.quad9.net https://dns.example:8443 tls://dns.example \

@@ -50,12 +50,12 @@ fn rule(upstreams: &[&Fake]) -> Forward {
 }
 
 fn start(rules: &[Forward]) -> Forwarder {
-    Forwarder::start(rules, None, &ServerContext::default()).unwrap()
+    Forwarder::start((rules, &[]), None, &ServerContext::default()).unwrap()
 }
 
 fn caching(rule: Forward, cache: &config::Cache) -> Forwarder {
     let metrics = Metrics::default().cache("dns://:53", ".");
-    Forwarder::start(&[rule], Some((cache, metrics)), &ServerContext::default()).unwrap()
+    Forwarder::start((&[rule], &[]), Some((cache, metrics)), &ServerContext::default()).unwrap()
 }
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -638,7 +638,7 @@ async fn a_looping_upstream_is_excluded() {
     })
     .await;
     let context = ServerContext { detect_loops: true, ..ServerContext::default() };
-    let forwarder = Forwarder::start(&[rule(&[&mirror, &good])], None, &context).unwrap();
+    let forwarder = Forwarder::start((&[rule(&[&mirror, &good])], &[]), None, &context).unwrap();
     sender.send(forwarder.clone()).unwrap();
     tokio::spawn(async move {
         let forwarder = receiver.recv().unwrap();
@@ -661,7 +661,7 @@ async fn a_looping_upstream_is_excluded() {
 async fn an_upstream_that_becomes_an_own_address_is_excluded() {
     let upstream = Fake::plain().await;
     let context = ServerContext::default();
-    let forwarder = Forwarder::start(&[rule(&[&upstream])], None, &context).unwrap();
+    let forwarder = Forwarder::start((&[rule(&[&upstream])], &[]), None, &context).unwrap();
     assert_eq!(resolve(&forwarder, "example.org.").await.rcode, ResponseCode::NoError);
     context.own.store(Arc::new(OwnAddresses::from([upstream.address])));
     while resolve(&forwarder, "example.org.").await.rcode == ResponseCode::NoError {
@@ -865,7 +865,8 @@ async fn a_failed_prefetch_is_retried_later() {
     let cache = config::Cache { prefetch, serve_stale, ..config::Cache::default() };
     let context = ServerContext::default();
     let metrics = context.metrics.cache("dns://:53", ".");
-    let forwarder = Forwarder::start(&[rule(&[&upstream])], Some((&cache, metrics)), &context).unwrap();
+    let forwarder =
+        Forwarder::start((&[rule(&[&upstream])], &[]), Some((&cache, metrics)), &context).unwrap();
     resolve(&forwarder, "example.org.").await;
     pass(Duration::from_secs(55)).await;
     fails.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -92,7 +92,7 @@ impl Block {
         context.metrics.enable(server, &label, view, &block.directives());
         let context = ServerContext { detect_loops: block.detect_loops, ..context.clone() };
         let cache = block.cache.as_ref().map(|cache| (cache, context.metrics.cache(server, &label)));
-        let forwarder = Forwarder::start(&block.forwards, cache, &context)?;
+        let forwarder = Forwarder::start((&block.forwards, &block.alternates), cache, &context)?;
         let plugin_context = PluginContext { metrics: &context.metrics, server, zone: &label };
         let local_plugins = Arc::new(LocalPlugins::start(block, &plugin_context));
         if !block.transfers.is_empty() {
@@ -108,7 +108,7 @@ impl Block {
             running: Arc::default(),
             external: block.external.clone(),
             authority: block.kubernetes.as_ref().map(|options| Authority::new(options, own_addresses)),
-            forwarder: (!block.forwards.is_empty()).then_some(forwarder),
+            forwarder: (!block.forwards.is_empty() || !block.alternates.is_empty()).then_some(forwarder),
             shares: Arc::new(Shares::new(Forwarder::max_in_flight(&block.forwards).min(MAX_PENDING))),
             refusals: context.metrics.refusals(),
             shuffle: block.loadbalance.as_ref().is_some_and(Loadbalance::shuffles),

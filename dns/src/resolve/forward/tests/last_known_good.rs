@@ -30,7 +30,7 @@ fn with_policy(
 ) -> (Forwarder, ServerContext) {
     let context = ServerContext { last_known_good, ..ServerContext::default() };
     let metrics = context.metrics.cache("dns://:53", ".");
-    (Forwarder::start(&[rule], Some((cache, metrics)), &context).unwrap(), context)
+    (Forwarder::start((&[rule], &[]), Some((cache, metrics)), &context).unwrap(), context)
 }
 
 fn client(last: u8) -> IpAddr {

@@ -1,0 +1,149 @@
+//! Answers of upstreams as clients get them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use dns::{
+    plugins,
+    resolve::forward::ServerContext,
+    serve::{run, server::Server},
+};
+use hickory_server::proto::{
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
+    rr::{Name, RData, Record, RecordType, rdata::TXT},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn start(directives: &str) -> Server {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("Corefile");
+    fs::write(&path, format!(". {{\n{directives}\n}}\n")).unwrap();
+    let config = plugins::read(&path, &|_| None).unwrap();
+    let listen = [(Ipv4Addr::LOCALHOST, 0).into()];
+    run::start(&config, &listen, &Default::default(), &ServerContext::default()).unwrap()
+}
+
+async fn read(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut octets = vec![0; usize::from(length)];
+    stream.read_exact(&mut octets).await?;
+    Ok(octets)
+}
+
+async fn write(stream: &mut TcpStream, octets: &[u8]) {
+    let length = u16::try_from(octets.len()).unwrap();
+    stream.write_all(&[&length.to_be_bytes(), octets].concat()).await.unwrap();
+}
+
+/// An upstream over TCP.
+async fn upstream(answer: fn(&Message) -> Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while let Ok(query) = read(&mut stream).await {
+                    let reply = answer(&Message::from_vec(&query).unwrap());
+                    write(&mut stream, &reply).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+fn reply_to(query: &Message) -> Message {
+    let mut reply = Message::response(query.metadata.id, OpCode::Query);
+    reply.add_query(query.queries[0].clone());
+    reply
+}
+
+/// The reply of a server, as octets and decoded.
+async fn asked(server: &Server, name: &str, has_edns: bool) -> (usize, Message) {
+    let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+    question.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::TXT));
+    if has_edns {
+        question.set_edns(Edns::new());
+    }
+    let mut stream = TcpStream::connect(server.addresses()[0]).await.unwrap();
+    write(&mut stream, &question.to_vec().unwrap()).await;
+    let octets = timeout(PATIENCE, read(&mut stream)).await.unwrap().unwrap();
+    (octets.len(), Message::from_vec(&octets).unwrap())
+}
+
+/// An upstream over UDP that answers with the number of options.
+async fn echo() -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let count = query.edns.as_ref().map_or(0, |edns| edns.options().as_ref().len());
+            let text = RData::TXT(TXT::new(vec![format!("second, {count} options")]));
+            let mut reply = reply_to(&query);
+            reply.add_answer(Record::from_rdata(query.queries[0].name().clone(), 60, text));
+            reply.set_edns(Edns::new());
+            socket.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alternate_answers_what_is_denied_elsewhere() {
+    let first = upstream(|query| {
+        let mut reply = reply_to(query);
+        reply.metadata.response_code = match query.queries[0].name().iter().next().unwrap() {
+            b"denied" => ResponseCode::NXDomain,
+            b"refused" => ResponseCode::Refused,
+            b"failed" => ResponseCode::ServFail,
+            _ => ResponseCode::NoError,
+        };
+        reply.to_vec().unwrap()
+    });
+    let second = echo();
+    let (first, second) = (first.await, second.await);
+
+    for (directives, name, want) in [
+        ("alternate NXDOMAIN . SECOND", "denied", "0 second, 0 options"),
+        ("alternate NXDOMAIN . SECOND", "refused", "5 "),
+        ("alternate NXDOMAIN . SECOND", "fine", "0 "),
+        ("alternate original SERVFAIL,REFUSED . SECOND", "refused", "0 second, 0 options"),
+        (
+            "alternate SERVFAIL,refused . SECOND\n alternate NXDOMAIN . SECOND",
+            "denied",
+            "0 second, 0 options",
+        ),
+        ("rewrite edns0 local set 0xffee x\n alternate NXDOMAIN . SECOND", "denied", "0 second, 1 options"),
+        (
+            "rewrite edns0 local set 0xffee x\n alternate original NXDOMAIN . SECOND",
+            "denied",
+            "0 second, 0 options",
+        ),
+    ] {
+        for cache in ["", "\n cache 30"] {
+            let server = start(&format!(
+                " forward . {first} {{\n  force_tcp\n }}\n {}{cache}",
+                directives.replace("SECOND", &second.to_string())
+            ));
+            for _ in 0..2 {
+                let (_, message) = asked(&server, &format!("{name}.example."), true).await;
+                let text = message.answers.first().map(|record| record.data.to_string()).unwrap_or_default();
+                let got = format!("{} {text}", message.metadata.response_code.low());
+                assert_eq!(got, want, "{directives}{cache}: {name}");
+            }
+        }
+    }
+}
