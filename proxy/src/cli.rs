@@ -30,6 +30,7 @@ mod source_args;
 mod status;
 mod table_args;
 mod table_room;
+mod usage;
 
 use logging::LoggingArgs;
 use policy_args::PolicyArgs;
@@ -78,7 +79,7 @@ enum Verb {
 impl Cli {
     /// Parses the arguments, including kube-proxy's flags in Go syntax.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Self {
-        Self::parse_from(go_flags::normalize(args))
+        Self::try_parse_from(go_flags::normalize(args)).unwrap_or_else(|error| usage::in_words(error).exit())
     }
 
     pub fn run(self) -> ExitCode {

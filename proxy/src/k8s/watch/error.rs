@@ -65,7 +65,9 @@ impl ApiError {
     }
 
     pub fn of_status(status: &Status, kind: Kind) -> Self {
-        let (code, reason, message) = (status.code, status.reason.clone(), status.message.clone());
+        let (code, message) = (status.code, status.message.clone());
+        // The client's reason for a response that is no Status.
+        let reason = if status.reason == UNPARSED { "no reason" } else { &status.reason }.to_owned();
         match code {
             401 => Self::Unauthorized,
             403 => Self::Forbidden(message),
@@ -154,6 +156,8 @@ impl ApiError {
     }
 }
 
+const UNPARSED: &str = "Failed to parse error data";
+
 fn retry_after(status: &Status) -> Duration {
     let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
     Duration::from_secs(u64::from(seconds).min(60))
@@ -191,7 +195,10 @@ fn tls_cause(error: &(dyn Error + 'static)) -> Option<String> {
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => "its certificate has expired".to_owned(),
-        rustls::Error::AlertReceived(alert) => format!("it refuses our client certificate ({alert:?})"),
+        rustls::Error::AlertReceived(alert) => {
+            format!("it refuses our client certificate (TLS alert {})", u8::from(*alert))
+        }
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS".to_owned(),
         other => other.to_string(),
     })
 }
@@ -251,7 +258,11 @@ mod tests {
                 json!({"code": 504, "reason": "Timeout", "message": "Too large resource version: 9, current: 3"}),
                 "too old for the API server",
             ),
-            (json!({"code": 500, "reason": "InternalError", "message": "etcd"}), "failed (500"),
+            (
+                json!({"code": 500, "reason": "InternalError", "message": "etcd"}),
+                "failed (500 InternalError): etcd",
+            ),
+            (json!({"code": 500, "reason": UNPARSED, "message": "oops"}), "failed (500 no reason): oops"),
         ] {
             let parsed: Status = serde_json::from_value(status.clone()).unwrap();
             let text = ApiError::of_status(&parsed, Kind::Service).to_string();

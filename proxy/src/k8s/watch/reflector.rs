@@ -25,7 +25,6 @@ use super::{
     versions::{Name, ObjectVersions},
 };
 use crate::{
-    error::chain,
     k8s::{
         ObjectError,
         lenient::{self, Lenient},
@@ -294,7 +293,7 @@ impl<'a> Reflector<'a> {
     }
 
     fn handle_event(&mut self, line: &[u8], batch: &mut Batch) -> Result<(), ApiError> {
-        match event::read(line).map_err(|error| ApiError::Malformed(chain(&error)))? {
+        match event::read(line).map_err(|error| ApiError::Malformed(error.to_string()))? {
             Event::Apply(json) => self.apply(json.as_bytes(), batch),
             Event::Delete(json) => self.delete(json.as_bytes(), batch),
             Event::Bookmark { version, .. } if version < self.start_version => Err(ApiError::LostHistory),
@@ -328,7 +327,9 @@ impl<'a> Reflector<'a> {
 
     fn delete(&mut self, json: &[u8], batch: &mut Batch) -> Result<(), ApiError> {
         let read = lenient::metadata(&mut serde_json::Deserializer::from_slice(json));
-        let metadata = read.map_err(|error| ApiError::Malformed(error.to_string()))?;
+        let metadata = read.map_err(|_| {
+            ApiError::Malformed("a deleted object without metadata that can be read".to_owned())
+        })?;
         let (name, version) = (name(&metadata), metadata.version);
         if self.versions.delete(name.clone(), version) {
             self.advance(version);
@@ -402,7 +403,7 @@ impl<'a> Reflector<'a> {
             self.shared.state.heard(self.selection.kind.plural());
             self.send(batch).await?;
             if is_over {
-                let metadata = items.finish().map_err(|error| ApiError::Incomplete(error.to_string()))?;
+                let metadata = items.finish().map_err(|error| ApiError::Incomplete(list_fault(&error)))?;
                 return Ok(metadata);
             }
         }
@@ -466,6 +467,11 @@ impl Batch {
         self.update.changes.extend(index);
         self.update.names.extend(dns);
     }
+}
+
+/// The fault of a list, which ends early or is none.
+fn list_fault(error: &serde_json::Error) -> String {
+    if error.is_eof() { "the list ends early" } else { "it is not a list in JSON" }.to_owned()
 }
 
 #[cfg(test)]
