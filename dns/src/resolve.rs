@@ -2,5 +2,6 @@
 
 pub(crate) mod cache;
 pub(crate) mod decode;
+pub(crate) mod encode;
 pub mod forward;
 pub mod reply;

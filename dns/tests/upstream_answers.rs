@@ -1,4 +1,4 @@
-//! Answers of upstreams as clients get them.
+//! Answers of upstreams as clients get them: large ones, and those of alternative upstreams.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -80,6 +80,60 @@ async fn asked(server: &Server, name: &str, has_edns: bool) -> (usize, Message) 
     write(&mut stream, &question.to_vec().unwrap()).await;
     let octets = timeout(PATIENCE, read(&mut stream)).await.unwrap().unwrap();
     (octets.len(), Message::from_vec(&octets).unwrap())
+}
+
+/// The size in octets is the first label of the name.
+fn of_size(query: &Message) -> Vec<u8> {
+    /// The octets around the text of a record whose owner is a pointer to the question.
+    const FRAME: usize = 13;
+    let name = query.queries[0].name();
+    let size: usize = std::str::from_utf8(name.iter().next().unwrap()).unwrap().parse().unwrap();
+    let mut reply = reply_to(query).to_vec().unwrap();
+    let mut count = 0_u16;
+    while reply.len() < size {
+        let left = size - reply.len();
+        let record = if left > 2 * (FRAME + 200) {
+            FRAME + 200
+        } else if left > FRAME + 200 {
+            left / 2
+        } else {
+            left
+        };
+        let text = u8::try_from(record - FRAME).unwrap();
+        reply.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 60, 0, text + 1, text]);
+        // Equal records would be one.
+        let [high, low] = count.to_be_bytes();
+        reply.extend([high, low].into_iter().chain(std::iter::repeat(b'x')).take(text.into()));
+        count += 1;
+    }
+    reply[6..8].copy_from_slice(&count.to_be_bytes());
+    assert_eq!(reply.len(), size);
+    reply
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_answers_arrive_whole() {
+    const OPT: usize = 11;
+    for directives in ["", " cache 30\n", " minimal\n"] {
+        let server =
+            start(&format!("{directives} forward . {} {{\n  force_tcp\n }}", upstream(of_size).await));
+        for size in [63_999, 64_000, 64_001, 65_000, 65_523, 65_524, 65_534, 65_535] {
+            // Twice, for the answer from the cache.
+            for has_edns in [false, false, true] {
+                let (length, message) = asked(&server, &format!("{size}.example."), has_edns).await;
+                let whole = size + if has_edns { OPT } else { 0 };
+                let is_whole = whole <= 65_535;
+                let case = format!("{size} octets, EDNS {has_edns}, {directives:?}");
+                assert_eq!(message.metadata.truncation, !is_whole, "{case}");
+                assert_eq!(message.metadata.response_code, ResponseCode::NoError, "{case}");
+                if is_whole {
+                    assert_eq!(length, whole, "{case}");
+                } else {
+                    assert!(message.answers.len() > 100, "{case}: {length}");
+                }
+            }
+        }
+    }
 }
 
 /// An upstream over UDP that answers with the number of options.

@@ -21,6 +21,7 @@ use crate::{
     observe::metrics::Plugin,
     resolve::{
         decode::decode,
+        encode::encode_whole,
         reply::{ExtendedError, Reply},
     },
 };
@@ -68,7 +69,7 @@ impl Entry {
             reply.errors.iter().for_each(|error| edns.options_mut().insert(error.clone()));
             message.set_edns(edns);
         }
-        let wire = message.to_vec().ok()?;
+        let wire = encode_whole(&message, usize::from(u16::MAX))?;
         Some(Self {
             layout: Layout::of(&wire),
             wire: wire.into(),

@@ -10,7 +10,10 @@ use hickory_server::proto::{
 };
 
 pub use crate::cluster::wire::HEADER;
-use crate::{observe::metrics::Transport, resolve::decode::end_of_name};
+use crate::{
+    observe::metrics::Transport,
+    resolve::{decode::end_of_name, encode::encode_whole},
+};
 
 const MIN_BUFFER: usize = 512;
 /// The block of padded replies, and the octets of an empty option.
@@ -102,11 +105,11 @@ pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
 pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     // Encoding thousands of records only to find that they do not fit would allow denial of service.
     if message.answers.len() <= limit / MIN_RECORD {
-        if let Some(whole) = encode_within(&message, limit) {
+        if let Some(whole) = encode_whole(&message, limit) {
             return whole;
         }
         message.additionals.clear();
-        if let Some(without) = encode_within(&message, limit) {
+        if let Some(without) = encode_whole(&message, limit) {
             return without;
         }
     }
@@ -114,10 +117,10 @@ pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     message.additionals.clear();
     message.authorities.clear();
     let answers = std::mem::take(&mut message.answers);
-    let bare = encode_within(&message, limit).unwrap_or_default();
+    let bare = encode_whole(&message, limit).unwrap_or_default();
     let count = count_fitting(&message, &answers, limit.saturating_sub(bare.len()));
     message.answers = answers.into_iter().take(count).collect();
-    encode_within(&message, limit).unwrap_or(bare)
+    encode_whole(&message, limit).unwrap_or(bare)
 }
 
 /// Encodes a message as [`encode`] does, padded to a multiple of 468 octets as far as the limit allows (RFC 8467, section
@@ -142,16 +145,4 @@ fn count_fitting(message: &Message, records: &[Record], space: usize) -> usize {
     let end = encoder.offset() + space;
     let fits = |record: &&Record| record.emit(&mut encoder).is_ok() && encoder.offset() <= end;
     records.iter().take_while(fits).count()
-}
-
-fn encode_within(message: &Message, limit: usize) -> Option<Vec<u8>> {
-    let mut buffer = Vec::with_capacity(MIN_BUFFER);
-    message.emit(&mut BinEncoder::new(&mut buffer)).ok()?;
-    // Beyond 64 KiB the encoder itself omits records, including the OPT.
-    let opt = usize::from(message.edns.is_some());
-    let sections = [message.answers.len(), message.authorities.len(), message.additionals.len() + opt];
-    let written =
-        buffer.get(6..HEADER)?.chunks_exact(2).map(|count| u16::from_be_bytes([count[0], count[1]]));
-    let is_whole = written.map(usize::from).eq(sections);
-    (is_whole && buffer.len() <= limit).then_some(buffer)
 }
