@@ -28,7 +28,6 @@ pub const TARGETS: [Target; 6] = [
 ];
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::{fs, path::Path};
 

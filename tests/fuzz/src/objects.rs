@@ -1,10 +1,16 @@
 //! Kubernetes objects: valid ones, with edits at any path. The first octet chooses the object; each further three are an
 //! edit: which value, what replaces it, and with which argument. Octets that are JSON are read as they are.
 
+use std::sync::LazyLock;
+
 use dns::cluster::{snapshot, zone::ReadOptions};
 use proxy::{
     index::Index,
-    k8s::{lenient, object::Kind, reader::Reader},
+    k8s::{
+        lenient,
+        object::Kind,
+        reader::{ObjectChanges, Reader},
+    },
     model::policy::Policy,
 };
 use serde_json::{Map, Value, json};
@@ -12,7 +18,8 @@ use serde_json::{Map, Value, json};
 use crate::text;
 
 /// A complete valid object of each kind.
-const OBJECTS: &str = include_str!("objects.json");
+static OBJECTS: LazyLock<Vec<Value>> =
+    LazyLock::new(|| serde_json::from_str(include_str!("objects.json")).expect("the objects are JSON"));
 const KINDS: [Kind; 7] = [
     Kind::Service,
     Kind::EndpointSlice,
@@ -36,30 +43,37 @@ pub fn run(octets: &[u8]) {
 }
 
 fn apply(kind: Kind, text: &str) {
-    let Ok(read) = lenient::read(kind, &mut serde_json::Deserializer::from_str(text)) else { return };
-    let Some(object) = read.object else { return };
-    let dns = ReadOptions { node: NODE.into(), ..ReadOptions::default() };
-    let reader = Reader { node_name: NODE.to_owned(), dns: Some(dns.clone()) };
-    let policy = Policy { node_name: NODE.to_owned(), ..Policy::default() };
-    if let Ok(Some(parsed)) = reader.index_change(&object) {
-        let mut index = Index::new(policy);
-        let touched = index.apply(parsed.value.clone());
-        for key in &touched {
-            index.frontend(key);
+    let changes = read(kind, text);
+    if let Some(change) = changes.index {
+        let mut index = Index::new(Policy { node_name: NODE.to_owned(), ..Policy::default() });
+        for key in index.apply(change.clone()) {
+            index.frontend(&key);
         }
-        assert_eq!(index.apply(parsed.value), Default::default(), "the same object again changes nothing");
+        assert_eq!(index.apply(change), Default::default(), "the same object again changes nothing");
         index.frontends().for_each(drop);
     }
-    if let Some(change) = reader.dns_change(&object) {
-        let mut names = snapshot::Index::new(&dns);
+    if let Some(change) = changes.dns {
+        let mut names = snapshot::Index::new(&dns_options());
         names.apply(change);
         names.snapshot(1);
     }
 }
 
+fn dns_options() -> ReadOptions {
+    ReadOptions { node: NODE.into(), ..ReadOptions::default() }
+}
+
+/// An object's changes; none if it is refused.
+fn read(kind: Kind, text: &str) -> ObjectChanges {
+    let read = lenient::read(kind, &mut serde_json::Deserializer::from_str(text));
+    let Some(object) = read.ok().and_then(|read| read.object) else { return ObjectChanges::default() };
+    let reader = Reader { node_name: NODE.to_owned(), dns: Some(dns_options()) };
+    let index = reader.index_change(&object).ok().flatten();
+    ObjectChanges { index: index.map(|parsed| parsed.value), dns: reader.dns_change(&object) }
+}
+
 fn edited(number: usize, edits: &[u8]) -> Value {
-    let objects: Vec<Value> = serde_json::from_str(OBJECTS).expect("the objects are JSON");
-    let mut object = objects.into_iter().nth(number).unwrap_or_default();
+    let mut object = OBJECTS.get(number).cloned().unwrap_or_default();
     for edit in edits.chunks_exact(3).take(16) {
         if let [at, what, with] = *edit {
             let count = count(&object);
@@ -151,5 +165,109 @@ fn remove(value: &mut Value, with: u8) {
         Value::Object(fields) => drop(remove_field(fields)),
         Value::Array(elements) => drop(elements.pop()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Maps of Go's type map[string]string: each name is known, and the value of null is "".
+    const MAPS_OF_TEXT: [&str; 3] = ["/labels", "/annotations", "/selector"];
+
+    /// A pointer to each value.
+    fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
+        found.push(at.to_owned());
+        match value {
+            Value::Array(elements) => {
+                elements
+                    .iter()
+                    .enumerate()
+                    .for_each(|(number, element)| paths(element, &format!("{at}/{number}"), found));
+            }
+            Value::Object(fields) => {
+                let escaped = |name: &str| name.replace('~', "~0").replace('/', "~1");
+                fields
+                    .iter()
+                    .for_each(|(name, field)| paths(field, &format!("{at}/{}", escaped(name)), found));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    fn all_paths(object: &Value) -> Vec<String> {
+        let mut found = Vec::new();
+        paths(object, "", &mut found);
+        found
+    }
+
+    fn is_in_map_of_text(path: &str) -> bool {
+        MAPS_OF_TEXT.iter().any(|map| path.contains(map))
+    }
+
+    #[test]
+    fn edits_reach_every_path() {
+        for (object, kind) in OBJECTS.iter().zip(KINDS) {
+            let paths = all_paths(object);
+            assert_eq!(count(object), paths.len());
+            assert!(paths.len() <= 256, "an octet numbers the values of a {kind:?}");
+            for (number, path) in paths.iter().enumerate() {
+                let mut edited = object.clone();
+                edit_at(&mut edited, &mut number.clone(), 8, 0);
+                assert!(
+                    edited.pointer(path).is_some_and(|value| value.get("unknown").is_some()),
+                    "{kind:?} {path}"
+                );
+            }
+        }
+    }
+
+    /// Each kind of value at each path: no panic, and nothing that takes long.
+    #[test]
+    fn every_edit_at_every_path_passes() {
+        for (number, object) in OBJECTS.iter().enumerate() {
+            let number = u8::try_from(number).unwrap();
+            for at in 0..u8::try_from(count(object)).unwrap() {
+                for what in 0..12 {
+                    for with in [0, 1, 2, 3] {
+                        run(&[number, at, what, with]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn null_is_absent() {
+        for (object, kind) in OBJECTS.iter().zip(KINDS) {
+            for path in all_paths(object).iter().filter(|path| !is_in_map_of_text(path)) {
+                let Some((parent, name)) = path.rsplit_once('/') else { continue };
+                let (mut without, mut with_null) = (object.clone(), object.clone());
+                let Some(Value::Object(fields)) = without.pointer_mut(parent) else { continue };
+                fields.remove(name);
+                *with_null.pointer_mut(path).unwrap() = Value::Null;
+                assert_eq!(
+                    read(kind, &with_null.to_string()),
+                    read(kind, &without.to_string()),
+                    "{kind:?} {path}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_fields_change_nothing() {
+        for (object, kind) in OBJECTS.iter().zip(KINDS) {
+            let want = read(kind, &object.to_string());
+            assert!(!want.is_empty(), "the {kind:?} is valid");
+            for path in all_paths(object).iter().filter(|path| !is_in_map_of_text(path)) {
+                for unknown in [json!(null), json!(1), json!("x"), json!([[{}]]), json!({"a": [null]})] {
+                    let mut edited = object.clone();
+                    let Some(Value::Object(fields)) = edited.pointer_mut(path) else { continue };
+                    fields.insert("unknown".to_owned(), unknown);
+                    assert_eq!(read(kind, &edited.to_string()), want, "{kind:?} {path}");
+                }
+            }
+        }
     }
 }
