@@ -3,6 +3,7 @@
 mod cgroup;
 mod forward;
 mod link_layer;
+mod loopback;
 mod programs;
 mod stage;
 mod tc;

@@ -11,7 +11,7 @@ pub mod networks;
 pub use affinity::AffinityTable;
 pub use backend::{Backend, Backends};
 pub use client::{Client, ClientInfo, Scope};
-pub use decide::{Choice, Decision, decide};
+pub use decide::{Choice, Decision, decide, silent_refusal};
 pub use frontend::Frontends;
 pub use networks::Networks;
 

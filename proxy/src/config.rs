@@ -92,7 +92,7 @@ pub enum SocketLb {
     All,
     /// Only those of the node's own network namespace; service meshes and virtual machines in pods want this
     HostOnly,
-    /// None
+    /// None but those of the node that dial its own addresses, as their packets pass no device
     Off,
 }
 

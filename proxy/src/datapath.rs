@@ -15,7 +15,7 @@ mod sizes;
 pub use attach::{
     AttachError, Device, DeviceHooks, DeviceTable, DnsRedirect, Heartbeats, LoadError, NameServerError,
     ProgramRun, Programs, SuccessorHeartbeat, SweeperError, TcError, TcPass, XdpAttachMode, XdpAttachment,
-    XdpError, XdpHooks, XdpPass, attach, detach, detach_devices, detach_xdp, forward_logs, load, load_object,
+    XdpError, XdpHooks, XdpPass, attach, detach_devices, detach_xdp, forward_logs, load, load_object,
     load_with_sizes, local_pod_networks, name_server_is_alive, object, primary_addresses, programs_at,
     repair, select_devices, start_sweeper,
 };

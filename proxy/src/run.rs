@@ -123,7 +123,7 @@ pub async fn run(config: Config) -> Result<()> {
     agent.start_dns(&pins.maps())?;
     // The earlier agent has answered DNS queries until now.
     drop(waiting);
-    attach_programs(&mut programs, &pins, (socket_lb, &cgroup), &mut devices)?;
+    attach_programs(&mut programs, &pins, &cgroup, &mut devices)?;
     info!(frontends = agent.frontends(), "ready");
     state.enter(Phase::Serving);
     memory::release_startup_pages(datapath::object());
@@ -131,7 +131,7 @@ pub async fn run(config: Config) -> Result<()> {
     let _ = reports.send(Report::starting());
     kube_proxy_leftovers::watch();
     notify_ready();
-    let attachment = Attachment::new(programs, cgroup, pins, socket_lb != SocketLb::Off, devices);
+    let attachment = Attachment::new(programs, cgroup, pins, devices);
     let outcome = agent.run(&mut source, &mut stop, attachment).await;
     info!(repairs = agent.repairs(), "stopping; the data plane stays in place");
     agent.shut_down().await;
@@ -163,18 +163,10 @@ fn load_programs(
 }
 
 /// Attaches the programs to all hooks, and forgets maps that no program uses any more.
-fn attach_programs(
-    programs: &mut Programs,
-    pins: &Pins,
-    (socket_lb, cgroup): (SocketLb, &Path),
-    devices: &mut Devices,
-) -> Result<()> {
+fn attach_programs(programs: &mut Programs, pins: &Pins, cgroup: &Path, devices: &mut Devices) -> Result<()> {
     let mut outgrown = OutgrownFlows::open(pins)?;
     copy_flows(outgrown.as_mut())?;
-    match socket_lb {
-        SocketLb::All | SocketLb::HostOnly => datapath::attach(programs, cgroup, pins)?,
-        SocketLb::Off => datapath::detach(pins)?,
-    }
+    datapath::attach(programs, cgroup, pins)?;
     devices.keep(programs);
     // Once more, as the hooks were switched one by one.
     copy_flows(outgrown.as_mut())?;
@@ -267,6 +259,7 @@ fn program_config(
     let no_detector = |cidr: Option<_>| policy.detect_local == DetectLocal::ClusterCidr && cidr.is_none();
     let flags = ConfigFlags::default()
         .with(ConfigFlags::HOST_ONLY, socket_lb == SocketLb::HostOnly)
+        .with(ConfigFlags::OWN_ADDRESSES_ONLY, socket_lb == SocketLb::Off)
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V4, no_detector(policy.cluster_cidrs.v4))
         .with(ConfigFlags::PODS_ARE_EXTERNAL_V6, no_detector(policy.cluster_cidrs.v6))
         .with(ConfigFlags::PACKET_PLANE, devices.has_packet_plane())

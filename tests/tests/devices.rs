@@ -76,7 +76,7 @@ async fn devices_are_followed(how: &str) {
     let cluster = Cluster::start(&format!("devices-{how}")).flag(&format!("--tc={how}")).await;
     let node = cluster.node(0);
     eventually_has(node, "eth0", EXTERNAL).await;
-    eventually_has(node, "lo", &[]).await;
+    eventually_has(node, "lo", &["tc_loopback_egress"]).await;
     let pod = cluster.pod("a").start().await;
     let device = device_of(pod.addresses);
     eventually_has(node, &device, POD).await;

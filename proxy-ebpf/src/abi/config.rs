@@ -62,5 +62,8 @@ flags! {
         BYPASS_STACK = 5;
         /// tc programs are attached to external devices, so all packets that leave the node pass them.
         EXTERNAL_DEVICES = 6;
+        /// Only sockets in the host netns are translated, to the node's own addresses, as packets to these pass no device
+        /// (`--socket-lb off`).
+        OWN_ADDRESSES_ONLY = 7;
     }
 }

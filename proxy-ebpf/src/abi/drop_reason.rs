@@ -9,7 +9,7 @@ counters! {
         NoEndpoint = "no_endpoint", true;
         /// Endpoints exist, but the traffic policy excludes them from here (DROP).
         PolicyHasNoLocalEndpoint = "policy_has_no_local_endpoint", false;
-        /// loadBalancerSourceRanges apply, and a connect hook has no source address yet.
+        /// loadBalancerSourceRanges apply, and the source address is not known yet at connect.
         NeedsSourceAddress = "needs_source_address", false;
         /// The frontend was replaced during each of the bounded number of lookups.
         FrontendChurn = "frontend_churn", false;

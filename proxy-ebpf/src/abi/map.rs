@@ -200,6 +200,8 @@ pub enum DeviceRole {
     External,
     /// Leads to a pod of this node.
     Pod,
+    /// The loopback device of the node, which its connections to its own addresses pass.
+    Loopback,
 }
 
 /// The kernel's directions: ingress packets enter the node through the device.
@@ -220,11 +222,12 @@ pub struct TcProgram {
 }
 
 /// The tc programs. Attached in this order: reverse translation (egress) before translation (ingress).
-pub const TC_PROGRAMS: [TcProgram; 4] = [
+pub const TC_PROGRAMS: [TcProgram; 5] = [
     tc("tc_external_egress", DeviceRole::External, Direction::Egress),
     tc("tc_pod_egress", DeviceRole::Pod, Direction::Egress),
     tc("tc_external_ingress", DeviceRole::External, Direction::Ingress),
     tc("tc_pod_ingress", DeviceRole::Pod, Direction::Ingress),
+    tc("tc_loopback_egress", DeviceRole::Loopback, Direction::Egress),
 ];
 
 /// The XDP program at external devices.

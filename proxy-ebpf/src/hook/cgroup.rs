@@ -11,7 +11,7 @@ use proxy_ebpf::abi::{
 
 use crate::{
     config,
-    family::{Family, V4, V6, bytes, mapped, unmapped, words},
+    family::{Family, V4, V6, Words, bytes, mapped, same, unmapped, words},
     lb::{
         Choice, Client, Decision, Networks, Scope, Tables, decide,
         frontend::{self, FrontendLookup},
@@ -35,17 +35,44 @@ pub enum SyscallOutcome {
     Refused,
 }
 
-/// The configuration flag of a family: without a pod range, pods get the external view (rule E6).
-trait PodScope: Family {
+/// What is a family's own at these hooks.
+trait SocketFamily: Family {
+    /// Without a pod range, pods get the external view (rule E6).
     const PODS_ARE_EXTERNAL: ConfigFlags;
+
+    /// The address to which a socket is bound, unspecified if it is not.
+    fn bound(ctx: &SockAddrContext) -> Self::Address;
+
+    /// The source of a datagram in sendmsg, unspecified if the routes decide.
+    fn datagram_source(ctx: &SockAddrContext) -> Self::Address;
 }
 
-impl PodScope for V4 {
+impl SocketFamily for V4 {
     const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V4;
+
+    #[inline(always)]
+    fn bound(ctx: &SockAddrContext) -> u32 {
+        context::bound4(ctx)
+    }
+
+    #[inline(always)]
+    fn datagram_source(ctx: &SockAddrContext) -> u32 {
+        context::datagram_source4(ctx)
+    }
 }
 
-impl PodScope for V6 {
+impl SocketFamily for V6 {
     const PODS_ARE_EXTERNAL: ConfigFlags = ConfigFlags::PODS_ARE_EXTERNAL_V6;
+
+    #[inline(always)]
+    fn bound(ctx: &SockAddrContext) -> Words {
+        context::bound6(ctx)
+    }
+
+    #[inline(always)]
+    fn datagram_source(ctx: &SockAddrContext) -> Words {
+        context::datagram_source6(ctx)
+    }
 }
 
 /// A socket in connect.
@@ -61,6 +88,9 @@ struct Sending<'a> {
 trait Socket {
     fn ctx(&self) -> &SockAddrContext;
 
+    /// The source that the application chose, unspecified if it chose none.
+    fn source<F: SocketFamily>(&self) -> F::Address;
+
     fn avoids(&self, _backend: &Endpoint) -> bool {
         false
     }
@@ -71,12 +101,22 @@ impl Socket for Connecting<'_> {
     fn ctx(&self) -> &SockAddrContext {
         self.0
     }
+
+    #[inline(always)]
+    fn source<F: SocketFamily>(&self) -> F::Address {
+        F::bound(self.0)
+    }
 }
 
 impl Socket for Sending<'_> {
     #[inline(always)]
     fn ctx(&self) -> &SockAddrContext {
         self.ctx
+    }
+
+    #[inline(always)]
+    fn source<F: SocketFamily>(&self) -> F::Address {
+        F::datagram_source(self.ctx)
     }
 
     /// Replies of a backend that serves two frontends on one socket could not be attributed.
@@ -87,7 +127,7 @@ impl Socket for Sending<'_> {
 }
 
 /// The client before a packet exists. The netns cookie is fetched only where it is used.
-impl<F: Networks + PodScope, S: Socket> Client<F> for S {
+impl<F: Networks + SocketFamily, S: Socket> Client<F> for S {
     #[inline(always)]
     fn is_host(&self) -> bool {
         is_host(self.ctx())
@@ -112,16 +152,55 @@ impl<F: Networks + PodScope, S: Socket> Client<F> for S {
         true
     }
 
-    /// The source address is not known yet.
     #[inline(always)]
-    fn excluded_by_source_ranges(&self, _: &Descriptor) -> Option<DropReason> {
-        Some(DropReason::NeedsSourceAddress)
+    fn excluded_by_source_ranges(&self, descriptor: &Descriptor) -> Option<DropReason> {
+        const SOURCE_NOT_IN_RANGES: u32 = DropReason::SourceNotInRanges as u32;
+        match exclusion::<F, S>(self, descriptor) {
+            ADMITTED => None,
+            SOURCE_NOT_IN_RANGES => Some(DropReason::SourceNotInRanges),
+            _ => Some(DropReason::NeedsSourceAddress),
+        }
     }
 
     #[inline(always)]
     fn avoids(&self, backend: &Endpoint) -> bool {
         Socket::avoids(self, backend)
     }
+}
+
+const ADMITTED: u32 = u32::MAX;
+
+/// The reason for which source ranges exclude a socket, else `ADMITTED`. Not inlined: its words would be on the stack of each send.
+#[inline(never)]
+fn exclusion<F: Networks + SocketFamily, S: Socket>(socket: &S, descriptor: &Descriptor) -> u32 {
+    let Some(source) = source_of::<F>(socket, F::from_mapped(descriptor.address)) else {
+        return DropReason::NeedsSourceAddress as u32;
+    };
+    if F::is_in_source_ranges(descriptor.source_ranges, source) {
+        ADMITTED
+    } else {
+        DropReason::SourceNotInRanges as u32
+    }
+}
+
+/// The source address of a socket's packets to a frontend. Returns `None` if only they will tell.
+///
+/// Packets of the node to its own address pass no device whose programs translate. Their source is the destination itself, unless the
+/// application chose another.
+#[inline(always)]
+fn source_of<F: Networks + SocketFamily>(
+    socket: &impl Socket,
+    destination: F::Address,
+) -> Option<F::Address> {
+    if !is_host(socket.ctx()) {
+        return None;
+    }
+    let is_own = F::node_address(destination).is_some();
+    let chosen = socket.source::<F>();
+    if !same(F::mapped(chosen), F::mapped(F::UNSPECIFIED)) {
+        return (is_own || !config::flags().contains(ConfigFlags::PACKET_PLANE)).then_some(chosen);
+    }
+    is_own.then_some(destination)
 }
 
 #[inline(always)]
@@ -188,18 +267,20 @@ pub fn getpeername6(ctx: &SockAddrContext) {
 
 /// Decides about a connect, and stores the translation with the socket.
 #[inline(always)]
-fn connect<F: Tables + PodScope>(
+fn connect<F: Tables + SocketFamily>(
     ctx: &SockAddrContext,
     address: F::Address,
     port: [u8; 2],
 ) -> Decision<F::Address> {
     let verdict = match transport(ctx) {
-        Some(protocol) if is_enabled(ctx) => match decide::<F>(address, port, protocol, &Connecting(ctx)) {
-            Decision::NotOurs if is_undefined_port::<F>(address) => {
-                Decision::Refuse(DropReason::UndefinedPort, None)
+        Some(protocol) if is_enabled::<F>(ctx, address) => {
+            match decide::<F>(address, port, protocol, &Connecting(ctx)) {
+                Decision::NotOurs if is_undefined_port::<F>(address) => {
+                    Decision::Refuse(DropReason::UndefinedPort, None)
+                }
+                verdict @ (Decision::NotOurs | Decision::Backend(_) | Decision::Refuse(..)) => verdict,
             }
-            verdict @ (Decision::NotOurs | Decision::Backend(_) | Decision::Refuse(..)) => verdict,
-        },
+        }
         Some(_) | None => Decision::NotOurs,
     };
     match &verdict {
@@ -218,25 +299,26 @@ fn connect<F: Tables + PodScope>(
 
 /// Decides about a datagram of an unconnected socket. The backend stays the same until it is removed.
 #[inline(always)]
-fn send<F: Tables + PodScope>(
+fn send<F: Tables + SocketFamily>(
     ctx: &SockAddrContext,
     address: F::Address,
     port: [u8; 2],
 ) -> Decision<F::Address> {
-    if transport(ctx) != Some(UDP) || !is_enabled(ctx) {
+    if transport(ctx) != Some(UDP) || !is_enabled::<F>(ctx, address) {
         return Decision::NotOurs;
     }
     let frontend = Endpoint::new(bytes(F::mapped(F::effective(address))), port);
     let connected = connected::backend(ctx, &frontend);
     let reference = if connected.generation != 0 { connected } else { unconnected::backend(ctx, &frontend) };
     let is_stored = reference.generation != 0;
+    let sending = Sending { ctx, frontend: &frontend };
     if is_stored
         && let Some(backend) = F::backend(reference)
-        && let Some(descriptor) = current_frontend_of::<F>(ctx, address, port, backend.service)
+        && let Some(descriptor) = current_frontend_of::<F>(&sending, address, port, backend.service)
     {
         return Decision::Backend(Choice::of(backend, reference, descriptor));
     }
-    let verdict = decide::<F>(address, port, UDP, &Sending { ctx, frontend: &frontend });
+    let verdict = decide::<F>(address, port, UDP, &sending);
     match &verdict {
         Decision::Backend(choice) => {
             unconnected::store(ctx, &frontend, &choice.endpoint::<F>(), choice.reference)
@@ -247,19 +329,20 @@ fn send<F: Tables + PodScope>(
     verdict
 }
 
-/// The frontend of a destination, if it still belongs to the service port of the stored backend and needs no source address: an
-/// address can move from one Service to another while both exist.
+/// The frontend of a destination, if it still belongs to the service port of the stored backend and admits the source: an address can
+/// move from one Service to another while both exist.
 #[inline(always)]
-fn current_frontend_of<F: Tables + PodScope>(
-    ctx: &SockAddrContext,
+fn current_frontend_of<F: Tables + SocketFamily>(
+    client: &Sending<'_>,
     address: F::Address,
     port: [u8; 2],
     service: u32,
 ) -> Option<&'static Descriptor> {
-    match frontend::current::<F>(address, port, UDP, &Connecting(ctx)) {
+    match frontend::current::<F>(address, port, UDP, client) {
         FrontendLookup::Descriptor(descriptor)
             if descriptor.service == service
-                && !descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES) =>
+                && (!descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES)
+                    || Client::<F>::excluded_by_source_ranges(client, descriptor).is_none()) =>
         {
             Some(descriptor)
         }
@@ -291,13 +374,18 @@ fn apply<A: Copy>(
     }
 }
 
-/// Whether the decision is left to tc: only packets have a source address, and only packets can be dropped silently. UDP connects to
+/// Whether the decision is left to tc: most sources are known from packets only, and only packets can be dropped silently. UDP connects to
 /// undefined ports succeed, as the C library sorts the addresses of a name by whether a UDP connect succeeds (RFC 6724, rule 1).
 #[inline(always)]
 fn is_deferred_to_tc(ctx: &SockAddrContext, reason: DropReason) -> bool {
     let flags = config::flags();
     (flags.contains(ConfigFlags::PACKET_PLANE)
-        && matches!(reason, DropReason::NeedsSourceAddress | DropReason::PolicyHasNoLocalEndpoint))
+        && matches!(
+            reason,
+            DropReason::NeedsSourceAddress
+                | DropReason::SourceNotInRanges
+                | DropReason::PolicyHasNoLocalEndpoint
+        ))
         || (flags.contains(ConfigFlags::EXTERNAL_DEVICES)
             && matches!(reason, DropReason::UndefinedPort)
             && transport(ctx) == Some(UDP))
@@ -321,10 +409,15 @@ fn is_host(ctx: &SockAddrContext) -> bool {
     context::netns_cookie(ctx) == config::host_netns()
 }
 
-/// Whether sockets of this netns are translated (`--socket-lb`).
+/// Whether sockets of this netns are translated (`--socket-lb`), to this destination.
 #[inline(always)]
-fn is_enabled(ctx: &SockAddrContext) -> bool {
-    !config::flags().contains(ConfigFlags::HOST_ONLY) || is_host(ctx)
+fn is_enabled<F: Networks>(ctx: &SockAddrContext, destination: F::Address) -> bool {
+    let flags = config::flags();
+    if flags.contains(ConfigFlags::OWN_ADDRESSES_ONLY) {
+        is_host(ctx) && F::node_address(F::effective(destination)).is_some()
+    } else {
+        !flags.contains(ConfigFlags::HOST_ONLY) || is_host(ctx)
+    }
 }
 
 /// The Service protocol of the socket. Returns `None` for protocols that are not translated here.

@@ -11,6 +11,7 @@ use proxy_ebpf::abi::{DeviceRole, Direction, XdpOutcome};
 
 use super::{
     cgroup::{self, SyscallOutcome},
+    loopback,
     tc::{self, Action},
     xdp,
 };
@@ -89,9 +90,19 @@ pub fn tc_pod_egress(ctx: TcContext) -> i32 {
     at_device(&ctx, DeviceRole::Pod, Direction::Egress)
 }
 
+#[classifier]
+pub fn tc_loopback_egress(ctx: TcContext) -> i32 {
+    tc_verdict(loopback::handle(&ctx))
+}
+
 #[inline(always)]
 fn at_device(ctx: &TcContext, role: DeviceRole, direction: Direction) -> i32 {
-    match tc::handle(ctx, Hook::new(role, direction)) {
+    tc_verdict(tc::handle(ctx, Hook::new(role, direction)))
+}
+
+#[inline(always)]
+fn tc_verdict(action: Action) -> i32 {
+    match action {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         Action::Redirect(code) => code,

@@ -138,6 +138,23 @@ impl Slots {
     }
 }
 
+/// The reason for which a new flow is dropped without a reject, and the service port. Returns `None` for other flows.
+#[inline(always)]
+pub fn silent_refusal<F: Tables>(
+    address: F::Address,
+    port: [u8; 2],
+    protocol: u8,
+    client: &impl Client<F>,
+) -> Option<(DropReason, u32)> {
+    let descriptor = match frontend::current::<F>(address, port, protocol, client) {
+        FrontendLookup::Descriptor(descriptor) => descriptor,
+        FrontendLookup::NotFound | FrontendLookup::Changed => return None,
+    };
+    let scope = client.scope();
+    let reason = refusal::<F>(descriptor, scope, &Slots::of(descriptor, scope, 1), client)?;
+    (!reason.sends_reject()).then_some((reason, descriptor.service))
+}
+
 /// The reason for a refusal, if policy or an empty set requires one.
 #[inline(always)]
 fn refusal<F: Tables>(

@@ -3,7 +3,7 @@
 use core::{mem::offset_of, ptr};
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
+    bindings::{bpf_sock, bpf_sock_addr},
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     programs::SockAddrContext,
 };
@@ -49,6 +49,32 @@ pub fn address6(ctx: &SockAddrContext) -> (Words, [u8; 2]) {
     ([word(0), word(1), word(2), word(3)], port(ctx))
 }
 
+/// The IPv4 address to which the socket is bound, unspecified if it is not. Any hook.
+#[inline(always)]
+pub fn bound4(ctx: &SockAddrContext) -> u32 {
+    read_socket(ctx, offset_of!(bpf_sock, src_ip4))
+}
+
+/// As `bound4`, of IPv6.
+#[inline(always)]
+pub fn bound6(ctx: &SockAddrContext) -> Words {
+    let word = |at| read_socket(ctx, offset_of!(bpf_sock, src_ip6) + at * size_of::<u32>());
+    [word(0), word(1), word(2), word(3)]
+}
+
+/// The source of a datagram: of its control message (IP_PKTINFO), else the bound address. sendmsg4 only.
+#[inline(always)]
+pub fn datagram_source4(ctx: &SockAddrContext) -> u32 {
+    read(ctx, offset_of!(bpf_sock_addr, msg_src_ip4))
+}
+
+/// As `datagram_source4`, of IPv6. sendmsg6 only.
+#[inline(always)]
+pub fn datagram_source6(ctx: &SockAddrContext) -> Words {
+    let word = |at| read(ctx, offset_of!(bpf_sock_addr, msg_src_ip6) + at * size_of::<u32>());
+    [word(0), word(1), word(2), word(3)]
+}
+
 #[inline(always)]
 pub fn set_address4(ctx: &SockAddrContext, address: u32, port: [u8; 2]) {
     write(ctx, offset_of!(bpf_sock_addr, user_ip4), address);
@@ -80,6 +106,16 @@ fn set_port(ctx: &SockAddrContext, [high, low]: [u8; 2]) {
 fn read(ctx: &SockAddrContext, offset: usize) -> u32 {
     // SAFETY: the kernel passes a valid context, and the offset is that of a word in it.
     unsafe { ptr::read_volatile(ctx.sock_addr.byte_add(offset).cast()) }
+}
+
+/// Volatile as in `read`.
+#[inline(always)]
+fn read_socket(ctx: &SockAddrContext, offset: usize) -> u32 {
+    // SAFETY: the context of these hooks always has a socket, and the offset is that of a word in it.
+    unsafe {
+        let socket = ptr::read_volatile(&raw const (*ctx.sock_addr).__bindgen_anon_1.sk);
+        ptr::read_volatile(socket.byte_add(offset).cast())
+    }
 }
 
 /// Volatile as in `read`.

@@ -36,7 +36,7 @@ pub struct Args {
     pins: PinArgs,
     #[command(flatten)]
     run_dir: RunDirArgs,
-    /// The sockets whose connections are translated at connect
+    /// The sockets whose connections are translated at connect. Connections of the node to its own addresses always are
     #[arg(long, value_enum, default_value = "all", value_name = "WHO")]
     socket_lb: SocketLb,
     #[command(flatten)]

@@ -13,7 +13,7 @@ mod sweeper;
 mod tc;
 mod xdp;
 
-pub use cgroup::{AttachError, attach, detach, repair};
+pub use cgroup::{AttachError, attach, repair};
 pub use device_table::DeviceTable;
 pub use devices::{Device, select_devices};
 pub use load::{LoadError, ProgramRun, Programs, load, load_object, load_with_sizes, object};

@@ -8,7 +8,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     k8s,
-    model::{address::Protocol, frontend::FrontendAddress, frontend::WhenEmpty},
+    model::{
+        address::Protocol,
+        flow::{Flow, FlowOutcome, Plane},
+        frontend::{FrontendAddress, WhenEmpty},
+    },
 };
 
 const NODE: &str = "node-1";
@@ -93,4 +97,31 @@ fn the_clusters_own_services_precede_and_the_largest_comes_last() {
         index.frontends().map(|frontend| frontend.service.service.to_string()).collect();
     order.dedup();
     assert_eq!(order, ["default/kubernetes", "kube-system/z", "b/web", "b/api", "a/huge"]);
+}
+
+/// Only the node's connections to its own addresses have a source that a socket tells.
+#[test]
+fn the_source_of_own_connections_is_known_at_the_socket() {
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let node_addresses = ["192.0.2.1", "192.0.2.2", "203.0.113.1"].map(ip).into();
+    let mut index = Index::new(Policy { node_addresses, ..Policy::default() });
+    let ingress = ["203.0.113.1", "203.0.113.2"].map(|ip| json!({"ip": ip}));
+    index.apply(service(json!({"metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.10", "type": "LoadBalancer", "ports": [{"name": "http", "port": 80}],
+            "loadBalancerSourceRanges": ["192.0.2.1/32", "198.51.100.0/24"]},
+        "status": {"loadBalancer": {"ingress": ingress}}})));
+    index.apply(web_slice("a", "web", &["10.1.0.1"]));
+    for (from, to, outcome, plane) in [
+        ("192.0.2.1", "203.0.113.1", FlowOutcome::Dnat, Plane::Socket),
+        // The node's primary address is in a range, so the VIP as its own source is admitted (rule H4).
+        ("203.0.113.1", "203.0.113.1", FlowOutcome::Dnat, Plane::Socket),
+        ("192.0.2.2", "203.0.113.1", FlowOutcome::Drop, Plane::Packet),
+        ("192.0.2.1", "203.0.113.2", FlowOutcome::Dnat, Plane::Packet),
+        ("198.51.100.1", "203.0.113.1", FlowOutcome::Dnat, Plane::Packet),
+        ("192.0.2.2", "10.96.0.10", FlowOutcome::Dnat, Plane::Socket),
+    ] {
+        let destination = std::net::SocketAddr::new(ip(to), 80);
+        let verdict = index.explain(&Flow { source: ip(from), destination, protocol: Protocol::Tcp });
+        assert_eq!((verdict.outcome, verdict.plane), (outcome, plane), "from {from} to {to}");
+    }
 }

@@ -76,7 +76,7 @@ fn with_frontend(index: &Index, flow: &Flow, source: Source, frontend: Frontend)
         outcome,
         source,
         is_source_inferred: index.node().detect_local.is_by_interface(),
-        plane: plane(flow, source, outcome, Some(&frontend)),
+        plane: plane(index, flow, source, outcome, Some(&frontend)),
         reason: reason::of_frontend(index, flow, source, outcome, &frontend),
         choices,
         frontend: Some(frontend),
@@ -137,14 +137,23 @@ fn without_frontend(
         is_source_inferred: index.node().detect_local.is_by_interface(),
         frontend: None,
         choices: Vec::new(),
-        plane: plane(flow, source, outcome, None),
+        plane: plane(index, flow, source, outcome, None),
         reason,
     }
 }
 
-/// The connect hook knows no source address and cannot drop silently, and SCTP sockets do not pass it.
-fn plane(flow: &Flow, source: Source, outcome: FlowOutcome, frontend: Option<&Frontend>) -> Plane {
+/// The connect hook cannot drop silently, and SCTP sockets do not pass it. It knows the source of the node's connections to its own
+/// addresses alone.
+fn plane(
+    index: &Index,
+    flow: &Flow,
+    source: Source,
+    outcome: FlowOutcome,
+    frontend: Option<&Frontend>,
+) -> Plane {
     let is_seen = source != Source::Outside && flow.protocol != Protocol::Sctp;
     let is_filtered = frontend.is_some_and(|frontend| !frontend.source_ranges.is_empty());
-    if is_seen && !is_filtered && outcome != FlowOutcome::Drop { Plane::Socket } else { Plane::Packet }
+    let is_source_known = source == Source::Node && index.node().owns(flow.destination.ip());
+    let is_decided = !is_filtered || is_source_known;
+    if is_seen && is_decided && outcome != FlowOutcome::Drop { Plane::Socket } else { Plane::Packet }
 }

@@ -49,7 +49,7 @@ impl fmt::Display for FlowOutcome {
 pub enum Plane {
     /// The connect or sendmsg hook of the client's cgroup.
     Socket,
-    /// Per packet: the decision needs a source address, or the outcome is a silent drop.
+    /// Per packet: the decision needs a source address that no socket tells, or the outcome is a silent drop.
     Packet,
 }
 

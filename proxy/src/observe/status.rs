@@ -95,7 +95,7 @@ pub struct Planes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
     pub device: String,
-    /// `external` or `pod`.
+    /// `external`, `pod` or `loopback`.
     pub role: String,
     /// The programs at its hooks.
     pub hooks: Vec<String>,

@@ -15,16 +15,14 @@ pub struct Attachment {
     programs: Programs,
     cgroup: PathBuf,
     pins: Pins,
-    /// The socket programs are to be attached.
-    is_wanted: bool,
     devices: Devices,
     /// The failure to attach to the cgroup.
     failure: LogOnce,
 }
 
 impl Attachment {
-    pub fn new(programs: Programs, cgroup: PathBuf, pins: Pins, is_wanted: bool, devices: Devices) -> Self {
-        Self { programs, cgroup, pins, is_wanted, devices, failure: LogOnce::default() }
+    pub fn new(programs: Programs, cgroup: PathBuf, pins: Pins, devices: Devices) -> Self {
+        Self { programs, cgroup, pins, devices, failure: LogOnce::default() }
     }
 
     /// The attach errors of the last attempt, each in a sentence.
@@ -46,9 +44,6 @@ impl Attachment {
     }
 
     fn verify_cgroup(&mut self) -> usize {
-        if !self.is_wanted {
-            return 0;
-        }
         let mut repaired = Vec::new();
         let outcome = datapath::repair(&mut self.programs, &self.cgroup, &self.pins, &mut repaired);
         self.failure.record("programs not attached", outcome);

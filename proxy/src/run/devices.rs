@@ -93,6 +93,7 @@ impl Devices {
         let role = match device.role {
             DeviceRole::External => "external",
             DeviceRole::Pod => "pod",
+            DeviceRole::Loopback => "loopback",
         };
         let hooks = self.hooks.attached_to(device.index).map(str::to_owned).collect();
         DeviceStatus { device: device.name.clone(), role: role.to_owned(), hooks }
@@ -100,7 +101,9 @@ impl Devices {
 
     fn write_table(&mut self, network: &Network, devices: &[Device]) -> Result<(), MapError> {
         let Self { table, policy, xdp, .. } = self;
-        table.set_flags(devices, |device| {
+        // Nothing is translated at the loopback device.
+        let translating = devices.iter().filter(|device| device.role != DeviceRole::Loopback);
+        table.set_flags(translating, |device| {
             let is_pod = policy.is_pod_interface(&device.name, network.bridge_of(device.index));
             DeviceFlags::default()
                 .with(DeviceFlags::PODS, is_pod)

@@ -35,6 +35,7 @@ pub const EXTERNAL_INGRESS: &str = "tc_external_ingress";
 pub const EXTERNAL_EGRESS: &str = "tc_external_egress";
 pub const POD_INGRESS: &str = "tc_pod_ingress";
 pub const POD_EGRESS: &str = "tc_pod_egress";
+pub const LOOPBACK_EGRESS: &str = "tc_loopback_egress";
 
 /// Networks without a route, one per family.
 pub const UNREACHABLE: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];

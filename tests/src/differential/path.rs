@@ -8,8 +8,8 @@ use proxy::model::flow::{FlowOutcome, FlowVerdict};
 
 use super::{
     fixture::{
-        DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, LinkLayer, PASS, POD_EGRESS, POD_INGRESS, ProgramFixture,
-        REDIRECT,
+        DROP, EXTERNAL_EGRESS, EXTERNAL_INGRESS, LOOPBACK_EGRESS, LinkLayer, PASS, POD_EGRESS, POD_INGRESS,
+        ProgramFixture, REDIRECT,
     },
     packet::{IcmpError, Packet, Rejection},
 };
@@ -112,6 +112,21 @@ impl FlowPath {
             FlowOutcome::Dnat => return self.check_translated(fixture, expected, action, &out).map(Some),
         }
         Ok(None)
+    }
+
+    /// A client on the node may reach the destination through the loopback device, where nothing is translated, and what a
+    /// frontend drops silently is dropped. Returns whether it is.
+    pub fn check_loopback(&self, fixture: &mut ProgramFixture, drops: bool) -> Result<bool> {
+        if self.client != Client::Node {
+            return Ok(false);
+        }
+        let (action, out) = fixture.run(LOOPBACK_EGRESS, &self.packet)?;
+        if drops {
+            ensure!(action == DROP, "not dropped at the loopback device: {action}");
+        } else {
+            ensure!(action == PASS && out == self.packet.bytes(), "changed at the loopback device: {action}");
+        }
+        Ok(drops)
     }
 
     /// Runs the program at the client's device on a packet of the client.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use proxy::model::flow::Flow;
+use proxy::model::flow::{Flow, FlowOutcome};
 
 use super::{
     connection::ConnectionNode,
@@ -24,6 +24,8 @@ pub struct Tally {
     pub rows: BTreeMap<VerdictRow, u64>,
     /// The drop reasons, as counted by the programs.
     pub reasons: BTreeMap<&'static str, u64>,
+    /// Packets of the node that were dropped at the loopback device.
+    pub at_loopback: u64,
 }
 
 impl Tally {
@@ -39,7 +41,10 @@ impl Tally {
             VerdictRow::ALL.iter().map(|verdict_row| (verdict_row.to_string(), self.rows.get(verdict_row)));
         let reasons = PROVOKED.iter().map(|reason| (reason.name(), self.reasons.get(reason.name())));
         let reasons = reasons.map(|(name, count)| (name.to_owned(), count));
-        rows.chain(reasons).map(|(name, count)| (name, count.copied().unwrap_or_default()))
+        let at_loopback = ("dropped at the loopback device".to_owned(), Some(&self.at_loopback));
+        rows.chain(reasons)
+            .chain([at_loopback])
+            .map(|(name, count)| (name, count.copied().unwrap_or_default()))
     }
 }
 
@@ -63,9 +68,8 @@ pub fn run(
                 fixture.load_objects(objects::policy(), objects.changes())?;
                 for _ in 0..CASES.min(end - done) {
                     let seed = rng.seed;
-                    let verdict_row = check(&mut fixture, &objects, rng, done);
-                    let verdict_row = verdict_row.with_context(|| format!("case {done}, seed {seed}"))?;
-                    *tally.rows.entry(verdict_row).or_default() += 1;
+                    check(&mut fixture, &objects, rng, done, &mut tally)
+                        .with_context(|| format!("case {done}, seed {seed}"))?;
                     done += 1;
                 }
                 exhausted.check_all()?;
@@ -91,7 +95,8 @@ fn check(
     objects: &RandomObjects,
     rng: &mut Rng,
     case: u64,
-) -> Result<VerdictRow> {
+    tally: &mut Tally,
+) -> Result<()> {
     let mut flow = objects.flow(rng);
     let client = client(&flow, rng);
     let link = link(client, rng);
@@ -105,10 +110,16 @@ fn check(
     }
     let backend = if rng.coin() { Backend::Outside } else { Backend::Pod };
     let path = FlowPath { packet, client, backend, link };
-    path.check(fixture, &Expected::of(&verdict, objects::NODE)).with_context(|| {
+    let drops = verdict.outcome == FlowOutcome::Drop && verdict.frontend.is_some();
+    let at_loopback = path.check_loopback(fixture, drops);
+    let checked = at_loopback
+        .and_then(|drops| path.check(fixture, &Expected::of(&verdict, objects::NODE)).map(|_| drops));
+    let is_dropped = checked.with_context(|| {
         format!("{flow:?} from {:?} ({link:?}) to {:?}: {}", path.client, path.backend, verdict.reason)
     })?;
-    Ok(VerdictRow::of(&flow, &verdict))
+    tally.at_loopback += u64::from(is_dropped);
+    *tally.rows.entry(VerdictRow::of(&flow, &verdict)).or_default() += 1;
+    Ok(())
 }
 
 /// Most devices have an Ethernet header and frames without a tag.

@@ -139,16 +139,6 @@ fn is_attached(
     Ok(link.is_ok_and(|link| link.cgroup_id == cgroup.id && link.program_id == info.id()))
 }
 
-/// Detaches every program, including those of an earlier agent.
-pub fn detach(pins: &Pins) -> Result<(), AttachError> {
-    detach_unfinished(pins)?;
-    for name in PROGRAMS {
-        let pin = pins.links().join(name);
-        drop_link(&pin).map_err(|source| AttachError::Detach { name, source })?;
-    }
-    Ok(())
-}
-
 /// Updates the pinned link to the program. Returns `false` if there is no link, or one to another cgroup.
 fn replace(
     programs: &mut Programs,

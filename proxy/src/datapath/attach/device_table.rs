@@ -26,20 +26,22 @@ impl DeviceTable {
 
     /// Writes exactly these devices. `is_pod` tells which of them only pods' packets enter by.
     pub fn set(&mut self, devices: &[Device], is_pod: impl Fn(&Device) -> bool) -> Result<(), MapError> {
-        self.set_flags(devices, |device| DeviceFlags::default().with(DeviceFlags::PODS, is_pod(device)))
+        self.set_flags(devices.iter(), |device| {
+            DeviceFlags::default().with(DeviceFlags::PODS, is_pod(device))
+        })
     }
 
     /// Writes exactly these devices, with the flags of each. Additions come before removals, so a device that
     /// stays is in the map all the time.
-    pub fn set_flags(
+    pub fn set_flags<'a>(
         &mut self,
-        devices: &[Device],
+        devices: impl Iterator<Item = &'a Device>,
         flags: impl Fn(&Device) -> DeviceFlags,
     ) -> Result<(), MapError> {
         let known: Result<Table<u32, abi::Device>, _> = self.0.iter().collect();
         let known = known.map_err(refused("read", map::DEVICES))?;
         let wanted: BTreeMap<u32, abi::Device> =
-            devices.iter().map(|device| (device.index, entry(device, flags(device)))).collect();
+            devices.map(|device| (device.index, entry(device, flags(device)))).collect();
         for (index, device) in wanted.iter().filter(|(index, device)| known.get(*index) != Some(*device)) {
             self.0.insert(index, device, 0).map_err(refused("write", map::DEVICES))?;
         }

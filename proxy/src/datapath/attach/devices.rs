@@ -7,7 +7,8 @@
 //! A pod device is the host's end of a veth pair whose peer is in another network namespace, or a bridge with
 //! such ports. An external device leads to other machines: it has a default route, or an address that other
 //! machines may use. Tunnels between nodes are external: replies from backends behind them come back through
-//! them.
+//! them. The loopback device has a program wherever there is a packet plane: the node's connections to its own
+//! addresses pass no other device.
 //!
 //! A node may itself be a network namespace whose uplink is the end of a veth pair (Kubernetes in
 //! containers). Such an uplink has a default route or an address with neighbours; a pod's end has no address,
@@ -76,16 +77,20 @@ fn role(network: &Network, config: &DeviceConfig, link: &Link) -> Option<DeviceR
         return Some(DeviceRole::Pod);
     }
     let role = detect_role(network, link)?;
-    let selection = match role {
-        DeviceRole::External => &config.external,
-        DeviceRole::Pod => &config.pod,
+    let is_selected = match role {
+        DeviceRole::External => config.external == DeviceSelection::Auto,
+        DeviceRole::Pod => config.pod == DeviceSelection::Auto,
+        DeviceRole::Loopback => config.has_packet_plane(),
     };
-    (*selection == DeviceSelection::Auto).then_some(role)
+    is_selected.then_some(role)
 }
 
 pub fn detect_role(network: &Network, link: &Link) -> Option<DeviceRole> {
     if is_external(network, link) {
         return Some(DeviceRole::External);
+    }
+    if link.kind == LinkKind::Loopback {
+        return Some(DeviceRole::Loopback);
     }
     let is_pod = match link.kind {
         LinkKind::Veth(PeerNetns::Other) => true,

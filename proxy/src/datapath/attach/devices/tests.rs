@@ -76,6 +76,7 @@ fn roles(network: &Network, config: &DeviceConfig) -> String {
     let role = |device: &Device| match device.role {
         DeviceRole::External => "external",
         DeviceRole::Pod => "pod",
+        DeviceRole::Loopback => "loopback",
     };
     let devices = select_devices(network, config);
     devices.iter().map(|device| format!("{}={}", device.name, role(device))).collect::<Vec<_>>().join(" ")
@@ -95,7 +96,7 @@ const DETECTION: &[Case] = &[
                       cni0 bridge 10.244.1.1/24
                       veth1 pod in=cni0
                       veth2 pod in=cni0",
-        want: "eth0=external cni0=pod veth1=pod veth2=pod",
+        want: "lo=loopback eth0=external cni0=pod veth1=pod veth2=pod",
     },
     Case {
         name: "pods routed one by one, without and with an address at the host's end",
@@ -207,7 +208,7 @@ const DETECTION: &[Case] = &[
                       veth1 pod fd00::1/128",
         want: "eth0=external veth1=pod",
     },
-    Case { name: "nothing", devices: "lo lo 127.0.0.1/8", want: "" },
+    Case { name: "nothing", devices: "lo lo 127.0.0.1/8", want: "lo=loopback" },
 ];
 
 #[test]
@@ -227,16 +228,17 @@ fn the_command_line_overrides_detection() {
          tap1 tunnel",
     );
     let cases = [
-        ("auto", "auto", "eth0=external eth1=external veth1=pod"),
-        ("none", "auto", "veth1=pod"),
-        ("auto", "none", "eth0=external eth1=external"),
-        ("eth0", "auto", "eth0=external veth1=pod"),
-        ("eth*", "tap*", "eth0=external eth1=external tap1=pod"),
-        ("auto", "eth1,tap*", "eth0=external eth1=pod tap1=pod"),
-        ("veth1", "auto", "veth1=external"),
-        ("tap1", "tap1", "tap1=external"),
+        ("auto", "auto", "lo=loopback eth0=external eth1=external veth1=pod"),
+        ("none", "auto", "lo=loopback veth1=pod"),
+        ("auto", "none", "lo=loopback eth0=external eth1=external"),
+        ("eth0", "auto", "lo=loopback eth0=external veth1=pod"),
+        ("eth*", "tap*", "lo=loopback eth0=external eth1=external tap1=pod"),
+        ("auto", "eth1,tap*", "lo=loopback eth0=external eth1=pod tap1=pod"),
+        ("veth1", "auto", "lo=loopback veth1=external"),
+        ("tap1", "tap1", "lo=loopback tap1=external"),
         ("lo", "none", "lo=external"),
-        ("missing", "missing", ""),
+        ("none", "none", ""),
+        ("missing", "missing", "lo=loopback"),
     ];
     for (external, pod, want) in cases {
         assert_eq!(roles(&network, &config(external, pod)), want, "--devices {external} --pod-devices {pod}");
@@ -256,6 +258,7 @@ fn masquerading_takes_an_address_of_the_output_device() {
     let devices = select_devices(&network, &auto());
     let found: Vec<_> = devices
         .iter()
+        .filter(|device| device.role != DeviceRole::Loopback)
         .map(|device| {
             let ip = |ip: Option<String>| ip.unwrap_or_default();
             (

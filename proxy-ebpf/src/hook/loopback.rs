@@ -1,0 +1,59 @@
+//! tc at the egress of the node's loopback device: the silent drops of its connections to its own addresses.
+//!
+//! They pass no other device. What the rules permit was translated at its socket, so nothing is translated here.
+
+use aya_ebpf::programs::TcContext;
+use proxy_ebpf::abi::{DropReason, Endpoint, flow_state::tcp};
+
+use super::tc::Action;
+use crate::{
+    ct::ScratchSpace,
+    family::{V4, V6, bytes},
+    lb::{ClientInfo, silent_refusal},
+    metrics,
+    packet::{
+        ClientLocation, Headers as _,
+        dissect::{Dissect, Dissected, dissect},
+        header::{ETHERNET, TCP},
+    },
+    socket::connected,
+};
+
+#[inline(always)]
+pub fn handle(ctx: &TcContext) -> Action {
+    // SAFETY: the kernel's own context.
+    let ethertype = unsafe { u16::from_be((*ctx.skb.skb).protocol as u16) };
+    let refusal = match ethertype {
+        V4::ETHERTYPE => refusal::<V4>(ctx),
+        V6::ETHERTYPE => refusal::<V6>(ctx),
+        _ => None,
+    };
+    match refusal {
+        Some((reason, service)) => {
+            metrics::refused(reason, Some(service));
+            Action::Drop
+        }
+        None => Action::Pass,
+    }
+}
+
+/// The reason for which a packet is dropped, and its service port.
+#[inline(always)]
+fn refusal<F: ScratchSpace + Dissect + 'static>(ctx: &TcContext) -> Option<(DropReason, u32)> {
+    let packet = &mut F::scratch()?.packet;
+    let has_ports =
+        matches!(dissect::<F>(ctx, ETHERNET, packet), Dissected::Known | Dissected::FirstFragment);
+    // Only new flows are decided (rule H7).
+    let is_later = packet.protocol == TCP && packet.flags & (tcp::SYN | tcp::ACK) != tcp::SYN;
+    if !has_ports || is_later || packet.is_icmp_error() {
+        return None;
+    }
+    // SAFETY: the kernel's own context.
+    let (device, socket) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).__bindgen_anon_2.sk) };
+    let client = ClientInfo::<F>::new(packet.source, ClientLocation::OnNode, device);
+    let refusal = silent_refusal::<F>(packet.destination, packet.destination_port, packet.protocol, &client)?;
+    let destination = Endpoint::new(bytes(F::mapped(packet.destination)), packet.destination_port);
+    // A backend may have the address and port of a frontend that excludes the client.
+    let is_translated = connected::of_sender(socket).is_some_and(|pair| pair.backend == destination);
+    (!is_translated).then_some(refusal)
+}
