@@ -59,6 +59,11 @@ const COREFILE: &str = "\
         pods insecure
         fallthrough in-addr.arpa ip6.arpa
     }
+    k8s_external ext.example {
+        headless
+    }
+    rewrite continue edns0 local set 0xffee 0x61626364 revert
+    rewrite continue edns0 subnet set 24 56
     rewrite name regex (.*)\\.old\\.example {1}.web.shop.svc.cluster.local
     template IN A filled.example {
         match ^(.*)\\.filled\\.example\\.$
@@ -71,6 +76,8 @@ const COREFILE: &str = "\
     forward . 127.0.0.1:9
     cache
     loadbalance
+    dns64
+    nsid node-1
 }
 acme.local {
     forward . 127.0.0.1:9
@@ -97,14 +104,17 @@ fn cluster() -> Index {
     let mut index = Index::default();
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
     for (name, spec) in [
-        ("web", json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ports": ports})),
+        (
+            "web",
+            json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.0.2.1"], "ports": ports}),
+        ),
         ("peers", json!({"clusterIP": "None", "ports": ports})),
         ("loop", json!({"type": "ExternalName", "externalName": "loop.shop.svc.cluster.local"})),
         ("away", json!({"type": "ExternalName", "externalName": "www.example.org"})),
     ] {
         let object = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
-        let service =
-            zone::service(&serde_json::from_value(object).expect("a Service"), &ReadOptions::default());
+        let service = serde_json::from_value(object).expect("a Service");
+        let service = zone::service(&service, &ReadOptions { external: true, ..ReadOptions::default() });
         let key = ServiceKey::new("shop", name).expect("a valid name");
         index.apply(Change::Service(key, Some(Arc::new(service))));
     }

@@ -59,8 +59,17 @@ fn apply(kind: Kind, text: &str) {
     }
 }
 
+/// Everything that a directive may need is read.
 fn dns_options() -> ReadOptions {
-    ReadOptions { node: NODE.into(), ..ReadOptions::default() }
+    ReadOptions {
+        endpoint_pod_names: true,
+        pods: true,
+        zones: true,
+        multicluster: true,
+        external: true,
+        node: NODE.into(),
+        ..ReadOptions::default()
+    }
 }
 
 /// An object's changes; none if it is refused.
