@@ -7,6 +7,7 @@
 //! A [`Zone`] never changes; a reload replaces it as a whole. The size of a file, the number of its records and the
 //! depth of its inclusions are limited: a mistake in one file must not take the memory of the node.
 
+mod generate;
 mod lexer;
 mod lookup;
 mod parse;

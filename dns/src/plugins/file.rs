@@ -42,8 +42,7 @@ const RELOAD: Duration = Duration::from_secs(60);
 
 impl Directive for ZoneFile {
     const NAME: &'static str = "file";
-    const SUMMARY: &'static str =
-        "zones of master files, with wildcards, delegations, CNAME and DNAME; signed zones are refused";
+    const SUMMARY: &'static str = "zones of master files, with wildcards, delegations, CNAME, DNAME and `$GENERATE`; signed zones are refused";
     const OPTIONS: &'static [&'static str] = &["reload", "reload_by_mtime", "fallthrough"];
     const INEFFECTIVE: &'static [(&'static str, &'static str)] =
         &[("upstream", "aliases are resolved by this server anyway")];

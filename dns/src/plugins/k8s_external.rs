@@ -7,9 +7,9 @@ mod tests;
 
 use hickory_server::proto::{
     op::{Query, ResponseCode},
-    rr::{LowerName, RecordType},
+    rr::LowerName,
 };
-use lookup::Lookup;
+use lookup::{Lookup, Naming};
 
 use super::directive::Directive;
 use crate::{
@@ -122,7 +122,9 @@ impl External {
             return Some(Reply::from_plugin(ResponseCode::ServFail, Plugin::K8sExternal));
         }
         let name = QueryName::from(&question.name);
-        let lookup = Lookup { external: self, zone, name: &name, question, authority, snapshot, selection };
+        let naming =
+            Naming { apex: &self.apex, ttl: self.ttl, headless: self.headless, primary: self.primary() };
+        let lookup = Lookup { naming, zone, name: &name, question, authority, snapshot, selection };
         match lookup.records() {
             None if self.fallthrough.contains(&lower) => None,
             None => Some(Reply {
@@ -140,9 +142,4 @@ impl External {
             }
         }
     }
-}
-
-/// Whether the records of a type are addresses, or an alias to them.
-fn is_address(qtype: RecordType) -> bool {
-    matches!(qtype, RecordType::A | RecordType::AAAA)
 }

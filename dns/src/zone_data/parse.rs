@@ -9,6 +9,7 @@ use hickory_server::proto::rr::{DNSClass, Name, Record, RecordType};
 use thiserror::Error;
 
 use super::{
+    generate,
     lexer::{Entry, Lexer, Word},
     rdata::{name, rdata, record_type, ttl},
     zone::{InvalidZone, Zone},
@@ -93,9 +94,19 @@ impl Parser {
                         let included = path.parent().unwrap_or(Path::new("")).join(&file.text);
                         self.file(&included, &mut inner, depth + 1)?;
                     }
+                    ("$GENERATE", _) => self.generate(&entry, arguments, state).map_err(at)?,
                     _ => set(&name, arguments, state).map_err(at)?,
                 },
             }
+        }
+        Ok(())
+    }
+
+    fn generate(&mut self, entry: &Entry, arguments: &[Word], state: &mut State) -> Result<(), &'static str> {
+        let (numbers, record) = arguments.split_first().ok_or("$GENERATE takes a range and a record")?;
+        for number in generate::range(&numbers.text)? {
+            let words = generate::filled(record, number)?;
+            self.record(&Entry { words, is_indented: false, ..*entry }, state)?;
         }
         Ok(())
     }
@@ -133,7 +144,7 @@ fn set(directive: &str, arguments: &[Word], state: &mut State) -> Result<(), &'s
         ("$ORIGIN", [origin]) => state.origin = name(origin, &state.origin).ok_or("$ORIGIN takes a name")?,
         ("$TTL", [word]) => state.default_ttl = Some(ttl(&word.text).ok_or("$TTL takes a time")?),
         ("$ORIGIN" | "$TTL" | "$INCLUDE", _) => return Err("the directive takes one argument"),
-        _ => return Err("there is no such directive; $ORIGIN, $TTL and $INCLUDE are"),
+        _ => return Err("there is no such directive; $ORIGIN, $TTL, $INCLUDE and $GENERATE are"),
     }
     Ok(())
 }

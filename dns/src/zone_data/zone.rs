@@ -78,12 +78,8 @@ impl Zone {
     /// The timers of the SOA record.
     pub(crate) fn timers(&self) -> Timers {
         let seconds = |timer: i32| Duration::from_secs(u64::try_from(timer).unwrap_or_default());
-        match &self.soa.data {
-            RData::SOA(SOA { refresh, retry, expire, .. }) => {
-                Timers { refresh: seconds(*refresh), retry: seconds(*retry), expire: seconds(*expire) }
-            }
-            _ => Timers::default(),
-        }
+        let RData::SOA(SOA { refresh, retry, expire, .. }) = &self.soa.data else { return Timers::default() };
+        Timers { refresh: seconds(*refresh), retry: seconds(*retry), expire: seconds(*expire) }
     }
 
     pub(crate) fn soa(&self) -> &Record {

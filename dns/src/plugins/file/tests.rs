@@ -248,7 +248,12 @@ fn files_with_mistakes_are_refused() {
         (format!("{head}a TXT \"x\n"), "db:2: a quote is never closed"),
         (format!("{head}a TXT ( x\n"), "db:2: a ( is never closed"),
         (" A 10.0.0.1\n".to_owned(), "db:1: the first record has no owner"),
-        (format!("{head}$GENERATE 1-9 a$ A 10.0.0.$\n"), "db:2: there is no such directive"),
+        (format!("{head}$MAKE 1-9 a$ A 10.0.0.$\n"), "db:2: there is no such directive"),
+        (format!("{head}$GENERATE\n"), "db:2: $GENERATE takes a range and a record"),
+        (format!("{head}$GENERATE 9-1 a$ A 10.0.0.$\n"), "db:2: the range ends before it starts"),
+        (format!("{head}$GENERATE 1-9\n"), "db:2: a record has no type"),
+        (format!("{head}$GENERATE 250-260 a$ A 10.0.0.$\n"), "db:2: the data is not valid"),
+        (format!("{head}$GENERATE 1-9 a${{0 A 10.0.0.$\n"), "db:2: a ${ is never closed"),
         (format!("{head}$INCLUDE db\n"), "db:2: files include each other too deeply"),
         (format!("{head}$INCLUDE nothing\n"), "cannot read"),
         (format!("{head}$TTL x\n"), "db:2: $TTL takes a time"),
@@ -269,6 +274,28 @@ fn files_with_mistakes_are_refused() {
         assert!(error.contains(want), "{line}: {error}");
     }
     assert!(read(&statement("file /nonexistent/db"), &zones()).is_ok(), "it may appear later");
+}
+
+#[test]
+fn records_are_generated() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let text = "@ SOA ns c 1 1 1 1 1\n$ORIGIN x\n$GENERATE 8-10/2 a${0,3} 60 IN A 10.0.$.${1}\n\
+                $GENERATE 1-2 $ MX $ host-$.example.net.\n TXT last\n";
+    fs::write(&path, text).unwrap();
+    let zone = parse(&path, &zones().0[0]).unwrap();
+    let shown = |record: &Record| format!("{} {} {}", record.name, record.ttl, record.data);
+    let records: Vec<String> = zone.records().map(shown).collect();
+    assert_eq!(
+        records,
+        [
+            "1.x.example.org. 60 1 host-1.example.net.",
+            "2.x.example.org. 60 2 host-2.example.net.",
+            "2.x.example.org. 60 last",
+            "a008.x.example.org. 60 10.0.8.9",
+            "a010.x.example.org. 60 10.0.10.11",
+        ]
+    );
 }
 
 #[test]

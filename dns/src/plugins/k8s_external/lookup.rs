@@ -10,7 +10,6 @@ use hickory_server::proto::{
     },
 };
 
-use super::{External, is_address};
 use crate::cluster::{
     authority::Authority,
     name::{self, QueryName, Reverse, is_reverse, reverse},
@@ -23,13 +22,24 @@ use crate::cluster::{
 const TIMERS: [i32; 3] = [7200, 1800, 86_400];
 
 pub(super) struct Lookup<'s> {
-    pub external: &'s External,
+    pub naming: Naming<'s>,
     pub zone: &'s LowerName,
     pub name: &'s QueryName,
     pub question: &'s Query,
     pub authority: &'s Authority,
     pub snapshot: &'s Snapshot,
     pub selection: Selection,
+}
+
+/// The options of the directive.
+pub(super) struct Naming<'s> {
+    /// The label of the names of the zone's servers.
+    pub apex: &'s str,
+    pub ttl: u32,
+    /// Whether endpoints have names.
+    pub headless: bool,
+    /// The zone of the names that addresses lead to.
+    pub primary: Option<&'s LowerName>,
 }
 
 /// The records of a name that exists; without answers: NODATA.
@@ -63,7 +73,7 @@ impl<'s> Lookup<'s> {
         if is_reverse(&name::Name::from(&**self.zone)) {
             return self.reverse();
         }
-        if label(1) == self.external.apex.as_bytes() {
+        if label(1) == self.naming.apex.as_bytes() {
             return self.below_apex(below);
         }
         let namespace = label(1);
@@ -128,15 +138,16 @@ impl<'s> Lookup<'s> {
     fn service(&self, view: &View) -> Option<Found> {
         let qtype = self.question.query_type;
         let Some(external) = view.external() else {
-            let has_names = self.external.headless && *view.kind() == ServiceKind::Headless;
+            let has_names = self.naming.headless && *view.kind() == ServiceKind::Headless;
             if !has_names || !view.has_endpoints() {
                 return None;
             }
-            return Some(match qtype {
-                RecordType::A => self.addresses(view.v4(self.selection)),
-                RecordType::AAAA => self.addresses(view.v6(self.selection)),
-                RecordType::SRV => self.endpoint_ports(view, |_| true),
-                _ => Found::default(),
+            return Some(if qtype == RecordType::SRV {
+                self.endpoint_ports(view, |_| true)
+            } else if qtype == RecordType::AAAA {
+                self.addresses(view.v6(self.selection))
+            } else {
+                self.addresses(view.v4(self.selection))
             });
         };
         if qtype == RecordType::SRV {
@@ -155,7 +166,7 @@ impl<'s> Lookup<'s> {
 
     /// An endpoint of a Service without external addresses.
     fn endpoint(&self, view: &View, label: &[u8]) -> Option<Found> {
-        if !self.external.headless || view.external().is_some() || !view.names_endpoints() {
+        if !self.naming.headless || view.external().is_some() || !view.names_endpoints() {
             return None;
         }
         let addresses = view.endpoint(label);
@@ -166,7 +177,7 @@ impl<'s> Lookup<'s> {
     fn ports(&self, view: &View, asked: &Asked<'_>) -> Option<Found> {
         let found = match view.external() {
             Some(_) => self.external_ports(view, |port| asked.includes(port)),
-            None if self.external.headless && *view.kind() == ServiceKind::Headless => {
+            None if self.naming.headless && *view.kind() == ServiceKind::Headless => {
                 self.endpoint_ports(view, |port| asked.includes(port))
             }
             None => return None,
@@ -229,7 +240,7 @@ impl<'s> Lookup<'s> {
         let views = self.snapshot.services_with_external(address);
         let exposed =
             views.filter(|view| self.authority.exposes(view.key.namespace().as_bytes(), self.snapshot));
-        let names = exposed.filter_map(|view| self.name_of(view, self.external.primary()?, None));
+        let names = exposed.filter_map(|view| self.name_of(view, self.naming.primary?, None));
         let mut names: Vec<Name> = names.collect();
         names.sort_unstable();
         if names.is_empty() {
@@ -253,11 +264,11 @@ impl<'s> Lookup<'s> {
             IpAddr::V4(v4) => RData::A(A(v4)),
             IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
         };
-        Record::from_rdata(owner, self.external.ttl, data)
+        Record::from_rdata(owner, self.naming.ttl, data)
     }
 
     fn record(&self, data: RData) -> Record {
-        Record::from_rdata(self.question.name.clone(), self.external.ttl, data)
+        Record::from_rdata(self.question.name.clone(), self.naming.ttl, data)
     }
 
     fn below_zone(&self, view: &View, endpoint: Option<&[u8]>) -> Option<Name> {
@@ -271,7 +282,7 @@ impl<'s> Lookup<'s> {
     }
 
     fn below_apex_label(&self, label: &str) -> Name {
-        let labels = [label.as_bytes(), self.external.apex.as_bytes()].into_iter().chain(self.zone.iter());
+        let labels = [label.as_bytes(), self.naming.apex.as_bytes()].into_iter().chain(self.zone.iter());
         // Too long only in a zone of nearly 255 octets.
         Name::from_labels(labels).unwrap_or_default()
     }
@@ -283,7 +294,7 @@ impl<'s> Lookup<'s> {
     pub(super) fn soa(&self) -> Record {
         let [refresh, retry, expire] = TIMERS;
         let (server, contact) = (self.server(), self.below_apex_label("hostmaster"));
-        let (serial, ttl) = (self.snapshot.serial, self.external.ttl);
+        let (serial, ttl) = (self.snapshot.serial, self.naming.ttl);
         let data = SOA::new(server, contact, serial, refresh, retry, expire, ttl);
         Record::from_rdata((**self.zone).clone(), ttl, RData::SOA(data))
     }
@@ -292,4 +303,9 @@ impl<'s> Lookup<'s> {
 /// The weight of each of so many targets, as CoreDNS has it.
 fn weight(targets: usize) -> u16 {
     u16::try_from(100 / targets.max(1)).unwrap_or(1).max(1)
+}
+
+/// Whether the records of a type are addresses, or an alias to them.
+fn is_address(qtype: RecordType) -> bool {
+    matches!(qtype, RecordType::A | RecordType::AAAA)
 }

@@ -1,6 +1,6 @@
 use std::{fs, net::IpAddr, sync::Arc};
 
-use hickory_server::proto::rr::{Name as HickoryName, Record};
+use hickory_server::proto::rr::{Name as HickoryName, Record, RecordType};
 use serde_json::{Value, json};
 
 use super::*;

@@ -94,10 +94,8 @@ async fn records(primary: SocketAddr, origin: &LowerName) -> Result<Vec<Record>,
 
 /// The serial of a SOA record of the zone; `None`: another record.
 fn serial(record: &Record, origin: &LowerName) -> Option<u32> {
-    match &record.data {
-        RData::SOA(SOA { serial, .. }) if LowerName::new(&record.name) == *origin => Some(*serial),
-        _ => None,
-    }
+    let RData::SOA(SOA { serial, .. }) = &record.data else { return None };
+    (LowerName::new(&record.name) == *origin).then_some(*serial)
 }
 
 struct Connection {
@@ -132,12 +130,13 @@ impl Connection {
         if message.metadata.id != self.id || message.metadata.message_type != MessageType::Response {
             return Err(FetchError::Wrong("the answer is to another query"));
         }
-        match message.metadata.response_code {
-            ResponseCode::NoError if message.answers.is_empty() => {
-                Err(FetchError::Wrong("a message has no records"))
-            }
-            ResponseCode::NoError => Ok(message),
-            rcode => Err(FetchError::Refused(rcode)),
+        let rcode = message.metadata.response_code;
+        if rcode != ResponseCode::NoError {
+            return Err(FetchError::Refused(rcode));
         }
+        if message.answers.is_empty() {
+            return Err(FetchError::Wrong("a message has no records"));
+        }
+        Ok(message)
     }
 }

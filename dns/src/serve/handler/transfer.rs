@@ -66,10 +66,9 @@ fn octets(record: &Record) -> usize {
 /// The serial in an IXFR query; `None` for AXFR, and without one.
 fn serial_of_client(request: &Message) -> Option<u32> {
     let is_incremental = request.queries.first()?.query_type == RecordType::IXFR;
-    match &request.authorities.first().filter(|_| is_incremental)?.data {
-        RData::SOA(SOA { serial, .. }) => Some(*serial),
-        _ => None,
-    }
+    let record = request.authorities.first().filter(|_| is_incremental)?;
+    let RData::SOA(SOA { serial, .. }) = &record.data else { return None };
+    Some(*serial)
 }
 
 /// The running transfers of a block, by client.
