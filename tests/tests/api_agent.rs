@@ -15,7 +15,6 @@ use tests::{
     eventually,
     http::get,
     node::Node,
-    process::Process,
 };
 
 /// A cluster of one node without an agent, and an API server.
@@ -100,7 +99,7 @@ async fn q2_r1_the_pod_networks_of_the_node_are_waited_for_and_stay() -> Result<
     command
         .stdout(fs::File::create(&setting.log)?)
         .stderr(fs::File::options().append(true).open(&setting.log)?);
-    let mut agent = Process::start("the agent", command, here.netns(), None)?;
+    let mut agent = setting.start(command, here.netns())?;
     let says = |text: &'static str| {
         let log = setting.log.clone();
         move || -> Result<()> {

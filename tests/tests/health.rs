@@ -17,7 +17,6 @@ use tests::{
     http::{HttpResponse, get},
     node::Node,
     objects::Condition,
-    process::Process,
 };
 
 const HEALTH_PORT: u16 = 32100;
@@ -161,8 +160,7 @@ async fn another_configuration_ends_the_agent_with_an_error() {
     fs::write(&file, text).expect("it is written");
     let mut command = node.setting().command().expect("portreeve is built");
     command.arg("--config").arg(&file);
-    let mut agent =
-        Process::start("the agent", command, node.netns(), Some(node.cgroup())).expect("it starts");
+    let mut agent = node.setting().start(command, node.netns()).expect("it starts");
     eventually("kubeadm's configuration starts the agent", async || {
         ensure!(fetch(node, 10256, "/livez")?.status == 200);
         Ok(())

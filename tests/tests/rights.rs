@@ -1,7 +1,7 @@
 //! The agent with exactly the rights of its DaemonSet: four capabilities, no new privileges, a seccomp filter, a read-only
-//! file system. All stories run so with `$PORTREEVE_CONFINED`.
+//! file system. The agents of all stories have no others.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, io::ErrorKind, net::SocketAddr};
 
 use tests::{
     Cluster,
@@ -24,7 +24,7 @@ async fn state(node: &Node, field: &str) -> String {
 #[tokio::test]
 async fn the_agent_needs_no_more_rights_than_its_daemon_set_has() {
     let names = NameService::new().expect("Corefiles are written");
-    let builder = names.configure(Cluster::start("rights").nodes(2)).confined();
+    let builder = names.configure(Cluster::start("rights").nodes(2));
     let cluster = builder.flag("--cluster-cidr=10.244.0.0/16,fd00:10:244::/48").await;
     let node = cluster.node(0);
     let mask = CAPABILITIES.iter().fold(0_u64, |mask, (_, number)| mask | 1 << number);
@@ -32,6 +32,14 @@ async fn the_agent_needs_no_more_rights_than_its_daemon_set_has() {
     assert_eq!(state(node, "CapBnd").await, format!("{mask:016x}"));
     assert_eq!(state(node, "NoNewPrivs").await, "1");
     assert_eq!(state(node, "Seccomp").await, "2");
+    let root = format!("/proc/{}/root", node.agent_id().await.expect("it runs"));
+    let visible =
+        |directory: &str| fs::read_dir(format!("{root}{directory}")).expect("it is mounted").count();
+    assert_eq!(visible("/sys/fs/bpf"), 1, "only its own pins");
+    for directory in ["/etc", "/tmp", "/sys/fs/bpf"] {
+        let file = fs::File::create(format!("{root}{directory}/written"));
+        assert_eq!(file.err().map(|error| error.kind()), Some(ErrorKind::ReadOnlyFilesystem), "{directory}");
+    }
 
     let serving = names.start(&cluster).await.expect("the Service is written");
     let web = cluster.service("web").tcp(80).node_port(PORT).backends(["a"]).await;

@@ -43,8 +43,6 @@ pub struct AgentSetting {
     pub more: Vec<String>,
     /// Instead of the one that was built with the tests.
     pub binary: Option<PathBuf>,
-    /// Exactly the rights of the DaemonSet, instead of those of the test.
-    pub is_confined: bool,
 }
 
 #[derive(Debug)]
@@ -75,6 +73,12 @@ impl AgentSetting {
         command.stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("NOTIFY_SOCKET");
         Ok(command)
     }
+
+    /// Starts a command of this node's agent with exactly the rights of the DaemonSet.
+    pub fn start(&self, command: Command, netns: &Netns) -> Result<Process> {
+        let confinement = Confinement::of_daemon_set(&self.bpffs, self.run_dir())?;
+        Process::start_confined(&format!("the agent of {}", self.node), command, netns, confinement)
+    }
 }
 
 impl Agent {
@@ -87,13 +91,7 @@ impl Agent {
         let log = OpenOptions::new().create(true).append(true).open(&setting.log).context("cannot log")?;
         let mut command = setting.command()?;
         command.env("NOTIFY_SOCKET", &setting.notify).stdout(log.try_clone()?).stderr(log);
-        let name = format!("the agent of {}", setting.node);
-        let process = if setting.is_confined {
-            let confinement = Confinement::of_daemon_set(&[&setting.bpffs, setting.run_dir()])?;
-            Process::start_confined(&name, command, netns, confinement)?
-        } else {
-            Process::start(&name, command, netns, None)?
-        };
+        let process = setting.start(command, netns)?;
         Ok(Self { process, node: setting.node.clone(), log: setting.log.clone(), readiness })
     }
 

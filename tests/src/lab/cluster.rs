@@ -45,8 +45,6 @@ use crate::lab::{
     pod_network::{PodNetwork, add_default_routes},
 };
 
-/// Confines the agents of all clusters.
-const CONFINED: &str = "PORTREEVE_CONFINED";
 const FABRIC: &str = "fabric";
 const OUTSIDE: &str = "outside";
 /// Host numbers of the router and the nodes on the fabric.
@@ -101,7 +99,6 @@ pub struct Builder {
     network: PodNetwork,
     cards: bool,
     flags: Vec<String>,
-    is_confined: bool,
 }
 
 /// The location of a pod.
@@ -127,7 +124,6 @@ impl Cluster {
             network: PodNetwork::default(),
             cards: false,
             flags: Vec::new(),
-            is_confined: false,
         }
     }
 
@@ -277,11 +273,6 @@ impl Builder {
         Self { cards: true, ..self }
     }
 
-    /// Every agent has exactly the rights of the DaemonSet. With `$PORTREEVE_CONFINED`, those of all clusters have.
-    pub fn confined(self) -> Self {
-        Self { is_confined: true, ..self }
-    }
-
     /// An additional argument for every agent.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
@@ -374,7 +365,6 @@ impl Cluster {
             notify: directory.join(format!("{name}.notify")),
             more: builder.flags.clone(),
             binary: None,
-            is_confined: builder.is_confined || env::var_os(CONFINED).is_some(),
             node: name,
         };
         Node::start(NodeParts { addresses, pods, network: builder.network, setting, netns, pins, cgroup })

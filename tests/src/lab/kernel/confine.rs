@@ -1,5 +1,8 @@
 //! The rights of a container, for a child: capabilities, no new privileges, a read-only file system, and a seccomp filter.
 //!
+//! Agents of stories have no others. Not confined are commands that are to be refused at once, and kubelets, which confine
+//! their pods themselves.
+//!
 //! All of it happens between fork and exec, so this makes system calls only, on values that were made before.
 
 use std::{ffi::CString, io, os::unix::ffi::OsStrExt as _, path::Path};
@@ -12,48 +15,85 @@ pub const CAPABILITIES: [(&str, u32); 4] =
 /// The kernel refuses numbers above its last one.
 const LAST_CAPABILITY: u32 = 63;
 
-/// System calls that the default profiles of containerd and Docker refuse without CAP_SYS_ADMIN and the like. The profiles
-/// list what is allowed; of what they refuse, these are the ones that an agent could be tempted to make.
-const REFUSED: [libc::c_long; 24] = [
+/// The system calls that the default profiles of containerd and Docker refuse a container with these capabilities. A profile
+/// lists what is allowed; these are the others, of those that all architectures have.
+const REFUSED: [libc::c_long; 54] = [
     libc::SYS_acct,
     libc::SYS_add_key,
+    libc::SYS_chroot,
     libc::SYS_clock_settime,
     libc::SYS_delete_module,
     libc::SYS_fanotify_init,
     libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_get_mempolicy,
     libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
     libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_kexec_file_load,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_mbind,
+    libc::SYS_migrate_pages,
     libc::SYS_mount,
     libc::SYS_mount_setattr,
     libc::SYS_move_mount,
+    libc::SYS_move_pages,
+    libc::SYS_mseal,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_nfsservctl,
     libc::SYS_open_by_handle_at,
     libc::SYS_open_tree,
+    libc::SYS_pidfd_getfd,
     libc::SYS_pivot_root,
+    libc::SYS_process_madvise,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
     libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
     libc::SYS_reboot,
     libc::SYS_request_key,
+    libc::SYS_set_mempolicy,
+    libc::SYS_set_mempolicy_home_node,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
     libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
     libc::SYS_swapon,
+    libc::SYS_syslog,
     libc::SYS_umount2,
     libc::SYS_unshare,
     libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
 ];
+/// Refused as if the kernel did not have it, so that libraries use `clone`, whose flags a profile can check.
+const UNKNOWN: libc::c_long = libc::SYS_clone3;
 
 /// What a child may do.
 #[derive(Debug)]
 pub struct Confinement {
-    /// Directories that stay writable.
-    writable: Vec<CString>,
+    /// The agent's directory on the bpffs, and where it is mounted. Nothing else of the bpffs is visible.
+    pins: CString,
+    bpffs: CString,
+    /// The other directory that stays writable.
+    run_dir: CString,
     filter: Vec<libc::sock_filter>,
 }
 
 impl Confinement {
-    /// The rights of the agent's container, which may write to its pins and its run directory.
-    pub fn of_daemon_set(writable: &[&Path]) -> Result<Self> {
-        let path = |path: &&Path| CString::new(path.as_os_str().as_bytes()).context("a path with a zero");
-        Ok(Self { writable: writable.iter().map(path).collect::<Result<_>>()?, filter: filter() })
+    /// The rights of the agent's container, which may write to its pins and its run directory. `pins` is a directory on
+    /// the root of a bpffs.
+    pub fn of_daemon_set(pins: &Path, run_dir: &Path) -> Result<Self> {
+        let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).context("a path with a zero");
+        let bpffs = pins.parent().context("pins without a bpffs")?;
+        Ok(Self { pins: text(pins)?, bpffs: text(bpffs)?, run_dir: text(run_dir)?, filter: filter() })
     }
 
     /// Gives up everything else. The calling process must be single-threaded.
@@ -65,7 +105,7 @@ impl Confinement {
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
             let program =
                 libc::sock_fprog { len: self.filter.len() as u16, filter: self.filter.as_ptr().cast_mut() };
-            check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program))
+            check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)).map(drop)
         }
     }
 
@@ -77,12 +117,33 @@ impl Confinement {
             check(libc::unshare(libc::CLONE_NEWNS))?;
             mount(None, root, libc::MS_REC | libc::MS_PRIVATE)?;
             mount(Some(sysctls), sysctls, libc::MS_BIND)?;
-            for directory in &self.writable {
-                mount(Some(directory), directory, libc::MS_BIND)?;
-            }
+            mount(Some(&self.run_dir), &self.run_dir, libc::MS_BIND)?;
+            self.hide_other_pins()?;
             set_read_only(root, true, libc::AT_RECURSIVE)?;
             set_read_only(proc, false, 0)?;
-            self.writable.iter().try_for_each(|directory| set_read_only(directory, false, 0))
+            set_read_only(&self.pins, false, 0)?;
+            set_read_only(&self.run_dir, false, 0)
+        }
+    }
+
+    /// An empty directory in place of the bpffs, and on it only the agent's pins: the mounts of the DaemonSet.
+    ///
+    /// # Safety
+    ///
+    /// As for `mount`, in a mount namespace of its own.
+    unsafe fn hide_other_pins(&self) -> io::Result<()> {
+        let (pins, none) = (self.pins.as_ptr(), c"".as_ptr());
+        // SAFETY: all strings end with a zero, and the data of the tmpfs may be null.
+        unsafe {
+            let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+            let tree = check(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, pins, flags) as libc::c_int)?;
+            let tmpfs = c"tmpfs".as_ptr();
+            check(libc::mount(tmpfs, self.bpffs.as_ptr(), tmpfs, 0, std::ptr::null()))?;
+            check(libc::mkdir(pins, 0o700))?;
+            let (here, from_tree) = (libc::AT_FDCWD, libc::MOVE_MOUNT_F_EMPTY_PATH);
+            let moved = libc::syscall(libc::SYS_move_mount, tree, none, here, pins, from_tree);
+            check(moved as libc::c_int)?;
+            check(libc::close(tree)).map(drop)
         }
     }
 }
@@ -98,6 +159,7 @@ unsafe fn mount(
     let source = source.map_or(std::ptr::null(), std::ffi::CStr::as_ptr);
     // SAFETY: the strings end with a zero; a null file system type and null data are permitted for these flags.
     check(unsafe { libc::mount(source, target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) })
+        .map(drop)
 }
 
 fn set_read_only(target: &std::ffi::CStr, is_read_only: bool, flags: libc::c_int) -> io::Result<()> {
@@ -119,7 +181,7 @@ fn set_read_only(target: &std::ffi::CStr, is_read_only: bool, flags: libc::c_int
             size_of::<libc::mount_attr>(),
         )
     };
-    check(result as libc::c_int)
+    check(result as libc::c_int).map(drop)
 }
 
 /// Without a capability in the bounding set, exec as root does not give it back.
@@ -130,7 +192,7 @@ fn drop_capabilities() -> io::Result<()> {
             let dropped = check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) });
             match dropped {
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-                dropped => dropped?,
+                dropped => drop(dropped?),
             }
         }
     }
@@ -149,12 +211,14 @@ fn filter() -> Vec<libc::sock_filter> {
         filter.push(libc::sock_filter { code: EQUAL, jt: 0, jf: 1, k: call as u32 });
         filter.push(statement(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32));
     }
+    filter.push(libc::sock_filter { code: EQUAL, jt: 0, jf: 1, k: UNKNOWN as u32 });
+    filter.push(statement(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32));
     filter.push(statement(RETURN, libc::SECCOMP_RET_ALLOW));
     filter
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 #[cfg(test)]
