@@ -46,10 +46,7 @@ fn data(field: &str, error: &LoadDataError) -> String {
 }
 
 fn unreadable(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::InvalidData => "not UTF-8 text".to_owned(),
-        _ => error.to_string(),
-    }
+    if error.kind() == io::ErrorKind::InvalidData { "not UTF-8 text".to_owned() } else { error.to_string() }
 }
 
 /// A fault found when a connection is prepared.
