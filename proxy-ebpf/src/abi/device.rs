@@ -26,6 +26,9 @@ flags! {
         TAKES_FRAMES = 1;
         /// Packets begin with the IP header: WireGuard, TUN, IP in IP.
         NO_LINK_LAYER = 2;
+        /// A packet that enters here is as its sender sent it: a pod's device, but not a bridge, whose ports the programs have seen it
+        /// at.
+        FIRST_HOP = 3;
     }
 }
 

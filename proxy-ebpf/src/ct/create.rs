@@ -94,13 +94,14 @@ fn not_service_traffic<F: Flows>(scratch: &mut Scratch<F>) -> Next {
     Next::CREATE
 }
 
-/// Whether replies to a SYN would be taken for those of a Service's flow from the same port. UDP has no numbers by which a direct
-/// datagram could be told from a translated one that is seen at another device again (a bridge), and SCTP cannot get another port.
+/// Whether replies to a SYN or a datagram would be taken for those of a Service's flow from the same port. UDP has no numbers by
+/// which a direct datagram could be told from a translated one that is seen at another device again (a bridge), but at a pod's own
+/// device no translated one enters. SCTP cannot get another port.
 ///
 /// The flow of a closed, re-steered socket that had the port of this socket, and now the same backend, is deleted instead.
 #[inline(always)]
 fn has_conflicting_flow<F: Flows>(scratch: &Scratch<F>) -> bool {
-    if scratch.packet.protocol != TCP && scratch.client.is_translated_at_socket == 0 {
+    if scratch.packet.protocol == SCTP {
         return false;
     }
     let direction = if scratch.client.is_on_node != 0 { Direction::Ingress } else { Direction::Egress };
@@ -114,6 +115,9 @@ fn has_conflicting_flow<F: Flows>(scratch: &Scratch<F>) -> bool {
             let _ = flow.delete();
         }
         return false;
+    }
+    if scratch.packet.protocol == UDP {
+        return scratch.client.is_at_first_hop();
     }
     // The flow's own SYN, translated already, has its number, or has put the flow in doubt.
     let is_own = flow.state.has(FlowState::IN_DOUBT)

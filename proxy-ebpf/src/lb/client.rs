@@ -42,6 +42,8 @@ pub enum Scope {
 #[derive(Clone, Copy)]
 pub struct ClientInfo<F: Family> {
     pub address: F::Address,
+    /// The interface index of the device at which the packet is seen.
+    device: u32,
     /// `POD`, `NODE` or `OUTSIDE`.
     origin: u32,
     pub is_on_node: u32,
@@ -61,7 +63,6 @@ const NODE: u32 = 2;
 const OUTSIDE: u32 = 3;
 
 impl<F: Networks> ClientInfo<F> {
-    /// `device` is the interface index at which the packet is seen.
     #[inline(always)]
     pub fn new(address: F::Address, location: ClientLocation, device: u32) -> Self {
         let is_on_node = location == ClientLocation::OnNode;
@@ -80,6 +81,7 @@ impl<F: Networks> ClientInfo<F> {
         };
         Self {
             address,
+            device,
             origin,
             is_on_node: is_on_node.into(),
             is_in_pod: 0,
@@ -93,6 +95,12 @@ impl<F: Networks> ClientInfo<F> {
     #[inline(always)]
     pub fn is_node(&self) -> bool {
         self.origin == NODE
+    }
+
+    /// Whether the client is a pod of this node, and the packet was at no other device of the node before.
+    #[inline(always)]
+    pub fn is_at_first_hop(&self) -> bool {
+        self.is_in_pod != 0 && self.is_on_node == 0 && networks::is_first_hop(self.device)
     }
 
     /// Whether the frontend's policy masquerades flows of this client.

@@ -143,6 +143,12 @@ pub fn is_pod_device(index: u32) -> bool {
     device(index).is_some_and(|device| device.flags.contains(DeviceFlags::PODS))
 }
 
+/// Whether packets that enter through a device are as their sender sent them.
+#[inline(always)]
+pub fn is_first_hop(index: u32) -> bool {
+    device(index).is_some_and(|device| device.flags.contains(DeviceFlags::FIRST_HOP))
+}
+
 /// Whether packets at a device begin with the IP header.
 #[inline(always)]
 pub fn has_no_link_layer(index: u32) -> bool {

@@ -85,7 +85,7 @@ pub struct ConnectionNode {
 
 type Check = fn(&mut ConnectionNode, &mut Rng, Place, bool) -> Result<()>;
 
-const CHECKS: [(&str, Check); 7] = [
+const CHECKS: [(&str, Check); 8] = [
     ("a stranger's segments", ConnectionNode::stranger),
     ("the ends' own FIN and RST", ConnectionNode::closed),
     ("a SYN after the backend is gone", ConnectionNode::lost_backend),
@@ -93,6 +93,7 @@ const CHECKS: [(&str, Check); 7] = [
     ("a direct connection later", ConnectionNode::direct_later),
     ("a SYN seen twice", ConnectionNode::seen_twice),
     ("a direct connection before", ConnectionNode::direct_before),
+    ("datagrams directly and through the Service", ConnectionNode::direct_datagrams),
 ];
 
 impl ConnectionNode {
@@ -345,6 +346,43 @@ impl ConnectionNode {
         for open in [&mut through, &mut direct] {
             self.client_data(open, rng)?;
             self.backend_data(open, rng)?;
+        }
+        self.delete_flows()
+    }
+
+    /// One socket of a pod sends to the Service and to its backend: each is answered under the address that it was sent to. At other
+    /// devices a direct datagram is like a translated one that was seen before.
+    fn direct_datagrams(&mut self, _: &mut Rng, place: Place, v6: bool) -> Result<()> {
+        if place == Place::Outside {
+            return Ok(());
+        }
+        self.endpoints(&ENDPOINTS[..1])?;
+        let through = Connection::new(place, v6, self.next_port());
+        let backend = SocketAddr::new(ENDPOINTS[0][usize::from(v6)].parse()?, TARGET);
+        let direct = Connection { frontend: backend, ..through.clone() };
+        let mut seen = None;
+        for _ in 0..2 {
+            let sent = [&through, &direct].map(|open| {
+                let left = self.leave(place, &Packet::datagram(open.client, open.frontend))?;
+                ensure!(left.to == backend, "to {}", left.to);
+                Ok((open, left.from))
+            });
+            let [first, second] = sent;
+            let ((through, of_service), (direct, of_direct)) = (first?, second?);
+            ensure!(of_service != of_direct, "the backend cannot tell the two: {of_service}");
+            ensure!(of_service == through.client, "the Service's flow has another port: {of_service}");
+            let again = seen.replace(of_direct).unwrap_or(of_direct);
+            ensure!(again == of_direct, "the direct datagrams come from {again} and {of_direct}");
+            for (open, from) in [(direct, of_direct), (through, of_service)] {
+                let reply = self.come_back(place, &Packet::datagram(backend, from))?;
+                ensure!(
+                    (reply.from, reply.to) == (open.frontend, open.client),
+                    "the answer of {} comes from {} to {}",
+                    open.frontend,
+                    reply.from,
+                    reply.to
+                );
+            }
         }
         self.delete_flows()
     }

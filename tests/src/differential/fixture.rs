@@ -214,8 +214,9 @@ impl ProgramFixture {
 }
 
 fn lo(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Device {
-    let (index, name, role) = (1, "lo".to_owned(), DeviceRole::External);
-    Device { index, name, role, has_link_header: true, router: Some(DEVICE), v4, v6 }
+    // Its role says what a pod's packets are there; the programs of all roles run.
+    let (index, name, role) = (1, "lo".to_owned(), DeviceRole::Pod);
+    Device { index, name, role, is_bridge: false, has_link_header: true, router: Some(DEVICE), v4, v6 }
 }
 
 /// A network whose only device has the routes to all networks but `UNREACHABLE`.

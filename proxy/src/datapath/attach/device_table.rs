@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use proxy_ebpf::abi::{self, DeviceFlags, map};
+use proxy_ebpf::abi::{self, DeviceFlags, DeviceRole, map};
 
 use super::devices::Device;
 use crate::{
@@ -56,7 +56,9 @@ fn entry(device: &Device, flags: DeviceFlags) -> abi::Device {
     abi::Device {
         masquerade_v4: device.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
         masquerade_v6: device.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
-        flags: flags.with(DeviceFlags::NO_LINK_LAYER, !device.has_link_header),
+        flags: flags
+            .with(DeviceFlags::NO_LINK_LAYER, !device.has_link_header)
+            .with(DeviceFlags::FIRST_HOP, device.role == DeviceRole::Pod && !device.is_bridge),
         router: device.router.unwrap_or_default(),
         zero: [0; 2],
     }

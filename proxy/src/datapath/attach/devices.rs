@@ -29,6 +29,8 @@ pub struct Device {
     pub index: u32,
     pub name: String,
     pub role: DeviceRole,
+    /// Packets that enter here may have been seen at a port before.
+    pub is_bridge: bool,
     /// Packets start with an Ethernet header; those of tunnels start with the IP header.
     pub has_link_header: bool,
     /// The destination MAC address of frames that are routed when they enter here.
@@ -55,6 +57,7 @@ fn device(network: &Network, link: &Link, role: DeviceRole) -> Device {
         index: link.index,
         name: link.name.clone(),
         role,
+        is_bridge: link.kind == LinkKind::Bridge,
         has_link_header: link.has_link_header,
         router: router(network, link),
         v4: sources().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }),

@@ -289,7 +289,16 @@ mod tests {
         ] {
             let role = DeviceRole::External;
             let name = format!("eth{index}");
-            let device = Device { index, name, role, has_link_header, router: None, v4: None, v6: None };
+            let device = Device {
+                index,
+                name,
+                role,
+                is_bridge: false,
+                has_link_header,
+                router: None,
+                v4: None,
+                v6: None,
+            };
             assert_eq!(unavailable_at(&network, &device, mode), want, "{index} {mode:?}");
         }
     }
