@@ -1,6 +1,6 @@
 //! The eBPF programs. `hook` holds the attach points and routes; the other rooms hold one concept each.
 //!
-//! Imports point downwards: hook > ct > fib, socket, lb > packet > family, metrics, config, clock, atomic.
+//! Imports point downwards: hook > ct > fib, socket, lb > packet > shared > family, metrics, config, clock, atomic.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics))]
 #![cfg_attr(
     target_arch = "bpf",
@@ -27,6 +27,8 @@ mod lb;
 mod metrics;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod shared;
 #[cfg(target_arch = "bpf")]
 mod socket;
 

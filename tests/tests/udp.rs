@@ -1,6 +1,9 @@
 //! Datagrams to ClusterIPs, from connected and unconnected sockets.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::{
@@ -137,6 +140,41 @@ async fn uses_all_at_once(story: &str, count: usize) {
             assert_eq!(answers, want, "{family:?}, round {round}");
         }
     }
+}
+
+/// The table of pairs beyond a socket's own storage has a share for each pod.
+#[tokio::test]
+async fn a_pod_that_uses_many_services_costs_other_pods_nothing() {
+    const SERVICES: usize = 12;
+    /// More pairs than the table held when pods evicted each other's.
+    const SOCKETS: usize = 5;
+    const EXTERNAL_IPS: u16 = 20_000;
+    let external_ip = |host: u16| Ipv4Addr::from(0xac14_0000 | u32::from(host));
+    let cluster = Cluster::start("udp-share").await;
+    let mut services = Vec::new();
+    for index in 0..SERVICES {
+        let (service, pod) = (format!("dns-{index}"), format!("pod-{index}"));
+        services.push(cluster.service(&service).udp(53).backends([pod.as_str()]).await);
+    }
+    let external_ips = move || (1..=EXTERNAL_IPS).map(|host| external_ip(host).to_string()).collect();
+    let wide = cluster.service("wide").udp(53).backends(["pod-0"]);
+    wide.change(move |spec| spec.external_ips = Some(external_ips())).await;
+    let [client, other] = [cluster.pod("client").start().await, cluster.pod("other").start().await];
+    let socket = client.udp(Family::V4).await.expect("it opens");
+    for service in &services {
+        socket.send_to(service.vip(), "?").await.expect("it is sent");
+    }
+    for _ in 0..SOCKETS {
+        let busy = other.udp(Family::V4).await.expect("it opens");
+        for host in 1..=EXTERNAL_IPS {
+            busy.send_to((external_ip(host), 53).into(), "?").await.expect("it is sent");
+        }
+    }
+    let mut sources = BTreeSet::new();
+    for _ in &services {
+        sources.insert(socket.receive().await.expect("an answer").0);
+    }
+    assert_eq!(sources, services.iter().map(|service| service.vip()).collect());
 }
 
 #[tokio::test]

@@ -2,9 +2,8 @@
 
 use super::{
     AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason, FlowRef,
-    FlowV4, FlowV6, Fragment, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry, OverflowKey,
-    PodRange, ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6, UnconnectedPairs,
-    XdpOutcome,
+    FlowV4, FlowV6, FragmentPorts, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry, PodRange,
+    ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6, UnconnectedPairs, XdpOutcome,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -80,13 +79,19 @@ pub const MAX_SOURCE_RANGES: u32 = 1 << 16;
 /// ServiceCIDRs and ClusterIPs, of one family.
 pub const MAX_SERVICE_NETWORKS: u32 = 1 << 17;
 /// Fragmented datagrams whose ports are stored.
-pub const MAX_FRAGMENTS: u32 = 1 << 13;
+pub const MAX_FRAGMENTS: u32 = 1 << 14;
+/// Of these, the share of the sources with one hash.
+pub const FRAGMENTS_SHARE: u32 = 1 << 7;
 /// Queued fragments that arrived before the first of their datagram. A quarter holds the largest datagram at Ethernet's MTU.
 pub const MAX_HELD_FRAGMENTS: u32 = 256;
 /// Entries of `NAME_SERVER_BEAT`: the serving process, and one that waits to take over.
 pub const NAME_SERVER_BEATS: u32 = 2;
-/// Entries for pairs beyond a socket's own `UNCONNECTED_PAIRS`.
-pub const MAX_OVERFLOW: u32 = 1 << 16;
+/// Entries for pairs beyond a socket's own `UNCONNECTED_PAIRS`; a pair has two.
+pub const MAX_OVERFLOW: u32 = 1 << 17;
+/// Of these, the share of the network namespaces with one hash.
+pub const OVERFLOW_SHARE: u32 = 1 << 9;
+/// Entries of a share among which a key may be.
+pub const OVERFLOW_WAYS: u32 = 4;
 
 pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
 pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
@@ -165,7 +170,8 @@ pub const MAPS: [MapSpec; 34] = [
     spec::<u32, u64>(XDP_OUTCOMES, MapKind::PerCpuArray, XdpOutcome::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
     spec::<u32, UnconnectedPairs>(UNCONNECTED_SOCKETS, MapKind::SocketStorage, 0),
-    spec::<OverflowKey, OverflowEntry>(SOCKET_OVERFLOW, MapKind::LruHash, MAX_OVERFLOW),
+    // Version 6: shares in place of an LRU hash.
+    spec_of_layout::<u32, OverflowEntry>(SOCKET_OVERFLOW, MapKind::Array, MAX_OVERFLOW, 6),
     spec::<AffinityKey, AffinityEntry>(AFFINITY_V4, MapKind::LruHash, MAX_AFFINITY),
     spec::<AffinityKey, AffinityEntry>(AFFINITY_V6, MapKind::LruHash, MAX_AFFINITY),
     spec::<AffinityKey, AffinityEntry>(NEW_AFFINITY_V4, MapKind::LruHash, MAX_NEW_AFFINITY),
@@ -176,7 +182,7 @@ pub const MAPS: [MapSpec; 34] = [
     spec::<u32, FlowV6>(FLOWS_V6, MapKind::MmapArray, MAX_FLOWS),
     spec::<TupleV4, FlowRef>(CONNTRACK_V4, MapKind::Hash, MAX_CONNTRACK),
     spec::<TupleV6, FlowRef>(CONNTRACK_V6, MapKind::Hash, MAX_CONNTRACK),
-    spec::<Fragment, [u8; 4]>(FRAGMENTS, MapKind::LruHash, MAX_FRAGMENTS),
+    spec_of_layout::<u32, FragmentPorts>(FRAGMENTS, MapKind::Array, MAX_FRAGMENTS, 6),
     spec::<u32, [u64; 3]>(SWEEPER, MapKind::Array, 1),
     spec::<u32, Device>(DEVICES, MapKind::Hash, MAX_DEVICES),
     spec::<u32, PodRange>(POD_RANGES, MapKind::MmapArray, 2),

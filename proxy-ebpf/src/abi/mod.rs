@@ -29,7 +29,7 @@ pub use flow::{
     TupleKind, TupleV4, TupleV6,
 };
 pub use flow_state::{FlowDirection, FlowState, Timeouts};
-pub use fragment::Fragment;
+pub use fragment::{Fragment, FragmentPorts};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
 pub use map::{
     DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL,
@@ -43,7 +43,7 @@ pub use socket::{
 pub use xdp_outcome::XdpOutcome;
 
 /// Raised when a map's layout or meaning changes. Part of the pin path, so that programs of one version never read maps of another.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// IPv4 addresses are IPv4-mapped in fields that serve both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {

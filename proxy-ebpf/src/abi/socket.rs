@@ -73,9 +73,9 @@ pub struct UnconnectedPairs {
 }
 map_type!(UnconnectedPairs, UNCONNECTED_PAIRS * 64 + 8 + 8);
 
-/// Key of `SOCKET_OVERFLOW`: frontend or backend of a pair beyond `UNCONNECTED_PAIRS`.
+/// The identity of an entry of `SOCKET_OVERFLOW`: frontend or backend of a pair beyond `UNCONNECTED_PAIRS`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OverflowKey {
     pub socket: u64,
     pub end: Endpoint,
@@ -98,10 +98,13 @@ impl OverflowKey {
 
 /// Value of `SOCKET_OVERFLOW`: the other one of the pair.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OverflowEntry {
+    /// Odd while a CPU writes the entry; 0 if it was never written.
+    pub version: u64,
+    pub key: OverflowKey,
     pub end: Endpoint,
     pub zero: u32,
     pub reference: BackendRef,
 }
-map_type!(OverflowEntry, 20 + 4 + 8);
+map_type!(OverflowEntry, 8 + 32 + 20 + 4 + 8);

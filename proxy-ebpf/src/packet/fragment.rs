@@ -6,25 +6,25 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM},
-    btf_maps::{Array, LruHashMap, PerCpuArray},
+    btf_maps::{Array, PerCpuArray},
     helpers::generated::{
         bpf_clone_redirect, bpf_loop, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     macros::btf_map,
     programs::TcContext,
 };
-use proxy_ebpf::abi::{DropReason, Fragment, flow_state::ticks as ticks_of, map};
+use proxy_ebpf::abi::{DropReason, Fragment, FragmentPorts, flow_state::ticks as ticks_of, map};
 
 use super::parse::Packet;
 use crate::{
     atomic, clock,
     family::{Family, bytes, same, words},
-    metrics,
+    metrics, shared,
 };
 
-/// Source and destination port by datagram.
+/// Source and destination port by datagram. The sources with one hash share `FRAGMENTS_SHARE` of them.
 #[btf_map]
-static FRAGMENTS: LruHashMap<Fragment, [u8; 4], { map::MAX_FRAGMENTS as usize }> = LruHashMap::new();
+static FRAGMENTS: Array<FragmentPorts, { map::MAX_FRAGMENTS as usize }> = Array::new();
 
 /// The datagram of the fragment being processed.
 #[btf_map]
@@ -80,22 +80,51 @@ fn datagram<F: Family>(packet: &Packet<F::Address>) -> Option<&'static Fragment>
     Some(scratch)
 }
 
-/// Stores the ports of a first fragment.
+/// Stores the ports of a first fragment. An entry that is replaced or contended costs its datagram, as a lost fragment would.
 #[inline(always)]
 pub fn store_ports<F: Family>(packet: &Packet<F::Address>) {
     let ([a, b], [c, d]) = (packet.source_port, packet.destination_port);
-    // The map is LRU. An evicted entry costs its datagram, as a lost fragment would.
-    if let Some(fragment) = datagram::<F>(packet) {
-        let _ = FRAGMENTS.insert(fragment, [a, b, c, d], 0);
+    let ports = [a, b, c, d];
+    let Some(fragment) = datagram::<F>(packet) else { return };
+    let line = line_of(fragment);
+    let Some(first) = FRAGMENTS.get_ptr_mut(line) else { return };
+    let Some(second) = FRAGMENTS.get_ptr_mut(line + 1) else { return };
+    let (in_first, in_second) = (ports_in(first, fragment), ports_in(second, fragment));
+    // The next device sees the same datagram again.
+    if in_first == Some(ports) || in_second == Some(ports) {
+        return;
     }
+    // Its own entry, of an earlier datagram with this identification; else the one that was written less often, and so earlier.
+    let is_second_older = shared::version(second) < shared::version(first);
+    let chosen = if in_second.is_some() || (in_first.is_none() && is_second_older) { second } else { first };
+    shared::write(chosen, |entry| {
+        entry.fragment = *fragment;
+        entry.ports = ports;
+    });
 }
 
 /// Source and destination port of a later fragment's datagram.
 #[inline(always)]
 pub fn ports<F: Family>(packet: &Packet<F::Address>) -> Option<[u8; 4]> {
-    // SAFETY: one aligned word, read at once. If the element is recycled for another datagram meanwhile, the fragment
-    // goes to that one's destination and completes nothing there.
-    unsafe { FRAGMENTS.get(datagram::<F>(packet)?).copied() }
+    let fragment = datagram::<F>(packet)?;
+    let line = line_of(fragment);
+    ports_in(FRAGMENTS.get_ptr_mut(line)?, fragment)
+        .or_else(|| ports_in(FRAGMENTS.get_ptr_mut(line + 1)?, fragment))
+}
+
+#[inline(always)]
+fn ports_in(entry: *mut FragmentPorts, fragment: &Fragment) -> Option<[u8; 4]> {
+    shared::read(entry, |entry| is_same(&entry.fragment, fragment).then_some(entry.ports))
+}
+
+/// The first of the two places of a datagram, within the share of its source. Senders count the identification up, so datagrams that
+/// are on their way together have places of their own. There are two for the same datagram before and after translation.
+#[inline(always)]
+fn line_of(fragment: &Fragment) -> u32 {
+    let share = shared::hash(words(fragment.source)) % (map::MAX_FRAGMENTS / map::FRAGMENTS_SHARE);
+    let of_destination = shared::hash(words(fragment.destination)).wrapping_add(fragment.protocol.into());
+    let line = of_destination.wrapping_add(u32::from_be(fragment.id)) % (map::FRAGMENTS_SHARE / 2);
+    share * map::FRAGMENTS_SHARE + 2 * line
 }
 
 /// A search of the queue.

@@ -2,7 +2,7 @@
 //! backend, and replies show the frontend's address.
 //!
 //! Eight pairs are in socket-local storage, under the socket lock that the kernel holds around these hooks. A ninth evicts the
-//! oldest to an LRU table that all sockets share. MSG_PEEK counts as a read: if two frontends share a backend, reading the same
+//! oldest to a table that all sockets use, in which each network namespace has a share. MSG_PEEK counts as a read: if two frontends share a backend, reading the same
 //! datagram again may show the other frontend.
 //!
 //! Most functions are not inlined: each has its own stack frame, and together they would exceed 512 bytes. Results fit in a
@@ -11,7 +11,7 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    btf_maps::{LruHashMap, SkStorage},
+    btf_maps::{Array, SkStorage},
     macros::btf_map,
     programs::SockAddrContext,
 };
@@ -21,12 +21,12 @@ use proxy_ebpf::abi::{
 };
 
 use super::context;
+use crate::{family::words, shared};
 
 #[btf_map]
 static UNCONNECTED_SOCKETS: SkStorage<UnconnectedPairs> = SkStorage::new();
 #[btf_map]
-static SOCKET_OVERFLOW: LruHashMap<OverflowKey, OverflowEntry, { map::MAX_OVERFLOW as usize }> =
-    LruHashMap::new();
+static SOCKET_OVERFLOW: Array<OverflowEntry, { map::MAX_OVERFLOW as usize }> = Array::new();
 
 /// The socket's backend for a frontend, alive or not. Generation 0 if none.
 #[inline(always)]
@@ -56,7 +56,7 @@ fn find_backend(ctx: &SockAddrContext, frontend: &Endpoint) -> BackendRef {
         }
     }
     let key = OverflowKey::frontend(context::socket_cookie(ctx), *frontend);
-    overflow(&key).map(|entry| entry.reference).unwrap_or_default()
+    overflow(ctx, &key).map(|(_, reference)| reference).unwrap_or_default()
 }
 
 /// Whether the socket already uses this backend for another frontend: replies could not be attributed.
@@ -140,9 +140,9 @@ pub fn reverse_translate(ctx: &SockAddrContext, peer: &mut Endpoint) -> bool {
         return true;
     }
     let key = OverflowKey::backend(context::socket_cookie(ctx), *peer);
-    match overflow(&key) {
-        Some(entry) => {
-            *peer = entry.end;
+    match overflow(ctx, &key) {
+        Some((frontend, _)) => {
+            *peer = frontend;
             true
         }
         None => false,
@@ -165,21 +165,65 @@ fn tick(known: &mut UnconnectedPairs) -> u64 {
 #[inline(never)]
 fn evict(ctx: &SockAddrContext, pair: &UnconnectedPair) {
     let mut key = OverflowKey::frontend(context::socket_cookie(ctx), pair.frontend);
-    let mut entry = OverflowEntry { end: pair.backend, zero: 0, reference: pair.reference };
-    // An LRU table refuses only when its free lists are in use on other CPUs: then the pair is lost, as if the socket
-    // had never sent to the frontend.
-    let _ = SOCKET_OVERFLOW.insert(key, entry, 0);
-    // Variables are reused: two of each would exceed the stack.
+    store_overflow(ctx, &key, &pair.backend, pair.reference);
+    // The variable is reused: two would exceed the stack.
     key = OverflowKey::backend(key.socket, pair.backend);
-    entry.end = pair.frontend;
-    let _ = SOCKET_OVERFLOW.insert(key, entry, 0);
+    store_overflow(ctx, &key, &pair.frontend, pair.reference);
+}
+
+/// Writes an entry in place of the key's previous one, or else of the one of its line that was written least often. If another socket of
+/// the share is writing there, the pair is lost, as if the socket had never sent to the frontend.
+#[inline(always)]
+fn store_overflow(ctx: &SockAddrContext, key: &OverflowKey, end: &Endpoint, reference: BackendRef) {
+    let line = line_of(ctx, key);
+    let (mut chosen, mut least) = (0, u64::MAX);
+    for way in 0..map::OVERFLOW_WAYS {
+        let Some(entry) = SOCKET_OVERFLOW.get_ptr_mut(line + way) else { return };
+        let is_own = shared::read(entry, |entry| is_same_key(&entry.key, key).then_some(())).is_some();
+        let rank = if is_own { 0 } else { shared::version(entry) };
+        if rank < least {
+            (chosen, least) = (way, rank);
+        }
+    }
+    let Some(entry) = SOCKET_OVERFLOW.get_ptr_mut(line + chosen) else { return };
+    shared::write(entry, |entry| {
+        entry.key = *key;
+        entry.end = *end;
+        entry.reference = reference;
+    });
+}
+
+/// The other end of a pair and its backend's reference.
+#[inline(always)]
+fn overflow(ctx: &SockAddrContext, key: &OverflowKey) -> Option<(Endpoint, BackendRef)> {
+    let line = line_of(ctx, key);
+    for way in 0..map::OVERFLOW_WAYS {
+        let entry = SOCKET_OVERFLOW.get_ptr_mut(line + way)?;
+        let found =
+            shared::read(entry, |entry| is_same_key(&entry.key, key).then_some((entry.end, entry.reference)));
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The first place of a key's line, in the share of its socket's network namespace. The kernel numbers the namespaces, so that the
+/// first of them have shares of their own.
+#[inline(always)]
+fn line_of(ctx: &SockAddrContext, key: &OverflowKey) -> u32 {
+    const SHARES: u64 = (map::MAX_OVERFLOW / map::OVERFLOW_SHARE) as u64;
+    const LINES: u32 = map::OVERFLOW_SHARE / map::OVERFLOW_WAYS;
+    let share = (context::netns_cookie(ctx) % SHARES) as u32;
+    let of_socket = (key.socket as u32) ^ u32::from(u16::from_be_bytes(key.end.port)) ^ key.kind << 16;
+    let [a, b, c, d] = words(key.end.address);
+    let line = shared::hash([a, b, c ^ of_socket, d]) % LINES;
+    share * map::OVERFLOW_SHARE + line * map::OVERFLOW_WAYS
 }
 
 #[inline(always)]
-fn overflow(key: &OverflowKey) -> Option<OverflowEntry> {
-    // SAFETY: copied at once. If the element is recycled meanwhile, its reference is checked against the backend before a
-    // datagram is sent, and a reply shows another frontend of a socket that has more than eight.
-    unsafe { SOCKET_OVERFLOW.get(key).copied() }
+fn is_same_key(a: &OverflowKey, b: &OverflowKey) -> bool {
+    a.socket == b.socket && a.kind == b.kind && a.end == b.end
 }
 
 #[inline(always)]

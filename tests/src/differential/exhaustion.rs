@@ -204,6 +204,33 @@ impl ExhaustedNodes {
         bail!("more fragments are queued than the queue holds")
     }
 
+    /// One source begins more fragmented datagrams than the table holds. Those of another source are completed.
+    fn fragments_of_others(&mut self, v6: bool) -> Result<()> {
+        let [packet, others] = [client(v6), OTHER_CLIENT[usize::from(v6)].parse()?]
+            .map(|source| self.packet_to(source, EXTERNAL_IP[usize::from(v6)], (Protocol::Udp, PORT)));
+        let (packet, others) = (packet?, others?);
+        let fragments = packet.fragments(1).context("the datagram has no fragments")?;
+        let (first, later) = fragments.split_first().context("the datagram has no fragments")?;
+        ensure!(self.small.run_frame(EXTERNAL_INGRESS, first)?.0 == PASS, "the first fragment is dropped");
+        for id in 0..u16::try_from(2 * map::MAX_FRAGMENTS)? {
+            let fragments = others.fragments(id).context("the datagram has no fragments")?;
+            let first = fragments.first().context("the datagram has no fragments")?;
+            ensure!(self.small.run_frame(EXTERNAL_INGRESS, first)?.0 == PASS, "a first fragment is dropped");
+        }
+        let count =
+            |fixture: &ProgramFixture| fixture.reconciler.maps().drops(DropReason::FragmentNotHeld as u32);
+        let before = count(&self.small)?;
+        for fragment in later {
+            let (action, _) = self.small.run_frame(EXTERNAL_INGRESS, fragment)?;
+            let not_held = count(&self.small)? - before;
+            ensure!(
+                action == PASS && not_held == 0,
+                "the ports are forgotten: {action}, {not_held} not held"
+            );
+        }
+        self.delete_flows()
+    }
+
     fn flow_ending(&mut self, v6: bool) -> Result<()> {
         let packet = self.next_packet(v6)?;
         ensure!(self.small.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "no flow was created");
@@ -357,7 +384,12 @@ impl ExhaustedNodes {
 /// Checks that need a node of their own, and run once.
 pub fn check_once(object: Option<&[u8]>) -> Result<()> {
     icmp_rate_limit(object).context("too many ICMP errors")?;
-    crowded_table(object).context("a table nine tenths full")
+    crowded_table(object).context("a table nine tenths full")?;
+    let mut nodes = ExhaustedNodes::new(object)?;
+    [false, true]
+        .into_iter()
+        .try_for_each(|v6| nodes.fragments_of_others(v6))
+        .context("another source's fragments")
 }
 
 /// Expects a drop, counted once under this reason.
