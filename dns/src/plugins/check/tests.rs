@@ -1,6 +1,7 @@
 use std::{fs, path::Path};
 
 use super::*;
+use crate::plugins::unsupported;
 
 /// `LINE VERDICT TEXT | REASON` of each line.
 fn checked(text: &str) -> Vec<String> {
@@ -62,6 +63,43 @@ fn all_problems_are_reported() {
         assert_eq!(lines.iter().map(short).collect::<Vec<_>>().join(";"), want, "{text}\n{lines:#?}");
         let has_reason = |line: &String| line.contains(" done ") || !line.ends_with("| ");
         assert!(lines.iter().all(has_reason), "{lines:?}");
+    }
+}
+
+/// The least form of each directive that is done, behind its name.
+const FORMS: &[(&str, &str)] = &[
+    ("acl", "{\n block\n}"),
+    ("alternate", "NXDOMAIN . 10.0.0.2"),
+    ("auto", "{\n directory /nonexistent\n}"),
+    ("bind", "127.0.0.1"),
+    ("dnstap", "/tmp/dnstap.sock"),
+    ("file", "/nonexistent/db example.org"),
+    ("forward", ". 10.0.0.1"),
+    ("header", "{\n response set aa\n}"),
+    ("hosts", "/nonexistent/hosts"),
+    ("k8s_external", "example.org\nkubernetes cluster.local"),
+    ("kubernetes", "cluster.local"),
+    ("autopath", "/dev/null"),
+    ("rewrite", "name a.example b.example"),
+    ("secondary", "example.org {\n transfer from 10.0.0.1\n}"),
+    ("template", "IN A {\n answer \"{{ .Name }} 5 IN A 10.0.0.1\"\n}"),
+    ("tls", "cert.pem key.pem"),
+    ("transfer", "example.org {\n to *\n}"),
+    ("view", "name {\n expr true\n}"),
+];
+
+#[test]
+fn every_directive_is_taken_in_its_least_form() {
+    for directive in crate::plugins::DIRECTIVES {
+        let form = FORMS.iter().find(|(name, _)| *name == directive.name).map_or("", |(_, form)| *form);
+        let lines = checked(&format!(". {{\n{} {form}\n}}\n", directive.name));
+        let is_taken = |line: &String| line.contains(" done ") || line.contains(" ignored ");
+        assert!(lines.iter().all(is_taken), "{lines:#?}");
+    }
+    for (name, _) in unsupported::UNSUPPORTED.iter().chain(unsupported::EXTERNAL) {
+        let lines = checked(&format!(". {{\n{name} x\n}}\n"));
+        let want = format!("2 refused {name} x | the directive `{name}` is not supported; ");
+        assert!(lines[1].starts_with(&want), "{lines:#?}");
     }
 }
 
