@@ -8,10 +8,13 @@
 //! depth of its inclusions are limited: a mistake in one file must not take the memory of the node.
 
 mod generate;
+mod layout;
 mod lexer;
+mod location;
 mod lookup;
 mod parse;
 mod rdata;
+mod words;
 mod zone;
 
 pub use lookup::{Found, Outcome};

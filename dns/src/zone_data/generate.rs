@@ -26,7 +26,7 @@ pub(super) fn range(text: &str) -> Result<impl Iterator<Item = u32> + use<>, &'s
 
 /// The words for a number: `$` becomes it, `${OFFSET,WIDTH,BASE}` it in another form, `$$` and `\$` a dollar sign.
 pub(super) fn filled(words: &[Word], number: u32) -> Result<Vec<Word>, &'static str> {
-    let fill = |word: &Word| Ok(Word { text: text(&word.text, number)?, quoted: word.quoted });
+    let fill = |word: &Word| Ok(Word { text: text(&word.text, number)?, ..word.clone() });
     words.iter().map(fill).collect()
 }
 

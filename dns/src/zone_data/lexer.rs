@@ -5,6 +5,8 @@
 pub(super) struct Word {
     pub text: String,
     pub quoted: bool,
+    /// Whether it follows the word before without a blank, as in `key="value"`.
+    pub is_joined: bool,
 }
 
 /// The words of a record or a directive.
@@ -52,7 +54,9 @@ impl<'t> Lexer<'t> {
     /// The words up to the end of the line, or of the last line if parentheses are open. Returns the line of the first.
     fn words(&mut self) -> Result<(usize, Vec<Word>), Problem> {
         let (mut words, mut first, mut depth) = (Vec::new(), self.line, 0_usize);
+        let mut is_joined = false;
         while let Some(next) = self.rest.peek().copied() {
+            let follows = std::mem::take(&mut is_joined);
             match next {
                 '\n' => {
                     self.take();
@@ -74,7 +78,8 @@ impl<'t> Lexer<'t> {
                     if words.is_empty() {
                         first = self.line;
                     }
-                    words.push(self.word()?);
+                    words.push(Word { is_joined: follows, ..self.word()? });
+                    is_joined = true;
                     if words.len() > MAX_WORDS {
                         return Err((self.line, "too many words in one record"));
                     }
@@ -91,12 +96,12 @@ impl<'t> Lexer<'t> {
             match self.rest.peek().copied() {
                 Some('"') if quoted => {
                     self.take();
-                    return Ok(Word { text, quoted });
+                    return Ok(Word { text, quoted, is_joined: false });
                 }
                 None | Some('\n') if quoted => return Err((self.line, "a quote is never closed")),
-                None => return Ok(Word { text, quoted }),
+                None => return Ok(Word { text, quoted, is_joined: false }),
                 Some(next) if !quoted && (is_blank(next) || matches!(next, '\n' | ';' | '(' | ')' | '"')) => {
-                    return Ok(Word { text, quoted });
+                    return Ok(Word { text, quoted, is_joined: false });
                 }
                 Some('\\') => {
                     self.take();

@@ -93,7 +93,10 @@ impl Zone {
             let Some(records) = self.node(&at) else { continue };
             let is_whole = at == *name;
             if !is_whole && let Some(record) = of_type(records, RecordType::DNAME).next() {
-                return Some(substitute(record, qname, labels, found));
+                let step = substitute(record, qname, labels, found);
+                let is_answer =
+                    matches!((&step, qtype), (Step::Alias(_), RecordType::CNAME | RecordType::ANY));
+                return Some(if is_answer { Step::End(Outcome::Answer) } else { step });
             }
             let is_cut = labels > apex && of_type(records, RecordType::NS).next().is_some();
             // The parent answers for DS (RFC 4035, section 3.1.4.1).
@@ -138,7 +141,12 @@ impl Zone {
     }
 
     fn denial(&self, outcome: Outcome, found: &mut Found) -> Step {
-        found.authorities.push(self.soa.clone());
+        let mut soa = self.soa.clone();
+        if let RData::SOA(data) = &soa.data {
+            // RFC 2308, section 3.
+            soa.ttl = soa.ttl.min(data.minimum);
+        }
+        found.authorities.push(soa);
         Step::End(outcome)
     }
 

@@ -11,7 +11,8 @@ use thiserror::Error;
 use super::{
     generate,
     lexer::{Entry, Lexer, Word},
-    rdata::{name, rdata, record_type, ttl},
+    rdata::{rdata, record_type, ttl},
+    words::name,
     zone::{InvalidZone, Zone},
 };
 use crate::text_file;

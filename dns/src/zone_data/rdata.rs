@@ -2,29 +2,20 @@
 
 use hickory_server::proto::rr::{
     Name, RData, RecordType,
-    rdata::{A, AAAA, CNAME, MX, NAPTR, NS, NULL, PTR, SOA, SRV, TXT},
+    rdata::{A, AAAA, CNAME, MX, NAPTR, NS, PTR, SOA, SRV, TXT},
 };
 
-use super::lexer::Word;
-
-/// A name, relative to the origin unless it ends with a dot.
-pub(super) fn name(word: &Word, origin: &Name) -> Option<Name> {
-    if word.text == "@" && !word.quoted {
-        return Some(origin.clone());
-    }
-    let mut name = Name::from_ascii(&word.text).ok()?;
-    if !name.is_fqdn() {
-        name = name.append_domain(origin).ok()?;
-    }
-    name.set_fqdn(true);
-    Some(name)
-}
+use super::{
+    layout::{self, unparsed},
+    lexer::Word,
+    words::{hexadecimal, labels, name, unescaped},
+};
 
 /// A type by its name, or as `TYPE123` (RFC 3597).
 pub(super) fn record_type(text: &str) -> Option<RecordType> {
     let text = text.to_ascii_uppercase();
     let number = text.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok());
-    number.map(RecordType::from).or_else(|| text.parse().ok())
+    number.map(RecordType::from).or_else(|| layout::record_type(&text)).or_else(|| text.parse().ok())
 }
 
 /// A TTL in seconds, or with units such as `1h30m` (as BIND).
@@ -63,14 +54,9 @@ pub(super) fn rdata(record_type: RecordType, words: &[Word], origin: &Name) -> O
         (RecordType::NS, [server]) => RData::NS(NS(name(server)?)),
         (RecordType::PTR, [target]) => RData::PTR(PTR(name(target)?)),
         (RecordType::DNAME, [target]) => {
-            let labels = name(target)?;
-            let mut octets: Vec<u8> = Vec::new();
-            for label in labels.iter() {
-                octets.push(u8::try_from(label.len()).ok()?);
-                octets.extend_from_slice(label);
-            }
-            octets.push(0);
-            RData::Unknown { code: RecordType::DNAME, rdata: NULL::with(octets) }
+            let mut octets = Vec::new();
+            labels(&name(target)?, &mut octets)?;
+            unparsed(RecordType::DNAME, octets)
         }
         (RecordType::MX, [preference, exchange]) => {
             RData::MX(MX::new(preference.text.parse().ok()?, name(exchange)?))
@@ -110,17 +96,38 @@ pub(super) fn rdata(record_type: RecordType, words: &[Word], origin: &Name) -> O
             let mut octets = tag.text.parse::<u16>().ok()?.to_be_bytes().to_vec();
             octets.extend([algorithm.text.parse::<u8>().ok()?, kind.text.parse::<u8>().ok()?]);
             octets.extend(hexadecimal(digest).filter(|digest| !digest.is_empty())?);
-            RData::Unknown { code: RecordType::DS, rdata: NULL::with(octets) }
+            unparsed(RecordType::DS, octets)
         }
+        (RecordType::SVCB | RecordType::HTTPS, [priority, target, parameters @ ..]) => {
+            let text = format!("{} {} {}", priority.text, name(target)?.to_ascii(), joined(parameters)?);
+            RData::try_from_str(record_type, &text).ok()?
+        }
+        (other, _) if layout::knows(other) => layout::rdata(other, words, origin)?,
         // The library knows no origin, and needs none for other types.
-        (other, _) => RData::try_from_str(other, &joined(words)).ok()?,
+        (other, _) => RData::try_from_str(other, &joined(words)?).ok()?,
     };
     Some(data)
 }
 
-fn joined(words: &[Word]) -> String {
-    let word = |word: &Word| if word.quoted { format!("\"{}\"", word.text) } else { word.text.clone() };
-    words.iter().map(word).collect::<Vec<_>>().join(" ")
+/// The words as a text. A quoted value behind `key=` (RFC 9460, section 2.1) is not quoted: the library takes no quotes
+/// within a word. `None`: it needs them.
+fn joined(words: &[Word]) -> Option<String> {
+    let mut text = String::new();
+    for word in words {
+        if !text.is_empty() && !word.is_joined {
+            text.push(' ');
+        }
+        if !word.quoted {
+            text.push_str(&word.text);
+        } else if !word.is_joined {
+            text.extend(["\"", &word.text, "\""]);
+        } else if word.text.contains(|character: char| character.is_whitespace() || character == '\\') {
+            return None;
+        } else {
+            text.push_str(&word.text);
+        }
+    }
+    Some(text)
 }
 
 /// `\# LENGTH HEX...` (RFC 3597, section 5).
@@ -130,35 +137,7 @@ fn generic(record_type: RecordType, words: &[Word]) -> Option<RData> {
     if length.text.parse() != Ok(octets.len()) || u16::try_from(octets.len()).is_err() {
         return None;
     }
-    Some(RData::Unknown { code: record_type, rdata: NULL::with(octets) })
-}
-
-fn hexadecimal(words: &[Word]) -> Option<Vec<u8>> {
-    let digits: String = words.iter().map(|word| word.text.as_str()).collect();
-    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    let octet = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).ok();
-    (0..digits.len()).step_by(2).map(octet).collect()
-}
-
-/// Replaces `\DDD` and `\X`.
-fn unescaped(text: &str) -> Option<Vec<u8>> {
-    let (mut out, mut octets) = (Vec::new(), text.bytes());
-    while let Some(octet) = octets.next() {
-        if octet != b'\\' {
-            out.push(octet);
-            continue;
-        }
-        let first = octets.next()?;
-        if !first.is_ascii_digit() {
-            out.push(first);
-            continue;
-        }
-        let digits = [first, octets.next()?, octets.next()?];
-        out.push(std::str::from_utf8(&digits).ok()?.parse().ok()?);
-    }
-    Some(out)
+    Some(unparsed(record_type, octets))
 }
 
 #[cfg(test)]

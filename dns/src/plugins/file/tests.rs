@@ -38,6 +38,9 @@ tree DNAME forest
 a.forest A 192.0.2.6
 _http._tcp SRV 0 5 80 web
 odd TYPE65400 \\# 2 abcd
+mail RP root ns
+web HTTPS 1 svc alpn=\"h2,h3\" port=443
+empty TYPE65400 \\# 0
 other.example.net. A 192.0.2.9
 ";
 
@@ -149,7 +152,19 @@ const ANSWERS: &[Case] = &[
     // DNAME (RFC 6672).
     ("tree", RecordType::A, 0, true, "", SOA, ""),
     ("b.tree", RecordType::A, 3, true, "*CNAME b.forest.example.org.", SOA, ""),
+    ("b.tree", RecordType::CNAME, 0, true, "*CNAME b.forest.example.org.", "", ""),
     ("a.tree", RecordType::A, 0, true, "*CNAME a.forest.example.org., a.forest A 192.0.2.6", NS, ""),
+    // Names in data of other types are relative to the origin, too.
+    ("web", RecordType::HTTPS, 0, true, "web HTTPS 1 svc.example.org. alpn=h2,h3, port=443", NS, ""),
+    (
+        "mail",
+        RecordType::Unknown(17),
+        0,
+        true,
+        "mail Unknown BHJvb3QHZXhhbXBsZQNvcmcAAm5zB2V4YW1wbGUDb3JnAA==",
+        NS,
+        "",
+    ),
     ("_http._tcp", RecordType::SRV, 0, true, "_http._tcp SRV 0 5 80 web.example.org.", NS, "web A 192.0.2.3"),
 ];
 
@@ -172,6 +187,9 @@ async fn names_are_answered_as_in_rfc_1034() {
         assert_eq!(texts(&reply.authorities), authorities, "{name} {qtype}");
         assert_eq!(texts(&reply.additionals), additionals, "{name} {qtype}");
     }
+    let absent = Query::query(Name::from_ascii("none.example.org.").unwrap(), RecordType::A);
+    let soa = &plugin.answer(&absent).unwrap().authorities[0];
+    assert_eq!(soa.ttl, 300, "the lower one of its TTL and MINIMUM (RFC 2308, section 3)");
     let elsewhere = Query::query(Name::from_ascii("other.example.net.").unwrap(), RecordType::A);
     assert!(plugin.answer(&elsewhere).is_none());
     let odd = Query::query(Name::from_ascii("odd.example.org.").unwrap(), RecordType::Unknown(65_400));
