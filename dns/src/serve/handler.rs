@@ -112,7 +112,7 @@ impl Handler {
                 self.dropped.count_panic();
                 let header = wire::Header::parse(request);
                 header.map_or(Handled::Dropped, |header| {
-                    Handled::Reply(wire::refusal(header, ResponseCode::ServFail))
+                    Handled::Reply(wire::refusal(request, header, ResponseCode::ServFail))
                 })
             }
         }
@@ -145,7 +145,7 @@ impl Handler {
             }
             Err(rcode) => {
                 self.dropped.record_client(client.address, Topic::Invalid, rcode, started.elapsed());
-                Handled::Reply(wire::refusal(header, rcode))
+                Handled::Reply(wire::refusal(request, header, rcode))
             }
         }
     }
@@ -154,7 +154,7 @@ impl Handler {
     fn notified(&self, request: &[u8], header: wire::Header, client: Client, started: Instant) -> Handled {
         let refuse = |rcode| {
             self.dropped.record_client(client.address, Topic::Invalid, rcode, started.elapsed());
-            Handled::Reply(wire::refusal(header, rcode))
+            Handled::Reply(wire::refusal(request, header, rcode))
         };
         let Ok(message) = Message::from_vec(request) else { return refuse(ResponseCode::FormErr) };
         let question = &message.queries[0];

@@ -1,7 +1,7 @@
 //! The rules that every reply must follow.
 
 use dns::observe::metrics::Transport;
-use hickory_server::proto::op::Message;
+use hickory_server::proto::op::{Message, ResponseCode};
 
 const HEADER: usize = 12;
 const RESPONSE: u8 = 0x80;
@@ -28,21 +28,23 @@ pub fn judge(packet: &[u8], transport: Transport, reply: Option<&[u8]>) -> Resul
     let repeats = |query: &Message| {
         read.queries == query.queries && read.queries[0].name().eq_case(query.queries[0].name())
     };
+    // Refused before its OPT was read.
+    let is_malformed = read.queries.is_empty() || read.metadata.response_code == ResponseCode::FormErr;
     match query {
         Some(query) if !read.queries.is_empty() && !repeats(&query) => Err("another question".to_owned()),
         Some(query) if query.edns.is_none() && read.edns.is_some() => {
             Err("an OPT in reply to a query without one".to_owned())
         }
-        Some(query) if !read.queries.is_empty() && query.edns.is_some() && read.edns.is_none() => {
+        Some(query) if !is_malformed && query.edns.is_some() && read.edns.is_none() => {
             Err("no OPT in reply to a query with one".to_owned())
         }
         Some(_) | None => Ok(()),
     }
 }
 
-/// The largest permitted reply: the client's limit, or a header alone for a malformed query.
+/// The largest permitted reply: the client's limit, or for a malformed query its own length.
 fn limit(packet: &[u8], transport: Transport) -> usize {
-    let Ok(query) = Message::from_vec(packet) else { return HEADER };
+    let Ok(query) = Message::from_vec(packet) else { return packet.len() };
     let payload = query.edns.map_or(SMALLEST_PAYLOAD, |edns| edns.max_payload());
     match transport {
         Transport::Udp => payload.clamp(SMALLEST_PAYLOAD, LARGEST_PAYLOAD).into(),

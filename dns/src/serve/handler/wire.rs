@@ -1,7 +1,7 @@
 //! The header of a message as octets, and the encoding of messages within a size limit.
 
 use hickory_server::proto::{
-    op::{Message, ResponseCode},
+    op::{Message, OpCode, ResponseCode},
     rr::{
         Record,
         rdata::opt::{EdnsCode, EdnsOption},
@@ -25,6 +25,12 @@ const MIN_RECORD: usize = 11;
 const MIN_UDP_PAYLOAD: u16 = 512;
 /// The largest message over TCP.
 const MAX_TCP_PAYLOAD: usize = 65_535;
+
+/// Limits of the octets of a label and of a name (RFC 1035, section 2.3.4).
+const MAX_LABEL: usize = 63;
+const MAX_NAME: usize = 255;
+/// The octets of a question behind its name.
+const TYPE_AND_CLASS: usize = 4;
 
 /// The flags of a header: QR, opcode, AA, TC, RD, RA and CD.
 pub const RESPONSE: u16 = 0x8000;
@@ -91,13 +97,33 @@ pub fn min_ttl(message: &[u8]) -> Option<u32> {
     lowest
 }
 
-/// A reply to a malformed request: a header only.
-pub fn refusal(header: Header, rcode: ResponseCode) -> Vec<u8> {
+/// A reply to a malformed request: the header, and the question of a query if it can be read. Resolvers ignore a reply to
+/// another question, or to none, and wait for their timeout. The format of other requests is not known.
+pub fn refusal(request: &[u8], header: Header, rcode: ResponseCode) -> Vec<u8> {
     let flags = RESPONSE | header.flags & (OPCODE | RECURSION_DESIRED) | u16::from(rcode.low());
+    let is_query = header.opcode() == u8::from(OpCode::Query) && header.questions == 1;
+    let question = if is_query { question(request).unwrap_or_default() } else { &[] };
     let mut reply = vec![0; HEADER];
     reply[..2].copy_from_slice(&header.id);
     reply[2..4].copy_from_slice(&flags.to_be_bytes());
+    reply[5] = u8::from(!question.is_empty());
+    reply.extend_from_slice(question);
     reply
+}
+
+/// The first question of a message, whose name must not be compressed: nothing precedes it.
+fn question(message: &[u8]) -> Option<&[u8]> {
+    let mut at = HEADER;
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1 + length;
+        if length > MAX_LABEL || at > HEADER + MAX_NAME {
+            return None;
+        }
+        if length == 0 {
+            return message.get(HEADER..at + TYPE_AND_CLASS);
+        }
+    }
 }
 
 /// Encodes a message in at most `limit` octets, always with its OPT. To fit, it first omits the additional section;
@@ -145,4 +171,36 @@ fn count_fitting(message: &Message, records: &[Record], space: usize) -> usize {
     let end = encoder.offset() + space;
     let fits = |record: &&Record| record.emit(&mut encoder).is_ok() && encoder.offset() <= end;
     records.iter().take_while(fits).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_repeats_the_question_if_it_can_be_read() {
+        let header = [0, 7, 0x01, 0x10, 0, 1, 0, 0, 0, 0, 0, 1];
+        let long = [&[63; 64][..], &[63; 64], &[63; 64], &[63; 64]].concat();
+        for (case, rest, want) in [
+            ("a name", &b"\x03www\0\0\x01\0\x01 and more"[..], &b"\x03www\0\0\x01\0\x01"[..]),
+            ("the root", b"\0\0\x02\0\x01", b"\0\0\x02\0\x01"),
+            ("nothing", b"", b""),
+            ("a part of a name", b"\x03ww", b""),
+            ("no class", b"\0\0\x01\0", b""),
+            ("a pointer", b"\xc0\x0c\0\x01\0\x01", b""),
+            ("a name that is too long", &[&long[..], &[0, 0, 1, 0, 1]].concat(), b""),
+        ] {
+            let request = [&header[..], rest].concat();
+            let reply = refusal(&request, Header::parse(&request).unwrap(), ResponseCode::FormErr);
+            let count = u8::from(!want.is_empty());
+            assert_eq!(reply, [&[0, 7, 0x81, 1, 0, count, 0, 0, 0, 0, 0, 0], want].concat(), "{case}");
+        }
+        let question = [0, 0, 1, 0, 1];
+        for (case, opcode, count) in [("two questions", 0, 2), ("an update", 0x28, 1)] {
+            let head = [0, 7, opcode, 0, 0, count, 0, 0, 0, 0, 0, 0];
+            let request = [&head[..], &question, &question].concat();
+            let reply = refusal(&request, Header::parse(&request).unwrap(), ResponseCode::NotImp);
+            assert_eq!(reply.len(), HEADER, "{case}");
+        }
+    }
 }
