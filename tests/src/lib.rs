@@ -24,8 +24,8 @@ pub use lab::{
     eventually::eventually,
     examples, frontends,
     kernel::{
-        confine, firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, process, tun,
-        xdp,
+        confine, firewall, kube_proxy, ledger, leftovers, links, mounts, netns, nic_offloads, priority,
+        process, tun, xdp,
     },
     node, objects, pinned_maps, pod, pod_network, rng,
     scenario::{outside, rollout},

@@ -34,6 +34,7 @@ mod serving;
 mod socket;
 mod tcp;
 mod tls;
+mod turns;
 mod udp;
 
 pub use admission::Admission;

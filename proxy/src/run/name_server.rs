@@ -49,6 +49,9 @@ use crate::{
 const HANDOVER: Duration = Duration::from_secs(20);
 /// The delay before a failed redirect is retried.
 const RETRY: Duration = Duration::from_secs(1);
+/// Polls of tasks before busy threads look for replies of upstreams, other sockets and timers: a poll handles up to a
+/// hundred requests, and by default there are 61.
+const EVENT_INTERVAL: u32 = 4;
 /// How often the successor's heartbeat is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -250,7 +253,8 @@ impl NameServer {
     }
 
     fn start(&self) -> Result<(Supervisor, Threads)> {
-        let runtime = Builder::new_multi_thread().thread_name("dns").enable_all().build()?;
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.thread_name("dns").event_interval(EVENT_INTERVAL).enable_all().build()?;
         let inside = runtime.handle().clone();
         let threads = Threads(Some(runtime));
         let supervisor = {

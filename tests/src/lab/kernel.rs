@@ -11,6 +11,7 @@ pub mod links;
 pub mod mounts;
 pub mod netns;
 pub mod nic_offloads;
+pub mod priority;
 pub mod process;
 pub mod tun;
 pub mod xdp;

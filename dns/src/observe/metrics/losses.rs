@@ -9,6 +9,8 @@ named_enum! {
     pub enum Loss {
         /// A request that the kernel dropped, as a socket's receive buffer was full.
         Request = "request",
+        /// A request over UDP of a client that has too many waiting ones.
+        Excess = "excess",
         /// A reply over UDP that could not be sent.
         Reply = "reply",
         /// A connection above the limit per client, or above that of all clients.

@@ -1,6 +1,7 @@
 //! Requests over UDP.
 
 use std::{
+    future::ready,
     io,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -12,6 +13,7 @@ use tracing::{debug, warn};
 use super::{
     serving::{MAX_REQUEST, Serving, canonical, is_answerable},
     socket::{ControlBuffer, Datagram, ServerSocket},
+    turns::{Arrival, Turns},
 };
 use crate::{
     observe::{
@@ -21,8 +23,10 @@ use crate::{
     serve::handler::{Client, Handled, Pending},
 };
 
-/// Requests per turn, before the task yields to others on its worker.
+/// Requests that are received at a time.
 const BATCH: usize = 64;
+/// Slices of waiting requests in a turn, before the task yields to others on its worker.
+const SLICES: usize = 8;
 /// Limit of requests received after the stop: more than a socket buffer holds.
 const MAX_FINAL: usize = 1 << 16;
 
@@ -35,8 +39,8 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
         serving,
         pending_tx,
         pending_rx,
-        buffer: [0; MAX_REQUEST],
         control: ControlBuffer::default(),
+        turns: Turns::default(),
         held: Held::default(),
         overflows: 0,
     };
@@ -46,12 +50,13 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             _ = interval.tick() => heartbeat.record(),
-            ready = requests.socket.readable() => if let Err(error) = ready {
+            readable = requests.socket.readable() => if let Err(error) = readable {
                 warn!(%error, "UDP socket failed, no longer used");
                 break;
             },
+            () = ready(()), if requests.turns.has_waiting() => {}
         }
-        requests.receive(BATCH, ServerSocket::receive);
+        requests.turn();
         tokio::task::yield_now().await;
     }
     if let Err(error) = requests.socket.retire() {
@@ -59,9 +64,9 @@ pub async fn serve(socket: ServerSocket, serving: Serving, heartbeat: TaskHeartb
     }
     // Requests received before the stop are answered. One that another CPU was queueing at that moment is received
     // after the first wait.
-    requests.receive(MAX_FINAL, ServerSocket::receive_last);
+    requests.receive_last();
     requests.finish().await;
-    requests.receive(MAX_FINAL, ServerSocket::receive_last);
+    requests.receive_last();
     requests.finish().await;
 }
 
@@ -74,8 +79,8 @@ struct Requests {
     /// A sender is held by each pending request; the receiver is closed when there are none.
     pending_tx: mpsc::Sender<()>,
     pending_rx: mpsc::Receiver<()>,
-    buffer: [u8; MAX_REQUEST],
     control: ControlBuffer,
+    turns: Turns,
     held: Held,
     /// The socket's drop counter (`SO_RXQ_OVFL`) as far as it is counted in the metrics.
     overflows: u32,
@@ -94,42 +99,91 @@ struct Held {
 const MAX_HELD: usize = 64;
 
 impl Requests {
-    /// Receives and handles queued requests, at most `limit`.
+    /// Receives queued requests, and handles those whose turn it is.
+    fn turn(&mut self) {
+        self.turns.begin();
+        let mut buffer = [0; MAX_REQUEST];
+        for _ in 0..SLICES {
+            self.receive_queued(&mut buffer);
+            for waiting in self.turns.slice() {
+                self.handle(&waiting.datagram, &waiting.request);
+                self.turns.recycle(waiting);
+            }
+            if !self.turns.has_waiting() {
+                break;
+            }
+        }
+        self.end_turn();
+    }
+
+    fn receive_queued(&mut self, buffer: &mut [u8]) {
+        for _ in 0..BATCH {
+            let Some((datagram, client)) = self.receive(buffer, ServerSocket::receive) else { break };
+            let request = buffer.get(..datagram.len).unwrap_or_default();
+            match client.map(|client| self.turns.arrives(client, &datagram, request)) {
+                Some(Arrival::Now) => self.handle(&datagram, request),
+                Some(Arrival::Dropped) => self.serving.losses.count(Loss::Excess, 1),
+                Some(Arrival::Waits) | None => {}
+            }
+        }
+    }
+
+    /// Receives and handles all requests that are left.
+    fn receive_last(&mut self) {
+        for waiting in self.turns.rest() {
+            self.handle(&waiting.datagram, &waiting.request);
+        }
+        let mut buffer = [0; MAX_REQUEST];
+        for _ in 0..MAX_FINAL {
+            match self.receive(&mut buffer, ServerSocket::receive_last) {
+                Some((datagram, Some(_))) => {
+                    self.handle(&datagram, buffer.get(..datagram.len).unwrap_or_default());
+                }
+                Some((_, None)) => {}
+                None => break,
+            }
+        }
+        self.end_turn();
+    }
+
+    fn end_turn(&mut self) {
+        self.send_held();
+        self.held.last = None;
+    }
+
+    /// Receives a request, and its client if that is served. `None`: no request is queued, or there are only errors.
     fn receive(
         &mut self,
-        limit: usize,
+        buffer: &mut [u8],
         receive: impl Fn(&ServerSocket, &mut [u8], &mut ControlBuffer) -> io::Result<Option<Datagram>>,
-    ) {
-        for _ in 0..limit {
-            match receive(&self.socket, &mut self.buffer, &mut self.control) {
-                Ok(Some(datagram)) => {
+    ) -> Option<(Datagram, Option<IpAddr>)> {
+        for _ in 0..BATCH {
+            match receive(&self.socket, buffer, &mut self.control) {
+                Ok(datagram) => {
+                    let datagram = datagram?;
                     let more = datagram.overflows.saturating_sub(self.overflows);
                     if more > 0 {
                         self.serving.losses.count(Loss::Request, more.into());
                         self.overflows = datagram.overflows;
                     }
-                    self.handle(datagram);
+                    let client = canonical(datagram.client);
+                    let is_served = is_answerable(datagram.client) && self.serving.admits(client);
+                    return Some((datagram, is_served.then_some(client)));
                 }
-                Ok(None) => break,
                 // A client that has closed its socket causes an error on this one (ICMP port unreachable).
                 Err(error) => debug!(%error, "receive failed"),
             }
         }
-        self.send_held();
-        self.held.last = None;
+        None
     }
 
-    fn handle(&mut self, datagram: Datagram) {
-        let is_repeated = self.held.last.is_some_and(|last| last.is_of_same_client(&datagram));
+    fn handle(&mut self, datagram: &Datagram, request: &[u8]) {
+        let is_repeated = self.held.last.is_some_and(|last| last.is_of_same_client(datagram));
         if !is_repeated {
             self.send_held();
         }
-        self.held.last = Some(datagram);
-        let request = self.buffer.get(..datagram.len).unwrap_or_default();
+        self.held.last = Some(*datagram);
         let address = canonical(datagram.client);
-        if !is_answerable(datagram.client) || !self.serving.admits(address) {
-            return;
-        }
         let client = Client {
             transport: Transport::Udp,
             address,
@@ -141,8 +195,8 @@ impl Requests {
         match self.serving.handler.handle(request, client) {
             Handled::Dropped => {}
             Handled::Reply(reply) if is_repeated => self.hold(reply, address),
-            Handled::Reply(reply) => send(&self.socket, &self.serving, reply, &datagram),
-            Handled::Pending(pending) => self.spawn(pending, datagram),
+            Handled::Reply(reply) => send(&self.socket, &self.serving, reply, datagram),
+            Handled::Pending(pending) => self.spawn(pending, *datagram),
             // Refused by the handler over UDP.
             Handled::Transfer(_) => {}
         }
