@@ -16,8 +16,9 @@ use crate::lab::{
     addresses::Addresses,
     agent::portreeve,
     cluster::{Builder, Cluster},
+    frontends::Frontends,
     kernel::process::Process,
-    objects::{Condition, EndpointObject, NAMESPACE, Port, ServiceObjects},
+    objects::{Condition, EndpointObject, NAMESPACE, Port, ServiceChange, ServiceObjects},
     pod::Pod,
     traffic::{IDENTITY_NAME, Protocol},
 };
@@ -95,6 +96,17 @@ impl NameService {
         let vip = cluster.next_vip();
         objects(vip, &endpoint).write(cluster.manifests())?;
         Ok(DnsService { vip, endpoint, _server: server })
+    }
+
+    /// Starts the endpoint as [`Self::start`], and writes the Service with frontends for clients outside of the cluster.
+    pub async fn start_for_outside(&self, cluster: &Cluster, frontends: Frontends) -> Result<DnsService> {
+        let service = self.start(cluster).await?;
+        let mut objects = objects(service.vip, &service.endpoint);
+        objects.load_balancer_ips = frontends.load_balancer.both().into();
+        objects.ports.iter_mut().for_each(|port| port.node_port = Some(frontends.node_port));
+        objects.change.push(ServiceChange(Box::new(|spec| spec.type_ = Some("LoadBalancer".to_owned()))));
+        objects.write(cluster.manifests())?;
+        Ok(service)
     }
 
     fn serve(&self, pod: &Pod, manifests: &Path) -> Result<Process> {
