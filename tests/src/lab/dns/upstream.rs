@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -61,6 +64,9 @@ pub struct Upstream {
 #[derive(Debug)]
 struct State {
     behaviour: Mutex<Behaviour>,
+    /// The numbers of the last change of the behaviour, and of that in effect.
+    changes: AtomicU64,
+    in_effect: AtomicU64,
     queries: AtomicU64,
     stop: AtomicBool,
 }
@@ -85,6 +91,8 @@ impl Upstream {
         let socket = open(&pod, address)?;
         let state = Arc::new(State {
             behaviour: Mutex::new(Behaviour::Sound),
+            changes: AtomicU64::new(0),
+            in_effect: AtomicU64::new(0),
             queries: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
@@ -99,8 +107,13 @@ impl Upstream {
         Ok(Self { address, state, thread: Some(thread) })
     }
 
+    /// Changes the behaviour; it is in effect afterwards.
     pub fn behaves(&self, behaviour: Behaviour) {
         *self.state.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
+        let change = self.state.changes.fetch_add(1, Release) + 1;
+        while self.state.in_effect.load(Acquire) < change {
+            thread::sleep(POLL);
+        }
     }
 
     /// The queries received.
@@ -129,12 +142,14 @@ struct Server {
 impl Server {
     fn serve(&mut self) {
         while !self.state.stop.load(Relaxed) {
+            let change = self.state.changes.load(Acquire);
             let behaviour = *self.state.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
             if behaviour == Behaviour::Dead {
                 self.socket = None;
             } else if self.socket.is_none() {
                 self.socket = open(&self.pod, self.address).ok();
             }
+            self.state.in_effect.store(change, Release);
             match &self.socket {
                 None => thread::sleep(POLL),
                 Some(socket) => {
