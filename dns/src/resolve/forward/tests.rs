@@ -210,6 +210,23 @@ async fn forged_replies_are_ignored() {
             wrong.queries[0].query_type = RecordType::AAAA;
             wrong
         }),
+        ("no question", |right| {
+            let mut wrong = right.clone();
+            wrong.queries.clear();
+            wrong
+        }),
+        ("no question, and an error with an answer", |right| {
+            let mut wrong = right.clone();
+            wrong.queries.clear();
+            wrong.metadata.response_code = ResponseCode::FormErr;
+            wrong
+        }),
+        ("no name without a question", |right| {
+            let mut wrong = right.clone();
+            wrong.queries.clear();
+            wrong.metadata.response_code = ResponseCode::NXDomain;
+            wrong
+        }),
         ("no response", |right| {
             let mut wrong = right.clone();
             wrong.metadata.message_type = hickory_server::proto::op::MessageType::Query;

@@ -16,6 +16,9 @@ const NAME: usize = 12;
 /// The length of qtype and class, after the name.
 const TYPE_AND_CLASS: usize = 4;
 
+/// The response code of a name that does not exist.
+const NXDOMAIN: u8 = 3;
+
 /// A query as sent, with a random id and a random case. An off-path attacker has to guess the id, the source port
 /// and the case of the name (draft-vixie-dnsext-dns0x20).
 #[derive(Debug)]
@@ -85,7 +88,9 @@ impl UpstreamQuery {
             return Err(Mismatch::Foreign);
         }
         if header[4..6] == [0, 0] {
-            return Err(Mismatch::NoQuestion);
+            // Only an error that carries nothing: anything else needs no guess of the question.
+            let is_error = ![0, NXDOMAIN].contains(&(header[3] & 0x0f)) && reply.get(6..8) == Some(&[0, 0]);
+            return Err(if is_error { Mismatch::NoQuestion } else { Mismatch::Foreign });
         }
         let end = NAME + self.name.len() + TYPE_AND_CLASS;
         let (sent, got) = (&self.wire[NAME..end], reply.get(NAME..end).unwrap_or_default());
@@ -108,7 +113,7 @@ pub(super) enum Mismatch {
     Foreign,
     /// The same name in another case.
     WrongCase,
-    /// No question section: the server did not understand the query.
+    /// An error without a question section: the server did not understand the query.
     NoQuestion,
 }
 
@@ -210,7 +215,22 @@ mod tests {
             ("the other case", &|reply| reply[NAME + 1] ^= 0x20, Some(Mismatch::WrongCase)),
             ("another type", &|reply| reply[NAME + 18] = 28, Some(Mismatch::Foreign)),
             ("two questions", &|reply| reply[5] = 2, Some(Mismatch::Foreign)),
-            ("no question", &|reply| reply[5] = 0, Some(Mismatch::NoQuestion)),
+            ("no question", &|reply| reply[5] = 0, Some(Mismatch::Foreign)),
+            (
+                "no question, FORMERR",
+                &|reply| reply[3..6].copy_from_slice(&[1, 0, 0]),
+                Some(Mismatch::NoQuestion),
+            ),
+            (
+                "no question, NXDOMAIN",
+                &|reply| reply[3..6].copy_from_slice(&[3, 0, 0]),
+                Some(Mismatch::Foreign),
+            ),
+            (
+                "no question, FORMERR with an answer",
+                &|reply| reply[3..8].copy_from_slice(&[1, 0, 0, 0, 1]),
+                Some(Mismatch::Foreign),
+            ),
             ("cut in the question", &|reply| reply.truncate(20), Some(Mismatch::Foreign)),
             ("cut in the header", &|reply| reply.truncate(5), Some(Mismatch::Foreign)),
             ("nothing", &Vec::clear, Some(Mismatch::Foreign)),
