@@ -7,7 +7,10 @@ mod last_known_good;
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -319,6 +322,25 @@ async fn an_upstream_that_drops_queries_with_edns_gets_queries_without_opt() {
     assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
     assert_eq!(upstream.questions(), before + 1, "the capability is recorded");
     assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_upstream_that_comes_to_drop_queries_with_edns_gets_queries_without_opt() {
+    let drops = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&drops);
+    let upstream = Fake::start(move |query, _| match query.edns {
+        Some(_) if now.load(Relaxed) => Vec::new(),
+        Some(_) | None => vec![wire(&address_for(query))],
+    })
+    .await;
+    let forwarder = start(&[rule(&[&upstream])]);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    drops.store(true, Relaxed);
+    assert_eq!(resolve(&forwarder, "Example.ORG.").await.rcode, ResponseCode::ServFail);
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND], "asked plainly, too");
+    let before = upstream.questions();
+    assert_eq!(addresses(&resolve(&forwarder, "Example.ORG.").await), [FOUND]);
+    assert_eq!(upstream.questions(), before + 1, "the capability is recorded");
 }
 
 #[tokio::test]

@@ -70,7 +70,8 @@ struct Capabilities {
     /// It preserves the case of names. An upstream that does not, or ceases to, gets queries without 0x20.
     preserves_case: AtomicBool,
     changes_case: AtomicBool,
-    /// It does not support EDNS. An upstream that has ever returned an OPT does, regardless of later replies.
+    /// It does not support EDNS. An upstream that has returned an OPT does, regardless of later replies, until a query with
+    /// EDNS is not answered.
     lacks_edns: AtomicBool,
     supports_edns: AtomicBool,
     /// When it answered a query without EDNS while one with EDNS got no answer.
@@ -191,6 +192,10 @@ impl Upstream {
         } else {
             self.exchange_datagram(question, flags, options, budget).await
         };
+        if options.edns && matches!(first, Err(Failure::Timeout)) {
+            // Unproven again: another server or a middlebox may have come in its place.
+            self.capabilities.supports_edns.store(false, Relaxed);
+        }
         let options = match &first {
             Err(Failure::WrongCase) => QueryOptions { randomise_case: false, ..options },
             Err(Failure::NoQuestion) if options.edns => QueryOptions { edns: false, ..options },
