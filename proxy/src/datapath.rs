@@ -25,7 +25,7 @@ pub use kernel::{
     require_cgroup, watch_network, watch_routes,
 };
 pub use maps::{
-    Flows, InspectError, KernelMaps, OpenError, OutgrownError, OutgrownFlows, PinnedMap, TrackedFlow,
-    inspect, inspect_flows, pinned_map,
+    Access, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError, OutgrownFlows, PinnedMap,
+    TrackedFlow, inspect, inspect_flows, mapped, pinned_map,
 };
 pub use pins::{Busy, PinError, Pins, maps_of, pin_name};

@@ -495,9 +495,9 @@ impl ConnectionNode {
     fn state(&self, open: &Connection) -> Result<FlowState> {
         let port = open.client.port();
         let state = if open.client.is_ipv4() {
-            flow_from::<[u8; 4]>(&self.fixture, map::FLOWS_V4, FLOWS, port)?.map(|(_, flow)| flow.state)
+            flow_from::<[u8; 4]>(&self.fixture, FLOWS, port)?.map(|(_, flow)| flow.state)
         } else {
-            flow_from::<[u8; 16]>(&self.fixture, map::FLOWS_V6, FLOWS, port)?.map(|(_, flow)| flow.state)
+            flow_from::<[u8; 16]>(&self.fixture, FLOWS, port)?.map(|(_, flow)| flow.state)
         };
         state.context("the flow is gone")
     }

@@ -2,6 +2,7 @@
 //! BPF_PROG_TEST_RUN.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
@@ -14,12 +15,12 @@ use aya::{
 };
 use nix::net::if_::if_nametoindex;
 use proxy::{
-    datapath::{self, Busy, Device, DeviceTable, KernelMaps, Pins, Programs, pin_name},
+    datapath::{self, Access, Busy, Device, DeviceTable, KernelMaps, MmapArray, Pins, Programs, pin_name},
     index::{Change, Index},
     model::policy::Policy,
     reconcile::{LbMaps as _, Reconciler, UnclaimedNetworks},
 };
-use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, MAPS};
+use proxy_ebpf::abi::{ABI_VERSION, Config, ConfigFlags, DeviceRole, DropReason, FlowV4, FlowV6, MAPS, map};
 
 use super::{
     packet::{DEVICE, ETHERNET, Packet},
@@ -61,6 +62,9 @@ pub struct ProgramFixture {
     networks: UnclaimedNetworks,
     pub index: Index,
     devices: DeviceTable,
+    /// Mapped: the tests read and write thousands of records between packets.
+    pub flows_v4: RefCell<MmapArray<FlowV4>>,
+    pub flows_v6: RefCell<MmapArray<FlowV6>>,
     /// Programs that set a VLAN tag, by the program that they call.
     tagged: BTreeMap<(&'static str, u16), Tagged>,
     pins: Pins,
@@ -83,9 +87,22 @@ impl ProgramFixture {
         let reconciler = Reconciler::adopt(KernelMaps::open(&pins.maps())?)?;
         let networks = UnclaimedNetworks::adopt(reconciler.maps())?;
         let devices = DeviceTable::open(&pins.maps())?;
+        let flows_v4 = RefCell::new(datapath::mapped(&pins.maps(), map::FLOWS_V4, Access::Write)?);
+        let flows_v6 = RefCell::new(datapath::mapped(&pins.maps(), map::FLOWS_V6, Access::Write)?);
         let index = Index::new(Policy::default());
         let tagged = BTreeMap::new();
-        Ok(Self { programs, reconciler, networks, index, devices, tagged, pins, _directory: directory })
+        Ok(Self {
+            programs,
+            reconciler,
+            networks,
+            index,
+            devices,
+            flows_v4,
+            flows_v6,
+            tagged,
+            pins,
+            _directory: directory,
+        })
     }
 
     /// Replaces the node and the objects.

@@ -39,7 +39,7 @@ pub fn slot_given_away(object: Option<&[u8]>) -> Result<()> {
     let client = SocketAddr::new(Place::Outside.address(false), 40_001);
     let datagram = Packet::datagram(client, Place::Outside.frontend(false));
     node.fixture.run(EXTERNAL_INGRESS, &datagram)?;
-    let found = flow_from::<[u8; 4]>(&node.fixture, map::FLOWS_V4, FLOWS, client.port())?;
+    let found = flow_from::<[u8; 4]>(&node.fixture, FLOWS, client.port())?;
     let (slot, record) = found.context("no flow was created")?;
     node.endpoints(&ENDPOINTS[1..])?;
     let mut entries: HashMap<_, TupleV4, FlowRef> =
