@@ -135,7 +135,6 @@ impl Lab {
                 );
             }
             if worst < LIMIT {
-                print!("{reports}");
                 return;
             }
         }

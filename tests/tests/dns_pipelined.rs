@@ -43,8 +43,6 @@ impl Path<'_> {
             rounds += 1;
             ensure!(rounds < MAX_ROUNDS, "no replies were sent together");
         }
-        let packets = packets_sent(self.server)? - before;
-        println!("{} to {}: {} replies in {packets} packets", self.name, self.to, replies(rounds));
         Ok(())
     }
 

@@ -107,7 +107,6 @@ impl Lab {
             std::future::ready(resolves(&mut stub, &format!("first.x{phase}.example.org")))
         })
         .await;
-        let start = Instant::now();
         let looked_up = self.all(|pod, stub| {
             for number in 0..OWN {
                 resolves(stub, &format!("n{number}.p{pod}.x{phase}.Example.org"))?;
@@ -117,7 +116,6 @@ impl Lab {
             Ok(())
         });
         looked_up.unwrap_or_else(|error| panic!("{first:?} and {second:?}: {error:#}"));
-        println!("{first:?} and {second:?}: {:.0?}", start.elapsed());
     }
 
     /// Names that were resolved are resolved still, after they have expired.

@@ -73,8 +73,8 @@ pub fn run(
                 fixture.load_objects(objects::policy(), objects.changes())?;
                 for _ in 0..CASES.min(end - done) {
                     let seed = rng.seed;
-                    check(&mut fixture, &objects, rng, done, &mut tally)
-                        .with_context(|| format!("case {done}, seed {seed}"))?;
+                    let checked = check(&mut fixture, &objects, rng, done, &mut tally);
+                    checked.with_context(|| format!("case {done}, seed {seed}, {}", counted(&fixture)))?;
                     done += 1;
                 }
                 if done <= OFTEN || done.is_multiple_of(SELDOM) {
@@ -95,6 +95,13 @@ pub fn run(
         }
         Ok(tally)
     })
+}
+
+/// The drop reasons that occurred, with their numbers.
+fn counted(fixture: &ProgramFixture) -> String {
+    let refusals = fixture.refusals().unwrap_or_default();
+    let occurred = refusals.into_iter().filter(|(_, count)| *count > 0);
+    occurred.map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
 }
 
 fn check(

@@ -54,7 +54,7 @@ fn alive<A: Copy + Into<IpAddr>>(
 where
     Flow<A>: Pod,
 {
-    let flows = (0..table.len()).filter_map(|slot| table.read(slot).transpose());
+    let flows = (0..table.capacity()).filter_map(|slot| table.read(slot).transpose());
     let alive = flows.filter(|flow| flow.as_ref().map_or(true, |flow| flow.state.is_alive()));
     alive.map(move |flow| flow.map(|flow| tracked(&flow)).map_err(unmapped_array(name)))
 }

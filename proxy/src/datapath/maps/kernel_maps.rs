@@ -95,10 +95,10 @@ impl KernelMaps {
         let service_stats = per_cpu(dir, map::SERVICE_STATS)?;
         let source_ranges = SourceRanges::open_ranges(dir)?;
         let capacity = Capacity {
-            frontends: state.len(),
-            descriptors: descriptors.len(),
-            slots: slots.len(),
-            backends: backends_v4.len().min(backends_v6.len()),
+            frontends: state.capacity(),
+            descriptors: descriptors.capacity(),
+            slots: slots.capacity(),
+            backends: backends_v4.capacity().min(backends_v6.capacity()),
             services: service_stats.len(),
             source_ranges: source_ranges.capacity(),
         };

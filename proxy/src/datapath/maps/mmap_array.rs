@@ -98,7 +98,8 @@ impl<T: Pod> MmapArray<T> {
         }
     }
 
-    pub fn len(&self) -> u32 {
+    /// The number of elements.
+    pub fn capacity(&self) -> u32 {
         self.length
     }
 

@@ -66,7 +66,7 @@ fn copy_array<T: Pod>(from: &Path, to: &Path, name: &'static str) -> Result<(), 
         Some(value) => new.write(index, value),
         None => Ok(()),
     };
-    Ok((0..old.len()).try_for_each(copy).map_err(unmapped_array(name))?)
+    Ok((0..old.capacity()).try_for_each(copy).map_err(unmapped_array(name))?)
 }
 
 /// The counters follow their service ports, as far as both are there.
@@ -162,7 +162,7 @@ where
     fn copy(&mut self) -> Result<CopiedFlows, MapError> {
         let [flows, _] = self.names;
         let mut copied = CopiedFlows::default();
-        for slot in 0..self.old.len() {
+        for slot in 0..self.old.capacity() {
             let is_placed = self.copy_record(slot).map_err(unmapped_array(flows))?;
             copied.alive += usize::from(is_placed.is_some());
             copied.lost += usize::from(is_placed == Some(false));
@@ -201,7 +201,7 @@ where
     fn copy_entries(&mut self) -> Result<(), MapError> {
         let [flows, entries] = self.names;
         // Programs change the map meanwhile, which may restart the iteration.
-        let most = 8 * self.old.len() as usize;
+        let most = 8 * self.old.capacity() as usize;
         for entry in self.old_entries.iter().take(most) {
             let (tuple, reference) = entry.map_err(refused("read", entries))?;
             let state = |table: &MmapArray<Flow<A>>| {
