@@ -78,10 +78,11 @@ impl Lab {
         })
         .await;
         let agent = cluster.node(0).agent_id().await.expect("it runs");
+        // Where the machine forbids it, measurements are disturbed more often.
         for process in [agent, std::process::id()] {
-            priority::raise(process).unwrap_or_else(|error| panic!("{error:#}"));
+            let _ = priority::raise(process);
         }
-        priority::measure().unwrap_or_else(|error| panic!("{error:#}"));
+        let _ = priority::measure();
         Self { stub, looked_up: 0, server, flooder, _upstream: upstream, _cluster: cluster }
     }
 

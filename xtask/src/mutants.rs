@@ -38,7 +38,7 @@ struct Mutant {
     wrong: &'static str,
 }
 
-const MUTANTS: [Mutant; 13] = [
+const MUTANTS: [Mutant; 14] = [
     Mutant {
         name: "wrong-scope",
         file: "lb/client.rs",
@@ -102,8 +102,14 @@ const MUTANTS: [Mutant; 13] = [
     Mutant {
         name: "fragments-of-another-port",
         file: "packet/fragment.rs",
-        right: "FRAGMENTS.insert(fragment, [a, b, c, d], 0)",
-        wrong: "FRAGMENTS.insert(fragment, [b, a, c, d], 0)",
+        right: "let ports = [a, b, c, d];",
+        wrong: "let ports = [b, a, c, d];",
+    },
+    Mutant {
+        name: "direct-datagrams-of-the-service",
+        file: "ct/create.rs",
+        right: "return scratch.client.is_at_first_hop();",
+        wrong: "return false;",
     },
     Mutant {
         name: "port-taken-twice",
