@@ -106,7 +106,7 @@ const MUTANTS: [Mutant; 14] = [
         wrong: "let ports = [b, a, c, d];",
     },
     Mutant {
-        name: "direct-datagrams-of-the-service",
+        name: "direct-datagrams-renamed",
         file: "ct/create.rs",
         right: "return scratch.client.is_at_first_hop();",
         wrong: "return false;",
