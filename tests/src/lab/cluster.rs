@@ -239,6 +239,7 @@ impl Cluster {
         plug((&links.0, &links.1), "eth0", &port, OUTSIDE).await?;
         self.fill_checksums([(&netns, "eth0"), (&self.fabric, &port)])?;
         configure_eth0(&links.0, &network, addresses, network.host(ROUTER)).await?;
+        links.1.wait_for_neighbour_discovery(OUTSIDE).await?;
         drop(links);
         Pod::start(name, None, addresses, Arc::new(netns), self.outside.child(name)?)
     }
@@ -353,6 +354,7 @@ impl Cluster {
         plug((&links.0, &links.1), "eth0", &name, FABRIC).await?;
         self.fill_checksums([(&netns, "eth0"), (&self.fabric, &name)])?;
         configure_eth0(&links.0, &network, addresses, network.host(ROUTER)).await?;
+        links.1.wait_for_neighbour_discovery(FABRIC).await?;
         drop(links);
         self.manifests.write(&format!("{name}.yaml"), &objects::node(&name, addresses, &pods))?;
         let (pins, cgroup) = (PinDir::create(pins)?, self.cgroup.child(&name)?);
@@ -430,7 +432,7 @@ async fn plug(links: (&Netlink<'_>, &Netlink<'_>), device: &str, port: &str, bri
     remote.attach(port, bridge).await
 }
 
-/// Configures the addresses and default routes of `eth0`.
+/// Configures the addresses and default routes of `eth0`, and waits until others find it.
 async fn configure_eth0(
     netlink: &Netlink<'_>,
     network: &Subnet,
@@ -440,5 +442,6 @@ async fn configure_eth0(
     for address in network.interface(own)? {
         netlink.address("eth0", address).await?;
     }
-    add_default_routes(netlink, gateway).await
+    add_default_routes(netlink, gateway).await?;
+    netlink.wait_for_neighbour_discovery("eth0").await
 }

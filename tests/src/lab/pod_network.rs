@@ -107,7 +107,9 @@ async fn attach(
     for address in pods.interface(own)? {
         pod.address("eth0", address).await?;
     }
-    add_default_routes(pod, pods.host(1)).await
+    add_default_routes(pod, pods.host(1)).await?;
+    pod.wait_for_neighbour_discovery("eth0").await?;
+    host.wait_for_neighbour_discovery(POD_BRIDGE).await
 }
 
 /// The node has the gateway's address on every pod's device.
@@ -124,7 +126,9 @@ async fn route(
         pod.address("eth0", host_prefix(own)?).await?;
         pod.route_through(host_prefix(gateway)?, "eth0").await?;
     }
-    add_default_routes(pod, pods.host(1)).await
+    add_default_routes(pod, pods.host(1)).await?;
+    pod.wait_for_neighbour_discovery("eth0").await?;
+    host.wait_for_neighbour_discovery(device).await
 }
 
 /// Default routes via `gateway`.

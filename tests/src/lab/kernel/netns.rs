@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     process::Command,
     thread,
@@ -23,7 +23,7 @@ use nix::{
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
     packet_route::{
-        address::AddressHeaderFlags,
+        address::{AddressAttribute, AddressFlags, AddressHeaderFlags},
         link::{LinkAttribute, State},
         neighbour::NeighbourFlags,
         route::{RouteScope, RouteType},
@@ -183,6 +183,49 @@ impl Netlink<'_> {
         .await
     }
 
+    /// Waits until neighbour discovery (RFC 4861) works on a device with IPv6 addresses, for others and for itself.
+    ///
+    /// The kernel's worker joins the multicast group of an address and makes the link-local address usable some time
+    /// after both were added. Until then solicitations are not answered and not sent, and the next one follows after
+    /// a second.
+    pub async fn wait_for_neighbour_discovery(&self, device: &str) -> Result<()> {
+        let index = self.index(device)?;
+        within(TIMEOUT, &format!("neighbours of {device} are found"), async || {
+            let request = self.handle.address().get().set_link_index_filter(index);
+            let addresses: Vec<_> = request.execute().try_collect().await?;
+            let attributes = || addresses.iter().flat_map(|message| &message.attributes);
+            let tentative = attributes().any(|attribute| match attribute {
+                AddressAttribute::Flags(flags) => flags.contains(AddressFlags::Tentative),
+                _ => false,
+            });
+            ensure!(!tentative, "an address is tentative");
+            let addresses = attributes().filter_map(|attribute| match attribute {
+                AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+                _ => None,
+            });
+            let addresses: Vec<Ipv6Addr> = addresses.collect();
+            ensure!(addresses.iter().any(Ipv6Addr::is_unicast_link_local), "there is no link-local address");
+            let joined = self.multicast_groups(index)?;
+            let missing = addresses.iter().find(|address| !joined.contains(&solicited_node(**address)));
+            ensure!(missing.is_none(), "the group of {missing:?} is not joined");
+            Ok(())
+        })
+        .await
+    }
+
+    /// The IPv6 multicast groups that a device has joined.
+    fn multicast_groups(&self, index: u32) -> Result<Vec<Ipv6Addr>> {
+        let table = self.netns.run(|| {
+            fs::read_to_string("/proc/thread-self/net/igmp6").context("cannot read the multicast groups")
+        })?;
+        let groups = table.lines().filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            (fields.next()?.parse() == Ok(index)).then_some(())?;
+            u128::from_str_radix(fields.nth(1)?, 16).ok().map(Ipv6Addr::from)
+        });
+        Ok(groups.collect())
+    }
+
     pub async fn attach(&self, port: &str, bridge: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(port).controller(self.index(bridge)?).build();
         let request = self.handle.link().set(message);
@@ -328,6 +371,12 @@ impl Netlink<'_> {
     fn index(&self, name: &str) -> Result<u32> {
         self.netns.run(|| if_nametoindex(name).with_context(|| format!("there is no device {name}")))
     }
+}
+
+/// The multicast group that hears solicitations for an address (RFC 4291, section 2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
 impl Drop for Netlink<'_> {
