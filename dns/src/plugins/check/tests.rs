@@ -103,6 +103,38 @@ fn every_directive_is_taken_in_its_least_form() {
     }
 }
 
+/// CoreDNS does not start with them.
+#[test]
+fn unknown_functions_are_named_with_their_line() {
+    for (text, want) in [
+        ("view v {\n  expr foo()\n }", "4 refused expr foo() | there is no function `foo`; there are name,"),
+        (
+            "view v {\n  expr trim(name()) == 'a'\n }",
+            "4 refused expr trim(name()) == 'a' | there is no function `trim`",
+        ),
+        (
+            "view v {\n  expr len() == 1\n }",
+            "4 refused expr len() == 1 | `len` is no function of these arguments",
+        ),
+        (
+            "view v {\n  expr type(1) == 'A'\n }",
+            "4 refused expr type(1) == 'A' | `type` is no function of these",
+        ),
+        (
+            "template IN A {\n  answer \"{{ foo .Name }} A 10.0.0.1\"\n }",
+            "4 refused answer {{ foo .Name }} A 10.0.0.1 | `foo .Name` cannot be filled in; there are .Name,",
+        ),
+        (
+            "template IN A {\n  additional \"{{ .Name | upper }} A 10.0.0.1\"\n }",
+            "4 refused additional {{ .Name | upper }} A 10.0.0.1 | `.Name | upper` cannot be filled in",
+        ),
+    ] {
+        let lines = checked(&format!(". {{\n any\n {text}\n}}"));
+        assert!(lines.iter().any(|line| line.starts_with(want)), "{text}\n{lines:#?}");
+        assert_eq!(lines.iter().filter(|line| line.contains(" refused ")).count(), 1, "{text}\n{lines:#?}");
+    }
+}
+
 #[test]
 fn a_refusal_carries_its_remedy() {
     let got = checked(". {\n route53 x\n}");

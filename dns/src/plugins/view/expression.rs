@@ -380,13 +380,21 @@ impl Parser<'_> {
             ("len", [(value, Kind::Text | Kind::Texts | Kind::Numbers | Kind::Nothing)]) => {
                 Ok((Node::Length(Box::new(value.clone())), Kind::Number))
             }
-            (_, []) => {
+            ("incidr" | "metadata" | "lower" | "upper" | "len", _) => Err(wrong_arguments(name)),
+            _ => {
                 let (function, kind) = function(name)?;
-                Ok((Node::Call(function), kind))
+                if arguments.is_empty() {
+                    Ok((Node::Call(function), kind))
+                } else {
+                    Err(wrong_arguments(name))
+                }
             }
-            _ => Err(format!("`{name}` is no function of these arguments")),
         }
     }
+}
+
+fn wrong_arguments(name: &str) -> String {
+    format!("`{name}` is no function of these arguments")
 }
 
 fn function(name: &str) -> Result<(Function, Kind), String> {
@@ -404,7 +412,12 @@ fn function(name: &str) -> Result<(Function, Kind), String> {
         "do" => (Function::Do, Kind::Truth),
         "size" => (Function::Size, Kind::Number),
         "bufsize" => (Function::Bufsize, Kind::Number),
-        _ => return Err(format!("there is no function `{name}`")),
+        _ => {
+            return Err(format!(
+                "there is no function `{name}`; there are name, type, class, client_ip, port, server_ip, server_port, \
+                 proto, id, opcode, do, size, bufsize, incidr, metadata, lower, upper and len"
+            ));
+        }
     })
 }
 
