@@ -169,6 +169,36 @@ fn faults_of_a_corefile() {
     check(Some(b"\xff\xfe"), &["dns", "check", "FILE"], &["/file.yaml", "not UTF-8 text"]);
 }
 
+/// Each run ends by the missing Corefile, before anything listens.
+#[test]
+fn a_public_listen_address_is_announced() {
+    const EVERY: &str =
+        "WARN public listen address without --dns-allow: every client that reaches it is answered";
+    const OPENED: &str = "WARN public listen address, and --dns-allow admits every client that reaches it";
+    const KNOWN: &str =
+        "INFO public listen address: only pods, this node and the networks of --dns-allow are answered";
+    for (allow, wanted) in
+        [(None, EVERY), (Some("10.0.0.0/8"), KNOWN), (Some("10.0.0.0/8,0.0.0.0/0"), OPENED)]
+    {
+        for (address, is_public) in [
+            ("198.51.100.1:53", true),
+            ("[2001:db8::1]:53", true),
+            ("10.9.8.7:53", false),
+            ("[::1]:53", false),
+        ] {
+            let mut arguments = vec!["dns", "--corefile", "/none", "--dns-listen", address];
+            arguments.extend(allow.iter().flat_map(|allow| ["--dns-allow", allow]));
+            let text = output(None, &arguments);
+            assert!(text.contains("cannot read /none"), "{arguments:?}:\n{text}");
+            let mut notices = text.lines().filter(|line| line.contains("public listen address"));
+            let found = notices.next();
+            let is_wanted = found.is_some_and(|line| line.contains(wanted) && line.contains(address));
+            assert!(is_public == is_wanted && is_public == found.is_some(), "{arguments:?}:\n{text}");
+            assert_eq!(notices.next(), None, "{arguments:?}");
+        }
+    }
+}
+
 #[test]
 fn faults_of_flags() {
     let run = |flag: &'static str| ["run", "--manifests", "DIRECTORY", flag];

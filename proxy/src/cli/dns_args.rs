@@ -180,19 +180,51 @@ fn default_config(cluster_domain: &str) -> Result<Config> {
 
 /// Says who is answered at addresses that may be reached from the internet.
 fn announce_public(listen: &[SocketAddr], allow: &[IpNetwork], role: ServerRole) {
-    let is_open = allow.iter().any(|network| network.prefix() == 0);
-    for address in listen.iter().filter(|address| !is_private(address.ip())) {
-        match role {
-            ServerRole::Standalone if allow.is_empty() => {
+    let wildcard = listen.iter().any(|address| address.ip().is_unspecified());
+    // Without them, a wildcard is not announced; the server fails for the same reason.
+    let local = if wildcard { dns::interfaces::addresses().unwrap_or_default() } else { Vec::new() };
+    for address in public_addresses(listen, &local) {
+        match admitted_from_outside(allow, role) {
+            Outside::Everybody => {
                 warn!(%address, "public listen address without --dns-allow: every client that reaches it is answered");
             }
-            ServerRole::Standalone | ServerRole::Agent if is_open => {
+            Outside::Allowed => {
                 warn!(%address, "public listen address, and --dns-allow admits every client that reaches it");
             }
-            ServerRole::Standalone | ServerRole::Agent => {
+            Outside::Listed => {
                 info!(%address, "public listen address: only pods, this node and the networks of --dns-allow are answered");
             }
         }
+    }
+}
+
+/// The public ones of the listen addresses; a wildcard stands for the addresses of this machine.
+fn public_addresses(listen: &[SocketAddr], local: &[IpAddr]) -> BTreeSet<SocketAddr> {
+    let reached = listen.iter().flat_map(|address| {
+        let of_family = local.iter().filter(|own| own.is_ipv4() == address.is_ipv4());
+        let wildcard = of_family.filter(|_| address.ip().is_unspecified());
+        wildcard.map(|own| SocketAddr::new(*own, address.port())).chain([*address])
+    });
+    reached.filter(|address| !is_private(address.ip())).collect()
+}
+
+/// The clients outside the cluster that are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outside {
+    Everybody,
+    /// Everybody, as `--dns-allow` says.
+    Allowed,
+    /// Those of `--dns-allow`.
+    Listed,
+}
+
+fn admitted_from_outside(allow: &[IpNetwork], role: ServerRole) -> Outside {
+    match role {
+        ServerRole::Standalone if allow.is_empty() => Outside::Everybody,
+        ServerRole::Standalone | ServerRole::Agent if allow.iter().any(|network| network.prefix() == 0) => {
+            Outside::Allowed
+        }
+        ServerRole::Standalone | ServerRole::Agent => Outside::Listed,
     }
 }
 
@@ -232,6 +264,41 @@ mod tests {
             [(&[][..], ServerRole::Agent), (&network, ServerRole::Agent), (&network, ServerRole::Standalone)]
         {
             assert_ne!(clients(allow, role), Clients::All, "{allow:?} {role:?}");
+        }
+    }
+
+    #[test]
+    fn public_listen_addresses_are_found() {
+        let local = ["127.0.0.1", "10.0.0.7", "198.51.100.7", "2001:db8::7", "fe80::7"];
+        let local = local.map(|address| address.parse().unwrap());
+        for (listen, want) in [
+            ("198.51.100.1:53", &["198.51.100.1:53"][..]),
+            ("[2001:db8::1]:53", &["[2001:db8::1]:53"]),
+            ("[::ffff:198.51.100.1]:53", &["[::ffff:198.51.100.1]:53"]),
+            ("10.9.8.7:53", &[]),
+            ("100.64.0.1:53", &[]),
+            ("[fd00::1]:53", &[]),
+            ("127.0.0.1:53", &[]),
+            ("0.0.0.0:5300", &["198.51.100.7:5300"]),
+            ("[::]:5300", &["[2001:db8::7]:5300"]),
+        ] {
+            let found = public_addresses(&[listen.parse().unwrap()], &local);
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found, want, "{listen}");
+        }
+    }
+
+    #[test]
+    fn the_notice_of_a_public_address_says_who_is_answered() {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        for (allow, agent, standalone) in [
+            (&[][..], Outside::Listed, Outside::Everybody),
+            (&["10.0.0.0/8"], Outside::Listed, Outside::Listed),
+            (&["10.0.0.0/8", "::/0"], Outside::Allowed, Outside::Allowed),
+        ] {
+            let of_role = |role| admitted_from_outside(&networks(allow), role);
+            assert_eq!(of_role(ServerRole::Agent), agent, "{allow:?}");
+            assert_eq!(of_role(ServerRole::Standalone), standalone, "{allow:?}");
         }
     }
 
