@@ -15,7 +15,10 @@ use dns::{
 };
 use hickory_server::proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RData, Record, RecordType, rdata::TXT},
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, NS, TXT},
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -153,6 +156,32 @@ async fn echo() -> SocketAddr {
         }
     });
     address
+}
+
+/// A text, with an NS record and its address in the other sections.
+fn with_name_server(query: &Message) -> Vec<u8> {
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let mut reply = reply_to(query);
+    let text = RData::TXT(TXT::new(vec!["x".to_owned()]));
+    reply.add_answer(Record::from_rdata(query.queries[0].name().clone(), 60, text));
+    reply.add_authority(Record::from_rdata(name("example."), 60, RData::NS(NS(name("ns.example.")))));
+    reply.add_additional(Record::from_rdata(name("ns.example."), 60, RData::A(A(Ipv4Addr::LOCALHOST))));
+    reply.to_vec().unwrap()
+}
+
+/// As CoreDNS does, with and without its cache. A stub resolver ignores them; `minimal` leaves them out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_sections_of_an_upstream_are_passed_on() {
+    for (directives, want) in [("", 1), (" cache 30\n", 1), (" minimal\n", 0), (" cache 30\n minimal\n", 0)] {
+        let upstream = upstream(with_name_server).await;
+        let server = start(&format!("{directives} forward . {upstream} {{\n  force_tcp\n }}"));
+        // Twice, for the answer from the cache.
+        for _ in 0..2 {
+            let (_, message) = asked(&server, "www.example.", false).await;
+            let sections = [&message.answers, &message.authorities, &message.additionals].map(Vec::len);
+            assert_eq!(sections, [1, want, want], "{directives:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

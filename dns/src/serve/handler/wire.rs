@@ -3,7 +3,7 @@
 use hickory_server::proto::{
     op::{Message, OpCode, ResponseCode},
     rr::{
-        Record,
+        Record, RecordType,
         rdata::opt::{EdnsCode, EdnsOption},
     },
     serialize::binary::{BinEncodable as _, BinEncoder},
@@ -138,6 +138,11 @@ pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
         if let Some(without) = encode_whole(&message, limit) {
             return without;
         }
+        if drop_name_servers(&mut message)
+            && let Some(without) = encode_whole(&message, limit)
+        {
+            return without;
+        }
     }
     message.metadata.truncation = true;
     message.additionals.clear();
@@ -147,6 +152,21 @@ pub fn encode(mut message: Message, limit: usize) -> Vec<u8> {
     let count = count_fitting(&message, &answers, limit.saturating_sub(bare.len()));
     message.answers = answers.into_iter().take(count).collect();
     encode_whole(&message, limit).unwrap_or(bare)
+}
+
+/// Removes the NS records of an answer's authority section, and their signatures: upstreams may add them, and TC is
+/// not set for what is not required (RFC 2181, section 9). They are the content of a referral, which has no answers.
+fn drop_name_servers(message: &mut Message) -> bool {
+    let before = message.authorities.len();
+    if !message.answers.is_empty() {
+        let ns = u16::from(RecordType::NS).to_be_bytes();
+        let signs_ns = |record: &Record| {
+            record.record_type() == RecordType::RRSIG
+                && record.data.to_bytes().is_ok_and(|octets| octets.starts_with(&ns))
+        };
+        message.authorities.retain(|record| record.record_type() != RecordType::NS && !signs_ns(record));
+    }
+    message.authorities.len() < before
 }
 
 /// Encodes a message as [`encode`] does, padded to a multiple of 468 octets as far as the limit allows (RFC 8467, section
@@ -175,7 +195,46 @@ fn count_fitting(message: &Message, records: &[Record], space: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use hickory_server::proto::{
+        op::Query,
+        rr::{
+            Name, RData,
+            rdata::{A, NS, NULL},
+        },
+    };
+
     use super::*;
+
+    #[test]
+    fn name_servers_of_an_answer_do_not_truncate_it() {
+        let name = |text: &str| Name::from_ascii(text).unwrap();
+        let record = |owner: &str, data| Record::from_rdata(name(owner), 5, data);
+        let server =
+            |n| record("example.", RData::NS(NS(name(&format!("ns{n}.a-rather-long-name.example.")))));
+        let unknown = |code: RecordType, octets: &[u8]| {
+            let data = RData::Unknown { code, rdata: NULL::with(octets.to_vec()) };
+            record("example.", data)
+        };
+        let signature = |covered: u8| unknown(RecordType::RRSIG, &[&[0, covered][..], &[1; 100]].concat());
+        let denial = || unknown(RecordType::NSEC, &[1; 30]);
+        let address = record("www.example.", RData::A(A(Ipv4Addr::LOCALHOST)));
+        let referral: Vec<Record> = (0..40).map(server).collect();
+        let signed = [vec![denial(), signature(47)], referral.clone(), vec![signature(2)]].concat();
+        for (case, answers, authorities, want) in [
+            ("an answer", vec![address.clone()], referral.clone(), (1, 0, false)),
+            ("a signed one by a wildcard", vec![address], signed, (1, 2, false)),
+            ("a referral", vec![], referral, (0, 0, true)),
+        ] {
+            let mut message = Message::response(7, OpCode::Query);
+            message.add_query(Query::query(name("www.example."), RecordType::A));
+            (message.answers, message.authorities) = (answers, authorities);
+            let reply = Message::from_vec(&encode(message, 512)).unwrap();
+            let got = (reply.answers.len(), reply.authorities.len(), reply.metadata.truncation);
+            assert_eq!(got, want, "{case}");
+        }
+    }
 
     #[test]
     fn a_refusal_repeats_the_question_if_it_can_be_read() {
