@@ -91,11 +91,19 @@ impl Drop for Share {
 
 /// The network of an IPv6 client, then the client.
 fn keys(client: IpAddr) -> impl Iterator<Item = Key> {
-    let network = match client {
+    let network = match network(client) {
         IpAddr::V4(_) => None,
-        IpAddr::V6(v6) => Some(Key::Network(Ipv6Addr::from_bits(v6.to_bits() >> V6_PREFIX << V6_PREFIX))),
+        IpAddr::V6(network) => Some(Key::Network(network)),
     };
     network.into_iter().chain([Key::Client(client)])
+}
+
+/// The /64 of an IPv6 client, or an IPv4 client itself.
+pub(crate) fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> V6_PREFIX << V6_PREFIX).into(),
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ const MAX_PER_CLIENT: usize = 256;
 const MAX_UNREAD: usize = 64 << 20;
 const MAX_UNREAD_PER_CLIENT: usize = 4 << 20;
 
-/// The connections and unwritten octets per client, so that no client can exhaust them.
+/// The connections, unwritten octets and turns per client, so that no client can exhaust them.
 #[derive(Debug)]
 pub struct Connections {
     clients: Mutex<HashMap<IpAddr, ClientUsage>>,
@@ -35,6 +35,7 @@ pub struct Connections {
 struct ClientUsage {
     connections: usize,
     permits: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 impl Default for Connections {
@@ -54,13 +55,14 @@ impl Connections {
         let usage = clients.entry(client).or_insert_with(|| ClientUsage {
             connections: 0,
             permits: Arc::new(Semaphore::new(MAX_UNREAD_PER_CLIENT)),
+            turns: Arc::new(Semaphore::new(1)),
         });
         if usage.connections >= MAX_PER_CLIENT {
             return None;
         }
         usage.connections += 1;
-        let permits = usage.permits.clone();
-        Some(ConnectionSlot { connections: self.clone(), client, permits, _share: share })
+        let (permits, turns) = (usage.permits.clone(), usage.turns.clone());
+        Some(ConnectionSlot { connections: self.clone(), client, permits, turns, _share: share })
     }
 
     fn remove(&self, client: IpAddr) {
@@ -82,10 +84,18 @@ pub struct ConnectionSlot {
     connections: Arc<Connections>,
     pub client: IpAddr,
     permits: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
     _share: Share,
 }
 
 impl ConnectionSlot {
+    /// Waits for the client's turn, which its connections have one after another: a client with many connections waits
+    /// for itself, and others wait for one turn of it. Not to be held while the client is waited for.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        self.turns.clone().acquire_owned().await.ok()
+    }
+
     /// Reserves buffer for a reply. Returns `None` at the limit of unwritten octets; the connection is then closed.
     pub fn reserve(&self, reply: Vec<u8>, losses: &Losses) -> Option<QueuedReply> {
         let permits = self.acquire(reply.len());

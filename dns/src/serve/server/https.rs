@@ -17,6 +17,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 use tracing::debug;
@@ -110,7 +111,11 @@ async fn respond(
         Ok(query) => query,
         Err(status) => return error(status),
     };
-    let reply = match serving.handler.handle(&query, client) {
+    let turn = slot.turn().await;
+    let handled = serving.handler.handle(&query, client);
+    yield_now().await;
+    drop(turn);
+    let reply = match handled {
         Handled::Dropped => return error(StatusCode::BAD_REQUEST),
         Handled::Reply(reply) => reply,
         // Refused by the handler over HTTP.

@@ -85,6 +85,24 @@ pub fn canonical(address: SocketAddr) -> IpAddr {
     address.ip().to_canonical()
 }
 
+/// A server without blocks, which refuses every query.
+#[cfg(test)]
+pub fn refusing(metrics: &crate::observe::metrics::Metrics) -> Serving {
+    let published = Arc::<crate::cluster::snapshot::Published>::default();
+    let admission =
+        Admission::new(Default::default(), Default::default(), Default::default(), Arc::clone(&published));
+    Serving {
+        handler: Arc::new(Handler::new(Vec::new(), published, metrics.queries("", ""))),
+        pending: Arc::new(Semaphore::new(1)),
+        connections: Arc::default(),
+        admission: Arc::new(admission),
+        limiter: None,
+        security: None,
+        losses: metrics.losses(),
+        stop: watch::channel(false).1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -102,16 +120,7 @@ mod tests {
         local_networks.set(vec!["10.244.7.0/24".parse().unwrap()]);
         let own = ["203.0.113.1".parse().unwrap()].into();
         let admission = Admission::new(Admitted::default(), local_networks, own, Arc::clone(&published));
-        let serving = Serving {
-            handler: Arc::new(Handler::new(Vec::new(), published, metrics.queries("", ""))),
-            pending: Arc::new(Semaphore::new(1)),
-            connections: Arc::default(),
-            admission: Arc::new(admission),
-            limiter,
-            security: None,
-            losses: metrics.losses(),
-            stop: watch::channel(false).1,
-        };
+        let serving = Serving { admission: Arc::new(admission), limiter, ..refusing(metrics) };
         // A positive reply with one record for the root.
         let mut reply = vec![0, 7, 0x80, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1];
         reply.extend([0, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 192, 0, 2, 1]);

@@ -8,12 +8,13 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, split},
     net::{TcpListener, TcpStream},
     sync::{
         mpsc::{self, OwnedPermit},
         watch,
     },
+    task::yield_now,
     time::{interval, sleep, timeout},
 };
 use tracing::debug;
@@ -42,6 +43,11 @@ const STOP_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 const MAX_TRANSFER: Duration = Duration::from_secs(600);
 /// Limit of pending requests of one connection. At the limit, the connection is not read.
 const MAX_IN_FLIGHT: usize = 64;
+/// Octets of requests that are read at a time.
+const READ_AHEAD: usize = 1 << 10;
+/// The work of a turn: requests, and units of octets of their replies.
+const TURN: usize = 16;
+const TURN_OCTETS: usize = 2 << 10;
 /// The size at which replies are written without collecting more.
 const WRITE_CHUNK: usize = 64 << 10;
 /// The pause after a failed `accept`, for lack of file descriptors: other connections must close first.
@@ -134,16 +140,19 @@ async fn serve_connection(stream: TcpStream, slot: ConnectionSlot, serving: Serv
 
 /// Serves one connection until it is closed, idle for too long, or too slow.
 async fn converse(
-    (mut read, write): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin + Send + 'static),
+    (read, write): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin + Send + 'static),
     (slot, client): (Arc<ConnectionSlot>, Client),
     serving: Serving,
 ) {
     let (replies, waiting) = mpsc::channel(MAX_IN_FLIGHT);
     let writer = tokio::spawn(reply(write, waiting, serving.losses.clone()));
+    let mut read = BufReader::with_capacity(READ_AHEAD, read);
     let mut stop = serving.stop.clone();
     // Limit of requests received after the stop, so that a busy client cannot delay it.
     let mut remaining = MAX_IN_FLIGHT;
-    while remaining > 0 {
+    // The work since others had their turns.
+    let mut work = 0;
+    'connection: while remaining > 0 {
         let request = tokio::select! {
             biased;
             request = read_request(&mut read) => request,
@@ -153,33 +162,72 @@ async fn converse(
             remaining = remaining.saturating_sub(1);
         }
         // Reserves the reply's queue slot first: a client that does not read replies is not read either.
-        let (Ok(request), Ok(queue_slot)) = (request, replies.clone().reserve_owned().await) else { break };
-        let reply = match serving.handler.handle(&request, client) {
-            Handled::Dropped => break,
-            Handled::Transfer(transfer) => {
-                let (slot, replies) = (slot.clone(), replies.clone());
-                tokio::spawn(timeout(MAX_TRANSFER, send_zone(transfer, slot, (queue_slot, replies))));
-                continue;
-            }
-            Handled::Reply(reply) => reply,
-            Handled::Pending(pending) => match serving.acquire_slot() {
-                None => pending.refuse(),
-                Some(pending_slot) => {
-                    let (slot, serving) = (slot.clone(), serving.clone());
-                    tokio::spawn(async move {
-                        let reply = pending.finish().await;
-                        queue_slot.send(slot.reserve(reply, &serving.losses));
-                        drop(pending_slot);
-                    });
-                    continue;
-                }
-            },
+        let (Ok(mut request), Ok(mut queue_slot)) = (request, replies.clone().reserve_owned().await) else {
+            break;
         };
-        queue_slot.send(slot.reserve(reply, &serving.losses));
+        let turn = slot.turn().await;
+        // The requests that are there; a turn waits neither for the client's next ones nor for its reading.
+        loop {
+            let Some(done) = handle(&request, client, (queue_slot, &replies), (&slot, &serving)) else {
+                break 'connection;
+            };
+            work += done;
+            let next =
+                replies.clone().try_reserve_owned().ok().filter(|_| starts_with_request(read.buffer()));
+            let has_more = work < TURN && !*stop.borrow();
+            let Some(next_slot) = next.filter(|_| has_more) else { break };
+            let Ok(next_request) = read_request(&mut read).await else { break 'connection };
+            (request, queue_slot) = (next_request, next_slot);
+        }
+        if work >= TURN {
+            work = 0;
+            yield_now().await;
+        }
+        drop(turn);
     }
     drop(replies);
     // The writer ends with the last reply.
     let _ = writer.await;
+}
+
+/// Handles a request, whose reply has a place in the queue. Returns its work; `None`: the connection is to be closed.
+fn handle(
+    request: &[u8],
+    client: Client,
+    (queue_slot, replies): (OwnedPermit<Option<QueuedReply>>, &mpsc::Sender<Option<QueuedReply>>),
+    (slot, serving): (&Arc<ConnectionSlot>, &Serving),
+) -> Option<usize> {
+    let reply = match serving.handler.handle(request, client) {
+        Handled::Dropped => return None,
+        Handled::Transfer(transfer) => {
+            let queue = (queue_slot, replies.clone());
+            tokio::spawn(timeout(MAX_TRANSFER, send_zone(transfer, slot.clone(), queue)));
+            return Some(1);
+        }
+        Handled::Reply(reply) => reply,
+        Handled::Pending(pending) => match serving.acquire_slot() {
+            None => pending.refuse(),
+            Some(pending_slot) => {
+                let (slot, losses) = (slot.clone(), serving.losses.clone());
+                tokio::spawn(async move {
+                    let reply = pending.finish().await;
+                    queue_slot.send(slot.reserve(reply, &losses));
+                    drop(pending_slot);
+                });
+                return Some(1);
+            }
+        },
+    };
+    let work = 1 + reply.len() / TURN_OCTETS;
+    queue_slot.send(slot.reserve(reply, &serving.losses));
+    Some(work)
+}
+
+/// Whether the next request is there whole. One that is too long is, as its length is enough to refuse it.
+fn starts_with_request(octets: &[u8]) -> bool {
+    let Some((length, rest)) = octets.split_first_chunk() else { return false };
+    let length = usize::from(u16::from_be_bytes(*length));
+    length <= rest.len() || length > MAX_REQUEST
 }
 
 /// Sends the messages of a transfer, until the client goes away.
@@ -274,8 +322,73 @@ fn append(out: &mut Vec<u8>, reply: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::io::DuplexStream;
+
     use super::*;
-    use crate::{observe::metrics::Metrics, serve::server::connections::Connections};
+    use crate::{
+        observe::metrics::Metrics,
+        serve::server::{connections::Connections, serving::refusing},
+    };
+
+    /// A question for the root, with its length.
+    const REQUEST: [u8; 19] = [0, 17, 0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
+    const ROOM: usize = 1 << 16;
+
+    /// A connection to a server that refuses every query, with so many queries sent.
+    fn connect(serving: &Serving, address: Ipv4Addr, queries: usize) -> DuplexStream {
+        let (server, mut own) = tokio::io::duplex(ROOM);
+        let slot = Arc::new(serving.connections.admit(address.into()).unwrap());
+        let client = Client {
+            transport: Transport::Tcp,
+            address: address.into(),
+            port: 4242,
+            local: Ipv4Addr::LOCALHOST.into(),
+            is_encrypted: false,
+            is_http: false,
+        };
+        let queries = REQUEST.repeat(queries);
+        assert!(own.write_all(&queries).now_or_never().is_some_and(|written| written.is_ok()));
+        tokio::spawn(converse(split(server), (slot, client), serving.clone()));
+        own
+    }
+
+    fn refused(metrics: &Metrics) -> u64 {
+        let text = metrics.text();
+        let counts = text.lines().filter(|line| line.starts_with("coredns_dns_responses_total"));
+        counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_many_queries_on_many_connections_does_not_delay_others() {
+        let metrics = Metrics::default();
+        let serving = refusing(&metrics);
+        let flood: Vec<_> =
+            (0..64).map(|_| connect(&serving, Ipv4Addr::new(10, 0, 0, 1), ROOM / REQUEST.len())).collect();
+        let mut other = connect(&serving, Ipv4Addr::new(10, 0, 0, 2), 1);
+        let mut reply = [0; REQUEST.len()];
+        other.read_exact(&mut reply).await.unwrap();
+        // One turn until it is handled, and another one until its reply is written.
+        let before = refused(&metrics);
+        assert!(before <= 3 * TURN as u64, "{before} queries of the others were handled first");
+        drop(flood);
+    }
+
+    #[tokio::test]
+    async fn requests_are_read_whole_whatever_their_segments() {
+        for pieces in [1, 2, 3, 18, 19, 20, 500] {
+            let metrics = Metrics::default();
+            let mut client = connect(&refusing(&metrics), Ipv4Addr::LOCALHOST, 0);
+            let sent = REQUEST.repeat(200);
+            for piece in sent.chunks(pieces) {
+                client.write_all(piece).await.unwrap();
+                yield_now().await;
+            }
+            let mut replies = vec![0; sent.len()];
+            client.read_exact(&mut replies).await.unwrap();
+            assert_eq!(refused(&metrics), 200, "in pieces of {pieces}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_is_closed_and_counted() {

@@ -4,9 +4,10 @@
 //! time, one client after another; before each, newer requests of others are received. A queue of the kernel alone would
 //! make everybody wait for all requests of the client that sends most, and lose everybody's when it is full.
 
-use std::{collections::VecDeque, net::IpAddr};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
 use super::socket::Datagram;
+use crate::serve::shares::{Share, Shares};
 
 /// Requests of one client that are handled as they arrive, in each turn: a stub resolver sends two at a time.
 const SHARE: usize = 4;
@@ -19,16 +20,26 @@ const MAX_WAITING: usize = 256;
 const MAX_CLIENTS: usize = 64;
 
 /// The requests of a socket that wait, and those of this turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turns {
     /// Requests of this turn, by client.
     seen: Vec<(IpAddr, usize)>,
     /// By client; the next one to be handled is the first.
-    waiting: VecDeque<(IpAddr, VecDeque<Waiting>)>,
+    waiting: VecDeque<Queue>,
+    /// The places of waiting clients: one /64 has a part of them.
+    places: Arc<Shares>,
     /// Slices left of one request each.
     shared: u32,
     /// Buffers to be used again.
     spare: Vec<Vec<u8>>,
+}
+
+/// The waiting requests of one client, in their order. Never empty.
+#[derive(Debug)]
+struct Queue {
+    client: IpAddr,
+    requests: VecDeque<Waiting>,
+    _place: Share,
 }
 
 /// A request that waits.
@@ -44,8 +55,15 @@ pub enum Arrival {
     /// It is to be handled now.
     Now,
     Waits,
-    /// Its client has too many waiting ones.
+    /// Its client has too many waiting ones, or too many clients wait, in all or in its /64.
     Dropped,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let places = Arc::new(Shares::new(MAX_CLIENTS));
+        Self { seen: Vec::new(), waiting: VecDeque::new(), places, shared: 0, spare: Vec::new() }
+    }
 }
 
 impl Turns {
@@ -59,12 +77,12 @@ impl Turns {
 
     /// Takes a request, in the order of arrival.
     pub fn arrives(&mut self, client: IpAddr, datagram: &Datagram, request: &[u8]) -> Arrival {
-        if let Some((_, waiting)) = self.waiting.iter_mut().find(|(other, _)| *other == client) {
+        if let Some(queue) = self.waiting.iter_mut().find(|queue| queue.client == client) {
             // Behind its earlier ones.
-            if waiting.len() >= MAX_WAITING {
+            if queue.requests.len() >= MAX_WAITING {
                 return Arrival::Dropped;
             }
-            waiting.push_back(copy(&mut self.spare, datagram, request));
+            queue.requests.push_back(copy(&mut self.spare, datagram, request));
             return Arrival::Waits;
         }
         if self.count(client) <= SHARE {
@@ -73,11 +91,9 @@ impl Turns {
             }
             return Arrival::Now;
         }
-        if self.waiting.len() >= MAX_CLIENTS {
-            return Arrival::Dropped;
-        }
+        let Some(place) = self.places.acquire(client) else { return Arrival::Dropped };
         let first = copy(&mut self.spare, datagram, request);
-        self.waiting.push_back((client, VecDeque::from([first])));
+        self.waiting.push_back(Queue { client, requests: [first].into(), _place: place });
         Arrival::Waits
     }
 
@@ -98,19 +114,19 @@ impl Turns {
 
     /// Some waiting requests of the client whose turn it is.
     pub fn slice(&mut self) -> Vec<Waiting> {
-        let Some((client, mut waiting)) = self.waiting.pop_front() else { return Vec::new() };
+        let Some(mut queue) = self.waiting.pop_front() else { return Vec::new() };
         let size = if self.shared > 0 || !self.waiting.is_empty() { 1 } else { SLICE };
         self.shared = self.shared.saturating_sub(1);
-        let slice = waiting.drain(..waiting.len().min(size)).collect();
-        if !waiting.is_empty() {
-            self.waiting.push_back((client, waiting));
+        let slice = queue.requests.drain(..queue.requests.len().min(size)).collect();
+        if !queue.requests.is_empty() {
+            self.waiting.push_back(queue);
         }
         slice
     }
 
     /// All waiting requests.
     pub fn rest(&mut self) -> Vec<Waiting> {
-        std::mem::take(&mut self.waiting).into_iter().flat_map(|(_, waiting)| waiting).collect()
+        std::mem::take(&mut self.waiting).into_iter().flat_map(|queue| queue.requests).collect()
     }
 
     /// Takes a buffer back.
@@ -130,7 +146,10 @@ fn copy(spare: &mut Vec<Vec<u8>>, datagram: &Datagram, request: &[u8]) -> Waitin
 
 #[cfg(test)]
 mod tests {
-    use std::{iter, net::Ipv4Addr};
+    use std::{
+        iter,
+        net::{Ipv4Addr, Ipv6Addr},
+    };
 
     use super::*;
 
@@ -139,8 +158,18 @@ mod tests {
     }
 
     fn arrives(turns: &mut Turns, number: u8) -> Arrival {
-        let datagram = Datagram { len: 1, client: (client(number), 1).into(), to: None, overflows: 0 };
-        turns.arrives(client(number), &datagram, &[number])
+        arrives_from(turns, client(number), number)
+    }
+
+    fn arrives_from(turns: &mut Turns, client: IpAddr, content: u8) -> Arrival {
+        let datagram = Datagram { len: 1, client: (client, 1).into(), to: None, overflows: 0 };
+        turns.arrives(client, &datagram, &[content])
+    }
+
+    /// Whether a client that sends more than its share in a turn gets a place.
+    fn gets_place(turns: &mut Turns, client: IpAddr) -> bool {
+        let arrivals = iter::repeat_with(|| arrives_from(turns, client, 0)).take(SHARE + 1);
+        arrivals.last() == Some(Arrival::Waits)
     }
 
     #[test]
@@ -187,5 +216,20 @@ mod tests {
         }
         assert_eq!(turns.waiting.len(), MAX_CLIENTS);
         assert_eq!(turns.rest().len(), MAX_WAITING + MAX_CLIENTS - 1);
+    }
+
+    #[test]
+    fn a_client_with_many_addresses_of_one_network_leaves_places_to_others() {
+        let mut turns = Turns::default();
+        turns.begin();
+        let address = |network: u16, host: u16| Ipv6Addr::new(0xfd00, 0, 0, network, 0, 0, 0, host).into();
+        let taken = (1..=200).filter(|host| gets_place(&mut turns, address(1, *host))).count();
+        assert_eq!(taken, MAX_CLIENTS / 4);
+        assert!(gets_place(&mut turns, address(2, 1)), "another network");
+        assert!(gets_place(&mut turns, client(1)), "IPv4");
+        // A place is free again when its requests are handled.
+        turns.rest();
+        turns.begin();
+        assert!(gets_place(&mut turns, address(1, 999)));
     }
 }
