@@ -23,6 +23,9 @@ use crate::{
 mod apex;
 mod multicluster;
 mod service;
+mod transfer;
+
+pub use transfer::{RecordSet, record_sets, transferable};
 
 /// Limit of CNAMEs in a chain.
 const MAX_ALIASES: usize = 10;
@@ -127,7 +130,7 @@ impl Owner<'_> {
 }
 
 impl Soa<'_> {
-    /// Refresh, retry and expire. These zones are not transferred, so the values are CoreDNS's.
+    /// Refresh, retry and expire, as in CoreDNS.
     pub const TIMERS: [u32; 3] = [7200, 1800, 86_400];
 }
 
@@ -291,10 +294,12 @@ impl<'s> Lookup<'s> {
     }
 
     fn add(self, answer: &mut Answer<'s>, owner: Owner<'s>, data: impl IntoIterator<Item = AnswerData<'s>>) {
-        let ttl = |data: &AnswerData<'_>| {
-            if matches!(data, AnswerData::Txt(_)) { VERSION_TTL } else { self.authority.ttl }
-        };
-        answer.records.extend(data.into_iter().map(|data| AnswerRecord { owner, ttl: ttl(&data), data }));
+        let record = |data| AnswerRecord { owner, ttl: self.ttl_of(&data), data };
+        answer.records.extend(data.into_iter().map(record));
+    }
+
+    fn ttl_of(self, data: &AnswerData<'_>) -> u32 {
+        if matches!(data, AnswerData::Txt(_)) { VERSION_TTL } else { self.authority.ttl }
     }
 
     fn find(self, name: &QueryName, zone: &'s Zone) -> (Topic, Node<'s>) {

@@ -20,7 +20,7 @@ mod record;
 mod sorted;
 mod view;
 
-pub use record::{ZoneData, ZoneRecord};
+pub use record::{ZoneData, ZoneRecord, reverse_name};
 use sorted::SortedMultimap;
 pub use view::View;
 
@@ -107,6 +107,18 @@ impl Snapshot {
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
+    }
+
+    /// The addresses of Services and endpoints from `first` to `last`, in order, each as often as it occurs.
+    pub fn addresses_in(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6) = match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => (Some((first, 0)..=(last, u32::MAX)), None),
+            (IpAddr::V6(first), IpAddr::V6(last)) => (None, Some((first, 0)..=(last, u32::MAX))),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => (None, None),
+        };
+        let v4 = v4.into_iter().flat_map(|range| self.v4.range(range)).map(|((ip, _), ())| IpAddr::V4(*ip));
+        let v6 = v6.into_iter().flat_map(|range| self.v6.range(range)).map(|((ip, _), ())| IpAddr::V6(*ip));
+        v4.chain(v6)
     }
 
     /// Whether a pod of this node has this address, as far as it is a ready endpoint.

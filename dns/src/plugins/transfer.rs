@@ -1,5 +1,5 @@
-//! `transfer [ZONES...]`: the zones of `file` and `auto` for other servers (AXFR, RFC 5936), which are notified of changes
-//! (RFC 1996). The messages of a transfer are made in `serve`.
+//! `transfer [ZONES...]`: the zones of a block for other servers (AXFR, RFC 5936). Those of files are notified of changes
+//! (RFC 1996); those of `kubernetes` change too often for that, as in CoreDNS. The messages of a transfer are made in `serve`.
 
 mod notify;
 #[cfg(test)]
@@ -35,8 +35,8 @@ enum Secondary {
 
 impl Directive for Transfer {
     const NAME: &'static str = "transfer";
-    const SUMMARY: &'static str = "zones of `file` and `auto` for other servers, over TCP and TLS (AXFR, and IXFR as \
-        AXFR), with NOTIFY after changes; not those of `kubernetes`";
+    const SUMMARY: &'static str = "zones of `kubernetes`, `file`, `auto` and `secondary` for other servers, over TCP and \
+        TLS (AXFR, and IXFR as AXFR), with NOTIFY after changes but for those of `kubernetes`";
     const OPTIONS: &'static [&'static str] = &["to"];
     const IS_REPEATABLE: bool = true;
     type Setting = Vec<Self>;

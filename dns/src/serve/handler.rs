@@ -52,6 +52,7 @@ use lookups::{Lookups, SelfLookup};
 pub use random::below;
 use response::Response;
 pub use transfer::Transfer;
+use transfer::{ClusterZone, Transferred};
 pub use wire::{encode, min_ttl};
 
 /// Limit of CNAME steps from one plugin or block to another.
@@ -210,7 +211,7 @@ impl Handler {
             };
         }
         if is_transfer(question) && !block.transfers.is_empty() {
-            return transfer(request, response, block);
+            return transfer(request, response, block, &self.published.load());
         }
         let sender = Sender {
             client: (response.client_socket().0.ip(), response.client_socket().0.port()),
@@ -503,7 +504,7 @@ fn is_transfer(question: &Query) -> bool {
 }
 
 /// Begins the transfer of a zone to a client that may have it, or refuses it.
-fn transfer(request: &Message, mut response: Response, block: &Block) -> Handled {
+fn transfer(request: &Message, mut response: Response, block: &Block, snapshot: &Arc<Snapshot>) -> Handled {
     let question = &request.queries[0];
     response.topic = Topic::Local;
     response.set_block(block);
@@ -517,8 +518,14 @@ fn transfer(request: &Message, mut response: Response, block: &Block) -> Handled
     if !is_admitted || !response.is_over_stream() || question.query_class != DNSClass::IN {
         return refuse(response, ResponseCode::Refused);
     }
-    let Some(zone) = block.local_plugins.zone(&origin) else {
-        return refuse(response, ResponseCode::NotAuth);
+    // As for queries, the cluster's zones precede those of files.
+    let cluster = block.authority.as_ref();
+    let cluster = cluster.and_then(|authority| ClusterZone::new(authority, snapshot, &Name::from(&*origin)));
+    let zone = match (cluster, block.local_plugins.zone(&origin)) {
+        (Some(_), _) if !snapshot.is_synced => return refuse(response, ResponseCode::ServFail),
+        (Some(cluster), _) => Transferred::Cluster(cluster),
+        (None, Some(zone)) => Transferred::Zone(zone),
+        (None, None) => return refuse(response, ResponseCode::NotAuth),
     };
     let Some(running) = block.running.begin(response.client()) else {
         block.refusals.count(Refusal::Transfer);

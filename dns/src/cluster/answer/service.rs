@@ -42,7 +42,7 @@ impl<'s> Lookup<'s> {
         (topic_of_node(view, &node), node)
     }
 
-    fn is_named(self, view: &View) -> bool {
+    pub(super) fn is_named(self, view: &View) -> bool {
         match view.kind() {
             ServiceKind::ClusterIp { .. } => !self.authority.ignore_empty_service || view.has_endpoints(),
             // Not NODATA: a client that looks for a peer must continue its search list.

@@ -99,7 +99,8 @@ impl Records {
     }
 }
 
-fn reverse_name(address: IpAddr) -> String {
+/// The name of an address in the reverse zones (RFC 1035, section 3.5; RFC 3596, section 2.5), without the final dot.
+pub fn reverse_name(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => {
             let [a, b, c, d] = v4.octets();

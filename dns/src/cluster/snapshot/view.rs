@@ -213,6 +213,20 @@ impl View {
         limited(found, window.records)
     }
 
+    /// The label and the address of each endpoint, as often as they occur.
+    pub fn labelled_addresses(&self) -> impl Iterator<Item = (Label<'_>, IpAddr)> {
+        self.slices.iter().flat_map(|slice| {
+            let v4 =
+                slice.v4.named.iter().map(|(name, address)| (Label::Named(name), IpAddr::from(*address)));
+            let v6 =
+                slice.v6.named.iter().map(|(name, address)| (Label::Named(name), IpAddr::from(*address)));
+            let dashed_v4 = slice.v4.unnamed.iter().map(|address| IpAddr::from(*address));
+            let dashed_v6 = slice.v6.unnamed.iter().map(|address| IpAddr::from(*address));
+            let dashed = dashed_v4.chain(dashed_v6).map(|address| (Label::Dashed(address), address));
+            v4.chain(v6).chain(dashed)
+        })
+    }
+
     /// The labels of the endpoints of a slice.
     pub fn labels(slice: &Slice) -> impl Iterator<Item = Label<'_>> {
         let v4 = slice.v4.named.iter().map(|(name, _)| &**name);

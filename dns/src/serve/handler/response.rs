@@ -401,7 +401,8 @@ fn with_case_of(qname: &Name, mut record: Record) -> Record {
     record
 }
 
-fn record(from: &answer::AnswerRecord<'_>, question: &Name) -> Record {
+/// `question`: the owner of a record of the question's name.
+pub(super) fn record(from: &answer::AnswerRecord<'_>, question: &Name) -> Record {
     Record::from_rdata(name(from.owner, question), from.ttl, data(&from.data, question))
 }
 

@@ -24,6 +24,7 @@ use crate::{
 mod cached;
 mod directives;
 mod topics;
+mod transfers;
 
 const CASES: [&str; 2] =
     [include_str!("../../../testdata/cases/dns.json"), include_str!("../../../testdata/cases/more.json")];
@@ -50,6 +51,10 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 async fn handler(config: &Value, changes: impl IntoIterator<Item = Change>) -> Handler {
+    handler_with(kubernetes(config), changes).await
+}
+
+fn kubernetes(config: &Value) -> Kubernetes {
     let zones = |field: &str| Zones(texts(&config[field]).iter().map(|text| domain(text).unwrap()).collect());
     let mut kubernetes = Kubernetes::new(zones("zones"));
     if kubernetes.zones.0.is_empty() {
@@ -59,7 +64,7 @@ async fn handler(config: &Value, changes: impl IntoIterator<Item = Change>) -> H
     kubernetes.namespaces = texts(&config["namespaces"]);
     kubernetes.ignore_empty_service = config["ignore_empty_service"] == true;
     kubernetes.pods = PodsMode::Insecure;
-    handler_with(kubernetes, changes).await
+    kubernetes
 }
 
 async fn handler_with(kubernetes: Kubernetes, changes: impl IntoIterator<Item = Change>) -> Handler {

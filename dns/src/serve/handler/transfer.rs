@@ -1,7 +1,7 @@
 //! Outgoing transfers of zones (AXFR, RFC 5936; IXFR is answered as AXFR, RFC 1995, section 4).
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,7 +11,17 @@ use hickory_server::proto::{
     serialize::binary::BinEncodable as _,
 };
 
-use crate::zone_data::{Zone, is_newer};
+use super::response::record;
+use crate::{
+    cluster::{
+        answer::{record_sets, transferable},
+        authority::Authority,
+        name::Name,
+        snapshot::Snapshot,
+    },
+    serve::shares::network,
+    zone_data::{Zone, is_newer},
+};
 
 /// Limit of the transfers at a time, of one block.
 const MAX_RUNNING: usize = 8;
@@ -25,14 +35,65 @@ const MESSAGE: usize = 16 << 10;
 pub struct Transfer {
     /// Header and question of the messages.
     head: Message,
-    zone: Arc<Zone>,
+    zone: Transferred,
     /// The client has this version: only the SOA record is sent.
     is_current: bool,
     _running: Running,
 }
 
+/// A zone that is transferred, as it was at the beginning.
+#[derive(Debug)]
+pub(super) enum Transferred {
+    Zone(Arc<Zone>),
+    Cluster(Box<ClusterZone>),
+}
+
+/// A zone of the cluster.
+#[derive(Debug)]
+pub(super) struct ClusterZone {
+    authority: Authority,
+    snapshot: Arc<Snapshot>,
+    origin: Name,
+}
+
+impl ClusterZone {
+    /// `None`: there is no such zone.
+    pub(super) fn new(authority: &Authority, snapshot: &Arc<Snapshot>, origin: &Name) -> Option<Box<Self>> {
+        transferable(authority, origin)?;
+        let (authority, snapshot) = (authority.clone(), Arc::clone(snapshot));
+        Some(Box::new(Self { authority, snapshot, origin: origin.clone() }))
+    }
+
+    /// The SOA record first.
+    fn records(&self) -> impl Iterator<Item = Record> + Send {
+        let zone = transferable(&self.authority, &self.origin).into_iter();
+        let sets = zone.flat_map(|zone| record_sets(&self.authority, &self.snapshot, zone));
+        sets.flat_map(|set| {
+            let name = set.name.to_hickory();
+            set.records.into_iter().map(move |one| record(&one, &name))
+        })
+    }
+}
+
+impl Transferred {
+    fn serial(&self) -> u32 {
+        match self {
+            Self::Zone(zone) => zone.serial(),
+            Self::Cluster(zone) => zone.snapshot.serial,
+        }
+    }
+
+    /// The SOA record first.
+    fn records(&self) -> Box<dyn Iterator<Item = Record> + Send + '_> {
+        match self {
+            Self::Zone(zone) => Box::new(std::iter::once(zone.soa()).chain(zone.records()).cloned()),
+            Self::Cluster(zone) => Box::new(zone.records()),
+        }
+    }
+}
+
 impl Transfer {
-    pub(super) fn new(request: &Message, zone: Arc<Zone>, running: Running) -> Self {
+    pub(super) fn new(request: &Message, zone: Transferred, running: Running) -> Self {
         let mut head = Message::response(request.metadata.id, OpCode::Query);
         head.metadata.authoritative = true;
         head.queries.clone_from(&request.queries);
@@ -41,17 +102,19 @@ impl Transfer {
     }
 
     /// The messages in their order, each made when it is requested.
-    pub fn messages(&self) -> impl Iterator<Item = Vec<u8>> {
-        let last = (!self.is_current).then(|| self.zone.soa());
-        let between = self.zone.records().filter(|_| !self.is_current);
-        let mut records = std::iter::once(self.zone.soa()).chain(between).chain(last).peekable();
+    pub fn messages(&self) -> impl Iterator<Item = Vec<u8>> + Send {
+        let mut all = self.zone.records();
+        let soa = all.next();
+        let last = soa.clone().filter(|_| !self.is_current);
+        let between = (!self.is_current).then_some(all).into_iter().flatten();
+        let mut records = soa.into_iter().chain(between).chain(last).peekable();
         std::iter::from_fn(move || {
             records.peek()?;
             let mut message = self.head.clone();
             let mut size = 0;
             while let Some(record) = records.next_if(|next| size == 0 || size + octets(next) <= MESSAGE) {
-                size += octets(record);
-                message.add_answer(record.clone());
+                size += octets(&record);
+                message.add_answer(record);
             }
             message.to_vec().ok()
         })
@@ -106,14 +169,6 @@ impl Drop for Running {
         if let Some(at) = running.iter().position(|client| *client == self.client) {
             running.swap_remove(at);
         }
-    }
-}
-
-/// A host has any address of its /64.
-fn network(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
     }
 }
 
