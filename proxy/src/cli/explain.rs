@@ -1,4 +1,6 @@
-//! `explain`: the verdict on one flow, with the reason.
+//! `explain`: the verdict on one flow, or the answer to one name, with the reason.
+
+mod names;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,6 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
+use clap::error::ErrorKind;
 use serde::Serialize;
 
 use super::{
@@ -35,16 +38,22 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
     /// The source of the flow
-    #[arg(long, value_name = "IP", value_parser = address)]
-    from: IpAddr,
+    #[arg(long, value_name = "IP", value_parser = address, requires = "to")]
+    from: Option<IpAddr>,
     /// The destination before translation; TCP by default
-    #[arg(long, value_name = "IP:PORT[/tcp|udp|sctp]", value_parser = destination)]
-    to: Destination,
+    #[arg(long, value_name = "IP:PORT[/tcp|udp|sctp]", value_parser = destination, requires = "from")]
+    to: Option<Destination>,
     #[command(flatten)]
     pub policy: PolicyArgs,
-    /// Assume a DNS server on the node, as under `run --dns`
-    #[arg(long)]
-    dns: bool,
+    /// With a name: its answer to a pod, along the search list. Without: assume a DNS server on the node, as under `run --dns`
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    dns: Option<String>,
+    /// The namespace of the pod that asks for the name
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// The cluster domain
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
     #[command(flatten)]
     names: NameServerArgs,
     #[command(flatten)]
@@ -74,19 +83,35 @@ struct Explanation {
 }
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
-    let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
+    if let Some(name) = args.dns.as_deref().filter(|name| !name.is_empty()) {
+        return explain_name(&args, name);
+    }
+    let (Some(source), Some(to)) = (args.from, args.to) else {
+        let missing = "give --from and --to for a flow, or --dns NAME for a name\n";
+        clap::Error::raw(ErrorKind::MissingRequiredArgument, missing).exit();
+    };
+    let name_server = args.dns.is_some().then(|| args.names.name_server(None, Vec::new()));
     let dns = name_server.as_ref().map(|server| server.service.clone());
     let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
     let (index, skipped) = manifests::load(&args.manifests)?.to_index(policy);
     for Skipped { object, reason } in &skipped {
         tracing::warn!(object, reason, "object skipped");
     }
-    let Destination { address: destination, protocol } = args.to;
+    let Destination { address: destination, protocol } = to;
     let not_programmed = table_room::not_programmed(&index, &args.tables, dns)?;
-    let verdict = index.explain_without(&Flow { source: args.from, destination, protocol }, &not_programmed);
+    let verdict = index.explain_without(&Flow { source, destination, protocol }, &not_programmed);
     match args.output.output {
         Format::Json => output::print_json(&Explanation::from(&verdict)),
         Format::Table => output::print(&table(&verdict)),
+    }
+}
+
+fn explain_name(args: &Args, name: &str) -> Result<()> {
+    let manifests = manifests::load(&args.manifests)?;
+    let explanation = names::explain(&manifests, name, &args.namespace, &args.cluster_domain)?;
+    match args.output.output {
+        Format::Json => output::print_json(&explanation),
+        Format::Table => output::print(&explanation.text()),
     }
 }
 
