@@ -9,6 +9,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod agents;
 mod check;
 mod cleanup;
+mod connectivity;
 mod control;
 mod device_args;
 mod dns;
@@ -65,6 +66,8 @@ enum Verb {
     Plan(plan::Args),
     /// Show the verdict on one flow, with the reason
     Explain(explain::Args),
+    /// Connect from this node to every backend and frontend, and show which connections fail and why; exit code 1 if one does
+    Connectivity(connectivity::Args),
     /// Show or change the log level of the running agent
     LogLevel(log_level::Args),
     /// Print the version
@@ -118,6 +121,7 @@ impl Verb {
             | Self::Get(_)
             | Self::Plan(_)
             | Self::Explain(_)
+            | Self::Connectivity(_)
             | Self::LogLevel(_)
             | Self::Version
             | Self::Completion { .. } => tracing::Level::WARN,
@@ -135,6 +139,7 @@ impl Verb {
             | Self::Status(_)
             | Self::Check(_)
             | Self::Get(_)
+            | Self::Connectivity(_)
             | Self::LogLevel(_)
             | Self::Version
             | Self::Completion { .. } => None,
@@ -151,6 +156,7 @@ impl Verb {
             Self::Check(args) => check::run(args),
             Self::Get(args) => get::run(args),
             Self::Explain(args) => explain::run(args, file.as_ref()),
+            Self::Connectivity(args) => connectivity::run(args),
             Self::LogLevel(args) => log_level::run(args),
             Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),
             Self::Completion { shell } => {

@@ -21,10 +21,10 @@ mod document;
 mod footer;
 mod format;
 mod frontends;
-mod labels;
+pub mod labels;
 mod listing;
 mod print;
-mod selection;
+pub mod selection;
 #[cfg(test)]
 mod tests;
 

@@ -1,9 +1,9 @@
 //! Selection of Services by namespace and name.
 
-use clap::{CommandFactory as _, Error, error::ErrorKind};
+use clap::{Error, error::ErrorKind};
 
 use super::labels::Labels;
-use crate::{cli::Cli, model::service::ServicePortKey};
+use crate::model::service::ServicePortKey;
 
 #[derive(Debug, clap::Args)]
 pub struct SelectionArgs {
@@ -42,6 +42,14 @@ impl SelectionArgs {
 }
 
 impl Selection {
+    /// One Service: `NAME` in any namespace, or `NAMESPACE/NAME`.
+    pub fn of(name: &str) -> Self {
+        let (namespace, name) =
+            name.split_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name));
+        let name = Name { namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        Self { namespace: None, names: vec![name] }
+    }
+
     fn new(args: SelectionArgs) -> Result<Self, Error> {
         let SelectionArgs { names, namespace, all_namespaces: _ } = args;
         let names =
@@ -81,9 +89,9 @@ impl Name {
             None => (None, text),
         };
         match (stated, namespace) {
-            (Some(one), Some(other)) if one != other => Err(Cli::command().error(
+            (Some(one), Some(other)) if one != other => Err(Error::raw(
                 ErrorKind::ArgumentConflict,
-                format!("the name has namespace `{one}`, --namespace is `{other}`"),
+                format!("the name has namespace `{one}`, --namespace is `{other}`\n"),
             )),
             _ => Ok(Self { namespace: stated.or(namespace).map(str::to_owned), name: name.to_owned() }),
         }
