@@ -20,12 +20,12 @@ pub use attach::{
     repair, select_devices, start_sweeper,
 };
 pub use kernel::{
-    EnvironmentError, Jiffies, NetlinkError, Network, Routes, cgroup_root, grace_period, ipsec_policies,
-    local_addresses, netns_cookie, now, read_notification, refresh_neighbours, require_capabilities,
-    require_cgroup, watch_network, watch_routes,
+    CgroupScope, EnvironmentError, Jiffies, NetlinkError, Network, Routes, cgroup_root, cgroup_scope,
+    grace_period, ipsec_policies, local_addresses, netns_cookie, now, read_notification, refresh_neighbours,
+    require_capabilities, require_cgroup, watch_network, watch_routes,
 };
 pub use maps::{
     Access, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError, OutgrownFlows, PinnedMap,
-    TrackedFlow, inspect, inspect_flows, mapped, pinned_map,
+    TrackedFlow, flow_fill, inspect, inspect_flows, mapped, pinned_map,
 };
-pub use pins::{Busy, PinError, Pins, maps_of, pin_name};
+pub use pins::{Busy, PinError, Pins, last_alive, maps_of, mark_alive, pin_name};

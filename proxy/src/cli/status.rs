@@ -12,11 +12,11 @@ use super::{
     output::{self, Format, OutputArgs, Tone},
 };
 use crate::{
-    datapath::{self, InspectError},
+    datapath::{self, CgroupScope, InspectError},
     observe::{
         conditions::{Condition, ConditionStatus},
         control::ControlRequest,
-        status::{DeviceStatus, Phase, Port, Status, XdpDevice},
+        status::{DeviceStatus, Phase, Port, Status, Table, XdpDevice},
     },
     reconcile::LbMaps as _,
 };
@@ -37,9 +37,14 @@ struct StatusReport {
     state: &'static str,
     /// The agent's own status; `None` if no agent runs.
     agent: Option<Status>,
+    /// When the last agent was alive, within a second; only if none runs. `None`: unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_alive: Option<Timestamp>,
     /// The data plane in the kernel, read only if no agent runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_plane: Option<DataPlane>,
+    /// The fill of the tables that the programs write; empty with `--ready`, which probes use, and if they cannot be read.
+    flow_tables: Vec<Table>,
     faults: Vec<String>,
 }
 
@@ -56,7 +61,12 @@ pub fn run(args: Args) -> Result<()> {
     let agent = control::request(&socket, ControlRequest::Status)?;
     // Only without an agent: reading all maps is too slow for frequent probes.
     let data_plane = agent.is_none().then(|| data_plane(&bpffs));
-    let mut report = StatusReport::new(agent, data_plane);
+    let last_alive = datapath::last_alive(&bpffs).filter(|_| agent.is_none());
+    let last_alive = last_alive.and_then(|time| Timestamp::try_from(time).ok());
+    let mut report = StatusReport::new(agent, last_alive, data_plane);
+    if !args.ready {
+        report.add_flow_tables(&bpffs);
+    }
     if let (None, Some(fault)) = (&report.agent, report.faults.first_mut()) {
         let hint = agents::hint(&bpffs, Some(&run_dir));
         *fault += &format!("; nothing listens on {}{hint}", socket.display());
@@ -84,14 +94,15 @@ fn data_plane(bpffs: &Path) -> DataPlane {
 }
 
 impl StatusReport {
-    fn new(agent: Option<Status>, data_plane: Option<DataPlane>) -> Self {
+    fn new(agent: Option<Status>, last_alive: Option<Timestamp>, data_plane: Option<DataPlane>) -> Self {
+        let since = last_alive.map(|time| format!(" since {time:.0}")).unwrap_or_default();
         let is_present = data_plane.as_ref().is_some_and(|data_plane| data_plane.is_present);
         let faults = match &agent {
             Some(agent) => agent.faults(),
             None if is_present => {
-                vec!["no agent runs: the data plane works as last programmed".to_owned()]
+                vec![format!("no agent runs{since}: the data plane works as last programmed")]
             }
-            None => vec!["no agent runs, and there is no data plane".to_owned()],
+            None => vec![format!("no agent runs{since}, and there is no data plane")],
         };
         let state = match agent.as_ref().map(|agent| &agent.phase) {
             Some(Phase::Serving) if faults.is_empty() => "serving",
@@ -100,7 +111,13 @@ impl StatusReport {
             Some(Phase::Preparing | Phase::Starting) => "starting",
             None => "down",
         };
-        Self { state, agent, data_plane, faults }
+        Self { state, agent, last_alive, data_plane, flow_tables: Vec::new(), faults }
+    }
+
+    fn add_flow_tables(&mut self, bpffs: &Path) {
+        // Without a data plane there are none, and it is said already.
+        self.flow_tables =
+            datapath::flow_fill(bpffs).unwrap_or_default().into_iter().map(Into::into).collect();
     }
 
     /// Whether the agent is synced. An agent that waits to take over is.
@@ -116,13 +133,17 @@ fn table(report: &StatusReport, now: Timestamp) -> String {
     if let Some(agent) = &report.agent {
         add_agent(&mut table, agent, now);
     }
+    if let Some(time) = report.last_alive {
+        table.add_row(["LAST ALIVE", &format!("{time:.0}, {} ago", age(now.duration_since(time).as_secs()))]);
+    }
     if let Some(data_plane) = &report.data_plane {
         table.add_row(["IN THE KERNEL", &data_plane_text(data_plane)]);
     }
     for (n, xdp) in report.agent.iter().flat_map(|agent| &agent.xdp).enumerate() {
         table.add_row([if n == 0 { "XDP" } else { "" }, &xdp_text(xdp)]);
     }
-    for (n, used) in report.agent.iter().flat_map(|agent| &agent.tables).enumerate() {
+    let tables = report.agent.iter().flat_map(|agent| &agent.tables).chain(&report.flow_tables);
+    for (n, used) in tables.enumerate() {
         let text = format!("{} {} of {} ({} %)", used.name, used.used, used.capacity, used.percent());
         table.add_row([if n == 0 { "TABLES" } else { "" }, &text]);
     }
@@ -214,7 +235,8 @@ fn add_setup(table: &mut comfy_table::Table, agent: &Status, age: impl Fn(Timest
         table.add_row(["SOURCE", &format!("{kind} {}, last heard {heard}", source.name)]);
     }
     if let Some(cgroup) = &agent.cgroup {
-        table.add_row(["CGROUP", &cgroup.display().to_string()]);
+        let scope = agent.cgroup_scope.as_ref().map(|scope| format!(", {}", scope_text(scope)));
+        table.add_row(["CGROUP", &format!("{}{}", cgroup.display(), scope.unwrap_or_default())]);
     }
     if let Some(planes) = &agent.planes {
         let packet = if planes.packet { "on" } else { "off" };
@@ -235,6 +257,16 @@ fn add_setup(table: &mut comfy_table::Table, agent: &Status, age: impl Fn(Timest
     }
 }
 
+fn scope_text(scope: &CgroupScope) -> String {
+    match scope {
+        CgroupScope::Root => "the root: all processes".to_owned(),
+        CgroupScope::Part => "the processes below it".to_owned(),
+        CgroupScope::PodsElsewhere(pods) => format!("without the pods, which are in {}", pods.display()),
+        CgroupScope::OwnContainer => "the agent's own container alone".to_owned(),
+        CgroupScope::Empty => "no process".to_owned(),
+    }
+}
+
 /// An age in its largest unit.
 fn age(seconds: i64) -> String {
     match seconds {
@@ -247,11 +279,13 @@ fn age(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
     use crate::{
         observe::{
             conditions::{ConditionStatus, ConditionType},
-            status::{NameServerStatus, Planes, Table, UnservedPart},
+            status::{NameServerStatus, Planes, UnservedPart},
         },
         source_state::{KindReport, SourceReport},
     };
@@ -287,6 +321,7 @@ mod tests {
         Status {
             source: Some(SourceReport { name, is_api_server: true, kinds }),
             cgroup: Some("/sys/fs/cgroup".into()),
+            cgroup_scope: Some(CgroupScope::Root),
             planes: Some(Planes { socket_lb: "all".to_owned(), packet: true }),
             devices: vec![DeviceStatus { device, role, hooks }],
             name_server: Some(NameServerStatus { is_alive: true, heartbeat_age_ms: Some(100) }),
@@ -309,7 +344,7 @@ mod tests {
     fn report(agent: Option<Status>, frontends: usize) -> StatusReport {
         let data_plane = DataPlane { is_present: frontends > 0, frontends, problem: None };
         let data_plane = agent.is_none().then_some(data_plane);
-        StatusReport::new(agent, data_plane)
+        StatusReport::new(agent, None, data_plane)
     }
 
     #[test]
@@ -338,7 +373,7 @@ mod tests {
                 "FRONTENDS 3 published, 0 not written",
                 "SINCE START 0 objects skipped, 0 hooks repaired",
                 "SOURCE API server https://192.0.2.1:6443, last heard 5s ago",
-                "CGROUP /sys/fs/cgroup",
+                "CGROUP /sys/fs/cgroup, the root: all processes",
                 "PLANES socket LB all, packet LB on",
                 "NAME SERVER alive",
                 "PORTS health 0.0.0.0:10256",
@@ -366,6 +401,50 @@ mod tests {
         for line in ["NOT SERVED shop/web: lost", "and 2 more", "NOT POSSIBLE HERE the OOM score is not -999"]
         {
             assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_an_agent_its_end_is_told() {
+        let data_plane = || Some(DataPlane { is_present: true, frontends: 3, problem: None });
+        let known = StatusReport::new(None, Some(at("2026-01-01T01:57:00.7Z")), data_plane());
+        expect![[r#"
+            STATE          down
+            LAST ALIVE     2026-01-01T01:57:00Z, 2m ago
+            IN THE KERNEL  3 frontends
+            FAULTS         no agent runs since 2026-01-01T01:57:00Z: the data plane works as last programmed
+        "#]]
+        .assert_eq(&table(&known, at("2026-01-01T02:00:00Z")));
+        let unknown = StatusReport::new(None, None, data_plane());
+        assert_eq!(unknown.faults, ["no agent runs: the data plane works as last programmed"]);
+    }
+
+    /// Sockets outside of the cgroup are a fault of the node, if sockets of pods are to be translated.
+    #[test]
+    fn a_cgroup_without_the_pods_is_a_fault() {
+        let elsewhere = CgroupScope::PodsElsewhere("/sys/fs/cgroup/kubepods".into());
+        let pods = DeviceStatus { device: "veth0".to_owned(), role: "pod".to_owned(), hooks: Vec::new() };
+        let off = Some(Planes { socket_lb: "host-only".to_owned(), packet: true });
+        let with = |scope: CgroupScope| Status { cgroup_scope: Some(scope), ..serving() };
+        for (status, want) in [
+            (with(CgroupScope::Root), None),
+            (with(CgroupScope::Part), None),
+            (with(elsewhere.clone()), Some("they are in /sys/fs/cgroup/kubepods, not in /sys/fs/cgroup")),
+            (with(CgroupScope::OwnContainer), Some("holds the agent's own container alone")),
+            // Before the first pod.
+            (with(CgroupScope::Empty), None),
+            (
+                Status { devices: vec![pods], ..with(CgroupScope::Empty) },
+                Some("no process is in /sys/fs/cgroup"),
+            ),
+            (Status { planes: off, ..with(elsewhere) }, None),
+        ] {
+            let faults = status.faults();
+            assert_eq!(faults.len(), usize::from(want.is_some()), "{faults:?}");
+            assert!(
+                faults.iter().all(|fault| fault.contains(want.unwrap_or_default())),
+                "{want:?}: {faults:?}"
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod addresses;
 pub mod bpf;
+mod cgroup_scope;
 mod clock;
 mod environment;
 pub mod fd_table;
@@ -16,6 +17,7 @@ mod xfrm;
 
 pub use addresses::local_addresses;
 pub use bpf::grace_period;
+pub use cgroup_scope::{CgroupScope, cgroup_scope};
 pub use clock::now;
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};
 pub use jiffies::Jiffies;

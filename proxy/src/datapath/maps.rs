@@ -1,6 +1,7 @@
 //! The pinned maps: opened, read and written for the reconciler and the inspecting verbs.
 
 mod batch;
+mod fill;
 mod flows;
 mod inspect;
 mod kernel_maps;
@@ -9,6 +10,7 @@ mod networks;
 mod open;
 mod outgrown;
 
+pub use fill::flow_fill;
 pub use flows::{Flows, TrackedFlow};
 pub use inspect::{InspectError, PinnedMap, inspect, inspect_flows, pinned_map};
 pub use kernel_maps::KernelMaps;

@@ -18,12 +18,17 @@ use std::{
         unix::fs::{DirBuilderExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg},
-    sys::statfs::{FsType, statfs},
+    fcntl::{AT_FDCWD, Flock, FlockArg},
+    sys::{
+        stat::{UtimensatFlags, utimensat},
+        statfs::{FsType, statfs},
+        time::TimeSpec,
+    },
 };
 use proxy_ebpf::abi::{ABI_VERSION, MAPS, MapSpec, PROGRAMS};
 
@@ -306,6 +311,17 @@ fn holder(file: &File) -> String {
         },
         None => "a process outside of this container".to_owned(),
     }
+}
+
+/// Sets the time of a pin directory, which outlives the agent and its pod: since when none runs is read from it.
+pub fn mark_alive(dir: &Path) -> io::Result<()> {
+    let now = TimeSpec::UTIME_NOW;
+    Ok(utimensat(AT_FDCWD, dir, &now, &now, UtimensatFlags::NoFollowSymlink)?)
+}
+
+/// When an agent was alive last, to the second; `None`: there is no pin directory, or it cannot be read.
+pub fn last_alive(dir: &Path) -> Option<SystemTime> {
+    fs::symlink_metadata(dir).ok()?.modified().ok()
 }
 
 /// The names of the pins in a directory.

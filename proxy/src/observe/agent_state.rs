@@ -25,7 +25,7 @@ use super::{
     status::{DeviceStatus, NameServerStatus, Phase, Planes, Port, Status, Unplaced, UnservedPart},
 };
 use crate::{
-    datapath::XdpAttachment,
+    datapath::{self, XdpAttachment},
     index::Change,
     model::{
         address::IpFamily,
@@ -282,7 +282,10 @@ impl AgentState {
     pub fn hooks_verified(&self, repaired: usize, failures: BTreeSet<String>) {
         self.metrics.reattachments.inc_by(repaired as u64);
         self.metrics.unattached.set(failures.len() as i64);
+        let cgroup = lock(&self.status).cgroup.clone();
+        let scope = cgroup.as_deref().map(datapath::cgroup_scope);
         let mut status = lock(&self.status);
+        status.cgroup_scope = scope;
         status.reattachments += repaired;
         status.unattached = failures.into_iter().collect();
     }

@@ -33,6 +33,8 @@ pub enum ConditionType {
     NodeFound,
     /// All programs are at their hooks.
     ProgramsAttached,
+    /// The cgroup whose sockets are translated holds the pods of this node.
+    SocketsTranslated,
     /// XDP is at each device where the configuration demands it.
     XdpAttached,
     /// All addresses of the agent's own servers are bound.

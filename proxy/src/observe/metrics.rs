@@ -32,6 +32,8 @@ pub struct KernelCounters {
     /// Packets by XDP outcome.
     pub xdp: Vec<(&'static str, u64)>,
     pub services: Vec<(ServicePortKey, ServiceStats)>,
+    /// Of the tables that the programs write.
+    pub fill: Vec<Fill>,
 }
 
 pub struct Metrics {
@@ -317,6 +319,7 @@ impl Metrics {
 
     /// All metrics in the Prometheus text format, including the kernel's counters.
     pub fn render(&self, kernel: &KernelCounters) -> Result<Vec<u8>, prometheus::Error> {
+        self.set_fill(&kernel.fill);
         let mut families = self.registry.gather();
         families.extend(kernel_families(kernel)?);
         // The encoder rejects families without metrics.
@@ -530,12 +533,14 @@ mod tests {
             refusals: vec![("no_endpoint", 5)],
             xdp: vec![("sent_to_backend", 4)],
             services: vec![(service, ServiceStats { translated: 9, refused: 1 })],
+            fill: vec![Fill { map: "FLOWS_V4", used: 2, capacity: 8 }],
         };
         let text = String::from_utf8(metrics.render(&kernel).unwrap()).unwrap();
         for line in [
             r#"kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.004"} 1"#,
             r#"kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1"#,
             r#"portreeve_table_entries{table="SLOTS"} 7"#,
+            r#"portreeve_table_entries{table="FLOWS_V4"} 2"#,
             r#"portreeve_refusals_total{reason="no_endpoint"} 5"#,
             r#"portreeve_xdp_packets_total{outcome="sent_to_backend"} 4"#,
             r#"portreeve_service_connections_total{namespace="shop",port="http",service="web"} 9"#,

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     config::{Pages, ServingConfig},
+    datapath,
     k8s::events::Report,
 };
 
@@ -66,8 +67,8 @@ impl Serve {
         let ports = [port("health", config.healthz), port("metrics", config.metrics)];
         state.set_ports(ports.into_iter().flatten().collect());
         let mut phases = state.phases();
+        tokio::spawn(refresh_conditions(bpffs.clone(), Arc::clone(&state)));
         tokio::spawn(control_socket::serve(status_socket, Arc::clone(&state)));
-        tokio::spawn(refresh_conditions(Arc::clone(&state)));
         // While another agent holds the data plane, it serves these addresses.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;
@@ -97,9 +98,11 @@ impl Serve {
 }
 
 /// Here and not in the agent's loop, whose hanging is a condition.
-async fn refresh_conditions(state: Arc<AgentState>) {
+async fn refresh_conditions(bpffs: PathBuf, state: Arc<AgentState>) {
     loop {
         sleep(CONDITIONS_INTERVAL).await;
         state.refresh_conditions();
+        // Without the directory there is no data plane yet.
+        let _ = datapath::mark_alive(&bpffs);
     }
 }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::conditions::{Condition, ConditionType, Fault, INITIAL_SYNC};
 use crate::{
-    datapath::XdpAttachment,
+    config::SocketLb,
+    datapath::{CgroupScope, XdpAttachment},
     reconcile::Fill,
     source_state::{SourceFailure, SourceReport},
 };
@@ -71,6 +72,9 @@ pub struct Status {
     /// The directory whose sockets are translated.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// The processes in it; `None` before the programs are attached.
+    #[serde(default)]
+    pub cgroup_scope: Option<CgroupScope>,
     #[serde(default)]
     pub planes: Option<Planes>,
     #[serde(default)]
@@ -234,6 +238,7 @@ impl Status {
             source: None,
             is_node_known: None,
             cgroup: None,
+            cgroup_scope: None,
             planes: None,
             devices: Vec::new(),
             name_server: None,
@@ -270,6 +275,9 @@ impl Status {
         if !self.xdp.is_empty() {
             stated.insert(ConditionType::XdpAttached, self.xdp_faults());
         }
+        if let Some(scope) = self.cgroup_scope.as_ref().filter(|_| self.translates_pods()) {
+            stated.insert(ConditionType::SocketsTranslated, self.cgroup_faults(scope));
+        }
         if let Some(source) = &self.source {
             stated.insert(ConditionType::SourceWatched, source_faults(source, now));
             if let (Some(is_known), true) = (self.is_node_known, source.is_api_server) {
@@ -280,6 +288,35 @@ impl Status {
             stated.insert(ConditionType::NameServerAlive, self.name_server_faults(name_server, now));
         }
         stated
+    }
+
+    /// Whether sockets of pods are to be translated.
+    fn translates_pods(&self) -> bool {
+        self.planes.as_ref().is_some_and(|planes| planes.socket_lb == SocketLb::All.name())
+    }
+
+    /// Sockets outside of the cgroup are not translated. Their packets are, at a pod's device.
+    fn cgroup_faults(&self, scope: &CgroupScope) -> Vec<Fault> {
+        let cgroup = self.cgroup.as_deref().unwrap_or(Path::new("?")).display();
+        let has_pods = self.devices.iter().any(|device| device.role == "pod");
+        let (reason, message) = match scope {
+            CgroupScope::PodsElsewhere(pods) => {
+                let pods = pods.display();
+                (
+                    "PodsElsewhere",
+                    format!("sockets of pods are not translated: they are in {pods}, not in {cgroup}"),
+                )
+            }
+            CgroupScope::OwnContainer => (
+                "OwnContainer",
+                format!("sockets of pods are not translated: {cgroup} holds the agent's own container alone"),
+            ),
+            CgroupScope::Empty if has_pods => {
+                ("NoProcess", format!("sockets of pods are not translated: no process is in {cgroup}"))
+            }
+            CgroupScope::Empty | CgroupScope::Part | CgroupScope::Root => return Vec::new(),
+        };
+        vec![Fault::new("", reason, message)]
     }
 
     fn node_faults(&self, is_known: bool) -> Vec<Fault> {
@@ -362,7 +399,7 @@ fn unplaced_text(unplaced: &[Unplaced]) -> String {
     match unplaced.len() {
         0 => String::new(),
         count @ ..=NAMES => format!("; no room for {count} of the Services: {}", names.join(", ")),
-        count => format!("; no room for {count} of the Services: {}, …", names.join(", ")),
+        count => format!("; no room for {count} of the Services: {}, ..", names.join(", ")),
     }
 }
 

@@ -54,6 +54,9 @@ fn remedy(r#type: ConditionType) -> (&'static str, bool) {
         ConditionType::ProgramsAttached => {
             ("see the other lines for the kernel, the cgroup and capabilities", false)
         }
+        ConditionType::SocketsTranslated => {
+            ("set --cgroup to the root of the node's cgroup2; in a container, mount it by hostPath", true)
+        }
         ConditionType::XdpAttached => ("set --xdp=auto, or use a driver with XDP", false),
         ConditionType::AddressesBound => {
             ("end the process that has the port (`ss -lntup`), or give the agent another address", false)

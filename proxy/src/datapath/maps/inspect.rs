@@ -51,7 +51,10 @@ pub fn inspect_flows(dir: &Path) -> Result<Flows, InspectError> {
     open_existing(dir, Flows::inspect)
 }
 
-fn open_existing<T>(dir: &Path, open: impl FnOnce(&Path) -> Result<T, OpenError>) -> Result<T, InspectError> {
+pub(super) fn open_existing<T>(
+    dir: &Path,
+    open: impl FnOnce(&Path) -> Result<T, OpenError>,
+) -> Result<T, InspectError> {
     let maps = maps_of(dir, ABI_VERSION);
     if let Err(source) = fs::metadata(&maps) {
         return Err(absent(dir, source));

@@ -36,6 +36,12 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot count the entries of {name}")]
+    Count {
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot read the number of CPUs")]
     Cpus(#[source] io::Error),
 }

@@ -28,5 +28,6 @@ pub fn read_counters(bpffs: &Path) -> Result<KernelCounters> {
         refusals: refusals.collect::<Result<_>>()?,
         xdp: xdp.collect::<Result<_>>()?,
         services,
+        fill: datapath::flow_fill(bpffs)?,
     })
 }

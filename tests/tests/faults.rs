@@ -1,0 +1,213 @@
+//! Faults of a cluster that runs, each told by one command within its words. Those of objects alone are in
+//! `proxy/tests/faults.rs`, those of an API server in `conditions.rs`.
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use hickory_server::proto::{op::ResponseCode, rr::RecordType};
+use jiff::{Timestamp, ToSpan as _};
+use serde_json::Value;
+use tests::{
+    Cluster,
+    agent::{Agent, AgentSetting, portreeve},
+    eventually, firewall,
+    http::get,
+    name_service::NameService,
+    node::Node,
+    objects::{Condition, NAMESPACE},
+    resolver::Resolver,
+    traffic::Protocol,
+};
+
+/// A command beside the agent of a node, in its network namespace.
+fn command(node: &Node, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(portreeve()?);
+    command.args(arguments).arg("--bpffs").arg(node.bpffs()).arg("--run-dir").arg(node.setting().run_dir());
+    node.netns().run(|| command.output().context("it starts"))
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).into_owned()
+}
+
+fn status(node: &Node) -> Result<(String, Value)> {
+    let table = text(&command(node, &["status"])?.stdout);
+    Ok((table, serde_json::from_slice(&command(node, &["status", "-o", "json"])?.stdout)?))
+}
+
+#[tokio::test]
+async fn a_backend_that_refuses_and_one_that_is_silent_are_named() -> Result<()> {
+    let cluster = Cluster::start("fault-backend").await;
+    let web = cluster.service("web").tcp(80).backends(["sound", "refusing", "silent"]).await;
+    let all = ["connectivity", "--service", "default/web"];
+    let output = command(cluster.node(0), &all)?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(text(&output.stdout) == "8 of 8 connections succeeded\n", "{output:?}");
+
+    let pod = async |name| cluster.pod(name).start().await;
+    let (refusing, silent) = (pod("refusing").await, pod("silent").await);
+    let target = web.port(0).target;
+    refusing.stop(Protocol::Tcp, target).await?;
+    let drops = format!(
+        "table inet fault {{ chain input {{ type filter hook input priority 0; tcp dport {target} drop\n }}\n }}"
+    );
+    firewall::filter(silent.netns(), &drops)?;
+    let output = command(cluster.node(0), &all)?;
+    let table = text(&output.stdout);
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    for (pod, words) in [
+        (&refusing, format!("refused nothing listens on port {target}")),
+        (&silent, "silent no answer within 2 s: a firewall or a NetworkPolicy drops it".to_owned()),
+    ] {
+        let address = format!("{}:{target}", pod.addresses.v4);
+        let line = table.lines().find(|line| line.contains(&address)).context(table.clone())?;
+        let line: Vec<_> = line.split_whitespace().filter(|word| !word.ends_with("ms")).collect();
+        ensure!(line.join(" ").contains(&words), "`{words}` is not in {line:?}");
+    }
+    let sound = pod("sound").await.addresses.v4.to_string();
+    ensure!(!table.contains(&sound), "only failures are listed: {table}");
+
+    let json = command(cluster.node(0), &[&all[..], &["-o", "json", "--timeout", "1"]].concat())?;
+    let report: Value = serde_json::from_slice(&json.stdout)?;
+    let results: Vec<_> = report["connections"].as_array().context("a list")?.iter().collect();
+    let of_backends = results.iter().filter(|one| one["target"] == "backend");
+    let mut of_backends: Vec<_> = of_backends.filter_map(|one| one["result"].as_str()).collect();
+    of_backends.sort_unstable();
+    ensure!(
+        of_backends == ["connected", "connected", "refused", "refused", "silent", "silent"],
+        "{report:#}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_without_an_answer_is_explained() -> Result<()> {
+    let names = NameService::new()?;
+    let cluster = names.configure(Cluster::start("fault-name")).await;
+    let serving = names.start(&cluster).await?;
+    let web = cluster.service("web").tcp(80).backends(["a"]).await;
+    let peers = cluster.service("peers").tcp(80).headless().unawaited().backends(["b"]).await;
+    let client = cluster.pod("client").start().await;
+    let resolver = Resolver::new(&client, NAMESPACE, serving.vip.v4.into(), cluster.directory())?;
+    let answers = async |name: &str, want: ResponseCode| {
+        eventually(&format!("{name} is {want}"), async || {
+            let answer = resolver.query(name, RecordType::A)?;
+            ensure!(answer.metadata.response_code == want, "{answer:?}");
+            Ok(())
+        })
+        .await;
+    };
+    let explain = |name: &str| -> Result<String> {
+        let mut command = Command::new(portreeve()?);
+        command.args(["explain", "--manifests"]).arg(cluster.manifests().directory());
+        Ok(text(&command.args(["--dns", name]).output()?.stdout))
+    };
+    let tells = |name: &str, words: &str| -> Result<()> {
+        let explained = explain(name)?;
+        ensure!(explained.contains(words), "`{words}` is not in:\n{explained}");
+        Ok(())
+    };
+    answers("peers.default.svc.cluster.local.", ResponseCode::NoError).await;
+    tells("peers", "RESULT     addresses")?;
+    peers.set("b", Condition::Unready);
+    answers("peers.default.svc.cluster.local.", ResponseCode::NXDomain).await;
+    tells("peers", "Service default/peers is headless and none of its endpoints is ready")?;
+
+    answers("wbe.default.svc.cluster.local.", ResponseCode::NXDomain).await;
+    tells(
+        "wbe.default.svc.cluster.local.",
+        "namespace default has no Service wbe; it has names, peers, web",
+    )?;
+    tells("web", &web.vip().ip().to_string())?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_time_when_the_agent_ended_tells() -> Result<()> {
+    let cluster = Cluster::start("fault-gone").await;
+    let node = cluster.node(0);
+    let modified = || -> Result<_> { Ok(fs::symlink_metadata(node.bpffs())?.modified()?) };
+    let at_start = modified()?;
+    eventually("the agent marks that it is alive", async || {
+        ensure!(modified()? > at_start);
+        Ok(())
+    })
+    .await;
+    ensure!(!status(node)?.0.contains("LAST ALIVE"));
+    let alive_at = Timestamp::try_from(modified()?)?;
+    node.kill_agent().await?;
+    let gone_at = Timestamp::now();
+    let (table, report) = status(node)?;
+    let last: Timestamp = report["last_alive"].as_str().context("a time")?.parse()?;
+    ensure!(
+        last >= alive_at && last <= gone_at + 1.second(),
+        "{last} is not between {alive_at} and {gone_at}"
+    );
+    ensure!(
+        table.contains("LAST ALIVE") && table.contains(&format!("no agent runs since {last:.0}")),
+        "{table}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cgroup_without_the_pods_tells() -> Result<()> {
+    let cluster = Cluster::start("fault-cgroup").without_agents().build().await?;
+    let node = cluster.node(0);
+    let _pod = cluster.pod("pod").start().await;
+    let empty = node.cgroup().child("empty")?;
+    let tells = async |want: &str, words: &str| {
+        eventually(&format!("`{words}` is told"), async || {
+            let (table, report) = status(node)?;
+            let conditions = report["agent"]["conditions"].as_array().context("there are conditions")?;
+            let found = conditions.iter().find(|one| one["type"] == "SocketsTranslated");
+            ensure!(found.context("not known yet")?["status"] == want, "{report:#}");
+            ensure!(table.contains(words), "{table}");
+            Ok(())
+        })
+        .await;
+    };
+    let setting = AgentSetting { cgroup: empty.path().to_owned(), ..node.setting().clone() };
+    let mut agent = Agent::spawn(&setting, node.netns())?;
+    agent.ready().await?;
+    tells("False", "sockets of pods are not translated: no process is in").await;
+    tells("False", "/empty, no process\n").await;
+    agent.terminate().await?;
+    let mut agent = Agent::spawn(node.setting(), node.netns())?;
+    agent.ready().await?;
+    tells("True", ", the processes below it\n").await;
+    agent.terminate().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_fill_of_the_tables_of_programs_tells() -> Result<()> {
+    let cluster = Cluster::start("fault-fill").await;
+    let hour = std::time::Duration::from_secs(3600);
+    let web = cluster.service("web").tcp(80).affinity(hour).backends(["a"]).await;
+    let node = cluster.node(0);
+    cluster.pod("vm").sandboxed_on(0).dials(web.vip()).times(3).always_reaches_one_of(["a"]).await;
+    let (table, report) = status(node)?;
+    for name in ["FLOWS_V4", "FLOWS_V6", "AFFINITY_V4", "AFFINITY_V6", "NEW_AFFINITY_V4", "NEW_AFFINITY_V6"] {
+        ensure!(table.contains(&format!("{name} ")), "{name} is missing: {table}");
+    }
+    let used = |name: &str| -> Result<u64> {
+        let tables = report["flow_tables"].as_array().context("a list")?;
+        let table = tables.iter().find(|table| table["name"] == name).context("it is there")?;
+        table["used"].as_u64().context("a number")
+    };
+    let flows = used("FLOWS_V4")?;
+    ensure!((3..100).contains(&flows), "{report:#}");
+    ensure!(used("AFFINITY_V4")? + used("NEW_AFFINITY_V4")? > 0, "{report:#}");
+    let metrics = get(node.netns(), ([127, 0, 0, 1], 10249).into(), "/metrics")?.body;
+    for series in
+        ["portreeve_table_entries{table=\"FLOWS_V4\"}", "portreeve_table_capacity{table=\"AFFINITY_V6\"}"]
+    {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse::<u64>().ok());
+        ensure!(value.is_some_and(|value| value > 0), "{series} is missing in:\n{metrics}");
+    }
+    Ok(())
+}
