@@ -80,7 +80,7 @@ pub async fn run(config: Config) -> Result<()> {
         run_dir,
     } = config;
     let state = Arc::new(AgentState::new(serving.health_timeout, Status::new(&policy.node_name))?);
-    let reports = follow_reports(&objects, &policy.node_name);
+    let reports = follow_reports(&objects, &policy.node_name, &state);
     let telemetry = Telemetry::new(Arc::clone(&state), reports.clone());
     let serve = Serve {
         reports: reports.clone(),
@@ -214,10 +214,11 @@ fn reader(policy: &Policy, dns: Option<&DnsConfig>) -> Reader {
 }
 
 /// Sends events to the API server that objects come from. With manifests there are no events.
-fn follow_reports(objects: &Objects, node: &str) -> mpsc::UnboundedSender<Report> {
+fn follow_reports(objects: &Objects, node: &str, state: &AgentState) -> mpsc::UnboundedSender<Report> {
     let (sender, reports) = mpsc::unbounded_channel();
     if let Objects::ApiServer(access) = objects {
-        tokio::spawn(events::send(access.clone(), node.to_owned(), reports));
+        let requests = state.source.requests.clone();
+        tokio::spawn(events::send(access.clone(), node.to_owned(), requests, reports));
     }
     sender
 }

@@ -1,5 +1,7 @@
 //! The state of the source of objects, stated by its watches and read by `observe`.
 
+mod requests;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -8,12 +10,18 @@ use std::{
 use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 
+pub use requests::RequestMetrics;
+
 /// A request without any response for this long is a fault, before it times out.
 const RESPONSE_OVERDUE: i64 = 60;
 
 /// Clones share the state.
 #[derive(Clone, Debug, Default)]
-pub struct SourceState(Arc<Mutex<SourceReport>>);
+pub struct SourceState {
+    report: Arc<Mutex<SourceReport>>,
+    /// Of the requests to the API server.
+    pub requests: RequestMetrics,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceReport {
@@ -76,7 +84,7 @@ impl SourceState {
     }
 
     fn lock(&self) -> MutexGuard<'_, SourceReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The metrics of the server.
 //!
-//! Each metric has two names: its own (`portreeve_dns_..`), and that of CoreDNS, so that dashboards keep working.
+//! Each metric has its own name (`portreeve_dns_..`). One that CoreDNS has, has its name, too, so that dashboards keep
+//! working.
 //! The path of a query uses handles that were looked up before, without locks.
 
 mod cache;
@@ -21,10 +22,11 @@ pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use labels::rcode_word;
 pub use losses::{Loss, Losses, RateLimited};
 pub use plugins::{HealthMetrics, HostsMetrics, TemplateMetrics};
-use prometheus::{HistogramVec, IntCounter, IntGaugeVec, Registry};
+use prometheus::{HistogramVec, IntCounter, IntGaugeVec, Registry, process_collector::ProcessCollector};
 pub use queries::{Plugin, QueryMetrics, Transport};
 pub use refusals::{Refusal, Refusals};
-use register::{Register, doubling};
+pub use register::Described;
+use register::{FIXED, Register, doubling};
 
 use crate::observe::{
     alarms::{Alarm, Alarms},
@@ -35,6 +37,9 @@ use crate::observe::{
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// The process: memory, CPU time, file descriptors.
+    process: Registry,
+    described: Arc<[Described]>,
     clients: Arc<Clients>,
     queries: queries::Families,
     cache: cache::Families,
@@ -52,7 +57,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
-        let new = Register(&registry);
+        let new = Register::new(&registry);
         let clients = Arc::default();
         let metrics = Self {
             queries: queries::Families::new(&new, &clients),
@@ -76,10 +81,17 @@ impl Default for Metrics {
             alarms: Alarms::default(),
             alarm: new.gauges("forward_alarm", "1 while the alarm of the upstreams lasts.", &["alarm"]),
             registry: registry.clone(),
+            process: Registry::new(),
+            described: Arc::default(),
         };
         let build = new.gauges("build_info", "Always 1, with the version as its label.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        metrics
+        metrics.process.register(Box::new(ProcessCollector::for_self())).expect(FIXED);
+        let described = new.described().into_iter().chain(clients::described());
+        let named = |one: Described| -> Vec<_> {
+            expose::names(&one.name).map(|name| Described { name, ..one.clone() }).collect()
+        };
+        Self { described: described.flat_map(named).collect(), ..metrics }
     }
 }
 
@@ -171,6 +183,11 @@ impl Metrics {
         &self.alarms
     }
 
+    /// All families under all of their names, for the reference.
+    pub fn described(&self) -> &[Described] {
+        &self.described
+    }
+
     /// The metrics in the text format of Prometheus.
     pub fn text(&self) -> String {
         let present = self.alarms.present();
@@ -180,6 +197,6 @@ impl Metrics {
         }
         let mut families = self.registry.gather();
         families.extend(clients::families(&self.clients.total()));
-        expose::text(families)
+        expose::text(families, self.process.gather())
     }
 }

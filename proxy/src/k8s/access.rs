@@ -166,6 +166,15 @@ fn parse_url(text: &str) -> Result<Uri, AccessError> {
     if is_web && url.host().is_some() { Ok(url) } else { Err(error()) }
 }
 
+/// The status of a response, also of an error of the API server. `None`: there is no response.
+pub fn status_code<T>(response: &Result<T, kube::Error>) -> Option<u16> {
+    match response {
+        Ok(_) => Some(200),
+        Err(kube::Error::Api(status)) => Some(status.code),
+        Err(_) => None,
+    }
+}
+
 impl Connection {
     /// Adds the bearer token, if there is a token file. Client certificates are the HTTP client's business.
     pub fn authorize(&self, request: &mut http::Request<Vec<u8>>) {

@@ -12,11 +12,14 @@ use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tracing::debug;
 
-use super::access::{Access, Connection};
-use crate::{error::chain, model::service::ServiceKey};
+use super::access::{Access, Connection, status_code};
+use crate::{error::chain, model::service::ServiceKey, source_state::RequestMetrics};
 
 /// Value of `reportingController`.
 const CONTROLLER: &str = "portreeve";
@@ -138,12 +141,17 @@ impl Report {
 }
 
 /// Sends reports until the channel closes.
-pub async fn send(access: Access, node: String, mut reports: mpsc::UnboundedReceiver<Report>) {
+pub async fn send(
+    access: Access,
+    node: String,
+    requests: RequestMetrics,
+    mut reports: mpsc::UnboundedReceiver<Report>,
+) {
     while let Some(report) = reports.recv().await {
         let event = report.event(&node, Timestamp::now());
         let sent = timeout(REQUEST_TIMEOUT, async {
             let connection = access.connect().await.map_err(|error| chain(&error))?;
-            create(&connection, &event).await
+            create(&connection, &event, &requests).await
         });
         match sent.await {
             Ok(Ok(())) => {}
@@ -153,7 +161,7 @@ pub async fn send(access: Access, node: String, mut reports: mpsc::UnboundedRece
     }
 }
 
-async fn create(connection: &Connection, event: &Event) -> Result<(), String> {
+async fn create(connection: &Connection, event: &Event, requests: &RequestMetrics) -> Result<(), String> {
     let namespace = event.metadata.namespace.as_deref().unwrap_or(NAMESPACE);
     let body = serde_json::to_vec(event).map_err(|error| error.to_string())?;
     let mut request = Request::post(format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events"))
@@ -161,7 +169,9 @@ async fn create(connection: &Connection, event: &Event) -> Result<(), String> {
         .body(body)
         .map_err(|error| error.to_string())?;
     connection.authorize(&mut request);
+    let began = Instant::now();
     let created = connection.client.request::<serde_json::Value>(request).await;
+    requests.observe("POST", &connection.url, began.elapsed(), status_code(&created));
     created.map(drop).map_err(|error| chain(&error))
 }
 

@@ -76,7 +76,7 @@ async fn run(settings: Settings, updates: mpsc::Sender<Update>) {
     let Settings { access, reader, timing, state } = settings;
     let selections = selections(&reader);
     let shared = Shared {
-        api: &Api::new(access),
+        api: &Api::new(access, state.requests.clone()),
         sender: &UpdateSender::new(updates, selections.iter().map(|selection| selection.kind)),
         failures: &FailureLog::default(),
         state: &state,

@@ -108,8 +108,9 @@ pub struct PassSummary {
 impl AgentState {
     pub fn new(health_timeout: Duration, status: Status) -> Result<Self> {
         let phase = watch::Sender::new(status.phase.clone());
+        let source = SourceState::default();
         Ok(Self {
-            metrics: Metrics::new()?,
+            metrics: Metrics::new(&source.requests)?,
             health: Mutex::new(ProxyHealth::new(health_timeout)),
             last_heartbeat: Mutex::default(),
             status: Mutex::new(status),
@@ -119,7 +120,7 @@ impl AgentState {
             programmed_triggers: Mutex::default(),
             query_source: OnceLock::new(),
             dns_faults: Faults::default(),
-            source: SourceState::default(),
+            source,
             name_server_age: OnceLock::new(),
             conditions: Conditions::default(),
         })

@@ -19,7 +19,7 @@ use crate::{
         unserved::Unserved,
     },
     reconcile::Fill,
-    source_state::SourceReport,
+    source_state::{RequestMetrics, SourceReport},
 };
 
 const FAMILY: &str = "ip_family";
@@ -190,7 +190,8 @@ fn described(
 }
 
 impl Metrics {
-    pub fn new() -> Result<Self, prometheus::Error> {
+    /// `requests`: of the source, which counts them.
+    pub fn new(requests: &RequestMetrics) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let of = Registrar { registry: &registry, described: RefCell::default() };
         let metrics = Self {
@@ -257,6 +258,8 @@ impl Metrics {
             registry: registry.clone(),
         };
         of.build_info()?;
+        of.register("counter", requests.count.clone())?;
+        of.register("histogram", requests.duration.clone())?;
         let process = prometheus::process_collector::ProcessCollector::for_self();
         let described = described(of.described.into_inner(), &process)?;
         registry.register(Box::new(process))?;
@@ -521,7 +524,7 @@ mod tests {
 
     #[test]
     fn kernel_counters_and_agent_metrics_are_rendered_together() {
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(&RequestMetrics::default()).unwrap();
         metrics.observe_sync(true, Duration::from_millis(3));
         metrics.set_fill(&[Fill { map: "SLOTS", used: 7, capacity: 100 }]);
         let service = ServicePortKey {
@@ -599,7 +602,7 @@ mod tests {
 
     #[test]
     fn every_metric_passes_promtools_lint() {
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(&RequestMetrics::default()).unwrap();
         let named = |described: &&Described| !OF_KUBE_PROXY.contains(&described.name.as_str());
         let wrong: Vec<_> = metrics
             .described()
@@ -609,6 +612,18 @@ mod tests {
             .filter(|(_, complaints)| !complaints.is_empty())
             .collect();
         assert!(wrong.is_empty(), "{wrong:#?}");
+        let dns = ::dns::observe::metrics::Metrics::default();
+        let of_dns = dns.described().iter().map(|one| Described {
+            name: one.name.clone(),
+            kind: one.kind,
+            labels: one.labels.clone(),
+            help: one.help.clone(),
+        });
+        let wrong: Vec<_> = of_dns
+            .map(|described| (described.name.clone(), complaints(&described)))
+            .filter(|(_, complaints)| !complaints.is_empty())
+            .collect();
+        assert!(wrong.is_empty(), "of DNS: {wrong:#?}");
         let names: std::collections::BTreeSet<_> =
             metrics.described().iter().map(|described| &described.name).collect();
         assert_eq!(names.len(), metrics.described().len(), "each is registered once");
@@ -617,12 +632,9 @@ mod tests {
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
     const INTRODUCTION: &str = "# Metrics
 
-The agent serves these at `--metrics-bind-address` under `/metrics`. `kubeproxy_*` have kube-proxy's names and meanings, so
-that its dashboards and alerts keep working. There is no Go runtime: the `go_*` series of other components do not exist.
-`rest_client_*` does not exist either: see `portreeve_source_failing` and `portreeve_condition{type=\"SourceWatched\"}`.
-
-The name server has a server of its own, see [replacing-coredns.md](replacing-coredns.md). Each of its metrics has two names:
-CoreDNS's, `coredns_*`, and `portreeve_dns_*`.
+The agent serves these at `--metrics-bind-address` under `/metrics`. `kubeproxy_*` have kube-proxy's names and meanings, and
+`rest_client_*` those of client-go, so that dashboards and alerts keep working. There is no Go runtime: the `go_*` series of
+other components do not exist.
 
 A useful alert is `portreeve_condition{status=\"False\"} == 1`: `portreeve status` shows the message.
 
@@ -632,12 +644,34 @@ This page is generated: `UPDATE_EXPECT=1 cargo test -p proxy --lib observe::metr
 | --- | --- | --- | --- |
 ";
 
+    const OF_NAMES: &str = "
+## DNS
+
+The name server has a server of its own (`--dns-metrics-bind-address`, or `prometheus` in the Corefile), see
+[replacing-coredns.md](replacing-coredns.md). It serves its own names, `portreeve_dns_*`; those that CoreDNS has under its name,
+too; and `process_*` as above.
+
+| metric | type | labels | meaning |
+| --- | --- | --- | --- |
+";
+
     #[test]
     fn the_page_lists_every_metric() {
-        let mut page = INTRODUCTION.to_owned();
-        for Described { name, kind, labels, help } in Metrics::new().unwrap().described() {
+        let row = |name: &str, kind: &str, labels: &[String], help: &str| {
             let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-            page += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
+            format!("| `{name}` | {kind} | {labels} | {help} |\n")
+        };
+        let mut page = INTRODUCTION.to_owned();
+        for Described { name, kind, labels, help } in
+            Metrics::new(&RequestMetrics::default()).unwrap().described()
+        {
+            page += &row(name, kind, labels, help);
+        }
+        page += OF_NAMES;
+        let mut names = ::dns::observe::metrics::Metrics::default().described().to_vec();
+        names.sort();
+        for one in names {
+            page += &row(&one.name, one.kind, &one.labels, &one.help);
         }
         expect_test::expect_file![PAGE].assert_eq(&page);
     }

@@ -1,17 +1,58 @@
-//! The exposition format, with two names for each metric.
+//! The exposition format: each metric under its own name, and those that CoreDNS has under its name, too.
 
 use prometheus::{TextEncoder, proto::MetricFamily};
 
 const COREDNS: &str = "coredns_";
 const PORTREEVE: &str = "portreeve_dns_";
 
-/// Encodes the families, which are registered without a prefix. `portreeve_dns_dns_` is shortened to
-/// `portreeve_dns_`.
-pub(super) fn text(families: Vec<MetricFamily>) -> String {
-    let mut named = Vec::with_capacity(families.len() * 2);
+/// The metrics of CoreDNS 1.14 that exist here, without the prefix. No other name may have its prefix: a later version of
+/// CoreDNS could give it another meaning.
+const OF_COREDNS: [&str; 30] = [
+    "build_info",
+    "cache_entries",
+    "cache_evictions_total",
+    "cache_hits_total",
+    "cache_misses_total",
+    "cache_prefetch_total",
+    "cache_requests_total",
+    "cache_served_stale_total",
+    "dns_do_requests_total",
+    "dns_request_duration_seconds",
+    "dns_request_size_bytes",
+    "dns_requests_total",
+    "dns_response_size_bytes",
+    "dns_responses_total",
+    "forward_healthcheck_broken_total",
+    "forward_max_concurrent_rejects_total",
+    "health_request_duration_seconds",
+    "health_request_failures_total",
+    "hosts_entries",
+    "hosts_reload_timestamp_seconds",
+    "kubernetes_dns_programming_duration_seconds",
+    "panics_total",
+    "plugin_enabled",
+    "proxy_conn_cache_hits_total",
+    "proxy_conn_cache_misses_total",
+    "proxy_healthcheck_failures_total",
+    "proxy_request_duration_seconds",
+    "reload_failed_total",
+    "template_matches_total",
+    "template_rr_failures_total",
+];
+
+/// The full names of a family. `portreeve_dns_dns_` is shortened to `portreeve_dns_`.
+pub(super) fn names(stem: &str) -> impl Iterator<Item = String> {
+    let own = format!("{PORTREEVE}{}", stem.trim_start_matches("dns_"));
+    let of_coredns = OF_COREDNS.contains(&stem).then(|| format!("{COREDNS}{stem}"));
+    of_coredns.into_iter().chain([own])
+}
+
+/// Encodes the families, which are registered without a prefix; and those of the process, which have their names.
+pub(super) fn text(families: Vec<MetricFamily>, of_process: Vec<MetricFamily>) -> String {
+    let mut named = of_process;
     for family in families {
         let stem = family.name().to_owned();
-        for name in [format!("{COREDNS}{stem}"), format!("{PORTREEVE}{}", stem.trim_start_matches("dns_"))] {
+        for name in names(&stem) {
             let mut family = family.clone();
             family.set_name(name);
             named.push(family);
@@ -32,7 +73,7 @@ mod tests {
     use crate::observe::metrics::{Metrics, Plugin, Transport};
 
     #[test]
-    fn each_metric_has_two_names() {
+    fn a_metric_of_coredns_has_two_names_and_others_one() {
         let metrics = Metrics::default();
         let queries = metrics.queries("dns://:53", ".");
         queries.count_query(Transport::Tcp, true, RecordType::AAAA, false, 40);
@@ -53,8 +94,14 @@ mod tests {
             "coredns_forward_max_concurrent_rejects_total 1",
             "portreeve_dns_forward_max_concurrent_rejects_total 1",
             "# TYPE coredns_dns_request_size_bytes histogram",
+            "# TYPE portreeve_dns_lost_total counter",
+            "# TYPE process_resident_memory_bytes gauge",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nis missing in\n{text}");
         }
+        assert!(
+            !text.contains("coredns_dns_lost_total"),
+            "no name is invented under the prefix of CoreDNS: {text}"
+        );
     }
 }

@@ -687,7 +687,7 @@ async fn a_looping_upstream_is_excluded() {
         }
     });
     let text = || context.metrics.text();
-    let found = format!("coredns_forward_loops_total{{to=\"{}\"}} 1", mirror.address);
+    let found = format!("portreeve_dns_forward_loops_total{{to=\"{}\"}} 1", mirror.address);
     while !text().contains(&found) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

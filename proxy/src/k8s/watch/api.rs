@@ -5,12 +5,15 @@ use std::{cell::RefCell, pin::Pin, rc::Rc, time::Duration};
 use futures_util::{AsyncBufRead, AsyncBufReadExt as _};
 use http::Request;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::error::ApiError;
-use crate::k8s::{
-    access::{Access, Connection},
-    object::Kind,
+use crate::{
+    k8s::{
+        access::{Access, Connection, status_code},
+        object::Kind,
+    },
+    source_state::RequestMetrics,
 };
 
 /// Characters with a meaning in the query of a URL.
@@ -18,6 +21,7 @@ const RESERVED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').ad
 
 pub struct Api {
     access: Access,
+    requests: RequestMetrics,
     /// Created at the first request, and again after the credentials were rejected.
     connection: RefCell<Option<Rc<Connection>>>,
 }
@@ -28,8 +32,8 @@ pub struct Body {
 }
 
 impl Api {
-    pub fn new(access: Access) -> Self {
-        Self { access, connection: RefCell::default() }
+    pub fn new(access: Access, requests: RequestMetrics) -> Self {
+        Self { access, requests, connection: RefCell::default() }
     }
 
     /// Sends a GET request. Errors: among others, no response headers within `header_timeout`.
@@ -42,7 +46,11 @@ impl Api {
             .body(Vec::new())
             .map_err(|error| ApiError::Malformed(error.to_string()))?;
         connection.authorize(&mut request);
-        match timeout(header_timeout, connection.client.request_stream(request)).await {
+        let began = Instant::now();
+        let response = timeout(header_timeout, connection.client.request_stream(request)).await;
+        let code = response.as_ref().ok().and_then(status_code);
+        self.requests.observe("GET", &connection.url, began.elapsed(), code);
+        match response {
             Ok(Ok(reader)) => Ok(Body { reader: Box::pin(reader) }),
             Ok(Err(error)) => Err(ApiError::new(&error, kind, &connection.url)),
             Err(_) => Err(ApiError::Stalled(header_timeout)),
