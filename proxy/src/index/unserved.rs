@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::Index;
 use crate::model::{
     address::{IpFamily, Protocol},
+    backend::SlicePort,
     frontend::{FrontendAddress, FrontendKey},
     service::{ServiceInfo, ServiceKey},
     unserved::{PortNames, Unserved},
@@ -60,23 +61,33 @@ fn port_names(index: &Index, service: &ServiceInfo) -> impl Iterator<Item = Unse
     let served = IpFamily::BOTH.into_iter().filter(|family| service.cluster_ips.get(*family).is_some());
     served.flat_map(move |family| {
         let theirs = unmatched_ports(index, service, family);
-        let ports = service.ports.iter().filter(|_| !theirs.is_empty());
-        let ports: Vec<_> = ports
-            .map(|port| service.port_key(port))
-            .filter(|port| index.candidates(port, family).is_empty())
-            .map(|port| Unserved::PortNames { port, family, theirs: theirs.clone() })
-            .collect();
+        if theirs.is_empty() {
+            return Vec::new();
+        }
+        let fed: HashSet<(&str, Protocol)> =
+            offered_ports(index, service, family).map(|port| (&*port.name, port.protocol)).collect();
+        let ports = service.ports.iter().filter(|port| !fed.contains(&(&*port.name, port.protocol)));
         ports
+            .map(|port| Unserved::PortNames { port: service.port_key(port), family, theirs: theirs.clone() })
+            .collect()
     })
+}
+
+/// The ports of a Service's slices of a family with endpoints.
+fn offered_ports<'a>(
+    index: &'a Index,
+    service: &'a ServiceInfo,
+    family: IpFamily,
+) -> impl Iterator<Item = &'a SlicePort> {
+    let slices = index.slices_of(&service.key, family).filter(|slice| !slice.candidates.is_empty());
+    slices.flat_map(|slice| slice.ports.iter())
 }
 
 /// The ports for which a Service's slices of a family have endpoints, but which the Service does not define.
 pub fn unmatched_ports(index: &Index, service: &ServiceInfo, family: IpFamily) -> PortNames {
-    let slices = index.slices_of(&service.key, family).filter(|slice| !slice.candidates.is_empty());
-    let ports = slices.flat_map(|slice| slice.ports.iter());
     let defined: HashSet<(&str, Protocol)> =
         service.ports.iter().map(|own| (&*own.name, own.protocol)).collect();
-    ports
+    offered_ports(index, service, family)
         .filter(|port| !defined.contains(&(&*port.name, port.protocol)))
         .map(|port| (port.name.clone(), port.protocol))
         .collect()

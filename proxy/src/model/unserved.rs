@@ -35,8 +35,35 @@ impl Unserved {
     }
 }
 
-/// Names and protocols of ports.
-pub type PortNames = BTreeSet<(ArcStr, Protocol)>;
+/// Names and protocols of ports. Only the first are kept: each port of a Service without endpoints names those of its slices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortNames {
+    first: BTreeSet<(ArcStr, Protocol)>,
+    more: usize,
+}
+
+/// Limit of names and port numbers in a sentence.
+const NAMED: usize = 8;
+
+impl PortNames {
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+}
+
+impl FromIterator<(ArcStr, Protocol)> for PortNames {
+    fn from_iter<I: IntoIterator<Item = (ArcStr, Protocol)>>(names: I) -> Self {
+        let all: BTreeSet<_> = names.into_iter().collect();
+        let more = all.len().saturating_sub(NAMED);
+        Self { first: all.into_iter().take(NAMED).collect(), more }
+    }
+}
+
+impl<const N: usize> From<[(ArcStr, Protocol); N]> for PortNames {
+    fn from(names: [(ArcStr, Protocol); N]) -> Self {
+        names.into_iter().collect()
+    }
+}
 
 impl fmt::Display for Unserved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,8 +101,14 @@ pub fn label(port: &ServicePortKey) -> String {
 
 /// The difference between the name of a service port and those of the slices' ports.
 pub fn mismatch(theirs: &PortNames) -> String {
-    let names: Vec<_> = theirs.iter().map(|(name, protocol)| named(name, *protocol)).collect();
-    format!("the EndpointSlices of the Service have endpoints for {} instead", names.join(", "))
+    let names = theirs.first.iter().map(|(name, protocol)| named(name, *protocol));
+    format!("the EndpointSlices of the Service have endpoints for {} instead", joined(names, theirs.more))
+}
+
+fn joined(first: impl Iterator<Item = String>, more: usize) -> String {
+    let first: Vec<_> = first.collect();
+    let first = first.join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
 fn named(name: &str, protocol: Protocol) -> String {
@@ -87,6 +120,6 @@ fn named(name: &str, protocol: Protocol) -> String {
 }
 
 pub fn list(ports: &BTreeSet<u16>) -> String {
-    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
-    ports.join(", ")
+    let more = ports.len().saturating_sub(NAMED);
+    joined(ports.iter().take(NAMED).map(u16::to_string), more)
 }
