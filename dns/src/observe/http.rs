@@ -151,6 +151,13 @@ mod tests {
         sent.is_ok() && stream.read_exact(&mut answer).await.is_ok() && answer == *b"HTTP/1.1 200 OK"
     }
 
+    async fn read_body(stream: &mut TcpStream) {
+        let mut rest = Vec::new();
+        while !rest.ends_with(b"hello") {
+            rest.push(stream.read_u8().await.unwrap());
+        }
+    }
+
     #[tokio::test]
     async fn silent_connections_are_closed() {
         let limits = Limits { request_timeout: Duration::from_millis(100), ..LIMITS };
@@ -175,15 +182,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn own_connections_stay_however_many_others_come() {
+        let address = start(with(Capacity { others: 2, own: 1, per_client: 2 })).await;
+        // It waits longest: the connection that a kubelet keeps between its probes.
+        let mut own = connect([127, 0, 0, 1], address).await;
+        assert!(is_answered(&mut own).await);
+        read_body(&mut own).await;
+        let mut others = Vec::new();
+        for n in 0..8 {
+            let mut other = connect([127, 0, 1, n], address).await;
+            assert!(is_answered(&mut other).await, "{n}");
+            others.push(other);
+        }
+        assert!(is_answered(&mut own).await, "closed for the connections of others");
+    }
+
+    #[tokio::test]
     async fn active_connections_stay_at_the_limit() {
         let address = start(with(Capacity { others: 2, own: 1, per_client: 2 })).await;
         let mut silent = connect([127, 0, 0, 2], address).await;
         let mut active = connect([127, 0, 0, 3], address).await;
         assert!(is_answered(&mut active).await);
-        let mut rest = Vec::new();
-        while !rest.ends_with(b"hello") {
-            rest.push(active.read_u8().await.unwrap());
-        }
+        read_body(&mut active).await;
         assert!(is_answered(&mut connect([127, 0, 0, 1], address).await).await, "own");
         assert!(is_answered(&mut connect([127, 0, 0, 4], address).await).await, "another client");
         assert_eq!(silent.read(&mut [0]).await.unwrap_or_default(), 0, "closed");

@@ -148,7 +148,11 @@ mod tests {
         assert!(first.rank() < second.rank());
         let in_request = first.begin_request();
         assert!(second.rank() < first.rank());
+        // Also if the other one's request, which is over, began later.
+        drop(second.begin_request());
+        assert!(second.rank() < first.rank());
         drop(in_request);
+        drop(first.begin_request());
         assert!(second.rank() < first.rank(), "its request is later");
     }
 }
