@@ -150,6 +150,23 @@ fn no_container_is_privileged_but_the_first_one() {
     }
 }
 
+/// A port of the node may be another agent's, and full of others' connections.
+#[test]
+fn every_probe_uses_the_control_socket() {
+    let set: DaemonSet = typed(&base(), "DaemonSet");
+    let (_, main) = containers(&set);
+    let [agent] = main.as_slice() else { panic!("one container") };
+    for (name, probe, flag) in [
+        ("startup", &agent.startup_probe, Some("--ready")),
+        ("readiness", &agent.readiness_probe, None),
+        ("liveness", &agent.liveness_probe, Some("--live")),
+    ] {
+        let exec = probe.as_ref().and_then(|probe| probe.exec.as_ref()).and_then(|exec| exec.command.clone());
+        let want: Vec<String> = ["/portreeve", "status"].into_iter().chain(flag).map(str::to_owned).collect();
+        assert_eq!(exec, Some(want), "{name}");
+    }
+}
+
 /// The whole list: a right that is added anywhere fails here.
 #[test]
 fn the_pod_has_no_other_rights() {

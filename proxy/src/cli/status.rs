@@ -25,9 +25,12 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     find: FindArgs,
-    /// Exit with 0 once the agent is synced, even if degraded: for liveness probes
+    /// Exit with 0 once the agent is synced, even if degraded: for startup probes
     #[arg(long)]
     ready: bool,
+    /// Exit with 0 while the agent works as /livez tells, even if degraded: for liveness probes, which need no port then
+    #[arg(long, conflicts_with = "ready")]
+    live: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -76,7 +79,8 @@ pub fn run(args: Args) -> Result<()> {
         Format::Table => output::print(&table(&report, Timestamp::now()))?,
     }
     match report.faults.as_slice() {
-        _ if args.ready && report.is_ready() => Ok(()),
+        _ if args.ready && report.is_ready() || args.live && report.is_live() => Ok(()),
+        [] if args.live => bail!("not live: changes are overdue"),
         [] => Ok(()),
         [only] => bail!("degraded: {only}"),
         [first, rest @ ..] => bail!("degraded: {first}, and {} more", rest.len()),
@@ -124,6 +128,11 @@ impl StatusReport {
     fn is_ready(&self) -> bool {
         let phase = self.agent.as_ref().map(|agent| &agent.phase);
         matches!(phase, Some(Phase::Serving | Phase::Waiting { .. }))
+    }
+
+    /// Whether the agent answers, its loop turns, and no change is overdue.
+    fn is_live(&self) -> bool {
+        self.agent.as_ref().is_some_and(|agent| agent.is_live.unwrap_or(!agent.hangs))
     }
 }
 
@@ -386,6 +395,30 @@ mod tests {
                 "NameServerAlive False 30s NoHeartbeat the name server does not answer",
             ]
         );
+    }
+
+    #[test]
+    fn an_agent_lives_as_livez_tells() {
+        let earlier = Status { is_live: None, ..serving() };
+        for (agent, want) in [
+            (Some(Status { is_live: Some(true), ..serving() }), true),
+            // Degraded, and alive.
+            (
+                Some(Status {
+                    is_live: Some(true),
+                    unattached: vec!["cannot attach to eth0".to_owned()],
+                    ..serving()
+                }),
+                true,
+            ),
+            // Overdue changes are no fault of `status` yet.
+            (Some(Status { is_live: Some(false), ..serving() }), false),
+            (Some(earlier.clone()), true),
+            (Some(Status { hangs: true, ..earlier }), false),
+            (None, false),
+        ] {
+            assert_eq!(report(agent.clone(), 3).is_live(), want, "{agent:?}");
+        }
     }
 
     #[test]

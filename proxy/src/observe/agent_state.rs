@@ -172,6 +172,7 @@ impl AgentState {
         status.last_sync = health.last_updated();
         status.pending_since = health.pending_since();
         status.hangs = health.hangs();
+        status.is_live = Some(health.is_healthy(Timestamp::now()));
         status.dns_faults = self.dns_faults.errors();
         status.source = Some(self.source.report());
         status.name_server = self.name_server_age.get().map(|age| NameServerStatus::new(age()));

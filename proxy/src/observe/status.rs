@@ -60,6 +60,9 @@ pub struct Status {
     /// The loop hangs; only the serving thread works.
     #[serde(default)]
     pub hangs: bool,
+    /// Whether /livez is answered with 200. `None`: an earlier version.
+    #[serde(default)]
+    pub is_live: Option<bool>,
     pub tables: Vec<Table>,
     /// Missing in the status of earlier versions, as all that follow.
     #[serde(default)]
@@ -233,6 +236,7 @@ impl Status {
             unattached: Vec::new(),
             dns_faults: Vec::new(),
             hangs: false,
+            is_live: None,
             tables: Vec::new(),
             conditions: Vec::new(),
             source: None,
