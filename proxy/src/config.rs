@@ -82,6 +82,8 @@ pub struct WatchedFile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostConfig {
     pub conntrack: Option<ConntrackConfig>,
+    /// Reserve a range of ports for masquerading if the node's own connections may have all.
+    pub reserve_ports: bool,
     pub oom_score_adj: Option<i32>,
 }
 

@@ -1,5 +1,5 @@
-//! Settings of the node outside of the data plane: nf_conntrack sysctls and the agent's OOM score. Best effort: the agent
-//! logs a setting that it may not change, and continues.
+//! Settings of the node outside of the data plane: nf_conntrack sysctls, reserved ports and the agent's OOM score. Best
+//! effort: the agent logs a setting that it may not change, and continues.
 
 mod ports;
 mod sysctls;
@@ -16,10 +16,16 @@ use crate::{
 };
 use sysctls::{ROOT, Setting, SysctlError};
 
+/// The remedy where this process may not write sysctls.
+const PRIVILEGED: &str = "run with --init-only in a privileged container";
+
 /// Applies the configured settings that differ, and logs those that cannot be set. The agent works without each of them.
 /// Returns those that this node does not permit, each in a sentence.
 pub fn apply(config: &HostConfig) -> Vec<String> {
     let mut impossible: Vec<String> = config.conntrack.iter().flat_map(apply_conntrack).collect();
+    if config.reserve_ports {
+        impossible.extend(reserve_ports());
+    }
     impossible.extend(config.oom_score_adj.and_then(apply_oom_score));
     impossible
 }
@@ -28,6 +34,23 @@ pub fn apply(config: &HostConfig) -> Vec<String> {
 /// does not permit that.
 pub fn hand_over_connections() -> Option<String> {
     apply_sysctl(&sysctls::MIGRATE_REQUESTS)
+}
+
+/// Reserves a range of ports for masquerading where the node's own connections may have all. Returns the reason if the
+/// node does not permit that.
+fn reserve_ports() -> Option<String> {
+    const SYSCTL: &str = "net.ipv4.ip_local_reserved_ports";
+    match ports::reserve(ROOT.as_ref()) {
+        Ok(None) => None,
+        Ok(Some(value)) => {
+            info!(sysctl = SYSCTL, value, "sysctl set");
+            None
+        }
+        Err(error) => {
+            warn!(sysctl = SYSCTL, %error, remedy = PRIVILEGED, "no ports reserved for masquerading");
+            Some(format!("no ports are reserved for masquerading in sysctl {SYSCTL}: {error}; {PRIVILEGED}"))
+        }
+    }
 }
 
 fn apply_conntrack(config: &ConntrackConfig) -> Vec<String> {
@@ -53,9 +76,9 @@ fn apply_sysctl(setting: &Setting) -> Option<String> {
             Some(format!("sysctl {name} is not {value}: it does not exist here"))
         }
         Err(error) => {
-            let (error, remedy) = (chain(&error), "run with --init-only in a privileged container");
-            warn!(error, remedy, "sysctl not set");
-            Some(format!("sysctl {name} is not {value}: {error}; {remedy}"))
+            let error = chain(&error);
+            warn!(error, remedy = PRIVILEGED, "sysctl not set");
+            Some(format!("sysctl {name} is not {value}: {error}; {PRIVILEGED}"))
         }
     }
 }

@@ -37,8 +37,11 @@ pub fn effective_config(
 fn of_file(flags: &KubeProxyArgs, file: ConfigFile) -> EffectiveConfig {
     warn_of_overridden(&flags.overridden());
     let ConfigFile { path, text, config, settings, warnings: _ } = file;
-    let host =
-        HostConfig { conntrack: Some(settings.conntrack), oom_score_adj: Some(settings.oom_score_adj) };
+    let host = HostConfig {
+        conntrack: Some(settings.conntrack),
+        reserve_ports: true,
+        oom_score_adj: Some(settings.oom_score_adj),
+    };
     EffectiveConfig { settings, config, host, file: Some(WatchedFile { path, text }) }
 }
 
@@ -62,6 +65,7 @@ fn of_flags(flags: &KubeProxyArgs, policy: &PolicyArgs) -> Result<EffectiveConfi
     let settings = flags.settings(&config)?;
     let host = HostConfig {
         conntrack: flags.has_conntrack().then_some(settings.conntrack),
+        reserve_ports: flags.init_only,
         oom_score_adj: flags.has_oom_score_adj().then_some(settings.oom_score_adj),
     };
     Ok(EffectiveConfig { settings, config, host, file: None })

@@ -40,7 +40,7 @@ pub struct KubeProxyArgs {
     /// Feature gates of kube-proxy; only AllowServiceExternalIPs=false has an effect
     #[arg(long, value_name = "NAME=BOOL,..", value_parser = feature_gates)]
     feature_gates: Option<BTreeMap<String, bool>>,
-    /// Apply the settings that need full privileges (conntrack sysctls) and exit
+    /// Apply the settings that need full privileges (conntrack sysctls, ports reserved for masquerading) and exit
     #[arg(long)]
     pub init_only: bool,
     /// Write kube-proxy's default configuration to this file and exit

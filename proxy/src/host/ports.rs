@@ -1,14 +1,18 @@
 //! Masquerade ports: those that the kernel gives to no socket of the node by itself.
 
-use std::fs;
+use std::{fs, io, path::Path};
 
 use tracing::warn;
+
+use super::sysctls::ROOT;
 
 /// The first unprivileged port.
 const FIRST: u16 = 1024;
 const LAST: u16 = u16::MAX;
-const LOCAL_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+const LOCAL_RANGE: &str = "proc/sys/net/ipv4/ip_local_port_range";
+const RESERVED: &str = "proc/sys/net/ipv4/ip_local_reserved_ports";
+/// The range that is reserved where no other is free: above the kernel's default of ephemeral ports.
+const OWN_RANGE: &str = "61000-65535";
 /// Minimum size of the range. Fewer ports would soon be exhausted between the node and one backend.
 const MIN_PORTS: usize = 1024;
 
@@ -25,10 +29,20 @@ pub struct EphemeralPorts {
 impl EphemeralPorts {
     /// Reads the sysctls of this network namespace. Returns `None` if the range cannot be read.
     pub fn read() -> Option<Self> {
-        let text = fs::read_to_string(LOCAL_RANGE).ok()?;
+        Self::read_below(ROOT.as_ref())
+    }
+
+    fn read_below(system: &Path) -> Option<Self> {
+        let text = fs::read_to_string(system.join(LOCAL_RANGE)).ok()?;
         let (low, high) = parse(&text)?;
-        let reserved = fs::read_to_string(RESERVED).unwrap_or_default().trim().to_owned();
+        let reserved = fs::read_to_string(system.join(RESERVED)).unwrap_or_default().trim().to_owned();
         Some(Self { low, high, reserved })
+    }
+
+    /// The value of `ip_local_reserved_ports` with a range for masquerading. What is reserved stays so.
+    pub fn with_own_range(&self) -> String {
+        let also = if self.reserved.is_empty() { String::new() } else { format!("{},", self.reserved) };
+        format!("{also}{OWN_RANGE}")
     }
 
     /// The largest range of unprivileged ports that are not ephemeral, inclusive. Returns `None` if it is too small.
@@ -62,10 +76,26 @@ fn size(range: Option<(u16, u16)>) -> usize {
 /// unprivileged ports, and each port is checked for a socket.
 pub fn masquerade_ports() -> (u16, u16) {
     let ephemeral = EphemeralPorts::read().unwrap_or_else(|| {
-        warn!(file = LOCAL_RANGE, "cannot read the ephemeral port range, using the kernel's default");
+        warn!(
+            sysctl = "net.ipv4.ip_local_port_range",
+            "cannot read the ephemeral port range, using the kernel's default"
+        );
         EphemeralPorts { low: 32_768, high: 60_999, reserved: String::new() }
     });
     ephemeral.free_range().unwrap_or((FIRST, LAST))
+}
+
+/// Reserves a range for masquerading if the node's own sockets may have all ports. Returns the new value of
+/// `ip_local_reserved_ports`, `None` if there is such a range already. The kernel lets programs bind to reserved ports; it
+/// only does not choose them.
+pub fn reserve(system: &Path) -> io::Result<Option<String>> {
+    let Some(ephemeral) = EphemeralPorts::read_below(system).filter(|found| found.free_range().is_none())
+    else {
+        return Ok(None);
+    };
+    let reserved = ephemeral.with_own_range();
+    fs::write(system.join(RESERVED), &reserved)?;
+    Ok(Some(reserved))
 }
 
 fn parse(text: &str) -> Option<(u16, u16)> {
@@ -101,5 +131,32 @@ mod tests {
             assert_eq!(ephemeral.free_range(), want, "{text} {reserved}");
         }
         assert_eq!(parse("32768"), None);
+    }
+
+    #[test]
+    fn a_range_is_reserved_where_none_is_free() {
+        for (range, reserved, want) in [
+            ("32768\t60999\n", "\n", None),
+            ("1024 65535\n", "\n", Some("61000-65535")),
+            ("1024 65535\n", "8080,9000-9100\n", Some("8080,9000-9100,61000-65535")),
+            ("1024 65535\n", "30000-32767\n", None),
+        ] {
+            let system = tempfile::tempdir().unwrap();
+            let file = |path: &str| system.path().join(path);
+            fs::create_dir_all(file(RESERVED).parent().unwrap()).unwrap();
+            fs::write(file(LOCAL_RANGE), range).unwrap();
+            fs::write(file(RESERVED), reserved).unwrap();
+            assert_eq!(reserve(system.path()).unwrap().as_deref(), want, "{range} {reserved}");
+            let now = fs::read_to_string(file(RESERVED)).unwrap();
+            assert_eq!(now, want.unwrap_or(reserved));
+            assert_eq!(reserve(system.path()).unwrap(), None, "the second time");
+            assert!(EphemeralPorts::read_below(system.path()).unwrap().free_range().is_some());
+        }
+        // A container without the right to write sysctls, or a kernel without them.
+        let system = tempfile::tempdir().unwrap();
+        assert_eq!(reserve(system.path()).unwrap(), None);
+        fs::create_dir_all(system.path().join(RESERVED)).unwrap();
+        fs::write(system.path().join(LOCAL_RANGE), "1024 65535").unwrap();
+        reserve(system.path()).unwrap_err();
     }
 }

@@ -17,7 +17,7 @@ pub fn check() -> Finding {
 fn finding(policies: &io::Result<u32>) -> Finding {
     match policies {
         Ok(0) => Finding::ok(NAME, "no policies"),
-        Ok(count) => Finding::warn(
+        Ok(count) => Finding::fail(
             NAME,
             format!(
                 "IPsec policies: {count}; flows through the packet plane are not masqueraded where they apply, and \
@@ -40,7 +40,7 @@ mod tests {
     fn policies_are_reported_with_a_remedy() {
         for (policies, verdict, part) in [
             (Ok(0), Verdict::Ok, "no policies"),
-            (Ok(3), Verdict::Warn, "clear text"),
+            (Ok(3), Verdict::Fail, "clear text"),
             (Err(io::ErrorKind::PermissionDenied.into()), Verdict::Warn, "privileges"),
             (Err(io::ErrorKind::InvalidData.into()), Verdict::Warn, "not visible"),
         ] {

@@ -4,8 +4,6 @@ use super::finding::Finding;
 use crate::host::EphemeralPorts;
 
 const NAME: &str = "masquerade ports";
-/// A range for `ip_local_reserved_ports`: above the kernel's default of ephemeral ports.
-const RESERVE: &str = "61000-65535";
 
 pub fn check() -> Finding {
     finding(EphemeralPorts::read().as_ref())
@@ -19,18 +17,20 @@ fn finding(ephemeral: Option<&EphemeralPorts>) -> Finding {
             "make /proc/sys readable for the agent",
         );
     };
-    let EphemeralPorts { low, high, reserved } = ephemeral;
+    let EphemeralPorts { low, high, .. } = ephemeral;
     if let Some((first, last)) = ephemeral.free_range() {
         return Finding::ok(NAME, format!("{first} to {last}, outside of the ephemeral ports"));
     }
-    let also = if reserved.is_empty() { String::new() } else { format!("{reserved},") };
     Finding::warn(
         NAME,
         format!(
             "net.ipv4.ip_local_port_range is {low} {high}: masqueraded flows share ports with the node's own \
              connections, and a pair that meets at one backend fails"
         ),
-        format!("sysctl -w net.ipv4.ip_local_reserved_ports={also}{RESERVE}, and restart the agent"),
+        format!(
+            "sysctl -w net.ipv4.ip_local_reserved_ports={}, or `portreeve run --init-only`; then restart the agent",
+            ephemeral.with_own_range()
+        ),
     )
 }
 
