@@ -51,6 +51,11 @@ impl Place {
         Self { bpffs, run_dir, socket, process: None }
     }
 
+    /// The agent's process; `None` if none runs.
+    pub fn process(&self) -> Option<u32> {
+        self.process
+    }
+
     fn is_in(&self, bpffs: Option<&Path>, run_dir: Option<&Path>) -> bool {
         bpffs.is_none_or(|wanted| self.bpffs == wanted) && run_dir.is_none_or(|wanted| self.run_dir == wanted)
     }

@@ -9,6 +9,7 @@ mod ipsec;
 mod kernel;
 mod kube_proxy;
 mod masquerade_ports;
+mod memory_limit;
 mod sysctls;
 
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> Result<()> {
     findings.extend(sysctls::check());
     findings.push(masquerade_ports::check());
     findings.push(ipsec::check());
+    findings.extend(memory_limit::check(&find));
     findings.push(api_server::check(source));
     findings.extend(kube_proxy::check());
     findings.extend(foreign_programs::check());
