@@ -359,3 +359,51 @@ fn the_chart_says_what_the_kustomize_base_says() {
     let meta: Value = serde_saphyr::from_str(&fs::read_to_string(chart.join("Chart.yaml")).unwrap()).unwrap();
     assert_eq!(meta["appVersion"], env!("CARGO_PKG_VERSION"));
 }
+
+/// Helm refuses values that the schema does not know: a misspelt one would be ignored silently.
+#[test]
+fn the_schema_of_each_chart_knows_its_values() {
+    for chart in ["portreeve", "portreeve-cluster-dns"] {
+        let chart = deploy().join("helm").join(chart);
+        let values: Value =
+            serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
+        let schema: Value =
+            serde_json::from_str(&fs::read_to_string(chart.join("values.schema.json")).unwrap()).unwrap();
+        assert_eq!(schema["additionalProperties"], false, "{}", chart.display());
+        let known = schema["properties"].as_object().unwrap();
+        // Helm adds this one to the values of a chart below another.
+        let names: BTreeSet<&String> = known.keys().filter(|name| *name != "global").collect();
+        assert_eq!(names, values.as_object().unwrap().keys().collect(), "{}", chart.display());
+        for required in schema["required"].as_array().unwrap() {
+            assert!(known.contains_key(required.as_str().unwrap()), "{required}");
+        }
+        for (name, value) in values.as_object().unwrap() {
+            assert_eq!(known[name]["type"], "string", "{name}");
+            assert!(value.is_string(), "{name}");
+            let allowed = known[name]["enum"].as_array();
+            assert!(
+                allowed.is_none_or(|allowed| allowed.contains(value)),
+                "the default of {name} is allowed"
+            );
+        }
+    }
+}
+
+/// The commands of the notes are those of a pod of this chart.
+#[test]
+fn the_notes_are_rendered() {
+    let chart = deploy().join("helm/portreeve");
+    let values: Value =
+        serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
+    let notes = render(&fs::read_to_string(chart.join("templates/NOTES.txt")).unwrap(), &values);
+    let set: DaemonSet = typed(&base(), "DaemonSet");
+    let name = set.metadata.name.unwrap();
+    for words in [
+        format!("kubectl --namespace kube-system rollout status daemonset/{name}"),
+        format!("exec daemonset/{name} -- /portreeve status"),
+        format!("with {}.", values["dns"].as_str().unwrap()),
+    ] {
+        assert!(notes.contains(&words), "`{words}` is not in:\n{notes}");
+    }
+    assert!(!notes.contains("{{"), "{notes}");
+}
