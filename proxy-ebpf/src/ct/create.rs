@@ -8,7 +8,7 @@ use proxy_ebpf::abi::{
 
 use super::{
     Flows, Next, Scratch,
-    insert::{UnconfirmedFlow, random_port},
+    insert::{UnconfirmedFlow, other_port},
     table::{Lookup, flow_in, lookup},
 };
 use crate::{
@@ -164,7 +164,10 @@ fn insert<F: Flows>(scratch: &Scratch<F>) -> Result<u32, DropReason> {
     record.client_port = packet.source_port;
     record.destination_port = packet.destination_port;
     record.backend_port = choice.backend.port;
-    record.translated_port = if *is_port_taken != 0 { random_port() } else { packet.source_port };
+    record.translated_port = match *is_port_taken {
+        0 => packet.source_port,
+        _ => other_port(packet.source_port),
+    };
     record.protocol = packet.protocol;
     record.flags = flags::<F>(choice, client).with(FlowFlags::FOLLOWED, packet.protocol == TCP);
     record.frontend = choice.frontend;

@@ -159,9 +159,16 @@ extern "C" fn try_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
     1
 }
 
-/// An unprivileged port.
+/// Another unprivileged port.
 #[inline(always)]
-pub fn random_port() -> [u8; 2] {
+pub fn other_port(port: [u8; 2]) -> [u8; 2] {
+    let other = random_port();
+    // The lowest bit stays within the range, as it begins with an even number.
+    if other == port { [other[0], other[1] ^ 1] } else { other }
+}
+
+#[inline(always)]
+fn random_port() -> [u8; 2] {
     // SAFETY: takes no argument and has no precondition.
     let random = unsafe { bpf_get_prandom_u32() };
     (1024 + (random % 64_512) as u16).to_be_bytes()
@@ -203,12 +210,17 @@ fn insert_entry<F: Flows>(
     }
 }
 
-/// Inserts the entry for replies to a masqueraded flow. Returns its slot; that of another flow if the tuple is in use; else `NO_SLOT`.
+/// The result of `insert_masqueraded_reply` where the kernel has no memory.
+pub const NO_MEMORY: u32 = NO_SLOT - 1;
+
+/// Inserts the entry for replies to a masqueraded flow. Returns its slot; that of another flow if the tuple is in use; `NO_MEMORY`;
+/// `NO_SLOT` if the flow with the tuple is being deleted.
 #[inline(always)]
 pub fn insert_masqueraded_reply<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u32 {
     match insert_entry::<F>(record, slot, tag, TupleKind::Reply) {
         EntryInserted::New => slot,
         EntryInserted::Duplicate(other) => other,
+        EntryInserted::Refused(DropReason::ConntrackNoMemory) => NO_MEMORY,
         EntryInserted::Refused(_) => NO_SLOT,
     }
 }

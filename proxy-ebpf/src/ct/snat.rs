@@ -10,12 +10,12 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, generated::bpf_loop},
     programs::TcContext,
 };
-use proxy_ebpf::abi::{DropReason, FlowFlags, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING};
+use proxy_ebpf::abi::{DropReason, Flow, FlowFlags, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING};
 
 use super::{
     Flows, Next, Scratch,
     allocate::{NO_SLOT, delete_expendable, is_expendable},
-    insert::insert_masqueraded_reply,
+    insert::{NO_MEMORY, insert_masqueraded_reply},
     table::{TrackedFlow, flow_in},
 };
 use crate::{
@@ -81,9 +81,11 @@ pub fn ensure_source<F: Flows>(
     };
     // SAFETY: the CPU that set `MASQUERADE_PENDING` owns the masquerade fields.
     unsafe { (*flow.record).masquerade = F::bytes(address) };
-    if !keep_port::<F>(flow, address) && !choose_port::<F>(ctx, flow) {
+    if !keep_port::<F>(flow, address)
+        && let Err(reason) = choose_port::<F>(ctx, flow)
+    {
         set_state(flow, MASQUERADE_NONE);
-        return Err(DropReason::NoMasqueradePort);
+        return Err(reason);
     }
     set_state(flow, MASQUERADE_DONE);
     Ok(())
@@ -116,18 +118,28 @@ struct PortSearch {
     tag: u32,
     /// The flow that holds the port tried last, if its port may be taken over; else `NO_SLOT`.
     holder: u32,
-    is_found: u32,
+    /// `SEARCHING`, `FOUND` or `OUT_OF_MEMORY`.
+    result: u32,
 }
 
-/// Chooses a port at random. Returns `false` if each one that was tried is in use, and must stay so.
+const SEARCHING: u32 = 0;
+const FOUND: u32 = 1;
+const OUT_OF_MEMORY: u32 = 2;
+
+/// Chooses a port at random. Errors: each one that was tried is in use, and must stay so; the kernel has no memory.
 #[inline(always)]
-fn choose_port<F: Flows>(ctx: *mut c_void, flow: &TrackedFlow<F>) -> bool {
-    let mut search = PortSearch { ctx, slot: flow.slot, tag: flow.state.tag(), holder: NO_SLOT, is_found: 0 };
+fn choose_port<F: Flows>(ctx: *mut c_void, flow: &TrackedFlow<F>) -> Result<(), DropReason> {
+    let (slot, tag) = (flow.slot, flow.state.tag());
+    let mut search = PortSearch { ctx, slot, tag, holder: NO_SLOT, result: SEARCHING };
     search.run(FREE_PORTS + HELD_PORTS, try_port::<F>);
     if search.holder != NO_SLOT && delete_expendable::<F>(search.holder, clock::ticks()) != 0 {
         search.run(1, try_same_port::<F>);
     }
-    search.is_found != 0
+    match search.result {
+        FOUND => Ok(()),
+        OUT_OF_MEMORY => Err(DropReason::ConntrackNoMemory),
+        _ => Err(DropReason::NoMasqueradePort),
+    }
 }
 
 impl PortSearch {
@@ -136,6 +148,19 @@ impl PortSearch {
         // SAFETY: the callback has the signature the kernel expects, and the search outlives the loop.
         unsafe { bpf_loop(steps, callback as *mut c_void, (&raw mut *self).cast(), 0) };
     }
+
+    /// Inserts the entry with the record's port. Returns the slot of the flow that has it.
+    #[inline(always)]
+    fn insert<F: Flows>(&mut self, record: *mut Flow<F::Bytes>) -> u32 {
+        let holder = insert_masqueraded_reply::<F>(record, self.slot, self.tag);
+        if holder == self.slot {
+            self.result = FOUND;
+        } else if holder == NO_MEMORY {
+            // Another port would need as much.
+            self.result = OUT_OF_MEMORY;
+        }
+        holder
+    }
 }
 
 /// Tries the port of a flow that was deleted for it.
@@ -143,8 +168,7 @@ extern "C" fn try_same_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
     // SAFETY: as in `try_port`.
     let search = unsafe { &mut *search.cast::<PortSearch>() };
     let Some(record) = F::flow(search.slot) else { return 1 };
-    let slot = insert_masqueraded_reply::<F>(record, search.slot, search.tag);
-    search.is_found = (slot == search.slot).into();
+    search.insert::<F>(record);
     1
 }
 
@@ -169,9 +193,8 @@ extern "C" fn try_port<F: Flows>(step: u64, search: *mut c_void) -> i64 {
     if F::has_socket(search.ctx, flow.protocol, &reply) {
         return 0;
     }
-    let holder = insert_masqueraded_reply::<F>(record, search.slot, search.tag);
-    if holder == search.slot {
-        search.is_found = 1;
+    let holder = search.insert::<F>(record);
+    if search.result != SEARCHING {
         return 1;
     }
     let may_take_over = step >= FREE_PORTS.into()

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
-use aya::maps::{HashMap, Map};
+use aya::maps::{HashMap, Map, MapData};
 use proxy::{
     index::Change,
     k8s::object::Object,
@@ -80,6 +80,9 @@ const ERRORS: u32 = 3;
 pub struct ExhaustedNodes {
     small: ProgramFixture,
     no_memory_node: ProgramFixture,
+    /// The table of that node, and the next entry that may give room.
+    filled: HashMap<MapData, TupleV4, FlowRef>,
+    next_filler: u32,
     clients: u32,
 }
 
@@ -90,8 +93,8 @@ impl ExhaustedNodes {
         small.load_objects(objects::policy(), service_objects()?)?;
         let mut no_memory_node = ProgramFixture::new(object, fixture::CONFIG)?;
         no_memory_node.load_objects(objects::policy(), service_objects()?)?;
-        fill_conntrack(&no_memory_node)?;
-        Ok(Self { small, no_memory_node, clients: 0 })
+        let filled = fill_conntrack(&no_memory_node)?;
+        Ok(Self { small, no_memory_node, filled, next_filler: 0, clients: 0 })
     }
 
     /// Checks each condition once.
@@ -109,6 +112,11 @@ impl ExhaustedNodes {
             self.unassured_first(v6).context("a flood of flows without the client's ACK")?;
         }
         self.no_memory().context("no memory for conntrack entries")
+    }
+
+    /// Packets that were dropped for want of memory at the node that has some.
+    pub fn out_of_memory(&self) -> Result<u64> {
+        self.small.out_of_memory()
     }
 
     pub fn refusals(&self) -> Result<BTreeMap<&'static str, u64>> {
@@ -346,7 +354,17 @@ impl ExhaustedNodes {
 
     fn no_memory(&mut self) -> Result<()> {
         let packet = self.next_packet(false)?;
-        expect_drop(&mut self.no_memory_node, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)
+        expect_drop(&mut self.no_memory_node, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)?;
+        // Enough for the first packet, not for its masquerade port.
+        for _ in 0..ENTRIES_BEFORE_SNAT {
+            self.filled.remove(&filler(self.next_filler))?;
+            self.next_filler += 1;
+        }
+        let (action, out) = self.no_memory_node.run(EXTERNAL_INGRESS, &packet)?;
+        ensure!(action == PASS, "the first packet is dropped: {action}");
+        let forwarded = Packet::parse(&out)?;
+        expect_drop(&mut self.no_memory_node, EXTERNAL_EGRESS, &forwarded, DropReason::ConntrackNoMemory)
+            .context("at the egress")
     }
 
     /// Creates a flow from an external client. Returns its first packet after DNAT.
@@ -467,24 +485,31 @@ fn key(address: &str) -> Result<FrontendKey> {
     Ok(FrontendKey { address, port: PORT, protocol: Protocol::Tcp })
 }
 
+/// The entries of a masqueraded flow before its port is chosen.
+const ENTRIES_BEFORE_SNAT: u32 = 3;
+
 /// Fills the conntrack map.
-fn fill_conntrack(fixture: &ProgramFixture) -> Result<()> {
+fn fill_conntrack(fixture: &ProgramFixture) -> Result<HashMap<MapData, TupleV4, FlowRef>> {
     let mut entries: HashMap<_, TupleV4, FlowRef> =
         Map::HashMap(fixture.map(map::CONNTRACK_V4)?).try_into()?;
     for n in 0..map::MAX_CONNTRACK {
-        let [a, b, c, d] = n.to_be_bytes();
-        let tuple = TupleV4 {
-            source: [0, a, b, c],
-            destination: [0; 4],
-            source_port: [0, d],
-            destination_port: [0; 2],
-            protocol: 0,
-            direction: 0,
-            zero: [0; 2],
-        };
-        entries.insert(tuple, FlowRef::default(), 0)?;
+        entries.insert(filler(n), FlowRef::default(), 0)?;
     }
-    Ok(())
+    Ok(entries)
+}
+
+/// A tuple of no packet.
+fn filler(n: u32) -> TupleV4 {
+    let [a, b, c, d] = n.to_be_bytes();
+    TupleV4 {
+        source: [0, a, b, c],
+        destination: [0; 4],
+        source_port: [0, d],
+        destination_port: [0; 2],
+        protocol: 0,
+        direction: 0,
+        zero: [0; 2],
+    }
 }
 
 fn service_objects() -> Result<Vec<Change>> {

@@ -160,6 +160,11 @@ impl ProgramFixture {
         Ok(self.programs.run_xdp(frame, device)?)
     }
 
+    /// Packets that were dropped for want of memory. One system call: read for each case.
+    pub fn out_of_memory(&self) -> Result<u64> {
+        Ok(self.reconciler.maps().drops(DropReason::ConntrackNoMemory as u32)?)
+    }
+
     /// Flows with a backend, of all Services.
     pub fn translated(&self) -> Result<u64> {
         let maps = self.reconciler.maps();
