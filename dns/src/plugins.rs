@@ -33,6 +33,7 @@ pub mod health;
 pub mod hosts;
 mod https;
 pub mod k8s_external;
+mod kept_zones;
 mod kubernetes;
 pub mod loadbalance;
 mod local;
@@ -68,7 +69,7 @@ use acl::Acl;
 use auto::Auto;
 use autopath::Autopath;
 use chaos::Chaos;
-use directive::Directive;
+use directive::{Directive, Each};
 use dns64::Dns64;
 use dnstap::Dnstap;
 use file::ZoneFile;
@@ -126,17 +127,17 @@ macro_rules! directives {
 directives! {
     minimal_any: bool = any::Any,
     local: bool = local::Local,
-    templates: Vec<Template> = Template,
+    templates: Vec<Template> = Each<Template>,
     hosts: Option<Hosts> = Hosts,
     external: Option<External> = External,
     kubernetes: Option<Kubernetes> = Kubernetes,
-    forwards: Vec<Forward> = Forward,
+    forwards: Vec<Forward> = Each<Forward>,
     alternates: Vec<Alternate> = Alternate,
     cache: Option<Cache> = Cache,
-    rewrites: Vec<Rewrite> = Rewrite,
+    rewrites: Vec<Rewrite> = Each<Rewrite>,
     bind: Vec<BindAddress> = bind::Bind,
     max_udp_payload: u16 = bufsize::Bufsize,
-    logs: Vec<Log> = Log,
+    logs: Vec<Log> = Each<Log>,
     errors: () = errors::Errors,
     health: Option<Health> = Health,
     ready: Option<SocketAddr> = ready::Ready,
@@ -145,16 +146,16 @@ directives! {
     loadbalance: Option<Loadbalance> = Loadbalance,
     detect_loops: bool = loop_detection::Loop,
     minimal: bool = minimal::Minimal,
-    acls: Vec<Acl> = Acl,
+    acls: Vec<Acl> = Each<Acl>,
     chaos: Option<Chaos> = Chaos,
     header: Header = Header,
     nsid: Option<Nsid> = Nsid,
     whoami: bool = whoami::Whoami,
-    files: Vec<ZoneFile> = ZoneFile,
+    files: Vec<ZoneFile> = Each<ZoneFile>,
     auto: Option<Auto> = Auto,
-    secondaries: Vec<Secondary> = Secondary,
-    transfers: Vec<Transfer> = Transfer,
-    taps: Vec<Dnstap> = Dnstap,
+    secondaries: Vec<Secondary> = Each<Secondary>,
+    transfers: Vec<Transfer> = Each<Transfer>,
+    taps: Vec<Dnstap> = Each<Dnstap>,
     autopath: Option<Autopath> = Autopath,
     view: Option<View> = View,
     dns64: Option<Dns64> = Dns64,

@@ -8,7 +8,7 @@ use hickory_server::proto::{
 };
 use ipnetwork::IpNetwork;
 
-use super::directive::Directive;
+use super::directive::Repeated;
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, Word, zones_or},
@@ -67,22 +67,15 @@ impl Action {
     }
 }
 
-impl Directive for Acl {
+impl Repeated for Acl {
     const NAME: &'static str = "acl";
     const SUMMARY: &'static str = "clients and types that are answered, refused, filtered or dropped";
     const OPTIONS: &'static [&'static str] = &["allow", "block", "filter", "drop"];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+    fn read(statement: &Statement, zones: &Zones) -> Result<Self, CorefileError> {
         let zones = zones_or(&statement.words, zones.clone())?;
         let rules = statement.body.iter().map(|option| rule(statement, option));
-        setting.push(Self { zones, rules: rules.collect::<Result<_, _>>()? });
-        Ok(())
-    }
-
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
+        Ok(Self { zones, rules: rules.collect::<Result<_, _>>()? })
     }
 }
 

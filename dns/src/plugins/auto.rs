@@ -19,7 +19,8 @@ use tracing::{info, warn};
 
 use super::{
     directive::{Directive, LocalPlugin, PluginContext},
-    file::{reply, with_cause},
+    file::with_cause,
+    kept_zones::reply,
 };
 use crate::{
     config::Zones,

@@ -1,6 +1,6 @@
 //! The parts of a directive: its name and options in the Corefile, and its local plugin.
 
-use std::{fmt, fs, net::IpAddr, sync::Arc};
+use std::{fmt, fs, marker::PhantomData, net::IpAddr, sync::Arc};
 
 use hickory_server::proto::{
     op::Query,
@@ -89,6 +89,57 @@ impl<T: Switch> Directive for T {
 
     fn start(setting: &bool, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
         if *setting { T::plugin() } else { None }
+    }
+}
+
+/// A directive that may occur several times in a block.
+pub(super) trait Repeated: Sized {
+    const NAME: &'static str;
+    /// Its function, for the reference page.
+    const SUMMARY: &'static str;
+    const OPTIONS: &'static [&'static str] = &[];
+    const INEFFECTIVE: &'static [(&'static str, &'static str)] = &[];
+
+    /// Reads one occurrence in a block that serves `zones`.
+    fn read(statement: &Statement, zones: &Zones) -> Result<Self, CorefileError>;
+
+    /// The plugin that answers queries by all occurrences, of which there is one at least. Called within a runtime.
+    fn start(_all: &[Self], _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        None
+    }
+
+    /// The options of an occurrence that have no effect.
+    fn ineffective(statement: &Statement) -> Vec<IneffectiveOption> {
+        listed(Self::INEFFECTIVE, statement)
+    }
+}
+
+/// All occurrences of a directive.
+pub(super) struct Each<T>(PhantomData<T>);
+
+impl<T: Repeated> Directive for Each<T> {
+    const NAME: &'static str = T::NAME;
+    const SUMMARY: &'static str = T::SUMMARY;
+    const OPTIONS: &'static [&'static str] = T::OPTIONS;
+    const IS_REPEATABLE: bool = true;
+    const INEFFECTIVE: &'static [(&'static str, &'static str)] = T::INEFFECTIVE;
+    type Setting = Vec<T>;
+
+    fn read(setting: &mut Vec<T>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
+        setting.push(T::read(statement, zones)?);
+        Ok(())
+    }
+
+    fn is_enabled(setting: &Vec<T>) -> bool {
+        !setting.is_empty()
+    }
+
+    fn start(setting: &Vec<T>, context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        if setting.is_empty() { None } else { T::start(setting, context) }
+    }
+
+    fn ineffective(statement: &Statement) -> Vec<IneffectiveOption> {
+        T::ineffective(statement)
     }
 }
 

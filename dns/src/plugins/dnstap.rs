@@ -27,7 +27,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::directive::{Directive, IneffectiveOption, hostname};
+use super::directive::{IneffectiveOption, Repeated, hostname};
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, Word},
@@ -68,21 +68,14 @@ const CHUNK: usize = 64 << 10;
 
 const USAGE: &str = "dnstap SOCKET [full] [WRITEBUFFER] [QUEUE]";
 
-impl Directive for Dnstap {
+impl Repeated for Dnstap {
     const NAME: &'static str = "dnstap";
     const SUMMARY: &'static str = "queries of clients and their responses, sent to a collector at a Unix or TCP socket; \
                                    not `tls://` and `listen`, and no placeholders in `extra`";
     const OPTIONS: &'static [&'static str] = &["identity", "version", "extra"];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(read(statement)?);
-        Ok(())
-    }
-
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
+    fn read(statement: &Statement, _zones: &Zones) -> Result<Self, CorefileError> {
+        read(statement)
     }
 
     fn ineffective(statement: &Statement) -> Vec<IneffectiveOption> {

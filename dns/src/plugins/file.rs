@@ -7,20 +7,19 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use hickory_server::proto::{
-    op::{Query, ResponseCode},
-    rr::LowerName,
-};
+use hickory_server::proto::rr::LowerName;
 use tokio::{task::spawn_blocking, time::interval};
 use tracing::{info, warn};
 
-use super::directive::{Directive, LocalPlugin, PluginContext};
+use super::{
+    directive::{LocalPlugin, PluginContext, Repeated},
+    kept_zones::{KeptZone, KeptZones},
+};
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, zones_or},
     observe::metrics::Plugin,
-    resolve::reply::Reply,
-    zone_data::{Found, Outcome, Zone, ZoneFileError, parse},
+    zone_data::{Zone, ZoneFileError, parse},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,33 +39,19 @@ pub struct ZoneFile {
 const MAX_CHECKED: u64 = 1 << 20;
 const RELOAD: Duration = Duration::from_secs(60);
 
-impl Directive for ZoneFile {
+impl Repeated for ZoneFile {
     const NAME: &'static str = "file";
     const SUMMARY: &'static str = "zones of master files, with wildcards, delegations, CNAME, DNAME and `$GENERATE`; signed zones are refused";
     const OPTIONS: &'static [&'static str] = &["reload", "reload_by_mtime", "fallthrough"];
     const INEFFECTIVE: &'static [(&'static str, &'static str)] =
         &[("upstream", "aliases are resolved by this server anyway")];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(read(statement, zones)?);
-        Ok(())
+    fn read(statement: &Statement, zones: &Zones) -> Result<Self, CorefileError> {
+        read(statement, zones)
     }
 
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
-    }
-
-    fn start(setting: &Vec<Self>, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
-        if setting.is_empty() {
-            return None;
-        }
-        let of_file = |file: &Self| {
-            let of_zone = |zone: &LowerName| Served::start(file, zone);
-            file.zones.0.iter().map(of_zone).collect::<Vec<_>>()
-        };
-        Some(Box::new(FilePlugin(setting.iter().flat_map(of_file).collect())))
+    fn start(files: &[Self], _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        Some(Box::new(KeptZones::start(files, |file| &file.zones, Served::start)))
     }
 }
 
@@ -118,10 +103,6 @@ pub(super) fn with_cause(error: &ZoneFileError) -> String {
     }
 }
 
-/// The zones of all files of one block.
-#[derive(Debug)]
-struct FilePlugin(Vec<Arc<Served>>);
-
 /// One zone.
 #[derive(Debug)]
 struct Served {
@@ -131,50 +112,20 @@ struct Served {
     zone: ArcSwapOption<Zone>,
 }
 
-impl LocalPlugin for FilePlugin {
-    fn answer(&self, question: &Query) -> Option<Reply> {
-        let name = LowerName::new(question.name());
-        let matching = self.0.iter().filter(|served| served.origin.zone_of(&name));
-        // Of two files with one zone, the last is used, as in CoreDNS.
-        let served = matching.max_by_key(|served| served.origin.iter().count())?;
-        let Some(zone) = &*served.zone.load() else {
-            return Some(Reply::from_plugin(ResponseCode::ServFail, Plugin::File));
-        };
-        let found = zone.lookup(question.name(), question.query_type());
-        let is_missing = found.outcome == Outcome::NxDomain && found.answers.is_empty();
-        if is_missing && served.file.fallthrough.contains(&name) {
-            return None;
-        }
-        Some(reply(found, Plugin::File))
+impl KeptZone for Served {
+    const PLUGIN: Plugin = Plugin::File;
+
+    fn origin(&self) -> &LowerName {
+        &self.origin
     }
 
-    fn follows_cluster(&self) -> bool {
-        true
+    fn zone(&self) -> &ArcSwapOption<Zone> {
+        &self.zone
     }
 
-    fn zone(&self, origin: &LowerName) -> Option<Arc<Zone>> {
-        self.0.iter().rfind(|served| served.origin == *origin)?.zone.load_full()
+    fn fallthrough(&self) -> &Zones {
+        &self.file.fallthrough
     }
-
-    fn serials(&self) -> Vec<(LowerName, u32)> {
-        let serial =
-            |served: &Arc<Served>| Some((served.origin.clone(), served.zone.load().as_ref()?.serial()));
-        self.0.iter().filter_map(serial).collect()
-    }
-}
-
-/// The reply with these records.
-pub(super) fn reply(found: Found, plugin: Plugin) -> Reply {
-    let Found { outcome, answers, authorities, additionals } = found;
-    let rcode = match outcome {
-        Outcome::Answer | Outcome::Referral | Outcome::NoData => ResponseCode::NoError,
-        Outcome::NxDomain => ResponseCode::NXDomain,
-        Outcome::TooLong => ResponseCode::YXDomain,
-        Outcome::Loop => return Reply::from_plugin(ResponseCode::ServFail, plugin),
-    };
-    // A referral is not authoritative, but an alias before it is.
-    let authoritative = outcome != Outcome::Referral || !answers.is_empty();
-    Reply { authoritative, answers, authorities, additionals, ..Reply::from_plugin(rcode, plugin) }
 }
 
 impl Served {

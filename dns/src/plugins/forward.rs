@@ -9,13 +9,13 @@ use std::{
 use hickory_server::proto::rr::{LowerName, Name};
 use rustls::pki_types::ServerName;
 
-use super::directive::Directive;
+use super::directive::Repeated;
 use crate::{
     config::{DNS_PORT, DohMethod, Forward, HealthCheck, Policy, Tls, Upstream, UpstreamProtocol, Zones},
     corefile::{CorefileError, Statement, Word, zones},
 };
 
-impl Directive for Forward {
+impl Repeated for Forward {
     const NAME: &'static str = "forward";
     const SUMMARY: &'static str =
         "upstreams over UDP, TCP, TLS and HTTPS, by address, by name or from a resolv.conf";
@@ -41,18 +41,11 @@ impl Directive for Forward {
         "next_on_nodata",
         "failfast_all_unhealthy_upstreams",
     ];
-    const IS_REPEATABLE: bool = true;
     const INEFFECTIVE: &'static [(&'static str, &'static str)] =
         &[("prefer_udp", "upstreams are asked over UDP first in any case")];
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(parse(statement)?);
-        Ok(())
-    }
-
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
+    fn read(statement: &Statement, _zones: &Zones) -> Result<Self, CorefileError> {
+        parse(statement)
     }
 }
 

@@ -7,7 +7,7 @@ use hickory_server::proto::{
     rr::{LowerName, RecordType},
 };
 
-use super::directive::Directive;
+use super::directive::Repeated;
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, Word, zones_or},
@@ -62,21 +62,14 @@ impl Class {
     }
 }
 
-impl Directive for Log {
+impl Repeated for Log {
     const NAME: &'static str = "log";
     const SUMMARY: &'static str =
         "a log entry for each reply, with all its fields or in a format; `{local}` and metadata are `-`";
     const OPTIONS: &'static [&'static str] = &["class"];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(parse(statement)?);
-        Ok(())
-    }
-
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
+    fn read(statement: &Statement, _zones: &Zones) -> Result<Self, CorefileError> {
+        parse(statement)
     }
 }
 

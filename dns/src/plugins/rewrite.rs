@@ -25,7 +25,7 @@ pub use pattern::Pattern;
 use pattern::text;
 use response::{RcodeRule, TtlRule};
 
-use super::directive::Directive;
+use super::directive::Repeated;
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, Word},
@@ -64,21 +64,14 @@ impl Rule {
     }
 }
 
-impl Directive for Rewrite {
+impl Repeated for Rewrite {
     const NAME: &'static str = "rewrite";
     const SUMMARY: &'static str = "names, types and classes of queries; names, TTLs and response codes of responses; targets of CNAMEs; EDNS options of queries to upstreams";
     const OPTIONS: &'static [&'static str] =
         &["name", "answer", "type", "class", "ttl", "rcode", "cname", "edns0"];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, _zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(parse(statement)?);
-        Ok(())
-    }
-
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
+    fn read(statement: &Statement, _zones: &Zones) -> Result<Self, CorefileError> {
+        parse(statement)
     }
 }
 

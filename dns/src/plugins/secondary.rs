@@ -13,10 +13,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use fetch::{FetchError, fetch, serial_of};
-use hickory_server::proto::{
-    op::{Query, ResponseCode},
-    rr::LowerName,
-};
+use hickory_server::proto::rr::LowerName;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -24,15 +21,14 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    directive::{Directive, LocalPlugin, PluginContext},
-    file::reply,
+    directive::{LocalPlugin, PluginContext, Repeated},
+    kept_zones::{KeptZone, KeptZones},
 };
 use crate::{
     config::{DNS_PORT, Zones},
     corefile::{CorefileError, Statement, Word, zones_or},
     observe::{faults::with_causes, metrics::Plugin},
-    resolve::reply::Reply,
-    zone_data::{Outcome, Timers, Zone, is_newer},
+    zone_data::{Timers, Zone, is_newer},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,32 +40,18 @@ pub struct Secondary {
     fallthrough: Zones,
 }
 
-impl Directive for Secondary {
+impl Repeated for Secondary {
     const NAME: &'static str = "secondary";
     const SUMMARY: &'static str =
         "zones of other servers, fetched over TCP (AXFR), refreshed by their SOA records and by NOTIFY";
     const OPTIONS: &'static [&'static str] = &["transfer", "fallthrough"];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(read(statement, zones)?);
-        Ok(())
+    fn read(statement: &Statement, zones: &Zones) -> Result<Self, CorefileError> {
+        read(statement, zones)
     }
 
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
-    }
-
-    fn start(setting: &Vec<Self>, _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
-        if setting.is_empty() {
-            return None;
-        }
-        let of_setting = |one: &Self| {
-            let of_zone = |zone: &LowerName| Served::start(one, zone);
-            one.zones.0.iter().map(of_zone).collect::<Vec<_>>()
-        };
-        Some(Box::new(SecondaryPlugin(setting.iter().flat_map(of_setting).collect())))
+    fn start(settings: &[Self], _context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
+        Some(Box::new(KeptZones::start(settings, |setting| &setting.zones, Served::start)))
     }
 }
 
@@ -109,10 +91,6 @@ fn primary(word: &Word) -> Result<SocketAddr, CorefileError> {
         .map_err(|_| word.refuse(format!("`{text}` is no address; write one such as `192.0.2.1:53`")))
 }
 
-/// The zones of one block.
-#[derive(Debug)]
-struct SecondaryPlugin(Vec<Arc<Served>>);
-
 /// One zone.
 #[derive(Debug)]
 struct Served {
@@ -124,48 +102,25 @@ struct Served {
     wake: Arc<Notify>,
 }
 
-impl SecondaryPlugin {
-    /// Of two settings with one zone, the last is used, as of two files.
-    fn with_origin(&self, origin: &LowerName) -> Option<&Arc<Served>> {
-        self.0.iter().rfind(|served| served.origin == *origin)
-    }
-}
+impl KeptZone for Served {
+    const PLUGIN: Plugin = Plugin::Secondary;
 
-impl LocalPlugin for SecondaryPlugin {
-    fn answer(&self, question: &Query) -> Option<Reply> {
-        let name = LowerName::new(question.name());
-        let matching = self.0.iter().filter(|served| served.origin.zone_of(&name));
-        let served = matching.max_by_key(|served| served.origin.iter().count())?;
-        let Some(zone) = &*served.zone.load() else {
-            return Some(Reply::from_plugin(ResponseCode::ServFail, Plugin::Secondary));
-        };
-        let found = zone.lookup(question.name(), question.query_type());
-        let is_missing = found.outcome == Outcome::NxDomain && found.answers.is_empty();
-        if is_missing && served.setting.fallthrough.contains(&name) {
-            return None;
-        }
-        Some(reply(found, Plugin::Secondary))
+    fn origin(&self) -> &LowerName {
+        &self.origin
     }
 
-    fn follows_cluster(&self) -> bool {
-        true
+    fn zone(&self) -> &ArcSwapOption<Zone> {
+        &self.zone
     }
 
-    fn zone(&self, origin: &LowerName) -> Option<Arc<Zone>> {
-        self.with_origin(origin)?.zone.load_full()
+    fn fallthrough(&self) -> &Zones {
+        &self.setting.fallthrough
     }
 
-    fn serials(&self) -> Vec<(LowerName, u32)> {
-        let serial =
-            |served: &Arc<Served>| Some((served.origin.clone(), served.zone.load().as_ref()?.serial()));
-        self.0.iter().filter_map(serial).collect()
-    }
-
-    fn notified(&self, origin: &LowerName, client: IpAddr) -> Option<bool> {
-        let served = self.with_origin(origin)?;
-        let is_primary = served.setting.primaries.iter().any(|primary| primary.ip().to_canonical() == client);
+    fn notified(&self, client: IpAddr) -> Option<bool> {
+        let is_primary = self.setting.primaries.iter().any(|primary| primary.ip().to_canonical() == client);
         if is_primary {
-            served.wake.notify_one();
+            self.wake.notify_one();
         }
         Some(is_primary)
     }

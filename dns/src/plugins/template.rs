@@ -8,7 +8,7 @@ use regex::{Captures, Regex};
 use thiserror::Error;
 use tracing::debug;
 
-use super::directive::{Directive, LocalPlugin, PluginContext};
+use super::directive::{LocalPlugin, PluginContext, Repeated};
 use crate::{
     config::Zones,
     corefile::{CorefileError, Statement, Word, zones_or},
@@ -50,29 +50,19 @@ impl PartialEq for Template {
     }
 }
 
-impl Directive for Template {
+impl Repeated for Template {
     const NAME: &'static str = "template";
     const SUMMARY: &'static str = "replies built from the query's name and type";
     const OPTIONS: &'static [&'static str] =
         &["match", "answer", "additional", "authority", "rcode", "fallthrough"];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(parse(statement, zones)?);
-        Ok(())
+    fn read(statement: &Statement, zones: &Zones) -> Result<Self, CorefileError> {
+        parse(statement, zones)
     }
 
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
-    }
-
-    fn start(setting: &Vec<Self>, context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
-        if setting.is_empty() {
-            return None;
-        }
+    fn start(templates: &[Self], context: &PluginContext<'_>) -> Option<Box<dyn LocalPlugin>> {
         let metrics = context.metrics.templates(context.server, context.zone);
-        Some(Box::new(TemplatePlugin { templates: setting.clone(), metrics }))
+        Some(Box::new(TemplatePlugin { templates: templates.to_vec(), metrics }))
     }
 }
 

@@ -11,7 +11,7 @@ use hickory_server::proto::rr::LowerName;
 use ipnetwork::IpNetwork;
 pub(crate) use notify::notify;
 
-use super::directive::Directive;
+use super::directive::Repeated;
 use crate::{
     config::{DNS_PORT, Zones},
     corefile::{CorefileError, Statement, Word, zones_or},
@@ -33,21 +33,14 @@ enum Secondary {
     Server(SocketAddr),
 }
 
-impl Directive for Transfer {
+impl Repeated for Transfer {
     const NAME: &'static str = "transfer";
     const SUMMARY: &'static str = "zones of `kubernetes`, `file`, `auto` and `secondary` for other servers, over TCP and \
         TLS (AXFR, and IXFR as AXFR), with NOTIFY after changes but for those of `kubernetes`";
     const OPTIONS: &'static [&'static str] = &["to"];
-    const IS_REPEATABLE: bool = true;
-    type Setting = Vec<Self>;
 
-    fn read(setting: &mut Vec<Self>, statement: &Statement, zones: &Zones) -> Result<(), CorefileError> {
-        setting.push(read(statement, zones)?);
-        Ok(())
-    }
-
-    fn is_enabled(setting: &Vec<Self>) -> bool {
-        !setting.is_empty()
+    fn read(statement: &Statement, zones: &Zones) -> Result<Self, CorefileError> {
+        read(statement, zones)
     }
 }
 

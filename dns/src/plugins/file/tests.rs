@@ -1,6 +1,9 @@
 use std::{fs, path::Path};
 
-use hickory_server::proto::rr::{Name, Record, RecordType};
+use hickory_server::proto::{
+    op::Query,
+    rr::{Name, Record, RecordType},
+};
 
 use super::*;
 use crate::corefile::{self, Source};
@@ -55,10 +58,10 @@ fn zones() -> Zones {
     Zones(vec![Name::from_ascii("example.org.").unwrap().into()])
 }
 
-fn start(path: &Path, options: &str) -> FilePlugin {
+fn start(path: &Path, options: &str) -> KeptZones<Served> {
     let line = format!("file {} {{\n{options}\n}}", path.display());
     let file = read(&statement(&line), &zones()).unwrap_or_else(|error| panic!("{error}"));
-    FilePlugin(file.zones.0.iter().map(|zone| Served::start(&file, zone)).collect())
+    KeptZones::start(&[file], |file| &file.zones, Served::start)
 }
 
 fn texts(records: &[Record]) -> String {

@@ -1,7 +1,7 @@
 use std::{net::Ipv4Addr, path::Path};
 
 use hickory_server::proto::{
-    op::{Message, OpCode},
+    op::{Message, OpCode, ResponseCode},
     rr::{
         Name, RData, Record,
         rdata::{A, SOA},
