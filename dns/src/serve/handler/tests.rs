@@ -248,6 +248,35 @@ async fn namespaces_that_are_not_selected_are_nxdomain() {
     }
 }
 
+#[tokio::test]
+async fn a_client_with_many_pending_queries_leaves_places_to_others() {
+    const LIMIT: u32 = 100;
+    // Nothing is sent before a pending query is polled.
+    let upstream = Upstream::plain("192.0.2.1:53".parse().unwrap());
+    let forward = Forward { max_concurrent: Some(LIMIT), ..Forward::to(vec![upstream]) };
+    let block = ServerBlock {
+        forwards: vec![forward],
+        ..ServerBlock::new(vec![Listen::plain(HickoryName::root().into())])
+    };
+    let (handler, metrics) = handler_of_block(&block, []);
+    let ask = |last: u8| {
+        let client = Client { address: Ipv4Addr::new(10, 0, 0, last).into(), ..client(Transport::Udp) };
+        handler.handle(&request("www.example.", RecordType::A, None).unwrap(), client)
+    };
+    let pending = |last: u8| -> Vec<Handled> {
+        let all = (0..LIMIT).map(|_| ask(last));
+        all.filter(|handled| matches!(handled, Handled::Pending(_))).collect()
+    };
+    let first = pending(1);
+    assert_eq!(first.len(), 25, "a quarter");
+    let Handled::Reply(refused) = ask(1) else { panic!("one more is pending") };
+    assert_eq!(Message::from_vec(&refused).unwrap().metadata.response_code, ResponseCode::Refused);
+    assert!(metrics.text().contains("reason=\"client\"} 76"), "{}", metrics.text());
+    assert_eq!(pending(2).len(), 18, "a quarter of the 75 that the first leaves");
+    drop(first);
+    assert_eq!(pending(1).len(), 25, "its places are free again");
+}
+
 fn headless(endpoints: u32, named: bool) -> Vec<Change> {
     let service = serde_json::from_value(serde_json::json!({"spec": {"clusterIP": "None"}})).unwrap();
     let key = ServiceKey::new("shop", "huge").unwrap();

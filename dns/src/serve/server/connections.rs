@@ -137,3 +137,26 @@ pub struct QueuedReply {
 
 /// The client's own permits, and the shared ones.
 pub type BufferPermits = [OwnedSemaphorePermit; 2];
+
+#[cfg(test)]
+mod tests {
+    use std::{iter, net::Ipv4Addr};
+
+    use super::*;
+
+    #[test]
+    fn clients_with_many_connections_leave_some_to_others() {
+        let connections = Arc::<Connections>::default();
+        let connect = |last: u8| {
+            let admitted = iter::from_fn(|| connections.admit(Ipv4Addr::new(10, 0, 0, last).into()));
+            admitted.collect::<Vec<_>>()
+        };
+        let first = connect(1);
+        assert_eq!(first.len(), MAX_PER_CLIENT);
+        let others: Vec<_> = (2..=8).map(connect).collect();
+        assert!(others.iter().all(|own| own.len() > 50));
+        assert!(connect(9).len() > 50, "eight clients have taken all connections");
+        drop(first);
+        assert!(connect(9).len() > 100, "a closed connection is free again");
+    }
+}
