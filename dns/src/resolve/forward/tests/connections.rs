@@ -27,9 +27,12 @@ async fn idle_connections_are_limited() {
     let names: Vec<String> = (0..5).map(|number| format!("n{number}.example.")).collect();
     join_all(names.iter().map(|name| resolve(&forwarder, name))).await;
     assert_eq!(upstream.connections(), 5);
-    while upstream.open_connections() > 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let closed = async {
+        while upstream.open_connections() > 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(30), closed).await;
     assert_eq!(upstream.open_connections(), 2);
 }
 

@@ -385,6 +385,32 @@ async fn files_come_after_the_other_plugins() {
 }
 
 #[tokio::test]
+async fn addresses_are_ordered_by_the_policy() {
+    let directory = tempfile::tempdir().unwrap();
+    let weights = directory.path().join("weights");
+    fs::write(&weights, "www.example\n10.1.0.1 1\n10.2.0.1 255\n").unwrap();
+    let query = query("www.example.", RecordType::A, DNSClass::IN);
+    let firsts = |policy: &str| {
+        let hosts = "hosts {\n 10.1.0.1 www.example\n 10.2.0.1 www.example\n}";
+        let handler = handler(&format!("loadbalance {policy}\n{hosts}"));
+        let first = || texts(&reply(&handler, &query, Transport::Udp).unwrap().answers)[0].clone();
+        (0..200).filter(|_| first().ends_with(" 10.2.0.1")).count()
+    };
+    assert_eq!(firsts("{\n prefer 10.2.0.0/16\n}"), 200);
+    assert_eq!(firsts("{\n prefer 10.3.0.0/16 10.1.0.0/16\n}"), 0);
+    // At random; each of these is wrong once in 10^20 runs.
+    assert!((30..=170).contains(&firsts("round_robin")));
+    assert!(firsts(&format!("weighted {}", weights.display())) > 180);
+    for (policy, want) in [
+        ("loadbalance weighted", "write `weighted FILE`"),
+        ("loadbalance least_conn", "the policies are `round_robin` and `weighted FILE`"),
+        ("loadbalance {\n reload 5s\n}", "only the policy `weighted` has a file"),
+    ] {
+        assert!(problem(policy).contains(want), "{policy}: {}", problem(policy));
+    }
+}
+
+#[tokio::test]
 async fn the_target_of_an_alias_is_replaced() {
     let text = "example {\n rewrite cname suffix .cdn.net. .example.\n template IN A {\n  match ^www\n  \
                 answer \"www.example. 5 IN CNAME b.cdn.net.\"\n  answer \"b.cdn.net. 5 IN A 10.0.0.1\"\n  fallthrough\n }\n \
