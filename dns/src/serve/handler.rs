@@ -42,6 +42,7 @@ mod fast_path;
 mod local_plugins;
 mod lookups;
 mod random;
+mod records;
 mod response;
 mod transfer;
 mod wire;

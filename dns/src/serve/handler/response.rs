@@ -9,11 +9,8 @@ use std::{
 use hickory_server::proto::{
     op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
     rr::{
-        LowerName, Name, RData, Record, RecordType,
-        rdata::{
-            A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT,
-            opt::{EdnsCode, EdnsOption},
-        },
+        LowerName, Name, Record, RecordType,
+        rdata::opt::{EdnsCode, EdnsOption},
     },
 };
 use tracing::info;
@@ -22,16 +19,16 @@ use super::{
     block::Block,
     client::Client,
     random::below,
+    records::record,
     wire::{encode, encode_padded, limit},
 };
 use crate::{
     cluster::{
-        answer::{self, Answer, AnswerData, Owner, Soa},
+        answer::{Answer, AnswerRecord},
         authority::Authority,
         name::QueryName,
         snapshot::Snapshot,
         topic::Topic,
-        zone::Dashed,
     },
     observe::metrics::{Plugin, QueryMetrics, Transport, rcode_word},
     plugins::{
@@ -260,7 +257,7 @@ impl Response {
             self.message.metadata.response_code = ResponseCode::NXDomain;
         }
         let question = alias.unwrap_or(&self.message.queries[0].name).clone();
-        let record = |from: &answer::AnswerRecord<'_>| record(from, &question);
+        let record = |from: &AnswerRecord<'_>| record(from, &question);
         self.message.answers.extend(answer.records.iter().map(record));
         self.message.metadata.truncation |= answer.is_cut;
         if answer.has_soa {
@@ -401,48 +398,14 @@ fn with_case_of(qname: &Name, mut record: Record) -> Record {
     record
 }
 
-/// `question`: the owner of a record of the question's name.
-pub(super) fn record(from: &answer::AnswerRecord<'_>, question: &Name) -> Record {
-    Record::from_rdata(name(from.owner, question), from.ttl, data(&from.data, question))
-}
-
-fn data(data: &AnswerData<'_>, question: &Name) -> RData {
-    match data {
-        AnswerData::A(address) => RData::A(A(*address)),
-        AnswerData::Aaaa(address) => RData::AAAA(AAAA(*address)),
-        AnswerData::Srv { weight, port, target } => {
-            RData::SRV(SRV::new(0, *weight, *port, name(*target, question)))
-        }
-        AnswerData::Ptr(target) => RData::PTR(PTR(name(*target, question))),
-        AnswerData::Cname(target) => RData::CNAME(CNAME(target.to_hickory())),
-        AnswerData::Ns(target) => RData::NS(NS(name(*target, question))),
-        AnswerData::Txt(text) => RData::TXT(TXT::new(vec![(*text).to_owned()])),
-        AnswerData::Soa(soa) => RData::SOA(soa_data(*soa)),
-        AnswerData::HostInfo => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
-    }
-}
-
-fn soa_data(Soa { zone, serial, minimum }: Soa<'_>) -> SOA {
-    let server = name(Owner::NameServer(zone), &Name::root());
-    let hostmaster =
-        Name::from_labels([b"hostmaster".as_slice()].into_iter().chain(zone.labels())).unwrap_or_default();
-    let [refresh, retry, expire] = Soa::TIMERS.map(u32::cast_signed);
-    SOA::new(server, hostmaster, serial, refresh, retry, expire, minimum)
-}
-
-fn name(owner: Owner<'_>, question: &Name) -> Name {
-    match owner {
-        Owner::Question => question.clone(),
-        // Too long only in a zone with many labels and with long names; the target is then the root.
-        Owner::Whole(_) | Owner::NameServer(_) | Owner::Service { .. } => {
-            Name::from_labels(owner.labels(&mut Dashed::default())).unwrap_or_default()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, net::Ipv4Addr};
+
+    use hickory_server::proto::rr::{
+        RData,
+        rdata::{A, CNAME, SOA},
+    };
 
     use super::*;
     use crate::observe::metrics::Metrics;

@@ -11,7 +11,7 @@ use hickory_server::proto::{
     serialize::binary::BinEncodable as _,
 };
 
-use super::response::record;
+use super::records::record;
 use crate::{
     cluster::{
         answer::{record_sets, transferable},
