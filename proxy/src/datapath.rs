@@ -21,8 +21,8 @@ pub use attach::{
 };
 pub use kernel::{
     CgroupScope, EnvironmentError, Jiffies, NetlinkError, Network, Routes, cgroup_root, cgroup_scope,
-    grace_period, ipsec_policies, local_addresses, netns_cookie, now, read_notification, refresh_neighbours,
-    require_capabilities, require_cgroup, watch_network, watch_routes,
+    grace_period, ipsec_policies, local_addresses, netns_addresses, netns_cookie, now, read_notification,
+    refresh_neighbours, require_capabilities, require_cgroup, watch_network, watch_routes,
 };
 pub use maps::{
     Access, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError, OutgrownFlows, PinnedMap,

@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use tests::{Cluster, PodRef};
+use tests::{Cluster, PodRef, agent::portreeve};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -95,4 +96,25 @@ async fn all_addresses_of_a_service_port_share_affinity() {
     let first = backend_of(&client, web.vip()).await;
     let node_port = SocketAddr::new(cluster.node(0).addresses.v4.into(), 30080);
     assert_eq!(backend_of(&client, node_port).await, first);
+}
+
+/// An unconnected or connecting socket has no source address yet: the programs know its network namespace.
+#[tokio::test]
+async fn a_pod_is_listed_by_its_address() {
+    let cluster = Cluster::start("affinity-list").await;
+    let web = cluster.service("web").tcp(80).affinity(HOUR).backends(["a", "b"]).await;
+    let client = cluster.pod("client");
+    for to in web.vips() {
+        client.clone().dials(to).times(1).always_reaches_one_of(["a", "b"]).await;
+    }
+    let mut command = Command::new(portreeve().expect("portreeve is built"));
+    command.args(["get", "affinity", "web", "-o", "json", "--bpffs"]).arg(cluster.node(0).bpffs());
+    let output = command.output().expect("it starts");
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let rows = listed["affinity"].as_array().expect("a list");
+    let addresses = client.start().await.addresses;
+    for (family, address) in [("IPv4", addresses.v4.to_string()), ("IPv6", addresses.v6.to_string())] {
+        let is_it = |row: &&serde_json::Value| row["client"] == address.as_str() && row["family"] == family;
+        assert_eq!(rows.iter().filter(is_it).count(), 1, "{address}: {listed:#}");
+    }
 }

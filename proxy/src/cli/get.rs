@@ -100,6 +100,10 @@ pub fn run(args: Args) -> Result<()> {
             let entries = |family| maps.affinity(family);
             let mut rows = affinity::read(maps, labels, selection, entries, datapath::now())?;
             rows.retain(|row| stale || row.is_followed());
+            if rows.iter().any(affinity::AffinityRow::is_of_netns) {
+                let addresses = datapath::netns_addresses();
+                rows.iter_mut().for_each(|row| row.locate(&addresses));
+            }
             Ok(Listing { rows, footer: Footer::Empty })
         }),
         Resource::Dns(args) => dns::run(args),

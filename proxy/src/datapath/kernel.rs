@@ -23,7 +23,7 @@ pub use environment::{EnvironmentError, cgroup_root, require_capabilities, requi
 pub use jiffies::Jiffies;
 pub use neighbours::refresh_neighbours;
 pub use netlink::{NetlinkError, read_notification};
-pub use netns::netns_cookie;
+pub use netns::{netns_addresses, netns_cookie};
 pub use network::{Address, Link, LinkKind, Network, PeerNetns, watch_network};
 #[cfg(test)]
 pub use routes::Route;

@@ -6,8 +6,9 @@
 //!                "age_seconds": 12, "expires_in_seconds": 10788}]}
 //! ```
 //!
-//! `client` is an address, or `netns:COOKIE` for an entry of the socket LB: an unconnected socket has no source address,
-//! so all of a pod is one client. Only `followed` entries have an effect. The others are shown with `--stale`; the LRU
+//! `client` is an address. An entry of the socket LB is of a network namespace, as an unconnected socket has no source
+//! address: its client is the pod's address of this family, or `netns:COOKIE` if the pod is gone or this process has no
+//! right to enter its namespace. Only `followed` entries have an effect. The others are shown with `--stale`; the LRU
 //! map evicts them: `expired`, `gone` (the backend was removed, then `backend` is null, or no frontend selects it any
 //! more), and `off` (the service port has no affinity any more). `expires_in_seconds` is null except for `followed`.
 
@@ -48,6 +49,9 @@ pub struct AffinityRow {
     /// On the clock of the BPF programs (monotonic).
     #[serde(skip)]
     last_used: Duration,
+    /// The cookie of the client's network namespace, if the entry is of one.
+    #[serde(skip)]
+    netns: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -132,7 +136,21 @@ impl AffinityRow {
             age_seconds: age.as_secs(),
             expires_in_seconds: left,
             last_used,
+            netns: key.netns(),
         })
+    }
+
+    pub fn is_of_netns(&self) -> bool {
+        self.netns.is_some()
+    }
+
+    /// Names the client by its address, given the addresses of network namespaces by cookie.
+    pub fn locate(&mut self, addresses: &HashMap<u64, Vec<IpAddr>>) {
+        let known = self.netns.and_then(|cookie| addresses.get(&cookie)).into_iter().flatten();
+        let of_family = known.filter(|address| IpFamily::of(**address).to_string() == self.family);
+        if let Some(address) = of_family.min() {
+            self.client = address.to_string();
+        }
     }
 
     /// Whether the client's next connection goes to this backend.
@@ -152,7 +170,9 @@ impl Row for AffinityRow {
     const LIST: &'static str = "affinity";
 
     fn id(&self) -> String {
-        format!("{} ({}) of {}", self.client, self.family, self.service.text())
+        // A pod may have an entry of its namespace and one of its address.
+        let netns = self.netns.map(|cookie| format!(" in netns:{cookie}")).unwrap_or_default();
+        format!("{}{netns} ({}) of {}", self.client, self.family, self.service.text())
     }
 
     fn name(&self) -> String {
