@@ -194,14 +194,13 @@ impl Netlink<'_> {
             let request = self.handle.address().get().set_link_index_filter(index);
             let addresses: Vec<_> = request.execute().try_collect().await?;
             let attributes = || addresses.iter().flat_map(|message| &message.attributes);
-            let tentative = attributes().any(|attribute| match attribute {
-                AddressAttribute::Flags(flags) => flags.contains(AddressFlags::Tentative),
-                _ => false,
+            let tentative = attributes().any(|attribute| {
+                matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Tentative))
             });
             ensure!(!tentative, "an address is tentative");
-            let addresses = attributes().filter_map(|attribute| match attribute {
-                AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
-                _ => None,
+            let addresses = attributes().filter_map(|attribute| {
+                let AddressAttribute::Address(IpAddr::V6(address)) = attribute else { return None };
+                Some(*address)
             });
             let addresses: Vec<Ipv6Addr> = addresses.collect();
             ensure!(addresses.iter().any(Ipv6Addr::is_unicast_link_local), "there is no link-local address");
