@@ -41,6 +41,8 @@ struct Sender {
     how: How,
     to: SocketAddr,
     dialling: Dialling,
+    /// Failures before the change.
+    failed: u64,
 }
 
 impl Sender {
@@ -52,10 +54,10 @@ impl Sender {
 
     /// The problem, if it did not move from `a` to `b` within a second with few lost answers.
     async fn problem(self, then: u64) -> Option<String> {
-        let Self { client, how, to, dialling } = self;
+        let Self { client, how, to, dialling, failed } = self;
         let report = dialling.stop().await.expect("it answers");
         let last = report.answers.get("a").map_or(0, |answers| answers.last_began_us);
-        let lost_us = report.failed() * u64::try_from(TIMEOUT.as_micros()).unwrap_or(u64::MAX);
+        let lost_us = (report.failed() - failed) * u64::try_from(TIMEOUT.as_micros()).unwrap_or(u64::MAX);
         let problem = if report.answered_by("b") == 0 {
             "never reaches b"
         } else if last > then + ONE_SECOND_US {
@@ -84,12 +86,21 @@ async fn udp_flows_move(name: &str, stops: bool) {
     for (client, pod) in clients {
         for how in [How::UnconnectedUdp, How::OneConnectedUdp] {
             for to in balancer(&cluster, frontends) {
-                senders.push(Sender { client, how, to, dialling: sending(pod.clone(), to, how).await });
+                senders.push(Sender {
+                    client,
+                    how,
+                    to,
+                    dialling: sending(pod.clone(), to, how).await,
+                    failed: 0,
+                });
             }
         }
     }
     for sender in &senders {
         eventually("a answers", async || sender.answered_by("a").await).await;
+    }
+    for sender in &mut senders {
+        sender.failed = sender.dialling.progress().await.expect("it answers").failed();
     }
     let then = now_us();
     web.list_only(|pod| pod == "b");

@@ -1,6 +1,8 @@
 //! A host that filters forwarded packets: its rules see the client's and the pod's addresses, never the Service's, in both
 //! directions.
 
+use std::time::Duration;
+
 use tests::{
     Cluster, firewall,
     frontends::{Frontends, Kind},
@@ -9,6 +11,8 @@ use tests::{
 };
 
 const HOWS: [How; 2] = [How::Tcp, How::ConnectedUdp];
+/// The time after which a dial is taken for dropped.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// Drops packets that netfilter's connection tracking considers invalid; accepts new connections from `client` to the
 /// server port of `pod` only.
@@ -53,7 +57,7 @@ async fn rules_see_client_and_pod(allowed: &str, denied: &str) {
     }
     let dials = |number: u8, kind, how| {
         let to = Frontends::new(number).dialled(kind, cluster.node(0).addresses);
-        cluster.client("client").dials(to).how(how).timeout_after(std::time::Duration::from_millis(300))
+        cluster.client("client").dials(to).how(how)
     };
     for how in HOWS {
         for kind in Kind::ALL {
@@ -64,7 +68,7 @@ async fn rules_see_client_and_pod(allowed: &str, denied: &str) {
     assert_eq!(invalid, 0, "packets that looked invalid to the host");
     assert!(allowed >= 2 * 3 * 20, "the host saw {allowed} flows");
     for how in HOWS {
-        let report = dials(1, Kind::LoadBalancer, how).times(2).report().await;
+        let report = dials(1, Kind::LoadBalancer, how).times(2).timeout_after(SILENCE).report().await;
         assert_eq!(report.answered(), 0, "{report:?}");
         assert!(report.failures.keys().all(|failure| failure.ends_with("timed out")), "{report:?}");
     }
