@@ -71,7 +71,7 @@ struct Connection {
     address: SocketAddr,
     protocol: String,
     result: Outcome,
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(rename = "milliseconds", serialize_with = "milliseconds")]
     took: Duration,
     message: String,
     /// A frontend without one refuses every connection.
@@ -300,6 +300,22 @@ mod tests {
                 ("refused", "the Service has no usable endpoint here: see `portreeve explain`"),
             ]
         );
+    }
+
+    #[test]
+    fn the_fields_of_a_connection_are_those_of_the_reference() {
+        let address = "10.244.1.4:8080".parse().unwrap();
+        let took = Duration::from_micros(310);
+        let connected = Connection { took, ..connection(Target::Backend, address, Protocol::Tcp) };
+        let report = Report { connections: vec![connected], failed: 0 };
+        let fields = serde_json::to_value(&report).unwrap();
+        let one = &fields["connections"][0];
+        for field in
+            ["service", "port_name", "target", "address", "protocol", "result", "milliseconds", "message"]
+        {
+            assert!(one.get(field).is_some(), "{field} is missing: {one}");
+        }
+        assert_eq!((&one["milliseconds"], &one["result"]), (&0.31.into(), &"connected".into()));
     }
 
     #[test]

@@ -46,7 +46,8 @@ struct StatusReport {
     /// The data plane in the kernel, read only if no agent runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_plane: Option<DataPlane>,
-    /// The fill of the tables that the programs write; empty with `--ready`, which probes use, and if they cannot be read.
+    /// The fill of the tables that the programs write; empty with `--ready` and `--live`, which probes use, and if they
+    /// cannot be read.
     flow_tables: Vec<Table>,
     faults: Vec<String>,
 }
@@ -67,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
     let last_alive = datapath::last_alive(&bpffs).filter(|_| agent.is_none());
     let last_alive = last_alive.and_then(|time| Timestamp::try_from(time).ok());
     let mut report = StatusReport::new(agent, last_alive, data_plane);
-    if !args.ready {
+    if !args.ready && !args.live {
         report.add_flow_tables(&bpffs);
     }
     if let (None, Some(fault)) = (&report.agent, report.faults.first_mut()) {
