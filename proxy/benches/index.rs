@@ -48,6 +48,8 @@ fn service(n: u32) -> Change {
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
         health_check_node_port: None,
+        created: None,
+        labels: SmallList::default(),
     };
     Change::Service(key, Some(Arc::new(info)))
 }
@@ -60,6 +62,9 @@ fn slice(n: u32, endpoints: u32) -> Change {
         is_serving: true,
         is_terminating: false,
         is_local: endpoint % 3 == 0,
+        pod: None,
+        node: None,
+        zone: None,
         hints: None,
     };
     let key = SliceKey {

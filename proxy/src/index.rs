@@ -160,6 +160,11 @@ impl Index {
         self.joined.services()
     }
 
+    /// The Services and slices, for commands.
+    pub fn objects(&self) -> (Vec<Arc<ServiceInfo>>, Vec<Arc<SliceInfo>>) {
+        self.joined.objects()
+    }
+
     pub fn policy(&self) -> &Policy {
         &self.policy
     }

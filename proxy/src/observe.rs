@@ -11,6 +11,7 @@ mod health_check_ports;
 pub mod log_once;
 pub mod metrics;
 mod no_local_endpoints;
+pub mod objects;
 pub mod query_source;
 pub mod query_statistics;
 pub mod serve;

@@ -1,6 +1,7 @@
 //! `get`: the data plane in the kernel by Service name, with or without an agent; and the DNS clients of a running agent.
 //!
-//! Except for DNS clients, all is read from the pinned maps; nothing is written. In JSON and YAML each resource is one
+//! Except for DNS clients, all is read from the pinned maps; nothing is written. A running agent adds what the maps do not
+//! hold: ages, labels, pods, nodes. In JSON and YAML each resource is one
 //! object with a list of rows, see `frontends`, `backends`, `affinity` and `dns`. `--watch` prints one such object per
 //! change: added and changed rows in the list, the ids of removed rows in `gone`.
 
@@ -8,19 +9,22 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
+use jiff::Timestamp;
 use proxy_ebpf::abi::DropReason;
 
-use super::agents::{self, FindArgs};
+use super::agents::{self, FindArgs, Place};
 use crate::datapath::{self, InspectError, KernelMaps};
 
 mod affinity;
 mod backends;
 mod connections;
+mod details;
 mod dns;
 mod document;
 mod footer;
 mod format;
 mod frontends;
+mod json_path;
 pub mod labels;
 mod listing;
 mod print;
@@ -28,6 +32,7 @@ pub mod selection;
 #[cfg(test)]
 mod tests;
 
+use details::Details;
 use footer::{Footer, Refusals};
 use labels::Labels;
 use listing::{Listing, Row};
@@ -79,7 +84,9 @@ pub fn run(args: Args) -> Result<()> {
         Resource::Services(get) => get.run(|source| {
             let Source { maps, labels, selection, .. } = source;
             let is_up = source.name_server_is_up();
-            let rows = frontends::read(maps, labels, selection, is_up, |id| maps.service_stats(id))?;
+            let mut rows = frontends::read(maps, labels, selection, is_up, |id| maps.service_stats(id))?;
+            let (services, now) = (source.details.services(), Timestamp::now());
+            rows.iter_mut().for_each(|row| row.set_age(&services, now));
             let has_node_ports = rows.iter().any(frontends::FrontendRow::is_node_port);
             let node_ports_at = has_node_ports.then(|| maps.node_port_addresses()).transpose()?;
             let (refusals, is_all) = (refusals(maps)?, selection.is_all());
@@ -87,25 +94,33 @@ pub fn run(args: Args) -> Result<()> {
         }),
         Resource::Backends(get) => get.run(|source| {
             let Source { maps, labels, selection, .. } = source;
-            let rows = backends::read(maps, labels, selection, source.name_server_is_up())?;
+            let mut rows = backends::read(maps, labels, selection, source.name_server_is_up())?;
+            let endpoints = source.details.endpoints();
+            rows.iter_mut().for_each(|row| row.set_details(&endpoints));
             Ok(Listing { rows, footer: Footer::Empty })
         }),
-        Resource::Connections(get) => get.run(|Source { labels, selection, bpffs, .. }| {
+        Resource::Connections(get) => get.run(|Source { labels, selection, bpffs, details, .. }| {
             let flows = datapath::inspect_flows(bpffs)?;
             let flows = flows.alive().collect::<Result<Vec<_>, _>>()?;
-            let rows = connections::read(flows, labels, selection, datapath::now());
+            let mut rows = connections::read(flows, labels, selection, datapath::now());
+            let pods = details.pods();
+            rows.iter_mut().for_each(|row| row.set_pod(&pods));
             Ok(Listing { rows, footer: Footer::Empty })
         }),
-        Resource::Affinity { get, stale } => get.run(|Source { maps, labels, selection, .. }| {
-            let entries = |family| maps.affinity(family);
-            let mut rows = affinity::read(maps, labels, selection, entries, datapath::now())?;
-            rows.retain(|row| stale || row.is_followed());
-            if rows.iter().any(affinity::AffinityRow::is_of_netns) {
-                let addresses = datapath::netns_addresses();
-                rows.iter_mut().for_each(|row| row.locate(&addresses));
-            }
-            Ok(Listing { rows, footer: Footer::Empty })
-        }),
+        Resource::Affinity { get, stale } => {
+            get.run(|Source { maps, labels, selection, details, .. }| {
+                let entries = |family| maps.affinity(family);
+                let mut rows = affinity::read(maps, labels, selection, entries, datapath::now())?;
+                rows.retain(|row| stale || row.is_followed());
+                if rows.iter().any(affinity::AffinityRow::is_of_netns) {
+                    let addresses = datapath::netns_addresses();
+                    rows.iter_mut().for_each(|row| row.locate(&addresses));
+                }
+                let pods = details.pods();
+                rows.iter_mut().for_each(|row| row.set_pod(&pods));
+                Ok(Listing { rows, footer: Footer::Empty })
+            })
+        }
         Resource::Dns(args) => dns::run(args),
     }
 }
@@ -116,6 +131,7 @@ struct Source<'a> {
     labels: &'a Labels,
     selection: &'a Selection,
     bpffs: &'a Path,
+    details: &'a Details,
 }
 
 impl Source<'_> {
@@ -127,9 +143,10 @@ impl Source<'_> {
 
 impl GetArgs {
     fn run<R: Row>(self, read: impl Fn(Source<'_>) -> Result<Listing<R>>) -> Result<()> {
-        let Self { selection, print, find } = self;
-        let selection = selection.selection();
-        let bpffs = find.find()?.bpffs;
+        let Self { selection: args, print, find } = self;
+        let selection = args.selection();
+        let Place { bpffs, socket, .. } = find.find()?;
+        let details = Details { socket };
         // Open the maps for each read: `cleanup` and a new start replace them.
         print.print(|| {
             let maps = match datapath::inspect(&bpffs) {
@@ -141,7 +158,10 @@ impl GetArgs {
             if let Some(name) = selection.unknown(&labels).filter(|_| !print.watch) {
                 bail!("no Service {name} in the data plane at {}", bpffs.display());
             }
-            read(Source { maps: &maps, labels: &labels, selection: &selection, bpffs: &bpffs })
+            let labelled = args.selector().map(|selector| details.labelled(selector)).transpose()?;
+            let selection = selection.among(labelled);
+            let (maps, labels, selection) = (&maps, &labels, &selection);
+            read(Source { maps, labels, selection, bpffs: &bpffs, details: &details })
         })
     }
 }

@@ -76,7 +76,7 @@ pub struct PinArgs {
 /// The directory of the agent's control socket.
 #[derive(Debug, clap::Args)]
 pub struct RunDirArgs {
-    /// Directory of the agent's control socket, which `status` and `get dns` use
+    /// Directory of the agent's control socket, which `status` and `get` use
     #[arg(long, value_name = "DIR", default_value = agents::RUN_DIR)]
     pub run_dir: PathBuf,
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{
     agents::{self, FindArgs, Place},
     control,
+    human_duration::human_duration,
     output::{self, Format, OutputArgs, Tone},
 };
 use crate::{
@@ -277,14 +278,9 @@ fn scope_text(scope: &CgroupScope) -> String {
     }
 }
 
-/// An age in its largest unit.
+/// The clock may have been set back.
 fn age(seconds: i64) -> String {
-    match seconds {
-        ..60 => format!("{}s", seconds.max(0)),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86400),
-    }
+    human_duration(seconds.max(0))
 }
 
 #[cfg(test)]
@@ -377,9 +373,9 @@ mod tests {
             text.lines().map(words).collect::<Vec<_>>(),
             [
                 "STATE degraded",
-                concat!("AGENT process 7, version ", env!("CARGO_PKG_VERSION"), ", for 2h"),
+                concat!("AGENT process 7, version ", env!("CARGO_PKG_VERSION"), ", for 120m"),
                 "NODE node-1",
-                "LAST SYNC 1m ago",
+                "LAST SYNC 60s ago",
                 "FRONTENDS 3 published, 0 not written",
                 "SINCE START 0 objects skipped, 0 hooks repaired",
                 "SOURCE API server https://192.0.2.1:6443, last heard 5s ago",
@@ -392,7 +388,7 @@ mod tests {
                 "TABLES SLOTS 10 of 1000 (1 %)",
                 "",
                 "TYPE STATUS SINCE REASON MESSAGE",
-                "Synced True 2h AsExpected -",
+                "Synced True 120m AsExpected -",
                 "NameServerAlive False 30s NoHeartbeat the name server does not answer",
             ]
         );
@@ -444,7 +440,7 @@ mod tests {
         let known = StatusReport::new(None, Some(at("2026-01-01T01:57:00.7Z")), data_plane());
         expect![[r#"
             STATE          down
-            LAST ALIVE     2026-01-01T01:57:00Z, 2m ago
+            LAST ALIVE     2026-01-01T01:57:00Z, 2m59s ago
             IN THE KERNEL  3 frontends
             FAULTS         no agent runs since 2026-01-01T01:57:00Z: the data plane works as last programmed
         "#]]

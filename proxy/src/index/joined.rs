@@ -47,6 +47,11 @@ impl Joined {
         self.services.values().filter_map(|parts| parts.service.as_deref())
     }
 
+    pub fn objects(&self) -> (Vec<Arc<ServiceInfo>>, Vec<Arc<SliceInfo>>) {
+        let services = self.services.values().filter_map(|parts| parts.service.clone()).collect();
+        (services, self.slices.iter().map(|Slice(slice)| Arc::clone(slice)).collect())
+    }
+
     /// Returns the previous version of the Service.
     pub fn insert_service(&mut self, service: Arc<ServiceInfo>) -> Option<Arc<ServiceInfo>> {
         let parts = self.services.entry(service.key.clone()).or_default();

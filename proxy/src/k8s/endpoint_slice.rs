@@ -99,14 +99,23 @@ fn candidates(
 
 fn candidate(endpoint: &Endpoint, ip: IpAddr, node_name: &str) -> Candidate {
     let conditions = endpoint.conditions.as_ref();
+    let is_local = !node_name.is_empty() && endpoint.node_name.as_deref() == Some(node_name);
     Candidate {
         ip,
         is_ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         is_serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
         is_terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
-        is_local: !node_name.is_empty() && endpoint.node_name.as_deref() == Some(node_name),
+        is_local,
+        pod: pod(endpoint).filter(|_| is_local).map(Into::into),
+        node: endpoint.node_name.as_deref().map(intern),
+        zone: endpoint.zone.as_deref().map(intern),
         hints: endpoint.hints.as_ref().and_then(hints),
     }
+}
+
+fn pod(endpoint: &Endpoint) -> Option<&str> {
+    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+    target?.name.as_deref()
 }
 
 fn hints(stated: &EndpointHints) -> Option<Box<TopologyHints>> {

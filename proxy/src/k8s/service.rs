@@ -7,6 +7,7 @@ use std::{
     num::NonZeroU32,
 };
 
+use arcstr::ArcStr;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 
@@ -39,6 +40,8 @@ pub fn read(service: &Service) -> Result<Parsed<ServiceInfo>, ObjectError> {
         external_policy: external_policy(spec),
         affinity: affinity(spec),
         health_check_node_port: health_check_node_port(spec),
+        created: service.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        labels: labels(service).into(),
     };
     let mut ignored = Vec::new();
     if info.is_served() {
@@ -50,6 +53,11 @@ pub fn read(service: &Service) -> Result<Parsed<ServiceInfo>, ObjectError> {
     }
     ignored.extend(without_address(&info));
     Ok(Parsed { value: info, ignored })
+}
+
+fn labels(service: &Service) -> Vec<(ArcStr, ArcStr)> {
+    let labels = service.metadata.labels.iter().flatten();
+    labels.map(|(key, value)| (intern(key), intern(value))).collect()
 }
 
 fn exclusion(service: &Service, spec: &ServiceSpec) -> Option<Exclusion> {

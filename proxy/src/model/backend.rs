@@ -40,6 +40,11 @@ pub struct Candidate {
     pub is_terminating: bool,
     /// On this node.
     pub is_local: bool,
+    /// For commands only, as node and zone. The name of the pod if it is on this node; those of other nodes would double
+    /// the memory of endpoints.
+    pub pod: Option<ArcStr>,
+    pub node: Option<ArcStr>,
+    pub zone: Option<ArcStr>,
     /// Boxed: few clusters use hints, and there are as many candidates as pods.
     pub hints: Option<Box<TopologyHints>>,
 }

@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr, num::NonZeroU32};
 
 use arcstr::ArcStr;
 use ipnetwork::IpNetwork;
+use jiff::Timestamp;
 
 use super::{
     address::{IpFamily, PerFamily, Protocol},
@@ -99,6 +100,9 @@ pub struct ServiceInfo {
     pub external_policy: TrafficPolicy,
     pub affinity: Option<NonZeroU32>,
     pub health_check_node_port: Option<u16>,
+    /// For commands only, as the labels.
+    pub created: Option<Timestamp>,
+    pub labels: SmallList<(ArcStr, ArcStr)>,
 }
 
 impl ServiceInfo {

@@ -20,6 +20,7 @@ use super::{
     conditions::{ConditionType, Conditions, Fault},
     health::ProxyHealth,
     metrics::{Metrics, family_label},
+    objects::{ObjectRequests, Objects},
     query_source::QuerySource,
     query_statistics::QueryStatistics,
     status::{DeviceStatus, NameServerStatus, Phase, Planes, Port, Status, Unplaced, UnservedPart},
@@ -63,6 +64,8 @@ pub struct AgentState {
     pub source: SourceState,
     /// The age of the name server's heartbeat; unset without a name server.
     name_server_age: OnceLock<NameServerAge>,
+    /// Requests of commands to the loop.
+    pub object_requests: ObjectRequests,
     /// Any part of the agent states its faults here.
     pub conditions: Conditions,
 }
@@ -122,6 +125,7 @@ impl AgentState {
             dns_faults: Faults::default(),
             source,
             name_server_age: OnceLock::new(),
+            object_requests: ObjectRequests::default(),
             conditions: Conditions::default(),
         })
     }
@@ -213,6 +217,12 @@ impl AgentState {
     /// The query statistics. Returns `None` if DNS is not served.
     pub fn query_statistics(&self) -> Option<QueryStatistics> {
         self.query_source.get().map(QuerySource::read)
+    }
+
+    /// The objects of the loop's index. Returns `None` if they cannot be had now.
+    pub async fn objects(&self) -> Option<Objects> {
+        let is_serving = matches!(lock(&self.status).phase, Phase::Serving);
+        if is_serving { self.object_requests.ask().await } else { None }
     }
 
     pub fn phases(&self) -> watch::Receiver<Phase> {

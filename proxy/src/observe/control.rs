@@ -9,6 +9,12 @@ pub enum ControlRequest {
     Status,
     /// Statistics of DNS queries.
     QueryStatistics,
+    /// Labels and ages of Services.
+    Services,
+    /// Pods, nodes and zones of endpoints.
+    Endpoints,
+    /// The pods of this node by address.
+    Pods,
 }
 
 impl ControlRequest {
@@ -16,11 +22,15 @@ impl ControlRequest {
         match self {
             Self::Status => "",
             Self::QueryStatistics => "names",
+            Self::Services => "services",
+            Self::Endpoints => "endpoints",
+            Self::Pods => "pods",
         }
     }
 
     /// Returns `None` for a word of another version.
     pub fn parse(word: &[u8]) -> Option<Self> {
-        [Self::Status, Self::QueryStatistics].into_iter().find(|request| request.word().as_bytes() == word)
+        let all = [Self::Status, Self::QueryStatistics, Self::Services, Self::Endpoints, Self::Pods];
+        all.into_iter().find(|request| request.word().as_bytes() == word)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use dns::observe::alarms::{Alarm, PresentAlarm};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::info;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     conditions::{ConditionType, Fault},
     health_check_ports::{HealthCheckPorts, WantedHealthChecks},
     no_local_endpoints::NoLocalEndpoints,
+    objects::{ObjectRequestReceiver, Objects},
     query_source::QuerySource,
     service_changes::ServiceChanges,
     status::Unplaced,
@@ -49,6 +50,8 @@ pub struct Telemetry {
     /// Objects have changed since these were determined.
     has_changed: bool,
     reports: mpsc::UnboundedSender<Report>,
+    /// `None` in a second loop of the same state.
+    object_requests: Option<ObjectRequestReceiver>,
     /// The start of the present pass.
     started: Option<Instant>,
 }
@@ -72,6 +75,7 @@ pub struct CompletedPass<'a> {
 impl Telemetry {
     pub fn new(state: Arc<AgentState>, reports: mpsc::UnboundedSender<Report>) -> Self {
         Self {
+            object_requests: state.object_requests.receiver(),
             state,
             health_ports: HealthCheckPorts::new(),
             no_local: NoLocalEndpoints::default(),
@@ -105,6 +109,16 @@ impl Telemetry {
             }
         }
         self.dns_alarms = present.into_iter().map(|present| present.alarm).collect();
+    }
+
+    /// The next request for the objects; pending without one.
+    pub async fn object_request(&mut self) -> oneshot::Sender<Objects> {
+        if let Some(receiver) = &mut self.object_requests
+            && let Some(request) = receiver.recv().await
+        {
+            return request;
+        }
+        std::future::pending().await
     }
 
     /// The loop has ended.

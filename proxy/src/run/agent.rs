@@ -40,6 +40,7 @@ use crate::{
     },
     observe::{
         log_once::LogOnce,
+        objects::Objects,
         telemetry::{CompletedPass, Telemetry},
     },
     reconcile::{Budget, Epoch, MapError, Pass, Reconciler, UnclaimedNetworks},
@@ -212,6 +213,7 @@ impl Agent {
                         self.write(touched);
                     }
                 }
+                request = self.telemetry.object_request() => drop(request.send(Objects::of(&self.index))),
                 repairs = attachment.devices_changed() => self.report_attachment(repairs, &attachment),
                 _ = verification.tick() => {
                     let repairs = attachment.verify();

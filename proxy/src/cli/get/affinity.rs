@@ -3,12 +3,13 @@
 //! ```text
 //! {"affinity": [{"client": "10.244.1.9", "service": "shop/web", "port_name": "http", "protocol": "TCP",
 //!                "family": "IPv4", "backend": "10.244.1.4:8080", "state": "followed|expired|gone|off",
-//!                "age_seconds": 12, "expires_in_seconds": 10788}]}
+//!                "age_seconds": 12, "expires_in_seconds": 10788, "pod": "shop/web-0"|null}]}
 //! ```
 //!
 //! `client` is an address. An entry of the socket LB is of a network namespace, as an unconnected socket has no source
 //! address: its client is the pod's address of this family, or `netns:COOKIE` if the pod is gone or this process has no
-//! right to enter its namespace. Only `followed` entries have an effect. The others are shown with `--stale`; the LRU
+//! right to enter its namespace. `pod` has this address; a running agent knows the pods of this node that are endpoints.
+//! Tables have the pod, the address, or the cookie, in this order. Only `followed` entries have an effect. The others are shown with `--stale`; the LRU
 //! map evicts them: `expired`, `gone` (the backend was removed, then `backend` is null, or no frontend selects it any
 //! more), and `off` (the service port has no affinity any more). `expires_in_seconds` is null except for `followed`.
 
@@ -28,7 +29,9 @@ use super::{
     selection::Selection,
 };
 use crate::{
+    cli::human_duration::human_duration,
     model::address::IpFamily,
+    observe::objects::Pods,
     reconcile::{LbMaps, MapError},
 };
 
@@ -46,6 +49,7 @@ pub struct AffinityRow {
     state: State,
     age_seconds: u64,
     expires_in_seconds: Option<u64>,
+    pod: Option<String>,
     /// On the clock of the BPF programs (monotonic).
     #[serde(skip)]
     last_used: Duration,
@@ -135,6 +139,7 @@ impl AffinityRow {
             state,
             age_seconds: age.as_secs(),
             expires_in_seconds: left,
+            pod: None,
             last_used,
             netns: key.netns(),
         })
@@ -151,6 +156,11 @@ impl AffinityRow {
         if let Some(address) = of_family.min() {
             self.client = address.to_string();
         }
+    }
+
+    /// Names the client by its pod, once its address is known.
+    pub fn set_pod(&mut self, pods: &Pods) {
+        self.pod = self.client.parse().ok().and_then(|address: IpAddr| pods.get(&address).cloned());
     }
 
     /// Whether the client's next connection goes to this backend.
@@ -181,23 +191,26 @@ impl Row for AffinityRow {
 
     fn header(is_wide: bool) -> Vec<&'static str> {
         let mut header = vec!["CLIENT", "SERVICE", "BACKEND", "AGE", "EXPIRES IN"];
-        header.extend(is_wide.then_some(["PROTOCOL", "STATE"]).into_iter().flatten());
+        header.extend(is_wide.then_some(["PROTOCOL", "STATE", "ADDRESS"]).into_iter().flatten());
         header
     }
 
     fn cells(&self, is_wide: bool) -> Vec<String> {
         let backend = self.backend.map_or_else(|| "-".to_owned(), |backend| backend.to_string());
+        let time = |seconds: u64| human_duration(seconds.cast_signed());
         let left = self.expires_in_seconds.map_or_else(|| self.state.text().to_owned(), time);
-        let mut cells = vec![self.client.clone(), self.service.text(), backend, time(self.age_seconds), left];
+        let client = self.pod.as_ref().unwrap_or(&self.client).clone();
+        let mut cells = vec![client, self.service.text(), backend, time(self.age_seconds), left];
         if is_wide {
             let protocol = self.protocol.clone().unwrap_or_else(|| "?".to_owned());
-            cells.extend([protocol, self.state.text().to_owned()]);
+            cells.extend([protocol, self.state.text().to_owned(), self.client.clone()]);
         }
         cells
     }
 
     fn is_unchanged(&self, earlier: &Self) -> bool {
-        (self.backend, self.state, self.last_used) == (earlier.backend, earlier.state, earlier.last_used)
+        let key = |row: &Self| (row.backend, row.state, row.last_used, row.pod.clone());
+        key(self) == key(earlier)
     }
 }
 
@@ -209,14 +222,5 @@ impl State {
             Self::Gone => "gone",
             Self::Off => "off",
         }
-    }
-}
-
-/// A duration in at most two units.
-fn time(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m{}s", seconds / 60, seconds % 60),
-        7200.. => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
     }
 }

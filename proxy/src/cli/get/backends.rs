@@ -2,13 +2,19 @@
 //!
 //! ```text
 //! {"backends": [{"service": "shop/web", "port_name": "http", "address": "10.244.1.4:8080", "protocol": "TCP",
-//!                "state": "ready|terminating|unused|down", "sets": ["cluster", "local"], "index": 17, "generation": 3}]}
+//!                "state": "ready|terminating|unused|down", "sets": ["cluster", "local"], "index": 17, "generation": 3,
+//!                "pod": "shop/web-0", "node": "node-1", "zone": "a"}]}
 //! ```
 //!
 //! `unused` is ready, but no frontend selects it: it keeps its flows and gets no new ones. A terminating backend is in a
-//! set only while no ready backend exists. `down` is this node's name server without a heartbeat: no client gets it. Slots and affinity entries refer to a backend by `index` and `generation`.
+//! set only while no ready backend exists. `down` is this node's name server without a heartbeat: no client gets it. Slots
+//! and affinity entries refer to a backend by `index` and `generation`. `pod`, `node` and `zone` are known to a running
+//! agent, the pods of other nodes to none; null if unknown.
 
-use std::net::SocketAddr;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use proxy_ebpf::abi::BackendFlags;
 use serde::Serialize;
@@ -19,7 +25,9 @@ use super::{
     selection::Selection,
 };
 use crate::{
+    cli::output::Tone,
     model::address::{IpFamily, Protocol},
+    observe::objects::EndpointDetails,
     reconcile::{BackendEntry, LbMaps, MapError},
 };
 
@@ -33,6 +41,9 @@ pub struct BackendRow {
     sets: Vec<&'static str>,
     index: u32,
     generation: u32,
+    pod: Option<String>,
+    node: Option<String>,
+    zone: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -82,7 +93,16 @@ impl BackendRow {
         };
         let protocol = Protocol::from_number(protocol)
             .map_or_else(|| protocol.to_string(), |protocol| protocol.to_string());
-        Self { service, address, protocol, state, sets, index, generation }
+        let (pod, node, zone) = (None, None, None);
+        Self { service, address, protocol, state, sets, index, generation, pod, node, zone }
+    }
+
+    /// Sets pod, node and zone, if an agent tells them.
+    pub fn set_details(&mut self, endpoints: &HashMap<(String, IpAddr), EndpointDetails>) {
+        let key = (self.service.service.clone(), self.address.ip());
+        if let Some(EndpointDetails { pod, node, zone, .. }) = endpoints.get(&key) {
+            (self.pod, self.node, self.zone) = (pod.clone(), node.clone(), zone.clone());
+        }
     }
 }
 
@@ -114,7 +134,8 @@ impl Row for BackendRow {
     }
 
     fn header(is_wide: bool) -> Vec<&'static str> {
-        let mut header = vec!["SERVICE", "ADDRESS", "PROTOCOL", "STATE", "SETS"];
+        let mut header =
+            vec!["SERVICE", "ADDRESS", "PROTOCOL", "READY", "STATE", "SETS", "POD", "NODE", "ZONE"];
         header.extend(is_wide.then_some(["INDEX", "GENERATION"]).into_iter().flatten());
         header
     }
@@ -122,11 +143,22 @@ impl Row for BackendRow {
     fn cells(&self, is_wide: bool) -> Vec<String> {
         let sets = if self.sets.is_empty() { "-".to_owned() } else { self.sets.join(",") };
         let mut cells = vec![self.service.text(), self.address.to_string(), self.protocol.clone()];
-        cells.extend([self.state.text().to_owned(), sets]);
+        let is_ready = matches!(self.state, State::Ready | State::Unused);
+        cells.extend([is_ready.to_string(), self.state.text().to_owned(), sets]);
+        let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        cells.extend([&self.pod, &self.node, &self.zone].map(known));
         if is_wide {
             cells.extend([self.index.to_string(), self.generation.to_string()]);
         }
         cells
+    }
+
+    fn tone(&self, header: &str) -> Tone {
+        match (header, self.state) {
+            ("READY" | "STATE", State::Ready) => Tone::Good,
+            ("READY" | "STATE", State::Down | State::Terminating) => Tone::Bad,
+            _ => Tone::Plain,
+        }
     }
 
     fn is_unchanged(&self, earlier: &Self) -> bool {

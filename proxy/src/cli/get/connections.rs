@@ -3,10 +3,10 @@
 //! ```text
 //! {"connections": [{"service": "shop/web", "port_name": "http", "protocol": "TCP", "client": "198.51.100.7:40000",
 //!                   "dialled": "203.0.113.10:80", "backend": "10.244.1.4:8080", "masquerade": "172.18.0.11:2044"|null,
-//!                   "state": "new|established|closing|closed", "idle_seconds": 3}]}
+//!                   "state": "new|established|closing|closed", "idle_seconds": 3, "pod": "shop/web-0"|null}]}
 //! ```
 //!
-//! Flows of the socket LB are not included: their packets go from client to backend without translation.
+//! `pod` is the client, if it is an endpoint of this node and an agent runs. Flows of the socket LB are not included: their packets go from client to backend without translation.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,10 @@ use super::{
     listing::Row,
     selection::Selection,
 };
-use crate::{datapath::TrackedFlow, model::address::Protocol};
+use crate::{
+    cli::human_duration::human_duration, datapath::TrackedFlow, model::address::Protocol,
+    observe::objects::Pods,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConnectionRow {
@@ -31,6 +34,7 @@ pub struct ConnectionRow {
     masquerade: Option<SocketAddr>,
     state: State,
     idle_seconds: u64,
+    pod: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,7 +80,12 @@ impl ConnectionRow {
             masquerade,
             state: State::of(state),
             idle_seconds: (idle << TICK_SHIFT) / 1_000_000_000,
+            pod: None,
         }
+    }
+
+    pub fn set_pod(&mut self, pods: &Pods) {
+        self.pod = pods.get(&self.client.ip()).cloned();
     }
 }
 
@@ -116,7 +125,7 @@ impl Row for ConnectionRow {
 
     fn header(is_wide: bool) -> Vec<&'static str> {
         let narrow = ["SERVICE", "CLIENT", "DIALLED", "BACKEND", "STATE"];
-        let wide = ["PROTOCOL", "MASQUERADE", "IDLE"];
+        let wide = ["PROTOCOL", "MASQUERADE", "IDLE", "POD"];
         narrow.into_iter().chain(wide.into_iter().filter(|_| is_wide)).collect()
     }
 
@@ -129,7 +138,9 @@ impl Row for ConnectionRow {
             self.backend.to_string(),
             self.state.text().to_owned(),
         ];
-        let wide = [self.protocol.clone(), masquerade, format!("{}s", self.idle_seconds)];
+        let idle = human_duration(self.idle_seconds.cast_signed());
+        let pod = self.pod.clone().unwrap_or_else(|| "-".to_owned());
+        let wide = [self.protocol.clone(), masquerade, idle, pod];
         narrow.into_iter().chain(wide.into_iter().filter(|_| is_wide)).collect()
     }
 

@@ -89,6 +89,12 @@ impl<R: Row> Document<'_, R> {
                 names.into_iter().map(|name| name + "\n").collect()
             }
             Format::Columns(columns) => self.columns(columns, headers)?,
+            Format::JsonPath(template) => {
+                let mut document = serde_json::to_value(self)?;
+                // The usual name of a list, whatever its own is.
+                document["items"] = document[R::LIST].clone();
+                template.text(&document)
+            }
         })
     }
 
@@ -97,7 +103,11 @@ impl<R: Row> Document<'_, R> {
         if headers == Headers::Shown {
             table.set_header(R::header(is_wide));
         }
-        table.add_rows(self.rows.iter().map(|row| row.cells(is_wide)));
+        let header = R::header(is_wide);
+        table.add_rows(self.rows.iter().map(|row| {
+            let cells = row.cells(is_wide).into_iter().zip(&header);
+            cells.map(|(text, header)| output::cell(text, row.tone(header))).collect::<Vec<_>>()
+        }));
         let mut text = if self.rows.is_empty() { String::new() } else { output::text(table) };
         text.extend(self.gone.iter().map(|id| format!("gone: {id}\n")));
         text += &self.footer.text();

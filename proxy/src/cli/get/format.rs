@@ -4,8 +4,10 @@ use std::{cmp::Ordering, str::FromStr};
 
 use serde_json::Value;
 
+use super::json_path::Template;
+
 /// The value of `--output`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Format {
     Table,
     /// A table with all columns.
@@ -16,6 +18,7 @@ pub enum Format {
     Name,
     /// Header and field of each column.
     Columns(Vec<(String, Field)>),
+    JsonPath(Template),
 }
 
 /// A field of a row: `.external.backends[0]`, with or without the first dot.
@@ -35,13 +38,19 @@ impl FromStr for Format {
         if let Some(columns) = text.strip_prefix("custom-columns=") {
             return columns.split(',').map(column).collect::<Result<_, _>>().map(Self::Columns);
         }
+        if let Some(template) = text.strip_prefix("jsonpath=") {
+            return template.parse().map(Self::JsonPath);
+        }
         match text {
             "table" => Ok(Self::Table),
             "wide" => Ok(Self::Wide),
             "json" => Ok(Self::Json),
             "yaml" => Ok(Self::Yaml),
             "name" => Ok(Self::Name),
-            _ => Err("one of table, wide, json, yaml, name, custom-columns=HEADER:.field,..".to_owned()),
+            _ => Err(
+                "one of table, wide, json, yaml, name, custom-columns=HEADER:.field,.., jsonpath=TEMPLATE"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! {"frontends": [{"service": "shop/web", "port_name": "http", "family": "IPv4", "address": "10.96.0.10", "port": 80,
 //!                 "protocol": "TCP", "type": "ClusterIP|NodePort|External", "internal": VIEW, "external": VIEW, "affinity_seconds": 10800, "needs_source_address": false,
-//!                 "translated": 12, "refused": 0}],
+//!                 "translated": 12, "refused": 0, "created": "2026-01-01T12:00:00Z"}],
 //!  "refusals": {"no_endpoint": 0, ..}, "node_ports_at": ["192.0.2.11"]}
 //! VIEW: {"backends": ["10.244.1.4:8080"], "local": 1, "policy": "Cluster|Local", "when_empty": "reject|drop"}
 //! ```
@@ -13,14 +13,15 @@
 //! load-balancer IPs. `node_ports_at` is present if a NodePort is: the addresses of this node that serve it.
 //! `affinity_seconds` is null without ClientIP affinity. `needs_source_address` means that source ranges apply.
 //! `translated` and `refused` count the connections to all addresses of the service port; a table has them once. `refusals` counts drop reasons
-//! over all Services.
+//! over all Services. `created` is the time of the Service, from the running agent; null if there is none.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
 use anyhow::Result;
+use jiff::Timestamp;
 use proxy_ebpf::abi::{BackendFlags, Block, Descriptor, DescriptorFlags, ServiceStats, Unclaimed};
 use serde::{Serialize, Serializer};
 
@@ -30,10 +31,12 @@ use super::{
     selection::Selection,
 };
 use crate::{
+    cli::{human_duration::human_duration, output::Tone},
     model::{
         address::{IpFamily, Protocol},
         frontend::{FrontendAddress, FrontendKey},
     },
+    observe::objects::ServiceDetails,
     reconcile::{LbMaps, MapError, frontend_key},
 };
 
@@ -53,6 +56,10 @@ pub struct FrontendRow {
     needs_source_address: bool,
     translated: u64,
     refused: u64,
+    created: Option<Timestamp>,
+    /// The text of the age, which passes.
+    #[serde(skip)]
+    age: String,
     /// The first row of its service port.
     #[serde(skip)]
     is_first: bool,
@@ -142,6 +149,8 @@ pub fn read(
             needs_source_address: descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES),
             translated,
             refused,
+            created: None,
+            age: "<unknown>".to_owned(),
             is_first: false,
         });
     }
@@ -258,7 +267,8 @@ impl Row for FrontendRow {
 
     fn header(is_wide: bool) -> Vec<&'static str> {
         let backends: &[_] = if is_wide { &["INTERNAL", "EXTERNAL"] } else { &["BACKENDS"] };
-        [&["SERVICE", "TYPE", "ADDRESS", "PORT(S)"], backends, &["POLICY", "CONNECTIONS", "REFUSED"]].concat()
+        [&["SERVICE", "TYPE", "ADDRESS", "PORT(S)"], backends, &["POLICY", "CONNECTIONS", "REFUSED", "AGE"]]
+            .concat()
     }
 
     fn cells(&self, is_wide: bool) -> Vec<String> {
@@ -272,16 +282,33 @@ impl Row for FrontendRow {
         }
         cells.push(self.policy(is_wide));
         let count = |count: u64| if self.is_first { count.to_string() } else { "-".to_owned() };
-        cells.extend([count(self.translated), count(self.refused)]);
+        cells.extend([count(self.translated), count(self.refused), self.age.clone()]);
         cells
     }
 
+    fn tone(&self, header: &str) -> Tone {
+        let view = match header {
+            "BACKENDS" | "INTERNAL" => &self.internal,
+            "EXTERNAL" => &self.external,
+            _ => return Tone::Plain,
+        };
+        if view.backends.is_empty() { Tone::Bad } else { Tone::Plain }
+    }
+
     fn is_unchanged(&self, earlier: &Self) -> bool {
-        self == earlier
+        Self { age: String::new(), ..self.clone() } == Self { age: String::new(), ..earlier.clone() }
     }
 }
 
 impl FrontendRow {
+    /// Sets the age of the Service, if an agent tells it.
+    pub fn set_age(&mut self, services: &HashMap<String, ServiceDetails>, now: Timestamp) {
+        let created = services.get(&self.service.service).and_then(|service| service.created);
+        let Some(created) = created else { return };
+        self.created = Some(created);
+        self.age = human_duration(now.duration_since(created).as_secs());
+    }
+
     pub fn is_node_port(&self) -> bool {
         matches!(self.key.address, FrontendAddress::NodePort(_))
     }

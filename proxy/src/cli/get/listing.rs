@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::footer::Footer;
+use crate::cli::output::Tone;
 
 /// One row of the output.
 pub trait Row: Serialize {
@@ -15,6 +16,10 @@ pub trait Row: Serialize {
     fn name(&self) -> String;
     fn header(is_wide: bool) -> Vec<&'static str>;
     fn cells(&self, is_wide: bool) -> Vec<String>;
+    /// The meaning of the cell below this header.
+    fn tone(&self, _header: &str) -> Tone {
+        Tone::Plain
+    }
     /// Whether the row is unchanged except for elapsed time.
     fn is_unchanged(&self, earlier: &Self) -> bool;
 }

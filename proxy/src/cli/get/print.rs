@@ -15,7 +15,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct PrintArgs {
-    /// Output format: table, wide, json, yaml, name, or custom-columns=HEADER:.field,..
+    /// Output format: table, wide, json, yaml, name, custom-columns=HEADER:.field,.., or jsonpath=TEMPLATE with kubectl's
+    /// braces, such as {.items[*].service}, where .items is the list of rows
     #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     output: Format,
     /// Continue and print changes until interrupted

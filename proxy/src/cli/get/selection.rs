@@ -1,6 +1,9 @@
 //! Selection of Services by namespace and name.
 
+use std::collections::BTreeSet;
+
 use clap::{Error, error::ErrorKind};
+use dns::config::Selector;
 
 use super::labels::Labels;
 use crate::model::service::ServicePortKey;
@@ -13,14 +16,20 @@ pub struct SelectionArgs {
     /// Only Services of this namespace
     #[arg(short, long)]
     namespace: Option<String>,
+    /// Only Services with these labels: tier=web, tier!=web, 'tier in (web, api)', 'tier notin (web)', tier, '!tier'. The
+    /// labels are the running agent's
+    #[arg(short = 'l', long, conflicts_with = "names")]
+    selector: Option<Selector>,
     /// Services of all namespaces (default)
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     namespace: Option<String>,
+    /// The Services, `NAMESPACE/NAME`, with the labels that were asked for.
+    labelled: Option<BTreeSet<String>>,
     /// Any of these; empty: any name.
     names: Vec<Name>,
 }
@@ -36,8 +45,12 @@ const KINDS: [&str; 3] = ["svc", "service", "services"];
 
 impl SelectionArgs {
     /// The selection. Exits with a usage error if the arguments contradict each other.
-    pub fn selection(self) -> Selection {
+    pub fn selection(&self) -> Selection {
         Selection::new(self).unwrap_or_else(|error| error.exit())
+    }
+
+    pub fn selector(&self) -> Option<&Selector> {
+        self.selector.as_ref()
     }
 }
 
@@ -47,19 +60,24 @@ impl Selection {
         let (namespace, name) =
             name.split_once('/').map_or((None, name), |(namespace, name)| (Some(namespace), name));
         let name = Name { namespace: namespace.map(str::to_owned), name: name.to_owned() };
-        Self { namespace: None, names: vec![name] }
+        Self { names: vec![name], ..Self::default() }
     }
 
-    fn new(args: SelectionArgs) -> Result<Self, Error> {
-        let SelectionArgs { names, namespace, all_namespaces: _ } = args;
+    fn new(args: &SelectionArgs) -> Result<Self, Error> {
+        let SelectionArgs { names, namespace, selector: _, all_namespaces: _ } = args;
         let names =
             names.iter().map(|name| Name::new(name, namespace.as_deref())).collect::<Result<_, _>>()?;
-        Ok(Self { namespace, names })
+        Ok(Self { namespace: namespace.clone(), labelled: None, names })
+    }
+
+    /// Of the selected Services only these.
+    pub fn among(&self, labelled: Option<BTreeSet<String>>) -> Self {
+        Self { labelled, ..self.clone() }
     }
 
     /// Whether every Service is selected.
     pub fn is_all(&self) -> bool {
-        self.namespace.is_none() && self.names.is_empty()
+        self.namespace.is_none() && self.names.is_empty() && self.labelled.is_none()
     }
 
     /// Whether a service port is selected. One without a name is selected only if all are.
@@ -67,6 +85,7 @@ impl Selection {
         let Some(key) = key else { return self.is_all() };
         let namespace = &*key.service.namespace;
         self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+            && self.labelled.as_ref().is_none_or(|labelled| labelled.contains(&key.service.to_string()))
             && (self.names.is_empty() || self.names.iter().any(|name| name.is(key)))
     }
 
@@ -118,7 +137,7 @@ mod tests {
 
     fn selection(line: &str) -> Option<Selection> {
         let line = Line::try_parse_from(std::iter::once("get").chain(line.split_whitespace())).ok()?;
-        Selection::new(line.args).ok()
+        Selection::new(&line.args).ok()
     }
 
     #[test]
@@ -144,6 +163,8 @@ mod tests {
             ("blog/web -n blog", Some("blog/web")),
             ("blog/web -n shop", None),
             ("-A -n shop", None),
+            ("-l app=web web", None),
+            ("-l app=\"web\"", None),
         ] {
             let got = selection(line).map(|selection| {
                 let keys = keys.iter().map(Some).chain([None]).filter(|key| selection.takes(*key));
@@ -152,5 +173,19 @@ mod tests {
             });
             assert_eq!(got.as_deref(), want, "{line:?}");
         }
+    }
+
+    #[test]
+    fn labelled_services_are_a_part_of_the_others() {
+        let key = |name: &str| ServicePortKey {
+            service: ServiceKey::new("shop", name),
+            port_name: "http".into(),
+            protocol: Protocol::Tcp,
+        };
+        let selection = selection("-n shop -l app").unwrap();
+        let labelled = selection.among(Some(["shop/web".to_owned(), "blog/db".to_owned()].into()));
+        assert!(labelled.takes(Some(&key("web"))) && !labelled.takes(Some(&key("db"))));
+        assert!(!labelled.is_all() && !labelled.takes(None));
+        assert!(!Selection::default().among(Some(BTreeSet::new())).is_all());
     }
 }

@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use expect_test::expect;
+use jiff::{Timestamp, ToSpan as _};
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, ServiceStats, mapped};
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     manifests,
     model::{address::IpFamily, name_server::NameServer, policy::Policy, service::ServiceKey},
+    observe::objects::{EndpointDetails, ServiceDetails},
     reconcile::{Capacity, FakeMaps, LbMaps as _, Reconciler, UnclaimedNetworks},
 };
 
@@ -81,21 +83,21 @@ fn frontends_as_tables() {
     let reconciler = reconciler();
     let rows = || frontend_rows(reconciler.maps(), 40);
     expect![[r#"
-        SERVICE        TYPE       ADDRESS     PORT(S)    BACKENDS                   POLICY                CONNECTIONS  REFUSED
-        blog/empty     ClusterIP  fd96::1     80/TCP     reject                     -                     40           2
-        shop/web:http  ClusterIP  10.96.0.10  80/TCP     2 (1 local)                ClientIP              40           2
-        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                     ClientIP              -            -
-        shop/web:http  NodePort   *           30080/TCP  2 (1 local), out: 1 local  out: Local, ClientIP  -            -
-        shop/web:http  NodePort   [*]         30080/TCP  reject                     out: Local, ClientIP  -            -
+        SERVICE        TYPE       ADDRESS     PORT(S)    BACKENDS                   POLICY                CONNECTIONS  REFUSED  AGE
+        blog/empty     ClusterIP  fd96::1     80/TCP     reject                     -                     40           2        <unknown>
+        shop/web:http  ClusterIP  10.96.0.10  80/TCP     2 (1 local)                ClientIP              40           2        <unknown>
+        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                     ClientIP              -            -        <unknown>
+        shop/web:http  NodePort   *           30080/TCP  2 (1 local), out: 1 local  out: Local, ClientIP  -            -        <unknown>
+        shop/web:http  NodePort   [*]         30080/TCP  reject                     out: Local, ClientIP  -            -        <unknown>
     "#]]
     .assert_eq(&text(Format::Table, rows()));
     expect![[r#"
-        SERVICE        TYPE       ADDRESS     PORT(S)    INTERNAL                         EXTERNAL                         POLICY                       CONNECTIONS  REFUSED
-        blog/empty     ClusterIP  fd96::1     80/TCP     reject                           reject                           -                            40           2
-        shop/web:http  ClusterIP  10.96.0.10  80/TCP     10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080,10.244.2.4:8080  ClientIP 10800s              40           2
-        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                           reject                           ClientIP 10800s              -            -
-        shop/web:http  NodePort   *           30080/TCP  10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080                  out: Local, ClientIP 10800s  -            -
-        shop/web:http  NodePort   [*]         30080/TCP  reject                           reject                           out: Local, ClientIP 10800s  -            -
+        SERVICE        TYPE       ADDRESS     PORT(S)    INTERNAL                         EXTERNAL                         POLICY                       CONNECTIONS  REFUSED  AGE
+        blog/empty     ClusterIP  fd96::1     80/TCP     reject                           reject                           -                            40           2        <unknown>
+        shop/web:http  ClusterIP  10.96.0.10  80/TCP     10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080,10.244.2.4:8080  ClientIP 10800s              40           2        <unknown>
+        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                           reject                           ClientIP 10800s              -            -        <unknown>
+        shop/web:http  NodePort   *           30080/TCP  10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080                  out: Local, ClientIP 10800s  -            -        <unknown>
+        shop/web:http  NodePort   [*]         30080/TCP  reject                           reject                           out: Local, ClientIP 10800s  -            -        <unknown>
     "#]].assert_eq(&text(Format::Wide, rows()));
     expect![[r#"
         blog/empty
@@ -176,7 +178,8 @@ fn frontends_as_json_and_yaml() {
               "affinity_seconds": 10800,
               "needs_source_address": false,
               "translated": 40,
-              "refused": 2
+              "refused": 2,
+              "created": null
             }
           ]
         }
@@ -209,8 +212,54 @@ fn frontends_as_json_and_yaml() {
           needs_source_address: false
           translated: 40
           refused: 2
+          created: null
     "#]]
     .assert_eq(&text::<frontends::FrontendRow>(Format::Yaml, row()));
+}
+
+#[test]
+fn an_agent_adds_ages_pods_and_nodes() {
+    let reconciler = reconciler();
+    let (maps, labels) = (reconciler.maps(), Labels::read(reconciler.maps()).unwrap());
+    let now: Timestamp = "2026-01-08T03:00:00Z".parse().unwrap();
+    let web = ServiceDetails {
+        service: "shop/web".to_owned(),
+        created: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+        labels: [].into(),
+    };
+    let services = [(web.service.clone(), web)].into();
+    let mut rows = frontend_rows(maps, 40);
+    let before = rows.clone();
+    rows.iter_mut().for_each(|row| row.set_age(&services, now));
+    let ages: Vec<_> = rows.iter().map(|row| row.cells(false).pop().unwrap()).collect();
+    assert_eq!(ages, ["<unknown>", "7d3h", "7d3h", "7d3h", "7d3h"]);
+    assert!(!rows[1].is_unchanged(&before[1]), "the time of the Service is known now");
+    let mut later = rows.clone();
+    later.iter_mut().for_each(|row| row.set_age(&services, now + 1.hours()));
+    assert!(later[1].is_unchanged(&rows[1]), "only time has passed");
+
+    let endpoint = |service: &str, address: &str, pod: Option<&str>| EndpointDetails {
+        service: service.to_owned(),
+        address: address.parse().unwrap(),
+        pod: pod.map(str::to_owned),
+        node: Some("node-1".to_owned()),
+        zone: Some("a".to_owned()),
+    };
+    let endpoints = [
+        endpoint("shop/web", "10.244.1.4", Some("shop/web-0")),
+        endpoint("shop/web", "10.244.2.4", None),
+        endpoint("shop/db", "10.244.2.5", Some("shop/db-0")),
+    ];
+    let endpoints = endpoints.map(|one| ((one.service.clone(), one.address), one)).into();
+    let mut rows = backends::read(maps, &labels, &Selection::default(), true).unwrap();
+    rows.iter_mut().for_each(|row| row.set_details(&endpoints));
+    expect![[r#"
+        SERVICE        ADDRESS          PROTOCOL  READY  STATE        SETS           POD         NODE    ZONE
+        shop/web:http  10.244.1.4:8080  TCP       true   ready        cluster,local  shop/web-0  node-1  a
+        shop/web:http  10.244.2.4:8080  TCP       true   ready        cluster        -           node-1  a
+        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -              -           -       -
+    "#]]
+    .assert_eq(&text(Format::Table, rows));
 }
 
 #[test]
@@ -226,10 +275,10 @@ fn backends_with_state_and_sets() {
     let labels = Labels::read(reconciler.maps()).unwrap();
     let rows = || backends::read(reconciler.maps(), &labels, &Selection::default(), true).unwrap();
     expect![[r#"
-        SERVICE        ADDRESS          PROTOCOL  STATE        SETS           INDEX  GENERATION
-        shop/web:http  10.244.1.4:8080  TCP       ready        cluster,local  0      1
-        shop/web:http  10.244.2.4:8080  TCP       ready        cluster        1      1
-        shop/web:http  10.244.2.5:8080  TCP       terminating  -              2      1
+        SERVICE        ADDRESS          PROTOCOL  READY  STATE        SETS           POD  NODE  ZONE  INDEX  GENERATION
+        shop/web:http  10.244.1.4:8080  TCP       true   ready        cluster,local  -    -     -     0      1
+        shop/web:http  10.244.2.4:8080  TCP       true   ready        cluster        -    -     -     1      1
+        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -              -    -     -     2      1
     "#]]
     .assert_eq(&text(Format::Wide, rows()));
     expect![[r#"
@@ -243,7 +292,10 @@ fn backends_with_state_and_sets() {
               "state": "terminating",
               "sets": [],
               "index": 2,
-              "generation": 1
+              "generation": 1,
+              "pod": null,
+              "node": null,
+              "zone": null
             }
           ]
         }
@@ -285,14 +337,19 @@ fn affinity_entries_have_a_state() {
     let now = Duration::from_secs(20_000 + 90);
     let rows = || affinity::read(maps, &labels, &Selection::default(), read, now).unwrap();
     expect![[r#"
-        CLIENT       SERVICE        BACKEND          AGE   EXPIRES IN  PROTOCOL  STATE
-        netns:4711   blog/empty     -                90s   off         TCP       off
-        10.244.1.10  shop/web:http  -                90s   gone        TCP       gone
-        10.244.1.11  shop/web:http  10.244.2.5:8080  90s   gone        TCP       gone
-        10.244.1.9   shop/web:http  10.244.1.4:8080  3h4m  expired     TCP       expired
-        netns:4711   shop/web:http  10.244.1.4:8080  90s   2h58m       TCP       followed
+        CLIENT       SERVICE        BACKEND          AGE   EXPIRES IN  PROTOCOL  STATE     ADDRESS
+        netns:4711   blog/empty     -                90s   off         TCP       off       netns:4711
+        10.244.1.10  shop/web:http  -                90s   gone        TCP       gone      10.244.1.10
+        10.244.1.11  shop/web:http  10.244.2.5:8080  90s   gone        TCP       gone      10.244.1.11
+        10.244.1.9   shop/web:http  10.244.1.4:8080  3h4m  expired     TCP       expired   10.244.1.9
+        netns:4711   shop/web:http  10.244.1.4:8080  90s   178m        TCP       followed  netns:4711
     "#]]
     .assert_eq(&text(Format::Wide, rows()));
+    let pods = [("10.244.1.9".parse().unwrap(), "shop/web-0".to_owned())].into();
+    let mut named = rows();
+    named.iter_mut().for_each(|row| row.set_pod(&pods));
+    let clients: Vec<_> = named.iter().map(|row| row.cells(false).swap_remove(0)).collect();
+    assert_eq!(clients, ["netns:4711", "10.244.1.10", "10.244.1.11", "shop/web-0", "netns:4711"]);
     let followed = rows().into_iter().filter(affinity::AffinityRow::is_followed).collect();
     expect![[r#"
         {
@@ -306,7 +363,8 @@ fn affinity_entries_have_a_state() {
               "backend": "10.244.1.4:8080",
               "state": "followed",
               "age_seconds": 90,
-              "expires_in_seconds": 10710
+              "expires_in_seconds": 10710,
+              "pod": null
             }
           ]
         }
@@ -332,10 +390,10 @@ fn watch_prints_changed_and_removed_rows() {
     };
     let text = Document::changes(&before, &now).unwrap().text(&Format::Table, Headers::None).unwrap();
     expect![[r#"
-        shop/web:http  ClusterIP  10.96.0.10  80/TCP     2 (1 local)                ClientIP              41  2
-        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                     ClientIP              -   -
-        shop/web:http  NodePort   *           30080/TCP  2 (1 local), out: 1 local  out: Local, ClientIP  -   -
-        shop/web:http  NodePort   [*]         30080/TCP  reject                     out: Local, ClientIP  -   -
+        shop/web:http  ClusterIP  10.96.0.10  80/TCP     2 (1 local)                ClientIP              41  2  <unknown>
+        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                     ClientIP              -   -  <unknown>
+        shop/web:http  NodePort   *           30080/TCP  2 (1 local), out: 1 local  out: Local, ClientIP  -   -  <unknown>
+        shop/web:http  NodePort   [*]         30080/TCP  reject                     out: Local, ClientIP  -   -  <unknown>
         gone: [fd96::1]:80/TCP of blog/empty
 
         NodePorts are served at 192.0.2.11

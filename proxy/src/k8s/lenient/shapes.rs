@@ -67,6 +67,7 @@ const METADATA: Field = (
         ("namespace", Text),
         ("resourceVersion", Text),
         ("labels", Texts),
+        ("creationTimestamp", Time),
         ("deletionTimestamp", Time),
         ("annotations", Fields(&[(TRIGGER_TIME, Text), (LEADER, Text)])),
     ]),

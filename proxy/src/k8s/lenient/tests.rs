@@ -122,7 +122,7 @@ const UNUSED: [&str; 15] = [
     "conditions_",
     "lastTransitionTime",
     "managedFields",
-    "creationTimestamp",
+    "selfLink",
     "ownerReferences",
     "finalizers",
     "generation",

@@ -1,4 +1,4 @@
-//! The control socket, for `portreeve status` and `portreeve get dns`.
+//! The control socket, for `portreeve status` and `portreeve get`.
 
 use std::{
     fs, io,
@@ -11,6 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
@@ -21,6 +22,7 @@ use crate::{
         agent_state::AgentState,
         conditions::{ConditionType, Fault},
         control::{ControlRequest, LOG_LEVEL},
+        objects::Objects,
     },
 };
 
@@ -74,10 +76,26 @@ async fn respond(mut stream: UnixStream, state: Arc<AgentState>) {
     let text = match ControlRequest::parse(&request) {
         Some(ControlRequest::Status) => serde_json::to_vec(&state.status()),
         Some(ControlRequest::QueryStatistics) => serde_json::to_vec(&state.query_statistics()),
+        Some(ControlRequest::Services) => {
+            objects(&state, |objects| serde_json::to_vec(&objects.services())).await
+        }
+        Some(ControlRequest::Endpoints) => {
+            objects(&state, |objects| serde_json::to_vec(&objects.endpoints())).await
+        }
+        Some(ControlRequest::Pods) => objects(&state, |objects| serde_json::to_vec(&objects.pods())).await,
         None => return,
     };
     // The client may have closed the connection.
     let _ = timeout(WRITE_TIMEOUT, stream.write_all(&text.unwrap_or_default())).await;
+}
+
+/// Writes the objects, `null` if they cannot be had now; on another thread, as there may be many.
+async fn objects(
+    state: &AgentState,
+    write: impl FnOnce(Objects) -> serde_json::Result<Vec<u8>> + Send + 'static,
+) -> serde_json::Result<Vec<u8>> {
+    let Some(objects) = state.objects().await else { return Ok(b"null".to_vec()) };
+    spawn_blocking(move || write(objects)).await.unwrap_or_else(|_| Ok(b"null".to_vec()))
 }
 
 /// Binds under a temporary name first: an agent that takes over replaces the path atomically.
