@@ -1,23 +1,24 @@
 //! The screens of commands: the same at every width, in a terminal, in a pipe and without colour; and the exit codes of
-//! `plan`. The screens of `get` are in `cli::get`.
+//! `plan`. The screens of the tables of `get` from the maps need root: `tests/tests/screens.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "screens/terminal.rs"]
+mod terminal;
+
 use std::{
-    fs::{self, File},
+    fs,
     io::{Read as _, Write as _},
-    os::{
-        fd::{FromRawFd as _, OwnedFd},
-        unix::net::UnixListener,
-    },
+    os::unix::net::UnixListener,
     path::Path,
     process::{Command, Stdio},
-    ptr, thread,
+    thread,
 };
 
 use expect_test::{Expect, expect};
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
+use terminal::{in_terminal, screen, uncoloured};
 
 const OBJECTS: &str = r#"
 apiVersion: v1
@@ -42,60 +43,6 @@ endpoints:
 - {addresses: [10.244.1.4], nodeName: node-1, conditions: {ready: true}}
 - {addresses: [10.244.2.4], nodeName: node-2, conditions: {ready: true}}
 "#;
-
-/// The output of a command in a terminal of this width, with the terminal's line ends removed.
-fn in_terminal(mut command: Command, columns: u16) -> String {
-    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    let (mut master, mut slave) = (-1, -1);
-    // SAFETY: the three pointers are to values that outlive the call; name and settings are optional.
-    let opened = unsafe {
-        libc::openpty(&raw mut master, &raw mut slave, ptr::null_mut(), ptr::null(), &raw const size)
-    };
-    assert_eq!(opened, 0);
-    // SAFETY: on success both are new descriptors without another owner.
-    let (master, slave) = unsafe { (OwnedFd::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
-    let mut child = command.stdout(slave).stderr(Stdio::null()).spawn().unwrap();
-    // The terminal is closed when its last user is gone.
-    drop(command);
-    let mut text = Vec::new();
-    // A closed terminal reads as EIO.
-    let _ = File::from(master).read_to_end(&mut text);
-    child.wait().unwrap();
-    String::from_utf8(text).unwrap().replace("\r\n", "\n")
-}
-
-/// Without the sequences that set a colour.
-fn uncoloured(text: &str) -> String {
-    let mut parts = text.split("\u{1b}[");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| text + part.split_once('m').unwrap().1)
-}
-
-/// The same screen everywhere: in terminals of two widths and in a pipe, for every environment. Returns the screen.
-fn screen(command: impl Fn() -> Command, has_colour: bool) -> String {
-    let piped = |environment: (&str, &str)| {
-        let output = command().env(environment.0, environment.1).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let want = piped(("COLUMNS", "80"));
-    for environment in
-        [("COLUMNS", "160"), ("NO_COLOR", "1"), ("LANG", "C"), ("LC_ALL", "C"), ("TERM", "dumb")]
-    {
-        assert_eq!(piped(environment), want, "{environment:?}");
-    }
-    for columns in [80, 160] {
-        let mut plain = command();
-        plain.env("NO_COLOR", "1");
-        assert_eq!(in_terminal(plain, columns), want, "at {columns} columns, NO_COLOR");
-        let mut coloured = command();
-        coloured.env_remove("NO_COLOR").env("TERM", "xterm-256color");
-        let coloured = in_terminal(coloured, columns);
-        assert_eq!(uncoloured(&coloured), want, "at {columns} columns");
-        assert_eq!(coloured != want, has_colour, "colour is for terminals: {coloured:?}");
-    }
-    assert!(want.is_ascii(), "readable in every locale: {want}");
-    want
-}
 
 fn portreeve(arguments: &[&str], directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portreeve"));
@@ -172,7 +119,7 @@ fn an_explanation_is_the_same_everywhere() {
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
     let screen = |arguments: &[&str]| {
         let all = [&["explain"], arguments, &["--manifests"]].concat();
-        screen(|| portreeve(&all, directory.path()), false)
+        screen(|| portreeve(&all, directory.path()), false, str::to_owned)
     };
     let node = ["--node-name", "node-1", "--node-address", "192.0.2.11", "--cluster-cidr", "10.244.0.0/16"];
     let flow = ["--from", "10.244.1.9", "--to", "10.96.0.10:80"];
@@ -204,7 +151,7 @@ fn a_plan_is_the_same_in_a_terminal() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("objects.yaml"), OBJECTS).unwrap();
     let arguments = ["plan", "--node-name", "node-1", "--node-address", "192.0.2.11", "--manifests"];
-    let text = screen(|| portreeve(&arguments, directory.path()), false);
+    let text = screen(|| portreeve(&arguments, directory.path()), false, str::to_owned);
     assert_eq!(text, plan(OBJECTS, &[], &[]).1);
 }
 
@@ -220,7 +167,9 @@ fn a_check_is_one_line_per_finding_everywhere() {
     let mut narrow = command();
     narrow.env("NO_COLOR", "1");
     let piped = String::from_utf8(command().env("LANG", "C").output().unwrap().stdout).unwrap();
-    for text in [uncoloured(&coloured), in_terminal(narrow, 80), piped] {
+    let mut wide = command();
+    wide.env("NO_COLOR", "1");
+    for text in [uncoloured(&coloured), in_terminal(narrow, 80), in_terminal(wide, 160), piped] {
         assert!(text.is_ascii(), "readable in every locale: {text}");
         for line in text.lines() {
             let starts = ["ok    ", "warn  ", "fail  ", "      "].iter().any(|start| line.starts_with(start));
@@ -273,20 +222,26 @@ fn status() -> Value {
     })
 }
 
-/// An agent that only tells its status.
-#[test]
-fn a_status_is_the_same_everywhere() {
-    let directory = tempfile::tempdir().unwrap();
-    let listener = UnixListener::bind(directory.path().join("nowhere.sock")).unwrap();
+/// An agent that answers each request in `directory`: the empty one with its status.
+fn agent(directory: &Path, answer: fn(&[u8]) -> Value) {
+    let listener = UnixListener::bind(directory.join("nowhere.sock")).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let _ = stream.read_to_end(&mut Vec::new());
+            let mut request = Vec::new();
+            let _ = stream.read_to_end(&mut request);
             // The client may be gone.
-            let _ = stream.write_all(&serde_json::to_vec(&status()).unwrap());
+            let _ = stream.write_all(&serde_json::to_vec(&answer(&request)).unwrap());
         }
     });
-    let text = screen(|| portreeve(&["status", "--bpffs", "/nowhere", "--run-dir"], directory.path()), true);
+}
+
+#[test]
+fn a_status_is_the_same_everywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    agent(directory.path(), |_| status());
+    let command = || portreeve(&["status", "--bpffs", "/nowhere", "--run-dir"], directory.path());
+    let text = screen(command, true, str::to_owned);
     expect![[r#"
         STATE        degraded
         AGENT        process 4711, version 1.2.3, for 3h
@@ -303,8 +258,86 @@ fn a_status_is_the_same_everywhere() {
         TABLES       SLOTS 10 of 524288 (0 %)
 
         TYPE               STATUS  SINCE  REASON      MESSAGE
-        Synced             True    1h     AsExpected  -
-        UpstreamsReliable  False   1h     Failing     upstream 192.0.2.53:53 fails: no answer to 10 queries in a row; names outside of the cluster are not resolved
+        Synced             True    90m    AsExpected  -
+        UpstreamsReliable  False   90m    Failing     upstream 192.0.2.53:53 fails: no answer to 10 queries in a row; names outside of the cluster are not resolved
     "#]]
     .assert_eq(&text);
+}
+
+/// As an agent that serves DNS sends it.
+fn query_statistics() -> Value {
+    let client = |kind: &str, client: &str, addresses: &[&str], slow: u64| {
+        json!({
+            "kind": kind, "client": client, "addresses": addresses, "queries": 20_514,
+            "topics": {"service": 2_510, "search": 15_000, "external": 3_004},
+            "troubles": {"refused": 0, "failed": 0, "slow": slow},
+        })
+    };
+    json!({
+        "since": "2026-01-01T12:00:00Z",
+        "clients": [
+            client("pod", "payments-of-a-long-name/checkout-7c9d8b6f5-x2x4p", &["10.244.1.9", "fd00::9"], 12),
+            client("address", "10.244.3.9", &["10.244.3.9"], 0),
+        ],
+        "upstreams": [{"address": "192.0.2.53:53", "answers": 2_990, "failed": 2, "slow": 12}],
+    })
+}
+
+#[test]
+fn dns_clients_are_the_same_everywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    agent(directory.path(), |request| {
+        assert_eq!(request, b"names");
+        query_statistics()
+    });
+    let screen = |more: &[&str]| {
+        let arguments = [&["get", "dns"], more, &["--bpffs", "/nowhere", "--run-dir"]].concat();
+        screen(|| portreeve(&arguments, directory.path()), false, str::to_owned)
+    };
+    expect![[r#"
+        CLIENT                                            QUERIES  ABOUT                                      TROUBLE
+        payments-of-a-long-name/checkout-7c9d8b6f5-x2x4p  20514    15000 search, 3004 external, 2510 service  12 slow
+        10.244.3.9                                        20514    15000 search, 3004 external, 2510 service  -
+
+        since 2026-01-01T12:00:00Z
+        upstream 192.0.2.53:53, since the start: 2990 answered, 12 slow, 2 failed
+    "#]].assert_eq(&screen(&[]));
+    expect![[r#"
+        CLIENT                                            QUERIES  SERVICE  HEADLESS  ALIAS  POD  REVERSE  DOMAIN  ABSENT  SEARCH  LOCAL  EXTERNAL  INVALID  REFUSED  FAILED  SLOW  ADDRESSES
+        payments-of-a-long-name/checkout-7c9d8b6f5-x2x4p  20514    2510     0         0      0    0        0       0       15000   0      3004      0        0        0       12    10.244.1.9,fd00::9
+        10.244.3.9                                        20514    2510     0         0      0    0        0       0       15000   0      3004      0        0        0       0     10.244.3.9
+
+        since 2026-01-01T12:00:00Z
+        upstream 192.0.2.53:53, since the start: 2990 answered, 12 slow, 2 failed
+    "#]].assert_eq(&screen(&["-o", "wide"]));
+    expect![[r#"
+        10.244.3.9
+        payments-of-a-long-name/checkout-7c9d8b6f5-x2x4p
+    "#]]
+    .assert_eq(&screen(&["-o", "name"]));
+    let template = r#"jsonpath={.items[*].client}{"\n"}"#;
+    expect![[r#"
+        payments-of-a-long-name/checkout-7c9d8b6f5-x2x4p 10.244.3.9
+    "#]]
+    .assert_eq(&screen(&["-o", template]));
+}
+
+/// The lines of the machine depend on it; those of the agent are its faults.
+#[test]
+fn a_check_of_an_agent_is_the_same_everywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    agent(directory.path(), |_| status());
+    let command = || portreeve(&["check", "--bpffs", "/nowhere", "--run-dir"], directory.path());
+    let of_agent = |text: &str| {
+        let lines =
+            text.split_inclusive('\n').skip_while(|line| line.split_whitespace().nth(1) != Some("agent"));
+        let mut lines = lines.enumerate().take_while(|(n, line)| {
+            *n == 0 || line.starts_with(' ') || line.split_whitespace().nth(1) == Some("agent")
+        });
+        lines.by_ref().map(|(_, line)| line).collect()
+    };
+    expect![[r#"
+        warn  agent             UpstreamsReliable is False (Failing): upstream 192.0.2.53:53 fails: no answer to 10 queries in a row; names outside of the cluster are not resolved
+                                -> query the upstreams of the Corefile with dig from this node
+    "#]].assert_eq(&screen(command, true, of_agent));
 }
