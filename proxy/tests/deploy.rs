@@ -2,13 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "deploy/template.rs"]
+mod template;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use expect_test::expect_file;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Container, Service, ServiceAccount},
@@ -16,6 +21,7 @@ use k8s_openapi::api::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use template::{Chart, Refusal, merge};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
@@ -253,23 +259,45 @@ fn the_configuration_is_one_that_the_agent_takes() {
     assert_eq!(kubeconfig["kind"], "Config");
 }
 
-/// Renders the chart's templates, which use only values of the template language.
-fn render(template: &str, values: &Value) -> String {
-    let mut text = String::new();
-    let mut rest = template;
-    while let Some((before, behind)) = rest.split_once("{{") {
-        let (expression, after) = behind.split_once("}}").expect("an expression ends");
-        text += before;
-        text += &match expression.trim() {
-            ".Release.Namespace" => "kube-system".to_owned(),
-            value => {
-                let name = value.strip_prefix(".Values.").unwrap_or_else(|| panic!("{value} is no value"));
-                values[name].as_str().unwrap_or_else(|| panic!("{name} is not among the values")).to_owned()
+/// The chart's files, by path.
+fn chart() -> Chart {
+    let root = deploy().join("helm/portreeve");
+    let mut files = BTreeMap::new();
+    for directory in ["", "templates", "dashboards"] {
+        for entry in fs::read_dir(root.join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let name = path.strip_prefix(&root).unwrap().display().to_string();
+                files.insert(name, fs::read_to_string(&path).unwrap());
             }
-        };
-        rest = after;
+        }
     }
-    text + rest
+    Chart::new(files)
+}
+
+/// The objects of a release with these values, by kind and name.
+fn release(values: &Value) -> Result<BTreeMap<String, Value>, Refusal> {
+    let rendered = chart().render(values)?;
+    let manifests = rendered.iter().filter(|(path, _)| path.ends_with(".yaml"));
+    let documents = manifests.flat_map(|(path, text)| text.split("\n---\n").map(move |text| (path, text)));
+    let objects = documents.map(|(path, text)| {
+        let object: Value =
+            serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{path}: {error}\n{text}"));
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{path}")).to_owned();
+        (format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"])), object)
+    });
+    Ok(objects.collect())
+}
+
+/// By kind alone, which occurs once.
+fn by_kind(objects: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let count = objects.len();
+    let by_kind: BTreeMap<String, Value> = objects
+        .into_iter()
+        .map(|(name, object)| (name.split('/').next().unwrap().to_owned(), object))
+        .collect();
+    assert_eq!(by_kind.len(), count);
+    by_kind
 }
 
 /// The DNS Service has the usual name, ports and labels; its endpoints are the agents.
@@ -285,13 +313,6 @@ fn the_cluster_dns_service_selects_the_agents() {
     assert_eq!(spec.selector, set.spec.unwrap().selector.match_labels);
     let ports: Vec<_> = spec.ports.iter().flatten().map(|port| (port.name.as_deref(), port.port)).collect();
     assert_eq!(ports, [(Some("dns"), 53), (Some("dns-tcp"), 53), (Some("metrics"), 9153)]);
-
-    let chart = deploy().join("helm/portreeve-cluster-dns");
-    let values: Value =
-        serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
-    let templates = files(&chart.join("templates")).into_iter();
-    let rendered = templates.map(|(name, text)| (name, render(&text, &values)));
-    assert_eq!(self::objects(rendered), objects);
 }
 
 /// The base with the overlay's patch: of the two DNS flags one is left in each container.
@@ -309,6 +330,10 @@ fn the_agents_answer_names_where_cluster_dns_is_added() {
     };
     assert_eq!(dns(&init[0]), ["--dns"]);
     assert_eq!(dns(&main[0]), ["--dns", "--dns-metrics-bind-address=[::]:9153"]);
+
+    objects.extend(kustomize("cluster-dns"));
+    let release = release(&json!({"dns": {"enabled": true, "service": {"create": true}}})).unwrap();
+    assert_eq!(by_kind(release), objects, "the chart makes the same");
 }
 
 /// An operation of a JSON patch (RFC 6902).
@@ -346,64 +371,461 @@ fn the_init_container_ends_well_without_the_right_to_set_the_oom_score() {
 
 #[test]
 fn the_chart_says_what_the_kustomize_base_says() {
-    let chart = deploy().join("helm/portreeve");
-    let values: Value =
-        serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
-    let templates = files(&chart.join("templates"));
-    let all: String = templates.iter().map(|(_, text)| text.as_str()).collect();
-    let rendered = objects(templates.into_iter().map(|(name, text)| (name, render(&text, &values))));
-    assert_eq!(rendered, base());
-    for name in values.as_object().unwrap().keys() {
-        assert!(all.contains(&format!(".Values.{name} ")), "value {name} is used nowhere");
-    }
-    let meta: Value = serde_saphyr::from_str(&fs::read_to_string(chart.join("Chart.yaml")).unwrap()).unwrap();
+    assert_eq!(by_kind(release(&json!({})).unwrap()), base());
+    let meta: Value = serde_saphyr::from_str(&chart().files["Chart.yaml"]).unwrap();
     assert_eq!(meta["appVersion"], env!("CARGO_PKG_VERSION"));
+    let pods: BTreeMap<_, _> = release(&json!({"rbac": {"pods": true}}))
+        .unwrap()
+        .into_iter()
+        .filter(|(name, _)| name.ends_with("/portreeve-pods"))
+        .collect();
+    assert_eq!(by_kind(pods), kustomize("pods-verified"));
+}
+
+/// Whether a setting is found in the objects.
+type IsFound = fn(&BTreeMap<String, Value>) -> bool;
+
+/// Settings that are independent of each other.
+fn settings() -> Vec<(Value, IsFound)> {
+    let mut settings = settings_of_the_agent();
+    settings.extend(settings_of_the_pod());
+    settings
+}
+
+fn settings_of_the_agent() -> Vec<(Value, IsFound)> {
+    vec![
+        (json!({"image": {"repository": "registry.example:5000/portreeve", "tag": "v2"}}), |it| {
+            pod(it)["containers"][0]["image"] == "registry.example:5000/portreeve:v2"
+        }),
+        (json!({"imagePullSecrets": [{"name": "registry"}]}), |it| {
+            pod(it)["imagePullSecrets"][0]["name"] == "registry"
+        }),
+        (json!({"apiServer": "https://192.0.2.1:6443"}), |it| {
+            let kubeconfig = &it["ConfigMap/portreeve"]["data"]["kubeconfig.conf"];
+            kubeconfig.as_str().unwrap().contains("server: https://192.0.2.1:6443\n")
+        }),
+        (json!({"clusterCIDR": "10.1.0.0/16,fd00::/48", "mode": "iptables"}), |it| {
+            config(it).contains("mode: iptables\n")
+                && config(it).contains("clusterCIDR: 10.1.0.0/16,fd00::/48\n")
+        }),
+        (json!({"config": {"nodePortAddresses": ["primary"], "conntrack": {"maxPerCore": 0}}}), |it| {
+            config(it).contains("nodePortAddresses")
+        }),
+        (json!({"dns": {"enabled": true}}), |it| args(it).contains(&"--dns")),
+        (json!({"dns": {"enabled": true, "corefile": ".:53 {\n  kubernetes cluster.local\n}\n"}}), |it| {
+            args(it).contains(&"--corefile=/etc/portreeve/corefile")
+                && it["ConfigMap/portreeve-corefile"]["data"]["Corefile"].as_str().unwrap().contains("{\n")
+        }),
+        (json!({"dns": {"enabled": true, "service": {"create": true, "clusterIP": "fd96::a"}}}), |it| {
+            args(it).contains(&"--dns-metrics-bind-address=[::]:9153")
+                && it["Service/kube-dns"]["spec"]["clusterIP"] == "fd96::a"
+        }),
+        (json!({"dns": {"enabled": true, "metricsBindAddress": "192.0.2.1:9153"}}), |it| {
+            args(it).contains(&"--dns-metrics-bind-address=192.0.2.1:9153")
+        }),
+        (json!({"metrics": {"bindAddress": "192.0.2.1:10249"}}), |it| {
+            config(it).contains("metricsBindAddress: \"192.0.2.1:10249\"\n")
+        }),
+        (
+            json!({"metrics": {"serviceMonitor": {"enabled": true, "interval": "7s", "labels": {"release": "x"}}}}),
+            |it| {
+                let monitor = &it["ServiceMonitor/portreeve"];
+                monitor["spec"]["endpoints"][0]["interval"] == "7s"
+                    && monitor["metadata"]["labels"]["release"] == "x"
+            },
+        ),
+        (json!({"metrics": {"dashboards": {"enabled": true}}}), |it| {
+            let map = &it["ConfigMap/portreeve-dashboards"];
+            let dashboard = map["data"]["portreeve.json"].as_str().unwrap();
+            map["metadata"]["labels"]["grafana_dashboard"] == "1"
+                && serde_json::from_str::<Value>(dashboard).is_ok()
+        }),
+        (json!({"logLevel": "debug"}), |it| args(it).iter().filter(|arg| **arg == "--verbose").count() == 1),
+        (json!({"logLevel": "trace", "logFormat": "json"}), |it| {
+            args(it).iter().filter(|arg| **arg == "--verbose").count() == 2
+                && args(it).contains(&"--log-format=json")
+        }),
+    ]
+}
+
+fn settings_of_the_pod() -> Vec<(Value, IsFound)> {
+    let terms = json!([{"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]}]);
+    let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}});
+    vec![
+        (json!({"rbac": {"pods": true}}), |it| it.contains_key("ClusterRole/portreeve-pods")),
+        (json!({"cgroup": "/sys/fs/cgroup/unified"}), |it| {
+            pod(it)["volumes"][1]["hostPath"]["path"] == "/sys/fs/cgroup/unified"
+        }),
+        (json!({"resources": {"limits": {"memory": "1Gi"}}}), |it| {
+            pod(it)["containers"][0]["resources"]["limits"]["memory"] == "1Gi"
+        }),
+        (json!({"priorityClassName": ""}), |it| pod(it)["priorityClassName"].is_null()),
+        (json!({"nodeSelector": {"pool": "a"}}), |it| pod(it)["nodeSelector"]["pool"] == "a"),
+        (json!({"tolerations": [{"key": "a", "operator": "Exists"}]}), |it| {
+            pod(it)["tolerations"][0]["key"] == "a"
+        }),
+        (json!({"tolerations": []}), |it| pod(it)["tolerations"].is_null()),
+        (json!({"affinity": affinity}), |it| !pod(it)["affinity"]["nodeAffinity"].is_null()),
+        (json!({"podAnnotations": {"a.example/b": "c"}, "podLabels": {"team": "net"}}), |it| {
+            let metadata = &it["DaemonSet/portreeve"]["spec"]["template"]["metadata"];
+            metadata["annotations"]["a.example/b"] == "c" && metadata["labels"]["team"] == "net"
+        }),
+        (json!({"updateStrategy": {"rollingUpdate": {"maxSurge": "10%"}}}), |it| {
+            it["DaemonSet/portreeve"]["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == "10%"
+        }),
+        (json!({"extraArgs": ["--devices=eth*", "--xdp=off"]}), |it| {
+            args(it).contains(&"--devices=eth*") && args(it).contains(&"--xdp=off")
+        }),
+        (json!({"extraEnv": [{"name": "HTTPS_PROXY", "value": "http://192.0.2.9"}]}), |it| {
+            pod(it)["containers"][0]["env"][1]["name"] == "HTTPS_PROXY"
+        }),
+        (
+            json!({"extraVolumes": [{"name": "tls", "secret": {"secretName": "x"}}],
+                "extraVolumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": true}]}),
+            |it| {
+                pod(it)["containers"][0]["volumeMounts"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|mount| mount["mountPath"] == "/tls")
+            },
+        ),
+    ]
+}
+
+fn pod(objects: &BTreeMap<String, Value>) -> &Value {
+    &objects["DaemonSet/portreeve"]["spec"]["template"]["spec"]
+}
+fn args(objects: &BTreeMap<String, Value>) -> Vec<&str> {
+    pod(objects)["containers"][0]["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+}
+fn config(objects: &BTreeMap<String, Value>) -> &str {
+    objects["ConfigMap/portreeve"]["data"]["config.conf"].as_str().unwrap()
+}
+
+/// Values that contradict each other are refused by the templates, not by the agents.
+#[test]
+fn contradictory_values_are_refused() {
+    for (values, want) in [
+        (json!({"dns": {"corefile": "."}}), "need dns.enabled"),
+        (json!({"dns": {"service": {"create": true}}}), "nothing answers at the Service"),
+        (json!({"dns": {"enabled": true, "corefile": ".", "corefileConfigMap": "coredns"}}), "two Corefiles"),
+        (
+            json!({"existingConfigMap": "kube-proxy", "metrics": {"bindAddress": "0.0.0.0:10249"}}),
+            "set them there",
+        ),
+        (json!({"existingConfigMap": "kube-proxy", "config": {"bindAddress": "::"}}), "set them there"),
+        (
+            json!({"metrics": {"bindAddress": "127.0.0.1:10249", "serviceMonitor": {"enabled": true}}}),
+            "that Prometheus can reach",
+        ),
+        (
+            json!({"metrics": {"bindAddress": "0.0.0.0:9000", "serviceMonitor": {"enabled": true}}}),
+            "advertises port 10249",
+        ),
+        (
+            json!({"dns": {"enabled": true, "metricsBindAddress": "[::]:9000", "service": {"create": true}}}),
+            "advertises port 9153",
+        ),
+    ] {
+        let Refusal(refusal) = release(&values).expect_err(want);
+        assert!(refusal.contains(want), "{values}: {refusal}");
+    }
+    let shared = release(&json!({"existingConfigMap": "kube-proxy"})).unwrap();
+    assert!(!shared.contains_key("ConfigMap/portreeve"), "kubeadm's own stays as it is");
+    let volumes = &shared["DaemonSet/portreeve"]["spec"]["template"]["spec"]["volumes"];
+    assert_eq!(volumes[0]["configMap"]["name"], "kube-proxy");
+    let coredns = release(&json!({"dns": {"enabled": true, "corefileConfigMap": "coredns"}})).unwrap();
+    let pod = &coredns["DaemonSet/portreeve"]["spec"]["template"]["spec"];
+    assert!(pod["volumes"].as_array().unwrap().iter().any(|volume| volume["configMap"]["name"] == "coredns"));
+    assert!(!coredns.contains_key("ConfigMap/portreeve-corefile"));
+}
+
+/// Each setting alone, and random combinations of them: objects of the API's types, consistent with each other.
+#[test]
+fn every_combination_of_values_is_valid() {
+    let settings = settings();
+    let alone = (0..settings.len()).map(|n| vec![n]);
+    // A linear congruential generator: the combinations are the same in every run.
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 40
+    };
+    let random = (0..150).map(|_| (0..settings.len()).filter(|_| next() % 3 == 0).collect());
+    let schema: Value = serde_json::from_str(&chart().files["values.schema.json"]).unwrap();
+    for chosen in alone.chain(random.collect::<Vec<Vec<usize>>>()) {
+        let mut values = json!({});
+        chosen.iter().for_each(|n| merge(&mut values, &settings[*n].0));
+        conforms(&schema, &values, "values");
+        let objects = match release(&values) {
+            Ok(objects) => objects,
+            // Two of the settings contradict each other.
+            Err(Refusal(refusal)) => {
+                assert!(chosen.len() > 1, "{refusal}: {values}");
+                continue;
+            }
+        };
+        check_release(&objects, &values);
+        if let [n] = chosen[..] {
+            are_flags_of_the_agent(&objects);
+            assert!(settings[n].1(&objects), "{values} has no effect:\n{objects:#?}");
+        }
+    }
+}
+
+/// The agent takes the arguments of each container together, and the file: `--write-config-to` ends it once they are parsed.
+fn are_flags_of_the_agent(objects: &BTreeMap<String, Value>) {
+    let (init, main) = containers(&serde_json::from_value(objects["DaemonSet/portreeve"].clone()).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.conf");
+    fs::write(&path, objects["ConfigMap/portreeve"]["data"]["config.conf"].as_str().unwrap()).unwrap();
+    let file = format!("--config={}", path.display());
+    for container in init.iter().chain(&main) {
+        let args = container.args.iter().flatten();
+        let args = args.map(|arg| if arg.starts_with("--config=") { &file } else { arg });
+        let output = Command::new(env!("CARGO_BIN_EXE_portreeve"))
+            .args(args)
+            .args(["--write-config-to", "/dev/null"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{:?}: {output:?}", container.args);
+    }
+}
+
+fn check_release(objects: &BTreeMap<String, Value>, values: &Value) {
+    for (name, object) in objects {
+        let kind = name.split('/').next().unwrap();
+        let one = BTreeMap::from([(kind.to_owned(), object.clone())]);
+        match kind {
+            "ServiceAccount" => drop(typed::<ServiceAccount>(&one, kind)),
+            "ClusterRole" => drop(typed::<ClusterRole>(&one, kind)),
+            "ClusterRoleBinding" => drop(typed::<ClusterRoleBinding>(&one, kind)),
+            "ConfigMap" => drop(typed::<ConfigMap>(&one, kind)),
+            "DaemonSet" => drop(typed::<DaemonSet>(&one, kind)),
+            "Service" => drop(typed::<Service>(&one, kind)),
+            "ServiceMonitor" => check_service_monitor(object, objects),
+            other => panic!("{other} has no type here"),
+        }
+    }
+    let set: DaemonSet = serde_json::from_value(objects["DaemonSet/portreeve"].clone()).unwrap();
+    let (init, main) = containers(&set);
+    for container in init.iter().chain(&main) {
+        let args: Vec<&str> = container.args.iter().flatten().map(String::as_str).collect();
+        let names: BTreeSet<&str> = args.iter().map(|arg| arg.split('=').next().unwrap()).collect();
+        let repeated = args.iter().filter(|arg| **arg == "--verbose").count().saturating_sub(1);
+        assert_eq!(names.len() + repeated, args.len(), "a flag is given twice: {args:?}");
+        assert!(!(names.contains("--dns") && names.contains("--no-dns")), "{args:?}");
+        for port in ["--metrics-bind-address", "--cluster-cidr"] {
+            assert!(!names.contains(port), "the configuration file overrides it: {args:?}");
+        }
+    }
+    let pod = set.spec.unwrap().template.spec.unwrap();
+    let volumes: BTreeSet<String> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();
+    let mounts = main[0].volume_mounts.iter().flatten().map(|mount| mount.name.clone());
+    assert_eq!(volumes, mounts.collect(), "{values}");
+    check_ports(objects, &main[0]);
+}
+
+/// The ports of the Services are addresses that the agent listens at, not only on loopback.
+fn check_ports(objects: &BTreeMap<String, Value>, agent: &Container) {
+    let args: Vec<&str> = agent.args.iter().flatten().map(String::as_str).collect();
+    let of_file = |field: &str| {
+        let config = objects.get("ConfigMap/portreeve")?["data"]["config.conf"].as_str()?;
+        let config: Value = serde_saphyr::from_str(config).unwrap();
+        config[field].as_str().map(str::to_owned)
+    };
+    let flag = |name: &str| args.iter().find_map(|arg| arg.strip_prefix(name)).map(str::to_owned);
+    for (name, service) in objects.iter().filter(|(name, _)| name.starts_with("Service/")) {
+        for port in service["spec"]["ports"].as_array().unwrap() {
+            let address = match port["port"].as_u64().unwrap() {
+                53 => args.contains(&"--dns").then(|| "0.0.0.0:53".to_owned()),
+                9153 => flag("--dns-metrics-bind-address="),
+                10_249 => of_file("metricsBindAddress"),
+                other => panic!("{name} advertises {other}"),
+            };
+            let address: SocketAddr = address.unwrap_or_else(|| panic!("{name} {port}")).parse().unwrap();
+            assert_eq!(u64::from(address.port()), port["targetPort"].as_u64().unwrap(), "{name}");
+            assert!(!address.ip().is_loopback(), "{name}");
+        }
+    }
+}
+
+/// A type of the Prometheus operator, which k8s-openapi does not have: the fields in use, by its reference.
+fn check_service_monitor(monitor: &Value, objects: &BTreeMap<String, Value>) {
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(monitor["apiVersion"], "monitoring.coreos.com/v1");
+    assert_eq!(keys(&monitor["spec"]), ["endpoints", "namespaceSelector", "selector"]);
+    assert_eq!(keys(&monitor["spec"]["namespaceSelector"]), ["matchNames"]);
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    assert_eq!(keys(endpoint), ["interval", "port", "relabelings"]);
+    assert_eq!(keys(&endpoint["relabelings"][0]), ["replacement", "targetLabel"]);
+    let selected = |service: &Value| {
+        let labels = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
+        labels.iter().all(|(name, value)| service["metadata"]["labels"][name] == *value)
+    };
+    let services: Vec<_> =
+        objects.iter().filter(|(name, it)| name.starts_with("Service/") && selected(it)).collect();
+    let [(_, service)] = services.as_slice() else { panic!("{services:?}") };
+    assert_eq!(service["spec"]["ports"][0]["name"], endpoint["port"]);
+}
+
+/// Whether the value has the types, names and words of a schema; Helm also compares the patterns.
+fn conforms(schema: &Value, value: &Value, path: &str) {
+    let is_type = match schema["type"].as_str() {
+        Some("object") => value.is_object() || value.is_null(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("boolean") => value.is_boolean(),
+        other => panic!("{path}: {other:?}"),
+    };
+    assert!(is_type, "{path}: {value} is not {}", schema["type"]);
+    if let Some(words) = schema["enum"].as_array() {
+        assert!(words.contains(value), "{path}: {value}");
+    }
+    for (name, field) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let refused = schema["propertyNames"]["not"]["enum"].as_array();
+        assert!(!refused.is_some_and(|refused| refused.contains(&json!(name))), "{path}");
+        match schema["properties"].get(name) {
+            Some(schema) => conforms(schema, field, &path),
+            None if schema["additionalProperties"].is_object() => {
+                conforms(&schema["additionalProperties"], field, &path);
+            }
+            None => assert_ne!(schema["additionalProperties"], false, "{path} is unknown"),
+        }
+    }
+    for element in value.as_array().into_iter().flatten().filter(|_| schema["items"].is_object()) {
+        conforms(&schema["items"], element, path);
+    }
 }
 
 /// Helm refuses values that the schema does not know: a misspelt one would be ignored silently.
 #[test]
-fn the_schema_of_each_chart_knows_its_values() {
-    for chart in ["portreeve", "portreeve-cluster-dns"] {
-        let chart = deploy().join("helm").join(chart);
-        let values: Value =
-            serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
-        let schema: Value =
-            serde_json::from_str(&fs::read_to_string(chart.join("values.schema.json")).unwrap()).unwrap();
-        assert_eq!(schema["additionalProperties"], false, "{}", chart.display());
-        let known = schema["properties"].as_object().unwrap();
-        // Helm adds this one to the values of a chart below another.
-        let names: BTreeSet<&String> = known.keys().filter(|name| *name != "global").collect();
-        assert_eq!(names, values.as_object().unwrap().keys().collect(), "{}", chart.display());
-        for required in schema["required"].as_array().unwrap() {
-            assert!(known.contains_key(required.as_str().unwrap()), "{required}");
-        }
-        for (name, value) in values.as_object().unwrap() {
-            assert_eq!(known[name]["type"], "string", "{name}");
-            assert!(value.is_string(), "{name}");
-            let allowed = known[name]["enum"].as_array();
-            assert!(
-                allowed.is_none_or(|allowed| allowed.contains(value)),
-                "the default of {name} is allowed"
-            );
-        }
+fn the_schema_knows_exactly_the_values() {
+    let chart = chart();
+    let schema: Value = serde_json::from_str(&chart.files["values.schema.json"]).unwrap();
+    let values: Value = serde_saphyr::from_str(&chart.files["values.yaml"]).unwrap();
+    conforms(&schema, &values, "values");
+    compare(&schema, &values, "values");
+    for misspelt in [json!({"dsn": {}}), json!({"dns": {"enable": true}}), json!({"dns": "--dns"})] {
+        let refused = std::panic::catch_unwind(|| conforms(&schema, &misspelt, "values"));
+        assert!(refused.is_err(), "{misspelt}");
+    }
+    let templates: String =
+        chart.files.iter().filter(|(path, _)| path.contains("templates/")).map(|(_, text)| &**text).collect();
+    for name in values.as_object().unwrap().keys() {
+        assert!(templates.contains(&format!(".Values.{name}")), "value {name} is used nowhere");
+    }
+}
+
+fn compare(schema: &Value, values: &Value, path: &str) {
+    if schema["additionalProperties"] != false {
+        return;
+    }
+    let properties = schema["properties"].as_object().unwrap();
+    // Helm adds this one to the values of a chart below another.
+    let known: BTreeSet<&String> = properties.keys().filter(|name| *name != "global").collect();
+    assert_eq!(known, values.as_object().unwrap().keys().collect(), "{path}");
+    for (name, schema) in properties.iter().filter(|(name, _)| *name != "global") {
+        compare(schema, &values[name], &format!("{path}.{name}"));
     }
 }
 
 /// The commands of the notes are those of a pod of this chart.
 #[test]
 fn the_notes_are_rendered() {
-    let chart = deploy().join("helm/portreeve");
-    let values: Value =
-        serde_saphyr::from_str(&fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
-    let notes = render(&fs::read_to_string(chart.join("templates/NOTES.txt")).unwrap(), &values);
+    let notes = |values: Value| chart().render(&values).unwrap()["templates/NOTES.txt"].clone();
     let set: DaemonSet = typed(&base(), "DaemonSet");
     let name = set.metadata.name.unwrap();
+    let plain = notes(json!({}));
     for words in [
         format!("kubectl --namespace kube-system rollout status daemonset/{name}"),
         format!("exec daemonset/{name} -- /portreeve status"),
-        format!("with {}.", values["dns"].as_str().unwrap()),
+        "with --no-dns.".to_owned(),
+        "API server at https://api.cluster.example:6443".to_owned(),
     ] {
-        assert!(notes.contains(&words), "`{words}` is not in:\n{notes}");
+        assert!(plain.contains(&words), "`{words}` is not in:\n{plain}");
     }
-    assert!(!notes.contains("{{"), "{notes}");
+    let other = notes(json!({"existingConfigMap": "kube-proxy", "dns": {"enabled": true}}));
+    assert!(other.contains("that of the ConfigMap kube-proxy") && other.contains("with --dns."), "{other}");
+    assert!(
+        notes(json!({"dns": {"enabled": true, "service": {"create": true}}}))
+            .contains("kube-dns at 10.96.0.10")
+    );
+}
+
+/// Every metric of the dashboard exists.
+#[test]
+fn the_dashboard_asks_for_metrics_of_the_agent() {
+    let known = fs::read_to_string(deploy().join("../docs/metrics.md")).unwrap();
+    let dashboard: Value = serde_json::from_str(&chart().files["dashboards/portreeve.json"]).unwrap();
+    let mut asked = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let expression = target["expr"].as_str().unwrap();
+            let words =
+                expression.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+            let prefixes = ["portreeve_", "kubeproxy_", "rest_client_", "process_"];
+            for word in words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))) {
+                let name = word.strip_suffix("_bucket").unwrap_or(word);
+                assert!(known.contains(&format!("| `{name}` |")), "{word} in {}", panel["title"]);
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 10, "{asked}");
+}
+
+/// `deploy/helm/portreeve/README.md` is generated from values.yaml.
+#[test]
+fn the_readme_of_the_chart_lists_every_value() {
+    let mut page = String::from(
+        "# The chart of Portreeve\n\nThe agent on every node and, if wanted, the Service of cluster DNS. The schema refuses \
+         misspelt values, and the templates values that contradict each other.\n\n```\nhelm install portreeve \
+         deploy/helm/portreeve --namespace kube-system --set apiServer=https://API-SERVER:6443\n```\n\nThis page is \
+         generated: `UPDATE_EXPECT=1 cargo test -p proxy --test deploy readme`.\n\n| value | default | meaning |\n| --- | \
+         --- | --- |\n",
+    );
+    let chart = chart();
+    let values: Value = serde_saphyr::from_str(&chart.files["values.yaml"]).unwrap();
+    let schema: Value = serde_json::from_str(&chart.files["values.schema.json"]).unwrap();
+    let mut parents: Vec<(usize, &str)> = Vec::new();
+    let mut comment: Vec<&str> = Vec::new();
+    for line in chart.files["values.yaml"].lines() {
+        let text = line.trim_start();
+        let indent = line.len() - text.len();
+        if let Some(words) = text.strip_prefix("# ") {
+            comment.push(words);
+            continue;
+        }
+        let Some((name, _)) = text.split_once(':').filter(|_| !text.starts_with("- ")) else {
+            comment.clear();
+            continue;
+        };
+        parents.retain(|(other, _)| *other < indent);
+        parents.push((indent, name));
+        let names: Vec<&str> = parents.iter().map(|(_, name)| *name).collect();
+        let found = names.iter().try_fold((&values, &schema), |(value, schema), name| {
+            Some((value.get(name)?, schema["properties"].get(name)?))
+        });
+        // Below a value without properties of its own is its default.
+        let Some((value, schema)) = found else { continue };
+        let said = comment.join(" ");
+        let said = if said.is_empty() { schema["description"].as_str().unwrap_or_default() } else { &said };
+        let has_own = schema["properties"].is_object() && schema["additionalProperties"] == false;
+        if has_own && said.is_empty() {
+            continue;
+        }
+        let default = if has_own { String::new() } else { format!("`{value}`") };
+        page += &format!("| `{}` | {default} | {} |\n", names.join("."), said.replace('|', "\\|"));
+        comment.clear();
+    }
+    expect_file![
+        deploy()
+            .join("helm/portreeve/README.md")
+            .canonicalize()
+            .unwrap_or(deploy().join("helm/portreeve/README.md"))
+    ]
+    .assert_eq(&page);
 }
