@@ -507,6 +507,15 @@ fn options_of_upstreams_are_read() {
     assert_eq!(block.forwards, [want]);
 }
 
+/// As in CoreDNS.
+#[test]
+fn idle_connections_may_be_unlimited() {
+    for (number, want) in [("0", usize::MAX), ("1", 1)] {
+        let block = block(&format!(". {{\n forward . 10.0.0.1 {{\n max_idle_conns {number}\n }}\n}}"));
+        assert_eq!(block.forwards[0].max_idle, want, "{number}");
+    }
+}
+
 #[test]
 fn blocks_are_served_over_tls_and_https() {
     let block = block(

@@ -26,6 +26,7 @@ struct Server {
 #[derive(Default)]
 struct Seen {
     connections: usize,
+    open: usize,
     requests: Vec<(Version, Method, String)>,
     ids: Vec<u16>,
 }
@@ -66,13 +67,17 @@ impl Server {
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, status: StatusCode, seen: Arc<Mutex<Seen>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let Ok(stream) = acceptor.accept(stream).await else { continue };
-        seen.lock().unwrap().connections += 1;
-        let seen = Arc::clone(&seen);
+        {
+            let mut seen = seen.lock().unwrap();
+            (seen.connections, seen.open) = (seen.connections + 1, seen.open + 1);
+        }
+        let (seen, counted) = (Arc::clone(&seen), Arc::clone(&seen));
         let service = service_fn(move |request| answer(request, status, Arc::clone(&seen)));
         tokio::spawn(async move {
             let _ = auto::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
+            counted.lock().unwrap().open -= 1;
         });
     }
 }
@@ -99,6 +104,25 @@ async fn answer(
         .header("age", "10")
         .body(Full::from(wire(&address_for(&query))));
     Ok(response.unwrap())
+}
+
+#[tokio::test]
+async fn idle_connections_over_http_1_are_limited() {
+    let server = Server::start(&["http/1.1"], StatusCode::OK).await;
+    let forwarder = start(&[Forward { max_idle: 2, ..server.rule() }]);
+    let names: Vec<String> = (0..5).map(|number| format!("n{number}.example.")).collect();
+    join_all(names.iter().map(|name| resolve(&forwarder, name))).await;
+    let count = || {
+        let seen = server.seen.lock().unwrap();
+        (seen.connections, seen.open)
+    };
+    let closed = async {
+        while count().1 > 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(30), closed).await;
+    assert_eq!(count(), (5, 2));
 }
 
 #[tokio::test]
