@@ -8,6 +8,17 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+/// A host or a site usually has a /64, and any address in it.
+const V6_NETWORK: u32 = 64;
+
+/// One client, as far as limits and turns tell clients apart: the /64 of an IPv6 address, or an IPv4 address itself.
+pub(crate) fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> V6_NETWORK << V6_NETWORK).into(),
+    }
+}
+
 /// Returns `None` if the text is not an address, or has a zone.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     if text.contains(':') { parse_v6(text) } else { parse_v4(text).map(IpAddr::V4) }

@@ -6,12 +6,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use crate::address::network;
+
 /// A client may use one part in this many of the slots that others do not use.
 const DIVISOR: usize = 4;
 /// Every client may use so many slots while there are any.
 const MIN_SHARE: usize = 16;
-/// A host or a site usually has a /64, and any address in it.
-const V6_PREFIX: u32 = 64;
 
 /// The slots in use, per client.
 #[derive(Debug)]
@@ -96,14 +96,6 @@ fn keys(client: IpAddr) -> impl Iterator<Item = Key> {
         IpAddr::V6(network) => Some(Key::Network(network)),
     };
     network.into_iter().chain([Key::Client(client)])
-}
-
-/// The /64 of an IPv6 client, or an IPv4 client itself.
-pub(crate) fn network(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> V6_PREFIX << V6_PREFIX).into(),
-    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use tokio::task::{AbortHandle, Id};
+
+use crate::address::network;
 
 /// Limits of the connections of one listener.
 #[derive(Clone, Copy)]
@@ -70,13 +72,8 @@ enum Client {
 }
 
 impl Client {
-    /// One host has many addresses of an IPv6 network.
     fn of(address: IpAddr, is_own: bool) -> Self {
-        match address {
-            _ if is_own => Self::Own,
-            IpAddr::V4(_) => Self::Other(address),
-            IpAddr::V6(v6) => Self::Other(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into()),
-        }
+        if is_own { Self::Own } else { Self::Other(network(address)) }
     }
 }
 

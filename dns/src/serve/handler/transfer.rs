@@ -13,13 +13,13 @@ use hickory_server::proto::{
 
 use super::records::record;
 use crate::{
+    address::network,
     cluster::{
         answer::{record_sets, transferable},
         authority::Authority,
         name::Name,
         snapshot::Snapshot,
     },
-    serve::shares::network,
     zone_data::{Zone, is_newer},
 };
 

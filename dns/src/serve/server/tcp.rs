@@ -322,6 +322,8 @@ fn append(out: &mut Vec<u8>, reply: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use futures_util::FutureExt as _;
     use tokio::io::DuplexStream;
 
@@ -336,12 +338,13 @@ mod tests {
     const ROOM: usize = 1 << 16;
 
     /// A connection to a server that refuses every query, with so many queries sent.
-    fn connect(serving: &Serving, address: Ipv4Addr, queries: usize) -> DuplexStream {
+    fn connect(serving: &Serving, address: impl Into<IpAddr>, queries: usize) -> DuplexStream {
+        let address = address.into();
         let (server, mut own) = tokio::io::duplex(ROOM);
-        let slot = Arc::new(serving.connections.admit(address.into()).unwrap());
+        let slot = Arc::new(serving.connections.admit(address).unwrap());
         let client = Client {
             transport: Transport::Tcp,
-            address: address.into(),
+            address,
             port: 4242,
             local: Ipv4Addr::LOCALHOST.into(),
             is_encrypted: false,
@@ -361,17 +364,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_sends_many_queries_on_many_connections_does_not_delay_others() {
-        let metrics = Metrics::default();
-        let serving = refusing(&metrics);
-        let flood: Vec<_> =
-            (0..64).map(|_| connect(&serving, Ipv4Addr::new(10, 0, 0, 1), ROOM / REQUEST.len())).collect();
-        let mut other = connect(&serving, Ipv4Addr::new(10, 0, 0, 2), 1);
-        let mut reply = [0; REQUEST.len()];
-        other.read_exact(&mut reply).await.unwrap();
-        // One turn until it is handled, and another one until its reply is written.
-        let before = refused(&metrics);
-        assert!(before <= 3 * TURN as u64, "{before} queries of the others were handled first");
-        drop(flood);
+        let one = [Ipv4Addr::new(10, 0, 0, 1).into(); 64];
+        let of_network = |network, host| IpAddr::from([0xfd00, 0, 0, network, 0, 0, 0, host]);
+        let many = std::array::from_fn(|host| of_network(1, host as u16 + 1));
+        for (case, flooders, other) in [
+            ("one address", one, Ipv4Addr::new(10, 0, 0, 2).into()),
+            ("many addresses of one network", many, of_network(2, 1)),
+        ] {
+            let metrics = Metrics::default();
+            let serving = refusing(&metrics);
+            let queries = ROOM / REQUEST.len();
+            let flood = flooders.map(|flooder| connect(&serving, flooder, queries));
+            let mut other = connect(&serving, other, 1);
+            let mut reply = [0; REQUEST.len()];
+            other.read_exact(&mut reply).await.unwrap();
+            // One turn until it is handled, and another one until its reply is written.
+            let before = refused(&metrics);
+            assert!(before <= 3 * TURN as u64, "{case}: {before} queries of the others were handled first");
+            drop(flood);
+        }
     }
 
     #[tokio::test]
