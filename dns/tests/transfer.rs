@@ -16,7 +16,7 @@ use dns::{
     serve::{run, server::Server},
 };
 use hickory_server::proto::{
-    op::{Message, MessageType, OpCode, Query, ResponseCode},
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::SOA},
 };
 use tokio::{
@@ -181,6 +181,37 @@ async fn pair() -> Pair {
     let listen = [(Ipv4Addr::LOCALHOST, port).into()];
     let secondary = run::start(&config, &listen, &Default::default(), &ServerContext::default()).unwrap();
     Pair { directory, primary, secondary }
+}
+
+/// A secondary has the signatures and the proofs of its primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_zone_is_transferred_whole() {
+    let Pair { directory, primary, secondary } = pair().await;
+    let signed = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/signed/nsec3");
+    fs::copy(signed, directory.path().join("new")).unwrap();
+    fs::rename(directory.path().join("new"), directory.path().join("zone")).unwrap();
+    let reply = async |server: &Server| {
+        let mut request = request("none.example.org.", RecordType::A, None);
+        let mut edns = Edns::new();
+        edns.set_dnssec_ok(true).set_max_payload(1232);
+        request.set_edns(edns);
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        socket.send_to(&request.to_vec().unwrap(), server.addresses()[0]).await.unwrap();
+        let mut buffer = [0; 1232];
+        let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.unwrap().unwrap();
+        Message::from_vec(&buffer[..length]).unwrap().authorities
+    };
+    let follows = async {
+        loop {
+            let [of_primary, of_secondary] = [reply(&primary).await, reply(&secondary).await];
+            // The SOA record, three NSEC3 records, and a signature of each.
+            if of_primary.len() == 8 && of_primary == of_secondary {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, follows).await.unwrap();
 }
 
 /// The rcode and the first answer.

@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use hickory_server::proto::{
     op::Query,
-    rr::{LowerName, Name},
+    rr::{LowerName, Name, RecordType},
 };
 use regex::Regex;
 use tokio::{task::spawn_blocking, time::interval};
@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::{
     directive::{Directive, LocalPlugin, PluginContext},
     file::with_cause,
-    kept_zones::reply,
+    kept_zones::{check_signatures, reply},
 };
 use crate::{
     config::Zones,
@@ -63,7 +63,7 @@ const MAX_FILES: usize = 10_000;
 
 impl Directive for Auto {
     const NAME: &'static str = "auto";
-    const SUMMARY: &'static str = "zones of the master files in a directory; signed zones are refused";
+    const SUMMARY: &'static str = "zones of the master files in a directory, as those of `file`";
     const OPTIONS: &'static [&'static str] = &["directory", "reload"];
     const INEFFECTIVE: &'static [(&'static str, &'static str)] =
         &[("upstream", "aliases are resolved by this server anyway")];
@@ -138,16 +138,30 @@ struct Loaded {
     zone: Arc<Zone>,
 }
 
-impl LocalPlugin for AutoPlugin {
-    fn answer(&self, question: &Query) -> Option<Reply> {
+impl AutoPlugin {
+    fn reply(&self, question: &Query, wants_dnssec: bool) -> Option<Reply> {
         let name = LowerName::new(question.name());
         if !self.0.auto.origins.contains(&name) {
             return None;
         }
         let zones = self.0.zones.load();
         let mut above = (0..=name.iter().count()).rev().map(|labels| LowerName::from(name.trim_to(labels)));
-        let loaded = above.find_map(|name| zones.get(&name))?;
-        Some(reply(loaded.zone.lookup(question.name(), question.query_type()), Plugin::Auto))
+        // The parent has the DS records of a zone (RFC 4035, section 3.1.4.1).
+        let own = if question.query_type() == RecordType::DS { zones.get(&name) } else { None };
+        let parent = above.find_map(|above| zones.get(&above).filter(|_| own.is_none() || above != name));
+        let loaded = parent.or(own)?;
+        let found = loaded.zone.lookup(question.name(), question.query_type(), wants_dnssec);
+        Some(reply(found, Plugin::Auto))
+    }
+}
+
+impl LocalPlugin for AutoPlugin {
+    fn answer(&self, question: &Query) -> Option<Reply> {
+        self.reply(question, false)
+    }
+
+    fn answer_with_dnssec(&self, question: &Query) -> Option<Reply> {
+        self.reply(question, true)
     }
 
     fn follows_cluster(&self) -> bool {
@@ -194,6 +208,7 @@ impl Served {
                 continue;
             }
             if let Some(loaded) = load(path, &origin, before.get(&origin)) {
+                check_signatures(&loaded.zone, &origin);
                 zones.insert(origin, loaded);
             }
         }
@@ -270,8 +285,6 @@ async fn reload(served: Weak<Served>, period: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use hickory_server::proto::rr::RecordType;
-
     use super::*;
     use crate::corefile::{self, Source};
 

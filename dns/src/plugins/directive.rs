@@ -174,6 +174,11 @@ pub(crate) trait LocalPlugin: fmt::Debug + Send + Sync {
     /// Returns `None` where the next plugin is to answer.
     fn answer(&self, question: &Query) -> Option<Reply>;
 
+    /// As [`Self::answer`], for a client that wants DNSSEC records (DO).
+    fn answer_with_dnssec(&self, question: &Query) -> Option<Reply> {
+        self.answer(question)
+    }
+
     /// Whether the plugin answers only what the cluster's data do not answer.
     fn follows_cluster(&self) -> bool {
         false

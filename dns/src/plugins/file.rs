@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{
     directive::{LocalPlugin, PluginContext, Repeated},
-    kept_zones::{KeptZone, KeptZones},
+    kept_zones::{KeptZone, KeptZones, check_signatures},
 };
 use crate::{
     config::Zones,
@@ -41,7 +41,8 @@ const RELOAD: Duration = Duration::from_secs(60);
 
 impl Repeated for ZoneFile {
     const NAME: &'static str = "file";
-    const SUMMARY: &'static str = "zones of master files, with wildcards, delegations, CNAME, DNAME and `$GENERATE`; signed zones are refused";
+    const SUMMARY: &'static str = "zones of master files, with wildcards, delegations, CNAME, DNAME and `$GENERATE`; signed ones with signatures and proofs (NSEC, NSEC3) for \
+        clients that want them, made elsewhere";
     const OPTIONS: &'static [&'static str] = &["reload", "reload_by_mtime", "fallthrough"];
     const INEFFECTIVE: &'static [(&'static str, &'static str)] =
         &[("upstream", "aliases are resolved by this server anyway")];
@@ -153,12 +154,19 @@ impl Served {
                 let before = self.zone.load();
                 let is_same = before.as_ref().is_some_and(|before| before.serial() == zone.serial());
                 if is_same && !self.file.by_mtime {
-                    return;
+                    return self.check();
                 }
                 let (serial, foreign) = (zone.serial(), zone.foreign);
                 info!(file = %path, zone = %self.origin, serial, foreign, "zone loaded");
                 self.zone.store(Some(Arc::new(zone)));
+                self.check();
             }
+        }
+    }
+
+    fn check(&self) {
+        if let Some(zone) = &*self.zone.load() {
+            check_signatures(zone, &self.origin);
         }
     }
 }
@@ -175,6 +183,7 @@ async fn reload(served: Weak<Served>, period: Duration, mut seen: Option<SystemT
         let Some(served) = served.upgrade() else { return };
         let mtime = modified(&served.file.path);
         if served.file.by_mtime && mtime == seen {
+            served.check();
             continue;
         }
         seen = mtime;

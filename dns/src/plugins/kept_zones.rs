@@ -1,19 +1,20 @@
 //! Zones that are kept in memory and renewed, and the answers from them: those of `file` and `secondary`.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
 use hickory_server::proto::{
     op::{Query, ResponseCode},
-    rr::LowerName,
+    rr::{LowerName, RecordType},
 };
+use tracing::warn;
 
 use super::directive::LocalPlugin;
 use crate::{
     config::Zones,
     observe::metrics::Plugin,
     resolve::reply::Reply,
-    zone_data::{Found, Outcome, Zone},
+    zone_data::{Found, Invalid, Outcome, Zone},
 };
 
 /// A zone with its setting.
@@ -61,20 +62,32 @@ impl<Z: KeptZone> KeptZones<Z> {
     }
 }
 
-impl<Z: KeptZone> LocalPlugin for KeptZones<Z> {
-    fn answer(&self, question: &Query) -> Option<Reply> {
+impl<Z: KeptZone> KeptZones<Z> {
+    fn reply(&self, question: &Query, wants_dnssec: bool) -> Option<Reply> {
         let name = LowerName::new(question.name());
         let matching = self.0.iter().filter(|kept| kept.origin().zone_of(&name));
-        let kept = matching.max_by_key(|kept| kept.origin().iter().count())?;
+        // The parent has the DS records of a zone (RFC 4035, section 3.1.4.1).
+        let is_parent = |kept: &Arc<Z>| question.query_type() != RecordType::DS || *kept.origin() != name;
+        let kept = matching.max_by_key(|kept| (is_parent(kept), kept.origin().iter().count()))?;
         let Some(zone) = &*kept.zone().load() else {
             return Some(Reply::from_plugin(ResponseCode::ServFail, Z::PLUGIN));
         };
-        let found = zone.lookup(question.name(), question.query_type());
+        let found = zone.lookup(question.name(), question.query_type(), wants_dnssec);
         let is_missing = found.outcome == Outcome::NxDomain && found.answers.is_empty();
         if is_missing && kept.fallthrough().contains(&name) {
             return None;
         }
         Some(reply(found, Z::PLUGIN))
+    }
+}
+
+impl<Z: KeptZone> LocalPlugin for KeptZones<Z> {
+    fn answer(&self, question: &Query) -> Option<Reply> {
+        self.reply(question, false)
+    }
+
+    fn answer_with_dnssec(&self, question: &Query) -> Option<Reply> {
+        self.reply(question, true)
     }
 
     fn follows_cluster(&self) -> bool {
@@ -92,6 +105,21 @@ impl<Z: KeptZone> LocalPlugin for KeptZones<Z> {
 
     fn notified(&self, origin: &LowerName, client: IpAddr) -> Option<bool> {
         self.with_origin(origin)?.notified(client)
+    }
+}
+
+/// Logs, once for each version of a zone, that some of its signatures are not valid: validators refuse the answers.
+pub(super) fn check_signatures(zone: &Zone, origin: &LowerName) {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    // Times of signatures are modulo 2^32 (RFC 4034, section 3.1.5).
+    let now = u32::try_from(since_1970 & u64::from(u32::MAX)).unwrap_or_default();
+    let serial = zone.serial();
+    match zone.invalid_signatures(now) {
+        None => {}
+        Some(Invalid::Expired) => warn!(zone = %origin, serial, "signatures of the zone have expired"),
+        Some(Invalid::NotYetValid) => {
+            warn!(zone = %origin, serial, "signatures of the zone are not yet valid")
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use super::{
     directive::{LocalPlugin, PluginContext, Repeated},
-    kept_zones::{KeptZone, KeptZones},
+    kept_zones::{KeptZone, KeptZones, check_signatures},
 };
 use crate::{
     config::{DNS_PORT, Zones},
@@ -203,6 +203,9 @@ async fn keep(served: Weak<Served>, wake: Arc<Notify>) {
     loop {
         let Some(served) = served.upgrade() else { return };
         let refreshed = served.refresh().await;
+        if let Some(zone) = &*served.zone.load() {
+            check_signatures(zone, &served.origin);
+        }
         let pause = match (refreshed, served.timers()) {
             (Ok(()), Some(timers)) => {
                 (verified, first_retry) = (Instant::now(), FIRST_RETRY);

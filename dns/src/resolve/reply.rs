@@ -179,7 +179,8 @@ impl Reply {
     pub(crate) fn alias(&self, qtype: RecordType) -> Option<Name> {
         let is_wanted =
             matches!(qtype, RecordType::A | RecordType::AAAA) && self.rcode == ResponseCode::NoError;
-        let RData::CNAME(CNAME(target)) = &self.answers.last().filter(|_| is_wanted)?.data else {
+        let mut unsigned = self.answers.iter().filter(|record| record.record_type() != RecordType::RRSIG);
+        let RData::CNAME(CNAME(target)) = &unsigned.next_back().filter(|_| is_wanted)?.data else {
             return None;
         };
         Some(target.clone())

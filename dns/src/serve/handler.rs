@@ -292,7 +292,7 @@ impl Handler {
         block: &Arc<Block>,
         snapshot: &Snapshot,
     ) -> Handled {
-        match block.local_plugins.answer_last(question) {
+        match block.local_plugins.answer_last(question, response.flags().dnssec_ok) {
             Some(reply) => {
                 response.topic = Topic::Local;
                 self.answer_locally(response, reply, block, snapshot)
@@ -355,8 +355,9 @@ impl Handler {
             let selection = block.selection(response.limit());
             let found = own.map(|own| (own, answer(&name, question.query_type, own, snapshot, selection)));
             let is_open = matches!(found, None | Some((_, Resolution::Fallthrough)));
-            let local =
-                local.or_else(|| if is_open { next.local_plugins.answer_last(&question) } else { None });
+            let wants_dnssec = response.flags().dnssec_ok;
+            let last = || next.local_plugins.answer_last(&question, wants_dnssec);
+            let local = local.or_else(|| if is_open { last() } else { None });
             let alias = match (local, found) {
                 (Some(reply), _) => {
                     let alias = reply.alias(question.query_type);

@@ -1,13 +1,16 @@
 //! Types of records that the library does not parse: the layout of their data, which is kept as octets.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use data_encoding::BASE32_DNSSEC;
 use hickory_server::proto::rr::{Name, RData, RecordType, rdata::NULL};
 
 use super::{
     lexer::Word,
     location,
+    rdata::record_type as any_type,
+    timestamp,
     words::{hexadecimal, labels, name, unescaped},
 };
 
@@ -35,14 +38,38 @@ enum Field {
     Prefixes,
     /// A place on the earth (RFC 1876).
     Location,
+    /// The name of a type.
+    Type,
+    /// Types of records (RFC 4034, section 4.1.2).
+    Types,
+    /// A number, or the mnemonic of an algorithm (RFC 4034, appendix A.1).
+    Algorithm,
+    /// Seconds since 1970, or `YYYYMMDDHHmmSS` (RFC 4034, section 3.2).
+    Timestamp,
+    /// Octets in hexadecimal, after their number; `-` for none (RFC 5155, section 3.3).
+    Salt,
+    /// Octets in base 32, after their number.
+    Hash,
 }
 
 use Field::{
-    Base64, Dashed, Groups, Hexadecimal, Location, Name as Domain, Octets, Prefixes, Text, Texts, U8, U16,
-    U32, V4,
+    Algorithm, Base64, Dashed, Groups, Hash, Hexadecimal, Location, Name as Domain, Octets, Prefixes, Salt,
+    Text, Texts, Timestamp, Type, Types, U8, U16, U32, V4,
 };
 
-/// Name and number (IANA), and the fields. Types of signed zones are not among them.
+/// Mnemonics of algorithms (IANA).
+const ALGORITHMS: &[(&str, u8)] = &[
+    ("RSASHA1", 5),
+    ("NSEC3RSASHA1", 7),
+    ("RSASHA256", 8),
+    ("RSASHA512", 10),
+    ("ECDSAP256SHA256", 13),
+    ("ECDSAP384SHA384", 14),
+    ("ED25519", 15),
+    ("ED448", 16),
+];
+
+/// Name and number (IANA), and the fields.
 const TYPES: &[(&str, u16, &[Field])] = &[
     ("MB", 7, &[Domain]),
     ("MG", 8, &[Domain]),
@@ -58,8 +85,16 @@ const TYPES: &[(&str, u16, &[Field])] = &[
     ("LOC", 29, &[Location]),
     ("KX", 36, &[U16, Domain]),
     ("APL", 42, &[Prefixes]),
+    ("DS", 43, &[U16, Algorithm, U8, Hexadecimal]),
+    ("RRSIG", 46, &[Type, Algorithm, U8, U32, Timestamp, Timestamp, U16, Domain, Base64]),
+    ("NSEC", 47, &[Domain, Types]),
+    ("DNSKEY", 48, &[U16, U8, Algorithm, Base64]),
     ("DHCID", 49, &[Base64]),
+    ("NSEC3", 50, &[U8, U8, U16, Salt, Hash, Types]),
+    ("NSEC3PARAM", 51, &[U8, U8, U16, Salt]),
     ("TALINK", 58, &[Domain, Domain]),
+    ("CDS", 59, &[U16, Algorithm, U8, Hexadecimal]),
+    ("CDNSKEY", 60, &[U16, U8, Algorithm, Base64]),
     ("ZONEMD", 63, &[U32, U8, U8, Hexadecimal]),
     ("SPF", 99, &[Texts]),
     ("NID", 104, &[U16, Groups]),
@@ -105,13 +140,15 @@ pub(super) fn unparsed(code: RecordType, octets: Vec<u8>) -> RData {
 
 impl Field {
     fn takes_the_rest(self) -> bool {
-        matches!(self, Texts | Hexadecimal | Base64 | Prefixes | Location)
+        matches!(self, Texts | Hexadecimal | Base64 | Prefixes | Location | Types)
     }
 
     fn append(self, words: &[Word], origin: &Name, octets: &mut Vec<u8>) -> Option<()> {
-        // Only a list of prefixes may be empty.
-        if self == Prefixes {
-            return words.iter().try_for_each(|word| prefix(&word.text, octets));
+        // Only lists of prefixes and of types may be empty.
+        match self {
+            Prefixes => return words.iter().try_for_each(|word| prefix(&word.text, octets)),
+            Types => return types(words, octets),
+            _ => {}
         }
         let word = words.first()?;
         match self {
@@ -136,10 +173,44 @@ impl Field {
             Dashed(count) => octets.extend(parts(&word.text, '-', count, 2, 2)?.map(|part| part as u8)),
             Groups => octets.extend(parts(&word.text, ':', 4, 1, 4)?.flat_map(u16::to_be_bytes)),
             Location => octets.extend(location::octets(words)?),
-            Prefixes => {}
+            Type => octets.extend(u16::from(any_type(&word.text)?).to_be_bytes()),
+            Algorithm => octets.push(algorithm(&word.text)?),
+            Timestamp => octets.extend(timestamp::seconds(&word.text)?.to_be_bytes()),
+            Salt if word.text == "-" => octets.push(0),
+            Salt => counted(&hexadecimal(std::slice::from_ref(word))?, octets)?,
+            Hash => counted(&BASE32_DNSSEC.decode(word.text.as_bytes()).ok()?, octets)?,
+            Prefixes | Types => {}
         }
         Some(())
     }
+}
+
+fn algorithm(text: &str) -> Option<u8> {
+    let known = ALGORITHMS.iter().find(|(mnemonic, _)| mnemonic.eq_ignore_ascii_case(text));
+    known.map(|(_, number)| *number).or_else(|| text.parse().ok())
+}
+
+/// Appends octets after their number.
+fn counted(data: &[u8], octets: &mut Vec<u8>) -> Option<()> {
+    octets.push(u8::try_from(data.len()).ok()?);
+    octets.extend(data);
+    Some(())
+}
+
+/// Appends the windows of a set of types: number, length, and a bit for each type.
+fn types(words: &[Word], octets: &mut Vec<u8>) -> Option<()> {
+    let mut windows = BTreeMap::<u8, Vec<u8>>::new();
+    for word in words {
+        let [window, low] = u16::from(any_type(&word.text)?).to_be_bytes();
+        let (bits, at) = (windows.entry(window).or_default(), usize::from(low / 8));
+        bits.resize(bits.len().max(at + 1), 0);
+        bits[at] |= 0x80 >> (low % 8);
+    }
+    for (window, bits) in windows {
+        octets.push(window);
+        counted(&bits, octets)?;
+    }
+    Some(())
 }
 
 /// So many hexadecimal numbers, each of so many digits at least and at most.
@@ -225,6 +296,26 @@ mod tests {
                 "000016138b3cf018810cbce0009895b8".to_owned(),
             ),
             ("LOC", "52 N 4 30 W 10", "001216138b2872007f08cec000989a68".to_owned()),
+            ("DS", "12345 13 2 00ff AA", "30390d0200ffaa".to_owned()),
+            (
+                "RRSIG",
+                "A 13 2 3600 20600101000000 1767225600 7102 @ AAEC",
+                format!("00010d0200000e10a9491c006955b9001bbe{EXAMPLE}000102"),
+            ),
+            // The types are those of the example in RFC 4034, section 4.3.
+            (
+                "NSEC",
+                "@ A MX RRSIG NSEC TYPE1234",
+                format!("{EXAMPLE}0006400100000003041b{}20", "00".repeat(26)),
+            ),
+            ("DNSKEY", "257 3 ECDSAP256SHA256 AAEC", "0101030d000102".to_owned()),
+            (
+                "NSEC3",
+                "1 1 5 aabbccdd 2T7B4G4VSA5SMI47K61MV5BV1A22BOJR A RRSIG",
+                "0101000504aabbccdd14174eb2409fe28bcb4887a1836f957f0a8425e27b0006400000000002".to_owned(),
+            ),
+            ("NSEC3", "1 0 0 - 00", "01000000000100".to_owned()),
+            ("NSEC3PARAM", "1 0 0 -", "0100000000".to_owned()),
         ] {
             assert_eq!(octets(record_type, text).as_ref(), Some(&want), "{record_type} {text}");
         }

@@ -61,10 +61,6 @@ impl State {
     }
 }
 
-/// Types that only signed zones have.
-const SIGNATURES: [RecordType; 4] =
-    [RecordType::RRSIG, RecordType::NSEC, RecordType::NSEC3, RecordType::NSEC3PARAM];
-
 struct Parser {
     records: Vec<Record>,
 }
@@ -126,9 +122,6 @@ impl Parser {
         }
         let owner = state.owner.clone().ok_or("the first record has no owner")?;
         let (stated, record_type, data) = head(words)?;
-        if SIGNATURES.contains(&record_type) {
-            return Err("signed zones are not served; forward the zone to a server that has it");
-        }
         let data = rdata(record_type, data, &state.origin).ok_or("the data is not valid for its type")?;
         let ttl = stated.or(state.default_ttl).or(state.last_ttl).unwrap_or(DEFAULT_TTL);
         state.last_ttl = Some(ttl);

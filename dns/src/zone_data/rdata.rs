@@ -92,12 +92,6 @@ pub(super) fn rdata(record_type: RecordType, words: &[Word], origin: &Name) -> O
             }
             RData::TXT(TXT::from_bytes(texts.iter().map(Vec::as_slice).collect()))
         }
-        (RecordType::DS, [tag, algorithm, kind, digest @ ..]) => {
-            let mut octets = tag.text.parse::<u16>().ok()?.to_be_bytes().to_vec();
-            octets.extend([algorithm.text.parse::<u8>().ok()?, kind.text.parse::<u8>().ok()?]);
-            octets.extend(hexadecimal(digest).filter(|digest| !digest.is_empty())?);
-            unparsed(RecordType::DS, octets)
-        }
         (RecordType::SVCB | RecordType::HTTPS, [priority, target, parameters @ ..]) => {
             let text = format!("{} {} {}", priority.text, name(target)?.to_ascii(), joined(parameters)?);
             RData::try_from_str(record_type, &text).ok()?

@@ -1,11 +1,20 @@
 //! The records of a zone, by name.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use hickory_server::proto::rr::{LowerName, Name, RData, Record, rdata::SOA};
 use thiserror::Error;
 
-/// An immutable zone.
+use super::{
+    denial::{Chain, Hashed, take_hashed},
+    signature::{Invalid, Validity, set_type},
+};
+
+/// A zone, whose records never change.
 #[derive(Debug)]
 pub struct Zone {
     pub(super) origin: Name,
@@ -13,6 +22,13 @@ pub struct Zone {
     serial: u32,
     /// In canonical order (RFC 4034, section 6.1): the names below a name follow it.
     pub(super) nodes: BTreeMap<LowerName, Vec<Record>>,
+    pub(super) hashed: Hashed,
+    /// The chain of the names of a signed zone.
+    pub(super) chain: Option<Chain>,
+    /// `None`: the zone is not signed.
+    validity: Option<Validity>,
+    /// Whether it was said that some signatures are not valid.
+    is_reported: AtomicBool,
     /// Number of records outside the zone, which are left out.
     pub foreign: usize,
 }
@@ -37,6 +53,8 @@ pub enum InvalidZone {
     NoSoa(Name),
     #[error("there are several SOA records of {0}")]
     SeveralSoas(Name),
+    #[error("NSEC3 takes {0} iterations; sign the zone with at most 150, better with none (RFC 9276)")]
+    Iterations(u16),
 }
 
 impl Zone {
@@ -68,11 +86,31 @@ impl Zone {
             sort(records);
         }
         let (soa, serial) = soa.ok_or_else(|| InvalidZone::NoSoa(origin.clone()))?;
-        Ok(Self { origin: origin.clone(), soa, serial, nodes, foreign })
+        let validity = Validity::of(nodes.values().flatten());
+        let hashed = take_hashed(&mut nodes);
+        let apex = nodes.get(&zone).map(Vec::as_slice).unwrap_or_default();
+        let chain = Chain::new(apex, &nodes, &hashed)?;
+        Ok(Self {
+            origin: origin.clone(),
+            soa,
+            serial,
+            nodes,
+            hashed,
+            chain,
+            validity,
+            is_reported: AtomicBool::default(),
+            foreign,
+        })
     }
 
     pub fn serial(&self) -> u32 {
         self.serial
+    }
+
+    /// Whether some signatures are not valid at a time, in seconds since 1970 modulo 2^32. Tells it once.
+    pub(crate) fn invalid_signatures(&self, now: u32) -> Option<Invalid> {
+        let invalid = self.validity?.at(now)?;
+        (!self.is_reported.swap(true, Relaxed)).then_some(invalid)
     }
 
     /// The timers of the SOA record.
@@ -88,7 +126,8 @@ impl Zone {
 
     /// All records, but the SOA record.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.nodes.values().flatten().filter(|record| record.data != self.soa.data)
+        let all = self.nodes.values().chain(self.hashed.values()).flatten();
+        all.filter(|record| record.data != self.soa.data)
     }
 
     pub(super) fn node(&self, name: &LowerName) -> Option<&[Record]> {
@@ -107,13 +146,13 @@ impl Zone {
 }
 
 /// Sorts by type, in the order of the file otherwise, without equal records. All TTLs of a set are its least (RFC 2181,
-/// section 5.2).
+/// section 5.2); signatures of different sets are of different ones (RFC 4034, section 3).
 fn sort(records: &mut Vec<Record>) {
-    records.sort_by_key(|record| u16::from(record.record_type()));
+    let set = |record: &Record| (u16::from(record.record_type()), u16::from(set_type(record)));
+    records.sort_by_key(set);
     let mut kept: Vec<Record> = Vec::with_capacity(records.len());
     for record in records.drain(..) {
-        let start =
-            kept.partition_point(|known| u16::from(known.record_type()) < u16::from(record.record_type()));
+        let start = kept.partition_point(|known| set(known) < set(&record));
         // Quadratic in a set, whose size a message limits anyway; beyond it equal records stay.
         let is_new =
             kept.len() - start > MAX_COMPARED || kept[start..].iter().all(|known| known.data != record.data);
@@ -121,9 +160,9 @@ fn sort(records: &mut Vec<Record>) {
             kept.push(record);
         }
     }
-    for set in kept.chunk_by_mut(|one, next| one.record_type() == next.record_type()) {
-        let least = set.iter().map(|record| record.ttl).min().unwrap_or_default();
-        set.iter_mut().for_each(|record| record.ttl = least);
+    for records in kept.chunk_by_mut(|one, next| set(one) == set(next)) {
+        let least = records.iter().map(|record| record.ttl).min().unwrap_or_default();
+        records.iter_mut().for_each(|record| record.ttl = least);
     }
     *records = kept;
 }

@@ -64,7 +64,9 @@ impl LocalPlugins {
     }
 
     /// The answer of a plugin that follows the cluster's data, if these have none.
-    pub fn answer_last(&self, question: &Query) -> Option<Reply> {
-        self.last.iter().find_map(|plugin| plugin.answer(question))
+    pub fn answer_last(&self, question: &Query, wants_dnssec: bool) -> Option<Reply> {
+        self.last.iter().find_map(|plugin| {
+            if wants_dnssec { plugin.answer_with_dnssec(question) } else { plugin.answer(question) }
+        })
     }
 }

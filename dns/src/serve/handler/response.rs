@@ -40,6 +40,7 @@ use crate::{
         view::Asked,
     },
     resolve::reply::{EdnsOptions, QueryFlags, Reply},
+    zone_data::set_type,
 };
 
 pub struct Response {
@@ -347,8 +348,13 @@ impl Response {
         if self.shuffle {
             shuffle(&mut self.message.answers);
         }
-        if !(self.minimal && is_answer) {
-            self.message.authorities.extend(authorities);
+        // It keeps the proof that an answer by a wildcard is the closest one, too.
+        let is_left_out = self.minimal && is_answer;
+        let is_kept = |record: &Record| {
+            !is_left_out || matches!(set_type(record), RecordType::NSEC | RecordType::NSEC3)
+        };
+        self.message.authorities.extend(authorities.into_iter().filter(is_kept));
+        if !is_left_out {
             self.message.additionals.extend(additionals);
         }
         if let Some(edns) = &mut self.message.edns {

@@ -384,6 +384,78 @@ async fn files_come_after_the_other_plugins() {
     assert!((2..=8).contains(&reply.answers.len()), "a chain ends: {}", reply.answers.len());
 }
 
+/// An alias out of a signed zone is followed behind its signature, and `minimal` keeps the proofs.
+#[tokio::test]
+async fn signatures_are_for_those_who_want_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let zone = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, format!("@ SOA ns c 1 1 1 1 60\n@ NS ns\n@ NSEC *.w NS SOA\n{text}")).unwrap();
+        path.display().to_string()
+    };
+    let sign = |record_type| format!("RRSIG {record_type} 13 2 60 20600101000000 20260101000000 1 @ AAEC");
+    let (of_alias, of_address, of_proof) = (sign("CNAME"), sign("A"), sign("NSEC"));
+    let first = zone(
+        "db.example",
+        &format!(
+            "out CNAME a.other.\nout {of_alias}\n*.w A 10.0.0.1\n*.w {of_address}\n*.w NSEC @ A\n*.w {of_proof}\n"
+        ),
+    );
+    let second = zone("db.other", &format!("a A 10.0.0.2\na {of_address}\n"));
+    for files in [
+        format!("file {first} example\n file {second} other\n"),
+        format!("auto {{\n  directory {}\n }}\n", directory.path().display()),
+    ] {
+        let handler = handler_of(&format!(". {{\n {files} minimal\n}}\n"));
+        for (name, wants_dnssec, answers, authorities) in [
+            ("out.example.", false, "CNAME A", ""),
+            ("out.example.", true, "CNAME RRSIG A RRSIG", ""),
+            ("x.w.example.", false, "A", ""),
+            ("x.w.example.", true, "A RRSIG", "NSEC RRSIG"),
+        ] {
+            let mut query = query(name, RecordType::A, DNSClass::IN);
+            let mut edns = Edns::new();
+            edns.set_dnssec_ok(wants_dnssec).set_max_payload(1232);
+            query.set_edns(edns);
+            let reply = reply(&handler, &query, Transport::Udp).unwrap();
+            let types = |records: &[Record]| {
+                records.iter().map(|record| record.record_type().to_string()).collect::<Vec<_>>().join(" ")
+            };
+            let got = (types(&reply.answers), types(&reply.authorities));
+            assert_eq!(got, (answers.to_owned(), authorities.to_owned()), "{name} {wants_dnssec} {files}");
+        }
+    }
+}
+
+/// RFC 4035, section 3.1.4.1.
+#[tokio::test]
+async fn the_parent_answers_for_the_ds_records_of_a_zone() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, format!("@ SOA ns c 1 1 1 1 60\n@ NS ns\n{text}")).unwrap();
+        path.display().to_string()
+    };
+    let parent = write("db.example", "sub NS ns.sub\nsub DS 1 13 2 00ff\n");
+    let child = write("db.sub.example", "a A 10.0.0.1\n");
+    for files in [
+        format!("file {parent} example\n file {child} sub.example"),
+        format!("auto {{\n  directory {}\n }}", directory.path().display()),
+    ] {
+        let handler = handler_of(&format!(". {{\n {files}\n}}\n"));
+        for (name, qtype, want) in [
+            ("sub.example.", RecordType::DS, 1),
+            ("example.", RecordType::DS, 0),
+            ("a.sub.example.", RecordType::A, 1),
+            ("a.sub.example.", RecordType::DS, 0),
+        ] {
+            let reply = reply(&handler, &query(name, qtype, DNSClass::IN), Transport::Udp).unwrap();
+            assert!(reply.metadata.authoritative, "{name} {qtype}: {files}");
+            assert_eq!(reply.answers.len(), want, "{name} {qtype}: {files}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn addresses_are_ordered_by_the_policy() {
     let directory = tempfile::tempdir().unwrap();
