@@ -22,7 +22,7 @@ mod view;
 
 pub use record::{ZoneData, ZoneRecord, reverse_name};
 use sorted::SortedMultimap;
-pub use view::View;
+pub use view::{Target, View};
 
 /// All names of the cluster at one moment.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +63,15 @@ impl Snapshot {
 
     pub fn has_pod(&self, namespace: &[u8], address: IpAddr) -> bool {
         self.pods.get((address, self.hash(&[namespace]))).next().is_some()
+    }
+
+    /// The pods with their namespaces, if pods are kept.
+    pub fn pods(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        let all =
+            (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)..=(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)), u64::MAX);
+        self.pods.range(all).filter_map(|((address, namespace), ())| {
+            Some((self.namespaces.get(*namespace).next()?.as_str(), *address))
+        })
     }
 
     /// The namespace of a pod with this address, if pods are kept.

@@ -129,3 +129,17 @@ fn every_endpoint_is_selected_equally_often() {
         assert_eq!((seen.len(), least), (1_050, most), "{qtype}");
     }
 }
+
+/// The memory of a transfer, and the time between two messages, do not grow with a Service.
+#[test]
+fn a_large_service_is_transferred_in_pieces() {
+    let (authority, large) = (authority(), snapshot(100_000));
+    let zone = transferable(&authority, &Name::from(&*domain("cluster.local").unwrap())).unwrap();
+    let mut sets: Vec<usize> = Vec::new();
+    for set in record_sets(&authority, &large, zone) {
+        assert!(set.records.len() <= 512, "{} records at once", set.records.len());
+        sets.push(set.records.len());
+    }
+    // Of each endpoint an address at both names, and SRV with and without port; NS and the version.
+    assert_eq!(sets.iter().sum::<usize>(), 4 * 100_000 + 3);
+}

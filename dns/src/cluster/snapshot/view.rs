@@ -1,7 +1,7 @@
 //! One Service joined with its endpoints, for the answers of all names below it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -26,6 +26,14 @@ pub struct View {
     distinct_v6: Option<Box<[Ipv6Addr]>>,
     /// The topology zones, sorted by name.
     zones: Box<[TopologyZone]>,
+}
+
+/// An endpoint by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target<'s> {
+    /// `None`: of this cluster.
+    pub cluster: Option<&'s str>,
+    pub label: Label<'s>,
 }
 
 #[derive(Clone, Debug)]
@@ -213,18 +221,72 @@ impl View {
         limited(found, window.records)
     }
 
-    /// The label and the address of each endpoint, as often as they occur.
-    pub fn labelled_addresses(&self) -> impl Iterator<Item = (Label<'_>, IpAddr)> {
-        self.slices.iter().flat_map(|slice| {
-            let v4 =
-                slice.v4.named.iter().map(|(name, address)| (Label::Named(name), IpAddr::from(*address)));
-            let v6 =
-                slice.v6.named.iter().map(|(name, address)| (Label::Named(name), IpAddr::from(*address)));
-            let dashed_v4 = slice.v4.unnamed.iter().map(|address| IpAddr::from(*address));
-            let dashed_v6 = slice.v6.unnamed.iter().map(|address| IpAddr::from(*address));
-            let dashed = dashed_v4.chain(dashed_v6).map(|address| (Label::Dashed(address), address));
-            v4.chain(v6).chain(dashed)
-        })
+    /// The IPv4 addresses of the endpoints, without duplicates.
+    pub fn each_v4(&self) -> impl Iterator<Item = Ipv4Addr> + Send {
+        let repeated = self.distinct_v4.as_deref();
+        let slices = if repeated.is_none() { &*self.slices } else { &[] };
+        let once = slices.iter().flat_map(|slice| slice.v4.addresses());
+        repeated.unwrap_or_default().iter().copied().chain(once)
+    }
+
+    /// The IPv6 addresses of the endpoints, without duplicates.
+    pub fn each_v6(&self) -> impl Iterator<Item = Ipv6Addr> + Send {
+        let repeated = self.distinct_v6.as_deref();
+        let slices = if repeated.is_none() { &*self.slices } else { &[] };
+        let once = slices.iter().flat_map(|slice| slice.v6.addresses());
+        repeated.unwrap_or_default().iter().copied().chain(once)
+    }
+
+    /// The endpoints with their addresses, without duplicates.
+    pub fn each_endpoint(&self) -> impl Iterator<Item = (Target<'_>, IpAddr)> + Send {
+        let has_repeated = self.distinct_v4.is_some() || self.distinct_v6.is_some();
+        let mut seen = HashSet::new();
+        let all = self.slices.iter().flat_map(|slice| {
+            let cluster = slice.cluster.as_deref();
+            labelled_addresses(slice).map(move |(label, address)| (Target { cluster, label }, address))
+        });
+        // Addresses that occur once need no memory.
+        all.filter(move |endpoint| !has_repeated || seen.insert(*endpoint))
+    }
+
+    /// The SRV targets of the ports that `is_it` selects, without duplicates.
+    pub fn each_target(
+        &self,
+        is_it: impl Fn(&Port) -> bool + Copy + Send,
+    ) -> impl Iterator<Item = (Target<'_>, u16)> + Send {
+        let is_imported = self.is_imported();
+        let has_repeated = self.distinct_v4.is_some() || self.distinct_v6.is_some();
+        let slices = self.slices.iter().filter(move |slice| !is_imported || slice.cluster.is_some());
+        let all = slices.flat_map(move |slice| {
+            let ports: Vec<u16> = numbers(slice.ports.iter().filter(|port| is_it(port)));
+            Self::labels(slice).flat_map(move |label| {
+                let target = Target { cluster: slice.cluster.as_deref(), label };
+                ports.clone().into_iter().map(move |port| (target, port))
+            })
+        });
+        let mut seen = HashSet::new();
+        // A label that is an address occurs as often as the address; names may be those of several endpoints.
+        let is_once = move |target: &Target<'_>| !has_repeated && matches!(target.label, Label::Dashed(_));
+        all.filter(move |found| is_once(&found.0) || seen.insert(*found))
+    }
+
+    /// The SRV targets in a topology zone, without duplicates.
+    pub fn each_target_in(&self, zone: &[u8]) -> impl Iterator<Item = (Target<'_>, u16)> + Send {
+        let endpoints = self.topology_zone(zone).map_or(&[][..], |zone| &zone.endpoints);
+        let all = endpoints.iter().filter_map(|(index, address)| Some((self.slices.get(*index)?, *address)));
+        let all = all.flat_map(|(slice, address)| {
+            let ports = numbers(slice.ports.iter());
+            labels_in(slice, address).flat_map(move |label| {
+                ports.clone().into_iter().map(move |port| (Target { cluster: None, label }, port))
+            })
+        });
+        let mut seen = HashSet::new();
+        all.filter(move |found| seen.insert(*found))
+    }
+
+    /// The topology zones with endpoints.
+    pub fn topology_zones(&self) -> impl Iterator<Item = &Name> + Send {
+        self.zones.iter().map(|zone| &zone.name)
     }
 
     /// The labels of the endpoints of a slice.
@@ -306,6 +368,24 @@ impl View {
         addresses.dedup();
         addresses
     }
+}
+
+/// The label and the address of each endpoint of a slice.
+fn labelled_addresses(slice: &Slice) -> impl Iterator<Item = (Label<'_>, IpAddr)> {
+    let v4 = slice.v4.named.iter().map(|(name, address)| (Label::Named(name), IpAddr::from(*address)));
+    let v6 = slice.v6.named.iter().map(|(name, address)| (Label::Named(name), IpAddr::from(*address)));
+    let dashed_v4 = slice.v4.unnamed.iter().map(|address| IpAddr::from(*address));
+    let dashed_v6 = slice.v6.unnamed.iter().map(|address| IpAddr::from(*address));
+    let dashed = dashed_v4.chain(dashed_v6).map(|address| (Label::Dashed(address), address));
+    v4.chain(v6).chain(dashed)
+}
+
+/// The numbers of ports, without duplicates: several protocols may have the same.
+fn numbers<'p>(ports: impl Iterator<Item = &'p Port>) -> Vec<u16> {
+    let mut numbers: Vec<u16> = ports.map(|port| port.number).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// The labels of the endpoints of a slice with this address.

@@ -1,9 +1,11 @@
 //! Transfers of the cluster's zones, compared with the answers to queries.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::{observe::metrics::Refusal, plugins::transfer::Transfer as Setting};
+use crate::{
+    cluster::zone::Pod, config::PodsMode, observe::metrics::Refusal, plugins::transfer::Transfer as Setting,
+};
 
 /// `transfer` with everybody as a secondary.
 fn to_everybody() -> Vec<Setting> {
@@ -87,8 +89,11 @@ async fn a_transfer_has_the_answers_to_all_queries_and_no_others() {
             for qtype in
                 QTYPES.into_iter().filter(|qtype| !matches!(qtype, RecordType::SOA | RecordType::ANY))
             {
-                let is_kept =
-                    |answer: &Record| ![".pod.", "_zone."].iter().any(|part| text(answer).contains(part));
+                // Without endpoints in its zone, a name with `prefer` has all.
+                let has_pods = handler.blocks[0].authority.as_ref().unwrap().pods == PodsMode::Verified;
+                let is_kept = |answer: &Record| {
+                    !text(answer).contains("prefer._zone.") && (has_pods || !text(answer).contains(".pod."))
+                };
                 for answer in answers(&handler, name, qtype).into_iter().filter(is_kept) {
                     assert!(all.contains(&text(&answer)), "{}: no {answer}", group["id"]);
                     compared += 1;
@@ -105,11 +110,13 @@ async fn transfers_of_the_cluster_are_bounded_and_refused_where_there_is_no_zone
     let mut kubernetes = Kubernetes::new(Zones(zones.to_vec()));
     kubernetes.multicluster = Zones(vec![domain("clusterset.local").unwrap()]);
     let (handler, metrics) = handler_with_transfers(kubernetes, headless(3000, true));
-    for zone in ["shop.svc.cluster.local.", "in-addr.arpa.", "clusterset.local.", "example.org."] {
+    for zone in ["shop.svc.cluster.local.", "in-addr.arpa.", "example.org."] {
         assert_eq!(transferred(&handler, zone).err(), Some(ResponseCode::NotAuth), "{zone}");
     }
     let messages = transferred(&handler, "Cluster.Local.").unwrap();
     assert!(messages.len() > 10, "{} messages", messages.len());
+    // No Services are imported.
+    assert_eq!(records(&handler, "clusterset.local.").len(), 3);
     // NS, its address, the version; of each endpoint an address at both names, and SRV with and without port.
     assert_eq!(records(&handler, "cluster.local.").len(), 3 + 4 * 3000);
     assert_eq!(records(&handler, "10.in-addr.arpa.").len(), 1 + 3000);
@@ -121,6 +128,72 @@ async fn transfers_of_the_cluster_are_bounded_and_refused_where_there_is_no_zone
     assert!(metrics.text().contains(&refused), "{refused}");
     drop(running);
     assert!(transferred(&handler, "cluster.local.").is_ok());
+}
+
+/// A headless Service of this cluster and of several ones, and a pod.
+fn in_every_zone() -> Vec<Change> {
+    let options = ReadOptions { zones: true, multicluster: true, ..ReadOptions::default() };
+    let key = ServiceKey::new("shop", "db").unwrap();
+    let headless = serde_json::from_value(serde_json::json!({"spec": {"clusterIP": "None"}})).unwrap();
+    let service = Arc::new(zone::service(&headless, &options));
+    let slice = |name: &str, family: &str, addresses: [&str; 2]| {
+        let [first, second] = addresses;
+        let object = serde_json::json!({"addressType": family,
+            "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": "db",
+                "multicluster.kubernetes.io/service-name": "db", "multicluster.kubernetes.io/source-cluster": "east"}},
+            "ports": [{"name": "db", "port": 5432, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [first], "hostname": "a", "zone": "z.1"}, {"addresses": [second], "zone": "z2"}]});
+        let id = ObjectName { namespace: "shop".into(), name: name.into() };
+        let slice = zone::slice(&id, &serde_json::from_value(object).unwrap(), &options);
+        Change::Slice(id, slice.map(Arc::new))
+    };
+    let pod = Pod { namespace: "shop".into(), addresses: ["10.0.0.9".parse().unwrap()].into() };
+    vec![
+        Change::Namespace("shop".into(), true),
+        Change::Service(key.clone(), Some(Arc::clone(&service))),
+        Change::Import(key, Some(service)),
+        slice("v4", "IPv4", ["10.0.0.1", "10.0.0.2"]),
+        slice("v6", "IPv6", ["fd00::1", "fd00::2"]),
+        Change::Pod(ObjectName { namespace: "shop".into(), name: "p".into() }, Some(Arc::new(pod))),
+    ]
+}
+
+#[tokio::test]
+async fn pods_topology_zones_and_imported_services_are_transferred() {
+    let zones = ["cluster.local", "clusterset.local"].map(|zone| domain(zone).unwrap());
+    let mut kubernetes = Kubernetes::new(Zones(zones.to_vec()));
+    kubernetes.multicluster = Zones(vec![domain("clusterset.local").unwrap()]);
+    (kubernetes.zonal, kubernetes.pods) = (true, PodsMode::Verified);
+    let (handler, _) = handler_with_transfers(kubernetes, in_every_zone());
+    for (zone, want) in [
+        (
+            "cluster.local.",
+            "10-0-0-9.shop.pod A;_db._tcp.db.shop.svc SRV SRV SRV;a.db.shop.svc A AAAA;\
+             db.shop.svc A A AAAA AAAA SRV SRV SRV;10-0-0-2.db.shop.svc A;fd00--2.db.shop.svc AAAA;\
+             z.1.pin._zone.db.shop.svc A AAAA SRV;z.1.prefer._zone.db.shop.svc A AAAA SRV;\
+             z2.pin._zone.db.shop.svc A AAAA SRV SRV;z2.prefer._zone.db.shop.svc A AAAA SRV SRV",
+        ),
+        (
+            "clusterset.local.",
+            "10-0-0-9.shop.pod A;_db._tcp.db.shop.svc SRV SRV SRV;a.east.db.shop.svc A AAAA;\
+             db.shop.svc A A AAAA AAAA SRV SRV SRV;10-0-0-2.east.db.shop.svc A;fd00--2.east.db.shop.svc AAAA",
+        ),
+    ] {
+        let mut names = BTreeMap::<String, Vec<String>>::new();
+        for record in records(&handler, zone) {
+            let found = answers(&handler, &record.name.to_ascii(), record.record_type());
+            assert!(found.iter().any(|answer| text(answer) == text(&record)), "{record}: {found:?}");
+            let name = record.name.to_ascii();
+            let name = name.strip_suffix(zone).unwrap().trim_end_matches('.').to_owned();
+            names.entry(name).or_default().push(record.record_type().to_string());
+        }
+        let names = names.into_iter().filter(|(name, _)| name.contains("shop")).map(|(name, mut types)| {
+            types.sort();
+            format!("{name} {}", types.join(" "))
+        });
+        let want: BTreeSet<String> = want.split(';').map(str::to_owned).collect();
+        assert_eq!(names.collect::<BTreeSet<String>>(), want, "{zone}");
+    }
 }
 
 #[tokio::test]
