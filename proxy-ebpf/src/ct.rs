@@ -1,8 +1,10 @@
-//! Connection tracking: flow records, the conntrack entries that refer to them, and the translation of each packet of a flow.
+//! Connection tracking: flow records, the references from tuples to them, and the translation of each packet of a flow.
 //!
-//! `table` holds records and entries, `allocate` finds a record for a new flow, `create` fills it, `established` translates by
-//! it, `snat` chooses its masquerade address and port, `sweep` deletes it after its idle timeout.
+//! `table` holds records and references, `allocate` finds a record for a new flow, `create` fills it, `established` translates by
+//! it, `snat` chooses its masquerade address and port, `sweep` deletes it after its idle timeout. `adopt` takes over the flows of
+//! an earlier version.
 
+pub mod adopt;
 mod allocate;
 pub mod create;
 pub mod established;

@@ -7,4 +7,5 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod abi;
+pub mod bucket;
 pub mod csum;

@@ -165,11 +165,11 @@ fn load_programs(
 /// Attaches the programs to all hooks, and forgets maps that no program uses any more.
 fn attach_programs(programs: &mut Programs, pins: &Pins, cgroup: &Path, devices: &mut Devices) -> Result<()> {
     let mut outgrown = OutgrownFlows::open(pins)?;
-    copy_flows(outgrown.as_mut())?;
+    keep_flows(outgrown.as_mut(), programs)?;
     datapath::attach(programs, cgroup, pins)?;
     devices.keep(programs);
     // Once more, as the hooks were switched one by one.
-    copy_flows(outgrown.as_mut())?;
+    keep_flows(outgrown.as_mut(), programs)?;
     outgrown.map_or(Ok(()), |outgrown| outgrown.forget(pins))?;
     if let Err(error) = pins.drop_other_versions() {
         warn!(error = %chain(&error), "maps of another version kept");
@@ -177,11 +177,14 @@ fn attach_programs(programs: &mut Programs, pins: &Pins, cgroup: &Path, devices:
     Ok(())
 }
 
-/// Copies the flows of tables that larger ones replace.
-fn copy_flows(outgrown: Option<&mut OutgrownFlows>) -> Result<()> {
-    if let Some(outgrown) = outgrown {
-        let copied = outgrown.copy()?;
-        info!(flows = copied.alive, lost = copied.lost, "copied flows to larger tables");
+/// Copies the flows of tables that larger ones replace, or those of another layout, and lets the programs find them.
+fn keep_flows(outgrown: Option<&mut OutgrownFlows>, programs: &mut Programs) -> Result<()> {
+    let Some(outgrown) = outgrown else { return Ok(()) };
+    let copied = outgrown.copy()?;
+    info!(flows = copied.alive, lost = copied.lost, "copied flows to other tables");
+    // Without it these flows end, and new ones are tracked all the same.
+    if let Err(error) = datapath::adopt_flows(programs, outgrown.slots()) {
+        warn!(error = %chain(&error), "flows of the earlier tables are not found");
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! flow determines the expected form of each, checksums included. In between, conditions of exhaustion are
 //! created, under which a packet must be dropped and counted under its reason.
 
+mod concurrent;
 mod connection;
 mod corrupted;
 mod exhaustion;
@@ -18,10 +19,12 @@ mod path;
 mod race;
 mod random;
 mod received;
+pub(crate) mod test_run;
 mod tracked;
 mod verdict_row;
 pub mod xdp;
 
+pub use concurrent::{concurrent, earlier_flows};
 pub use connection::ConnectionNode;
 pub use corrupted::corrupted;
 pub use exhaustion::PROVOKED;

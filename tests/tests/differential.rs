@@ -1,7 +1,12 @@
 //! The programs at devices against the model, for random objects and packets, and against recorded cases of kube-proxy.
 
+use std::time::Duration;
+
 use tests::{
-    differential::{corrupted, flows_of_removed_backends, kube_proxy_cases, run, segments_above_the_mtu},
+    differential::{
+        concurrent, corrupted, earlier_flows, flows_of_removed_backends, kube_proxy_cases, run,
+        segments_above_the_mtu,
+    },
     rng::Rng,
 };
 
@@ -42,4 +47,17 @@ fn corrupted_packets_are_ignored_or_dropped() {
     let mut rng = Rng::new();
     println!("seed {}", rng.seed);
     corrupted(CASES, &mut rng).unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// More tuples than records, and a sweep that ends flows all the time.
+#[test]
+fn packets_of_all_cpus_keep_to_their_flows() {
+    let tally = concurrent(Duration::from_secs(5)).unwrap_or_else(|error| panic!("{error:#}"));
+    println!("{tally:?}");
+    assert!(tally.round_trips > 1_000, "{tally:?}");
+}
+
+#[test]
+fn flows_of_an_earlier_version_are_found() {
+    earlier_flows().unwrap_or_else(|error| panic!("{error:#}"));
 }

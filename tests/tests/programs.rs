@@ -41,8 +41,11 @@ fn every_map_matches_the_table() {
 fn every_program_loads_and_is_small_enough() {
     let (programs, _pins, _directory) = loaded();
     let at_devices = TC_PROGRAMS.map(|program| program.name);
-    let in_table: Vec<_> =
-        PROGRAMS.into_iter().chain(at_devices).chain([XDP_EXTERNAL, map::START_SWEEPER]).collect();
+    let in_table: Vec<_> = PROGRAMS
+        .into_iter()
+        .chain(at_devices)
+        .chain([XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
+        .collect();
     let named: BTreeSet<_> = in_table.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(programs.names().0, named, "the object's programs and the table's");
     let count = |name| programs.verified_instructions(name).unwrap_or_else(|error| panic!("{error:?}"));

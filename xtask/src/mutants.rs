@@ -114,8 +114,8 @@ const MUTANTS: [Mutant; 14] = [
     Mutant {
         name: "port-taken-twice",
         file: "ct/insert.rs",
-        right: "EntryInserted::Duplicate(other) => other,",
-        wrong: "EntryInserted::Duplicate(_) => slot,",
+        right: "code => Inserted(code).duplicate().unwrap_or(NO_SLOT),",
+        wrong: "_ => slot,",
     },
     Mutant {
         name: "another-flow-in-the-slot",

@@ -23,8 +23,8 @@ counters! {
         UnallocatedAddress = "unallocated_address", false;
         /// Each flow record that was probed is in use.
         ConntrackFull = "conntrack_full", false;
-        /// The kernel has no memory for the conntrack entries of a flow.
-        ConntrackNoMemory = "conntrack_no_memory", false;
+        /// The bucket of a tuple of the flow is full of flows in use.
+        ConntrackBucketFull = "conntrack_bucket_full", false;
         /// Each masquerade port that was tried is in use between the masquerade address and the backend.
         NoMasqueradePort = "no_masquerade_port", false;
         /// The egress device of a masqueraded flow has no masquerade address.

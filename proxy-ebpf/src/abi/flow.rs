@@ -1,8 +1,8 @@
-//! Flows tracked at tc and XDP, and the conntrack entries that refer to them.
+//! Flows tracked at tc and XDP, and the tuples under which they are found.
 //!
-//! A flow is one record in `FLOWS_V4` or `FLOWS_V6`. Up to four entries of `CONNTRACK_*` refer to it, one per tuple under which
-//! its packets are seen. An entry is valid only while its tag equals the record's, so all four become invalid at the moment the
-//! record is deleted, and none can outlive the others.
+//! A flow is one record in `FLOWS_V4` or `FLOWS_V6`. Up to four references in `CONNTRACK_*` lead to it, one per tuple under which
+//! its packets are seen. A reference is valid only while its tag equals the record's, so all four become invalid at the moment the
+//! record is deleted, and none can outlive the others. It does not hold the tuple: that is compared with the record.
 //!
 //! ```text
 //!  direction  tuple                     TupleKind               seen at
@@ -14,7 +14,7 @@
 
 use super::{BackendRef, Positions, flags, flow_state::FlowState, map_type};
 
-/// Key of `CONNTRACK_V4` (`A` is 4 bytes) and `CONNTRACK_V6` (16 bytes): a packet's 5-tuple and the direction in which the node sees it.
+/// A packet's 5-tuple and the direction in which the node sees it. `A` is 4 or 16 bytes.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple<A> {
@@ -33,39 +33,6 @@ pub type TupleV6 = Tuple<[u8; 16]>;
 map_type!(TupleV4, 2 * 4 + 2 + 2 + 1 + 1 + 2);
 map_type!(TupleV6, 2 * 16 + 2 + 2 + 1 + 1 + 2);
 
-/// Value of `CONNTRACK_V4` and `CONNTRACK_V6`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowRef {
-    /// Index into `FLOWS_V4` or `FLOWS_V6`.
-    pub slot: u32,
-    /// The lower 24 bits are the tag of the record's `FlowState`, the upper 8 a `TupleKind`.
-    pub tag_and_kind: u32,
-}
-map_type!(FlowRef, 4 + 4);
-
-impl FlowRef {
-    #[inline(always)]
-    pub const fn new(slot: u32, tag: u32, kind: TupleKind) -> Self {
-        Self { slot, tag_and_kind: tag & FlowState::TAG_MASK | (kind as u32) << 24 }
-    }
-
-    #[inline(always)]
-    pub const fn tag(self) -> u32 {
-        self.tag_and_kind & FlowState::TAG_MASK
-    }
-
-    #[inline(always)]
-    pub const fn kind(self) -> TupleKind {
-        match self.tag_and_kind >> 24 {
-            0 => TupleKind::Original,
-            1 => TupleKind::OriginalAfterDnat,
-            2 => TupleKind::Reply,
-            _ => TupleKind::ReplyAfterReverseSnat,
-        }
-    }
-}
-
 /// Which of a flow's four tuples a packet has: direction, and stage of translation.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +47,22 @@ pub enum TupleKind {
     ReplyAfterReverseSnat = 3,
 }
 
+impl TupleKind {
+    /// The kind of a number, by its lower two bits.
+    #[inline(always)]
+    pub const fn of(number: u32) -> Self {
+        match number & 3 {
+            0 => Self::Original,
+            1 => Self::OriginalAfterDnat,
+            2 => Self::Reply,
+            _ => Self::ReplyAfterReverseSnat,
+        }
+    }
+}
+
 /// Value of `FLOWS_V4` (`A` is 4 bytes) and `FLOWS_V6` (16 bytes).
 ///
-/// All fields but `state`, the masquerade and the positions are written before an entry refers to the record, and not changed until it is deleted.
+/// All fields but `state`, the masquerade and the positions are written before a reference leads to the record, and not changed until it is deleted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow<A> {
@@ -146,28 +126,5 @@ flags! {
         FOLLOWED = 5;
         /// The choice is the client's affinity, kept in `AFFINITY_*` once the flow is assured.
         AFFINITY = 6;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{FlowRef, TupleKind};
-
-    #[test]
-    fn references_keep_their_parts_apart() {
-        for (kind, tag) in [
-            (TupleKind::Original, 0),
-            (TupleKind::OriginalAfterDnat, 0xff_ffff),
-            (TupleKind::Reply, 1),
-            (TupleKind::ReplyAfterReverseSnat, 0xff_ffff),
-        ] {
-            let reference = FlowRef::new(7, tag, kind);
-            assert_eq!((reference.slot, reference.tag(), reference.kind()), (7, tag, kind));
-        }
-        assert_eq!(
-            FlowRef::new(0, u32::MAX, TupleKind::Original).kind(),
-            TupleKind::Original,
-            "a tag never spills"
-        );
     }
 }

@@ -1,9 +1,10 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Descriptor, Device, DropReason, FlowRef,
-    FlowV4, FlowV6, FragmentPorts, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, OverflowEntry, PodRange,
-    ServiceName, ServiceStats, SocketPair, SourceRange, TupleV4, TupleV6, UnconnectedPairs, XdpOutcome,
+    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Bucket, Descriptor, Device, Direction,
+    DropReason, FLOWS_PER_BUCKET, FlowV4, FlowV6, FragmentPorts, FrontendKeyV4, FrontendKeyV6, HashKeys,
+    NodeAddressFlags, OverflowEntry, PodRange, ServiceName, ServiceStats, SocketPair, SourceRange,
+    UnconnectedPairs, XdpOutcome,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -70,8 +71,8 @@ pub const MAX_NEW_AFFINITY: u32 = 1 << 16;
 pub const MAX_NODE_ADDRESSES: u32 = 1 << 12;
 /// Tracked flows of one family: kube-proxy's minimum for conntrack (`conntrack.min`).
 pub const MAX_FLOWS: u32 = 1 << 17;
-/// Tuples of these flows; a masqueraded flow has four.
-pub const MAX_CONNTRACK: u32 = 4 * MAX_FLOWS;
+/// Buckets of references to these flows.
+pub const MAX_BUCKETS: u32 = MAX_FLOWS / FLOWS_PER_BUCKET;
 /// Devices with tc programs.
 pub const MAX_DEVICES: u32 = 1 << 12;
 /// Prefixes in the source ranges of all Services, of one family.
@@ -118,6 +119,8 @@ pub const FLOWS_V4: &str = "FLOWS_V4";
 pub const FLOWS_V6: &str = "FLOWS_V6";
 pub const CONNTRACK_V4: &str = "CONNTRACK_V4";
 pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
+/// The keys of the hash that finds the bucket of a tuple.
+pub const HASH_KEYS: &str = "HASH_KEYS";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// The `bpf_timer` that sweeps the flow tables, and its position.
 pub const SWEEPER: &str = "SWEEPER";
@@ -143,8 +146,14 @@ pub const CONFIG: &str = "CONFIG";
 /// The program that starts the timer; run once, attached to nothing.
 pub const START_SWEEPER: &str = "start_sweeper";
 
-/// Scratch and caches of the programs alone: data passed between stages, queued fragments, next hops, ICMP rate limits. Not pinned.
-pub const SCRATCH: [&str; 7] = [
+/// The program that inserts the references of flows whose records an earlier version left; run by the agent, attached to nothing.
+pub const ADOPT_FLOWS: &str = "adopt_flows";
+/// Records of each family that one run of `ADOPT_FLOWS` covers. The first is the number in the first four bytes of the packet.
+pub const ADOPTED_PER_RUN: u32 = 4096;
+
+/// Scratch and caches of the programs alone: data passed between stages, queued fragments, next hops, ICMP rate limits, free
+/// records. Not pinned.
+pub const SCRATCH: [&str; 10] = [
     "SCRATCH_V4",
     "SCRATCH_V6",
     "SCRATCH_FRAGMENT",
@@ -152,10 +161,13 @@ pub const SCRATCH: [&str; 7] = [
     "LAST_QUEUED",
     "NEXT_HOPS",
     "ICMP_ERRORS",
+    "FREE_RECORDS",
+    "SEARCHED_V4",
+    "SEARCHED_V6",
 ];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 34] = [
+pub const MAPS: [MapSpec; 35] = [
     // Version 5: frontends share blocks, which an earlier agent would free with the first of them.
     spec_of_layout::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS, 5),
     spec_of_layout::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS, 5),
@@ -180,8 +192,10 @@ pub const MAPS: [MapSpec; 34] = [
     spec::<[u8; 16], NodeAddressFlags>(NODE_ADDRESSES_V6, MapKind::Hash, MAX_NODE_ADDRESSES),
     spec::<u32, FlowV4>(FLOWS_V4, MapKind::MmapArray, MAX_FLOWS),
     spec::<u32, FlowV6>(FLOWS_V6, MapKind::MmapArray, MAX_FLOWS),
-    spec::<TupleV4, FlowRef>(CONNTRACK_V4, MapKind::Hash, MAX_CONNTRACK),
-    spec::<TupleV6, FlowRef>(CONNTRACK_V6, MapKind::Hash, MAX_CONNTRACK),
+    // Version 7: buckets of references in place of a hash of tuples.
+    spec_of_layout::<u32, Bucket>(CONNTRACK_V4, MapKind::MmapArray, MAX_BUCKETS, 7),
+    spec_of_layout::<u32, Bucket>(CONNTRACK_V6, MapKind::MmapArray, MAX_BUCKETS, 7),
+    spec_of_layout::<u32, HashKeys>(HASH_KEYS, MapKind::Array, 1, 7),
     spec_of_layout::<u32, FragmentPorts>(FRAGMENTS, MapKind::Array, MAX_FRAGMENTS, 6),
     spec::<u32, [u64; 3]>(SWEEPER, MapKind::Array, 1),
     spec::<u32, Device>(DEVICES, MapKind::Hash, MAX_DEVICES),
@@ -208,14 +222,6 @@ pub enum DeviceRole {
     Pod,
     /// The loopback device of the node, which its connections to its own addresses pass.
     Loopback,
-}
-
-/// The kernel's directions: ingress packets enter the node through the device.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Direction {
-    Ingress = 0,
-    Egress = 1,
 }
 
 /// A tc program and its hooks.

@@ -6,7 +6,9 @@
 mod affinity;
 mod backend;
 mod config;
+mod conntrack;
 mod device;
+mod direction;
 mod drop_reason;
 mod flow;
 pub mod flow_state;
@@ -22,18 +24,18 @@ mod xdp_outcome;
 pub use affinity::{AffinityEntry, AffinityKey};
 pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
+pub use conntrack::{BUCKET, Bucket, FLOWS_PER_BUCKET, FlowRef, HashKeys, LINE, TupleHash, hash_v4, hash_v6};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
+pub use direction::Direction;
 pub use drop_reason::DropReason;
 pub use flow::{
-    Flow, FlowFlags, FlowRef, FlowV4, FlowV6, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING, Tuple,
-    TupleKind, TupleV4, TupleV6,
+    Flow, FlowFlags, FlowV4, FlowV6, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING, Tuple, TupleKind,
+    TupleV4, TupleV6,
 };
 pub use flow_state::{FlowDirection, FlowState, Timeouts};
 pub use fragment::{Fragment, FragmentPorts};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
-pub use map::{
-    DeviceRole, Direction, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL,
-};
+pub use map::{DeviceRole, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL};
 pub use node::NodeAddressFlags;
 pub use segment::{Positions, Segment};
 pub use service::{ServiceName, ServiceStats};
@@ -43,7 +45,7 @@ pub use socket::{
 pub use xdp_outcome::XdpOutcome;
 
 /// Raised when a map's layout or meaning changes. Part of the pin path, so that programs of one version never read maps of another.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// IPv4 addresses are IPv4-mapped in fields that serve both families (RFC 4291, 2.5.5.2).
 pub const fn mapped(address: [u8; 4]) -> [u8; 16] {

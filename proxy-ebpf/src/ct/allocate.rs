@@ -2,14 +2,28 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_loop};
+use aya_ebpf::{
+    btf_maps::PerCpuArray,
+    helpers::{bpf_get_prandom_u32, generated::bpf_loop},
+    macros::btf_map,
+};
 use proxy_ebpf::abi::{FlowState, TupleKind, flow_state};
 
-use super::table::{Flows, TrackedFlow, change_state, delete_entries, flow_in, is_expired, load_state};
-use crate::config::max_flows;
+use super::table::{Flows, TrackedFlow, change_state, delete_references, flow_in, is_expired, load_state};
+use crate::{
+    config::max_flows,
+    family::{V4, V6},
+};
+
+/// The slot after the last allocated one, of IPv4 and IPv6, on each CPU: the records behind it are probably free, and in the cache.
+#[btf_map]
+static FREE_RECORDS: PerCpuArray<u32, 2> = PerCpuArray::new();
 
 /// Limit of records that are probed.
-const PROBES: u32 = 64;
+const PROBES: u32 = 80;
+
+/// The first of them lie behind the last allocated one. Where a part of the table is full of long flows, the others find free ones.
+const NEIGHBOURS: u32 = 16;
 
 /// 2^32 divided by the golden ratio: successive multiples are far from each other.
 const STRIDE: u32 = 0x9e37_79b1;
@@ -20,6 +34,9 @@ pub const NO_SLOT: u32 = u32::MAX;
 #[repr(C)]
 struct Search {
     now: u32,
+    /// The first slot that is probed.
+    next: u32,
+    /// Determines the others.
     start: u32,
     /// The allocated slot.
     slot: u32,
@@ -33,47 +50,97 @@ struct Search {
 pub fn allocate<F: Flows>(now: u32) -> u64 {
     // SAFETY: takes no argument and has no precondition.
     let start = unsafe { bpf_get_prandom_u32() };
-    let mut search = Search { now, start, slot: NO_SLOT, candidate: NO_SLOT, score: 0 };
+    let Some(next) = FREE_RECORDS.get_ptr_mut(F::IS_V6.into()) else { return u64::MAX };
+    // SAFETY: this CPU's own number; a program that interrupts this one on the same CPU at worst probes the same records.
+    let first = match unsafe { next.read_volatile() } {
+        0 => scaled(start),
+        first => first,
+    };
+    let mut search = Search { now, next: first, start, slot: NO_SLOT, candidate: NO_SLOT, score: 0 };
     let callback: extern "C" fn(u64, *mut c_void) -> i64 = probe::<F>;
     // SAFETY: the callback has the signature the kernel expects, and `search` outlives the loop.
     unsafe { bpf_loop(PROBES, callback as *mut c_void, (&raw mut search).cast(), 0) };
-    if search.slot != NO_SLOT {
-        search.slot.into()
+    let slot = if search.slot != NO_SLOT {
+        search.slot
     } else if search.candidate != NO_SLOT && acquire::<F>(search.candidate, now) != 0 {
-        search.candidate.into()
+        search.candidate
     } else {
-        u64::MAX
-    }
+        return u64::MAX;
+    };
+    // SAFETY: as above.
+    unsafe { next.write_volatile(slot.wrapping_add(1)) };
+    slot.into()
 }
 
 /// Probes one record. Returns 1 to end the search.
 extern "C" fn probe<F: Flows>(step: u64, search: *mut c_void) -> i64 {
     // SAFETY: the kernel passes the pointer given to `bpf_loop` in `allocate`.
     let search = unsafe { &mut *search.cast::<Search>() };
-    let step = step as u32;
-    // Quadratic probing: linear probes with one stride overlap, and a table that is nine tenths full would refuse one flow in
-    // fifty instead of one in a thousand.
-    let at = search.start.wrapping_add(step.wrapping_mul(step).wrapping_mul(STRIDE));
-    // Multiplication instead of a remainder: no zero check, and uniform.
-    let slot = ((u64::from(at) * u64::from(max_flows())) >> 32) as u32;
-    let Some(record) = F::flow(slot) else { return 0 };
-    let state = load_state::<F>(record);
-    if state.has(FlowState::DYING) {
-        return 0;
+    let slot = slot_of(search, step as u32);
+    let offer = offered::<F>(slot, search.now);
+    if offer == ACQUIRED {
+        search.slot = slot;
+        return 1;
     }
-    if !state.has(FlowState::ALIVE) || is_expired::<F>(record, state, search.now) {
-        if acquire::<F>(slot, search.now) != 0 {
-            search.slot = slot;
-            return 1;
-        }
-        return 0;
-    }
-    let score = eviction_score(state, search.now);
+    let score = offer as u32;
     if score > search.score {
         search.score = score;
         search.candidate = slot;
     }
     0
+}
+
+/// The result of `offered` for a record that this CPU owns now.
+const ACQUIRED: u64 = 1 << 32;
+
+/// Takes a record that is free or expired. Returns `ACQUIRED`, or else the eviction score of its flow.
+#[inline(always)]
+fn offered<F: Flows>(slot: u32, now: u32) -> u64 {
+    if F::IS_V6 { offered_v6(slot, now) } else { offered_v4(slot, now) }
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn offered_v4(slot: u32, now: u32) -> u64 {
+    offer::<V4>(slot, now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn offered_v6(slot: u32, now: u32) -> u64 {
+    offer::<V6>(slot, now)
+}
+
+#[inline(always)]
+fn offer<F: Flows>(slot: u32, now: u32) -> u64 {
+    let Some(record) = F::flow(slot) else { return 0 };
+    let state = load_state::<F>(record);
+    if state.has(FlowState::DYING) {
+        return 0;
+    }
+    if !state.has(FlowState::ALIVE) || is_expired::<F>(record, state, now) {
+        return if acquire::<F>(slot, now) != 0 { ACQUIRED } else { 0 };
+    }
+    eviction_score(state, now).into()
+}
+
+/// The slot of a step.
+#[inline(always)]
+fn slot_of(search: &Search, step: u32) -> u32 {
+    if step < NEIGHBOURS {
+        let slot = search.next.wrapping_add(step);
+        return if slot < max_flows() { slot } else { step };
+    }
+    // Quadratic probing: linear probes with one stride overlap, and a table that is nine tenths full would refuse one flow in
+    // fifty instead of one in a thousand.
+    scaled(search.start.wrapping_add(step.wrapping_mul(step).wrapping_mul(STRIDE)))
+}
+
+/// A slot, from a number of 32 bits. Multiplication instead of a remainder: no zero check, and uniform.
+#[inline(always)]
+fn scaled(number: u32) -> u32 {
+    ((u64::from(number) * u64::from(max_flows())) >> 32) as u32
 }
 
 /// Added to the score of unassured and closed flows, which are evicted before any assured one.
@@ -97,7 +164,7 @@ fn eviction_score(state: FlowState, now: u32) -> u32 {
 
 /// Whether a flow is expired, or unassured or closed, and silent: what it holds is given to another.
 #[inline(always)]
-pub fn is_expendable<F: Flows>(flow: &TrackedFlow<F>, now: u32) -> bool {
+fn is_expendable<F: Flows>(flow: &TrackedFlow<F>, now: u32) -> bool {
     eviction_score(flow.state, now) >= EXPENDABLE || is_expired::<F>(flow.record, flow.state, now)
 }
 
@@ -113,7 +180,7 @@ pub fn delete_expendable<F: Flows>(slot: u32, now: u32) -> u32 {
 /// The state of a flow if it is expendable, else 0. In a frame of its own, which has ended before the flow is deleted: this is
 /// one of the deepest call chains.
 #[inline(never)]
-fn expendable_state<F: Flows>(slot: u32, now: u32) -> u64 {
+pub fn expendable_state<F: Flows>(slot: u32, now: u32) -> u64 {
     match flow_in::<F>(slot) {
         Some(flow) if is_expendable(&flow, now) => flow.state.0,
         _ => 0,
@@ -121,8 +188,26 @@ fn expendable_state<F: Flows>(slot: u32, now: u32) -> u64 {
 }
 
 /// Takes ownership of a record, deleting its flow. Returns 1 on success.
-#[inline(never)]
+#[inline(always)]
 fn acquire<F: Flows>(slot: u32, now: u32) -> u32 {
+    if F::IS_V6 { acquire_v6(slot, now) } else { acquire_v4(slot, now) }
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn acquire_v4(slot: u32, now: u32) -> u32 {
+    acquire_record::<V4>(slot, now)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn acquire_v6(slot: u32, now: u32) -> u32 {
+    acquire_record::<V6>(slot, now)
+}
+
+#[inline(always)]
+fn acquire_record<F: Flows>(slot: u32, now: u32) -> u32 {
     let Some(record) = F::flow(slot) else { return 0 };
     let state = load_state::<F>(record);
     if !state.has(FlowState::ALIVE) {
@@ -135,6 +220,6 @@ fn acquire<F: Flows>(slot: u32, now: u32) -> u32 {
     if !is_evictable || !change_state::<F>(record, state, dying) {
         return 0;
     }
-    delete_entries::<F>(record, slot, dying.0);
+    delete_references::<F>(slot, dying);
     u32::from(change_state::<F>(record, dying.free(), dying.successor(now)))
 }

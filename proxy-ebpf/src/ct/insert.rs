@@ -1,19 +1,26 @@
-//! Insertion of the conntrack entries of a new flow.
+//! Insertion of the references to a new flow.
 //!
-//! Entries are added in the order in which packets could need them: the reply's first, the original direction's last.
+//! They are added in the order in which packets could need them: the reply's first, the original direction's last.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, generated::bpf_loop};
-use proxy_ebpf::abi::{DropReason, Flow, FlowFlags, FlowRef, TupleKind};
+use proxy_ebpf::{
+    abi::{DropReason, Flow, FlowFlags, FlowRef, TupleKind},
+    bucket,
+};
 
 use super::{
     allocate::{NO_SLOT, allocate},
-    table::{Flows, Lookup, TrackedFlow, delete_entries, load_state, lookup, store_state, tuple_of},
+    table::{Flows, TrackedFlow, bucket_of, delete_references, load_state, relation, store_state},
 };
-use crate::{clock, packet::header::SCTP};
+use crate::{
+    clock,
+    family::{V4, V6},
+    packet::header::SCTP,
+};
 
-/// An allocated record to which no entry refers yet.
+/// An allocated record to which no reference leads yet.
 pub struct UnconfirmedFlow<F: Flows>(TrackedFlow<F>);
 
 impl<F: Flows> UnconfirmedFlow<F> {
@@ -28,14 +35,14 @@ impl<F: Flows> UnconfirmedFlow<F> {
 
     #[inline(always)]
     pub fn record(&mut self) -> &mut Flow<F::Bytes> {
-        // SAFETY: this CPU owns the record since `allocate`, no entry refers to it, and it lies in an array map.
+        // SAFETY: this CPU owns the record since `allocate`, no reference leads to it, and it lies in an array map.
         unsafe { &mut *self.0.record }
     }
 
-    /// Inserts the entries. Returns the slot, of another CPU's record if that one inserted the same flow first.
+    /// Inserts the references. Returns the slot, of another CPU's record if that one inserted the same flow first.
     #[inline(always)]
     pub fn confirm(self) -> Result<u32, DropReason> {
-        match insert_entries::<F>(self.0.record, self.0.slot, self.0.state.tag()) {
+        match insert_references::<F>(self.0.record, self.0.slot, self.0.state.tag()) {
             Inserted::NEW => Ok(self.0.slot),
             code => {
                 self.discard();
@@ -48,7 +55,7 @@ impl<F: Flows> UnconfirmedFlow<F> {
     fn discard(&self) {
         let dying = self.0.state.dying();
         store_state::<F>(self.0.record, dying);
-        delete_entries::<F>(self.0.record, self.0.slot, dying.0);
+        delete_references::<F>(self.0.slot, dying);
     }
 }
 
@@ -76,41 +83,21 @@ impl Inserted {
     }
 }
 
-/// Inserts the entries of an unconfirmed flow.
-#[inline(never)]
-fn insert_entries<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u64 {
-    let reply = insert_reply::<F>(slot, tag);
+/// Inserts the references to an unconfirmed flow.
+#[inline(always)]
+fn insert_references<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u64 {
+    let reply = insert_reply::<F>(record, slot, tag);
     if reply != Inserted::NEW {
         return reply;
     }
     // SAFETY: `record` points into an array map, whose memory lives as long as the program.
     if unsafe { (*record).flags.contains(FlowFlags::MASQUERADE) } {
-        match insert_entry::<F>(record, slot, tag, TupleKind::OriginalAfterDnat) {
-            EntryInserted::New => {}
-            other @ (EntryInserted::Duplicate(_) | EntryInserted::Refused(_)) => return other.code(),
+        let after_dnat = insert_reference::<F>(slot, tag, TupleKind::OriginalAfterDnat);
+        if after_dnat != Inserted::NEW {
+            return after_dnat;
         }
     }
-    insert_entry::<F>(record, slot, tag, TupleKind::Original).code()
-}
-
-/// The result of the insertion of one entry.
-#[derive(Clone, Copy)]
-enum EntryInserted {
-    New,
-    /// The flow in this slot has the tuple.
-    Duplicate(u32),
-    Refused(DropReason),
-}
-
-impl EntryInserted {
-    #[inline(always)]
-    fn code(self) -> u64 {
-        match self {
-            Self::New => Inserted::NEW,
-            Self::Duplicate(slot) => slot.into(),
-            Self::Refused(reason) => Inserted::refused(reason),
-        }
-    }
+    insert_reference::<F>(slot, tag, TupleKind::Original)
 }
 
 /// Limit of other source ports that are tried if the tuple after DNAT is in use.
@@ -125,37 +112,39 @@ struct PortSearch {
     result: u64,
 }
 
-/// Inserts the reply's entry, which decides the client's source port after DNAT: its own, or another one if the client reaches the
-/// same backend through another frontend from the same port.
+/// Inserts the reply's reference, which decides the client's source port after DNAT: its own, or another one if the client reaches
+/// the same backend through another frontend from the same port.
 #[inline(always)]
-fn insert_reply<F: Flows>(slot: u32, tag: u32) -> u64 {
+fn insert_reply<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u64 {
+    let own_port = insert_reference::<F>(slot, tag, TupleKind::ReplyAfterReverseSnat);
+    if !is_of_another_flow::<F>(record, own_port) {
+        return own_port;
+    }
     let mut search = PortSearch { slot, tag, result: Inserted::refused(DropReason::NoTranslatedPort) };
     let callback: extern "C" fn(u64, *mut c_void) -> i64 = try_port::<F>;
     // SAFETY: the callback has the signature the kernel expects, and `search` outlives the loop.
-    unsafe { bpf_loop(1 + OTHER_PORTS, callback as *mut c_void, (&raw mut search).cast(), 0) };
+    unsafe { bpf_loop(OTHER_PORTS, callback as *mut c_void, (&raw mut search).cast(), 0) };
     search.result
 }
 
-/// Tries one port. Returns 1 to end the search.
+/// Tries another port. Returns 1 to end the search.
 extern "C" fn try_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
     // SAFETY: the kernel passes the pointer given to `bpf_loop` in `insert_reply`.
     let search = unsafe { &mut *search.cast::<PortSearch>() };
     let Some(record) = F::flow(search.slot) else { return 1 };
-    let inserted = insert_entry::<F>(record, search.slot, search.tag, TupleKind::ReplyAfterReverseSnat);
-    if let EntryInserted::Duplicate(other) = inserted
-        && !is_same_flow::<F>(record, other)
-    {
-        // SAFETY: this CPU owns the record, which lies in an array map.
-        unsafe {
-            // SCTP's checksum cannot be updated for another port.
-            if (*record).protocol == SCTP {
-                return 1;
-            }
-            (*record).translated_port = random_port();
+    // SAFETY: this CPU owns the record, which lies in an array map.
+    unsafe {
+        // SCTP's checksum cannot be updated for another port.
+        if (*record).protocol == SCTP {
+            return 1;
         }
+        (*record).translated_port = random_port();
+    }
+    let inserted = insert_reference::<F>(search.slot, search.tag, TupleKind::ReplyAfterReverseSnat);
+    if is_of_another_flow::<F>(record, inserted) {
         return 0;
     }
-    search.result = inserted.code();
+    search.result = inserted;
     1
 }
 
@@ -174,53 +163,69 @@ fn random_port() -> [u8; 2] {
     (1024 + (random % 64_512) as u16).to_be_bytes()
 }
 
-/// Whether the flow in a slot has the same client and destination.
+/// Whether a tuple after DNAT belongs to a flow with another client or destination.
 #[inline(always)]
-fn is_same_flow<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32) -> bool {
-    let Some(other) = F::flow(slot) else { return false };
+fn is_of_another_flow<F: Flows>(record: *mut Flow<F::Bytes>, inserted: u64) -> bool {
+    let Some(other) = Inserted(inserted).duplicate().and_then(F::flow) else { return false };
     // SAFETY: both point into an array map. A torn read of a record that is reused meanwhile yields a difference, and then
     // another port is taken, which is harmless.
     let (a, b) = unsafe { (&*record, &*other) };
-    F::is_same(a.client, b.client)
+    !(F::is_same(a.client, b.client)
         && F::is_same(a.destination, b.destination)
         && a.client_port == b.client_port
-        && a.destination_port == b.destination_port
+        && a.destination_port == b.destination_port)
 }
 
+/// Inserts one of a flow's references. Returns an `Inserted`.
 #[inline(always)]
-fn insert_entry<F: Flows>(
-    record: *mut Flow<F::Bytes>,
-    slot: u32,
-    tag: u32,
-    kind: TupleKind,
-) -> EntryInserted {
-    let tuple = tuple_of::<F>(record, kind);
-    let reference = FlowRef::new(slot, tag, kind);
-    if F::insert_flow_ref(&tuple, &reference, false).is_ok() {
-        return EntryInserted::New;
-    }
-    match lookup::<F>(&tuple) {
-        Lookup::Found(other) => EntryInserted::Duplicate(other.slot),
-        Lookup::Dying => EntryInserted::Refused(DropReason::FlowEnding),
-        // A stale entry, or no memory: replacing it tells which.
-        Lookup::NotFound => match F::insert_flow_ref(&tuple, &reference, true) {
-            Ok(()) => EntryInserted::New,
-            Err(_) => EntryInserted::Refused(DropReason::ConntrackNoMemory),
-        },
+pub(super) fn insert_reference<F: Flows>(slot: u32, tag: u32, kind: TupleKind) -> u64 {
+    if F::IS_V6 {
+        insert_reference_v6(slot, tag, kind as u32)
+    } else {
+        insert_reference_v4(slot, tag, kind as u32)
     }
 }
 
-/// The result of `insert_masqueraded_reply` where the kernel has no memory.
-pub const NO_MEMORY: u32 = NO_SLOT - 1;
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn insert_reference_v4(slot: u32, tag: u32, kind: u32) -> u64 {
+    insert_one::<V4>(slot, tag, TupleKind::of(kind))
+}
 
-/// Inserts the entry for replies to a masqueraded flow. Returns its slot; that of another flow if the tuple is in use; `NO_MEMORY`;
-/// `NO_SLOT` if the flow with the tuple is being deleted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn insert_reference_v6(slot: u32, tag: u32, kind: u32) -> u64 {
+    insert_one::<V6>(slot, tag, TupleKind::of(kind))
+}
+
 #[inline(always)]
-pub fn insert_masqueraded_reply<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, tag: u32) -> u32 {
-    match insert_entry::<F>(record, slot, tag, TupleKind::Reply) {
-        EntryInserted::New => slot,
-        EntryInserted::Duplicate(other) => other,
-        EntryInserted::Refused(DropReason::ConntrackNoMemory) => NO_MEMORY,
-        EntryInserted::Refused(_) => NO_SLOT,
+fn insert_one<F: Flows>(slot: u32, tag: u32, kind: TupleKind) -> u64 {
+    if F::flow(slot).is_none_or(|record| load_state::<F>(record).tag() != tag) {
+        return Inserted::refused(DropReason::FlowEnding);
+    }
+    let Some(bucket) = bucket_of::<F>(slot, kind) else {
+        return Inserted::refused(DropReason::ConntrackBucketFull);
+    };
+    let reference = FlowRef::new(slot, tag, kind, bucket.hash);
+    let inserted =
+        bucket::insert(bucket, bucket.first(), reference, |other| relation::<F>(other, slot, kind));
+    match inserted {
+        bucket::Inserted::NEW => Inserted::NEW,
+        bucket::Inserted::FULL => Inserted::refused(DropReason::ConntrackBucketFull),
+        bucket::Inserted::DYING | bucket::Inserted::CANCELLED => Inserted::refused(DropReason::FlowEnding),
+        // Its own if `ADOPT_FLOWS` was first.
+        bucket::Inserted(other) if other == u64::from(slot) => Inserted::NEW,
+        bucket::Inserted(other) => other,
+    }
+}
+
+/// Inserts the reference for replies to a masqueraded flow. Returns its slot; that of another flow if the tuple is in use; else
+/// `NO_SLOT`.
+#[inline(always)]
+pub fn insert_masqueraded_reply<F: Flows>(slot: u32, tag: u32) -> u32 {
+    match insert_reference::<F>(slot, tag, TupleKind::Reply) {
+        Inserted::NEW => slot,
+        code => Inserted(code).duplicate().unwrap_or(NO_SLOT),
     }
 }

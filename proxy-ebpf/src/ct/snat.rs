@@ -14,8 +14,8 @@ use proxy_ebpf::abi::{DropReason, Flow, FlowFlags, MASQUERADE_DONE, MASQUERADE_N
 
 use super::{
     Flows, Next, Scratch,
-    allocate::{NO_SLOT, delete_expendable, is_expendable},
-    insert::{NO_MEMORY, insert_masqueraded_reply},
+    allocate::{NO_SLOT, delete_expendable, expendable_state},
+    insert::insert_masqueraded_reply,
     table::{TrackedFlow, flow_in},
 };
 use crate::{
@@ -81,11 +81,9 @@ pub fn ensure_source<F: Flows>(
     };
     // SAFETY: the CPU that set `MASQUERADE_PENDING` owns the masquerade fields.
     unsafe { (*flow.record).masquerade = F::bytes(address) };
-    if !keep_port::<F>(flow, address)
-        && let Err(reason) = choose_port::<F>(ctx, flow)
-    {
+    if !keep_port::<F>(flow, address) && !choose_port::<F>(ctx, flow) {
         set_state(flow, MASQUERADE_NONE);
-        return Err(reason);
+        return Err(DropReason::NoMasqueradePort);
     }
     set_state(flow, MASQUERADE_DONE);
     Ok(())
@@ -118,28 +116,18 @@ struct PortSearch {
     tag: u32,
     /// The flow that holds the port tried last, if its port may be taken over; else `NO_SLOT`.
     holder: u32,
-    /// `SEARCHING`, `FOUND` or `OUT_OF_MEMORY`.
-    result: u32,
+    is_found: u32,
 }
 
-const SEARCHING: u32 = 0;
-const FOUND: u32 = 1;
-const OUT_OF_MEMORY: u32 = 2;
-
-/// Chooses a port at random. Errors: each one that was tried is in use, and must stay so; the kernel has no memory.
+/// Chooses a port at random. Returns `false` if each one that was tried is in use, and must stay so.
 #[inline(always)]
-fn choose_port<F: Flows>(ctx: *mut c_void, flow: &TrackedFlow<F>) -> Result<(), DropReason> {
-    let (slot, tag) = (flow.slot, flow.state.tag());
-    let mut search = PortSearch { ctx, slot, tag, holder: NO_SLOT, result: SEARCHING };
+fn choose_port<F: Flows>(ctx: *mut c_void, flow: &TrackedFlow<F>) -> bool {
+    let mut search = PortSearch { ctx, slot: flow.slot, tag: flow.state.tag(), holder: NO_SLOT, is_found: 0 };
     search.run(FREE_PORTS + HELD_PORTS, try_port::<F>);
     if search.holder != NO_SLOT && delete_expendable::<F>(search.holder, clock::ticks()) != 0 {
         search.run(1, try_same_port::<F>);
     }
-    match search.result {
-        FOUND => Ok(()),
-        OUT_OF_MEMORY => Err(DropReason::ConntrackNoMemory),
-        _ => Err(DropReason::NoMasqueradePort),
-    }
+    search.is_found != 0
 }
 
 impl PortSearch {
@@ -148,27 +136,14 @@ impl PortSearch {
         // SAFETY: the callback has the signature the kernel expects, and the search outlives the loop.
         unsafe { bpf_loop(steps, callback as *mut c_void, (&raw mut *self).cast(), 0) };
     }
-
-    /// Inserts the entry with the record's port. Returns the slot of the flow that has it.
-    #[inline(always)]
-    fn insert<F: Flows>(&mut self, record: *mut Flow<F::Bytes>) -> u32 {
-        let holder = insert_masqueraded_reply::<F>(record, self.slot, self.tag);
-        if holder == self.slot {
-            self.result = FOUND;
-        } else if holder == NO_MEMORY {
-            // Another port would need as much.
-            self.result = OUT_OF_MEMORY;
-        }
-        holder
-    }
 }
 
 /// Tries the port of a flow that was deleted for it.
 extern "C" fn try_same_port<F: Flows>(_: u64, search: *mut c_void) -> i64 {
     // SAFETY: as in `try_port`.
     let search = unsafe { &mut *search.cast::<PortSearch>() };
-    let Some(record) = F::flow(search.slot) else { return 1 };
-    search.insert::<F>(record);
+    let slot = insert_masqueraded_reply::<F>(search.slot, search.tag);
+    search.is_found = (slot == search.slot).into();
     1
 }
 
@@ -178,31 +153,38 @@ extern "C" fn try_port<F: Flows>(step: u64, search: *mut c_void) -> i64 {
     let search = unsafe { &mut *search.cast::<PortSearch>() };
     let Some(record) = F::flow(search.slot) else { return 1 };
     // SAFETY: `record` points into an array map; the CPU that set `MASQUERADE_PENDING` owns the masquerade fields.
-    let flow = unsafe {
+    unsafe {
         // SCTP's checksum cannot be updated for another port.
         let port = if (*record).protocol == SCTP { (*record).translated_port } else { random_port() };
         (*record).masquerade_port = port;
-        &*record
-    };
+    }
+    if has_socket::<F>(search.ctx, record) {
+        return 0;
+    }
+    let holder = insert_masqueraded_reply::<F>(search.slot, search.tag);
+    if holder == search.slot {
+        search.is_found = 1;
+        return 1;
+    }
+    let may_take_over = step >= FREE_PORTS.into() && expendable_state::<F>(holder, clock::ticks()) != 0;
+    if may_take_over {
+        search.holder = holder;
+    }
+    may_take_over.into()
+}
+
+/// Whether a socket of the node has the tuple of the replies. Not inlined: its tuple would be on the stack of the insertion.
+#[inline(never)]
+fn has_socket<F: Flows>(ctx: *mut c_void, record: *mut Flow<F::Bytes>) -> bool {
+    // SAFETY: as in `try_port`.
+    let flow = unsafe { &*record };
     let reply = socket::Incoming {
         source: F::address(flow.backend),
         destination: F::address(flow.masquerade),
         source_port: flow.backend_port,
         destination_port: flow.masquerade_port,
     };
-    if F::has_socket(search.ctx, flow.protocol, &reply) {
-        return 0;
-    }
-    let holder = search.insert::<F>(record);
-    if search.result != SEARCHING {
-        return 1;
-    }
-    let may_take_over = step >= FREE_PORTS.into()
-        && flow_in::<F>(holder).is_some_and(|flow| is_expendable(&flow, clock::ticks()));
-    if may_take_over {
-        search.holder = holder;
-    }
-    may_take_over.into()
+    F::has_socket(ctx, flow.protocol, &reply)
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use aya_ebpf::{
 
 use super::{
     Flows,
-    table::{change_state, delete_entries, is_expired, load_state},
+    table::{change_state, delete_references, is_expired, load_state},
 };
 use crate::{
     clock,
@@ -101,7 +101,7 @@ fn delete_if_expired<F: Flows>(slot: u32, now: u32) {
     if state.is_alive() && is_expired::<F>(record, state, now) {
         let dying = state.dying();
         if change_state::<F>(record, state, dying) {
-            delete_entries::<F>(record, slot, dying.0);
+            delete_references::<F>(slot, dying);
         }
     }
 }

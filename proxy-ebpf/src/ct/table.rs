@@ -1,61 +1,86 @@
-//! Flow records and conntrack entries: lookup, refresh, deletion.
+//! Flow records and the references to them: lookup, refresh, deletion.
 //!
-//! Invariants: a record is owned by the CPU that changed its state by compare-and-swap. Entries of `CONNTRACK_*` are added only by
+//! Invariants: a record is owned by the CPU that changed its state by compare-and-swap. References in `CONNTRACK_*` are added only by
 //! the owner of an unconfirmed record, and deleted only by the owner of a dying one. So both directions of a flow live and die
 //! together, and a flow that was refreshed is never deleted.
+//!
+//! A lookup reads two cache lines, of the bucket and of the record; without a flow those of the bucket.
+
+use core::{mem::offset_of, ptr};
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, HashMap},
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, PerCpuArray},
     macros::btf_map,
 };
-use proxy_ebpf::abi::{
-    Direction, Flow, FlowDirection, FlowFlags, FlowRef, FlowState, FlowV4, FlowV6, Positions, Segment, Tuple,
-    TupleKind, TupleV4, TupleV6,
-    flow_state::{BitChange, tcp},
-    map,
+use proxy_ebpf::{
+    abi::{
+        BUCKET, Bucket, Direction, FLOWS_PER_BUCKET, Flow, FlowDirection, FlowFlags, FlowRef, FlowState,
+        FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment, Tuple, TupleHash, TupleKind,
+        TupleV4, TupleV6,
+        flow_state::{BitChange, tcp},
+        hash_v4, hash_v6, map,
+    },
+    bucket::{self, BucketWords, Relation},
 };
 
 use crate::{
     atomic, clock,
-    config::timeouts,
-    family::{V4, V6},
+    config::{max_flows, timeouts},
+    family::{V4, V6, Words, same},
     lb::{Tables, affinity},
     packet::Headers,
     socket::SocketLookup,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
-const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
 static FLOWS_V4: Array<FlowV4, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static FLOWS_V6: Array<FlowV6, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
+// Mmapable also because only then the kernel aligns buckets to cache lines.
 #[btf_map]
-static CONNTRACK_V4: HashMap<TupleV4, FlowRef, { map::MAX_CONNTRACK as usize }, NO_PREALLOC> = HashMap::new();
+static CONNTRACK_V4: Array<Bucket, { map::MAX_BUCKETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static CONNTRACK_V6: HashMap<TupleV6, FlowRef, { map::MAX_CONNTRACK as usize }, NO_PREALLOC> = HashMap::new();
+static CONNTRACK_V6: Array<Bucket, { map::MAX_BUCKETS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static HASH_KEYS: Array<HashKeys, 1> = Array::new();
+#[btf_map]
+static SEARCHED_V4: PerCpuArray<TupleV4, 1> = PerCpuArray::new();
+#[btf_map]
+static SEARCHED_V6: PerCpuArray<TupleV6, 1> = PerCpuArray::new();
 
 /// The flow tables of a family.
 pub trait Flows: Tables + Headers + SocketLookup {
     /// The record in a slot.
     fn flow(slot: u32) -> Option<*mut Flow<Self::Bytes>>;
 
-    /// The conntrack entry of a tuple.
-    fn flow_ref(tuple: &Tuple<Self::Bytes>) -> Option<FlowRef>;
+    /// The references in a bucket.
+    fn bucket(at: u32) -> Option<*mut Bucket>;
 
-    /// Adds a conntrack entry. Errors: the tuple has one and `replace` is false, or no memory.
-    fn insert_flow_ref(tuple: &Tuple<Self::Bytes>, reference: &FlowRef, replace: bool) -> Result<(), i32>;
+    /// Scratch: the tuple that `find` is for.
+    fn searched() -> Option<*mut Tuple<Self::Bytes>>;
 
-    fn remove_flow_ref(tuple: &Tuple<Self::Bytes>);
+    /// The hash of a tuple; `ends` as `Tuple::ends`.
+    fn hash(source: Self::Address, destination: Self::Address, ends: u64) -> Option<TupleHash>;
 
     /// `TrackedFlow::use_for`, verified once. `state` is that of the lookup; `numbers` are sequence and acknowledgement.
     fn use_flow(slot: u32, state: u64, numbers: u64, flags: u32, is_reply: u32) -> u32;
 }
 
 macro_rules! flows {
-    ($family:ident, $flows:ident, $conntrack:ident, $flow:ident, $tuple:ident, $use_flow:ident) => {
+    (
+        $family:ident,
+        $address:ty,
+        $flows:ident,
+        $conntrack:ident,
+        $flow:ident,
+        $tuple:ident,
+        $searched:ident,
+        $hash:ident,
+        $use_flow:ident
+    ) => {
         /// With external linkage: verified once, not for each call.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -79,22 +104,23 @@ macro_rules! flows {
             }
 
             #[inline(always)]
-            fn flow_ref(tuple: &$tuple) -> Option<FlowRef> {
-                // SAFETY: copied at once. If the element is recycled for another tuple meanwhile, the reference is to another
-                // flow, with another tag or with a record that differs from the packet.
-                unsafe { $conntrack.get(tuple).copied() }
+            fn bucket(at: u32) -> Option<*mut Bucket> {
+                $conntrack.get_ptr_mut(at)
             }
 
             #[inline(always)]
-            fn insert_flow_ref(tuple: &$tuple, reference: &FlowRef, replace: bool) -> Result<(), i32> {
-                let flags = if replace { BPF_ANY } else { BPF_NOEXIST };
-                $conntrack.insert(tuple, reference, flags.into())
+            fn searched() -> Option<*mut $tuple> {
+                $searched.get_ptr_mut(0)
             }
 
             #[inline(always)]
-            fn remove_flow_ref(tuple: &$tuple) {
-                // An entry that is missing already is no error.
-                let _ = $conntrack.remove(tuple);
+            fn hash(source: $address, destination: $address, ends: u64) -> Option<TupleHash> {
+                let keys = HASH_KEYS.get_ptr(0)?;
+                // SAFETY: within an array map, whose memory lives as long as the program. Volatile, so that the keys are read one by
+                // one: all of them at once do not fit in registers.
+                Some($hash(source, destination, ends, |at| unsafe {
+                    (&raw const (*keys).keys[at]).read_volatile()
+                }))
             }
 
             #[inline(always)]
@@ -105,8 +131,59 @@ macro_rules! flows {
     };
 }
 
-flows!(V4, FLOWS_V4, CONNTRACK_V4, FlowV4, TupleV4, use_flow_v4);
-flows!(V6, FLOWS_V6, CONNTRACK_V6, FlowV6, TupleV6, use_flow_v6);
+flows!(V4, u32, FLOWS_V4, CONNTRACK_V4, FlowV4, TupleV4, SEARCHED_V4, hash_v4, use_flow_v4);
+flows!(V6, Words, FLOWS_V6, CONNTRACK_V6, FlowV6, TupleV6, SEARCHED_V6, hash_v6, use_flow_v6);
+
+/// The bucket of a tuple, as `BucketWords`.
+#[derive(Clone, Copy)]
+pub(super) struct BucketOf {
+    words: *mut FlowRef,
+    pub hash: TupleHash,
+}
+
+impl BucketOf {
+    #[inline(always)]
+    fn of<F: Flows>(hash: TupleHash) -> Option<Self> {
+        let buckets = max_flows().div_ceil(FLOWS_PER_BUCKET);
+        Some(Self { words: F::bucket(hash.bucket(buckets))?.cast(), hash })
+    }
+
+    /// The first position of the preferred line.
+    #[inline(always)]
+    pub fn first(&self) -> u32 {
+        self.hash.line() * LINE
+    }
+
+    /// The confirmed references in a line with the tuple's fingerprint: their number, and the only one.
+    #[inline(always)]
+    fn matches(&self, first: u32) -> (u64, FlowRef) {
+        let (mut count, mut found) = (0, 0);
+        for at in 0..LINE {
+            let reference = self.load(first + at);
+            let is_match = reference.is_confirmed_for(self.hash);
+            count += is_match;
+            found |= reference.0 & 0_u64.wrapping_sub(is_match);
+        }
+        (count, FlowRef(found))
+    }
+}
+
+impl BucketWords for BucketOf {
+    const COUNT: u32 = BUCKET as u32;
+
+    #[inline(always)]
+    fn load(&self, at: u32) -> FlowRef {
+        // SAFETY: within the bucket, which lies in an array map; one aligned word, volatile because other CPUs write it.
+        unsafe { self.words.add((at % Self::COUNT) as usize).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, at: u32, old: FlowRef, new: FlowRef) -> FlowRef {
+        // SAFETY: within the bucket.
+        let word = unsafe { self.words.add((at % Self::COUNT) as usize) };
+        FlowRef(atomic::compare_exchange(word.cast(), old.0, new.0))
+    }
+}
 
 /// A flow that was alive when it was looked up.
 #[derive(Clone, Copy)]
@@ -129,8 +206,10 @@ pub enum Lookup<F: Flows> {
 
 #[inline(always)]
 pub fn lookup<F: Flows>(tuple: &Tuple<F::Bytes>) -> Lookup<F> {
-    let Some(reference) = F::flow_ref(tuple) else { return Lookup::NotFound };
-    let Some(record) = F::flow(reference.slot) else { return Lookup::NotFound };
+    let reference = find::<F>(tuple);
+    let Some(record) = F::flow(reference.slot()).filter(|_| !reference.is_none()) else {
+        return Lookup::NotFound;
+    };
     let state = load_state::<F>(record);
     if state.tag() != reference.tag() {
         return Lookup::NotFound;
@@ -138,7 +217,103 @@ pub fn lookup<F: Flows>(tuple: &Tuple<F::Bytes>) -> Lookup<F> {
     if !state.is_alive() {
         return if state.has(FlowState::DYING) { Lookup::Dying } else { Lookup::NotFound };
     }
-    Lookup::Found(TrackedFlow { record, slot: reference.slot, kind: reference.kind(), state })
+    Lookup::Found(TrackedFlow { record, slot: reference.slot(), kind: reference.kind(), state })
+}
+
+/// The confirmed reference from a tuple, `FlowRef::NONE` if there is none. The tuple is passed in a map: its address would keep it on
+/// the caller's stack.
+#[inline(always)]
+fn find<F: Flows>(tuple: &Tuple<F::Bytes>) -> FlowRef {
+    let Some(searched) = F::searched() else { return FlowRef::NONE };
+    // SAFETY: this CPU's own; programs at devices do not interrupt each other.
+    unsafe { *searched = *tuple };
+    FlowRef(if F::IS_V6 { find_v6(searched_hash_v6()) } else { find_v4(searched_hash_v4()) })
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_v4(hash: u32) -> u64 {
+    find_searched::<V4>(TupleHash(hash)).0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_v6(hash: u32) -> u64 {
+    find_searched::<V6>(TupleHash(hash)).0
+}
+
+#[inline(always)]
+fn find_searched<F: Flows>(hash: TupleHash) -> FlowRef {
+    let Some(bucket) = BucketOf::of::<F>(hash) else { return FlowRef::NONE };
+    let (mut count, mut reference) = bucket.matches(bucket.first());
+    if count == 0 {
+        (count, reference) = bucket.matches(bucket.first() ^ LINE);
+    }
+    if count == 0 || (count == 1 && is_of_searched::<F>(reference)) {
+        return reference;
+    }
+    // Another tuple has this fingerprint: one lookup in a thousand.
+    for at in 0..BucketOf::COUNT {
+        let reference = bucket.load(at);
+        if reference.is_confirmed_for(bucket.hash) != 0 && is_of_searched::<F>(reference) {
+            return reference;
+        }
+    }
+    FlowRef::NONE
+}
+
+/// With external linkage: its frame has ended before the references are compared, on one of the deepest call chains.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn searched_hash_v4() -> u32 {
+    searched_hash::<V4>()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn searched_hash_v6() -> u32 {
+    searched_hash::<V6>()
+}
+
+#[inline(always)]
+fn searched_hash<F: Flows>() -> u32 {
+    let Some(tuple) = F::searched() else { return 0 };
+    // SAFETY: as in `find`.
+    let tuple = unsafe { &*tuple };
+    let hash = F::hash(F::address(tuple.source), F::address(tuple.destination), tuple.ends());
+    hash.map_or(0, |hash| hash.0)
+}
+
+/// Whether a reference is that of a flow with the tuple that `find` is for.
+#[inline(always)]
+fn is_of_searched<F: Flows>(reference: FlowRef) -> bool {
+    (if F::IS_V6 { is_of_searched_v6(reference.0) } else { is_of_searched_v4(reference.0) }) != 0
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_of_searched_v4(reference: u64) -> u32 {
+    is_of::<V4>(FlowRef(reference)).into()
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_of_searched_v6(reference: u64) -> u32 {
+    is_of::<V6>(FlowRef(reference)).into()
+}
+
+#[inline(always)]
+fn is_of<F: Flows>(reference: FlowRef) -> bool {
+    let (Some(record), Some(tuple)) = (F::flow(reference.slot()), F::searched()) else { return false };
+    // SAFETY: as in `find`.
+    let tuple = unsafe { &*tuple };
+    let state = load_state::<F>(record);
+    let ends = Ends::<F>::of(record, reference.kind());
+    state.tag() == reference.tag()
+        && state.has(FlowState::ALIVE)
+        && ends.is_of(F::address(tuple.source), F::address(tuple.destination), tuple.ends())
 }
 
 /// The flow in a slot, as for a packet of its original direction.
@@ -291,7 +466,7 @@ impl<F: Flows> TrackedFlow<F> {
         if !change_state::<F>(self.record, self.state, dying) {
             return false;
         }
-        delete_entries::<F>(self.record, self.slot, dying.0);
+        delete_references::<F>(self.slot, dying);
         true
     }
 }
@@ -321,50 +496,197 @@ pub(super) fn is_expired<F: Flows>(record: *mut Flow<F::Bytes>, state: FlowState
     state.is_expired(protocol, &timeouts(), now)
 }
 
-/// Deletes the conntrack entries of a dying flow, and frees its record.
+/// Deletes the references to a dying flow, and frees its record.
+#[inline(always)]
+pub(super) fn delete_references<F: Flows>(slot: u32, dying: FlowState) {
+    if F::IS_V6 {
+        delete_references_v6(slot, dying.0)
+    } else {
+        delete_references_v4(slot, dying.0)
+    };
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(super) fn delete_entries<F: Flows>(record: *mut Flow<F::Bytes>, slot: u32, dying: u64) -> u32 {
-    let dying = FlowState(dying);
-    for kind in [
-        TupleKind::Original,
-        TupleKind::OriginalAfterDnat,
-        TupleKind::Reply,
-        TupleKind::ReplyAfterReverseSnat,
-    ] {
-        let tuple = tuple_of::<F>(record, kind);
-        // The tuple may belong to another flow by now.
-        if F::flow_ref(&tuple) == Some(FlowRef::new(slot, dying.tag(), kind)) {
-            F::remove_flow_ref(&tuple);
-        }
+extern "C" fn delete_references_v4(slot: u32, dying: u64) -> u32 {
+    delete_all::<V4>(slot, FlowState(dying))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn delete_references_v6(slot: u32, dying: u64) -> u32 {
+    delete_all::<V6>(slot, FlowState(dying))
+}
+
+#[inline(always)]
+fn delete_all<F: Flows>(slot: u32, dying: FlowState) -> u32 {
+    let Some(record) = F::flow(slot) else { return 0 };
+    // SAFETY: `record` points into an array map; this CPU owns the dying record.
+    let (is_masqueraded, has_source) = unsafe {
+        ((*record).flags.contains(FlowFlags::MASQUERADE), (*record).masquerade_state != MASQUERADE_NONE)
+    };
+    delete_reference::<F>(slot, dying, TupleKind::Original);
+    if is_masqueraded {
+        delete_reference::<F>(slot, dying, TupleKind::OriginalAfterDnat);
     }
+    if has_source {
+        delete_reference::<F>(slot, dying, TupleKind::Reply);
+    }
+    delete_reference::<F>(slot, dying, TupleKind::ReplyAfterReverseSnat);
     store_state::<F>(record, dying.free());
     0
 }
 
-/// One of the four tuples of a flow.
 #[inline(always)]
-pub(super) fn tuple_of<F: Flows>(record: *mut Flow<F::Bytes>, kind: TupleKind) -> Tuple<F::Bytes> {
-    // SAFETY: `record` points into an array map, whose memory lives as long as the program.
-    let flow = unsafe { &*record };
-    let (at_client, towards_client) = if flow.flags.contains(FlowFlags::HOST_CLIENT) {
-        (Direction::Egress, Direction::Ingress)
+fn delete_reference<F: Flows>(slot: u32, dying: FlowState, kind: TupleKind) {
+    if let Some(bucket) = bucket_of::<F>(slot, kind) {
+        bucket::remove(bucket, FlowRef::new(slot, dying.tag(), kind, bucket.hash));
+    }
+}
+
+/// One of the four tuples of a flow, in place: copies would need much of the stack.
+struct Ends<F: Flows> {
+    source: *const F::Bytes,
+    destination: *const F::Bytes,
+    /// Ports, protocol and direction, as `Tuple::ends`.
+    rest: u64,
+}
+
+/// Where addresses and ports of records are, `Ends` reads them as words.
+const _: () = assert!(
+    offset_of!(FlowV4, client).is_multiple_of(4)
+        && offset_of!(FlowV6, client).is_multiple_of(4)
+        && offset_of!(FlowV4, client_port).is_multiple_of(2)
+        && offset_of!(FlowV6, client_port).is_multiple_of(2)
+);
+
+impl<F: Flows> Ends<F> {
+    #[inline(always)]
+    fn of(record: *mut Flow<F::Bytes>, kind: TupleKind) -> Self {
+        // SAFETY: `record` points into an array map, whose memory lives as long as the program.
+        let flow = unsafe { &*record };
+        let (at_client, towards_client) = if flow.flags.contains(FlowFlags::HOST_CLIENT) {
+            (Direction::Egress, Direction::Ingress)
+        } else {
+            (Direction::Ingress, Direction::Egress)
+        };
+        let (source, source_port, destination, destination_port, direction) = match kind {
+            TupleKind::Original => {
+                (&flow.client, &flow.client_port, &flow.destination, &flow.destination_port, at_client)
+            }
+            TupleKind::OriginalAfterDnat => {
+                (&flow.client, &flow.translated_port, &flow.backend, &flow.backend_port, Direction::Egress)
+            }
+            TupleKind::Reply => (
+                &flow.backend,
+                &flow.backend_port,
+                &flow.masquerade,
+                &flow.masquerade_port,
+                Direction::Ingress,
+            ),
+            TupleKind::ReplyAfterReverseSnat => {
+                (&flow.backend, &flow.backend_port, &flow.client, &flow.translated_port, towards_client)
+            }
+        };
+        let (from, to) = (half_word(source_port), half_word(destination_port));
+        let rest = Tuple::<F::Bytes>::ends_of(from.to_ne_bytes(), to.to_ne_bytes(), flow.protocol, direction);
+        Self { source, destination, rest }
+    }
+
+    #[inline(always)]
+    fn source(&self) -> F::Address {
+        // SAFETY: of a record, where addresses are at multiples of 4; as words, as the compiler would read single bytes.
+        unsafe { self.source.cast::<F::Address>().read() }
+    }
+
+    #[inline(always)]
+    fn destination(&self) -> F::Address {
+        // SAFETY: as in `source`.
+        unsafe { self.destination.cast::<F::Address>().read() }
+    }
+
+    #[inline(always)]
+    fn is_of(&self, source: F::Address, destination: F::Address, rest: u64) -> bool {
+        self.rest == rest
+            && same(F::mapped(self.source()), F::mapped(source))
+            && same(F::mapped(self.destination()), F::mapped(destination))
+    }
+}
+
+/// A port of a record.
+#[inline(always)]
+fn half_word(port: &[u8; 2]) -> u16 {
+    // SAFETY: of a record, where ports are at multiples of 2.
+    unsafe { ptr::from_ref(port).cast::<u16>().read() }
+}
+
+/// The relation of a reference to a tuple of the flow in a slot.
+#[inline(always)]
+pub(super) fn relation<F: Flows>(reference: FlowRef, slot: u32, kind: TupleKind) -> Relation {
+    let (reference, kind) = (reference.0, kind as u32);
+    Relation::of(if F::IS_V6 {
+        relation_v6(reference, slot, kind)
     } else {
-        (Direction::Ingress, Direction::Egress)
+        relation_v4(reference, slot, kind)
+    })
+}
+
+/// With external linkage: verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn relation_v4(reference: u64, slot: u32, kind: u32) -> u32 {
+    relation_to::<V4>(FlowRef(reference), slot, TupleKind::of(kind)) as u32
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn relation_v6(reference: u64, slot: u32, kind: u32) -> u32 {
+    relation_to::<V6>(FlowRef(reference), slot, TupleKind::of(kind)) as u32
+}
+
+#[inline(always)]
+fn relation_to<F: Flows>(reference: FlowRef, slot: u32, kind: TupleKind) -> Relation {
+    let (Some(other), Some(record)) = (F::flow(reference.slot()), F::flow(slot)) else {
+        return Relation::Stale;
     };
-    let (source, source_port, destination, destination_port, direction) = match kind {
-        TupleKind::Original => {
-            (flow.client, flow.client_port, flow.destination, flow.destination_port, at_client)
-        }
-        TupleKind::OriginalAfterDnat => {
-            (flow.client, flow.translated_port, flow.backend, flow.backend_port, Direction::Egress)
-        }
-        TupleKind::Reply => {
-            (flow.backend, flow.backend_port, flow.masquerade, flow.masquerade_port, Direction::Ingress)
-        }
-        TupleKind::ReplyAfterReverseSnat => {
-            (flow.backend, flow.backend_port, flow.client, flow.translated_port, towards_client)
-        }
-    };
-    let (protocol, direction) = (flow.protocol, direction as u8);
-    Tuple { source, destination, source_port, destination_port, protocol, direction, zero: [0; 2] }
+    let state = load_state::<F>(other);
+    if state.tag() != reference.tag() || !state.has(FlowState::ALIVE) {
+        return Relation::Stale;
+    }
+    let (theirs, own) = (Ends::<F>::of(other, reference.kind()), Ends::<F>::of(record, kind));
+    let is_same = theirs.is_of(own.source(), own.destination(), own.rest);
+    match (is_same, state.has(FlowState::DYING)) {
+        (false, _) => Relation::Other,
+        (true, false) => Relation::Same,
+        (true, true) => Relation::Dying,
+    }
+}
+
+/// The bucket of a tuple of the flow in a slot.
+#[inline(always)]
+pub(super) fn bucket_of<F: Flows>(slot: u32, kind: TupleKind) -> Option<BucketOf> {
+    let kind = kind as u32;
+    let hash = if F::IS_V6 { tuple_hash_v6(slot, kind) } else { tuple_hash_v4(slot, kind) };
+    BucketOf::of::<F>(TupleHash(hash))
+}
+
+/// With external linkage: verified once, and the keys are not on the stack of each caller.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tuple_hash_v4(slot: u32, kind: u32) -> u32 {
+    tuple_hash::<V4>(slot, TupleKind::of(kind))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tuple_hash_v6(slot: u32, kind: u32) -> u32 {
+    tuple_hash::<V6>(slot, TupleKind::of(kind))
+}
+
+#[inline(always)]
+fn tuple_hash<F: Flows>(slot: u32, kind: TupleKind) -> u32 {
+    let Some(record) = F::flow(slot) else { return 0 };
+    let ends = Ends::<F>::of(record, kind);
+    F::hash(ends.source(), ends.destination(), ends.rest).map_or(0, |hash| hash.0)
 }

@@ -15,7 +15,10 @@ use super::{
     tc::{self, Action},
     xdp,
 };
-use crate::{ct::sweep, packet::Hook};
+use crate::{
+    ct::{adopt, sweep},
+    packet::Hook,
+};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -133,6 +136,18 @@ pub fn xdp_external(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn start_sweeper(_: TcContext) -> i32 {
     sweep::start()
+}
+
+/// Run by the agent, with the first record's number in the first four bytes of the packet.
+#[classifier]
+pub fn adopt_flows(ctx: TcContext) -> i32 {
+    match ctx.load::<u32>(0) {
+        Ok(first) => {
+            adopt::adopt(first);
+            0
+        }
+        Err(_) => -1,
+    }
 }
 
 const REFUSE: i32 = 0;

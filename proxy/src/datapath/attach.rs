@@ -1,6 +1,7 @@
 //! Programs and sockets at the kernel's hooks: loading the programs, the devices that get them, links and
 //! filters.
 
+mod adopt;
 mod cgroup;
 mod device_link;
 mod device_table;
@@ -13,6 +14,7 @@ mod sweeper;
 mod tc;
 mod xdp;
 
+pub use adopt::{AdoptError, adopt_flows};
 pub use cgroup::{AttachError, attach, repair};
 pub use device_table::DeviceTable;
 pub use devices::{Device, select_devices};

@@ -7,7 +7,7 @@
 //!
 //! Maps that refer to each other by index change together.
 
-use proxy_ebpf::abi::{MapSpec, map};
+use proxy_ebpf::abi::{FLOWS_PER_BUCKET, MapSpec, map};
 
 use crate::config::TableSizes;
 
@@ -54,8 +54,7 @@ fn wanted(spec: &MapSpec, sizes: &TableSizes) -> Option<u32> {
     let TableSizes { flows, frontends, backends, slots, service_ports, source_ranges } = *sizes;
     match spec.name {
         map::FLOWS_V4 | map::FLOWS_V6 => flows,
-        // A masqueraded flow has four tuples.
-        map::CONNTRACK_V4 | map::CONNTRACK_V6 => flows.map(|flows| flows.saturating_mul(4)),
+        map::CONNTRACK_V4 | map::CONNTRACK_V6 => flows.map(|flows| flows.div_ceil(FLOWS_PER_BUCKET)),
         map::FRONTENDS_V4
         | map::FRONTENDS_V6
         | map::FRONTEND_STATE
@@ -120,8 +119,8 @@ mod tests {
     fn new_maps_have_the_configured_sizes_or_the_defaults() {
         let frontends = TableSizes { frontends: Some(8000), flows: Some(2000), ..TableSizes::default() };
         for (sizes, want) in [
-            (TableSizes::default(), [131_072, 147_456, 524_288, 131_072, 524_288, 131_072]),
-            (frontends, [8000, 9000, 524_288, 2000, 8000, 131_072]),
+            (TableSizes::default(), [131_072, 147_456, 524_288, 131_072, 131_072, 131_072]),
+            (frontends, [8000, 9000, 524_288, 2000, 2000, 131_072]),
         ] {
             let plan = plan(&present(|_| None), &sizes);
             assert_eq!(sizes_of(&plan, &SHOWN), want.map(|entries| (entries, false)));
@@ -148,7 +147,7 @@ mod tests {
         assert_eq!(sizes_of(&plan(&there, &ranges), &names), grown);
         let flows = TableSizes { flows: Some(6000), ..TableSizes::default() };
         let grown =
-            [(5000, false), (5000, false), (5000, false), (6000, true), (24_000, true), (131_072, false)];
+            [(5000, false), (5000, false), (5000, false), (6000, true), (6000, true), (131_072, false)];
         assert_eq!(sizes_of(&plan(&there, &flows), &SHOWN), grown);
     }
 

@@ -64,12 +64,6 @@ fn compare(arguments: &Arguments) -> Result<bool> {
         arguments.cases,
         arguments.cases as f64 / seconds
     );
-    if tally.out_of_memory > 0 {
-        println!(
-            "{:>12} packets dropped for want of memory for a conntrack entry, and sent again",
-            tally.out_of_memory
-        );
-    }
     Ok(print_counts(&tally, arguments.of_each))
 }
 

@@ -8,8 +8,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Error, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use anyhow::{Context as _, Result, bail, ensure};
 use proxy::{
     index::Change,
     k8s::object::Object,
@@ -21,7 +20,7 @@ use proxy::{
     reconcile::LbMaps as _,
 };
 use proxy_ebpf::abi::{
-    Config, DropReason, FlowRef, FlowState, TupleV4,
+    Bucket, Config, DropReason, FLOWS_PER_BUCKET, FlowRef, FlowState, TupleHash, TupleKind,
     flow_state::{TICK_SHIFT, ticks},
     map,
 };
@@ -46,7 +45,7 @@ pub const PROVOKED: [DropReason; 16] = [
     DropReason::UndefinedPort,
     DropReason::UnallocatedAddress,
     DropReason::ConntrackFull,
-    DropReason::ConntrackNoMemory,
+    DropReason::ConntrackBucketFull,
     DropReason::NoMasqueradePort,
     DropReason::NoMasqueradeAddress,
     DropReason::FlowEnding,
@@ -75,14 +74,10 @@ const FLOWS: u32 = 64;
 /// ICMP errors per tick, for the test of their rate limit.
 const ERRORS: u32 = 3;
 
-/// Two exhausted nodes: one has few flow records and one masquerade port, the other no memory for conntrack
-/// entries.
+/// Two exhausted nodes: one has few flow records and one masquerade port, the other full buckets.
 pub struct ExhaustedNodes {
     small: ProgramFixture,
-    no_memory_node: ProgramFixture,
-    /// The table of that node, and the next entry that may give room.
-    filled: HashMap<MapData, TupleV4, FlowRef>,
-    next_filler: u32,
+    full_buckets: ProgramFixture,
     clients: u32,
 }
 
@@ -91,10 +86,9 @@ impl ExhaustedNodes {
         let config = Config { flows: FLOWS, first_port: 2000, last_port: 2000, ..fixture::CONFIG };
         let mut small = ProgramFixture::new(object, config)?;
         small.load_objects(objects::policy(), service_objects()?)?;
-        let mut no_memory_node = ProgramFixture::new(object, fixture::CONFIG)?;
-        no_memory_node.load_objects(objects::policy(), service_objects()?)?;
-        let filled = fill_conntrack(&no_memory_node)?;
-        Ok(Self { small, no_memory_node, filled, next_filler: 0, clients: 0 })
+        let mut full_buckets = ProgramFixture::new(object, config)?;
+        full_buckets.load_objects(objects::policy(), service_objects()?)?;
+        Ok(Self { small, full_buckets, clients: 0 })
     }
 
     /// Checks each condition once.
@@ -111,17 +105,12 @@ impl ExhaustedNodes {
             self.full_table(v6).context("a full table")?;
             self.unassured_first(v6).context("a flood of flows without the client's ACK")?;
         }
-        self.no_memory().context("no memory for conntrack entries")
-    }
-
-    /// Packets that were dropped for want of memory at the node that has some.
-    pub fn out_of_memory(&self) -> Result<u64> {
-        self.small.out_of_memory()
+        self.bucket_full().context("full buckets")
     }
 
     pub fn refusals(&self) -> Result<BTreeMap<&'static str, u64>> {
         let mut sum = self.small.refusals()?;
-        for (reason, count) in self.no_memory_node.refusals()? {
+        for (reason, count) in self.full_buckets.refusals()? {
             *sum.entry(reason).or_default() += count;
         }
         Ok(sum)
@@ -352,19 +341,22 @@ impl ExhaustedNodes {
         })
     }
 
-    fn no_memory(&mut self) -> Result<()> {
-        let packet = self.next_packet(false)?;
-        expect_drop(&mut self.no_memory_node, EXTERNAL_INGRESS, &packet, DropReason::ConntrackNoMemory)?;
-        // Enough for the first packet, not for its masquerade port.
-        for _ in 0..ENTRIES_BEFORE_SNAT {
-            self.filled.remove(&filler(self.next_filler))?;
-            self.next_filler += 1;
+    /// Each bucket is full of references to one live flow. Once that has ended, they are replaced.
+    fn bucket_full(&mut self) -> Result<()> {
+        let mut buckets = self.full_buckets.array::<Bucket>(map::CONNTRACK_V4)?;
+        for at in 0..FLOWS.div_ceil(FLOWS_PER_BUCKET) {
+            buckets.set(at, Bucket::default(), 0)?;
         }
-        let (action, out) = self.no_memory_node.run(EXTERNAL_INGRESS, &packet)?;
-        ensure!(action == PASS, "the first packet is dropped: {action}");
-        let forwarded = Packet::parse(&out)?;
-        expect_drop(&mut self.no_memory_node, EXTERNAL_EGRESS, &forwarded, DropReason::ConntrackNoMemory)
-            .context("at the egress")
+        let first = self.next_packet(false)?;
+        ensure!(self.full_buckets.run(EXTERNAL_INGRESS, &first)?.0 == PASS, "no flow was created");
+        fill_buckets(&self.full_buckets)?;
+        let packet = self.next_packet(false)?;
+        expect_drop(&mut self.full_buckets, EXTERNAL_INGRESS, &packet, DropReason::ConntrackBucketFull)?;
+        let (_, out) = self.full_buckets.run(EXTERNAL_INGRESS, &first.next())?;
+        ensure!(Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[0], "the flow is not found any more");
+        change_states(&self.full_buckets, FLOWS, |state| state.free())?;
+        ensure!(self.full_buckets.run(EXTERNAL_INGRESS, &packet)?.0 == PASS, "stale references are kept");
+        Ok(())
     }
 
     /// Creates a flow from an external client. Returns its first packet after DNAT.
@@ -389,7 +381,7 @@ impl ExhaustedNodes {
         packet(SocketAddr::new(source, u16::try_from(1024 + self.clients % 60_000)?), to, service)
     }
 
-    /// Deletes all flows. Their conntrack entries become stale.
+    /// Deletes all flows. Their references become stale.
     fn delete_flows(&self) -> Result<()> {
         self.change_states(|state| FlowState::new(state.tag(), 0, state.last_seen()))
     }
@@ -453,17 +445,26 @@ fn icmp_rate_limit(object: Option<&[u8]>) -> Result<()> {
     Ok(())
 }
 
-/// With one record in ten free, almost every flow finds a free one among the probed records.
+/// With one record in ten free, almost every flow finds a free one among the probed records, and each is found again, though some lie
+/// in the second line of their bucket.
 fn crowded_table(object: Option<&[u8]>) -> Result<()> {
     const RECORDS: u32 = 4096;
     let mut fixture = ProgramFixture::new(object, Config { flows: RECORDS, ..fixture::CONFIG })?;
     fixture.load_objects(objects::policy(), service_objects()?)?;
+    let mut flows = Vec::new();
     for n in 0..u16::try_from(RECORDS / 10 * 9)? {
         let from = SocketAddr::new(client(false), 1024 + n);
-        let (action, out) =
-            fixture.run(EXTERNAL_INGRESS, &packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?)?;
-        let is_translated = || Ok::<_, Error>(Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[0]);
-        ensure!(action == DROP || is_translated()?, "a flow is not created");
+        let first = packet(from, EXTERNAL_IP[0], (Protocol::Tcp, PORT))?;
+        let (action, out) = fixture.run(EXTERNAL_INGRESS, &first)?;
+        if action != DROP {
+            ensure!(Packet::parse(&out)?.to.ip().to_string() == ENDPOINT[0], "a flow is not created");
+            flows.push(first);
+        }
+    }
+    for first in flows {
+        let (_, out) = fixture.run(EXTERNAL_INGRESS, &first.next())?;
+        let to = Packet::parse(&out)?.to;
+        ensure!(to.ip().to_string() == ENDPOINT[0], "a packet of {} went to {to}", first.from);
     }
     let refused = fixture.reconciler.maps().drops(DropReason::ConntrackFull as u32)?;
     // At the end one in a thousand is refused.
@@ -485,31 +486,20 @@ fn key(address: &str) -> Result<FrontendKey> {
     Ok(FrontendKey { address, port: PORT, protocol: Protocol::Tcp })
 }
 
-/// The entries of a masqueraded flow before its port is chosen.
-const ENTRIES_BEFORE_SNAT: u32 = 3;
-
-/// Fills the conntrack map.
-fn fill_conntrack(fixture: &ProgramFixture) -> Result<HashMap<MapData, TupleV4, FlowRef>> {
-    let mut entries: HashMap<_, TupleV4, FlowRef> =
-        Map::HashMap(fixture.map(map::CONNTRACK_V4)?).try_into()?;
-    for n in 0..map::MAX_CONNTRACK {
-        entries.insert(filler(n), FlowRef::default(), 0)?;
+/// Fills all buckets with references to the flow there is.
+fn fill_buckets(fixture: &ProgramFixture) -> Result<()> {
+    let mut buckets = fixture.array::<Bucket>(map::CONNTRACK_V4)?;
+    let mut found = None;
+    for at in 0..FLOWS.div_ceil(FLOWS_PER_BUCKET) {
+        found = found.or(buckets.get(&at, 0)?.into_iter().find(|reference| !reference.is_none()));
     }
-    Ok(entries)
-}
-
-/// A tuple of no packet.
-fn filler(n: u32) -> TupleV4 {
-    let [a, b, c, d] = n.to_be_bytes();
-    TupleV4 {
-        source: [0, a, b, c],
-        destination: [0; 4],
-        source_port: [0, d],
-        destination_port: [0; 2],
-        protocol: 0,
-        direction: 0,
-        zero: [0; 2],
+    let found = found.context("no reference")?;
+    for at in 0..FLOWS.div_ceil(FLOWS_PER_BUCKET) {
+        let filler = FlowRef::new(found.slot(), found.tag(), TupleKind::Reply, TupleHash(at));
+        let bucket = buckets.get(&at, 0)?.map(|old| if old.is_none() { filler } else { old });
+        buckets.set(at, bucket, 0)?;
     }
+    Ok(())
 }
 
 fn service_objects() -> Result<Vec<Change>> {

@@ -5,6 +5,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::BorrowedFd,
     time::Duration,
 };
 
@@ -160,9 +161,18 @@ impl ProgramFixture {
         Ok(self.programs.run_xdp(frame, device)?)
     }
 
-    /// Packets that were dropped for want of memory. One system call: read for each case.
-    pub fn out_of_memory(&self) -> Result<u64> {
-        Ok(self.reconciler.maps().drops(DropReason::ConntrackNoMemory as u32)?)
+    pub fn fd(&self, program: &'static str) -> Result<BorrowedFd<'_>> {
+        Ok(self.programs.fd(program)?)
+    }
+
+    /// Starts the timer that deletes expired flows.
+    pub fn start_sweeper(&mut self) -> Result<()> {
+        Ok(datapath::start_sweeper(&mut self.programs)?)
+    }
+
+    /// Finds the flows of copied records, as an agent does before and after the links get its programs.
+    pub fn adopt_flows(&mut self) -> Result<()> {
+        Ok(datapath::adopt_flows(&mut self.programs, map::MAX_FLOWS)?)
     }
 
     /// Flows with a backend, of all Services.

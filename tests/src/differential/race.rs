@@ -8,15 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, HashMap, Map, MapData};
-use proxy_ebpf::abi::{
-    Direction, Flow as Record, FlowRef, FlowState, TupleKind, TupleV4, flow_state::ticks, map,
-};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Array, MapData};
+use proxy_ebpf::abi::{Bucket, Flow as Record, FlowRef, FlowState, TupleKind, flow_state::ticks, map};
 
 use super::{
     connection::{ConnectionNode, ENDPOINTS, Place},
-    fixture::EXTERNAL_INGRESS,
+    fixture::{EXTERNAL_INGRESS, ProgramFixture},
     flow_states::flow_from,
     packet::Packet,
 };
@@ -42,24 +40,14 @@ pub fn slot_given_away(object: Option<&[u8]>) -> Result<()> {
     let found = flow_from::<[u8; 4]>(&node.fixture, FLOWS, client.port())?;
     let (slot, record) = found.context("no flow was created")?;
     node.endpoints(&ENDPOINTS[1..])?;
-    let mut entries: HashMap<_, TupleV4, FlowRef> =
-        Map::HashMap(node.fixture.map(map::CONNTRACK_V4)?).try_into()?;
-    let tuple = TupleV4 {
-        source: record.client,
-        destination: record.destination,
-        source_port: record.client_port,
-        destination_port: record.destination_port,
-        protocol: record.protocol,
-        direction: Direction::Ingress as u8,
-        zero: [0; 2],
-    };
-    let reference = FlowRef::new(slot, record.state.tag(), TupleKind::Original);
+    let (at, bucket) = bucket_of(&node.fixture, slot, record.state.tag())?;
+    let mut buckets = node.fixture.array::<Bucket>(map::CONNTRACK_V4)?;
     let records: Records = node.fixture.array(map::FLOWS_V4)?;
     let (is_over, ended) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let turns = scope.spawn(|| take_turns(records, slot, record, &is_over, &ended));
         let sent = (0..RUNS).try_for_each(|_| {
-            entries.insert(tuple, reference, 0)?;
+            buckets.set(at, bucket, 0)?;
             node.fixture.run(EXTERNAL_INGRESS, &datagram)?;
             Ok::<_, anyhow::Error>(())
         });
@@ -70,6 +58,21 @@ pub fn slot_given_away(object: Option<&[u8]>) -> Result<()> {
     let ended = ended.into_inner();
     ensure!(ended == 0, "another flow in the slot ended {ended} times");
     Ok(())
+}
+
+/// The bucket with the reference by which the flow in a slot is found, alone in it.
+fn bucket_of(fixture: &ProgramFixture, slot: u32, tag: u32) -> Result<(u32, Bucket)> {
+    let buckets = fixture.array::<Bucket>(map::CONNTRACK_V4)?;
+    let is_original = |reference: &FlowRef| {
+        (reference.slot(), reference.tag(), reference.kind() as u8) == (slot, tag, TupleKind::Original as u8)
+    };
+    for at in 0..buckets.len() {
+        let bucket = buckets.get(&at, 0)?;
+        if bucket.iter().any(is_original) {
+            return Ok((at, bucket.map(|it| if is_original(&it) { it } else { FlowRef::NONE })));
+        }
+    }
+    bail!("the flow has no reference")
 }
 
 /// Counts in `ended` how often the other flow was found ended.

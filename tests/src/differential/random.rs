@@ -1,9 +1,9 @@
 //! Random flows among random objects, and conditions of exhaustion between them.
 
-use std::{collections::BTreeMap, thread::sleep, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use proxy::model::flow::{Flow, FlowOutcome, FlowVerdict};
+use proxy::model::flow::{Flow, FlowOutcome};
 
 use super::{
     connection::ConnectionNode,
@@ -26,8 +26,6 @@ pub struct Tally {
     pub reasons: BTreeMap<&'static str, u64>,
     /// Packets of the node that were dropped at the loopback device.
     pub at_loopback: u64,
-    /// Packets that were dropped as the kernel had no memory at that moment, each followed by a repetition.
-    pub out_of_memory: u64,
 }
 
 impl Tally {
@@ -80,10 +78,9 @@ pub fn run(
                     done += 1;
                 }
                 if done <= OFTEN || done.is_multiple_of(SELDOM) {
-                    check_exhausted(&mut exhausted, object, &mut tally)?;
+                    exhausted.check_all()?;
                     let seed = rng.seed;
-                    check_connections(&mut connections, object, rng, &mut tally)
-                        .with_context(|| format!("connections, seed {seed}"))?;
+                    connections.check_all(rng).with_context(|| format!("connections, seed {seed}"))?;
                 }
                 progress(done);
             }
@@ -107,70 +104,6 @@ fn counted(fixture: &ProgramFixture) -> String {
     occurred.map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Limit of repetitions for want of memory, and the pause before each. No condition tells that reclaim has made room.
-const REPETITIONS: u32 = 50;
-const RECLAIM: Duration = Duration::from_millis(20);
-
-/// Runs a check, and again if it fails and packets were dropped meanwhile as the kernel had no memory for a conntrack entry: these
-/// are allocated without waiting, so any program that takes memory at that moment can bring it about. A difference of another
-/// cause fails the repetition, too. Each such drop is added to the tally. `check` also returns the number of these drops.
-fn repeated<T>(tally: &mut Tally, mut check: impl FnMut() -> Result<(Result<T>, u64)>) -> Result<T> {
-    for _ in 0..REPETITIONS {
-        let (checked, dropped) = check()?;
-        tally.out_of_memory += dropped;
-        if checked.is_ok() || dropped == 0 {
-            return checked;
-        }
-        sleep(RECLAIM);
-    }
-    check()?.0.context("the kernel has no memory for conntrack entries")
-}
-
-/// Programs and maps need memory, too.
-fn made_again<N>(mut make: impl FnMut() -> Result<N>) -> Result<N> {
-    for _ in 0..REPETITIONS {
-        if let Ok(node) = make() {
-            return Ok(node);
-        }
-        sleep(RECLAIM);
-    }
-    make()
-}
-
-/// The nodes are made again for a repetition: a check that ends early leaves its condition behind.
-fn check_exhausted(exhausted: &mut ExhaustedNodes, object: Option<&[u8]>, tally: &mut Tally) -> Result<()> {
-    let mut reasons = Vec::new();
-    let checked = repeated(tally, || {
-        let before = exhausted.out_of_memory()?;
-        let checked = exhausted.check_all();
-        let dropped = exhausted.out_of_memory()? - before;
-        if checked.is_err() && dropped > 0 {
-            reasons.push(exhausted.refusals()?);
-            *exhausted = made_again(|| ExhaustedNodes::new(object))?;
-        }
-        Ok((checked, dropped))
-    });
-    reasons.into_iter().for_each(|counted| tally.add_reasons(counted));
-    checked
-}
-
-fn check_connections(
-    connections: &mut ConnectionNode,
-    object: Option<&[u8]>,
-    rng: &mut Rng,
-    tally: &mut Tally,
-) -> Result<()> {
-    repeated(tally, || {
-        let before = connections.fixture.out_of_memory()?;
-        let checked = connections.check_all(rng);
-        let dropped = connections.fixture.out_of_memory()? - before;
-        if checked.is_err() && dropped > 0 {
-            *connections = made_again(|| ConnectionNode::new(object))?;
-        }
-        Ok((checked, dropped))
-    })
-}
-
 fn check(
     fixture: &mut ProgramFixture,
     objects: &RandomObjects,
@@ -191,25 +124,16 @@ fn check(
     }
     let backend = if rng.coin() { Backend::Outside } else { Backend::Pod };
     let path = FlowPath { packet, client, backend, link };
-    let checked = repeated(tally, || {
-        let before = fixture.out_of_memory()?;
-        let checked = check_path(fixture, &path, &verdict);
-        Ok((checked, fixture.out_of_memory()? - before))
-    });
+    let drops = verdict.outcome == FlowOutcome::Drop && verdict.frontend.is_some();
+    let at_loopback = path.check_loopback(fixture, drops);
+    let checked = at_loopback
+        .and_then(|drops| path.check(fixture, &Expected::of(&verdict, objects::NODE)).map(|_| drops));
     let is_dropped = checked.with_context(|| {
         format!("{flow:?} from {:?} ({link:?}) to {:?}: {}", path.client, path.backend, verdict.reason)
     })?;
     tally.at_loopback += u64::from(is_dropped);
     *tally.rows.entry(VerdictRow::of(&flow, &verdict)).or_default() += 1;
     Ok(())
-}
-
-/// Returns whether the packet is dropped at the loopback device. May be repeated until the flow has all its entries.
-fn check_path(fixture: &mut ProgramFixture, path: &FlowPath, verdict: &FlowVerdict) -> Result<bool> {
-    let drops = verdict.outcome == FlowOutcome::Drop && verdict.frontend.is_some();
-    let is_dropped = path.check_loopback(fixture, drops)?;
-    path.check(fixture, &Expected::of(verdict, objects::NODE))?;
-    Ok(is_dropped)
 }
 
 /// Most devices have an Ethernet header and frames without a tag.
@@ -240,32 +164,5 @@ fn client(flow: &Flow, rng: &mut Rng) -> Client {
         true if objects::NODE.contains(&flow.source) => Client::Node,
         true if objects::is_here(flow.source) => Client::Pod,
         true | false => Client::Outside,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::anyhow;
-
-    use super::*;
-
-    fn repeat(results: impl IntoIterator<Item = (Result<()>, u64)>) -> (Option<String>, u64) {
-        let (mut tally, mut results) = (Tally::default(), results.into_iter());
-        let checked = repeated(&mut tally, || results.next().context("no further repetition"));
-        assert!(results.next().is_none(), "too few repetitions");
-        (checked.err().map(|error| error.to_string()), tally.out_of_memory)
-    }
-
-    #[test]
-    fn only_a_drop_for_want_of_memory_is_repeated() {
-        let difference = || Err(anyhow!("not forwarded: 2"));
-        assert_eq!(repeat([(Ok(()), 0)]), (None, 0));
-        assert_eq!(repeat([(difference(), 0)]), (Some("not forwarded: 2".to_owned()), 0));
-        assert_eq!(repeat([(difference(), 1), (difference(), 2), (Ok(()), 0)]), (None, 3));
-        // A difference that a lack of memory accompanied once.
-        assert_eq!(repeat([(difference(), 1), (difference(), 0)]), (Some("not forwarded: 2".to_owned()), 1));
-        let never = (0..=REPETITIONS).map(|_| (difference(), 1));
-        let (error, count) = repeat(never);
-        assert_eq!((error.as_deref(), count), (Some("the kernel has no memory for conntrack entries"), 50));
     }
 }

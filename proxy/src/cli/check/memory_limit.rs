@@ -1,5 +1,5 @@
 //! Checks for a memory limit of the running agent. The kernel charges the maps to the cgroup of the process that created them,
-//! also the entries that the programs add for each flow: at the limit it refuses them, and first packets are dropped.
+//! also what is added later for Services and for the sockets of pods: at the limit it refuses that.
 
 use std::{
     fs,
@@ -29,8 +29,8 @@ fn finding(lowest: Option<(PathBuf, u64)>) -> Finding {
         Some((file, limit)) => Finding::warn(
             NAME,
             format!(
-                "{} is {} MiB: at this limit the kernel has no memory for entries of new flows, and their first packets \
-                 are dropped (conntrack_no_memory)",
+                "{} is {} MiB: the tables in the kernel count, too, and at this limit it refuses entries of Services and \
+                 of sockets",
                 file.display(),
                 limit >> 20
             ),
@@ -118,6 +118,6 @@ mod tests {
         assert_eq!(of(1 << 30).verdict, Verdict::Ok);
         let found = of(256 << 20);
         assert_eq!(found.verdict, Verdict::Warn);
-        assert!(found.what.contains("memory.max is 256 MiB") && found.what.contains("conntrack_no_memory"));
+        assert!(found.what.contains("memory.max is 256 MiB") && found.what.contains("entries of Services"));
     }
 }

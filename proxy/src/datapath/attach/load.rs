@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    hash::{BuildHasher as _, RandomState},
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -9,13 +10,13 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{HashMap, MapData},
+    maps::{Array, HashMap, MapData},
     programs::{
         CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
     },
 };
 use proxy_ebpf::abi::{
-    Config, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
+    Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
 };
 use tracing::{Level, debug, enabled, info};
 
@@ -71,6 +72,10 @@ pub enum LoadError {
     Copy(#[from] OutgrownError),
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
+    #[error("the eBPF object has no map {0}")]
+    NoMap(&'static str),
+    #[error("cannot read or write the keys of the flow tables' hash")]
+    Keys(#[source] Box<aya::maps::MapError>),
     #[error("{name} is a program of another kind")]
     WrongKind {
         name: &'static str,
@@ -172,6 +177,26 @@ impl Programs {
         Ok((outcome.return_value, out))
     }
 
+    /// The keys of the hash of tuples.
+    fn hash_keys(&mut self) -> Result<Array<&mut MapData, HashKeys>, LoadError> {
+        let name = map::HASH_KEYS;
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::NoMap(name))?;
+        map.try_into().map_err(|source| LoadError::Keys(Box::new(source)))
+    }
+
+    /// Chooses keys, unless an earlier agent did: its flows are found by them.
+    fn choose_hash_keys(&mut self) -> Result<(), LoadError> {
+        let mut map = self.hash_keys()?;
+        let found = map.get(&0, 0).map_err(|source| LoadError::Keys(Box::new(source)))?;
+        if found.keys != HashKeys::default().keys {
+            return Ok(());
+        }
+        // The standard library's source of random numbers: each is a SipHash under random keys.
+        let random = RandomState::new();
+        let keys = std::array::from_fn(|at| random.hash_one(at));
+        map.set(0, HashKeys { keys }, 0).map_err(|source| LoadError::Keys(Box::new(source)))
+    }
+
     /// The names of all programs and maps of the object, without the sections of global data and the ring
     /// buffer of aya-log.
     pub fn names(&self) -> (BTreeSet<String>, BTreeSet<String>) {
@@ -257,6 +282,7 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
     create_user_maps(pins, sizes)?;
     copy_outgrown(pins)?;
     let mut programs = Programs { ebpf };
+    programs.choose_hash_keys()?;
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|error| refused(name, &error))?;
     }
@@ -264,7 +290,9 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
         programs.tc(program.name)?.load().map_err(|error| refused(program.name, &error))?;
     }
     programs.xdp(XDP_EXTERNAL)?.load().map_err(|error| refused(XDP_EXTERNAL, &error))?;
-    programs.tc(map::START_SWEEPER)?.load().map_err(|error| refused(map::START_SWEEPER, &error))?;
+    for name in [map::START_SWEEPER, map::ADOPT_FLOWS] {
+        programs.tc(name)?.load().map_err(|error| refused(name, &error))?;
+    }
     Ok(programs)
 }
 

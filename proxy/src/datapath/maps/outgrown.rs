@@ -1,8 +1,8 @@
 //! The content of maps that larger ones replace.
 //!
 //! Backends and service ports keep their indices: flows, affinity and sockets refer to them. They are copied before the
-//! first pass, and only the new maps change from then on. Flows change until the last hook has its new program: they
-//! are copied before, and once more after.
+//! first pass, and only the new maps change from then on. Flows change until the last hook has its new program: their
+//! records are copied before, and once more after; then `adopt_flows` inserts the references to them.
 
 use std::{cmp::Reverse, io, path::Path};
 
@@ -11,8 +11,7 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use proxy_ebpf::abi::{
-    BackendV4, BackendV6, Flow, FlowRef, FlowState, MAPS, MASQUERADE_DONE, ServiceName, ServiceStats, Tuple,
-    map,
+    BackendV4, BackendV6, Flow, FlowState, MAPS, MASQUERADE_DONE, ServiceName, ServiceStats, map,
 };
 
 use super::{
@@ -96,13 +95,10 @@ pub struct OutgrownFlows {
 struct Tables<A>
 where
     Flow<A>: Pod,
-    Tuple<A>: Pod,
 {
     old: MmapArray<Flow<A>>,
     new: MmapArray<Flow<A>>,
-    old_entries: HashMap<MapData, Tuple<A>, FlowRef>,
-    new_entries: HashMap<MapData, Tuple<A>, FlowRef>,
-    names: [&'static str; 2],
+    name: &'static str,
 }
 
 /// The result of a copy.
@@ -118,13 +114,12 @@ impl OutgrownFlows {
     /// Returns `None` if no flow tables were set aside.
     pub fn open(pins: &Pins) -> Result<Option<Self>, OutgrownError> {
         let (from, to) = (pins.outgrown(), pins.maps());
-        let names = [map::FLOWS_V4, map::FLOWS_V6, map::CONNTRACK_V4, map::CONNTRACK_V6];
-        if !names.into_iter().all(|name| is_there(&from, name)) {
+        if ![map::FLOWS_V4, map::FLOWS_V6].into_iter().all(|name| is_there(&from, name)) {
             return Ok(None);
         }
         Ok(Some(Self {
-            v4: Tables::open(&from, &to, [map::FLOWS_V4, map::CONNTRACK_V4])?,
-            v6: Tables::open(&from, &to, [map::FLOWS_V6, map::CONNTRACK_V6])?,
+            v4: Tables::open(&from, &to, map::FLOWS_V4)?,
+            v6: Tables::open(&from, &to, map::FLOWS_V6)?,
         }))
     }
 
@@ -132,6 +127,11 @@ impl OutgrownFlows {
     pub fn copy(&mut self) -> Result<CopiedFlows, MapError> {
         let (v4, v6) = (self.v4.copy()?, self.v6.copy()?);
         Ok(CopiedFlows { alive: v4.alive + v6.alive, lost: v4.lost + v6.lost })
+    }
+
+    /// Records of the new table of a family.
+    pub fn slots(&self) -> u32 {
+        self.v4.new.capacity().max(self.v6.new.capacity())
     }
 
     /// Forgets the old tables. Their memory is freed with the last program that uses them.
@@ -146,29 +146,18 @@ impl OutgrownFlows {
 impl<A: Copy> Tables<A>
 where
     Flow<A>: Pod,
-    Tuple<A>: Pod,
 {
-    fn open(from: &Path, to: &Path, names: [&'static str; 2]) -> Result<Self, OutgrownError> {
-        let [flows, entries] = names;
-        Ok(Self {
-            old: mapped(from, flows, Access::Read)?,
-            new: mapped(to, flows, Access::Write)?,
-            old_entries: hash(from, entries)?,
-            new_entries: hash(to, entries)?,
-            names,
-        })
+    fn open(from: &Path, to: &Path, name: &'static str) -> Result<Self, OutgrownError> {
+        Ok(Self { old: mapped(from, name, Access::Read)?, new: mapped(to, name, Access::Write)?, name })
     }
 
     fn copy(&mut self) -> Result<CopiedFlows, MapError> {
-        let [flows, _] = self.names;
         let mut copied = CopiedFlows::default();
         for slot in 0..self.old.capacity() {
-            let is_placed = self.copy_record(slot).map_err(unmapped_array(flows))?;
+            let is_placed = self.copy_record(slot).map_err(unmapped_array(self.name))?;
             copied.alive += usize::from(is_placed.is_some());
             copied.lost += usize::from(is_placed == Some(false));
         }
-        // Afterwards: an entry refers to a record.
-        self.copy_entries()?;
         self.new.release();
         Ok(copied)
     }
@@ -196,25 +185,6 @@ where
         }
         self.new.write(slot, Flow { state: owned, ..old })?;
         self.new.compare_exchange_state(slot, owned, state).map(Some)
-    }
-
-    fn copy_entries(&mut self) -> Result<(), MapError> {
-        let [flows, entries] = self.names;
-        // Programs change the map meanwhile, which may restart the iteration.
-        let most = 8 * self.old.capacity() as usize;
-        for entry in self.old_entries.iter().take(most) {
-            let (tuple, reference) = entry.map_err(refused("read", entries))?;
-            let state = |table: &MmapArray<Flow<A>>| {
-                let flow = table.read(reference.slot).map_err(unmapped_array(flows))?;
-                Ok(flow.map(|flow| flow.state).filter(|state| state.is_alive()))
-            };
-            let tag = |state: Option<FlowState>| state.map(FlowState::tag);
-            let (old, new) = (tag(state(&self.old)?), tag(state(&self.new)?));
-            if old == Some(reference.tag()) && old == new && self.new_entries.get(&tuple, 0).is_err() {
-                self.new_entries.insert(tuple, reference, 0).map_err(refused("write", entries))?;
-            }
-        }
-        Ok(())
     }
 }
 

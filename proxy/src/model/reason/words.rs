@@ -97,7 +97,9 @@ pub const fn describe(reason: DropReason) -> (Origin, &'static str) {
         DropReason::UndefinedPort => (Objects, "the Service of this ClusterIP does not define the port"),
         DropReason::UnallocatedAddress => (Objects, "the address of a ServiceCIDR is not allocated"),
         DropReason::ConntrackFull => (Kernel, "the connection-tracking table is full of flows in use"),
-        DropReason::ConntrackNoMemory => (Kernel, "the kernel has no memory for a connection-tracking entry"),
+        DropReason::ConntrackBucketFull => {
+            (Kernel, "the bucket of the connection-tracking table is full of flows in use")
+        }
         DropReason::NoMasqueradePort => (Kernel, "every masquerade port tried is in use to this backend"),
         DropReason::NoMasqueradeAddress => {
             (Kernel, "the outgoing interface has no address to masquerade with")

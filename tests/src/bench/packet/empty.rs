@@ -2,11 +2,13 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
+
+use crate::differential::test_run::test_run;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgramType {
@@ -34,22 +36,7 @@ struct Load {
     license: u64,
 }
 
-/// The head of `union bpf_attr` for BPF_PROG_TEST_RUN.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    program: u32,
-    verdict: u32,
-    size_in: u32,
-    size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-}
-
 const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_TEST_RUN: libc::c_int = 10;
 
 pub struct Empty(OwnedFd);
 
@@ -73,19 +60,7 @@ impl Empty {
 
     /// Runs it once. Returns the time by the kernel's clock.
     pub fn run(&self, packet: &[u8]) -> Result<Duration> {
-        let mut out = vec![0_u8; packet.len()];
-        let size = u32::try_from(packet.len()).context("the packet is too long")?;
-        let mut attr = TestRun {
-            program: u32::try_from(self.0.as_raw_fd()).context("a descriptor is not negative")?,
-            size_in: size,
-            size_out: size,
-            data_in: packet.as_ptr().expose_provenance() as u64,
-            data_out: out.as_mut_ptr().expose_provenance() as u64,
-            repeat: 1,
-            ..TestRun::default()
-        };
-        bpf(BPF_PROG_TEST_RUN, &mut attr).context("cannot run an empty program")?;
-        Ok(Duration::from_nanos(attr.duration.into()))
+        Ok(test_run(self.0.as_fd(), packet).context("cannot run an empty program")?.took)
     }
 }
 
