@@ -101,6 +101,20 @@ fn a_plan_has_one_line_per_frontend_at_every_width() {
     );
 }
 
+/// A NodePort is a frontend of each family, whose addresses look alike in JSON only.
+#[test]
+fn no_two_rows_of_a_plan_are_equal() {
+    let objects = OBJECTS.replace(
+        "clusterIP: 10.96.0.10",
+        "clusterIP: 10.96.0.10\n  clusterIPs: [10.96.0.10, \"fd96::10\"]\n  ipFamilies: [IPv4, IPv6]",
+    );
+    let (_, text) = plan(&objects, &[], &[]);
+    let rows: Vec<_> = text.lines().filter(|line| line.contains("NodePort")).collect();
+    assert_eq!(rows.len(), 2, "{text}");
+    let addresses: Vec<_> = rows.iter().filter_map(|row| row.split_whitespace().nth(2)).collect();
+    assert_eq!(addresses, ["*", "[*]"], "{text}");
+}
+
 #[test]
 fn a_plan_with_skipped_parts_has_an_exit_code_of_its_own() {
     let misspelt = OBJECTS.replace("externalTrafficPolicy", "externalTraficPolicy");

@@ -1,8 +1,11 @@
-//! The fields that name a frontend in JSON output.
+//! The name of a frontend in JSON output and in tables.
 
 use serde::Serialize;
 
-use crate::model::frontend::{Frontend, View};
+use crate::model::{
+    address::IpFamily,
+    frontend::{Frontend, FrontendAddress, View},
+};
 
 #[derive(Debug, Serialize)]
 pub struct FrontendName {
@@ -24,6 +27,14 @@ impl From<&Frontend> for FrontendName {
             port: frontend.key.port,
             protocol: frontend.key.protocol.to_string(),
         }
+    }
+}
+
+/// The address of a frontend in a table. The NodePorts of the two families differ, too.
+pub fn address_cell(address: FrontendAddress) -> String {
+    match address {
+        FrontendAddress::NodePort(IpFamily::V6) => "[*]".to_owned(),
+        FrontendAddress::NodePort(IpFamily::V4) | FrontendAddress::Ip(_) => address.to_string(),
     }
 }
 

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
-    frontend_name::{FrontendName, backends},
+    frontend_name::{FrontendName, address_cell, backends},
     name_server_args::NameServerArgs,
     output,
     policy_args::PolicyArgs,
@@ -182,7 +182,7 @@ fn table(
         let mut row = vec![
             frontend.service.to_string(),
             frontend.kind.name().to_owned(),
-            frontend.key.address.to_string(),
+            address_cell(frontend.key.address),
             format!("{}/{}", frontend.key.port, frontend.key.protocol),
             cell(&frontend.internal),
             cell(&frontend.external),

@@ -31,7 +31,7 @@ use super::{
     selection::Selection,
 };
 use crate::{
-    cli::{human_duration::human_duration, output::Tone},
+    cli::{frontend_name::address_cell, human_duration::human_duration, output::Tone},
     model::{
         address::{IpFamily, Protocol},
         frontend::{FrontendAddress, FrontendKey},
@@ -98,13 +98,6 @@ fn address_text(key: FrontendKey) -> String {
     match key.address {
         FrontendAddress::NodePort(IpFamily::V6) => format!("[*]:{}/{}", key.port, key.protocol),
         FrontendAddress::NodePort(IpFamily::V4) | FrontendAddress::Ip(_) => key.to_string(),
-    }
-}
-
-fn ip_text(key: FrontendKey) -> String {
-    match key.address {
-        FrontendAddress::NodePort(IpFamily::V6) => "[*]".to_owned(),
-        FrontendAddress::NodePort(IpFamily::V4) | FrontendAddress::Ip(_) => key.address.to_string(),
     }
 }
 
@@ -274,7 +267,8 @@ impl Row for FrontendRow {
     fn cells(&self, is_wide: bool) -> Vec<String> {
         let FrontendKey { port, protocol, .. } = self.key;
         let port = format!("{port}/{protocol}");
-        let mut cells = vec![self.service.text(), self.r#type.to_owned(), ip_text(self.key), port];
+        let mut cells =
+            vec![self.service.text(), self.r#type.to_owned(), address_cell(self.key.address), port];
         if is_wide {
             cells.extend([self.internal.list(), self.external.list()]);
         } else {
