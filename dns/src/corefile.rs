@@ -20,7 +20,7 @@ pub(crate) use keys::listens;
 pub(crate) use lexer::Word;
 use thiserror::Error;
 pub use tree::Source;
-pub(crate) use tree::{Block, Statement, Tree, read};
+pub(crate) use tree::{Block, Statement, Tree, octets, read};
 
 #[derive(Debug, Error)]
 pub enum CorefileError {

@@ -63,12 +63,14 @@ pub struct TableSizes {
     pub source_ranges: Option<u32>,
 }
 
-/// The configuration as debugging pages show it.
+/// The pages of the metrics server: the configuration as debugging pages show it, and the extent of the metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     /// JSON.
     pub configz: String,
     pub arguments: Vec<String>,
+    /// Whether /metrics has the counters of each service port.
+    pub has_service_series: bool,
 }
 
 /// A file with its content at the start.

@@ -310,6 +310,7 @@ async fn the_search_list_costs_local_answers_only() {
     let names = NameService::new().expect("Corefiles are written");
     names.forward_to(pod_network(2).host(100).v4.into()).expect("a Corefile is written");
     let builder = names.configure(Cluster::start("ndots").nodes(2));
+    let builder = builder.flag("--dns-metrics-names=coredns");
     let cluster = builder.flag("--dns-metrics-bind-address=127.0.0.1:9153").await;
     let serving = names.start(&cluster).await.expect("the Service is written");
     assert_eq!(serving.endpoint.addresses, pod_network(2).host(100), "agents forward elsewhere");

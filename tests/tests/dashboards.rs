@@ -108,7 +108,8 @@ async fn corednss_dashboard_has_data_in_every_panel() -> Result<()> {
     let names = NameService::new()?;
     names.forward_to(pod_network(1).host(100).v4.into())?;
     let metrics = "--dns-metrics-bind-address=127.0.0.1:9153";
-    let cluster = names.configure(Cluster::start("dash-dns")).flag(metrics).await;
+    let cluster =
+        names.configure(Cluster::start("dash-dns")).flag(metrics).flag("--dns-metrics-names=coredns").await;
     let serving = names.start(&cluster).await?;
     let peers = cluster.service("peers").tcp(80).headless().unawaited().backends(["a"]).await;
     let client = cluster.pod("client").start().await;

@@ -121,6 +121,15 @@ async fn health_metrics_and_status_are_served() {
     let status = self::status(node);
     assert_eq!(status.status.code(), Some(1), "{status:?}");
     assert!(String::from_utf8_lossy(&status.stderr).contains("no agent runs"), "{status:?}");
+
+    node.start_agent_with(&["--service-metrics=false"]).await.expect("it starts");
+    eventually("the new agent serves metrics", async || {
+        let body = fetch(node, 10249, "/metrics")?.body;
+        ensure!(body.contains("portreeve_refusals_total{"), "{body}");
+        ensure!(!body.contains("portreeve_service_connections_total{"), "{body}");
+        Ok(())
+    })
+    .await;
 }
 
 fn status(node: &Node) -> Output {

@@ -77,6 +77,15 @@ pub(crate) fn read(source: Source<'_>, env: Env<'_>) -> Tree {
     }
 }
 
+/// The octets that a configuration is read from, without imported files; `None`: they cannot be read.
+pub(crate) fn octets(path: &Path) -> Option<Vec<u8>> {
+    if !path.is_dir() {
+        return fs::read(path).ok();
+    }
+    let (path, text) = kube_dns::in_directory(path).ok()?;
+    text.map(String::into_bytes).or_else(|| fs::read(path).ok())
+}
+
 fn read_file(source: Source<'_>, env: Env<'_>) -> Tree {
     let mut reader = Reader {
         source,

@@ -26,7 +26,7 @@ use crate::{
     observe::{
         faults::{self, Faults, Part},
         http,
-        metrics::{HealthMetrics, Metrics},
+        metrics::{HealthMetrics, MetricNames, Metrics},
     },
 };
 
@@ -39,6 +39,8 @@ pub struct HttpEndpoints {
     /// Whether another process may have the same addresses (`SO_REUSEPORT`): two agents on a node, during a
     /// takeover.
     pub are_shared: bool,
+    /// The names of metrics; `None`: CoreDNS's if the Corefile has `prometheus`.
+    pub metric_names: Option<MetricNames>,
 }
 
 /// The failure to bind an address.
@@ -180,7 +182,7 @@ async fn check_health(address: SocketAddr) -> io::Result<()> {
 
 /// One router for each address, and the first endpoint there, for messages.
 fn routers(endpoints: &HttpEndpoints) -> BTreeMap<SocketAddr, (Router<Arc<Shared>>, HttpEndpoint)> {
-    let HttpEndpoints { health, ready, metrics, are_shared: _ } = endpoints;
+    let HttpEndpoints { health, ready, metrics, are_shared: _, metric_names: _ } = endpoints;
     let mut routers = BTreeMap::new();
     let mut add = |addresses: &BTreeSet<SocketAddr>,
                    path: &str,
@@ -272,8 +274,12 @@ mod tests {
     #[tokio::test]
     async fn health_readiness_and_metrics_are_served() {
         let one = BTreeSet::from(["127.0.0.1:0".parse().unwrap()]);
-        let endpoints =
-            HttpEndpoints { health: one.clone(), ready: one.clone(), metrics: one, are_shared: false };
+        let endpoints = HttpEndpoints {
+            health: one.clone(),
+            ready: one.clone(),
+            metrics: one,
+            ..HttpEndpoints::default()
+        };
         let published = Arc::new(Published::default());
         let faults = Faults::default();
         let health = Health::start(&endpoints, Arc::default(), Some(Arc::clone(&published)), faults.clone());

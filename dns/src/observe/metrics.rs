@@ -1,7 +1,7 @@
 //! The metrics of the server.
 //!
-//! Each metric has its own name (`portreeve_dns_..`). One that CoreDNS has, has its name, too, so that dashboards keep
-//! working.
+//! Each metric has its own name (`portreeve_dns_..`). One that CoreDNS has, has its name instead, if wanted, so that
+//! dashboards keep working.
 //! The path of a query uses handles that were looked up before, without locks.
 
 mod cache;
@@ -15,9 +15,13 @@ mod queries;
 mod refusals;
 mod register;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 pub use cache::{CacheMetrics, KnownGood, StoreKind};
+pub use expose::MetricNames;
 pub use forward::{ForwardMetrics, UpstreamCounts, UpstreamMetrics};
 pub use labels::rcode_word;
 pub use losses::{Loss, Losses, RateLimited};
@@ -27,6 +31,7 @@ pub use queries::{Plugin, QueryMetrics, Transport};
 pub use refusals::{Refusal, Refusals};
 pub use register::Described;
 use register::{FIXED, Register, doubling};
+use sha2::{Digest as _, Sha512};
 
 use crate::observe::{
     alarms::{Alarm, Alarms},
@@ -49,6 +54,9 @@ pub struct Metrics {
     refusals: Refusals,
     programming: HistogramVec,
     reload_failed: IntCounter,
+    version: IntGaugeVec,
+    /// Set when the configuration is known.
+    names: Arc<Mutex<MetricNames>>,
     certificate_failures: IntCounter,
     alarms: Alarms,
     alarm: IntGaugeVec,
@@ -74,6 +82,12 @@ impl Default for Metrics {
                 doubling(0.001, 20),
             ),
             reload_failed: new.counter("reload_failed_total", "Changed configurations that were rejected."),
+            version: new.gauges(
+                "reload_version_info",
+                "Always 1, with the hash of the Corefile in use as its label.",
+                &["hash", "value"],
+            ),
+            names: Arc::default(),
             certificate_failures: new.counter(
                 "tls_certificate_failures_total",
                 "Changed certificates or keys of `tls` that could not be used.",
@@ -89,7 +103,9 @@ impl Default for Metrics {
         metrics.process.register(Box::new(ProcessCollector::for_self())).expect(FIXED);
         let described = new.described().into_iter().chain(clients::described());
         let named = |one: Described| -> Vec<_> {
-            expose::names(&one.name).map(|name| Described { name, ..one.clone() }).collect()
+            expose::names(&one.name, MetricNames::Both)
+                .map(|name| Described { name, ..one.clone() })
+                .collect()
         };
         Self { described: described.flat_map(named).collect(), ..metrics }
     }
@@ -164,6 +180,17 @@ impl Metrics {
         self.certificate_failures.clone()
     }
 
+    pub fn set_names(&self, names: MetricNames) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// The text of the Corefile in use. Its hash is that of the octets; CoreDNS's is that of its own tokens.
+    pub fn set_version(&self, corefile: &[u8]) {
+        let hash: String = Sha512::digest(corefile).iter().map(|octet| format!("{octet:02x}")).collect();
+        self.version.reset();
+        self.version.with_label_values(&["sha512", &hash]).set(1);
+    }
+
     pub fn reload_failed(&self) {
         self.reload_failed.inc();
     }
@@ -197,6 +224,7 @@ impl Metrics {
         }
         let mut families = self.registry.gather();
         families.extend(clients::families(&self.clients.total()));
-        expose::text(families, self.process.gather())
+        let names = *self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        expose::text(families, self.process.gather(), names)
     }
 }

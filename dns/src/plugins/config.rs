@@ -56,6 +56,7 @@ impl Config {
             ready: blocks().filter_map(|block| block.ready).collect(),
             metrics: blocks().filter_map(|block| block.metrics).collect(),
             are_shared: false,
+            metric_names: None,
         }
     }
 }

@@ -14,7 +14,7 @@ const PORT: u16 = 9153;
 
 impl Directive for Prometheus {
     const NAME: &'static str = "prometheus";
-    const SUMMARY: &'static str = "metrics over HTTP, also by CoreDNS's names";
+    const SUMMARY: &'static str = "metrics over HTTP, by CoreDNS's names";
     type Setting = Option<SocketAddr>;
 
     fn read(

@@ -17,14 +17,14 @@ use crate::{
     admitted::Admitted,
     cluster::snapshot::Published,
     config::LastKnownGood,
-    corefile::CorefileError,
+    corefile::{self, CorefileError},
     interfaces::LocalNetworks,
     observe::{
         clients,
         faults::{self, Faults, Part, with_causes},
         health::{Health, HttpEndpoints},
         heartbeat::Heartbeat,
-        metrics::Metrics,
+        metrics::{MetricNames, Metrics},
     },
     plugins::{self, Config, IneffectiveOption, reload::Reload},
     resolve::forward::ServerContext,
@@ -245,7 +245,10 @@ impl Reloader {
     fn reload(&mut self) {
         let Some(file) = &self.setup.corefile else { return };
         match plugins::read(&file.path, &file.env) {
-            Ok(config) if config == self.setup.config => self.rejected.clear(),
+            Ok(config) if config == self.setup.config => {
+                self.rejected.clear();
+                self.note_version();
+            }
             Ok(config) if config.read_options() != self.setup.config.read_options() => {
                 self.reject(&ReloadError::Objects)
             }
@@ -264,8 +267,18 @@ impl Reloader {
             warn!(setting, "changed setting takes effect at the next start");
         }
         self.setup.config = config;
+        self.note_version();
         self.setup.corefile.iter().for_each(Corefile::log_ineffective);
         self.replace(server);
+    }
+
+    /// With `reload`, as in CoreDNS. A file that changes meanwhile is noted at the next check.
+    fn note_version(&self) {
+        let reloads = self.setup.config.servers.iter().any(|block| block.reload.is_some());
+        let file = self.setup.corefile.as_ref().filter(|_| reloads);
+        if let Some(text) = file.and_then(|file| corefile::octets(&file.path)) {
+            self.context.metrics.set_version(&text);
+        }
     }
 
     fn start(&self, config: &Config, may_fail: MayFail<'_>) -> Result<Started, StartError> {
@@ -328,6 +341,10 @@ impl Reloader {
         let answers_for_a_cluster = self.setup.config.kubernetes().next().is_some();
         let synced = answers_for_a_cluster.then(|| Arc::clone(&self.published));
         let metrics = Arc::clone(&self.context.metrics);
+        let asks_for_coredns = !self.setup.config.http_endpoints().metrics.is_empty();
+        let of_file = if asks_for_coredns { MetricNames::CoreDns } else { MetricNames::Own };
+        metrics.set_names(endpoints.metric_names.unwrap_or(of_file));
+        self.note_version();
         self.health.push(Health::start(endpoints, metrics, synced, self.setup.faults.clone()));
     }
 
@@ -388,6 +405,7 @@ fn missing_endpoints(set: &HttpEndpoints, of_file: HttpEndpoints) -> HttpEndpoin
         ready: missing(&set.ready, of_file.ready),
         metrics: missing(&set.metrics, of_file.metrics),
         are_shared: set.are_shared,
+        metric_names: set.metric_names,
     }
 }
 
@@ -542,14 +560,23 @@ mod tests {
         let supervisor = Supervisor::start(setup, Arc::default()).unwrap();
         assert_eq!(answer(port).await, "10.0.0.1");
         fs::write(&path, ". {\n bogus\n}").unwrap();
-        while !supervisor.metrics().text().contains("coredns_reload_failed_total 1") {
+        let version = || {
+            let text = supervisor.metrics().text();
+            text.lines()
+                .find(|line| line.starts_with("portreeve_dns_reload_version_info{"))
+                .map(str::to_owned)
+        };
+        let first = version().unwrap();
+        while !supervisor.metrics().text().contains("portreeve_dns_reload_failed_total 1") {
             sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(answer(port).await, "10.0.0.1", "the previous configuration stays");
+        assert_eq!(version().unwrap(), first, "the version in use");
         write(&path, "10.0.0.2");
         while answer(port).await != "10.0.0.2" {
             sleep(Duration::from_millis(10)).await;
         }
+        assert_ne!(version().unwrap(), first);
         supervisor.stop().await;
     }
 

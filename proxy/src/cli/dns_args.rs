@@ -14,7 +14,7 @@ use dns::{
     cluster::name,
     config::{ApiServer, DNS_PORT, LastKnownGood},
     interfaces::LocalNetworks,
-    observe::{faults::Faults, health::HttpEndpoints, heartbeat::Heartbeat},
+    observe::{faults::Faults, health::HttpEndpoints, heartbeat::Heartbeat, metrics::MetricNames},
     plugins::{self, Config},
     serve::{
         node_addresses::NodeAddresses,
@@ -70,6 +70,10 @@ pub struct DnsArgs {
     /// Address of the DNS server's /metrics; overrides the Corefile
     #[arg(long, value_name = "ADDR:PORT")]
     dns_metrics_bind_address: Option<SocketAddr>,
+    /// Names of the metrics that CoreDNS has, too: CoreDNS's, own ones (portreeve_dns_*), or both, with each series twice
+    /// [default: coredns if the Corefile has `prometheus`, else own]
+    #[arg(long, value_name = "coredns|own|both", value_parser = metric_names)]
+    dns_metrics_names: Option<MetricNames>,
 }
 
 /// The process that runs the DNS server.
@@ -106,6 +110,7 @@ impl DnsArgs {
             dns_health_bind_address,
             dns_ready_bind_address,
             dns_metrics_bind_address,
+            dns_metrics_names,
         } = self;
         announce_public(&dns_listen, &dns_allow, role);
         let has_other_endpoints = corefile.is_none() && role == ServerRole::Agent;
@@ -125,6 +130,7 @@ impl DnsArgs {
         let mut endpoints =
             if has_other_endpoints { HttpEndpoints::default() } else { config.http_endpoints() };
         endpoints.are_shared = role == ServerRole::Agent;
+        endpoints.metric_names = dns_metrics_names;
         for (flag, addresses) in [
             (dns_health_bind_address, &mut endpoints.health),
             (dns_ready_bind_address, &mut endpoints.ready),
@@ -164,6 +170,15 @@ fn rate_limit(limit: Option<u32>, role: ServerRole) -> Option<NonZeroU32> {
         (Some(limit), _) => NonZeroU32::new(limit),
         (None, ServerRole::Agent) => Some(rate_limit::DEFAULT),
         (None, ServerRole::Standalone) => None,
+    }
+}
+
+fn metric_names(text: &str) -> Result<MetricNames, String> {
+    match text {
+        "coredns" => Ok(MetricNames::CoreDns),
+        "own" => Ok(MetricNames::Own),
+        "both" => Ok(MetricNames::Both),
+        _ => Err(format!("`{text}` is none of coredns, own and both")),
     }
 }
 

@@ -59,6 +59,9 @@ pub struct Args {
     /// Pin the maps under another ABI version, to test an upgrade
     #[arg(long, hide = true, default_value_t = ABI_VERSION)]
     abi_version: u32,
+    /// Serve the counters of each service port in /metrics: two series per port in use [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    service_metrics: Option<bool>,
     #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
@@ -99,6 +102,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         tables,
         takeover,
         abi_version,
+        service_metrics,
         policy: policy_args,
         kube_proxy,
     } = args;
@@ -135,14 +139,14 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         host,
         config_file: file,
         serving: settings.serving,
-        pages: pages(&configz),
+        pages: pages(&configz, service_metrics.unwrap_or(true)),
         run_dir: run_dir.run_dir,
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(config))
 }
 
 /// The pages /configz and /flagz. As in kube-proxy, /configz has the configuration below its API group.
-fn pages(config: &KubeProxyConfiguration) -> Pages {
+fn pages(config: &KubeProxyConfiguration, has_service_series: bool) -> Pages {
     let configz = serde_json::json!({ "kubeproxy.config.k8s.io": config }).to_string();
-    Pages { configz, arguments: env::args().skip(1).collect() }
+    Pages { configz, arguments: env::args().skip(1).collect(), has_service_series }
 }

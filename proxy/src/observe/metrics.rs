@@ -636,6 +636,8 @@ The agent serves these at `--metrics-bind-address` under `/metrics`. `kubeproxy_
 `rest_client_*` those of client-go, so that dashboards and alerts keep working. There is no Go runtime: the `go_*` series of
 other components do not exist.
 
+The counters of service ports have two series for each port that this node uses; `--service-metrics=false` leaves them out.
+
 A useful alert is `portreeve_condition{status=\"False\"} == 1`: `portreeve status` shows the message.
 
 This page is generated: `UPDATE_EXPECT=1 cargo test -p proxy --lib observe::metrics`.
@@ -648,8 +650,10 @@ This page is generated: `UPDATE_EXPECT=1 cargo test -p proxy --lib observe::metr
 ## DNS
 
 The name server has a server of its own (`--dns-metrics-bind-address`, or `prometheus` in the Corefile), see
-[replacing-coredns.md](replacing-coredns.md). It serves its own names, `portreeve_dns_*`; those that CoreDNS has under its name,
-too; and `process_*` as above.
+[replacing-coredns.md](replacing-coredns.md). It serves `process_*` as above, and its own names, `portreeve_dns_*`. Metrics
+that CoreDNS has are served under CoreDNS's name instead if the Corefile has `prometheus`, as that of a default cluster has;
+`--dns-metrics-names` sets the names, or serves both while dashboards are changed. The hash of
+`coredns_reload_version_info` is that of the file; CoreDNS's is that of the words in it.
 
 | metric | type | labels | meaning |
 | --- | --- | --- | --- |

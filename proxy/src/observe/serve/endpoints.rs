@@ -86,7 +86,8 @@ async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
 
 async fn metrics_text(server: &MetricsServer) -> Result<Bytes, String> {
     let bpffs = server.bpffs.clone();
-    let kernel = spawn_blocking(move || read_counters(&bpffs)).await;
+    let has_services = server.pages.has_service_series;
+    let kernel = spawn_blocking(move || read_counters(&bpffs, has_services)).await;
     // The other metrics are needed most when the data plane is broken.
     let kernel = kernel.context("the reader has panicked").flatten().unwrap_or_else(|error| {
         warn!(error = %format_args!("{error:#}"), "metrics lack the kernel's counters");
