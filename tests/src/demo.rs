@@ -8,10 +8,15 @@
 #![expect(clippy::print_stdout, reason = "a demo prints to its terminal")]
 
 mod cluster;
+mod recording;
 mod screen;
 mod tour;
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -29,23 +34,30 @@ struct Arguments {
     /// End after the tour, on a terminal too.
     #[arg(long)]
     once: bool,
+    /// Record the demo as a picture, and end after the tour.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// Parses the command line and runs the demo.
 pub fn run() -> Result<()> {
-    let arguments = Arguments::parse();
+    let Arguments { once, svg } = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let screen = Screen::new();
+    let screen = Screen::new(svg.is_some());
     let ended = runtime.block_on(async {
         tokio::select! {
             // Dropping the future drops its cluster, at any stage.
             name = interrupted() => name.map(Some),
-            ended = show(&screen, arguments.once) => ended.map(|()| None),
+            ended = show(&screen, once || svg.is_some()) => ended.map(|()| None),
         }
     });
     screen.clear();
-    if let Some(name) = ended? {
-        println!(" {name}: nodes, pods, agents, programs and pins are removed.");
+    match (ended?, svg, screen.svg()) {
+        (Some(name), ..) => println!(" {name}: nodes, pods, agents, programs and pins are removed."),
+        (None, Some(file), Some(picture)) => {
+            fs::write(&file, picture).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        (None, ..) => {}
     }
     Ok(())
 }

@@ -5,8 +5,10 @@ use std::{
     env,
     fmt::Write as _,
     io::{self, IsTerminal as _},
+    time::Instant,
 };
 
+use super::recording::Recording;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const BAR: usize = 30;
@@ -19,14 +21,24 @@ pub struct Screen {
     coloured: bool,
     picture: MultiProgress,
     lines: RefCell<Vec<ProgressBar>>,
+    start: Instant,
+    /// Of everything that is shown, if wanted.
+    recording: Option<RefCell<Recording>>,
 }
 
 impl Screen {
-    pub fn new() -> Self {
-        let live = io::stdout().is_terminal();
+    /// A recorded demo is the one of a terminal, wherever it is written to.
+    pub fn new(is_recorded: bool) -> Self {
+        let live = io::stdout().is_terminal() || is_recorded;
         let picture = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
-        let coloured = live && env::var_os("NO_COLOR").is_none();
-        Self { live, coloured, picture, lines: RefCell::default() }
+        let coloured = live && (is_recorded || env::var_os("NO_COLOR").is_none());
+        let recording = is_recorded.then(RefCell::default);
+        Self { live, coloured, picture, lines: RefCell::default(), start: Instant::now(), recording }
+    }
+
+    /// The recording as a picture.
+    pub fn svg(&self) -> Option<String> {
+        Some(self.recording.as_ref()?.borrow().svg())
     }
 
     pub fn is_live(&self) -> bool {
@@ -35,6 +47,9 @@ impl Screen {
 
     /// A permanent line.
     pub fn say(&self, line: &str) {
+        if let Some(recording) = &self.recording {
+            recording.borrow_mut().say(self.start.elapsed(), line);
+        }
         if self.live {
             // The loss of the terminal is handled by SIGHUP.
             let _ = self.picture.println(line);
@@ -54,6 +69,9 @@ impl Screen {
 
     /// Replaces the picture; does nothing without a terminal.
     pub fn draw(&self, lines: &[String]) {
+        if let Some(recording) = &self.recording {
+            recording.borrow_mut().draw(self.start.elapsed(), lines);
+        }
         if !self.live {
             return;
         }
