@@ -24,6 +24,6 @@ mod zone;
 
 pub use lookup::{Found, Outcome};
 pub use parse::{MAX_RECORDS, ZoneFileError, parse};
-pub use signature::Invalid;
 pub(crate) use signature::set_type;
-pub use zone::{InvalidZone, Timers, Zone, is_newer};
+pub use signature::{Invalid, is_newer};
+pub use zone::{InvalidZone, Timers, Zone};

@@ -13,7 +13,6 @@ use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 use super::{
     signature::{octets, of_type, set_type, signatures},
     words::labels,
-    zone::{InvalidZone, Zone},
 };
 
 /// Limit of the additional iterations of a hash, of which a query takes up to three times as many as labels are opted out,
@@ -70,12 +69,13 @@ pub(super) fn take_hashed(nodes: &mut BTreeMap<LowerName, Vec<Record>>) -> Hashe
 
 impl Chain {
     /// The chain of a zone with this apex. NSEC precedes, as a zone that changes to NSEC3 has it until it is complete
-    /// (RFC 5155, section 10.4). `None`: the zone is not signed, or has hashes of an unknown algorithm.
+    /// (RFC 5155, section 10.4). `None`: the zone is not signed, or has hashes of an unknown algorithm. Errors: too many
+    /// iterations.
     pub(super) fn new(
         apex: &[Record],
         nodes: &BTreeMap<LowerName, Vec<Record>>,
         hashed: &Hashed,
-    ) -> Result<Option<Self>, InvalidZone> {
+    ) -> Result<Option<Self>, u16> {
         if of_type(apex, RecordType::NSEC).next().is_some() {
             let has_it = |records: &[Record]| of_type(records, RecordType::NSEC).next().is_some();
             let owners = nodes.iter().filter(|(_, records)| has_it(records)).map(|(name, _)| name.clone());
@@ -85,11 +85,36 @@ impl Chain {
             return Ok(None);
         };
         if hash.iterations > MAX_ITERATIONS {
-            return Err(InvalidZone::Iterations(hash.iterations));
+            return Err(hash.iterations);
         }
         let has_it = |records: &[Record]| records.iter().any(|record| hash.is_of(record));
         let owners = hashed.iter().filter(|(_, records)| has_it(records)).map(|(name, _)| name.clone());
         Ok(Some(Self { owners: owners.collect(), hash: Some(hash) }))
+    }
+
+    /// The records that prove a fact, with their signatures.
+    pub(super) fn proof(
+        &self,
+        absent: Absent<'_>,
+        zone: &Name,
+        nodes: &BTreeMap<LowerName, Vec<Record>>,
+        hashed: &Hashed,
+    ) -> Vec<Record> {
+        let mut records = Vec::<Record>::new();
+        let mut owners = self.owners(absent, zone).unwrap_or_default();
+        owners.sort_unstable();
+        owners.dedup();
+        for owner in owners {
+            let (own, record_type) = match &self.hash {
+                None => (nodes.get(owner), RecordType::NSEC),
+                Some(_) => (hashed.get(owner), RecordType::NSEC3),
+            };
+            let own = own.map(Vec::as_slice).unwrap_or_default();
+            let is_of_chain = |record: &&Record| self.hash.as_ref().is_none_or(|hash| hash.is_of(record));
+            records.extend(of_type(own, record_type).filter(is_of_chain).cloned());
+            records.extend(signatures(own, record_type).cloned());
+        }
+        records
     }
 
     fn matching(&self, name: &LowerName) -> Option<&LowerName> {
@@ -196,29 +221,7 @@ fn wildcard(name: &LowerName) -> Option<LowerName> {
 }
 
 fn parent(name: &LowerName) -> LowerName {
-    LowerName::from(name.base_name())
-}
-
-impl Zone {
-    /// The records that prove a fact, with their signatures. None in a zone without a chain.
-    pub(super) fn proof(&self, absent: Absent<'_>) -> Vec<Record> {
-        let Some(chain) = &self.chain else { return Vec::new() };
-        let mut records = Vec::<Record>::new();
-        let mut owners = chain.owners(absent, &self.origin).unwrap_or_default();
-        owners.sort_unstable();
-        owners.dedup();
-        for owner in owners {
-            let (own, record_type) = match &chain.hash {
-                None => (self.node(owner), RecordType::NSEC),
-                Some(_) => (self.hashed.get(owner).map(Vec::as_slice), RecordType::NSEC3),
-            };
-            let own = own.unwrap_or_default();
-            let is_of_chain = |record: &&Record| chain.hash.as_ref().is_none_or(|hash| hash.is_of(record));
-            records.extend(of_type(own, record_type).filter(is_of_chain).cloned());
-            records.extend(signatures(own, record_type).cloned());
-        }
-        records
-    }
+    name.base_name()
 }
 
 #[cfg(test)]

@@ -8,9 +8,7 @@ use hickory_server::proto::rr::{Name, RData, RecordType, rdata::NULL};
 
 use super::{
     lexer::Word,
-    location,
-    rdata::record_type as any_type,
-    timestamp,
+    location, timestamp,
     words::{hexadecimal, labels, name, unescaped},
 };
 
@@ -107,8 +105,15 @@ const TYPES: &[(&str, u16, &[Field])] = &[
     ("AVC", 258, &[Texts]),
 ];
 
+/// A type by its name, or as `TYPE123` (RFC 3597).
+pub(super) fn any_type(text: &str) -> Option<RecordType> {
+    let text = text.to_ascii_uppercase();
+    let number = text.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok());
+    number.map(RecordType::from).or_else(|| record_type(&text)).or_else(|| text.parse().ok())
+}
+
 /// A type by its name in upper case.
-pub(super) fn record_type(text: &str) -> Option<RecordType> {
+fn record_type(text: &str) -> Option<RecordType> {
     let (_, number, _) = TYPES.iter().find(|(name, ..)| *name == text)?;
     Some(RecordType::from(*number))
 }
@@ -145,10 +150,11 @@ impl Field {
 
     fn append(self, words: &[Word], origin: &Name, octets: &mut Vec<u8>) -> Option<()> {
         // Only lists of prefixes and of types may be empty.
-        match self {
-            Prefixes => return words.iter().try_for_each(|word| prefix(&word.text, octets)),
-            Types => return types(words, octets),
-            _ => {}
+        if self == Prefixes {
+            return words.iter().try_for_each(|word| prefix(&word.text, octets));
+        }
+        if self == Types {
+            return types(words, octets);
         }
         let word = words.first()?;
         match self {

@@ -10,8 +10,9 @@ use thiserror::Error;
 
 use super::{
     generate,
+    layout::any_type,
     lexer::{Entry, Lexer, Word},
-    rdata::{rdata, record_type, ttl},
+    rdata::{rdata, ttl},
     words::name,
     zone::{InvalidZone, Zone},
 };
@@ -171,7 +172,7 @@ fn head(mut words: &[Word]) -> Result<(Option<u32>, RecordType, &[Word]), &'stat
         {
             stated = Some(seconds);
         } else {
-            return Ok((stated, record_type(&text).ok_or("there is no such type")?, words));
+            return Ok((stated, any_type(&text).ok_or("there is no such type")?, words));
         }
     }
 }

@@ -11,13 +11,6 @@ use super::{
     words::{hexadecimal, labels, name, unescaped},
 };
 
-/// A type by its name, or as `TYPE123` (RFC 3597).
-pub(super) fn record_type(text: &str) -> Option<RecordType> {
-    let text = text.to_ascii_uppercase();
-    let number = text.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok());
-    number.map(RecordType::from).or_else(|| layout::record_type(&text)).or_else(|| text.parse().ok())
-}
-
 /// A TTL in seconds, or with units such as `1h30m` (as BIND).
 pub(super) fn ttl(text: &str) -> Option<u32> {
     let (mut total, mut number) = (0_u32, None::<u32>);

@@ -2,7 +2,10 @@
 
 use hickory_server::proto::rr::{RData, Record, RecordType, rdata::NULL};
 
-use super::zone::is_newer;
+/// Whether a serial is newer than another one (RFC 1982).
+pub fn is_newer(serial: u32, than: u32) -> bool {
+    serial != than && serial.wrapping_sub(than) < 1 << 31
+}
 
 /// The octets of data that the library does not parse.
 #[expect(clippy::wildcard_enum_match_arm, reason = "types are an open list")]

@@ -42,11 +42,6 @@ pub struct Timers {
     pub expire: Duration,
 }
 
-/// Whether a serial is newer than another one (RFC 1982).
-pub fn is_newer(serial: u32, than: u32) -> bool {
-    serial != than && serial.wrapping_sub(than) < 1 << 31
-}
-
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum InvalidZone {
     #[error("there is no SOA record of {0}")]
@@ -89,7 +84,7 @@ impl Zone {
         let validity = Validity::of(nodes.values().flatten());
         let hashed = take_hashed(&mut nodes);
         let apex = nodes.get(&zone).map(Vec::as_slice).unwrap_or_default();
-        let chain = Chain::new(apex, &nodes, &hashed)?;
+        let chain = Chain::new(apex, &nodes, &hashed).map_err(InvalidZone::Iterations)?;
         Ok(Self {
             origin: origin.clone(),
             soa,
@@ -172,7 +167,7 @@ const MAX_COMPARED: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::zone_data::is_newer;
 
     #[test]
     fn serials_wrap() {
