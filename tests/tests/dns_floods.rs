@@ -35,8 +35,9 @@ const TURNS: usize = 5;
 const LOOKUPS: usize = 150;
 /// The limit of the ratio of the two percentiles.
 const LIMIT: f64 = 2.0;
-/// Other work of the machine disturbs a measurement, in spite of a higher priority, but not each one.
-const ATTEMPTS: usize = 4;
+/// Other work of the machine disturbs a measurement, in spite of a higher priority, but not each one. A server that makes others
+/// wait does so in each.
+const ATTEMPTS: usize = 8;
 
 const KINDS: [&str; 3] = ["a Service", "a cached name", "a name of an upstream"];
 
@@ -123,19 +124,21 @@ impl Lab {
 
     fn does_not_suffer_from(&mut self, what: &str, flood: Flood) {
         let mut reports = String::new();
+        let mut is_as_fast = [false; KINDS.len()];
         for _ in 0..ATTEMPTS {
             let [quiet, flooded] =
                 self.percentiles(flood).unwrap_or_else(|error| panic!("{what}: {error:#}"));
-            let mut worst = 0.0_f64;
-            for ((kind, quiet), flooded) in KINDS.into_iter().zip(quiet).zip(flooded) {
+            for (((kind, quiet), flooded), is_as_fast) in
+                KINDS.into_iter().zip(quiet).zip(flooded).zip(&mut is_as_fast)
+            {
                 let ratio = flooded.as_secs_f64() / quiet.as_secs_f64();
-                worst = worst.max(ratio);
+                *is_as_fast |= ratio < LIMIT;
                 let _ = writeln!(
                     reports,
                     "{what}: {kind}: {flooded:.0?} with and {quiet:.0?} without, {ratio:.2}"
                 );
             }
-            if worst < LIMIT {
+            if is_as_fast.iter().all(|it| *it) {
                 return;
             }
         }
