@@ -1,6 +1,8 @@
 //! The image as one tar: an OCI layout (`index.json`, blobs by digest), and the `manifest.json` that Docker reads.
 //! Reproducible: the same program gives the same bytes.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,6 +19,8 @@ pub struct Image<'a> {
     /// In Go's spelling.
     pub architecture: &'a str,
     pub program: &'a [u8],
+    /// The commit of the source.
+    pub revision: Option<&'a str>,
 }
 
 /// Content that is referred to by its digest.
@@ -81,10 +85,25 @@ impl Image<'_> {
         json!({
             "architecture": self.architecture,
             "os": "linux",
-            "config": { "Entrypoint": ["/portreeve"], "WorkingDir": "/" },
+            "config": { "Entrypoint": ["/portreeve"], "WorkingDir": "/", "Labels": self.labels() },
             "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
             "history": [{ "comment": "one static binary" }],
         })
+    }
+
+    /// The annotations that the OCI defines (image-spec, annotations.md).
+    fn labels(&self) -> BTreeMap<&'static str, &str> {
+        let stated = [
+            ("org.opencontainers.image.title", Some("portreeve")),
+            (
+                "org.opencontainers.image.description",
+                Some("Service proxy and name server of a Kubernetes node"),
+            ),
+            ("org.opencontainers.image.version", Some(env!("CARGO_PKG_VERSION"))),
+            ("org.opencontainers.image.licenses", Some(env!("CARGO_PKG_LICENSE"))),
+            ("org.opencontainers.image.revision", self.revision),
+        ];
+        stated.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     fn index(&self, manifest: &Blob) -> Value {
@@ -117,9 +136,8 @@ fn full_name(name: &str) -> String {
 
 impl Blob {
     fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
-        let digest = Sha256::digest(&bytes);
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { media_type, bytes, digest: format!("sha256:{hex}") }
+        let digest = format!("sha256:{}", sha256(&bytes));
+        Self { media_type, bytes, digest }
     }
 
     fn json(media_type: &'static str, value: &impl Serialize) -> Result<Self> {
@@ -133,6 +151,11 @@ impl Blob {
     fn path(&self) -> String {
         format!("blobs/{}", self.digest.replace(':', "/"))
     }
+}
+
+/// In hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A tar without owners and times, so that it is reproducible.
@@ -150,7 +173,7 @@ fn tar(files: &[(&str, u32, &[u8])]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, io::Read as _};
+    use std::io::Read as _;
 
     use super::*;
 
@@ -166,7 +189,7 @@ mod tests {
     }
 
     fn image() -> Image<'static> {
-        Image { name: "portreeve:0.1.0", architecture: "amd64", program: b"a program" }
+        Image { name: "portreeve:0.1.0", architecture: "amd64", program: b"a program", revision: Some("abc") }
     }
 
     /// Returns the blob of a descriptor after a check of its digest and size.
@@ -189,6 +212,10 @@ mod tests {
         assert_eq!(unpack(layer)["portreeve"], b"a program");
         assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
         assert_eq!(config["config"]["Entrypoint"][0], "/portreeve");
+        assert_eq!(config["config"]["Labels"]["org.opencontainers.image.revision"], "abc");
+        assert_eq!(config["config"]["Labels"]["org.opencontainers.image.licenses"], "MIT OR Apache-2.0");
+        let unknown = Image { revision: None, ..image() };
+        assert!(!unknown.labels().contains_key("org.opencontainers.image.revision"));
         let docker = json(&files["manifest.json"]);
         assert_eq!(docker[0]["RepoTags"][0], "portreeve:0.1.0");
         for path in [&docker[0]["Config"], &docker[0]["Layers"][0]] {
