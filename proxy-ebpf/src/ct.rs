@@ -2,7 +2,7 @@
 //!
 //! `table` holds records and references, `allocate` finds a record for a new flow, `create` fills it, `established` translates by
 //! it, `snat` chooses its masquerade address and port, `sweep` deletes it after its idle timeout. `adopt` takes over the flows of
-//! an earlier version.
+//! other tables, and on `standby` none are created meanwhile.
 
 pub mod adopt;
 mod allocate;
@@ -12,6 +12,7 @@ mod insert;
 mod next;
 mod scratch;
 pub mod snat;
+mod standby;
 pub mod sweep;
 mod table;
 

@@ -164,22 +164,39 @@ fn load_programs(
 
 /// Attaches the programs to all hooks, and forgets maps that no program uses any more.
 fn attach_programs(programs: &mut Programs, pins: &Pins, cgroup: &Path, devices: &mut Devices) -> Result<()> {
-    let mut outgrown = OutgrownFlows::open(pins)?;
-    keep_flows(outgrown.as_mut(), programs)?;
     datapath::attach(programs, cgroup, pins)?;
-    devices.keep(programs);
-    // Once more, as the hooks were switched one by one.
-    keep_flows(outgrown.as_mut(), programs)?;
-    outgrown.map_or(Ok(()), |outgrown| outgrown.forget(pins))?;
+    match OutgrownFlows::open(pins)? {
+        Some(outgrown) => take_over_flows(outgrown, programs, pins, devices)?,
+        None => drop(devices.keep(programs)),
+    }
     if let Err(error) = pins.drop_other_versions() {
         warn!(error = %chain(&error), "maps of another version kept");
     }
     Ok(())
 }
 
+/// Attaches the programs where those of an earlier agent use other flow tables. Both are at each hook until the flows are copied, so
+/// that at any time each packet meets the programs that know its flow.
+fn take_over_flows(
+    mut outgrown: OutgrownFlows,
+    programs: &mut Programs,
+    pins: &Pins,
+    devices: &mut Devices,
+) -> Result<()> {
+    programs.set_standby(true)?;
+    devices.add(programs);
+    programs.set_standby(false)?;
+    // From now on no flow is created in the earlier tables.
+    datapath::grace_period().context("cannot wait for a grace period")?;
+    keep_flows(&mut outgrown, programs)?;
+    devices.keep(programs);
+    // Once more, for what the earlier programs noted until their flows were found.
+    keep_flows(&mut outgrown, programs)?;
+    Ok(outgrown.forget(pins)?)
+}
+
 /// Copies the flows of tables that larger ones replace, or those of another layout, and lets the programs find them.
-fn keep_flows(outgrown: Option<&mut OutgrownFlows>, programs: &mut Programs) -> Result<()> {
-    let Some(outgrown) = outgrown else { return Ok(()) };
+fn keep_flows(outgrown: &mut OutgrownFlows, programs: &mut Programs) -> Result<()> {
     let copied = outgrown.copy()?;
     info!(flows = copied.alive, lost = copied.lost, "copied flows to other tables");
     // Without it these flows end, and new ones are tracked all the same.

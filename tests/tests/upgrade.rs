@@ -65,18 +65,22 @@ async fn replace_under_traffic(name: &str, successors: &[Successor<'_>]) {
     cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
 }
 
-/// Larger tables replace those of the earlier agent while connections through the packet plane are open.
-#[tokio::test]
-async fn tables_grow_under_open_connections() {
-    let cluster = Cluster::start("grow").flag("--socket-lb=off").await;
+/// Larger tables replace those of the earlier agent while connections through the packet plane are open, and others begin all the
+/// time.
+async fn tables_grow(how: &str) {
+    let name = format!("grow-{how}");
+    let cluster = Cluster::start(&name).flag("--socket-lb=off").flag(&format!("--tc={how}")).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
     let node = cluster.node(0);
     let client = cluster.pod("client").start().await;
     let (held, opened) = client.hold(web.vips().into(), 1000).await.expect("it opens");
     assert_eq!((opened.answered(), opened.failed()), (1000, 0), "{:?}", opened.failures);
-    let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(5));
+    let dials = cluster.pod("dialler").dials(web.vips()).at_once(50).every(Duration::from_millis(1));
     let traffic = dials.in_background().await;
     let before = node.state().expect("the maps are pinned");
+    for flows in ["--max-flows=150000", "--max-flows=160000", "--max-flows=170000"] {
+        node.replace_agent(&[flows]).await.expect("it takes over");
+    }
     let grown = [
         "--max-flows=200000",
         "--max-frontends=140000",
@@ -99,6 +103,16 @@ async fn tables_grow_under_open_connections() {
     assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
     web.remove("a");
     cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
+}
+
+#[tokio::test]
+async fn tables_grow_under_open_connections_through_links() {
+    tables_grow("tcx").await;
+}
+
+#[tokio::test]
+async fn tables_grow_under_open_connections_through_filters() {
+    tables_grow("clsact").await;
 }
 
 /// The entries of a pinned map.

@@ -151,9 +151,12 @@ pub const ADOPT_FLOWS: &str = "adopt_flows";
 /// Records of each family that one run of `ADOPT_FLOWS` covers. The first is the number in the first four bytes of the packet.
 pub const ADOPTED_PER_RUN: u32 = 4096;
 
+/// One word, not 0 while programs of an earlier agent create the flows. Not pinned.
+pub const STANDBY: &str = "STANDBY";
+
 /// Scratch and caches of the programs alone: data passed between stages, queued fragments, next hops, ICMP rate limits, free
-/// records. Not pinned.
-pub const SCRATCH: [&str; 10] = [
+/// records, standby. Not pinned.
+pub const SCRATCH: [&str; 11] = [
     "SCRATCH_V4",
     "SCRATCH_V6",
     "SCRATCH_FRAGMENT",
@@ -164,6 +167,7 @@ pub const SCRATCH: [&str; 10] = [
     "FREE_RECORDS",
     "SEARCHED_V4",
     "SEARCHED_V6",
+    STANDBY,
 ];
 
 /// Every map that is pinned.

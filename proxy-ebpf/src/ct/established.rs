@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use proxy_ebpf::abi::{ConfigFlags, FlowDirection, FlowFlags, FlowState, TupleKind, flow_state::tcp};
 
 use super::{
-    Flows, Next, Scratch,
+    Flows, Next, Scratch, standby,
     table::{Lookup, TrackedFlow, flow_in, lookup},
 };
 use crate::{
@@ -68,7 +68,7 @@ fn is_forwarded<A>(ctx: &TcContext, packet: &Packet<A>, hook: Hook) -> bool {
 /// untracked packets are not translated.
 #[inline(always)]
 pub fn may_create<A: Copy>(packet: &Packet<A>) -> bool {
-    !packet.is_icmp_error() && (packet.protocol != TCP || is_syn(packet.flags))
+    !packet.is_icmp_error() && (packet.protocol != TCP || is_syn(packet.flags)) && !standby::is_on()
 }
 
 #[inline(always)]

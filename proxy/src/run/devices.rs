@@ -59,6 +59,21 @@ impl Devices {
         &self.logged
     }
 
+    /// Attaches the programs before those of an earlier agent, which stay until the next pass of `keep`. XDP has room for one
+    /// program: frames that it does not know pass to the others.
+    pub fn add(&mut self, programs: &Programs) {
+        let network = self.network.borrow_and_update().clone();
+        let devices = select_devices(&network, &self.config);
+        let table = self.write_table(&network, &devices);
+        let mut failures: BTreeSet<String> = table.err().map(|error| chain(&error)).into_iter().collect();
+        failures.extend(self.hooks.add(programs, &devices).iter().map(|error| chain(error)));
+        self.xdp.keep(programs, &network, &devices);
+        for error in failures {
+            // `keep` tries again, and reports.
+            debug!(error, "device not served by both agents' programs");
+        }
+    }
+
     /// Attaches missing programs. Returns the number of repaired hooks.
     pub fn keep(&mut self, programs: &Programs) -> usize {
         let network = self.network.borrow_and_update().clone();

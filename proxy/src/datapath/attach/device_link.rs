@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
+use super::load::LoadedProgram;
 use crate::datapath::{kernel::bpf, pins::drop_link};
 
 #[derive(Debug)]
@@ -20,8 +21,8 @@ impl DeviceLink {
         Self { pin: links.join(pin_of(prefix, device)), device }
     }
 
-    /// The temporary pin of a link that is not in use yet. An agent that died before the rename left it
-    /// attached.
+    /// The temporary pin of a link that is not in use yet, or is attached beside that of an earlier program. An agent that died
+    /// before the rename left it attached.
     fn unfinished(&self) -> PathBuf {
         let name = self.pin.file_name().unwrap_or_default().display();
         self.pin.with_file_name(format!("{name}{UNFINISHED}"))
@@ -29,17 +30,25 @@ impl DeviceLink {
 
     /// Whether the program is attached to the device through this link.
     pub fn is_attached(&self, program_id: u32) -> bool {
-        let link = bpf::object_get(&self.pin).and_then(|link| bpf::device_link(link.as_fd()));
+        self.is_link_of(&self.pin, program_id)
+    }
+
+    fn is_link_of(&self, pin: &Path, program_id: u32) -> bool {
+        let link = bpf::object_get(pin).and_then(|link| bpf::device_link(link.as_fd()));
         link.is_ok_and(|link| link.device == self.device && link.program_id == program_id)
     }
 
-    /// Updates the pinned link to the program, or creates a link if there is none or its device is gone.
+    /// Updates the pinned link to the program, or creates a link if there is none or its device is gone. The link of
+    /// `attach_beside` takes the place of the earlier one, which ends.
     pub fn attach(
         &self,
-        program: BorrowedFd<'_>,
+        program: LoadedProgram<'_>,
         create: impl FnOnce() -> io::Result<OwnedFd>,
     ) -> io::Result<()> {
         let fresh = self.unfinished();
+        if self.is_link_of(&fresh, program.id) {
+            return fs::rename(&fresh, &self.pin);
+        }
         drop_link(&fresh)?;
         if self.replace(program) {
             return Ok(());
@@ -48,10 +57,17 @@ impl DeviceLink {
         fs::rename(&fresh, &self.pin)
     }
 
-    fn replace(&self, program: BorrowedFd<'_>) -> bool {
+    /// Creates a link beside that of an earlier program.
+    pub fn attach_beside(&self, create: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<()> {
+        let fresh = self.unfinished();
+        drop_link(&fresh)?;
+        bpf::object_pin(create()?.as_fd(), &fresh)
+    }
+
+    fn replace(&self, program: LoadedProgram<'_>) -> bool {
         let Ok(link) = bpf::object_get(&self.pin) else { return false };
         let is_same_device = bpf::device_link(link.as_fd()).is_ok_and(|link| link.device == self.device);
-        is_same_device && bpf::link_update(link.as_fd(), program).is_ok()
+        is_same_device && bpf::link_update(link.as_fd(), program.fd).is_ok()
     }
 
     /// Detaches the program, if it is attached.

@@ -76,6 +76,8 @@ pub enum LoadError {
     NoMap(&'static str),
     #[error("cannot read or write the keys of the flow tables' hash")]
     Keys(#[source] Box<aya::maps::MapError>),
+    #[error("cannot set the programs' standby")]
+    Standby(#[source] Box<aya::maps::MapError>),
     #[error("{name} is a program of another kind")]
     WrongKind {
         name: &'static str,
@@ -93,6 +95,14 @@ pub struct ProgramRun {
     pub packet: Vec<u8>,
     /// Measured by the kernel.
     pub took: Duration,
+}
+
+/// A program that the kernel has accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadedProgram<'a> {
+    pub fd: BorrowedFd<'a>,
+    /// The kernel's number for it.
+    pub id: u32,
 }
 
 /// The programs, loaded and verified, not attached.
@@ -130,6 +140,18 @@ impl Programs {
     pub fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, LoadError> {
         let program = self.ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
         Ok(program.fd().map_err(|error| refused(name, &error))?.as_fd())
+    }
+
+    pub fn loaded(&self, name: &'static str) -> Result<LoadedProgram<'_>, LoadError> {
+        Ok(LoadedProgram { fd: self.fd(name)?, id: self.info(name)?.id() })
+    }
+
+    /// While on standby, the programs create no flows: those of an earlier agent, behind them at the same hooks, do.
+    pub fn set_standby(&mut self, is_on: bool) -> Result<(), LoadError> {
+        let failed = |source| LoadError::Standby(Box::new(source));
+        let map = self.ebpf.map_mut(map::STANDBY).ok_or(LoadError::NoMap(map::STANDBY))?;
+        let mut map: Array<_, u32> = map.try_into().map_err(failed)?;
+        map.set(0, u32::from(is_on), 0).map_err(failed)
     }
 
     pub fn info(&self, name: &'static str) -> Result<ProgramInfo, LoadError> {

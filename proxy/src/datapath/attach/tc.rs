@@ -8,11 +8,14 @@
 //!
 //! Programs of others are never replaced or detached, and a qdisc of others stays.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
 use proxy_ebpf::abi::{Direction, TC_PROGRAMS, TcProgram};
 
-use super::{devices::Device, load::Programs};
+use super::{
+    devices::Device,
+    load::{LoadedProgram, Programs},
+};
 use crate::{
     config::TcHooks,
     datapath::{kernel::bpf, pins::Pins},
@@ -75,6 +78,19 @@ impl DeviceHooks {
         self.attached.iter().filter(move |hook| hook.device == device).map(|hook| hook.program)
     }
 
+    /// Attaches the programs before those of an earlier agent, which stay until the next pass of `keep`.
+    pub fn add(&self, programs: &Programs, devices: &[Device]) -> Vec<TcError> {
+        let mut failed = Vec::new();
+        for device in devices {
+            for hook in hooks_of(device) {
+                let added =
+                    attach(programs, hook, device, |program| self.hooks.attach_before_earlier(hook, program));
+                failed.extend(added.err());
+            }
+        }
+        failed
+    }
+
     /// Attaches missing programs to these devices, and detaches ours from others. To be repeated when the
     /// devices change and at intervals: another process may detach or replace a program.
     pub fn keep(&mut self, programs: &Programs, devices: &[Device]) -> TcPass {
@@ -115,12 +131,7 @@ impl DeviceHooks {
         if self.hooks.is_attached(hook, programs.info(hook.program)?.id()) {
             return Ok(false);
         }
-        let attached = self.hooks.attach(hook, programs.fd(hook.program)?);
-        attached.map(|()| true).map_err(|source| TcError::Attach {
-            program: hook.program,
-            device: device.name.clone(),
-            source,
-        })
+        attach(programs, hook, device, |program| self.hooks.attach(hook, program)).map(|()| true)
     }
 
     fn detach_others(&self, devices: &[Device], pass: &mut TcPass) {
@@ -129,6 +140,20 @@ impl DeviceHooks {
             .and_then(|()| detach_all(&*self.other, |_| true));
         pass.failed.extend(dropped.err());
     }
+}
+
+fn attach(
+    programs: &Programs,
+    hook: Hook,
+    device: &Device,
+    attach: impl FnOnce(LoadedProgram<'_>) -> io::Result<()>,
+) -> Result<(), TcError> {
+    let Hook { program, .. } = hook;
+    attach(programs.loaded(program)?).map_err(|source| TcError::Attach {
+        program,
+        device: device.name.clone(),
+        source,
+    })
 }
 
 fn wanted(device: &Device) -> impl Iterator<Item = TcProgram> {

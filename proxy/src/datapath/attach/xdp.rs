@@ -182,9 +182,9 @@ impl XdpHooks {
             return Err(reason);
         }
         let refused = |error: &dyn std::error::Error| XdpUnavailable::Refused(error.to_string());
-        let program_id = programs.info(XDP_EXTERNAL).map_err(|error| refused(&error))?.id();
+        let program = programs.loaded(XDP_EXTERNAL).map_err(|error| refused(&error))?;
         let link = DeviceLink::new(&self.links, &mode.pin_prefix(), device.index);
-        if link.is_attached(program_id) {
+        if link.is_attached(program.id) {
             return Ok(());
         }
         // A device takes one program, in either mode.
@@ -193,8 +193,7 @@ impl XdpHooks {
                 .detach()
                 .map_err(|error| refused(&error))?;
         }
-        let program = programs.fd(XDP_EXTERNAL).map_err(|error| refused(&error))?;
-        let put = link.attach(program, || bpf::link_xdp(program, device.index, mode.flags()));
+        let put = link.attach(program, || bpf::link_xdp(program.fd, device.index, mode.flags()));
         if let Err(reason) = put.map_err(|error| reason_of(&error)) {
             if matches!(reason, XdpUnavailable::Refused(_)) {
                 self.refused.insert(device.index, (Instant::now(), reason.clone()));

@@ -1,8 +1,8 @@
 //! The content of maps that larger ones replace.
 //!
 //! Backends and service ports keep their indices: flows, affinity and sockets refer to them. They are copied before the
-//! first pass, and only the new maps change from then on. Flows change until the last hook has its new program: their
-//! records are copied before, and once more after; then `adopt_flows` inserts the references to them.
+//! first pass, and only the new maps change from then on. Flows change as long as programs that know only the old tables are at a
+//! hook: their records are copied before these leave, and once more after; then `adopt_flows` inserts the references to them.
 
 use std::{cmp::Reverse, io, path::Path};
 

@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _},
     path::PathBuf,
 };
 
@@ -14,7 +14,10 @@ use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 
 use super::hook::{Hook, Hooks};
 use crate::datapath::{
-    attach::device_link::{devices_of, pin_of},
+    attach::{
+        device_link::{devices_of, pin_of},
+        load::LoadedProgram,
+    },
     kernel::bpf,
     pins::{names_in, remove_if_there},
 };
@@ -75,31 +78,34 @@ impl Clsact {
 
 impl Hooks for Clsact {
     fn is_attached(&self, hook: Hook, program_id: u32) -> bool {
-        let filter = find(hook).unwrap_or_default();
-        filter.is_some_and(|filter| filter.program_id == program_id)
+        let filters = find(hook).unwrap_or_default();
+        matches!(&*filters, [filter] if filter.program_id == program_id)
     }
 
-    fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
+    fn attach(&self, hook: Hook, program: LoadedProgram<'_>) -> io::Result<()> {
+        self.mark(FILTERS, hook.device)?;
+        let mut filters = find(hook)?;
+        let is_before = |filter: &Filter| filter.program_id == program.id;
+        if let Some(at) = filters.iter().position(is_before) {
+            filters.remove(at);
+        } else if filters.is_empty() {
+            self.attach_before_earlier(hook, program)?;
+        } else {
+            let earlier = Filter { program_id: 0, ..filters.remove(0) };
+            request::change_filter(hook.device, hook.direction(), &earlier, program.fd.as_raw_fd())?;
+        }
+        filters.iter().try_for_each(|earlier| delete(hook, earlier))
+    }
+
+    fn attach_before_earlier(&self, hook: Hook, program: LoadedProgram<'_>) -> io::Result<()> {
         self.mark(FILTERS, hook.device)?;
         self.ensure_qdisc(hook.device)?;
-        let existing = find(hook)?.map(|filter| (filter.priority, filter.handle));
-        let (name, device, direction) = (name_of(hook.program), hook.device, hook.direction());
-        match existing {
-            Some((priority, handle)) => {
-                let filter = Filter { name, priority, handle, program_id: 0 };
-                request::change_filter(device, direction, &filter, program.as_raw_fd())
-            }
-            None => {
-                let filter = Filter { name, priority: PRIORITY, handle: 0, program_id: 0 };
-                request::add_filter(device, direction, &filter, program.as_raw_fd())
-            }
-        }
+        let filter = Filter { name: name_of(hook.program), priority: PRIORITY, handle: 0, program_id: 0 };
+        request::add_filter(hook.device, hook.direction(), &filter, program.fd.as_raw_fd())
     }
 
     fn detach(&self, hook: Hook) -> io::Result<()> {
-        if let Some(filter) = find(hook)? {
-            unless_gone(request::delete_filter(hook.device, hook.direction(), &filter))?;
-        }
+        find(hook)?.iter().try_for_each(|filter| delete(hook, filter))?;
         self.clean_up(hook.device)
     }
 
@@ -111,11 +117,16 @@ impl Hooks for Clsact {
     }
 }
 
-/// Our filter at a hook, found by its name.
-fn find(hook: Hook) -> io::Result<Option<Filter>> {
+/// Our filters at a hook, found by their name: one, unless an agent is replacing another's program.
+fn find(hook: Hook) -> io::Result<Vec<Filter>> {
     let name = name_of(hook.program);
-    let filters = request::filters(hook.device, hook.direction())?;
-    Ok(filters.into_iter().find(|filter| filter.name == name))
+    let mut filters = request::filters(hook.device, hook.direction())?;
+    filters.retain(|filter| filter.name == name);
+    Ok(filters)
+}
+
+fn delete(hook: Hook, filter: &Filter) -> io::Result<()> {
+    unless_gone(request::delete_filter(hook.device, hook.direction(), filter))
 }
 
 fn name_of(program: &str) -> String {

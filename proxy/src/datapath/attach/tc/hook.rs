@@ -1,10 +1,10 @@
 //! A hook of a device, and the trait of the two mechanisms that attach programs to it.
 
-use std::{io, os::fd::BorrowedFd};
+use std::io;
 
 use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 
-use crate::datapath::attach::load::LoadError;
+use crate::datapath::attach::load::{LoadError, LoadedProgram};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TcError {
@@ -56,11 +56,14 @@ impl Hook {
 
 /// A mechanism that attaches programs to hooks: tcx or clsact.
 pub trait Hooks: std::fmt::Debug {
-    /// Whether the program with this id is attached.
+    /// Whether the program with this id is attached, alone of ours.
     fn is_attached(&self, hook: Hook, program_id: u32) -> bool;
 
-    /// Attaches the program, or replaces an earlier one of ours.
-    fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()>;
+    /// Attaches the program, or replaces an earlier one of ours, also one before which it was attached.
+    fn attach(&self, hook: Hook, program: LoadedProgram<'_>) -> io::Result<()>;
+
+    /// Attaches the program before an earlier one of ours, which stays.
+    fn attach_before_earlier(&self, hook: Hook, program: LoadedProgram<'_>) -> io::Result<()>;
 
     /// Detaches our program, if there is one.
     fn detach(&self, hook: Hook) -> io::Result<()>;

@@ -1,13 +1,16 @@
 //! tcx: one link per hook, pinned as `<program>-<ifindex>`.
 
-use std::{io, os::fd::BorrowedFd, path::PathBuf};
+use std::{io, os::fd::OwnedFd, path::PathBuf};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use proxy_ebpf::abi::{Direction, TC_PROGRAMS};
 
 use super::hook::{Hook, Hooks, TcError};
 use crate::datapath::{
-    attach::device_link::{DeviceLink, devices_of},
+    attach::{
+        device_link::{DeviceLink, devices_of},
+        load::LoadedProgram,
+    },
     kernel::bpf::{self, TcxHook},
     pins::names_in,
 };
@@ -32,12 +35,12 @@ impl Hooks for Tcx {
         self.link(hook).is_attached(program_id)
     }
 
-    fn attach(&self, hook: Hook, program: BorrowedFd<'_>) -> io::Result<()> {
-        let direction = match hook.direction() {
-            Direction::Ingress => TcxHook::Ingress,
-            Direction::Egress => TcxHook::Egress,
-        };
-        self.link(hook).attach(program, || bpf::link_tcx(program, hook.device, direction))
+    fn attach(&self, hook: Hook, program: LoadedProgram<'_>) -> io::Result<()> {
+        self.link(hook).attach(program, || create(hook, program))
+    }
+
+    fn attach_before_earlier(&self, hook: Hook, program: LoadedProgram<'_>) -> io::Result<()> {
+        self.link(hook).attach_beside(|| create(hook, program))
     }
 
     fn detach(&self, hook: Hook) -> io::Result<()> {
@@ -50,6 +53,15 @@ impl Hooks for Tcx {
             |program: &'static str| devices_of(&names, program).map(move |device| Hook { device, program });
         Ok(TC_PROGRAMS.iter().flat_map(|program| of(program.name)).collect())
     }
+}
+
+/// Links the program before all others at the hook.
+fn create(hook: Hook, program: LoadedProgram<'_>) -> io::Result<OwnedFd> {
+    let direction = match hook.direction() {
+        Direction::Ingress => TcxHook::Ingress,
+        Direction::Egress => TcxHook::Egress,
+    };
+    bpf::link_tcx(program.fd, hook.device, direction)
 }
 
 pub fn programs_at(device: &str, direction: Direction) -> Result<Vec<String>, TcError> {
