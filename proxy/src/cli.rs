@@ -24,9 +24,11 @@ mod kube_proxy_args;
 mod log_level;
 pub mod logging;
 mod name_server_args;
+mod objects_args;
 mod output;
 mod plan;
 pub mod policy_args;
+mod report;
 mod run;
 mod source_args;
 mod status;
@@ -69,6 +71,8 @@ enum Verb {
     Explain(explain::Args),
     /// Connect from this node to every backend and frontend, and show which connections fail and why; exit code 1 if one does
     Connectivity(connectivity::Args),
+    /// Write one archive for a bug report, which `plan`, `explain` and `get` can answer from
+    Report(report::Args),
     /// Show or change the log level of the running agent
     LogLevel(log_level::Args),
     /// Print the version
@@ -123,6 +127,7 @@ impl Verb {
             | Self::Plan(_)
             | Self::Explain(_)
             | Self::Connectivity(_)
+            | Self::Report(_)
             | Self::LogLevel(_)
             | Self::Version
             | Self::Completion { .. } => tracing::Level::WARN,
@@ -141,6 +146,7 @@ impl Verb {
             | Self::Check(_)
             | Self::Get(_)
             | Self::Connectivity(_)
+            | Self::Report(_)
             | Self::LogLevel(_)
             | Self::Version
             | Self::Completion { .. } => None,
@@ -158,6 +164,7 @@ impl Verb {
             Self::Get(args) => get::run(args),
             Self::Explain(args) => explain::run(args, file.as_ref()),
             Self::Connectivity(args) => connectivity::run(args),
+            Self::Report(args) => report::run(args),
             Self::LogLevel(args) => log_level::run(args),
             Self::Version => output::print(&format!("portreeve {}\n", env!("CARGO_PKG_VERSION"))),
             Self::Completion { shell } => {

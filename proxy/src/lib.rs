@@ -12,6 +12,7 @@ pub mod k8s;
 pub mod kube_proxy_config;
 mod kube_proxy_state;
 mod log_level;
+mod log_ring;
 pub mod manifests;
 mod memory;
 pub mod model;

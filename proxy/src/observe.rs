@@ -12,6 +12,7 @@ pub mod log_once;
 pub mod metrics;
 mod no_local_endpoints;
 pub mod objects;
+pub mod policy_record;
 pub mod query_source;
 pub mod query_statistics;
 pub mod serve;

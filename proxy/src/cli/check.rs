@@ -12,7 +12,7 @@ mod masquerade_ports;
 mod memory_limit;
 mod sysctls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use finding::{Finding, Verdict};
@@ -38,17 +38,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let Args { find, cgroup, source, output: OutputArgs { output } } = args;
-    // Of several agents, that with the usual directories: what `run` would use.
-    let bpffs = find.find().map_or_else(|_| agents::BPFFS.into(), |place| place.bpffs);
-    let mut findings = kernel::check(&bpffs, cgroup.as_deref());
-    findings.extend(sysctls::check());
-    findings.push(masquerade_ports::check());
-    findings.push(ipsec::check());
-    findings.extend(memory_limit::check(&find));
-    findings.push(api_server::check(source));
-    findings.extend(kube_proxy::check());
-    findings.extend(foreign_programs::check());
-    findings.extend(agent::check(&find));
+    let findings = findings(&find, cgroup.as_deref(), source);
     match output {
         Format::Json => output::print_json(&findings)?,
         Format::Table => output::print(&table(&findings))?,
@@ -58,6 +48,27 @@ pub fn run(args: Args) -> Result<()> {
         1 => bail!("one requirement of the agent is not met, see above"),
         many => bail!("{many} requirements of the agent are not met, see above"),
     }
+}
+
+/// The findings as JSON, for a report.
+pub fn json(find: &FindArgs) -> Result<String> {
+    let source = SourceArgs { manifests: None, kubeconfig: None, api_server: None };
+    Ok(serde_json::to_string_pretty(&findings(find, None, source))? + "\n")
+}
+
+fn findings(find: &FindArgs, cgroup: Option<&Path>, source: SourceArgs) -> Vec<Finding> {
+    // Of several agents, that with the usual directories: what `run` would use.
+    let bpffs = find.find().map_or_else(|_| agents::BPFFS.into(), |place| place.bpffs);
+    let mut findings = kernel::check(&bpffs, cgroup);
+    findings.extend(sysctls::check());
+    findings.push(masquerade_ports::check());
+    findings.push(ipsec::check());
+    findings.extend(memory_limit::check(find));
+    findings.push(api_server::check(source));
+    findings.extend(kube_proxy::check());
+    findings.extend(foreign_programs::check());
+    findings.extend(agent::check(find));
+    findings
 }
 
 fn table(findings: &[Finding]) -> String {

@@ -5,7 +5,6 @@ mod names;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
 };
 
 use anyhow::Result;
@@ -15,6 +14,7 @@ use serde::Serialize;
 use super::{
     frontend_name::FrontendName,
     name_server_args::NameServerArgs,
+    objects_args::ObjectsArgs,
     output::{self, Format, OutputArgs},
     policy_args::{PolicyArgs, address},
     table_args::TableArgs,
@@ -27,16 +27,14 @@ use crate::{
         address::{Protocol, parse_ip},
         flow::{BackendChoice, Flow, FlowVerdict},
         node::Source,
-        policy::Policy,
     },
     update::Skipped,
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A directory of YAML files, or one file
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    #[command(flatten)]
+    objects: ObjectsArgs,
     /// The source of the flow
     #[arg(long, value_name = "IP", value_parser = address, requires = "to")]
     from: Option<IpAddr>,
@@ -90,10 +88,11 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
         let missing = "give --from and --to for a flow, or --dns NAME for a name\n";
         clap::Error::raw(ErrorKind::MissingRequiredArgument, missing).exit();
     };
+    let loaded = args.objects.load(manifests::load)?;
     let name_server = args.dns.is_some().then(|| args.names.name_server(None, Vec::new()));
-    let dns = name_server.as_ref().map(|server| server.service.clone());
-    let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
-    let (index, skipped) = manifests::load(&args.manifests)?.to_index(policy);
+    let policy = loaded.policy(&args.policy, file, name_server)?;
+    let dns = policy.name_server.as_ref().map(|server| server.service.clone());
+    let (index, skipped) = loaded.manifests.to_index(policy);
     for Skipped { object, reason } in &skipped {
         tracing::warn!(object, reason, "object skipped");
     }
@@ -107,8 +106,9 @@ pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<()> {
 }
 
 fn explain_name(args: &Args, name: &str) -> Result<()> {
-    let manifests = manifests::load(&args.manifests)?;
-    let explanation = names::explain(&manifests, name, &args.namespace, &args.cluster_domain)?;
+    let loaded = args.objects.load(manifests::load)?;
+    loaded.require_names()?;
+    let explanation = names::explain(&loaded.manifests, name, &args.namespace, &args.cluster_domain)?;
     match args.output.output {
         Format::Json => output::print_json(&explanation),
         Format::Table => output::print(&explanation.text()),

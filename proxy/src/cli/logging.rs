@@ -1,9 +1,6 @@
-//! Logging to stderr.
+//! Logging to stderr, with the last lines in memory.
 
-use std::{
-    io,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, PoisonError};
 
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::{Level, level_filters::LevelFilter};
@@ -19,6 +16,7 @@ use tracing_subscriber::{
 use crate::{
     kube_proxy_config::LoggingSettings,
     log_level::{self, LogLevels},
+    log_ring::LoggedStderr,
 };
 
 #[derive(Debug, Args)]
@@ -62,7 +60,7 @@ pub fn start(args: &LoggingArgs, default: Level, file: Option<LoggingSettings>) 
         Ok(levels.to_string())
     });
     let of_file = if file.is_json { LogFormat::Json } else { LogFormat::Text };
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(LoggedStderr::new).with_target(false);
     let log = tracing_subscriber::registry().with(filter);
     match args.log_format.unwrap_or(of_file) {
         LogFormat::Text => log.with(lines.with_ansi(false).fmt_fields(fields())).init(),

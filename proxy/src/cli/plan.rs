@@ -3,7 +3,7 @@
 //! With a table the exit code is 3 if an object, a part of one or a field was skipped: a pipeline notices a typo. In JSON the
 //! list `skipped` says it, and the exit code is 0.
 
-use std::{path::PathBuf, process::ExitCode, thread};
+use std::{process::ExitCode, thread};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{
     frontend_name::{FrontendName, address_cell, backends},
     name_server_args::NameServerArgs,
+    objects_args::ObjectsArgs,
     output,
     policy_args::PolicyArgs,
     table_args::TableArgs,
@@ -21,22 +22,18 @@ use crate::{
     index::{Index, NotProgrammed},
     kube_proxy_config::ConfigFile,
     manifests,
-    model::{
-        frontend::{Frontend, FrontendKind, View, WhenEmpty},
-        policy::Policy,
-    },
+    model::frontend::{Frontend, FrontendKind, View, WhenEmpty},
     update::Skipped,
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A directory of YAML files, or one file
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    #[command(flatten)]
+    objects: ObjectsArgs,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Assume a DNS server on the node, as under `run --dns`
-    #[arg(long)]
+    #[arg(long, conflicts_with = "report")]
     dns: bool,
     #[command(flatten)]
     names: NameServerArgs,
@@ -88,10 +85,11 @@ struct PlannedDns {
 }
 
 pub fn run(args: Args, file: Option<&ConfigFile>) -> Result<ExitCode> {
-    let loaded = manifests::load_strictly(&args.manifests)?;
+    let loaded = args.objects.load(manifests::load_strictly)?;
     let name_server = args.dns.then(|| args.names.name_server(None, Vec::new()));
-    let dns = name_server.as_ref().map(|server| server.service.clone());
-    let policy = Policy { name_server, ..args.policy.policy(file.map(|file| &file.settings))? };
+    let policy = loaded.policy(&args.policy, file, name_server)?;
+    let dns = policy.name_server.as_ref().map(|server| server.service.clone());
+    let loaded = loaded.manifests;
     let (records, (index, mut skipped)) = thread::scope(|scope| {
         let records = scope.spawn(|| loaded.dns_records());
         let joined = loaded.to_index(policy);

@@ -62,20 +62,7 @@ struct DataPlane {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Place { bpffs, run_dir, socket, .. } = args.find.find()?;
-    let agent = control::request(&socket, ControlRequest::Status)?;
-    // Only without an agent: reading all maps is too slow for frequent probes.
-    let data_plane = agent.is_none().then(|| data_plane(&bpffs));
-    let last_alive = datapath::last_alive(&bpffs).filter(|_| agent.is_none());
-    let last_alive = last_alive.and_then(|time| Timestamp::try_from(time).ok());
-    let mut report = StatusReport::new(agent, last_alive, data_plane);
-    if !args.ready && !args.live {
-        report.add_flow_tables(&bpffs);
-    }
-    if let (None, Some(fault)) = (&report.agent, report.faults.first_mut()) {
-        let hint = agents::hint(&bpffs, Some(&run_dir));
-        *fault += &format!("; nothing listens on {}{hint}", socket.display());
-    }
+    let report = read(&args.find.find()?, !args.ready && !args.live)?;
     match args.output.output {
         Format::Json => output::print_json(&report)?,
         Format::Table => output::print(&table(&report, Timestamp::now()))?,
@@ -87,6 +74,28 @@ pub fn run(args: Args) -> Result<()> {
         [only] => bail!("degraded: {only}"),
         [first, rest @ ..] => bail!("degraded: {first}, and {} more", rest.len()),
     }
+}
+
+/// The status as JSON, for a report.
+pub fn json(place: &Place) -> Result<String> {
+    Ok(serde_json::to_string_pretty(&read(place, true)?)? + "\n")
+}
+
+fn read(Place { bpffs, run_dir, socket, .. }: &Place, has_flow_tables: bool) -> Result<StatusReport> {
+    let agent = control::request(socket, ControlRequest::Status)?;
+    // Only without an agent: reading all maps is too slow for frequent probes.
+    let data_plane = agent.is_none().then(|| data_plane(bpffs));
+    let last_alive = datapath::last_alive(bpffs).filter(|_| agent.is_none());
+    let last_alive = last_alive.and_then(|time| Timestamp::try_from(time).ok());
+    let mut report = StatusReport::new(agent, last_alive, data_plane);
+    if has_flow_tables {
+        report.add_flow_tables(bpffs);
+    }
+    if let (None, Some(fault)) = (&report.agent, report.faults.first_mut()) {
+        let hint = agents::hint(bpffs, Some(run_dir));
+        *fault += &format!("; nothing listens on {}{hint}", socket.display());
+    }
+    Ok(report)
 }
 
 fn data_plane(bpffs: &Path) -> DataPlane {

@@ -4,14 +4,17 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use dns::observe::{
-    alarms::{Alarm, PresentAlarm},
-    faults::Faults,
+use dns::{
+    cluster::snapshot::Snapshot,
+    observe::{
+        alarms::{Alarm, PresentAlarm},
+        faults::Faults,
+    },
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -217,6 +220,11 @@ impl AgentState {
     /// The query statistics. Returns `None` if DNS is not served.
     pub fn query_statistics(&self) -> Option<QueryStatistics> {
         self.query_source.get().map(QuerySource::read)
+    }
+
+    /// The objects of the name server. Returns `None` if DNS is not served.
+    pub fn names(&self) -> Option<Arc<Snapshot>> {
+        self.query_source.get().map(QuerySource::names)
     }
 
     /// The objects of the loop's index. Returns `None` if they cannot be had now.

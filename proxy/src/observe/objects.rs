@@ -1,5 +1,7 @@
 //! The objects of the agent's index, for commands: their labels, ages, pods and nodes, which the maps do not hold.
 
+mod written;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -7,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use ipnetwork::IpNetwork;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -14,10 +17,13 @@ use tokio::{
     time::timeout,
 };
 
+use super::policy_record::PolicyRecord;
 use crate::{
     index::Index,
     model::{
         backend::{Candidate, SliceInfo},
+        node::NodeInfo,
+        policy::Policy,
         service::ServiceInfo,
     },
 };
@@ -55,12 +61,23 @@ pub struct Objects {
     services: Vec<Arc<ServiceInfo>>,
     slices: Vec<Arc<SliceInfo>>,
     node_addresses: Vec<IpAddr>,
+    /// The Node object.
+    node: Option<NodeInfo>,
+    service_cidrs: Vec<IpNetwork>,
+    policy: Policy,
 }
 
 impl Objects {
     pub fn of(index: &Index) -> Self {
         let (services, slices) = index.objects();
-        Self { services, slices, node_addresses: index.node().addresses.clone() }
+        Self {
+            services,
+            slices,
+            node_addresses: index.node().addresses.clone(),
+            node: index.node_info().cloned(),
+            service_cidrs: index.service_cidrs().collect(),
+            policy: index.policy().clone(),
+        }
     }
 
     pub fn services(&self) -> Vec<ServiceDetails> {
@@ -89,6 +106,11 @@ impl Objects {
         let is_pods = |address: &IpAddr| !self.node_addresses.contains(address);
         let named = self.candidates().filter(|(_, candidate)| is_pods(&candidate.ip));
         named.filter_map(|(slice, candidate)| Some((candidate.ip, pod(slice, candidate)?))).collect()
+    }
+
+    /// The policy. `has_names`: the objects have those of DNS, too.
+    pub fn policy(&self, has_names: bool) -> PolicyRecord {
+        PolicyRecord::new(&self.policy, has_names)
     }
 
     fn candidates(&self) -> impl Iterator<Item = (&SliceInfo, &Candidate)> {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use dns::{cluster::snapshot::Published, observe::metrics::Metrics};
+use dns::{
+    cluster::snapshot::{Published, Snapshot},
+    observe::metrics::Metrics,
+};
 use tracing::debug;
 
 use crate::observe::query_statistics::QueryStatistics;
@@ -15,6 +18,11 @@ pub struct QuerySource {
 }
 
 impl QuerySource {
+    /// The published objects.
+    pub fn names(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.published.load())
+    }
+
     pub fn read(&self) -> QueryStatistics {
         let own = dns::interfaces::addresses().unwrap_or_else(|error| {
             debug!(%error, "cannot read local addresses");

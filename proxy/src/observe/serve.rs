@@ -17,6 +17,8 @@ use tokio::{
     time::sleep,
 };
 
+use control_socket::ControlSocket;
+
 use super::{
     agent_state::AgentState,
     health_check_ports::WantedHealthChecks,
@@ -68,7 +70,8 @@ impl Serve {
         state.set_ports(ports.into_iter().flatten().collect());
         let mut phases = state.phases();
         tokio::spawn(refresh_conditions(bpffs.clone(), Arc::clone(&state)));
-        tokio::spawn(control_socket::serve(status_socket, Arc::clone(&state)));
+        let source = ControlSocket { state: Arc::clone(&state), bpffs: bpffs.clone(), pages: pages.clone() };
+        tokio::spawn(control_socket::serve(status_socket, source));
         // While another agent holds the data plane, it serves these addresses.
         if phases.wait_for(|phase| matches!(phase, Phase::Starting | Phase::Serving)).await.is_err() {
             return;

@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::Result;
 use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     labels::{Labels, ServicePort},
@@ -38,7 +38,7 @@ use crate::{
 /// A backend in neither set gets no new flows.
 const SETS: u8 = BackendFlags::IN_CLUSTER_SET.0 | BackendFlags::IN_LOCAL_SET.0;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffinityRow {
     client: String,
     #[serde(flatten)]
@@ -58,7 +58,7 @@ pub struct AffinityRow {
     netns: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
     Followed,
@@ -178,6 +178,10 @@ fn client(key: &AffinityKey) -> String {
 
 impl Row for AffinityRow {
     const LIST: &'static str = "affinity";
+
+    fn service(&self) -> Option<&ServicePort> {
+        Some(&self.service)
+    }
 
     fn id(&self) -> String {
         // A pod may have an entry of its namespace and one of its address.

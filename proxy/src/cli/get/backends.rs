@@ -12,12 +12,13 @@
 //! agent, the pods of other nodes to none; null if unknown.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
 };
 
 use proxy_ebpf::abi::BackendFlags;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     labels::{Labels, ServicePort},
@@ -31,14 +32,14 @@ use crate::{
     reconcile::{BackendEntry, LbMaps, MapError},
 };
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendRow {
     #[serde(flatten)]
     service: ServicePort,
     address: SocketAddr,
     protocol: String,
     state: State,
-    sets: Vec<&'static str>,
+    sets: Vec<Cow<'static, str>>,
     index: u32,
     generation: u32,
     pod: Option<String>,
@@ -46,7 +47,7 @@ pub struct BackendRow {
     zone: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
     Ready,
@@ -106,9 +107,9 @@ impl BackendRow {
     }
 }
 
-fn sets(flags: BackendFlags) -> Vec<&'static str> {
+fn sets(flags: BackendFlags) -> Vec<Cow<'static, str>> {
     let all = [(BackendFlags::IN_CLUSTER_SET, "cluster"), (BackendFlags::IN_LOCAL_SET, "local")];
-    all.into_iter().filter(|(set, _)| flags.contains(*set)).map(|(_, name)| name).collect()
+    all.into_iter().filter(|(set, _)| flags.contains(*set)).map(|(_, name)| name.into()).collect()
 }
 
 impl State {
@@ -124,6 +125,10 @@ impl State {
 
 impl Row for BackendRow {
     const LIST: &'static str = "backends";
+
+    fn service(&self) -> Option<&ServicePort> {
+        Some(&self.service)
+    }
 
     fn id(&self) -> String {
         format!("{}/{} of {}", self.address, self.protocol, self.service.text())

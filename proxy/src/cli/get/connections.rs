@@ -11,7 +11,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use proxy_ebpf::abi::{FlowState, flow_state::TICK_SHIFT};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     labels::{Labels, ServicePort},
@@ -23,7 +23,7 @@ use crate::{
     observe::objects::Pods,
 };
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionRow {
     #[serde(flatten)]
     service: ServicePort,
@@ -37,7 +37,7 @@ pub struct ConnectionRow {
     pod: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
     /// No reply yet.
@@ -114,6 +114,10 @@ impl State {
 
 impl Row for ConnectionRow {
     const LIST: &'static str = "connections";
+
+    fn service(&self) -> Option<&ServicePort> {
+        Some(&self.service)
+    }
 
     fn id(&self) -> String {
         format!("{} {} {}", self.client, self.dialled, self.protocol)

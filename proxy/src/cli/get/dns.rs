@@ -17,8 +17,12 @@ use std::{net::IpAddr, path::Path};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
+    document::{Document, Headers},
     footer::{Footer, tally},
+    format::Format,
+    labels::ServicePort,
     listing::{Listing, Row},
+    offline::{self, OfflineArgs},
     print::PrintArgs,
 };
 use crate::{
@@ -31,6 +35,9 @@ use crate::{
         query_statistics::{Client, ClientKind, QueryStatistics},
     },
 };
+
+/// Its file in a report.
+pub const FILE: &str = "maps/dns.json";
 
 /// Explanation of the columns.
 const LEGEND: &str = "\
@@ -71,10 +78,19 @@ pub struct Args {
     print: PrintArgs,
     #[command(flatten)]
     find: FindArgs,
+    #[command(flatten)]
+    offline: OfflineArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let Args { client, namespace, all_namespaces: _, print, find } = args;
+    let Args { client, namespace, all_namespaces: _, print, find, offline } = args;
+    if let Some(report) = offline.open()? {
+        return print.print(|| {
+            let Listing { mut rows, footer } = offline::listing::<Client>(&report, FILE)?;
+            rows.retain(|one| is_selected(one, client.as_deref(), namespace.as_deref()));
+            Ok(Listing { rows, footer })
+        });
+    }
     let Place { bpffs, run_dir, socket, .. } = find.find()?;
     let watches = print.watch;
     print.print(|| {
@@ -87,6 +103,13 @@ pub fn run(args: Args) -> Result<()> {
         }
         Ok(Listing { rows: clients, footer: Footer::Dns { since, upstreams } })
     })
+}
+
+/// The listing as JSON, for a report.
+pub fn json(socket: &Path) -> Result<String> {
+    let QueryStatistics { since, clients, upstreams } = query_statistics(socket, String::new)?;
+    let listing = Listing { rows: clients, footer: Footer::Dns { since, upstreams } };
+    Document::full(&listing).text(&Format::Json, Headers::Shown)
 }
 
 fn query_statistics(socket: &Path, hint: impl FnOnce() -> String) -> Result<QueryStatistics> {
@@ -116,6 +139,10 @@ const COUNTS: [&str; 14] = [
 
 impl Row for Client {
     const LIST: &'static str = "clients";
+
+    fn service(&self) -> Option<&ServicePort> {
+        None
+    }
 
     fn id(&self) -> String {
         self.client.clone()
@@ -168,13 +195,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::{
-        cli::get::{
-            document::{Document, Headers},
-            format::Format,
-        },
-        observe::query_statistics::Upstream,
-    };
+    use crate::observe::query_statistics::Upstream;
 
     fn client(kind: ClientKind, name: &str, addresses: &[&str]) -> Client {
         Client {

@@ -1,9 +1,13 @@
 //! Data below the rows.
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _, net::IpAddr};
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use jiff::Timestamp;
-use serde::ser::{SerializeMap, Serializer};
+use serde::{
+    Deserialize,
+    ser::{SerializeMap, Serializer},
+};
+use serde_json::Value;
 
 use crate::observe::query_statistics::Upstream;
 
@@ -25,9 +29,30 @@ pub enum Footer {
 }
 
 /// Counts of refused connections by reason.
-pub type Refusals = BTreeMap<&'static str, u64>;
+pub type Refusals = BTreeMap<Cow<'static, str>, u64>;
+
+/// The fields of all footers.
+#[derive(Deserialize)]
+struct Fields {
+    refusals: Option<Refusals>,
+    node_ports_at: Option<Vec<IpAddr>>,
+    since: Option<Timestamp>,
+    #[serde(default)]
+    upstreams: Vec<Upstream>,
+}
 
 impl Footer {
+    /// Reads the fields beside the list; unreadable ones are as absent.
+    pub fn parse(document: Value) -> Self {
+        match serde_json::from_value(document) {
+            Ok(Fields { refusals: Some(refusals), node_ports_at, .. }) => {
+                Self::Frontends { refusals, is_all: true, node_ports_at }
+            }
+            Ok(Fields { since: Some(since), upstreams, .. }) => Self::Dns { since, upstreams },
+            Ok(_) | Err(_) => Self::Empty,
+        }
+    }
+
     /// Serializes the fields into the object that holds the list.
     pub fn serialize_into<S: Serializer>(&self, map: &mut S::SerializeMap) -> Result<(), S::Error> {
         match self {
@@ -65,7 +90,7 @@ fn frontends(refusals: &Refusals, is_all: bool, node_ports_at: &Option<Vec<IpAdd
             let _ = writeln!(text, "\nNodePorts are served at {}", addresses.join(", "));
         }
     }
-    let counts = tally(refusals.iter().map(|(reason, count)| (*reason, *count)));
+    let counts = tally(refusals.iter().map(|(reason, count)| (&**reason, *count)));
     if is_all && !counts.is_empty() {
         let _ = writeln!(text, "\nrefused: {counts}");
     }

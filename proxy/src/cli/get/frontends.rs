@@ -16,6 +16,7 @@
 //! over all Services. `created` is the time of the Service, from the running agent; null if there is none.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
@@ -23,7 +24,7 @@ use std::{
 use anyhow::Result;
 use jiff::Timestamp;
 use proxy_ebpf::abi::{BackendFlags, Block, Descriptor, DescriptorFlags, ServiceStats, Unclaimed};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     labels::{Labels, ServicePort},
@@ -43,13 +44,13 @@ use crate::{
 /// Attempts to read a consistent state of a frontend that changes meanwhile.
 const ATTEMPTS: usize = 8;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrontendRow {
     #[serde(flatten)]
     service: ServicePort,
-    #[serde(flatten, serialize_with = "key_fields")]
+    #[serde(flatten, serialize_with = "key_fields", deserialize_with = "key_of_fields")]
     key: FrontendKey,
-    r#type: &'static str,
+    r#type: Cow<'static, str>,
     internal: View,
     external: View,
     affinity_seconds: Option<u32>,
@@ -58,23 +59,23 @@ pub struct FrontendRow {
     refused: u64,
     created: Option<Timestamp>,
     /// The text of the age, which passes.
-    #[serde(skip)]
+    #[serde(skip, default = "unknown_age")]
     age: String,
     /// The first row of its service port.
     #[serde(skip)]
     is_first: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct View {
     #[serde(serialize_with = "texts")]
     backends: Vec<SocketAddr>,
     local: u32,
-    policy: &'static str,
-    when_empty: &'static str,
+    policy: Cow<'static, str>,
+    when_empty: Cow<'static, str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct KeyFields {
     family: String,
     address: String,
@@ -91,6 +92,22 @@ fn key_fields<S: Serializer>(key: &FrontendKey, serializer: S) -> Result<S::Ok, 
         protocol: protocol.to_string(),
     }
     .serialize(serializer)
+}
+
+/// Reads the fields of a report.
+fn key_of_fields<'d, D: Deserializer<'d>>(deserializer: D) -> Result<FrontendKey, D::Error> {
+    let KeyFields { family, address, port, protocol } = KeyFields::deserialize(deserializer)?;
+    let ip = || address.parse().map(FrontendAddress::Ip).map_err(de::Error::custom);
+    let address = match (&*address, &*family) {
+        ("*", "IPv6") => FrontendAddress::NodePort(IpFamily::V6),
+        ("*", _) => FrontendAddress::NodePort(IpFamily::V4),
+        _ => ip()?,
+    };
+    Ok(FrontendKey { address, port, protocol: protocol.parse().map_err(de::Error::custom)? })
+}
+
+fn unknown_age() -> String {
+    "<unknown>".to_owned()
 }
 
 /// The frontend address for tables. NodePorts of the two families differ too.
@@ -135,7 +152,7 @@ pub fn read(
         rows.push(FrontendRow {
             service: service.into(),
             key,
-            r#type: type_of(key, &cluster_ips),
+            r#type: type_of(key, &cluster_ips).into(),
             internal,
             external,
             affinity_seconds: Some(descriptor.affinity_seconds).filter(|seconds| *seconds != 0),
@@ -143,16 +160,21 @@ pub fn read(
             translated,
             refused,
             created: None,
-            age: "<unknown>".to_owned(),
+            age: unknown_age(),
             is_first: false,
         });
     }
     rows.sort_by(|a, b| (&a.service, a.key).cmp(&(&b.service, b.key)));
+    mark_first(&mut rows);
+    Ok(rows)
+}
+
+/// Marks the first row of each service port, given that they are sorted.
+pub fn mark_first(rows: &mut [FrontendRow]) {
     for n in 0..rows.len() {
         let is_first = n == 0 || rows[n - 1].port() != rows[n].port();
         rows[n].is_first = is_first;
     }
-    Ok(rows)
 }
 
 /// The programs refuse undefined ports of a ClusterIP, so its address is in a map of its own.
@@ -208,8 +230,8 @@ fn views(
     let view = |backends, local, is_local, drops| View {
         backends,
         local,
-        policy: if flags.contains(is_local) { "Local" } else { "Cluster" },
-        when_empty: if flags.contains(drops) { "drop" } else { "reject" },
+        policy: if flags.contains(is_local) { "Local" } else { "Cluster" }.into(),
+        when_empty: if flags.contains(drops) { "drop" } else { "reject" }.into(),
     };
     Ok([
         view(
@@ -250,6 +272,10 @@ fn addresses(
 impl Row for FrontendRow {
     const LIST: &'static str = "frontends";
 
+    fn service(&self) -> Option<&ServicePort> {
+        Some(&self.service)
+    }
+
     fn id(&self) -> String {
         format!("{} of {}", address_text(self.key), self.service.text())
     }
@@ -268,7 +294,7 @@ impl Row for FrontendRow {
         let FrontendKey { port, protocol, .. } = self.key;
         let port = format!("{port}/{protocol}");
         let mut cells =
-            vec![self.service.text(), self.r#type.to_owned(), address_cell(self.key.address), port];
+            vec![self.service.text(), self.r#type.to_string(), address_cell(self.key.address), port];
         if is_wide {
             cells.extend([self.internal.list(), self.external.list()]);
         } else {
@@ -300,7 +326,14 @@ impl FrontendRow {
         let created = services.get(&self.service.service).and_then(|service| service.created);
         let Some(created) = created else { return };
         self.created = Some(created);
-        self.age = human_duration(now.duration_since(created).as_secs());
+        self.set_age_at(now);
+    }
+
+    /// Sets the age at a time, if the creation of the Service is known.
+    pub fn set_age_at(&mut self, now: Timestamp) {
+        if let Some(created) = self.created {
+            self.age = human_duration(now.duration_since(created).as_secs());
+        }
     }
 
     pub fn is_node_port(&self) -> bool {
@@ -336,7 +369,7 @@ impl View {
     /// The number of backends, or the behaviour without any.
     fn summary(&self) -> String {
         match self.backends.len() {
-            0 => self.when_empty.to_owned(),
+            0 => self.when_empty.to_string(),
             all if self.policy == "Local" => format!("{all} local"),
             all => format!("{all} ({} local)", self.local),
         }
@@ -344,7 +377,7 @@ impl View {
 
     fn list(&self) -> String {
         if self.backends.is_empty() {
-            return self.when_empty.to_owned();
+            return self.when_empty.to_string();
         }
         self.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::service::ServicePortKey,
+    model::{
+        address::Protocol,
+        service::{ServiceKey, ServicePortKey},
+    },
     reconcile::{LbMaps, MapError, parse_label},
 };
 
@@ -19,6 +22,11 @@ impl Labels {
         Ok(Self(labels.filter_map(|(id, label)| Some((id, parse_label(&label)?))).collect()))
     }
 
+    /// Those of a report, whose ids have no meaning.
+    pub fn of(keys: impl Iterator<Item = ServicePortKey>) -> Self {
+        Self((0..).zip(keys).collect())
+    }
+
     /// Returns `None` for an id without a name: an agent that is killed between two writes may leave one.
     pub fn get(&self, id: u32) -> Option<&ServicePortKey> {
         self.0.get(&id)
@@ -30,7 +38,7 @@ impl Labels {
 }
 
 /// A service port in the output.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServicePort {
     /// `NAMESPACE/NAME`; `?` for an id without a name.
     pub service: String,
@@ -47,6 +55,13 @@ impl From<Option<&ServicePortKey>> for ServicePort {
 }
 
 impl ServicePort {
+    /// The name as a key; `None` for an id without a name. Which of its protocols it is has no effect on a selection.
+    pub fn key(&self) -> Option<ServicePortKey> {
+        let (namespace, name) = self.service.split_once('/')?;
+        let service = ServiceKey::new(namespace, name);
+        Some(ServicePortKey { service, port_name: self.port_name.as_str().into(), protocol: Protocol::Tcp })
+    }
+
     /// The text of a table cell.
     pub fn text(&self) -> String {
         match self.port_name.as_str() {

@@ -383,7 +383,7 @@ fn watch_prints_changed_and_removed_rows() {
     let now = Listing {
         rows: rest,
         footer: Footer::Frontends {
-            refusals: [("no_endpoint", 3), ("needs_source_address", 0)].into(),
+            refusals: [("no_endpoint".into(), 3), ("needs_source_address".into(), 0)].into(),
             is_all: true,
             node_ports_at: Some(vec!["192.0.2.11".parse().unwrap()]),
         },
@@ -446,3 +446,34 @@ ports: [{name: dns, port: 53, protocol: UDP}]
 endpoints:
 - {addresses: [10.244.2.4], nodeName: node-2, conditions: {ready: true}}
 "#;
+
+/// The JSON of a report is read as the same rows, whatever they are printed as.
+#[track_caller]
+fn comes_back<R: Row>(listing: &Listing<R>, finish: impl Fn(&mut [R])) {
+    let text =
+        |listing: &Listing<R>, format: &Format| Document::full(listing).text(format, Headers::Shown).unwrap();
+    let mut read = Listing::<R>::parse(&text(listing, &Format::Json)).unwrap();
+    finish(&mut read.rows);
+    assert_eq!(read.footer, listing.footer);
+    for format in [Format::Table, Format::Wide, Format::Json, Format::Yaml, Format::Name] {
+        assert_eq!(text(&read, &format), text(listing, &format));
+    }
+}
+
+#[test]
+fn listings_of_a_report_are_read_as_they_were() {
+    let reconciler = reconciler();
+    let maps = reconciler.maps();
+    let labels = Labels::read(maps).unwrap();
+    let footer = Footer::Frontends {
+        refusals: [("no_endpoint".into(), 3)].into(),
+        is_all: true,
+        node_ports_at: Some(vec!["192.0.2.11".parse().unwrap()]),
+    };
+    comes_back(&Listing { rows: frontend_rows(maps, 40), footer }, frontends::mark_first);
+    let rows = backends::read(maps, &labels, &Selection::default(), true).unwrap();
+    assert!(!rows.is_empty());
+    comes_back(&Listing { rows, footer: Footer::Empty }, |_| ());
+    let error = Listing::<backends::BackendRow>::parse(r#"{"backends": [{"service": 1}]}"#).err().unwrap();
+    assert_eq!(error.to_string(), "its backends cannot be read");
+}

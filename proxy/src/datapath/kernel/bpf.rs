@@ -261,6 +261,51 @@ pub fn has_tcx() -> bool {
     }
 }
 
+/// The hooks of a cgroup for sockets, from `enum bpf_attach_type`.
+pub const CGROUP_HOOKS: [(&str, u32); 21] = [
+    ("ingress", 0),
+    ("egress", 1),
+    ("sock_create", 2),
+    ("sock_ops", 3),
+    ("bind4", 8),
+    ("bind6", 9),
+    ("connect4", 10),
+    ("connect6", 11),
+    ("post_bind4", 12),
+    ("post_bind6", 13),
+    ("sendmsg4", 14),
+    ("sendmsg6", 15),
+    ("recvmsg4", 19),
+    ("recvmsg6", 20),
+    ("getsockopt", 21),
+    ("setsockopt", 22),
+    ("getpeername4", 29),
+    ("getpeername6", 30),
+    ("getsockname4", 31),
+    ("getsockname6", 32),
+    ("sock_release", 34),
+];
+
+/// The ids of the programs that run at a hook of a cgroup, also those of its parents, in their order.
+pub fn programs_at_cgroup(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<Vec<u32>> {
+    /// `BPF_F_QUERY_EFFECTIVE`
+    const EFFECTIVE: u32 = 1;
+    /// The kernel's limit for one cgroup is 64.
+    const MAX: usize = 256;
+    let mut ids = vec![0_u32; MAX];
+    let mut attr = ProgramQuery {
+        target: raw(cgroup),
+        attach_type: hook,
+        query_flags: EFFECTIVE,
+        program_ids: ids.as_mut_ptr().expose_provenance() as u64,
+        count: MAX as u32,
+        ..ProgramQuery::default()
+    };
+    bpf(Command::ProgramQuery, &mut attr)?;
+    ids.truncate(attr.count as usize);
+    Ok(ids)
+}
+
 /// Attaches a program before all others at a hook of a device, for the lifetime of the link.
 pub fn link_tcx(program: BorrowedFd<'_>, device: u32, hook: TcxHook) -> io::Result<OwnedFd> {
     link_create(LinkCreate {

@@ -1,6 +1,10 @@
 //! The paths of the health and metrics servers, as in kube-proxy.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use axum::{
@@ -75,7 +79,7 @@ pub fn metrics_router(state: Arc<AgentState>, bpffs: PathBuf, pages: Pages) -> R
 
 async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
     // A task of its own: if the client is gone, its computation still counts as one in progress.
-    let text = tokio::spawn(async move { server.metrics.get(async || metrics_text(&server).await).await });
+    let text = tokio::spawn(async move { server.metrics.get(async || server.metrics_text().await).await });
     match text.await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(text) => ([METRICS, NO_SNIFF], text).into_response(),
         Err(error) => {
@@ -84,23 +88,29 @@ async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
     }
 }
 
-async fn metrics_text(server: &MetricsServer) -> Result<Bytes, String> {
-    let bpffs = server.bpffs.clone();
-    let has_services = server.pages.has_service_series;
+impl MetricsServer {
+    async fn metrics_text(&self) -> Result<Bytes, String> {
+        metrics_text(&self.state, &self.bpffs, self.pages.has_service_series).await
+    }
+}
+
+/// The metrics as text. Errors: they cannot be written as text.
+pub async fn metrics_text(state: &AgentState, bpffs: &Path, has_services: bool) -> Result<Bytes, String> {
+    let bpffs = bpffs.to_owned();
     let kernel = spawn_blocking(move || read_counters(&bpffs, has_services)).await;
     // The other metrics are needed most when the data plane is broken.
     let kernel = kernel.context("the reader has panicked").flatten().unwrap_or_else(|error| {
         warn!(error = %format_args!("{error:#}"), "metrics lack the kernel's counters");
-        server.state.metrics.unread_counters.inc();
+        state.metrics.unread_counters.inc();
         KernelCounters::default()
     });
-    let status = server.state.status();
-    server.state.metrics.dns_faults.set(status.dns_faults.len() as i64);
-    server.state.metrics.set_conditions(&status.conditions);
+    let status = state.status();
+    state.metrics.dns_faults.set(status.dns_faults.len() as i64);
+    state.metrics.set_conditions(&status.conditions);
     if let Some(source) = &status.source {
-        server.state.metrics.set_source(source);
+        state.metrics.set_source(source);
     }
-    server.state.metrics.render(&kernel).map(Bytes::from).map_err(|error| error.to_string())
+    state.metrics.render(&kernel).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 async fn slis(State(server): State<Arc<MetricsServer>>) -> Response {
