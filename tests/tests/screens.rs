@@ -218,18 +218,18 @@ fn clients(screens: &Screens<'_>) {
         false,
         &expect![[r#"
             CLIENT            SERVICE             BACKEND                   AGE  EXPIRES IN
-            198.51.100.10     default/web:tcp-80  10.244.1.100:8080         Ns   23h
             10.244.1.1        default/web:tcp-80  10.244.1.100:8080         Ns   23h
-            fd00:10:244:1::1  default/web:tcp-80  [fd00:10:244:1::64]:8080  Ns   23h
             default/db-0      default/web:tcp-80  10.244.1.100:8080         Ns   23h
+            198.51.100.10     default/web:tcp-80  10.244.1.100:8080         Ns   23h
+            fd00:10:244:1::1  default/web:tcp-80  [fd00:10:244:1::64]:8080  Ns   23h
         "#]],
     );
     screens.check(&["affinity", "-o", "wide"], false, &expect![[r#"
         CLIENT            SERVICE             BACKEND                   AGE  EXPIRES IN  PROTOCOL  STATE     ADDRESS
-        198.51.100.10     default/web:tcp-80  10.244.1.100:8080         Ns   23h         TCP       followed  198.51.100.10
         10.244.1.1        default/web:tcp-80  10.244.1.100:8080         Ns   23h         TCP       followed  10.244.1.1
-        fd00:10:244:1::1  default/web:tcp-80  [fd00:10:244:1::64]:8080  Ns   23h         TCP       followed  fd00:10:244:1::1
         default/db-0      default/web:tcp-80  10.244.1.100:8080         Ns   23h         TCP       followed  10.244.1.101
+        198.51.100.10     default/web:tcp-80  10.244.1.100:8080         Ns   23h         TCP       followed  198.51.100.10
+        fd00:10:244:1::1  default/web:tcp-80  [fd00:10:244:1::64]:8080  Ns   23h         TCP       followed  fd00:10:244:1::1
     "#]]);
     screens.check(
         &["connections"],

@@ -181,6 +181,7 @@ fn affinity_of(Source { maps, labels, selection, details, .. }: Source<'_>) -> R
     if rows.iter().any(AffinityRow::is_of_netns) {
         let addresses = datapath::netns_addresses();
         rows.iter_mut().for_each(|row| row.locate(&addresses));
+        affinity::sort(&mut rows);
     }
     let pods = details.pods();
     rows.iter_mut().for_each(|row| row.set_pod(&pods));

@@ -91,8 +91,13 @@ pub fn read(
             rows.push(row);
         }
     }
-    rows.sort_by(|a, b| (&a.service, &a.client, &a.family).cmp(&(&b.service, &b.client, &b.family)));
+    sort(&mut rows);
     Ok(rows)
+}
+
+/// Sorts by service port and client. Once more after `locate`: the cookies of namespaces are in no order.
+pub fn sort(rows: &mut [AffinityRow]) {
+    rows.sort_by(|a, b| (&a.service, &a.client, &a.family).cmp(&(&b.service, &b.client, &b.family)));
 }
 
 /// The timeouts of service ports with affinity. All frontends of a service port have the same.
