@@ -14,6 +14,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+pub use nftables::{Chain, dropping_forward_chains};
 use nftables::{Family, Table};
 use nix::net::if_::if_nametoindex;
 

@@ -4,7 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, process::Command};
+#[path = "faults/table.rs"]
+mod table;
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use table::{FAULTS, Fault};
 
 /// Fields of the Service, the name of the slice's port, and the endpoints.
 struct Objects {
@@ -116,6 +121,17 @@ fn a_wrong_port_or_protocol() {
 fn a_node_port_at_an_address_that_does_not_serve_it() {
     let text = portreeve(&SOUND, &["explain", "--from", "203.0.113.9", "--to", "127.0.0.1:30080"]);
     tells(&text, &["none", "192.0.2.11"]);
+    let other = portreeve(
+        &SOUND,
+        &["explain", "--node-address", "198.51.100.7", "--from", "203.0.113.9", "--to", "198.51.100.7:30080"],
+    );
+    tells(
+        &other,
+        &[
+            "30080/TCP is a NodePort of shop/web:http, but --nodeport-addresses does not include 198.51.100.7",
+            "192.0.2.11 serves it",
+        ],
+    );
 }
 
 #[test]
@@ -133,4 +149,75 @@ fn two_services_with_one_address() {
     let text = String::from_utf8(output.stdout).unwrap();
     tells(&text, &["Service shop/zzz", "203.0.113.10:80/TCP is served for shop/aaa"]);
     assert_eq!(output.status.code(), Some(0), "the objects are valid");
+}
+
+#[test]
+fn an_address_that_no_service_has() {
+    tells(&explain(&SOUND, "10.96.0.99:80"), &["none", "no Service has 10.96.0.99 with port 80/TCP"]);
+    // The network of ClusterIPs tells more.
+    let service = "type: NodePort, clusterIP: 10.96.0.10, ports: [{name: http, port: 80, nodePort: 30080}]}\n---\n\
+        apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\nspec: {cidrs: [10.96.0.0/16]";
+    let objects = Objects { service, ..SOUND };
+    let text = explain(&objects, "10.96.0.99:80");
+    tells(&text, &["10.96.0.99 is inside the ServiceCIDR 10.96.0.0/16"]);
+    let json =
+        portreeve(&objects, &["explain", "-o", "json", "--from", "10.244.0.9", "--to", "10.96.0.99:80"]);
+    tells(&json, &["\"reason_code\": \"unallocated_address\""]);
+}
+
+#[test]
+fn a_client_of_the_other_family() {
+    let text = portreeve(&SOUND, &["explain", "--from", "fd00::9", "--to", "10.96.0.10:80", "-o", "json"]);
+    tells(&text, &["\"reason_code\": \"mixed_families\""]);
+}
+
+/// The name of each reason in the machine's output.
+#[test]
+fn the_reasons_have_codes() {
+    let local = "type: NodePort, externalTrafficPolicy: Local, clusterIP: 10.96.0.10, \
+        ports: [{name: http, port: 80, nodePort: 30080}]";
+    let ranges = "type: LoadBalancer, clusterIP: 10.96.0.10, loadBalancerSourceRanges: [198.51.100.0/24], \
+        ports: [{name: http, port: 80, nodePort: 30080}]}\n\
+        status: {loadBalancer: {ingress: [{ip: 203.0.113.10}]}";
+    for (objects, to, code) in [
+        (Objects { endpoints: "", ..SOUND }, "10.96.0.10:80", "no_endpoint"),
+        (Objects { service: local, ..SOUND }, "192.0.2.11:30080", "policy_has_no_local_endpoint"),
+        (Objects { service: ranges, ..SOUND }, "203.0.113.10:80", "source_not_in_ranges"),
+        (SOUND, "10.96.0.10:81", "undefined_port"),
+        (SOUND, "127.0.0.1:30080", "node_port_not_served"),
+        (SOUND, "192.0.2.77:80", "no_frontend"),
+    ] {
+        let text = portreeve(&objects, &["explain", "-o", "json", "--from", "203.0.113.9", "--to", to]);
+        tells(&text, &[&format!("\"reason_code\": \"{code}\"")]);
+    }
+}
+
+/// Each fault has a test in the repository that holds its words, and a line on the page; the page has no other.
+#[test]
+fn the_page_has_the_faults_that_tests_hold() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut faults = BTreeSet::new();
+    for Fault { name, command, identifier, words, file, test } in FAULTS {
+        let source = fs::read_to_string(repository.join(file)).unwrap();
+        let code = source
+            .split_once(&format!("fn {test}("))
+            .unwrap_or_else(|| panic!("{file} has no test {test}"))
+            .1;
+        // Up to the next test.
+        let body = code.split("#[test]").next().unwrap().split("#[tokio::test").next().unwrap();
+        assert!(body.contains(words), "{name}: `{words}` is not in {test} of {file}");
+        assert!(faults.insert(format!("{name} | `{command}` | `{identifier}`")), "{name} is there twice");
+    }
+    let page = fs::read_to_string(repository.join("docs/troubleshooting.md")).unwrap();
+    let table = page.split_once("| fault | command | identifier |").unwrap().1;
+    let rows = table.lines().skip(2).map_while(|line| line.strip_prefix("| "));
+    let rows: BTreeSet<String> =
+        rows.map(|row| row.split(" | ").take(3).collect::<Vec<_>>().join(" | ")).collect();
+    let missing: Vec<_> = faults.difference(&rows).collect();
+    let more: Vec<_> = rows.difference(&faults).collect();
+    assert!(
+        missing.is_empty() && more.is_empty(),
+        "not on the page: {missing:#?}, without a test: {more:#?}"
+    );
+    assert!(FAULTS.len() >= 48, "{}", FAULTS.len());
 }

@@ -83,6 +83,81 @@ async fn a_backend_that_refuses_and_one_that_is_silent_are_named() -> Result<()>
     Ok(())
 }
 
+/// The pod's device is down, as if its address were that of a machine that is gone.
+#[tokio::test]
+async fn a_backend_whose_pod_is_gone_is_unreachable() -> Result<()> {
+    let cluster = Cluster::start("fault-gone-pod").await;
+    cluster.service("web").tcp(80).backends(["a"]).await;
+    let pod = cluster.pod("a").start().await;
+    pod.netns().run(|| {
+        let down = Command::new("ip").args(["link", "set", "eth0", "down"]).output()?;
+        ensure!(down.status.success(), "{down:?}");
+        Ok(())
+    })?;
+    // Three neighbour solicitations in as many seconds.
+    let output = command(cluster.node(0), &["connectivity", "--service", "default/web", "--timeout", "10"])?;
+    let table = text(&output.stdout);
+    let words = "unreachable  no route, or no neighbour answers";
+    let words: Vec<_> = words.split_whitespace().collect();
+    let lines = table.lines().map(|line| {
+        line.split_whitespace().filter(|word| !word.ends_with("ms")).collect::<Vec<_>>().join(" ")
+    });
+    let address = pod.addresses.v4.to_string();
+    let mut of_pod = lines.filter(|line| line.contains(&address));
+    ensure!(of_pod.any(|line| line.contains(&words.join(" "))), "{table}");
+    Ok(())
+}
+
+/// What the node's administrator or other software set up.
+#[tokio::test]
+async fn what_is_wrong_with_a_node_is_stated_by_check() -> Result<()> {
+    let cluster = Cluster::start("fault-node").await;
+    let node = cluster.node(0);
+    let findings = || -> Result<Vec<String>> {
+        let output = command(node, &["check", "-o", "json"])?;
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        let bad = findings.iter().filter(|finding| finding["verdict"] != "ok");
+        Ok(bad.map(|finding| format!("{} {}", finding["name"], finding["what"])).collect())
+    };
+    let faults = [
+        ("kube-proxy", "table ip kube-proxy of nftables mode"),
+        ("sysctls", "strict rp_filter drops packets on asymmetric paths"),
+        ("sysctls", "pods are not reachable from other nodes"),
+        ("forward", "chain inet fault forward drops forwarded packets that no rule accepts"),
+        ("other programs", "eth0: u32"),
+    ];
+    let is_stated = |findings: &[String], name: &str, words: &str| {
+        findings.iter().any(|line| line.starts_with(&format!("\"{name}\"")) && line.contains(words))
+    };
+    let before = findings()?;
+    for (name, words) in faults {
+        ensure!(!is_stated(&before, name, words), "{name}: {before:#?}");
+    }
+    firewall::filter(
+        node.netns(),
+        "table ip kube-proxy { chain services { }\n }\n\
+         table inet fault { chain forward { type filter hook forward priority 0; policy drop; }\n }",
+    )?;
+    node.netns().run(|| {
+        for (name, value) in [("ip_forward", "0"), ("conf/all/rp_filter", "1")] {
+            fs::write(format!("/proc/sys/net/ipv4/{name}"), value)?;
+        }
+        for words in [
+            "qdisc replace dev eth0 clsact",
+            "filter add dev eth0 ingress prio 7 protocol all u32 match u32 0 0 flowid 1:1",
+        ] {
+            let tc = Command::new("tc").args(words.split(' ')).output()?;
+            ensure!(tc.status.success(), "{words}: {tc:?}");
+        }
+        Ok(())
+    })?;
+    let after = findings()?;
+    for (name, words) in faults {
+        ensure!(is_stated(&after, name, words), "{name}: `{words}` is not in {after:#?}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_name_without_an_answer_is_explained() -> Result<()> {
     let names = NameService::new()?;

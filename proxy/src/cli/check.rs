@@ -5,6 +5,7 @@ mod agent;
 mod api_server;
 mod finding;
 mod foreign_programs;
+mod forward;
 mod ipsec;
 mod kernel;
 mod kube_proxy;
@@ -67,6 +68,7 @@ fn findings(find: &FindArgs, cgroup: Option<&Path>, source: SourceArgs) -> Vec<F
     findings.push(api_server::check(source));
     findings.extend(kube_proxy::check());
     findings.extend(foreign_programs::check());
+    findings.extend(forward::check());
     findings.extend(agent::check(find));
     findings
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{
@@ -21,6 +21,11 @@ use crate::{
     },
     reconcile::LbMaps as _,
 };
+
+/// Times of the future up to this long say nothing about the clock.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
+const CLOCK_SET_BACK: &str =
+    "set back while the agent ran: ages are wrong, and certificates and tokens may count as not valid yet";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -44,6 +49,9 @@ struct StatusReport {
     /// When the last agent was alive, within a second; only if none runs. `None`: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_alive: Option<Timestamp>,
+    /// `set_back`: the agent started later than now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<&'static str>,
     /// The data plane in the kernel, read only if no agent runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     data_plane: Option<DataPlane>,
@@ -87,7 +95,7 @@ fn read(Place { bpffs, run_dir, socket, .. }: &Place, has_flow_tables: bool) -> 
     let data_plane = agent.is_none().then(|| data_plane(bpffs));
     let last_alive = datapath::last_alive(bpffs).filter(|_| agent.is_none());
     let last_alive = last_alive.and_then(|time| Timestamp::try_from(time).ok());
-    let mut report = StatusReport::new(agent, last_alive, data_plane);
+    let mut report = StatusReport::new(agent, last_alive, data_plane, Timestamp::now());
     if has_flow_tables {
         report.add_flow_tables(bpffs);
     }
@@ -109,7 +117,12 @@ fn data_plane(bpffs: &Path) -> DataPlane {
 }
 
 impl StatusReport {
-    fn new(agent: Option<Status>, last_alive: Option<Timestamp>, data_plane: Option<DataPlane>) -> Self {
+    fn new(
+        agent: Option<Status>,
+        last_alive: Option<Timestamp>,
+        data_plane: Option<DataPlane>,
+        now: Timestamp,
+    ) -> Self {
         let since = last_alive.map(|time| format!(" since {time:.0}")).unwrap_or_default();
         let is_present = data_plane.as_ref().is_some_and(|data_plane| data_plane.is_present);
         let faults = match &agent {
@@ -126,7 +139,9 @@ impl StatusReport {
             Some(Phase::Preparing | Phase::Starting) => "starting",
             None => "down",
         };
-        Self { state, agent, last_alive, data_plane, flow_tables: Vec::new(), faults }
+        let started = agent.as_ref().map(|agent| agent.started).or(last_alive);
+        let clock = started.filter(|started| *started > now + CLOCK_TOLERANCE).map(|_| "set_back");
+        Self { state, agent, last_alive, clock, data_plane, flow_tables: Vec::new(), faults }
     }
 
     fn add_flow_tables(&mut self, bpffs: &Path) {
@@ -155,6 +170,9 @@ fn table(report: &StatusReport, now: Timestamp) -> String {
     }
     if let Some(time) = report.last_alive {
         table.add_row(["LAST ALIVE", &format!("{time:.0}, {} ago", age(now.duration_since(time).as_secs()))]);
+    }
+    if report.clock.is_some() {
+        table.add_row(["CLOCK", CLOCK_SET_BACK]);
     }
     if let Some(data_plane) = &report.data_plane {
         table.add_row(["IN THE KERNEL", &data_plane_text(data_plane)]);
@@ -359,7 +377,7 @@ mod tests {
     fn report(agent: Option<Status>, frontends: usize) -> StatusReport {
         let data_plane = DataPlane { is_present: frontends > 0, frontends, problem: None };
         let data_plane = agent.is_none().then_some(data_plane);
-        StatusReport::new(agent, None, data_plane)
+        StatusReport::new(agent, None, data_plane, at("2026-01-01T02:00:00Z"))
     }
 
     #[test]
@@ -446,7 +464,12 @@ mod tests {
     #[test]
     fn without_an_agent_its_end_is_told() {
         let data_plane = || Some(DataPlane { is_present: true, frontends: 3, problem: None });
-        let known = StatusReport::new(None, Some(at("2026-01-01T01:57:00.7Z")), data_plane());
+        let known = StatusReport::new(
+            None,
+            Some(at("2026-01-01T01:57:00.7Z")),
+            data_plane(),
+            at("2026-01-01T02:00:00Z"),
+        );
         expect![[r#"
             STATE          down
             LAST ALIVE     2026-01-01T01:57:00Z, 2m59s ago
@@ -454,8 +477,32 @@ mod tests {
             FAULTS         no agent runs since 2026-01-01T01:57:00Z: the data plane works as last programmed
         "#]]
         .assert_eq(&table(&known, at("2026-01-01T02:00:00Z")));
-        let unknown = StatusReport::new(None, None, data_plane());
+        let unknown = StatusReport::new(None, None, data_plane(), at("2026-01-01T02:00:00Z"));
         assert_eq!(unknown.faults, ["no agent runs: the data plane works as last programmed"]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_stated() {
+        let now = at("2026-01-01T02:00:00Z");
+        for (started, is_stated) in
+            [("2026-01-01T00:00:00Z", false), ("2026-01-01T02:00:03Z", false), ("2026-01-01T02:10:00Z", true)]
+        {
+            let agent = Status { started: at(started), ..serving() };
+            let report = StatusReport::new(Some(agent), None, None, now);
+            assert_eq!(report.clock.is_some(), is_stated, "{started}");
+            assert_eq!(
+                table(&report, now).contains("CLOCK        set back while the agent ran"),
+                is_stated,
+                "{started}"
+            );
+            let json = serde_json::to_value(&report).unwrap();
+            assert_eq!(json["clock"].as_str(), is_stated.then_some("set_back"));
+        }
+        let last_alive = Some(at("2026-01-01T02:10:00Z"));
+        assert!(
+            StatusReport::new(None, last_alive, None, now).clock.is_some(),
+            "also when the agent is gone"
+        );
     }
 
     /// Sockets outside of the cgroup are a fault of the node, if sockets of pods are to be translated.

@@ -54,10 +54,14 @@ const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 const PREROUTING: u32 = 0;
+const FORWARD: u32 = 2;
+/// `NF_DROP`.
+const DROP: u32 = 0;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
@@ -95,6 +99,14 @@ pub fn tables() -> io::Result<Vec<Table>> {
 pub fn chains() -> io::Result<Vec<Chain>> {
     let found = dump(GET_CHAIN)?;
     Ok(found.iter().filter(|message| message.kind == NEW_CHAIN).filter_map(Message::chain).collect())
+}
+
+/// The chains that drop the forwarded packets which no rule accepts. Those of the `iptables` of nf_tables are among them, those
+/// of the legacy one are not.
+pub fn dropping_forward_chains() -> io::Result<Vec<Chain>> {
+    let found = dump(GET_CHAIN)?;
+    let chains = found.iter().filter(|message| message.kind == NEW_CHAIN && message.drops_forwarded());
+    Ok(chains.filter_map(Message::chain).collect())
 }
 
 /// Deletes these tables with their content, in one transaction.
@@ -235,18 +247,35 @@ impl Message {
         self.payload.first().copied().map(Family)
     }
 
-    fn text(&self, wanted: u16) -> Option<String> {
-        let mut rest = self.payload.get(NETFILTER_HEADER..)?;
-        loop {
-            let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
-            let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
-            if kind == wanted {
-                let value = rest.get(4..length)?.strip_suffix(&[0])?;
-                return String::from_utf8(value.to_vec()).ok();
-            }
-            rest = rest.get(aligned(length.max(4))..)?;
-        }
+    /// Whether the policy of a chain drops forwarded packets of IP; `netdev` and `bridge` have other hooks.
+    fn drops_forwarded(&self) -> bool {
+        let is_ip = self.family().is_some_and(|family| ["ip", "ip6", "inet"].contains(&family.name()));
+        let attributes = self.payload.get(NETFILTER_HEADER..).unwrap_or_default();
+        let hook = value_of(attributes, CHAIN_HOOK).and_then(|hook| number_of(value_of(hook, HOOK_NUMBER)?));
+        let policy = value_of(attributes, CHAIN_POLICY).and_then(number_of);
+        is_ip && hook == Some(FORWARD) && policy == Some(DROP)
     }
+
+    fn text(&self, wanted: u16) -> Option<String> {
+        let value = value_of(self.payload.get(NETFILTER_HEADER..)?, wanted)?.strip_suffix(&[0])?;
+        String::from_utf8(value.to_vec()).ok()
+    }
+}
+
+/// The value of an attribute in a list of attributes.
+fn value_of(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(attributes.get(2..4)?.try_into().ok()?);
+        if kind & !NESTED == wanted {
+            return attributes.get(4..length);
+        }
+        attributes = attributes.get(aligned(length.max(4))..)?;
+    }
+}
+
+fn number_of(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
 fn message(kind: u16, flags: u16, family: Family, resource: u16, attributes: &[u8]) -> Vec<u8> {

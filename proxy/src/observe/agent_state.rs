@@ -418,6 +418,22 @@ mod tests {
     }
 
     #[test]
+    fn each_alarm_of_upstreams_is_a_reason() {
+        for (alarm, want) in
+            [(Alarm::Failing, "Failing"), (Alarm::Contradicted, "Contradicted"), (Alarm::Held, "Held")]
+        {
+            let state = AgentState::new(Duration::ZERO, Status::new("n")).unwrap();
+            let metrics = Arc::<dns::observe::metrics::Metrics>::default();
+            state.dns_started(QuerySource { metrics: Arc::clone(&metrics), published: Arc::default() });
+            metrics.alarms().raise(alarm, "a.example.");
+            let conditions = state.status().conditions;
+            let faults = conditions.iter().filter(|one| one.is_fault());
+            let reasons: Vec<_> = faults.map(|one| (one.r#type, one.reason.as_str())).collect();
+            assert!(reasons.contains(&(ConditionType::UpstreamsReliable, want)), "{reasons:?}");
+        }
+    }
+
+    #[test]
     fn a_service_without_room_is_in_the_status_and_costs_the_node_no_health() {
         // Everything that is pending is overdue.
         let state = AgentState::new(Duration::ZERO, Status::new("n")).unwrap();

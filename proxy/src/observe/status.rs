@@ -473,6 +473,14 @@ mod tests {
         let serving = Status { phase: Phase::Serving, source: source(None), ..Status::new("n") };
         let dead = Some(NameServerStatus::new(Some(Duration::from_secs(2))));
         let now = serving.started + 100.seconds();
+        let full = vec![Table { name: "SLOTS".to_owned(), used: 900, capacity: 1000 }];
+        let planes = Some(Planes { socket_lb: "all".to_owned(), packet: true });
+        let in_cgroup = |scope| Status {
+            cgroup: Some("/sys/fs/cgroup/system.slice".into()),
+            cgroup_scope: Some(scope),
+            planes: planes.clone(),
+            ..serving.clone()
+        };
         for (status, want) in [
             (serving.clone(), None),
             (Status { source: source(Some(failure(true))), ..serving.clone() }, Some("SourceWatched R m")),
@@ -485,8 +493,20 @@ mod tests {
             (Status { pending_since: Some(now - 59.seconds()), ..serving.clone() }, None),
             (Status { pending_since: Some(now - 61.seconds()), ..serving.clone() }, Some("Synced Behind")),
             (Status { name_server: dead, ..serving.clone() }, Some("NameServerAlive NoHeartbeat")),
+            (Status { unwritten_frontends: 2, ..serving.clone() }, Some("Synced NotWritten")),
+            (Status { hangs: true, ..serving.clone() }, Some("Synced Hangs")),
+            (Status { tables: full, ..serving.clone() }, Some("TablesHaveRoom AlmostFull")),
             (
-                Status { name_server: Some(NameServerStatus::new(None)), ..serving },
+                Status { unattached: vec!["cannot attach to eth0".to_owned()], ..serving.clone() },
+                Some("ProgramsAttached AttachFailed"),
+            ),
+            (
+                in_cgroup(CgroupScope::PodsElsewhere("/sys/fs/cgroup/kubepods".into())),
+                Some("SocketsTranslated PodsElsewhere"),
+            ),
+            (in_cgroup(CgroupScope::OwnContainer), Some("SocketsTranslated OwnContainer")),
+            (
+                Status { name_server: Some(NameServerStatus::new(None)), ..serving.clone() },
                 Some("NameServerAlive NoHeartbeat"),
             ),
         ] {
