@@ -25,7 +25,7 @@ pub use kernel::{
     read_notification, refresh_neighbours, require_capabilities, require_cgroup, watch_network, watch_routes,
 };
 pub use maps::{
-    Access, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError, OutgrownFlows, PinnedMap,
-    TrackedFlow, flow_fill, inspect, inspect_flows, mapped, pinned_map,
+    Access, FlowSelection, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError,
+    OutgrownFlows, PinnedMap, TrackedFlow, flow_fill, inspect, inspect_flows, mapped, pinned_map,
 };
 pub use pins::{Busy, PinError, Pins, last_alive, maps_of, mark_alive, pin_name};

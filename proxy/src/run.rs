@@ -18,7 +18,9 @@ use crate::{
         Config, ConntrackConfig, ConntrackTimeouts, DeviceConfig, DeviceSelection, DnsConfig, Forwarding,
         HostConfig, Objects, SocketLb, TableSizes,
     },
-    datapath::{self, Busy, Heartbeats, OutgrownFlows, PinError, Pins, Programs, SuccessorHeartbeat},
+    datapath::{
+        self, Busy, FlowSelection, Heartbeats, OutgrownFlows, PinError, Pins, Programs, SuccessorHeartbeat,
+    },
     error::chain,
     host,
     k8s::{
@@ -185,19 +187,21 @@ fn take_over_flows(
 ) -> Result<()> {
     programs.set_standby(true)?;
     devices.add(programs);
+    keep_flows(&mut outgrown, FlowSelection::OfDatagrams, programs)?;
+    outgrown.disown_closed()?;
     programs.set_standby(false)?;
     // From now on no flow is created in the earlier tables.
     datapath::grace_period().context("cannot wait for a grace period")?;
-    keep_flows(&mut outgrown, programs)?;
+    keep_flows(&mut outgrown, FlowSelection::all(datapath::now()), programs)?;
     devices.keep(programs);
     // Once more, for what the earlier programs noted until their flows were found.
-    keep_flows(&mut outgrown, programs)?;
+    keep_flows(&mut outgrown, FlowSelection::all(datapath::now()), programs)?;
     Ok(outgrown.forget(pins)?)
 }
 
 /// Copies the flows of tables that larger ones replace, or those of another layout, and lets the programs find them.
-fn keep_flows(outgrown: &mut OutgrownFlows, programs: &mut Programs) -> Result<()> {
-    let copied = outgrown.copy()?;
+fn keep_flows(outgrown: &mut OutgrownFlows, which: FlowSelection, programs: &mut Programs) -> Result<()> {
+    let copied = outgrown.copy(which)?;
     info!(flows = copied.alive, lost = copied.lost, "copied flows to other tables");
     // Without it these flows end, and new ones are tracked all the same.
     if let Err(error) = datapath::adopt_flows(programs, outgrown.slots()) {

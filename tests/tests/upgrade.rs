@@ -5,13 +5,14 @@
 
 use std::{
     env, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use proxy::datapath::{maps_of, pin_name, pinned_map};
 use proxy_ebpf::abi::{ABI_VERSION, MAPS};
-use tests::Cluster;
+use tests::{Cluster, pod::Dialling, service::Service, traffic::How};
 
 /// Connections open during the whole story, over both families.
 const CONNECTIONS: usize = 10_000;
@@ -70,13 +71,14 @@ async fn replace_under_traffic(name: &str, successors: &[Successor<'_>]) {
 async fn tables_grow(how: &str) {
     let name = format!("grow-{how}");
     let cluster = Cluster::start(&name).flag("--socket-lb=off").flag(&format!("--tc={how}")).await;
-    let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
+    let web = cluster.service("web").tcp(80).udp(53).backends(["a", "b", "c"]).await;
     let node = cluster.node(0);
     let client = cluster.pod("client").start().await;
     let (held, opened) = client.hold(web.vips().into(), 1000).await.expect("it opens");
     assert_eq!((opened.answered(), opened.failed()), (1000, 0), "{:?}", opened.failures);
     let dials = cluster.pod("dialler").dials(web.vips()).at_once(50).every(Duration::from_millis(1));
     let traffic = dials.in_background().await;
+    let datagrams = datagrams(&cluster, web.port(1).port, &web).await;
     let before = node.state().expect("the maps are pinned");
     for flows in ["--max-flows=150000", "--max-flows=160000", "--max-flows=170000"] {
         node.replace_agent(&[flows]).await.expect("it takes over");
@@ -99,10 +101,41 @@ async fn tables_grow(how: &str) {
     assert_eq!(node.state().expect("the maps are pinned"), before);
     let log = fs::read_to_string(&node.setting().log).expect("the agent logs");
     assert!(log.contains("copied flows to other tables"), "{log}");
-    let report = traffic.stop().await.expect("it answers");
-    assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
+    for traffic in datagrams.into_iter().chain([traffic]) {
+        let report = traffic.stop().await.expect("it answers");
+        assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
+        assert_eq!(report.slow, 0, "a packet was lost: {report:?}");
+    }
     web.remove("a");
     cluster.pod("client").dials(web.vips()).times(40).comes_to_reach_each_of(["b", "c"]).await;
+}
+
+/// Datagrams of new sockets, and of two that stay open.
+async fn datagrams(cluster: &Cluster, port: u16, service: &Service<'_>) -> [Dialling; 2] {
+    let to = service.vips().map(|vip| SocketAddr::new(vip.ip(), port));
+    let dials = |how| cluster.pod("dialler").dials(to).how(how).at_once(2).every(Duration::from_millis(1));
+    [dials(How::ConnectedUdp).in_background().await, dials(How::OneConnectedUdp).in_background().await]
+}
+
+/// The change from filters to links: for a moment both are at each hook. The way back adds qdiscs, and the kernel drops what is sent
+/// to a device meanwhile.
+#[tokio::test]
+async fn flows_outlive_the_change_from_filters_to_links() {
+    let cluster = Cluster::start("mechanisms").flag("--socket-lb=off").without_agents().await;
+    let node = cluster.node(0);
+    node.start_agent_with(&["--tc=clsact"]).await.expect("it starts");
+    let service = cluster.service("web").tcp(80).udp(53).backends(["a", "b", "c"]);
+    let web = service.create().await.expect("it is written");
+    web.wait_programmed().await.expect("it is served");
+    let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));
+    let traffic = dials.in_background().await;
+    let datagrams = datagrams(&cluster, web.port(1).port, &web).await;
+    node.replace_agent(&["--tc=tcx"]).await.expect("it takes over");
+    for traffic in datagrams.into_iter().chain([traffic]) {
+        let report = traffic.stop().await.expect("it answers");
+        assert!(report.attempts > 0 && report.failures.is_empty(), "{report:?}");
+        assert_eq!(report.slow, 0, "a packet was lost: {report:?}");
+    }
 }
 
 #[tokio::test]

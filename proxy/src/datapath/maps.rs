@@ -16,4 +16,4 @@ pub use inspect::{InspectError, PinnedMap, inspect, inspect_flows, pinned_map};
 pub use kernel_maps::KernelMaps;
 pub use mmap_array::{Access, MmapArray};
 pub use open::{OpenError, absent_is_fine, hash, mapped, pinned, refused};
-pub use outgrown::{OutgrownError, OutgrownFlows, copy_outgrown};
+pub use outgrown::{FlowSelection, OutgrownError, OutgrownFlows, copy_outgrown};

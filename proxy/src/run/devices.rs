@@ -25,6 +25,8 @@ pub struct Devices {
     table: DeviceTable,
     policy: Policy,
     state: Arc<AgentState>,
+    /// Programs of an earlier agent are at the same hooks: each is passed twice, so a translated datagram may enter it.
+    is_shared: bool,
     /// The devices as last logged.
     known: Vec<Device>,
     /// Failures of the last pass, all logged.
@@ -43,7 +45,7 @@ impl Devices {
         let xdp = XdpDevices::new(config.xdp, pins, Arc::clone(&state));
         let table = DeviceTable::open(&pins.maps())?;
         let (known, logged) = (Vec::new(), BTreeSet::new());
-        Ok(Self { network, config, hooks, xdp, table, policy, state, known, logged })
+        Ok(Self { network, config, hooks, xdp, table, policy, state, is_shared: false, known, logged })
     }
 
     /// Waits for a change of the network state.
@@ -64,6 +66,7 @@ impl Devices {
     pub fn add(&mut self, programs: &Programs) {
         let network = self.network.borrow_and_update().clone();
         let devices = select_devices(&network, &self.config);
+        self.is_shared = true;
         let table = self.write_table(&network, &devices);
         let mut failures: BTreeSet<String> = table.err().map(|error| chain(&error)).into_iter().collect();
         failures.extend(self.hooks.add(programs, &devices).iter().map(|error| chain(error)));
@@ -79,6 +82,7 @@ impl Devices {
         let network = self.network.borrow_and_update().clone();
         let devices = select_devices(&network, &self.config);
         // Written before the programs are attached: without its addresses a device masquerades nothing.
+        self.is_shared |= self.hooks.has_others();
         let table = self.write_table(&network, &devices);
         let pass = self.hooks.keep(programs, &devices);
         for (program, iface) in &pass.repaired {
@@ -92,6 +96,7 @@ impl Devices {
         // XDP comes last: it must not serve a device that the packet plane does not serve.
         let xdp = self.xdp.keep(programs, &network, &devices);
         // Written again: frames are redirected to a device once it has XDP.
+        self.is_shared = false;
         let table = self.write_table(&network, &devices);
         failures.extend(table.err().map(|error| chain(&error)));
         for error in failures.difference(&self.logged) {
@@ -115,7 +120,7 @@ impl Devices {
     }
 
     fn write_table(&mut self, network: &Network, devices: &[Device]) -> Result<(), MapError> {
-        let Self { table, policy, xdp, .. } = self;
+        let Self { table, policy, xdp, is_shared, .. } = self;
         // Nothing is translated at the loopback device.
         let translating = devices.iter().filter(|device| device.role != DeviceRole::Loopback);
         table.set_flags(translating, |device| {
@@ -123,6 +128,7 @@ impl Devices {
             DeviceFlags::default()
                 .with(DeviceFlags::PODS, is_pod)
                 .with(DeviceFlags::TAKES_FRAMES, xdp.takes_frames(device))
+                .with(DeviceFlags::FIRST_HOP, !*is_shared && device.is_first_hop())
         })
     }
 

@@ -47,25 +47,37 @@ impl DeviceLink {
     ) -> io::Result<()> {
         let fresh = self.unfinished();
         if self.is_link_of(&fresh, program.id) {
+            // Without this the kernel detaches the earlier program some time later.
+            drop_link(&self.pin)?;
             return fs::rename(&fresh, &self.pin);
         }
+        if fresh.exists() && !self.pin.exists() {
+            fs::rename(&fresh, &self.pin)?;
+        }
         drop_link(&fresh)?;
-        if self.replace(program) {
+        if self.replace(&self.pin, program) {
             return Ok(());
         }
         bpf::object_pin(create()?.as_fd(), &fresh)?;
         fs::rename(&fresh, &self.pin)
     }
 
-    /// Creates a link beside that of an earlier program.
-    pub fn attach_beside(&self, create: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<()> {
+    /// Attaches the program through a link beside that of an earlier one.
+    pub fn attach_beside(
+        &self,
+        program: LoadedProgram<'_>,
+        create: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<()> {
         let fresh = self.unfinished();
+        if self.replace(&fresh, program) {
+            return Ok(());
+        }
         drop_link(&fresh)?;
         bpf::object_pin(create()?.as_fd(), &fresh)
     }
 
-    fn replace(&self, program: LoadedProgram<'_>) -> bool {
-        let Ok(link) = bpf::object_get(&self.pin) else { return false };
+    fn replace(&self, pin: &Path, program: LoadedProgram<'_>) -> bool {
+        let Ok(link) = bpf::object_get(pin) else { return false };
         let is_same_device = bpf::device_link(link.as_fd()).is_ok_and(|link| link.device == self.device);
         is_same_device && bpf::link_update(link.as_fd(), program.fd).is_ok()
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use proxy_ebpf::abi::{self, DeviceFlags, DeviceRole, map};
+use proxy_ebpf::abi::{self, DeviceFlags, map};
 
 use super::devices::Device;
 use crate::{
@@ -27,7 +27,9 @@ impl DeviceTable {
     /// Writes exactly these devices. `is_pod` tells which of them only pods' packets enter by.
     pub fn set(&mut self, devices: &[Device], is_pod: impl Fn(&Device) -> bool) -> Result<(), MapError> {
         self.set_flags(devices.iter(), |device| {
-            DeviceFlags::default().with(DeviceFlags::PODS, is_pod(device))
+            DeviceFlags::default()
+                .with(DeviceFlags::PODS, is_pod(device))
+                .with(DeviceFlags::FIRST_HOP, device.is_first_hop())
         })
     }
 
@@ -56,9 +58,7 @@ fn entry(device: &Device, flags: DeviceFlags) -> abi::Device {
     abi::Device {
         masquerade_v4: device.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
         masquerade_v6: device.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
-        flags: flags
-            .with(DeviceFlags::NO_LINK_LAYER, !device.has_link_header)
-            .with(DeviceFlags::FIRST_HOP, device.role == DeviceRole::Pod && !device.is_bridge),
+        flags: flags.with(DeviceFlags::NO_LINK_LAYER, !device.has_link_header),
         router: device.router.unwrap_or_default(),
         zero: [0; 2],
     }

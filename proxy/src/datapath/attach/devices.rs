@@ -40,6 +40,13 @@ pub struct Device {
     pub v6: Option<Ipv6Addr>,
 }
 
+impl Device {
+    /// Whether packets that enter here were at no other hook of ours: the host's end of a pod's own device.
+    pub fn is_first_hop(&self) -> bool {
+        self.role == DeviceRole::Pod && !self.is_bridge
+    }
+}
+
 /// The devices with a role, ordered by ifindex.
 pub fn select_devices(network: &Network, config: &DeviceConfig) -> Vec<Device> {
     let mut devices: Vec<Device> = network

@@ -78,6 +78,12 @@ impl DeviceHooks {
         self.attached.iter().filter(move |hook| hook.device == device).map(|hook| hook.program)
     }
 
+    /// Whether there are programs of an earlier agent at hooks of the mechanism that is not used.
+    pub fn has_others(&self) -> bool {
+        // Where they cannot be listed, `keep` reports it.
+        self.other.attached().is_ok_and(|hooks| !hooks.is_empty())
+    }
+
     /// Attaches the programs before those of an earlier agent, which stay until the next pass of `keep`.
     pub fn add(&self, programs: &Programs, devices: &[Device]) -> Vec<TcError> {
         let mut failed = Vec::new();
@@ -169,7 +175,9 @@ fn hooks_of(device: &Device) -> impl Iterator<Item = Hook> {
 /// Detaches all of our programs from every device, including those of earlier agents.
 pub fn detach_devices(pins: &Pins) -> Result<(), TcError> {
     detach_all(&Tcx::new(pins.links()), |_| true)?;
-    detach_all(&Clsact::new(pins.links()), |_| true)
+    let clsact = Clsact::new(pins.links());
+    detach_all(&clsact, |_| true)?;
+    clsact.remove_qdiscs().map_err(TcError::Qdisc)
 }
 
 fn detach_all(hooks: &dyn Hooks, is_doomed: impl Fn(Hook) -> bool) -> Result<(), TcError> {

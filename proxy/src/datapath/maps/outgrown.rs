@@ -4,14 +4,14 @@
 //! first pass, and only the new maps change from then on. Flows change as long as programs that know only the old tables are at a
 //! hook: their records are copied before these leave, and once more after; then `adopt_flows` inserts the references to them.
 
-use std::{cmp::Reverse, io, path::Path};
+use std::{cmp::Reverse, io, path::Path, time::Duration};
 
 use aya::{
     Pod,
     maps::{HashMap, MapData},
 };
 use proxy_ebpf::abi::{
-    BackendV4, BackendV6, Flow, FlowState, MAPS, MASQUERADE_DONE, ServiceName, ServiceStats, map,
+    BackendV4, BackendV6, Flow, FlowState, MAPS, MASQUERADE_DONE, ServiceName, ServiceStats, flow_state, map,
 };
 
 use super::{
@@ -101,6 +101,37 @@ where
     name: &'static str,
 }
 
+/// The flows to copy.
+#[derive(Clone, Copy, Debug)]
+pub enum FlowSelection {
+    /// Those of which every packet could begin another one. A TCP connection is found by the programs that use the old tables.
+    OfDatagrams,
+    /// All but connections that were over before this tick of the programs' clock: their clients may open others from the same port.
+    All { ended_before: u32 },
+}
+
+impl FlowSelection {
+    /// Time after which nothing is sent again for a closed connection. Long enough for most; the client resets the rest.
+    const LINGER: u32 = flow_state::ticks(2);
+
+    pub fn all(now: Duration) -> Self {
+        let now = (now.as_nanos() >> flow_state::TICK_SHIFT) as u32;
+        Self::All { ended_before: now.wrapping_sub(Self::LINGER) }
+    }
+
+    fn includes(self, protocol: u8, state: FlowState) -> bool {
+        let is_tcp = i32::from(protocol) == libc::IPPROTO_TCP;
+        match self {
+            Self::OfDatagrams => !is_tcp,
+            // Ticks wrap around.
+            Self::All { ended_before } => {
+                !(is_tcp && state.is_closed())
+                    || ended_before.wrapping_sub(state.last_seen()).cast_signed() <= 0
+            }
+        }
+    }
+}
+
 /// The result of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopiedFlows {
@@ -124,9 +155,16 @@ impl OutgrownFlows {
     }
 
     /// Copies what the new tables lack, and what is newer in the old ones.
-    pub fn copy(&mut self) -> Result<CopiedFlows, MapError> {
-        let (v4, v6) = (self.v4.copy()?, self.v6.copy()?);
+    pub fn copy(&mut self, which: FlowSelection) -> Result<CopiedFlows, MapError> {
+        let (v4, v6) = (self.v4.copy(which)?, self.v6.copy(which)?);
         Ok(CopiedFlows { alive: v4.alive + v6.alive, lost: v4.lost + v6.lost })
+    }
+
+    /// Lets the programs that use the old tables ignore connections that are over: they would take the SYN of a new one from the
+    /// same port to the same backend, translated by other programs, for that of a direct connection, and translate it again.
+    pub fn disown_closed(&mut self) -> Result<(), MapError> {
+        self.v4.disown_closed()?;
+        self.v6.disown_closed()
     }
 
     /// Records of the new table of a family.
@@ -148,13 +186,30 @@ where
     Flow<A>: Pod,
 {
     fn open(from: &Path, to: &Path, name: &'static str) -> Result<Self, OutgrownError> {
-        Ok(Self { old: mapped(from, name, Access::Read)?, new: mapped(to, name, Access::Write)?, name })
+        Ok(Self { old: mapped(from, name, Access::Write)?, new: mapped(to, name, Access::Write)?, name })
     }
 
-    fn copy(&mut self) -> Result<CopiedFlows, MapError> {
+    fn disown_closed(&mut self) -> Result<(), MapError> {
+        for slot in 0..self.old.capacity() {
+            self.disown_if_closed(slot).map_err(unmapped_array(self.name))?;
+        }
+        self.old.release();
+        Ok(())
+    }
+
+    fn disown_if_closed(&mut self, slot: u32) -> io::Result<()> {
+        let is_closed = |flow: &Flow<A>| flow.state.is_alive() && flow.state.is_closed();
+        if let Some(flow) = self.old.read(slot)?.filter(is_closed) {
+            // A failure is a packet's refresh: the connection is not quite over, and its client's port is in use.
+            self.old.compare_exchange_state(slot, flow.state, flow.state.doubted())?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, which: FlowSelection) -> Result<CopiedFlows, MapError> {
         let mut copied = CopiedFlows::default();
         for slot in 0..self.old.capacity() {
-            let is_placed = self.copy_record(slot).map_err(unmapped_array(self.name))?;
+            let is_placed = self.copy_record(slot, which).map_err(unmapped_array(self.name))?;
             copied.alive += usize::from(is_placed.is_some());
             copied.lost += usize::from(is_placed == Some(false));
         }
@@ -162,9 +217,10 @@ where
         Ok(copied)
     }
 
-    /// Copies a record to the same slot. Returns `None` if it is free, `false` if another flow has the slot.
-    fn copy_record(&mut self, slot: u32) -> io::Result<Option<bool>> {
-        let Some(old) = self.old.read(slot)?.filter(|flow| flow.state.is_alive()) else { return Ok(None) };
+    /// Copies a record to the same slot. Returns `None` if it is not to be copied, `false` if another flow has the slot.
+    fn copy_record(&mut self, slot: u32, which: FlowSelection) -> io::Result<Option<bool>> {
+        let is_wanted = |flow: &Flow<A>| flow.state.is_alive() && which.includes(flow.protocol, flow.state);
+        let Some(old) = self.old.read(slot)?.filter(is_wanted) else { return Ok(None) };
         let Some(new) = self.new.read(slot)? else { return Ok(Some(false)) };
         let is_same = new.state.is_alive() && new.state.tag() == old.state.tag();
         let state = if is_same { merged(old.state, new.state) } else { old.state };
@@ -188,11 +244,11 @@ where
     }
 }
 
-/// The state of a flow that packets changed in both tables: hooks switched to the new ones one after the other.
+/// The state of a flow that packets changed in both tables. The doubt in the old one is that of `disown_closed`.
 fn merged(old: FlowState, new: FlowState) -> FlowState {
     let latest = if new.idle(old.last_seen()) > 0 { old } else { new };
     let unassured = old.bits() & new.bits() & FlowState::UNASSURED;
-    let others = (old.bits() | new.bits()) & !FlowState::UNASSURED;
+    let others = (old.bits() & !FlowState::IN_DOUBT | new.bits()) & !FlowState::UNASSURED;
     FlowState::new(new.tag(), others | unassured, latest.last_seen())
 }
 
@@ -211,6 +267,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn datagrams_first_and_no_connection_that_ended_long_ago() {
+        let state = |bits, last_seen| FlowState::new(7, FlowState::ALIVE | bits, last_seen);
+        const TCP: u8 = libc::IPPROTO_TCP as u8;
+        const UDP: u8 = libc::IPPROTO_UDP as u8;
+        const FINS: u8 = FlowState::ORIGINAL_FIN | FlowState::REPLY_FIN;
+        let now = u32::MAX - 3;
+        let all = FlowSelection::All { ended_before: now };
+        for (protocol, bits, last_seen, is_first, is_copied) in [
+            (UDP, 0, now - 90, true, true),
+            (TCP, 0, now - 90, false, true),
+            (TCP, FINS, now - 1, false, false),
+            (TCP, FlowState::RESET, now - 1, false, false),
+            (TCP, FINS, now, false, true),
+            (TCP, FINS, now.wrapping_add(9), false, true),
+        ] {
+            let found = [FlowSelection::OfDatagrams, all]
+                .map(|which| which.includes(protocol, state(bits, last_seen)));
+            assert_eq!(found, [is_first, is_copied], "{protocol} {bits} {last_seen}");
+        }
+    }
+
+    #[test]
     fn a_flow_seen_in_both_tables_keeps_what_either_saw() {
         const ALIVE: u8 = FlowState::ALIVE;
         let state = |bits, last_seen| FlowState::new(7, ALIVE | bits, last_seen);
@@ -220,6 +298,8 @@ mod tests {
             (state(unassured | reply, 6), state(unassured, 5), state(unassured | reply, 6)),
             (state(reply, 6), state(unassured | reply, 9), state(reply, 9)),
             (state(reply | fin, 6), state(reply, 9), state(reply | fin, 9)),
+            (state(reply | FlowState::IN_DOUBT, 6), state(reply, 9), state(reply, 9)),
+            (state(reply, 6), state(reply | FlowState::IN_DOUBT, 9), state(reply | FlowState::IN_DOUBT, 9)),
         ] {
             assert_eq!(merged(old, new), want, "{old:?} {new:?}");
         }

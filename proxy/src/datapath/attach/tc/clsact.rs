@@ -2,7 +2,7 @@
 //!
 //! A filter is not a link, so the kernel keeps it when the agent dies, and it is found again by its name. It
 //! is replaced under its priority and handle. Two marker pins record what a link would: `filters-7` means
-//! that device 7 may have filters of ours, `clsact-7` that its qdisc was created by us.
+//! that device 7 may have filters of ours, `clsact-7` that its qdisc was created by us. The qdisc stays until `cleanup`.
 
 use std::{
     io,
@@ -60,19 +60,22 @@ impl Clsact {
         request::add_qdisc(device)
     }
 
-    /// Removes the markers when no filter of ours is left at a device, and the qdisc if it is ours and
-    /// unused.
-    fn clean_up(&self, device: u32) -> io::Result<()> {
-        let mut filters = request::filters(device, Direction::Ingress)?;
-        filters.extend(request::filters(device, Direction::Egress)?);
-        if filters.iter().any(is_ours) {
-            return Ok(());
+    fn unmark_filters(&self, device: u32) -> io::Result<()> {
+        let is_used = filters(device)?.iter().any(is_ours);
+        if is_used { Ok(()) } else { self.unmark(FILTERS, device) }
+    }
+
+    /// Removes the qdiscs that are ours and unused. Not done when the last filter goes: the kernel deactivates a device while it
+    /// adds or removes a qdisc, and drops what is sent there meanwhile (`qdisc_graft`).
+    pub fn remove_qdiscs(&self) -> io::Result<()> {
+        let pins = names_in(&self.links)?;
+        for device in devices_of(&pins, QDISC) {
+            if filters(device)?.is_empty() {
+                unless_gone(request::delete_qdisc(device))?;
+            }
+            self.unmark(QDISC, device)?;
         }
-        if filters.is_empty() && self.links.join(pin_of(QDISC, device)).exists() {
-            unless_gone(request::delete_qdisc(device))?;
-        }
-        self.unmark(QDISC, device)?;
-        self.unmark(FILTERS, device)
+        Ok(())
     }
 }
 
@@ -106,7 +109,7 @@ impl Hooks for Clsact {
 
     fn detach(&self, hook: Hook) -> io::Result<()> {
         find(hook)?.iter().try_for_each(|filter| delete(hook, filter))?;
-        self.clean_up(hook.device)
+        self.unmark_filters(hook.device)
     }
 
     fn attached(&self) -> io::Result<Vec<Hook>> {
@@ -122,6 +125,13 @@ fn find(hook: Hook) -> io::Result<Vec<Filter>> {
     let name = name_of(hook.program);
     let mut filters = request::filters(hook.device, hook.direction())?;
     filters.retain(|filter| filter.name == name);
+    Ok(filters)
+}
+
+/// All filters of a device, also those of others.
+fn filters(device: u32) -> io::Result<Vec<Filter>> {
+    let mut filters = request::filters(device, Direction::Ingress)?;
+    filters.extend(request::filters(device, Direction::Egress)?);
     Ok(filters)
 }
 

@@ -26,6 +26,8 @@ pub enum TcError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot remove the qdiscs of filters that are gone")]
+    Qdisc(#[source] io::Error),
     #[error("cannot list the programs attached to devices")]
     List(#[source] io::Error),
     #[error("cannot list the programs attached to {0}")]

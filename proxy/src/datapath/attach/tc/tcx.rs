@@ -40,7 +40,7 @@ impl Hooks for Tcx {
     }
 
     fn attach_before_earlier(&self, hook: Hook, program: LoadedProgram<'_>) -> io::Result<()> {
-        self.link(hook).attach_beside(|| create(hook, program))
+        self.link(hook).attach_beside(program, || create(hook, program))
     }
 
     fn detach(&self, hook: Hook) -> io::Result<()> {
