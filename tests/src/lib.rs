@@ -1,13 +1,14 @@
 //! A cluster of network namespaces, and the stories told in it.
 //!
-//! [`lab`] is the harness. [`differential`] compares the eBPF programs with the model, [`bench`] measures, [`demo`] shows
-//! an example application; each of them depends on the lab, and nothing in the lab depends on them. Everything that a
+//! [`lab`] is the harness. [`differential`] compares the eBPF programs with the model, [`bench`] measures, [`chaos`] breaks what it
+//! can under load, [`demo`] shows an example application; each of them depends on the lab, and nothing in the lab depends on them. Everything that a
 //! cluster created is removed when the cluster is dropped, also when a story panics. A killed test leaves only empty
 //! cgroups and pins, which the next start removes.
 
 #![expect(clippy::print_stderr, reason = "a harness reports to the terminal of the test run")]
 
 pub mod bench;
+pub mod chaos;
 pub mod demo;
 pub mod differential;
 pub mod lab;

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod cargo;
+mod chaos;
 mod demo;
 mod fuzz;
 mod fuzz_dataplane;
@@ -47,6 +48,7 @@ enum Verb {
     Fuzz(fuzz_targets::Fuzz),
     FuzzDns(fuzz::FuzzDns),
     FuzzDataplane(fuzz_dataplane::FuzzDataplane),
+    Chaos(chaos::Chaos),
     Mutants(mutants::Mutants),
 }
 
@@ -74,6 +76,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Fuzz(verb) => verb.run(),
         Verb::FuzzDns(verb) => verb.run(),
         Verb::FuzzDataplane(verb) => verb.run(),
+        Verb::Chaos(verb) => verb.run(),
         Verb::Mutants(verb) => verb.run(),
     }
 }

@@ -18,8 +18,12 @@ impl Rng {
             Ok(seed) => seed.parse().expect("PORTREEVE_SEED is a number"),
             Err(_) => now_us(),
         };
-        // A state of zero would stay zero.
-        Self { seed, state: seed | 1 }
+        Self::of(seed)
+    }
+
+    pub fn of(seed: u64) -> Self {
+        // Small seeds differ in few bits, and a state of zero would stay zero.
+        Self { seed, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
     }
 
     pub fn below(&mut self, end: u64) -> u64 {
