@@ -48,6 +48,20 @@ pub fn jiffies() -> (u32, u64) {
     unsafe { (read_volatile(&raw const CONFIG.jiffy), read_volatile(&raw const CONFIG.jiffies_origin)) }
 }
 
+/// Offset of `sk_err` in `struct sock`; 0 if it is unknown.
+#[inline(always)]
+pub fn socket_error() -> u32 {
+    // SAFETY: as in `flags`.
+    unsafe { read_volatile(&raw const CONFIG.socket_error) }
+}
+
+/// Offset of the length of `sk_error_queue` in `struct sock`; 0 if it is unknown.
+#[inline(always)]
+pub fn socket_error_queue() -> u32 {
+    // SAFETY: as in `flags`.
+    unsafe { read_volatile(&raw const CONFIG.socket_error_queue) }
+}
+
 /// First and last port for masqueraded flows, both included.
 #[inline(always)]
 pub fn masquerade_ports() -> (u16, u16) {

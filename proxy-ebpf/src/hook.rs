@@ -5,6 +5,7 @@ mod forward;
 mod link_layer;
 mod loopback;
 mod programs;
+mod sock_ops;
 mod stage;
 mod tc;
 mod xdp;

@@ -1,7 +1,18 @@
-//! Counters, always on: per service port, per drop reason, per outcome at XDP.
+//! Counters, always on: per service port, per backend, per drop reason, per outcome at XDP.
 
-use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
-use proxy_ebpf::abi::{DropReason, ServiceStats, XdpOutcome, map};
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, PerCpuArray},
+    macros::btf_map,
+};
+use proxy_ebpf::abi::{
+    BackendConnections, ConnectFailure, CountedSocket, DropReason, ServiceConnections, ServiceStats,
+    XdpOutcome, connect_bucket, map,
+};
+
+use crate::atomic::{add_u32, add_u64};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 static SERVICE_STATS: PerCpuArray<ServiceStats, { map::MAX_SERVICES as usize }> = PerCpuArray::new();
@@ -9,6 +20,16 @@ static SERVICE_STATS: PerCpuArray<ServiceStats, { map::MAX_SERVICES as usize }> 
 static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 static XDP_OUTCOMES: PerCpuArray<u64, { XdpOutcome::ALL.len() }> = PerCpuArray::new();
+
+#[btf_map]
+static SERVICE_CONNECTIONS: Array<ServiceConnections, { map::MAX_SERVICES as usize }, MMAPABLE> =
+    Array::new();
+#[btf_map]
+static BACKEND_CONNECTIONS_V4: Array<BackendConnections, { map::MAX_BACKENDS as usize }, MMAPABLE> =
+    Array::new();
+#[btf_map]
+static BACKEND_CONNECTIONS_V6: Array<BackendConnections, { map::MAX_BACKENDS as usize }, MMAPABLE> =
+    Array::new();
 
 /// Counts a new connection to a backend.
 #[inline(always)]
@@ -40,4 +61,129 @@ pub fn xdp(outcome: XdpOutcome) {
         // SAFETY: as in `translated`.
         unsafe { *count = (*count).wrapping_add(1) };
     }
+}
+
+/// The counters of the connections of a socket: of its service port and its backend, as far as they still exist.
+pub struct Counters {
+    service: Option<*mut ServiceConnections>,
+    backend: Option<*mut BackendConnections>,
+}
+
+/// A connection at its end.
+pub struct Closed {
+    pub sent: u64,
+    pub received: u64,
+    pub retransmissions: u32,
+    /// Microseconds; 0 if it is unknown.
+    pub round_trip: u32,
+}
+
+impl Counters {
+    /// The present use of the index of a service port.
+    #[inline(always)]
+    pub fn generation(service: u32) -> Option<u64> {
+        // SAFETY: a pointer into an array map, which lives as long as the program; volatile because the agent writes it.
+        SERVICE_CONNECTIONS
+            .get_ptr(service)
+            .map(|stats| unsafe { (&raw const (*stats).generation).read_volatile() })
+    }
+
+    /// The agent changes a generation before it clears the counters, and those of a backend a grace period earlier. At worst a
+    /// program that has just compared adds one to the counters of the next service port with this index.
+    #[inline(always)]
+    pub fn of(socket: &CountedSocket) -> Self {
+        let backend = if socket.is_v6 == 0 {
+            BACKEND_CONNECTIONS_V4.get_ptr_mut(socket.backend.index)
+        } else {
+            BACKEND_CONNECTIONS_V6.get_ptr_mut(socket.backend.index)
+        };
+        // SAFETY: as in `generation`.
+        let is_current = |stats: &*mut BackendConnections| unsafe {
+            (&raw const (**stats).generation).read_volatile() == socket.backend.generation
+        };
+        let service = SERVICE_CONNECTIONS.get_ptr_mut(socket.service);
+        Self {
+            service: service.filter(|_| Self::generation(socket.service) == Some(socket.generation)),
+            backend: backend.filter(is_current),
+        }
+    }
+
+    /// Counts an opened connection, which took so many nanoseconds to connect.
+    #[inline(always)]
+    pub fn opened(&self, nanoseconds: u64) {
+        let bucket = connect_bucket(nanoseconds);
+        if let Some(stats) = self.service {
+            // SAFETY: in bounds, and in the memory of an array map, as in `generation`; so are all pointers below.
+            unsafe {
+                if let Some(count) = element(&raw mut (*stats).connect_times, bucket) {
+                    add_u64(count, 1);
+                }
+                add_u64(&raw mut (*stats).connect_time, nanoseconds);
+            }
+        }
+        if let Some(stats) = self.backend {
+            // SAFETY: as above.
+            add_u64(unsafe { &raw mut (*stats).opened }, 1);
+        }
+    }
+
+    /// Counts a failure. A connection that was reset is counted as opened and closed, too.
+    #[inline(always)]
+    pub fn failed(&self, failure: ConnectFailure) {
+        if let Some(stats) = self.service {
+            // SAFETY: as in `opened`.
+            if let Some(count) = element(unsafe { &raw mut (*stats).failures }, failure as usize) {
+                add_u64(count, 1);
+            }
+        }
+        if let Some(stats) = self.backend {
+            // SAFETY: as in `opened`.
+            if let Some(count) = element(unsafe { &raw mut (*stats).failures }, failure as usize) {
+                add_u32(count, 1);
+            }
+        }
+    }
+
+    /// Counts the end of an opened connection.
+    #[inline(always)]
+    pub fn closed(&self, end: &Closed) {
+        if let Some(stats) = self.service {
+            // SAFETY: as in `opened`.
+            unsafe {
+                add_u64(&raw mut (*stats).closed, 1);
+                add_u64(&raw mut (*stats).sent, end.sent);
+                add_u64(&raw mut (*stats).received, end.received);
+                if end.retransmissions != 0 {
+                    add_u64(&raw mut (*stats).retransmissions, end.retransmissions.into());
+                }
+                if end.round_trip != 0 {
+                    add_u64(&raw mut (*stats).round_trips, end.round_trip.into());
+                    add_u64(&raw mut (*stats).round_trip_samples, 1);
+                }
+            }
+        }
+        if let Some(stats) = self.backend {
+            // SAFETY: as in `opened`. Two connections that close at once may lose one sample of the round-trip time.
+            unsafe {
+                add_u64(&raw mut (*stats).closed, 1);
+                add_u64(&raw mut (*stats).sent, end.sent);
+                add_u64(&raw mut (*stats).received, end.received);
+                if end.retransmissions != 0 {
+                    add_u32(&raw mut (*stats).retransmissions, end.retransmissions);
+                }
+                if end.round_trip != 0 {
+                    let before = (&raw const (*stats).round_trip).read_volatile();
+                    (&raw mut (*stats).round_trip)
+                        .write_volatile(BackendConnections::smoothed(before, end.round_trip));
+                }
+            }
+        }
+    }
+}
+
+/// A pointer to an element, without a reference to the array, which other CPUs write.
+#[inline(always)]
+fn element<T, const N: usize>(array: *mut [T; N], at: usize) -> Option<*mut T> {
+    // SAFETY: in bounds.
+    (at < N).then(|| unsafe { array.cast::<T>().add(at) })
 }

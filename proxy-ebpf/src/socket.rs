@@ -1,8 +1,10 @@
-//! Sockets: the context of cgroup hooks, and the translations stored with each socket.
+//! Sockets: the contexts of cgroup hooks, and what is stored with each socket: its translations, and what was counted of it.
 
 pub mod connected;
 pub mod context;
+pub mod counted;
 mod lookup;
+pub mod operation;
 pub mod unconnected;
 
 pub use lookup::{Incoming, SocketLookup};

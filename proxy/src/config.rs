@@ -69,8 +69,19 @@ pub struct Pages {
     /// JSON.
     pub configz: String,
     pub arguments: Vec<String>,
-    /// Whether /metrics has the counters of each service port.
-    pub has_service_series: bool,
+    pub series: KernelSeries,
+}
+
+/// The kernel's counters in /metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelSeries {
+    /// Those of the node alone.
+    #[default]
+    Node,
+    /// Also those of each service port.
+    Services,
+    /// Also those of each backend.
+    Backends,
 }
 
 /// A file with its content at the start.

@@ -27,5 +27,6 @@ pub use kernel::{
 pub use maps::{
     Access, FlowSelection, Flows, InspectError, KernelMaps, MmapArray, OpenError, OutgrownError,
     OutgrownFlows, PinnedMap, TrackedFlow, flow_fill, inspect, inspect_flows, mapped, pinned_map,
+    take_over_connections,
 };
 pub use pins::{Busy, PinError, Pins, last_alive, maps_of, mark_alive, pin_name};

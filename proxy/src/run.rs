@@ -126,6 +126,7 @@ pub async fn run(config: Config) -> Result<()> {
     // The earlier agent has answered DNS queries until now.
     drop(waiting);
     attach_programs(&mut programs, &pins, &cgroup, &mut devices)?;
+    report_uncounted(&programs, &state);
     info!(frontends = agent.frontends(), "ready");
     state.enter(Phase::Serving);
     memory::release_startup_pages(datapath::object());
@@ -167,6 +168,10 @@ fn load_programs(
 /// Attaches the programs to all hooks, and forgets maps that no program uses any more.
 fn attach_programs(programs: &mut Programs, pins: &Pins, cgroup: &Path, devices: &mut Devices) -> Result<()> {
     datapath::attach(programs, cgroup, pins)?;
+    // Counters are not worth the agent.
+    if let Err(error) = datapath::take_over_connections(pins) {
+        warn!(error = %chain(&error), "the connections that earlier programs counted are lost");
+    }
     match OutgrownFlows::open(pins)? {
         Some(outgrown) => take_over_flows(outgrown, programs, pins, devices)?,
         None => drop(devices.keep(programs)),
@@ -175,6 +180,14 @@ fn attach_programs(programs: &mut Programs, pins: &Pins, cgroup: &Path, devices:
         warn!(error = %chain(&error), "maps of another version kept");
     }
     Ok(())
+}
+
+/// The status tells if connections of sockets are not counted.
+fn report_uncounted(programs: &Programs, state: &AgentState) {
+    if let Some(reason) = programs.uncounted() {
+        warn!(reason, "connections of sockets are not counted");
+        state.add_impossible([format!("connections of sockets are not counted: {reason}")]);
+    }
 }
 
 /// Attaches the programs where those of an earlier agent use other flow tables. Both are at each hook until the flows are copied, so

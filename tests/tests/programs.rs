@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, env, time::Duration};
 
 use anyhow::{Result, ensure};
 use proxy::datapath::{Busy, Jiffies, Pins, Programs, load, now, pin_name, pinned_map};
-use proxy_ebpf::abi::{ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, TC_PROGRAMS, XDP_EXTERNAL, map};
+use proxy_ebpf::abi::{
+    ABI_VERSION, Config, MAPS, MapKind, PROGRAMS, SOCK_OPS, TC_PROGRAMS, XDP_EXTERNAL, map,
+};
 use tests::{ledger::Ledger, leftovers::unique_name, mounts::PinDir};
 
 fn loaded() -> (Programs, Pins, PinDir) {
@@ -40,11 +42,12 @@ fn every_map_matches_the_table() {
 #[test]
 fn every_program_loads_and_is_small_enough() {
     let (programs, _pins, _directory) = loaded();
+    assert_eq!(programs.uncounted(), None, "connections are counted");
     let at_devices = TC_PROGRAMS.map(|program| program.name);
     let in_table: Vec<_> = PROGRAMS
         .into_iter()
         .chain(at_devices)
-        .chain([XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
+        .chain([SOCK_OPS, XDP_EXTERNAL, map::START_SWEEPER, map::ADOPT_FLOWS])
         .collect();
     let named: BTreeSet<_> = in_table.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(programs.names().0, named, "the object's programs and the table's");

@@ -151,10 +151,10 @@ fn services(screens: &Screens<'_>) {
         NodePorts are served at 127.0.0.1, 172.18.0.11, fd00:172:18::b
     "#]]);
     screens.check(&["services", "-n", "shop-of-a-long-name", "-o", "wide"], true, &expect![[r#"
-        SERVICE                                                 TYPE       ADDRESS     PORT(S)    INTERNAL                             EXTERNAL                             POLICY      CONNECTIONS  REFUSED  AGE
-        shop-of-a-long-name/empty                               ClusterIP  10.96.0.11  5432/TCP   reject                               reject                               -           0            0        26h
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  ClusterIP  10.96.0.10  80/TCP     10.244.1.204:8080,10.244.2.204:8080  10.244.1.204:8080,10.244.2.204:8080  -           0            0        26h
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  NodePort   *           30081/TCP  10.244.1.204:8080,10.244.2.204:8080  10.244.1.204:8080                    out: Local  -            -        26h
+        SERVICE                                                 TYPE       ADDRESS     PORT(S)    INTERNAL                             EXTERNAL                             POLICY      CONNECTIONS  REFUSED  OPENED  OPEN  FAILED  RTT  AGE
+        shop-of-a-long-name/empty                               ClusterIP  10.96.0.11  5432/TCP   reject                               reject                               -           0            0        0       0     0       -    26h
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  ClusterIP  10.96.0.10  80/TCP     10.244.1.204:8080,10.244.2.204:8080  10.244.1.204:8080,10.244.2.204:8080  -           0            0        0       0     0       -    26h
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  NodePort   *           30081/TCP  10.244.1.204:8080,10.244.2.204:8080  10.244.1.204:8080                    out: Local  -            -        -       -     -       -    26h
 
         NodePorts are served at 127.0.0.1, 172.18.0.11, fd00:172:18::b
     "#]]);
@@ -204,10 +204,10 @@ fn backends(screens: &Screens<'_>) {
         shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080          TCP       false  terminating  -              -                          node-2  -
     "#]]);
     screens.check(&["backends", "-o", "wide", "-l", "tier"], true, &expect![[r#"
-        SERVICE                                                 ADDRESS            PROTOCOL  READY  STATE        SETS           POD                        NODE    ZONE    INDEX  GENERATION
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080  TCP       true   ready        cluster,local  shop-of-a-long-name/web-0  node-1  zone-a  0      1
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080  TCP       true   ready        cluster        -                          node-2  zone-b  1      1
-        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080  TCP       false  terminating  -              -                          node-2  -       2      1
+        SERVICE                                                 ADDRESS            PROTOCOL  READY  STATE        SETS           POD                        NODE    ZONE    OPENED  OPEN  FAILED  RTT  INDEX  GENERATION
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.1.204:8080  TCP       true   ready        cluster,local  shop-of-a-long-name/web-0  node-1  zone-a  0       0     0       -    0      1
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.204:8080  TCP       true   ready        cluster        -                          node-2  zone-b  0       0     0       -    1      1
+        shop-of-a-long-name/web-frontend-with-a-long-name:http  10.244.2.205:8080  TCP       false  terminating  -              -                          node-2  -       0       0     0       -    2      1
     "#]]);
 }
 

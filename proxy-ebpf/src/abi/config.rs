@@ -21,8 +21,12 @@ pub struct Config {
     pub jiffy: u32,
     /// Nanoseconds of the monotonic clock at jiffy 0, modulo 2^64.
     pub jiffies_origin: u64,
+    /// Offset of `sk_err` in the kernel's `struct sock`, from its BTF; 0: unknown.
+    pub socket_error: u32,
+    /// Offset of the length of `sk_error_queue` in `struct sock`; 0: unknown.
+    pub socket_error_queue: u32,
 }
-map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4 + 8);
+map_type!(Config, 8 + 4 + 4 + 36 + 2 + 2 + 4 + 4 + 8 + 4 + 4);
 
 impl Config {
     /// The configuration of a program that is loaded without the agent's values.
@@ -37,6 +41,8 @@ impl Config {
         icmp_errors: 268,
         jiffy: 0,
         jiffies_origin: 0,
+        socket_error: 0,
+        socket_error_queue: 0,
     };
 }
 

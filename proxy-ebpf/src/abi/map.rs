@@ -1,10 +1,10 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    AffinityEntry, AffinityKey, BackendRef, BackendV4, BackendV6, Bucket, Descriptor, Device, Direction,
-    DropReason, FLOWS_PER_BUCKET, FlowV4, FlowV6, FragmentPorts, FrontendKeyV4, FrontendKeyV6, HashKeys,
-    NodeAddressFlags, OverflowEntry, PodRange, ServiceName, ServiceStats, SocketPair, SourceRange,
-    UnconnectedPairs, XdpOutcome,
+    AffinityEntry, AffinityKey, BackendConnections, BackendRef, BackendV4, BackendV6, Bucket, CountedSocket,
+    Descriptor, Device, Direction, DropReason, FLOWS_PER_BUCKET, FlowV4, FlowV6, FragmentPorts,
+    FrontendKeyV4, FrontendKeyV6, HashKeys, NodeAddressFlags, OverflowEntry, PodRange, ServiceConnections,
+    ServiceName, ServiceStats, SocketPair, SourceRange, UnconnectedPairs, XdpOutcome,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -103,10 +103,15 @@ pub const BACKENDS_V4: &str = "BACKENDS_V4";
 pub const BACKENDS_V6: &str = "BACKENDS_V6";
 pub const SERVICES: &str = "SERVICES";
 pub const SERVICE_STATS: &str = "SERVICE_STATS";
+/// Connections of translated sockets, by service port and by backend.
+pub const SERVICE_CONNECTIONS: &str = "SERVICE_CONNECTIONS";
+pub const BACKEND_CONNECTIONS_V4: &str = "BACKEND_CONNECTIONS_V4";
+pub const BACKEND_CONNECTIONS_V6: &str = "BACKEND_CONNECTIONS_V6";
 pub const DROPS: &str = "DROPS";
 /// Counters by `XdpOutcome`.
 pub const XDP_OUTCOMES: &str = "XDP_OUTCOMES";
 pub const SOCKETS: &str = "SOCKETS";
+pub const COUNTED_SOCKETS: &str = "COUNTED_SOCKETS";
 pub const UNCONNECTED_SOCKETS: &str = "UNCONNECTED_SOCKETS";
 pub const SOCKET_OVERFLOW: &str = "SOCKET_OVERFLOW";
 pub const AFFINITY_V4: &str = "AFFINITY_V4";
@@ -171,7 +176,7 @@ pub const SCRATCH: [&str; 11] = [
 ];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 35] = [
+pub const MAPS: [MapSpec; 39] = [
     // Version 5: frontends share blocks, which an earlier agent would free with the first of them.
     spec_of_layout::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS, 5),
     spec_of_layout::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS, 5),
@@ -182,9 +187,14 @@ pub const MAPS: [MapSpec; 35] = [
     spec::<u32, BackendV6>(BACKENDS_V6, MapKind::MmapArray, MAX_BACKENDS),
     spec::<u32, ServiceName>(SERVICES, MapKind::UserHash, MAX_SERVICES),
     spec::<u32, ServiceStats>(SERVICE_STATS, MapKind::PerCpuArray, MAX_SERVICES),
+    // Version 7 counts the connections of sockets.
+    spec_of_layout::<u32, ServiceConnections>(SERVICE_CONNECTIONS, MapKind::MmapArray, MAX_SERVICES, 7),
+    spec_of_layout::<u32, BackendConnections>(BACKEND_CONNECTIONS_V4, MapKind::MmapArray, MAX_BACKENDS, 7),
+    spec_of_layout::<u32, BackendConnections>(BACKEND_CONNECTIONS_V6, MapKind::MmapArray, MAX_BACKENDS, 7),
     spec_of_layout::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32, 5),
     spec::<u32, u64>(XDP_OUTCOMES, MapKind::PerCpuArray, XdpOutcome::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
+    spec_of_layout::<u32, CountedSocket>(COUNTED_SOCKETS, MapKind::SocketStorage, 0, 7),
     spec::<u32, UnconnectedPairs>(UNCONNECTED_SOCKETS, MapKind::SocketStorage, 0),
     // Version 6: shares in place of an LRU hash.
     spec_of_layout::<u32, OverflowEntry>(SOCKET_OVERFLOW, MapKind::Array, MAX_OVERFLOW, 6),
@@ -216,6 +226,9 @@ pub const MAPS: [MapSpec; 35] = [
 /// recvmsg) before translation (sendmsg, connect).
 pub const PROGRAMS: [&str; 8] =
     ["getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "sendmsg4", "sendmsg6", "connect4", "connect6"];
+
+/// The program that counts the connections of translated sockets, at the same cgroup. Attached last. Services work without it.
+pub const SOCK_OPS: &str = "sock_ops";
 
 /// The role of a device in the packet plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

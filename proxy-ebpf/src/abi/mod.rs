@@ -6,6 +6,7 @@
 mod affinity;
 mod backend;
 mod config;
+mod connections;
 mod conntrack;
 mod device;
 mod direction;
@@ -24,6 +25,10 @@ mod xdp_outcome;
 pub use affinity::{AffinityEntry, AffinityKey};
 pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
+pub use connections::{
+    BackendConnections, CONNECT_BOUNDS, CONNECT_BUCKETS, ConnectFailure, CountedSocket, ServiceConnections,
+    SocketStage, connect_bucket,
+};
 pub use conntrack::{BUCKET, Bucket, FLOWS_PER_BUCKET, FlowRef, HashKeys, LINE, TupleHash, hash_v4, hash_v6};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
 pub use direction::Direction;
@@ -35,7 +40,7 @@ pub use flow::{
 pub use flow_state::{FlowDirection, FlowState, Timeouts};
 pub use fragment::{Fragment, FragmentPorts};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};
-pub use map::{DeviceRole, MAPS, MapKind, MapSpec, PROGRAMS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL};
+pub use map::{DeviceRole, MAPS, MapKind, MapSpec, PROGRAMS, SOCK_OPS, TC_PROGRAMS, TcProgram, XDP_EXTERNAL};
 pub use node::NodeAddressFlags;
 pub use segment::{Positions, Segment};
 pub use service::{ServiceName, ServiceStats};

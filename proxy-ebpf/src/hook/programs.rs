@@ -3,15 +3,15 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    macros::{cgroup_sock_addr, classifier, xdp},
-    programs::{SockAddrContext, TcContext, XdpContext},
+    macros::{cgroup_sock_addr, classifier, sock_ops, xdp},
+    programs::{SockAddrContext, SockOpsContext, TcContext, XdpContext},
 };
 
 use proxy_ebpf::abi::{DeviceRole, Direction, XdpOutcome};
 
 use super::{
     cgroup::{self, SyscallOutcome},
-    loopback,
+    loopback, sock_ops as connections,
     tc::{self, Action},
     xdp,
 };
@@ -71,6 +71,13 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     cgroup::getpeername6(&ctx);
     PROCEED
+}
+
+/// 1 lets the kernel use its own values where it asks for one.
+#[sock_ops]
+pub fn sock_ops(ctx: SockOpsContext) -> u32 {
+    connections::handle(&ctx);
+    1
 }
 
 #[classifier]

@@ -26,6 +26,9 @@ pub struct Backend<A> {
 pub trait Backends: Family {
     /// The backend of a reference. Returns `None` if the reference is stale.
     fn backend(reference: BackendRef) -> Option<Backend<Self::Address>>;
+
+    /// The service port of a backend. Returns `None` if the reference is stale.
+    fn service(reference: BackendRef) -> Option<u32>;
 }
 
 macro_rules! backends {
@@ -46,6 +49,14 @@ macro_rules! backends {
                     flags: entry.flags,
                     service: entry.service,
                 })
+            }
+
+            #[inline(always)]
+            fn service(reference: BackendRef) -> Option<u32> {
+                let entry = $table.get_ptr(reference.index)?;
+                // SAFETY: as in `backend`.
+                let entry = unsafe { entry.read_volatile() };
+                (entry.generation == reference.generation).then_some(entry.service)
             }
         }
     };

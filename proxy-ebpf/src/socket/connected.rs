@@ -12,6 +12,8 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::{BackendRef, Endpoint, SocketPair};
 
+use super::operation::LockedSocket;
+
 #[btf_map]
 static SOCKETS: SkStorage<SocketPair> = SkStorage::new();
 
@@ -55,6 +57,19 @@ pub fn frontend(ctx: &SockAddrContext, peer: &Endpoint) -> Option<Endpoint> {
     // SAFETY: the hook always has a socket; the storage lives as long as it does.
     let pair = unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() }?;
     (pair.backend == *peer).then_some(pair.frontend)
+}
+
+/// The translation of the latest connect of a socket, if it was translated.
+#[inline(always)]
+pub fn of(socket: LockedSocket) -> Option<&'static SocketPair> {
+    // SAFETY: the storage of a locked socket lives until the program ends.
+    let pair = unsafe {
+        let map = (&raw const SOCKETS).cast_mut().cast();
+        bpf_sk_storage_get(map, socket.pointer().cast(), core::ptr::null_mut(), 0)
+            .cast::<SocketPair>()
+            .as_ref()
+    }?;
+    (pair.backend.port != [0; 2]).then_some(pair)
 }
 
 /// The translation of the socket that sent a packet. `socket` is null or valid.

@@ -18,6 +18,7 @@ use crate::datapath::{self, InspectError, KernelMaps};
 
 mod affinity;
 mod backends;
+mod connection_counts;
 mod connections;
 mod details;
 pub mod dns;
@@ -146,7 +147,8 @@ fn json<R: Row>(
 fn frontends_of(source: Source<'_>) -> Result<Listing<FrontendRow>> {
     let Source { maps, labels, selection, .. } = source;
     let is_up = source.name_server_is_up();
-    let mut rows = frontends::read(maps, labels, selection, is_up, |id| maps.service_stats(id))?;
+    let stats = |id| Ok((maps.service_stats(id)?, maps.service_connections(id)?));
+    let mut rows = frontends::read(maps, labels, selection, is_up, stats)?;
     let (services, now) = (source.details.services(), Timestamp::now());
     rows.iter_mut().for_each(|row| row.set_age(&services, now));
     let has_node_ports = rows.iter().any(FrontendRow::is_node_port);
@@ -157,7 +159,8 @@ fn frontends_of(source: Source<'_>) -> Result<Listing<FrontendRow>> {
 
 fn backends_of(source: Source<'_>) -> Result<Listing<BackendRow>> {
     let Source { maps, labels, selection, .. } = source;
-    let mut rows = backends::read(maps, labels, selection, source.name_server_is_up())?;
+    let connections = |family, reference| maps.backend_connections(family, reference);
+    let mut rows = backends::read(maps, labels, selection, source.name_server_is_up(), connections)?;
     let endpoints = source.details.endpoints();
     rows.iter_mut().for_each(|row| row.set_details(&endpoints));
     Ok(Listing { rows, footer: Footer::Empty })

@@ -17,7 +17,7 @@ use super::{
     table_args::TableArgs,
 };
 use crate::{
-    config::{Config, Pages, SocketLb},
+    config::{Config, KernelSeries, Pages, SocketLb},
     host,
     kube_proxy_config::{ConfigFile, KubeProxyConfiguration, default_file},
     memory,
@@ -59,9 +59,12 @@ pub struct Args {
     /// Pin the maps under another ABI version, to test an upgrade
     #[arg(long, hide = true, default_value_t = ABI_VERSION)]
     abi_version: u32,
-    /// Serve the counters of each service port in /metrics: two series per port in use [default: true]
+    /// Serve the counters of each service port in /metrics: 26 series per port in use [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     service_metrics: Option<bool>,
+    /// Serve the connections of each backend in /metrics, too: eleven series per backend in use
+    #[arg(long)]
+    metrics_per_backend: bool,
     #[command(flatten)]
     pub policy: PolicyArgs,
     #[command(flatten)]
@@ -103,6 +106,7 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         takeover,
         abi_version,
         service_metrics,
+        metrics_per_backend,
         policy: policy_args,
         kube_proxy,
     } = args;
@@ -139,14 +143,22 @@ pub fn run(args: Args, file: Option<ConfigFile>) -> Result<()> {
         host,
         config_file: file,
         serving: settings.serving,
-        pages: pages(&configz, service_metrics.unwrap_or(true)),
+        pages: pages(&configz, series(service_metrics.unwrap_or(true), metrics_per_backend)),
         run_dir: run_dir.run_dir,
     };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(config))
 }
 
 /// The pages /configz and /flagz. As in kube-proxy, /configz has the configuration below its API group.
-fn pages(config: &KubeProxyConfiguration, has_service_series: bool) -> Pages {
+fn pages(config: &KubeProxyConfiguration, series: KernelSeries) -> Pages {
     let configz = serde_json::json!({ "kubeproxy.config.k8s.io": config }).to_string();
-    Pages { configz, arguments: env::args().skip(1).collect(), has_service_series }
+    Pages { configz, arguments: env::args().skip(1).collect(), series }
+}
+
+fn series(has_services: bool, has_backends: bool) -> KernelSeries {
+    match (has_services, has_backends) {
+        (_, true) => KernelSeries::Backends,
+        (true, false) => KernelSeries::Services,
+        (false, false) => KernelSeries::Node,
+    }
 }

@@ -3,6 +3,7 @@
 
 mod addresses;
 pub mod bpf;
+mod btf;
 mod cgroup_scope;
 mod clock;
 mod environment;
@@ -18,6 +19,7 @@ mod xfrm;
 
 pub use addresses::local_addresses;
 pub use bpf::grace_period;
+pub use btf::SocketFields;
 pub use cgroup_scope::{CgroupScope, cgroup_scope};
 pub use clock::now;
 pub use environment::{EnvironmentError, cgroup_root, require_capabilities, require_cgroup};

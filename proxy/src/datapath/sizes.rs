@@ -17,6 +17,8 @@ pub enum MapGroup {
     /// Written from objects. Backends and service ports keep their indices, which flows and affinity refer to.
     Derived,
     Flows,
+    /// Counters of connections, by the indices of backends and service ports. Programs of two sets of tables can count in one.
+    Connections,
 }
 
 /// The size of a map at the next load.
@@ -32,6 +34,9 @@ pub struct MapSize {
 pub fn group(spec: &MapSpec) -> Option<MapGroup> {
     match spec.name {
         map::FLOWS_V4 | map::FLOWS_V6 | map::CONNTRACK_V4 | map::CONNTRACK_V6 => Some(MapGroup::Flows),
+        map::SERVICE_CONNECTIONS | map::BACKEND_CONNECTIONS_V4 | map::BACKEND_CONNECTIONS_V6 => {
+            Some(MapGroup::Connections)
+        }
         map::FRONTENDS_V4
         | map::FRONTENDS_V6
         | map::FRONTEND_STATE
@@ -63,9 +68,21 @@ fn wanted(spec: &MapSpec, sizes: &TableSizes) -> Option<u32> {
         // An eighth more, for replaced descriptors during their grace period.
         map::DESCRIPTORS => frontends.map(|frontends| frontends.saturating_add(frontends / 8)),
         map::SLOTS => slots,
-        map::BACKENDS_V4 | map::BACKENDS_V6 => backends,
-        map::SERVICES | map::SERVICE_STATS => service_ports,
+        map::BACKENDS_V4 | map::BACKENDS_V6 | map::BACKEND_CONNECTIONS_V4 | map::BACKEND_CONNECTIONS_V6 => {
+            backends
+        }
+        map::SERVICES | map::SERVICE_STATS | map::SERVICE_CONNECTIONS => service_ports,
         map::SOURCE_RANGES_V4 | map::SOURCE_RANGES_V6 => source_ranges,
+        _ => None,
+    }
+}
+
+/// The map of the indices by which another one counts.
+fn indexed_by(spec: &MapSpec) -> Option<&'static str> {
+    match spec.name {
+        map::SERVICE_CONNECTIONS => Some(map::SERVICE_STATS),
+        map::BACKEND_CONNECTIONS_V4 => Some(map::BACKENDS_V4),
+        map::BACKEND_CONNECTIONS_V6 => Some(map::BACKENDS_V6),
         _ => None,
     }
 }
@@ -83,10 +100,14 @@ pub fn plan(present: &[(&'static MapSpec, Option<u32>)], sizes: &TableSizes) -> 
         };
         of(group).any(is_small)
     };
-    let replaced = [MapGroup::Derived, MapGroup::Flows].map(|group| (group, is_replaced(group)));
+    let replaced =
+        [MapGroup::Derived, MapGroup::Flows, MapGroup::Connections].map(|group| (group, is_replaced(group)));
     let size = |(spec, entries): &(&'static MapSpec, Option<u32>)| {
         let is_replaced = replaced.iter().any(|(group_of, is)| *is && group(spec) == Some(*group_of));
+        // A version that had no counters may have left larger tables than the default.
+        let indices = indexed_by(spec).and_then(|name| present.iter().find(|(spec, _)| spec.name == name));
         let enough = wanted(spec, sizes).unwrap_or_else(|| entries.unwrap_or(spec.capacity));
+        let enough = indices.and_then(|(_, entries)| *entries).map_or(enough, |entries| enough.max(entries));
         MapSize {
             spec,
             entries: entries
@@ -149,6 +170,25 @@ mod tests {
         let grown =
             [(5000, false), (5000, false), (5000, false), (6000, true), (6000, true), (131_072, false)];
         assert_eq!(sizes_of(&plan(&there, &flows), &SHOWN), grown);
+    }
+
+    #[test]
+    fn counters_are_as_many_as_what_they_count() {
+        let earlier = present(|spec| match spec.name {
+            map::BACKENDS_V4 => Some(300_000),
+            _ if group(spec) == Some(MapGroup::Connections) => None,
+            _ => Some(spec.capacity),
+        });
+        let names = ["BACKEND_CONNECTIONS_V4", "BACKEND_CONNECTIONS_V6", "SERVICE_CONNECTIONS"];
+        let created = [300_000, 262_144, 65_536].map(|entries| (entries, false));
+        assert_eq!(sizes_of(&plan(&earlier, &TableSizes::default()), &names), created);
+        let there = present(|spec| Some(spec.capacity));
+        let more = TableSizes { service_ports: Some(70_000), ..TableSizes::default() };
+        let grown = [(262_144, true), (262_144, true), (70_000, true)];
+        assert_eq!(sizes_of(&plan(&there, &more), &names), grown);
+        let slots = TableSizes { slots: Some(600_000), ..TableSizes::default() };
+        let kept = [262_144, 262_144, 65_536].map(|entries| (entries, false));
+        assert_eq!(sizes_of(&plan(&there, &slots), &names), kept);
     }
 
     #[test]

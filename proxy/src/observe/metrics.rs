@@ -9,7 +9,7 @@ use prometheus::{
     Opts, Registry, TextEncoder, core::Collector, proto::MetricFamily,
 };
 
-use proxy_ebpf::abi::ServiceStats;
+use proxy_ebpf::abi::{ServiceConnections, ServiceStats};
 
 use super::{conditions::Condition, status::Unplaced};
 use crate::{
@@ -22,6 +22,10 @@ use crate::{
     source_state::{RequestMetrics, SourceReport},
 };
 
+mod connections;
+
+pub use connections::BackendSeries;
+
 const FAMILY: &str = "ip_family";
 
 /// Counters of the kernel since the data plane was created.
@@ -32,6 +36,8 @@ pub struct KernelCounters {
     /// Packets by XDP outcome.
     pub xdp: Vec<(&'static str, u64)>,
     pub services: Vec<(ServicePortKey, ServiceStats)>,
+    pub connections: Vec<(ServicePortKey, ServiceConnections)>,
+    pub backends: Vec<BackendSeries>,
     /// Of the tables that the programs write.
     pub fill: Vec<Fill>,
 }
@@ -185,6 +191,7 @@ fn described(
     }));
     let kernel = KernelFamilies::new()?;
     registered.extend(kernel.all().into_iter().flat_map(|family| Described::all(family, "counter")));
+    registered.extend(connections::described());
     registered.sort();
     Ok(registered)
 }
@@ -325,6 +332,7 @@ impl Metrics {
         self.set_fill(&kernel.fill);
         let mut families = self.registry.gather();
         families.extend(kernel_families(kernel)?);
+        families.extend(connections::families(&kernel.connections, &kernel.backends));
         // The encoder rejects families without metrics.
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
@@ -509,6 +517,8 @@ impl Registrar<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proxy_ebpf::abi::BackendConnections;
+
     use super::*;
     use crate::model::address::Protocol;
 
@@ -532,10 +542,27 @@ mod tests {
             port_name: "http".into(),
             protocol: Protocol::Tcp,
         };
+        let of_service = ServiceConnections {
+            closed: 4,
+            failures: [0, 2, 0, 0, 1],
+            sent: 100,
+            round_trips: 1500,
+            round_trip_samples: 3,
+            connect_time: 1_250_000_000,
+            connect_times: [5, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0],
+            ..ServiceConnections::default()
+        };
+        let of_backend = BackendConnections { opened: 3, closed: 4, ..BackendConnections::default() };
         let kernel = KernelCounters {
             refusals: vec![("no_endpoint", 5)],
             xdp: vec![("sent_to_backend", 4)],
-            services: vec![(service, ServiceStats { translated: 9, refused: 1 })],
+            services: vec![(service.clone(), ServiceStats { translated: 9, refused: 1 })],
+            connections: vec![(service.clone(), of_service)],
+            backends: vec![BackendSeries {
+                service,
+                address: "10.244.1.4:8080".parse().unwrap(),
+                connections: of_backend,
+            }],
             fill: vec![Fill { map: "FLOWS_V4", used: 2, capacity: 8 }],
         };
         let text = String::from_utf8(metrics.render(&kernel).unwrap()).unwrap();
@@ -548,6 +575,20 @@ mod tests {
             r#"portreeve_xdp_packets_total{outcome="sent_to_backend"} 4"#,
             r#"portreeve_service_connections_total{namespace="shop",port="http",service="web"} 9"#,
             r#"portreeve_service_refusals_total{namespace="shop",port="http",service="web"} 1"#,
+            r#"portreeve_service_tcp_connect_duration_seconds_bucket{namespace="shop",service="web",port="http",le="0.0001"} 5"#,
+            r#"portreeve_service_tcp_connect_duration_seconds_bucket{namespace="shop",service="web",port="http",le="1"} 6"#,
+            r#"portreeve_service_tcp_connect_duration_seconds_bucket{namespace="shop",service="web",port="http",le="3"} 7"#,
+            r#"portreeve_service_tcp_connect_duration_seconds_bucket{namespace="shop",service="web",port="http",le="+Inf"} 7"#,
+            r#"portreeve_service_tcp_connect_duration_seconds_sum{namespace="shop",service="web",port="http"} 1.25"#,
+            r#"portreeve_service_tcp_connect_duration_seconds_count{namespace="shop",service="web",port="http"} 7"#,
+            r#"portreeve_service_tcp_failures_total{namespace="shop",service="web",port="http",reason="timed_out"} 2"#,
+            r#"portreeve_service_tcp_failures_total{namespace="shop",service="web",port="http",reason="reset"} 1"#,
+            r#"portreeve_service_tcp_connections_open{namespace="shop",service="web",port="http"} 3"#,
+            r#"portreeve_service_tcp_sent_bytes_total{namespace="shop",service="web",port="http"} 100"#,
+            r#"portreeve_service_tcp_round_trip_seconds_sum{namespace="shop",service="web",port="http"} 0.0015"#,
+            r#"portreeve_service_tcp_round_trip_seconds_count{namespace="shop",service="web",port="http"} 3"#,
+            // Never negative.
+            r#"portreeve_backend_tcp_connections_open{namespace="shop",service="web",port="http",backend="10.244.1.4:8080"} 0"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }
@@ -636,7 +677,11 @@ The agent serves these at `--metrics-bind-address` under `/metrics`. `kubeproxy_
 `rest_client_*` those of client-go, so that dashboards and alerts keep working. There is no Go runtime: the `go_*` series of
 other components do not exist.
 
-The counters of service ports have two series for each port that this node uses; `--service-metrics=false` leaves them out.
+The counters of service ports have two series for each port that this node uses, and 24 more (`portreeve_service_tcp_*`) if
+sockets of this node connected to it over TCP; `--service-metrics=false` leaves them out. Those of backends are left out unless
+`--metrics-per-backend` is given: they have eleven series for each backend that was used. The kernel counts both per connection,
+at the sockets that the socket LB translated; connections through the packet LB, and MPTCP, are not among them. `portreeve get
+services -o wide` and `get backends -o wide` show the same counts.
 
 A useful alert is `portreeve_condition{status=\"False\"} == 1`: `portreeve status` shows the message.
 

@@ -3,13 +3,14 @@
 //! ```text
 //! {"backends": [{"service": "shop/web", "port_name": "http", "address": "10.244.1.4:8080", "protocol": "TCP",
 //!                "state": "ready|terminating|unused|down", "sets": ["cluster", "local"], "index": 17, "generation": 3,
-//!                "pod": "shop/web-0", "node": "node-1", "zone": "a"}]}
+//!                "tcp": {"opened": 12, ..}, "pod": "shop/web-0", "node": "node-1", "zone": "a"}]}
 //! ```
 //!
 //! `unused` is ready, but no frontend selects it: it keeps its flows and gets no new ones. A terminating backend is in a
 //! set only while no ready backend exists. `down` is this node's name server without a heartbeat: no client gets it. Slots
 //! and affinity entries refer to a backend by `index` and `generation`. `pod`, `node` and `zone` are known to a running
-//! agent, the pods of other nodes to none; null if unknown.
+//! agent, the pods of other nodes to none; null if unknown. `tcp` has the connections of sockets, see `connection_counts`; null if
+//! the port is not one of TCP.
 
 use std::{
     borrow::Cow,
@@ -17,10 +18,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use proxy_ebpf::abi::BackendFlags;
+use proxy_ebpf::abi::{BackendConnections, BackendFlags, BackendRef};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    connection_counts::ConnectionCounts,
     labels::{Labels, ServicePort},
     listing::Row,
     selection::Selection,
@@ -42,6 +44,7 @@ pub struct BackendRow {
     sets: Vec<Cow<'static, str>>,
     index: u32,
     generation: u32,
+    tcp: Option<ConnectionCounts>,
     pod: Option<String>,
     node: Option<String>,
     zone: Option<String>,
@@ -62,6 +65,7 @@ pub fn read(
     labels: &Labels,
     selection: &Selection,
     name_server_is_up: bool,
+    connections: impl Fn(IpFamily, BackendRef) -> Result<BackendConnections, MapError>,
 ) -> Result<Vec<BackendRow>, MapError> {
     let mut rows = Vec::new();
     for family in IpFamily::BOTH {
@@ -70,7 +74,9 @@ pub fn read(
             if entry.flags.contains(BackendFlags::ALIVE) {
                 let service = labels.get(entry.service);
                 if selection.takes(service) {
-                    rows.push(BackendRow::new(service.into(), index, &entry, name_server_is_up));
+                    let reference = BackendRef { index, generation: entry.generation };
+                    let counts = connections(family, reference)?;
+                    rows.push(BackendRow::new(service.into(), index, &entry, name_server_is_up, &counts));
                 }
             }
         }
@@ -80,7 +86,13 @@ pub fn read(
 }
 
 impl BackendRow {
-    fn new(service: ServicePort, index: u32, entry: &BackendEntry, name_server_is_up: bool) -> Self {
+    fn new(
+        service: ServicePort,
+        index: u32,
+        entry: &BackendEntry,
+        name_server_is_up: bool,
+        counts: &BackendConnections,
+    ) -> Self {
         let BackendEntry { address, protocol, flags, service: _, generation } = *entry;
         let sets = sets(flags);
         let state = if flags.contains(BackendFlags::NAME_SERVER) && !name_server_is_up {
@@ -92,10 +104,11 @@ impl BackendRow {
         } else {
             State::Ready
         };
-        let protocol = Protocol::from_number(protocol)
-            .map_or_else(|| protocol.to_string(), |protocol| protocol.to_string());
+        let known = Protocol::from_number(protocol);
+        let tcp = (known == Some(Protocol::Tcp)).then(|| ConnectionCounts::of_backend(counts));
+        let protocol = known.map_or_else(|| protocol.to_string(), |protocol| protocol.to_string());
         let (pod, node, zone) = (None, None, None);
-        Self { service, address, protocol, state, sets, index, generation, pod, node, zone }
+        Self { service, address, protocol, state, sets, index, generation, tcp, pod, node, zone }
     }
 
     /// Sets pod, node and zone, if an agent tells them.
@@ -141,7 +154,10 @@ impl Row for BackendRow {
     fn header(is_wide: bool) -> Vec<&'static str> {
         let mut header =
             vec!["SERVICE", "ADDRESS", "PROTOCOL", "READY", "STATE", "SETS", "POD", "NODE", "ZONE"];
-        header.extend(is_wide.then_some(["INDEX", "GENERATION"]).into_iter().flatten());
+        if is_wide {
+            header.extend(ConnectionCounts::HEADER);
+            header.extend(["INDEX", "GENERATION"]);
+        }
         header
     }
 
@@ -153,6 +169,8 @@ impl Row for BackendRow {
         let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
         cells.extend([&self.pod, &self.node, &self.zone].map(known));
         if is_wide {
+            let counts = self.tcp.as_ref().map(ConnectionCounts::cells);
+            cells.extend(counts.unwrap_or_else(|| std::array::from_fn(|_| "-".to_owned())));
             cells.extend([self.index.to_string(), self.generation.to_string()]);
         }
         cells

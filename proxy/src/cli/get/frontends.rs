@@ -3,7 +3,7 @@
 //! ```text
 //! {"frontends": [{"service": "shop/web", "port_name": "http", "family": "IPv4", "address": "10.96.0.10", "port": 80,
 //!                 "protocol": "TCP", "type": "ClusterIP|NodePort|External", "internal": VIEW, "external": VIEW, "affinity_seconds": 10800, "needs_source_address": false,
-//!                 "translated": 12, "refused": 0, "created": "2026-01-01T12:00:00Z"}],
+//!                 "translated": 12, "refused": 0, "tcp": {"opened": 12, ..}, "created": "2026-01-01T12:00:00Z"}],
 //!  "refusals": {"no_endpoint": 0, ..}, "node_ports_at": ["192.0.2.11"]}
 //! VIEW: {"backends": ["10.244.1.4:8080"], "local": 1, "policy": "Cluster|Local", "when_empty": "reject|drop"}
 //! ```
@@ -12,7 +12,8 @@
 //! which is one frontend in each family (in tables `*` and `[*]`); the maps do not distinguish external IPs and
 //! load-balancer IPs. `node_ports_at` is present if a NodePort is: the addresses of this node that serve it.
 //! `affinity_seconds` is null without ClientIP affinity. `needs_source_address` means that source ranges apply.
-//! `translated` and `refused` count the connections to all addresses of the service port; a table has them once. `refusals` counts drop reasons
+//! `translated` and `refused` count the connections to all addresses of the service port; a table has them once, as `tcp`, the
+//! connections of sockets: see `connection_counts`; null if the port is not one of TCP. `refusals` counts drop reasons
 //! over all Services. `created` is the time of the Service, from the running agent; null if there is none.
 
 use std::{
@@ -23,10 +24,13 @@ use std::{
 
 use anyhow::Result;
 use jiff::Timestamp;
-use proxy_ebpf::abi::{BackendFlags, Block, Descriptor, DescriptorFlags, ServiceStats, Unclaimed};
+use proxy_ebpf::abi::{
+    BackendFlags, Block, Descriptor, DescriptorFlags, ServiceConnections, ServiceStats, Unclaimed,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
+    connection_counts::ConnectionCounts,
     labels::{Labels, ServicePort},
     listing::Row,
     selection::Selection,
@@ -57,6 +61,7 @@ pub struct FrontendRow {
     needs_source_address: bool,
     translated: u64,
     refused: u64,
+    tcp: Option<ConnectionCounts>,
     created: Option<Timestamp>,
     /// The text of the age, which passes.
     #[serde(skip, default = "unknown_age")]
@@ -129,12 +134,12 @@ pub fn read(
     labels: &Labels,
     selection: &Selection,
     name_server_is_up: bool,
-    stats: impl Fn(u32) -> Result<ServiceStats, MapError>,
+    stats: impl Fn(u32) -> Result<(ServiceStats, ServiceConnections), MapError>,
 ) -> Result<Vec<FrontendRow>> {
     // Iteration over a hash map that changes may return a key twice.
     let frontends: BTreeMap<FrontendKey, u32> = maps.frontends()?.into_iter().collect();
     let cluster_ips = cluster_ips(maps)?;
-    let mut counted: BTreeMap<u32, ServiceStats> = BTreeMap::new();
+    let mut counted: BTreeMap<u32, (ServiceStats, ServiceConnections)> = BTreeMap::new();
     let mut rows = Vec::with_capacity(frontends.len());
     for (key, index) in frontends {
         let Some((descriptor, [internal, external])) = read_consistent(maps, key, index, name_server_is_up)?
@@ -145,7 +150,7 @@ pub fn read(
         if !selection.takes(service) {
             continue;
         }
-        let ServiceStats { translated, refused } = match counted.get(&descriptor.service) {
+        let (ServiceStats { translated, refused }, connections) = match counted.get(&descriptor.service) {
             Some(known) => *known,
             None => *counted.entry(descriptor.service).or_insert(stats(descriptor.service)?),
         };
@@ -159,6 +164,7 @@ pub fn read(
             needs_source_address: descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES),
             translated,
             refused,
+            tcp: (key.protocol == Protocol::Tcp).then(|| ConnectionCounts::of_service(&connections)),
             created: None,
             age: unknown_age(),
             is_first: false,
@@ -286,8 +292,9 @@ impl Row for FrontendRow {
 
     fn header(is_wide: bool) -> Vec<&'static str> {
         let backends: &[_] = if is_wide { &["INTERNAL", "EXTERNAL"] } else { &["BACKENDS"] };
-        [&["SERVICE", "TYPE", "ADDRESS", "PORT(S)"], backends, &["POLICY", "CONNECTIONS", "REFUSED", "AGE"]]
-            .concat()
+        let tcp: &[_] = if is_wide { &ConnectionCounts::HEADER } else { &[] };
+        let counts = &["POLICY", "CONNECTIONS", "REFUSED"];
+        [&["SERVICE", "TYPE", "ADDRESS", "PORT(S)"], backends, counts, tcp, &["AGE"]].concat()
     }
 
     fn cells(&self, is_wide: bool) -> Vec<String> {
@@ -302,7 +309,12 @@ impl Row for FrontendRow {
         }
         cells.push(self.policy(is_wide));
         let count = |count: u64| if self.is_first { count.to_string() } else { "-".to_owned() };
-        cells.extend([count(self.translated), count(self.refused), self.age.clone()]);
+        cells.extend([count(self.translated), count(self.refused)]);
+        if is_wide {
+            let shown = self.tcp.as_ref().filter(|_| self.is_first).map(ConnectionCounts::cells);
+            cells.extend(shown.unwrap_or_else(|| std::array::from_fn(|_| "-".to_owned())));
+        }
+        cells.push(self.age.clone());
         cells
     }
 

@@ -4,7 +4,10 @@ use std::{fs, time::Duration};
 
 use expect_test::expect;
 use jiff::{Timestamp, ToSpan as _};
-use proxy_ebpf::abi::{AffinityEntry, AffinityKey, BackendFlags, BackendRef, ServiceStats, mapped};
+use proxy_ebpf::abi::{
+    AffinityEntry, AffinityKey, BackendConnections, BackendFlags, BackendRef, ServiceConnections,
+    ServiceStats, mapped,
+};
 
 use super::{
     affinity, backends,
@@ -20,7 +23,7 @@ use crate::{
     manifests,
     model::{address::IpFamily, name_server::NameServer, policy::Policy, service::ServiceKey},
     observe::objects::{EndpointDetails, ServiceDetails},
-    reconcile::{Capacity, FakeMaps, LbMaps as _, Reconciler, UnclaimedNetworks},
+    reconcile::{Capacity, FakeMaps, LbMaps as _, MapError, Reconciler, UnclaimedNetworks},
 };
 
 const OBJECTS: &str = r#"
@@ -72,9 +75,20 @@ fn text<R: Row>(format: Format, rows: Vec<R>) -> String {
     Document::full(&Listing { rows, footer: Footer::Empty }).text(&format, Headers::Shown).unwrap()
 }
 
+/// The connections to each backend.
+#[expect(clippy::unnecessary_wraps, reason = "as a reader of maps")]
+fn connections(_: IpFamily, _: BackendRef) -> Result<BackendConnections, MapError> {
+    Ok(BackendConnections { opened: 6, closed: 4, round_trip: 180, ..BackendConnections::default() })
+}
+
 fn frontend_rows(maps: &FakeMaps, translated: u64) -> Vec<frontends::FrontendRow> {
     let labels = Labels::read(maps).unwrap();
-    let stats = |_| Ok(ServiceStats { translated, refused: 2 });
+    let connections = ServiceConnections {
+        failures: [1, 0, 0, 0, 2],
+        connect_times: [7; 11],
+        ..ServiceConnections::default()
+    };
+    let stats = |_| Ok((ServiceStats { translated, refused: 2 }, connections));
     frontends::read(maps, &labels, &Selection::default(), true, stats).unwrap()
 }
 
@@ -92,12 +106,12 @@ fn frontends_as_tables() {
     "#]]
     .assert_eq(&text(Format::Table, rows()));
     expect![[r#"
-        SERVICE        TYPE       ADDRESS     PORT(S)    INTERNAL                         EXTERNAL                         POLICY                       CONNECTIONS  REFUSED  AGE
-        blog/empty     ClusterIP  fd96::1     80/TCP     reject                           reject                           -                            40           2        <unknown>
-        shop/web:http  ClusterIP  10.96.0.10  80/TCP     10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080,10.244.2.4:8080  ClientIP 10800s              40           2        <unknown>
-        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                           reject                           ClientIP 10800s              -            -        <unknown>
-        shop/web:http  NodePort   *           30080/TCP  10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080                  out: Local, ClientIP 10800s  -            -        <unknown>
-        shop/web:http  NodePort   [*]         30080/TCP  reject                           reject                           out: Local, ClientIP 10800s  -            -        <unknown>
+        SERVICE        TYPE       ADDRESS     PORT(S)    INTERNAL                         EXTERNAL                         POLICY                       CONNECTIONS  REFUSED  OPENED  OPEN  FAILED  RTT  AGE
+        blog/empty     ClusterIP  fd96::1     80/TCP     reject                           reject                           -                            40           2        77      77    3       -    <unknown>
+        shop/web:http  ClusterIP  10.96.0.10  80/TCP     10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080,10.244.2.4:8080  ClientIP 10800s              40           2        77      77    3       -    <unknown>
+        shop/web:http  ClusterIP  fd96::10    80/TCP     reject                           reject                           ClientIP 10800s              -            -        -       -     -       -    <unknown>
+        shop/web:http  NodePort   *           30080/TCP  10.244.1.4:8080,10.244.2.4:8080  10.244.1.4:8080                  out: Local, ClientIP 10800s  -            -        -       -     -       -    <unknown>
+        shop/web:http  NodePort   [*]         30080/TCP  reject                           reject                           out: Local, ClientIP 10800s  -            -        -       -     -       -    <unknown>
     "#]].assert_eq(&text(Format::Wide, rows()));
     expect![[r#"
         blog/empty
@@ -142,11 +156,13 @@ fn a_row_is_one_line() {
     }
 }
 
+/// The NodePort on IPv4.
+fn node_port() -> frontends::FrontendRow {
+    frontend_rows(reconciler().maps(), 40).remove(3)
+}
+
 #[test]
-fn frontends_as_json_and_yaml() {
-    let reconciler = reconciler();
-    // The NodePort on IPv4.
-    let row = || frontend_rows(reconciler.maps(), 40).drain(3..4).collect();
+fn frontends_as_json() {
     expect![[r#"
         {
           "frontends": [
@@ -179,12 +195,31 @@ fn frontends_as_json_and_yaml() {
               "needs_source_address": false,
               "translated": 40,
               "refused": 2,
+              "tcp": {
+                "opened": 77,
+                "open": 77,
+                "failures": {
+                  "abandoned": 0,
+                  "refused": 1,
+                  "reset": 2,
+                  "timed_out": 0,
+                  "unreachable": 0
+                },
+                "sent_bytes": 0,
+                "received_bytes": 0,
+                "retransmissions": 0,
+                "round_trip_us": null
+              },
               "created": null
             }
           ]
         }
     "#]]
-    .assert_eq(&text::<frontends::FrontendRow>(Format::Json, row()));
+    .assert_eq(&text(Format::Json, vec![node_port()]));
+}
+
+#[test]
+fn frontends_as_yaml() {
     expect![[r#"
         ---
         frontends:
@@ -212,9 +247,22 @@ fn frontends_as_json_and_yaml() {
           needs_source_address: false
           translated: 40
           refused: 2
+          tcp:
+            opened: 77
+            open: 77
+            failures:
+              abandoned: 0
+              refused: 1
+              reset: 2
+              timed_out: 0
+              unreachable: 0
+            sent_bytes: 0
+            received_bytes: 0
+            retransmissions: 0
+            round_trip_us: null
           created: null
     "#]]
-    .assert_eq(&text::<frontends::FrontendRow>(Format::Yaml, row()));
+    .assert_eq(&text(Format::Yaml, vec![node_port()]));
 }
 
 #[test]
@@ -251,7 +299,7 @@ fn an_agent_adds_ages_pods_and_nodes() {
         endpoint("shop/db", "10.244.2.5", Some("shop/db-0")),
     ];
     let endpoints = endpoints.map(|one| ((one.service.clone(), one.address), one)).into();
-    let mut rows = backends::read(maps, &labels, &Selection::default(), true).unwrap();
+    let mut rows = backends::read(maps, &labels, &Selection::default(), true, connections).unwrap();
     rows.iter_mut().for_each(|row| row.set_details(&endpoints));
     expect![[r#"
         SERVICE        ADDRESS          PROTOCOL  READY  STATE        SETS           POD         NODE    ZONE
@@ -273,12 +321,13 @@ fn ids_of_rows_are_unique() {
 fn backends_with_state_and_sets() {
     let reconciler = reconciler();
     let labels = Labels::read(reconciler.maps()).unwrap();
-    let rows = || backends::read(reconciler.maps(), &labels, &Selection::default(), true).unwrap();
+    let rows =
+        || backends::read(reconciler.maps(), &labels, &Selection::default(), true, connections).unwrap();
     expect![[r#"
-        SERVICE        ADDRESS          PROTOCOL  READY  STATE        SETS           POD  NODE  ZONE  INDEX  GENERATION
-        shop/web:http  10.244.1.4:8080  TCP       true   ready        cluster,local  -    -     -     0      1
-        shop/web:http  10.244.2.4:8080  TCP       true   ready        cluster        -    -     -     1      1
-        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -              -    -     -     2      1
+        SERVICE        ADDRESS          PROTOCOL  READY  STATE        SETS           POD  NODE  ZONE  OPENED  OPEN  FAILED  RTT     INDEX  GENERATION
+        shop/web:http  10.244.1.4:8080  TCP       true   ready        cluster,local  -    -     -     6       2     0       0.18ms  0      1
+        shop/web:http  10.244.2.4:8080  TCP       true   ready        cluster        -    -     -     6       2     0       0.18ms  1      1
+        shop/web:http  10.244.2.5:8080  TCP       false  terminating  -              -    -     -     6       2     0       0.18ms  2      1
     "#]]
     .assert_eq(&text(Format::Wide, rows()));
     expect![[r#"
@@ -293,6 +342,21 @@ fn backends_with_state_and_sets() {
               "sets": [],
               "index": 2,
               "generation": 1,
+              "tcp": {
+                "opened": 6,
+                "open": 2,
+                "failures": {
+                  "abandoned": 0,
+                  "refused": 0,
+                  "reset": 0,
+                  "timed_out": 0,
+                  "unreachable": 0
+                },
+                "sent_bytes": 0,
+                "received_bytes": 0,
+                "retransmissions": 0,
+                "round_trip_us": 180
+              },
               "pod": null,
               "node": null,
               "zone": null
@@ -422,8 +486,8 @@ fn a_dead_name_server_is_not_ready() {
     let labels = Labels::read(maps).unwrap();
     let state = |is_up| {
         let all = Selection::default();
-        let backends = text(Format::Table, backends::read(maps, &labels, &all, is_up).unwrap());
-        let stats = |_| Ok(ServiceStats::default());
+        let backends = text(Format::Table, backends::read(maps, &labels, &all, is_up, connections).unwrap());
+        let stats = |_| Ok(<(ServiceStats, ServiceConnections)>::default());
         let frontends = text(Format::Wide, frontends::read(maps, &labels, &all, is_up, stats).unwrap());
         let line = backends.lines().find(|line| line.contains("192.0.2.1:53")).unwrap().to_owned();
         (line.contains("ready"), line.contains("down"), frontends.contains("192.0.2.1:53"))
@@ -471,7 +535,7 @@ fn listings_of_a_report_are_read_as_they_were() {
         node_ports_at: Some(vec!["192.0.2.11".parse().unwrap()]),
     };
     comes_back(&Listing { rows: frontend_rows(maps, 40), footer }, frontends::mark_first);
-    let rows = backends::read(maps, &labels, &Selection::default(), true).unwrap();
+    let rows = backends::read(maps, &labels, &Selection::default(), true, connections).unwrap();
     assert!(!rows.is_empty());
     comes_back(&Listing { rows, footer: Footer::Empty }, |_| ());
     let error = Listing::<backends::BackendRow>::parse(r#"{"backends": [{"service": 1}]}"#).err().unwrap();

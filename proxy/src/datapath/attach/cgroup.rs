@@ -8,13 +8,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink};
-use proxy_ebpf::abi::PROGRAMS;
+use aya::programs::{CgroupAttachMode, links::FdLink};
+use proxy_ebpf::abi::{PROGRAMS, SOCK_OPS};
 
-use super::load::{LoadError, Programs, refused};
-use crate::datapath::{
-    kernel::bpf,
-    pins::{Pins, drop_link},
+use super::load::{LoadError, Programs};
+use crate::{
+    datapath::{
+        kernel::bpf,
+        pins::{Pins, drop_link},
+    },
+    error::chain,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,18 @@ pub fn attach(programs: &mut Programs, cgroup: &Path, pins: &Pins) -> Result<(),
             return Err(error);
         }
     }
+    count_connections(programs, &cgroup, pins);
     Ok(())
+}
+
+/// Attaches the program that counts connections. Services work without it.
+fn count_connections(programs: &mut Programs, cgroup: &Cgroup, pins: &Pins) {
+    if programs.uncounted().is_none() {
+        let pin = pins.links().join(SOCK_OPS);
+        if let Err(error) = attach_or_replace(programs, SOCK_OPS, cgroup, &pin, &mut Vec::new()) {
+            programs.set_uncounted(chain(&error));
+        }
+    }
 }
 
 fn attach_or_replace(
@@ -78,7 +92,7 @@ fn attach_or_replace(
 /// An agent that died between pinning a link and renaming the pin left a program attached under the temporary
 /// name.
 fn detach_unfinished(pins: &Pins) -> Result<(), AttachError> {
-    for name in PROGRAMS {
+    for name in PROGRAMS.into_iter().chain([SOCK_OPS]) {
         let pin = unfinished(&pins.links().join(name));
         drop_link(&pin).map_err(|source| AttachError::Detach { name, source })?;
     }
@@ -99,7 +113,8 @@ pub fn repair(
     repaired: &mut Vec<&'static str>,
 ) -> Result<(), AttachError> {
     let cgroup = Cgroup::open(cgroup)?;
-    for name in PROGRAMS {
+    let counting = programs.uncounted().is_none().then_some(SOCK_OPS);
+    for name in PROGRAMS.into_iter().chain(counting) {
         let pin = pins.links().join(name);
         if is_attached(programs, name, &pin, &cgroup)? {
             continue;
@@ -151,10 +166,9 @@ fn replace(
     if !is_same_cgroup {
         return Ok(false);
     }
-    let program = programs.get(name)?;
-    let fd = program.fd().map_err(|error| refused(name, &error))?;
+    let program = programs.fd(name)?;
     // A link whose cgroup is gone answers ENOLINK; the caller then creates a new one.
-    Ok(bpf::link_update(link.as_fd(), fd.as_fd()).is_ok())
+    Ok(bpf::link_update(link.as_fd(), program).is_ok())
 }
 
 /// Pins the link under a temporary name first: the rename drops the old pin, if any, only once the new link
@@ -165,8 +179,7 @@ fn attach_new(
     cgroup: &Cgroup,
     pin: &Path,
 ) -> Result<(), AttachError> {
-    let program = programs.get(name)?;
-    link_and_pin(program, &cgroup.dir, pin).map_err(|source| AttachError::Attach {
+    link_and_pin(programs, name, &cgroup.dir, pin).map_err(|source| AttachError::Attach {
         name,
         cgroup: cgroup.path.clone(),
         source,
@@ -174,13 +187,22 @@ fn attach_new(
 }
 
 fn link_and_pin(
-    program: &mut CgroupSockAddr,
+    programs: &mut Programs,
+    name: &'static str,
     cgroup: &File,
     pin: &Path,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // Links always use multi mode; the kernel refuses the flag for them.
-    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
-    let link = FdLink::try_from(program.take_link(id)?)?;
+    let mode = CgroupAttachMode::Single;
+    let link = if name == SOCK_OPS {
+        let program = programs.sock_ops()?;
+        let id = program.attach(cgroup, mode)?;
+        FdLink::try_from(program.take_link(id)?)?
+    } else {
+        let program = programs.get(name)?;
+        let id = program.attach(cgroup, mode)?;
+        FdLink::try_from(program.take_link(id)?)?
+    };
     let fresh = unfinished(pin);
     drop_link(&fresh)?;
     link.pin(&fresh)?;

@@ -12,18 +12,19 @@ use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, MapData},
     programs::{
-        CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
+        CgroupSockAddr, ProgramError, ProgramInfo, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
+        Xdp,
     },
 };
 use proxy_ebpf::abi::{
-    Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
+    Config, HashKeys, MAPS, MapKind, MapSpec, PROGRAMS, SOCK_OPS, ServiceName, TC_PROGRAMS, XDP_EXTERNAL, map,
 };
 use tracing::{Level, debug, enabled, info};
 
 use crate::{
     config::TableSizes,
     datapath::{
-        kernel::Jiffies,
+        kernel::{Jiffies, SocketFields},
         maps::{OpenError, OutgrownError, copy_outgrown, pinned_map},
         pins::{PinError, Pins, pin_name},
         sizes::{self, MapSize, group},
@@ -109,6 +110,8 @@ pub struct LoadedProgram<'a> {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
+    /// The reason for which connections of sockets are not counted.
+    uncounted: Option<String>,
 }
 
 impl Programs {
@@ -119,6 +122,22 @@ impl Programs {
     pub fn get(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, LoadError> {
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
         program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
+    pub fn sock_ops(&mut self) -> Result<&mut SockOps, LoadError> {
+        let name = SOCK_OPS;
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+        program.try_into().map_err(|source| LoadError::WrongKind { name, source })
+    }
+
+    /// The reason for which connections of sockets are not counted; `None` if they are.
+    pub fn uncounted(&self) -> Option<&str> {
+        self.uncounted.as_deref()
+    }
+
+    /// Goes on without the program that counts connections.
+    pub fn set_uncounted(&mut self, reason: String) {
+        self.uncounted = Some(reason);
     }
 
     pub fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
@@ -287,7 +306,9 @@ fn with_flows(config: Config, sizes: &[MapSize]) -> Config {
 }
 
 fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> Result<Programs, LoadError> {
-    let config = with_clock(config);
+    let fields = SocketFields::read();
+    let SocketFields { error, error_queue } = fields.as_ref().copied().unwrap_or_default();
+    let config = with_clock(Config { socket_error: error, socket_error_queue: error_queue, ..config });
     let dir = pins.maps();
     let mut loader = EbpfLoader::new();
     // The kernel's BTF takes much memory, and the programs use none of its types.
@@ -303,7 +324,7 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
     let ebpf = loader.load(object).map_err(|source| LoadError::Object { dir, source: source.into() })?;
     create_user_maps(pins, sizes)?;
     copy_outgrown(pins)?;
-    let mut programs = Programs { ebpf };
+    let mut programs = Programs { ebpf, uncounted: None };
     programs.choose_hash_keys()?;
     for name in PROGRAMS {
         programs.get(name)?.load().map_err(|error| refused(name, &error))?;
@@ -315,6 +336,11 @@ fn load_sized(object: &[u8], pins: &Pins, config: Config, sizes: &[MapSize]) -> 
     for name in [map::START_SWEEPER, map::ADOPT_FLOWS] {
         programs.tc(name)?.load().map_err(|error| refused(name, &error))?;
     }
+    programs.uncounted = match fields {
+        // Without the errors all failed connections would look alike.
+        Err(error) => Some(format!("the errors of sockets cannot be read: {error}")),
+        Ok(_) => programs.sock_ops()?.load().err().map(|error| chain(&refused(SOCK_OPS, &error))),
+    };
     Ok(programs)
 }
 

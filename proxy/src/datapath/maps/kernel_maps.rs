@@ -14,13 +14,14 @@ use aya::{
 };
 use ipnetwork::IpNetwork;
 use proxy_ebpf::abi::{
-    AffinityEntry, AffinityKey, BackendFlags, BackendRef, BackendV4, BackendV6, Block, Descriptor,
-    FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, ServiceName, ServiceStats, Unclaimed, XdpOutcome, map,
-    unmapped,
+    AffinityEntry, AffinityKey, BackendConnections, BackendFlags, BackendRef, BackendV4, BackendV6, Block,
+    Descriptor, FrontendKeyV4, FrontendKeyV6, NodeAddressFlags, ServiceConnections, ServiceName,
+    ServiceStats, Unclaimed, XdpOutcome, map, unmapped,
 };
 
 use super::{
     batch::{BatchMap, Stopped},
+    connections::Connections,
     mmap_array::{Access, MmapArray},
     networks::{NetworkKey, PodRanges, ServiceNetworks, SourceRanges, network_key},
     open::{
@@ -43,6 +44,7 @@ pub struct KernelMaps {
     frontends_v6: HashMap<MapData, FrontendKeyV6, u32>,
     services: HashMap<MapData, u32, ServiceName>,
     service_stats: PerCpuArray<MapData, ServiceStats>,
+    connections: Connections,
     drops: PerCpuArray<MapData, u64>,
     xdp: PerCpuArray<MapData, u64>,
     affinity_v4: HashMap<MapData, AffinityKey, AffinityEntry>,
@@ -77,7 +79,24 @@ struct Batches {
 impl KernelMaps {
     /// Opens the maps of a directory for writing, which requires the lock on the pin directory.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        Self::with_access(dir, Access::Write)
+        let mut maps = Self::with_access(dir, Access::Write)?;
+        maps.adopt_connections().map_err(|error| OpenError::Adopt(error.into()))?;
+        Ok(maps)
+    }
+
+    /// Lets the counters belong to the present backends: an earlier agent may have had none, or have died before it wrote them.
+    fn adopt_connections(&mut self) -> Result<(), MapError> {
+        let extent = self.extent()?.backends;
+        for family in IpFamily::BOTH {
+            for index in 0..*extent.get(family) {
+                let entry = self.backend(family, index)?;
+                if entry.flags.contains(BackendFlags::ALIVE) {
+                    self.connections.adopt_backend(family, index, entry.generation)?;
+                }
+            }
+        }
+        self.release();
+        Ok(())
     }
 
     /// Opens the maps read-only.
@@ -107,6 +126,7 @@ impl KernelMaps {
             frontends_v6: hash(dir, map::FRONTENDS_V6)?,
             services,
             service_stats,
+            connections: Connections::open(dir, access)?,
             drops: per_cpu(dir, map::DROPS)?,
             xdp: per_cpu(dir, map::XDP_OUTCOMES)?,
             affinity_v4: lru_hash(dir, map::AFFINITY_V4)?,
@@ -173,6 +193,20 @@ impl KernelMaps {
             translated: sum.translated.wrapping_add(cpu.translated),
             refused: sum.refused.wrapping_add(cpu.refused),
         }))
+    }
+
+    /// The connections of sockets to a service port.
+    pub fn service_connections(&self, service: u32) -> Result<ServiceConnections, MapError> {
+        self.connections.of_service(service)
+    }
+
+    /// The connections of sockets to a backend. Those of another generation of its index are not its own.
+    pub fn backend_connections(
+        &self,
+        family: IpFamily,
+        reference: BackendRef,
+    ) -> Result<BackendConnections, MapError> {
+        self.connections.of_backend(family, reference)
     }
 
     /// The drop counter of a reason.
@@ -285,11 +319,13 @@ impl LbMaps for KernelMaps {
         let zeroes = PerCpuValues::try_from(vec![ServiceStats::default(); self.cpus])
             .map_err(|error| refused("write", map::SERVICE_STATS)(error.into()))?;
         self.service_stats.set(index, zeroes, 0).map_err(refused("write", map::SERVICE_STATS))?;
+        self.connections.clear_services(&[index])?;
         self.services.insert(index, name, 0).map_err(refused("write", map::SERVICES))
     }
 
     fn insert_services(&mut self, entries: &[(u32, ServiceName)]) -> Result<(), BatchError> {
         let (indices, names): (Vec<u32>, Vec<ServiceName>) = entries.iter().copied().unzip();
+        self.connections.clear_services(&indices).map_err(|error| BatchError { inserted: 0, error })?;
         let zeroes = vec![ServiceStats::default(); indices.len() * self.cpus];
         // The counters belong to the previous owners of these ids.
         let cleared = self.batches.service_stats.write(&indices, &zeroes);
@@ -386,6 +422,7 @@ impl LbMaps for KernelMaps {
 
     fn write_backend(&mut self, index: u32, entry: &BackendEntry) -> Result<(), MapError> {
         let BackendEntry { address, protocol, flags, service, generation } = *entry;
+        self.connections.clear_backend(IpFamily::of(address.ip()), index, generation)?;
         let port = address.port().to_be_bytes();
         let written = match address.ip() {
             IpAddr::V4(ip) => {
@@ -407,7 +444,9 @@ impl LbMaps for KernelMaps {
             IpFamily::V4 => self.backends_v4.store_u32(index, offset_of!(BackendV4, generation), generation),
             IpFamily::V6 => self.backends_v6.store_u32(index, offset_of!(BackendV6, generation), generation),
         };
-        stored.map_err(unmapped_array(backends(family)))
+        stored.map_err(unmapped_array(backends(family)))?;
+        // From now on no socket counts for it; its counters are cleared a grace period later, with the next backend.
+        self.connections.raise_generation(family, index, generation)
     }
 
     fn set_backend_flags(
@@ -429,6 +468,7 @@ impl LbMaps for KernelMaps {
         self.slots.release();
         self.backends_v4.release();
         self.backends_v6.release();
+        self.connections.release();
     }
 }
 

@@ -158,6 +158,33 @@ impl<T: Pod> MmapArray<T> {
         Ok(field.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok())
     }
 
+    /// Adds to an aligned 64-bit field, to which programs may add at the same time.
+    pub fn add_u64(&self, index: u32, offset: usize, more: u64) -> io::Result<()> {
+        if let Some(field) = self.field(index, offset)? {
+            // SAFETY: as in `compare_exchange_u64`.
+            unsafe { AtomicU64::from_ptr(field) }.fetch_add(more, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// As `add_u64`, of 32 bits.
+    pub fn add_u32(&self, index: u32, offset: usize, more: u32) -> io::Result<()> {
+        if let Some(field) = self.field(index, offset)? {
+            // SAFETY: as in `store_u32`.
+            unsafe { AtomicU32::from_ptr(field) }.fetch_add(more, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Stores to an aligned 64-bit field.
+    pub fn store_u64(&mut self, index: u32, offset: usize, value: u64) -> io::Result<()> {
+        if let Some(field) = self.field(index, offset)? {
+            // SAFETY: as in `compare_exchange_u64`.
+            unsafe { AtomicU64::from_ptr(field) }.store(value, Ordering::Release);
+        }
+        Ok(())
+    }
+
     pub fn store_u8(&mut self, index: u32, offset: usize, value: u8) -> io::Result<()> {
         if let Some(field) = self.field(index, offset)? {
             // SAFETY: the field lies within the mapping; bytes need no alignment.

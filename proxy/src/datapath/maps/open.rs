@@ -42,6 +42,8 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot adopt the counters of connections")]
+    Adopt(#[source] Box<MapError>),
     #[error("cannot read the number of CPUs")]
     Cpus(#[source] io::Error),
 }

@@ -1,8 +1,9 @@
 //! The content of maps that larger ones replace.
 //!
 //! Backends and service ports keep their indices: flows, affinity and sockets refer to them. They are copied before the
-//! first pass, and only the new maps change from then on. Flows change as long as programs that know only the old tables are at a
-//! hook: their records are copied before these leave, and once more after; then `adopt_flows` inserts the references to them.
+//! first pass, and only the new maps change from then on. Counters of connections are moved when all programs use the new
+//! ones. Flows change as long as programs that know only the old tables are at a hook: their records are copied before these
+//! leave, and once more after; then `adopt_flows` inserts the references to them.
 
 use std::{cmp::Reverse, io, path::Path, time::Duration};
 
@@ -15,11 +16,13 @@ use proxy_ebpf::abi::{
 };
 
 use super::{
+    connections::Connections,
     mmap_array::{Access, MmapArray},
     open::{OpenError, hash, mapped, per_cpu, refused, unmapped_array},
 };
 use crate::{
     datapath::{
+        kernel::grace_period,
         pins::{PinError, Pins, pin_name},
         sizes::{MapGroup, group},
     },
@@ -34,6 +37,8 @@ pub enum OutgrownError {
     Map(#[from] MapError),
     #[error(transparent)]
     Pins(#[from] PinError),
+    #[error("cannot wait for a grace period")]
+    Grace(#[source] io::Error),
 }
 
 /// Copies backends, service ports and their counters, and forgets the maps of this group.
@@ -51,7 +56,30 @@ pub fn copy_outgrown(pins: &Pins) -> Result<(), OutgrownError> {
     for spec in MAPS.iter().filter(|spec| group(spec) == Some(MapGroup::Derived)) {
         pins.drop_outgrown(spec)?;
     }
+    if are_connections_outgrown(&from) {
+        let earlier = Connections::open(&from, Access::Read)?;
+        Connections::open(&to, Access::Write)?.adopt_generations(&earlier)?;
+    }
     Ok(())
+}
+
+fn are_connections_outgrown(from: &Path) -> bool {
+    let names = [map::SERVICE_CONNECTIONS, map::BACKEND_CONNECTIONS_V4, map::BACKEND_CONNECTIONS_V6];
+    names.into_iter().all(|name| is_there(from, name))
+}
+
+/// Moves the counters of connections to the larger ones that replace them, and forgets them. Call it when no program with the smaller
+/// ones is attached any more: as a difference of counters, the number of open connections would stay wrong.
+pub fn take_over_connections(pins: &Pins) -> Result<(), OutgrownError> {
+    let (from, to) = (pins.outgrown(), pins.maps());
+    if are_connections_outgrown(&from) {
+        // A program that still runs adds to the smaller ones.
+        grace_period().map_err(OutgrownError::Grace)?;
+        let mut earlier = Connections::open(&from, Access::Write)?;
+        Connections::open(&to, Access::Write)?.take_over(&mut earlier)?;
+    }
+    let mut specs = MAPS.iter().filter(|spec| group(spec) == Some(MapGroup::Connections));
+    Ok(specs.try_for_each(|spec| pins.drop_outgrown(spec))?)
 }
 
 fn is_there(dir: &Path, name: &str) -> bool {

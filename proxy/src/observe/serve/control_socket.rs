@@ -108,7 +108,7 @@ async fn respond(mut stream: UnixStream, source: Arc<ControlSocket>) {
         }
         Some(ControlRequest::Log) => serde_json::to_vec(&log_ring::text()),
         Some(ControlRequest::Metrics) => {
-            let text = metrics_text(state, bpffs, pages.has_service_series).await;
+            let text = metrics_text(state, bpffs, pages.series).await;
             serde_json::to_vec(&text.ok().map(|octets| String::from_utf8_lossy(&octets).into_owned()))
         }
         Some(ControlRequest::Configuration) => {

@@ -1,34 +1,73 @@
 //! The kernel's counters, read from the pinned maps.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use anyhow::Result;
-use proxy_ebpf::abi::{DropReason, ServiceStats, XdpOutcome};
+use proxy_ebpf::abi::{
+    BackendConnections, BackendFlags, BackendRef, DropReason, ServiceName, ServiceStats, XdpOutcome,
+};
 
 use crate::{
-    datapath,
-    observe::metrics::KernelCounters,
+    config::KernelSeries,
+    datapath::{self, KernelMaps},
+    model::{address::IpFamily, service::ServicePortKey},
+    observe::metrics::{BackendSeries, KernelCounters},
     reconcile::{LbMaps as _, parse_label},
 };
 
 /// Service ports with all counters 0 are left out: from one node most ports of a large cluster are never
-/// used. `has_services`: whether those of service ports are read at all.
-pub fn read_counters(bpffs: &Path, has_services: bool) -> Result<KernelCounters> {
+/// used.
+pub fn read_counters(bpffs: &Path, wanted: KernelSeries) -> Result<KernelCounters> {
     let maps = datapath::inspect(bpffs)?;
     let refusals = DropReason::ALL.into_iter().map(|reason| Ok((reason.name(), maps.drops(reason as u32)?)));
     let xdp = XdpOutcome::ALL.into_iter().map(|outcome| Ok((outcome.name(), maps.xdp_outcomes(outcome)?)));
-    let mut services = Vec::new();
-    let labels = if has_services { maps.services()? } else { Vec::new() };
-    for (id, label) in labels {
-        let stats = maps.service_stats(id)?;
+    let (mut services, mut connections) = (Vec::new(), Vec::new());
+    let labels = if wanted == KernelSeries::Node { Vec::new() } else { maps.services()? };
+    for (id, label) in &labels {
+        let Some(service) = parse_label(label) else { continue };
+        let of_sockets = maps.service_connections(*id)?;
+        if !of_sockets.is_unused() {
+            connections.push((service.clone(), of_sockets));
+        }
+        let stats = maps.service_stats(*id)?;
         if stats != ServiceStats::default() {
-            services.extend(parse_label(&label).map(|service| (service, stats)));
+            services.push((service, stats));
         }
     }
+    let backends = if wanted == KernelSeries::Backends { backends(&maps, &labels)? } else { Vec::new() };
     Ok(KernelCounters {
         refusals: refusals.collect::<Result<_>>()?,
         xdp: xdp.collect::<Result<_>>()?,
         services,
+        connections,
+        backends,
         fill: datapath::flow_fill(bpffs)?,
     })
+}
+
+/// The backends to which sockets connected.
+fn backends(maps: &KernelMaps, labels: &[(u32, ServiceName)]) -> Result<Vec<BackendSeries>> {
+    let names = labels.iter().filter_map(|(id, label)| Some((*id, parse_label(label)?)));
+    let names: HashMap<u32, ServicePortKey> = names.collect();
+    let (extent, mut used) = (maps.extent()?.backends, Vec::new());
+    for family in IpFamily::BOTH {
+        for index in 0..*extent.get(family) {
+            let entry = maps.backend(family, index)?;
+            let reference = BackendRef { index, generation: entry.generation };
+            let connections = maps.backend_connections(family, reference)?;
+            let unused = BackendConnections { generation: entry.generation, ..BackendConnections::default() };
+            if !entry.flags.contains(BackendFlags::ALIVE)
+                || [unused, BackendConnections::default()].contains(&connections)
+            {
+                continue;
+            }
+            let service = names.get(&entry.service).cloned();
+            used.extend(service.map(|service| BackendSeries {
+                service,
+                address: entry.address,
+                connections,
+            }));
+        }
+    }
+    Ok(used)
 }

@@ -21,7 +21,7 @@ use tracing::warn;
 
 use super::{coalesced::Coalesced, counters::read_counters, pages};
 use crate::{
-    config::Pages,
+    config::{KernelSeries, Pages},
     observe::{agent_state::AgentState, health::HealthResponse, metrics::KernelCounters},
 };
 
@@ -90,14 +90,14 @@ async fn all_metrics(State(server): State<Arc<MetricsServer>>) -> Response {
 
 impl MetricsServer {
     async fn metrics_text(&self) -> Result<Bytes, String> {
-        metrics_text(&self.state, &self.bpffs, self.pages.has_service_series).await
+        metrics_text(&self.state, &self.bpffs, self.pages.series).await
     }
 }
 
 /// The metrics as text. Errors: they cannot be written as text.
-pub async fn metrics_text(state: &AgentState, bpffs: &Path, has_services: bool) -> Result<Bytes, String> {
+pub async fn metrics_text(state: &AgentState, bpffs: &Path, series: KernelSeries) -> Result<Bytes, String> {
     let bpffs = bpffs.to_owned();
-    let kernel = spawn_blocking(move || read_counters(&bpffs, has_services)).await;
+    let kernel = spawn_blocking(move || read_counters(&bpffs, series)).await;
     // The other metrics are needed most when the data plane is broken.
     let kernel = kernel.context("the reader has panicked").flatten().unwrap_or_else(|error| {
         warn!(error = %format_args!("{error:#}"), "metrics lack the kernel's counters");

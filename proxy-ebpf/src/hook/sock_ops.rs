@@ -1,0 +1,108 @@
+//! Counts the TCP connections of translated sockets: opened, open, failed by kind, time to connect, bytes, retransmissions, round
+//! trips. Runs per connection, never per packet: for sockets that were translated at connect when they connect, open and close.
+//!
+//! The sockets of other connections make it run a few times, as the kernel asks each of these programs for parameters of a new
+//! socket; it then compares the operation and ends.
+//!
+//! A subflow of an MPTCP socket is another socket than the one that was translated, and is not counted.
+
+use aya_ebpf::{
+    bindings::{BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED},
+    programs::SockOpsContext,
+};
+use proxy_ebpf::abi::{ConnectFailure, CountedSocket, SocketPair, SocketStage};
+
+use crate::{
+    clock,
+    family::{V4, V6, unmapped, words},
+    lb::Backends,
+    metrics::{Closed, Counters},
+    socket::{connected, counted, operation, operation::LockedSocket},
+};
+
+const ECONNRESET: u32 = 104;
+
+#[inline(always)]
+pub fn handle(ctx: &SockOpsContext) {
+    match operation::operation(ctx) {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            if let Some(socket) = operation::socket(ctx) {
+                connects(ctx, socket);
+            }
+        }
+        BPF_SOCK_OPS_STATE_CB => {
+            let (_, state) = operation::states(ctx);
+            if matches!(state, BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE)
+                && let Some(socket) = operation::socket(ctx)
+            {
+                changes(ctx, socket, state);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The first SYN is about to be sent.
+#[inline(always)]
+fn connects(ctx: &SockOpsContext, socket: LockedSocket) {
+    let service = connected::of(socket).and_then(|pair| Some((service_of(pair)?, pair)));
+    let Some(((service, is_v6), pair)) = service else { return counted::forget(socket) };
+    let Some(generation) = Counters::generation(service) else { return counted::forget(socket) };
+    let new = CountedSocket {
+        started: clock::now(),
+        generation,
+        service,
+        stage: SocketStage::CONNECTING,
+        backend: pair.reference,
+        is_v6: is_v6.into(),
+        zero: 0,
+    };
+    if counted::begin(socket, new) {
+        operation::watch_state(ctx);
+    }
+}
+
+/// The service port of the backend, and whether that has an IPv6 address.
+#[inline(always)]
+fn service_of(pair: &SocketPair) -> Option<(u32, bool)> {
+    if unmapped(words(pair.backend.address)).is_some() {
+        Some((V4::service(pair.reference)?, false))
+    } else {
+        Some((V6::service(pair.reference)?, true))
+    }
+}
+
+#[inline(always)]
+fn changes(ctx: &SockOpsContext, socket: LockedSocket, state: u32) {
+    let Some(known) = counted::get(socket) else { return };
+    let stage = known.stage;
+    let counters = Counters::of(known);
+    if state == BPF_TCP_ESTABLISHED {
+        if stage == SocketStage::CONNECTING {
+            known.stage = SocketStage::OPEN;
+            counters.opened(clock::now().wrapping_sub(known.started));
+        }
+        return;
+    }
+    known.stage = SocketStage::NONE;
+    match stage {
+        SocketStage::CONNECTING => {
+            let retransmissions = operation::retransmissions(ctx);
+            let was_told = socket.has_queued_error();
+            counters.failed(ConnectFailure::of_connect(socket.error(), was_told, retransmissions));
+        }
+        SocketStage::OPEN => {
+            let received = operation::bytes_received(ctx);
+            counters.closed(&Closed {
+                sent: operation::bytes_sent(ctx),
+                received,
+                retransmissions: operation::retransmissions(ctx),
+                round_trip: operation::round_trip(ctx),
+            });
+            if received == 0 && socket.error() == ECONNRESET {
+                counters.failed(ConnectFailure::Reset);
+            }
+        }
+        _ => {}
+    }
+}

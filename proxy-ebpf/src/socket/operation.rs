@@ -1,0 +1,116 @@
+//! Access to `struct bpf_sock_ops`, the context of `sock_ops` programs. The verifier permits whole fields only.
+
+use core::{mem::offset_of, ptr};
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sock_ops},
+    helpers::{bpf_sock_ops_cb_flags_set, generated::bpf_skc_to_tcp_sock},
+    programs::SockOpsContext,
+};
+
+use crate::config;
+
+/// A full TCP socket. The kernel runs the operations that are used here with the socket locked.
+#[derive(Clone, Copy)]
+pub struct LockedSocket(*mut bpf_sock);
+
+impl LockedSocket {
+    pub fn pointer(self) -> *mut bpf_sock {
+        self.0
+    }
+
+    /// The error that ended the connection (`sk_err`), as an errno. The kernel sets it before it changes the state. 0: none, as the
+    /// application closed the socket.
+    #[inline(always)]
+    pub fn error(self) -> u32 {
+        self.word(config::socket_error())
+    }
+
+    /// Whether an ICMP error is queued. One that arrives while the system call still has the socket does not end the connect: an
+    /// application that polls is told (SO_ERROR clears it) and closes the socket, without an error in it. IPv4 only (`tcp_v4_err`).
+    #[inline(always)]
+    pub fn has_queued_error(self) -> bool {
+        self.word(config::socket_error_queue()) != 0
+    }
+
+    /// A word of `struct sock`; 0 if its offset is unknown.
+    #[inline(always)]
+    fn word(self, offset: u32) -> u32 {
+        if offset == 0 {
+            return 0;
+        }
+        // SAFETY: the helper accepts each kind of socket and returns null for another one than TCP's. The offset is that of a field
+        // in `struct sock`, with which `struct tcp_sock` begins, as the verifier checks.
+        unsafe {
+            let socket = bpf_skc_to_tcp_sock(self.0.cast());
+            if socket.is_null() { 0 } else { ptr::read_volatile(socket.byte_add(offset as usize).cast()) }
+        }
+    }
+}
+
+/// The operation, a number of `BPF_SOCK_OPS_*`.
+#[inline(always)]
+pub fn operation(ctx: &SockOpsContext) -> u32 {
+    read(ctx, offset_of!(bpf_sock_ops, op))
+}
+
+/// The states before and after, of `BPF_SOCK_OPS_STATE_CB`.
+#[inline(always)]
+pub fn states(ctx: &SockOpsContext) -> (u32, u32) {
+    let argument = |at| read(ctx, offset_of!(bpf_sock_ops, __bindgen_anon_1) + at * size_of::<u32>());
+    (argument(0), argument(1))
+}
+
+#[inline(always)]
+pub fn socket(ctx: &SockOpsContext) -> Option<LockedSocket> {
+    // SAFETY: the kernel passes a valid context. The pointer is null if the socket is not a full one.
+    let socket = unsafe { ptr::read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk) };
+    (!socket.is_null()).then_some(LockedSocket(socket))
+}
+
+/// Requests `BPF_SOCK_OPS_STATE_CB` for this socket, beside what other programs request.
+#[inline(always)]
+pub fn watch_state(ctx: &SockOpsContext) {
+    const STATE: u32 = aya_ebpf::bindings::BPF_SOCK_OPS_STATE_CB_FLAG;
+    let flags = read(ctx, offset_of!(bpf_sock_ops, bpf_sock_ops_cb_flags));
+    // SAFETY: the hook's own context is what the helper takes.
+    unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, (flags | STATE) as i32) };
+}
+
+/// Segments sent again.
+#[inline(always)]
+pub fn retransmissions(ctx: &SockOpsContext) -> u32 {
+    read(ctx, offset_of!(bpf_sock_ops, total_retrans))
+}
+
+/// The smoothed round-trip time in microseconds; 0 if no segment was timed.
+#[inline(always)]
+pub fn round_trip(ctx: &SockOpsContext) -> u32 {
+    // The kernel keeps eight times the value.
+    read(ctx, offset_of!(bpf_sock_ops, srtt_us)) >> 3
+}
+
+/// Bytes that the peer acknowledged; the SYN, which the kernel counts, is none.
+#[inline(always)]
+pub fn bytes_sent(ctx: &SockOpsContext) -> u64 {
+    read_long(ctx, offset_of!(bpf_sock_ops, bytes_acked)).saturating_sub(1)
+}
+
+#[inline(always)]
+pub fn bytes_received(ctx: &SockOpsContext) -> u64 {
+    read_long(ctx, offset_of!(bpf_sock_ops, bytes_received))
+}
+
+/// Volatile, as the compiler would merge accesses into widths that the verifier refuses.
+#[inline(always)]
+fn read(ctx: &SockOpsContext, offset: usize) -> u32 {
+    // SAFETY: the kernel passes a valid context, and the offset is that of a word in it.
+    unsafe { ptr::read_volatile(ctx.ops.byte_add(offset).cast()) }
+}
+
+/// Volatile as in `read`.
+#[inline(always)]
+fn read_long(ctx: &SockOpsContext, offset: usize) -> u64 {
+    // SAFETY: as in `read`; the offset is that of a double word.
+    unsafe { ptr::read_volatile(ctx.ops.byte_add(offset).cast()) }
+}
