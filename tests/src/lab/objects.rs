@@ -111,7 +111,8 @@ impl Port {
         format!("{}-{}", self.kind().to_lowercase(), self.port)
     }
 
-    fn kind(self) -> &'static str {
+    /// `TCP` or `UDP`.
+    pub fn kind(self) -> &'static str {
         match self.protocol {
             Protocol::Tcp => "TCP",
             Protocol::Udp => "UDP",

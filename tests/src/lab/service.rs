@@ -16,6 +16,7 @@ use crate::lab::{
     cluster::{Cluster, Placement},
     eventually::within,
     frontends::{Frontends, PORT},
+    node::Node,
     objects::{Condition, EndpointObject, Port, ServiceChange, ServiceObjects},
     pod::Pod,
     traffic::{Dial, How, Protocol},
@@ -254,6 +255,9 @@ impl Service<'_> {
                 .cluster
                 .ensure_pod(&format!("probe-{}", index + 1), Placement::Host(index), None)
                 .await?;
+            let node = self.cluster.node(index);
+            within(TIMEOUT, &format!("{} has the frontends", node.name), async || self.is_in_maps_of(node))
+                .await?;
             for dial in self.probes() {
                 let what = format!("{} serves {:?}", self.cluster.node(index).name, dial.to);
                 within(TIMEOUT, &what, async || answers(&probe, dial.clone(), &expected).await).await?;
@@ -270,6 +274,21 @@ impl Service<'_> {
             node: pod.node.clone(),
             condition: Condition::Ready,
         }
+    }
+
+    /// A probe that begins before would be decided by the packet plane, if its frontend appears between connect and SYN; the client's
+    /// affinity would be that of its address.
+    fn is_in_maps_of(&self, node: &Node) -> Result<()> {
+        // An agent of another ABI has other maps.
+        let Ok(state) = node.state() else { return Ok(()) };
+        let objects = self.objects();
+        for ip in &objects.cluster_ips {
+            for port in &objects.ports {
+                let frontend = format!("FE {}/{} ", SocketAddr::new(*ip, port.port), port.kind());
+                ensure!(state.contains(&frontend), "no {frontend}in\n{state}");
+            }
+        }
+        Ok(())
     }
 
     fn probes(&self) -> Vec<Dial> {
