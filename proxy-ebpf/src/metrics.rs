@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_ebpf::abi::{
-    BackendConnections, ConnectFailure, CountedSocket, DropReason, ServiceConnections, ServiceStats,
-    XdpOutcome, connect_bucket, map,
+    BackendConnections, ConnectFailure, DropReason, ServiceConnections, ServiceStats, TcpSocket, XdpOutcome,
+    connect_bucket, map,
 };
 
 use crate::atomic::{add_u32, add_u64};
@@ -91,15 +91,15 @@ impl Counters {
     /// The agent changes a generation before it clears the counters, and those of a backend a grace period earlier. At worst a
     /// program that has just compared adds one to the counters of the next service port with this index.
     #[inline(always)]
-    pub fn of(socket: &CountedSocket) -> Self {
+    pub fn of(socket: &TcpSocket) -> Self {
         let backend = if socket.is_v6 == 0 {
-            BACKEND_CONNECTIONS_V4.get_ptr_mut(socket.backend.index)
+            BACKEND_CONNECTIONS_V4.get_ptr_mut(socket.pair.reference.index)
         } else {
-            BACKEND_CONNECTIONS_V6.get_ptr_mut(socket.backend.index)
+            BACKEND_CONNECTIONS_V6.get_ptr_mut(socket.pair.reference.index)
         };
         // SAFETY: as in `generation`.
         let is_current = |stats: &*mut BackendConnections| unsafe {
-            (&raw const (**stats).generation).read_volatile() == socket.backend.generation
+            (&raw const (**stats).generation).read_volatile() == socket.pair.reference.generation
         };
         let service = SERVICE_CONNECTIONS.get_ptr_mut(socket.service);
         Self {

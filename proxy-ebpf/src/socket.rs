@@ -2,9 +2,9 @@
 
 pub mod connected;
 pub mod context;
-pub mod counted;
 mod lookup;
 pub mod operation;
+pub mod tcp;
 pub mod unconnected;
 
 pub use lookup::{Incoming, SocketLookup};

@@ -22,7 +22,7 @@ async fn long_lived_connections_outlive_an_upgrade_and_the_way_back() {
     let [next, present] = [ABI_VERSION + 1, ABI_VERSION].map(|version| version.to_string());
     replace_under_traffic(
         "upgrade",
-        &[(None, &["--abi-version", &next]), (None, &["--abi-version", &present])],
+        &[(None, &[]), (None, &["--abi-version", &next]), (None, &["--abi-version", &present])],
     )
     .await;
 }
@@ -40,19 +40,21 @@ async fn connections_outlive_an_upgrade_from_another_release_and_the_way_back() 
 /// An agent: its binary, `None` for the one that was built with the tests, and its options.
 type Successor<'a> = (Option<&'a Path>, &'a [&'a str]);
 
-/// Replaces the agent by each successor in turn. No open connection breaks, no new one fails, and the maps are the same after all
-/// of them.
+/// Replaces the agent by each successor in turn. No connection breaks that was opened under the first, no new one fails, and the maps
+/// are the same after all of them.
 async fn replace_under_traffic(name: &str, successors: &[Successor<'_>]) {
     let cluster = Cluster::start(name).await;
     let web = cluster.service("web").tcp(80).backends(["a", "b", "c"]).await;
     let node = cluster.node(0);
+    let before = node.state().expect("the maps are pinned");
+    let [(first, options), successors @ ..] = successors else { return };
+    node.replace_agent_by(*first, options).await.expect("it takes over");
     let client = cluster.pod("client").start().await;
     let (held, opened) = client.hold(web.vips().into(), CONNECTIONS).await.expect("it opens");
     assert_eq!((opened.answered(), opened.failed()), (CONNECTIONS as u64, 0), "{:?}", opened.failures);
     let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));
     let traffic = dials.in_background().await;
 
-    let before = node.state().expect("the maps are pinned");
     for (binary, options) in successors {
         node.replace_agent_by(*binary, options).await.expect("it takes over");
         let echoes = client.echo(held).await.expect("it answers");

@@ -3,12 +3,14 @@
 //! All CPUs share them, and add atomically: each connection adds a few times in its whole life, and an array per CPU would take
 //! this memory once for each CPU. The agent maps the arrays and reads them without system calls.
 
-use super::{BackendRef, map_type};
+use super::{SocketPair, map_type};
 
-/// Value of `COUNTED_SOCKETS`: a translated TCP socket whose connect was seen.
+/// Value of `TCP_SOCKETS`: the translation of a TCP socket, as `SOCKETS` holds it for others, and what was counted of it. One value, as
+/// a second one would cost each connect a percent.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CountedSocket {
+pub struct TcpSocket {
+    pub pair: SocketPair,
     /// Nanoseconds of the monotonic clock at the connect.
     pub started: u64,
     /// `ServiceConnections::generation` at the connect.
@@ -16,12 +18,11 @@ pub struct CountedSocket {
     pub service: u32,
     /// A number of `SocketStage`.
     pub stage: u32,
-    pub backend: BackendRef,
     /// 1 if the backend is in `BACKENDS_V6`, 0 if in `BACKENDS_V4`.
     pub is_v6: u32,
     pub zero: u32,
 }
-map_type!(CountedSocket, 8 + 8 + 4 + 4 + 8 + 4 + 4);
+map_type!(TcpSocket, 48 + 8 + 8 + 4 + 4 + 4 + 4);
 
 /// What was counted of a socket. Each connection is counted as open and as closed once, whatever its socket does later.
 pub struct SocketStage;

@@ -1,10 +1,10 @@
 //! One table of all maps and programs; the agent loads, pins and checks by it, and a test compares the object.
 
 use super::{
-    AffinityEntry, AffinityKey, BackendConnections, BackendRef, BackendV4, BackendV6, Bucket, CountedSocket,
-    Descriptor, Device, Direction, DropReason, FLOWS_PER_BUCKET, FlowV4, FlowV6, FragmentPorts,
-    FrontendKeyV4, FrontendKeyV6, HashKeys, NodeAddressFlags, OverflowEntry, PodRange, ServiceConnections,
-    ServiceName, ServiceStats, SocketPair, SourceRange, UnconnectedPairs, XdpOutcome,
+    AffinityEntry, AffinityKey, BackendConnections, BackendRef, BackendV4, BackendV6, Bucket, Descriptor,
+    Device, Direction, DropReason, FLOWS_PER_BUCKET, FlowV4, FlowV6, FragmentPorts, FrontendKeyV4,
+    FrontendKeyV6, HashKeys, NodeAddressFlags, OverflowEntry, PodRange, ServiceConnections, ServiceName,
+    ServiceStats, SocketPair, SourceRange, TcpSocket, UnconnectedPairs, XdpOutcome,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -111,7 +111,7 @@ pub const DROPS: &str = "DROPS";
 /// Counters by `XdpOutcome`.
 pub const XDP_OUTCOMES: &str = "XDP_OUTCOMES";
 pub const SOCKETS: &str = "SOCKETS";
-pub const COUNTED_SOCKETS: &str = "COUNTED_SOCKETS";
+pub const TCP_SOCKETS: &str = "TCP_SOCKETS";
 pub const UNCONNECTED_SOCKETS: &str = "UNCONNECTED_SOCKETS";
 pub const SOCKET_OVERFLOW: &str = "SOCKET_OVERFLOW";
 pub const AFFINITY_V4: &str = "AFFINITY_V4";
@@ -194,7 +194,7 @@ pub const MAPS: [MapSpec; 39] = [
     spec_of_layout::<u32, u64>(DROPS, MapKind::PerCpuArray, DropReason::ALL.len() as u32, 5),
     spec::<u32, u64>(XDP_OUTCOMES, MapKind::PerCpuArray, XdpOutcome::ALL.len() as u32),
     spec::<u32, SocketPair>(SOCKETS, MapKind::SocketStorage, 0),
-    spec_of_layout::<u32, CountedSocket>(COUNTED_SOCKETS, MapKind::SocketStorage, 0, 7),
+    spec_of_layout::<u32, TcpSocket>(TCP_SOCKETS, MapKind::SocketStorage, 0, 7),
     spec::<u32, UnconnectedPairs>(UNCONNECTED_SOCKETS, MapKind::SocketStorage, 0),
     // Version 6: shares in place of an LRU hash.
     spec_of_layout::<u32, OverflowEntry>(SOCKET_OVERFLOW, MapKind::Array, MAX_OVERFLOW, 6),

@@ -26,8 +26,8 @@ pub use affinity::{AffinityEntry, AffinityKey};
 pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
 pub use connections::{
-    BackendConnections, CONNECT_BOUNDS, CONNECT_BUCKETS, ConnectFailure, CountedSocket, ServiceConnections,
-    SocketStage, connect_bucket,
+    BackendConnections, CONNECT_BOUNDS, CONNECT_BUCKETS, ConnectFailure, ServiceConnections, SocketStage,
+    TcpSocket, connect_bucket,
 };
 pub use conntrack::{BUCKET, Bucket, FLOWS_PER_BUCKET, FlowRef, HashKeys, LINE, TupleHash, hash_v4, hash_v6};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};

@@ -30,7 +30,7 @@ impl Endpoint {
     }
 }
 
-/// Value of `SOCKETS`: frontend and backend of a connected socket.
+/// Value of `SOCKETS`, and a part of that of `TCP_SOCKETS`: frontend and backend of a connected socket.
 ///
 /// Each connect overwrites it, or clears it if the destination is no frontend. A disconnect (connect to AF_UNSPEC) runs no program: until
 /// the next connect the socket shows the frontend for datagrams from that backend.

@@ -198,7 +198,7 @@ fn socket_of<F: Flows>(
         return SendingSocket::Other;
     }
     // SAFETY: the kernel's own context; a packet from a pod still has its socket at the pod device.
-    let Some(pair) = connected::of_sender(unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk }) else {
+    let Some(pair) = connected::of_sender(unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk }, UDP) else {
         return SendingSocket::Other;
     };
     let destination = Endpoint::new(bytes(F::mapped(packet.destination)), packet.destination_port);

@@ -54,6 +54,7 @@ fn refusal<F: ScratchSpace + Dissect + 'static>(ctx: &TcContext) -> Option<(Drop
     let refusal = silent_refusal::<F>(packet.destination, packet.destination_port, packet.protocol, &client)?;
     let destination = Endpoint::new(bytes(F::mapped(packet.destination)), packet.destination_port);
     // A backend may have the address and port of a frontend that excludes the client.
-    let is_translated = connected::of_sender(socket).is_some_and(|pair| pair.backend == destination);
+    let is_translated =
+        connected::of_sender(socket, packet.protocol).is_some_and(|pair| pair.backend == destination);
     (!is_translated).then_some(refusal)
 }

@@ -10,14 +10,14 @@ use aya_ebpf::{
     bindings::{BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED},
     programs::SockOpsContext,
 };
-use proxy_ebpf::abi::{ConnectFailure, CountedSocket, SocketPair, SocketStage};
+use proxy_ebpf::abi::{ConnectFailure, SocketPair, SocketStage};
 
 use crate::{
     clock,
     family::{V4, V6, unmapped, words},
     lb::Backends,
     metrics::{Closed, Counters},
-    socket::{connected, counted, operation, operation::LockedSocket},
+    socket::{operation, operation::LockedSocket, tcp},
 };
 
 const ECONNRESET: u32 = 104;
@@ -45,21 +45,19 @@ pub fn handle(ctx: &SockOpsContext) {
 /// The first SYN is about to be sent.
 #[inline(always)]
 fn connects(ctx: &SockOpsContext, socket: LockedSocket) {
-    let service = connected::of(socket).and_then(|pair| Some((service_of(pair)?, pair)));
-    let Some(((service, is_v6), pair)) = service else { return counted::forget(socket) };
-    let Some(generation) = Counters::generation(service) else { return counted::forget(socket) };
-    let new = CountedSocket {
-        started: clock::now(),
-        generation,
-        service,
-        stage: SocketStage::CONNECTING,
-        backend: pair.reference,
-        is_v6: is_v6.into(),
-        zero: 0,
-    };
-    if counted::begin(socket, new) {
-        operation::watch_state(ctx);
+    let Some(known) = tcp::get(socket) else { return };
+    known.stage = SocketStage::NONE;
+    if !tcp::is_translated(known) {
+        return;
     }
+    let Some((service, is_v6)) = service_of(&known.pair) else { return };
+    let Some(generation) = Counters::generation(service) else { return };
+    known.started = clock::now();
+    known.generation = generation;
+    known.service = service;
+    known.is_v6 = is_v6.into();
+    known.stage = SocketStage::CONNECTING;
+    operation::watch_state(ctx);
 }
 
 /// The service port of the backend, and whether that has an IPv6 address.
@@ -74,7 +72,7 @@ fn service_of(pair: &SocketPair) -> Option<(u32, bool)> {
 
 #[inline(always)]
 fn changes(ctx: &SockOpsContext, socket: LockedSocket, state: u32) {
-    let Some(known) = counted::get(socket) else { return };
+    let Some(known) = tcp::get(socket) else { return };
     let stage = known.stage;
     let counters = Counters::of(known);
     if state == BPF_TCP_ESTABLISHED {

@@ -1,7 +1,7 @@
 //! The translation of a connected socket, in socket-local storage.
 //!
-//! Invariant: the entry in `SOCKETS` describes the socket's latest connect, or is cleared. The kernel runs the hooks that write it
-//! with the socket locked.
+//! Invariant: the entry describes the socket's latest connect, or is cleared. The kernel runs the hooks that write it with the socket
+//! locked. Those of UDP sockets are in `SOCKETS`, those of others in `TCP_SOCKETS`; before version 7 all were in `SOCKETS`.
 
 use aya_ebpf::{
     bindings::bpf_sock,
@@ -12,14 +12,23 @@ use aya_ebpf::{
 };
 use proxy_ebpf::abi::{BackendRef, Endpoint, SocketPair};
 
-use super::operation::LockedSocket;
+use super::{context, tcp};
+use crate::packet::header::UDP;
 
 #[btf_map]
 static SOCKETS: SkStorage<SocketPair> = SkStorage::new();
 
+#[inline(always)]
+fn is_udp(ctx: &SockAddrContext) -> bool {
+    context::protocol(ctx) == u32::from(UDP)
+}
+
 /// Stores the translation of a connect. Without memory the connection works, and getpeername shows the backend.
 #[inline(always)]
 pub fn store(ctx: &SockAddrContext, mut pair: SocketPair) {
+    if !is_udp(ctx) {
+        return tcp::store(ctx, pair);
+    }
     // SAFETY: connect hooks run with the socket locked and always have one; the storage lives as long as it does.
     let stored = unsafe { SOCKETS.get_or_insert_ptr_mut(ctx, Some(&mut pair)) };
     if !stored.is_null() {
@@ -32,6 +41,12 @@ pub fn store(ctx: &SockAddrContext, mut pair: SocketPair) {
 /// matches no peer.
 #[inline(always)]
 pub fn clear(ctx: &SockAddrContext) {
+    if !is_udp(ctx)
+        && let Some(stored) = tcp::of_hook(ctx)
+    {
+        stored.pair.backend.port = [0; 2];
+        return;
+    }
     // SAFETY: as in `store`.
     let stored = unsafe { SOCKETS.get_ptr_mut(ctx) };
     if !stored.is_null() {
@@ -54,27 +69,18 @@ pub fn backend(ctx: &SockAddrContext, frontend: &Endpoint) -> BackendRef {
 /// The frontend through which the socket is connected to `peer`, if it is.
 #[inline(always)]
 pub fn frontend(ctx: &SockAddrContext, peer: &Endpoint) -> Option<Endpoint> {
-    // SAFETY: the hook always has a socket; the storage lives as long as it does.
-    let pair = unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() }?;
+    let tcp = if is_udp(ctx) { None } else { tcp::of_hook(ctx) };
+    let pair = match tcp {
+        Some(stored) => &stored.pair,
+        // SAFETY: the hook always has a socket; the storage lives as long as it does.
+        None => unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() }?,
+    };
     (pair.backend == *peer).then_some(pair.frontend)
 }
 
-/// The translation of the latest connect of a socket, if it was translated.
+/// The translation of the socket that sent a packet of this protocol. `socket` is null or valid.
 #[inline(always)]
-pub fn of(socket: LockedSocket) -> Option<&'static SocketPair> {
-    // SAFETY: the storage of a locked socket lives until the program ends.
-    let pair = unsafe {
-        let map = (&raw const SOCKETS).cast_mut().cast();
-        bpf_sk_storage_get(map, socket.pointer().cast(), core::ptr::null_mut(), 0)
-            .cast::<SocketPair>()
-            .as_ref()
-    }?;
-    (pair.backend.port != [0; 2]).then_some(pair)
-}
-
-/// The translation of the socket that sent a packet. `socket` is null or valid.
-#[inline(always)]
-pub fn of_sender(socket: *mut bpf_sock) -> Option<&'static SocketPair> {
+pub fn of_sender(socket: *mut bpf_sock, protocol: u8) -> Option<&'static SocketPair> {
     if socket.is_null() {
         return None;
     }
@@ -84,6 +90,11 @@ pub fn of_sender(socket: *mut bpf_sock) -> Option<&'static SocketPair> {
         let full = bpf_sk_fullsock(socket);
         if full.is_null() {
             return None;
+        }
+        if protocol != UDP
+            && let Some(pair) = tcp::of_sender(full.cast())
+        {
+            return Some(pair);
         }
         let map = (&raw const SOCKETS).cast_mut().cast();
         bpf_sk_storage_get(map, full.cast(), core::ptr::null_mut(), 0).cast::<SocketPair>().as_ref()
