@@ -78,6 +78,8 @@ async fn tables_grow(how: &str) {
     let client = cluster.pod("client").start().await;
     let (held, opened) = client.hold(web.vips().into(), 1000).await.expect("it opens");
     assert_eq!((opened.answered(), opened.failed()), (1000, 0), "{:?}", opened.failures);
+    // The device of the pod has its programs.
+    cluster.pod("dialler").dials(web.vips()).times(60).comes_to_reach_each_of(["a", "b", "c"]).await;
     let dials = cluster.pod("dialler").dials(web.vips()).at_once(50).every(Duration::from_millis(1));
     let traffic = dials.in_background().await;
     let datagrams = datagrams(&cluster, web.port(1).port, &web).await;
@@ -129,6 +131,8 @@ async fn flows_outlive_the_change_from_filters_to_links() {
     let service = cluster.service("web").tcp(80).udp(53).backends(["a", "b", "c"]);
     let web = service.create().await.expect("it is written");
     web.wait_programmed().await.expect("it is served");
+    // The device of the pod has its programs.
+    cluster.pod("dialler").dials(web.vips()).times(60).comes_to_reach_each_of(["a", "b", "c"]).await;
     let dials = cluster.pod("dialler").dials(web.vips()).at_once(2).every(Duration::from_millis(1));
     let traffic = dials.in_background().await;
     let datagrams = datagrams(&cluster, web.port(1).port, &web).await;

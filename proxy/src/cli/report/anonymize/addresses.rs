@@ -64,8 +64,9 @@ impl Addresses {
         match address {
             IpAddr::V4(v4) => {
                 let mapped = self.v4(v4.to_bits());
-                let mask = prefix
-                    .map_or(u32::MAX, |length| u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0));
+                let mask = prefix.map_or(u32::MAX, |length| {
+                    u32::MAX.checked_shl(32_u32.saturating_sub(length.into())).unwrap_or(0)
+                });
                 Ipv4Addr::from_bits(mapped & mask).into()
             }
             IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
@@ -73,7 +74,7 @@ impl Addresses {
                 None => {
                     let mapped = self.v6(v6.to_bits());
                     let mask = prefix.map_or(u128::MAX, |length| {
-                        u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
+                        u128::MAX.checked_shl(128_u32.saturating_sub(length.into())).unwrap_or(0)
                     });
                     Ipv6Addr::from_bits(mapped & mask).into()
                 }
@@ -189,6 +190,8 @@ mod tests {
             ("10.1.2.3:80", format!("{v4}:80")),
             ("[fd00::5]:80, (10.1.2.3).", format!("[{v6}]:80, ({v4}).")),
             ("to 10.1.2.3: refused", format!("to {v4}: refused")),
+            // No network has such a prefix, but an error message may.
+            ("10.1.2.3/99 fd00::5/200", format!("{v4}/99 {v6}/200")),
             ("at 10.1.2.3.", format!("at {v4}.")),
             (
                 "127.0.0.1 ::1 fe80::1 169.254.20.10 0.0.0.0/0 :: ff02::1",
