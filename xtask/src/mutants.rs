@@ -198,11 +198,7 @@ fn comparison() -> Result<PathBuf> {
     let mut command = cargo::cargo();
     command.args(["build", "--quiet", "--package", "tests", "--bins"]);
     ensure!(command.status().context("starting cargo")?.success(), "the comparison does not compile");
-    Ok(target().join("debug/fuzz-dataplane"))
-}
-
-fn target() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), PathBuf::from)
+    Ok(cargo::target().join("debug/fuzz-dataplane"))
 }
 
 /// A copy of the workspace, in which mutants are built.
@@ -212,7 +208,7 @@ struct Copy {
 
 impl Copy {
     fn create() -> Result<Self> {
-        let root = target().join("mutants");
+        let root = cargo::target().join("mutants");
         fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
         for part in ["Cargo.toml", "Cargo.lock", "proxy", "proxy-ebpf", "dns", "tests", "xtask"] {
             copy(&workspace_root().join(part), &root.join(part))?;

@@ -1,6 +1,12 @@
-//! Requirements of the stories and the demo: root with a node's capabilities, cgroup2 and bpffs.
+//! Requirements of the stories and the demo: root with a node's capabilities, cgroup2 and bpffs; and of all tests: room for
+//! what is built.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
+
+use nix::sys::statvfs::statvfs;
+
+/// Bytes that `cargo xtask test` writes to a target directory, and some room: 10 GB were measured in a fresh clone.
+const BUILD_BYTES: u64 = 12_000_000_000;
 
 /// The machine's properties, which `missing` checks.
 struct Machine {
@@ -56,9 +62,59 @@ impl Machine {
     }
 }
 
+/// A sentence, if what the tests build does not fit beside what is in the target directory already.
+pub fn missing_room(target: &Path) -> io::Result<Option<String>> {
+    fs::create_dir_all(target)?;
+    let filesystem = statvfs(target)?;
+    let free = filesystem.blocks_available() * filesystem.fragment_size();
+    Ok(room(target, free, bytes_in(target)?))
+}
+
+fn room(target: &Path, free: u64, built: u64) -> Option<String> {
+    let missing = BUILD_BYTES.checked_sub(free.saturating_add(built)).filter(|missing| *missing > 0)?;
+    Some(format!(
+        "{} has {:.1} GB free, and the tests build {:.0} GB there: free {:.1} GB, or name another directory in \
+         CARGO_TARGET_DIR",
+        target.display(),
+        gigabytes(free),
+        gigabytes(BUILD_BYTES),
+        gigabytes(missing) + 0.1
+    ))
+}
+
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+/// The sizes of all files below a directory.
+fn bytes_in(directory: &Path) -> io::Result<u64> {
+    fs::read_dir(directory)?
+        .map(|entry| {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() { bytes_in(&entry.path()) } else { Ok(metadata.len()) }
+        })
+        .sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_room_counts_what_is_built_already() {
+        let target = Path::new("target");
+        assert_eq!(room(target, BUILD_BYTES, 0), None);
+        assert_eq!(room(target, BUILD_BYTES / 2, BUILD_BYTES / 2), None);
+        let sentence = room(target, 1_000_000_000, 0).unwrap();
+        assert!(
+            sentence.starts_with("target has 1.0 GB free, and the tests build 12 GB there: free 11.1 GB")
+        );
+        let written = tempfile::tempdir().unwrap();
+        fs::create_dir(written.path().join("debug")).unwrap();
+        fs::write(written.path().join("debug/file"), [0; 300]).unwrap();
+        assert_eq!(bytes_in(written.path()).unwrap(), 300);
+    }
 
     const ALL: u64 = 0x1ff_ffff_ffff;
     const MOUNTS: &str = "none / ext4 rw 0 0\nnone /sys/fs/cgroup cgroup2 rw 0 0\n";

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
 use crate::{
@@ -44,6 +44,11 @@ impl Test {
                 );
             }
         }
+        // A full disk fails somewhere in the middle, in the words of whichever compiler or linker wrote last.
+        let target = cargo::target();
+        let room =
+            needs::missing_room(&target).with_context(|| format!("looking at {}", target.display()))?;
+        ensure!(room.is_none(), "{}", room.unwrap_or_default());
         let mut report = Report::default();
         self.stages(&mut report)?;
         report.print(self.no_root);
