@@ -1,11 +1,12 @@
 //! Connection tracking: flow records, the references from tuples to them, and the translation of each packet of a flow.
 //!
 //! `table` holds records and references, `allocate` finds a record for a new flow, `create` fills it, `established` translates by
-//! it, `snat` chooses its masquerade address and port, `sweep` deletes it after its idle timeout. `adopt` takes over the flows of
+//! it, `snat` chooses its masquerade address and port, `sweep` deletes it after its idle timeout. `counters` has its packets and bytes. `adopt` takes over the flows of
 //! other tables, and on `standby` none are created meanwhile.
 
 pub mod adopt;
 mod allocate;
+mod counters;
 pub mod create;
 pub mod established;
 mod insert;

@@ -6,8 +6,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use proxy_ebpf::abi::{
-    BackendConnections, ConnectFailure, DropReason, ServiceConnections, ServiceStats, TcpSocket, XdpOutcome,
-    connect_bucket, map,
+    BackendConnections, ConnectFailure, DropReason, FlowDirection, ServiceConnections, ServiceStats,
+    TcpSocket, Traffic, XdpOutcome, connect_bucket, map,
 };
 
 use crate::atomic::{add_u32, add_u64};
@@ -60,6 +60,24 @@ pub fn xdp(outcome: XdpOutcome) {
     if let Some(count) = XDP_OUTCOMES.get_ptr_mut(outcome as u32) {
         // SAFETY: as in `translated`.
         unsafe { *count = (*count).wrapping_add(1) };
+    }
+}
+
+/// Adds packets and bytes of a flow to those of its service port. `generation`: as in `FlowCounters`.
+#[inline(always)]
+pub fn forwarded(service: u32, generation: u32, direction: FlowDirection, more: &Traffic) {
+    let Some(stats) = SERVICE_CONNECTIONS.get_ptr_mut(service) else { return };
+    if Counters::generation(service).is_none_or(|present| present as u32 != generation) {
+        return;
+    }
+    let at = usize::from(matches!(direction, FlowDirection::Reply));
+    // SAFETY: in the memory of an array map, as in `Counters::generation`.
+    if let Some(traffic) = element(unsafe { &raw mut (*stats).forwarded }, at) {
+        // SAFETY: as above.
+        unsafe {
+            add_u64(&raw mut (*traffic).packets, more.packets);
+            add_u64(&raw mut (*traffic).bytes, more.bytes);
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod explain;
 mod frontend_name;
 mod get;
 mod go_flags;
+mod human_bytes;
 mod human_duration;
 mod kube_proxy_args;
 mod log_level;

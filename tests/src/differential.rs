@@ -32,5 +32,5 @@ pub use fixture::network;
 pub use kube_proxy_cases::kube_proxy_cases;
 pub use packet::{DEVICE, Packet};
 pub use random::{Tally, run};
-pub use tracked::{flows_of_removed_backends, segments_above_the_mtu};
+pub use tracked::{flows_of_removed_backends, packets_are_counted, segments_above_the_mtu};
 pub use verdict_row::VerdictRow;

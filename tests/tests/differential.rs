@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tests::{
     differential::{
-        concurrent, corrupted, earlier_flows, flows_of_removed_backends, kube_proxy_cases, run,
-        segments_above_the_mtu,
+        concurrent, corrupted, earlier_flows, flows_of_removed_backends, kube_proxy_cases,
+        packets_are_counted, run, segments_above_the_mtu,
     },
     rng::Rng,
 };
@@ -35,6 +35,11 @@ fn programs_do_what_kube_proxy_does() {
 #[test]
 fn segments_above_the_mtu_of_their_route_take_the_stack() {
     segments_above_the_mtu().unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+#[test]
+fn packets_of_flows_are_counted() {
+    packets_are_counted().unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[test]

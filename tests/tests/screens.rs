@@ -78,6 +78,8 @@ fn steady(text: &str) -> String {
     let text = replaced(text, r"\b\d{1,3}s\b *", "Ns");
     let text = replaced(&text, r"198\.51\.100\.10:\d{5}", "198.51.100.10:PORT5");
     // From here on widths differ.
+    let sent = Regex::new(r"\b\d+B +\d+B\b +").unwrap();
+    let text = sent.replace(&text, "NB    NB        ").into_owned();
     let text = Regex::new("MASQUERADE +").unwrap().replace(&text, "MASQUERADE  ").into_owned();
     let masquerade = Regex::new(r"10\.244\.1\.1:\d+ +").unwrap();
     let text = masquerade.replace(&text, "10.244.1.1:PORT  ").into_owned();
@@ -240,8 +242,8 @@ fn clients(screens: &Screens<'_>) {
         "#]],
     );
     screens.check(&["connections", "-o", "wide"], false, &expect![[r#"
-        SERVICE             CLIENT               DIALLED            BACKEND            STATE        PROTOCOL  MASQUERADE  IDLE  POD
-        default/web:tcp-80  198.51.100.10:PORT5  172.18.0.11:30080  10.244.1.100:8080  established  TCP       10.244.1.1:PORT  Ns    -
+        SERVICE             CLIENT               DIALLED            BACKEND            STATE        PROTOCOL  MASQUERADE  IDLE  SENT  RECEIVED  POD
+        default/web:tcp-80  198.51.100.10:PORT5  172.18.0.11:30080  10.244.1.100:8080  established  TCP       10.244.1.1:PORT  Ns    NB    NB        -
     "#]]);
 }
 

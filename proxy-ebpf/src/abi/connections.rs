@@ -1,4 +1,5 @@
-//! Counters of the TCP connections that the socket LB translated: what their sockets saw, per service port and per backend.
+//! Counters of the TCP connections that the socket LB translated: what their sockets saw, per service port and per backend. And of a
+//! service port the packets of its flows.
 //!
 //! All CPUs share them, and add atomically: each connection adds a few times in its whole life, and an array per CPU would take
 //! this memory once for each CPU. The agent maps the arrays and reads them without system calls.
@@ -118,6 +119,16 @@ impl ConnectFailure {
     }
 }
 
+/// Packets and bytes of flows in one direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub packets: u64,
+    /// From the IP header on.
+    pub bytes: u64,
+}
+map_type!(Traffic, 8 + 8);
+
 /// Value of `SERVICE_CONNECTIONS`: of a service port. Bytes, retransmissions and round-trip times are those of closed connections.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,8 +151,10 @@ pub struct ServiceConnections {
     pub connect_time: u64,
     /// Opened connections by time to connect, see `CONNECT_BOUNDS`.
     pub connect_times: [u64; CONNECT_BUCKETS],
+    /// Of the flows of the packet plane, to the backends and from them: as of the last sweep, and to the end of those that ended.
+    pub forwarded: [Traffic; 2],
 }
-map_type!(ServiceConnections, 8 + 8 + 5 * 8 + 6 * 8 + CONNECT_BUCKETS * 8);
+map_type!(ServiceConnections, 8 + 8 + 5 * 8 + 6 * 8 + CONNECT_BUCKETS * 8 + 2 * 16);
 
 impl ServiceConnections {
     /// Connections opened.
@@ -159,7 +172,7 @@ impl ServiceConnections {
         ConnectFailure::ALL.into_iter().zip(self.failures)
     }
 
-    /// Whether no connection was counted.
+    /// Whether nothing was counted.
     pub fn is_unused(&self) -> bool {
         *self == Self { generation: self.generation, ..Self::default() }
     }

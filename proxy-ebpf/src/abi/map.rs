@@ -2,9 +2,9 @@
 
 use super::{
     AffinityEntry, AffinityKey, BackendConnections, BackendRef, BackendV4, BackendV6, Bucket, Descriptor,
-    Device, Direction, DropReason, FLOWS_PER_BUCKET, FlowV4, FlowV6, FragmentPorts, FrontendKeyV4,
-    FrontendKeyV6, HashKeys, NodeAddressFlags, OverflowEntry, PodRange, ServiceConnections, ServiceName,
-    ServiceStats, SocketPair, SourceRange, TcpSocket, UnconnectedPairs, XdpOutcome,
+    Device, Direction, DropReason, FLOWS_PER_BUCKET, FlowCounters, FlowV4, FlowV6, FragmentPorts,
+    FrontendKeyV4, FrontendKeyV6, HashKeys, NodeAddressFlags, OverflowEntry, PodRange, ServiceConnections,
+    ServiceName, ServiceStats, SocketPair, SourceRange, TcpSocket, UnconnectedPairs, XdpOutcome,
 };
 
 /// The kinds of map in use, by their kernel names.
@@ -71,6 +71,8 @@ pub const MAX_NEW_AFFINITY: u32 = 1 << 16;
 pub const MAX_NODE_ADDRESSES: u32 = 1 << 12;
 /// Tracked flows of one family: kube-proxy's minimum for conntrack (`conntrack.min`).
 pub const MAX_FLOWS: u32 = 1 << 17;
+/// Counters of these flows.
+pub const MAX_FLOW_COUNTERS: u32 = MAX_FLOWS * FlowCounters::DIRECTIONS;
 /// Buckets of references to these flows.
 pub const MAX_BUCKETS: u32 = MAX_FLOWS / FLOWS_PER_BUCKET;
 /// Devices with tc programs.
@@ -122,6 +124,9 @@ pub const NODE_ADDRESSES_V4: &str = "NODE_ADDRESSES_V4";
 pub const NODE_ADDRESSES_V6: &str = "NODE_ADDRESSES_V6";
 pub const FLOWS_V4: &str = "FLOWS_V4";
 pub const FLOWS_V6: &str = "FLOWS_V6";
+/// Packets and bytes by flow and direction.
+pub const FLOW_COUNTERS_V4: &str = "FLOW_COUNTERS_V4";
+pub const FLOW_COUNTERS_V6: &str = "FLOW_COUNTERS_V6";
 pub const CONNTRACK_V4: &str = "CONNTRACK_V4";
 pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
 /// The keys of the hash that finds the bucket of a tuple.
@@ -176,7 +181,7 @@ pub const SCRATCH: [&str; 11] = [
 ];
 
 /// Every map that is pinned.
-pub const MAPS: [MapSpec; 39] = [
+pub const MAPS: [MapSpec; 41] = [
     // Version 5: frontends share blocks, which an earlier agent would free with the first of them.
     spec_of_layout::<FrontendKeyV4, u32>(FRONTENDS_V4, MapKind::Hash, MAX_FRONTENDS, 5),
     spec_of_layout::<FrontendKeyV6, u32>(FRONTENDS_V6, MapKind::Hash, MAX_FRONTENDS, 5),
@@ -206,6 +211,9 @@ pub const MAPS: [MapSpec; 39] = [
     spec::<[u8; 16], NodeAddressFlags>(NODE_ADDRESSES_V6, MapKind::Hash, MAX_NODE_ADDRESSES),
     spec::<u32, FlowV4>(FLOWS_V4, MapKind::MmapArray, MAX_FLOWS),
     spec::<u32, FlowV6>(FLOWS_V6, MapKind::MmapArray, MAX_FLOWS),
+    // Version 7 counts the packets of flows.
+    spec_of_layout::<u32, FlowCounters>(FLOW_COUNTERS_V4, MapKind::MmapArray, MAX_FLOW_COUNTERS, 7),
+    spec_of_layout::<u32, FlowCounters>(FLOW_COUNTERS_V6, MapKind::MmapArray, MAX_FLOW_COUNTERS, 7),
     // Version 7: buckets of references in place of a hash of tuples.
     spec_of_layout::<u32, Bucket>(CONNTRACK_V4, MapKind::MmapArray, MAX_BUCKETS, 7),
     spec_of_layout::<u32, Bucket>(CONNTRACK_V6, MapKind::MmapArray, MAX_BUCKETS, 7),

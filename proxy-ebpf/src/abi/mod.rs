@@ -12,6 +12,7 @@ mod device;
 mod direction;
 mod drop_reason;
 mod flow;
+mod flow_counters;
 pub mod flow_state;
 mod fragment;
 mod frontend;
@@ -27,7 +28,7 @@ pub use backend::{BackendFlags, BackendRef, BackendV4, BackendV6};
 pub use config::{Config, ConfigFlags};
 pub use connections::{
     BackendConnections, CONNECT_BOUNDS, CONNECT_BUCKETS, ConnectFailure, ServiceConnections, SocketStage,
-    TcpSocket, connect_bucket,
+    TcpSocket, Traffic, connect_bucket,
 };
 pub use conntrack::{BUCKET, Bucket, FLOWS_PER_BUCKET, FlowRef, HashKeys, LINE, TupleHash, hash_v4, hash_v6};
 pub use device::{Device, DeviceFlags, PodRange, SourceRange, Unclaimed};
@@ -37,6 +38,7 @@ pub use flow::{
     Flow, FlowFlags, FlowV4, FlowV6, MASQUERADE_DONE, MASQUERADE_NONE, MASQUERADE_PENDING, Tuple, TupleKind,
     TupleV4, TupleV6,
 };
+pub use flow_counters::FlowCounters;
 pub use flow_state::{FlowDirection, FlowState, Timeouts};
 pub use fragment::{Fragment, FragmentPorts};
 pub use frontend::{Block, Descriptor, DescriptorFlags, FrontendKeyV4, FrontendKeyV6};

@@ -7,7 +7,7 @@ use proxy_ebpf::abi::{
 };
 
 use super::{
-    Flows, Next, Scratch,
+    Flows, Next, Scratch, counters,
     insert::{UnconfirmedFlow, other_port},
     table::{Lookup, flow_in, lookup},
 };
@@ -175,6 +175,7 @@ fn insert<F: Flows>(scratch: &Scratch<F>) -> Result<u32, DropReason> {
     record.reference = choice.reference;
     // Of other protocols it has no meaning.
     record.positions = Positions { client: Positions::of(packet.sequence), backend: 0 };
+    counters::begin::<F>(unconfirmed.slot(), choice.backend.service);
     unconfirmed.confirm()
 }
 

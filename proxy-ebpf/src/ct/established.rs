@@ -287,7 +287,7 @@ fn refreshed<F: Flows>(
     let is_alive = if scratch.packet.is_icmp_error() || is_of_removed_backend {
         flow.is_current()
     } else {
-        flow.use_for(direction, &scratch.packet.segment())
+        flow.use_for(direction, &scratch.packet.segment(), scratch.packet.length)
     };
     if is_alive { next } else { Next::flow_ending() }
 }

@@ -34,6 +34,11 @@ impl<F: Flows> UnconfirmedFlow<F> {
     }
 
     #[inline(always)]
+    pub fn slot(&self) -> u32 {
+        self.0.slot
+    }
+
+    #[inline(always)]
     pub fn record(&mut self) -> &mut Flow<F::Bytes> {
         // SAFETY: this CPU owns the record since `allocate`, no reference leads to it, and it lies in an array map.
         unsafe { &mut *self.0.record }

@@ -1,4 +1,4 @@
-//! Deletion of expired flows, with or without an agent: a `bpf_timer` in a pinned map, whose callback sweeps a bounded part of the
+//! Deletion of expired flows, and the traffic of the others, with or without an agent: a `bpf_timer` in a pinned map, whose callback sweeps a bounded part of the
 //! tables each time.
 //!
 //! Sweep and packets contend for a flow's state by compare-and-swap, so a refreshed flow is not deleted.
@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    Flows,
+    Flows, counters,
     table::{change_state, delete_references, is_expired, load_state},
 };
 use crate::{
@@ -90,18 +90,23 @@ fn sweep_batch<F: Flows>(first: u32) {
 extern "C" fn step<F: Flows>(at: u64, batch: *mut c_void) -> i64 {
     // SAFETY: the kernel passes the pointer given to `bpf_loop` in `sweep_batch`.
     let batch = unsafe { &*batch.cast::<Batch>() };
-    delete_if_expired::<F>(batch.first.wrapping_add(at as u32), batch.now);
+    sweep_record::<F>(batch.first.wrapping_add(at as u32), batch.now);
     0
 }
 
 #[inline(always)]
-fn delete_if_expired<F: Flows>(slot: u32, now: u32) {
+fn sweep_record<F: Flows>(slot: u32, now: u32) {
     let Some(record) = F::flow(slot) else { return };
     let state = load_state::<F>(record);
-    if state.is_alive() && is_expired::<F>(record, state, now) {
+    if !state.is_alive() {
+        return;
+    }
+    if is_expired::<F>(record, state, now) {
         let dying = state.dying();
         if change_state::<F>(record, state, dying) {
             delete_references::<F>(slot, dying);
         }
+    } else {
+        counters::add_to_service::<F>(slot);
     }
 }

@@ -15,15 +15,16 @@ use aya_ebpf::{
 };
 use proxy_ebpf::{
     abi::{
-        BUCKET, Bucket, Direction, FLOWS_PER_BUCKET, Flow, FlowDirection, FlowFlags, FlowRef, FlowState,
-        FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment, Tuple, TupleHash, TupleKind,
-        TupleV4, TupleV6,
+        BUCKET, Bucket, Direction, FLOWS_PER_BUCKET, Flow, FlowCounters, FlowDirection, FlowFlags, FlowRef,
+        FlowState, FlowV4, FlowV6, HashKeys, LINE, MASQUERADE_NONE, Positions, Segment, Tuple, TupleHash,
+        TupleKind, TupleV4, TupleV6,
         flow_state::{BitChange, tcp},
         hash_v4, hash_v6, map,
     },
     bucket::{self, BucketWords, Relation},
 };
 
+use super::counters;
 use crate::{
     atomic, clock,
     config::{max_flows, timeouts},
@@ -39,6 +40,10 @@ const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 static FLOWS_V4: Array<FlowV4, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static FLOWS_V6: Array<FlowV6, { map::MAX_FLOWS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static FLOW_COUNTERS_V4: Array<FlowCounters, { map::MAX_FLOW_COUNTERS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static FLOW_COUNTERS_V6: Array<FlowCounters, { map::MAX_FLOW_COUNTERS as usize }, MMAPABLE> = Array::new();
 // Mmapable also because only then the kernel aligns buckets to cache lines.
 #[btf_map]
 static CONNTRACK_V4: Array<Bucket, { map::MAX_BUCKETS as usize }, MMAPABLE> = Array::new();
@@ -56,6 +61,9 @@ pub trait Flows: Tables + Headers + SocketLookup {
     /// The record in a slot.
     fn flow(slot: u32) -> Option<*mut Flow<Self::Bytes>>;
 
+    /// The counters of a direction of a flow, by `FlowCounters::index`.
+    fn counters(index: u32) -> Option<*mut FlowCounters>;
+
     /// The references in a bucket.
     fn bucket(at: u32) -> Option<*mut Bucket>;
 
@@ -65,8 +73,9 @@ pub trait Flows: Tables + Headers + SocketLookup {
     /// The hash of a tuple; `ends` as `Tuple::ends`.
     fn hash(source: Self::Address, destination: Self::Address, ends: u64) -> Option<TupleHash>;
 
-    /// `TrackedFlow::use_for`, verified once. `state` is that of the lookup; `numbers` are sequence and acknowledgement.
-    fn use_flow(slot: u32, state: u64, numbers: u64, flags: u32, is_reply: u32) -> u32;
+    /// `TrackedFlow::use_for`, verified once. `state` is that of the lookup; `numbers` are sequence and acknowledgement; `flags` and
+    /// length of the packet are one word, as five arguments are the limit.
+    fn use_flow(slot: u32, state: u64, numbers: u64, flags: u64, is_reply: u32) -> u32;
 }
 
 macro_rules! flows {
@@ -74,6 +83,7 @@ macro_rules! flows {
         $family:ident,
         $address:ty,
         $flows:ident,
+        $counters:ident,
         $conntrack:ident,
         $flow:ident,
         $tuple:ident,
@@ -84,7 +94,7 @@ macro_rules! flows {
         /// With external linkage: verified once, not for each call.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $use_flow(slot: u32, state: u64, numbers: u64, flags: u32, is_reply: u32) -> u32 {
+        extern "C" fn $use_flow(slot: u32, state: u64, numbers: u64, flags: u64, is_reply: u32) -> u32 {
             let Some(record) = $family::flow(slot) else { return 0 };
             let (kind, state) = (TupleKind::Original, FlowState(state));
             let flow = TrackedFlow::<$family> { record, slot, kind, state };
@@ -94,13 +104,22 @@ macro_rules! flows {
                 acknowledged: numbers as u32,
             };
             let direction = if is_reply != 0 { FlowDirection::Reply } else { FlowDirection::Original };
-            flow.used_for(direction, &segment).into()
+            let is_alive = flow.used_for(direction, &segment);
+            if is_alive {
+                counters::count::<$family>(slot, direction, (flags >> 32) as u32);
+            }
+            is_alive.into()
         }
 
         impl Flows for $family {
             #[inline(always)]
             fn flow(slot: u32) -> Option<*mut $flow> {
                 $flows.get_ptr_mut(slot)
+            }
+
+            #[inline(always)]
+            fn counters(index: u32) -> Option<*mut FlowCounters> {
+                $counters.get_ptr_mut(index)
             }
 
             #[inline(always)]
@@ -124,15 +143,26 @@ macro_rules! flows {
             }
 
             #[inline(always)]
-            fn use_flow(slot: u32, state: u64, numbers: u64, flags: u32, is_reply: u32) -> u32 {
+            fn use_flow(slot: u32, state: u64, numbers: u64, flags: u64, is_reply: u32) -> u32 {
                 $use_flow(slot, state, numbers, flags, is_reply)
             }
         }
     };
 }
 
-flows!(V4, u32, FLOWS_V4, CONNTRACK_V4, FlowV4, TupleV4, SEARCHED_V4, hash_v4, use_flow_v4);
-flows!(V6, Words, FLOWS_V6, CONNTRACK_V6, FlowV6, TupleV6, SEARCHED_V6, hash_v6, use_flow_v6);
+flows!(V4, u32, FLOWS_V4, FLOW_COUNTERS_V4, CONNTRACK_V4, FlowV4, TupleV4, SEARCHED_V4, hash_v4, use_flow_v4);
+flows!(
+    V6,
+    Words,
+    FLOWS_V6,
+    FLOW_COUNTERS_V6,
+    CONNTRACK_V6,
+    FlowV6,
+    TupleV6,
+    SEARCHED_V6,
+    hash_v6,
+    use_flow_v6
+);
 
 /// The bucket of a tuple, as `BucketWords`.
 #[derive(Clone, Copy)]
@@ -365,13 +395,14 @@ impl<F: Flows> TrackedFlow<F> {
         true
     }
 
-    /// Updates state, time of last use and the streams' positions for a packet. The client of a flow that becomes assured keeps its
+    /// Counts a packet of so many bytes, and updates state, time of last use and the streams' positions for it. The client of a flow that becomes assured keeps its
     /// backend as its affinity. Returns `false` if the flow was deleted meanwhile.
     #[inline(always)]
-    pub fn use_for(&self, direction: FlowDirection, segment: &Segment) -> bool {
+    pub fn use_for(&self, direction: FlowDirection, segment: &Segment, length: u32) -> bool {
         let numbers = u64::from(segment.sequence) << 32 | u64::from(segment.acknowledged);
         let is_reply = matches!(direction, FlowDirection::Reply);
-        F::use_flow(self.slot, self.state.0, numbers, segment.flags.into(), is_reply.into()) != 0
+        let flags = u64::from(length) << 32 | u64::from(segment.flags);
+        F::use_flow(self.slot, self.state.0, numbers, flags, is_reply.into()) != 0
     }
 
     #[inline(always)]
@@ -526,6 +557,7 @@ fn delete_all<F: Flows>(slot: u32, dying: FlowState) -> u32 {
     let (is_masqueraded, has_source) = unsafe {
         ((*record).flags.contains(FlowFlags::MASQUERADE), (*record).masquerade_state != MASQUERADE_NONE)
     };
+    counters::add_to_service::<F>(slot);
     delete_reference::<F>(slot, dying, TupleKind::Original);
     if is_masqueraded {
         delete_reference::<F>(slot, dying, TupleKind::OriginalAfterDnat);

@@ -99,7 +99,7 @@ fn send<F: Flows + FrameHeader + Routes>(
         // A reply of a removed backend: see `established::refreshed`.
         return Err(XdpOutcome::FlowChanging);
     }
-    if !flow.is_current() || !flow.use_for(direction, &packet.segment()) {
+    if !flow.is_current() || !flow.use_for(direction, &packet.segment(), packet.length) {
         return Err(XdpOutcome::FlowChanging);
     }
     rewrite::<F>(ctx, packet, &translation, hop.mac).ok_or(XdpOutcome::NeedsStack)?;

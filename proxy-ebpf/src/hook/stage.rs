@@ -105,7 +105,9 @@ pub extern "C" fn parse_packet(skb: *mut __sk_buff, hook: u32) -> u32 {
 #[inline(always)]
 fn dissected<F: ScratchSpace + Dissect + 'static>(ctx: &TcContext) -> Option<Dissected> {
     let network = link_layer::network_header::<F>(ctx)?;
-    Some(dissect::<F>(ctx, network, &mut F::scratch()?.packet))
+    let packet = &mut F::scratch()?.packet;
+    packet.length = ctx.len().wrapping_sub(network as u32);
+    Some(dissect::<F>(ctx, network, packet))
 }
 
 /// Parses a frame at XDP into the scratch map: untagged, with an Ethernet header. Returns a `Parsed` code.
@@ -114,12 +116,19 @@ fn dissected<F: ScratchSpace + Dissect + 'static>(ctx: &TcContext) -> Option<Dis
 pub extern "C" fn parse_frame(xdp: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(xdp);
     let ethertype = read::<[u8; 2]>(&ctx, ETHERNET - 2).map(u16::from_be_bytes);
+    let length = (ctx.end() - ctx.start()).wrapping_sub(ETHERNET) as u32;
     match ethertype {
         Some(V4::ETHERTYPE) => V4::scratch()
-            .is_some_and(|scratch| packet::parse_v4(&ctx, &mut scratch.packet))
+            .is_some_and(|scratch| {
+                scratch.packet.length = length;
+                packet::parse_v4(&ctx, &mut scratch.packet)
+            })
             .then_some(Parsed::V4),
         Some(V6::ETHERTYPE) => V6::scratch()
-            .is_some_and(|scratch| packet::parse_v6(&ctx, &mut scratch.packet))
+            .is_some_and(|scratch| {
+                scratch.packet.length = length;
+                packet::parse_v6(&ctx, &mut scratch.packet)
+            })
             .then_some(Parsed::V6),
         Some(_) | None => None,
     }

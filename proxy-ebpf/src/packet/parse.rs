@@ -20,6 +20,8 @@ pub struct Packet<A> {
     /// TCP sequence and acknowledgement number; valid if there are flags.
     pub sequence: u32,
     pub acknowledged: u32,
+    /// Bytes from the IP header on, with the padding of a short frame.
+    pub length: u32,
     /// Fragment identification, in network byte order.
     pub id: u32,
     /// Source address of an ICMP error.

@@ -34,6 +34,7 @@ mod print;
 pub mod selection;
 #[cfg(test)]
 mod tests;
+mod traffic_count;
 
 use affinity::AffinityRow;
 use backends::BackendRow;

@@ -7,7 +7,7 @@
 //!
 //! Maps that refer to each other by index change together.
 
-use proxy_ebpf::abi::{FLOWS_PER_BUCKET, MapSpec, map};
+use proxy_ebpf::abi::{FLOWS_PER_BUCKET, FlowCounters, MapSpec, map};
 
 use crate::config::TableSizes;
 
@@ -33,7 +33,12 @@ pub struct MapSize {
 /// The group of a map whose size can be configured.
 pub fn group(spec: &MapSpec) -> Option<MapGroup> {
     match spec.name {
-        map::FLOWS_V4 | map::FLOWS_V6 | map::CONNTRACK_V4 | map::CONNTRACK_V6 => Some(MapGroup::Flows),
+        map::FLOWS_V4
+        | map::FLOWS_V6
+        | map::FLOW_COUNTERS_V4
+        | map::FLOW_COUNTERS_V6
+        | map::CONNTRACK_V4
+        | map::CONNTRACK_V6 => Some(MapGroup::Flows),
         map::SERVICE_CONNECTIONS | map::BACKEND_CONNECTIONS_V4 | map::BACKEND_CONNECTIONS_V6 => {
             Some(MapGroup::Connections)
         }
@@ -59,6 +64,9 @@ fn wanted(spec: &MapSpec, sizes: &TableSizes) -> Option<u32> {
     let TableSizes { flows, frontends, backends, slots, service_ports, source_ranges } = *sizes;
     match spec.name {
         map::FLOWS_V4 | map::FLOWS_V6 => flows,
+        map::FLOW_COUNTERS_V4 | map::FLOW_COUNTERS_V6 => {
+            flows.map(|flows| flows.saturating_mul(FlowCounters::DIRECTIONS))
+        }
         map::CONNTRACK_V4 | map::CONNTRACK_V6 => flows.map(|flows| flows.div_ceil(FLOWS_PER_BUCKET)),
         map::FRONTENDS_V4
         | map::FRONTENDS_V6

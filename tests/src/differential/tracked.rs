@@ -1,4 +1,4 @@
-//! Packets of tracked flows: segments above the MTU of their route, and UDP flows whose backend was removed.
+//! Packets of tracked flows: their number and bytes, segments above the MTU of their route, and UDP flows whose backend was removed.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,13 +9,16 @@ use proxy::{
     k8s::object::Object,
     model::{address::Protocol, flow::Flow},
 };
-use proxy_ebpf::abi::{Config, ConfigFlags, Flow as Record, FlowState, flow_state::ticks, map};
+use proxy_ebpf::abi::{
+    Config, ConfigFlags, Flow as Record, FlowCounters, FlowState, ServiceConnections, Traffic,
+    flow_state::ticks, map,
+};
 use serde_json::json;
 
 use super::{
     fixture::{self, EXTERNAL_EGRESS, EXTERNAL_INGRESS, PASS, ProgramFixture, REDIRECT, network},
     objects,
-    packet::{DEVICE, Packet, Rejection},
+    packet::{DEVICE, ETHERNET, Packet, Rejection},
 };
 use crate::lab::kernel::netns::Netns;
 
@@ -27,6 +30,8 @@ const ENDPOINTS: [[&str; 2]; 2] = [["10.9.0.1", "fd00:9::1"], ["10.9.0.2", "fd00
 const BEHIND: [&str; 2] = ["10.9.0.0/16", "fd00:9::/48"];
 const PORT: u16 = 80;
 const FLOWS: u32 = 64;
+/// Indices of service ports that may be in use.
+const SERVICES: u32 = 16;
 
 /// The device towards the endpoints, whose MTU is below that of the others.
 const NARROW: &str = "narrow";
@@ -64,6 +69,72 @@ pub fn flows_of_removed_backends() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Each packet of a flow is counted in it once, wherever it is translated, and in its service port once the flow has ended.
+pub fn packets_are_counted() -> Result<()> {
+    network()?.run(|| {
+        let mut fixture = ProgramFixture::new(None, Config { flows: FLOWS, ..fixture::CONFIG })?;
+        fixture.load_objects(objects::policy(), service(Some(0))?)?;
+        for (v6, table) in [(0, map::FLOW_COUNTERS_V4), (1, map::FLOW_COUNTERS_V6)] {
+            let before = of_services(&fixture)?;
+            let (sent, received) = exchange(&mut fixture, v6)?;
+            let counted = of_flows(&fixture, table)?;
+            ensure!(counted == [sent, received], "IPv{}: {counted:?}", 4 + 2 * v6);
+            ensure!(of_services(&fixture)? == before, "the flow goes on");
+            // A SYN from the same port ends the flow whose backend was removed.
+            fixture.load_objects(objects::policy(), service(None)?)?;
+            wait_a_tick(&fixture)?;
+            fixture.run(EXTERNAL_INGRESS, &packet(v6, Protocol::Udp, 2000)?)?;
+            let added = of_services(&fixture)?;
+            for (at, count) in [sent, received].into_iter().enumerate() {
+                let Traffic { packets, bytes } = added[at];
+                let more = (packets - before[at].packets, bytes - before[at].bytes);
+                ensure!(more == (count.packets, count.bytes), "IPv{}: {more:?}", 4 + 2 * v6);
+            }
+            fixture.load_objects(objects::policy(), service(Some(0))?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Three datagrams to the backend and two answers. Returns what was sent and received.
+fn exchange(fixture: &mut ProgramFixture, v6: usize) -> Result<(Traffic, Traffic)> {
+    let datagram = packet(v6, Protocol::Udp, 2000)?;
+    let bytes = |packet: &Packet| (packet.bytes().len() - ETHERNET) as u64;
+    let forwarded = goes_to(fixture, &datagram, ENDPOINTS[0][v6].parse()?)?;
+    let left = Packet::parse(&fixture.run(EXTERNAL_EGRESS, &forwarded)?.1)?;
+    for _ in 0..2 {
+        fixture.run(EXTERNAL_INGRESS, &datagram)?;
+        let (_, reply) = fixture.run(EXTERNAL_INGRESS, &left.reply())?;
+        fixture.run_frame(EXTERNAL_EGRESS, &reply)?;
+    }
+    let sent = Traffic { packets: 3, bytes: 3 * bytes(&datagram) };
+    Ok((sent, Traffic { packets: 2, bytes: 2 * bytes(&left.reply()) }))
+}
+
+/// The sums of all flows of a family, by direction.
+fn of_flows(fixture: &ProgramFixture, table: &str) -> Result<[Traffic; 2]> {
+    let counters = fixture.array::<FlowCounters>(table)?;
+    let mut sums = [Traffic::default(); 2];
+    for index in 0..FLOWS * FlowCounters::DIRECTIONS {
+        let found = counters.get(&index, 0)?;
+        let sum = &mut sums[(index / FLOWS) as usize];
+        *sum = Traffic { packets: sum.packets + found.packets, bytes: sum.bytes + found.bytes };
+    }
+    Ok(sums)
+}
+
+/// The sums of all service ports, by direction.
+fn of_services(fixture: &ProgramFixture) -> Result<[Traffic; 2]> {
+    let counters = fixture.array::<ServiceConnections>(map::SERVICE_CONNECTIONS)?;
+    let mut sums = [Traffic::default(); 2];
+    for index in 0..SERVICES {
+        for (sum, found) in sums.iter_mut().zip(counters.get(&index, 0)?.forwarded) {
+            *sum = Traffic { packets: sum.packets + found.packets, bytes: sum.bytes + found.bytes };
+        }
+    }
+    Ok(sums)
 }
 
 fn removed_backend(fixture: &mut ProgramFixture, v6: usize) -> Result<()> {

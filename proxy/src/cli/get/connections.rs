@@ -3,9 +3,11 @@
 //! ```text
 //! {"connections": [{"service": "shop/web", "port_name": "http", "protocol": "TCP", "client": "198.51.100.7:40000",
 //!                   "dialled": "203.0.113.10:80", "backend": "10.244.1.4:8080", "masquerade": "172.18.0.11:2044"|null,
-//!                   "state": "new|established|closing|closed", "idle_seconds": 3, "pod": "shop/web-0"|null}]}
+//!                   "state": "new|established|closing|closed", "idle_seconds": 3,
+//!                   "sent": {"packets": 9, "bytes": 1270}, "received": {"packets": 7, "bytes": 90210}, "pod": "shop/web-0"|null}]}
 //! ```
 //!
+//! `sent` is what went to the backend; see `traffic_count`.
 //! `pod` is the client, if it is an endpoint of this node and an agent runs. Flows of the socket LB are not included: their packets go from client to backend without translation.
 
 use std::{net::SocketAddr, time::Duration};
@@ -17,9 +19,12 @@ use super::{
     labels::{Labels, ServicePort},
     listing::Row,
     selection::Selection,
+    traffic_count::TrafficCount,
 };
 use crate::{
-    cli::human_duration::human_duration, datapath::TrackedFlow, model::address::Protocol,
+    cli::{human_bytes::human_bytes, human_duration::human_duration},
+    datapath::TrackedFlow,
+    model::address::Protocol,
     observe::objects::Pods,
 };
 
@@ -34,6 +39,10 @@ pub struct ConnectionRow {
     masquerade: Option<SocketAddr>,
     state: State,
     idle_seconds: u64,
+    #[serde(default)]
+    sent: TrafficCount,
+    #[serde(default)]
+    received: TrafficCount,
     pod: Option<String>,
 }
 
@@ -67,7 +76,8 @@ pub fn read(
 
 impl ConnectionRow {
     fn new(service: ServicePort, flow: &TrackedFlow, now: Duration) -> Self {
-        let TrackedFlow { state, protocol, client, frontend, backend, masquerade, .. } = *flow;
+        let TrackedFlow { state, protocol, client, frontend, backend, masquerade, sent, received, .. } =
+            *flow;
         // The flow clock is 32 bits wide and wraps as in the BPF programs.
         let idle = u64::from(state.idle((now.as_nanos() >> TICK_SHIFT) as u32));
         Self {
@@ -80,6 +90,8 @@ impl ConnectionRow {
             masquerade,
             state: State::of(state),
             idle_seconds: (idle << TICK_SHIFT) / 1_000_000_000,
+            sent: sent.into(),
+            received: received.into(),
             pod: None,
         }
     }
@@ -129,7 +141,7 @@ impl Row for ConnectionRow {
 
     fn header(is_wide: bool) -> Vec<&'static str> {
         let narrow = ["SERVICE", "CLIENT", "DIALLED", "BACKEND", "STATE"];
-        let wide = ["PROTOCOL", "MASQUERADE", "IDLE", "POD"];
+        let wide = ["PROTOCOL", "MASQUERADE", "IDLE", "SENT", "RECEIVED", "POD"];
         narrow.into_iter().chain(wide.into_iter().filter(|_| is_wide)).collect()
     }
 
@@ -144,11 +156,20 @@ impl Row for ConnectionRow {
         ];
         let idle = human_duration(self.idle_seconds.cast_signed());
         let pod = self.pod.clone().unwrap_or_else(|| "-".to_owned());
-        let wide = [self.protocol.clone(), masquerade, idle, pod];
+        let wide = [
+            self.protocol.clone(),
+            masquerade,
+            idle,
+            human_bytes(self.sent.bytes),
+            human_bytes(self.received.bytes),
+            pod,
+        ];
         narrow.into_iter().chain(wide.into_iter().filter(|_| is_wide)).collect()
     }
 
     fn is_unchanged(&self, earlier: &Self) -> bool {
-        Self { idle_seconds: 0, ..self.clone() } == Self { idle_seconds: 0, ..earlier.clone() }
+        let (sent, received) = (TrafficCount::default(), TrafficCount::default());
+        let lasting = |row: &Self| Self { idle_seconds: 0, sent, received, ..row.clone() };
+        lasting(self) == lasting(earlier)
     }
 }

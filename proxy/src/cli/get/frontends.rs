@@ -3,7 +3,8 @@
 //! ```text
 //! {"frontends": [{"service": "shop/web", "port_name": "http", "family": "IPv4", "address": "10.96.0.10", "port": 80,
 //!                 "protocol": "TCP", "type": "ClusterIP|NodePort|External", "internal": VIEW, "external": VIEW, "affinity_seconds": 10800, "needs_source_address": false,
-//!                 "translated": 12, "refused": 0, "tcp": {"opened": 12, ..}, "created": "2026-01-01T12:00:00Z"}],
+//!                 "translated": 12, "refused": 0, "flows": {"sent": {..}, "received": {..}},
+//!                 "tcp": {"opened": 12, ..}, "created": "2026-01-01T12:00:00Z"}],
 //!  "refusals": {"no_endpoint": 0, ..}, "node_ports_at": ["192.0.2.11"]}
 //! VIEW: {"backends": ["10.244.1.4:8080"], "local": 1, "policy": "Cluster|Local", "when_empty": "reject|drop"}
 //! ```
@@ -34,6 +35,7 @@ use super::{
     labels::{Labels, ServicePort},
     listing::Row,
     selection::Selection,
+    traffic_count::ForwardedCounts,
 };
 use crate::{
     cli::{frontend_name::address_cell, human_duration::human_duration, output::Tone},
@@ -61,6 +63,8 @@ pub struct FrontendRow {
     needs_source_address: bool,
     translated: u64,
     refused: u64,
+    #[serde(default)]
+    flows: ForwardedCounts,
     tcp: Option<ConnectionCounts>,
     created: Option<Timestamp>,
     /// The text of the age, which passes.
@@ -164,6 +168,7 @@ pub fn read(
             needs_source_address: descriptor.flags.contains(DescriptorFlags::SOURCE_RANGES),
             translated,
             refused,
+            flows: connections.forwarded.into(),
             tcp: (key.protocol == Protocol::Tcp).then(|| ConnectionCounts::of_service(&connections)),
             created: None,
             age: unknown_age(),

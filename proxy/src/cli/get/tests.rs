@@ -195,6 +195,16 @@ fn frontends_as_json() {
               "needs_source_address": false,
               "translated": 40,
               "refused": 2,
+              "flows": {
+                "sent": {
+                  "packets": 0,
+                  "bytes": 0
+                },
+                "received": {
+                  "packets": 0,
+                  "bytes": 0
+                }
+              },
               "tcp": {
                 "opened": 77,
                 "open": 77,
@@ -247,6 +257,13 @@ fn frontends_as_yaml() {
           needs_source_address: false
           translated: 40
           refused: 2
+          flows:
+            sent:
+              packets: 0
+              bytes: 0
+            received:
+              packets: 0
+              bytes: 0
           tcp:
             opened: 77
             open: 77

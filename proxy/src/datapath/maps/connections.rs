@@ -138,6 +138,7 @@ impl Connections {
             round_trip_samples,
             connect_time,
             connect_times,
+            forwarded,
         } = *earlier;
         if self.of_service(index)?.generation != generation {
             return Ok(());
@@ -157,7 +158,9 @@ impl Connections {
         ];
         let failures = array(offset_of!(ServiceConnections, failures), &failures);
         let connect_times = array(offset_of!(ServiceConnections, connect_times), &connect_times);
-        let mut all = counters.into_iter().chain(failures).chain(connect_times);
+        let forwarded = forwarded.map(|traffic| [traffic.packets, traffic.bytes]);
+        let forwarded = array(offset_of!(ServiceConnections, forwarded), forwarded.as_flattened());
+        let mut all = counters.into_iter().chain(failures).chain(connect_times).chain(forwarded);
         all.try_for_each(|(offset, count)| self.services.add_u64(index, offset, count))
             .map_err(unmapped_array(map::SERVICE_CONNECTIONS))
     }

@@ -1,12 +1,15 @@
 //! The flow tables of the packet plane, read-only.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
 
 use aya::Pod;
-use proxy_ebpf::abi::{Flow, FlowState, FlowV4, FlowV6, MASQUERADE_DONE, map};
+use proxy_ebpf::abi::{
+    Flow, FlowCounters, FlowDirection, FlowState, FlowV4, FlowV6, MASQUERADE_DONE, Traffic, map,
+};
 
 use super::{
     mmap_array::{Access, MmapArray},
@@ -26,6 +29,10 @@ pub struct TrackedFlow {
     pub masquerade: Option<SocketAddr>,
     /// Id of the service port; 0: none.
     pub service: u32,
+    /// To the backend.
+    pub sent: Traffic,
+    /// From the backend.
+    pub received: Traffic,
 }
 
 /// The flow tables of both families.
@@ -33,30 +40,51 @@ pub struct TrackedFlow {
 pub struct Flows {
     v4: MmapArray<FlowV4>,
     v6: MmapArray<FlowV6>,
+    counters_v4: MmapArray<FlowCounters>,
+    counters_v6: MmapArray<FlowCounters>,
 }
 
 impl Flows {
     pub fn inspect(dir: &Path) -> Result<Self, OpenError> {
         let access = Access::Read;
-        Ok(Self { v4: mapped(dir, map::FLOWS_V4, access)?, v6: mapped(dir, map::FLOWS_V6, access)? })
+        Ok(Self {
+            v4: mapped(dir, map::FLOWS_V4, access)?,
+            v6: mapped(dir, map::FLOWS_V6, access)?,
+            counters_v4: mapped(dir, map::FLOW_COUNTERS_V4, access)?,
+            counters_v6: mapped(dir, map::FLOW_COUNTERS_V6, access)?,
+        })
     }
 
     /// The live flows.
     pub fn alive(&self) -> impl Iterator<Item = Result<TrackedFlow, MapError>> {
-        alive(&self.v4, map::FLOWS_V4).chain(alive(&self.v6, map::FLOWS_V6))
+        let v4 = alive(&self.v4, &self.counters_v4, map::FLOWS_V4);
+        v4.chain(alive(&self.v6, &self.counters_v6, map::FLOWS_V6))
     }
 }
 
 fn alive<A: Copy + Into<IpAddr>>(
     table: &MmapArray<Flow<A>>,
+    counters: &MmapArray<FlowCounters>,
     name: &'static str,
 ) -> impl Iterator<Item = Result<TrackedFlow, MapError>>
 where
     Flow<A>: Pod,
 {
-    let flows = (0..table.capacity()).filter_map(|slot| table.read(slot).transpose());
-    let alive = flows.filter(|flow| flow.as_ref().map_or(true, |flow| flow.state.is_alive()));
-    alive.map(move |flow| flow.map(|flow| tracked(&flow)).map_err(unmapped_array(name)))
+    let flow = move |slot| {
+        let Some(flow) = table.read(slot)?.filter(|flow| flow.state.is_alive()) else { return Ok(None) };
+        let traffic = |direction| traffic(counters, FlowCounters::index(direction, slot, table.capacity()));
+        Ok(Some(TrackedFlow {
+            sent: traffic(FlowDirection::Original)?,
+            received: traffic(FlowDirection::Reply)?,
+            ..tracked(&flow)
+        }))
+    };
+    (0..table.capacity()).filter_map(move |slot| flow(slot).map_err(unmapped_array(name)).transpose())
+}
+
+fn traffic(counters: &MmapArray<FlowCounters>, index: u32) -> io::Result<Traffic> {
+    let counters = counters.read(index)?.unwrap_or_default();
+    Ok(Traffic { packets: counters.packets, bytes: counters.bytes })
 }
 
 fn tracked<A: Copy + Into<IpAddr>>(flow: &Flow<A>) -> TrackedFlow {
@@ -70,5 +98,7 @@ fn tracked<A: Copy + Into<IpAddr>>(flow: &Flow<A>) -> TrackedFlow {
         backend: end(flow.backend, flow.backend_port),
         masquerade: is_masqueraded.then(|| end(flow.masquerade, flow.masquerade_port)),
         service: flow.service,
+        sent: Traffic::default(),
+        received: Traffic::default(),
     }
 }

@@ -12,7 +12,8 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use proxy_ebpf::abi::{
-    BackendV4, BackendV6, Flow, FlowState, MAPS, MASQUERADE_DONE, ServiceName, ServiceStats, flow_state, map,
+    BackendV4, BackendV6, Flow, FlowCounters, FlowDirection, FlowState, MAPS, MASQUERADE_DONE, ServiceName,
+    ServiceStats, flow_state, map,
 };
 
 use super::{
@@ -126,6 +127,9 @@ where
 {
     old: MmapArray<Flow<A>>,
     new: MmapArray<Flow<A>>,
+    /// Absent if an agent left the old tables that did not count packets.
+    old_counters: Option<MmapArray<FlowCounters>>,
+    new_counters: MmapArray<FlowCounters>,
     name: &'static str,
 }
 
@@ -177,8 +181,8 @@ impl OutgrownFlows {
             return Ok(None);
         }
         Ok(Some(Self {
-            v4: Tables::open(&from, &to, map::FLOWS_V4)?,
-            v6: Tables::open(&from, &to, map::FLOWS_V6)?,
+            v4: Tables::open(&from, &to, map::FLOWS_V4, map::FLOW_COUNTERS_V4)?,
+            v6: Tables::open(&from, &to, map::FLOWS_V6, map::FLOW_COUNTERS_V6)?,
         }))
     }
 
@@ -213,8 +217,20 @@ impl<A: Copy> Tables<A>
 where
     Flow<A>: Pod,
 {
-    fn open(from: &Path, to: &Path, name: &'static str) -> Result<Self, OutgrownError> {
-        Ok(Self { old: mapped(from, name, Access::Write)?, new: mapped(to, name, Access::Write)?, name })
+    fn open(
+        from: &Path,
+        to: &Path,
+        name: &'static str,
+        counters: &'static str,
+    ) -> Result<Self, OutgrownError> {
+        let has_counters = is_there(from, counters);
+        Ok(Self {
+            old: mapped(from, name, Access::Write)?,
+            new: mapped(to, name, Access::Write)?,
+            old_counters: has_counters.then(|| mapped(from, counters, Access::Read)).transpose()?,
+            new_counters: mapped(to, counters, Access::Write)?,
+            name,
+        })
     }
 
     fn disown_closed(&mut self) -> Result<(), MapError> {
@@ -242,6 +258,7 @@ where
             copied.lost += usize::from(is_placed == Some(false));
         }
         self.new.release();
+        self.new_counters.release();
         Ok(copied)
     }
 
@@ -268,7 +285,29 @@ where
             return Ok(Some(is_same));
         }
         self.new.write(slot, Flow { state: owned, ..old })?;
+        self.copy_counters(slot)?;
         self.new.compare_exchange_state(slot, owned, state).map(Some)
+    }
+}
+
+impl<A: Copy> Tables<A>
+where
+    Flow<A>: Pod,
+{
+    /// Copies the counters of a flow. What the old programs have not added to those of the service port yet, they may still add: here
+    /// it counts as added.
+    fn copy_counters(&mut self, slot: u32) -> io::Result<()> {
+        for direction in [FlowDirection::Original, FlowDirection::Reply] {
+            let at = |table: &MmapArray<Flow<A>>| FlowCounters::index(direction, slot, table.capacity());
+            let old = match &self.old_counters {
+                Some(counters) => counters.read(at(&self.old))?.unwrap_or_default(),
+                None => FlowCounters::default(),
+            };
+            let added_packets = FlowCounters::added(old.generation(), old.packets);
+            let copied = FlowCounters { added_bytes: old.bytes, added_packets, ..old };
+            self.new_counters.write(at(&self.new), copied)?;
+        }
+        Ok(())
     }
 }
 

@@ -34,7 +34,7 @@ const SERVICE: [&str; 3] = ["namespace", "service", "port"];
 const BACKEND: [&str; 4] = ["namespace", "service", "port", "backend"];
 
 /// Of service ports, in the order of `service_series`.
-const OF_SERVICES: [Family; 7] = [
+const OF_SERVICES: [Family; 9] = [
     Family {
         name: "portreeve_service_tcp_connect_duration_seconds",
         kind: MetricType::HISTOGRAM,
@@ -76,6 +76,18 @@ const OF_SERVICES: [Family; 7] = [
         kind: MetricType::SUMMARY,
         help: "Smoothed round-trip time of TCP connections of sockets when they close.",
         label: None,
+    },
+    Family {
+        name: "portreeve_service_flow_packets_total",
+        kind: MetricType::COUNTER,
+        help: "Packets of the service port's flows in the packet plane, to_backend or from_backend; those of flows that go on are added every few seconds.",
+        label: Some("direction"),
+    },
+    Family {
+        name: "portreeve_service_flow_bytes_total",
+        kind: MetricType::COUNTER,
+        help: "Bytes of these packets, from the IP header on.",
+        label: Some("direction"),
     },
 ];
 
@@ -182,7 +194,7 @@ fn gathered<const N: usize>(
     families.iter().zip(all).map(family).collect()
 }
 
-fn service_series(key: &ServicePortKey, connections: &ServiceConnections) -> [Vec<Metric>; 7] {
+fn service_series(key: &ServicePortKey, connections: &ServiceConnections) -> [Vec<Metric>; 9] {
     let labels = || labels(key);
     let failures = connections.failures().map(|(failure, count)| (failure, count as f64));
     let mut round_trips = Summary::default();
@@ -200,7 +212,18 @@ fn service_series(key: &ServicePortKey, connections: &ServiceConnections) -> [Ve
         vec![counter(labels(), connections.received as f64)],
         vec![counter(labels(), connections.retransmissions as f64)],
         vec![round_trip],
+        by_direction(labels, connections.forwarded.map(|traffic| traffic.packets)),
+        by_direction(labels, connections.forwarded.map(|traffic| traffic.bytes)),
     ]
+}
+
+fn by_direction(labels: impl Fn() -> Vec<LabelPair>, counts: [u64; 2]) -> Vec<Metric> {
+    let series = |(direction, count): (&str, u64)| {
+        let mut labels = labels();
+        labels.push(pair("direction", direction));
+        counter(labels, count as f64)
+    };
+    ["to_backend", "from_backend"].into_iter().zip(counts).map(series).collect()
 }
 
 fn connect_times_of(connections: &ServiceConnections) -> Histogram {
