@@ -35,6 +35,7 @@ mod source_args;
 mod status;
 mod table_args;
 mod table_room;
+mod top;
 mod usage;
 
 use logging::LoggingArgs;
@@ -70,6 +71,8 @@ enum Verb {
     Plan(plan::Args),
     /// Show the verdict on one flow, with the reason
     Explain(explain::Args),
+    /// Show the busiest Services and DNS clients live: connections, bytes, failures, time to connect
+    Top(top::Args),
     /// Connect from this node to every backend and frontend, and show which connections fail and why; exit code 1 if one does
     Connectivity(connectivity::Args),
     /// Write one archive for a bug report, which `plan`, `explain` and `get` can answer from
@@ -127,6 +130,7 @@ impl Verb {
             | Self::Get(_)
             | Self::Plan(_)
             | Self::Explain(_)
+            | Self::Top(_)
             | Self::Connectivity(_)
             | Self::Report(_)
             | Self::LogLevel(_)
@@ -146,6 +150,7 @@ impl Verb {
             | Self::Status(_)
             | Self::Check(_)
             | Self::Get(_)
+            | Self::Top(_)
             | Self::Connectivity(_)
             | Self::Report(_)
             | Self::LogLevel(_)
@@ -164,6 +169,7 @@ impl Verb {
             Self::Check(args) => check::run(args),
             Self::Get(args) => get::run(args),
             Self::Explain(args) => explain::run(args, file.as_ref()),
+            Self::Top(args) => top::run(args),
             Self::Connectivity(args) => connectivity::run(args),
             Self::Report(args) => report::run(args),
             Self::LogLevel(args) => log_level::run(args),

@@ -20,7 +20,7 @@ mod affinity;
 mod backends;
 mod connection_counts;
 mod connections;
-mod details;
+pub mod details;
 pub mod dns;
 mod document;
 mod footer;

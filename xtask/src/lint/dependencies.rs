@@ -30,12 +30,13 @@ const LICENCES: [&str; 12] = [
     "Zlib",
 ];
 /// Crates in more than one version: others need the older one. Everything else is to be in one version.
-const TWICE: [&str; 11] = [
+const TWICE: [&str; 12] = [
     "base64",
     "bit-vec",
     "cpufeatures",
     "getrandom",
     "hashbrown",
+    "itertools",
     "linux-raw-sys",
     "r-efi",
     "rustix",

@@ -112,7 +112,8 @@ pub fn json(socket: &Path) -> Result<String> {
     Document::full(&listing).text(&Format::Json, Headers::Shown)
 }
 
-fn query_statistics(socket: &Path, hint: impl FnOnce() -> String) -> Result<QueryStatistics> {
+/// The agent's statistics. `hint`: where else agents are. Errors: none listens, or its DNS server is off.
+pub fn query_statistics(socket: &Path, hint: impl FnOnce() -> String) -> Result<QueryStatistics> {
     let answer: Option<Option<QueryStatistics>> = control::request(socket, ControlRequest::QueryStatistics)?;
     let asked = answer
         .with_context(|| format!("no agent runs: nothing listens on {}{}", socket.display(), hint()))?;

@@ -32,6 +32,11 @@ impl Labels {
         self.0.get(&id)
     }
 
+    /// Ids and names.
+    pub fn entries(&self) -> impl Iterator<Item = (u32, &ServicePortKey)> {
+        self.0.iter().map(|(id, key)| (*id, key))
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &ServicePortKey> {
         self.0.values()
     }
